@@ -1,0 +1,381 @@
+//! The load: keep-alive connections over plain TCP that send requests built beforehand.
+//!
+//! Invariant: the client shares the machine with what it measures, so it does the least that still
+//! checks every answer: the status line and Content-Length are read, the body is counted, not kept.
+//! Limits and servers are driven by this same code, so its cost is on both sides of every ratio.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::data::Random;
+use crate::process::{Context, Outcome};
+
+/// Connections of one load, all busy all the time.
+pub const CONNECTIONS: usize = 64;
+/// One thread keeps 64 connections busy; a second one only takes turns away from the server.
+const THREADS: usize = 1;
+const BUFFER_BYTES: usize = 128 * 1024;
+/// How long a load may run over its time before it counts as stuck.
+const OVERTIME: Duration = Duration::from_secs(20);
+const KEY_BYTES: usize = 32;
+
+/// A request as its bytes.
+pub struct Request {
+    bytes: Vec<u8>,
+    /// Where a fresh Idempotency-Key is written for each sending.
+    key_at: Option<usize>,
+}
+
+impl Request {
+    /// `GET path`.
+    pub fn get(host: SocketAddr, path: &str) -> Self {
+        let text = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        Self {
+            bytes: text.into_bytes(),
+            key_at: None,
+        }
+    }
+
+    /// `POST path` with a JSON body and, if asked for, a new random Idempotency-Key each time.
+    pub fn post(host: SocketAddr, path: &str, json: &str, idempotent: bool) -> Self {
+        let mut text = format!(
+            "POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n",
+            json.len()
+        );
+        let mut key_at = None;
+        if idempotent {
+            text.push_str("Idempotency-Key: ");
+            key_at = Some(text.len());
+            text.push_str(&"0".repeat(KEY_BYTES));
+            text.push_str("\r\n");
+        }
+        text.push_str("\r\n");
+        text.push_str(json);
+        Self {
+            bytes: text.into_bytes(),
+            key_at,
+        }
+    }
+}
+
+/// What one load is.
+#[derive(Clone)]
+pub struct Load {
+    /// Whom to ask.
+    pub address: SocketAddr,
+    /// Each sending takes a random one of these.
+    pub requests: Arc<Vec<Request>>,
+    /// The only status that is right.
+    pub expected_status: u16,
+    /// Time before counting starts.
+    pub warm_up: Duration,
+    /// Time that counts.
+    pub duration: Duration,
+}
+
+/// What came of it.
+#[derive(Clone, Copy, Default)]
+pub struct Measured {
+    /// Answers per second.
+    pub rate: f64,
+    /// Median latency in microseconds.
+    pub p50_us: u32,
+    /// The latency that one answer in a hundred exceeds, in microseconds.
+    pub p99_us: u32,
+}
+
+impl Load {
+    /// Runs the load. Any answer with another status than the expected one fails it.
+    pub fn run(&self) -> Outcome<Measured> {
+        let start = Instant::now() + self.warm_up;
+        let window = Window {
+            start,
+            end: start + self.duration,
+        };
+        let threads: Vec<_> = (0..THREADS)
+            .map(|thread| {
+                let load = self.clone();
+                std::thread::spawn(move || load.run_share(thread, window))
+            })
+            .collect();
+        let mut tally = Tally::default();
+        for thread in threads {
+            tally.merge(
+                thread
+                    .join()
+                    .map_err(|_| "a client thread panicked".to_owned())??,
+            );
+        }
+        tally.summary(self)
+    }
+
+    fn run_share(&self, thread: usize, window: Window) -> Outcome<Tally> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("starting a client thread")?;
+        runtime.block_on(async {
+            let mut tasks = tokio::task::JoinSet::new();
+            for connection in (thread..CONNECTIONS).step_by(THREADS) {
+                tasks.spawn(converse(
+                    self.clone(),
+                    window,
+                    Random::from_clock(connection as u64),
+                ));
+            }
+            let mut tally = Tally::default();
+            let limit = tokio::time::Instant::from_std(window.end + OVERTIME);
+            while let Some(task) = tokio::time::timeout_at(limit, tasks.join_next())
+                .await
+                .map_err(|_| format!("{} stopped answering under load", self.address))?
+            {
+                tally.merge(task.context("a client connection")??);
+            }
+            Ok(tally)
+        })
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Window {
+    start: Instant,
+    end: Instant,
+}
+
+#[derive(Default)]
+struct Tally {
+    latencies_us: Vec<u32>,
+    wrong: u64,
+    first_wrong: Option<String>,
+}
+
+impl Tally {
+    fn merge(&mut self, other: Tally) {
+        self.latencies_us.extend(other.latencies_us);
+        self.wrong += other.wrong;
+        self.first_wrong = self.first_wrong.take().or(other.first_wrong);
+    }
+
+    fn summary(mut self, load: &Load) -> Outcome<Measured> {
+        if let Some(first) = self.first_wrong {
+            let expected = load.expected_status;
+            return Err(format!(
+                "{} answers were not {expected}; the first was:\n{first}",
+                self.wrong
+            ));
+        }
+        if self.latencies_us.is_empty() {
+            return Err(format!(
+                "{} answered nothing within the measurement",
+                load.address
+            ));
+        }
+        self.latencies_us.sort_unstable();
+        let count = self.latencies_us.len();
+        Ok(Measured {
+            rate: count as f64 / load.duration.as_secs_f64(),
+            p50_us: self.latencies_us[count / 2],
+            p99_us: self.latencies_us[count * 99 / 100],
+        })
+    }
+}
+
+/// One connection, one request after the other, until the window closes.
+async fn converse(load: Load, window: Window, mut random: Random) -> Outcome<Tally> {
+    let stream = tokio::net::TcpStream::connect(load.address)
+        .await
+        .context(format!("connecting to {}", load.address))?;
+    stream.set_nodelay(true).context("setting TCP_NODELAY")?;
+    let mut connection = Connection {
+        stream,
+        buffer: vec![0; BUFFER_BYTES],
+    };
+    let mut tally = Tally {
+        latencies_us: Vec::with_capacity(16 * 1024),
+        ..Tally::default()
+    };
+    let mut keyed = Vec::with_capacity(1024);
+    loop {
+        let request = &load.requests[random.below(load.requests.len() as u64) as usize];
+        let bytes = match request.key_at {
+            None => &request.bytes,
+            Some(at) => {
+                keyed.clear();
+                keyed.extend_from_slice(&request.bytes);
+                random.write_hex(&mut keyed[at..at + KEY_BYTES]);
+                &keyed
+            }
+        };
+        let sent_at = Instant::now();
+        if sent_at >= window.end {
+            return Ok(tally);
+        }
+        let answer = connection.exchange(bytes).await?;
+        if answer.status != load.expected_status {
+            tally.wrong += 1;
+            tally
+                .first_wrong
+                .get_or_insert_with(|| connection.excerpt(&answer));
+        }
+        let answered_at = Instant::now();
+        if answered_at >= window.start && answered_at < window.end {
+            tally
+                .latencies_us
+                .push(u32::try_from((answered_at - sent_at).as_micros()).unwrap_or(u32::MAX));
+        }
+    }
+}
+
+struct Connection {
+    stream: tokio::net::TcpStream,
+    buffer: Vec<u8>,
+}
+
+struct Answer {
+    status: u16,
+    /// How much of the answer, from its first byte, is in the buffer at most.
+    size_bytes: usize,
+}
+
+impl Connection {
+    async fn exchange(&mut self, request: &[u8]) -> Outcome<Answer> {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        self.stream
+            .write_all(request)
+            .await
+            .context("sending a request")?;
+        let mut filled = 0;
+        let head = loop {
+            let count = self
+                .stream
+                .read(&mut self.buffer[filled..])
+                .await
+                .context("reading an answer")?;
+            if count == 0 {
+                return Err("the server closed a connection without answering".to_owned());
+            }
+            filled += count;
+            if let Some(head) = Head::read(&self.buffer[..filled])? {
+                break head;
+            }
+            if filled == self.buffer.len() {
+                return Err("the head of an answer does not end".to_owned());
+            }
+        };
+        let mut left = (head.head_bytes + head.body_bytes)
+            .checked_sub(filled)
+            .ok_or_else(|| "the server sent more than its Content-Length says".to_owned())?;
+        while left > 0 {
+            // What is beyond the buffer overwrites its end: it is only counted.
+            let from = filled.min(self.buffer.len() / 2);
+            let to = self.buffer.len().min(from + left);
+            let count = self
+                .stream
+                .read(&mut self.buffer[from..to])
+                .await
+                .context("reading a body")?;
+            if count == 0 {
+                return Err("the server closed a connection within a body".to_owned());
+            }
+            filled = from + count;
+            left -= count;
+        }
+        Ok(Answer {
+            status: head.status,
+            size_bytes: filled,
+        })
+    }
+
+    fn excerpt(&self, answer: &Answer) -> String {
+        let end = answer.size_bytes.min(1_000);
+        String::from_utf8_lossy(&self.buffer[..end]).into_owned()
+    }
+}
+
+struct Head {
+    status: u16,
+    head_bytes: usize,
+    body_bytes: usize,
+}
+
+impl Head {
+    /// None as long as the head is incomplete.
+    fn read(bytes: &[u8]) -> Outcome<Option<Self>> {
+        let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
+            return Ok(None);
+        };
+        let head = &bytes[..end];
+        let status = head
+            .get(9..12)
+            .filter(|_| head.starts_with(b"HTTP/1.1 "))
+            .and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok())
+            .ok_or_else(|| format!("not an HTTP/1.1 answer: {}", String::from_utf8_lossy(head)))?;
+        let body_bytes = header(head, "content-length")
+            .and_then(|value| value.parse().ok())
+            .ok_or_else(|| {
+                format!(
+                    "an answer without Content-Length: {}",
+                    String::from_utf8_lossy(head)
+                )
+            })?;
+        Ok(Some(Self {
+            status,
+            head_bytes: end + 4,
+            body_bytes,
+        }))
+    }
+}
+
+fn header<'a>(head: &'a [u8], name: &str) -> Option<&'a str> {
+    head.split(|byte| *byte == b'\n').skip(1).find_map(|line| {
+        let (before, after) = line.split_at_checked(name.len())?;
+        let value = before
+            .eq_ignore_ascii_case(name.as_bytes())
+            .then_some(after)?
+            .strip_prefix(b":")?;
+        std::str::from_utf8(value).ok().map(str::trim)
+    })
+}
+
+/// One whole answer.
+pub struct Page {
+    /// Its status.
+    pub status: u16,
+    /// Its Content-Type, empty if it has none.
+    pub content_type: String,
+    /// Its body.
+    pub body: Vec<u8>,
+}
+
+/// Sends one request on a connection of its own and keeps the whole answer.
+pub fn fetch(address: SocketAddr, request: &Request, at_most: Duration) -> Outcome<Page> {
+    let mut stream =
+        TcpStream::connect_timeout(&address, at_most).context(format!("connecting to {address}"))?;
+    stream
+        .set_read_timeout(Some(at_most))
+        .context("setting a timeout")?;
+    stream.write_all(&request.bytes).context("sending a request")?;
+    let mut bytes = Vec::new();
+    let mut chunk = vec![0; 16 * 1024];
+    loop {
+        let count = stream.read(&mut chunk).context("reading an answer")?;
+        if count == 0 {
+            return Err(format!("{address} closed a connection within an answer"));
+        }
+        bytes.extend_from_slice(&chunk[..count]);
+        if let Some(head) = Head::read(&bytes)?
+            && bytes.len() >= head.head_bytes + head.body_bytes
+        {
+            let content_type = header(&bytes[..head.head_bytes], "content-type")
+                .unwrap_or_default()
+                .to_owned();
+            return Ok(Page {
+                status: head.status,
+                content_type,
+                body: bytes.split_off(head.head_bytes),
+            });
+        }
+    }
+}

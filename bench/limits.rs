@@ -1,0 +1,281 @@
+//! The limits that the server is held against on this machine: bare axum, and bare axum before a bare
+//! group commit. Each runs in a process of its own (this executable again, with another argument),
+//! built and driven like the server, so that the ratio is what the server's own work costs.
+//!
+//! Invariant: a limit does only what cannot be left out, and does it the fastest way known here.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use rusqlite::{Connection, params};
+use serde::Deserialize;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::client::Page;
+use crate::data;
+use crate::process::{Context, Outcome, Output, Process, Stop};
+
+/// The first argument of this executable when it runs as a limit.
+pub const ROLE: &str = "--run-as-limit";
+/// The writer checkpoints a log of 64 MB itself. Compared here, in inserts per second: SQLite's 1,000
+/// pages 17,000, 4,000 pages 27,000, 16,000 pages 31,000. Passive checkpoints from another thread fall
+/// to 10,000: a writer that is never idle never starts the log over, and a file that grows syncs slowly.
+const CHECKPOINT_PAGES: u32 = 16_000;
+const BATCH: usize = 256;
+const WAITING: usize = 1_024;
+
+/// A limit that runs.
+pub struct Limit {
+    /// Where it answers.
+    pub address: SocketAddr,
+    _process: Process,
+}
+
+impl Limit {
+    /// A bare axum handler that answers `GET /api/messages/{user_name}` with this page's bytes.
+    pub fn same_bytes(folder: &Path, page: &Page) -> Outcome<Self> {
+        let file = folder.join("page.bin");
+        fs::write(&file, &page.body).context("keeping the page")?;
+        Self::start(
+            "bare axum",
+            folder,
+            &["bytes".into(), file, page.content_type.clone().into()],
+        )
+    }
+
+    /// A bare axum handler for `POST /api/messages` and one thread that commits whatever is waiting,
+    /// over a copy of the loaded database.
+    pub fn group_commit(folder: &Path, database: &Path) -> Outcome<Self> {
+        let copy = folder.join("limit.db");
+        fs::copy(database, &copy).context("copying the database for the limit")?;
+        Self::start("bare group commit", folder, &["group-commit".into(), copy])
+    }
+
+    fn start(name: &str, folder: &Path, arguments: &[PathBuf]) -> Outcome<Self> {
+        let executable = std::env::current_exe().context("finding this executable")?;
+        let mut command = Command::new(executable);
+        // It ends when its input does: even if this process is killed, the limit does not stay behind.
+        command.arg(ROLE).args(arguments).stdin(Stdio::piped());
+        let process = Process::start(
+            name,
+            &mut command,
+            folder.join("limits.log"),
+            Stop::Terminate,
+            Output::Piped,
+        )?;
+        let mut line = String::new();
+        BufReader::new(process.take_stdout()?)
+            .read_line(&mut line)
+            .context(format!("listening to {name}"))?;
+        let address = line.trim().parse().map_err(|_| {
+            let words = process.last_words();
+            format!("{name} did not say where it listens; its last words:\n{words}")
+        })?;
+        Ok(Self {
+            address,
+            _process: process,
+        })
+    }
+}
+
+/// What the executable does when it was started as a limit.
+pub fn run(arguments: &[String]) -> Outcome<()> {
+    let router = match arguments {
+        [kind, file, content_type] if kind == "bytes" => same_bytes_router(file, content_type)?,
+        [kind, database] if kind == "group-commit" => group_commit_router(database)?,
+        _ => return Err(format!("no such limit: {arguments:?}")),
+    };
+    std::thread::spawn(|| {
+        let _ = std::io::stdin().read(&mut [0]);
+        std::process::exit(0);
+    });
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    runtime.block_on(async {
+        use axum::serve::ListenerExt;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .context("binding a port")?;
+        println!("{}", listener.local_addr().context("asking for the port")?);
+        let listener = listener.tap_io(|stream| {
+            let _ = stream.set_nodelay(true);
+        });
+        axum::serve(listener, router).await.context("serving")
+    })
+}
+
+fn same_bytes_router(file: &str, content_type: &str) -> Outcome<Router> {
+    let body = Bytes::from(fs::read(file).context("reading the page")?);
+    let content_type = header::HeaderValue::from_str(content_type).context("using the content type")?;
+    let answer = move || {
+        let answer = ([(header::CONTENT_TYPE, content_type.clone())], body.clone());
+        async move { answer }
+    };
+    Ok(Router::new().route("/api/messages/{user_name}", get(answer)))
+}
+
+#[derive(Deserialize)]
+struct NewMessage {
+    sender_user_name: String,
+    recipient_user_name: String,
+    body: String,
+}
+
+struct Insert {
+    message: NewMessage,
+    answer: oneshot::Sender<Option<Inserted>>,
+}
+
+struct Inserted {
+    id: i64,
+    seq: i64,
+}
+
+fn group_commit_router(database: &str) -> Outcome<Router> {
+    let writer = Writer::open(database).context("opening the database of the limit")?;
+    let (sender, receiver) = mpsc::channel(WAITING);
+    std::thread::spawn(move || {
+        if let Err(error) = writer.run(receiver) {
+            eprintln!("the writer of the limit failed: {error}");
+            std::process::exit(1);
+        }
+    });
+    Ok(Router::new()
+        .route("/api/messages", post(insert))
+        .with_state(sender))
+}
+
+async fn insert(State(writer): State<mpsc::Sender<Insert>>, body: Bytes) -> Response {
+    let Ok(message) = serde_json::from_slice(&body) else {
+        return StatusCode::BAD_REQUEST.into_response();
+    };
+    let (answer, answered) = oneshot::channel();
+    if writer.send(Insert { message, answer }).await.is_err() {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
+    match answered.await {
+        Ok(Some(Inserted { id, seq })) => {
+            let json = [(header::CONTENT_TYPE, "application/json")];
+            (
+                StatusCode::CREATED,
+                json,
+                format!("{{\"id\":{id},\"seq\":{seq}}}"),
+            )
+                .into_response()
+        }
+        Ok(None) => StatusCode::UNPROCESSABLE_ENTITY.into_response(),
+        Err(_) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+    }
+}
+
+struct Writer {
+    connection: Connection,
+    /// Conversation and last seq of each busy pair.
+    standing: HashMap<(String, String), Standing>,
+    last_id: i64,
+}
+
+struct Standing {
+    conversation_id: i64,
+    sender_id: i64,
+    recipient_id: i64,
+    seq: i64,
+}
+
+impl Writer {
+    fn open(database: &str) -> rusqlite::Result<Self> {
+        let connection = Connection::open(database)?;
+        connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
+        connection.execute_batch(&format!(
+            "PRAGMA synchronous = FULL; PRAGMA cache_size = -65536; PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}"
+        ))?;
+        let last_id = connection.query_row("SELECT max(id) FROM messages", [], |row| row.get(0))?;
+        let mut standing = HashMap::new();
+        for id in data::busy_conversations() {
+            let (sender, recipient) = data::members(id);
+            let seq = connection.query_row(
+                "SELECT last_seq FROM conversations WHERE id = ?1",
+                [id as i64],
+                |row| row.get(0),
+            )?;
+            let place = Standing {
+                conversation_id: id as i64,
+                sender_id: sender as i64,
+                recipient_id: recipient as i64,
+                seq,
+            };
+            standing.insert((data::user_name(sender), data::user_name(recipient)), place);
+        }
+        Ok(Self {
+            connection,
+            standing,
+            last_id,
+        })
+    }
+
+    fn run(self, mut waiting: mpsc::Receiver<Insert>) -> rusqlite::Result<()> {
+        let Self {
+            connection,
+            mut standing,
+            mut last_id,
+        } = self;
+        let mut begin = connection.prepare("BEGIN IMMEDIATE")?;
+        let mut commit = connection.prepare("COMMIT")?;
+        let mut insert = connection.prepare(
+            "INSERT INTO messages (conversation_id, seq, id, timestamp_sent, kind, sender_id, recipient_id,
+                 created_at, body) VALUES (?1, ?2, ?3, ?4, 'text', ?5, ?6, ?4, ?7)",
+        )?;
+        let mut batch = Vec::with_capacity(BATCH);
+        let mut done = Vec::with_capacity(BATCH);
+        while waiting.blocking_recv_many(&mut batch, BATCH) > 0 {
+            begin.execute([])?;
+            let now = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default()
+                .as_micros() as i64;
+            for Insert { message, answer } in batch.drain(..) {
+                let pair = (message.sender_user_name, message.recipient_user_name);
+                let Some(place) = standing.get_mut(&pair) else {
+                    done.push((answer, None));
+                    continue;
+                };
+                place.seq += 1;
+                last_id += 1;
+                let Standing {
+                    conversation_id,
+                    sender_id,
+                    recipient_id,
+                    seq,
+                } = *place;
+                insert.execute(params![
+                    conversation_id,
+                    seq,
+                    last_id,
+                    now,
+                    sender_id,
+                    recipient_id,
+                    message.body
+                ])?;
+                done.push((answer, Some(Inserted { id: last_id, seq })));
+            }
+            commit.execute([])?;
+            for (answer, inserted) in done.drain(..) {
+                let _ = answer.send(inserted);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,282 @@
+//! A throw-away PostgreSQL cluster with its default durability, and pgbench as the limit over it.
+//!
+//! Invariant: it listens on one loopback port only, lives in the scratch folder, and is stopped before
+//! the folder is removed.
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tokio_postgres::{Client, NoTls};
+
+use crate::data;
+use crate::process::{Context, Outcome, Output, Process, Stop};
+use crate::server;
+
+const READY_AT_MOST: Duration = Duration::from_secs(30);
+const OVERTIME: Duration = Duration::from_secs(30);
+const DATABASE: &str = "posthaste";
+
+/// A cluster that runs.
+pub struct Cluster {
+    folder: PathBuf,
+    programs: PathBuf,
+    port: u16,
+    process: Process,
+}
+
+/// What pgbench said.
+#[derive(Clone, Copy)]
+pub struct Transactions {
+    /// Transactions per second, without the time to connect.
+    pub rate: f64,
+    /// Their mean latency.
+    pub mean_ms: f64,
+}
+
+impl Cluster {
+    /// Makes and starts a cluster in the folder.
+    pub fn start(folder: &Path) -> Outcome<Self> {
+        let programs = find_programs()?;
+        let data = folder.join("postgres");
+        fs::create_dir_all(&data).context(format!("creating {}", data.display()))?;
+        let owner = Owner::for_server(folder)?;
+        if let Some(owner) = owner {
+            chown(&data, Some(owner.user), Some(owner.group)).context("giving the cluster its folder")?;
+        }
+        let mut make = Command::new(programs.join("initdb"));
+        make.args([
+            "--username=postgres",
+            "--auth=trust",
+            "--encoding=UTF8",
+            "--no-locale",
+            "--no-sync",
+            "-D",
+        ]);
+        make.arg(&data).current_dir("/").stdin(Stdio::null());
+        Owner::apply(owner, &mut make);
+        Process::start(
+            "initdb",
+            &mut make,
+            folder.join("initdb.log"),
+            Stop::Terminate,
+            Output::Logged,
+        )?
+        .wait_for_success(Duration::from_secs(120))?;
+
+        let port = server::free_address()?.port();
+        let mut serve = Command::new(programs.join("postgres"));
+        serve.arg("-D").arg(&data).args(["-p", &port.to_string()]);
+        // Room for pgbench beside the server's pool; everything else stays as it comes.
+        for setting in [
+            "listen_addresses=127.0.0.1",
+            "unix_socket_directories=",
+            "max_connections=200",
+        ] {
+            serve.args(["-c", setting]);
+        }
+        serve.current_dir("/").stdin(Stdio::null());
+        Owner::apply(owner, &mut serve);
+        let log = folder.join("postgres.log");
+        let process = Process::start("postgres", &mut serve, log, Stop::Interrupt, Output::Logged)?;
+        let cluster = Self {
+            folder: folder.to_owned(),
+            programs,
+            port,
+            process,
+        };
+        cluster.create_database()?;
+        Ok(cluster)
+    }
+
+    /// What the server takes as `--database-url`.
+    pub fn url(&self) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/{DATABASE}", self.port)
+    }
+
+    /// Its version, as it says it.
+    pub fn version(&self) -> Outcome<String> {
+        self.with_client(DATABASE, async |client| {
+            client
+                .query_one("SHOW server_version", &[])
+                .await
+                .map(|row| row.get(0))
+        })
+    }
+
+    /// Fills the empty schema.
+    pub fn fill(&self, message_count: u64) -> Outcome<()> {
+        run_async(async {
+            let mut client = self.connect(DATABASE).await?;
+            data::fill_postgres(&mut client, message_count).await
+        })
+    }
+
+    /// Runs statements that answer nothing.
+    pub fn execute(&self, statements: &str) -> Outcome<()> {
+        self.with_client(DATABASE, async |client| client.batch_execute(statements).await)
+    }
+
+    /// Runs one script with prepared statements and as many clients, without vacuum before it.
+    pub fn pgbench(
+        &self,
+        script: &str,
+        clients: usize,
+        duration: Duration,
+        variables: &[(&str, u64)],
+    ) -> Outcome<Transactions> {
+        let file = self.folder.join("pgbench.sql");
+        fs::write(&file, script).context("writing the pgbench script")?;
+        let mut command = Command::new(self.programs.join("pgbench"));
+        command.args(["-n", "-M", "prepared", "-h", "127.0.0.1", "-U", "postgres"]);
+        command.args([
+            "-p",
+            &self.port.to_string(),
+            "-c",
+            &clients.to_string(),
+            "-j",
+            "2",
+        ]);
+        command
+            .args(["-T", &duration.as_secs().max(1).to_string(), "-f"])
+            .arg(&file);
+        for (name, value) in variables {
+            command.args(["-D", &format!("{name}={value}")]);
+        }
+        command.arg(DATABASE).stdin(Stdio::null());
+        let log = self.folder.join("pgbench.log");
+        let process = Process::start("pgbench", &mut command, log, Stop::Interrupt, Output::Piped)?;
+        process.wait_for_success(duration + OVERTIME)?;
+        let mut text = String::new();
+        process
+            .take_stdout()?
+            .read_to_string(&mut text)
+            .context("reading what pgbench said")?;
+        let number = |name: &str| -> Option<f64> {
+            text.lines()
+                .find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
+        };
+        number("tps = ")
+            .zip(number("latency average = "))
+            .map(|(rate, mean_ms)| Transactions { rate, mean_ms })
+            .ok_or_else(|| format!("pgbench said no rate:\n{text}"))
+    }
+
+    fn create_database(&self) -> Outcome<()> {
+        let deadline = Instant::now() + READY_AT_MOST;
+        loop {
+            let created = self.with_client("postgres", async |client| {
+                client.batch_execute(&format!("CREATE DATABASE {DATABASE}")).await
+            });
+            match created {
+                Ok(()) => return Ok(()),
+                Err(_) if Instant::now() < deadline => {
+                    self.process.check_running()?;
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn with_client<T>(
+        &self,
+        database: &str,
+        action: impl AsyncFnOnce(&Client) -> Result<T, tokio_postgres::Error>,
+    ) -> Outcome<T> {
+        run_async(async {
+            let client = self.connect(database).await?;
+            action(&client)
+                .await
+                .map_err(|error| format!("PostgreSQL: {}", data::full(&error)))
+        })
+    }
+
+    async fn connect(&self, database: &str) -> Outcome<Client> {
+        let parameters = format!(
+            "host=127.0.0.1 port={} user=postgres dbname={database}",
+            self.port
+        );
+        let (client, connection) = tokio_postgres::connect(&parameters, NoTls)
+            .await
+            .context("connecting to PostgreSQL")?;
+        tokio::spawn(connection);
+        Ok(client)
+    }
+}
+
+fn run_async<T>(future: impl Future<Output = Outcome<T>>) -> Outcome<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting a runtime")?;
+    runtime.block_on(future)
+}
+
+/// Where initdb and its companions are: the newest installed version, else the search path.
+fn find_programs() -> Outcome<PathBuf> {
+    let mut folders: Vec<(u32, PathBuf)> = fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            Some((
+                entry.file_name().to_str()?.parse().ok()?,
+                entry.path().join("bin"),
+            ))
+        })
+        .collect();
+    folders.sort();
+    let searched = std::env::var_os("PATH").unwrap_or_default();
+    folders
+        .into_iter()
+        .rev()
+        .map(|(_, folder)| folder)
+        .chain(std::env::split_paths(&searched))
+        .find(|folder| ["initdb", "postgres", "pgbench"].iter().all(|name| folder.join(name).is_file()))
+        .ok_or_else(|| {
+            "no PostgreSQL here (initdb, postgres and pgbench): install it, or set POSTHASTE_BENCH_ONLY=sqlite".to_owned()
+        })
+}
+
+/// Whom the cluster runs as: PostgreSQL refuses to be root.
+#[derive(Clone, Copy)]
+struct Owner {
+    user: u32,
+    group: u32,
+}
+
+impl Owner {
+    /// The user `postgres` if this process, which has made the folder, is root; else nobody special.
+    fn for_server(folder: &Path) -> Outcome<Option<Self>> {
+        if fs::metadata(folder)
+            .context("looking at the scratch folder")?
+            .uid()
+            != 0
+        {
+            return Ok(None);
+        }
+        let people = fs::read_to_string("/etc/passwd").context("reading /etc/passwd")?;
+        let fields = people
+            .lines()
+            .map(|line| line.split(':').collect::<Vec<_>>())
+            .find(|fields| fields[0] == "postgres");
+        let number = |index: usize| fields.as_ref()?.get(index)?.parse().ok();
+        match (number(2), number(3)) {
+            (Some(user), Some(group)) => Ok(Some(Self { user, group })),
+            _ => Err(
+                "PostgreSQL does not run as root, and there is no user `postgres` to run it as".to_owned(),
+            ),
+        }
+    }
+
+    fn apply(owner: Option<Self>, command: &mut Command) {
+        if let Some(Self { user, group }) = owner {
+            command.uid(user).gid(group);
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! The command line, one file a command.
+
+mod backup;
+mod doctor;
+mod openapi;
+mod restore;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{DataOptions, ServeOptions};
+
+/// A messaging API that people run themselves: one binary, on SQLite by default and on PostgreSQL when it grows.
+#[derive(Parser)]
+#[command(name = "posthaste", version, max_term_width = 110)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve the API until SIGTERM or Ctrl-C
+    Serve {
+        #[command(flatten)]
+        data: DataOptions,
+        #[command(flatten)]
+        serve: ServeOptions,
+    },
+    /// Write everything into one new file, beside a running server. The file is a SQLite database, whichever database it
+    /// comes from, and can be restored into either
+    Backup {
+        /// The file to write; must not exist
+        file: std::path::PathBuf,
+        #[command(flatten)]
+        data: DataOptions,
+    },
+    /// Put a backup in the place of everything. What was there before is kept beside it
+    Restore {
+        /// A file that backup wrote
+        file: std::path::PathBuf,
+        #[command(flatten)]
+        data: DataOptions,
+    },
+    /// Look at the machine, the configuration and the data, and say what is wrong
+    Doctor {
+        #[command(flatten)]
+        data: DataOptions,
+    },
+    /// Print the OpenAPI document
+    Openapi,
+}
+
+/// Runs the command that the arguments name.
+pub fn run() -> ExitCode {
+    let outcome = match CommandLine::parse().command {
+        Command::Serve { data, serve } => serve::run(&data, serve),
+        Command::Backup { file, data } => backup::run(&file, &data),
+        Command::Restore { file, data } => restore::run(&file, &data),
+        Command::Doctor { data } => doctor::run(&data),
+        Command::Openapi => openapi::run(),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(sentence) => {
+            eprintln!("posthaste: {sentence}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A runtime for a command that is no server.
+fn block_on<T>(work: impl Future<Output = T>) -> Result<T, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("no runtime: {error}"))?;
+    Ok(runtime.block_on(work))
+}

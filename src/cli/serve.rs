@@ -1,0 +1,157 @@
+//! `posthaste serve`.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::app::{App, Settings};
+use crate::config::{self, DataOptions, LogConfig, LogFormat, ServeConfig, ServeOptions};
+use crate::domain::auth::Access;
+use crate::domain::{demo, messages};
+use crate::error::Error;
+use crate::http::{HttpSettings, HttpState, server};
+use crate::ids::Rng;
+use crate::time::Clock;
+
+/// How often idempotency keys past their days are looked for.
+const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(600);
+
+/// Serves until a signal.
+pub fn run(data: &DataOptions, options: ServeOptions) -> Result<ExitCode, String> {
+    let (config, log) = config::serve(data, options)?;
+    start_log(&log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("no runtime: {error}"))?;
+    let outcome = runtime.block_on(serve(config));
+    // Every request is answered by now; a name look-up that hangs must not hold up the end.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    outcome.map(|()| ExitCode::SUCCESS)
+}
+
+async fn serve(config: ServeConfig) -> Result<(), String> {
+    let listener = bind(config.listen).await?;
+    let metrics_listener = match config.metrics_listen {
+        Some(address) => Some(bind(address).await?),
+        None => None,
+    };
+    let settings = Settings {
+        access: config.access,
+        demo: config.demo,
+    };
+    let place = config.data.location.describe();
+    let (app, report) = App::open(&config.data.location, settings, Clock::System, Rng::System)
+        .await
+        .map_err(|error| explain(&place, &error))?;
+    if report.upgraded_seed {
+        tracing::info!("the seed's database was upgraded in place");
+    }
+    for (old, new) in &report.renamed_users {
+        tracing::warn!(
+            old,
+            new,
+            "a user name differed from another one only by case, and was changed"
+        );
+    }
+    let app = Arc::new(app);
+    if config.demo && demo::fill(&app).await.map_err(|error| explain(&place, &error))? {
+        tracing::info!("the demo's users and messages were written");
+    }
+    let state = HttpState {
+        app: Arc::clone(&app),
+        settings: Arc::new(HttpSettings {
+            origins: config.origins,
+            metrics_elsewhere: metrics_listener.is_some(),
+            registration_open: false,
+        }),
+    };
+    let access = if config.access == Access::Open {
+        "open"
+    } else {
+        "secured"
+    };
+    tracing::info!(address = %listener.local_addr().unwrap_or(config.listen), database = place, access, "listening");
+    let housekeeping = tokio::spawn(keep_house(Arc::clone(&app)));
+    let outcome = server::serve(state, listener, metrics_listener, stop_signal()).await;
+    housekeeping.abort();
+    app.db.close().await;
+    tracing::info!("stopped");
+    outcome.map_err(|error| error.to_string())
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, String> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| match error.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                format!("{address} is in use: stop what listens there, or choose another with --listen")
+            }
+            _ => format!("cannot listen on {address}: {error}"),
+        })
+}
+
+/// What the operator is told: the causes too, since they own the machine.
+pub(super) fn explain(place: &str, error: &Error) -> String {
+    match error {
+        Error::Internal(source) | Error::Unavailable { source, .. } => {
+            let mut text = format!("{place}: {source}");
+            let mut cause = source.source();
+            while let Some(error) = cause {
+                text.push_str(&format!(": {error}"));
+                cause = error.source();
+            }
+            text
+        }
+        error => format!("{place}: {error}"),
+    }
+}
+
+async fn stop_signal() {
+    let stream =
+        |kind| signal(kind).map_err(|error| tracing::error!(%error, "a signal cannot be waited for"));
+    match (stream(SignalKind::terminate()), stream(SignalKind::interrupt())) {
+        (Ok(mut terminate), Ok(mut interrupt)) => {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            tracing::info!("stopping");
+        }
+        _ => std::future::pending().await,
+    }
+}
+
+async fn keep_house(app: Arc<App>) {
+    loop {
+        match messages::forget_old_keys(&app).await {
+            // There may be more: the next bite soon, in small ones so that sends go on between.
+            Ok(count) if count > 0 => tokio::time::sleep(Duration::from_millis(100)).await,
+            Ok(_) => tokio::time::sleep(HOUSEKEEPING_INTERVAL).await,
+            Err(error) => {
+                tracing::warn!(%error, "old idempotency keys could not be forgotten");
+                tokio::time::sleep(HOUSEKEEPING_INTERVAL).await;
+            }
+        }
+    }
+}
+
+fn start_log(config: &LogConfig) -> Result<(), String> {
+    let filter = EnvFilter::try_new(&config.filter).map_err(|error| format!("--log: {error}"))?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false);
+    let started = match config.format {
+        LogFormat::Text => builder
+            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+            .try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    };
+    started.map_err(|error| format!("the log cannot start: {error}"))
+}

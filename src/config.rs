@@ -1,0 +1,248 @@
+//! What the operator can choose: command line, environment, file, in this order of weight.
+//!
+//! Invariant: each option has one definition, here; its flag, its `POSTHASTE_…` variable and its key in the file mean the
+//! same. A key that is unknown is refused by name.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use serde::Deserialize;
+
+use crate::domain::auth::Access;
+use crate::http::origin::{OriginRules, origin_of};
+use crate::store::Location;
+
+/// Where the data is: what every command takes.
+#[derive(Args, Clone, Debug, Default)]
+pub struct DataOptions {
+    /// Folder of the data [default: ./data]
+    #[arg(long, env = "POSTHASTE_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Database: sqlite:PATH, or postgres://user:password@host/name?sslmode=… [default: posthaste.db in the data folder]
+    #[arg(
+        long,
+        env = "POSTHASTE_DATABASE_URL",
+        value_name = "URL",
+        hide_env_values = true
+    )]
+    pub database_url: Option<String>,
+    /// File with options, as TOML: a key is an option's name with _ for -
+    #[arg(long, env = "POSTHASTE_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// How the server runs.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ServeOptions {
+    /// Address to listen on [default: 127.0.0.1:8000]
+    #[arg(long, env = "POSTHASTE_LISTEN", value_name = "ADDRESS")]
+    pub listen: Option<SocketAddr>,
+    /// Open access, and the seed's four users and messages when the database is empty
+    #[arg(long, env = "POSTHASTE_DEMO", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub demo: Option<bool>,
+    /// Open access: callers need no credentials. For loopback; refuses other addresses
+    #[arg(long, env = "POSTHASTE_OPEN", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub open: Option<bool>,
+    /// Lets open access listen on an address that is not loopback
+    #[arg(
+        long,
+        env = "POSTHASTE_ALLOW_OPEN_ANYWHERE",
+        num_args = 0..=1,
+        default_missing_value = "true",
+        require_equals = true
+    )]
+    pub allow_open_anywhere: Option<bool>,
+    /// Whether callers are slowed down by rate limits [default: on]
+    #[arg(long, env = "POSTHASTE_RATE_LIMITS", value_name = "on|off")]
+    pub rate_limits: Option<Switch>,
+    /// The URL under which people reach the server
+    #[arg(long, env = "POSTHASTE_PUBLIC_URL", value_name = "URL")]
+    pub public_url: Option<String>,
+    /// An origin whose pages may call from a browser; may be given several times, or with commas between
+    #[arg(
+        long,
+        env = "POSTHASTE_CORS_ORIGIN",
+        value_name = "ORIGIN",
+        value_delimiter = ','
+    )]
+    pub cors_origin: Vec<String>,
+    /// Address of its own for /metrics, served to whoever reaches it
+    #[arg(long, env = "POSTHASTE_METRICS_LISTEN", value_name = "ADDRESS")]
+    pub metrics_listen: Option<SocketAddr>,
+    /// Form of the log, which goes to standard error [default: text]
+    #[arg(long, env = "POSTHASTE_LOG_FORMAT", value_name = "text|json")]
+    pub log_format: Option<LogFormat>,
+    /// What is logged: error, warn, info, debug, or a filter such as posthaste=debug [default: info]
+    #[arg(long, env = "POSTHASTE_LOG", value_name = "FILTER")]
+    pub log: Option<String>,
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Switch {
+    /// On.
+    On,
+    /// Off.
+    Off,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    data_dir: Option<PathBuf>,
+    database_url: Option<String>,
+    listen: Option<SocketAddr>,
+    demo: Option<bool>,
+    open: Option<bool>,
+    allow_open_anywhere: Option<bool>,
+    rate_limits: Option<Switch>,
+    public_url: Option<String>,
+    #[serde(default)]
+    cors_origin: Vec<String>,
+    metrics_listen: Option<SocketAddr>,
+    log_format: Option<LogFormat>,
+    log: Option<String>,
+}
+
+/// The data's place, decided.
+#[derive(Clone, Debug)]
+pub struct DataConfig {
+    /// The folder.
+    pub data_dir: PathBuf,
+    /// The database.
+    pub location: Location,
+}
+
+/// Everything decided that a server needs.
+#[derive(Clone, Debug)]
+pub struct ServeConfig {
+    /// The data's place.
+    pub data: DataConfig,
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// Who is let in.
+    pub access: Access,
+    /// Whether to fill an empty database.
+    pub demo: bool,
+    /// Which hosts and origins are ours.
+    pub origins: OriginRules,
+    /// Where metrics are served alone.
+    pub metrics_listen: Option<SocketAddr>,
+}
+
+/// How to log, decided.
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// The form of a line.
+    pub format: LogFormat,
+    /// What is logged.
+    pub filter: String,
+}
+
+/// Decides where the data is.
+///
+/// # Errors
+/// A sentence for the operator.
+pub fn data(options: &DataOptions) -> Result<DataConfig, String> {
+    decide_data(options, &read_file(options.config.as_deref())?)
+}
+
+/// Decides everything a server needs.
+///
+/// # Errors
+/// A sentence for the operator.
+pub fn serve(data_options: &DataOptions, options: ServeOptions) -> Result<(ServeConfig, LogConfig), String> {
+    let file = read_file(data_options.config.as_deref())?;
+    let data = decide_data(data_options, &file)?;
+    let listen = options
+        .listen
+        .or(file.listen)
+        .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8_000)));
+    let demo = options.demo.or(file.demo).unwrap_or(false);
+    let open = demo || options.open.or(file.open).unwrap_or(false);
+    let anywhere = options
+        .allow_open_anywhere
+        .or(file.allow_open_anywhere)
+        .unwrap_or(false);
+    if open && !anywhere && !listen.ip().to_canonical().is_loopback() {
+        return Err(format!(
+            "open access lets in everyone who can reach {listen}: listen on 127.0.0.1, leave out --open and --demo, or say \
+             --allow-open-anywhere"
+        ));
+    }
+    // Accepted for what limits will be; there are none yet to switch.
+    let _rate_limits = options.rate_limits.or(file.rate_limits);
+    let public_origin = match options.public_url.or(file.public_url) {
+        None => None,
+        Some(url) => Some(web_origin(&url).ok_or("--public-url must be an http or https URL")?),
+    };
+    let origins = if options.cors_origin.is_empty() {
+        file.cors_origin
+    } else {
+        options.cors_origin
+    };
+    let cors_origins = origins
+        .iter()
+        .map(|origin| {
+            web_origin(origin)
+                .ok_or_else(|| format!("--cors-origin {origin} is not an origin such as https://example.org"))
+        })
+        .collect::<Result<_, _>>()?;
+    let config = ServeConfig {
+        data,
+        listen,
+        access: if open { Access::Open } else { Access::Secured },
+        demo,
+        origins: OriginRules {
+            public_origin,
+            cors_origins,
+        },
+        metrics_listen: options.metrics_listen.or(file.metrics_listen),
+    };
+    let log = LogConfig {
+        format: options.log_format.or(file.log_format).unwrap_or(LogFormat::Text),
+        filter: options.log.or(file.log).unwrap_or_else(|| "info".into()),
+    };
+    Ok((config, log))
+}
+
+fn web_origin(text: &str) -> Option<String> {
+    let url = url::Url::parse(text).ok()?;
+    matches!(url.scheme(), "http" | "https")
+        .then(|| origin_of(&url))
+        .flatten()
+}
+
+fn read_file(path: Option<&Path>) -> Result<File, String> {
+    let Some(path) = path else {
+        return Ok(File::default());
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    toml::from_str(&text).map_err(|error| format!("{}: {}", path.display(), error.message()))
+}
+
+fn decide_data(options: &DataOptions, file: &File) -> Result<DataConfig, String> {
+    let data_dir = options
+        .data_dir
+        .clone()
+        .or_else(|| file.data_dir.clone())
+        .unwrap_or_else(|| "data".into());
+    let location = match options.database_url.as_ref().or(file.database_url.as_ref()) {
+        Some(url) => Location::parse(url)?,
+        None => Location::Sqlite(data_dir.join("posthaste.db")),
+    };
+    Ok(DataConfig { data_dir, location })
+}

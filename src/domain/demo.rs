@@ -1,0 +1,65 @@
+//! The seed's people and messages, for `--demo`.
+//!
+//! Invariant: they are written only into a database without users, all in one transaction.
+
+use super::messages::{self, Batch, Draft, Recipient, Sender};
+use super::users::Registration;
+use crate::app::App;
+use crate::error::Result;
+use crate::store;
+use crate::time::Clock;
+
+const USERS: &[(&str, &str, &str)] = &[
+    ("Rebecca", "DiBari", "rdibari"),
+    ("Bugs", "Bunny", "bugs"),
+    ("Daffy", "Duck", "duck"),
+    ("Porky", "pig", "porky"),
+];
+
+const MESSAGES: &[(&str, &str, &str)] = &[
+    ("rdibari", "bugs", "Hey, whats up?"),
+    ("bugs", "rdibari", "nothing much, you"),
+    ("rdibari", "bugs", "samees"),
+    ("duck", "porky", "omw"),
+];
+
+/// Fills an empty database; whether it was empty.
+///
+/// # Errors
+/// Of the database.
+pub async fn fill(app: &App) -> Result<bool> {
+    app.db
+        .write(app.clock.clone(), |conn, clock| {
+            Box::pin(async move {
+                if store::users::any(conn).await? {
+                    return Ok(false);
+                }
+                let now = clock.now();
+                for (first_name, last_name, user_name) in USERS {
+                    let registration = Registration {
+                        user_name: (*user_name).into(),
+                        first_name: (*first_name).into(),
+                        last_name: (*last_name).into(),
+                        email: Some(format!("{user_name}@example.org")),
+                    };
+                    store::users::insert(conn, &registration.validate(now)?).await?;
+                }
+                for outcome in messages::send_all(conn, &conversation(clock)).await? {
+                    outcome?;
+                }
+                Ok(true)
+            })
+        })
+        .await
+}
+
+fn conversation(clock: &Clock) -> Batch {
+    let drafts = MESSAGES.iter().map(|(sender, recipient, body)| Draft {
+        sender: Sender::Named((*sender).into()),
+        recipient: Recipient::Direct((*recipient).into()),
+        body: (*body).into(),
+        reply_to: None,
+        keyed: None,
+    });
+    Batch::new(clock.clone(), drafts.collect())
+}

@@ -1,0 +1,11 @@
+//! The rules, one file a noun. Nothing here knows HTTP; nothing here writes SQL.
+
+pub mod auth;
+pub mod demo;
+pub mod health;
+pub mod idempotency;
+pub mod lists;
+pub mod messages;
+pub mod send_queue;
+pub mod timeline;
+pub mod users;

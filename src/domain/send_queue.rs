@@ -1,0 +1,204 @@
+//! Where sends wait for each other: whatever is waiting goes into one transaction.
+//!
+//! Invariants: a draft is answered once, after its commit. Two drafts with one idempotency key are never under way together,
+//! so a concurrent repeat waits for the first. A batch that fails for a reason not foreseen is run again one by one, so that
+//! only its culprit fails.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+
+use super::idempotency::Digest;
+use super::messages::{Answer, Batch, Draft, send_all};
+use crate::error::{Error, Result};
+use crate::metrics::Metrics;
+use crate::store::Db;
+use crate::time::Clock;
+
+/// Drafts that one transaction may carry.
+const BATCH_LIMIT: usize = 128;
+/// Drafts that may wait.
+const QUEUE_LIMIT: usize = 8_192;
+
+/// The way in. Cheap to clone.
+#[derive(Clone)]
+pub struct SendQueue {
+    waiting: mpsc::Sender<Waiting>,
+    metrics: Arc<Metrics>,
+}
+
+struct Waiting {
+    draft: Draft,
+    reply: oneshot::Sender<Result<Answer>>,
+}
+
+impl Waiting {
+    fn digest(&self) -> Option<Digest> {
+        self.draft.keyed.as_ref().map(|keyed| keyed.request.digest)
+    }
+}
+
+impl SendQueue {
+    /// Starts the task that empties the queue. It ends when every clone of the queue is gone and all is answered.
+    pub fn start(db: Db, clock: Clock, metrics: Arc<Metrics>) -> Self {
+        let (waiting, queue) = mpsc::channel(QUEUE_LIMIT);
+        let dispatcher = Dispatcher {
+            concurrency: db.concurrent_send_batches(),
+            db,
+            clock,
+            metrics: Arc::clone(&metrics),
+            ready: VecDeque::new(),
+            parked: Vec::new(),
+            under_way: HashSet::new(),
+            running: JoinSet::new(),
+        };
+        tokio::spawn(dispatcher.run(queue));
+        Self { waiting, metrics }
+    }
+
+    /// Sends one draft, together with whatever else is waiting.
+    ///
+    /// # Errors
+    /// Of the draft; [`Error::Unavailable`] when too many wait.
+    pub async fn send(&self, draft: Draft) -> Result<Answer> {
+        let (reply, answer) = oneshot::channel();
+        let length = self.metrics.queue("send");
+        length.inc();
+        let outcome = match self.waiting.try_send(Waiting { draft, reply }) {
+            Ok(()) => answer
+                .await
+                .unwrap_or_else(|_| Err(Error::internal("a send was dropped"))),
+            Err(_) => Err(Error::unavailable("too many sends are waiting")),
+        };
+        length.dec();
+        outcome
+    }
+}
+
+struct Dispatcher {
+    db: Db,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    concurrency: usize,
+    ready: VecDeque<Waiting>,
+    /// Repeats of a key that is under way.
+    parked: Vec<Waiting>,
+    under_way: HashSet<Digest>,
+    running: JoinSet<Vec<Digest>>,
+}
+
+impl Dispatcher {
+    async fn run(mut self, mut queue: mpsc::Receiver<Waiting>) {
+        let mut open = true;
+        while open || !self.running.is_empty() || !self.ready.is_empty() {
+            while let Ok(waiting) = queue.try_recv() {
+                self.ready.push_back(waiting);
+            }
+            if self.running.len() < self.concurrency && self.start_batch() {
+                continue;
+            }
+            tokio::select! {
+                biased;
+                Some(done) = self.running.join_next(), if !self.running.is_empty() => self.release(done),
+                received = queue.recv(), if open && self.ready.len() < QUEUE_LIMIT => match received {
+                    Some(waiting) => self.ready.push_back(waiting),
+                    None => open = false,
+                },
+            }
+        }
+    }
+
+    /// Starts a batch of what may go; whether there was anything.
+    fn start_batch(&mut self) -> bool {
+        let mut drafts = Vec::new();
+        let mut replies = Vec::new();
+        let mut digests = Vec::new();
+        while drafts.len() < BATCH_LIMIT {
+            let Some(waiting) = self.ready.pop_front() else {
+                break;
+            };
+            if let Some(digest) = waiting.digest() {
+                if !self.under_way.insert(digest) {
+                    self.parked.push(waiting);
+                    continue;
+                }
+                digests.push(digest);
+            }
+            drafts.push(waiting.draft);
+            replies.push(waiting.reply);
+        }
+        if drafts.is_empty() {
+            return false;
+        }
+        self.metrics.send_batch_size.observe(drafts.len() as f64);
+        let batch = Arc::new(Batch::new(self.clock.clone(), drafts));
+        let db = self.db.clone();
+        self.running.spawn(async move {
+            let answers = send_batch(&db, &batch).await;
+            for (reply, answer) in replies.into_iter().zip(answers) {
+                // Whoever gave up waiting finds the answer under its key.
+                drop(reply.send(answer));
+            }
+            digests
+        });
+        true
+    }
+
+    fn release(&mut self, done: Result<Vec<Digest>, tokio::task::JoinError>) {
+        match done {
+            Ok(digests) => {
+                for digest in digests {
+                    self.under_way.remove(&digest);
+                }
+            }
+            Err(panicked) => {
+                // Which keys it held is lost with it. Only with nothing under way is it certain that none is held.
+                tracing::error!(%panicked, "a batch of sends was lost");
+                if self.running.is_empty() {
+                    self.under_way.clear();
+                }
+            }
+        }
+        for waiting in self.parked.drain(..).rev() {
+            self.ready.push_front(waiting);
+        }
+    }
+}
+
+async fn send_batch(db: &Db, batch: &Arc<Batch>) -> Vec<Result<Answer>> {
+    let error = match write(db, Arc::clone(batch)).await {
+        Ok(answers) => return answers,
+        Err(error) => error,
+    };
+    let hopeless = matches!(error, Error::Unavailable { .. } | Error::StorageFull);
+    if batch.len() == 1 {
+        return vec![Err(error)];
+    }
+    if hopeless {
+        // It may have been committed all the same (the answer to a COMMIT can be lost): never sent a second time from here.
+        return (0..batch.len()).map(|_| Err(repeat(&error))).collect();
+    }
+    tracing::warn!(%error, size = batch.len(), "a batch of sends failed: each is sent alone");
+    let mut answers = Vec::with_capacity(batch.len());
+    for single in batch.one_by_one() {
+        match write(db, Arc::new(single)).await {
+            Ok(answer) => answers.extend(answer),
+            Err(error) => answers.push(Err(error)),
+        }
+    }
+    answers
+}
+
+async fn write(db: &Db, batch: Arc<Batch>) -> Result<Vec<Result<Answer>>> {
+    db.write(batch, |conn, batch| Box::pin(send_all(conn, batch)))
+        .await
+}
+
+fn repeat(error: &Error) -> Error {
+    match error {
+        Error::StorageFull => Error::StorageFull,
+        error => Error::unavailable(error.to_string()),
+    }
+}

@@ -1,0 +1,115 @@
+//! What can go wrong, said once for every floor.
+//!
+//! Invariant: what a caller may read (`code`, `detail`) is kept apart from what only the log may hold (the source of
+//! [`Error::Internal`] and [`Error::Unavailable`]).
+
+use std::borrow::Cow;
+
+/// The result of everything in this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A cause that only the log sees.
+pub type Source = Box<dyn std::error::Error + Send + Sync>;
+
+/// What is wrong with one field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldError {
+    /// The field as the caller wrote it, dots between levels.
+    pub field: Cow<'static, str>,
+    /// A stable snake_case word.
+    pub code: &'static str,
+    /// A sentence that says what to do.
+    pub detail: Cow<'static, str>,
+}
+
+impl FieldError {
+    /// One field, one reason.
+    pub fn new(
+        field: impl Into<Cow<'static, str>>,
+        code: &'static str,
+        detail: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self {
+            field: field.into(),
+            code,
+            detail: detail.into(),
+        }
+    }
+}
+
+/// The errors of the domain. Each carries, or is, a stable `code`.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No valid credentials.
+    #[error("unauthenticated")]
+    Unauthenticated,
+    /// The caller may see the thing, and not do this to it.
+    #[error("forbidden: {code}")]
+    Forbidden {
+        /// Why, as a stable word.
+        code: &'static str,
+        /// Why, as a sentence.
+        detail: Cow<'static, str>,
+    },
+    /// It does not exist, or the caller may not know that it does.
+    #[error("not found: {code}")]
+    NotFound {
+        /// What is missing, as a stable word.
+        code: &'static str,
+        /// What is missing, as a sentence.
+        detail: Cow<'static, str>,
+    },
+    /// Fields that cannot be accepted.
+    #[error("invalid: {0:?}")]
+    Invalid(Vec<FieldError>),
+    /// The idempotency key came with another request before.
+    #[error("idempotency key reused")]
+    IdempotencyKeyReused,
+    /// A limit of the server is reached for now: ask again after `retry_after_s` seconds.
+    #[error("unavailable: {source}")]
+    Unavailable {
+        /// Seconds until another try makes sense.
+        retry_after_s: u32,
+        /// For the log.
+        source: Source,
+    },
+    /// The disk or the database's quota is full.
+    #[error("storage full")]
+    StorageFull,
+    /// A row with this key is there already. The store says it, the domain translates it.
+    #[error("duplicate: {constraint}")]
+    Duplicate {
+        /// The constraint's name, or the columns where the database names no constraint.
+        constraint: String,
+    },
+    /// The transaction lost against another one and is to be run again. The store says it and answers it itself.
+    #[error("transaction must be run again: {0}")]
+    Rerun(Source),
+    /// A fault of ours.
+    #[error("internal: {0}")]
+    Internal(Source),
+}
+
+impl Error {
+    /// One invalid field.
+    pub fn invalid(
+        field: impl Into<Cow<'static, str>>,
+        code: &'static str,
+        detail: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self::Invalid(vec![FieldError::new(field, code, detail)])
+    }
+
+    /// A fault of ours, with a reason for the log.
+    pub fn internal(source: impl Into<Source>) -> Self {
+        Self::Internal(source.into())
+    }
+
+    /// Something that should work again soon, with a reason for the log.
+    pub fn unavailable(source: impl Into<Source>) -> Self {
+        Self::Unavailable {
+            retry_after_s: 1,
+            source: source.into(),
+        }
+    }
+}

@@ -1,0 +1,402 @@
+//! What handlers take from a request: the caller, path segments, the query, a JSON body.
+//!
+//! Invariant: whatever is unknown, doubled, of the wrong type or too large is refused here, with the field's name.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode, header};
+use http_body_util::BodyExt;
+use percent_encoding::percent_decode_str;
+use serde::de::DeserializeOwned;
+
+use super::HttpState;
+use super::problem::Problem;
+use crate::domain::auth::{Credentials, Principal, authenticate};
+use crate::domain::idempotency::KeyedRequest;
+use crate::domain::lists::Limit;
+use crate::error::{Error, FieldError};
+use crate::time::Timestamp;
+
+/// Bytes of a JSON body: 8,000 characters, each escaped in twelve bytes, and room for the rest.
+pub const BODY_LIMIT_BYTES: usize = 256 * 1_024;
+/// Bytes read and thrown away of a body that is too large, so that the caller gets to read the answer.
+const DRAIN_LIMIT_BYTES: usize = 8 * 1_024 * 1_024;
+/// How long a body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The caller.
+pub struct Caller(pub Principal);
+
+impl FromRequestParts<HttpState> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &HttpState) -> Result<Self, Problem> {
+        let act_as = match parts.headers.get("x-act-as") {
+            None => None,
+            Some(value) => Some(
+                value
+                    .to_str()
+                    .map_err(|_| Error::invalid("X-Act-As", "user_not_found", "names no user"))?
+                    .to_owned(),
+            ),
+        };
+        Ok(Self(authenticate(&state.app, Credentials { act_as }).await?))
+    }
+}
+
+/// The segments of the path that the route names, decoded.
+pub struct PathSegments(Vec<String>);
+
+impl PathSegments {
+    /// The text of a segment.
+    pub fn text(&self, index: usize) -> &str {
+        self.0.get(index).map_or("", String::as_str)
+    }
+
+    /// An id or a seq. What is none names nothing, so it is 0, which nothing has.
+    pub fn number(&self, index: usize) -> i64 {
+        let text = self.text(index);
+        let plain =
+            !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
+        if plain { text.parse().unwrap_or(0) } else { 0 }
+    }
+}
+
+impl FromRequestParts<HttpState> for PathSegments {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &HttpState) -> Result<Self, Problem> {
+        // Text that is not UTF-8 or holds U+0000 can be no name of anything.
+        let nothing = || Problem::of_status(StatusCode::NOT_FOUND);
+        let raw = RawPathParams::from_request_parts(parts, state)
+            .await
+            .map_err(|_| nothing())?;
+        let segments: Vec<String> = raw.iter().map(|(_, value)| value.to_owned()).collect();
+        if segments.iter().any(|segment| segment.contains('\0')) {
+            return Err(nothing());
+        }
+        Ok(Self(segments))
+    }
+}
+
+/// The query, each parameter once. Handlers take theirs out; [`Query::finish`] refuses what is left.
+pub struct Query {
+    parameters: Vec<(String, String)>,
+    errors: Vec<FieldError>,
+}
+
+impl FromRequestParts<HttpState> for Query {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &HttpState) -> Result<Self, Problem> {
+        Ok(Self::parse(parts.uri.query().unwrap_or_default())?)
+    }
+}
+
+impl Query {
+    fn parse(text: &str) -> Result<Self, Problem> {
+        let mut query = Self {
+            parameters: Vec::new(),
+            errors: Vec::new(),
+        };
+        for pair in text.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let (name, value) = (decode(name)?, decode(value)?);
+            if value.contains('\0') || name.contains('\0') {
+                query.errors.push(FieldError::new(
+                    name.replace('\0', "?"),
+                    "nul_character",
+                    "must not hold U+0000",
+                ));
+            } else if query.parameters.iter().any(|(known, _)| *known == name) {
+                query
+                    .errors
+                    .push(FieldError::new(name, "duplicate", "may be given once"));
+            } else {
+                query.parameters.push((name, value));
+            }
+        }
+        Ok(query)
+    }
+
+    /// A parameter's text.
+    pub fn text(&mut self, name: &str) -> Option<String> {
+        let at = self.parameters.iter().position(|(known, _)| known == name)?;
+        Some(self.parameters.swap_remove(at).1)
+    }
+
+    /// A whole number.
+    pub fn number(&mut self, name: &'static str) -> Option<i64> {
+        let text = self.text(name)?;
+        let parsed = text.parse().ok();
+        if parsed.is_none() {
+            self.errors
+                .push(FieldError::new(name, "wrong_type", "must be a whole number"));
+        }
+        parsed
+    }
+
+    /// An RFC 3339 time.
+    pub fn time(&mut self, name: &'static str) -> Option<Timestamp> {
+        let text = self.text(name)?;
+        let parsed = Timestamp::parse(&text);
+        if parsed.is_none() {
+            self.errors.push(FieldError::new(
+                name,
+                "wrong_type",
+                "must be an RFC 3339 time such as 2026-11-22T08:30:00Z (a + in it is written %2B)",
+            ));
+        }
+        parsed
+    }
+
+    /// One of some words; the first when it is absent.
+    pub fn word(&mut self, name: &'static str, words: &[&'static str]) -> &'static str {
+        let Some(text) = self.text(name) else {
+            return words[0];
+        };
+        if let Some(word) = words.iter().find(|word| **word == text) {
+            return word;
+        }
+        self.errors.push(FieldError::new(
+            name,
+            "wrong_value",
+            format!("must be one of {}", words.join(", ")),
+        ));
+        words[0]
+    }
+
+    /// The `limit` of a list.
+    pub fn limit(&mut self) -> Limit {
+        let asked = self.number("limit");
+        Limit::new(asked).unwrap_or_else(|error| {
+            if let Error::Invalid(errors) = error {
+                self.errors.extend(errors);
+            }
+            Limit::new(None).unwrap_or_else(|_| unreachable!("the default limit is within its bounds"))
+        })
+    }
+
+    /// Refuses what was wrong, and what nobody asked for.
+    ///
+    /// # Errors
+    /// 422 with every parameter that is wrong.
+    pub fn finish(mut self) -> Result<(), Problem> {
+        for (name, _) in self.parameters {
+            self.errors.push(FieldError::new(
+                name,
+                "unknown_parameter",
+                "is not a parameter of this path",
+            ));
+        }
+        if self.errors.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::Invalid(self.errors).into())
+        }
+    }
+}
+
+fn decode(text: &str) -> Result<String, Problem> {
+    let spaced: Cow<'_, str> = if text.contains('+') {
+        text.replace('+', " ").into()
+    } else {
+        text.into()
+    };
+    match percent_decode_str(&spaced).decode_utf8() {
+        Ok(decoded) => Ok(decoded.into_owned()),
+        Err(_) => Err(Problem::new(
+            StatusCode::BAD_REQUEST,
+            "malformed_query",
+            "the query is not UTF-8",
+        )),
+    }
+}
+
+/// A JSON body and the bytes it was read from.
+pub struct JsonBody<T> {
+    /// The value.
+    pub value: T,
+    /// What the caller sent, which an idempotency key is bound to.
+    pub bytes: Bytes,
+}
+
+impl<T: DeserializeOwned> FromRequest<HttpState> for JsonBody<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &HttpState) -> Result<Self, Problem> {
+        let (parts, body) = request.into_parts();
+        let bytes = read_body(body).await?;
+        if bytes.is_empty() {
+            return Ok(Self {
+                value: parse_json(b"{}")?,
+                bytes,
+            });
+        }
+        check_content_type(&parts.headers)?;
+        Ok(Self {
+            value: parse_json(&bytes)?,
+            bytes,
+        })
+    }
+}
+
+fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
+    let unsupported = |detail| {
+        Err(Problem::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported_media_type",
+            detail,
+        ))
+    };
+    if headers
+        .get(header::CONTENT_ENCODING)
+        .is_some_and(|encoding| encoding != "identity")
+    {
+        return unsupported("send the body without Content-Encoding");
+    }
+    let Some(content_type) = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+    else {
+        return unsupported("send Content-Type: application/json");
+    };
+    let mut parts = content_type.split(';').map(str::trim);
+    let essence = parts.next().unwrap_or_default();
+    let utf8 = parts.all(|parameter| match parameter.split_once('=') {
+        Some((name, value)) if name.trim().eq_ignore_ascii_case("charset") => {
+            value.trim().trim_matches('"').eq_ignore_ascii_case("utf-8")
+        }
+        _ => true,
+    });
+    if essence.eq_ignore_ascii_case("application/json") && utf8 {
+        Ok(())
+    } else {
+        unsupported("send Content-Type: application/json, in UTF-8")
+    }
+}
+
+async fn read_body(mut body: Body) -> Result<Bytes, Problem> {
+    let reading = async {
+        let mut first = Bytes::new();
+        let mut rest: Vec<u8> = Vec::new();
+        let mut length = 0;
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| {
+                Problem::new(
+                    StatusCode::BAD_REQUEST,
+                    "malformed_body",
+                    "the body ended before its announced length",
+                )
+            })?;
+            let Ok(data) = frame.into_data() else { continue };
+            length += data.len();
+            if length > DRAIN_LIMIT_BYTES {
+                break;
+            }
+            if length > BODY_LIMIT_BYTES {
+                rest = Vec::new();
+            } else if first.is_empty() && rest.is_empty() {
+                first = data;
+            } else {
+                rest.extend_from_slice(&std::mem::take(&mut first));
+                rest.extend_from_slice(&data);
+            }
+        }
+        if length > BODY_LIMIT_BYTES {
+            let detail = format!("the body may have up to {BODY_LIMIT_BYTES} bytes");
+            return Err(Problem::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "body_too_large",
+                detail,
+            ));
+        }
+        Ok(if rest.is_empty() { first } else { rest.into() })
+    };
+    match tokio::time::timeout(BODY_TIMEOUT, reading).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(Problem::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "request_timeout",
+            "the body took too long to arrive",
+        )),
+    }
+}
+
+fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let error = match serde_json::from_slice(bytes) {
+        Ok(value) => return Ok(value),
+        Err(error) => error,
+    };
+    // A wrong type may stand before a syntax error: the syntax comes first.
+    let syntax = match error.classify() {
+        serde_json::error::Category::Data => serde_json::from_slice::<serde_json::Value>(bytes).err(),
+        _ => Some(error),
+    };
+    if let Some(error) = syntax {
+        return Err(Problem::new(
+            StatusCode::BAD_REQUEST,
+            "malformed_json",
+            format!(
+                "the body is not JSON in UTF-8: line {}, column {}",
+                error.line(),
+                error.column()
+            ),
+        ));
+    }
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let outcome: Result<T, _> = serde_path_to_error::deserialize(&mut reader);
+    let Err(error) = outcome else {
+        return Err(Problem::of_status(StatusCode::BAD_REQUEST));
+    };
+    let path = error.path().to_string();
+    Err(field_problem(&path, &error.into_inner().to_string()))
+}
+
+/// What serde says in English, as a field error. Of its text only names that we or the caller wrote are passed on.
+fn field_problem(path: &str, message: &str) -> Problem {
+    let named = |prefix: &str| message.strip_prefix(prefix)?.split('`').next().map(str::to_owned);
+    let (field, code, detail) = if let Some(name) = named("unknown field `") {
+        (name, "unknown_field", "is not a field of this request")
+    } else if let Some(name) = named("missing field `") {
+        (name, "required", "is required")
+    } else if let Some(name) = named("duplicate field `") {
+        (name, "duplicate", "may be given once")
+    } else if path == "." {
+        ("body".into(), "wrong_type", "must be a JSON object")
+    } else {
+        (
+            path.to_owned(),
+            "wrong_type",
+            "has the wrong type, or is out of bounds",
+        )
+    };
+    let field: String = field.chars().take(64).collect();
+    Error::invalid(field, code, detail).into()
+}
+
+/// The request's idempotency key, bound to what it asks for.
+///
+/// # Errors
+/// 422 when the header is there and is no key.
+pub fn idempotency_key(
+    headers: &HeaderMap,
+    principal: &Principal,
+    path: &str,
+    body: &[u8],
+) -> Result<Option<KeyedRequest>, Problem> {
+    let Some(key) = headers.get("idempotency-key") else {
+        return Ok(None);
+    };
+    Ok(Some(KeyedRequest::new(
+        &principal.idempotency_scope(),
+        key.as_bytes(),
+        "POST",
+        path,
+        body,
+    )?))
+}

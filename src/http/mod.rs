@@ -1,0 +1,39 @@
+//! The HTTP floor: from bytes to a call of the domain, and back.
+//!
+//! Invariant: handlers parse, call one domain function, render. They reach the store through the domain alone.
+
+pub mod connection;
+pub mod edge;
+pub mod extract;
+pub mod metrics;
+pub mod openapi;
+pub mod origin;
+pub mod problem;
+pub mod router;
+pub mod routes;
+pub mod server;
+
+use std::sync::Arc;
+
+use crate::app::App;
+use origin::OriginRules;
+
+/// What the handlers share.
+#[derive(Clone)]
+pub struct HttpState {
+    /// The rules and the data.
+    pub app: Arc<App>,
+    /// How the server is reached.
+    pub settings: Arc<HttpSettings>,
+}
+
+/// What the operator chose about HTTP.
+#[derive(Clone, Debug, Default)]
+pub struct HttpSettings {
+    /// Which hosts and origins are ours.
+    pub origins: OriginRules,
+    /// Whether metrics have an address of their own, and so are not served here.
+    pub metrics_elsewhere: bool,
+    /// Whether people may register by themselves.
+    pub registration_open: bool,
+}

@@ -1,0 +1,143 @@
+//! The OpenAPI 3.1 document, generated from the handlers' types, with the errors that every operation can answer.
+//!
+//! Invariant: what is added here is what `problem.rs`, `extract.rs` and `edge.rs` do to every request.
+
+use axum::http::StatusCode;
+use utoipa::OpenApi;
+use utoipa::openapi::path::Operation;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{Content, Ref, RefOr, Response, ResponseBuilder};
+
+use super::problem::{PROBLEM_JSON, ProblemDocument};
+use super::routes::messages::MessageKind;
+use crate::domain::auth::Access;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Posthaste",
+        description = "A messaging API that people run themselves. Errors are RFC 9457 problem documents; lists are arrays \
+                       with a Link header; times are RFC 3339 in UTC with microseconds.",
+        license(name = "MIT", identifier = "MIT"),
+    ),
+    components(schemas(ProblemDocument<'_>, MessageKind)),
+    tags(
+        (name = "users", description = "People."),
+        (name = "messages", description = "Sending, and all messages of a user."),
+        (name = "conversations", description = "One conversation and what is in it."),
+        (name = "server", description = "What the server can do, and how it is."),
+    ),
+)]
+struct Document;
+
+/// What the generated paths are merged into.
+pub fn base() -> utoipa::openapi::OpenApi {
+    Document::openapi()
+}
+
+/// Adds to the generated document what holds for every operation.
+pub fn complete(mut document: utoipa::openapi::OpenApi, access: Access) -> utoipa::openapi::OpenApi {
+    let bearer = SecurityScheme::Http(
+        HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .description(Some("A session token, an API key or a JWT."))
+            .build(),
+    );
+    document
+        .components
+        .get_or_insert_default()
+        .add_security_scheme("bearer", bearer);
+    for (path, item) in &mut document.paths.paths {
+        let operations = [
+            ("get", &mut item.get),
+            ("post", &mut item.post),
+            ("put", &mut item.put),
+            ("patch", &mut item.patch),
+            ("delete", &mut item.delete),
+        ];
+        for (method, operation) in operations {
+            let Some(operation) = operation else { continue };
+            let public = !path.starts_with("/api/") || path == "/api/capabilities";
+            add_errors(operation, path, method, public);
+            let mut security = Vec::new();
+            if public || access == Access::Open {
+                security.push(SecurityRequirement::default());
+            }
+            if !public {
+                security.push(SecurityRequirement::new("bearer", Vec::<String>::new()));
+            }
+            operation.security = Some(security);
+        }
+    }
+    document
+}
+
+fn add_errors(operation: &mut Operation, path: &str, method: &str, public: bool) {
+    let mut errors = vec![
+        (
+            StatusCode::BAD_REQUEST,
+            "The query, the body or the request itself is malformed.",
+        ),
+        (
+            StatusCode::METHOD_NOT_ALLOWED,
+            "The path knows other methods, named in `Allow`.",
+        ),
+        (
+            StatusCode::REQUEST_TIMEOUT,
+            "The request took too long to arrive.",
+        ),
+        (StatusCode::URI_TOO_LONG, "The target is longer than 16 KiB."),
+        (
+            StatusCode::MISDIRECTED_REQUEST,
+            "Open access was reached under a foreign host name.",
+        ),
+        (
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "A parameter or field is wrong: `errors` names each.",
+        ),
+        (
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "The header fields are larger than 32 KiB.",
+        ),
+        (StatusCode::INTERNAL_SERVER_ERROR, "A fault of the server."),
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "The server cannot do this now: `Retry-After` says when to try again.",
+        ),
+    ];
+    if !public {
+        errors.push((StatusCode::UNAUTHORIZED, "No valid credentials."));
+        errors.push((StatusCode::FORBIDDEN, "The caller may not do this."));
+    }
+    if path.contains('{') || method == "post" {
+        errors.push((
+            StatusCode::NOT_FOUND,
+            "It does not exist, or the caller may not see it.",
+        ));
+    }
+    if matches!(method, "post" | "put" | "patch") {
+        errors.push((StatusCode::PAYLOAD_TOO_LARGE, "The body is larger than 256 KiB."));
+        errors.push((
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "The body is not `application/json` in UTF-8.",
+        ));
+        errors.push((StatusCode::INSUFFICIENT_STORAGE, "The server's storage is full."));
+    }
+    for (status, description) in errors {
+        operation
+            .responses
+            .responses
+            .entry(status.as_str().to_owned())
+            .or_insert_with(|| problem(description));
+    }
+}
+
+fn problem(description: &str) -> RefOr<Response> {
+    let content = Content::new(Some(Ref::from_schema_name("Problem")));
+    RefOr::T(
+        ResponseBuilder::new()
+            .description(description)
+            .content(PROBLEM_JSON, content)
+            .build(),
+    )
+}

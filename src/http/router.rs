@@ -1,0 +1,116 @@
+//! Which path goes to which handler.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Redirect, Response};
+use axum::routing::get;
+use tower::util::MapRequestLayer;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::edge::RouteSlot;
+use super::problem::Problem;
+use super::routes::{capabilities, conversations, health, messages, users};
+use super::{HttpState, metrics, openapi};
+use crate::domain::auth::Access;
+use crate::error::Error;
+
+/// What Swagger UI may load: only what this server serves. Its own page styles itself inline.
+const DOCS_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
+                           connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+
+fn documented() -> OpenApiRouter<HttpState> {
+    OpenApiRouter::with_openapi(openapi::base())
+        .routes(routes!(users::list_users))
+        .routes(routes!(users::get_user))
+        .routes(routes!(messages::send_message))
+        .routes(routes!(messages::list_messages))
+        .routes(routes!(conversations::get_conversation_message))
+        .routes(routes!(capabilities::get_capabilities))
+        .routes(routes!(health::healthz))
+        .routes(routes!(health::readyz))
+}
+
+/// The OpenAPI document as it is served.
+///
+/// # Errors
+/// When it cannot be written as JSON, which would be a fault of ours.
+pub fn openapi_json(access: Access) -> Result<String, Error> {
+    let (_, document) = documented().split_for_parts();
+    openapi::complete(document, access)
+        .to_pretty_json()
+        .map_err(Error::internal)
+}
+
+/// Every route.
+///
+/// # Errors
+/// As [`openapi_json`].
+pub fn router(state: HttpState) -> Result<Router, Error> {
+    let document: Arc<str> = openapi_json(state.app.settings.access)?.into();
+    let (router, _) = documented().split_for_parts();
+    let swagger = Arc::new(utoipa_swagger_ui::Config::from("/openapi.json").validator_url("none"));
+    let router = router
+        .route("/openapi.json", get(move || serve_document(document)))
+        .route("/docs", get(|| async { Redirect::permanent("/docs/") }))
+        .route("/redoc", get(|| async { Redirect::permanent("/docs/") }))
+        .route("/docs/", get(docs_page))
+        .route("/docs/{*file}", get(docs_file))
+        .layer(axum::Extension(swagger))
+        .route("/metrics", get(metrics::guarded))
+        .route_layer(MapRequestLayer::new(|mut request: Request| {
+            RouteSlot::note(&mut request);
+            request
+        }));
+    Ok(router.with_state(state))
+}
+
+/// The metrics, for an address of their own.
+pub fn metrics_router(state: HttpState) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics::render))
+        .with_state(state)
+}
+
+async fn serve_document(document: Arc<str>) -> Response {
+    let mut response = document.to_string().into_response();
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+type Swagger = axum::Extension<Arc<utoipa_swagger_ui::Config<'static>>>;
+
+async fn docs_page(State(_): State<HttpState>, swagger: Swagger) -> Result<Response, Problem> {
+    docs("", swagger)
+}
+
+async fn docs_file(
+    State(_): State<HttpState>,
+    Path(file): Path<String>,
+    swagger: Swagger,
+) -> Result<Response, Problem> {
+    docs(&file, swagger)
+}
+
+fn docs(file: &str, axum::Extension(swagger): Swagger) -> Result<Response, Problem> {
+    let found =
+        utoipa_swagger_ui::serve(file, swagger).map_err(|error| Error::internal(error.to_string()))?;
+    let Some(file) = found else {
+        return Err(Problem::of_status(StatusCode::NOT_FOUND));
+    };
+    let mut response = file.bytes.into_response();
+    let headers = response.headers_mut();
+    if let Ok(kind) = HeaderValue::try_from(file.content_type) {
+        headers.insert(header::CONTENT_TYPE, kind);
+    }
+    headers.insert(
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static(DOCS_POLICY),
+    );
+    Ok(response)
+}

@@ -1,0 +1,100 @@
+//! `/api/capabilities`: what this server can do, for clients that must choose before anyone logged in.
+
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Response;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::resource;
+use crate::domain::auth::Access;
+use crate::domain::{lists, messages};
+use crate::http::HttpState;
+use crate::http::extract::{BODY_LIMIT_BYTES, Query};
+use crate::http::problem::Problem;
+
+/// What this server can do.
+#[derive(Serialize, ToSchema)]
+pub struct Capabilities {
+    #[schema(example = "posthaste")]
+    server: &'static str,
+    #[schema(example = "0.1.0")]
+    version: &'static str,
+    access: AccessMode,
+    /// Whether the demo's people are there to be chosen from.
+    demo: bool,
+    registration: Registration,
+    limits: Limits,
+}
+
+/// Who is let in.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AccessMode {
+    /// Callers with credentials.
+    Secured,
+    /// Everyone who reaches the server.
+    Open,
+}
+
+/// Whether people may make accounts by themselves.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Registration {
+    /// They may.
+    Open,
+    /// An administrator makes them.
+    Closed,
+}
+
+/// Limits that a client should know.
+#[derive(Serialize, ToSchema)]
+pub struct Limits {
+    #[schema(example = 8000)]
+    message_body_characters: usize,
+    #[schema(example = 200)]
+    page_entries: usize,
+    #[schema(example = 262144)]
+    json_body_bytes: usize,
+}
+
+/// What this server can do. Needs no credentials.
+#[utoipa::path(
+    get,
+    path = "/api/capabilities",
+    tag = "server",
+    responses(
+        (status = 200, description = "What it can do.", body = Capabilities, headers(("ETag" = String, description = "Of this answer."))),
+        (status = 304, description = "`If-None-Match` names this answer."),
+    ),
+)]
+pub async fn get_capabilities(
+    State(state): State<HttpState>,
+    headers: HeaderMap,
+    query: Query,
+) -> Result<Response, Problem> {
+    query.finish()?;
+    let settings = &state.app.settings;
+    resource(
+        &headers,
+        &Capabilities {
+            server: "posthaste",
+            version: env!("CARGO_PKG_VERSION"),
+            access: match settings.access {
+                Access::Secured => AccessMode::Secured,
+                Access::Open => AccessMode::Open,
+            },
+            demo: settings.demo,
+            registration: if state.settings.registration_open {
+                Registration::Open
+            } else {
+                Registration::Closed
+            },
+            limits: Limits {
+                message_body_characters: messages::MAX_BODY_CHARACTERS,
+                page_entries: lists::MAX_LIMIT,
+                json_body_bytes: BODY_LIMIT_BYTES,
+            },
+        },
+    )
+}

@@ -1,0 +1,330 @@
+//! `/api/messages`.
+
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{json_bytes, list, to_json};
+use crate::domain::idempotency::StoredAnswer;
+use crate::domain::messages::{self, Answer, Keyed, Message, Names, NewMessage, Sent};
+use crate::domain::timeline::{self, Listing};
+use crate::http::HttpState;
+use crate::http::extract::{Caller, JsonBody, PathSegments, Query, idempotency_key};
+use crate::http::problem::Problem;
+use crate::time::Timestamp;
+
+/// Bytes that one message takes in JSON, beside its body.
+const MESSAGE_BYTES: usize = 520;
+
+/// A message.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Message)]
+pub struct MessageBody<'a> {
+    /// In the whole server.
+    #[schema(minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1)]
+    id: i64,
+    #[schema(minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1)]
+    conversation_id: i64,
+    /// 1, 2, 3 … without a gap inside the conversation.
+    #[schema(minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1)]
+    seq: i64,
+    #[schema(inline, value_type = MessageKind)]
+    kind: &'static str,
+    #[schema(minimum = 1, example = 1)]
+    sender_id: i64,
+    /// Null when the sender was erased.
+    #[schema(example = "rdibari")]
+    sender_user_name: Option<&'a str>,
+    /// Null in a group.
+    #[schema(minimum = 1, example = 2)]
+    recipient_id: Option<i64>,
+    /// Null in a group, and when the recipient was erased.
+    #[schema(example = "bugs")]
+    recipient_user_name: Option<&'a str>,
+    /// Byte for byte what was sent.
+    #[schema(example = "Hey, whats up?", max_length = 8000)]
+    body: &'a str,
+    /// When the server accepted it.
+    #[schema(value_type = String, format = DateTime, example = "2026-11-22T08:30:00.123456Z")]
+    created_at: Timestamp,
+    /// When it entered the conversation.
+    #[schema(value_type = String, format = DateTime, example = "2026-11-22T08:30:00.123456Z")]
+    timestamp_sent: Timestamp,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    timestamp_delivered: Option<Timestamp>,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    timestamp_read: Option<Timestamp>,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    edited_at: Option<Timestamp>,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    deleted_at: Option<Timestamp>,
+    /// The seq of the message that this one answers.
+    #[schema(minimum = 1)]
+    reply_to: Option<i64>,
+    thread: Option<Thread>,
+    /// Names of the members who are mentioned.
+    mentions: Vec<&'a str>,
+    reactions: Vec<Reaction<'a>>,
+    attachments: Vec<Attachment<'a>>,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pinned_at: Option<Timestamp>,
+}
+
+/// What sort of message.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum MessageKind {
+    /// Written by a person.
+    Text,
+    /// Written by the server.
+    System,
+}
+
+/// What answers a message.
+#[derive(Serialize, ToSchema)]
+pub struct Thread {
+    /// How many answers.
+    reply_count: i64,
+    /// When the last one was sent.
+    #[schema(value_type = String, format = DateTime)]
+    last_reply_at: Timestamp,
+}
+
+/// One emoji under a message.
+#[derive(Serialize, ToSchema)]
+pub struct Reaction<'a> {
+    emoji: &'a str,
+    count: i64,
+    /// Whether the caller is among them.
+    me: bool,
+}
+
+/// A file in a message.
+#[derive(Serialize, ToSchema)]
+pub struct Attachment<'a> {
+    id: i64,
+    url: &'a str,
+    thumbnail_url: Option<&'a str>,
+    content_type: &'a str,
+    file_name: Option<&'a str>,
+    size_bytes: i64,
+    width: Option<i64>,
+    height: Option<i64>,
+    blurhash: Option<&'a str>,
+    duration_ms: Option<i64>,
+}
+
+impl<'a> MessageBody<'a> {
+    /// A message with the names of the people in it.
+    pub fn new(
+        message: &'a Message,
+        sender_user_name: Option<&'a str>,
+        recipient_user_name: Option<&'a str>,
+    ) -> Self {
+        Self {
+            id: message.id.0,
+            conversation_id: message.conversation_id.0,
+            seq: message.seq,
+            kind: message.kind.as_str(),
+            sender_id: message.sender_id.0,
+            sender_user_name,
+            recipient_id: message.recipient_id.map(|id| id.0),
+            recipient_user_name,
+            body: &message.body,
+            created_at: message.created_at,
+            timestamp_sent: message.timestamp_sent,
+            timestamp_delivered: message.timestamp_delivered,
+            timestamp_read: message.timestamp_read,
+            edited_at: None,
+            deleted_at: None,
+            reply_to: message.reply_to,
+            thread: None,
+            mentions: Vec::new(),
+            reactions: Vec::new(),
+            attachments: Vec::new(),
+            pinned_at: None,
+        }
+    }
+
+    /// A message whose people are looked up in `names`.
+    pub fn named(message: &'a Message, names: &'a Names) -> Self {
+        let name = |id| names.get(&id).map(String::as_str);
+        Self::new(
+            message,
+            name(message.sender_id),
+            message.recipient_id.and_then(name),
+        )
+    }
+}
+
+/// A message to be sent.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"sender_user_name": "rdibari", "recipient_user_name": "bugs", "body": "hey"}))]
+pub struct SendMessage {
+    /// Who sends. May be left out when the caller is a user, and must be the caller's own name then.
+    #[schema(min_length = 1, max_length = 32)]
+    sender_user_name: Option<String>,
+    /// To whom; or `conversation_id`.
+    #[schema(min_length = 1, max_length = 32)]
+    recipient_user_name: Option<String>,
+    /// Where; or `recipient_user_name`.
+    #[schema(minimum = 1, maximum = 9_007_199_254_740_991_i64)]
+    conversation_id: Option<i64>,
+    /// 1 to 8,000 characters, kept byte for byte. U+0000 is refused.
+    #[schema(min_length = 1, max_length = 8000, pattern = r"^[^\u0000]*$")]
+    body: String,
+    /// The seq of a message of the same conversation.
+    #[schema(minimum = 1, maximum = 9_007_199_254_740_991_i64)]
+    reply_to: Option<i64>,
+    /// Files uploaded before; none can be yet.
+    #[schema(max_items = 0)]
+    attachment_ids: Option<Vec<i64>>,
+    /// For later sending, which this version does not do yet: refused unless it is null.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    send_at: Option<String>,
+}
+
+/// Sends a message: it is on disk when the answer comes.
+#[utoipa::path(
+    post,
+    path = "/api/messages",
+    tag = "messages",
+    params(("Idempotency-Key" = Option<String>, Header, description = "A repeat with the same key and body is answered with the first answer, for 7 days.", min_length = 1, max_length = 255, pattern = "^[ -~]+$")),
+    request_body = SendMessage,
+    responses((status = 201, description = "Sent.", body = MessageBody<'_>, headers(
+        ("Location" = String, description = "Where the message is: `/api/conversations/{id}/messages/{seq}`."),
+        ("Idempotency-Replayed" = Option<String>, description = "`true` on the answer to a repeat."),
+    ))),
+)]
+pub async fn send_message(
+    State(state): State<HttpState>,
+    Caller(principal): Caller,
+    uri: Uri,
+    headers: HeaderMap,
+    query: Query,
+    body: JsonBody<SendMessage>,
+) -> Result<Response, Problem> {
+    query.finish()?;
+    let keyed = idempotency_key(&headers, &principal, uri.path(), &body.bytes)?.map(|request| Keyed {
+        request,
+        render: render_sent,
+    });
+    let new = NewMessage {
+        sender_user_name: body.value.sender_user_name,
+        recipient_user_name: body.value.recipient_user_name,
+        conversation_id: body.value.conversation_id,
+        body: body.value.body,
+        reply_to: body.value.reply_to,
+        attachment_ids: body.value.attachment_ids.unwrap_or_default(),
+        send_at: body.value.send_at,
+    };
+    let (answer, replayed) = match messages::send(&state.app, &principal, new, keyed).await? {
+        Answer::Sent(sent) => (render_sent(&sent), false),
+        Answer::Stored { answer, replayed } => (answer, replayed),
+    };
+    let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::CREATED);
+    let mut response = json_bytes(status, answer.body);
+    if let Some(location) = answer
+        .location
+        .and_then(|location| HeaderValue::try_from(location).ok())
+    {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    if replayed {
+        response
+            .headers_mut()
+            .insert("idempotency-replayed", HeaderValue::from_static("true"));
+    }
+    Ok(response)
+}
+
+fn render_sent(sent: &Sent) -> StoredAnswer {
+    let message = &sent.message;
+    let body = MessageBody::new(
+        message,
+        Some(&sent.sender_user_name),
+        sent.recipient_user_name.as_deref(),
+    );
+    StoredAnswer {
+        status: StatusCode::CREATED.as_u16(),
+        location: Some(format!(
+            "/api/conversations/{}/messages/{}",
+            message.conversation_id.0, message.seq
+        )),
+        // Text and numbers alone: that cannot fail.
+        body: to_json(&body, MESSAGE_BYTES + message.body.len()).unwrap_or_default(),
+    }
+}
+
+/// Every message of every conversation that the user is in.
+#[utoipa::path(
+    get,
+    path = "/api/messages/{user_name}",
+    tag = "messages",
+    params(
+        ("user_name" = String, Path, description = "Whose messages; `me` is the caller.", example = "rdibari"),
+        ("days" = Option<u32>, Query, description = "The last so many days; 30 when no window is named. Not beside `since` or `until`.", minimum = 1, maximum = 3650),
+        ("since" = Option<String>, Query, description = "Sent then or later.", format = DateTime),
+        ("until" = Option<String>, Query, description = "Sent before.", format = DateTime),
+        ("order" = Option<Order>, Query, description = "`asc`, oldest first, when it is absent."),
+        ("with" = Option<String>, Query, description = "Only the direct conversation with this user."),
+        ("limit" = Option<u32>, Query, description = "Entries of the page; 50 when it is absent.", minimum = 1, maximum = 200),
+        ("cursor" = Option<String>, Query, description = "Where the page begins: taken from a Link header as it is."),
+    ),
+    responses((status = 200, description = "The messages, by `timestamp_sent` and `id`. `Link` names the next page while there is one, with the window as it was resolved for the first.", body = Vec<MessageBody<'_>>, headers(
+        ("Link" = Option<String>, description = "`</api/messages/…>; rel=\"next\"`"),
+    ))),
+)]
+pub async fn list_messages(
+    State(state): State<HttpState>,
+    Caller(principal): Caller,
+    uri: Uri,
+    path: PathSegments,
+    mut query: Query,
+) -> Result<Response, Problem> {
+    let listing = Listing {
+        days: query.number("days"),
+        since: query.time("since"),
+        until: query.time("until"),
+        descending: query.word("order", &["asc", "desc"]) == "desc",
+        with: query.text("with"),
+        limit: query.limit(),
+        cursor: query.text("cursor"),
+    };
+    query.finish()?;
+    let (limit, until, with) = (listing.limit.get(), listing.until, listing.with.clone());
+    let order = if listing.descending { "desc" } else { "asc" };
+    let found = timeline::list(&state.app, &principal, path.text(0), listing).await?;
+    let bodies: Vec<MessageBody<'_>> = found
+        .page
+        .entries
+        .iter()
+        .map(|message| MessageBody::named(message, &found.names))
+        .collect();
+    let capacity_bytes = bodies.iter().map(|body| MESSAGE_BYTES + body.body.len()).sum();
+    let next = found.page.next.map(|cursor| {
+        let mut parameters = vec![
+            ("order", order.to_owned()),
+            ("limit", limit.to_string()),
+            ("since", found.since.to_string()),
+            ("cursor", cursor),
+        ];
+        parameters.extend(until.map(|until| ("until", until.to_string())));
+        parameters.extend(with.map(|with| ("with", with)));
+        parameters
+    });
+    Ok(list(to_json(&bodies, capacity_bytes)?, uri.path(), next))
+}
+
+/// The order of a list in time.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    /// Oldest first.
+    Asc,
+    /// Newest first.
+    Desc,
+}

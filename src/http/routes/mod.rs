@@ -1,0 +1,86 @@
+//! The routes, one file a noun: request and response types, handlers.
+
+pub mod capabilities;
+pub mod conversations;
+pub mod health;
+pub mod messages;
+pub mod users;
+
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::Response;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use super::problem::Problem;
+use crate::error::Error;
+use crate::ids::hex;
+
+/// What stands as it is in a query.
+const QUERY_SAFE: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b':')
+    .remove(b'~');
+
+/// JSON with a status.
+fn json_bytes(status: StatusCode, bytes: impl Into<Bytes>) -> Response {
+    let mut response = Response::new(Body::from(bytes.into()));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn to_json(value: &impl Serialize, capacity_bytes: usize) -> Result<Vec<u8>, Problem> {
+    let mut bytes = Vec::with_capacity(capacity_bytes);
+    serde_json::to_writer(&mut bytes, value).map_err(Error::internal)?;
+    Ok(bytes)
+}
+
+/// One resource with its ETag; 304 when the caller has it already (RFC 9110, section 13.1.2).
+fn resource(headers: &HeaderMap, value: &impl Serialize) -> Result<Response, Problem> {
+    let bytes = to_json(value, 1_024)?;
+    let tag = format!("\"{}\"", hex(&Sha256::digest(&bytes)[..16]));
+    let known = headers
+        .get_all(header::IF_NONE_MATCH)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .any(|list| {
+            list.split(',')
+                .map(str::trim)
+                .any(|known| known == "*" || known.trim_start_matches("W/") == tag)
+        });
+    let mut response = if known {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response
+    } else {
+        json_bytes(StatusCode::OK, bytes)
+    };
+    if let Ok(tag) = HeaderValue::try_from(tag) {
+        response.headers_mut().insert(header::ETAG, tag);
+    }
+    response.headers_mut().insert(
+        header::CACHE_CONTROL,
+        HeaderValue::from_static("private, no-cache"),
+    );
+    Ok(response)
+}
+
+/// A page of a list, with the Link to the next one (RFC 8288).
+fn list(bytes: Vec<u8>, path: &str, next: Option<Vec<(&str, String)>>) -> Response {
+    let mut response = json_bytes(StatusCode::OK, bytes);
+    let Some(parameters) = next else { return response };
+    let query: Vec<String> = parameters
+        .into_iter()
+        .map(|(name, value)| format!("{name}={}", utf8_percent_encode(&value, QUERY_SAFE)))
+        .collect();
+    if let Ok(link) = HeaderValue::try_from(format!("<{path}?{}>; rel=\"next\"", query.join("&"))) {
+        response.headers_mut().insert(header::LINK, link);
+    }
+    response
+}

@@ -1,0 +1,16 @@
+//! Posthaste: a messaging API that people run themselves.
+//!
+//! Imports go one way: `main → cli → http, live → domain → store → ids, time, text, metrics, error`. The same noun has the
+//! same file name on every floor. `ARCHITECTURE.md` has the map and the invariants.
+
+pub mod app;
+pub mod cli;
+pub mod config;
+pub mod domain;
+pub mod error;
+pub mod http;
+pub mod ids;
+pub mod metrics;
+pub mod store;
+pub mod text;
+pub mod time;

@@ -1,0 +1,178 @@
+//! What the server counts about itself, in Prometheus's terms.
+//!
+//! Invariant: labels hold route templates, methods and statuses, never anything a caller wrote.
+
+use std::fmt;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+/// Of one finished request.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct RequestLabels {
+    /// The method, or `OTHER`.
+    pub method: &'static str,
+    /// The route's template, or `unmatched`.
+    pub route: String,
+    /// The status answered.
+    pub status: u16,
+}
+
+/// Of one route.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct RouteLabels {
+    /// The route's template, or `unmatched`.
+    pub route: String,
+}
+
+/// Of one kind of work in the store.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct WorkLabels {
+    /// `read`, `write` or `send`.
+    pub work: &'static str,
+}
+
+/// Every metric of the process.
+pub struct Metrics {
+    registry: Registry,
+    /// Requests answered.
+    pub requests: Family<RequestLabels, Counter>,
+    /// Seconds from the head of a request to the head of its answer.
+    pub request_duration_seconds: Family<RouteLabels, Histogram>,
+    /// Connections open.
+    pub connections: Gauge,
+    /// Connections refused because the limit was reached.
+    pub connections_refused: Counter,
+    /// Units of work that one commit made durable.
+    pub commit_batch_size: Histogram,
+    /// Sends that one unit of work carried.
+    pub send_batch_size: Histogram,
+    /// Seconds that a COMMIT took, its fsync included.
+    pub commit_duration_seconds: Histogram,
+    /// Work waiting for the database.
+    pub queue_length: Family<WorkLabels, Gauge>,
+    /// Database connections that are doing work: SQLite's threads, or the pool's connections.
+    pub pool_in_use: Gauge,
+    /// Database connections there may be.
+    pub pool_size: Gauge,
+    /// Bytes in SQLite's write-ahead log when it was last looked at.
+    pub wal_size_bytes: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// All metrics at nought.
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("posthaste");
+        let metrics = Self {
+            requests: Family::default(),
+            request_duration_seconds: Family::new_with_constructor(request_histogram),
+            connections: Gauge::default(),
+            connections_refused: Counter::default(),
+            commit_batch_size: batch_histogram(),
+            send_batch_size: batch_histogram(),
+            commit_duration_seconds: commit_histogram(),
+            queue_length: Family::default(),
+            pool_in_use: Gauge::default(),
+            pool_size: Gauge::default(),
+            wal_size_bytes: Gauge::default(),
+            registry: Registry::default(),
+        };
+        registry.register("http_requests", "Requests answered", metrics.requests.clone());
+        registry.register_with_unit(
+            "http_request_duration",
+            "From the head of a request to the head of its answer",
+            Unit::Seconds,
+            metrics.request_duration_seconds.clone(),
+        );
+        registry.register(
+            "http_connections",
+            "Connections open",
+            metrics.connections.clone(),
+        );
+        registry.register(
+            "http_connections_refused",
+            "Connections refused at the limit",
+            metrics.connections_refused.clone(),
+        );
+        registry.register(
+            "store_commit_batch_size",
+            "Units of work that one commit made durable",
+            metrics.commit_batch_size.clone(),
+        );
+        registry.register(
+            "store_send_batch_size",
+            "Sends that one unit of work carried",
+            metrics.send_batch_size.clone(),
+        );
+        registry.register_with_unit(
+            "store_commit_duration",
+            "What a COMMIT took, its fsync included",
+            Unit::Seconds,
+            metrics.commit_duration_seconds.clone(),
+        );
+        registry.register(
+            "store_queue_length",
+            "Work waiting for the database",
+            metrics.queue_length.clone(),
+        );
+        registry.register(
+            "store_pool_in_use",
+            "Database connections at work",
+            metrics.pool_in_use.clone(),
+        );
+        registry.register(
+            "store_pool_size",
+            "Database connections there may be",
+            metrics.pool_size.clone(),
+        );
+        registry.register_with_unit(
+            "store_wal_size",
+            "SQLite's write-ahead log",
+            Unit::Bytes,
+            metrics.wal_size_bytes.clone(),
+        );
+        Self { registry, ..metrics }
+    }
+
+    /// The text that a Prometheus server scrapes.
+    ///
+    /// # Errors
+    /// Only when the formatter fails.
+    pub fn render(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+
+    /// The gauge of one queue.
+    pub fn queue(&self, work: &'static str) -> Gauge {
+        self.queue_length.get_or_create_owned(&WorkLabels { work })
+    }
+}
+
+fn request_histogram() -> Histogram {
+    Histogram::new([
+        0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+    ])
+}
+
+fn commit_histogram() -> Histogram {
+    Histogram::new([
+        0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0,
+    ])
+}
+
+fn batch_histogram() -> Histogram {
+    Histogram::new([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0])
+}

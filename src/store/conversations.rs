@@ -1,0 +1,249 @@
+//! Rows of `messaging.conversations`, `direct_conversations` and `members`.
+//!
+//! Invariants: who writes into conversations locks their rows first, in id order ([`lock`]); the pair of a direct
+//! conversation is unique, whoever writes first.
+
+use super::{Conn, Row, Value};
+use crate::error::Result;
+use crate::ids::{ConversationId, MessageId, UserId};
+use crate::time::Timestamp;
+
+/// Where a conversation stands: its newest message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Which conversation.
+    pub id: ConversationId,
+    /// How many messages it has, which is the newest one's seq.
+    pub last_seq: i64,
+    /// When the newest was sent; when the conversation was made while there is none.
+    pub last_sent_at: Timestamp,
+    /// The newest one's id; 0 while there is none.
+    pub last_message_id: MessageId,
+}
+
+/// Two people, the smaller id first; the same twice for notes to oneself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Pair {
+    /// The smaller id.
+    pub lower: UserId,
+    /// The larger id.
+    pub higher: UserId,
+}
+
+impl Pair {
+    /// In either order.
+    pub fn new(one: UserId, other: UserId) -> Self {
+        Self {
+            lower: one.min(other),
+            higher: one.max(other),
+        }
+    }
+
+    /// The other one of the two.
+    pub fn other(self, one: UserId) -> UserId {
+        if one == self.lower {
+            self.higher
+        } else {
+            self.lower
+        }
+    }
+}
+
+fn head(row: &Row<'_>) -> Result<Head> {
+    Ok(Head {
+        id: ConversationId(row.i64(0)?),
+        last_seq: row.i64(1)?,
+        last_sent_at: row.time(2)?,
+        last_message_id: MessageId(row.i64(3)?),
+    })
+}
+
+/// The conversations of a user that have a message sent at `since` or later.
+pub async fn heads_of_user(conn: &mut Conn, user: UserId, since: Timestamp) -> Result<Vec<Head>> {
+    conn.rows(
+        "SELECT c.id, c.last_seq, c.last_sent_at, c.last_message_id
+           FROM messaging.members m JOIN messaging.conversations c ON c.id = m.conversation_id
+          WHERE m.user_id = $1 AND c.last_seq > 0 AND c.last_sent_at >= $2",
+        &[Value::I64(user.0), Value::Time(since)],
+        head,
+    )
+    .await
+}
+
+/// One conversation that has a message sent at `since` or later.
+pub async fn head_since(conn: &mut Conn, id: ConversationId, since: Timestamp) -> Result<Vec<Head>> {
+    conn.rows(
+        "SELECT id, last_seq, last_sent_at, last_message_id FROM messaging.conversations
+          WHERE id = $1 AND last_seq > 0 AND last_sent_at >= $2",
+        &[Value::I64(id.0), Value::Time(since)],
+        head,
+    )
+    .await
+}
+
+/// Locks conversations for writing until the transaction ends; in id order, so that nothing deadlocks.
+pub async fn lock(conn: &mut Conn, ids: &[i64]) -> Result<Vec<Head>> {
+    conn.rows(
+        "SELECT id, last_seq, last_sent_at, last_message_id FROM messaging.conversations
+          WHERE id = ANY($1) ORDER BY id FOR UPDATE",
+        &[Value::I64s(ids)],
+        head,
+    )
+    .await
+}
+
+/// Moves locked conversations to their new heads.
+pub async fn advance(conn: &mut Conn, heads: &[Head]) -> Result<()> {
+    if let Conn::Sqlite(_) = conn {
+        for head in heads {
+            conn.execute(
+                "UPDATE messaging.conversations SET last_seq = $2, last_sent_at = $3, last_message_id = $4
+                  WHERE id = $1",
+                &[
+                    Value::I64(head.id.0),
+                    Value::I64(head.last_seq),
+                    Value::Time(head.last_sent_at),
+                    Value::I64(head.last_message_id.0),
+                ],
+            )
+            .await?;
+        }
+        return Ok(());
+    }
+    let ids: Vec<i64> = heads.iter().map(|head| head.id.0).collect();
+    let seqs: Vec<i64> = heads.iter().map(|head| head.last_seq).collect();
+    let times: Vec<Timestamp> = heads.iter().map(|head| head.last_sent_at).collect();
+    let messages: Vec<i64> = heads.iter().map(|head| head.last_message_id.0).collect();
+    conn.execute(
+        "UPDATE messaging.conversations c
+            SET last_seq = n.last_seq, last_sent_at = n.last_sent_at, last_message_id = n.last_message_id
+           FROM unnest($1::bigint[], $2::bigint[], $3::timestamptz[], $4::bigint[])
+                AS n (id, last_seq, last_sent_at, last_message_id)
+          WHERE c.id = n.id",
+        &[
+            Value::I64s(&ids),
+            Value::I64s(&seqs),
+            Value::Times(&times),
+            Value::I64s(&messages),
+        ],
+    )
+    .await?;
+    Ok(())
+}
+
+/// The direct conversations of those pairs that have one.
+pub async fn direct(conn: &mut Conn, pairs: &[Pair]) -> Result<Vec<(Pair, ConversationId)>> {
+    let read = |row: &Row<'_>| {
+        let pair = Pair {
+            lower: UserId(row.i64(0)?),
+            higher: UserId(row.i64(1)?),
+        };
+        Ok((pair, ConversationId(row.i64(2)?)))
+    };
+    if let Conn::Sqlite(_) = conn {
+        let mut found = Vec::with_capacity(pairs.len());
+        for pair in pairs {
+            found.extend(
+                conn.first(
+                    "SELECT lower_user_id, higher_user_id, conversation_id FROM messaging.direct_conversations
+                      WHERE lower_user_id = $1 AND higher_user_id = $2",
+                    &[Value::I64(pair.lower.0), Value::I64(pair.higher.0)],
+                    read,
+                )
+                .await?,
+            );
+        }
+        return Ok(found);
+    }
+    let lower: Vec<i64> = pairs.iter().map(|pair| pair.lower.0).collect();
+    let higher: Vec<i64> = pairs.iter().map(|pair| pair.higher.0).collect();
+    conn.rows(
+        "SELECT d.lower_user_id, d.higher_user_id, d.conversation_id
+           FROM unnest($1::bigint[], $2::bigint[]) AS p (lower_user_id, higher_user_id)
+           JOIN messaging.direct_conversations d
+             ON d.lower_user_id = p.lower_user_id AND d.higher_user_id = p.higher_user_id",
+        &[Value::I64s(&lower), Value::I64s(&higher)],
+        read,
+    )
+    .await
+}
+
+/// Makes the direct conversation of a pair, or finds the one that another transaction made at the same moment. Whether it
+/// is new comes with it.
+pub async fn create_direct(
+    conn: &mut Conn,
+    pair: Pair,
+    creator: UserId,
+    at: Timestamp,
+) -> Result<(ConversationId, bool)> {
+    let id = conn
+        .one(
+            "INSERT INTO messaging.conversations
+                    (kind, created_at, created_by, last_seq, last_sent_at, last_message_id)
+             VALUES ('direct', $1, $2, 0, $1, 0) RETURNING id",
+            &[Value::Time(at), Value::I64(creator.0)],
+            |row| row.i64(0).map(ConversationId),
+        )
+        .await?;
+    let won = conn
+        .execute(
+            "INSERT INTO messaging.direct_conversations (lower_user_id, higher_user_id, conversation_id)
+             VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+            &[
+                Value::I64(pair.lower.0),
+                Value::I64(pair.higher.0),
+                Value::I64(id.0),
+            ],
+        )
+        .await?;
+    if won == 0 {
+        conn.execute(
+            "DELETE FROM messaging.conversations WHERE id = $1",
+            &[Value::I64(id.0)],
+        )
+        .await?;
+        let winner = conn
+            .one(
+                "SELECT conversation_id FROM messaging.direct_conversations
+                  WHERE lower_user_id = $1 AND higher_user_id = $2",
+                &[Value::I64(pair.lower.0), Value::I64(pair.higher.0)],
+                |row| row.i64(0).map(ConversationId),
+            )
+            .await?;
+        return Ok((winner, false));
+    }
+    for user in [pair.lower, pair.higher] {
+        conn.execute(
+            "INSERT INTO messaging.members (conversation_id, user_id, joined_at) VALUES ($1, $2, $3)
+             ON CONFLICT DO NOTHING",
+            &[Value::I64(id.0), Value::I64(user.0), Value::Time(at)],
+        )
+        .await?;
+    }
+    Ok((id, true))
+}
+
+/// The members of direct conversations: one or two rows each.
+pub async fn direct_members(conn: &mut Conn, ids: &[i64]) -> Result<Vec<(ConversationId, UserId)>> {
+    conn.rows(
+        "SELECT m.conversation_id, m.user_id
+           FROM messaging.members m JOIN messaging.conversations c ON c.id = m.conversation_id
+          WHERE m.conversation_id = ANY($1) AND c.kind = 'direct'
+          ORDER BY m.conversation_id, m.user_id",
+        &[Value::I64s(ids)],
+        |row| Ok((ConversationId(row.i64(0)?), UserId(row.i64(1)?))),
+    )
+    .await
+}
+
+/// Whether someone is a member.
+pub async fn is_member(conn: &mut Conn, id: ConversationId, user: UserId) -> Result<bool> {
+    let found = conn
+        .first(
+            "SELECT user_id FROM messaging.members WHERE conversation_id = $1 AND user_id = $2",
+            &[Value::I64(id.0), Value::I64(user.0)],
+            |row| row.i64(0),
+        )
+        .await?;
+    Ok(found.is_some())
+}

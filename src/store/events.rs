@@ -1,0 +1,103 @@
+//! Rows of `messaging.events`, and the one row of `messaging.event_log` that numbers them.
+//!
+//! Invariant: [`append`] is the last statement of its transaction. Its counter row stays locked until the commit, so
+//! positions become visible in their order and a reader that saw one never meets a smaller one later.
+
+use super::{Conn, Value};
+use crate::error::Result;
+use crate::ids::{ConversationId, UserId};
+use crate::time::Timestamp;
+
+/// What happened, as a word of the contract.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A message entered its conversation.
+    MessageCreated,
+}
+
+impl Kind {
+    /// As it stands in the log and in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::MessageCreated => "message.created",
+        }
+    }
+}
+
+/// An event to be logged: references only.
+#[derive(Clone, Copy, Debug)]
+pub struct NewEvent {
+    /// What.
+    pub kind: Kind,
+    /// Where.
+    pub conversation_id: ConversationId,
+    /// Which message.
+    pub seq: i64,
+    /// Who did it.
+    pub actor_id: UserId,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// Logs events in the given order.
+pub async fn append(conn: &mut Conn, events: &[NewEvent]) -> Result<()> {
+    let count = events.len() as i64;
+    if let Conn::Sqlite(_) = conn {
+        let last = conn
+            .one(
+                "UPDATE messaging.event_log SET last_position = last_position + $1 RETURNING last_position",
+                &[Value::I64(count)],
+                |row| row.i64(0),
+            )
+            .await?;
+        for (event, position) in events.iter().zip(last - count + 1..) {
+            conn.execute(
+                "INSERT INTO messaging.events (position, type, conversation_id, seq, actor_id, at)
+                 VALUES ($1, $2, $3, $4, $5, $6)",
+                &[
+                    Value::I64(position),
+                    Value::Text(event.kind.as_str()),
+                    Value::I64(event.conversation_id.0),
+                    Value::I64(event.seq),
+                    Value::I64(event.actor_id.0),
+                    Value::Time(event.at),
+                ],
+            )
+            .await?;
+        }
+        return Ok(());
+    }
+    let kinds: Vec<&str> = events.iter().map(|event| event.kind.as_str()).collect();
+    let conversations: Vec<i64> = events.iter().map(|event| event.conversation_id.0).collect();
+    let seqs: Vec<i64> = events.iter().map(|event| event.seq).collect();
+    let actors: Vec<i64> = events.iter().map(|event| event.actor_id.0).collect();
+    let times: Vec<Timestamp> = events.iter().map(|event| event.at).collect();
+    conn.execute(
+        "WITH log AS (
+             UPDATE messaging.event_log SET last_position = last_position + $1 RETURNING last_position)
+         INSERT INTO messaging.events (position, type, conversation_id, seq, actor_id, at)
+         SELECT log.last_position - $1 + e.place, e.type, e.conversation_id, e.seq, e.actor_id, e.at
+           FROM log, unnest($2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::timestamptz[])
+                WITH ORDINALITY AS e (type, conversation_id, seq, actor_id, at, place)",
+        &[
+            Value::I64(count),
+            Value::Texts(&kinds),
+            Value::I64s(&conversations),
+            Value::I64s(&seqs),
+            Value::I64s(&actors),
+            Value::Times(&times),
+        ],
+    )
+    .await?;
+    Ok(())
+}
+
+/// The position of the newest event; 0 while there is none.
+pub async fn last_position(conn: &mut Conn) -> Result<i64> {
+    conn.one(
+        "SELECT last_position FROM messaging.event_log WHERE id = 1",
+        &[],
+        |row| row.i64(0),
+    )
+    .await
+}

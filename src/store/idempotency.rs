@@ -1,0 +1,130 @@
+//! Rows of `messaging.idempotency_keys`.
+//!
+//! Invariant: rows are clustered by day, so that random keys touch only today's pages; a look-up asks for each day kept.
+
+use super::{Conn, Row, Value};
+use crate::error::Result;
+
+/// What identifies a key in its scope: the first 16 bytes of a SHA-256.
+pub type Digest = [u8; 16];
+
+/// An answer that was given, to be given again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredAnswer {
+    /// HTTP status.
+    pub status: u16,
+    /// The `Location` header.
+    pub location: Option<String>,
+    /// The bytes of the body.
+    pub body: Vec<u8>,
+}
+
+/// A key with the request it came with and its answer.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Scope and key.
+    pub digest: Digest,
+    /// Method, path and body.
+    pub request_hash: [u8; 32],
+    /// What was answered.
+    pub answer: StoredAnswer,
+}
+
+fn record(row: &Row<'_>) -> Result<Record> {
+    let mut digest = Digest::default();
+    let mut request_hash = [0; 32];
+    copy(&mut digest, row.bytes(0)?);
+    copy(&mut request_hash, row.bytes(1)?);
+    Ok(Record {
+        digest,
+        request_hash,
+        answer: StoredAnswer {
+            status: u16::try_from(row.i64(2)?).unwrap_or_default(),
+            location: row.option_text(3)?.map(str::to_owned),
+            body: row.bytes(4)?.to_owned(),
+        },
+    })
+}
+
+fn copy(target: &mut [u8], source: &[u8]) {
+    if target.len() == source.len() {
+        target.copy_from_slice(source);
+    }
+}
+
+/// Those of the keys that were used on one of `days`.
+pub async fn find(conn: &mut Conn, days: &[i64], digests: &[&[u8]]) -> Result<Vec<Record>> {
+    conn.rows(
+        "SELECT digest, request_hash, status, location, body FROM messaging.idempotency_keys
+          WHERE day = ANY($1) AND digest = ANY($2)",
+        &[Value::I64s(days), Value::ByteSlices(digests)],
+        record,
+    )
+    .await
+}
+
+/// Keeps answers. `records` are sorted by digest, so that two transactions with the same keys never wait for each other.
+///
+/// # Errors
+/// [`crate::error::Error::Duplicate`] with `idempotency_keys_pkey` when another transaction had one of them first.
+pub async fn insert(conn: &mut Conn, day: i64, records: &[Record]) -> Result<()> {
+    if let Conn::Sqlite(_) = conn {
+        for record in records {
+            conn.execute(
+                "INSERT INTO messaging.idempotency_keys (day, digest, request_hash, status, location, body)
+                 VALUES ($1, $2, $3, $4, $5, $6)",
+                &[
+                    Value::I64(day),
+                    Value::Bytes(&record.digest),
+                    Value::Bytes(&record.request_hash),
+                    Value::I64(i64::from(record.answer.status)),
+                    Value::OptionText(record.answer.location.as_deref()),
+                    Value::Bytes(&record.answer.body),
+                ],
+            )
+            .await?;
+        }
+        return Ok(());
+    }
+    let digests: Vec<&[u8]> = records.iter().map(|record| record.digest.as_slice()).collect();
+    let hashes: Vec<&[u8]> = records
+        .iter()
+        .map(|record| record.request_hash.as_slice())
+        .collect();
+    let statuses: Vec<i64> = records
+        .iter()
+        .map(|record| i64::from(record.answer.status))
+        .collect();
+    let locations: Vec<Option<&str>> = records
+        .iter()
+        .map(|record| record.answer.location.as_deref())
+        .collect();
+    let bodies: Vec<&[u8]> = records
+        .iter()
+        .map(|record| record.answer.body.as_slice())
+        .collect();
+    conn.execute(
+        "INSERT INTO messaging.idempotency_keys (day, digest, request_hash, status, location, body)
+         SELECT $1, * FROM unnest($2::bytea[], $3::bytea[], $4::bigint[], $5::text[], $6::bytea[])",
+        &[
+            Value::I64(day),
+            Value::ByteSlices(&digests),
+            Value::ByteSlices(&hashes),
+            Value::I64s(&statuses),
+            Value::OptionTexts(&locations),
+            Value::ByteSlices(&bodies),
+        ],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Forgets up to `limit` keys of days before `day`; how many it were.
+pub async fn delete_before(conn: &mut Conn, day: i64, limit: i64) -> Result<u64> {
+    conn.execute(
+        "DELETE FROM messaging.idempotency_keys WHERE (day, digest) IN (
+             SELECT day, digest FROM messaging.idempotency_keys WHERE day < $1 ORDER BY day, digest LIMIT $2)",
+        &[Value::I64(day), Value::I64(limit)],
+    )
+    .await
+}

@@ -1,0 +1,238 @@
+//! Rows of `messaging.messages`.
+//!
+//! Invariant: within one conversation `seq` is dense, and `(timestamp_sent, id)` rises with it. So a place in time is found
+//! by halving over `seq`, and no index but the key is needed.
+
+use super::{Conn, Row, Value};
+use crate::error::Result;
+use crate::ids::{ConversationId, MessageId, UserId};
+use crate::time::Timestamp;
+
+/// A message as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Where it was said.
+    pub conversation_id: ConversationId,
+    /// Its place there: 1, 2, 3 …
+    pub seq: i64,
+    /// In the whole database.
+    pub id: MessageId,
+    /// When it entered the conversation.
+    pub timestamp_sent: Timestamp,
+    /// What sort it is.
+    pub kind: Kind,
+    /// Who said it.
+    pub sender_id: UserId,
+    /// To whom, in a direct conversation.
+    pub recipient_id: Option<UserId>,
+    /// When the server accepted it.
+    pub created_at: Timestamp,
+    /// When it reached the recipient.
+    pub timestamp_delivered: Option<Timestamp>,
+    /// When the recipient read it.
+    pub timestamp_read: Option<Timestamp>,
+    /// The seq that it answers.
+    pub reply_to: Option<i64>,
+    /// The text, byte for byte.
+    pub body: String,
+}
+
+/// What sort of message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Written by a person.
+    Text,
+    /// Written by the server about the conversation.
+    System,
+}
+
+impl Kind {
+    /// As it stands in the database and in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::System => "system",
+        }
+    }
+}
+
+/// A stretch of one conversation, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// Which conversation.
+    pub conversation_id: ConversationId,
+    /// The first seq.
+    pub first_seq: i64,
+    /// The last seq.
+    pub last_seq: i64,
+}
+
+fn message(row: &Row<'_>) -> Result<Message> {
+    Ok(Message {
+        conversation_id: ConversationId(row.i64(0)?),
+        seq: row.i64(1)?,
+        id: MessageId(row.i64(2)?),
+        timestamp_sent: row.time(3)?,
+        kind: if row.text(4)? == "system" {
+            Kind::System
+        } else {
+            Kind::Text
+        },
+        sender_id: UserId(row.i64(5)?),
+        recipient_id: row.option_i64(6)?.map(UserId),
+        created_at: row.time(7)?,
+        timestamp_delivered: row.option_time(8)?,
+        timestamp_read: row.option_time(9)?,
+        reply_to: row.option_i64(10)?,
+        body: row.text(11)?.to_owned(),
+    })
+}
+
+/// Every message of every range, in no particular order.
+pub async fn in_ranges(conn: &mut Conn, ranges: &[Range]) -> Result<Vec<Message>> {
+    if let Conn::Sqlite(_) = conn {
+        let mut messages = Vec::with_capacity(
+            ranges
+                .iter()
+                .map(|range| (range.last_seq - range.first_seq + 1) as usize)
+                .sum(),
+        );
+        for range in ranges {
+            let found = conn
+                .rows(
+                    "SELECT conversation_id, seq, id, timestamp_sent, kind, sender_id, recipient_id, created_at,
+                            timestamp_delivered, timestamp_read, reply_to, body
+                       FROM messaging.messages WHERE conversation_id = $1 AND seq BETWEEN $2 AND $3",
+                    &[Value::I64(range.conversation_id.0), Value::I64(range.first_seq), Value::I64(range.last_seq)],
+                    message,
+                )
+                .await?;
+            messages.extend(found);
+        }
+        return Ok(messages);
+    }
+    let conversations: Vec<i64> = ranges.iter().map(|range| range.conversation_id.0).collect();
+    let first: Vec<i64> = ranges.iter().map(|range| range.first_seq).collect();
+    let last: Vec<i64> = ranges.iter().map(|range| range.last_seq).collect();
+    conn.rows(
+        "SELECT m.conversation_id, m.seq, m.id, m.timestamp_sent, m.kind, m.sender_id, m.recipient_id, m.created_at,
+                m.timestamp_delivered, m.timestamp_read, m.reply_to, m.body
+           FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS r (conversation_id, first_seq, last_seq)
+           JOIN messaging.messages m
+             ON m.conversation_id = r.conversation_id AND m.seq BETWEEN r.first_seq AND r.last_seq",
+        &[Value::I64s(&conversations), Value::I64s(&first), Value::I64s(&last)],
+        message,
+    )
+    .await
+}
+
+/// One message.
+pub async fn one(conn: &mut Conn, conversation: ConversationId, seq: i64) -> Result<Option<Message>> {
+    let range = Range {
+        conversation_id: conversation,
+        first_seq: seq,
+        last_seq: seq,
+    };
+    Ok(in_ranges(conn, &[range]).await?.into_iter().next())
+}
+
+/// For each conversation, how many of its messages come before `(sent_at, id)`: the last seq that does, by halving.
+pub async fn count_before(
+    conn: &mut Conn,
+    conversations: &[i64],
+    sent_at: Timestamp,
+    id: MessageId,
+) -> Result<Vec<(ConversationId, i64)>> {
+    conn.rows(
+        "WITH RECURSIVE halving (conversation_id, before, behind) AS (
+             SELECT c.id, CAST(0 AS BIGINT), c.last_seq + 1 FROM messaging.conversations c WHERE c.id = ANY($1)
+             UNION ALL
+             SELECT h.conversation_id,
+                    CASE WHEN (m.timestamp_sent, m.id) < ($2, $3) THEN m.seq ELSE h.before END,
+                    CASE WHEN (m.timestamp_sent, m.id) < ($2, $3) THEN h.behind ELSE m.seq END
+               FROM halving h JOIN messaging.messages m
+                 ON m.conversation_id = h.conversation_id AND m.seq = (h.before + h.behind) / 2
+              WHERE h.behind - h.before > 1)
+         SELECT conversation_id, before FROM halving WHERE behind - before <= 1",
+        &[Value::I64s(conversations), Value::Time(sent_at), Value::I64(id.0)],
+        |row| Ok((ConversationId(row.i64(0)?), row.i64(1)?)),
+    )
+    .await
+}
+
+/// Takes `count` ids from the sequence, rising. To be called with the conversations locked.
+pub async fn next_ids(conn: &mut Conn, count: usize) -> Result<Vec<i64>> {
+    let count = count as i64;
+    if let Conn::Sqlite(_) = conn {
+        let last = conn
+            .one(
+                "UPDATE messaging.messaging_sequence SET last_value = last_value + $1 RETURNING last_value",
+                &[Value::I64(count)],
+                |row| row.i64(0),
+            )
+            .await?;
+        return Ok((last - count + 1..=last).collect());
+    }
+    conn.rows(
+        "SELECT nextval('messaging.messaging_sequence') FROM generate_series(1, $1::bigint)",
+        &[Value::I64(count)],
+        |row| row.i64(0),
+    )
+    .await
+}
+
+/// Appends messages whose `seq` and `id` were given under the lock of their conversations.
+pub async fn append(conn: &mut Conn, messages: &[&Message]) -> Result<()> {
+    if let Conn::Sqlite(_) = conn {
+        for message in messages {
+            append_one(conn, message).await?;
+        }
+        return Ok(());
+    }
+    fn column<T>(messages: &[&Message], read: impl Fn(&Message) -> T) -> Vec<T> {
+        messages.iter().map(|message| read(message)).collect()
+    }
+    let bodies: Vec<&str> = messages.iter().map(|message| message.body.as_str()).collect();
+    conn.execute(
+        "INSERT INTO messaging.messages (conversation_id, seq, id, timestamp_sent, kind, sender_id, recipient_id,
+                                         created_at, reply_to, body)
+         SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::timestamptz[], $5::text[], $6::bigint[],
+                              $7::bigint[], $8::timestamptz[], $9::bigint[], $10::text[])",
+        &[
+            Value::I64s(&column(messages, |message| message.conversation_id.0)),
+            Value::I64s(&column(messages, |message| message.seq)),
+            Value::I64s(&column(messages, |message| message.id.0)),
+            Value::Times(&column(messages, |message| message.timestamp_sent)),
+            Value::Texts(&column(messages, |message| message.kind.as_str())),
+            Value::I64s(&column(messages, |message| message.sender_id.0)),
+            Value::OptionI64s(&column(messages, |message| message.recipient_id.map(|id| id.0))),
+            Value::Times(&column(messages, |message| message.created_at)),
+            Value::OptionI64s(&column(messages, |message| message.reply_to)),
+            Value::Texts(&bodies),
+        ],
+    )
+    .await?;
+    Ok(())
+}
+
+async fn append_one(conn: &mut Conn, message: &Message) -> Result<()> {
+    conn.execute(
+        "INSERT INTO messaging.messages (conversation_id, seq, id, timestamp_sent, kind, sender_id, recipient_id,
+                                         created_at, reply_to, body)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+        &[
+            Value::I64(message.conversation_id.0),
+            Value::I64(message.seq),
+            Value::I64(message.id.0),
+            Value::Time(message.timestamp_sent),
+            Value::Text(message.kind.as_str()),
+            Value::I64(message.sender_id.0),
+            Value::OptionI64(message.recipient_id.map(|id| id.0)),
+            Value::Time(message.created_at),
+            Value::OptionI64(message.reply_to),
+            Value::Text(&message.body),
+        ],
+    )
+    .await?;
+    Ok(())
+}

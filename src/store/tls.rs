@@ -1,0 +1,186 @@
+//! How a connection to PostgreSQL is encrypted: libpq's `sslmode` and `sslrootcert`, done by rustls.
+//!
+//! Invariant: `verify-full` never falls back to less; `require` never to plain text.
+
+use std::str::FromStr;
+use std::sync::Arc;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use tokio_postgres::config::SslMode;
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::error::{Error, Result};
+
+/// libpq's modes, in its words.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Disable,
+    Prefer,
+    Require,
+    VerifyCa,
+    VerifyFull,
+}
+
+/// The settings of a URL, and what makes its connections.
+///
+/// # Errors
+/// [`Error::Internal`] with a sentence for the operator; the URL itself, which holds a password, is not in it.
+pub fn configure(url: &str) -> Result<(tokio_postgres::Config, MakeRustlsConnect)> {
+    let mut parsed =
+        url::Url::parse(url).map_err(|_| Error::internal("the PostgreSQL URL cannot be read"))?;
+    let mut mode = Mode::Prefer;
+    let mut root_file = None;
+    let mut rest = Vec::new();
+    for (name, value) in parsed.query_pairs() {
+        match &*name {
+            "sslmode" => mode = parse_mode(&value)?,
+            "sslrootcert" => root_file = Some(value.into_owned()),
+            _ => rest.push((name.into_owned(), value.into_owned())),
+        }
+    }
+    if rest.is_empty() {
+        parsed.set_query(None);
+    } else {
+        // A socket's folder among the parameters must reach the driver as it was written.
+        parsed.query_pairs_mut().clear().extend_pairs(rest);
+    }
+    let mut config = tokio_postgres::Config::from_str(parsed.as_str())
+        .map_err(|_| Error::internal("the PostgreSQL URL has a parameter that cannot be used"))?;
+    config.ssl_mode(match mode {
+        Mode::Disable => SslMode::Disable,
+        Mode::Prefer => SslMode::Prefer,
+        Mode::Require | Mode::VerifyCa | Mode::VerifyFull => SslMode::Require,
+    });
+    if mode == Mode::Require && root_file.is_some() {
+        // As libpq does: who names a root wants it checked.
+        mode = Mode::VerifyCa;
+    }
+    let client = client_config(mode, root_file.as_deref())?;
+    Ok((config, MakeRustlsConnect::new(client)))
+}
+
+fn parse_mode(text: &str) -> Result<Mode> {
+    Ok(match text {
+        "disable" => Mode::Disable,
+        "allow" | "prefer" => Mode::Prefer,
+        "require" => Mode::Require,
+        "verify-ca" => Mode::VerifyCa,
+        "verify-full" => Mode::VerifyFull,
+        _ => {
+            return Err(Error::internal(
+                "sslmode must be one of disable, allow, prefer, require, verify-ca, verify-full",
+            ));
+        }
+    })
+}
+
+fn client_config(mode: Mode, root_file: Option<&str>) -> Result<ClientConfig> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(Error::internal)?;
+    Ok(match mode {
+        Mode::Disable | Mode::Prefer | Mode::Require => builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Verifier {
+                provider,
+                chain: None,
+            }))
+            .with_no_client_auth(),
+        Mode::VerifyCa => {
+            let chain = WebPkiServerVerifier::builder_with_provider(
+                Arc::new(roots(root_file)?),
+                Arc::clone(&provider),
+            )
+            .build()
+            .map_err(Error::internal)?;
+            builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(Verifier {
+                    provider,
+                    chain: Some(chain),
+                }))
+                .with_no_client_auth()
+        }
+        Mode::VerifyFull => builder
+            .with_root_certificates(roots(root_file)?)
+            .with_no_client_auth(),
+    })
+}
+
+fn roots(file: Option<&str>) -> Result<RootCertStore> {
+    let mut store = RootCertStore::empty();
+    let certificates: Vec<CertificateDer<'static>> = match file {
+        Some(file) if file != "system" => CertificateDer::pem_file_iter(file)
+            .and_then(Iterator::collect)
+            .map_err(|error| Error::internal(format!("sslrootcert cannot be read: {error}")))?,
+        _ => rustls_native_certs::load_native_certs().certs,
+    };
+    store.add_parsable_certificates(certificates);
+    if store.is_empty() {
+        return Err(Error::internal(
+            "no root certificate to check the server against: name one with sslrootcert",
+        ));
+    }
+    Ok(store)
+}
+
+/// What lies between no check at all (`require`) and the full one: with a chain (`verify-ca`) the name alone is not looked
+/// at. The handshake's signatures are always checked.
+#[derive(Debug)]
+struct Verifier {
+    provider: Arc<CryptoProvider>,
+    chain: Option<Arc<WebPkiServerVerifier>>,
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let Some(chain) = &self.chain else {
+            return Ok(ServerCertVerified::assertion());
+        };
+        match chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+            Err(rustls::Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) => Ok(ServerCertVerified::assertion()),
+            verdict => verdict,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}

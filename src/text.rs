@@ -1,0 +1,42 @@
+//! Folding of text, for what is compared and searched.
+//!
+//! Invariant: folding happens here and never in SQL, so that both databases agree. What is stored and shown is never folded.
+
+use unicode_normalization::UnicodeNormalization;
+use unicode_normalization::char::is_combining_mark;
+
+/// Folds ASCII case, for user names and e-mail addresses.
+pub fn fold_ascii(text: &str) -> String {
+    text.to_ascii_lowercase()
+}
+
+/// Folds case, accents and compatibility forms, for people's names.
+pub fn fold(text: &str) -> String {
+    let lower: String = text
+        .nfkd()
+        .filter(|character| !is_combining_mark(*character))
+        .flat_map(char::to_lowercase)
+        .collect();
+    // Lower-casing can itself give a combining mark (İ): once more, so that folding a folded text changes nothing.
+    lower
+        .nfkd()
+        .filter(|character| !is_combining_mark(*character))
+        .collect()
+}
+
+/// The first text past everything that begins with `prefix`, in byte order: no character comes after U+10FFFF.
+pub fn past_prefix(prefix: &str) -> String {
+    format!("{prefix}\u{10FFFF}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn case_and_accents_fold() {
+        assert_eq!(fold("Ångström É ﬁ İ"), "angstrom e fi i");
+        assert_eq!(fold(&fold("İstanbul ẞ")), fold("İstanbul ẞ"));
+        assert_eq!(fold_ascii("Bugs.Bunny-É"), "bugs.bunny-É");
+    }
+}
