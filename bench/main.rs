@@ -1,105 +1,96 @@
-//! trial
+//! The load generator: figures of the server, each beside its limit measured in the same run.
+//!
+//! `cargo bench --bench load` runs it. `POSTHASTE_BENCH_ONLY=sqlite|postgres` runs one half,
+//! `POSTHASTE_BENCH_SECONDS` (8) is the time of one measurement, `POSTHASTE_BENCH_MESSAGES` (1000000)
+//! the size of the history, `POSTHASTE_BENCH_FOLDER` the place of the databases (`/var/tmp`), and
+//! `POSTHASTE_BIN` another server. A missed target is reported, not an error: an answer with a wrong
+//! status is one.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a load generator lives by the real clock"
+)]
+
 mod client;
 mod data;
 mod limits;
+mod plan;
 mod postgres;
 mod process;
+mod report;
 mod server;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use plan::{Halves, Settings};
+use process::Outcome;
+
+// The limits run in this executable, and the server allocates with mimalloc.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
-fn main() {
-    let a: Vec<String> = std::env::args().skip(1).collect();
-    if a.first().is_some_and(|x| x == limits::ROLE) {
-        if let Err(e) = limits::run(&a[1..]) {
-            eprintln!("{e}");
-            std::process::exit(1);
+
+/// Below this, some user has fewer than the 50 messages of a page.
+const LEAST_MESSAGES: u64 = 100_000;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let outcome = match arguments.split_first() {
+        Some((first, rest)) if first == limits::ROLE => limits::run(rest),
+        // Whatever else there is comes from cargo (`--bench`).
+        _ => bench(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) if process::interrupted() => ExitCode::from(130),
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
         }
-        return;
-    }
-    if let Err(e) = go(&a) {
-        eprintln!("ERR {e}");
-        std::process::exit(1)
     }
 }
-fn go(a: &[String]) -> process::Outcome<()> {
+
+fn bench() -> Outcome<()> {
     process::watch_for_interrupt()?;
-    let folder = process::ScratchFolder::create()?;
-    match a[0].as_str() {
-        "bytes" => {
-            let page = client::Page {
-                status: 200,
-                content_type: "application/json".into(),
-                body: vec![b'x'; a[1].parse().unwrap()],
-            };
-            let l = limits::Limit::same_bytes(folder.path(), &page)?;
-            let reqs = (1..=1000)
-                .map(|u| {
-                    client::Request::get(
-                        l.address,
-                        &format!("/api/messages/{}?limit=50&order=desc", data::user_name(u)),
-                    )
-                })
-                .collect();
-            let load = client::Load {
-                address: l.address,
-                requests: Arc::new(reqs),
-                expected_status: 200,
-                warm_up: Duration::from_secs(1),
-                duration: Duration::from_secs(5),
-            };
-            for _ in 0..3 {
-                let m = load.run()?;
-                println!("{} {} {}", m.rate, m.p50_us, m.p99_us);
-            }
+    let settings = read_settings()?;
+    let (figures, conditions) = plan::run(&settings)?;
+    report::publish(&figures, &conditions)
+}
+
+fn read_settings() -> Outcome<Settings> {
+    let halves = match std::env::var("POSTHASTE_BENCH_ONLY").as_deref() {
+        Err(_) | Ok("") => Halves {
+            sqlite: true,
+            postgres: true,
+        },
+        Ok("sqlite") => Halves {
+            sqlite: true,
+            postgres: false,
+        },
+        Ok("postgres") => Halves {
+            sqlite: false,
+            postgres: true,
+        },
+        Ok(other) => {
+            return Err(format!(
+                "POSTHASTE_BENCH_ONLY is sqlite or postgres, not {other:?}"
+            ));
         }
-        "group" => {
-            let db = std::path::Path::new(&a[1]);
-            let t = Instant::now();
-            data::fill_sqlite(db, a[2].parse().unwrap())?;
-            println!("fill {:?} {}", t.elapsed(), std::fs::metadata(db).unwrap().len());
-            let l = limits::Limit::group_commit(folder.path(), db)?;
-            let mut r = data::Random::fixed(1);
-            let reqs = data::busy_conversations()
-                .map(|c| {
-                    let (s, t) = data::members(c);
-                    client::Request::post(
-                        l.address,
-                        "/api/messages",
-                        &format!(
-                            "{{\"sender_user_name\":\"{}\",\"recipient_user_name\":\"{}\",\"body\":\"{}\"}}",
-                            data::user_name(s),
-                            data::user_name(t),
-                            data::body(&mut r)
-                        ),
-                        a.len() > 3,
-                    )
-                })
-                .collect();
-            let load = client::Load {
-                address: l.address,
-                requests: Arc::new(reqs),
-                expected_status: 201,
-                warm_up: Duration::from_secs(1),
-                duration: Duration::from_secs(5),
-            };
-            for _ in 0..3 {
-                let m = load.run()?;
-                println!("{} {} {}", m.rate, m.p50_us, m.p99_us);
-            }
-        }
-        "pg" => {
-            let c = postgres::Cluster::start(folder.path())?;
-            println!("{} {}", c.url(), c.version()?);
-            c.execute("CREATE SCHEMA messaging; CREATE SEQUENCE messaging.messaging_sequence")?;
-            c.execute(&std::fs::read_to_string("/work/main/migrations/0001_initial.sql").unwrap())?;
-            let t = Instant::now();
-            c.fill(a[1].parse().unwrap())?;
-            println!("fill {:?}", t.elapsed());
-            std::thread::sleep(Duration::from_secs(a[2].parse().unwrap()));
-        }
-        _ => {}
+    };
+    Ok(Settings {
+        binary: server::find_binary()?,
+        halves,
+        message_count: read_number("POSTHASTE_BENCH_MESSAGES", 1_000_000, LEAST_MESSAGES)?,
+        duration: Duration::from_secs(read_number("POSTHASTE_BENCH_SECONDS", 8, 1)?),
+    })
+}
+
+fn read_number(name: &str, default: u64, at_least: u64) -> Outcome<u64> {
+    match std::env::var(name) {
+        Err(_) => Ok(default),
+        Ok(text) => match text.parse() {
+            Ok(number) if number >= at_least => Ok(number),
+            _ => Err(format!("{name} is a number from {at_least} on, not {text:?}")),
+        },
     }
-    Ok(())
 }

@@ -136,11 +136,6 @@ impl Server {
             .map(|kibibytes| kibibytes * 1024)
             .ok_or_else(|| format!("no RssAnon in {path}"))
     }
-
-    /// Fails if it has died.
-    pub fn check_running(&self) -> Outcome<()> {
-        self.process.check_running()
-    }
 }
 
 /// A port that was free a moment ago.

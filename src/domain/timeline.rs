@@ -267,7 +267,7 @@ async fn merge(
     let mut due: Vec<usize> = (0..stretches.len()).collect();
     while !due.is_empty() {
         // Twice the even share: enough in nine of ten conversations, so that a second round is rare.
-        let share = (2 * window.wanted).div_ceil(due.len()).clamp(4, window.wanted) as i64;
+        let share = (2 * window.wanted).div_ceil(due.len()).min(window.wanted) as i64;
         let ranges: Vec<Range> = due
             .iter()
             .map(|index| stretches[*index].take(share, window.descending))

@@ -1,0 +1,266 @@
+//! The figures: a table for people, a file for comparing runs.
+//!
+//! Invariant: a figure stands beside the limit of the same run. A rate alone says what machine it was;
+//! the ratio says what the server costs.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::client::{CONNECTIONS, Measured};
+use crate::process::{Context, Outcome};
+
+/// What is asked of a figure.
+#[derive(Clone, Copy)]
+pub enum Target {
+    /// At least this share of the limit.
+    Ratio(f64),
+    /// No more than this, in the figure's own unit.
+    AtMost(f64),
+    /// Nothing: it is there to be seen.
+    Nothing,
+}
+
+/// One line.
+pub struct Figure {
+    /// What was measured.
+    pub what: String,
+    /// How much it was.
+    pub value: f64,
+    /// Of what.
+    pub unit: Unit,
+    /// Median and 99th percentile, in microseconds.
+    pub latency_us: Option<(u32, u32)>,
+    /// What it is held against.
+    pub limit: Option<(String, f64)>,
+    /// What is asked.
+    pub target: Target,
+}
+
+/// The unit of a figure.
+#[derive(Clone, Copy)]
+pub enum Unit {
+    /// Answers or transactions per second.
+    PerSecond,
+    /// 2^20 bytes.
+    Mebibytes,
+    /// Milliseconds.
+    Milliseconds,
+}
+
+impl Figure {
+    /// A rate beside its limit.
+    pub fn rate(what: &str, measured: Measured, limit: (&str, f64), target: Target) -> Self {
+        Self {
+            what: what.to_owned(),
+            value: measured.rate,
+            unit: Unit::PerSecond,
+            latency_us: Some((measured.p50_us, measured.p99_us)),
+            limit: Some((limit.0.to_owned(), limit.1)),
+            target,
+        }
+    }
+
+    /// Memory in use.
+    pub fn memory(what: &str, size_bytes: u64, at_most_mib: f64) -> Self {
+        let value = size_bytes as f64 / f64::from(1 << 20);
+        Self::plain(what, value, Unit::Mebibytes, at_most_mib)
+    }
+
+    /// Time taken.
+    pub fn time(what: &str, taken: Duration, at_most_ms: f64) -> Self {
+        Self::plain(what, taken.as_secs_f64() * 1e3, Unit::Milliseconds, at_most_ms)
+    }
+
+    fn plain(what: &str, value: f64, unit: Unit, at_most: f64) -> Self {
+        Self {
+            what: what.to_owned(),
+            value,
+            unit,
+            latency_us: None,
+            limit: None,
+            target: Target::AtMost(at_most),
+        }
+    }
+
+    fn ratio(&self) -> Option<f64> {
+        self.limit.as_ref().map(|(_, limit)| self.value / limit)
+    }
+
+    fn met(&self) -> Option<bool> {
+        match self.target {
+            Target::Ratio(least) => Some(self.ratio().is_some_and(|ratio| ratio >= least)),
+            Target::AtMost(most) => Some(self.value <= most),
+            Target::Nothing => None,
+        }
+    }
+
+    fn cells(&self) -> [String; 7] {
+        let target = match self.target {
+            Target::Ratio(least) => format!("≥ {least:.2}"),
+            Target::AtMost(most) => format!("≤ {}", self.unit.show(most)),
+            Target::Nothing => String::new(),
+        };
+        let met = match self.met() {
+            Some(true) => "met",
+            Some(false) => "MISSED",
+            None => "",
+        };
+        [
+            self.what.clone(),
+            self.unit.show(self.value),
+            self.latency_us
+                .map(|(p50, p99)| format!("{} / {}", milliseconds(p50), milliseconds(p99)))
+                .unwrap_or_default(),
+            self.limit
+                .as_ref()
+                .map(|(name, limit)| format!("{} {name}", self.unit.show(*limit)))
+                .unwrap_or_default(),
+            self.ratio()
+                .map(|ratio| format!("{ratio:.2}"))
+                .unwrap_or_default(),
+            target,
+            met.to_owned(),
+        ]
+    }
+
+    fn json(&self) -> Value {
+        let target = match self.target {
+            Target::Ratio(least) => json!({ "ratio_at_least": least }),
+            Target::AtMost(most) => json!({ "at_most": most }),
+            Target::Nothing => Value::Null,
+        };
+        json!({
+            "what": self.what,
+            "value": self.value,
+            "unit": self.unit.name(),
+            "p50_us": self.latency_us.map(|(p50, _)| p50),
+            "p99_us": self.latency_us.map(|(_, p99)| p99),
+            "limit": self.limit.as_ref().map(|(_, limit)| limit),
+            "limit_what": self.limit.as_ref().map(|(name, _)| name),
+            "ratio": self.ratio(),
+            "target": target,
+            "met": self.met(),
+        })
+    }
+}
+
+impl Unit {
+    fn show(self, value: f64) -> String {
+        match self {
+            Unit::PerSecond => format!("{}/s", thousands(value)),
+            Unit::Mebibytes => format!("{value:.0} MiB"),
+            Unit::Milliseconds => format!("{value:.0} ms"),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Unit::PerSecond => "per_second",
+            Unit::Mebibytes => "mebibytes",
+            Unit::Milliseconds => "milliseconds",
+        }
+    }
+}
+
+/// What the figures were taken with.
+pub struct Conditions {
+    /// Messages in the database.
+    pub message_count: u64,
+    /// How long each measurement counted.
+    pub duration: Duration,
+    /// The server's version of PostgreSQL, if it took part.
+    pub postgres: Option<String>,
+}
+
+/// Prints the table and keeps it as `bench/results/latest.json`.
+pub fn publish(figures: &[Figure], conditions: &Conditions) -> Outcome<()> {
+    println!("\n{}", table(figures));
+    let (measured, met) = figures
+        .iter()
+        .filter_map(Figure::met)
+        .fold((0, 0), |(all, met), this| (all + 1, met + u32::from(this)));
+    println!("{met} of {measured} targets met. Latencies are p50 / p99 in ms.");
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let taken_at = OffsetDateTime::from(SystemTime::now())
+        .format(&Rfc3339)
+        .context("writing the time")?;
+    let document = json!({
+        "taken_at": taken_at,
+        "cores": cores,
+        "connections": CONNECTIONS,
+        "messages": conditions.message_count,
+        "seconds": conditions.duration.as_secs(),
+        "postgres": conditions.postgres,
+        "figures": figures.iter().map(Figure::json).collect::<Vec<_>>(),
+    });
+    let folder = package_folder().join("bench/results");
+    fs::create_dir_all(&folder).context(format!("creating {}", folder.display()))?;
+    let path = folder.join("latest.json");
+    fs::write(&path, format!("{document:#}\n")).context(format!("writing {}", path.display()))?;
+    println!("Kept in {}.", path.display());
+    Ok(())
+}
+
+fn package_folder() -> PathBuf {
+    // Cargo says it when it runs a bench; the built-in one is where the bench was compiled.
+    std::env::var_os("CARGO_MANIFEST_DIR")
+        .unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into())
+        .into()
+}
+
+fn table(figures: &[Figure]) -> String {
+    let head = [
+        "what",
+        "measured",
+        "latency",
+        "limit in the same run",
+        "ratio",
+        "target",
+        "",
+    ]
+    .map(str::to_owned);
+    let rows: Vec<[String; 7]> = std::iter::once(head)
+        .chain(figures.iter().map(Figure::cells))
+        .collect();
+    let width = |column: usize| {
+        rows.iter()
+            .map(|row| row[column].chars().count())
+            .max()
+            .unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..7).map(width).collect();
+    let mut text = String::new();
+    for (index, row) in rows.iter().enumerate() {
+        let cells: Vec<String> = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
+        text.push_str(&format!("| {} |\n", cells.join(" | ")));
+        if index == 0 {
+            let rules: Vec<String> = widths.iter().map(|width| "-".repeat((*width).max(3))).collect();
+            text.push_str(&format!("| {} |\n", rules.join(" | ")));
+        }
+    }
+    text
+}
+
+fn milliseconds(microseconds: u32) -> String {
+    format!("{:.2}", f64::from(microseconds) / 1e3)
+}
+
+fn thousands(value: f64) -> String {
+    let digits = format!("{value:.0}");
+    let groups: Vec<&str> = digits
+        .as_bytes()
+        .rchunks(3)
+        .rev()
+        .map(|group| std::str::from_utf8(group).unwrap_or(""))
+        .collect();
+    groups.join(",")
+}

@@ -1,0 +1,119 @@
+//! Where a test keeps its data: a file in a folder of its own, or a database of its own in the run's cluster.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use posthaste::store::Location;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Sqlite,
+    Postgres,
+}
+
+pub struct Place {
+    pub kind: Kind,
+    pub folder: tempfile::TempDir,
+    pub database: String,
+}
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+impl Place {
+    pub async fn new(kind: Kind) -> Self {
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let database = format!("test_{}_{number}", std::process::id());
+        if kind == Kind::Postgres {
+            admin(&format!("CREATE DATABASE {database}")).await;
+        }
+        Self {
+            kind,
+            folder: tempfile::tempdir().unwrap(),
+            database,
+        }
+    }
+
+    pub fn url(&self) -> String {
+        match self.kind {
+            Kind::Sqlite => format!("sqlite:{}", self.sqlite_file().display()),
+            Kind::Postgres => self.postgres_url(),
+        }
+    }
+
+    pub fn postgres_url(&self) -> String {
+        let cluster = cluster_url();
+        format!(
+            "{}/{}?sslmode=disable",
+            cluster.rsplit_once('/').unwrap().0,
+            self.database
+        )
+    }
+
+    pub fn sqlite_file(&self) -> PathBuf {
+        self.folder.path().join("posthaste.db")
+    }
+
+    pub fn location(&self) -> Location {
+        Location::parse(&self.url()).unwrap()
+    }
+
+    /// Runs SQL beside the server, written as PostgreSQL takes it.
+    pub async fn sql(&self, sql: &str) {
+        match self.kind {
+            Kind::Sqlite => {
+                let connection = rusqlite::Connection::open(self.sqlite_file()).unwrap();
+                connection
+                    .busy_timeout(std::time::Duration::from_secs(5))
+                    .unwrap();
+                connection.execute_batch(&sql.replace("messaging.", "")).unwrap();
+            }
+            Kind::Postgres => self.postgres().await.batch_execute(sql).await.unwrap(),
+        }
+    }
+
+    /// Asks for whole numbers beside the server.
+    pub async fn numbers(&self, sql: &str) -> Vec<Vec<i64>> {
+        match self.kind {
+            Kind::Sqlite => {
+                let connection = rusqlite::Connection::open(self.sqlite_file()).unwrap();
+                let mut statement = connection.prepare(&sql.replace("messaging.", "")).unwrap();
+                let count = statement.column_count();
+                let rows = statement
+                    .query_map([], |row| (0..count).map(|index| row.get(index)).collect())
+                    .unwrap();
+                rows.map(Result::unwrap).collect()
+            }
+            Kind::Postgres => {
+                let rows = self.postgres().await.query(sql, &[]).await.unwrap();
+                rows.iter()
+                    .map(|row| (0..row.len()).map(|index| row.get(index)).collect())
+                    .collect()
+            }
+        }
+    }
+
+    pub async fn postgres(&self) -> tokio_postgres::Client {
+        connect(&self.postgres_url()).await
+    }
+
+    pub async fn remove(self) {
+        if self.kind == Kind::Postgres {
+            admin(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.database)).await;
+        }
+    }
+}
+
+pub fn cluster_url() -> String {
+    std::env::var("POSTHASTE_TEST_POSTGRES_URL")
+        .expect("no PostgreSQL to test with: run make test, or scripts/with-postgres cargo test")
+}
+
+async fn admin(sql: &str) {
+    connect(&cluster_url()).await.batch_execute(sql).await.unwrap();
+}
+
+pub async fn connect(url: &str) -> tokio_postgres::Client {
+    let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}

@@ -1,0 +1,251 @@
+//! The server under test: the library's own, on a real socket; and the client that talks to it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use posthaste::app::{App, Settings};
+use posthaste::domain::auth::Access;
+use posthaste::domain::{demo, users};
+use posthaste::http::origin::OriginRules;
+use posthaste::http::{HttpSettings, HttpState, server};
+use posthaste::ids::Rng;
+use posthaste::store;
+use posthaste::time::Clock;
+use reqwest::{Method, RequestBuilder, StatusCode};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+
+use super::Place;
+
+#[derive(Clone)]
+pub struct Options {
+    pub access: Access,
+    pub demo: bool,
+    pub clock: Clock,
+    pub origins: OriginRules,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            access: Access::Open,
+            demo: true,
+            clock: Clock::System,
+            origins: OriginRules::default(),
+        }
+    }
+}
+
+pub struct Server {
+    pub address: SocketAddr,
+    pub app: Arc<App>,
+    pub client: reqwest::Client,
+    stop: Option<oneshot::Sender<()>>,
+    stopped: tokio::task::JoinHandle<()>,
+}
+
+/// An answer, read to its end.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: reqwest::header::HeaderMap,
+    pub bytes: Vec<u8>,
+}
+
+impl Answer {
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.bytes)
+            .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&self.bytes)))
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+
+    /// The target of `Link: <…>; rel="next"`.
+    pub fn next(&self) -> Option<String> {
+        let link = self.header("link")?;
+        let (target, rest) = link.strip_prefix('<').unwrap().split_once('>').unwrap();
+        assert_eq!(rest, "; rel=\"next\"");
+        Some(target.to_owned())
+    }
+
+    /// Asserts an RFC 9457 document with this status and code, and returns it.
+    #[track_caller]
+    pub fn problem(&self, status: u16, code: &str) -> Value {
+        let text = String::from_utf8_lossy(&self.bytes);
+        assert_eq!(self.status.as_u16(), status, "{text}");
+        assert_eq!(self.header("content-type"), Some("application/problem+json"));
+        let document = self.json();
+        assert_eq!(document["status"], status);
+        assert_eq!(document["code"], code, "{text}");
+        assert_eq!(document["request_id"].as_str(), self.header("x-request-id"));
+        for field in ["type", "title", "detail"] {
+            assert!(
+                document[field].as_str().is_some_and(|text| !text.is_empty()),
+                "{field}: {text}"
+            );
+        }
+        document
+    }
+
+    /// Asserts 422 with exactly these fields.
+    #[track_caller]
+    pub fn invalid(&self, fields: &[&str]) -> Value {
+        let document = self.problem(422, "invalid_fields");
+        let named: Vec<&str> = document["errors"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|error| error["field"].as_str().unwrap())
+            .collect();
+        assert_eq!(named, fields, "{document}");
+        document
+    }
+}
+
+impl Server {
+    /// The demo's data, open access.
+    pub async fn start(place: &Place) -> Self {
+        Self::start_with(place, Options::default()).await
+    }
+
+    pub async fn start_with(place: &Place, options: Options) -> Self {
+        let settings = Settings {
+            access: options.access,
+            demo: options.demo,
+        };
+        let (app, _) = App::open(&place.location(), settings, options.clock, Rng::System)
+            .await
+            .unwrap();
+        let app = Arc::new(app);
+        if options.demo {
+            demo::fill(&app).await.unwrap();
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = HttpState {
+            app: Arc::clone(&app),
+            settings: Arc::new(HttpSettings {
+                origins: options.origins,
+                ..HttpSettings::default()
+            }),
+        };
+        let (stop, stopping) = oneshot::channel::<()>();
+        let served = Arc::clone(&app);
+        let stopped = tokio::spawn(async move {
+            server::serve(state, listener, None, async { drop(stopping.await) })
+                .await
+                .unwrap();
+            served.db.close().await;
+        });
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .no_gzip()
+            .timeout(Duration::from_secs(30))
+            .build()
+            .unwrap();
+        Self {
+            address,
+            app,
+            client,
+            stop: Some(stop),
+            stopped,
+        }
+    }
+
+    /// As Ctrl-C does.
+    pub async fn stop(mut self) {
+        drop(self.stop.take());
+        self.stopped.await.unwrap();
+    }
+
+    pub fn request(&self, method: Method, target: &str) -> RequestBuilder {
+        self.client
+            .request(method, format!("http://{}{target}", self.address))
+    }
+
+    pub async fn get(&self, target: &str) -> Answer {
+        answer_of(self.request(Method::GET, target)).await
+    }
+
+    pub async fn post(&self, target: &str, body: &Value) -> Answer {
+        answer_of(self.request(Method::POST, target).json(body)).await
+    }
+
+    /// Sends, and expects it to be accepted.
+    #[track_caller]
+    pub fn send<'a>(
+        &'a self,
+        sender: &'a str,
+        recipient: &'a str,
+        body: &'a str,
+    ) -> impl Future<Output = Value> + 'a {
+        let request = json!({"sender_user_name": sender, "recipient_user_name": recipient, "body": body});
+        async move {
+            let answer = self.post("/api/messages", &request).await;
+            assert_eq!(answer.status, 201, "{}", String::from_utf8_lossy(&answer.bytes));
+            answer.json()
+        }
+    }
+
+    /// Every entry of a list, page by page.
+    pub async fn all(&self, first: &str) -> Vec<Value> {
+        let mut entries = Vec::new();
+        let mut target = Some(first.to_owned());
+        while let Some(page) = target {
+            let answer = self.get(&page).await;
+            assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.bytes));
+            entries.extend(answer.json().as_array().unwrap().iter().cloned());
+            target = answer.next();
+            assert!(entries.len() < 100_000, "a list without end");
+        }
+        entries
+    }
+
+    /// A user, made beside the API: making accounts is for later.
+    pub async fn add_user(&self, user_name: &str, first_name: &str, last_name: &str) {
+        let registration = users::Registration {
+            user_name: user_name.into(),
+            first_name: first_name.into(),
+            last_name: last_name.into(),
+            email: None,
+        };
+        let user = registration.validate(self.app.clock.now()).unwrap();
+        self.app
+            .db
+            .write(user, |conn, user| Box::pin(store::users::insert(conn, user)))
+            .await
+            .unwrap();
+    }
+}
+
+pub async fn answer_of(request: RequestBuilder) -> Answer {
+    let response = request.send().await.unwrap();
+    let (status, headers) = (response.status(), response.headers().clone());
+    Answer {
+        status,
+        headers,
+        bytes: response.bytes().await.unwrap().to_vec(),
+    }
+}
+
+/// Sends bytes as they are and reads until the server closes, or falls silent for a second.
+pub async fn raw(address: SocketAddr, request: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    // The server may answer and close before it has read everything.
+    drop(stream.write_all(request).await);
+    let mut answer = Vec::new();
+    let mut buffer = [0; 4096];
+    while let Ok(Ok(count)) = tokio::time::timeout(Duration::from_secs(1), stream.read(&mut buffer)).await {
+        if count == 0 {
+            break;
+        }
+        answer.extend_from_slice(&buffer[..count]);
+    }
+    String::from_utf8_lossy(&answer).into_owned()
+}
