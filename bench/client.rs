@@ -14,7 +14,7 @@ use crate::process::{Context, Outcome};
 
 /// Connections of one load, all busy all the time.
 pub const CONNECTIONS: usize = 64;
-/// One thread keeps 64 connections busy; a second one only takes turns away from the server.
+/// One thread keeps 64 connections busy on the machines tried; two measured the same, with a longer tail.
 const THREADS: usize = 1;
 const BUFFER_BYTES: usize = 128 * 1024;
 /// How long a load may run over its time before it counts as stuck.

@@ -50,7 +50,8 @@ SELECT setval(pg_get_serial_sequence('messaging.users', 'id'),
               (SELECT coalesce(max(id), 0) + 1 FROM messaging.users), false);
 SELECT setval('messaging.messaging_sequence',
               greatest((SELECT coalesce(max(id), 0) FROM messaging.messages),
-                       (SELECT last_value FROM messaging.messaging_sequence)));
+                       (SELECT last_value FROM messaging.messaging_sequence)),
+              (SELECT is_called FROM messaging.messaging_sequence) OR EXISTS (SELECT FROM messaging.messages));
 
 DROP TABLE messaging_seed.messages;
 DROP TABLE messaging_seed.users;

@@ -1,5 +1,29 @@
-use crate::config::DataOptions;
+//! `posthaste backup`.
+
+use std::path::Path;
 use std::process::ExitCode;
-pub fn run(_file: &std::path::Path, _data: &DataOptions) -> Result<ExitCode, String> {
-    Err("later".into())
+
+use super::progress::ProgressLine;
+use super::{block_on, environment, explain};
+use crate::config::{self, DataOptions};
+use crate::store::copy;
+
+/// Writes everything into a new file.
+pub fn run(file: &Path, options: &DataOptions) -> Result<ExitCode, String> {
+    let data = config::data(options)?;
+    let mut line = ProgressLine::new("backing up");
+    let copied = block_on(copy::backup(
+        &data.location,
+        file,
+        environment(),
+        &mut |progress| line.show(progress),
+    ))?;
+    line.end();
+    copied.map_err(|error| explain(&data.location.describe(), &error))?;
+    eprintln!(
+        "{} holds everything of {}",
+        file.display(),
+        data.location.describe()
+    );
+    Ok(ExitCode::SUCCESS)
 }

@@ -3,14 +3,20 @@
 mod backup;
 mod doctor;
 mod openapi;
+mod progress;
 mod restore;
 mod serve;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 
 use crate::config::{DataOptions, ServeOptions};
+use crate::error::Error;
+use crate::metrics::Metrics;
+use crate::store::Environment;
+use crate::time::Clock;
 
 /// A messaging API that people run themselves: one binary, on SQLite by default and on PostgreSQL when it grows.
 #[derive(Parser)]
@@ -78,4 +84,28 @@ fn block_on<T>(work: impl Future<Output = T>) -> Result<T, String> {
         .build()
         .map_err(|error| format!("no runtime: {error}"))?;
     Ok(runtime.block_on(work))
+}
+
+/// What the store needs, for a command that is no server.
+fn environment() -> Environment {
+    Environment {
+        clock: Clock::System,
+        metrics: Arc::new(Metrics::new()),
+    }
+}
+
+/// What the operator is told: the causes too, since they own the machine.
+fn explain(place: &str, error: &Error) -> String {
+    match error {
+        Error::Internal(source) | Error::Unavailable { source, .. } => {
+            let mut text = format!("{place}: {source}");
+            let mut cause = source.source();
+            while let Some(error) = cause {
+                text.push_str(&format!(": {error}"));
+                cause = error.source();
+            }
+            text
+        }
+        error => format!("{place}: {error}"),
+    }
 }

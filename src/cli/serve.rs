@@ -9,12 +9,12 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+use super::explain;
 use crate::app::{App, Settings};
 use crate::config::{self, DataOptions, LogConfig, LogFormat, ServeConfig, ServeOptions};
 use crate::domain::auth::Access;
 use crate::domain::{demo, messages};
-use crate::error::Error;
-use crate::http::{HttpSettings, HttpState, server};
+use crate::http::{HttpSettings, HttpState, Timeouts, server};
 use crate::ids::Rng;
 use crate::time::Clock;
 
@@ -66,6 +66,7 @@ async fn serve(config: ServeConfig) -> Result<(), String> {
     let state = HttpState {
         app: Arc::clone(&app),
         settings: Arc::new(HttpSettings {
+            timeouts: Timeouts::default(),
             origins: config.origins,
             metrics_elsewhere: metrics_listener.is_some(),
             registration_open: false,
@@ -94,22 +95,6 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, String> {
             }
             _ => format!("cannot listen on {address}: {error}"),
         })
-}
-
-/// What the operator is told: the causes too, since they own the machine.
-pub(super) fn explain(place: &str, error: &Error) -> String {
-    match error {
-        Error::Internal(source) | Error::Unavailable { source, .. } => {
-            let mut text = format!("{place}: {source}");
-            let mut cause = source.source();
-            while let Some(error) = cause {
-                text.push_str(&format!(": {error}"));
-                cause = error.source();
-            }
-            text
-        }
-        error => format!("{place}: {error}"),
-    }
 }
 
 async fn stop_signal() {

@@ -31,8 +31,6 @@ const HEADERS_LIMIT_BYTES: usize = 32 * 1_024;
 const TARGET_LIMIT_BYTES: usize = 16 * 1_024;
 /// Characters of an `X-Request-Id` that is taken over.
 const REQUEST_ID_LIMIT_BYTES: usize = 128;
-/// How long a request may take, its body included.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes from which on an answer is worth compressing.
 const COMPRESS_FROM_BYTES: u64 = 1_024;
 /// How long an answer may take before the log mentions it.
@@ -107,7 +105,12 @@ impl Edge {
                 response
             }
         };
-        match tokio::time::timeout(REQUEST_TIMEOUT, AssertUnwindSafe(answering).catch_unwind()).await {
+        match tokio::time::timeout(
+            self.state.settings.timeouts.request,
+            AssertUnwindSafe(answering).catch_unwind(),
+        )
+        .await
+        {
             Ok(Ok(response)) => response,
             Ok(Err(_)) => Problem::from(Error::internal("a handler panicked")).into_response(),
             Err(_) => Problem::from(Error::unavailable("a request took too long")).into_response(),

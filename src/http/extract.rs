@@ -25,8 +25,6 @@ use crate::time::Timestamp;
 pub const BODY_LIMIT_BYTES: usize = 256 * 1_024;
 /// Bytes read and thrown away of a body that is too large, so that the caller gets to read the answer.
 const DRAIN_LIMIT_BYTES: usize = 8 * 1_024 * 1_024;
-/// How long a body may take to arrive.
-const BODY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The caller.
 pub struct Caller(pub Principal);
@@ -228,9 +226,9 @@ pub struct JsonBody<T> {
 impl<T: DeserializeOwned> FromRequest<HttpState> for JsonBody<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, _: &HttpState) -> Result<Self, Problem> {
+    async fn from_request(request: Request, state: &HttpState) -> Result<Self, Problem> {
         let (parts, body) = request.into_parts();
-        let bytes = read_body(body).await?;
+        let bytes = read_body(body, state.settings.timeouts.body).await?;
         if bytes.is_empty() {
             return Ok(Self {
                 value: parse_json(b"{}")?,
@@ -280,7 +278,7 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
     }
 }
 
-async fn read_body(mut body: Body) -> Result<Bytes, Problem> {
+async fn read_body(mut body: Body, timeout: Duration) -> Result<Bytes, Problem> {
     let reading = async {
         let mut first = Bytes::new();
         let mut rest: Vec<u8> = Vec::new();
@@ -317,7 +315,7 @@ async fn read_body(mut body: Body) -> Result<Bytes, Problem> {
         }
         Ok(if rest.is_empty() { first } else { rest.into() })
     };
-    match tokio::time::timeout(BODY_TIMEOUT, reading).await {
+    match tokio::time::timeout(timeout, reading).await {
         Ok(outcome) => outcome,
         Err(_) => Err(Problem::new(
             StatusCode::REQUEST_TIMEOUT,

@@ -14,6 +14,7 @@ pub mod routes;
 pub mod server;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::app::App;
 use origin::OriginRules;
@@ -27,9 +28,32 @@ pub struct HttpState {
     pub settings: Arc<HttpSettings>,
 }
 
+/// How long things may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// The head of a request; also how long a connection may lie idle.
+    pub head: Duration,
+    /// The body of a request.
+    pub body: Duration,
+    /// A request, from its head to its answer's.
+    pub request: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            head: Duration::from_secs(30),
+            body: Duration::from_secs(20),
+            request: Duration::from_secs(60),
+        }
+    }
+}
+
 /// What the operator chose about HTTP.
 #[derive(Clone, Debug, Default)]
 pub struct HttpSettings {
+    /// How long things may take.
+    pub timeouts: Timeouts,
     /// Which hosts and origins are ours.
     pub origins: OriginRules,
     /// Whether metrics have an address of their own, and so are not served here.

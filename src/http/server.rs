@@ -27,8 +27,6 @@ use crate::error::{Error, Result};
 
 /// Connections open at once.
 pub const CONNECTION_LIMIT: usize = 16_384;
-/// How long the head of a request may take; also how long a connection may lie idle.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes that hyper buffers of a head. More than the edge accepts, so that the edge's answer is the one given.
 const HEAD_BUFFER_BYTES: usize = 128 * 1_024;
 /// How long connections may take to end after the shutdown signal.
@@ -166,7 +164,7 @@ impl Acceptor {
         });
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT)
+            .header_read_timeout(self.state.settings.timeouts.head)
             .max_buf_size(HEAD_BUFFER_BYTES)
             .serve_connection(
                 TokioIo::new(Connection::new(stream)),

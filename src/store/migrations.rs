@@ -101,7 +101,7 @@ pub async fn version(conn: &mut Conn) -> Result<Option<i64>> {
     .await
 }
 
-async fn apply(conn: &mut Conn, context: &Context) -> Result<Report> {
+pub(super) async fn apply(conn: &mut Conn, context: &Context) -> Result<Report> {
     let mut report = Report::default();
     if let Conn::Postgres(_) = conn {
         conn.first(

@@ -16,6 +16,7 @@ use crate::metrics::Metrics;
 use crate::time::{Clock, Timestamp};
 
 pub mod conversations;
+pub mod copy;
 
 pub mod events;
 pub mod idempotency;
@@ -170,6 +171,14 @@ impl Db {
         }
     }
 
+    /// A connection outside any transaction, for a command that holds its own: PostgreSQL alone.
+    pub(crate) async fn connection(&self) -> Result<Conn> {
+        match self {
+            Self::Sqlite(_) => Err(Error::internal("SQLite's connections stay on their threads")),
+            Self::Postgres(database) => Ok(Conn::Postgres(database.connection().await?)),
+        }
+    }
+
     /// Ends the connections after the work that was accepted.
     pub async fn close(&self) {
         match self {
@@ -309,6 +318,34 @@ pub enum Value<'a> {
     Times(&'a [Timestamp]),
 }
 
+/// A value that was read without knowing its column beforehand: what copies between databases carry.
+#[derive(Clone, Debug, PartialEq)]
+pub enum OwnedValue {
+    /// BIGINT or NULL.
+    I64(Option<i64>),
+    /// TEXT or NULL.
+    Text(Option<String>),
+    /// BYTEA.
+    Bytes(Vec<u8>),
+    /// BOOLEAN.
+    Bool(bool),
+    /// TIMESTAMPTZ or NULL.
+    Time(Option<Timestamp>),
+}
+
+impl OwnedValue {
+    /// As a parameter.
+    pub fn as_value(&self) -> Value<'_> {
+        match self {
+            Self::I64(number) => Value::OptionI64(*number),
+            Self::Text(text) => Value::OptionText(text.as_deref()),
+            Self::Bytes(bytes) => Value::Bytes(bytes),
+            Self::Bool(truth) => Value::Bool(*truth),
+            Self::Time(at) => Value::OptionTime(*at),
+        }
+    }
+}
+
 /// A row under the driver's cursor; columns count from 0. A getter fails when the column has another type.
 pub enum Row<'a> {
     /// Of SQLite.
@@ -365,4 +402,23 @@ impl Row<'_> {
         /// TIMESTAMPTZ or NULL.
         option_time -> Option<Timestamp>
     );
+
+    /// A column whose type the schema names.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when the type is not one of ours.
+    pub fn owned(&self, column: usize, kind: &str) -> Result<OwnedValue> {
+        Ok(match kind {
+            "BIGINT" | "INTEGER" => OwnedValue::I64(self.option_i64(column)?),
+            "TEXT" => OwnedValue::Text(self.option_text(column)?.map(str::to_owned)),
+            "BYTEA" => OwnedValue::Bytes(self.bytes(column)?.to_owned()),
+            "BOOLEAN" => OwnedValue::Bool(self.bool(column)?),
+            "TIMESTAMPTZ" => OwnedValue::Time(self.option_time(column)?),
+            other => {
+                return Err(Error::internal(format!(
+                    "a column has the type {other}, which no copy knows"
+                )));
+            }
+        })
+    }
 }

@@ -197,7 +197,7 @@ impl Database {
         Ok(value)
     }
 
-    async fn connection(&self) -> Result<Conn> {
+    pub(super) async fn connection(&self) -> Result<Conn> {
         if self.pool.status().waiting > WAITING_LIMIT {
             return Err(Error::unavailable(
                 "too many requests wait for a database connection",

@@ -8,7 +8,7 @@ use posthaste::app::{App, Settings};
 use posthaste::domain::auth::Access;
 use posthaste::domain::{demo, users};
 use posthaste::http::origin::OriginRules;
-use posthaste::http::{HttpSettings, HttpState, server};
+use posthaste::http::{HttpSettings, HttpState, Timeouts, server};
 use posthaste::ids::Rng;
 use posthaste::store;
 use posthaste::time::Clock;
@@ -26,6 +26,7 @@ pub struct Options {
     pub demo: bool,
     pub clock: Clock,
     pub origins: OriginRules,
+    pub timeouts: Timeouts,
 }
 
 impl Default for Options {
@@ -35,6 +36,7 @@ impl Default for Options {
             demo: true,
             clock: Clock::System,
             origins: OriginRules::default(),
+            timeouts: Timeouts::default(),
         }
     }
 }
@@ -132,6 +134,7 @@ impl Server {
             app: Arc::clone(&app),
             settings: Arc::new(HttpSettings {
                 origins: options.origins,
+                timeouts: options.timeouts,
                 ..HttpSettings::default()
             }),
         };

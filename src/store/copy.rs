@@ -1,0 +1,464 @@
+//! The whole database as one file, and back.
+//!
+//! A backup is a SQLite database with our schema, whichever database it comes from: so there is one format, it can be looked
+//! into with any SQLite tool, and it can be restored into either database.
+//!
+//! Invariants: a copy is one snapshot of its source, taken beside running writers. A restore is one transaction, keeps what
+//! it replaces, and renews the event log's epoch, so that no cursor of the time before is mistaken for one of the time after.
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::Connection;
+use rusqlite::backup::{Backup, StepResult};
+
+use super::{Conn, Db, Environment, Location, OwnedValue, Value, migrations, sqlite};
+use crate::error::{Error, Result};
+use crate::time::Timestamp;
+
+/// Pages that are copied between two reports of progress.
+const PAGES_PER_STEP: i32 = 1_024;
+/// Rows that are copied between two reports of progress.
+const ROWS_PER_STEP: i64 = 1_000;
+
+/// How far a copy is.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// Pages or rows copied.
+    pub done: u64,
+    /// Pages or rows there are.
+    pub total: u64,
+}
+
+/// Who is told of progress.
+pub type Report<'a> = &'a mut (dyn FnMut(Progress) + Send);
+
+/// Tables in the order of their copy, each with the columns of its key.
+const TABLES: &[(&str, &str)] = &[
+    ("users", "id"),
+    ("conversations", "id"),
+    ("direct_conversations", "lower_user_id, higher_user_id"),
+    ("members", "conversation_id, user_id"),
+    ("messages", "conversation_id, seq"),
+    ("events", "position"),
+    ("idempotency_keys", "day, digest"),
+    ("event_log", "id"),
+];
+
+/// Copies the data at `source` into a new file.
+///
+/// # Errors
+/// When the source cannot be read, or the file cannot be written; a half-written file is removed.
+pub async fn backup(
+    source: &Location,
+    file: &Path,
+    environment: Environment,
+    report: Report<'_>,
+) -> Result<()> {
+    if file.exists() {
+        return Err(Error::internal(format!(
+            "{} exists already: name a new file",
+            file.display()
+        )));
+    }
+    let partial = with_suffix(file, ".partial");
+    remove_database(&partial)?;
+    let copied = match source {
+        Location::Sqlite(path) => copy_sqlite_file(path, &partial, report),
+        Location::Postgres(_) => copy_postgres_into_file(source, &partial, environment, report).await,
+    };
+    let finished = copied.and_then(|()| {
+        check(&partial)?;
+        std::fs::rename(&partial, file).map_err(Error::unavailable)?;
+        sync_folder(file)
+    });
+    if finished.is_err() {
+        remove_database(&partial)?;
+    }
+    finished
+}
+
+/// Puts the data of a backup in the place of everything at `target`; where the data of before is kept, if there was any.
+///
+/// # Errors
+/// When the file is no intact backup of this or an earlier version, or the target cannot be written; then it is unchanged.
+pub async fn restore(
+    file: &Path,
+    target: &Location,
+    environment: Environment,
+    context: migrations::Context,
+    report: Report<'_>,
+) -> Result<Option<String>> {
+    if !file.exists() {
+        return Err(Error::internal(format!("{} does not exist", file.display())));
+    }
+    check(file)?;
+    // The backup itself is left as it is: an older one is brought up to date in a copy.
+    let staged = match target {
+        Location::Sqlite(path) => with_suffix(path, ".restoring"),
+        Location::Postgres(_) => with_suffix(file, ".restoring"),
+    };
+    if let Some(folder) = staged.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder).map_err(Error::unavailable)?;
+    }
+    remove_database(&staged)?;
+    let outcome = restore_staged(file, &staged, target, environment, context, report).await;
+    remove_database(&staged)?;
+    outcome
+}
+
+async fn restore_staged(
+    file: &Path,
+    staged: &Path,
+    target: &Location,
+    environment: Environment,
+    context: migrations::Context,
+    report: Report<'_>,
+) -> Result<Option<String>> {
+    copy_sqlite_file(file, staged, &mut |_| ())?;
+    let now = context.now;
+    let epoch = context.epoch.clone();
+    let staged_db = Db::open(&Location::Sqlite(staged.to_owned()), environment.clone()).await?;
+    migrations::migrate(&staged_db, context.clone()).await?;
+    staged_db
+        .write(epoch, |conn, epoch| {
+            Box::pin(async move {
+                conn.execute("UPDATE messaging.event_log SET epoch = $1", &[Value::Text(epoch)])
+                    .await
+                    .map(drop)
+            })
+        })
+        .await?;
+    staged_db.close().await;
+    match target {
+        Location::Sqlite(path) => {
+            let kept = keep_sqlite_file(path, now)?;
+            copy_sqlite_file(staged, path, report)?;
+            Ok(kept)
+        }
+        Location::Postgres(_) => {
+            let db = Db::open(target, environment).await?;
+            let input = Replacement {
+                staged: staged.to_owned(),
+                context,
+            };
+            let kept = db
+                .maintain(input, |conn, input| Box::pin(replace_postgres(conn, input)))
+                .await?;
+            let total = kept.1;
+            report(Progress { done: total, total });
+            Ok(kept.0)
+        }
+    }
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// Removes a SQLite database of ours with what SQLite keeps beside it.
+fn remove_database(path: &Path) -> Result<()> {
+    for suffix in ["", "-wal", "-shm", "-journal"] {
+        match std::fs::remove_file(with_suffix(path, suffix)) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::unavailable(error)),
+        }
+    }
+    Ok(())
+}
+
+fn sync_folder(file: &Path) -> Result<()> {
+    let folder = file
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or_else(|| Path::new("."));
+    std::fs::File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(Error::unavailable)
+}
+
+/// Refuses a file that is no intact database of ours.
+fn check(file: &Path) -> Result<()> {
+    let wrong = |reason: String| {
+        Error::internal(format!(
+            "{} is not an intact Posthaste backup: {reason}",
+            file.display()
+        ))
+    };
+    let connection = Connection::open_with_flags(file, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY)
+        .map_err(|error| wrong(error.to_string()))?;
+    let verdict: String = connection
+        .query_row("PRAGMA quick_check", [], |row| row.get(0))
+        .map_err(|error| wrong(error.to_string()))?;
+    if verdict != "ok" {
+        return Err(wrong(verdict));
+    }
+    let version: i64 = connection
+        .query_row("SELECT max(version) FROM schema_migrations", [], |row| row.get(0))
+        .map_err(|_| wrong("it has no schema version".into()))?;
+    if version > migrations::NEWEST {
+        let newest = migrations::NEWEST;
+        return Err(wrong(format!(
+            "its schema version is {version}, and this program knows only up to {newest}"
+        )));
+    }
+    Ok(())
+}
+
+/// Copies every page, from one snapshot, while others go on reading and writing.
+fn copy_sqlite_file(source: &Path, target: &Path, report: Report<'_>) -> Result<()> {
+    if !source.exists() {
+        return Err(Error::internal(format!(
+            "{} does not exist: there is nothing to copy",
+            source.display()
+        )));
+    }
+    let source = sqlite::open_connection(source)?;
+    // An open snapshot: without it every write beside us would start the copy over.
+    source
+        .execute_batch("BEGIN; SELECT count(*) FROM sqlite_master")
+        .map_err(sqlite::translate)?;
+    let mut target = sqlite::open_connection(target)?;
+    {
+        let backup = Backup::new(&source, &mut target).map_err(sqlite::translate)?;
+        loop {
+            let step = backup.step(PAGES_PER_STEP).map_err(sqlite::translate)?;
+            let progress = backup.progress();
+            let total = u64::try_from(progress.pagecount).unwrap_or_default();
+            report(Progress {
+                done: total - u64::try_from(progress.remaining).unwrap_or_default().min(total),
+                total,
+            });
+            match step {
+                StepResult::Done => break,
+                StepResult::More => {}
+                // The target's server is in the middle of a write: it takes milliseconds.
+                _ => std::thread::sleep(std::time::Duration::from_millis(5)),
+            }
+        }
+    }
+    target
+        .execute_batch("PRAGMA wal_checkpoint(PASSIVE)")
+        .map_err(sqlite::translate)
+}
+
+fn keep_sqlite_file(path: &Path, now: Timestamp) -> Result<Option<String>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let stamp: String = now
+        .to_string()
+        .chars()
+        .filter(char::is_ascii_digit)
+        .take(14)
+        .collect();
+    let kept = with_suffix(path, &format!(".before-restore-{stamp}"));
+    remove_database(&kept)?;
+    copy_sqlite_file(path, &kept, &mut |_| ())?;
+    Ok(Some(kept.display().to_string()))
+}
+
+/// Copies row by row from one snapshot of PostgreSQL.
+async fn copy_postgres_into_file(
+    source: &Location,
+    target: &Path,
+    environment: Environment,
+    report: Report<'_>,
+) -> Result<()> {
+    let now = environment.clock.now();
+    let source = Db::open(source, environment.clone()).await?;
+    let target_db = Db::open(&Location::Sqlite(target.to_owned()), environment).await?;
+    migrations::migrate(
+        &target_db,
+        migrations::Context {
+            now,
+            epoch: String::new(),
+        },
+    )
+    .await?;
+    target_db.close().await;
+    let mut file = Conn::Sqlite(sqlite::Conn::new(sqlite::open_connection(target)?));
+    let mut conn = source.connection().await?;
+    conn.script("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        .await?;
+    if migrations::version(&mut conn).await? != Some(migrations::NEWEST) {
+        return Err(Error::internal(
+            "the database's schema is not of this version: start this version's server once",
+        ));
+    }
+    file.script("BEGIN; DELETE FROM event_log").await?;
+    copy_rows(&mut conn, &mut file, report).await?;
+    let last_id = conn
+        .one(
+            "SELECT last_value FROM messaging.messaging_sequence",
+            &[],
+            |row| row.i64(0),
+        )
+        .await?;
+    file.execute(
+        "UPDATE messaging.messaging_sequence SET last_value = $1",
+        &[Value::I64(last_id)],
+    )
+    .await?;
+    file.script("COMMIT; PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode = DELETE")
+        .await?;
+    conn.script("COMMIT").await
+}
+
+struct Replacement {
+    staged: PathBuf,
+    context: migrations::Context,
+}
+
+/// Sets the present schema aside under another name, makes a new one and fills it.
+async fn replace_postgres(conn: &mut Conn, input: &Replacement) -> Result<(Option<String>, u64)> {
+    let had_data = migrations::version(conn).await?.is_some();
+    let kept = "messaging_before_restore";
+    if had_data {
+        conn.script(&format!("DROP SCHEMA IF EXISTS {kept} CASCADE"))
+            .await?;
+        conn.script(&format!("ALTER SCHEMA messaging RENAME TO {kept}"))
+            .await?;
+    }
+    migrations::apply(conn, &input.context).await?;
+    conn.script("DELETE FROM messaging.event_log").await?;
+    let mut file = Conn::Sqlite(sqlite::Conn::new(sqlite::open_connection(&input.staged)?));
+    let total = copy_rows(&mut file, conn, &mut |_| ()).await?;
+    let last_id = file
+        .one(
+            "SELECT last_value FROM messaging.messaging_sequence",
+            &[],
+            |row| row.i64(0),
+        )
+        .await?;
+    conn.first(
+        "SELECT setval('messaging.messaging_sequence', greatest($1::bigint, 1), $1::bigint > 0)::text",
+        &[Value::I64(last_id)],
+        |_| Ok(()),
+    )
+    .await?;
+    for table in ["users", "conversations"] {
+        conn.script(&format!(
+            "SELECT setval(pg_get_serial_sequence('messaging.{table}', 'id'),
+                           (SELECT coalesce(max(id), 0) + 1 FROM messaging.{table}), false)"
+        ))
+        .await?;
+    }
+    conn.script("ANALYZE messaging.users, messaging.conversations, messaging.members, messaging.messages")
+        .await?;
+    Ok((had_data.then(|| format!("schema {kept}")), total))
+}
+
+/// Copies every table, key by key; how many rows. The source holds one snapshot, the target one transaction.
+async fn copy_rows(source: &mut Conn, target: &mut Conn, report: Report<'_>) -> Result<u64> {
+    let mut total = 0;
+    for (table, _) in TABLES {
+        let count = leak(format!("SELECT count(*) FROM messaging.{table}"));
+        total += source.one(count, &[], |row| row.i64(0)).await?.unsigned_abs();
+    }
+    let mut done = 0;
+    for (table, key) in TABLES {
+        let columns = columns(source, target, table).await?;
+        let copy = TableCopy::new(table, key, &columns);
+        let mut after: Option<Vec<OwnedValue>> = None;
+        loop {
+            let rows = copy.read(source, after.as_deref()).await?;
+            let Some(last) = rows.last() else { break };
+            after = Some(
+                copy.key_indexes
+                    .iter()
+                    .map(|index| last[*index].clone())
+                    .collect(),
+            );
+            for row in &rows {
+                let values: Vec<Value<'_>> = row.iter().map(OwnedValue::as_value).collect();
+                target.execute(copy.insert, &values).await?;
+            }
+            done += rows.len() as u64;
+            report(Progress { done, total });
+        }
+    }
+    Ok(done)
+}
+
+/// The columns of a table, as the SQLite side of the copy tells them: it keeps PostgreSQL's type names.
+async fn columns(source: &mut Conn, target: &mut Conn, table: &str) -> Result<Vec<(String, String)>> {
+    let conn = if matches!(source, Conn::Sqlite(_)) {
+        source
+    } else {
+        target
+    };
+    let sql = leak(format!(
+        "SELECT name, type FROM pragma_table_info('{table}') ORDER BY cid"
+    ));
+    conn.rows(sql, &[], |row| {
+        Ok((row.text(0)?.to_owned(), row.text(1)?.to_owned()))
+    })
+    .await
+}
+
+/// The statements that copy one table.
+struct TableCopy {
+    first: &'static str,
+    next: &'static str,
+    insert: &'static str,
+    types: Vec<String>,
+    key_indexes: Vec<usize>,
+}
+
+impl TableCopy {
+    fn new(table: &str, key: &str, columns: &[(String, String)]) -> Self {
+        let names: Vec<&str> = columns.iter().map(|(name, _)| name.as_str()).collect();
+        let list = names.join(", ");
+        let key_names: Vec<&str> = key.split(", ").collect();
+        let numbered = |count: usize| {
+            (1..=count)
+                .map(|number| format!("${number}"))
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        let after = numbered(key_names.len());
+        Self {
+            first: leak(format!(
+                "SELECT {list} FROM messaging.{table} ORDER BY {key} LIMIT {ROWS_PER_STEP}"
+            )),
+            next: leak(format!(
+                "SELECT {list} FROM messaging.{table} WHERE ({key}) > ({after}) ORDER BY {key} LIMIT {ROWS_PER_STEP}"
+            )),
+            insert: leak(format!(
+                "INSERT INTO messaging.{table} ({list}) VALUES ({})",
+                numbered(names.len())
+            )),
+            types: columns.iter().map(|(_, kind)| kind.clone()).collect(),
+            key_indexes: key_names
+                .iter()
+                .filter_map(|key| names.iter().position(|name| name == key))
+                .collect(),
+        }
+    }
+
+    async fn read(&self, source: &mut Conn, after: Option<&[OwnedValue]>) -> Result<Vec<Vec<OwnedValue>>> {
+        let values: Vec<Value<'_>> = after
+            .unwrap_or_default()
+            .iter()
+            .map(OwnedValue::as_value)
+            .collect();
+        let sql = if after.is_some() { self.next } else { self.first };
+        source
+            .rows(sql, &values, |row| {
+                self.types
+                    .iter()
+                    .enumerate()
+                    .map(|(index, kind)| row.owned(index, kind))
+                    .collect()
+            })
+            .await
+    }
+}
+
+/// Statements are known by their 'static text. A copy makes a few dozen of them in the life of a process.
+fn leak(sql: String) -> &'static str {
+    Box::leak(sql.into_boxed_str())
+}
