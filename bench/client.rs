@@ -32,10 +32,7 @@ impl Request {
     /// `GET path`.
     pub fn get(host: SocketAddr, path: &str) -> Self {
         let text = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
-        Self {
-            bytes: text.into_bytes(),
-            key_at: None,
-        }
+        Self { bytes: text.into_bytes(), key_at: None }
     }
 
     /// `POST path` with a JSON body and, if asked for, a new random Idempotency-Key each time.
@@ -53,10 +50,7 @@ impl Request {
         }
         text.push_str("\r\n");
         text.push_str(json);
-        Self {
-            bytes: text.into_bytes(),
-            key_at,
-        }
+        Self { bytes: text.into_bytes(), key_at }
     }
 }
 
@@ -90,10 +84,7 @@ impl Load {
     /// Runs the load. Any answer with another status than the expected one fails it.
     pub fn run(&self) -> Outcome<Measured> {
         let start = Instant::now() + self.warm_up;
-        let window = Window {
-            start,
-            end: start + self.duration,
-        };
+        let window = Window { start, end: start + self.duration };
         let threads: Vec<_> = (0..THREADS)
             .map(|thread| {
                 let load = self.clone();
@@ -102,28 +93,18 @@ impl Load {
             .collect();
         let mut tally = Tally::default();
         for thread in threads {
-            tally.merge(
-                thread
-                    .join()
-                    .map_err(|_| "a client thread panicked".to_owned())??,
-            );
+            tally.merge(thread.join().map_err(|_| "a client thread panicked".to_owned())??);
         }
         tally.summary(self)
     }
 
     fn run_share(&self, thread: usize, window: Window) -> Outcome<Tally> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .context("starting a client thread")?;
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting a client thread")?;
         runtime.block_on(async {
             let mut tasks = tokio::task::JoinSet::new();
             for connection in (thread..CONNECTIONS).step_by(THREADS) {
-                tasks.spawn(converse(
-                    self.clone(),
-                    window,
-                    Random::from_clock(connection as u64),
-                ));
+                tasks.spawn(converse(self.clone(), window, Random::from_clock(connection as u64)));
             }
             let mut tally = Tally::default();
             let limit = tokio::time::Instant::from_std(window.end + OVERTIME);
@@ -161,16 +142,10 @@ impl Tally {
     fn summary(mut self, load: &Load) -> Outcome<Measured> {
         if let Some(first) = self.first_wrong {
             let expected = load.expected_status;
-            return Err(format!(
-                "{} answers were not {expected}; the first was:\n{first}",
-                self.wrong
-            ));
+            return Err(format!("{} answers were not {expected}; the first was:\n{first}", self.wrong));
         }
         if self.latencies_us.is_empty() {
-            return Err(format!(
-                "{} answered nothing within the measurement",
-                load.address
-            ));
+            return Err(format!("{} answered nothing within the measurement", load.address));
         }
         self.latencies_us.sort_unstable();
         let count = self.latencies_us.len();
@@ -184,18 +159,11 @@ impl Tally {
 
 /// One connection, one request after the other, until the window closes.
 async fn converse(load: Load, window: Window, mut random: Random) -> Outcome<Tally> {
-    let stream = tokio::net::TcpStream::connect(load.address)
-        .await
-        .context(format!("connecting to {}", load.address))?;
+    let stream =
+        tokio::net::TcpStream::connect(load.address).await.context(format!("connecting to {}", load.address))?;
     stream.set_nodelay(true).context("setting TCP_NODELAY")?;
-    let mut connection = Connection {
-        stream,
-        buffer: vec![0; BUFFER_BYTES],
-    };
-    let mut tally = Tally {
-        latencies_us: Vec::with_capacity(16 * 1024),
-        ..Tally::default()
-    };
+    let mut connection = Connection { stream, buffer: vec![0; BUFFER_BYTES] };
+    let mut tally = Tally { latencies_us: Vec::with_capacity(16 * 1024), ..Tally::default() };
     let mut keyed = Vec::with_capacity(1024);
     loop {
         let request = &load.requests[random.below(load.requests.len() as u64) as usize];
@@ -215,15 +183,11 @@ async fn converse(load: Load, window: Window, mut random: Random) -> Outcome<Tal
         let answer = connection.exchange(bytes).await?;
         if answer.status != load.expected_status {
             tally.wrong += 1;
-            tally
-                .first_wrong
-                .get_or_insert_with(|| connection.excerpt(&answer));
+            tally.first_wrong.get_or_insert_with(|| connection.excerpt(&answer));
         }
         let answered_at = Instant::now();
         if answered_at >= window.start && answered_at < window.end {
-            tally
-                .latencies_us
-                .push(u32::try_from((answered_at - sent_at).as_micros()).unwrap_or(u32::MAX));
+            tally.latencies_us.push(u32::try_from((answered_at - sent_at).as_micros()).unwrap_or(u32::MAX));
         }
     }
 }
@@ -242,17 +206,10 @@ struct Answer {
 impl Connection {
     async fn exchange(&mut self, request: &[u8]) -> Outcome<Answer> {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        self.stream
-            .write_all(request)
-            .await
-            .context("sending a request")?;
+        self.stream.write_all(request).await.context("sending a request")?;
         let mut filled = 0;
         let head = loop {
-            let count = self
-                .stream
-                .read(&mut self.buffer[filled..])
-                .await
-                .context("reading an answer")?;
+            let count = self.stream.read(&mut self.buffer[filled..]).await.context("reading an answer")?;
             if count == 0 {
                 return Err("the server closed a connection without answering".to_owned());
             }
@@ -271,21 +228,14 @@ impl Connection {
             // What is beyond the buffer overwrites its end: it is only counted.
             let from = filled.min(self.buffer.len() / 2);
             let to = self.buffer.len().min(from + left);
-            let count = self
-                .stream
-                .read(&mut self.buffer[from..to])
-                .await
-                .context("reading a body")?;
+            let count = self.stream.read(&mut self.buffer[from..to]).await.context("reading a body")?;
             if count == 0 {
                 return Err("the server closed a connection within a body".to_owned());
             }
             filled = from + count;
             left -= count;
         }
-        Ok(Answer {
-            status: head.status,
-            size_bytes: filled,
-        })
+        Ok(Answer { status: head.status, size_bytes: filled })
     }
 
     fn excerpt(&self, answer: &Answer) -> String {
@@ -314,27 +264,15 @@ impl Head {
             .ok_or_else(|| format!("not an HTTP/1.1 answer: {}", String::from_utf8_lossy(head)))?;
         let body_bytes = header(head, "content-length")
             .and_then(|value| value.parse().ok())
-            .ok_or_else(|| {
-                format!(
-                    "an answer without Content-Length: {}",
-                    String::from_utf8_lossy(head)
-                )
-            })?;
-        Ok(Some(Self {
-            status,
-            head_bytes: end + 4,
-            body_bytes,
-        }))
+            .ok_or_else(|| format!("an answer without Content-Length: {}", String::from_utf8_lossy(head)))?;
+        Ok(Some(Self { status, head_bytes: end + 4, body_bytes }))
     }
 }
 
 fn header<'a>(head: &'a [u8], name: &str) -> Option<&'a str> {
     head.split(|byte| *byte == b'\n').skip(1).find_map(|line| {
         let (before, after) = line.split_at_checked(name.len())?;
-        let value = before
-            .eq_ignore_ascii_case(name.as_bytes())
-            .then_some(after)?
-            .strip_prefix(b":")?;
+        let value = before.eq_ignore_ascii_case(name.as_bytes()).then_some(after)?.strip_prefix(b":")?;
         std::str::from_utf8(value).ok().map(str::trim)
     })
 }
@@ -351,11 +289,8 @@ pub struct Page {
 
 /// Sends one request on a connection of its own and keeps the whole answer.
 pub fn fetch(address: SocketAddr, request: &Request, at_most: Duration) -> Outcome<Page> {
-    let mut stream =
-        TcpStream::connect_timeout(&address, at_most).context(format!("connecting to {address}"))?;
-    stream
-        .set_read_timeout(Some(at_most))
-        .context("setting a timeout")?;
+    let mut stream = TcpStream::connect_timeout(&address, at_most).context(format!("connecting to {address}"))?;
+    stream.set_read_timeout(Some(at_most)).context("setting a timeout")?;
     stream.write_all(&request.bytes).context("sending a request")?;
     let mut bytes = Vec::new();
     let mut chunk = vec![0; 16 * 1024];
@@ -368,14 +303,8 @@ pub fn fetch(address: SocketAddr, request: &Request, at_most: Duration) -> Outco
         if let Some(head) = Head::read(&bytes)?
             && bytes.len() >= head.head_bytes + head.body_bytes
         {
-            let content_type = header(&bytes[..head.head_bytes], "content-type")
-                .unwrap_or_default()
-                .to_owned();
-            return Ok(Page {
-                status: head.status,
-                content_type,
-                body: bytes.split_off(head.head_bytes),
-            });
+            let content_type = header(&bytes[..head.head_bytes], "content-type").unwrap_or_default().to_owned();
+            return Ok(Page { status: head.status, content_type, body: bytes.split_off(head.head_bytes) });
         }
     }
 }

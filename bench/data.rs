@@ -34,10 +34,7 @@ impl Random {
 
     /// Other choices every time, so that idempotency keys never come twice.
     pub fn from_clock(stream: u64) -> Self {
-        let nanoseconds = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_nanos() as u64;
+        let nanoseconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
         let mut mixed = Self(nanoseconds ^ stream.wrapping_mul(0xd134_2543_de82_ef95));
         Self(mixed.next())
     }
@@ -87,8 +84,8 @@ pub fn busy_conversations() -> impl Iterator<Item = u64> {
 /// A body of 100 characters.
 pub fn body(random: &mut Random) -> String {
     const WORDS: [&str; 16] = [
-        "hey", "are", "you", "coming", "to", "the", "meeting", "later", "today", "or", "shall", "we", "move",
-        "it", "until", "tomorrow",
+        "hey", "are", "you", "coming", "to", "the", "meeting", "later", "today", "or", "shall", "we", "move", "it",
+        "until", "tomorrow",
     ];
     let mut text = String::with_capacity(BODY_BYTES + 10);
     while text.len() < BODY_BYTES {
@@ -129,16 +126,10 @@ struct Newest {
 
 impl History {
     fn new(message_count: u64) -> Outcome<Self> {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .context("reading the clock")?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).context("reading the clock")?;
         let first_at_us = (now - SPREAD - PAUSE_BEFORE_NOW).as_micros() as i64;
         let step_us = SPREAD.as_micros() as i64 / message_count.max(1) as i64;
-        let nothing = Newest {
-            seq: 0,
-            sent_at_us: first_at_us,
-            message_id: 0,
-        };
+        let nothing = Newest { seq: 0, sent_at_us: first_at_us, message_id: 0 };
         Ok(Self {
             random: Random::fixed(20),
             first_at_us,
@@ -171,11 +162,7 @@ impl Iterator for History {
         let index = self.random.below(CONVERSATIONS);
         let newest = &mut self.newest[index as usize];
         let sent_at_us = self.first_at_us + id * self.step_us;
-        *newest = Newest {
-            seq: newest.seq + 1,
-            sent_at_us,
-            message_id: id,
-        };
+        *newest = Newest { seq: newest.seq + 1, sent_at_us, message_id: id };
         let seq = newest.seq;
         let (one, other) = members(index + 1);
         let (sender, recipient) = if seq % 2 == 1 { (one, other) } else { (other, one) };
@@ -199,8 +186,7 @@ pub fn fill_sqlite(path: &Path, message_count: u64) -> Outcome<()> {
 }
 
 fn write_sqlite(path: &Path, history: &mut History) -> rusqlite::Result<()> {
-    let mut database =
-        rusqlite::Connection::open_with_flags(path, rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    let mut database = rusqlite::Connection::open_with_flags(path, rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     // One transaction and a cache that holds it: each page is written once.
     database.execute_batch("PRAGMA synchronous = OFF; PRAGMA cache_size = -1000000;")?;
     let transaction = database.transaction()?;
@@ -219,64 +205,45 @@ fn write_sqlite(path: &Path, history: &mut History) -> rusqlite::Result<()> {
                  created_at, body) VALUES (?1, ?2, ?3, ?4, 'text', ?5, ?6, ?4, ?7)",
         )?;
         for message in history.by_ref() {
-            let Message {
-                id,
-                conversation_id,
-                seq,
-                sent_at_us,
-                sender_id,
-                recipient_id,
-                body,
-            } = message;
-            insert.execute(params![
-                conversation_id,
-                seq,
-                id,
-                sent_at_us,
-                sender_id,
-                recipient_id,
-                body
-            ])?;
-        }
-        let mut conversation = transaction.prepare(
-            "INSERT INTO conversations (id, kind, created_at, created_by, last_seq, last_sent_at, last_message_id)
-             VALUES (?1, 'direct', ?2, ?3, ?4, ?5, ?6)",
-        )?;
-        let mut pair = transaction.prepare(
-            "INSERT INTO direct_conversations (lower_user_id, higher_user_id, conversation_id) VALUES (?1, ?2, ?3)",
-        )?;
-        let mut member = transaction
-            .prepare("INSERT INTO members (conversation_id, user_id, joined_at) VALUES (?1, ?2, ?3)")?;
-        for (id, newest) in history.conversations() {
-            let (one, other) = members(id as u64);
-            let (one, other) = (one as i64, other as i64);
-            let Newest {
-                seq,
-                sent_at_us,
-                message_id,
-            } = newest;
-            conversation.execute(params![id, start_us, one, seq, sent_at_us, message_id])?;
-            pair.execute(params![one.min(other), one.max(other), id])?;
-            member.execute(params![id, one, start_us])?;
-            member.execute(params![id, other, start_us])?;
+            let Message { id, conversation_id, seq, sent_at_us, sender_id, recipient_id, body } = message;
+            insert.execute(params![conversation_id, seq, id, sent_at_us, sender_id, recipient_id, body])?;
         }
     }
+    write_sqlite_conversations(&transaction, history)?;
     transaction.execute("DELETE FROM messaging_sequence", [])?;
-    transaction.execute(
-        "INSERT INTO messaging_sequence (id, last_value) VALUES (1, ?1)",
-        [history.message_count],
-    )?;
+    transaction.execute("INSERT INTO messaging_sequence (id, last_value) VALUES (1, ?1)", [history.message_count])?;
     transaction.commit()?;
     database.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
     database.execute_batch("PRAGMA synchronous = FULL;")
 }
 
+fn write_sqlite_conversations(transaction: &rusqlite::Transaction<'_>, history: &History) -> rusqlite::Result<()> {
+    let start_us = history.first_at_us;
+    let mut conversation = transaction.prepare(
+        "INSERT INTO conversations (id, kind, created_at, created_by, last_seq, last_sent_at, last_message_id)
+         VALUES (?1, 'direct', ?2, ?3, ?4, ?5, ?6)",
+    )?;
+    let mut pair = transaction.prepare(
+        "INSERT INTO direct_conversations (lower_user_id, higher_user_id, conversation_id) VALUES (?1, ?2, ?3)",
+    )?;
+    let mut member =
+        transaction.prepare("INSERT INTO members (conversation_id, user_id, joined_at) VALUES (?1, ?2, ?3)")?;
+    for (id, newest) in history.conversations() {
+        let (one, other) = members(id as u64);
+        let (one, other) = (one as i64, other as i64);
+        let Newest { seq, sent_at_us, message_id } = newest;
+        conversation.execute(params![id, start_us, one, seq, sent_at_us, message_id])?;
+        pair.execute(params![one.min(other), one.max(other), id])?;
+        member.execute(params![id, one, start_us])?;
+        member.execute(params![id, other, start_us])?;
+    }
+    Ok(())
+}
+
 /// Fills a PostgreSQL database whose empty schema the server has made.
 pub async fn fill_postgres(client: &mut tokio_postgres::Client, message_count: u64) -> Outcome<()> {
     let mut history = History::new(message_count)?;
-    write_postgres(client, &mut history)
-        .await
-        .map_err(|error| format!("filling PostgreSQL: {}", full(&error)))
+    write_postgres(client, &mut history).await.map_err(|error| format!("filling PostgreSQL: {}", full(&error)))
 }
 
 /// tokio-postgres keeps the server's message in the source of its error.
@@ -316,35 +283,15 @@ async fn write_postgres(
         let column = |pick: fn(&Message) -> i64| chunk.iter().map(pick).collect::<Vec<i64>>();
         let sent_at: Vec<SystemTime> = chunk.iter().map(|message| at(message.sent_at_us)).collect();
         let bodies: Vec<&str> = chunk.iter().map(|message| message.body.as_str()).collect();
-        let (conversation_ids, seqs) = (
-            column(|message| message.conversation_id),
-            column(|message| message.seq),
-        );
-        let (senders, recipients) = (
-            column(|message| message.sender_id),
-            column(|message| message.recipient_id),
-        );
+        let (conversation_ids, seqs) = (column(|message| message.conversation_id), column(|message| message.seq));
+        let (senders, recipients) = (column(|message| message.sender_id), column(|message| message.recipient_id));
         let ids = column(|message| message.id);
         transaction
-            .execute(
-                &insert,
-                &[
-                    &conversation_ids,
-                    &seqs,
-                    &ids,
-                    &sent_at,
-                    &senders,
-                    &recipients,
-                    &bodies,
-                ],
-            )
+            .execute(&insert, &[&conversation_ids, &seqs, &ids, &sent_at, &senders, &recipients, &bodies])
             .await?;
     }
     write_postgres_conversations(&transaction, history).await?;
-    transaction.commit().await?;
-    // As autovacuum would have left it.
-    client.batch_execute("VACUUM (ANALYZE)").await?;
-    client.batch_execute("CHECKPOINT").await
+    transaction.commit().await
 }
 
 async fn write_postgres_conversations(
@@ -356,10 +303,7 @@ async fn write_postgres_conversations(
     for (id, newest) in history.conversations() {
         let (one, other) = members(id as u64);
         let row = [id, one as i64, other as i64, newest.seq, newest.message_id];
-        columns
-            .iter_mut()
-            .zip(row)
-            .for_each(|(column, value)| column.push(value));
+        columns.iter_mut().zip(row).for_each(|(column, value)| column.push(value));
         last_sent_at.push(at(newest.sent_at_us));
     }
     let [ids, ones, others, last_seqs, last_message_ids] = columns;
@@ -371,14 +315,7 @@ async fn write_postgres_conversations(
              SELECT id, 'direct', $1, one, last_seq, last_sent_at, last_message_id
              FROM unnest($2::bigint[], $3::bigint[], $4::bigint[], $5::timestamptz[], $6::bigint[])
                  AS rows (id, one, last_seq, last_sent_at, last_message_id)",
-            &[
-                &start_at,
-                &ids,
-                &ones,
-                &last_seqs,
-                &last_sent_at,
-                &last_message_ids,
-            ],
+            &[&start_at, &ids, &ones, &last_seqs, &last_sent_at, &last_message_ids],
         )
         .await?;
     transaction
@@ -403,11 +340,7 @@ async fn write_postgres_conversations(
             "SELECT setval('messaging.messaging_sequence', $1),
                  setval(pg_get_serial_sequence('messaging.users', 'id'), $2),
                  setval(pg_get_serial_sequence('messaging.conversations', 'id'), $3)",
-            &[
-                &history.message_count.max(1),
-                &(USERS as i64),
-                &(CONVERSATIONS as i64),
-            ],
+            &[&history.message_count.max(1), &(USERS as i64), &(CONVERSATIONS as i64)],
         )
         .await?;
     Ok(())

@@ -47,11 +47,7 @@ impl Limit {
     pub fn same_bytes(folder: &Path, page: &Page) -> Outcome<Self> {
         let file = folder.join("page.bin");
         fs::write(&file, &page.body).context("keeping the page")?;
-        Self::start(
-            "bare axum",
-            folder,
-            &["bytes".into(), file, page.content_type.clone().into()],
-        )
+        Self::start("bare axum", folder, &["bytes".into(), file, page.content_type.clone().into()])
     }
 
     /// A bare axum handler for `POST /api/messages` and one thread that commits whatever is waiting,
@@ -67,25 +63,14 @@ impl Limit {
         let mut command = Command::new(executable);
         // It ends when its input does: even if this process is killed, the limit does not stay behind.
         command.arg(ROLE).args(arguments).stdin(Stdio::piped());
-        let process = Process::start(
-            name,
-            &mut command,
-            folder.join("limits.log"),
-            Stop::Terminate,
-            Output::Piped,
-        )?;
+        let process = Process::start(name, &mut command, folder.join("limits.log"), Stop::Terminate, Output::Piped)?;
         let mut line = String::new();
-        BufReader::new(process.take_stdout()?)
-            .read_line(&mut line)
-            .context(format!("listening to {name}"))?;
+        BufReader::new(process.take_stdout()?).read_line(&mut line).context(format!("listening to {name}"))?;
         let address = line.trim().parse().map_err(|_| {
             let words = process.last_words();
             format!("{name} did not say where it listens; its last words:\n{words}")
         })?;
-        Ok(Self {
-            address,
-            _process: process,
-        })
+        Ok(Self { address, _process: process })
     }
 }
 
@@ -100,15 +85,10 @@ pub fn run(arguments: &[String]) -> Outcome<()> {
         let _ = std::io::stdin().read(&mut [0]);
         std::process::exit(0);
     });
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("starting the runtime")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
     runtime.block_on(async {
         use axum::serve::ListenerExt;
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
-            .await
-            .context("binding a port")?;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.context("binding a port")?;
         println!("{}", listener.local_addr().context("asking for the port")?);
         let listener = listener.tap_io(|stream| {
             let _ = stream.set_nodelay(true);
@@ -153,9 +133,7 @@ fn group_commit_router(database: &str) -> Outcome<Router> {
             std::process::exit(1);
         }
     });
-    Ok(Router::new()
-        .route("/api/messages", post(insert))
-        .with_state(sender))
+    Ok(Router::new().route("/api/messages", post(insert)).with_state(sender))
 }
 
 async fn insert(State(writer): State<mpsc::Sender<Insert>>, body: Bytes) -> Response {
@@ -169,12 +147,7 @@ async fn insert(State(writer): State<mpsc::Sender<Insert>>, body: Bytes) -> Resp
     match answered.await {
         Ok(Some(Inserted { id, seq })) => {
             let json = [(header::CONTENT_TYPE, "application/json")];
-            (
-                StatusCode::CREATED,
-                json,
-                format!("{{\"id\":{id},\"seq\":{seq}}}"),
-            )
-                .into_response()
+            (StatusCode::CREATED, json, format!("{{\"id\":{id},\"seq\":{seq}}}")).into_response()
         }
         Ok(None) => StatusCode::UNPROCESSABLE_ENTITY.into_response(),
         Err(_) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
@@ -206,32 +179,17 @@ impl Writer {
         let mut standing = HashMap::new();
         for id in data::busy_conversations() {
             let (sender, recipient) = data::members(id);
-            let seq = connection.query_row(
-                "SELECT last_seq FROM conversations WHERE id = ?1",
-                [id as i64],
-                |row| row.get(0),
-            )?;
-            let place = Standing {
-                conversation_id: id as i64,
-                sender_id: sender as i64,
-                recipient_id: recipient as i64,
-                seq,
-            };
+            let seq = connection
+                .query_row("SELECT last_seq FROM conversations WHERE id = ?1", [id as i64], |row| row.get(0))?;
+            let place =
+                Standing { conversation_id: id as i64, sender_id: sender as i64, recipient_id: recipient as i64, seq };
             standing.insert((data::user_name(sender), data::user_name(recipient)), place);
         }
-        Ok(Self {
-            connection,
-            standing,
-            last_id,
-        })
+        Ok(Self { connection, standing, last_id })
     }
 
     fn run(self, mut waiting: mpsc::Receiver<Insert>) -> rusqlite::Result<()> {
-        let Self {
-            connection,
-            mut standing,
-            mut last_id,
-        } = self;
+        let Self { connection, mut standing, mut last_id } = self;
         let mut begin = connection.prepare("BEGIN IMMEDIATE")?;
         let mut commit = connection.prepare("COMMIT")?;
         let mut insert = connection.prepare(
@@ -242,10 +200,7 @@ impl Writer {
         let mut done = Vec::with_capacity(BATCH);
         while waiting.blocking_recv_many(&mut batch, BATCH) > 0 {
             begin.execute([])?;
-            let now = SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default()
-                .as_micros() as i64;
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as i64;
             for Insert { message, answer } in batch.drain(..) {
                 let pair = (message.sender_user_name, message.recipient_user_name);
                 let Some(place) = standing.get_mut(&pair) else {
@@ -254,21 +209,8 @@ impl Writer {
                 };
                 place.seq += 1;
                 last_id += 1;
-                let Standing {
-                    conversation_id,
-                    sender_id,
-                    recipient_id,
-                    seq,
-                } = *place;
-                insert.execute(params![
-                    conversation_id,
-                    seq,
-                    last_id,
-                    now,
-                    sender_id,
-                    recipient_id,
-                    message.body
-                ])?;
+                let Standing { conversation_id, sender_id, recipient_id, seq } = *place;
+                insert.execute(params![conversation_id, seq, last_id, now, sender_id, recipient_id, message.body])?;
                 done.push((answer, Some(Inserted { id: last_id, seq })));
             }
             commit.execute([])?;

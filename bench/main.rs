@@ -6,10 +6,7 @@
 //! `POSTHASTE_BIN` another server. A missed target is reported, not an error: an answer with a wrong
 //! status is one.
 
-#![allow(
-    clippy::disallowed_methods,
-    reason = "a load generator lives by the real clock"
-)]
+#![allow(clippy::disallowed_methods, reason = "a load generator lives by the real clock")]
 
 mod client;
 mod data;
@@ -59,22 +56,11 @@ fn bench() -> Outcome<()> {
 
 fn read_settings() -> Outcome<Settings> {
     let halves = match std::env::var("POSTHASTE_BENCH_ONLY").as_deref() {
-        Err(_) | Ok("") => Halves {
-            sqlite: true,
-            postgres: true,
-        },
-        Ok("sqlite") => Halves {
-            sqlite: true,
-            postgres: false,
-        },
-        Ok("postgres") => Halves {
-            sqlite: false,
-            postgres: true,
-        },
+        Err(_) | Ok("") => Halves { sqlite: true, postgres: true },
+        Ok("sqlite") => Halves { sqlite: true, postgres: false },
+        Ok("postgres") => Halves { sqlite: false, postgres: true },
         Ok(other) => {
-            return Err(format!(
-                "POSTHASTE_BENCH_ONLY is sqlite or postgres, not {other:?}"
-            ));
+            return Err(format!("POSTHASTE_BENCH_ONLY is sqlite or postgres, not {other:?}"));
         }
     };
     Ok(Settings {

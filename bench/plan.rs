@@ -57,11 +57,8 @@ pub fn run(settings: &Settings) -> Outcome<(Vec<Figure>, Conditions)> {
     if settings.halves.postgres {
         version = Some(run_postgres(settings, folder.path(), &mut figures)?);
     }
-    let conditions = Conditions {
-        message_count: settings.message_count,
-        duration: settings.duration,
-        postgres: version,
-    };
+    let conditions =
+        Conditions { message_count: settings.message_count, duration: settings.duration, postgres: version };
     Ok((figures, conditions))
 }
 
@@ -77,64 +74,49 @@ fn run_sqlite(settings: &Settings, folder: &Path, figures: &mut Vec<Figure>) -> 
     say("SQLite: loading");
     let database = setup.data_dir.join("posthaste.db");
     data::fill_sqlite(&database, settings.message_count)?;
+    // It copies the database, so it comes before the server.
     let bare_writer = Limit::group_commit(folder, &database)?;
     let server = Server::start(&setup)?;
-
-    say("SQLite: reading");
-    let page = sample_page(server.address)?;
-    let bare_reader = Limit::same_bytes(folder, &page)?;
-    let (mut limit, mut reading) = (Best::default(), Best::default());
-    for _ in 0..ROUNDS {
-        limit.offer(settings.reads(bare_reader.address).run()?);
-        reading.offer(settings.reads(server.address).run()?);
-    }
-    drop(bare_reader);
-    let limit = (
-        format!("bare axum, the same {} bytes", page.body.len()),
-        limit.0.rate,
-    );
-    figures.push(Figure::rate(
-        "GET 50 messages, SQLite",
-        reading.0,
-        (&limit.0, limit.1),
-        Target::Ratio(0.25),
-    ));
-
-    say("SQLite: writing");
-    let (mut limit, mut plain, mut keyed) = (Best::default(), Best::default(), Best::default());
-    for _ in 0..ROUNDS {
-        limit.offer(settings.posts(bare_writer.address, false).run()?);
-        plain.offer(settings.posts(server.address, false).run()?);
-        keyed.offer(settings.posts(server.address, true).run()?);
-    }
-    drop(bare_writer);
-    let limit = ("bare axum + group commit", limit.0.rate);
-    figures.push(Figure::rate(
-        "POST a message, SQLite",
-        plain.0,
-        limit,
-        Target::Ratio(0.5),
-    ));
-    figures.push(Figure::rate(
-        "… with an Idempotency-Key",
-        keyed.0,
-        limit,
-        Target::Ratio(0.4),
-    ));
-    figures.push(Figure::memory(
-        "memory after the load, SQLite",
-        server.anonymous_memory_bytes()?,
-        MEMORY_AT_MOST_MIB,
-    ));
-    drop(server);
-    figures.push(Figure::time(
-        "start to first 200, SQLite",
-        median_start(&setup)?,
-        START_AT_MOST_MS,
-    ));
+    figures.push(read_sqlite(settings, folder, &server)?);
+    figures.extend(write_sqlite(settings, &bare_writer, &server)?);
+    let memory_bytes = server.anonymous_memory_bytes()?;
+    figures.push(Figure::memory("memory after the load, SQLite", memory_bytes, MEMORY_AT_MOST_MIB));
+    drop((server, bare_writer));
+    let start = median_start(&setup)?;
+    figures.push(Figure::time("start to first 200, SQLite", start, START_AT_MOST_MS));
     Ok(())
 }
 
+fn read_sqlite(settings: &Settings, folder: &Path, server: &Server) -> Outcome<Figure> {
+    say("SQLite: reading");
+    let page = sample_page(server.address)?;
+    let bare = Limit::same_bytes(folder, &page)?;
+    let (mut limit, mut reading) = (Best::of("limit"), Best::of("server"));
+    for _ in 0..ROUNDS {
+        limit.offer(settings.reads(bare.address).run()?);
+        reading.offer(settings.reads(server.address).run()?);
+    }
+    let name = format!("bare axum, the same {} bytes", page.body.len());
+    let target = Target::Ratio(0.25);
+    Ok(Figure::rate("GET 50 messages, SQLite", reading.measured, (&name, limit.rate()), target))
+}
+
+fn write_sqlite(settings: &Settings, bare: &Limit, server: &Server) -> Outcome<[Figure; 2]> {
+    say("SQLite: writing");
+    let (mut limit, mut plain, mut keyed) = (Best::of("limit"), Best::of("server"), Best::of("with keys"));
+    for _ in 0..ROUNDS {
+        limit.offer(settings.posts(bare.address, false).run()?);
+        plain.offer(settings.posts(server.address, false).run()?);
+        keyed.offer(settings.posts(server.address, true).run()?);
+    }
+    let limit = ("bare axum + group commit", limit.rate());
+    Ok([
+        Figure::rate("POST a message, SQLite", plain.measured, limit, Target::Ratio(0.5)),
+        Figure::rate("… with an Idempotency-Key", keyed.measured, limit, Target::Ratio(0.4)),
+    ])
+}
+
+/// Returns the version of PostgreSQL.
 fn run_postgres(settings: &Settings, folder: &Path, figures: &mut Vec<Figure>) -> Outcome<String> {
     say("PostgreSQL: making a cluster");
     let cluster = Cluster::start(folder)?;
@@ -149,77 +131,58 @@ fn run_postgres(settings: &Settings, folder: &Path, figures: &mut Vec<Figure>) -
     say("PostgreSQL: loading");
     cluster.fill(settings.message_count)?;
     cluster.execute(postgres::SCRATCH_TABLES)?;
+    cluster.tidy()?;
     let server = Server::start(&setup)?;
+    figures.extend(read_postgres(settings, &cluster, &server)?);
+    figures.extend(write_postgres(settings, &cluster, &server)?);
+    drop(server);
+    let start = median_start(&setup)?;
+    figures.push(Figure::time("start to first 200, PostgreSQL", start, START_AT_MOST_MS));
+    cluster.version()
+}
 
+fn read_postgres(settings: &Settings, cluster: &Cluster, server: &Server) -> Outcome<[Figure; 2]> {
     say("PostgreSQL: reading");
     sample_page(server.address)?;
-    let (mut limit, mut plain_query, mut reading) = (0f64, 0f64, Best::default());
+    let (mut limit, mut query) = (Best::of("limit"), Best::of("plain query"));
+    let mut reading = Best::of("server");
     for _ in 0..ROUNDS {
-        for clients in [16, 64] {
-            limit = limit.max(cluster.pgbench(postgres::READ_PAGE, clients, WARM_UP, settings.duration)?);
+        for clients in [16, client::CONNECTIONS] {
+            limit.offer(settings.pgbench(cluster, postgres::READ_PAGE, clients)?);
         }
-        plain_query =
-            plain_query.max(cluster.pgbench(postgres::FIND_PAGE, 16, WARM_UP, settings.duration)?);
+        query.offer(settings.pgbench(cluster, postgres::FIND_PAGE, 16)?);
         reading.offer(settings.reads(server.address).run()?);
     }
-    let limit = ("pgbench, the same rows by key", limit);
-    figures.push(Figure::rate(
-        "GET 50 messages, PostgreSQL",
-        reading.0,
-        limit,
-        Target::Ratio(0.5),
-    ));
-    let limit = ("pgbench, one query that finds them", plain_query);
-    figures.push(Figure::rate(
-        "… against a plain query",
-        reading.0,
-        limit,
-        Target::Nothing,
-    ));
+    let limit = ("pgbench, the same rows by key", limit.rate());
+    let query = ("pgbench, one query that finds them", query.rate());
+    Ok([
+        Figure::rate("GET 50 messages, PostgreSQL", reading.measured, limit, Target::Ratio(0.5)),
+        Figure::rate("… against a plain query", reading.measured, query, Target::Nothing),
+    ])
+}
 
+fn write_postgres(settings: &Settings, cluster: &Cluster, server: &Server) -> Outcome<[Figure; 2]> {
     say("PostgreSQL: writing");
-    let (mut limit, mut plain, mut keyed) = (0f64, Best::default(), Best::default());
+    let (mut limit, mut plain, mut keyed) = (Best::of("limit"), Best::of("server"), Best::of("with keys"));
     for _ in 0..ROUNDS {
         // Each starts with an empty log since the last checkpoint, whoever went before.
         cluster.execute("CHECKPOINT")?;
-        limit = limit.max(cluster.pgbench(
-            postgres::INSERT_ONE,
-            client::CONNECTIONS,
-            WARM_UP,
-            settings.duration,
-        )?);
+        limit.offer(settings.pgbench(cluster, postgres::INSERT_ONE, client::CONNECTIONS)?);
         cluster.execute("CHECKPOINT")?;
         plain.offer(settings.posts(server.address, false).run()?);
         cluster.execute("CHECKPOINT")?;
         keyed.offer(settings.posts(server.address, true).run()?);
     }
-    let limit = ("pgbench, an insert a transaction", limit);
-    figures.push(Figure::rate(
-        "POST a message, PostgreSQL",
-        plain.0,
-        limit,
-        Target::Ratio(1.0),
-    ));
-    figures.push(Figure::rate(
-        "… with an Idempotency-Key",
-        keyed.0,
-        limit,
-        Target::Nothing,
-    ));
-    drop(server);
-    figures.push(Figure::time(
-        "start to first 200, PostgreSQL",
-        median_start(&setup)?,
-        START_AT_MOST_MS,
-    ));
-    cluster.version()
+    let limit = ("pgbench, an insert a transaction", limit.rate());
+    Ok([
+        Figure::rate("POST a message, PostgreSQL", plain.measured, limit, Target::Ratio(1.0)),
+        Figure::rate("… with an Idempotency-Key", keyed.measured, limit, Target::Nothing),
+    ])
 }
 
 impl Settings {
     fn reads(&self, address: SocketAddr) -> Load {
-        let requests = (1..=data::USERS)
-            .map(|user| Request::get(address, &page_path(user)))
-            .collect();
+        let requests = (1..=data::USERS).map(|user| Request::get(address, &page_path(user))).collect();
         self.load(address, requests, 200)
     }
 
@@ -239,27 +202,36 @@ impl Settings {
         self.load(address, requests, 201)
     }
 
+    fn pgbench(&self, cluster: &Cluster, script: &str, clients: usize) -> Outcome<Measured> {
+        let rate = cluster.pgbench(script, clients, WARM_UP, self.duration)?;
+        Ok(Measured { rate, ..Measured::default() })
+    }
+
     fn load(&self, address: SocketAddr, requests: Vec<Request>, expected_status: u16) -> Load {
         let requests = Arc::new(requests);
-        Load {
-            address,
-            requests,
-            expected_status,
-            warm_up: WARM_UP,
-            duration: self.duration,
-        }
+        Load { address, requests, expected_status, warm_up: WARM_UP, duration: self.duration }
     }
 }
 
-#[derive(Default)]
-struct Best(Measured);
+struct Best {
+    name: &'static str,
+    measured: Measured,
+}
 
 impl Best {
+    fn of(name: &'static str) -> Self {
+        Self { name, measured: Measured::default() }
+    }
+
     fn offer(&mut self, measured: Measured) {
-        say(&format!("  {:.0}/s", measured.rate));
-        if measured.rate > self.0.rate {
-            self.0 = measured;
+        say(&format!("  {}: {:.0}/s", self.name, measured.rate));
+        if measured.rate > self.measured.rate {
+            self.measured = measured;
         }
+    }
+
+    fn rate(&self) -> f64 {
+        self.measured.rate
     }
 }
 
@@ -269,11 +241,7 @@ fn page_path(user: u64) -> String {
 
 /// One answer of the server, after looking at whether it is what the load takes it for.
 fn sample_page(address: SocketAddr) -> Outcome<Page> {
-    let page = client::fetch(
-        address,
-        &Request::get(address, &page_path(1)),
-        Duration::from_secs(10),
-    )?;
+    let page = client::fetch(address, &Request::get(address, &page_path(1)), Duration::from_secs(10))?;
     let text = String::from_utf8_lossy(&page.body);
     let wrong = |what: &str| {
         let start: String = text.chars().take(500).collect();
@@ -286,15 +254,9 @@ fn sample_page(address: SocketAddr) -> Outcome<Page> {
         return Err(wrong("is not an array"));
     };
     if messages.len() != PAGE {
-        return Err(wrong(&format!(
-            "has {} messages instead of {PAGE}",
-            messages.len()
-        )));
+        return Err(wrong(&format!("has {} messages instead of {PAGE}", messages.len())));
     }
-    let times: Vec<&str> = messages
-        .iter()
-        .filter_map(|message| message["timestamp_sent"].as_str())
-        .collect();
+    let times: Vec<&str> = messages.iter().filter_map(|message| message["timestamp_sent"].as_str()).collect();
     if times.len() != PAGE || !times.is_sorted_by(|newer, older| newer >= older) {
         return Err(wrong("is not newest first"));
     }

@@ -86,46 +86,24 @@ impl Cluster {
             chown(&data, Some(owner.user), Some(owner.group)).context("giving the cluster its folder")?;
         }
         let mut make = Command::new(programs.join("initdb"));
-        make.args([
-            "--username=postgres",
-            "--auth=trust",
-            "--encoding=UTF8",
-            "--no-locale",
-            "--no-sync",
-            "-D",
-        ]);
+        make.args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync", "-D"]);
         make.arg(&data).current_dir("/").stdin(Stdio::null());
         Owner::apply(owner, &mut make);
-        Process::start(
-            "initdb",
-            &mut make,
-            folder.join("initdb.log"),
-            Stop::Terminate,
-            Output::Logged,
-        )?
-        .wait_for_success(Duration::from_secs(120))?;
+        Process::start("initdb", &mut make, folder.join("initdb.log"), Stop::Terminate, Output::Logged)?
+            .wait_for_success(Duration::from_secs(120))?;
 
         let port = server::free_address()?.port();
         let mut serve = Command::new(programs.join("postgres"));
         serve.arg("-D").arg(&data).args(["-p", &port.to_string()]);
         // Room for pgbench beside the server's pool; everything else stays as it comes.
-        for setting in [
-            "listen_addresses=127.0.0.1",
-            "unix_socket_directories=",
-            "max_connections=200",
-        ] {
+        for setting in ["listen_addresses=127.0.0.1", "unix_socket_directories=", "max_connections=200"] {
             serve.args(["-c", setting]);
         }
         serve.current_dir("/").stdin(Stdio::null());
         Owner::apply(owner, &mut serve);
         let log = folder.join("postgres.log");
         let process = Process::start("postgres", &mut serve, log, Stop::Interrupt, Output::Logged)?;
-        let cluster = Self {
-            folder: folder.to_owned(),
-            programs,
-            port,
-            process,
-        };
+        let cluster = Self { folder: folder.to_owned(), programs, port, process };
         cluster.create_database()?;
         Ok(cluster)
     }
@@ -138,10 +116,7 @@ impl Cluster {
     /// Its version, as it says it.
     pub fn version(&self) -> Outcome<String> {
         self.with_client(DATABASE, async |client| {
-            client
-                .query_one("SHOW server_version", &[])
-                .await
-                .map(|row| row.get(0))
+            client.query_one("SHOW server_version", &[]).await.map(|row| row.get(0))
         })
     }
 
@@ -159,13 +134,7 @@ impl Cluster {
     }
 
     /// Transactions per second of one script with prepared statements, without the time to connect.
-    pub fn pgbench(
-        &self,
-        script: &str,
-        clients: usize,
-        warm_up: Duration,
-        duration: Duration,
-    ) -> Outcome<f64> {
+    pub fn pgbench(&self, script: &str, clients: usize, warm_up: Duration, duration: Duration) -> Outcome<f64> {
         self.pgbench_once(script, clients, warm_up)?;
         self.pgbench_once(script, clients, duration)
     }
@@ -175,35 +144,24 @@ impl Cluster {
         fs::write(&file, script).context("writing the pgbench script")?;
         let mut command = Command::new(self.programs.join("pgbench"));
         command.args(["-n", "-M", "prepared", "-h", "127.0.0.1", "-U", "postgres"]);
-        command.args([
-            "-p",
-            &self.port.to_string(),
-            "-c",
-            &clients.to_string(),
-            "-j",
-            "2",
-        ]);
-        command
-            .args(["-T", &duration.as_secs_f64().ceil().to_string(), "-f"])
-            .arg(&file);
+        command.args(["-p", &self.port.to_string(), "-c", &clients.to_string(), "-j", "2"]);
+        command.args(["-T", &duration.as_secs_f64().ceil().to_string(), "-f"]).arg(&file);
         command.arg(DATABASE).stdin(Stdio::null());
         let log = self.folder.join("pgbench.log");
         let process = Process::start("pgbench", &mut command, log, Stop::Interrupt, Output::Piped)?;
         process.wait_for_success(duration + OVERTIME)?;
         let mut text = String::new();
-        process
-            .take_stdout()?
-            .read_to_string(&mut text)
-            .context("reading what pgbench said")?;
+        process.take_stdout()?.read_to_string(&mut text).context("reading what pgbench said")?;
         text.lines()
-            .find_map(|line| {
-                line.strip_prefix("tps = ")?
-                    .split_whitespace()
-                    .next()?
-                    .parse()
-                    .ok()
-            })
+            .find_map(|line| line.strip_prefix("tps = ")?.split_whitespace().next()?.parse().ok())
             .ok_or_else(|| format!("pgbench said no rate:\n{text}"))
+    }
+
+    /// Leaves the tables as autovacuum would have left them.
+    pub fn tidy(&self) -> Outcome<()> {
+        // VACUUM is no part of a transaction, and several statements in one message are one.
+        self.execute("VACUUM (ANALYZE)")?;
+        self.execute("CHECKPOINT")
     }
 
     fn create_database(&self) -> Outcome<()> {
@@ -230,30 +188,21 @@ impl Cluster {
     ) -> Outcome<T> {
         run_async(async {
             let client = self.connect(database).await?;
-            action(&client)
-                .await
-                .map_err(|error| format!("PostgreSQL: {}", data::full(&error)))
+            action(&client).await.map_err(|error| format!("PostgreSQL: {}", data::full(&error)))
         })
     }
 
     async fn connect(&self, database: &str) -> Outcome<Client> {
-        let parameters = format!(
-            "host=127.0.0.1 port={} user=postgres dbname={database}",
-            self.port
-        );
-        let (client, connection) = tokio_postgres::connect(&parameters, NoTls)
-            .await
-            .context("connecting to PostgreSQL")?;
+        let parameters = format!("host=127.0.0.1 port={} user=postgres dbname={database}", self.port);
+        let (client, connection) =
+            tokio_postgres::connect(&parameters, NoTls).await.context("connecting to PostgreSQL")?;
         tokio::spawn(connection);
         Ok(client)
     }
 }
 
 fn run_async<T>(future: impl Future<Output = Outcome<T>>) -> Outcome<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("starting a runtime")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting a runtime")?;
     runtime.block_on(future)
 }
 
@@ -263,12 +212,7 @@ fn find_programs() -> Outcome<PathBuf> {
         .into_iter()
         .flatten()
         .flatten()
-        .filter_map(|entry| {
-            Some((
-                entry.file_name().to_str()?.parse().ok()?,
-                entry.path().join("bin"),
-            ))
-        })
+        .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin"))))
         .collect();
     folders.sort();
     let searched = std::env::var_os("PATH").unwrap_or_default();
@@ -279,7 +223,8 @@ fn find_programs() -> Outcome<PathBuf> {
         .chain(std::env::split_paths(&searched))
         .find(|folder| ["initdb", "postgres", "pgbench"].iter().all(|name| folder.join(name).is_file()))
         .ok_or_else(|| {
-            "no PostgreSQL here (initdb, postgres and pgbench): install it, or set POSTHASTE_BENCH_ONLY=sqlite".to_owned()
+            "no PostgreSQL here (initdb, postgres and pgbench): install it, or set POSTHASTE_BENCH_ONLY=sqlite"
+                .to_owned()
         })
 }
 
@@ -291,27 +236,18 @@ struct Owner {
 }
 
 impl Owner {
-    /// The user `postgres` if this process, which has made the folder, is root; else nobody special.
+    /// The user `postgres` if this process, which has made the folder, is root; else this user.
     fn for_server(folder: &Path) -> Outcome<Option<Self>> {
-        if fs::metadata(folder)
-            .context("looking at the scratch folder")?
-            .uid()
-            != 0
-        {
+        if fs::metadata(folder).context("looking at the scratch folder")?.uid() != 0 {
             return Ok(None);
         }
         let people = fs::read_to_string("/etc/passwd").context("reading /etc/passwd")?;
-        let fields = people
-            .lines()
-            .map(|line| line.split(':').collect::<Vec<_>>())
-            .find(|fields| fields[0] == "postgres");
-        let number = |index: usize| fields.as_ref()?.get(index)?.parse().ok();
-        match (number(2), number(3)) {
-            (Some(user), Some(group)) => Ok(Some(Self { user, group })),
-            _ => Err(
-                "PostgreSQL does not run as root, and there is no user `postgres` to run it as".to_owned(),
-            ),
-        }
+        let owner = ["postgres", "nobody"].iter().find_map(|name| {
+            let fields: Vec<&str> =
+                people.lines().map(|line| line.split(':').collect()).find(|fields: &Vec<&str>| fields[0] == *name)?;
+            Some(Self { user: fields.get(2)?.parse().ok()?, group: fields.get(3)?.parse().ok()? })
+        });
+        owner.map(Some).ok_or_else(|| "PostgreSQL does not run as root, and there is no user `postgres`".to_owned())
     }
 
     fn apply(owner: Option<Self>, command: &mut Command) {

@@ -66,10 +66,8 @@ pub fn interrupted() -> bool {
 
 /// Starts the thread that undoes everything, newest first, on Ctrl-C or SIGTERM.
 pub fn watch_for_interrupt() -> Outcome<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("starting the interrupt watcher")?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the interrupt watcher")?;
     thread::spawn(move || {
         runtime.block_on(async {
             use tokio::signal::unix::{SignalKind, signal};
@@ -145,37 +143,20 @@ pub struct Process {
 impl Process {
     /// Starts the command with its standard error going to `log`, and its output as well unless the
     /// caller has piped it.
-    pub fn start(
-        name: &str,
-        command: &mut Command,
-        log: PathBuf,
-        stop: Stop,
-        output: Output,
-    ) -> Outcome<Self> {
-        let file = File::options()
-            .create(true)
-            .append(true)
-            .open(&log)
-            .context(format!("opening {}", log.display()))?;
+    pub fn start(name: &str, command: &mut Command, log: PathBuf, stop: Stop, output: Output) -> Outcome<Self> {
+        let file =
+            File::options().create(true).append(true).open(&log).context(format!("opening {}", log.display()))?;
         let stdout = match output {
             Output::Piped => Stdio::piped(),
             Output::Logged => Stdio::from(file.try_clone().context("sharing the log file")?),
         };
         command.stdout(stdout).stderr(Stdio::from(file));
-        let child = command
-            .spawn()
-            .context(format!("starting {name} ({})", command.get_program().display()))?;
+        let child = command.spawn().context(format!("starting {name} ({})", command.get_program().display()))?;
         let id = child.id();
         let child = Arc::new(Mutex::new(child));
         let doomed = Arc::clone(&child);
         let undo = Undo::later(move || end(&mut locked(&doomed), stop));
-        Ok(Self {
-            name: name.to_owned(),
-            id,
-            child,
-            log,
-            _undo: undo,
-        })
+        Ok(Self { name: name.to_owned(), id, child, log, _undo: undo })
     }
 
     /// The process id.
@@ -185,21 +166,14 @@ impl Process {
 
     /// The piped output, once.
     pub fn take_stdout(&self) -> Outcome<std::process::ChildStdout> {
-        locked(&self.child)
-            .stdout
-            .take()
-            .ok_or_else(|| format!("the output of {} is not piped", self.name))
+        locked(&self.child).stdout.take().ok_or_else(|| format!("the output of {} is not piped", self.name))
     }
 
     /// An error with the end of its log if the process is no longer running.
     pub fn check_running(&self) -> Outcome<()> {
         match self.exit_status()? {
             None => Ok(()),
-            Some(status) => Err(format!(
-                "{} ended with {status}; its last words:\n{}",
-                self.name,
-                self.last_words()
-            )),
+            Some(status) => Err(format!("{} ended with {status}; its last words:\n{}", self.name, self.last_words())),
         }
     }
 
@@ -211,11 +185,7 @@ impl Process {
                 Some(status) if status.success() => return Ok(()),
                 Some(_) => return self.check_running(),
                 None if Instant::now() >= deadline => {
-                    return Err(format!(
-                        "{} did not end within {} s",
-                        self.name,
-                        at_most.as_secs()
-                    ));
+                    return Err(format!("{} did not end within {} s", self.name, at_most.as_secs()));
                 }
                 None => thread::sleep(Duration::from_millis(5)),
             }
@@ -233,9 +203,7 @@ impl Process {
     }
 
     fn exit_status(&self) -> Outcome<Option<ExitStatus>> {
-        locked(&self.child)
-            .try_wait()
-            .context(format!("asking after {}", self.name))
+        locked(&self.child).try_wait().context(format!("asking after {}", self.name))
     }
 }
 
@@ -255,9 +223,7 @@ fn end(child: &mut Child, stop: Stop) {
     };
     if matches!(child.try_wait(), Ok(None)) {
         // The shell's own `kill` is there even where no such program is installed.
-        let _ = Command::new("sh")
-            .args(["-c", &format!("kill -{signal} {}", child.id())])
-            .status();
+        let _ = Command::new("sh").args(["-c", &format!("kill -{signal} {}", child.id())]).status();
     }
     let deadline = Instant::now() + GRACE;
     while matches!(child.try_wait(), Ok(None)) {

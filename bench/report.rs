@@ -77,14 +77,7 @@ impl Figure {
     }
 
     fn plain(what: &str, value: f64, unit: Unit, at_most: f64) -> Self {
-        Self {
-            what: what.to_owned(),
-            value,
-            unit,
-            latency_us: None,
-            limit: None,
-            target: Target::AtMost(at_most),
-        }
+        Self { what: what.to_owned(), value, unit, latency_us: None, limit: None, target: Target::AtMost(at_most) }
     }
 
     fn ratio(&self) -> Option<f64> {
@@ -116,13 +109,8 @@ impl Figure {
             self.latency_us
                 .map(|(p50, p99)| format!("{} / {}", milliseconds(p50), milliseconds(p99)))
                 .unwrap_or_default(),
-            self.limit
-                .as_ref()
-                .map(|(name, limit)| format!("{} {name}", self.unit.show(*limit)))
-                .unwrap_or_default(),
-            self.ratio()
-                .map(|ratio| format!("{ratio:.2}"))
-                .unwrap_or_default(),
+            self.limit.as_ref().map(|(name, limit)| format!("{} {name}", self.unit.show(*limit))).unwrap_or_default(),
+            self.ratio().map(|ratio| format!("{ratio:.2}")).unwrap_or_default(),
             target,
             met.to_owned(),
         ]
@@ -180,15 +168,11 @@ pub struct Conditions {
 /// Prints the table and keeps it as `bench/results/latest.json`.
 pub fn publish(figures: &[Figure], conditions: &Conditions) -> Outcome<()> {
     println!("\n{}", table(figures));
-    let (measured, met) = figures
-        .iter()
-        .filter_map(Figure::met)
-        .fold((0, 0), |(all, met), this| (all + 1, met + u32::from(this)));
+    let (measured, met) =
+        figures.iter().filter_map(Figure::met).fold((0, 0), |(all, met), this| (all + 1, met + u32::from(this)));
     println!("{met} of {measured} targets met. Latencies are p50 / p99 in ms.");
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let taken_at = OffsetDateTime::from(SystemTime::now())
-        .format(&Rfc3339)
-        .context("writing the time")?;
+    let taken_at = OffsetDateTime::from(SystemTime::now()).format(&Rfc3339).context("writing the time")?;
     let document = json!({
         "taken_at": taken_at,
         "cores": cores,
@@ -208,39 +192,17 @@ pub fn publish(figures: &[Figure], conditions: &Conditions) -> Outcome<()> {
 
 fn package_folder() -> PathBuf {
     // Cargo says it when it runs a bench; the built-in one is where the bench was compiled.
-    std::env::var_os("CARGO_MANIFEST_DIR")
-        .unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into())
-        .into()
+    std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into()).into()
 }
 
 fn table(figures: &[Figure]) -> String {
-    let head = [
-        "what",
-        "measured",
-        "latency",
-        "limit in the same run",
-        "ratio",
-        "target",
-        "",
-    ]
-    .map(str::to_owned);
-    let rows: Vec<[String; 7]> = std::iter::once(head)
-        .chain(figures.iter().map(Figure::cells))
-        .collect();
-    let width = |column: usize| {
-        rows.iter()
-            .map(|row| row[column].chars().count())
-            .max()
-            .unwrap_or(0)
-    };
+    let head = ["what", "measured", "latency", "limit in the same run", "ratio", "target", ""].map(str::to_owned);
+    let rows: Vec<[String; 7]> = std::iter::once(head).chain(figures.iter().map(Figure::cells)).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..7).map(width).collect();
     let mut text = String::new();
     for (index, row) in rows.iter().enumerate() {
-        let cells: Vec<String> = row
-            .iter()
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:<width$}"))
-            .collect();
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
         text.push_str(&format!("| {} |\n", cells.join(" | ")));
         if index == 0 {
             let rules: Vec<String> = widths.iter().map(|width| "-".repeat((*width).max(3))).collect();
@@ -256,11 +218,7 @@ fn milliseconds(microseconds: u32) -> String {
 
 fn thousands(value: f64) -> String {
     let digits = format!("{value:.0}");
-    let groups: Vec<&str> = digits
-        .as_bytes()
-        .rchunks(3)
-        .rev()
-        .map(|group| std::str::from_utf8(group).unwrap_or(""))
-        .collect();
+    let groups: Vec<&str> =
+        digits.as_bytes().rchunks(3).rev().map(|group| std::str::from_utf8(group).unwrap_or("")).collect();
     groups.join(",")
 }

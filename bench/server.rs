@@ -39,25 +39,13 @@ pub struct Server {
 /// The server's executable: `POSTHASTE_BIN`, else the one that was built with this bench.
 pub fn find_binary() -> Outcome<PathBuf> {
     if let Some(path) = std::env::var_os("POSTHASTE_BIN").map(PathBuf::from) {
-        return if path.is_file() {
-            Ok(path)
-        } else {
-            Err(format!("POSTHASTE_BIN: no file {}", path.display()))
-        };
+        return if path.is_file() { Ok(path) } else { Err(format!("POSTHASTE_BIN: no file {}", path.display())) };
     }
     let executable = std::env::current_exe().context("finding this executable")?;
-    let beside = executable
-        .parent()
-        .and_then(Path::parent)
-        .map(|folder| folder.join("posthaste"));
-    BUILT_BESIDE
-        .map(PathBuf::from)
-        .into_iter()
-        .chain(beside)
-        .find(|path| path.is_file())
-        .ok_or_else(|| {
-            "no posthaste executable: build it with `cargo build --release`, or set POSTHASTE_BIN".to_owned()
-        })
+    let beside = executable.parent().and_then(Path::parent).map(|folder| folder.join("posthaste"));
+    BUILT_BESIDE.map(PathBuf::from).into_iter().chain(beside).find(|path| path.is_file()).ok_or_else(|| {
+        "no posthaste executable: build it with `cargo build --release`, or set POSTHASTE_BIN".to_owned()
+    })
 }
 
 impl Server {
@@ -65,37 +53,18 @@ impl Server {
     pub fn start(setup: &Setup) -> Outcome<Self> {
         let address = free_address()?;
         let mut command = Command::new(&setup.binary);
-        command.args([
-            "serve",
-            "--open",
-            "--rate-limits",
-            "off",
-            "--log-format",
-            "json",
-            "--listen",
-        ]);
-        command
-            .arg(address.to_string())
-            .arg("--data-dir")
-            .arg(&setup.data_dir);
+        command.args(["serve", "--open", "--rate-limits", "off", "--log-format", "json", "--listen"]);
+        command.arg(address.to_string()).arg("--data-dir").arg(&setup.data_dir);
         if let Some(url) = &setup.database_url {
             command.arg("--database-url").arg(url);
         }
         command.stdin(Stdio::null());
-        for (name, _) in
-            std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("POSTHASTE_"))
-        {
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("POSTHASTE_")) {
             // The operator's own settings are not what is measured.
             command.env_remove(name);
         }
         let started_at = Instant::now();
-        let process = Process::start(
-            "posthaste",
-            &mut command,
-            setup.log.clone(),
-            Stop::Terminate,
-            Output::Logged,
-        )?;
+        let process = Process::start("posthaste", &mut command, setup.log.clone(), Stop::Terminate, Output::Logged)?;
         let health = Request::get(address, "/healthz");
         loop {
             match client::fetch(address, &health, Duration::from_secs(2)) {
@@ -103,19 +72,12 @@ impl Server {
                 Ok(_) | Err(_) if started_at.elapsed() < START_AT_MOST => thread::sleep(ASK_AGAIN_AFTER),
                 Ok(page) => return Err(format!("/healthz still answers {}", page.status)),
                 Err(error) => {
-                    return Err(format!(
-                        "posthaste does not answer: {error}\n{}",
-                        process.last_words()
-                    ));
+                    return Err(format!("posthaste does not answer: {error}\n{}", process.last_words()));
                 }
             }
             process.check_running()?;
         }
-        Ok(Self {
-            address,
-            start_time: started_at.elapsed(),
-            process,
-        })
+        Ok(Self { address, start_time: started_at.elapsed(), process })
     }
 
     /// Its anonymous resident memory: what it has allocated, without the pages of files.
@@ -125,14 +87,7 @@ impl Server {
         let status = fs::read_to_string(&path).context(format!("reading {path}"))?;
         status
             .lines()
-            .find_map(|line| {
-                line.strip_prefix("RssAnon:")?
-                    .trim()
-                    .strip_suffix("kB")?
-                    .trim()
-                    .parse::<u64>()
-                    .ok()
-            })
+            .find_map(|line| line.strip_prefix("RssAnon:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())
             .map(|kibibytes| kibibytes * 1024)
             .ok_or_else(|| format!("no RssAnon in {path}"))
     }

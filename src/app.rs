@@ -45,37 +45,15 @@ impl App {
     ///
     /// # Errors
     /// When the database cannot be reached or its schema cannot be used.
-    pub async fn open(
-        location: &Location,
-        settings: Settings,
-        clock: Clock,
-        rng: Rng,
-    ) -> Result<(Self, Report)> {
+    pub async fn open(location: &Location, settings: Settings, clock: Clock, rng: Rng) -> Result<(Self, Report)> {
         let metrics = Arc::new(Metrics::new());
-        let environment = Environment {
-            clock: clock.clone(),
-            metrics: Arc::clone(&metrics),
-        };
+        let environment = Environment { clock: clock.clone(), metrics: Arc::clone(&metrics) };
         let db = Db::open(location, environment).await?;
-        let context = migrations::Context {
-            now: clock.now(),
-            epoch: epoch(&rng)?,
-        };
+        let context = migrations::Context { now: clock.now(), epoch: epoch(&rng)? };
         let report = migrations::migrate(&db, context).await?;
         let sends = SendQueue::start(db.clone(), clock.clone(), Arc::clone(&metrics));
         let request_ids = RequestIds::new(&rng).map_err(Error::internal)?;
-        Ok((
-            Self {
-                db,
-                clock,
-                rng,
-                request_ids,
-                metrics,
-                settings,
-                sends,
-            },
-            report,
-        ))
+        Ok((Self { db, clock, rng, request_ids, metrics, settings, sends }, report))
     }
 }
 

@@ -20,12 +20,7 @@ pub struct DataOptions {
     #[arg(long, env = "POSTHASTE_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// Database: sqlite:PATH, or postgres://user:password@host/name?sslmode=… [default: posthaste.db in the data folder]
-    #[arg(
-        long,
-        env = "POSTHASTE_DATABASE_URL",
-        value_name = "URL",
-        hide_env_values = true
-    )]
+    #[arg(long, env = "POSTHASTE_DATABASE_URL", value_name = "URL", hide_env_values = true)]
     pub database_url: Option<String>,
     /// File with options, as TOML: a key is an option's name with _ for -
     #[arg(long, env = "POSTHASTE_CONFIG", value_name = "FILE")]
@@ -60,12 +55,7 @@ pub struct ServeOptions {
     #[arg(long, env = "POSTHASTE_PUBLIC_URL", value_name = "URL")]
     pub public_url: Option<String>,
     /// An origin whose pages may call from a browser; may be given several times, or with commas between
-    #[arg(
-        long,
-        env = "POSTHASTE_CORS_ORIGIN",
-        value_name = "ORIGIN",
-        value_delimiter = ','
-    )]
+    #[arg(long, env = "POSTHASTE_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
     pub cors_origin: Vec<String>,
     /// Address of its own for /metrics, served to whoever reaches it
     #[arg(long, env = "POSTHASTE_METRICS_LISTEN", value_name = "ADDRESS")]
@@ -167,16 +157,10 @@ pub fn data(options: &DataOptions) -> Result<DataConfig, String> {
 pub fn serve(data_options: &DataOptions, options: ServeOptions) -> Result<(ServeConfig, LogConfig), String> {
     let file = read_file(data_options.config.as_deref())?;
     let data = decide_data(data_options, &file)?;
-    let listen = options
-        .listen
-        .or(file.listen)
-        .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8_000)));
+    let listen = options.listen.or(file.listen).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8_000)));
     let demo = options.demo.or(file.demo).unwrap_or(false);
     let open = demo || options.open.or(file.open).unwrap_or(false);
-    let anywhere = options
-        .allow_open_anywhere
-        .or(file.allow_open_anywhere)
-        .unwrap_or(false);
+    let anywhere = options.allow_open_anywhere.or(file.allow_open_anywhere).unwrap_or(false);
     if open && !anywhere && !listen.ip().to_canonical().is_loopback() {
         return Err(format!(
             "open access lets in everyone who can reach {listen}: listen on 127.0.0.1, leave out --open and --demo, or say \
@@ -189,11 +173,7 @@ pub fn serve(data_options: &DataOptions, options: ServeOptions) -> Result<(Serve
         None => None,
         Some(url) => Some(web_origin(&url).ok_or("--public-url must be an http or https URL")?),
     };
-    let origins = if options.cors_origin.is_empty() {
-        file.cors_origin
-    } else {
-        options.cors_origin
-    };
+    let origins = if options.cors_origin.is_empty() { file.cors_origin } else { options.cors_origin };
     let cors_origins = origins
         .iter()
         .map(|origin| {
@@ -206,10 +186,7 @@ pub fn serve(data_options: &DataOptions, options: ServeOptions) -> Result<(Serve
         listen,
         access: if open { Access::Open } else { Access::Secured },
         demo,
-        origins: OriginRules {
-            public_origin,
-            cors_origins,
-        },
+        origins: OriginRules { public_origin, cors_origins },
         metrics_listen: options.metrics_listen.or(file.metrics_listen),
     };
     let log = LogConfig {
@@ -221,9 +198,7 @@ pub fn serve(data_options: &DataOptions, options: ServeOptions) -> Result<(Serve
 
 fn web_origin(text: &str) -> Option<String> {
     let url = url::Url::parse(text).ok()?;
-    matches!(url.scheme(), "http" | "https")
-        .then(|| origin_of(&url))
-        .flatten()
+    matches!(url.scheme(), "http" | "https").then(|| origin_of(&url)).flatten()
 }
 
 fn read_file(path: Option<&Path>) -> Result<File, String> {
@@ -235,11 +210,7 @@ fn read_file(path: Option<&Path>) -> Result<File, String> {
 }
 
 fn decide_data(options: &DataOptions, file: &File) -> Result<DataConfig, String> {
-    let data_dir = options
-        .data_dir
-        .clone()
-        .or_else(|| file.data_dir.clone())
-        .unwrap_or_else(|| "data".into());
+    let data_dir = options.data_dir.clone().or_else(|| file.data_dir.clone()).unwrap_or_else(|| "data".into());
     let location = match options.database_url.as_ref().or(file.database_url.as_ref()) {
         Some(url) => Location::parse(url)?,
         None => Location::Sqlite(data_dir.join("posthaste.db")),

@@ -24,16 +24,8 @@ pub struct FieldError {
 
 impl FieldError {
     /// One field, one reason.
-    pub fn new(
-        field: impl Into<Cow<'static, str>>,
-        code: &'static str,
-        detail: impl Into<Cow<'static, str>>,
-    ) -> Self {
-        Self {
-            field: field.into(),
-            code,
-            detail: detail.into(),
-        }
+    pub fn new(field: impl Into<Cow<'static, str>>, code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { field: field.into(), code, detail: detail.into() }
     }
 }
 
@@ -107,9 +99,6 @@ impl Error {
 
     /// Something that should work again soon, with a reason for the log.
     pub fn unavailable(source: impl Into<Source>) -> Self {
-        Self::Unavailable {
-            retry_after_s: 1,
-            source: source.into(),
-        }
+        Self::Unavailable { retry_after_s: 1, source: source.into() }
     }
 }

@@ -49,10 +49,7 @@ impl Rng {
     pub fn bytes<const N: usize>(&self) -> Result<[u8; N], std::io::Error> {
         let mut bytes = [0; N];
         match self {
-            #[expect(
-                clippy::disallowed_methods,
-                reason = "the one place that asks the system for randomness"
-            )]
+            #[expect(clippy::disallowed_methods, reason = "the one place that asks the system for randomness")]
             Self::System => getrandom::fill(&mut bytes).map_err(std::io::Error::other)?,
             Self::Seeded(state) => {
                 for chunk in bytes.chunks_mut(8) {
@@ -80,10 +77,7 @@ impl RequestIds {
     /// # Errors
     /// When there is no randomness to be had.
     pub fn new(rng: &Rng) -> Result<Self, std::io::Error> {
-        Ok(Self {
-            process: u64::from_le_bytes(rng.bytes()?),
-            count: AtomicU64::new(1),
-        })
+        Ok(Self { process: u64::from_le_bytes(rng.bytes()?), count: AtomicU64::new(1) })
     }
 
     /// The next one: 24 hexadecimal digits.
@@ -96,9 +90,5 @@ impl RequestIds {
 /// Lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    bytes
-        .iter()
-        .flat_map(|byte| [byte >> 4, byte & 15])
-        .map(|nibble| DIGITS[usize::from(nibble)] as char)
-        .collect()
+    bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|nibble| DIGITS[usize::from(nibble)] as char).collect()
 }

@@ -95,11 +95,7 @@ impl Metrics {
             Unit::Seconds,
             metrics.request_duration_seconds.clone(),
         );
-        registry.register(
-            "http_connections",
-            "Connections open",
-            metrics.connections.clone(),
-        );
+        registry.register("http_connections", "Connections open", metrics.connections.clone());
         registry.register(
             "http_connections_refused",
             "Connections refused at the limit",
@@ -121,21 +117,9 @@ impl Metrics {
             Unit::Seconds,
             metrics.commit_duration_seconds.clone(),
         );
-        registry.register(
-            "store_queue_length",
-            "Work waiting for the database",
-            metrics.queue_length.clone(),
-        );
-        registry.register(
-            "store_pool_in_use",
-            "Database connections at work",
-            metrics.pool_in_use.clone(),
-        );
-        registry.register(
-            "store_pool_size",
-            "Database connections there may be",
-            metrics.pool_size.clone(),
-        );
+        registry.register("store_queue_length", "Work waiting for the database", metrics.queue_length.clone());
+        registry.register("store_pool_in_use", "Database connections at work", metrics.pool_in_use.clone());
+        registry.register("store_pool_size", "Database connections there may be", metrics.pool_size.clone());
         registry.register_with_unit(
             "store_wal_size",
             "SQLite's write-ahead log",
@@ -162,15 +146,11 @@ impl Metrics {
 }
 
 fn request_histogram() -> Histogram {
-    Histogram::new([
-        0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-    ])
+    Histogram::new([0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0])
 }
 
 fn commit_histogram() -> Histogram {
-    Histogram::new([
-        0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0,
-    ])
+    Histogram::new([0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0])
 }
 
 fn batch_histogram() -> Histogram {

@@ -12,16 +12,10 @@ pub fn fold_ascii(text: &str) -> String {
 
 /// Folds case, accents and compatibility forms, for people's names.
 pub fn fold(text: &str) -> String {
-    let lower: String = text
-        .nfkd()
-        .filter(|character| !is_combining_mark(*character))
-        .flat_map(char::to_lowercase)
-        .collect();
+    let lower: String =
+        text.nfkd().filter(|character| !is_combining_mark(*character)).flat_map(char::to_lowercase).collect();
     // Lower-casing can itself give a combining mark (İ): once more, so that folding a folded text changes nothing.
-    lower
-        .nfkd()
-        .filter(|character| !is_combining_mark(*character))
-        .collect()
+    lower.nfkd().filter(|character| !is_combining_mark(*character)).collect()
 }
 
 /// The first text past everything that begins with `prefix`, in byte order: no character comes after U+10FFFF.

@@ -52,13 +52,10 @@ impl Timestamp {
 
     /// Reads an RFC 3339 date-time with any offset; digits beyond microseconds are cut off.
     pub fn parse(text: &str) -> Option<Self> {
-        let parsed =
-            time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339).ok()?;
+        let parsed = time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339).ok()?;
         let micros = parsed.unix_timestamp_nanos().div_euclid(1_000);
         let micros = i64::try_from(micros).ok()?;
-        (Self::MIN.0..=Self::MAX.0)
-            .contains(&micros)
-            .then_some(Self(micros))
+        (Self::MIN.0..=Self::MAX.0).contains(&micros).then_some(Self(micros))
     }
 
     // Written by hand because a page of messages formats some 200 of these, and a general formatter takes a third of
@@ -68,16 +65,11 @@ impl Timestamp {
         let days = self.day() + 719_468;
         let era = days.div_euclid(146_097);
         let day_of_era = days.rem_euclid(146_097);
-        let year_of_era =
-            (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
         let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
         let month_from_march = (5 * day_of_year + 2) / 153;
         let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-        let month = if month_from_march < 10 {
-            month_from_march + 3
-        } else {
-            month_from_march - 9
-        };
+        let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
         let year = year_of_era + era * 400 + i64::from(month <= 2);
         let seconds = micros_of_day / MICROS_PER_SECOND;
 
@@ -127,14 +119,9 @@ impl Clock {
     /// The present moment.
     pub fn now(&self) -> Timestamp {
         match self {
-            #[expect(
-                clippy::disallowed_methods,
-                reason = "the one place that reads the machine's clock"
-            )]
+            #[expect(clippy::disallowed_methods, reason = "the one place that reads the machine's clock")]
             Self::System => {
-                let since_1970 = std::time::SystemTime::now()
-                    .duration_since(std::time::UNIX_EPOCH)
-                    .unwrap_or_default();
+                let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
                 Timestamp::from_micros(i64::try_from(since_1970.as_micros()).unwrap_or(i64::MAX))
             }
             Self::Manual(micros) => Timestamp::from_micros(micros.load(Ordering::Relaxed)),
@@ -156,10 +143,7 @@ mod tests {
             "0000-01-01T00:00:00.000000Z",
             "9999-12-31T23:59:59.999999Z",
         ] {
-            assert_eq!(
-                Timestamp::parse(text).map(|at| at.to_string()).as_deref(),
-                Some(text)
-            );
+            assert_eq!(Timestamp::parse(text).map(|at| at.to_string()).as_deref(), Some(text));
         }
     }
 
@@ -173,17 +157,8 @@ mod tests {
 
     #[test]
     fn offsets_are_understood_and_nonsense_is_not() {
-        assert_eq!(
-            Timestamp::parse("2026-11-22T10:30:00+02:00"),
-            Timestamp::parse("2026-11-22T08:30:00Z")
-        );
-        for text in [
-            "",
-            "yesterday",
-            "2026-11-22",
-            "2026-13-01T00:00:00Z",
-            "2026-11-22T08:30:00",
-        ] {
+        assert_eq!(Timestamp::parse("2026-11-22T10:30:00+02:00"), Timestamp::parse("2026-11-22T08:30:00Z"));
+        for text in ["", "yesterday", "2026-11-22", "2026-13-01T00:00:00Z", "2026-11-22T08:30:00"] {
             assert_eq!(Timestamp::parse(text), None, "{text}");
         }
     }

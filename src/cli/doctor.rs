@@ -27,17 +27,11 @@ enum Finding {
 /// Looks at everything, says what it saw, and fails when something is wrong.
 pub fn run(options: &DataOptions) -> Result<ExitCode, String> {
     let data = config::data(options)?;
-    let mut findings = vec![Finding::Good(format!(
-        "posthaste {}, schema {}",
-        env!("CARGO_PKG_VERSION"),
-        migrations::NEWEST
-    ))];
+    let mut findings =
+        vec![Finding::Good(format!("posthaste {}, schema {}", env!("CARGO_PKG_VERSION"), migrations::NEWEST))];
     findings.push(open_files());
     if let Location::Sqlite(file) = &data.location {
-        let folder = file
-            .parent()
-            .filter(|folder| !folder.as_os_str().is_empty())
-            .unwrap_or_else(|| Path::new("."));
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
         findings.push(free_space(folder));
         findings.push(sync_time(folder));
     }
@@ -53,11 +47,7 @@ pub fn run(options: &DataOptions) -> Result<ExitCode, String> {
             }
         }
     }
-    Ok(if healthy {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn open_files() -> Finding {
@@ -80,22 +70,13 @@ fn free_space(folder: &Path) -> Finding {
     let output = std::process::Command::new("df").arg("-Pk").arg(folder).output();
     let free = output.ok().and_then(|output| {
         let text = String::from_utf8(output.stdout).ok()?;
-        text.lines()
-            .nth(1)?
-            .split_whitespace()
-            .nth(3)?
-            .parse::<u64>()
-            .ok()
+        text.lines().nth(1)?.split_whitespace().nth(3)?.parse::<u64>().ok()
     });
     match free.map(|kib| kib * 1_024) {
         Some(bytes) if bytes >= FREE_BYTES_WANTED => {
             Finding::Good(format!("{} GiB free in {}", bytes >> 30, folder.display()))
         }
-        Some(bytes) => Finding::Bad(format!(
-            "only {} MiB free in {}: make room",
-            bytes >> 20,
-            folder.display()
-        )),
+        Some(bytes) => Finding::Bad(format!("only {} MiB free in {}: make room", bytes >> 20, folder.display())),
         None => Finding::Poor(format!(
             "free space in {} cannot be read: start the server once, or make the folder",
             folder.display()
@@ -117,13 +98,10 @@ fn sync_time(folder: &Path) -> Finding {
     // It may never have been made: then there is nothing to remove.
     drop(std::fs::remove_file(&file));
     match measured {
-        Ok(time) if time <= SLOW_SYNC => {
-            Finding::Good(format!("a write reaches the disk in {} µs", time.as_micros()))
+        Ok(time) if time <= SLOW_SYNC => Finding::Good(format!("a write reaches the disk in {} µs", time.as_micros())),
+        Ok(time) => {
+            Finding::Poor(format!("a write takes {} ms to reach the disk: every send waits for one", time.as_millis()))
         }
-        Ok(time) => Finding::Poor(format!(
-            "a write takes {} ms to reach the disk: every send waits for one",
-            time.as_millis()
-        )),
         Err(error) => Finding::Bad(format!("{} cannot be written: {error}", folder.display())),
     }
 }
@@ -133,9 +111,7 @@ async fn database(data: &DataConfig) -> Vec<Finding> {
     if let Location::Sqlite(file) = &data.location
         && !file.exists()
     {
-        return vec![Finding::Poor(format!(
-            "{place} does not exist yet: the server makes it at its first start"
-        ))];
+        return vec![Finding::Poor(format!("{place} does not exist yet: the server makes it at its first start"))];
     }
     let db = match Db::open(&data.location, environment()).await {
         Ok(db) => db,
@@ -145,16 +121,14 @@ async fn database(data: &DataConfig) -> Vec<Finding> {
     match db.read((), |conn, ()| Box::pin(migrations::version(conn))).await {
         Ok(Some(version)) if version == migrations::NEWEST => findings.extend(contents(&db, &place).await),
         Ok(Some(version)) if version < migrations::NEWEST => {
-            findings.push(Finding::Poor(format!(
-                "schema version {version}: the server brings it up to date at its start"
-            )));
+            findings
+                .push(Finding::Poor(format!("schema version {version}: the server brings it up to date at its start")));
         }
         Ok(Some(version)) => findings.push(Finding::Bad(format!(
             "schema version {version} is newer than this program: use the newer Posthaste"
         ))),
-        Ok(None) => findings.push(Finding::Poor(
-            "no schema yet: the server makes it, or upgrades a seed's, at its first start".into(),
-        )),
+        Ok(None) => findings
+            .push(Finding::Poor("no schema yet: the server makes it, or upgrades a seed's, at its first start".into())),
         Err(error) => findings.push(Finding::Bad(explain(&place, &error))),
     }
     db.close().await;
@@ -185,15 +159,12 @@ async fn contents(db: &Db, place: &str) -> Vec<Finding> {
         })
         .await;
     match looked {
-        Ok((true, 0, users)) => vec![Finding::Good(format!(
-            "schema {}, {users} users, all conversations whole",
-            migrations::NEWEST
-        ))],
+        Ok((true, 0, users)) => {
+            vec![Finding::Good(format!("schema {}, {users} users, all conversations whole", migrations::NEWEST))]
+        }
         Ok((false, ..)) => vec![Finding::Bad(format!("{place} is damaged: restore a backup"))],
         Ok((true, broken, _)) => {
-            vec![Finding::Bad(format!(
-                "{broken} conversations disagree with their messages: restore a backup"
-            ))]
+            vec![Finding::Bad(format!("{broken} conversations disagree with their messages: restore a backup"))]
         }
         Err(error) => vec![Finding::Bad(explain(place, &error))],
     }

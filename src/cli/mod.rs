@@ -88,10 +88,7 @@ fn block_on<T>(work: impl Future<Output = T>) -> Result<T, String> {
 
 /// What the store needs, for a command that is no server.
 fn environment() -> Environment {
-    Environment {
-        clock: Clock::System,
-        metrics: Arc::new(Metrics::new()),
-    }
+    Environment { clock: Clock::System, metrics: Arc::new(Metrics::new()) }
 }
 
 /// What the operator is told: the causes too, since they own the machine.

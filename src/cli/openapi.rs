@@ -7,9 +7,6 @@ use crate::http::router::openapi_json;
 
 /// Prints the document as a secured server serves it.
 pub fn run() -> Result<ExitCode, String> {
-    println!(
-        "{}",
-        openapi_json(Access::Secured).map_err(|error| error.to_string())?
-    );
+    println!("{}", openapi_json(Access::Secured).map_err(|error| error.to_string())?);
     Ok(ExitCode::SUCCESS)
 }

@@ -23,33 +23,19 @@ pub struct ProgressLine {
 impl ProgressLine {
     /// Of what is being done.
     pub fn new(what: &'static str) -> Self {
-        Self {
-            what,
-            started: Instant::now(),
-            shown: None,
-            terminal: std::io::stderr().is_terminal(),
-        }
+        Self { what, started: Instant::now(), shown: None, terminal: std::io::stderr().is_terminal() }
     }
 
     /// Shows it, if it is time to.
     pub fn show(&mut self, progress: Progress) {
-        let interval = if self.terminal {
-            TERMINAL_INTERVAL
-        } else {
-            LOG_INTERVAL
-        };
-        let due = self.shown.map_or(self.started.elapsed() >= SILENT, |shown| {
-            shown.elapsed() >= interval
-        });
+        let interval = if self.terminal { TERMINAL_INTERVAL } else { LOG_INTERVAL };
+        let due = self.shown.map_or(self.started.elapsed() >= SILENT, |shown| shown.elapsed() >= interval);
         if !due {
             return;
         }
         self.shown = Some(Instant::now());
         let percent = progress.done * 100 / progress.total.max(1);
-        let text = format!(
-            "{}: {percent} % ({} of {})",
-            self.what, progress.done, progress.total
-        );
+        let text = format!("{}: {percent} % ({} of {})", self.what, progress.done, progress.total);
         if self.terminal {
             eprint!("\r{text}   ");
             // A terminal that cannot be written to loses a line of progress, nothing else.

@@ -15,19 +15,10 @@ pub fn run(file: &Path, options: &DataOptions) -> Result<ExitCode, String> {
     let data = config::data(options)?;
     let environment = environment();
     let epoch = app::epoch(&Rng::System).map_err(|error| error.to_string())?;
-    let context = migrations::Context {
-        now: environment.clock.now(),
-        epoch,
-    };
+    let context = migrations::Context { now: environment.clock.now(), epoch };
     let mut line = ProgressLine::new("restoring");
     let mut report = |progress| line.show(progress);
-    let restored = block_on(copy::restore(
-        file,
-        &data.location,
-        environment,
-        context,
-        &mut report,
-    ))?;
+    let restored = block_on(copy::restore(file, &data.location, environment, context, &mut report))?;
     line.end();
     let kept = restored.map_err(|error| explain(&data.location.describe(), &error))?;
     eprintln!("{} holds what {} held", data.location.describe(), file.display());

@@ -41,10 +41,7 @@ async fn serve(config: ServeConfig) -> Result<(), String> {
         Some(address) => Some(bind(address).await?),
         None => None,
     };
-    let settings = Settings {
-        access: config.access,
-        demo: config.demo,
-    };
+    let settings = Settings { access: config.access, demo: config.demo };
     let place = config.data.location.describe();
     let (app, report) = App::open(&config.data.location, settings, Clock::System, Rng::System)
         .await
@@ -53,11 +50,7 @@ async fn serve(config: ServeConfig) -> Result<(), String> {
         tracing::info!("the seed's database was upgraded in place");
     }
     for (old, new) in &report.renamed_users {
-        tracing::warn!(
-            old,
-            new,
-            "a user name differed from another one only by case, and was changed"
-        );
+        tracing::warn!(old, new, "a user name differed from another one only by case, and was changed");
     }
     let app = Arc::new(app);
     if config.demo && demo::fill(&app).await.map_err(|error| explain(&place, &error))? {
@@ -72,11 +65,7 @@ async fn serve(config: ServeConfig) -> Result<(), String> {
             registration_open: false,
         }),
     };
-    let access = if config.access == Access::Open {
-        "open"
-    } else {
-        "secured"
-    };
+    let access = if config.access == Access::Open { "open" } else { "secured" };
     tracing::info!(address = %listener.local_addr().unwrap_or(config.listen), database = place, access, "listening");
     let housekeeping = tokio::spawn(keep_house(Arc::clone(&app)));
     let outcome = server::serve(state, listener, metrics_listener, stop_signal()).await;
@@ -87,19 +76,16 @@ async fn serve(config: ServeConfig) -> Result<(), String> {
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, String> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|error| match error.kind() {
-            std::io::ErrorKind::AddrInUse => {
-                format!("{address} is in use: stop what listens there, or choose another with --listen")
-            }
-            _ => format!("cannot listen on {address}: {error}"),
-        })
+    TcpListener::bind(address).await.map_err(|error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            format!("{address} is in use: stop what listens there, or choose another with --listen")
+        }
+        _ => format!("cannot listen on {address}: {error}"),
+    })
 }
 
 async fn stop_signal() {
-    let stream =
-        |kind| signal(kind).map_err(|error| tracing::error!(%error, "a signal cannot be waited for"));
+    let stream = |kind| signal(kind).map_err(|error| tracing::error!(%error, "a signal cannot be waited for"));
     match (stream(SignalKind::terminate()), stream(SignalKind::interrupt())) {
         (Ok(mut terminate), Ok(mut interrupt)) => {
             tokio::select! {
@@ -128,14 +114,9 @@ async fn keep_house(app: Arc<App>) {
 
 fn start_log(config: &LogConfig) -> Result<(), String> {
     let filter = EnvFilter::try_new(&config.filter).map_err(|error| format!("--log: {error}"))?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_target(false);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     let started = match config.format {
-        LogFormat::Text => builder
-            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-            .try_init(),
+        LogFormat::Text => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
     started.map_err(|error| format!("the log cannot start: {error}"))

@@ -49,9 +49,7 @@ pub async fn authenticate(app: &App, credentials: Credentials) -> Result<Princip
             let key = fold_ascii(&name);
             let found = app
                 .db
-                .read(key, |conn, key| {
-                    Box::pin(async move { store::users::names_by_keys(conn, &[key]).await })
-                })
+                .read(key, |conn, key| Box::pin(async move { store::users::names_by_keys(conn, &[key]).await }))
                 .await?;
             match found.into_iter().next() {
                 Some(user) => Ok(Principal::Open { acting: Some(user) }),
@@ -105,10 +103,6 @@ impl Principal {
     /// # Errors
     /// 403 `act_as_required` for `me` when the caller is no person.
     pub fn resolve<'a>(&'a self, user_name: &'a str) -> Result<&'a str> {
-        if user_name == "me" {
-            Ok(&self.require_person()?.user_name)
-        } else {
-            Ok(user_name)
-        }
+        if user_name == "me" { Ok(&self.require_person()?.user_name) } else { Ok(user_name) }
     }
 }

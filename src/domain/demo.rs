@@ -2,7 +2,8 @@
 //!
 //! Invariant: they are written only into a database without users, all in one transaction.
 
-use super::messages::{self, Batch, Draft, Recipient, Sender};
+use super::messages::{Draft, Recipient, Sender};
+use super::send_batch::{Batch, send_all};
 use super::users::Registration;
 use crate::app::App;
 use crate::error::Result;
@@ -44,7 +45,7 @@ pub async fn fill(app: &App) -> Result<bool> {
                     };
                     store::users::insert(conn, &registration.validate(now)?).await?;
                 }
-                for outcome in messages::send_all(conn, &conversation(clock)).await? {
+                for outcome in send_all(conn, &conversation(clock)).await? {
                     outcome?;
                 }
                 Ok(true)

@@ -9,8 +9,5 @@ use crate::store;
 /// # Errors
 /// [`crate::error::Error::Unavailable`] when it does not answer.
 pub async fn check(app: &App) -> Result<()> {
-    app.db
-        .read((), |conn, ()| Box::pin(store::events::last_position(conn)))
-        .await
-        .map(drop)
+    app.db.read((), |conn, ()| Box::pin(store::events::last_position(conn))).await.map(drop)
 }

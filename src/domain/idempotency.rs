@@ -28,10 +28,7 @@ impl KeyedRequest {
     /// # Errors
     /// 422 on `Idempotency-Key` when it is not 1..255 printable ASCII characters.
     pub fn new(scope: &str, key: &[u8], method: &str, path: &str, body: &[u8]) -> Result<Self> {
-        if key.is_empty()
-            || key.len() > MAX_KEY_CHARACTERS
-            || !key.iter().all(|byte| (b' '..=b'~').contains(byte))
-        {
+        if key.is_empty() || key.len() > MAX_KEY_CHARACTERS || !key.iter().all(|byte| (b' '..=b'~').contains(byte)) {
             return Err(Error::invalid(
                 "Idempotency-Key",
                 "invalid_idempotency_key",
@@ -41,10 +38,7 @@ impl KeyedRequest {
         let full = hash(&[scope.as_bytes(), key]);
         let mut digest = Digest::default();
         digest.copy_from_slice(&full[..16]);
-        Ok(Self {
-            digest,
-            request_hash: hash(&[method.as_bytes(), path.as_bytes(), body]),
-        })
+        Ok(Self { digest, request_hash: hash(&[method.as_bytes(), path.as_bytes(), body]) })
     }
 
     /// The stored answer, if it answered this very request.

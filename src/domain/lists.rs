@@ -28,11 +28,7 @@ impl Limit {
         match asked {
             None => Ok(Self(DEFAULT_LIMIT)),
             Some(number) if (1..=MAX_LIMIT as i64).contains(&number) => Ok(Self(number as usize)),
-            Some(_) => Err(Error::invalid(
-                "limit",
-                "out_of_range",
-                format!("must be between 1 and {MAX_LIMIT}"),
-            )),
+            Some(_) => Err(Error::invalid("limit", "out_of_range", format!("must be between 1 and {MAX_LIMIT}"))),
         }
     }
 

@@ -6,6 +6,7 @@ pub mod health;
 pub mod idempotency;
 pub mod lists;
 pub mod messages;
+pub mod send_batch;
 pub mod send_queue;
 pub mod timeline;
 pub mod users;

@@ -11,7 +11,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::idempotency::Digest;
-use super::messages::{Answer, Batch, Draft, send_all};
+use super::messages::{Answer, Draft};
+use super::send_batch::{Batch, send_all};
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
 use crate::store::Db;
@@ -67,9 +68,7 @@ impl SendQueue {
         let length = self.metrics.queue("send");
         length.inc();
         let outcome = match self.waiting.try_send(Waiting { draft, reply }) {
-            Ok(()) => answer
-                .await
-                .unwrap_or_else(|_| Err(Error::internal("a send was dropped"))),
+            Ok(()) => answer.await.unwrap_or_else(|_| Err(Error::internal("a send was dropped"))),
             Err(_) => Err(Error::unavailable("too many sends are waiting")),
         };
         length.dec();
@@ -192,8 +191,7 @@ async fn send_batch(db: &Db, batch: &Arc<Batch>) -> Vec<Result<Answer>> {
 }
 
 async fn write(db: &Db, batch: Arc<Batch>) -> Result<Vec<Result<Answer>>> {
-    db.write(batch, |conn, batch| Box::pin(send_all(conn, batch)))
-        .await
+    db.write(batch, |conn, batch| Box::pin(send_all(conn, batch))).await
 }
 
 fn repeat(error: &Error) -> Error {

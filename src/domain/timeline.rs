@@ -75,19 +75,11 @@ struct Window {
 pub async fn list(app: &App, principal: &Principal, user_name: &str, listing: Listing) -> Result<Timeline> {
     let now = app.clock.now();
     let since = resolve_since(&listing, now)?;
-    let cursor = listing
-        .cursor
-        .as_deref()
-        .map(|cursor| decode_cursor::<3>(LIST, cursor))
-        .transpose()?;
+    let cursor = listing.cursor.as_deref().map(|cursor| decode_cursor::<3>(LIST, cursor)).transpose()?;
     let user = messages::owner(app, principal, user_name).await?;
     let mut window = Window {
         user: user.id,
-        with: listing
-            .with
-            .as_deref()
-            .map(|name| principal.resolve(name).map(fold_ascii))
-            .transpose()?,
+        with: listing.with.as_deref().map(|name| principal.resolve(name).map(fold_ascii)).transpose()?,
         from: (since, MessageId(0)),
         to: listing.until.map(|until| (until, MessageId(0))),
         descending: listing.descending,
@@ -95,11 +87,7 @@ pub async fn list(app: &App, principal: &Principal, user_name: &str, listing: Li
     };
     if let Some([micros, id, descending]) = cursor {
         if (descending == 1) != listing.descending {
-            return Err(Error::invalid(
-                "cursor",
-                "invalid_cursor",
-                "belongs to the other order",
-            ));
+            return Err(Error::invalid("cursor", "invalid_cursor", "belongs to the other order"));
         }
         let place = (Timestamp::from_micros(micros), MessageId(id));
         if listing.descending {
@@ -109,39 +97,24 @@ pub async fn list(app: &App, principal: &Principal, user_name: &str, listing: Li
         }
     }
     let descending = i64::from(listing.descending);
-    let (mut entries, names) = app
-        .db
-        .read(window, |conn, window| Box::pin(read(conn, window)))
-        .await?;
+    let (mut entries, names) = app.db.read(window, |conn, window| Box::pin(read(conn, window))).await?;
     let more = entries.len() > listing.limit.get();
     entries.truncate(listing.limit.get());
     let next = entries
         .last()
         .filter(|_| more)
         .map(|last| encode_cursor(LIST, &[last.timestamp_sent.micros(), last.id.0, descending]));
-    Ok(Timeline {
-        page: Page { entries, next },
-        names,
-        since,
-    })
+    Ok(Timeline { page: Page { entries, next }, names, since })
 }
 
 fn resolve_since(listing: &Listing, now: Timestamp) -> Result<Timestamp> {
     let mut errors = Vec::new();
     let bounded = listing.since.is_some() || listing.until.is_some();
     if listing.days.is_some() && bounded {
-        errors.push(FieldError::new(
-            "days",
-            "excluded",
-            "cannot stand beside since or until",
-        ));
+        errors.push(FieldError::new("days", "excluded", "cannot stand beside since or until"));
     }
     if listing.days.is_some_and(|days| !(1..=MAX_DAYS).contains(&days)) {
-        errors.push(FieldError::new(
-            "days",
-            "out_of_range",
-            format!("must be between 1 and {MAX_DAYS}"),
-        ));
+        errors.push(FieldError::new("days", "out_of_range", format!("must be between 1 and {MAX_DAYS}")));
     }
     if !errors.is_empty() {
         return Err(Error::Invalid(errors));
@@ -204,11 +177,7 @@ impl Stretch {
         } else {
             self.first_seq = last_seq + 1;
         }
-        Range {
-            conversation_id: self.conversation,
-            first_seq,
-            last_seq,
-        }
+        Range { conversation_id: self.conversation, first_seq, last_seq }
     }
 }
 
@@ -222,29 +191,18 @@ async fn stretches(conn: &mut Conn, window: &Window, mut heads: Vec<Head>) -> Re
     }
     let mut stretches: Vec<Stretch> = heads
         .iter()
-        .map(|head| Stretch {
-            conversation: head.id,
-            first_seq: 1,
-            last_seq: head.last_seq,
-            frontier: None,
-        })
+        .map(|head| Stretch { conversation: head.id, first_seq: 1, last_seq: head.last_seq, frontier: None })
         .collect();
     // Where the window's near end lies inside a conversation, its place is looked for; else it is the conversation's end.
     let end = if window.descending { to } else { Some(window.from) };
     let Some(end) = end else { return Ok(stretches) };
-    let sought: Vec<i64> = heads
-        .iter()
-        .filter(|head| !window.descending || place(head) >= end)
-        .map(|head| head.id.0)
-        .collect();
+    let sought: Vec<i64> =
+        heads.iter().filter(|head| !window.descending || place(head) >= end).map(|head| head.id.0).collect();
     if sought.is_empty() {
         return Ok(stretches);
     }
     for (conversation, before) in store::messages::count_before(conn, &sought, end.0, end.1).await? {
-        if let Some(stretch) = stretches
-            .iter_mut()
-            .find(|stretch| stretch.conversation == conversation)
-        {
+        if let Some(stretch) = stretches.iter_mut().find(|stretch| stretch.conversation == conversation) {
             if window.descending {
                 stretch.last_seq = stretch.last_seq.min(before);
             } else {
@@ -257,47 +215,29 @@ async fn stretches(conn: &mut Conn, window: &Window, mut heads: Vec<Head>) -> Re
 }
 
 /// Reads stretches until the first `wanted` messages are certain.
-async fn merge(
-    conn: &mut Conn,
-    window: &Window,
-    stretches: &mut [Stretch],
-    messages: &mut Vec<Message>,
-) -> Result<()> {
+async fn merge(conn: &mut Conn, window: &Window, stretches: &mut [Stretch], messages: &mut Vec<Message>) -> Result<()> {
     let place = |message: &Message| (message.timestamp_sent, message.id);
     let mut due: Vec<usize> = (0..stretches.len()).collect();
     while !due.is_empty() {
         // Twice the even share: enough in nine of ten conversations, so that a second round is rare.
         let share = (2 * window.wanted).div_ceil(due.len()).min(window.wanted) as i64;
-        let ranges: Vec<Range> = due
-            .iter()
-            .map(|index| stretches[*index].take(share, window.descending))
-            .collect();
+        let ranges: Vec<Range> = due.iter().map(|index| stretches[*index].take(share, window.descending)).collect();
         let found = store::messages::in_ranges(conn, &ranges).await?;
         for (index, range) in due.iter().zip(&ranges) {
-            let edge = if window.descending {
-                range.first_seq
-            } else {
-                range.last_seq
-            };
-            let at_edge = found
-                .iter()
-                .find(|message| message.seq == edge && message.conversation_id == range.conversation_id);
+            let edge = if window.descending { range.first_seq } else { range.last_seq };
+            let at_edge =
+                found.iter().find(|message| message.seq == edge && message.conversation_id == range.conversation_id);
             stretches[*index].frontier = at_edge.map(place);
         }
         messages.extend(found);
-        messages.retain(|message| {
-            place(message) >= window.from && window.to.is_none_or(|to| place(message) < to)
-        });
+        messages.retain(|message| place(message) >= window.from && window.to.is_none_or(|to| place(message) < to));
         if window.descending {
             messages.sort_unstable_by_key(|message| std::cmp::Reverse(place(message)));
         } else {
             messages.sort_unstable_by_key(place);
         }
         messages.truncate(window.wanted);
-        let last = messages
-            .last()
-            .filter(|_| messages.len() == window.wanted)
-            .map(place);
+        let last = messages.last().filter(|_| messages.len() == window.wanted).map(place);
         due = (0..stretches.len())
             .filter(|index| {
                 let stretch = &stretches[*index];

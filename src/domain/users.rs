@@ -70,11 +70,7 @@ fn check_user_name(name: &str) -> Option<FieldError> {
     let known = |character: char| character.is_ascii_alphanumeric() || "._-".contains(character);
     let length = name.chars().count();
     if length == 0 || length > MAX_USER_NAME_CHARACTERS {
-        return Some(FieldError::new(
-            "user_name",
-            "out_of_range",
-            "must have 1 to 32 characters",
-        ));
+        return Some(FieldError::new("user_name", "out_of_range", "must have 1 to 32 characters"));
     }
     if !name.chars().all(known) || !name.chars().any(|character| character.is_ascii_alphanumeric()) {
         return Some(FieldError::new(
@@ -84,11 +80,7 @@ fn check_user_name(name: &str) -> Option<FieldError> {
         ));
     }
     if RESERVED_USER_NAMES.contains(&fold_ascii(name).as_str()) {
-        return Some(FieldError::new(
-            "user_name",
-            "reserved_user_name",
-            "is reserved: choose another",
-        ));
+        return Some(FieldError::new("user_name", "reserved_user_name", "is reserved: choose another"));
     }
     None
 }
@@ -97,8 +89,7 @@ fn check_name(field: &'static str, name: &str) -> Option<FieldError> {
     if name.chars().count() > MAX_NAME_CHARACTERS {
         return Some(FieldError::new(field, "too_long", "may have up to 32 characters"));
     }
-    name.contains('\0')
-        .then(|| FieldError::new(field, "nul_character", "must not hold U+0000"))
+    name.contains('\0').then(|| FieldError::new(field, "nul_character", "must not hold U+0000"))
 }
 
 fn check_email(email: &str) -> Option<FieldError> {
@@ -106,11 +97,7 @@ fn check_email(email: &str) -> Option<FieldError> {
     if email.len() > MAX_EMAIL_CHARACTERS {
         return wrong("may have up to 254 characters");
     }
-    if !email.is_ascii()
-        || email
-            .chars()
-            .any(|character| character.is_ascii_control() || character == ' ')
-    {
+    if !email.is_ascii() || email.chars().any(|character| character.is_ascii_control() || character == ' ') {
         return wrong("must be ASCII without spaces");
     }
     match email.rsplit_once('@') {
@@ -139,16 +126,8 @@ pub async fn list(app: &App, _principal: &Principal, listing: Listing) -> Result
         Some(cursor) => decode_cursor::<1>(LIST, cursor)?,
         None => [0],
     };
-    if listing
-        .query
-        .as_ref()
-        .is_some_and(|query| query.chars().count() > MAX_QUERY_CHARACTERS)
-    {
-        return Err(Error::invalid(
-            "q",
-            "too_long",
-            format!("may have up to {MAX_QUERY_CHARACTERS} characters"),
-        ));
+    if listing.query.as_ref().is_some_and(|query| query.chars().count() > MAX_QUERY_CHARACTERS) {
+        return Err(Error::invalid("q", "too_long", format!("may have up to {MAX_QUERY_CHARACTERS} characters")));
     }
     let limit = listing.limit.get();
     let input = (listing.query, UserId(after), limit as i64 + 1);
@@ -161,14 +140,7 @@ pub async fn list(app: &App, _principal: &Principal, listing: Listing) -> Result
                     Some(query) => {
                         let (user_name, name) = (fold_ascii(query), fold(query));
                         let past = (past_prefix(&user_name), past_prefix(&name));
-                        store::users::with_prefix(
-                            conn,
-                            (&user_name, &past.0),
-                            (&name, &past.1),
-                            *after,
-                            *limit,
-                        )
-                        .await
+                        store::users::with_prefix(conn, (&user_name, &past.0), (&name, &past.1), *after, *limit).await
                     }
                 }
             })
@@ -176,10 +148,7 @@ pub async fn list(app: &App, _principal: &Principal, listing: Listing) -> Result
         .await?;
     let more = users.len() > limit;
     users.truncate(limit);
-    let next = users
-        .last()
-        .filter(|_| more)
-        .map(|last| encode_cursor(LIST, &[last.id.0]));
+    let next = users.last().filter(|_| more).map(|last| encode_cursor(LIST, &[last.id.0]));
     Ok(Page { entries: users, next })
 }
 
@@ -189,16 +158,10 @@ pub async fn list(app: &App, _principal: &Principal, listing: Listing) -> Result
 /// 404 `user_not_found`.
 pub async fn get(app: &App, principal: &Principal, user_name: &str) -> Result<User> {
     let key = fold_ascii(principal.resolve(user_name)?);
-    app.db
-        .read(key, |conn, key| Box::pin(store::users::by_key(conn, key)))
-        .await?
-        .ok_or_else(not_found)
+    app.db.read(key, |conn, key| Box::pin(store::users::by_key(conn, key))).await?.ok_or_else(not_found)
 }
 
 /// There is no such user.
 pub fn not_found() -> Error {
-    Error::NotFound {
-        code: "user_not_found",
-        detail: "there is no user with this name".into(),
-    }
+    Error::NotFound { code: "user_not_found", detail: "there is no user with this name".into() }
 }

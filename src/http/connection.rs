@@ -20,10 +20,7 @@ pub struct Connection {
 impl Connection {
     /// Wraps an accepted stream.
     pub fn new(stream: TcpStream) -> Self {
-        Self {
-            stream,
-            unanswered: false,
-        }
+        Self { stream, unanswered: false }
     }
 }
 
@@ -49,32 +46,16 @@ fn replacement(head: &[u8]) -> Option<Vec<u8>> {
             "headers_too_large",
             "the request has too many or too large header fields",
         ),
-        b"400" => (
-            400,
-            "Bad Request",
-            "malformed_request",
-            "this is not an HTTP/1.1 request",
-        ),
-        b"414" => (
-            414,
-            "URI Too Long",
-            "uri_too_long",
-            "the request's target is too long",
-        ),
+        b"400" => (400, "Bad Request", "malformed_request", "this is not an HTTP/1.1 request"),
+        b"414" => (414, "URI Too Long", "uri_too_long", "the request's target is too long"),
         _ => return None,
     };
-    let ours = head
-        .windows(13)
-        .any(|window| window.eq_ignore_ascii_case(b"x-request-id:"));
+    let ours = head.windows(13).any(|window| window.eq_ignore_ascii_case(b"x-request-id:"));
     (!ours).then(|| canned(status, title, code, detail))
 }
 
 impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let outcome = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if buffer.filled().len() > before {
@@ -131,12 +112,7 @@ impl AsyncWrite for Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         if self.unanswered {
-            let answer = canned(
-                408,
-                "Request Timeout",
-                "request_timeout",
-                "the request took too long to arrive",
-            );
+            let answer = canned(408, "Request Timeout", "request_timeout", "the request took too long to arrive");
             // The peer may be gone: then nobody is left to be told.
             drop(self.stream.try_write(&answer));
         }

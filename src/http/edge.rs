@@ -96,8 +96,7 @@ impl Edge {
                 let predicate = SizeAbove::new(COMPRESS_FROM_BYTES)
                     .and(NotForContentType::new("text/event-stream"))
                     .and(NotForContentType::IMAGES);
-                let mut service =
-                    tower::Layer::layer(&CompressionLayer::new().compress_when(predicate), router);
+                let mut service = tower::Layer::layer(&CompressionLayer::new().compress_when(predicate), router);
                 let Ok(response) = service.call(request).await;
                 response.map(Body::new)
             } else {
@@ -105,11 +104,8 @@ impl Edge {
                 response
             }
         };
-        match tokio::time::timeout(
-            self.state.settings.timeouts.request,
-            AssertUnwindSafe(answering).catch_unwind(),
-        )
-        .await
+        match tokio::time::timeout(self.state.settings.timeouts.request, AssertUnwindSafe(answering).catch_unwind())
+            .await
         {
             Ok(Ok(response)) => response,
             Ok(Err(_)) => Problem::from(Error::internal("a handler panicked")).into_response(),
@@ -117,14 +113,7 @@ impl Edge {
         }
     }
 
-    fn count(
-        &self,
-        method: &Method,
-        route: Option<MatchedPath>,
-        status: StatusCode,
-        took: Duration,
-        request_id: &str,
-    ) {
+    fn count(&self, method: &Method, route: Option<MatchedPath>, status: StatusCode, took: Duration, request_id: &str) {
         let method = match *method {
             Method::GET => "GET",
             Method::POST => "POST",
@@ -137,17 +126,10 @@ impl Edge {
         };
         let route = route.as_ref().map_or("unmatched", MatchedPath::as_str);
         let metrics = &self.state.app.metrics;
-        let labels = RequestLabels {
-            method,
-            route: route.to_owned(),
-            status: status.as_u16(),
-        };
+        let labels = RequestLabels { method, route: route.to_owned(), status: status.as_u16() };
         metrics.requests.get_or_create(&labels).inc();
         let labels = RouteLabels { route: labels.route };
-        metrics
-            .request_duration_seconds
-            .get_or_create(&labels)
-            .observe(took.as_secs_f64());
+        metrics.request_duration_seconds.get_or_create(&labels).observe(took.as_secs_f64());
         let duration_ms = took.as_secs_f64() * 1_000.0;
         let status = status.as_u16();
         if status >= 500 || took >= SLOW {
@@ -167,10 +149,9 @@ pub struct RouteSlot(std::sync::Arc<std::sync::OnceLock<MatchedPath>>);
 impl RouteSlot {
     /// Notes the route of a request inside the router.
     pub fn note(request: &mut Request) {
-        if let (Some(slot), Some(path)) = (
-            request.extensions().get::<Self>(),
-            request.extensions().get::<MatchedPath>(),
-        ) {
+        if let (Some(slot), Some(path)) =
+            (request.extensions().get::<Self>(), request.extensions().get::<MatchedPath>())
+        {
             // Set once: a nested router would note the same path.
             drop(slot.0.set(path.clone()));
         }
@@ -183,25 +164,18 @@ impl RouteSlot {
 
 fn request_id(state: &HttpState, headers: &HeaderMap) -> HeaderValue {
     let given = headers.get("x-request-id").filter(|value| {
-        !value.is_empty()
-            && value.len() <= REQUEST_ID_LIMIT_BYTES
-            && value.as_bytes().iter().all(u8::is_ascii_graphic)
+        !value.is_empty() && value.len() <= REQUEST_ID_LIMIT_BYTES && value.as_bytes().iter().all(u8::is_ascii_graphic)
     });
     match given {
         Some(value) => value.clone(),
-        None => {
-            HeaderValue::try_from(state.app.request_ids.next()).unwrap_or(HeaderValue::from_static("none"))
-        }
+        None => HeaderValue::try_from(state.app.request_ids.next()).unwrap_or(HeaderValue::from_static("none")),
     }
 }
 
 /// What is checked before routing.
 fn check(state: &HttpState, request: &Request) -> Result<(), Problem> {
     let headers = request.headers();
-    let size_bytes: usize = headers
-        .iter()
-        .map(|(name, value)| name.as_str().len() + value.len() + 4)
-        .sum();
+    let size_bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
     if size_bytes > HEADERS_LIMIT_BYTES {
         return Err(Problem::new(
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -211,17 +185,10 @@ fn check(state: &HttpState, request: &Request) -> Result<(), Problem> {
     }
     let uri = request.uri();
     if uri.path().len() + uri.query().map_or(0, str::len) > TARGET_LIMIT_BYTES {
-        return Err(Problem::new(
-            StatusCode::URI_TOO_LONG,
-            "uri_too_long",
-            "the target may have up to 16 KiB",
-        ));
+        return Err(Problem::new(StatusCode::URI_TOO_LONG, "uri_too_long", "the target may have up to 16 KiB"));
     }
     match state.app.settings.access {
-        Access::Open => state
-            .settings
-            .origins
-            .check_open(request.method(), headers, uri.host()),
+        Access::Open => state.settings.origins.check_open(request.method(), headers, uri.host()),
         Access::Secured if is_api(uri.path()) && !is_public(request.method(), uri.path()) => {
             // Until there are accounts, there are no valid credentials either.
             Err(Error::Unauthenticated.into())
@@ -241,9 +208,7 @@ fn is_public(method: &Method, path: &str) -> bool {
             return false;
         }
         match template.strip_suffix("{}") {
-            Some(prefix) => path
-                .strip_prefix(prefix)
-                .is_some_and(|rest| !rest.is_empty() && !rest.contains('/')),
+            Some(prefix) => path.strip_prefix(prefix).is_some_and(|rest| !rest.is_empty() && !rest.contains('/')),
             None => *template == path,
         }
     })
@@ -252,15 +217,9 @@ fn is_public(method: &Method, path: &str) -> bool {
 fn finish(mut response: Response, request_id: &HeaderValue, personal: bool) -> Response {
     let status = response.status();
     if status.is_client_error() || status.is_server_error() {
-        let is_problem = response
-            .headers()
-            .get(header::CONTENT_TYPE)
-            .is_some_and(|kind| kind == PROBLEM_JSON);
+        let is_problem = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == PROBLEM_JSON);
         if !is_problem {
-            let problem = response
-                .extensions_mut()
-                .remove::<Problem>()
-                .unwrap_or_else(|| Problem::of_status(status));
+            let problem = response.extensions_mut().remove::<Problem>().unwrap_or_else(|| Problem::of_status(status));
             let document = problem.render(request_id.to_str().unwrap_or_default());
             let headers = response.headers_mut();
             headers.remove(header::CONTENT_ENCODING);
@@ -270,16 +229,11 @@ fn finish(mut response: Response, request_id: &HeaderValue, personal: bool) -> R
             *response.body_mut() = Body::from(document);
         }
     } else if personal && !response.headers().contains_key(header::CACHE_CONTROL) {
-        response
-            .headers_mut()
-            .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
     let headers = response.headers_mut();
     headers.insert("x-request-id", request_id.clone());
-    headers.insert(
-        header::X_CONTENT_TYPE_OPTIONS,
-        HeaderValue::from_static("nosniff"),
-    );
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 

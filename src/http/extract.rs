@@ -36,10 +36,7 @@ impl FromRequestParts<HttpState> for Caller {
         let act_as = match parts.headers.get("x-act-as") {
             None => None,
             Some(value) => Some(
-                value
-                    .to_str()
-                    .map_err(|_| Error::invalid("X-Act-As", "user_not_found", "names no user"))?
-                    .to_owned(),
+                value.to_str().map_err(|_| Error::invalid("X-Act-As", "user_not_found", "names no user"))?.to_owned(),
             ),
         };
         Ok(Self(authenticate(&state.app, Credentials { act_as }).await?))
@@ -58,8 +55,7 @@ impl PathSegments {
     /// An id or a seq. What is none names nothing, so it is 0, which nothing has.
     pub fn number(&self, index: usize) -> i64 {
         let text = self.text(index);
-        let plain =
-            !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
+        let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
         if plain { text.parse().unwrap_or(0) } else { 0 }
     }
 }
@@ -70,9 +66,7 @@ impl FromRequestParts<HttpState> for PathSegments {
     async fn from_request_parts(parts: &mut Parts, state: &HttpState) -> Result<Self, Problem> {
         // Text that is not UTF-8 or holds U+0000 can be no name of anything.
         let nothing = || Problem::of_status(StatusCode::NOT_FOUND);
-        let raw = RawPathParams::from_request_parts(parts, state)
-            .await
-            .map_err(|_| nothing())?;
+        let raw = RawPathParams::from_request_parts(parts, state).await.map_err(|_| nothing())?;
         let segments: Vec<String> = raw.iter().map(|(_, value)| value.to_owned()).collect();
         if segments.iter().any(|segment| segment.contains('\0')) {
             return Err(nothing());
@@ -91,29 +85,20 @@ impl FromRequestParts<HttpState> for Query {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &HttpState) -> Result<Self, Problem> {
-        Ok(Self::parse(parts.uri.query().unwrap_or_default())?)
+        Self::parse(parts.uri.query().unwrap_or_default())
     }
 }
 
 impl Query {
     fn parse(text: &str) -> Result<Self, Problem> {
-        let mut query = Self {
-            parameters: Vec::new(),
-            errors: Vec::new(),
-        };
+        let mut query = Self { parameters: Vec::new(), errors: Vec::new() };
         for pair in text.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let (name, value) = (decode(name)?, decode(value)?);
             if value.contains('\0') || name.contains('\0') {
-                query.errors.push(FieldError::new(
-                    name.replace('\0', "?"),
-                    "nul_character",
-                    "must not hold U+0000",
-                ));
+                query.errors.push(FieldError::new(name.replace('\0', "?"), "nul_character", "must not hold U+0000"));
             } else if query.parameters.iter().any(|(known, _)| *known == name) {
-                query
-                    .errors
-                    .push(FieldError::new(name, "duplicate", "may be given once"));
+                query.errors.push(FieldError::new(name, "duplicate", "may be given once"));
             } else {
                 query.parameters.push((name, value));
             }
@@ -132,8 +117,7 @@ impl Query {
         let text = self.text(name)?;
         let parsed = text.parse().ok();
         if parsed.is_none() {
-            self.errors
-                .push(FieldError::new(name, "wrong_type", "must be a whole number"));
+            self.errors.push(FieldError::new(name, "wrong_type", "must be a whole number"));
         }
         parsed
     }
@@ -160,11 +144,7 @@ impl Query {
         if let Some(word) = words.iter().find(|word| **word == text) {
             return word;
         }
-        self.errors.push(FieldError::new(
-            name,
-            "wrong_value",
-            format!("must be one of {}", words.join(", ")),
-        ));
+        self.errors.push(FieldError::new(name, "wrong_value", format!("must be one of {}", words.join(", "))));
         words[0]
     }
 
@@ -185,33 +165,17 @@ impl Query {
     /// 422 with every parameter that is wrong.
     pub fn finish(mut self) -> Result<(), Problem> {
         for (name, _) in self.parameters {
-            self.errors.push(FieldError::new(
-                name,
-                "unknown_parameter",
-                "is not a parameter of this path",
-            ));
+            self.errors.push(FieldError::new(name, "unknown_parameter", "is not a parameter of this path"));
         }
-        if self.errors.is_empty() {
-            Ok(())
-        } else {
-            Err(Error::Invalid(self.errors).into())
-        }
+        if self.errors.is_empty() { Ok(()) } else { Err(Error::Invalid(self.errors).into()) }
     }
 }
 
 fn decode(text: &str) -> Result<String, Problem> {
-    let spaced: Cow<'_, str> = if text.contains('+') {
-        text.replace('+', " ").into()
-    } else {
-        text.into()
-    };
+    let spaced: Cow<'_, str> = if text.contains('+') { text.replace('+', " ").into() } else { text.into() };
     match percent_decode_str(&spaced).decode_utf8() {
         Ok(decoded) => Ok(decoded.into_owned()),
-        Err(_) => Err(Problem::new(
-            StatusCode::BAD_REQUEST,
-            "malformed_query",
-            "the query is not UTF-8",
-        )),
+        Err(_) => Err(Problem::new(StatusCode::BAD_REQUEST, "malformed_query", "the query is not UTF-8")),
     }
 }
 
@@ -230,37 +194,19 @@ impl<T: DeserializeOwned> FromRequest<HttpState> for JsonBody<T> {
         let (parts, body) = request.into_parts();
         let bytes = read_body(body, state.settings.timeouts.body).await?;
         if bytes.is_empty() {
-            return Ok(Self {
-                value: parse_json(b"{}")?,
-                bytes,
-            });
+            return Ok(Self { value: parse_json(b"{}")?, bytes });
         }
         check_content_type(&parts.headers)?;
-        Ok(Self {
-            value: parse_json(&bytes)?,
-            bytes,
-        })
+        Ok(Self { value: parse_json(&bytes)?, bytes })
     }
 }
 
 fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
-    let unsupported = |detail| {
-        Err(Problem::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "unsupported_media_type",
-            detail,
-        ))
-    };
-    if headers
-        .get(header::CONTENT_ENCODING)
-        .is_some_and(|encoding| encoding != "identity")
-    {
+    let unsupported = |detail| Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
+    if headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
         return unsupported("send the body without Content-Encoding");
     }
-    let Some(content_type) = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-    else {
+    let Some(content_type) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else {
         return unsupported("send Content-Type: application/json");
     };
     let mut parts = content_type.split(';').map(str::trim);
@@ -285,11 +231,7 @@ async fn read_body(mut body: Body, timeout: Duration) -> Result<Bytes, Problem> 
         let mut length = 0;
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|_| {
-                Problem::new(
-                    StatusCode::BAD_REQUEST,
-                    "malformed_body",
-                    "the body ended before its announced length",
-                )
+                Problem::new(StatusCode::BAD_REQUEST, "malformed_body", "the body ended before its announced length")
             })?;
             let Ok(data) = frame.into_data() else { continue };
             length += data.len();
@@ -307,21 +249,13 @@ async fn read_body(mut body: Body, timeout: Duration) -> Result<Bytes, Problem> 
         }
         if length > BODY_LIMIT_BYTES {
             let detail = format!("the body may have up to {BODY_LIMIT_BYTES} bytes");
-            return Err(Problem::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "body_too_large",
-                detail,
-            ));
+            return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail));
         }
         Ok(if rest.is_empty() { first } else { rest.into() })
     };
     match tokio::time::timeout(timeout, reading).await {
         Ok(outcome) => outcome,
-        Err(_) => Err(Problem::new(
-            StatusCode::REQUEST_TIMEOUT,
-            "request_timeout",
-            "the body took too long to arrive",
-        )),
+        Err(_) => Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", "the body took too long to arrive")),
     }
 }
 
@@ -339,11 +273,7 @@ fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
         return Err(Problem::new(
             StatusCode::BAD_REQUEST,
             "malformed_json",
-            format!(
-                "the body is not JSON in UTF-8: line {}, column {}",
-                error.line(),
-                error.column()
-            ),
+            format!("the body is not JSON in UTF-8: line {}, column {}", error.line(), error.column()),
         ));
     }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
@@ -367,11 +297,7 @@ fn field_problem(path: &str, message: &str) -> Problem {
     } else if path == "." {
         ("body".into(), "wrong_type", "must be a JSON object")
     } else {
-        (
-            path.to_owned(),
-            "wrong_type",
-            "has the wrong type, or is out of bounds",
-        )
+        (path.to_owned(), "wrong_type", "has the wrong type, or is out of bounds")
     };
     let field: String = field.chars().take(64).collect();
     Error::invalid(field, code, detail).into()
@@ -390,11 +316,5 @@ pub fn idempotency_key(
     let Some(key) = headers.get("idempotency-key") else {
         return Ok(None);
     };
-    Ok(Some(KeyedRequest::new(
-        &principal.idempotency_scope(),
-        key.as_bytes(),
-        "POST",
-        path,
-        body,
-    )?))
+    Ok(Some(KeyedRequest::new(&principal.idempotency_scope(), key.as_bytes(), "POST", path, body)?))
 }

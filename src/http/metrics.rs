@@ -14,10 +14,7 @@ const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset
 
 /// The metrics on the API's own address: others than loopback peers find nothing here.
 pub async fn guarded(State(state): State<HttpState>, request: Request) -> Result<Response, Problem> {
-    let peer = request
-        .extensions()
-        .get::<PeerAddress>()
-        .map(|peer| peer.0.ip().to_canonical());
+    let peer = request.extensions().get::<PeerAddress>().map(|peer| peer.0.ip().to_canonical());
     if state.settings.metrics_elsewhere || !peer.is_some_and(|address| address.is_loopback()) {
         return Err(Problem::of_status(StatusCode::NOT_FOUND));
     }
@@ -28,11 +25,7 @@ pub async fn guarded(State(state): State<HttpState>, request: Request) -> Result
 pub async fn render(State(state): State<HttpState>) -> Result<Response, Problem> {
     let text = state.app.metrics.render().map_err(Error::internal)?;
     let mut response = text.into_response();
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
-    response
-        .headers_mut()
-        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
 }

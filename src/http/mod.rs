@@ -41,11 +41,7 @@ pub struct Timeouts {
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self {
-            head: Duration::from_secs(30),
-            body: Duration::from_secs(20),
-            request: Duration::from_secs(60),
-        }
+        Self { head: Duration::from_secs(30), body: Duration::from_secs(20), request: Duration::from_secs(60) }
     }
 }
 

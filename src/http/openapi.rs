@@ -43,10 +43,7 @@ pub fn complete(mut document: utoipa::openapi::OpenApi, access: Access) -> utoip
             .description(Some("A session token, an API key or a JWT."))
             .build(),
     );
-    document
-        .components
-        .get_or_insert_default()
-        .add_security_scheme("bearer", bearer);
+    document.components.get_or_insert_default().add_security_scheme("bearer", bearer);
     for (path, item) in &mut document.paths.paths {
         let operations = [
             ("get", &mut item.get),
@@ -74,70 +71,34 @@ pub fn complete(mut document: utoipa::openapi::OpenApi, access: Access) -> utoip
 
 fn add_errors(operation: &mut Operation, path: &str, method: &str, public: bool) {
     let mut errors = vec![
-        (
-            StatusCode::BAD_REQUEST,
-            "The query, the body or the request itself is malformed.",
-        ),
-        (
-            StatusCode::METHOD_NOT_ALLOWED,
-            "The path knows other methods, named in `Allow`.",
-        ),
-        (
-            StatusCode::REQUEST_TIMEOUT,
-            "The request took too long to arrive.",
-        ),
+        (StatusCode::BAD_REQUEST, "The query, the body or the request itself is malformed."),
+        (StatusCode::METHOD_NOT_ALLOWED, "The path knows other methods, named in `Allow`."),
+        (StatusCode::REQUEST_TIMEOUT, "The request took too long to arrive."),
         (StatusCode::URI_TOO_LONG, "The target is longer than 16 KiB."),
-        (
-            StatusCode::MISDIRECTED_REQUEST,
-            "Open access was reached under a foreign host name.",
-        ),
-        (
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "A parameter or field is wrong: `errors` names each.",
-        ),
-        (
-            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            "The header fields are larger than 32 KiB.",
-        ),
+        (StatusCode::MISDIRECTED_REQUEST, "Open access was reached under a foreign host name."),
+        (StatusCode::UNPROCESSABLE_ENTITY, "A parameter or field is wrong: `errors` names each."),
+        (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "The header fields are larger than 32 KiB."),
         (StatusCode::INTERNAL_SERVER_ERROR, "A fault of the server."),
-        (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "The server cannot do this now: `Retry-After` says when to try again.",
-        ),
+        (StatusCode::SERVICE_UNAVAILABLE, "The server cannot do this now: `Retry-After` says when to try again."),
     ];
     if !public {
         errors.push((StatusCode::UNAUTHORIZED, "No valid credentials."));
         errors.push((StatusCode::FORBIDDEN, "The caller may not do this."));
     }
     if path.contains('{') || method == "post" {
-        errors.push((
-            StatusCode::NOT_FOUND,
-            "It does not exist, or the caller may not see it.",
-        ));
+        errors.push((StatusCode::NOT_FOUND, "It does not exist, or the caller may not see it."));
     }
     if matches!(method, "post" | "put" | "patch") {
         errors.push((StatusCode::PAYLOAD_TOO_LARGE, "The body is larger than 256 KiB."));
-        errors.push((
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "The body is not `application/json` in UTF-8.",
-        ));
+        errors.push((StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body is not `application/json` in UTF-8."));
         errors.push((StatusCode::INSUFFICIENT_STORAGE, "The server's storage is full."));
     }
     for (status, description) in errors {
-        operation
-            .responses
-            .responses
-            .entry(status.as_str().to_owned())
-            .or_insert_with(|| problem(description));
+        operation.responses.responses.entry(status.as_str().to_owned()).or_insert_with(|| problem(description));
     }
 }
 
 fn problem(description: &str) -> RefOr<Response> {
     let content = Content::new(Some(Ref::from_schema_name("Problem")));
-    RefOr::T(
-        ResponseBuilder::new()
-            .description(description)
-            .content(PROBLEM_JSON, content)
-            .build(),
-    )
+    RefOr::T(ResponseBuilder::new().description(description).content(PROBLEM_JSON, content).build())
 }

@@ -23,16 +23,8 @@ impl OriginRules {
     ///
     /// # Errors
     /// 421 for a foreign `Host`, 403 for a foreign `Origin` on an unsafe method.
-    pub fn check_open(
-        &self,
-        method: &Method,
-        headers: &HeaderMap,
-        uri_host: Option<&str>,
-    ) -> Result<(), Problem> {
-        let host = headers
-            .get(header::HOST)
-            .and_then(|host| host.to_str().ok())
-            .or(uri_host);
+    pub fn check_open(&self, method: &Method, headers: &HeaderMap, uri_host: Option<&str>) -> Result<(), Problem> {
+        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).or(uri_host);
         if !host.is_some_and(|host| self.is_ours(host)) {
             return Err(Problem::new(
                 StatusCode::MISDIRECTED_REQUEST,
@@ -43,8 +35,7 @@ impl OriginRules {
         let safe = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
         match headers.get(header::ORIGIN) {
             Some(origin)
-                if !safe
-                    && !self.is_allowed(origin.to_str().unwrap_or_default(), host.unwrap_or_default()) =>
+                if !safe && !self.is_allowed(origin.to_str().unwrap_or_default(), host.unwrap_or_default()) =>
             {
                 Err(Problem::new(
                     StatusCode::FORBIDDEN,
@@ -70,18 +61,14 @@ impl OriginRules {
         if self.public_origin.as_deref() == Some(&origin) || self.cors_origins.contains(&origin) {
             return true;
         }
-        origin
-            .split_once("://")
-            .is_some_and(|(_, its_host)| its_host.eq_ignore_ascii_case(host))
+        origin.split_once("://").is_some_and(|(_, its_host)| its_host.eq_ignore_ascii_case(host))
     }
 }
 
 /// `scheme://host[:port]` of a URL.
 pub fn origin_of(url: &url::Url) -> Option<String> {
     let origin = url.origin();
-    origin
-        .is_tuple()
-        .then(|| origin.ascii_serialization().to_ascii_lowercase())
+    origin.is_tuple().then(|| origin.ascii_serialization().to_ascii_lowercase())
 }
 
 /// Whether a Host header names this machine: localhost or a loopback address, with any port.
@@ -89,9 +76,7 @@ fn is_loopback(host: &str) -> bool {
     let name = match host.strip_prefix('[') {
         Some(rest) => match rest.split_once(']') {
             Some((address, port)) if port.is_empty() || port.starts_with(':') => {
-                return address
-                    .parse::<Ipv6Addr>()
-                    .is_ok_and(|address| address.is_loopback());
+                return address.parse::<Ipv6Addr>().is_ok_and(|address| address.is_loopback());
             }
             _ => return false,
         },
@@ -109,27 +94,12 @@ mod tests {
 
     #[test]
     fn loopback_names() {
-        for host in [
-            "localhost",
-            "LOCALHOST:8000",
-            "127.0.0.1",
-            "127.1.2.3:80",
-            "[::1]",
-            "[::1]:8000",
-            "a.localhost",
-        ] {
+        for host in ["localhost", "LOCALHOST:8000", "127.0.0.1", "127.1.2.3:80", "[::1]", "[::1]:8000", "a.localhost"] {
             assert!(is_loopback(host), "{host}");
         }
-        for host in [
-            "",
-            "example.org",
-            "localhost.example.org",
-            "127.0.0.1.nip.io",
-            "10.0.0.1",
-            "[::2]",
-            "[::1]x",
-            "::1",
-        ] {
+        for host in
+            ["", "example.org", "localhost.example.org", "127.0.0.1.nip.io", "10.0.0.1", "[::2]", "[::1]x", "::1"]
+        {
             assert!(!is_loopback(host), "{host}");
         }
     }

@@ -72,31 +72,22 @@ pub struct ProblemField<'a> {
 impl Problem {
     /// A problem of HTTP itself.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            status,
-            code,
-            detail: detail.into(),
-            errors: Vec::new(),
-            retry_after_s: None,
-            cause: None,
-        }
+        Self { status, code, detail: detail.into(), errors: Vec::new(), retry_after_s: None, cause: None }
     }
 
     /// The problem that a bare status stands for: what axum answers by itself.
     pub fn of_status(status: StatusCode) -> Self {
         let (code, detail) = match status {
             StatusCode::NOT_FOUND => ("not_found", "there is nothing at this path"),
-            StatusCode::METHOD_NOT_ALLOWED => (
-                "method_not_allowed",
-                "this path knows other methods: see the Allow header",
-            ),
+            StatusCode::METHOD_NOT_ALLOWED => {
+                ("method_not_allowed", "this path knows other methods: see the Allow header")
+            }
             StatusCode::PAYLOAD_TOO_LARGE => ("body_too_large", "the body is larger than this path takes"),
             StatusCode::UNSUPPORTED_MEDIA_TYPE => ("unsupported_media_type", "send application/json"),
             StatusCode::REQUEST_TIMEOUT => ("request_timeout", "the request took too long to arrive"),
-            status if status.is_server_error() => (
-                "internal",
-                "something went wrong here: try again, and report the request id",
-            ),
+            status if status.is_server_error() => {
+                ("internal", "something went wrong here: try again, and report the request id")
+            }
             _ => ("bad_request", "the request cannot be understood"),
         };
         Self::new(status, code, detail)
@@ -117,13 +108,7 @@ impl Problem {
     /// The document, and the log line where there is a cause.
     pub fn render(&self, request_id: &str) -> Vec<u8> {
         if let Some(cause) = &self.cause {
-            tracing::error!(
-                request_id,
-                status = self.status.as_u16(),
-                code = self.code,
-                cause,
-                "a request failed"
-            );
+            tracing::error!(request_id, status = self.status.as_u16(), code = self.code, cause, "a request failed");
         }
         let document = ProblemDocument {
             kind: "about:blank",
@@ -135,11 +120,7 @@ impl Problem {
             errors: self
                 .errors
                 .iter()
-                .map(|error| ProblemField {
-                    field: &error.field,
-                    code: error.code,
-                    detail: &error.detail,
-                })
+                .map(|error| ProblemField { field: &error.field, code: error.code, detail: &error.detail })
                 .collect(),
         };
         serde_json::to_vec(&document).unwrap_or_default()
@@ -157,15 +138,9 @@ impl From<Error> for Problem {
             Error::Forbidden { code, detail } => Self::new(StatusCode::FORBIDDEN, code, detail),
             Error::NotFound { code, detail } => Self::new(StatusCode::NOT_FOUND, code, detail),
             Error::Invalid(errors) => {
-                let told: Vec<String> = errors
-                    .iter()
-                    .map(|error| format!("{} {}", error.field, error.detail))
-                    .collect();
-                let fields = if errors.len() == 1 {
-                    "1 field".into()
-                } else {
-                    format!("{} fields", errors.len())
-                };
+                let told: Vec<String> =
+                    errors.iter().map(|error| format!("{} {}", error.field, error.detail)).collect();
+                let fields = if errors.len() == 1 { "1 field".into() } else { format!("{} fields", errors.len()) };
                 Self {
                     errors,
                     ..Self::new(
@@ -180,10 +155,7 @@ impl From<Error> for Problem {
                 "idempotency_key_reused",
                 "this Idempotency-Key came with another request before: use a new one",
             ),
-            Error::Unavailable {
-                retry_after_s,
-                source,
-            } => Self::new(
+            Error::Unavailable { retry_after_s, source } => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "unavailable",
                 "the server cannot do this now: try again, with the same Idempotency-Key if there was one",
@@ -220,14 +192,10 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = self.status.into_response();
         if let Some(seconds) = self.retry_after_s {
-            response
-                .headers_mut()
-                .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         if self.status == StatusCode::UNAUTHORIZED {
-            response
-                .headers_mut()
-                .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         // The edge writes the body: it knows the request's id.
         response.extensions_mut().insert(self);

@@ -40,9 +40,7 @@ fn documented() -> OpenApiRouter<HttpState> {
 /// When it cannot be written as JSON, which would be a fault of ours.
 pub fn openapi_json(access: Access) -> Result<String, Error> {
     let (_, document) = documented().split_for_parts();
-    openapi::complete(document, access)
-        .to_pretty_json()
-        .map_err(Error::internal)
+    openapi::complete(document, access).to_pretty_json().map_err(Error::internal)
 }
 
 /// Every route.
@@ -70,16 +68,12 @@ pub fn router(state: HttpState) -> Result<Router, Error> {
 
 /// The metrics, for an address of their own.
 pub fn metrics_router(state: HttpState) -> Router {
-    Router::new()
-        .route("/metrics", get(metrics::render))
-        .with_state(state)
+    Router::new().route("/metrics", get(metrics::render)).with_state(state)
 }
 
 async fn serve_document(document: Arc<str>) -> Response {
     let mut response = document.to_string().into_response();
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
@@ -98,8 +92,7 @@ async fn docs_file(
 }
 
 fn docs(file: &str, axum::Extension(swagger): Swagger) -> Result<Response, Problem> {
-    let found =
-        utoipa_swagger_ui::serve(file, swagger).map_err(|error| Error::internal(error.to_string()))?;
+    let found = utoipa_swagger_ui::serve(file, swagger).map_err(|error| Error::internal(error.to_string()))?;
     let Some(file) = found else {
         return Err(Problem::of_status(StatusCode::NOT_FOUND));
     };
@@ -108,9 +101,6 @@ fn docs(file: &str, axum::Extension(swagger): Swagger) -> Result<Response, Probl
     if let Ok(kind) = HeaderValue::try_from(file.content_type) {
         headers.insert(header::CONTENT_TYPE, kind);
     }
-    headers.insert(
-        header::CONTENT_SECURITY_POLICY,
-        HeaderValue::from_static(DOCS_POLICY),
-    );
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(DOCS_POLICY));
     Ok(response)
 }

@@ -75,11 +75,7 @@ fn cors(origins: &[String]) -> Result<Option<CorsLayer>> {
     if origins.is_empty() {
         return Ok(None);
     }
-    let origins = origins
-        .iter()
-        .map(HeaderValue::try_from)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(Error::internal)?;
+    let origins = origins.iter().map(HeaderValue::try_from).collect::<Result<Vec<_>, _>>().map_err(Error::internal)?;
     let exposed = [
         header::LINK,
         header::LOCATION,
@@ -94,14 +90,7 @@ fn cors(origins: &[String]) -> Result<Option<CorsLayer>> {
     Ok(Some(
         CorsLayer::new()
             .allow_origin(AllowOrigin::list(origins))
-            .allow_methods([
-                Method::GET,
-                Method::HEAD,
-                Method::POST,
-                Method::PUT,
-                Method::PATCH,
-                Method::DELETE,
-            ])
+            .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
             .allow_headers(AllowHeaders::mirror_request())
             .expose_headers(exposed)
             .max_age(CORS_MAX_AGE),
@@ -116,11 +105,7 @@ struct Acceptor {
 
 impl Acceptor {
     fn new(state: HttpState) -> Self {
-        Self {
-            state,
-            places: Arc::new(Semaphore::new(CONNECTION_LIMIT)),
-            graceful: GracefulShutdown::new(),
-        }
+        Self { state, places: Arc::new(Semaphore::new(CONNECTION_LIMIT)), graceful: GracefulShutdown::new() }
     }
 
     async fn accept<S, E>(&self, listener: &TcpListener, service: S)
@@ -166,10 +151,7 @@ impl Acceptor {
             .timer(TokioTimer::new())
             .header_read_timeout(self.state.settings.timeouts.head)
             .max_buf_size(HEAD_BUFFER_BYTES)
-            .serve_connection(
-                TokioIo::new(Connection::new(stream)),
-                TowerToHyperService::new(service),
-            );
+            .serve_connection(TokioIo::new(Connection::new(stream)), TowerToHyperService::new(service));
         let connection = self.graceful.watch(connection);
         metrics.connections.inc();
         tokio::spawn(async move {
@@ -182,10 +164,7 @@ impl Acceptor {
     }
 
     async fn end(self) {
-        if tokio::time::timeout(SHUTDOWN_TIMEOUT, self.graceful.shutdown())
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout(SHUTDOWN_TIMEOUT, self.graceful.shutdown()).await.is_err() {
             tracing::warn!("some connections did not end in time and are cut off");
         }
     }
@@ -199,11 +178,7 @@ mod tests {
     fn the_busy_answer_announces_its_length() {
         let text = std::str::from_utf8(BUSY).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        assert!(
-            head.contains(&format!("content-length: {}", body.len())),
-            "{}",
-            body.len()
-        );
+        assert!(head.contains(&format!("content-length: {}", body.len())), "{}", body.len());
         let document: serde_json::Value = serde_json::from_str(body).unwrap();
         assert_eq!(document["status"], 503);
     }

@@ -33,19 +33,12 @@ pub struct Pair {
 impl Pair {
     /// In either order.
     pub fn new(one: UserId, other: UserId) -> Self {
-        Self {
-            lower: one.min(other),
-            higher: one.max(other),
-        }
+        Self { lower: one.min(other), higher: one.max(other) }
     }
 
     /// The other one of the two.
     pub fn other(self, one: UserId) -> UserId {
-        if one == self.lower {
-            self.higher
-        } else {
-            self.lower
-        }
+        if one == self.lower { self.higher } else { self.lower }
     }
 }
 
@@ -120,12 +113,7 @@ pub async fn advance(conn: &mut Conn, heads: &[Head]) -> Result<()> {
            FROM unnest($1::bigint[], $2::bigint[], $3::timestamptz[], $4::bigint[])
                 AS n (id, last_seq, last_sent_at, last_message_id)
           WHERE c.id = n.id",
-        &[
-            Value::I64s(&ids),
-            Value::I64s(&seqs),
-            Value::Times(&times),
-            Value::I64s(&messages),
-        ],
+        &[Value::I64s(&ids), Value::I64s(&seqs), Value::Times(&times), Value::I64s(&messages)],
     )
     .await?;
     Ok(())
@@ -134,10 +122,7 @@ pub async fn advance(conn: &mut Conn, heads: &[Head]) -> Result<()> {
 /// The direct conversations of those pairs that have one.
 pub async fn direct(conn: &mut Conn, pairs: &[Pair]) -> Result<Vec<(Pair, ConversationId)>> {
     let read = |row: &Row<'_>| {
-        let pair = Pair {
-            lower: UserId(row.i64(0)?),
-            higher: UserId(row.i64(1)?),
-        };
+        let pair = Pair { lower: UserId(row.i64(0)?), higher: UserId(row.i64(1)?) };
         Ok((pair, ConversationId(row.i64(2)?)))
     };
     if let Conn::Sqlite(_) = conn {
@@ -189,19 +174,11 @@ pub async fn create_direct(
         .execute(
             "INSERT INTO messaging.direct_conversations (lower_user_id, higher_user_id, conversation_id)
              VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
-            &[
-                Value::I64(pair.lower.0),
-                Value::I64(pair.higher.0),
-                Value::I64(id.0),
-            ],
+            &[Value::I64(pair.lower.0), Value::I64(pair.higher.0), Value::I64(id.0)],
         )
         .await?;
     if won == 0 {
-        conn.execute(
-            "DELETE FROM messaging.conversations WHERE id = $1",
-            &[Value::I64(id.0)],
-        )
-        .await?;
+        conn.execute("DELETE FROM messaging.conversations WHERE id = $1", &[Value::I64(id.0)]).await?;
         let winner = conn
             .one(
                 "SELECT conversation_id FROM messaging.direct_conversations

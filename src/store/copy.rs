@@ -8,15 +8,11 @@
 
 use std::path::{Path, PathBuf};
 
-use rusqlite::Connection;
-use rusqlite::backup::{Backup, StepResult};
-
+use super::sqlite::file::{check, copy_file};
 use super::{Conn, Db, Environment, Location, OwnedValue, Value, migrations, sqlite};
 use crate::error::{Error, Result};
 use crate::time::Timestamp;
 
-/// Pages that are copied between two reports of progress.
-const PAGES_PER_STEP: i32 = 1_024;
 /// Rows that are copied between two reports of progress.
 const ROWS_PER_STEP: i64 = 1_000;
 
@@ -48,22 +44,14 @@ const TABLES: &[(&str, &str)] = &[
 ///
 /// # Errors
 /// When the source cannot be read, or the file cannot be written; a half-written file is removed.
-pub async fn backup(
-    source: &Location,
-    file: &Path,
-    environment: Environment,
-    report: Report<'_>,
-) -> Result<()> {
+pub async fn backup(source: &Location, file: &Path, environment: Environment, report: Report<'_>) -> Result<()> {
     if file.exists() {
-        return Err(Error::internal(format!(
-            "{} exists already: name a new file",
-            file.display()
-        )));
+        return Err(Error::internal(format!("{} exists already: name a new file", file.display())));
     }
     let partial = with_suffix(file, ".partial");
     remove_database(&partial)?;
     let copied = match source {
-        Location::Sqlite(path) => copy_sqlite_file(path, &partial, report),
+        Location::Sqlite(path) => copy_file(path, &partial, report),
         Location::Postgres(_) => copy_postgres_into_file(source, &partial, environment, report).await,
     };
     let finished = copied.and_then(|()| {
@@ -114,7 +102,7 @@ async fn restore_staged(
     context: migrations::Context,
     report: Report<'_>,
 ) -> Result<Option<String>> {
-    copy_sqlite_file(file, staged, &mut |_| ())?;
+    copy_file(file, staged, &mut |_| ())?;
     let now = context.now;
     let epoch = context.epoch.clone();
     let staged_db = Db::open(&Location::Sqlite(staged.to_owned()), environment.clone()).await?;
@@ -122,9 +110,7 @@ async fn restore_staged(
     staged_db
         .write(epoch, |conn, epoch| {
             Box::pin(async move {
-                conn.execute("UPDATE messaging.event_log SET epoch = $1", &[Value::Text(epoch)])
-                    .await
-                    .map(drop)
+                conn.execute("UPDATE messaging.event_log SET epoch = $1", &[Value::Text(epoch)]).await.map(drop)
             })
         })
         .await?;
@@ -132,18 +118,13 @@ async fn restore_staged(
     match target {
         Location::Sqlite(path) => {
             let kept = keep_sqlite_file(path, now)?;
-            copy_sqlite_file(staged, path, report)?;
+            copy_file(staged, path, report)?;
             Ok(kept)
         }
         Location::Postgres(_) => {
             let db = Db::open(target, environment).await?;
-            let input = Replacement {
-                staged: staged.to_owned(),
-                context,
-            };
-            let kept = db
-                .maintain(input, |conn, input| Box::pin(replace_postgres(conn, input)))
-                .await?;
+            let input = Replacement { staged: staged.to_owned(), context };
+            let kept = db.maintain(input, |conn, input| Box::pin(replace_postgres(conn, input))).await?;
             let total = kept.1;
             report(Progress { done: total, total });
             Ok(kept.0)
@@ -170,93 +151,18 @@ fn remove_database(path: &Path) -> Result<()> {
 }
 
 fn sync_folder(file: &Path) -> Result<()> {
-    let folder = file
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or_else(|| Path::new("."));
-    std::fs::File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(Error::unavailable)
-}
-
-/// Refuses a file that is no intact database of ours.
-fn check(file: &Path) -> Result<()> {
-    let wrong = |reason: String| {
-        Error::internal(format!(
-            "{} is not an intact Posthaste backup: {reason}",
-            file.display()
-        ))
-    };
-    let connection = Connection::open_with_flags(file, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY)
-        .map_err(|error| wrong(error.to_string()))?;
-    let verdict: String = connection
-        .query_row("PRAGMA quick_check", [], |row| row.get(0))
-        .map_err(|error| wrong(error.to_string()))?;
-    if verdict != "ok" {
-        return Err(wrong(verdict));
-    }
-    let version: i64 = connection
-        .query_row("SELECT max(version) FROM schema_migrations", [], |row| row.get(0))
-        .map_err(|_| wrong("it has no schema version".into()))?;
-    if version > migrations::NEWEST {
-        let newest = migrations::NEWEST;
-        return Err(wrong(format!(
-            "its schema version is {version}, and this program knows only up to {newest}"
-        )));
-    }
-    Ok(())
-}
-
-/// Copies every page, from one snapshot, while others go on reading and writing.
-fn copy_sqlite_file(source: &Path, target: &Path, report: Report<'_>) -> Result<()> {
-    if !source.exists() {
-        return Err(Error::internal(format!(
-            "{} does not exist: there is nothing to copy",
-            source.display()
-        )));
-    }
-    let source = sqlite::open_connection(source)?;
-    // An open snapshot: without it every write beside us would start the copy over.
-    source
-        .execute_batch("BEGIN; SELECT count(*) FROM sqlite_master")
-        .map_err(sqlite::translate)?;
-    let mut target = sqlite::open_connection(target)?;
-    {
-        let backup = Backup::new(&source, &mut target).map_err(sqlite::translate)?;
-        loop {
-            let step = backup.step(PAGES_PER_STEP).map_err(sqlite::translate)?;
-            let progress = backup.progress();
-            let total = u64::try_from(progress.pagecount).unwrap_or_default();
-            report(Progress {
-                done: total - u64::try_from(progress.remaining).unwrap_or_default().min(total),
-                total,
-            });
-            match step {
-                StepResult::Done => break,
-                StepResult::More => {}
-                // The target's server is in the middle of a write: it takes milliseconds.
-                _ => std::thread::sleep(std::time::Duration::from_millis(5)),
-            }
-        }
-    }
-    target
-        .execute_batch("PRAGMA wal_checkpoint(PASSIVE)")
-        .map_err(sqlite::translate)
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::unavailable)
 }
 
 fn keep_sqlite_file(path: &Path, now: Timestamp) -> Result<Option<String>> {
     if !path.exists() {
         return Ok(None);
     }
-    let stamp: String = now
-        .to_string()
-        .chars()
-        .filter(char::is_ascii_digit)
-        .take(14)
-        .collect();
+    let stamp: String = now.to_string().chars().filter(char::is_ascii_digit).take(14).collect();
     let kept = with_suffix(path, &format!(".before-restore-{stamp}"));
     remove_database(&kept)?;
-    copy_sqlite_file(path, &kept, &mut |_| ())?;
+    copy_file(path, &kept, &mut |_| ())?;
     Ok(Some(kept.display().to_string()))
 }
 
@@ -270,40 +176,19 @@ async fn copy_postgres_into_file(
     let now = environment.clock.now();
     let source = Db::open(source, environment.clone()).await?;
     let target_db = Db::open(&Location::Sqlite(target.to_owned()), environment).await?;
-    migrations::migrate(
-        &target_db,
-        migrations::Context {
-            now,
-            epoch: String::new(),
-        },
-    )
-    .await?;
+    migrations::migrate(&target_db, migrations::Context { now, epoch: String::new() }).await?;
     target_db.close().await;
-    let mut file = Conn::Sqlite(sqlite::Conn::new(sqlite::open_connection(target)?));
+    let mut file = Conn::Sqlite(sqlite::open_alone(target)?);
     let mut conn = source.connection().await?;
-    conn.script("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        .await?;
+    conn.script("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
     if migrations::version(&mut conn).await? != Some(migrations::NEWEST) {
-        return Err(Error::internal(
-            "the database's schema is not of this version: start this version's server once",
-        ));
+        return Err(Error::internal("the database's schema is not of this version: start this version's server once"));
     }
     file.script("BEGIN; DELETE FROM event_log").await?;
     copy_rows(&mut conn, &mut file, report).await?;
-    let last_id = conn
-        .one(
-            "SELECT last_value FROM messaging.messaging_sequence",
-            &[],
-            |row| row.i64(0),
-        )
-        .await?;
-    file.execute(
-        "UPDATE messaging.messaging_sequence SET last_value = $1",
-        &[Value::I64(last_id)],
-    )
-    .await?;
-    file.script("COMMIT; PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode = DELETE")
-        .await?;
+    let last_id = conn.one("SELECT last_value FROM messaging.messaging_sequence", &[], |row| row.i64(0)).await?;
+    file.execute("UPDATE messaging.messaging_sequence SET last_value = $1", &[Value::I64(last_id)]).await?;
+    file.script("COMMIT; PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode = DELETE").await?;
     conn.script("COMMIT").await
 }
 
@@ -317,22 +202,14 @@ async fn replace_postgres(conn: &mut Conn, input: &Replacement) -> Result<(Optio
     let had_data = migrations::version(conn).await?.is_some();
     let kept = "messaging_before_restore";
     if had_data {
-        conn.script(&format!("DROP SCHEMA IF EXISTS {kept} CASCADE"))
-            .await?;
-        conn.script(&format!("ALTER SCHEMA messaging RENAME TO {kept}"))
-            .await?;
+        conn.script(&format!("DROP SCHEMA IF EXISTS {kept} CASCADE")).await?;
+        conn.script(&format!("ALTER SCHEMA messaging RENAME TO {kept}")).await?;
     }
     migrations::apply(conn, &input.context).await?;
     conn.script("DELETE FROM messaging.event_log").await?;
-    let mut file = Conn::Sqlite(sqlite::Conn::new(sqlite::open_connection(&input.staged)?));
+    let mut file = Conn::Sqlite(sqlite::open_alone(&input.staged)?);
     let total = copy_rows(&mut file, conn, &mut |_| ()).await?;
-    let last_id = file
-        .one(
-            "SELECT last_value FROM messaging.messaging_sequence",
-            &[],
-            |row| row.i64(0),
-        )
-        .await?;
+    let last_id = file.one("SELECT last_value FROM messaging.messaging_sequence", &[], |row| row.i64(0)).await?;
     conn.first(
         "SELECT setval('messaging.messaging_sequence', greatest($1::bigint, 1), $1::bigint > 0)::text",
         &[Value::I64(last_id)],
@@ -346,8 +223,7 @@ async fn replace_postgres(conn: &mut Conn, input: &Replacement) -> Result<(Optio
         ))
         .await?;
     }
-    conn.script("ANALYZE messaging.users, messaging.conversations, messaging.members, messaging.messages")
-        .await?;
+    conn.script("ANALYZE messaging.users, messaging.conversations, messaging.members, messaging.messages").await?;
     Ok((had_data.then(|| format!("schema {kept}")), total))
 }
 
@@ -366,12 +242,7 @@ async fn copy_rows(source: &mut Conn, target: &mut Conn, report: Report<'_>) -> 
         loop {
             let rows = copy.read(source, after.as_deref()).await?;
             let Some(last) = rows.last() else { break };
-            after = Some(
-                copy.key_indexes
-                    .iter()
-                    .map(|index| last[*index].clone())
-                    .collect(),
-            );
+            after = Some(copy.key_indexes.iter().map(|index| last[*index].clone()).collect());
             for row in &rows {
                 let values: Vec<Value<'_>> = row.iter().map(OwnedValue::as_value).collect();
                 target.execute(copy.insert, &values).await?;
@@ -385,18 +256,9 @@ async fn copy_rows(source: &mut Conn, target: &mut Conn, report: Report<'_>) -> 
 
 /// The columns of a table, as the SQLite side of the copy tells them: it keeps PostgreSQL's type names.
 async fn columns(source: &mut Conn, target: &mut Conn, table: &str) -> Result<Vec<(String, String)>> {
-    let conn = if matches!(source, Conn::Sqlite(_)) {
-        source
-    } else {
-        target
-    };
-    let sql = leak(format!(
-        "SELECT name, type FROM pragma_table_info('{table}') ORDER BY cid"
-    ));
-    conn.rows(sql, &[], |row| {
-        Ok((row.text(0)?.to_owned(), row.text(1)?.to_owned()))
-    })
-    .await
+    let conn = if matches!(source, Conn::Sqlite(_)) { source } else { target };
+    let sql = leak(format!("SELECT name, type FROM pragma_table_info('{table}') ORDER BY cid"));
+    conn.rows(sql, &[], |row| Ok((row.text(0)?.to_owned(), row.text(1)?.to_owned()))).await
 }
 
 /// The statements that copy one table.
@@ -413,46 +275,25 @@ impl TableCopy {
         let names: Vec<&str> = columns.iter().map(|(name, _)| name.as_str()).collect();
         let list = names.join(", ");
         let key_names: Vec<&str> = key.split(", ").collect();
-        let numbered = |count: usize| {
-            (1..=count)
-                .map(|number| format!("${number}"))
-                .collect::<Vec<_>>()
-                .join(", ")
-        };
+        let numbered = |count: usize| (1..=count).map(|number| format!("${number}")).collect::<Vec<_>>().join(", ");
         let after = numbered(key_names.len());
         Self {
-            first: leak(format!(
-                "SELECT {list} FROM messaging.{table} ORDER BY {key} LIMIT {ROWS_PER_STEP}"
-            )),
+            first: leak(format!("SELECT {list} FROM messaging.{table} ORDER BY {key} LIMIT {ROWS_PER_STEP}")),
             next: leak(format!(
                 "SELECT {list} FROM messaging.{table} WHERE ({key}) > ({after}) ORDER BY {key} LIMIT {ROWS_PER_STEP}"
             )),
-            insert: leak(format!(
-                "INSERT INTO messaging.{table} ({list}) VALUES ({})",
-                numbered(names.len())
-            )),
+            insert: leak(format!("INSERT INTO messaging.{table} ({list}) VALUES ({})", numbered(names.len()))),
             types: columns.iter().map(|(_, kind)| kind.clone()).collect(),
-            key_indexes: key_names
-                .iter()
-                .filter_map(|key| names.iter().position(|name| name == key))
-                .collect(),
+            key_indexes: key_names.iter().filter_map(|key| names.iter().position(|name| name == key)).collect(),
         }
     }
 
     async fn read(&self, source: &mut Conn, after: Option<&[OwnedValue]>) -> Result<Vec<Vec<OwnedValue>>> {
-        let values: Vec<Value<'_>> = after
-            .unwrap_or_default()
-            .iter()
-            .map(OwnedValue::as_value)
-            .collect();
+        let values: Vec<Value<'_>> = after.unwrap_or_default().iter().map(OwnedValue::as_value).collect();
         let sql = if after.is_some() { self.next } else { self.first };
         source
             .rows(sql, &values, |row| {
-                self.types
-                    .iter()
-                    .enumerate()
-                    .map(|(index, kind)| row.owned(index, kind))
-                    .collect()
+                self.types.iter().enumerate().map(|(index, kind)| row.owned(index, kind)).collect()
             })
             .await
     }

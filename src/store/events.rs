@@ -94,10 +94,5 @@ pub async fn append(conn: &mut Conn, events: &[NewEvent]) -> Result<()> {
 
 /// The position of the newest event; 0 while there is none.
 pub async fn last_position(conn: &mut Conn) -> Result<i64> {
-    conn.one(
-        "SELECT last_position FROM messaging.event_log WHERE id = 1",
-        &[],
-        |row| row.i64(0),
-    )
-    .await
+    conn.one("SELECT last_position FROM messaging.event_log WHERE id = 1", &[], |row| row.i64(0)).await
 }

@@ -87,22 +87,10 @@ pub async fn insert(conn: &mut Conn, day: i64, records: &[Record]) -> Result<()>
         return Ok(());
     }
     let digests: Vec<&[u8]> = records.iter().map(|record| record.digest.as_slice()).collect();
-    let hashes: Vec<&[u8]> = records
-        .iter()
-        .map(|record| record.request_hash.as_slice())
-        .collect();
-    let statuses: Vec<i64> = records
-        .iter()
-        .map(|record| i64::from(record.answer.status))
-        .collect();
-    let locations: Vec<Option<&str>> = records
-        .iter()
-        .map(|record| record.answer.location.as_deref())
-        .collect();
-    let bodies: Vec<&[u8]> = records
-        .iter()
-        .map(|record| record.answer.body.as_slice())
-        .collect();
+    let hashes: Vec<&[u8]> = records.iter().map(|record| record.request_hash.as_slice()).collect();
+    let statuses: Vec<i64> = records.iter().map(|record| i64::from(record.answer.status)).collect();
+    let locations: Vec<Option<&str>> = records.iter().map(|record| record.answer.location.as_deref()).collect();
+    let bodies: Vec<&[u8]> = records.iter().map(|record| record.answer.body.as_slice()).collect();
     conn.execute(
         "INSERT INTO messaging.idempotency_keys (day, digest, request_hash, status, location, body)
          SELECT $1, * FROM unnest($2::bytea[], $3::bytea[], $4::bigint[], $5::text[], $6::bytea[])",

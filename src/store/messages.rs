@@ -73,11 +73,7 @@ fn message(row: &Row<'_>) -> Result<Message> {
         seq: row.i64(1)?,
         id: MessageId(row.i64(2)?),
         timestamp_sent: row.time(3)?,
-        kind: if row.text(4)? == "system" {
-            Kind::System
-        } else {
-            Kind::Text
-        },
+        kind: if row.text(4)? == "system" { Kind::System } else { Kind::Text },
         sender_id: UserId(row.i64(5)?),
         recipient_id: row.option_i64(6)?.map(UserId),
         created_at: row.time(7)?,
@@ -91,12 +87,8 @@ fn message(row: &Row<'_>) -> Result<Message> {
 /// Every message of every range, in no particular order.
 pub async fn in_ranges(conn: &mut Conn, ranges: &[Range]) -> Result<Vec<Message>> {
     if let Conn::Sqlite(_) = conn {
-        let mut messages = Vec::with_capacity(
-            ranges
-                .iter()
-                .map(|range| (range.last_seq - range.first_seq + 1) as usize)
-                .sum(),
-        );
+        let mut messages =
+            Vec::with_capacity(ranges.iter().map(|range| (range.last_seq - range.first_seq + 1) as usize).sum());
         for range in ranges {
             let found = conn
                 .rows(
@@ -128,11 +120,7 @@ pub async fn in_ranges(conn: &mut Conn, ranges: &[Range]) -> Result<Vec<Message>
 
 /// One message.
 pub async fn one(conn: &mut Conn, conversation: ConversationId, seq: i64) -> Result<Option<Message>> {
-    let range = Range {
-        conversation_id: conversation,
-        first_seq: seq,
-        last_seq: seq,
-    };
+    let range = Range { conversation_id: conversation, first_seq: seq, last_seq: seq };
     Ok(in_ranges(conn, &[range]).await?.into_iter().next())
 }
 

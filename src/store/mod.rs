@@ -24,7 +24,7 @@ pub mod messages;
 pub mod migrations;
 pub mod postgres;
 pub mod sqlite;
-mod tls;
+
 pub mod users;
 
 /// What a unit of work returns: a future over its connection.
@@ -117,11 +117,7 @@ impl Db {
     ///
     /// # Errors
     /// What the work says, and [`Error::Unavailable`] when the database is gone or its queue is full.
-    pub async fn read<I, T>(
-        &self,
-        input: I,
-        work: for<'a> fn(&'a mut Conn, &'a I) -> Work<'a, T>,
-    ) -> Result<T>
+    pub async fn read<I, T>(&self, input: I, work: for<'a> fn(&'a mut Conn, &'a I) -> Work<'a, T>) -> Result<T>
     where
         I: Send + Sync + 'static,
         T: Send + 'static,
@@ -137,11 +133,7 @@ impl Db {
     /// # Errors
     /// What the work says (then nothing of it happened), and [`Error::Unavailable`] or [`Error::StorageFull`] when it could
     /// not be made durable.
-    pub async fn write<I, T>(
-        &self,
-        input: I,
-        work: for<'a> fn(&'a mut Conn, &'a I) -> Work<'a, T>,
-    ) -> Result<T>
+    pub async fn write<I, T>(&self, input: I, work: for<'a> fn(&'a mut Conn, &'a I) -> Work<'a, T>) -> Result<T>
     where
         I: Send + Sync + 'static,
         T: Send + 'static,
@@ -156,11 +148,7 @@ impl Db {
     ///
     /// # Errors
     /// As [`Db::write`].
-    pub async fn maintain<I, T>(
-        &self,
-        input: I,
-        work: for<'a> fn(&'a mut Conn, &'a I) -> Work<'a, T>,
-    ) -> Result<T>
+    pub async fn maintain<I, T>(&self, input: I, work: for<'a> fn(&'a mut Conn, &'a I) -> Work<'a, T>) -> Result<T>
     where
         I: Send + Sync + 'static,
         T: Send + 'static,
@@ -362,7 +350,7 @@ macro_rules! getter {
         /// [`Error::Internal`] when the column is absent or has another type.
         pub fn $name(&self, column: usize) -> Result<$type> {
             match self {
-                Self::Sqlite(row) => sqlite::$name(row, column),
+                Self::Sqlite(row) => sqlite::driver::$name(row, column),
                 Self::Postgres(row) => postgres::$name(row, column),
             }
         }
@@ -415,9 +403,7 @@ impl Row<'_> {
             "BOOLEAN" => OwnedValue::Bool(self.bool(column)?),
             "TIMESTAMPTZ" => OwnedValue::Time(self.option_time(column)?),
             other => {
-                return Err(Error::internal(format!(
-                    "a column has the type {other}, which no copy knows"
-                )));
+                return Err(Error::internal(format!("a column has the type {other}, which no copy knows")));
             }
         })
     }

@@ -104,11 +104,9 @@ pub async fn names_by_keys(conn: &mut Conn, user_name_keys: &[&str]) -> Result<V
 
 /// The names of people by id.
 pub async fn names_by_ids(conn: &mut Conn, ids: &[i64]) -> Result<Vec<(UserId, String)>> {
-    conn.rows(
-        "SELECT id, user_name FROM messaging.users WHERE id = ANY($1)",
-        &[Value::I64s(ids)],
-        |row| Ok((UserId(row.i64(0)?), row.text(1)?.to_owned())),
-    )
+    conn.rows("SELECT id, user_name FROM messaging.users WHERE id = ANY($1)", &[Value::I64s(ids)], |row| {
+        Ok((UserId(row.i64(0)?), row.text(1)?.to_owned()))
+    })
     .await
 }
 
@@ -155,10 +153,7 @@ pub async fn with_prefix(
 
 /// How many there are: 0 or 1 is told from more, nothing else.
 pub async fn any(conn: &mut Conn) -> Result<bool> {
-    Ok(conn
-        .first("SELECT id FROM messaging.users LIMIT 1", &[], |row| row.i64(0))
-        .await?
-        .is_some())
+    Ok(conn.first("SELECT id FROM messaging.users LIMIT 1", &[], |row| row.i64(0)).await?.is_some())
 }
 
 /// A new user.

@@ -25,11 +25,7 @@ async fn post_bytes(server: &Server, content_type: Option<&str>, body: impl Into
 fn raw_problem(answer: &str, status: u16) -> Value {
     assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    assert!(
-        head.to_lowercase()
-            .contains("content-type: application/problem+json"),
-        "{answer}"
-    );
+    assert!(head.to_lowercase().contains("content-type: application/problem+json"), "{answer}");
     let document: Value = serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {answer}"));
     assert_eq!(document["status"], status);
     document
@@ -85,25 +81,15 @@ both!(bodies_that_are_not_json, async |place| {
         b"\xef\xbb\xbf{}",
         b"   ",
     ] {
-        post_bytes(&server, json_type, body)
-            .await
-            .problem(400, "malformed_json");
+        post_bytes(&server, json_type, body).await.problem(400, "malformed_json");
     }
     let deep = "[".repeat(100_000);
-    post_bytes(&server, json_type, deep)
-        .await
-        .problem(400, "malformed_json");
+    post_bytes(&server, json_type, deep).await.problem(400, "malformed_json");
     post_bytes(&server, json_type, "[]").await.invalid(&["body"]);
     post_bytes(&server, json_type, "null").await.invalid(&["body"]);
-    post_bytes(&server, json_type, "\"text\"")
-        .await
-        .invalid(&["body"]);
-    post_bytes(&server, json_type, "{\"body\":\"a\",\"body\":\"b\"}")
-        .await
-        .invalid(&["body"]);
-    let named = post_bytes(&server, json_type, "{\"body\":\"a\",\"<script>\":1}")
-        .await
-        .invalid(&["<script>"]);
+    post_bytes(&server, json_type, "\"text\"").await.invalid(&["body"]);
+    post_bytes(&server, json_type, "{\"body\":\"a\",\"body\":\"b\"}").await.invalid(&["body"]);
+    let named = post_bytes(&server, json_type, "{\"body\":\"a\",\"<script>\":1}").await.invalid(&["<script>"]);
     assert_eq!(named["errors"][0]["code"], "unknown_field");
     // No body at all means {}, and needs no type.
     post_bytes(&server, None, "").await.invalid(&["body"]);
@@ -120,9 +106,7 @@ both!(bodies_of_the_wrong_type_or_size, async |place| {
         Some("application/json; charset=latin1"),
         Some("application/jsonx"),
     ] {
-        post_bytes(&server, content_type, hey.as_str())
-            .await
-            .problem(415, "unsupported_media_type");
+        post_bytes(&server, content_type, hey.as_str()).await.problem(415, "unsupported_media_type");
     }
     for content_type in [
         "application/json",
@@ -130,11 +114,7 @@ both!(bodies_of_the_wrong_type_or_size, async |place| {
         "application/json; charset=utf-8",
         "application/json;charset=\"UTF-8\"",
     ] {
-        assert_eq!(
-            post_bytes(&server, Some(content_type), hey.as_str()).await.status,
-            201,
-            "{content_type}"
-        );
+        assert_eq!(post_bytes(&server, Some(content_type), hey.as_str()).await.status, 201, "{content_type}");
     }
     let encoded = server
         .request(Method::POST, "/api/messages")
@@ -143,24 +123,14 @@ both!(bodies_of_the_wrong_type_or_size, async |place| {
         .body(hey.clone());
     answer_of(encoded).await.problem(415, "unsupported_media_type");
     let padded = |length: usize| format!("{}{}", hey, " ".repeat(length - hey.len()));
-    assert_eq!(
-        post_bytes(&server, Some("application/json"), padded(256 * 1024))
-            .await
-            .status,
-        201
-    );
+    assert_eq!(post_bytes(&server, Some("application/json"), padded(256 * 1024)).await.status, 201);
     for length in [256 * 1024 + 1, 3 * 1024 * 1024] {
-        post_bytes(&server, Some("application/json"), padded(length))
-            .await
-            .problem(413, "body_too_large");
+        post_bytes(&server, Some("application/json"), padded(length)).await.problem(413, "body_too_large");
     }
     // Eight thousand characters fit, however they are escaped.
     let escaped = "\\ud83d\\ude00".repeat(8_000);
     let body = hey.replace("\"hey\"", &format!("\"{escaped}\""));
-    assert_eq!(
-        post_bytes(&server, Some("application/json"), body).await.json()["body"],
-        "😀".repeat(8_000)
-    );
+    assert_eq!(post_bytes(&server, Some("application/json"), body).await.json()["body"], "😀".repeat(8_000));
 });
 
 both!(every_answer_has_a_request_id, async |place| {
@@ -170,12 +140,7 @@ both!(every_answer_has_a_request_id, async |place| {
     assert_ne!(first.header("x-request-id"), second.header("x-request-id"));
     assert_eq!(first.header("x-request-id").unwrap().len(), 24);
     let with = async |id: &str| {
-        answer_of(
-            server
-                .request(Method::GET, "/api/nothing")
-                .header("x-request-id", id.to_owned()),
-        )
-        .await
+        answer_of(server.request(Method::GET, "/api/nothing").header("x-request-id", id.to_owned())).await
     };
     let echoed = with("my-id_1.2:3").await;
     assert_eq!(echoed.header("x-request-id"), Some("my-id_1.2:3"));
@@ -191,31 +156,15 @@ both!(heads_that_are_too_large_or_malformed, async |place| {
     let get = |more: &str| {
         format!("GET /api/users HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{more}\r\n").into_bytes()
     };
-    let large = raw(
-        server.address,
-        &get(&format!("X-Large: {}\r\n", "x".repeat(40_000))),
-    )
-    .await;
+    let large = raw(server.address, &get(&format!("X-Large: {}\r\n", "x".repeat(40_000)))).await;
     assert_eq!(raw_problem(&large, 431)["code"], "headers_too_large");
-    let huge = raw(
-        server.address,
-        &get(&format!("X-Large: {}\r\n", "x".repeat(600_000))),
-    )
-    .await;
+    let huge = raw(server.address, &get(&format!("X-Large: {}\r\n", "x".repeat(600_000)))).await;
     assert_eq!(raw_problem(&huge, 431)["code"], "headers_too_large");
     let many: String = (0..300).map(|number| format!("X-{number}: 1\r\n")).collect();
-    assert_eq!(
-        raw_problem(&raw(server.address, &get(&many)).await, 431)["code"],
-        "headers_too_large"
-    );
-    let long = format!(
-        "GET /api/users?q={} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
-        "x".repeat(20_000)
-    );
-    assert_eq!(
-        raw_problem(&raw(server.address, long.as_bytes()).await, 414)["code"],
-        "uri_too_long"
-    );
+    assert_eq!(raw_problem(&raw(server.address, &get(&many)).await, 431)["code"], "headers_too_large");
+    let long =
+        format!("GET /api/users?q={} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", "x".repeat(20_000));
+    assert_eq!(raw_problem(&raw(server.address, long.as_bytes()).await, 414)["code"], "uri_too_long");
     for nonsense in [
         "NONSENSE\r\n\r\n",
         "GET / HTTP/9.9\r\n\r\n",
@@ -233,19 +182,9 @@ both!(heads_that_are_too_large_or_malformed, async |place| {
 });
 
 both!(requests_that_never_end, async |place| {
-    let timeouts = Timeouts {
-        head: Duration::from_millis(300),
-        body: Duration::from_millis(300),
-        ..Timeouts::default()
-    };
-    let server = Server::start_with(
-        place,
-        Options {
-            timeouts,
-            ..Options::default()
-        },
-    )
-    .await;
+    let timeouts =
+        Timeouts { head: Duration::from_millis(300), body: Duration::from_millis(300), ..Timeouts::default() };
+    let server = Server::start_with(place, Options { timeouts, ..Options::default() }).await;
     let head = raw(server.address, b"GET /api/users HTTP/1.1\r\nHost: localh").await;
     assert_eq!(raw_problem(&head, 408)["code"], "request_timeout");
     let body = raw(
@@ -278,36 +217,19 @@ both!(answers_are_compressed_when_asked, async |place| {
     let plain = server.get("/api/messages/duck").await;
     assert_eq!(plain.header("content-encoding"), None);
     let ask = async |encoding: &str| {
-        answer_of(
-            server
-                .request(Method::GET, "/api/messages/duck")
-                .header("accept-encoding", encoding.to_owned()),
-        )
-        .await
+        answer_of(server.request(Method::GET, "/api/messages/duck").header("accept-encoding", encoding.to_owned()))
+            .await
     };
     let zipped = ask("gzip").await;
     assert_eq!(zipped.header("content-encoding"), Some("gzip"));
-    assert!(
-        zipped
-            .header("vary")
-            .unwrap()
-            .to_lowercase()
-            .contains("accept-encoding")
-    );
+    assert!(zipped.header("vary").unwrap().to_lowercase().contains("accept-encoding"));
     assert!(zipped.bytes.len() * 4 < plain.bytes.len());
     let mut unzipped = Vec::new();
-    flate2::read::GzDecoder::new(zipped.bytes.as_slice())
-        .read_to_end(&mut unzipped)
-        .unwrap();
+    flate2::read::GzDecoder::new(zipped.bytes.as_slice()).read_to_end(&mut unzipped).unwrap();
     assert_eq!(unzipped, plain.bytes);
     assert_eq!(ask("br").await.header("content-encoding"), Some("br"));
     assert_eq!(ask("identity").await.bytes, plain.bytes);
-    let missing = answer_of(
-        server
-            .request(Method::GET, "/api/nothing")
-            .header("accept-encoding", "gzip"),
-    )
-    .await;
+    let missing = answer_of(server.request(Method::GET, "/api/nothing").header("accept-encoding", "gzip")).await;
     missing.problem(404, "not_found");
 });
 

@@ -13,13 +13,7 @@ use crate::support::server::Answer;
 use crate::support::{Options, Server, answer_of};
 
 async fn send(server: &Server, key: &str, body: &Value) -> Answer {
-    answer_of(
-        server
-            .request(Method::POST, "/api/messages")
-            .header("idempotency-key", key)
-            .json(body),
-    )
-    .await
+    answer_of(server.request(Method::POST, "/api/messages").header("idempotency-key", key).json(body)).await
 }
 
 fn hey() -> Value {
@@ -40,9 +34,7 @@ both!(a_repeat_gets_the_first_answer, async |place| {
         assert_eq!(again.header("idempotency-replayed"), Some("true"));
     }
     let other = json!({"sender_user_name": "bugs", "recipient_user_name": "duck", "body": "hey!"});
-    send(&server, "key 1", &other)
-        .await
-        .problem(422, "idempotency_key_reused");
+    send(&server, "key 1", &other).await.problem(422, "idempotency_key_reused");
     // The key is bound to the bytes, not to their meaning.
     let spaced = server
         .request(Method::POST, "/api/messages")
@@ -51,10 +43,7 @@ both!(a_repeat_gets_the_first_answer, async |place| {
         .body(format!(" {}", hey()));
     answer_of(spaced).await.problem(422, "idempotency_key_reused");
     assert_eq!(send(&server, "key 2", &hey()).await.json()["seq"], 2);
-    assert_eq!(
-        place.numbers("SELECT count(*) FROM messaging.messages").await,
-        [[6]]
-    );
+    assert_eq!(place.numbers("SELECT count(*) FROM messaging.messages").await, [[6]]);
 });
 
 both!(a_key_holds_across_a_restart, async |place| {
@@ -70,9 +59,7 @@ both!(a_key_holds_across_a_restart, async |place| {
 both!(only_success_is_stored, async |place| {
     let server = Server::start(place).await;
     let to_nobody = json!({"sender_user_name": "bugs", "recipient_user_name": "later", "body": "hey"});
-    send(&server, "key", &to_nobody)
-        .await
-        .invalid(&["recipient_user_name"]);
+    send(&server, "key", &to_nobody).await.invalid(&["recipient_user_name"]);
     server.add_user("later", "", "").await;
     let sent = send(&server, "key", &to_nobody).await;
     assert_eq!(sent.status, 201);
@@ -96,10 +83,7 @@ both!(a_key_belongs_to_a_person, async |place| {
     assert_eq!(bugs.json()["sender_user_name"], "bugs");
     assert_eq!(duck.json()["sender_user_name"], "duck");
     assert_eq!(as_person("BUGS").await.bytes, bugs.bytes);
-    assert_eq!(
-        as_person("duck").await.header("idempotency-replayed"),
-        Some("true")
-    );
+    assert_eq!(as_person("duck").await.header("idempotency-replayed"), Some("true"));
 });
 
 both!(keys_that_are_none_are_refused, async |place| {
@@ -109,28 +93,16 @@ both!(keys_that_are_none_are_refused, async |place| {
     }
     let foreign = server
         .request(Method::POST, "/api/messages")
-        .header(
-            "idempotency-key",
-            reqwest::header::HeaderValue::from_bytes("ключ".as_bytes()).unwrap(),
-        )
+        .header("idempotency-key", reqwest::header::HeaderValue::from_bytes("ключ".as_bytes()).unwrap())
         .json(&hey());
     answer_of(foreign).await.invalid(&["Idempotency-Key"]);
     assert_eq!(send(&server, &"x".repeat(255), &hey()).await.status, 201);
-    assert_eq!(
-        send(&server, " ", &hey()).await.status,
-        422,
-        "a header's outer spaces are not part of it"
-    );
+    assert_eq!(send(&server, " ", &hey()).await.status, 422, "a header's outer spaces are not part of it");
 });
 
 both!(keys_are_kept_for_seven_days, async |place| {
-    let hand = Arc::new(AtomicI64::new(
-        Timestamp::parse("2026-11-22T23:59:59Z").unwrap().micros(),
-    ));
-    let options = Options {
-        clock: Clock::Manual(Arc::clone(&hand)),
-        ..Options::default()
-    };
+    let hand = Arc::new(AtomicI64::new(Timestamp::parse("2026-11-22T23:59:59Z").unwrap().micros()));
+    let options = Options { clock: Clock::Manual(Arc::clone(&hand)), ..Options::default() };
     let server = Server::start_with(place, options).await;
     let first = send(&server, "key", &hey()).await;
     for _ in 0..7 {
@@ -138,12 +110,7 @@ both!(keys_are_kept_for_seven_days, async |place| {
         while messages::forget_old_keys(&server.app).await.unwrap() > 0 {}
         assert_eq!(send(&server, "key", &hey()).await.bytes, first.bytes);
     }
-    assert_eq!(
-        place
-            .numbers("SELECT count(*) FROM messaging.idempotency_keys")
-            .await,
-        [[1]]
-    );
+    assert_eq!(place.numbers("SELECT count(*) FROM messaging.idempotency_keys").await, [[1]]);
     hand.fetch_add(86_400_000_000, Ordering::Relaxed);
     assert_eq!(messages::forget_old_keys(&server.app).await.unwrap(), 1);
     let anew = send(&server, "key", &hey()).await;

@@ -4,6 +4,7 @@ mod support;
 
 mod access;
 mod conventions;
+mod durability;
 mod idempotency;
 mod messages;
 mod operations;

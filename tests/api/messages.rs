@@ -22,15 +22,8 @@ both!(the_seed_sends_a_message, async |place| {
     assert_eq!(message["recipient_user_name"], "bugs");
     assert_eq!(message["body"], "hey");
     assert_eq!(message["created_at"], message["timestamp_sent"]);
-    for field in [
-        "timestamp_delivered",
-        "timestamp_read",
-        "edited_at",
-        "deleted_at",
-        "reply_to",
-        "thread",
-        "pinned_at",
-    ] {
+    for field in ["timestamp_delivered", "timestamp_read", "edited_at", "deleted_at", "reply_to", "thread", "pinned_at"]
+    {
         assert_eq!(message.get(field), Some(&Value::Null), "{field}");
     }
     for field in ["mentions", "reactions", "attachments"] {
@@ -89,25 +82,16 @@ both!(notes_to_oneself, async |place| {
 both!(both_write_first_at_the_same_moment, async |place| {
     let server = Server::start(place).await;
     let sends = (0..40).map(|number| {
-        let (sender, recipient) = if number % 2 == 0 {
-            ("duck", "rdibari")
-        } else {
-            ("rdibari", "duck")
-        };
+        let (sender, recipient) = if number % 2 == 0 { ("duck", "rdibari") } else { ("rdibari", "duck") };
         let body = format!("number {number}");
         let server = &server;
         async move { server.send(sender, recipient, &body).await }
     });
     let sent = futures_util::future::join_all(sends).await;
-    let conversations: std::collections::HashSet<i64> = sent
-        .iter()
-        .map(|message| message["conversation_id"].as_i64().unwrap())
-        .collect();
+    let conversations: std::collections::HashSet<i64> =
+        sent.iter().map(|message| message["conversation_id"].as_i64().unwrap()).collect();
     assert_eq!(conversations.len(), 1);
-    let mut seqs: Vec<i64> = sent
-        .iter()
-        .map(|message| message["seq"].as_i64().unwrap())
-        .collect();
+    let mut seqs: Vec<i64> = sent.iter().map(|message| message["seq"].as_i64().unwrap()).collect();
     seqs.sort_unstable();
     assert_eq!(seqs, (1..=40).collect::<Vec<_>>());
     assert_dense(place).await;
@@ -115,29 +99,18 @@ both!(both_write_first_at_the_same_moment, async |place| {
 
 both!(a_conversation_can_be_named_by_its_members, async |place| {
     let server = Server::start(place).await;
-    let sent = server
-        .post(
-            "/api/messages",
-            &json!({"sender_user_name": "bugs", "conversation_id": 1, "body": "x"}),
-        )
-        .await;
+    let sent =
+        server.post("/api/messages", &json!({"sender_user_name": "bugs", "conversation_id": 1, "body": "x"})).await;
     assert_eq!(sent.status, 201);
     assert_eq!(sent.json()["recipient_user_name"], "rdibari");
     assert_eq!(sent.json()["seq"], 4);
     let note = server.send("bugs", "bugs", "note").await["conversation_id"].clone();
-    let noted = server
-        .post(
-            "/api/messages",
-            &json!({"sender_user_name": "bugs", "conversation_id": note, "body": "x"}),
-        )
-        .await;
+    let noted =
+        server.post("/api/messages", &json!({"sender_user_name": "bugs", "conversation_id": note, "body": "x"})).await;
     assert_eq!(noted.json()["recipient_user_name"], "bugs");
     for (sender, conversation) in [("porky", 1), ("bugs", 999), ("bugs", 2)] {
         let request = json!({"sender_user_name": sender, "conversation_id": conversation, "body": "x"});
-        server
-            .post("/api/messages", &request)
-            .await
-            .problem(404, "conversation_not_found");
+        server.post("/api/messages", &request).await.problem(404, "conversation_not_found");
     }
 });
 
@@ -146,25 +119,11 @@ both!(an_answer_names_a_message_of_its_conversation, async |place| {
     let reply = |recipient: &str, seq: i64| json!({"sender_user_name": "rdibari", "recipient_user_name": recipient, "body": "x", "reply_to": seq});
     let sent = server.post("/api/messages", &reply("bugs", 2)).await;
     assert_eq!(sent.json()["reply_to"], 2);
-    server
-        .post("/api/messages", &reply("bugs", 5))
-        .await
-        .invalid(&["reply_to"]);
-    server
-        .post("/api/messages", &reply("bugs", 0))
-        .await
-        .invalid(&["reply_to"]);
+    server.post("/api/messages", &reply("bugs", 5)).await.invalid(&["reply_to"]);
+    server.post("/api/messages", &reply("bugs", 0)).await.invalid(&["reply_to"]);
     // A conversation that does not exist has nothing to answer, and is not made by trying.
-    server
-        .post("/api/messages", &reply("porky", 1))
-        .await
-        .invalid(&["reply_to"]);
-    assert_eq!(
-        place
-            .numbers("SELECT count(*) FROM messaging.conversations")
-            .await,
-        [[2]]
-    );
+    server.post("/api/messages", &reply("porky", 1)).await.invalid(&["reply_to"]);
+    assert_eq!(place.numbers("SELECT count(*) FROM messaging.conversations").await, [[2]]);
     assert_dense(place).await;
 });
 
@@ -177,17 +136,11 @@ both!(wrong_sends_name_every_field, async |place| {
     send(json!({"sender_user_name": "bugs", "recipient_user_name": "y", "body": "b"}))
         .await
         .invalid(&["recipient_user_name"]);
-    send(json!({"recipient_user_name": "bugs", "body": "b"}))
-        .await
-        .invalid(&["sender_user_name"]);
-    send(json!({"sender_user_name": "bugs", "body": "b"}))
+    send(json!({"recipient_user_name": "bugs", "body": "b"})).await.invalid(&["sender_user_name"]);
+    send(json!({"sender_user_name": "bugs", "body": "b"})).await.invalid(&["recipient_user_name"]);
+    send(json!({"sender_user_name": "bugs", "recipient_user_name": "duck", "conversation_id": 1, "body": "b"}))
         .await
         .invalid(&["recipient_user_name"]);
-    send(
-        json!({"sender_user_name": "bugs", "recipient_user_name": "duck", "conversation_id": 1, "body": "b"}),
-    )
-    .await
-    .invalid(&["recipient_user_name"]);
     let with = |field: &str, value: Value| {
         let mut body = json!({"sender_user_name": "bugs", "recipient_user_name": "duck", "body": "b"});
         body[field] = value;
@@ -219,37 +172,21 @@ both!(wrong_sends_name_every_field, async |place| {
 both!(a_person_sends_as_themself_alone, async |place| {
     let server = Server::start(place).await;
     let send = async |body: Value| {
-        answer_of(
-            server
-                .request(Method::POST, "/api/messages")
-                .header("x-act-as", "bugs")
-                .json(&body),
-        )
-        .await
+        answer_of(server.request(Method::POST, "/api/messages").header("x-act-as", "bugs").json(&body)).await
     };
     let own = send(json!({"recipient_user_name": "duck", "body": "x"})).await;
     assert_eq!(own.status, 201);
     assert_eq!(own.json()["sender_user_name"], "bugs");
-    assert_eq!(
-        send(json!({"sender_user_name": "BUGS", "recipient_user_name": "duck", "body": "x"}))
-            .await
-            .status,
-        201
-    );
+    assert_eq!(send(json!({"sender_user_name": "BUGS", "recipient_user_name": "duck", "body": "x"})).await.status, 201);
     send(json!({"sender_user_name": "duck", "recipient_user_name": "bugs", "body": "x"}))
         .await
         .problem(403, "not_the_sender");
     // What the person may not see does not exist.
-    let seen = async |name: &str, target: &str| {
-        answer_of(server.request(Method::GET, target).header("x-act-as", name)).await
-    };
+    let seen =
+        async |name: &str, target: &str| answer_of(server.request(Method::GET, target).header("x-act-as", name)).await;
     assert_eq!(seen("bugs", "/api/conversations/1/messages/1").await.status, 200);
-    let hidden = seen("porky", "/api/conversations/1/messages/1")
-        .await
-        .problem(404, "message_not_found");
-    let absent = seen("porky", "/api/conversations/99/messages/1")
-        .await
-        .problem(404, "message_not_found");
+    let hidden = seen("porky", "/api/conversations/1/messages/1").await.problem(404, "message_not_found");
+    let absent = seen("porky", "/api/conversations/99/messages/1").await.problem(404, "message_not_found");
     let without_id = |mut document: Value| {
         document.as_object_mut().unwrap().remove("request_id");
         document
@@ -264,9 +201,7 @@ both!(one_message_with_its_etag, async |place| {
     let tag = answer.header("etag").unwrap().to_owned();
     let again = |tags: &str| {
         answer_of(
-            server
-                .request(Method::GET, "/api/conversations/1/messages/2")
-                .header("if-none-match", tags.to_owned()),
+            server.request(Method::GET, "/api/conversations/1/messages/2").header("if-none-match", tags.to_owned()),
         )
     };
     let unchanged = again(&tag).await;
@@ -284,10 +219,7 @@ both!(one_message_with_its_etag, async |place| {
         "1/messages/01",
         "1/messages/99999999999999999999",
     ] {
-        server
-            .get(&format!("/api/conversations/{target}"))
-            .await
-            .problem(404, "message_not_found");
+        server.get(&format!("/api/conversations/{target}")).await.problem(404, "message_not_found");
     }
 });
 

@@ -21,11 +21,7 @@ fn posthaste(place: &Place, arguments: &[&str]) -> Output {
 }
 
 fn text(output: &Output) -> String {
-    format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 both!(health_and_readiness, async |place| {
@@ -69,10 +65,7 @@ both!(metrics_count_by_route_template, async |place| {
         "store_pool_in_use",
         "http_connections",
     ] {
-        assert!(
-            metrics.contains(&format!("posthaste_{name}")),
-            "{name}\n{metrics}"
-        );
+        assert!(metrics.contains(&format!("posthaste_{name}")), "{name}\n{metrics}");
     }
     assert!(!metrics.contains("secret"), "{metrics}");
 });
@@ -88,75 +81,42 @@ both!(the_document_describes_every_operation, async |place| {
             let responses = operation["responses"].as_object().unwrap();
             for status in ["422", "431", "500", "503"] {
                 let content = &responses[status]["content"]["application/problem+json"]["schema"]["$ref"];
-                assert_eq!(
-                    content, "#/components/schemas/Problem",
-                    "{method} {path} {status}"
-                );
+                assert_eq!(content, "#/components/schemas/Problem", "{method} {path} {status}");
             }
-            assert!(
-                operation["operationId"].is_string() && operation["security"].is_array(),
-                "{method} {path}"
-            );
+            assert!(operation["operationId"].is_string() && operation["security"].is_array(), "{method} {path}");
         }
     }
     assert_eq!(operations, 8);
     let printed = posthaste(place, &["openapi"]);
     assert!(printed.status.success());
     let printed: Value = serde_json::from_slice(&printed.stdout).unwrap();
-    assert_eq!(
-        printed["paths"].as_object().unwrap().len(),
-        document["paths"].as_object().unwrap().len()
-    );
+    assert_eq!(printed["paths"].as_object().unwrap().len(), document["paths"].as_object().unwrap().len());
     assert_eq!(printed["components"], document["components"]);
 });
 
 both!(the_docs_need_nothing_from_outside, async |place| {
     let server = Server::start(place).await;
     for (from, to) in [("/docs", "/docs/"), ("/redoc", "/docs/")] {
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .unwrap();
+        let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
         let answer = answer_of(client.request(Method::GET, format!("http://{}{from}", server.address))).await;
-        assert_eq!(
-            (answer.status.as_u16(), answer.header("location")),
-            (308, Some(to))
-        );
+        assert_eq!((answer.status.as_u16(), answer.header("location")), (308, Some(to)));
     }
     let page = server.get("/docs/").await;
     assert_eq!(page.status, 200);
     let policy = page.header("content-security-policy").unwrap();
-    assert!(
-        policy.starts_with("default-src 'none'") && !policy.contains("http"),
-        "{policy}"
-    );
+    assert!(policy.starts_with("default-src 'none'") && !policy.contains("http"), "{policy}");
     let html = String::from_utf8(page.bytes.clone()).unwrap();
     let mut loaded = 0;
     for attribute in ["src=\"", "href=\""] {
-        for target in html
-            .split(attribute)
-            .skip(1)
-            .map(|rest| rest.split('"').next().unwrap())
-        {
+        for target in html.split(attribute).skip(1).map(|rest| rest.split('"').next().unwrap()) {
             assert!(!target.contains("//"), "{target}");
-            assert_eq!(
-                server
-                    .get(&format!("/docs/{}", target.trim_start_matches("./")))
-                    .await
-                    .status,
-                200,
-                "{target}"
-            );
+            assert_eq!(server.get(&format!("/docs/{}", target.trim_start_matches("./"))).await.status, 200, "{target}");
             loaded += 1;
         }
     }
     assert!(loaded >= 4, "{html}");
     let start = String::from_utf8(server.get("/docs/swagger-initializer.js").await.bytes).unwrap();
-    assert!(
-        start.contains("/openapi.json") && !start.contains("https://"),
-        "{start}"
-    );
+    assert!(start.contains("/openapi.json") && !start.contains("https://"), "{start}");
 });
 
 both!(a_backup_is_restored_with_everything, async |place| {
@@ -164,9 +124,7 @@ both!(a_backup_is_restored_with_everything, async |place| {
     for number in 0..50 {
         server.send("bugs", "duck", &format!("it's № {number}")).await;
     }
-    let keyed = server
-        .request(Method::POST, "/api/messages")
-        .header("idempotency-key", "kept");
+    let keyed = server.request(Method::POST, "/api/messages").header("idempotency-key", "kept");
     let hey = serde_json::json!({"sender_user_name": "bugs", "recipient_user_name": "duck", "body": "keyed"});
     let first = answer_of(keyed.json(&hey)).await;
     let before = server.all("/api/messages/duck").await;
@@ -178,11 +136,7 @@ both!(a_backup_is_restored_with_everything, async |place| {
     let backed_up = posthaste(place, &["backup", file]);
     assert!(backed_up.status.success(), "{}", text(&backed_up));
     let again = posthaste(place, &["backup", file]);
-    assert!(
-        !again.status.success() && text(&again).contains("exists already"),
-        "{}",
-        text(&again)
-    );
+    assert!(!again.status.success() && text(&again).contains("exists already"), "{}", text(&again));
 
     // The server runs on through the restore, and shows what the backup held.
     server.send("bugs", "duck", "after the backup").await;
@@ -192,14 +146,9 @@ both!(a_backup_is_restored_with_everything, async |place| {
     assert!(text(&restored).contains("is kept as"), "{}", text(&restored));
     assert_eq!(server.all("/api/messages/duck").await, before);
     assert_eq!(server.all("/api/users").await, users);
-    assert_eq!(
-        server.all("/api/messages/rdibari?with=porky").await,
-        Vec::<Value>::new()
-    );
+    assert_eq!(server.all("/api/messages/rdibari?with=porky").await, Vec::<Value>::new());
     assert_ne!(place_epoch(place).await, epoch);
-    let keyed = server
-        .request(Method::POST, "/api/messages")
-        .header("idempotency-key", "kept");
+    let keyed = server.request(Method::POST, "/api/messages").header("idempotency-key", "kept");
     assert_eq!(answer_of(keyed.json(&hey)).await.bytes, first.bytes);
     let sent = server.send("bugs", "duck", "after the restore").await;
     assert_eq!(sent["seq"], 52);
@@ -224,18 +173,9 @@ both!(a_backup_goes_into_the_other_database, async |place| {
     let messages = server.all("/api/messages/duck").await;
     let users = server.all("/api/users").await;
     let file = place.folder.path().join("backup");
-    assert!(
-        posthaste(place, &["backup", file.to_str().unwrap()])
-            .status
-            .success()
-    );
+    assert!(posthaste(place, &["backup", file.to_str().unwrap()]).status.success());
 
-    let other = Place::new(if place.kind == Kind::Sqlite {
-        Kind::Postgres
-    } else {
-        Kind::Sqlite
-    })
-    .await;
+    let other = Place::new(if place.kind == Kind::Sqlite { Kind::Postgres } else { Kind::Sqlite }).await;
     let restored = posthaste(&other, &["restore", file.to_str().unwrap()]);
     assert!(restored.status.success(), "{}", text(&restored));
     let server = Server::start(&other).await;
@@ -262,10 +202,7 @@ both!(what_is_no_backup_is_not_restored, async |place| {
         text(&refused)
     );
     std::fs::remove_file(&file).unwrap();
-    rusqlite::Connection::open(&file)
-        .unwrap()
-        .execute_batch("CREATE TABLE theirs (x)")
-        .unwrap();
+    rusqlite::Connection::open(&file).unwrap().execute_batch("CREATE TABLE theirs (x)").unwrap();
     assert!(text(&restore()).contains("no schema version"));
     assert_eq!(server.all("/api/messages/bugs").await, before);
 });
@@ -276,22 +213,12 @@ both!(the_doctor_looks_at_everything, async |place| {
     drop(Server::start(place).await);
     let well = posthaste(place, &["doctor"]);
     assert!(well.status.success(), "{}", text(&well));
-    assert!(
-        text(&well).contains("4 users, all conversations whole"),
-        "{}",
-        text(&well)
-    );
-    place
-        .sql("UPDATE messaging.conversations SET last_seq = 99 WHERE id = 1")
-        .await;
+    assert!(text(&well).contains("4 users, all conversations whole"), "{}", text(&well));
+    place.sql("UPDATE messaging.conversations SET last_seq = 99 WHERE id = 1").await;
     let ill = posthaste(place, &["doctor"]);
     assert!(!ill.status.success(), "{}", text(&ill));
     assert!(text(&ill).contains("1 conversations disagree"), "{}", text(&ill));
-    assert!(
-        !text(&ill).contains("posthaste@"),
-        "no part of a URL's user: {}",
-        text(&ill)
-    );
+    assert!(!text(&ill).contains("posthaste@"), "no part of a URL's user: {}", text(&ill));
 });
 
 both!(a_newer_or_changed_schema_is_refused, async |place| {
@@ -299,28 +226,16 @@ both!(a_newer_or_changed_schema_is_refused, async |place| {
     place.sql("INSERT INTO messaging.schema_migrations (version, name, checksum, applied_at) SELECT 999, 'future', 'x', applied_at FROM messaging.schema_migrations").await;
     let refused = posthaste(place, &["serve", "--listen", "127.0.0.1:0"]);
     assert!(!refused.status.success());
-    assert!(
-        text(&refused).contains("schema version 999") && text(&refused).contains("newer"),
-        "{}",
-        text(&refused)
-    );
+    assert!(text(&refused).contains("schema version 999") && text(&refused).contains("newer"), "{}", text(&refused));
     place.sql("DELETE FROM messaging.schema_migrations WHERE version = 999; UPDATE messaging.schema_migrations SET checksum = 'y'").await;
     let refused = posthaste(place, &["serve", "--listen", "127.0.0.1:0"]);
-    assert!(
-        !refused.status.success() && text(&refused).contains("changed build"),
-        "{}",
-        text(&refused)
-    );
+    assert!(!refused.status.success() && text(&refused).contains("changed build"), "{}", text(&refused));
 });
 
 both!(somebody_elses_tables_are_left_alone, async |place| {
     match place.kind {
         Kind::Sqlite => place.sql("CREATE TABLE theirs (x)").await,
-        Kind::Postgres => {
-            place
-                .sql("CREATE SCHEMA messaging; CREATE TABLE messaging.users (x int)")
-                .await
-        }
+        Kind::Postgres => place.sql("CREATE SCHEMA messaging; CREATE TABLE messaging.users (x int)").await,
     }
     let refused = posthaste(place, &["serve", "--listen", "127.0.0.1:0"]);
     assert!(
@@ -333,39 +248,20 @@ both!(somebody_elses_tables_are_left_alone, async |place| {
 both!(open_access_stays_on_loopback, async |place| {
     for flag in ["--open", "--demo"] {
         let refused = posthaste(place, &["serve", flag, "--listen", "0.0.0.0:0"]);
-        assert!(
-            !refused.status.success() && text(&refused).contains("--allow-open-anywhere"),
-            "{}",
-            text(&refused)
-        );
+        assert!(!refused.status.success() && text(&refused).contains("--allow-open-anywhere"), "{}", text(&refused));
     }
 });
 
-both!(
-    a_second_start_finds_everything_and_writes_no_demo,
-    async |place| {
-        let server = Server::start(place).await;
-        server.send("bugs", "duck", "kept").await;
-        server.stop().await;
-        let server = Server::start_with(
-            place,
-            Options {
-                access: Access::Open,
-                ..Options::default()
-            },
-        )
-        .await;
-        assert_eq!(server.all("/api/messages/duck").await.len(), 2);
-        assert_eq!(server.all("/api/users").await.len(), 4);
-        assert_eq!(
-            place
-                .numbers("SELECT count(*), max(id) FROM messaging.users")
-                .await,
-            [[4, 4]]
-        );
-        assert_dense(place).await;
-    }
-);
+both!(a_second_start_finds_everything_and_writes_no_demo, async |place| {
+    let server = Server::start(place).await;
+    server.send("bugs", "duck", "kept").await;
+    server.stop().await;
+    let server = Server::start_with(place, Options { access: Access::Open, ..Options::default() }).await;
+    assert_eq!(server.all("/api/messages/duck").await.len(), 2);
+    assert_eq!(server.all("/api/users").await.len(), 4);
+    assert_eq!(place.numbers("SELECT count(*), max(id) FROM messaging.users").await, [[4, 4]]);
+    assert_dense(place).await;
+});
 
 /// The seed's data model, as its own document lists it.
 const SEED_DDL: &str = "
@@ -399,19 +295,9 @@ const SEED_DDL: &str = "
 fn a_database_of_the_seed_is_upgraded_in_place() {
     crate::support::run(Kind::Postgres, async |place: &Place| {
         place.sql(SEED_DDL).await;
-        let server = Server::start_with(
-            place,
-            Options {
-                demo: false,
-                ..Options::default()
-            },
-        )
-        .await;
+        let server = Server::start_with(place, Options { demo: false, ..Options::default() }).await;
         let users = server.all("/api/users").await;
-        let names: Vec<_> = users
-            .iter()
-            .map(|user| user["user_name"].as_str().unwrap())
-            .collect();
+        let names: Vec<_> = users.iter().map(|user| user["user_name"].as_str().unwrap()).collect();
         assert_eq!(names, ["rdibari", "bugs", "BUGS-3", "-4", "with spaces"]);
         assert_eq!(users[0]["created_at"], "2026-11-01T08:00:00.000000Z");
         assert_eq!(users[0]["modified_at"], "2026-11-02T08:00:00.000000Z");
@@ -420,36 +306,17 @@ fn a_database_of_the_seed_is_upgraded_in_place() {
         assert_eq!(users[2]["email"], "r@example.org");
         assert_eq!(users[2]["first_name"], "");
         let messages = server.all("/api/messages/bugs").await;
-        let bodies: Vec<_> = messages
-            .iter()
-            .map(|message| message["body"].as_str().unwrap())
-            .collect();
+        let bodies: Vec<_> = messages.iter().map(|message| message["body"].as_str().unwrap()).collect();
         assert_eq!(bodies, ["first", "second", "it's third"]);
-        assert_eq!(
-            messages
-                .iter()
-                .map(|message| message["seq"].as_i64().unwrap())
-                .collect::<Vec<_>>(),
-            [1, 2, 3]
-        );
+        assert_eq!(messages.iter().map(|message| message["seq"].as_i64().unwrap()).collect::<Vec<_>>(), [1, 2, 3]);
         assert!(messages[0]["timestamp_read"].is_string() && messages[1]["timestamp_read"].is_null());
         assert_eq!(server.all("/api/messages/with%20spaces?days=60").await.len(), 1);
-        assert_eq!(
-            server.all("/api/messages/BUGS-3").await[0]["body"],
-            "without times"
-        );
-        assert_eq!(
-            place.numbers("SELECT count(*) FROM messaging.messages").await,
-            [[5]]
-        );
+        assert_eq!(server.all("/api/messages/BUGS-3").await[0]["body"], "without times");
+        assert_eq!(place.numbers("SELECT count(*) FROM messaging.messages").await, [[5]]);
         // It goes on where the seed stopped.
         let sent = server.send("rdibari", "bugs", "fourth").await;
         assert_eq!(
-            (
-                sent["id"].as_i64(),
-                sent["seq"].as_i64(),
-                sent["conversation_id"].clone()
-            ),
+            (sent["id"].as_i64(), sent["seq"].as_i64(), sent["conversation_id"].clone()),
             (Some(6), Some(4), messages[0]["conversation_id"].clone())
         );
         server.add_user("newcomer", "", "").await;
@@ -457,17 +324,11 @@ fn a_database_of_the_seed_is_upgraded_in_place() {
         assert_eq!(server.send("newcomer", "bugs", "hello").await["seq"], 1);
         server.stop().await;
         assert_eq!(
-            Server::start_with(
-                place,
-                Options {
-                    demo: false,
-                    ..Options::default()
-                }
-            )
-            .await
-            .all("/api/messages/bugs")
-            .await
-            .len(),
+            Server::start_with(place, Options { demo: false, ..Options::default() })
+                .await
+                .all("/api/messages/bugs")
+                .await
+                .len(),
             5
         );
     });
@@ -500,24 +361,19 @@ fn psql_finds_what_the_seed_promised() {
             .await
             .unwrap();
         assert_eq!(rows.len(), 2);
-        client
-            .query_one("SELECT last_value FROM messaging.messaging_sequence", &[])
-            .await
-            .unwrap();
+        client.query_one("SELECT last_value FROM messaging.messaging_sequence", &[]).await.unwrap();
     });
 }
 
 #[test]
 fn postgresql_is_reached_over_tls() {
     crate::support::run(Kind::Postgres, async |place: &Place| {
-        let authority = std::env::var("POSTHASTE_TEST_POSTGRES_CA")
-            .expect("scripts/with-postgres names the cluster's certificate");
+        let authority =
+            std::env::var("POSTHASTE_TEST_POSTGRES_CA").expect("scripts/with-postgres names the cluster's certificate");
         let by_name = place.postgres_url().replace("127.0.0.1", "localhost");
         let encrypted = async |url: &str, mode: &str, root: Option<&str>| {
-            let mut url = url.replace(
-                "sslmode=disable",
-                &format!("sslmode={mode}&application_name=tls_{}", mode.replace('-', "_")),
-            );
+            let mut url = url
+                .replace("sslmode=disable", &format!("sslmode={mode}&application_name=tls_{}", mode.replace('-', "_")));
             if let Some(root) = root {
                 url = format!("{url}&sslrootcert={root}");
             }
@@ -526,17 +382,10 @@ fn postgresql_is_reached_over_tls() {
                 clock: posthaste::time::Clock::System,
                 metrics: std::sync::Arc::new(posthaste::metrics::Metrics::new()),
             };
-            let db = posthaste::store::Db::open(&location, environment)
-                .await
-                .map_err(|error| error.to_string())?;
+            let db = posthaste::store::Db::open(&location, environment).await.map_err(|error| error.to_string())?;
             let asked = db.read((), |conn, ()| {
                 Box::pin(async move {
-                    conn.one(
-                        "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()",
-                        &[],
-                        |row| row.bool(0),
-                    )
-                    .await
+                    conn.one("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()", &[], |row| row.bool(0)).await
                 })
             });
             asked.await.map_err(|error| error.to_string())
@@ -544,39 +393,18 @@ fn postgresql_is_reached_over_tls() {
         assert_eq!(encrypted(&by_name, "disable", None).await, Ok(false));
         assert_eq!(encrypted(&by_name, "prefer", None).await, Ok(true));
         assert_eq!(encrypted(&by_name, "require", None).await, Ok(true));
-        assert_eq!(
-            encrypted(&by_name, "verify-full", Some(&authority)).await,
-            Ok(true)
-        );
+        assert_eq!(encrypted(&by_name, "verify-full", Some(&authority)).await, Ok(true));
         assert_eq!(encrypted(&by_name, "verify-ca", Some(&authority)).await, Ok(true));
         // The certificate is for localhost: under another name only the chain holds.
-        let by_other_name = by_name
-            .replace("@localhost", "@elsewhere.example")
-            .replace("?", "?hostaddr=127.0.0.1&");
-        assert_eq!(
-            encrypted(&by_other_name, "verify-ca", Some(&authority)).await,
-            Ok(true)
-        );
-        assert!(
-            encrypted(&by_other_name, "verify-full", Some(&authority))
-                .await
-                .is_err()
-        );
+        let by_other_name = by_name.replace("@localhost", "@elsewhere.example").replace("?", "?hostaddr=127.0.0.1&");
+        assert_eq!(encrypted(&by_other_name, "verify-ca", Some(&authority)).await, Ok(true));
+        assert!(encrypted(&by_other_name, "verify-full", Some(&authority)).await.is_err());
         // A root that did not sign it.
         let stranger = place.folder.path().join("stranger.pem");
-        std::fs::write(
-            &stranger,
-            rcgen::generate_simple_self_signed(["localhost".to_owned()])
-                .unwrap()
-                .cert
-                .pem(),
-        )
-        .unwrap();
+        std::fs::write(&stranger, rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap().cert.pem())
+            .unwrap();
         for mode in ["verify-ca", "verify-full", "require"] {
-            assert!(
-                encrypted(&by_name, mode, stranger.to_str()).await.is_err(),
-                "{mode}"
-            );
+            assert!(encrypted(&by_name, mode, stranger.to_str()).await.is_err(), "{mode}");
         }
         assert!(encrypted(&by_name, "nonsense", None).await.is_err());
         connect(&cluster_url()).await;
@@ -590,10 +418,7 @@ fn options_come_from_the_command_line_the_environment_and_a_file() {
     let run = |text: &str, arguments: &[&str], listen: Option<&str>| {
         std::fs::write(&file, text).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_posthaste"));
-        command
-            .arg("serve")
-            .args(arguments)
-            .args(["--config", file.to_str().unwrap()]);
+        command.arg("serve").args(arguments).args(["--config", file.to_str().unwrap()]);
         if let Some(listen) = listen {
             command.env("POSTHASTE_LISTEN", listen);
         }
@@ -608,25 +433,14 @@ fn options_come_from_the_command_line_the_environment_and_a_file() {
     assert!(run("open = true\nlisten = \"0.0.0.0:1\"", &[], None).contains("0.0.0.0:1"));
     assert!(run("open = true\nlisten = \"0.0.0.0:1\"", &[], Some("0.0.0.0:2")).contains("0.0.0.0:2"));
     assert!(
-        run(
-            "open = true\nlisten = \"0.0.0.0:1\"",
-            &["--listen", "0.0.0.0:3"],
-            Some("0.0.0.0:2")
-        )
-        .contains("0.0.0.0:3")
+        run("open = true\nlisten = \"0.0.0.0:1\"", &["--listen", "0.0.0.0:3"], Some("0.0.0.0:2")).contains("0.0.0.0:3")
     );
     assert!(run("lisen = \"0.0.0.0:1\"", &[], None).contains("unknown field `lisen`"));
-    assert!(
-        run("database_url = \"mysql://x:secret@y\"", &[], None)
-            .contains("must begin with sqlite: or postgres://")
-    );
+    assert!(run("database_url = \"mysql://x:secret@y\"", &[], None).contains("must begin with sqlite: or postgres://"));
     assert!(!run("database_url = \"mysql://x:secret@y\"", &[], None).contains("secret"));
     assert!(run("", &["--cors-origin", "nonsense"], None).contains("nonsense is not an origin"));
     assert!(run("", &["--rate-limits", "maybe"], None).contains("maybe"));
-    let help = Command::new(env!("CARGO_BIN_EXE_posthaste"))
-        .args(["serve", "--help"])
-        .output()
-        .unwrap();
+    let help = Command::new(env!("CARGO_BIN_EXE_posthaste")).args(["serve", "--help"]).output().unwrap();
     for option in [
         "--listen",
         "--data-dir",

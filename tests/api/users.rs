@@ -10,12 +10,7 @@ both!(the_seed_lists_its_users, async |place| {
     assert_eq!(answer.header("content-type"), Some("application/json"));
     assert_eq!(answer.header("cache-control"), Some("no-store"));
     let users = answer.json();
-    let names: Vec<_> = users
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|user| user["user_name"].as_str().unwrap())
-        .collect();
+    let names: Vec<_> = users.as_array().unwrap().iter().map(|user| user["user_name"].as_str().unwrap()).collect();
     assert_eq!(names, ["rdibari", "bugs", "duck", "porky"]);
     let rebecca = &users[0];
     assert_eq!(rebecca["id"], 1);
@@ -25,10 +20,7 @@ both!(the_seed_lists_its_users, async |place| {
     assert_eq!(rebecca["mfa"], false);
     assert_eq!(rebecca["role"], "user");
     assert_eq!(rebecca["is_bot"], false);
-    assert_eq!(
-        rebecca["created_at"].as_str().unwrap().len(),
-        "2026-11-22T08:30:00.123456Z".len()
-    );
+    assert_eq!(rebecca["created_at"].as_str().unwrap().len(), "2026-11-22T08:30:00.123456Z".len());
     let mut fields: Vec<_> = rebecca.as_object().unwrap().keys().cloned().collect();
     fields.sort();
     assert_eq!(
@@ -51,14 +43,7 @@ both!(the_seed_lists_its_users, async |place| {
 });
 
 both!(users_come_in_pages, async |place| {
-    let server = Server::start_with(
-        place,
-        Options {
-            demo: false,
-            ..Options::default()
-        },
-    )
-    .await;
+    let server = Server::start_with(place, Options { demo: false, ..Options::default() }).await;
     for number in 0..25 {
         server.add_user(&format!("user{number}"), "", "").await;
     }
@@ -79,10 +64,7 @@ both!(a_prefix_finds_names_without_case_and_accents, async |place| {
     server.add_user("percent", "100%", "under_score").await;
     let find = async |query: &str| -> Vec<String> {
         let users = server.all(&format!("/api/users?q={query}&limit=2")).await;
-        users
-            .iter()
-            .map(|user| user["user_name"].as_str().unwrap().to_owned())
-            .collect()
+        users.iter().map(|user| user["user_name"].as_str().unwrap().to_owned()).collect()
     };
     assert_eq!(find("bu").await, ["bugs"]);
     assert_eq!(find("BUGS").await, ["bugs"]);
@@ -95,10 +77,7 @@ both!(a_prefix_finds_names_without_case_and_accents, async |place| {
     assert_eq!(find("_").await, Vec::<String>::new());
     assert_eq!(find("").await.len(), 6);
     assert_eq!(find("nobody").await, Vec::<String>::new());
-    server
-        .get(&format!("/api/users?q={}", "x".repeat(65)))
-        .await
-        .invalid(&["q"]);
+    server.get(&format!("/api/users?q={}", "x".repeat(65))).await.invalid(&["q"]);
 });
 
 both!(one_user_by_name, async |place| {
@@ -106,62 +85,36 @@ both!(one_user_by_name, async |place| {
     let answer = server.get("/api/users/BUGS").await;
     assert_eq!(answer.status, 200);
     assert_eq!(answer.json()["id"], 2);
-    server
-        .get("/api/users/nobody")
-        .await
-        .problem(404, "user_not_found");
+    server.get("/api/users/nobody").await.problem(404, "user_not_found");
     server.get("/api/users/me").await.problem(403, "act_as_required");
-    let me = server
-        .request(reqwest::Method::GET, "/api/users/me")
-        .header("x-act-as", "Duck");
+    let me = server.request(reqwest::Method::GET, "/api/users/me").header("x-act-as", "Duck");
     assert_eq!(crate::support::answer_of(me).await.json()["user_name"], "duck");
-    let nobody = server
-        .request(reqwest::Method::GET, "/api/users/me")
-        .header("x-act-as", "nobody");
+    let nobody = server.request(reqwest::Method::GET, "/api/users/me").header("x-act-as", "nobody");
     crate::support::answer_of(nobody).await.invalid(&["X-Act-As"]);
 });
 
-both!(
-    who_acts_as_a_person_sees_the_address_of_that_person_alone,
-    async |place| {
-        let server = Server::start(place).await;
-        let list = server
-            .request(reqwest::Method::GET, "/api/users")
-            .header("x-act-as", "bugs");
-        let users = crate::support::answer_of(list).await.json();
-        let shown: Vec<_> = users
-            .as_array()
-            .unwrap()
-            .iter()
-            .filter(|user| !user["email"].is_null())
-            .collect();
-        assert_eq!(shown.len(), 1);
-        assert_eq!(shown[0]["user_name"], "bugs");
-        assert_eq!(shown[0]["direct_messages_from"], "everyone");
-    }
-);
+both!(who_acts_as_a_person_sees_the_address_of_that_person_alone, async |place| {
+    let server = Server::start(place).await;
+    let list = server.request(reqwest::Method::GET, "/api/users").header("x-act-as", "bugs");
+    let users = crate::support::answer_of(list).await.json();
+    let shown: Vec<_> = users.as_array().unwrap().iter().filter(|user| !user["email"].is_null()).collect();
+    assert_eq!(shown.len(), 1);
+    assert_eq!(shown[0]["user_name"], "bugs");
+    assert_eq!(shown[0]["direct_messages_from"], "everyone");
+});
 
 both!(wrong_parameters_are_named, async |place| {
     let server = Server::start(place).await;
     for limit in ["0", "201", "-1", "x", "", "1.5", "99999999999999999999"] {
-        server
-            .get(&format!("/api/users?limit={limit}"))
-            .await
-            .invalid(&["limit"]);
+        server.get(&format!("/api/users?limit={limit}")).await.invalid(&["limit"]);
     }
     for cursor in ["x", "", "dXNlcnM6eA", "dGltZWxpbmU6MTox"] {
-        server
-            .get(&format!("/api/users?cursor={cursor}"))
-            .await
-            .invalid(&["cursor"]);
+        server.get(&format!("/api/users?cursor={cursor}")).await.invalid(&["cursor"]);
     }
     server.get("/api/users?lmit=5").await.invalid(&["lmit"]);
     server.get("/api/users?limit=5&limit=6").await.invalid(&["limit"]);
     server.get("/api/users?q=a%00b").await.invalid(&["q"]);
-    server
-        .get("/api/users?q=%ff")
-        .await
-        .problem(400, "malformed_query");
+    server.get("/api/users?q=%ff").await.problem(400, "malformed_query");
     server.get("/api/users/a%00b").await.problem(404, "not_found");
     server.get("/api/users/%ff").await.problem(404, "not_found");
 });

@@ -85,11 +85,7 @@ pub async fn get_capabilities(
                 Access::Open => AccessMode::Open,
             },
             demo: settings.demo,
-            registration: if state.settings.registration_open {
-                Registration::Open
-            } else {
-                Registration::Closed
-            },
+            registration: if state.settings.registration_open { Registration::Open } else { Registration::Closed },
             limits: Limits {
                 message_body_characters: messages::MAX_BODY_CHARACTERS,
                 page_entries: lists::MAX_LIMIT,

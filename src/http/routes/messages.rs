@@ -118,11 +118,7 @@ pub struct Attachment<'a> {
 
 impl<'a> MessageBody<'a> {
     /// A message with the names of the people in it.
-    pub fn new(
-        message: &'a Message,
-        sender_user_name: Option<&'a str>,
-        recipient_user_name: Option<&'a str>,
-    ) -> Self {
+    pub fn new(message: &'a Message, sender_user_name: Option<&'a str>, recipient_user_name: Option<&'a str>) -> Self {
         Self {
             id: message.id.0,
             conversation_id: message.conversation_id.0,
@@ -151,11 +147,7 @@ impl<'a> MessageBody<'a> {
     /// A message whose people are looked up in `names`.
     pub fn named(message: &'a Message, names: &'a Names) -> Self {
         let name = |id| names.get(&id).map(String::as_str);
-        Self::new(
-            message,
-            name(message.sender_id),
-            message.recipient_id.and_then(name),
-        )
+        Self::new(message, name(message.sender_id), message.recipient_id.and_then(name))
     }
 }
 
@@ -208,10 +200,8 @@ pub async fn send_message(
     body: JsonBody<SendMessage>,
 ) -> Result<Response, Problem> {
     query.finish()?;
-    let keyed = idempotency_key(&headers, &principal, uri.path(), &body.bytes)?.map(|request| Keyed {
-        request,
-        render: render_sent,
-    });
+    let keyed = idempotency_key(&headers, &principal, uri.path(), &body.bytes)?
+        .map(|request| Keyed { request, render: render_sent });
     let new = NewMessage {
         sender_user_name: body.value.sender_user_name,
         recipient_user_name: body.value.recipient_user_name,
@@ -227,33 +217,21 @@ pub async fn send_message(
     };
     let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::CREATED);
     let mut response = json_bytes(status, answer.body);
-    if let Some(location) = answer
-        .location
-        .and_then(|location| HeaderValue::try_from(location).ok())
-    {
+    if let Some(location) = answer.location.and_then(|location| HeaderValue::try_from(location).ok()) {
         response.headers_mut().insert(header::LOCATION, location);
     }
     if replayed {
-        response
-            .headers_mut()
-            .insert("idempotency-replayed", HeaderValue::from_static("true"));
+        response.headers_mut().insert("idempotency-replayed", HeaderValue::from_static("true"));
     }
     Ok(response)
 }
 
 fn render_sent(sent: &Sent) -> StoredAnswer {
     let message = &sent.message;
-    let body = MessageBody::new(
-        message,
-        Some(&sent.sender_user_name),
-        sent.recipient_user_name.as_deref(),
-    );
+    let body = MessageBody::new(message, Some(&sent.sender_user_name), sent.recipient_user_name.as_deref());
     StoredAnswer {
         status: StatusCode::CREATED.as_u16(),
-        location: Some(format!(
-            "/api/conversations/{}/messages/{}",
-            message.conversation_id.0, message.seq
-        )),
+        location: Some(format!("/api/conversations/{}/messages/{}", message.conversation_id.0, message.seq)),
         // Text and numbers alone: that cannot fail.
         body: to_json(&body, MESSAGE_BYTES + message.body.len()).unwrap_or_default(),
     }
@@ -298,12 +276,8 @@ pub async fn list_messages(
     let (limit, until, with) = (listing.limit.get(), listing.until, listing.with.clone());
     let order = if listing.descending { "desc" } else { "asc" };
     let found = timeline::list(&state.app, &principal, path.text(0), listing).await?;
-    let bodies: Vec<MessageBody<'_>> = found
-        .page
-        .entries
-        .iter()
-        .map(|message| MessageBody::named(message, &found.names))
-        .collect();
+    let bodies: Vec<MessageBody<'_>> =
+        found.page.entries.iter().map(|message| MessageBody::named(message, &found.names)).collect();
     let capacity_bytes = bodies.iter().map(|body| MESSAGE_BYTES + body.body.len()).sum();
     let next = found.page.next.map(|cursor| {
         let mut parameters = vec![

@@ -18,20 +18,13 @@ use crate::error::Error;
 use crate::ids::hex;
 
 /// What stands as it is in a query.
-const QUERY_SAFE: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b':')
-    .remove(b'~');
+const QUERY_SAFE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b':').remove(b'~');
 
 /// JSON with a status.
 fn json_bytes(status: StatusCode, bytes: impl Into<Bytes>) -> Response {
     let mut response = Response::new(Body::from(bytes.into()));
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
@@ -45,14 +38,9 @@ fn to_json(value: &impl Serialize, capacity_bytes: usize) -> Result<Vec<u8>, Pro
 fn resource(headers: &HeaderMap, value: &impl Serialize) -> Result<Response, Problem> {
     let bytes = to_json(value, 1_024)?;
     let tag = format!("\"{}\"", hex(&Sha256::digest(&bytes)[..16]));
-    let known = headers
-        .get_all(header::IF_NONE_MATCH)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .any(|list| {
-            list.split(',')
-                .map(str::trim)
-                .any(|known| known == "*" || known.trim_start_matches("W/") == tag)
+    let known =
+        headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok()).any(|list| {
+            list.split(',').map(str::trim).any(|known| known == "*" || known.trim_start_matches("W/") == tag)
         });
     let mut response = if known {
         let mut response = Response::new(Body::empty());
@@ -64,10 +52,7 @@ fn resource(headers: &HeaderMap, value: &impl Serialize) -> Result<Response, Pro
     if let Ok(tag) = HeaderValue::try_from(tag) {
         response.headers_mut().insert(header::ETAG, tag);
     }
-    response.headers_mut().insert(
-        header::CACHE_CONTROL,
-        HeaderValue::from_static("private, no-cache"),
-    );
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
     Ok(response)
 }
 

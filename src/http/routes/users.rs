@@ -104,19 +104,11 @@ pub async fn list_users(
     uri: Uri,
     mut query: Query,
 ) -> Result<Response, Problem> {
-    let listing = Listing {
-        query: query.text("q"),
-        limit: query.limit(),
-        cursor: query.text("cursor"),
-    };
+    let listing = Listing { query: query.text("q"), limit: query.limit(), cursor: query.text("cursor") };
     query.finish()?;
     let (wanted, limit) = (listing.query.clone(), listing.limit.get());
     let page = users::list(&state.app, &principal, listing).await?;
-    let bodies: Vec<UserBody<'_>> = page
-        .entries
-        .iter()
-        .map(|user| UserBody::new(user, &principal))
-        .collect();
+    let bodies: Vec<UserBody<'_>> = page.entries.iter().map(|user| UserBody::new(user, &principal)).collect();
     let next = page.next.map(|cursor| {
         let mut parameters = vec![("limit", limit.to_string()), ("cursor", cursor)];
         parameters.extend(wanted.map(|wanted| ("q", wanted)));

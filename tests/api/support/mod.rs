@@ -1,7 +1,11 @@
 //! A server of its own for each test, on a database of its own.
 
+pub mod cluster;
 pub mod place;
+pub mod process;
 pub mod server;
+pub mod trace;
+pub mod wire;
 
 pub use place::Place;
 pub use server::{Options, Server, answer_of, raw};
@@ -28,11 +32,7 @@ macro_rules! both {
 
 /// Gives the test a place for its data, and removes it afterwards.
 pub fn run(kind: place::Kind, test: impl AsyncFnOnce(&Place)) {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let place = Place::new(kind).await;
         test(&place).await;

@@ -15,22 +15,32 @@ pub struct Place {
     pub kind: Kind,
     pub folder: tempfile::TempDir,
     pub database: String,
+    /// A superuser's connection to the cluster.
+    cluster: String,
 }
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
 impl Place {
     pub async fn new(kind: Kind) -> Self {
+        match kind {
+            Kind::Sqlite => Self::make(kind, String::new()),
+            Kind::Postgres => Self::in_cluster(&cluster_url()).await,
+        }
+    }
+
+    /// A database in a cluster that may be another one than the run's.
+    pub async fn in_cluster(cluster: &str) -> Self {
+        let place = Self::make(Kind::Postgres, cluster.to_owned());
+        place.admin(&format!("CREATE DATABASE {}", place.database)).await;
+        place
+    }
+
+    fn make(kind: Kind, cluster: String) -> Self {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let database = format!("test_{}_{number}", std::process::id());
-        if kind == Kind::Postgres {
-            admin(&format!("CREATE DATABASE {database}")).await;
-        }
-        Self {
-            kind,
-            folder: tempfile::tempdir().unwrap(),
-            database,
-        }
+        let folder = tempfile::tempdir().unwrap();
+        Self { kind, folder, database, cluster }
     }
 
     pub fn url(&self) -> String {
@@ -41,12 +51,8 @@ impl Place {
     }
 
     pub fn postgres_url(&self) -> String {
-        let cluster = cluster_url();
-        format!(
-            "{}/{}?sslmode=disable",
-            cluster.rsplit_once('/').unwrap().0,
-            self.database
-        )
+        let server = self.cluster.rsplit_once('/').unwrap().0;
+        format!("{server}/{}?sslmode=disable", self.database)
     }
 
     pub fn sqlite_file(&self) -> PathBuf {
@@ -62,9 +68,7 @@ impl Place {
         match self.kind {
             Kind::Sqlite => {
                 let connection = rusqlite::Connection::open(self.sqlite_file()).unwrap();
-                connection
-                    .busy_timeout(std::time::Duration::from_secs(5))
-                    .unwrap();
+                connection.busy_timeout(std::time::Duration::from_secs(5)).unwrap();
                 connection.execute_batch(&sql.replace("messaging.", "")).unwrap();
             }
             Kind::Postgres => self.postgres().await.batch_execute(sql).await.unwrap(),
@@ -78,16 +82,12 @@ impl Place {
                 let connection = rusqlite::Connection::open(self.sqlite_file()).unwrap();
                 let mut statement = connection.prepare(&sql.replace("messaging.", "")).unwrap();
                 let count = statement.column_count();
-                let rows = statement
-                    .query_map([], |row| (0..count).map(|index| row.get(index)).collect())
-                    .unwrap();
+                let rows = statement.query_map([], |row| (0..count).map(|index| row.get(index)).collect()).unwrap();
                 rows.map(Result::unwrap).collect()
             }
             Kind::Postgres => {
                 let rows = self.postgres().await.query(sql, &[]).await.unwrap();
-                rows.iter()
-                    .map(|row| (0..row.len()).map(|index| row.get(index)).collect())
-                    .collect()
+                rows.iter().map(|row| (0..row.len()).map(|index| row.get(index)).collect()).collect()
             }
         }
     }
@@ -98,18 +98,18 @@ impl Place {
 
     pub async fn remove(self) {
         if self.kind == Kind::Postgres {
-            admin(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.database)).await;
+            self.admin(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.database)).await;
         }
+    }
+
+    async fn admin(&self, sql: &str) {
+        connect(&self.cluster).await.batch_execute(sql).await.unwrap();
     }
 }
 
 pub fn cluster_url() -> String {
     std::env::var("POSTHASTE_TEST_POSTGRES_URL")
         .expect("no PostgreSQL to test with: run make test, or scripts/with-postgres cargo test")
-}
-
-async fn admin(sql: &str) {
-    connect(&cluster_url()).await.batch_execute(sql).await.unwrap();
 }
 
 pub async fn connect(url: &str) -> tokio_postgres::Client {

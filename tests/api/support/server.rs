@@ -87,10 +87,7 @@ impl Answer {
         assert_eq!(document["code"], code, "{text}");
         assert_eq!(document["request_id"].as_str(), self.header("x-request-id"));
         for field in ["type", "title", "detail"] {
-            assert!(
-                document[field].as_str().is_some_and(|text| !text.is_empty()),
-                "{field}: {text}"
-            );
+            assert!(document[field].as_str().is_some_and(|text| !text.is_empty()), "{field}: {text}");
         }
         document
     }
@@ -99,12 +96,8 @@ impl Answer {
     #[track_caller]
     pub fn invalid(&self, fields: &[&str]) -> Value {
         let document = self.problem(422, "invalid_fields");
-        let named: Vec<&str> = document["errors"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|error| error["field"].as_str().unwrap())
-            .collect();
+        let named: Vec<&str> =
+            document["errors"].as_array().unwrap().iter().map(|error| error["field"].as_str().unwrap()).collect();
         assert_eq!(named, fields, "{document}");
         document
     }
@@ -117,13 +110,8 @@ impl Server {
     }
 
     pub async fn start_with(place: &Place, options: Options) -> Self {
-        let settings = Settings {
-            access: options.access,
-            demo: options.demo,
-        };
-        let (app, _) = App::open(&place.location(), settings, options.clock, Rng::System)
-            .await
-            .unwrap();
+        let settings = Settings { access: options.access, demo: options.demo };
+        let (app, _) = App::open(&place.location(), settings, options.clock, Rng::System).await.unwrap();
         let app = Arc::new(app);
         if options.demo {
             demo::fill(&app).await.unwrap();
@@ -141,24 +129,11 @@ impl Server {
         let (stop, stopping) = oneshot::channel::<()>();
         let served = Arc::clone(&app);
         let stopped = tokio::spawn(async move {
-            server::serve(state, listener, None, async { drop(stopping.await) })
-                .await
-                .unwrap();
+            server::serve(state, listener, None, async { drop(stopping.await) }).await.unwrap();
             served.db.close().await;
         });
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .no_gzip()
-            .timeout(Duration::from_secs(30))
-            .build()
-            .unwrap();
-        Self {
-            address,
-            app,
-            client,
-            stop: Some(stop),
-            stopped,
-        }
+        let client = reqwest::Client::builder().no_proxy().no_gzip().timeout(Duration::from_secs(30)).build().unwrap();
+        Self { address, app, client, stop: Some(stop), stopped }
     }
 
     /// As Ctrl-C does.
@@ -168,8 +143,7 @@ impl Server {
     }
 
     pub fn request(&self, method: Method, target: &str) -> RequestBuilder {
-        self.client
-            .request(method, format!("http://{}{target}", self.address))
+        self.client.request(method, format!("http://{}{target}", self.address))
     }
 
     pub async fn get(&self, target: &str) -> Answer {
@@ -182,12 +156,7 @@ impl Server {
 
     /// Sends, and expects it to be accepted.
     #[track_caller]
-    pub fn send<'a>(
-        &'a self,
-        sender: &'a str,
-        recipient: &'a str,
-        body: &'a str,
-    ) -> impl Future<Output = Value> + 'a {
+    pub fn send<'a>(&'a self, sender: &'a str, recipient: &'a str, body: &'a str) -> impl Future<Output = Value> + 'a {
         let request = json!({"sender_user_name": sender, "recipient_user_name": recipient, "body": body});
         async move {
             let answer = self.post("/api/messages", &request).await;
@@ -219,22 +188,14 @@ impl Server {
             email: None,
         };
         let user = registration.validate(self.app.clock.now()).unwrap();
-        self.app
-            .db
-            .write(user, |conn, user| Box::pin(store::users::insert(conn, user)))
-            .await
-            .unwrap();
+        self.app.db.write(user, |conn, user| Box::pin(store::users::insert(conn, user))).await.unwrap();
     }
 }
 
 pub async fn answer_of(request: RequestBuilder) -> Answer {
     let response = request.send().await.unwrap();
     let (status, headers) = (response.status(), response.headers().clone());
-    Answer {
-        status,
-        headers,
-        bytes: response.bytes().await.unwrap().to_vec(),
-    }
+    Answer { status, headers, bytes: response.bytes().await.unwrap().to_vec() }
 }
 
 /// Sends bytes as they are and reads until the server closes, or falls silent for a second.

@@ -6,20 +6,20 @@
 //! - A write runs in a task of its own: a caller that goes away never leaves a transaction half done in the pool.
 //! - A COMMIT whose answer was lost is [`Error::Unavailable`], never run again by itself: only an idempotency key can tell.
 
+mod tls;
+
 use std::error::Error as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut, BytesMut};
-use deadpool_postgres::{
-    Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, Timeouts,
-};
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, Timeouts};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 
-use super::{Conn as AnyConn, Environment, Value, Work};
 use crate::error::{Error, Result};
-use crate::store::tls;
+use crate::store::{Conn as AnyConn, Environment, Value, Work};
+
 use crate::time::Timestamp;
 
 /// A row of PostgreSQL.
@@ -54,15 +54,11 @@ impl Database {
     /// [`Error::Internal`] when the URL cannot be used, [`Error::Unavailable`] when the server cannot be reached.
     pub async fn open(url: &str, environment: Environment) -> Result<Self> {
         let (mut config, connector) = tls::configure(url)?;
-        config
-            .connect_timeout(CONNECT_TIMEOUT)
-            .keepalives_idle(Duration::from_secs(30));
+        config.connect_timeout(CONNECT_TIMEOUT).keepalives_idle(Duration::from_secs(30));
         if config.get_application_name().is_none() {
             config.application_name("posthaste");
         }
-        let manager_config = ManagerConfig {
-            recycling_method: RecyclingMethod::Fast,
-        };
+        let manager_config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
         let manager = Manager::from_config(config, connector, manager_config);
         let pool = Pool::builder(manager)
             .max_size(POOL_SIZE)
@@ -80,12 +76,8 @@ impl Database {
         Ok(database)
     }
 
-    /// See [`super::Db::read`].
-    pub async fn read<I, T>(
-        &self,
-        input: I,
-        work: for<'a> fn(&'a mut AnyConn, &'a I) -> Work<'a, T>,
-    ) -> Result<T>
+    /// See [`crate::store::Db::read`].
+    pub async fn read<I, T>(&self, input: I, work: for<'a> fn(&'a mut AnyConn, &'a I) -> Work<'a, T>) -> Result<T>
     where
         I: Send + Sync + 'static,
         T: Send + 'static,
@@ -100,19 +92,14 @@ impl Database {
             attempt += 1;
             match outcome {
                 // A connection that died while it lay in the pool: a read may simply be asked again.
-                Err(Error::Unavailable { .. })
-                    if attempt == 1 && connection.postgres().client.is_closed() => {}
+                Err(Error::Unavailable { .. }) if attempt == 1 && connection.postgres().client.is_closed() => {}
                 outcome => return outcome,
             }
         }
     }
 
-    /// See [`super::Db::write`].
-    pub async fn write<I, T>(
-        &self,
-        input: I,
-        work: for<'a> fn(&'a mut AnyConn, &'a I) -> Work<'a, T>,
-    ) -> Result<T>
+    /// See [`crate::store::Db::write`].
+    pub async fn write<I, T>(&self, input: I, work: for<'a> fn(&'a mut AnyConn, &'a I) -> Work<'a, T>) -> Result<T>
     where
         I: Send + Sync + 'static,
         T: Send + 'static,
@@ -120,12 +107,8 @@ impl Database {
         self.in_own_task(input, work, WORK_TIMEOUT).await
     }
 
-    /// See [`super::Db::maintain`].
-    pub async fn maintain<I, T>(
-        &self,
-        input: I,
-        work: for<'a> fn(&'a mut AnyConn, &'a I) -> Work<'a, T>,
-    ) -> Result<T>
+    /// See [`crate::store::Db::maintain`].
+    pub async fn maintain<I, T>(&self, input: I, work: for<'a> fn(&'a mut AnyConn, &'a I) -> Work<'a, T>) -> Result<T>
     where
         I: Send + Sync + 'static,
         T: Send + 'static,
@@ -157,8 +140,7 @@ impl Database {
                 attempt += 1;
             }
         });
-        task.await
-            .unwrap_or_else(|panicked| Err(Error::internal(panicked)))
+        task.await.unwrap_or_else(|panicked| Err(Error::internal(panicked)))
     }
 
     async fn transaction<I, T>(
@@ -189,19 +171,14 @@ impl Database {
         let value = work(connection, input).await?;
         let started = Instant::now();
         connection.postgres().commit().await?;
-        self.environment
-            .metrics
-            .commit_duration_seconds
-            .observe(started.elapsed().as_secs_f64());
+        self.environment.metrics.commit_duration_seconds.observe(started.elapsed().as_secs_f64());
         self.environment.metrics.commit_batch_size.observe(1.0);
         Ok(value)
     }
 
-    pub(super) async fn connection(&self) -> Result<Conn> {
+    pub(in crate::store) async fn connection(&self) -> Result<Conn> {
         if self.pool.status().waiting > WAITING_LIMIT {
-            return Err(Error::unavailable(
-                "too many requests wait for a database connection",
-            ));
+            return Err(Error::unavailable("too many requests wait for a database connection"));
         }
         let waiting = self.environment.metrics.queue("pool");
         waiting.inc();
@@ -213,13 +190,7 @@ impl Database {
         })?;
         self.environment.metrics.pool_in_use.inc();
         let metrics = Arc::clone(&self.environment.metrics);
-        Ok(Conn {
-            client: Lease {
-                object: Some(client),
-                in_transaction: false,
-                metrics,
-            },
-        })
+        Ok(Conn { client: Lease { object: Some(client), in_transaction: false, metrics } })
     }
 
     /// Ends the connections that nobody uses, and the others after their use.
@@ -240,9 +211,7 @@ impl std::ops::Deref for Lease {
     type Target = Object;
 
     fn deref(&self) -> &Object {
-        self.object
-            .as_ref()
-            .unwrap_or_else(|| unreachable!("the connection is taken out only when the lease ends"))
+        self.object.as_ref().unwrap_or_else(|| unreachable!("the connection is taken out only when the lease ends"))
     }
 }
 
@@ -287,25 +256,19 @@ impl Conn {
         self.client.in_transaction = self.client.batch_execute("ROLLBACK").await.is_err();
     }
 
-    pub(super) async fn query(&self, sql: &str, parameters: &[Value<'_>]) -> Result<Vec<DriverRow>> {
+    pub(in crate::store) async fn query(&self, sql: &str, parameters: &[Value<'_>]) -> Result<Vec<DriverRow>> {
         let statement = self.client.prepare_cached(sql).await.map_err(translate)?;
         let parameters: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(|value| value as _).collect();
-        self.client
-            .query(&statement, &parameters)
-            .await
-            .map_err(translate)
+        self.client.query(&statement, &parameters).await.map_err(translate)
     }
 
-    pub(super) async fn execute(&self, sql: &str, parameters: &[Value<'_>]) -> Result<u64> {
+    pub(in crate::store) async fn execute(&self, sql: &str, parameters: &[Value<'_>]) -> Result<u64> {
         let statement = self.client.prepare_cached(sql).await.map_err(translate)?;
         let parameters: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(|value| value as _).collect();
-        self.client
-            .execute(&statement, &parameters)
-            .await
-            .map_err(translate)
+        self.client.execute(&statement, &parameters).await.map_err(translate)
     }
 
-    pub(super) async fn script(&self, sql: &str) -> Result<()> {
+    pub(in crate::store) async fn script(&self, sql: &str) -> Result<()> {
         self.client.batch_execute(sql).await.map_err(translate)
     }
 }
@@ -314,30 +277,18 @@ impl Conn {
 fn translate(error: tokio_postgres::Error) -> Error {
     let Some(state) = error.code().cloned() else {
         // No SQLSTATE: the connection itself failed, or a value could not be converted.
-        let conversion = error
-            .source()
-            .is_some_and(|source| source.is::<tokio_postgres::types::WrongType>());
-        return if conversion {
-            Error::internal(error)
-        } else {
-            Error::unavailable(error)
-        };
+        let conversion = error.source().is_some_and(|source| source.is::<tokio_postgres::types::WrongType>());
+        return if conversion { Error::internal(error) } else { Error::unavailable(error) };
     };
     match state {
         SqlState::UNIQUE_VIOLATION => Error::Duplicate {
-            constraint: error
-                .as_db_error()
-                .and_then(|error| error.constraint())
-                .unwrap_or_default()
-                .to_owned(),
+            constraint: error.as_db_error().and_then(|error| error.constraint()).unwrap_or_default().to_owned(),
         },
         SqlState::T_R_SERIALIZATION_FAILURE | SqlState::T_R_DEADLOCK_DETECTED => Error::Rerun(error.into()),
         SqlState::DISK_FULL => Error::StorageFull,
         // Class 08: connection, 53: resources, 57: operator intervention, 58: system; 25006: a standby.
         state
-            if ["08", "53", "57", "58"]
-                .iter()
-                .any(|class| state.code().starts_with(class))
+            if ["08", "53", "57", "58"].iter().any(|class| state.code().starts_with(class))
                 || state == SqlState::READ_ONLY_SQL_TRANSACTION
                 || state == SqlState::INVALID_CATALOG_NAME =>
         {
@@ -348,11 +299,7 @@ fn translate(error: tokio_postgres::Error) -> Error {
 }
 
 impl ToSql for Value<'_> {
-    fn to_sql(
-        &self,
-        kind: &Type,
-        out: &mut BytesMut,
-    ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+    fn to_sql(&self, kind: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
         match self {
             Self::I64(number) => number.to_sql_checked(kind, out),
             Self::OptionI64(number) => number.to_sql_checked(kind, out),
@@ -380,11 +327,7 @@ impl ToSql for Value<'_> {
 }
 
 impl ToSql for Timestamp {
-    fn to_sql(
-        &self,
-        _: &Type,
-        out: &mut BytesMut,
-    ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
         out.put_i64(self.micros() - EPOCH_OFFSET_MICROS);
         Ok(IsNull::No)
     }
@@ -414,7 +357,7 @@ fn get<'a, T: FromSql<'a>>(row: &'a DriverRow, index: usize) -> Result<T> {
 
 macro_rules! getters {
     ($($name:ident -> $type:ty;)*) => {
-        $(pub(super) fn $name(row: &DriverRow, index: usize) -> Result<$type> {
+        $(pub(in crate::store) fn $name(row: &DriverRow, index: usize) -> Result<$type> {
             get(row, index)
         })*
     };

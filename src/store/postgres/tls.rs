@@ -31,8 +31,7 @@ enum Mode {
 /// # Errors
 /// [`Error::Internal`] with a sentence for the operator; the URL itself, which holds a password, is not in it.
 pub fn configure(url: &str) -> Result<(tokio_postgres::Config, MakeRustlsConnect)> {
-    let mut parsed =
-        url::Url::parse(url).map_err(|_| Error::internal("the PostgreSQL URL cannot be read"))?;
+    let mut parsed = url::Url::parse(url).map_err(|_| Error::internal("the PostgreSQL URL cannot be read"))?;
     let mut mode = Mode::Prefer;
     let mut root_file = None;
     let mut rest = Vec::new();
@@ -87,29 +86,18 @@ fn client_config(mode: Mode, root_file: Option<&str>) -> Result<ClientConfig> {
     Ok(match mode {
         Mode::Disable | Mode::Prefer | Mode::Require => builder
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Verifier {
-                provider,
-                chain: None,
-            }))
+            .with_custom_certificate_verifier(Arc::new(Verifier { provider, chain: None }))
             .with_no_client_auth(),
         Mode::VerifyCa => {
-            let chain = WebPkiServerVerifier::builder_with_provider(
-                Arc::new(roots(root_file)?),
-                Arc::clone(&provider),
-            )
-            .build()
-            .map_err(Error::internal)?;
+            let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(root_file)?), Arc::clone(&provider))
+                .build()
+                .map_err(Error::internal)?;
             builder
                 .dangerous()
-                .with_custom_certificate_verifier(Arc::new(Verifier {
-                    provider,
-                    chain: Some(chain),
-                }))
+                .with_custom_certificate_verifier(Arc::new(Verifier { provider, chain: Some(chain) }))
                 .with_no_client_auth()
         }
-        Mode::VerifyFull => builder
-            .with_root_certificates(roots(root_file)?)
-            .with_no_client_auth(),
+        Mode::VerifyFull => builder.with_root_certificates(roots(root_file)?).with_no_client_auth(),
     })
 }
 
@@ -123,9 +111,7 @@ fn roots(file: Option<&str>) -> Result<RootCertStore> {
     };
     store.add_parsable_certificates(certificates);
     if store.is_empty() {
-        return Err(Error::internal(
-            "no root certificate to check the server against: name one with sslrootcert",
-        ));
+        return Err(Error::internal("no root certificate to check the server against: name one with sslrootcert"));
     }
     Ok(store)
 }
@@ -179,8 +165,6 @@ impl ServerCertVerifier for Verifier {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }

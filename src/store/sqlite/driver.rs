@@ -1,0 +1,203 @@
+//! One connection: statements, parameters, rows, errors.
+//!
+//! Invariant: what SQLite says differently from PostgreSQL is translated here, and nowhere else.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use rusqlite::types::{ToSqlOutput, Value as Owned, ValueRef};
+use rusqlite::{Connection, ErrorCode, Statement};
+
+use crate::error::{Error, Result};
+use crate::store::{Row, Value};
+use crate::time::Timestamp;
+
+/// The row under SQLite's cursor.
+pub type DriverRow<'a> = rusqlite::Row<'a>;
+
+/// One SQLite connection and the texts it has translated.
+pub struct Conn {
+    pub(in crate::store) connection: Connection,
+    texts: HashMap<(usize, usize), Box<str>>,
+}
+
+impl Conn {
+    /// Wraps an open connection.
+    pub fn new(connection: Connection) -> Self {
+        Self { connection, texts: HashMap::new() }
+    }
+
+    /// Runs a query; `each` sees every row while the cursor stands on it.
+    pub(in crate::store) fn for_each(
+        &mut self,
+        sql: &'static str,
+        parameters: &[Value<'_>],
+        mut each: impl FnMut(&Row<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let text = translated(&mut self.texts, sql);
+        let mut statement = self.connection.prepare_cached(text).map_err(translate)?;
+        bind(&mut statement, parameters)?;
+        let mut rows = statement.raw_query();
+        while let Some(row) = rows.next().map_err(translate)? {
+            each(&Row::Sqlite(row))?;
+        }
+        Ok(())
+    }
+
+    pub(in crate::store) fn execute(&mut self, sql: &'static str, parameters: &[Value<'_>]) -> Result<u64> {
+        let text = translated(&mut self.texts, sql);
+        let mut statement = self.connection.prepare_cached(text).map_err(translate)?;
+        bind(&mut statement, parameters)?;
+        statement.raw_execute().map(|count| count as u64).map_err(translate)
+    }
+
+    pub(in crate::store) fn script(&mut self, sql: &str) -> Result<()> {
+        self.connection.execute_batch(&rewrite(sql)).map_err(translate)
+    }
+
+    pub(in crate::store) fn leave_transaction(&mut self) {
+        if !self.connection.is_autocommit()
+            && let Err(error) = self.connection.execute_batch("ROLLBACK")
+        {
+            tracing::error!(%error, "a transaction could not be rolled back");
+        }
+    }
+}
+
+fn translated<'a>(texts: &'a mut HashMap<(usize, usize), Box<str>>, sql: &'static str) -> &'a str {
+    // A 'static text is known by its address: looking it up needs no hashing of the text.
+    texts.entry((sql.as_ptr().addr(), sql.len())).or_insert_with(|| rewrite(sql).into_boxed_str())
+}
+
+/// PostgreSQL's way of writing into SQLite's: `$1` would be a *named* parameter there, bound by first appearance.
+fn rewrite(sql: &str) -> String {
+    let mut text = sql.replace("messaging.", "");
+    for suffix in [" FOR UPDATE", " COLLATE \"C\""] {
+        text = text.replace(suffix, "");
+    }
+    let mut rewritten = String::with_capacity(text.len() + 16);
+    let mut rest = text.as_str();
+    while let Some(at) = rest.find("= ANY($") {
+        let digits = rest[at + 7..].find(')').unwrap_or(0);
+        rewritten.push_str(&rest[..at]);
+        rewritten.push_str("IN (SELECT value FROM rarray(?");
+        rewritten.push_str(&rest[at + 7..at + 7 + digits]);
+        rewritten.push_str("))");
+        rest = &rest[at + 8 + digits..];
+    }
+    rewritten.push_str(rest);
+    rewritten.replace('$', "?")
+}
+
+fn bind(statement: &mut Statement<'_>, parameters: &[Value<'_>]) -> Result<()> {
+    for (index, parameter) in parameters.iter().enumerate() {
+        statement.raw_bind_parameter(index + 1, parameter).map_err(translate)?;
+    }
+    Ok(())
+}
+
+impl rusqlite::ToSql for Value<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        let borrowed = |value| Ok(ToSqlOutput::Borrowed(value));
+        match *self {
+            Value::I64(number) => borrowed(ValueRef::Integer(number)),
+            Value::OptionI64(number) => borrowed(number.map_or(ValueRef::Null, ValueRef::Integer)),
+            Value::Text(text) => borrowed(ValueRef::Text(text.as_bytes())),
+            Value::OptionText(text) => borrowed(text.map_or(ValueRef::Null, |text| ValueRef::Text(text.as_bytes()))),
+            Value::Bytes(bytes) => borrowed(ValueRef::Blob(bytes)),
+            Value::Bool(truth) => borrowed(ValueRef::Integer(i64::from(truth))),
+            Value::Time(at) => borrowed(ValueRef::Integer(at.micros())),
+            Value::OptionTime(at) => borrowed(at.map_or(ValueRef::Null, |at| ValueRef::Integer(at.micros()))),
+            Value::I64s(numbers) => list(numbers.iter().map(|number| Owned::Integer(*number))),
+            Value::Texts(texts) => list(texts.iter().map(|text| Owned::Text((*text).to_owned()))),
+            Value::ByteSlices(slices) => list(slices.iter().map(|bytes| Owned::Blob(bytes.to_vec()))),
+            Value::OptionI64s(_) | Value::OptionTexts(_) | Value::Times(_) => {
+                Err(rusqlite::Error::ToSqlConversionFailure("a list that only PostgreSQL takes".into()))
+            }
+        }
+    }
+}
+
+fn list<'a>(values: impl Iterator<Item = Owned>) -> rusqlite::Result<ToSqlOutput<'a>> {
+    // The name under which the rarray module finds its pointer.
+    Ok(ToSqlOutput::from_rc(Rc::new(values.collect::<Vec<_>>()), c"rarray"))
+}
+
+/// SQLite's errors in our words, in the one place that knows its codes.
+pub(in crate::store) fn translate(error: rusqlite::Error) -> Error {
+    let rusqlite::Error::SqliteFailure(failure, ref message) = error else {
+        return Error::internal(error);
+    };
+    match failure.code {
+        ErrorCode::ConstraintViolation
+            if [rusqlite::ffi::SQLITE_CONSTRAINT_UNIQUE, rusqlite::ffi::SQLITE_CONSTRAINT_PRIMARYKEY]
+                .contains(&failure.extended_code) =>
+        {
+            // "UNIQUE constraint failed: users.user_name_key"
+            let constraint = message.as_deref().and_then(|message| message.split(": ").nth(1)).unwrap_or_default();
+            Error::Duplicate { constraint: constraint.replace('.', "_") }
+        }
+        ErrorCode::DiskFull => Error::StorageFull,
+        ErrorCode::DatabaseBusy
+        | ErrorCode::DatabaseLocked
+        | ErrorCode::SystemIoFailure
+        | ErrorCode::CannotOpen
+        | ErrorCode::ReadOnly
+        | ErrorCode::PermissionDenied => Error::unavailable(error),
+        _ => Error::internal(error),
+    }
+}
+
+fn column<'a>(row: &'a DriverRow<'_>, column: usize) -> Result<ValueRef<'a>> {
+    row.get_ref(column).map_err(translate)
+}
+
+fn mismatch(value: ValueRef<'_>, column: usize, wanted: &str) -> Error {
+    Error::internal(format!("column {column} holds {}, not {wanted}", value.data_type()))
+}
+
+pub(in crate::store) fn i64(row: &DriverRow<'_>, index: usize) -> Result<i64> {
+    match column(row, index)? {
+        ValueRef::Integer(number) => Ok(number),
+        other => Err(mismatch(other, index, "BIGINT")),
+    }
+}
+
+pub(in crate::store) fn option_i64(row: &DriverRow<'_>, index: usize) -> Result<Option<i64>> {
+    match column(row, index)? {
+        ValueRef::Null => Ok(None),
+        ValueRef::Integer(number) => Ok(Some(number)),
+        other => Err(mismatch(other, index, "BIGINT")),
+    }
+}
+
+pub(in crate::store) fn text<'a>(row: &'a DriverRow<'_>, index: usize) -> Result<&'a str> {
+    option_text(row, index)?.ok_or_else(|| mismatch(ValueRef::Null, index, "TEXT"))
+}
+
+pub(in crate::store) fn option_text<'a>(row: &'a DriverRow<'_>, index: usize) -> Result<Option<&'a str>> {
+    match column(row, index)? {
+        ValueRef::Null => Ok(None),
+        ValueRef::Text(text) => std::str::from_utf8(text).map(Some).map_err(Error::internal),
+        other => Err(mismatch(other, index, "TEXT")),
+    }
+}
+
+pub(in crate::store) fn bytes<'a>(row: &'a DriverRow<'_>, index: usize) -> Result<&'a [u8]> {
+    match column(row, index)? {
+        ValueRef::Blob(bytes) => Ok(bytes),
+        other => Err(mismatch(other, index, "BYTEA")),
+    }
+}
+
+pub(in crate::store) fn bool(row: &DriverRow<'_>, index: usize) -> Result<bool> {
+    Ok(i64(row, index)? != 0)
+}
+
+pub(in crate::store) fn time(row: &DriverRow<'_>, index: usize) -> Result<Timestamp> {
+    i64(row, index).map(Timestamp::from_micros)
+}
+
+pub(in crate::store) fn option_time(row: &DriverRow<'_>, index: usize) -> Result<Option<Timestamp>> {
+    Ok(option_i64(row, index)?.map(Timestamp::from_micros))
+}

@@ -1,0 +1,65 @@
+//! Whole files: copying one page by page, and telling whether it is intact.
+//!
+//! Invariant: a copy is one snapshot of its source, taken while others go on reading and writing.
+
+use std::path::Path;
+
+use rusqlite::Connection;
+use rusqlite::backup::{Backup, StepResult};
+
+use super::driver::translate;
+use super::open_connection;
+use crate::error::{Error, Result};
+use crate::store::copy::{Progress, Report};
+use crate::store::migrations;
+
+/// Pages that are copied between two reports of progress.
+const PAGES_PER_STEP: i32 = 1_024;
+
+/// Refuses a file that is no intact database of ours.
+pub fn check(file: &Path) -> Result<()> {
+    let wrong =
+        |reason: String| Error::internal(format!("{} is not an intact Posthaste backup: {reason}", file.display()));
+    let connection = Connection::open_with_flags(file, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY)
+        .map_err(|error| wrong(error.to_string()))?;
+    let verdict: String =
+        connection.query_row("PRAGMA quick_check", [], |row| row.get(0)).map_err(|error| wrong(error.to_string()))?;
+    if verdict != "ok" {
+        return Err(wrong(verdict));
+    }
+    let version: i64 = connection
+        .query_row("SELECT max(version) FROM schema_migrations", [], |row| row.get(0))
+        .map_err(|_| wrong("it has no schema version".into()))?;
+    if version > migrations::NEWEST {
+        let newest = migrations::NEWEST;
+        return Err(wrong(format!("its schema version is {version}, and this program knows only up to {newest}")));
+    }
+    Ok(())
+}
+
+/// Copies every page, from one snapshot, while others go on reading and writing.
+pub fn copy_file(source: &Path, target: &Path, report: Report<'_>) -> Result<()> {
+    if !source.exists() {
+        return Err(Error::internal(format!("{} does not exist: there is nothing to copy", source.display())));
+    }
+    let source = open_connection(source)?;
+    // An open snapshot: without it every write beside us would start the copy over.
+    source.execute_batch("BEGIN; SELECT count(*) FROM sqlite_master").map_err(translate)?;
+    let mut target = open_connection(target)?;
+    {
+        let backup = Backup::new(&source, &mut target).map_err(translate)?;
+        loop {
+            let step = backup.step(PAGES_PER_STEP).map_err(translate)?;
+            let progress = backup.progress();
+            let total = u64::try_from(progress.pagecount).unwrap_or_default();
+            report(Progress { done: total - u64::try_from(progress.remaining).unwrap_or_default().min(total), total });
+            match step {
+                StepResult::Done => break,
+                StepResult::More => {}
+                // The target's server is in the middle of a write: it takes milliseconds.
+                _ => std::thread::sleep(std::time::Duration::from_millis(5)),
+            }
+        }
+    }
+    target.execute_batch("PRAGMA wal_checkpoint(PASSIVE)").map_err(translate)
+}

@@ -1,0 +1,101 @@
+//! Units of work on their way through a queue to a thread and back.
+//!
+//! Invariant: a unit of work is polled once, for all it awaits is statements, which are complete at once here. A panic in it
+//! is an error of it alone.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::task::{Context, Poll, Waker};
+
+use crossbeam_channel::Receiver;
+use tokio::sync::oneshot;
+
+use super::closed;
+use crate::error::{Error, Result};
+use crate::metrics::Metrics;
+use crate::store::{Conn as AnyConn, Work};
+
+/// A unit of work whose types the queue does not know.
+pub trait Job: Send {
+    /// Runs it inside the transaction; whether it succeeded.
+    fn run(&mut self, conn: &mut AnyConn) -> bool;
+    /// Replaces its outcome by a failure.
+    fn fail(&mut self, error: Error);
+    /// Whether the caller is still there.
+    fn wanted(&self) -> bool;
+    /// Answers the caller.
+    fn answer(self: Box<Self>);
+}
+
+/// The unit of work of one caller.
+pub struct Unit<I, T> {
+    input: I,
+    work: for<'a> fn(&'a mut AnyConn, &'a I) -> Work<'a, T>,
+    reply: oneshot::Sender<Result<T>>,
+    outcome: Option<Result<T>>,
+}
+
+impl<I, T> Unit<I, T> {
+    /// A unit of work, and whoever waits for it.
+    pub fn new(
+        input: I,
+        work: for<'a> fn(&'a mut AnyConn, &'a I) -> Work<'a, T>,
+        reply: oneshot::Sender<Result<T>>,
+    ) -> Self {
+        Self { input, work, reply, outcome: None }
+    }
+}
+
+impl<I: Send + Sync, T: Send> Job for Unit<I, T> {
+    fn run(&mut self, conn: &mut AnyConn) -> bool {
+        // The thread serves everyone: a panic must not end it. The savepoint is rolled back like after any error.
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            let mut future = (self.work)(conn, &self.input);
+            future.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+        }));
+        let outcome = match polled {
+            Ok(Poll::Ready(outcome)) => outcome,
+            Ok(Poll::Pending) => Err(Error::internal("a unit of work awaited more than its own statements")),
+            Err(_) => Err(Error::internal("a unit of work panicked")),
+        };
+        let succeeded = outcome.is_ok();
+        self.outcome = Some(outcome);
+        succeeded
+    }
+
+    fn fail(&mut self, error: Error) {
+        self.outcome = Some(Err(error));
+    }
+
+    fn wanted(&self) -> bool {
+        !self.reply.is_closed()
+    }
+
+    fn answer(self: Box<Self>) {
+        let outcome = self.outcome.unwrap_or_else(|| Err(closed()));
+        // The caller may have gone away: then nobody is left to be told.
+        drop(self.reply.send(outcome));
+    }
+}
+
+/// Serves reads until every sender is gone.
+pub fn read_loop(mut conn: AnyConn, jobs: &Receiver<Box<dyn Job>>, metrics: &Metrics) {
+    while let Ok(mut job) = jobs.recv() {
+        if !job.wanted() {
+            continue;
+        }
+        metrics.pool_in_use.inc();
+        // One snapshot for all statements of the job, and one lock on the log instead of one a statement.
+        match conn.sqlite().execute("BEGIN", &[]) {
+            Ok(_) => {
+                job.run(&mut conn);
+                if let Err(error) = conn.sqlite().execute("COMMIT", &[]) {
+                    job.fail(error);
+                }
+                conn.sqlite().leave_transaction();
+            }
+            Err(error) => job.fail(error),
+        }
+        metrics.pool_in_use.dec();
+        job.answer();
+    }
+}

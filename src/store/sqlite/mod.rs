@@ -1,0 +1,243 @@
+//! The SQLite driver: one writer thread with group commit, a few reader threads, a thread for checkpoints.
+//!
+//! Invariant: `rusqlite` is named in this folder alone. Threads own their connections; work reaches them through bounded
+//! queues, and a full queue is an answer ([`Error::Unavailable`]), never a wait without end.
+
+pub(super) mod driver;
+pub(super) mod file;
+mod job;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crossbeam_channel::{Sender, TrySendError, bounded};
+use rusqlite::{Connection, OpenFlags};
+use tokio::sync::oneshot;
+
+use driver::translate;
+use job::{Job, Unit, read_loop};
+use writer::{PAGE_SIZE_BYTES, WAL_CHECKPOINT_PAGES, WAL_LIMIT_PAGES, Writer};
+
+use super::{Conn as AnyConn, Environment, Work};
+use crate::error::{Error, Result};
+
+pub use driver::{Conn, DriverRow};
+
+/// Units of work that may wait for the writer.
+const WRITE_QUEUE_LIMIT: usize = 4_096;
+/// Units of work that may wait for a reader.
+const READ_QUEUE_LIMIT: usize = 4_096;
+/// How long a statement waits for a lock that another process holds (backup, restore, a command line).
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Page cache of one connection, in KiB.
+const PAGE_CACHE_KIB: i64 = 8_192;
+/// How much of the file readers map instead of copying, in bytes. It counts as file memory, which the kernel takes back.
+const READER_MAP_BYTES: i64 = 4 << 30;
+const STATEMENT_CACHE: usize = 256;
+
+/// An open SQLite database.
+#[derive(Clone)]
+pub struct Database {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    path: PathBuf,
+    // None once closed: a thread ends when its channel has no sender.
+    writes: Mutex<Option<Sender<Box<dyn Job>>>>,
+    reads: Mutex<Option<Sender<Box<dyn Job>>>>,
+    threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
+    environment: Environment,
+}
+
+impl Database {
+    /// Opens the file, makes it and its folder where they are missing, and starts the threads.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the file cannot be opened, [`Error::Internal`] when it is not a SQLite database.
+    pub fn open(path: &Path, environment: Environment) -> Result<Self> {
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            std::fs::create_dir_all(folder).map_err(Error::unavailable)?;
+        }
+        let mut writer = open_writer(path)?;
+        let reader_count = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8);
+        environment.metrics.pool_size.set(reader_count as i64 + 1);
+
+        let (writes, waiting_writes) = bounded(WRITE_QUEUE_LIMIT);
+        let (reads, waiting_reads) = bounded(READ_QUEUE_LIMIT);
+        let (checkpoint, checkpoint_wanted) = bounded(1);
+        let mut threads = Vec::new();
+        let wal_pages = Arc::new(AtomicI64::new(0));
+        let pages = Arc::clone(&wal_pages);
+        let hook = move |_: &mut rusqlite::hooks::Wal, count: i32| {
+            pages.store(i64::from(count), Ordering::Relaxed);
+            Ok(())
+        };
+        writer.wal_hook(Some(hook)).map_err(translate)?;
+        let writer = Writer {
+            conn: AnyConn::Sqlite(Conn::new(writer)),
+            environment: environment.clone(),
+            checkpoint,
+            wal_pages,
+            checkpointed_pages: 0,
+            limit_pages: WAL_LIMIT_PAGES,
+        };
+        threads.push(spawn("sqlite-writer", move || writer.run(&waiting_writes))?);
+        for _ in 0..reader_count {
+            let conn = AnyConn::Sqlite(Conn::new(open_reader(path)?));
+            let jobs = waiting_reads.clone();
+            let metrics = Arc::clone(&environment.metrics);
+            threads.push(spawn("sqlite-reader", move || read_loop(conn, &jobs, &metrics))?);
+        }
+        let checkpointer = open_connection(path)?;
+        threads.push(spawn("sqlite-checkpoint", move || {
+            while checkpoint_wanted.recv().is_ok() {
+                if let Err(error) = checkpoint_passively(&checkpointer) {
+                    tracing::warn!(%error, "a checkpoint of the write-ahead log failed");
+                }
+            }
+        })?);
+        Ok(Self {
+            inner: Arc::new(Inner {
+                path: path.to_owned(),
+                writes: Mutex::new(Some(writes)),
+                reads: Mutex::new(Some(reads)),
+                threads: Mutex::new(threads),
+                environment,
+            }),
+        })
+    }
+
+    /// Where the file is.
+    pub fn path(&self) -> &Path {
+        &self.inner.path
+    }
+
+    /// See [`super::Db::read`].
+    pub async fn read<I, T>(&self, input: I, work: for<'a> fn(&'a mut AnyConn, &'a I) -> Work<'a, T>) -> Result<T>
+    where
+        I: Send + Sync + 'static,
+        T: Send + 'static,
+    {
+        self.submit(&self.inner.reads, "read", input, work).await
+    }
+
+    /// See [`super::Db::write`].
+    pub async fn write<I, T>(&self, input: I, work: for<'a> fn(&'a mut AnyConn, &'a I) -> Work<'a, T>) -> Result<T>
+    where
+        I: Send + Sync + 'static,
+        T: Send + 'static,
+    {
+        self.submit(&self.inner.writes, "write", input, work).await
+    }
+
+    async fn submit<I, T>(
+        &self,
+        queue: &Mutex<Option<Sender<Box<dyn Job>>>>,
+        name: &'static str,
+        input: I,
+        work: for<'a> fn(&'a mut AnyConn, &'a I) -> Work<'a, T>,
+    ) -> Result<T>
+    where
+        I: Send + Sync + 'static,
+        T: Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let job = Box::new(Unit::new(input, work, reply));
+        let sender = queue.lock().map_err(|_| closed())?.clone().ok_or_else(closed)?;
+        let length = self.inner.environment.metrics.queue(name);
+        length.inc();
+        let sent = sender.try_send(job);
+        drop(sender);
+        let outcome = match sent {
+            Ok(()) => answer.await.unwrap_or_else(|_| Err(closed())),
+            Err(TrySendError::Full(_)) => Err(Error::unavailable(format!("the {name} queue is full"))),
+            Err(TrySendError::Disconnected(_)) => Err(closed()),
+        };
+        length.dec();
+        outcome
+    }
+
+    /// Lets the threads finish what was accepted, and ends them.
+    pub async fn close(&self) {
+        let inner = Arc::clone(&self.inner);
+        let ended = tokio::task::spawn_blocking(move || inner.close()).await;
+        if let Err(error) = ended {
+            tracing::error!(%error, "the database did not close");
+        }
+    }
+}
+
+impl Inner {
+    fn close(&self) {
+        for queue in [&self.writes, &self.reads] {
+            if let Ok(mut queue) = queue.lock() {
+                queue.take();
+            }
+        }
+        let threads = self.threads.lock().map(|mut threads| std::mem::take(&mut *threads)).unwrap_or_default();
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!("a database thread panicked");
+            }
+        }
+    }
+}
+
+fn closed() -> Error {
+    Error::unavailable("the database is closed")
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<std::thread::JoinHandle<()>> {
+    std::thread::Builder::new().name(name.into()).spawn(run).map_err(Error::unavailable)
+}
+
+/// A connection with the settings that every one of ours has.
+pub fn open_connection(path: &Path) -> Result<Connection> {
+    let connection = Connection::open_with_flags(path, OpenFlags::default()).map_err(translate)?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(translate)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENT_CACHE);
+    rusqlite::vtab::array::load_module(&connection).map_err(translate)?;
+    for (name, value) in [("synchronous", 2), ("cache_size", -PAGE_CACHE_KIB), ("foreign_keys", 0)] {
+        connection.pragma_update(None, name, value).map_err(translate)?;
+    }
+    Ok(connection)
+}
+
+fn open_writer(path: &Path) -> Result<Connection> {
+    let connection = open_connection(path)?;
+    connection
+        .pragma_update_and_check(None, "journal_mode", "wal", |row| row.get::<_, String>(0))
+        .map_err(translate)?;
+    connection.pragma_update(None, "wal_autocheckpoint", 0).map_err(translate)?;
+    connection.pragma_update(None, "journal_size_limit", WAL_CHECKPOINT_PAGES * PAGE_SIZE_BYTES).map_err(translate)?;
+    Ok(connection)
+}
+
+fn open_reader(path: &Path) -> Result<Connection> {
+    let connection = open_connection(path)?;
+    connection.pragma_update(None, "mmap_size", READER_MAP_BYTES).map_err(translate)?;
+    connection.pragma_update(None, "query_only", true).map_err(translate)?;
+    Ok(connection)
+}
+
+fn checkpoint_passively(connection: &Connection) -> Result<()> {
+    connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).map_err(translate)
+}
+
+/// A connection for a command that has the file to itself.
+pub(super) fn open_alone(path: &Path) -> Result<Conn> {
+    open_connection(path).map(Conn::new)
+}
+
+impl AnyConn {
+    fn sqlite(&mut self) -> &mut Conn {
+        match self {
+            Self::Sqlite(connection) => connection,
+            Self::Postgres(_) => unreachable!("the SQLite threads are given SQLite connections"),
+        }
+    }
+}

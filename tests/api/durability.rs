@@ -1,0 +1,236 @@
+//! Acknowledged is durable: a 201 means that the message is there, once, whatever happens next.
+
+mod crash;
+mod faults;
+mod outage;
+mod shutdown;
+mod storm;
+mod system_calls;
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tokio::task::JoinHandle;
+
+use crate::support::Place;
+use crate::support::place::Kind;
+use crate::support::server::Answer;
+use crate::support::wire::{Lost, Wire, send_request};
+
+const SENDERS: usize = 16;
+const PAIRS: &[(&str, &str)] =
+    &[("rdibari", "bugs"), ("bugs", "duck"), ("duck", "duck"), ("porky", "rdibari"), ("bugs", "rdibari")];
+/// A sender that is refused asks again after this.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Where a message is: `(conversation_id, seq, id)`.
+type Position = (i64, i64, i64);
+
+/// One send, and what the sender knows of it.
+struct Attempt {
+    sender: &'static str,
+    recipient: &'static str,
+    /// No two attempts have the same.
+    body: String,
+    key: Option<String>,
+    outcome: Outcome,
+}
+
+enum Outcome {
+    /// 201: it must be there.
+    Accepted(Position),
+    /// Another answer.
+    Refused(Answer),
+    /// It may be there, or not.
+    Lost(Lost),
+}
+
+impl Attempt {
+    fn request(&self) -> Vec<u8> {
+        send_request(self.sender, self.recipient, &self.body, self.key.as_deref())
+    }
+
+    fn accepted(&self) -> Option<Position> {
+        match self.outcome {
+            Outcome::Accepted(position) => Some(position),
+            _ => None,
+        }
+    }
+
+    fn refused(&self) -> Option<&Answer> {
+        match &self.outcome {
+            Outcome::Refused(answer) => Some(answer),
+            _ => None,
+        }
+    }
+
+    /// Sends it with its key again, as a careful caller does who got no answer; it must be accepted now.
+    async fn repeat(&mut self, address: SocketAddr) {
+        let answer = Wire::connect(address).await.unwrap().exchange(&self.request()).await.unwrap();
+        assert_eq!(answer.status, 201, "{}", String::from_utf8_lossy(&answer.bytes));
+        self.outcome = outcome(Ok(answer), &self.body);
+    }
+}
+
+fn outcome(answer: Result<Answer, Lost>, body: &str) -> Outcome {
+    match answer {
+        Ok(answer) if answer.status == 201 => {
+            let message = answer.json();
+            assert_eq!(message["body"], body);
+            let number = |field: &str| message.get(field).and_then(Value::as_i64).unwrap();
+            Outcome::Accepted((number("conversation_id"), number("seq"), number("id")))
+        }
+        Ok(answer) => Outcome::Refused(answer),
+        Err(lost) => Outcome::Lost(lost),
+    }
+}
+
+/// Senders at work, each on a connection of its own, one message after the other; every other one has a key.
+struct Load {
+    stop: Arc<AtomicBool>,
+    counts: Arc<Counts>,
+    senders: Vec<JoinHandle<Vec<Attempt>>>,
+}
+
+#[derive(Default)]
+struct Counts {
+    accepted: AtomicUsize,
+    refused: AtomicUsize,
+}
+
+impl Load {
+    /// Starts the senders; `name` tells their bodies from those of another load.
+    fn start(address: SocketAddr, name: &str) -> Self {
+        let (stop, counts) = (Arc::new(AtomicBool::new(false)), Arc::new(Counts::default()));
+        let senders = (0..SENDERS)
+            .map(|sender| {
+                let name = format!("{name}-{sender}");
+                tokio::spawn(keep_sending(address, name, Arc::clone(&stop), Arc::clone(&counts)))
+            })
+            .collect();
+        Self { stop, counts, senders }
+    }
+
+    fn accepted(&self) -> usize {
+        self.counts.accepted.load(Ordering::Relaxed)
+    }
+
+    fn refused(&self) -> usize {
+        self.counts.refused.load(Ordering::Relaxed)
+    }
+
+    /// Waits until `count` sends more were accepted.
+    async fn accepts_more(&self, count: usize) {
+        let target = self.accepted() + count;
+        self.wait_for("sends are accepted", |load| load.accepted() >= target).await;
+    }
+
+    async fn wait_for(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !is_so(self) {
+            assert!(Instant::now() < deadline, "it never happens that {what}");
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Lets each sender finish what it is doing.
+    async fn stop(self) -> Vec<Attempt> {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut attempts = Vec::new();
+        for sender in self.senders {
+            attempts.extend(sender.await.unwrap());
+        }
+        attempts
+    }
+}
+
+async fn keep_sending(address: SocketAddr, name: String, stop: Arc<AtomicBool>, counts: Arc<Counts>) -> Vec<Attempt> {
+    let mut attempts = Vec::new();
+    let mut wire = None;
+    while !stop.load(Ordering::Relaxed) {
+        let number = attempts.len();
+        let (sender, recipient) = PAIRS[number % PAIRS.len()];
+        let body = format!("{name}-{number}");
+        let key = (number % 2 == 0).then(|| format!("key {body}"));
+        let mut attempt = Attempt { sender, recipient, body, key, outcome: Outcome::Lost(Lost::Unsent) };
+        attempt.outcome = outcome(send(&mut wire, address, &attempt.request()).await, &attempt.body);
+        match &attempt.outcome {
+            Outcome::Accepted(_) => {
+                counts.accepted.fetch_add(1, Ordering::Relaxed);
+            }
+            Outcome::Refused(_) => {
+                counts.refused.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(PAUSE).await;
+            }
+            Outcome::Lost(Lost::Unsent) => {
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+            Outcome::Lost(_) => {}
+        }
+        attempts.push(attempt);
+    }
+    attempts
+}
+
+/// Sends on the open connection, or on a new one.
+async fn send(wire: &mut Option<Wire>, address: SocketAddr, request: &[u8]) -> Result<Answer, Lost> {
+    let mut open = match wire.take() {
+        Some(open) => open,
+        None => Wire::connect(address).await?,
+    };
+    let answer = open.exchange(request).await?;
+    if answer.header("connection") != Some("close") {
+        *wire = Some(open);
+    }
+    Ok(answer)
+}
+
+/// Every message of the database, by its body.
+async fn stored(place: &Place) -> HashMap<String, Vec<Position>> {
+    const SQL: &str = "SELECT body, conversation_id, seq, id FROM messaging.messages";
+    let rows: Vec<(String, Position)> = match place.kind {
+        Kind::Sqlite => {
+            let connection = rusqlite::Connection::open(place.sqlite_file()).unwrap();
+            let mut statement = connection.prepare(&SQL.replace("messaging.", "")).unwrap();
+            let rows = statement.query_map([], |row| Ok((row.get(0)?, (row.get(1)?, row.get(2)?, row.get(3)?))));
+            rows.unwrap().map(Result::unwrap).collect()
+        }
+        Kind::Postgres => {
+            let rows = place.postgres().await.query(SQL, &[]).await.unwrap();
+            rows.iter().map(|row| (row.get(0), (row.get(1), row.get(2), row.get(3)))).collect()
+        }
+    };
+    let mut stored: HashMap<String, Vec<Position>> = HashMap::new();
+    for (body, position) in rows {
+        stored.entry(body).or_default().push(position);
+    }
+    stored
+}
+
+/// What was accepted is there once, where the answer said; nothing is there twice; nothing is there that nobody sent.
+async fn assert_kept(place: &Place, attempts: &[Attempt]) {
+    let stored = stored(place).await;
+    let mut known: HashSet<&str> = ["Hey, whats up?", "nothing much, you", "samees", "omw"].into();
+    for attempt in attempts {
+        known.insert(&attempt.body);
+        let found = stored.get(&attempt.body).map_or(&[][..], Vec::as_slice);
+        match attempt.accepted() {
+            Some(position) => assert_eq!(found, [position], "{} was accepted", attempt.body),
+            None => assert!(found.len() <= 1, "{} is there {} times", attempt.body, found.len()),
+        }
+    }
+    let strangers: Vec<&String> = stored.keys().filter(|body| !known.contains(body.as_str())).collect();
+    assert!(strangers.is_empty(), "nobody sent {strangers:?}");
+}
+
+/// Repeats every send with a key whose outcome its sender does not know.
+async fn repeat_lost(address: SocketAddr, attempts: &mut [Attempt]) -> usize {
+    let lost = attempts.iter_mut().filter(|attempt| attempt.key.is_some() && attempt.accepted().is_none());
+    let repeats: Vec<_> = lost.map(|attempt| attempt.repeat(address)).collect();
+    futures_util::future::join_all(repeats).await.len()
+}

@@ -1,0 +1,200 @@
+//! A PostgreSQL cluster of a test's own: to be traced as a whole, and stopped under load.
+
+use std::path::PathBuf;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use posthaste::ids::Rng;
+use tempfile::TempDir;
+
+use super::process::{signal, start, wait};
+
+const START_TRIES: u32 = 10;
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+const STOP_TIMEOUT: Duration = Duration::from_secs(60);
+
+pub struct Cluster {
+    folder: TempDir,
+    /// What is put before the server's command: a tracer.
+    wrapper: Vec<String>,
+    port: u16,
+    running: Option<Child>,
+}
+
+impl Cluster {
+    /// A new cluster with PostgreSQL's own settings for durability, started.
+    pub async fn start() -> Self {
+        Self::start_wrapped(Vec::new()).await
+    }
+
+    pub async fn start_wrapped(wrapper: Vec<String>) -> Self {
+        let folder = tempfile::Builder::new().prefix("posthaste-cluster.").tempdir().unwrap();
+        let user = os_user();
+        // Only initdb's own files are not flushed (--no-sync); the running server flushes.
+        let script = r#"
+            set -e
+            if [ "$(id -u)" = 0 ]; then chown "$1" "$2"; fi
+            shift 2
+            exec "$@""#;
+        let mut words: Vec<String> = ["sh", "-c", script, "sh"].map(str::to_owned).into();
+        words.extend([user, folder.path().display().to_string()]);
+        words.extend(as_os_user());
+        words.push(program("initdb"));
+        words.push(format!("--pgdata={}", folder.path().join("data").display()));
+        words.extend(
+            [
+                "--username=posthaste",
+                "--auth=trust",
+                "--encoding=UTF8",
+                "--locale=C.UTF-8",
+                "--no-sync",
+                "--no-instructions",
+            ]
+            .map(str::to_owned),
+        );
+        let output = Command::new(&words[0]).args(&words[1..]).current_dir("/").output().unwrap();
+        assert!(output.status.success(), "initdb failed: {}", String::from_utf8_lossy(&output.stderr));
+        let mut cluster = Self { folder, wrapper, port: 0, running: None };
+        for attempt in 1.. {
+            cluster.port = free_port();
+            if cluster.try_start_server().await {
+                break;
+            }
+            assert!(attempt < START_TRIES, "PostgreSQL did not start:\n{}", cluster.log());
+        }
+        cluster
+    }
+
+    /// A superuser's connection.
+    pub fn url(&self) -> String {
+        format!("postgres://posthaste@127.0.0.1:{}/postgres", self.port)
+    }
+
+    /// Starts the server again, on its port.
+    pub async fn start_again(&mut self) {
+        for attempt in 1.. {
+            if self.try_start_server().await {
+                return;
+            }
+            // What the last one left behind (a lock file, its port) may be there for a moment.
+            assert!(attempt < START_TRIES, "PostgreSQL did not start again:\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+
+    /// Stops without a checkpoint and without a farewell to anyone, as a crash would; the next start recovers.
+    pub async fn stop_immediately(&mut self) {
+        self.stop("QUIT").await;
+    }
+
+    /// Disconnects everyone and stops cleanly.
+    pub async fn stop_cleanly(&mut self) {
+        self.stop("INT").await;
+    }
+
+    async fn stop(&mut self, name: &str) {
+        let mut child = self.running.take().expect("PostgreSQL does not run");
+        signal(name, self.server_id(&child));
+        assert!(wait(&mut child, STOP_TIMEOUT).await.is_some(), "PostgreSQL did not stop:\n{}", self.log());
+    }
+
+    async fn try_start_server(&mut self) -> bool {
+        let mut words = self.wrapper.clone();
+        words.extend(as_os_user());
+        words.push(program("postgres"));
+        words.extend(["-D".to_owned(), self.data().display().to_string()]);
+        for setting in [
+            "listen_addresses=127.0.0.1".to_owned(),
+            format!("port={}", self.port),
+            format!("unix_socket_directories={}", self.folder.path().display()),
+        ] {
+            words.extend(["-c".to_owned(), setting]);
+        }
+        let mut child = start(&words, &self.folder.path().join("log"));
+        let deadline = Instant::now() + START_TIMEOUT;
+        loop {
+            if child.try_wait().unwrap().is_some() {
+                return false;
+            }
+            if let Ok((client, connection)) = tokio_postgres::connect(&self.url(), tokio_postgres::NoTls).await {
+                drop((client, connection));
+                self.running = Some(child);
+                return true;
+            }
+            assert!(Instant::now() < deadline, "PostgreSQL does not answer:\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// The postmaster's id, which it writes where its data is. Without a wrapper it is the child's own.
+    fn server_id(&self, child: &Child) -> u32 {
+        if self.wrapper.is_empty() {
+            return child.id();
+        }
+        let text = std::fs::read_to_string(self.data().join("postmaster.pid")).unwrap();
+        text.lines().next().unwrap().trim().parse().unwrap()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.running.take()
+            && matches!(child.try_wait(), Ok(None))
+        {
+            signal("QUIT", self.server_id(&child));
+            drop(child.wait());
+        }
+    }
+}
+
+fn variable(name: &str) -> String {
+    std::env::var(name)
+        .unwrap_or_else(|_| panic!("{name} is not set: run make test, or scripts/with-postgres cargo test"))
+}
+
+fn os_user() -> String {
+    variable("POSTHASTE_TEST_POSTGRES_USER")
+}
+
+fn program(name: &str) -> String {
+    format!("{}/{name}", variable("POSTHASTE_TEST_POSTGRES_BIN"))
+}
+
+/// What runs a program as the user that PostgreSQL accepts: it refuses to run as root.
+fn as_os_user() -> Vec<String> {
+    let id = |arguments: &[&str]| {
+        let output = Command::new("id").args(arguments).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    if id(&["-u"]) != "0" {
+        return Vec::new();
+    }
+    let user = os_user();
+    let group = id(&["-g", &user]);
+    if Command::new("setpriv").arg("--version").output().is_err() {
+        return ["runuser", "-u", &user, "--"].map(str::to_owned).into();
+    }
+    ["setpriv", &format!("--reuid={user}"), &format!("--regid={group}"), "--clear-groups", "--"]
+        .map(str::to_owned)
+        .into()
+}
+
+/// A port that nothing listens on, below the range from which the kernel takes ports for outgoing connections: it must
+/// still be free when the server comes back. Another program may take it first: the caller tries again then.
+fn free_port() -> u16 {
+    loop {
+        let random = u16::from_le_bytes(Rng::System.bytes().unwrap());
+        let port = 20_000 + random % 12_000;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! The real binary as a process of its own: to be killed, ended, traced and limited.
+//!
+//! Invariant: only processes that were started here are signalled, by their id, and none outlives its guard.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use super::Place;
+use super::wire::{Wire, get_request};
+
+/// A debug build under a tracer, on a machine that runs other tests too, takes its time.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(5);
+
+static STARTS: AtomicU32 = AtomicU32::new(0);
+
+/// `posthaste serve --demo`, on a free port of 127.0.0.1.
+pub struct Process {
+    pub address: SocketAddr,
+    /// The server's own id, also where something is wrapped around it.
+    pub id: u32,
+    /// The server, or what is wrapped around it and ends with it.
+    child: Child,
+    log: PathBuf,
+}
+
+/// What a server is started with beside its usual arguments.
+#[derive(Default)]
+pub struct Wrapping {
+    /// A command that runs the server: a tracer.
+    pub command: Vec<String>,
+    /// Lines for the shell that becomes the server.
+    pub preamble: &'static str,
+    /// More arguments of `serve`.
+    pub arguments: Vec<String>,
+}
+
+impl Process {
+    /// Starts the server on the place's database, and waits until it is ready.
+    pub async fn start(place: &Place) -> Self {
+        Self::start_wrapped(place, Wrapping::default()).await
+    }
+
+    pub async fn start_wrapped(place: &Place, wrapping: Wrapping) -> Self {
+        let number = STARTS.fetch_add(1, Ordering::Relaxed);
+        let log = place.folder.path().join(format!("serve-{number}.log"));
+        let id_file = place.folder.path().join(format!("serve-{number}.pid"));
+        // The shell writes its id and then becomes the server, whoever its parent is.
+        let script = format!("{}\necho $$ >\"$0\"\nexec \"$@\"", wrapping.preamble);
+        let mut words = wrapping.command;
+        words.extend(["sh", "-c", &script].map(str::to_owned));
+        words.push(id_file.display().to_string());
+        words.push(env!("CARGO_BIN_EXE_posthaste").to_owned());
+        words.extend(["serve", "--demo", "--rate-limits", "off", "--listen", "127.0.0.1:0"].map(str::to_owned));
+        words.extend(["--data-dir".to_owned(), place.folder.path().display().to_string()]);
+        words.extend(["--database-url".to_owned(), place.url()]);
+        words.extend(wrapping.arguments);
+        let child = start(&words, &log);
+        let mut process = Self { address: SocketAddr::from(([127, 0, 0, 1], 0)), id: 0, child, log };
+        process.wait_until_ready(&id_file).await;
+        process
+    }
+
+    async fn wait_until_ready(&mut self, id_file: &Path) {
+        let deadline = Instant::now() + START_TIMEOUT;
+        loop {
+            if let Some(address) = listening_on(&self.log()) {
+                self.address = address;
+                self.id = std::fs::read_to_string(id_file).unwrap().trim().parse().unwrap();
+                if is_ready(address).await {
+                    return;
+                }
+            }
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!("the server ended with {status} instead of starting:\n{}", self.log());
+            }
+            assert!(Instant::now() < deadline, "the server did not get ready:\n{}", self.log());
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Everything it wrote to standard output and standard error.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// SIGKILL: it gets to do nothing more.
+    pub fn kill(mut self) {
+        self.end_now();
+    }
+
+    /// SIGTERM.
+    pub fn ask_to_end(&self) {
+        signal("TERM", self.id);
+    }
+
+    /// Its exit status, once it has ended.
+    pub async fn ended(mut self, within: Duration) -> ExitStatus {
+        wait(&mut self.child, within).await.unwrap_or_else(|| panic!("the server did not end:\n{}", self.log()))
+    }
+
+    /// SIGTERM, and the wait for a good end.
+    pub async fn terminate(self) {
+        self.ask_to_end();
+        let log = self.log.clone();
+        let status = self.ended(Duration::from_secs(20)).await;
+        assert!(status.success(), "{status}:\n{}", std::fs::read_to_string(log).unwrap_or_default());
+    }
+
+    fn end_now(&mut self) {
+        // Once reaped, the id may be another process's.
+        if matches!(self.child.try_wait(), Ok(None)) {
+            if self.id == 0 || self.id == self.child.id() {
+                drop(self.child.kill());
+            } else {
+                signal("KILL", self.id);
+            }
+            drop(self.child.wait());
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.end_now();
+    }
+}
+
+/// Starts a command whose output goes to `log`, in the folder of the log.
+pub fn start(words: &[String], log: &Path) -> Child {
+    let file = File::options().create(true).append(true).open(log).unwrap();
+    Command::new(&words[0])
+        .args(&words[1..])
+        .current_dir(log.parent().unwrap())
+        .stdin(Stdio::null())
+        .stdout(file.try_clone().unwrap())
+        .stderr(file)
+        .spawn()
+        .unwrap_or_else(|error| panic!("{} cannot be started: {error}", words[0]))
+}
+
+/// Sends a signal to a process that was started here and is not reaped yet.
+pub fn signal(name: &str, id: u32) {
+    // The shell's own `kill`: it is there even where no such program is installed.
+    let status = Command::new("sh").args(["-c", &format!("kill -{name} {id}")]).status().unwrap();
+    assert!(status.success(), "process {id} cannot be signalled");
+}
+
+/// The exit status, once there is one.
+pub async fn wait(child: &mut Child, within: Duration) -> Option<ExitStatus> {
+    let deadline = Instant::now() + within;
+    loop {
+        match child.try_wait().unwrap() {
+            Some(status) => return Some(status),
+            None if Instant::now() >= deadline => return None,
+            None => tokio::time::sleep(POLL).await,
+        }
+    }
+}
+
+/// The address in the line that the server logs when it listens.
+fn listening_on(log: &str) -> Option<SocketAddr> {
+    let line = log.lines().find(|line| line.contains(" listening "))?;
+    line.split_once("address=")?.1.split(' ').next()?.parse().ok()
+}
+
+async fn is_ready(address: SocketAddr) -> bool {
+    let Ok(mut wire) = Wire::connect(address).await else { return false };
+    matches!(wire.exchange(&get_request("/readyz")).await, Ok(answer) if answer.status == 200)
+}

@@ -1,0 +1,98 @@
+//! A client that knows what became of each request: never sent, sent and not answered, answered in part, or answered.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use reqwest::StatusCode;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::server::Answer;
+
+/// Longer than any limit of the server: an answer that takes longer will never come.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// One connection, kept open between requests.
+pub struct Wire {
+    stream: TcpStream,
+}
+
+/// How a request ended without its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// No connection: the server cannot have seen it.
+    Unsent,
+    /// It went out, and not a byte came back.
+    Unanswered,
+    /// The answer broke off.
+    Cut,
+}
+
+impl Wire {
+    pub async fn connect(address: SocketAddr) -> Result<Self, Lost> {
+        let stream = TcpStream::connect(address).await.map_err(|_| Lost::Unsent)?;
+        stream.set_nodelay(true).unwrap();
+        Ok(Self { stream })
+    }
+
+    pub async fn write(&mut self, bytes: &[u8]) -> Result<(), Lost> {
+        // Some of it may have arrived.
+        self.stream.write_all(bytes).await.map_err(|_| Lost::Unanswered)
+    }
+
+    pub async fn answer(&mut self) -> Result<Answer, Lost> {
+        let mut received = Vec::new();
+        let mut chunk = [0; 8_192];
+        loop {
+            let reading = tokio::time::timeout(ANSWER_TIMEOUT, self.stream.read(&mut chunk));
+            match reading.await.expect("a request hangs without an answer") {
+                Ok(0) | Err(_) if received.is_empty() => return Err(Lost::Unanswered),
+                Ok(0) | Err(_) => return Err(Lost::Cut),
+                Ok(count) => received.extend_from_slice(&chunk[..count]),
+            }
+            if let Some(answer) = parse(&received) {
+                return Ok(answer);
+            }
+        }
+    }
+
+    pub async fn exchange(&mut self, request: &[u8]) -> Result<Answer, Lost> {
+        self.write(request).await?;
+        self.answer().await
+    }
+}
+
+/// The answer, when all of it is there.
+fn parse(received: &[u8]) -> Option<Answer> {
+    let head_length = received.windows(4).position(|window| window == b"\r\n\r\n")?;
+    let head = std::str::from_utf8(&received[..head_length]).unwrap();
+    let mut lines = head.split("\r\n");
+    let status = lines.next()?.strip_prefix("HTTP/1.1 ").unwrap();
+    let mut headers = HeaderMap::new();
+    for line in lines {
+        let (name, value) = line.split_once(": ").unwrap();
+        headers.append(HeaderName::try_from(name).unwrap(), HeaderValue::try_from(value).unwrap());
+    }
+    let length: usize =
+        headers.get("content-length").expect("an answer without its length").to_str().unwrap().parse().unwrap();
+    let body = received.get(head_length + 4..head_length + 4 + length)?;
+    Some(Answer { status: StatusCode::from_bytes(&status.as_bytes()[..3]).unwrap(), headers, bytes: body.to_vec() })
+}
+
+/// `POST /api/messages` as it goes over the wire.
+pub fn send_request(sender: &str, recipient: &str, body: &str, key: Option<&str>) -> Vec<u8> {
+    let json =
+        serde_json::json!({"sender_user_name": sender, "recipient_user_name": recipient, "body": body}).to_string();
+    let key = key.map(|key| format!("idempotency-key: {key}\r\n")).unwrap_or_default();
+    format!(
+        "POST /api/messages HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n{key}content-length: {}\r\n\r\n{json}",
+        json.len()
+    )
+    .into_bytes()
+}
+
+/// A GET as it goes over the wire.
+pub fn get_request(target: &str) -> Vec<u8> {
+    format!("GET {target} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n").into_bytes()
+}
