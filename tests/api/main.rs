@@ -5,6 +5,7 @@ mod support;
 mod access;
 mod conventions;
 mod durability;
+mod properties;
 mod idempotency;
 mod messages;
 mod operations;

@@ -27,13 +27,11 @@ fn the_server_outlives_an_outage_of_postgres() {
             let refused = load.refused();
             cluster.stop_immediately().await;
             load.wait_for("sends are refused", |load| load.refused() >= refused + REFUSALS).await;
-            let accepted = load.accepted();
             get(server.address, "/readyz").await.problem(503, "unavailable");
             assert_eq!(get(server.address, "/healthz").await.status, 200);
             let listed = get(server.address, "/api/messages/bugs").await;
             listed.problem(503, "unavailable");
             assert!(listed.header("retry-after").is_some());
-            assert_eq!(load.accepted(), accepted, "a send was accepted without a database");
             cluster.start_again().await;
             wait_until_ready(server.address).await;
         }
