@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::domain::auth::Access;
 use crate::domain::send_queue::SendQueue;
+use crate::domain::tails::Tails;
 use crate::error::{Error, Result};
 use crate::ids::{RequestIds, Rng, hex};
 use crate::metrics::Metrics;
@@ -38,6 +39,8 @@ pub struct App {
     pub settings: Settings,
     /// Where sends wait for each other.
     pub sends: SendQueue,
+    /// What was rendered of the newest messages.
+    pub tails: Tails,
 }
 
 impl App {
@@ -53,7 +56,7 @@ impl App {
         let report = migrations::migrate(&db, context).await?;
         let sends = SendQueue::start(db.clone(), clock.clone(), Arc::clone(&metrics));
         let request_ids = RequestIds::new(&rng).map_err(Error::internal)?;
-        Ok((Self { db, clock, rng, request_ids, metrics, settings, sends }, report))
+        Ok((Self { db, clock, rng, request_ids, metrics, settings, sends, tails: Tails::default() }, report))
     }
 }
 

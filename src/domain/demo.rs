@@ -32,6 +32,8 @@ pub async fn fill(app: &App) -> Result<bool> {
     app.db
         .write(app.clock.clone(), |conn, clock| {
             Box::pin(async move {
+                // Two servers may start at once: the second one waits here, and finds the first one's users.
+                store::events::lock(conn).await?;
                 if store::users::any(conn).await? {
                     return Ok(false);
                 }

@@ -10,6 +10,8 @@ use crate::time::Timestamp;
 
 /// Days that a key is kept, today not counted.
 pub const KEPT_DAYS: i64 = 7;
+/// How far apart the clocks of two nodes may be.
+const CLOCK_SKEW_MICROS: i64 = 60 * 60 * 1_000_000;
 /// Characters of a key.
 pub const MAX_KEY_CHARACTERS: usize = 255;
 
@@ -54,9 +56,16 @@ impl KeyedRequest {
     }
 }
 
-/// The days on which a key that still counts may have been stored.
+/// The days on which a key that still counts may have been stored. Tomorrow is one of them: another node's clock may be
+/// ahead, or this one may have been set back.
 pub fn days_kept(now: Timestamp) -> Vec<i64> {
-    (now.day() - KEPT_DAYS..=now.day()).rev().collect()
+    (now.day() - KEPT_DAYS..=now.day() + 1).rev().collect()
+}
+
+/// The days, other than today, that today may be for another node: none but around midnight.
+pub fn neighbouring_days(now: Timestamp) -> Vec<i64> {
+    let days = [-CLOCK_SKEW_MICROS, CLOCK_SKEW_MICROS].map(|skew| Timestamp::from_micros(now.micros() + skew).day());
+    days.into_iter().filter(|day| *day != now.day()).collect()
 }
 
 fn hash(parts: &[&[u8]]) -> [u8; 32] {

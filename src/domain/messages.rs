@@ -7,7 +7,6 @@ use std::collections::HashMap;
 
 use super::auth::Principal;
 use super::idempotency::{self, KeyedRequest, StoredAnswer};
-use super::users;
 use crate::app::App;
 use crate::error::{Error, FieldError, Result};
 use crate::ids::{ConversationId, MAX_ID, UserId};
@@ -252,14 +251,7 @@ pub async fn forget_old_keys(app: &App) -> Result<u64> {
     app.db.write(oldest_kept, |conn, day| Box::pin(store::idempotency::delete_before(conn, *day, 1_000))).await
 }
 
-/// Whose messages are asked for; 404 for nobody's, 403 for somebody else's.
-///
-/// # Errors
-/// 404 `user_not_found`, 403 `not_your_messages`.
-pub async fn owner(app: &App, principal: &Principal, user_name: &str) -> Result<users::User> {
-    let user = users::get(app, principal, user_name).await?;
-    if principal.may_read_for(user.id) {
-        return Ok(user);
-    }
-    Err(Error::Forbidden { code: "not_your_messages", detail: "only this user may read their messages".into() })
+/// Somebody else's messages.
+pub fn not_yours() -> Error {
+    Error::Forbidden { code: "not_your_messages", detail: "only this user may read their messages".into() }
 }

@@ -8,5 +8,6 @@ pub mod lists;
 pub mod messages;
 pub mod send_batch;
 pub mod send_queue;
+pub mod tails;
 pub mod timeline;
 pub mod users;

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::idempotency::{Record, days_kept};
+use super::idempotency::{Record, days_kept, neighbouring_days};
 use super::messages::{Answer, Draft, Kind, Message, Names, Recipient, Sender, Sent};
 use crate::error::{Error, FieldError, Result};
 use crate::ids::{ConversationId, MessageId, UserId};
@@ -329,6 +329,15 @@ async fn store_records(conn: &mut Conn, now: Timestamp, mut records: Vec<Record>
         return Ok(());
     }
     records.sort_unstable_by_key(|record| record.digest);
+    // Two nodes on either side of midnight do not meet at the key's row, but at the lock of the conversation: what the one
+    // has committed, the other sees from here on.
+    let days = neighbouring_days(now);
+    if !days.is_empty() {
+        let digests: Vec<&[u8]> = records.iter().map(|record| record.digest.as_slice()).collect();
+        if !store::idempotency::find(conn, &days, &digests).await?.is_empty() {
+            return Err(Error::Rerun("another node had a key of the batch, on another day".into()));
+        }
+    }
     match store::idempotency::insert(conn, now.day(), &records).await {
         // Another node had the same key in the same moment: run again, its answer is there to be found now.
         Err(Error::Duplicate { constraint }) => Err(Error::Rerun(constraint.into())),

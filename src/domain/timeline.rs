@@ -7,10 +7,11 @@
 
 use super::auth::Principal;
 use super::lists::{Limit, Page, decode_cursor, encode_cursor};
-use super::messages::{self, Message, Names, names_of};
+use super::tails::{Render, Rendered, Tails};
+use super::{messages, users};
 use crate::app::App;
 use crate::error::{Error, FieldError, Result};
-use crate::ids::{ConversationId, MessageId, UserId};
+use crate::ids::{MessageId, UserId};
 use crate::store::conversations::{Head, Pair};
 use crate::store::messages::Range;
 use crate::store::{self, Conn};
@@ -45,10 +46,8 @@ pub struct Listing {
 /// A page, with the window it belongs to.
 #[derive(Clone, Debug)]
 pub struct Timeline {
-    /// The messages.
-    pub page: Page<Vec<Message>>,
-    /// The names of the people in them.
-    pub names: Names,
+    /// The messages, rendered.
+    pub page: Page<Vec<Rendered>>,
     /// The window's beginning, as it was resolved for the first page.
     pub since: Timestamp,
 }
@@ -58,7 +57,10 @@ type Place = (Timestamp, MessageId);
 
 /// What the database is asked for.
 struct Window {
-    user: UserId,
+    user_name_key: String,
+    principal: Principal,
+    tails: Tails,
+    render: Render,
     with: Option<String>,
     /// The first place that belongs to the window.
     from: Place,
@@ -72,13 +74,21 @@ struct Window {
 ///
 /// # Errors
 /// 422 for a window, limit or cursor that is wrong, or an unknown `with`; 404 `user_not_found`; 403 `not_your_messages`.
-pub async fn list(app: &App, principal: &Principal, user_name: &str, listing: Listing) -> Result<Timeline> {
+pub async fn list(
+    app: &App,
+    principal: &Principal,
+    user_name: &str,
+    listing: Listing,
+    render: Render,
+) -> Result<Timeline> {
     let now = app.clock.now();
     let since = resolve_since(&listing, now)?;
     let cursor = listing.cursor.as_deref().map(|cursor| decode_cursor::<3>(LIST, cursor)).transpose()?;
-    let user = messages::owner(app, principal, user_name).await?;
     let mut window = Window {
-        user: user.id,
+        user_name_key: fold_ascii(principal.resolve(user_name)?),
+        principal: principal.clone(),
+        tails: app.tails.clone(),
+        render,
         with: listing.with.as_deref().map(|name| principal.resolve(name).map(fold_ascii)).transpose()?,
         from: (since, MessageId(0)),
         to: listing.until.map(|until| (until, MessageId(0))),
@@ -97,14 +107,14 @@ pub async fn list(app: &App, principal: &Principal, user_name: &str, listing: Li
         }
     }
     let descending = i64::from(listing.descending);
-    let (mut entries, names) = app.db.read(window, |conn, window| Box::pin(read(conn, window))).await?;
+    let mut entries = app.db.read(window, |conn, window| Box::pin(read(conn, window))).await?;
     let more = entries.len() > listing.limit.get();
     entries.truncate(listing.limit.get());
     let next = entries
         .last()
         .filter(|_| more)
-        .map(|last| encode_cursor(LIST, &[last.timestamp_sent.micros(), last.id.0, descending]));
-    Ok(Timeline { page: Page { entries, next }, names, since })
+        .map(|last| encode_cursor(LIST, &[last.sent_at.micros(), last.id.0, descending]));
+    Ok(Timeline { page: Page { entries, next }, since })
 }
 
 fn resolve_since(listing: &Listing, now: Timestamp) -> Result<Timestamp> {
@@ -127,24 +137,30 @@ fn resolve_since(listing: &Listing, now: Timestamp) -> Result<Timestamp> {
     })
 }
 
-async fn read(conn: &mut Conn, window: &Window) -> Result<(Vec<Message>, Names)> {
+async fn read(conn: &mut Conn, window: &Window) -> Result<Vec<Rendered>> {
     let heads = heads(conn, window).await?;
     let mut stretches = stretches(conn, window, heads).await?;
-    let mut messages = Vec::new();
-    merge(conn, window, &mut stretches, &mut messages).await?;
-    let names = names_of(conn, &messages).await?;
-    Ok((messages, names))
+    merge(conn, window, &mut stretches).await
 }
 
 async fn heads(conn: &mut Conn, window: &Window) -> Result<Vec<Head>> {
-    let Some(with) = &window.with else {
-        return store::conversations::heads_of_user(conn, window.user, window.from.0).await;
-    };
-    let found = store::users::names_by_keys(conn, &[with.as_str()]).await?;
+    let found = store::conversations::heads_of_user(conn, &window.user_name_key, window.from.0).await?;
+    let Some((user, heads)) = found else { return Err(users::not_found()) };
+    if !window.principal.may_read_for(user) {
+        return Err(messages::not_yours());
+    }
+    match &window.with {
+        None => Ok(heads),
+        Some(with) => heads_with(conn, window, user, with).await,
+    }
+}
+
+async fn heads_with(conn: &mut Conn, window: &Window, user: UserId, with: &str) -> Result<Vec<Head>> {
+    let found = store::users::names_by_keys(conn, &[with]).await?;
     let Some(other) = found.first() else {
         return Err(Error::invalid("with", "user_not_found", "names no user"));
     };
-    let pair = Pair::new(window.user, other.id);
+    let pair = Pair::new(user, other.id);
     match store::conversations::direct(conn, &[pair]).await?.first() {
         Some((_, id)) => store::conversations::head_since(conn, *id, window.from.0).await,
         None => Ok(Vec::new()),
@@ -153,7 +169,7 @@ async fn heads(conn: &mut Conn, window: &Window) -> Result<Vec<Head>> {
 
 /// What is left to read of one conversation: `first_seq..=last_seq`, from the end that the order begins with.
 struct Stretch {
-    conversation: ConversationId,
+    head: Head,
     first_seq: i64,
     last_seq: i64,
     /// The place of the last message read, beyond which something may be left.
@@ -163,6 +179,16 @@ struct Stretch {
 impl Stretch {
     const fn is_exhausted(&self) -> bool {
         self.first_seq > self.last_seq
+    }
+
+    /// Whether what is left, which lies beyond the frontier, may still belong to the page that ends with `last` so far.
+    fn is_due(&self, window: &Window, last: Option<Place>) -> bool {
+        let Some(frontier) = self.frontier.filter(|_| !self.is_exhausted()) else { return false };
+        if window.descending {
+            frontier >= window.from && last.is_none_or(|last| frontier > last)
+        } else {
+            window.to.is_none_or(|to| frontier < to) && last.is_none_or(|last| frontier < last)
+        }
     }
 
     /// Cuts off the next `count` seqs in the window's order.
@@ -177,7 +203,7 @@ impl Stretch {
         } else {
             self.first_seq = last_seq + 1;
         }
-        Range { conversation_id: self.conversation, first_seq, last_seq }
+        Range { conversation_id: self.head.id, first_seq, last_seq }
     }
 }
 
@@ -191,7 +217,7 @@ async fn stretches(conn: &mut Conn, window: &Window, mut heads: Vec<Head>) -> Re
     }
     let mut stretches: Vec<Stretch> = heads
         .iter()
-        .map(|head| Stretch { conversation: head.id, first_seq: 1, last_seq: head.last_seq, frontier: None })
+        .map(|head| Stretch { head: *head, first_seq: 1, last_seq: head.last_seq, frontier: None })
         .collect();
     // Where the window's near end lies inside a conversation, its place is looked for; else it is the conversation's end.
     let end = if window.descending { to } else { Some(window.from) };
@@ -202,7 +228,7 @@ async fn stretches(conn: &mut Conn, window: &Window, mut heads: Vec<Head>) -> Re
         return Ok(stretches);
     }
     for (conversation, before) in store::messages::count_before(conn, &sought, end.0, end.1).await? {
-        if let Some(stretch) = stretches.iter_mut().find(|stretch| stretch.conversation == conversation) {
+        if let Some(stretch) = stretches.iter_mut().find(|stretch| stretch.head.id == conversation) {
             if window.descending {
                 stretch.last_seq = stretch.last_seq.min(before);
             } else {
@@ -215,22 +241,26 @@ async fn stretches(conn: &mut Conn, window: &Window, mut heads: Vec<Head>) -> Re
 }
 
 /// Reads stretches until the first `wanted` messages are certain.
-async fn merge(conn: &mut Conn, window: &Window, stretches: &mut [Stretch], messages: &mut Vec<Message>) -> Result<()> {
-    let place = |message: &Message| (message.timestamp_sent, message.id);
+async fn merge(conn: &mut Conn, window: &Window, stretches: &mut [Stretch]) -> Result<Vec<Rendered>> {
+    let place = |message: &Rendered| (message.sent_at, message.id);
+    let in_window =
+        |message: &Rendered| place(message) >= window.from && window.to.is_none_or(|to| place(message) < to);
+    let mut messages: Vec<Rendered> = Vec::new();
     let mut due: Vec<usize> = (0..stretches.len()).collect();
+    // Twice the even share: enough in nine of ten conversations, so that a second round is rare, and short.
+    let mut share = (2 * window.wanted).div_ceil(stretches.len().max(1));
     while !due.is_empty() {
-        // Twice the even share: enough in nine of ten conversations, so that a second round is rare.
-        let share = (2 * window.wanted).div_ceil(due.len()).min(window.wanted) as i64;
-        let ranges: Vec<Range> = due.iter().map(|index| stretches[*index].take(share, window.descending)).collect();
-        let found = store::messages::in_ranges(conn, &ranges).await?;
-        for (index, range) in due.iter().zip(&ranges) {
-            let edge = if window.descending { range.first_seq } else { range.last_seq };
-            let at_edge =
-                found.iter().find(|message| message.seq == edge && message.conversation_id == range.conversation_id);
-            stretches[*index].frontier = at_edge.map(place);
+        share = share.min(window.wanted);
+        let ranges: Vec<(Head, Range)> = due
+            .iter()
+            .map(|index| (stretches[*index].head, stretches[*index].take(share as i64, window.descending)))
+            .collect();
+        let found = window.tails.load(conn, &ranges, window.render).await?;
+        for (index, page) in due.iter().zip(found) {
+            let edge = if window.descending { page.first() } else { page.last() };
+            stretches[*index].frontier = edge.map(place);
+            messages.extend(page.into_iter().filter(in_window));
         }
-        messages.extend(found);
-        messages.retain(|message| place(message) >= window.from && window.to.is_none_or(|to| place(message) < to));
         if window.descending {
             messages.sort_unstable_by_key(|message| std::cmp::Reverse(place(message)));
         } else {
@@ -238,20 +268,8 @@ async fn merge(conn: &mut Conn, window: &Window, stretches: &mut [Stretch], mess
         }
         messages.truncate(window.wanted);
         let last = messages.last().filter(|_| messages.len() == window.wanted).map(place);
-        due = (0..stretches.len())
-            .filter(|index| {
-                let stretch = &stretches[*index];
-                let Some(frontier) = stretch.frontier.filter(|_| !stretch.is_exhausted()) else {
-                    return false;
-                };
-                // What is left lies beyond the frontier: is that still before the page's last message, and in the window?
-                if window.descending {
-                    frontier >= window.from && last.is_none_or(|last| frontier > last)
-                } else {
-                    window.to.is_none_or(|to| frontier < to) && last.is_none_or(|last| frontier < last)
-                }
-            })
-            .collect();
+        share *= 2;
+        due = (0..stretches.len()).filter(|index| stretches[*index].is_due(window, last)).collect();
     }
-    Ok(())
+    Ok(messages)
 }

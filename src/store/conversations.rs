@@ -19,6 +19,8 @@ pub struct Head {
     pub last_sent_at: Timestamp,
     /// The newest one's id; 0 while there is none.
     pub last_message_id: MessageId,
+    /// Changes whenever a message that is already there may look different.
+    pub content_version: i64,
 }
 
 /// Two people, the smaller id first; the same twice for notes to oneself.
@@ -48,25 +50,39 @@ fn head(row: &Row<'_>) -> Result<Head> {
         last_seq: row.i64(1)?,
         last_sent_at: row.time(2)?,
         last_message_id: MessageId(row.i64(3)?),
+        content_version: row.i64(4)?,
     })
 }
 
-/// The conversations of a user that have a message sent at `since` or later.
-pub async fn heads_of_user(conn: &mut Conn, user: UserId, since: Timestamp) -> Result<Vec<Head>> {
-    conn.rows(
-        "SELECT c.id, c.last_seq, c.last_sent_at, c.last_message_id
-           FROM messaging.members m JOIN messaging.conversations c ON c.id = m.conversation_id
-          WHERE m.user_id = $1 AND c.last_seq > 0 AND c.last_sent_at >= $2",
-        &[Value::I64(user.0), Value::Time(since)],
-        head,
-    )
-    .await
+/// A user by folded name, with their conversations that have a message sent at `since` or later; `None` for no such user.
+pub async fn heads_of_user(
+    conn: &mut Conn,
+    user_name_key: &str,
+    since: Timestamp,
+) -> Result<Option<(UserId, Vec<Head>)>> {
+    let mut found = None;
+    let heads = conn
+        .rows(
+            "SELECT c.id, c.last_seq, c.last_sent_at, c.last_message_id, c.content_version, u.id
+               FROM messaging.users u
+               LEFT JOIN messaging.members m ON m.user_id = u.id
+               LEFT JOIN messaging.conversations c
+                 ON c.id = m.conversation_id AND c.last_seq > 0 AND c.last_sent_at >= $2
+              WHERE u.user_name_key = $1",
+            &[Value::Text(user_name_key), Value::Time(since)],
+            |row| {
+                found = Some(UserId(row.i64(5)?));
+                if row.option_i64(0)?.is_some() { head(row).map(Some) } else { Ok(None) }
+            },
+        )
+        .await?;
+    Ok(found.map(|user| (user, heads.into_iter().flatten().collect())))
 }
 
 /// One conversation that has a message sent at `since` or later.
 pub async fn head_since(conn: &mut Conn, id: ConversationId, since: Timestamp) -> Result<Vec<Head>> {
     conn.rows(
-        "SELECT id, last_seq, last_sent_at, last_message_id FROM messaging.conversations
+        "SELECT id, last_seq, last_sent_at, last_message_id, content_version FROM messaging.conversations
           WHERE id = $1 AND last_seq > 0 AND last_sent_at >= $2",
         &[Value::I64(id.0), Value::Time(since)],
         head,
@@ -77,7 +93,7 @@ pub async fn head_since(conn: &mut Conn, id: ConversationId, since: Timestamp) -
 /// Locks conversations for writing until the transaction ends; in id order, so that nothing deadlocks.
 pub async fn lock(conn: &mut Conn, ids: &[i64]) -> Result<Vec<Head>> {
     conn.rows(
-        "SELECT id, last_seq, last_sent_at, last_message_id FROM messaging.conversations
+        "SELECT id, last_seq, last_sent_at, last_message_id, content_version FROM messaging.conversations
           WHERE id = ANY($1) ORDER BY id FOR UPDATE",
         &[Value::I64s(ids)],
         head,

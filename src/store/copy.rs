@@ -110,7 +110,11 @@ async fn restore_staged(
     staged_db
         .write(epoch, |conn, epoch| {
             Box::pin(async move {
-                conn.execute("UPDATE messaging.event_log SET epoch = $1", &[Value::Text(epoch)]).await.map(drop)
+                conn.execute("UPDATE messaging.event_log SET epoch = $1", &[Value::Text(epoch)]).await?;
+                // Versions go on from elsewhere, so that nothing rendered before is taken for what is there now.
+                let step = i64::from_str_radix(epoch.get(..10).unwrap_or("1"), 16).unwrap_or(1);
+                let sql = "UPDATE messaging.conversations SET content_version = content_version + $1";
+                conn.execute(sql, &[Value::I64(step)]).await.map(drop)
             })
         })
         .await?;

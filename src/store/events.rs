@@ -92,6 +92,12 @@ pub async fn append(conn: &mut Conn, events: &[NewEvent]) -> Result<()> {
     Ok(())
 }
 
+/// Keeps every other transaction from logging until this one ends.
+pub async fn lock(conn: &mut Conn) -> Result<()> {
+    conn.one("SELECT id FROM messaging.event_log WHERE id = 1 FOR UPDATE", &[], |row| row.i64(0)).await?;
+    Ok(())
+}
+
 /// The position of the newest event; 0 while there is none.
 pub async fn last_position(conn: &mut Conn) -> Result<i64> {
     conn.one("SELECT last_position FROM messaging.event_log WHERE id = 1", &[], |row| row.i64(0)).await

@@ -10,7 +10,7 @@ use posthaste::time::{Clock, Timestamp};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::{Just, Strategy, prop_oneof};
-use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -20,7 +20,7 @@ use crate::support::server::Answer;
 use crate::support::{Options, Place, Server, answer_of};
 
 const CASES: u32 = 24;
-const CALLS: usize = 80;
+const CALLS: usize = 120;
 const MINUTE: i64 = 60_000_000;
 const DAY: i64 = 24 * 60 * MINUTE;
 const START: &str = "2026-11-22T08:30:00Z";
@@ -32,7 +32,11 @@ enum Call {
     /// An earlier send with a key, as it was.
     Repeat(u8),
     List(List),
-    Read { acting: Option<u8>, conversation: u8, seq: u8 },
+    Read {
+        acting: Option<u8>,
+        conversation: u8,
+        seq: u8,
+    },
     MoveClock(i64),
     /// To the nearest midnight, back or forth, and this much beside it.
     GoToMidnight(i64),
@@ -128,7 +132,8 @@ fn list() -> impl Strategy<Value = Call> {
 }
 
 fn call() -> impl Strategy<Value = Call> {
-    let read = (acting(), 0..8_u8, 0..8_u8).prop_map(|(acting, conversation, seq)| Call::Read { acting, conversation, seq });
+    let read =
+        (acting(), 0..8_u8, 0..8_u8).prop_map(|(acting, conversation, seq)| Call::Read { acting, conversation, seq });
     // Back by minutes at most, so that a whole sequence does not go back by a day.
     let step = prop_oneof![4 => 1..1_000_000_i64, 3 => -20 * MINUTE..0, 2 => 0..40 * MINUTE, 1 => 0..12 * DAY];
     let repeat = (0..16_u8).prop_map(Call::Repeat);
@@ -149,18 +154,23 @@ fn both_databases_answer_any_sequence_of_calls_as_the_model_does() {
         (places, Servers { sqlite, postgres, micros })
     });
     // The same cases every time, and no file of failures.
-    let config = Config { cases: CASES, failure_persistence: None, max_shrink_iters: 400, ..Config::default() };
+    let config = Config { cases: CASES, failure_persistence: None, max_shrink_iters: 200, ..Config::default() };
     let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
     let runs = AtomicU32::new(0);
-    let outcome = runner.run(&vec(call(), CALLS), |calls| {
+    let outcome = runner.run(&vec(call(), 1..=CALLS), |calls| {
         // Nobody is in two cases, so that each begins with nothing.
         let run = runs.fetch_add(1, Ordering::Relaxed);
         servers.micros.store(start, Ordering::Relaxed);
         runtime.block_on(check(&servers, run, &calls));
         Ok(())
     });
-    if let Err(failure) = outcome {
-        panic!("{failure}");
+    match outcome {
+        Ok(()) => {}
+        Err(TestError::Fail(reason, calls)) => {
+            let calls: Vec<String> = calls.iter().map(|call| format!("{call:?}")).collect();
+            panic!("{reason}\nafter:\n{}", calls.join("\n"));
+        }
+        Err(TestError::Abort(reason)) => panic!("{reason}"),
     }
     runtime.block_on(async {
         for place in &places {
@@ -227,7 +237,6 @@ async fn check_send(servers: &Servers, model: &mut Model, send: &Send) {
     let now = servers.now();
     let Some(expected) = model.expect_send(send, &request, now) else { return };
     let answer = servers.ask(Method::POST, "/api/messages", &request).await;
-    if std::env::var("STATS").is_ok() { println!("{} {:?} {}", answer.status.as_u16(), answer.header("idempotency-replayed"), if answer.status.is_client_error() { answer.json()["code"].to_string() + &answer.json()["errors"].to_string() } else { "".into() }); }
     expected.assert_is(&answer);
     if answer.status == 201 && answer.header("idempotency-replayed").is_none() {
         model.sent(send, &request, now, &answer);
@@ -236,7 +245,8 @@ async fn check_send(servers: &Servers, model: &mut Model, send: &Send) {
 
 async fn check_list(servers: &Servers, model: &Model, list: &List) {
     let (since, until) = model.window(&list.window, servers.now());
-    let mut query = vec![("order", list.descending.map(|descending| if descending { "desc" } else { "asc" }.to_owned()))];
+    let mut query =
+        vec![("order", list.descending.map(|descending| if descending { "desc" } else { "asc" }.to_owned()))];
     query.push(("limit", list.limit.map(|limit| limit.to_string())));
     query.push(("with", list.with.map(|person| model.name(person))));
     match list.window {
@@ -263,7 +273,6 @@ async fn check_list(servers: &Servers, model: &Model, list: &List) {
     let mut pages = expected.chunks(limit);
     loop {
         let page = pages.next().unwrap_or_default();
-    if std::env::var("STATS").is_ok() { println!("page {} {:?}", page.len(), list.descending); }
         let answer = servers.ask(Method::GET, &target, &Request::acting(model, list.acting)).await;
         assert_eq!(answer.status, 200, "{target}: {}", String::from_utf8_lossy(&answer.bytes));
         assert_eq!(answer.json(), Value::from(page.to_vec()), "{target}");
@@ -325,7 +334,8 @@ fn comparable(answer: &Answer) -> (u16, Value, Vec<(String, String)>) {
     if let Some(document) = body.as_object_mut() {
         document.remove("request_id");
     }
-    let headers = answer.headers.iter().filter(|(name, _)| !["x-request-id", "date", "content-length"].contains(&name.as_str()));
+    let headers =
+        answer.headers.iter().filter(|(name, _)| !["x-request-id", "date", "content-length"].contains(&name.as_str()));
     let mut headers: Vec<_> =
         headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect();
     headers.sort();

@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 use super::{json_bytes, list, to_json};
 use crate::domain::idempotency::StoredAnswer;
 use crate::domain::messages::{self, Answer, Keyed, Message, Names, NewMessage, Sent};
+use crate::domain::tails::Rendered;
 use crate::domain::timeline::{self, Listing};
 use crate::http::HttpState;
 use crate::http::extract::{Caller, JsonBody, PathSegments, Query, idempotency_key};
@@ -275,10 +276,8 @@ pub async fn list_messages(
     query.finish()?;
     let (limit, until, with) = (listing.limit.get(), listing.until, listing.with.clone());
     let order = if listing.descending { "desc" } else { "asc" };
-    let found = timeline::list(&state.app, &principal, path.text(0), listing).await?;
-    let bodies: Vec<MessageBody<'_>> =
-        found.page.entries.iter().map(|message| MessageBody::named(message, &found.names)).collect();
-    let capacity_bytes = bodies.iter().map(|body| MESSAGE_BYTES + body.body.len()).sum();
+    let found = timeline::list(&state.app, &principal, path.text(0), listing, render).await?;
+    let body = join(&found.page.entries);
     let next = found.page.next.map(|cursor| {
         let mut parameters = vec![
             ("order", order.to_owned()),
@@ -290,7 +289,27 @@ pub async fn list_messages(
         parameters.extend(with.map(|with| ("with", with)));
         parameters
     });
-    Ok(list(to_json(&bodies, capacity_bytes)?, uri.path(), next))
+    Ok(list(body, uri.path(), next))
+}
+
+/// A message as it is kept and answered.
+fn render(message: &Message, names: &Names) -> Vec<u8> {
+    // Text and numbers alone: that cannot fail.
+    to_json(&MessageBody::named(message, names), MESSAGE_BYTES + message.body.len()).unwrap_or_default()
+}
+
+/// A JSON array of rendered messages.
+fn join(messages: &[Rendered]) -> Vec<u8> {
+    let mut array = Vec::with_capacity(messages.iter().map(|message| message.text.len() + 1).sum::<usize>() + 2);
+    array.push(b'[');
+    for (index, message) in messages.iter().enumerate() {
+        if index > 0 {
+            array.push(b',');
+        }
+        array.extend_from_slice(&message.text);
+    }
+    array.push(b']');
+    array
 }
 
 /// The order of a list in time.

@@ -55,8 +55,12 @@ impl Conn {
         self.connection.execute_batch(&rewrite(sql)).map_err(translate)
     }
 
+    pub(in crate::store) fn is_in_transaction(&self) -> bool {
+        !self.connection.is_autocommit()
+    }
+
     pub(in crate::store) fn leave_transaction(&mut self) {
-        if !self.connection.is_autocommit()
+        if self.is_in_transaction()
             && let Err(error) = self.connection.execute_batch("ROLLBACK")
         {
             tracing::error!(%error, "a transaction could not be rolled back");

@@ -1,40 +1,45 @@
 //! The one thread that writes: group commit, and the write-ahead log's size.
 //!
 //! Invariants: what is waiting goes into one transaction, each unit of work in a savepoint of its own, and nobody is answered
-//! before its COMMIT. A unit that fails takes nobody with it; a COMMIT that fails fails everyone in it. Checkpoints never run
-//! in the writer's way, until the log has grown past [`WAL_LIMIT_PAGES`].
+//! before its COMMIT. A unit that fails takes nobody with it; a COMMIT that fails fails everyone in it. The bulk of a
+//! checkpoint is never in the writer's way: another thread does it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::driver::translate;
+use super::checkpoint_passively;
 use super::job::Job;
-use super::{BUSY_TIMEOUT, checkpoint_passively};
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::store::{Conn as AnyConn, Environment};
 
 /// Units of work that one commit may carry.
 const COMMIT_BATCH_LIMIT: usize = 256;
 /// Bytes of a page; the file's own after the first start.
-pub const PAGE_SIZE_BYTES: i64 = 4_096;
-/// Pages of write-ahead log (16 MiB) after which the checkpoint thread copies them into the file once more.
-pub const WAL_CHECKPOINT_PAGES: i64 = 4_096;
-/// Pages of write-ahead log (256 MiB) at which the writer itself waits until it is empty.
-pub const WAL_LIMIT_PAGES: i64 = 65_536;
-/// How long the writer waits then for a reader that is still in the log; a backup may be, for minutes.
-const WAL_LIMIT_WAIT: Duration = Duration::from_millis(50);
+const PAGE_SIZE_BYTES: i64 = 4_096;
+/// Pages of write-ahead log (64 MiB) after which it is copied into the file and started over. Smaller, and the file is synced
+/// so often that commits wait for it; larger, and a restart after a crash has more to read.
+pub const WAL_CHECKPOINT_PAGES: i64 = 16_384;
+
+/// What the writer, its commits' hook and the checkpoint thread tell each other about the log.
+#[derive(Default)]
+pub struct Log {
+    /// Pages in the log after the last commit.
+    pub pages: AtomicI64,
+    /// Whether the checkpoint thread has copied what was in the log when it was asked.
+    pub copied: AtomicBool,
+}
 
 pub struct Writer {
     pub conn: AnyConn,
     pub environment: Environment,
+    /// Asks the checkpoint thread.
     pub checkpoint: Sender<()>,
-    pub wal_pages: Arc<AtomicI64>,
-    pub checkpointed_pages: i64,
-    /// Pages at which the writer waits: the limit, or more while a reader keeps the log from being emptied.
-    pub limit_pages: i64,
+    pub log: Arc<Log>,
+    /// Pages at which to ask next.
+    pub checkpoint_at_pages: i64,
 }
 
 impl Writer {
@@ -63,21 +68,18 @@ impl Writer {
         }
         let mut done = 0;
         let mut kept = false;
-        loop {
-            while done < batch.len() {
-                match self.run_one(&mut *batch[done]) {
-                    Ran::Kept => kept = true,
-                    Ran::RolledBack => {}
-                    Ran::TransactionLost => return self.rerun_others(batch, done),
-                }
-                done += 1;
+        while done < batch.len() {
+            // Until something is kept there is nothing to protect: the first unit is spared a savepoint, which would copy
+            // every page that it touches.
+            let ran = if kept { self.run_in_savepoint(&mut *batch[done]) } else { self.run_first(&mut *batch[done]) };
+            match ran {
+                Ran::Kept => kept = true,
+                Ran::RolledBack => {}
+                Ran::TransactionLost => return self.rerun_others(batch, done),
             }
-            if batch.len() >= COMMIT_BATCH_LIMIT {
-                break;
-            }
-            batch.extend(jobs.try_iter().take(COMMIT_BATCH_LIMIT - batch.len()));
+            done += 1;
             if done == batch.len() {
-                break;
+                batch.extend(jobs.try_iter().take(COMMIT_BATCH_LIMIT - batch.len()));
             }
         }
         if !kept {
@@ -97,37 +99,39 @@ impl Writer {
         }
     }
 
-    fn run_one(&mut self, job: &mut dyn Job) -> Ran {
-        if let Err(error) = self.conn.sqlite().execute("SAVEPOINT unit", &[]) {
-            job.fail(error);
-            return self.lost_or_rolled_back();
-        }
+    /// Runs a unit in a transaction that holds nothing yet; a new one is begun if it fails.
+    fn run_first(&mut self, job: &mut dyn Job) -> Ran {
         if job.run(&mut self.conn) {
-            return match self.conn.sqlite().execute("RELEASE unit", &[]) {
-                Ok(_) => Ran::Kept,
-                Err(error) => {
-                    job.fail(error);
-                    self.conn.sqlite().leave_transaction();
-                    Ran::TransactionLost
-                }
-            };
+            return Ran::Kept;
         }
         let connection = self.conn.sqlite();
-        if connection.connection.is_autocommit() {
+        connection.leave_transaction();
+        match connection.execute("BEGIN IMMEDIATE", &[]) {
+            Ok(_) => Ran::RolledBack,
+            Err(_) => Ran::TransactionLost,
+        }
+    }
+
+    fn run_in_savepoint(&mut self, job: &mut dyn Job) -> Ran {
+        if let Err(error) = self.conn.sqlite().execute("SAVEPOINT unit", &[]) {
+            job.fail(error);
+            return if self.conn.sqlite().is_in_transaction() { Ran::RolledBack } else { Ran::TransactionLost };
+        }
+        let succeeded = job.run(&mut self.conn);
+        let connection = self.conn.sqlite();
+        if !connection.is_in_transaction() {
             return Ran::TransactionLost;
         }
-        let undone = connection.execute("ROLLBACK TO unit", &[]).and_then(|_| connection.execute("RELEASE unit", &[]));
-        match undone {
+        let undone = if succeeded { Ok(0) } else { connection.execute("ROLLBACK TO unit", &[]) };
+        match undone.and_then(|_| connection.execute("RELEASE unit", &[])) {
+            Ok(_) if succeeded => Ran::Kept,
             Ok(_) => Ran::RolledBack,
-            Err(_) => {
+            Err(error) => {
+                job.fail(error);
                 connection.leave_transaction();
                 Ran::TransactionLost
             }
         }
-    }
-
-    fn lost_or_rolled_back(&mut self) -> Ran {
-        if self.conn.sqlite().connection.is_autocommit() { Ran::TransactionLost } else { Ran::RolledBack }
     }
 
     /// An error such as SQLITE_FULL took the whole transaction: everyone but its culprit is run again, each alone.
@@ -149,43 +153,24 @@ impl Writer {
         }
     }
 
+    /// Sees to it that the log starts over: it is overwritten then, which the disk does faster than letting a file grow.
     fn look_at_log(&mut self) {
-        let pages = self.wal_pages.load(Ordering::Relaxed);
+        let pages = self.log.pages.load(Ordering::Relaxed);
         self.environment.metrics.wal_size_bytes.set(pages * PAGE_SIZE_BYTES);
-        if pages < self.checkpointed_pages {
-            // The log started over.
-            self.checkpointed_pages = 0;
-        }
-        if pages >= self.limit_pages {
-            // Writers that never pause keep the log from starting over: here, for once, they do.
-            let emptied = self.empty_log();
-            match emptied {
-                Ok(true) => {
-                    self.limit_pages = WAL_LIMIT_PAGES;
-                    self.checkpointed_pages = 0;
-                    self.wal_pages.store(0, Ordering::Relaxed);
-                }
-                Ok(false) => self.limit_pages = pages + WAL_CHECKPOINT_PAGES,
-                Err(error) => {
-                    self.limit_pages = pages + WAL_CHECKPOINT_PAGES;
-                    tracing::warn!(%error, "the write-ahead log could not be emptied");
-                }
+        if self.log.copied.swap(false, Ordering::Relaxed) {
+            // The checkpoint thread has copied all but the last commits. Copying those while nobody writes leaves a log that
+            // the next commit begins anew, unless a reader is still in it: then there is another chance later.
+            if let Err(error) = checkpoint_passively(&self.conn.sqlite().connection) {
+                tracing::warn!(%error, "the write-ahead log could not be emptied");
             }
-        } else if pages - self.checkpointed_pages >= WAL_CHECKPOINT_PAGES {
-            self.checkpointed_pages = pages;
+            self.checkpoint_at_pages = pages + WAL_CHECKPOINT_PAGES;
+        } else if pages < WAL_CHECKPOINT_PAGES {
+            self.checkpoint_at_pages = WAL_CHECKPOINT_PAGES;
+        } else if pages >= self.checkpoint_at_pages {
+            self.checkpoint_at_pages = i64::MAX;
             // Full means that one is wanted already.
             let _already_wanted = self.checkpoint.try_send(());
         }
-    }
-}
-
-impl Writer {
-    fn empty_log(&mut self) -> Result<bool> {
-        let connection = &self.conn.sqlite().connection;
-        connection.busy_timeout(WAL_LIMIT_WAIT).map_err(translate)?;
-        let outcome = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
-        connection.busy_timeout(BUSY_TIMEOUT).map_err(translate)?;
-        outcome.map(|busy| busy == 0).map_err(translate)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The server is killed at any moment, again and again.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use posthaste::ids::Rng;
@@ -9,10 +10,14 @@ use crate::both;
 use crate::messages::assert_dense;
 use crate::support::Place;
 use crate::support::place::Kind;
-use crate::support::process::Process;
+use crate::support::process::{Process, Wrapping};
 
 const ROUNDS: usize = 30;
-const KILL_BETWEEN_MS: std::ops::Range<u64> = 30..300;
+const KILL_BETWEEN_MS: Range<u64> = 30..300;
+const STARTS: usize = 20;
+const PAIRS_OF_STARTS: usize = 10;
+/// Over the time that a start takes on an empty database.
+const KILL_START_BETWEEN_MS: Range<u64> = 2..120;
 
 both!(a_killed_server_has_lost_and_doubled_nothing, async |place| {
     let mut server = Process::start(place).await;
@@ -20,7 +25,7 @@ both!(a_killed_server_has_lost_and_doubled_nothing, async |place| {
     let mut repeated = 0;
     for round in 0..ROUNDS {
         let load = Load::start(server.address, &format!("round {round}"));
-        let delay = random_delay();
+        let delay = random_delay(KILL_BETWEEN_MS);
         tokio::time::sleep(delay).await;
         server.kill();
         let mut sent = load.stop().await;
@@ -43,9 +48,47 @@ both!(a_killed_server_has_lost_and_doubled_nothing, async |place| {
     assert!(attempts.iter().all(|attempt| attempt.refused().is_none()));
 });
 
-fn random_delay() -> Duration {
+both!(a_server_killed_while_it_starts_starts_again, async |place| {
+    for _ in 0..STARTS {
+        // The place given is only said to be of one kind: each start needs an empty database.
+        let place = Place::new(place.kind).await;
+        let server = Process::spawn(&place, Wrapping::default());
+        let delay = random_delay(KILL_START_BETWEEN_MS);
+        tokio::time::sleep(delay).await;
+        println!("killed after {delay:?}, having said: {}", server.log());
+        server.kill();
+        let server = Process::start(&place).await;
+        assert_demo(&place).await;
+        server.terminate().await;
+        place.remove().await;
+    }
+});
+
+both!(servers_that_start_at_once_on_an_empty_database_share_it, async |place| {
+    for _ in 0..PAIRS_OF_STARTS {
+        let place = Place::new(place.kind).await;
+        let (one, other) = tokio::join!(Process::start(&place), Process::start(&place));
+        assert_demo(&place).await;
+        one.terminate().await;
+        other.terminate().await;
+        place.remove().await;
+    }
+});
+
+/// The demo's rows are there, once.
+async fn assert_demo(place: &Place) {
+    let messages = place.numbers("SELECT conversation_id, seq FROM messaging.messages ORDER BY id").await;
+    let seqs: Vec<i64> = messages.iter().map(|row| row[1]).collect();
+    assert_eq!(seqs, [1, 2, 3, 1]);
+    // A sequence of PostgreSQL does not go back with the transaction of a server that was killed.
+    let people = place.numbers("SELECT id FROM messaging.users ORDER BY id").await;
+    assert_eq!(people.len(), 4);
+    assert_dense(place).await;
+}
+
+fn random_delay(between_ms: Range<u64>) -> Duration {
     let random = u64::from_le_bytes(Rng::System.bytes().unwrap());
-    Duration::from_millis(KILL_BETWEEN_MS.start + random % (KILL_BETWEEN_MS.end - KILL_BETWEEN_MS.start))
+    Duration::from_millis(between_ms.start + random % (between_ms.end - between_ms.start))
 }
 
 /// The server processes of PostgreSQL that still work for a server that is gone.

@@ -21,14 +21,14 @@ fn a_file_that_may_not_grow_refuses_sends_until_it_may() {
         let load = Load::start(server.address, "limited");
         load.accepts_more(200).await;
         let wal = place.folder.path().join("posthaste.db-wal");
-        limit_file_size(server.id, &(wal.metadata().unwrap().len() + 10_000).to_string());
+        limit_file_size(&server, &(wal.metadata().unwrap().len() + 10_000).to_string());
         load.wait_for("sends are refused", |load| load.refused() >= REFUSALS).await;
         // Reading goes on.
         let mut wire = Wire::connect(server.address).await.unwrap();
         for target in ["/api/messages/bugs", "/readyz"] {
             assert_eq!(wire.exchange(&get_request(target)).await.unwrap().status, 200, "{target}");
         }
-        limit_file_size(server.id, "unlimited");
+        limit_file_size(&server, "unlimited");
         load.accepts_more(200).await;
         check(place, server, load.stop().await, &[(503, "unavailable"), (507, "storage_full")]).await;
     });
@@ -69,7 +69,8 @@ async fn check(place: &Place, server: Process, mut attempts: Vec<Attempt>, refus
     let there = stored(place).await;
     for attempt in &refused {
         let answer = attempt.refused().unwrap();
-        let (status, code) = refusals.iter().find(|(status, _)| answer.status == *status).copied().unwrap_or(refusals[0]);
+        let (status, code) =
+            refusals.iter().find(|(status, _)| answer.status == *status).copied().unwrap_or(refusals[0]);
         answer.problem(status, code);
         assert!(!there.contains_key(&attempt.body), "{} was refused and is there", attempt.body);
     }
@@ -86,7 +87,8 @@ async fn check(place: &Place, server: Process, mut attempts: Vec<Attempt>, refus
 }
 
 /// Bytes that the files of a process may have from now on.
-fn limit_file_size(id: u32, bytes: &str) {
-    let status = Command::new("prlimit").args(["--pid", &id.to_string(), &format!("--fsize={bytes}:unlimited")]).status();
+fn limit_file_size(server: &Process, bytes: &str) {
+    let id = server.id().unwrap();
+    let status = Command::new("prlimit").args(["--pid", &id.to_string(), &format!("--fsize={bytes}:")]).status();
     assert!(status.is_ok_and(|status| status.success()), "prlimit (of util-linux) is needed for this test");
 }

@@ -1,6 +1,10 @@
 //! Everyone repeats everything: one key is one message, on however many servers its repeats arrive.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
+
 use futures_util::StreamExt;
+use posthaste::time::{Clock, Timestamp};
 use reqwest::Method;
 use serde_json::json;
 
@@ -8,7 +12,7 @@ use super::{PAIRS, stored};
 use crate::both;
 use crate::messages::assert_dense;
 use crate::support::server::Answer;
-use crate::support::{Place, Server, answer_of};
+use crate::support::{Options, Place, Server, answer_of};
 
 const KEYS: usize = 1_000;
 const REPEATS: usize = 5;
@@ -27,6 +31,20 @@ both!(a_storm_over_two_servers_on_one_database_sends_each_key_once, async |place
     one.stop().await;
     other.stop().await;
 });
+
+both!(a_storm_over_two_servers_on_either_side_of_midnight_sends_each_key_once, async |place| {
+    let one = Server::start_with(place, at("2026-11-22T23:59:59.999999Z")).await;
+    let other = Server::start_with(place, at("2026-11-23T00:00:00Z")).await;
+    storm(place, &[&one, &other]).await;
+    one.stop().await;
+    other.stop().await;
+});
+
+/// A server whose clock stands.
+fn at(moment: &str) -> Options {
+    let micros = Timestamp::parse(moment).unwrap().micros();
+    Options { clock: Clock::Manual(Arc::new(AtomicI64::new(micros))), ..Options::default() }
+}
 
 async fn storm(place: &Place, servers: &[&Server]) {
     let mut storm = futures_util::stream::iter(0..KEYS)

@@ -1,6 +1,6 @@
 //! kill -9 leaves the kernel's cache alone, so it cannot tell whether a 201 waited for the disk. The system calls can.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::support::cluster::Cluster;
 use crate::support::place::{Kind, Place};
@@ -76,7 +76,7 @@ fn assert_synced(server: &[Call], database: &[Call], log_name: &str) {
     let syncs: Vec<&Call> =
         database.iter().filter(|call| call.is_sync() && call.descriptor().contains(log_name)).collect();
     assert_eq!(answers.len(), CONNECTIONS * SENDS_EACH, "not every answer was seen");
-    let mut used = std::collections::HashSet::new();
+    let mut used = HashSet::new();
     for (token, answer) in &answers {
         let request = requests.get(token).unwrap_or_else(|| panic!("the request of {token} was not seen"));
         assert_eq!(request.descriptor(), answer.descriptor());
@@ -84,7 +84,12 @@ fn assert_synced(server: &[Call], database: &[Call], log_name: &str) {
         assert!(request.ended < write.began, "{token} was written before it was asked for");
         let sync =
             syncs.iter().find(|sync| write.ended < sync.began && sync.ended < answer.began && sync.result == Some(0));
-        let sync = sync.unwrap_or_else(|| panic!("{token} was answered before a sync:\n{write:?}\n{answer:?}"));
+        let sync = sync.unwrap_or_else(|| {
+            panic!(
+                "{token} was written until {} and answered from {} on, without a sync between",
+                write.ended, answer.began
+            )
+        });
         used.insert(sync.began);
     }
     println!("{} answers after {} syncs of {}", answers.len(), used.len(), syncs.len());

@@ -14,7 +14,8 @@ const NO_ID: i64 = 9_000_000_000;
 
 /// How many bodies there are.
 pub const TEXTS: u8 = BODIES.len() as u8;
-const BODIES: &[&str] = &["", "hey", "é", "  spaces  ", "👩‍👩‍👧‍👦", "it's \"quoted\"", "line\nline", "$1 ?1", "%_\\", "0", "null"];
+const BODIES: &[&str] =
+    &["", "hey", "é", "  spaces  ", "👩‍👩‍👧‍👦", "it's \"quoted\"", "line\nline", "$1 ?1", "%_\\", "0", "null"];
 
 /// The body of this number; the first one is empty, which nobody may send.
 pub fn text(number: u8) -> &'static str {
@@ -206,7 +207,8 @@ impl Model {
             Target::Conversation(_) => None,
         };
         let unknown = [("sender_user_name", sender.is_none()), ("recipient_user_name", recipient == Some(None))];
-        let unknown: Vec<_> = unknown.into_iter().filter(|(_, is_unknown)| *is_unknown).map(|(field, _)| field).collect();
+        let unknown: Vec<_> =
+            unknown.into_iter().filter(|(_, is_unknown)| *is_unknown).map(|(field, _)| field).collect();
         let Some(sender) = sender.filter(|_| unknown.is_empty()) else { return Some(invalid(&unknown)) };
         Some(self.expect_placed(send, sender, recipient.flatten(), now))
     }
@@ -261,10 +263,23 @@ impl Model {
             self.conversations.len() - 1
         });
         let sent_at = Timestamp::parse(document["timestamp_sent"].as_str().unwrap()).unwrap();
-        self.messages.push(Message { conversation, seq: number("seq"), id: number("id"), sent_at, document: document.clone() });
+        self.messages.push(Message {
+            conversation,
+            seq: number("seq"),
+            id: number("id"),
+            sent_at,
+            document: document.clone(),
+        });
         if let (Some(key), Some(body)) = (&request.key, &request.body) {
             let (key, body) = (key.clone(), body.clone());
-            self.keys.push(Key { send: send.clone(), scope: acting, key, day: now.day(), body, answer: answer.clone() });
+            self.keys.push(Key {
+                send: send.clone(),
+                scope: acting,
+                key,
+                day: now.day(),
+                body,
+                answer: answer.clone(),
+            });
         }
     }
 
@@ -276,7 +291,9 @@ impl Model {
         let found = self.messages.iter().find(|message| {
             let conversation = &self.conversations[message.conversation];
             let pair = [conversation.pair.0, conversation.pair.1].map(Some);
-            conversation.id == conversation_id && message.seq == seq && reader.is_none_or(|reader| pair.contains(&reader))
+            conversation.id == conversation_id
+                && message.seq == seq
+                && reader.is_none_or(|reader| pair.contains(&reader))
         });
         match found {
             Some(message) => Expected::Document(message.document.clone()),
@@ -301,28 +318,37 @@ impl Model {
     }
 
     /// Every message that the list must show, in its order.
-    pub fn expect_list(&self, list: &List, since: Timestamp, until: Option<Timestamp>) -> Result<Vec<Value>, Expected> {
+    pub fn expect_list(
+        &self,
+        list: &List,
+        since: Timestamp,
+        until: Option<Timestamp>,
+    ) -> Result<Vec<Value>, Box<Expected>> {
         let acting = list.acting.map(Self::person);
         if acting == Some(None) {
-            return Err(invalid(&["X-Act-As"]));
+            return Err(invalid(&["X-Act-As"]).into());
         }
         let person = Self::person(list.person);
-        let Some(owner) = person else { return Err(Expected::Refusal(404, "user_not_found", Vec::new())) };
+        let Some(owner) = person else { return Err(Expected::Refusal(404, "user_not_found", Vec::new()).into()) };
         if acting.is_some_and(|acting| acting != person) {
-            return Err(Expected::Refusal(403, "not_your_messages", Vec::new()));
+            return Err(Expected::Refusal(403, "not_your_messages", Vec::new()).into());
         }
         let with = list.with.map(Self::person);
         if with == Some(None) {
-            return Err(invalid(&["with"]));
+            return Err(invalid(&["with"]).into());
         }
         let only = with.flatten().map(|with| self.between(owner, with));
-        let mut messages: Vec<&Message> = self.messages.iter().filter(|message| {
-            let pair = self.conversations[message.conversation].pair;
-            (pair.0 == owner || pair.1 == owner)
-                && only.is_none_or(|only| only == Some(message.conversation))
-                && message.sent_at >= since
-                && until.is_none_or(|until| message.sent_at < until)
-        }).collect();
+        let mut messages: Vec<&Message> = self
+            .messages
+            .iter()
+            .filter(|message| {
+                let pair = self.conversations[message.conversation].pair;
+                (pair.0 == owner || pair.1 == owner)
+                    && only.is_none_or(|only| only == Some(message.conversation))
+                    && message.sent_at >= since
+                    && until.is_none_or(|until| message.sent_at < until)
+            })
+            .collect();
         messages.sort_by_key(|message| (message.sent_at, message.id));
         if list.descending == Some(true) {
             messages.reverse();

@@ -20,11 +20,12 @@ static STARTS: AtomicU32 = AtomicU32::new(0);
 
 /// `posthaste serve --demo`, on a free port of 127.0.0.1.
 pub struct Process {
+    /// Where it listens, once it is ready.
     pub address: SocketAddr,
-    /// The server's own id, also where something is wrapped around it.
-    pub id: u32,
     /// The server, or what is wrapped around it and ends with it.
     child: Child,
+    /// Holds the server's own id.
+    id_file: PathBuf,
     log: PathBuf,
 }
 
@@ -46,6 +47,13 @@ impl Process {
     }
 
     pub async fn start_wrapped(place: &Place, wrapping: Wrapping) -> Self {
+        let mut process = Self::spawn(place, wrapping);
+        process.wait_until_ready().await;
+        process
+    }
+
+    /// Starts the server and waits for nothing.
+    pub fn spawn(place: &Place, wrapping: Wrapping) -> Self {
         let number = STARTS.fetch_add(1, Ordering::Relaxed);
         let log = place.folder.path().join(format!("serve-{number}.log"));
         let id_file = place.folder.path().join(format!("serve-{number}.pid"));
@@ -60,17 +68,14 @@ impl Process {
         words.extend(["--database-url".to_owned(), place.url()]);
         words.extend(wrapping.arguments);
         let child = start(&words, &log);
-        let mut process = Self { address: SocketAddr::from(([127, 0, 0, 1], 0)), id: 0, child, log };
-        process.wait_until_ready(&id_file).await;
-        process
+        Self { address: SocketAddr::from(([127, 0, 0, 1], 0)), child, id_file, log }
     }
 
-    async fn wait_until_ready(&mut self, id_file: &Path) {
+    async fn wait_until_ready(&mut self) {
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
             if let Some(address) = listening_on(&self.log()) {
                 self.address = address;
-                self.id = std::fs::read_to_string(id_file).unwrap().trim().parse().unwrap();
                 if is_ready(address).await {
                     return;
                 }
@@ -81,6 +86,11 @@ impl Process {
             assert!(Instant::now() < deadline, "the server did not get ready:\n{}", self.log());
             tokio::time::sleep(POLL).await;
         }
+    }
+
+    /// The server's own id, also where something is wrapped around it; `None` while there is only the wrapping.
+    pub fn id(&self) -> Option<u32> {
+        std::fs::read_to_string(&self.id_file).ok()?.trim().parse().ok()
     }
 
     /// Everything it wrote to standard output and standard error.
@@ -95,7 +105,7 @@ impl Process {
 
     /// SIGTERM.
     pub fn ask_to_end(&self) {
-        signal("TERM", self.id);
+        signal("TERM", self.id().expect("the server has not begun"));
     }
 
     /// Its exit status, once it has ended.
@@ -114,10 +124,10 @@ impl Process {
     fn end_now(&mut self) {
         // Once reaped, the id may be another process's.
         if matches!(self.child.try_wait(), Ok(None)) {
-            if self.id == 0 || self.id == self.child.id() {
-                drop(self.child.kill());
-            } else {
-                signal("KILL", self.id);
+            match self.id() {
+                // What is wrapped around it ends by itself.
+                Some(id) if id != self.child.id() => drop(try_signal("KILL", id)),
+                _ => drop(self.child.kill()),
             }
             drop(self.child.wait());
         }
@@ -145,9 +155,13 @@ pub fn start(words: &[String], log: &Path) -> Child {
 
 /// Sends a signal to a process that was started here and is not reaped yet.
 pub fn signal(name: &str, id: u32) {
-    // The shell's own `kill`: it is there even where no such program is installed.
-    let status = Command::new("sh").args(["-c", &format!("kill -{name} {id}")]).status().unwrap();
+    let status = try_signal(name, id).unwrap();
     assert!(status.success(), "process {id} cannot be signalled");
+}
+
+fn try_signal(name: &str, id: u32) -> std::io::Result<ExitStatus> {
+    // The shell's own `kill`: it is there even where no such program is installed.
+    Command::new("sh").args(["-c", &format!("kill -{name} {id}")]).status()
 }
 
 /// The exit status, once there is one.

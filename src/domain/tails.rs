@@ -1,0 +1,152 @@
+//! The newest messages of conversations, rendered once and kept in memory.
+//!
+//! Invariants:
+//! - A tail is used only after its conversation's row was read in the same request and has the same `content_version`. So
+//!   it is right with several nodes and with other programs on the same database, and needs no message to be dropped.
+//! - What is rendered is the same for every reader.
+//! - The memory taken is bounded by [`CAPACITY_BYTES`].
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+
+use super::messages::{Message, Names, names_of};
+use crate::error::Result;
+use crate::ids::{ConversationId, MessageId};
+use crate::store::conversations::Head;
+use crate::store::messages::Range;
+use crate::store::{self, Conn};
+use crate::time::Timestamp;
+
+/// Bytes of all tails together.
+const CAPACITY_BYTES: u64 = 48 << 20;
+/// Messages of one tail.
+const TAIL_LIMIT: usize = 64;
+/// Bytes that a message takes beside its text, and a tail beside its messages.
+const OVERHEAD_BYTES: usize = 64;
+
+/// Renders a message; always the same function.
+pub type Render = fn(&Message, &Names) -> Vec<u8>;
+
+/// A message as it is answered.
+#[derive(Clone, Debug)]
+pub struct Rendered {
+    /// When it was sent.
+    pub sent_at: Timestamp,
+    /// Which it is.
+    pub id: MessageId,
+    /// Its place in its conversation.
+    pub seq: i64,
+    /// Its text.
+    pub text: Arc<[u8]>,
+}
+
+/// The last messages of a conversation, without a gap, oldest first.
+struct Tail {
+    content_version: i64,
+    messages: Vec<Rendered>,
+}
+
+impl Tail {
+    fn range(&self) -> Option<(i64, i64)> {
+        Some((self.messages.first()?.seq, self.messages.last()?.seq))
+    }
+}
+
+/// All tails. Cheap to clone.
+#[derive(Clone)]
+pub struct Tails {
+    cache: Arc<Cache<ConversationId, Arc<Tail>, TailWeight>>,
+}
+
+#[derive(Clone)]
+struct TailWeight;
+
+impl Weighter<ConversationId, Arc<Tail>> for TailWeight {
+    fn weight(&self, _: &ConversationId, tail: &Arc<Tail>) -> u64 {
+        let bytes: usize = tail.messages.iter().map(|message| message.text.len() + OVERHEAD_BYTES).sum();
+        (bytes + OVERHEAD_BYTES) as u64
+    }
+}
+
+impl Default for Tails {
+    fn default() -> Self {
+        let expected = (CAPACITY_BYTES / 4_096) as usize;
+        Self { cache: Arc::new(Cache::with_weighter(expected, CAPACITY_BYTES, TailWeight)) }
+    }
+}
+
+impl Tails {
+    /// The messages of each range, oldest first; the heads were read by the same request.
+    ///
+    /// # Errors
+    /// Of the database.
+    pub async fn load(&self, conn: &mut Conn, wanted: &[(Head, Range)], render: Render) -> Result<Vec<Vec<Rendered>>> {
+        let known: Vec<Option<Arc<Tail>>> = wanted.iter().map(|(head, _)| self.valid(head)).collect();
+        let missing: Vec<Range> =
+            wanted.iter().zip(&known).flat_map(|((_, range), tail)| uncovered(range, tail.as_deref())).collect();
+        let mut loaded = if missing.is_empty() { HashMap::new() } else { read(conn, &missing, render).await? };
+        let mut pages = Vec::with_capacity(wanted.len());
+        for ((head, range), tail) in wanted.iter().zip(known) {
+            let Some(mut fresh) = loaded.remove(&head.id) else {
+                pages.push(tail.map(|tail| within(&tail.messages, range).to_vec()).unwrap_or_default());
+                continue;
+            };
+            fresh.extend(tail.iter().flat_map(|tail| tail.messages.iter().cloned()));
+            fresh.sort_unstable_by_key(|message| message.seq);
+            pages.push(within(&fresh, range).to_vec());
+            self.keep(head, fresh);
+        }
+        Ok(pages)
+    }
+
+    fn valid(&self, head: &Head) -> Option<Arc<Tail>> {
+        self.cache.get(&head.id).filter(|tail| tail.content_version == head.content_version)
+    }
+
+    /// Keeps what reaches to the conversation's end without a gap.
+    fn keep(&self, head: &Head, mut messages: Vec<Rendered>) {
+        let dense = messages.windows(2).all(|pair| pair[0].seq + 1 == pair[1].seq);
+        if dense && messages.last().is_some_and(|last| last.seq == head.last_seq) {
+            let surplus = messages.len().saturating_sub(TAIL_LIMIT);
+            messages.drain(..surplus);
+            messages.shrink_to_fit();
+            self.cache.insert(head.id, Arc::new(Tail { content_version: head.content_version, messages }));
+        }
+    }
+}
+
+/// Those of some messages, ordered by seq, that a range asks for.
+fn within<'a>(messages: &'a [Rendered], range: &Range) -> &'a [Rendered] {
+    let from = messages.partition_point(|message| message.seq < range.first_seq);
+    let to = messages.partition_point(|message| message.seq <= range.last_seq);
+    &messages[from..to]
+}
+
+/// What of a range a tail does not hold: a stretch below it, a stretch above it.
+fn uncovered(range: &Range, tail: Option<&Tail>) -> impl Iterator<Item = Range> + use<> {
+    let below = |last_seq: i64| Range { last_seq: range.last_seq.min(last_seq), ..*range };
+    let above = |first_seq: i64| Range { first_seq: range.first_seq.max(first_seq), ..*range };
+    let parts = match tail.and_then(Tail::range) {
+        None => [Some(*range), None],
+        Some((first_seq, last_seq)) => [Some(below(first_seq - 1)), Some(above(last_seq + 1))],
+    };
+    parts.into_iter().flatten().filter(|part| part.first_seq <= part.last_seq)
+}
+
+async fn read(conn: &mut Conn, ranges: &[Range], render: Render) -> Result<HashMap<ConversationId, Vec<Rendered>>> {
+    let messages = store::messages::in_ranges(conn, ranges).await?;
+    let names = names_of(conn, &messages).await?;
+    let mut loaded: HashMap<ConversationId, Vec<Rendered>> = HashMap::with_capacity(ranges.len());
+    for message in &messages {
+        loaded.entry(message.conversation_id).or_default().push(Rendered {
+            sent_at: message.timestamp_sent,
+            id: message.id,
+            seq: message.seq,
+            text: render(message, &names).into(),
+        });
+    }
+    Ok(loaded)
+}
