@@ -13,6 +13,9 @@ use crate::domain::auth::Access;
 use crate::http::origin::{OriginRules, origin_of};
 use crate::store::Location;
 
+/// Read from the working folder when no other file is named.
+const DEFAULT_FILE: &str = "posthaste.toml";
+
 /// Where the data is: what every command takes.
 #[derive(Args, Clone, Debug, Default)]
 pub struct DataOptions {
@@ -22,7 +25,7 @@ pub struct DataOptions {
     /// Database: sqlite:PATH, or postgres://user:password@host/name?sslmode=… [default: posthaste.db in the data folder]
     #[arg(long, env = "POSTHASTE_DATABASE_URL", value_name = "URL", hide_env_values = true)]
     pub database_url: Option<String>,
-    /// File with options, as TOML: a key is an option's name with _ for -
+    /// File with options, as TOML: a key is an option's name with _ for - [default: posthaste.toml, where there is one]
     #[arg(long, env = "POSTHASTE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
@@ -202,7 +205,8 @@ fn web_origin(text: &str) -> Option<String> {
 }
 
 fn read_file(path: Option<&Path>) -> Result<File, String> {
-    let Some(path) = path else {
+    let default = Path::new(DEFAULT_FILE);
+    let Some(path) = path.or_else(|| default.exists().then_some(default)) else {
         return Ok(File::default());
     };
     let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;

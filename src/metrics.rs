@@ -33,7 +33,7 @@ pub struct RouteLabels {
 /// Of one kind of work in the store.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct WorkLabels {
-    /// `read`, `write` or `send`.
+    /// `read` and `write` on SQLite, `pool` on PostgreSQL, `send` on both.
     pub work: &'static str,
 }
 

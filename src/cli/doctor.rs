@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::{block_on, environment, explain};
 use crate::config::{self, DataConfig, DataOptions};
-use crate::store::{Conn, Db, Location, migrations};
+use crate::store::{self, Db, Location, migrations};
 
 /// Free bytes below which the doctor warns.
 const FREE_BYTES_WANTED: u64 = 1 << 30;
@@ -102,6 +102,9 @@ fn sync_time(folder: &Path) -> Finding {
         Ok(time) => {
             Finding::Poor(format!("a write takes {} ms to reach the disk: every send waits for one", time.as_millis()))
         }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Finding::Poor(format!("{} does not exist yet: the server makes it at its first start", folder.display()))
+        }
         Err(error) => Finding::Bad(format!("{} cannot be written: {error}", folder.display())),
     }
 }
@@ -139,22 +142,9 @@ async fn contents(db: &Db, place: &str) -> Vec<Finding> {
     let looked = db
         .read((), |conn, ()| {
             Box::pin(async move {
-                let intact = match conn {
-                    Conn::Sqlite(_) => conn.one("PRAGMA quick_check", &[], |row| Ok(row.text(0)? == "ok")).await?,
-                    Conn::Postgres(_) => true,
-                };
-                // Heads against the messages themselves: what a wrong restore or a hand in the tables would break.
-                let broken = conn
-                    .one(
-                        "SELECT count(*) FROM messaging.conversations c
-                          WHERE c.last_seq <> coalesce((SELECT m.seq FROM messaging.messages m
-                                                         WHERE m.conversation_id = c.id ORDER BY m.seq DESC LIMIT 1), 0)",
-                        &[],
-                        |row| row.i64(0),
-                    )
-                    .await?;
-                let users = conn.one("SELECT count(*) FROM messaging.users", &[], |row| row.i64(0)).await?;
-                Ok((intact, broken, users))
+                let intact = store::health::is_intact(conn).await?;
+                let broken = store::health::count_broken_conversations(conn).await?;
+                Ok((intact, broken, store::users::count(conn).await?))
             })
         })
         .await;

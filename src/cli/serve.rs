@@ -50,7 +50,7 @@ async fn serve(config: ServeConfig) -> Result<(), String> {
         tracing::info!("the seed's database was upgraded in place");
     }
     for (old, new) in &report.renamed_users {
-        tracing::warn!(old, new, "a user name differed from another one only by case, and was changed");
+        tracing::warn!(old, new, "a user name was empty or differed from another one only by case, and was changed");
     }
     let app = Arc::new(app);
     if config.demo && demo::fill(&app).await.map_err(|error| explain(&place, &error))? {

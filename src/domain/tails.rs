@@ -108,10 +108,11 @@ impl Tails {
 
     /// Keeps what reaches to the conversation's end without a gap.
     fn keep(&self, head: &Head, mut messages: Vec<Rendered>) {
-        let dense = messages.windows(2).all(|pair| pair[0].seq + 1 == pair[1].seq);
-        if dense && messages.last().is_some_and(|last| last.seq == head.last_seq) {
+        if messages.last().is_some_and(|last| last.seq == head.last_seq) {
+            // What was kept before may end below what was read now: the gap between them ends the tail.
+            let gap = messages.windows(2).rposition(|pair| pair[0].seq + 1 != pair[1].seq).map_or(0, |index| index + 1);
             let surplus = messages.len().saturating_sub(TAIL_LIMIT);
-            messages.drain(..surplus);
+            messages.drain(..gap.max(surplus));
             messages.shrink_to_fit();
             self.cache.insert(head.id, Arc::new(Tail { content_version: head.content_version, messages }));
         }
@@ -149,4 +150,51 @@ async fn read(conn: &mut Conn, ranges: &[Range], render: Render) -> Result<HashM
         });
     }
     Ok(loaded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn messages(seqs: std::ops::RangeInclusive<i64>) -> Vec<Rendered> {
+        let text: Arc<[u8]> = b"{}".as_slice().into();
+        seqs.map(|seq| Rendered { sent_at: Timestamp::MIN, id: MessageId(seq), seq, text: Arc::clone(&text) }).collect()
+    }
+
+    fn head(last_seq: i64, content_version: i64) -> Head {
+        let (id, last_message_id) = (ConversationId(1), MessageId(last_seq));
+        Head { id, last_seq, last_sent_at: Timestamp::MIN, last_message_id, content_version }
+    }
+
+    #[test]
+    fn a_gap_ends_the_tail_and_does_not_keep_it_from_being_renewed() {
+        let tails = Tails::default();
+        let range = || tails.valid(&head(9, 0)).and_then(|tail| tail.range());
+        tails.keep(&head(3, 0), messages(1..=3));
+        assert_eq!(range(), Some((1, 3)));
+        let mut with_gap = messages(1..=3);
+        with_gap.extend(messages(8..=9));
+        tails.keep(&head(9, 0), with_gap);
+        assert_eq!(range(), Some((8, 9)));
+        // What does not reach the end is not kept, another version is not used, and a tail has its limit.
+        tails.keep(&head(12, 0), messages(1..=11));
+        assert_eq!(range(), Some((8, 9)));
+        assert!(tails.valid(&head(9, 1)).is_none());
+        tails.keep(&head(200, 0), messages(1..=200));
+        assert_eq!(range(), Some((137, 200)));
+    }
+
+    #[test]
+    fn a_range_is_covered_from_the_tail_and_from_both_its_sides() {
+        let tail = Tail { content_version: 0, messages: messages(5..=8) };
+        let range = |first_seq, last_seq| Range { conversation_id: ConversationId(1), first_seq, last_seq };
+        let parts = |first, last| {
+            uncovered(&range(first, last), Some(&tail)).map(|part| (part.first_seq, part.last_seq)).collect::<Vec<_>>()
+        };
+        assert_eq!(parts(1, 10), [(1, 4), (9, 10)]);
+        assert_eq!(parts(5, 8), []);
+        assert_eq!(parts(1, 3), [(1, 3)]);
+        assert_eq!(parts(9, 9), [(9, 9)]);
+        assert_eq!(parts(6, 12), [(9, 12)]);
+    }
 }

@@ -144,15 +144,20 @@ async fn read(conn: &mut Conn, window: &Window) -> Result<Vec<Rendered>> {
 }
 
 async fn heads(conn: &mut Conn, window: &Window) -> Result<Vec<Head>> {
-    let found = store::conversations::heads_of_user(conn, &window.user_name_key, window.from.0).await?;
-    let Some((user, heads)) = found else { return Err(users::not_found()) };
-    if !window.principal.may_read_for(user) {
-        return Err(messages::not_yours());
-    }
-    match &window.with {
-        None => Ok(heads),
-        Some(with) => heads_with(conn, window, user, with).await,
-    }
+    let key = window.user_name_key.as_str();
+    let Some(with) = &window.with else {
+        let found = store::conversations::heads_of_user(conn, key, window.from.0).await?;
+        let (user, heads) = found.ok_or_else(users::not_found)?;
+        check_reader(window, user)?;
+        return Ok(heads);
+    };
+    let user = store::users::names_by_keys(conn, &[key]).await?.into_iter().next().ok_or_else(users::not_found)?;
+    check_reader(window, user.id)?;
+    heads_with(conn, window, user.id, with).await
+}
+
+fn check_reader(window: &Window, user: UserId) -> Result<()> {
+    if window.principal.may_read_for(user) { Ok(()) } else { Err(messages::not_yours()) }
 }
 
 async fn heads_with(conn: &mut Conn, window: &Window, user: UserId, with: &str) -> Result<Vec<Head>> {

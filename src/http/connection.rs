@@ -24,13 +24,14 @@ impl Connection {
     }
 }
 
-fn canned(status: u16, title: &str, code: &str, detail: &str) -> Vec<u8> {
+/// An answer that is given without a request having been read.
+pub fn canned(status: u16, title: &str, code: &str, detail: &str) -> Vec<u8> {
     let body = format!(
         r#"{{"type":"about:blank","title":"{title}","status":{status},"detail":"{detail}","code":"{code}","request_id":""}}"#
     );
     format!(
         "HTTP/1.1 {status} {title}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\n\
-         cache-control: no-store\r\nconnection: close\r\n\r\n{body}",
+         cache-control: no-store\r\nretry-after: 1\r\nconnection: close\r\n\r\n{body}",
         body.len()
     )
     .into_bytes()
@@ -116,5 +117,19 @@ impl Drop for Connection {
             // The peer may be gone: then nobody is left to be told.
             drop(self.stream.try_write(&answer));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_canned_answer_is_whole() {
+        let answer =
+            String::from_utf8(canned(503, "Service Unavailable", "too_many_connections", "try again")).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(&format!("content-length: {}", body.len())), "{head}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(body).unwrap()["status"], 503);
     }
 }

@@ -55,12 +55,19 @@ pub struct PeerAddress(pub SocketAddr);
 pub struct Edge {
     state: HttpState,
     router: axum::Router,
+    /// Whether hosts, origins and credentials are checked: everywhere but on an address for metrics alone.
+    guarded: bool,
 }
 
 impl Edge {
     /// Wraps a router.
     pub fn new(state: HttpState, router: axum::Router) -> Self {
-        Self { state, router }
+        Self { state, router, guarded: true }
+    }
+
+    /// Wraps a router that serves whoever reaches its address.
+    pub fn unguarded(state: HttpState, router: axum::Router) -> Self {
+        Self { state, router, guarded: false }
     }
 
     async fn handle(self, mut request: Request) -> Response {
@@ -70,7 +77,7 @@ impl Edge {
         let compressed = request.headers().contains_key(header::ACCEPT_ENCODING);
         let personal = request.uri().path().starts_with("/api/");
         let route = RouteSlot::default();
-        let response = match check(&self.state, &request) {
+        let response = match check(&self.state, &request, self.guarded) {
             Err(problem) => problem.into_response(),
             Ok(()) => {
                 request.extensions_mut().insert(route.clone());
@@ -173,7 +180,7 @@ fn request_id(state: &HttpState, headers: &HeaderMap) -> HeaderValue {
 }
 
 /// What is checked before routing.
-fn check(state: &HttpState, request: &Request) -> Result<(), Problem> {
+fn check(state: &HttpState, request: &Request, guarded: bool) -> Result<(), Problem> {
     let headers = request.headers();
     let size_bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
     if size_bytes > HEADERS_LIMIT_BYTES {
@@ -188,6 +195,7 @@ fn check(state: &HttpState, request: &Request) -> Result<(), Problem> {
         return Err(Problem::new(StatusCode::URI_TOO_LONG, "uri_too_long", "the target may have up to 16 KiB"));
     }
     match state.app.settings.access {
+        _ if !guarded => Ok(()),
         Access::Open => state.settings.origins.check_open(request.method(), headers, uri.host()),
         Access::Secured if is_api(uri.path()) && !is_public(request.method(), uri.path()) => {
             // Until there are accounts, there are no valid credentials either.

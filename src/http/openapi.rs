@@ -5,7 +5,9 @@
 use axum::http::StatusCode;
 use utoipa::OpenApi;
 use utoipa::openapi::path::Operation;
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::security::{
+    ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
+};
 use utoipa::openapi::{Content, Ref, RefOr, Response, ResponseBuilder};
 
 use super::problem::{PROBLEM_JSON, ProblemDocument};
@@ -43,7 +45,13 @@ pub fn complete(mut document: utoipa::openapi::OpenApi, access: Access) -> utoip
             .description(Some("A session token, an API key or a JWT."))
             .build(),
     );
-    document.components.get_or_insert_default().add_security_scheme("bearer", bearer);
+    let act_as = SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::with_description(
+        "X-Act-As",
+        "The user_name of the person whom a caller stands for that is no person itself: an API key, or open access.",
+    )));
+    let components = document.components.get_or_insert_default();
+    components.add_security_scheme("bearer", bearer);
+    components.add_security_scheme("actAs", act_as);
     for (path, item) in &mut document.paths.paths {
         let operations = [
             ("get", &mut item.get),
@@ -60,8 +68,12 @@ pub fn complete(mut document: utoipa::openapi::OpenApi, access: Access) -> utoip
             if public || access == Access::Open {
                 security.push(SecurityRequirement::default());
             }
+            if !public && access == Access::Open {
+                security.push(needed("actAs"));
+            }
             if !public {
-                security.push(SecurityRequirement::new("bearer", Vec::<String>::new()));
+                security.push(needed("bearer"));
+                security.push(needed("bearer").add("actAs", Vec::<String>::new()));
             }
             operation.security = Some(security);
         }
@@ -96,6 +108,10 @@ fn add_errors(operation: &mut Operation, path: &str, method: &str, public: bool)
     for (status, description) in errors {
         operation.responses.responses.entry(status.as_str().to_owned()).or_insert_with(|| problem(description));
     }
+}
+
+fn needed(scheme: &str) -> SecurityRequirement {
+    SecurityRequirement::new(scheme, Vec::<String>::new())
 }
 
 fn problem(description: &str) -> RefOr<Response> {

@@ -36,7 +36,7 @@ pub struct ProblemDocument<'a> {
     #[schema(example = "about:blank")]
     kind: &'static str,
     /// The status in words.
-    #[schema(example = "Unprocessable Content")]
+    #[schema(example = "Unprocessable Entity")]
     title: &'a str,
     /// The HTTP status.
     #[schema(minimum = 400, maximum = 599, example = 422)]

@@ -3,24 +3,27 @@
 //! Invariants: there are never more than [`CONNECTION_LIMIT`] connections; one more is told so and closed. After the shutdown
 //! signal nothing new is accepted, what was accepted is answered, and after [`SHUTDOWN_TIMEOUT`] the rest is cut off.
 
+use std::convert::Infallible;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, Method, header};
+use axum::response::Response;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tower::util::option_layer;
-use tower::{ServiceBuilder, ServiceExt};
-use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
+use tower::{Layer, ServiceExt};
+use tower_http::cors::{AllowHeaders, AllowOrigin, Cors, CorsLayer};
 
 use super::HttpState;
-use super::connection::Connection;
+use super::connection::{Connection, canned};
 use super::edge::{Edge, PeerAddress};
 use super::router::{metrics_router, router};
 use crate::error::{Error, Result};
@@ -36,10 +39,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a browser may remember what CORS allows.
 const CORS_MAX_AGE: Duration = Duration::from_secs(600);
 
-const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\n\
-content-length: 173\r\nconnection: close\r\n\r\n{\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,\
-\"detail\":\"too many connections are open: try again\",\"code\":\"too_many_connections\",\"request_id\":\"\"}     ";
-
 /// Serves until `shutdown` is ready, then ends gracefully.
 ///
 /// # Errors
@@ -52,9 +51,9 @@ pub async fn serve(
 ) -> Result<()> {
     let edge = Edge::new(state.clone(), router(state.clone())?);
     let cors = cors(&state.settings.origins.cors_origins)?;
-    let service = ServiceBuilder::new().layer(option_layer(cors)).service(edge);
+    let service = Front { cors: cors.map(|cors| cors.layer(edge.clone())), edge };
     let acceptor = Acceptor::new(state.clone());
-    let metrics_edge = Edge::new(state.clone(), metrics_router(state));
+    let metrics_edge = Edge::unguarded(state.clone(), metrics_router(state));
     let others = async {
         match &metrics_listener {
             Some(listener) => acceptor.accept(listener, metrics_edge).await,
@@ -97,6 +96,35 @@ fn cors(origins: &[String]) -> Result<Option<CorsLayer>> {
     ))
 }
 
+/// The edge, with CORS for those who ask across origins: the layer would answer every OPTIONS itself.
+#[derive(Clone)]
+struct Front {
+    edge: Edge,
+    cors: Option<Cors<Edge>>,
+}
+
+impl tower::Service<Request> for Front {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let across = request.headers().contains_key(header::ORIGIN);
+        let preflight = request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+        match &self.cors {
+            Some(cors) if across && (preflight || request.method() != Method::OPTIONS) => {
+                let answering = cors.clone().oneshot(request);
+                Box::pin(answering)
+            }
+            _ => self.edge.call(request),
+        }
+    }
+}
+
 struct Acceptor {
     state: HttpState,
     places: Arc<Semaphore>,
@@ -110,7 +138,7 @@ impl Acceptor {
 
     async fn accept<S, E>(&self, listener: &TcpListener, service: S)
     where
-        S: tower::Service<Request, Response = axum::response::Response, Error = E> + Clone + Send + 'static,
+        S: tower::Service<Request, Response = Response, Error = E> + Clone + Send + 'static,
         S::Future: Send,
         E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
     {
@@ -128,7 +156,7 @@ impl Acceptor {
 
     fn take<S, E>(&self, stream: TcpStream, peer: PeerAddress, service: S)
     where
-        S: tower::Service<Request, Response = axum::response::Response, Error = E> + Clone + Send + 'static,
+        S: tower::Service<Request, Response = Response, Error = E> + Clone + Send + 'static,
         S::Future: Send,
         E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
     {
@@ -136,7 +164,8 @@ impl Acceptor {
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
             metrics.connections_refused.inc();
             // The socket's buffer is empty, so this either fits at once or nobody is there to read it.
-            drop(stream.try_write(BUSY));
+            let detail = "too many connections are open: try again";
+            drop(stream.try_write(&canned(503, "Service Unavailable", "too_many_connections", detail)));
             return;
         };
         if let Err(error) = stream.set_nodelay(true) {
@@ -167,19 +196,5 @@ impl Acceptor {
         if tokio::time::timeout(SHUTDOWN_TIMEOUT, self.graceful.shutdown()).await.is_err() {
             tracing::warn!("some connections did not end in time and are cut off");
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_busy_answer_announces_its_length() {
-        let text = std::str::from_utf8(BUSY).unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        assert!(head.contains(&format!("content-length: {}", body.len())), "{}", body.len());
-        let document: serde_json::Value = serde_json::from_str(body).unwrap();
-        assert_eq!(document["status"], 503);
     }
 }

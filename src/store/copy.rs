@@ -8,7 +8,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::sqlite::file::{check, copy_file};
+use super::sqlite::file::{check, copy_file, make_alone, replace_rows};
 use super::{Conn, Db, Environment, Location, OwnedValue, Value, migrations, sqlite};
 use crate::error::{Error, Result};
 use crate::time::Timestamp;
@@ -50,11 +50,13 @@ pub async fn backup(source: &Location, file: &Path, environment: Environment, re
     }
     let partial = with_suffix(file, ".partial");
     remove_database(&partial)?;
+    make_private(&partial)?;
     let copied = match source {
         Location::Sqlite(path) => copy_file(path, &partial, report),
         Location::Postgres(_) => copy_postgres_into_file(source, &partial, environment, report).await,
     };
     let finished = copied.and_then(|()| {
+        make_alone(&partial)?;
         check(&partial)?;
         std::fs::rename(&partial, file).map_err(Error::unavailable)?;
         sync_folder(file)
@@ -121,9 +123,15 @@ async fn restore_staged(
     staged_db.close().await;
     match target {
         Location::Sqlite(path) => {
-            let kept = keep_sqlite_file(path, now)?;
-            copy_file(staged, path, report)?;
-            Ok(kept)
+            let old = path.exists();
+            let db = Db::open(target, environment).await?;
+            migrations::migrate(&db, context).await?;
+            db.close().await;
+            let kept = with_suffix(path, &format!(".before-restore-{}", stamp(now)));
+            remove_database(&kept)?;
+            let tables: Vec<&str> = TABLES.iter().map(|(table, _)| *table).chain(["messaging_sequence"]).collect();
+            replace_rows(path, staged, old.then_some(kept.as_path()), &tables, report)?;
+            Ok(old.then(|| kept.display().to_string()))
         }
         Location::Postgres(_) => {
             let db = Db::open(target, environment).await?;
@@ -134,6 +142,11 @@ async fn restore_staged(
             Ok(kept.0)
         }
     }
+}
+
+/// The second, as it stands in a name.
+fn stamp(now: Timestamp) -> String {
+    now.to_string().chars().filter(char::is_ascii_digit).take(14).collect()
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
@@ -154,20 +167,16 @@ fn remove_database(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Makes an empty file that only its owner can read: SQLite takes it for a new database.
+fn make_private(path: &Path) -> Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let made = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    made.map(drop).map_err(Error::unavailable)
+}
+
 fn sync_folder(file: &Path) -> Result<()> {
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::unavailable)
-}
-
-fn keep_sqlite_file(path: &Path, now: Timestamp) -> Result<Option<String>> {
-    if !path.exists() {
-        return Ok(None);
-    }
-    let stamp: String = now.to_string().chars().filter(char::is_ascii_digit).take(14).collect();
-    let kept = with_suffix(path, &format!(".before-restore-{stamp}"));
-    remove_database(&kept)?;
-    copy_file(path, &kept, &mut |_| ())?;
-    Ok(Some(kept.display().to_string()))
 }
 
 /// Copies row by row from one snapshot of PostgreSQL.
@@ -192,7 +201,7 @@ async fn copy_postgres_into_file(
     copy_rows(&mut conn, &mut file, report).await?;
     let last_id = conn.one("SELECT last_value FROM messaging.messaging_sequence", &[], |row| row.i64(0)).await?;
     file.execute("UPDATE messaging.messaging_sequence SET last_value = $1", &[Value::I64(last_id)]).await?;
-    file.script("COMMIT; PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode = DELETE").await?;
+    file.script("COMMIT").await?;
     conn.script("COMMIT").await
 }
 
@@ -203,10 +212,10 @@ struct Replacement {
 
 /// Sets the present schema aside under another name, makes a new one and fills it.
 async fn replace_postgres(conn: &mut Conn, input: &Replacement) -> Result<(Option<String>, u64)> {
-    let had_data = migrations::version(conn).await?.is_some();
-    let kept = "messaging_before_restore";
+    let tables = "SELECT count(*) FROM information_schema.tables WHERE table_schema = 'messaging'";
+    let had_data = conn.one(tables, &[], |row| row.i64(0)).await? > 0;
+    let kept = format!("messaging_before_restore_{}", stamp(input.context.now));
     if had_data {
-        conn.script(&format!("DROP SCHEMA IF EXISTS {kept} CASCADE")).await?;
         conn.script(&format!("ALTER SCHEMA messaging RENAME TO {kept}")).await?;
     }
     migrations::apply(conn, &input.context).await?;

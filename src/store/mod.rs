@@ -5,7 +5,7 @@
 //! - Work is `Fn` over its input, for it may be run again, and awaits nothing but its own statements.
 //! - Parameters are written `$1`, tables `messaging.name`, lists `= ANY($1)`; a driver translates what its database says
 //!   differently, nobody else does.
-//! - Only `sqlite.rs` names rusqlite and only `postgres.rs` names tokio_postgres.
+//! - Only `sqlite/` names rusqlite and only `postgres/` names tokio_postgres.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -19,6 +19,7 @@ pub mod conversations;
 pub mod copy;
 
 pub mod events;
+pub mod health;
 pub mod idempotency;
 pub mod messages;
 pub mod migrations;

@@ -180,3 +180,8 @@ pub async fn insert(conn: &mut Conn, user: &NewUser) -> Result<UserId> {
     )
     .await
 }
+
+/// How many there are.
+pub async fn count(conn: &mut Conn) -> Result<i64> {
+    conn.one("SELECT count(*) FROM messaging.users", &[], |row| row.i64(0)).await
+}

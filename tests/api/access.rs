@@ -107,6 +107,9 @@ both!(cors_is_as_configured, async |place| {
     assert!(answer.header("access-control-allow-headers").unwrap().contains("idempotency-key"));
     assert!(answer.header("access-control-allow-methods").unwrap().contains("POST"));
     assert_eq!(answer.header("access-control-allow-credentials"), None);
+    // What only looks like a preflight is a request like any other.
+    let plain = answer_of(server.request(Method::OPTIONS, "/api/nothing")).await;
+    plain.problem(401, "unauthenticated");
     // Errors are readable for the page too.
     let refused = answer_of(server.request(Method::GET, "/api/users").header("origin", "https://app.example")).await;
     refused.problem(401, "unauthenticated");

@@ -9,5 +9,7 @@ mod idempotency;
 mod messages;
 mod operations;
 mod properties;
+mod restore;
+mod secrecy;
 mod timeline;
 mod users;

@@ -252,7 +252,7 @@ both!(one_bad_send_in_a_batch_fails_alone, async |place| {
 });
 
 /// A failure that only the database foresees: a trigger that refuses one body.
-fn poison(place: &Place) -> (&'static str, &'static str) {
+pub fn poison(place: &Place) -> (&'static str, &'static str) {
     match place.kind {
         crate::support::place::Kind::Sqlite => (
             "CREATE TRIGGER poison BEFORE INSERT ON messages WHEN NEW.body = 'poison'

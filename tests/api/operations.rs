@@ -11,7 +11,7 @@ use crate::messages::assert_dense;
 use crate::support::place::{Kind, cluster_url, connect};
 use crate::support::{Options, Place, Server, answer_of};
 
-fn posthaste(place: &Place, arguments: &[&str]) -> Output {
+pub fn posthaste(place: &Place, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_posthaste"))
         .args(arguments)
         .env("POSTHASTE_DATABASE_URL", place.url())
@@ -20,7 +20,7 @@ fn posthaste(place: &Place, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-fn text(output: &Output) -> String {
+pub fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
@@ -117,94 +117,6 @@ both!(the_docs_need_nothing_from_outside, async |place| {
     assert!(loaded >= 4, "{html}");
     let start = String::from_utf8(server.get("/docs/swagger-initializer.js").await.bytes).unwrap();
     assert!(start.contains("/openapi.json") && !start.contains("https://"), "{start}");
-});
-
-both!(a_backup_is_restored_with_everything, async |place| {
-    let server = Server::start(place).await;
-    for number in 0..50 {
-        server.send("bugs", "duck", &format!("it's № {number}")).await;
-    }
-    let keyed = server.request(Method::POST, "/api/messages").header("idempotency-key", "kept");
-    let hey = serde_json::json!({"sender_user_name": "bugs", "recipient_user_name": "duck", "body": "keyed"});
-    let first = answer_of(keyed.json(&hey)).await;
-    let before = server.all("/api/messages/duck").await;
-    let users = server.all("/api/users").await;
-    let epoch = place_epoch(place).await;
-
-    let file = place.folder.path().join("backup file");
-    let file = file.to_str().unwrap();
-    let backed_up = posthaste(place, &["backup", file]);
-    assert!(backed_up.status.success(), "{}", text(&backed_up));
-    let again = posthaste(place, &["backup", file]);
-    assert!(!again.status.success() && text(&again).contains("exists already"), "{}", text(&again));
-
-    // The server runs on through the restore, and shows what the backup held.
-    server.send("bugs", "duck", "after the backup").await;
-    server.send("porky", "rdibari", "a new conversation").await;
-    let restored = posthaste(place, &["restore", file]);
-    assert!(restored.status.success(), "{}", text(&restored));
-    assert!(text(&restored).contains("is kept as"), "{}", text(&restored));
-    assert_eq!(server.all("/api/messages/duck").await, before);
-    assert_eq!(server.all("/api/users").await, users);
-    assert_eq!(server.all("/api/messages/rdibari?with=porky").await, Vec::<Value>::new());
-    assert_ne!(place_epoch(place).await, epoch);
-    let keyed = server.request(Method::POST, "/api/messages").header("idempotency-key", "kept");
-    assert_eq!(answer_of(keyed.json(&hey)).await.bytes, first.bytes);
-    let sent = server.send("bugs", "duck", "after the restore").await;
-    assert_eq!(sent["seq"], 52);
-    server.send("porky", "rdibari", "a new conversation again").await;
-    server.add_user("newcomer", "", "").await;
-    assert_dense(place).await;
-});
-
-async fn place_epoch(place: &Place) -> i64 {
-    let digits = match place.kind {
-        Kind::Sqlite => {
-            "SELECT unicode(epoch) * 1000000 + unicode(substr(epoch, 2)) * 1000 + unicode(substr(epoch, 3)) FROM event_log"
-        }
-        Kind::Postgres => "SELECT hashtext(epoch)::bigint FROM messaging.event_log",
-    };
-    place.numbers(digits).await[0][0]
-}
-
-both!(a_backup_goes_into_the_other_database, async |place| {
-    let server = Server::start(place).await;
-    server.send("bugs", "duck", "it's 'quoted' 👍").await;
-    let messages = server.all("/api/messages/duck").await;
-    let users = server.all("/api/users").await;
-    let file = place.folder.path().join("backup");
-    assert!(posthaste(place, &["backup", file.to_str().unwrap()]).status.success());
-
-    let other = Place::new(if place.kind == Kind::Sqlite { Kind::Postgres } else { Kind::Sqlite }).await;
-    let restored = posthaste(&other, &["restore", file.to_str().unwrap()]);
-    assert!(restored.status.success(), "{}", text(&restored));
-    let server = Server::start(&other).await;
-    assert_eq!(server.all("/api/messages/duck").await, messages);
-    assert_eq!(server.all("/api/users").await, users);
-    assert_eq!(server.send("bugs", "duck", "on").await["id"], 6);
-    server.send("bugs", "rdibari", "on").await;
-    server.send("bugs", "porky", "on").await;
-    assert_dense(&other).await;
-    other.remove().await;
-});
-
-both!(what_is_no_backup_is_not_restored, async |place| {
-    let server = Server::start(place).await;
-    let before = server.all("/api/messages/bugs").await;
-    let file = place.folder.path().join("not a backup");
-    let restore = || posthaste(place, &["restore", file.to_str().unwrap()]);
-    assert!(text(&restore()).contains("does not exist"));
-    std::fs::write(&file, "SQLite format 3\0 and then nothing of it").unwrap();
-    let refused = restore();
-    assert!(
-        !refused.status.success() && text(&refused).contains("not an intact Posthaste backup"),
-        "{}",
-        text(&refused)
-    );
-    std::fs::remove_file(&file).unwrap();
-    rusqlite::Connection::open(&file).unwrap().execute_batch("CREATE TABLE theirs (x)").unwrap();
-    assert!(text(&restore()).contains("no schema version"));
-    assert_eq!(server.all("/api/messages/bugs").await, before);
 });
 
 both!(the_doctor_looks_at_everything, async |place| {

@@ -1,7 +1,7 @@
 //! `/api/capabilities`: what this server can do, for clients that must choose before anyone logged in.
 
 use axum::extract::State;
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -75,7 +75,7 @@ pub async fn get_capabilities(
 ) -> Result<Response, Problem> {
     query.finish()?;
     let settings = &state.app.settings;
-    resource(
+    let mut response = resource(
         &headers,
         &Capabilities {
             server: "posthaste",
@@ -92,5 +92,8 @@ pub async fn get_capabilities(
                 json_body_bytes: BODY_LIMIT_BYTES,
             },
         },
-    )
+    )?;
+    // The same for everyone: a cache may keep it, and asks whether it still holds.
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    Ok(response)
 }

@@ -52,7 +52,6 @@ fn resource(headers: &HeaderMap, value: &impl Serialize) -> Result<Response, Pro
     if let Ok(tag) = HeaderValue::try_from(tag) {
         response.headers_mut().insert(header::ETAG, tag);
     }
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
     Ok(response)
 }
 

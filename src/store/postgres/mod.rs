@@ -275,6 +275,11 @@ impl Conn {
 
 /// PostgreSQL's errors in our words, in the one place that knows its codes.
 fn translate(error: tokio_postgres::Error) -> Error {
+    // The error's own text has a DETAIL that repeats the row, which may hold what somebody wrote: the log gets none of it.
+    let told = match error.as_db_error() {
+        Some(told) => format!("{} ({})", told.message(), told.code().code()),
+        None => error.to_string(),
+    };
     let Some(state) = error.code().cloned() else {
         // No SQLSTATE: the connection itself failed, or a value could not be converted.
         let conversion = error.source().is_some_and(|source| source.is::<tokio_postgres::types::WrongType>());
@@ -284,7 +289,7 @@ fn translate(error: tokio_postgres::Error) -> Error {
         SqlState::UNIQUE_VIOLATION => Error::Duplicate {
             constraint: error.as_db_error().and_then(|error| error.constraint()).unwrap_or_default().to_owned(),
         },
-        SqlState::T_R_SERIALIZATION_FAILURE | SqlState::T_R_DEADLOCK_DETECTED => Error::Rerun(error.into()),
+        SqlState::T_R_SERIALIZATION_FAILURE | SqlState::T_R_DEADLOCK_DETECTED => Error::Rerun(told.into()),
         SqlState::DISK_FULL => Error::StorageFull,
         // Class 08: connection, 53: resources, 57: operator intervention, 58: system; 25006: a standby.
         state
@@ -292,9 +297,9 @@ fn translate(error: tokio_postgres::Error) -> Error {
                 || state == SqlState::READ_ONLY_SQL_TRANSACTION
                 || state == SqlState::INVALID_CATALOG_NAME =>
         {
-            Error::unavailable(error)
+            Error::unavailable(told)
         }
-        _ => Error::internal(error),
+        _ => Error::internal(told),
     }
 }
 

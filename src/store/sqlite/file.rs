@@ -63,3 +63,36 @@ pub fn copy_file(source: &Path, target: &Path, report: Report<'_>) -> Result<()>
     }
     target.execute_batch("PRAGMA wal_checkpoint(PASSIVE)").map_err(translate)
 }
+
+/// Turns a database that nobody has open into one file, with nothing beside it.
+pub fn make_alone(file: &Path) -> Result<()> {
+    let connection = open_connection(file)?;
+    let left = connection.query_row("PRAGMA journal_mode = DELETE", [], |row| row.get::<_, String>(0));
+    left.map(drop).map_err(translate)
+}
+
+/// Puts the rows of `source` in the place of all rows of `target`, in one transaction beside a running server. What was there
+/// is copied to `kept` first, while the same transaction keeps everyone else from writing: so nothing is lost between.
+pub fn replace_rows(
+    target: &Path,
+    source: &Path,
+    kept: Option<&Path>,
+    tables: &[&str],
+    report: Report<'_>,
+) -> Result<()> {
+    let connection = open_connection(target)?;
+    let source = source.to_str().ok_or_else(|| Error::internal("the path is not UTF-8"))?;
+    connection.execute("ATTACH DATABASE ?1 AS restored", [source]).map_err(translate)?;
+    connection.execute_batch("BEGIN IMMEDIATE").map_err(translate)?;
+    if let Some(kept) = kept {
+        copy_file(target, kept, &mut |_| ())?;
+        make_alone(kept)?;
+    }
+    let total = tables.len() as u64;
+    for (done, table) in (1..).zip(tables) {
+        let replace = format!("DELETE FROM main.{table}; INSERT INTO main.{table} SELECT * FROM restored.{table}");
+        connection.execute_batch(&replace).map_err(translate)?;
+        report(Progress { done, total });
+    }
+    connection.execute_batch("COMMIT; DETACH DATABASE restored").map_err(translate)
+}

@@ -8,6 +8,7 @@ pub(super) mod file;
 mod job;
 mod writer;
 
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -65,7 +66,8 @@ impl Database {
     /// [`Error::Unavailable`] when the file cannot be opened, [`Error::Internal`] when it is not a SQLite database.
     pub fn open(path: &Path, environment: Environment) -> Result<Self> {
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            std::fs::create_dir_all(folder).map_err(Error::unavailable)?;
+            // Messages are in there: nobody but the owner reads a folder that we make.
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(Error::unavailable)?;
         }
         let mut writer = open_writer(path)?;
         let reader_count = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8);

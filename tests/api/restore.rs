@@ -1,0 +1,164 @@
+//! Backup and restore, beside a running server and across databases.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use reqwest::Method;
+use serde_json::Value;
+
+use crate::both;
+use crate::messages::assert_dense;
+use crate::operations::{posthaste, text};
+use crate::support::place::Kind;
+use crate::support::{Place, Server, answer_of};
+
+both!(a_backup_is_restored_with_everything, async |place| {
+    let server = Server::start(place).await;
+    for number in 0..50 {
+        server.send("bugs", "duck", &format!("it's № {number}")).await;
+    }
+    let keyed = server.request(Method::POST, "/api/messages").header("idempotency-key", "kept");
+    let hey = serde_json::json!({"sender_user_name": "bugs", "recipient_user_name": "duck", "body": "keyed"});
+    let first = answer_of(keyed.json(&hey)).await;
+    let before = server.all("/api/messages/duck").await;
+    let users = server.all("/api/users").await;
+    let epoch = place_epoch(place).await;
+
+    let file = place.folder.path().join("backup file");
+    let file = file.to_str().unwrap();
+    let backed_up = posthaste(place, &["backup", file]);
+    assert!(backed_up.status.success(), "{}", text(&backed_up));
+    let again = posthaste(place, &["backup", file]);
+    assert!(!again.status.success() && text(&again).contains("exists already"), "{}", text(&again));
+
+    // The server runs on through the restore, and shows what the backup held.
+    server.send("bugs", "duck", "after the backup").await;
+    server.send("porky", "rdibari", "a new conversation").await;
+    let restored = posthaste(place, &["restore", file]);
+    assert!(restored.status.success(), "{}", text(&restored));
+    assert!(text(&restored).contains("is kept as"), "{}", text(&restored));
+    assert_eq!(server.all("/api/messages/duck").await, before);
+    assert_eq!(server.all("/api/users").await, users);
+    assert_eq!(server.all("/api/messages/rdibari?with=porky").await, Vec::<Value>::new());
+    assert_ne!(place_epoch(place).await, epoch);
+    let keyed = server.request(Method::POST, "/api/messages").header("idempotency-key", "kept");
+    assert_eq!(answer_of(keyed.json(&hey)).await.bytes, first.bytes);
+    let sent = server.send("bugs", "duck", "after the restore").await;
+    assert_eq!(sent["seq"], 52);
+    server.send("porky", "rdibari", "a new conversation again").await;
+    server.add_user("newcomer", "", "").await;
+    assert_dense(place).await;
+});
+
+async fn place_epoch(place: &Place) -> i64 {
+    let digits = match place.kind {
+        Kind::Sqlite => {
+            "SELECT unicode(epoch) * 1000000 + unicode(substr(epoch, 2)) * 1000 + unicode(substr(epoch, 3)) FROM event_log"
+        }
+        Kind::Postgres => "SELECT hashtext(epoch)::bigint FROM messaging.event_log",
+    };
+    place.numbers(digits).await[0][0]
+}
+
+both!(a_backup_goes_into_the_other_database, async |place| {
+    let server = Server::start(place).await;
+    server.send("bugs", "duck", "it's 'quoted' 👍").await;
+    let messages = server.all("/api/messages/duck").await;
+    let users = server.all("/api/users").await;
+    let file = place.folder.path().join("backup");
+    assert!(posthaste(place, &["backup", file.to_str().unwrap()]).status.success());
+
+    let other = Place::new(if place.kind == Kind::Sqlite { Kind::Postgres } else { Kind::Sqlite }).await;
+    let restored = posthaste(&other, &["restore", file.to_str().unwrap()]);
+    assert!(restored.status.success(), "{}", text(&restored));
+    let server = Server::start(&other).await;
+    assert_eq!(server.all("/api/messages/duck").await, messages);
+    assert_eq!(server.all("/api/users").await, users);
+    assert_eq!(server.send("bugs", "duck", "on").await["id"], 6);
+    server.send("bugs", "rdibari", "on").await;
+    server.send("bugs", "porky", "on").await;
+    assert_dense(&other).await;
+    other.remove().await;
+});
+
+both!(what_is_no_backup_is_not_restored, async |place| {
+    let server = Server::start(place).await;
+    let before = server.all("/api/messages/bugs").await;
+    let file = place.folder.path().join("not a backup");
+    let restore = || posthaste(place, &["restore", file.to_str().unwrap()]);
+    assert!(text(&restore()).contains("does not exist"));
+    std::fs::write(&file, "SQLite format 3\0 and then nothing of it").unwrap();
+    let refused = restore();
+    assert!(
+        !refused.status.success() && text(&refused).contains("not an intact Posthaste backup"),
+        "{}",
+        text(&refused)
+    );
+    std::fs::remove_file(&file).unwrap();
+    rusqlite::Connection::open(&file).unwrap().execute_batch("CREATE TABLE theirs (x)").unwrap();
+    assert!(text(&restore()).contains("no schema version"));
+    assert_eq!(server.all("/api/messages/bugs").await, before);
+});
+
+both!(nothing_that_was_acknowledged_during_a_restore_is_lost, async |place| {
+    let server = Server::start(place).await;
+    let file = place.folder.path().join("backup");
+    assert!(posthaste(place, &["backup", file.to_str().unwrap()]).status.success());
+    let ended = AtomicBool::new(false);
+    let sending = async {
+        let mut acknowledged = Vec::new();
+        while !ended.load(Ordering::Relaxed) {
+            let body = format!("during {}", acknowledged.len());
+            let message = serde_json::json!({"sender_user_name": "bugs", "recipient_user_name": "duck", "body": body});
+            let answer = server.post("/api/messages", &message).await;
+            if answer.status == 201 {
+                acknowledged.push(body);
+            }
+        }
+        acknowledged
+    };
+    let restoring = async {
+        let (url, folder, file) = (place.url(), place.folder.path().to_owned(), file.clone());
+        let restored = tokio::task::spawn_blocking(move || {
+            let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_posthaste"));
+            command.arg("restore").arg(file).env("POSTHASTE_DATABASE_URL", url).env("POSTHASTE_DATA_DIR", folder);
+            command.output().unwrap()
+        });
+        let restored = restored.await.unwrap();
+        ended.store(true, Ordering::Relaxed);
+        assert!(restored.status.success(), "{}", text(&restored));
+        text(&restored)
+    };
+    let (acknowledged, told) = tokio::join!(sending, restoring);
+    let kept = told.split("is kept as ").nth(1).unwrap().split(": remove").next().unwrap();
+    let mut found =
+        server.all("/api/messages/duck").await.iter().map(|message| message["body"].clone()).collect::<Vec<_>>();
+    match place.kind {
+        Kind::Sqlite => {
+            let connection = rusqlite::Connection::open(kept).unwrap();
+            let mut statement = connection.prepare("SELECT body FROM messages").unwrap();
+            let bodies = statement.query_map([], |row| row.get::<_, String>(0)).unwrap();
+            found.extend(bodies.map(|body| Value::from(body.unwrap())));
+        }
+        Kind::Postgres => {
+            let schema = kept.strip_prefix("schema ").unwrap();
+            let rows = place.postgres().await.query(&format!("SELECT body FROM {schema}.messages"), &[]).await.unwrap();
+            found.extend(rows.iter().map(|row| Value::from(row.get::<_, String>(0))));
+        }
+    }
+    assert!(acknowledged.len() > 2, "{}", acknowledged.len());
+    for body in acknowledged {
+        assert!(found.contains(&Value::from(body.as_str())), "{body} is nowhere");
+    }
+    assert_dense(place).await;
+});
+
+both!(a_backup_is_one_file_for_its_owner_alone, async |place| {
+    use std::os::unix::fs::PermissionsExt;
+    drop(Server::start(place).await);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("backup");
+    assert!(posthaste(place, &["backup", file.to_str().unwrap()]).status.success());
+    let names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["backup"]);
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+});
