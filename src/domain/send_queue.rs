@@ -1,16 +1,15 @@
 //! Where sends wait for each other: whatever is waiting goes into one transaction.
 //!
-//! Invariants: a draft is answered once, after its commit. Two drafts with one idempotency key are never under way together,
-//! so a concurrent repeat waits for the first. A batch that fails for a reason not foreseen is run again one by one, so that
-//! only its culprit fails.
+//! Invariants: a draft is answered once, after its commit. There is one batch under way at a time: a second one would wait
+//! for the first one's locks, and both would be smaller. Two drafts with one idempotency key are never in one batch, so a
+//! concurrent repeat waits for the first. A batch that fails for a reason not foreseen is run again one by one, so that only
+//! its culprit fails.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
 
-use super::idempotency::Digest;
 use super::messages::{Answer, Draft};
 use super::send_batch::{Batch, send_all};
 use crate::error::{Error, Result};
@@ -35,26 +34,11 @@ struct Waiting {
     reply: oneshot::Sender<Result<Answer>>,
 }
 
-impl Waiting {
-    fn digest(&self) -> Option<Digest> {
-        self.draft.keyed.as_ref().map(|keyed| keyed.request.digest)
-    }
-}
-
 impl SendQueue {
     /// Starts the task that empties the queue. It ends when every clone of the queue is gone and all is answered.
     pub fn start(db: Db, clock: Clock, metrics: Arc<Metrics>) -> Self {
         let (waiting, queue) = mpsc::channel(QUEUE_LIMIT);
-        let dispatcher = Dispatcher {
-            concurrency: db.concurrent_send_batches(),
-            db,
-            clock,
-            metrics: Arc::clone(&metrics),
-            ready: VecDeque::new(),
-            parked: Vec::new(),
-            under_way: HashSet::new(),
-            running: JoinSet::new(),
-        };
+        let dispatcher = Dispatcher { db, clock, metrics: Arc::clone(&metrics), ready: VecDeque::new() };
         tokio::spawn(dispatcher.run(queue));
         Self { waiting, metrics }
     }
@@ -80,89 +64,54 @@ struct Dispatcher {
     db: Db,
     clock: Clock,
     metrics: Arc<Metrics>,
-    concurrency: usize,
     ready: VecDeque<Waiting>,
-    /// Repeats of a key that is under way.
-    parked: Vec<Waiting>,
-    under_way: HashSet<Digest>,
-    running: JoinSet<Vec<Digest>>,
 }
 
 impl Dispatcher {
     async fn run(mut self, mut queue: mpsc::Receiver<Waiting>) {
-        let mut open = true;
-        while open || !self.running.is_empty() || !self.ready.is_empty() {
-            while let Ok(waiting) = queue.try_recv() {
+        loop {
+            if self.ready.is_empty() {
+                match queue.recv().await {
+                    Some(waiting) => self.ready.push_back(waiting),
+                    None => return,
+                }
+            }
+            while self.ready.len() < QUEUE_LIMIT
+                && let Ok(waiting) = queue.try_recv()
+            {
                 self.ready.push_back(waiting);
             }
-            if self.running.len() < self.concurrency && self.start_batch() {
-                continue;
-            }
-            tokio::select! {
-                biased;
-                Some(done) = self.running.join_next(), if !self.running.is_empty() => self.release(done),
-                received = queue.recv(), if open && self.ready.len() < QUEUE_LIMIT => match received {
-                    Some(waiting) => self.ready.push_back(waiting),
-                    None => open = false,
-                },
-            }
-        }
-    }
-
-    /// Starts a batch of what may go; whether there was anything.
-    fn start_batch(&mut self) -> bool {
-        let mut drafts = Vec::new();
-        let mut replies = Vec::new();
-        let mut digests = Vec::new();
-        while drafts.len() < BATCH_LIMIT {
-            let Some(waiting) = self.ready.pop_front() else {
-                break;
-            };
-            if let Some(digest) = waiting.digest() {
-                if !self.under_way.insert(digest) {
-                    self.parked.push(waiting);
-                    continue;
-                }
-                digests.push(digest);
-            }
-            drafts.push(waiting.draft);
-            replies.push(waiting.reply);
-        }
-        if drafts.is_empty() {
-            return false;
-        }
-        self.metrics.send_batch_size.observe(drafts.len() as f64);
-        let batch = Arc::new(Batch::new(self.clock.clone(), drafts));
-        let db = self.db.clone();
-        self.running.spawn(async move {
-            let answers = send_batch(&db, &batch).await;
+            let (drafts, replies) = self.take_batch();
+            self.metrics.send_batch_size.observe(drafts.len() as f64);
+            let batch = Arc::new(Batch::new(self.clock.clone(), drafts));
+            let answers = send_batch(&self.db, &batch).await;
             for (reply, answer) in replies.into_iter().zip(answers) {
                 // Whoever gave up waiting finds the answer under its key.
                 drop(reply.send(answer));
             }
-            digests
-        });
-        true
+        }
     }
 
-    fn release(&mut self, done: Result<Vec<Digest>, tokio::task::JoinError>) {
-        match done {
-            Ok(digests) => {
-                for digest in digests {
-                    self.under_way.remove(&digest);
-                }
+    /// What goes together: the oldest ones, no idempotency key twice. At least one.
+    fn take_batch(&mut self) -> (Vec<Draft>, Vec<oneshot::Sender<Result<Answer>>>) {
+        let mut drafts = Vec::new();
+        let mut replies = Vec::new();
+        let mut digests = HashSet::new();
+        let mut repeats = Vec::new();
+        while drafts.len() < BATCH_LIMIT {
+            let Some(waiting) = self.ready.pop_front() else { break };
+            let digest = waiting.draft.keyed.as_ref().map(|keyed| keyed.request.digest);
+            if digest.is_some_and(|digest| !digests.insert(digest)) {
+                repeats.push(waiting);
+                continue;
             }
-            Err(panicked) => {
-                // Which keys it held is lost with it. Only with nothing under way is it certain that none is held.
-                tracing::error!(%panicked, "a batch of sends was lost");
-                if self.running.is_empty() {
-                    self.under_way.clear();
-                }
-            }
+            drafts.push(waiting.draft);
+            replies.push(waiting.reply);
         }
-        for waiting in self.parked.drain(..).rev() {
+        for waiting in repeats.into_iter().rev() {
             self.ready.push_front(waiting);
         }
+        (drafts, replies)
     }
 }
 

@@ -29,9 +29,10 @@ pub fn canned(status: u16, title: &str, code: &str, detail: &str) -> Vec<u8> {
     let body = format!(
         r#"{{"type":"about:blank","title":"{title}","status":{status},"detail":"{detail}","code":"{code}","request_id":""}}"#
     );
+    let retry = if status == 503 { "retry-after: 1\r\n" } else { "" };
     format!(
         "HTTP/1.1 {status} {title}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\n\
-         cache-control: no-store\r\nretry-after: 1\r\nconnection: close\r\n\r\n{body}",
+         cache-control: no-store\r\n{retry}connection: close\r\n\r\n{body}",
         body.len()
     )
     .into_bytes()

@@ -175,16 +175,6 @@ impl Db {
             Self::Postgres(database) => database.close(),
         }
     }
-
-    /// How many transactions of sends are worth having under way at once.
-    pub fn concurrent_send_batches(&self) -> usize {
-        match self {
-            // There is one writer: a second batch would only wait in its queue, and be smaller for it.
-            Self::Sqlite(_) => 1,
-            // One fills while the other is in its fsync.
-            Self::Postgres(_) => 2,
-        }
-    }
 }
 
 impl Conn {

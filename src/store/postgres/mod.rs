@@ -167,7 +167,7 @@ impl Database {
         input: &I,
         work: for<'a> fn(&'a mut AnyConn, &'a I) -> Work<'a, T>,
     ) -> Result<T> {
-        connection.postgres().begin().await?;
+        connection.postgres().begin();
         let value = work(connection, input).await?;
         let started = Instant::now();
         connection.postgres().commit().await?;
@@ -190,7 +190,7 @@ impl Database {
         })?;
         self.environment.metrics.pool_in_use.inc();
         let metrics = Arc::clone(&self.environment.metrics);
-        Ok(Conn { client: Lease { object: Some(client), in_transaction: false, metrics } })
+        Ok(Conn { client: Lease { object: Some(client), in_transaction: false, metrics }, begin_wanted: false })
     }
 
     /// Ends the connections that nobody uses, and the others after their use.
@@ -229,6 +229,7 @@ impl Drop for Lease {
 /// One connection of the pool.
 pub struct Conn {
     client: Lease,
+    begin_wanted: bool,
 }
 
 impl AnyConn {
@@ -241,36 +242,53 @@ impl AnyConn {
 }
 
 impl Conn {
-    async fn begin(&mut self) -> Result<()> {
+    /// Says BEGIN together with the first statement, which spares a round trip.
+    fn begin(&mut self) {
         self.client.in_transaction = true;
-        self.client.batch_execute("BEGIN").await.map_err(translate)
+        self.begin_wanted = true;
     }
 
     async fn commit(&mut self) -> Result<()> {
-        self.client.batch_execute("COMMIT").await.map_err(translate)?;
+        if !self.begin_wanted {
+            self.client.batch_execute("COMMIT").await.map_err(translate)?;
+        }
         self.client.in_transaction = false;
         Ok(())
     }
 
     async fn rollback(&mut self) {
-        self.client.in_transaction = self.client.batch_execute("ROLLBACK").await.is_err();
+        let begun = !std::mem::take(&mut self.begin_wanted);
+        self.client.in_transaction = begun && self.client.batch_execute("ROLLBACK").await.is_err();
     }
 
-    pub(in crate::store) async fn query(&self, sql: &str, parameters: &[Value<'_>]) -> Result<Vec<DriverRow>> {
-        let statement = self.client.prepare_cached(sql).await.map_err(translate)?;
-        let parameters: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(|value| value as _).collect();
-        self.client.query(&statement, &parameters).await.map_err(translate)
+    /// Sends what `statement` sends, right behind a BEGIN if one is wanted.
+    async fn send<T>(&mut self, statement: impl AsyncFnOnce(&Object) -> Result<T, tokio_postgres::Error>) -> Result<T> {
+        if !std::mem::take(&mut self.begin_wanted) {
+            return statement(&self.client).await.map_err(translate);
+        }
+        // Polled in this order, and so sent in this order.
+        let (begun, outcome) = tokio::join!(biased; self.client.batch_execute("BEGIN"), statement(&self.client));
+        begun.map_err(translate)?;
+        outcome.map_err(translate)
     }
 
-    pub(in crate::store) async fn execute(&self, sql: &str, parameters: &[Value<'_>]) -> Result<u64> {
-        let statement = self.client.prepare_cached(sql).await.map_err(translate)?;
-        let parameters: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(|value| value as _).collect();
-        self.client.execute(&statement, &parameters).await.map_err(translate)
+    pub(in crate::store) async fn query(&mut self, sql: &str, parameters: &[Value<'_>]) -> Result<Vec<DriverRow>> {
+        let parameters = as_parameters(parameters);
+        self.send(async |client| client.query(&client.prepare_cached(sql).await?, &parameters).await).await
     }
 
-    pub(in crate::store) async fn script(&self, sql: &str) -> Result<()> {
-        self.client.batch_execute(sql).await.map_err(translate)
+    pub(in crate::store) async fn execute(&mut self, sql: &str, parameters: &[Value<'_>]) -> Result<u64> {
+        let parameters = as_parameters(parameters);
+        self.send(async |client| client.execute(&client.prepare_cached(sql).await?, &parameters).await).await
     }
+
+    pub(in crate::store) async fn script(&mut self, sql: &str) -> Result<()> {
+        self.send(async |client| client.batch_execute(sql).await).await
+    }
+}
+
+fn as_parameters<'a>(values: &'a [Value<'a>]) -> Vec<&'a (dyn ToSql + Sync)> {
+    values.iter().map(|value| value as _).collect()
 }
 
 /// PostgreSQL's errors in our words, in the one place that knows its codes.
