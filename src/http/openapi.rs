@@ -11,7 +11,7 @@ use utoipa::openapi::security::{
 use utoipa::openapi::{Content, Ref, RefOr, Response, ResponseBuilder};
 
 use super::problem::{PROBLEM_JSON, ProblemDocument};
-use super::routes::messages::MessageKind;
+use super::routes::messages::{MessageKind, Order};
 use crate::domain::auth::Access;
 
 #[derive(OpenApi)]
@@ -22,7 +22,7 @@ use crate::domain::auth::Access;
                        with a Link header; times are RFC 3339 in UTC with microseconds.",
         license(name = "MIT", identifier = "MIT"),
     ),
-    components(schemas(ProblemDocument<'_>, MessageKind)),
+    components(schemas(ProblemDocument<'_>, MessageKind, Order)),
     tags(
         (name = "users", description = "People."),
         (name = "messages", description = "Sending, and all messages of a user."),
