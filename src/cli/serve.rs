@@ -36,6 +36,7 @@ pub fn run(data: &DataOptions, options: ServeOptions) -> Result<ExitCode, String
 }
 
 async fn serve(config: ServeConfig) -> Result<(), String> {
+    let stop = stop_signal();
     let listener = bind(config.listen).await?;
     let metrics_listener = match config.metrics_listen {
         Some(address) => Some(bind(address).await?),
@@ -68,7 +69,7 @@ async fn serve(config: ServeConfig) -> Result<(), String> {
     let access = if config.access == Access::Open { "open" } else { "secured" };
     tracing::info!(address = %listener.local_addr().unwrap_or(config.listen), database = place, access, "listening");
     let housekeeping = tokio::spawn(keep_house(Arc::clone(&app)));
-    let outcome = server::serve(state, listener, metrics_listener, stop_signal()).await;
+    let outcome = server::serve(state, listener, metrics_listener, stop).await;
     housekeeping.abort();
     app.db.close().await;
     tracing::info!("stopped");
@@ -84,17 +85,22 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, String> {
     })
 }
 
-async fn stop_signal() {
+/// Waits for the signal to end. The signals are caught from the call on, not only once the future is polled: until then
+/// they would end the process at once.
+fn stop_signal() -> impl Future<Output = ()> {
     let stream = |kind| signal(kind).map_err(|error| tracing::error!(%error, "a signal cannot be waited for"));
-    match (stream(SignalKind::terminate()), stream(SignalKind::interrupt())) {
-        (Ok(mut terminate), Ok(mut interrupt)) => {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
+    let streams = (stream(SignalKind::terminate()), stream(SignalKind::interrupt()));
+    async {
+        match streams {
+            (Ok(mut terminate), Ok(mut interrupt)) => {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+                tracing::info!("stopping");
             }
-            tracing::info!("stopping");
+            _ => std::future::pending().await,
         }
-        _ => std::future::pending().await,
     }
 }
 

@@ -8,12 +8,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::idempotency::{Record, days_kept, neighbouring_days};
-use super::messages::{Answer, Draft, Kind, Message, Names, Recipient, Sender, Sent};
+use super::idempotency::{KeyedRequest, Record, days_kept, neighbouring_days};
+use super::messages::{Answer, Draft, Keyed, Kind, Message, Names, Recipient, Sender, Sent};
 use crate::error::{Error, FieldError, Result};
 use crate::ids::{ConversationId, MessageId, UserId};
 use crate::store::conversations::{Head, Pair};
-use crate::store::events::{Kind as EventKind, NewEvent};
 use crate::store::users::UserName;
 use crate::store::{self, Conn};
 use crate::text::fold_ascii;
@@ -275,9 +274,8 @@ async fn write(
 ) -> Result<()> {
     let ids: BTreeSet<i64> = placed.iter().filter_map(Placed::conversation_id).map(|id| id.0).collect();
     let ids: Vec<i64> = ids.into_iter().collect();
-    let mut heads: HashMap<ConversationId, Head> =
-        store::conversations::lock(conn, &ids).await?.into_iter().map(|head| (head.id, head)).collect();
-    let message_ids = store::messages::next_ids(conn, placed.len()).await?;
+    let (heads, message_ids) = store::sends::lock_and_number(conn, &ids, placed.len()).await?;
+    let mut heads: HashMap<ConversationId, Head> = heads.into_iter().map(|head| (head.id, head)).collect();
     let mut sent = Vec::with_capacity(placed.len());
     for (placed, id) in placed.into_iter().zip(message_ids) {
         let head = placed.conversation_id().and_then(|id| heads.get_mut(&id));
@@ -300,34 +298,31 @@ async fn write(
     }
     let mut heads: Vec<Head> = heads.into_values().filter(|head| head.last_seq > 0).collect();
     heads.sort_unstable_by_key(|head| head.id);
-    store::conversations::advance(conn, &heads).await?;
+    let records: Vec<Record> =
+        sent.iter().filter_map(|(_, keyed, sent)| keyed.map(|keyed| record(keyed, sent))).collect();
+    store_records(conn, now, &records).await?;
     let messages: Vec<&Message> = sent.iter().map(|(_, _, sent)| &sent.message).collect();
-    store::messages::append(conn, &messages).await?;
-    let events: Vec<NewEvent> = messages.iter().map(|message| created(message)).collect();
-
-    let mut records = Vec::new();
+    store::sends::append(conn, &heads, &messages).await?;
+    let mut records = records.into_iter();
     for (index, keyed, sent) in sent {
-        answers[index] = Some(Ok(match keyed {
+        answers[index] = Some(Ok(match keyed.and_then(|_| records.next()) {
             None => Answer::Sent(Box::new(sent)),
-            Some(keyed) => {
-                let answer = (keyed.render)(&sent);
-                records.push(Record {
-                    digest: keyed.request.digest,
-                    request_hash: keyed.request.request_hash,
-                    answer: answer.clone(),
-                });
-                Answer::Stored { answer, replayed: false }
-            }
+            Some(record) => Answer::Stored { answer: record.answer, replayed: false },
         }));
     }
-    store_records(conn, now, records).await?;
-    store::events::append(conn, &events).await
+    Ok(())
 }
 
-async fn store_records(conn: &mut Conn, now: Timestamp, mut records: Vec<Record>) -> Result<()> {
+fn record(keyed: &Keyed, sent: &Sent) -> Record {
+    let KeyedRequest { digest, request_hash } = keyed.request.clone();
+    Record { digest, request_hash, answer: (keyed.render)(sent) }
+}
+
+async fn store_records(conn: &mut Conn, now: Timestamp, records: &[Record]) -> Result<()> {
     if records.is_empty() {
         return Ok(());
     }
+    let mut records: Vec<&Record> = records.iter().collect();
     records.sort_unstable_by_key(|record| record.digest);
     // Two nodes on either side of midnight do not meet at the key's row, but at the lock of the conversation: what the one
     // has committed, the other sees from here on.
@@ -342,16 +337,6 @@ async fn store_records(conn: &mut Conn, now: Timestamp, mut records: Vec<Record>
         // Another node had the same key in the same moment: run again, its answer is there to be found now.
         Err(Error::Duplicate { constraint }) => Err(Error::Rerun(constraint.into())),
         outcome => outcome,
-    }
-}
-
-fn created(message: &Message) -> NewEvent {
-    NewEvent {
-        kind: EventKind::MessageCreated,
-        conversation_id: message.conversation_id,
-        seq: message.seq,
-        actor_id: message.sender_id,
-        at: message.timestamp_sent,
     }
 }
 

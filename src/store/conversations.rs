@@ -1,6 +1,6 @@
 //! Rows of `messaging.conversations`, `direct_conversations` and `members`.
 //!
-//! Invariants: who writes into conversations locks their rows first, in id order ([`lock`]); the pair of a direct
+//! Invariants: who writes into conversations locks their rows first, in id order (`store::sends`); the pair of a direct
 //! conversation is unique, whoever writes first.
 
 use super::{Conn, Row, Value};
@@ -90,48 +90,31 @@ pub async fn head_since(conn: &mut Conn, id: ConversationId, since: Timestamp) -
     .await
 }
 
-/// Locks conversations for writing until the transaction ends; in id order, so that nothing deadlocks.
-pub async fn lock(conn: &mut Conn, ids: &[i64]) -> Result<Vec<Head>> {
+/// The heads of conversations that are about to be written. On SQLite, where the writer is alone.
+pub(super) async fn lock(conn: &mut Conn, ids: &[i64]) -> Result<Vec<Head>> {
     conn.rows(
         "SELECT id, last_seq, last_sent_at, last_message_id, content_version FROM messaging.conversations
-          WHERE id = ANY($1) ORDER BY id FOR UPDATE",
+          WHERE id = ANY($1) ORDER BY id",
         &[Value::I64s(ids)],
         head,
     )
     .await
 }
 
-/// Moves locked conversations to their new heads.
-pub async fn advance(conn: &mut Conn, heads: &[Head]) -> Result<()> {
-    if let Conn::Sqlite(_) = conn {
-        for head in heads {
-            conn.execute(
-                "UPDATE messaging.conversations SET last_seq = $2, last_sent_at = $3, last_message_id = $4
-                  WHERE id = $1",
-                &[
-                    Value::I64(head.id.0),
-                    Value::I64(head.last_seq),
-                    Value::Time(head.last_sent_at),
-                    Value::I64(head.last_message_id.0),
-                ],
-            )
-            .await?;
-        }
-        return Ok(());
+/// Moves locked conversations to their new heads. On SQLite; PostgreSQL does it with the messages.
+pub(super) async fn advance(conn: &mut Conn, heads: &[Head]) -> Result<()> {
+    for head in heads {
+        conn.execute(
+            "UPDATE messaging.conversations SET last_seq = $2, last_sent_at = $3, last_message_id = $4 WHERE id = $1",
+            &[
+                Value::I64(head.id.0),
+                Value::I64(head.last_seq),
+                Value::Time(head.last_sent_at),
+                Value::I64(head.last_message_id.0),
+            ],
+        )
+        .await?;
     }
-    let ids: Vec<i64> = heads.iter().map(|head| head.id.0).collect();
-    let seqs: Vec<i64> = heads.iter().map(|head| head.last_seq).collect();
-    let times: Vec<Timestamp> = heads.iter().map(|head| head.last_sent_at).collect();
-    let messages: Vec<i64> = heads.iter().map(|head| head.last_message_id.0).collect();
-    conn.execute(
-        "UPDATE messaging.conversations c
-            SET last_seq = n.last_seq, last_sent_at = n.last_sent_at, last_message_id = n.last_message_id
-           FROM unnest($1::bigint[], $2::bigint[], $3::timestamptz[], $4::bigint[])
-                AS n (id, last_seq, last_sent_at, last_message_id)
-          WHERE c.id = n.id",
-        &[Value::I64s(&ids), Value::I64s(&seqs), Value::Times(&times), Value::I64s(&messages)],
-    )
-    .await?;
     Ok(())
 }
 

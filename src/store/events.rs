@@ -1,6 +1,6 @@
 //! Rows of `messaging.events`, and the one row of `messaging.event_log` that numbers them.
 //!
-//! Invariant: [`append`] is the last statement of its transaction. Its counter row stays locked until the commit, so
+//! Invariant: numbering is the last statement of its transaction. Its counter row stays locked until the commit, so
 //! positions become visible in their order and a reader that saw one never meets a smaller one later.
 
 use super::{Conn, Value};
@@ -39,56 +39,31 @@ pub struct NewEvent {
     pub at: Timestamp,
 }
 
-/// Logs events in the given order.
-pub async fn append(conn: &mut Conn, events: &[NewEvent]) -> Result<()> {
+/// Logs events in the given order. On SQLite; PostgreSQL does it with what happened (`store::sends`).
+pub(super) async fn append(conn: &mut Conn, events: &[NewEvent]) -> Result<()> {
     let count = events.len() as i64;
-    if let Conn::Sqlite(_) = conn {
-        let last = conn
-            .one(
-                "UPDATE messaging.event_log SET last_position = last_position + $1 RETURNING last_position",
-                &[Value::I64(count)],
-                |row| row.i64(0),
-            )
-            .await?;
-        for (event, position) in events.iter().zip(last - count + 1..) {
-            conn.execute(
-                "INSERT INTO messaging.events (position, type, conversation_id, seq, actor_id, at)
-                 VALUES ($1, $2, $3, $4, $5, $6)",
-                &[
-                    Value::I64(position),
-                    Value::Text(event.kind.as_str()),
-                    Value::I64(event.conversation_id.0),
-                    Value::I64(event.seq),
-                    Value::I64(event.actor_id.0),
-                    Value::Time(event.at),
-                ],
-            )
-            .await?;
-        }
-        return Ok(());
+    let last = conn
+        .one(
+            "UPDATE messaging.event_log SET last_position = last_position + $1 RETURNING last_position",
+            &[Value::I64(count)],
+            |row| row.i64(0),
+        )
+        .await?;
+    for (event, position) in events.iter().zip(last - count + 1..) {
+        conn.execute(
+            "INSERT INTO messaging.events (position, type, conversation_id, seq, actor_id, at)
+             VALUES ($1, $2, $3, $4, $5, $6)",
+            &[
+                Value::I64(position),
+                Value::Text(event.kind.as_str()),
+                Value::I64(event.conversation_id.0),
+                Value::I64(event.seq),
+                Value::I64(event.actor_id.0),
+                Value::Time(event.at),
+            ],
+        )
+        .await?;
     }
-    let kinds: Vec<&str> = events.iter().map(|event| event.kind.as_str()).collect();
-    let conversations: Vec<i64> = events.iter().map(|event| event.conversation_id.0).collect();
-    let seqs: Vec<i64> = events.iter().map(|event| event.seq).collect();
-    let actors: Vec<i64> = events.iter().map(|event| event.actor_id.0).collect();
-    let times: Vec<Timestamp> = events.iter().map(|event| event.at).collect();
-    conn.execute(
-        "WITH log AS (
-             UPDATE messaging.event_log SET last_position = last_position + $1 RETURNING last_position)
-         INSERT INTO messaging.events (position, type, conversation_id, seq, actor_id, at)
-         SELECT log.last_position - $1 + e.place, e.type, e.conversation_id, e.seq, e.actor_id, e.at
-           FROM log, unnest($2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::timestamptz[])
-                WITH ORDINALITY AS e (type, conversation_id, seq, actor_id, at, place)",
-        &[
-            Value::I64(count),
-            Value::Texts(&kinds),
-            Value::I64s(&conversations),
-            Value::I64s(&seqs),
-            Value::I64s(&actors),
-            Value::Times(&times),
-        ],
-    )
-    .await?;
     Ok(())
 }
 

@@ -67,7 +67,7 @@ pub async fn find(conn: &mut Conn, days: &[i64], digests: &[&[u8]]) -> Result<Ve
 ///
 /// # Errors
 /// [`crate::error::Error::Duplicate`] with `idempotency_keys_pkey` when another transaction had one of them first.
-pub async fn insert(conn: &mut Conn, day: i64, records: &[Record]) -> Result<()> {
+pub async fn insert(conn: &mut Conn, day: i64, records: &[&Record]) -> Result<()> {
     if let Conn::Sqlite(_) = conn {
         for record in records {
             conn.execute(

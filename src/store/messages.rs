@@ -148,79 +148,40 @@ pub async fn count_before(
     .await
 }
 
-/// Takes `count` ids from the sequence, rising. To be called with the conversations locked.
-pub async fn next_ids(conn: &mut Conn, count: usize) -> Result<Vec<i64>> {
+/// Takes `count` ids, rising. On SQLite; PostgreSQL has a sequence.
+pub(super) async fn next_ids(conn: &mut Conn, count: usize) -> Result<Vec<i64>> {
     let count = count as i64;
-    if let Conn::Sqlite(_) = conn {
-        let last = conn
-            .one(
-                "UPDATE messaging.messaging_sequence SET last_value = last_value + $1 RETURNING last_value",
-                &[Value::I64(count)],
-                |row| row.i64(0),
-            )
-            .await?;
-        return Ok((last - count + 1..=last).collect());
-    }
-    conn.rows(
-        "SELECT nextval('messaging.messaging_sequence') FROM generate_series(1, $1::bigint)",
-        &[Value::I64(count)],
-        |row| row.i64(0),
-    )
-    .await
+    let last = conn
+        .one(
+            "UPDATE messaging.messaging_sequence SET last_value = last_value + $1 RETURNING last_value",
+            &[Value::I64(count)],
+            |row| row.i64(0),
+        )
+        .await?;
+    Ok((last - count + 1..=last).collect())
 }
 
-/// Appends messages whose `seq` and `id` were given under the lock of their conversations.
-pub async fn append(conn: &mut Conn, messages: &[&Message]) -> Result<()> {
-    if let Conn::Sqlite(_) = conn {
-        for message in messages {
-            append_one(conn, message).await?;
-        }
-        return Ok(());
+/// Appends messages, one statement each. On SQLite.
+pub(super) async fn append(conn: &mut Conn, messages: &[&Message]) -> Result<()> {
+    for message in messages {
+        conn.execute(
+            "INSERT INTO messaging.messages (conversation_id, seq, id, timestamp_sent, kind, sender_id, recipient_id,
+                                             created_at, reply_to, body)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+            &[
+                Value::I64(message.conversation_id.0),
+                Value::I64(message.seq),
+                Value::I64(message.id.0),
+                Value::Time(message.timestamp_sent),
+                Value::Text(message.kind.as_str()),
+                Value::I64(message.sender_id.0),
+                Value::OptionI64(message.recipient_id.map(|id| id.0)),
+                Value::Time(message.created_at),
+                Value::OptionI64(message.reply_to),
+                Value::Text(&message.body),
+            ],
+        )
+        .await?;
     }
-    fn column<T>(messages: &[&Message], read: impl Fn(&Message) -> T) -> Vec<T> {
-        messages.iter().map(|message| read(message)).collect()
-    }
-    let bodies: Vec<&str> = messages.iter().map(|message| message.body.as_str()).collect();
-    conn.execute(
-        "INSERT INTO messaging.messages (conversation_id, seq, id, timestamp_sent, kind, sender_id, recipient_id,
-                                         created_at, reply_to, body)
-         SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::timestamptz[], $5::text[], $6::bigint[],
-                              $7::bigint[], $8::timestamptz[], $9::bigint[], $10::text[])",
-        &[
-            Value::I64s(&column(messages, |message| message.conversation_id.0)),
-            Value::I64s(&column(messages, |message| message.seq)),
-            Value::I64s(&column(messages, |message| message.id.0)),
-            Value::Times(&column(messages, |message| message.timestamp_sent)),
-            Value::Texts(&column(messages, |message| message.kind.as_str())),
-            Value::I64s(&column(messages, |message| message.sender_id.0)),
-            Value::OptionI64s(&column(messages, |message| message.recipient_id.map(|id| id.0))),
-            Value::Times(&column(messages, |message| message.created_at)),
-            Value::OptionI64s(&column(messages, |message| message.reply_to)),
-            Value::Texts(&bodies),
-        ],
-    )
-    .await?;
-    Ok(())
-}
-
-async fn append_one(conn: &mut Conn, message: &Message) -> Result<()> {
-    conn.execute(
-        "INSERT INTO messaging.messages (conversation_id, seq, id, timestamp_sent, kind, sender_id, recipient_id,
-                                         created_at, reply_to, body)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-        &[
-            Value::I64(message.conversation_id.0),
-            Value::I64(message.seq),
-            Value::I64(message.id.0),
-            Value::Time(message.timestamp_sent),
-            Value::Text(message.kind.as_str()),
-            Value::I64(message.sender_id.0),
-            Value::OptionI64(message.recipient_id.map(|id| id.0)),
-            Value::Time(message.created_at),
-            Value::OptionI64(message.reply_to),
-            Value::Text(&message.body),
-        ],
-    )
-    .await?;
     Ok(())
 }

@@ -24,6 +24,7 @@ pub mod idempotency;
 pub mod messages;
 pub mod migrations;
 pub mod postgres;
+pub mod sends;
 pub mod sqlite;
 
 pub mod users;

@@ -1,0 +1,119 @@
+//! What a batch of sends locks and writes: each in one statement on PostgreSQL, where a round trip costs as much as the rows.
+//!
+//! Invariants: conversations are locked in id order before message ids are taken, so that ids rise with `seq`; the event
+//! log's counter is taken last, so that positions become visible in their order.
+
+use super::conversations::{self, Head};
+use super::events::{self, Kind, NewEvent};
+use super::messages::{self, Message};
+use super::{Conn, Row, Value};
+use crate::error::Result;
+use crate::ids::{ConversationId, MessageId};
+use crate::time::Timestamp;
+
+/// Locks conversations until the transaction ends, and takes `count` message ids, rising.
+pub async fn lock_and_number(conn: &mut Conn, conversations: &[i64], count: usize) -> Result<(Vec<Head>, Vec<i64>)> {
+    if let Conn::Sqlite(_) = conn {
+        let heads = conversations::lock(conn, conversations).await?;
+        return Ok((heads, messages::next_ids(conn, count).await?));
+    }
+    let mut heads = Vec::with_capacity(conversations.len());
+    // The branches of a UNION ALL run in their order: no id is taken before every lock is held.
+    let ids = conn
+        .rows(
+            "WITH locked AS MATERIALIZED (
+                 SELECT id, last_seq, last_sent_at, last_message_id, content_version FROM messaging.conversations
+                  WHERE id = ANY($1) ORDER BY id FOR UPDATE)
+             SELECT id, last_seq, last_sent_at, last_message_id, content_version, NULL::bigint FROM locked
+             UNION ALL
+             SELECT NULL, NULL, NULL, NULL, NULL, nextval('messaging.messaging_sequence')
+               FROM generate_series(1, $2::bigint)",
+            &[Value::I64s(conversations), Value::I64(count as i64)],
+            |row| {
+                let id = row.option_i64(5)?;
+                if id.is_none() {
+                    heads.push(head(row)?);
+                }
+                Ok(id)
+            },
+        )
+        .await?;
+    Ok((heads, ids.into_iter().flatten().collect()))
+}
+
+fn head(row: &Row<'_>) -> Result<Head> {
+    Ok(Head {
+        id: ConversationId(row.i64(0)?),
+        last_seq: row.i64(1)?,
+        last_sent_at: row.time(2)?,
+        last_message_id: MessageId(row.i64(3)?),
+        content_version: row.i64(4)?,
+    })
+}
+
+/// Appends messages, moves their conversations' heads, and logs that they were created. The last statement of its transaction.
+pub async fn append(conn: &mut Conn, heads: &[Head], messages: &[&Message]) -> Result<()> {
+    if let Conn::Sqlite(_) = conn {
+        conversations::advance(conn, heads).await?;
+        messages::append(conn, messages).await?;
+        let events: Vec<NewEvent> = messages.iter().map(|message| created(message)).collect();
+        return events::append(conn, &events).await;
+    }
+    fn column<T>(messages: &[&Message], read: impl Fn(&Message) -> T) -> Vec<T> {
+        messages.iter().map(|message| read(message)).collect()
+    }
+    let bodies: Vec<&str> = messages.iter().map(|message| message.body.as_str()).collect();
+    conn.execute(
+        "WITH heads AS (
+             UPDATE messaging.conversations c
+                SET last_seq = n.last_seq, last_sent_at = n.last_sent_at, last_message_id = n.last_message_id
+               FROM unnest($1::bigint[], $2::bigint[], $3::timestamptz[], $4::bigint[])
+                    AS n (id, last_seq, last_sent_at, last_message_id)
+              WHERE c.id = n.id RETURNING 1),
+         stored AS (
+             INSERT INTO messaging.messages (conversation_id, seq, id, timestamp_sent, kind, sender_id, recipient_id,
+                                             created_at, reply_to, body)
+             SELECT * FROM unnest($5::bigint[], $6::bigint[], $7::bigint[], $8::timestamptz[], $9::text[],
+                                  $10::bigint[], $11::bigint[], $12::timestamptz[], $13::bigint[], $14::text[])
+             RETURNING 1),
+         -- The counts make it wait for the others: its row is locked for everyone from here to the commit.
+         log AS (
+             UPDATE messaging.event_log
+                SET last_position = last_position + $15 + 0 * ((SELECT count(*) FROM stored) + (SELECT count(*) FROM heads))
+             RETURNING last_position)
+         INSERT INTO messaging.events (position, type, conversation_id, seq, actor_id, at)
+         SELECT log.last_position - $15 + e.place, $16, e.conversation_id, e.seq, e.actor_id, e.at
+           FROM log, unnest($5::bigint[], $6::bigint[], $10::bigint[], $8::timestamptz[])
+                WITH ORDINALITY AS e (conversation_id, seq, actor_id, at, place)",
+        &[
+            Value::I64s(&heads.iter().map(|head| head.id.0).collect::<Vec<_>>()),
+            Value::I64s(&heads.iter().map(|head| head.last_seq).collect::<Vec<_>>()),
+            Value::Times(&heads.iter().map(|head| head.last_sent_at).collect::<Vec<Timestamp>>()),
+            Value::I64s(&heads.iter().map(|head| head.last_message_id.0).collect::<Vec<_>>()),
+            Value::I64s(&column(messages, |message| message.conversation_id.0)),
+            Value::I64s(&column(messages, |message| message.seq)),
+            Value::I64s(&column(messages, |message| message.id.0)),
+            Value::Times(&column(messages, |message| message.timestamp_sent)),
+            Value::Texts(&column(messages, |message| message.kind.as_str())),
+            Value::I64s(&column(messages, |message| message.sender_id.0)),
+            Value::OptionI64s(&column(messages, |message| message.recipient_id.map(|id| id.0))),
+            Value::Times(&column(messages, |message| message.created_at)),
+            Value::OptionI64s(&column(messages, |message| message.reply_to)),
+            Value::Texts(&bodies),
+            Value::I64(messages.len() as i64),
+            Value::Text(Kind::MessageCreated.as_str()),
+        ],
+    )
+    .await?;
+    Ok(())
+}
+
+fn created(message: &Message) -> NewEvent {
+    NewEvent {
+        kind: Kind::MessageCreated,
+        conversation_id: message.conversation_id,
+        seq: message.seq,
+        actor_id: message.sender_id,
+        at: message.timestamp_sent,
+    }
+}
