@@ -26,7 +26,7 @@ check: ## formatting, lints, documentation, and the server against its OpenAPI d
 
 bench: build ## measure throughput and latency on SQLite and on PostgreSQL
 	@scripts/setup bench
-	scripts/with-postgres cargo bench --locked --bench load
+	cargo bench --locked --bench load
 
 fmt: ## format the code
 	cargo fmt
