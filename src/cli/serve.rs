@@ -14,7 +14,7 @@ use crate::app::{App, Settings};
 use crate::config::{self, DataOptions, LogConfig, LogFormat, ServeConfig, ServeOptions};
 use crate::domain::auth::Access;
 use crate::domain::{demo, messages};
-use crate::http::{HttpSettings, HttpState, Timeouts, server};
+use crate::http::{CONNECTION_LIMIT, HttpSettings, HttpState, Timeouts, server};
 use crate::ids::Rng;
 use crate::time::Clock;
 
@@ -61,6 +61,7 @@ async fn serve(config: ServeConfig) -> Result<(), String> {
         app: Arc::clone(&app),
         settings: Arc::new(HttpSettings {
             timeouts: Timeouts::default(),
+            connection_limit: CONNECTION_LIMIT,
             origins: config.origins,
             metrics_elsewhere: metrics_listener.is_some(),
             registration_open: false,

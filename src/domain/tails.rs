@@ -4,7 +4,7 @@
 //! - A tail is used only after its conversation's row was read in the same request and has the same `content_version`. So
 //!   it is right with several nodes and with other programs on the same database, and needs no message to be dropped.
 //! - What is rendered is the same for every reader.
-//! - The memory taken is bounded by [`CAPACITY_BYTES`].
+//! - The memory taken is bounded by `CAPACITY_BYTES`.
 
 use std::collections::HashMap;
 use std::sync::Arc;

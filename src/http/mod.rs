@@ -45,15 +45,32 @@ impl Default for Timeouts {
     }
 }
 
+/// Connections open at once.
+pub const CONNECTION_LIMIT: usize = 16_384;
+
 /// What the operator chose about HTTP.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct HttpSettings {
     /// How long things may take.
     pub timeouts: Timeouts,
+    /// Connections open at once; one more is told so and closed.
+    pub connection_limit: usize,
     /// Which hosts and origins are ours.
     pub origins: OriginRules,
     /// Whether metrics have an address of their own, and so are not served here.
     pub metrics_elsewhere: bool,
     /// Whether people may register by themselves.
     pub registration_open: bool,
+}
+
+impl Default for HttpSettings {
+    fn default() -> Self {
+        Self {
+            timeouts: Timeouts::default(),
+            connection_limit: CONNECTION_LIMIT,
+            origins: OriginRules::default(),
+            metrics_elsewhere: false,
+            registration_open: false,
+        }
+    }
 }

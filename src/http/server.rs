@@ -1,6 +1,6 @@
 //! Accepting connections, and ending them.
 //!
-//! Invariants: there are never more than [`CONNECTION_LIMIT`] connections; one more is told so and closed. After the shutdown
+//! Invariants: there are never more connections than the settings allow; one more is told so and closed. After the shutdown
 //! signal nothing new is accepted, what was accepted is answered, and after [`SHUTDOWN_TIMEOUT`] the rest is cut off.
 
 use std::convert::Infallible;
@@ -28,8 +28,6 @@ use super::edge::{Edge, PeerAddress};
 use super::router::{metrics_router, router};
 use crate::error::{Error, Result};
 
-/// Connections open at once.
-pub const CONNECTION_LIMIT: usize = 16_384;
 /// Bytes that hyper buffers of a head. More than the edge accepts, so that the edge's answer is the one given.
 const HEAD_BUFFER_BYTES: usize = 128 * 1_024;
 /// How long connections may take to end after the shutdown signal.
@@ -133,7 +131,11 @@ struct Acceptor {
 
 impl Acceptor {
     fn new(state: HttpState) -> Self {
-        Self { state, places: Arc::new(Semaphore::new(CONNECTION_LIMIT)), graceful: GracefulShutdown::new() }
+        Self {
+            places: Arc::new(Semaphore::new(state.settings.connection_limit)),
+            state,
+            graceful: GracefulShutdown::new(),
+        }
     }
 
     async fn accept<S, E>(&self, listener: &TcpListener, service: S)

@@ -240,3 +240,32 @@ both!(many_requests_on_one_connection, async |place| {
     let answers = raw(server.address, format!("{}{last}", one.repeat(20)).as_bytes()).await;
     assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 21);
 });
+
+both!(one_connection_too_many_is_told_so, async |place| {
+    let server = Server::start_with(place, Options { connection_limit: 2, ..Options::default() }).await;
+    let request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let mut stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(request).await.unwrap();
+        let mut answer = [0; 15];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200 OK");
+        held.push(stream);
+    }
+    let refused = raw(server.address, b"").await;
+    assert_eq!(raw_problem(&refused, 503)["code"], "too_many_connections");
+    assert!(refused.contains("retry-after: 1"), "{refused}");
+    held.pop();
+    // The place is free as soon as the server has seen the end of that connection.
+    for _ in 0..100 {
+        if raw(server.address, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .await
+            .starts_with("HTTP/1.1 200")
+        {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("the place of a closed connection is not given again");
+});

@@ -8,7 +8,7 @@ use posthaste::app::{App, Settings};
 use posthaste::domain::auth::Access;
 use posthaste::domain::{demo, users};
 use posthaste::http::origin::OriginRules;
-use posthaste::http::{HttpSettings, HttpState, Timeouts, server};
+use posthaste::http::{CONNECTION_LIMIT, HttpSettings, HttpState, Timeouts, server};
 use posthaste::ids::Rng;
 use posthaste::store;
 use posthaste::time::Clock;
@@ -27,6 +27,7 @@ pub struct Options {
     pub clock: Clock,
     pub origins: OriginRules,
     pub timeouts: Timeouts,
+    pub connection_limit: usize,
 }
 
 impl Default for Options {
@@ -37,6 +38,7 @@ impl Default for Options {
             clock: Clock::System,
             origins: OriginRules::default(),
             timeouts: Timeouts::default(),
+            connection_limit: CONNECTION_LIMIT,
         }
     }
 }
@@ -123,6 +125,7 @@ impl Server {
             settings: Arc::new(HttpSettings {
                 origins: options.origins,
                 timeouts: options.timeouts,
+                connection_limit: options.connection_limit,
                 ..HttpSettings::default()
             }),
         };
