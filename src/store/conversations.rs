@@ -44,7 +44,7 @@ impl Pair {
     }
 }
 
-fn head(row: &Row<'_>) -> Result<Head> {
+pub(super) fn head(row: &Row<'_>) -> Result<Head> {
     Ok(Head {
         id: ConversationId(row.i64(0)?),
         last_seq: row.i64(1)?,

@@ -6,9 +6,8 @@
 use super::conversations::{self, Head};
 use super::events::{self, Kind, NewEvent};
 use super::messages::{self, Message};
-use super::{Conn, Row, Value};
+use super::{Conn, Value};
 use crate::error::Result;
-use crate::ids::{ConversationId, MessageId};
 use crate::time::Timestamp;
 
 /// Locks conversations until the transaction ends, and takes `count` message ids, rising.
@@ -32,23 +31,13 @@ pub async fn lock_and_number(conn: &mut Conn, conversations: &[i64], count: usiz
             |row| {
                 let id = row.option_i64(5)?;
                 if id.is_none() {
-                    heads.push(head(row)?);
+                    heads.push(conversations::head(row)?);
                 }
                 Ok(id)
             },
         )
         .await?;
     Ok((heads, ids.into_iter().flatten().collect()))
-}
-
-fn head(row: &Row<'_>) -> Result<Head> {
-    Ok(Head {
-        id: ConversationId(row.i64(0)?),
-        last_seq: row.i64(1)?,
-        last_sent_at: row.time(2)?,
-        last_message_id: MessageId(row.i64(3)?),
-        content_version: row.i64(4)?,
-    })
 }
 
 /// Appends messages, moves their conversations' heads, and logs that they were created. The last statement of its transaction.
