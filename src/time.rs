@@ -58,8 +58,8 @@ impl Timestamp {
         (Self::MIN.0..=Self::MAX.0).contains(&micros).then_some(Self(micros))
     }
 
-    // Written by hand because a page of messages formats some 200 of these, and a general formatter takes a third of
-    // the page's time. The calendar arithmetic is the usual one over 400-year eras that begin in March.
+    // Written by hand because a page of messages formats some 200 of these, which a general formatter would
+    // do through its description of the format. The calendar arithmetic is the usual one over 400-year eras that begin in March.
     fn text(self) -> [u8; TEXT_LENGTH] {
         let micros_of_day = self.0.rem_euclid(MICROS_PER_DAY);
         let days = self.day() + 719_468;

@@ -153,7 +153,7 @@ impl Writer {
         }
     }
 
-    /// Sees to it that the log starts over: it is overwritten then, which the disk does faster than letting a file grow.
+    /// Sees to it that the log starts over: a log that never does grows without end.
     fn look_at_log(&mut self) {
         let pages = self.log.pages.load(Ordering::Relaxed);
         self.environment.metrics.wal_size_bytes.set(pages * PAGE_SIZE_BYTES);
