@@ -3,6 +3,7 @@
 //! Invariant: each option has one definition, here; its flag, its `POSTHASTE_…` variable and its key in the file mean the
 //! same. A key that is unknown is refused by name.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +12,7 @@ use serde::Deserialize;
 
 use crate::domain::auth::Access;
 use crate::http::origin::{OriginRules, origin_of};
+use crate::mail::MailSettings;
 use crate::store::Location;
 
 /// Read from the working folder when no other file is named.
@@ -63,12 +65,35 @@ pub struct ServeOptions {
     /// Address of its own for /metrics, served to whoever reaches it
     #[arg(long, env = "POSTHASTE_METRICS_LISTEN", value_name = "ADDRESS")]
     pub metrics_listen: Option<SocketAddr>,
+    /// SMTP server for mail: smtp://user:password@host:port (STARTTLS, unless on loopback), or smtps://… (TLS)
+    #[arg(long, env = "POSTHASTE_SMTP_URL", value_name = "URL", hide_env_values = true)]
+    pub smtp_url: Option<Secret>,
+    /// Sender of mail: address@example.org, or "Name <address@example.org>"
+    #[arg(long, env = "POSTHASTE_MAIL_FROM", value_name = "ADDRESS")]
+    pub mail_from: Option<String>,
     /// Form of the log, which goes to standard error [default: text]
     #[arg(long, env = "POSTHASTE_LOG_FORMAT", value_name = "text|json")]
     pub log_format: Option<LogFormat>,
     /// What is logged: error, warn, info, debug, or a filter such as posthaste=debug [default: info]
     #[arg(long, env = "POSTHASTE_LOG", value_name = "FILTER")]
     pub log: Option<String>,
+}
+
+/// An option that holds a password: `Debug` does not show it.
+#[derive(Clone, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(pub String);
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Secret")
+    }
 }
 
 /// On or off.
@@ -106,6 +131,8 @@ struct File {
     #[serde(default)]
     cors_origin: Vec<String>,
     metrics_listen: Option<SocketAddr>,
+    smtp_url: Option<Secret>,
+    mail_from: Option<String>,
     log_format: Option<LogFormat>,
     log: Option<String>,
 }
@@ -134,6 +161,8 @@ pub struct ServeConfig {
     pub origins: OriginRules,
     /// Where metrics are served alone.
     pub metrics_listen: Option<SocketAddr>,
+    /// How mail leaves, if it does.
+    pub mail: Option<MailSettings>,
 }
 
 /// How to log, decided.
@@ -191,12 +220,22 @@ pub fn serve(data_options: &DataOptions, options: ServeOptions) -> Result<(Serve
         demo,
         origins: OriginRules { public_origin, cors_origins },
         metrics_listen: options.metrics_listen.or(file.metrics_listen),
+        mail: decide_mail(options.smtp_url.or(file.smtp_url), options.mail_from.or(file.mail_from))?,
     };
     let log = LogConfig {
         format: options.log_format.or(file.log_format).unwrap_or(LogFormat::Text),
         filter: options.log.or(file.log).unwrap_or_else(|| "info".into()),
     };
     Ok((config, log))
+}
+
+fn decide_mail(url: Option<Secret>, from: Option<String>) -> Result<Option<MailSettings>, String> {
+    match (url, from) {
+        (Some(Secret(url)), Some(from)) => Ok(Some(MailSettings { url, from })),
+        (None, None) => Ok(None),
+        (Some(_), None) => Err("--smtp-url needs --mail-from, the address that mail is sent from".into()),
+        (None, Some(_)) => Err("--mail-from needs --smtp-url, the server that mail leaves by".into()),
+    }
 }
 
 fn web_origin(text: &str) -> Option<String> {

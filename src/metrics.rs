@@ -37,6 +37,13 @@ pub struct WorkLabels {
     pub work: &'static str,
 }
 
+/// Of what became of something.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct OutcomeLabels {
+    /// `sent` or `failed`.
+    pub outcome: &'static str,
+}
+
 /// Every metric of the process.
 pub struct Metrics {
     registry: Registry,
@@ -62,6 +69,8 @@ pub struct Metrics {
     pub pool_size: Gauge,
     /// Bytes in SQLite's write-ahead log when it was last looked at.
     pub wal_size_bytes: Gauge,
+    /// Mails that an SMTP server took, and mails that were given up.
+    pub mails: Family<OutcomeLabels, Counter>,
 }
 
 impl Default for Metrics {
@@ -86,6 +95,7 @@ impl Metrics {
             pool_in_use: Gauge::default(),
             pool_size: Gauge::default(),
             wal_size_bytes: Gauge::default(),
+            mails: Family::default(),
             registry: Registry::default(),
         };
         registry.register("http_requests", "Requests answered", metrics.requests.clone());
@@ -126,6 +136,7 @@ impl Metrics {
             Unit::Bytes,
             metrics.wal_size_bytes.clone(),
         );
+        registry.register("mails", "Mails sent, and mails given up", metrics.mails.clone());
         Self { registry, ..metrics }
     }
 
@@ -142,6 +153,11 @@ impl Metrics {
     /// The gauge of one queue.
     pub fn queue(&self, work: &'static str) -> Gauge {
         self.queue_length.get_or_create_owned(&WorkLabels { work })
+    }
+
+    /// The counter of mails with one outcome, `sent` or `failed`.
+    pub fn mails(&self, outcome: &'static str) -> Counter {
+        self.mails.get_or_create_owned(&OutcomeLabels { outcome })
     }
 }
 
