@@ -53,7 +53,7 @@ free_port() {
     done
 }
 
-# Prints a Python that can make a virtual environment and is new enough for the contract test.
+# Prints a Python that can make a virtual environment and is new enough for what is installed into them.
 python_for_venv() {
     local python
     for python in python3 /usr/bin/python3; do
@@ -63,4 +63,20 @@ python_for_venv() {
         fi
     done
     return 1
+}
+
+# Makes the virtual environment target/NAME-venv as scripts/NAME-requirements.txt says, or leaves one that is as it says:
+# install_venv NAME TASK, where TASK is the task of scripts/setup that installs Python. Run in the project's folder.
+install_venv() {
+    local python requirements=scripts/$1-requirements.txt venv=target/$1-venv
+    # The copy of the requirements is written last, so that it says that all of them are there.
+    cmp --silent "$requirements" "$venv/requirements.txt" && return
+    python=$(python_for_venv) || {
+        echo "$1: no Python 3.11 or newer with venv here: run scripts/setup $2" >&2
+        return 1
+    }
+    rm -rf "$venv"
+    "$python" -m venv "$venv" &&
+        "$venv/bin/python" -m pip --disable-pip-version-check install --quiet --requirement "$requirements" &&
+        cp "$requirements" "$venv/requirements.txt"
 }

@@ -6,6 +6,7 @@ mod access;
 mod conventions;
 mod durability;
 mod idempotency;
+mod mail;
 mod messages;
 mod operations;
 mod properties;

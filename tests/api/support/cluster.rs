@@ -189,7 +189,7 @@ fn as_os_user() -> Vec<String> {
 
 /// A port that nothing listens on, below the range from which the kernel takes ports for outgoing connections: it must
 /// still be free when the server comes back. Another program may take it first: the caller tries again then.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     loop {
         let random = u16::from_le_bytes(Rng::System.bytes().unwrap());
         let port = 20_000 + random % 12_000;
