@@ -1,6 +1,7 @@
 //! The rules, one file a noun. Nothing here knows HTTP; nothing here writes SQL.
 
 pub mod auth;
+pub mod common_passwords;
 pub mod demo;
 pub mod health;
 pub mod idempotency;
