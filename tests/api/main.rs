@@ -9,6 +9,7 @@ mod idempotency;
 mod messages;
 mod operations;
 mod properties;
+mod proxy;
 mod restore;
 mod secrecy;
 mod timeline;

@@ -1,6 +1,7 @@
 //! A server of its own for each test, on a database of its own.
 
 pub mod cluster;
+pub mod nginx;
 pub mod place;
 pub mod process;
 pub mod server;
