@@ -11,6 +11,7 @@ use clap::{Args, ValueEnum};
 use serde::Deserialize;
 
 use crate::domain::auth::Access;
+use crate::http::client_address::TrustedProxies;
 use crate::http::origin::{OriginRules, origin_of};
 use crate::mail::MailSettings;
 use crate::store::Location;
@@ -62,6 +63,10 @@ pub struct ServeOptions {
     /// An origin whose pages may call from a browser; may be given several times, or with commas between
     #[arg(long, env = "POSTHASTE_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
     pub cors_origin: Vec<String>,
+    /// A proxy whose X-Forwarded-For is believed: an address, or a network such as 10.0.0.0/8; may be given several times, or
+    /// with commas between
+    #[arg(long, env = "POSTHASTE_TRUSTED_PROXIES", value_name = "NETWORK", value_delimiter = ',')]
+    pub trusted_proxies: Vec<String>,
     /// Address of its own for /metrics, served to whoever reaches it
     #[arg(long, env = "POSTHASTE_METRICS_LISTEN", value_name = "ADDRESS")]
     pub metrics_listen: Option<SocketAddr>,
@@ -130,6 +135,8 @@ struct File {
     public_url: Option<String>,
     #[serde(default)]
     cors_origin: Vec<String>,
+    #[serde(default)]
+    trusted_proxies: Vec<String>,
     metrics_listen: Option<SocketAddr>,
     smtp_url: Option<Secret>,
     mail_from: Option<String>,
@@ -159,6 +166,10 @@ pub struct ServeConfig {
     pub demo: bool,
     /// Which hosts and origins are ours.
     pub origins: OriginRules,
+    /// Whose word about a caller's address is taken.
+    pub trusted_proxies: TrustedProxies,
+    /// Whether callers are slowed down by rate limits.
+    pub rate_limits: bool,
     /// Where metrics are served alone.
     pub metrics_listen: Option<SocketAddr>,
     /// How mail leaves, if it does.
@@ -199,8 +210,6 @@ pub fn serve(data_options: &DataOptions, options: ServeOptions) -> Result<(Serve
              --allow-open-anywhere"
         ));
     }
-    // Accepted for what limits will be; there are none yet to switch.
-    let _rate_limits = options.rate_limits.or(file.rate_limits);
     let public_origin = match options.public_url.or(file.public_url) {
         None => None,
         Some(url) => Some(web_origin(&url).ok_or("--public-url must be an http or https URL")?),
@@ -213,12 +222,16 @@ pub fn serve(data_options: &DataOptions, options: ServeOptions) -> Result<(Serve
                 .ok_or_else(|| format!("--cors-origin {origin} is not an origin such as https://example.org"))
         })
         .collect::<Result<_, _>>()?;
+    let proxies = if options.trusted_proxies.is_empty() { file.trusted_proxies } else { options.trusted_proxies };
+    let trusted_proxies = TrustedProxies::parse(&proxies).map_err(|error| format!("--trusted-proxies {error}"))?;
     let config = ServeConfig {
         data,
         listen,
         access: if open { Access::Open } else { Access::Secured },
         demo,
         origins: OriginRules { public_origin, cors_origins },
+        trusted_proxies,
+        rate_limits: options.rate_limits.or(file.rate_limits).unwrap_or(Switch::On) == Switch::On,
         metrics_listen: options.metrics_listen.or(file.metrics_listen),
         mail: decide_mail(options.smtp_url.or(file.smtp_url), options.mail_from.or(file.mail_from))?,
     };

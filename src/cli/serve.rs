@@ -63,6 +63,8 @@ async fn serve(config: ServeConfig) -> Result<(), String> {
             timeouts: Timeouts::default(),
             connection_limit: CONNECTION_LIMIT,
             origins: config.origins,
+            trusted_proxies: config.trusted_proxies,
+            rate_limits: config.rate_limits,
             metrics_elsewhere: metrics_listener.is_some(),
             registration_open: false,
         }),

@@ -2,25 +2,103 @@
 //!
 //! hyper answers a head that it cannot take (too many fields, malformed) with an empty 400 or 431, and a head that never ends
 //! by closing. This wrapper turns both into problem documents. It looks at the first bytes of each write only.
+//!
+//! It also keeps answers from being lost. A request may be refused before its body is there, and hyper then closes. If the
+//! system had the rest of the body arrive at a closed socket, it would reset the connection, and the peer (a proxy, above
+//! all) might never read what it was answered. So what arrives is read and thrown away for a while.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Sleep;
+
+/// How long the rest of a refused body is read and thrown away, once everything is answered.
+const LINGER: Duration = Duration::from_secs(5);
+/// Bytes that are thrown away at once.
+const LINGER_BUFFER_BYTES: usize = 8 * 1_024;
+
+/// Whether the body of a connection's latest request was read to its end. Shared by the connection and the body.
+#[derive(Clone, Debug, Default)]
+pub struct BodyWatch {
+    unread: Arc<AtomicBool>,
+}
+
+impl BodyWatch {
+    /// The body of the next request, watched.
+    pub fn watch(&self, body: Incoming) -> axum::body::Body {
+        let unread = !body.is_end_stream();
+        self.unread.store(unread, Ordering::Relaxed);
+        if unread { axum::body::Body::new(Watched { body, watch: self.clone() }) } else { axum::body::Body::new(body) }
+    }
+}
+
+struct Watched {
+    body: Incoming,
+    watch: BodyWatch,
+}
+
+impl Body for Watched {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if frame.is_none() || self.body.is_end_stream() {
+            self.watch.unread.store(false, Ordering::Relaxed);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
 
 /// A TCP stream that speaks for hyper where hyper has nothing to say.
 pub struct Connection {
     stream: TcpStream,
     /// Bytes of a request came, and nothing was answered since.
     unanswered: bool,
+    watch: BodyWatch,
+    /// The end of the lingering, once the end of our answers is sent.
+    lingering: Option<Pin<Box<Sleep>>>,
 }
 
 impl Connection {
-    /// Wraps an accepted stream.
-    pub fn new(stream: TcpStream) -> Self {
-        Self { stream, unanswered: false }
+    /// Wraps an accepted stream, whose requests' bodies are watched.
+    pub fn new(stream: TcpStream, watch: BodyWatch) -> Self {
+        Self { stream, unanswered: false, watch, lingering: None }
+    }
+
+    /// Throws away what arrives, until the peer ends or [`LINGER`] has passed.
+    fn poll_linger(stream: &mut TcpStream, end: &mut Pin<Box<Sleep>>, cx: &mut Context<'_>) -> Poll<()> {
+        // The time first: a peer that sends without a pause would use up what this task may do at once.
+        if end.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        let mut bytes = [0; LINGER_BUFFER_BYTES];
+        loop {
+            let mut buffer = ReadBuf::new(&mut bytes);
+            let outcome = ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer));
+            if outcome.is_err() || buffer.filled().is_empty() {
+                return Poll::Ready(());
+            }
+        }
     }
 }
 
@@ -107,7 +185,18 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let this = &mut *self;
+        let end = match &mut this.lingering {
+            Some(end) => end,
+            None => {
+                ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+                if !this.watch.unread.load(Ordering::Relaxed) {
+                    return Poll::Ready(Ok(()));
+                }
+                this.lingering.insert(Box::pin(tokio::time::sleep(LINGER)))
+            }
+        };
+        Self::poll_linger(&mut this.stream, end, cx).map(Ok)
     }
 }
 

@@ -5,6 +5,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::HttpState;
+use super::client_address::via_proxy;
 use super::edge::PeerAddress;
 use super::problem::Problem;
 use crate::error::Error;
@@ -12,10 +13,14 @@ use crate::error::Error;
 /// What OpenMetrics text is called.
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The metrics on the API's own address: others than loopback peers find nothing here.
+/// The metrics on the API's own address: others than loopback peers find nothing here, and neither does a loopback peer that
+/// is a configured proxy, for it may speak for anyone.
 pub async fn guarded(State(state): State<HttpState>, request: Request) -> Result<Response, Problem> {
-    let peer = request.extensions().get::<PeerAddress>().map(|peer| peer.0.ip().to_canonical());
-    if state.settings.metrics_elsewhere || !peer.is_some_and(|address| address.is_loopback()) {
+    let peer = request.extensions().get::<PeerAddress>().map(|peer| peer.0);
+    let local = peer.is_some_and(|peer| {
+        peer.ip().to_canonical().is_loopback() && !via_proxy(peer, &state.settings.trusted_proxies)
+    });
+    if state.settings.metrics_elsewhere || !local {
         return Err(Problem::of_status(StatusCode::NOT_FOUND));
     }
     render(State(state)).await

@@ -2,9 +2,11 @@
 //!
 //! Invariant: handlers parse, call one domain function, render. They reach the store through the domain alone.
 
+pub mod client_address;
 pub mod connection;
 pub mod edge;
 pub mod extract;
+pub mod limits;
 pub mod metrics;
 pub mod openapi;
 pub mod origin;
@@ -17,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::app::App;
+use client_address::TrustedProxies;
 use origin::OriginRules;
 
 /// What the handlers share.
@@ -57,6 +60,10 @@ pub struct HttpSettings {
     pub connection_limit: usize,
     /// Which hosts and origins are ours.
     pub origins: OriginRules,
+    /// Whose word about a caller's address is taken.
+    pub trusted_proxies: TrustedProxies,
+    /// Whether callers are slowed down by rate limits.
+    pub rate_limits: bool,
     /// Whether metrics have an address of their own, and so are not served here.
     pub metrics_elsewhere: bool,
     /// Whether people may register by themselves.
@@ -69,6 +76,8 @@ impl Default for HttpSettings {
             timeouts: Timeouts::default(),
             connection_limit: CONNECTION_LIMIT,
             origins: OriginRules::default(),
+            trusted_proxies: TrustedProxies::default(),
+            rate_limits: true,
             metrics_elsewhere: false,
             registration_open: false,
         }

@@ -23,7 +23,7 @@ use tower::{Layer, ServiceExt};
 use tower_http::cors::{AllowHeaders, AllowOrigin, Cors, CorsLayer};
 
 use super::HttpState;
-use super::connection::{Connection, canned};
+use super::connection::{BodyWatch, Connection, canned};
 use super::edge::{Edge, PeerAddress};
 use super::router::{metrics_router, router};
 use crate::error::{Error, Result};
@@ -173,8 +173,10 @@ impl Acceptor {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "a connection without TCP_NODELAY");
         }
+        let watch = BodyWatch::default();
+        let bodies = watch.clone();
         let service = service.map_request(move |request: axum::http::Request<Incoming>| {
-            let mut request = request.map(axum::body::Body::new);
+            let mut request = request.map(|body| bodies.watch(body));
             request.extensions_mut().insert(peer);
             request
         });
@@ -182,7 +184,7 @@ impl Acceptor {
             .timer(TokioTimer::new())
             .header_read_timeout(self.state.settings.timeouts.head)
             .max_buf_size(HEAD_BUFFER_BYTES)
-            .serve_connection(TokioIo::new(Connection::new(stream)), TowerToHyperService::new(service));
+            .serve_connection(TokioIo::new(Connection::new(stream, watch)), TowerToHyperService::new(service));
         let connection = self.graceful.watch(connection);
         metrics.connections.inc();
         tokio::spawn(async move {

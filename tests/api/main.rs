@@ -10,6 +10,7 @@ mod mail;
 mod messages;
 mod operations;
 mod properties;
+mod proxy;
 mod restore;
 mod secrecy;
 mod timeline;

@@ -2,6 +2,7 @@
 
 pub mod cluster;
 pub mod mail;
+pub mod nginx;
 pub mod place;
 pub mod process;
 pub mod server;

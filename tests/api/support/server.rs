@@ -7,6 +7,7 @@ use std::time::Duration;
 use posthaste::app::{App, Settings};
 use posthaste::domain::auth::Access;
 use posthaste::domain::{demo, users};
+use posthaste::http::client_address::TrustedProxies;
 use posthaste::http::origin::OriginRules;
 use posthaste::http::{CONNECTION_LIMIT, HttpSettings, HttpState, Timeouts, server};
 use posthaste::ids::Rng;
@@ -26,6 +27,9 @@ pub struct Options {
     pub demo: bool,
     pub clock: Clock,
     pub origins: OriginRules,
+    pub trusted_proxies: TrustedProxies,
+    /// Off unless they are what a test is about: all of them call from one address.
+    pub rate_limits: bool,
     pub timeouts: Timeouts,
     pub connection_limit: usize,
 }
@@ -37,6 +41,8 @@ impl Default for Options {
             demo: true,
             clock: Clock::System,
             origins: OriginRules::default(),
+            trusted_proxies: TrustedProxies::default(),
+            rate_limits: false,
             timeouts: Timeouts::default(),
             connection_limit: CONNECTION_LIMIT,
         }
@@ -124,6 +130,8 @@ impl Server {
             app: Arc::clone(&app),
             settings: Arc::new(HttpSettings {
                 origins: options.origins,
+                trusted_proxies: options.trusted_proxies,
+                rate_limits: options.rate_limits,
                 timeouts: options.timeouts,
                 connection_limit: options.connection_limit,
                 ..HttpSettings::default()
