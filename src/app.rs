@@ -5,13 +5,18 @@
 use std::sync::Arc;
 
 use crate::domain::auth::Access;
+use crate::domain::credentials::KnownCallers;
+use crate::domain::jwt::{JwtSettings, JwtVerifier};
+use crate::domain::password_hashing::PasswordHashing;
 use crate::domain::send_queue::SendQueue;
 use crate::domain::tails::Tails;
+use crate::domain::users::DirectMessagesFrom;
 use crate::error::{Error, Result};
 use crate::ids::{RequestIds, Rng, hex};
+use crate::mail::{MailSettings, Mailer};
 use crate::metrics::Metrics;
 use crate::store::migrations::{self, Report};
-use crate::store::{Db, Environment, Location};
+use crate::store::{self, Db, Environment, Location};
 use crate::time::Clock;
 
 /// What the operator chose, as far as the rules need to know it.
@@ -21,6 +26,34 @@ pub struct Settings {
     pub access: Access,
     /// Whether the demo's data is there.
     pub demo: bool,
+    /// Whether callers are slowed down, those who try to log in included.
+    pub rate_limits: bool,
+    /// Whether people may register by themselves.
+    pub registration_open: bool,
+    /// From whom direct messages are taken by who has not chosen.
+    pub direct_messages_from: DirectMessagesFrom,
+    /// The URL under which people reach the server.
+    pub public_url: Option<String>,
+    /// Whose JWTs let people in.
+    pub jwt: Option<JwtSettings>,
+    /// How mail leaves.
+    pub mail: Option<MailSettings>,
+}
+
+impl Default for Settings {
+    /// As without any option.
+    fn default() -> Self {
+        Self {
+            access: Access::Secured,
+            demo: false,
+            rate_limits: true,
+            registration_open: false,
+            direct_messages_from: DirectMessagesFrom::Everyone,
+            public_url: None,
+            jwt: None,
+            mail: None,
+        }
+    }
 }
 
 /// The server's parts. Shared by `Arc`.
@@ -41,29 +74,64 @@ pub struct App {
     pub sends: SendQueue,
     /// What was rendered of the newest messages.
     pub tails: Tails,
+    /// What is remembered of callers.
+    pub callers: KnownCallers,
+    /// Where passwords are hashed.
+    pub passwords: PasswordHashing,
+    /// Who verifies the JWTs of the operator's backend.
+    pub jwt: Option<JwtVerifier>,
+    /// How mail leaves.
+    pub mailer: Option<Mailer>,
+    /// The key under which names are hashed.
+    pub name_key: [u8; 32],
 }
 
 impl App {
     /// Opens the database and brings its schema up to date.
     ///
     /// # Errors
-    /// When the database cannot be reached or its schema cannot be used.
+    /// When the database cannot be reached or its schema cannot be used, or a setting cannot be used.
     pub async fn open(location: &Location, settings: Settings, clock: Clock, rng: Rng) -> Result<(Self, Report)> {
         let metrics = Arc::new(Metrics::new());
         let environment = Environment { clock: clock.clone(), metrics: Arc::clone(&metrics) };
+        let jwt = match &settings.jwt {
+            Some(jwt) => Some(JwtVerifier::open(jwt.clone(), clock.now()).await.map_err(Error::internal)?),
+            None => None,
+        };
+        let mailer = match &settings.mail {
+            Some(mail) => {
+                Some(Mailer::start(mail.clone(), clock.clone(), &rng, Arc::clone(&metrics)).map_err(Error::internal)?)
+            }
+            None => None,
+        };
         let db = Db::open(location, environment).await?;
-        let context = migrations::Context { now: clock.now(), epoch: epoch(&rng)? };
+        let context = migration_context(&clock, &rng)?;
         let report = migrations::migrate(&db, context).await?;
-        let sends = SendQueue::start(db.clone(), clock.clone(), Arc::clone(&metrics));
-        let request_ids = RequestIds::new(&rng).map_err(Error::internal)?;
-        Ok((Self { db, clock, rng, request_ids, metrics, settings, sends, tails: Tails::default() }, report))
+        let name_key = db.read((), |conn, ()| Box::pin(store::revocations::name_key(conn))).await?;
+        let app = Self {
+            sends: SendQueue::start(db.clone(), clock.clone(), Arc::clone(&metrics)),
+            request_ids: RequestIds::new(&rng).map_err(Error::internal)?,
+            passwords: PasswordHashing::new(&rng, Arc::clone(&metrics))?,
+            name_key: name_key.try_into().map_err(|_| Error::internal("the key for names has a wrong length"))?,
+            callers: KnownCallers::default(),
+            tails: Tails::default(),
+            db,
+            clock,
+            rng,
+            metrics,
+            settings,
+            jwt,
+            mailer,
+        };
+        Ok((app, report))
     }
 }
 
-/// A new name for an event log, so that cursors of another one are told apart.
+/// What a migration needs: the moment, a new name for an event log (so that cursors of another one are told apart), a new key.
 ///
 /// # Errors
 /// When there is no randomness to be had.
-pub fn epoch(rng: &Rng) -> Result<String> {
-    Ok(hex(&rng.bytes::<8>().map_err(Error::internal)?))
+pub fn migration_context(clock: &Clock, rng: &Rng) -> Result<migrations::Context> {
+    let epoch = hex(&rng.bytes::<8>().map_err(Error::internal)?);
+    Ok(migrations::Context { now: clock.now(), epoch, name_key: rng.bytes().map_err(Error::internal)? })
 }

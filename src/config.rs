@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
 
+use crate::app::Settings;
 use crate::domain::auth::Access;
+use crate::domain::users::DirectMessagesFrom;
 use crate::http::client_address::TrustedProxies;
 use crate::http::origin::{OriginRules, origin_of};
 use crate::mail::MailSettings;
@@ -57,6 +59,12 @@ pub struct ServeOptions {
     /// Whether callers are slowed down by rate limits [default: on]
     #[arg(long, env = "POSTHASTE_RATE_LIMITS", value_name = "on|off")]
     pub rate_limits: Option<Switch>,
+    /// Whether people may make accounts by themselves [default: closed]
+    #[arg(long, env = "POSTHASTE_REGISTRATION", value_name = "open|closed")]
+    pub registration: Option<Registration>,
+    /// From whom direct messages are taken by people who have not chosen [default: everyone]
+    #[arg(long, env = "POSTHASTE_DIRECT_MESSAGES_FROM", value_name = "everyone|friends")]
+    pub direct_messages_from: Option<Correspondents>,
     /// The URL under which people reach the server
     #[arg(long, env = "POSTHASTE_PUBLIC_URL", value_name = "URL")]
     pub public_url: Option<String>,
@@ -111,6 +119,26 @@ pub enum Switch {
     Off,
 }
 
+/// Who makes accounts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Registration {
+    /// Everyone their own.
+    Open,
+    /// Administrators and API keys.
+    Closed,
+}
+
+/// From whom direct messages are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Correspondents {
+    /// From everyone.
+    Everyone,
+    /// From friends.
+    Friends,
+}
+
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -132,6 +160,8 @@ struct File {
     open: Option<bool>,
     allow_open_anywhere: Option<bool>,
     rate_limits: Option<Switch>,
+    registration: Option<Registration>,
+    direct_messages_from: Option<Correspondents>,
     public_url: Option<String>,
     #[serde(default)]
     cors_origin: Vec<String>,
@@ -160,20 +190,14 @@ pub struct ServeConfig {
     pub data: DataConfig,
     /// Where to listen.
     pub listen: SocketAddr,
-    /// Who is let in.
-    pub access: Access,
-    /// Whether to fill an empty database.
-    pub demo: bool,
+    /// What the rules need to know.
+    pub settings: Settings,
     /// Which hosts and origins are ours.
     pub origins: OriginRules,
     /// Whose word about a caller's address is taken.
     pub trusted_proxies: TrustedProxies,
-    /// Whether callers are slowed down by rate limits.
-    pub rate_limits: bool,
     /// Where metrics are served alone.
     pub metrics_listen: Option<SocketAddr>,
-    /// How mail leaves, if it does.
-    pub mail: Option<MailSettings>,
 }
 
 /// How to log, decided.
@@ -210,9 +234,10 @@ pub fn serve(data_options: &DataOptions, options: ServeOptions) -> Result<(Serve
              --allow-open-anywhere"
         ));
     }
-    let public_origin = match options.public_url.or(file.public_url) {
+    let public_url = options.public_url.or(file.public_url);
+    let public_origin = match &public_url {
         None => None,
-        Some(url) => Some(web_origin(&url).ok_or("--public-url must be an http or https URL")?),
+        Some(url) => Some(web_origin(url).ok_or("--public-url must be an http or https URL")?),
     };
     let origins = if options.cors_origin.is_empty() { file.cors_origin } else { options.cors_origin };
     let cors_origins = origins
@@ -227,13 +252,22 @@ pub fn serve(data_options: &DataOptions, options: ServeOptions) -> Result<(Serve
     let config = ServeConfig {
         data,
         listen,
-        access: if open { Access::Open } else { Access::Secured },
-        demo,
+        settings: Settings {
+            access: if open { Access::Open } else { Access::Secured },
+            demo,
+            rate_limits: options.rate_limits.or(file.rate_limits) != Some(Switch::Off),
+            registration_open: options.registration.or(file.registration) == Some(Registration::Open),
+            direct_messages_from: match options.direct_messages_from.or(file.direct_messages_from) {
+                Some(Correspondents::Friends) => DirectMessagesFrom::Friends,
+                Some(Correspondents::Everyone) | None => DirectMessagesFrom::Everyone,
+            },
+            public_url,
+            jwt: None,
+            mail: decide_mail(options.smtp_url.or(file.smtp_url), options.mail_from.or(file.mail_from))?,
+        },
         origins: OriginRules { public_origin, cors_origins },
         trusted_proxies,
-        rate_limits: options.rate_limits.or(file.rate_limits).unwrap_or(Switch::On) == Switch::On,
         metrics_listen: options.metrics_listen.or(file.metrics_listen),
-        mail: decide_mail(options.smtp_url.or(file.smtp_url), options.mail_from.or(file.mail_from))?,
     };
     let log = LogConfig {
         format: options.log_format.or(file.log_format).unwrap_or(LogFormat::Text),

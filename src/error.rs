@@ -35,6 +35,38 @@ pub enum Error {
     /// No valid credentials.
     #[error("unauthenticated")]
     Unauthenticated,
+    /// An attempt to log in that failed, or needs more.
+    #[error("log-in failed: {code}")]
+    LogInFailed {
+        /// Why, as a stable word.
+        code: &'static str,
+        /// What to do, as a sentence.
+        detail: &'static str,
+    },
+    /// Too often: again after `retry_after_s` seconds.
+    #[error("rate limited: {code}")]
+    RateLimited {
+        /// Which limit, as a stable word.
+        code: &'static str,
+        /// Seconds until another try is let through.
+        retry_after_s: u32,
+    },
+    /// It does not go together with what is there.
+    #[error("conflict: {code}")]
+    Conflict {
+        /// With what, as a stable word.
+        code: &'static str,
+        /// With what, as a sentence.
+        detail: Cow<'static, str>,
+    },
+    /// The operator has not set up what this needs.
+    #[error("not configured: {code}")]
+    NotConfigured {
+        /// What, as a stable word.
+        code: &'static str,
+        /// What, as a sentence.
+        detail: &'static str,
+    },
     /// The caller may see the thing, and not do this to it.
     #[error("forbidden: {code}")]
     Forbidden {

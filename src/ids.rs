@@ -32,6 +32,15 @@ id!(
     MessageId
 );
 
+id!(
+    /// Names a session of a user.
+    SessionId
+);
+id!(
+    /// Names an API key.
+    ApiKeyId
+);
+
 /// Where randomness comes from: an input, so that a test can repeat a run.
 #[derive(Debug)]
 pub enum Rng {

@@ -55,6 +55,8 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Connections refused because the limit was reached.
     pub connections_refused: Counter,
+    /// Passwords hashed or verified.
+    pub password_hashes: Counter,
     /// Units of work that one commit made durable.
     pub commit_batch_size: Histogram,
     /// Sends that one unit of work carried.
@@ -88,6 +90,7 @@ impl Metrics {
             request_duration_seconds: Family::new_with_constructor(request_histogram),
             connections: Gauge::default(),
             connections_refused: Counter::default(),
+            password_hashes: Counter::default(),
             commit_batch_size: batch_histogram(),
             send_batch_size: batch_histogram(),
             commit_duration_seconds: commit_histogram(),
@@ -111,6 +114,7 @@ impl Metrics {
             "Connections refused at the limit",
             metrics.connections_refused.clone(),
         );
+        registry.register("password_hashes", "Passwords hashed or verified", metrics.password_hashes.clone());
         registry.register(
             "store_commit_batch_size",
             "Units of work that one commit made durable",

@@ -50,6 +50,11 @@ impl Timestamp {
         Self::from_micros(self.0.saturating_sub(days.saturating_mul(MICROS_PER_DAY)))
     }
 
+    /// This point, so many microseconds later, or earlier for a negative number.
+    pub const fn plus_micros(self, micros: i64) -> Self {
+        Self::from_micros(self.0.saturating_add(micros))
+    }
+
     /// Reads an RFC 3339 date-time with any offset; digits beyond microseconds are cut off.
     pub fn parse(text: &str) -> Option<Self> {
         let parsed = time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339).ok()?;

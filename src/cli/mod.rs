@@ -1,5 +1,7 @@
 //! The command line, one file a command.
 
+mod admin;
+mod api_key;
 mod backup;
 mod doctor;
 mod openapi;
@@ -12,8 +14,10 @@ use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{DataOptions, ServeOptions};
+use crate::app::{App, Settings};
+use crate::config::{self, DataOptions, ServeOptions};
 use crate::error::Error;
+use crate::ids::Rng;
 use crate::metrics::Metrics;
 use crate::store::Environment;
 use crate::time::Clock;
@@ -34,6 +38,16 @@ enum Command {
         data: DataOptions,
         #[command(flatten)]
         serve: ServeOptions,
+    },
+    /// Make accounts and see to them, beside a running server
+    Admin {
+        #[command(subcommand)]
+        action: admin::Action,
+    },
+    /// Make, list and revoke API keys, beside a running server
+    ApiKey {
+        #[command(subcommand)]
+        action: api_key::Action,
     },
     /// Write everything into one new file, beside a running server. The file is a SQLite database, whichever database it
     /// comes from, and can be restored into either
@@ -63,6 +77,8 @@ enum Command {
 pub fn run() -> ExitCode {
     let outcome = match CommandLine::parse().command {
         Command::Serve { data, serve } => serve::run(&data, serve),
+        Command::Admin { action } => admin::run(action),
+        Command::ApiKey { action } => api_key::run(action),
         Command::Backup { file, data } => backup::run(&file, &data),
         Command::Restore { file, data } => restore::run(&file, &data),
         Command::Doctor { data } => doctor::run(&data),
@@ -84,6 +100,27 @@ fn block_on<T>(work: impl Future<Output = T>) -> Result<T, String> {
         .build()
         .map_err(|error| format!("no runtime: {error}"))?;
     Ok(runtime.block_on(work))
+}
+
+/// Opens the data for a command that works beside a running server, and runs it.
+fn with_app<T>(data: &DataOptions, work: impl AsyncFnOnce(&App) -> Result<T, Error>) -> Result<T, String> {
+    let data = config::data(data)?;
+    let place = data.location.describe();
+    block_on(async {
+        let opened = App::open(&data.location, Settings::default(), Clock::System, Rng::System).await;
+        let (app, _) = opened.map_err(|error| explain(&place, &error))?;
+        let outcome = work(&app).await;
+        app.db.close().await;
+        outcome.map_err(|error| match error {
+            Error::Invalid(errors) => {
+                let told: Vec<String> =
+                    errors.iter().map(|error| format!("{} {}", error.field, error.detail)).collect();
+                told.join("; ")
+            }
+            Error::Conflict { detail, .. } | Error::NotFound { detail, .. } => detail.into_owned(),
+            error => explain(&place, &error),
+        })
+    })?
 }
 
 /// What the store needs, for a command that is no server.

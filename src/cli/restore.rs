@@ -8,14 +8,13 @@ use super::{block_on, environment, explain};
 use crate::app;
 use crate::config::{self, DataOptions};
 use crate::ids::Rng;
-use crate::store::{copy, migrations};
+use crate::store::copy;
 
 /// Puts a backup in the place of everything.
 pub fn run(file: &Path, options: &DataOptions) -> Result<ExitCode, String> {
     let data = config::data(options)?;
     let environment = environment();
-    let epoch = app::epoch(&Rng::System).map_err(|error| error.to_string())?;
-    let context = migrations::Context { now: environment.clock.now(), epoch };
+    let context = app::migration_context(&environment.clock, &Rng::System).map_err(|error| error.to_string())?;
     let mut line = ProgressLine::new("restoring");
     let mut report = |progress| line.show(progress);
     let restored = block_on(copy::restore(file, &data.location, environment, context, &mut report))?;

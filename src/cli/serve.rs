@@ -10,15 +10,17 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use super::explain;
-use crate::app::{App, Settings};
+use crate::app::App;
 use crate::config::{self, DataOptions, LogConfig, LogFormat, ServeConfig, ServeOptions};
 use crate::domain::auth::Access;
-use crate::domain::{demo, messages};
+use crate::domain::{demo, housekeeping};
 use crate::http::{CONNECTION_LIMIT, HttpSettings, HttpState, Timeouts, server};
 use crate::ids::Rng;
 use crate::time::Clock;
 
-/// How often idempotency keys past their days are looked for.
+/// How long mail that waits may take to leave at the end.
+const MAIL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often what is past its time is looked for.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(600);
 
 /// Serves until a signal.
@@ -42,9 +44,9 @@ async fn serve(config: ServeConfig) -> Result<(), String> {
         Some(address) => Some(bind(address).await?),
         None => None,
     };
-    let settings = Settings { access: config.access, demo: config.demo };
+    let (access, demo) = (config.settings.access, config.settings.demo);
     let place = config.data.location.describe();
-    let (app, report) = App::open(&config.data.location, settings, Clock::System, Rng::System)
+    let (app, report) = App::open(&config.data.location, config.settings, Clock::System, Rng::System)
         .await
         .map_err(|error| explain(&place, &error))?;
     if report.upgraded_seed {
@@ -54,26 +56,25 @@ async fn serve(config: ServeConfig) -> Result<(), String> {
         tracing::warn!(old, new, "a user name was empty or differed from another one only by case, and was changed");
     }
     let app = Arc::new(app);
-    if config.demo && demo::fill(&app).await.map_err(|error| explain(&place, &error))? {
+    if demo && demo::fill(&app).await.map_err(|error| explain(&place, &error))? {
         tracing::info!("the demo's users and messages were written");
     }
-    let state = HttpState {
-        app: Arc::clone(&app),
-        settings: Arc::new(HttpSettings {
-            timeouts: Timeouts::default(),
-            connection_limit: CONNECTION_LIMIT,
-            origins: config.origins,
-            trusted_proxies: config.trusted_proxies,
-            rate_limits: config.rate_limits,
-            metrics_elsewhere: metrics_listener.is_some(),
-            registration_open: false,
-        }),
+    let settings = HttpSettings {
+        timeouts: Timeouts::default(),
+        connection_limit: CONNECTION_LIMIT,
+        origins: config.origins,
+        trusted_proxies: config.trusted_proxies,
+        metrics_elsewhere: metrics_listener.is_some(),
     };
-    let access = if config.access == Access::Open { "open" } else { "secured" };
+    let state = HttpState::new(Arc::clone(&app), settings);
+    let access = if access == Access::Open { "open" } else { "secured" };
     tracing::info!(address = %listener.local_addr().unwrap_or(config.listen), database = place, access, "listening");
     let housekeeping = tokio::spawn(keep_house(Arc::clone(&app)));
     let outcome = server::serve(state, listener, metrics_listener, stop).await;
     housekeeping.abort();
+    if let Some(mailer) = &app.mailer {
+        mailer.close(MAIL_TIMEOUT).await;
+    }
     app.db.close().await;
     tracing::info!("stopped");
     outcome.map_err(|error| error.to_string())
@@ -109,12 +110,12 @@ fn stop_signal() -> impl Future<Output = ()> {
 
 async fn keep_house(app: Arc<App>) {
     loop {
-        match messages::forget_old_keys(&app).await {
-            // There may be more: the next bite soon, in small ones so that sends go on between.
-            Ok(count) if count > 0 => tokio::time::sleep(Duration::from_millis(100)).await,
-            Ok(_) => tokio::time::sleep(HOUSEKEEPING_INTERVAL).await,
+        match housekeeping::bite(&app).await {
+            // There is more: the next bite soon, in small ones so that sends go on between.
+            Ok(true) => tokio::time::sleep(Duration::from_millis(100)).await,
+            Ok(false) => tokio::time::sleep(HOUSEKEEPING_INTERVAL).await,
             Err(error) => {
-                tracing::warn!(%error, "old idempotency keys could not be forgotten");
+                tracing::warn!(%error, "what is past its time could not be forgotten");
                 tokio::time::sleep(HOUSEKEEPING_INTERVAL).await;
             }
         }

@@ -1,13 +1,17 @@
-//! Who is calling, and what that lets them see.
+//! Who is calling, and what that lets them see and do.
 //!
-//! Invariant: a [`Principal`] comes only from [`authenticate`]; a route that needs to know the caller takes one.
+//! Invariant: a [`Principal`] comes only from `credentials`, which checked what the caller showed; what it may do is asked of
+//! it, and of nothing else. [`Attempt`]s at logging in are another type and open nothing.
+//!
+//! [`Attempt`]: super::sessions::LogIn
 
-use crate::app::App;
+use std::net::IpAddr;
+use std::sync::Arc;
+
 use crate::error::{Error, Result};
-use crate::ids::UserId;
-use crate::store;
-use crate::store::users::UserName;
-use crate::text::fold_ascii;
+use crate::ids::{ApiKeyId, SessionId, UserId};
+use crate::store::users::Account;
+pub use crate::store::users::{Role, UserName};
 
 /// Who is let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,53 +22,89 @@ pub enum Access {
     Open,
 }
 
-/// What a caller shows.
-#[derive(Clone, Debug, Default)]
-pub struct Credentials {
-    /// `X-Act-As`: the user whom a caller that is no person stands for.
-    pub act_as: Option<String>,
+/// What an API key lets its holder do. Each stands for itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scopes {
+    /// Read what the person acted for may read, or everything.
+    pub read: bool,
+    /// Write likewise.
+    pub write: bool,
+    /// Administer.
+    pub admin: bool,
 }
 
-/// Someone who may call.
-#[derive(Clone, Debug)]
-pub enum Principal {
-    /// Open access: sees everything, and is the person it acts as, if any.
-    Open {
-        /// The person of `X-Act-As`.
-        acting: Option<UserName>,
-    },
-}
+impl Scopes {
+    /// Every scope.
+    pub const ALL: Self = Self { read: true, write: true, admin: true };
 
-/// Says who is calling.
-///
-/// # Errors
-/// [`Error::Unauthenticated`] without valid credentials; 422 on `X-Act-As` when it names nobody.
-pub async fn authenticate(app: &App, credentials: Credentials) -> Result<Principal> {
-    match app.settings.access {
-        Access::Secured => Err(Error::Unauthenticated),
-        Access::Open => {
-            let Some(name) = credentials.act_as else {
-                return Ok(Principal::Open { acting: None });
-            };
-            let key = fold_ascii(&name);
-            let found = app
-                .db
-                .read(key, |conn, key| Box::pin(async move { store::users::names_by_keys(conn, &[key]).await }))
-                .await?;
-            match found.into_iter().next() {
-                Some(user) => Ok(Principal::Open { acting: Some(user) }),
-                None => Err(Error::invalid("X-Act-As", "user_not_found", "names no user")),
+    /// The scopes' names, in their order.
+    pub fn names(self) -> Vec<&'static str> {
+        let all = [(self.read, "read"), (self.write, "write"), (self.admin, "admin")];
+        all.into_iter().filter(|(held, _)| *held).map(|(_, name)| name).collect()
+    }
+
+    /// Scopes by their names; `None` when there is an unknown one.
+    pub fn parse<'a>(names: impl IntoIterator<Item = &'a str>) -> Option<Self> {
+        let mut scopes = Self::default();
+        for name in names {
+            match name {
+                "read" => scopes.read = true,
+                "write" => scopes.write = true,
+                "admin" => scopes.admin = true,
+                _ => return None,
             }
         }
+        Some(scopes)
     }
 }
 
+/// By what a caller was let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Credential {
+    /// By nothing: access is open.
+    Open,
+    /// By a session of a person.
+    Session(SessionId),
+    /// By a token that the operator's own backend signed for a person.
+    Jwt,
+    /// By an API key.
+    ApiKey(ApiKeyId, Scopes),
+}
+
+/// The caller's key does not reach that far.
+pub fn insufficient_scope(scope: &'static str) -> Error {
+    Error::Forbidden {
+        code: "insufficient_scope",
+        detail: format!("the API key lacks the scope {scope}: make another one with it").into(),
+    }
+}
+
+/// Someone who may call. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Principal {
+    credential: Credential,
+    person: Option<Arc<Account>>,
+    address: IpAddr,
+}
+
 impl Principal {
-    /// The person who calls, if it is one.
-    pub const fn person(&self) -> Option<&UserName> {
-        match self {
-            Self::Open { acting } => acting.as_ref(),
-        }
+    pub(super) const fn new(credential: Credential, person: Option<Arc<Account>>, address: IpAddr) -> Self {
+        Self { credential, person, address }
+    }
+
+    /// By what they were let in.
+    pub const fn credential(&self) -> Credential {
+        self.credential
+    }
+
+    /// Where they call from.
+    pub const fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// The person who calls, or whom the caller acts for.
+    pub fn person(&self) -> Option<&UserName> {
+        self.person.as_ref().map(|account| &account.name)
     }
 
     /// The person who calls.
@@ -78,23 +118,60 @@ impl Principal {
         })
     }
 
+    /// What the caller's key lets them do; a person's own credential sets no bounds.
+    pub const fn scopes(&self) -> Scopes {
+        match self.credential {
+            Credential::ApiKey(_, scopes) => scopes,
+            Credential::Open | Credential::Session(_) | Credential::Jwt => Scopes::ALL,
+        }
+    }
+
+    /// Whether the caller administers the server: an administrator, or nobody in particular with the scope for it.
+    pub fn is_admin(&self) -> bool {
+        self.scopes().admin && self.person.as_ref().is_none_or(|account| account.role == Role::Admin)
+    }
+
+    /// Whether the caller stands for nobody, and so sees everything.
+    pub const fn sees_everything(&self) -> bool {
+        self.person.is_none()
+    }
+
+    /// Whether the caller is this person.
+    pub fn is(&self, user: UserId) -> bool {
+        self.person().is_some_and(|person| person.id == user)
+    }
+
     /// Whether the caller may read what belongs to `user`.
     pub fn may_read_for(&self, user: UserId) -> bool {
-        match self {
-            Self::Open { acting } => acting.as_ref().is_none_or(|person| person.id == user),
-        }
+        self.sees_everything() || self.is(user)
     }
 
     /// Whether e-mail addresses and settings of `user` are shown.
     pub fn sees_private(&self, user: UserId) -> bool {
-        self.may_read_for(user)
+        self.may_read_for(user) || self.is_admin()
     }
 
-    /// The scope of the caller's idempotency keys: the person, whatever the credential; one for open access.
+    /// That the caller is this person or an administrator.
+    ///
+    /// # Errors
+    /// 403 `not_your_account`.
+    pub fn require_self_or_admin(&self, user: UserId) -> Result<()> {
+        if self.is(user) || self.is_admin() {
+            return Ok(());
+        }
+        Err(Error::Forbidden {
+            code: "not_your_account",
+            detail: "only this user and administrators may do this".into(),
+        })
+    }
+
+    /// The scope of the caller's idempotency keys: the person, whatever the credential; the key where it acts for nobody; one
+    /// for open access.
     pub fn idempotency_scope(&self) -> String {
-        match self.person() {
-            Some(person) => format!("user:{}", person.id.0),
-            None => "open".into(),
+        match (self.person(), self.credential) {
+            (Some(person), _) => format!("user:{}", person.id.0),
+            (None, Credential::ApiKey(id, _)) => format!("api-key:{}", id.0),
+            (None, _) => "open".into(),
         }
     }
 

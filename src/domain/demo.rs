@@ -44,6 +44,7 @@ pub async fn fill(app: &App) -> Result<bool> {
                         first_name: (*first_name).into(),
                         last_name: (*last_name).into(),
                         email: Some(format!("{user_name}@example.org")),
+                        ..Registration::default()
                     };
                     store::users::insert(conn, &registration.validate(now)?).await?;
                 }

@@ -2,10 +2,13 @@
 //!
 //! Invariant: the record is written in the transaction of what it answers for, so either both are there or neither is.
 
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Result};
+use crate::ids::UserId;
 pub use crate::store::idempotency::{Digest, Record, StoredAnswer};
+use crate::store::{self, Conn};
 use crate::time::Timestamp;
 
 /// Days that a key is kept, today not counted.
@@ -22,6 +25,66 @@ pub struct KeyedRequest {
     pub digest: Digest,
     /// Method, path and body.
     pub request_hash: [u8; 32],
+    /// Seals an answer that holds a secret: it is made of the key itself, of which only `digest` is stored.
+    seal: [u8; 32],
+}
+
+/// How a POST that creates something is answered: once, whatever is repeated.
+#[derive(Clone)]
+pub struct Once<T> {
+    /// The key, if the request came with one.
+    pub request: Option<KeyedRequest>,
+    /// Renders what was made.
+    pub render: fn(&T) -> Result<StoredAnswer>,
+    /// Whether the answer holds a secret, and is stored sealed.
+    pub sealed: bool,
+}
+
+/// An answer, and whether it was given before.
+#[derive(Clone, Debug)]
+pub struct Given {
+    /// What to answer.
+    pub answer: StoredAnswer,
+    /// Whether it was given before.
+    pub replayed: bool,
+}
+
+impl<T> Once<T> {
+    /// The answer that was given to this key, if there was one. To be asked first in the transaction.
+    ///
+    /// # Errors
+    /// [`Error::IdempotencyKeyReused`]; of the database.
+    pub async fn given(&self, conn: &mut Conn, now: Timestamp) -> Result<Option<Given>> {
+        let Some(request) = &self.request else { return Ok(None) };
+        let found = store::idempotency::find(conn, &days_kept(now), &[request.digest.as_slice()]).await?;
+        let Some(record) = found.first() else { return Ok(None) };
+        let mut answer = request.replay(record)?;
+        if self.sealed {
+            answer.body = request.open(answer.body)?;
+        }
+        Ok(Some(Given { answer, replayed: true }))
+    }
+
+    /// Renders what was made, and keeps the answer beside it. `subject` is the person whom it is about.
+    ///
+    /// # Errors
+    /// [`Error::Rerun`] when another request with this key was faster; of the database.
+    pub async fn give(&self, conn: &mut Conn, now: Timestamp, made: &T, subject: Option<UserId>) -> Result<Given> {
+        let answer = (self.render)(made)?;
+        if let Some(request) = &self.request {
+            let mut stored = answer.clone();
+            if self.sealed {
+                stored.body = request.seal(stored.body)?;
+            }
+            let KeyedRequest { digest, request_hash, .. } = *request;
+            let record = Record { digest, request_hash, answer: stored, subject_id: subject };
+            match store::idempotency::insert(conn, now.day(), &[&record]).await {
+                Err(Error::Duplicate { constraint }) => return Err(Error::Rerun(constraint.into())),
+                outcome => outcome?,
+            }
+        }
+        Ok(Given { answer, replayed: false })
+    }
 }
 
 impl KeyedRequest {
@@ -40,7 +103,38 @@ impl KeyedRequest {
         let full = hash(&[scope.as_bytes(), key]);
         let mut digest = Digest::default();
         digest.copy_from_slice(&full[..16]);
-        Ok(Self { digest, request_hash: hash(&[method.as_bytes(), path.as_bytes(), body]) })
+        Ok(Self {
+            digest,
+            request_hash: hash(&[method.as_bytes(), path.as_bytes(), body]),
+            seal: hash(&[b"seal", scope.as_bytes(), key, body]),
+        })
+    }
+
+    fn cipher(&self) -> Result<LessSafeKey> {
+        let key = UnboundKey::new(&AES_256_GCM, &self.seal).map_err(|_| Error::internal("no cipher"))?;
+        Ok(LessSafeKey::new(key))
+    }
+
+    /// The nonce never changes: the key is of one request, and one answer of it is kept.
+    fn nonce() -> Nonce {
+        Nonce::assume_unique_for_key([0; NONCE_LEN])
+    }
+
+    fn seal(&self, mut body: Vec<u8>) -> Result<Vec<u8>> {
+        let sealed = self.cipher()?.seal_in_place_append_tag(Self::nonce(), Aad::empty(), &mut body);
+        sealed.map_err(|_| Error::internal("an answer could not be sealed"))?;
+        Ok(body)
+    }
+
+    fn open(&self, mut body: Vec<u8>) -> Result<Vec<u8>> {
+        if body.is_empty() {
+            // It was blanked.
+            return Ok(body);
+        }
+        let opened = self.cipher()?.open_in_place(Self::nonce(), Aad::empty(), &mut body);
+        let length = opened.map_err(|_| Error::internal("a sealed answer could not be opened"))?.len();
+        body.truncate(length);
+        Ok(body)
     }
 
     /// The stored answer, if it answered this very request.

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use super::auth::Principal;
-use super::idempotency::{self, KeyedRequest, StoredAnswer};
+use super::idempotency::{KeyedRequest, StoredAnswer};
 use crate::app::App;
 use crate::error::{Error, FieldError, Result};
 use crate::ids::{ConversationId, MAX_ID, UserId};
@@ -240,15 +240,6 @@ pub async fn names_of(conn: &mut Conn, messages: &[Message]) -> Result<Names> {
         return Ok(Names::new());
     }
     Ok(store::users::names_by_ids(conn, &ids).await?.into_iter().collect())
-}
-
-/// Forgets idempotency keys that are past their days, a bounded number at a time; how many.
-///
-/// # Errors
-/// Of the database.
-pub async fn forget_old_keys(app: &App) -> Result<u64> {
-    let oldest_kept = app.clock.now().day() - idempotency::KEPT_DAYS;
-    app.db.write(oldest_kept, |conn, day| Box::pin(store::idempotency::delete_before(conn, *day, 1_000))).await
 }
 
 /// Somebody else's messages.

@@ -1,14 +1,29 @@
 //! The rules, one file a noun. Nothing here knows HTTP; nothing here writes SQL.
 
+pub mod api_keys;
+pub mod audit;
 pub mod auth;
 pub mod common_passwords;
+pub mod credentials;
 pub mod demo;
+pub mod erasure;
+pub mod export;
 pub mod health;
+pub mod housekeeping;
 pub mod idempotency;
+pub mod jwt;
 pub mod lists;
+pub mod login_attempts;
 pub mod messages;
+pub mod mfa;
+pub mod password_hashing;
+pub mod passwords;
+pub mod revocations;
 pub mod send_batch;
 pub mod send_queue;
+pub mod sessions;
+pub mod stats;
 pub mod tails;
 pub mod timeline;
+pub mod tokens;
 pub mod users;

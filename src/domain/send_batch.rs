@@ -13,6 +13,7 @@ use super::messages::{Answer, Draft, Keyed, Kind, Message, Names, Recipient, Sen
 use crate::error::{Error, FieldError, Result};
 use crate::ids::{ConversationId, MessageId, UserId};
 use crate::store::conversations::{Head, Pair};
+use crate::store::messages::NewRow;
 use crate::store::users::UserName;
 use crate::store::{self, Conn};
 use crate::text::fold_ascii;
@@ -301,8 +302,14 @@ async fn write(
     let records: Vec<Record> =
         sent.iter().filter_map(|(_, keyed, sent)| keyed.map(|keyed| record(keyed, sent))).collect();
     store_records(conn, now, &records).await?;
-    let messages: Vec<&Message> = sent.iter().map(|(_, _, sent)| &sent.message).collect();
-    store::sends::append(conn, &heads, &messages).await?;
+    let rows: Vec<NewRow<'_>> = sent
+        .iter()
+        .map(|(_, keyed, sent)| NewRow {
+            message: &sent.message,
+            key: keyed.map(|keyed| (now.day(), &keyed.request.digest)),
+        })
+        .collect();
+    store::sends::append(conn, &heads, &rows).await?;
     let mut records = records.into_iter();
     for (index, keyed, sent) in sent {
         answers[index] = Some(Ok(match keyed.and_then(|_| records.next()) {
@@ -314,8 +321,8 @@ async fn write(
 }
 
 fn record(keyed: &Keyed, sent: &Sent) -> Record {
-    let KeyedRequest { digest, request_hash } = keyed.request.clone();
-    Record { digest, request_hash, answer: (keyed.render)(sent) }
+    let KeyedRequest { digest, request_hash, .. } = keyed.request;
+    Record { digest, request_hash, answer: (keyed.render)(sent), subject_id: None }
 }
 
 async fn store_records(conn: &mut Conn, now: Timestamp, records: &[Record]) -> Result<()> {
@@ -363,6 +370,7 @@ impl Placed<'_> {
                 timestamp_read: None,
                 reply_to: self.draft.reply_to,
                 body: self.draft.body.clone(),
+                deleted_at: None,
             },
             sender_user_name: self.sender.user_name,
             recipient_user_name: self.recipient.map(|recipient| recipient.user_name),

@@ -2,14 +2,19 @@
 //!
 //! Invariant: a user name is unique without regard to ASCII case; it is stored as written and found by its folded key.
 
-use super::auth::Principal;
+use sha2::{Digest as _, Sha256};
+
+use super::audit::{self, Action, By};
+use super::auth::{Principal, Role};
+use super::idempotency::{Given, Once};
 use super::lists::{Limit, Page, decode_cursor, encode_cursor};
+use super::password_hashing::check_new;
 use crate::app::App;
 use crate::error::{Error, FieldError, Result};
 use crate::ids::UserId;
-use crate::store;
-use crate::store::users::NewUser;
-pub use crate::store::users::User;
+pub use crate::store::users::{DirectMessagesFrom, User};
+use crate::store::users::{NewUser, Profile};
+use crate::store::{self, Conn};
 use crate::text::{fold, fold_ascii, past_prefix};
 use crate::time::Timestamp;
 
@@ -36,6 +41,10 @@ pub struct Registration {
     pub last_name: String,
     /// ASCII, at most 254 characters.
     pub email: Option<String>,
+    /// 8..256 characters.
+    pub password: Option<String>,
+    /// What they may do on the whole server; the operator's to say.
+    pub admin: bool,
 }
 
 impl Registration {
@@ -49,6 +58,8 @@ impl Registration {
         errors.extend(check_name("first_name", &self.first_name));
         errors.extend(check_name("last_name", &self.last_name));
         errors.extend(self.email.as_deref().and_then(check_email));
+        let names = [self.user_name.as_str(), self.email.as_deref().unwrap_or_default()];
+        errors.extend(self.password.as_deref().and_then(|password| check_new("password", password, &names)));
         if !errors.is_empty() {
             return Err(Error::Invalid(errors));
         }
@@ -62,8 +73,243 @@ impl Registration {
             user_name: self.user_name,
             email: self.email,
             created_at: now,
+            role: if self.admin { Role::Admin } else { Role::User },
         })
     }
+}
+
+/// What is kept of a name when its person is erased.
+pub fn name_digest(app: &App, user_name_key: &str) -> Vec<u8> {
+    let mut hash = Sha256::new();
+    hash.update(b"name\0");
+    hash.update(app.name_key);
+    hash.update(user_name_key);
+    hash.finalize().to_vec()
+}
+
+/// Someone who is to be written down.
+struct NewAccount {
+    user: NewUser,
+    name_digest: Vec<u8>,
+    password_hash: Option<String>,
+    by: By,
+    once: Once<User>,
+}
+
+/// Makes an account: for oneself where registration is open, for anybody as an administrator or with an API key, which may
+/// leave the password out.
+///
+/// # Errors
+/// 403 `registration_closed`; 422 with every field that is wrong; 409 `user_name_taken`, `email_taken`.
+pub async fn register(
+    app: &App,
+    principal: Option<&Principal>,
+    registration: Registration,
+    by: By,
+    once: Once<User>,
+) -> Result<Given> {
+    let for_others = principal.is_some_and(|principal| principal.sees_everything() || principal.is_admin());
+    if for_others && principal.is_some_and(|principal| !principal.scopes().write) {
+        return Err(super::auth::insufficient_scope("write"));
+    }
+    if !for_others && !app.settings.registration_open {
+        return Err(Error::Forbidden {
+            code: "registration_closed",
+            detail: "accounts are made by an administrator here".into(),
+        });
+    }
+    if !for_others && registration.password.is_none() {
+        return Err(Error::invalid("password", "required", "is required"));
+    }
+    insert(app, registration, by, once).await
+}
+
+/// Writes down somebody whom the operator's own backend knows.
+///
+/// # Errors
+/// As [`register`].
+pub async fn provision(app: &App, registration: Registration) -> Result<()> {
+    let by = By { actor: None, api_key: None, address: None, at: app.clock.now() };
+    insert(app, registration, by, unkeyed()).await.map(drop)
+}
+
+/// Makes an account for the operator.
+///
+/// # Errors
+/// As [`register`].
+pub async fn create(app: &App, registration: Registration) -> Result<()> {
+    insert(app, registration, By::operator(app.clock.now()), unkeyed()).await.map(drop)
+}
+
+fn unkeyed() -> Once<User> {
+    let nothing = |_: &User| Ok(super::idempotency::StoredAnswer { status: 201, location: None, body: Vec::new() });
+    Once { request: None, render: nothing, sealed: false }
+}
+
+async fn insert(app: &App, mut registration: Registration, by: By, once: Once<User>) -> Result<Given> {
+    let password = registration.password.clone();
+    let user = {
+        let user = registration.clone().validate(by.at)?;
+        registration.password = None;
+        user
+    };
+    // What was answered before is answered again without hashing.
+    if once.request.is_some() {
+        let given = app.db.read((once.clone(), by.at), |conn, (once, now)| Box::pin(once.given(conn, *now))).await?;
+        if let Some(given) = given {
+            return Ok(given);
+        }
+    }
+    let password_hash = match password {
+        Some(password) => Some(app.passwords.hash(&app.rng, password).await?),
+        None => None,
+    };
+    let new = NewAccount { name_digest: name_digest(app, &user.user_name_key), user, password_hash, by, once };
+    app.db.write(new, |conn, new| Box::pin(insert_account(conn, new))).await
+}
+
+async fn insert_account(conn: &mut Conn, new: &NewAccount) -> Result<Given> {
+    let now = new.by.at;
+    if let Some(given) = new.once.given(conn, now).await? {
+        return Ok(given);
+    }
+    if store::erasure::was_erased(conn, &new.name_digest).await? {
+        return Err(name_taken());
+    }
+    let id = store::users::insert(conn, &new.user).await.map_err(taken)?;
+    if let Some(hash) = &new.password_hash {
+        store::passwords::put(conn, id, hash, now).await?;
+    }
+    audit::record(conn, &new.by, Action::UserCreated, Some(id), None).await?;
+    let user = store::users::by_id(conn, id).await?.ok_or_else(|| Error::internal("a user vanished"))?;
+    new.once.give(conn, now, &user, Some(id)).await
+}
+
+fn name_taken() -> Error {
+    Error::Conflict { code: "user_name_taken", detail: "this user name is taken, or was: choose another".into() }
+}
+
+/// What the database says of two people with one name or address, in words for the caller.
+fn taken(error: Error) -> Error {
+    match error {
+        Error::Duplicate { constraint } if constraint == "users_user_name_key" => name_taken(),
+        Error::Duplicate { constraint } if constraint == "users_user_name_key_key" => name_taken(),
+        Error::Duplicate { constraint } if constraint.starts_with("users_email_key") => {
+            Error::Conflict { code: "email_taken", detail: "another account has this address".into() }
+        }
+        error => error,
+    }
+}
+
+/// What is to change about a person; `None` leaves it as it is.
+#[derive(Clone, Debug, Default)]
+pub struct Changes {
+    /// 0..32 characters.
+    pub first_name: Option<String>,
+    /// 0..32 characters.
+    pub last_name: Option<String>,
+    /// ASCII, at most 254 characters; `Some(None)` takes it away.
+    pub email: Option<Option<String>>,
+    /// `Some(None)` is what the server says.
+    pub direct_messages_from: Option<Option<DirectMessagesFrom>>,
+}
+
+/// Changes a person, by themselves or by an administrator; `me` is the caller.
+///
+/// # Errors
+/// 404 `user_not_found`; 403 `not_your_account`; 422 with every field that is wrong; 409 `email_taken`.
+pub async fn update(app: &App, principal: &Principal, user_name: &str, changes: Changes) -> Result<User> {
+    let mut errors = Vec::new();
+    errors.extend(changes.first_name.as_deref().and_then(|name| check_name("first_name", name)));
+    errors.extend(changes.last_name.as_deref().and_then(|name| check_name("last_name", name)));
+    errors.extend(changes.email.as_ref().and_then(|email| check_email(email.as_deref()?)));
+    if !errors.is_empty() {
+        return Err(Error::Invalid(errors));
+    }
+    let key = fold_ascii(principal.resolve(user_name)?);
+    let by = By::principal(principal, app.clock.now());
+    let input = (key, principal.clone(), changes, by);
+    let user = app
+        .db
+        .write(input, |conn, (key, principal, changes, by)| Box::pin(apply(conn, key, principal, changes, by)))
+        .await?;
+    Ok(user)
+}
+
+async fn apply(conn: &mut Conn, key: &str, principal: &Principal, changes: &Changes, by: &By) -> Result<User> {
+    let id = store::users::account_by_key(conn, key).await?.ok_or_else(not_found)?.name.id;
+    principal.require_self_or_admin(id)?;
+    // Read under its lock, so that two changes at once do not undo each other.
+    store::users::lock(conn, id).await?;
+    let user = store::users::by_id(conn, id).await?.ok_or_else(not_found)?;
+    let email = changes.email.clone().unwrap_or_else(|| user.email.clone());
+    let other_address = email.as_deref().map(fold_ascii) != user.email.as_deref().map(fold_ascii);
+    let first_name = changes.first_name.clone().unwrap_or_else(|| user.first_name.clone());
+    let last_name = changes.last_name.clone().unwrap_or_else(|| user.last_name.clone());
+    let profile = Profile {
+        full_name_key: fold(&format!("{first_name} {last_name}")),
+        last_name_key: fold(&last_name),
+        first_name,
+        last_name,
+        email_key: email.as_deref().map(fold_ascii),
+        email,
+        direct_messages_from: changes.direct_messages_from.unwrap_or(user.direct_messages_from),
+        email_confirmed_at: user.email_confirmed_at.filter(|_| !other_address),
+    };
+    store::users::update(conn, id, &profile, by.at).await.map_err(taken)?;
+    if other_address {
+        // What was sent to the address of before must not open the account any more.
+        store::account_codes::delete_all_of(conn, id).await?;
+        audit::record(conn, by, Action::EmailChanged, Some(id), None).await?;
+    }
+    store::users::by_id(conn, id).await?.ok_or_else(not_found)
+}
+
+/// Gives a person a role.
+///
+/// # Errors
+/// 404 `user_not_found`.
+pub async fn set_role(app: &App, user_name: &str, role: Role, by: By) -> Result<()> {
+    app.db
+        .write((fold_ascii(user_name), role, by), |conn, (key, role, by)| {
+            Box::pin(async move {
+                let id = store::users::account_by_key(conn, key).await?.ok_or_else(not_found)?.name.id;
+                store::users::set_role(conn, id, *role, by.at).await?;
+                audit::record(conn, by, Action::RoleChanged, Some(id), Some(role.as_str().into())).await?;
+                store::revocations::insert(conn, store::revocations::Revoked::User(id), by.at).await
+            })
+        })
+        .await?;
+    app.callers.revocations.look_again(&app.db).await
+}
+
+/// Keeps a person out: every session ends, nothing lets them in. Or lets them in again.
+///
+/// # Errors
+/// 404 `user_not_found`; 409 `not_yourself`.
+pub async fn set_banned(app: &App, user_name: &str, banned: bool, by: By) -> Result<()> {
+    app.db
+        .write((fold_ascii(user_name), banned, by), |conn, (key, banned, by)| {
+            Box::pin(async move {
+                let account = store::users::account_by_key(conn, key).await?.ok_or_else(not_found)?;
+                let id = account.name.id;
+                if *banned && by.actor == Some(id) {
+                    return Err(Error::Conflict { code: "not_yourself", detail: "nobody can ban themself".into() });
+                }
+                if account.banned_at.is_some() == *banned {
+                    return Ok(());
+                }
+                store::users::set_banned(conn, id, banned.then_some(by.at)).await?;
+                if *banned {
+                    store::sessions::delete_of(conn, id, None).await?;
+                }
+                let action = if *banned { Action::UserBanned } else { Action::UserUnbanned };
+                audit::record(conn, by, action, Some(id), None).await?;
+                store::revocations::insert(conn, store::revocations::Revoked::User(id), by.at).await
+            })
+        })
+        .await?;
+    app.callers.revocations.look_again(&app.db).await
 }
 
 fn check_user_name(name: &str) -> Option<FieldError> {
@@ -159,6 +405,19 @@ pub async fn list(app: &App, _principal: &Principal, listing: Listing) -> Result
 pub async fn get(app: &App, principal: &Principal, user_name: &str) -> Result<User> {
     let key = fold_ascii(principal.resolve(user_name)?);
     app.db.read(key, |conn, key| Box::pin(store::users::by_key(conn, key))).await?.ok_or_else(not_found)
+}
+
+/// That a path names the caller; `me` does.
+///
+/// # Errors
+/// 404 `user_not_found`; 403 `not_your_account`.
+pub async fn require_self(app: &App, principal: &Principal, user_name: &str) -> Result<()> {
+    let key = fold_ascii(principal.resolve(user_name)?);
+    if principal.person().is_some_and(|person| person.user_name_key == key) {
+        return Ok(());
+    }
+    app.db.read(key, |conn, key| Box::pin(store::users::account_by_key(conn, key))).await?.ok_or_else(not_found)?;
+    Err(Error::Forbidden { code: "not_your_account", detail: "only this user may do this".into() })
 }
 
 /// There is no such user.

@@ -20,6 +20,8 @@ use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
 
 use super::HttpState;
+use super::admission::admit;
+use super::limits::{Decision, write_headers};
 use super::problem::{PROBLEM_JSON, Problem};
 use crate::domain::auth::Access;
 use crate::error::Error;
@@ -35,16 +37,6 @@ const REQUEST_ID_LIMIT_BYTES: usize = 128;
 const COMPRESS_FROM_BYTES: u64 = 1_024;
 /// How long an answer may take before the log mentions it.
 const SLOW: Duration = Duration::from_secs(1);
-
-/// The routes that need no credentials, by method and path; `{}` stands for one segment.
-const PUBLIC_ROUTES: &[(Method, &str)] = &[
-    (Method::GET, "/api/capabilities"),
-    (Method::POST, "/api/users"),
-    (Method::POST, "/api/sessions"),
-    (Method::POST, "/api/password-resets"),
-    (Method::GET, "/api/invites/{}"),
-    (Method::POST, "/api/hooks/{}"),
-];
 
 /// Where a connection comes from.
 #[derive(Clone, Copy, Debug)]
@@ -81,7 +73,7 @@ impl Edge {
             Err(problem) => problem.into_response(),
             Ok(()) => {
                 request.extensions_mut().insert(route.clone());
-                self.route(request, compressed).await
+                self.answer(request, compressed).await
             }
         };
         let response = finish(response, &request_id, personal);
@@ -95,21 +87,18 @@ impl Edge {
         response
     }
 
-    /// Routes the request, for as long as it may take, and survives its panic.
-    async fn route(&self, request: Request, compressed: bool) -> Response {
+    /// Finds out who calls and routes the request, for as long as that may take, and survives its panic.
+    async fn answer(&self, mut request: Request, compressed: bool) -> Response {
         let router = self.router.clone();
         let answering = async move {
-            if compressed {
-                let predicate = SizeAbove::new(COMPRESS_FROM_BYTES)
-                    .and(NotForContentType::new("text/event-stream"))
-                    .and(NotForContentType::IMAGES);
-                let mut service = tower::Layer::layer(&CompressionLayer::new().compress_when(predicate), router);
-                let Ok(response) = service.call(request).await;
-                response.map(Body::new)
-            } else {
-                let Ok(response) = router.oneshot(request).await;
-                response
-            }
+            let (decision, admitted) =
+                if self.guarded { admit(&self.state, &mut request).await } else { (Decision::FREE, Ok(())) };
+            let mut response = match admitted {
+                Ok(()) => route(router, request, compressed).await,
+                Err(problem) => problem.into_response(),
+            };
+            write_headers(&decision, response.headers_mut());
+            response
         };
         match tokio::time::timeout(self.state.settings.timeouts.request, AssertUnwindSafe(answering).catch_unwind())
             .await
@@ -147,6 +136,19 @@ impl Edge {
             tracing::debug!(request_id, method, route, status, duration_ms, "answered");
         }
     }
+}
+
+async fn route(router: axum::Router, request: Request, compressed: bool) -> Response {
+    if !compressed {
+        let Ok(response) = router.oneshot(request).await;
+        return response;
+    }
+    let predicate = SizeAbove::new(COMPRESS_FROM_BYTES)
+        .and(NotForContentType::new("text/event-stream"))
+        .and(NotForContentType::IMAGES);
+    let mut service = tower::Layer::layer(&CompressionLayer::new().compress_when(predicate), router);
+    let Ok(response) = service.call(request).await;
+    response.map(Body::new)
 }
 
 /// Where the router leaves the template of the route it took, for the count.
@@ -197,29 +199,8 @@ fn check(state: &HttpState, request: &Request, guarded: bool) -> Result<(), Prob
     match state.app.settings.access {
         _ if !guarded => Ok(()),
         Access::Open => state.settings.origins.check_open(request.method(), headers, uri.host()),
-        Access::Secured if is_api(uri.path()) && !is_public(request.method(), uri.path()) => {
-            // Until there are accounts, there are no valid credentials either.
-            Err(Error::Unauthenticated.into())
-        }
         Access::Secured => Ok(()),
     }
-}
-
-fn is_api(path: &str) -> bool {
-    path == "/api" || path.starts_with("/api/")
-}
-
-fn is_public(method: &Method, path: &str) -> bool {
-    PUBLIC_ROUTES.iter().any(|(its_method, template)| {
-        let head = *its_method == Method::GET && *method == Method::HEAD;
-        if its_method != method && !head {
-            return false;
-        }
-        match template.strip_suffix("{}") {
-            Some(prefix) => path.strip_prefix(prefix).is_some_and(|rest| !rest.is_empty() && !rest.contains('/')),
-            None => *template == path,
-        }
-    })
 }
 
 fn finish(mut response: Response, request_id: &HeaderValue, personal: bool) -> Response {

@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 
 use super::HttpState;
 use super::problem::Problem;
-use crate::domain::auth::{Credentials, Principal, authenticate};
+use crate::domain::auth::Principal;
 use crate::domain::idempotency::KeyedRequest;
 use crate::domain::lists::Limit;
 use crate::error::{Error, FieldError};
@@ -25,23 +25,6 @@ use crate::time::Timestamp;
 pub const BODY_LIMIT_BYTES: usize = 256 * 1_024;
 /// Bytes read and thrown away of a body that is too large, so that the caller gets to read the answer.
 const DRAIN_LIMIT_BYTES: usize = 8 * 1_024 * 1_024;
-
-/// The caller.
-pub struct Caller(pub Principal);
-
-impl FromRequestParts<HttpState> for Caller {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, state: &HttpState) -> Result<Self, Problem> {
-        let act_as = match parts.headers.get("x-act-as") {
-            None => None,
-            Some(value) => Some(
-                value.to_str().map_err(|_| Error::invalid("X-Act-As", "user_not_found", "names no user"))?.to_owned(),
-            ),
-        };
-        Ok(Self(authenticate(&state.app, Credentials { act_as }).await?))
-    }
-}
 
 /// The segments of the path that the route names, decoded.
 pub struct PathSegments(Vec<String>);

@@ -100,7 +100,7 @@ pub struct Standing {
 
 impl Decision {
     /// What is said where rate limits are off.
-    const FREE: Self = Self { standing: None, retry_after_s: None };
+    pub const FREE: Self = Self { standing: None, retry_after_s: None };
 
     /// Whether the request may go on.
     pub const fn is_allowed(&self) -> bool {

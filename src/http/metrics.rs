@@ -1,28 +1,23 @@
-//! `/metrics`: for loopback peers, or on an address of its own.
+//! `/metrics`: for loopback peers and administrators, or on an address of its own.
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::HttpState;
-use super::client_address::via_proxy;
-use super::edge::PeerAddress;
+use super::admission::admit_to_metrics;
 use super::problem::Problem;
 use crate::error::Error;
 
 /// What OpenMetrics text is called.
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The metrics on the API's own address: others than loopback peers find nothing here, and neither does a loopback peer that
-/// is a configured proxy, for it may speak for anyone.
+/// The metrics on the API's own address: for loopback peers and administrators; others find nothing here.
 pub async fn guarded(State(state): State<HttpState>, request: Request) -> Result<Response, Problem> {
-    let peer = request.extensions().get::<PeerAddress>().map(|peer| peer.0);
-    let local = peer.is_some_and(|peer| {
-        peer.ip().to_canonical().is_loopback() && !via_proxy(peer, &state.settings.trusted_proxies)
-    });
-    if state.settings.metrics_elsewhere || !local {
+    if state.settings.metrics_elsewhere {
         return Err(Problem::of_status(StatusCode::NOT_FOUND));
     }
+    admit_to_metrics(&state, &request.into_parts().0).await?;
     render(State(state)).await
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Invariant: handlers parse, call one domain function, render. They reach the store through the domain alone.
 
+pub mod admission;
 pub mod client_address;
 pub mod connection;
 pub mod edge;
@@ -10,6 +11,7 @@ pub mod limits;
 pub mod metrics;
 pub mod openapi;
 pub mod origin;
+pub mod policy;
 pub mod problem;
 pub mod router;
 pub mod routes;
@@ -20,6 +22,7 @@ use std::time::Duration;
 
 use crate::app::App;
 use client_address::TrustedProxies;
+use limits::Limits;
 use origin::OriginRules;
 
 /// What the handlers share.
@@ -29,6 +32,16 @@ pub struct HttpState {
     pub app: Arc<App>,
     /// How the server is reached.
     pub settings: Arc<HttpSettings>,
+    /// How often callers may come.
+    pub limits: Arc<Limits>,
+}
+
+impl HttpState {
+    /// What handlers share, from the rules and what the operator chose.
+    pub fn new(app: Arc<App>, settings: HttpSettings) -> Self {
+        let limits = Arc::new(Limits::new(app.settings.rate_limits));
+        Self { app, settings: Arc::new(settings), limits }
+    }
 }
 
 /// How long things may take.
@@ -62,12 +75,8 @@ pub struct HttpSettings {
     pub origins: OriginRules,
     /// Whose word about a caller's address is taken.
     pub trusted_proxies: TrustedProxies,
-    /// Whether callers are slowed down by rate limits.
-    pub rate_limits: bool,
     /// Whether metrics have an address of their own, and so are not served here.
     pub metrics_elsewhere: bool,
-    /// Whether people may register by themselves.
-    pub registration_open: bool,
 }
 
 impl Default for HttpSettings {
@@ -77,9 +86,7 @@ impl Default for HttpSettings {
             connection_limit: CONNECTION_LIMIT,
             origins: OriginRules::default(),
             trusted_proxies: TrustedProxies::default(),
-            rate_limits: true,
             metrics_elsewhere: false,
-            registration_open: false,
         }
     }
 }

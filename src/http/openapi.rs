@@ -2,7 +2,7 @@
 //!
 //! Invariant: what is added here is what `problem.rs`, `extract.rs` and `edge.rs` do to every request.
 
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
 use utoipa::OpenApi;
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::security::{
@@ -10,8 +10,11 @@ use utoipa::openapi::security::{
 };
 use utoipa::openapi::{Content, Ref, RefOr, Response, ResponseBuilder};
 
+use super::admission::{is_api, is_public};
 use super::problem::{PROBLEM_JSON, ProblemDocument};
+use super::routes::api_keys::Scope;
 use super::routes::messages::{MessageKind, Order};
+use super::routes::users::{DirectMessagesFrom, ErasedMessages, Role};
 use crate::domain::auth::Access;
 
 #[derive(OpenApi)]
@@ -22,9 +25,13 @@ use crate::domain::auth::Access;
                        with a Link header; times are RFC 3339 in UTC with microseconds.",
         license(name = "MIT", identifier = "MIT"),
     ),
-    components(schemas(ProblemDocument<'_>, MessageKind, Order)),
+    components(schemas(
+        ProblemDocument<'_>, MessageKind, Order, Scope, Role, DirectMessagesFrom, ErasedMessages
+    )),
     tags(
         (name = "users", description = "People."),
+        (name = "sessions", description = "Logging in and out."),
+        (name = "administration", description = "API keys, bans, the audit log."),
         (name = "messages", description = "Sending, and all messages of a user."),
         (name = "conversations", description = "One conversation and what is in it."),
         (name = "server", description = "What the server can do, and how it is."),
@@ -62,7 +69,7 @@ pub fn complete(mut document: utoipa::openapi::OpenApi, access: Access) -> utoip
         ];
         for (method, operation) in operations {
             let Some(operation) = operation else { continue };
-            let public = !path.starts_with("/api/") || path == "/api/capabilities";
+            let public = !is_api(path) || is_public(&method_of(method), path);
             add_errors(operation, path, method, public);
             let mut security = Vec::new();
             if public || access == Access::Open {
@@ -81,12 +88,17 @@ pub fn complete(mut document: utoipa::openapi::OpenApi, access: Access) -> utoip
     document
 }
 
+fn method_of(method: &str) -> Method {
+    Method::from_bytes(method.to_ascii_uppercase().as_bytes()).unwrap_or_default()
+}
+
 fn add_errors(operation: &mut Operation, path: &str, method: &str, public: bool) {
     let mut errors = vec![
         (StatusCode::BAD_REQUEST, "The query, the body or the request itself is malformed."),
         (StatusCode::METHOD_NOT_ALLOWED, "The path knows other methods, named in `Allow`."),
         (StatusCode::REQUEST_TIMEOUT, "The request took too long to arrive."),
         (StatusCode::URI_TOO_LONG, "The target is longer than 16 KiB."),
+        (StatusCode::TOO_MANY_REQUESTS, "Too often: `Retry-After` says when to try again."),
         (StatusCode::MISDIRECTED_REQUEST, "Open access was reached under a foreign host name."),
         (StatusCode::UNPROCESSABLE_ENTITY, "A parameter or field is wrong: `errors` names each."),
         (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "The header fields are larger than 32 KiB."),

@@ -37,11 +37,7 @@ impl OriginRules {
             Some(origin)
                 if !safe && !self.is_allowed(origin.to_str().unwrap_or_default(), host.unwrap_or_default()) =>
             {
-                Err(Problem::new(
-                    StatusCode::FORBIDDEN,
-                    "foreign_origin",
-                    "this page may not do that: its origin is not the server's own, and not one of --cors-origin",
-                ))
+                Err(foreign_origin())
             }
             _ => Ok(()),
         }
@@ -56,6 +52,27 @@ impl OriginRules {
                 .is_some_and(|(_, public_host)| public_host.eq_ignore_ascii_case(host))
     }
 
+    /// Refuses what a page of another origin makes a browser do with its cookie. Browsers name the origin of everything that
+    /// is unsafe.
+    ///
+    /// # Errors
+    /// 403 for a foreign `Origin`, or none, on an unsafe method.
+    pub fn check_cookie(&self, method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
+        if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
+            return Ok(());
+        }
+        let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let origin = text(header::ORIGIN).to_ascii_lowercase();
+        // An origin that CORS lets in calls without cookies: it is no origin of ours.
+        let ours = match &self.public_origin {
+            Some(public_origin) => *public_origin == origin,
+            None => {
+                origin.split_once("://").is_some_and(|(_, its_host)| its_host.eq_ignore_ascii_case(text(header::HOST)))
+            }
+        };
+        if ours && !origin.is_empty() { Ok(()) } else { Err(foreign_origin()) }
+    }
+
     fn is_allowed(&self, origin: &str, host: &str) -> bool {
         let origin = origin.to_ascii_lowercase();
         if self.public_origin.as_deref() == Some(&origin) || self.cors_origins.contains(&origin) {
@@ -63,6 +80,14 @@ impl OriginRules {
         }
         origin.split_once("://").is_some_and(|(_, its_host)| its_host.eq_ignore_ascii_case(host))
     }
+}
+
+fn foreign_origin() -> Problem {
+    Problem::new(
+        StatusCode::FORBIDDEN,
+        "foreign_origin",
+        "this page may not do that: its origin is not the server's own, and not one of --cors-origin",
+    )
 }
 
 /// `scheme://host[:port]` of a URL.

@@ -135,6 +135,13 @@ impl From<Error> for Problem {
                 "unauthenticated",
                 "send valid credentials in the Authorization header",
             ),
+            Error::LogInFailed { code, detail } => Self::new(StatusCode::UNAUTHORIZED, code, detail),
+            Error::RateLimited { code, retry_after_s } => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, code, "too often: try again after Retry-After seconds")
+                    .retry_after_s(retry_after_s)
+            }
+            Error::Conflict { code, detail } => Self::new(StatusCode::CONFLICT, code, detail),
+            Error::NotConfigured { code, detail } => Self::new(StatusCode::NOT_IMPLEMENTED, code, detail),
             Error::Forbidden { code, detail } => Self::new(StatusCode::FORBIDDEN, code, detail),
             Error::NotFound { code, detail } => Self::new(StatusCode::NOT_FOUND, code, detail),
             Error::Invalid(errors) => {

@@ -13,7 +13,9 @@ use utoipa_axum::routes;
 
 use super::edge::RouteSlot;
 use super::problem::Problem;
-use super::routes::{capabilities, conversations, health, messages, users};
+use super::routes::{
+    admin, api_keys, audit, capabilities, conversations, export, health, messages, mfa, passwords, sessions, users,
+};
 use super::{HttpState, metrics, openapi};
 use crate::domain::auth::Access;
 use crate::error::Error;
@@ -24,8 +26,25 @@ const DOCS_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'sel
 
 fn documented() -> OpenApiRouter<HttpState> {
     OpenApiRouter::with_openapi(openapi::base())
-        .routes(routes!(users::list_users))
-        .routes(routes!(users::get_user))
+        .routes(routes!(users::list_users, users::register_user))
+        .routes(routes!(users::get_user, users::update_user, users::erase_user))
+        .routes(routes!(export::export_user))
+        .routes(routes!(passwords::change_password))
+        .routes(routes!(passwords::ask_for_email_confirmation))
+        .routes(routes!(passwords::confirm_email))
+        .routes(routes!(passwords::ask_for_password_reset))
+        .routes(routes!(passwords::reset_password))
+        .routes(routes!(mfa::offer_mfa, mfa::enable_mfa))
+        .routes(routes!(mfa::disable_mfa))
+        .routes(routes!(sessions::list_sessions, sessions::create_session))
+        .routes(routes!(sessions::end_session))
+        .routes(routes!(api_keys::list_api_keys, api_keys::create_api_key))
+        .routes(routes!(api_keys::revoke_api_key))
+        .routes(routes!(admin::ban_user, admin::unban_user))
+        .routes(routes!(admin::set_user_role))
+        .routes(routes!(admin::issue_password_reset))
+        .routes(routes!(admin::get_stats))
+        .routes(routes!(audit::list_audit))
         .routes(routes!(messages::send_message))
         .routes(routes!(messages::list_messages))
         .routes(routes!(conversations::get_conversation_message))

@@ -223,3 +223,28 @@ pub async fn is_member(conn: &mut Conn, id: ConversationId, user: UserId) -> Res
         .await?;
     Ok(found.is_some())
 }
+
+/// Locks one conversation until the transaction ends; whether there is one. SQLite's writer is alone anyway.
+pub async fn lock_one(conn: &mut Conn, id: ConversationId) -> Result<bool> {
+    let sql = match conn {
+        Conn::Sqlite(_) => "SELECT id FROM messaging.conversations WHERE id = $1",
+        Conn::Postgres(_) => "SELECT id FROM messaging.conversations WHERE id = $1 FOR UPDATE",
+    };
+    Ok(conn.first(sql, &[Value::I64(id.0)], |row| row.i64(0)).await?.is_some())
+}
+
+/// The conversations of a person with when they joined, by id, after `after`.
+pub async fn of_user(
+    conn: &mut Conn,
+    user: UserId,
+    after: ConversationId,
+    limit: i64,
+) -> Result<Vec<(ConversationId, Timestamp)>> {
+    conn.rows(
+        "SELECT conversation_id, joined_at FROM messaging.members WHERE user_id = $1 AND conversation_id > $2
+          ORDER BY conversation_id LIMIT $3",
+        &[Value::I64(user.0), Value::I64(after.0), Value::I64(limit)],
+        |row| Ok((ConversationId(row.i64(0)?), row.time(1)?)),
+    )
+    .await
+}

@@ -38,6 +38,18 @@ const TABLES: &[(&str, &str)] = &[
     ("events", "position"),
     ("idempotency_keys", "day, digest"),
     ("event_log", "id"),
+    ("passwords", "user_id"),
+    ("sessions", "id"),
+    ("api_keys", "id"),
+    ("totp_secrets", "user_id"),
+    ("recovery_codes", "user_id, code_hash"),
+    ("account_codes", "code_hash"),
+    ("login_attempts", "subject"),
+    ("audit_log", "id"),
+    ("revocations", "position"),
+    ("server_state", "id"),
+    ("erased_people", "user_id"),
+    ("erasures", "user_id"),
 ];
 
 /// Copies the data at `source` into a new file.
@@ -116,6 +128,9 @@ async fn restore_staged(
                 // Versions go on from elsewhere, so that nothing rendered before is taken for what is there now.
                 let step = i64::from_str_radix(epoch.get(..10).unwrap_or("1"), 16).unwrap_or(1);
                 let sql = "UPDATE messaging.conversations SET content_version = content_version + $1";
+                conn.execute(sql, &[Value::I64(step)]).await?;
+                // A server that runs meanwhile must not trust what it remembers of callers.
+                let sql = "UPDATE messaging.server_state SET last_revocation = last_revocation + $1";
                 conn.execute(sql, &[Value::I64(step)]).await.map(drop)
             })
         })
@@ -189,7 +204,7 @@ async fn copy_postgres_into_file(
     let now = environment.clock.now();
     let source = Db::open(source, environment.clone()).await?;
     let target_db = Db::open(&Location::Sqlite(target.to_owned()), environment).await?;
-    migrations::migrate(&target_db, migrations::Context { now, epoch: String::new() }).await?;
+    migrations::migrate(&target_db, migrations::Context { now, epoch: String::new(), name_key: [0; 32] }).await?;
     target_db.close().await;
     let mut file = Conn::Sqlite(sqlite::open_alone(target)?);
     let mut conn = source.connection().await?;
@@ -197,7 +212,7 @@ async fn copy_postgres_into_file(
     if migrations::version(&mut conn).await? != Some(migrations::NEWEST) {
         return Err(Error::internal("the database's schema is not of this version: start this version's server once"));
     }
-    file.script("BEGIN; DELETE FROM event_log").await?;
+    file.script("BEGIN; DELETE FROM event_log; DELETE FROM server_state").await?;
     copy_rows(&mut conn, &mut file, report).await?;
     let last_id = conn.one("SELECT last_value FROM messaging.messaging_sequence", &[], |row| row.i64(0)).await?;
     file.execute("UPDATE messaging.messaging_sequence SET last_value = $1", &[Value::I64(last_id)]).await?;
@@ -216,10 +231,15 @@ async fn replace_postgres(conn: &mut Conn, input: &Replacement) -> Result<(Optio
     let had_data = conn.one(tables, &[], |row| row.i64(0)).await? > 0;
     let kept = format!("messaging_before_restore_{}", stamp(input.context.now));
     if had_data {
+        // Renaming takes no lock on the tables: without this one, a send that began in the old schema would end in the new.
+        // Transactions look up people first, so those that wait here begin in the new one.
+        if migrations::version(conn).await?.is_some() {
+            conn.script("LOCK TABLE messaging.users, messaging.conversations IN ACCESS EXCLUSIVE MODE").await?;
+        }
         conn.script(&format!("ALTER SCHEMA messaging RENAME TO {kept}")).await?;
     }
     migrations::apply(conn, &input.context).await?;
-    conn.script("DELETE FROM messaging.event_log").await?;
+    conn.script("DELETE FROM messaging.event_log; DELETE FROM messaging.server_state").await?;
     let mut file = Conn::Sqlite(sqlite::open_alone(&input.staged)?);
     let total = copy_rows(&mut file, conn, &mut |_| ()).await?;
     let last_id = file.one("SELECT last_value FROM messaging.messaging_sequence", &[], |row| row.i64(0)).await?;
@@ -229,13 +249,19 @@ async fn replace_postgres(conn: &mut Conn, input: &Replacement) -> Result<(Optio
         |_| Ok(()),
     )
     .await?;
-    for table in ["users", "conversations"] {
+    for table in ["users", "conversations", "sessions", "api_keys", "audit_log"] {
         conn.script(&format!(
             "SELECT setval(pg_get_serial_sequence('messaging.{table}', 'id'),
                            (SELECT coalesce(max(id), 0) + 1 FROM messaging.{table}), false)"
         ))
         .await?;
     }
+    conn.script(
+        "SELECT setval(pg_get_serial_sequence('messaging.users', 'id'),
+                       greatest((SELECT coalesce(max(id), 0) + 1 FROM messaging.users),
+                                (SELECT coalesce(max(user_id), 0) + 1 FROM messaging.erased_people)), false)",
+    )
+    .await?;
     conn.script("ANALYZE messaging.users, messaging.conversations, messaging.members, messaging.messages").await?;
     Ok((had_data.then(|| format!("schema {kept}")), total))
 }

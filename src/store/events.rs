@@ -13,6 +13,8 @@ use crate::time::Timestamp;
 pub enum Kind {
     /// A message entered its conversation.
     MessageCreated,
+    /// A message became a tombstone.
+    MessageDeleted,
 }
 
 impl Kind {
@@ -20,6 +22,7 @@ impl Kind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::MessageCreated => "message.created",
+            Self::MessageDeleted => "message.deleted",
         }
     }
 }
@@ -39,8 +42,8 @@ pub struct NewEvent {
     pub at: Timestamp,
 }
 
-/// Logs events in the given order. On SQLite; PostgreSQL does it with what happened (`store::sends`).
-pub(super) async fn append(conn: &mut Conn, events: &[NewEvent]) -> Result<()> {
+/// Logs events in the given order, one statement each: sends on PostgreSQL do it in one (`store::sends`).
+pub async fn append(conn: &mut Conn, events: &[NewEvent]) -> Result<()> {
     let count = events.len() as i64;
     let last = conn
         .one(

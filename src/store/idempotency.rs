@@ -4,6 +4,7 @@
 
 use super::{Conn, Row, Value};
 use crate::error::Result;
+use crate::ids::UserId;
 
 /// What identifies a key in its scope: the first 16 bytes of a SHA-256.
 pub type Digest = [u8; 16];
@@ -28,6 +29,8 @@ pub struct Record {
     pub request_hash: [u8; 32],
     /// What was answered.
     pub answer: StoredAnswer,
+    /// The person whom the answer is about, where it is no message.
+    pub subject_id: Option<UserId>,
 }
 
 fn record(row: &Row<'_>) -> Result<Record> {
@@ -43,6 +46,7 @@ fn record(row: &Row<'_>) -> Result<Record> {
             location: row.option_text(3)?.map(str::to_owned),
             body: row.bytes(4)?.to_owned(),
         },
+        subject_id: row.option_i64(5)?.map(UserId),
     })
 }
 
@@ -55,7 +59,7 @@ fn copy(target: &mut [u8], source: &[u8]) {
 /// Those of the keys that were used on one of `days`.
 pub async fn find(conn: &mut Conn, days: &[i64], digests: &[&[u8]]) -> Result<Vec<Record>> {
     conn.rows(
-        "SELECT digest, request_hash, status, location, body FROM messaging.idempotency_keys
+        "SELECT digest, request_hash, status, location, body, subject_id FROM messaging.idempotency_keys
           WHERE day = ANY($1) AND digest = ANY($2)",
         &[Value::I64s(days), Value::ByteSlices(digests)],
         record,
@@ -71,8 +75,8 @@ pub async fn insert(conn: &mut Conn, day: i64, records: &[&Record]) -> Result<()
     if let Conn::Sqlite(_) = conn {
         for record in records {
             conn.execute(
-                "INSERT INTO messaging.idempotency_keys (day, digest, request_hash, status, location, body)
-                 VALUES ($1, $2, $3, $4, $5, $6)",
+                "INSERT INTO messaging.idempotency_keys (day, digest, request_hash, status, location, body, subject_id)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7)",
                 &[
                     Value::I64(day),
                     Value::Bytes(&record.digest),
@@ -80,6 +84,7 @@ pub async fn insert(conn: &mut Conn, day: i64, records: &[&Record]) -> Result<()
                     Value::I64(i64::from(record.answer.status)),
                     Value::OptionText(record.answer.location.as_deref()),
                     Value::Bytes(&record.answer.body),
+                    Value::OptionI64(record.subject_id.map(|id| id.0)),
                 ],
             )
             .await?;
@@ -90,10 +95,11 @@ pub async fn insert(conn: &mut Conn, day: i64, records: &[&Record]) -> Result<()
     let hashes: Vec<&[u8]> = records.iter().map(|record| record.request_hash.as_slice()).collect();
     let statuses: Vec<i64> = records.iter().map(|record| i64::from(record.answer.status)).collect();
     let locations: Vec<Option<&str>> = records.iter().map(|record| record.answer.location.as_deref()).collect();
+    let subjects: Vec<Option<i64>> = records.iter().map(|record| record.subject_id.map(|id| id.0)).collect();
     let bodies: Vec<&[u8]> = records.iter().map(|record| record.answer.body.as_slice()).collect();
     conn.execute(
-        "INSERT INTO messaging.idempotency_keys (day, digest, request_hash, status, location, body)
-         SELECT $1, * FROM unnest($2::bytea[], $3::bytea[], $4::bigint[], $5::text[], $6::bytea[])",
+        "INSERT INTO messaging.idempotency_keys (day, digest, request_hash, status, location, body, subject_id)
+         SELECT $1, * FROM unnest($2::bytea[], $3::bytea[], $4::bigint[], $5::text[], $6::bytea[], $7::bigint[])",
         &[
             Value::I64(day),
             Value::ByteSlices(&digests),
@@ -101,6 +107,7 @@ pub async fn insert(conn: &mut Conn, day: i64, records: &[&Record]) -> Result<()
             Value::I64s(&statuses),
             Value::OptionTexts(&locations),
             Value::ByteSlices(&bodies),
+            Value::OptionI64s(&subjects),
         ],
     )
     .await?;
@@ -115,4 +122,26 @@ pub async fn delete_before(conn: &mut Conn, day: i64, limit: i64) -> Result<u64>
         &[Value::I64(day), Value::I64(limit)],
     )
     .await
+}
+
+/// Takes the content out of stored answers. Their keys go on to stand for what was done.
+pub async fn blank(conn: &mut Conn, keys: &[(i64, Digest)]) -> Result<()> {
+    for (day, digest) in keys {
+        conn.execute(
+            "UPDATE messaging.idempotency_keys SET body = $3 WHERE day = $1 AND digest = $2",
+            &[Value::I64(*day), Value::Bytes(digest), Value::Bytes(b"")],
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+/// Takes the content out of every stored answer about a person that is no message.
+pub async fn blank_of(conn: &mut Conn, subject: UserId) -> Result<()> {
+    conn.execute(
+        "UPDATE messaging.idempotency_keys SET body = $2, location = NULL WHERE subject_id = $1",
+        &[Value::I64(subject.0), Value::Bytes(b"")],
+    )
+    .await?;
+    Ok(())
 }

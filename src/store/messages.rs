@@ -3,6 +3,7 @@
 //! Invariant: within one conversation `seq` is dense, and `(timestamp_sent, id)` rises with it. So a place in time is found
 //! by halving over `seq`, and no index but the key is needed.
 
+use super::idempotency::Digest;
 use super::{Conn, Row, Value};
 use crate::error::Result;
 use crate::ids::{ConversationId, MessageId, UserId};
@@ -35,6 +36,17 @@ pub struct Message {
     pub reply_to: Option<i64>,
     /// The text, byte for byte.
     pub body: String,
+    /// When it was deleted; its text is gone then.
+    pub deleted_at: Option<Timestamp>,
+}
+
+/// A message to be appended.
+#[derive(Clone, Copy, Debug)]
+pub struct NewRow<'a> {
+    /// As it will be read.
+    pub message: &'a Message,
+    /// Where the answer to its send is stored, if it is.
+    pub key: Option<(i64, &'a Digest)>,
 }
 
 /// What sort of message.
@@ -81,6 +93,7 @@ fn message(row: &Row<'_>) -> Result<Message> {
         timestamp_read: row.option_time(9)?,
         reply_to: row.option_i64(10)?,
         body: row.text(11)?.to_owned(),
+        deleted_at: row.option_time(12)?,
     })
 }
 
@@ -93,7 +106,7 @@ pub async fn in_ranges(conn: &mut Conn, ranges: &[Range]) -> Result<Vec<Message>
             let found = conn
                 .rows(
                     "SELECT conversation_id, seq, id, timestamp_sent, kind, sender_id, recipient_id, created_at,
-                            timestamp_delivered, timestamp_read, reply_to, body
+                            timestamp_delivered, timestamp_read, reply_to, body, deleted_at
                        FROM messaging.messages WHERE conversation_id = $1 AND seq BETWEEN $2 AND $3",
                     &[Value::I64(range.conversation_id.0), Value::I64(range.first_seq), Value::I64(range.last_seq)],
                     message,
@@ -108,7 +121,7 @@ pub async fn in_ranges(conn: &mut Conn, ranges: &[Range]) -> Result<Vec<Message>
     let last: Vec<i64> = ranges.iter().map(|range| range.last_seq).collect();
     conn.rows(
         "SELECT m.conversation_id, m.seq, m.id, m.timestamp_sent, m.kind, m.sender_id, m.recipient_id, m.created_at,
-                m.timestamp_delivered, m.timestamp_read, m.reply_to, m.body
+                m.timestamp_delivered, m.timestamp_read, m.reply_to, m.body, m.deleted_at
            FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS r (conversation_id, first_seq, last_seq)
            JOIN messaging.messages m
              ON m.conversation_id = r.conversation_id AND m.seq BETWEEN r.first_seq AND r.last_seq",
@@ -162,12 +175,12 @@ pub(super) async fn next_ids(conn: &mut Conn, count: usize) -> Result<Vec<i64>> 
 }
 
 /// Appends messages, one statement each. On SQLite.
-pub(super) async fn append(conn: &mut Conn, messages: &[&Message]) -> Result<()> {
-    for message in messages {
+pub(super) async fn append(conn: &mut Conn, rows: &[NewRow<'_>]) -> Result<()> {
+    for NewRow { message, key } in rows {
         conn.execute(
             "INSERT INTO messaging.messages (conversation_id, seq, id, timestamp_sent, kind, sender_id, recipient_id,
-                                             created_at, reply_to, body)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+                                             created_at, reply_to, body, idempotency_day, idempotency_digest)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
             &[
                 Value::I64(message.conversation_id.0),
                 Value::I64(message.seq),
@@ -179,6 +192,8 @@ pub(super) async fn append(conn: &mut Conn, messages: &[&Message]) -> Result<()>
                 Value::Time(message.created_at),
                 Value::OptionI64(message.reply_to),
                 Value::Text(&message.body),
+                Value::OptionI64(key.map(|(day, _)| day)),
+                Value::OptionBytes(key.map(|(_, digest)| digest.as_slice())),
             ],
         )
         .await?;

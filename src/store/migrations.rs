@@ -5,7 +5,7 @@
 
 use sha2::{Digest, Sha256};
 
-use super::users::NewUser;
+use super::users::{NewUser, Role};
 use super::{Conn, Db, Value};
 use crate::error::{Error, Result};
 use crate::ids::{UserId, hex};
@@ -20,13 +20,22 @@ struct Migration {
     postgres: &'static str,
 }
 
-const MIGRATIONS: &[Migration] = &[Migration {
-    version: 1,
-    name: "initial",
-    common: include_str!("../../migrations/0001_initial.sql"),
-    sqlite: include_str!("../../migrations/0001_initial.sqlite.sql"),
-    postgres: include_str!("../../migrations/0001_initial.postgres.sql"),
-}];
+const MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 1,
+        name: "initial",
+        common: include_str!("../../migrations/0001_initial.sql"),
+        sqlite: include_str!("../../migrations/0001_initial.sqlite.sql"),
+        postgres: include_str!("../../migrations/0001_initial.postgres.sql"),
+    },
+    Migration {
+        version: 2,
+        name: "accounts",
+        common: include_str!("../../migrations/0002_accounts.sql"),
+        sqlite: "",
+        postgres: "",
+    },
+];
 
 /// The newest version that this program knows.
 pub const NEWEST: i64 = MIGRATIONS[MIGRATIONS.len() - 1].version;
@@ -51,6 +60,8 @@ pub struct Context {
     pub now: Timestamp,
     /// The epoch of an event log that is made now.
     pub epoch: String,
+    /// The key under which names are hashed, in a database that is made or upgraded now.
+    pub name_key: [u8; 32],
 }
 
 /// What [`migrate`] did.
@@ -174,6 +185,13 @@ async fn run(conn: &mut Conn, migration: &Migration, context: &Context) -> Resul
         )
         .await?;
     }
+    if migration.version == 2 {
+        conn.execute(
+            "INSERT INTO messaging.server_state (id, last_revocation, name_key) VALUES (1, 0, $1)",
+            &[Value::Bytes(&context.name_key)],
+        )
+        .await?;
+    }
     conn.execute(
         "INSERT INTO messaging.schema_migrations (version, name, checksum, applied_at) VALUES ($1, $2, $3, $4)",
         &[
@@ -249,7 +267,7 @@ async fn copy_seed_users(conn: &mut Conn, context: &Context) -> Result<Vec<(Stri
     let seed_users = conn
         .rows(
             "SELECT id::bigint, coalesce(first_name, '')::text, coalesce(last_name, '')::text, user_name::text, email::text,
-                    coalesce(mfa, false), coalesce(created_at::timestamptz, $1),
+                    coalesce(created_at::timestamptz, $1),
                     coalesce(modified_at::timestamptz, created_at::timestamptz, $1)
                FROM messaging_seed.users ORDER BY id",
             &[Value::Time(context.now)],
@@ -263,14 +281,15 @@ async fn copy_seed_users(conn: &mut Conn, context: &Context) -> Result<Vec<(Stri
                     email_key: None,
                     full_name_key: fold(&format!("{} {}", row.text(1)?, row.text(2)?)),
                     last_name_key: fold(row.text(2)?),
-                    created_at: row.time(6)?,
+                    created_at: row.time(5)?,
+                    role: Role::User,
                 };
-                Ok((UserId(row.i64(0)?), new, row.bool(5)?, row.time(7)?))
+                Ok((UserId(row.i64(0)?), new, row.time(6)?))
             },
         )
         .await?;
     let mut users = Vec::with_capacity(seed_users.len());
-    for (id, mut user, mfa, modified_at) in seed_users {
+    for (id, mut user, modified_at) in seed_users {
         user.user_name_key = fold_ascii(&user.user_name);
         if user.user_name.is_empty() || !names.insert(user.user_name_key.clone()) {
             let suffix = format!("-{}", id.0);
@@ -281,21 +300,15 @@ async fn copy_seed_users(conn: &mut Conn, context: &Context) -> Result<Vec<(Stri
             names.insert(user.user_name_key.clone());
         }
         user.email_key = user.email.as_deref().map(fold_ascii).filter(|key| addresses.insert(key.clone()));
-        users.push((id, user, mfa, modified_at));
+        users.push((id, user, modified_at));
     }
-    for (id, user, mfa, modified_at) in &users {
-        insert_seed_user(conn, *id, user, *mfa, *modified_at).await?;
+    for (id, user, modified_at) in &users {
+        insert_seed_user(conn, *id, user, *modified_at).await?;
     }
     Ok(renamed)
 }
 
-async fn insert_seed_user(
-    conn: &mut Conn,
-    id: UserId,
-    user: &NewUser,
-    mfa: bool,
-    modified_at: Timestamp,
-) -> Result<()> {
+async fn insert_seed_user(conn: &mut Conn, id: UserId, user: &NewUser, modified_at: Timestamp) -> Result<()> {
     conn.execute(
         "INSERT INTO messaging.users (id, first_name, last_name, user_name, email, mfa, created_at, modified_at,
                                       user_name_key, email_key, full_name_key, last_name_key)
@@ -306,7 +319,8 @@ async fn insert_seed_user(
             Value::Text(&user.last_name),
             Value::Text(&user.user_name),
             Value::OptionText(user.email.as_deref()),
-            Value::Bool(mfa),
+            // No second factor came along, whatever the seed's flag said.
+            Value::Bool(false),
             Value::Time(user.created_at),
             Value::Time(modified_at),
             Value::Text(&user.user_name_key),

@@ -15,18 +15,26 @@ use crate::error::{Error, Result};
 use crate::metrics::Metrics;
 use crate::time::{Clock, Timestamp};
 
+pub mod account_codes;
+pub mod api_keys;
+pub mod audit;
 pub mod conversations;
 pub mod copy;
-
+pub mod erasure;
 pub mod events;
 pub mod health;
 pub mod idempotency;
+pub mod login_attempts;
 pub mod messages;
+pub mod mfa;
 pub mod migrations;
+pub mod passwords;
 pub mod postgres;
+pub mod revocations;
 pub mod sends;
+pub mod sessions;
 pub mod sqlite;
-
+pub mod stats;
 pub mod users;
 
 /// What a unit of work returns: a future over its connection.
@@ -161,6 +169,17 @@ impl Db {
         }
     }
 
+    /// Leaves nothing behind of what was overwritten: SQLite's log is copied into its file and cut off.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when readers or another process were in the way for too long.
+    pub async fn flush(&self) -> Result<()> {
+        match self {
+            Self::Sqlite(database) => database.flush().await,
+            Self::Postgres(_) => Ok(()),
+        }
+    }
+
     /// A connection outside any transaction, for a command that holds its own: PostgreSQL alone.
     pub(crate) async fn connection(&self) -> Result<Conn> {
         match self {
@@ -278,6 +297,8 @@ pub enum Value<'a> {
     OptionText(Option<&'a str>),
     /// BYTEA.
     Bytes(&'a [u8]),
+    /// BYTEA or NULL.
+    OptionBytes(Option<&'a [u8]>),
     /// BOOLEAN.
     Bool(bool),
     /// TIMESTAMPTZ.
@@ -294,6 +315,8 @@ pub enum Value<'a> {
     OptionTexts(&'a [Option<&'a str>]),
     /// BYTEA[].
     ByteSlices(&'a [&'a [u8]]),
+    /// BYTEA[] with NULLs; PostgreSQL alone.
+    OptionByteSlices(&'a [Option<&'a [u8]>]),
     /// TIMESTAMPTZ[]; PostgreSQL alone.
     Times(&'a [Timestamp]),
 }
@@ -305,8 +328,8 @@ pub enum OwnedValue {
     I64(Option<i64>),
     /// TEXT or NULL.
     Text(Option<String>),
-    /// BYTEA.
-    Bytes(Vec<u8>),
+    /// BYTEA or NULL.
+    Bytes(Option<Vec<u8>>),
     /// BOOLEAN.
     Bool(bool),
     /// TIMESTAMPTZ or NULL.
@@ -319,7 +342,7 @@ impl OwnedValue {
         match self {
             Self::I64(number) => Value::OptionI64(*number),
             Self::Text(text) => Value::OptionText(text.as_deref()),
-            Self::Bytes(bytes) => Value::Bytes(bytes),
+            Self::Bytes(bytes) => Value::OptionBytes(bytes.as_deref()),
             Self::Bool(truth) => Value::Bool(*truth),
             Self::Time(at) => Value::OptionTime(*at),
         }
@@ -371,6 +394,10 @@ impl Row<'_> {
         bytes -> &[u8]
     );
     getter!(
+        /// BYTEA or NULL, borrowed from the row.
+        option_bytes -> Option<&[u8]>
+    );
+    getter!(
         /// BOOLEAN.
         bool -> bool
     );
@@ -391,7 +418,7 @@ impl Row<'_> {
         Ok(match kind {
             "BIGINT" | "INTEGER" => OwnedValue::I64(self.option_i64(column)?),
             "TEXT" => OwnedValue::Text(self.option_text(column)?.map(str::to_owned)),
-            "BYTEA" => OwnedValue::Bytes(self.bytes(column)?.to_owned()),
+            "BYTEA" => OwnedValue::Bytes(self.option_bytes(column)?.map(<[u8]>::to_vec)),
             "BOOLEAN" => OwnedValue::Bool(self.bool(column)?),
             "TIMESTAMPTZ" => OwnedValue::Time(self.option_time(column)?),
             other => {

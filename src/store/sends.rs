@@ -5,7 +5,7 @@
 
 use super::conversations::{self, Head};
 use super::events::{self, Kind, NewEvent};
-use super::messages::{self, Message};
+use super::messages::{self, Message, NewRow};
 use super::{Conn, Value};
 use crate::error::Result;
 use crate::time::Timestamp;
@@ -41,17 +41,19 @@ pub async fn lock_and_number(conn: &mut Conn, conversations: &[i64], count: usiz
 }
 
 /// Appends messages, moves their conversations' heads, and logs that they were created. The last statement of its transaction.
-pub async fn append(conn: &mut Conn, heads: &[Head], messages: &[&Message]) -> Result<()> {
+pub async fn append(conn: &mut Conn, heads: &[Head], rows: &[NewRow<'_>]) -> Result<()> {
     if let Conn::Sqlite(_) = conn {
         conversations::advance(conn, heads).await?;
-        messages::append(conn, messages).await?;
-        let events: Vec<NewEvent> = messages.iter().map(|message| created(message)).collect();
+        messages::append(conn, rows).await?;
+        let events: Vec<NewEvent> = rows.iter().map(|row| created(row.message)).collect();
         return events::append(conn, &events).await;
     }
-    fn column<T>(messages: &[&Message], read: impl Fn(&Message) -> T) -> Vec<T> {
-        messages.iter().map(|message| read(message)).collect()
+    fn column<T>(rows: &[NewRow<'_>], read: impl Fn(&Message) -> T) -> Vec<T> {
+        rows.iter().map(|row| read(row.message)).collect()
     }
-    let bodies: Vec<&str> = messages.iter().map(|message| message.body.as_str()).collect();
+    let bodies: Vec<&str> = rows.iter().map(|row| row.message.body.as_str()).collect();
+    let days: Vec<Option<i64>> = rows.iter().map(|row| row.key.map(|(day, _)| day)).collect();
+    let digests: Vec<Option<&[u8]>> = rows.iter().map(|row| row.key.map(|(_, digest)| digest.as_slice())).collect();
     conn.execute(
         "WITH heads AS (
              UPDATE messaging.conversations c
@@ -61,9 +63,10 @@ pub async fn append(conn: &mut Conn, heads: &[Head], messages: &[&Message]) -> R
               WHERE c.id = n.id RETURNING 1),
          stored AS (
              INSERT INTO messaging.messages (conversation_id, seq, id, timestamp_sent, kind, sender_id, recipient_id,
-                                             created_at, reply_to, body)
+                                             created_at, reply_to, body, idempotency_day, idempotency_digest)
              SELECT * FROM unnest($5::bigint[], $6::bigint[], $7::bigint[], $8::timestamptz[], $9::text[],
-                                  $10::bigint[], $11::bigint[], $12::timestamptz[], $13::bigint[], $14::text[])
+                                  $10::bigint[], $11::bigint[], $12::timestamptz[], $13::bigint[], $14::text[],
+                                  $17::bigint[], $18::bytea[])
              RETURNING 1),
          -- The counts make it wait for the others: its row is locked for everyone from here to the commit.
          log AS (
@@ -79,18 +82,20 @@ pub async fn append(conn: &mut Conn, heads: &[Head], messages: &[&Message]) -> R
             Value::I64s(&heads.iter().map(|head| head.last_seq).collect::<Vec<_>>()),
             Value::Times(&heads.iter().map(|head| head.last_sent_at).collect::<Vec<Timestamp>>()),
             Value::I64s(&heads.iter().map(|head| head.last_message_id.0).collect::<Vec<_>>()),
-            Value::I64s(&column(messages, |message| message.conversation_id.0)),
-            Value::I64s(&column(messages, |message| message.seq)),
-            Value::I64s(&column(messages, |message| message.id.0)),
-            Value::Times(&column(messages, |message| message.timestamp_sent)),
-            Value::Texts(&column(messages, |message| message.kind.as_str())),
-            Value::I64s(&column(messages, |message| message.sender_id.0)),
-            Value::OptionI64s(&column(messages, |message| message.recipient_id.map(|id| id.0))),
-            Value::Times(&column(messages, |message| message.created_at)),
-            Value::OptionI64s(&column(messages, |message| message.reply_to)),
+            Value::I64s(&column(rows, |message| message.conversation_id.0)),
+            Value::I64s(&column(rows, |message| message.seq)),
+            Value::I64s(&column(rows, |message| message.id.0)),
+            Value::Times(&column(rows, |message| message.timestamp_sent)),
+            Value::Texts(&column(rows, |message| message.kind.as_str())),
+            Value::I64s(&column(rows, |message| message.sender_id.0)),
+            Value::OptionI64s(&column(rows, |message| message.recipient_id.map(|id| id.0))),
+            Value::Times(&column(rows, |message| message.created_at)),
+            Value::OptionI64s(&column(rows, |message| message.reply_to)),
             Value::Texts(&bodies),
-            Value::I64(messages.len() as i64),
+            Value::I64(rows.len() as i64),
             Value::Text(Kind::MessageCreated.as_str()),
+            Value::OptionI64s(&days),
+            Value::OptionByteSlices(&digests),
         ],
     )
     .await?;

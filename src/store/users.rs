@@ -26,6 +26,63 @@ pub struct User {
     pub created_at: Timestamp,
     /// When it changed last.
     pub modified_at: Timestamp,
+    /// What they may do on the whole server.
+    pub role: Role,
+    /// Whether a program writes under this name.
+    pub is_bot: bool,
+    /// From whom they take direct messages; `None` for what the server says.
+    pub direct_messages_from: Option<DirectMessagesFrom>,
+    /// When they proved that the address is theirs.
+    pub email_confirmed_at: Option<Timestamp>,
+    /// Since when they are kept out.
+    pub banned_at: Option<Timestamp>,
+}
+
+/// What a person may do on the whole server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// What everyone may.
+    User,
+    /// Administration too.
+    Admin,
+}
+
+impl Role {
+    /// As it stands in the database and in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Admin => "admin",
+        }
+    }
+
+    /// The role of a word; what is unknown has the least.
+    pub fn parse(word: &str) -> Self {
+        if word == "admin" { Self::Admin } else { Self::User }
+    }
+}
+
+/// From whom direct messages are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DirectMessagesFrom {
+    /// From everyone.
+    Everyone,
+    /// From friends alone.
+    Friends,
+}
+
+impl DirectMessagesFrom {
+    /// As it stands in the database and in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Everyone => "everyone",
+            Self::Friends => "friends",
+        }
+    }
+
+    fn parse(word: &str) -> Self {
+        if word == "friends" { Self::Friends } else { Self::Everyone }
+    }
 }
 
 /// A user to be inserted, folded keys included.
@@ -49,6 +106,40 @@ pub struct NewUser {
     pub last_name_key: String,
     /// Now.
     pub created_at: Timestamp,
+    /// What they may do on the whole server.
+    pub role: Role,
+}
+
+/// What may change about a person, folded keys included.
+#[derive(Clone, Debug)]
+pub struct Profile {
+    /// As written.
+    pub first_name: String,
+    /// As written.
+    pub last_name: String,
+    /// As written.
+    pub email: Option<String>,
+    /// The address, ASCII case folded.
+    pub email_key: Option<String>,
+    /// First and last name, case and accents folded.
+    pub full_name_key: String,
+    /// Last name, case and accents folded.
+    pub last_name_key: String,
+    /// From whom they take direct messages.
+    pub direct_messages_from: Option<DirectMessagesFrom>,
+    /// When they proved that the address is theirs.
+    pub email_confirmed_at: Option<Timestamp>,
+}
+
+/// A person who may call, as far as every request needs to know.
+#[derive(Clone, Debug)]
+pub struct Account {
+    /// Who.
+    pub name: UserName,
+    /// What they may do on the whole server.
+    pub role: Role,
+    /// Since when they are kept out.
+    pub banned_at: Option<Timestamp>,
 }
 
 /// What a send needs to know of a person.
@@ -72,18 +163,29 @@ fn user(row: &Row<'_>) -> Result<User> {
         mfa: row.bool(5)?,
         created_at: row.time(6)?,
         modified_at: row.time(7)?,
+        role: Role::parse(row.text(8)?),
+        is_bot: row.bool(9)?,
+        direct_messages_from: row.option_text(10)?.map(DirectMessagesFrom::parse),
+        email_confirmed_at: row.option_time(11)?,
+        banned_at: row.option_time(12)?,
     })
+}
+
+/// A query for whole users. A text must be a literal to be known to the drivers, so the columns cannot be a constant.
+macro_rules! select_users {
+    ($rest:literal) => {
+        concat!(
+            "SELECT id, first_name, last_name, user_name, email, mfa, created_at, modified_at, role, is_bot,
+                    direct_messages_from, email_confirmed_at, banned_at
+               FROM messaging.users ",
+            $rest
+        )
+    };
 }
 
 /// One user by folded name.
 pub async fn by_key(conn: &mut Conn, user_name_key: &str) -> Result<Option<User>> {
-    conn.first(
-        "SELECT id, first_name, last_name, user_name, email, mfa, created_at, modified_at
-           FROM messaging.users WHERE user_name_key = $1",
-        &[Value::Text(user_name_key)],
-        user,
-    )
-    .await
+    conn.first(select_users!("WHERE user_name_key = $1"), &[Value::Text(user_name_key)], user).await
 }
 
 /// Those of the folded names that exist.
@@ -112,13 +214,8 @@ pub async fn names_by_ids(conn: &mut Conn, ids: &[i64]) -> Result<Vec<(UserId, S
 
 /// Users by id, after `after`.
 pub async fn list(conn: &mut Conn, after: UserId, limit: i64) -> Result<Vec<User>> {
-    conn.rows(
-        "SELECT id, first_name, last_name, user_name, email, mfa, created_at, modified_at
-           FROM messaging.users WHERE id > $1 ORDER BY id LIMIT $2",
-        &[Value::I64(after.0), Value::I64(limit)],
-        user,
-    )
-    .await
+    conn.rows(select_users!("WHERE id > $1 ORDER BY id LIMIT $2"), &[Value::I64(after.0), Value::I64(limit)], user)
+        .await
 }
 
 /// Users of whom a name begins with a folded prefix, by id, after `after`. `name` is folded like full names, `user_name`
@@ -131,13 +228,13 @@ pub async fn with_prefix(
     limit: i64,
 ) -> Result<Vec<User>> {
     conn.rows(
-        "SELECT id, first_name, last_name, user_name, email, mfa, created_at, modified_at
-           FROM messaging.users
-          WHERE id > $5 AND id IN (
+        select_users!(
+            "WHERE id > $5 AND id IN (
                 SELECT id FROM messaging.users WHERE user_name_key >= $1 AND user_name_key < $2
                 UNION SELECT id FROM messaging.users WHERE full_name_key >= $3 AND full_name_key < $4
                 UNION SELECT id FROM messaging.users WHERE last_name_key >= $3 AND last_name_key < $4)
-          ORDER BY id LIMIT $6",
+          ORDER BY id LIMIT $6"
+        ),
         &[
             Value::Text(user_name.0),
             Value::Text(user_name.1),
@@ -163,8 +260,8 @@ pub async fn any(conn: &mut Conn) -> Result<bool> {
 pub async fn insert(conn: &mut Conn, user: &NewUser) -> Result<UserId> {
     conn.one(
         "INSERT INTO messaging.users (first_name, last_name, user_name, email, mfa, created_at, modified_at,
-                                      user_name_key, email_key, full_name_key, last_name_key)
-         VALUES ($1, $2, $3, $4, FALSE, $5, $5, $6, $7, $8, $9) RETURNING id",
+                                      user_name_key, email_key, full_name_key, last_name_key, role)
+         VALUES ($1, $2, $3, $4, FALSE, $5, $5, $6, $7, $8, $9, $10) RETURNING id",
         &[
             Value::Text(&user.first_name),
             Value::Text(&user.last_name),
@@ -175,6 +272,7 @@ pub async fn insert(conn: &mut Conn, user: &NewUser) -> Result<UserId> {
             Value::OptionText(user.email_key.as_deref()),
             Value::Text(&user.full_name_key),
             Value::Text(&user.last_name_key),
+            Value::Text(user.role.as_str()),
         ],
         |row| row.i64(0).map(UserId),
     )
@@ -184,4 +282,113 @@ pub async fn insert(conn: &mut Conn, user: &NewUser) -> Result<UserId> {
 /// How many there are.
 pub async fn count(conn: &mut Conn) -> Result<i64> {
     conn.one("SELECT count(*) FROM messaging.users", &[], |row| row.i64(0)).await
+}
+
+fn account(row: &Row<'_>) -> Result<Account> {
+    Ok(Account {
+        name: UserName {
+            id: UserId(row.i64(0)?),
+            user_name: row.text(1)?.to_owned(),
+            user_name_key: row.text(2)?.to_owned(),
+        },
+        role: Role::parse(row.text(3)?),
+        banned_at: row.option_time(4)?,
+    })
+}
+
+/// A person who may call, by id.
+pub async fn account_by_id(conn: &mut Conn, id: UserId) -> Result<Option<Account>> {
+    conn.first(
+        "SELECT id, user_name, user_name_key, role, banned_at FROM messaging.users WHERE id = $1",
+        &[Value::I64(id.0)],
+        account,
+    )
+    .await
+}
+
+/// A person who may call, by folded name.
+pub async fn account_by_key(conn: &mut Conn, user_name_key: &str) -> Result<Option<Account>> {
+    conn.first(
+        "SELECT id, user_name, user_name_key, role, banned_at FROM messaging.users WHERE user_name_key = $1",
+        &[Value::Text(user_name_key)],
+        account,
+    )
+    .await
+}
+
+/// One user by folded address.
+pub async fn by_email(conn: &mut Conn, email_key: &str) -> Result<Option<User>> {
+    conn.first(select_users!("WHERE email_key = $1"), &[Value::Text(email_key)], user).await
+}
+
+/// One user by id.
+pub async fn by_id(conn: &mut Conn, id: UserId) -> Result<Option<User>> {
+    conn.first(select_users!("WHERE id = $1"), &[Value::I64(id.0)], user).await
+}
+
+/// Changes what may change.
+///
+/// # Errors
+/// [`crate::error::Error::Duplicate`] with `users_email_key`.
+pub async fn update(conn: &mut Conn, id: UserId, profile: &Profile, now: Timestamp) -> Result<()> {
+    conn.execute(
+        "UPDATE messaging.users SET first_name = $2, last_name = $3, email = $4, email_key = $5, full_name_key = $6,
+                last_name_key = $7, direct_messages_from = $8, email_confirmed_at = $9, modified_at = $10
+          WHERE id = $1",
+        &[
+            Value::I64(id.0),
+            Value::Text(&profile.first_name),
+            Value::Text(&profile.last_name),
+            Value::OptionText(profile.email.as_deref()),
+            Value::OptionText(profile.email_key.as_deref()),
+            Value::Text(&profile.full_name_key),
+            Value::Text(&profile.last_name_key),
+            Value::OptionText(profile.direct_messages_from.map(DirectMessagesFrom::as_str)),
+            Value::OptionTime(profile.email_confirmed_at),
+            Value::Time(now),
+        ],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Notes that a person proved an address to be theirs, if it still is the one they have.
+pub async fn confirm_email(conn: &mut Conn, id: UserId, email_key: &str, now: Timestamp) -> Result<bool> {
+    let count = conn
+        .execute(
+            "UPDATE messaging.users SET email_confirmed_at = $3, modified_at = $3 WHERE id = $1 AND email_key = $2",
+            &[Value::I64(id.0), Value::Text(email_key), Value::Time(now)],
+        )
+        .await?;
+    Ok(count > 0)
+}
+
+/// Says whether a person has a second factor.
+pub async fn set_mfa(conn: &mut Conn, id: UserId, mfa: bool, now: Timestamp) -> Result<()> {
+    let values = [Value::I64(id.0), Value::Bool(mfa), Value::Time(now)];
+    conn.execute("UPDATE messaging.users SET mfa = $2, modified_at = $3 WHERE id = $1", &values).await?;
+    Ok(())
+}
+
+/// Gives a person a role.
+pub async fn set_role(conn: &mut Conn, id: UserId, role: Role, now: Timestamp) -> Result<()> {
+    let values = [Value::I64(id.0), Value::Text(role.as_str()), Value::Time(now)];
+    conn.execute("UPDATE messaging.users SET role = $2, modified_at = $3 WHERE id = $1", &values).await?;
+    Ok(())
+}
+
+/// Keeps a person out, or lets them in again.
+pub async fn set_banned(conn: &mut Conn, id: UserId, banned_at: Option<Timestamp>) -> Result<()> {
+    let values = [Value::I64(id.0), Value::OptionTime(banned_at)];
+    conn.execute("UPDATE messaging.users SET banned_at = $2 WHERE id = $1", &values).await?;
+    Ok(())
+}
+
+/// Locks a person's row until the transaction ends; whether there is one. SQLite's writer is alone anyway.
+pub async fn lock(conn: &mut Conn, id: UserId) -> Result<bool> {
+    let sql = match conn {
+        Conn::Sqlite(_) => "SELECT id FROM messaging.users WHERE id = $1",
+        Conn::Postgres(_) => "SELECT id FROM messaging.users WHERE id = $1 FOR UPDATE",
+    };
+    Ok(conn.first(sql, &[Value::I64(id.0)], |row| row.i64(0)).await?.is_some())
 }

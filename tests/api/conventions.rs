@@ -47,12 +47,12 @@ both!(unknown_paths_and_methods, async |place| {
         server.get(target).await.problem(404, "not_found");
     }
     for (method, target, allow) in [
-        (Method::DELETE, "/api/users", "GET,HEAD"),
+        (Method::DELETE, "/api/users", "GET,HEAD,POST"),
         (Method::GET, "/api/messages", "POST"),
         (Method::PUT, "/api/messages/bugs", "GET,HEAD"),
-        (Method::OPTIONS, "/api/users", "GET,HEAD"),
-        (Method::TRACE, "/api/users", "GET,HEAD"),
-        (Method::from_bytes(b"QUERY").unwrap(), "/api/users", "GET,HEAD"),
+        (Method::OPTIONS, "/api/users", "GET,HEAD,POST"),
+        (Method::TRACE, "/api/users", "GET,HEAD,POST"),
+        (Method::from_bytes(b"QUERY").unwrap(), "/api/users", "GET,HEAD,POST"),
         (Method::POST, "/healthz", "GET,HEAD"),
     ] {
         let answer = answer_of(server.request(method.clone(), target)).await;

@@ -204,7 +204,7 @@ fn mail_needs_a_server_and_a_sender() {
         assert!(!format!("{options:?}").contains("canary"));
         config::serve(&data, options).map(|(config, _)| {
             assert!(!format!("{config:?}").contains("canary"));
-            config.mail.map(|mail| (mail.url, mail.from))
+            config.settings.mail.map(|mail| (mail.url, mail.from))
         })
     };
     let (url, from) = ("smtp://u:canary@localhost", "a@example.org");

@@ -86,7 +86,7 @@ both!(the_document_describes_every_operation, async |place| {
             assert!(operation["operationId"].is_string() && operation["security"].is_array(), "{method} {path}");
         }
     }
-    assert_eq!(operations, 8);
+    assert!(operations >= 32, "{operations}");
     let printed = posthaste(place, &["openapi"]);
     assert!(printed.status.success());
     let printed: Value = serde_json::from_slice(&printed.stdout).unwrap();
@@ -135,7 +135,7 @@ both!(the_doctor_looks_at_everything, async |place| {
 
 both!(a_newer_or_changed_schema_is_refused, async |place| {
     Server::start(place).await.stop().await;
-    place.sql("INSERT INTO messaging.schema_migrations (version, name, checksum, applied_at) SELECT 999, 'future', 'x', applied_at FROM messaging.schema_migrations").await;
+    place.sql("INSERT INTO messaging.schema_migrations (version, name, checksum, applied_at) SELECT 999, 'future', 'x', applied_at FROM messaging.schema_migrations WHERE version = 1").await;
     let refused = posthaste(place, &["serve", "--listen", "127.0.0.1:0"]);
     assert!(!refused.status.success());
     assert!(text(&refused).contains("schema version 999") && text(&refused).contains("newer"), "{}", text(&refused));
@@ -214,7 +214,8 @@ fn a_database_of_the_seed_is_upgraded_in_place() {
         assert_eq!(users[0]["created_at"], "2026-11-01T08:00:00.000000Z");
         assert_eq!(users[0]["modified_at"], "2026-11-02T08:00:00.000000Z");
         assert_eq!(users[1]["created_at"], "2026-11-01T08:00:00.123456Z");
-        assert_eq!(users[1]["mfa"], true);
+        // Nobody brought a second factor along, so the flag says so.
+        assert_eq!(users[1]["mfa"], false);
         assert_eq!(users[2]["email"], "r@example.org");
         assert_eq!(users[2]["first_name"], "");
         let messages = server.all("/api/messages/bugs").await;

@@ -21,10 +21,11 @@ both!(what_people_write_stays_out_of_the_log, async |place| {
         let request = client.post(url("/api/messages")).header("idempotency-key", format!("canary-key-{body}"));
         let refused =
             body == "poison" || (body == "canary-body-refused" && place.kind == crate::support::place::Kind::Postgres);
-        let answer = answer_of(request.bearer_auth("canary-token").json(&message)).await;
+        let answer = answer_of(request.json(&message)).await;
         assert_eq!(answer.status, if refused { 500 } else { 201 });
         assert!(!String::from_utf8_lossy(&answer.bytes).contains("poisoned"), "no cause in an answer");
     }
+    answer_of(client.get(url("/api/users")).bearer_auth("canary-token")).await.problem(401, "unauthenticated");
     answer_of(client.get(url("/api/users?q=canary-query")).header("x-act-as", "canary-name")).await;
     answer_of(client.get(url("/api/messages/canary-path"))).await;
     let metrics = String::from_utf8(answer_of(client.get(url("/metrics"))).await.bytes).unwrap();

@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 
 use super::resource;
 use crate::domain::auth::Access;
+use crate::domain::password_hashing::{MAX_PASSWORD_CHARACTERS, MIN_PASSWORD_CHARACTERS};
 use crate::domain::{lists, messages};
 use crate::http::HttpState;
 use crate::http::extract::{BODY_LIMIT_BYTES, Query};
@@ -24,6 +25,8 @@ pub struct Capabilities {
     /// Whether the demo's people are there to be chosen from.
     demo: bool,
     registration: Registration,
+    /// Whether codes for a forgotten password are sent by mail.
+    mail: bool,
     limits: Limits,
 }
 
@@ -56,6 +59,10 @@ pub struct Limits {
     page_entries: usize,
     #[schema(example = 262144)]
     json_body_bytes: usize,
+    #[schema(example = 8)]
+    password_characters_min: usize,
+    #[schema(example = 256)]
+    password_characters_max: usize,
 }
 
 /// What this server can do. Needs no credentials.
@@ -85,11 +92,14 @@ pub async fn get_capabilities(
                 Access::Open => AccessMode::Open,
             },
             demo: settings.demo,
-            registration: if state.settings.registration_open { Registration::Open } else { Registration::Closed },
+            registration: if settings.registration_open { Registration::Open } else { Registration::Closed },
+            mail: state.app.mailer.is_some(),
             limits: Limits {
                 message_body_characters: messages::MAX_BODY_CHARACTERS,
                 page_entries: lists::MAX_LIMIT,
                 json_body_bytes: BODY_LIMIT_BYTES,
+                password_characters_min: MIN_PASSWORD_CHARACTERS,
+                password_characters_max: MAX_PASSWORD_CHARACTERS,
             },
         },
     )?;

@@ -8,7 +8,8 @@ use super::messages::MessageBody;
 use super::resource;
 use crate::domain::messages;
 use crate::http::HttpState;
-use crate::http::extract::{Caller, PathSegments, Query};
+use crate::http::extract::{PathSegments, Query};
+use crate::http::policy::Reader;
 use crate::http::problem::Problem;
 
 /// One message.
@@ -27,7 +28,7 @@ use crate::http::problem::Problem;
 )]
 pub async fn get_conversation_message(
     State(state): State<HttpState>,
-    Caller(principal): Caller,
+    Reader(principal): Reader,
     headers: HeaderMap,
     path: PathSegments,
     query: Query,

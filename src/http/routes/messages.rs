@@ -1,18 +1,19 @@
 //! `/api/messages`.
 
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{json_bytes, list, to_json};
-use crate::domain::idempotency::StoredAnswer;
+use super::{given, list, to_json};
+use crate::domain::idempotency::{Given, StoredAnswer};
 use crate::domain::messages::{self, Answer, Keyed, Message, Names, NewMessage, Sent};
 use crate::domain::tails::Rendered;
 use crate::domain::timeline::{self, Listing};
 use crate::http::HttpState;
-use crate::http::extract::{Caller, JsonBody, PathSegments, Query, idempotency_key};
+use crate::http::extract::{JsonBody, PathSegments, Query, idempotency_key};
+use crate::http::policy::{Reader, Writer};
 use crate::http::problem::Problem;
 use crate::time::Timestamp;
 
@@ -135,7 +136,7 @@ impl<'a> MessageBody<'a> {
             timestamp_delivered: message.timestamp_delivered,
             timestamp_read: message.timestamp_read,
             edited_at: None,
-            deleted_at: None,
+            deleted_at: message.deleted_at,
             reply_to: message.reply_to,
             thread: None,
             mentions: Vec::new(),
@@ -194,7 +195,7 @@ pub struct SendMessage {
 )]
 pub async fn send_message(
     State(state): State<HttpState>,
-    Caller(principal): Caller,
+    Writer(principal): Writer,
     uri: Uri,
     headers: HeaderMap,
     query: Query,
@@ -212,19 +213,11 @@ pub async fn send_message(
         attachment_ids: body.value.attachment_ids.unwrap_or_default(),
         send_at: body.value.send_at,
     };
-    let (answer, replayed) = match messages::send(&state.app, &principal, new, keyed).await? {
-        Answer::Sent(sent) => (render_sent(&sent), false),
-        Answer::Stored { answer, replayed } => (answer, replayed),
+    let answer = match messages::send(&state.app, &principal, new, keyed).await? {
+        Answer::Sent(sent) => Given { answer: render_sent(&sent), replayed: false },
+        Answer::Stored { answer, replayed } => Given { answer, replayed },
     };
-    let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::CREATED);
-    let mut response = json_bytes(status, answer.body);
-    if let Some(location) = answer.location.and_then(|location| HeaderValue::try_from(location).ok()) {
-        response.headers_mut().insert(header::LOCATION, location);
-    }
-    if replayed {
-        response.headers_mut().insert("idempotency-replayed", HeaderValue::from_static("true"));
-    }
-    Ok(response)
+    Ok(given(answer))
 }
 
 fn render_sent(sent: &Sent) -> StoredAnswer {
@@ -259,7 +252,7 @@ fn render_sent(sent: &Sent) -> StoredAnswer {
 )]
 pub async fn list_messages(
     State(state): State<HttpState>,
-    Caller(principal): Caller,
+    Reader(principal): Reader,
     uri: Uri,
     path: PathSegments,
     mut query: Query,

@@ -1,9 +1,16 @@
 //! The routes, one file a noun: request and response types, handlers.
 
+pub mod admin;
+pub mod api_keys;
+pub mod audit;
 pub mod capabilities;
 pub mod conversations;
+pub mod export;
 pub mod health;
 pub mod messages;
+pub mod mfa;
+pub mod passwords;
+pub mod sessions;
 pub mod users;
 
 use axum::body::{Body, Bytes};
@@ -14,6 +21,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::problem::Problem;
+use crate::domain::idempotency::{Given, StoredAnswer};
 use crate::error::Error;
 use crate::ids::hex;
 
@@ -67,4 +75,38 @@ fn list(bytes: Vec<u8>, path: &str, next: Option<Vec<(&str, String)>>) -> Respon
         response.headers_mut().insert(header::LINK, link);
     }
     response
+}
+
+/// The answer to a POST that creates, given now or before.
+fn given(given: Given) -> Response {
+    let StoredAnswer { status, location, body } = given.answer;
+    let mut response = json_bytes(StatusCode::from_u16(status).unwrap_or(StatusCode::CREATED), body);
+    if let Some(location) = location.and_then(|location| HeaderValue::try_from(location).ok()) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    if given.replayed {
+        response.headers_mut().insert("idempotency-replayed", HeaderValue::from_static("true"));
+    }
+    response
+}
+
+/// JSON that holds something made for this caller alone.
+fn json(status: StatusCode, value: &impl Serialize) -> Result<Response, Problem> {
+    Ok(json_bytes(status, to_json(value, 512)?))
+}
+
+/// Done, and nothing to say.
+fn no_content() -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
+}
+
+/// Tells a field that is null from one that is absent: an absent one stays as it is.
+fn present<'de, T, D>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
+where
+    T: serde::Deserialize<'de>,
+    D: serde::Deserializer<'de>,
+{
+    serde::Deserialize::deserialize(deserializer).map(Some)
 }

@@ -1,16 +1,22 @@
 //! `/api/users`.
 
 use axum::extract::State;
-use axum::http::{HeaderMap, Uri};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::Response;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{list, resource, to_json};
+use super::{given, list, no_content, present, resource, to_json};
+use crate::domain::audit::By;
 use crate::domain::auth::Principal;
-use crate::domain::users::{self, Listing, User};
+use crate::domain::erasure;
+use crate::domain::idempotency::{Once, StoredAnswer};
+use crate::domain::users::{self, Changes, Listing, Registration, User};
+use crate::error::Result as DomainResult;
 use crate::http::HttpState;
-use crate::http::extract::{Caller, PathSegments, Query};
+use crate::http::admission::ClientAddress;
+use crate::http::extract::{JsonBody, PathSegments, Query, idempotency_key};
+use crate::http::policy::{Public, Reader, Writer};
 use crate::http::problem::Problem;
 use crate::time::Timestamp;
 
@@ -38,14 +44,17 @@ pub struct UserBody<'a> {
     #[schema(value_type = String, format = DateTime, example = "2026-11-22T08:30:00.123456Z")]
     modified_at: Timestamp,
     avatar_url: Option<&'a str>,
-    role: Role,
+    #[schema(inline, value_type = Role)]
+    role: &'static str,
+    /// Whether a program writes under this name.
     is_bot: bool,
     /// Null unless the caller is that user, an administrator, an API key or open access.
-    direct_messages_from: Option<DirectMessagesFrom>,
+    #[schema(inline, value_type = Option<DirectMessagesFrom>)]
+    direct_messages_from: Option<&'static str>,
 }
 
 /// What a user may do on the whole server.
-#[derive(Serialize, ToSchema)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// What everyone may.
@@ -55,7 +64,7 @@ pub enum Role {
 }
 
 /// From whom direct messages are taken.
-#[derive(Serialize, ToSchema)]
+#[derive(Clone, Copy, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DirectMessagesFrom {
     /// From everyone.
@@ -65,8 +74,18 @@ pub enum DirectMessagesFrom {
 }
 
 impl<'a> UserBody<'a> {
-    fn new(user: &'a User, principal: &Principal) -> Self {
-        let private = principal.sees_private(user.id);
+    /// A user as this caller may see them.
+    pub fn new(state: &HttpState, user: &'a User, principal: &Principal) -> Self {
+        let default = state.app.settings.direct_messages_from;
+        Self::shown(user, default, principal.sees_private(user.id))
+    }
+
+    /// A user with everything.
+    pub fn whole(user: &'a User, default: users::DirectMessagesFrom) -> Self {
+        Self::shown(user, default, true)
+    }
+
+    fn shown(user: &'a User, default: users::DirectMessagesFrom, private: bool) -> Self {
         Self {
             id: user.id.0,
             first_name: &user.first_name,
@@ -77,9 +96,9 @@ impl<'a> UserBody<'a> {
             created_at: user.created_at,
             modified_at: user.modified_at,
             avatar_url: None,
-            role: Role::User,
-            is_bot: false,
-            direct_messages_from: private.then_some(DirectMessagesFrom::Everyone),
+            role: user.role.as_str(),
+            is_bot: user.is_bot,
+            direct_messages_from: private.then(|| user.direct_messages_from.unwrap_or(default).as_str()),
         }
     }
 }
@@ -100,7 +119,7 @@ impl<'a> UserBody<'a> {
 )]
 pub async fn list_users(
     State(state): State<HttpState>,
-    Caller(principal): Caller,
+    Reader(principal): Reader,
     uri: Uri,
     mut query: Query,
 ) -> Result<Response, Problem> {
@@ -108,7 +127,7 @@ pub async fn list_users(
     query.finish()?;
     let (wanted, limit) = (listing.query.clone(), listing.limit.get());
     let page = users::list(&state.app, &principal, listing).await?;
-    let bodies: Vec<UserBody<'_>> = page.entries.iter().map(|user| UserBody::new(user, &principal)).collect();
+    let bodies: Vec<UserBody<'_>> = page.entries.iter().map(|user| UserBody::new(&state, user, &principal)).collect();
     let next = page.next.map(|cursor| {
         let mut parameters = vec![("limit", limit.to_string()), ("cursor", cursor)];
         parameters.extend(wanted.map(|wanted| ("q", wanted)));
@@ -130,12 +149,189 @@ pub async fn list_users(
 )]
 pub async fn get_user(
     State(state): State<HttpState>,
-    Caller(principal): Caller,
+    Reader(principal): Reader,
     headers: HeaderMap,
     path: PathSegments,
     query: Query,
 ) -> Result<Response, Problem> {
     query.finish()?;
     let user = users::get(&state.app, &principal, path.text(0)).await?;
-    resource(&headers, &UserBody::new(&user, &principal))
+    resource(&headers, &UserBody::new(&state, &user, &principal))
+}
+
+/// Somebody to be made.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"user_name": "bugs", "password": "what's up, doc?", "email": "bugs@example.org"}))]
+pub struct NewUser {
+    /// 1 to 32 of `A-Z a-z 0-9 . _ -`, with at least one letter or digit; never given twice.
+    #[schema(min_length = 1, max_length = 32, pattern = r"^[A-Za-z0-9._-]+$")]
+    user_name: String,
+    /// 8 to 256 characters, not one of the commonest. An API key or an administrator may leave it out.
+    #[schema(min_length = 8, max_length = 256)]
+    password: Option<String>,
+    #[schema(max_length = 254)]
+    email: Option<String>,
+    #[schema(max_length = 32)]
+    first_name: Option<String>,
+    #[schema(max_length = 32)]
+    last_name: Option<String>,
+}
+
+/// Makes an account: one's own where registration is open, anybody's as an administrator or with an API key.
+#[utoipa::path(
+    post,
+    path = "/api/users",
+    tag = "users",
+    params(("Idempotency-Key" = Option<String>, Header, description = "A repeat with the same key and body is answered with the first answer, for 7 days. Ignored without credentials.", min_length = 1, max_length = 255, pattern = "^[ -~]+$")),
+    request_body = NewUser,
+    responses(
+        (status = 201, description = "Made.", body = UserBody<'_>, headers(
+            ("Location" = String, description = "Where the user is."),
+            ("Idempotency-Replayed" = Option<String>, description = "`true` on the answer to a repeat."),
+        )),
+        (status = 403, description = "`registration_closed`.", body = crate::http::problem::ProblemDocument<'_>, content_type = "application/problem+json"),
+        (status = 409, description = "`user_name_taken`, `email_taken`.", body = crate::http::problem::ProblemDocument<'_>, content_type = "application/problem+json"),
+    ),
+)]
+pub async fn register_user(
+    State(state): State<HttpState>,
+    Public(principal): Public,
+    ClientAddress(address): ClientAddress,
+    uri: Uri,
+    headers: HeaderMap,
+    query: Query,
+    body: JsonBody<NewUser>,
+) -> Result<Response, Problem> {
+    query.finish()?;
+    let app = &state.app;
+    let request = match &principal {
+        Some(principal) => idempotency_key(&headers, principal, uri.path(), &body.bytes)?,
+        None => None,
+    };
+    let by = match &principal {
+        Some(principal) => By::principal(principal, app.clock.now()),
+        None => By::stranger(address, app.clock.now()),
+    };
+    let render = match app.settings.direct_messages_from {
+        users::DirectMessagesFrom::Everyone => render_for_everyone,
+        users::DirectMessagesFrom::Friends => render_for_friends,
+    };
+    let registration = Registration {
+        user_name: body.value.user_name,
+        first_name: body.value.first_name.unwrap_or_default(),
+        last_name: body.value.last_name.unwrap_or_default(),
+        email: body.value.email,
+        password: body.value.password,
+        admin: false,
+    };
+    let once = Once { request, render, sealed: false };
+    Ok(given(users::register(app, principal.as_ref(), registration, by, once).await?))
+}
+
+fn render_for_everyone(user: &User) -> DomainResult<StoredAnswer> {
+    render_made(user, users::DirectMessagesFrom::Everyone)
+}
+
+fn render_for_friends(user: &User) -> DomainResult<StoredAnswer> {
+    render_made(user, users::DirectMessagesFrom::Friends)
+}
+
+fn render_made(user: &User, default: users::DirectMessagesFrom) -> DomainResult<StoredAnswer> {
+    Ok(StoredAnswer {
+        status: StatusCode::CREATED.as_u16(),
+        location: Some(format!("/api/users/{}", user.user_name)),
+        body: serde_json::to_vec(&UserBody::whole(user, default)).map_err(crate::error::Error::internal)?,
+    })
+}
+
+/// What is to change about a user. What is left out stays.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"first_name": "Rebecca"}))]
+pub struct UserChanges {
+    #[schema(max_length = 32)]
+    first_name: Option<String>,
+    #[schema(max_length = 32)]
+    last_name: Option<String>,
+    /// Null takes it away. A new one is not confirmed.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>, max_length = 254)]
+    email: Option<Option<String>>,
+    /// Null is what the server says.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<DirectMessagesFrom>)]
+    direct_messages_from: Option<Option<DirectMessagesFrom>>,
+}
+
+/// Changes a user: oneself, or anybody as an administrator.
+#[utoipa::path(
+    patch,
+    path = "/api/users/{user_name}",
+    tag = "users",
+    params(("user_name" = String, Path, description = "The user's name; `me` is the caller.", example = "rdibari")),
+    request_body = UserChanges,
+    responses(
+        (status = 200, description = "The user as it is now.", body = UserBody<'_>),
+        (status = 409, description = "`email_taken`.", body = crate::http::problem::ProblemDocument<'_>, content_type = "application/problem+json"),
+    ),
+)]
+pub async fn update_user(
+    State(state): State<HttpState>,
+    Writer(principal): Writer,
+    path: PathSegments,
+    query: Query,
+    body: JsonBody<UserChanges>,
+) -> Result<Response, Problem> {
+    query.finish()?;
+    let direct_messages_from = body.value.direct_messages_from.map(|chosen| {
+        chosen.map(|chosen| match chosen {
+            DirectMessagesFrom::Everyone => users::DirectMessagesFrom::Everyone,
+            DirectMessagesFrom::Friends => users::DirectMessagesFrom::Friends,
+        })
+    });
+    let changes = Changes {
+        first_name: body.value.first_name,
+        last_name: body.value.last_name,
+        email: body.value.email,
+        direct_messages_from,
+    };
+    let user = users::update(&state.app, &principal, path.text(0), changes).await?;
+    super::json(StatusCode::OK, &UserBody::new(&state, &user, &principal))
+}
+
+/// What becomes of an erased user's messages.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ErasedMessages {
+    /// They stay, without a name.
+    Keep,
+    /// They become tombstones.
+    Delete,
+}
+
+/// Erases a user, oneself or anybody as an administrator: for good.
+#[utoipa::path(
+    delete,
+    path = "/api/users/{user_name}",
+    tag = "users",
+    params(
+        ("user_name" = String, Path, description = "The user's name; `me` is the caller.", example = "rdibari"),
+        ("messages" = Option<ErasedMessages>, Query, description = "`keep` when it is absent."),
+    ),
+    responses((status = 204, description = "Erased.")),
+)]
+pub async fn erase_user(
+    State(state): State<HttpState>,
+    Writer(principal): Writer,
+    path: PathSegments,
+    mut query: Query,
+) -> Result<Response, Problem> {
+    let delete_messages = query.word("messages", &["keep", "delete"]) == "delete";
+    query.finish()?;
+    // It goes on when the caller does not wait for it.
+    let (app, user_name) = (state.app, path.text(0).to_owned());
+    let erasing = tokio::spawn(async move { erasure::erase(&app, &principal, &user_name, delete_messages).await });
+    erasing.await.map_err(crate::error::Error::internal)??;
+    Ok(no_content())
 }

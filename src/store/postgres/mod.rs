@@ -329,6 +329,8 @@ impl ToSql for Value<'_> {
             Self::Text(text) => text.to_sql_checked(kind, out),
             Self::OptionText(text) => text.to_sql_checked(kind, out),
             Self::Bytes(bytes) => bytes.to_sql_checked(kind, out),
+            Self::OptionBytes(bytes) => bytes.to_sql_checked(kind, out),
+            Self::OptionByteSlices(slices) => slices.to_sql_checked(kind, out),
             Self::Bool(truth) => truth.to_sql_checked(kind, out),
             Self::Time(at) => at.to_sql_checked(kind, out),
             Self::OptionTime(at) => at.to_sql_checked(kind, out),
@@ -392,6 +394,7 @@ getters! {
     text -> &str;
     option_text -> Option<&str>;
     bytes -> &[u8];
+    option_bytes -> Option<&[u8]>;
     bool -> bool;
     time -> Timestamp;
     option_time -> Option<Timestamp>;

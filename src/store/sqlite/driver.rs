@@ -109,13 +109,14 @@ impl rusqlite::ToSql for Value<'_> {
             Value::Text(text) => borrowed(ValueRef::Text(text.as_bytes())),
             Value::OptionText(text) => borrowed(text.map_or(ValueRef::Null, |text| ValueRef::Text(text.as_bytes()))),
             Value::Bytes(bytes) => borrowed(ValueRef::Blob(bytes)),
+            Value::OptionBytes(bytes) => borrowed(bytes.map_or(ValueRef::Null, ValueRef::Blob)),
             Value::Bool(truth) => borrowed(ValueRef::Integer(i64::from(truth))),
             Value::Time(at) => borrowed(ValueRef::Integer(at.micros())),
             Value::OptionTime(at) => borrowed(at.map_or(ValueRef::Null, |at| ValueRef::Integer(at.micros()))),
             Value::I64s(numbers) => list(numbers.iter().map(|number| Owned::Integer(*number))),
             Value::Texts(texts) => list(texts.iter().map(|text| Owned::Text((*text).to_owned()))),
             Value::ByteSlices(slices) => list(slices.iter().map(|bytes| Owned::Blob(bytes.to_vec()))),
-            Value::OptionI64s(_) | Value::OptionTexts(_) | Value::Times(_) => {
+            Value::OptionI64s(_) | Value::OptionTexts(_) | Value::OptionByteSlices(_) | Value::Times(_) => {
                 Err(rusqlite::Error::ToSqlConversionFailure("a list that only PostgreSQL takes".into()))
             }
         }
@@ -188,8 +189,13 @@ pub(in crate::store) fn option_text<'a>(row: &'a DriverRow<'_>, index: usize) ->
 }
 
 pub(in crate::store) fn bytes<'a>(row: &'a DriverRow<'_>, index: usize) -> Result<&'a [u8]> {
+    option_bytes(row, index)?.ok_or_else(|| mismatch(ValueRef::Null, index, "BYTEA"))
+}
+
+pub(in crate::store) fn option_bytes<'a>(row: &'a DriverRow<'_>, index: usize) -> Result<Option<&'a [u8]>> {
     match column(row, index)? {
-        ValueRef::Blob(bytes) => Ok(bytes),
+        ValueRef::Null => Ok(None),
+        ValueRef::Blob(bytes) => Ok(Some(bytes)),
         other => Err(mismatch(other, index, "BYTEA")),
     }
 }

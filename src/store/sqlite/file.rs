@@ -94,5 +94,14 @@ pub fn replace_rows(
         connection.execute_batch(&replace).map_err(translate)?;
         report(Progress { done, total });
     }
+    // The ids of those who were erased are not given again.
+    connection
+        .execute_batch(
+            "INSERT INTO main.sqlite_sequence (name, seq)
+                 SELECT 'users', 0 WHERE NOT EXISTS (SELECT 1 FROM main.sqlite_sequence WHERE name = 'users');
+             UPDATE main.sqlite_sequence SET seq = max(seq, coalesce((SELECT max(user_id) FROM main.erased_people), 0))
+              WHERE name = 'users'",
+        )
+        .map_err(translate)?;
     connection.execute_batch("COMMIT; DETACH DATABASE restored").map_err(translate)
 }

@@ -194,6 +194,20 @@ impl Inner {
     }
 }
 
+impl Database {
+    /// Copies the whole log into the file and cuts it off.
+    pub async fn flush(&self) -> Result<()> {
+        let path = self.inner.path.clone();
+        let flushing = tokio::task::spawn_blocking(move || {
+            let connection = open_connection(&path)?;
+            let busy: i64 =
+                connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)).map_err(translate)?;
+            if busy == 0 { Ok(()) } else { Err(Error::unavailable("the log was in use all the time")) }
+        });
+        flushing.await.map_err(Error::internal)?
+    }
+}
+
 fn closed() -> Error {
     Error::unavailable("the database is closed")
 }
@@ -211,7 +225,9 @@ pub fn open_connection(path: &Path) -> Result<Connection> {
     // changes: a debugger showed that happening in the look-up of every page.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(translate)?;
     rusqlite::vtab::array::load_module(&connection).map_err(translate)?;
-    for (name, value) in [("synchronous", 2), ("cache_size", -PAGE_CACHE_KIB), ("foreign_keys", 0)] {
+    // What is erased is overwritten in the file, not only unlinked.
+    let settings = [("synchronous", 2), ("cache_size", -PAGE_CACHE_KIB), ("foreign_keys", 0), ("secure_delete", 1)];
+    for (name, value) in settings {
         connection.pragma_update(None, name, value).map_err(translate)?;
     }
     Ok(connection)

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use posthaste::app::{App, Settings};
 use posthaste::domain::auth::Access;
+use posthaste::domain::jwt::JwtSettings;
 use posthaste::domain::{demo, users};
 use posthaste::http::client_address::TrustedProxies;
 use posthaste::http::origin::OriginRules;
 use posthaste::http::{CONNECTION_LIMIT, HttpSettings, HttpState, Timeouts, server};
 use posthaste::ids::Rng;
+use posthaste::mail::MailSettings;
 use posthaste::store;
 use posthaste::time::Clock;
 use reqwest::{Method, RequestBuilder, StatusCode};
@@ -30,6 +32,9 @@ pub struct Options {
     pub trusted_proxies: TrustedProxies,
     /// Off unless they are what a test is about: all of them call from one address.
     pub rate_limits: bool,
+    pub registration_open: bool,
+    pub jwt: Option<JwtSettings>,
+    pub mail: Option<MailSettings>,
     pub timeouts: Timeouts,
     pub connection_limit: usize,
 }
@@ -43,6 +48,9 @@ impl Default for Options {
             origins: OriginRules::default(),
             trusted_proxies: TrustedProxies::default(),
             rate_limits: false,
+            registration_open: false,
+            jwt: None,
+            mail: None,
             timeouts: Timeouts::default(),
             connection_limit: CONNECTION_LIMIT,
         }
@@ -118,7 +126,16 @@ impl Server {
     }
 
     pub async fn start_with(place: &Place, options: Options) -> Self {
-        let settings = Settings { access: options.access, demo: options.demo };
+        let settings = Settings {
+            access: options.access,
+            demo: options.demo,
+            rate_limits: options.rate_limits,
+            registration_open: options.registration_open,
+            public_url: options.origins.public_origin.clone(),
+            jwt: options.jwt,
+            mail: options.mail,
+            ..Settings::default()
+        };
         let (app, _) = App::open(&place.location(), settings, options.clock, Rng::System).await.unwrap();
         let app = Arc::new(app);
         if options.demo {
@@ -126,17 +143,14 @@ impl Server {
         }
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let state = HttpState {
-            app: Arc::clone(&app),
-            settings: Arc::new(HttpSettings {
-                origins: options.origins,
-                trusted_proxies: options.trusted_proxies,
-                rate_limits: options.rate_limits,
-                timeouts: options.timeouts,
-                connection_limit: options.connection_limit,
-                ..HttpSettings::default()
-            }),
+        let settings = HttpSettings {
+            origins: options.origins,
+            trusted_proxies: options.trusted_proxies,
+            timeouts: options.timeouts,
+            connection_limit: options.connection_limit,
+            ..HttpSettings::default()
         };
+        let state = HttpState::new(Arc::clone(&app), settings);
         let (stop, stopping) = oneshot::channel::<()>();
         let served = Arc::clone(&app);
         let stopped = tokio::spawn(async move {
@@ -197,6 +211,7 @@ impl Server {
             first_name: first_name.into(),
             last_name: last_name.into(),
             email: None,
+            ..users::Registration::default()
         };
         let user = registration.validate(self.app.clock.now()).unwrap();
         self.app.db.write(user, |conn, user| Box::pin(store::users::insert(conn, user))).await.unwrap();

@@ -1,0 +1,94 @@
+//! `posthaste api-key`.
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use super::with_app;
+use crate::config::DataOptions;
+use crate::domain::api_keys::{self, ApiKey, NewApiKey};
+use crate::domain::audit::By;
+use crate::domain::lists::{Limit, MAX_LIMIT};
+use crate::ids::ApiKeyId;
+use crate::time::Timestamp;
+
+/// What to do.
+#[derive(Subcommand)]
+pub enum Action {
+    /// Make a key and print it, and nothing else: it is not shown again
+    Create {
+        /// What it is for
+        #[arg(long, value_name = "NAME")]
+        name: String,
+        /// What it may do: read, write, admin, with commas between
+        #[arg(long, value_name = "SCOPES", value_delimiter = ',', default_value = "read,write")]
+        scopes: Vec<String>,
+        /// When it ends, as an RFC 3339 time [default: never]
+        #[arg(long, value_name = "TIME")]
+        expires_at: Option<String>,
+        #[command(flatten)]
+        data: DataOptions,
+    },
+    /// List the keys, without the keys themselves
+    List {
+        #[command(flatten)]
+        data: DataOptions,
+    },
+    /// Revoke a key: it ends within a second
+    Revoke {
+        /// Its number, as listed
+        id: i64,
+        #[command(flatten)]
+        data: DataOptions,
+    },
+}
+
+/// Does it.
+pub fn run(action: Action) -> Result<ExitCode, String> {
+    match action {
+        Action::Create { name, scopes, expires_at, data } => {
+            let expires_at = match expires_at {
+                None => None,
+                Some(text) => Some(
+                    Timestamp::parse(&text)
+                        .ok_or_else(|| format!("--expires-at {text} is no time such as 2027-01-31T00:00:00Z"))?,
+                ),
+            };
+            let new = NewApiKey { name, scopes, expires_at };
+            println!("{}", with_app(&data, async |app| api_keys::create_for_operator(app, new).await)?);
+        }
+        Action::List { data } => {
+            for key in with_app(&data, all)? {
+                let time = |at: Option<Timestamp>, none: &str| at.map_or(none.to_owned(), |at| at.to_string());
+                println!(
+                    "{}\t{}\t{}\tmade {}\tlast used {}\texpires {}",
+                    key.id.0,
+                    key.name.escape_debug(),
+                    key.scopes.replace(' ', ","),
+                    key.created_at,
+                    time(key.last_used_at, "never"),
+                    time(key.expires_at, "never"),
+                );
+            }
+        }
+        Action::Revoke { id, data } => {
+            with_app(&data, async |app| api_keys::revoke(app, ApiKeyId(id), By::operator(app.clock.now())).await)?;
+            eprintln!("key {id} is revoked");
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn all(app: &crate::app::App) -> crate::error::Result<Vec<ApiKey>> {
+    let limit = Limit::new(Some(MAX_LIMIT as i64))?;
+    let mut keys = Vec::new();
+    let mut cursor = None;
+    loop {
+        let page = api_keys::list(app, limit, cursor.as_deref()).await?;
+        keys.extend(page.entries);
+        cursor = page.next;
+        if cursor.is_none() {
+            return Ok(keys);
+        }
+    }
+}

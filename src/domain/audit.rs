@@ -1,0 +1,170 @@
+//! Who did what to an account or a key, when and from where.
+//!
+//! Invariant: an entry is written in the transaction of what it tells.
+
+use std::net::IpAddr;
+
+use super::auth::{Credential, Principal};
+use super::lists::{Limit, Page, decode_cursor, encode_cursor};
+use crate::app::App;
+use crate::error::Result;
+use crate::ids::{ApiKeyId, UserId};
+pub use crate::store::audit::Entry;
+use crate::store::{self, Conn};
+use crate::time::Timestamp;
+
+const LIST: &str = "audit";
+
+/// What happened, as a stable word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each is its word")]
+pub enum Action {
+    UserCreated,
+    UserErased,
+    UserExported,
+    UserBanned,
+    UserUnbanned,
+    RoleChanged,
+    EmailChanged,
+    EmailConfirmed,
+    SessionCreated,
+    SessionRefused,
+    SessionEnded,
+    PasswordChanged,
+    PasswordRefused,
+    PasswordResetAsked,
+    PasswordReset,
+    MfaEnabled,
+    MfaDisabled,
+    RecoveryCodeUsed,
+    ApiKeyCreated,
+    ApiKeyRevoked,
+}
+
+impl Action {
+    /// As it stands in the log.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::UserCreated => "user.created",
+            Self::UserErased => "user.erased",
+            Self::UserExported => "user.exported",
+            Self::UserBanned => "user.banned",
+            Self::UserUnbanned => "user.unbanned",
+            Self::RoleChanged => "role.changed",
+            Self::EmailChanged => "email.changed",
+            Self::EmailConfirmed => "email.confirmed",
+            Self::SessionCreated => "session.created",
+            Self::SessionRefused => "session.refused",
+            Self::SessionEnded => "session.ended",
+            Self::PasswordChanged => "password.changed",
+            Self::PasswordRefused => "password.refused",
+            Self::PasswordResetAsked => "password.reset_asked",
+            Self::PasswordReset => "password.reset",
+            Self::MfaEnabled => "mfa.enabled",
+            Self::MfaDisabled => "mfa.disabled",
+            Self::RecoveryCodeUsed => "mfa.recovery_code_used",
+            Self::ApiKeyCreated => "api_key.created",
+            Self::ApiKeyRevoked => "api_key.revoked",
+        }
+    }
+}
+
+/// Who acts, from where, and when.
+#[derive(Clone, Debug)]
+pub struct By {
+    /// The person.
+    pub actor: Option<UserId>,
+    /// The API key.
+    pub api_key: Option<ApiKeyId>,
+    /// From where; `None` for the command line.
+    pub address: Option<String>,
+    /// Now.
+    pub at: Timestamp,
+}
+
+impl By {
+    /// A caller.
+    pub fn principal(principal: &Principal, at: Timestamp) -> Self {
+        Self {
+            actor: principal.person().map(|person| person.id),
+            api_key: match principal.credential() {
+                Credential::ApiKey(id, _) => Some(id),
+                Credential::Open | Credential::Session(_) | Credential::Jwt => None,
+            },
+            address: Some(principal.address().to_string()),
+            at,
+        }
+    }
+
+    /// Somebody who is not known yet.
+    pub fn stranger(address: IpAddr, at: Timestamp) -> Self {
+        Self { actor: None, api_key: None, address: Some(address.to_string()), at }
+    }
+
+    /// The operator, on the command line.
+    pub const fn operator(at: Timestamp) -> Self {
+        Self { actor: None, api_key: None, address: None, at }
+    }
+
+    /// The same, known to be this person now.
+    pub fn known_as(&self, actor: UserId) -> Self {
+        Self { actor: Some(actor), ..self.clone() }
+    }
+}
+
+/// Writes an entry.
+///
+/// # Errors
+/// Of the database.
+pub async fn record(
+    conn: &mut Conn,
+    by: &By,
+    action: Action,
+    subject: Option<UserId>,
+    detail: Option<String>,
+) -> Result<()> {
+    let entry = Entry {
+        at: by.at,
+        action: action.as_str().into(),
+        actor_id: by.actor,
+        api_key_id: by.api_key,
+        subject_id: subject,
+        address: by.address.clone(),
+        detail,
+    };
+    store::audit::insert(conn, &entry).await
+}
+
+/// Writes an entry about something that failed, and so has no transaction of its own. What the caller is told does not wait
+/// for it to succeed.
+pub async fn record_refusal(app: &App, by: By, action: Action, subject: Option<UserId>, detail: Option<String>) {
+    let written = app
+        .db
+        .write((by, action, subject, detail), |conn, (by, action, subject, detail)| {
+            Box::pin(record(conn, by, *action, *subject, detail.clone()))
+        })
+        .await;
+    if let Err(error) = written {
+        tracing::warn!(%error, action = action.as_str(), "an audit entry could not be written");
+    }
+}
+
+/// Entries with their ids, newest first.
+///
+/// # Errors
+/// 422 for a cursor that is none.
+pub async fn list(app: &App, limit: Limit, cursor: Option<&str>) -> Result<Page<Vec<(i64, Entry)>>> {
+    let [before] = match cursor {
+        Some(cursor) => decode_cursor::<1>(LIST, cursor)?,
+        None => [i64::MAX],
+    };
+    let wanted = limit.get();
+    let mut entries = app
+        .db
+        .read((before, wanted as i64 + 1), |conn, (before, limit)| Box::pin(store::audit::list(conn, *before, *limit)))
+        .await?;
+    let more = entries.len() > wanted;
+    entries.truncate(wanted);
+    let next = entries.last().filter(|_| more).map(|(id, _)| encode_cursor(LIST, &[*id]));
+    Ok(Page { entries, next })
+}

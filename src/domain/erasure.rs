@@ -1,0 +1,153 @@
+//! Erasing a person: the profile at once, then what is left of them in conversations.
+//!
+//! Invariants: an id and a name are never given again; who was erased cannot be told from who never was, but by the id that
+//! their messages keep. What was begun is finished after a restart.
+
+use super::audit::{self, Action, By};
+use super::auth::Principal;
+use super::idempotency::KEPT_DAYS;
+use super::users;
+use crate::app::App;
+use crate::error::Result;
+use crate::ids::{ConversationId, MessageId};
+use crate::store::erasure::Erasure;
+use crate::store::events::{Kind, NewEvent};
+use crate::store::revocations::Revoked;
+use crate::store::{self, Conn};
+use crate::text::fold_ascii;
+use crate::time::Timestamp;
+
+/// Messages seen to in one transaction.
+const BITE: i64 = 500;
+/// Conversations looked up at once.
+const CONVERSATIONS_AT_ONCE: i64 = 200;
+
+/// Erases a person; `me` is the caller. With `delete_messages` their messages become tombstones, else they stay.
+///
+/// # Errors
+/// 404 `user_not_found`; 403 `not_your_account`.
+pub async fn erase(app: &App, principal: &Principal, user_name: &str, delete_messages: bool) -> Result<()> {
+    let key = fold_ascii(principal.resolve(user_name)?);
+    let by = By::principal(principal, app.clock.now());
+    let input = (users::name_digest(app, &key), key, principal.clone(), by, delete_messages);
+    let user = app
+        .db
+        .write(input, |conn, (digest, key, principal, by, delete_messages)| {
+            Box::pin(async move {
+                let account = store::users::account_by_key(conn, key).await?.ok_or_else(users::not_found)?;
+                let user = account.name.id;
+                principal.require_self_or_admin(user)?;
+                if !store::users::lock(conn, user).await? {
+                    return Err(users::not_found());
+                }
+                store::idempotency::blank_of(conn, user).await?;
+                store::audit::blank(conn, user).await?;
+                audit::record(conn, &By { address: None, ..by.clone() }, Action::UserErased, Some(user), None).await?;
+                store::erasure::forget_person(conn, user, digest, *delete_messages, by.at).await?;
+                store::revocations::insert(conn, Revoked::User(user), by.at).await?;
+                Ok(user)
+            })
+        })
+        .await?;
+    app.callers.revocations.look_again(&app.db).await?;
+    finish(app, Erasure { user, delete_messages }).await
+}
+
+/// Finishes what was begun before a restart.
+///
+/// # Errors
+/// Of the database.
+pub async fn finish_all(app: &App) -> Result<()> {
+    let unfinished = app.db.read((), |conn, ()| Box::pin(store::erasure::unfinished(conn))).await?;
+    for erasure in unfinished {
+        finish(app, erasure).await?;
+    }
+    Ok(())
+}
+
+async fn finish(app: &App, erasure: Erasure) -> Result<()> {
+    let mut after = ConversationId(0);
+    loop {
+        let conversations = app
+            .db
+            .read((erasure.user, after), |conn, (user, after)| {
+                Box::pin(store::conversations::of_user(conn, *user, *after, CONVERSATIONS_AT_ONCE))
+            })
+            .await?;
+        let Some((last, _)) = conversations.last() else { break };
+        after = *last;
+        for (conversation, _) in conversations {
+            clean(app, erasure, conversation).await?;
+        }
+    }
+    app.db.write(erasure.user, |conn, user| Box::pin(store::erasure::finish(conn, *user))).await?;
+    // What was overwritten in the database must not be left in its log.
+    app.db.flush().await
+}
+
+/// Sees to the messages of one conversation, a bite at a time.
+async fn clean(app: &App, erasure: Erasure, conversation: ConversationId) -> Result<()> {
+    let now = app.clock.now();
+    let mut after = if erasure.delete_messages {
+        0
+    } else {
+        // Only answers that are still kept have to be looked for.
+        let since = now.days_before(KEPT_DAYS + 2);
+        app.db
+            .read((conversation, since), |conn, (conversation, since)| {
+                Box::pin(async move {
+                    let before = store::messages::count_before(conn, &[conversation.0], *since, MessageId(0)).await?;
+                    Ok(before.first().map_or(0, |(_, before)| *before))
+                })
+            })
+            .await?
+    };
+    loop {
+        let next = app
+            .db
+            .write((erasure, conversation, after, now), |conn, (erasure, conversation, after, now)| {
+                Box::pin(clean_bite(conn, *erasure, *conversation, *after, *now))
+            })
+            .await?;
+        match next {
+            Some(next) => after = next,
+            None => return Ok(()),
+        }
+    }
+}
+
+async fn clean_bite(
+    conn: &mut Conn,
+    erasure: Erasure,
+    conversation: ConversationId,
+    after: i64,
+    now: Timestamp,
+) -> Result<Option<i64>> {
+    let lock = store::conversations::lock_one(conn, conversation).await?;
+    let traces = store::erasure::traces(conn, conversation, erasure.user, after, BITE).await?;
+    let Some(last) = traces.last().filter(|_| lock) else { return Ok(None) };
+    // The names of both stand in the answers to either's messages.
+    let keys: Vec<_> = traces.iter().filter_map(|trace| trace.key).collect();
+    store::idempotency::blank(conn, &keys).await?;
+    let own: Vec<i64> =
+        traces.iter().filter(|trace| trace.own && erasure.delete_messages).map(|trace| trace.seq).collect();
+    if !own.is_empty() {
+        store::erasure::bury(conn, conversation, &own, now).await?;
+    }
+    // Names are rendered into what is remembered of a conversation.
+    store::erasure::mark_changed(conn, conversation).await?;
+    let events: Vec<NewEvent> = own
+        .iter()
+        .map(|seq| NewEvent {
+            kind: Kind::MessageDeleted,
+            conversation_id: conversation,
+            seq: *seq,
+            actor_id: erasure.user,
+            at: now,
+        })
+        .collect();
+    if !events.is_empty() {
+        store::events::append(conn, &events).await?;
+    }
+    Ok(Some(last.seq))
+}

@@ -1,0 +1,174 @@
+//! Everything that is held about a person, a page at a time.
+//!
+//! Invariant: an export holds one page in memory, however much there is; secrets and hashes of secrets are not in it.
+
+use std::collections::VecDeque;
+
+use super::audit::{self, Action, By, Entry};
+use super::auth::Principal;
+use super::messages::{Message, Names, names_of};
+use super::sessions::Session;
+use super::users::{self, User};
+use crate::app::App;
+use crate::error::Result;
+use crate::ids::{ConversationId, SessionId, UserId};
+use crate::store;
+use crate::store::messages::Range;
+use crate::text::fold_ascii;
+use crate::time::Timestamp;
+
+/// Rows of a page.
+const PAGE: i64 = 500;
+
+/// One line of an export.
+pub enum Item {
+    /// The profile.
+    User(Box<User>),
+    /// What the profile does not tell.
+    Account {
+        /// Whether there is a password.
+        has_password: bool,
+        /// When they proved that the address is theirs.
+        email_confirmed_at: Option<Timestamp>,
+    },
+    /// A device that is logged in.
+    Session(Session),
+    /// Something that they did, or that was done to their account.
+    Audit(Entry),
+    /// A conversation that they are in, and since when.
+    Conversation(ConversationId, Timestamp),
+    /// A message that they sent, or that was sent to them alone.
+    Message(Box<Message>, Names),
+}
+
+/// An export under way.
+pub struct Export {
+    user: UserId,
+    stage: Stage,
+}
+
+enum Stage {
+    Profile,
+    Sessions(SessionId),
+    Audit(i64),
+    Conversations(ConversationId),
+    /// Conversations whose messages are still to come, and the last seq that came of the first.
+    Messages(VecDeque<ConversationId>, i64, ConversationId),
+    Done,
+}
+
+/// Begins an export; `me` is the caller.
+///
+/// # Errors
+/// 404 `user_not_found`; 403 `not_your_account`.
+pub async fn begin(app: &App, principal: &Principal, user_name: &str) -> Result<Export> {
+    let key = fold_ascii(principal.resolve(user_name)?);
+    let by = By::principal(principal, app.clock.now());
+    let user = app
+        .db
+        .write((key, principal.clone(), by), |conn, (key, principal, by)| {
+            Box::pin(async move {
+                let account = store::users::account_by_key(conn, key).await?.ok_or_else(users::not_found)?;
+                principal.require_self_or_admin(account.name.id)?;
+                audit::record(conn, by, Action::UserExported, Some(account.name.id), None).await?;
+                Ok(account.name.id)
+            })
+        })
+        .await?;
+    Ok(Export { user, stage: Stage::Profile })
+}
+
+impl Export {
+    /// The next items; `None` at the end.
+    ///
+    /// # Errors
+    /// Of the database.
+    pub async fn next(&mut self, app: &App) -> Result<Option<Vec<Item>>> {
+        let user = self.user;
+        let (items, stage) = match std::mem::replace(&mut self.stage, Stage::Done) {
+            Stage::Profile => (profile(app, user).await?, Stage::Sessions(SessionId(0))),
+            Stage::Sessions(after) => {
+                let sessions = app
+                    .db
+                    .read((user, after), |conn, (user, after)| {
+                        Box::pin(store::sessions::list(conn, *user, Timestamp::MIN, *after, PAGE))
+                    })
+                    .await?;
+                let stage = sessions.last().map_or(Stage::Audit(i64::MAX), |last| Stage::Sessions(last.id));
+                (sessions.into_iter().map(Item::Session).collect(), stage)
+            }
+            Stage::Audit(before) => {
+                let entries = app
+                    .db
+                    .read((user, before), |conn, (user, before)| {
+                        Box::pin(store::audit::list_of(conn, *user, *before, PAGE))
+                    })
+                    .await?;
+                let next = Stage::Conversations(ConversationId(0));
+                let stage = entries.last().map_or(next, |(id, _)| Stage::Audit(*id));
+                (entries.into_iter().map(|(_, entry)| Item::Audit(entry)).collect(), stage)
+            }
+            Stage::Conversations(after) => {
+                let found = app
+                    .db
+                    .read((user, after), |conn, (user, after)| {
+                        Box::pin(store::conversations::of_user(conn, *user, *after, PAGE))
+                    })
+                    .await?;
+                let ids: VecDeque<_> = found.iter().map(|(id, _)| *id).collect();
+                let stage = ids.back().copied().map_or(Stage::Done, |last| Stage::Messages(ids, 0, last));
+                (found.into_iter().map(|(id, joined_at)| Item::Conversation(id, joined_at)).collect(), stage)
+            }
+            Stage::Messages(mut ids, after, last) => match ids.front().copied() {
+                None => (Vec::new(), Stage::Conversations(last)),
+                Some(conversation) => {
+                    let (items, read) = messages(app, user, conversation, after).await?;
+                    if read < PAGE {
+                        ids.pop_front();
+                        (items, Stage::Messages(ids, 0, last))
+                    } else {
+                        (items, Stage::Messages(ids, after + PAGE, last))
+                    }
+                }
+            },
+            Stage::Done => return Ok(None),
+        };
+        self.stage = stage;
+        Ok(Some(items))
+    }
+}
+
+async fn profile(app: &App, user: UserId) -> Result<Vec<Item>> {
+    app.db
+        .read(user, |conn, user| {
+            Box::pin(async move {
+                let has_password = store::passwords::get(conn, *user).await?.is_some();
+                let user = store::users::by_id(conn, *user).await?.ok_or_else(users::not_found)?;
+                let email_confirmed_at = user.email_confirmed_at;
+                Ok(vec![Item::User(Box::new(user)), Item::Account { has_password, email_confirmed_at }])
+            })
+        })
+        .await
+}
+
+/// The next messages of a conversation that concern the person, and how many were looked at.
+async fn messages(app: &App, user: UserId, conversation: ConversationId, after: i64) -> Result<(Vec<Item>, i64)> {
+    let range = Range { conversation_id: conversation, first_seq: after + 1, last_seq: after + PAGE };
+    app.db
+        .read((user, range), |conn, (user, range)| {
+            Box::pin(async move {
+                let mut messages = store::messages::in_ranges(conn, &[*range]).await?;
+                let read = messages.len() as i64;
+                messages.retain(|message| message.sender_id == *user || message.recipient_id == Some(*user));
+                messages.sort_unstable_by_key(|message| message.seq);
+                let names = names_of(conn, &messages).await?;
+                let line = |message: Message| {
+                    let people = [Some(message.sender_id), message.recipient_id];
+                    let its_names = people.into_iter().flatten().filter_map(|id| Some((id, names.get(&id)?.clone())));
+                    Item::Message(Box::new(message.clone()), its_names.collect())
+                };
+                Ok((messages.into_iter().map(line).collect(), read))
+            })
+        })
+        .await
+}

@@ -1,0 +1,39 @@
+//! What is done beside the requests: forgetting what is past its time, finishing what a restart broke off.
+//!
+//! Invariant: it works in small bites, so that sends go on between.
+
+use super::idempotency::KEPT_DAYS;
+use super::login_attempts::FORGOTTEN_AFTER_MICROS;
+use super::{erasure, revocations};
+use crate::app::App;
+use crate::error::Result;
+use crate::store;
+
+/// Rows forgotten in one transaction.
+const BITE: i64 = 1_000;
+
+/// Takes one bite of everything; whether there may be more.
+///
+/// # Errors
+/// Of the database.
+pub async fn bite(app: &App) -> Result<bool> {
+    let now = app.clock.now();
+    let forgotten = app
+        .db
+        .write(now, |conn, now| {
+            Box::pin(async move {
+                let attempts_before = now.plus_micros(-FORGOTTEN_AFTER_MICROS);
+                let counts = [
+                    store::idempotency::delete_before(conn, now.day() - KEPT_DAYS, BITE).await?,
+                    store::sessions::delete_expired(conn, *now, BITE).await?,
+                    store::account_codes::delete_expired(conn, *now, BITE).await?,
+                    store::login_attempts::delete_before(conn, attempts_before, BITE).await?,
+                ];
+                store::revocations::trim(conn, revocations::KEPT).await?;
+                Ok(counts.into_iter().max().unwrap_or_default())
+            })
+        })
+        .await?;
+    erasure::finish_all(app).await?;
+    Ok(forgotten >= BITE.unsigned_abs())
+}

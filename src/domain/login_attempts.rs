@@ -1,0 +1,98 @@
+//! How often somebody may try to prove who they are.
+//!
+//! Invariants: an attempt is counted before the proof is looked at, so that many at once are not more than one after
+//! another; names that are not there are counted like those that are; nobody waits inside a request.
+
+use sha2::{Digest as _, Sha256};
+
+use crate::app::App;
+use crate::error::{Error, Result};
+use crate::store;
+use crate::store::login_attempts::Attempts;
+pub use crate::store::login_attempts::Subject;
+use crate::time::Timestamp;
+
+/// Attempts without any delay.
+const FREE_ATTEMPTS: i64 = 5;
+/// The longest delay. A longer one would let a stranger lock a person out.
+const MAX_DELAY_S: i64 = 60;
+/// After so long without an attempt all is forgotten.
+pub const FORGOTTEN_AFTER_MICROS: i64 = 24 * 3_600 * 1_000_000;
+
+/// Whom attempts are about: a person's folded name or address, as a keyed hash.
+pub fn subject(app: &App, about: &str) -> Subject {
+    let mut hash = Sha256::new();
+    hash.update(b"log-in\0");
+    hash.update(app.name_key);
+    hash.update(about);
+    let mut subject = Subject::default();
+    subject.copy_from_slice(&hash.finalize()[..16]);
+    subject
+}
+
+/// Counts an attempt.
+///
+/// # Errors
+/// 429 `too_many_attempts`; then it was not counted.
+pub async fn begin(app: &App, subject: Subject) -> Result<()> {
+    if !app.settings.rate_limits {
+        return Ok(());
+    }
+    app.db
+        .write((subject, app.clock.now()), |conn, (subject, now)| {
+            Box::pin(async move {
+                let before = store::login_attempts::lock(conn, subject).await?;
+                let wait_s = before.map_or(0, |attempts| wait_s(attempts, *now));
+                if wait_s > 0 {
+                    return Err(Error::RateLimited {
+                        code: "too_many_attempts",
+                        retry_after_s: u32::try_from(wait_s).unwrap_or(u32::MAX),
+                    });
+                }
+                store::login_attempts::count(conn, subject, *now).await.map(drop)
+            })
+        })
+        .await
+}
+
+/// Takes an attempt back that was no failure and no success either.
+///
+/// # Errors
+/// Of the database.
+pub async fn take_back(app: &App, subject: Subject) -> Result<()> {
+    if !app.settings.rate_limits {
+        return Ok(());
+    }
+    app.db.write(subject, |conn, subject| Box::pin(store::login_attempts::take_back(conn, subject))).await
+}
+
+/// Seconds until the next attempt: none for the first ones, then 1, 2, 4 … after each failure.
+fn wait_s(attempts: Attempts, now: Timestamp) -> i64 {
+    let beyond = attempts.failures - FREE_ATTEMPTS;
+    if beyond < 0 || now >= attempts.last_at.plus_micros(FORGOTTEN_AFTER_MICROS) {
+        return 0;
+    }
+    let delay_s = if beyond >= 6 { MAX_DELAY_S } else { 1 << beyond };
+    let left_micros = attempts.last_at.plus_micros(delay_s * 1_000_000).micros() - now.micros();
+    // A clock that was set back must not make it longer.
+    (left_micros.max(0) as u64).div_ceil(1_000_000).min(delay_s as u64) as i64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_grow_to_a_minute_and_end() {
+        let at = |failures, after_s: i64| {
+            let last_at = Timestamp::from_micros(1_000_000_000);
+            wait_s(Attempts { failures, last_at }, last_at.plus_micros(after_s * 1_000_000))
+        };
+        assert_eq!(
+            [at(1, 0), at(4, 0), at(5, 0), at(6, 0), at(10, 0), at(11, 0), at(1_000, 0)],
+            [0, 0, 1, 2, 32, 60, 60]
+        );
+        assert_eq!([at(5, 1), at(11, 59), at(11, 60), at(11, 86_400)], [0, 1, 0, 0]);
+        assert_eq!(at(11, -1_000), 60);
+    }
+}

@@ -1,0 +1,308 @@
+//! Changing a password, and setting a new one with a code that was sent.
+//!
+//! Invariants: a new password ends every other session; a code works once and for a short time; asking for a code tells
+//! nobody whether an address is known.
+
+use super::audit::{self, Action, By};
+use super::auth::{Credential, Principal};
+use super::login_attempts;
+use super::password_hashing::check_new;
+use super::tokens::{self, Token, TokenKind};
+use crate::app::App;
+use crate::error::{Error, Result};
+use crate::ids::{SessionId, UserId};
+use crate::mail::Mail;
+use crate::store::account_codes::{AccountCode, Purpose};
+use crate::store::revocations::Revoked;
+use crate::store::users::User;
+use crate::store::{self, Conn};
+use crate::text::fold_ascii;
+use crate::time::Timestamp;
+
+/// How long a code for a new password works: an hour.
+pub const RESET_CODE_MICROS: i64 = 3_600 * 1_000_000;
+/// How long a code that confirms an address works: a day.
+pub const CONFIRMATION_CODE_MICROS: i64 = 24 * 3_600 * 1_000_000;
+/// Codes for one purpose that a person is sent within an hour.
+const CODES_PER_HOUR: i64 = 3;
+/// Characters of an address that is looked for.
+const MAX_EMAIL_CHARACTERS: usize = 254;
+
+/// The password is not the caller's.
+pub fn wrong_password() -> Error {
+    Error::Forbidden { code: "wrong_password", detail: "the current password is wrong".into() }
+}
+
+/// Changes the caller's password; their other sessions end.
+///
+/// # Errors
+/// 403 `act_as_required`, `wrong_password`; 422 on `new_password`; 429 `too_many_attempts`.
+pub async fn change(app: &App, principal: &Principal, current: Option<String>, new: String) -> Result<()> {
+    let person = principal.require_person()?;
+    let now = app.clock.now();
+    let by = By::principal(principal, now);
+    let (hash, user) = app
+        .db
+        .read(person.id, |conn, user| {
+            Box::pin(
+                async move { Ok((store::passwords::get(conn, *user).await?, store::users::by_id(conn, *user).await?)) },
+            )
+        })
+        .await?;
+    let user = user.ok_or(Error::Unauthenticated)?;
+    check(&user, &new)?;
+    let subject = login_attempts::subject(app, &format!("user {}", person.id.0));
+    if hash.is_some() {
+        let Some(current) = current else {
+            return Err(Error::invalid("current_password", "required", "is required, since there is a password"));
+        };
+        login_attempts::begin(app, subject).await?;
+        if !app.passwords.verify(current, hash.clone()).await? {
+            audit::record_refusal(app, by, Action::PasswordRefused, Some(person.id), None).await;
+            return Err(wrong_password());
+        }
+    }
+    let new_hash = app.passwords.hash(&app.rng, new).await?;
+    let kept = match principal.credential() {
+        Credential::Session(id) => Some(id),
+        _ => None,
+    };
+    let input = (person.id, hash, new_hash, kept, by, subject);
+    app.db
+        .write(input, |conn, (user, hash, new_hash, kept, by, subject)| {
+            Box::pin(async move {
+                if !store::users::lock(conn, *user).await? {
+                    return Err(Error::Unauthenticated);
+                }
+                if store::passwords::get(conn, *user).await? != *hash {
+                    return Err(wrong_password());
+                }
+                store::login_attempts::forget(conn, subject).await?;
+                replace(conn, *user, new_hash, *kept, by, Action::PasswordChanged).await
+            })
+        })
+        .await?;
+    app.callers.revocations.look_again(&app.db).await
+}
+
+fn check(user: &User, new: &str) -> Result<()> {
+    let names = [user.user_name.as_str(), user.email.as_deref().unwrap_or_default()];
+    check_new("new_password", new, &names).map_or(Ok(()), |error| Err(Error::Invalid(vec![error])))
+}
+
+async fn replace(
+    conn: &mut Conn,
+    user: UserId,
+    hash: &str,
+    kept: Option<SessionId>,
+    by: &By,
+    action: Action,
+) -> Result<()> {
+    store::passwords::put(conn, user, hash, by.at).await?;
+    store::sessions::delete_of(conn, user, kept).await?;
+    store::account_codes::delete_of(conn, user, Purpose::PasswordReset).await?;
+    audit::record(conn, by, action, Some(user), None).await?;
+    store::revocations::insert(conn, Revoked::User(user), by.at).await
+}
+
+/// A code for a new password, for an administrator to hand on.
+pub struct ResetCode {
+    /// The only copy.
+    pub code: String,
+    /// Until when it works.
+    pub expires_at: Timestamp,
+}
+
+/// Makes a code for a new password, for an administrator to hand on.
+///
+/// # Errors
+/// 404 `user_not_found`.
+pub async fn issue(app: &App, by: By, user_name: &str) -> Result<ResetCode> {
+    let token = Token::new(&app.rng, TokenKind::PasswordReset)?;
+    let expires_at = by.at.plus_micros(RESET_CODE_MICROS);
+    let input = (fold_ascii(user_name), token.hash, by, expires_at);
+    app.db
+        .write(input, |conn, (key, hash, by, expires_at)| {
+            Box::pin(async move {
+                let account = store::users::account_by_key(conn, key).await?.ok_or_else(super::users::not_found)?;
+                let user_id = account.name.id;
+                let code = AccountCode { user_id, email_key: None, created_at: by.at, expires_at: *expires_at };
+                store::account_codes::insert(conn, hash, Purpose::PasswordReset, &code).await?;
+                audit::record(conn, by, Action::PasswordResetAsked, Some(user_id), None).await
+            })
+        })
+        .await?;
+    Ok(ResetCode { code: token.text, expires_at })
+}
+
+/// Where a code for a new password goes.
+pub fn reset_url(app: &App, code: &str) -> String {
+    let server = app.settings.public_url.as_deref().unwrap_or_default().trim_end_matches('/');
+    format!("{server}/api/password-resets/{code}")
+}
+
+/// Sends a code for a new password to an address, if it is somebody's. The caller learns nothing of that.
+///
+/// # Errors
+/// Of the database alone.
+pub async fn ask_for_reset(app: &App, by: By, email: String) -> Result<()> {
+    if email.chars().count() > MAX_EMAIL_CHARACTERS || app.mailer.is_none() {
+        return Ok(());
+    }
+    let about = Sent { purpose: Purpose::PasswordReset, valid_micros: RESET_CODE_MICROS };
+    let user = app.db.read(fold_ascii(&email), |conn, key| Box::pin(store::users::by_email(conn, key))).await?;
+    match user {
+        Some(user) => send_code(app, by, &user, about).await,
+        None => Ok(()),
+    }
+}
+
+/// Sends the caller a code that confirms their address.
+///
+/// # Errors
+/// 403 `act_as_required`; 409 `no_email`; 501 `mail_not_configured`.
+pub async fn ask_for_confirmation(app: &App, principal: &Principal) -> Result<()> {
+    let person = principal.require_person()?.id;
+    if app.mailer.is_none() {
+        return Err(Error::NotConfigured {
+            code: "mail_not_configured",
+            detail: "this server sends no mail: the operator has set no --smtp-url",
+        });
+    }
+    let user = app.db.read(person, |conn, user| Box::pin(store::users::by_id(conn, *user))).await?;
+    let user = user.ok_or(Error::Unauthenticated)?;
+    if user.email.is_none() {
+        return Err(Error::Conflict {
+            code: "no_email",
+            detail: "there is no address to confirm: set one first".into(),
+        });
+    }
+    let about = Sent { purpose: Purpose::EmailConfirmation, valid_micros: CONFIRMATION_CODE_MICROS };
+    send_code(app, By::principal(principal, app.clock.now()), &user, about).await
+}
+
+/// What a code that is sent is for, and for how long.
+#[derive(Clone, Copy)]
+struct Sent {
+    purpose: Purpose,
+    valid_micros: i64,
+}
+
+async fn send_code(app: &App, by: By, user: &User, about: Sent) -> Result<()> {
+    let (Some(mailer), Some(email)) = (&app.mailer, user.email.clone()) else { return Ok(()) };
+    let kind = match about.purpose {
+        Purpose::PasswordReset => TokenKind::PasswordReset,
+        Purpose::EmailConfirmation => TokenKind::EmailConfirmation,
+    };
+    let token = Token::new(&app.rng, kind)?;
+    let code = AccountCode {
+        user_id: user.id,
+        email_key: Some(fold_ascii(&email)),
+        created_at: by.at,
+        expires_at: by.at.plus_micros(about.valid_micros),
+    };
+    let made = app
+        .db
+        .write((token.hash, about, code, by), |conn, (hash, about, code, by)| {
+            Box::pin(async move {
+                let hour_ago = by.at.plus_micros(-3_600 * 1_000_000);
+                if !store::users::lock(conn, code.user_id).await?
+                    || store::account_codes::count_since(conn, code.user_id, about.purpose, hour_ago).await?
+                        >= CODES_PER_HOUR
+                {
+                    return Ok(false);
+                }
+                store::account_codes::insert(conn, hash, about.purpose, code).await?;
+                if about.purpose == Purpose::PasswordReset {
+                    audit::record(conn, by, Action::PasswordResetAsked, Some(code.user_id), None).await?;
+                }
+                Ok(true)
+            })
+        })
+        .await?;
+    if made { mailer.send(mail(app, user, email, about.purpose, &token.text)) } else { Ok(()) }
+}
+
+fn mail(app: &App, user: &User, to: String, purpose: Purpose, code: &str) -> Mail {
+    let server = app.settings.public_url.as_deref().unwrap_or("this server");
+    let (subject, wish, call) = match purpose {
+        Purpose::PasswordReset => (
+            "Your new password",
+            "Somebody, hopefully you, asked for a new password",
+            format!("PUT /api/password-resets/{code}\n\nIt works once, within one hour."),
+        ),
+        Purpose::EmailConfirmation => (
+            "Please confirm your address",
+            "This address was entered",
+            format!("PUT /api/email-confirmations/{code}\n\nIt works once, within one day."),
+        ),
+    };
+    let text = format!(
+        "{wish} for the account {} at {server}.\n\nThe code is\n\n    {code}\n\nand goes into the app, or, for those who call \
+         the API themselves, into\n\n    {call}\n\nIf it was not you, do nothing: without the code nothing changes.\n",
+        user.user_name
+    );
+    Mail { to, subject: subject.into(), text }
+}
+
+fn unknown_code() -> Error {
+    Error::NotFound {
+        code: "code_not_found",
+        detail: "there is no such code, or it was used, or its time is over".into(),
+    }
+}
+
+/// Sets a new password with a code; every session ends.
+///
+/// # Errors
+/// 404 `code_not_found`; 422 on `new_password`, which leaves the code as it was.
+pub async fn reset(app: &App, by: By, code: &str, new: String) -> Result<()> {
+    let hash = tokens::hash(code);
+    // A code that is none costs no argon2 call.
+    let found = app
+        .db
+        .read((hash, by.at), |conn, (hash, now)| {
+            Box::pin(async move {
+                match store::account_codes::get(conn, hash, Purpose::PasswordReset, *now).await? {
+                    Some(code) => store::users::by_id(conn, code.user_id).await,
+                    None => Ok(None),
+                }
+            })
+        })
+        .await?;
+    check(&found.ok_or_else(unknown_code)?, &new)?;
+    let new_hash = app.passwords.hash(&app.rng, new).await?;
+    app.db
+        .write((hash, by, new_hash), |conn, (hash, by, new_hash)| {
+            Box::pin(async move {
+                let code = store::account_codes::take(conn, hash, Purpose::PasswordReset, by.at).await?;
+                let user = code.ok_or_else(unknown_code)?.user_id;
+                if !store::users::lock(conn, user).await? {
+                    return Err(unknown_code());
+                }
+                replace(conn, user, new_hash, None, &by.known_as(user), Action::PasswordReset).await
+            })
+        })
+        .await?;
+    app.callers.revocations.look_again(&app.db).await
+}
+
+/// Confirms an address with a code.
+///
+/// # Errors
+/// 404 `code_not_found`, also when the person has another address by now.
+pub async fn confirm_email(app: &App, by: By, code: &str) -> Result<()> {
+    app.db
+        .write((tokens::hash(code), by), |conn, (hash, by)| {
+            Box::pin(async move {
+                let code = store::account_codes::take(conn, hash, Purpose::EmailConfirmation, by.at).await?;
+                let code = code.ok_or_else(unknown_code)?;
+                let email = code.email_key.unwrap_or_default();
+                if !store::users::confirm_email(conn, code.user_id, &email, by.at).await? {
+                    return Err(unknown_code());
+                }
+                audit::record(conn, &by.known_as(code.user_id), Action::EmailConfirmed, Some(code.user_id), None).await
+            })
+        })
+        .await
+}

@@ -1,0 +1,174 @@
+//! Who a request comes from: what it shows, where from, and how often.
+//!
+//! Invariants: it is asked before routing, so that an unknown path tells a stranger nothing. On a public route credentials
+//! that are not good count as none. A cookie goes out with every request that a page makes, whoever's page it is, so it
+//! opens nothing unsafe to pages of other origins.
+
+use std::net::IpAddr;
+
+use axum::extract::Request;
+use axum::http::request::Parts;
+use axum::http::{Extensions, HeaderMap, Method, StatusCode, header};
+
+use super::HttpState;
+use super::client_address::client_address;
+use super::edge::PeerAddress;
+use super::limits::{Decision, LimitKey};
+use super::problem::Problem;
+use crate::domain::auth::{Access, Credential, Principal};
+use crate::domain::credentials::{Credentials, authenticate};
+use crate::error::Error;
+
+/// The cookie of a session.
+pub const SESSION_COOKIE: &str = "posthaste_session";
+
+/// The routes that need no credentials, by method and path; `{}` stands for one segment.
+const PUBLIC_ROUTES: &[(Method, &str)] = &[
+    (Method::GET, "/api/capabilities"),
+    (Method::POST, "/api/users"),
+    (Method::POST, "/api/sessions"),
+    (Method::POST, "/api/password-resets"),
+    // Whoever forgot their password has nothing to show but the code.
+    (Method::PUT, "/api/password-resets/{}"),
+    (Method::PUT, "/api/email-confirmations/{}"),
+    (Method::GET, "/api/invites/{}"),
+    (Method::POST, "/api/hooks/{}"),
+];
+
+/// Where a request comes from, its proxies seen through.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientAddress(pub IpAddr);
+
+/// Whether a path is under `/api`.
+pub fn is_api(path: &str) -> bool {
+    path == "/api" || path.starts_with("/api/")
+}
+
+/// Whether a route needs no credentials. A path may be a template of the OpenAPI document as well.
+pub fn is_public(method: &Method, path: &str) -> bool {
+    PUBLIC_ROUTES.iter().any(|(its_method, template)| {
+        let head = *its_method == Method::GET && *method == Method::HEAD;
+        if its_method != method && !head {
+            return false;
+        }
+        match template.strip_suffix("{}") {
+            Some(prefix) => path.strip_prefix(prefix).is_some_and(|rest| !rest.is_empty() && !rest.contains('/')),
+            None => *template == path,
+        }
+    })
+}
+
+/// Finds out who calls, and leaves it with the request. What the limits say is to be written on the answer, whatever it is.
+pub async fn admit(state: &HttpState, request: &mut Request) -> (Decision, Result<(), Problem>) {
+    let address = address_of(state, request.extensions(), request.headers());
+    request.extensions_mut().insert(ClientAddress(address));
+    if !is_api(request.uri().path()) {
+        return (Decision::FREE, Ok(()));
+    }
+    let public = is_public(request.method(), request.uri().path());
+    let outcome = identify(state, request.method(), request.headers(), address).await;
+    let (key, outcome) = match outcome {
+        Ok(principal) => {
+            let key = limit_key(&principal);
+            request.extensions_mut().insert(principal);
+            (key, Ok(()))
+        }
+        Err(_) if public => (Some(LimitKey::Address(address)), Ok(())),
+        Err(problem) => (Some(LimitKey::Address(address)), Err(problem)),
+    };
+    let decision = key.map_or(Decision::FREE, |key| state.limits.check(key));
+    match decision.problem() {
+        Some(refusal) => (decision, Err(refusal)),
+        None => (decision, outcome),
+    }
+}
+
+fn address_of(state: &HttpState, extensions: &Extensions, headers: &HeaderMap) -> IpAddr {
+    match extensions.get::<PeerAddress>() {
+        Some(peer) => client_address(peer.0, headers, &state.settings.trusted_proxies),
+        None => IpAddr::from([0, 0, 0, 0]),
+    }
+}
+
+/// Whose limit counts; nobody's for open access, which is loopback's.
+fn limit_key(principal: &Principal) -> Option<LimitKey> {
+    match (principal.credential(), principal.person()) {
+        (Credential::ApiKey(id, _), _) => Some(LimitKey::ApiKey(id.0)),
+        (Credential::Session(_) | Credential::Jwt, Some(person)) => Some(LimitKey::Account(person.id.0)),
+        _ => None,
+    }
+}
+
+/// Says who calls, by what the headers show.
+///
+/// # Errors
+/// 401, 403 for a foreign origin with a cookie, and what `authenticate` says of `X-Act-As`.
+pub async fn identify(
+    state: &HttpState,
+    method: &Method,
+    headers: &HeaderMap,
+    address: IpAddr,
+) -> Result<Principal, Problem> {
+    let bearer = bearer(headers)?;
+    let cookie = if bearer.is_none() { session_cookie(headers) } else { None };
+    let act_as = match headers.get("x-act-as") {
+        None => None,
+        Some(value) => {
+            Some(value.to_str().map_err(|_| Error::invalid("X-Act-As", "user_not_found", "names no user"))?.to_owned())
+        }
+    };
+    let by_cookie = cookie.is_some();
+    if by_cookie {
+        state.settings.origins.check_cookie(method, headers)?;
+    }
+    let credentials = Credentials { token: bearer.or(cookie), act_as, address };
+    match authenticate(&state.app, credentials.clone()).await {
+        // A cookie outlives its session. Where nothing has to be shown, that must not keep anyone out.
+        Err(Error::Unauthenticated) if by_cookie && state.app.settings.access == Access::Open => {
+            Ok(authenticate(&state.app, Credentials { token: None, ..credentials }).await?)
+        }
+        outcome => Ok(outcome?),
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let text = value.to_str().ok().filter(|_| values.next().is_none());
+    let token = text.and_then(|text| {
+        let (scheme, token) = text.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
+    });
+    match token {
+        Some(token) => Ok(Some(token)),
+        None => Err(Error::Unauthenticated.into()),
+    }
+}
+
+fn session_cookie(headers: &HeaderMap) -> Option<String> {
+    let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
+    let mut pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    pairs.find(|(name, _)| *name == SESSION_COOKIE).map(|(_, value)| value.to_owned())
+}
+
+/// That the metrics are for this request's eyes: a loopback peer that is no proxy, or an administrator.
+///
+/// # Errors
+/// 404, as if there were none.
+pub async fn admit_to_metrics(state: &HttpState, request: &Parts) -> Result<(), Problem> {
+    let peer = request.extensions.get::<PeerAddress>().map(|peer| peer.0);
+    let local = peer.is_some_and(|peer| {
+        peer.ip().to_canonical().is_loopback()
+            && !super::client_address::via_proxy(peer, &state.settings.trusted_proxies)
+    });
+    if local {
+        return Ok(());
+    }
+    let address = address_of(state, &request.extensions, &request.headers);
+    let shown = request.headers.contains_key(header::AUTHORIZATION);
+    let identified = if shown { identify(state, &request.method, &request.headers, address).await.ok() } else { None };
+    match identified {
+        Some(principal) if principal.is_admin() => Ok(()),
+        _ => Err(Problem::of_status(StatusCode::NOT_FOUND)),
+    }
+}

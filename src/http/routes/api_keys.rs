@@ -1,0 +1,176 @@
+//! `/api/api-keys`.
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{given, list, no_content, to_json};
+use crate::domain::api_keys::{self, ApiKey, Made, NewApiKey};
+use crate::domain::audit::By;
+use crate::domain::idempotency::{Once, StoredAnswer};
+use crate::error::{Error, Result as DomainResult};
+use crate::http::HttpState;
+use crate::http::extract::{JsonBody, PathSegments, Query, idempotency_key};
+use crate::http::policy::Administrator;
+use crate::http::problem::Problem;
+use crate::ids::ApiKeyId;
+use crate::time::Timestamp;
+
+/// What an API key lets its holder do. Each scope stands for itself.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// Read.
+    Read,
+    /// Write.
+    Write,
+    /// Administer.
+    Admin,
+}
+
+/// An API key, without the key.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ApiKey)]
+pub struct ApiKeyBody<'a> {
+    #[schema(minimum = 1, example = 1)]
+    id: i64,
+    #[schema(example = "the shop")]
+    name: &'a str,
+    #[schema(value_type = Vec<Scope>, example = json!(["read", "write"]))]
+    scopes: Vec<&'a str>,
+    #[schema(value_type = String, format = DateTime, example = "2026-11-22T08:30:00.123456Z")]
+    created_at: Timestamp,
+    /// The id of the user who made it; null when it was made on the command line or with another key.
+    created_by: Option<i64>,
+    /// To within a minute.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    last_used_at: Option<Timestamp>,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    expires_at: Option<Timestamp>,
+    /// The key itself, once, in the answer that made it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "phk_0123456789abcdefghijklmnopqrstuvwxyzABCDEFG")]
+    key: Option<&'a str>,
+}
+
+impl<'a> ApiKeyBody<'a> {
+    fn new(key: &'a ApiKey, text: Option<&'a str>) -> Self {
+        Self {
+            id: key.id.0,
+            name: &key.name,
+            scopes: key.scopes.split_whitespace().collect(),
+            created_at: key.created_at,
+            created_by: key.created_by.map(|id| id.0),
+            last_used_at: key.last_used_at,
+            expires_at: key.expires_at,
+            key: text,
+        }
+    }
+}
+
+/// The API keys, by id.
+#[utoipa::path(
+    get,
+    path = "/api/api-keys",
+    tag = "administration",
+    params(
+        ("limit" = Option<u32>, Query, description = "Entries of the page; 50 when it is absent.", minimum = 1, maximum = 200),
+        ("cursor" = Option<String>, Query, description = "Where the page begins: taken from a Link header as it is."),
+    ),
+    responses((status = 200, description = "The keys. `Link` names the next page while there is one.", body = Vec<ApiKeyBody<'_>>, headers(
+        ("Link" = Option<String>, description = "`</api/api-keys?…>; rel=\"next\"`"),
+    ))),
+)]
+pub async fn list_api_keys(
+    State(state): State<HttpState>,
+    _caller: Administrator,
+    uri: Uri,
+    mut query: Query,
+) -> Result<Response, Problem> {
+    let (limit, cursor) = (query.limit(), query.text("cursor"));
+    query.finish()?;
+    let page = api_keys::list(&state.app, limit, cursor.as_deref()).await?;
+    let bodies: Vec<ApiKeyBody<'_>> = page.entries.iter().map(|key| ApiKeyBody::new(key, None)).collect();
+    let next = page.next.map(|cursor| vec![("limit", limit.get().to_string()), ("cursor", cursor)]);
+    Ok(list(to_json(&bodies, 240 * bodies.len())?, uri.path(), next))
+}
+
+/// A key to be made.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = NewApiKey, example = json!({"name": "the shop", "scopes": ["read", "write"]}))]
+pub struct NewApiKeyBody {
+    #[schema(min_length = 1, max_length = 100)]
+    name: String,
+    /// `read` and `write` when it is absent.
+    #[schema(value_type = Option<Vec<Scope>>, min_items = 1)]
+    scopes: Option<Vec<String>>,
+    /// When it ends; never when it is absent.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    expires_at: Option<String>,
+}
+
+/// Makes an API key. The key itself is in this answer alone.
+#[utoipa::path(
+    post,
+    path = "/api/api-keys",
+    tag = "administration",
+    params(("Idempotency-Key" = Option<String>, Header, description = "A repeat with the same key and body is answered with the first answer, for 7 days.", min_length = 1, max_length = 255, pattern = "^[ -~]+$")),
+    request_body = NewApiKeyBody,
+    responses((status = 201, description = "Made.", body = ApiKeyBody<'_>, headers(
+        ("Idempotency-Replayed" = Option<String>, description = "`true` on the answer to a repeat."),
+    ))),
+)]
+pub async fn create_api_key(
+    State(state): State<HttpState>,
+    Administrator(principal): Administrator,
+    uri: Uri,
+    headers: HeaderMap,
+    query: Query,
+    body: JsonBody<NewApiKeyBody>,
+) -> Result<Response, Problem> {
+    query.finish()?;
+    let request = idempotency_key(&headers, &principal, uri.path(), &body.bytes)?;
+    let expires_at = match body.value.expires_at {
+        None => None,
+        Some(text) => Some(
+            Timestamp::parse(&text)
+                .ok_or_else(|| Error::invalid("expires_at", "wrong_type", "must be an RFC 3339 time"))?,
+        ),
+    };
+    let new = NewApiKey {
+        name: body.value.name,
+        scopes: body.value.scopes.unwrap_or_else(|| vec!["read".into(), "write".into()]),
+        expires_at,
+    };
+    let by = By::principal(&principal, state.app.clock.now());
+    let once = Once { request, render: render_made, sealed: true };
+    Ok(given(api_keys::create(&state.app, new, by, once).await?))
+}
+
+fn render_made(made: &Made) -> DomainResult<StoredAnswer> {
+    let body = serde_json::to_vec(&ApiKeyBody::new(&made.key, Some(&made.text))).map_err(Error::internal)?;
+    Ok(StoredAnswer { status: StatusCode::CREATED.as_u16(), location: None, body })
+}
+
+/// Revokes an API key.
+#[utoipa::path(
+    delete,
+    path = "/api/api-keys/{id}",
+    tag = "administration",
+    params(("id" = i64, Path, description = "The key's id.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1)),
+    responses((status = 204, description = "Revoked.")),
+)]
+pub async fn revoke_api_key(
+    State(state): State<HttpState>,
+    Administrator(principal): Administrator,
+    path: PathSegments,
+    query: Query,
+) -> Result<Response, Problem> {
+    query.finish()?;
+    let by = By::principal(&principal, state.app.clock.now());
+    api_keys::revoke(&state.app, ApiKeyId(path.number(0)), by).await?;
+    Ok(no_content())
+}

@@ -1,0 +1,100 @@
+//! `/api/users/{user_name}/export`.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderValue, header};
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::stream;
+use serde::Serialize;
+
+use super::audit::AuditBody;
+use super::messages::MessageBody;
+use super::sessions::SessionBody;
+use super::users::UserBody;
+use crate::app::App;
+use crate::domain::export::{self, Export, Item};
+use crate::error::{Error, Result as DomainResult};
+use crate::http::HttpState;
+use crate::http::extract::{PathSegments, Query};
+use crate::http::policy::Reader;
+use crate::http::problem::Problem;
+use crate::time::Timestamp;
+
+/// One line: what it is, and the thing itself.
+#[derive(Serialize)]
+#[serde(tag = "type", content = "data", rename_all = "snake_case")]
+enum Line<'a> {
+    User(UserBody<'a>),
+    Account {
+        has_password: bool,
+    },
+    Session(SessionBody<'a>),
+    AuditEntry(AuditBody<'a>),
+    Conversation {
+        id: i64,
+        joined_at: Timestamp,
+    },
+    Message(MessageBody<'a>),
+    /// The last line: without it, the stream was cut off.
+    End,
+}
+
+/// Everything that is held about a user, as JSON lines: oneself, or anybody as an administrator. The last line has the type
+/// `end`.
+#[utoipa::path(
+    get,
+    path = "/api/users/{user_name}/export",
+    tag = "users",
+    params(("user_name" = String, Path, description = "The user's name; `me` is the caller.", example = "me")),
+    responses((status = 200, description = "One JSON object a line: `{\"type\": …, \"data\": …}`.", body = String, content_type = "application/jsonl")),
+)]
+pub async fn export_user(
+    State(state): State<HttpState>,
+    Reader(principal): Reader,
+    path: PathSegments,
+    query: Query,
+) -> Result<Response, Problem> {
+    query.finish()?;
+    let export = export::begin(&state.app, &principal, path.text(0)).await?;
+    let pages = stream::try_unfold((state.app, Some(export)), |(app, export)| async move {
+        let Some(mut export) = export else { return DomainResult::<_, Error>::Ok(None) };
+        Ok(match page(&app, &mut export).await? {
+            Some(bytes) => Some((bytes, (app, Some(export)))),
+            None => Some((line(&Line::End)?.into(), (app, None))),
+        })
+    });
+    let mut response = Response::new(Body::from_stream(pages));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/jsonl"));
+    Ok(response)
+}
+
+async fn page(app: &Arc<App>, export: &mut Export) -> DomainResult<Option<Bytes>> {
+    let Some(items) = export.next(app).await.inspect_err(|error| tracing::error!(%error, "an export was cut off"))?
+    else {
+        return Ok(None);
+    };
+    let mut text = Vec::new();
+    for item in &items {
+        let default = app.settings.direct_messages_from;
+        text.extend(match item {
+            Item::User(user) => line(&Line::User(UserBody::whole(user, default)))?,
+            Item::Account { has_password, email_confirmed_at } => {
+                line(&Line::Account { has_password: *has_password, email_confirmed_at: *email_confirmed_at })?
+            }
+            Item::Session(session) => line(&Line::Session(SessionBody::new(session, false)))?,
+            Item::Audit(entry) => line(&Line::AuditEntry(AuditBody::new(entry)))?,
+            Item::Conversation(id, joined_at) => line(&Line::Conversation { id: id.0, joined_at: *joined_at })?,
+            Item::Message(message, names) => line(&Line::Message(MessageBody::named(message, names)))?,
+        });
+    }
+    Ok(Some(text.into()))
+}
+
+fn line(line: &Line<'_>) -> DomainResult<Vec<u8>> {
+    let mut bytes = serde_json::to_vec(line).map_err(Error::internal)?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}

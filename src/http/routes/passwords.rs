@@ -1,0 +1,170 @@
+//! Changing a password, resetting a forgotten one, confirming an address.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::no_content;
+use crate::domain::audit::By;
+use crate::domain::{passwords, users};
+use crate::http::HttpState;
+use crate::http::admission::ClientAddress;
+use crate::http::extract::{JsonBody, PathSegments, Query};
+use crate::http::policy::{PersonWriting, Public};
+use crate::http::problem::Problem;
+
+/// A new password, and the one before.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"current_password": "what's up, doc?", "new_password": "nothing much, you?"}))]
+pub struct PasswordChange {
+    /// May be left out where there is none yet.
+    current_password: Option<String>,
+    /// 8 to 256 characters, not one of the commonest.
+    #[schema(min_length = 8, max_length = 256)]
+    new_password: String,
+}
+
+/// Changes the caller's own password; their other sessions end.
+#[utoipa::path(
+    put,
+    path = "/api/users/{user_name}/password",
+    tag = "users",
+    params(("user_name" = String, Path, description = "`me`, or the caller's own name.", example = "me")),
+    request_body = PasswordChange,
+    responses((status = 204, description = "Changed.")),
+)]
+pub async fn change_password(
+    State(state): State<HttpState>,
+    PersonWriting(principal): PersonWriting,
+    path: PathSegments,
+    query: Query,
+    body: JsonBody<PasswordChange>,
+) -> Result<Response, Problem> {
+    query.finish()?;
+    users::require_self(&state.app, &principal, path.text(0)).await?;
+    passwords::change(&state.app, &principal, body.value.current_password, body.value.new_password).await?;
+    Ok(no_content())
+}
+
+/// Whose password is forgotten.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"email": "bugs@example.org"}))]
+pub struct ResetRequest {
+    #[schema(max_length = 254)]
+    email: String,
+}
+
+/// Sends a code for a new password to an address, if it is somebody's: the answer does not tell.
+#[utoipa::path(
+    post,
+    path = "/api/password-resets",
+    tag = "sessions",
+    request_body = ResetRequest,
+    responses((status = 202, description = "If the address is somebody's, a mail is on its way.")),
+)]
+pub async fn ask_for_password_reset(
+    State(state): State<HttpState>,
+    _caller: Public,
+    ClientAddress(address): ClientAddress,
+    query: Query,
+    body: JsonBody<ResetRequest>,
+) -> Result<Response, Problem> {
+    query.finish()?;
+    let by = By::stranger(address, state.app.clock.now());
+    let (app, email) = (state.app, body.value.email);
+    // Beside the answer, which so takes the same time whether there is somebody or not.
+    tokio::spawn(async move {
+        if let Err(error) = passwords::ask_for_reset(&app, by, email).await {
+            tracing::warn!(%error, "a code for a new password could not be sent");
+        }
+    });
+    Ok(accepted())
+}
+
+fn accepted() -> Response {
+    let mut response = no_content();
+    *response.status_mut() = StatusCode::ACCEPTED;
+    response
+}
+
+/// A new password.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"new_password": "nothing much, you?"}))]
+pub struct NewPassword {
+    /// 8 to 256 characters, not one of the commonest.
+    #[schema(min_length = 8, max_length = 256)]
+    new_password: String,
+}
+
+/// Sets a new password with a code that was sent; every session ends. The code works once, within an hour.
+#[utoipa::path(
+    put,
+    path = "/api/password-resets/{code}",
+    tag = "sessions",
+    params(("code" = String, Path, description = "The code of the mail, or from an administrator.")),
+    request_body = NewPassword,
+    responses((status = 204, description = "Set.")),
+)]
+pub async fn reset_password(
+    State(state): State<HttpState>,
+    _caller: Public,
+    ClientAddress(address): ClientAddress,
+    path: PathSegments,
+    query: Query,
+    body: JsonBody<NewPassword>,
+) -> Result<Response, Problem> {
+    query.finish()?;
+    let by = By::stranger(address, state.app.clock.now());
+    passwords::reset(&state.app, by, path.text(0), body.value.new_password).await?;
+    Ok(no_content())
+}
+
+/// Sends the caller a code that confirms their address.
+#[utoipa::path(
+    post,
+    path = "/api/users/{user_name}/email-confirmations",
+    tag = "users",
+    params(("user_name" = String, Path, description = "`me`, or the caller's own name.", example = "me")),
+    responses(
+        (status = 202, description = "A mail is on its way, unless there were too many in the last hour."),
+        (status = 409, description = "`no_email`.", body = crate::http::problem::ProblemDocument<'_>, content_type = "application/problem+json"),
+        (status = 501, description = "`mail_not_configured`.", body = crate::http::problem::ProblemDocument<'_>, content_type = "application/problem+json"),
+    ),
+)]
+pub async fn ask_for_email_confirmation(
+    State(state): State<HttpState>,
+    PersonWriting(principal): PersonWriting,
+    path: PathSegments,
+    query: Query,
+) -> Result<Response, Problem> {
+    query.finish()?;
+    users::require_self(&state.app, &principal, path.text(0)).await?;
+    passwords::ask_for_confirmation(&state.app, &principal).await?;
+    Ok(accepted())
+}
+
+/// Confirms an address with a code that was sent. The code works once, within a day.
+#[utoipa::path(
+    put,
+    path = "/api/email-confirmations/{code}",
+    tag = "users",
+    params(("code" = String, Path, description = "The code of the mail.")),
+    responses((status = 204, description = "Confirmed.")),
+)]
+pub async fn confirm_email(
+    State(state): State<HttpState>,
+    _caller: Public,
+    ClientAddress(address): ClientAddress,
+    path: PathSegments,
+    query: Query,
+) -> Result<Response, Problem> {
+    query.finish()?;
+    let by = By::stranger(address, state.app.clock.now());
+    passwords::confirm_email(&state.app, by, path.text(0)).await?;
+    Ok(no_content())
+}

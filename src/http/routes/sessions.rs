@@ -1,0 +1,204 @@
+//! `/api/sessions`.
+
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::users::UserBody;
+use super::{json, list, no_content, to_json};
+use crate::domain::auth::Credential;
+use crate::domain::sessions::{self, LogIn, Session};
+use crate::http::HttpState;
+use crate::http::admission::{ClientAddress, SESSION_COOKIE};
+use crate::http::extract::{JsonBody, PathSegments, Query};
+use crate::http::policy::{PersonReading, PersonWriting, Public};
+use crate::http::problem::Problem;
+use crate::ids::SessionId;
+use crate::time::Timestamp;
+
+/// Somebody who wants to log in.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"user_name": "bugs", "password": "what's up, doc?"}))]
+pub struct NewSession {
+    /// Who; or `email`.
+    #[schema(min_length = 1, max_length = 254)]
+    user_name: Option<String>,
+    /// Who; or `user_name`.
+    #[schema(min_length = 1, max_length = 254)]
+    email: Option<String>,
+    /// May be left out where access is open.
+    password: Option<String>,
+    /// What the authenticator shows, or a recovery code, when a second factor is on.
+    #[schema(max_length = 254)]
+    code: Option<String>,
+    /// Whether the token goes into a cookie, for pages of this server, instead of the answer.
+    #[serde(default)]
+    cookie: bool,
+}
+
+/// A session that was made.
+#[derive(Serialize, ToSchema)]
+pub struct MadeSession<'a> {
+    /// Goes into `Authorization: Bearer …`; shown once. Null when it went into a cookie.
+    #[schema(example = "phs_0123456789abcdefghijklmnopqrstuvwxyzABCDEFG")]
+    token: Option<&'a str>,
+    /// When the session ends unless it is used before.
+    #[schema(value_type = String, format = DateTime, example = "2026-12-22T08:30:00.123456Z")]
+    expires_at: Timestamp,
+    user: UserBody<'a>,
+}
+
+/// A device that is logged in.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Session)]
+pub struct SessionBody<'a> {
+    #[schema(minimum = 1, example = 1)]
+    id: i64,
+    /// Whether it is the one that asks.
+    current: bool,
+    #[schema(value_type = String, format = DateTime, example = "2026-11-22T08:30:00.123456Z")]
+    created_at: Timestamp,
+    /// To within a minute.
+    #[schema(value_type = String, format = DateTime, example = "2026-11-22T08:30:00.123456Z")]
+    last_seen_at: Timestamp,
+    /// When it ends unless it is used before.
+    #[schema(value_type = String, format = DateTime, example = "2026-12-22T08:30:00.123456Z")]
+    expires_at: Timestamp,
+    /// The program's own name for itself.
+    #[schema(example = "curl/8.5.0")]
+    agent: &'a str,
+    /// Where it was used from last.
+    #[schema(example = "127.0.0.1")]
+    address: &'a str,
+}
+
+impl<'a> SessionBody<'a> {
+    /// A session, and whether it is the one that asks.
+    pub fn new(session: &'a Session, current: bool) -> Self {
+        Self {
+            id: session.id.0,
+            current,
+            created_at: session.created_at,
+            last_seen_at: session.last_seen_at,
+            expires_at: session.expires_at,
+            agent: &session.agent,
+            address: &session.address,
+        }
+    }
+}
+
+/// Logs in. With a second factor on and no code: 401 `mfa_required`.
+#[utoipa::path(
+    post,
+    path = "/api/sessions",
+    tag = "sessions",
+    request_body = NewSession,
+    responses(
+        (status = 201, description = "Logged in.", body = MadeSession<'_>, headers(
+            ("Set-Cookie" = Option<String>, description = "The session, when `cookie` was true."),
+        )),
+        (status = 401, description = "`invalid_credentials`, `mfa_required`.", body = crate::http::problem::ProblemDocument<'_>, content_type = "application/problem+json"),
+        (status = 403, description = "`banned`; `foreign_origin`.", body = crate::http::problem::ProblemDocument<'_>, content_type = "application/problem+json"),
+    ),
+)]
+pub async fn create_session(
+    State(state): State<HttpState>,
+    _caller: Public,
+    ClientAddress(address): ClientAddress,
+    headers: HeaderMap,
+    query: Query,
+    body: JsonBody<NewSession>,
+) -> Result<Response, Problem> {
+    query.finish()?;
+    if body.value.cookie && headers.contains_key(header::ORIGIN) {
+        state.settings.origins.check_cookie(&Method::POST, &headers)?;
+    }
+    let agent = headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let log_in = LogIn {
+        user_name: body.value.user_name,
+        email: body.value.email,
+        password: body.value.password,
+        code: body.value.code,
+        agent: agent.to_owned(),
+    };
+    let made = sessions::create(&state.app, log_in, address).await?;
+    let session = MadeSession {
+        token: (!body.value.cookie).then_some(made.token.as_str()),
+        expires_at: made.expires_at,
+        user: UserBody::whole(&made.user, state.app.settings.direct_messages_from),
+    };
+    let mut response = json(StatusCode::CREATED, &session)?;
+    if body.value.cookie {
+        let lasts_s = (made.ends_at.micros() - state.app.clock.now().micros()) / 1_000_000;
+        set_cookie(&state, &mut response, &made.token, lasts_s);
+    }
+    Ok(response)
+}
+
+fn set_cookie(state: &HttpState, response: &mut Response, value: &str, lasts_s: i64) {
+    let origin = state.settings.origins.public_origin.as_deref().unwrap_or_default();
+    let secure = if origin.starts_with("https://") { "; Secure" } else { "" };
+    let cookie = format!("{SESSION_COOKIE}={value}; Path=/; HttpOnly; SameSite=Lax; Max-Age={lasts_s}{secure}");
+    if let Ok(mut cookie) = HeaderValue::try_from(cookie) {
+        cookie.set_sensitive(true);
+        response.headers_mut().insert(header::SET_COOKIE, cookie);
+    }
+}
+
+/// The caller's devices, by id; never a token.
+#[utoipa::path(
+    get,
+    path = "/api/sessions",
+    tag = "sessions",
+    params(
+        ("limit" = Option<u32>, Query, description = "Entries of the page; 50 when it is absent.", minimum = 1, maximum = 200),
+        ("cursor" = Option<String>, Query, description = "Where the page begins: taken from a Link header as it is."),
+    ),
+    responses((status = 200, description = "The devices. `Link` names the next page while there is one.", body = Vec<SessionBody<'_>>, headers(
+        ("Link" = Option<String>, description = "`</api/sessions?…>; rel=\"next\"`"),
+    ))),
+)]
+pub async fn list_sessions(
+    State(state): State<HttpState>,
+    PersonReading(principal): PersonReading,
+    uri: Uri,
+    mut query: Query,
+) -> Result<Response, Problem> {
+    let (limit, cursor) = (query.limit(), query.text("cursor"));
+    query.finish()?;
+    let page = sessions::list(&state.app, &principal, limit, cursor.as_deref()).await?;
+    let current = |session: &Session| principal.credential() == Credential::Session(session.id);
+    let bodies: Vec<SessionBody<'_>> =
+        page.entries.iter().map(|session| SessionBody::new(session, current(session))).collect();
+    let next = page.next.map(|cursor| vec![("limit", limit.get().to_string()), ("cursor", cursor)]);
+    Ok(list(to_json(&bodies, 320 * bodies.len())?, uri.path(), next))
+}
+
+/// Ends one of the caller's sessions: logs that device out.
+#[utoipa::path(
+    delete,
+    path = "/api/sessions/{id}",
+    tag = "sessions",
+    params(("id" = String, Path, description = "The session's id, or `current`.", example = "current")),
+    responses((status = 204, description = "Ended.", headers(
+        ("Set-Cookie" = Option<String>, description = "Takes the cookie away, when the session that calls was ended."),
+    ))),
+)]
+pub async fn end_session(
+    State(state): State<HttpState>,
+    PersonWriting(principal): PersonWriting,
+    path: PathSegments,
+    query: Query,
+) -> Result<Response, Problem> {
+    query.finish()?;
+    let session = if path.text(0) == "current" { None } else { Some(SessionId(path.number(0))) };
+    sessions::end(&state.app, &principal, session).await?;
+    let mut response = no_content();
+    if session.is_none_or(|id| principal.credential() == Credential::Session(id)) {
+        set_cookie(&state, &mut response, "", 0);
+    }
+    Ok(response)
+}

@@ -1,0 +1,124 @@
+//! Taking a person out of every table.
+//!
+//! Invariant: what [`forget_person`] removes goes in one transaction, and leaves a row in `messaging.erasures` until the
+//! person's messages were seen to as well. So an erasure that was begun is finished, whatever happens between.
+
+use super::idempotency::Digest;
+use super::{Conn, Value};
+use crate::error::Result;
+use crate::ids::{ConversationId, UserId};
+use crate::time::Timestamp;
+
+/// An erasure that is not finished.
+#[derive(Clone, Copy, Debug)]
+pub struct Erasure {
+    /// Of whom.
+    pub user: UserId,
+    /// Whether their messages go too.
+    pub delete_messages: bool,
+}
+
+/// Tables whose rows about a person are simply removed.
+const REMOVED: &[&str] = &[
+    "DELETE FROM messaging.passwords WHERE user_id = $1",
+    "DELETE FROM messaging.sessions WHERE user_id = $1",
+    "DELETE FROM messaging.totp_secrets WHERE user_id = $1",
+    "DELETE FROM messaging.recovery_codes WHERE user_id = $1",
+    "DELETE FROM messaging.account_codes WHERE user_id = $1",
+    "DELETE FROM messaging.users WHERE id = $1",
+];
+
+/// Removes the profile, and everything that lets the person in.
+pub async fn forget_person(
+    conn: &mut Conn,
+    user: UserId,
+    name_digest: &[u8],
+    delete_messages: bool,
+    now: Timestamp,
+) -> Result<()> {
+    for sql in REMOVED {
+        conn.execute(sql, &[Value::I64(user.0)]).await?;
+    }
+    conn.execute(
+        "INSERT INTO messaging.erased_people (user_id, name_digest) VALUES ($1, $2)",
+        &[Value::I64(user.0), Value::Bytes(name_digest)],
+    )
+    .await?;
+    conn.execute(
+        "INSERT INTO messaging.erasures (user_id, delete_messages, at) VALUES ($1, $2, $3)",
+        &[Value::I64(user.0), Value::Bool(delete_messages), Value::Time(now)],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Whether somebody with this name was erased.
+pub async fn was_erased(conn: &mut Conn, name_digest: &[u8]) -> Result<bool> {
+    let sql = "SELECT user_id FROM messaging.erased_people WHERE name_digest = $1";
+    Ok(conn.first(sql, &[Value::Bytes(name_digest)], |row| row.i64(0)).await?.is_some())
+}
+
+/// Erasures that were begun and are not finished.
+pub async fn unfinished(conn: &mut Conn) -> Result<Vec<Erasure>> {
+    conn.rows("SELECT user_id, delete_messages FROM messaging.erasures ORDER BY user_id LIMIT 100", &[], |row| {
+        Ok(Erasure { user: UserId(row.i64(0)?), delete_messages: row.bool(1)? })
+    })
+    .await
+}
+
+/// Notes that an erasure is finished.
+pub async fn finish(conn: &mut Conn, user: UserId) -> Result<()> {
+    conn.execute("DELETE FROM messaging.erasures WHERE user_id = $1", &[Value::I64(user.0)]).await?;
+    Ok(())
+}
+
+/// What an erasure needs to know of a message.
+#[derive(Clone, Debug)]
+pub struct Trace {
+    /// Its place.
+    pub seq: i64,
+    /// Whether the person said it, and it is not a tombstone yet.
+    pub own: bool,
+    /// Where the answer to its send is stored.
+    pub key: Option<(i64, Digest)>,
+}
+
+/// Messages of a conversation, by seq, after `after`.
+pub async fn traces(
+    conn: &mut Conn,
+    conversation: ConversationId,
+    user: UserId,
+    after: i64,
+    limit: i64,
+) -> Result<Vec<Trace>> {
+    conn.rows(
+        "SELECT seq, sender_id = $2 AND deleted_at IS NULL, idempotency_day, idempotency_digest FROM messaging.messages
+          WHERE conversation_id = $1 AND seq > $3 ORDER BY seq LIMIT $4",
+        &[Value::I64(conversation.0), Value::I64(user.0), Value::I64(after), Value::I64(limit)],
+        |row| {
+            let digest = row.option_bytes(3)?.and_then(|bytes| Digest::try_from(bytes).ok());
+            Ok(Trace { seq: row.i64(0)?, own: row.bool(1)?, key: row.option_i64(2)?.zip(digest) })
+        },
+    )
+    .await
+}
+
+/// Makes messages of a conversation tombstones.
+pub async fn bury(conn: &mut Conn, conversation: ConversationId, seqs: &[i64], now: Timestamp) -> Result<()> {
+    conn.execute(
+        "UPDATE messaging.messages SET body = '', deleted_at = $3 WHERE conversation_id = $1 AND seq = ANY($2)",
+        &[Value::I64(conversation.0), Value::I64s(seqs), Value::Time(now)],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Says that what is there of a conversation looks different now.
+pub async fn mark_changed(conn: &mut Conn, conversation: ConversationId) -> Result<()> {
+    conn.execute(
+        "UPDATE messaging.conversations SET content_version = content_version + 1 WHERE id = $1",
+        &[Value::I64(conversation.0)],
+    )
+    .await?;
+    Ok(())
+}

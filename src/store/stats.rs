@@ -1,0 +1,68 @@
+//! Counts over the tables.
+//!
+//! Invariant: what is counted row by row grows with people and devices, never with messages or events.
+
+use super::{Conn, Value};
+use crate::error::Result;
+use crate::time::Timestamp;
+
+/// How much there is.
+#[derive(Clone, Copy, Debug)]
+pub struct Stats {
+    /// People who are not erased.
+    pub users: i64,
+    /// People who are kept out.
+    pub banned_users: i64,
+    /// Devices that are logged in.
+    pub sessions: i64,
+    /// API keys.
+    pub api_keys: i64,
+    /// Conversations.
+    pub conversations: i64,
+    /// Messages ever sent.
+    pub messages_sent: i64,
+    /// Events ever logged.
+    pub events: i64,
+    /// What the data takes on disk.
+    pub database_bytes: i64,
+}
+
+/// Counts.
+pub async fn get(conn: &mut Conn, now: Timestamp) -> Result<Stats> {
+    let sizes = match conn {
+        Conn::Sqlite(_) => "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()",
+        Conn::Postgres(_) => {
+            "SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint FROM pg_class c
+               JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'messaging' AND c.relkind IN ('r', 'S')"
+        }
+    };
+    // A sequence that gave nothing yet shows its first value all the same.
+    let sent = match conn {
+        Conn::Sqlite(_) => "SELECT last_value FROM messaging.messaging_sequence",
+        Conn::Postgres(_) => "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM messaging.messaging_sequence",
+    };
+    let messages_sent = conn.one(sent, &[], |row| row.i64(0)).await?;
+    let database_bytes = conn.one(sizes, &[], |row| row.i64(0)).await?;
+    conn.one(
+        "SELECT (SELECT count(*) FROM messaging.users),
+                (SELECT count(*) FROM messaging.users WHERE banned_at IS NOT NULL),
+                (SELECT count(*) FROM messaging.sessions WHERE expires_at > $1),
+                (SELECT count(*) FROM messaging.api_keys),
+                (SELECT count(*) FROM messaging.conversations),
+                (SELECT last_position FROM messaging.event_log WHERE id = 1)",
+        &[Value::Time(now)],
+        |row| {
+            Ok(Stats {
+                users: row.i64(0)?,
+                banned_users: row.i64(1)?,
+                sessions: row.i64(2)?,
+                api_keys: row.i64(3)?,
+                conversations: row.i64(4)?,
+                messages_sent,
+                events: row.i64(5)?,
+                database_bytes,
+            })
+        },
+    )
+    .await
+}
