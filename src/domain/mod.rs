@@ -4,6 +4,7 @@ pub mod auth;
 pub mod demo;
 pub mod health;
 pub mod idempotency;
+pub mod jwt;
 pub mod lists;
 pub mod messages;
 pub mod send_batch;
