@@ -33,7 +33,7 @@ enum Command {
         #[command(flatten)]
         data: DataOptions,
         #[command(flatten)]
-        serve: ServeOptions,
+        serve: Box<ServeOptions>,
     },
     /// Write everything into one new file, beside a running server. The file is a SQLite database, whichever database it
     /// comes from, and can be restored into either
@@ -62,7 +62,7 @@ enum Command {
 /// Runs the command that the arguments name.
 pub fn run() -> ExitCode {
     let outcome = match CommandLine::parse().command {
-        Command::Serve { data, serve } => serve::run(&data, serve),
+        Command::Serve { data, serve } => serve::run(&data, *serve),
         Command::Backup { file, data } => backup::run(&file, &data),
         Command::Restore { file, data } => restore::run(&file, &data),
         Command::Doctor { data } => doctor::run(&data),
