@@ -77,7 +77,8 @@ impl Server {
 
 async fn respond(mut stream: TcpStream, answer: Answer) {
     let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
+    // A TLS handshake begins with 22 and has no end that is known here; it gets the same answer.
+    while !head.ends_with(b"\r\n\r\n") && head != [22] {
         let Ok(byte) = stream.read_u8().await else { return };
         head.push(byte);
     }
