@@ -12,8 +12,7 @@ use serde::Deserialize;
 
 use crate::app::Settings;
 use crate::domain::auth::Access;
-use crate::domain::users::DirectMessagesFrom;
-use crate::http::client_address::TrustedProxies;
+use crate::domain::jwt::{JwtSettings, KeySource};
 use crate::http::origin::{OriginRules, origin_of};
 use crate::mail::MailSettings;
 use crate::store::Location;
@@ -56,6 +55,27 @@ pub struct ServeOptions {
         require_equals = true
     )]
     pub allow_open_anywhere: Option<bool>,
+    /// Lets in who has a JWT that your own backend signed with the secret in this file (HS256, at least 32 bytes)
+    #[arg(long, env = "POSTHASTE_JWT_HS256_SECRET_FILE", value_name = "FILE")]
+    pub jwt_hs256_secret_file: Option<PathBuf>,
+    /// Lets in who has a JWT that your own backend signed with a key of this JSON Web Key Set (RS256, ES256, EdDSA)
+    #[arg(long, env = "POSTHASTE_JWT_JWKS", value_name = "FILE|URL", hide_env_values = true)]
+    pub jwt_jwks: Option<String>,
+    /// The iss that a JWT must have
+    #[arg(long, env = "POSTHASTE_JWT_ISSUER", value_name = "TEXT")]
+    pub jwt_issuer: Option<String>,
+    /// What must be in the aud of a JWT
+    #[arg(long, env = "POSTHASTE_JWT_AUDIENCE", value_name = "TEXT")]
+    pub jwt_audience: Option<String>,
+    /// Whether a user is made for a JWT whose sub is nobody's name [default: false]
+    #[arg(
+        long,
+        env = "POSTHASTE_JWT_PROVISION",
+        value_name = "true|false",
+        num_args = 0..=1,
+        default_missing_value = "true"
+    )]
+    pub jwt_provision: Option<bool>,
     /// Whether callers are slowed down by rate limits [default: on]
     #[arg(long, env = "POSTHASTE_RATE_LIMITS", value_name = "on|off")]
     pub rate_limits: Option<Switch>,
@@ -159,6 +179,11 @@ struct File {
     demo: Option<bool>,
     open: Option<bool>,
     allow_open_anywhere: Option<bool>,
+    jwt_hs256_secret_file: Option<PathBuf>,
+    jwt_jwks: Option<String>,
+    jwt_issuer: Option<String>,
+    jwt_audience: Option<String>,
+    jwt_provision: Option<bool>,
     rate_limits: Option<Switch>,
     registration: Option<Registration>,
     direct_messages_from: Option<Correspondents>,
@@ -190,8 +215,12 @@ pub struct ServeConfig {
     pub data: DataConfig,
     /// Where to listen.
     pub listen: SocketAddr,
-    /// What the rules need to know.
-    pub settings: Settings,
+    /// Who is let in.
+    pub access: Access,
+    /// How JWTs of the operator's backend are verified, if they are.
+    pub jwt: Option<JwtSettings>,
+    /// Whether to fill an empty database.
+    pub demo: bool,
     /// Which hosts and origins are ours.
     pub origins: OriginRules,
     /// Whose word about a caller's address is taken.
@@ -247,24 +276,19 @@ pub fn serve(data_options: &DataOptions, options: ServeOptions) -> Result<(Serve
                 .ok_or_else(|| format!("--cors-origin {origin} is not an origin such as https://example.org"))
         })
         .collect::<Result<_, _>>()?;
-    let proxies = if options.trusted_proxies.is_empty() { file.trusted_proxies } else { options.trusted_proxies };
-    let trusted_proxies = TrustedProxies::parse(&proxies).map_err(|error| format!("--trusted-proxies {error}"))?;
+    let jwt = decide_jwt(JwtOptions {
+        secret_file: options.jwt_hs256_secret_file.or(file.jwt_hs256_secret_file),
+        jwks: options.jwt_jwks.or(file.jwt_jwks),
+        issuer: options.jwt_issuer.or(file.jwt_issuer),
+        audience: options.jwt_audience.or(file.jwt_audience),
+        provision: options.jwt_provision.or(file.jwt_provision),
+    })?;
     let config = ServeConfig {
         data,
         listen,
-        settings: Settings {
-            access: if open { Access::Open } else { Access::Secured },
-            demo,
-            rate_limits: options.rate_limits.or(file.rate_limits) != Some(Switch::Off),
-            registration_open: options.registration.or(file.registration) == Some(Registration::Open),
-            direct_messages_from: match options.direct_messages_from.or(file.direct_messages_from) {
-                Some(Correspondents::Friends) => DirectMessagesFrom::Friends,
-                Some(Correspondents::Everyone) | None => DirectMessagesFrom::Everyone,
-            },
-            public_url,
-            jwt: None,
-            mail: decide_mail(options.smtp_url.or(file.smtp_url), options.mail_from.or(file.mail_from))?,
-        },
+        access: if open { Access::Open } else { Access::Secured },
+        jwt,
+        demo,
         origins: OriginRules { public_origin, cors_origins },
         trusted_proxies,
         metrics_listen: options.metrics_listen.or(file.metrics_listen),
@@ -276,12 +300,53 @@ pub fn serve(data_options: &DataOptions, options: ServeOptions) -> Result<(Serve
     Ok((config, log))
 }
 
-fn decide_mail(url: Option<Secret>, from: Option<String>) -> Result<Option<MailSettings>, String> {
-    match (url, from) {
-        (Some(Secret(url)), Some(from)) => Ok(Some(MailSettings { url, from })),
-        (None, None) => Ok(None),
-        (Some(_), None) => Err("--smtp-url needs --mail-from, the address that mail is sent from".into()),
-        (None, Some(_)) => Err("--mail-from needs --smtp-url, the server that mail leaves by".into()),
+/// What was said about JWTs, wherever it was said.
+struct JwtOptions {
+    secret_file: Option<PathBuf>,
+    jwks: Option<String>,
+    issuer: Option<String>,
+    audience: Option<String>,
+    provision: Option<bool>,
+}
+
+fn decide_jwt(options: JwtOptions) -> Result<Option<JwtSettings>, String> {
+    let keys = match (options.secret_file, options.jwks) {
+        (Some(_), Some(_)) => {
+            return Err(
+                "--jwt-hs256-secret-file and --jwt-jwks exclude each other: choose what your backend signs with".into(),
+            );
+        }
+        (Some(path), None) => KeySource::Hs256File(path),
+        (None, Some(place)) => KeySource::Jwks(place),
+        (None, None) => {
+            let said = [
+                ("--jwt-issuer", options.issuer.is_some()),
+                ("--jwt-audience", options.audience.is_some()),
+                ("--jwt-provision", options.provision == Some(true)),
+            ];
+            return match said.into_iter().find(|(_, said)| *said) {
+                None => Ok(None),
+                Some((flag, _)) => Err(format!(
+                    "{flag} says how JWTs are read, and nothing says how they are verified: add --jwt-hs256-secret-file or \
+                     --jwt-jwks"
+                )),
+            };
+        }
+    };
+    keys.check()?;
+    Ok(Some(JwtSettings {
+        keys,
+        issuer: required(options.issuer, "--jwt-issuer", "the iss of your backend's tokens")?,
+        audience: required(options.audience, "--jwt-audience", "what the aud of tokens for this server has")?,
+        provision: options.provision.unwrap_or(false),
+    }))
+}
+
+fn required(value: Option<String>, flag: &str, meaning: &str) -> Result<String, String> {
+    match value {
+        None => Err(format!("JWTs need {flag} too: {meaning}")),
+        Some(text) if text.is_empty() => Err(format!("{flag} is empty: it is {meaning}")),
+        Some(text) => Ok(text),
     }
 }
 
@@ -306,4 +371,126 @@ fn decide_data(options: &DataOptions, file: &File) -> Result<DataConfig, String>
         None => Location::Sqlite(data_dir.join("posthaste.db")),
     };
     Ok(DataConfig { data_dir, location })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decide(options: ServeOptions) -> Result<Option<JwtSettings>, String> {
+        // Not the file that may lie in the working folder.
+        let data = DataOptions { config: Some("/dev/null".into()), ..DataOptions::default() };
+        serve(&data, options).map(|(config, _)| config.jwt)
+    }
+
+    fn jwks(place: &str) -> ServeOptions {
+        ServeOptions {
+            jwt_jwks: Some(place.into()),
+            jwt_issuer: Some("https://example.org".into()),
+            jwt_audience: Some("posthaste".into()),
+            ..ServeOptions::default()
+        }
+    }
+
+    #[test]
+    fn jwts_are_off_unless_there_are_keys() {
+        assert!(decide(ServeOptions::default()).unwrap().is_none());
+        assert!(decide(ServeOptions { jwt_provision: Some(false), ..ServeOptions::default() }).unwrap().is_none());
+        let wrong = [
+            ServeOptions { jwt_issuer: Some("a".into()), ..ServeOptions::default() },
+            ServeOptions { jwt_audience: Some("a".into()), ..ServeOptions::default() },
+            ServeOptions { jwt_provision: Some(true), ..ServeOptions::default() },
+        ];
+        for options in wrong {
+            let error = decide(options).unwrap_err();
+            assert!(error.contains("add --jwt-hs256-secret-file or --jwt-jwks"), "{error}");
+        }
+    }
+
+    #[test]
+    fn settings_of_jwts_come_as_they_were_said() {
+        let settings = decide(jwks("https://example.org/jwks.json")).unwrap().unwrap();
+        assert_eq!(settings.keys, KeySource::Jwks("https://example.org/jwks.json".into()));
+        assert_eq!((settings.issuer.as_str(), settings.audience.as_str()), ("https://example.org", "posthaste"));
+        assert!(!settings.provision);
+        let secret = ServeOptions {
+            jwt_jwks: None,
+            jwt_hs256_secret_file: Some("secret".into()),
+            jwt_provision: Some(true),
+            ..jwks("")
+        };
+        let settings = decide(secret).unwrap().unwrap();
+        assert_eq!(settings.keys, KeySource::Hs256File("secret".into()));
+        assert!(settings.provision);
+    }
+
+    #[test]
+    fn wrong_combinations_for_jwts_are_refused_with_a_sentence() {
+        let both = ServeOptions { jwt_hs256_secret_file: Some("secret".into()), ..jwks("keys.json") };
+        let wrong = [
+            (both, "exclude each other"),
+            (ServeOptions { jwt_issuer: None, ..jwks("keys.json") }, "JWTs need --jwt-issuer too"),
+            (ServeOptions { jwt_issuer: Some(String::new()), ..jwks("keys.json") }, "--jwt-issuer is empty"),
+            (ServeOptions { jwt_audience: None, ..jwks("keys.json") }, "JWTs need --jwt-audience too"),
+            (ServeOptions { jwt_audience: Some(String::new()), ..jwks("keys.json") }, "--jwt-audience is empty"),
+            (jwks(""), "--jwt-jwks is empty"),
+            (jwks("http://example.org/jwks.json"), "must be https"),
+            (jwks("http://127.0.0.1.example.org/jwks.json"), "must be https"),
+            (jwks("http://localhost@example.org/jwks.json"), "must be https"),
+            (jwks("https://user:word@example.org/jwks.json"), "user name or password"),
+            (jwks("ftp://example.org/jwks.json"), "must be a file, or a URL with https"),
+            (jwks("https://"), "not a URL"),
+        ];
+        for (options, sentence) in wrong {
+            let error = decide(options).unwrap_err();
+            assert!(error.contains(sentence), "{error}");
+            assert!(!error.contains("word@"), "{error}");
+        }
+    }
+
+    #[test]
+    fn keys_may_come_over_http_from_this_machine() {
+        for place in
+            ["http://localhost:1/", "http://127.0.0.1/jwks", "http://[::1]:8080/", "keys.json", "/etc/keys.json"]
+        {
+            assert!(decide(jwks(place)).is_ok(), "{place}");
+        }
+    }
+
+    #[test]
+    fn each_option_of_jwts_has_a_key_in_the_file_and_a_flag_that_outweighs_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("posthaste.toml");
+        let text = "jwt_jwks = \"keys.json\"\njwt_issuer = \"a\"\njwt_audience = \"b\"\njwt_provision = true\n";
+        std::fs::write(&path, text).unwrap();
+        let data = DataOptions { config: Some(path.clone()), ..DataOptions::default() };
+        let options = ServeOptions { jwt_issuer: Some("flag".into()), ..ServeOptions::default() };
+        let settings = serve(&data, options).unwrap().0.jwt.unwrap();
+        assert_eq!(settings.keys, KeySource::Jwks("keys.json".into()));
+        assert_eq!((settings.issuer.as_str(), settings.audience.as_str()), ("flag", "b"));
+        assert!(settings.provision);
+        std::fs::write(&path, "jwt_hs256_secret_file = \"secret\"\n").unwrap();
+        let settings = serve(&data, jwks("keys.json"));
+        assert!(settings.unwrap_err().contains("exclude each other"));
+    }
+
+    #[test]
+    fn the_switch_may_stand_alone_or_with_its_value() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            options: ServeOptions,
+        }
+
+        for (words, provision) in [
+            (&["posthaste", "--jwt-provision", "true"][..], Some(true)),
+            (&["posthaste", "--jwt-provision", "false"], Some(false)),
+            (&["posthaste", "--jwt-provision=false", "--demo"], Some(false)),
+            (&["posthaste", "--jwt-provision", "--demo"], Some(true)),
+            (&["posthaste"], None),
+        ] {
+            let line = <Line as clap::Parser>::try_parse_from(words).unwrap();
+            assert_eq!(line.options.jwt_provision, provision, "{words:?}");
+        }
+    }
 }

@@ -37,7 +37,7 @@ enum Command {
         #[command(flatten)]
         data: DataOptions,
         #[command(flatten)]
-        serve: ServeOptions,
+        serve: Box<ServeOptions>,
     },
     /// Make accounts and see to them, beside a running server
     Admin {
@@ -76,9 +76,7 @@ enum Command {
 /// Runs the command that the arguments name.
 pub fn run() -> ExitCode {
     let outcome = match CommandLine::parse().command {
-        Command::Serve { data, serve } => serve::run(&data, serve),
-        Command::Admin { action } => admin::run(action),
-        Command::ApiKey { action } => api_key::run(action),
+        Command::Serve { data, serve } => serve::run(&data, *serve),
         Command::Backup { file, data } => backup::run(&file, &data),
         Command::Restore { file, data } => restore::run(&file, &data),
         Command::Doctor { data } => doctor::run(&data),
