@@ -217,8 +217,6 @@ pub struct ServeConfig {
     pub listen: SocketAddr,
     /// Who is let in.
     pub access: Access,
-    /// How JWTs of the operator's backend are verified, if they are.
-    pub jwt: Option<JwtSettings>,
     /// Whether to fill an empty database.
     pub demo: bool,
     /// Which hosts and origins are ours.
@@ -286,9 +284,19 @@ pub fn serve(data_options: &DataOptions, options: ServeOptions) -> Result<(Serve
     let config = ServeConfig {
         data,
         listen,
-        access: if open { Access::Open } else { Access::Secured },
-        jwt,
-        demo,
+        settings: Settings {
+            access: if open { Access::Open } else { Access::Secured },
+            demo,
+            rate_limits: options.rate_limits.or(file.rate_limits) != Some(Switch::Off),
+            registration_open: options.registration.or(file.registration) == Some(Registration::Open),
+            direct_messages_from: match options.direct_messages_from.or(file.direct_messages_from) {
+                Some(Correspondents::Friends) => DirectMessagesFrom::Friends,
+                Some(Correspondents::Everyone) | None => DirectMessagesFrom::Everyone,
+            },
+            public_url,
+            jwt,
+            mail: decide_mail(options.smtp_url.or(file.smtp_url), options.mail_from.or(file.mail_from))?,
+        },
         origins: OriginRules { public_origin, cors_origins },
         trusted_proxies,
         metrics_listen: options.metrics_listen.or(file.metrics_listen),
@@ -380,7 +388,7 @@ mod tests {
     fn decide(options: ServeOptions) -> Result<Option<JwtSettings>, String> {
         // Not the file that may lie in the working folder.
         let data = DataOptions { config: Some("/dev/null".into()), ..DataOptions::default() };
-        serve(&data, options).map(|(config, _)| config.jwt)
+        serve(&data, options).map(|(config, _)| config.settings.jwt)
     }
 
     fn jwks(place: &str) -> ServeOptions {
