@@ -32,6 +32,12 @@ pub struct BodyWatch {
 }
 
 impl BodyWatch {
+    /// Whether something of it is still to come. Then a peer must be told that the connection ends: it would send its next
+    /// request into one that nobody reads.
+    pub fn is_unread(&self) -> bool {
+        self.unread.load(Ordering::Relaxed)
+    }
+
     /// The body of the next request, watched.
     pub fn watch(&self, body: Incoming) -> axum::body::Body {
         let unread = !body.is_end_stream();
@@ -190,7 +196,7 @@ impl AsyncWrite for Connection {
             Some(end) => end,
             None => {
                 ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
-                if !this.watch.unread.load(Ordering::Relaxed) {
+                if !this.watch.is_unread() {
                     return Poll::Ready(Ok(()));
                 }
                 this.lingering.insert(Box::pin(tokio::time::sleep(LINGER)))

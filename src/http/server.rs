@@ -174,7 +174,13 @@ impl Acceptor {
             tracing::debug!(%error, "a connection without TCP_NODELAY");
         }
         let watch = BodyWatch::default();
-        let bodies = watch.clone();
+        let (bodies, unread) = (watch.clone(), watch.clone());
+        let service = service.map_response(move |mut response: Response| {
+            if unread.is_unread() {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            response
+        });
         let service = service.map_request(move |request: axum::http::Request<Incoming>| {
             let mut request = request.map(|body| bodies.watch(body));
             request.extensions_mut().insert(peer);

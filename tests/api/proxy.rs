@@ -13,9 +13,10 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Method, tls};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Notify;
 
+use crate::both;
 use crate::operations::{posthaste, text};
 use crate::support::nginx::{CALLER, NAME, Nginx};
 use crate::support::place::Kind;
@@ -92,18 +93,22 @@ fn bodies_are_refused_by_the_server_as_long_as_it_can() {
             answer_of(request.body(body)).await
         };
         assert_eq!(post(100 * 1_024).await.status, 201);
-        for length in [300 * 1_024, 3 * MIB] {
+        for length in [300 * 1_024, MIB] {
             // Its own words have a request id.
             let problem = post(length).await.problem(413, "body_too_large");
             assert!(!problem["request_id"].as_str().unwrap().is_empty(), "{problem}");
         }
         // Only announced. At the limit it is for the server to decide, beyond it nginx does.
-        let announced = async |length: usize| {
-            let head = format!("POST /api/none HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: {length}\r\n\r\n{{}}");
+        let announced = async |target: &str, length: usize| {
+            let head = format!("POST {target} HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: {length}\r\n\r\n{{}}");
             nginx.raw(head.into_bytes()).await
         };
-        assert_problem(&announced(128 * MIB).await, 404, "not_found");
-        assert_problem(&announced(128 * MIB + 1).await, 413, "body_too_large");
+        assert_problem(&announced("/api/messages", MIB + 1).await, 413, "body_too_large");
+        for target in ["/api/attachments", "/api/emoji/x", "/api/gifs/x"] {
+            let at_limit = announced(target, 128 * MIB).await;
+            assert!(at_limit.to_ascii_lowercase().contains("\r\nx-request-id: "), "the server's: {at_limit}");
+            assert_problem(&announced(target, 128 * MIB + 1).await, 413, "body_too_large");
+        }
     });
 }
 
@@ -112,13 +117,34 @@ fn a_refusal_comes_before_the_upload_is_through() {
     let options = Options { access: Access::Secured, demo: false, ..behind_nginx() };
     proxied(options, async |_, _, nginx| {
         let client = nginx.client().build().unwrap();
-        // The server answers without having read them, and closes: none of the answers may be lost to that.
+        // The server answers without having read them, and closes: no answer may be lost to that, neither the refusal nor
+        // the next one on the same connection.
         for length in [1_024, 100 * 1_024, MIB, 20 * MIB].repeat(5) {
-            let request = client.post(nginx.url("/api/attachments")).body(vec![0; length]);
-            answer_of(request).await.problem(401, "unauthenticated");
+            let target = if length <= MIB { "/api/messages" } else { "/api/attachments" };
+            for target in [target, "/api/attachments"] {
+                let answer = answer_of(client.post(nginx.url(target)).body(vec![0; length])).await;
+                assert_eq!(answer.status, 401, "{target} {length}: {}", nginx.log());
+                answer.problem(401, "unauthenticated");
+            }
         }
     });
 }
+
+both!(a_refusal_without_a_proxy_is_not_lost_either, async |place| {
+    let options = Options { access: Access::Secured, demo: false, ..Options::default() };
+    let server = Server::start_with(place, options).await;
+    for length in [1, 1_024, 100 * 1_024, MIB, 20 * MIB].repeat(3) {
+        let answer = answer_of(server.request(Method::POST, "/api/messages").body(vec![0; length])).await;
+        answer.problem(401, "unauthenticated");
+        assert_eq!(answer.header("connection"), Some("close"));
+    }
+    // Without a body, or with one that was read, the connection stays.
+    assert_eq!(server.get("/api/users").await.header("connection"), None);
+    assert_eq!(
+        server.request(Method::POST, "/api/users").body("").send().await.unwrap().headers().get("connection"),
+        None
+    );
+});
 
 #[test]
 fn heads_are_refused_by_the_server_as_long_as_it_can() {
@@ -164,9 +190,10 @@ fn metrics_do_not_get_through() {
 #[test]
 fn a_server_that_is_gone_is_unavailable() {
     run(Kind::Sqlite, async |_| {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let nginx = Nginx::start(listener.local_addr().unwrap()).await;
-        drop(listener);
+        // Taken, so that nobody else listens there, and refused, because nobody does.
+        let taken = TcpSocket::new_v4().unwrap();
+        taken.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let nginx = Nginx::start(taken.local_addr().unwrap()).await;
         let answer = answer_of(nginx.client().build().unwrap().get(nginx.url("/api/users"))).await;
         assert_eq!(answer.json()["code"], "unavailable", "{}", nginx.log());
         assert_eq!((answer.status.as_u16(), answer.header("retry-after")), (503, Some("1")));

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use reqwest::{Certificate, Client, ClientBuilder};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket};
 
 use super::process::start;
 
@@ -69,7 +69,8 @@ impl Nginx {
         let child = start(&words, &folder.path().join("output.log"));
         let mut nginx = Self { address, plain_address, certificate: key.cert, child, folder };
         let deadline = Instant::now() + START_TIMEOUT;
-        while TcpStream::connect(address).await.is_err() {
+        // Written once both ports are its own. A connection would prove less: another test may have taken the port meanwhile.
+        while !nginx.folder.path().join("nginx.pid").exists() {
             if nginx.child.try_wait().unwrap().is_some() || Instant::now() > deadline {
                 return Err(nginx.log());
             }
