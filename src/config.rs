@@ -13,6 +13,8 @@ use serde::Deserialize;
 use crate::app::Settings;
 use crate::domain::auth::Access;
 use crate::domain::jwt::{JwtSettings, KeySource};
+use crate::domain::users::DirectMessagesFrom;
+use crate::http::client_address::TrustedProxies;
 use crate::http::origin::{OriginRules, origin_of};
 use crate::mail::MailSettings;
 use crate::store::Location;
@@ -215,10 +217,8 @@ pub struct ServeConfig {
     pub data: DataConfig,
     /// Where to listen.
     pub listen: SocketAddr,
-    /// Who is let in.
-    pub access: Access,
-    /// Whether to fill an empty database.
-    pub demo: bool,
+    /// What the rules need to know.
+    pub settings: Settings,
     /// Which hosts and origins are ours.
     pub origins: OriginRules,
     /// Whose word about a caller's address is taken.
@@ -281,6 +281,8 @@ pub fn serve(data_options: &DataOptions, options: ServeOptions) -> Result<(Serve
         audience: options.jwt_audience.or(file.jwt_audience),
         provision: options.jwt_provision.or(file.jwt_provision),
     })?;
+    let proxies = if options.trusted_proxies.is_empty() { file.trusted_proxies } else { options.trusted_proxies };
+    let trusted_proxies = TrustedProxies::parse(&proxies).map_err(|error| format!("--trusted-proxies {error}"))?;
     let config = ServeConfig {
         data,
         listen,
@@ -306,6 +308,15 @@ pub fn serve(data_options: &DataOptions, options: ServeOptions) -> Result<(Serve
         filter: options.log.or(file.log).unwrap_or_else(|| "info".into()),
     };
     Ok((config, log))
+}
+
+fn decide_mail(url: Option<Secret>, from: Option<String>) -> Result<Option<MailSettings>, String> {
+    match (url, from) {
+        (Some(Secret(url)), Some(from)) => Ok(Some(MailSettings { url, from })),
+        (None, None) => Ok(None),
+        (Some(_), None) => Err("--smtp-url needs --mail-from, the address that mail is sent from".into()),
+        (None, Some(_)) => Err("--mail-from needs --smtp-url, the server that mail leaves by".into()),
+    }
 }
 
 /// What was said about JWTs, wherever it was said.
@@ -473,7 +484,7 @@ mod tests {
         std::fs::write(&path, text).unwrap();
         let data = DataOptions { config: Some(path.clone()), ..DataOptions::default() };
         let options = ServeOptions { jwt_issuer: Some("flag".into()), ..ServeOptions::default() };
-        let settings = serve(&data, options).unwrap().0.jwt.unwrap();
+        let settings = serve(&data, options).unwrap().0.settings.jwt.unwrap();
         assert_eq!(settings.keys, KeySource::Jwks("keys.json".into()));
         assert_eq!((settings.issuer.as_str(), settings.audience.as_str()), ("flag", "b"));
         assert!(settings.provision);

@@ -77,6 +77,8 @@ enum Command {
 pub fn run() -> ExitCode {
     let outcome = match CommandLine::parse().command {
         Command::Serve { data, serve } => serve::run(&data, *serve),
+        Command::Admin { action } => admin::run(action),
+        Command::ApiKey { action } => api_key::run(action),
         Command::Backup { file, data } => backup::run(&file, &data),
         Command::Restore { file, data } => restore::run(&file, &data),
         Command::Doctor { data } => doctor::run(&data),

@@ -30,6 +30,7 @@ enum Line<'a> {
     User(UserBody<'a>),
     Account {
         has_password: bool,
+        email_confirmed_at: Option<Timestamp>,
     },
     Session(SessionBody<'a>),
     AuditEntry(AuditBody<'a>),
