@@ -108,12 +108,14 @@ impl App {
         let context = migration_context(&clock, &rng)?;
         let report = migrations::migrate(&db, context).await?;
         let name_key = db.read((), |conn, ()| Box::pin(store::revocations::name_key(conn))).await?;
+        let callers = KnownCallers::default();
+        let revocations = Arc::clone(&callers.revocations);
         let app = Self {
-            sends: SendQueue::start(db.clone(), clock.clone(), Arc::clone(&metrics)),
+            sends: SendQueue::start(db.clone(), clock.clone(), Arc::clone(&metrics), revocations),
             request_ids: RequestIds::new(&rng).map_err(Error::internal)?,
             passwords: PasswordHashing::new(&rng, Arc::clone(&metrics))?,
             name_key: name_key.try_into().map_err(|_| Error::internal("the key for names has a wrong length"))?,
-            callers: KnownCallers::default(),
+            callers,
             tails: Tails::default(),
             db,
             clock,

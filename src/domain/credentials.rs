@@ -41,14 +41,14 @@ pub struct Credentials {
 /// What is remembered of callers.
 pub struct KnownCallers {
     /// When what was remembered ceases to hold.
-    pub revocations: Revocations,
+    pub revocations: Arc<Revocations>,
     by_token: Cache<SecretHash, Arc<Known>>,
     by_name: Cache<String, Arc<KnownPerson>>,
 }
 
 impl Default for KnownCallers {
     fn default() -> Self {
-        Self { revocations: Revocations::default(), by_token: Cache::new(CAPACITY), by_name: Cache::new(CAPACITY) }
+        Self { revocations: Arc::default(), by_token: Cache::new(CAPACITY), by_name: Cache::new(CAPACITY) }
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Invariant: they are written only into a database without users, all in one transaction.
 
+use super::directory::Known;
 use super::messages::{Draft, Recipient, Sender};
 use super::send_batch::{Batch, send_all};
 use super::users::Registration;
@@ -65,5 +66,5 @@ fn conversation(clock: &Clock) -> Batch {
         reply_to: None,
         keyed: None,
     });
-    Batch::new(clock.clone(), drafts.collect())
+    Batch::new(clock.clone(), drafts.collect(), Known::default())
 }

@@ -83,6 +83,16 @@ pub enum Sender {
     Named(String),
 }
 
+impl Sender {
+    /// The folded user name.
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Known(person) => &person.user_name_key,
+            Self::Named(key) => key,
+        }
+    }
+}
+
 /// Where to.
 #[derive(Clone, Debug)]
 pub enum Recipient {

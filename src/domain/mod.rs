@@ -6,6 +6,7 @@ pub mod auth;
 pub mod common_passwords;
 pub mod credentials;
 pub mod demo;
+pub mod directory;
 pub mod erasure;
 pub mod export;
 pub mod health;

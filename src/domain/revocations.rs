@@ -47,6 +47,13 @@ pub struct Mark {
     position: i64,
 }
 
+impl Mark {
+    /// Whether nothing was revoked up to this position of the database that is not known.
+    pub const fn is_at(self, position: i64) -> bool {
+        self.position == position
+    }
+}
+
 impl Default for Revocations {
     fn default() -> Self {
         Self {

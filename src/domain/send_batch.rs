@@ -5,9 +5,14 @@
 //! - Locks are taken in one order everywhere: pairs of new direct conversations (sorted), conversations (by id),
 //!   idempotency keys (sorted), the event log's counter. So nothing deadlocks.
 //! - `seq`, `id` and `timestamp_sent` are given under the conversation's lock and rise together.
+//! - People and conversations known from before are taken at their word only while nothing was revoked since. That is looked at
+//!   under the conversations' locks, so an erasure either finds the message or keeps it from being sent.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use super::directory::Known;
 use super::idempotency::{KeyedRequest, Record, days_kept, neighbouring_days};
 use super::messages::{Answer, Draft, Keyed, Kind, Message, Names, Recipient, Sender, Sent};
 use crate::error::{Error, FieldError, Result};
@@ -24,17 +29,22 @@ use crate::time::{Clock, Timestamp};
 pub struct Batch {
     clock: Clock,
     drafts: Vec<Draft>,
+    known: Arc<Known>,
 }
 
 impl Batch {
     /// At least one draft; no idempotency key twice.
-    pub fn new(clock: Clock, drafts: Vec<Draft>) -> Self {
-        Self { clock, drafts }
+    pub fn new(clock: Clock, drafts: Vec<Draft>, known: Known) -> Self {
+        Self { clock, drafts, known: Arc::new(known) }
     }
 
     /// The drafts, each a batch of its own.
     pub fn one_by_one(&self) -> impl Iterator<Item = Self> + '_ {
-        self.drafts.iter().map(|draft| Self { clock: self.clock.clone(), drafts: vec![draft.clone()] })
+        self.drafts.iter().map(|draft| Self {
+            clock: self.clock.clone(),
+            drafts: vec![draft.clone()],
+            known: Arc::clone(&self.known),
+        })
     }
 
     /// How many.
@@ -71,10 +81,10 @@ pub async fn send_all(conn: &mut Conn, batch: &Batch) -> Result<Vec<Result<Answe
     let mut answers: Vec<Option<Result<Answer>>> = Vec::new();
     answers.resize_with(batch.drafts.len(), || None);
     replay(conn, now, &batch.drafts, &mut answers).await?;
-    let placed = place(conn, &batch.drafts, &mut answers).await?;
-    let placed = make_conversations(conn, now, placed, &mut answers).await?;
+    let placed = place(conn, batch, &mut answers).await?;
+    let placed = make_conversations(conn, now, placed, &batch.known, &mut answers).await?;
     if !placed.is_empty() {
-        write(conn, now, placed, &mut answers).await?;
+        write(conn, now, placed, &batch.known, &mut answers).await?;
     }
     Ok(answers
         .into_iter()
@@ -106,25 +116,28 @@ async fn replay(
 /// Looks everyone up, and sorts out what cannot be sent.
 async fn place<'a>(
     conn: &mut Conn,
-    drafts: &'a [Draft],
+    batch: &'a Batch,
     answers: &mut [Option<Result<Answer>>],
 ) -> Result<Vec<Placed<'a>>> {
-    let open: Vec<(usize, &Draft)> = drafts.iter().enumerate().filter(|(index, _)| answers[*index].is_none()).collect();
-    let people = people(conn, &open).await?;
+    let open: Vec<(usize, &Draft)> =
+        batch.drafts.iter().enumerate().filter(|(index, _)| answers[*index].is_none()).collect();
+    let people = people(conn, &open, &batch.known).await?;
     let members = direct_members(conn, &open).await?;
     let mut placed = Vec::with_capacity(open.len());
     for (index, draft) in open {
         let mut unknown = Vec::new();
-        let sender = match &draft.sender {
-            Sender::Known(person) => Some(person.clone()),
-            Sender::Named(key) => people.get(key.as_str()).cloned(),
-        };
+        let sender = person(&people, &batch.known, draft.sender.key());
+        if sender.is_none() && matches!(draft.sender, Sender::Known(_)) {
+            // Erased since they were let in.
+            answers[index] = Some(Err(Error::Unauthenticated));
+            continue;
+        }
         if sender.is_none() {
             unknown.push(FieldError::new("sender_user_name", "user_not_found", "names no user"));
         }
         let recipient = match &draft.recipient {
             Recipient::Direct(key) => {
-                let person = people.get(key.as_str()).cloned();
+                let person = person(&people, &batch.known, key);
                 if person.is_none() {
                     unknown.push(FieldError::new("recipient_user_name", "user_not_found", "names no user"));
                 }
@@ -158,22 +171,25 @@ async fn place<'a>(
     Ok(placed)
 }
 
-async fn people(conn: &mut Conn, drafts: &[(usize, &Draft)]) -> Result<HashMap<String, UserName>> {
+/// Those whom nobody remembers, by folded name.
+async fn people(conn: &mut Conn, drafts: &[(usize, &Draft)], known: &Known) -> Result<HashMap<String, UserName>> {
     let mut keys = BTreeSet::new();
     for (_, draft) in drafts {
-        if let Sender::Named(key) = &draft.sender {
-            keys.insert(key.as_str());
-        }
+        keys.insert(draft.sender.key());
         if let Recipient::Direct(key) = &draft.recipient {
             keys.insert(key.as_str());
         }
     }
+    let keys: Vec<&str> = keys.into_iter().filter(|key| !known.people.contains_key(*key)).collect();
     if keys.is_empty() {
         return Ok(HashMap::new());
     }
-    let keys: Vec<&str> = keys.into_iter().collect();
     let found = store::users::names_by_keys(conn, &keys).await?;
     Ok(found.into_iter().map(|user| (user.user_name_key.clone(), user)).collect())
+}
+
+fn person(found: &HashMap<String, UserName>, known: &Known, key: &str) -> Option<UserName> {
+    known.people.get(key).or_else(|| found.get(key)).cloned()
 }
 
 type DirectMembers = HashMap<ConversationId, Vec<UserName>>;
@@ -223,6 +239,7 @@ async fn make_conversations<'a>(
     conn: &mut Conn,
     now: Timestamp,
     placed: Vec<Placed<'a>>,
+    remembered: &Known,
     answers: &mut [Option<Result<Answer>>],
 ) -> Result<Vec<Placed<'a>>> {
     let wanted: BTreeSet<Pair> = placed
@@ -232,27 +249,36 @@ async fn make_conversations<'a>(
             Target::Exists(_) => None,
         })
         .collect();
-    let wanted: Vec<Pair> = wanted.into_iter().collect();
-    let mut known: BTreeMap<Pair, ConversationId> = if wanted.is_empty() {
-        BTreeMap::new()
-    } else {
-        store::conversations::direct(conn, &wanted).await?.into_iter().collect()
-    };
-    for pair in &wanted {
-        // The first message of a conversation has nothing to answer: it must not make one by failing.
-        let opener = placed.iter().find(|placed| {
-            matches!(placed.conversation, Target::New(its) if its == *pair) && placed.draft.reply_to.is_none()
-        });
-        if let (false, Some(opener)) = (known.contains_key(pair), opener) {
-            let (id, _) = store::conversations::create_direct(conn, *pair, opener.sender.id, now).await?;
-            known.insert(*pair, id);
+    let mut known: BTreeMap<Pair, ConversationId> =
+        wanted.iter().filter_map(|pair| Some((*pair, *remembered.pairs.get(pair)?))).collect();
+    let wanted: Vec<Pair> = wanted.into_iter().filter(|pair| !known.contains_key(pair)).collect();
+    if !wanted.is_empty() {
+        known.extend(store::conversations::direct(conn, &wanted).await?);
+    }
+    // The first message of a conversation has nothing to answer: it must not make one by failing.
+    let openers: Vec<(Pair, UserId)> = wanted
+        .iter()
+        .filter(|pair| !known.contains_key(pair))
+        .filter_map(|pair| {
+            let opener = placed.iter().find(|placed| {
+                matches!(placed.conversation, Target::New(its) if its == *pair) && placed.draft.reply_to.is_none()
+            });
+            Some((*pair, opener?.sender.id))
+        })
+        .collect();
+    let there = lock_people(conn, &openers).await?;
+    for (pair, opener) in openers {
+        if there.contains(&pair.lower.0) && there.contains(&pair.higher.0) {
+            let (id, _) = store::conversations::create_direct(conn, pair, opener, now).await?;
+            known.insert(pair, id);
         }
     }
     let mut kept = Vec::with_capacity(placed.len());
     for mut placed in placed {
         if let Target::New(pair) = placed.conversation {
             let Some(id) = known.get(&pair) else {
-                answers[placed.index] = Some(Err(reply_to_not_found()));
+                let answer = if placed.draft.reply_to.is_some() { reply_to_not_found() } else { recipient_gone() };
+                answers[placed.index] = Some(Err(answer));
                 continue;
             };
             placed.conversation = Target::Exists(*id);
@@ -260,6 +286,21 @@ async fn make_conversations<'a>(
         kept.push(placed);
     }
     Ok(kept)
+}
+
+/// Keeps people from being erased while a conversation is made for them; who is there. An erasure looks for conversations
+/// after it removed its person, so it either finds this one or keeps it from being made.
+async fn lock_people(conn: &mut Conn, openers: &[(Pair, UserId)]) -> Result<BTreeSet<i64>> {
+    let ids: BTreeSet<i64> = openers.iter().flat_map(|(pair, _)| [pair.lower.0, pair.higher.0]).collect();
+    if ids.is_empty() {
+        return Ok(ids);
+    }
+    let ids: Vec<i64> = ids.into_iter().collect();
+    store::users::lock_shared(conn, &ids).await
+}
+
+fn recipient_gone() -> Error {
+    Error::invalid("recipient_user_name", "user_not_found", "names no user")
 }
 
 fn reply_to_not_found() -> Error {
@@ -271,16 +312,24 @@ async fn write(
     conn: &mut Conn,
     now: Timestamp,
     placed: Vec<Placed<'_>>,
+    known: &Known,
     answers: &mut [Option<Result<Answer>>],
 ) -> Result<()> {
     let ids: BTreeSet<i64> = placed.iter().filter_map(Placed::conversation_id).map(|id| id.0).collect();
     let ids: Vec<i64> = ids.into_iter().collect();
     let (heads, message_ids) = store::sends::lock_and_number(conn, &ids, placed.len()).await?;
     let mut heads: HashMap<ConversationId, Head> = heads.into_iter().map(|head| (head.id, head)).collect();
+    // Asked once the locks are held, so that an erasure which is not seen here finds what is written here.
+    let doubted = known.doubted.load(Ordering::Relaxed);
+    let placed = if doubted { still_there(conn, placed, answers).await? } else { placed };
     let mut sent = Vec::with_capacity(placed.len());
     for (placed, id) in placed.into_iter().zip(message_ids) {
         let head = placed.conversation_id().and_then(|id| heads.get_mut(&id));
         let Some(head) = head else {
+            if matches!(placed.draft.recipient, Recipient::Direct(_)) {
+                // Remembered from a database that was replaced since.
+                return Err(Error::unavailable("a conversation that was there is not there any more"));
+            }
             answers[placed.index] = Some(Err(conversation_not_found()));
             continue;
         };
@@ -309,7 +358,12 @@ async fn write(
             key: keyed.map(|keyed| (now.day(), &keyed.request.digest)),
         })
         .collect();
-    store::sends::append(conn, &heads, &rows).await?;
+    let revoked_at = store::sends::append(conn, &heads, &rows).await?;
+    if !doubted && !known.mark.is_at(revoked_at) {
+        // Somebody was logged out, or erased: who is still there is to be asked.
+        known.doubted.store(true, Ordering::Relaxed);
+        return Err(Error::Rerun("something was revoked since people were looked up".into()));
+    }
     let mut records = records.into_iter();
     for (index, keyed, sent) in sent {
         answers[index] = Some(Ok(match keyed.and_then(|_| records.next()) {
@@ -318,6 +372,30 @@ async fn write(
         }));
     }
     Ok(())
+}
+
+/// Sorts out whose sender or recipient was erased since they were looked up.
+async fn still_there<'a>(
+    conn: &mut Conn,
+    placed: Vec<Placed<'a>>,
+    answers: &mut [Option<Result<Answer>>],
+) -> Result<Vec<Placed<'a>>> {
+    let ids: BTreeSet<i64> = placed.iter().flat_map(Placed::people).map(|id| id.0).collect();
+    let ids: Vec<i64> = ids.into_iter().collect();
+    let there: BTreeSet<UserId> = store::users::names_by_ids(conn, &ids).await?.into_iter().map(|(id, _)| id).collect();
+    let mut kept = Vec::with_capacity(placed.len());
+    for placed in placed {
+        if !there.contains(&placed.sender.id) {
+            answers[placed.index] = Some(Err(Error::Unauthenticated));
+        } else if placed.people().all(|id| there.contains(&id))
+            || matches!(placed.draft.recipient, Recipient::Conversation(_))
+        {
+            kept.push(placed);
+        } else {
+            answers[placed.index] = Some(Err(recipient_gone()));
+        }
+    }
+    Ok(kept)
 }
 
 fn record(keyed: &Keyed, sent: &Sent) -> Record {
@@ -353,6 +431,10 @@ impl Placed<'_> {
             Target::Exists(id) => Some(id),
             Target::New(_) => None,
         }
+    }
+
+    fn people(&self) -> impl Iterator<Item = UserId> {
+        [Some(self.sender.id), self.recipient.as_ref().map(|recipient| recipient.id)].into_iter().flatten()
     }
 
     fn become_message(self, head: &Head) -> Sent {

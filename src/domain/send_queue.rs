@@ -10,7 +10,9 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::directory::Directory;
 use super::messages::{Answer, Draft};
+use super::revocations::Revocations;
 use super::send_batch::{Batch, send_all};
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
@@ -36,9 +38,16 @@ struct Waiting {
 
 impl SendQueue {
     /// Starts the task that empties the queue. It ends when every clone of the queue is gone and all is answered.
-    pub fn start(db: Db, clock: Clock, metrics: Arc<Metrics>) -> Self {
+    pub fn start(db: Db, clock: Clock, metrics: Arc<Metrics>, revocations: Arc<Revocations>) -> Self {
         let (waiting, queue) = mpsc::channel(QUEUE_LIMIT);
-        let dispatcher = Dispatcher { db, clock, metrics: Arc::clone(&metrics), ready: VecDeque::new() };
+        let dispatcher = Dispatcher {
+            db,
+            clock,
+            metrics: Arc::clone(&metrics),
+            revocations,
+            directory: Directory::default(),
+            ready: VecDeque::new(),
+        };
         tokio::spawn(dispatcher.run(queue));
         Self { waiting, metrics }
     }
@@ -64,6 +73,8 @@ struct Dispatcher {
     db: Db,
     clock: Clock,
     metrics: Arc<Metrics>,
+    revocations: Arc<Revocations>,
+    directory: Directory,
     ready: VecDeque<Waiting>,
 }
 
@@ -83,12 +94,18 @@ impl Dispatcher {
             }
             let (drafts, replies) = self.take_batch();
             self.metrics.send_batch_size.observe(drafts.len() as f64);
-            let batch = Arc::new(Batch::new(self.clock.clone(), drafts));
-            let answers = send_batch(&self.db, &batch).await;
+            let answers = self.send(drafts).await;
             for (reply, answer) in replies.into_iter().zip(answers) {
                 // Whoever gave up waiting finds the answer under its key.
                 drop(reply.send(answer));
             }
+        }
+    }
+
+    async fn send(&self, drafts: Vec<Draft>) -> Vec<Result<Answer>> {
+        match self.directory.look_up(&self.db, &self.revocations, &drafts).await {
+            Ok(known) => send_batch(&self.db, &Arc::new(Batch::new(self.clock.clone(), drafts, known))).await,
+            Err(error) => drafts.iter().map(|_| Err(repeat(&error))).collect(),
         }
     }
 
@@ -118,6 +135,11 @@ impl Dispatcher {
 async fn send_batch(db: &Db, batch: &Arc<Batch>) -> Vec<Result<Answer>> {
     let error = match write(db, Arc::clone(batch)).await {
         Ok(answers) => return answers,
+        // The batch knows now what to ask: PostgreSQL's driver has run it again already, SQLite's leaves that to us.
+        Err(Error::Rerun(_)) => match write(db, Arc::clone(batch)).await {
+            Ok(answers) => return answers,
+            Err(error) => error,
+        },
         Err(error) => error,
     };
     let hopeless = matches!(error, Error::Unavailable { .. } | Error::StorageFull);

@@ -6,6 +6,7 @@
 use super::conversations::{self, Head};
 use super::events::{self, Kind, NewEvent};
 use super::messages::{self, Message, NewRow};
+use super::revocations;
 use super::{Conn, Value};
 use crate::error::Result;
 use crate::time::Timestamp;
@@ -40,13 +41,15 @@ pub async fn lock_and_number(conn: &mut Conn, conversations: &[i64], count: usiz
     Ok((heads, ids.into_iter().flatten().collect()))
 }
 
-/// Appends messages, moves their conversations' heads, and logs that they were created. The last statement of its transaction.
-pub async fn append(conn: &mut Conn, heads: &[Head], rows: &[NewRow<'_>]) -> Result<()> {
+/// Appends messages, moves their conversations' heads, and logs that they were created. The last statement of its
+/// transaction. Answers the position of the last revocation, as it is seen now that the conversations are locked.
+pub async fn append(conn: &mut Conn, heads: &[Head], rows: &[NewRow<'_>]) -> Result<i64> {
     if let Conn::Sqlite(_) = conn {
         conversations::advance(conn, heads).await?;
         messages::append(conn, rows).await?;
         let events: Vec<NewEvent> = rows.iter().map(|row| created(row.message)).collect();
-        return events::append(conn, &events).await;
+        events::append(conn, &events).await?;
+        return revocations::last_position(conn).await;
     }
     fn column<T>(rows: &[NewRow<'_>], read: impl Fn(&Message) -> T) -> Vec<T> {
         rows.iter().map(|row| read(row.message)).collect()
@@ -54,7 +57,7 @@ pub async fn append(conn: &mut Conn, heads: &[Head], rows: &[NewRow<'_>]) -> Res
     let bodies: Vec<&str> = rows.iter().map(|row| row.message.body.as_str()).collect();
     let days: Vec<Option<i64>> = rows.iter().map(|row| row.key.map(|(day, _)| day)).collect();
     let digests: Vec<Option<&[u8]>> = rows.iter().map(|row| row.key.map(|(_, digest)| digest.as_slice())).collect();
-    conn.execute(
+    conn.one(
         "WITH heads AS (
              UPDATE messaging.conversations c
                 SET last_seq = n.last_seq, last_sent_at = n.last_sent_at, last_message_id = n.last_message_id
@@ -72,11 +75,13 @@ pub async fn append(conn: &mut Conn, heads: &[Head], rows: &[NewRow<'_>]) -> Res
          log AS (
              UPDATE messaging.event_log
                 SET last_position = last_position + $15 + 0 * ((SELECT count(*) FROM stored) + (SELECT count(*) FROM heads))
-             RETURNING last_position)
-         INSERT INTO messaging.events (position, type, conversation_id, seq, actor_id, at)
-         SELECT log.last_position - $15 + e.place, $16, e.conversation_id, e.seq, e.actor_id, e.at
-           FROM log, unnest($5::bigint[], $6::bigint[], $10::bigint[], $8::timestamptz[])
-                WITH ORDINALITY AS e (conversation_id, seq, actor_id, at, place)",
+             RETURNING last_position),
+         logged AS (
+             INSERT INTO messaging.events (position, type, conversation_id, seq, actor_id, at)
+             SELECT log.last_position - $15 + e.place, $16, e.conversation_id, e.seq, e.actor_id, e.at
+               FROM log, unnest($5::bigint[], $6::bigint[], $10::bigint[], $8::timestamptz[])
+                    WITH ORDINALITY AS e (conversation_id, seq, actor_id, at, place))
+         SELECT last_revocation FROM messaging.server_state WHERE id = 1",
         &[
             Value::I64s(&heads.iter().map(|head| head.id.0).collect::<Vec<_>>()),
             Value::I64s(&heads.iter().map(|head| head.last_seq).collect::<Vec<_>>()),
@@ -97,9 +102,9 @@ pub async fn append(conn: &mut Conn, heads: &[Head], rows: &[NewRow<'_>]) -> Res
             Value::OptionI64s(&days),
             Value::OptionByteSlices(&digests),
         ],
+        |row| row.i64(0),
     )
-    .await?;
-    Ok(())
+    .await
 }
 
 fn created(message: &Message) -> NewEvent {

@@ -2,6 +2,8 @@
 //!
 //! Invariant: the `_key` columns hold what the domain folded; they alone decide equality and prefixes.
 
+use std::collections::BTreeSet;
+
 use super::{Conn, Row, Value};
 use crate::error::Result;
 use crate::ids::UserId;
@@ -391,4 +393,13 @@ pub async fn lock(conn: &mut Conn, id: UserId) -> Result<bool> {
         Conn::Postgres(_) => "SELECT id FROM messaging.users WHERE id = $1 FOR UPDATE",
     };
     Ok(conn.first(sql, &[Value::I64(id.0)], |row| row.i64(0)).await?.is_some())
+}
+
+/// Keeps people from being erased until the transaction ends; who is there.
+pub async fn lock_shared(conn: &mut Conn, ids: &[i64]) -> Result<BTreeSet<i64>> {
+    let sql = match conn {
+        Conn::Sqlite(_) => "SELECT id FROM messaging.users WHERE id = ANY($1)",
+        Conn::Postgres(_) => "SELECT id FROM messaging.users WHERE id = ANY($1) ORDER BY id FOR SHARE",
+    };
+    Ok(conn.rows(sql, &[Value::I64s(ids)], |row| row.i64(0)).await?.into_iter().collect())
 }

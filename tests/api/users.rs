@@ -1,7 +1,10 @@
 //! `/api/users`.
 
+use reqwest::Method;
+use serde_json::json;
+
 use crate::both;
-use crate::support::{Options, Server};
+use crate::support::{Options, Server, answer_of};
 
 both!(the_seed_lists_its_users, async |place| {
     let server = Server::start(place).await;
@@ -117,4 +120,21 @@ both!(wrong_parameters_are_named, async |place| {
     server.get("/api/users?q=%ff").await.problem(400, "malformed_query");
     server.get("/api/users/a%00b").await.problem(404, "not_found");
     server.get("/api/users/%ff").await.problem(404, "not_found");
+});
+
+both!(who_was_erased_on_another_server_neither_sends_nor_is_sent_to, async |place| {
+    let here = Server::start(place).await;
+    let there = Server::start_with(place, Options { demo: false, ..Options::default() }).await;
+    let hey = |sender: &str, recipient: &str| json!({"sender_user_name": sender, "recipient_user_name": recipient, "body": "hey"});
+    // Both are known here, and so is their conversation.
+    assert_eq!(here.post("/api/messages", &hey("bugs", "duck")).await.status, 201);
+    let stored = place.numbers("SELECT count(*) FROM messaging.messages").await;
+    let erased = answer_of(there.request(Method::DELETE, "/api/users/duck")).await;
+    assert_eq!(erased.status, 204);
+    // At once: this server has not looked at revocations since.
+    here.post("/api/messages", &hey("bugs", "duck")).await.invalid(&["recipient_user_name"]);
+    let from = here.post("/api/messages", &hey("duck", "bugs")).await;
+    assert!([401, 422].contains(&from.status.as_u16()), "{}", from.status);
+    assert_eq!(here.post("/api/messages", &hey("bugs", "porky")).await.status, 201);
+    assert_eq!(place.numbers("SELECT count(*) FROM messaging.messages").await, [[stored[0][0] + 1]]);
 });
