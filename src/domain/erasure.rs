@@ -132,10 +132,10 @@ async fn clean_bite(
     let own: Vec<i64> =
         traces.iter().filter(|trace| trace.own && erasure.delete_messages).map(|trace| trace.seq).collect();
     if !own.is_empty() {
-        store::erasure::bury(conn, conversation, &own, now).await?;
+        store::edits::bury(conn, conversation, &own, now).await?;
     }
     // Names are rendered into what is remembered of a conversation.
-    store::erasure::mark_changed(conn, conversation).await?;
+    store::conversations::mark_changed(conn, conversation).await?;
     let events: Vec<NewEvent> = own
         .iter()
         .map(|seq| NewEvent {

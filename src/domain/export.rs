@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 
 use super::audit::{self, Action, By, Entry};
 use super::auth::Principal;
+use super::edits::Edition;
 use super::messages::{Message, Names, names_of};
 use super::sessions::Session;
 use super::users::{self, User};
@@ -37,8 +38,8 @@ pub enum Item {
     Audit(Entry),
     /// A conversation that they are in, and since when.
     Conversation(ConversationId, Timestamp),
-    /// A message that they sent, or that was sent to them alone.
-    Message(Box<Message>, Names),
+    /// A message that they sent, or that was sent to them alone, and the bodies that it had before.
+    Message(Box<Message>, Names, Vec<Edition>),
 }
 
 /// An export under way.
@@ -162,12 +163,18 @@ async fn messages(app: &App, user: UserId, conversation: ConversationId, after: 
                 messages.retain(|message| message.sender_id == *user || message.recipient_id == Some(*user));
                 messages.sort_unstable_by_key(|message| message.seq);
                 let names = names_of(conn, &messages).await?;
-                let line = |message: Message| {
+                let mut items = Vec::with_capacity(messages.len());
+                for message in messages {
                     let people = [Some(message.sender_id), message.recipient_id];
                     let its_names = people.into_iter().flatten().filter_map(|id| Some((id, names.get(&id)?.clone())));
-                    Item::Message(Box::new(message.clone()), its_names.collect())
-                };
-                Ok((messages.into_iter().map(line).collect(), read))
+                    let its_names = its_names.collect();
+                    let editions = match message.edited_at {
+                        Some(_) => store::edits::list(conn, message.conversation_id, message.seq).await?,
+                        None => Vec::new(),
+                    };
+                    items.push(Item::Message(Box::new(message), its_names, editions));
+                }
+                Ok((items, read))
             })
         })
         .await

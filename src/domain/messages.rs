@@ -230,7 +230,12 @@ pub async fn get(app: &App, principal: &Principal, conversation: i64, seq: i64) 
             })
         })
         .await?;
-    found.ok_or(Error::NotFound { code: "message_not_found", detail: "there is no such message".into() })
+    found.ok_or_else(message_not_found)
+}
+
+/// There is no such message for this caller.
+pub fn message_not_found() -> Error {
+    Error::NotFound { code: "message_not_found", detail: "there is no such message".into() }
 }
 
 /// The names of everyone in some messages.

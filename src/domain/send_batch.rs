@@ -452,6 +452,7 @@ impl Placed<'_> {
                 timestamp_read: None,
                 reply_to: self.draft.reply_to,
                 body: self.draft.body.clone(),
+                edited_at: None,
                 deleted_at: None,
             },
             sender_user_name: self.sender.user_name,

@@ -119,6 +119,21 @@ impl Query {
         parsed
     }
 
+    /// An RFC 3339 date, whose first moment in UTC is meant, or time.
+    pub fn date(&mut self, name: &'static str) -> Option<Timestamp> {
+        let text = self.text(name)?;
+        let midnight = format!("{text}T00:00:00Z");
+        let parsed = Timestamp::parse(&text).or_else(|| Timestamp::parse(&midnight));
+        if parsed.is_none() {
+            self.errors.push(FieldError::new(
+                name,
+                "wrong_type",
+                "must be a date such as 2026-11-22, or an RFC 3339 time",
+            ));
+        }
+        parsed
+    }
+
     /// One of some words; the first when it is absent.
     pub fn word(&mut self, name: &'static str, words: &[&'static str]) -> &'static str {
         let Some(text) = self.text(name) else {

@@ -47,7 +47,13 @@ fn documented() -> OpenApiRouter<HttpState> {
         .routes(routes!(audit::list_audit))
         .routes(routes!(messages::send_message))
         .routes(routes!(messages::list_messages))
-        .routes(routes!(conversations::get_conversation_message))
+        .routes(routes!(conversations::list_conversation_messages))
+        .routes(routes!(
+            conversations::get_conversation_message,
+            conversations::edit_message,
+            conversations::delete_message
+        ))
+        .routes(routes!(conversations::list_editions))
         .routes(routes!(capabilities::get_capabilities))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))

@@ -248,3 +248,20 @@ pub async fn of_user(
     )
     .await
 }
+
+/// Says that what is there of a conversation looks different now.
+pub async fn mark_changed(conn: &mut Conn, id: ConversationId) -> Result<()> {
+    let sql = "UPDATE messaging.conversations SET content_version = content_version + 1 WHERE id = $1";
+    conn.execute(sql, &[Value::I64(id.0)]).await?;
+    Ok(())
+}
+
+/// Where a conversation stands.
+pub async fn head_of(conn: &mut Conn, id: ConversationId) -> Result<Option<Head>> {
+    conn.first(
+        "SELECT id, last_seq, last_sent_at, last_message_id, content_version FROM messaging.conversations WHERE id = $1",
+        &[Value::I64(id.0)],
+        head,
+    )
+    .await
+}

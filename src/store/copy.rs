@@ -35,6 +35,7 @@ const TABLES: &[(&str, &str)] = &[
     ("direct_conversations", "lower_user_id, higher_user_id"),
     ("members", "conversation_id, user_id"),
     ("messages", "conversation_id, seq"),
+    ("message_edits", "conversation_id, seq, edition"),
     ("events", "position"),
     ("idempotency_keys", "day, digest"),
     ("event_log", "id"),

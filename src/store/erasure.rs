@@ -102,23 +102,3 @@ pub async fn traces(
     )
     .await
 }
-
-/// Makes messages of a conversation tombstones.
-pub async fn bury(conn: &mut Conn, conversation: ConversationId, seqs: &[i64], now: Timestamp) -> Result<()> {
-    conn.execute(
-        "UPDATE messaging.messages SET body = '', deleted_at = $3 WHERE conversation_id = $1 AND seq = ANY($2)",
-        &[Value::I64(conversation.0), Value::I64s(seqs), Value::Time(now)],
-    )
-    .await?;
-    Ok(())
-}
-
-/// Says that what is there of a conversation looks different now.
-pub async fn mark_changed(conn: &mut Conn, conversation: ConversationId) -> Result<()> {
-    conn.execute(
-        "UPDATE messaging.conversations SET content_version = content_version + 1 WHERE id = $1",
-        &[Value::I64(conversation.0)],
-    )
-    .await?;
-    Ok(())
-}

@@ -13,6 +13,8 @@ use crate::time::Timestamp;
 pub enum Kind {
     /// A message entered its conversation.
     MessageCreated,
+    /// A message was edited.
+    MessageUpdated,
     /// A message became a tombstone.
     MessageDeleted,
 }
@@ -22,6 +24,7 @@ impl Kind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::MessageCreated => "message.created",
+            Self::MessageUpdated => "message.updated",
             Self::MessageDeleted => "message.deleted",
         }
     }

@@ -36,6 +36,8 @@ pub struct Message {
     pub reply_to: Option<i64>,
     /// The text, byte for byte.
     pub body: String,
+    /// When it was edited last.
+    pub edited_at: Option<Timestamp>,
     /// When it was deleted; its text is gone then.
     pub deleted_at: Option<Timestamp>,
 }
@@ -66,6 +68,11 @@ impl Kind {
             Self::System => "system",
         }
     }
+
+    /// The sort of a word.
+    pub fn parse(word: &str) -> Self {
+        if word == "system" { Self::System } else { Self::Text }
+    }
 }
 
 /// A stretch of one conversation, both ends included.
@@ -85,7 +92,7 @@ fn message(row: &Row<'_>) -> Result<Message> {
         seq: row.i64(1)?,
         id: MessageId(row.i64(2)?),
         timestamp_sent: row.time(3)?,
-        kind: if row.text(4)? == "system" { Kind::System } else { Kind::Text },
+        kind: Kind::parse(row.text(4)?),
         sender_id: UserId(row.i64(5)?),
         recipient_id: row.option_i64(6)?.map(UserId),
         created_at: row.time(7)?,
@@ -93,7 +100,8 @@ fn message(row: &Row<'_>) -> Result<Message> {
         timestamp_read: row.option_time(9)?,
         reply_to: row.option_i64(10)?,
         body: row.text(11)?.to_owned(),
-        deleted_at: row.option_time(12)?,
+        edited_at: row.option_time(12)?,
+        deleted_at: row.option_time(13)?,
     })
 }
 
@@ -106,7 +114,8 @@ pub async fn in_ranges(conn: &mut Conn, ranges: &[Range]) -> Result<Vec<Message>
             let found = conn
                 .rows(
                     "SELECT conversation_id, seq, id, timestamp_sent, kind, sender_id, recipient_id, created_at,
-                            timestamp_delivered, timestamp_read, reply_to, body, deleted_at
+                            timestamp_delivered, timestamp_read, reply_to, body, edited_at,
+                            deleted_at
                        FROM messaging.messages WHERE conversation_id = $1 AND seq BETWEEN $2 AND $3",
                     &[Value::I64(range.conversation_id.0), Value::I64(range.first_seq), Value::I64(range.last_seq)],
                     message,
@@ -121,7 +130,7 @@ pub async fn in_ranges(conn: &mut Conn, ranges: &[Range]) -> Result<Vec<Message>
     let last: Vec<i64> = ranges.iter().map(|range| range.last_seq).collect();
     conn.rows(
         "SELECT m.conversation_id, m.seq, m.id, m.timestamp_sent, m.kind, m.sender_id, m.recipient_id, m.created_at,
-                m.timestamp_delivered, m.timestamp_read, m.reply_to, m.body, m.deleted_at
+                m.timestamp_delivered, m.timestamp_read, m.reply_to, m.body, m.edited_at, m.deleted_at
            FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS r (conversation_id, first_seq, last_seq)
            JOIN messaging.messages m
              ON m.conversation_id = r.conversation_id AND m.seq BETWEEN r.first_seq AND r.last_seq",

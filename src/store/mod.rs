@@ -20,6 +20,7 @@ pub mod api_keys;
 pub mod audit;
 pub mod conversations;
 pub mod copy;
+pub mod edits;
 pub mod erasure;
 pub mod events;
 pub mod health;

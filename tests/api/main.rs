@@ -5,6 +5,8 @@ mod support;
 mod access;
 mod conventions;
 mod durability;
+mod edits;
+mod history;
 mod idempotency;
 mod mail;
 mod messages;

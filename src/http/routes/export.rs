@@ -15,6 +15,7 @@ use super::messages::MessageBody;
 use super::sessions::SessionBody;
 use super::users::UserBody;
 use crate::app::App;
+use crate::domain::edits::Edition;
 use crate::domain::export::{self, Export, Item};
 use crate::error::{Error, Result as DomainResult};
 use crate::http::HttpState;
@@ -39,6 +40,12 @@ enum Line<'a> {
         joined_at: Timestamp,
     },
     Message(MessageBody<'a>),
+    EarlierBody {
+        conversation_id: i64,
+        seq: i64,
+        body: &'a str,
+        at: Timestamp,
+    },
     /// The last line: without it, the stream was cut off.
     End,
 }
@@ -88,7 +95,14 @@ async fn page(app: &Arc<App>, export: &mut Export) -> DomainResult<Option<Bytes>
             Item::Session(session) => line(&Line::Session(SessionBody::new(session, false)))?,
             Item::Audit(entry) => line(&Line::AuditEntry(AuditBody::new(entry)))?,
             Item::Conversation(id, joined_at) => line(&Line::Conversation { id: id.0, joined_at: *joined_at })?,
-            Item::Message(message, names) => line(&Line::Message(MessageBody::named(message, names)))?,
+            Item::Message(message, names, editions) => {
+                let mut lines = line(&Line::Message(MessageBody::named(message, names)))?;
+                let (conversation_id, seq) = (message.conversation_id.0, message.seq);
+                for Edition { body, at } in editions {
+                    lines.extend(line(&Line::EarlierBody { conversation_id, seq, body, at: *at })?);
+                }
+                lines
+            }
         });
     }
     Ok(Some(text.into()))

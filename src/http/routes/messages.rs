@@ -135,7 +135,7 @@ impl<'a> MessageBody<'a> {
             timestamp_sent: message.timestamp_sent,
             timestamp_delivered: message.timestamp_delivered,
             timestamp_read: message.timestamp_read,
-            edited_at: None,
+            edited_at: message.edited_at,
             deleted_at: message.deleted_at,
             reply_to: message.reply_to,
             thread: None,
@@ -286,13 +286,13 @@ pub async fn list_messages(
 }
 
 /// A message as it is kept and answered.
-fn render(message: &Message, names: &Names) -> Vec<u8> {
+pub fn render(message: &Message, names: &Names) -> Vec<u8> {
     // Text and numbers alone: that cannot fail.
     to_json(&MessageBody::named(message, names), MESSAGE_BYTES + message.body.len()).unwrap_or_default()
 }
 
 /// A JSON array of rendered messages.
-fn join(messages: &[Rendered]) -> Vec<u8> {
+pub fn join(messages: &[Rendered]) -> Vec<u8> {
     let mut array = Vec::with_capacity(messages.iter().map(|message| message.text.len() + 1).sum::<usize>() + 2);
     array.push(b'[');
     for (index, message) in messages.iter().enumerate() {

@@ -1,0 +1,149 @@
+//! Changing what was said: editing, deleting, and the bodies that a message had before.
+//!
+//! Invariants: only who said it edits it; a tombstone holds nothing of what was said, here or in a stored answer; the event
+//! of a change is written with it, last.
+
+use super::auth::Principal;
+use super::messages::{Kind, MAX_BODY_CHARACTERS, Message, Names, message_not_found, names_of};
+use crate::app::App;
+use crate::error::{Error, Result};
+use crate::ids::{ConversationId, UserId};
+pub use crate::store::edits::Edition;
+use crate::store::events::{self, NewEvent};
+use crate::store::{self, Conn};
+use crate::time::Timestamp;
+
+/// How often a message may be edited.
+pub const MAX_EDITS: i64 = 100;
+
+/// A change that is wanted.
+struct Change {
+    conversation: ConversationId,
+    seq: i64,
+    principal: Principal,
+    body: String,
+    now: Timestamp,
+}
+
+/// Gives a message of the caller's another body.
+///
+/// # Errors
+/// 404 `message_not_found`; 403 `not_your_message`, `act_as_required`; 409 `message_deleted`, `too_many_edits`; 422 on `body`.
+pub async fn edit(
+    app: &App,
+    principal: &Principal,
+    conversation: i64,
+    seq: i64,
+    body: String,
+) -> Result<(Message, Names)> {
+    principal.require_person()?;
+    if body.is_empty() {
+        return Err(Error::invalid("body", "required", "must have at least one character"));
+    }
+    if body.chars().count() > MAX_BODY_CHARACTERS {
+        return Err(Error::invalid("body", "too_long", format!("may have up to {MAX_BODY_CHARACTERS} characters")));
+    }
+    if body.contains('\0') {
+        return Err(Error::invalid("body", "nul_character", "must not hold U+0000"));
+    }
+    let conversation = ConversationId(conversation);
+    let change = Change { conversation, seq, principal: principal.clone(), body, now: app.clock.now() };
+    app.db.write(change, |conn, change| Box::pin(replace(conn, change))).await
+}
+
+async fn replace(conn: &mut Conn, change: &Change) -> Result<(Message, Names)> {
+    let person = change.principal.require_person()?.id;
+    let present = visible(conn, change.conversation, change.seq, Some(person)).await?;
+    if present.sender_id != person || present.kind == Kind::System {
+        return Err(not_your_message());
+    }
+    if present.deleted {
+        return Err(Error::Conflict { code: "message_deleted", detail: "this message was deleted".into() });
+    }
+    if present.body != change.body {
+        if store::edits::count(conn, change.conversation, change.seq).await? >= MAX_EDITS {
+            return Err(Error::Conflict {
+                code: "too_many_edits",
+                detail: format!("a message may be edited {MAX_EDITS} times").into(),
+            });
+        }
+        store::edits::replace_body(conn, change.conversation, change.seq, &present, &change.body, change.now).await?;
+        log(conn, change, events::Kind::MessageUpdated, person).await?;
+    }
+    let message = store::messages::one(conn, change.conversation, change.seq).await?.ok_or_else(message_not_found)?;
+    let names = names_of(conn, std::slice::from_ref(&message)).await?;
+    Ok((message, names))
+}
+
+/// Deletes a message: by who said it, or by an administrator. Deleting a tombstone changes nothing.
+///
+/// # Errors
+/// 404 `message_not_found`; 403 `not_your_message`.
+pub async fn delete(app: &App, principal: &Principal, conversation: i64, seq: i64) -> Result<()> {
+    let conversation = ConversationId(conversation);
+    let change = Change { conversation, seq, principal: principal.clone(), body: String::new(), now: app.clock.now() };
+    app.db.write(change, |conn, change| Box::pin(bury(conn, change))).await
+}
+
+async fn bury(conn: &mut Conn, change: &Change) -> Result<()> {
+    let person = change.principal.person().map(|person| person.id);
+    let present = visible(conn, change.conversation, change.seq, person).await?;
+    if person != Some(present.sender_id) && !change.principal.is_admin() {
+        return Err(not_your_message());
+    }
+    if present.deleted {
+        return Ok(());
+    }
+    if let Some(key) = present.key {
+        store::idempotency::blank(conn, &[key]).await?;
+    }
+    store::edits::bury(conn, change.conversation, &[change.seq], change.now).await?;
+    log(conn, change, events::Kind::MessageDeleted, person.unwrap_or(present.sender_id)).await
+}
+
+/// The message under its conversation's lock, for those who can see it.
+async fn visible(
+    conn: &mut Conn,
+    conversation: ConversationId,
+    seq: i64,
+    person: Option<UserId>,
+) -> Result<store::edits::Present> {
+    store::conversations::lock_one(conn, conversation).await?;
+    if let Some(person) = person
+        && !store::conversations::is_member(conn, conversation, person).await?
+    {
+        return Err(message_not_found());
+    }
+    store::edits::present_message(conn, conversation, seq).await?.ok_or_else(message_not_found)
+}
+
+async fn log(conn: &mut Conn, change: &Change, kind: events::Kind, actor_id: UserId) -> Result<()> {
+    store::conversations::mark_changed(conn, change.conversation).await?;
+    let event = NewEvent { kind, conversation_id: change.conversation, seq: change.seq, actor_id, at: change.now };
+    events::append(conn, &[event]).await
+}
+
+fn not_your_message() -> Error {
+    Error::Forbidden { code: "not_your_message", detail: "only who wrote a message may do this to it".into() }
+}
+
+/// The bodies that a message had before, oldest first.
+///
+/// # Errors
+/// 404 `message_not_found`.
+pub async fn list(app: &App, principal: &Principal, conversation: i64, seq: i64) -> Result<Vec<Edition>> {
+    let person = principal.person().map(|person| person.id);
+    app.db
+        .read((ConversationId(conversation), seq, person), |conn, (conversation, seq, person)| {
+            Box::pin(async move {
+                if let Some(person) = person
+                    && !store::conversations::is_member(conn, *conversation, *person).await?
+                {
+                    return Err(message_not_found());
+                }
+                store::edits::present_message(conn, *conversation, *seq).await?.ok_or_else(message_not_found)?;
+                store::edits::list(conn, *conversation, *seq).await
+            })
+        })
+        .await
+}
