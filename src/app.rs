@@ -111,7 +111,13 @@ impl App {
         let callers = KnownCallers::default();
         let revocations = Arc::clone(&callers.revocations);
         let app = Self {
-            sends: SendQueue::start(db.clone(), clock.clone(), Arc::clone(&metrics), revocations),
+            sends: SendQueue::start(
+                db.clone(),
+                clock.clone(),
+                Arc::clone(&metrics),
+                revocations,
+                settings.direct_messages_from,
+            ),
             request_ids: RequestIds::new(&rng).map_err(Error::internal)?,
             passwords: PasswordHashing::new(&rng, Arc::clone(&metrics))?,
             name_key: name_key.try_into().map_err(|_| Error::internal("the key for names has a wrong length"))?,

@@ -5,7 +5,7 @@
 use super::directory::Known;
 use super::messages::{Draft, Recipient, Sender};
 use super::send_batch::{Batch, send_all};
-use super::users::Registration;
+use super::users::{DirectMessagesFrom, Registration};
 use crate::app::App;
 use crate::error::Result;
 use crate::store;
@@ -66,5 +66,5 @@ fn conversation(clock: &Clock) -> Batch {
         reply_to: None,
         keyed: None,
     });
-    Batch::new(clock.clone(), drafts.collect(), Known::default())
+    Batch::new(clock.clone(), drafts.collect(), Known::default(), DirectMessagesFrom::Everyone)
 }

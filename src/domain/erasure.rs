@@ -42,6 +42,7 @@ pub async fn erase(app: &App, principal: &Principal, user_name: &str, delete_mes
                 }
                 store::idempotency::blank_of(conn, user).await?;
                 store::audit::blank(conn, user).await?;
+                store::friends::forget(conn, user).await?;
                 audit::record(conn, &By { address: None, ..by.clone() }, Action::UserErased, Some(user), None).await?;
                 store::erasure::forget_person(conn, user, digest, *delete_messages, by.at).await?;
                 store::revocations::insert(conn, Revoked::User(user), by.at).await?;

@@ -10,6 +10,7 @@ pub mod directory;
 pub mod edits;
 pub mod erasure;
 pub mod export;
+pub mod friends;
 pub mod health;
 pub mod history;
 pub mod housekeeping;

@@ -14,14 +14,13 @@ use std::sync::atomic::Ordering;
 
 use super::directory::Known;
 use super::idempotency::{KeyedRequest, Record, days_kept, neighbouring_days};
-use super::messages::{Answer, Draft, Keyed, Kind, Message, Names, Recipient, Sender, Sent};
+use super::messages::{Answer, Draft, Keyed, Kind, Message, Recipient, Sender, Sent};
 use crate::error::{Error, FieldError, Result};
 use crate::ids::{ConversationId, MessageId, UserId};
 use crate::store::conversations::{Head, Pair};
 use crate::store::messages::NewRow;
-use crate::store::users::UserName;
+use crate::store::users::{DirectMessagesFrom, UserName};
 use crate::store::{self, Conn};
-use crate::text::fold_ascii;
 use crate::time::{Clock, Timestamp};
 
 /// Drafts that are sent in one transaction.
@@ -30,12 +29,14 @@ pub struct Batch {
     clock: Clock,
     drafts: Vec<Draft>,
     known: Arc<Known>,
+    /// From whom direct messages are taken by who has not chosen.
+    direct_messages_from: DirectMessagesFrom,
 }
 
 impl Batch {
     /// At least one draft; no idempotency key twice.
-    pub fn new(clock: Clock, drafts: Vec<Draft>, known: Known) -> Self {
-        Self { clock, drafts, known: Arc::new(known) }
+    pub fn new(clock: Clock, drafts: Vec<Draft>, known: Known, direct_messages_from: DirectMessagesFrom) -> Self {
+        Self { clock, drafts, known: Arc::new(known), direct_messages_from }
     }
 
     /// The drafts, each a batch of its own.
@@ -44,6 +45,7 @@ impl Batch {
             clock: self.clock.clone(),
             drafts: vec![draft.clone()],
             known: Arc::clone(&self.known),
+            direct_messages_from: self.direct_messages_from,
         })
     }
 
@@ -82,9 +84,10 @@ pub async fn send_all(conn: &mut Conn, batch: &Batch) -> Result<Vec<Result<Answe
     answers.resize_with(batch.drafts.len(), || None);
     replay(conn, now, &batch.drafts, &mut answers).await?;
     let placed = place(conn, batch, &mut answers).await?;
+    let placed = assert_welcome(conn, batch, placed, &mut answers).await?;
     let placed = make_conversations(conn, now, placed, &batch.known, &mut answers).await?;
     if !placed.is_empty() {
-        write(conn, now, placed, &batch.known, &mut answers).await?;
+        write(conn, now, placed, batch, &mut answers).await?;
     }
     Ok(answers
         .into_iter()
@@ -209,15 +212,19 @@ async fn direct_members(conn: &mut Conn, drafts: &[(usize, &Draft)]) -> Result<D
     let rows = store::conversations::direct_members(conn, &ids).await?;
     let people: BTreeSet<i64> = rows.iter().map(|(_, user)| user.0).collect();
     let people: Vec<i64> = people.into_iter().collect();
-    let names: Names = store::users::names_by_ids(conn, &people).await?.into_iter().collect();
+    let there: HashMap<UserId, UserName> =
+        store::users::people_by_ids(conn, &people).await?.into_iter().map(|person| (person.id, person)).collect();
     let mut members = DirectMembers::new();
     for (conversation, id) in rows {
-        let user_name = names.get(&id).cloned().unwrap_or_default();
-        members.entry(conversation).or_default().push(UserName {
+        // Who was erased has an id, and no name.
+        let gone = || UserName {
             id,
-            user_name_key: fold_ascii(&user_name),
-            user_name,
-        });
+            user_name: String::new(),
+            user_name_key: String::new(),
+            direct_messages_from: None,
+            blocks_someone: false,
+        };
+        members.entry(conversation).or_default().push(there.get(&id).cloned().unwrap_or_else(gone));
     }
     Ok(members)
 }
@@ -312,7 +319,7 @@ async fn write(
     conn: &mut Conn,
     now: Timestamp,
     placed: Vec<Placed<'_>>,
-    known: &Known,
+    batch: &Batch,
     answers: &mut [Option<Result<Answer>>],
 ) -> Result<()> {
     let ids: BTreeSet<i64> = placed.iter().filter_map(Placed::conversation_id).map(|id| id.0).collect();
@@ -320,8 +327,9 @@ async fn write(
     let (heads, message_ids) = store::sends::lock_and_number(conn, &ids, placed.len()).await?;
     let mut heads: HashMap<ConversationId, Head> = heads.into_iter().map(|head| (head.id, head)).collect();
     // Asked once the locks are held, so that an erasure which is not seen here finds what is written here.
+    let known = &batch.known;
     let doubted = known.doubted.load(Ordering::Relaxed);
-    let placed = if doubted { still_there(conn, placed, answers).await? } else { placed };
+    let placed = if doubted { still_there(conn, batch, placed, answers).await? } else { placed };
     let mut sent = Vec::with_capacity(placed.len());
     for (placed, id) in placed.into_iter().zip(message_ids) {
         let head = placed.conversation_id().and_then(|id| heads.get_mut(&id));
@@ -377,22 +385,65 @@ async fn write(
 /// Sorts out whose sender or recipient was erased since they were looked up.
 async fn still_there<'a>(
     conn: &mut Conn,
+    batch: &Batch,
     placed: Vec<Placed<'a>>,
     answers: &mut [Option<Result<Answer>>],
 ) -> Result<Vec<Placed<'a>>> {
     let ids: BTreeSet<i64> = placed.iter().flat_map(Placed::people).map(|id| id.0).collect();
     let ids: Vec<i64> = ids.into_iter().collect();
-    let there: BTreeSet<UserId> = store::users::names_by_ids(conn, &ids).await?.into_iter().map(|(id, _)| id).collect();
+    let there: HashMap<UserId, UserName> =
+        store::users::people_by_ids(conn, &ids).await?.into_iter().map(|person| (person.id, person)).collect();
     let mut kept = Vec::with_capacity(placed.len());
-    for placed in placed {
-        if !there.contains(&placed.sender.id) {
+    for mut placed in placed {
+        let recipient = placed.recipient.as_ref().map(|recipient| recipient.id);
+        if !there.contains_key(&placed.sender.id) {
             answers[placed.index] = Some(Err(Error::Unauthenticated));
-        } else if placed.people().all(|id| there.contains(&id))
-            || matches!(placed.draft.recipient, Recipient::Conversation(_))
-        {
+        } else if let Some(present) = recipient.and_then(|id| there.get(&id)) {
+            placed.recipient = Some(present.clone());
+            kept.push(placed);
+        } else if recipient.is_none() || matches!(placed.draft.recipient, Recipient::Conversation(_)) {
             kept.push(placed);
         } else {
             answers[placed.index] = Some(Err(recipient_gone()));
+        }
+    }
+    assert_welcome(conn, batch, kept, answers).await
+}
+
+/// Sorts out who writes to somebody that takes direct messages from friends alone and is none, or is blocked: both look the
+/// same to them. Nobody is asked about who takes them from everyone and blocks no one.
+async fn assert_welcome<'a>(
+    conn: &mut Conn,
+    batch: &Batch,
+    placed: Vec<Placed<'a>>,
+    answers: &mut [Option<Result<Answer>>],
+) -> Result<Vec<Placed<'a>>> {
+    let friends_only = |recipient: &UserName| {
+        recipient.direct_messages_from.unwrap_or(batch.direct_messages_from) == DirectMessagesFrom::Friends
+    };
+    let guarded = |placed: &Placed<'_>| {
+        let recipient = placed.recipient.as_ref().filter(|recipient| recipient.id != placed.sender.id)?;
+        (friends_only(recipient) || recipient.blocks_someone).then_some((placed.sender.id, recipient.id))
+    };
+    let pairs: BTreeSet<(UserId, UserId)> = placed.iter().filter_map(guarded).collect();
+    if pairs.is_empty() {
+        return Ok(placed);
+    }
+    let pairs: Vec<(UserId, UserId)> = pairs.into_iter().collect();
+    let between = store::friends::between(conn, &pairs).await?;
+    let mut kept = Vec::with_capacity(placed.len());
+    for placed in placed {
+        let refused = guarded(&placed).is_some_and(|pair| {
+            let strangers = !between.friends.contains(&pair);
+            between.blocked.contains(&pair) || (strangers && placed.recipient.as_ref().is_some_and(friends_only))
+        });
+        if refused {
+            answers[placed.index] = Some(Err(Error::Forbidden {
+                code: "not_friends",
+                detail: "this user takes direct messages from friends alone".into(),
+            }));
+        } else {
+            kept.push(placed);
         }
     }
     Ok(kept)
@@ -456,7 +507,7 @@ impl Placed<'_> {
                 deleted_at: None,
             },
             sender_user_name: self.sender.user_name,
-            recipient_user_name: self.recipient.map(|recipient| recipient.user_name),
+            recipient_user_name: self.recipient.map(|recipient| recipient.user_name).filter(|name| !name.is_empty()),
         }
     }
 }

@@ -17,6 +17,7 @@ use super::send_batch::{Batch, send_all};
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
 use crate::store::Db;
+use crate::store::users::DirectMessagesFrom;
 use crate::time::Clock;
 
 /// Drafts that one transaction may carry.
@@ -38,7 +39,13 @@ struct Waiting {
 
 impl SendQueue {
     /// Starts the task that empties the queue. It ends when every clone of the queue is gone and all is answered.
-    pub fn start(db: Db, clock: Clock, metrics: Arc<Metrics>, revocations: Arc<Revocations>) -> Self {
+    pub fn start(
+        db: Db,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+        revocations: Arc<Revocations>,
+        direct_messages_from: DirectMessagesFrom,
+    ) -> Self {
         let (waiting, queue) = mpsc::channel(QUEUE_LIMIT);
         let dispatcher = Dispatcher {
             db,
@@ -46,6 +53,7 @@ impl SendQueue {
             metrics: Arc::clone(&metrics),
             revocations,
             directory: Directory::default(),
+            direct_messages_from,
             ready: VecDeque::new(),
         };
         tokio::spawn(dispatcher.run(queue));
@@ -75,6 +83,7 @@ struct Dispatcher {
     metrics: Arc<Metrics>,
     revocations: Arc<Revocations>,
     directory: Directory,
+    direct_messages_from: DirectMessagesFrom,
     ready: VecDeque<Waiting>,
 }
 
@@ -104,7 +113,10 @@ impl Dispatcher {
 
     async fn send(&self, drafts: Vec<Draft>) -> Vec<Result<Answer>> {
         match self.directory.look_up(&self.db, &self.revocations, &drafts).await {
-            Ok(known) => send_batch(&self.db, &Arc::new(Batch::new(self.clock.clone(), drafts, known))).await,
+            Ok(known) => {
+                let batch = Batch::new(self.clock.clone(), drafts, known, self.direct_messages_from);
+                send_batch(&self.db, &Arc::new(batch)).await
+            }
             Err(error) => drafts.iter().map(|_| Err(repeat(&error))).collect(),
         }
     }

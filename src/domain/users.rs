@@ -233,6 +233,7 @@ pub async fn update(app: &App, principal: &Principal, user_name: &str, changes: 
         .db
         .write(input, |conn, (key, principal, changes, by)| Box::pin(apply(conn, key, principal, changes, by)))
         .await?;
+    app.callers.revocations.look_again(&app.db).await?;
     Ok(user)
 }
 
@@ -257,6 +258,10 @@ async fn apply(conn: &mut Conn, key: &str, principal: &Principal, changes: &Chan
         email_confirmed_at: user.email_confirmed_at.filter(|_| !other_address),
     };
     store::users::update(conn, id, &profile, by.at).await.map_err(taken)?;
+    if profile.direct_messages_from != user.direct_messages_from {
+        // Servers remember from whom somebody takes direct messages.
+        store::revocations::insert(conn, store::revocations::Revoked::User(id), by.at).await?;
+    }
     if other_address {
         // What was sent to the address of before must not open the account any more.
         store::account_codes::delete_all_of(conn, id).await?;

@@ -13,6 +13,7 @@ use utoipa::openapi::{Content, Ref, RefOr, Response, ResponseBuilder};
 use super::admission::{is_api, is_public};
 use super::problem::{PROBLEM_JSON, ProblemDocument};
 use super::routes::api_keys::Scope;
+use super::routes::friends::{FriendState, RequestDirection};
 use super::routes::messages::{MessageKind, Order};
 use super::routes::users::{DirectMessagesFrom, ErasedMessages, Role};
 use crate::domain::auth::Access;
@@ -26,11 +27,13 @@ use crate::domain::auth::Access;
         license(name = "MIT", identifier = "MIT"),
     ),
     components(schemas(
-        ProblemDocument<'_>, MessageKind, Order, Scope, Role, DirectMessagesFrom, ErasedMessages
+        ProblemDocument<'_>, MessageKind, Order, Scope, Role, DirectMessagesFrom, ErasedMessages, FriendState,
+        RequestDirection
     )),
     tags(
         (name = "users", description = "People."),
         (name = "sessions", description = "Logging in and out."),
+        (name = "people", description = "Friends and blocks."),
         (name = "administration", description = "API keys, bans, the audit log."),
         (name = "messages", description = "Sending, and all messages of a user."),
         (name = "conversations", description = "One conversation and what is in it."),

@@ -14,7 +14,8 @@ use utoipa_axum::routes;
 use super::edge::RouteSlot;
 use super::problem::Problem;
 use super::routes::{
-    admin, api_keys, audit, capabilities, conversations, export, health, messages, mfa, passwords, sessions, users,
+    admin, api_keys, audit, capabilities, conversations, export, friends, health, messages, mfa, passwords, sessions,
+    users,
 };
 use super::{HttpState, metrics, openapi};
 use crate::domain::auth::Access;
@@ -54,6 +55,11 @@ fn documented() -> OpenApiRouter<HttpState> {
             conversations::delete_message
         ))
         .routes(routes!(conversations::list_editions))
+        .routes(routes!(friends::list_friends))
+        .routes(routes!(friends::list_friend_requests))
+        .routes(routes!(friends::put_friend, friends::delete_friend))
+        .routes(routes!(friends::list_blocks))
+        .routes(routes!(friends::put_block, friends::delete_block))
         .routes(routes!(capabilities::get_capabilities))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))

@@ -39,6 +39,8 @@ const TABLES: &[(&str, &str)] = &[
     ("events", "position"),
     ("idempotency_keys", "day, digest"),
     ("event_log", "id"),
+    ("friendships", "user_id, friend_id"),
+    ("blocks", "user_id, blocked_id"),
     ("passwords", "user_id"),
     ("sessions", "id"),
     ("api_keys", "id"),

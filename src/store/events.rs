@@ -17,6 +17,12 @@ pub enum Kind {
     MessageUpdated,
     /// A message became a tombstone.
     MessageDeleted,
+    /// Somebody asked somebody to be a friend.
+    FriendRequested,
+    /// They became friends.
+    FriendAccepted,
+    /// There is nothing between them any more.
+    FriendRemoved,
 }
 
 impl Kind {
@@ -26,6 +32,9 @@ impl Kind {
             Self::MessageCreated => "message.created",
             Self::MessageUpdated => "message.updated",
             Self::MessageDeleted => "message.deleted",
+            Self::FriendRequested => "friend.requested",
+            Self::FriendAccepted => "friend.accepted",
+            Self::FriendRemoved => "friend.removed",
         }
     }
 }
@@ -70,6 +79,40 @@ pub async fn append(conn: &mut Conn, events: &[NewEvent]) -> Result<()> {
         )
         .await?;
     }
+    Ok(())
+}
+
+/// An event between two people, outside of conversations.
+#[derive(Clone, Copy, Debug)]
+pub struct PersonEvent {
+    /// What.
+    pub kind: Kind,
+    /// Who did it.
+    pub actor_id: UserId,
+    /// To whom.
+    pub subject_id: UserId,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// Logs an event between two people.
+pub async fn append_about_person(conn: &mut Conn, event: PersonEvent) -> Result<()> {
+    let position = conn
+        .one("UPDATE messaging.event_log SET last_position = last_position + 1 RETURNING last_position", &[], |row| {
+            row.i64(0)
+        })
+        .await?;
+    conn.execute(
+        "INSERT INTO messaging.events (position, type, actor_id, subject_id, at) VALUES ($1, $2, $3, $4, $5)",
+        &[
+            Value::I64(position),
+            Value::Text(event.kind.as_str()),
+            Value::I64(event.actor_id.0),
+            Value::I64(event.subject_id.0),
+            Value::Time(event.at),
+        ],
+    )
+    .await?;
     Ok(())
 }
 

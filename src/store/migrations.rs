@@ -42,6 +42,13 @@ const MIGRATIONS: &[Migration] = &[
         sqlite: "",
         postgres: "",
     },
+    Migration {
+        version: 4,
+        name: "people",
+        common: include_str!("../../migrations/0004_people.sql"),
+        sqlite: "",
+        postgres: "",
+    },
 ];
 
 /// The newest version that this program knows.

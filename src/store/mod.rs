@@ -23,6 +23,7 @@ pub mod copy;
 pub mod edits;
 pub mod erasure;
 pub mod events;
+pub mod friends;
 pub mod health;
 pub mod idempotency;
 pub mod login_attempts;

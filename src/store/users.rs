@@ -153,9 +153,13 @@ pub struct UserName {
     pub user_name: String,
     /// Folded.
     pub user_name_key: String,
+    /// From whom they take direct messages; `None` for what the server says.
+    pub direct_messages_from: Option<DirectMessagesFrom>,
+    /// Whether they block anyone.
+    pub blocks_someone: bool,
 }
 
-fn user(row: &Row<'_>) -> Result<User> {
+pub(super) fn user(row: &Row<'_>) -> Result<User> {
     Ok(User {
         id: UserId(row.i64(0)?),
         first_name: row.text(1)?.to_owned(),
@@ -193,15 +197,31 @@ pub async fn by_key(conn: &mut Conn, user_name_key: &str) -> Result<Option<User>
 /// Those of the folded names that exist.
 pub async fn names_by_keys(conn: &mut Conn, user_name_keys: &[&str]) -> Result<Vec<UserName>> {
     conn.rows(
-        "SELECT id, user_name, user_name_key FROM messaging.users WHERE user_name_key = ANY($1)",
+        "SELECT id, user_name, user_name_key, direct_messages_from, block_count > 0 FROM messaging.users
+          WHERE user_name_key = ANY($1)",
         &[Value::Texts(user_name_keys)],
-        |row| {
-            Ok(UserName {
-                id: UserId(row.i64(0)?),
-                user_name: row.text(1)?.to_owned(),
-                user_name_key: row.text(2)?.to_owned(),
-            })
-        },
+        user_name,
+    )
+    .await
+}
+
+fn user_name(row: &Row<'_>) -> Result<UserName> {
+    Ok(UserName {
+        id: UserId(row.i64(0)?),
+        user_name: row.text(1)?.to_owned(),
+        user_name_key: row.text(2)?.to_owned(),
+        direct_messages_from: row.option_text(3)?.map(DirectMessagesFrom::parse),
+        blocks_someone: row.bool(4)?,
+    })
+}
+
+/// Those of the ids that exist.
+pub async fn people_by_ids(conn: &mut Conn, ids: &[i64]) -> Result<Vec<UserName>> {
+    conn.rows(
+        "SELECT id, user_name, user_name_key, direct_messages_from, block_count > 0 FROM messaging.users
+          WHERE id = ANY($1)",
+        &[Value::I64s(ids)],
+        user_name,
     )
     .await
 }
@@ -287,21 +307,14 @@ pub async fn count(conn: &mut Conn) -> Result<i64> {
 }
 
 fn account(row: &Row<'_>) -> Result<Account> {
-    Ok(Account {
-        name: UserName {
-            id: UserId(row.i64(0)?),
-            user_name: row.text(1)?.to_owned(),
-            user_name_key: row.text(2)?.to_owned(),
-        },
-        role: Role::parse(row.text(3)?),
-        banned_at: row.option_time(4)?,
-    })
+    Ok(Account { name: user_name(row)?, role: Role::parse(row.text(5)?), banned_at: row.option_time(6)? })
 }
 
 /// A person who may call, by id.
 pub async fn account_by_id(conn: &mut Conn, id: UserId) -> Result<Option<Account>> {
     conn.first(
-        "SELECT id, user_name, user_name_key, role, banned_at FROM messaging.users WHERE id = $1",
+        "SELECT id, user_name, user_name_key, direct_messages_from, block_count > 0, role, banned_at
+           FROM messaging.users WHERE id = $1",
         &[Value::I64(id.0)],
         account,
     )
@@ -311,7 +324,8 @@ pub async fn account_by_id(conn: &mut Conn, id: UserId) -> Result<Option<Account
 /// A person who may call, by folded name.
 pub async fn account_by_key(conn: &mut Conn, user_name_key: &str) -> Result<Option<Account>> {
     conn.first(
-        "SELECT id, user_name, user_name_key, role, banned_at FROM messaging.users WHERE user_name_key = $1",
+        "SELECT id, user_name, user_name_key, direct_messages_from, block_count > 0, role, banned_at
+           FROM messaging.users WHERE user_name_key = $1",
         &[Value::Text(user_name_key)],
         account,
     )

@@ -6,6 +6,7 @@ mod access;
 mod conventions;
 mod durability;
 mod edits;
+mod friends;
 mod history;
 mod idempotency;
 mod mail;

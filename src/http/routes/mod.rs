@@ -6,6 +6,7 @@ pub mod audit;
 pub mod capabilities;
 pub mod conversations;
 pub mod export;
+pub mod friends;
 pub mod health;
 pub mod messages;
 pub mod mfa;

@@ -1,0 +1,249 @@
+//! Rows of `messaging.friendships` and `messaging.blocks`.
+//!
+//! Invariants: friends have a row each way, who asked has one; both people's rows in `messaging.users` are locked, by id,
+//! before any of this changes, so that two requests that cross meet.
+
+use std::collections::BTreeSet;
+
+use super::users::{User, user};
+use super::{Conn, Row, Value};
+use crate::error::Result;
+use crate::ids::UserId;
+use crate::time::Timestamp;
+
+/// What one person is to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// They asked, and were not answered.
+    Asked,
+    /// They are friends.
+    Friends,
+}
+
+impl State {
+    /// As it stands in the database and in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Asked => "asked",
+            Self::Friends => "friends",
+        }
+    }
+}
+
+fn state(row: &Row<'_>) -> Result<State> {
+    Ok(if row.text(0)? == "friends" { State::Friends } else { State::Asked })
+}
+
+/// What `user` is to `friend`.
+pub async fn state_of(conn: &mut Conn, user: UserId, friend: UserId) -> Result<Option<State>> {
+    conn.first(
+        "SELECT state FROM messaging.friendships WHERE user_id = $1 AND friend_id = $2",
+        &[Value::I64(user.0), Value::I64(friend.0)],
+        state,
+    )
+    .await
+}
+
+/// Says what `user` is to `friend`.
+pub async fn put(conn: &mut Conn, user: UserId, friend: UserId, state: State, now: Timestamp) -> Result<()> {
+    conn.execute(
+        "INSERT INTO messaging.friendships (user_id, friend_id, state, at) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (user_id, friend_id) DO UPDATE SET state = excluded.state, at = excluded.at",
+        &[Value::I64(user.0), Value::I64(friend.0), Value::Text(state.as_str()), Value::Time(now)],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Ends what there is between two people, either way; whether there was anything.
+pub async fn delete(conn: &mut Conn, one: UserId, other: UserId) -> Result<bool> {
+    let mut count = 0;
+    for (user, friend) in [(one, other), (other, one)] {
+        count += conn
+            .execute(
+                "DELETE FROM messaging.friendships WHERE user_id = $1 AND friend_id = $2",
+                &[Value::I64(user.0), Value::I64(friend.0)],
+            )
+            .await?;
+    }
+    Ok(count > 0)
+}
+
+/// How many people someone asked or is friends with.
+pub async fn count(conn: &mut Conn, user: UserId) -> Result<i64> {
+    conn.one("SELECT count(*) FROM messaging.friendships WHERE user_id = $1", &[Value::I64(user.0)], |row| row.i64(0))
+        .await
+}
+
+/// A query for whole users that are on the other side of something.
+macro_rules! select_people {
+    ($rest:literal) => {
+        concat!(
+            "SELECT u.id, u.first_name, u.last_name, u.user_name, u.email, u.mfa, u.created_at, u.modified_at, u.role,
+                    u.is_bot, u.direct_messages_from, u.email_confirmed_at, u.banned_at ",
+            $rest
+        )
+    };
+}
+
+/// Friends of someone, by id, after `after`.
+pub async fn list(conn: &mut Conn, user_id: UserId, after: UserId, limit: i64) -> Result<Vec<User>> {
+    conn.rows(
+        select_people!(
+            "FROM messaging.friendships f JOIN messaging.users u ON u.id = f.friend_id
+              WHERE f.user_id = $1 AND f.state = 'friends' AND f.friend_id > $2 ORDER BY f.friend_id LIMIT $3"
+        ),
+        &[Value::I64(user_id.0), Value::I64(after.0), Value::I64(limit)],
+        user,
+    )
+    .await
+}
+
+/// People whom someone asked, with when, by id, after `after`.
+pub async fn outgoing(conn: &mut Conn, user_id: UserId, after: UserId, limit: i64) -> Result<Vec<User>> {
+    conn.rows(
+        select_people!(
+            "FROM messaging.friendships f JOIN messaging.users u ON u.id = f.friend_id
+              WHERE f.user_id = $1 AND f.state = 'asked' AND f.friend_id > $2 ORDER BY f.friend_id LIMIT $3"
+        ),
+        &[Value::I64(user_id.0), Value::I64(after.0), Value::I64(limit)],
+        user,
+    )
+    .await
+}
+
+/// People who asked someone and are not blocked by them, by id, after `after`.
+pub async fn incoming(conn: &mut Conn, user_id: UserId, after: UserId, limit: i64) -> Result<Vec<User>> {
+    conn.rows(
+        select_people!(
+            "FROM messaging.friendships f JOIN messaging.users u ON u.id = f.user_id
+              WHERE f.friend_id = $1 AND f.state = 'asked' AND f.user_id > $2
+                AND NOT EXISTS (SELECT 1 FROM messaging.blocks b WHERE b.user_id = $1 AND b.blocked_id = f.user_id)
+              ORDER BY f.user_id LIMIT $3"
+        ),
+        &[Value::I64(user_id.0), Value::I64(after.0), Value::I64(limit)],
+        user,
+    )
+    .await
+}
+
+/// Whether `user` blocks `other`.
+pub async fn blocks(conn: &mut Conn, user: UserId, other: UserId) -> Result<bool> {
+    let found = conn
+        .first(
+            "SELECT blocked_id FROM messaging.blocks WHERE user_id = $1 AND blocked_id = $2",
+            &[Value::I64(user.0), Value::I64(other.0)],
+            |row| row.i64(0),
+        )
+        .await?;
+    Ok(found.is_some())
+}
+
+/// Blocks somebody; whether they were not blocked before.
+pub async fn block(conn: &mut Conn, user: UserId, other: UserId, now: Timestamp) -> Result<bool> {
+    let count = conn
+        .execute(
+            "INSERT INTO messaging.blocks (user_id, blocked_id, at) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+            &[Value::I64(user.0), Value::I64(other.0), Value::Time(now)],
+        )
+        .await?;
+    change_block_count(conn, user, count as i64).await?;
+    Ok(count > 0)
+}
+
+/// Ends a block; whether there was one.
+pub async fn unblock(conn: &mut Conn, user: UserId, other: UserId) -> Result<bool> {
+    let count = conn
+        .execute(
+            "DELETE FROM messaging.blocks WHERE user_id = $1 AND blocked_id = $2",
+            &[Value::I64(user.0), Value::I64(other.0)],
+        )
+        .await?;
+    change_block_count(conn, user, -(count as i64)).await?;
+    Ok(count > 0)
+}
+
+async fn change_block_count(conn: &mut Conn, user: UserId, by: i64) -> Result<()> {
+    if by != 0 {
+        conn.execute(
+            "UPDATE messaging.users SET block_count = block_count + $2 WHERE id = $1",
+            &[Value::I64(user.0), Value::I64(by)],
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+/// People whom someone blocks, by id, after `after`.
+pub async fn blocked(conn: &mut Conn, user_id: UserId, after: UserId, limit: i64) -> Result<Vec<User>> {
+    conn.rows(
+        select_people!(
+            "FROM messaging.blocks b JOIN messaging.users u ON u.id = b.blocked_id
+              WHERE b.user_id = $1 AND b.blocked_id > $2 ORDER BY b.blocked_id LIMIT $3"
+        ),
+        &[Value::I64(user_id.0), Value::I64(after.0), Value::I64(limit)],
+        user,
+    )
+    .await
+}
+
+/// Takes a person out of everybody's friends and blocks.
+pub async fn forget(conn: &mut Conn, user: UserId) -> Result<()> {
+    conn.execute("DELETE FROM messaging.friendships WHERE user_id = $1", &[Value::I64(user.0)]).await?;
+    conn.execute("DELETE FROM messaging.friendships WHERE friend_id = $1", &[Value::I64(user.0)]).await?;
+    conn.execute(
+        "UPDATE messaging.users SET block_count = block_count - 1
+          WHERE id IN (SELECT user_id FROM messaging.blocks WHERE blocked_id = $1)",
+        &[Value::I64(user.0)],
+    )
+    .await?;
+    conn.execute("DELETE FROM messaging.blocks WHERE blocked_id = $1", &[Value::I64(user.0)]).await?;
+    conn.execute("DELETE FROM messaging.blocks WHERE user_id = $1", &[Value::I64(user.0)]).await?;
+    Ok(())
+}
+
+/// What stands between senders and recipients.
+#[derive(Debug, Default)]
+pub struct Between {
+    /// Pairs whose recipient blocks the sender.
+    pub blocked: BTreeSet<(UserId, UserId)>,
+    /// Pairs who are friends.
+    pub friends: BTreeSet<(UserId, UserId)>,
+}
+
+/// What stands between pairs of a sender and a recipient.
+pub async fn between(conn: &mut Conn, pairs: &[(UserId, UserId)]) -> Result<Between> {
+    let mut between = Between::default();
+    if let Conn::Sqlite(_) = conn {
+        for (sender, recipient) in pairs {
+            if blocks(conn, *recipient, *sender).await? {
+                between.blocked.insert((*sender, *recipient));
+            }
+            if state_of(conn, *sender, *recipient).await? == Some(State::Friends) {
+                between.friends.insert((*sender, *recipient));
+            }
+        }
+        return Ok(between);
+    }
+    let senders: Vec<i64> = pairs.iter().map(|(sender, _)| sender.0).collect();
+    let recipients: Vec<i64> = pairs.iter().map(|(_, recipient)| recipient.0).collect();
+    conn.rows(
+        "SELECT TRUE, b.blocked_id, b.user_id FROM unnest($1::bigint[], $2::bigint[]) AS p (sender, recipient)
+           JOIN messaging.blocks b ON b.user_id = p.recipient AND b.blocked_id = p.sender
+         UNION ALL
+         SELECT FALSE, f.user_id, f.friend_id FROM unnest($1::bigint[], $2::bigint[]) AS p (sender, recipient)
+           JOIN messaging.friendships f ON f.user_id = p.sender AND f.friend_id = p.recipient AND f.state = 'friends'",
+        &[Value::I64s(&senders), Value::I64s(&recipients)],
+        |row| {
+            let pair = (UserId(row.i64(1)?), UserId(row.i64(2)?));
+            if row.bool(0)? {
+                between.blocked.insert(pair)
+            } else {
+                between.friends.insert(pair)
+            };
+            Ok(())
+        },
+    )
+    .await?;
+    Ok(between)
+}
