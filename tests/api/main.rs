@@ -7,6 +7,7 @@ mod conventions;
 mod durability;
 mod idempotency;
 mod mail;
+mod matrix;
 mod messages;
 mod operations;
 mod properties;
