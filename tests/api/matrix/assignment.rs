@@ -31,7 +31,7 @@ fn fields() -> Vec<(&'static str, Value)> {
     ]
 }
 
-fn with(mut body: Value, field: &str, value: Value) -> Value {
+pub fn with(mut body: Value, field: &str, value: Value) -> Value {
     body.as_object_mut().unwrap().insert(field.to_owned(), value);
     body
 }

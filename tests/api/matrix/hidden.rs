@@ -68,7 +68,13 @@ both!(a_body_does_not_tell_what_is_hidden, async |place| {
     let note = cast.workshop.send(&subject.user_name, &subject.user_name, "a note to myself").await;
     let callers = cast.callers(&subject);
     let hidden = note["conversation_id"].as_i64().unwrap();
-    let send = |conversation: i64, sender: Option<&str>| json!({"conversation_id": conversation, "sender_user_name": sender, "reply_to": 1, "body": "let me in"});
+    let send = |conversation: i64, sender: Option<&str>| {
+        let body = json!({"conversation_id": conversation, "reply_to": 1, "body": "let me in"});
+        match sender {
+            Some(sender) => assignment::with(body, "sender_user_name", sender.into()),
+            None => body,
+        }
+    };
     let none = 9_007_199_254_740_991_i64;
     for caller in of(&callers, &["ot", "ad", "w/a", "*/a"]) {
         let pair = Pair::bodies("/api/messages", send(hidden, None), send(none, None));
@@ -111,6 +117,25 @@ both!(a_query_does_not_tell_who_was_erased, async |place| {
     for caller in of(&callers, &["ot", "ad"]) {
         for there in ["other", ERASED] {
             Pair::targets("GET", &with(there), &with(NEVER)).assert(&cast, caller, 403, "not_your_messages").await;
+        }
+    }
+});
+
+both!(addresses_are_shown_to_whom_they_concern, async |place| {
+    let cast = Cast::start(place).await;
+    let subject = cast.subject(None).await;
+    // A key that acts for an administrator is none without the scope for it.
+    for (columns, shown) in [(["me", "ad", "r", "*", "r/m", "*/m", "*/a"].as_slice(), true), (&["ot", "r/a"], false)] {
+        for caller in of(&cast.callers(&subject), columns) {
+            let one = format!("/api/users/{}", subject.user_name);
+            let many = format!("/api/users?q={}", subject.user_name);
+            let one = cast.call(caller, "GET", &one, None).await.json();
+            let many = cast.call(caller, "GET", &many, None).await.json();
+            assert_eq!(one, many[0], "{}", caller.name);
+            assert_eq!(one["user_name"], *subject.user_name, "{}", caller.name);
+            for field in ["email", "direct_messages_from"] {
+                assert_eq!(one[field].is_string(), shown, "{field} as {}: {one}", caller.name);
+            }
         }
     }
 });
