@@ -3,6 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use axum::http::Method;
+use posthaste::http::admission::{is_api, is_public};
+
 /// Lines of a source file.
 const MAX_LINES: usize = 600;
 
@@ -23,6 +26,19 @@ const FORBIDDEN_IMPORTS: &[(&str, &[&str])] = &[
 /// Names that stand in one place alone.
 const HOMES: &[(&str, &str)] =
     &[("rusqlite", "src/store/sqlite/"), ("tokio_postgres", "src/store/postgres/"), ("lettre", "src/mail.rs")];
+
+/// What a handler takes to say who may call it: the types of `src/http/policy.rs`.
+const POLICIES: &[&str] = &["Public", "Reader", "Writer", "PersonReading", "PersonWriting", "Administrator"];
+
+/// Roads to a caller, each with the files that may take it: those that let callers in, and the one that hands them on.
+const ROADS_TO_A_CALLER: &[(&str, &[&str])] = &[
+    ("Principal::new", &["src/domain/credentials.rs"]),
+    ("authenticate(", &["src/domain/credentials.rs", "src/http/admission.rs"]),
+    ("identify(", &["src/http/admission.rs"]),
+    ("::<Principal>", &["src/http/policy.rs"]),
+    ("Extension<Principal", &[]),
+    ("impl FromRequest", &["src/http/policy.rs", "src/http/extract.rs"]),
+];
 
 fn sources(folder: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -71,6 +87,89 @@ fn drivers_are_named_at_home_alone() {
             wrong.extend(
                 named.map(|(number, _)| format!("{}:{number} names {name}, which belongs into {home}", file.display())),
             );
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// A handler's method and path, its name, and what it takes.
+struct Handler {
+    at: String,
+    method: String,
+    path: String,
+    signature: String,
+}
+
+fn handlers() -> Vec<Handler> {
+    let mut handlers = Vec::new();
+    for file in sources("src/http/routes") {
+        let lines: Vec<String> = code(&file).into_iter().map(|(_, line)| line).collect();
+        for described in lines.join("\n").split("#[utoipa::path(").skip(1) {
+            let (description, rest) = described.split_once("async fn ").expect("a handler after its description");
+            let (signature, _) = rest.split_once("->").expect("a handler that returns something");
+            let (method, _) = description.split_once(',').expect("a method");
+            let (_, path) = description.split_once("path = \"").expect("a path");
+            let (name, taken) = signature.split_once('(').expect("what it takes");
+            handlers.push(Handler {
+                at: format!("{}: {name}", file.display()),
+                method: method.trim().to_ascii_uppercase(),
+                path: path.split('"').next().unwrap_or_default().to_owned(),
+                signature: taken.split_whitespace().collect::<Vec<_>>().join(" "),
+            });
+        }
+    }
+    assert!(handlers.len() >= 32, "{} handlers", handlers.len());
+    handlers
+}
+
+#[test]
+fn every_route_says_who_may_call_it() {
+    let mut wrong = Vec::new();
+    for Handler { at, method, path, signature } in handlers().iter().filter(|handler| is_api(&handler.path)) {
+        let parameters = signature.trim_end_matches([')', ' ', ',']).split(", ");
+        let taken: Vec<&str> =
+            parameters.filter_map(|parameter| parameter.rsplit_once(": ")).map(|(_, its_type)| its_type).collect();
+        let policies: Vec<&&str> = taken.iter().filter(|taken| POLICIES.contains(taken)).collect();
+        if policies.len() != 1 {
+            wrong.push(format!("{at} takes {policies:?}: exactly one of {POLICIES:?} must be there"));
+        }
+        // Two places say that nothing has to be shown: both or neither.
+        let method = Method::from_bytes(method.as_bytes()).expect("a method");
+        if policies.contains(&&"Public") != is_public(&method, path) {
+            wrong.push(format!("{at} takes {policies:?}, but PUBLIC_ROUTES says otherwise of {method} {path}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn policies_are_those_that_there_are() {
+    let policy = fs::read_to_string("src/http/policy.rs").unwrap();
+    let mut found: Vec<&str> =
+        policy.split("pub struct ").skip(1).filter_map(|rest| Some(rest.split_once('(')?.0)).collect();
+    let mut known = POLICIES.to_vec();
+    found.sort_unstable();
+    known.sort_unstable();
+    assert_eq!(found, known);
+}
+
+#[test]
+fn there_is_one_road_to_a_caller() {
+    let mut wrong = Vec::new();
+    for file in sources("src") {
+        let text = file.display().to_string();
+        for (number, line) in code(&file) {
+            let mut names: Vec<&str> = ROADS_TO_A_CALLER
+                .iter()
+                .filter(|(name, homes)| line.contains(name) && !homes.contains(&&*text))
+                .map(|(name, _)| *name)
+                .collect();
+            // Where the type is left to be inferred, no name would show.
+            let hidden = text.starts_with("src/http/routes") || text == "src/http/extract.rs";
+            names.extend(["extensions", "Extension"].into_iter().filter(|name| hidden && line.contains(name)));
+            // Every path of the API is documented, and so goes through a handler that is looked at above.
+            names.extend([".route(\"/api", ".nest("].into_iter().filter(|name| line.contains(name)));
+            wrong.extend(names.into_iter().map(|name| format!("{text}:{number} names {name}")));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

@@ -151,6 +151,15 @@ impl Principal {
         self.may_read_for(user) || self.is_admin()
     }
 
+    /// That the caller is a person or an administrator. To be asked before anybody is looked up: whoever stands for nobody
+    /// and may not read learns nothing, not even who is there.
+    ///
+    /// # Errors
+    /// 403 `act_as_required`.
+    pub fn require_person_or_admin(&self) -> Result<()> {
+        if self.is_admin() { Ok(()) } else { self.require_person().map(drop) }
+    }
+
     /// That the caller is this person or an administrator.
     ///
     /// # Errors

@@ -100,7 +100,7 @@ struct NewAccount {
 /// leave the password out.
 ///
 /// # Errors
-/// 403 `registration_closed`; 422 with every field that is wrong; 409 `user_name_taken`, `email_taken`.
+/// 403 `insufficient_scope`, `registration_closed`; 422 with every field that is wrong; 409 `user_name_taken`, `email_taken`.
 pub async fn register(
     app: &App,
     principal: Option<&Principal>,
@@ -108,10 +108,11 @@ pub async fn register(
     by: By,
     once: Once<User>,
 ) -> Result<Given> {
-    let for_others = principal.is_some_and(|principal| principal.sees_everything() || principal.is_admin());
-    if for_others && principal.is_some_and(|principal| !principal.scopes().write) {
+    // Whomever a key acts for: one that may not write makes nothing.
+    if principal.is_some_and(|principal| !principal.scopes().write) {
         return Err(super::auth::insufficient_scope("write"));
     }
+    let for_others = principal.is_some_and(|principal| principal.sees_everything() || principal.is_admin());
     if !for_others && !app.settings.registration_open {
         return Err(Error::Forbidden {
             code: "registration_closed",
@@ -217,8 +218,9 @@ pub struct Changes {
 /// Changes a person, by themselves or by an administrator; `me` is the caller.
 ///
 /// # Errors
-/// 404 `user_not_found`; 403 `not_your_account`; 422 with every field that is wrong; 409 `email_taken`.
+/// 404 `user_not_found`; 403 `act_as_required`, `not_your_account`; 422 with every field that is wrong; 409 `email_taken`.
 pub async fn update(app: &App, principal: &Principal, user_name: &str, changes: Changes) -> Result<User> {
+    principal.require_person_or_admin()?;
     let mut errors = Vec::new();
     errors.extend(changes.first_name.as_deref().and_then(|name| check_name("first_name", name)));
     errors.extend(changes.last_name.as_deref().and_then(|name| check_name("last_name", name)));

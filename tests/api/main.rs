@@ -10,6 +10,7 @@ mod friends;
 mod history;
 mod idempotency;
 mod mail;
+mod matrix;
 mod messages;
 mod operations;
 mod properties;

@@ -12,6 +12,7 @@ use crate::domain::password_hashing::{MAX_PASSWORD_CHARACTERS, MIN_PASSWORD_CHAR
 use crate::domain::{lists, messages};
 use crate::http::HttpState;
 use crate::http::extract::{BODY_LIMIT_BYTES, Query};
+use crate::http::policy::Public;
 use crate::http::problem::Problem;
 
 /// What this server can do.
@@ -77,6 +78,7 @@ pub struct Limits {
 )]
 pub async fn get_capabilities(
     State(state): State<HttpState>,
+    _caller: Public,
     headers: HeaderMap,
     query: Query,
 ) -> Result<Response, Problem> {

@@ -1,0 +1,107 @@
+//! Fields that are not the caller's to set: refused by name, on every operation that takes a body.
+
+use reqwest::Method;
+
+use super::*;
+
+/// What somebody might try to set, each of the right type.
+fn fields() -> Vec<(&'static str, Value)> {
+    vec![
+        ("role", json!("admin")),
+        ("id", json!(1)),
+        ("mfa", json!(false)),
+        ("is_bot", json!(true)),
+        ("created_at", json!("2026-11-22T08:30:00.123456Z")),
+        ("modified_at", json!("2026-11-22T08:30:00.123456Z")),
+        ("email_confirmed_at", json!("2026-11-22T08:30:00.123456Z")),
+        ("banned_at", json!(null)),
+        ("password_hash", json!("$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$aGFzaA")),
+        ("user_name", json!("someone-else")),
+        ("avatar_url", json!("https://example.org/a.png")),
+        ("admin", json!(true)),
+        ("user_id", json!(1)),
+        ("sender_id", json!(1)),
+        ("created_by", json!(1)),
+        ("kind", json!("system")),
+        ("seq", json!(1)),
+        ("key", json!("phk_mine")),
+        ("token", json!("phs_mine")),
+        ("expires_at", json!("9999-12-31T23:59:59Z")),
+        ("__proto__", json!({"role": "admin"})),
+    ]
+}
+
+pub fn with(mut body: Value, field: &str, value: Value) -> Value {
+    body.as_object_mut().unwrap().insert(field.to_owned(), value);
+    body
+}
+
+#[track_caller]
+fn assert_unknown(answer: &Answer, field: &str) {
+    let document = answer.invalid(&[field]);
+    assert_eq!(document["errors"][0]["code"], "unknown_field", "{document}");
+}
+
+both!(nobody_makes_themself_what_they_are_not, async |place| {
+    let cast = Cast::start(place).await;
+    let subject = cast.subject(None).await;
+    let profile = format!("/api/users/{}", subject.user_name);
+    let before = cast.workshop.get(&profile).await.json();
+    for caller in cast.callers(&subject).iter().filter(|caller| ["me", "ad", "*", "*/m"].contains(&&*caller.column)) {
+        let target = if ["ad", "*"].contains(&&*caller.column) { &profile } else { "/api/users/me" };
+        for (field, value) in fields() {
+            // Beside something that would be accepted: all of it is refused.
+            let body = with(json!({"first_name": "Changed"}), field, value);
+            assert_unknown(&cast.call(caller, "PATCH", target, Some(&body)).await, field);
+        }
+    }
+    assert_eq!(cast.workshop.get(&profile).await.json(), before);
+    // They are who they were.
+    let me = cast.server.request(Method::GET, "/api/users/me").bearer_auth(&subject.token);
+    assert_eq!(answer_of(me).await.json(), before);
+    let stats = cast.server.request(Method::GET, "/api/admin/stats").bearer_auth(&subject.token);
+    answer_of(stats).await.problem(403, "admin_required");
+});
+
+both!(nobody_is_made_what_they_are_not, async |place| {
+    let cast = Cast::start(place).await;
+    let subject = cast.subject(None).await;
+    let count = cast.workshop.get("/api/admin/stats").await.json()["users"].clone();
+    for caller in cast.callers(&subject).iter().filter(|caller| ["no", "ad", "w", "*"].contains(&&*caller.column)) {
+        for (field, value) in fields().into_iter().filter(|(field, _)| *field != "user_name") {
+            let body = with(json!({"user_name": "newcomer", "password": "what's up, doc?"}), field, value);
+            assert_unknown(&cast.call(caller, "POST", "/api/users", Some(&body)).await, field);
+        }
+    }
+    cast.workshop.get("/api/users/newcomer").await.problem(404, "user_not_found");
+    assert_eq!(cast.workshop.get("/api/admin/stats").await.json()["users"], count);
+});
+
+both!(no_operation_takes_a_field_that_it_does_not_name, async |place| {
+    let cast = Cast::start(place).await;
+    let document = cast.server.get("/openapi.json").await.json();
+    let table = table();
+    let mut tried = 0;
+    for (operation, description) in documented(&cast).await {
+        let schema = &description["requestBody"]["content"]["application/json"]["schema"]["$ref"];
+        let Some(schema) = schema.as_str() else {
+            assert!(description["requestBody"].is_null(), "{operation}: its body is not a schema by name");
+            continue;
+        };
+        let schema = document.pointer(schema.trim_start_matches('#')).unwrap();
+        assert_eq!(schema["additionalProperties"], false, "{operation}");
+        let scene = Scene::new(&cast, &operation).await;
+        let before = state(&cast, &scene).await;
+        let row = &table[&*operation];
+        let callers = cast.callers(&scene.subject);
+        // Somebody who is let in with what is left when the field is taken away.
+        let caller = callers.iter().rfind(|caller| matches!(row[&*caller.column], Outcome::Done(_))).unwrap();
+        for (field, value) in fields().into_iter().filter(|(field, _)| schema["properties"][*field].is_null()) {
+            let body = with(scene.body.clone().unwrap(), field, value);
+            assert_unknown(&call(&cast, caller, &operation, &scene.path, Some(&body)).await, field);
+            tried += 1;
+        }
+        assert_eq!(state(&cast, &scene).await, before, "{operation}");
+    }
+    assert!(tried > 150, "{tried}");
+});

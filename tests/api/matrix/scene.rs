@@ -1,0 +1,151 @@
+//! A well-formed request for each operation, with whatever it needs to succeed, and the same for things that do not exist.
+
+use posthaste::time::Clock;
+use reqwest::Method;
+use serde_json::{Value, json};
+use totp_rs::{Builder, Secret};
+
+use super::cast::{Cast, ERASED, NEVER, Subject};
+
+/// An id that nothing has: the largest of all.
+const NO_ID: &str = "9007199254740991";
+const PASSWORD: &str = "what's up, doc?";
+
+/// A try at an operation: for whom, and with what.
+pub struct Scene {
+    pub subject: Subject,
+    pub path: String,
+    pub body: Option<Value>,
+    /// Paths of the same operation to things that do not exist.
+    pub missing: Vec<String>,
+    /// Whether it can be tried again after it succeeded.
+    pub lasts: bool,
+}
+
+/// `METHOD /path/{template}`, taken apart.
+pub fn parts(operation: &str) -> (&str, &str) {
+    operation.split_once(' ').unwrap()
+}
+
+impl Scene {
+    /// Makes somebody new and what the operation needs of them.
+    pub async fn new(cast: &Cast, operation: &str) -> Self {
+        let (method, template) = parts(operation);
+        let with_password = matches!(operation, "POST /api/sessions" | "POST /api/users/{user_name}/mfa/disable");
+        let subject = cast.subject(with_password.then_some(PASSWORD)).await;
+        let body = body(cast, operation, &subject).await;
+        let things = things(cast, template, &subject).await;
+        let mut paths = things.into_iter().map(|thing| fill_in(template, thing));
+        let path = paths.next().unwrap();
+        let lasts = method == "GET" || matches!(operation, "POST /api/sessions" | "POST /api/password-resets");
+        Self { subject, path, body, missing: paths.collect(), lasts }
+    }
+}
+
+/// A template with its parameters in their order.
+fn fill_in(template: &str, values: Vec<String>) -> String {
+    let mut path = String::new();
+    let mut values = values.into_iter();
+    for part in template.split('/').skip(1) {
+        path.push('/');
+        path.push_str(&if part.starts_with('{') { values.next().unwrap() } else { part.to_owned() });
+    }
+    path
+}
+
+/// What the path names: a thing of the subject's first, then things that do not exist.
+async fn things(cast: &Cast, template: &str, subject: &Subject) -> Vec<Vec<String>> {
+    let names = |existing: String, missing: &[&str]| {
+        let missing = missing.iter().map(|name| vec![(*name).to_owned()]);
+        std::iter::once(vec![existing]).chain(missing).collect()
+    };
+    match template {
+        "/api/sessions/{id}" => {
+            // The one that calls goes on.
+            cast.token(&subject.user_name).await;
+            let sessions = cast.act_as(&subject.user_name, Method::GET, "/api/sessions", None).await.json();
+            let last = sessions.as_array().unwrap().last().unwrap()["id"].to_string();
+            names(last, &[NO_ID, "0", "x"])
+        }
+        "/api/api-keys/{id}" => {
+            let (revoked, kept) = (cast.key(&["read"]).await.1, cast.key(&["read"]).await.1);
+            let target = format!("/api/api-keys/{revoked}");
+            let answer = crate::support::answer_of(cast.workshop.request(Method::DELETE, &target)).await;
+            assert_eq!(answer.status, 204);
+            names(kept.to_string(), &[NO_ID, "0", "x", &revoked.to_string()])
+        }
+        "/api/conversations/{id}/messages/{seq}" => {
+            let message = cast.workshop.send(&subject.user_name, &subject.user_name, "a note to myself").await;
+            let (id, seq) = (message["conversation_id"].to_string(), message["seq"].to_string());
+            [(&*id, &*seq), (&id, "2"), (&id, "x"), (NO_ID, "1"), (NO_ID, NO_ID), ("x", "1")]
+                .map(|(id, seq)| vec![id.to_owned(), seq.to_owned()])
+                .into()
+        }
+        "/api/password-resets/{code}" => {
+            let target = format!("/api/admin/users/{}/password-resets", subject.user_name);
+            let code = cast.workshop.post(&target, &json!({})).await.json()["code"].as_str().unwrap().to_owned();
+            names(code, &["phr_none", "x"])
+        }
+        "/api/email-confirmations/{code}" => names(confirmation_code(cast, subject).await, &["phe_none", "x"]),
+        _ if template.contains("{user_name}") => names(subject.user_name.clone(), &[NEVER, ERASED, "so%20not"]),
+        _ => {
+            assert!(!template.contains('{'), "{template}: say here what its parameters name");
+            vec![Vec::new()]
+        }
+    }
+}
+
+/// The code out of the mail.
+async fn confirmation_code(cast: &Cast, subject: &Subject) -> String {
+    let mut mails = cast.mails.lock().await;
+    let target = format!("/api/users/{}/email-confirmations", subject.user_name);
+    cast.act_as(&subject.user_name, Method::POST, &target, None).await;
+    loop {
+        // Other tries have left theirs.
+        let mail = mails.next_mail().await;
+        if mail.to == subject.email {
+            let word = mail.text.split_whitespace().find(|word| word.starts_with("phe_"));
+            return word.unwrap_or_else(|| panic!("{}", mail.text)).to_owned();
+        }
+    }
+}
+
+async fn body(cast: &Cast, operation: &str, subject: &Subject) -> Option<Value> {
+    Some(match operation {
+        "POST /api/sessions" => json!({"user_name": subject.user_name, "password": PASSWORD}),
+        "POST /api/password-resets" => json!({"email": subject.email}),
+        "PUT /api/password-resets/{code}" => json!({"new_password": "nothing much, you?"}),
+        "PUT /api/email-confirmations/{code}" => return None,
+        "POST /api/users" => json!({"user_name": cast.fresh("made"), "password": PASSWORD}),
+        "PATCH /api/users/{user_name}" => json!({"first_name": "Rebecca"}),
+        "PUT /api/users/{user_name}/password" => json!({"new_password": "nothing much, you?"}),
+        "POST /api/users/{user_name}/email-confirmations" | "POST /api/users/{user_name}/mfa" => return None,
+        "PUT /api/users/{user_name}/mfa" => json!({"code": offered_code(cast, subject).await}),
+        "POST /api/users/{user_name}/mfa/disable" => {
+            let code = json!({"code": offered_code(cast, subject).await});
+            let target = format!("/api/users/{}/mfa", subject.user_name);
+            let enabled = cast.act_as(&subject.user_name, Method::PUT, &target, Some(&code)).await.json();
+            json!({"password": PASSWORD, "code": enabled["recovery_codes"][0]})
+        }
+        "POST /api/messages" => {
+            json!({"sender_user_name": subject.user_name, "recipient_user_name": "other", "body": "Hey, whats up?"})
+        }
+        "POST /api/api-keys" => json!({"name": "the shop", "scopes": ["read"]}),
+        "PUT /api/admin/users/{user_name}/role" => json!({"role": "admin"}),
+        "PUT /api/admin/users/{user_name}/ban" | "POST /api/admin/users/{user_name}/password-resets" => return None,
+        _ => {
+            let (method, _) = parts(operation);
+            assert!(matches!(method, "GET" | "DELETE"), "{operation}: say here what its body is");
+            return None;
+        }
+    })
+}
+
+/// What the authenticator shows for a secret that was offered.
+async fn offered_code(cast: &Cast, subject: &Subject) -> String {
+    let target = format!("/api/users/{}/mfa", subject.user_name);
+    let offer = cast.act_as(&subject.user_name, Method::POST, &target, None).await.json();
+    let secret = Secret::try_from_base32(offer["secret"].as_str().unwrap()).unwrap();
+    let totp = Builder::new().with_secret(secret).with_account_name("x".to_owned()).build().unwrap();
+    totp.generate(u64::try_from(Clock::System.now().micros() / 1_000_000).unwrap()).to_string()
+}

@@ -1,0 +1,125 @@
+//! What is expected of every operation as every kind of caller, thought out from the contract.
+
+use std::collections::BTreeMap;
+
+/// The columns:
+///
+/// - `no`: nobody, and everyone whose credentials are no good: expired, revoked, banned, erased, made up. Where nothing has to
+///   be shown they count as nobody; elsewhere they are all refused alike.
+/// - `me`: the subject, who is the person that the request is about: by session, cookie and JWT.
+/// - `ot`, `ad`: another user, an administrator.
+/// - `r`, `w`, `a`, `*`: API keys with the scope `read`, `write`, `admin`, or all three, that act for nobody.
+/// - `r/m` …: the same keys, acting for the subject. `r/a` …: acting for the administrator.
+///
+/// Two more columns follow from what credentials are, see [`derived`].
+///
+/// A cell is a status where the request is carried out, else one of [`REFUSALS`].
+const TABLE: &str = "
+operation                                         no  me  ot  ad  r   w   a   *   r/m w/m a/m */m r/a w/a a/a */a
+
+GET /healthz                                      200 200 200 200 200 200 200 200 200 200 200 200 200 200 200 200
+GET /readyz                                       200 200 200 200 200 200 200 200 200 200 200 200 200 200 200 200
+GET /api/capabilities                             200 200 200 200 200 200 200 200 200 200 200 200 200 200 200 200
+
+POST /api/sessions                                201 201 201 201 201 201 201 201 201 201 201 201 201 201 201 201
+GET /api/sessions                                 401 200 200 200 act scp scp act 200 scp scp 200 200 scp scp 200
+DELETE /api/sessions/{id}                         401 204 ses ses scp act scp act scp 204 scp 204 scp ses scp ses
+POST /api/password-resets                         202 202 202 202 202 202 202 202 202 202 202 202 202 202 202 202
+PUT /api/password-resets/{code}                   204 204 204 204 204 204 204 204 204 204 204 204 204 204 204 204
+PUT /api/email-confirmations/{code}               204 204 204 204 204 204 204 204 204 204 204 204 204 204 204 204
+
+GET /api/users                                    401 200 200 200 200 scp scp 200 200 scp scp 200 200 scp scp 200
+POST /api/users                                   reg reg reg 201 scp 201 scp 201 scp reg scp reg scp reg scp 201
+GET /api/users/{user_name}                        401 200 200 200 200 scp scp 200 200 scp scp 200 200 scp scp 200
+PATCH /api/users/{user_name}                      401 200 own 200 scp act scp 200 scp 200 scp 200 scp own scp 200
+DELETE /api/users/{user_name}                     401 204 own 204 scp act scp 204 scp 204 scp 204 scp own scp 204
+GET /api/users/{user_name}/export                 401 200 own 200 act scp scp 200 200 scp scp 200 own scp scp 200
+PUT /api/users/{user_name}/password               401 204 own own scp act scp act scp 204 scp 204 scp own scp own
+POST /api/users/{user_name}/email-confirmations   401 202 own own scp act scp act scp 202 scp 202 scp own scp own
+POST /api/users/{user_name}/mfa                   401 200 own own scp act scp act scp 200 scp 200 scp own scp own
+PUT /api/users/{user_name}/mfa                    401 200 own own scp act scp act scp 200 scp 200 scp own scp own
+POST /api/users/{user_name}/mfa/disable           401 204 own own scp act scp act scp 204 scp 204 scp own scp own
+
+POST /api/messages                                401 201 snd snd scp 201 scp 201 scp 201 scp 201 scp snd scp snd
+GET /api/messages/{user_name}                     401 200 msg msg 200 scp scp 200 200 scp scp 200 msg scp scp msg
+GET /api/conversations/{id}/messages/{seq}        401 200 non non 200 scp scp 200 200 scp scp 200 non scp scp non
+
+GET /api/api-keys                                 401 adm adm 200 scp scp 200 200 scp scp adm adm scp scp 200 200
+POST /api/api-keys                                401 adm adm 201 scp scp 201 201 scp scp adm adm scp scp 201 201
+DELETE /api/api-keys/{id}                         401 adm adm 204 scp scp 204 204 scp scp adm adm scp scp 204 204
+PUT /api/admin/users/{user_name}/ban              401 adm adm 204 scp scp 204 204 scp scp adm adm scp scp 204 204
+DELETE /api/admin/users/{user_name}/ban           401 adm adm 204 scp scp 204 204 scp scp adm adm scp scp 204 204
+PUT /api/admin/users/{user_name}/role             401 adm adm 204 scp scp 204 204 scp scp adm adm scp scp 204 204
+POST /api/admin/users/{user_name}/password-resets 401 adm adm 201 scp scp 201 201 scp scp adm adm scp scp 201 201
+GET /api/admin/audit                              401 adm adm 200 scp scp 200 200 scp scp adm adm scp scp 200 200
+GET /api/admin/stats                              401 adm adm 200 scp scp 200 200 scp scp adm adm scp scp 200 200
+";
+
+/// The word of a cell, the status and the code, and whether it is said of a thing that the caller may see. All others must
+/// be said of things that do not exist too.
+const REFUSALS: &[(&str, u16, &str, bool)] = &[
+    ("401", 401, "unauthenticated", false),
+    ("scp", 403, "insufficient_scope", false),
+    ("act", 403, "act_as_required", false),
+    ("nax", 403, "act_as_not_allowed", false),
+    ("for", 403, "foreign_origin", false),
+    ("adm", 403, "admin_required", false),
+    ("reg", 403, "registration_closed", false),
+    ("own", 403, "not_your_account", true),
+    ("msg", 403, "not_your_messages", true),
+    ("snd", 403, "not_the_sender", true),
+    ("ses", 404, "session_not_found", false),
+    ("non", 404, "message_not_found", false),
+];
+
+/// What comes of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Done(u16),
+    Refused {
+        status: u16,
+        code: &'static str,
+        /// Whether that tells that the thing exists.
+        of_something_seen: bool,
+    },
+}
+
+/// Outcomes by column, by operation: `METHOD /path/{template}`.
+pub type Table = BTreeMap<&'static str, BTreeMap<&'static str, Outcome>>;
+
+pub fn table() -> Table {
+    let mut lines = TABLE.lines().filter(|line| !line.is_empty());
+    let columns: Vec<&str> = lines.next().unwrap().split_whitespace().skip(1).collect();
+    let mut table = Table::new();
+    for line in lines {
+        let (operation, cells) = line.split_at(line.match_indices(' ').nth(1).unwrap().0);
+        let cells: Vec<Outcome> = cells.split_whitespace().map(outcome).collect();
+        assert_eq!(cells.len(), columns.len(), "{operation}");
+        let mut row: BTreeMap<&str, Outcome> = columns.iter().copied().zip(cells).collect();
+        row.extend(derived(operation, row["no"], row["me"]));
+        let known = table.insert(operation, row);
+        assert!(known.is_none(), "{operation} stands there twice");
+    }
+    table
+}
+
+/// - `ax`: a person's session with `X-Act-As`, which is for callers that are no person.
+/// - `fp`: the subject's cookie, sent by a page of a foreign origin. It may look, since its browser shows it nothing.
+///
+/// Where nothing has to be shown, both count as nobody.
+fn derived(operation: &str, nobody: Outcome, subject: Outcome) -> [(&'static str, Outcome); 2] {
+    if nobody != outcome("401") {
+        return [("ax", nobody), ("fp", nobody)];
+    }
+    let by_page = if operation.starts_with("GET ") { subject } else { outcome("for") };
+    [("ax", outcome("nax")), ("fp", by_page)]
+}
+
+fn outcome(cell: &str) -> Outcome {
+    match REFUSALS.iter().find(|(word, ..)| *word == cell) {
+        Some((_, status, code, of_something_seen)) => {
+            Outcome::Refused { status: *status, code, of_something_seen: *of_something_seen }
+        }
+        None => Outcome::Done(cell.parse().unwrap()),
+    }
+}
