@@ -34,7 +34,7 @@ impl Scene {
         let with_password = matches!(operation, "POST /api/sessions" | "POST /api/users/{user_name}/mfa/disable");
         let subject = cast.subject(with_password.then_some(PASSWORD)).await;
         let body = body(cast, operation, &subject).await;
-        let things = things(cast, template, &subject).await;
+        let things = things(cast, operation, &subject).await;
         let mut paths = things.into_iter().map(|thing| fill_in(template, thing));
         let path = paths.next().unwrap();
         let lasts = method == "GET" || matches!(operation, "POST /api/sessions" | "POST /api/password-resets");
@@ -54,7 +54,8 @@ fn fill_in(template: &str, values: Vec<String>) -> String {
 }
 
 /// What the path names: a thing of the subject's first, then things that do not exist.
-async fn things(cast: &Cast, template: &str, subject: &Subject) -> Vec<Vec<String>> {
+async fn things(cast: &Cast, operation: &str, subject: &Subject) -> Vec<Vec<String>> {
+    let (method, template) = parts(operation);
     let names = |existing: String, missing: &[&str]| {
         let missing = missing.iter().map(|name| vec![(*name).to_owned()]);
         std::iter::once(vec![existing]).chain(missing).collect()
@@ -74,7 +75,20 @@ async fn things(cast: &Cast, template: &str, subject: &Subject) -> Vec<Vec<Strin
             assert_eq!(answer.status, 204);
             names(kept.to_string(), &[NO_ID, "0", "x", &revoked.to_string()])
         }
-        "/api/conversations/{id}/messages/{seq}" => {
+        "/api/friends/{user_name}" | "/api/blocks/{user_name}" => {
+            let other = cast.subject(None).await.user_name;
+            if method == "DELETE" {
+                // There is something to be ended.
+                let target = template.replace("{user_name}", &other);
+                cast.act_as(&subject.user_name, Method::PUT, &target, None).await;
+            }
+            names(other, &[NEVER, ERASED])
+        }
+        "/api/conversations/{id}/messages" => {
+            let message = cast.workshop.send(&subject.user_name, &subject.user_name, "a note to myself").await;
+            names(message["conversation_id"].to_string(), &[NO_ID, "0", "x"])
+        }
+        "/api/conversations/{id}/messages/{seq}" | "/api/conversations/{id}/messages/{seq}/history" => {
             let message = cast.workshop.send(&subject.user_name, &subject.user_name, "a note to myself").await;
             let (id, seq) = (message["conversation_id"].to_string(), message["seq"].to_string());
             [(&*id, &*seq), (&id, "2"), (&id, "x"), (NO_ID, "1"), (NO_ID, NO_ID), ("x", "1")]
@@ -127,6 +141,8 @@ async fn body(cast: &Cast, operation: &str, subject: &Subject) -> Option<Value> 
             let enabled = cast.act_as(&subject.user_name, Method::PUT, &target, Some(&code)).await.json();
             json!({"password": PASSWORD, "code": enabled["recovery_codes"][0]})
         }
+        "PATCH /api/conversations/{id}/messages/{seq}" => json!({"body": "hey"}),
+        "PUT /api/friends/{user_name}" | "PUT /api/blocks/{user_name}" => return None,
         "POST /api/messages" => {
             json!({"sender_user_name": subject.user_name, "recipient_user_name": "other", "body": "Hey, whats up?"})
         }

@@ -42,7 +42,19 @@ POST /api/users/{user_name}/mfa/disable           401 204 own own scp act scp ac
 
 POST /api/messages                                401 201 snd snd scp 201 scp 201 scp 201 scp 201 scp snd scp snd
 GET /api/messages/{user_name}                     401 200 msg msg 200 scp scp 200 200 scp scp 200 msg scp scp msg
+GET /api/conversations/{id}/messages              401 200 con con 200 scp scp 200 200 scp scp 200 con scp scp con
 GET /api/conversations/{id}/messages/{seq}        401 200 non non 200 scp scp 200 200 scp scp 200 non scp scp non
+PATCH /api/conversations/{id}/messages/{seq}      401 200 non non scp act scp act scp 200 scp 200 scp non scp non
+DELETE /api/conversations/{id}/messages/{seq}     401 204 non non scp mym scp 204 scp 204 scp 204 scp non scp non
+GET /api/conversations/{id}/messages/{seq}/history 401 200 non non 200 scp scp 200 200 scp scp 200 non scp scp non
+
+GET /api/friends                                  401 200 200 200 act scp scp act 200 scp scp 200 200 scp scp 200
+GET /api/friends/requests                         401 200 200 200 act scp scp act 200 scp scp 200 200 scp scp 200
+PUT /api/friends/{user_name}                      401 201 201 201 scp act scp act scp 201 scp 201 scp 201 scp 201
+DELETE /api/friends/{user_name}                   401 204 fri fri scp act scp act scp 204 scp 204 scp fri scp fri
+GET /api/blocks                                   401 200 200 200 act scp scp act 200 scp scp 200 200 scp scp 200
+PUT /api/blocks/{user_name}                       401 204 204 204 scp act scp act scp 204 scp 204 scp 204 scp 204
+DELETE /api/blocks/{user_name}                    401 204 blk blk scp act scp act scp 204 scp 204 scp blk scp blk
 
 GET /api/api-keys                                 401 adm adm 200 scp scp 200 200 scp scp adm adm scp scp 200 200
 POST /api/api-keys                                401 adm adm 201 scp scp 201 201 scp scp adm adm scp scp 201 201
@@ -69,7 +81,11 @@ const REFUSALS: &[(&str, u16, &str, bool)] = &[
     ("msg", 403, "not_your_messages", true),
     ("snd", 403, "not_the_sender", true),
     ("ses", 404, "session_not_found", false),
+    ("mym", 403, "not_your_message", true),
     ("non", 404, "message_not_found", false),
+    ("con", 404, "conversation_not_found", false),
+    ("fri", 404, "friend_not_found", true),
+    ("blk", 404, "block_not_found", true),
 ];
 
 /// What comes of a request.
