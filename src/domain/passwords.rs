@@ -6,7 +6,7 @@
 use super::audit::{self, Action, By};
 use super::auth::{Credential, Principal};
 use super::login_attempts;
-use super::password_hashing::check_new;
+use super::password_hashing::{check_new, check_shown};
 use super::tokens::{self, Token, TokenKind};
 use crate::app::App;
 use crate::error::{Error, Result};
@@ -36,7 +36,7 @@ pub fn wrong_password() -> Error {
 /// Changes the caller's password; their other sessions end.
 ///
 /// # Errors
-/// 403 `act_as_required`, `wrong_password`; 422 on `new_password`; 429 `too_many_attempts`.
+/// 403 `act_as_required`, `wrong_password`; 422 on `current_password`, `new_password`; 429 `too_many_attempts`.
 pub async fn change(app: &App, principal: &Principal, current: Option<String>, new: String) -> Result<()> {
     let person = principal.require_person()?;
     let now = app.clock.now();
@@ -51,13 +51,16 @@ pub async fn change(app: &App, principal: &Principal, current: Option<String>, n
         .await?;
     let user = user.ok_or(Error::Unauthenticated)?;
     check(&user, &new)?;
-    let subject = login_attempts::subject(app, &format!("user {}", person.id.0));
+    if let Some(error) = current.as_deref().and_then(|current| check_shown("current_password", current)) {
+        return Err(Error::Invalid(vec![error]));
+    }
+    let subject = login_attempts::subject_of(app, person.id);
     if hash.is_some() {
         let Some(current) = current else {
             return Err(Error::invalid("current_password", "required", "is required, since there is a password"));
         };
-        login_attempts::begin(app, subject).await?;
-        if !app.passwords.verify(current, hash.clone()).await? {
+        let (right, _) = login_attempts::verify(app, subject, current, hash.clone()).await?;
+        if !right {
             audit::record_refusal(app, by, Action::PasswordRefused, Some(person.id), None).await;
             return Err(wrong_password());
         }
