@@ -4,8 +4,10 @@ mod support;
 
 mod access;
 mod conventions;
+mod cookies;
 mod durability;
 mod idempotency;
+mod login_attempts;
 mod mail;
 mod messages;
 mod mfa;
