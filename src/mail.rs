@@ -438,6 +438,11 @@ fn sender(text: &str) -> std::result::Result<Mailbox, String> {
     })
 }
 
+/// Whether mail can be sent to an address.
+pub fn is_address(text: &str) -> bool {
+    address(text).is_some()
+}
+
 /// An address that can stand in a command and in a header as it is. Of what RFC 5321 allows, only quoted local parts with
 /// blanks, angle brackets or control characters are missing.
 fn address(text: &str) -> Option<Address> {

@@ -4,6 +4,7 @@
 
 use super::idempotency::KEPT_DAYS;
 use super::login_attempts::FORGOTTEN_AFTER_MICROS;
+use super::passwords::COUNTED_MICROS;
 use super::{erasure, revocations};
 use crate::app::App;
 use crate::error::Result;
@@ -23,10 +24,11 @@ pub async fn bite(app: &App) -> Result<bool> {
         .write(now, |conn, now| {
             Box::pin(async move {
                 let attempts_before = now.plus_micros(-FORGOTTEN_AFTER_MICROS);
+                let codes_before = now.plus_micros(-COUNTED_MICROS);
                 let counts = [
                     store::idempotency::delete_before(conn, now.day() - KEPT_DAYS, BITE).await?,
                     store::sessions::delete_expired(conn, *now, BITE).await?,
-                    store::account_codes::delete_expired(conn, *now, BITE).await?,
+                    store::account_codes::delete_expired(conn, *now, codes_before, BITE).await?,
                     store::login_attempts::delete_before(conn, attempts_before, BITE).await?,
                 ];
                 store::revocations::trim(conn, revocations::KEPT).await?;

@@ -7,6 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::app::App;
 use crate::error::{Error, Result};
+use crate::ids::UserId;
 use crate::store;
 use crate::store::login_attempts::Attempts;
 pub use crate::store::login_attempts::Subject;
@@ -19,8 +20,17 @@ const MAX_DELAY_S: i64 = 60;
 /// After so long without an attempt all is forgotten.
 pub const FORGOTTEN_AFTER_MICROS: i64 = 24 * 3_600 * 1_000_000;
 
-/// Whom attempts are about: a person's folded name or address, as a keyed hash.
-pub fn subject(app: &App, about: &str) -> Subject {
+/// The subject of a person.
+pub fn subject_of(app: &App, user: UserId) -> Subject {
+    subject(app, &format!("user {}", user.0))
+}
+
+/// The subject of a name or address that nobody has.
+pub fn subject_of_nobody(app: &App, key: &str) -> Subject {
+    subject(app, &format!("nobody {key}"))
+}
+
+fn subject(app: &App, about: &str) -> Subject {
     let mut hash = Sha256::new();
     hash.update(b"log-in\0");
     hash.update(app.name_key);
@@ -30,26 +40,51 @@ pub fn subject(app: &App, about: &str) -> Subject {
     subject
 }
 
-/// Counts an attempt.
+/// An attempt that was counted; `None` where nothing is.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempt(Option<Counted>);
+
+#[derive(Clone, Copy, Debug)]
+struct Counted {
+    subject: Subject,
+    at: Timestamp,
+    /// When the one before was.
+    before: Timestamp,
+}
+
+/// Counts an attempt, and then verifies its password.
 ///
 /// # Errors
-/// 429 `too_many_attempts`; then it was not counted.
-pub async fn begin(app: &App, subject: Subject) -> Result<()> {
+/// 429 `too_many_attempts`, [`Error::Unavailable`] when too many wait; then it was not counted.
+pub async fn verify(app: &App, subject: Subject, password: String, hash: Option<String>) -> Result<(bool, Attempt)> {
+    let attempt = begin(app, subject).await?;
+    match app.passwords.verify(password, hash).await {
+        Ok(right) => Ok((right, attempt)),
+        Err(error) => {
+            take_back(app, attempt).await?;
+            Err(error)
+        }
+    }
+}
+
+async fn begin(app: &App, subject: Subject) -> Result<Attempt> {
     if !app.settings.rate_limits {
-        return Ok(());
+        return Ok(Attempt(None));
     }
     app.db
         .write((subject, app.clock.now()), |conn, (subject, now)| {
             Box::pin(async move {
-                let before = store::login_attempts::lock(conn, subject).await?;
-                let wait_s = before.map_or(0, |attempts| wait_s(attempts, *now));
+                let attempts = store::login_attempts::lock(conn, subject, *now).await?;
+                let wait_s = wait_s(attempts, *now);
                 if wait_s > 0 {
                     return Err(Error::RateLimited {
                         code: "too_many_attempts",
                         retry_after_s: u32::try_from(wait_s).unwrap_or(u32::MAX),
                     });
                 }
-                store::login_attempts::count(conn, subject, *now).await.map(drop)
+                let before = if are_forgotten(attempts, *now) { 0 } else { attempts.failures };
+                store::login_attempts::put(conn, subject, Attempts { failures: before + 1, last_at: *now }).await?;
+                Ok(Attempt(Some(Counted { subject: *subject, at: *now, before: attempts.last_at })))
             })
         })
         .await
@@ -59,17 +94,23 @@ pub async fn begin(app: &App, subject: Subject) -> Result<()> {
 ///
 /// # Errors
 /// Of the database.
-pub async fn take_back(app: &App, subject: Subject) -> Result<()> {
-    if !app.settings.rate_limits {
-        return Ok(());
-    }
-    app.db.write(subject, |conn, subject| Box::pin(store::login_attempts::take_back(conn, subject))).await
+pub async fn take_back(app: &App, attempt: Attempt) -> Result<()> {
+    let Attempt(Some(counted)) = attempt else { return Ok(()) };
+    app.db
+        .write(counted, |conn, Counted { subject, at, before }| {
+            Box::pin(store::login_attempts::take_back(conn, subject, *at, *before))
+        })
+        .await
+}
+
+fn are_forgotten(attempts: Attempts, now: Timestamp) -> bool {
+    now >= attempts.last_at.plus_micros(FORGOTTEN_AFTER_MICROS)
 }
 
 /// Seconds until the next attempt: none for the first ones, then 1, 2, 4 … after each failure.
 fn wait_s(attempts: Attempts, now: Timestamp) -> i64 {
     let beyond = attempts.failures - FREE_ATTEMPTS;
-    if beyond < 0 || now >= attempts.last_at.plus_micros(FORGOTTEN_AFTER_MICROS) {
+    if beyond < 0 || are_forgotten(attempts, now) {
         return 0;
     }
     let delay_s = if beyond >= 6 { MAX_DELAY_S } else { 1 << beyond };

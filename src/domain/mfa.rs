@@ -10,6 +10,7 @@ use totp_rs::{Builder, Secret, Totp};
 use super::audit::{self, Action, By};
 use super::auth::Principal;
 use super::login_attempts;
+use super::password_hashing::check_shown;
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::ids::UserId;
@@ -137,7 +138,7 @@ fn enabled_already() -> Error {
 /// Switches the second factor on, and gives the recovery codes: their only copy.
 ///
 /// # Errors
-/// 403 `act_as_required`; 409 `mfa_not_offered`, `mfa_enabled`; 422 on `code`; 429 `too_many_attempts`.
+/// 403 `act_as_required`; 409 `mfa_not_offered`, `mfa_enabled`; 422 on `code`.
 pub async fn enable(app: &App, principal: &Principal, typed: &str) -> Result<Vec<String>> {
     let person = principal.require_person()?;
     let now = app.clock.now();
@@ -152,22 +153,20 @@ pub async fn enable(app: &App, principal: &Principal, typed: &str) -> Result<Vec
             });
         }
     };
-    login_attempts::begin(app, login_attempts::subject(app, &format!("user {}", person.id.0))).await?;
+    // Not counted as an attempt: whoever was offered the secret proves nothing by its code.
     let wrong = || Error::invalid("code", "wrong_code", "is not the code that the authenticator shows now");
     let Some(Code::Step(step)) = read_code(&secret, typed, now) else { return Err(wrong()) };
     let codes = (0..RECOVERY_CODES).map(|_| recovery_code(app)).collect::<Result<Vec<_>>>()?;
     let hashes: Vec<[u8; 32]> = codes.iter().map(|code| recovery_hash(code)).collect();
-    let subject = login_attempts::subject(app, &format!("user {}", person.id.0));
-    let input = (person.id, secret, step, hashes, By::principal(principal, now), subject);
+    let input = (person.id, secret, step, hashes, By::principal(principal, now));
     app.db
-        .write(input, |conn, (user, secret, step, hashes, by, subject)| {
+        .write(input, |conn, (user, secret, step, hashes, by)| {
             Box::pin(async move {
                 if !store::mfa::enable(conn, *user, secret, *step, by.at).await? {
                     return Err(enabled_already());
                 }
                 store::mfa::put_recovery_codes(conn, *user, hashes).await?;
                 store::users::set_mfa(conn, *user, true, by.at).await?;
-                store::login_attempts::forget(conn, subject).await?;
                 audit::record(conn, by, Action::MfaEnabled, Some(*user), None).await
             })
         })
@@ -178,9 +177,12 @@ pub async fn enable(app: &App, principal: &Principal, typed: &str) -> Result<Vec
 /// Switches the second factor off.
 ///
 /// # Errors
-/// 403 `act_as_required`, `wrong_password`; 409 `mfa_not_enabled`; 422 on `code`; 429 `too_many_attempts`.
+/// 403 `act_as_required`, `wrong_password`; 409 `mfa_not_enabled`; 422 on `password`, `code`; 429 `too_many_attempts`.
 pub async fn disable(app: &App, principal: &Principal, password: String, typed: &str) -> Result<()> {
     let person = principal.require_person()?;
+    if let Some(error) = check_shown("password", &password) {
+        return Err(Error::Invalid(vec![error]));
+    }
     let now = app.clock.now();
     let by = By::principal(principal, now);
     let (secret, hash) = app
@@ -193,9 +195,9 @@ pub async fn disable(app: &App, principal: &Principal, password: String, typed: 
         .await?;
     let not_enabled = || Error::Conflict { code: "mfa_not_enabled", detail: "there is no second factor".into() };
     let secret = secret.filter(|secret| secret.enabled_at.is_some()).ok_or_else(not_enabled)?.secret;
-    let subject = login_attempts::subject(app, &format!("user {}", person.id.0));
-    login_attempts::begin(app, subject).await?;
-    if !app.passwords.verify(password, hash).await? {
+    let subject = login_attempts::subject_of(app, person.id);
+    let (right, _) = login_attempts::verify(app, subject, password, hash).await?;
+    if !right {
         audit::record_refusal(app, by, Action::PasswordRefused, Some(person.id), None).await;
         return Err(super::passwords::wrong_password());
     }

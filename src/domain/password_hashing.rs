@@ -54,6 +54,11 @@ pub fn check_new(field: &'static str, password: &str, names: &[&str]) -> Option<
     })
 }
 
+/// Checks a password that is shown, for which there are no other rules.
+pub fn check_shown(field: &'static str, password: &str) -> Option<FieldError> {
+    password.contains('\0').then(|| FieldError::new(field, "nul_character", "must not hold U+0000"))
+}
+
 /// Hashes and verifies. Cheap to clone.
 #[derive(Clone)]
 pub struct PasswordHashing {

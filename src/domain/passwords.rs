@@ -6,8 +6,9 @@
 use super::audit::{self, Action, By};
 use super::auth::{Credential, Principal};
 use super::login_attempts;
-use super::password_hashing::check_new;
+use super::password_hashing::{check_new, check_shown};
 use super::tokens::{self, Token, TokenKind};
+use super::users::check_email;
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::ids::{SessionId, UserId};
@@ -23,8 +24,10 @@ use crate::time::Timestamp;
 pub const RESET_CODE_MICROS: i64 = 3_600 * 1_000_000;
 /// How long a code that confirms an address works: a day.
 pub const CONFIRMATION_CODE_MICROS: i64 = 24 * 3_600 * 1_000_000;
-/// Codes for one purpose that a person is sent within an hour.
-const CODES_PER_HOUR: i64 = 3;
+/// Codes for one purpose that a person is sent within [`COUNTED_MICROS`].
+const SENT_LIMIT: i64 = 3;
+/// How long a code counts among those that were sent: an hour.
+pub const COUNTED_MICROS: i64 = 3_600 * 1_000_000;
 /// Characters of an address that is looked for.
 const MAX_EMAIL_CHARACTERS: usize = 254;
 
@@ -36,7 +39,7 @@ pub fn wrong_password() -> Error {
 /// Changes the caller's password; their other sessions end.
 ///
 /// # Errors
-/// 403 `act_as_required`, `wrong_password`; 422 on `new_password`; 429 `too_many_attempts`.
+/// 403 `act_as_required`, `wrong_password`; 422 on `current_password`, `new_password`; 429 `too_many_attempts`.
 pub async fn change(app: &App, principal: &Principal, current: Option<String>, new: String) -> Result<()> {
     let person = principal.require_person()?;
     let now = app.clock.now();
@@ -51,13 +54,16 @@ pub async fn change(app: &App, principal: &Principal, current: Option<String>, n
         .await?;
     let user = user.ok_or(Error::Unauthenticated)?;
     check(&user, &new)?;
-    let subject = login_attempts::subject(app, &format!("user {}", person.id.0));
+    if let Some(error) = current.as_deref().and_then(|current| check_shown("current_password", current)) {
+        return Err(Error::Invalid(vec![error]));
+    }
+    let subject = login_attempts::subject_of(app, person.id);
     if hash.is_some() {
         let Some(current) = current else {
             return Err(Error::invalid("current_password", "required", "is required, since there is a password"));
         };
-        login_attempts::begin(app, subject).await?;
-        if !app.passwords.verify(current, hash.clone()).await? {
+        let (right, _) = login_attempts::verify(app, subject, current, hash.clone()).await?;
+        if !right {
             audit::record_refusal(app, by, Action::PasswordRefused, Some(person.id), None).await;
             return Err(wrong_password());
         }
@@ -100,7 +106,7 @@ async fn replace(
 ) -> Result<()> {
     store::passwords::put(conn, user, hash, by.at).await?;
     store::sessions::delete_of(conn, user, kept).await?;
-    store::account_codes::delete_of(conn, user, Purpose::PasswordReset).await?;
+    store::account_codes::end_of(conn, user, Purpose::PasswordReset).await?;
     audit::record(conn, by, action, Some(user), None).await?;
     store::revocations::insert(conn, Revoked::User(user), by.at).await
 }
@@ -141,12 +147,26 @@ pub fn reset_url(app: &App, code: &str) -> String {
     format!("{server}/api/password-resets/{code}")
 }
 
+/// An address to look for, as far as a stranger may be told that it is wrong.
+///
+/// # Errors
+/// 422 on `email`.
+pub fn check_wanted(email: &str) -> Result<()> {
+    if email.chars().count() > MAX_EMAIL_CHARACTERS {
+        return Err(Error::invalid("email", "too_long", "may have up to 254 characters"));
+    }
+    if email.contains('\0') {
+        return Err(Error::invalid("email", "nul_character", "must not hold U+0000"));
+    }
+    Ok(())
+}
+
 /// Sends a code for a new password to an address, if it is somebody's. The caller learns nothing of that.
 ///
 /// # Errors
-/// Of the database alone.
+/// Of the database and of mail alone.
 pub async fn ask_for_reset(app: &App, by: By, email: String) -> Result<()> {
-    if email.chars().count() > MAX_EMAIL_CHARACTERS || app.mailer.is_none() {
+    if app.mailer.is_none() {
         return Ok(());
     }
     let about = Sent { purpose: Purpose::PasswordReset, valid_micros: RESET_CODE_MICROS };
@@ -160,7 +180,7 @@ pub async fn ask_for_reset(app: &App, by: By, email: String) -> Result<()> {
 /// Sends the caller a code that confirms their address.
 ///
 /// # Errors
-/// 403 `act_as_required`; 409 `no_email`; 501 `mail_not_configured`.
+/// 403 `act_as_required`; 409 `no_email`; 422 on `email`, when no mail can go there; 501 `mail_not_configured`.
 pub async fn ask_for_confirmation(app: &App, principal: &Principal) -> Result<()> {
     let person = principal.require_person()?.id;
     if app.mailer.is_none() {
@@ -190,6 +210,10 @@ struct Sent {
 
 async fn send_code(app: &App, by: By, user: &User, about: Sent) -> Result<()> {
     let (Some(mailer), Some(email)) = (&app.mailer, user.email.clone()) else { return Ok(()) };
+    // What the seed stored may be anything.
+    if let Some(error) = check_email(&email) {
+        return Err(Error::Invalid(vec![error]));
+    }
     let kind = match about.purpose {
         Purpose::PasswordReset => TokenKind::PasswordReset,
         Purpose::EmailConfirmation => TokenKind::EmailConfirmation,
@@ -205,10 +229,9 @@ async fn send_code(app: &App, by: By, user: &User, about: Sent) -> Result<()> {
         .db
         .write((token.hash, about, code, by), |conn, (hash, about, code, by)| {
             Box::pin(async move {
-                let hour_ago = by.at.plus_micros(-3_600 * 1_000_000);
+                let since = by.at.plus_micros(-COUNTED_MICROS);
                 if !store::users::lock(conn, code.user_id).await?
-                    || store::account_codes::count_since(conn, code.user_id, about.purpose, hour_ago).await?
-                        >= CODES_PER_HOUR
+                    || store::account_codes::count_sent(conn, code.user_id, about.purpose, since).await? >= SENT_LIMIT
                 {
                     return Ok(false);
                 }
@@ -270,17 +293,22 @@ pub async fn reset(app: &App, by: By, code: &str, new: String) -> Result<()> {
             })
         })
         .await?;
-    check(&found.ok_or_else(unknown_code)?, &new)?;
+    let found = found.ok_or_else(unknown_code)?;
+    check(&found, &new)?;
     let new_hash = app.passwords.hash(&app.rng, new).await?;
+    let subject = login_attempts::subject_of(app, found.id);
     app.db
-        .write((hash, by, new_hash), |conn, (hash, by, new_hash)| {
+        .write((found.id, hash, by, new_hash, subject), |conn, (user, hash, by, new_hash, subject)| {
             Box::pin(async move {
-                let code = store::account_codes::take(conn, hash, Purpose::PasswordReset, by.at).await?;
-                let user = code.ok_or_else(unknown_code)?.user_id;
-                if !store::users::lock(conn, user).await? {
+                // The person is locked before their codes: everybody who ends codes does it in this order.
+                if !store::users::lock(conn, *user).await?
+                    || !store::account_codes::use_up(conn, hash, Purpose::PasswordReset, by.at).await?
+                {
                     return Err(unknown_code());
                 }
-                replace(conn, user, new_hash, None, &by.known_as(user), Action::PasswordReset).await
+                // Whoever else tried the old password does not keep its owner waiting with the new one.
+                store::login_attempts::forget(conn, subject).await?;
+                replace(conn, *user, new_hash, None, &by.known_as(*user), Action::PasswordReset).await
             })
         })
         .await?;
@@ -295,10 +323,13 @@ pub async fn confirm_email(app: &App, by: By, code: &str) -> Result<()> {
     app.db
         .write((tokens::hash(code), by), |conn, (hash, by)| {
             Box::pin(async move {
-                let code = store::account_codes::take(conn, hash, Purpose::EmailConfirmation, by.at).await?;
+                let code = store::account_codes::get(conn, hash, Purpose::EmailConfirmation, by.at).await?;
                 let code = code.ok_or_else(unknown_code)?;
                 let email = code.email_key.unwrap_or_default();
-                if !store::users::confirm_email(conn, code.user_id, &email, by.at).await? {
+                // The person's row is locked first, by its change: everybody who ends codes does it in this order.
+                if !store::users::confirm_email(conn, code.user_id, &email, by.at).await?
+                    || !store::account_codes::use_up(conn, hash, Purpose::EmailConfirmation, by.at).await?
+                {
                     return Err(unknown_code());
                 }
                 audit::record(conn, &by.known_as(code.user_id), Action::EmailConfirmed, Some(code.user_id), None).await

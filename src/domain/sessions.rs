@@ -10,6 +10,7 @@ use super::auth::{Access, Credential, Principal};
 use super::lists::{Limit, Page, decode_cursor, encode_cursor};
 use super::login_attempts::{self, Subject};
 use super::mfa::{self, Code};
+use super::password_hashing::check_shown;
 use super::tokens::{Token, TokenKind};
 use crate::app::App;
 use crate::error::{Error, FieldError, Result};
@@ -96,15 +97,17 @@ pub async fn create(app: &App, log_in: LogIn, address: IpAddr) -> Result<LoggedI
     }
     let candidate = find(app, key.clone(), is_email).await?;
     // Attempts by name and by address count as one; those about nobody count as well.
-    let about = candidate.as_ref().map_or(key, |candidate| format!("user {}", candidate.user.id.0));
-    let subject = login_attempts::subject(app, &about);
-    if !without_password {
-        login_attempts::begin(app, subject).await?;
-    }
+    let subject = match &candidate {
+        Some(candidate) => login_attempts::subject_of(app, candidate.user.id),
+        None => login_attempts::subject_of_nobody(app, &key),
+    };
     let hash = candidate.as_ref().and_then(|candidate| candidate.hash.clone());
-    let right = match log_in.password {
-        Some(password) => app.passwords.verify(password, hash.clone()).await?,
-        None => true,
+    let (right, attempt) = match log_in.password {
+        Some(password) => {
+            let (right, attempt) = login_attempts::verify(app, subject, password, hash.clone()).await?;
+            (right, Some(attempt))
+        }
+        None => (true, None),
     };
     let about = candidate.as_ref().map(|candidate| candidate.user.id);
     let Some(candidate) = candidate.filter(|_| right) else {
@@ -114,16 +117,16 @@ pub async fn create(app: &App, log_in: LogIn, address: IpAddr) -> Result<LoggedI
     if candidate.user.banned_at.is_some() {
         return Err(Error::Forbidden { code: "banned", detail: "an administrator has banned this account".into() });
     }
-    let code = match (&candidate.mfa, log_in.code, without_password) {
-        (None, _, _) | (_, _, true) => None,
-        (Some(_), None, false) => {
-            login_attempts::take_back(app, subject).await?;
+    let code = match (&candidate.mfa, log_in.code, attempt) {
+        (None, _, _) | (_, _, None) => None,
+        (Some(_), None, Some(attempt)) => {
+            login_attempts::take_back(app, attempt).await?;
             return Err(Error::LogInFailed {
                 code: "mfa_required",
                 detail: "send the code of the authenticator, or a recovery code, as well",
             });
         }
-        (Some(secret), Some(code), false) => Some(mfa::read_code(secret, &code, now).ok_or_else(refused)),
+        (Some(secret), Some(code), Some(_)) => Some(mfa::read_code(secret, &code, now).ok_or_else(refused)),
     };
     let id = candidate.user.id;
     let outcome = match code.transpose() {
@@ -141,6 +144,7 @@ pub async fn create(app: &App, log_in: LogIn, address: IpAddr) -> Result<LoggedI
 
 fn check_form(log_in: &LogIn) -> Result<(String, bool)> {
     let mut errors = Vec::new();
+    errors.extend(log_in.password.as_deref().and_then(|password| check_shown("password", password)));
     for (field, text) in [("user_name", &log_in.user_name), ("email", &log_in.email), ("code", &log_in.code)] {
         if text.as_ref().is_some_and(|text| text.chars().count() > MAX_LOGIN_CHARACTERS) {
             errors.push(FieldError::new(field, "too_long", "may have up to 254 characters"));
@@ -198,11 +202,15 @@ async fn open(
     };
     let (expires_at, ends_at) = (session.expires_at, session.ends_at);
     let new = NewSession { token_hash: token.hash, session, hash, code, subject, by };
-    app.db.write(new, |conn, new| Box::pin(insert(conn, new))).await?;
+    let others_ended = app.db.write(new, |conn, new| Box::pin(insert(conn, new))).await?;
+    if others_ended {
+        app.callers.revocations.look_again(&app.db).await?;
+    }
     Ok(LoggedIn { token: token.text, expires_at, ends_at, user })
 }
 
-async fn insert(conn: &mut Conn, new: &NewSession) -> Result<()> {
+/// Writes the session down; whether an older one ended for it.
+async fn insert(conn: &mut Conn, new: &NewSession) -> Result<bool> {
     let user = new.session.user_id;
     let by = new.by.known_as(user);
     // Whoever was erased, banned or given another password or factor meanwhile does not get in by what was right before.
@@ -230,7 +238,7 @@ async fn insert(conn: &mut Conn, new: &NewSession) -> Result<()> {
     if ended > 0 {
         store::revocations::insert(conn, Revoked::User(user), by.at).await?;
     }
-    Ok(())
+    Ok(ended > 0)
 }
 
 /// The caller's own devices, by id.

@@ -12,6 +12,7 @@ use super::password_hashing::check_new;
 use crate::app::App;
 use crate::error::{Error, FieldError, Result};
 use crate::ids::UserId;
+use crate::mail;
 pub use crate::store::users::{DirectMessagesFrom, User};
 use crate::store::users::{NewUser, Profile};
 use crate::store::{self, Conn};
@@ -266,7 +267,7 @@ async fn apply(conn: &mut Conn, key: &str, principal: &Principal, changes: &Chan
     }
     if other_address {
         // What was sent to the address of before must not open the account any more.
-        store::account_codes::delete_all_of(conn, id).await?;
+        store::account_codes::end_all_of(conn, id).await?;
         audit::record(conn, by, Action::EmailChanged, Some(id), None).await?;
     }
     store::users::by_id(conn, id).await?.ok_or_else(not_found)
@@ -345,7 +346,8 @@ fn check_name(field: &'static str, name: &str) -> Option<FieldError> {
     name.contains('\0').then(|| FieldError::new(field, "nul_character", "must not hold U+0000"))
 }
 
-fn check_email(email: &str) -> Option<FieldError> {
+/// Checks an address as far as that can be done without sending a mail.
+pub fn check_email(email: &str) -> Option<FieldError> {
     let wrong = |detail: &'static str| Some(FieldError::new("email", "invalid_email", detail));
     if email.len() > MAX_EMAIL_CHARACTERS {
         return wrong("may have up to 254 characters");
@@ -353,10 +355,7 @@ fn check_email(email: &str) -> Option<FieldError> {
     if !email.is_ascii() || email.chars().any(|character| character.is_ascii_control() || character == ' ') {
         return wrong("must be ASCII without spaces");
     }
-    match email.rsplit_once('@') {
-        Some((local, domain)) if !local.is_empty() && !domain.is_empty() => None,
-        _ => wrong("must have the form name@domain"),
-    }
+    if mail::is_address(email) { None } else { wrong("must have the form name@domain") }
 }
 
 /// Which users are wanted.

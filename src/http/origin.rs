@@ -66,11 +66,11 @@ impl OriginRules {
         // An origin that CORS lets in calls without cookies: it is no origin of ours.
         let ours = match &self.public_origin {
             Some(public_origin) => *public_origin == origin,
-            None => {
-                origin.split_once("://").is_some_and(|(_, its_host)| its_host.eq_ignore_ascii_case(text(header::HOST)))
-            }
+            None => origin
+                .split_once("://")
+                .is_some_and(|(_, its_host)| !its_host.is_empty() && its_host.eq_ignore_ascii_case(text(header::HOST))),
         };
-        if ours && !origin.is_empty() { Ok(()) } else { Err(foreign_origin()) }
+        if ours { Ok(()) } else { Err(foreign_origin()) }
     }
 
     fn is_allowed(&self, origin: &str, host: &str) -> bool {

@@ -1,12 +1,16 @@
 //! Rows of `messaging.account_codes`: codes sent to a person, which work once.
 //!
-//! Invariant: a code is taken by one statement that removes it, so that of many uses at once one wins.
+//! Invariants: a code is used by one statement that ends it, so that of many uses at once one wins; one that was used or
+//! ended stays for a while, so that it still counts among those that were sent.
 
 use super::sessions::SecretHash;
 use super::{Conn, Row, Value};
 use crate::error::Result;
 use crate::ids::UserId;
 use crate::time::Timestamp;
+
+/// When a code that was used or ended expired: so long ago that no clock is set back that far.
+const ENDED: Timestamp = Timestamp::from_micros(0);
 
 /// What a code is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,54 +87,55 @@ pub async fn get(
     .await
 }
 
-/// Takes a code out, if it still works.
-pub async fn take(
-    conn: &mut Conn,
-    code_hash: &SecretHash,
-    purpose: Purpose,
-    now: Timestamp,
-) -> Result<Option<AccountCode>> {
-    conn.first(
-        "DELETE FROM messaging.account_codes WHERE code_hash = $1 AND purpose = $2 AND expires_at > $3
-         RETURNING user_id, email, created_at, expires_at",
-        &[Value::Bytes(code_hash), Value::Text(purpose.as_str()), Value::Time(now)],
-        account_code,
-    )
-    .await
+/// Uses a code up; whether it still worked. To be called under the lock of its person.
+pub async fn use_up(conn: &mut Conn, code_hash: &SecretHash, purpose: Purpose, now: Timestamp) -> Result<bool> {
+    let count = conn
+        .execute(
+            "UPDATE messaging.account_codes SET expires_at = $4 WHERE code_hash = $1 AND purpose = $2 AND expires_at > $3",
+            &[Value::Bytes(code_hash), Value::Text(purpose.as_str()), Value::Time(now), Value::Time(ENDED)],
+        )
+        .await?;
+    Ok(count > 0)
 }
 
-/// How many codes of a person were made since `since`.
-pub async fn count_since(conn: &mut Conn, user: UserId, purpose: Purpose, since: Timestamp) -> Result<i64> {
+/// How many codes were sent to a person since `since`, whatever became of them.
+pub async fn count_sent(conn: &mut Conn, user: UserId, purpose: Purpose, since: Timestamp) -> Result<i64> {
     conn.one(
-        "SELECT count(*) FROM messaging.account_codes WHERE user_id = $1 AND created_at > $3 AND purpose = $2",
+        "SELECT count(*) FROM messaging.account_codes
+          WHERE user_id = $1 AND created_at > $3 AND purpose = $2 AND email IS NOT NULL",
         &[Value::I64(user.0), Value::Text(purpose.as_str()), Value::Time(since)],
         |row| row.i64(0),
     )
     .await
 }
 
-/// Forgets every code of a person for a purpose.
-pub async fn delete_of(conn: &mut Conn, user: UserId, purpose: Purpose) -> Result<()> {
+/// Ends every code of a person for a purpose.
+pub async fn end_of(conn: &mut Conn, user: UserId, purpose: Purpose) -> Result<()> {
     conn.execute(
-        "DELETE FROM messaging.account_codes WHERE user_id = $1 AND purpose = $2",
-        &[Value::I64(user.0), Value::Text(purpose.as_str())],
+        "UPDATE messaging.account_codes SET expires_at = $3 WHERE user_id = $1 AND purpose = $2",
+        &[Value::I64(user.0), Value::Text(purpose.as_str()), Value::Time(ENDED)],
     )
     .await?;
     Ok(())
 }
 
-/// Forgets every code of a person.
-pub async fn delete_all_of(conn: &mut Conn, user: UserId) -> Result<()> {
-    conn.execute("DELETE FROM messaging.account_codes WHERE user_id = $1", &[Value::I64(user.0)]).await?;
+/// Ends every code of a person.
+pub async fn end_all_of(conn: &mut Conn, user: UserId) -> Result<()> {
+    conn.execute(
+        "UPDATE messaging.account_codes SET expires_at = $2 WHERE user_id = $1",
+        &[Value::I64(user.0), Value::Time(ENDED)],
+    )
+    .await?;
     Ok(())
 }
 
-/// Forgets up to `limit` codes that no longer work; how many.
-pub async fn delete_expired(conn: &mut Conn, now: Timestamp, limit: i64) -> Result<u64> {
+/// Forgets up to `limit` codes that no longer work, and were made before `made_before`; how many.
+pub async fn delete_expired(conn: &mut Conn, now: Timestamp, made_before: Timestamp, limit: i64) -> Result<u64> {
     conn.execute(
         "DELETE FROM messaging.account_codes WHERE code_hash IN (
-             SELECT code_hash FROM messaging.account_codes WHERE expires_at < $1 ORDER BY expires_at LIMIT $2)",
-        &[Value::Time(now), Value::I64(limit)],
+             SELECT code_hash FROM messaging.account_codes
+              WHERE expires_at < $1 AND created_at < $2 ORDER BY expires_at LIMIT $3)",
+        &[Value::Time(now), Value::Time(made_before), Value::I64(limit)],
     )
     .await
 }

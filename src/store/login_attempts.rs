@@ -18,32 +18,38 @@ pub struct Attempts {
     pub last_at: Timestamp,
 }
 
-/// The attempts so far. Locks their row until the transaction ends, where there is one.
-pub async fn lock(conn: &mut Conn, subject: &Subject) -> Result<Option<Attempts>> {
+/// The attempts so far. Locks their row until the transaction ends. Where there is none it is made first: what is not there
+/// cannot be locked, and of many first attempts at once each would take itself for the first.
+pub async fn lock(conn: &mut Conn, subject: &Subject, now: Timestamp) -> Result<Attempts> {
+    conn.execute(
+        "INSERT INTO messaging.login_attempts (subject, failures, last_at) VALUES ($1, 0, $2) ON CONFLICT DO NOTHING",
+        &[Value::Bytes(subject), Value::Time(now)],
+    )
+    .await?;
     let sql = match conn {
         Conn::Sqlite(_) => "SELECT failures, last_at FROM messaging.login_attempts WHERE subject = $1",
         Conn::Postgres(_) => "SELECT failures, last_at FROM messaging.login_attempts WHERE subject = $1 FOR UPDATE",
     };
-    conn.first(sql, &[Value::Bytes(subject)], |row| Ok(Attempts { failures: row.i64(0)?, last_at: row.time(1)? })).await
+    conn.one(sql, &[Value::Bytes(subject)], |row| Ok(Attempts { failures: row.i64(0)?, last_at: row.time(1)? })).await
 }
 
-/// Counts an attempt; how many there are now.
-pub async fn count(conn: &mut Conn, subject: &Subject, now: Timestamp) -> Result<i64> {
-    conn.one(
-        "INSERT INTO messaging.login_attempts (subject, failures, last_at) VALUES ($1, 1, $2)
-         ON CONFLICT (subject) DO UPDATE SET failures = login_attempts.failures + 1, last_at = excluded.last_at
-         RETURNING failures",
-        &[Value::Bytes(subject), Value::Time(now)],
-        |row| row.i64(0),
-    )
-    .await
-}
-
-/// Takes one attempt back: it was no failure, nor a success.
-pub async fn take_back(conn: &mut Conn, subject: &Subject) -> Result<()> {
+/// Writes down the attempts of a row that is locked.
+pub async fn put(conn: &mut Conn, subject: &Subject, attempts: Attempts) -> Result<()> {
     conn.execute(
-        "UPDATE messaging.login_attempts SET failures = failures - 1 WHERE subject = $1 AND failures > 0",
-        &[Value::Bytes(subject)],
+        "UPDATE messaging.login_attempts SET failures = $2, last_at = $3 WHERE subject = $1",
+        &[Value::Bytes(subject), Value::I64(attempts.failures), Value::Time(attempts.last_at)],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Takes the attempt of `at` back: it was no failure, nor a success. If it was the last one, `before` is again.
+pub async fn take_back(conn: &mut Conn, subject: &Subject, at: Timestamp, before: Timestamp) -> Result<()> {
+    conn.execute(
+        "UPDATE messaging.login_attempts
+            SET failures = failures - 1, last_at = CASE WHEN last_at = $2 THEN $3 ELSE last_at END
+          WHERE subject = $1 AND failures > 0",
+        &[Value::Bytes(subject), Value::Time(at), Value::Time(before)],
     )
     .await?;
     Ok(())

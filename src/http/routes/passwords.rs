@@ -74,6 +74,7 @@ pub async fn ask_for_password_reset(
     body: JsonBody<ResetRequest>,
 ) -> Result<Response, Problem> {
     query.finish()?;
+    passwords::check_wanted(&body.value.email)?;
     let by = By::stranger(address, state.app.clock.now());
     let (app, email) = (state.app, body.value.email);
     // Beside the answer, which so takes the same time whether there is somebody or not.
@@ -132,6 +133,7 @@ pub async fn reset_password(
     params(("user_name" = String, Path, description = "`me`, or the caller's own name.", example = "me")),
     responses(
         (status = 202, description = "A mail is on its way, unless there were too many in the last hour."),
+        (status = 422, description = "No mail can go to the address that is stored.", body = crate::http::problem::ProblemDocument<'_>, content_type = "application/problem+json"),
         (status = 409, description = "`no_email`.", body = crate::http::problem::ProblemDocument<'_>, content_type = "application/problem+json"),
         (status = 501, description = "`mail_not_configured`.", body = crate::http::problem::ProblemDocument<'_>, content_type = "application/problem+json"),
     ),

@@ -184,12 +184,13 @@ pub async fn list_sessions(
     tag = "sessions",
     params(("id" = String, Path, description = "The session's id, or `current`.", example = "current")),
     responses((status = 204, description = "Ended.", headers(
-        ("Set-Cookie" = Option<String>, description = "Takes the cookie away, when the session that calls was ended."),
+        ("Set-Cookie" = Option<String>, description = "Takes the cookie away, when the session that called with it was ended."),
     ))),
 )]
 pub async fn end_session(
     State(state): State<HttpState>,
     PersonWriting(principal): PersonWriting,
+    headers: HeaderMap,
     path: PathSegments,
     query: Query,
 ) -> Result<Response, Problem> {
@@ -197,7 +198,9 @@ pub async fn end_session(
     let session = if path.text(0) == "current" { None } else { Some(SessionId(path.number(0))) };
     sessions::end(&state.app, &principal, session).await?;
     let mut response = no_content();
-    if session.is_none_or(|id| principal.credential() == Credential::Session(id)) {
+    // Beside a bearer token, a cookie is another session's, which goes on.
+    let by_cookie = !headers.contains_key(header::AUTHORIZATION);
+    if by_cookie && session.is_none_or(|id| principal.credential() == Credential::Session(id)) {
         set_cookie(&state, &mut response, "", 0);
     }
     Ok(response)

@@ -1,5 +1,6 @@
 //! A server of its own for each test, on a database of its own.
 
+pub mod accounts;
 pub mod cluster;
 pub mod mail;
 pub mod nginx;
@@ -10,7 +11,7 @@ pub mod trace;
 pub mod wire;
 
 pub use place::Place;
-pub use server::{Options, Server, answer_of, raw};
+pub use server::{Answer, Options, Server, answer_of, raw};
 
 /// Runs one test on both databases: `both!(name, async |place| { … })` gives `name::sqlite` and `name::postgres`.
 #[macro_export]

@@ -92,6 +92,55 @@ impl Place {
         }
     }
 
+    /// Every row of every table as text, bytes in hexadecimal: to look for what must not be kept. Of SQLite its files as
+    /// they are, too.
+    pub async fn everything(&self) -> String {
+        match self.kind {
+            Kind::Sqlite => self.every_sqlite_row(),
+            Kind::Postgres => {
+                let client = self.postgres().await;
+                let tables = "SELECT quote_ident(table_schema) || '.' || quote_ident(table_name)
+                                FROM information_schema.tables
+                               WHERE table_type = 'BASE TABLE' AND table_schema NOT IN ('pg_catalog', 'information_schema')";
+                let mut text = String::new();
+                for table in client.query(tables, &[]).await.unwrap() {
+                    let table: &str = table.get(0);
+                    for row in client.query(&format!("SELECT t::text FROM {table} t"), &[]).await.unwrap() {
+                        text += &format!("{table}: {}\n", row.get::<_, &str>(0));
+                    }
+                }
+                text
+            }
+        }
+    }
+
+    fn every_sqlite_row(&self) -> String {
+        let connection = rusqlite::Connection::open(self.sqlite_file()).unwrap();
+        let mut tables = connection.prepare("SELECT name FROM sqlite_master WHERE type = 'table'").unwrap();
+        let mut text = String::new();
+        for table in tables.query_map([], |row| row.get::<_, String>(0)).unwrap().map(Result::unwrap) {
+            let mut statement = connection.prepare(&format!("SELECT * FROM \"{table}\"")).unwrap();
+            let columns = statement.column_count();
+            let mut rows = statement.query([]).unwrap();
+            while let Some(row) = rows.next().unwrap() {
+                text += &table;
+                for column in 0..columns {
+                    text += &match row.get_ref(column).unwrap() {
+                        rusqlite::types::ValueRef::Blob(bytes) => format!(" {}", posthaste::ids::hex(bytes)),
+                        other => format!(" {:?}", other.as_str().map_or_else(|_| format!("{other:?}"), str::to_owned)),
+                    };
+                }
+                text.push('\n');
+            }
+        }
+        for file in std::fs::read_dir(self.folder.path()).unwrap().map(|entry| entry.unwrap().path()) {
+            if file.file_name().unwrap().to_str().unwrap().starts_with("posthaste.db") {
+                text += &String::from_utf8_lossy(&std::fs::read(file).unwrap());
+            }
+        }
+        text
+    }
+
     pub async fn postgres(&self) -> tokio_postgres::Client {
         connect(&self.postgres_url()).await
     }
