@@ -35,6 +35,15 @@ impl Request {
         Self { bytes: text.into_bytes(), key_at: None }
     }
 
+    /// The same with another header field, written as it goes over the wire without the line's end.
+    pub fn with(mut self, header: &str) -> Self {
+        let at = self.bytes.windows(2).position(|two| two == b"\r\n").map_or(self.bytes.len(), |end| end + 2);
+        let line = format!("{header}\r\n");
+        self.key_at = self.key_at.map(|key_at| key_at + line.len());
+        self.bytes.splice(at..at, line.into_bytes());
+        self
+    }
+
     /// `POST path` with a JSON body and, if asked for, a new random Idempotency-Key each time.
     pub fn post(host: SocketAddr, path: &str, json: &str, idempotent: bool) -> Self {
         let mut text = format!(

@@ -69,6 +69,11 @@ pub fn user_name(id: u64) -> String {
     format!("user{id:04}")
 }
 
+/// The ids of everyone.
+pub fn users() -> impl Iterator<Item = u64> {
+    1..=USERS
+}
+
 /// The two members of a conversation, by its id.
 pub fn members(conversation_id: u64) -> (u64, u64) {
     let user = (conversation_id - 1) / PARTNERS_AHEAD;

@@ -8,6 +8,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "a load generator lives by the real clock")]
 
+mod accounts;
 mod client;
 mod data;
 mod limits;

@@ -11,17 +11,19 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::accounts::{Caller, Credentials, Servers};
 use crate::client::{self, Load, Measured, Page, Request};
 use crate::data::{self, Random};
 use crate::limits::Limit;
 use crate::postgres::{self, Cluster};
 use crate::process::{Context, Outcome, ScratchFolder};
 use crate::report::{Conditions, Figure, Target};
-use crate::server::{Server, Setup};
+use crate::server::{Access, Server, Setup};
 
 const PAGE: usize = 50;
 const WARM_UP: Duration = Duration::from_millis(1_500);
-const ROUNDS: usize = 2;
+/// How often each takes its turn.
+pub const ROUNDS: usize = 2;
 const STARTS: usize = 5;
 const MEMORY_AT_MOST_MIB: f64 = 120.0;
 const START_AT_MOST_MS: f64 = 150.0;
@@ -67,6 +69,7 @@ fn run_sqlite(settings: &Settings, folder: &Path, figures: &mut Vec<Figure>) -> 
         binary: settings.binary.clone(),
         data_dir: folder.join("data"),
         database_url: None,
+        access: Access::Open,
         log: folder.join("sqlite-server.log"),
     };
     fs::create_dir_all(&setup.data_dir).context("creating the data directory")?;
@@ -76,12 +79,20 @@ fn run_sqlite(settings: &Settings, folder: &Path, figures: &mut Vec<Figure>) -> 
     data::fill_sqlite(&database, settings.message_count)?;
     // It copies the database, so it comes before the server.
     let bare_writer = Limit::group_commit(folder, &database)?;
+    let credentials = Credentials::make()?;
+    credentials.put_into_sqlite(&database)?;
     let server = Server::start(&setup)?;
     figures.push(read_sqlite(settings, folder, &server)?);
+    figures.extend(Servers::start("SQLite", &server, &setup, &credentials)?.read(settings)?);
     figures.extend(write_sqlite(settings, &bare_writer, &server)?);
     let memory_bytes = server.anonymous_memory_bytes()?;
     figures.push(Figure::memory("memory after the load, SQLite", memory_bytes, MEMORY_AT_MOST_MIB));
-    drop((server, bare_writer));
+    drop(bare_writer);
+    let servers = Servers::start("SQLite", &server, &setup, &credentials)?;
+    figures.extend(servers.write(settings, || Ok(()))?);
+    figures.extend(servers.log_in()?);
+    drop(servers);
+    drop(server);
     let start = median_start(&setup)?;
     figures.push(Figure::time("start to first 200, SQLite", start, START_AT_MOST_MS));
     Ok(())
@@ -124,6 +135,7 @@ fn run_postgres(settings: &Settings, folder: &Path, figures: &mut Vec<Figure>) -
         binary: settings.binary.clone(),
         data_dir: folder.join("data-beside-postgres"),
         database_url: Some(cluster.url()),
+        access: Access::Open,
         log: folder.join("postgres-server.log"),
     };
     fs::create_dir_all(&setup.data_dir).context("creating the data directory")?;
@@ -132,9 +144,17 @@ fn run_postgres(settings: &Settings, folder: &Path, figures: &mut Vec<Figure>) -
     cluster.fill(settings.message_count)?;
     cluster.execute(postgres::SCRATCH_TABLES)?;
     cluster.tidy()?;
+    let credentials = Credentials::make()?;
+    cluster.with_client(async |client| credentials.put_into_postgres(client).await)?;
     let server = Server::start(&setup)?;
     figures.extend(read_postgres(settings, &cluster, &server)?);
+    figures.extend(Servers::start("PostgreSQL", &server, &setup, &credentials)?.read(settings)?);
     figures.extend(write_postgres(settings, &cluster, &server)?);
+    let servers = Servers::start("PostgreSQL", &server, &setup, &credentials)?;
+    // Each starts with an empty log since the last checkpoint, whoever went before.
+    figures.extend(servers.write(settings, || cluster.execute("CHECKPOINT"))?);
+    figures.extend(servers.log_in()?);
+    drop(servers);
     drop(server);
     let start = median_start(&setup)?;
     figures.push(Figure::time("start to first 200, PostgreSQL", start, START_AT_MOST_MS));
@@ -182,11 +202,21 @@ fn write_postgres(settings: &Settings, cluster: &Cluster, server: &Server) -> Ou
 
 impl Settings {
     fn reads(&self, address: SocketAddr) -> Load {
-        let requests = (1..=data::USERS).map(|user| Request::get(address, &page_path(user))).collect();
-        self.load(address, requests, 200)
+        self.reads_as(address, &Caller::Nobody)
     }
 
     fn posts(&self, address: SocketAddr, idempotent: bool) -> Load {
+        self.posts_as(address, &Caller::Nobody, idempotent)
+    }
+
+    /// Pages of all users, each asked for by that user.
+    pub fn reads_as(&self, address: SocketAddr, caller: &Caller<'_>) -> Load {
+        let requests = data::users().map(|user| caller.sign(user, Request::get(address, &page_path(user)))).collect();
+        self.load(address, requests, 200)
+    }
+
+    /// Messages into the busy conversations, each sent by its sender.
+    pub fn posts_as(&self, address: SocketAddr, caller: &Caller<'_>, idempotent: bool) -> Load {
         let mut random = Random::fixed(7);
         let requests = data::busy_conversations()
             .map(|conversation_id| {
@@ -196,7 +226,7 @@ impl Settings {
                     "recipient_user_name": data::user_name(recipient),
                     "body": data::body(&mut random),
                 });
-                Request::post(address, "/api/messages", &message.to_string(), idempotent)
+                caller.sign(sender, Request::post(address, "/api/messages", &message.to_string(), idempotent))
             })
             .collect();
         self.load(address, requests, 201)
@@ -213,24 +243,29 @@ impl Settings {
     }
 }
 
-struct Best {
+/// The better of several measurements.
+pub struct Best {
     name: &'static str,
-    measured: Measured,
+    /// It.
+    pub measured: Measured,
 }
 
 impl Best {
-    fn of(name: &'static str) -> Self {
+    /// None yet.
+    pub fn of(name: &'static str) -> Self {
         Self { name, measured: Measured::default() }
     }
 
-    fn offer(&mut self, measured: Measured) {
+    /// Takes a measurement if it is better.
+    pub fn offer(&mut self, measured: Measured) {
         say(&format!("  {}: {:.0}/s", self.name, measured.rate));
         if measured.rate > self.measured.rate {
             self.measured = measured;
         }
     }
 
-    fn rate(&self) -> f64 {
+    /// Its rate.
+    pub fn rate(&self) -> f64 {
         self.measured.rate
     }
 }
@@ -274,6 +309,7 @@ fn median_start(setup: &Setup) -> Outcome<Duration> {
     Ok(times[STARTS / 2])
 }
 
-fn say(what: &str) {
+/// Tells the person at the terminal.
+pub fn say(what: &str) {
     eprintln!("{what}");
 }

@@ -115,9 +115,7 @@ impl Cluster {
 
     /// Its version, as it says it.
     pub fn version(&self) -> Outcome<String> {
-        self.with_client(DATABASE, async |client| {
-            client.query_one("SHOW server_version", &[]).await.map(|row| row.get(0))
-        })
+        self.with_client(async |client| client.query_one("SHOW server_version", &[]).await.map(|row| row.get(0)))
     }
 
     /// Fills the empty schema.
@@ -130,7 +128,7 @@ impl Cluster {
 
     /// Runs statements that answer nothing.
     pub fn execute(&self, statements: &str) -> Outcome<()> {
-        self.with_client(DATABASE, async |client| client.batch_execute(statements).await)
+        self.with_client(async |client| client.batch_execute(statements).await)
     }
 
     /// Transactions per second of one script with prepared statements, without the time to connect.
@@ -167,7 +165,7 @@ impl Cluster {
     fn create_database(&self) -> Outcome<()> {
         let deadline = Instant::now() + READY_AT_MOST;
         loop {
-            let created = self.with_client("postgres", async |client| {
+            let created = self.with_client_of("postgres", async |client| {
                 client.batch_execute(&format!("CREATE DATABASE {DATABASE}")).await
             });
             match created {
@@ -181,7 +179,12 @@ impl Cluster {
         }
     }
 
-    fn with_client<T>(
+    /// Does something over a connection of its own.
+    pub fn with_client<T>(&self, action: impl AsyncFnOnce(&Client) -> Result<T, tokio_postgres::Error>) -> Outcome<T> {
+        self.with_client_of(DATABASE, action)
+    }
+
+    fn with_client_of<T>(
         &self,
         database: &str,
         action: impl AsyncFnOnce(&Client) -> Result<T, tokio_postgres::Error>,

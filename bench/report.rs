@@ -19,6 +19,8 @@ use crate::process::{Context, Outcome};
 pub enum Target {
     /// At least this share of the limit.
     Ratio(f64),
+    /// As much as the limit, to this share of it in either direction.
+    Same(f64),
     /// No more than this, in the figure's own unit.
     AtMost(f64),
     /// Nothing: it is there to be seen.
@@ -76,6 +78,18 @@ impl Figure {
         Self::plain(what, taken.as_secs_f64() * 1e3, Unit::Milliseconds, at_most_ms)
     }
 
+    /// Time taken, beside another one.
+    pub fn time_beside(what: &str, taken: Duration, other: (&str, Duration), target: Target) -> Self {
+        Self {
+            what: what.to_owned(),
+            value: taken.as_secs_f64() * 1e3,
+            unit: Unit::Milliseconds,
+            latency_us: None,
+            limit: Some((other.0.to_owned(), other.1.as_secs_f64() * 1e3)),
+            target,
+        }
+    }
+
     fn plain(what: &str, value: f64, unit: Unit, at_most: f64) -> Self {
         Self { what: what.to_owned(), value, unit, latency_us: None, limit: None, target: Target::AtMost(at_most) }
     }
@@ -87,6 +101,7 @@ impl Figure {
     fn met(&self) -> Option<bool> {
         match self.target {
             Target::Ratio(least) => Some(self.ratio().is_some_and(|ratio| ratio >= least)),
+            Target::Same(share) => Some(self.ratio().is_some_and(|ratio| (ratio - 1.0).abs() <= share)),
             Target::AtMost(most) => Some(self.value <= most),
             Target::Nothing => None,
         }
@@ -95,6 +110,7 @@ impl Figure {
     fn cells(&self) -> [String; 7] {
         let target = match self.target {
             Target::Ratio(least) => format!("≥ {least:.2}"),
+            Target::Same(share) => format!("1 ± {share:.2}"),
             Target::AtMost(most) => format!("≤ {}", self.unit.show(most)),
             Target::Nothing => String::new(),
         };
@@ -119,6 +135,7 @@ impl Figure {
     fn json(&self) -> Value {
         let target = match self.target {
             Target::Ratio(least) => json!({ "ratio_at_least": least }),
+            Target::Same(share) => json!({ "ratio_from": 1.0 - share, "ratio_to": 1.0 + share }),
             Target::AtMost(most) => json!({ "at_most": most }),
             Target::Nothing => Value::Null,
         };
@@ -142,7 +159,7 @@ impl Unit {
         match self {
             Unit::PerSecond => format!("{}/s", thousands(value)),
             Unit::Mebibytes => format!("{value:.0} MiB"),
-            Unit::Milliseconds => format!("{value:.0} ms"),
+            Unit::Milliseconds => format!("{value:.1} ms"),
         }
     }
 

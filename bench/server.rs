@@ -23,9 +23,22 @@ pub struct Setup {
     pub data_dir: PathBuf,
     /// PostgreSQL instead of the SQLite database in the data directory.
     pub database_url: Option<String>,
+    /// Whom it lets in.
+    pub access: Access,
     /// Where its words go.
     pub log: PathBuf,
 }
+
+/// Whom a server lets in.
+pub enum Access {
+    /// Everyone.
+    Open,
+    /// Who has credentials; JWTs are signed with the secret in this file.
+    Secured(PathBuf),
+}
+
+/// What the JWTs for a secured server say of their issuer and their audience.
+pub const ISSUER_AND_AUDIENCE: &str = "bench";
 
 /// A server that answers.
 pub struct Server {
@@ -53,8 +66,15 @@ impl Server {
     pub fn start(setup: &Setup) -> Outcome<Self> {
         let address = free_address()?;
         let mut command = Command::new(&setup.binary);
-        command.args(["serve", "--open", "--rate-limits", "off", "--log-format", "json", "--listen"]);
+        command.args(["serve", "--rate-limits", "off", "--log-format", "json", "--listen"]);
         command.arg(address.to_string()).arg("--data-dir").arg(&setup.data_dir);
+        match &setup.access {
+            Access::Open => command.arg("--open"),
+            Access::Secured(secret_file) => command
+                .args(["--jwt-issuer", ISSUER_AND_AUDIENCE, "--jwt-audience", ISSUER_AND_AUDIENCE])
+                .arg("--jwt-hs256-secret-file")
+                .arg(secret_file),
+        };
         if let Some(url) = &setup.database_url {
             command.arg("--database-url").arg(url);
         }
