@@ -178,6 +178,10 @@ async fn insert_account(conn: &mut Conn, new: &NewAccount) -> Result<Given> {
     if store::erasure::was_erased(conn, &new.name_digest).await? {
         return Err(name_taken());
     }
+    // Where both are taken, which one is told must not depend on the database.
+    if store::users::account_by_key(conn, &new.user.user_name_key).await?.is_some() {
+        return Err(name_taken());
+    }
     let id = store::users::insert(conn, &new.user).await.map_err(taken)?;
     if let Some(hash) = &new.password_hash {
         store::passwords::put(conn, id, hash, now).await?;

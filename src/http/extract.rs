@@ -258,21 +258,22 @@ async fn read_body(mut body: Body, timeout: Duration) -> Result<Bytes, Problem> 
 }
 
 fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
-    let error = match serde_json::from_slice(bytes) {
-        Ok(value) => return Ok(value),
-        Err(error) => error,
-    };
-    // A wrong type may stand before a syntax error: the syntax comes first.
-    let syntax = match error.classify() {
-        serde_json::error::Category::Data => serde_json::from_slice::<serde_json::Value>(bytes).err(),
-        _ => Some(error),
-    };
-    if let Some(error) = syntax {
+    // serde takes an array for an object, field by field in their order; here it is none.
+    let is_object = bytes.trim_ascii_start().first() == Some(&b'{');
+    if is_object && let Ok(value) = serde_json::from_slice(bytes) {
+        return Ok(value);
+    }
+    // A wrong type may stand before a syntax error, and serde takes some wrong types for one (`true` for one of some words):
+    // whether it is JSON is asked apart.
+    if let Err(error) = serde_json::from_slice::<serde_json::Value>(bytes) {
         return Err(Problem::new(
             StatusCode::BAD_REQUEST,
             "malformed_json",
             format!("the body is not JSON in UTF-8: line {}, column {}", error.line(), error.column()),
         ));
+    }
+    if !is_object {
+        return Err(field_problem(".", ""));
     }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let outcome: Result<T, _> = serde_path_to_error::deserialize(&mut reader);

@@ -126,6 +126,9 @@ both!(wrong_forms_are_named, async |place| {
         (json!({"email": long, "password": PASSWORD}), vec!["email"]),
         (json!({"user_name": "bugs", "password": PASSWORD, "code": long}), vec!["code"]),
         (json!([]), vec!["body"]),
+        (json!(["bugs", null, PASSWORD, null, false]), vec!["body"]),
+        (json!("bugs"), vec!["body"]),
+        (Value::Null, vec!["body"]),
     ] {
         server.log_in(body).await.invalid(&fields);
     }

@@ -103,6 +103,15 @@ fn no_content() -> Response {
     response
 }
 
+/// A field that may be absent, and not null.
+fn not_null<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    T: serde::Deserialize<'de>,
+    D: serde::Deserializer<'de>,
+{
+    T::deserialize(deserializer).map(Some)
+}
+
 /// Tells a field that is null from one that is absent: an absent one stays as it is.
 fn present<'de, T, D>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
 where

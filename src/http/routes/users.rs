@@ -6,7 +6,7 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{given, list, no_content, present, resource, to_json};
+use super::{given, list, no_content, not_null, present, resource, to_json};
 use crate::domain::audit::By;
 use crate::domain::auth::Principal;
 use crate::domain::erasure;
@@ -250,9 +250,11 @@ fn render_made(user: &User, default: users::DirectMessagesFrom) -> DomainResult<
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"first_name": "Rebecca"}))]
 pub struct UserChanges {
-    #[schema(max_length = 32)]
+    #[serde(default, deserialize_with = "not_null")]
+    #[schema(nullable = false, max_length = 32)]
     first_name: Option<String>,
-    #[schema(max_length = 32)]
+    #[serde(default, deserialize_with = "not_null")]
+    #[schema(nullable = false, max_length = 32)]
     last_name: Option<String>,
     /// Null takes it away. A new one is not confirmed.
     #[serde(default, deserialize_with = "present")]
