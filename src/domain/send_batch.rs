@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - What is expected to fail is sorted out first, draft by draft; what is left is written by one statement a table.
-//! - Locks are taken in one order everywhere: pairs of new direct conversations (sorted), conversations (by id),
+//! - Locks are taken in one order everywhere: people who are to have a new direct conversation (by id), pairs of new direct conversations (sorted), conversations (by id),
 //!   idempotency keys (sorted), the event log's counter. So nothing deadlocks.
 //! - `seq`, `id` and `timestamp_sent` are given under the conversation's lock and rise together.
 
@@ -116,9 +116,14 @@ async fn place<'a>(
     for (index, draft) in open {
         let mut unknown = Vec::new();
         let sender = match &draft.sender {
-            Sender::Known(person) => Some(person.clone()),
+            Sender::Known(person) => people.get(&person.user_name_key).filter(|found| found.id == person.id).cloned(),
             Sender::Named(key) => people.get(key.as_str()).cloned(),
         };
+        if let (None, Sender::Known(_)) = (&sender, &draft.sender) {
+            // Erased since they were let in.
+            answers[index] = Some(Err(Error::Unauthenticated));
+            continue;
+        }
         if sender.is_none() {
             unknown.push(FieldError::new("sender_user_name", "user_not_found", "names no user"));
         }
@@ -142,10 +147,12 @@ async fn place<'a>(
                 (Some(recipient), Target::New(pair))
             }
             (None, Recipient::Conversation(id)) => match other_member(&members, *id, sender.id) {
-                Some(other) => (
-                    Some(other).filter(|other| other.id != sender.id).or_else(|| Some(sender.clone())),
-                    Target::Exists(*id),
-                ),
+                Some(Some(other)) => (Some(other), Target::Exists(*id)),
+                Some(None) => {
+                    let gone = "has nobody left to write to: the other one was erased";
+                    answers[index] = Some(Err(Error::invalid("conversation_id", "user_not_found", gone)));
+                    continue;
+                }
                 None => {
                     answers[index] = Some(Err(conversation_not_found()));
                     continue;
@@ -161,9 +168,11 @@ async fn place<'a>(
 async fn people(conn: &mut Conn, drafts: &[(usize, &Draft)]) -> Result<HashMap<String, UserName>> {
     let mut keys = BTreeSet::new();
     for (_, draft) in drafts {
-        if let Sender::Named(key) = &draft.sender {
-            keys.insert(key.as_str());
-        }
+        // Who is known was so when they were let in: they may have been erased since.
+        keys.insert(match &draft.sender {
+            Sender::Named(key) => key.as_str(),
+            Sender::Known(person) => &person.user_name_key,
+        });
         if let Recipient::Direct(key) = &draft.recipient {
             keys.insert(key.as_str());
         }
@@ -176,7 +185,8 @@ async fn people(conn: &mut Conn, drafts: &[(usize, &Draft)]) -> Result<HashMap<S
     Ok(found.into_iter().map(|user| (user.user_name_key.clone(), user)).collect())
 }
 
-type DirectMembers = HashMap<ConversationId, Vec<UserName>>;
+/// The members of direct conversations, without a name where they were erased.
+type DirectMembers = HashMap<ConversationId, Vec<(UserId, Option<UserName>)>>;
 
 async fn direct_members(conn: &mut Conn, drafts: &[(usize, &Draft)]) -> Result<DirectMembers> {
     let ids: BTreeSet<i64> = drafts
@@ -196,21 +206,18 @@ async fn direct_members(conn: &mut Conn, drafts: &[(usize, &Draft)]) -> Result<D
     let names: Names = store::users::names_by_ids(conn, &people).await?.into_iter().collect();
     let mut members = DirectMembers::new();
     for (conversation, id) in rows {
-        let user_name = names.get(&id).cloned().unwrap_or_default();
-        members.entry(conversation).or_default().push(UserName {
-            id,
-            user_name_key: fold_ascii(&user_name),
-            user_name,
-        });
+        let name = names.get(&id).map(|name| UserName { id, user_name_key: fold_ascii(name), user_name: name.clone() });
+        members.entry(conversation).or_default().push((id, name));
     }
     Ok(members)
 }
 
-/// The other one in a direct conversation, or oneself in notes to oneself; `None` for who is not in it.
-fn other_member(members: &DirectMembers, conversation: ConversationId, sender: UserId) -> Option<UserName> {
+/// The other one in a direct conversation, or oneself in notes to oneself; `None` for who is not in it, and `Some(None)`
+/// where the other one was erased.
+fn other_member(members: &DirectMembers, conversation: ConversationId, sender: UserId) -> Option<Option<UserName>> {
     let members = members.get(&conversation)?;
-    let own = members.iter().find(|member| member.id == sender)?;
-    Some(members.iter().find(|member| member.id != sender).unwrap_or(own).clone())
+    let own = members.iter().find(|(id, _)| *id == sender)?;
+    Some(members.iter().find(|(id, _)| *id != sender).unwrap_or(own).1.clone())
 }
 
 /// There is no such conversation for this sender.
@@ -238,6 +245,15 @@ async fn make_conversations<'a>(
     } else {
         store::conversations::direct(conn, &wanted).await?.into_iter().collect()
     };
+    let new: BTreeSet<i64> =
+        wanted.iter().filter(|pair| !known.contains_key(pair)).flat_map(|pair| [pair.lower.0, pair.higher.0]).collect();
+    if !new.is_empty() {
+        // An erasure looks for the conversations of its person: it must not miss one that is about to be there.
+        let new: Vec<i64> = new.into_iter().collect();
+        if !store::users::hold(conn, &new).await? {
+            return Err(store::sends::somebody_went());
+        }
+    }
     for pair in &wanted {
         // The first message of a conversation has nothing to answer: it must not make one by failing.
         let opener = placed.iter().find(|placed| {

@@ -7,7 +7,7 @@ use super::conversations::{self, Head};
 use super::events::{self, Kind, NewEvent};
 use super::messages::{self, Message, NewRow};
 use super::{Conn, Value};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::time::Timestamp;
 
 /// Locks conversations until the transaction ends, and takes `count` message ids, rising.
@@ -41,6 +41,9 @@ pub async fn lock_and_number(conn: &mut Conn, conversations: &[i64], count: usiz
 }
 
 /// Appends messages, moves their conversations' heads, and logs that they were created. The last statement of its transaction.
+///
+/// # Errors
+/// [`Error::Rerun`] when somebody who is in them was erased meanwhile.
 pub async fn append(conn: &mut Conn, heads: &[Head], rows: &[NewRow<'_>]) -> Result<()> {
     if let Conn::Sqlite(_) = conn {
         conversations::advance(conn, heads).await?;
@@ -53,8 +56,15 @@ pub async fn append(conn: &mut Conn, heads: &[Head], rows: &[NewRow<'_>]) -> Res
     }
     let bodies: Vec<&str> = rows.iter().map(|row| row.message.body.as_str()).collect();
     let days: Vec<Option<i64>> = rows.iter().map(|row| row.key.map(|(day, _)| day)).collect();
+    let mut people: Vec<i64> = rows
+        .iter()
+        .flat_map(|row| [Some(row.message.sender_id.0), row.message.recipient_id.map(|id| id.0)])
+        .flatten()
+        .collect();
+    people.sort_unstable();
+    people.dedup();
     let digests: Vec<Option<&[u8]>> = rows.iter().map(|row| row.key.map(|(_, digest)| digest.as_slice())).collect();
-    conn.execute(
+    let appended = conn.execute(
         "WITH heads AS (
              UPDATE messaging.conversations c
                 SET last_seq = n.last_seq, last_sent_at = n.last_sent_at, last_message_id = n.last_message_id
@@ -76,7 +86,10 @@ pub async fn append(conn: &mut Conn, heads: &[Head], rows: &[NewRow<'_>]) -> Res
          INSERT INTO messaging.events (position, type, conversation_id, seq, actor_id, at)
          SELECT log.last_position - $15 + e.place, $16, e.conversation_id, e.seq, e.actor_id, e.at
            FROM log, unnest($5::bigint[], $6::bigint[], $10::bigint[], $8::timestamptz[])
-                WITH ORDINALITY AS e (conversation_id, seq, actor_id, at, place)",
+                WITH ORDINALITY AS e (conversation_id, seq, actor_id, at, place)
+          -- People were looked up before the conversations were locked. Who was erased between is seen here, and an erasure
+          -- that is not seen here waits for the locks and finds these messages.
+          WHERE (SELECT count(*) FROM messaging.users WHERE id = ANY($19)) = cardinality($19)",
         &[
             Value::I64s(&heads.iter().map(|head| head.id.0).collect::<Vec<_>>()),
             Value::I64s(&heads.iter().map(|head| head.last_seq).collect::<Vec<_>>()),
@@ -96,10 +109,16 @@ pub async fn append(conn: &mut Conn, heads: &[Head], rows: &[NewRow<'_>]) -> Res
             Value::Text(Kind::MessageCreated.as_str()),
             Value::OptionI64s(&days),
             Value::OptionByteSlices(&digests),
+            Value::I64s(&people),
         ],
     )
     .await?;
-    Ok(())
+    if appended == rows.len() as u64 { Ok(()) } else { Err(somebody_went()) }
+}
+
+/// Somebody was erased while a message by or to them was on its way: run again, it is refused.
+pub fn somebody_went() -> Error {
+    Error::Rerun("somebody in a batch of sends was erased meanwhile".into())
 }
 
 fn created(message: &Message) -> NewEvent {

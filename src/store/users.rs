@@ -384,6 +384,15 @@ pub async fn set_banned(conn: &mut Conn, id: UserId, banned_at: Option<Timestamp
     Ok(())
 }
 
+/// Keeps people from being erased until the transaction ends; whether all of them are there. The ids are sorted.
+pub async fn hold(conn: &mut Conn, ids: &[i64]) -> Result<bool> {
+    let sql = match conn {
+        Conn::Sqlite(_) => "SELECT id FROM messaging.users WHERE id = ANY($1)",
+        Conn::Postgres(_) => "SELECT id FROM messaging.users WHERE id = ANY($1) ORDER BY id FOR KEY SHARE",
+    };
+    Ok(conn.rows(sql, &[Value::I64s(ids)], |row| row.i64(0)).await?.len() == ids.len())
+}
+
 /// Locks a person's row until the transaction ends; whether there is one. SQLite's writer is alone anyway.
 pub async fn lock(conn: &mut Conn, id: UserId) -> Result<bool> {
     let sql = match conn {
