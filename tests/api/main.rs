@@ -3,9 +3,16 @@
 mod support;
 
 mod access;
+mod admin;
+mod api_keys;
+mod audit;
 mod conventions;
 mod durability;
+mod erasure;
+mod export;
 mod idempotency;
+mod jwt;
+mod limits;
 mod mail;
 mod messages;
 mod operations;

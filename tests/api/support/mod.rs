@@ -1,5 +1,6 @@
 //! A server of its own for each test, on a database of its own.
 
+pub mod callers;
 pub mod cluster;
 pub mod mail;
 pub mod nginx;
