@@ -45,10 +45,10 @@ async fn expect(request: RequestBuilder, status: u16) -> Answer {
     answer
 }
 
-/// Who did it, with which key, to whom, from where, and what else is told.
-type Told = (&'static str, Option<i64>, Option<i64>, Option<i64>, Option<&'static str>, Option<&'static str>);
+/// What happened, who did it, with which key, to whom, from where, and what else is told.
+type Told<T> = (T, Option<i64>, Option<i64>, Option<i64>, Option<T>, Option<T>);
 
-fn told(entry: &Value) -> (String, Option<i64>, Option<i64>, Option<i64>, Option<String>, Option<String>) {
+fn told(entry: &Value) -> Told<String> {
     let text = |field: &str| entry[field].as_str().map(str::to_owned);
     let number = |field: &str| entry[field].as_i64();
     let action = text("action").unwrap();
@@ -69,7 +69,7 @@ both!(every_event_is_told_with_who_what_when_and_where, async |place| {
     let here = "203.0.113.7";
     let request = |method, target: &str| from(server.request(method, target), here);
     let by = |token: &str, method, target: &str| from(server.request(method, target), here).bearer_auth(token);
-    let mut expected: Vec<Told> = Vec::new();
+    let mut expected: Vec<Told<&str>> = Vec::new();
     let later = || hand.fetch_add(60_000_000, Ordering::Relaxed);
     let now = || hand.load(Ordering::Relaxed);
 
@@ -184,8 +184,9 @@ both!(every_event_is_told_with_who_what_when_and_where, async |place| {
     let log = answer.json();
     let log = log.as_array().unwrap();
     expected.reverse();
-    let owned =
-        |told: &Told| (told.0.to_owned(), told.1, told.2, told.3, told.4.map(str::to_owned), told.5.map(str::to_owned));
+    let owned = |told: &Told<&str>| {
+        (told.0.to_owned(), told.1, told.2, told.3, told.4.map(str::to_owned), told.5.map(str::to_owned))
+    };
     let expected: Vec<_> = expected.iter().map(owned).collect();
     assert_eq!(log.iter().map(told).collect::<Vec<_>>(), expected);
     let actions: std::collections::BTreeSet<_> = log.iter().map(|entry| entry["action"].as_str().unwrap()).collect();
