@@ -77,7 +77,7 @@ pub async fn authenticate(app: &Arc<App>, credentials: Credentials) -> Result<Pr
     let Credentials { token, act_as, address } = credentials;
     let (credential, person) = match token {
         Some(token) => {
-            let known = look_up(app, &token).await?;
+            let known = look_up(app, &token, address).await?;
             note_use(app, &known, address);
             (known.credential, known.person.clone())
         }
@@ -97,7 +97,7 @@ pub async fn authenticate(app: &Arc<App>, credentials: Credentials) -> Result<Pr
     Ok(Principal::new(credential, person, address))
 }
 
-async fn look_up(app: &Arc<App>, token: &str) -> Result<Arc<Known>> {
+async fn look_up(app: &Arc<App>, token: &str, address: IpAddr) -> Result<Arc<Known>> {
     if token.is_empty() || token.len() > MAX_TOKEN_CHARACTERS {
         return Err(Error::Unauthenticated);
     }
@@ -117,7 +117,7 @@ async fn look_up(app: &Arc<App>, token: &str) -> Result<Arc<Known>> {
     } else if token.starts_with(TokenKind::Session.prefix()) {
         session(app, hash, mark, now).await?
     } else {
-        jwt(app, token, mark, now).await?
+        jwt(app, token, address, mark, now).await?
     };
     let known = Arc::new(found.ok_or(Error::Unauthenticated)?);
     app.callers.by_token.insert(hash, Arc::clone(&known));
@@ -161,14 +161,18 @@ async fn api_key(app: &App, hash: SecretHash, mark: Mark, now: Timestamp) -> Res
     }))
 }
 
-async fn jwt(app: &Arc<App>, token: &str, mark: Mark, now: Timestamp) -> Result<Option<Known>> {
+async fn jwt(app: &Arc<App>, token: &str, address: IpAddr, mark: Mark, now: Timestamp) -> Result<Option<Known>> {
     let Some(verifier) = &app.jwt else { return Ok(None) };
     let verified = verifier.verify(token, now).await?;
+    // PostgreSQL takes no U+0000, not even to look for it.
+    if verified.subject.contains('\0') {
+        return Ok(None);
+    }
     let key = fold_ascii(&verified.subject);
     let mut account = account_by_key(app, key.clone()).await?;
     if account.is_none() && verifier.provisions() {
         let registration = Registration { user_name: verified.subject.clone(), ..Registration::default() };
-        match users::provision(app, registration).await {
+        match users::provision(app, registration, address).await {
             // Another request may have been first: whoever is there now is meant.
             Ok(()) | Err(Error::Conflict { .. }) => account = account_by_key(app, key).await?,
             Err(Error::Invalid(_)) => return Ok(None),

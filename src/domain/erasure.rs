@@ -30,10 +30,10 @@ pub async fn erase(app: &App, principal: &Principal, user_name: &str, delete_mes
     principal.require_person_or_admin()?;
     let key = fold_ascii(principal.resolve(user_name)?);
     let by = By::principal(principal, app.clock.now());
-    let input = (users::name_digest(app, &key), key, principal.clone(), by, delete_messages);
+    let input = (key, principal.clone(), by, delete_messages);
     let user = app
         .db
-        .write(input, |conn, (digest, key, principal, by, delete_messages)| {
+        .write(input, |conn, (key, principal, by, delete_messages)| {
             Box::pin(async move {
                 let account = store::users::account_by_key(conn, key).await?.ok_or_else(users::not_found)?;
                 let user = account.name.id;
@@ -41,11 +41,14 @@ pub async fn erase(app: &App, principal: &Principal, user_name: &str, delete_mes
                 if !store::users::lock(conn, user).await? {
                     return Err(users::not_found());
                 }
+                let digest = users::name_digest(conn, key).await?;
                 store::idempotency::blank_of(conn, user).await?;
                 store::audit::blank(conn, user).await?;
                 store::friends::forget(conn, user).await?;
-                audit::record(conn, &By { address: None, ..by.clone() }, Action::UserErased, Some(user), None).await?;
-                store::erasure::forget_person(conn, user, digest, *delete_messages, by.at).await?;
+                // Where an administrator was is theirs, and told as ever.
+                let address = by.address.clone().filter(|_| by.actor != Some(user));
+                audit::record(conn, &By { address, ..by.clone() }, Action::UserErased, Some(user), None).await?;
+                store::erasure::forget_person(conn, user, &digest, *delete_messages, by.at).await?;
                 store::revocations::insert(conn, Revoked::User(user), by.at).await?;
                 Ok(user)
             })
@@ -82,14 +85,22 @@ async fn finish(app: &App, erasure: Erasure) -> Result<()> {
             clean(app, erasure, conversation).await?;
         }
     }
-    app.db.write(erasure.user, |conn, user| Box::pin(store::erasure::finish(conn, *user))).await?;
-    // What was overwritten in the database must not be left in its log.
-    app.db.flush().await
+    // What was overwritten in the database must not be left in its log. Where somebody is in the way for too long, it is
+    // tried again later: until then the erasure is not finished.
+    if let Err(error) = app.db.flush().await {
+        tracing::warn!(%error, "what was erased is still in the database's free space, and will be seen to later");
+        return Ok(());
+    }
+    app.db.write(erasure.user, |conn, user| Box::pin(store::erasure::finish(conn, *user))).await
 }
 
 /// Sees to the messages of one conversation, a bite at a time.
 async fn clean(app: &App, erasure: Erasure, conversation: ConversationId) -> Result<()> {
     let now = app.clock.now();
+    // Also where no message is looked at: names are rendered into what is remembered of a conversation.
+    app.db
+        .write(conversation, |conn, conversation| Box::pin(store::conversations::mark_changed(conn, *conversation)))
+        .await?;
     let mut after = if erasure.delete_messages {
         0
     } else {
@@ -135,9 +146,8 @@ async fn clean_bite(
         traces.iter().filter(|trace| trace.own && erasure.delete_messages).map(|trace| trace.seq).collect();
     if !own.is_empty() {
         store::edits::bury(conn, conversation, &own, now).await?;
+        store::conversations::mark_changed(conn, conversation).await?;
     }
-    // Names are rendered into what is remembered of a conversation.
-    store::conversations::mark_changed(conn, conversation).await?;
     let events: Vec<NewEvent> = own
         .iter()
         .map(|seq| NewEvent {

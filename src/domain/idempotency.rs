@@ -115,26 +115,27 @@ impl KeyedRequest {
         Ok(LessSafeKey::new(key))
     }
 
-    /// The nonce never changes: the key is of one request, and one answer of it is kept.
-    fn nonce() -> Nonce {
-        Nonce::assume_unique_for_key([0; NONCE_LEN])
-    }
-
+    /// The nonce, the sealed body and its tag. The nonce comes from the body: when a request is repeated after its answer
+    /// was forgotten, another answer is sealed under the same key, and must not share a nonce with the first one.
     fn seal(&self, mut body: Vec<u8>) -> Result<Vec<u8>> {
-        let sealed = self.cipher()?.seal_in_place_append_tag(Self::nonce(), Aad::empty(), &mut body);
+        let mut nonce = [0; NONCE_LEN];
+        nonce.copy_from_slice(&hash(&[b"nonce", &self.seal, &body])[..NONCE_LEN]);
+        let sealed =
+            self.cipher()?.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::empty(), &mut body);
         sealed.map_err(|_| Error::internal("an answer could not be sealed"))?;
-        Ok(body)
+        Ok([&nonce[..], &body].concat())
     }
 
-    fn open(&self, mut body: Vec<u8>) -> Result<Vec<u8>> {
-        if body.is_empty() {
+    fn open(&self, mut stored: Vec<u8>) -> Result<Vec<u8>> {
+        if stored.is_empty() {
             // It was blanked.
-            return Ok(body);
+            return Ok(stored);
         }
-        let opened = self.cipher()?.open_in_place(Self::nonce(), Aad::empty(), &mut body);
-        let length = opened.map_err(|_| Error::internal("a sealed answer could not be opened"))?.len();
-        body.truncate(length);
-        Ok(body)
+        let damaged = || Error::internal("a sealed answer could not be opened");
+        let (nonce, body) = stored.split_at_mut_checked(NONCE_LEN).ok_or_else(damaged)?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| damaged())?;
+        let opened = self.cipher()?.open_in_place(nonce, Aad::empty(), body);
+        Ok(opened.map_err(|_| damaged())?.to_vec())
     }
 
     /// The stored answer, if it answered this very request.

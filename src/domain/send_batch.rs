@@ -2,8 +2,9 @@
 //!
 //! Invariants:
 //! - What is expected to fail is sorted out first, draft by draft; what is left is written by one statement a table.
-//! - Locks are taken in one order everywhere: pairs of new direct conversations (sorted), conversations (by id),
-//!   idempotency keys (sorted), the event log's counter. So nothing deadlocks.
+//! - Locks are taken in one order everywhere: people who are to have a new direct conversation (by id), pairs of new
+//!   direct conversations (sorted), conversations (by id), idempotency keys (sorted), the event log's counter. So nothing
+//!   deadlocks.
 //! - `seq`, `id` and `timestamp_sent` are given under the conversation's lock and rise together.
 //! - People and conversations known from before are taken at their word only while nothing was revoked since. That is looked at
 //!   under the conversations' locks, so an erasure either finds the message or keeps it from being sent.
@@ -158,10 +159,12 @@ async fn place<'a>(
                 (Some(recipient), Target::New(pair))
             }
             (None, Recipient::Conversation(id)) => match other_member(&members, *id, sender.id) {
-                Some(other) => (
-                    Some(other).filter(|other| other.id != sender.id).or_else(|| Some(sender.clone())),
-                    Target::Exists(*id),
-                ),
+                Some(Some(other)) => (Some(other), Target::Exists(*id)),
+                Some(None) => {
+                    let gone = "has nobody left to write to: the other one was erased";
+                    answers[index] = Some(Err(Error::invalid("conversation_id", "user_not_found", gone)));
+                    continue;
+                }
                 None => {
                     answers[index] = Some(Err(conversation_not_found()));
                     continue;
@@ -195,7 +198,8 @@ fn person(found: &HashMap<String, UserName>, known: &Known, key: &str) -> Option
     known.people.get(key).or_else(|| found.get(key)).cloned()
 }
 
-type DirectMembers = HashMap<ConversationId, Vec<UserName>>;
+/// The members of direct conversations, without a name where they were erased.
+type DirectMembers = HashMap<ConversationId, Vec<(UserId, Option<UserName>)>>;
 
 async fn direct_members(conn: &mut Conn, drafts: &[(usize, &Draft)]) -> Result<DirectMembers> {
     let ids: BTreeSet<i64> = drafts
@@ -216,24 +220,17 @@ async fn direct_members(conn: &mut Conn, drafts: &[(usize, &Draft)]) -> Result<D
         store::users::people_by_ids(conn, &people).await?.into_iter().map(|person| (person.id, person)).collect();
     let mut members = DirectMembers::new();
     for (conversation, id) in rows {
-        // Who was erased has an id, and no name.
-        let gone = || UserName {
-            id,
-            user_name: String::new(),
-            user_name_key: String::new(),
-            direct_messages_from: None,
-            blocks_someone: false,
-        };
-        members.entry(conversation).or_default().push(there.get(&id).cloned().unwrap_or_else(gone));
+        members.entry(conversation).or_default().push((id, there.get(&id).cloned()));
     }
     Ok(members)
 }
 
-/// The other one in a direct conversation, or oneself in notes to oneself; `None` for who is not in it.
-fn other_member(members: &DirectMembers, conversation: ConversationId, sender: UserId) -> Option<UserName> {
+/// The other one in a direct conversation, or oneself in notes to oneself; `None` for who is not in it, and `Some(None)`
+/// where the other one was erased.
+fn other_member(members: &DirectMembers, conversation: ConversationId, sender: UserId) -> Option<Option<UserName>> {
     let members = members.get(&conversation)?;
-    let own = members.iter().find(|member| member.id == sender)?;
-    Some(members.iter().find(|member| member.id != sender).unwrap_or(own).clone())
+    let own = members.iter().find(|(id, _)| *id == sender)?;
+    Some(members.iter().find(|(id, _)| *id != sender).unwrap_or(own).1.clone())
 }
 
 /// There is no such conversation for this sender.
@@ -507,7 +504,7 @@ impl Placed<'_> {
                 deleted_at: None,
             },
             sender_user_name: self.sender.user_name,
-            recipient_user_name: self.recipient.map(|recipient| recipient.user_name).filter(|name| !name.is_empty()),
+            recipient_user_name: self.recipient.map(|recipient| recipient.user_name),
         }
     }
 }

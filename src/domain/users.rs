@@ -2,6 +2,8 @@
 //!
 //! Invariant: a user name is unique without regard to ASCII case; it is stored as written and found by its folded key.
 
+use std::net::IpAddr;
+
 use sha2::{Digest as _, Sha256};
 
 use super::audit::{self, Action, By};
@@ -80,18 +82,22 @@ impl Registration {
 }
 
 /// What is kept of a name when its person is erased.
-pub fn name_digest(app: &App, user_name_key: &str) -> Vec<u8> {
+///
+/// # Errors
+/// Of the database.
+pub async fn name_digest(conn: &mut Conn, user_name_key: &str) -> Result<Vec<u8>> {
+    // The database is asked each time: a restore beside this server may have brought another key.
+    let name_key = store::revocations::name_key(conn).await?;
     let mut hash = Sha256::new();
     hash.update(b"name\0");
-    hash.update(app.name_key);
+    hash.update(name_key);
     hash.update(user_name_key);
-    hash.finalize().to_vec()
+    Ok(hash.finalize().to_vec())
 }
 
 /// Someone who is to be written down.
 struct NewAccount {
     user: NewUser,
-    name_digest: Vec<u8>,
     password_hash: Option<String>,
     by: By,
     once: Once<User>,
@@ -130,9 +136,8 @@ pub async fn register(
 ///
 /// # Errors
 /// As [`register`].
-pub async fn provision(app: &App, registration: Registration) -> Result<()> {
-    let by = By { actor: None, api_key: None, address: None, at: app.clock.now() };
-    insert(app, registration, by, unkeyed()).await.map(drop)
+pub async fn provision(app: &App, registration: Registration, address: IpAddr) -> Result<()> {
+    insert(app, registration, By::stranger(address, app.clock.now()), unkeyed()).await.map(drop)
 }
 
 /// Makes an account for the operator.
@@ -166,7 +171,7 @@ async fn insert(app: &App, mut registration: Registration, by: By, once: Once<Us
         Some(password) => Some(app.passwords.hash(&app.rng, password).await?),
         None => None,
     };
-    let new = NewAccount { name_digest: name_digest(app, &user.user_name_key), user, password_hash, by, once };
+    let new = NewAccount { user, password_hash, by, once };
     app.db.write(new, |conn, new| Box::pin(insert_account(conn, new))).await
 }
 
@@ -175,7 +180,8 @@ async fn insert_account(conn: &mut Conn, new: &NewAccount) -> Result<Given> {
     if let Some(given) = new.once.given(conn, now).await? {
         return Ok(given);
     }
-    if store::erasure::was_erased(conn, &new.name_digest).await? {
+    let digest = name_digest(conn, &new.user.user_name_key).await?;
+    if store::erasure::was_erased(conn, &digest).await? {
         return Err(name_taken());
     }
     // Where both are taken, which one is told must not depend on the database.
@@ -186,7 +192,8 @@ async fn insert_account(conn: &mut Conn, new: &NewAccount) -> Result<Given> {
     if let Some(hash) = &new.password_hash {
         store::passwords::put(conn, id, hash, now).await?;
     }
-    audit::record(conn, &new.by, Action::UserCreated, Some(id), None).await?;
+    let detail = (new.user.role == Role::Admin).then(|| Role::Admin.as_str().into());
+    audit::record(conn, &new.by, Action::UserCreated, Some(id), detail).await?;
     let user = store::users::by_id(conn, id).await?.ok_or_else(|| Error::internal("a user vanished"))?;
     new.once.give(conn, now, &user, Some(id)).await
 }

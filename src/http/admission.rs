@@ -1,7 +1,7 @@
 //! Who a request comes from: what it shows, where from, and how often.
 //!
 //! Invariants: it is asked before routing, so that an unknown path tells a stranger nothing. On a public route credentials
-//! that are not good count as none. A cookie goes out with every request that a page makes, whoever's page it is, so it
+//! that are not good count as none; good ones are never taken for none because something else is wrong. A cookie goes out with every request that a page makes, whoever's page it is, so it
 //! opens nothing unsafe to pages of other origins.
 
 use std::net::IpAddr;
@@ -73,7 +73,7 @@ pub async fn admit(state: &HttpState, request: &mut Request) -> (Decision, Resul
             request.extensions_mut().insert(principal);
             (key, Ok(()))
         }
-        Err(_) if public => (Some(LimitKey::Address(address)), Ok(())),
+        Err(problem) if public && problem.is_refusal() => (Some(LimitKey::Address(address)), Ok(())),
         Err(problem) => (Some(LimitKey::Address(address)), Err(problem)),
     };
     let decision = key.map_or(Decision::FREE, |key| state.limits.check(key));
@@ -111,12 +111,7 @@ pub async fn identify(
 ) -> Result<Principal, Problem> {
     let bearer = bearer(headers)?;
     let cookie = if bearer.is_none() { session_cookie(headers) } else { None };
-    let act_as = match headers.get("x-act-as") {
-        None => None,
-        Some(value) => {
-            Some(value.to_str().map_err(|_| Error::invalid("X-Act-As", "user_not_found", "names no user"))?.to_owned())
-        }
-    };
+    let act_as = act_as(headers)?;
     let by_cookie = cookie.is_some();
     if by_cookie {
         state.settings.origins.check_cookie(method, headers)?;
@@ -129,6 +124,16 @@ pub async fn identify(
         }
         outcome => Ok(outcome?),
     }
+}
+
+fn act_as(headers: &HeaderMap) -> Result<Option<String>, Error> {
+    let mut values = headers.get_all("x-act-as").iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(Error::invalid("X-Act-As", "duplicate", "may be given once"));
+    }
+    let name = value.to_str().map_err(|_| Error::invalid("X-Act-As", "user_not_found", "names no user"))?;
+    Ok(Some(name.to_owned()))
 }
 
 fn bearer(headers: &HeaderMap) -> Result<Option<String>, Problem> {

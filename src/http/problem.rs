@@ -93,6 +93,11 @@ impl Problem {
         Self::new(status, code, detail)
     }
 
+    /// Whether it says that the caller is not let in, and not that the request or the server has a fault.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+    }
+
     /// With what the log is to know.
     pub fn caused_by(mut self, cause: String) -> Self {
         self.cause = Some(cause);

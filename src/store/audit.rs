@@ -84,16 +84,12 @@ pub async fn list_of(conn: &mut Conn, user: UserId, before: i64, limit: i64) -> 
     .await
 }
 
-/// Takes addresses and details out of what a person did or suffered.
+/// Takes the addresses out of what a person did, and of what strangers did to them: those may be the person's own. Ids and
+/// details name nobody, and stay for whoever has to find out what happened.
 pub async fn blank(conn: &mut Conn, user: UserId) -> Result<()> {
     conn.execute(
-        "UPDATE messaging.audit_log SET address = NULL, detail = NULL WHERE actor_id = $1",
-        &[Value::I64(user.0)],
-    )
-    .await?;
-    conn.execute(
-        "UPDATE messaging.audit_log SET address = CASE WHEN actor_id IS NULL THEN NULL ELSE address END, detail = NULL
-          WHERE subject_id = $1",
+        "UPDATE messaging.audit_log SET address = NULL
+          WHERE actor_id = $1 OR (subject_id = $1 AND actor_id IS NULL)",
         &[Value::I64(user.0)],
     )
     .await?;

@@ -55,6 +55,9 @@ const TABLES: &[(&str, &str)] = &[
     ("erasures", "user_id"),
 ];
 
+/// Tables whose ids the database gives. None is given twice, also when its row is gone: so the copy carries the last ones.
+const NUMBERED_TABLES: &[&str] = &["users", "conversations", "sessions", "api_keys", "audit_log"];
+
 /// Copies the data at `source` into a new file.
 ///
 /// # Errors
@@ -219,6 +222,14 @@ async fn copy_postgres_into_file(
     copy_rows(&mut conn, &mut file, report).await?;
     let last_id = conn.one("SELECT last_value FROM messaging.messaging_sequence", &[], |row| row.i64(0)).await?;
     file.execute("UPDATE messaging.messaging_sequence SET last_value = $1", &[Value::I64(last_id)]).await?;
+    for table in NUMBERED_TABLES {
+        let schema_table = format!("messaging.{table}");
+        let sql = "SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence($1, 'id')::regclass), 0)";
+        let last_id = conn.one(sql, &[Value::Text(&schema_table)], |row| row.i64(0)).await?;
+        file.execute("DELETE FROM sqlite_sequence WHERE name = $1", &[Value::Text(table)]).await?;
+        let values = [Value::Text(table), Value::I64(last_id)];
+        file.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ($1, $2)", &values).await?;
+    }
     file.script("COMMIT").await?;
     conn.script("COMMIT").await
 }
@@ -252,16 +263,16 @@ async fn replace_postgres(conn: &mut Conn, input: &Replacement) -> Result<(Optio
         |_| Ok(()),
     )
     .await?;
-    for table in ["users", "conversations", "sessions", "api_keys", "audit_log"] {
-        conn.script(&format!(
-            "SELECT setval(pg_get_serial_sequence('messaging.{table}', 'id'),
-                           (SELECT coalesce(max(id), 0) + 1 FROM messaging.{table}), false)"
-        ))
-        .await?;
+    for table in NUMBERED_TABLES {
+        let sql = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = $1";
+        let last_id = file.one(sql, &[Value::Text(table)], |row| row.i64(0)).await?;
+        let schema_table = format!("messaging.{table}");
+        let sql = "SELECT setval(pg_get_serial_sequence($1, 'id')::regclass, $2::bigint + 1, false)::text";
+        conn.first(sql, &[Value::Text(&schema_table), Value::I64(last_id)], |_| Ok(())).await?;
     }
     conn.script(
         "SELECT setval(pg_get_serial_sequence('messaging.users', 'id'),
-                       greatest((SELECT coalesce(max(id), 0) + 1 FROM messaging.users),
+                       greatest(nextval(pg_get_serial_sequence('messaging.users', 'id')),
                                 (SELECT coalesce(max(user_id), 0) + 1 FROM messaging.erased_people)), false)",
     )
     .await?;

@@ -171,7 +171,7 @@ impl Db {
         }
     }
 
-    /// Leaves nothing behind of what was overwritten: SQLite's log is copied into its file and cut off.
+    /// Leaves nothing behind of what was overwritten: the free space in SQLite's file is too, and its log is cut off.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when readers or another process were in the way for too long.

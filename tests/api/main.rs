@@ -3,13 +3,20 @@
 mod support;
 
 mod access;
+mod admin;
+mod api_keys;
+mod audit;
 mod conventions;
 mod cookies;
 mod durability;
 mod edits;
+mod erasure;
+mod export;
 mod friends;
 mod history;
 mod idempotency;
+mod jwt;
+mod limits;
 mod login_attempts;
 mod mail;
 mod matrix;

@@ -94,10 +94,15 @@ pub fn replace_rows(
         connection.execute_batch(&replace).map_err(translate)?;
         report(Progress { done, total });
     }
-    // The ids of those who were erased are not given again.
+    // Ids are not given again, also those whose rows are gone: of whoever was erased, of keys that were revoked.
     connection
         .execute_batch(
             "INSERT INTO main.sqlite_sequence (name, seq)
+                 SELECT name, 0 FROM restored.sqlite_sequence
+                  WHERE name NOT IN (SELECT name FROM main.sqlite_sequence);
+             UPDATE main.sqlite_sequence SET seq = max(seq, coalesce(
+                 (SELECT max(r.seq) FROM restored.sqlite_sequence r WHERE r.name = sqlite_sequence.name), 0));
+             INSERT INTO main.sqlite_sequence (name, seq)
                  SELECT 'users', 0 WHERE NOT EXISTS (SELECT 1 FROM main.sqlite_sequence WHERE name = 'users');
              UPDATE main.sqlite_sequence SET seq = max(seq, coalesce((SELECT max(user_id) FROM main.erased_people), 0))
               WHERE name = 'users'",

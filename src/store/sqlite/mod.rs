@@ -6,6 +6,7 @@
 pub(super) mod driver;
 pub(super) mod file;
 mod job;
+mod scrub;
 mod writer;
 
 use std::os::unix::fs::DirBuilderExt;
@@ -195,11 +196,12 @@ impl Inner {
 }
 
 impl Database {
-    /// Copies the whole log into the file and cuts it off.
+    /// Overwrites what rows of before have left in the file, copies the whole log into it and cuts the log off.
     pub async fn flush(&self) -> Result<()> {
         let path = self.inner.path.clone();
         let flushing = tokio::task::spawn_blocking(move || {
-            let connection = open_connection(&path)?;
+            let mut connection = open_connection(&path)?;
+            scrub::scrub(&mut connection)?;
             let busy: i64 =
                 connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)).map_err(translate)?;
             if busy == 0 { Ok(()) } else { Err(Error::unavailable("the log was in use all the time")) }

@@ -1,6 +1,7 @@
 //! A server of its own for each test, on a database of its own.
 
 pub mod accounts;
+pub mod callers;
 pub mod cluster;
 pub mod mail;
 pub mod nginx;

@@ -1,0 +1,158 @@
+//! Free space inside the file's pages, overwritten.
+//!
+//! SQLite overwrites what is deleted where it lies. But where it splits or joins pages it copies rows, and their old copies
+//! stay in what is free space from then on: whoever deletes such a row later deletes the new copy alone.
+//!
+//! Invariants: only bytes change that no row is in. They change through SQLite itself, so that nobody keeps the old ones in
+//! a cache and writes them back. Others write in between.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
+
+use super::driver::translate;
+use crate::error::Result;
+
+/// Pages looked at in one snapshot.
+const PAGES_READ: i64 = 1_024;
+/// Pages overwritten in one transaction.
+const PAGES_WRITTEN: usize = 256;
+/// How long others may write before the next transaction.
+const PAUSE: Duration = Duration::from_millis(5);
+/// From this page on, a page that continues a long row may begin like one that holds rows: its first bytes are a page's number.
+const PAGES_LIMIT: i64 = 0x0200_0000;
+
+/// Where a page holds nothing: between the places of its rows and the rows. `None` for a page that has no such space.
+fn free_space(page: &[u8], number: i64) -> Option<Range<usize>> {
+    // The first page begins with the file's header.
+    let header = if number == 1 { 100 } else { 0 };
+    let header_length = match page.get(header)? {
+        2 | 5 => 12,
+        10 | 13 => 8,
+        _ => return None,
+    };
+    let number_at =
+        |at: usize| Some(usize::from(u16::from_be_bytes([*page.get(header + at)?, *page.get(header + at + 1)?])));
+    let from = header + header_length + 2 * number_at(3)?;
+    let to = match number_at(5)? {
+        0 => 65_536,
+        start => start,
+    };
+    (from <= to && to <= page.len()).then_some(from..to)
+}
+
+/// Reads a page, and overwrites its free space; `None` when there is nothing in it.
+fn scrubbed(connection: &Connection, number: i64) -> rusqlite::Result<Option<Vec<u8>>> {
+    let mut statement = connection.prepare_cached("SELECT data FROM sqlite_dbpage WHERE pgno = ?1")?;
+    let page: Option<Vec<u8>> = statement.query_row([number], |row| row.get(0)).optional()?;
+    Ok(page.and_then(|mut page| {
+        let free = free_space(&page, number)?;
+        let free = &mut page[free];
+        free.iter().any(|byte| *byte != 0).then(|| free.fill(0))?;
+        Some(page)
+    }))
+}
+
+/// Overwrites the free space of every page.
+pub fn scrub(connection: &mut Connection) -> Result<()> {
+    let pages: i64 = connection.query_row("PRAGMA page_count", [], |row| row.get(0)).map_err(translate)?;
+    if pages >= PAGES_LIMIT {
+        tracing::warn!("the file is so large that what was erased may be left in the free space of its pages");
+        return Ok(());
+    }
+    let mut next = 1;
+    while next <= pages {
+        let last = pages.min(next + PAGES_READ - 1);
+        let found = used_before(connection, next..=last).map_err(translate)?;
+        for numbers in found.chunks(PAGES_WRITTEN) {
+            overwrite(connection, numbers).map_err(translate)?;
+            std::thread::sleep(PAUSE);
+        }
+        next = last + 1;
+    }
+    Ok(())
+}
+
+/// Those of some pages in whose free space something is left.
+fn used_before(connection: &mut Connection, numbers: std::ops::RangeInclusive<i64>) -> rusqlite::Result<Vec<i64>> {
+    let snapshot = connection.transaction()?;
+    let mut found = Vec::new();
+    for number in numbers {
+        if scrubbed(&snapshot, number)?.is_some() {
+            found.push(number);
+        }
+    }
+    Ok(found)
+}
+
+fn overwrite(connection: &mut Connection, numbers: &[i64]) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for number in numbers {
+        // Read again: somebody may have written since.
+        if let Some(page) = scrubbed(&transaction, *number)? {
+            let mut statement = transaction.prepare_cached("UPDATE sqlite_dbpage SET data = ?2 WHERE pgno = ?1")?;
+            statement.execute((number, page))?;
+        }
+    }
+    transaction.commit()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(kind: u8, rows: u16, start: u16) -> Vec<u8> {
+        let mut page = vec![0xaa; 4_096];
+        page[0] = kind;
+        page[3..5].copy_from_slice(&rows.to_be_bytes());
+        page[5..7].copy_from_slice(&start.to_be_bytes());
+        page
+    }
+
+    #[test]
+    fn free_space_is_between_the_places_of_rows_and_the_rows() {
+        assert_eq!(free_space(&page(13, 3, 4_000), 7), Some(14..4_000));
+        assert_eq!(free_space(&page(10, 0, 4_096), 7), Some(8..4_096));
+        assert_eq!(free_space(&page(5, 1, 2_000), 7), Some(14..2_000));
+        assert_eq!(free_space(&page(2, 1, 2_000), 7), Some(14..2_000));
+        // Full to the last byte; no page of rows; nonsense.
+        assert_eq!(free_space(&page(13, 10, 28), 7), Some(28..28));
+        assert_eq!(free_space(&page(0, 3, 4_000), 7), None);
+        assert_eq!(free_space(&page(13, 3_000, 4_000), 7), None);
+        assert_eq!(free_space(&page(13, 3, 5_000), 7), None);
+        assert_eq!(free_space(&page(13, 3, 0), 7), None);
+        assert_eq!(free_space(&[13, 0], 7), None);
+        assert_eq!(free_space(&[], 7), None);
+        let mut first = vec![0; 100];
+        first.extend(page(13, 2, 900));
+        assert_eq!(free_space(&first, 1), Some(112..900));
+    }
+
+    #[test]
+    fn old_copies_of_rows_go_and_the_rows_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("db");
+        let mut connection = super::super::open_connection(&path).unwrap();
+        connection.execute_batch("CREATE TABLE t (k TEXT PRIMARY KEY, v TEXT) WITHOUT ROWID; BEGIN").unwrap();
+        for number in 0..2_000 {
+            // In no order, so that pages are split in their middle.
+            let key = format!("{:05}", number * 7_919 % 2_000);
+            let value = format!("{}{key}", if number % 2 == 0 { "secret" } else { "public" });
+            connection.execute("INSERT INTO t VALUES (?1, ?2)", (key, value)).unwrap();
+        }
+        connection.execute_batch("COMMIT; DELETE FROM t WHERE v LIKE 'secret%'").unwrap();
+        let kept = |connection: &Connection| -> Vec<String> {
+            let mut statement = connection.prepare("SELECT v FROM t ORDER BY k").unwrap();
+            statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+        };
+        let holds_secret = || std::fs::read(&path).unwrap().windows(6).any(|window| window == b"secret");
+        let before = kept(&connection);
+        assert!(holds_secret(), "without a leftover this shows nothing");
+        scrub(&mut connection).unwrap();
+        assert!(!holds_secret());
+        assert_eq!(kept(&connection), before);
+        let verdict: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+        assert_eq!(verdict, "ok");
+    }
+}

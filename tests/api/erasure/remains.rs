@@ -1,0 +1,78 @@
+//! What is left of a person in the bytes of the database: nothing.
+
+use reqwest::Method;
+use serde_json::json;
+
+use super::{erase, message, post_once};
+use crate::both;
+use crate::support::callers::{everything_kept, holds};
+use crate::support::{Server, answer_of};
+
+/// Stands in everything that is held about the person, and nowhere else.
+const WORD: &str = "xyzzy";
+/// Messages of either side: enough that pages of the database are split and moved.
+const MESSAGES: usize = 400;
+
+/// Makes the person, with the word in every field, devices, answers and messages.
+async fn plant(server: &Server) {
+    let body = json!({
+        "user_name": "xyzzy.name", "first_name": "Xyzzy-first", "last_name": "xyzzy-last",
+        "email": "xyzzy@example.org", "password": "xyzzy at length",
+    });
+    assert_eq!(post_once(server, "/api/users", "xyzzy user", &body).await.status, 201);
+    for _ in 0..3 {
+        let request = server.request(Method::POST, "/api/sessions").header("user-agent", "xyzzy-agent/1.0");
+        let answer = answer_of(request.json(&json!({"user_name": "xyzzy.name", "password": "xyzzy at length"}))).await;
+        assert_eq!(answer.status, 201);
+    }
+    let change = server.request(Method::PATCH, "/api/users/xyzzy.name");
+    assert_eq!(answer_of(change.json(&json!({"first_name": "xyzzy-other"}))).await.status, 200);
+    // One after the other: the pages of the database see every size.
+    for number in 0..MESSAGES {
+        // Bodies within a page, and spread over several.
+        let body = format!("{} {number}", WORD.repeat(1 + number * 37 % 1_500));
+        let other = ["bugs", "duck", "xyzzy.name"][number % 3];
+        let key = format!("theirs {number}");
+        let theirs = post_once(server, "/api/messages", &key, &message("xyzzy.name", other, &body)).await;
+        assert_eq!(theirs.status, 201);
+        let key = format!("to them {number}");
+        let reply = message(other, "xyzzy.name", &format!("re {number}"));
+        assert_eq!(post_once(server, "/api/messages", &key, &reply).await.status, 201);
+    }
+    server.all("/api/messages/xyzzy.name").await;
+}
+
+both!(nothing_is_found_of_who_was_erased_with_their_messages, async |place| {
+    let server = Server::start(place).await;
+    plant(&server).await;
+    assert!(holds(&everything_kept(place), WORD), "the search finds what is there");
+    assert_eq!(erase(&server, "/api/users/xyzzy.name?messages=delete").await.status, 204);
+    // The server still runs: its write-ahead log is looked at as well.
+    let kept = everything_kept(place);
+    let places: Vec<usize> = kept
+        .windows(WORD.len())
+        .enumerate()
+        .filter(|(_, window)| window == &WORD.as_bytes())
+        .map(|(at, _)| at)
+        .collect();
+    assert!(places.is_empty(), "found {} times, first at byte {}", places.len(), places[0]);
+    assert!(!holds(&kept, WORD) && !holds(&kept, "Xyzzy"));
+    let left = server.all("/api/messages/bugs").await;
+    assert!(left.iter().any(|entry| entry["body"] == "re 0"), "what others wrote stays");
+    server.stop().await;
+    assert!(!holds(&everything_kept(place), WORD));
+});
+
+both!(with_kept_messages_only_their_bodies_are_left, async |place| {
+    let server = Server::start(place).await;
+    let body = json!({"user_name": "plugh.name", "first_name": "plugh", "email": "plugh@example.org"});
+    assert_eq!(post_once(&server, "/api/users", "k", &body).await.status, 201);
+    for number in 0..20 {
+        post_once(&server, "/api/messages", &format!("a{number}"), &message("plugh.name", "bugs", "xyzzy")).await;
+        post_once(&server, "/api/messages", &format!("b{number}"), &message("bugs", "plugh.name", "xyzzy")).await;
+    }
+    assert_eq!(erase(&server, "/api/users/plugh.name").await.status, 204);
+    let kept = everything_kept(place);
+    assert!(holds(&kept, "xyzzy"));
+    assert!(!holds(&kept, "plugh"));
+});
