@@ -79,6 +79,10 @@ pub fn insufficient_scope(scope: &'static str) -> Error {
     }
 }
 
+fn not_your_account() -> Error {
+    Error::Forbidden { code: "not_your_account", detail: "only this user and administrators may do this".into() }
+}
+
 /// Someone who may call. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Principal {
@@ -151,13 +155,13 @@ impl Principal {
         self.may_read_for(user) || self.is_admin()
     }
 
-    /// That the caller is a person or an administrator. To be asked before anybody is looked up: whoever stands for nobody
-    /// and may not read learns nothing, not even who is there.
+    /// That the caller may be this person or an administrator at all. To be asked before anybody is looked up: a key that stands
+    /// for nobody and may not read learns nothing, not even who is there.
     ///
     /// # Errors
-    /// 403 `act_as_required`.
+    /// 403 `not_your_account`.
     pub fn require_person_or_admin(&self) -> Result<()> {
-        if self.is_admin() { Ok(()) } else { self.require_person().map(drop) }
+        if self.person.is_some() || self.is_admin() { Ok(()) } else { Err(not_your_account()) }
     }
 
     /// That the caller is this person or an administrator.
@@ -168,10 +172,7 @@ impl Principal {
         if self.is(user) || self.is_admin() {
             return Ok(());
         }
-        Err(Error::Forbidden {
-            code: "not_your_account",
-            detail: "only this user and administrators may do this".into(),
-        })
+        Err(not_your_account())
     }
 
     /// The scope of the caller's idempotency keys: the person, whatever the credential; the key where it acts for nobody; one

@@ -25,10 +25,10 @@ const CONVERSATIONS_AT_ONCE: i64 = 200;
 /// Erases a person; `me` is the caller. With `delete_messages` their messages become tombstones, else they stay.
 ///
 /// # Errors
-/// 404 `user_not_found`; 403 `act_as_required`, `not_your_account`.
+/// 404 `user_not_found`; 403 `not_your_account`.
 pub async fn erase(app: &App, principal: &Principal, user_name: &str, delete_messages: bool) -> Result<()> {
-    principal.require_person_or_admin()?;
     let key = fold_ascii(principal.resolve(user_name)?);
+    principal.require_person_or_admin()?;
     let by = By::principal(principal, app.clock.now());
     let input = (key, principal.clone(), by, delete_messages);
     let user = app

@@ -61,10 +61,10 @@ enum Stage {
 /// Begins an export; `me` is the caller.
 ///
 /// # Errors
-/// 404 `user_not_found`; 403 `act_as_required`, `not_your_account`.
+/// 404 `user_not_found`; 403 `not_your_account`.
 pub async fn begin(app: &App, principal: &Principal, user_name: &str) -> Result<Export> {
-    principal.require_person_or_admin()?;
     let key = fold_ascii(principal.resolve(user_name)?);
+    principal.require_person_or_admin()?;
     let by = By::principal(principal, app.clock.now());
     let user = app
         .db

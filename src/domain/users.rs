@@ -230,9 +230,8 @@ pub struct Changes {
 /// Changes a person, by themselves or by an administrator; `me` is the caller.
 ///
 /// # Errors
-/// 404 `user_not_found`; 403 `act_as_required`, `not_your_account`; 422 with every field that is wrong; 409 `email_taken`.
+/// 404 `user_not_found`; 403 `not_your_account`; 422 with every field that is wrong; 409 `email_taken`.
 pub async fn update(app: &App, principal: &Principal, user_name: &str, changes: Changes) -> Result<User> {
-    principal.require_person_or_admin()?;
     let mut errors = Vec::new();
     errors.extend(changes.first_name.as_deref().and_then(|name| check_name("first_name", name)));
     errors.extend(changes.last_name.as_deref().and_then(|name| check_name("last_name", name)));
@@ -241,6 +240,7 @@ pub async fn update(app: &App, principal: &Principal, user_name: &str, changes: 
         return Err(Error::Invalid(errors));
     }
     let key = fold_ascii(principal.resolve(user_name)?);
+    principal.require_person_or_admin()?;
     let by = By::principal(principal, app.clock.now());
     let input = (key, principal.clone(), changes, by);
     let user = app

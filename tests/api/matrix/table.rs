@@ -31,9 +31,9 @@ PUT /api/email-confirmations/{code}               204 204 204 204 204 204 204 20
 GET /api/users                                    401 200 200 200 200 scp scp 200 200 scp scp 200 200 scp scp 200
 POST /api/users                                   reg reg reg 201 scp 201 scp 201 scp reg scp reg scp reg scp 201
 GET /api/users/{user_name}                        401 200 200 200 200 scp scp 200 200 scp scp 200 200 scp scp 200
-PATCH /api/users/{user_name}                      401 200 own 200 scp act scp 200 scp 200 scp 200 scp own scp 200
-DELETE /api/users/{user_name}                     401 204 own 204 scp act scp 204 scp 204 scp 204 scp own scp 204
-GET /api/users/{user_name}/export                 401 200 own 200 act scp scp 200 200 scp scp 200 own scp scp 200
+PATCH /api/users/{user_name}                      401 200 own 200 scp key scp 200 scp 200 scp 200 scp own scp 200
+DELETE /api/users/{user_name}                     401 204 own 204 scp key scp 204 scp 204 scp 204 scp own scp 204
+GET /api/users/{user_name}/export                 401 200 own 200 key scp scp 200 200 scp scp 200 own scp scp 200
 PUT /api/users/{user_name}/password               401 204 own own scp act scp act scp 204 scp 204 scp own scp own
 POST /api/users/{user_name}/email-confirmations   401 202 own own scp act scp act scp 202 scp 202 scp own scp own
 POST /api/users/{user_name}/mfa                   401 200 own own scp act scp act scp 200 scp 200 scp own scp own
@@ -78,6 +78,7 @@ const REFUSALS: &[(&str, u16, &str, bool)] = &[
     ("adm", 403, "admin_required", false),
     ("reg", 403, "registration_closed", false),
     ("own", 403, "not_your_account", true),
+    ("key", 403, "not_your_account", false),
     ("msg", 403, "not_your_messages", true),
     ("snd", 403, "not_the_sender", true),
     ("ses", 404, "session_not_found", false),
