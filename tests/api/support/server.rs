@@ -7,6 +7,7 @@ use std::time::Duration;
 use posthaste::app::{App, Settings};
 use posthaste::domain::auth::Access;
 use posthaste::domain::jwt::JwtSettings;
+use posthaste::domain::users::DirectMessagesFrom;
 use posthaste::domain::{demo, users};
 use posthaste::http::client_address::TrustedProxies;
 use posthaste::http::origin::OriginRules;
@@ -33,6 +34,7 @@ pub struct Options {
     /// Off unless they are what a test is about: all of them call from one address.
     pub rate_limits: bool,
     pub registration_open: bool,
+    pub direct_messages_from: DirectMessagesFrom,
     pub jwt: Option<JwtSettings>,
     pub mail: Option<MailSettings>,
     pub timeouts: Timeouts,
@@ -49,6 +51,7 @@ impl Default for Options {
             trusted_proxies: TrustedProxies::default(),
             rate_limits: false,
             registration_open: false,
+            direct_messages_from: DirectMessagesFrom::Everyone,
             jwt: None,
             mail: None,
             timeouts: Timeouts::default(),
@@ -131,10 +134,10 @@ impl Server {
             demo: options.demo,
             rate_limits: options.rate_limits,
             registration_open: options.registration_open,
+            direct_messages_from: options.direct_messages_from,
             public_url: options.origins.public_origin.clone(),
             jwt: options.jwt,
             mail: options.mail,
-            ..Settings::default()
         };
         let (app, _) = App::open(&place.location(), settings, options.clock, Rng::System).await.unwrap();
         let app = Arc::new(app);
