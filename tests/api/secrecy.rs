@@ -36,6 +36,17 @@ both!(what_people_write_stays_out_of_the_log, async |place| {
     answer_of(client.get(url("/api/users")).bearer_auth("canary-token")).await.problem(401, "unauthenticated");
     answer_of(client.get(url("/api/users?q=canary-query")).header("x-act-as", "canary-name")).await;
     answer_of(client.get(url("/api/messages/canary-path"))).await;
+    let log_in = serde_json::json!({"user_name": "canary-name", "password": "canary-password", "code": "canary-code"});
+    answer_of(client.post(url("/api/sessions")).json(&log_in)).await.problem(401, "invalid_credentials");
+    let register =
+        serde_json::json!({"user_name": "someone", "password": "canary-password", "email": "canary@example.org"});
+    assert_eq!(answer_of(client.post(url("/api/users")).json(&register)).await.status, 201);
+    let reset = serde_json::json!({"new_password": "canary-password"});
+    let resetting = client.put(url("/api/password-resets/canary-reset")).json(&reset);
+    answer_of(resetting).await.problem(404, "code_not_found");
+    let ask = serde_json::json!({"email": "canary@example.org"});
+    assert_eq!(answer_of(client.post(url("/api/password-resets")).json(&ask)).await.status, 202);
+    answer_of(client.get(url("/api/users")).header("cookie", "posthaste_session=canary-cookie")).await;
     let metrics = String::from_utf8(answer_of(client.get(url("/metrics"))).await.bytes).unwrap();
     let log = process.log();
     assert!(log.contains("poisoned"), "the cause is for the log: {log}");

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use posthaste::domain::users;
+use posthaste::domain::users::DirectMessagesFrom;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -523,13 +523,18 @@ both!(changes_at_once_do_not_undo_each_other, async |place| {
 });
 
 both!(the_server_says_from_whom_messages_are_taken_by_default, async |place| {
-    let server = Server::secured(place, &["bugs"]).await;
-    let token = server.token_of("bugs").await;
-    for (chosen, shown) in [(json!("friends"), "friends"), (json!("everyone"), "everyone"), (Value::Null, "everyone")] {
-        let body = json!({"direct_messages_from": chosen});
-        assert_eq!(server.patch_as(&token, "/api/users/me", &body).await.json()["direct_messages_from"], shown);
-        let log_in = server.log_in(json!({"user_name": "bugs", "password": PASSWORD})).await.json();
-        assert_eq!(log_in["user"]["direct_messages_from"], shown);
+    for (default, said) in [(DirectMessagesFrom::Everyone, "everyone"), (DirectMessagesFrom::Friends, "friends")] {
+        let options = Options { direct_messages_from: default, ..open_registration() };
+        let server = Server::start_with(place, options).await;
+        let made = register(&server, json!({"user_name": said, "password": PASSWORD})).await;
+        assert_eq!(made.json()["direct_messages_from"], said);
+        let token = server.token_of(said).await;
+        for (chosen, shown) in [(json!("friends"), "friends"), (json!("everyone"), "everyone"), (Value::Null, said)] {
+            let body = json!({"direct_messages_from": chosen});
+            let changed = server.patch_as(&token, "/api/users/me", &body).await.json();
+            assert_eq!(changed["direct_messages_from"], shown);
+            let log_in = server.log_in(json!({"user_name": said, "password": PASSWORD})).await.json();
+            assert_eq!(log_in["user"]["direct_messages_from"], shown);
+        }
     }
-    assert_eq!(users::DirectMessagesFrom::Friends.as_str(), "friends");
 });

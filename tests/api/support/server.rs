@@ -138,7 +138,6 @@ impl Server {
             public_url: options.origins.public_origin.clone(),
             jwt: options.jwt,
             mail: options.mail,
-            ..Settings::default()
         };
         let (app, _) = App::open(&place.location(), settings, options.clock, Rng::System).await.unwrap();
         let app = Arc::new(app);
