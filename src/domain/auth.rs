@@ -185,6 +185,16 @@ impl Principal {
         }
     }
 
+    /// That the caller may change by what an account is opened. An API key that acts for an administrator could make itself one
+    /// that way, so it needs the scope `admin` for it.
+    ///
+    /// # Errors
+    /// 403 `insufficient_scope`.
+    pub fn require_power_over_account(&self) -> Result<()> {
+        let administrator = self.person.as_ref().is_some_and(|account| account.role == Role::Admin);
+        if administrator && !self.scopes().admin { Err(insufficient_scope("admin")) } else { Ok(()) }
+    }
+
     /// A user name in a path, where `me` stands for the caller's own.
     ///
     /// # Errors

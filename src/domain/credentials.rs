@@ -24,6 +24,8 @@ use crate::time::Timestamp;
 
 /// Credentials and persons remembered.
 const CAPACITY: usize = 100_000;
+/// How long a JWT that was verified is trusted.
+const JWT_TRUSTED_MICROS: i64 = 10 * 1_000_000;
 /// How often the use of a credential is noted.
 const TOUCH_MICROS: i64 = 60 * 1_000_000;
 
@@ -186,7 +188,8 @@ async fn jwt(app: &Arc<App>, token: &str, address: IpAddr, mark: Mark, now: Time
             subject: Revoked::User(account.name.id),
             credential: Credential::Jwt,
             person: Some(Arc::new(account)),
-            expires_at: verified.expires_at.micros().into(),
+            // Its key may be withdrawn before it expires: it is verified anew now and then.
+            expires_at: verified.expires_at.min(now.plus_micros(JWT_TRUSTED_MICROS)).micros().into(),
             touch_at: Timestamp::MAX.micros().into(),
             ends_at: verified.expires_at,
         },

@@ -38,6 +38,7 @@ pub async fn erase(app: &App, principal: &Principal, user_name: &str, delete_mes
                 let account = store::users::account_by_key(conn, key).await?.ok_or_else(users::not_found)?;
                 let user = account.name.id;
                 principal.require_self_or_admin(user)?;
+                principal.require_power_over_account()?;
                 if !store::users::lock(conn, user).await? {
                     return Err(users::not_found());
                 }

@@ -119,7 +119,14 @@ pub async fn offer(app: &App, principal: &Principal) -> Result<Offer> {
     let secret: [u8; SECRET_BYTES] = app.rng.bytes().map_err(Error::internal)?;
     let offered = app
         .db
-        .write((person.id, secret), |conn, (user, secret)| Box::pin(store::mfa::offer(conn, *user, secret)))
+        .write((person.id, secret), |conn, (user, secret)| {
+            Box::pin(async move {
+                if !store::users::lock(conn, *user).await? {
+                    return Err(Error::Unauthenticated);
+                }
+                store::mfa::offer(conn, *user, secret).await
+            })
+        })
         .await?;
     if !offered {
         return Err(enabled_already());
@@ -162,6 +169,7 @@ pub async fn enable(app: &App, principal: &Principal, typed: &str) -> Result<Vec
     app.db
         .write(input, |conn, (user, secret, step, hashes, by)| {
             Box::pin(async move {
+                store::users::lock(conn, *user).await?;
                 if !store::mfa::enable(conn, *user, secret, *step, by.at).await? {
                     return Err(enabled_already());
                 }
@@ -207,6 +215,7 @@ pub async fn disable(app: &App, principal: &Principal, password: String, typed: 
         .db
         .write((person.id, code, by, subject), |conn, (user, code, by, subject)| {
             Box::pin(async move {
+                store::users::lock(conn, *user).await?;
                 if !use_up(conn, *user, code, by).await? {
                     return Ok(false);
                 }

@@ -1,7 +1,7 @@
 //! Passwords: what may be one, and its hash.
 //!
 //! Invariants: argon2id with the parameters that OWASP recommends (19 MiB, 2 passes, 1 lane); never more than
-//! [`HASHES_AT_ONCE`] at a time, on threads that may block; lengths are bounded before anything is hashed. An attempt with a
+//! `HASHES_AT_ONCE` at a time, on threads that may block; lengths are bounded before anything is hashed. An attempt with a
 //! name or a password that is not there costs one hash too.
 
 use std::sync::Arc;

@@ -132,6 +132,9 @@ pub async fn issue(app: &App, by: By, user_name: &str) -> Result<ResetCode> {
             Box::pin(async move {
                 let account = store::users::account_by_key(conn, key).await?.ok_or_else(super::users::not_found)?;
                 let user_id = account.name.id;
+                if !store::users::lock(conn, user_id).await? {
+                    return Err(super::users::not_found());
+                }
                 let code = AccountCode { user_id, email_key: None, created_at: by.at, expires_at: *expires_at };
                 store::account_codes::insert(conn, hash, Purpose::PasswordReset, &code).await?;
                 audit::record(conn, by, Action::PasswordResetAsked, Some(user_id), None).await

@@ -1,7 +1,7 @@
 //! Whether what is remembered of a caller still holds.
 //!
 //! Invariant: what was remembered is trusted only while the last look at the database's revocations is at most
-//! [`MAX_AGE`] old, and nothing about its subject was revoked after it was read. So a revocation reaches every server within
+//! `MAX_AGE` old, and nothing about its subject was revoked after it was read. So a revocation reaches every server within
 //! that time, whoever made it: this server, another one, or the command line.
 
 use std::collections::HashMap;

@@ -130,7 +130,8 @@ async fn place<'a>(
     let mut placed = Vec::with_capacity(open.len());
     for (index, draft) in open {
         let mut unknown = Vec::new();
-        let sender = person(&people, &batch.known, draft.sender.key());
+        // Who is kept out sends nothing, whoever does it for them.
+        let sender = person(&people, &batch.known, draft.sender.key()).filter(|sender| !sender.is_banned);
         if sender.is_none() && matches!(draft.sender, Sender::Known(_)) {
             // Erased since they were let in.
             answers[index] = Some(Err(Error::Unauthenticated));
@@ -393,7 +394,7 @@ async fn still_there<'a>(
     let mut kept = Vec::with_capacity(placed.len());
     for mut placed in placed {
         let recipient = placed.recipient.as_ref().map(|recipient| recipient.id);
-        if !there.contains_key(&placed.sender.id) {
+        if there.get(&placed.sender.id).is_none_or(|sender| sender.is_banned) {
             answers[placed.index] = Some(Err(Error::Unauthenticated));
         } else if let Some(present) = recipient.and_then(|id| there.get(&id)) {
             placed.recipient = Some(present.clone());

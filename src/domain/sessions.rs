@@ -115,6 +115,7 @@ pub async fn create(app: &App, log_in: LogIn, address: IpAddr) -> Result<LoggedI
         return Err(refused());
     };
     if candidate.user.banned_at.is_some() {
+        audit::record_refusal(app, by, Action::SessionRefused, about, Some("banned".into())).await;
         return Err(Error::Forbidden { code: "banned", detail: "an administrator has banned this account".into() });
     }
     let code = match (&candidate.mfa, log_in.code, attempt) {

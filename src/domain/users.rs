@@ -259,6 +259,10 @@ async fn apply(conn: &mut Conn, key: &str, principal: &Principal, changes: &Chan
     let user = store::users::by_id(conn, id).await?.ok_or_else(not_found)?;
     let email = changes.email.clone().unwrap_or_else(|| user.email.clone());
     let other_address = email.as_deref().map(fold_ascii) != user.email.as_deref().map(fold_ascii);
+    if other_address {
+        // A forgotten password is replaced by way of the address.
+        principal.require_power_over_account()?;
+    }
     let first_name = changes.first_name.clone().unwrap_or_else(|| user.first_name.clone());
     let last_name = changes.last_name.clone().unwrap_or_else(|| user.last_name.clone());
     let profile = Profile {
@@ -424,14 +428,14 @@ pub async fn get(app: &App, principal: &Principal, user_name: &str) -> Result<Us
     app.db.read(key, |conn, key| Box::pin(store::users::by_key(conn, key))).await?.ok_or_else(not_found)
 }
 
-/// That a path names the caller; `me` does.
+/// That a path names the caller, who may change by what their account is opened; `me` names them.
 ///
 /// # Errors
-/// 404 `user_not_found`; 403 `not_your_account`.
+/// 404 `user_not_found`; 403 `not_your_account`, `insufficient_scope`.
 pub async fn require_self(app: &App, principal: &Principal, user_name: &str) -> Result<()> {
     let key = fold_ascii(principal.resolve(user_name)?);
     if principal.person().is_some_and(|person| person.user_name_key == key) {
-        return Ok(());
+        return principal.require_power_over_account();
     }
     app.db.read(key, |conn, key| Box::pin(store::users::account_by_key(conn, key))).await?.ok_or_else(not_found)?;
     Err(Error::Forbidden { code: "not_your_account", detail: "only this user may do this".into() })

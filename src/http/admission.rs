@@ -156,7 +156,7 @@ fn session_cookie(headers: &HeaderMap) -> Option<String> {
     pairs.find(|(name, _)| *name == SESSION_COOKIE).map(|(_, value)| value.to_owned())
 }
 
-/// That the metrics are for this request's eyes: a loopback peer that is no proxy, or an administrator.
+/// That the metrics are for this request's eyes: a loopback peer that is no proxy, or an API key with the scope `admin`.
 ///
 /// # Errors
 /// 404, as if there were none.
@@ -173,7 +173,7 @@ pub async fn admit_to_metrics(state: &HttpState, request: &Parts) -> Result<(), 
     let shown = request.headers.contains_key(header::AUTHORIZATION);
     let identified = if shown { identify(state, &request.method, &request.headers, address).await.ok() } else { None };
     match identified {
-        Some(principal) if principal.is_admin() => Ok(()),
+        Some(principal) if principal.is_admin() && matches!(principal.credential(), Credential::ApiKey(..)) => Ok(()),
         _ => Err(Problem::of_status(StatusCode::NOT_FOUND)),
     }
 }

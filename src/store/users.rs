@@ -157,6 +157,8 @@ pub struct UserName {
     pub direct_messages_from: Option<DirectMessagesFrom>,
     /// Whether they block anyone.
     pub blocks_someone: bool,
+    /// Whether they are kept out.
+    pub is_banned: bool,
 }
 
 pub(super) fn user(row: &Row<'_>) -> Result<User> {
@@ -197,7 +199,8 @@ pub async fn by_key(conn: &mut Conn, user_name_key: &str) -> Result<Option<User>
 /// Those of the folded names that exist.
 pub async fn names_by_keys(conn: &mut Conn, user_name_keys: &[&str]) -> Result<Vec<UserName>> {
     conn.rows(
-        "SELECT id, user_name, user_name_key, direct_messages_from, block_count > 0 FROM messaging.users
+        "SELECT id, user_name, user_name_key, direct_messages_from, block_count > 0, banned_at IS NOT NULL
+           FROM messaging.users
           WHERE user_name_key = ANY($1)",
         &[Value::Texts(user_name_keys)],
         user_name,
@@ -212,13 +215,15 @@ fn user_name(row: &Row<'_>) -> Result<UserName> {
         user_name_key: row.text(2)?.to_owned(),
         direct_messages_from: row.option_text(3)?.map(DirectMessagesFrom::parse),
         blocks_someone: row.bool(4)?,
+        is_banned: row.bool(5)?,
     })
 }
 
 /// Those of the ids that exist.
 pub async fn people_by_ids(conn: &mut Conn, ids: &[i64]) -> Result<Vec<UserName>> {
     conn.rows(
-        "SELECT id, user_name, user_name_key, direct_messages_from, block_count > 0 FROM messaging.users
+        "SELECT id, user_name, user_name_key, direct_messages_from, block_count > 0, banned_at IS NOT NULL
+           FROM messaging.users
           WHERE id = ANY($1)",
         &[Value::I64s(ids)],
         user_name,
@@ -313,7 +318,8 @@ fn account(row: &Row<'_>) -> Result<Account> {
 /// A person who may call, by id.
 pub async fn account_by_id(conn: &mut Conn, id: UserId) -> Result<Option<Account>> {
     conn.first(
-        "SELECT id, user_name, user_name_key, direct_messages_from, block_count > 0, role, banned_at
+        "SELECT id, user_name, user_name_key, direct_messages_from, block_count > 0, banned_at IS NOT NULL, role,
+                banned_at
            FROM messaging.users WHERE id = $1",
         &[Value::I64(id.0)],
         account,
@@ -324,7 +330,8 @@ pub async fn account_by_id(conn: &mut Conn, id: UserId) -> Result<Option<Account
 /// A person who may call, by folded name.
 pub async fn account_by_key(conn: &mut Conn, user_name_key: &str) -> Result<Option<Account>> {
     conn.first(
-        "SELECT id, user_name, user_name_key, direct_messages_from, block_count > 0, role, banned_at
+        "SELECT id, user_name, user_name_key, direct_messages_from, block_count > 0, banned_at IS NOT NULL, role,
+                banned_at
            FROM messaging.users WHERE user_name_key = $1",
         &[Value::Text(user_name_key)],
         account,

@@ -340,3 +340,48 @@ both!(a_key_made_at_the_same_moment_with_one_idempotency_key_is_one, async |plac
     }
     assert_eq!(place.numbers("SELECT count(*) FROM messaging.api_keys").await, [[1]]);
 });
+
+both!(a_key_without_the_scope_takes_no_administrators_account, async |place| {
+    let open = Server::start(place).await;
+    open.request(Method::PUT, "/api/admin/users/duck/role").json(&json!({"role": "admin"})).send().await.unwrap();
+    let server = Server::start_with(place, Options { demo: false, ..secured() }).await;
+    let (plain, full) =
+        (api_key(&server, &["read", "write"]).await, api_key(&server, &["read", "write", "admin"]).await);
+    let attempts = [
+        (Method::PUT, "/api/users/me/password", json!({"new_password": "taken over by a key"})),
+        (Method::POST, "/api/users/me/mfa", json!({})),
+        (Method::PATCH, "/api/users/me", json!({"email": "attacker@example.org"})),
+        (Method::DELETE, "/api/users/me", json!({})),
+    ];
+    for (method, target, body) in &attempts {
+        let request = Caller::new(&server, &plain).acting_as("duck").request(method.clone(), target);
+        answer_of(request.json(body)).await.problem(403, "insufficient_scope");
+    }
+    assert_eq!(Caller::new(&server, &full).get("/api/users/duck").await.json()["email"], "duck@example.org");
+    // What opens no account is as ever; so are people who are no administrators, and keys with the scope.
+    let named = Caller::new(&server, &plain).acting_as("duck").request(Method::PATCH, "/api/users/me");
+    assert_eq!(answer_of(named.json(&json!({"first_name": "Donald"}))).await.status, 200);
+    for (key, person) in [(&plain, "bugs"), (&full, "duck")] {
+        for (method, target, body) in &attempts {
+            let request = Caller::new(&server, key).acting_as(person).request(method.clone(), target);
+            let status = answer_of(request.json(body)).await.status;
+            assert!(status.is_success(), "{person} {method} {target}: {status}");
+        }
+    }
+});
+
+both!(a_key_sends_nothing_for_who_is_banned, async |place| {
+    let server = Server::start(place).await;
+    let key = api_key(&server, &["read", "write", "admin"]).await;
+    let key = Caller::new(&server, &key);
+    let hey = json!({"sender_user_name": "bugs", "recipient_user_name": "duck", "body": "hey"});
+    assert_eq!(key.post("/api/messages", &hey).await.status, 201);
+    assert_eq!(key.put("/api/admin/users/bugs/ban", &json!({})).await.status, 204);
+    key.post("/api/messages", &hey).await.invalid(&["sender_user_name"]);
+    key.acting_as("bugs").post("/api/messages", &hey).await.invalid(&["X-Act-As"]);
+    // They are still written to, and their messages are still there.
+    let back = json!({"sender_user_name": "duck", "recipient_user_name": "bugs", "body": "where are you?"});
+    assert_eq!(key.post("/api/messages", &back).await.status, 201);
+    assert_eq!(key.delete("/api/admin/users/bugs/ban").await.status, 204);
+    assert_eq!(key.post("/api/messages", &hey).await.status, 201);
+});
