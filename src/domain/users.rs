@@ -184,11 +184,19 @@ async fn insert_account(conn: &mut Conn, new: &NewAccount) -> Result<Given> {
     if store::erasure::was_erased(conn, &digest).await? {
         return Err(name_taken());
     }
-    // Where both are taken, which one is told must not depend on the database.
-    if store::users::account_by_key(conn, &new.user.user_name_key).await?.is_some() {
-        return Err(name_taken());
+    // Asked, and not left to the constraints: where both are taken, which one is told must not depend on the database.
+    if let Some(taken) = find_taken(conn, &new.user).await? {
+        // A repeat of this very request may have been first, and have been committed since its key was looked for.
+        return new.once.given(conn, now).await?.ok_or(taken);
     }
-    let id = store::users::insert(conn, &new.user).await.map_err(taken)?;
+    let id = match store::users::insert(conn, &new.user).await {
+        Ok(id) => id,
+        // The same, while it was not committed yet: by now it is.
+        Err(Error::Duplicate { constraint }) if new.once.request.is_some() => {
+            return Err(Error::Rerun(constraint.into()));
+        }
+        Err(error) => return Err(taken(error)),
+    };
     if let Some(hash) = &new.password_hash {
         store::passwords::put(conn, id, hash, now).await?;
     }
@@ -196,6 +204,18 @@ async fn insert_account(conn: &mut Conn, new: &NewAccount) -> Result<Given> {
     audit::record(conn, &new.by, Action::UserCreated, Some(id), detail).await?;
     let user = store::users::by_id(conn, id).await?.ok_or_else(|| Error::internal("a user vanished"))?;
     new.once.give(conn, now, &user, Some(id)).await
+}
+
+async fn find_taken(conn: &mut Conn, user: &NewUser) -> Result<Option<Error>> {
+    if store::users::account_by_key(conn, &user.user_name_key).await?.is_some() {
+        return Ok(Some(name_taken()));
+    }
+    let Some(email_key) = &user.email_key else { return Ok(None) };
+    Ok(store::users::by_email(conn, email_key).await?.map(|_| email_taken()))
+}
+
+fn email_taken() -> Error {
+    Error::Conflict { code: "email_taken", detail: "another account has this address".into() }
 }
 
 fn name_taken() -> Error {
@@ -207,9 +227,7 @@ fn taken(error: Error) -> Error {
     match error {
         Error::Duplicate { constraint } if constraint == "users_user_name_key" => name_taken(),
         Error::Duplicate { constraint } if constraint == "users_user_name_key_key" => name_taken(),
-        Error::Duplicate { constraint } if constraint.starts_with("users_email_key") => {
-            Error::Conflict { code: "email_taken", detail: "another account has this address".into() }
-        }
+        Error::Duplicate { constraint } if constraint.starts_with("users_email_key") => email_taken(),
         error => error,
     }
 }
