@@ -312,7 +312,7 @@ pub async fn count(conn: &mut Conn) -> Result<i64> {
 }
 
 fn account(row: &Row<'_>) -> Result<Account> {
-    Ok(Account { name: user_name(row)?, role: Role::parse(row.text(5)?), banned_at: row.option_time(6)? })
+    Ok(Account { name: user_name(row)?, role: Role::parse(row.text(6)?), banned_at: row.option_time(7)? })
 }
 
 /// A person who may call, by id.

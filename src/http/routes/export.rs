@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 use serde::Serialize;
 
 use super::audit::AuditBody;
@@ -66,14 +66,17 @@ pub async fn export_user(
     query: Query,
 ) -> Result<Response, Problem> {
     query.finish()?;
-    let export = export::begin(&state.app, &principal, path.text(0)).await?;
-    let pages = stream::try_unfold((state.app, Some(export)), |(app, export)| async move {
+    let mut export = export::begin(&state.app, &principal, path.text(0)).await?;
+    // Before anything is answered: whoever is erased at this moment gets an answer that says so.
+    let first = page(&state.app, &mut export).await?.unwrap_or_default();
+    let others = stream::try_unfold((state.app, Some(export)), |(app, export)| async move {
         let Some(mut export) = export else { return DomainResult::<_, Error>::Ok(None) };
         Ok(match page(&app, &mut export).await? {
             Some(bytes) => Some((bytes, (app, Some(export)))),
             None => Some((line(&Line::End)?.into(), (app, None))),
         })
     });
+    let pages = stream::once(async { DomainResult::<_, Error>::Ok(first) }).chain(others);
     let mut response = Response::new(Body::from_stream(pages));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/jsonl"));
     Ok(response)
