@@ -68,15 +68,15 @@ python_for_venv() {
 # Makes the virtual environment target/NAME-venv as scripts/NAME-requirements.txt says, or leaves one that is as it says:
 # install_venv NAME TASK, where TASK is the task of scripts/setup that installs Python. Run in the project's folder.
 install_venv() {
-    local python requirements=scripts/$1-requirements.txt venv=target/$1-venv
+    local python wanted=scripts/$1-requirements.txt folder=target/$1-venv
     # The copy of the requirements is written last, so that it says that all of them are there.
-    cmp --silent "$requirements" "$venv/requirements.txt" && return
+    cmp --silent "$wanted" "$folder/requirements.txt" && return
     python=$(python_for_venv) || {
         echo "$1: no Python 3.11 or newer with venv here: run scripts/setup $2" >&2
         return 1
     }
-    rm -rf "$venv"
-    "$python" -m venv "$venv" &&
-        "$venv/bin/python" -m pip --disable-pip-version-check install --quiet --requirement "$requirements" &&
-        cp "$requirements" "$venv/requirements.txt"
+    rm -rf "$folder"
+    "$python" -m venv "$folder" &&
+        "$folder/bin/python" -m pip --disable-pip-version-check install --quiet --requirement "$wanted" &&
+        cp "$wanted" "$folder/requirements.txt"
 }

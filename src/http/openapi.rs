@@ -8,7 +8,7 @@ use utoipa::openapi::path::Operation;
 use utoipa::openapi::security::{
     ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
 };
-use utoipa::openapi::{Content, Ref, RefOr, Response, ResponseBuilder};
+use utoipa::openapi::{Content, Ref, RefOr, Required, Response, ResponseBuilder};
 
 use super::admission::{is_api, is_public};
 use super::problem::{PROBLEM_JSON, ProblemDocument};
@@ -74,6 +74,12 @@ pub fn complete(mut document: utoipa::openapi::OpenApi, access: Access) -> utoip
             let Some(operation) = operation else { continue };
             let public = !is_api(path) || is_public(&method_of(method), path);
             add_errors(operation, path, method, public);
+            if let (Some("update_user"), Some(RefOr::T(body))) =
+                (operation.operation_id.as_deref(), &mut operation.request_body)
+            {
+                // An absent body is an empty object, and every field of this one may be left out.
+                body.required = Some(Required::False);
+            }
             let mut security = Vec::new();
             if public || access == Access::Open {
                 security.push(SecurityRequirement::default());
