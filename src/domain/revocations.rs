@@ -48,9 +48,9 @@ pub struct Mark {
 }
 
 impl Mark {
-    /// Whether nothing was revoked up to this position of the database that is not known.
-    pub const fn is_at(self, position: i64) -> bool {
-        self.position == position
+    /// The position of the last revocation that is known.
+    pub const fn position(self) -> i64 {
+        self.position
     }
 }
 

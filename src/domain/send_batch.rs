@@ -364,12 +364,13 @@ async fn write(
             key: keyed.map(|keyed| (now.day(), &keyed.request.digest)),
         })
         .collect();
-    let revoked_at = store::sends::append(conn, &heads, &rows).await?;
-    if !doubted && !known.mark.is_at(revoked_at) {
-        // Somebody was logged out, or erased: who is still there is to be asked.
+    let unrevoked_since = (!doubted).then(|| known.mark.position());
+    let appended = store::sends::append(conn, &heads, &rows, unrevoked_since).await;
+    if let Err(Error::Rerun(_)) = appended {
+        // Somebody may have been logged out, or erased: who is still there is to be asked.
         known.doubted.store(true, Ordering::Relaxed);
-        return Err(Error::Rerun("something was revoked since people were looked up".into()));
     }
+    appended?;
     let mut records = records.into_iter();
     for (index, keyed, sent) in sent {
         answers[index] = Some(Ok(match keyed.and_then(|_| records.next()) {

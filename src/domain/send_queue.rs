@@ -1,17 +1,20 @@
 //! Where sends wait for each other: whatever is waiting goes into one transaction.
 //!
-//! Invariants: a draft is answered once, after its commit. There is one batch under way at a time: a second one would wait
-//! for the first one's locks, and both would be smaller. Two drafts with one idempotency key are never in one batch, so a
-//! concurrent repeat waits for the first. A batch that fails for a reason not foreseen is run again one by one, so that only
-//! its culprit fails.
+//! Invariants: a draft is answered once, after its commit. While a batch waits for its commit another one is put together and
+//! run up to the event log's counter; no two under way share a conversation or an idempotency key, so that neither waits
+//! for the other's rows, and what is sent into one conversation keeps its order. Two drafts with one idempotency key are
+//! never in one batch, so a concurrent repeat waits for the first. A batch that fails for a reason not foreseen is run again
+//! one by one, so that only its culprit fails.
 
 use std::collections::{HashSet, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 
 use super::directory::Directory;
-use super::messages::{Answer, Draft};
+use super::messages::{Answer, Draft, Recipient};
 use super::revocations::Revocations;
 use super::send_batch::{Batch, send_all};
 use crate::error::{Error, Result};
@@ -22,6 +25,8 @@ use crate::time::Clock;
 
 /// Drafts that one transaction may carry.
 const BATCH_LIMIT: usize = 128;
+/// Batches under way at a time.
+const LANES: usize = 2;
 /// Drafts that may wait.
 const QUEUE_LIMIT: usize = 8_192;
 
@@ -35,6 +40,34 @@ pub struct SendQueue {
 struct Waiting {
     draft: Draft,
     reply: oneshot::Sender<Result<Answer>>,
+    /// What it would wait for in the database: its conversation, and its key if it has one.
+    claims: Claims,
+}
+
+/// Hashes of what no two batches under way may share. A collision only makes a draft wait for the next batch.
+#[derive(Clone, Copy)]
+struct Claims {
+    place: u64,
+    key: Option<u64>,
+}
+
+impl Claims {
+    fn of(draft: &Draft) -> Self {
+        let place = match &draft.recipient {
+            Recipient::Direct(name) => {
+                let sender = draft.sender.key();
+                hash((sender.min(name), sender.max(name)))
+            }
+            Recipient::Conversation(id) => hash(id.0),
+        };
+        Self { place, key: draft.keyed.as_ref().map(|keyed| hash(keyed.request.digest)) }
+    }
+}
+
+fn hash(value: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
 }
 
 impl SendQueue {
@@ -47,14 +80,13 @@ impl SendQueue {
         direct_messages_from: DirectMessagesFrom,
     ) -> Self {
         let (waiting, queue) = mpsc::channel(QUEUE_LIMIT);
+        let sender = Sender { db, clock, revocations, directory: Directory::default(), direct_messages_from };
         let dispatcher = Dispatcher {
-            db,
-            clock,
+            sender: Arc::new(sender),
             metrics: Arc::clone(&metrics),
-            revocations,
-            directory: Directory::default(),
-            direct_messages_from,
             ready: VecDeque::new(),
+            claimed: HashSet::new(),
+            under_way: JoinSet::new(),
         };
         tokio::spawn(dispatcher.run(queue));
         Self { waiting, metrics }
@@ -68,7 +100,8 @@ impl SendQueue {
         let (reply, answer) = oneshot::channel();
         let length = self.metrics.queue("send");
         length.inc();
-        let outcome = match self.waiting.try_send(Waiting { draft, reply }) {
+        let claims = Claims::of(&draft);
+        let outcome = match self.waiting.try_send(Waiting { draft, reply, claims }) {
             Ok(()) => answer.await.unwrap_or_else(|_| Err(Error::internal("a send was dropped"))),
             Err(_) => Err(Error::unavailable("too many sends are waiting")),
         };
@@ -78,37 +111,96 @@ impl SendQueue {
 }
 
 struct Dispatcher {
-    db: Db,
-    clock: Clock,
+    sender: Arc<Sender>,
     metrics: Arc<Metrics>,
-    revocations: Arc<Revocations>,
-    directory: Directory,
-    direct_messages_from: DirectMessagesFrom,
     ready: VecDeque<Waiting>,
+    /// Of the batches under way.
+    claimed: HashSet<u64>,
+    under_way: JoinSet<Vec<u64>>,
 }
 
 impl Dispatcher {
     async fn run(mut self, mut queue: mpsc::Receiver<Waiting>) {
-        loop {
-            if self.ready.is_empty() {
-                match queue.recv().await {
+        let mut open = true;
+        while open || !self.ready.is_empty() || !self.under_way.is_empty() {
+            tokio::select! {
+                waiting = queue.recv(), if open && self.ready.len() < QUEUE_LIMIT => match waiting {
                     Some(waiting) => self.ready.push_back(waiting),
-                    None => return,
-                }
+                    None => open = false,
+                },
+                Some(ended) = self.under_way.join_next() => match ended {
+                    Ok(claims) => claims.iter().for_each(|claim| {
+                        self.claimed.remove(claim);
+                    }),
+                    // It died with its claims. They spare waiting, nothing more: the database keeps the order by itself.
+                    Err(_) => self.claimed.clear(),
+                },
             }
             while self.ready.len() < QUEUE_LIMIT
                 && let Ok(waiting) = queue.try_recv()
             {
                 self.ready.push_back(waiting);
             }
-            let (drafts, replies) = self.take_batch();
-            self.metrics.send_batch_size.observe(drafts.len() as f64);
-            let answers = self.send(drafts).await;
-            for (reply, answer) in replies.into_iter().zip(answers) {
-                // Whoever gave up waiting finds the answer under its key.
-                drop(reply.send(answer));
+            while self.under_way.len() < LANES {
+                let batch = self.take_batch();
+                if batch.is_empty() {
+                    break;
+                }
+                self.metrics.send_batch_size.observe(batch.len() as f64);
+                let sender = Arc::clone(&self.sender);
+                self.under_way.spawn(async move { sender.run(batch).await });
             }
         }
+    }
+
+    /// What goes together: the oldest ones that nobody under way is in the way of, no idempotency key twice.
+    fn take_batch(&mut self) -> Vec<Waiting> {
+        let mut batch = Vec::new();
+        let mut keys = HashSet::new();
+        let mut left = VecDeque::new();
+        while batch.len() < BATCH_LIMIT {
+            let Some(waiting) = self.ready.pop_front() else { break };
+            let Claims { place, key } = waiting.claims;
+            let claimed = [Some(place), key].into_iter().flatten().any(|claim| self.claimed.contains(&claim));
+            if claimed || key.is_some_and(|key| !keys.insert(key)) {
+                left.push_back(waiting);
+            } else {
+                batch.push(waiting);
+            }
+        }
+        left.append(&mut self.ready);
+        self.ready = left;
+        self.claimed
+            .extend(batch.iter().flat_map(|waiting| [Some(waiting.claims.place), waiting.claims.key]).flatten());
+        batch
+    }
+}
+
+/// What a batch is sent with.
+struct Sender {
+    db: Db,
+    clock: Clock,
+    revocations: Arc<Revocations>,
+    directory: Directory,
+    direct_messages_from: DirectMessagesFrom,
+}
+
+impl Sender {
+    /// Sends what waits, and answers it; the claims that end with it.
+    async fn run(&self, batch: Vec<Waiting>) -> Vec<u64> {
+        let mut claims = Vec::with_capacity(batch.len());
+        let (mut drafts, mut replies) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
+        for waiting in batch {
+            claims.extend([Some(waiting.claims.place), waiting.claims.key].into_iter().flatten());
+            drafts.push(waiting.draft);
+            replies.push(waiting.reply);
+        }
+        let answers = self.send(drafts).await;
+        for (reply, answer) in replies.into_iter().zip(answers) {
+            // Whoever gave up waiting finds the answer under its key.
+            drop(reply.send(answer));
+        }
+        claims
     }
 
     async fn send(&self, drafts: Vec<Draft>) -> Vec<Result<Answer>> {
@@ -119,28 +211,6 @@ impl Dispatcher {
             }
             Err(error) => drafts.iter().map(|_| Err(repeat(&error))).collect(),
         }
-    }
-
-    /// What goes together: the oldest ones, no idempotency key twice. At least one.
-    fn take_batch(&mut self) -> (Vec<Draft>, Vec<oneshot::Sender<Result<Answer>>>) {
-        let mut drafts = Vec::new();
-        let mut replies = Vec::new();
-        let mut digests = HashSet::new();
-        let mut repeats = Vec::new();
-        while drafts.len() < BATCH_LIMIT {
-            let Some(waiting) = self.ready.pop_front() else { break };
-            let digest = waiting.draft.keyed.as_ref().map(|keyed| keyed.request.digest);
-            if digest.is_some_and(|digest| !digests.insert(digest)) {
-                repeats.push(waiting);
-                continue;
-            }
-            drafts.push(waiting.draft);
-            replies.push(waiting.reply);
-        }
-        for waiting in repeats.into_iter().rev() {
-            self.ready.push_front(waiting);
-        }
-        (drafts, replies)
     }
 }
 

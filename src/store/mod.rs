@@ -263,6 +263,30 @@ impl Conn {
             .ok_or_else(|| Error::internal(format!("no row where one must be: {sql}")))
     }
 
+    /// Like [`Conn::one`], for the last statement of a transaction: PostgreSQL gets the COMMIT right behind it, which spares
+    /// a round trip while locks are held. What fails leaves nothing behind. No statement may come after it.
+    ///
+    /// # Errors
+    /// As [`Conn::one`], and of the commit.
+    pub async fn one_and_commit<T>(
+        &mut self,
+        sql: &'static str,
+        parameters: &[Value<'_>],
+        mut read: impl FnMut(&Row<'_>) -> Result<T> + Send,
+    ) -> Result<T>
+    where
+        T: Send,
+    {
+        match self {
+            Self::Sqlite(_) => self.one(sql, parameters, read).await,
+            Self::Postgres(connection) => {
+                let found = connection.query_and_commit(sql, parameters).await?;
+                let row = found.first().ok_or_else(|| Error::internal(format!("no row where one must be: {sql}")))?;
+                read(&Row::Postgres(row))
+            }
+        }
+    }
+
     /// Runs a statement that answers no rows; the number of rows it touched.
     ///
     /// # Errors

@@ -190,7 +190,8 @@ impl Database {
         })?;
         self.environment.metrics.pool_in_use.inc();
         let metrics = Arc::clone(&self.environment.metrics);
-        Ok(Conn { client: Lease { object: Some(client), in_transaction: false, metrics }, begin_wanted: false })
+        let client = Lease { object: Some(client), in_transaction: false, metrics };
+        Ok(Conn { client, begin_wanted: false, committed: false })
     }
 
     /// Ends the connections that nobody uses, and the others after their use.
@@ -230,6 +231,8 @@ impl Drop for Lease {
 pub struct Conn {
     client: Lease,
     begin_wanted: bool,
+    /// The COMMIT went with the last statement.
+    committed: bool,
 }
 
 impl AnyConn {
@@ -246,10 +249,11 @@ impl Conn {
     fn begin(&mut self) {
         self.client.in_transaction = true;
         self.begin_wanted = true;
+        self.committed = false;
     }
 
     async fn commit(&mut self) -> Result<()> {
-        if !self.begin_wanted {
+        if !self.begin_wanted && !self.committed {
             self.client.batch_execute("COMMIT").await.map_err(translate)?;
         }
         self.client.in_transaction = false;
@@ -257,7 +261,7 @@ impl Conn {
     }
 
     async fn rollback(&mut self) {
-        let begun = !std::mem::take(&mut self.begin_wanted);
+        let begun = !std::mem::take(&mut self.begin_wanted) && self.client.in_transaction;
         self.client.in_transaction = begun && self.client.batch_execute("ROLLBACK").await.is_err();
     }
 
@@ -270,6 +274,29 @@ impl Conn {
         let (begun, outcome) = tokio::join!(biased; self.client.batch_execute("BEGIN"), statement(&self.client));
         begun.map_err(translate)?;
         outcome.map_err(translate)
+    }
+
+    /// The last statement of a transaction with its COMMIT. Where the statement fails, the COMMIT behind it rolls back.
+    pub(in crate::store) async fn query_and_commit(
+        &mut self,
+        sql: &str,
+        parameters: &[Value<'_>],
+    ) -> Result<Vec<DriverRow>> {
+        let parameters = as_parameters(parameters);
+        let (outcome, ended) = self
+            .send(async |client| {
+                let statement = client.prepare_cached(sql).await?;
+                // Polled in this order, and so sent in this order.
+                Ok(tokio::join!(biased; client.query(&statement, &parameters), client.batch_execute("COMMIT")))
+            })
+            .await?;
+        if ended.is_ok() {
+            self.client.in_transaction = false;
+            self.committed = true;
+        }
+        let rows = outcome.map_err(translate)?;
+        ended.map_err(translate)?;
+        Ok(rows)
     }
 
     pub(in crate::store) async fn query(&mut self, sql: &str, parameters: &[Value<'_>]) -> Result<Vec<DriverRow>> {
@@ -307,7 +334,10 @@ fn translate(error: tokio_postgres::Error) -> Error {
         SqlState::UNIQUE_VIOLATION => Error::Duplicate {
             constraint: error.as_db_error().and_then(|error| error.constraint()).unwrap_or_default().to_owned(),
         },
-        SqlState::T_R_SERIALIZATION_FAILURE | SqlState::T_R_DEADLOCK_DETECTED => Error::Rerun(told.into()),
+        // A division by zero is a statement that found its premise gone (`store::sends::append`).
+        SqlState::T_R_SERIALIZATION_FAILURE | SqlState::T_R_DEADLOCK_DETECTED | SqlState::DIVISION_BY_ZERO => {
+            Error::Rerun(told.into())
+        }
         SqlState::DISK_FULL => Error::StorageFull,
         // Class 08: connection, 53: resources, 57: operator intervention, 58: system; 25006: a standby.
         state
