@@ -23,7 +23,7 @@ use crate::server::{Access, Server, Setup};
 const PAGE: usize = 50;
 const WARM_UP: Duration = Duration::from_millis(1_500);
 /// How often each takes its turn.
-pub const ROUNDS: usize = 2;
+const ROUNDS: usize = 2;
 const STARTS: usize = 5;
 const MEMORY_AT_MOST_MIB: f64 = 120.0;
 const START_AT_MOST_MS: f64 = 150.0;
@@ -244,7 +244,7 @@ impl Settings {
 }
 
 /// The better of several measurements.
-pub struct Best {
+struct Best {
     name: &'static str,
     /// It.
     pub measured: Measured,

@@ -39,6 +39,8 @@ pub struct Figure {
     pub latency_us: Option<(u32, u32)>,
     /// What it is held against.
     pub limit: Option<(String, f64)>,
+    /// Measured against the limit pair by pair; else it is one divided by the other.
+    pub paired_ratio: Option<f64>,
     /// What is asked.
     pub target: Target,
 }
@@ -63,8 +65,14 @@ impl Figure {
             unit: Unit::PerSecond,
             latency_us: Some((measured.p50_us, measured.p99_us)),
             limit: Some((limit.0.to_owned(), limit.1)),
+            paired_ratio: None,
             target,
         }
+    }
+
+    /// A rate beside its limit, and the ratio that pairs of them had.
+    pub fn paired(what: &str, measured: Measured, limit: (&str, f64), ratio: f64, target: Target) -> Self {
+        Self { paired_ratio: Some(ratio), ..Self::rate(what, measured, limit, target) }
     }
 
     /// Memory in use.
@@ -86,16 +94,25 @@ impl Figure {
             unit: Unit::Milliseconds,
             latency_us: None,
             limit: Some((other.0.to_owned(), other.1.as_secs_f64() * 1e3)),
+            paired_ratio: None,
             target,
         }
     }
 
     fn plain(what: &str, value: f64, unit: Unit, at_most: f64) -> Self {
-        Self { what: what.to_owned(), value, unit, latency_us: None, limit: None, target: Target::AtMost(at_most) }
+        Self {
+            what: what.to_owned(),
+            value,
+            unit,
+            latency_us: None,
+            limit: None,
+            paired_ratio: None,
+            target: Target::AtMost(at_most),
+        }
     }
 
     fn ratio(&self) -> Option<f64> {
-        self.limit.as_ref().map(|(_, limit)| self.value / limit)
+        self.paired_ratio.or_else(|| self.limit.as_ref().map(|(_, limit)| self.value / limit))
     }
 
     fn met(&self) -> Option<bool> {
