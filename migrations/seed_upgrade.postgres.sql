@@ -44,6 +44,9 @@ UNION
 SELECT d.conversation_id, d.higher_user_id, c.created_at
   FROM messaging.direct_conversations d JOIN messaging.conversations c ON c.id = d.conversation_id;
 
+UPDATE messaging.conversations
+   SET member_count = (SELECT count(*) FROM messaging.members m WHERE m.conversation_id = conversations.id);
+
 SELECT setval(pg_get_serial_sequence('messaging.conversations', 'id'),
               (SELECT coalesce(max(id), 0) + 1 FROM messaging.conversations), false);
 SELECT setval(pg_get_serial_sequence('messaging.users', 'id'),

@@ -4,11 +4,12 @@
 //! of a change is written with it, last.
 
 use super::auth::Principal;
-use super::messages::{Kind, MAX_BODY_CHARACTERS, Message, Names, message_not_found, names_of};
+use super::memberships::{Membership, Role, caller_of};
+use super::messages::{Kind, MAX_BODY_CHARACTERS, Message, Names, message_not_found, names_of, seen_by};
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, UserId};
-pub use crate::store::edits::Edition;
+pub use crate::store::edits::{Edition, Present};
 use crate::store::events::{self, NewEvent};
 use crate::store::{self, Conn};
 use crate::time::Timestamp;
@@ -53,7 +54,7 @@ pub async fn edit(
 
 async fn replace(conn: &mut Conn, change: &Change) -> Result<(Message, Names)> {
     let person = change.principal.require_person()?.id;
-    let present = visible(conn, change.conversation, change.seq, Some(person)).await?;
+    let (_, present) = visible(conn, change.conversation, change.seq, Some(person)).await?;
     if present.sender_id != person || present.kind == Kind::System {
         return Err(not_your_message());
     }
@@ -87,8 +88,9 @@ pub async fn delete(app: &App, principal: &Principal, conversation: i64, seq: i6
 
 async fn bury(conn: &mut Conn, change: &Change) -> Result<()> {
     let person = change.principal.person().map(|person| person.id);
-    let present = visible(conn, change.conversation, change.seq, person).await?;
-    if person != Some(present.sender_id) && !change.principal.is_admin() {
+    let (membership, present) = visible(conn, change.conversation, change.seq, person).await?;
+    let moderates = change.principal.is_admin() || membership.is_at_least(Role::Admin);
+    if !moderates && (person != Some(present.sender_id) || present.kind == Kind::System) {
         return Err(not_your_message());
     }
     if present.deleted {
@@ -107,14 +109,10 @@ async fn visible(
     conversation: ConversationId,
     seq: i64,
     person: Option<UserId>,
-) -> Result<store::edits::Present> {
+) -> Result<(Membership, Present)> {
     store::conversations::lock_one(conn, conversation).await?;
-    if let Some(person) = person
-        && !store::conversations::is_member(conn, conversation, person).await?
-    {
-        return Err(message_not_found());
-    }
-    store::edits::present_message(conn, conversation, seq).await?.ok_or_else(message_not_found)
+    let membership = seen_by(conn, person, conversation, seq).await?;
+    Ok((membership, store::edits::present_message(conn, conversation, seq).await?.ok_or_else(message_not_found)?))
 }
 
 async fn log(conn: &mut Conn, change: &Change, kind: events::Kind, actor_id: UserId) -> Result<()> {
@@ -132,15 +130,11 @@ fn not_your_message() -> Error {
 /// # Errors
 /// 404 `message_not_found`.
 pub async fn list(app: &App, principal: &Principal, conversation: i64, seq: i64) -> Result<Vec<Edition>> {
-    let person = principal.person().map(|person| person.id);
+    let person = caller_of(principal);
     app.db
         .read((ConversationId(conversation), seq, person), |conn, (conversation, seq, person)| {
             Box::pin(async move {
-                if let Some(person) = person
-                    && !store::conversations::is_member(conn, *conversation, *person).await?
-                {
-                    return Err(message_not_found());
-                }
+                seen_by(conn, *person, *conversation, *seq).await?;
                 store::edits::present_message(conn, *conversation, *seq).await?.ok_or_else(message_not_found)?;
                 store::edits::list(conn, *conversation, *seq).await
             })

@@ -5,7 +5,7 @@
 
 use super::auth::Principal;
 use super::lists::Limit;
-use super::send_batch::conversation_not_found;
+use super::memberships::{caller_of, conversation_not_found, membership};
 use super::tails::{Render, Rendered, Tails};
 use crate::app::App;
 use crate::error::{Error, FieldError, Result};
@@ -69,7 +69,7 @@ pub async fn list(
     check(&listing)?;
     let wanted = Wanted {
         conversation: ConversationId(conversation),
-        person: principal.person().map(|person| person.id),
+        person: caller_of(principal),
         listing,
         limit: limit.get() as i64,
         tails: app.tails.clone(),
@@ -101,11 +101,7 @@ fn check(listing: &Listing) -> Result<()> {
 }
 
 async fn read(conn: &mut Conn, wanted: &Wanted) -> Result<History> {
-    if let Some(person) = wanted.person
-        && !store::conversations::is_member(conn, wanted.conversation, person).await?
-    {
-        return Err(conversation_not_found());
-    }
+    let least = membership(conn, wanted.person, wanted.conversation).await?.first_seq;
     let head = store::conversations::head_of(conn, wanted.conversation).await?.ok_or_else(conversation_not_found)?;
     let limit = wanted.limit;
     let (first, last) = match wanted.listing {
@@ -113,7 +109,7 @@ async fn read(conn: &mut Conn, wanted: &Wanted) -> Result<History> {
             let last = (seq - 1).min(head.last_seq);
             (last - limit + 1, last)
         }
-        Listing { after: Some(seq), .. } => (seq + 1, seq + limit),
+        Listing { after: Some(seq), .. } => (seq.max(least - 1) + 1, seq.max(least - 1) + limit),
         // One more before than after, when the number is even.
         Listing { around: Some(seq), .. } => {
             let first = seq.min(head.last_seq) - limit / 2;
@@ -122,11 +118,12 @@ async fn read(conn: &mut Conn, wanted: &Wanted) -> Result<History> {
         Listing { date: Some(at), .. } => {
             let before = store::messages::count_before(conn, &[head.id.0], at, MessageId(0)).await?;
             let before = before.first().map_or(0, |(_, before)| *before);
+            let before = before.max(least - 1);
             (before + 1, before + limit)
         }
         Listing { .. } => (head.last_seq - limit + 1, head.last_seq),
     };
-    let range = Range { conversation_id: head.id, first_seq: first.max(1), last_seq: last.min(head.last_seq) };
+    let range = Range { conversation_id: head.id, first_seq: first.max(least), last_seq: last.min(head.last_seq) };
     let messages = if range.first_seq <= range.last_seq {
         wanted.tails.load(conn, &[(head, range)], wanted.render).await?.into_iter().next().unwrap_or_default()
     } else {
@@ -135,10 +132,10 @@ async fn read(conn: &mut Conn, wanted: &Wanted) -> Result<History> {
     let next = if wanted.listing.after.is_some() {
         messages.last().map(|last| last.seq).filter(|seq| *seq < head.last_seq).map(Next::After)
     } else {
-        messages.first().map(|first| first.seq).filter(|seq| *seq > 1).map(Next::Before)
+        messages.first().map(|first| first.seq).filter(|seq| *seq > least).map(Next::Before)
     };
     // Nothing is left of what was asked for, but before it there may be.
     let past_the_end = messages.is_empty() && wanted.listing.after.is_none() && range.first_seq > head.last_seq;
-    let next = next.or_else(|| (past_the_end && head.last_seq > 0).then_some(Next::Before(head.last_seq + 1)));
+    let next = next.or_else(|| (past_the_end && head.last_seq >= least).then_some(Next::Before(head.last_seq + 1)));
     Ok(History { messages, next })
 }

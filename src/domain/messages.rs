@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use super::auth::Principal;
 use super::idempotency::{KeyedRequest, StoredAnswer};
+use super::memberships::{Membership, caller_of, membership};
 use crate::app::App;
 use crate::error::{Error, FieldError, Result};
 use crate::ids::{ConversationId, MAX_ID, UserId};
@@ -212,25 +213,47 @@ pub async fn send(app: &App, principal: &Principal, new: NewMessage, keyed: Opti
 /// # Errors
 /// 404 `message_not_found`, also for those who may not see the conversation.
 pub async fn get(app: &App, principal: &Principal, conversation: i64, seq: i64) -> Result<(Message, Names)> {
-    let person = principal.person().map(|person| person.id);
-    let found = app
-        .db
+    let person = caller_of(principal);
+    app.db
         .read((ConversationId(conversation), seq, person), |conn, (conversation, seq, person)| {
             Box::pin(async move {
-                if let Some(person) = person
-                    && !store::conversations::is_member(conn, *conversation, *person).await?
-                {
-                    return Ok(None);
-                }
-                let Some(message) = store::messages::one(conn, *conversation, *seq).await? else {
-                    return Ok(None);
-                };
+                let message = visible(conn, *person, *conversation, *seq).await?;
                 let names = names_of(conn, std::slice::from_ref(&message)).await?;
-                Ok(Some((message, names)))
+                Ok((message, names))
             })
         })
-        .await?;
-    found.ok_or_else(message_not_found)
+        .await
+}
+
+/// A message that a caller sees.
+///
+/// # Errors
+/// 404 `message_not_found`.
+pub async fn visible(
+    conn: &mut Conn,
+    caller: Option<UserId>,
+    conversation: ConversationId,
+    seq: i64,
+) -> Result<Message> {
+    seen_by(conn, caller, conversation, seq).await?;
+    store::messages::one(conn, conversation, seq).await?.ok_or_else(message_not_found)
+}
+
+/// That a caller sees a message, and as what.
+///
+/// # Errors
+/// 404 `message_not_found`.
+pub async fn seen_by(
+    conn: &mut Conn,
+    caller: Option<UserId>,
+    conversation: ConversationId,
+    seq: i64,
+) -> Result<Membership> {
+    match membership(conn, caller, conversation).await {
+        Ok(membership) if membership.sees(seq) => Ok(membership),
+        Ok(_) | Err(Error::NotFound { .. }) => Err(message_not_found()),
+        Err(error) => Err(error),
+    }
 }
 
 /// There is no such message for this caller.

@@ -18,6 +18,7 @@ pub mod idempotency;
 pub mod jwt;
 pub mod lists;
 pub mod login_attempts;
+pub mod memberships;
 pub mod messages;
 pub mod mfa;
 pub mod password_hashing;

@@ -15,6 +15,7 @@ use std::sync::atomic::Ordering;
 
 use super::directory::Known;
 use super::idempotency::{KeyedRequest, Record, days_kept, neighbouring_days};
+use super::memberships::conversation_not_found;
 use super::messages::{Answer, Draft, Keyed, Kind, Message, Recipient, Sender, Sent};
 use crate::error::{Error, FieldError, Result};
 use crate::ids::{ConversationId, MessageId, UserId};
@@ -232,11 +233,6 @@ fn other_member(members: &DirectMembers, conversation: ConversationId, sender: U
     let members = members.get(&conversation)?;
     let own = members.iter().find(|(id, _)| *id == sender)?;
     Some(members.iter().find(|(id, _)| *id != sender).unwrap_or(own).1.clone())
-}
-
-/// There is no such conversation for this sender.
-pub fn conversation_not_found() -> Error {
-    Error::NotFound { code: "conversation_not_found", detail: "there is no such conversation".into() }
 }
 
 /// Turns pairs into conversations: those that exist, and the ones made now.

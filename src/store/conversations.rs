@@ -23,6 +23,54 @@ pub struct Head {
     pub content_version: i64,
 }
 
+/// What sort of conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Of two people, or one's notes to oneself.
+    Direct,
+    /// Of any number.
+    Group,
+}
+
+impl Kind {
+    /// As it stands in the database and in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Group => "group",
+        }
+    }
+
+    /// The sort of a word.
+    pub fn parse(word: &str) -> Self {
+        if word == "group" { Self::Group } else { Self::Direct }
+    }
+}
+
+/// What those see of a group who joined later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum History {
+    /// Everything.
+    All,
+    /// What came after them.
+    SinceJoined,
+}
+
+impl History {
+    /// As it stands in the database and in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::SinceJoined => "since_joined",
+        }
+    }
+
+    /// The history of a word.
+    pub fn parse(word: &str) -> Self {
+        if word == "since_joined" { Self::SinceJoined } else { Self::All }
+    }
+}
+
 /// Two people, the smaller id first; the same twice for notes to oneself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Pair {
@@ -163,9 +211,9 @@ pub async fn create_direct(
     let id = conn
         .one(
             "INSERT INTO messaging.conversations
-                    (kind, created_at, created_by, last_seq, last_sent_at, last_message_id)
-             VALUES ('direct', $1, $2, 0, $1, 0) RETURNING id",
-            &[Value::Time(at), Value::I64(creator.0)],
+                    (kind, created_at, created_by, last_seq, last_sent_at, last_message_id, member_count)
+             VALUES ('direct', $1, $2, 0, $1, 0, $3) RETURNING id",
+            &[Value::Time(at), Value::I64(creator.0), Value::I64(if pair.lower == pair.higher { 1 } else { 2 })],
             |row| row.i64(0).map(ConversationId),
         )
         .await?;
@@ -212,18 +260,6 @@ pub async fn direct_members(conn: &mut Conn, ids: &[i64]) -> Result<Vec<(Convers
     .await
 }
 
-/// Whether someone is a member.
-pub async fn is_member(conn: &mut Conn, id: ConversationId, user: UserId) -> Result<bool> {
-    let found = conn
-        .first(
-            "SELECT user_id FROM messaging.members WHERE conversation_id = $1 AND user_id = $2",
-            &[Value::I64(id.0), Value::I64(user.0)],
-            |row| row.i64(0),
-        )
-        .await?;
-    Ok(found.is_some())
-}
-
 /// Locks one conversation until the transaction ends; whether there is one. SQLite's writer is alone anyway.
 pub async fn lock_one(conn: &mut Conn, id: ConversationId) -> Result<bool> {
     let sql = match conn {
@@ -259,7 +295,8 @@ pub async fn mark_changed(conn: &mut Conn, id: ConversationId) -> Result<()> {
 /// Where a conversation stands.
 pub async fn head_of(conn: &mut Conn, id: ConversationId) -> Result<Option<Head>> {
     conn.first(
-        "SELECT id, last_seq, last_sent_at, last_message_id, content_version FROM messaging.conversations WHERE id = $1",
+        "SELECT id, last_seq, last_sent_at, last_message_id, content_version FROM messaging.conversations
+          WHERE id = $1 AND deleted_at IS NULL",
         &[Value::I64(id.0)],
         head,
     )

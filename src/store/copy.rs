@@ -34,8 +34,15 @@ const TABLES: &[(&str, &str)] = &[
     ("conversations", "id"),
     ("direct_conversations", "lower_user_id, higher_user_id"),
     ("members", "conversation_id, user_id"),
+    ("former_members", "user_id, conversation_id"),
+    ("invites", "id"),
     ("messages", "conversation_id, seq"),
     ("message_edits", "conversation_id, seq, edition"),
+    ("mentions", "conversation_id, seq, user_id"),
+    ("reactions", "conversation_id, seq, emoji, user_id"),
+    ("receipts", "conversation_id, user_id, kind, seq"),
+    ("scheduled_sends", "id"),
+    ("reports", "id"),
     ("events", "position"),
     ("idempotency_keys", "day, digest"),
     ("event_log", "id"),
@@ -56,7 +63,8 @@ const TABLES: &[(&str, &str)] = &[
 ];
 
 /// Tables whose ids the database gives. None is given twice, also when its row is gone: so the copy carries the last ones.
-const NUMBERED_TABLES: &[&str] = &["users", "conversations", "sessions", "api_keys", "audit_log"];
+const NUMBERED_TABLES: &[&str] =
+    &["users", "conversations", "sessions", "api_keys", "audit_log", "invites", "scheduled_sends", "reports"];
 
 /// Copies the data at `source` into a new file.
 ///

@@ -27,6 +27,7 @@ pub mod friends;
 pub mod health;
 pub mod idempotency;
 pub mod login_attempts;
+pub mod members;
 pub mod messages;
 pub mod mfa;
 pub mod migrations;
