@@ -117,7 +117,7 @@ async fn visible(
 
 async fn log(conn: &mut Conn, change: &Change, kind: events::Kind, actor_id: UserId) -> Result<()> {
     store::conversations::mark_changed(conn, change.conversation).await?;
-    let event = NewEvent { kind, conversation_id: change.conversation, seq: change.seq, actor_id, at: change.now };
+    let event = NewEvent::of_conversation(kind, change.conversation, actor_id, change.now).message(change.seq);
     events::append(conn, &[event]).await
 }
 

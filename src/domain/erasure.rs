@@ -149,18 +149,8 @@ async fn clean_bite(
         store::edits::bury(conn, conversation, &own, now).await?;
         store::conversations::mark_changed(conn, conversation).await?;
     }
-    let events: Vec<NewEvent> = own
-        .iter()
-        .map(|seq| NewEvent {
-            kind: Kind::MessageDeleted,
-            conversation_id: conversation,
-            seq: *seq,
-            actor_id: erasure.user,
-            at: now,
-        })
-        .collect();
-    if !events.is_empty() {
-        store::events::append(conn, &events).await?;
-    }
+    let deleted = NewEvent::of_conversation(Kind::MessageDeleted, conversation, erasure.user, now);
+    let events: Vec<NewEvent<'_>> = own.iter().map(|seq| deleted.message(*seq)).collect();
+    store::events::append(conn, &events).await?;
     Ok(Some(last.seq))
 }

@@ -9,7 +9,7 @@ use super::users::{self, User};
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::ids::UserId;
-use crate::store::events::{self, Kind, PersonEvent};
+use crate::store::events::{self, Kind, NewEvent};
 pub use crate::store::friends::State;
 use crate::store::revocations::Revoked;
 use crate::store::{self, Conn};
@@ -100,7 +100,7 @@ async fn ask_now(conn: &mut Conn, caller: &UserName, key: &str, now: Timestamp) 
 }
 
 async fn log(conn: &mut Conn, kind: Kind, actor_id: UserId, subject_id: UserId, at: Timestamp) -> Result<()> {
-    events::append_about_person(conn, PersonEvent { kind, actor_id, subject_id, at }).await
+    events::append(conn, &[NewEvent::between(kind, actor_id, subject_id, at)]).await
 }
 
 /// Declines, takes back or ends what there is between the caller and somebody.

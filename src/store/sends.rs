@@ -51,7 +51,7 @@ pub async fn append(conn: &mut Conn, heads: &[Head], rows: &[NewRow<'_>], unrevo
     if let Conn::Sqlite(_) = conn {
         conversations::advance(conn, heads).await?;
         messages::append(conn, rows).await?;
-        let events: Vec<NewEvent> = rows.iter().map(|row| created(row.message)).collect();
+        let events: Vec<NewEvent<'_>> = rows.iter().map(|row| created(row.message)).collect();
         events::append(conn, &events).await?;
         let last = revocations::last_position(conn).await?;
         return match unrevoked_since {
@@ -118,12 +118,7 @@ pub async fn append(conn: &mut Conn, heads: &[Head], rows: &[NewRow<'_>], unrevo
     .await
 }
 
-fn created(message: &Message) -> NewEvent {
-    NewEvent {
-        kind: Kind::MessageCreated,
-        conversation_id: message.conversation_id,
-        seq: message.seq,
-        actor_id: message.sender_id,
-        at: message.timestamp_sent,
-    }
+fn created(message: &Message) -> NewEvent<'static> {
+    NewEvent::of_conversation(Kind::MessageCreated, message.conversation_id, message.sender_id, message.timestamp_sent)
+        .message(message.seq)
 }
