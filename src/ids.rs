@@ -41,6 +41,11 @@ id!(
     ApiKeyId
 );
 
+id!(
+    /// Names an invite into a group.
+    InviteId
+);
+
 /// Where randomness comes from: an input, so that a test can repeat a run.
 #[derive(Debug)]
 pub enum Rng {

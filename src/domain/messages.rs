@@ -268,7 +268,7 @@ pub fn message_not_found() -> Error {
 pub async fn names_of(conn: &mut Conn, messages: &[Message]) -> Result<Names> {
     let mut ids: Vec<i64> = messages
         .iter()
-        .flat_map(|message| [Some(message.sender_id), message.recipient_id])
+        .flat_map(|message| [Some(message.sender_id), message.recipient_id, message.subject_id])
         .flatten()
         .map(|id| id.0)
         .collect();

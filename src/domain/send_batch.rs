@@ -500,6 +500,8 @@ impl Placed<'_> {
                 body: self.draft.body.clone(),
                 edited_at: None,
                 deleted_at: None,
+                action: None,
+                subject_id: None,
             },
             sender_user_name: self.sender.user_name,
             recipient_user_name: self.recipient.map(|recipient| recipient.user_name),

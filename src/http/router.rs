@@ -14,8 +14,7 @@ use utoipa_axum::routes;
 use super::edge::RouteSlot;
 use super::problem::Problem;
 use super::routes::{
-    admin, api_keys, audit, capabilities, conversations, export, friends, health, messages, mfa, passwords, sessions,
-    users,
+    admin, api_keys, audit, capabilities, export, friends, health, history, messages, mfa, passwords, sessions, users,
 };
 use super::{HttpState, metrics, openapi};
 use crate::domain::auth::Access;
@@ -48,13 +47,9 @@ fn documented() -> OpenApiRouter<HttpState> {
         .routes(routes!(audit::list_audit))
         .routes(routes!(messages::send_message))
         .routes(routes!(messages::list_messages))
-        .routes(routes!(conversations::list_conversation_messages))
-        .routes(routes!(
-            conversations::get_conversation_message,
-            conversations::edit_message,
-            conversations::delete_message
-        ))
-        .routes(routes!(conversations::list_editions))
+        .routes(routes!(history::list_conversation_messages))
+        .routes(routes!(history::get_conversation_message, history::edit_message, history::delete_message))
+        .routes(routes!(history::list_editions))
         .routes(routes!(friends::list_friends))
         .routes(routes!(friends::list_friend_requests))
         .routes(routes!(friends::put_friend, friends::delete_friend))

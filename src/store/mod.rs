@@ -26,6 +26,7 @@ pub mod events;
 pub mod friends;
 pub mod health;
 pub mod idempotency;
+pub mod invites;
 pub mod login_attempts;
 pub mod members;
 pub mod messages;

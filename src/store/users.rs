@@ -344,6 +344,11 @@ pub async fn by_email(conn: &mut Conn, email_key: &str) -> Result<Option<User>> 
     conn.first(select_users!("WHERE email_key = $1"), &[Value::Text(email_key)], user).await
 }
 
+/// Those of the ids that exist, whole.
+pub async fn by_ids(conn: &mut Conn, ids: &[i64]) -> Result<Vec<User>> {
+    conn.rows(select_users!("WHERE id = ANY($1)"), &[Value::I64s(ids)], user).await
+}
+
 /// One user by id.
 pub async fn by_id(conn: &mut Conn, id: UserId) -> Result<Option<User>> {
     conn.first(select_users!("WHERE id = $1"), &[Value::I64(id.0)], user).await

@@ -4,10 +4,11 @@ pub mod admin;
 pub mod api_keys;
 pub mod audit;
 pub mod capabilities;
-pub mod conversations;
+
 pub mod export;
 pub mod friends;
 pub mod health;
+pub mod history;
 pub mod messages;
 pub mod mfa;
 pub mod passwords;

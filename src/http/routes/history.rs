@@ -1,4 +1,4 @@
-//! `/api/conversations`.
+//! `/api/conversations/{id}/messages`: what was said, and changing it.
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
