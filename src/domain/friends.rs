@@ -4,7 +4,7 @@
 //! looks as if the other one took messages from friends alone and answered no request.
 
 use super::auth::{Principal, UserName};
-use super::lists::{Limit, Page, decode_cursor, encode_cursor};
+use super::lists::{self, Limit, Page};
 use super::users::{self, User};
 use crate::app::App;
 use crate::error::{Error, Result};
@@ -135,7 +135,7 @@ pub async fn block(app: &App, principal: &Principal, user_name: &str) -> Result<
         .write((caller, key, app.clock.now()), |conn, (caller, key, now)| {
             Box::pin(async move {
                 let Two { caller, other } = lock_two(conn, caller, key).await?;
-                if store::friends::blocked(conn, caller, UserId(0), MAX_FRIENDS).await?.len() as i64 >= MAX_FRIENDS {
+                if store::friends::count_blocked(conn, caller).await? >= MAX_FRIENDS {
                     return Err(Error::Conflict {
                         code: "too_many_blocks",
                         detail: format!("one may block {MAX_FRIENDS} people").into(),
@@ -207,26 +207,20 @@ pub async fn list(
     cursor: Option<&str>,
 ) -> Result<Page<Vec<User>>> {
     let person = principal.require_person()?.id;
-    let [after] = match cursor {
-        Some(cursor) => decode_cursor::<1>(which.list(), cursor)?,
-        None => [0],
-    };
-    let wanted = limit.get();
-    let mut people = app
+    let after = UserId(lists::begin(which.list(), cursor, 0)?);
+    let people = app
         .db
-        .read((person, which, UserId(after), wanted as i64 + 1), |conn, (person, which, after, limit)| {
+        .read((person, which, after, limit), |conn, (person, which, after, limit)| {
+            let limit = limit.to_read();
             Box::pin(async move {
                 match which {
-                    Which::Friends => store::friends::list(conn, *person, *after, *limit).await,
-                    Which::Incoming => store::friends::incoming(conn, *person, *after, *limit).await,
-                    Which::Outgoing => store::friends::outgoing(conn, *person, *after, *limit).await,
-                    Which::Blocked => store::friends::blocked(conn, *person, *after, *limit).await,
+                    Which::Friends => store::friends::list(conn, *person, *after, limit).await,
+                    Which::Incoming => store::friends::incoming(conn, *person, *after, limit).await,
+                    Which::Outgoing => store::friends::outgoing(conn, *person, *after, limit).await,
+                    Which::Blocked => store::friends::blocked(conn, *person, *after, limit).await,
                 }
             })
         })
         .await?;
-    let more = people.len() > wanted;
-    people.truncate(wanted);
-    let next = people.last().filter(|_| more).map(|last| encode_cursor(which.list(), &[last.id.0]));
-    Ok(Page { entries: people, next })
+    Ok(Page::new(which.list(), people, limit, |last| [last.id.0]))
 }

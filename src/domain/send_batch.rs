@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::directory::Known;
-use super::idempotency::{KeyedRequest, Record, days_kept, neighbouring_days};
+use super::idempotency::{KeyedRequest, Record, days_kept, keep};
 use super::memberships::conversation_not_found;
 use super::messages::{Answer, Draft, Keyed, Kind, Message, Recipient, Sender, Sent};
 use crate::error::{Error, FieldError, Result};
@@ -352,7 +352,7 @@ async fn write(
     heads.sort_unstable_by_key(|head| head.id);
     let records: Vec<Record> =
         sent.iter().filter_map(|(_, keyed, sent)| keyed.map(|keyed| record(keyed, sent))).collect();
-    store_records(conn, now, &records).await?;
+    keep(conn, now, &records).await?;
     let rows: Vec<NewRow<'_>> = sent
         .iter()
         .map(|(_, keyed, sent)| NewRow {
@@ -447,28 +447,6 @@ async fn assert_welcome<'a>(
 fn record(keyed: &Keyed, sent: &Sent) -> Record {
     let KeyedRequest { digest, request_hash, .. } = keyed.request;
     Record { digest, request_hash, answer: (keyed.render)(sent), subject_id: None }
-}
-
-async fn store_records(conn: &mut Conn, now: Timestamp, records: &[Record]) -> Result<()> {
-    if records.is_empty() {
-        return Ok(());
-    }
-    let mut records: Vec<&Record> = records.iter().collect();
-    records.sort_unstable_by_key(|record| record.digest);
-    // Two nodes on either side of midnight do not meet at the key's row, but at the lock of the conversation: what the one
-    // has committed, the other sees from here on.
-    let days = neighbouring_days(now);
-    if !days.is_empty() {
-        let digests: Vec<&[u8]> = records.iter().map(|record| record.digest.as_slice()).collect();
-        if !store::idempotency::find(conn, &days, &digests).await?.is_empty() {
-            return Err(Error::Rerun("another node had a key of the batch, on another day".into()));
-        }
-    }
-    match store::idempotency::insert(conn, now.day(), &records).await {
-        // Another node had the same key in the same moment: run again, its answer is there to be found now.
-        Err(Error::Duplicate { constraint }) => Err(Error::Rerun(constraint.into())),
-        outcome => outcome,
-    }
 }
 
 impl Placed<'_> {

@@ -6,7 +6,7 @@
 //! seqs, and the place of a cursor in a conversation is found by halving.
 
 use super::auth::Principal;
-use super::lists::{Limit, Page, decode_cursor, encode_cursor};
+use super::lists::{Limit, Page, decode_cursor};
 use super::tails::{Render, Rendered, Tails};
 use super::{messages, users};
 use crate::app::App;
@@ -107,14 +107,9 @@ pub async fn list(
         }
     }
     let descending = i64::from(listing.descending);
-    let mut entries = app.db.read(window, |conn, window| Box::pin(read(conn, window))).await?;
-    let more = entries.len() > listing.limit.get();
-    entries.truncate(listing.limit.get());
-    let next = entries
-        .last()
-        .filter(|_| more)
-        .map(|last| encode_cursor(LIST, &[last.sent_at.micros(), last.id.0, descending]));
-    Ok(Timeline { page: Page { entries, next }, since })
+    let entries = app.db.read(window, |conn, window| Box::pin(read(conn, window))).await?;
+    let page = Page::new(LIST, entries, listing.limit, |last| [last.sent_at.micros(), last.id.0, descending]);
+    Ok(Timeline { page, since })
 }
 
 fn resolve_since(listing: &Listing, now: Timestamp) -> Result<Timestamp> {

@@ -13,7 +13,7 @@ use crate::domain::{edits, messages};
 use crate::http::HttpState;
 use crate::http::extract::{JsonBody, PathSegments, Query};
 use crate::http::policy::{PersonWriting, Reader, Writer};
-use crate::http::problem::{Problem, ProblemDocument};
+use crate::http::problem::Problem;
 use crate::time::Timestamp;
 
 /// One message.
@@ -107,7 +107,7 @@ pub struct MessageEdit {
     request_body = MessageEdit,
     responses(
         (status = 200, description = "The message as it is now.", body = MessageBody<'_>),
-        (status = 409, description = "`message_deleted`, `too_many_edits`.", body = ProblemDocument<'_>, content_type = "application/problem+json"),
+        (status = 409, description = "`message_deleted`, `too_many_edits`."),
     ),
 )]
 pub async fn edit_message(

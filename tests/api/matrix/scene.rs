@@ -3,13 +3,12 @@
 use posthaste::time::Clock;
 use reqwest::Method;
 use serde_json::{Value, json};
-use totp_rs::{Builder, Secret};
 
 use super::cast::{Cast, ERASED, NEVER, Subject};
+use crate::support::accounts::{PASSWORD, authenticator};
 
 /// An id that nothing has: the largest of all.
 const NO_ID: &str = "9007199254740991";
-const PASSWORD: &str = "what's up, doc?";
 
 /// A try at an operation: for whom, and with what.
 pub struct Scene {
@@ -161,7 +160,5 @@ async fn body(cast: &Cast, operation: &str, subject: &Subject) -> Option<Value> 
 async fn offered_code(cast: &Cast, subject: &Subject) -> String {
     let target = format!("/api/users/{}/mfa", subject.user_name);
     let offer = cast.act_as(&subject.user_name, Method::POST, &target, None).await.json();
-    let secret = Secret::try_from_base32(offer["secret"].as_str().unwrap()).unwrap();
-    let totp = Builder::new().with_secret(secret).with_account_name("x".to_owned()).build().unwrap();
-    totp.generate(u64::try_from(Clock::System.now().micros() / 1_000_000).unwrap()).to_string()
+    authenticator(offer["secret"].as_str().unwrap(), Clock::System.now().micros())
 }
