@@ -13,6 +13,7 @@ mod edits;
 mod erasure;
 mod export;
 mod friends;
+mod groups;
 mod history;
 mod idempotency;
 mod jwt;

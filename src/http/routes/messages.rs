@@ -1,5 +1,7 @@
 //! `/api/messages`.
 
+use std::borrow::Cow;
+
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::Response;
@@ -9,6 +11,7 @@ use utoipa::ToSchema;
 use super::{given, list, to_json};
 use crate::domain::idempotency::{Given, StoredAnswer};
 use crate::domain::messages::{self, Answer, Keyed, Message, Names, NewMessage, Sent};
+use crate::domain::system_messages;
 use crate::domain::tails::Rendered;
 use crate::domain::timeline::{self, Listing};
 use crate::http::HttpState;
@@ -47,7 +50,8 @@ pub struct MessageBody<'a> {
     recipient_user_name: Option<&'a str>,
     /// Byte for byte what was sent.
     #[schema(example = "Hey, whats up?", max_length = 8000)]
-    body: &'a str,
+    #[schema(value_type = String)]
+    body: Cow<'a, str>,
     /// When the server accepted it.
     #[schema(value_type = String, format = DateTime, example = "2026-11-22T08:30:00.123456Z")]
     created_at: Timestamp,
@@ -130,7 +134,7 @@ impl<'a> MessageBody<'a> {
             sender_user_name,
             recipient_id: message.recipient_id.map(|id| id.0),
             recipient_user_name,
-            body: &message.body,
+            body: Cow::Borrowed(&message.body),
             created_at: message.created_at,
             timestamp_sent: message.timestamp_sent,
             timestamp_delivered: message.timestamp_delivered,
@@ -149,7 +153,13 @@ impl<'a> MessageBody<'a> {
     /// A message whose people are looked up in `names`.
     pub fn named(message: &'a Message, names: &'a Names) -> Self {
         let name = |id| names.get(&id).map(String::as_str);
-        Self::new(message, name(message.sender_id), message.recipient_id.and_then(name))
+        let body = Self::new(message, name(message.sender_id), message.recipient_id.and_then(name));
+        match message.action {
+            Some(action) if message.deleted_at.is_none() => {
+                Self { body: Cow::Owned(system_messages::text(action, message, names)), ..body }
+            }
+            _ => body,
+        }
     }
 }
 

@@ -5,10 +5,13 @@ pub mod api_keys;
 pub mod audit;
 pub mod capabilities;
 
+pub mod conversations;
 pub mod export;
 pub mod friends;
 pub mod health;
 pub mod history;
+pub mod invites;
+pub mod members;
 pub mod messages;
 pub mod mfa;
 pub mod passwords;
