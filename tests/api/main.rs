@@ -28,6 +28,7 @@ mod passwords;
 mod properties;
 mod proxy;
 mod restore;
+mod scheduled;
 mod secrecy;
 mod sessions;
 mod timeline;
