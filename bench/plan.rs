@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::accounts::{self, Caller, Callers, Credentials};
 use crate::client::{self, Load, Measured, Page, Request};
+use crate::conversations;
 use crate::data::{self, Random};
 use crate::limits::Limit;
 use crate::postgres::{self, Cluster};
@@ -23,7 +25,7 @@ use crate::server::{Access, Server, Setup};
 const PAGE: usize = 50;
 const WARM_UP: Duration = Duration::from_millis(1_500);
 /// How often each takes its turn.
-const ROUNDS: usize = 2;
+pub const ROUNDS: usize = 2;
 const STARTS: usize = 5;
 const MEMORY_AT_MOST_MIB: f64 = 120.0;
 const START_AT_MOST_MS: f64 = 150.0;
@@ -92,6 +94,7 @@ fn run_sqlite(settings: &Settings, folder: &Path, figures: &mut Vec<Figure>) -> 
     figures.push(Figure::memory("memory after the load, SQLite", memory_bytes, MEMORY_AT_MOST_MIB));
     drop(bare_writer);
     figures.extend(callers.write(settings, || Ok(()))?);
+    figures.extend(conversations::measure("SQLite", settings, folder, &server, || Ok(()))?);
     drop(server);
     figures.extend(accounts::log_in("SQLite", &setup)?);
     let start = median_start(&setup)?;
@@ -155,7 +158,9 @@ fn run_postgres(settings: &Settings, folder: &Path, figures: &mut Vec<Figure>) -
     figures.extend(callers.read(settings)?);
     figures.extend(write_postgres(settings, &cluster, &server)?);
     // Each starts with an empty log since the last checkpoint, whoever went before.
-    figures.extend(callers.write(settings, || cluster.execute("CHECKPOINT"))?);
+    let settle = || cluster.execute("CHECKPOINT");
+    figures.extend(callers.write(settings, settle)?);
+    figures.extend(conversations::measure("PostgreSQL", settings, folder, &server, settle)?);
     drop(server);
     figures.extend(accounts::log_in("PostgreSQL", &setup)?);
     let start = median_start(&setup)?;
@@ -214,7 +219,7 @@ impl Settings {
     /// Pages of all users, each asked for by that user.
     pub fn reads_as(&self, address: SocketAddr, caller: &Caller<'_>) -> Load {
         let requests = data::users().map(|user| caller.sign(user, Request::get(address, &page_path(user)))).collect();
-        self.load(address, requests, 200)
+        self.load(address, requests, 200..=200)
     }
 
     /// Messages into the busy conversations, each sent by its sender.
@@ -231,7 +236,7 @@ impl Settings {
                 caller.sign(sender, Request::post(address, "/api/messages", &message.to_string(), idempotent))
             })
             .collect();
-        self.load(address, requests, 201)
+        self.load(address, requests, 201..=201)
     }
 
     fn pgbench(&self, cluster: &Cluster, script: &str, clients: usize) -> Outcome<Measured> {
@@ -239,14 +244,15 @@ impl Settings {
         Ok(Measured { rate, ..Measured::default() })
     }
 
-    fn load(&self, address: SocketAddr, requests: Vec<Request>, expected_status: u16) -> Load {
+    /// Random ones of these requests, again and again.
+    pub fn load(&self, address: SocketAddr, requests: Vec<Request>, expected_statuses: RangeInclusive<u16>) -> Load {
         let requests = Arc::new(requests);
-        Load { address, requests, expected_status, warm_up: WARM_UP, duration: self.duration }
+        Load { address, requests, in_order: None, expected_statuses, warm_up: WARM_UP, duration: self.duration }
     }
 }
 
 /// The better of several measurements.
-struct Best {
+pub struct Best {
     name: &'static str,
     /// It.
     pub measured: Measured,
