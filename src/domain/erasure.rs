@@ -39,7 +39,7 @@ pub async fn erase(app: &App, principal: &Principal, user_name: &str, delete_mes
                 let user = account.name.id;
                 principal.require_self_or_admin(user)?;
                 principal.require_power_over_account()?;
-                if !store::users::lock(conn, user).await? {
+                if !store::friends::lock_with_blockers(conn, user).await? {
                     return Err(users::not_found());
                 }
                 let digest = users::name_digest(conn, key).await?;

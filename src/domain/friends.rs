@@ -135,15 +135,16 @@ pub async fn block(app: &App, principal: &Principal, user_name: &str) -> Result<
         .write((caller, key, app.clock.now()), |conn, (caller, key, now)| {
             Box::pin(async move {
                 let Two { caller, other } = lock_two(conn, caller, key).await?;
+                if store::friends::blocks(conn, caller, other.id).await? {
+                    return Ok(());
+                }
                 if store::friends::count_blocked(conn, caller).await? >= MAX_FRIENDS {
                     return Err(Error::Conflict {
                         code: "too_many_blocks",
                         detail: format!("one may block {MAX_FRIENDS} people").into(),
                     });
                 }
-                if !store::friends::block(conn, caller, other.id, *now).await? {
-                    return Ok(());
-                }
+                store::friends::block(conn, caller, other.id, *now).await?;
                 let were_friends = store::friends::state_of(conn, other.id, caller).await? == Some(State::Friends);
                 store::friends::delete(conn, caller, other.id).await?;
                 if were_friends {

@@ -181,6 +181,24 @@ pub async fn blocked(conn: &mut Conn, user_id: UserId, after: UserId, limit: i64
     .await
 }
 
+/// Locks a person and everybody who blocks them, by id, so that what [`forget`] changes is in nobody's way; whether the person
+/// is there.
+pub async fn lock_with_blockers(conn: &mut Conn, user: UserId) -> Result<bool> {
+    if let Conn::Sqlite(_) = conn {
+        return super::users::lock(conn, user).await;
+    }
+    let locked = conn
+        .rows(
+            "SELECT id FROM messaging.users
+              WHERE id = ANY(ARRAY(SELECT user_id FROM messaging.blocks WHERE blocked_id = $1) || $1::bigint)
+              ORDER BY id FOR UPDATE",
+            &[Value::I64(user.0)],
+            |row| row.i64(0),
+        )
+        .await?;
+    Ok(locked.contains(&user.0))
+}
+
 /// Takes a person out of everybody's friends and blocks.
 pub async fn forget(conn: &mut Conn, user: UserId) -> Result<()> {
     conn.execute("DELETE FROM messaging.friendships WHERE user_id = $1", &[Value::I64(user.0)]).await?;
