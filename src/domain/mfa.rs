@@ -25,8 +25,8 @@ const STEP_S: i64 = 30;
 const DIGITS: usize = 6;
 /// Recovery codes that a person gets.
 pub const RECOVERY_CODES: usize = 10;
-/// Letters and digits that are not mistaken for each other: 32 of them, five bits each.
-const RECOVERY_ALPHABET: &[u8; 32] = b"23456789abcdefghjkmnpqrstuvwxyz_";
+/// Douglas Crockford's base 32: letters and digits that are not mistaken for each other, five bits each.
+const RECOVERY_ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 /// Characters of a recovery code: 80 bits.
 const RECOVERY_CHARACTERS: usize = 16;
 /// What authenticators show above the name.
@@ -83,7 +83,14 @@ pub(super) fn read_code(secret: &[u8], typed: &str, now: Timestamp) -> Option<Co
     if plain.len() == DIGITS && plain.bytes().all(|byte| byte.is_ascii_digit()) {
         return step_of(secret, &plain, now).map(Code::Step);
     }
-    (plain.len() == RECOVERY_CHARACTERS).then(|| Code::Recovery(recovery_hash(&plain.to_ascii_lowercase())))
+    (plain.len() == RECOVERY_CHARACTERS).then(|| {
+        let read = |character: char| match character.to_ascii_lowercase() {
+            'o' => '0',
+            'i' | 'l' => '1',
+            other => other,
+        };
+        Code::Recovery(recovery_hash(&plain.chars().map(read).collect::<String>()))
+    })
 }
 
 /// Uses a code up; whether it was still good.
@@ -251,6 +258,11 @@ mod tests {
         let now = Timestamp::from_micros(59_000_000);
         assert!(matches!(read_code(secret, "287 082", now), Some(Code::Step(1))));
         assert!(matches!(read_code(secret, "ABCD-efgh-2345-6789", now), Some(Code::Recovery(_))));
+        let recovery = |typed| match read_code(secret, typed, now) {
+            Some(Code::Recovery(hash)) => Some(hash),
+            Some(Code::Step(_)) | None => None,
+        };
+        assert_eq!(recovery("OIL0-efgh-2345-6789"), recovery("0110efgh23456789"));
         for wrong in ["", "28708", "2870820", "287081", "abcd", "２８７０８２"] {
             assert!(read_code(secret, wrong, now).is_none(), "{wrong}");
         }

@@ -33,14 +33,11 @@ impl OriginRules {
             ));
         }
         let safe = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
-        match headers.get(header::ORIGIN) {
-            Some(origin)
-                if !safe && !self.is_allowed(origin.to_str().unwrap_or_default(), host.unwrap_or_default()) =>
-            {
-                Err(foreign_origin())
-            }
-            _ => Ok(()),
+        let foreign = |origin| !self.is_allowed(origin, host.unwrap_or_default());
+        if !safe && origin(headers).is_some_and(foreign) {
+            return Err(foreign_origin("not the server's own, and not one of --cors-origin"));
         }
+        Ok(())
     }
 
     fn is_ours(&self, host: &str) -> bool {
@@ -61,16 +58,16 @@ impl OriginRules {
         if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
             return Ok(());
         }
-        let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let origin = text(header::ORIGIN).to_ascii_lowercase();
+        let origin = origin(headers).unwrap_or_default().to_ascii_lowercase();
+        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
         // An origin that CORS lets in calls without cookies: it is no origin of ours.
         let ours = match &self.public_origin {
             Some(public_origin) => *public_origin == origin,
             None => origin
                 .split_once("://")
-                .is_some_and(|(_, its_host)| !its_host.is_empty() && its_host.eq_ignore_ascii_case(text(header::HOST))),
+                .is_some_and(|(_, its_host)| !its_host.is_empty() && its_host.eq_ignore_ascii_case(host)),
         };
-        if ours { Ok(()) } else { Err(foreign_origin()) }
+        if ours { Ok(()) } else { Err(foreign_origin("not the server's own, as it must be with a cookie")) }
     }
 
     fn is_allowed(&self, origin: &str, host: &str) -> bool {
@@ -82,12 +79,16 @@ impl OriginRules {
     }
 }
 
-fn foreign_origin() -> Problem {
-    Problem::new(
-        StatusCode::FORBIDDEN,
-        "foreign_origin",
-        "this page may not do that: its origin is not the server's own, and not one of --cors-origin",
-    )
+/// The one origin that a request names. Where it names several, that is nobody's.
+fn origin(headers: &HeaderMap) -> Option<&str> {
+    let mut origins = headers.get_all(header::ORIGIN).iter();
+    let origin = origins.next()?.to_str().unwrap_or_default();
+    Some(if origins.next().is_some() { "" } else { origin })
+}
+
+fn foreign_origin(what: &str) -> Problem {
+    let detail = format!("this page may not do that: its origin is {what}");
+    Problem::new(StatusCode::FORBIDDEN, "foreign_origin", detail)
 }
 
 /// `scheme://host[:port]` of a URL.

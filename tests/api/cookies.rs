@@ -106,6 +106,10 @@ both!(what_a_cookie_changes_comes_from_our_own_pages, async |place| {
     for origin in [public, "HTTPS://Chat.Example.org"] {
         assert_eq!(answer_of(change(origin)).await.status, 200, "{origin}");
     }
+    // Of two origins neither is believed.
+    for second in [public, "https://evil.example"] {
+        answer_of(change(public).header("origin", second)).await.problem(403, "foreign_origin");
+    }
     // Reading is for the browser to keep from other pages.
     for method in [Method::GET, Method::HEAD] {
         for origin in ["https://evil.example", "null"] {
