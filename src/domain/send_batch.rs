@@ -521,7 +521,7 @@ impl Placed<'_> {
                 kind: Kind::Text,
                 sender_id: self.sender.id,
                 recipient_id: self.recipient.as_ref().map(|recipient| recipient.id),
-                created_at: head.last_sent_at,
+                created_at: self.draft.accepted_at.unwrap_or(head.last_sent_at),
                 timestamp_delivered: None,
                 timestamp_read: None,
                 reply_to: self.draft.reply_to,

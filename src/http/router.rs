@@ -15,7 +15,7 @@ use super::edge::RouteSlot;
 use super::problem::Problem;
 use super::routes::{
     admin, api_keys, audit, capabilities, conversations, export, friends, health, history, invites, members, messages,
-    mfa, passwords, sessions, users,
+    mfa, passwords, scheduled, sessions, users,
 };
 use super::{HttpState, metrics, openapi};
 use crate::domain::auth::Access;
@@ -48,6 +48,8 @@ fn documented() -> OpenApiRouter<HttpState> {
         .routes(routes!(audit::list_audit))
         .routes(routes!(messages::send_message))
         .routes(routes!(messages::list_messages))
+        .routes(routes!(scheduled::list_scheduled))
+        .routes(routes!(scheduled::get_scheduled, scheduled::cancel_scheduled))
         .routes(routes!(conversations::list_conversations, conversations::create_conversation))
         .routes(routes!(
             conversations::get_conversation,

@@ -25,6 +25,8 @@ const REMOVED: &[&str] = &[
     "DELETE FROM messaging.totp_secrets WHERE user_id = $1",
     "DELETE FROM messaging.recovery_codes WHERE user_id = $1",
     "DELETE FROM messaging.account_codes WHERE user_id = $1",
+    "DELETE FROM messaging.scheduled_sends WHERE sender_id = $1",
+    "DELETE FROM messaging.scheduled_sends WHERE recipient_id = $1",
     "UPDATE messaging.members SET draft = NULL WHERE user_id = $1",
     "DELETE FROM messaging.users WHERE id = $1",
 ];

@@ -35,6 +35,7 @@ pub mod migrations;
 pub mod passwords;
 pub mod postgres;
 pub mod revocations;
+pub mod scheduled;
 pub mod sends;
 pub mod sessions;
 pub mod sqlite;

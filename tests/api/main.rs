@@ -29,6 +29,7 @@ mod plans;
 mod properties;
 mod proxy;
 mod restore;
+mod scheduled;
 mod secrecy;
 mod sessions;
 mod timeline;

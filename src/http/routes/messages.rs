@@ -8,12 +8,14 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::scheduled::{ScheduledBody, render_accepted};
 use super::{given, list, to_json};
-use crate::domain::idempotency::{Given, StoredAnswer};
+use crate::domain::idempotency::{Given, Once, StoredAnswer};
 use crate::domain::messages::{self, Answer, Keyed, Message, Names, NewMessage, Sent};
-use crate::domain::system_messages;
 use crate::domain::tails::Rendered;
 use crate::domain::timeline::{self, Listing};
+use crate::domain::{scheduled, system_messages};
+use crate::error::Error;
 use crate::http::HttpState;
 use crate::http::extract::{JsonBody, PathSegments, Query, idempotency_key};
 use crate::http::policy::{Reader, Writer};
@@ -186,7 +188,7 @@ pub struct SendMessage {
     /// Files uploaded before; none can be yet.
     #[schema(max_items = 0)]
     attachment_ids: Option<Vec<i64>>,
-    /// For later sending, which this version does not do yet: refused unless it is null.
+    /// When to send it, within a year: it is accepted with 202 then, and can be seen and taken back under `/api/scheduled`.
     #[schema(value_type = Option<String>, format = DateTime)]
     send_at: Option<String>,
 }
@@ -198,10 +200,17 @@ pub struct SendMessage {
     tag = "messages",
     params(("Idempotency-Key" = Option<String>, Header, description = "A repeat with the same key and body is answered with the first answer, for 7 days.", min_length = 1, max_length = 255, pattern = "^[ -~]+$")),
     request_body = SendMessage,
-    responses((status = 201, description = "Sent.", body = MessageBody<'_>, headers(
-        ("Location" = String, description = "Where the message is: `/api/conversations/{id}/messages/{seq}`."),
-        ("Idempotency-Replayed" = Option<String>, description = "`true` on the answer to a repeat."),
-    ))),
+    responses(
+        (status = 201, description = "Sent.", body = MessageBody<'_>, headers(
+            ("Location" = String, description = "Where the message is: `/api/conversations/{id}/messages/{seq}`."),
+            ("Idempotency-Replayed" = Option<String>, description = "`true` on the answer to a repeat."),
+        )),
+        (status = 202, description = "Accepted for later: the message has `send_at`.", body = ScheduledBody<'_>, headers(
+            ("Location" = String, description = "Where it waits: `/api/scheduled/{id}`."),
+            ("Idempotency-Replayed" = Option<String>, description = "`true` on the answer to a repeat."),
+        )),
+        (status = 409, description = "`too_many_scheduled`."),
+    ),
 )]
 pub async fn send_message(
     State(state): State<HttpState>,
@@ -212,8 +221,7 @@ pub async fn send_message(
     body: JsonBody<SendMessage>,
 ) -> Result<Response, Problem> {
     query.finish()?;
-    let keyed = idempotency_key(&headers, &principal, uri.path(), &body.bytes)?
-        .map(|request| Keyed { request, render: render_sent });
+    let request = idempotency_key(&headers, &principal, uri.path(), &body.bytes)?;
     let new = NewMessage {
         sender_user_name: body.value.sender_user_name,
         recipient_user_name: body.value.recipient_user_name,
@@ -221,8 +229,15 @@ pub async fn send_message(
         body: body.value.body,
         reply_to: body.value.reply_to,
         attachment_ids: body.value.attachment_ids.unwrap_or_default(),
-        send_at: body.value.send_at,
     };
+    if let Some(text) = &body.value.send_at {
+        let send_at = Timestamp::parse(text).ok_or_else(|| {
+            Error::invalid("send_at", "wrong_type", "must be an RFC 3339 time such as 2026-11-22T08:30:00Z")
+        })?;
+        let once = Once { request, render: render_accepted, sealed: false };
+        return Ok(given(scheduled::schedule(&state.app, &principal, new, send_at, once).await?));
+    }
+    let keyed = request.map(|request| Keyed { request, render: render_sent });
     let answer = match messages::send(&state.app, &principal, new, keyed).await? {
         Answer::Sent(sent) => Given { answer: render_sent(&sent), replayed: false },
         Answer::Stored { answer, replayed } => Given { answer, replayed },

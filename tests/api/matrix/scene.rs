@@ -83,6 +83,12 @@ async fn things(cast: &Cast, operation: &str, subject: &Subject) -> Vec<Vec<Stri
             }
             names(other, &[NEVER, ERASED])
         }
+        "/api/scheduled/{id}" => {
+            let name = &subject.user_name;
+            let new = json!({"recipient_user_name": name, "body": "later", "send_at": "2027-06-01T00:00:00Z"});
+            let made = cast.act_as(name, Method::POST, "/api/messages", Some(&new)).await.json();
+            names(made["id"].to_string(), &[NO_ID, "0", "x"])
+        }
         "/api/conversations/{id}" | "/api/conversations/{id}/members" | "/api/conversations/{id}/invites" => {
             let (group, _) = group(cast, subject).await;
             names(group, &[NO_ID, "0", "x"])

@@ -42,6 +42,9 @@ POST /api/users/{user_name}/mfa/disable           401 204 own own scp act scp ac
 
 POST /api/messages                                401 201 snd snd scp 201 scp 201 scp 201 scp 201 scp snd scp snd
 GET /api/messages/{user_name}                     401 200 msg msg 200 scp scp 200 200 scp scp 200 msg scp scp msg
+GET /api/scheduled                                401 200 200 200 act scp scp act 200 scp scp 200 200 scp scp 200
+GET /api/scheduled/{id}                           401 200 sch sch act scp scp act 200 scp scp 200 sch scp scp sch
+DELETE /api/scheduled/{id}                        401 204 sch sch scp act scp act scp 204 scp 204 scp sch scp sch
 GET /api/conversations                            401 200 200 200 act scp scp act 200 scp scp 200 200 scp scp 200
 POST /api/conversations                           401 201 201 201 scp act scp act scp 201 scp 201 scp 201 scp 201
 GET /api/conversations/{id}                       401 200 con con 200 scp scp 200 200 scp scp 200 con scp scp con
@@ -97,6 +100,7 @@ const REFUSALS: &[(&str, u16, &str, bool)] = &[
     ("ses", 404, "session_not_found", false),
     ("mym", 403, "not_your_message", true),
     ("non", 404, "message_not_found", false),
+    ("sch", 404, "scheduled_not_found", false),
     ("con", 404, "conversation_not_found", false),
     ("fri", 404, "friend_not_found", true),
     ("blk", 404, "block_not_found", true),
