@@ -16,7 +16,7 @@ pub struct Statement {
     pub line: usize,
     /// One space between words.
     pub text: String,
-    /// Set where it stands in the arm of a `match` for one database.
+    /// Set where the code around it runs on one database alone.
     pub only: Option<Kind>,
 }
 
@@ -48,6 +48,7 @@ pub fn of_sources(sources: &[(String, String)]) -> Vec<Statement> {
     }
     let mut statements = Vec::new();
     for (file, tokens) in files {
+        let sides = sides(&tokens);
         let mut at = 0;
         while at < tokens.len() {
             let Some((text, next)) = literal(&tokens, at, &macros) else {
@@ -55,7 +56,7 @@ pub fn of_sources(sources: &[(String, String)]) -> Vec<Statement> {
                 continue;
             };
             if is_statement(&text) {
-                let (line, only) = (tokens[at].line, arm(&tokens[..at]));
+                let (line, only) = (tokens[at].line, sides[at]);
                 statements.push(Statement { file: file.clone(), line, text: one_line(&text), only });
             }
             at = next;
@@ -340,17 +341,44 @@ fn literal(tokens: &[Token], at: usize, macros: &HashMap<String, Vec<Part>>) -> 
     Some((text, end))
 }
 
-/// The database of `Conn::Sqlite(_) => …`, if what comes next is the value of such an arm.
-fn arm(before: &[Token]) -> Option<Kind> {
-    let brace = usize::from(before.last().is_some_and(|token| token.is('{')));
-    let before = &before[..before.len() - brace];
-    let head = &before[before.len().checked_sub(9)?..];
+/// For every token the database that alone comes by: that of `Conn::Sqlite(_) => …`, and of `if let Conn::Sqlite(_) = … { … }`.
+fn sides(tokens: &[Token]) -> Vec<Option<Kind>> {
+    let mut sides = vec![None; tokens.len()];
     for (name, kind) in [("Sqlite", Kind::Sqlite), ("Postgres", Kind::Postgres)] {
-        if matches_words(head, &["Conn", ":", ":", name, "(", "_", ")", "=", ">"]) {
-            return Some(kind);
+        for at in 0..tokens.len() {
+            if !matches_words(&tokens[at..], &["Conn", ":", ":", name, "("]) {
+                continue;
+            }
+            let mut start = past_bracket(tokens, at + 4);
+            let end = if matches_words(&tokens[start..], &["=", ">"]) {
+                start += 2;
+                end_of_arm(tokens, start)
+            } else if at >= 2 && matches_words(&tokens[at - 2..], &["if", "let"]) {
+                start = (start..tokens.len()).find(|place| tokens[*place].is('{')).unwrap();
+                past_bracket(tokens, start)
+            } else {
+                continue;
+            };
+            sides[start..end].fill(Some(kind));
         }
     }
-    None
+    sides
+}
+
+/// Where the value of an arm ends: behind its braces, or at the comma or the brace that is not its own.
+fn end_of_arm(tokens: &[Token], start: usize) -> usize {
+    if tokens[start].is('{') {
+        return past_bracket(tokens, start);
+    }
+    let mut at = start;
+    while at < tokens.len() {
+        match tokens[at].what {
+            What::Mark(',' | '}') => return at,
+            What::Mark('(' | '[' | '{') => at = past_bracket(tokens, at),
+            _ => at += 1,
+        }
+    }
+    at
 }
 
 fn is_statement(text: &str) -> bool {
@@ -379,14 +407,18 @@ fn statements_are_found_wherever_they_stand() {
         const BOTH: &[&str] = &["DELETE FROM one WHERE id = $1", "not a statement", "DELETED is no word of SQL"];
         fn first<'a>(conn: &'a Conn) -> char {
             let sql = match conn {
-                Conn::Sqlite(_) => "SELECT 3 FROM sqlite_master",
+                Conn::Sqlite(_) => first("SELECT 3 FROM sqlite_master", &[1, 2]),
                 Conn::Postgres(_) => {
+                    let own = "SELECT 8";
                     "SELECT 4
                        FROM pg_class -- of all
                       WHERE a = 'it''s \"quoted\"'"
                 }
             };
             conn.rows(r#"WITH a AS (SELECT "b") SELECT * FROM a"#);
+            if let Conn::Postgres(_) = conn {
+                return conn.rows("SELECT 7 FROM pg_class");
+            }
             if c == '"' || c == '\'' { "UPDATE t SET a = 1 \
                  WHERE b = 2" }
         }
@@ -404,12 +436,14 @@ fn statements_are_found_wherever_they_stand() {
         [
             ("DELETE FROM one WHERE id = $1", None),
             ("SELECT 3 FROM sqlite_master", Some(Kind::Sqlite)),
+            ("SELECT 8", Some(Kind::Postgres)),
             ("SELECT 4 FROM pg_class WHERE a = 'it''s \"quoted\"'", Some(Kind::Postgres)),
             ("WITH a AS (SELECT \"b\") SELECT * FROM a", None),
+            ("SELECT 7 FROM pg_class", Some(Kind::Postgres)),
             ("UPDATE t SET a = 1 WHERE b = 2", None),
             ("SELECT id, name FROM messaging.users WHERE id = $1", None),
             ("SELECT 6", None),
         ]
     );
-    assert_eq!((found[0].file.as_str(), found[0].line, found[3].line), ("users.rs", 7, 17));
+    assert_eq!((found[0].file.as_str(), found[0].line, found[4].line), ("users.rs", 7, 18));
 }
