@@ -25,6 +25,7 @@ mod messages;
 mod mfa;
 mod operations;
 mod passwords;
+mod plans;
 mod properties;
 mod proxy;
 mod restore;

@@ -1,0 +1,114 @@
+//! `EXPLAIN QUERY PLAN`, through the server's own connection, so that its driver translates.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use posthaste::store::Conn;
+
+use super::statements::Statement;
+use super::{Explained, Scan};
+use crate::support::Server;
+
+/// What may follow a table's name and is not another name for it.
+const NO_ALIAS: &[&str] = &[
+    "cross",
+    "default",
+    "do",
+    "group",
+    "inner",
+    "join",
+    "left",
+    "limit",
+    "natural",
+    "not",
+    "on",
+    "order",
+    "outer",
+    "returning",
+    "right",
+    "select",
+    "set",
+    "union",
+    "using",
+    "values",
+    "where",
+];
+
+pub async fn explain(server: &Server, statements: &[Statement]) -> Vec<Explained> {
+    // The driver takes texts that live as long as the process.
+    let texts: Vec<&'static str> =
+        statements.iter().map(|one| &*String::leak(format!("EXPLAIN QUERY PLAN {}", one.text))).collect();
+    let (tables, plans) = server
+        .app
+        .db
+        .read(texts, |conn, texts| Box::pin(async move { Ok((tables(conn).await?, plans(conn, texts).await)) }))
+        .await
+        .unwrap();
+    let scans = |(statement, plan): (&Statement, Result<Vec<String>, String>)| {
+        let names = names(&statement.text, &tables);
+        plan.map(|steps| steps.iter().flat_map(|step| scans(step, &names)).collect())
+    };
+    statements.iter().zip(plans).map(scans).collect()
+}
+
+async fn tables(conn: &mut Conn) -> posthaste::error::Result<BTreeSet<String>> {
+    let sql = "SELECT name FROM sqlite_master WHERE type = 'table'";
+    Ok(conn.rows(sql, &[], |row| row.text(0).map(str::to_owned)).await?.into_iter().collect())
+}
+
+async fn plans(conn: &mut Conn, texts: &[&'static str]) -> Vec<Result<Vec<String>, String>> {
+    let mut plans = Vec::new();
+    for text in texts {
+        let steps = conn.rows(text, &[], |row| row.text(3).map(str::to_owned)).await;
+        plans.push(steps.map_err(|error| format!("{error:?}")));
+    }
+    plans
+}
+
+/// The tables that a statement names, by what they are called in it: a plan says the alias alone. One alias may stand for
+/// several tables in several subqueries; then it is taken for all of them.
+fn names(text: &str, tables: &BTreeSet<String>) -> BTreeMap<String, BTreeSet<String>> {
+    let mut names: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut words = Vec::new();
+    let mut word = String::new();
+    for letter in text.replace("messaging.", "").chars().chain([' ']) {
+        if letter.is_alphanumeric() || letter == '_' {
+            word.push(letter);
+            continue;
+        }
+        if !word.is_empty() {
+            words.push(std::mem::take(&mut word));
+        }
+        if !letter.is_whitespace() {
+            words.push(letter.to_string());
+        }
+    }
+    for (at, table) in words.iter().enumerate().filter(|(_, word)| tables.contains(*word)) {
+        names.entry(table.clone()).or_default().insert(table.clone());
+        let mut next = words[at + 1..].iter().skip_while(|word| word.eq_ignore_ascii_case("as"));
+        let alias = next.next().filter(|word| word.starts_with(|letter: char| letter.is_alphabetic()));
+        if let Some(alias) = alias.filter(|word| !NO_ALIAS.contains(&word.to_ascii_lowercase().as_str())) {
+            names.entry(alias.clone()).or_default().insert(table.clone());
+        }
+    }
+    names
+}
+
+/// The tables that a step of a plan reads from end to end. A scan of an index is one of the table: what bounds it, if
+/// anything does, is a LIMIT, and a filter that hardly any row passes takes that away.
+fn scans(step: &str, names: &BTreeMap<String, BTreeSet<String>>) -> Vec<Scan> {
+    let mut words = step.split_whitespace();
+    let (Some(verb @ ("SCAN" | "SEARCH")), Some(name)) = (words.next(), words.next()) else {
+        return Vec::new();
+    };
+    let bounded = match step.split_once(" VIRTUAL TABLE INDEX ") {
+        // Full text: looked for by its terms, or by its number.
+        Some((_, plan)) => plan.split_once(':').is_some_and(|(_, plan)| plan.contains(['M', '='])),
+        // An index made for this one statement reads the table to be made; `ANY` tries every value of its first column.
+        None => verb == "SEARCH" && !step.contains(" AUTOMATIC ") && !step.contains("(ANY("),
+    };
+    if bounded {
+        return Vec::new();
+    }
+    let tables = names.get(name).into_iter().flatten();
+    tables.map(|table| Scan { table: table.clone(), how: step.to_owned() }).collect()
+}

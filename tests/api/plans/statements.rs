@@ -1,0 +1,449 @@
+//! The SQL of the storage floor, read out of its sources: every literal that begins like a statement, and every macro that
+//! puts one together with `concat!`. So a new query is found without anybody naming it here.
+
+use std::collections::HashMap;
+use std::iter::Peekable;
+use std::path::{Path, PathBuf};
+use std::str::Chars;
+
+use crate::support::place::Kind;
+
+/// A statement as the sources have it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Statement {
+    /// The file's name under `src/store/`.
+    pub file: String,
+    pub line: usize,
+    /// One space between words.
+    pub text: String,
+    /// Set where the code around it runs on one database alone.
+    pub only: Option<Kind>,
+}
+
+/// Every statement of every file under a folder.
+pub fn of_folder(folder: &Path) -> Vec<Statement> {
+    let mut files = Vec::new();
+    let mut open = vec![folder.to_owned()];
+    while let Some(path) = open.pop() {
+        if path.is_dir() {
+            open.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    let name = |path: &PathBuf| path.strip_prefix(folder).unwrap().display().to_string();
+    let sources: Vec<(String, String)> =
+        files.iter().map(|path| (name(path), std::fs::read_to_string(path).unwrap())).collect();
+    of_sources(&sources)
+}
+
+/// Every statement of files, each with its name. Macros of one are known in the others.
+pub fn of_sources(sources: &[(String, String)]) -> Vec<Statement> {
+    let mut macros = HashMap::new();
+    let mut files = Vec::new();
+    for (file, source) in sources {
+        let tokens = without_tests(tokens(source));
+        files.push((file, take_macros(file, tokens, &mut macros)));
+    }
+    let mut statements = Vec::new();
+    for (file, tokens) in files {
+        let sides = sides(&tokens);
+        let mut at = 0;
+        while at < tokens.len() {
+            let Some((text, next)) = literal(&tokens, at, &macros) else {
+                at += 1;
+                continue;
+            };
+            if is_statement(&text) {
+                let (line, only) = (tokens[at].line, sides[at]);
+                statements.push(Statement { file: file.clone(), line, text: one_line(&text), only });
+            }
+            at = next;
+        }
+    }
+    statements
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum What {
+    Text(String),
+    Word(String),
+    Mark(char),
+}
+
+#[derive(Clone, Debug)]
+struct Token {
+    what: What,
+    line: usize,
+}
+
+impl Token {
+    fn is(&self, mark: char) -> bool {
+        self.what == What::Mark(mark)
+    }
+
+    fn word(&self) -> Option<&str> {
+        match &self.what {
+            What::Word(word) => Some(word),
+            _ => None,
+        }
+    }
+}
+
+/// A part of what a macro puts together: a text, or the text at this place of its arguments.
+enum Part {
+    Text(String),
+    Argument(usize),
+}
+
+/// Rust as far as it matters here: literals, words and marks, without comments.
+fn tokens(source: &str) -> Vec<Token> {
+    let mut found = Vec::new();
+    let mut line = 1;
+    let mut rest = source.chars().peekable();
+    while let Some(letter) = rest.next() {
+        let start = line;
+        let what = match letter {
+            '\n' => {
+                line += 1;
+                continue;
+            }
+            _ if letter.is_whitespace() => continue,
+            '/' if rest.peek() == Some(&'/') => {
+                while rest.next_if(|next| *next != '\n').is_some() {}
+                continue;
+            }
+            '/' if rest.peek() == Some(&'*') => {
+                let mut last = ' ';
+                for next in rest.by_ref() {
+                    line += usize::from(next == '\n');
+                    if last == '*' && next == '/' {
+                        break;
+                    }
+                    last = next;
+                }
+                continue;
+            }
+            '"' => What::Text(quoted(&mut rest, &mut line)),
+            'r' if begins_raw(&rest) => What::Text(raw(&mut rest, &mut line)),
+            '\'' => {
+                skip_quote(&mut rest);
+                continue;
+            }
+            _ if letter.is_alphanumeric() || letter == '_' => {
+                let mut word = letter.to_string();
+                while let Some(next) = rest.next_if(|next| next.is_alphanumeric() || *next == '_') {
+                    word.push(next);
+                }
+                What::Word(word)
+            }
+            _ => What::Mark(letter),
+        };
+        found.push(Token { what, line: start });
+    }
+    found
+}
+
+/// The rest of a text behind its quotation mark.
+fn quoted(rest: &mut Peekable<Chars<'_>>, line: &mut usize) -> String {
+    let mut text = String::new();
+    while let Some(letter) = rest.next() {
+        match letter {
+            '"' => return text,
+            '\\' => match rest.next() {
+                Some('\n') => {
+                    *line += 1;
+                    while let Some(space) = rest.next_if(|next| next.is_whitespace()) {
+                        *line += usize::from(space == '\n');
+                    }
+                }
+                Some('n') => text.push('\n'),
+                Some('t') => text.push('\t'),
+                // \u{…} and \x.. stand in no statement.
+                Some(other) => text.push(other),
+                None => break,
+            },
+            _ => {
+                *line += usize::from(letter == '\n');
+                text.push(letter);
+            }
+        }
+    }
+    panic!("a text without an end");
+}
+
+fn begins_raw(rest: &Peekable<Chars<'_>>) -> bool {
+    rest.clone().find(|letter| *letter != '#') == Some('"')
+}
+
+fn raw(rest: &mut Peekable<Chars<'_>>, line: &mut usize) -> String {
+    let mut end = "\"".to_owned();
+    while rest.next_if_eq(&'#').is_some() {
+        end.push('#');
+    }
+    rest.next();
+    let mut text = String::new();
+    for letter in rest.by_ref() {
+        *line += usize::from(letter == '\n');
+        text.push(letter);
+        if text.ends_with(&end) {
+            text.truncate(text.len() - end.len());
+            return text;
+        }
+    }
+    panic!("a raw text without an end");
+}
+
+/// Behind an apostrophe: a character with its end, or a lifetime, whose name is a word like others.
+fn skip_quote(rest: &mut Peekable<Chars<'_>>) {
+    let mut ahead = rest.clone();
+    let first = ahead.next();
+    if first == Some('\\') {
+        rest.next();
+        rest.next();
+        while rest.next().is_some_and(|letter| letter != '\'') {}
+    } else if ahead.next() == Some('\'') {
+        rest.next();
+        rest.next();
+    }
+}
+
+/// Where the bracket at `at` ends: the place behind its partner.
+fn past_bracket(tokens: &[Token], at: usize) -> usize {
+    let mut depth = 0;
+    for (place, token) in tokens.iter().enumerate().skip(at) {
+        match token.what {
+            What::Mark('(' | '[' | '{') => depth += 1,
+            What::Mark(')' | ']' | '}') => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            return place + 1;
+        }
+    }
+    panic!("a bracket of line {} that is never closed", tokens[at].line);
+}
+
+fn matches_words(tokens: &[Token], words: &[&str]) -> bool {
+    tokens.len() >= words.len()
+        && tokens.iter().zip(words).all(|(token, wanted)| match &token.what {
+            What::Word(word) => word == wanted,
+            What::Mark(mark) => wanted.len() == 1 && wanted.starts_with(*mark),
+            What::Text(_) => false,
+        })
+}
+
+/// Drops every item that is compiled for tests alone.
+fn without_tests(tokens: Vec<Token>) -> Vec<Token> {
+    let mut kept = Vec::new();
+    let mut at = 0;
+    while at < tokens.len() {
+        if !matches_words(&tokens[at..], &["#", "[", "cfg", "(", "test", ")", "]"]) {
+            kept.push(tokens[at].clone());
+            at += 1;
+            continue;
+        }
+        at += 7;
+        while at < tokens.len() && !tokens[at].is('{') && !tokens[at].is(';') {
+            at += 1;
+        }
+        at = if at < tokens.len() && tokens[at].is('{') { past_bracket(&tokens, at) } else { at + 1 };
+    }
+    kept
+}
+
+/// Takes the definitions of macros out; those that put a text together become known.
+fn take_macros(file: &str, tokens: Vec<Token>, macros: &mut HashMap<String, Vec<Part>>) -> Vec<Token> {
+    let mut kept = Vec::new();
+    let mut at = 0;
+    while at < tokens.len() {
+        if !matches_words(&tokens[at..], &["macro_rules", "!"]) {
+            kept.push(tokens[at].clone());
+            at += 1;
+            continue;
+        }
+        let end = past_bracket(&tokens, at + 3);
+        let body = &tokens[at + 4..end - 1];
+        match parts(body) {
+            Some(parts) => {
+                macros.insert(tokens[at + 2].word().unwrap().to_owned(), parts);
+            }
+            None => {
+                let statement = body.iter().find(|token| matches!(&token.what, What::Text(text) if is_statement(text)));
+                if let Some(statement) = statement {
+                    panic!("src/store/{file}:{}: a macro that this test cannot read", statement.line);
+                }
+            }
+        }
+        at = end;
+    }
+    kept
+}
+
+/// `($one:literal, …) => { concat!("…", $one, …) }`
+fn parts(body: &[Token]) -> Option<Vec<Part>> {
+    let arrow = (0..body.len()).find(|at| body[*at].is('=') && body.get(at + 1).is_some_and(|next| next.is('>')))?;
+    let dollars = (0..arrow).filter(|at| body[*at].is('$'));
+    let names: Vec<&str> = dollars.filter_map(|at| body[at + 1].word()).collect();
+    let concat = (arrow..body.len()).find(|at| matches_words(&body[*at..], &["concat", "!", "("]))?;
+    let mut parts = Vec::new();
+    let mut at = concat + 3;
+    let end = past_bracket(body, concat + 2) - 1;
+    while at < end {
+        match &body[at].what {
+            What::Mark(',') => {}
+            What::Text(text) => parts.push(Part::Text(text.clone())),
+            What::Mark('$') => {
+                at += 1;
+                parts.push(Part::Argument(names.iter().position(|name| body[at].word() == Some(*name))?));
+            }
+            _ => return None,
+        }
+        at += 1;
+    }
+    Some(parts)
+}
+
+/// The text that begins at `at`, written out or put together by a macro, and the place behind it.
+fn literal(tokens: &[Token], at: usize, macros: &HashMap<String, Vec<Part>>) -> Option<(String, usize)> {
+    let word = match &tokens[at].what {
+        What::Text(text) => return Some((text.clone(), at + 1)),
+        What::Word(word) => word,
+        What::Mark(_) => return None,
+    };
+    let known = macros.get(word);
+    if known.is_none() && word != "concat" || !tokens.get(at + 1)?.is('!') {
+        return None;
+    }
+    let end = past_bracket(tokens, at + 2);
+    let mut arguments = Vec::new();
+    let mut place = at + 3;
+    while place < end - 1 {
+        if tokens[place].is(',') {
+            place += 1;
+            continue;
+        }
+        let (text, next) = literal(tokens, place, macros)?;
+        arguments.push(text);
+        place = next;
+    }
+    let text = match known {
+        None => arguments.concat(),
+        Some(parts) => parts
+            .iter()
+            .map(|part| match part {
+                Part::Text(text) => Some(text.as_str()),
+                Part::Argument(number) => arguments.get(*number).map(String::as_str),
+            })
+            .collect::<Option<String>>()?,
+    };
+    Some((text, end))
+}
+
+/// For every token the database that alone comes by: that of `Conn::Sqlite(_) => …`, and of `if let Conn::Sqlite(_) = … { … }`.
+fn sides(tokens: &[Token]) -> Vec<Option<Kind>> {
+    let mut sides = vec![None; tokens.len()];
+    for (name, kind) in [("Sqlite", Kind::Sqlite), ("Postgres", Kind::Postgres)] {
+        for at in 0..tokens.len() {
+            if !matches_words(&tokens[at..], &["Conn", ":", ":", name, "("]) {
+                continue;
+            }
+            let mut start = past_bracket(tokens, at + 4);
+            let end = if matches_words(&tokens[start..], &["=", ">"]) {
+                start += 2;
+                end_of_arm(tokens, start)
+            } else if at >= 2 && matches_words(&tokens[at - 2..], &["if", "let"]) {
+                start = (start..tokens.len()).find(|place| tokens[*place].is('{')).unwrap();
+                past_bracket(tokens, start)
+            } else {
+                continue;
+            };
+            sides[start..end].fill(Some(kind));
+        }
+    }
+    sides
+}
+
+/// Where the value of an arm ends: behind its braces, or at the comma or the brace that is not its own.
+fn end_of_arm(tokens: &[Token], start: usize) -> usize {
+    if tokens[start].is('{') {
+        return past_bracket(tokens, start);
+    }
+    let mut at = start;
+    while at < tokens.len() {
+        match tokens[at].what {
+            What::Mark(',' | '}') => return at,
+            What::Mark('(' | '[' | '{') => at = past_bracket(tokens, at),
+            _ => at += 1,
+        }
+    }
+    at
+}
+
+fn is_statement(text: &str) -> bool {
+    let mut rest = text.trim_start_matches(|letter: char| letter.is_whitespace() || letter == '(');
+    while let Some(comment) = rest.strip_prefix("--") {
+        rest = comment.split_once('\n').map_or("", |(_, rest)| rest).trim_start();
+    }
+    let first = rest.split(|letter: char| !letter.is_ascii_alphabetic()).next().unwrap_or_default();
+    ["SELECT", "INSERT", "UPDATE", "DELETE", "WITH"].contains(&first) && rest.len() > first.len()
+}
+
+/// Without comments and with one space between words, so that a list of exceptions can quote it.
+pub fn one_line(text: &str) -> String {
+    let lines = text.lines().map(|line| line.split_once("--").map_or(line, |(code, _)| code));
+    lines.flat_map(str::split_whitespace).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn statements_are_found_wherever_they_stand() {
+    let users = r##"
+        //! "SELECT 1 FROM a_comment"
+        /* "SELECT 2 FROM a_comment" */
+        macro_rules! select_users {
+            ($more:literal, $rest:literal) => { concat!("SELECT id", $more, " FROM messaging.users ", $rest) };
+        }
+        const BOTH: &[&str] = &["DELETE FROM one WHERE id = $1", "not a statement", "DELETED is no word of SQL"];
+        fn first<'a>(conn: &'a Conn) -> char {
+            let sql = match conn {
+                Conn::Sqlite(_) => first("SELECT 3 FROM sqlite_master", &[1, 2]),
+                Conn::Postgres(_) => {
+                    let own = "SELECT 8";
+                    "SELECT 4
+                       FROM pg_class -- of all
+                      WHERE a = 'it''s \"quoted\"'"
+                }
+            };
+            conn.rows(r#"WITH a AS (SELECT "b") SELECT * FROM a"#);
+            if let Conn::Postgres(_) = conn {
+                return conn.rows("SELECT 7 FROM pg_class");
+            }
+            if c == '"' || c == '\'' { "UPDATE t SET a = 1 \
+                 WHERE b = 2" }
+        }
+        #[cfg(test)]
+        mod tests {
+            fn tested() { conn.rows("SELECT 5 FROM a_test") }
+        }
+    "##;
+    let friends =
+        r#"fn f() { first(select_users!(", name", "WHERE id = $1"), "WHERE id = $1", concat!("SELECT ", "6")) }"#;
+    let found = of_sources(&[("users.rs".into(), users.into()), ("friends.rs".into(), friends.into())]);
+    let texts: Vec<(&str, Option<Kind>)> = found.iter().map(|one| (one.text.as_str(), one.only)).collect();
+    assert_eq!(
+        texts,
+        [
+            ("DELETE FROM one WHERE id = $1", None),
+            ("SELECT 3 FROM sqlite_master", Some(Kind::Sqlite)),
+            ("SELECT 8", Some(Kind::Postgres)),
+            ("SELECT 4 FROM pg_class WHERE a = 'it''s \"quoted\"'", Some(Kind::Postgres)),
+            ("WITH a AS (SELECT \"b\") SELECT * FROM a", None),
+            ("SELECT 7 FROM pg_class", Some(Kind::Postgres)),
+            ("UPDATE t SET a = 1 WHERE b = 2", None),
+            ("SELECT id, name FROM messaging.users WHERE id = $1", None),
+            ("SELECT 6", None),
+        ]
+    );
+    assert_eq!((found[0].file.as_str(), found[0].line, found[4].line), ("users.rs", 7, 18));
+}
