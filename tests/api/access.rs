@@ -37,9 +37,9 @@ both!(secured_answers_nothing_without_credentials, async |place| {
     }
     assert_eq!(server.get("/api/capabilities").await.json()["access"], "secured");
     server.post("/api/sessions", &json!({})).await.invalid(&["user_name"]);
-    // Public ones that are still to be built are not there; their methods are told apart from the others'.
+    // A public one that is still to be built is not there; the methods of public ones are told apart from the others'.
     server.post("/api/hooks/abc", &json!({})).await.problem(404, "not_found");
-    server.get("/api/invites/abc").await.problem(404, "not_found");
+    server.get("/api/invites/abc").await.problem(404, "invite_not_found");
     server.get("/api/invites/abc/def").await.problem(401, "unauthenticated");
 });
 
