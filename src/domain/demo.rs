@@ -66,5 +66,6 @@ fn conversation(clock: &Clock) -> Batch {
         reply_to: None,
         keyed: None,
     });
-    Batch::new(clock.clone(), drafts.collect(), Known::default(), DirectMessagesFrom::Everyone)
+    // The seed's messages are unread, also the ones that were answered.
+    Batch::new(clock.clone(), drafts.collect(), Known::default(), DirectMessagesFrom::Everyone).leaving_unread()
 }

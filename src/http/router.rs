@@ -14,7 +14,8 @@ use utoipa_axum::routes;
 use super::edge::RouteSlot;
 use super::problem::Problem;
 use super::routes::{
-    admin, api_keys, audit, capabilities, export, friends, health, history, messages, mfa, passwords, sessions, users,
+    admin, api_keys, audit, capabilities, export, friends, health, history, messages, mfa, passwords, receipts,
+    sessions, users,
 };
 use super::{HttpState, metrics, openapi};
 use crate::domain::auth::Access;
@@ -50,6 +51,8 @@ fn documented() -> OpenApiRouter<HttpState> {
         .routes(routes!(history::list_conversation_messages))
         .routes(routes!(history::get_conversation_message, history::edit_message, history::delete_message))
         .routes(routes!(history::list_editions))
+        .routes(routes!(receipts::report_receipts))
+        .routes(routes!(receipts::list_receipts))
         .routes(routes!(friends::list_friends))
         .routes(routes!(friends::list_friend_requests))
         .routes(routes!(friends::put_friend, friends::delete_friend))

@@ -12,6 +12,7 @@ pub mod history;
 pub mod messages;
 pub mod mfa;
 pub mod passwords;
+pub mod receipts;
 pub mod sessions;
 pub mod users;
 
