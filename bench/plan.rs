@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::accounts::{Caller, Credentials, Servers};
+use crate::accounts::{self, Caller, Callers, Credentials};
 use crate::client::{self, Load, Measured, Page, Request};
 use crate::data::{self, Random};
 use crate::limits::Limit;
@@ -70,29 +70,30 @@ fn run_sqlite(settings: &Settings, folder: &Path, figures: &mut Vec<Figure>) -> 
         data_dir: folder.join("data"),
         database_url: None,
         access: Access::Open,
+        jwt_secret_file: folder.join("jwt-secret"),
         log: folder.join("sqlite-server.log"),
     };
     fs::create_dir_all(&setup.data_dir).context("creating the data directory")?;
+    let credentials = Credentials::make()?;
+    credentials.put_jwt_secret_into(&setup.jwt_secret_file)?;
     drop(Server::start(&setup)?);
     say("SQLite: loading");
     let database = setup.data_dir.join("posthaste.db");
     data::fill_sqlite(&database, settings.message_count)?;
     // It copies the database, so it comes before the server.
     let bare_writer = Limit::group_commit(folder, &database)?;
-    let credentials = Credentials::make()?;
     credentials.put_into_sqlite(&database)?;
     let server = Server::start(&setup)?;
     figures.push(read_sqlite(settings, folder, &server)?);
-    figures.extend(Servers::start("SQLite", &server, &setup, &credentials)?.read(settings)?);
+    let callers = Callers::of("SQLite", &server, &credentials)?;
+    figures.extend(callers.read(settings)?);
     figures.extend(write_sqlite(settings, &bare_writer, &server)?);
     let memory_bytes = server.anonymous_memory_bytes()?;
     figures.push(Figure::memory("memory after the load, SQLite", memory_bytes, MEMORY_AT_MOST_MIB));
     drop(bare_writer);
-    let servers = Servers::start("SQLite", &server, &setup, &credentials)?;
-    figures.extend(servers.write(settings, || Ok(()))?);
-    figures.extend(servers.log_in()?);
-    drop(servers);
+    figures.extend(callers.write(settings, || Ok(()))?);
     drop(server);
+    figures.extend(accounts::log_in("SQLite", &setup)?);
     let start = median_start(&setup)?;
     figures.push(Figure::time("start to first 200, SQLite", start, START_AT_MOST_MS));
     Ok(())
@@ -136,26 +137,27 @@ fn run_postgres(settings: &Settings, folder: &Path, figures: &mut Vec<Figure>) -
         data_dir: folder.join("data-beside-postgres"),
         database_url: Some(cluster.url()),
         access: Access::Open,
+        jwt_secret_file: folder.join("jwt-secret"),
         log: folder.join("postgres-server.log"),
     };
     fs::create_dir_all(&setup.data_dir).context("creating the data directory")?;
+    let credentials = Credentials::make()?;
+    credentials.put_jwt_secret_into(&setup.jwt_secret_file)?;
     drop(Server::start(&setup)?);
     say("PostgreSQL: loading");
     cluster.fill(settings.message_count)?;
     cluster.execute(postgres::SCRATCH_TABLES)?;
     cluster.tidy()?;
-    let credentials = Credentials::make()?;
     cluster.with_client(async |client| credentials.put_into_postgres(client).await)?;
     let server = Server::start(&setup)?;
     figures.extend(read_postgres(settings, &cluster, &server)?);
-    figures.extend(Servers::start("PostgreSQL", &server, &setup, &credentials)?.read(settings)?);
+    let callers = Callers::of("PostgreSQL", &server, &credentials)?;
+    figures.extend(callers.read(settings)?);
     figures.extend(write_postgres(settings, &cluster, &server)?);
-    let servers = Servers::start("PostgreSQL", &server, &setup, &credentials)?;
     // Each starts with an empty log since the last checkpoint, whoever went before.
-    figures.extend(servers.write(settings, || cluster.execute("CHECKPOINT"))?);
-    figures.extend(servers.log_in()?);
-    drop(servers);
+    figures.extend(callers.write(settings, || cluster.execute("CHECKPOINT"))?);
     drop(server);
+    figures.extend(accounts::log_in("PostgreSQL", &setup)?);
     let start = median_start(&setup)?;
     figures.push(Figure::time("start to first 200, PostgreSQL", start, START_AT_MOST_MS));
     cluster.version()

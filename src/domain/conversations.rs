@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use super::auth::{Principal, UserName};
 use super::idempotency::{Given, Once};
-use super::lists::{Limit, Page, decode_cursor, encode_cursor};
+use super::lists::{Limit, Page, decode_cursor};
 use super::members::{self, MAX_ADDED};
 use super::memberships::{Membership, caller_of, conversation_not_found, locked_membership, membership};
 use super::messages::MAX_BODY_CHARACTERS;
@@ -145,24 +145,20 @@ pub async fn list(
         }
         None => (Timestamp::MAX, ConversationId(i64::MAX)),
     };
-    let wanted = limit.get();
-    let input = (Showing::new(app, principal, render), person, before, wanted as i64 + 1);
-    let mut shown = app
+    let input = (Showing::new(app, principal, render), person, before, limit);
+    let shown = app
         .db
         .read(input, |conn, (showing, person, before, limit)| {
             Box::pin(async move {
-                let found = store::conversations::latest_of(conn, *person, *before, *limit).await?;
+                let found = store::conversations::latest_of(conn, *person, *before, limit.to_read()).await?;
                 showing.show(conn, found).await
             })
         })
         .await?;
-    let more = shown.len() > wanted;
-    shown.truncate(wanted);
-    let next = shown.last().filter(|_| more).map(|last| {
+    Ok(Page::new(LIST, shown, limit, |last| {
         let head = last.conversation.head;
-        encode_cursor(LIST, &[head.last_sent_at.micros(), head.id.0])
-    });
-    Ok(Page { entries: shown, next })
+        [head.last_sent_at.micros(), head.id.0]
+    }))
 }
 
 /// One conversation.

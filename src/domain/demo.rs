@@ -65,6 +65,7 @@ fn conversation(clock: &Clock) -> Batch {
         body: (*body).into(),
         reply_to: None,
         keyed: None,
+        accepted_at: None,
     });
     // The seed's messages are unread, also the ones that were answered.
     Batch::new(clock.clone(), drafts.collect(), Known::default(), DirectMessagesFrom::Everyone).leaving_unread()

@@ -6,7 +6,7 @@
 use super::audit::{self, Action, By};
 use super::auth::Principal;
 use super::idempotency::KEPT_DAYS;
-use super::users;
+use super::{members, users};
 use crate::app::App;
 use crate::error::Result;
 use crate::ids::{ConversationId, MessageId, UserId};
@@ -72,6 +72,7 @@ pub async fn finish_all(app: &App) -> Result<()> {
 }
 
 async fn finish(app: &App, erasure: Erasure) -> Result<()> {
+    leave_groups(app, erasure).await?;
     let mut after = ConversationId(0);
     loop {
         let conversations = app
@@ -94,6 +95,44 @@ async fn finish(app: &App, erasure: Erasure) -> Result<()> {
         return Ok(());
     }
     app.db.write(erasure.user, |conn, user| Box::pin(store::erasure::finish(conn, *user))).await
+}
+
+/// Takes the person out of their groups, one transaction each, and sees to what they left there and in groups that they had
+/// left before.
+async fn leave_groups(app: &App, erasure: Erasure) -> Result<()> {
+    let now = app.clock.now();
+    loop {
+        let groups = app
+            .db
+            .read(erasure.user, |conn, user| {
+                Box::pin(store::members::groups_of(conn, *user, ConversationId(0), CONVERSATIONS_AT_ONCE))
+            })
+            .await?;
+        if groups.is_empty() {
+            break;
+        }
+        for group in groups {
+            app.db
+                .write((group, erasure.user, now), |conn, (group, user, now)| {
+                    Box::pin(members::forget(conn, *group, *user, *now))
+                })
+                .await?;
+        }
+    }
+    let mut after = ConversationId(0);
+    loop {
+        let groups = app
+            .db
+            .read((erasure.user, after), |conn, (user, after)| {
+                Box::pin(store::members::left_by(conn, *user, *after, CONVERSATIONS_AT_ONCE))
+            })
+            .await?;
+        let Some(last) = groups.last() else { return Ok(()) };
+        after = *last;
+        for group in groups {
+            clean(app, erasure, group).await?;
+        }
+    }
 }
 
 /// Sees to the messages of one conversation, a bite at a time.

@@ -6,7 +6,7 @@
 use super::auth::Principal;
 use super::conversations::{Conversation, glimpse, require_group};
 use super::idempotency::{Given, Once};
-use super::lists::{Limit, Page, decode_cursor, encode_cursor};
+use super::lists::{self, Limit, Page};
 use super::members::{join, require_role};
 use super::memberships::{locked_membership, membership};
 use super::tokens::{self, MAX_TOKEN_CHARACTERS, SecretHash, Token, TokenKind};
@@ -127,27 +127,20 @@ pub async fn list(
     cursor: Option<&str>,
 ) -> Result<Page<Vec<Invite>>> {
     let caller = principal.require_person()?.id;
-    let [after] = match cursor {
-        Some(cursor) => decode_cursor::<1>(LIST, cursor)?,
-        None => [0],
-    };
-    let wanted = limit.get();
-    let input = (caller, ConversationId(conversation), InviteId(after), app.clock.now(), wanted as i64 + 1);
-    let mut found = app
+    let after = InviteId(lists::begin(LIST, cursor, 0)?);
+    let input = (caller, ConversationId(conversation), after, app.clock.now(), limit);
+    let found = app
         .db
         .read(input, |conn, (caller, conversation, after, now, limit)| {
             Box::pin(async move {
                 let own = membership(conn, Some(*caller), *conversation).await?;
                 require_group(&own)?;
                 require_role(&own, Role::Admin)?;
-                store::invites::list(conn, *conversation, *after, *now, *limit).await
+                store::invites::list(conn, *conversation, *after, *now, limit.to_read()).await
             })
         })
         .await?;
-    let more = found.len() > wanted;
-    found.truncate(wanted);
-    let next = found.last().filter(|_| more).map(|last| encode_cursor(LIST, &[last.id.0]));
-    Ok(Page { entries: found, next })
+    Ok(Page::new(LIST, found, limit, |last| [last.id.0]))
 }
 
 /// Ends an invite.

@@ -16,7 +16,7 @@ use std::collections::HashMap;
 
 use super::auth::{Principal, UserName};
 use super::conversations::{end_group, require_group, user_by_name};
-use super::lists::{Limit, Page, decode_cursor, encode_cursor};
+use super::lists::{self, Limit, Page};
 use super::memberships::{Membership, caller_of, locked_membership, membership};
 use super::users::{DirectMessagesFrom, User};
 use crate::app::App;
@@ -144,26 +144,20 @@ pub async fn list(
     limit: Limit,
     cursor: Option<&str>,
 ) -> Result<Page<Vec<Shown>>> {
-    let [after] = match cursor {
-        Some(cursor) => decode_cursor::<1>(LIST, cursor)?,
-        None => [0],
-    };
-    let wanted = limit.get();
-    let input = (caller_of(principal), ConversationId(conversation), UserId(after), wanted as i64 + 1);
-    let (mut found, people) = app
+    let after = UserId(lists::begin(LIST, cursor, 0)?);
+    let input = (caller_of(principal), ConversationId(conversation), after, limit);
+    let (found, people) = app
         .db
         .read(input, |conn, (caller, conversation, after, limit)| {
             Box::pin(async move {
                 membership(conn, *caller, *conversation).await?;
-                let found = store::members::list(conn, *conversation, *after, *limit).await?;
+                let found = store::members::list(conn, *conversation, *after, limit.to_read()).await?;
                 let ids: Vec<i64> = found.iter().map(|member| member.user.0).collect();
                 Ok((found, store::users::by_ids(conn, &ids).await?))
             })
         })
         .await?;
-    let more = found.len() > wanted;
-    found.truncate(wanted);
-    let next = found.last().filter(|_| more).map(|last| encode_cursor(LIST, &[last.user.0]));
+    let Page { entries: found, next } = Page::new(LIST, found, limit, |last| [last.user.0]);
     let mut people: HashMap<UserId, User> = people.into_iter().map(|user| (user.id, user)).collect();
     let entries =
         found.into_iter().filter_map(|member| Some(Shown { user: people.remove(&member.user)?, member })).collect();

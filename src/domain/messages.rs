@@ -16,6 +16,7 @@ pub use crate::store::messages::{Kind, Message};
 use crate::store::users::UserName;
 use crate::store::{self, Conn};
 use crate::text::fold_ascii;
+use crate::time::Timestamp;
 
 /// Characters of a body.
 pub const MAX_BODY_CHARACTERS: usize = 8_000;
@@ -38,8 +39,6 @@ pub struct NewMessage {
     pub reply_to: Option<i64>,
     /// Files uploaded before. None can be yet.
     pub attachment_ids: Vec<i64>,
-    /// When to send it. Only now, for now.
-    pub send_at: Option<String>,
 }
 
 /// What a send made.
@@ -119,6 +118,8 @@ pub struct Draft {
     pub reply_to: Option<i64>,
     /// Its idempotency key.
     pub keyed: Option<Keyed>,
+    /// When it was accepted, if that was before it is sent.
+    pub accepted_at: Option<Timestamp>,
 }
 
 impl Draft {
@@ -163,7 +164,7 @@ impl Draft {
         };
         match (sender, recipient) {
             (Some(sender), Some(recipient)) if errors.is_empty() => {
-                Ok(Self { sender, recipient, body: new.body, reply_to: new.reply_to, keyed })
+                Ok(Self { sender, recipient, body: new.body, reply_to: new.reply_to, keyed, accepted_at: None })
             }
             _ => Err(Error::Invalid(errors)),
         }
@@ -195,9 +196,6 @@ fn check_form(new: &NewMessage) -> Vec<FieldError> {
     }
     if !new.attachment_ids.is_empty() {
         errors.push(FieldError::new("attachment_ids", "attachment_not_found", "names a file that does not exist"));
-    }
-    if new.send_at.is_some() {
-        errors.push(FieldError::new("send_at", "not_supported", "this version sends at once: leave send_at out"));
     }
     errors
 }

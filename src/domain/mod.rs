@@ -29,6 +29,7 @@ pub mod password_hashing;
 pub mod passwords;
 pub mod receipts;
 pub mod revocations;
+pub mod scheduled;
 pub mod send_batch;
 pub mod send_queue;
 pub mod sessions;

@@ -13,7 +13,9 @@ use utoipa::openapi::{Content, Ref, RefOr, Required, ResponseBuilder};
 use super::admission::{is_api, is_public};
 use super::problem::{PROBLEM_JSON, ProblemDocument};
 use super::routes::api_keys::Scope;
+use super::routes::conversations::{ConversationKind, HistoryWord};
 use super::routes::friends::{FriendState, RequestDirection};
+use super::routes::members::RoleWord;
 use super::routes::messages::{MessageKind, Order};
 use super::routes::users::{DirectMessagesFrom, ErasedMessages, Role};
 use crate::domain::auth::Access;
@@ -28,7 +30,7 @@ use crate::domain::auth::Access;
     ),
     components(schemas(
         ProblemDocument<'_>, MessageKind, Order, Scope, Role, DirectMessagesFrom, ErasedMessages, FriendState,
-        RequestDirection
+        RequestDirection, ConversationKind, HistoryWord, RoleWord
     )),
     tags(
         (name = "users", description = "People."),

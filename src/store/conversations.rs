@@ -103,16 +103,18 @@ pub(super) fn head(row: &Row<'_>) -> Result<Head> {
     })
 }
 
-/// A user by folded name, with their conversations that have a message sent at `since` or later; `None` for no such user.
+/// A user by folded name, with their conversations that have a message sent at `since` or later, each with the first seq
+/// that they see; `None` for no such user.
 pub async fn heads_of_user(
     conn: &mut Conn,
     user_name_key: &str,
     since: Timestamp,
-) -> Result<Option<(UserId, Vec<Head>)>> {
+) -> Result<Option<(UserId, Vec<(Head, i64)>)>> {
     let mut found = None;
     let heads = conn
         .rows(
-            "SELECT c.id, c.last_seq, c.last_sent_at, c.last_message_id, c.content_version, u.id
+            "SELECT c.id, c.last_seq, c.last_sent_at, c.last_message_id, c.content_version, u.id,
+                    CASE WHEN c.history = 'since_joined' THEN m.joined_seq + 1 ELSE 1 END
                FROM messaging.users u
                LEFT JOIN messaging.members m ON m.user_id = u.id
                LEFT JOIN messaging.conversations c
@@ -121,11 +123,12 @@ pub async fn heads_of_user(
             &[Value::Text(user_name_key), Value::Time(since)],
             |row| {
                 found = Some(UserId(row.i64(5)?));
-                if row.option_i64(0)?.is_some() { head(row).map(Some) } else { Ok(None) }
+                if row.option_i64(0)?.is_some() { Ok(Some((head(row)?, row.i64(6)?))) } else { Ok(None) }
             },
         )
         .await?;
-    Ok(found.map(|user| (user, heads.into_iter().flatten().collect())))
+    let seen = heads.into_iter().flatten().filter(|(head, first_seq)| head.last_seq >= *first_seq);
+    Ok(found.map(|user| (user, seen.collect())))
 }
 
 /// One conversation that has a message sent at `since` or later.

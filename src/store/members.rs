@@ -181,7 +181,7 @@ pub async fn insert(
             .rows(
                 "INSERT INTO messaging.members (conversation_id, user_id, role, joined_at, joined_seq, read_seq,
                                                 delivered_seq)
-                 SELECT $1, n.user_id, n.role, $2, $3, $3, $3
+                 SELECT $1::bigint, n.user_id, n.role, $2::timestamptz, $3::bigint, $3::bigint, $3::bigint
                    FROM unnest($4::bigint[], $5::text[]) AS n (user_id, role)
                  ON CONFLICT DO NOTHING RETURNING user_id",
                 &[

@@ -37,6 +37,7 @@ pub mod passwords;
 pub mod postgres;
 pub mod receipts;
 pub mod revocations;
+pub mod scheduled;
 pub mod sends;
 pub mod sessions;
 pub mod sqlite;

@@ -249,7 +249,7 @@ pub async fn note(conn: &mut Conn, conversation: ConversationId, note: &Note<'_>
     conversations::advance(conn, &[head]).await?;
     conn.execute(
         "UPDATE messaging.members SET read_seq = $3, delivered_seq = $3
-          WHERE conversation_id = $1 AND user_id = $2 AND read_seq = $3 - 1",
+          WHERE conversation_id = $1 AND user_id = $2 AND read_seq + 1 = $3",
         &[Value::I64(conversation.0), Value::I64(note.actor.0), Value::I64(head.last_seq)],
     )
     .await?;

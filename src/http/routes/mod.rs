@@ -5,14 +5,18 @@ pub mod api_keys;
 pub mod audit;
 pub mod capabilities;
 
+pub mod conversations;
 pub mod export;
 pub mod friends;
 pub mod health;
 pub mod history;
+pub mod invites;
+pub mod members;
 pub mod messages;
 pub mod mfa;
 pub mod passwords;
 pub mod receipts;
+pub mod scheduled;
 pub mod sessions;
 pub mod users;
 

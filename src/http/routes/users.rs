@@ -85,7 +85,8 @@ impl<'a> UserBody<'a> {
         Self::shown(user, default, true)
     }
 
-    fn shown(user: &'a User, default: users::DirectMessagesFrom, private: bool) -> Self {
+    /// A user, with or without what is private.
+    pub fn shown(user: &'a User, default: users::DirectMessagesFrom, private: bool) -> Self {
         Self {
             id: user.id.0,
             first_name: &user.first_name,
