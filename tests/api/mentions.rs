@@ -71,33 +71,33 @@ both!(the_longest_name_of_a_member_fits, async |place| {
     for name in ["bugs.bunny", "Bugs.b"] {
         server.add_user(name, "", "").await;
     }
-    let id = group(place, &[1, 2, 3, 5]).await;
+    let id = group(&server, &["rdibari", "bugs", "duck", "bugs.bunny"]).await;
     // bugs.b is somebody, but no member.
-    let seq = say(&server, id, (1, "rdibari"), "@bugs.bunny. @Bugs.b @porky @duck @bugs.bunnys").await;
-    let message = server.get(&format!("/api/conversations/{id}/messages/{seq}")).await.json();
+    let message = say(&server, id, "rdibari", "@bugs.bunny. @Bugs.b @porky @duck @bugs.bunnys").await;
     assert_eq!(message["mentions"], json!(["bugs.bunny", "bugs", "duck"]));
     for (person, count) in [("bugs.bunny", 1), ("bugs", 1), ("duck", 1), ("rdibari", 0)] {
         assert_eq!(mention_count(&server, person, id).await, count, "{person}");
     }
-    let target = format!("/api/conversations/{id}/messages/{seq}");
+    let target = format!("/api/conversations/{id}/messages/{}", message["seq"]);
+    assert_eq!(server.get(&target).await.json(), message);
     assert_eq!(edit(&server, "rdibari", &target, "@duck @bugs.bunny").await["mentions"], json!(["duck", "bugs.bunny"]));
     assert_eq!(mention_count(&server, "bugs", id).await, 0);
 });
 
 both!(fifty_people_are_mentioned_and_no_more, async |place| {
     let server = Server::start(place).await;
-    let mut members = vec![1];
-    let mut body = String::new();
-    for number in 0..60 {
-        server.add_user(&format!("p{number}."), "", "").await;
-        members.push(5 + number);
-        body += &format!("@p{number}. ");
+    let names: Vec<String> = (0..60).map(|number| format!("p{number}.")).collect();
+    for name in &names {
+        server.add_user(name, "", "").await;
     }
-    let id = group(place, &members).await;
-    let seq = say(&server, id, (1, "rdibari"), &body).await;
-    let message = server.get(&format!("/api/conversations/{id}/messages/{seq}")).await.json();
-    let wanted: Vec<String> = (0..50).map(|number| format!("p{number}.")).collect();
-    assert_eq!(message["mentions"], json!(wanted));
+    let mut people = vec!["rdibari"];
+    people.extend(names.iter().map(String::as_str));
+    let id = group(&server, &people).await;
+    let body: String = names.iter().map(|name| format!("@{name} ")).collect();
+    let message = say(&server, id, "rdibari", &body).await;
+    assert_eq!(message["mentions"], json!(names[..50]));
+    let target = format!("/api/conversations/{id}/messages/{}", message["seq"]);
+    assert_eq!(server.get(&target).await.json(), message);
     assert_eq!(mention_count(&server, "p49.", id).await, 1);
     assert_eq!(mention_count(&server, "p50.", id).await, 0);
 });

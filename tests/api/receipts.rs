@@ -3,14 +3,6 @@
 mod property;
 
 use posthaste::domain::demo;
-use posthaste::domain::memberships::RECEIPTS_MEMBER_LIMIT;
-use posthaste::domain::mentions;
-use posthaste::domain::messages::{Kind, Message, Sent};
-use posthaste::ids::{ConversationId, MessageId, UserId};
-use posthaste::store;
-use posthaste::store::mentions::Mention;
-use posthaste::store::messages::NewRow;
-use posthaste::store::sends::Append;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -60,78 +52,22 @@ async fn event_count(place: &Place, kind: &str) -> i64 {
     place.numbers(&format!("SELECT count(*) FROM messaging.events WHERE type = '{kind}'")).await[0][0]
 }
 
-/// A group, made beside the API.
-pub async fn group(place: &Place, members: &[i64]) -> i64 {
-    let id = place.numbers("SELECT coalesce(max(id), 0) + 1 FROM messaging.conversations").await[0][0];
-    let now = match place.kind {
-        crate::support::place::Kind::Sqlite => "0",
-        crate::support::place::Kind::Postgres => "'2026-01-01'",
-    };
-    let count = members.len();
-    place
-        .sql(&format!(
-            "INSERT INTO messaging.conversations (kind, title, created_at, created_by, last_seq, last_sent_at,
-                                                  last_message_id, member_count)
-             VALUES ('group', 'A group', {now}, 1, 0, {now}, 0, {count})"
-        ))
-        .await;
-    for user in members {
-        place
-            .sql(&format!(
-                "INSERT INTO messaging.members (conversation_id, user_id, joined_at) VALUES ({id}, {user}, {now})"
-            ))
-            .await;
-    }
-    id
+/// A group of its first person's; what the server says about that is its first message.
+pub async fn group(server: &Server, people: &[&str]) -> i64 {
+    let new = json!({"kind": "group", "title": "A group", "member_user_names": people[1..]});
+    let made = as_person(server, people[0], Method::POST, "/api/conversations", Some(new)).await;
+    assert_eq!(made.status, 201, "{}", String::from_utf8_lossy(&made.bytes));
+    let made = made.json();
+    assert_eq!(made["last_seq"], 1);
+    made["id"].as_i64().unwrap()
 }
 
-/// Says something in a group; its seq.
-pub async fn say(server: &Server, conversation: i64, sender: (i64, &str), body: &str) -> i64 {
-    let input = (conversation, sender.0, sender.1.to_owned(), body.to_owned(), server.app.clock.now());
-    server
-        .app
-        .db
-        .write(input, |conn, (conversation, sender, name, body, now)| {
-            Box::pin(async move {
-                let (mut heads, ids) = store::sends::lock_and_number(conn, &[*conversation], 1).await?;
-                let head = &mut heads[0];
-                head.last_seq += 1;
-                head.last_sent_at = head.last_sent_at.max(*now);
-                head.last_message_id = MessageId(ids[0]);
-                let seq = head.last_seq;
-                let message = Message {
-                    conversation_id: ConversationId(*conversation),
-                    seq,
-                    id: head.last_message_id,
-                    timestamp_sent: head.last_sent_at,
-                    kind: Kind::Text,
-                    sender_id: UserId(*sender),
-                    recipient_id: None,
-                    created_at: head.last_sent_at,
-                    timestamp_delivered: None,
-                    timestamp_read: None,
-                    reply_to: None,
-                    body: body.clone(),
-                    edited_at: None,
-                    deleted_at: None,
-                    action: None,
-                    subject_id: None,
-                    mentions: Vec::new(),
-                };
-                let (sender_user_name, recipient_user_name) = (name.clone(), None);
-                let mut sent =
-                    Sent { message, sender_user_name, recipient_user_name, mentioned_user_names: Vec::new() };
-                mentions::find(conn, [&mut sent]).await?;
-                let mentions: Vec<Mention> = mentions::rows(&sent.message).collect();
-                let rows = [NewRow { message: &sent.message, key: None, follows: true }];
-                let member_limit = RECEIPTS_MEMBER_LIMIT;
-                let append = Append { heads: &heads, rows: &rows, mentions: &mentions, member_limit };
-                store::sends::append(conn, append, None).await?;
-                Ok(seq)
-            })
-        })
-        .await
-        .unwrap()
+/// Says something in a group.
+pub async fn say(server: &Server, conversation: i64, sender: &str, body: &str) -> Value {
+    let message = json!({"sender_user_name": sender, "conversation_id": conversation, "body": body});
+    let answer = server.post("/api/messages", &message).await;
+    assert_eq!(answer.status, 201, "{}", String::from_utf8_lossy(&answer.bytes));
+    answer.json()
 }
 
 both!(watermarks_only_grow, async |place| {
@@ -353,7 +289,7 @@ both!(what_an_upgrade_brought_along_wins, async |place| {
 
 both!(in_a_group_all_must_have_reached_it, async |place| {
     let server = Server::start(place).await;
-    let id = group(place, &[1, 2, 3]).await;
+    let id = group(&server, &["rdibari", "bugs", "duck"]).await;
     let target = format!("/api/conversations/{id}/receipts");
     let read = async |person: &str, body: Value| {
         let answer = as_person(&server, person, Method::POST, &target, Some(body)).await;
@@ -364,71 +300,121 @@ both!(in_a_group_all_must_have_reached_it, async |place| {
         let message = server.get(&format!("/api/conversations/{id}/messages/{seq}")).await.json();
         let page = server.get(&format!("/api/conversations/{id}/messages")).await.json();
         assert_eq!(page[seq as usize - 1], message);
+        let conversation = server.get(&format!("/api/conversations/{id}")).await.json();
+        assert!(conversation["last_seq"] != seq || conversation["last_message"] == message);
         (message["timestamp_delivered"].is_string(), message["timestamp_read"].is_string())
     };
-    say(&server, id, (1, "rdibari"), "hello all").await;
-    read("bugs", json!({"read_seq": 1})).await;
-    assert_eq!(reached(1).await, (false, false));
-    read("duck", json!({"delivered_seq": 1})).await;
-    assert_eq!(reached(1).await, (true, false));
-    read("duck", json!({"read_seq": 1})).await;
-    assert_eq!(reached(1).await, (true, true));
+    say(&server, id, "rdibari", "hello all").await;
+    read("bugs", json!({"read_seq": 2})).await;
+    assert_eq!(reached(2).await, (false, false));
+    read("duck", json!({"delivered_seq": 2})).await;
+    assert_eq!(reached(2).await, (true, false));
+    read("duck", json!({"read_seq": 2})).await;
+    assert_eq!((reached(2).await, reached(1).await), ((true, true), (true, true)));
     // The latest of the first steps.
-    let who = server.get(&format!("/api/conversations/{id}/messages/1/receipts")).await.json();
-    let message = server.get(&format!("/api/conversations/{id}/messages/1")).await.json();
+    let who = server.get(&format!("/api/conversations/{id}/messages/2/receipts")).await.json();
+    let message = server.get(&format!("/api/conversations/{id}/messages/2")).await.json();
     let names: Vec<_> = who.as_array().unwrap().iter().map(|one| one["user_name"].clone()).collect();
     assert_eq!(names, ["bugs", "duck"]);
     assert_eq!(message["timestamp_read"], who[1]["read_at"]);
     assert_eq!(message["timestamp_delivered"], who[1]["delivered_at"]);
     assert!(who[0]["read_at"].as_str() < who[1]["read_at"].as_str());
     // Page by page.
-    let first = server.get(&format!("/api/conversations/{id}/messages/1/receipts?limit=1")).await;
+    let first = server.get(&format!("/api/conversations/{id}/messages/2/receipts?limit=1")).await;
     assert_eq!(first.json(), json!([who[0]]));
     let second = server.get(&first.next().unwrap()).await;
     assert_eq!((second.json(), second.next()), (json!([who[1]]), None));
     // Saying something is reading what was said; who says it is asked for nothing.
-    let seq = say(&server, id, (2, "bugs"), "hi").await;
-    assert_eq!(reached(seq).await, (false, false));
-    say(&server, id, (3, "duck"), "quack").await;
-    read("rdibari", json!({"read_seq": 2})).await;
-    assert_eq!(reached(seq).await, (true, true));
+    say(&server, id, "bugs", "hi").await;
+    assert_eq!(reached(3).await, (false, false));
+    say(&server, id, "duck", "quack").await;
+    read("rdibari", json!({"read_seq": 3})).await;
+    assert_eq!(reached(3).await, (true, true));
     assert_eq!(read("bugs", json!({"unread_from": null})).await["unread_count"], 1);
-    // Who came later is not asked for what was there before, and does not stand among those who reached it.
-    place.sql(&format!(
-        "INSERT INTO messaging.members (conversation_id, user_id, joined_at, joined_seq, read_seq, delivered_seq)
-         SELECT conversation_id, 4, joined_at, 3, 3, 3 FROM messaging.members WHERE conversation_id = {id} AND user_id = 1"
-    )).await;
-    let seq = say(&server, id, (1, "rdibari"), "welcome").await;
-    assert_eq!(reached(2).await, (true, true));
-    for person in ["bugs", "duck"] {
-        read(person, json!({"read_seq": seq})).await;
+    // The list has the same counts.
+    let listed = as_person(&server, "bugs", Method::GET, "/api/conversations", None).await.json();
+    assert_eq!((&listed[0]["id"], &listed[0]["me"]["unread_count"]), (&json!(id), &json!(1)));
+});
+
+both!(who_comes_and_goes_changes_who_is_asked, async |place| {
+    let server = Server::start(place).await;
+    let id = group(&server, &["rdibari", "bugs", "duck"]).await;
+    let target = format!("/api/conversations/{id}");
+    let read = async |person: &str, body: Value| {
+        as_person(&server, person, Method::POST, &format!("{target}/receipts"), Some(body)).await
+    };
+    let is_read = async |seq: i64| {
+        let page = server.get(&format!("{target}/messages")).await.json();
+        page[seq as usize - 1]["timestamp_read"].is_string()
+    };
+    say(&server, id, "rdibari", "@duck @porky").await;
+    read("bugs", json!({"read_seq": 2})).await;
+    assert!(!is_read(2).await);
+    // Who has not read it leaves: all who are left have.
+    assert_eq!(read("duck", json!({"unread_from": null})).await.json()["mention_count"], 1);
+    let left = as_person(&server, "duck", Method::DELETE, &format!("{target}/members/me"), None).await;
+    assert_eq!(left.status, 204);
+    assert!(is_read(2).await);
+    read("duck", json!({"read_seq": 2})).await.problem(404, "conversation_not_found");
+    assert_eq!(read("bugs", json!({"unread_from": null})).await.json()["unread_count"], 1);
+    // Who comes is not asked for what was there before, and does not stand among those who reached it.
+    for person in ["porky", "duck"] {
+        let come =
+            as_person(&server, "rdibari", Method::PUT, &format!("{target}/members/{person}"), Some(json!({}))).await;
+        assert_eq!(come.status, 201);
     }
-    assert_eq!(reached(seq).await, (false, false));
-    assert_eq!(read("porky", json!({"read_seq": seq})).await["unread_count"], 0);
-    assert_eq!(reached(seq).await, (true, true));
-    let who = server.get(&format!("/api/conversations/{id}/messages/1/receipts")).await.json();
-    assert_eq!(who.as_array().unwrap().len(), 2);
+    assert!(is_read(2).await);
+    let who = server.get(&format!("{target}/messages/2/receipts")).await.json();
+    assert_eq!(who.as_array().unwrap().len(), 1);
+    // Their count begins where they came; nor does an old mention come back.
+    for (person, unread) in [("porky", 2), ("duck", 1)] {
+        let standing = read(person, json!({"unread_from": null})).await.json();
+        assert_eq!((&standing["unread_count"], &standing["mention_count"]), (&json!(unread), &json!(0)), "{person}");
+    }
+    let seq = say(&server, id, "rdibari", "welcome").await["seq"].as_i64().unwrap();
+    for (person, all) in [("bugs", false), ("duck", false), ("porky", true)] {
+        assert_eq!(read(person, json!({"read_seq": seq})).await.json()["unread_count"], 0);
+        assert_eq!(is_read(seq).await, all, "{person}");
+    }
+    // What is hidden from who joined later can be no marker.
+    let hide = as_person(&server, "rdibari", Method::PATCH, &target, Some(json!({"history": "since_joined"}))).await;
+    assert_eq!(hide.status, 200);
+    read("duck", json!({"unread_from": 1})).await.invalid(&["unread_from"]);
+    let hidden = as_person(&server, "duck", Method::GET, &format!("{target}/messages/2/receipts"), None).await;
+    hidden.problem(404, "message_not_found");
 });
 
 both!(of_many_members_only_the_list_tells, async |place| {
     let server = Server::start(place).await;
-    let id = group(place, &[1, 2]).await;
-    say(&server, id, (1, "rdibari"), "hello all").await;
-    place.sql(&format!("UPDATE messaging.conversations SET member_count = 101 WHERE id = {id}")).await;
+    let names: Vec<String> = (0..99).map(|number| format!("one.of.many{number}")).collect();
+    for name in &names {
+        server.add_user(name, "", "").await;
+    }
+    let mut people = vec!["rdibari", "bugs"];
+    people.extend(names.iter().map(String::as_str));
+    let id = group(&server, &people).await;
+    say(&server, id, "rdibari", "hello all").await;
     let versions = format!("SELECT content_version FROM messaging.conversations WHERE id = {id}");
     let before = place.numbers(&versions).await;
     let target = format!("/api/conversations/{id}/receipts");
-    as_person(&server, "bugs", Method::POST, &target, Some(json!({"read_seq": 1}))).await;
-    say(&server, id, (1, "rdibari"), "more").await;
-    say(&server, id, (2, "bugs"), "an answer").await;
+    as_person(&server, "bugs", Method::POST, &target, Some(json!({"read_seq": 2}))).await;
+    say(&server, id, "rdibari", "more").await;
+    say(&server, id, "bugs", "an answer").await;
     assert_eq!(place.numbers(&versions).await, before, "no message looks different");
-    let message = server.get(&format!("/api/conversations/{id}/messages/1")).await.json();
-    assert!(message["timestamp_read"].is_null() && message["timestamp_delivered"].is_null());
-    for seq in [1, 2] {
-        let who = server.get(&format!("/api/conversations/{id}/messages/{seq}/receipts")).await.json();
-        assert_eq!(who[0]["user_name"], "bugs");
-        assert!(who[0]["read_at"].is_string());
+    for name in &names {
+        as_person(&server, name, Method::POST, &target, Some(json!({"read_seq": 2}))).await;
     }
+    let message = async |seq: i64| server.get(&format!("/api/conversations/{id}/messages/{seq}")).await.json();
+    assert!(message(2).await["timestamp_read"].is_null() && message(2).await["timestamp_delivered"].is_null());
+    for (seq, count) in [(2, 100), (3, 1)] {
+        let who = server.all(&format!("/api/conversations/{id}/messages/{seq}/receipts?limit=30")).await;
+        assert_eq!(who.len(), count);
+        assert!(who[0]["user_name"] == "bugs" && who.iter().all(|one| one["read_at"].is_string()));
+    }
+    // With one less it can be told, and is.
+    let left = format!("/api/conversations/{id}/members/{}", names[0]);
+    assert_eq!(as_person(&server, "rdibari", Method::DELETE, &left, None).await.status, 204);
+    assert!(message(2).await["timestamp_read"].is_string() && message(3).await["timestamp_read"].is_null());
 });
 
 both!(reports_at_once_leave_one_order, async |place| {

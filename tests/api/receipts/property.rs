@@ -37,10 +37,30 @@ const BODIES: &[(&str, &[usize])] = &[
 
 #[derive(Clone, Debug)]
 enum Call {
-    Send { place: usize, sender: usize, body: usize },
-    Report { place: usize, person: usize, delivered: Option<i64>, read: Option<i64>, marker: Option<Option<i64>> },
-    Edit { place: usize, seq: i64, body: usize },
-    Delete { place: usize, seq: i64 },
+    Send {
+        place: usize,
+        sender: usize,
+        body: usize,
+    },
+    Report {
+        place: usize,
+        person: usize,
+        delivered: Option<i64>,
+        read: Option<i64>,
+        marker: Option<Option<i64>>,
+    },
+    Edit {
+        place: usize,
+        seq: i64,
+        body: usize,
+    },
+    Delete {
+        place: usize,
+        seq: i64,
+    },
+    /// Of the group, by its owner, who stays.
+    Join(usize),
+    Leave(usize),
     MoveClock(i64),
 }
 
@@ -54,7 +74,8 @@ fn call() -> impl Strategy<Value = Call> {
     let edit = (0..3_usize, seq(), 0..BODIES.len()).prop_map(|(place, seq, body)| Call::Edit { place, seq, body });
     let delete = (0..3_usize, seq()).prop_map(|(place, seq)| Call::Delete { place, seq });
     let clock = prop_oneof![4 => 1..1_000_000_i64, 1 => Just(-60_000_000_i64)];
-    prop_oneof![6 => send, 6 => report, 2 => edit, 1 => delete, 3 => clock.prop_map(Call::MoveClock)]
+    let (join, leave) = ((1..PEOPLE).prop_map(Call::Join), (1..PEOPLE).prop_map(Call::Leave));
+    prop_oneof![12 => send, 12 => report, 4 => edit, 2 => delete, 6 => clock.prop_map(Call::MoveClock), 2 => join, 1 => leave]
 }
 
 #[test]
@@ -74,9 +95,9 @@ fn counts_and_times_are_those_of_the_model() {
     let runs = AtomicU32::new(0);
     let outcome = runner.run(&vec(call(), 1..=CALLS), |calls| {
         let run = runs.fetch_add(1, Ordering::Relaxed);
-        for (place, server) in places.iter().zip(&servers) {
+        for server in &servers {
             micros.store(start, Ordering::Relaxed);
-            runtime.block_on(check(place, server, &micros, run, &calls));
+            runtime.block_on(check(server, &micros, run, &calls));
         }
         Ok(())
     });
@@ -99,7 +120,6 @@ fn counts_and_times_are_those_of_the_model() {
 }
 
 struct Model {
-    ids: Vec<i64>,
     names: Vec<String>,
     places: [Conversation; 3],
 }
@@ -114,6 +134,8 @@ struct Conversation {
 
 #[derive(Clone, Default)]
 struct Member {
+    gone: bool,
+    joined: i64,
     delivered: i64,
     read: i64,
     marker: Option<i64>,
@@ -121,6 +143,7 @@ struct Member {
 
 struct Message {
     sender: usize,
+    system: bool,
     sent_at: Timestamp,
     mentions: Vec<usize>,
     deleted: bool,
@@ -146,6 +169,26 @@ impl Conversation {
 
     fn last_sent_at(&self) -> Timestamp {
         self.messages.last().map_or(Timestamp::MIN, |last| last.sent_at)
+    }
+
+    fn say(&mut self, sender: usize, sent_at: Timestamp, system: bool, mentions: Vec<usize>) {
+        let (delivered, read) = ([None; PEOPLE], [None; PEOPLE]);
+        self.messages.push(Message { sender, system, sent_at, mentions, deleted: false, delivered, read });
+    }
+
+    /// What the server says of what somebody did: they have read it, if they had read all before.
+    fn note(&mut self, actor: usize, now: Timestamp) {
+        let (read_all, at) = (self.members[actor].read == self.last_seq(), self.last_sent_at().max(now));
+        self.say(actor, at, true, Vec::new());
+        if read_all {
+            let last_seq = self.last_seq();
+            self.reach(actor, last_seq, last_seq, at);
+        }
+    }
+
+    /// Those of some people who are in it.
+    fn present(&self, people: &[usize]) -> Vec<usize> {
+        people.iter().copied().filter(|person| !self.members[*person].gone).collect()
     }
 
     /// One person comes up to there.
@@ -175,7 +218,7 @@ impl Conversation {
     }
 
     fn standing(&self, person: usize) -> Value {
-        let Member { delivered, read, marker } = self.members[person];
+        let Member { delivered, read, marker, .. } = self.members[person];
         let (unread, mentions) = (self.unread_count(person), self.mention_count(person));
         json!({"delivered_seq": delivered, "read_seq": read, "unread_from": marker, "unread_count": unread,
                "mention_count": mentions})
@@ -186,15 +229,16 @@ fn time(at: Option<Timestamp>) -> Value {
     at.map_or(Value::Null, |at| at.to_string().into())
 }
 
-async fn check(place: &Place, server: &Server, micros: &AtomicI64, run: u32, calls: &[Call]) {
+async fn check(server: &Server, micros: &AtomicI64, run: u32, calls: &[Call]) {
     let names: Vec<String> = (0..PEOPLE).map(|person| format!("p{person}.{run}")).collect();
-    let mut ids = Vec::new();
     for name in &names {
         server.add_user(name, "", "").await;
-        ids.push(server.get(&format!("/api/users/{name}")).await.json()["id"].as_i64().unwrap());
     }
-    let mut model = Model { ids, names, places: Default::default() };
-    model.places[2].id = group(place, &model.ids).await;
+    let people: Vec<&str> = names.iter().map(String::as_str).collect();
+    let id = group(server, &people).await;
+    let mut model = Model { names, places: Default::default() };
+    model.places[2].id = id;
+    model.places[2].note(0, Timestamp::from_micros(micros.load(Ordering::Relaxed)));
     for (number, call) in calls.iter().enumerate() {
         act(server, micros, &mut model, call).await;
         if number % CALLS_PER_LOOK == 0 {
@@ -210,19 +254,22 @@ async fn act(server: &Server, micros: &AtomicI64, model: &mut Model, call: &Call
         Call::Send { place, sender, body } => {
             let members = CONVERSATIONS[place];
             let sender = members[sender % members.len()];
+            if model.places[place].members[sender].gone {
+                return;
+            }
             let sent_at = model.places[place].last_sent_at().max(now);
             let text = model.text(body);
             if place == 2 {
-                say(server, model.places[2].id, (model.ids[sender], &model.names[sender]), &text).await;
+                say(server, model.places[2].id, &model.names[sender], &text).await;
             } else {
                 let recipient = members.iter().find(|member| **member != sender).unwrap_or(&sender);
                 let sent = server.send(&model.names[sender], &model.names[*recipient], &text).await;
                 model.places[place].id = sent["conversation_id"].as_i64().unwrap();
             }
             let conversation = &mut model.places[place];
-            let mentions = BODIES[body].1.iter().copied().filter(|person| members.contains(person)).collect();
-            let (delivered, read) = ([None; PEOPLE], [None; PEOPLE]);
-            conversation.messages.push(Message { sender, sent_at, mentions, deleted: false, delivered, read });
+            let mentions = conversation.present(BODIES[body].1);
+            let mentions = mentions.into_iter().filter(|person| members.contains(person)).collect();
+            conversation.say(sender, sent_at, false, mentions);
             let last_seq = conversation.last_seq();
             conversation.reach(sender, last_seq, last_seq, sent_at);
             conversation.members[sender].marker = None;
@@ -248,6 +295,10 @@ async fn act(server: &Server, micros: &AtomicI64, model: &mut Model, call: &Call
             }
             let target = format!("/api/conversations/{}/receipts", conversation.id);
             let answer = as_person(server, &model.names[person], Method::POST, &target, Some(body)).await;
+            if conversation.members[person].gone {
+                answer.problem(404, "conversation_not_found");
+                return;
+            }
             if !wrong.is_empty() {
                 answer.invalid(&wrong);
                 return;
@@ -265,24 +316,57 @@ async fn act(server: &Server, micros: &AtomicI64, model: &mut Model, call: &Call
         Call::Edit { place, seq, body } => {
             let text = model.text(body);
             let conversation = &mut model.places[place];
-            let Some(message) = conversation.messages.get_mut(seq as usize - 1).filter(|one| !one.deleted) else {
-                return;
-            };
+            let named = conversation.present(BODIES[body].1);
+            let present = conversation.present(CONVERSATIONS[place]);
+            let message = conversation.messages.get_mut(seq as usize - 1);
+            let message = message.filter(|one| !one.deleted && !one.system && present.contains(&one.sender));
+            let Some(message) = message else { return };
             let target = format!("/api/conversations/{}/messages/{seq}", conversation.id);
             let sender = &model.names[message.sender];
             let answer = as_person(server, sender, Method::PATCH, &target, Some(json!({"body": text}))).await;
             assert_eq!(answer.status, 200);
-            let members = CONVERSATIONS[place];
-            message.mentions = BODIES[body].1.iter().copied().filter(|person| members.contains(person)).collect();
+            message.mentions = named.into_iter().filter(|person| CONVERSATIONS[place].contains(person)).collect();
         }
         Call::Delete { place, seq } => {
             let conversation = &mut model.places[place];
-            let Some(message) = conversation.messages.get_mut(seq as usize - 1) else { return };
+            let present = conversation.present(CONVERSATIONS[place]);
+            let message = conversation.messages.get_mut(seq as usize - 1);
+            let message = message.filter(|one| !one.system && present.contains(&one.sender));
+            let Some(message) = message else { return };
             let target = format!("/api/conversations/{}/messages/{seq}", conversation.id);
             let answer = as_person(server, &model.names[message.sender], Method::DELETE, &target, None).await;
             assert_eq!(answer.status, 204);
             message.deleted = true;
             message.mentions.clear();
+        }
+        Call::Join(person) => {
+            let conversation = &mut model.places[2];
+            let target = format!("/api/conversations/{}/members/{}", conversation.id, model.names[person]);
+            let answer = as_person(server, &model.names[0], Method::PUT, &target, Some(json!({}))).await;
+            if !conversation.members[person].gone {
+                assert_eq!(answer.status, 200);
+                return;
+            }
+            assert_eq!(answer.status, 201);
+            let last = conversation.last_seq();
+            conversation.members[person] =
+                Member { gone: false, joined: last, delivered: last, read: last, marker: None };
+            conversation.note(0, now);
+        }
+        Call::Leave(person) => {
+            let conversation = &mut model.places[2];
+            let target = format!("/api/conversations/{}/members/me", conversation.id);
+            let answer = as_person(server, &model.names[person], Method::DELETE, &target, None).await;
+            if conversation.members[person].gone {
+                answer.problem(404, "conversation_not_found");
+                return;
+            }
+            assert_eq!(answer.status, 204);
+            conversation.note(person, now);
+            conversation.members[person].gone = true;
+            for message in &mut conversation.messages {
+                (message.delivered[person], message.read[person]) = (None, None);
+            }
         }
         Call::MoveClock(by) => {
             micros.fetch_add(by, Ordering::Relaxed);
@@ -299,12 +383,12 @@ async fn look(server: &Server, model: &Model) {
         let target = format!("/api/conversations/{}", conversation.id);
         let page = server.get(&format!("{target}/messages?after=0&limit=200")).await.json();
         assert_eq!(page.as_array().unwrap().len(), conversation.messages.len());
-        for (seen, message) in page.as_array().unwrap().iter().zip(&conversation.messages) {
+        for ((seen, message), seq) in page.as_array().unwrap().iter().zip(&conversation.messages).zip(1..) {
             // All who were asked, and the latest of them; alone one is asked oneself.
-            let asked: Vec<usize> = match members {
-                [alone] => vec![*alone],
-                _ => members.iter().copied().filter(|person| *person != message.sender).collect(),
-            };
+            let mut asked = conversation.present(members);
+            asked.retain(|person| {
+                members.len() == 1 || (*person != message.sender && conversation.members[*person].joined < seq)
+            });
             let latest = |times: &[Option<Timestamp>; PEOPLE]| {
                 asked
                     .iter()
@@ -327,11 +411,11 @@ async fn look(server: &Server, model: &Model) {
                 .collect();
             assert_eq!(who, json!(wanted), "{seen}");
         }
-        for person in members {
-            let marker = json!({"unread_from": conversation.members[*person].marker});
+        for person in conversation.present(members) {
+            let marker = json!({"unread_from": conversation.members[person].marker});
             let path = format!("{target}/receipts");
-            let answer = as_person(server, &model.names[*person], Method::POST, &path, Some(marker)).await;
-            assert_eq!(answer.json(), conversation.standing(*person));
+            let answer = as_person(server, &model.names[person], Method::POST, &path, Some(marker)).await;
+            assert_eq!(answer.json(), conversation.standing(person));
         }
     }
 }
