@@ -131,7 +131,7 @@ pub async fn advance(conn: &mut Conn, step: &Step<'_>) -> Result<()> {
              UPDATE messaging.event_log
                 SET last_position = last_position + 1 + 0 * ((SELECT count(*) FROM moved) + (SELECT count(*) FROM noted)
                                                             + (SELECT count(*) FROM changed))
-             RETURNING last_position)
+              WHERE id = 1 RETURNING last_position)
          INSERT INTO messaging.events (position, type, conversation_id, actor_id, at)
          SELECT last_position, $10, $1, $2, $8 FROM log RETURNING position",
         &[

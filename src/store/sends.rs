@@ -132,7 +132,7 @@ pub async fn append(conn: &mut Conn, append: Append<'_>, unrevoked_since: Option
                 SET last_position = last_position + $15 + 0 * ((SELECT count(*) FROM stored) + (SELECT count(*) FROM heads)
                         + (SELECT count(*) FROM received) + (SELECT count(*) FROM followed)
                         + (SELECT count(*) FROM mentioned))
-             RETURNING last_position),
+              WHERE id = 1 RETURNING last_position),
          logged AS (
              INSERT INTO messaging.events (position, type, conversation_id, seq, actor_id, at)
              SELECT log.last_position - $15 + e.place, $16, e.conversation_id, e.seq, e.actor_id, e.at
