@@ -11,6 +11,7 @@ use super::lists::{Limit, Page, decode_cursor};
 use super::members::{self, MAX_ADDED};
 use super::memberships::{Membership, caller_of, conversation_not_found, locked_membership, membership};
 use super::messages::MAX_BODY_CHARACTERS;
+use super::receipts;
 use super::tails::{Render, Rendered, Tails};
 use super::users::{self, DirectMessagesFrom, User};
 use crate::app::App;
@@ -121,8 +122,7 @@ impl Showing {
 impl Me {
     /// Messages that the member has not read.
     pub fn unread_count(&self, last_seq: i64) -> i64 {
-        let read_seq = self.unread_from.map_or(self.read_seq, |seq| self.read_seq.min(seq - 1));
-        (last_seq - read_seq).max(0)
+        receipts::unread_count(last_seq, self.read_seq, self.unread_from)
     }
 }
 

@@ -67,5 +67,6 @@ fn conversation(clock: &Clock) -> Batch {
         keyed: None,
         accepted_at: None,
     });
-    Batch::new(clock.clone(), drafts.collect(), Known::default(), DirectMessagesFrom::Everyone)
+    // The seed's messages are unread, also the ones that were answered.
+    Batch::new(clock.clone(), drafts.collect(), Known::default(), DirectMessagesFrom::Everyone).leaving_unread()
 }

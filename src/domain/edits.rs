@@ -5,7 +5,8 @@
 
 use super::auth::Principal;
 use super::memberships::{Membership, Role, caller_of};
-use super::messages::{Kind, MAX_BODY_CHARACTERS, Message, Names, message_not_found, names_of, seen_by};
+use super::mentions;
+use super::messages::{Kind, MAX_BODY_CHARACTERS, Message, Names, complete, message_not_found, seen_by};
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, UserId};
@@ -72,10 +73,12 @@ async fn replace(conn: &mut Conn, change: &Change) -> Result<(Message, Names)> {
         let before = Edition { body: present.body, at: present.written_at };
         store::edits::put(conn, change.conversation, change.seq, editions + 1, &before).await?;
         store::edits::set_body(conn, change.conversation, change.seq, &change.body, change.now).await?;
+        mentions::renew(conn, change.conversation, change.seq, person, &change.body).await?;
         log(conn, change, events::Kind::MessageUpdated, person).await?;
     }
-    let message = store::messages::one(conn, change.conversation, change.seq).await?.ok_or_else(message_not_found)?;
-    let names = names_of(conn, std::slice::from_ref(&message)).await?;
+    let message = store::messages::one(conn, change.conversation, change.seq).await?;
+    let mut message = message.ok_or_else(message_not_found)?;
+    let names = complete(conn, std::slice::from_mut(&mut message)).await?;
     Ok((message, names))
 }
 

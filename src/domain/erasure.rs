@@ -9,7 +9,7 @@ use super::idempotency::KEPT_DAYS;
 use super::{members, users};
 use crate::app::App;
 use crate::error::Result;
-use crate::ids::{ConversationId, MessageId};
+use crate::ids::{ConversationId, MessageId, UserId};
 use crate::store::erasure::Erasure;
 use crate::store::events::{Kind, NewEvent};
 use crate::store::revocations::Revoked;
@@ -87,6 +87,7 @@ async fn finish(app: &App, erasure: Erasure) -> Result<()> {
             clean(app, erasure, conversation).await?;
         }
     }
+    while app.db.write(erasure.user, |conn, user| Box::pin(forget_elsewhere(conn, *user))).await? {}
     // What was overwritten in the database must not be left in its log. Where somebody is in the way for too long, it is
     // tried again later: until then the erasure is not finished.
     if let Err(error) = app.db.flush().await {
@@ -138,9 +139,8 @@ async fn leave_groups(app: &App, erasure: Erasure) -> Result<()> {
 async fn clean(app: &App, erasure: Erasure, conversation: ConversationId) -> Result<()> {
     let now = app.clock.now();
     // Also where no message is looked at: names are rendered into what is remembered of a conversation.
-    app.db
-        .write(conversation, |conn, conversation| Box::pin(store::conversations::mark_changed(conn, *conversation)))
-        .await?;
+    // What they have read is theirs, and is not told any more either.
+    while app.db.write((conversation, erasure.user), |conn, input| Box::pin(forget_receipts(conn, input))).await? {}
     let mut after = if erasure.delete_messages {
         0
     } else {
@@ -167,6 +167,20 @@ async fn clean(app: &App, erasure: Erasure, conversation: ConversationId) -> Res
             None => return Ok(()),
         }
     }
+}
+
+/// Forgets a bite of when the person reached what; whether there may be more.
+async fn forget_receipts(conn: &mut Conn, (conversation, user): &(ConversationId, UserId)) -> Result<bool> {
+    store::conversations::lock_one(conn, *conversation).await?;
+    store::conversations::mark_changed(conn, *conversation).await?;
+    Ok(store::receipts::forget(conn, *conversation, *user, BITE).await? == BITE.unsigned_abs())
+}
+
+/// Forgets a bite of what lies elsewhere about the person; whether there may be more.
+async fn forget_elsewhere(conn: &mut Conn, user: UserId) -> Result<bool> {
+    let receipts = store::receipts::forget_rest(conn, user, BITE).await?;
+    let mentions = store::mentions::forget(conn, user, BITE).await?;
+    Ok(receipts.max(mentions) == BITE.unsigned_abs())
 }
 
 async fn clean_bite(

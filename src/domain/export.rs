@@ -7,14 +7,16 @@ use std::collections::VecDeque;
 use super::audit::{self, Action, By, Entry};
 use super::auth::Principal;
 use super::edits::Edition;
-use super::messages::{Message, Names, names_of};
+use super::messages::{Message, Names, complete};
 use super::sessions::Session;
 use super::users::{self, User};
 use crate::app::App;
 use crate::error::Result;
 use crate::ids::{ConversationId, SessionId, UserId};
-use crate::store;
+use crate::store::mentions::Mention;
 use crate::store::messages::Range;
+use crate::store::receipts::{Kept, Watermarks};
+use crate::store::{self, Conn};
 use crate::text::fold_ascii;
 use crate::time::Timestamp;
 
@@ -38,6 +40,12 @@ pub enum Item {
     Audit(Entry),
     /// A conversation that they are in, and since when.
     Conversation(ConversationId, Timestamp),
+    /// How far they are in a conversation.
+    Watermarks(ConversationId, Watermarks),
+    /// When they reached what was new in one.
+    Receipt(Kept),
+    /// A message that mentions them.
+    Mention(Mention),
     /// A message that they sent, or that was sent to them alone, and the bodies that it had before.
     Message(Box<Message>, Names, Vec<Edition>),
 }
@@ -55,6 +63,10 @@ enum Stage {
     Conversations(ConversationId),
     /// Conversations whose messages are still to come, and the last seq that came of the first.
     Messages(VecDeque<ConversationId>, i64, ConversationId),
+    Watermarks(ConversationId),
+    /// Conversations whose receipts are still to come, and the last that came of the first.
+    Receipts(VecDeque<ConversationId>, (&'static str, i64), ConversationId),
+    Mentions(ConversationId, i64),
     Done,
 }
 
@@ -118,7 +130,8 @@ impl Export {
                     })
                     .await?;
                 let ids: VecDeque<_> = found.iter().map(|(id, _)| *id).collect();
-                let stage = ids.back().copied().map_or(Stage::Done, |last| Stage::Messages(ids, 0, last));
+                let next = Stage::Watermarks(ConversationId(0));
+                let stage = ids.back().copied().map_or(next, |last| Stage::Messages(ids, 0, last));
                 (found.into_iter().map(|(id, joined_at)| Item::Conversation(id, joined_at)).collect(), stage)
             }
             Stage::Messages(mut ids, after, last) => match ids.front().copied() {
@@ -133,6 +146,43 @@ impl Export {
                     }
                 }
             },
+            Stage::Watermarks(after) => {
+                let found =
+                    app.db.read((user, after), |conn, (user, after)| Box::pin(watermarks(conn, *user, *after))).await?;
+                let ids: VecDeque<_> = found.iter().map(|(id, _)| *id).collect();
+                let next = Stage::Mentions(ConversationId(0), 0);
+                let stage = ids.back().copied().map_or(next, |last| Stage::Receipts(ids, ("", 0), last));
+                (found.into_iter().map(|(id, watermarks)| Item::Watermarks(id, watermarks)).collect(), stage)
+            }
+            Stage::Receipts(mut ids, after, last) => match ids.front().copied() {
+                None => (Vec::new(), Stage::Watermarks(last)),
+                Some(conversation) => {
+                    let kept = app
+                        .db
+                        .read((user, conversation, after), |conn, (user, conversation, after)| {
+                            Box::pin(store::receipts::of_member(conn, *conversation, *user, *after, PAGE))
+                        })
+                        .await?;
+                    let stage = match kept.last() {
+                        Some(next) => Stage::Receipts(ids, (next.kind.as_str(), next.seq), last),
+                        None => {
+                            ids.pop_front();
+                            Stage::Receipts(ids, ("", 0), last)
+                        }
+                    };
+                    (kept.into_iter().map(Item::Receipt).collect(), stage)
+                }
+            },
+            Stage::Mentions(conversation, seq) => {
+                let found = app
+                    .db
+                    .read((user, (conversation, seq)), |conn, (user, after)| {
+                        Box::pin(store::mentions::of_user(conn, *user, *after, PAGE))
+                    })
+                    .await?;
+                let stage = found.last().map_or(Stage::Done, |last| Stage::Mentions(last.conversation, last.seq));
+                (found.into_iter().map(Item::Mention).collect(), stage)
+            }
             Stage::Done => return Ok(None),
         };
         self.stage = stage;
@@ -159,6 +209,15 @@ async fn profile(app: &App, user: UserId) -> Result<Vec<Item>> {
         .await
 }
 
+/// How far the person is in their next conversations.
+async fn watermarks(conn: &mut Conn, user: UserId, after: ConversationId) -> Result<Vec<(ConversationId, Watermarks)>> {
+    let mut found = Vec::new();
+    for (id, _) in store::conversations::of_user(conn, user, after, PAGE).await? {
+        found.push((id, store::receipts::watermarks_of(conn, id, user).await?.unwrap_or_default()));
+    }
+    Ok(found)
+}
+
 /// The next messages of a conversation that concern the person, and how many were looked at.
 async fn messages(app: &App, user: UserId, conversation: ConversationId, after: i64) -> Result<(Vec<Item>, i64)> {
     let range = Range { conversation_id: conversation, first_seq: after + 1, last_seq: after + PAGE };
@@ -169,11 +228,12 @@ async fn messages(app: &App, user: UserId, conversation: ConversationId, after: 
                 let read = messages.len() as i64;
                 messages.retain(|message| message.sender_id == *user || message.recipient_id == Some(*user));
                 messages.sort_unstable_by_key(|message| message.seq);
-                let names = names_of(conn, &messages).await?;
+                let names = complete(conn, &mut messages).await?;
                 let mut items = Vec::with_capacity(messages.len());
                 for message in messages {
                     let people = [Some(message.sender_id), message.recipient_id];
-                    let its_names = people.into_iter().flatten().filter_map(|id| Some((id, names.get(&id)?.clone())));
+                    let people = people.into_iter().flatten().chain(message.mentions.iter().copied());
+                    let its_names = people.filter_map(|id| Some((id, names.get(&id)?.clone())));
                     let its_names = its_names.collect();
                     let editions = match message.edited_at {
                         Some(_) => store::edits::list(conn, message.conversation_id, message.seq).await?,

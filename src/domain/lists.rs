@@ -74,7 +74,7 @@ pub fn begin(list: &str, cursor: Option<&str>, start: i64) -> Result<i64> {
 }
 
 /// Writes a cursor for the list called `list`.
-fn encode_cursor(list: &str, place: &[i64]) -> String {
+pub fn encode_cursor(list: &str, place: &[i64]) -> String {
     let mut text = list.to_owned();
     for number in place {
         text.push(':');

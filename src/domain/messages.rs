@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use super::auth::Principal;
 use super::idempotency::{KeyedRequest, StoredAnswer};
 use super::memberships::{Membership, caller_of, membership};
+use super::{mentions, receipts};
 use crate::app::App;
 use crate::error::{Error, FieldError, Result};
 use crate::ids::{ConversationId, MAX_ID, UserId};
@@ -49,6 +50,8 @@ pub struct Sent {
     pub sender_user_name: String,
     /// Its recipient's name, in a direct conversation.
     pub recipient_user_name: Option<String>,
+    /// The names of whom it mentions.
+    pub mentioned_user_names: Vec<String>,
 }
 
 /// The answer to a send.
@@ -215,8 +218,8 @@ pub async fn get(app: &App, principal: &Principal, conversation: i64, seq: i64) 
     app.db
         .read((ConversationId(conversation), seq, person), |conn, (conversation, seq, person)| {
             Box::pin(async move {
-                let message = visible(conn, *person, *conversation, *seq).await?;
-                let names = names_of(conn, std::slice::from_ref(&message)).await?;
+                let mut message = visible(conn, *person, *conversation, *seq).await?;
+                let names = complete(conn, std::slice::from_mut(&mut message)).await?;
                 Ok((message, names))
             })
         })
@@ -259,15 +262,28 @@ pub fn message_not_found() -> Error {
     Error::NotFound { code: "message_not_found", detail: "there is no such message".into() }
 }
 
+/// Loads what messages do not hold themselves, as far as their readers see it; and the names of everyone in them.
+///
+/// # Errors
+/// Of the database.
+pub async fn complete(conn: &mut Conn, messages: &mut [Message]) -> Result<Names> {
+    receipts::set_times(conn, messages).await?;
+    mentions::load(conn, messages).await?;
+    let names = names_of(conn, messages).await?;
+    mentions::order(messages, &names);
+    Ok(names)
+}
+
 /// The names of everyone in some messages.
 ///
 /// # Errors
 /// Of the database.
-pub async fn names_of(conn: &mut Conn, messages: &[Message]) -> Result<Names> {
+async fn names_of(conn: &mut Conn, messages: &[Message]) -> Result<Names> {
     let mut ids: Vec<i64> = messages
         .iter()
         .flat_map(|message| [Some(message.sender_id), message.recipient_id, message.subject_id])
         .flatten()
+        .chain(messages.iter().flat_map(|message| message.mentions.iter().copied()))
         .map(|id| id.0)
         .collect();
     ids.sort_unstable();

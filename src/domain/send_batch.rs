@@ -15,12 +15,15 @@ use std::sync::atomic::Ordering;
 
 use super::directory::Known;
 use super::idempotency::{KeyedRequest, Record, days_kept, keep};
-use super::memberships::conversation_not_found;
+use super::memberships::{RECEIPTS_MEMBER_LIMIT, conversation_not_found};
+use super::mentions;
 use super::messages::{Answer, Draft, Keyed, Kind, Message, Recipient, Sender, Sent};
 use crate::error::{Error, FieldError, Result};
 use crate::ids::{ConversationId, MessageId, UserId};
 use crate::store::conversations::{Head, Pair};
+use crate::store::mentions::Mention;
 use crate::store::messages::NewRow;
+use crate::store::sends::Append;
 use crate::store::users::{DirectMessagesFrom, UserName};
 use crate::store::{self, Conn};
 use crate::time::{Clock, Timestamp};
@@ -33,12 +36,20 @@ pub struct Batch {
     known: Arc<Known>,
     /// From whom direct messages are taken by who has not chosen.
     direct_messages_from: DirectMessagesFrom,
+    /// Whether who sends has read what came before.
+    follows: bool,
 }
 
 impl Batch {
     /// At least one draft; no idempotency key twice.
     pub fn new(clock: Clock, drafts: Vec<Draft>, known: Known, direct_messages_from: DirectMessagesFrom) -> Self {
-        Self { clock, drafts, known: Arc::new(known), direct_messages_from }
+        Self { clock, drafts, known: Arc::new(known), direct_messages_from, follows: true }
+    }
+
+    /// The same, but nobody is taken to have read anything by sending.
+    #[must_use]
+    pub fn leaving_unread(self) -> Self {
+        Self { follows: false, ..self }
     }
 
     /// The drafts, each a batch of its own.
@@ -48,6 +59,7 @@ impl Batch {
             drafts: vec![draft.clone()],
             known: Arc::clone(&self.known),
             direct_messages_from: self.direct_messages_from,
+            follows: self.follows,
         })
     }
 
@@ -400,6 +412,7 @@ async fn write(
     }
     let mut heads: Vec<Head> = heads.into_values().filter(|head| head.last_seq > 0).collect();
     heads.sort_unstable_by_key(|head| head.id);
+    mentions::find(conn, sent.iter_mut().map(|(_, _, sent)| sent)).await?;
     let records: Vec<Record> =
         sent.iter().filter_map(|(_, keyed, sent)| keyed.map(|keyed| record(keyed, sent))).collect();
     keep(conn, now, &records).await?;
@@ -408,10 +421,13 @@ async fn write(
         .map(|(_, keyed, sent)| NewRow {
             message: &sent.message,
             key: keyed.map(|keyed| (now.day(), &keyed.request.digest)),
+            follows: batch.follows,
         })
         .collect();
     let unrevoked_since = (!doubted).then(|| known.mark.position());
-    let appended = store::sends::append(conn, &heads, &rows, unrevoked_since).await;
+    let mentions: Vec<Mention> = sent.iter().flat_map(|(_, _, sent)| mentions::rows(&sent.message)).collect();
+    let append = Append { heads: &heads, rows: &rows, mentions: &mentions, member_limit: RECEIPTS_MEMBER_LIMIT };
+    let appended = store::sends::append(conn, append, unrevoked_since).await;
     if let Err(Error::Rerun(_)) = appended {
         // Somebody may have been logged out, or erased: who is still there is to be asked.
         known.doubted.store(true, Ordering::Relaxed);
@@ -512,6 +528,9 @@ impl Placed<'_> {
     }
 
     fn become_message(self, head: &Head) -> Sent {
+        // A note to oneself has reached its reader.
+        let to_oneself = self.recipient.as_ref().is_some_and(|recipient| recipient.id == self.sender.id);
+        let reached_at = to_oneself.then_some(head.last_sent_at);
         Sent {
             message: Message {
                 conversation_id: head.id,
@@ -522,17 +541,19 @@ impl Placed<'_> {
                 sender_id: self.sender.id,
                 recipient_id: self.recipient.as_ref().map(|recipient| recipient.id),
                 created_at: self.draft.accepted_at.unwrap_or(head.last_sent_at),
-                timestamp_delivered: None,
-                timestamp_read: None,
+                timestamp_delivered: reached_at,
+                timestamp_read: reached_at,
                 reply_to: self.draft.reply_to,
                 body: self.draft.body.clone(),
                 edited_at: None,
                 deleted_at: None,
                 action: None,
                 subject_id: None,
+                mentions: Vec::new(),
             },
             sender_user_name: self.sender.user_name,
             recipient_user_name: self.recipient.map(|recipient| recipient.user_name),
+            mentioned_user_names: Vec::new(),
         }
     }
 }

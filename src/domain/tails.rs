@@ -12,7 +12,7 @@ use std::sync::Arc;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
-use super::messages::{Message, Names, names_of};
+use super::messages::{Message, Names, complete};
 use crate::error::Result;
 use crate::ids::{ConversationId, MessageId};
 use crate::store::conversations::Head;
@@ -138,8 +138,8 @@ fn uncovered(range: &Range, tail: Option<&Tail>) -> impl Iterator<Item = Range> 
 }
 
 async fn read(conn: &mut Conn, ranges: &[Range], render: Render) -> Result<HashMap<ConversationId, Vec<Rendered>>> {
-    let messages = store::messages::in_ranges(conn, ranges).await?;
-    let names = names_of(conn, &messages).await?;
+    let mut messages = store::messages::in_ranges(conn, ranges).await?;
+    let names = complete(conn, &mut messages).await?;
     let mut loaded: HashMap<ConversationId, Vec<Rendered>> = HashMap::with_capacity(ranges.len());
     for message in &messages {
         loaded.entry(message.conversation_id).or_default().push(Rendered {

@@ -15,7 +15,7 @@ use super::edge::RouteSlot;
 use super::problem::Problem;
 use super::routes::{
     admin, api_keys, audit, capabilities, conversations, export, friends, health, history, invites, members, messages,
-    mfa, passwords, scheduled, sessions, users,
+    mfa, passwords, receipts, scheduled, sessions, users,
 };
 use super::{HttpState, metrics, openapi};
 use crate::domain::auth::Access;
@@ -64,6 +64,8 @@ fn documented() -> OpenApiRouter<HttpState> {
         .routes(routes!(history::list_conversation_messages))
         .routes(routes!(history::get_conversation_message, history::edit_message, history::delete_message))
         .routes(routes!(history::list_editions))
+        .routes(routes!(receipts::report_receipts))
+        .routes(routes!(receipts::list_receipts))
         .routes(routes!(friends::list_friends))
         .routes(routes!(friends::list_friend_requests))
         .routes(routes!(friends::put_friend, friends::delete_friend))

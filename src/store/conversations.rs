@@ -306,6 +306,16 @@ pub async fn mark_changed(conn: &mut Conn, id: ConversationId) -> Result<()> {
     Ok(())
 }
 
+/// [`mark_changed`], where a conversation has no more members than `member_limit`.
+pub(super) async fn mark_changed_up_to(conn: &mut Conn, id: ConversationId, member_limit: i64) -> Result<()> {
+    conn.execute(
+        "UPDATE messaging.conversations SET content_version = content_version + 1 WHERE id = $1 AND member_count <= $2",
+        &[Value::I64(id.0), Value::I64(member_limit)],
+    )
+    .await?;
+    Ok(())
+}
+
 /// Where a conversation stands.
 pub async fn head_of(conn: &mut Conn, id: ConversationId) -> Result<Option<Head>> {
     conn.first(

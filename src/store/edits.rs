@@ -4,6 +4,7 @@
 //! `content_version`; a tombstone has no earlier bodies.
 
 use super::idempotency::Digest;
+use super::mentions;
 use super::messages::Kind;
 use super::{Conn, Row, Value};
 use crate::error::Result;
@@ -120,6 +121,7 @@ pub async fn list(conn: &mut Conn, conversation: ConversationId, seq: i64) -> Re
 
 /// Makes messages of a conversation tombstones, and forgets what they said before.
 pub async fn bury(conn: &mut Conn, conversation: ConversationId, seqs: &[i64], now: Timestamp) -> Result<()> {
+    mentions::delete(conn, conversation, seqs).await?;
     conn.execute(
         "DELETE FROM messaging.message_edits WHERE conversation_id = $1 AND seq = ANY($2)",
         &[Value::I64(conversation.0), Value::I64s(seqs)],

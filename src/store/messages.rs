@@ -28,9 +28,9 @@ pub struct Message {
     pub recipient_id: Option<UserId>,
     /// When the server accepted it.
     pub created_at: Timestamp,
-    /// When it reached the recipient.
+    /// When it reached the recipient; of most messages the receipts tell (`domain::receipts`).
     pub timestamp_delivered: Option<Timestamp>,
-    /// When the recipient read it.
+    /// When the recipient read it; likewise.
     pub timestamp_read: Option<Timestamp>,
     /// The seq that it answers.
     pub reply_to: Option<i64>,
@@ -44,6 +44,8 @@ pub struct Message {
     pub action: Option<Action>,
     /// Whom that is about.
     pub subject_id: Option<UserId>,
+    /// Whom it mentions, in the order of the text. Not read with it (`domain::mentions`).
+    pub mentions: Vec<UserId>,
 }
 
 /// A message to be appended.
@@ -53,6 +55,8 @@ pub struct NewRow<'a> {
     pub message: &'a Message,
     /// Where the answer to its send is stored, if it is.
     pub key: Option<(i64, &'a Digest)>,
+    /// Whether its sender has read what came before it, and the message itself.
+    pub follows: bool,
 }
 
 /// What sort of message.
@@ -156,6 +160,7 @@ fn message(row: &Row<'_>) -> Result<Message> {
         deleted_at: row.option_time(13)?,
         action: row.option_text(14)?.and_then(Action::parse),
         subject_id: row.option_i64(15)?.map(UserId),
+        mentions: Vec::new(),
     })
 }
 
@@ -259,7 +264,7 @@ pub(super) async fn next_ids(conn: &mut Conn, count: usize) -> Result<Vec<i64>> 
 
 /// Appends messages, one statement each. On SQLite.
 pub(super) async fn append(conn: &mut Conn, rows: &[NewRow<'_>]) -> Result<()> {
-    for NewRow { message, key } in rows {
+    for NewRow { message, key, .. } in rows {
         conn.execute(
             "INSERT INTO messaging.messages (conversation_id, seq, id, timestamp_sent, kind, sender_id, recipient_id,
                                              created_at, reply_to, body, idempotency_day, idempotency_digest)

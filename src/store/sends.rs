@@ -3,11 +3,14 @@
 //! Invariants: conversations are locked in id order before message ids are taken, so that ids rise with `seq`; the event
 //! log's counter is taken last, so that positions become visible in their order.
 
+use std::collections::HashMap;
+
 use super::conversations::{self, Head};
 use super::events::{self, Kind, NewEvent};
+use super::mentions::{self, Mention};
 use super::messages::{self, Action, Message, NewRow};
-use super::revocations;
 use super::{Conn, Value};
+use super::{receipts, revocations};
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, MessageId, UserId};
 use crate::time::Timestamp;
@@ -42,16 +45,36 @@ pub async fn lock_and_number(conn: &mut Conn, conversations: &[i64], count: usiz
     Ok((heads, ids.into_iter().flatten().collect()))
 }
 
-/// Appends messages, moves their conversations' heads, and logs that they were created. The last statement of its
-/// transaction: PostgreSQL gets the COMMIT with it.
+/// What a batch of sends writes.
+#[derive(Clone, Copy, Debug)]
+pub struct Append<'a> {
+    /// Where the conversations stand afterwards.
+    pub heads: &'a [Head],
+    /// The messages.
+    pub rows: &'a [NewRow<'a>],
+    /// Whom they mention.
+    pub mentions: &'a [Mention],
+    /// Up to how many members earlier messages look different when a sender has read them.
+    pub member_limit: i64,
+}
+
+/// Appends messages, moves their conversations' heads and their senders' watermarks, and logs that they were created. The
+/// last statement of its transaction: PostgreSQL gets the COMMIT with it.
 ///
 /// # Errors
 /// [`Error::Rerun`] when `unrevoked_since` is not the position of the last revocation, as it is seen now that the
 /// conversations are locked.
-pub async fn append(conn: &mut Conn, heads: &[Head], rows: &[NewRow<'_>], unrevoked_since: Option<i64>) -> Result<()> {
+pub async fn append(conn: &mut Conn, append: Append<'_>, unrevoked_since: Option<i64>) -> Result<()> {
+    let Append { heads, rows, mentions, member_limit } = append;
     if let Conn::Sqlite(_) = conn {
         conversations::advance(conn, heads).await?;
         messages::append(conn, rows).await?;
+        mentions::insert(conn, mentions).await?;
+        for row in rows.iter().filter(|row| row.follows) {
+            if receipts::follow_send(conn, row.message).await? {
+                conversations::mark_changed_up_to(conn, row.message.conversation_id, member_limit).await?;
+            }
+        }
         let events: Vec<NewEvent<'_>> = rows.iter().map(|row| created(row.message)).collect();
         events::append(conn, &events).await?;
         let last = revocations::last_position(conn).await?;
@@ -66,10 +89,33 @@ pub async fn append(conn: &mut Conn, heads: &[Head], rows: &[NewRow<'_>], unrevo
     let bodies: Vec<&str> = rows.iter().map(|row| row.message.body.as_str()).collect();
     let days: Vec<Option<i64>> = rows.iter().map(|row| row.key.map(|(day, _)| day)).collect();
     let digests: Vec<Option<&[u8]>> = rows.iter().map(|row| row.key.map(|(_, digest)| digest.as_slice())).collect();
+    let follows = Follows::new(rows);
     conn.one_and_commit(
-        "WITH heads AS (
+        // `passed` is what senders had not read before: their watermarks are those from before this statement, or stand at
+        // their message before in the batch.
+        "WITH passed AS (
+             SELECT s.conversation_id, s.user_id, k.kind, s.seq, s.at
+               FROM unnest($20::bigint[], $21::bigint[], $22::bigint[], $23::bigint[], $24::timestamptz[])
+                    AS s (conversation_id, user_id, seq, before, at)
+               JOIN messaging.members m ON m.conversation_id = s.conversation_id AND m.user_id = s.user_id
+               CROSS JOIN LATERAL (VALUES ('delivered', m.delivered_seq), ('read', m.read_seq)) AS k (kind, seq)
+              WHERE coalesce(s.before, k.seq) < s.seq - 1),
+         received AS (
+             INSERT INTO messaging.receipts (conversation_id, user_id, kind, seq, at) SELECT * FROM passed RETURNING 1),
+         followed AS (
+             UPDATE messaging.members m SET delivered_seq = n.seq, read_seq = n.seq, unread_from = NULL
+               FROM (SELECT f.conversation_id, f.user_id, max(f.seq) AS seq
+                       FROM unnest($20::bigint[], $21::bigint[], $22::bigint[]) AS f (conversation_id, user_id, seq)
+                      GROUP BY f.conversation_id, f.user_id) AS n
+              WHERE m.conversation_id = n.conversation_id AND m.user_id = n.user_id RETURNING 1),
+         mentioned AS (
+             INSERT INTO messaging.mentions (conversation_id, seq, user_id)
+             SELECT * FROM unnest($25::bigint[], $26::bigint[], $27::bigint[]) RETURNING 1),
+         heads AS (
              UPDATE messaging.conversations c
-                SET last_seq = n.last_seq, last_sent_at = n.last_sent_at, last_message_id = n.last_message_id
+                SET last_seq = n.last_seq, last_sent_at = n.last_sent_at, last_message_id = n.last_message_id,
+                    content_version = c.content_version + CASE WHEN c.member_count <= $28
+                         AND EXISTS (SELECT FROM passed WHERE passed.conversation_id = c.id) THEN 1 ELSE 0 END
                FROM unnest($1::bigint[], $2::bigint[], $3::timestamptz[], $4::bigint[])
                     AS n (id, last_seq, last_sent_at, last_message_id)
               WHERE c.id = n.id RETURNING 1),
@@ -83,8 +129,10 @@ pub async fn append(conn: &mut Conn, heads: &[Head], rows: &[NewRow<'_>], unrevo
          -- The counts make it wait for the others: its row is locked for everyone from here to the commit.
          log AS (
              UPDATE messaging.event_log
-                SET last_position = last_position + $15 + 0 * ((SELECT count(*) FROM stored) + (SELECT count(*) FROM heads))
-             RETURNING last_position),
+                SET last_position = last_position + $15 + 0 * ((SELECT count(*) FROM stored) + (SELECT count(*) FROM heads)
+                        + (SELECT count(*) FROM received) + (SELECT count(*) FROM followed)
+                        + (SELECT count(*) FROM mentioned))
+              WHERE id = 1 RETURNING last_position),
          logged AS (
              INSERT INTO messaging.events (position, type, conversation_id, seq, actor_id, at)
              SELECT log.last_position - $15 + e.place, $16, e.conversation_id, e.seq, e.actor_id, e.at
@@ -113,10 +161,45 @@ pub async fn append(conn: &mut Conn, heads: &[Head], rows: &[NewRow<'_>], unrevo
             Value::OptionI64s(&days),
             Value::OptionByteSlices(&digests),
             Value::OptionI64(unrevoked_since),
+            Value::I64s(&follows.conversations),
+            Value::I64s(&follows.users),
+            Value::I64s(&follows.seqs),
+            Value::OptionI64s(&follows.before),
+            Value::Times(&follows.times),
+            Value::I64s(&mentions.iter().map(|mention| mention.conversation.0).collect::<Vec<_>>()),
+            Value::I64s(&mentions.iter().map(|mention| mention.seq).collect::<Vec<_>>()),
+            Value::I64s(&mentions.iter().map(|mention| mention.user.0).collect::<Vec<_>>()),
+            Value::I64(member_limit),
         ],
         |_| Ok(()),
     )
     .await
+}
+
+/// Messages whose senders' watermarks move to them, as columns.
+#[derive(Default)]
+struct Follows {
+    conversations: Vec<i64>,
+    users: Vec<i64>,
+    seqs: Vec<i64>,
+    /// The seq of the sender's message before in the same batch: where their watermark stands by then.
+    before: Vec<Option<i64>>,
+    times: Vec<Timestamp>,
+}
+
+impl Follows {
+    fn new(rows: &[NewRow<'_>]) -> Self {
+        let mut follows = Self::default();
+        let mut last = HashMap::with_capacity(rows.len());
+        for message in rows.iter().filter(|row| row.follows).map(|row| row.message) {
+            follows.conversations.push(message.conversation_id.0);
+            follows.users.push(message.sender_id.0);
+            follows.seqs.push(message.seq);
+            follows.before.push(last.insert((message.conversation_id, message.sender_id), message.seq));
+            follows.times.push(message.timestamp_sent);
+        }
+        follows
+    }
 }
 
 /// What the server says about a conversation.

@@ -39,6 +39,22 @@ enum Line<'a> {
         id: i64,
         joined_at: Timestamp,
     },
+    Watermarks {
+        conversation_id: i64,
+        delivered_seq: i64,
+        read_seq: i64,
+        unread_from: Option<i64>,
+    },
+    Receipt {
+        conversation_id: i64,
+        kind: &'static str,
+        seq: i64,
+        at: Timestamp,
+    },
+    Mention {
+        conversation_id: i64,
+        seq: i64,
+    },
     Message(MessageBody<'a>),
     EarlierBody {
         conversation_id: i64,
@@ -98,6 +114,21 @@ async fn page(app: &Arc<App>, export: &mut Export) -> DomainResult<Option<Bytes>
             Item::Session(session) => line(&Line::Session(SessionBody::new(session, false)))?,
             Item::Audit(entry) => line(&Line::AuditEntry(AuditBody::new(entry)))?,
             Item::Conversation(id, joined_at) => line(&Line::Conversation { id: id.0, joined_at: *joined_at })?,
+            Item::Watermarks(id, watermarks) => line(&Line::Watermarks {
+                conversation_id: id.0,
+                delivered_seq: watermarks.delivered_seq,
+                read_seq: watermarks.read_seq,
+                unread_from: watermarks.unread_from,
+            })?,
+            Item::Receipt(receipt) => line(&Line::Receipt {
+                conversation_id: receipt.conversation.0,
+                kind: receipt.kind.as_str(),
+                seq: receipt.seq,
+                at: receipt.at,
+            })?,
+            Item::Mention(mention) => {
+                line(&Line::Mention { conversation_id: mention.conversation.0, seq: mention.seq })?
+            }
             Item::Message(message, names, editions) => {
                 let mut lines = line(&Line::Message(MessageBody::named(message, names)))?;
                 let (conversation_id, seq) = (message.conversation_id.0, message.seq);

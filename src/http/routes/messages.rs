@@ -126,7 +126,12 @@ pub struct Attachment<'a> {
 
 impl<'a> MessageBody<'a> {
     /// A message with the names of the people in it.
-    pub fn new(message: &'a Message, sender_user_name: Option<&'a str>, recipient_user_name: Option<&'a str>) -> Self {
+    pub fn new(
+        message: &'a Message,
+        sender_user_name: Option<&'a str>,
+        recipient_user_name: Option<&'a str>,
+        mentions: Vec<&'a str>,
+    ) -> Self {
         Self {
             id: message.id.0,
             conversation_id: message.conversation_id.0,
@@ -145,7 +150,7 @@ impl<'a> MessageBody<'a> {
             deleted_at: message.deleted_at,
             reply_to: message.reply_to,
             thread: None,
-            mentions: Vec::new(),
+            mentions,
             reactions: Vec::new(),
             attachments: Vec::new(),
             pinned_at: None,
@@ -155,7 +160,8 @@ impl<'a> MessageBody<'a> {
     /// A message whose people are looked up in `names`.
     pub fn named(message: &'a Message, names: &'a Names) -> Self {
         let name = |id| names.get(&id).map(String::as_str);
-        let body = Self::new(message, name(message.sender_id), message.recipient_id.and_then(name));
+        let mentions = message.mentions.iter().copied().filter_map(name).collect();
+        let body = Self::new(message, name(message.sender_id), message.recipient_id.and_then(name), mentions);
         match message.action {
             Some(action) if message.deleted_at.is_none() => {
                 Self { body: Cow::Owned(system_messages::text(action, message, names)), ..body }
@@ -247,7 +253,9 @@ pub async fn send_message(
 
 fn render_sent(sent: &Sent) -> StoredAnswer {
     let message = &sent.message;
-    let body = MessageBody::new(message, Some(&sent.sender_user_name), sent.recipient_user_name.as_deref());
+    let mentions = sent.mentioned_user_names.iter().map(String::as_str).collect();
+    let recipient = sent.recipient_user_name.as_deref();
+    let body = MessageBody::new(message, Some(&sent.sender_user_name), recipient, mentions);
     StoredAnswer {
         status: StatusCode::CREATED.as_u16(),
         location: Some(format!("/api/conversations/{}/messages/{}", message.conversation_id.0, message.seq)),

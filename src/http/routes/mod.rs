@@ -15,6 +15,7 @@ pub mod members;
 pub mod messages;
 pub mod mfa;
 pub mod passwords;
+pub mod receipts;
 pub mod scheduled;
 pub mod sessions;
 pub mod users;

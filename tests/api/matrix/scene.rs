@@ -121,11 +121,13 @@ async fn things(cast: &Cast, operation: &str, subject: &Subject) -> Vec<Vec<Stri
             assert_eq!(cast.act_as(&subject.user_name, Method::DELETE, &target, None).await.status, 204);
             names(made["code"].as_str().unwrap().to_owned(), &["phi_none", "x"])
         }
-        "/api/conversations/{id}/messages" => {
+        "/api/conversations/{id}/messages" | "/api/conversations/{id}/receipts" => {
             let message = cast.workshop.send(&subject.user_name, &subject.user_name, "a note to myself").await;
             names(message["conversation_id"].to_string(), &[NO_ID, "0", "x"])
         }
-        "/api/conversations/{id}/messages/{seq}" | "/api/conversations/{id}/messages/{seq}/history" => {
+        "/api/conversations/{id}/messages/{seq}"
+        | "/api/conversations/{id}/messages/{seq}/history"
+        | "/api/conversations/{id}/messages/{seq}/receipts" => {
             let message = cast.workshop.send(&subject.user_name, &subject.user_name, "a note to myself").await;
             let (id, seq) = (message["conversation_id"].to_string(), message["seq"].to_string());
             [(&*id, &*seq), (&id, "2"), (&id, "x"), (NO_ID, "1"), (NO_ID, NO_ID), ("x", "1")]
@@ -187,6 +189,7 @@ async fn body(cast: &Cast, operation: &str, subject: &Subject) -> Option<Value> 
             json!({"password": PASSWORD, "code": enabled["recovery_codes"][0]})
         }
         "PATCH /api/conversations/{id}/messages/{seq}" => json!({"body": "hey"}),
+        "POST /api/conversations/{id}/receipts" => json!({"read_seq": 1}),
         "PUT /api/friends/{user_name}" | "PUT /api/blocks/{user_name}" => return None,
         "POST /api/messages" => {
             json!({"sender_user_name": subject.user_name, "recipient_user_name": "other", "body": "Hey, whats up?"})

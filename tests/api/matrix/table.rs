@@ -64,6 +64,9 @@ PATCH /api/conversations/{id}/messages/{seq}      401 200 non non scp act scp ac
 DELETE /api/conversations/{id}/messages/{seq}     401 204 non non scp mym scp 204 scp 204 scp 204 scp non scp non
 GET /api/conversations/{id}/messages/{seq}/history 401 200 non non 200 scp scp 200 200 scp scp 200 non scp scp non
 
+POST /api/conversations/{id}/receipts             401 200 con con scp act scp act scp 200 scp 200 scp con scp con
+GET /api/conversations/{id}/messages/{seq}/receipts 401 200 non non 200 scp scp 200 200 scp scp 200 non scp scp non
+
 GET /api/friends                                  401 200 200 200 act scp scp act 200 scp scp 200 200 scp scp 200
 GET /api/friends/requests                         401 200 200 200 act scp scp act 200 scp scp 200 200 scp scp 200
 PUT /api/friends/{user_name}                      401 201 201 201 scp act scp act scp 201 scp 201 scp 201 scp 201

@@ -263,6 +263,15 @@ impl Model {
             self.conversations.len() - 1
         });
         let sent_at = Timestamp::parse(document["timestamp_sent"].as_str().unwrap()).unwrap();
+        // Who answers has read what was said to them.
+        for earlier in self.messages.iter_mut().filter(|one| one.conversation == conversation) {
+            if earlier.document["recipient_id"] == document["sender_id"] && earlier.document["timestamp_read"].is_null()
+            {
+                for field in ["timestamp_delivered", "timestamp_read"] {
+                    earlier.document[field] = document["timestamp_sent"].clone();
+                }
+            }
+        }
         self.messages.push(Message {
             conversation,
             seq: number("seq"),

@@ -1,0 +1,425 @@
+//! Rows of `messaging.receipts`, and the watermarks in `messaging.members` that they are the steps of.
+//!
+//! Invariants: both are written under their conversation's lock; watermarks only grow, and what is read is delivered. A
+//! step has a row, unless all that it passes is the member's own.
+
+use std::collections::HashMap;
+
+use super::conversations;
+use super::events::{self, Kind as EventKind, NewEvent};
+use super::messages::{Message, Range};
+use super::{Conn, Row, Value};
+use crate::error::Result;
+use crate::ids::{ConversationId, UserId};
+use crate::time::Timestamp;
+
+/// Which of the two watermarks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Up to where messages reached somebody.
+    Delivered,
+    /// Up to where they read.
+    Read,
+}
+
+impl Kind {
+    /// As it stands in the database and in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Read => "read",
+        }
+    }
+
+    fn parse(word: &str) -> Self {
+        if word == "read" { Self::Read } else { Self::Delivered }
+    }
+}
+
+/// How far a member is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Watermarks {
+    /// Up to where messages reached them.
+    pub delivered_seq: i64,
+    /// Up to where they read.
+    pub read_seq: i64,
+    /// Where they want to go on reading.
+    pub unread_from: Option<i64>,
+}
+
+fn watermarks(row: &Row<'_>) -> Result<Watermarks> {
+    Ok(Watermarks { delivered_seq: row.i64(0)?, read_seq: row.i64(1)?, unread_from: row.option_i64(2)? })
+}
+
+/// How far a member is; `None` for who is none.
+pub async fn watermarks_of(conn: &mut Conn, conversation: ConversationId, user: UserId) -> Result<Option<Watermarks>> {
+    conn.first(
+        "SELECT delivered_seq, read_seq, unread_from FROM messaging.members WHERE conversation_id = $1 AND user_id = $2",
+        &[Value::I64(conversation.0), Value::I64(user.0)],
+        watermarks,
+    )
+    .await
+}
+
+/// Sets the marker from where a member wants to go on reading. Nobody else learns of it.
+pub async fn mark_unread(
+    conn: &mut Conn,
+    conversation: ConversationId,
+    user: UserId,
+    unread_from: Option<i64>,
+) -> Result<()> {
+    conn.execute(
+        "UPDATE messaging.members SET unread_from = $3 WHERE conversation_id = $1 AND user_id = $2",
+        &[Value::I64(conversation.0), Value::I64(user.0), Value::OptionI64(unread_from)],
+    )
+    .await?;
+    Ok(())
+}
+
+/// A step of a member.
+#[derive(Clone, Debug)]
+pub struct Step<'a> {
+    /// Where.
+    pub conversation: ConversationId,
+    /// Who.
+    pub user: UserId,
+    /// How far they are then.
+    pub watermarks: Watermarks,
+    /// Which watermarks it moves.
+    pub moved: &'a [Kind],
+    /// When.
+    pub at: Timestamp,
+    /// Up to how many members messages look different after it.
+    pub member_limit: i64,
+}
+
+impl Step<'_> {
+    fn seq(&self, kind: Kind) -> i64 {
+        match kind {
+            Kind::Delivered => self.watermarks.delivered_seq,
+            Kind::Read => self.watermarks.read_seq,
+        }
+    }
+}
+
+/// Takes a step, and logs it. The last statement of its transaction: PostgreSQL gets the COMMIT with it.
+pub async fn advance(conn: &mut Conn, step: &Step<'_>) -> Result<()> {
+    let Step { conversation, user, watermarks, moved, at, member_limit } = *step;
+    if let Conn::Sqlite(_) = conn {
+        set_watermarks(conn, conversation, user, watermarks).await?;
+        for kind in moved {
+            insert(conn, conversation, user, *kind, step.seq(*kind), at).await?;
+        }
+        conversations::mark_changed_up_to(conn, conversation, member_limit).await?;
+        return events::append(conn, &[NewEvent::of_conversation(EventKind::ReceiptUpdated, conversation, user, at)])
+            .await;
+    }
+    let kinds: Vec<&str> = moved.iter().map(|kind| kind.as_str()).collect();
+    let seqs: Vec<i64> = moved.iter().map(|kind| step.seq(*kind)).collect();
+    conn.one_and_commit(
+        "WITH moved AS (
+             UPDATE messaging.members SET delivered_seq = $3, read_seq = $4, unread_from = $5
+              WHERE conversation_id = $1 AND user_id = $2 RETURNING 1),
+         noted AS (
+             INSERT INTO messaging.receipts (conversation_id, user_id, kind, seq, at)
+             SELECT $1, $2, n.kind, n.seq, $8 FROM unnest($6::text[], $7::bigint[]) AS n (kind, seq) RETURNING 1),
+         changed AS (
+             UPDATE messaging.conversations SET content_version = content_version + 1
+              WHERE id = $1 AND member_count <= $9 RETURNING 1),
+         -- The counts make it wait for the others, as in store/sends.rs.
+         log AS (
+             UPDATE messaging.event_log
+                SET last_position = last_position + 1 + 0 * ((SELECT count(*) FROM moved) + (SELECT count(*) FROM noted)
+                                                            + (SELECT count(*) FROM changed))
+              WHERE id = 1 RETURNING last_position)
+         INSERT INTO messaging.events (position, type, conversation_id, actor_id, at)
+         SELECT last_position, $10, $1, $2, $8 FROM log RETURNING position",
+        &[
+            Value::I64(conversation.0),
+            Value::I64(user.0),
+            Value::I64(watermarks.delivered_seq),
+            Value::I64(watermarks.read_seq),
+            Value::OptionI64(watermarks.unread_from),
+            Value::Texts(&kinds),
+            Value::I64s(&seqs),
+            Value::Time(at),
+            Value::I64(member_limit),
+            Value::Text(EventKind::ReceiptUpdated.as_str()),
+        ],
+        |_| Ok(()),
+    )
+    .await
+}
+
+async fn set_watermarks(
+    conn: &mut Conn,
+    conversation: ConversationId,
+    user: UserId,
+    watermarks: Watermarks,
+) -> Result<()> {
+    conn.execute(
+        "UPDATE messaging.members SET delivered_seq = $3, read_seq = $4, unread_from = $5
+          WHERE conversation_id = $1 AND user_id = $2",
+        &[
+            Value::I64(conversation.0),
+            Value::I64(user.0),
+            Value::I64(watermarks.delivered_seq),
+            Value::I64(watermarks.read_seq),
+            Value::OptionI64(watermarks.unread_from),
+        ],
+    )
+    .await?;
+    Ok(())
+}
+
+async fn insert(
+    conn: &mut Conn,
+    conversation: ConversationId,
+    user: UserId,
+    kind: Kind,
+    seq: i64,
+    at: Timestamp,
+) -> Result<()> {
+    conn.execute(
+        "INSERT INTO messaging.receipts (conversation_id, user_id, kind, seq, at) VALUES ($1, $2, $3, $4, $5)",
+        &[Value::I64(conversation.0), Value::I64(user.0), Value::Text(kind.as_str()), Value::I64(seq), Value::Time(at)],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Moves a sender's watermarks to their new message; whether that passed a message of somebody else. On SQLite; PostgreSQL
+/// does it with the messages (`store::sends`).
+pub(super) async fn follow_send(conn: &mut Conn, message: &Message) -> Result<bool> {
+    let place = [Value::I64(message.conversation_id.0), Value::I64(message.sender_id.0), Value::I64(message.seq)];
+    // Who had read everything has only their own row to move: that is most senders. What is read is delivered.
+    let moved = conn
+        .execute(
+            "UPDATE messaging.members SET delivered_seq = $3, read_seq = $3, unread_from = NULL
+              WHERE conversation_id = $1 AND user_id = $2 AND read_seq = $3 - 1",
+            &place,
+        )
+        .await?;
+    if moved > 0 {
+        return Ok(false);
+    }
+    let Some(before) = watermarks_of(conn, message.conversation_id, message.sender_id).await? else {
+        return Ok(false);
+    };
+    for (kind, seq) in [(Kind::Delivered, before.delivered_seq), (Kind::Read, before.read_seq)] {
+        if seq < message.seq - 1 {
+            insert(conn, message.conversation_id, message.sender_id, kind, message.seq, message.timestamp_sent).await?;
+        }
+    }
+    let after = Watermarks { delivered_seq: message.seq, read_seq: message.seq, unread_from: None };
+    set_watermarks(conn, message.conversation_id, message.sender_id, after).await?;
+    Ok(true)
+}
+
+/// The steps of a member that tell when they reached the messages of a stretch.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    /// Who.
+    pub user: UserId,
+    /// How many messages there were when they joined.
+    pub joined_seq: i64,
+    /// Steps of delivery, by seq.
+    pub delivered: Vec<(i64, Timestamp)>,
+    /// Steps of reading, by seq.
+    pub read: Vec<(i64, Timestamp)>,
+}
+
+impl Progress {
+    /// When they reached a message: their first step at or beyond it.
+    pub fn reached(&self, kind: Kind, seq: i64) -> Option<Timestamp> {
+        let steps = match kind {
+            Kind::Delivered => &self.delivered,
+            Kind::Read => &self.read,
+        };
+        steps.get(steps.partition_point(|(step, _)| *step < seq)).map(|(_, at)| *at)
+    }
+}
+
+/// Of each stretch, one a conversation, its conversation's members with their steps from its first message to the first step
+/// at or beyond its last one. Conversations of more than `member_limit` members are left out.
+pub async fn progress(
+    conn: &mut Conn,
+    ranges: &[Range],
+    member_limit: i64,
+) -> Result<HashMap<ConversationId, Vec<Progress>>> {
+    let mut found: HashMap<ConversationId, Vec<Progress>> = HashMap::with_capacity(ranges.len());
+    let mut note = |row: &Row<'_>| {
+        let members = found.entry(ConversationId(row.i64(0)?)).or_default();
+        let user = UserId(row.i64(1)?);
+        if members.last().is_none_or(|last| last.user != user) {
+            members.push(Progress { user, joined_seq: row.i64(2)?, delivered: Vec::new(), read: Vec::new() });
+        }
+        if let (Some(member), Some(kind)) = (members.last_mut(), row.option_text(3)?) {
+            let steps = match Kind::parse(kind) {
+                Kind::Delivered => &mut member.delivered,
+                Kind::Read => &mut member.read,
+            };
+            steps.push((row.i64(4)?, row.time(5)?));
+        }
+        Ok(())
+    };
+    if let Conn::Sqlite(_) = conn {
+        for range in ranges {
+            conn.rows(
+                "SELECT m.conversation_id, m.user_id, m.joined_seq, r.kind, r.seq, r.at
+                   FROM messaging.conversations c
+                   JOIN messaging.members m ON m.conversation_id = c.id
+                   LEFT JOIN (SELECT 'delivered' AS kind UNION ALL SELECT 'read') k ON m.delivered_seq >= $2
+                   LEFT JOIN messaging.receipts r
+                     ON r.conversation_id = m.conversation_id AND r.user_id = m.user_id AND r.kind = k.kind
+                    AND r.seq >= $2
+                    AND r.seq <= (SELECT coalesce(min(n.seq), $3) FROM messaging.receipts n
+                                   WHERE n.conversation_id = m.conversation_id AND n.user_id = m.user_id
+                                     AND n.kind = k.kind AND n.seq >= $3)
+                  WHERE c.id = $1 AND c.member_count <= $4
+                  ORDER BY m.conversation_id, m.user_id, k.kind, r.seq",
+                &[
+                    Value::I64(range.conversation_id.0),
+                    Value::I64(range.first_seq),
+                    Value::I64(range.last_seq),
+                    Value::I64(member_limit),
+                ],
+                &mut note,
+            )
+            .await?;
+        }
+        return Ok(found);
+    }
+    let conversations: Vec<i64> = ranges.iter().map(|range| range.conversation_id.0).collect();
+    let first: Vec<i64> = ranges.iter().map(|range| range.first_seq).collect();
+    let last: Vec<i64> = ranges.iter().map(|range| range.last_seq).collect();
+    conn.rows(
+        "SELECT m.conversation_id, m.user_id, m.joined_seq, r.kind, r.seq, r.at
+           FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS p (conversation_id, first_seq, last_seq)
+           JOIN messaging.conversations c ON c.id = p.conversation_id AND c.member_count <= $4
+           JOIN messaging.members m ON m.conversation_id = c.id
+           LEFT JOIN LATERAL (
+                SELECT s.kind, s.seq, s.at
+                  FROM (VALUES ('delivered'), ('read')) AS k (kind)
+                  JOIN LATERAL (
+                       SELECT o.kind, o.seq, o.at FROM messaging.receipts o
+                        WHERE o.conversation_id = m.conversation_id AND o.user_id = m.user_id AND o.kind = k.kind
+                          AND o.seq >= p.first_seq
+                          AND o.seq <= (SELECT coalesce(min(n.seq), p.last_seq) FROM messaging.receipts n
+                                         WHERE n.conversation_id = m.conversation_id AND n.user_id = m.user_id
+                                           AND n.kind = k.kind AND n.seq >= p.last_seq)) AS s ON TRUE
+                 WHERE m.delivered_seq >= p.first_seq) AS r ON TRUE
+          ORDER BY m.conversation_id, m.user_id, r.kind, r.seq",
+        &[Value::I64s(&conversations), Value::I64s(&first), Value::I64s(&last), Value::I64(member_limit)],
+        &mut note,
+    )
+    .await?;
+    Ok(found)
+}
+
+/// A member who has reached a message, and when.
+#[derive(Clone, Debug)]
+pub struct Receipt {
+    /// Who.
+    pub user: UserId,
+    /// Their name.
+    pub user_name: String,
+    /// When it reached them.
+    pub delivered_at: Option<Timestamp>,
+    /// When they read it.
+    pub read_at: Option<Timestamp>,
+}
+
+/// Members of a group who have reached a message and were there when it was sent, its sender aside, by id, after `after`.
+pub async fn of_message(conn: &mut Conn, message: &Message, after: UserId, limit: i64) -> Result<Vec<Receipt>> {
+    conn.rows(
+        "SELECT m.user_id, u.user_name,
+                (SELECT d.at FROM messaging.receipts d
+                  WHERE d.conversation_id = m.conversation_id AND d.user_id = m.user_id AND d.kind = 'delivered'
+                    AND d.seq >= $2 ORDER BY d.seq LIMIT 1),
+                (SELECT r.at FROM messaging.receipts r
+                  WHERE r.conversation_id = m.conversation_id AND r.user_id = m.user_id AND r.kind = 'read'
+                    AND r.seq >= $2 ORDER BY r.seq LIMIT 1)
+           FROM messaging.members m JOIN messaging.users u ON u.id = m.user_id
+          WHERE m.conversation_id = $1 AND m.user_id > $4 AND m.user_id <> $3 AND m.joined_seq < $2
+            AND m.delivered_seq >= $2
+          ORDER BY m.user_id LIMIT $5",
+        &[
+            Value::I64(message.conversation_id.0),
+            Value::I64(message.seq),
+            Value::I64(message.sender_id.0),
+            Value::I64(after.0),
+            Value::I64(limit),
+        ],
+        |row| {
+            Ok(Receipt {
+                user: UserId(row.i64(0)?),
+                user_name: row.text(1)?.to_owned(),
+                delivered_at: row.option_time(2)?,
+                read_at: row.option_time(3)?,
+            })
+        },
+    )
+    .await
+}
+
+/// A step as it is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Kept {
+    /// Where.
+    pub conversation: ConversationId,
+    /// Which watermark.
+    pub kind: Kind,
+    /// To where.
+    pub seq: i64,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// The steps of somebody in a conversation, by kind and seq, after `after`.
+pub async fn of_member(
+    conn: &mut Conn,
+    conversation: ConversationId,
+    user: UserId,
+    after: (&str, i64),
+    limit: i64,
+) -> Result<Vec<Kept>> {
+    conn.rows(
+        "SELECT conversation_id, kind, seq, at FROM messaging.receipts
+          WHERE conversation_id = $1 AND user_id = $2 AND (kind, seq) > ($3, $4) ORDER BY kind, seq LIMIT $5",
+        &[Value::I64(conversation.0), Value::I64(user.0), Value::Text(after.0), Value::I64(after.1), Value::I64(limit)],
+        |row| {
+            Ok(Kept {
+                conversation: ConversationId(row.i64(0)?),
+                kind: Kind::parse(row.text(1)?),
+                seq: row.i64(2)?,
+                at: row.time(3)?,
+            })
+        },
+    )
+    .await
+}
+
+/// Forgets when somebody reached what in conversations that they are not in any more, the first `limit` steps; how many
+/// there were.
+pub async fn forget_rest(conn: &mut Conn, user: UserId, limit: i64) -> Result<u64> {
+    conn.execute(
+        "DELETE FROM messaging.receipts
+          WHERE (conversation_id, user_id, kind, seq) IN
+                (SELECT conversation_id, user_id, kind, seq FROM messaging.receipts WHERE user_id = $1 LIMIT $2)",
+        &[Value::I64(user.0), Value::I64(limit)],
+    )
+    .await
+}
+
+/// Forgets when somebody reached what in a conversation, the first `limit` steps; how many there were.
+pub async fn forget(conn: &mut Conn, conversation: ConversationId, user: UserId, limit: i64) -> Result<u64> {
+    conn.execute(
+        "DELETE FROM messaging.receipts
+          WHERE conversation_id = $1 AND user_id = $2
+            AND (kind, seq) IN (SELECT kind, seq FROM messaging.receipts
+                                 WHERE conversation_id = $1 AND user_id = $2 ORDER BY kind, seq LIMIT $3)",
+        &[Value::I64(conversation.0), Value::I64(user.0), Value::I64(limit)],
+    )
+    .await
+}
