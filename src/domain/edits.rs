@@ -6,6 +6,7 @@
 use super::auth::Principal;
 use super::memberships::{Membership, Role, caller_of};
 use super::messages::{Kind, MAX_BODY_CHARACTERS, Message, Names, message_not_found, names_of, seen_by};
+use super::reactions::mark_own;
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, UserId};
@@ -74,7 +75,9 @@ async fn replace(conn: &mut Conn, change: &Change) -> Result<(Message, Names)> {
         store::edits::set_body(conn, change.conversation, change.seq, &change.body, change.now).await?;
         log(conn, change, events::Kind::MessageUpdated, person).await?;
     }
-    let message = store::messages::one(conn, change.conversation, change.seq).await?.ok_or_else(message_not_found)?;
+    let mut message =
+        store::messages::one(conn, change.conversation, change.seq).await?.ok_or_else(message_not_found)?;
+    mark_own(conn, Some(person), std::slice::from_mut(&mut message)).await?;
     let names = names_of(conn, std::slice::from_ref(&message)).await?;
     Ok((message, names))
 }

@@ -16,11 +16,12 @@ use std::sync::atomic::Ordering;
 use super::directory::Known;
 use super::idempotency::{KeyedRequest, Record, days_kept, keep};
 use super::memberships::conversation_not_found;
-use super::messages::{Answer, Draft, Keyed, Kind, Message, Recipient, Sender, Sent};
+use super::messages::{Answer, Decorations, Draft, Keyed, Kind, Message, Recipient, Sender, Sent};
 use crate::error::{Error, FieldError, Result};
 use crate::ids::{ConversationId, MessageId, UserId};
 use crate::store::conversations::{Head, Pair};
 use crate::store::messages::NewRow;
+use crate::store::threads::Reply;
 use crate::store::users::{DirectMessagesFrom, UserName};
 use crate::store::{self, Conn};
 use crate::time::{Clock, Timestamp};
@@ -361,6 +362,8 @@ async fn write(
     let ids: Vec<i64> = ids.into_iter().collect();
     let (heads, message_ids) = store::sends::lock_and_number(conn, &ids, placed.len()).await?;
     let mut heads: HashMap<ConversationId, Head> = heads.into_iter().map(|head| (head.id, head)).collect();
+    // What is sent in this batch nobody has seen yet: it cannot be answered.
+    let seen: HashMap<ConversationId, i64> = heads.values().map(|head| (head.id, head.last_seq)).collect();
     // Asked once the locks are held, so that an erasure which is not seen here finds what is written here.
     let known = &batch.known;
     let doubted = known.doubted.load(Ordering::Relaxed);
@@ -385,7 +388,8 @@ async fn write(
             answers[placed.index] = Some(Err(conversation_not_found()));
             continue;
         };
-        if placed.draft.reply_to.is_some_and(|seq| !(first_seq..=head.last_seq).contains(&seq)) {
+        let last_seq = seen.get(&head.id).copied().unwrap_or_default();
+        if placed.draft.reply_to.is_some_and(|seq| !(first_seq..=last_seq).contains(&seq)) {
             answers[placed.index] = Some(Err(reply_to_not_found()));
             continue;
         }
@@ -410,6 +414,14 @@ async fn write(
             key: keyed.map(|keyed| (now.day(), &keyed.request.digest)),
         })
         .collect();
+    let replies: Vec<Reply> = sent
+        .iter()
+        .filter_map(|(.., Sent { message, .. })| {
+            let (conversation, sent_at) = (message.conversation_id, message.timestamp_sent);
+            Some(Reply { conversation, parent: message.reply_to?, sent_at })
+        })
+        .collect();
+    store::threads::raise(conn, &replies).await?;
     let unrevoked_since = (!doubted).then(|| known.mark.position());
     let appended = store::sends::append(conn, &heads, &rows, unrevoked_since).await;
     if let Err(Error::Rerun(_)) = appended {
@@ -530,6 +542,7 @@ impl Placed<'_> {
                 deleted_at: None,
                 action: None,
                 subject_id: None,
+                decorations: Decorations::default(),
             },
             sender_user_name: self.sender.user_name,
             recipient_user_name: self.recipient.map(|recipient| recipient.user_name),
