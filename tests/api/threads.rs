@@ -99,3 +99,23 @@ both!(only_what_one_sees_can_be_answered, async |place| {
     get(&server, "bugs", &format!("{}?cursor=x", path(id, &after["seq"]))).await.invalid(&["cursor"]);
     get(&server, "bugs", &format!("{}?after=1", path(id, &after["seq"]))).await.invalid(&["after"]);
 });
+
+both!(replies_of_the_schema_before_are_counted, async |place| {
+    let server = Server::start(place).await;
+    say(&server, "bugs", 1, "one", Some(1)).await;
+    let two = say(&server, "bugs", 1, "two", Some(1)).await;
+    say(&server, "bugs", 1, "three", Some(1)).await;
+    assert_eq!(delete(&server, "bugs", "/api/conversations/1/messages/6").await.status, 204);
+    server.stop().await;
+    place
+        .sql(
+            "UPDATE messaging.messages SET reply_count = 0, last_reply_at = NULL;
+             ALTER TABLE messaging.messages DROP COLUMN reaction_counts;
+             DELETE FROM messaging.schema_migrations WHERE version = 7",
+        )
+        .await;
+    let server = Server::start(place).await;
+    let thread = seen(&server, "bugs", MESSAGE).await["thread"].clone();
+    assert_eq!(thread, json!({"reply_count": 2, "last_reply_at": two["timestamp_sent"]}));
+    assert_eq!(seen(&server, "bugs", "/api/conversations/1/messages/2").await["thread"], Value::Null);
+});
