@@ -45,6 +45,10 @@ id!(
     /// Names an invite into a group.
     InviteId
 );
+id!(
+    /// Names a report of a message.
+    ReportId
+);
 
 id!(
     /// Names a message that waits for its time; it is given its id as a message when it is sent.

@@ -39,6 +39,7 @@ pub enum Action {
     RecoveryCodeUsed,
     ApiKeyCreated,
     ApiKeyRevoked,
+    ReportHandled,
 }
 
 impl Action {
@@ -65,6 +66,7 @@ impl Action {
             Self::RecoveryCodeUsed => "mfa.recovery_code_used",
             Self::ApiKeyCreated => "api_key.created",
             Self::ApiKeyRevoked => "api_key.revoked",
+            Self::ReportHandled => "report.handled",
         }
     }
 }

@@ -12,7 +12,7 @@ use super::members::{self, MAX_ADDED};
 use super::memberships::{Membership, caller_of, conversation_not_found, locked_membership, membership};
 use super::messages::MAX_BODY_CHARACTERS;
 use super::receipts;
-use super::tails::{Render, Rendered, Tails};
+use super::tails::{self, Render, Rendered, Tails};
 use super::users::{self, DirectMessagesFrom, User};
 use crate::app::App;
 use crate::error::{Error, FieldError, Result};
@@ -84,11 +84,13 @@ impl Showing {
             })
             .collect();
         let loaded = if newest.is_empty() { Vec::new() } else { self.tails.load(conn, &newest, self.render).await? };
-        let mut messages: HashMap<ConversationId, Rendered> = newest
+        let (ids, mut last): (Vec<ConversationId>, Vec<Rendered>) = newest
             .iter()
             .zip(loaded)
             .filter_map(|((head, _), page)| Some((head.id, page.into_iter().next_back()?)))
-            .collect();
+            .unzip();
+        tails::mark_own(conn, caller_of(&self.principal), &mut last, self.render).await?;
+        let mut messages: HashMap<ConversationId, Rendered> = ids.into_iter().zip(last).collect();
         let mut peers: Vec<i64> =
             conversations.iter().filter_map(|conversation| conversation.peer).map(|peer| peer.0).collect();
         peers.sort_unstable();

@@ -7,6 +7,7 @@ use super::auth::Principal;
 use super::memberships::{Membership, Role, caller_of};
 use super::mentions;
 use super::messages::{Kind, MAX_BODY_CHARACTERS, Message, Names, complete, message_not_found, seen_by};
+use super::reactions::mark_own;
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, UserId};
@@ -78,6 +79,7 @@ async fn replace(conn: &mut Conn, change: &Change) -> Result<(Message, Names)> {
     }
     let message = store::messages::one(conn, change.conversation, change.seq).await?;
     let mut message = message.ok_or_else(message_not_found)?;
+    mark_own(conn, Some(person), std::slice::from_mut(&mut message)).await?;
     let names = complete(conn, std::slice::from_mut(&mut message)).await?;
     Ok((message, names))
 }

@@ -6,7 +6,7 @@
 use super::audit::{self, Action, By};
 use super::auth::Principal;
 use super::idempotency::KEPT_DAYS;
-use super::{members, users};
+use super::{members, reactions, users};
 use crate::app::App;
 use crate::error::Result;
 use crate::ids::{ConversationId, MessageId, UserId};
@@ -46,6 +46,7 @@ pub async fn erase(app: &App, principal: &Principal, user_name: &str, delete_mes
                 store::idempotency::blank_of(conn, user).await?;
                 store::audit::blank(conn, user).await?;
                 store::friends::forget(conn, user).await?;
+                store::reports::forget(conn, user).await?;
                 // Where an administrator was is theirs, and told as ever.
                 let address = by.address.clone().filter(|_| by.actor != Some(user));
                 audit::record(conn, &By { address, ..by.clone() }, Action::UserErased, Some(user), None).await?;
@@ -72,6 +73,7 @@ pub async fn finish_all(app: &App) -> Result<()> {
 }
 
 async fn finish(app: &App, erasure: Erasure) -> Result<()> {
+    forget_reactions(app, erasure).await?;
     leave_groups(app, erasure).await?;
     let mut after = ConversationId(0);
     loop {
@@ -95,6 +97,17 @@ async fn finish(app: &App, erasure: Erasure) -> Result<()> {
         return Ok(());
     }
     app.db.write(erasure.user, |conn, user| Box::pin(store::erasure::finish(conn, *user))).await
+}
+
+/// Takes away what the person put under messages, also of those that they do not see any more.
+async fn forget_reactions(app: &App, erasure: Erasure) -> Result<()> {
+    loop {
+        let input = (erasure.user, app.clock.now());
+        let more = app.db.write(input, |conn, (user, now)| Box::pin(reactions::forget(conn, *user, *now))).await?;
+        if !more {
+            return Ok(());
+        }
+    }
 }
 
 /// Takes the person out of their groups, one transaction each, and sees to what they left there and in groups that they had

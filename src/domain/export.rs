@@ -8,6 +8,8 @@ use super::audit::{self, Action, By, Entry};
 use super::auth::Principal;
 use super::edits::Edition;
 use super::messages::{Message, Names, complete};
+use super::reactions::{Reaction, mark_own};
+use super::reports::Report;
 use super::sessions::Session;
 use super::users::{self, User};
 use crate::app::App;
@@ -38,6 +40,10 @@ pub enum Item {
     Session(Session),
     /// Something that they did, or that was done to their account.
     Audit(Entry),
+    /// What they put under a message.
+    Reaction(Reaction),
+    /// A message that they reported.
+    Report(Report),
     /// A conversation that they are in, and since when.
     Conversation(ConversationId, Timestamp),
     /// How far they are in a conversation.
@@ -60,6 +66,10 @@ enum Stage {
     Profile,
     Sessions(SessionId),
     Audit(i64),
+    /// Behind this conversation, seq and emoji.
+    Reactions(ConversationId, i64, String),
+    /// Behind this conversation and seq.
+    Reports(ConversationId, i64),
     Conversations(ConversationId),
     /// Conversations whose messages are still to come, and the last seq that came of the first.
     Messages(VecDeque<ConversationId>, i64, ConversationId),
@@ -118,10 +128,12 @@ impl Export {
                         Box::pin(store::audit::list_of(conn, *user, *before, PAGE))
                     })
                     .await?;
-                let next = Stage::Conversations(ConversationId(0));
+                let next = Stage::Reactions(ConversationId(0), 0, String::new());
                 let stage = entries.last().map_or(next, |(id, _)| Stage::Audit(*id));
                 (entries.into_iter().map(|(_, entry)| Item::Audit(without_others(entry, user))).collect(), stage)
             }
+            Stage::Reactions(conversation, seq, emoji) => reactions(app, user, (conversation, seq, emoji)).await?,
+            Stage::Reports(conversation, seq) => reports(app, user, (conversation, seq)).await?,
             Stage::Conversations(after) => {
                 let found = app
                     .db
@@ -190,6 +202,29 @@ impl Export {
     }
 }
 
+async fn reactions(app: &App, user: UserId, after: (ConversationId, i64, String)) -> Result<(Vec<Item>, Stage)> {
+    let found = app
+        .db
+        .read((user, after), |conn, (user, (conversation, seq, emoji))| {
+            Box::pin(store::reactions::of_user(conn, *user, (*conversation, *seq, emoji), PAGE))
+        })
+        .await?;
+    let stage = found.last().map_or(Stage::Reports(ConversationId(0), 0), |last| {
+        Stage::Reactions(last.conversation, last.seq, last.emoji.clone())
+    });
+    Ok((found.into_iter().map(Item::Reaction).collect(), stage))
+}
+
+async fn reports(app: &App, user: UserId, after: (ConversationId, i64)) -> Result<(Vec<Item>, Stage)> {
+    let found = app
+        .db
+        .read((user, after), |conn, (user, after)| Box::pin(store::reports::of_user(conn, *user, *after, PAGE)))
+        .await?;
+    let next = Stage::Conversations(ConversationId(0));
+    let stage = found.last().map_or(next, |last| Stage::Reports(last.conversation, last.seq));
+    Ok((found.into_iter().map(Item::Report).collect(), stage))
+}
+
 /// An entry without the address of somebody else: where an administrator called from is not the person's to know.
 fn without_others(entry: Entry, user: UserId) -> Entry {
     let someone_elses = entry.actor_id.map_or(entry.api_key_id.is_some(), |actor| actor != user);
@@ -228,6 +263,7 @@ async fn messages(app: &App, user: UserId, conversation: ConversationId, after: 
                 let read = messages.len() as i64;
                 messages.retain(|message| message.sender_id == *user || message.recipient_id == Some(*user));
                 messages.sort_unstable_by_key(|message| message.seq);
+                mark_own(conn, Some(*user), &mut messages).await?;
                 let names = complete(conn, &mut messages).await?;
                 let mut items = Vec::with_capacity(messages.len());
                 for message in messages {

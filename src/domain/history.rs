@@ -6,7 +6,7 @@
 use super::auth::Principal;
 use super::lists::Limit;
 use super::memberships::{caller_of, conversation_not_found, membership};
-use super::tails::{Render, Rendered, Tails};
+use super::tails::{self, Render, Rendered, Tails};
 use crate::app::App;
 use crate::error::{Error, FieldError, Result};
 use crate::ids::{ConversationId, MAX_ID, MessageId, UserId};
@@ -124,11 +124,12 @@ async fn read(conn: &mut Conn, wanted: &Wanted) -> Result<History> {
         Listing { .. } => (head.last_seq - limit + 1, head.last_seq),
     };
     let range = Range { conversation_id: head.id, first_seq: first.max(least), last_seq: last.min(head.last_seq) };
-    let messages = if range.first_seq <= range.last_seq {
+    let mut messages = if range.first_seq <= range.last_seq {
         wanted.tails.load(conn, &[(head, range)], wanted.render).await?.into_iter().next().unwrap_or_default()
     } else {
         Vec::new()
     };
+    tails::mark_own(conn, wanted.person, &mut messages, wanted.render).await?;
     let next = if wanted.listing.after.is_some() {
         messages.last().map(|last| last.seq).filter(|seq| *seq < head.last_seq).map(Next::After)
     } else {

@@ -8,11 +8,12 @@ use std::collections::HashMap;
 use super::auth::Principal;
 use super::idempotency::{KeyedRequest, StoredAnswer};
 use super::memberships::{Membership, caller_of, membership};
+use super::reactions::mark_own;
 use super::{mentions, receipts};
 use crate::app::App;
 use crate::error::{Error, FieldError, Result};
 use crate::ids::{ConversationId, MAX_ID, UserId};
-pub use crate::store::messages::{Kind, Message};
+pub use crate::store::messages::{Decorations, Kind, Message};
 use crate::store::users::UserName;
 use crate::store::{self, Conn};
 use crate::text::fold_ascii;
@@ -219,6 +220,7 @@ pub async fn get(app: &App, principal: &Principal, conversation: i64, seq: i64) 
         .read((ConversationId(conversation), seq, person), |conn, (conversation, seq, person)| {
             Box::pin(async move {
                 let mut message = visible(conn, *person, *conversation, *seq).await?;
+                mark_own(conn, *person, std::slice::from_mut(&mut message)).await?;
                 let names = complete(conn, std::slice::from_mut(&mut message)).await?;
                 Ok((message, names))
             })

@@ -17,13 +17,14 @@ use super::directory::Known;
 use super::idempotency::{KeyedRequest, Record, days_kept, keep};
 use super::memberships::{RECEIPTS_MEMBER_LIMIT, conversation_not_found};
 use super::mentions;
-use super::messages::{Answer, Draft, Keyed, Kind, Message, Recipient, Sender, Sent};
+use super::messages::{Answer, Decorations, Draft, Keyed, Kind, Message, Recipient, Sender, Sent};
 use crate::error::{Error, FieldError, Result};
 use crate::ids::{ConversationId, MessageId, UserId};
 use crate::store::conversations::{Head, Pair};
 use crate::store::mentions::Mention;
 use crate::store::messages::NewRow;
 use crate::store::sends::Append;
+use crate::store::threads::Reply;
 use crate::store::users::{DirectMessagesFrom, UserName};
 use crate::store::{self, Conn};
 use crate::time::{Clock, Timestamp};
@@ -373,6 +374,8 @@ async fn write(
     let ids: Vec<i64> = ids.into_iter().collect();
     let (heads, message_ids) = store::sends::lock_and_number(conn, &ids, placed.len()).await?;
     let mut heads: HashMap<ConversationId, Head> = heads.into_iter().map(|head| (head.id, head)).collect();
+    // What is sent in this batch nobody has seen yet: it cannot be answered.
+    let seen: HashMap<ConversationId, i64> = heads.values().map(|head| (head.id, head.last_seq)).collect();
     // Asked once the locks are held, so that an erasure which is not seen here finds what is written here.
     let known = &batch.known;
     let doubted = known.doubted.load(Ordering::Relaxed);
@@ -397,7 +400,8 @@ async fn write(
             answers[placed.index] = Some(Err(conversation_not_found()));
             continue;
         };
-        if placed.draft.reply_to.is_some_and(|seq| !(first_seq..=head.last_seq).contains(&seq)) {
+        let last_seq = seen.get(&head.id).copied().unwrap_or_default();
+        if placed.draft.reply_to.is_some_and(|seq| !(first_seq..=last_seq).contains(&seq)) {
             answers[placed.index] = Some(Err(reply_to_not_found()));
             continue;
         }
@@ -424,6 +428,14 @@ async fn write(
             follows: batch.follows,
         })
         .collect();
+    let replies: Vec<Reply> = sent
+        .iter()
+        .filter_map(|(.., Sent { message, .. })| {
+            let (conversation, sent_at) = (message.conversation_id, message.timestamp_sent);
+            Some(Reply { conversation, parent: message.reply_to?, sent_at })
+        })
+        .collect();
+    store::threads::raise(conn, &replies).await?;
     let unrevoked_since = (!doubted).then(|| known.mark.position());
     let mentions: Vec<Mention> = sent.iter().flat_map(|(_, _, sent)| mentions::rows(&sent.message)).collect();
     let append = Append { heads: &heads, rows: &rows, mentions: &mentions, member_limit: RECEIPTS_MEMBER_LIMIT };
@@ -550,6 +562,7 @@ impl Placed<'_> {
                 action: None,
                 subject_id: None,
                 mentions: Vec::new(),
+                decorations: Decorations::default(),
             },
             sender_user_name: self.sender.user_name,
             recipient_user_name: self.recipient.map(|recipient| recipient.user_name),

@@ -3,7 +3,7 @@
 //! Invariants:
 //! - A tail is used only after its conversation's row was read in the same request and has the same `content_version`. So
 //!   it is right with several nodes and with other programs on the same database, and needs no message to be dropped.
-//! - What is rendered is the same for every reader.
+//! - What is kept is the same for every reader; [`mark_own`] tells a reader which reactions are theirs.
 //! - The memory taken is bounded by `CAPACITY_BYTES`.
 
 use std::collections::HashMap;
@@ -13,8 +13,9 @@ use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
 use super::messages::{Message, Names, complete};
+use super::reactions;
 use crate::error::Result;
-use crate::ids::{ConversationId, MessageId};
+use crate::ids::{ConversationId, MessageId, UserId};
 use crate::store::conversations::Head;
 use crate::store::messages::Range;
 use crate::store::{self, Conn};
@@ -41,6 +42,15 @@ pub struct Rendered {
     pub seq: i64,
     /// Its text.
     pub text: Arc<[u8]>,
+    /// What is needed to render it for somebody whose reactions are under it; of a message without reactions nothing.
+    reacted: Option<Arc<Reacted>>,
+}
+
+/// A message with reactions, and the names in it.
+#[derive(Debug)]
+struct Reacted {
+    message: Message,
+    names: Names,
 }
 
 /// The last messages of a conversation, without a gap, oldest first.
@@ -66,7 +76,7 @@ struct TailWeight;
 
 impl Weighter<ConversationId, Arc<Tail>> for TailWeight {
     fn weight(&self, _: &ConversationId, tail: &Arc<Tail>) -> u64 {
-        let bytes: usize = tail.messages.iter().map(|message| message.text.len() + OVERHEAD_BYTES).sum();
+        let bytes: usize = tail.messages.iter().map(Rendered::bytes).sum();
         (bytes + OVERHEAD_BYTES) as u64
     }
 }
@@ -137,17 +147,56 @@ fn uncovered(range: &Range, tail: Option<&Tail>) -> impl Iterator<Item = Range> 
     parts.into_iter().flatten().filter(|part| part.first_seq <= part.last_seq)
 }
 
+impl Rendered {
+    fn new(message: Message, names: &Names, render: Render) -> Self {
+        let text = render(&message, names).into();
+        let (sent_at, id, seq) = (message.timestamp_sent, message.id, message.seq);
+        let reacted = (!message.decorations.reactions.is_empty()).then(|| {
+            let people = [Some(message.sender_id), message.recipient_id, message.subject_id];
+            let people = people.into_iter().flatten().chain(message.mentions.iter().copied());
+            let names = people.filter_map(|id| Some((id, names.get(&id)?.clone()))).collect();
+            Arc::new(Reacted { message, names })
+        });
+        Self { sent_at, id, seq, text, reacted }
+    }
+
+    /// The memory that it takes, about.
+    fn bytes(&self) -> usize {
+        let text = self.text.len() + OVERHEAD_BYTES;
+        if self.reacted.is_some() { 2 * text } else { text }
+    }
+}
+
+/// Renders those of some messages anew under which a reader has put an emoji: what is kept is for everyone, and says of
+/// nobody that they have. Where there are no reactions, nothing is asked.
+///
+/// # Errors
+/// Of the database.
+pub async fn mark_own(conn: &mut Conn, reader: Option<UserId>, entries: &mut [Rendered], render: Render) -> Result<()> {
+    let reacted: Vec<(usize, Arc<Reacted>)> = entries
+        .iter()
+        .enumerate()
+        .filter_map(|(index, entry)| Some((index, Arc::clone(entry.reacted.as_ref()?))))
+        .collect();
+    if reader.is_none() || reacted.is_empty() {
+        return Ok(());
+    }
+    let mut messages: Vec<Message> = reacted.iter().map(|(_, reacted)| reacted.message.clone()).collect();
+    reactions::mark_own(conn, reader, &mut messages).await?;
+    for ((index, reacted), message) in reacted.iter().zip(&messages) {
+        if message.decorations.reactions.iter().any(|tally| tally.me) {
+            entries[*index].text = render(message, &reacted.names).into();
+        }
+    }
+    Ok(())
+}
+
 async fn read(conn: &mut Conn, ranges: &[Range], render: Render) -> Result<HashMap<ConversationId, Vec<Rendered>>> {
     let mut messages = store::messages::in_ranges(conn, ranges).await?;
     let names = complete(conn, &mut messages).await?;
     let mut loaded: HashMap<ConversationId, Vec<Rendered>> = HashMap::with_capacity(ranges.len());
-    for message in &messages {
-        loaded.entry(message.conversation_id).or_default().push(Rendered {
-            sent_at: message.timestamp_sent,
-            id: message.id,
-            seq: message.seq,
-            text: render(message, &names).into(),
-        });
+    for message in messages {
+        loaded.entry(message.conversation_id).or_default().push(Rendered::new(message, &names, render));
     }
     Ok(loaded)
 }
@@ -158,7 +207,9 @@ mod tests {
 
     fn messages(seqs: std::ops::RangeInclusive<i64>) -> Vec<Rendered> {
         let text: Arc<[u8]> = b"{}".as_slice().into();
-        seqs.map(|seq| Rendered { sent_at: Timestamp::MIN, id: MessageId(seq), seq, text: Arc::clone(&text) }).collect()
+        let rendered =
+            |seq| Rendered { sent_at: Timestamp::MIN, id: MessageId(seq), seq, text: Arc::clone(&text), reacted: None };
+        seqs.map(rendered).collect()
     }
 
     fn head(last_seq: i64, content_version: i64) -> Head {

@@ -7,7 +7,8 @@
 
 use super::auth::Principal;
 use super::lists::{Limit, Page, decode_cursor};
-use super::tails::{Render, Rendered, Tails};
+use super::memberships::caller_of;
+use super::tails::{self, Render, Rendered, Tails};
 use super::{messages, users};
 use crate::app::App;
 use crate::error::{Error, FieldError, Result};
@@ -135,7 +136,9 @@ fn resolve_since(listing: &Listing, now: Timestamp) -> Result<Timestamp> {
 async fn read(conn: &mut Conn, window: &Window) -> Result<Vec<Rendered>> {
     let heads = heads(conn, window).await?;
     let mut stretches = stretches(conn, window, heads).await?;
-    merge(conn, window, &mut stretches).await
+    let mut messages = merge(conn, window, &mut stretches).await?;
+    tails::mark_own(conn, caller_of(&window.principal), &mut messages, window.render).await?;
+    Ok(messages)
 }
 
 async fn heads(conn: &mut Conn, window: &Window) -> Result<Vec<(Head, i64)>> {

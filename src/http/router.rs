@@ -14,8 +14,8 @@ use utoipa_axum::routes;
 use super::edge::RouteSlot;
 use super::problem::Problem;
 use super::routes::{
-    admin, api_keys, audit, capabilities, conversations, export, friends, health, history, invites, members, messages,
-    mfa, passwords, receipts, scheduled, sessions, users,
+    admin, api_keys, audit, capabilities, conversations, export, forwards, friends, health, history, invites, members,
+    messages, mfa, passwords, pins, reactions, receipts, reports, scheduled, sessions, threads, users,
 };
 use super::{HttpState, metrics, openapi};
 use crate::domain::auth::Access;
@@ -66,6 +66,14 @@ fn documented() -> OpenApiRouter<HttpState> {
         .routes(routes!(history::list_editions))
         .routes(routes!(receipts::report_receipts))
         .routes(routes!(receipts::list_receipts))
+        .routes(routes!(reactions::put_reaction, reactions::delete_reaction))
+        .routes(routes!(reactions::list_reactions))
+        .routes(routes!(pins::pin_message, pins::unpin_message))
+        .routes(routes!(pins::list_pins))
+        .routes(routes!(threads::list_replies))
+        .routes(routes!(forwards::forward_message))
+        .routes(routes!(reports::report_message))
+        .routes(routes!(reports::list_reports, reports::decide_report))
         .routes(routes!(friends::list_friends))
         .routes(routes!(friends::list_friend_requests))
         .routes(routes!(friends::put_friend, friends::delete_friend))

@@ -6,7 +6,7 @@
 use super::idempotency::Digest;
 use super::mentions;
 use super::messages::Kind;
-use super::{Conn, Row, Value};
+use super::{Conn, Row, Value, threads};
 use crate::error::Result;
 use crate::ids::{ConversationId, UserId};
 use crate::time::Timestamp;
@@ -119,7 +119,8 @@ pub async fn list(conn: &mut Conn, conversation: ConversationId, seq: i64) -> Re
     .await
 }
 
-/// Makes messages of a conversation tombstones, and forgets what they said before.
+/// Makes messages of a conversation tombstones, which they are not yet, and forgets what they said before and what was put
+/// on them.
 pub async fn bury(conn: &mut Conn, conversation: ConversationId, seqs: &[i64], now: Timestamp) -> Result<()> {
     mentions::delete(conn, conversation, seqs).await?;
     conn.execute(
@@ -128,10 +129,16 @@ pub async fn bury(conn: &mut Conn, conversation: ConversationId, seqs: &[i64], n
     )
     .await?;
     conn.execute(
-        "UPDATE messaging.messages SET body = '', deleted_at = $3, edited_at = NULL
+        "DELETE FROM messaging.reactions WHERE conversation_id = $1 AND seq = ANY($2)",
+        &[Value::I64(conversation.0), Value::I64s(seqs)],
+    )
+    .await?;
+    conn.execute(
+        "UPDATE messaging.messages
+            SET body = '', deleted_at = $3, edited_at = NULL, pinned_at = NULL, reaction_counts = NULL
           WHERE conversation_id = $1 AND seq = ANY($2)",
         &[Value::I64(conversation.0), Value::I64s(seqs), Value::Time(now)],
     )
     .await?;
-    Ok(())
+    threads::lower(conn, conversation, seqs).await
 }

@@ -4,6 +4,7 @@
 //! by halving over `seq`, and no index but the key is needed.
 
 use super::idempotency::Digest;
+use super::reactions::{self, Tally};
 use super::{Conn, Row, Value};
 use crate::error::Result;
 use crate::ids::{ConversationId, MessageId, UserId};
@@ -46,6 +47,21 @@ pub struct Message {
     pub subject_id: Option<UserId>,
     /// Whom it mentions, in the order of the text. Not read with it (`domain::mentions`).
     pub mentions: Vec<UserId>,
+    /// What others put on it.
+    pub decorations: Decorations,
+}
+
+/// What others put on a message.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Decorations {
+    /// How many messages answer it, tombstones left out.
+    pub reply_count: i64,
+    /// When the last of them was sent.
+    pub last_reply_at: Option<Timestamp>,
+    /// When it was pinned.
+    pub pinned_at: Option<Timestamp>,
+    /// The emoji under it, in the order in which they came.
+    pub reactions: Vec<Tally>,
 }
 
 /// A message to be appended.
@@ -161,6 +177,12 @@ fn message(row: &Row<'_>) -> Result<Message> {
         action: row.option_text(14)?.and_then(Action::parse),
         subject_id: row.option_i64(15)?.map(UserId),
         mentions: Vec::new(),
+        decorations: Decorations {
+            reply_count: row.i64(16)?,
+            last_reply_at: row.option_time(17)?,
+            pinned_at: row.option_time(18)?,
+            reactions: row.option_text(19)?.map(reactions::read_tallies).unwrap_or_default(),
+        },
     })
 }
 
@@ -174,7 +196,7 @@ pub async fn in_ranges(conn: &mut Conn, ranges: &[Range]) -> Result<Vec<Message>
                 .rows(
                     "SELECT conversation_id, seq, id, timestamp_sent, kind, sender_id, recipient_id, created_at,
                             timestamp_delivered, timestamp_read, reply_to, body, edited_at,
-                            deleted_at, action, subject_id
+                            deleted_at, action, subject_id, reply_count, last_reply_at, pinned_at, reaction_counts
                        FROM messaging.messages WHERE conversation_id = $1 AND seq BETWEEN $2 AND $3",
                     &[Value::I64(range.conversation_id.0), Value::I64(range.first_seq), Value::I64(range.last_seq)],
                     message,
@@ -190,7 +212,7 @@ pub async fn in_ranges(conn: &mut Conn, ranges: &[Range]) -> Result<Vec<Message>
     conn.rows(
         "SELECT m.conversation_id, m.seq, m.id, m.timestamp_sent, m.kind, m.sender_id, m.recipient_id, m.created_at,
                 m.timestamp_delivered, m.timestamp_read, m.reply_to, m.body, m.edited_at, m.deleted_at,
-                m.action, m.subject_id
+                m.action, m.subject_id, m.reply_count, m.last_reply_at, m.pinned_at, m.reaction_counts
            FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS r (conversation_id, first_seq, last_seq)
            JOIN messaging.messages m
              ON m.conversation_id = r.conversation_id AND m.seq BETWEEN r.first_seq AND r.last_seq",
@@ -204,6 +226,30 @@ pub async fn in_ranges(conn: &mut Conn, ranges: &[Range]) -> Result<Vec<Message>
 pub async fn one(conn: &mut Conn, conversation: ConversationId, seq: i64) -> Result<Option<Message>> {
     let range = Range { conversation_id: conversation, first_seq: seq, last_seq: seq };
     Ok(in_ranges(conn, &[range]).await?.into_iter().next())
+}
+
+/// Messages of a conversation by their seqs, in the order of these.
+pub async fn by_seqs(conn: &mut Conn, conversation: ConversationId, seqs: &[i64]) -> Result<Vec<Message>> {
+    let places: Vec<(ConversationId, i64)> = seqs.iter().map(|seq| (conversation, *seq)).collect();
+    let mut found = at(conn, &places).await?;
+    found.sort_unstable_by_key(|message| seqs.iter().position(|seq| *seq == message.seq));
+    Ok(found)
+}
+
+/// The messages at some places, in no particular order; none twice.
+pub async fn at(conn: &mut Conn, places: &[(ConversationId, i64)]) -> Result<Vec<Message>> {
+    let mut places = places.to_vec();
+    places.sort_unstable();
+    places.dedup();
+    if places.is_empty() {
+        return Ok(Vec::new());
+    }
+    let range = |(conversation_id, seq): &(ConversationId, i64)| Range {
+        conversation_id: *conversation_id,
+        first_seq: *seq,
+        last_seq: *seq,
+    };
+    in_ranges(conn, &places.iter().map(range).collect::<Vec<_>>()).await
 }
 
 /// Removes messages of a conversation that ended, with all that belongs to them, the first `limit`; how many there were.

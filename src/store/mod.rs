@@ -34,14 +34,18 @@ pub mod messages;
 pub mod mfa;
 pub mod migrations;
 pub mod passwords;
+pub mod pins;
 pub mod postgres;
+pub mod reactions;
 pub mod receipts;
+pub mod reports;
 pub mod revocations;
 pub mod scheduled;
 pub mod sends;
 pub mod sessions;
 pub mod sqlite;
 pub mod stats;
+pub mod threads;
 pub mod users;
 
 /// What a unit of work returns: a future over its connection.

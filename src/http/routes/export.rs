@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::audit::AuditBody;
 use super::messages::MessageBody;
+use super::reports::ReportBody;
 use super::sessions::SessionBody;
 use super::users::UserBody;
 use crate::app::App;
@@ -35,6 +36,13 @@ enum Line<'a> {
     },
     Session(SessionBody<'a>),
     AuditEntry(AuditBody<'a>),
+    Reaction {
+        conversation_id: i64,
+        seq: i64,
+        emoji: &'a str,
+        at: Timestamp,
+    },
+    Report(ReportBody<'a>),
     Conversation {
         id: i64,
         joined_at: Timestamp,
@@ -113,6 +121,13 @@ async fn page(app: &Arc<App>, export: &mut Export) -> DomainResult<Option<Bytes>
             }
             Item::Session(session) => line(&Line::Session(SessionBody::new(session, false)))?,
             Item::Audit(entry) => line(&Line::AuditEntry(AuditBody::new(entry)))?,
+            Item::Reaction(reaction) => line(&Line::Reaction {
+                conversation_id: reaction.conversation.0,
+                seq: reaction.seq,
+                emoji: &reaction.emoji,
+                at: reaction.at,
+            })?,
+            Item::Report(report) => line(&Line::Report(ReportBody::new(report)))?,
             Item::Conversation(id, joined_at) => line(&Line::Conversation { id: id.0, joined_at: *joined_at })?,
             Item::Watermarks(id, watermarks) => line(&Line::Watermarks {
                 conversation_id: id.0,

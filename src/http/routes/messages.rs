@@ -12,6 +12,7 @@ use super::scheduled::{ScheduledBody, render_accepted};
 use super::{given, list, to_json};
 use crate::domain::idempotency::{Given, Once, StoredAnswer};
 use crate::domain::messages::{self, Answer, Keyed, Message, Names, NewMessage, Sent};
+use crate::domain::reactions::Tally;
 use crate::domain::tails::Rendered;
 use crate::domain::timeline::{self, Listing};
 use crate::domain::{scheduled, system_messages};
@@ -100,13 +101,30 @@ pub struct Thread {
     last_reply_at: Timestamp,
 }
 
+impl Thread {
+    fn of(message: &Message) -> Option<Self> {
+        let reply_count = message.decorations.reply_count;
+        message.decorations.last_reply_at.map(|last_reply_at| Self { reply_count, last_reply_at })
+    }
+}
+
 /// One emoji under a message.
 #[derive(Serialize, ToSchema)]
 pub struct Reaction<'a> {
+    #[schema(example = "👍")]
     emoji: &'a str,
+    /// How many people put it there.
+    #[schema(minimum = 1, example = 1)]
     count: i64,
     /// Whether the caller is among them.
     me: bool,
+}
+
+impl<'a> Reaction<'a> {
+    /// An emoji with its count.
+    pub fn new(tally: &'a Tally) -> Self {
+        Self { emoji: &tally.emoji, count: tally.count, me: tally.me }
+    }
 }
 
 /// A file in a message.
@@ -149,11 +167,11 @@ impl<'a> MessageBody<'a> {
             edited_at: message.edited_at,
             deleted_at: message.deleted_at,
             reply_to: message.reply_to,
-            thread: None,
+            thread: Thread::of(message),
             mentions,
-            reactions: Vec::new(),
+            reactions: message.decorations.reactions.iter().map(Reaction::new).collect(),
             attachments: Vec::new(),
-            pinned_at: None,
+            pinned_at: message.decorations.pinned_at,
         }
     }
 
@@ -244,14 +262,19 @@ pub async fn send_message(
         return Ok(given(scheduled::schedule(&state.app, &principal, new, send_at, once).await?));
     }
     let keyed = request.map(|request| Keyed { request, render: render_sent });
-    let answer = match messages::send(&state.app, &principal, new, keyed).await? {
-        Answer::Sent(sent) => Given { answer: render_sent(&sent), replayed: false },
-        Answer::Stored { answer, replayed } => Given { answer, replayed },
-    };
-    Ok(given(answer))
+    Ok(given(render_answer(messages::send(&state.app, &principal, new, keyed).await?)))
 }
 
-fn render_sent(sent: &Sent) -> StoredAnswer {
+/// The answer to a send.
+pub fn render_answer(answer: Answer) -> Given {
+    match answer {
+        Answer::Sent(sent) => Given { answer: render_sent(&sent), replayed: false },
+        Answer::Stored { answer, replayed } => Given { answer, replayed },
+    }
+}
+
+/// A message that was sent now.
+pub fn render_sent(sent: &Sent) -> StoredAnswer {
     let message = &sent.message;
     let mentions = sent.mentioned_user_names.iter().map(String::as_str).collect();
     let recipient = sent.recipient_user_name.as_deref();
@@ -322,6 +345,16 @@ pub async fn list_messages(
 pub fn render(message: &Message, names: &Names) -> Vec<u8> {
     // Text and numbers alone: that cannot fail.
     to_json(&MessageBody::named(message, names), MESSAGE_BYTES + message.body.len()).unwrap_or_default()
+}
+
+/// A JSON array of messages.
+///
+/// # Errors
+/// None that could be foreseen.
+pub fn join_messages(messages: &[Message], names: &Names) -> Result<Vec<u8>, Problem> {
+    let bodies: Vec<MessageBody<'_>> = messages.iter().map(|message| MessageBody::named(message, names)).collect();
+    let size = messages.iter().map(|message| MESSAGE_BYTES + message.body.len()).sum();
+    to_json(&bodies, size)
 }
 
 /// A JSON array of rendered messages.

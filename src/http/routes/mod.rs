@@ -7,6 +7,7 @@ pub mod capabilities;
 
 pub mod conversations;
 pub mod export;
+pub mod forwards;
 pub mod friends;
 pub mod health;
 pub mod history;
@@ -15,9 +16,13 @@ pub mod members;
 pub mod messages;
 pub mod mfa;
 pub mod passwords;
+pub mod pins;
+pub mod reactions;
 pub mod receipts;
+pub mod reports;
 pub mod scheduled;
 pub mod sessions;
+pub mod threads;
 pub mod users;
 
 use axum::body::{Body, Bytes};

@@ -35,6 +35,15 @@ GET /api/conversations/{id}/messages/{seq}              non non non 200 200 200 
 PATCH /api/conversations/{id}/messages/{seq}            non non non mym mym mym mym
 DELETE /api/conversations/{id}/messages/{seq}           non non non mym 204 204 mym
 GET /api/conversations/{id}/messages/{seq}/history      non non non 200 200 200 200
+PUT /api/conversations/{id}/messages/{seq}/reactions/{emoji} non non non 201 201 201 201
+DELETE /api/conversations/{id}/messages/{seq}/reactions/{emoji} non non non 204 204 204 204
+GET /api/conversations/{id}/messages/{seq}/reactions    non non non 200 200 200 200
+PUT /api/conversations/{id}/messages/{seq}/pin          non non non rol 204 204 rol
+DELETE /api/conversations/{id}/messages/{seq}/pin       non non non rol 204 204 rol
+GET /api/conversations/{id}/pins                        con con con 200 200 200 200
+GET /api/conversations/{id}/messages/{seq}/replies      non non non 200 200 200 200
+POST /api/conversations/{id}/messages/{seq}/forward     non non non 201 201 201 201
+POST /api/conversations/{id}/messages/{seq}/report      non non non 201 201 201 201
 POST /api/messages                                      con con con 201 201 201 201
 ";
 
@@ -91,15 +100,22 @@ impl<'a> Group<'a> {
             .replace("{id}", &id.to_string())
             .replace("{seq}", &SAID_SEQ.to_string())
             .replace("{user_name}", "maker")
+            .replace("{emoji}", ":tada:")
             .replace("{invite_id}", &self.invite.to_string());
         assert!(!target.contains('{'), "{operation}: say here what its parameters name");
         let body = match operation {
             "POST /api/messages" => Some(json!({"conversation_id": id, "body": "hey"})),
             "PATCH /api/conversations/{id}" => Some(json!({"title": "another title"})),
             "PUT /api/conversations/{id}/members/{user_name}" => Some(json!({"role": "admin"})),
+            "POST /api/conversations/{id}/messages/{seq}/forward" => Some(json!({"conversation_id": self.id})),
+            "POST /api/conversations/{id}/messages/{seq}/report" => Some(json!({"reason": "This is spam."})),
             "PATCH /api/conversations/{id}/messages/{seq}" => Some(json!({"body": "nothing much"})),
             _ => None,
         };
+        if operation == "DELETE /api/conversations/{id}/messages/{seq}/reactions/{emoji}" {
+            // There is something to be taken back, for those who can put it there.
+            call(self.server, person, Method::PUT, &target, None).await;
+        }
         call(self.server, person, method.parse().unwrap(), &target, body.as_ref()).await
     }
 }

@@ -121,7 +121,28 @@ async fn things(cast: &Cast, operation: &str, subject: &Subject) -> Vec<Vec<Stri
             assert_eq!(cast.act_as(&subject.user_name, Method::DELETE, &target, None).await.status, 204);
             names(made["code"].as_str().unwrap().to_owned(), &["phi_none", "x"])
         }
-        "/api/conversations/{id}/messages" | "/api/conversations/{id}/receipts" => {
+        "/api/conversations/{id}/messages/{seq}/report" | "/api/conversations/{id}/messages/{seq}/forward" => {
+            // One reports what others said.
+            let other = cast.subject(None).await.user_name;
+            messages(&cast.workshop.send(&other, &subject.user_name, "a word to you").await)
+        }
+        "/api/conversations/{id}/messages/{seq}/reactions/{emoji}" => {
+            let message = cast.workshop.send(&subject.user_name, &subject.user_name, "a note to myself").await;
+            let emoji = ":tada:".to_owned();
+            let things: Vec<Vec<String>> =
+                messages(&message).into_iter().map(|place| [place, vec![emoji.clone()]].concat()).collect();
+            if method == "DELETE" {
+                let target = fill_in(template, things[0].clone());
+                cast.act_as(&subject.user_name, Method::PUT, &target, None).await;
+            }
+            things
+        }
+        "/api/conversations/{id}/messages/{seq}/reactions"
+        | "/api/conversations/{id}/messages/{seq}/pin"
+        | "/api/conversations/{id}/messages/{seq}/replies" => {
+            messages(&cast.workshop.send(&subject.user_name, &subject.user_name, "a note to myself").await)
+        }
+        "/api/conversations/{id}/messages" | "/api/conversations/{id}/pins" | "/api/conversations/{id}/receipts" => {
             let message = cast.workshop.send(&subject.user_name, &subject.user_name, "a note to myself").await;
             names(message["conversation_id"].to_string(), &[NO_ID, "0", "x"])
         }
@@ -129,10 +150,7 @@ async fn things(cast: &Cast, operation: &str, subject: &Subject) -> Vec<Vec<Stri
         | "/api/conversations/{id}/messages/{seq}/history"
         | "/api/conversations/{id}/messages/{seq}/receipts" => {
             let message = cast.workshop.send(&subject.user_name, &subject.user_name, "a note to myself").await;
-            let (id, seq) = (message["conversation_id"].to_string(), message["seq"].to_string());
-            [(&*id, &*seq), (&id, "2"), (&id, "x"), (NO_ID, "1"), (NO_ID, NO_ID), ("x", "1")]
-                .map(|(id, seq)| vec![id.to_owned(), seq.to_owned()])
-                .into()
+            messages(&message)
         }
         "/api/password-resets/{code}" => {
             let target = format!("/api/admin/users/{}/password-resets", subject.user_name);
@@ -146,6 +164,14 @@ async fn things(cast: &Cast, operation: &str, subject: &Subject) -> Vec<Vec<Stri
             vec![Vec::new()]
         }
     }
+}
+
+/// Where a message is, and places where there is none.
+fn messages(message: &Value) -> Vec<Vec<String>> {
+    let (id, seq) = (message["conversation_id"].to_string(), message["seq"].to_string());
+    [(&*id, &*seq), (&id, "2"), (&id, "x"), (NO_ID, "1"), (NO_ID, NO_ID), ("x", "1")]
+        .map(|(id, seq)| vec![id.to_owned(), seq.to_owned()])
+        .into()
 }
 
 /// A group that the subject owns, and somebody else in it.
@@ -196,6 +222,14 @@ async fn body(cast: &Cast, operation: &str, subject: &Subject) -> Option<Value> 
         }
         "POST /api/api-keys" => json!({"name": "the shop", "scopes": ["read"]}),
         "PUT /api/admin/users/{user_name}/role" => json!({"role": "admin"}),
+        "PUT /api/conversations/{id}/messages/{seq}/reactions/{emoji}"
+        | "PUT /api/conversations/{id}/messages/{seq}/pin" => return None,
+        "POST /api/conversations/{id}/messages/{seq}/forward" => {
+            let note = cast.workshop.send(&subject.user_name, &subject.user_name, "more notes").await;
+            json!({"conversation_id": note["conversation_id"]})
+        }
+        "POST /api/conversations/{id}/messages/{seq}/report" => json!({"reason": "This is spam."}),
+        "PATCH /api/admin/reports" => json!({"id": reported(cast, subject).await, "state": "resolved"}),
         "POST /api/conversations" => json!({"kind": "group", "title": "a group"}),
         "PATCH /api/conversations/{id}" => json!({"title": "another title"}),
         "PUT /api/conversations/{id}/members/{user_name}" | "POST /api/conversations/{id}/invites" => json!({}),
@@ -207,6 +241,16 @@ async fn body(cast: &Cast, operation: &str, subject: &Subject) -> Option<Value> 
             return None;
         }
     })
+}
+
+/// A report of a message to the subject.
+async fn reported(cast: &Cast, subject: &Subject) -> i64 {
+    let other = cast.subject(None).await.user_name;
+    let message = cast.workshop.send(&other, &subject.user_name, "a word to you").await;
+    let target = format!("/api/conversations/{}/messages/{}/report", message["conversation_id"], message["seq"]);
+    let body = json!({"reason": "This is spam."});
+    let report = cast.act_as(&subject.user_name, Method::POST, &target, Some(&body)).await.json();
+    report["id"].as_i64().unwrap()
 }
 
 /// What the authenticator shows for a secret that was offered.

@@ -63,6 +63,15 @@ GET /api/conversations/{id}/messages/{seq}        401 200 non non 200 scp scp 20
 PATCH /api/conversations/{id}/messages/{seq}      401 200 non non scp act scp act scp 200 scp 200 scp non scp non
 DELETE /api/conversations/{id}/messages/{seq}     401 204 non non scp mym scp 204 scp 204 scp 204 scp non scp non
 GET /api/conversations/{id}/messages/{seq}/history 401 200 non non 200 scp scp 200 200 scp scp 200 non scp scp non
+PUT /api/conversations/{id}/messages/{seq}/reactions/{emoji} 401 201 non non scp act scp act scp 201 scp 201 scp non scp non
+DELETE /api/conversations/{id}/messages/{seq}/reactions/{emoji} 401 204 non non scp act scp act scp 204 scp 204 scp non scp non
+GET /api/conversations/{id}/messages/{seq}/reactions 401 200 non non 200 scp scp 200 200 scp scp 200 non scp scp non
+PUT /api/conversations/{id}/messages/{seq}/pin    401 204 non non scp rol scp 204 scp 204 scp 204 scp non scp non
+DELETE /api/conversations/{id}/messages/{seq}/pin 401 204 non non scp rol scp 204 scp 204 scp 204 scp non scp non
+GET /api/conversations/{id}/pins                  401 200 con con 200 scp scp 200 200 scp scp 200 con scp scp con
+GET /api/conversations/{id}/messages/{seq}/replies 401 200 non non 200 scp scp 200 200 scp scp 200 non scp scp non
+POST /api/conversations/{id}/messages/{seq}/forward 401 201 non non scp act scp act scp 201 scp 201 scp non scp non
+POST /api/conversations/{id}/messages/{seq}/report 401 201 non non scp act scp act scp 201 scp 201 scp non scp non
 
 POST /api/conversations/{id}/receipts             401 200 con con scp act scp act scp 200 scp 200 scp con scp con
 GET /api/conversations/{id}/messages/{seq}/receipts 401 200 non non 200 scp scp 200 200 scp scp 200 non scp scp non
@@ -84,6 +93,8 @@ PUT /api/admin/users/{user_name}/role             401 adm adm 204 scp scp 204 20
 POST /api/admin/users/{user_name}/password-resets 401 adm adm 201 scp scp 201 201 scp scp adm adm scp scp 201 201
 GET /api/admin/audit                              401 adm adm 200 scp scp 200 200 scp scp adm adm scp scp 200 200
 GET /api/admin/stats                              401 adm adm 200 scp scp 200 200 scp scp adm adm scp scp 200 200
+GET /api/admin/reports                            401 adm adm 200 scp scp 200 200 scp scp adm adm scp scp 200 200
+PATCH /api/admin/reports                          401 adm adm 200 scp scp 200 200 scp scp adm adm scp scp 200 200
 ";
 
 /// The word of a cell, the status and the code, and whether it is said of a thing that the caller may see. All others must
@@ -102,6 +113,7 @@ const REFUSALS: &[(&str, u16, &str, bool)] = &[
     ("snd", 403, "not_the_sender", true),
     ("ses", 404, "session_not_found", false),
     ("mym", 403, "not_your_message", true),
+    ("rol", 403, "insufficient_role", true),
     ("non", 404, "message_not_found", false),
     ("sch", 404, "scheduled_not_found", false),
     ("con", 404, "conversation_not_found", false),

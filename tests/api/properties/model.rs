@@ -1,7 +1,7 @@
 //! The rules of sending and listing over a plain vector of messages.
 
 use posthaste::time::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{List, Request, Send, Target, Window};
 use crate::support::server::Answer;
@@ -271,6 +271,12 @@ impl Model {
                     earlier.document[field] = document["timestamp_sent"].clone();
                 }
             }
+        }
+        let parent = document["reply_to"].as_i64();
+        let is_parent = |message: &&mut Message| message.conversation == conversation && Some(message.seq) == parent;
+        for parent in self.messages.iter_mut().filter(is_parent) {
+            let before = parent.document["thread"]["reply_count"].as_i64().unwrap_or(0);
+            parent.document["thread"] = json!({"reply_count": before + 1, "last_reply_at": document["timestamp_sent"]});
         }
         self.messages.push(Message {
             conversation,

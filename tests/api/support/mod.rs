@@ -5,6 +5,7 @@ pub mod callers;
 pub mod cluster;
 pub mod mail;
 pub mod nginx;
+pub mod people;
 pub mod place;
 pub mod process;
 pub mod server;

@@ -1,0 +1,110 @@
+//! Which emoji there are.
+//!
+//! Invariant: an emoji has one form here, whichever way it was written: the one that Unicode calls fully qualified. Forms with
+//! other variation selectors, or none, are the same emoji.
+
+/// Code points that choose between text and picture.
+const VARIATION_SELECTORS: [char; 2] = ['\u{FE0E}', '\u{FE0F}'];
+/// Code points that colour the person before them.
+const SKIN_TONES: std::ops::RangeInclusive<char> = '\u{1F3FB}'..='\u{1F3FF}';
+
+/// The emoji that somebody means: the character itself, in any form, or its `:shortcode:`.
+pub fn parse(text: &str) -> Option<&'static str> {
+    let shortcode = text.strip_prefix(':').and_then(|text| text.strip_suffix(':'));
+    if let Some(shortcode) = shortcode {
+        return emojis::get_by_shortcode(shortcode).map(emojis::Emoji::as_str);
+    }
+    let bare = without_selectors(text);
+    // A keycap is not meant by its digit alone, whatever the table of forms says.
+    [text, &bare, &qualified(&bare)]
+        .into_iter()
+        .filter_map(|form| emojis::get(form).map(emojis::Emoji::as_str))
+        .find(|emoji| without_selectors(emoji) == bare)
+}
+
+/// A sequence with a selector after every part that would be text without one. A skin tone makes it a picture by itself.
+fn qualified(bare: &str) -> String {
+    let mut text = String::new();
+    let mut characters = bare.chars().peekable();
+    while let Some(character) = characters.next() {
+        text.push(character);
+        let alone = emojis::get(character.encode_utf8(&mut [0; 4])).map(emojis::Emoji::as_str);
+        let toned = characters.peek().is_some_and(|next| SKIN_TONES.contains(next));
+        if alone.is_some_and(|alone| alone.ends_with(VARIATION_SELECTORS[1])) && !toned {
+            text.push(VARIATION_SELECTORS[1]);
+        }
+    }
+    text
+}
+
+fn without_selectors(text: &str) -> String {
+    text.chars().filter(|character| !VARIATION_SELECTORS.contains(character)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all() -> impl Iterator<Item = &'static emojis::Emoji> {
+        emojis::iter().flat_map(|emoji| {
+            let tones: Vec<_> = emoji.skin_tones().map(Iterator::collect).unwrap_or_default();
+            std::iter::once(emoji).chain(tones)
+        })
+    }
+
+    #[test]
+    fn every_emoji_is_itself_in_every_form() {
+        let mut count = 0;
+        for emoji in all() {
+            let text = emoji.as_str();
+            assert_eq!(parse(text), Some(text));
+            let bare = without_selectors(text);
+            for form in [bare.clone(), format!("{bare}\u{FE0F}"), format!("{bare}\u{FE0E}"), format!("{text}\u{FE0F}")]
+            {
+                assert_eq!(parse(&form), Some(text), "{form:?} is {}", emoji.name());
+            }
+            assert!(!text.contains(' ') && text.len() <= 64, "{text:?}");
+            count += 1;
+        }
+        assert!(count > 3_500, "{count}");
+    }
+
+    #[test]
+    fn every_shortcode_is_its_emoji() {
+        for emoji in emojis::iter() {
+            for shortcode in emoji.shortcodes() {
+                assert_eq!(parse(&format!(":{shortcode}:")), Some(emoji.as_str()), "{shortcode}");
+            }
+        }
+        assert_eq!(parse(":+1:"), Some("👍"));
+    }
+
+    #[test]
+    fn nothing_else_is_an_emoji() {
+        let others = [
+            "",
+            ":",
+            "::",
+            ":::",
+            ":no_such:",
+            "+1",
+            "tada",
+            "a",
+            "1",
+            "1\u{FE0F}",
+            "#",
+            "\u{FE0F}",
+            "\u{200D}",
+            "👍👍",
+            "👍 ",
+            " 👍",
+            "👍a",
+            "\u{1F3FF}\u{200D}",
+            "🇩",
+            ":👍:",
+        ];
+        for text in others {
+            assert_eq!(parse(text), None, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Forwarding: what was said in one conversation, said again in another.
+//!
+//! Invariant: a forward is a send like any other, by the caller, and goes the way of all sends: it needs what they need, and
+//! is refused for what they are refused for.
+
+use super::auth::Principal;
+use super::idempotency::{KeyedRequest, StoredAnswer, days_kept};
+use super::memberships::caller_of;
+use super::messages::{Answer, Draft, Keyed, Kind, Message, NewMessage, visible};
+use crate::app::App;
+use crate::error::{Error, Result};
+use crate::ids::{ConversationId, UserId};
+use crate::store::{self, Conn};
+use crate::time::Timestamp;
+
+struct Wanted {
+    caller: Option<UserId>,
+    conversation: ConversationId,
+    seq: i64,
+    request: Option<KeyedRequest>,
+    now: Timestamp,
+}
+
+enum Source {
+    /// What is to be said again.
+    Message(Box<Message>),
+    /// It was said, for this key.
+    Answered(StoredAnswer),
+}
+
+/// Sends the body of a message into another conversation of the caller's.
+///
+/// # Errors
+/// 403 `act_as_required`, `not_friends`; 404 `message_not_found`, `conversation_not_found`; 409 `message_deleted`,
+/// `not_forwardable`; 422 on `conversation_id`, and `idempotency_key_reused`.
+pub async fn forward(
+    app: &App,
+    principal: &Principal,
+    conversation: i64,
+    seq: i64,
+    into: i64,
+    keyed: Option<Keyed>,
+) -> Result<Answer> {
+    principal.require_person()?;
+    let wanted = Wanted {
+        caller: caller_of(principal),
+        conversation: ConversationId(conversation),
+        seq,
+        request: keyed.as_ref().map(|keyed| keyed.request.clone()),
+        now: app.clock.now(),
+    };
+    let message = match app.db.read(wanted, |conn, wanted| Box::pin(source(conn, wanted))).await? {
+        Source::Message(message) => message,
+        Source::Answered(answer) => return Ok(Answer::Stored { answer, replayed: true }),
+    };
+    if message.deleted_at.is_some() {
+        return Err(Error::Conflict { code: "message_deleted", detail: "this message was deleted".into() });
+    }
+    if message.kind == Kind::System {
+        let detail = "what the server says about a conversation belongs there".into();
+        return Err(Error::Conflict { code: "not_forwardable", detail });
+    }
+    let new = NewMessage { conversation_id: Some(into), body: message.body, ..NewMessage::default() };
+    app.sends.send(Draft::new(principal, new, keyed)?).await
+}
+
+/// A repeat is answered before anything is looked at: what it forwarded may be gone.
+async fn source(conn: &mut Conn, wanted: &Wanted) -> Result<Source> {
+    if let Some(request) = &wanted.request {
+        let found = store::idempotency::find(conn, &days_kept(wanted.now), &[request.digest.as_slice()]).await?;
+        if let Some(record) = found.first() {
+            return request.replay(record).map(Source::Answered);
+        }
+    }
+    let message = visible(conn, wanted.caller, wanted.conversation, wanted.seq).await?;
+    Ok(Source::Message(Box::new(message)))
+}

@@ -1,0 +1,103 @@
+//! Pins: messages that a conversation keeps at hand.
+//!
+//! Invariant: in a group admins and owners pin, in a direct conversation either one, and administrators of the server
+//! everywhere they see; a tombstone is not pinned.
+
+use super::auth::Principal;
+use super::lists::{Limit, Page, decode_cursor};
+use super::members::require_role;
+use super::memberships::{Kind, Role, caller_of, membership};
+use super::messages::{Message, Names, complete, message_not_found, seen_by};
+use super::reactions::mark_own;
+use crate::app::App;
+use crate::error::{Error, Result};
+use crate::ids::ConversationId;
+use crate::store::events::{self, NewEvent};
+use crate::store::{self, Conn};
+use crate::time::Timestamp;
+
+/// Pinned messages of a conversation.
+pub const MAX_PINS: i64 = 100;
+const LIST: &str = "pins";
+
+struct Change {
+    conversation: ConversationId,
+    seq: i64,
+    principal: Principal,
+    pinned: bool,
+    now: Timestamp,
+}
+
+/// Pins a message, or takes its pin away. What is so already stays.
+///
+/// # Errors
+/// 404 `message_not_found`; 403 `insufficient_role`; 409 `message_deleted`, `too_many_pins`.
+pub async fn set(app: &App, principal: &Principal, conversation: i64, seq: i64, pinned: bool) -> Result<()> {
+    let conversation = ConversationId(conversation);
+    let change = Change { conversation, seq, principal: principal.clone(), pinned, now: app.clock.now() };
+    app.db.write(change, |conn, change| Box::pin(set_now(conn, change))).await
+}
+
+async fn set_now(conn: &mut Conn, change: &Change) -> Result<()> {
+    let Change { conversation, seq, pinned, now, .. } = *change;
+    let person = caller_of(&change.principal);
+    store::conversations::lock_one(conn, conversation).await?;
+    let own = seen_by(conn, person, conversation, seq).await?;
+    if !change.principal.is_admin() {
+        require_role(&own, if own.kind == Kind::Direct { Role::Member } else { Role::Admin })?;
+    }
+    let message = store::messages::one(conn, conversation, seq).await?.ok_or_else(message_not_found)?;
+    if message.decorations.pinned_at.is_some() == pinned {
+        return Ok(());
+    }
+    if message.deleted_at.is_some() {
+        return Err(Error::Conflict { code: "message_deleted", detail: "this message was deleted".into() });
+    }
+    if pinned && store::pins::count(conn, conversation).await? >= MAX_PINS {
+        return Err(Error::Conflict {
+            code: "too_many_pins",
+            detail: format!("a conversation may have {MAX_PINS} pinned messages").into(),
+        });
+    }
+    store::pins::set(conn, conversation, seq, pinned.then_some(now)).await?;
+    store::conversations::mark_changed(conn, conversation).await?;
+    let actor = person.unwrap_or(message.sender_id);
+    let event = NewEvent::of_conversation(events::Kind::MessageUpdated, conversation, actor, now).message(seq);
+    events::append(conn, &[event]).await
+}
+
+/// A conversation's pinned messages, the latest pin first.
+///
+/// # Errors
+/// 404 `conversation_not_found`; 422 for a cursor that is none.
+pub async fn list(
+    app: &App,
+    principal: &Principal,
+    conversation: i64,
+    limit: Limit,
+    cursor: Option<&str>,
+) -> Result<(Page<Vec<Message>>, Names)> {
+    let before = match cursor {
+        Some(cursor) => {
+            let [micros, seq] = decode_cursor(LIST, cursor)?;
+            (Timestamp::from_micros(micros), seq)
+        }
+        None => (Timestamp::MAX, 0),
+    };
+    let input = (caller_of(principal), ConversationId(conversation), before, limit);
+    let (messages, names) = app
+        .db
+        .read(input, |conn, (caller, conversation, before, limit)| {
+            Box::pin(async move {
+                let first_seq = membership(conn, *caller, *conversation).await?.first_seq;
+                let seqs = store::pins::list(conn, *conversation, first_seq, *before, limit.to_read()).await?;
+                let mut messages = store::messages::by_seqs(conn, *conversation, &seqs).await?;
+                mark_own(conn, *caller, &mut messages).await?;
+                let names = complete(conn, &mut messages).await?;
+                Ok((messages, names))
+            })
+        })
+        .await?;
+    let place = |last: &Message| [last.decorations.pinned_at.unwrap_or(Timestamp::MIN).micros(), last.seq];
+    Ok((Page::new(LIST, messages, limit, place), names))
+}

@@ -1,0 +1,47 @@
+//! Threads: the messages that answer one.
+//!
+//! Invariant: what is listed is what is counted: tombstones are left out of both. Whoever sees a message sees all that answer
+//! it, since they came later.
+
+use super::auth::Principal;
+use super::lists::{self, Limit, Page};
+use super::memberships::caller_of;
+use super::messages::{Message, Names, complete, message_not_found, seen_by};
+use super::reactions::mark_own;
+use crate::app::App;
+use crate::error::Result;
+use crate::ids::ConversationId;
+use crate::store;
+
+const LIST: &str = "replies";
+
+/// The messages that answer one, by seq.
+///
+/// # Errors
+/// 404 `message_not_found`; 422 for a cursor that is none.
+pub async fn list(
+    app: &App,
+    principal: &Principal,
+    conversation: i64,
+    seq: i64,
+    limit: Limit,
+    cursor: Option<&str>,
+) -> Result<(Page<Vec<Message>>, Names)> {
+    let after = lists::begin(LIST, cursor, 0)?;
+    let input = (caller_of(principal), ConversationId(conversation), seq, after, limit);
+    let (messages, names) = app
+        .db
+        .read(input, |conn, (caller, conversation, seq, after, limit)| {
+            Box::pin(async move {
+                seen_by(conn, *caller, *conversation, *seq).await?;
+                store::messages::one(conn, *conversation, *seq).await?.ok_or_else(message_not_found)?;
+                let seqs = store::threads::list(conn, *conversation, *seq, *after, limit.to_read()).await?;
+                let mut messages = store::messages::by_seqs(conn, *conversation, &seqs).await?;
+                mark_own(conn, *caller, &mut messages).await?;
+                let names = complete(conn, &mut messages).await?;
+                Ok((messages, names))
+            })
+        })
+        .await?;
+    Ok((Page::new(LIST, messages, limit, |last| [last.seq]), names))
+}

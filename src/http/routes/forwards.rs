@@ -1,0 +1,62 @@
+//! `/api/conversations/{id}/messages/{seq}/forward`.
+
+use axum::extract::State;
+use axum::http::{HeaderMap, Uri};
+use axum::response::Response;
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::given;
+use super::messages::{MessageBody, render_answer, render_sent};
+use crate::domain::forwards;
+use crate::domain::messages::Keyed;
+use crate::http::HttpState;
+use crate::http::extract::{JsonBody, PathSegments, Query, idempotency_key};
+use crate::http::policy::PersonWriting;
+use crate::http::problem::Problem;
+
+/// Where a message is to be said again.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"conversation_id": 2}))]
+pub struct Forward {
+    /// A conversation that the caller is in.
+    #[schema(minimum = 1, maximum = 9_007_199_254_740_991_i64)]
+    conversation_id: i64,
+}
+
+/// Sends what a message says into another conversation, as the caller's own message.
+#[utoipa::path(
+    post,
+    path = "/api/conversations/{id}/messages/{seq}/forward",
+    tag = "conversations",
+    params(
+        ("id" = i64, Path, description = "The conversation.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
+        ("seq" = i64, Path, description = "The message's place in it.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
+        ("Idempotency-Key" = Option<String>, Header, description = "A repeat with the same key and body is answered with the first answer, for 7 days.", min_length = 1, max_length = 255, pattern = "^[ -~]+$"),
+    ),
+    request_body = Forward,
+    responses(
+        (status = 201, description = "Sent.", body = MessageBody<'_>, headers(
+            ("Location" = String, description = "Where the message is: `/api/conversations/{id}/messages/{seq}`."),
+            ("Idempotency-Replayed" = Option<String>, description = "`true` on the answer to a repeat."),
+        )),
+        (status = 409, description = "`message_deleted`, `not_forwardable`."),
+    ),
+)]
+pub async fn forward_message(
+    State(state): State<HttpState>,
+    PersonWriting(principal): PersonWriting,
+    uri: Uri,
+    headers: HeaderMap,
+    path: PathSegments,
+    query: Query,
+    body: JsonBody<Forward>,
+) -> Result<Response, Problem> {
+    query.finish()?;
+    let keyed = idempotency_key(&headers, &principal, uri.path(), &body.bytes)?
+        .map(|request| Keyed { request, render: render_sent });
+    let (conversation, seq, into) = (path.number(0), path.number(1), body.value.conversation_id);
+    let answer = forwards::forward(&state.app, &principal, conversation, seq, into, keyed).await?;
+    Ok(given(render_answer(answer)))
+}

@@ -1,0 +1,209 @@
+//! Reporting messages, and `/api/admin/reports`.
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::messages::MessageBody;
+use super::{given, json, list, next_page, to_json};
+use crate::domain::idempotency::{Once, StoredAnswer};
+use crate::domain::messages::Names;
+use crate::domain::reports::{self, Report, Shown, State as Decision};
+use crate::error::{Error, Result as DomainResult};
+use crate::http::HttpState;
+use crate::http::extract::{JsonBody, PathSegments, Query, idempotency_key};
+use crate::http::policy::{Administrator, PersonWriting};
+use crate::http::problem::Problem;
+use crate::time::Timestamp;
+
+/// What became of a report.
+#[derive(Clone, Copy, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ReportState {
+    /// Nobody has seen to it yet.
+    Open,
+    /// Something was done.
+    Resolved,
+    /// Nothing was to be done.
+    Dismissed,
+}
+
+/// What is wrong with a message.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"reason": "This is spam."}))]
+pub struct NewReport {
+    /// 1 to 1,000 characters. U+0000 is refused.
+    #[schema(min_length = 1, max_length = 1000, pattern = r"^[^\u0000]*$")]
+    reason: String,
+}
+
+/// A report, as who made it sees it.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Report)]
+pub struct ReportBody<'a> {
+    #[schema(minimum = 1, example = 1)]
+    id: i64,
+    #[schema(minimum = 1, example = 1)]
+    conversation_id: i64,
+    #[schema(minimum = 1, example = 1)]
+    seq: i64,
+    /// Empty when the reporter was erased.
+    #[schema(example = "This is spam.", max_length = 1000)]
+    reason: &'a str,
+    #[schema(inline, value_type = ReportState)]
+    state: &'static str,
+    #[schema(value_type = String, format = DateTime, example = "2026-11-22T08:30:00.123456Z")]
+    created_at: Timestamp,
+}
+
+impl<'a> ReportBody<'a> {
+    /// A report.
+    pub fn new(report: &'a Report) -> Self {
+        Self {
+            id: report.id.0,
+            conversation_id: report.conversation.0,
+            seq: report.seq,
+            reason: &report.reason,
+            state: report.state.as_str(),
+            created_at: report.created_at,
+        }
+    }
+}
+
+/// A report, as administrators see it.
+#[derive(Serialize, ToSchema)]
+pub struct ReviewedReport<'a> {
+    #[serde(flatten)]
+    report: ReportBody<'a>,
+    /// Null when the reporter was erased.
+    #[schema(example = "bugs")]
+    reporter_user_name: Option<&'a str>,
+    /// When somebody saw to it.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    handled_at: Option<Timestamp>,
+    /// Who did; null for an API key too.
+    handled_by_user_name: Option<&'a str>,
+    /// The message as it is now; null when its group was deleted.
+    message: Option<MessageBody<'a>>,
+}
+
+impl<'a> ReviewedReport<'a> {
+    fn new(shown: &'a Shown, names: &'a Names) -> Self {
+        let name = |id| names.get(&id).map(String::as_str);
+        Self {
+            report: ReportBody::new(&shown.report),
+            reporter_user_name: shown.report.reporter.and_then(name),
+            handled_at: shown.report.handled_at,
+            handled_by_user_name: shown.report.handled_by.and_then(name),
+            message: shown.message.as_ref().map(|message| MessageBody::named(message, names)),
+        }
+    }
+}
+
+/// Reports a message of somebody else's to the administrators; once.
+#[utoipa::path(
+    post,
+    path = "/api/conversations/{id}/messages/{seq}/report",
+    tag = "conversations",
+    params(
+        ("id" = i64, Path, description = "The conversation.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
+        ("seq" = i64, Path, description = "The message's place in it.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
+        ("Idempotency-Key" = Option<String>, Header, description = "A repeat with the same key and body is answered with the first answer, for 7 days.", min_length = 1, max_length = 255, pattern = "^[ -~]+$"),
+    ),
+    request_body = NewReport,
+    responses(
+        (status = 201, description = "Reported.", body = ReportBody<'_>, headers(
+            ("Idempotency-Replayed" = Option<String>, description = "`true` on the answer to a repeat."),
+        )),
+        (status = 409, description = "`already_reported`, `message_deleted`, `too_many_reports`."),
+    ),
+)]
+pub async fn report_message(
+    State(state): State<HttpState>,
+    PersonWriting(principal): PersonWriting,
+    uri: Uri,
+    headers: HeaderMap,
+    path: PathSegments,
+    query: Query,
+    body: JsonBody<NewReport>,
+) -> Result<Response, Problem> {
+    query.finish()?;
+    let request = idempotency_key(&headers, &principal, uri.path(), &body.bytes)?;
+    let once = Once { request, render: render_made, sealed: false };
+    let (conversation, seq) = (path.number(0), path.number(1));
+    Ok(given(reports::report(&state.app, &principal, conversation, seq, body.value.reason, once).await?))
+}
+
+fn render_made(report: &Report) -> DomainResult<StoredAnswer> {
+    let body = serde_json::to_vec(&ReportBody::new(report)).map_err(Error::internal)?;
+    Ok(StoredAnswer { status: StatusCode::CREATED.as_u16(), location: None, body })
+}
+
+/// Reported messages, by the reports' ids.
+#[utoipa::path(
+    get,
+    path = "/api/admin/reports",
+    tag = "administration",
+    params(
+        ("state" = Option<ReportState>, Query, description = "`open` when it is absent."),
+        ("limit" = Option<u32>, Query, description = "Entries of the page; 50 when it is absent.", minimum = 1, maximum = 200),
+        ("cursor" = Option<String>, Query, description = "Where the page begins: taken from a Link header as it is."),
+    ),
+    responses((status = 200, description = "The reports. `Link` names the next page while there is one.", body = Vec<ReviewedReport<'_>>, headers(
+        ("Link" = Option<String>, description = "`</api/admin/reports?…>; rel=\"next\"`"),
+    ))),
+)]
+pub async fn list_reports(
+    State(state): State<HttpState>,
+    Administrator(principal): Administrator,
+    uri: Uri,
+    mut query: Query,
+) -> Result<Response, Problem> {
+    let word = query.word("state", &["open", "resolved", "dismissed"]);
+    let (limit, cursor) = (query.limit(), query.text("cursor"));
+    query.finish()?;
+    let wanted = Decision::parse(word).unwrap_or(Decision::Open);
+    let (page, names) = reports::list(&state.app, &principal, wanted, limit, cursor.as_deref()).await?;
+    let bodies: Vec<ReviewedReport<'_>> = page.entries.iter().map(|shown| ReviewedReport::new(shown, &names)).collect();
+    let next = next_page(page.next, limit, [("state", word.to_owned())]);
+    Ok(list(to_json(&bodies, 1_024 * bodies.len())?, uri.path(), next))
+}
+
+/// What became of a report.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"id": 1, "state": "resolved"}))]
+pub struct ReportDecision {
+    /// Which report.
+    #[schema(minimum = 1, maximum = 9_007_199_254_740_991_i64)]
+    id: i64,
+    #[schema(inline)]
+    state: ReportState,
+}
+
+/// Says what became of a report.
+#[utoipa::path(
+    patch,
+    path = "/api/admin/reports",
+    tag = "administration",
+    request_body = ReportDecision,
+    responses((status = 200, description = "The report as it is now.", body = ReviewedReport<'_>)),
+)]
+pub async fn decide_report(
+    State(state): State<HttpState>,
+    Administrator(principal): Administrator,
+    query: Query,
+    body: JsonBody<ReportDecision>,
+) -> Result<Response, Problem> {
+    query.finish()?;
+    let decision = match body.value.state {
+        ReportState::Open => Decision::Open,
+        ReportState::Resolved => Decision::Resolved,
+        ReportState::Dismissed => Decision::Dismissed,
+    };
+    let (shown, names) = reports::decide(&state.app, &principal, body.value.id, decision).await?;
+    json(StatusCode::OK, &ReviewedReport::new(&shown, &names))
+}

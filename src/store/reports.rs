@@ -1,0 +1,172 @@
+//! Rows of `messaging.reports`.
+//!
+//! Invariant: a person reports a message once.
+
+use super::{Conn, Row, Value};
+use crate::error::Result;
+use crate::ids::{ConversationId, ReportId, UserId};
+use crate::time::Timestamp;
+
+/// What became of a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Nobody has seen to it yet.
+    Open,
+    /// Something was done.
+    Resolved,
+    /// Nothing was to be done.
+    Dismissed,
+}
+
+impl State {
+    const ALL: [Self; 3] = [Self::Open, Self::Resolved, Self::Dismissed];
+
+    /// As it stands in the database and in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Resolved => "resolved",
+            Self::Dismissed => "dismissed",
+        }
+    }
+
+    /// The state of a word.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == word)
+    }
+}
+
+/// That somebody found a message wrong.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Given by the database.
+    pub id: ReportId,
+    /// Where the message is.
+    pub conversation: ConversationId,
+    /// Its place there.
+    pub seq: i64,
+    /// Who reported it; `None` when they were erased.
+    pub reporter: Option<UserId>,
+    /// Why, in their words; empty when they were erased.
+    pub reason: String,
+    /// What became of it.
+    pub state: State,
+    /// When it was reported.
+    pub created_at: Timestamp,
+    /// When somebody saw to it.
+    pub handled_at: Option<Timestamp>,
+    /// Who that was.
+    pub handled_by: Option<UserId>,
+}
+
+fn report(row: &Row<'_>) -> Result<Report> {
+    Ok(Report {
+        id: ReportId(row.i64(0)?),
+        conversation: ConversationId(row.i64(1)?),
+        seq: row.i64(2)?,
+        reporter: row.option_i64(3)?.map(UserId),
+        reason: row.text(4)?.to_owned(),
+        state: State::parse(row.text(5)?).unwrap_or(State::Open),
+        created_at: row.time(6)?,
+        handled_at: row.option_time(7)?,
+        handled_by: row.option_i64(8)?.map(UserId),
+    })
+}
+
+macro_rules! select_reports {
+    ($rest:literal) => {
+        concat!(
+            "SELECT id, conversation_id, seq, reporter_id, reason, state, created_at, handled_at, handled_by
+               FROM messaging.reports ",
+            $rest
+        )
+    };
+}
+
+/// A new report, which is open; `None` when this person has reported this message before.
+pub async fn insert(
+    conn: &mut Conn,
+    conversation: ConversationId,
+    seq: i64,
+    reporter: UserId,
+    reason: &str,
+    now: Timestamp,
+) -> Result<Option<Report>> {
+    conn.first(
+        "INSERT INTO messaging.reports (conversation_id, seq, reporter_id, reason, state, created_at)
+         VALUES ($1, $2, $3, $4, 'open', $5) ON CONFLICT DO NOTHING
+         RETURNING id, conversation_id, seq, reporter_id, reason, state, created_at, handled_at, handled_by",
+        &[Value::I64(conversation.0), Value::I64(seq), Value::I64(reporter.0), Value::Text(reason), Value::Time(now)],
+        report,
+    )
+    .await
+}
+
+/// How many open reports somebody has made.
+pub async fn count_open(conn: &mut Conn, reporter: UserId) -> Result<i64> {
+    conn.one(
+        "SELECT count(*) FROM messaging.reports WHERE reporter_id = $1 AND state = 'open'",
+        &[Value::I64(reporter.0)],
+        |row| row.i64(0),
+    )
+    .await
+}
+
+/// Reports in a state, by id, after `after`.
+pub async fn list(conn: &mut Conn, state: State, after: ReportId, limit: i64) -> Result<Vec<Report>> {
+    conn.rows(
+        select_reports!("WHERE state = $1 AND id > $2 ORDER BY id LIMIT $3"),
+        &[Value::Text(state.as_str()), Value::I64(after.0), Value::I64(limit)],
+        report,
+    )
+    .await
+}
+
+/// Gives a report another state; the report as it is then. `None` when there is none.
+pub async fn set_state(
+    conn: &mut Conn,
+    id: ReportId,
+    state: State,
+    handled_at: Option<Timestamp>,
+    handled_by: Option<UserId>,
+) -> Result<Option<Report>> {
+    conn.first(
+        "UPDATE messaging.reports SET state = $2, handled_at = $3, handled_by = $4 WHERE id = $1
+         RETURNING id, conversation_id, seq, reporter_id, reason, state, created_at, handled_at, handled_by",
+        &[
+            Value::I64(id.0),
+            Value::Text(state.as_str()),
+            Value::OptionTime(handled_at),
+            Value::OptionI64(handled_by.map(|user| user.0)),
+        ],
+        report,
+    )
+    .await
+}
+
+/// Reports that somebody made, by conversation and seq, behind the place `after`.
+pub async fn of_user(
+    conn: &mut Conn,
+    reporter: UserId,
+    after: (ConversationId, i64),
+    limit: i64,
+) -> Result<Vec<Report>> {
+    conn.rows(
+        select_reports!(
+            "WHERE reporter_id = $1 AND (conversation_id, seq) > ($2, $3) ORDER BY conversation_id, seq LIMIT $4"
+        ),
+        &[Value::I64(reporter.0), Value::I64(after.0.0), Value::I64(after.1), Value::I64(limit)],
+        report,
+    )
+    .await
+}
+
+/// Takes somebody, and what they wrote, out of the reports that they made.
+pub async fn forget(conn: &mut Conn, reporter: UserId) -> Result<()> {
+    conn.execute(
+        "UPDATE messaging.reports SET reporter_id = NULL, reason = '' WHERE reporter_id = $1",
+        &[Value::I64(reporter.0)],
+    )
+    .await?;
+    Ok(())
+}
