@@ -19,6 +19,7 @@ const FORBIDDEN_IMPORTS: &[(&str, &[&str])] = &[
     ("src/ids.rs", &["crate::"]),
     ("src/time.rs", &["crate::"]),
     ("src/text.rs", &["crate::"]),
+    ("src/terms.rs", &["crate::"]),
     ("src/error.rs", &["crate::"]),
     ("src/metrics.rs", &["crate::"]),
 ];

@@ -86,6 +86,9 @@ async fn finish(app: &App, erasure: Erasure) -> Result<()> {
             clean(app, erasure, conversation).await?;
         }
     }
+    if erasure.delete_messages {
+        rewrite_index(app).await?;
+    }
     // What was overwritten in the database must not be left in its log. Where somebody is in the way for too long, it is
     // tried again later: until then the erasure is not finished.
     if let Err(error) = app.db.flush().await {
@@ -93,6 +96,16 @@ async fn finish(app: &App, erasure: Erasure) -> Result<()> {
         return Ok(());
     }
     app.db.write(erasure.user, |conn, user| Box::pin(store::erasure::finish(conn, *user))).await
+}
+
+/// Leaves nothing of words in the search index that no message holds any more, a step at a time.
+async fn rewrite_index(app: &App) -> Result<()> {
+    app.db.write((), |conn, ()| Box::pin(store::search::begin_rewrite(conn))).await?;
+    let mut first = true;
+    while app.db.write(first, |conn, first| Box::pin(store::search::rewrite(conn, *first))).await? {
+        first = false;
+    }
+    Ok(())
 }
 
 /// Sees to the messages of one conversation, a bite at a time.

@@ -24,6 +24,7 @@ pub mod mfa;
 pub mod password_hashing;
 pub mod passwords;
 pub mod revocations;
+pub mod search;
 pub mod send_batch;
 pub mod send_queue;
 pub mod sessions;

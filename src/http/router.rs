@@ -14,8 +14,8 @@ use utoipa_axum::routes;
 use super::edge::RouteSlot;
 use super::problem::Problem;
 use super::routes::{
-    admin, api_keys, audit, capabilities, conversations, export, friends, health, messages, mfa, passwords, sessions,
-    users,
+    admin, api_keys, audit, capabilities, conversations, export, friends, health, messages, mfa, passwords, search,
+    sessions, users,
 };
 use super::{HttpState, metrics, openapi};
 use crate::domain::auth::Access;
@@ -60,6 +60,7 @@ fn documented() -> OpenApiRouter<HttpState> {
         .routes(routes!(friends::put_friend, friends::delete_friend))
         .routes(routes!(friends::list_blocks))
         .routes(routes!(friends::put_block, friends::delete_block))
+        .routes(routes!(search::search_messages))
         .routes(routes!(capabilities::get_capabilities))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))

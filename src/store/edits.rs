@@ -5,7 +5,7 @@
 
 use super::idempotency::Digest;
 use super::messages::Kind;
-use super::{Conn, Row, Value};
+use super::{Conn, Row, Value, search};
 use crate::error::Result;
 use crate::ids::{ConversationId, UserId};
 use crate::time::Timestamp;
@@ -87,7 +87,7 @@ pub async fn replace_body(
         &[place[0], place[1], Value::Text(body), Value::Time(now)],
     )
     .await?;
-    Ok(())
+    search::renew(conn, conversation, &[seq]).await
 }
 
 /// How often a message was edited.
@@ -123,5 +123,5 @@ pub async fn bury(conn: &mut Conn, conversation: ConversationId, seqs: &[i64], n
         &[Value::I64(conversation.0), Value::I64s(seqs), Value::Time(now)],
     )
     .await?;
-    Ok(())
+    search::renew(conn, conversation, seqs).await
 }

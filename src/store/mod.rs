@@ -34,6 +34,7 @@ pub mod migrations;
 pub mod passwords;
 pub mod postgres;
 pub mod revocations;
+pub mod search;
 pub mod sends;
 pub mod sessions;
 pub mod sqlite;

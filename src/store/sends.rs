@@ -6,8 +6,8 @@
 use super::conversations::{self, Head};
 use super::events::{self, Kind, NewEvent};
 use super::messages::{self, Message, NewRow};
-use super::revocations;
 use super::{Conn, Value};
+use super::{revocations, search};
 use crate::error::{Error, Result};
 use crate::time::Timestamp;
 
@@ -51,6 +51,7 @@ pub async fn append(conn: &mut Conn, heads: &[Head], rows: &[NewRow<'_>], unrevo
     if let Conn::Sqlite(_) = conn {
         conversations::advance(conn, heads).await?;
         messages::append(conn, rows).await?;
+        search::append(conn, rows).await?;
         let events: Vec<NewEvent> = rows.iter().map(|row| created(row.message)).collect();
         events::append(conn, &events).await?;
         let last = revocations::last_position(conn).await?;
@@ -65,6 +66,8 @@ pub async fn append(conn: &mut Conn, heads: &[Head], rows: &[NewRow<'_>], unrevo
     let bodies: Vec<&str> = rows.iter().map(|row| row.message.body.as_str()).collect();
     let days: Vec<Option<i64>> = rows.iter().map(|row| row.key.map(|(day, _)| day)).collect();
     let digests: Vec<Option<&[u8]>> = rows.iter().map(|row| row.key.map(|(_, digest)| digest.as_slice())).collect();
+    let streams: Vec<Option<String>> = rows.iter().map(|row| search::postgres_stream(row.message)).collect();
+    let streams: Vec<Option<&str>> = streams.iter().map(Option::as_deref).collect();
     conn.one_and_commit(
         "WITH heads AS (
              UPDATE messaging.conversations c
@@ -79,10 +82,18 @@ pub async fn append(conn: &mut Conn, heads: &[Head], rows: &[NewRow<'_>], unrevo
                                   $10::bigint[], $11::bigint[], $12::timestamptz[], $13::bigint[], $14::text[],
                                   $17::bigint[], $18::bytea[])
              RETURNING 1),
+         indexed AS (
+             INSERT INTO messaging.search_entries (id, conversation_id, seq, timestamp_sent, terms)
+             SELECT s.id, s.conversation_id, s.seq, s.timestamp_sent, s.terms::tsvector
+               FROM unnest($7::bigint[], $5::bigint[], $6::bigint[], $8::timestamptz[], $20::text[])
+                    AS s (id, conversation_id, seq, timestamp_sent, terms)
+              WHERE s.terms IS NOT NULL
+             RETURNING 1),
          -- The counts make it wait for the others: its row is locked for everyone from here to the commit.
          log AS (
              UPDATE messaging.event_log
-                SET last_position = last_position + $15 + 0 * ((SELECT count(*) FROM stored) + (SELECT count(*) FROM heads))
+                SET last_position = last_position + $15 + 0 * ((SELECT count(*) FROM stored) + (SELECT count(*) FROM indexed)
+                                                               + (SELECT count(*) FROM heads))
              RETURNING last_position),
          logged AS (
              INSERT INTO messaging.events (position, type, conversation_id, seq, actor_id, at)
@@ -112,6 +123,7 @@ pub async fn append(conn: &mut Conn, heads: &[Head], rows: &[NewRow<'_>], unrevo
             Value::OptionI64s(&days),
             Value::OptionByteSlices(&digests),
             Value::OptionI64(unrevoked_since),
+            Value::OptionTexts(&streams),
         ],
         |_| Ok(()),
     )

@@ -27,6 +27,7 @@ mod passwords;
 mod properties;
 mod proxy;
 mod restore;
+mod search;
 mod secrecy;
 mod sessions;
 mod timeline;

@@ -11,6 +11,7 @@ pub mod health;
 pub mod messages;
 pub mod mfa;
 pub mod passwords;
+pub mod search;
 pub mod sessions;
 pub mod users;
 

@@ -47,6 +47,7 @@ GET /api/conversations/{id}/messages/{seq}        401 200 non non 200 scp scp 20
 PATCH /api/conversations/{id}/messages/{seq}      401 200 non non scp act scp act scp 200 scp 200 scp non scp non
 DELETE /api/conversations/{id}/messages/{seq}     401 204 non non scp mym scp 204 scp 204 scp 204 scp non scp non
 GET /api/conversations/{id}/messages/{seq}/history 401 200 non non 200 scp scp 200 200 scp scp 200 non scp scp non
+GET /api/search/messages                          401 200 200 200 200 scp scp 200 200 scp scp 200 200 scp scp 200
 
 GET /api/friends                                  401 200 200 200 act scp scp act 200 scp scp 200 200 scp scp 200
 GET /api/friends/requests                         401 200 200 200 act scp scp act 200 scp scp 200 200 scp scp 200
