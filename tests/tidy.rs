@@ -217,6 +217,10 @@ fn a_copy_knows_every_table() {
         let text = fs::read_to_string(&migration).unwrap();
         for name in text.split("CREATE TABLE messaging.").skip(1).map(|rest| rest.split([' ', '(']).next().unwrap()) {
             tables += 1;
+            if name == "search_entries" {
+                // Made anew from the messages.
+                continue;
+            }
             assert!(copy.contains(&format!("\"{name}\"")), "{}: {name} is left out of backups", migration.display());
         }
     }

@@ -560,10 +560,12 @@ both!(messages_of_before_are_found_after_the_upgrade, async |place| {
 both!(nothing_is_left_of_what_was_said_by_who_was_erased, async |place| {
     let server = Server::start(place).await;
     let words = ["Grüßgöttle", "grußgottle", "葡萄酒庫", "xylophonist"];
+    // So many that pages of the index are told apart by how their words begin.
     for number in 0..300 {
-        let body = format!("{} {}{number} 葡萄酒庫{number}", words[0], words[3]);
+        let names: Vec<String> = (0..30).map(|index| format!("xylophonist{}", number * 30 + index)).collect();
+        let body = format!("Grüßgöttle 葡萄酒庫{number} {}", names.join(" "));
         server.send("bugs", ["duck", "porky"][number % 2], &body).await;
-        server.send("duck", "rdibari", &format!("something else {number}")).await;
+        server.send("duck", "rdibari", &format!("something else zebra {number}")).await;
     }
     let kept = everything_kept(place);
     for word in words {
