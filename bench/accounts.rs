@@ -1,9 +1,9 @@
 //! What accounts cost: requests with credentials beside the same ones under open access, and how long a
 //! log-in takes for somebody and for nobody.
 //!
-//! Invariant: both servers work on one database and take turns, with the same requests but for who makes
-//! them, so that this is what differs between their rates. Sessions and the key are written into the
-//! database: logging in a thousand people would measure argon2.
+//! Invariant: one server answers the same requests by turns without credentials and with them, so that this is
+//! what differs between the rates. Sessions and the key are written into the database: logging in a thousand
+//! people would measure argon2.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -98,6 +98,11 @@ impl Credentials {
         })
     }
 
+    /// Writes the secret that the server is to verify JWTs with.
+    pub fn put_jwt_secret_into(&self, path: &Path) -> Outcome<()> {
+        fs::write(path, &self.jwt_secret).context("writing the JWT secret")
+    }
+
     /// Writes the sessions and the key. No server may have seen one of them before.
     pub fn put_into_sqlite(&self, path: &Path) -> Outcome<()> {
         self.write_sqlite(path).context(format!("writing sessions into {}", path.display()))
@@ -178,45 +183,31 @@ fn jwt(key: &hmac::Key, user_name: &str, expires_at_s: u64) -> String {
     format!("{message}.{signature}")
 }
 
-/// An open server and a secured one beside it, on one database.
-pub struct Servers<'a> {
-    open: &'a Server,
-    secured: Server,
+/// A server under open access, which takes credentials as well.
+pub struct Callers<'a> {
+    server: &'a Server,
     credentials: &'a Credentials,
     /// What it is called in the figures.
     database: &'static str,
 }
 
-impl<'a> Servers<'a> {
-    /// Starts the secured one. It is there only while it is compared: nobody else shares its database meanwhile.
-    pub fn start(
-        database: &'static str,
-        open: &'a Server,
-        setup: &Setup,
-        credentials: &'a Credentials,
-    ) -> Outcome<Self> {
-        let secret_file = setup.data_dir.join("jwt-secret");
-        fs::write(&secret_file, &credentials.jwt_secret).context("writing the JWT secret")?;
-        let setup = Setup {
-            binary: setup.binary.clone(),
-            data_dir: setup.data_dir.clone(),
-            database_url: setup.database_url.clone(),
-            access: Access::Secured(secret_file),
-            log: setup.log.with_extension("secured.log"),
-        };
-        let servers = Self { open, secured: Server::start(&setup)?, credentials, database };
-        let request = Request::get(servers.secured.address, "/api/users");
-        // Else there would be nothing to compare.
-        match client::fetch(servers.secured.address, &request, ANSWER_AT_MOST)?.status {
-            401 => Ok(servers),
-            status => Err(format!("the secured server answers {status} without credentials")),
+impl<'a> Callers<'a> {
+    /// Looks whether the server tells good credentials from bad ones: else there would be nothing to compare.
+    pub fn of(database: &'static str, server: &'a Server, credentials: &'a Credentials) -> Outcome<Self> {
+        let request = |token: &str| Request::get(server.address, "/api/users").with(&bearer(token));
+        for (token, expected) in [(credentials.api_key.as_str(), 200), ("phk_0", 401)] {
+            let status = client::fetch(server.address, &request(token), ANSWER_AT_MOST)?.status;
+            if status != expected {
+                return Err(format!("the server answers {status} to credentials instead of {expected}"));
+            }
         }
+        Ok(Self { server, credentials, database })
     }
 
     /// Reads. Comes before writing: the pages are those of the other reading figures.
     pub fn read(&self, settings: &Settings) -> Outcome<Vec<Figure>> {
         say(&format!("{}: reading with credentials", self.database));
-        self.compare("GET 50 messages", |caller| turn(settings.reads_as(self.address(caller), caller)))
+        self.compare("GET 50 messages", |caller| turn(settings.reads_as(self.server.address, caller)))
     }
 
     /// Writes; `settle` is done before each load.
@@ -224,15 +215,8 @@ impl<'a> Servers<'a> {
         say(&format!("{}: writing with credentials", self.database));
         self.compare("POST a message", |caller| {
             settle()?;
-            turn(settings.posts_as(self.address(caller), caller, false))
+            turn(settings.posts_as(self.server.address, caller, false))
         })
-    }
-
-    fn address(&self, caller: &Caller<'_>) -> SocketAddr {
-        match caller {
-            Caller::Nobody => self.open.address,
-            Caller::Session(_) | Caller::ApiKey(_) | Caller::Jwt(_) => self.secured.address,
-        }
     }
 
     /// Each kind of caller in turn, with open access before and after them. A tenth is less than what a shared
@@ -271,47 +255,49 @@ impl<'a> Servers<'a> {
         };
         Ok(secured.into_iter().map(figure).collect())
     }
+}
 
-    /// Wrong passwords for a name that has one and for names that nobody has, in turns, one at a time.
-    pub fn log_in(&self) -> Outcome<[Figure; 2]> {
-        say(&format!("{}: logging in", self.database));
-        let address = self.open.address;
-        let account = json!({ "user_name": KNOWN_NAME, "password": "three blue kites" }).to_string();
-        let made = client::fetch(address, &Request::post(address, "/api/users", &account, false), ANSWER_AT_MOST)?;
-        if made.status != 201 {
-            return Err(format!("making an account: {} {}", made.status, String::from_utf8_lossy(&made.body)));
-        }
-        let (mut known, mut unknown) = (Vec::new(), Vec::new());
-        for round in 0..LOG_INS {
-            let nobody = format!("nobody{round}");
-            if round % 2 == 0 {
-                known.push(self.fail_to_log_in(KNOWN_NAME)?);
-                unknown.push(self.fail_to_log_in(&nobody)?);
-            } else {
-                unknown.push(self.fail_to_log_in(&nobody)?);
-                known.push(self.fail_to_log_in(KNOWN_NAME)?);
-            }
-        }
-        known.sort();
-        unknown.sort();
-        let beside = |what: &str, hundredth: usize, target| {
-            let at = |times: &[Duration]| times[times.len() * hundredth / 100];
-            Figure::time_beside(what, at(&unknown), ("for a known name", at(&known)), target)
-        };
-        let median = format!("log-in for an unknown name, {}, median", self.database);
-        Ok([beside(&median, 50, Target::Same(LOG_IN_SHARE)), beside("… 95th percentile", 95, Target::Nothing)])
+/// Wrong passwords for a name that has one and for names that nobody has, in turns, one at a time.
+pub fn log_in(database: &str, setup: &Setup) -> Outcome<[Figure; 2]> {
+    say(&format!("{database}: logging in"));
+    let open = Server::start(setup)?;
+    let address = open.address;
+    let account = json!({ "user_name": KNOWN_NAME, "password": "three blue kites" }).to_string();
+    let made = client::fetch(address, &Request::post(address, "/api/users", &account, false), ANSWER_AT_MOST)?;
+    if made.status != 201 {
+        return Err(format!("making an account: {} {}", made.status, String::from_utf8_lossy(&made.body)));
     }
-
-    fn fail_to_log_in(&self, user_name: &str) -> Outcome<Duration> {
-        let address = self.secured.address;
-        let body = json!({ "user_name": user_name, "password": "three red kites" }).to_string();
-        let request = Request::post(address, "/api/sessions", &body, false);
-        let asked_at = Instant::now();
-        let answer = client::fetch(address, &request, ANSWER_AT_MOST)?;
-        let took = asked_at.elapsed();
-        match answer.status {
-            401 => Ok(took),
-            status => Err(format!("a wrong password was answered {status}")),
+    drop(open);
+    let secured = Server::start(&Setup { access: Access::Secured, ..setup.clone() })?;
+    let (mut known, mut unknown) = (Vec::new(), Vec::new());
+    for round in 0..LOG_INS {
+        let nobody = format!("nobody{round}");
+        if round % 2 == 0 {
+            known.push(fail_to_log_in(secured.address, KNOWN_NAME)?);
+            unknown.push(fail_to_log_in(secured.address, &nobody)?);
+        } else {
+            unknown.push(fail_to_log_in(secured.address, &nobody)?);
+            known.push(fail_to_log_in(secured.address, KNOWN_NAME)?);
         }
+    }
+    known.sort();
+    unknown.sort();
+    let beside = |what: &str, hundredth: usize, target| {
+        let at = |times: &[Duration]| times[times.len() * hundredth / 100];
+        Figure::time_beside(what, at(&unknown), ("for a known name", at(&known)), target)
+    };
+    let median = format!("log-in for an unknown name, {}, median", database);
+    Ok([beside(&median, 50, Target::Same(LOG_IN_SHARE)), beside("… 95th percentile", 95, Target::Nothing)])
+}
+
+fn fail_to_log_in(address: SocketAddr, user_name: &str) -> Outcome<Duration> {
+    let body = json!({ "user_name": user_name, "password": "three red kites" }).to_string();
+    let request = Request::post(address, "/api/sessions", &body, false);
+    let asked_at = Instant::now();
+    let answer = client::fetch(address, &request, ANSWER_AT_MOST)?;
+    let took = asked_at.elapsed();
+    match answer.status {
+        401 => Ok(took),
+        status => Err(format!("a wrong password was answered {status}")),
     }
 }

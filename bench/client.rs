@@ -6,7 +6,9 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::data::Random;
@@ -32,6 +34,12 @@ impl Request {
     /// `GET path`.
     pub fn get(host: SocketAddr, path: &str) -> Self {
         let text = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        Self { bytes: text.into_bytes(), key_at: None }
+    }
+
+    /// `PUT path` without a body.
+    pub fn put(host: SocketAddr, path: &str) -> Self {
+        let text = format!("PUT {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\n\r\n");
         Self { bytes: text.into_bytes(), key_at: None }
     }
 
@@ -70,8 +78,10 @@ pub struct Load {
     pub address: SocketAddr,
     /// Each sending takes a random one of these.
     pub requests: Arc<Vec<Request>>,
-    /// The only status that is right.
-    pub expected_status: u16,
+    /// Whether the requests are taken in their order, each once, instead: the next one's place.
+    pub in_order: Option<Arc<AtomicUsize>>,
+    /// The statuses that are right.
+    pub expected_statuses: RangeInclusive<u16>,
     /// Time before counting starts.
     pub warm_up: Duration,
     /// Time that counts.
@@ -150,8 +160,8 @@ impl Tally {
 
     fn summary(mut self, load: &Load) -> Outcome<Measured> {
         if let Some(first) = self.first_wrong {
-            let expected = load.expected_status;
-            return Err(format!("{} answers were not {expected}; the first was:\n{first}", self.wrong));
+            let expected = load.expected_statuses.clone();
+            return Err(format!("{} answers were not {expected:?}; the first was:\n{first}", self.wrong));
         }
         if self.latencies_us.is_empty() {
             return Err(format!("{} answered nothing within the measurement", load.address));
@@ -175,7 +185,11 @@ async fn converse(load: Load, window: Window, mut random: Random) -> Outcome<Tal
     let mut tally = Tally { latencies_us: Vec::with_capacity(16 * 1024), ..Tally::default() };
     let mut keyed = Vec::with_capacity(1024);
     loop {
-        let request = &load.requests[random.below(load.requests.len() as u64) as usize];
+        let place = match &load.in_order {
+            Some(next) => next.fetch_add(1, Ordering::Relaxed),
+            None => random.below(load.requests.len() as u64) as usize,
+        };
+        let request = load.requests.get(place).ok_or_else(|| "there are no requests left".to_owned())?;
         let bytes = match request.key_at {
             None => &request.bytes,
             Some(at) => {
@@ -190,7 +204,7 @@ async fn converse(load: Load, window: Window, mut random: Random) -> Outcome<Tal
             return Ok(tally);
         }
         let answer = connection.exchange(bytes).await?;
-        if answer.status != load.expected_status {
+        if !load.expected_statuses.contains(&answer.status) {
             tally.wrong += 1;
             tally.first_wrong.get_or_insert_with(|| connection.excerpt(&answer));
         }

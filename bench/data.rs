@@ -15,7 +15,16 @@ use crate::process::{Context, Outcome};
 pub const USERS: u64 = 1_000;
 /// Each user writes with the next ten and is written to by the ten before: 20 conversations each.
 const PARTNERS_AHEAD: u64 = 10;
-const CONVERSATIONS: u64 = USERS * PARTNERS_AHEAD;
+/// Direct ones, with ids from 1.
+pub const CONVERSATIONS: u64 = USERS * PARTNERS_AHEAD;
+/// People who do nothing but be in the large group, with ids behind the others'.
+const EXTRAS: u64 = 9_000;
+/// The id of a group of the first ten users.
+pub const SMALL_GROUP: u64 = CONVERSATIONS + 1;
+/// How many they are.
+pub const SMALL_GROUP_MEMBERS: u64 = 10;
+/// The id of a group of everyone, extras included: ten thousand.
+pub const BIG_GROUP: u64 = CONVERSATIONS + 2;
 /// Posts go to the first conversation of each user: 1,000 of the 10,000.
 pub const BUSY_CONVERSATIONS: u64 = USERS;
 const BODY_BYTES: usize = 100;
@@ -79,6 +88,11 @@ pub fn members(conversation_id: u64) -> (u64, u64) {
     let user = (conversation_id - 1) / PARTNERS_AHEAD;
     let step = (conversation_id - 1) % PARTNERS_AHEAD + 1;
     (user + 1, (user + step) % USERS + 1)
+}
+
+/// The groups, each with how many members it has: the first so many users.
+fn groups() -> [(i64, i64); 2] {
+    [(SMALL_GROUP as i64, SMALL_GROUP_MEMBERS as i64), (BIG_GROUP as i64, (USERS + EXTRAS) as i64)]
 }
 
 /// The ids of the conversations that posts go to.
@@ -203,7 +217,7 @@ fn write_sqlite(path: &Path, history: &mut History) -> rusqlite::Result<()> {
                  user_name_key, email_key, full_name_key, last_name_key)
              VALUES (?1, 'User', ?2, ?3, NULL, 0, ?4, ?4, ?3, NULL, 'user ' || ?2, ?2)",
         )?;
-        for id in 1..=USERS {
+        for id in 1..=USERS + EXTRAS {
             insert.execute(params![id as i64, format!("{id:04}"), user_name(id), start_us])?;
         }
         let mut insert = transaction.prepare(
@@ -227,8 +241,8 @@ fn write_sqlite(path: &Path, history: &mut History) -> rusqlite::Result<()> {
 fn write_sqlite_conversations(transaction: &rusqlite::Transaction<'_>, history: &History) -> rusqlite::Result<()> {
     let start_us = history.first_at_us;
     let mut conversation = transaction.prepare(
-        "INSERT INTO conversations (id, kind, created_at, created_by, last_seq, last_sent_at, last_message_id)
-         VALUES (?1, 'direct', ?2, ?3, ?4, ?5, ?6)",
+        "INSERT INTO conversations (id, kind, created_at, created_by, last_seq, last_sent_at, last_message_id, member_count)
+         VALUES (?1, 'direct', ?2, ?3, ?4, ?5, ?6, 2)",
     )?;
     let mut pair = transaction.prepare(
         "INSERT INTO direct_conversations (lower_user_id, higher_user_id, conversation_id) VALUES (?1, ?2, ?3)",
@@ -243,6 +257,17 @@ fn write_sqlite_conversations(transaction: &rusqlite::Transaction<'_>, history: 
         pair.execute(params![one.min(other), one.max(other), id])?;
         member.execute(params![id, one, start_us])?;
         member.execute(params![id, other, start_us])?;
+    }
+    let mut group = transaction.prepare(
+        "INSERT INTO conversations (id, kind, title, created_at, created_by, last_seq, last_sent_at, last_message_id,
+             member_count)
+         VALUES (?1, 'group', 'a group', ?2, 1, 0, ?2, 0, ?3)",
+    )?;
+    for (id, count) in groups() {
+        group.execute(params![id, start_us, count])?;
+        for user in 1..=count {
+            member.execute(params![id, user, start_us])?;
+        }
     }
     Ok(())
 }
@@ -273,8 +298,8 @@ async fn write_postgres(
                  user_name_key, email_key, full_name_key, last_name_key)
              SELECT id, 'User', digits, 'user' || digits, NULL, false, $2, $2,
                  'user' || digits, NULL, 'user ' || digits, digits
-             FROM (SELECT id, to_char(id, 'FM0000') AS digits FROM generate_series(1, $1::bigint) AS id) AS numbered",
-            &[&(USERS as i64), &start_at],
+             FROM (SELECT id, lpad(id::text, greatest(4, length(id::text)), '0') AS digits FROM generate_series(1, $1::bigint) AS id) AS numbered",
+            &[&((USERS + EXTRAS) as i64), &start_at],
         )
         .await?;
     let insert = transaction
@@ -318,8 +343,8 @@ async fn write_postgres_conversations(
     transaction
         .execute(
             "INSERT INTO messaging.conversations (id, kind, created_at, created_by, last_seq, last_sent_at,
-                 last_message_id)
-             SELECT id, 'direct', $1, one, last_seq, last_sent_at, last_message_id
+                 last_message_id, member_count)
+             SELECT id, 'direct', $1, one, last_seq, last_sent_at, last_message_id, 2
              FROM unnest($2::bigint[], $3::bigint[], $4::bigint[], $5::timestamptz[], $6::bigint[])
                  AS rows (id, one, last_seq, last_sent_at, last_message_id)",
             &[&start_at, &ids, &ones, &last_seqs, &last_sent_at, &last_message_ids],
@@ -342,6 +367,23 @@ async fn write_postgres_conversations(
             )
             .await?;
     }
+    for (id, count) in groups() {
+        transaction
+            .execute(
+                "INSERT INTO messaging.conversations (id, kind, title, created_at, created_by, last_seq, last_sent_at,
+                     last_message_id, member_count)
+                 VALUES ($1, 'group', 'a group', $2, 1, 0, $2, 0, $3)",
+                &[&id, &start_at, &count],
+            )
+            .await?;
+        transaction
+            .execute(
+                "INSERT INTO messaging.members (conversation_id, user_id, joined_at)
+                 SELECT $1, user_id, $2 FROM generate_series(1, $3::bigint) AS user_id",
+                &[&id, &start_at, &count],
+            )
+            .await?;
+    }
     transaction
         .batch_execute("DROP TABLE messaging.search_entries; DELETE FROM messaging.schema_migrations WHERE version = 6")
         .await?;
@@ -350,7 +392,7 @@ async fn write_postgres_conversations(
             "SELECT setval('messaging.messaging_sequence', $1),
                  setval(pg_get_serial_sequence('messaging.users', 'id'), $2),
                  setval(pg_get_serial_sequence('messaging.conversations', 'id'), $3)",
-            &[&history.message_count.max(1), &(USERS as i64), &(CONVERSATIONS as i64)],
+            &[&history.message_count.max(1), &((USERS + EXTRAS) as i64), &(BIG_GROUP as i64)],
         )
         .await?;
     Ok(())

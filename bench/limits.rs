@@ -43,7 +43,7 @@ pub struct Limit {
 }
 
 impl Limit {
-    /// A bare axum handler that answers `GET /api/messages/{user_name}` with this page's bytes.
+    /// A bare axum handler that answers every GET with this page's bytes.
     pub fn same_bytes(folder: &Path, page: &Page) -> Outcome<Self> {
         let file = folder.join("page.bin");
         fs::write(&file, &page.body).context("keeping the page")?;
@@ -104,7 +104,7 @@ fn same_bytes_router(file: &str, content_type: &str) -> Outcome<Router> {
         let answer = ([(header::CONTENT_TYPE, content_type.clone())], body.clone());
         async move { answer }
     };
-    Ok(Router::new().route("/api/messages/{user_name}", get(answer)))
+    Ok(Router::new().fallback(get(answer)))
 }
 
 #[derive(Deserialize)]

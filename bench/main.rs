@@ -10,6 +10,7 @@
 
 mod accounts;
 mod client;
+mod conversations;
 mod data;
 mod limits;
 mod plan;

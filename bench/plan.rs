@@ -5,14 +5,16 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::accounts::{Caller, Credentials, Servers};
+use crate::accounts::{self, Caller, Callers, Credentials};
 use crate::client::{self, Load, Measured, Page, Request};
+use crate::conversations;
 use crate::data::{self, Random};
 use crate::limits::Limit;
 use crate::postgres::{self, Cluster};
@@ -23,7 +25,7 @@ use crate::server::{Access, Server, Setup};
 const PAGE: usize = 50;
 const WARM_UP: Duration = Duration::from_millis(1_500);
 /// How often each takes its turn.
-const ROUNDS: usize = 2;
+pub const ROUNDS: usize = 2;
 const STARTS: usize = 5;
 const MEMORY_AT_MOST_MIB: f64 = 120.0;
 const START_AT_MOST_MS: f64 = 150.0;
@@ -70,29 +72,31 @@ fn run_sqlite(settings: &Settings, folder: &Path, figures: &mut Vec<Figure>) -> 
         data_dir: folder.join("data"),
         database_url: None,
         access: Access::Open,
+        jwt_secret_file: folder.join("jwt-secret"),
         log: folder.join("sqlite-server.log"),
     };
     fs::create_dir_all(&setup.data_dir).context("creating the data directory")?;
+    let credentials = Credentials::make()?;
+    credentials.put_jwt_secret_into(&setup.jwt_secret_file)?;
     drop(Server::start(&setup)?);
     say("SQLite: loading");
     let database = setup.data_dir.join("posthaste.db");
     data::fill_sqlite(&database, settings.message_count)?;
     // It copies the database, so it comes before the server.
     let bare_writer = Limit::group_commit(folder, &database)?;
-    let credentials = Credentials::make()?;
     credentials.put_into_sqlite(&database)?;
     let server = Server::start(&setup)?;
     figures.push(read_sqlite(settings, folder, &server)?);
-    figures.extend(Servers::start("SQLite", &server, &setup, &credentials)?.read(settings)?);
+    let callers = Callers::of("SQLite", &server, &credentials)?;
+    figures.extend(callers.read(settings)?);
     figures.extend(write_sqlite(settings, &bare_writer, &server)?);
     let memory_bytes = server.anonymous_memory_bytes()?;
     figures.push(Figure::memory("memory after the load, SQLite", memory_bytes, MEMORY_AT_MOST_MIB));
     drop(bare_writer);
-    let servers = Servers::start("SQLite", &server, &setup, &credentials)?;
-    figures.extend(servers.write(settings, || Ok(()))?);
-    figures.extend(servers.log_in()?);
-    drop(servers);
+    figures.extend(callers.write(settings, || Ok(()))?);
+    figures.extend(conversations::measure("SQLite", settings, folder, &server, || Ok(()))?);
     drop(server);
+    figures.extend(accounts::log_in("SQLite", &setup)?);
     let start = median_start(&setup)?;
     figures.push(Figure::time("start to first 200, SQLite", start, START_AT_MOST_MS));
     Ok(())
@@ -136,26 +140,29 @@ fn run_postgres(settings: &Settings, folder: &Path, figures: &mut Vec<Figure>) -
         data_dir: folder.join("data-beside-postgres"),
         database_url: Some(cluster.url()),
         access: Access::Open,
+        jwt_secret_file: folder.join("jwt-secret"),
         log: folder.join("postgres-server.log"),
     };
     fs::create_dir_all(&setup.data_dir).context("creating the data directory")?;
+    let credentials = Credentials::make()?;
+    credentials.put_jwt_secret_into(&setup.jwt_secret_file)?;
     drop(Server::start(&setup)?);
     say("PostgreSQL: loading");
     cluster.fill(settings.message_count)?;
     cluster.execute(postgres::SCRATCH_TABLES)?;
     cluster.tidy()?;
-    let credentials = Credentials::make()?;
     cluster.with_client(async |client| credentials.put_into_postgres(client).await)?;
     let server = Server::start(&setup)?;
     figures.extend(read_postgres(settings, &cluster, &server)?);
-    figures.extend(Servers::start("PostgreSQL", &server, &setup, &credentials)?.read(settings)?);
+    let callers = Callers::of("PostgreSQL", &server, &credentials)?;
+    figures.extend(callers.read(settings)?);
     figures.extend(write_postgres(settings, &cluster, &server)?);
-    let servers = Servers::start("PostgreSQL", &server, &setup, &credentials)?;
     // Each starts with an empty log since the last checkpoint, whoever went before.
-    figures.extend(servers.write(settings, || cluster.execute("CHECKPOINT"))?);
-    figures.extend(servers.log_in()?);
-    drop(servers);
+    let settle = || cluster.execute("CHECKPOINT");
+    figures.extend(callers.write(settings, settle)?);
+    figures.extend(conversations::measure("PostgreSQL", settings, folder, &server, settle)?);
     drop(server);
+    figures.extend(accounts::log_in("PostgreSQL", &setup)?);
     let start = median_start(&setup)?;
     figures.push(Figure::time("start to first 200, PostgreSQL", start, START_AT_MOST_MS));
     cluster.version()
@@ -212,7 +219,7 @@ impl Settings {
     /// Pages of all users, each asked for by that user.
     pub fn reads_as(&self, address: SocketAddr, caller: &Caller<'_>) -> Load {
         let requests = data::users().map(|user| caller.sign(user, Request::get(address, &page_path(user)))).collect();
-        self.load(address, requests, 200)
+        self.load(address, requests, 200..=200)
     }
 
     /// Messages into the busy conversations, each sent by its sender.
@@ -229,7 +236,7 @@ impl Settings {
                 caller.sign(sender, Request::post(address, "/api/messages", &message.to_string(), idempotent))
             })
             .collect();
-        self.load(address, requests, 201)
+        self.load(address, requests, 201..=201)
     }
 
     fn pgbench(&self, cluster: &Cluster, script: &str, clients: usize) -> Outcome<Measured> {
@@ -237,14 +244,15 @@ impl Settings {
         Ok(Measured { rate, ..Measured::default() })
     }
 
-    fn load(&self, address: SocketAddr, requests: Vec<Request>, expected_status: u16) -> Load {
+    /// Random ones of these requests, again and again.
+    pub fn load(&self, address: SocketAddr, requests: Vec<Request>, expected_statuses: RangeInclusive<u16>) -> Load {
         let requests = Arc::new(requests);
-        Load { address, requests, expected_status, warm_up: WARM_UP, duration: self.duration }
+        Load { address, requests, in_order: None, expected_statuses, warm_up: WARM_UP, duration: self.duration }
     }
 }
 
 /// The better of several measurements.
-struct Best {
+pub struct Best {
     name: &'static str,
     /// It.
     pub measured: Measured,

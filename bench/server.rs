@@ -16,6 +16,7 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_millis(1);
 const BUILT_BESIDE: Option<&str> = option_env!("CARGO_BIN_EXE_posthaste");
 
 /// How the server is started.
+#[derive(Clone)]
 pub struct Setup {
     /// The executable.
     pub binary: PathBuf,
@@ -25,19 +26,22 @@ pub struct Setup {
     pub database_url: Option<String>,
     /// Whom it lets in.
     pub access: Access,
+    /// Holds the secret that JWTs are signed with.
+    pub jwt_secret_file: PathBuf,
     /// Where its words go.
     pub log: PathBuf,
 }
 
 /// Whom a server lets in.
+#[derive(Clone, Copy)]
 pub enum Access {
     /// Everyone.
     Open,
-    /// Who has credentials; JWTs are signed with the secret in this file.
-    Secured(PathBuf),
+    /// Who has credentials.
+    Secured,
 }
 
-/// What the JWTs for a secured server say of their issuer and their audience.
+/// What JWTs say of their issuer and their audience.
 pub const ISSUER_AND_AUDIENCE: &str = "bench";
 
 /// A server that answers.
@@ -68,13 +72,11 @@ impl Server {
         let mut command = Command::new(&setup.binary);
         command.args(["serve", "--rate-limits", "off", "--log-format", "json", "--listen"]);
         command.arg(address.to_string()).arg("--data-dir").arg(&setup.data_dir);
-        match &setup.access {
-            Access::Open => command.arg("--open"),
-            Access::Secured(secret_file) => command
-                .args(["--jwt-issuer", ISSUER_AND_AUDIENCE, "--jwt-audience", ISSUER_AND_AUDIENCE])
-                .arg("--jwt-hs256-secret-file")
-                .arg(secret_file),
-        };
+        command.args(["--jwt-issuer", ISSUER_AND_AUDIENCE, "--jwt-audience", ISSUER_AND_AUDIENCE]);
+        command.arg("--jwt-hs256-secret-file").arg(&setup.jwt_secret_file);
+        if let Access::Open = setup.access {
+            command.arg("--open");
+        }
         if let Some(url) = &setup.database_url {
             command.arg("--database-url").arg(url);
         }

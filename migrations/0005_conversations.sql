@@ -1,18 +1,19 @@
 -- Groups, and what each member keeps of a conversation.
 
--- history is all or since_joined: what those see who joined later. lifetime: a deleted group keeps its row, so that its id is
--- known to be taken, until its messages are gone.
+-- history is all or since_joined: what those see who joined later. A deleted group keeps its row until its messages are gone.
 ALTER TABLE messaging.conversations ADD COLUMN title TEXT;
 ALTER TABLE messaging.conversations ADD COLUMN avatar_url TEXT;
 ALTER TABLE messaging.conversations ADD COLUMN history TEXT NOT NULL DEFAULT 'all';
 ALTER TABLE messaging.conversations ADD COLUMN members_can_add BOOLEAN NOT NULL DEFAULT FALSE;
 ALTER TABLE messaging.conversations ADD COLUMN deleted_at TIMESTAMPTZ;
 ALTER TABLE messaging.conversations ADD COLUMN member_count BIGINT NOT NULL DEFAULT 0;
+CREATE INDEX conversations_deleted_at ON messaging.conversations (deleted_at) WHERE deleted_at IS NOT NULL;
 UPDATE messaging.conversations
    SET member_count = (SELECT count(*) FROM messaging.members m WHERE m.conversation_id = conversations.id);
 
 -- joined_seq: the conversation's last_seq when they joined. read_seq and delivered_seq only grow. unread_from is a private
--- marker. A conversation is hidden from a member's list while its last_seq is at most hidden_seq.
+-- marker. A conversation is not in a member's list
+-- while its last_seq is below hidden_below_seq.
 ALTER TABLE messaging.members ADD COLUMN role TEXT NOT NULL DEFAULT 'member';
 ALTER TABLE messaging.members ADD COLUMN joined_seq BIGINT NOT NULL DEFAULT 0;
 ALTER TABLE messaging.members ADD COLUMN read_seq BIGINT NOT NULL DEFAULT 0;
@@ -22,7 +23,7 @@ ALTER TABLE messaging.members ADD COLUMN muted_until TIMESTAMPTZ;
 ALTER TABLE messaging.members ADD COLUMN pinned BOOLEAN NOT NULL DEFAULT FALSE;
 ALTER TABLE messaging.members ADD COLUMN archived BOOLEAN NOT NULL DEFAULT FALSE;
 ALTER TABLE messaging.members ADD COLUMN draft TEXT;
-ALTER TABLE messaging.members ADD COLUMN hidden_seq BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE messaging.members ADD COLUMN hidden_below_seq BIGINT NOT NULL DEFAULT 0;
 
 -- Who was a member and is not any more: their messages are still there when they are to be erased.
 CREATE TABLE messaging.former_members (

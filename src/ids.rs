@@ -41,6 +41,16 @@ id!(
     ApiKeyId
 );
 
+id!(
+    /// Names an invite into a group.
+    InviteId
+);
+
+id!(
+    /// Names a message that waits for its time; it is given its id as a message when it is sent.
+    ScheduledId
+);
+
 /// Where randomness comes from: an input, so that a test can repeat a run.
 #[derive(Debug)]
 pub enum Rng {

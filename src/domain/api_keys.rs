@@ -5,7 +5,7 @@
 use super::audit::{self, Action, By};
 use super::auth::Scopes;
 use super::idempotency::{Given, Once, StoredAnswer};
-use super::lists::{Limit, Page, decode_cursor, encode_cursor};
+use super::lists::{self, Limit, Page};
 use super::tokens::{Token, TokenKind};
 use crate::app::App;
 use crate::error::{Error, FieldError, Result};
@@ -115,21 +115,12 @@ async fn insert(conn: &mut Conn, input: &Input) -> Result<Given> {
 /// # Errors
 /// 422 for a cursor that is none.
 pub async fn list(app: &App, limit: Limit, cursor: Option<&str>) -> Result<Page<Vec<ApiKey>>> {
-    let [after] = match cursor {
-        Some(cursor) => decode_cursor::<1>(LIST, cursor)?,
-        None => [0],
-    };
-    let wanted = limit.get();
-    let mut keys = app
+    let after = ApiKeyId(lists::begin(LIST, cursor, 0)?);
+    let keys = app
         .db
-        .read((ApiKeyId(after), wanted as i64 + 1), |conn, (after, limit)| {
-            Box::pin(store::api_keys::list(conn, *after, *limit))
-        })
+        .read((after, limit), |conn, (after, limit)| Box::pin(store::api_keys::list(conn, *after, limit.to_read())))
         .await?;
-    let more = keys.len() > wanted;
-    keys.truncate(wanted);
-    let next = keys.last().filter(|_| more).map(|last| encode_cursor(LIST, &[last.id.0]));
-    Ok(Page { entries: keys, next })
+    Ok(Page::new(LIST, keys, limit, |last| [last.id.0]))
 }
 
 /// Revokes a key.

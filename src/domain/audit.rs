@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use super::auth::{Credential, Principal};
-use super::lists::{Limit, Page, decode_cursor, encode_cursor};
+use super::lists::{self, Limit, Page};
 use crate::app::App;
 use crate::error::Result;
 use crate::ids::{ApiKeyId, UserId};
@@ -154,17 +154,10 @@ pub async fn record_refusal(app: &App, by: By, action: Action, subject: Option<U
 /// # Errors
 /// 422 for a cursor that is none.
 pub async fn list(app: &App, limit: Limit, cursor: Option<&str>) -> Result<Page<Vec<(i64, Entry)>>> {
-    let [before] = match cursor {
-        Some(cursor) => decode_cursor::<1>(LIST, cursor)?,
-        None => [i64::MAX],
-    };
-    let wanted = limit.get();
-    let mut entries = app
+    let before = lists::begin(LIST, cursor, i64::MAX)?;
+    let entries = app
         .db
-        .read((before, wanted as i64 + 1), |conn, (before, limit)| Box::pin(store::audit::list(conn, *before, *limit)))
+        .read((before, limit), |conn, (before, limit)| Box::pin(store::audit::list(conn, *before, limit.to_read())))
         .await?;
-    let more = entries.len() > wanted;
-    entries.truncate(wanted);
-    let next = entries.last().filter(|_| more).map(|(id, _)| encode_cursor(LIST, &[*id]));
-    Ok(Page { entries, next })
+    Ok(Page::new(LIST, entries, limit, |(id, _)| [*id]))
 }

@@ -1,9 +1,9 @@
 //! Who is calling, and what that lets them see and do.
 //!
 //! Invariant: a [`Principal`] comes only from `credentials`, which checked what the caller showed; what it may do is asked of
-//! it, and of nothing else. [`Attempt`]s at logging in are another type and open nothing.
+//! it, and of nothing else. An attempt to log in is a [`LogIn`], which opens nothing.
 //!
-//! [`Attempt`]: super::sessions::LogIn
+//! [`LogIn`]: super::sessions::LogIn
 
 use std::net::IpAddr;
 use std::sync::Arc;

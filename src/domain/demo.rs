@@ -65,6 +65,7 @@ fn conversation(clock: &Clock) -> Batch {
         body: (*body).into(),
         reply_to: None,
         keyed: None,
+        accepted_at: None,
     });
     Batch::new(clock.clone(), drafts.collect(), Known::default(), DirectMessagesFrom::Everyone)
 }

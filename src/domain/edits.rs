@@ -62,13 +62,16 @@ async fn replace(conn: &mut Conn, change: &Change) -> Result<(Message, Names)> {
         return Err(Error::Conflict { code: "message_deleted", detail: "this message was deleted".into() });
     }
     if present.body != change.body {
-        if store::edits::count(conn, change.conversation, change.seq).await? >= MAX_EDITS {
+        let editions = store::edits::count(conn, change.conversation, change.seq).await?;
+        if editions >= MAX_EDITS {
             return Err(Error::Conflict {
                 code: "too_many_edits",
                 detail: format!("a message may be edited {MAX_EDITS} times").into(),
             });
         }
-        store::edits::replace_body(conn, change.conversation, change.seq, &present, &change.body, change.now).await?;
+        let before = Edition { body: present.body, at: present.written_at };
+        store::edits::put(conn, change.conversation, change.seq, editions + 1, &before).await?;
+        store::edits::set_body(conn, change.conversation, change.seq, &change.body, change.now).await?;
         log(conn, change, events::Kind::MessageUpdated, person).await?;
     }
     let message = store::messages::one(conn, change.conversation, change.seq).await?.ok_or_else(message_not_found)?;
@@ -117,7 +120,7 @@ async fn visible(
 
 async fn log(conn: &mut Conn, change: &Change, kind: events::Kind, actor_id: UserId) -> Result<()> {
     store::conversations::mark_changed(conn, change.conversation).await?;
-    let event = NewEvent { kind, conversation_id: change.conversation, seq: change.seq, actor_id, at: change.now };
+    let event = NewEvent::of_conversation(kind, change.conversation, actor_id, change.now).message(change.seq);
     events::append(conn, &[event]).await
 }
 

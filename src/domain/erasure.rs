@@ -6,7 +6,7 @@
 use super::audit::{self, Action, By};
 use super::auth::Principal;
 use super::idempotency::KEPT_DAYS;
-use super::users;
+use super::{members, users};
 use crate::app::App;
 use crate::error::Result;
 use crate::ids::{ConversationId, MessageId};
@@ -39,7 +39,7 @@ pub async fn erase(app: &App, principal: &Principal, user_name: &str, delete_mes
                 let user = account.name.id;
                 principal.require_self_or_admin(user)?;
                 principal.require_power_over_account()?;
-                if !store::users::lock(conn, user).await? {
+                if !store::friends::lock_with_blockers(conn, user).await? {
                     return Err(users::not_found());
                 }
                 let digest = users::name_digest(conn, key).await?;
@@ -72,6 +72,7 @@ pub async fn finish_all(app: &App) -> Result<()> {
 }
 
 async fn finish(app: &App, erasure: Erasure) -> Result<()> {
+    leave_groups(app, erasure).await?;
     let mut after = ConversationId(0);
     loop {
         let conversations = app
@@ -106,6 +107,44 @@ async fn rewrite_index(app: &App) -> Result<()> {
         first = false;
     }
     Ok(())
+}
+
+/// Takes the person out of their groups, one transaction each, and sees to what they left there and in groups that they had
+/// left before.
+async fn leave_groups(app: &App, erasure: Erasure) -> Result<()> {
+    let now = app.clock.now();
+    loop {
+        let groups = app
+            .db
+            .read(erasure.user, |conn, user| {
+                Box::pin(store::members::groups_of(conn, *user, ConversationId(0), CONVERSATIONS_AT_ONCE))
+            })
+            .await?;
+        if groups.is_empty() {
+            break;
+        }
+        for group in groups {
+            app.db
+                .write((group, erasure.user, now), |conn, (group, user, now)| {
+                    Box::pin(members::forget(conn, *group, *user, *now))
+                })
+                .await?;
+        }
+    }
+    let mut after = ConversationId(0);
+    loop {
+        let groups = app
+            .db
+            .read((erasure.user, after), |conn, (user, after)| {
+                Box::pin(store::members::left_by(conn, *user, *after, CONVERSATIONS_AT_ONCE))
+            })
+            .await?;
+        let Some(last) = groups.last() else { return Ok(()) };
+        after = *last;
+        for group in groups {
+            clean(app, erasure, group).await?;
+        }
+    }
 }
 
 /// Sees to the messages of one conversation, a bite at a time.
@@ -162,18 +201,8 @@ async fn clean_bite(
         store::edits::bury(conn, conversation, &own, now).await?;
         store::conversations::mark_changed(conn, conversation).await?;
     }
-    let events: Vec<NewEvent> = own
-        .iter()
-        .map(|seq| NewEvent {
-            kind: Kind::MessageDeleted,
-            conversation_id: conversation,
-            seq: *seq,
-            actor_id: erasure.user,
-            at: now,
-        })
-        .collect();
-    if !events.is_empty() {
-        store::events::append(conn, &events).await?;
-    }
+    let deleted = NewEvent::of_conversation(Kind::MessageDeleted, conversation, erasure.user, now);
+    let events: Vec<NewEvent<'_>> = own.iter().map(|seq| deleted.message(*seq)).collect();
+    store::events::append(conn, &events).await?;
     Ok(Some(last.seq))
 }

@@ -4,12 +4,12 @@
 //! looks as if the other one took messages from friends alone and answered no request.
 
 use super::auth::{Principal, UserName};
-use super::lists::{Limit, Page, decode_cursor, encode_cursor};
+use super::lists::{self, Limit, Page};
 use super::users::{self, User};
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::ids::UserId;
-use crate::store::events::{self, Kind, PersonEvent};
+use crate::store::events::{self, Kind, NewEvent};
 pub use crate::store::friends::State;
 use crate::store::revocations::Revoked;
 use crate::store::{self, Conn};
@@ -100,7 +100,7 @@ async fn ask_now(conn: &mut Conn, caller: &UserName, key: &str, now: Timestamp) 
 }
 
 async fn log(conn: &mut Conn, kind: Kind, actor_id: UserId, subject_id: UserId, at: Timestamp) -> Result<()> {
-    events::append_about_person(conn, PersonEvent { kind, actor_id, subject_id, at }).await
+    events::append(conn, &[NewEvent::between(kind, actor_id, subject_id, at)]).await
 }
 
 /// Declines, takes back or ends what there is between the caller and somebody.
@@ -135,15 +135,16 @@ pub async fn block(app: &App, principal: &Principal, user_name: &str) -> Result<
         .write((caller, key, app.clock.now()), |conn, (caller, key, now)| {
             Box::pin(async move {
                 let Two { caller, other } = lock_two(conn, caller, key).await?;
-                if store::friends::blocked(conn, caller, UserId(0), MAX_FRIENDS).await?.len() as i64 >= MAX_FRIENDS {
+                if store::friends::blocks(conn, caller, other.id).await? {
+                    return Ok(());
+                }
+                if store::friends::count_blocked(conn, caller).await? >= MAX_FRIENDS {
                     return Err(Error::Conflict {
                         code: "too_many_blocks",
                         detail: format!("one may block {MAX_FRIENDS} people").into(),
                     });
                 }
-                if !store::friends::block(conn, caller, other.id, *now).await? {
-                    return Ok(());
-                }
+                store::friends::block(conn, caller, other.id, *now).await?;
                 let were_friends = store::friends::state_of(conn, other.id, caller).await? == Some(State::Friends);
                 store::friends::delete(conn, caller, other.id).await?;
                 if were_friends {
@@ -207,26 +208,20 @@ pub async fn list(
     cursor: Option<&str>,
 ) -> Result<Page<Vec<User>>> {
     let person = principal.require_person()?.id;
-    let [after] = match cursor {
-        Some(cursor) => decode_cursor::<1>(which.list(), cursor)?,
-        None => [0],
-    };
-    let wanted = limit.get();
-    let mut people = app
+    let after = UserId(lists::begin(which.list(), cursor, 0)?);
+    let people = app
         .db
-        .read((person, which, UserId(after), wanted as i64 + 1), |conn, (person, which, after, limit)| {
+        .read((person, which, after, limit), |conn, (person, which, after, limit)| {
+            let limit = limit.to_read();
             Box::pin(async move {
                 match which {
-                    Which::Friends => store::friends::list(conn, *person, *after, *limit).await,
-                    Which::Incoming => store::friends::incoming(conn, *person, *after, *limit).await,
-                    Which::Outgoing => store::friends::outgoing(conn, *person, *after, *limit).await,
-                    Which::Blocked => store::friends::blocked(conn, *person, *after, *limit).await,
+                    Which::Friends => store::friends::list(conn, *person, *after, limit).await,
+                    Which::Incoming => store::friends::incoming(conn, *person, *after, limit).await,
+                    Which::Outgoing => store::friends::outgoing(conn, *person, *after, limit).await,
+                    Which::Blocked => store::friends::blocked(conn, *person, *after, limit).await,
                 }
             })
         })
         .await?;
-    let more = people.len() > wanted;
-    people.truncate(wanted);
-    let next = people.last().filter(|_| more).map(|last| encode_cursor(which.list(), &[last.id.0]));
-    Ok(Page { entries: people, next })
+    Ok(Page::new(which.list(), people, limit, |last| [last.id.0]))
 }

@@ -5,7 +5,7 @@
 use super::idempotency::KEPT_DAYS;
 use super::login_attempts::FORGOTTEN_AFTER_MICROS;
 use super::passwords::COUNTED_MICROS;
-use super::{erasure, revocations};
+use super::{conversations, erasure, revocations};
 use crate::app::App;
 use crate::error::Result;
 use crate::store;
@@ -30,6 +30,7 @@ pub async fn bite(app: &App) -> Result<bool> {
                     store::sessions::delete_expired(conn, *now, BITE).await?,
                     store::account_codes::delete_expired(conn, *now, codes_before, BITE).await?,
                     store::login_attempts::delete_before(conn, attempts_before, BITE).await?,
+                    store::invites::delete_expired(conn, *now, BITE).await?,
                 ];
                 store::revocations::trim(conn, revocations::KEPT).await?;
                 Ok(counts.into_iter().max().unwrap_or_default())
@@ -37,5 +38,6 @@ pub async fn bite(app: &App) -> Result<bool> {
         })
         .await?;
     erasure::finish_all(app).await?;
-    Ok(forgotten >= BITE.unsigned_abs())
+    let removed = conversations::remove_ended(app).await?;
+    Ok(removed || forgotten >= BITE.unsigned_abs())
 }

@@ -77,11 +77,7 @@ impl<T> Once<T> {
                 stored.body = request.seal(stored.body)?;
             }
             let KeyedRequest { digest, request_hash, .. } = *request;
-            let record = Record { digest, request_hash, answer: stored, subject_id: subject };
-            match store::idempotency::insert(conn, now.day(), &[&record]).await {
-                Err(Error::Duplicate { constraint }) => return Err(Error::Rerun(constraint.into())),
-                outcome => outcome?,
-            }
+            keep(conn, now, &[Record { digest, request_hash, answer: stored, subject_id: subject }]).await?;
         }
         Ok(Given { answer, replayed: false })
     }
@@ -157,8 +153,33 @@ pub fn days_kept(now: Timestamp) -> Vec<i64> {
     (now.day() - KEPT_DAYS..=now.day() + 1).rev().collect()
 }
 
+/// Keeps answers, in the transaction of what they answer for.
+///
+/// # Errors
+/// [`Error::Rerun`] when another request with one of the keys was faster: its answer is there to be found now.
+pub async fn keep(conn: &mut Conn, now: Timestamp, records: &[Record]) -> Result<()> {
+    if records.is_empty() {
+        return Ok(());
+    }
+    let mut records: Vec<&Record> = records.iter().collect();
+    records.sort_unstable_by_key(|record| record.digest);
+    // Two nodes on either side of midnight do not meet at the key's row. Those that send meet at the lock of the
+    // conversation: what the one has committed, the other sees from here on.
+    let days = neighbouring_days(now);
+    if !days.is_empty() {
+        let digests: Vec<&[u8]> = records.iter().map(|record| record.digest.as_slice()).collect();
+        if !store::idempotency::find(conn, &days, &digests).await?.is_empty() {
+            return Err(Error::Rerun("another node had one of the keys, on another day".into()));
+        }
+    }
+    match store::idempotency::insert(conn, now.day(), &records).await {
+        Err(Error::Duplicate { constraint }) => Err(Error::Rerun(constraint.into())),
+        outcome => outcome,
+    }
+}
+
 /// The days, other than today, that today may be for another node: none but around midnight.
-pub fn neighbouring_days(now: Timestamp) -> Vec<i64> {
+fn neighbouring_days(now: Timestamp) -> Vec<i64> {
     let days = [-CLOCK_SKEW_MICROS, CLOCK_SKEW_MICROS].map(|skew| Timestamp::from_micros(now.micros() + skew).day());
     days.into_iter().filter(|day| *day != now.day()).collect()
 }

@@ -36,6 +36,11 @@ impl Limit {
     pub const fn get(self) -> usize {
         self.0
     }
+
+    /// How many to read: one more than the page has tells whether another one follows.
+    pub const fn to_read(self) -> i64 {
+        self.0 as i64 + 1
+    }
 }
 
 /// One page and the cursor of the next.
@@ -47,8 +52,29 @@ pub struct Page<T> {
     pub next: Option<String>,
 }
 
+impl<T> Page<Vec<T>> {
+    /// A page of the list called `list`, made of [`Limit::to_read`] entries or what there was; `place` is where an entry
+    /// stands.
+    pub fn new<const N: usize>(list: &str, mut read: Vec<T>, limit: Limit, place: impl FnOnce(&T) -> [i64; N]) -> Self {
+        let more = read.len() > limit.0;
+        read.truncate(limit.0);
+        let next = read.last().filter(|_| more).map(|last| encode_cursor(list, &place(last)));
+        Self { entries: read, next }
+    }
+}
+
+/// Where a page of the list called `list` begins: behind what its cursor names, or behind `start`.
+///
+/// # Errors
+/// As [`decode_cursor`].
+pub fn begin(list: &str, cursor: Option<&str>, start: i64) -> Result<i64> {
+    let Some(cursor) = cursor else { return Ok(start) };
+    let [place] = decode_cursor(list, cursor)?;
+    Ok(place)
+}
+
 /// Writes a cursor for the list called `list`.
-pub fn encode_cursor(list: &str, place: &[i64]) -> String {
+fn encode_cursor(list: &str, place: &[i64]) -> String {
     let mut text = list.to_owned();
     for number in place {
         text.push(':');

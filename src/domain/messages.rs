@@ -15,6 +15,7 @@ pub use crate::store::messages::{Kind, Message};
 use crate::store::users::UserName;
 use crate::store::{self, Conn};
 use crate::text::fold_ascii;
+use crate::time::Timestamp;
 
 /// Characters of a body.
 pub const MAX_BODY_CHARACTERS: usize = 8_000;
@@ -37,8 +38,6 @@ pub struct NewMessage {
     pub reply_to: Option<i64>,
     /// Files uploaded before. None can be yet.
     pub attachment_ids: Vec<i64>,
-    /// When to send it. Only now, for now.
-    pub send_at: Option<String>,
 }
 
 /// What a send made.
@@ -116,6 +115,8 @@ pub struct Draft {
     pub reply_to: Option<i64>,
     /// Its idempotency key.
     pub keyed: Option<Keyed>,
+    /// When it was accepted, if that was before it is sent.
+    pub accepted_at: Option<Timestamp>,
 }
 
 impl Draft {
@@ -160,7 +161,7 @@ impl Draft {
         };
         match (sender, recipient) {
             (Some(sender), Some(recipient)) if errors.is_empty() => {
-                Ok(Self { sender, recipient, body: new.body, reply_to: new.reply_to, keyed })
+                Ok(Self { sender, recipient, body: new.body, reply_to: new.reply_to, keyed, accepted_at: None })
             }
             _ => Err(Error::Invalid(errors)),
         }
@@ -192,9 +193,6 @@ fn check_form(new: &NewMessage) -> Vec<FieldError> {
     }
     if !new.attachment_ids.is_empty() {
         errors.push(FieldError::new("attachment_ids", "attachment_not_found", "names a file that does not exist"));
-    }
-    if new.send_at.is_some() {
-        errors.push(FieldError::new("send_at", "not_supported", "this version sends at once: leave send_at out"));
     }
     errors
 }
@@ -268,7 +266,7 @@ pub fn message_not_found() -> Error {
 pub async fn names_of(conn: &mut Conn, messages: &[Message]) -> Result<Names> {
     let mut ids: Vec<i64> = messages
         .iter()
-        .flat_map(|message| [Some(message.sender_id), message.recipient_id])
+        .flat_map(|message| [Some(message.sender_id), message.recipient_id, message.subject_id])
         .flatten()
         .map(|id| id.0)
         .collect();

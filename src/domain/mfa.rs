@@ -14,7 +14,6 @@ use super::password_hashing::check_shown;
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::ids::UserId;
-use crate::store::revocations::Revoked;
 use crate::store::{self, Conn};
 use crate::time::Timestamp;
 
@@ -223,7 +222,6 @@ pub async fn disable(app: &App, principal: &Principal, password: String, typed: 
                 store::users::set_mfa(conn, *user, false, by.at).await?;
                 store::login_attempts::forget(conn, subject).await?;
                 audit::record(conn, by, Action::MfaDisabled, Some(*user), None).await?;
-                store::revocations::insert(conn, Revoked::User(*user), by.at).await?;
                 Ok(true)
             })
         })

@@ -8,7 +8,7 @@ use super::auth::{Credential, Principal};
 use super::login_attempts;
 use super::password_hashing::{check_new, check_shown};
 use super::tokens::{self, Token, TokenKind};
-use super::users::check_email;
+use super::users::{self, MAX_EMAIL_CHARACTERS, check_email};
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::ids::{SessionId, UserId};
@@ -28,8 +28,6 @@ pub const CONFIRMATION_CODE_MICROS: i64 = 24 * 3_600 * 1_000_000;
 const SENT_LIMIT: i64 = 3;
 /// How long a code counts among those that were sent: an hour.
 pub const COUNTED_MICROS: i64 = 3_600 * 1_000_000;
-/// Characters of an address that is looked for.
-const MAX_EMAIL_CHARACTERS: usize = 254;
 
 /// The password is not the caller's.
 pub fn wrong_password() -> Error {
@@ -130,10 +128,10 @@ pub async fn issue(app: &App, by: By, user_name: &str) -> Result<ResetCode> {
     app.db
         .write(input, |conn, (key, hash, by, expires_at)| {
             Box::pin(async move {
-                let account = store::users::account_by_key(conn, key).await?.ok_or_else(super::users::not_found)?;
+                let account = store::users::account_by_key(conn, key).await?.ok_or_else(users::not_found)?;
                 let user_id = account.name.id;
                 if !store::users::lock(conn, user_id).await? {
-                    return Err(super::users::not_found());
+                    return Err(users::not_found());
                 }
                 let code = AccountCode { user_id, email_key: None, created_at: by.at, expires_at: *expires_at };
                 store::account_codes::insert(conn, hash, Purpose::PasswordReset, &code).await?;

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use super::auth::Principal;
-use super::lists::{Limit, Page, decode_cursor, encode_cursor};
+use super::lists::{Limit, Page, begin};
 use super::memberships::{caller_of, membership};
 use super::messages::{Message, Names, names_of};
 use crate::app::App;
@@ -92,10 +92,10 @@ pub async fn messages(
     question: Question,
     render: fn(&Message, &Names) -> Vec<u8>,
 ) -> Result<Page<Vec<Found>>> {
-    let limit = question.limit.get();
+    let limit = question.limit;
     let search = check(principal, question, render)?;
     let (hits, entries) = app.db.read(search, |conn, search| Box::pin(run(conn, search))).await?;
-    let next = (hits.len() > limit).then(|| encode_cursor(LIST, &[hits[limit - 1].id.0]));
+    let Page { next, .. } = Page::new(LIST, hits, limit, |hit| [hit.id.0]);
     Ok(Page { entries, next })
 }
 
@@ -119,7 +119,7 @@ fn check(principal: &Principal, question: Question, render: fn(&Message, &Names)
     if !errors.is_empty() {
         return Err(Error::Invalid(errors));
     }
-    let cursor = question.cursor.as_deref().map(|cursor| decode_cursor::<1>(LIST, cursor)).transpose()?;
+    let before_id = begin(LIST, question.cursor.as_deref(), i64::MAX)?;
     Ok(Search {
         phrases,
         from: question.from.as_deref().map(|name| principal.resolve(name).map(fold_ascii)).transpose()?,
@@ -128,7 +128,7 @@ fn check(principal: &Principal, question: Question, render: fn(&Message, &Names)
         until: question.before.unwrap_or(Timestamp::MAX),
         mark,
         limit: question.limit.get(),
-        before_id: cursor.map_or(i64::MAX, |[id]| id),
+        before_id,
         principal: principal.clone(),
         render,
     })

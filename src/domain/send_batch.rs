@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::directory::Known;
-use super::idempotency::{KeyedRequest, Record, days_kept, neighbouring_days};
+use super::idempotency::{KeyedRequest, Record, days_kept, keep};
 use super::memberships::conversation_not_found;
 use super::messages::{Answer, Draft, Keyed, Kind, Message, Recipient, Sender, Sent};
 use crate::error::{Error, FieldError, Result};
@@ -73,6 +73,7 @@ struct Placed<'a> {
 
 enum Target {
     Exists(ConversationId),
+    Group(ConversationId),
     New(Pair),
 }
 
@@ -128,6 +129,7 @@ async fn place<'a>(
         batch.drafts.iter().enumerate().filter(|(index, _)| answers[*index].is_none()).collect();
     let people = people(conn, &open, &batch.known).await?;
     let members = direct_members(conn, &open).await?;
+    let groups = groups(conn, &open, &members).await?;
     let mut placed = Vec::with_capacity(open.len());
     for (index, draft) in open {
         let mut unknown = Vec::new();
@@ -160,6 +162,8 @@ async fn place<'a>(
                 let pair = Pair::new(sender.id, recipient.id);
                 (Some(recipient), Target::New(pair))
             }
+            // Whether the sender is in it is asked under its lock.
+            (None, Recipient::Conversation(id)) if groups.contains(id) => (None, Target::Group(*id)),
             (None, Recipient::Conversation(id)) => match other_member(&members, *id, sender.id) {
                 Some(Some(other)) => (Some(other), Target::Exists(*id)),
                 Some(None) => {
@@ -227,6 +231,43 @@ async fn direct_members(conn: &mut Conn, drafts: &[(usize, &Draft)]) -> Result<D
     Ok(members)
 }
 
+/// Those of the conversations that drafts name which are groups.
+async fn groups(
+    conn: &mut Conn,
+    drafts: &[(usize, &Draft)],
+    direct: &DirectMembers,
+) -> Result<BTreeSet<ConversationId>> {
+    let ids: BTreeSet<i64> = drafts
+        .iter()
+        .filter_map(|(_, draft)| match draft.recipient {
+            Recipient::Conversation(id) if !direct.contains_key(&id) => Some(id.0),
+            Recipient::Conversation(_) | Recipient::Direct(_) => None,
+        })
+        .collect();
+    if ids.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let ids: Vec<i64> = ids.into_iter().collect();
+    Ok(store::conversations::groups_among(conn, &ids).await?.into_iter().collect())
+}
+
+/// From which message on the senders of drafts into groups see them; who is not there is no member. The groups are locked.
+async fn sending_members(conn: &mut Conn, placed: &[Placed<'_>]) -> Result<HashMap<(ConversationId, UserId), i64>> {
+    let pairs: BTreeSet<(ConversationId, UserId)> = placed
+        .iter()
+        .filter_map(|placed| match placed.conversation {
+            Target::Group(id) => Some((id, placed.sender.id)),
+            Target::Exists(_) | Target::New(_) => None,
+        })
+        .collect();
+    if pairs.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let pairs: Vec<_> = pairs.into_iter().collect();
+    let found = store::members::sending(conn, &pairs).await?;
+    Ok(found.into_iter().map(|member| ((member.conversation, member.user), member.first_seq)).collect())
+}
+
 /// The other one in a direct conversation, or oneself in notes to oneself; `None` for who is not in it, and `Some(None)`
 /// where the other one was erased.
 fn other_member(members: &DirectMembers, conversation: ConversationId, sender: UserId) -> Option<Option<UserName>> {
@@ -247,7 +288,7 @@ async fn make_conversations<'a>(
         .iter()
         .filter_map(|placed| match placed.conversation {
             Target::New(pair) => Some(pair),
-            Target::Exists(_) => None,
+            Target::Exists(_) | Target::Group(_) => None,
         })
         .collect();
     let mut known: BTreeMap<Pair, ConversationId> =
@@ -324,8 +365,17 @@ async fn write(
     let known = &batch.known;
     let doubted = known.doubted.load(Ordering::Relaxed);
     let placed = if doubted { still_there(conn, batch, placed, answers).await? } else { placed };
+    let members = sending_members(conn, &placed).await?;
     let mut sent = Vec::with_capacity(placed.len());
     for (placed, id) in placed.into_iter().zip(message_ids) {
+        let first_seq = match placed.conversation {
+            Target::Group(group) => members.get(&(group, placed.sender.id)).copied(),
+            Target::Exists(_) | Target::New(_) => Some(1),
+        };
+        let Some(first_seq) = first_seq else {
+            answers[placed.index] = Some(Err(conversation_not_found()));
+            continue;
+        };
         let head = placed.conversation_id().and_then(|id| heads.get_mut(&id));
         let Some(head) = head else {
             if matches!(placed.draft.recipient, Recipient::Direct(_)) {
@@ -335,7 +385,7 @@ async fn write(
             answers[placed.index] = Some(Err(conversation_not_found()));
             continue;
         };
-        if placed.draft.reply_to.is_some_and(|seq| seq > head.last_seq) {
+        if placed.draft.reply_to.is_some_and(|seq| !(first_seq..=head.last_seq).contains(&seq)) {
             answers[placed.index] = Some(Err(reply_to_not_found()));
             continue;
         }
@@ -352,7 +402,7 @@ async fn write(
     heads.sort_unstable_by_key(|head| head.id);
     let records: Vec<Record> =
         sent.iter().filter_map(|(_, keyed, sent)| keyed.map(|keyed| record(keyed, sent))).collect();
-    store_records(conn, now, &records).await?;
+    keep(conn, now, &records).await?;
     let rows: Vec<NewRow<'_>> = sent
         .iter()
         .map(|(_, keyed, sent)| NewRow {
@@ -449,32 +499,10 @@ fn record(keyed: &Keyed, sent: &Sent) -> Record {
     Record { digest, request_hash, answer: (keyed.render)(sent), subject_id: None }
 }
 
-async fn store_records(conn: &mut Conn, now: Timestamp, records: &[Record]) -> Result<()> {
-    if records.is_empty() {
-        return Ok(());
-    }
-    let mut records: Vec<&Record> = records.iter().collect();
-    records.sort_unstable_by_key(|record| record.digest);
-    // Two nodes on either side of midnight do not meet at the key's row, but at the lock of the conversation: what the one
-    // has committed, the other sees from here on.
-    let days = neighbouring_days(now);
-    if !days.is_empty() {
-        let digests: Vec<&[u8]> = records.iter().map(|record| record.digest.as_slice()).collect();
-        if !store::idempotency::find(conn, &days, &digests).await?.is_empty() {
-            return Err(Error::Rerun("another node had a key of the batch, on another day".into()));
-        }
-    }
-    match store::idempotency::insert(conn, now.day(), &records).await {
-        // Another node had the same key in the same moment: run again, its answer is there to be found now.
-        Err(Error::Duplicate { constraint }) => Err(Error::Rerun(constraint.into())),
-        outcome => outcome,
-    }
-}
-
 impl Placed<'_> {
     fn conversation_id(&self) -> Option<ConversationId> {
         match self.conversation {
-            Target::Exists(id) => Some(id),
+            Target::Exists(id) | Target::Group(id) => Some(id),
             Target::New(_) => None,
         }
     }
@@ -493,13 +521,15 @@ impl Placed<'_> {
                 kind: Kind::Text,
                 sender_id: self.sender.id,
                 recipient_id: self.recipient.as_ref().map(|recipient| recipient.id),
-                created_at: head.last_sent_at,
+                created_at: self.draft.accepted_at.unwrap_or(head.last_sent_at),
                 timestamp_delivered: None,
                 timestamp_read: None,
                 reply_to: self.draft.reply_to,
                 body: self.draft.body.clone(),
                 edited_at: None,
                 deleted_at: None,
+                action: None,
+                subject_id: None,
             },
             sender_user_name: self.sender.user_name,
             recipient_user_name: self.recipient.map(|recipient| recipient.user_name),

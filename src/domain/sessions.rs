@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use super::audit::{self, Action, By};
 use super::auth::{Access, Credential, Principal};
-use super::lists::{Limit, Page, decode_cursor, encode_cursor};
+use super::lists::{self, Limit, Page};
 use super::login_attempts::{self, Subject};
 use super::mfa::{self, Code};
 use super::password_hashing::check_shown;
@@ -248,21 +248,14 @@ async fn insert(conn: &mut Conn, new: &NewSession) -> Result<bool> {
 /// 403 `act_as_required`; 422 for a cursor that is none.
 pub async fn list(app: &App, principal: &Principal, limit: Limit, cursor: Option<&str>) -> Result<Page<Vec<Session>>> {
     let person = principal.require_person()?.id;
-    let [after] = match cursor {
-        Some(cursor) => decode_cursor::<1>(LIST, cursor)?,
-        None => [0],
-    };
-    let wanted = limit.get();
-    let mut sessions = app
+    let after = SessionId(lists::begin(LIST, cursor, 0)?);
+    let sessions = app
         .db
-        .read((person, app.clock.now(), SessionId(after), wanted as i64 + 1), |conn, (person, now, after, limit)| {
-            Box::pin(store::sessions::list(conn, *person, *now, *after, *limit))
+        .read((person, app.clock.now(), after, limit), |conn, (person, now, after, limit)| {
+            Box::pin(store::sessions::list(conn, *person, *now, *after, limit.to_read()))
         })
         .await?;
-    let more = sessions.len() > wanted;
-    sessions.truncate(wanted);
-    let next = sessions.last().filter(|_| more).map(|last| encode_cursor(LIST, &[last.id.0]));
-    Ok(Page { entries: sessions, next })
+    Ok(Page::new(LIST, sessions, limit, |last| [last.id.0]))
 }
 
 /// Ends one of the caller's sessions; `None` is the one that calls.

@@ -6,7 +6,7 @@
 //! seqs, and the place of a cursor in a conversation is found by halving.
 
 use super::auth::Principal;
-use super::lists::{Limit, Page, decode_cursor, encode_cursor};
+use super::lists::{Limit, Page, decode_cursor};
 use super::tails::{Render, Rendered, Tails};
 use super::{messages, users};
 use crate::app::App;
@@ -107,14 +107,9 @@ pub async fn list(
         }
     }
     let descending = i64::from(listing.descending);
-    let mut entries = app.db.read(window, |conn, window| Box::pin(read(conn, window))).await?;
-    let more = entries.len() > listing.limit.get();
-    entries.truncate(listing.limit.get());
-    let next = entries
-        .last()
-        .filter(|_| more)
-        .map(|last| encode_cursor(LIST, &[last.sent_at.micros(), last.id.0, descending]));
-    Ok(Timeline { page: Page { entries, next }, since })
+    let entries = app.db.read(window, |conn, window| Box::pin(read(conn, window))).await?;
+    let page = Page::new(LIST, entries, listing.limit, |last| [last.sent_at.micros(), last.id.0, descending]);
+    Ok(Timeline { page, since })
 }
 
 fn resolve_since(listing: &Listing, now: Timestamp) -> Result<Timestamp> {
@@ -143,7 +138,7 @@ async fn read(conn: &mut Conn, window: &Window) -> Result<Vec<Rendered>> {
     merge(conn, window, &mut stretches).await
 }
 
-async fn heads(conn: &mut Conn, window: &Window) -> Result<Vec<Head>> {
+async fn heads(conn: &mut Conn, window: &Window) -> Result<Vec<(Head, i64)>> {
     let key = window.user_name_key.as_str();
     let Some(with) = &window.with else {
         let found = store::conversations::heads_of_user(conn, key, window.from.0).await?;
@@ -153,7 +148,8 @@ async fn heads(conn: &mut Conn, window: &Window) -> Result<Vec<Head>> {
     };
     let user = store::users::names_by_keys(conn, &[key]).await?.into_iter().next().ok_or_else(users::not_found)?;
     check_reader(window, user.id)?;
-    heads_with(conn, window, user.id, with).await
+    let heads = heads_with(conn, window, user.id, with).await?;
+    Ok(heads.into_iter().map(|head| (head, 1)).collect())
 }
 
 fn check_reader(window: &Window, user: UserId) -> Result<()> {
@@ -212,23 +208,33 @@ impl Stretch {
     }
 }
 
-async fn stretches(conn: &mut Conn, window: &Window, mut heads: Vec<Head>) -> Result<Vec<Stretch>> {
+/// The stretches of conversations, each with the first seq that is seen of it.
+async fn stretches(conn: &mut Conn, window: &Window, mut heads: Vec<(Head, i64)>) -> Result<Vec<Stretch>> {
     let place = |head: &Head| (head.last_sent_at, head.last_message_id);
     let to = window.to.filter(|_| window.descending);
     if window.descending && to.is_none() {
         // The page has `wanted` messages at most, so only the `wanted` conversations with the newest ones can be in it.
-        heads.sort_unstable_by_key(|head| std::cmp::Reverse(place(head)));
+        heads.sort_unstable_by_key(|(head, _)| std::cmp::Reverse(place(head)));
         heads.truncate(window.wanted);
     }
     let mut stretches: Vec<Stretch> = heads
         .iter()
-        .map(|head| Stretch { head: *head, first_seq: 1, last_seq: head.last_seq, frontier: None })
+        .map(|(head, first_seq)| Stretch {
+            head: *head,
+            first_seq: *first_seq,
+            last_seq: head.last_seq,
+            frontier: None,
+        })
         .collect();
     // Where the window's near end lies inside a conversation, its place is looked for; else it is the conversation's end.
     let end = if window.descending { to } else { Some(window.from) };
     let Some(end) = end else { return Ok(stretches) };
-    let sought: Vec<i64> =
-        heads.iter().filter(|head| !window.descending || place(head) >= end).map(|head| head.id.0).collect();
+    let sought: Vec<i64> = heads
+        .iter()
+        .map(|(head, _)| head)
+        .filter(|head| !window.descending || place(head) >= end)
+        .map(|head| head.id.0)
+        .collect();
     if sought.is_empty() {
         return Ok(stretches);
     }
@@ -237,7 +243,7 @@ async fn stretches(conn: &mut Conn, window: &Window, mut heads: Vec<Head>) -> Re
             if window.descending {
                 stretch.last_seq = stretch.last_seq.min(before);
             } else {
-                stretch.first_seq = before + 1;
+                stretch.first_seq = stretch.first_seq.max(before + 1);
             }
         }
     }

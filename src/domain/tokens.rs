@@ -26,6 +26,8 @@ pub enum TokenKind {
     PasswordReset,
     /// Confirms an e-mail address.
     EmailConfirmation,
+    /// Leads into a group.
+    Invite,
 }
 
 impl TokenKind {
@@ -36,6 +38,7 @@ impl TokenKind {
             Self::ApiKey => "phk_",
             Self::PasswordReset => "phr_",
             Self::EmailConfirmation => "phe_",
+            Self::Invite => "phi_",
         }
     }
 }

@@ -9,12 +9,13 @@ use sha2::{Digest as _, Sha256};
 use super::audit::{self, Action, By};
 use super::auth::{Principal, Role};
 use super::idempotency::{Given, Once};
-use super::lists::{Limit, Page, decode_cursor, encode_cursor};
+use super::lists::{self, Limit, Page};
 use super::password_hashing::check_new;
 use crate::app::App;
 use crate::error::{Error, FieldError, Result};
 use crate::ids::UserId;
 use crate::mail;
+use crate::store::revocations::Revoked;
 pub use crate::store::users::{DirectMessagesFrom, User};
 use crate::store::users::{NewUser, Profile};
 use crate::store::{self, Conn};
@@ -153,13 +154,9 @@ fn unkeyed() -> Once<User> {
     Once { request: None, render: nothing, sealed: false }
 }
 
-async fn insert(app: &App, mut registration: Registration, by: By, once: Once<User>) -> Result<Given> {
+async fn insert(app: &App, registration: Registration, by: By, once: Once<User>) -> Result<Given> {
     let password = registration.password.clone();
-    let user = {
-        let user = registration.clone().validate(by.at)?;
-        registration.password = None;
-        user
-    };
+    let user = registration.validate(by.at)?;
     // What was answered before is answered again without hashing.
     if once.request.is_some() {
         let given = app.db.read((once.clone(), by.at), |conn, (once, now)| Box::pin(once.given(conn, *now))).await?;
@@ -226,8 +223,7 @@ fn name_taken() -> Error {
 fn taken(error: Error) -> Error {
     match error {
         Error::Duplicate { constraint } if constraint == "users_user_name_key" => name_taken(),
-        Error::Duplicate { constraint } if constraint == "users_user_name_key_key" => name_taken(),
-        Error::Duplicate { constraint } if constraint.starts_with("users_email_key") => email_taken(),
+        Error::Duplicate { constraint } if constraint == "users_email_key" => email_taken(),
         error => error,
     }
 }
@@ -294,14 +290,14 @@ async fn apply(conn: &mut Conn, key: &str, principal: &Principal, changes: &Chan
         email_confirmed_at: user.email_confirmed_at.filter(|_| !other_address),
     };
     store::users::update(conn, id, &profile, by.at).await.map_err(taken)?;
-    if profile.direct_messages_from != user.direct_messages_from {
-        // Servers remember from whom somebody takes direct messages.
-        store::revocations::insert(conn, store::revocations::Revoked::User(id), by.at).await?;
-    }
     if other_address {
         // What was sent to the address of before must not open the account any more.
         store::account_codes::end_all_of(conn, id).await?;
         audit::record(conn, by, Action::EmailChanged, Some(id), None).await?;
+    }
+    if profile.direct_messages_from != user.direct_messages_from {
+        // Servers remember from whom somebody takes direct messages.
+        store::revocations::insert(conn, Revoked::User(id), by.at).await?;
     }
     store::users::by_id(conn, id).await?.ok_or_else(not_found)
 }
@@ -317,7 +313,7 @@ pub async fn set_role(app: &App, user_name: &str, role: Role, by: By) -> Result<
                 let id = store::users::account_by_key(conn, key).await?.ok_or_else(not_found)?.name.id;
                 store::users::set_role(conn, id, *role, by.at).await?;
                 audit::record(conn, by, Action::RoleChanged, Some(id), Some(role.as_str().into())).await?;
-                store::revocations::insert(conn, store::revocations::Revoked::User(id), by.at).await
+                store::revocations::insert(conn, Revoked::User(id), by.at).await
             })
         })
         .await?;
@@ -346,7 +342,7 @@ pub async fn set_banned(app: &App, user_name: &str, banned: bool, by: By) -> Res
                 }
                 let action = if *banned { Action::UserBanned } else { Action::UserUnbanned };
                 audit::record(conn, by, action, Some(id), None).await?;
-                store::revocations::insert(conn, store::revocations::Revoked::User(id), by.at).await
+                store::revocations::insert(conn, Revoked::User(id), by.at).await
             })
         })
         .await?;
@@ -407,34 +403,28 @@ pub struct Listing {
 /// # Errors
 /// 422 for a query that is too long or a cursor that is none.
 pub async fn list(app: &App, _principal: &Principal, listing: Listing) -> Result<Page<Vec<User>>> {
-    let [after] = match &listing.cursor {
-        Some(cursor) => decode_cursor::<1>(LIST, cursor)?,
-        None => [0],
-    };
+    let after = UserId(lists::begin(LIST, listing.cursor.as_deref(), 0)?);
     if listing.query.as_ref().is_some_and(|query| query.chars().count() > MAX_QUERY_CHARACTERS) {
         return Err(Error::invalid("q", "too_long", format!("may have up to {MAX_QUERY_CHARACTERS} characters")));
     }
-    let limit = listing.limit.get();
-    let input = (listing.query, UserId(after), limit as i64 + 1);
-    let mut users = app
+    let limit = listing.limit;
+    let users = app
         .db
-        .read(input, |conn, (query, after, limit)| {
+        .read((listing.query, after, limit), |conn, (query, after, limit)| {
+            let limit = limit.to_read();
             Box::pin(async move {
                 match query.as_deref() {
-                    None | Some("") => store::users::list(conn, *after, *limit).await,
+                    None | Some("") => store::users::list(conn, *after, limit).await,
                     Some(query) => {
                         let (user_name, name) = (fold_ascii(query), fold(query));
                         let past = (past_prefix(&user_name), past_prefix(&name));
-                        store::users::with_prefix(conn, (&user_name, &past.0), (&name, &past.1), *after, *limit).await
+                        store::users::with_prefix(conn, (&user_name, &past.0), (&name, &past.1), *after, limit).await
                     }
                 }
             })
         })
         .await?;
-    let more = users.len() > limit;
-    users.truncate(limit);
-    let next = users.last().filter(|_| more).map(|last| encode_cursor(LIST, &[last.id.0]));
-    Ok(Page { entries: users, next })
+    Ok(Page::new(LIST, users, limit, |last| [last.id.0]))
 }
 
 /// One user by name; `me` is the caller.

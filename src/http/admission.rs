@@ -1,8 +1,8 @@
 //! Who a request comes from: what it shows, where from, and how often.
 //!
 //! Invariants: it is asked before routing, so that an unknown path tells a stranger nothing. On a public route credentials
-//! that are not good count as none; good ones are never taken for none because something else is wrong. A cookie goes out with every request that a page makes, whoever's page it is, so it
-//! opens nothing unsafe to pages of other origins.
+//! that are not good count as none; good ones are never taken for none because something else is wrong. A cookie goes out
+//! with every request that a page makes, whoever's page it is, so it opens nothing unsafe to pages of other origins.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! `/metrics`: for loopback peers and administrators, or on an address of its own.
+//! `/metrics`: for loopback peers and API keys with the scope `admin`, or on an address of its own.
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
@@ -12,7 +12,7 @@ use crate::error::Error;
 /// What OpenMetrics text is called.
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The metrics on the API's own address: for loopback peers and administrators; others find nothing here.
+/// The metrics on the API's own address: for loopback peers and API keys with the scope `admin`; others find nothing here.
 pub async fn guarded(State(state): State<HttpState>, request: Request) -> Result<Response, Problem> {
     if state.settings.metrics_elsewhere {
         return Err(Problem::of_status(StatusCode::NOT_FOUND));

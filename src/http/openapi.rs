@@ -8,12 +8,14 @@ use utoipa::openapi::path::Operation;
 use utoipa::openapi::security::{
     ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
 };
-use utoipa::openapi::{Content, Ref, RefOr, Required, Response, ResponseBuilder};
+use utoipa::openapi::{Content, Ref, RefOr, Required, ResponseBuilder};
 
 use super::admission::{is_api, is_public};
 use super::problem::{PROBLEM_JSON, ProblemDocument};
 use super::routes::api_keys::Scope;
+use super::routes::conversations::{ConversationKind, HistoryWord};
 use super::routes::friends::{FriendState, RequestDirection};
+use super::routes::members::RoleWord;
 use super::routes::messages::{MessageKind, Order};
 use super::routes::users::{DirectMessagesFrom, ErasedMessages, Role};
 use crate::domain::auth::Access;
@@ -28,7 +30,7 @@ use crate::domain::auth::Access;
     ),
     components(schemas(
         ProblemDocument<'_>, MessageKind, Order, Scope, Role, DirectMessagesFrom, ErasedMessages, FriendState,
-        RequestDirection
+        RequestDirection, ConversationKind, HistoryWord, RoleWord
     )),
     tags(
         (name = "users", description = "People."),
@@ -126,16 +128,21 @@ fn add_errors(operation: &mut Operation, path: &str, method: &str, public: bool)
         errors.push((StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body is not `application/json` in UTF-8."));
         errors.push((StatusCode::INSUFFICIENT_STORAGE, "The server's storage is full."));
     }
+    let responses = &mut operation.responses.responses;
     for (status, description) in errors {
-        operation.responses.responses.entry(status.as_str().to_owned()).or_insert_with(|| problem(description));
+        let described = || RefOr::T(ResponseBuilder::new().description(description).build());
+        responses.entry(status.as_str().to_owned()).or_insert_with(described);
+    }
+    for (status, response) in responses {
+        if let RefOr::T(response) = response
+            && status.starts_with(['4', '5'])
+        {
+            let content = Content::new(Some(Ref::from_schema_name("Problem")));
+            response.content.insert(PROBLEM_JSON.into(), RefOr::T(content));
+        }
     }
 }
 
 fn needed(scheme: &str) -> SecurityRequirement {
     SecurityRequirement::new(scheme, Vec::<String>::new())
-}
-
-fn problem(description: &str) -> RefOr<Response> {
-    let content = Content::new(Some(Ref::from_schema_name("Problem")));
-    RefOr::T(ResponseBuilder::new().description(description).content(PROBLEM_JSON, content).build())
 }

@@ -14,8 +14,8 @@ use utoipa_axum::routes;
 use super::edge::RouteSlot;
 use super::problem::Problem;
 use super::routes::{
-    admin, api_keys, audit, capabilities, conversations, export, friends, health, messages, mfa, passwords, search,
-    sessions, users,
+    admin, api_keys, audit, capabilities, conversations, export, friends, health, history, invites, members, messages,
+    mfa, passwords, scheduled, search, sessions, users,
 };
 use super::{HttpState, metrics, openapi};
 use crate::domain::auth::Access;
@@ -48,13 +48,22 @@ fn documented() -> OpenApiRouter<HttpState> {
         .routes(routes!(audit::list_audit))
         .routes(routes!(messages::send_message))
         .routes(routes!(messages::list_messages))
-        .routes(routes!(conversations::list_conversation_messages))
+        .routes(routes!(scheduled::list_scheduled))
+        .routes(routes!(scheduled::get_scheduled, scheduled::cancel_scheduled))
+        .routes(routes!(conversations::list_conversations, conversations::create_conversation))
         .routes(routes!(
-            conversations::get_conversation_message,
-            conversations::edit_message,
-            conversations::delete_message
+            conversations::get_conversation,
+            conversations::update_conversation,
+            conversations::delete_conversation
         ))
-        .routes(routes!(conversations::list_editions))
+        .routes(routes!(members::list_members))
+        .routes(routes!(members::put_member, members::remove_member))
+        .routes(routes!(invites::create_invite, invites::list_invites))
+        .routes(routes!(invites::end_invite))
+        .routes(routes!(invites::get_invite, invites::accept_invite))
+        .routes(routes!(history::list_conversation_messages))
+        .routes(routes!(history::get_conversation_message, history::edit_message, history::delete_message))
+        .routes(routes!(history::list_editions))
         .routes(routes!(friends::list_friends))
         .routes(routes!(friends::list_friend_requests))
         .routes(routes!(friends::put_friend, friends::delete_friend))

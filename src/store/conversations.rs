@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use super::members::{Keeps, Role};
 use super::{Conn, Row, Value};
 use crate::error::Result;
 use crate::ids::{ConversationId, MessageId, UserId};
@@ -104,16 +105,18 @@ pub(super) fn head(row: &Row<'_>) -> Result<Head> {
     })
 }
 
-/// A user by folded name, with their conversations that have a message sent at `since` or later; `None` for no such user.
+/// A user by folded name, with their conversations that have a message sent at `since` or later, each with the first seq
+/// that they see; `None` for no such user.
 pub async fn heads_of_user(
     conn: &mut Conn,
     user_name_key: &str,
     since: Timestamp,
-) -> Result<Option<(UserId, Vec<Head>)>> {
+) -> Result<Option<(UserId, Vec<(Head, i64)>)>> {
     let mut found = None;
     let heads = conn
         .rows(
-            "SELECT c.id, c.last_seq, c.last_sent_at, c.last_message_id, c.content_version, u.id
+            "SELECT c.id, c.last_seq, c.last_sent_at, c.last_message_id, c.content_version, u.id,
+                    CASE WHEN c.history = 'since_joined' THEN m.joined_seq + 1 ELSE 1 END
                FROM messaging.users u
                LEFT JOIN messaging.members m ON m.user_id = u.id
                LEFT JOIN messaging.conversations c
@@ -122,11 +125,12 @@ pub async fn heads_of_user(
             &[Value::Text(user_name_key), Value::Time(since)],
             |row| {
                 found = Some(UserId(row.i64(5)?));
-                if row.option_i64(0)?.is_some() { head(row).map(Some) } else { Ok(None) }
+                if row.option_i64(0)?.is_some() { Ok(Some((head(row)?, row.i64(6)?))) } else { Ok(None) }
             },
         )
         .await?;
-    Ok(found.map(|user| (user, heads.into_iter().flatten().collect())))
+    let seen = heads.into_iter().flatten().filter(|(head, first_seq)| head.last_seq >= *first_seq);
+    Ok(found.map(|user| (user, seen.collect())))
 }
 
 /// One conversation that has a message sent at `since` or later.
@@ -144,7 +148,7 @@ pub async fn head_since(conn: &mut Conn, id: ConversationId, since: Timestamp) -
 pub(super) async fn lock(conn: &mut Conn, ids: &[i64]) -> Result<Vec<Head>> {
     conn.rows(
         "SELECT id, last_seq, last_sent_at, last_message_id, content_version FROM messaging.conversations
-          WHERE id = ANY($1) ORDER BY id",
+          WHERE id = ANY($1) AND deleted_at IS NULL ORDER BY id",
         &[Value::I64s(ids)],
         head,
     )
@@ -249,6 +253,16 @@ pub async fn create_direct(
     Ok((id, true))
 }
 
+/// Those of some conversations that are groups.
+pub async fn groups_among(conn: &mut Conn, ids: &[i64]) -> Result<Vec<ConversationId>> {
+    conn.rows(
+        "SELECT id FROM messaging.conversations WHERE id = ANY($1) AND kind = 'group' AND deleted_at IS NULL",
+        &[Value::I64s(ids)],
+        |row| row.i64(0).map(ConversationId),
+    )
+    .await
+}
+
 /// The members of direct conversations: one or two rows each.
 pub async fn direct_members(conn: &mut Conn, ids: &[i64]) -> Result<Vec<(ConversationId, UserId)>> {
     conn.rows(
@@ -309,4 +323,217 @@ pub async fn head_of(conn: &mut Conn, id: ConversationId) -> Result<Option<Head>
         head,
     )
     .await
+}
+
+/// A conversation as somebody sees it in their list.
+#[derive(Clone, Debug)]
+pub struct Conversation {
+    /// Where it stands.
+    pub head: Head,
+    /// Direct or group.
+    pub kind: Kind,
+    /// Of a group.
+    pub title: Option<String>,
+    /// A picture of a group.
+    pub avatar_url: Option<String>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// By whom.
+    pub created_by: UserId,
+    /// How many members.
+    pub member_count: i64,
+    /// What those see who joined later.
+    pub history: History,
+    /// Whether members may add others.
+    pub members_can_add: bool,
+    /// The other one in a direct conversation, for one of the two.
+    pub peer: Option<UserId>,
+    /// What the member has of it; `None` for who is none.
+    pub me: Option<Me>,
+}
+
+/// What a member has of a conversation.
+#[derive(Clone, Debug)]
+pub struct Me {
+    /// As what they are in it.
+    pub role: Role,
+    /// Since when.
+    pub joined_at: Timestamp,
+    /// How many messages it had then.
+    pub joined_seq: i64,
+    /// Up to where they have read.
+    pub read_seq: i64,
+    /// Up to where it reached them.
+    pub delivered_seq: i64,
+    /// Where they want to go on reading.
+    pub unread_from: Option<i64>,
+    /// Messages beyond `read_seq` that mention them.
+    pub mention_count: i64,
+    /// What they keep for themself.
+    pub keeps: Keeps,
+}
+
+macro_rules! select_conversations {
+    ($rest:literal) => {
+        concat!(
+            "SELECT c.id, c.last_seq, c.last_sent_at, c.last_message_id, c.content_version, c.kind, c.title, c.avatar_url,
+                    c.created_at, c.created_by, c.member_count, c.history, c.members_can_add,
+                    CASE WHEN c.kind = 'direct' AND m.user_id IS NOT NULL THEN
+                         coalesce((SELECT o.user_id FROM messaging.members o
+                                    WHERE o.conversation_id = c.id AND o.user_id <> m.user_id), m.user_id) END,
+                    m.role, m.joined_at, m.joined_seq, m.read_seq, m.delivered_seq, m.unread_from, m.muted_until,
+                    m.pinned, m.archived, m.draft,
+                    (SELECT count(*) FROM messaging.mentions n
+                      WHERE n.user_id = m.user_id AND n.conversation_id = c.id AND n.seq > m.read_seq) ",
+            $rest
+        )
+    };
+}
+
+fn conversation(row: &Row<'_>) -> Result<Conversation> {
+    let me = match row.option_text(14)? {
+        None => None,
+        Some(role) => Some(Me {
+            role: Role::parse(role).unwrap_or(Role::Member),
+            joined_at: row.time(15)?,
+            joined_seq: row.i64(16)?,
+            read_seq: row.i64(17)?,
+            delivered_seq: row.i64(18)?,
+            unread_from: row.option_i64(19)?,
+            mention_count: row.i64(24)?,
+            keeps: Keeps {
+                muted_until: row.option_time(20)?,
+                pinned: row.bool(21)?,
+                archived: row.bool(22)?,
+                draft: row.option_text(23)?.map(str::to_owned),
+            },
+        }),
+    };
+    Ok(Conversation {
+        head: head(row)?,
+        kind: Kind::parse(row.text(5)?),
+        title: row.option_text(6)?.map(str::to_owned),
+        avatar_url: row.option_text(7)?.map(str::to_owned),
+        created_at: row.time(8)?,
+        created_by: UserId(row.i64(9)?),
+        member_count: row.i64(10)?,
+        history: History::parse(row.text(11)?),
+        members_can_add: row.bool(12)?,
+        peer: row.option_i64(13)?.map(UserId),
+        me,
+    })
+}
+
+/// One conversation, as `user` has it.
+pub async fn one(conn: &mut Conn, id: ConversationId, user: Option<UserId>) -> Result<Option<Conversation>> {
+    conn.first(
+        select_conversations!(
+            "FROM messaging.conversations c
+             LEFT JOIN messaging.members m ON m.conversation_id = c.id AND m.user_id = $2
+             WHERE c.id = $1 AND c.deleted_at IS NULL"
+        ),
+        &[Value::I64(id.0), Value::OptionI64(user.map(|user| user.0))],
+        conversation,
+    )
+    .await
+}
+
+/// Somebody's conversations that are not hidden, latest activity first, behind `before`.
+pub async fn latest_of(
+    conn: &mut Conn,
+    user: UserId,
+    before: (Timestamp, ConversationId),
+    limit: i64,
+) -> Result<Vec<Conversation>> {
+    conn.rows(
+        select_conversations!(
+            "FROM (SELECT l.id FROM messaging.members k JOIN messaging.conversations l ON l.id = k.conversation_id
+                    WHERE k.user_id = $1 AND l.deleted_at IS NULL AND l.last_seq >= k.hidden_below_seq
+                      AND (l.last_sent_at, l.id) < ($2, $3)
+                    ORDER BY l.last_sent_at DESC, l.id DESC LIMIT $4) AS p
+             JOIN messaging.conversations c ON c.id = p.id
+             JOIN messaging.members m ON m.conversation_id = c.id AND m.user_id = $1
+             ORDER BY c.last_sent_at DESC, c.id DESC"
+        ),
+        &[Value::I64(user.0), Value::Time(before.0), Value::I64(before.1.0), Value::I64(limit)],
+        conversation,
+    )
+    .await
+}
+
+/// A group's own fields.
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// What it is called.
+    pub title: String,
+    /// Its picture.
+    pub avatar_url: Option<String>,
+    /// What those see who join later.
+    pub history: History,
+    /// Whether members may add others.
+    pub members_can_add: bool,
+}
+
+/// Makes a group without members.
+pub async fn create_group(conn: &mut Conn, group: &Group, creator: UserId, at: Timestamp) -> Result<ConversationId> {
+    conn.one(
+        "INSERT INTO messaging.conversations (kind, title, avatar_url, history, members_can_add, created_at, created_by,
+                                              last_seq, last_sent_at, last_message_id, member_count)
+         VALUES ('group', $1, $2, $3, $4, $5, $6, 0, $5, 0, 0) RETURNING id",
+        &[
+            Value::Text(&group.title),
+            Value::OptionText(group.avatar_url.as_deref()),
+            Value::Text(group.history.as_str()),
+            Value::Bool(group.members_can_add),
+            Value::Time(at),
+            Value::I64(creator.0),
+        ],
+        |row| row.i64(0).map(ConversationId),
+    )
+    .await
+}
+
+/// Writes a group's own fields.
+pub async fn update_group(conn: &mut Conn, id: ConversationId, group: &Group) -> Result<()> {
+    conn.execute(
+        "UPDATE messaging.conversations SET title = $2, avatar_url = $3, history = $4, members_can_add = $5 WHERE id = $1",
+        &[
+            Value::I64(id.0),
+            Value::Text(&group.title),
+            Value::OptionText(group.avatar_url.as_deref()),
+            Value::Text(group.history.as_str()),
+            Value::Bool(group.members_can_add),
+        ],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Ends a group: nobody sees it any more. Its messages are removed later, a bite at a time.
+pub async fn end(conn: &mut Conn, id: ConversationId, at: Timestamp) -> Result<()> {
+    conn.execute(
+        "UPDATE messaging.conversations
+            SET deleted_at = $2, title = NULL, avatar_url = NULL, member_count = 0, content_version = content_version + 1
+          WHERE id = $1",
+        &[Value::I64(id.0), Value::Time(at)],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Groups that ended and are not removed yet.
+pub async fn ended(conn: &mut Conn, limit: i64) -> Result<Vec<ConversationId>> {
+    conn.rows(
+        "SELECT id FROM messaging.conversations WHERE deleted_at IS NOT NULL ORDER BY deleted_at, id LIMIT $1",
+        &[Value::I64(limit)],
+        |row| row.i64(0).map(ConversationId),
+    )
+    .await
+}
+
+/// Removes a group that ended and has no messages left.
+pub async fn delete(conn: &mut Conn, id: ConversationId) -> Result<()> {
+    let sql = "DELETE FROM messaging.conversations WHERE id = $1 AND deleted_at IS NOT NULL";
+    conn.execute(sql, &[Value::I64(id.0)]).await?;
+    Ok(())
 }

@@ -60,31 +60,39 @@ pub async fn present_message(conn: &mut Conn, conversation: ConversationId, seq:
     .await
 }
 
-/// Gives a message another body, and keeps the one before.
-pub async fn replace_body(
+/// Keeps a body that a message had; editions count from 1.
+pub async fn put(
     conn: &mut Conn,
     conversation: ConversationId,
     seq: i64,
-    before: &Present,
+    number: i64,
+    edition: &Edition,
+) -> Result<()> {
+    conn.execute(
+        "INSERT INTO messaging.message_edits (conversation_id, seq, edition, body, at) VALUES ($1, $2, $3, $4, $5)",
+        &[
+            Value::I64(conversation.0),
+            Value::I64(seq),
+            Value::I64(number),
+            Value::Text(&edition.body),
+            Value::Time(edition.at),
+        ],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Gives a message another body.
+pub async fn set_body(
+    conn: &mut Conn,
+    conversation: ConversationId,
+    seq: i64,
     body: &str,
     now: Timestamp,
 ) -> Result<()> {
-    let place = [Value::I64(conversation.0), Value::I64(seq)];
-    let editions = conn
-        .one(
-            "SELECT coalesce(max(edition), 0) FROM messaging.message_edits WHERE conversation_id = $1 AND seq = $2",
-            &place,
-            |row| row.i64(0),
-        )
-        .await?;
-    conn.execute(
-        "INSERT INTO messaging.message_edits (conversation_id, seq, edition, body, at) VALUES ($1, $2, $3, $4, $5)",
-        &[place[0], place[1], Value::I64(editions + 1), Value::Text(&before.body), Value::Time(before.written_at)],
-    )
-    .await?;
     conn.execute(
         "UPDATE messaging.messages SET body = $3, edited_at = $4 WHERE conversation_id = $1 AND seq = $2",
-        &[place[0], place[1], Value::Text(body), Value::Time(now)],
+        &[Value::I64(conversation.0), Value::I64(seq), Value::Text(body), Value::Time(now)],
     )
     .await?;
     search::renew(conn, conversation, &[seq]).await

@@ -25,6 +25,9 @@ const REMOVED: &[&str] = &[
     "DELETE FROM messaging.totp_secrets WHERE user_id = $1",
     "DELETE FROM messaging.recovery_codes WHERE user_id = $1",
     "DELETE FROM messaging.account_codes WHERE user_id = $1",
+    "DELETE FROM messaging.scheduled_sends WHERE sender_id = $1",
+    "DELETE FROM messaging.scheduled_sends WHERE recipient_id = $1",
+    "UPDATE messaging.members SET draft = NULL WHERE user_id = $1",
     "DELETE FROM messaging.users WHERE id = $1",
 ];
 
@@ -68,6 +71,7 @@ pub async fn unfinished(conn: &mut Conn) -> Result<Vec<Erasure>> {
 
 /// Notes that an erasure is finished.
 pub async fn finish(conn: &mut Conn, user: UserId) -> Result<()> {
+    conn.execute("DELETE FROM messaging.former_members WHERE user_id = $1", &[Value::I64(user.0)]).await?;
     conn.execute("DELETE FROM messaging.erasures WHERE user_id = $1", &[Value::I64(user.0)]).await?;
     Ok(())
 }

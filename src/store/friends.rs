@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use super::users::{User, user};
+use super::users::{User, select_users, user};
 use super::{Conn, Row, Value};
 use crate::error::Result;
 use crate::ids::UserId;
@@ -75,22 +75,11 @@ pub async fn count(conn: &mut Conn, user: UserId) -> Result<i64> {
         .await
 }
 
-/// A query for whole users that are on the other side of something.
-macro_rules! select_people {
-    ($rest:literal) => {
-        concat!(
-            "SELECT u.id, u.first_name, u.last_name, u.user_name, u.email, u.mfa, u.created_at, u.modified_at, u.role,
-                    u.is_bot, u.direct_messages_from, u.email_confirmed_at, u.banned_at ",
-            $rest
-        )
-    };
-}
-
 /// Friends of someone, by id, after `after`.
 pub async fn list(conn: &mut Conn, user_id: UserId, after: UserId, limit: i64) -> Result<Vec<User>> {
     conn.rows(
-        select_people!(
-            "FROM messaging.friendships f JOIN messaging.users u ON u.id = f.friend_id
+        select_users!(
+            "JOIN messaging.friendships f ON f.friend_id = u.id
               WHERE f.user_id = $1 AND f.state = 'friends' AND f.friend_id > $2 ORDER BY f.friend_id LIMIT $3"
         ),
         &[Value::I64(user_id.0), Value::I64(after.0), Value::I64(limit)],
@@ -99,11 +88,11 @@ pub async fn list(conn: &mut Conn, user_id: UserId, after: UserId, limit: i64) -
     .await
 }
 
-/// People whom someone asked, with when, by id, after `after`.
+/// People whom someone asked, by id, after `after`.
 pub async fn outgoing(conn: &mut Conn, user_id: UserId, after: UserId, limit: i64) -> Result<Vec<User>> {
     conn.rows(
-        select_people!(
-            "FROM messaging.friendships f JOIN messaging.users u ON u.id = f.friend_id
+        select_users!(
+            "JOIN messaging.friendships f ON f.friend_id = u.id
               WHERE f.user_id = $1 AND f.state = 'asked' AND f.friend_id > $2 ORDER BY f.friend_id LIMIT $3"
         ),
         &[Value::I64(user_id.0), Value::I64(after.0), Value::I64(limit)],
@@ -115,8 +104,8 @@ pub async fn outgoing(conn: &mut Conn, user_id: UserId, after: UserId, limit: i6
 /// People who asked someone and are not blocked by them, by id, after `after`.
 pub async fn incoming(conn: &mut Conn, user_id: UserId, after: UserId, limit: i64) -> Result<Vec<User>> {
     conn.rows(
-        select_people!(
-            "FROM messaging.friendships f JOIN messaging.users u ON u.id = f.user_id
+        select_users!(
+            "JOIN messaging.friendships f ON f.user_id = u.id
               WHERE f.friend_id = $1 AND f.state = 'asked' AND f.user_id > $2
                 AND NOT EXISTS (SELECT 1 FROM messaging.blocks b WHERE b.user_id = $1 AND b.blocked_id = f.user_id)
               ORDER BY f.user_id LIMIT $3"
@@ -174,17 +163,40 @@ async fn change_block_count(conn: &mut Conn, user: UserId, by: i64) -> Result<()
     Ok(())
 }
 
+/// How many people someone blocks.
+pub async fn count_blocked(conn: &mut Conn, user: UserId) -> Result<i64> {
+    conn.one("SELECT count(*) FROM messaging.blocks WHERE user_id = $1", &[Value::I64(user.0)], |row| row.i64(0)).await
+}
+
 /// People whom someone blocks, by id, after `after`.
 pub async fn blocked(conn: &mut Conn, user_id: UserId, after: UserId, limit: i64) -> Result<Vec<User>> {
     conn.rows(
-        select_people!(
-            "FROM messaging.blocks b JOIN messaging.users u ON u.id = b.blocked_id
+        select_users!(
+            "JOIN messaging.blocks b ON b.blocked_id = u.id
               WHERE b.user_id = $1 AND b.blocked_id > $2 ORDER BY b.blocked_id LIMIT $3"
         ),
         &[Value::I64(user_id.0), Value::I64(after.0), Value::I64(limit)],
         user,
     )
     .await
+}
+
+/// Locks a person and everybody who blocks them, by id, so that what [`forget`] changes is in nobody's way; whether the person
+/// is there.
+pub async fn lock_with_blockers(conn: &mut Conn, user: UserId) -> Result<bool> {
+    if let Conn::Sqlite(_) = conn {
+        return super::users::lock(conn, user).await;
+    }
+    let locked = conn
+        .rows(
+            "SELECT id FROM messaging.users
+              WHERE id = ANY(ARRAY(SELECT user_id FROM messaging.blocks WHERE blocked_id = $1) || $1::bigint)
+              ORDER BY id FOR UPDATE",
+            &[Value::I64(user.0)],
+            |row| row.i64(0),
+        )
+        .await?;
+    Ok(locked.contains(&user.0))
 }
 
 /// Takes a person out of everybody's friends and blocks.

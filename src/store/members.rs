@@ -6,6 +6,7 @@ use super::conversations::{History, Kind};
 use super::{Conn, Row, Value};
 use crate::error::Result;
 use crate::ids::{ConversationId, UserId};
+use crate::time::Timestamp;
 
 /// What a member may do, each more than the one before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,6 +77,320 @@ pub async fn standing_of(
           WHERE c.id = $1 AND c.deleted_at IS NULL",
         &[Value::I64(conversation.0), Value::OptionI64(user.map(|user| user.0))],
         standing,
+    )
+    .await
+}
+
+/// Somebody who sends into a conversation, as far as a send needs to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SendingMember {
+    /// Where.
+    pub conversation: ConversationId,
+    /// Who.
+    pub user: UserId,
+    /// The first message that they see.
+    pub first_seq: i64,
+}
+
+/// Those of some pairs of a conversation and a person who are members. To be asked under the conversations' locks.
+pub async fn sending(conn: &mut Conn, pairs: &[(ConversationId, UserId)]) -> Result<Vec<SendingMember>> {
+    let read = |row: &Row<'_>| {
+        let joined_seq = row.i64(3)?;
+        Ok(SendingMember {
+            conversation: ConversationId(row.i64(0)?),
+            user: UserId(row.i64(1)?),
+            first_seq: match History::parse(row.text(2)?) {
+                History::All => 1,
+                History::SinceJoined => joined_seq + 1,
+            },
+        })
+    };
+    if let Conn::Sqlite(_) = conn {
+        let mut found = Vec::with_capacity(pairs.len());
+        for (conversation, user) in pairs {
+            found.extend(
+                conn.first(
+                    "SELECT m.conversation_id, m.user_id, c.history, m.joined_seq
+                       FROM messaging.members m JOIN messaging.conversations c ON c.id = m.conversation_id
+                      WHERE m.conversation_id = $1 AND m.user_id = $2 AND c.deleted_at IS NULL",
+                    &[Value::I64(conversation.0), Value::I64(user.0)],
+                    read,
+                )
+                .await?,
+            );
+        }
+        return Ok(found);
+    }
+    let conversations: Vec<i64> = pairs.iter().map(|(conversation, _)| conversation.0).collect();
+    let users: Vec<i64> = pairs.iter().map(|(_, user)| user.0).collect();
+    conn.rows(
+        "SELECT m.conversation_id, m.user_id, c.history, m.joined_seq
+           FROM unnest($1::bigint[], $2::bigint[]) AS p (conversation_id, user_id)
+           JOIN messaging.members m ON m.conversation_id = p.conversation_id AND m.user_id = p.user_id
+           JOIN messaging.conversations c ON c.id = m.conversation_id
+          WHERE c.deleted_at IS NULL",
+        &[Value::I64s(&conversations), Value::I64s(&users)],
+        read,
+    )
+    .await
+}
+
+/// Somebody to be made a member.
+#[derive(Clone, Copy, Debug)]
+pub struct NewMember {
+    /// Who.
+    pub user: UserId,
+    /// As what.
+    pub role: Role,
+}
+
+/// Makes people members, whose watermarks begin at `last_seq`: those of them who were none before. The conversation is
+/// locked.
+pub async fn insert(
+    conn: &mut Conn,
+    conversation: ConversationId,
+    new: &[NewMember],
+    last_seq: i64,
+    at: Timestamp,
+) -> Result<Vec<UserId>> {
+    let mut added = Vec::with_capacity(new.len());
+    if let Conn::Sqlite(_) = conn {
+        for member in new {
+            let inserted = conn
+                .execute(
+                    "INSERT INTO messaging.members (conversation_id, user_id, role, joined_at, joined_seq, read_seq,
+                                                    delivered_seq)
+                     VALUES ($1, $2, $3, $4, $5, $5, $5) ON CONFLICT DO NOTHING",
+                    &[
+                        Value::I64(conversation.0),
+                        Value::I64(member.user.0),
+                        Value::Text(member.role.as_str()),
+                        Value::Time(at),
+                        Value::I64(last_seq),
+                    ],
+                )
+                .await?;
+            if inserted > 0 {
+                added.push(member.user);
+            }
+        }
+    } else {
+        let users: Vec<i64> = new.iter().map(|member| member.user.0).collect();
+        let roles: Vec<&str> = new.iter().map(|member| member.role.as_str()).collect();
+        added = conn
+            .rows(
+                "INSERT INTO messaging.members (conversation_id, user_id, role, joined_at, joined_seq, read_seq,
+                                                delivered_seq)
+                 SELECT $1::bigint, n.user_id, n.role, $2::timestamptz, $3::bigint, $3::bigint, $3::bigint
+                   FROM unnest($4::bigint[], $5::text[]) AS n (user_id, role)
+                 ON CONFLICT DO NOTHING RETURNING user_id",
+                &[
+                    Value::I64(conversation.0),
+                    Value::Time(at),
+                    Value::I64(last_seq),
+                    Value::I64s(&users),
+                    Value::Texts(&roles),
+                ],
+                |row| row.i64(0).map(UserId),
+            )
+            .await?;
+        added.sort_unstable();
+    }
+    let ids: Vec<i64> = added.iter().map(|user| user.0).collect();
+    conn.execute(
+        "DELETE FROM messaging.former_members WHERE user_id = ANY($1) AND conversation_id = $2",
+        &[Value::I64s(&ids), Value::I64(conversation.0)],
+    )
+    .await?;
+    change_count(conn, conversation, added.len() as i64).await?;
+    Ok(added)
+}
+
+async fn change_count(conn: &mut Conn, conversation: ConversationId, by: i64) -> Result<()> {
+    // Whether all have read a message depends on who they are: what was rendered is looked at again.
+    conn.execute(
+        "UPDATE messaging.conversations SET member_count = member_count + $2, content_version = content_version + 1
+          WHERE id = $1",
+        &[Value::I64(conversation.0), Value::I64(by)],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Takes somebody out, and remembers that they were in it. The conversation is locked.
+pub async fn delete(conn: &mut Conn, conversation: ConversationId, user: UserId, at: Timestamp) -> Result<()> {
+    let place = [Value::I64(conversation.0), Value::I64(user.0)];
+    conn.execute("DELETE FROM messaging.members WHERE conversation_id = $1 AND user_id = $2", &place).await?;
+    conn.execute("DELETE FROM messaging.receipts WHERE conversation_id = $1 AND user_id = $2", &place).await?;
+    conn.execute(
+        "INSERT INTO messaging.former_members (conversation_id, user_id, left_at) VALUES ($1, $2, $3)
+         ON CONFLICT (user_id, conversation_id) DO UPDATE SET left_at = excluded.left_at",
+        &[place[0], place[1], Value::Time(at)],
+    )
+    .await?;
+    change_count(conn, conversation, -1).await
+}
+
+/// Takes everybody out of a group that ends.
+pub async fn delete_all(conn: &mut Conn, conversation: ConversationId, at: Timestamp) -> Result<()> {
+    conn.execute(
+        "INSERT INTO messaging.former_members (conversation_id, user_id, left_at)
+         SELECT conversation_id, user_id, $2 FROM messaging.members WHERE conversation_id = $1
+         ON CONFLICT (user_id, conversation_id) DO UPDATE SET left_at = excluded.left_at",
+        &[Value::I64(conversation.0), Value::Time(at)],
+    )
+    .await?;
+    conn.execute("DELETE FROM messaging.members WHERE conversation_id = $1", &[Value::I64(conversation.0)]).await?;
+    Ok(())
+}
+
+/// Gives a member another role.
+pub async fn set_role(conn: &mut Conn, conversation: ConversationId, user: UserId, role: Role) -> Result<()> {
+    conn.execute(
+        "UPDATE messaging.members SET role = $3 WHERE conversation_id = $1 AND user_id = $2",
+        &[Value::I64(conversation.0), Value::I64(user.0), Value::Text(role.as_str())],
+    )
+    .await?;
+    Ok(())
+}
+
+/// As what somebody is in a conversation.
+pub async fn role_of(conn: &mut Conn, conversation: ConversationId, user: UserId) -> Result<Option<Role>> {
+    conn.first(
+        "SELECT role FROM messaging.members WHERE conversation_id = $1 AND user_id = $2",
+        &[Value::I64(conversation.0), Value::I64(user.0)],
+        |row| Ok(Role::parse(row.text(0)?).unwrap_or(Role::Member)),
+    )
+    .await
+}
+
+/// Whether somebody else owns a group too.
+pub async fn has_other_owner(conn: &mut Conn, conversation: ConversationId, user: UserId) -> Result<bool> {
+    let found = conn
+        .first(
+            "SELECT user_id FROM messaging.members WHERE conversation_id = $1 AND role = 'owner' AND user_id <> $2 LIMIT 1",
+            &[Value::I64(conversation.0), Value::I64(user.0)],
+            |row| row.i64(0),
+        )
+        .await?;
+    Ok(found.is_some())
+}
+
+/// Who would own a group after somebody: the oldest admin, else the oldest member.
+pub async fn successor(conn: &mut Conn, conversation: ConversationId, user: UserId) -> Result<Option<UserId>> {
+    conn.first(
+        "SELECT user_id FROM messaging.members WHERE conversation_id = $1 AND user_id <> $2
+          ORDER BY CASE role WHEN 'admin' THEN 0 ELSE 1 END, joined_at, user_id LIMIT 1",
+        &[Value::I64(conversation.0), Value::I64(user.0)],
+        |row| row.i64(0).map(UserId),
+    )
+    .await
+}
+
+/// A member of a conversation.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// Who.
+    pub user: UserId,
+    /// As what.
+    pub role: Role,
+    /// Since when.
+    pub joined_at: Timestamp,
+}
+
+fn member(row: &Row<'_>) -> Result<Member> {
+    Ok(Member {
+        user: UserId(row.i64(0)?),
+        role: Role::parse(row.text(1)?).unwrap_or(Role::Member),
+        joined_at: row.time(2)?,
+    })
+}
+
+/// Members by id, after `after`.
+pub async fn list(conn: &mut Conn, conversation: ConversationId, after: UserId, limit: i64) -> Result<Vec<Member>> {
+    conn.rows(
+        "SELECT user_id, role, joined_at FROM messaging.members WHERE conversation_id = $1 AND user_id > $2
+          ORDER BY user_id LIMIT $3",
+        &[Value::I64(conversation.0), Value::I64(after.0), Value::I64(limit)],
+        member,
+    )
+    .await
+}
+
+/// One member.
+pub async fn one(conn: &mut Conn, conversation: ConversationId, user: UserId) -> Result<Option<Member>> {
+    conn.first(
+        "SELECT user_id, role, joined_at FROM messaging.members WHERE conversation_id = $1 AND user_id = $2",
+        &[Value::I64(conversation.0), Value::I64(user.0)],
+        member,
+    )
+    .await
+}
+
+/// What a member keeps for themself.
+#[derive(Clone, Debug, Default)]
+pub struct Keeps {
+    /// No notifications until then.
+    pub muted_until: Option<Timestamp>,
+    /// Shown first.
+    pub pinned: bool,
+    /// Shown apart.
+    pub archived: bool,
+    /// What they have begun to write.
+    pub draft: Option<String>,
+}
+
+/// Writes what a member keeps for themself.
+pub async fn keep(conn: &mut Conn, conversation: ConversationId, user: UserId, keeps: &Keeps) -> Result<()> {
+    conn.execute(
+        "UPDATE messaging.members SET muted_until = $3, pinned = $4, archived = $5, draft = $6
+          WHERE conversation_id = $1 AND user_id = $2",
+        &[
+            Value::I64(conversation.0),
+            Value::I64(user.0),
+            Value::OptionTime(keeps.muted_until),
+            Value::Bool(keeps.pinned),
+            Value::Bool(keeps.archived),
+            Value::OptionText(keeps.draft.as_deref()),
+        ],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Takes a conversation out of somebody's list until its next message.
+pub async fn hide(conn: &mut Conn, conversation: ConversationId, user: UserId, below_seq: i64) -> Result<()> {
+    conn.execute(
+        "UPDATE messaging.members SET hidden_below_seq = $3 WHERE conversation_id = $1 AND user_id = $2",
+        &[Value::I64(conversation.0), Value::I64(user.0), Value::I64(below_seq)],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Conversations that somebody left, by id, after `after`.
+pub async fn left_by(conn: &mut Conn, user: UserId, after: ConversationId, limit: i64) -> Result<Vec<ConversationId>> {
+    conn.rows(
+        "SELECT conversation_id FROM messaging.former_members WHERE user_id = $1 AND conversation_id > $2
+          ORDER BY conversation_id LIMIT $3",
+        &[Value::I64(user.0), Value::I64(after.0), Value::I64(limit)],
+        |row| row.i64(0).map(ConversationId),
+    )
+    .await
+}
+
+/// Groups that somebody is in, by id, after `after`.
+pub async fn groups_of(
+    conn: &mut Conn,
+    user: UserId,
+    after: ConversationId,
+    limit: i64,
+) -> Result<Vec<ConversationId>> {
+    conn.rows(
+        "SELECT m.conversation_id FROM messaging.members m JOIN messaging.conversations c ON c.id = m.conversation_id
+          WHERE m.user_id = $1 AND m.conversation_id > $2 AND c.kind = 'group' ORDER BY m.conversation_id LIMIT $3",
+        &[Value::I64(user.0), Value::I64(after.0), Value::I64(limit)],
+        |row| row.i64(0).map(ConversationId),
     )
     .await
 }

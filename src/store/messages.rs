@@ -4,7 +4,7 @@
 //! by halving over `seq`, and no index but the key is needed.
 
 use super::idempotency::Digest;
-use super::{Conn, Row, Value};
+use super::{Conn, Row, Value, search};
 use crate::error::Result;
 use crate::ids::{ConversationId, MessageId, UserId};
 use crate::time::Timestamp;
@@ -40,6 +40,10 @@ pub struct Message {
     pub edited_at: Option<Timestamp>,
     /// When it was deleted; its text is gone then.
     pub deleted_at: Option<Timestamp>,
+    /// What it tells, if it is a system message; its body is what else belongs to that.
+    pub action: Option<Action>,
+    /// Whom that is about.
+    pub subject_id: Option<UserId>,
 }
 
 /// A message to be appended.
@@ -75,6 +79,54 @@ impl Kind {
     }
 }
 
+/// What a system message tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each is its word")]
+pub enum Action {
+    GroupCreated,
+    TitleChanged,
+    AvatarChanged,
+    HistoryChanged,
+    MemberAdded,
+    MemberJoined,
+    MemberLeft,
+    MemberRemoved,
+    RoleChanged,
+}
+
+impl Action {
+    const ALL: [Self; 9] = [
+        Self::GroupCreated,
+        Self::TitleChanged,
+        Self::AvatarChanged,
+        Self::HistoryChanged,
+        Self::MemberAdded,
+        Self::MemberJoined,
+        Self::MemberLeft,
+        Self::MemberRemoved,
+        Self::RoleChanged,
+    ];
+
+    /// As it stands in the database.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::GroupCreated => "group_created",
+            Self::TitleChanged => "title_changed",
+            Self::AvatarChanged => "avatar_changed",
+            Self::HistoryChanged => "history_changed",
+            Self::MemberAdded => "member_added",
+            Self::MemberJoined => "member_joined",
+            Self::MemberLeft => "member_left",
+            Self::MemberRemoved => "member_removed",
+            Self::RoleChanged => "role_changed",
+        }
+    }
+
+    fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|action| action.as_str() == word)
+    }
+}
+
 /// A stretch of one conversation, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
@@ -102,6 +154,8 @@ fn message(row: &Row<'_>) -> Result<Message> {
         body: row.text(11)?.to_owned(),
         edited_at: row.option_time(12)?,
         deleted_at: row.option_time(13)?,
+        action: row.option_text(14)?.and_then(Action::parse),
+        subject_id: row.option_i64(15)?.map(UserId),
     })
 }
 
@@ -115,7 +169,7 @@ pub async fn in_ranges(conn: &mut Conn, ranges: &[Range]) -> Result<Vec<Message>
                 .rows(
                     "SELECT conversation_id, seq, id, timestamp_sent, kind, sender_id, recipient_id, created_at,
                             timestamp_delivered, timestamp_read, reply_to, body, edited_at,
-                            deleted_at
+                            deleted_at, action, subject_id
                        FROM messaging.messages WHERE conversation_id = $1 AND seq BETWEEN $2 AND $3",
                     &[Value::I64(range.conversation_id.0), Value::I64(range.first_seq), Value::I64(range.last_seq)],
                     message,
@@ -130,7 +184,8 @@ pub async fn in_ranges(conn: &mut Conn, ranges: &[Range]) -> Result<Vec<Message>
     let last: Vec<i64> = ranges.iter().map(|range| range.last_seq).collect();
     conn.rows(
         "SELECT m.conversation_id, m.seq, m.id, m.timestamp_sent, m.kind, m.sender_id, m.recipient_id, m.created_at,
-                m.timestamp_delivered, m.timestamp_read, m.reply_to, m.body, m.edited_at, m.deleted_at
+                m.timestamp_delivered, m.timestamp_read, m.reply_to, m.body, m.edited_at, m.deleted_at,
+                m.action, m.subject_id
            FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS r (conversation_id, first_seq, last_seq)
            JOIN messaging.messages m
              ON m.conversation_id = r.conversation_id AND m.seq BETWEEN r.first_seq AND r.last_seq",
@@ -144,6 +199,24 @@ pub async fn in_ranges(conn: &mut Conn, ranges: &[Range]) -> Result<Vec<Message>
 pub async fn one(conn: &mut Conn, conversation: ConversationId, seq: i64) -> Result<Option<Message>> {
     let range = Range { conversation_id: conversation, first_seq: seq, last_seq: seq };
     Ok(in_ranges(conn, &[range]).await?.into_iter().next())
+}
+
+/// Removes messages of a conversation that ended, with all that belongs to them, the first `limit`; how many there were.
+pub async fn delete_first(conn: &mut Conn, conversation: ConversationId, limit: i64) -> Result<u64> {
+    let place = [Value::I64(conversation.0), Value::I64(limit)];
+    let sql = "SELECT seq, id FROM messaging.messages WHERE conversation_id = $1 ORDER BY seq LIMIT $2";
+    let found = conn.rows(sql, &place, |row| Ok((row.i64(0)?, row.i64(1)?))).await?;
+    let (seqs, ids): (Vec<i64>, Vec<i64>) = found.into_iter().unzip();
+    search::remove(conn, &ids).await?;
+    for sql in [
+        "DELETE FROM messaging.message_edits WHERE conversation_id = $1 AND seq = ANY($2)",
+        "DELETE FROM messaging.mentions WHERE conversation_id = $1 AND seq = ANY($2)",
+        "DELETE FROM messaging.reactions WHERE conversation_id = $1 AND seq = ANY($2)",
+        "DELETE FROM messaging.messages WHERE conversation_id = $1 AND seq = ANY($2)",
+    ] {
+        conn.execute(sql, &[place[0], Value::I64s(&seqs)]).await?;
+    }
+    Ok(seqs.len() as u64)
 }
 
 /// For each conversation, how many of its messages come before `(sent_at, id)`: the last seq that does, by halving.

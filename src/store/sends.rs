@@ -5,10 +5,11 @@
 
 use super::conversations::{self, Head};
 use super::events::{self, Kind, NewEvent};
-use super::messages::{self, Message, NewRow};
+use super::messages::{self, Action, Message, NewRow};
 use super::{Conn, Value};
 use super::{revocations, search};
 use crate::error::{Error, Result};
+use crate::ids::{ConversationId, MessageId, UserId};
 use crate::time::Timestamp;
 
 /// Locks conversations until the transaction ends, and takes `count` message ids, rising.
@@ -23,7 +24,7 @@ pub async fn lock_and_number(conn: &mut Conn, conversations: &[i64], count: usiz
         .rows(
             "WITH locked AS MATERIALIZED (
                  SELECT id, last_seq, last_sent_at, last_message_id, content_version FROM messaging.conversations
-                  WHERE id = ANY($1) ORDER BY id FOR UPDATE)
+                  WHERE id = ANY($1) AND deleted_at IS NULL ORDER BY id FOR UPDATE)
              SELECT id, last_seq, last_sent_at, last_message_id, content_version, NULL::bigint FROM locked
              UNION ALL
              SELECT NULL, NULL, NULL, NULL, NULL, nextval('messaging.messaging_sequence')
@@ -52,7 +53,7 @@ pub async fn append(conn: &mut Conn, heads: &[Head], rows: &[NewRow<'_>], unrevo
         conversations::advance(conn, heads).await?;
         messages::append(conn, rows).await?;
         search::append(conn, rows).await?;
-        let events: Vec<NewEvent> = rows.iter().map(|row| created(row.message)).collect();
+        let events: Vec<NewEvent<'_>> = rows.iter().map(|row| created(row.message)).collect();
         events::append(conn, &events).await?;
         let last = revocations::last_position(conn).await?;
         return match unrevoked_since {
@@ -130,12 +131,62 @@ pub async fn append(conn: &mut Conn, heads: &[Head], rows: &[NewRow<'_>], unrevo
     .await
 }
 
-fn created(message: &Message) -> NewEvent {
-    NewEvent {
-        kind: Kind::MessageCreated,
-        conversation_id: message.conversation_id,
-        seq: message.seq,
-        actor_id: message.sender_id,
-        at: message.timestamp_sent,
-    }
+/// What the server says about a conversation.
+#[derive(Clone, Debug)]
+pub struct Note<'a> {
+    /// What happened.
+    pub action: Action,
+    /// Who did it.
+    pub actor: UserId,
+    /// To whom.
+    pub subject: Option<UserId>,
+    /// What else belongs to it: a title, a role.
+    pub detail: &'a str,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// Writes a system message into a conversation, which is locked from here on; the event of it is the caller's to log.
+/// Whoever had read everything before has read what they did themself.
+pub async fn note(conn: &mut Conn, conversation: ConversationId, note: &Note<'_>) -> Result<NewEvent<'static>> {
+    let (heads, ids) = lock_and_number(conn, &[conversation.0], 1).await?;
+    let (Some(head), Some(id)) = (heads.first(), ids.first()) else {
+        return Err(Error::internal("a system message for a conversation that is not there"));
+    };
+    let head = Head {
+        last_seq: head.last_seq + 1,
+        last_sent_at: head.last_sent_at.max(note.at),
+        last_message_id: MessageId(*id),
+        ..*head
+    };
+    conn.execute(
+        "INSERT INTO messaging.messages (conversation_id, seq, id, timestamp_sent, kind, sender_id, created_at, body,
+                                         action, subject_id)
+         VALUES ($1, $2, $3, $4, 'system', $5, $4, $6, $7, $8)",
+        &[
+            Value::I64(conversation.0),
+            Value::I64(head.last_seq),
+            Value::I64(*id),
+            Value::Time(head.last_sent_at),
+            Value::I64(note.actor.0),
+            Value::Text(note.detail),
+            Value::Text(note.action.as_str()),
+            Value::OptionI64(note.subject.map(|user| user.0)),
+        ],
+    )
+    .await?;
+    conversations::advance(conn, &[head]).await?;
+    conn.execute(
+        "UPDATE messaging.members SET read_seq = $3, delivered_seq = $3
+          WHERE conversation_id = $1 AND user_id = $2 AND read_seq + 1 = $3",
+        &[Value::I64(conversation.0), Value::I64(note.actor.0), Value::I64(head.last_seq)],
+    )
+    .await?;
+    let event = NewEvent::of_conversation(Kind::MessageCreated, conversation, note.actor, head.last_sent_at);
+    Ok(event.message(head.last_seq))
+}
+
+fn created(message: &Message) -> NewEvent<'static> {
+    NewEvent::of_conversation(Kind::MessageCreated, message.conversation_id, message.sender_id, message.timestamp_sent)
+        .message(message.seq)
 }

@@ -179,13 +179,26 @@ pub(super) fn user(row: &Row<'_>) -> Result<User> {
     })
 }
 
-/// A query for whole users. A text must be a literal to be known to the drivers, so the columns cannot be a constant.
+/// A query for what [`user`] reads. A text must be a literal to be known to the drivers, so the columns cannot be a constant.
 macro_rules! select_users {
     ($rest:literal) => {
         concat!(
-            "SELECT id, first_name, last_name, user_name, email, mfa, created_at, modified_at, role, is_bot,
-                    direct_messages_from, email_confirmed_at, banned_at
-               FROM messaging.users ",
+            "SELECT u.id, u.first_name, u.last_name, u.user_name, u.email, u.mfa, u.created_at, u.modified_at, u.role,
+                    u.is_bot, u.direct_messages_from, u.email_confirmed_at, u.banned_at
+               FROM messaging.users u ",
+            $rest
+        )
+    };
+}
+pub(super) use select_users;
+
+/// A query for what [`user_name`] reads, and for `more` columns behind that.
+macro_rules! select_names {
+    ($more:literal, $rest:literal) => {
+        concat!(
+            "SELECT id, user_name, user_name_key, direct_messages_from, block_count > 0, banned_at IS NOT NULL",
+            $more,
+            " FROM messaging.users ",
             $rest
         )
     };
@@ -198,14 +211,7 @@ pub async fn by_key(conn: &mut Conn, user_name_key: &str) -> Result<Option<User>
 
 /// Those of the folded names that exist.
 pub async fn names_by_keys(conn: &mut Conn, user_name_keys: &[&str]) -> Result<Vec<UserName>> {
-    conn.rows(
-        "SELECT id, user_name, user_name_key, direct_messages_from, block_count > 0, banned_at IS NOT NULL
-           FROM messaging.users
-          WHERE user_name_key = ANY($1)",
-        &[Value::Texts(user_name_keys)],
-        user_name,
-    )
-    .await
+    conn.rows(select_names!("", "WHERE user_name_key = ANY($1)"), &[Value::Texts(user_name_keys)], user_name).await
 }
 
 fn user_name(row: &Row<'_>) -> Result<UserName> {
@@ -221,14 +227,7 @@ fn user_name(row: &Row<'_>) -> Result<UserName> {
 
 /// Those of the ids that exist.
 pub async fn people_by_ids(conn: &mut Conn, ids: &[i64]) -> Result<Vec<UserName>> {
-    conn.rows(
-        "SELECT id, user_name, user_name_key, direct_messages_from, block_count > 0, banned_at IS NOT NULL
-           FROM messaging.users
-          WHERE id = ANY($1)",
-        &[Value::I64s(ids)],
-        user_name,
-    )
-    .await
+    conn.rows(select_names!("", "WHERE id = ANY($1)"), &[Value::I64s(ids)], user_name).await
 }
 
 /// The names of people by id.
@@ -317,31 +316,23 @@ fn account(row: &Row<'_>) -> Result<Account> {
 
 /// A person who may call, by id.
 pub async fn account_by_id(conn: &mut Conn, id: UserId) -> Result<Option<Account>> {
-    conn.first(
-        "SELECT id, user_name, user_name_key, direct_messages_from, block_count > 0, banned_at IS NOT NULL, role,
-                banned_at
-           FROM messaging.users WHERE id = $1",
-        &[Value::I64(id.0)],
-        account,
-    )
-    .await
+    conn.first(select_names!(", role, banned_at", "WHERE id = $1"), &[Value::I64(id.0)], account).await
 }
 
 /// A person who may call, by folded name.
 pub async fn account_by_key(conn: &mut Conn, user_name_key: &str) -> Result<Option<Account>> {
-    conn.first(
-        "SELECT id, user_name, user_name_key, direct_messages_from, block_count > 0, banned_at IS NOT NULL, role,
-                banned_at
-           FROM messaging.users WHERE user_name_key = $1",
-        &[Value::Text(user_name_key)],
-        account,
-    )
-    .await
+    let sql = select_names!(", role, banned_at", "WHERE user_name_key = $1");
+    conn.first(sql, &[Value::Text(user_name_key)], account).await
 }
 
 /// One user by folded address.
 pub async fn by_email(conn: &mut Conn, email_key: &str) -> Result<Option<User>> {
     conn.first(select_users!("WHERE email_key = $1"), &[Value::Text(email_key)], user).await
+}
+
+/// Those of the ids that exist, whole.
+pub async fn by_ids(conn: &mut Conn, ids: &[i64]) -> Result<Vec<User>> {
+    conn.rows(select_users!("WHERE id = ANY($1)"), &[Value::I64s(ids)], user).await
 }
 
 /// One user by id.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::both;
 use crate::operations::{posthaste, text};
-use crate::support::callers::{Caller, api_key, secured, session, within_a_second};
+use crate::support::callers::{Caller, secured, session, within_a_second};
 use crate::support::{Options, Place, Server, answer_of};
 
 async fn set_role(server: &Server, name: &str, role: &str) {
@@ -37,7 +37,7 @@ both!(a_ban_ends_everything_within_a_second_and_can_be_lifted, async |place| {
     let bugs = session(&open, "bugs").await;
     let server = Server::start_with(place, secured()).await;
     let other = Server::start_with(place, secured()).await;
-    let key = api_key(&server, &["read", "write", "admin"]).await;
+    let key = server.api_key(&["read", "write", "admin"]).await;
     let admin = Caller::new(&server, &key);
     for server in [&server, &other] {
         assert_eq!(Caller::new(server, &bugs).get("/api/users/me").await.status, 200);
@@ -134,7 +134,7 @@ both!(the_counts_are_right, async |place| {
     assert_eq!(counts(&first), [4, 0, 0, 0, 2, 4, 4]);
     session(&server, "bugs").await;
     session(&server, "duck").await;
-    api_key(&server, &["read"]).await;
+    server.api_key(&["read"]).await;
     server.add_user("fifth", "", "").await;
     server.send("fifth", "bugs", "hey").await;
     // What is refused is not counted, at whatever point it was refused.

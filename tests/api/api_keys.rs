@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::both;
 use crate::operations::{posthaste, text};
-use crate::support::callers::{Caller, api_key, everything_kept, holds, moment, secured, session, within_a_second};
+use crate::support::callers::{Caller, holds, moment, secured, session, within_a_second};
 use crate::support::{Options, Place, Server, answer_of};
 
 /// What `posthaste api-key create` prints on standard output; it says nothing else.
@@ -118,8 +118,8 @@ both!(what_is_no_key_to_be_made_is_refused, async |place| {
 both!(only_administrators_make_see_and_revoke_keys, async |place| {
     let open = Server::start(place).await;
     let bugs = session(&open, "bugs").await;
-    let plain = api_key(&open, &["read", "write"]).await;
-    let admin = api_key(&open, &["admin"]).await;
+    let plain = open.api_key(&["read", "write"]).await;
+    let admin = open.api_key(&["admin"]).await;
     let server = Server::start_with(place, secured()).await;
     let callers = [
         (Caller::new(&server, &bugs), "admin_required"),
@@ -138,7 +138,7 @@ both!(only_administrators_make_see_and_revoke_keys, async |place| {
 both!(a_revoked_key_ends_within_a_second_on_every_server, async |place| {
     let one = Server::start_with(place, secured()).await;
     let other = Server::start_with(place, secured()).await;
-    let admin = api_key(&one, &["read", "admin"]).await;
+    let admin = one.api_key(&["read", "admin"]).await;
     let key = made_by_hand(place, &["--scopes", "read"]);
     for server in [&one, &other] {
         assert_eq!(Caller::new(server, &key).get("/api/users").await.status, 200);
@@ -198,9 +198,9 @@ both!(a_key_expires_and_tells_when_it_was_used, async |place| {
 
 both!(a_key_does_what_its_scopes_say, async |place| {
     let server = Server::start_with(place, secured()).await;
-    let reads = api_key(&server, &["read"]).await;
-    let writes = api_key(&server, &["write"]).await;
-    let administers = api_key(&server, &["admin"]).await;
+    let reads = server.api_key(&["read"]).await;
+    let writes = server.api_key(&["write"]).await;
+    let administers = server.api_key(&["admin"]).await;
     let message = json!({"sender_user_name": "bugs", "recipient_user_name": "duck", "body": "hey"});
     for (key, expected) in [(&reads, [200, 403, 403]), (&writes, [403, 201, 403]), (&administers, [403, 403, 200])] {
         let caller = Caller::new(&server, key);
@@ -229,7 +229,7 @@ both!(a_key_acts_for_people, async |place| {
     let open = Server::start(place).await;
     let bugs = session(&open, "bugs").await;
     let server = Server::start_with(place, secured()).await;
-    let key = api_key(&server, &["read", "write", "admin"]).await;
+    let key = server.api_key(&["read", "write", "admin"]).await;
     let caller = Caller::new(&server, &key);
     caller.get("/api/users/me").await.problem(403, "act_as_required");
     for name in ["bugs", "BUGS", "bUgS"] {
@@ -268,7 +268,7 @@ both!(idempotency_keys_belong_to_a_key_or_to_the_person_acted_for, async |place|
     let open = Server::start(place).await;
     let bugs = session(&open, "bugs").await;
     let server = Server::start_with(place, secured()).await;
-    let (one, other) = (api_key(&server, &["write"]).await, api_key(&server, &["write"]).await);
+    let (one, other) = (server.api_key(&["write"]).await, server.api_key(&["write"]).await);
     let (one, other) = (Caller::new(&server, &one), Caller::new(&server, &other));
     let named = json!({"sender_user_name": "bugs", "recipient_user_name": "porky", "body": "hey"});
     let first = one.post_once("/api/messages", "k", &named).await;
@@ -317,7 +317,7 @@ both!(a_repeat_gets_the_same_key_which_nothing_keeps_in_clear, async |place| {
     let server = Server::start_with(place, secured()).await;
     assert_eq!(Caller::new(&server, &admin).post_once("/api/api-keys", "once", &body).await.bytes, first.bytes);
     assert_eq!(Caller::new(&server, &key).get("/api/users").await.status, 200);
-    let kept = everything_kept(place);
+    let kept = place.everything().await.into_bytes();
     assert!(holds(&kept, "canary-name"), "the search finds what is there");
     for secret in [key.as_str(), &key[4..], &admin, &admin[4..], another["key"].as_str().unwrap()] {
         assert!(!holds(&kept, secret), "a key is kept in clear");
@@ -345,8 +345,7 @@ both!(a_key_without_the_scope_takes_no_administrators_account, async |place| {
     let open = Server::start(place).await;
     open.request(Method::PUT, "/api/admin/users/duck/role").json(&json!({"role": "admin"})).send().await.unwrap();
     let server = Server::start_with(place, Options { demo: false, ..secured() }).await;
-    let (plain, full) =
-        (api_key(&server, &["read", "write"]).await, api_key(&server, &["read", "write", "admin"]).await);
+    let (plain, full) = (server.api_key(&["read", "write"]).await, server.api_key(&["read", "write", "admin"]).await);
     let attempts = [
         (Method::PUT, "/api/users/me/password", json!({"new_password": "taken over by a key"})),
         (Method::POST, "/api/users/me/mfa", json!({})),
@@ -372,7 +371,7 @@ both!(a_key_without_the_scope_takes_no_administrators_account, async |place| {
 
 both!(a_key_sends_nothing_for_who_is_banned, async |place| {
     let server = Server::start(place).await;
-    let key = api_key(&server, &["read", "write", "admin"]).await;
+    let key = server.api_key(&["read", "write", "admin"]).await;
     let key = Caller::new(&server, &key);
     let hey = json!({"sender_user_name": "bugs", "recipient_user_name": "duck", "body": "hey"});
     assert_eq!(key.post("/api/messages", &hey).await.status, 201);

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use aws_lc_rs::hmac;
 use posthaste::http::client_address::TrustedProxies;
 use posthaste::mail::MailSettings;
 use posthaste::time::Clock;
@@ -12,27 +11,11 @@ use serde_json::{Value, json};
 
 use crate::both;
 use crate::operations::posthaste;
-use crate::support::callers::{Caller, api_key, holds, moment, secured, session};
+use crate::support::accounts::authenticator;
+use crate::support::callers::{Caller, holds, moment, secured, session};
 use crate::support::mail::MailServer;
 use crate::support::server::Answer;
 use crate::support::{Options, Server, answer_of};
-
-/// What an authenticator shows at a moment (RFC 6238).
-pub fn authenticator(secret: &str, at_micros: i64) -> String {
-    let mut bits = String::new();
-    for character in secret.chars() {
-        let value = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567".find(character).unwrap();
-        bits.push_str(&format!("{value:05b}"));
-    }
-    let key: Vec<u8> =
-        (0..bits.len() / 8).map(|at| u8::from_str_radix(&bits[at * 8..at * 8 + 8], 2).unwrap()).collect();
-    let step = (at_micros / 30_000_000) as u64;
-    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, &key), &step.to_be_bytes());
-    let tag = tag.as_ref();
-    let offset = usize::from(tag[19] & 15);
-    let number = u32::from_be_bytes(tag[offset..offset + 4].try_into().unwrap()) & 0x7fff_ffff;
-    format!("{:06}", number % 1_000_000)
-}
 
 /// From an address behind the trusted proxy.
 fn from(request: RequestBuilder, address: &str) -> RequestBuilder {
@@ -73,7 +56,7 @@ both!(every_event_is_told_with_who_what_when_and_where, async |place| {
     let later = || hand.fetch_add(60_000_000, Ordering::Relaxed);
     let now = || hand.load(Ordering::Relaxed);
 
-    let key = api_key(&server, &["read", "write", "admin"]).await;
+    let key = server.api_key(&["read", "write", "admin"]).await;
     expected.push(("api_key.created", None, None, None, None, Some("key 1: read write admin")));
     later();
     let password = "canary of the mine";
@@ -242,7 +225,7 @@ both!(the_log_comes_in_pages_newest_first, async |place| {
     open.get("/api/admin/audit?actor=1").await.invalid(&["actor"]);
     let server = Server::start_with(place, secured()).await;
     Caller::new(&server, &bugs).get("/api/admin/audit").await.problem(403, "admin_required");
-    let plain = api_key(&server, &["read", "write"]).await;
+    let plain = server.api_key(&["read", "write"]).await;
     Caller::new(&server, &plain).get("/api/admin/audit").await.problem(403, "insufficient_scope");
 });
 

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::both;
 use crate::messages::assert_dense;
 use crate::operations::{posthaste, text};
-use crate::support::callers::{Caller, api_key, moment, secured, session, within_a_second};
+use crate::support::callers::{Caller, moment, secured, session, within_a_second};
 use crate::support::place::Kind;
 use crate::support::server::Answer;
 use crate::support::{Options, Place, Server, answer_of};
@@ -44,7 +44,7 @@ both!(who_erases_themself_is_gone_and_their_messages_stay, async |place| {
     let open = Server::start(place).await;
     let (bugs, phone) = (session(&open, "bugs").await, session(&open, "bugs").await);
     let (one, other) = (Server::start_with(place, secured()).await, Server::start_with(place, secured()).await);
-    let key = api_key(&one, &["read", "write"]).await;
+    let key = one.api_key(&["read", "write"]).await;
     let (reader, elsewhere) = (Caller::new(&one, &key), Caller::new(&other, &key));
     let theirs = post_once(&open, "/api/messages", "theirs", &message("bugs", "rdibari", "kept")).await.json();
     let answer_to_them = post_once(&open, "/api/messages", "to them", &message("rdibari", "bugs", "kept too")).await;
@@ -137,7 +137,7 @@ both!(who_is_erased_with_their_messages_leaves_tombstones, async |place| {
     assert_eq!(administrator.delete("/api/users/BUGS?messages=delete").await.status, 204);
     administrator.delete("/api/users/bugs?messages=delete").await.problem(404, "user_not_found");
     for server in [&open, &server] {
-        let key = api_key(server, &["read"]).await;
+        let key = server.api_key(&["read"]).await;
         let timeline = Caller::new(server, &key).get("/api/messages/rdibari").await.json();
         let timeline = timeline.as_array().unwrap();
         assert_eq!(timeline.len(), 4);
@@ -206,7 +206,7 @@ both!(ids_and_names_are_never_given_again, async |place| {
 both!(ids_of_revoked_keys_and_of_the_log_survive_a_backup, async |place| {
     let server = Server::start(place).await;
     for _ in 0..3 {
-        api_key(&server, &["read"]).await;
+        server.api_key(&["read"]).await;
     }
     for id in 1..=3 {
         assert_eq!(erase(&server, &format!("/api/api-keys/{id}")).await.status, 204);

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::both;
 use crate::erasure::put_messages;
 use crate::operations::posthaste;
-use crate::support::callers::{Caller, api_key, secured, session};
+use crate::support::callers::{Caller, secured, session};
 use crate::support::process::Process;
 use crate::support::{Server, answer_of};
 
@@ -47,7 +47,7 @@ both!(an_export_has_everything_of_its_person_and_nothing_of_others, async |place
     open.request(Method::PUT, "/api/admin/users/duck/role").json(&json!({"role": "admin"})).send().await.unwrap();
     let duck = session(&open, "duck").await;
     let server = Server::start_with(place, secured()).await;
-    let key = api_key(&server, &["read", "write", "admin"]).await;
+    let key = server.api_key(&["read", "write", "admin"]).await;
     // What an administrator does to the account, from an address that is not Elmer's.
     assert_eq!(
         Caller::new(&server, &duck).put("/api/admin/users/elmer/role", &json!({"role": "user"})).await.status,
@@ -121,9 +121,9 @@ both!(an_export_is_for_its_person_and_administrators, async |place| {
     let bugs = session(&open, "bugs").await;
     let server = Server::start_with(place, secured()).await;
     let (reads, admin, only_admin) = (
-        api_key(&server, &["read", "write"]).await,
-        api_key(&server, &["read", "admin"]).await,
-        api_key(&server, &["admin"]).await,
+        server.api_key(&["read", "write"]).await,
+        server.api_key(&["read", "admin"]).await,
+        server.api_key(&["admin"]).await,
     );
     Caller::new(&server, &bugs).get("/api/users/duck/export").await.problem(403, "not_your_account");
     Caller::new(&server, &reads).get("/api/users/duck/export").await.problem(403, "not_your_account");

@@ -211,3 +211,38 @@ both!(who_is_erased_is_nobodys_friend, async |place| {
     }
     assert_eq!(place.numbers("SELECT CAST(sum(block_count) AS BIGINT) FROM messaging.users").await, [[0]]);
 });
+
+both!(a_block_that_is_there_stays_there_at_the_limit, async |place| {
+    let server = Server::start(place).await;
+    assert_eq!(call(&server, "bugs", Method::PUT, "/api/blocks/duck").await.status, 204);
+    // As many as one may have; nobody looks whether they are people.
+    place
+        .sql(
+            "INSERT INTO messaging.blocks (user_id, blocked_id, at)
+             WITH RECURSIVE numbers (id) AS (SELECT 100000 UNION ALL SELECT id + 1 FROM numbers WHERE id < 104998)
+             SELECT b.user_id, numbers.id, b.at FROM messaging.blocks b, numbers",
+        )
+        .await;
+    assert_eq!(call(&server, "bugs", Method::PUT, "/api/blocks/duck").await.status, 204);
+    call(&server, "bugs", Method::PUT, "/api/blocks/porky").await.problem(409, "too_many_blocks");
+});
+
+both!(people_who_block_each_other_are_erased_at_the_same_moment, async |place| {
+    let server = Server::start(place).await;
+    let names: Vec<String> = (0..12).map(|number| format!("rival{number}")).collect();
+    for name in &names {
+        assert_eq!(server.post("/api/users", &json!({"user_name": name})).await.status, 201);
+    }
+    for one in &names {
+        for other in names.iter().filter(|other| *other != one) {
+            let target = format!("/api/blocks/{other}");
+            assert_eq!(call(&server, one, Method::PUT, &target).await.status, 204);
+        }
+    }
+    let targets: Vec<String> = names.iter().map(|name| format!("/api/users/{name}")).collect();
+    let erased =
+        futures_util::future::join_all(targets.iter().map(|target| answer_of(server.request(Method::DELETE, target))))
+            .await;
+    assert!(erased.iter().all(|answer| answer.status == 204), "{erased:?}");
+    assert_eq!(place.numbers("SELECT count(*) FROM messaging.blocks").await, [[0]]);
+});

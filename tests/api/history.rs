@@ -72,6 +72,7 @@ both!(links_lead_through_the_whole_conversation, async |place| {
         }
         assert!(found.windows(2).all(|pair| pair[0] + 1 == pair[1]), "{start}: {found:?}");
         assert_eq!(found[0], 1, "{start}");
+        assert!(found.last().is_some_and(|last| *last >= 25), "{start}: {found:?}");
     }
 });
 

@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 
 use crate::both;
 use crate::operations::posthaste;
-use crate::support::callers::{Caller, api_key, moment, secured, session, within_a_second};
+use crate::support::callers::{Caller, moment, secured, session, within_a_second};
 use crate::support::{Options, Place, Server, answer_of};
 
 const ISSUER: &str = "https://backend.example.org";
@@ -165,7 +165,7 @@ both!(unknown_people_are_made_only_if_so_configured, async |place| {
     one.post("/api/sessions", &json!({"user_name": "New.Comer", "password": "anything at all"}))
         .await
         .problem(401, "invalid_credentials");
-    let admin = api_key(&one, &["admin"]).await;
+    let admin = one.api_key(&["admin"]).await;
     let log = Caller::new(&one, &admin).get("/api/admin/audit").await.json();
     let made: Vec<&Value> = log.as_array().unwrap().iter().filter(|entry| entry["action"] == "user.created").collect();
     assert_eq!(made.len(), 1, "{log}");
@@ -176,7 +176,7 @@ both!(who_is_kept_out_or_gone_or_nobody_gets_in_by_no_token, async |place| {
     let signer = Signer::secret();
     let server = Server::start_with(place, with_secret(place, true)).await;
     let other = Server::start_with(place, with_secret(place, true)).await;
-    let admin = api_key(&server, &["read", "write", "admin"]).await;
+    let admin = server.api_key(&["read", "write", "admin"]).await;
     let admin = Caller::new(&server, &admin);
     let (bugs, duck) = (signer.good("bugs"), signer.good("duck"));
     for server in [&server, &other] {

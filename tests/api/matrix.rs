@@ -14,6 +14,7 @@ use crate::support::server::Answer;
 mod assignment;
 mod cast;
 mod hidden;
+mod roles;
 mod scene;
 mod table;
 

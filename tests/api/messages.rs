@@ -159,7 +159,9 @@ both!(wrong_sends_name_every_field, async |place| {
         ("reply_to", json!(-1)),
         ("reply_to", json!(9_007_199_254_740_992_i64)),
         ("attachment_ids", json!([1])),
-        ("send_at", json!("2030-01-01T00:00:00Z")),
+        ("send_at", json!("2020-01-01T00:00:00Z")),
+        ("send_at", json!("2099-01-01T00:00:00Z")),
+        ("send_at", json!("tomorrow")),
         ("priority", json!(1)),
         ("id", json!(7)),
     ] {

@@ -4,52 +4,33 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use aws_lc_rs::hmac;
 use posthaste::time::{Clock, Timestamp};
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::both;
 use crate::operations::posthaste;
-use crate::support::accounts::{PASSWORD, secured, without_request_id};
+use crate::support::accounts::{PASSWORD, authenticator, secured, without_request_id};
 use crate::support::{Answer, Options, Server, answer_of};
 
 const MFA: &str = "/api/users/me/mfa";
 const DISABLE: &str = "/api/users/me/mfa/disable";
 const STEP: i64 = 30_000_000;
 
-/// An authenticator, written from RFC 6238, RFC 4226 and RFC 4648, and from nothing of the server's.
+/// An authenticator, and the server's clock.
 struct Authenticator {
-    secret: Vec<u8>,
+    secret: String,
     hand: Arc<AtomicI64>,
 }
 
 impl Authenticator {
     fn new(secret: &str, hand: &Arc<AtomicI64>) -> Self {
-        let mut bits = 0_u64;
-        let mut count = 0;
-        let mut bytes = Vec::new();
-        for letter in secret.bytes() {
-            let value = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567".iter().position(|known| *known == letter).unwrap();
-            bits = bits << 5 | value as u64;
-            count += 5;
-            if count >= 8 {
-                count -= 8;
-                bytes.push((bits >> count) as u8);
-            }
-        }
-        Self { secret: bytes, hand: Arc::clone(hand) }
+        Self { secret: secret.into(), hand: Arc::clone(hand) }
     }
 
     /// The code that is shown `steps` from now.
     fn code(&self, steps: i64) -> String {
-        let step = (self.hand.load(Ordering::Relaxed) / STEP + steps) as u64;
-        let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, &self.secret);
-        let tag = hmac::sign(&key, &step.to_be_bytes());
-        let tag = tag.as_ref();
-        let offset = usize::from(tag[19] & 15);
-        let number = u32::from_be_bytes(tag[offset..offset + 4].try_into().unwrap()) & 0x7fff_ffff;
-        format!("{:06}", number % 1_000_000)
+        authenticator(&self.secret, self.hand.load(Ordering::Relaxed) + steps * STEP)
     }
 
     /// A code of none of the steps around now.

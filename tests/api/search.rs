@@ -1,5 +1,7 @@
 //! Searching messages: the same hits on both databases, only what the caller may see, and nothing left of what is gone.
 
+mod cases;
+
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use posthaste::time::Clock;
 use reqwest::Method;
@@ -9,178 +11,12 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use crate::both;
 use crate::operations::{posthaste, text};
-use crate::support::callers::{Caller, api_key, everything_kept, holds, moment, secured, session};
+use crate::support::callers::{Caller, holds, moment, secured, session};
 use crate::support::place::Kind;
 use crate::support::server::Answer;
 use crate::support::{Options, Place, Server, answer_of};
 
-/// What was said, oldest first.
-const CORPUS: &[&str] = &[
-    /* 0 */ "The quick brown fox jumps over the lazy dog",
-    /* 1 */ "A quick-witted fox; the dog was brown.",
-    /* 2 */ "don't panic: it's O'Reilly's",
-    /* 3 */ "CAFÉ au lait, Ångström and naïveté",
-    /* 4 */ "cafe\u{301} decomposed, coo\u{308}perate",
-    /* 5 */ "東京都庁で会いましょう",
-    /* 6 */ "京都の寺、大阪の城",
-    /* 7 */ "かきを食べた",
-    /* 8 */ "がきの使い、ガス ｶﾞｽ",
-    /* 9 */ "한국어를 배우다",
-    /* 10 */ "\u{1112}\u{1161}\u{11ab}\u{1100}\u{116e}\u{11a8} decomposed hangul",
-    /* 11 */ "สวัสดีครับ ยินดี",
-    /* 12 */ "Straße ﬁn ①② x²",
-    /* 13 */ "ΟΔΟΣ και οδός",
-    /* 14 */ "Привет, МИР! ёлка",
-    /* 15 */ "version 3.14.159, build-2026_11",
-    /* 16 */ "see https://example.org/path?x=1 or mail bugs@example.org",
-    /* 17 */ "NEAR AND OR NOT",
-    /* 18 */ "İstanbul ve ışık",
-    /* 19 */ "tower東京 5階",
-    /* 20 */ "no words: 👍🏽 🏳️‍🌈",
-    /* 21 */ "foo bar foo bar baz",
-    /* 22 */ "zürich co\u{ad}operation e\u{200d}mail",
-    /* 23 */ "שלום עולם مرحبا بالعالم",
-    /* 24 */ "नमस्ते दुनिया",
-    /* 25 */ "c:1 f:2 p:1 h:link v:0 w:0",
-    /* 26 */ "tab\tnew\nline\u{a0}nbsp",
-    /* 27 */ "'quoted' \\back\\slash\\ %percent% _under_",
-    /* 28 */ "中",
-    /* 29 */ "repeat repeat repeat",
-];
-
-/// What is asked for, and where in the corpus it is.
-const CASES: &[(&str, &[usize])] = &[
-    ("fox", &[0, 1]),
-    ("FOX", &[0, 1]),
-    ("quick fox", &[0, 1]),
-    ("\"quick brown\"", &[0]),
-    ("\"quick witted\"", &[1]),
-    ("quick-witted", &[1]),
-    ("quick-brown", &[0]),
-    ("\"the dog was\"", &[1]),
-    ("\"dog the\"", &[]),
-    ("fox cat", &[]),
-    ("bro*", &[0, 1]),
-    ("jum* laz*", &[0]),
-    ("\"bro*\"", &[]),
-    ("don't", &[2]),
-    ("dont", &[]),
-    ("o'reilly", &[2]),
-    ("reilly", &[2]),
-    ("cafe", &[3, 4]),
-    ("CAFÉ", &[3, 4]),
-    ("cafe\u{301}", &[3, 4]),
-    ("angstrom", &[3]),
-    ("NAIVETE", &[3]),
-    ("cooperate", &[4]),
-    ("東京", &[5, 19]),
-    ("京都", &[5, 6]),
-    ("東", &[5, 19]),
-    ("京", &[5, 6, 19]),
-    ("東京都庁", &[5]),
-    ("東都", &[]),
-    ("会い しょう", &[5]),
-    ("う", &[5]),
-    ("城", &[6]),
-    ("寺 城", &[6]),
-    ("\"寺 大阪\"", &[6]),
-    ("\"京 寺\"", &[]),
-    ("中", &[28]),
-    ("かき", &[7]),
-    ("がき", &[8]),
-    ("ガス", &[8]),
-    ("ｶﾞｽ", &[8]),
-    ("食べた", &[7]),
-    ("한국", &[9, 10]),
-    ("국어", &[9]),
-    ("우다", &[9]),
-    ("다", &[9]),
-    ("\u{1112}\u{1161}\u{11ab}", &[9, 10]),
-    ("ครับ", &[11]),
-    ("ดี", &[11]),
-    ("straße", &[12]),
-    ("fin", &[12]),
-    ("12", &[12]),
-    ("x2", &[12]),
-    ("οδος", &[13]),
-    ("ΟΔΌΣ", &[13]),
-    ("мир привет", &[14]),
-    ("елка", &[14]),
-    ("3.14", &[15]),
-    ("314", &[]),
-    ("\"3 14 159\"", &[15]),
-    ("2026_11", &[15]),
-    ("example.org", &[16]),
-    ("https://example.org/path", &[16]),
-    ("bugs@example.org", &[16]),
-    ("AND", &[3, 17]),
-    ("NOT OR NEAR", &[17]),
-    ("NEAR(NOT,OR)", &[]),
-    ("NEAR(AND)", &[17]),
-    ("-fox", &[0, 1]),
-    ("fox -dog", &[0, 1]),
-    ("terms:fox", &[]),
-    ("^fox", &[0, 1]),
-    ("+fox", &[0, 1]),
-    ("{fox}", &[0, 1]),
-    ("fox | dog", &[0, 1]),
-    ("fox & !dog", &[0, 1]),
-    ("fox <-> jumps", &[0]),
-    ("fox:*", &[0, 1]),
-    ("fox) OR (dog", &[]),
-    ("'fox'", &[0, 1]),
-    ("\"fox", &[0, 1]),
-    ("fox\"", &[0, 1]),
-    ("istanbul", &[18]),
-    ("İSTANBUL", &[18]),
-    ("isik", &[]),
-    ("tower", &[19]),
-    ("tower東京", &[19]),
-    ("\"東京 5\"", &[19]),
-    ("5階", &[19]),
-    ("words", &[20]),
-    ("\"foo bar\" baz", &[21]),
-    ("\"bar foo bar baz\"", &[21]),
-    ("\"foo foo\"", &[]),
-    ("\"bar baz\" \"foo bar\"", &[21]),
-    ("zurich", &[22]),
-    ("cooperation", &[22]),
-    ("email", &[22]),
-    ("שלום", &[23]),
-    ("مرحبا", &[23]),
-    ("दुनिया", &[24]),
-    ("c:1", &[25]),
-    ("p:1", &[25]),
-    ("h:link", &[25]),
-    ("link", &[25]),
-    ("v:0", &[25]),
-    ("nbsp line", &[26]),
-    ("new line", &[26]),
-    ("\\back\\", &[27]),
-    ("back\\slash", &[27]),
-    ("'quoted'", &[27]),
-    ("%percent%", &[27]),
-    ("under", &[27]),
-    ("\"repeat repeat repeat\"", &[29]),
-    ("\"repeat repeat repeat repeat\"", &[]),
-    ("rep*", &[29]),
-    ("“foo bar”", &[21]),
-    ("fox 👍", &[0, 1]),
-];
-
-/// Whose text is nothing to look for, or too much of it, and what is said of it.
-const REFUSED: &[(&str, &str)] = &[
-    ("", "no_search_terms"),
-    (" ", "no_search_terms"),
-    ("*", "no_search_terms"),
-    ("\"", "no_search_terms"),
-    ("\"\"", "no_search_terms"),
-    ("\" * ( ) : - ^ {}", "no_search_terms"),
-    ("👍", "no_search_terms"),
-    ("'\\';--", "no_search_terms"),
-    ("a*", "prefix_too_short"),
-    ("1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21", "too_many_terms"),
-];
+use cases::{CASES, CORPUS, REFUSED};
 
 fn target(parameters: &[(&str, &str)]) -> String {
     let encoded: Vec<String> = parameters
@@ -239,36 +75,11 @@ async fn put_group(place: &Place, id: i64, history: &str, members: &[(i64, i64)]
     place.sql(&sql).await;
 }
 
-/// What a send into a group writes, as far as search is concerned.
-async fn say_in_group(server: &Server, group: i64, sender: i64, body: &str) {
-    use posthaste::ids::{ConversationId, MessageId, UserId};
-    use posthaste::store::messages::{Kind, Message, NewRow};
-    let input = (ConversationId(group), UserId(sender), body.to_owned(), server.app.clock.now());
-    let work = server.app.db.write(input, |conn, (group, sender, body, now)| {
-        Box::pin(async move {
-            let (mut heads, ids) = posthaste::store::sends::lock_and_number(conn, &[group.0], 1).await?;
-            let head = &mut heads[0];
-            (head.last_seq, head.last_sent_at, head.last_message_id) = (head.last_seq + 1, *now, MessageId(ids[0]));
-            let message = Message {
-                conversation_id: *group,
-                seq: head.last_seq,
-                id: head.last_message_id,
-                timestamp_sent: *now,
-                kind: Kind::Text,
-                sender_id: *sender,
-                recipient_id: None,
-                created_at: *now,
-                timestamp_delivered: None,
-                timestamp_read: None,
-                reply_to: None,
-                body: body.clone(),
-                edited_at: None,
-                deleted_at: None,
-            };
-            posthaste::store::sends::append(conn, &heads, &[NewRow { message: &message, key: None }], None).await
-        })
-    });
-    work.await.unwrap();
+/// Says something in a group, as one of its members.
+async fn say_in_group(server: &Server, group: i64, sender: &str, body: &str) {
+    let message = json!({"sender_user_name": sender, "conversation_id": group, "body": body});
+    let answer = server.post("/api/messages", &message).await;
+    assert_eq!(answer.status, 201, "{}", String::from_utf8_lossy(&answer.bytes));
 }
 
 both!(the_same_is_found_on_both_databases, async |place| {
@@ -478,11 +289,11 @@ both!(nobody_finds_what_they_may_not_see, async |place| {
     put_group(place, 100, "all", &[(1, 0), (2, 0), (3, 0)]).await;
     put_group(place, 101, "since_joined", &[(1, 0), (2, 2), (4, 3)]).await;
     for body in ["secret one", "secret two"] {
-        say_in_group(&open, 100, 1, body).await;
+        say_in_group(&open, 100, "rdibari", body).await;
     }
     open.send("rdibari", "bugs", "secret three").await;
     for body in ["secret four", "secret five", "secret six"] {
-        say_in_group(&open, 101, 1, body).await;
+        say_in_group(&open, 101, "rdibari", body).await;
     }
     open.send("porky", "porky", "secret seven").await;
     open.send("duck", "rdibari", "secret eight").await;
@@ -513,9 +324,9 @@ both!(nobody_finds_what_they_may_not_see, async |place| {
     let of_porky = session(&open, "porky").await;
     let within = Caller::new(&server, &of_porky).get(&target(&[("q", "secret"), ("conversation_id", "101")])).await;
     assert_eq!(bodies(&within), Vec::<String>::new());
-    let key = api_key(&server, &["read"]).await;
+    let key = server.api_key(&["read"]).await;
     assert_eq!(bodies(&Caller::new(&server, &key).get(&target(&[("q", "secret")])).await).len(), 8);
-    say_in_group(&open, 101, 1, "secret nine").await;
+    say_in_group(&open, 101, "rdibari", "secret nine").await;
     assert_eq!(
         bodies(&Caller::new(&server, &of_porky).get(&target(&[("q", "secret")])).await),
         ["secret nine", "secret seven"]
@@ -529,13 +340,51 @@ both!(nobody_finds_what_they_may_not_see, async |place| {
     assert_eq!(bodies(&Caller::new(&server, &key).get(&target(&[("q", "secret")])).await).len(), 5);
 });
 
+both!(a_group_is_searched_by_its_members_while_they_are_members, async |place| {
+    let server = with_people(place, Options::default()).await;
+    let as_person = async |person: &str, method: Method, target: &str, body: Value| {
+        answer_of(server.request(method, target).header("x-act-as", person).json(&body)).await
+    };
+    let group = json!({"kind": "group", "title": "carrots", "member_user_names": ["bugs", "duck"]});
+    let made = as_person("rdibari", Method::POST, "/api/conversations", group).await.json();
+    let id = made["id"].as_i64().unwrap();
+    say_in_group(&server, id, "bugs", "the first carrots").await;
+    let found = async |person: &str| bodies(&ask_as(&server, person, &[("q", "carrots")]).await);
+    assert_eq!(found("duck").await, ["the first carrots"], "and not what the server says");
+    assert_eq!(found("porky").await, Vec::<String>::new());
+    // Who comes later finds what came before, unless the group hides it.
+    let target = format!("/api/conversations/{id}");
+    let added = as_person("rdibari", Method::PUT, &format!("{target}/members/porky"), json!({})).await;
+    assert_eq!(added.status, 201);
+    assert_eq!(found("porky").await, ["the first carrots"]);
+    let hidden = as_person("rdibari", Method::PATCH, &target, json!({"history": "since_joined"})).await;
+    assert_eq!(hidden.status, 200);
+    assert_eq!(found("porky").await, Vec::<String>::new());
+    assert_eq!(found("duck").await, ["the first carrots"]);
+    say_in_group(&server, id, "bugs", "more carrots").await;
+    assert_eq!(found("porky").await, ["more carrots"]);
+    assert_eq!(found("duck").await.len(), 2);
+    // Who is put out finds nothing of it from then on.
+    let removed = as_person("rdibari", Method::DELETE, &format!("{target}/members/duck"), json!({})).await;
+    assert_eq!(removed.status, 204);
+    assert_eq!(found("duck").await, Vec::<String>::new());
+    let ended = as_person("rdibari", Method::DELETE, &target, json!({})).await;
+    assert_eq!(ended.status, 204);
+    assert_eq!(found("bugs").await, Vec::<String>::new());
+    assert_eq!(bodies(&ask(&server, &[("q", "carrots")]).await), Vec::<String>::new());
+    // What is removed of it afterwards is removed from the index.
+    let removing = posthaste::domain::conversations::remove_ended(&server.app);
+    removing.await.unwrap();
+    assert_eq!(place.numbers("SELECT count(*) FROM messaging.search_entries").await, [[0]]);
+});
+
 both!(more_groups_than_one_question_names, async |place| {
     let server = with_people(place, Options::default()).await;
     for group in 1_000..1_600 {
         put_group(place, group, "all", &[(2, 0)]).await;
     }
     for group in [1_000, 1_255, 1_256, 1_300, 1_599] {
-        say_in_group(&server, group, 1, &format!("far {group}")).await;
+        say_in_group(&server, group, "bugs", &format!("far {group}")).await;
         server.send("bugs", "duck", &format!("far away {group}")).await;
     }
     let all = bodies(&ask_as(&server, "bugs", &[("q", "far")]).await);
@@ -567,7 +416,7 @@ both!(nothing_is_left_of_what_was_said_by_who_was_erased, async |place| {
         server.send("bugs", ["duck", "porky"][number % 2], &body).await;
         server.send("duck", "rdibari", &format!("something else zebra {number}")).await;
     }
-    let kept = everything_kept(place);
+    let kept = place.everything().await.into_bytes();
     for word in words {
         assert!(holds(&kept, word), "{word} is looked for where it is");
     }
@@ -575,14 +424,14 @@ both!(nothing_is_left_of_what_was_said_by_who_was_erased, async |place| {
         let gone = answer_of(server.request(Method::DELETE, "/api/users/bugs?messages=delete")).await;
         assert!(gone.status == 204 || gone.status == 404);
     }
-    let kept = everything_kept(place);
+    let kept = place.everything().await.into_bytes();
     for word in ["Grüßgöttle", "grußgottle", "葡萄", "酒庫", "xylophon"] {
         assert!(!holds(&kept, word), "{word}");
     }
     assert_eq!(bodies(&ask(&server, &[("q", "something else"), ("limit", "200")]).await).len(), 200);
     assert_eq!(bodies(&ask(&server, &[("q", "xylo*")]).await).len(), 0);
     server.stop().await;
-    assert!(!holds(&everything_kept(place), "xylophon"));
+    assert!(!holds(&place.everything().await.into_bytes(), "xylophon"));
 });
 
 both!(a_message_can_be_found_as_soon_as_it_is_acknowledged, async |place| {

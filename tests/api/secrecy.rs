@@ -6,9 +6,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
-use crate::audit::authenticator;
 use crate::both;
 use crate::messages::poison;
+use crate::support::accounts::authenticator;
 use crate::support::answer_of;
 use crate::support::mail::MailServer;
 use crate::support::process::{Process, Wrapping};

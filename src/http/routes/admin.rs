@@ -24,7 +24,7 @@ use crate::time::Timestamp;
     params(("user_name" = String, Path, description = "The user's name.", example = "duck")),
     responses(
         (status = 204, description = "Banned."),
-        (status = 409, description = "`not_yourself`.", body = crate::http::problem::ProblemDocument<'_>, content_type = "application/problem+json"),
+        (status = 409, description = "`not_yourself`."),
     ),
 )]
 pub async fn ban_user(

@@ -6,7 +6,7 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{given, list, no_content, to_json};
+use super::{given, list, next_page, no_content, to_json};
 use crate::domain::api_keys::{self, ApiKey, Made, NewApiKey};
 use crate::domain::audit::By;
 use crate::domain::idempotency::{Once, StoredAnswer};
@@ -93,8 +93,7 @@ pub async fn list_api_keys(
     query.finish()?;
     let page = api_keys::list(&state.app, limit, cursor.as_deref()).await?;
     let bodies: Vec<ApiKeyBody<'_>> = page.entries.iter().map(|key| ApiKeyBody::new(key, None)).collect();
-    let next = page.next.map(|cursor| vec![("limit", limit.get().to_string()), ("cursor", cursor)]);
-    Ok(list(to_json(&bodies, 240 * bodies.len())?, uri.path(), next))
+    Ok(list(to_json(&bodies, 240 * bodies.len())?, uri.path(), next_page(page.next, limit, [])))
 }
 
 /// A key to be made.

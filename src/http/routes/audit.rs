@@ -6,7 +6,7 @@ use axum::response::Response;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{list, to_json};
+use super::{list, next_page, to_json};
 use crate::domain::audit::{self, Entry};
 use crate::http::HttpState;
 use crate::http::extract::Query;
@@ -75,6 +75,5 @@ pub async fn list_audit(
     query.finish()?;
     let page = audit::list(&state.app, limit, cursor.as_deref()).await?;
     let bodies: Vec<AuditBody<'_>> = page.entries.iter().map(|(_, entry)| AuditBody::new(entry)).collect();
-    let next = page.next.map(|cursor| vec![("limit", limit.get().to_string()), ("cursor", cursor)]);
-    Ok(list(to_json(&bodies, 200 * bodies.len())?, uri.path(), next))
+    Ok(list(to_json(&bodies, 200 * bodies.len())?, uri.path(), next_page(page.next, limit, [])))
 }

@@ -7,13 +7,13 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::users::UserBody;
-use super::{json, list, no_content, to_json};
+use super::{json, list, next_page, no_content, to_json};
 use crate::domain::auth::Principal;
 use crate::domain::friends::{self, Which};
 use crate::http::HttpState;
 use crate::http::extract::{PathSegments, Query};
 use crate::http::policy::{PersonReading, PersonWriting};
-use crate::http::problem::{Problem, ProblemDocument};
+use crate::http::problem::Problem;
 
 /// What two people are to each other.
 #[derive(Serialize, ToSchema)]
@@ -39,17 +39,14 @@ async fn people(
     which: Which,
     uri: &Uri,
     mut query: Query,
-    more: &[(&'static str, &str)],
+    direction: Option<&str>,
 ) -> Result<Response, Problem> {
     let (limit, cursor) = (query.limit(), query.text("cursor"));
     query.finish()?;
     let page = friends::list(&state.app, &principal, which, limit, cursor.as_deref()).await?;
     let bodies: Vec<UserBody<'_>> = page.entries.iter().map(|user| UserBody::new(&state, user, &principal)).collect();
-    let next = page.next.map(|cursor| {
-        let mut parameters = vec![("limit", limit.get().to_string()), ("cursor", cursor)];
-        parameters.extend(more.iter().map(|(name, value)| (*name, (*value).to_owned())));
-        parameters
-    });
+    let direction = direction.map(|direction| ("direction", direction.to_owned()));
+    let next = next_page(page.next, limit, direction);
     Ok(list(to_json(&bodies, 320 * bodies.len())?, uri.path(), next))
 }
 
@@ -72,7 +69,7 @@ pub async fn list_friends(
     uri: Uri,
     query: Query,
 ) -> Result<Response, Problem> {
-    people(state, principal, Which::Friends, &uri, query, &[]).await
+    people(state, principal, Which::Friends, &uri, query, None).await
 }
 
 /// Which requests.
@@ -107,7 +104,7 @@ pub async fn list_friend_requests(
 ) -> Result<Response, Problem> {
     let direction = query.word("direction", &["incoming", "outgoing"]);
     let which = if direction == "incoming" { Which::Incoming } else { Which::Outgoing };
-    people(state, principal, which, &uri, query, &[("direction", direction)]).await
+    people(state, principal, which, &uri, query, Some(direction)).await
 }
 
 /// Asks somebody to be a friend, or accepts what they asked.
@@ -119,7 +116,7 @@ pub async fn list_friend_requests(
     responses(
         (status = 201, description = "Asked.", body = Friendship<'_>),
         (status = 200, description = "Accepted; or it was so before.", body = Friendship<'_>),
-        (status = 409, description = "`blocked`, `too_many_friends`.", body = ProblemDocument<'_>, content_type = "application/problem+json"),
+        (status = 409, description = "`blocked`, `too_many_friends`."),
     ),
 )]
 pub async fn put_friend(
@@ -172,7 +169,7 @@ pub async fn list_blocks(
     uri: Uri,
     query: Query,
 ) -> Result<Response, Problem> {
-    people(state, principal, Which::Blocked, &uri, query, &[]).await
+    people(state, principal, Which::Blocked, &uri, query, None).await
 }
 
 /// Blocks somebody: ends a friendship, and answers their direct messages as if only friends could write. They are not told.
@@ -183,7 +180,7 @@ pub async fn list_blocks(
     params(("user_name" = String, Path, description = "Somebody else's name.", example = "duck")),
     responses(
         (status = 204, description = "Blocked."),
-        (status = 409, description = "`too_many_blocks`.", body = ProblemDocument<'_>, content_type = "application/problem+json"),
+        (status = 409, description = "`too_many_blocks`."),
     ),
 )]
 pub async fn put_block(

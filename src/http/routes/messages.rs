@@ -1,16 +1,21 @@
 //! `/api/messages`.
 
+use std::borrow::Cow;
+
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::scheduled::{ScheduledBody, render_accepted};
 use super::{given, list, to_json};
-use crate::domain::idempotency::{Given, StoredAnswer};
+use crate::domain::idempotency::{Given, Once, StoredAnswer};
 use crate::domain::messages::{self, Answer, Keyed, Message, Names, NewMessage, Sent};
 use crate::domain::tails::Rendered;
 use crate::domain::timeline::{self, Listing};
+use crate::domain::{scheduled, system_messages};
+use crate::error::Error;
 use crate::http::HttpState;
 use crate::http::extract::{JsonBody, PathSegments, Query, idempotency_key};
 use crate::http::policy::{Reader, Writer};
@@ -47,7 +52,8 @@ pub struct MessageBody<'a> {
     recipient_user_name: Option<&'a str>,
     /// Byte for byte what was sent.
     #[schema(example = "Hey, whats up?", max_length = 8000)]
-    body: &'a str,
+    #[schema(value_type = String)]
+    body: Cow<'a, str>,
     /// When the server accepted it.
     #[schema(value_type = String, format = DateTime, example = "2026-11-22T08:30:00.123456Z")]
     created_at: Timestamp,
@@ -130,7 +136,7 @@ impl<'a> MessageBody<'a> {
             sender_user_name,
             recipient_id: message.recipient_id.map(|id| id.0),
             recipient_user_name,
-            body: &message.body,
+            body: Cow::Borrowed(&message.body),
             created_at: message.created_at,
             timestamp_sent: message.timestamp_sent,
             timestamp_delivered: message.timestamp_delivered,
@@ -149,7 +155,13 @@ impl<'a> MessageBody<'a> {
     /// A message whose people are looked up in `names`.
     pub fn named(message: &'a Message, names: &'a Names) -> Self {
         let name = |id| names.get(&id).map(String::as_str);
-        Self::new(message, name(message.sender_id), message.recipient_id.and_then(name))
+        let body = Self::new(message, name(message.sender_id), message.recipient_id.and_then(name));
+        match message.action {
+            Some(action) if message.deleted_at.is_none() => {
+                Self { body: Cow::Owned(system_messages::text(action, message, names)), ..body }
+            }
+            _ => body,
+        }
     }
 }
 
@@ -176,7 +188,7 @@ pub struct SendMessage {
     /// Files uploaded before; none can be yet.
     #[schema(max_items = 0)]
     attachment_ids: Option<Vec<i64>>,
-    /// For later sending, which this version does not do yet: refused unless it is null.
+    /// When to send it, within a year: it is accepted with 202 then, and can be seen and taken back under `/api/scheduled`.
     #[schema(value_type = Option<String>, format = DateTime)]
     send_at: Option<String>,
 }
@@ -188,10 +200,17 @@ pub struct SendMessage {
     tag = "messages",
     params(("Idempotency-Key" = Option<String>, Header, description = "A repeat with the same key and body is answered with the first answer, for 7 days.", min_length = 1, max_length = 255, pattern = "^[ -~]+$")),
     request_body = SendMessage,
-    responses((status = 201, description = "Sent.", body = MessageBody<'_>, headers(
-        ("Location" = String, description = "Where the message is: `/api/conversations/{id}/messages/{seq}`."),
-        ("Idempotency-Replayed" = Option<String>, description = "`true` on the answer to a repeat."),
-    ))),
+    responses(
+        (status = 201, description = "Sent.", body = MessageBody<'_>, headers(
+            ("Location" = String, description = "Where the message is: `/api/conversations/{id}/messages/{seq}`."),
+            ("Idempotency-Replayed" = Option<String>, description = "`true` on the answer to a repeat."),
+        )),
+        (status = 202, description = "Accepted for later: the message has `send_at`.", body = ScheduledBody<'_>, headers(
+            ("Location" = String, description = "Where it waits: `/api/scheduled/{id}`."),
+            ("Idempotency-Replayed" = Option<String>, description = "`true` on the answer to a repeat."),
+        )),
+        (status = 409, description = "`too_many_scheduled`."),
+    ),
 )]
 pub async fn send_message(
     State(state): State<HttpState>,
@@ -202,8 +221,7 @@ pub async fn send_message(
     body: JsonBody<SendMessage>,
 ) -> Result<Response, Problem> {
     query.finish()?;
-    let keyed = idempotency_key(&headers, &principal, uri.path(), &body.bytes)?
-        .map(|request| Keyed { request, render: render_sent });
+    let request = idempotency_key(&headers, &principal, uri.path(), &body.bytes)?;
     let new = NewMessage {
         sender_user_name: body.value.sender_user_name,
         recipient_user_name: body.value.recipient_user_name,
@@ -211,8 +229,15 @@ pub async fn send_message(
         body: body.value.body,
         reply_to: body.value.reply_to,
         attachment_ids: body.value.attachment_ids.unwrap_or_default(),
-        send_at: body.value.send_at,
     };
+    if let Some(text) = &body.value.send_at {
+        let send_at = Timestamp::parse(text).ok_or_else(|| {
+            Error::invalid("send_at", "wrong_type", "must be an RFC 3339 time such as 2026-11-22T08:30:00Z")
+        })?;
+        let once = Once { request, render: render_accepted, sealed: false };
+        return Ok(given(scheduled::schedule(&state.app, &principal, new, send_at, once).await?));
+    }
+    let keyed = request.map(|request| Keyed { request, render: render_sent });
     let answer = match messages::send(&state.app, &principal, new, keyed).await? {
         Answer::Sent(sent) => Given { answer: render_sent(&sent), replayed: false },
         Answer::Stored { answer, replayed } => Given { answer, replayed },

@@ -34,7 +34,7 @@ pub struct MfaOffer {
     params(("user_name" = String, Path, description = "`me`, or the caller's own name.", example = "me")),
     responses(
         (status = 200, description = "The secret.", body = MfaOffer),
-        (status = 409, description = "`mfa_enabled`.", body = crate::http::problem::ProblemDocument<'_>, content_type = "application/problem+json"),
+        (status = 409, description = "`mfa_enabled`."),
     ),
 )]
 pub async fn offer_mfa(
@@ -76,7 +76,7 @@ pub struct RecoveryCodes {
     request_body = MfaCode,
     responses(
         (status = 200, description = "It is on. The recovery codes are shown this once.", body = RecoveryCodes),
-        (status = 409, description = "`mfa_not_offered`, `mfa_enabled`.", body = crate::http::problem::ProblemDocument<'_>, content_type = "application/problem+json"),
+        (status = 409, description = "`mfa_not_offered`, `mfa_enabled`."),
     ),
 )]
 pub async fn enable_mfa(
@@ -112,7 +112,7 @@ pub struct MfaDisabling {
     request_body = MfaDisabling,
     responses(
         (status = 204, description = "It is off."),
-        (status = 409, description = "`mfa_not_enabled`.", body = crate::http::problem::ProblemDocument<'_>, content_type = "application/problem+json"),
+        (status = 409, description = "`mfa_not_enabled`."),
     ),
 )]
 pub async fn disable_mfa(

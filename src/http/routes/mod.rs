@@ -4,13 +4,18 @@ pub mod admin;
 pub mod api_keys;
 pub mod audit;
 pub mod capabilities;
+
 pub mod conversations;
 pub mod export;
 pub mod friends;
 pub mod health;
+pub mod history;
+pub mod invites;
+pub mod members;
 pub mod messages;
 pub mod mfa;
 pub mod passwords;
+pub mod scheduled;
 pub mod search;
 pub mod sessions;
 pub mod users;
@@ -24,6 +29,7 @@ use sha2::{Digest, Sha256};
 
 use super::problem::Problem;
 use crate::domain::idempotency::{Given, StoredAnswer};
+use crate::domain::lists::Limit;
 use crate::error::Error;
 use crate::ids::hex;
 
@@ -63,6 +69,17 @@ fn resource(headers: &HeaderMap, value: &impl Serialize) -> Result<Response, Pro
         response.headers_mut().insert(header::ETAG, tag);
     }
     Ok(response)
+}
+
+/// What the Link to the next page of a list says; `more` is what the list was asked for besides.
+fn next_page<'a>(
+    cursor: Option<String>,
+    limit: Limit,
+    more: impl IntoIterator<Item = (&'a str, String)>,
+) -> Option<Vec<(&'a str, String)>> {
+    let mut parameters = vec![("limit", limit.get().to_string()), ("cursor", cursor?)];
+    parameters.extend(more);
+    Some(parameters)
 }
 
 /// A page of a list, with the Link to the next one (RFC 8288).

@@ -133,9 +133,9 @@ pub async fn reset_password(
     params(("user_name" = String, Path, description = "`me`, or the caller's own name.", example = "me")),
     responses(
         (status = 202, description = "A mail is on its way, unless there were too many in the last hour."),
-        (status = 422, description = "No mail can go to the address that is stored.", body = crate::http::problem::ProblemDocument<'_>, content_type = "application/problem+json"),
-        (status = 409, description = "`no_email`.", body = crate::http::problem::ProblemDocument<'_>, content_type = "application/problem+json"),
-        (status = 501, description = "`mail_not_configured`.", body = crate::http::problem::ProblemDocument<'_>, content_type = "application/problem+json"),
+        (status = 422, description = "No mail can go to the address that is stored."),
+        (status = 409, description = "`no_email`."),
+        (status = 501, description = "`mail_not_configured`."),
     ),
 )]
 pub async fn ask_for_email_confirmation(

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::users::UserBody;
-use super::{json, list, no_content, to_json};
+use super::{json, list, next_page, no_content, to_json};
 use crate::domain::auth::Credential;
 use crate::domain::sessions::{self, LogIn, Session};
 use crate::http::HttpState;
@@ -100,8 +100,8 @@ impl<'a> SessionBody<'a> {
         (status = 201, description = "Logged in.", body = MadeSession<'_>, headers(
             ("Set-Cookie" = Option<String>, description = "The session, when `cookie` was true."),
         )),
-        (status = 401, description = "`invalid_credentials`, `mfa_required`.", body = crate::http::problem::ProblemDocument<'_>, content_type = "application/problem+json"),
-        (status = 403, description = "`banned`; `foreign_origin`.", body = crate::http::problem::ProblemDocument<'_>, content_type = "application/problem+json"),
+        (status = 401, description = "`invalid_credentials`, `mfa_required`."),
+        (status = 403, description = "`banned`; `foreign_origin`."),
     ),
 )]
 pub async fn create_session(
@@ -173,8 +173,7 @@ pub async fn list_sessions(
     let current = |session: &Session| principal.credential() == Credential::Session(session.id);
     let bodies: Vec<SessionBody<'_>> =
         page.entries.iter().map(|session| SessionBody::new(session, current(session))).collect();
-    let next = page.next.map(|cursor| vec![("limit", limit.get().to_string()), ("cursor", cursor)]);
-    Ok(list(to_json(&bodies, 320 * bodies.len())?, uri.path(), next))
+    Ok(list(to_json(&bodies, 320 * bodies.len())?, uri.path(), next_page(page.next, limit, [])))
 }
 
 /// Ends one of the caller's sessions: logs that device out.

@@ -6,13 +6,13 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{given, list, no_content, not_null, present, resource, to_json};
+use super::{given, json, list, next_page, no_content, not_null, present, resource, to_json};
 use crate::domain::audit::By;
 use crate::domain::auth::Principal;
 use crate::domain::erasure;
 use crate::domain::idempotency::{Once, StoredAnswer};
 use crate::domain::users::{self, Changes, Listing, Registration, User};
-use crate::error::Result as DomainResult;
+use crate::error::{Error, Result as DomainResult};
 use crate::http::HttpState;
 use crate::http::admission::ClientAddress;
 use crate::http::extract::{JsonBody, PathSegments, Query, idempotency_key};
@@ -85,7 +85,8 @@ impl<'a> UserBody<'a> {
         Self::shown(user, default, true)
     }
 
-    fn shown(user: &'a User, default: users::DirectMessagesFrom, private: bool) -> Self {
+    /// A user, with or without what is private.
+    pub fn shown(user: &'a User, default: users::DirectMessagesFrom, private: bool) -> Self {
         Self {
             id: user.id.0,
             first_name: &user.first_name,
@@ -125,14 +126,10 @@ pub async fn list_users(
 ) -> Result<Response, Problem> {
     let listing = Listing { query: query.text("q"), limit: query.limit(), cursor: query.text("cursor") };
     query.finish()?;
-    let (wanted, limit) = (listing.query.clone(), listing.limit.get());
+    let (wanted, limit) = (listing.query.clone(), listing.limit);
     let page = users::list(&state.app, &principal, listing).await?;
     let bodies: Vec<UserBody<'_>> = page.entries.iter().map(|user| UserBody::new(&state, user, &principal)).collect();
-    let next = page.next.map(|cursor| {
-        let mut parameters = vec![("limit", limit.to_string()), ("cursor", cursor)];
-        parameters.extend(wanted.map(|wanted| ("q", wanted)));
-        parameters
-    });
+    let next = next_page(page.next, limit, wanted.map(|wanted| ("q", wanted)));
     Ok(list(to_json(&bodies, 320 * bodies.len())?, uri.path(), next))
 }
 
@@ -190,8 +187,8 @@ pub struct NewUser {
             ("Location" = String, description = "Where the user is."),
             ("Idempotency-Replayed" = Option<String>, description = "`true` on the answer to a repeat."),
         )),
-        (status = 403, description = "`registration_closed`.", body = crate::http::problem::ProblemDocument<'_>, content_type = "application/problem+json"),
-        (status = 409, description = "`user_name_taken`, `email_taken`.", body = crate::http::problem::ProblemDocument<'_>, content_type = "application/problem+json"),
+        (status = 403, description = "`registration_closed`."),
+        (status = 409, description = "`user_name_taken`, `email_taken`."),
     ),
 )]
 pub async fn register_user(
@@ -241,7 +238,7 @@ fn render_made(user: &User, default: users::DirectMessagesFrom) -> DomainResult<
     Ok(StoredAnswer {
         status: StatusCode::CREATED.as_u16(),
         location: Some(format!("/api/users/{}", user.user_name)),
-        body: serde_json::to_vec(&UserBody::whole(user, default)).map_err(crate::error::Error::internal)?,
+        body: serde_json::to_vec(&UserBody::whole(user, default)).map_err(Error::internal)?,
     })
 }
 
@@ -275,7 +272,7 @@ pub struct UserChanges {
     request_body = UserChanges,
     responses(
         (status = 200, description = "The user as it is now.", body = UserBody<'_>),
-        (status = 409, description = "`email_taken`.", body = crate::http::problem::ProblemDocument<'_>, content_type = "application/problem+json"),
+        (status = 409, description = "`email_taken`."),
     ),
 )]
 pub async fn update_user(
@@ -299,7 +296,7 @@ pub async fn update_user(
         direct_messages_from,
     };
     let user = users::update(&state.app, &principal, path.text(0), changes).await?;
-    super::json(StatusCode::OK, &UserBody::new(&state, &user, &principal))
+    json(StatusCode::OK, &UserBody::new(&state, &user, &principal))
 }
 
 /// What becomes of an erased user's messages.
@@ -334,6 +331,6 @@ pub async fn erase_user(
     // It goes on when the caller does not wait for it.
     let (app, user_name) = (state.app, path.text(0).to_owned());
     let erasing = tokio::spawn(async move { erasure::erase(&app, &principal, &user_name, delete_messages).await });
-    erasing.await.map_err(crate::error::Error::internal)??;
+    erasing.await.map_err(Error::internal)??;
     Ok(no_content())
 }

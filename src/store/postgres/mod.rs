@@ -19,7 +19,6 @@ use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 
 use crate::error::{Error, Result};
 use crate::store::{Conn as AnyConn, Environment, Value, Work};
-
 use crate::time::Timestamp;
 
 /// A row of PostgreSQL.

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{erase, message, post_once};
 use crate::both;
-use crate::support::callers::{everything_kept, holds};
+use crate::support::callers::holds;
 use crate::support::{Server, answer_of};
 
 /// Stands in everything that is held about the person, and nowhere else.
@@ -45,10 +45,10 @@ async fn plant(server: &Server) {
 both!(nothing_is_found_of_who_was_erased_with_their_messages, async |place| {
     let server = Server::start(place).await;
     plant(&server).await;
-    assert!(holds(&everything_kept(place), WORD), "the search finds what is there");
+    assert!(holds(&place.everything().await.into_bytes(), WORD), "the search finds what is there");
     assert_eq!(erase(&server, "/api/users/xyzzy.name?messages=delete").await.status, 204);
     // The server still runs: its write-ahead log is looked at as well.
-    let kept = everything_kept(place);
+    let kept = place.everything().await.into_bytes();
     let places: Vec<usize> = kept
         .windows(WORD.len())
         .enumerate()
@@ -60,7 +60,7 @@ both!(nothing_is_found_of_who_was_erased_with_their_messages, async |place| {
     let left = server.all("/api/messages/bugs").await;
     assert!(left.iter().any(|entry| entry["body"] == "re 0"), "what others wrote stays");
     server.stop().await;
-    assert!(!holds(&everything_kept(place), WORD));
+    assert!(!holds(&place.everything().await.into_bytes(), WORD));
 });
 
 both!(with_kept_messages_only_their_bodies_are_left, async |place| {
@@ -72,7 +72,7 @@ both!(with_kept_messages_only_their_bodies_are_left, async |place| {
         post_once(&server, "/api/messages", &format!("b{number}"), &message("bugs", "plugh.name", "xyzzy")).await;
     }
     assert_eq!(erase(&server, "/api/users/plugh.name").await.status, 204);
-    let kept = everything_kept(place);
+    let kept = place.everything().await.into_bytes();
     assert!(holds(&kept, "xyzzy"));
     assert!(!holds(&kept, "plugh"));
 });

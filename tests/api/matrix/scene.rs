@@ -3,13 +3,12 @@
 use posthaste::time::Clock;
 use reqwest::Method;
 use serde_json::{Value, json};
-use totp_rs::{Builder, Secret};
 
 use super::cast::{Cast, ERASED, NEVER, Subject};
+use crate::support::accounts::{PASSWORD, authenticator};
 
 /// An id that nothing has: the largest of all.
 const NO_ID: &str = "9007199254740991";
-const PASSWORD: &str = "what's up, doc?";
 
 /// A try at an operation: for whom, and with what.
 pub struct Scene {
@@ -85,6 +84,44 @@ async fn things(cast: &Cast, operation: &str, subject: &Subject) -> Vec<Vec<Stri
             }
             names(other, &[NEVER, ERASED])
         }
+        "/api/scheduled/{id}" => {
+            let name = &subject.user_name;
+            let new = json!({"recipient_user_name": name, "body": "later", "send_at": "2027-06-01T00:00:00Z"});
+            let made = cast.act_as(name, Method::POST, "/api/messages", Some(&new)).await.json();
+            names(made["id"].to_string(), &[NO_ID, "0", "x"])
+        }
+        "/api/conversations/{id}" | "/api/conversations/{id}/members" | "/api/conversations/{id}/invites" => {
+            let (group, _) = group(cast, subject).await;
+            names(group, &[NO_ID, "0", "x"])
+        }
+        "/api/conversations/{id}/members/{user_name}" => {
+            let (group, member) = group(cast, subject).await;
+            let stranger = cast.subject(None).await.user_name;
+            let whom = if method == "DELETE" { member } else { stranger };
+            [(&*group, &*whom), (NO_ID, &whom), ("x", &whom)]
+                .map(|(id, name)| vec![id.to_owned(), name.to_owned()])
+                .into()
+        }
+        "/api/conversations/{id}/invites/{invite_id}" => {
+            let (group, _) = group(cast, subject).await;
+            let target = format!("/api/conversations/{group}/invites");
+            let made = cast.act_as(&subject.user_name, Method::POST, &target, None).await.json();
+            let invite = made["id"].to_string();
+            [(&*group, &*invite), (&group, NO_ID), (&group, "x")]
+                .map(|(id, invite)| vec![id.to_owned(), invite.to_owned()])
+                .into()
+        }
+        "/api/invites/{code}" => {
+            let (group, member) = group(cast, subject).await;
+            // So that the subject can come in by it.
+            let target = format!("/api/conversations/{group}/members/{member}");
+            cast.act_as(&subject.user_name, Method::PUT, &target, Some(&json!({"role": "owner"}))).await;
+            let target = format!("/api/conversations/{group}/invites");
+            let made = cast.act_as(&member, Method::POST, &target, None).await.json();
+            let target = format!("/api/conversations/{group}/members/me");
+            assert_eq!(cast.act_as(&subject.user_name, Method::DELETE, &target, None).await.status, 204);
+            names(made["code"].as_str().unwrap().to_owned(), &["phi_none", "x"])
+        }
         "/api/conversations/{id}/messages" => {
             let message = cast.workshop.send(&subject.user_name, &subject.user_name, "a note to myself").await;
             names(message["conversation_id"].to_string(), &[NO_ID, "0", "x"])
@@ -108,6 +145,14 @@ async fn things(cast: &Cast, operation: &str, subject: &Subject) -> Vec<Vec<Stri
             vec![Vec::new()]
         }
     }
+}
+
+/// A group that the subject owns, and somebody else in it.
+async fn group(cast: &Cast, subject: &Subject) -> (String, String) {
+    let member = cast.subject(None).await.user_name;
+    let new = json!({"kind": "group", "title": "a group", "member_user_names": [member]});
+    let made = cast.act_as(&subject.user_name, Method::POST, "/api/conversations", Some(&new)).await.json();
+    (made["id"].to_string(), member)
 }
 
 /// The code out of the mail.
@@ -149,6 +194,10 @@ async fn body(cast: &Cast, operation: &str, subject: &Subject) -> Option<Value> 
         }
         "POST /api/api-keys" => json!({"name": "the shop", "scopes": ["read"]}),
         "PUT /api/admin/users/{user_name}/role" => json!({"role": "admin"}),
+        "POST /api/conversations" => json!({"kind": "group", "title": "a group"}),
+        "PATCH /api/conversations/{id}" => json!({"title": "another title"}),
+        "PUT /api/conversations/{id}/members/{user_name}" | "POST /api/conversations/{id}/invites" => json!({}),
+        "POST /api/invites/{code}" => return None,
         "PUT /api/admin/users/{user_name}/ban" | "POST /api/admin/users/{user_name}/password-resets" => return None,
         _ => {
             let (method, _) = parts(operation);
@@ -162,7 +211,5 @@ async fn body(cast: &Cast, operation: &str, subject: &Subject) -> Option<Value> 
 async fn offered_code(cast: &Cast, subject: &Subject) -> String {
     let target = format!("/api/users/{}/mfa", subject.user_name);
     let offer = cast.act_as(&subject.user_name, Method::POST, &target, None).await.json();
-    let secret = Secret::try_from_base32(offer["secret"].as_str().unwrap()).unwrap();
-    let totp = Builder::new().with_secret(secret).with_account_name("x".to_owned()).build().unwrap();
-    totp.generate(u64::try_from(Clock::System.now().micros() / 1_000_000).unwrap()).to_string()
+    authenticator(offer["secret"].as_str().unwrap(), Clock::System.now().micros())
 }

@@ -42,6 +42,22 @@ POST /api/users/{user_name}/mfa/disable           401 204 own own scp act scp ac
 
 POST /api/messages                                401 201 snd snd scp 201 scp 201 scp 201 scp 201 scp snd scp snd
 GET /api/messages/{user_name}                     401 200 msg msg 200 scp scp 200 200 scp scp 200 msg scp scp msg
+GET /api/scheduled                                401 200 200 200 act scp scp act 200 scp scp 200 200 scp scp 200
+GET /api/scheduled/{id}                           401 200 sch sch act scp scp act 200 scp scp 200 sch scp scp sch
+DELETE /api/scheduled/{id}                        401 204 sch sch scp act scp act scp 204 scp 204 scp sch scp sch
+GET /api/conversations                            401 200 200 200 act scp scp act 200 scp scp 200 200 scp scp 200
+POST /api/conversations                           401 201 201 201 scp act scp act scp 201 scp 201 scp 201 scp 201
+GET /api/conversations/{id}                       401 200 con con 200 scp scp 200 200 scp scp 200 con scp scp con
+PATCH /api/conversations/{id}                     401 200 con con scp act scp act scp 200 scp 200 scp con scp con
+DELETE /api/conversations/{id}                    401 204 con con scp act scp act scp 204 scp 204 scp con scp con
+GET /api/conversations/{id}/members               401 200 con con 200 scp scp 200 200 scp scp 200 con scp scp con
+PUT /api/conversations/{id}/members/{user_name}   401 201 con con scp act scp act scp 201 scp 201 scp con scp con
+DELETE /api/conversations/{id}/members/{user_name} 401 204 con con scp act scp act scp 204 scp 204 scp con scp con
+POST /api/conversations/{id}/invites              401 201 con con scp act scp act scp 201 scp 201 scp con scp con
+GET /api/conversations/{id}/invites               401 200 con con act scp scp act 200 scp scp 200 con scp scp con
+DELETE /api/conversations/{id}/invites/{invite_id} 401 204 con con scp act scp act scp 204 scp 204 scp con scp con
+GET /api/invites/{code}                           200 200 200 200 200 200 200 200 200 200 200 200 200 200 200 200
+POST /api/invites/{code}                          401 201 201 201 scp act scp act scp 201 scp 201 scp 201 scp 201
 GET /api/conversations/{id}/messages              401 200 con con 200 scp scp 200 200 scp scp 200 con scp scp con
 GET /api/conversations/{id}/messages/{seq}        401 200 non non 200 scp scp 200 200 scp scp 200 non scp scp non
 PATCH /api/conversations/{id}/messages/{seq}      401 200 non non scp act scp act scp 200 scp 200 scp non scp non
@@ -85,6 +101,7 @@ const REFUSALS: &[(&str, u16, &str, bool)] = &[
     ("ses", 404, "session_not_found", false),
     ("mym", 403, "not_your_message", true),
     ("non", 404, "message_not_found", false),
+    ("sch", 404, "scheduled_not_found", false),
     ("con", 404, "conversation_not_found", false),
     ("fri", 404, "friend_not_found", true),
     ("blk", 404, "block_not_found", true),

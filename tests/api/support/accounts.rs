@@ -1,5 +1,6 @@
 //! People with passwords, API keys, and calls with what they show.
 
+use aws_lc_rs::hmac;
 use posthaste::domain::api_keys::{self, NewApiKey};
 use posthaste::domain::auth::Access;
 use posthaste::domain::users::{self, Registration};
@@ -89,6 +90,28 @@ impl Server {
         let line = metrics.lines().find_map(|line| line.strip_prefix("posthaste_password_hashes_total "));
         line.expect("no posthaste_password_hashes_total").parse().unwrap()
     }
+}
+
+/// What an authenticator shows at a moment, written from RFC 6238, RFC 4226 and RFC 4648, and from nothing of the server's.
+pub fn authenticator(secret: &str, at_micros: i64) -> String {
+    let mut bits = 0_u64;
+    let mut count = 0;
+    let mut key = Vec::new();
+    for letter in secret.bytes() {
+        let value = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567".iter().position(|known| *known == letter).unwrap();
+        bits = bits << 5 | value as u64;
+        count += 5;
+        if count >= 8 {
+            count -= 8;
+            key.push((bits >> count) as u8);
+        }
+    }
+    let step = (at_micros / 30_000_000) as u64;
+    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, &key), &step.to_be_bytes());
+    let tag = tag.as_ref();
+    let offset = usize::from(tag[19] & 15);
+    let number = u32::from_be_bytes(tag[offset..offset + 4].try_into().unwrap()) & 0x7fff_ffff;
+    format!("{:06}", number % 1_000_000)
 }
 
 /// The answer's body without what is of the request alone.

@@ -1,16 +1,11 @@
-//! Callers with credentials, and a search through everything that a database keeps.
+//! Callers with credentials.
 
-use std::process::Command;
-
-use posthaste::domain::api_keys::{self, NewApiKey};
-use posthaste::domain::auth::Access;
 use posthaste::time::Timestamp;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
-use super::place::Kind;
 use super::server::Answer;
-use super::{Options, Place, Server, answer_of};
+use super::{Options, Server, accounts, answer_of};
 
 /// Someone who shows a token.
 #[derive(Clone, Copy)]
@@ -62,14 +57,7 @@ impl<'a> Caller<'a> {
 
 /// The demo's people behind secured access.
 pub fn secured() -> Options {
-    Options { access: Access::Secured, ..Options::default() }
-}
-
-/// A key that the operator made.
-pub async fn api_key(server: &Server, scopes: &[&str]) -> String {
-    let scopes = scopes.iter().map(|scope| (*scope).to_owned()).collect();
-    let new = NewApiKey { name: "a test".into(), scopes, expires_at: None };
-    api_keys::create_for_operator(&server.app, new).await.unwrap()
+    Options { demo: true, ..accounts::secured() }
 }
 
 /// A session of a person, which open access gives without a password.
@@ -89,30 +77,6 @@ pub async fn within_a_second(caller: Caller<'_>, target: &str, status: u16) -> A
         }
         assert!(started.elapsed().as_millis() < 1_000, "still {} after a second", answer.status);
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
-}
-
-/// Everything that the place's database keeps: the bytes of SQLite's files, or what pg_dump writes.
-pub fn everything_kept(place: &Place) -> Vec<u8> {
-    match place.kind {
-        Kind::Sqlite => {
-            let mut bytes = Vec::new();
-            for suffix in ["", "-wal", "-shm"] {
-                let mut path = place.sqlite_file().into_os_string();
-                path.push(suffix);
-                bytes.extend(std::fs::read(&path).unwrap_or_default());
-            }
-            assert!(bytes.starts_with(b"SQLite format 3"));
-            bytes
-        }
-        Kind::Postgres => {
-            let folder = std::env::var("POSTHASTE_TEST_POSTGRES_BIN").expect("run make test, or scripts/with-postgres");
-            let mut command = Command::new(format!("{folder}/pg_dump"));
-            let output = command.arg(place.postgres_url()).output().unwrap();
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-            assert!(output.stdout.windows(15).any(|window| window == b"messaging.users"));
-            output.stdout
-        }
     }
 }
 

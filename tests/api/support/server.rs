@@ -207,7 +207,7 @@ impl Server {
         entries
     }
 
-    /// A user, made beside the API: making accounts is for later.
+    /// A user without a password, made beside the API.
     pub async fn add_user(&self, user_name: &str, first_name: &str, last_name: &str) {
         let registration = users::Registration {
             user_name: user_name.into(),

@@ -1,0 +1,180 @@
+//! `/api/conversations/{id}/messages`: what was said, and changing it.
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::messages::{MessageBody, join, render};
+use super::{json, list, no_content, resource};
+use crate::domain::history::{self, Listing, Next};
+use crate::domain::{edits, messages};
+use crate::http::HttpState;
+use crate::http::extract::{JsonBody, PathSegments, Query};
+use crate::http::policy::{PersonWriting, Reader, Writer};
+use crate::http::problem::Problem;
+use crate::time::Timestamp;
+
+/// One message.
+#[utoipa::path(
+    get,
+    path = "/api/conversations/{id}/messages/{seq}",
+    tag = "conversations",
+    params(
+        ("id" = i64, Path, description = "The conversation.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
+        ("seq" = i64, Path, description = "The message's place in it.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
+    ),
+    responses(
+        (status = 200, description = "The message.", body = MessageBody<'_>, headers(("ETag" = String, description = "Of this answer."))),
+        (status = 304, description = "`If-None-Match` names this answer."),
+    ),
+)]
+pub async fn get_conversation_message(
+    State(state): State<HttpState>,
+    Reader(principal): Reader,
+    headers: HeaderMap,
+    path: PathSegments,
+    query: Query,
+) -> Result<Response, Problem> {
+    query.finish()?;
+    let (message, names) = messages::get(&state.app, &principal, path.number(0), path.number(1)).await?;
+    resource(&headers, &MessageBody::named(&message, &names))
+}
+
+/// A page of a conversation, oldest first: the newest messages when no place is named.
+#[utoipa::path(
+    get,
+    path = "/api/conversations/{id}/messages",
+    tag = "conversations",
+    params(
+        ("id" = i64, Path, description = "The conversation.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
+        ("before" = Option<i64>, Query, description = "What comes before this seq. One place alone may be named.", minimum = 1, maximum = 9_007_199_254_740_991_i64),
+        ("after" = Option<i64>, Query, description = "What comes after this seq.", minimum = 0, maximum = 9_007_199_254_740_991_i64),
+        ("around" = Option<i64>, Query, description = "This seq, with as many before as after it.", minimum = 1, maximum = 9_007_199_254_740_991_i64),
+        ("date" = Option<String>, Query, description = "From the first message sent on this date (UTC), or at this time, on.", example = "2026-11-22"),
+        ("limit" = Option<u32>, Query, description = "Entries of the page; 50 when it is absent.", minimum = 1, maximum = 200),
+    ),
+    responses((status = 200, description = "The messages by `seq`. `Link` names the next page while there is one: the older one, or with `after` the newer one.", body = Vec<MessageBody<'_>>, headers(
+        ("Link" = Option<String>, description = "`</api/conversations/…>; rel=\"next\"`"),
+    ))),
+)]
+pub async fn list_conversation_messages(
+    State(state): State<HttpState>,
+    Reader(principal): Reader,
+    uri: Uri,
+    path: PathSegments,
+    mut query: Query,
+) -> Result<Response, Problem> {
+    let listing = Listing {
+        before: query.number("before"),
+        after: query.number("after"),
+        around: query.number("around"),
+        date: query.date("date"),
+    };
+    let limit = query.limit();
+    query.finish()?;
+    let page = history::list(&state.app, &principal, path.number(0), listing, limit, render).await?;
+    let next = page.next.map(|next| {
+        let place = match next {
+            Next::Before(seq) => ("before", seq.to_string()),
+            Next::After(seq) => ("after", seq.to_string()),
+        };
+        vec![place, ("limit", limit.get().to_string())]
+    });
+    Ok(list(join(&page.messages), uri.path(), next))
+}
+
+/// Another body for a message.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"body": "hey there"}))]
+pub struct MessageEdit {
+    /// 1 to 8,000 characters, kept byte for byte. U+0000 is refused.
+    #[schema(min_length = 1, max_length = 8000, pattern = r"^[^\u0000]*$")]
+    body: String,
+}
+
+/// Edits a message of the caller's own. What it said before is kept, for everyone who can see it.
+#[utoipa::path(
+    patch,
+    path = "/api/conversations/{id}/messages/{seq}",
+    tag = "conversations",
+    params(
+        ("id" = i64, Path, description = "The conversation.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
+        ("seq" = i64, Path, description = "The message's place in it.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
+    ),
+    request_body = MessageEdit,
+    responses(
+        (status = 200, description = "The message as it is now.", body = MessageBody<'_>),
+        (status = 409, description = "`message_deleted`, `too_many_edits`."),
+    ),
+)]
+pub async fn edit_message(
+    State(state): State<HttpState>,
+    PersonWriting(principal): PersonWriting,
+    path: PathSegments,
+    query: Query,
+    body: JsonBody<MessageEdit>,
+) -> Result<Response, Problem> {
+    query.finish()?;
+    let edited = edits::edit(&state.app, &principal, path.number(0), path.number(1), body.value.body).await?;
+    json(StatusCode::OK, &MessageBody::named(&edited.0, &edited.1))
+}
+
+/// Deletes a message: one's own, or any as an administrator. A tombstone stays in its place.
+#[utoipa::path(
+    delete,
+    path = "/api/conversations/{id}/messages/{seq}",
+    tag = "conversations",
+    params(
+        ("id" = i64, Path, description = "The conversation.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
+        ("seq" = i64, Path, description = "The message's place in it.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
+    ),
+    responses((status = 204, description = "Deleted.")),
+)]
+pub async fn delete_message(
+    State(state): State<HttpState>,
+    Writer(principal): Writer,
+    path: PathSegments,
+    query: Query,
+) -> Result<Response, Problem> {
+    query.finish()?;
+    edits::delete(&state.app, &principal, path.number(0), path.number(1)).await?;
+    Ok(no_content())
+}
+
+/// A body that a message had.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Edition)]
+pub struct EditionBody<'a> {
+    #[schema(example = "hye")]
+    body: &'a str,
+    /// When it was written.
+    #[schema(value_type = String, format = DateTime, example = "2026-11-22T08:30:00.123456Z")]
+    at: Timestamp,
+}
+
+/// What a message said before it was edited, oldest first; at most 100 bodies.
+#[utoipa::path(
+    get,
+    path = "/api/conversations/{id}/messages/{seq}/history",
+    tag = "conversations",
+    params(
+        ("id" = i64, Path, description = "The conversation.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
+        ("seq" = i64, Path, description = "The message's place in it.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
+    ),
+    responses((status = 200, description = "The earlier bodies; empty for a message that was never edited, and for a tombstone.", body = Vec<EditionBody<'_>>)),
+)]
+pub async fn list_editions(
+    State(state): State<HttpState>,
+    Reader(principal): Reader,
+    path: PathSegments,
+    query: Query,
+) -> Result<Response, Problem> {
+    query.finish()?;
+    let editions = edits::list(&state.app, &principal, path.number(0), path.number(1)).await?;
+    let bodies: Vec<EditionBody<'_>> =
+        editions.iter().map(|edition| EditionBody { body: &edition.body, at: edition.at }).collect();
+    json(StatusCode::OK, &bodies)
+}

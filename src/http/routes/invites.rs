@@ -1,0 +1,241 @@
+//! `/api/conversations/{id}/invites` and `/api/invites/{code}`.
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::conversations::ConversationBody;
+use super::messages::render;
+use super::{given, json, list, next_page, no_content, to_json};
+use crate::domain::conversations;
+use crate::domain::idempotency::{Once, StoredAnswer};
+use crate::domain::invites::{self, Invite, Made, NewInvite};
+use crate::error::{Error, Result as DomainResult};
+use crate::http::HttpState;
+use crate::http::extract::{JsonBody, PathSegments, Query, idempotency_key};
+use crate::http::policy::{PersonReading, PersonWriting, Public};
+use crate::http::problem::Problem;
+use crate::time::Timestamp;
+
+/// An invite into a group.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Invite)]
+pub struct InviteBody<'a> {
+    #[schema(minimum = 1, example = 1)]
+    id: i64,
+    #[schema(minimum = 1, example = 1)]
+    conversation_id: i64,
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Timestamp,
+    #[schema(value_type = String, format = DateTime)]
+    expires_at: Timestamp,
+    /// Null for any number.
+    max_uses: Option<i64>,
+    uses: i64,
+    /// The code, once, in the answer that made it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "phi_0123456789abcdefghijklmnopqrstuvwxyzABCDEFG")]
+    code: Option<&'a str>,
+}
+
+impl<'a> InviteBody<'a> {
+    const fn new(invite: &Invite, code: Option<&'a str>) -> Self {
+        Self {
+            id: invite.id.0,
+            conversation_id: invite.conversation_id.0,
+            created_at: invite.created_at,
+            expires_at: invite.expires_at,
+            max_uses: invite.max_uses,
+            uses: invite.uses,
+            code,
+        }
+    }
+}
+
+/// An invite to be made.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = NewInvite, example = json!({"max_uses": 1}))]
+pub struct NewInviteBody {
+    /// In 7 days when it is absent; within 365 days.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    expires_at: Option<String>,
+    /// Any number of times when it is absent.
+    #[schema(minimum = 1, maximum = 10000)]
+    max_uses: Option<i64>,
+}
+
+/// Makes an invite into a group. Its code is in this answer alone.
+#[utoipa::path(
+    post,
+    path = "/api/conversations/{id}/invites",
+    tag = "conversations",
+    params(
+        ("id" = i64, Path, description = "The group.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
+        ("Idempotency-Key" = Option<String>, Header, description = "A repeat with the same key and body is answered with the first answer, for 7 days.", min_length = 1, max_length = 255, pattern = "^[ -~]+$"),
+    ),
+    request_body = NewInviteBody,
+    responses(
+        (status = 201, description = "Made.", body = InviteBody<'_>, headers(
+            ("Location" = String, description = "`/api/conversations/{id}/invites`"),
+            ("Idempotency-Replayed" = Option<String>, description = "`true` on the answer to a repeat."),
+        )),
+        (status = 403, description = "`insufficient_role`."),
+        (status = 409, description = "`not_a_group`, `too_many_invites`."),
+    ),
+)]
+pub async fn create_invite(
+    State(state): State<HttpState>,
+    PersonWriting(principal): PersonWriting,
+    uri: Uri,
+    headers: HeaderMap,
+    path: PathSegments,
+    query: Query,
+    body: JsonBody<NewInviteBody>,
+) -> Result<Response, Problem> {
+    query.finish()?;
+    let request = idempotency_key(&headers, &principal, uri.path(), &body.bytes)?;
+    let expires_at = match &body.value.expires_at {
+        Some(text) => Some(Timestamp::parse(text).ok_or_else(|| {
+            Error::invalid("expires_at", "wrong_type", "must be an RFC 3339 time such as 2026-11-22T08:30:00Z")
+        })?),
+        None => None,
+    };
+    let new = NewInvite { expires_at, max_uses: body.value.max_uses };
+    let once = Once { request, render: render_made, sealed: true };
+    Ok(given(invites::create(&state.app, &principal, path.number(0), new, once).await?))
+}
+
+fn render_made(made: &Made) -> DomainResult<StoredAnswer> {
+    Ok(StoredAnswer {
+        status: StatusCode::CREATED.as_u16(),
+        location: Some(format!("/api/conversations/{}/invites", made.invite.conversation_id.0)),
+        body: serde_json::to_vec(&InviteBody::new(&made.invite, Some(&made.code))).map_err(Error::internal)?,
+    })
+}
+
+/// The invites into a group that are still good, by id, without their codes.
+#[utoipa::path(
+    get,
+    path = "/api/conversations/{id}/invites",
+    tag = "conversations",
+    params(
+        ("id" = i64, Path, description = "The group.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
+        ("limit" = Option<u32>, Query, description = "Entries of the page; 50 when it is absent.", minimum = 1, maximum = 200),
+        ("cursor" = Option<String>, Query, description = "Where the page begins: taken from a Link header as it is."),
+    ),
+    responses(
+        (status = 200, description = "The invites. `Link` names the next page while there is one.", body = Vec<InviteBody<'_>>, headers(
+            ("Link" = Option<String>, description = "`</api/conversations/…/invites?…>; rel=\"next\"`"),
+        )),
+        (status = 403, description = "`insufficient_role`."),
+        (status = 409, description = "`not_a_group`."),
+    ),
+)]
+pub async fn list_invites(
+    State(state): State<HttpState>,
+    PersonReading(principal): PersonReading,
+    uri: Uri,
+    path: PathSegments,
+    mut query: Query,
+) -> Result<Response, Problem> {
+    let (limit, cursor) = (query.limit(), query.text("cursor"));
+    query.finish()?;
+    let page = invites::list(&state.app, &principal, path.number(0), limit, cursor.as_deref()).await?;
+    let bodies: Vec<InviteBody<'_>> = page.entries.iter().map(|invite| InviteBody::new(invite, None)).collect();
+    Ok(list(to_json(&bodies, 240 * bodies.len())?, uri.path(), next_page(page.next, limit, [])))
+}
+
+/// Ends an invite.
+#[utoipa::path(
+    delete,
+    path = "/api/conversations/{id}/invites/{invite_id}",
+    tag = "conversations",
+    params(
+        ("id" = i64, Path, description = "The group.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
+        ("invite_id" = i64, Path, description = "The invite.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
+    ),
+    responses(
+        (status = 204, description = "Ended."),
+        (status = 403, description = "`insufficient_role`."),
+        (status = 409, description = "`not_a_group`."),
+    ),
+)]
+pub async fn end_invite(
+    State(state): State<HttpState>,
+    PersonWriting(principal): PersonWriting,
+    path: PathSegments,
+    query: Query,
+) -> Result<Response, Problem> {
+    query.finish()?;
+    invites::end(&state.app, &principal, path.number(0), path.number(1)).await?;
+    Ok(no_content())
+}
+
+/// What an invite leads to, for whoever has its code.
+#[derive(Serialize, ToSchema)]
+pub struct InviteGlimpse<'a> {
+    conversation: GroupGlimpse<'a>,
+    #[schema(value_type = String, format = DateTime)]
+    expires_at: Timestamp,
+}
+
+/// A group from outside.
+#[derive(Serialize, ToSchema)]
+pub struct GroupGlimpse<'a> {
+    #[schema(example = "Looney Tunes")]
+    title: Option<&'a str>,
+    avatar_url: Option<&'a str>,
+    member_count: i64,
+}
+
+/// Looks at an invite.
+#[utoipa::path(
+    get,
+    path = "/api/invites/{code}",
+    tag = "conversations",
+    params(("code" = String, Path, description = "The code.", example = "phi_0123456789abcdefghijklmnopqrstuvwxyzABCDEFG")),
+    responses((status = 200, description = "Where it leads.", body = InviteGlimpse<'_>)),
+)]
+pub async fn get_invite(
+    State(state): State<HttpState>,
+    _caller: Public,
+    path: PathSegments,
+    query: Query,
+) -> Result<Response, Problem> {
+    query.finish()?;
+    let (invite, group) = invites::look(&state.app, path.text(0)).await?;
+    let conversation = GroupGlimpse {
+        title: group.title.as_deref(),
+        avatar_url: group.avatar_url.as_deref(),
+        member_count: group.member_count,
+    };
+    json(StatusCode::OK, &InviteGlimpse { conversation, expires_at: invite.expires_at })
+}
+
+/// Uses an invite: the caller is a member of the group then.
+#[utoipa::path(
+    post,
+    path = "/api/invites/{code}",
+    tag = "conversations",
+    params(("code" = String, Path, description = "The code.", example = "phi_0123456789abcdefghijklmnopqrstuvwxyzABCDEFG")),
+    responses(
+        (status = 201, description = "Joined.", body = ConversationBody<'_>),
+        (status = 200, description = "The caller is in it already; the invite is not used.", body = ConversationBody<'_>),
+        (status = 409, description = "`too_many_members`."),
+    ),
+)]
+pub async fn accept_invite(
+    State(state): State<HttpState>,
+    PersonWriting(principal): PersonWriting,
+    path: PathSegments,
+    query: Query,
+) -> Result<Response, Problem> {
+    query.finish()?;
+    let (conversation, joined) = invites::accept(&state.app, &principal, path.text(0)).await?;
+    let shown = conversations::get(&state.app, &principal, conversation.0, render).await?;
+    let status = if joined { StatusCode::CREATED } else { StatusCode::OK };
+    json(status, &ConversationBody::new(&shown)?)
+}

@@ -1,0 +1,156 @@
+//! `/api/conversations/{id}/members`.
+
+use axum::extract::State;
+use axum::http::{StatusCode, Uri};
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::users::UserBody;
+use super::{json, list, next_page, no_content, to_json};
+use crate::domain::auth::Principal;
+use crate::domain::members::{self, Role, Shown};
+use crate::http::HttpState;
+use crate::http::extract::{JsonBody, PathSegments, Query};
+use crate::http::policy::{PersonWriting, Reader};
+use crate::http::problem::Problem;
+use crate::time::Timestamp;
+
+/// Somebody in a conversation.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Member)]
+pub struct MemberBody<'a> {
+    user: UserBody<'a>,
+    #[schema(inline, value_type = RoleWord)]
+    role: &'static str,
+    #[schema(value_type = String, format = DateTime, example = "2026-11-22T08:30:00.123456Z")]
+    joined_at: Timestamp,
+}
+
+/// What a member may do in a group.
+#[derive(Clone, Copy, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RoleWord {
+    /// Reads, sends, reacts.
+    Member,
+    /// Also sees to members and messages.
+    Admin,
+    /// Also gives roles, and ends the group.
+    Owner,
+}
+
+impl RoleWord {
+    const fn role(self) -> Role {
+        match self {
+            Self::Member => Role::Member,
+            Self::Admin => Role::Admin,
+            Self::Owner => Role::Owner,
+        }
+    }
+}
+
+impl<'a> MemberBody<'a> {
+    fn new(state: &HttpState, shown: &'a Shown, principal: &Principal) -> Self {
+        Self {
+            user: UserBody::new(state, &shown.user, principal),
+            role: shown.member.role.as_str(),
+            joined_at: shown.member.joined_at,
+        }
+    }
+}
+
+/// The members of a conversation, by id.
+#[utoipa::path(
+    get,
+    path = "/api/conversations/{id}/members",
+    tag = "conversations",
+    params(
+        ("id" = i64, Path, description = "The conversation.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
+        ("limit" = Option<u32>, Query, description = "Entries of the page; 50 when it is absent.", minimum = 1, maximum = 200),
+        ("cursor" = Option<String>, Query, description = "Where the page begins: taken from a Link header as it is."),
+    ),
+    responses((status = 200, description = "The members. `Link` names the next page while there is one.", body = Vec<MemberBody<'_>>, headers(
+        ("Link" = Option<String>, description = "`</api/conversations/…/members?…>; rel=\"next\"`"),
+    ))),
+)]
+pub async fn list_members(
+    State(state): State<HttpState>,
+    Reader(principal): Reader,
+    uri: Uri,
+    path: PathSegments,
+    mut query: Query,
+) -> Result<Response, Problem> {
+    let (limit, cursor) = (query.limit(), query.text("cursor"));
+    query.finish()?;
+    let page = members::list(&state.app, &principal, path.number(0), limit, cursor.as_deref()).await?;
+    let bodies: Vec<MemberBody<'_>> =
+        page.entries.iter().map(|shown| MemberBody::new(&state, shown, &principal)).collect();
+    Ok(list(to_json(&bodies, 400 * bodies.len())?, uri.path(), next_page(page.next, limit, [])))
+}
+
+/// As what somebody is to be in a group.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"role": "admin"}))]
+pub struct MemberRole {
+    /// `member` for somebody new, and as it is for a member, when it is absent.
+    #[schema(inline)]
+    role: Option<RoleWord>,
+}
+
+/// Adds somebody to a group, or gives a member another role.
+#[utoipa::path(
+    put,
+    path = "/api/conversations/{id}/members/{user_name}",
+    tag = "conversations",
+    params(
+        ("id" = i64, Path, description = "The group.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
+        ("user_name" = String, Path, description = "Whom.", example = "bugs"),
+    ),
+    request_body = MemberRole,
+    responses(
+        (status = 201, description = "Added.", body = MemberBody<'_>),
+        (status = 200, description = "The member as they are now.", body = MemberBody<'_>),
+        (status = 403, description = "`insufficient_role`, `not_friends`."),
+        (status = 409, description = "`not_a_group`, `last_owner`, `too_many_members`."),
+    ),
+)]
+pub async fn put_member(
+    State(state): State<HttpState>,
+    PersonWriting(principal): PersonWriting,
+    path: PathSegments,
+    query: Query,
+    body: JsonBody<MemberRole>,
+) -> Result<Response, Problem> {
+    query.finish()?;
+    let role = body.value.role.map(RoleWord::role);
+    let (shown, new) = members::put(&state.app, &principal, path.number(0), path.text(1), role).await?;
+    let status = if new { StatusCode::CREATED } else { StatusCode::OK };
+    json(status, &MemberBody::new(&state, &shown, &principal))
+}
+
+/// Removes somebody from a group; `me` leaves it.
+#[utoipa::path(
+    delete,
+    path = "/api/conversations/{id}/members/{user_name}",
+    tag = "conversations",
+    params(
+        ("id" = i64, Path, description = "The group.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
+        ("user_name" = String, Path, description = "Whom.", example = "bugs"),
+    ),
+    responses(
+        (status = 204, description = "Not in it any more. When the last one leaves, the group ends."),
+        (status = 403, description = "`insufficient_role`."),
+        (status = 409, description = "`not_a_group`, `last_owner`."),
+    ),
+)]
+pub async fn remove_member(
+    State(state): State<HttpState>,
+    PersonWriting(principal): PersonWriting,
+    path: PathSegments,
+    query: Query,
+) -> Result<Response, Problem> {
+    query.finish()?;
+    members::remove(&state.app, &principal, path.number(0), path.text(1)).await?;
+    Ok(no_content())
+}

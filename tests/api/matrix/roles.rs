@@ -1,0 +1,179 @@
+//! Who may do what in a group: every operation on a conversation, by everybody who can stand to it in some way.
+//!
+//! Invariants: an operation on a conversation that is not in the table fails, and so does a row that is no operation. To who
+//! is outside a conversation answers to the byte like one that does not exist.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::face;
+use crate::both;
+use crate::support::server::Answer;
+use crate::support::{Server, answer_of};
+
+/// The columns:
+///
+/// - `out`, `inv`, `rem`: outside: never in it, invited and not come yet, removed from it.
+/// - `mem`, `adm`, `own`: a member, an admin, another owner than who made it.
+/// - `blk`: a member whom the group's maker blocks.
+///
+/// The group's maker said the message that is meant where one is meant, and is the member who is meant where one is meant. A
+/// cell is the status where it is done, else the code of a refusal in short.
+const TABLE: &str = "
+operation                                               out inv rem mem adm own blk
+GET /api/conversations/{id}                             con con con 200 200 200 200
+PATCH /api/conversations/{id}                           con con con rol 200 200 rol
+DELETE /api/conversations/{id}                          con con con rol rol 204 rol
+GET /api/conversations/{id}/members                     con con con 200 200 200 200
+PUT /api/conversations/{id}/members/{user_name}         con con con rol rol 200 rol
+DELETE /api/conversations/{id}/members/{user_name}      con con con rol rol 204 rol
+GET /api/conversations/{id}/invites                     con con con rol 200 200 rol
+POST /api/conversations/{id}/invites                    con con con rol 201 201 rol
+DELETE /api/conversations/{id}/invites/{invite_id}      con con con rol 204 204 rol
+GET /api/conversations/{id}/messages                    con con con 200 200 200 200
+GET /api/conversations/{id}/messages/{seq}              non non non 200 200 200 200
+PATCH /api/conversations/{id}/messages/{seq}            non non non mym mym mym mym
+DELETE /api/conversations/{id}/messages/{seq}           non non non mym 204 204 mym
+GET /api/conversations/{id}/messages/{seq}/history      non non non 200 200 200 200
+POST /api/messages                                      con con con 201 201 201 201
+";
+
+const REFUSALS: &[(&str, u16, &str)] = &[
+    ("con", 404, "conversation_not_found"),
+    ("non", 404, "message_not_found"),
+    ("rol", 403, "insufficient_role"),
+    ("mym", 403, "not_your_message"),
+];
+
+/// A group of `maker`, with somebody for each column.
+struct Group<'a> {
+    server: &'a Server,
+    id: i64,
+    invite: i64,
+}
+
+async fn call(server: &Server, person: &str, method: Method, target: &str, body: Option<&Value>) -> Answer {
+    let request = server.request(method, target).header("x-act-as", person).header("x-request-id", "the-same-for-all");
+    answer_of(match body {
+        Some(body) => request.json(body),
+        None => request,
+    })
+    .await
+}
+
+impl<'a> Group<'a> {
+    async fn make(server: &'a Server) -> Self {
+        let new =
+            json!({"kind": "group", "title": "a group", "member_user_names": ["mem", "adm", "own", "rem", "blk"]});
+        let made = call(server, "maker", Method::POST, "/api/conversations", Some(&new)).await;
+        assert_eq!(made.status, 201, "{}", String::from_utf8_lossy(&made.bytes));
+        let id = made.json()["id"].as_i64().unwrap();
+        let place = format!("/api/conversations/{id}");
+        for (name, role) in [("adm", "admin"), ("own", "owner")] {
+            let body = json!({"role": role});
+            let given = call(server, "maker", Method::PUT, &format!("{place}/members/{name}"), Some(&body)).await;
+            assert_eq!(given.status, 200);
+        }
+        let removed = call(server, "maker", Method::DELETE, &format!("{place}/members/rem"), None).await;
+        assert_eq!(removed.status, 204);
+        let invite = call(server, "maker", Method::POST, &format!("{place}/invites"), None).await;
+        assert_eq!(invite.status, 201);
+        let said = json!({"conversation_id": id, "body": "what's up, doc?"});
+        let sent = call(server, "maker", Method::POST, "/api/messages", Some(&said)).await.json();
+        assert_eq!(sent["seq"], SAID_SEQ);
+        Self { server, id, invite: invite.json()["id"].as_i64().unwrap() }
+    }
+
+    /// A request of an operation on this group, or on the one with another id.
+    async fn try_as(&self, operation: &str, person: &str, id: i64) -> Answer {
+        let (method, template) = operation.split_once(' ').unwrap();
+        let target = template
+            .replace("{id}", &id.to_string())
+            .replace("{seq}", &SAID_SEQ.to_string())
+            .replace("{user_name}", "maker")
+            .replace("{invite_id}", &self.invite.to_string());
+        assert!(!target.contains('{'), "{operation}: say here what its parameters name");
+        let body = match operation {
+            "POST /api/messages" => Some(json!({"conversation_id": id, "body": "hey"})),
+            "PATCH /api/conversations/{id}" => Some(json!({"title": "another title"})),
+            "PUT /api/conversations/{id}/members/{user_name}" => Some(json!({"role": "admin"})),
+            "PATCH /api/conversations/{id}/messages/{seq}" => Some(json!({"body": "nothing much"})),
+            _ => None,
+        };
+        call(self.server, person, method.parse().unwrap(), &target, body.as_ref()).await
+    }
+}
+
+/// Where what the maker said is: behind that the group was made, two roles and a removal.
+const SAID_SEQ: i64 = 5;
+/// An id that nothing has.
+const NO_ID: i64 = 9_007_199_254_740_991;
+
+fn rows() -> Vec<(String, Vec<(&'static str, &'static str)>)> {
+    let mut lines = TABLE.lines().filter(|line| !line.is_empty());
+    let columns: Vec<&str> = lines.next().unwrap().split_whitespace().skip(1).collect();
+    lines
+        .map(|line| {
+            let mut words = line.split_whitespace();
+            let operation = format!("{} {}", words.next().unwrap(), words.next().unwrap());
+            let cells: Vec<_> = columns.iter().copied().zip(words).collect();
+            assert_eq!(cells.len(), columns.len(), "{operation}");
+            (operation, cells)
+        })
+        .collect()
+}
+
+both!(everybody_in_a_group_may_do_what_the_table_says, async |place| {
+    let server = Server::start(place).await;
+    for name in ["maker", "out", "inv", "rem", "mem", "adm", "own", "blk"] {
+        assert_eq!(server.post("/api/users", &json!({"user_name": name})).await.status, 201);
+    }
+    assert_eq!(call(&server, "maker", Method::PUT, "/api/blocks/blk", None).await.status, 204);
+    let mut wrong = Vec::new();
+    for (operation, cells) in rows() {
+        // Who is refused comes first, on one group.
+        let mut group = Group::make(&server).await;
+        for (person, cell) in &cells {
+            let Some((_, status, code)) = REFUSALS.iter().find(|(word, ..)| word == cell) else { continue };
+            let answer = group.try_as(&operation, person, group.id).await;
+            if answer.status.as_u16() != *status || answer.json()["code"] != *code {
+                wrong.push(format!("{operation} as {person}: {}", String::from_utf8_lossy(&answer.bytes)));
+            }
+            if *status == 404 {
+                let nothing = group.try_as(&operation, person, NO_ID).await;
+                if face(&answer) != face(&nothing) {
+                    wrong.push(format!("{operation} as {person}\n{}\n{}", face(&answer), face(&nothing)));
+                }
+            }
+        }
+        for (person, status) in cells.iter().filter_map(|(person, cell)| Some((person, cell.parse::<u16>().ok()?))) {
+            let answer = group.try_as(&operation, person, group.id).await;
+            if answer.status != status {
+                wrong.push(format!("{operation} as {person}: {}", String::from_utf8_lossy(&answer.bytes)));
+            }
+            if !operation.starts_with("GET") {
+                group = Group::make(&server).await;
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+});
+
+both!(every_operation_on_a_conversation_is_in_the_table, async |place| {
+    let server = Server::start(place).await;
+    let document = server.get("/openapi.json").await.json();
+    let mut operations: Vec<String> = document["paths"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .filter(|(path, _)| path.starts_with("/api/conversations/{id}"))
+        .flat_map(|(path, item)| {
+            item.as_object().unwrap().keys().map(move |method| format!("{} {path}", method.to_uppercase()))
+        })
+        .collect();
+    let mut expected: Vec<String> =
+        rows().into_iter().map(|(operation, _)| operation).filter(|operation| operation.contains("{id}")).collect();
+    operations.sort();
+    expected.sort();
+    assert_eq!(operations, expected);
+});
