@@ -197,7 +197,8 @@ impl Iterator for History {
     }
 }
 
-/// Fills a SQLite database whose empty schema the server has made. No server may run on it.
+/// Fills a SQLite database whose empty schema the server has made. No server may run on it. The next one makes the index of
+/// what was said, as in an upgrade.
 pub fn fill_sqlite(path: &Path, message_count: u64) -> Outcome<()> {
     let doing = format!("filling {}", path.display());
     let mut history = History::new(message_count)?;
@@ -231,6 +232,7 @@ fn write_sqlite(path: &Path, history: &mut History) -> rusqlite::Result<()> {
     write_sqlite_conversations(&transaction, history)?;
     transaction.execute("DELETE FROM messaging_sequence", [])?;
     transaction.execute("INSERT INTO messaging_sequence (id, last_value) VALUES (1, ?1)", [history.message_count])?;
+    transaction.execute_batch("DROP TABLE search_entries; DELETE FROM schema_migrations WHERE version = 6")?;
     transaction.commit()?;
     database.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
     database.execute_batch("PRAGMA synchronous = FULL;")
@@ -382,6 +384,9 @@ async fn write_postgres_conversations(
             )
             .await?;
     }
+    transaction
+        .batch_execute("DROP TABLE messaging.search_entries; DELETE FROM messaging.schema_migrations WHERE version = 6")
+        .await?;
     transaction
         .execute(
             "SELECT setval('messaging.messaging_sequence', $1),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::client::{self, Request};
 use crate::process::{Context, Outcome, Output, Process, Stop};
 
-const START_AT_MOST: Duration = Duration::from_secs(30);
+const START_AT_MOST: Duration = Duration::from_secs(300);
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(1);
 /// Cargo builds the server before a bench and says where, if the bench belongs to its package.
 const BUILT_BESIDE: Option<&str> = option_env!("CARGO_BIN_EXE_posthaste");

@@ -1,6 +1,6 @@
 //! Posthaste: a messaging API that people run themselves.
 //!
-//! Imports go one way: `main → cli → http → domain → store, mail → ids, time, text, metrics, error`. The same noun has the
+//! Imports go one way: `main → cli → http → domain → store, mail → ids, time, text, terms, metrics, error`. The same noun has the
 //! same file name on every floor. `ARCHITECTURE.md` has the map and the invariants.
 
 pub mod app;
@@ -13,5 +13,6 @@ pub mod ids;
 pub mod mail;
 pub mod metrics;
 pub mod store;
+pub mod terms;
 pub mod text;
 pub mod time;

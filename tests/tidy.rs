@@ -19,6 +19,7 @@ const FORBIDDEN_IMPORTS: &[(&str, &[&str])] = &[
     ("src/ids.rs", &["crate::"]),
     ("src/time.rs", &["crate::"]),
     ("src/text.rs", &["crate::"]),
+    ("src/terms.rs", &["crate::"]),
     ("src/error.rs", &["crate::"]),
     ("src/metrics.rs", &["crate::"]),
 ];
@@ -216,6 +217,10 @@ fn a_copy_knows_every_table() {
         let text = fs::read_to_string(&migration).unwrap();
         for name in text.split("CREATE TABLE messaging.").skip(1).map(|rest| rest.split([' ', '(']).next().unwrap()) {
             tables += 1;
+            if name == "search_entries" {
+                // Made anew from the messages.
+                continue;
+            }
             assert!(copy.contains(&format!("\"{name}\"")), "{}: {name} is left out of backups", migration.display());
         }
     }

@@ -90,6 +90,9 @@ async fn finish(app: &App, erasure: Erasure) -> Result<()> {
         }
     }
     while app.db.write(erasure.user, |conn, user| Box::pin(forget_elsewhere(conn, *user))).await? {}
+    if erasure.delete_messages {
+        rewrite_index(app).await?;
+    }
     // What was overwritten in the database must not be left in its log. Where somebody is in the way for too long, it is
     // tried again later: until then the erasure is not finished.
     if let Err(error) = app.db.flush().await {
@@ -108,6 +111,16 @@ async fn forget_reactions(app: &App, erasure: Erasure) -> Result<()> {
             return Ok(());
         }
     }
+}
+
+/// Leaves nothing of words in the search index that no message holds any more, a step at a time.
+async fn rewrite_index(app: &App) -> Result<()> {
+    app.db.write((), |conn, ()| Box::pin(store::search::begin_rewrite(conn))).await?;
+    let mut first = true;
+    while app.db.write(first, |conn, first| Box::pin(store::search::rewrite(conn, *first))).await? {
+        first = false;
+    }
+    Ok(())
 }
 
 /// Takes the person out of their groups, one transaction each, and sees to what they left there and in groups that they had

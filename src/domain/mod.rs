@@ -35,6 +35,7 @@ pub mod receipts;
 pub mod reports;
 pub mod revocations;
 pub mod scheduled;
+pub mod search;
 pub mod send_batch;
 pub mod send_queue;
 pub mod sessions;

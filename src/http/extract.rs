@@ -95,6 +95,11 @@ impl Query {
         Some(self.parameters.swap_remove(at).1)
     }
 
+    /// A parameter's text, without taking it out.
+    pub fn peek(&self, name: &str) -> Option<String> {
+        Some(self.parameters.iter().find(|(known, _)| known == name)?.1.clone())
+    }
+
     /// A whole number.
     pub fn number(&mut self, name: &'static str) -> Option<i64> {
         let text = self.text(name)?;

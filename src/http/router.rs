@@ -15,7 +15,7 @@ use super::edge::RouteSlot;
 use super::problem::Problem;
 use super::routes::{
     admin, api_keys, audit, capabilities, conversations, export, forwards, friends, health, history, invites, members,
-    messages, mfa, passwords, pins, reactions, receipts, reports, scheduled, sessions, threads, users,
+    messages, mfa, passwords, pins, reactions, receipts, reports, scheduled, search, sessions, threads, users,
 };
 use super::{HttpState, metrics, openapi};
 use crate::domain::auth::Access;
@@ -79,6 +79,7 @@ fn documented() -> OpenApiRouter<HttpState> {
         .routes(routes!(friends::put_friend, friends::delete_friend))
         .routes(routes!(friends::list_blocks))
         .routes(routes!(friends::put_block, friends::delete_block))
+        .routes(routes!(search::search_messages))
         .routes(routes!(capabilities::get_capabilities))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))

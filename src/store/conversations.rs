@@ -3,6 +3,8 @@
 //! Invariants: who writes into conversations locks their rows first, in id order (`store::sends`); the pair of a direct
 //! conversation is unique, whoever writes first.
 
+use std::collections::BTreeSet;
+
 use super::members::{Keeps, Role};
 use super::{Conn, Row, Value};
 use crate::error::Result;
@@ -314,6 +316,12 @@ pub(super) async fn mark_changed_up_to(conn: &mut Conn, id: ConversationId, memb
     )
     .await?;
     Ok(())
+}
+
+/// Those of some conversations that are deleted.
+pub async fn deleted(conn: &mut Conn, ids: &[i64]) -> Result<BTreeSet<i64>> {
+    let sql = "SELECT id FROM messaging.conversations WHERE id = ANY($1) AND deleted_at IS NOT NULL";
+    Ok(conn.rows(sql, &[Value::I64s(ids)], |row| row.i64(0)).await?.into_iter().collect())
 }
 
 /// Where a conversation stands.

@@ -9,7 +9,7 @@
 use std::path::{Path, PathBuf};
 
 use super::sqlite::file::{check, copy_file, make_alone, replace_rows};
-use super::{Conn, Db, Environment, Location, OwnedValue, Value, migrations, sqlite};
+use super::{Conn, Db, Environment, Location, OwnedValue, Value, migrations, search, sqlite};
 use crate::error::{Error, Result};
 use crate::time::Timestamp;
 
@@ -135,6 +135,9 @@ async fn restore_staged(
     let epoch = context.epoch.clone();
     let staged_db = Db::open(&Location::Sqlite(staged.to_owned()), environment.clone()).await?;
     migrations::migrate(&staged_db, context.clone()).await?;
+    if let Location::Sqlite(_) = target {
+        staged_db.maintain((), |conn, ()| Box::pin(search::rebuild_missing(conn))).await?;
+    }
     staged_db
         .write(epoch, |conn, epoch| {
             Box::pin(async move {
@@ -284,6 +287,7 @@ async fn replace_postgres(conn: &mut Conn, input: &Replacement) -> Result<(Optio
                                 (SELECT coalesce(max(user_id), 0) + 1 FROM messaging.erased_people)), false)",
     )
     .await?;
+    search::rebuild(conn).await?;
     conn.script("ANALYZE messaging.users, messaging.conversations, messaging.members, messaging.messages").await?;
     Ok((had_data.then(|| format!("schema {kept}")), total))
 }

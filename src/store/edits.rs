@@ -6,7 +6,7 @@
 use super::idempotency::Digest;
 use super::mentions;
 use super::messages::Kind;
-use super::{Conn, Row, Value, threads};
+use super::{Conn, Row, Value, search, threads};
 use crate::error::Result;
 use crate::ids::{ConversationId, UserId};
 use crate::time::Timestamp;
@@ -96,7 +96,7 @@ pub async fn set_body(
         &[Value::I64(conversation.0), Value::I64(seq), Value::Text(body), Value::Time(now)],
     )
     .await?;
-    Ok(())
+    search::renew(conn, conversation, &[seq]).await
 }
 
 /// How often a message was edited.
@@ -140,5 +140,6 @@ pub async fn bury(conn: &mut Conn, conversation: ConversationId, seqs: &[i64], n
         &[Value::I64(conversation.0), Value::I64s(seqs), Value::Time(now)],
     )
     .await?;
+    search::renew(conn, conversation, seqs).await?;
     threads::lower(conn, conversation, seqs).await
 }

@@ -5,7 +5,7 @@
 
 use super::idempotency::Digest;
 use super::reactions::{self, Tally};
-use super::{Conn, Row, Value};
+use super::{Conn, Row, Value, search};
 use crate::error::Result;
 use crate::ids::{ConversationId, MessageId, UserId};
 use crate::time::Timestamp;
@@ -255,11 +255,10 @@ pub async fn at(conn: &mut Conn, places: &[(ConversationId, i64)]) -> Result<Vec
 /// Removes messages of a conversation that ended, with all that belongs to them, the first `limit`; how many there were.
 pub async fn delete_first(conn: &mut Conn, conversation: ConversationId, limit: i64) -> Result<u64> {
     let place = [Value::I64(conversation.0), Value::I64(limit)];
-    let seqs = conn
-        .rows("SELECT seq FROM messaging.messages WHERE conversation_id = $1 ORDER BY seq LIMIT $2", &place, |row| {
-            row.i64(0)
-        })
-        .await?;
+    let sql = "SELECT seq, id FROM messaging.messages WHERE conversation_id = $1 ORDER BY seq LIMIT $2";
+    let found = conn.rows(sql, &place, |row| Ok((row.i64(0)?, row.i64(1)?))).await?;
+    let (seqs, ids): (Vec<i64>, Vec<i64>) = found.into_iter().unzip();
+    search::remove(conn, &ids).await?;
     for sql in [
         "DELETE FROM messaging.message_edits WHERE conversation_id = $1 AND seq = ANY($2)",
         "DELETE FROM messaging.mentions WHERE conversation_id = $1 AND seq = ANY($2)",

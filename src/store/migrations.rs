@@ -6,7 +6,7 @@
 use sha2::{Digest, Sha256};
 
 use super::users::{NewUser, Role};
-use super::{Conn, Db, Value};
+use super::{Conn, Db, Value, search};
 use crate::error::{Error, Result};
 use crate::ids::{UserId, hex};
 use crate::text::{fold, fold_ascii};
@@ -55,6 +55,13 @@ const MIGRATIONS: &[Migration] = &[
         common: include_str!("../../migrations/0005_conversations.sql"),
         sqlite: "",
         postgres: "",
+    },
+    Migration {
+        version: 6,
+        name: "search",
+        common: "",
+        sqlite: include_str!("../../migrations/0006_search.sqlite.sql"),
+        postgres: include_str!("../../migrations/0006_search.postgres.sql"),
     },
     Migration {
         version: 7,
@@ -157,6 +164,7 @@ pub(super) async fn apply(conn: &mut Conn, context: &Context) -> Result<Report> 
         let now = format!("timestamptz '{}'", context.now);
         conn.script("SET LOCAL timezone = 'UTC'").await?;
         conn.script(&SEED_UPGRADE.replace("$now", &now)).await?;
+        search::rebuild(conn).await?;
     }
     Ok(report)
 }
@@ -219,6 +227,9 @@ async fn run(conn: &mut Conn, migration: &Migration, context: &Context) -> Resul
             &[Value::Bytes(&context.name_key)],
         )
         .await?;
+    }
+    if migration.version == 6 {
+        search::rebuild(conn).await?;
     }
     conn.execute(
         "INSERT INTO messaging.schema_migrations (version, name, checksum, applied_at) VALUES ($1, $2, $3, $4)",

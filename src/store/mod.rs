@@ -41,6 +41,7 @@ pub mod receipts;
 pub mod reports;
 pub mod revocations;
 pub mod scheduled;
+pub mod search;
 pub mod sends;
 pub mod sessions;
 pub mod sqlite;

@@ -10,7 +10,7 @@ use super::events::{self, Kind, NewEvent};
 use super::mentions::{self, Mention};
 use super::messages::{self, Action, Message, NewRow};
 use super::{Conn, Value};
-use super::{receipts, revocations};
+use super::{receipts, revocations, search};
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, MessageId, UserId};
 use crate::time::Timestamp;
@@ -75,6 +75,7 @@ pub async fn append(conn: &mut Conn, append: Append<'_>, unrevoked_since: Option
                 conversations::mark_changed_up_to(conn, row.message.conversation_id, member_limit).await?;
             }
         }
+        search::append(conn, rows).await?;
         let events: Vec<NewEvent<'_>> = rows.iter().map(|row| created(row.message)).collect();
         events::append(conn, &events).await?;
         let last = revocations::last_position(conn).await?;
@@ -90,6 +91,8 @@ pub async fn append(conn: &mut Conn, append: Append<'_>, unrevoked_since: Option
     let days: Vec<Option<i64>> = rows.iter().map(|row| row.key.map(|(day, _)| day)).collect();
     let digests: Vec<Option<&[u8]>> = rows.iter().map(|row| row.key.map(|(_, digest)| digest.as_slice())).collect();
     let follows = Follows::new(rows);
+    let streams: Vec<Option<String>> = rows.iter().map(|row| search::postgres_stream(row.message)).collect();
+    let streams: Vec<Option<&str>> = streams.iter().map(Option::as_deref).collect();
     conn.one_and_commit(
         // `passed` is what senders had not read before: their watermarks are those from before this statement, or stand at
         // their message before in the batch.
@@ -126,12 +129,19 @@ pub async fn append(conn: &mut Conn, append: Append<'_>, unrevoked_since: Option
                                   $10::bigint[], $11::bigint[], $12::timestamptz[], $13::bigint[], $14::text[],
                                   $17::bigint[], $18::bytea[])
              RETURNING 1),
+         indexed AS (
+             INSERT INTO messaging.search_entries (id, conversation_id, seq, timestamp_sent, terms)
+             SELECT s.id, s.conversation_id, s.seq, s.timestamp_sent, s.terms::tsvector
+               FROM unnest($7::bigint[], $5::bigint[], $6::bigint[], $8::timestamptz[], $29::text[])
+                    AS s (id, conversation_id, seq, timestamp_sent, terms)
+              WHERE s.terms IS NOT NULL
+             RETURNING 1),
          -- The counts make it wait for the others: its row is locked for everyone from here to the commit.
          log AS (
              UPDATE messaging.event_log
                 SET last_position = last_position + $15 + 0 * ((SELECT count(*) FROM stored) + (SELECT count(*) FROM heads)
                         + (SELECT count(*) FROM received) + (SELECT count(*) FROM followed)
-                        + (SELECT count(*) FROM mentioned))
+                        + (SELECT count(*) FROM mentioned) + (SELECT count(*) FROM indexed))
               WHERE id = 1 RETURNING last_position),
          logged AS (
              INSERT INTO messaging.events (position, type, conversation_id, seq, actor_id, at)
@@ -170,6 +180,7 @@ pub async fn append(conn: &mut Conn, append: Append<'_>, unrevoked_since: Option
             Value::I64s(&mentions.iter().map(|mention| mention.seq).collect::<Vec<_>>()),
             Value::I64s(&mentions.iter().map(|mention| mention.user.0).collect::<Vec<_>>()),
             Value::I64(member_limit),
+            Value::OptionTexts(&streams),
         ],
         |_| Ok(()),
     )

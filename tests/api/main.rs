@@ -36,6 +36,7 @@ mod receipts;
 mod reports;
 mod restore;
 mod scheduled;
+mod search;
 mod secrecy;
 mod sessions;
 mod threads;

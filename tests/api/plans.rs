@@ -38,7 +38,12 @@ const DIALECT: &[(Kind, &str, &str)] = &[
 
 /// Statements that neither their place nor their text gives away as one database's: by the file and a piece, with where they
 /// are explained, and why nowhere else.
-const NAMED: &[(&str, &str, &[Kind], &str)] = &[];
+const NAMED: &[(&str, &str, &[Kind], &str)] = &[
+    ("search.rs", "search_entries WHERE id ", &[Kind::Postgres], "the full-text table of SQLite calls it rowid"),
+    ("search.rs", "SELECT total_changes()", &[Kind::Sqlite], "a function of SQLite"),
+    ("search.rs", "(search_entries, rank)", &[Kind::Sqlite], "a command to the full-text table of SQLite"),
+    ("search.rs", " FROM search_order ", &[], "a temporary table, which a migration makes and reads by its key"),
+];
 
 /// Tables of a few rows, whatever happens on the server.
 const SMALL_TABLES: &[(&str, &str)] = &[
@@ -88,6 +93,20 @@ const MEANT: &[Meant] = &[
         tables: &["users"],
         on: BOTH,
         reason: "ends at the first row",
+    },
+    Meant {
+        file: "search.rs",
+        piece: "search_entries_content ORDER BY id DESC LIMIT 1",
+        tables: &["search_entries_content"],
+        on: &[Kind::Sqlite],
+        reason: "ends at the first row of the primary key",
+    },
+    Meant {
+        file: "search.rs",
+        piece: "search_entries ORDER BY id DESC LIMIT 1",
+        tables: &["search_entries"],
+        on: &[Kind::Postgres],
+        reason: "ends at the first row of the primary key",
     },
     Meant {
         file: "conversations.rs",

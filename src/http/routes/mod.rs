@@ -21,6 +21,7 @@ pub mod reactions;
 pub mod receipts;
 pub mod reports;
 pub mod scheduled;
+pub mod search;
 pub mod sessions;
 pub mod threads;
 pub mod users;

@@ -11,7 +11,7 @@ use super::driver::translate;
 use super::open_connection;
 use crate::error::{Error, Result};
 use crate::store::copy::{Progress, Report};
-use crate::store::migrations;
+use crate::store::{migrations, search};
 
 /// Pages that are copied between two reports of progress.
 const PAGES_PER_STEP: i32 = 1_024;
@@ -94,6 +94,15 @@ pub fn replace_rows(
         connection.execute_batch(&replace).map_err(translate)?;
         report(Progress { done, total });
     }
+    // The index is no table like others: it is made anew, and its streams are indexed again.
+    let index = format!(
+        "DROP TABLE main.search_entries;
+         {}
+         INSERT INTO main.search_entries (rowid, terms, conversation_id, seq, timestamp_sent)
+             SELECT rowid, terms, conversation_id, seq, timestamp_sent FROM restored.search_entries ORDER BY rowid",
+        search::SQLITE_TABLE.replace("messaging.", "main."),
+    );
+    connection.execute_batch(&index).map_err(translate)?;
     // Ids are not given again, also those whose rows are gone: of whoever was erased, of keys that were revoked.
     connection
         .execute_batch(

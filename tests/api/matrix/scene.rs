@@ -35,7 +35,8 @@ impl Scene {
         let body = body(cast, operation, &subject).await;
         let things = things(cast, operation, &subject).await;
         let mut paths = things.into_iter().map(|thing| fill_in(template, thing));
-        let path = paths.next().unwrap();
+        let question = if template == "/api/search/messages" { "?q=hey" } else { "" };
+        let path = paths.next().unwrap() + question;
         let lasts = method == "GET" || matches!(operation, "POST /api/sessions" | "POST /api/password-resets");
         Self { subject, path, body, missing: paths.collect(), lasts }
     }

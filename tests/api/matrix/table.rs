@@ -75,6 +75,7 @@ POST /api/conversations/{id}/messages/{seq}/report 401 201 non non scp act scp a
 
 POST /api/conversations/{id}/receipts             401 200 con con scp act scp act scp 200 scp 200 scp con scp con
 GET /api/conversations/{id}/messages/{seq}/receipts 401 200 non non 200 scp scp 200 200 scp scp 200 non scp scp non
+GET /api/search/messages                          401 200 200 200 200 scp scp 200 200 scp scp 200 200 scp scp 200
 
 GET /api/friends                                  401 200 200 200 act scp scp act 200 scp scp 200 200 scp scp 200
 GET /api/friends/requests                         401 200 200 200 act scp scp act 200 scp scp 200 200 scp scp 200
