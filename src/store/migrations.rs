@@ -72,6 +72,9 @@ const MIGRATIONS: &[Migration] = &[
     },
 ];
 
+/// The version that made the search index: what is there is put into it.
+const SEARCH_VERSION: i64 = 6;
+
 /// The newest version that this program knows.
 pub const NEWEST: i64 = MIGRATIONS[MIGRATIONS.len() - 1].version;
 
@@ -164,6 +167,9 @@ pub(super) async fn apply(conn: &mut Conn, context: &Context) -> Result<Report> 
         let now = format!("timestamptz '{}'", context.now);
         conn.script("SET LOCAL timezone = 'UTC'").await?;
         conn.script(&SEED_UPGRADE.replace("$now", &now)).await?;
+    }
+    // With the queries of today, so not before the schema is that of today.
+    if seed || report.applied.contains(&SEARCH_VERSION) {
         search::rebuild(conn).await?;
     }
     Ok(report)
@@ -227,9 +233,6 @@ async fn run(conn: &mut Conn, migration: &Migration, context: &Context) -> Resul
             &[Value::Bytes(&context.name_key)],
         )
         .await?;
-    }
-    if migration.version == 6 {
-        search::rebuild(conn).await?;
     }
     conn.execute(
         "INSERT INTO messaging.schema_migrations (version, name, checksum, applied_at) VALUES ($1, $2, $3, $4)",

@@ -28,6 +28,8 @@ both!(replies_are_counted_on_what_they_answer, async |place| {
     let three = say(&server, "bugs", 1, "three", one["seq"].as_i64()).await;
     let thread = seen(&server, "bugs", MESSAGE).await["thread"].clone();
     assert_eq!(thread, json!({"reply_count": 2, "last_reply_at": two["timestamp_sent"]}));
+    // Whoever sent since has read it.
+    let two = seen(&server, "bugs", "/api/conversations/1/messages/5").await;
     let list = format!("{MESSAGE}/replies");
     assert_eq!(get(&server, "bugs", &list).await.json()[1], two);
     assert_eq!(replies(&server, "bugs", &list).await, [4, 5]);
