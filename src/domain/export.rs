@@ -7,14 +7,18 @@ use std::collections::VecDeque;
 use super::audit::{self, Action, By, Entry};
 use super::auth::Principal;
 use super::edits::Edition;
+use super::friends::Which;
+use super::invites::Invite;
 use super::messages::{Message, Names, complete};
 use super::reactions::{Reaction, mark_own};
 use super::reports::Report;
+use super::scheduled::Scheduled;
 use super::sessions::Session;
 use super::users::{self, User};
 use crate::app::App;
 use crate::error::Result;
-use crate::ids::{ConversationId, SessionId, UserId};
+use crate::ids::{ConversationId, InviteId, ScheduledId, SessionId, UserId};
+pub use crate::store::members::Belonging;
 use crate::store::mentions::Mention;
 use crate::store::messages::Range;
 use crate::store::receipts::{Kept, Watermarks};
@@ -44,8 +48,14 @@ pub enum Item {
     Reaction(Reaction),
     /// A message that they reported.
     Report(Report),
-    /// A conversation that they are in, and since when.
-    Conversation(ConversationId, Timestamp),
+    /// Somebody who is something to them.
+    Person(Which, String),
+    /// A message of theirs that waits for its time.
+    Scheduled(Scheduled),
+    /// An invite that they made.
+    Invite(Invite),
+    /// A conversation that they are in, or were.
+    Conversation(Belonging),
     /// How far they are in a conversation.
     Watermarks(ConversationId, Watermarks),
     /// When they reached what was new in one.
@@ -70,6 +80,10 @@ enum Stage {
     Reactions(ConversationId, i64, String),
     /// Behind this conversation and seq.
     Reports(ConversationId, i64),
+    /// Of this sort, behind this person.
+    People(Which, UserId),
+    Scheduled(ScheduledId),
+    Invites(InviteId),
     Conversations(ConversationId),
     /// Conversations whose messages are still to come, and the last seq that came of the first.
     Messages(VecDeque<ConversationId>, i64, ConversationId),
@@ -134,17 +148,20 @@ impl Export {
             }
             Stage::Reactions(conversation, seq, emoji) => reactions(app, user, (conversation, seq, emoji)).await?,
             Stage::Reports(conversation, seq) => reports(app, user, (conversation, seq)).await?,
+            Stage::People(which, after) => people(app, user, which, after).await?,
+            Stage::Scheduled(after) => scheduled(app, user, after).await?,
+            Stage::Invites(after) => invites(app, user, after).await?,
             Stage::Conversations(after) => {
                 let found = app
                     .db
                     .read((user, after), |conn, (user, after)| {
-                        Box::pin(store::conversations::of_user(conn, *user, *after, PAGE))
+                        Box::pin(store::members::belongings_of(conn, *user, *after, PAGE))
                     })
                     .await?;
-                let ids: VecDeque<_> = found.iter().map(|(id, _)| *id).collect();
+                let ids: VecDeque<_> = found.iter().map(|belonging| belonging.conversation).collect();
                 let next = Stage::Watermarks(ConversationId(0));
                 let stage = ids.back().copied().map_or(next, |last| Stage::Messages(ids, 0, last));
-                (found.into_iter().map(|(id, joined_at)| Item::Conversation(id, joined_at)).collect(), stage)
+                (found.into_iter().map(Item::Conversation).collect(), stage)
             }
             Stage::Messages(mut ids, after, last) => match ids.front().copied() {
                 None => (Vec::new(), Stage::Conversations(last)),
@@ -220,9 +237,42 @@ async fn reports(app: &App, user: UserId, after: (ConversationId, i64)) -> Resul
         .db
         .read((user, after), |conn, (user, after)| Box::pin(store::reports::of_user(conn, *user, *after, PAGE)))
         .await?;
-    let next = Stage::Conversations(ConversationId(0));
+    let next = Stage::People(Which::Friends, UserId(0));
     let stage = found.last().map_or(next, |last| Stage::Reports(last.conversation, last.seq));
     Ok((found.into_iter().map(Item::Report).collect(), stage))
+}
+
+async fn people(app: &App, user: UserId, which: Which, after: UserId) -> Result<(Vec<Item>, Stage)> {
+    let found = app
+        .db
+        .read((user, which, after), |conn, (user, which, after)| Box::pin(which.read(conn, *user, *after, PAGE)))
+        .await?;
+    let next = match which {
+        Which::Friends => Stage::People(Which::Outgoing, UserId(0)),
+        Which::Outgoing => Stage::People(Which::Incoming, UserId(0)),
+        Which::Incoming => Stage::People(Which::Blocked, UserId(0)),
+        Which::Blocked => Stage::Scheduled(ScheduledId(0)),
+    };
+    let stage = found.last().map_or(next, |last| Stage::People(which, last.id));
+    Ok((found.into_iter().map(|other| Item::Person(which, other.user_name)).collect(), stage))
+}
+
+async fn scheduled(app: &App, user: UserId, after: ScheduledId) -> Result<(Vec<Item>, Stage)> {
+    let found = app
+        .db
+        .read((user, after), |conn, (user, after)| Box::pin(store::scheduled::list(conn, *user, *after, PAGE)))
+        .await?;
+    let stage = found.last().map_or(Stage::Invites(InviteId(0)), |last| Stage::Scheduled(last.id));
+    Ok((found.into_iter().map(Item::Scheduled).collect(), stage))
+}
+
+async fn invites(app: &App, user: UserId, after: InviteId) -> Result<(Vec<Item>, Stage)> {
+    let found = app
+        .db
+        .read((user, after), |conn, (user, after)| Box::pin(store::invites::made_by(conn, *user, *after, PAGE)))
+        .await?;
+    let stage = found.last().map_or(Stage::Conversations(ConversationId(0)), |last| Stage::Invites(last.id));
+    Ok((found.into_iter().map(Item::Invite).collect(), stage))
 }
 
 /// An entry without the address of somebody else: where an administrator called from is not the person's to know.

@@ -54,6 +54,21 @@ impl Which {
     }
 }
 
+impl Which {
+    /// These people of somebody, by id, behind `after`.
+    ///
+    /// # Errors
+    /// Of the database.
+    pub async fn read(self, conn: &mut Conn, person: UserId, after: UserId, limit: i64) -> Result<Vec<User>> {
+        match self {
+            Self::Friends => store::friends::list(conn, person, after, limit).await,
+            Self::Incoming => store::friends::incoming(conn, person, after, limit).await,
+            Self::Outgoing => store::friends::outgoing(conn, person, after, limit).await,
+            Self::Blocked => store::friends::blocked(conn, person, after, limit).await,
+        }
+    }
+}
+
 /// The caller and the other one, both locked.
 struct Two {
     caller: UserId,
@@ -212,15 +227,7 @@ pub async fn list(
     let people = app
         .db
         .read((person, which, after, limit), |conn, (person, which, after, limit)| {
-            let limit = limit.to_read();
-            Box::pin(async move {
-                match which {
-                    Which::Friends => store::friends::list(conn, *person, *after, limit).await,
-                    Which::Incoming => store::friends::incoming(conn, *person, *after, limit).await,
-                    Which::Outgoing => store::friends::outgoing(conn, *person, *after, limit).await,
-                    Which::Blocked => store::friends::blocked(conn, *person, *after, limit).await,
-                }
-            })
+            Box::pin(which.read(conn, *person, *after, limit.to_read()))
         })
         .await?;
     Ok(Page::new(which.list(), people, limit, |last| [last.id.0]))

@@ -126,3 +126,16 @@ pub async fn delete_expired(conn: &mut Conn, now: Timestamp, limit: i64) -> Resu
     )
     .await
 }
+
+/// Invites that somebody made into groups that they are in, by id, after `after`.
+pub async fn made_by(conn: &mut Conn, user: UserId, after: InviteId, limit: i64) -> Result<Vec<Invite>> {
+    conn.rows(
+        "SELECT i.id, i.conversation_id, i.created_by, i.created_at, i.expires_at, i.max_uses, i.uses
+           FROM messaging.members m
+           JOIN messaging.invites i ON i.conversation_id = m.conversation_id AND i.created_by = m.user_id
+          WHERE m.user_id = $1 AND i.id > $2 ORDER BY i.id LIMIT $3",
+        &[Value::I64(user.0), Value::I64(after.0), Value::I64(limit)],
+        invite,
+    )
+    .await
+}

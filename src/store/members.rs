@@ -394,3 +394,47 @@ pub async fn groups_of(
     )
     .await
 }
+
+/// A conversation that somebody is in, or was.
+#[derive(Clone, Debug)]
+pub struct Belonging {
+    /// Which.
+    pub conversation: ConversationId,
+    /// As what they are in it.
+    pub role: Option<Role>,
+    /// Since when they are in it.
+    pub joined_at: Option<Timestamp>,
+    /// When they left it.
+    pub left_at: Option<Timestamp>,
+    /// What they keep of it.
+    pub keeps: Keeps,
+}
+
+/// Conversations that somebody is in or left, by id, after `after`.
+pub async fn belongings_of(conn: &mut Conn, user: UserId, after: ConversationId, limit: i64) -> Result<Vec<Belonging>> {
+    conn.rows(
+        "SELECT conversation_id, role, joined_at, CAST(NULL AS TIMESTAMPTZ), muted_until, pinned, archived, draft
+           FROM messaging.members WHERE user_id = $1 AND conversation_id > $2
+         UNION ALL
+         SELECT conversation_id, CAST(NULL AS TEXT), CAST(NULL AS TIMESTAMPTZ), left_at, CAST(NULL AS TIMESTAMPTZ), FALSE,
+                FALSE, CAST(NULL AS TEXT)
+           FROM messaging.former_members WHERE user_id = $1 AND conversation_id > $2
+          ORDER BY 1 LIMIT $3",
+        &[Value::I64(user.0), Value::I64(after.0), Value::I64(limit)],
+        |row| {
+            Ok(Belonging {
+                conversation: ConversationId(row.i64(0)?),
+                role: row.option_text(1)?.and_then(Role::parse),
+                joined_at: row.option_time(2)?,
+                left_at: row.option_time(3)?,
+                keeps: Keeps {
+                    muted_until: row.option_time(4)?,
+                    pinned: row.bool(5)?,
+                    archived: row.bool(6)?,
+                    draft: row.option_text(7)?.map(str::to_owned),
+                },
+            })
+        },
+    )
+    .await
+}

@@ -200,3 +200,49 @@ both!(an_export_beside_an_erasure_is_cut_off_and_not_wrong, async |place| {
     }
     assert!(!posthaste(place, &["admin", "unban", "--user-name", "bugs"]).status.success());
 });
+
+both!(an_export_has_people_groups_and_what_waits, async |place| {
+    let server = Server::start(place).await;
+    let call = async |person: &str, method: Method, target: &str, body: Value| {
+        let request = server.request(method, target).header("x-act-as", person);
+        let answer = answer_of(request.json(&body)).await;
+        assert!(answer.status.is_success(), "{target}: {}", String::from_utf8_lossy(&answer.bytes));
+        if answer.bytes.is_empty() { Value::Null } else { answer.json() }
+    };
+    let put = |person: &'static str, target: &'static str| call(person, Method::PUT, target, json!({}));
+    put("bugs", "/api/friends/duck").await;
+    put("duck", "/api/friends/bugs").await;
+    put("bugs", "/api/friends/porky").await;
+    put("rdibari", "/api/friends/bugs").await;
+    server.add_user("gus", "Gus", "Grudge").await;
+    put("bugs", "/api/blocks/gus").await;
+    let group = json!({"kind": "group", "title": "ours", "member_user_names": ["duck"]});
+    let ours = call("bugs", Method::POST, "/api/conversations", group).await["id"].clone();
+    let invite = call("bugs", Method::POST, &format!("/api/conversations/{ours}/invites"), json!({})).await;
+    call("bugs", Method::PATCH, &format!("/api/conversations/{ours}"), json!({"me": {"draft": "to be"}})).await;
+    let group = json!({"kind": "group", "title": "left", "member_user_names": ["bugs"]});
+    let left = call("duck", Method::POST, "/api/conversations", group).await["id"].clone();
+    call("bugs", Method::POST, "/api/messages", json!({"conversation_id": left, "body": "farewell"})).await;
+    call("bugs", Method::DELETE, &format!("/api/conversations/{left}/members/me"), json!({})).await;
+    let later = json!({"recipient_user_name": "duck", "body": "later", "send_at": "2027-06-01T00:00:00Z"});
+    call("bugs", Method::POST, "/api/messages", later).await;
+
+    let lines = lines(&answer_of(server.request(Method::GET, "/api/users/bugs/export")).await.bytes);
+    let mut people: Vec<(&str, &str)> = of_type(&lines, "person")
+        .iter()
+        .map(|person| (person["relation"].as_str().unwrap(), person["user_name"].as_str().unwrap()))
+        .collect();
+    people.sort_unstable();
+    assert_eq!(people, [("asked", "porky"), ("asked_by", "rdibari"), ("blocked", "gus"), ("friend", "duck")]);
+    let conversations = of_type(&lines, "conversation");
+    let of = |id: &Value| conversations.iter().find(|conversation| conversation["id"] == *id).unwrap();
+    assert_eq!((&of(&ours)["role"], &of(&ours)["draft"]), (&json!("owner"), &json!("to be")));
+    assert_eq!(of(&left)["role"], Value::Null);
+    assert!(of(&left)["left_at"].is_string());
+    let said: Vec<&Value> = of_type(&lines, "message").iter().map(|message| &message["body"]).collect();
+    assert!(said.contains(&&json!("farewell")), "{said:?}");
+    assert_eq!(of_type(&lines, "scheduled")[0]["body"], "later");
+    assert_eq!(of_type(&lines, "invite")[0]["id"], invite["id"]);
+    let text = lines.iter().map(Value::to_string).collect::<String>();
+    assert!(!text.contains(invite["code"].as_str().unwrap()));
+});

@@ -11,13 +11,16 @@ use futures_util::{StreamExt as _, stream};
 use serde::Serialize;
 
 use super::audit::AuditBody;
+use super::invites::InviteBody;
 use super::messages::MessageBody;
 use super::reports::ReportBody;
 use super::sessions::SessionBody;
 use super::users::UserBody;
 use crate::app::App;
 use crate::domain::edits::Edition;
-use crate::domain::export::{self, Export, Item};
+use crate::domain::export::{self, Belonging, Export, Item};
+use crate::domain::friends::Which;
+use crate::domain::members::Role;
 use crate::error::{Error, Result as DomainResult};
 use crate::http::HttpState;
 use crate::http::extract::{PathSegments, Query};
@@ -43,9 +46,30 @@ enum Line<'a> {
         at: Timestamp,
     },
     Report(ReportBody<'a>),
+    /// A friend, whom they asked, who asked them, whom they block.
+    Person {
+        relation: &'static str,
+        user_name: &'a str,
+    },
+    Scheduled {
+        id: i64,
+        recipient_id: Option<i64>,
+        conversation_id: Option<i64>,
+        body: &'a str,
+        reply_to: Option<i64>,
+        created_at: Timestamp,
+        send_at: Timestamp,
+    },
+    Invite(InviteBody<'a>),
     Conversation {
         id: i64,
-        joined_at: Timestamp,
+        role: Option<&'static str>,
+        joined_at: Option<Timestamp>,
+        left_at: Option<Timestamp>,
+        muted_until: Option<Timestamp>,
+        pinned: bool,
+        archived: bool,
+        draft: Option<&'a str>,
     },
     Watermarks {
         conversation_id: i64,
@@ -106,6 +130,28 @@ pub async fn export_user(
     Ok(response)
 }
 
+const fn relation(which: Which) -> &'static str {
+    match which {
+        Which::Friends => "friend",
+        Which::Outgoing => "asked",
+        Which::Incoming => "asked_by",
+        Which::Blocked => "blocked",
+    }
+}
+
+fn conversation(belonging: &Belonging) -> Line<'_> {
+    Line::Conversation {
+        id: belonging.conversation.0,
+        role: belonging.role.map(Role::as_str),
+        joined_at: belonging.joined_at,
+        left_at: belonging.left_at,
+        muted_until: belonging.keeps.muted_until,
+        pinned: belonging.keeps.pinned,
+        archived: belonging.keeps.archived,
+        draft: belonging.keeps.draft.as_deref(),
+    }
+}
+
 async fn page(app: &Arc<App>, export: &mut Export) -> DomainResult<Option<Bytes>> {
     let Some(items) = export.next(app).await.inspect_err(|error| tracing::error!(%error, "an export was cut off"))?
     else {
@@ -128,7 +174,18 @@ async fn page(app: &Arc<App>, export: &mut Export) -> DomainResult<Option<Bytes>
                 at: reaction.at,
             })?,
             Item::Report(report) => line(&Line::Report(ReportBody::new(report)))?,
-            Item::Conversation(id, joined_at) => line(&Line::Conversation { id: id.0, joined_at: *joined_at })?,
+            Item::Person(which, user_name) => line(&Line::Person { relation: relation(*which), user_name })?,
+            Item::Scheduled(scheduled) => line(&Line::Scheduled {
+                id: scheduled.id.0,
+                recipient_id: scheduled.recipient_id.map(|id| id.0),
+                conversation_id: scheduled.conversation_id.map(|id| id.0),
+                body: &scheduled.body,
+                reply_to: scheduled.reply_to,
+                created_at: scheduled.created_at,
+                send_at: scheduled.send_at,
+            })?,
+            Item::Invite(invite) => line(&Line::Invite(InviteBody::new(invite, None)))?,
+            Item::Conversation(belonging) => line(&conversation(belonging))?,
             Item::Watermarks(id, watermarks) => line(&Line::Watermarks {
                 conversation_id: id.0,
                 delivered_seq: watermarks.delivered_seq,

@@ -41,7 +41,8 @@ pub struct InviteBody<'a> {
 }
 
 impl<'a> InviteBody<'a> {
-    const fn new(invite: &Invite, code: Option<&'a str>) -> Self {
+    /// An invite, with its code where it is made.
+    pub const fn new(invite: &Invite, code: Option<&'a str>) -> Self {
         Self {
             id: invite.id.0,
             conversation_id: invite.conversation_id.0,
