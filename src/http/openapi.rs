@@ -17,6 +17,8 @@ use super::routes::conversations::{ConversationKind, HistoryWord};
 use super::routes::friends::{FriendState, RequestDirection};
 use super::routes::members::RoleWord;
 use super::routes::messages::{MessageKind, Order};
+use super::routes::reports::ReportState;
+use super::routes::search::HasWord;
 use super::routes::users::{DirectMessagesFrom, ErasedMessages, Role};
 use crate::domain::auth::Access;
 
@@ -30,7 +32,8 @@ use crate::domain::auth::Access;
     ),
     components(schemas(
         ProblemDocument<'_>, MessageKind, Order, Scope, Role, DirectMessagesFrom, ErasedMessages, FriendState,
-        RequestDirection, ConversationKind, HistoryWord, RoleWord
+        RequestDirection, ConversationKind, HistoryWord, RoleWord,
+        ReportState, HasWord
     )),
     tags(
         (name = "users", description = "People."),

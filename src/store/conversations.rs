@@ -541,8 +541,9 @@ pub async fn ended(conn: &mut Conn, limit: i64) -> Result<Vec<ConversationId>> {
     .await
 }
 
-/// Removes a group that ended and has no messages left.
+/// Removes a group that ended and has no messages left, with what is kept of who read them.
 pub async fn delete(conn: &mut Conn, id: ConversationId) -> Result<()> {
+    conn.execute("DELETE FROM messaging.receipts WHERE conversation_id = $1", &[Value::I64(id.0)]).await?;
     let sql = "DELETE FROM messaging.conversations WHERE id = $1 AND deleted_at IS NOT NULL";
     conn.execute(sql, &[Value::I64(id.0)]).await?;
     Ok(())

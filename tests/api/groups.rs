@@ -376,6 +376,8 @@ both!(an_ended_group_is_gone_for_everybody, async |place| {
     let server = Server::start(place).await;
     let group = group(&server, "bugs", &["duck"], json!({})).await;
     say(&server, "duck", &group, "a planted word: zyzzyva").await;
+    post(&server, "bugs", &format!("{group}/receipts"), json!({"read_seq": 2})).await;
+    assert_ne!(place.numbers("SELECT count(*) FROM messaging.receipts").await, [[0]]);
     delete(&server, "duck", &group).await.problem(403, "insufficient_role");
     assert_eq!(delete(&server, "bugs", &group).await.status, 204);
     for person in ["bugs", "duck"] {
@@ -389,6 +391,7 @@ both!(an_ended_group_is_gone_for_everybody, async |place| {
     let left = place.numbers("SELECT count(*) FROM messaging.conversations WHERE kind = 'group'").await;
     let messages = place.numbers("SELECT count(*) FROM messaging.messages WHERE recipient_id IS NULL").await;
     assert_eq!((left[0][0], messages[0][0]), (0, 0));
+    assert_eq!(place.numbers("SELECT count(*) FROM messaging.receipts").await, [[0]]);
 });
 
 both!(invites_lead_in_as_often_as_they_say, async |place| {

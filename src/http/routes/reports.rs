@@ -190,7 +190,10 @@ pub struct ReportDecision {
     path = "/api/admin/reports",
     tag = "administration",
     request_body = ReportDecision,
-    responses((status = 200, description = "The report as it is now.", body = ReviewedReport<'_>)),
+    responses(
+        (status = 200, description = "The report as it is now.", body = ReviewedReport<'_>),
+        (status = 404, description = "`report_not_found`."),
+    ),
 )]
 pub async fn decide_report(
     State(state): State<HttpState>,

@@ -39,7 +39,7 @@ pub struct SearchHit<'a> {
         ("conversation_id" = Option<i64>, Query, description = "Only what was said there.", minimum = 1, maximum = 9_007_199_254_740_991_i64),
         ("before" = Option<String>, Query, description = "Only what was sent before: a date, whose first moment in UTC is meant, or an RFC 3339 time."),
         ("after" = Option<String>, Query, description = "Only what was sent then or later: likewise."),
-        ("has" = Option<Content>, Query, description = "Only what has such a thing with it."),
+        ("has" = Option<HasWord>, Query, description = "Only what has such a thing with it."),
         ("limit" = Option<u32>, Query, description = "Entries of the page; 50 when it is absent.", minimum = 1, maximum = 200),
         ("cursor" = Option<String>, Query, description = "Where the page begins: taken from a Link header as it is."),
     ),
@@ -99,7 +99,7 @@ fn join(entries: &[Found]) -> Result<Vec<u8>, Problem> {
 /// What a message may have with it.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Content {
+pub enum HasWord {
     /// A file.
     Attachment,
     /// A link.
