@@ -149,7 +149,7 @@ impl Bench<'_> {
     /// Distinct reactions, spread over all conversations.
     fn reactions(&self) -> Vec<Request> {
         let mut requests = Vec::new();
-        for seq in 1..=self.settings.message_count / data::CONVERSATIONS / 2 {
+        for seq in 1..=self.settings.message_count / data::CONVERSATIONS / 4 {
             for emoji in EMOJI {
                 for conversation in (1..=data::CONVERSATIONS).step_by(3) {
                     let (one, _) = data::members(conversation);
@@ -168,7 +168,7 @@ impl Bench<'_> {
     fn receipts(&self) -> Vec<Request> {
         let path = |conversation: u64| format!("/api/conversations/{conversation}/receipts");
         let mut requests = Vec::new();
-        for seq in 1..=self.settings.message_count / data::CONVERSATIONS / 2 {
+        for seq in 1..=self.settings.message_count / data::CONVERSATIONS / 4 {
             for conversation in (1..=data::CONVERSATIONS).filter(|id| id % 10 != 1) {
                 let (one, other) = data::members(conversation);
                 for user in [one, other] {

@@ -232,7 +232,10 @@ fn write_sqlite(path: &Path, history: &mut History) -> rusqlite::Result<()> {
     write_sqlite_conversations(&transaction, history)?;
     transaction.execute("DELETE FROM messaging_sequence", [])?;
     transaction.execute("INSERT INTO messaging_sequence (id, last_value) VALUES (1, ?1)", [history.message_count])?;
-    transaction.execute_batch("DROP TABLE search_entries; DELETE FROM schema_migrations WHERE version = 6")?;
+    transaction.execute_batch(
+        "DROP TABLE search_entries; ALTER TABLE messages DROP COLUMN reaction_counts;
+         DELETE FROM schema_migrations WHERE version >= 6",
+    )?;
     transaction.commit()?;
     database.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
     database.execute_batch("PRAGMA synchronous = FULL;")
@@ -385,7 +388,10 @@ async fn write_postgres_conversations(
             .await?;
     }
     transaction
-        .batch_execute("DROP TABLE messaging.search_entries; DELETE FROM messaging.schema_migrations WHERE version = 6")
+        .batch_execute(
+            "DROP TABLE messaging.search_entries; ALTER TABLE messaging.messages DROP COLUMN reaction_counts;
+             DELETE FROM messaging.schema_migrations WHERE version >= 6",
+        )
         .await?;
     transaction
         .execute(
