@@ -6,8 +6,9 @@
 use super::auth::Principal;
 use super::memberships::{Membership, Role, caller_of};
 use super::mentions;
-use super::messages::{Kind, MAX_BODY_CHARACTERS, Message, Names, complete, message_not_found, seen_by};
-use super::reactions::mark_own;
+use super::messages::{
+    Kind, MAX_BODY_CHARACTERS, Message, Names, check_text, complete_for, message_deleted, message_not_found, seen_by,
+};
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, UserId};
@@ -40,15 +41,7 @@ pub async fn edit(
     body: String,
 ) -> Result<(Message, Names)> {
     principal.require_person()?;
-    if body.is_empty() {
-        return Err(Error::invalid("body", "required", "must have at least one character"));
-    }
-    if body.chars().count() > MAX_BODY_CHARACTERS {
-        return Err(Error::invalid("body", "too_long", format!("may have up to {MAX_BODY_CHARACTERS} characters")));
-    }
-    if body.contains('\0') {
-        return Err(Error::invalid("body", "nul_character", "must not hold U+0000"));
-    }
+    check_text("body", &body, MAX_BODY_CHARACTERS)?;
     let conversation = ConversationId(conversation);
     let change = Change { conversation, seq, principal: principal.clone(), body, now: app.clock.now() };
     app.db.write(change, |conn, change| Box::pin(replace(conn, change))).await
@@ -61,7 +54,7 @@ async fn replace(conn: &mut Conn, change: &Change) -> Result<(Message, Names)> {
         return Err(not_your_message());
     }
     if present.deleted {
-        return Err(Error::Conflict { code: "message_deleted", detail: "this message was deleted".into() });
+        return Err(message_deleted());
     }
     if present.body != change.body {
         let editions = store::edits::count(conn, change.conversation, change.seq).await?;
@@ -79,8 +72,7 @@ async fn replace(conn: &mut Conn, change: &Change) -> Result<(Message, Names)> {
     }
     let message = store::messages::one(conn, change.conversation, change.seq).await?;
     let mut message = message.ok_or_else(message_not_found)?;
-    mark_own(conn, Some(person), std::slice::from_mut(&mut message)).await?;
-    let names = complete(conn, std::slice::from_mut(&mut message)).await?;
+    let names = complete_for(conn, Some(person), std::slice::from_mut(&mut message)).await?;
     Ok((message, names))
 }
 

@@ -164,8 +164,8 @@ async fn leave_groups(app: &App, erasure: Erasure) -> Result<()> {
 /// Sees to the messages of one conversation, a bite at a time.
 async fn clean(app: &App, erasure: Erasure, conversation: ConversationId) -> Result<()> {
     let now = app.clock.now();
-    // Also where no message is looked at: names are rendered into what is remembered of a conversation.
-    // What they have read is theirs, and is not told any more either.
+    // What they have read is theirs, and is not told any more. At least one bite, also where no message is looked at: names are
+    // rendered into what is remembered of a conversation, and are looked up anew after it.
     while app.db.write((conversation, erasure.user), |conn, input| Box::pin(forget_receipts(conn, input))).await? {}
     let mut after = if erasure.delete_messages {
         0

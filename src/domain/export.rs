@@ -9,8 +9,8 @@ use super::auth::Principal;
 use super::edits::Edition;
 use super::friends::Which;
 use super::invites::Invite;
-use super::messages::{Message, Names, complete};
-use super::reactions::{Reaction, mark_own};
+use super::messages::{Message, Names, complete_for};
+use super::reactions::Reaction;
 use super::reports::Report;
 use super::scheduled::Scheduled;
 use super::sessions::Session;
@@ -313,8 +313,7 @@ async fn messages(app: &App, user: UserId, conversation: ConversationId, after: 
                 let read = messages.len() as i64;
                 messages.retain(|message| message.sender_id == *user || message.recipient_id == Some(*user));
                 messages.sort_unstable_by_key(|message| message.seq);
-                mark_own(conn, Some(*user), &mut messages).await?;
-                let names = complete(conn, &mut messages).await?;
+                let names = complete_for(conn, Some(*user), &mut messages).await?;
                 let mut items = Vec::with_capacity(messages.len());
                 for message in messages {
                     let people = [Some(message.sender_id), message.recipient_id];

@@ -6,7 +6,7 @@
 use super::auth::Principal;
 use super::idempotency::{KeyedRequest, StoredAnswer, days_kept};
 use super::memberships::caller_of;
-use super::messages::{Answer, Draft, Keyed, Kind, Message, NewMessage, visible};
+use super::messages::{Answer, Draft, Keyed, Kind, Message, NewMessage, message_deleted, visible};
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, UserId};
@@ -54,7 +54,7 @@ pub async fn forward(
         Source::Answered(answer) => return Ok(Answer::Stored { answer, replayed: true }),
     };
     if message.deleted_at.is_some() {
-        return Err(Error::Conflict { code: "message_deleted", detail: "this message was deleted".into() });
+        return Err(message_deleted());
     }
     if message.kind == Kind::System {
         let detail = "what the server says about a conversation belongs there".into();

@@ -103,8 +103,7 @@ async fn insert(conn: &mut Conn, input: &Input) -> Result<Given> {
     let own = locked_membership(conn, Some(*caller), invite.conversation_id).await?;
     require_group(&own)?;
     require_role(&own, Role::Admin)?;
-    let there = store::invites::list(conn, invite.conversation_id, InviteId(0), invite.created_at, MAX_INVITES).await?;
-    if there.len() as i64 >= MAX_INVITES {
+    if store::invites::count(conn, invite.conversation_id, invite.created_at).await? >= MAX_INVITES {
         return Err(Error::Conflict {
             code: "too_many_invites",
             detail: format!("a group may have {MAX_INVITES} invites at a time: end some first").into(),

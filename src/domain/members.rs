@@ -16,6 +16,7 @@ use std::collections::HashMap;
 
 use super::auth::{Principal, UserName};
 use super::conversations::{end_group, require_group, user_by_name};
+use super::friends;
 use super::lists::{self, Limit, Page};
 use super::memberships::{Membership, caller_of, locked_membership, membership};
 use super::users::{DirectMessagesFrom, User};
@@ -63,24 +64,15 @@ pub async fn assert_welcome(
     people: &[UserName],
     default: DirectMessagesFrom,
 ) -> Result<()> {
-    let friends_only =
-        |person: &UserName| person.direct_messages_from.unwrap_or(default) == DirectMessagesFrom::Friends;
-    let guarded: Vec<&UserName> = people
-        .iter()
-        .filter(|person| person.id != caller.id && (friends_only(person) || person.blocks_someone))
-        .collect();
-    if guarded.is_empty() {
-        return Ok(());
-    }
-    let pairs: Vec<(UserId, UserId)> = guarded.iter().map(|person| (caller.id, person.id)).collect();
-    let between = store::friends::between(conn, &pairs).await?;
-    for (person, pair) in guarded.iter().zip(&pairs) {
-        if between.blocked.contains(pair) || (friends_only(person) && !between.friends.contains(pair)) {
+    let pairs = people.iter().map(|person| (caller.id, person));
+    let refused = friends::refused(conn, pairs, default).await?;
+    match people.iter().find(|person| refused.contains(&(caller.id, person.id))) {
+        None => Ok(()),
+        Some(person) => {
             let detail = format!("{} is added to groups, and written to, by friends alone", person.user_name);
-            return Err(Error::Forbidden { code: "not_friends", detail: detail.into() });
+            Err(Error::Forbidden { code: "not_friends", detail: detail.into() })
         }
     }
-    Ok(())
 }
 
 /// The people of some names, who are not erased before the transaction ends.

@@ -220,8 +220,7 @@ pub async fn get(app: &App, principal: &Principal, conversation: i64, seq: i64) 
         .read((ConversationId(conversation), seq, person), |conn, (conversation, seq, person)| {
             Box::pin(async move {
                 let mut message = visible(conn, *person, *conversation, *seq).await?;
-                mark_own(conn, *person, std::slice::from_mut(&mut message)).await?;
-                let names = complete(conn, std::slice::from_mut(&mut message)).await?;
+                let names = complete_for(conn, *person, std::slice::from_mut(&mut message)).await?;
                 Ok((message, names))
             })
         })
@@ -259,6 +258,44 @@ pub async fn seen_by(
     }
 }
 
+/// A message that a caller sees, under its conversation's lock, and as what they see it.
+///
+/// # Errors
+/// 404 `message_not_found`.
+pub async fn locked(
+    conn: &mut Conn,
+    caller: Option<UserId>,
+    conversation: ConversationId,
+    seq: i64,
+) -> Result<(Membership, Message)> {
+    store::conversations::lock_one(conn, conversation).await?;
+    let membership = seen_by(conn, caller, conversation, seq).await?;
+    let message = store::messages::one(conn, conversation, seq).await?.ok_or_else(message_not_found)?;
+    Ok((membership, message))
+}
+
+/// It is a tombstone.
+pub fn message_deleted() -> Error {
+    Error::Conflict { code: "message_deleted", detail: "this message was deleted".into() }
+}
+
+/// That a text has at least one character, no more than `most`, and no U+0000.
+///
+/// # Errors
+/// 422 on `field`.
+pub fn check_text(field: &'static str, text: &str, most: usize) -> Result<()> {
+    if text.is_empty() {
+        return Err(Error::invalid(field, "required", "must have at least one character"));
+    }
+    if text.chars().count() > most {
+        return Err(Error::invalid(field, "too_long", format!("may have up to {most} characters")));
+    }
+    if text.contains('\0') {
+        return Err(Error::invalid(field, "nul_character", "must not hold U+0000"));
+    }
+    Ok(())
+}
+
 /// There is no such message for this caller.
 pub fn message_not_found() -> Error {
     Error::NotFound { code: "message_not_found", detail: "there is no such message".into() }
@@ -274,6 +311,15 @@ pub async fn complete(conn: &mut Conn, messages: &mut [Message]) -> Result<Names
     let names = names_of(conn, messages).await?;
     mentions::order(messages, &names);
     Ok(names)
+}
+
+/// [`complete`] for a reader, whose own reactions are told as well.
+///
+/// # Errors
+/// Of the database.
+pub async fn complete_for(conn: &mut Conn, reader: Option<UserId>, messages: &mut [Message]) -> Result<Names> {
+    mark_own(conn, reader, messages).await?;
+    complete(conn, messages).await
 }
 
 /// The names of everyone in some messages.

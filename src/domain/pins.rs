@@ -7,8 +7,7 @@ use super::auth::Principal;
 use super::lists::{Limit, Page, decode_cursor};
 use super::members::require_role;
 use super::memberships::{Kind, Role, caller_of, membership};
-use super::messages::{Message, Names, complete, message_not_found, seen_by};
-use super::reactions::mark_own;
+use super::messages::{Message, Names, complete_for, locked, message_deleted};
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::ids::ConversationId;
@@ -41,17 +40,15 @@ pub async fn set(app: &App, principal: &Principal, conversation: i64, seq: i64, 
 async fn set_now(conn: &mut Conn, change: &Change) -> Result<()> {
     let Change { conversation, seq, pinned, now, .. } = *change;
     let person = caller_of(&change.principal);
-    store::conversations::lock_one(conn, conversation).await?;
-    let own = seen_by(conn, person, conversation, seq).await?;
+    let (own, message) = locked(conn, person, conversation, seq).await?;
     if !change.principal.is_admin() {
         require_role(&own, if own.kind == Kind::Direct { Role::Member } else { Role::Admin })?;
     }
-    let message = store::messages::one(conn, conversation, seq).await?.ok_or_else(message_not_found)?;
     if message.decorations.pinned_at.is_some() == pinned {
         return Ok(());
     }
     if message.deleted_at.is_some() {
-        return Err(Error::Conflict { code: "message_deleted", detail: "this message was deleted".into() });
+        return Err(message_deleted());
     }
     if pinned && store::pins::count(conn, conversation).await? >= MAX_PINS {
         return Err(Error::Conflict {
@@ -92,8 +89,7 @@ pub async fn list(
                 let first_seq = membership(conn, *caller, *conversation).await?.first_seq;
                 let seqs = store::pins::list(conn, *conversation, first_seq, *before, limit.to_read()).await?;
                 let mut messages = store::messages::by_seqs(conn, *conversation, &seqs).await?;
-                mark_own(conn, *caller, &mut messages).await?;
-                let names = complete(conn, &mut messages).await?;
+                let names = complete_for(conn, *caller, &mut messages).await?;
                 Ok((messages, names))
             })
         })

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use super::auth::Principal;
 use super::emoji;
 use super::memberships::caller_of;
-use super::messages::{Message, message_not_found, seen_by};
+use super::messages::{Message, locked, message_deleted, visible};
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, UserId};
@@ -54,9 +54,7 @@ impl Change {
         if store::users::lock_shared(conn, &[self.user.0]).await?.is_empty() {
             return Err(Error::Unauthenticated);
         }
-        store::conversations::lock_one(conn, self.conversation).await?;
-        seen_by(conn, Some(self.user), self.conversation, self.seq).await?;
-        store::messages::one(conn, self.conversation, self.seq).await?.ok_or_else(message_not_found)
+        Ok(locked(conn, Some(self.user), self.conversation, self.seq).await?.1)
     }
 
     async fn log(&self, conn: &mut Conn, kind: events::Kind) -> Result<()> {
@@ -78,7 +76,7 @@ pub async fn add(app: &App, principal: &Principal, conversation: i64, seq: i64, 
 async fn add_now(conn: &mut Conn, change: &Change) -> Result<(Tally, bool)> {
     let message = change.message(conn).await?;
     if message.deleted_at.is_some() {
-        return Err(Error::Conflict { code: "message_deleted", detail: "this message was deleted".into() });
+        return Err(message_deleted());
     }
     let mut tallies = message.decorations.reactions;
     let index = match tallies.iter().position(|tally| tally.emoji == change.emoji) {
@@ -145,9 +143,7 @@ pub async fn list(app: &App, principal: &Principal, conversation: i64, seq: i64)
     app.db
         .read(input, |conn, (caller, conversation, seq)| {
             Box::pin(async move {
-                seen_by(conn, *caller, *conversation, *seq).await?;
-                let message = store::messages::one(conn, *conversation, *seq).await?;
-                let mut messages = [message.ok_or_else(message_not_found)?];
+                let mut messages = [visible(conn, *caller, *conversation, *seq).await?];
                 mark_own(conn, *caller, &mut messages).await?;
                 let [message] = messages;
                 let mut named = Vec::with_capacity(message.decorations.reactions.len());

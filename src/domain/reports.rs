@@ -7,8 +7,8 @@ use super::audit::{self, Action, By};
 use super::auth::Principal;
 use super::idempotency::{Given, Once};
 use super::lists::{self, Limit, Page};
-use super::messages::{Message, Names, complete, message_not_found, seen_by};
-use super::reactions::mark_own;
+use super::memberships::caller_of;
+use super::messages::{Message, Names, check_text, complete_for, locked, message_deleted};
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, ReportId, UserId};
@@ -54,15 +54,7 @@ pub async fn report(
     once: Once<Report>,
 ) -> Result<Given> {
     let reporter = principal.require_person()?.id;
-    if reason.is_empty() {
-        return Err(Error::invalid("reason", "required", "must have at least one character"));
-    }
-    if reason.chars().count() > MAX_REASON_CHARACTERS {
-        return Err(Error::invalid("reason", "too_long", format!("may have up to {MAX_REASON_CHARACTERS} characters")));
-    }
-    if reason.contains('\0') {
-        return Err(Error::invalid("reason", "nul_character", "must not hold U+0000"));
-    }
+    check_text("reason", &reason, MAX_REASON_CHARACTERS)?;
     let new = New { conversation: ConversationId(conversation), seq, reporter, reason, once, now: app.clock.now() };
     app.db.write(new, |conn, new| Box::pin(report_now(conn, new))).await
 }
@@ -75,14 +67,12 @@ async fn report_now(conn: &mut Conn, new: &New) -> Result<Given> {
     if store::users::lock_shared(conn, &[new.reporter.0]).await?.is_empty() {
         return Err(Error::Unauthenticated);
     }
-    store::conversations::lock_one(conn, new.conversation).await?;
-    seen_by(conn, Some(new.reporter), new.conversation, new.seq).await?;
-    let message = store::messages::one(conn, new.conversation, new.seq).await?.ok_or_else(message_not_found)?;
+    let (_, message) = locked(conn, Some(new.reporter), new.conversation, new.seq).await?;
     if message.sender_id == new.reporter {
         return Err(Error::invalid("seq", "yourself", "must be a message of somebody else"));
     }
     if message.deleted_at.is_some() {
-        return Err(Error::Conflict { code: "message_deleted", detail: "this message was deleted".into() });
+        return Err(message_deleted());
     }
     if store::reports::count_open(conn, new.reporter).await? >= MAX_OPEN_REPORTS {
         return Err(Error::Conflict {
@@ -110,7 +100,7 @@ pub async fn list(
     cursor: Option<&str>,
 ) -> Result<(Page<Vec<Shown>>, Names)> {
     let after = ReportId(lists::begin(LIST, cursor, 0)?);
-    let input = (principal.person().map(|person| person.id), state, after, limit);
+    let input = (caller_of(principal), state, after, limit);
     let (shown, names) = app
         .db
         .read(input, |conn, (reader, state, after, limit)| {
@@ -148,8 +138,7 @@ async fn decide_now(conn: &mut Conn, id: ReportId, state: State, by: &By) -> Res
 async fn show(conn: &mut Conn, reader: Option<UserId>, reports: Vec<Report>) -> Result<(Vec<Shown>, Names)> {
     let places: Vec<_> = reports.iter().map(|report| (report.conversation, report.seq)).collect();
     let mut messages = store::messages::at(conn, &places).await?;
-    mark_own(conn, reader, &mut messages).await?;
-    let mut names = complete(conn, &mut messages).await?;
+    let mut names = complete_for(conn, reader, &mut messages).await?;
     let mut others: Vec<i64> = reports
         .iter()
         .flat_map(|report| [report.reporter, report.handled_by])

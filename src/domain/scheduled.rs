@@ -15,7 +15,7 @@ use super::lists::{self, Limit, Page};
 use super::members::assert_welcome;
 use super::memberships::membership;
 use super::messages::{Answer, Draft, Names, NewMessage, Recipient, Sender};
-use super::send_batch::{Batch, send_all};
+use super::send_batch::{Batch, reply_to_not_found, send_all};
 use super::users::DirectMessagesFrom;
 use crate::app::App;
 use crate::error::{Error, FieldError, Result};
@@ -89,7 +89,7 @@ async fn insert(conn: &mut Conn, input: &Input) -> Result<Given> {
     if store::users::lock_shared(conn, &ids).await?.len() != ids.len() {
         return Err(Error::Unauthenticated);
     }
-    if store::scheduled::list(conn, sender.id, ScheduledId(0), MAX_SCHEDULED).await?.len() as i64 >= MAX_SCHEDULED {
+    if store::scheduled::count(conn, sender.id).await? >= MAX_SCHEDULED {
         return Err(Error::Conflict {
             code: "too_many_scheduled",
             detail: format!("one may have {MAX_SCHEDULED} messages waiting: take some back first").into(),
@@ -102,7 +102,7 @@ async fn insert(conn: &mut Conn, input: &Input) -> Result<Given> {
         Recipient::Conversation(id) => {
             let own = membership(conn, Some(sender.id), id).await?;
             if draft.reply_to.is_some_and(|seq| !own.sees(seq)) {
-                return Err(no_such_message());
+                return Err(reply_to_not_found());
             }
             Some(id)
         }
@@ -123,10 +123,6 @@ async fn insert(conn: &mut Conn, input: &Input) -> Result<Given> {
     scheduled.id = store::scheduled::insert(conn, &scheduled).await?;
     let names = [Some(sender.clone()), recipient].into_iter().flatten().map(|user| (user.id, user.user_name)).collect();
     once.give(conn, *now, &Shown { scheduled, names }, Some(sender.id)).await
-}
-
-fn no_such_message() -> Error {
-    Error::invalid("reply_to", "message_not_found", "is not the seq of a message of this conversation")
 }
 
 async fn people(conn: &mut Conn, draft: &Draft) -> Result<(UserName, Option<UserName>)> {

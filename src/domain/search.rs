@@ -9,8 +9,7 @@ use std::collections::BTreeSet;
 use super::auth::Principal;
 use super::lists::{Limit, Page, begin};
 use super::memberships::{caller_of, membership};
-use super::messages::{Message, Names, complete};
-use super::reactions::mark_own;
+use super::messages::{Message, Names, complete_for};
 use crate::app::App;
 use crate::error::{Error, FieldError, Result};
 use crate::ids::{ConversationId, MAX_ID, UserId};
@@ -279,8 +278,7 @@ async fn load(conn: &mut Conn, search: &Search, hits: &[Hit]) -> Result<Vec<Foun
     messages.sort_unstable_by_key(|message| std::cmp::Reverse(message.id));
     let ended: BTreeSet<i64> = store::conversations::deleted(conn, &conversations_of(hits)).await?;
     messages.retain(|message| !ended.contains(&message.conversation_id.0));
-    mark_own(conn, caller_of(&search.principal), &mut messages).await?;
-    let names = complete(conn, &mut messages).await?;
+    let names = complete_for(conn, caller_of(&search.principal), &mut messages).await?;
     let mut found = Vec::with_capacity(messages.len());
     for message in &messages {
         // Changed since the index was asked, if there is none.

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::directory::Known;
+use super::friends;
 use super::idempotency::{KeyedRequest, Record, days_kept, keep};
 use super::memberships::{RECEIPTS_MEMBER_LIMIT, conversation_not_found};
 use super::mentions;
@@ -358,7 +359,8 @@ fn recipient_gone() -> Error {
     Error::invalid("recipient_user_name", "user_not_found", "names no user")
 }
 
-fn reply_to_not_found() -> Error {
+/// There is nothing that could be answered.
+pub fn reply_to_not_found() -> Error {
     Error::invalid("reply_to", "message_not_found", "is not the seq of a message of this conversation")
 }
 
@@ -491,26 +493,17 @@ async fn assert_welcome<'a>(
     placed: Vec<Placed<'a>>,
     answers: &mut [Option<Result<Answer>>],
 ) -> Result<Vec<Placed<'a>>> {
-    let friends_only = |recipient: &UserName| {
-        recipient.direct_messages_from.unwrap_or(batch.direct_messages_from) == DirectMessagesFrom::Friends
-    };
-    let guarded = |placed: &Placed<'_>| {
-        let recipient = placed.recipient.as_ref().filter(|recipient| recipient.id != placed.sender.id)?;
-        (friends_only(recipient) || recipient.blocks_someone).then_some((placed.sender.id, recipient.id))
-    };
-    let pairs: BTreeSet<(UserId, UserId)> = placed.iter().filter_map(guarded).collect();
-    if pairs.is_empty() {
+    let of = |placed: &Placed<'a>| Some((placed.sender.id, placed.recipient.clone()?));
+    let pairs: Vec<(UserId, UserName)> = placed.iter().filter_map(of).collect();
+    let pairs = pairs.iter().map(|(sender, recipient)| (*sender, recipient));
+    let refused = friends::refused(conn, pairs, batch.direct_messages_from).await?;
+    if refused.is_empty() {
         return Ok(placed);
     }
-    let pairs: Vec<(UserId, UserId)> = pairs.into_iter().collect();
-    let between = store::friends::between(conn, &pairs).await?;
     let mut kept = Vec::with_capacity(placed.len());
     for placed in placed {
-        let refused = guarded(&placed).is_some_and(|pair| {
-            let strangers = !between.friends.contains(&pair);
-            between.blocked.contains(&pair) || (strangers && placed.recipient.as_ref().is_some_and(friends_only))
-        });
-        if refused {
+        let recipient = placed.recipient.as_ref().map(|recipient| recipient.id);
+        if recipient.is_some_and(|recipient| refused.contains(&(placed.sender.id, recipient))) {
             answers[placed.index] = Some(Err(Error::Forbidden {
                 code: "not_friends",
                 detail: "this user takes direct messages from friends alone".into(),

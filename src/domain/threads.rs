@@ -6,8 +6,7 @@
 use super::auth::Principal;
 use super::lists::{self, Limit, Page};
 use super::memberships::caller_of;
-use super::messages::{Message, Names, complete, message_not_found, seen_by};
-use super::reactions::mark_own;
+use super::messages::{Message, Names, complete_for, visible};
 use crate::app::App;
 use crate::error::Result;
 use crate::ids::ConversationId;
@@ -33,12 +32,10 @@ pub async fn list(
         .db
         .read(input, |conn, (caller, conversation, seq, after, limit)| {
             Box::pin(async move {
-                seen_by(conn, *caller, *conversation, *seq).await?;
-                store::messages::one(conn, *conversation, *seq).await?.ok_or_else(message_not_found)?;
+                visible(conn, *caller, *conversation, *seq).await?;
                 let seqs = store::threads::list(conn, *conversation, *seq, *after, limit.to_read()).await?;
                 let mut messages = store::messages::by_seqs(conn, *conversation, &seqs).await?;
-                mark_own(conn, *caller, &mut messages).await?;
-                let names = complete(conn, &mut messages).await?;
+                let names = complete_for(conn, *caller, &mut messages).await?;
                 Ok((messages, names))
             })
         })

@@ -86,6 +86,17 @@ pub async fn list(
     .await
 }
 
+/// How many invites of a conversation are still good.
+pub async fn count(conn: &mut Conn, conversation: ConversationId, now: Timestamp) -> Result<i64> {
+    conn.one(
+        "SELECT count(*) FROM messaging.invites
+          WHERE conversation_id = $1 AND expires_at > $2 AND (max_uses IS NULL OR uses < max_uses)",
+        &[Value::I64(conversation.0), Value::Time(now)],
+        |row| row.i64(0),
+    )
+    .await
+}
+
 /// Uses an invite once; whether it was still good.
 pub async fn use_once(conn: &mut Conn, id: InviteId, now: Timestamp) -> Result<bool> {
     let used = conn

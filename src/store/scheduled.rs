@@ -87,6 +87,12 @@ pub async fn list(conn: &mut Conn, sender: UserId, after: ScheduledId, limit: i6
     .await
 }
 
+/// How many somebody has.
+pub async fn count(conn: &mut Conn, sender: UserId) -> Result<i64> {
+    let sql = "SELECT count(*) FROM messaging.scheduled_sends WHERE sender_id = $1";
+    conn.one(sql, &[Value::I64(sender.0)], |row| row.i64(0)).await
+}
+
 /// One of somebody's.
 pub async fn one(conn: &mut Conn, sender: UserId, id: ScheduledId) -> Result<Option<Scheduled>> {
     conn.first(

@@ -4,19 +4,16 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::both;
+use crate::support::people::{delete, get, put};
 use crate::support::server::Answer;
 use crate::support::{Options, Place, Server, answer_of};
 
-async fn call(server: &Server, person: &str, method: Method, target: &str) -> Answer {
-    answer_of(server.request(method, target).header("x-act-as", person)).await
-}
-
 async fn ask(server: &Server, person: &str, other: &str) -> Answer {
-    call(server, person, Method::PUT, &format!("/api/friends/{other}")).await
+    put(server, person, &format!("/api/friends/{other}")).await
 }
 
 async fn names(server: &Server, person: &str, target: &str) -> Vec<String> {
-    let answer = call(server, person, Method::GET, target).await;
+    let answer = get(server, person, target).await;
     assert_eq!(answer.status, 200, "{target}");
     answer.json().as_array().unwrap().iter().map(|user| user["user_name"].as_str().unwrap().to_owned()).collect()
 }
@@ -55,14 +52,14 @@ both!(asking_accepting_and_ending, async |place| {
         assert!(names(&server, one, "/api/friends/requests").await.is_empty());
         assert!(names(&server, one, "/api/friends/requests?direction=outgoing").await.is_empty());
     }
-    assert_eq!(call(&server, "duck", Method::DELETE, "/api/friends/bugs").await.status, 204);
+    assert_eq!(delete(&server, "duck", "/api/friends/bugs").await.status, 204);
     assert!(names(&server, "bugs", "/api/friends").await.is_empty());
-    call(&server, "duck", Method::DELETE, "/api/friends/bugs").await.problem(404, "friend_not_found");
+    delete(&server, "duck", "/api/friends/bugs").await.problem(404, "friend_not_found");
     // Declined, and taken back.
     ask(&server, "bugs", "porky").await;
-    assert_eq!(call(&server, "porky", Method::DELETE, "/api/friends/bugs").await.status, 204);
+    assert_eq!(delete(&server, "porky", "/api/friends/bugs").await.status, 204);
     ask(&server, "bugs", "porky").await;
-    assert_eq!(call(&server, "bugs", Method::DELETE, "/api/friends/porky").await.status, 204);
+    assert_eq!(delete(&server, "bugs", "/api/friends/porky").await.status, 204);
     assert!(names(&server, "porky", "/api/friends/requests").await.is_empty());
     for (kind, count) in [("friend.requested", 3), ("friend.accepted", 1), ("friend.removed", 3)] {
         assert_eq!(event_count(place, kind).await, count, "{kind}");
@@ -72,21 +69,21 @@ both!(asking_accepting_and_ending, async |place| {
 both!(wrong_requests_are_told_why, async |place| {
     let server = Server::start(place).await;
     for target in ["/api/friends/bugs", "/api/friends/BUGS", "/api/friends/me", "/api/blocks/me"] {
-        call(&server, "bugs", Method::PUT, target).await.invalid(&["user_name"]);
-        call(&server, "bugs", Method::DELETE, target).await.invalid(&["user_name"]);
+        put(&server, "bugs", target).await.invalid(&["user_name"]);
+        delete(&server, "bugs", target).await.invalid(&["user_name"]);
     }
     for target in ["/api/friends/nobody", "/api/blocks/nobody"] {
-        call(&server, "bugs", Method::PUT, target).await.problem(404, "user_not_found");
-        call(&server, "bugs", Method::DELETE, target).await.problem(404, "user_not_found");
+        put(&server, "bugs", target).await.problem(404, "user_not_found");
+        delete(&server, "bugs", target).await.problem(404, "user_not_found");
     }
-    call(&server, "bugs", Method::DELETE, "/api/blocks/duck").await.problem(404, "block_not_found");
+    delete(&server, "bugs", "/api/blocks/duck").await.problem(404, "block_not_found");
     for target in ["/api/friends", "/api/friends/requests", "/api/blocks"] {
         server.get(target).await.problem(403, "act_as_required");
-        call(&server, "bugs", Method::GET, &format!("{target}?limit=0")).await.invalid(&["limit"]);
+        get(&server, "bugs", &format!("{target}?limit=0")).await.invalid(&["limit"]);
     }
     let cursor = "/api/friends?cursor=x";
-    call(&server, "bugs", Method::GET, cursor).await.invalid(&["cursor"]);
-    call(&server, "bugs", Method::GET, "/api/friends/requests?direction=up").await.invalid(&["direction"]);
+    get(&server, "bugs", cursor).await.invalid(&["cursor"]);
+    get(&server, "bugs", "/api/friends/requests?direction=up").await.invalid(&["direction"]);
 });
 
 both!(requests_that_cross_make_a_friendship, async |place| {
@@ -98,7 +95,7 @@ both!(requests_that_cross_make_a_friendship, async |place| {
         assert_eq!(statuses, [200, 201], "{round}");
         assert_eq!(names(&server, "bugs", "/api/friends").await, ["duck"]);
         assert_eq!(names(&server, "duck", "/api/friends").await, ["bugs"]);
-        call(&server, "bugs", Method::DELETE, "/api/friends/duck").await;
+        delete(&server, "bugs", "/api/friends/duck").await;
     }
 });
 
@@ -112,7 +109,7 @@ both!(lists_have_pages, async |place| {
     let mut target = Some("/api/friends?limit=3".to_owned());
     let mut found = Vec::new();
     while let Some(next) = target {
-        let answer = call(&server, "bugs", Method::GET, &next).await;
+        let answer = get(&server, "bugs", &next).await;
         found.extend(answer.json().as_array().unwrap().iter().map(|user| user["user_name"].clone()));
         target = answer.next();
     }
@@ -140,7 +137,7 @@ both!(friends_alone_write_to_who_wants_it_so, async |place| {
     ask(&server, "duck", "bugs").await;
     assert_eq!(send(&server, "bugs", "duck").await.status, 201);
     assert_eq!(server.post("/api/messages", &by_number).await.status, 201);
-    call(&server, "bugs", Method::DELETE, "/api/friends/duck").await;
+    delete(&server, "bugs", "/api/friends/duck").await;
     send(&server, "bugs", "duck").await.problem(403, "not_friends");
     take_from(&server, "duck", json!("everyone")).await;
     assert_eq!(send(&server, "bugs", "duck").await.status, 201);
@@ -162,8 +159,8 @@ both!(a_block_does_not_reveal_itself, async |place| {
     let server = Server::start(place).await;
     ask(&server, "bugs", "duck").await;
     ask(&server, "duck", "bugs").await;
-    assert_eq!(call(&server, "duck", Method::PUT, "/api/blocks/bugs").await.status, 204);
-    assert_eq!(call(&server, "duck", Method::PUT, "/api/blocks/bugs").await.status, 204);
+    assert_eq!(put(&server, "duck", "/api/blocks/bugs").await.status, 204);
+    assert_eq!(put(&server, "duck", "/api/blocks/bugs").await.status, 204);
     assert_eq!(names(&server, "duck", "/api/blocks").await, ["bugs"]);
     assert!(names(&server, "bugs", "/api/blocks").await.is_empty());
     assert!(names(&server, "bugs", "/api/friends").await.is_empty(), "a block ends the friendship");
@@ -184,7 +181,7 @@ both!(a_block_does_not_reveal_itself, async |place| {
     // Who blocks does not ask, and still may write.
     ask(&server, "duck", "bugs").await.problem(409, "blocked");
     assert_eq!(send(&server, "duck", "bugs").await.status, 201);
-    assert_eq!(call(&server, "duck", Method::DELETE, "/api/blocks/bugs").await.status, 204);
+    assert_eq!(delete(&server, "duck", "/api/blocks/bugs").await.status, 204);
     assert_eq!(send(&server, "bugs", "duck").await.status, 201);
     assert_eq!(names(&server, "duck", "/api/friends/requests").await, ["bugs"], "it arrives now");
 });
@@ -193,7 +190,7 @@ both!(a_block_holds_on_another_server_at_once, async |place| {
     let here = Server::start(place).await;
     let there = Server::start_with(place, Options { demo: false, ..Options::default() }).await;
     assert_eq!(send(&here, "bugs", "duck").await.status, 201);
-    assert_eq!(call(&there, "duck", Method::PUT, "/api/blocks/bugs").await.status, 204);
+    assert_eq!(put(&there, "duck", "/api/blocks/bugs").await.status, 204);
     send(&here, "bugs", "duck").await.problem(403, "not_friends");
 });
 
@@ -201,9 +198,9 @@ both!(who_is_erased_is_nobodys_friend, async |place| {
     let server = Server::start(place).await;
     ask(&server, "bugs", "duck").await;
     ask(&server, "duck", "bugs").await;
-    call(&server, "porky", Method::PUT, "/api/blocks/duck").await;
-    call(&server, "duck", Method::PUT, "/api/blocks/rdibari").await;
-    assert_eq!(call(&server, "duck", Method::DELETE, "/api/users/me").await.status, 204);
+    put(&server, "porky", "/api/blocks/duck").await;
+    put(&server, "duck", "/api/blocks/rdibari").await;
+    assert_eq!(delete(&server, "duck", "/api/users/me").await.status, 204);
     assert!(names(&server, "bugs", "/api/friends").await.is_empty());
     assert!(names(&server, "porky", "/api/blocks").await.is_empty());
     for table in ["friendships", "blocks"] {
@@ -214,7 +211,7 @@ both!(who_is_erased_is_nobodys_friend, async |place| {
 
 both!(a_block_that_is_there_stays_there_at_the_limit, async |place| {
     let server = Server::start(place).await;
-    assert_eq!(call(&server, "bugs", Method::PUT, "/api/blocks/duck").await.status, 204);
+    assert_eq!(put(&server, "bugs", "/api/blocks/duck").await.status, 204);
     // As many as one may have; nobody looks whether they are people.
     place
         .sql(
@@ -223,8 +220,8 @@ both!(a_block_that_is_there_stays_there_at_the_limit, async |place| {
              SELECT b.user_id, numbers.id, b.at FROM messaging.blocks b, numbers",
         )
         .await;
-    assert_eq!(call(&server, "bugs", Method::PUT, "/api/blocks/duck").await.status, 204);
-    call(&server, "bugs", Method::PUT, "/api/blocks/porky").await.problem(409, "too_many_blocks");
+    assert_eq!(put(&server, "bugs", "/api/blocks/duck").await.status, 204);
+    put(&server, "bugs", "/api/blocks/porky").await.problem(409, "too_many_blocks");
 });
 
 both!(people_who_block_each_other_are_erased_at_the_same_moment, async |place| {
@@ -236,7 +233,7 @@ both!(people_who_block_each_other_are_erased_at_the_same_moment, async |place| {
     for one in &names {
         for other in names.iter().filter(|other| *other != one) {
             let target = format!("/api/blocks/{other}");
-            assert_eq!(call(&server, one, Method::PUT, &target).await.status, 204);
+            assert_eq!(put(&server, one, &target).await.status, 204);
         }
     }
     let targets: Vec<String> = names.iter().map(|name| format!("/api/users/{name}")).collect();

@@ -4,36 +4,12 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::both;
+use crate::support::people::{call, delete, get, patch, post};
 use crate::support::server::Answer;
 use crate::support::{Options, Server, answer_of};
 
-async fn call(server: &Server, person: &str, method: Method, target: &str, body: Option<Value>) -> Answer {
-    let request = server.request(method, target).header("x-act-as", person);
-    answer_of(match body {
-        Some(body) => request.json(&body),
-        None => request,
-    })
-    .await
-}
-
-async fn get(server: &Server, person: &str, target: &str) -> Answer {
-    call(server, person, Method::GET, target, None).await
-}
-
 async fn put(server: &Server, person: &str, target: &str, body: Value) -> Answer {
     call(server, person, Method::PUT, target, Some(body)).await
-}
-
-async fn patch(server: &Server, person: &str, target: &str, body: Value) -> Answer {
-    call(server, person, Method::PATCH, target, Some(body)).await
-}
-
-async fn delete(server: &Server, person: &str, target: &str) -> Answer {
-    call(server, person, Method::DELETE, target, None).await
-}
-
-async fn post(server: &Server, person: &str, target: &str, body: Value) -> Answer {
-    call(server, person, Method::POST, target, Some(body)).await
 }
 
 /// A group of `owner` with others in it; where it is.

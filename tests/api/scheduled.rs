@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::both;
 use crate::support::callers::moment;
+use crate::support::people::{delete, get, post, put};
 use crate::support::process::Process;
 use crate::support::server::Answer;
 use crate::support::{Options, Server, answer_of};
@@ -20,22 +21,13 @@ fn manual() -> (Arc<AtomicI64>, Options) {
     (Arc::clone(&hand), Options { clock: Clock::Manual(hand), ..Options::default() })
 }
 
-async fn call(server: &Server, person: &str, method: Method, target: &str, body: Option<Value>) -> Answer {
-    let request = server.request(method, target).header("x-act-as", person);
-    answer_of(match body {
-        Some(body) => request.json(&body),
-        None => request,
-    })
-    .await
-}
-
 async fn later(server: &Server, person: &str, recipient: &str, body: &str, send_at: &str) -> Answer {
     let new = json!({"recipient_user_name": recipient, "body": body, "send_at": send_at});
-    call(server, person, Method::POST, "/api/messages", Some(new)).await
+    post(server, person, "/api/messages", new).await
 }
 
 async fn waiting(server: &Server, person: &str) -> Vec<Value> {
-    call(server, person, Method::GET, "/api/scheduled", None).await.json().as_array().unwrap().clone()
+    get(server, person, "/api/scheduled").await.json().as_array().unwrap().clone()
 }
 
 both!(a_message_leaves_at_its_time_and_once, async |place| {
@@ -48,9 +40,9 @@ both!(a_message_leaves_at_its_time_and_once, async |place| {
     assert_eq!(place_of, format!("/api/scheduled/{}", accepted["id"]));
     assert_eq!(accepted["send_at"], "2026-01-01T01:00:00.000000Z");
     assert_eq!((&accepted["sender_user_name"], &accepted["recipient_user_name"]), (&json!("bugs"), &json!("duck")));
-    assert_eq!(call(&server, "bugs", Method::GET, &place_of, None).await.json(), accepted);
+    assert_eq!(get(&server, "bugs", &place_of).await.json(), accepted);
     assert_eq!(waiting(&server, "bugs").await, [accepted]);
-    call(&server, "duck", Method::GET, &place_of, None).await.problem(404, "scheduled_not_found");
+    get(&server, "duck", &place_of).await.problem(404, "scheduled_not_found");
     assert!(waiting(&server, "duck").await.is_empty());
     // Not before its time.
     hand.store(moment("2026-01-01T00:59:59Z"), Ordering::Relaxed);
@@ -73,7 +65,7 @@ both!(a_message_leaves_at_its_time_and_once, async |place| {
         )
     );
     assert!(waiting(&server, "bugs").await.is_empty());
-    call(&server, "bugs", Method::DELETE, &place_of, None).await.problem(404, "scheduled_not_found");
+    delete(&server, "bugs", &place_of).await.problem(404, "scheduled_not_found");
 });
 
 both!(what_was_taken_back_is_not_sent, async |place| {
@@ -81,9 +73,9 @@ both!(what_was_taken_back_is_not_sent, async |place| {
     let server = Server::start_with(place, options).await;
     let accepted = later(&server, "bugs", "duck", "no", "2026-01-02T00:00:00Z").await.json();
     let target = format!("/api/scheduled/{}", accepted["id"]);
-    call(&server, "duck", Method::DELETE, &target, None).await.problem(404, "scheduled_not_found");
-    assert_eq!(call(&server, "bugs", Method::DELETE, &target, None).await.status, 204);
-    call(&server, "bugs", Method::GET, &target, None).await.problem(404, "scheduled_not_found");
+    delete(&server, "duck", &target).await.problem(404, "scheduled_not_found");
+    assert_eq!(delete(&server, "bugs", &target).await.status, 204);
+    get(&server, "bugs", &target).await.problem(404, "scheduled_not_found");
     hand.store(moment("2026-01-03T00:00:00Z"), Ordering::Relaxed);
     assert_eq!(send_due(&server.app).await.unwrap(), 0);
     assert!(server.all("/api/messages/duck?with=bugs").await.is_empty());
@@ -93,22 +85,22 @@ both!(permissions_are_asked_twice, async |place| {
     let (hand, options) = manual();
     let server = Server::start_with(place, options).await;
     let new = json!({"kind": "group", "title": "Looney Tunes", "member_user_names": ["duck"]});
-    let group = call(&server, "bugs", Method::POST, "/api/conversations", Some(new)).await.json()["id"].clone();
+    let group = post(&server, "bugs", "/api/conversations", new).await.json()["id"].clone();
     let into = |body: &str| json!({"conversation_id": group, "body": body, "send_at": "2026-01-02T00:00:00Z"});
     // Now: who is not in it, who is not there, what is not there to be answered.
-    let stranger = call(&server, "porky", Method::POST, "/api/messages", Some(into("omw"))).await;
+    let stranger = post(&server, "porky", "/api/messages", into("omw")).await;
     stranger.problem(404, "conversation_not_found");
     later(&server, "bugs", "nobody", "x", "2026-01-02T00:00:00Z").await.invalid(&["recipient_user_name"]);
     let mut reply = into("x");
     reply["reply_to"] = json!(99);
-    call(&server, "duck", Method::POST, "/api/messages", Some(reply)).await.invalid(&["reply_to"]);
+    post(&server, "duck", "/api/messages", reply).await.invalid(&["reply_to"]);
     // Then: removed, blocked and erased since.
-    assert_eq!(call(&server, "duck", Method::POST, "/api/messages", Some(into("quack"))).await.status, 202);
+    assert_eq!(post(&server, "duck", "/api/messages", into("quack")).await.status, 202);
     assert_eq!(later(&server, "duck", "porky", "hey", "2026-01-02T00:00:00Z").await.status, 202);
     assert_eq!(later(&server, "bugs", "duck", "stays", "2026-01-02T00:00:01Z").await.status, 202);
     let member = format!("/api/conversations/{group}/members/duck");
-    assert_eq!(call(&server, "bugs", Method::DELETE, &member, None).await.status, 204);
-    assert_eq!(call(&server, "porky", Method::PUT, "/api/blocks/duck", None).await.status, 204);
+    assert_eq!(delete(&server, "bugs", &member).await.status, 204);
+    assert_eq!(put(&server, "porky", "/api/blocks/duck").await.status, 204);
     hand.store(moment("2026-01-02T00:00:30Z"), Ordering::Relaxed);
     assert_eq!(send_due(&server.app).await.unwrap(), 3);
     let refused = waiting(&server, "duck").await;
@@ -139,7 +131,7 @@ both!(an_erased_person_has_nothing_waiting, async |place| {
     let server = Server::start_with(place, options).await;
     later(&server, "bugs", "duck", "x", "2026-01-02T00:00:00Z").await;
     later(&server, "duck", "bugs", "y", "2026-01-02T00:00:00Z").await;
-    assert_eq!(call(&server, "bugs", Method::DELETE, "/api/users/bugs", None).await.status, 204);
+    assert_eq!(delete(&server, "bugs", "/api/users/bugs").await.status, 204);
     assert_eq!(place.numbers("SELECT count(*) FROM messaging.scheduled_sends").await[0][0], 0);
 });
 

@@ -6,7 +6,7 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{given, list, next_page, no_content, to_json};
+use super::{given, list, next_page, no_content, time_field, to_json};
 use crate::domain::api_keys::{self, ApiKey, Made, NewApiKey};
 use crate::domain::audit::By;
 use crate::domain::idempotency::{Once, StoredAnswer};
@@ -132,13 +132,7 @@ pub async fn create_api_key(
 ) -> Result<Response, Problem> {
     query.finish()?;
     let request = idempotency_key(&headers, &principal, uri.path(), &body.bytes)?;
-    let expires_at = match body.value.expires_at {
-        None => None,
-        Some(text) => Some(
-            Timestamp::parse(&text)
-                .ok_or_else(|| Error::invalid("expires_at", "wrong_type", "must be an RFC 3339 time"))?,
-        ),
-    };
+    let expires_at = body.value.expires_at.map(|text| time_field("expires_at", &text)).transpose()?;
     let new = NewApiKey {
         name: body.value.name,
         scopes: body.value.scopes.unwrap_or_else(|| vec!["read".into(), "write".into()]),

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::members::RoleWord;
 use super::messages::{MessageBody, render};
 use super::users::UserBody;
-use super::{given, json, list, next_page, no_content, not_null, present, resource, to_json};
+use super::{given, json, list, next_page, no_content, not_null, present, resource, time_field, to_json};
 use crate::domain::conversations::{self, Changes, Conversation, History, Me, NewGroup, OwnChanges, Shown};
 use crate::domain::idempotency::{Once, StoredAnswer};
 use crate::error::{Error, FieldError, Result as DomainResult};
@@ -382,13 +382,8 @@ pub struct OwnChangesBody {
 
 impl OwnChangesBody {
     fn read(self) -> DomainResult<OwnChanges> {
-        let muted_until = match self.muted_until {
-            Some(Some(text)) => Some(Some(Timestamp::parse(&text).ok_or_else(|| {
-                Error::invalid("me.muted_until", "wrong_type", "must be an RFC 3339 time such as 2026-11-22T08:30:00Z")
-            })?)),
-            Some(None) => Some(None),
-            None => None,
-        };
+        let time = |text: Option<String>| text.map(|text| time_field("me.muted_until", &text)).transpose();
+        let muted_until = self.muted_until.map(time).transpose()?;
         Ok(OwnChanges { muted_until, pinned: self.pinned, archived: self.archived, draft: self.draft })
     }
 }

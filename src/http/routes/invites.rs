@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::conversations::ConversationBody;
 use super::messages::render;
-use super::{given, json, list, next_page, no_content, to_json};
+use super::{given, json, list, next_page, no_content, time_field, to_json};
 use crate::domain::conversations;
 use crate::domain::idempotency::{Once, StoredAnswer};
 use crate::domain::invites::{self, Invite, Made, NewInvite};
@@ -98,12 +98,7 @@ pub async fn create_invite(
 ) -> Result<Response, Problem> {
     query.finish()?;
     let request = idempotency_key(&headers, &principal, uri.path(), &body.bytes)?;
-    let expires_at = match &body.value.expires_at {
-        Some(text) => Some(Timestamp::parse(text).ok_or_else(|| {
-            Error::invalid("expires_at", "wrong_type", "must be an RFC 3339 time such as 2026-11-22T08:30:00Z")
-        })?),
-        None => None,
-    };
+    let expires_at = body.value.expires_at.map(|text| time_field("expires_at", &text)).transpose()?;
     let new = NewInvite { expires_at, max_uses: body.value.max_uses };
     let once = Once { request, render: render_made, sealed: true };
     Ok(given(invites::create(&state.app, &principal, path.number(0), new, once).await?))

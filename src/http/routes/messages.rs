@@ -9,14 +9,13 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::scheduled::{ScheduledBody, render_accepted};
-use super::{given, list, to_json};
+use super::{given, list, time_field, to_json};
 use crate::domain::idempotency::{Given, Once, StoredAnswer};
 use crate::domain::messages::{self, Answer, Keyed, Message, Names, NewMessage, Sent};
 use crate::domain::reactions::Tally;
 use crate::domain::tails::Rendered;
 use crate::domain::timeline::{self, Listing};
 use crate::domain::{scheduled, system_messages};
-use crate::error::Error;
 use crate::http::HttpState;
 use crate::http::extract::{JsonBody, PathSegments, Query, idempotency_key};
 use crate::http::policy::{Reader, Writer};
@@ -255,9 +254,7 @@ pub async fn send_message(
         attachment_ids: body.value.attachment_ids.unwrap_or_default(),
     };
     if let Some(text) = &body.value.send_at {
-        let send_at = Timestamp::parse(text).ok_or_else(|| {
-            Error::invalid("send_at", "wrong_type", "must be an RFC 3339 time such as 2026-11-22T08:30:00Z")
-        })?;
+        let send_at = time_field("send_at", text)?;
         let once = Once { request, render: render_accepted, sealed: false };
         return Ok(given(scheduled::schedule(&state.app, &principal, new, send_at, once).await?));
     }

@@ -38,6 +38,7 @@ use crate::domain::idempotency::{Given, StoredAnswer};
 use crate::domain::lists::Limit;
 use crate::error::Error;
 use crate::ids::hex;
+use crate::time::Timestamp;
 
 /// What stands as it is in a query.
 const QUERY_SAFE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b':').remove(b'~');
@@ -125,6 +126,15 @@ fn no_content() -> Response {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
     response
+}
+
+/// A time in a body.
+///
+/// # Errors
+/// 422 on `field`.
+fn time_field(field: &'static str, text: &str) -> crate::error::Result<Timestamp> {
+    Timestamp::parse(text)
+        .ok_or_else(|| Error::invalid(field, "wrong_type", "must be an RFC 3339 time such as 2026-11-22T08:30:00Z"))
 }
 
 /// A field that may be absent, and not null.

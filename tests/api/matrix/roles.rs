@@ -153,6 +153,8 @@ both!(everybody_in_a_group_may_do_what_the_table_says, async |place| {
         // Who is refused comes first, on one group.
         let mut group = Group::make(&server).await;
         for (person, cell) in &cells {
+            let known = cell.parse::<u16>().is_ok() || REFUSALS.iter().any(|(word, ..)| word == cell);
+            assert!(known, "{operation} as {person}: {cell} is neither a status nor the short for a refusal");
             let Some((_, status, code)) = REFUSALS.iter().find(|(word, ..)| word == cell) else { continue };
             let answer = group.try_as(&operation, person, group.id).await;
             if answer.status.as_u16() != *status || answer.json()["code"] != *code {

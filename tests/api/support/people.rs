@@ -24,6 +24,10 @@ pub async fn put(server: &Server, person: &str, target: &str) -> Answer {
     call(server, person, Method::PUT, target, None).await
 }
 
+pub async fn patch(server: &Server, person: &str, target: &str, body: Value) -> Answer {
+    call(server, person, Method::PATCH, target, Some(body)).await
+}
+
 pub async fn delete(server: &Server, person: &str, target: &str) -> Answer {
     call(server, person, Method::DELETE, target, None).await
 }
