@@ -16,7 +16,7 @@ use crate::ids::{RequestIds, Rng, hex};
 use crate::mail::{MailSettings, Mailer};
 use crate::metrics::Metrics;
 use crate::store::migrations::{self, Report};
-use crate::store::{self, Db, Environment, Location};
+use crate::store::{self, Commits, Db, Environment, Location};
 use crate::time::Clock;
 
 /// What the operator chose, as far as the rules need to know it.
@@ -60,6 +60,8 @@ impl Default for Settings {
 pub struct App {
     /// The data.
     pub db: Db,
+    /// What tells of commits.
+    pub commits: Commits,
     /// The time.
     pub clock: Clock,
     /// Randomness.
@@ -93,7 +95,8 @@ impl App {
     /// When the database cannot be reached or its schema cannot be used, or a setting cannot be used.
     pub async fn open(location: &Location, settings: Settings, clock: Clock, rng: Rng) -> Result<(Self, Report)> {
         let metrics = Arc::new(Metrics::new());
-        let environment = Environment { clock: clock.clone(), metrics: Arc::clone(&metrics) };
+        let commits = Commits::default();
+        let environment = Environment { clock: clock.clone(), metrics: Arc::clone(&metrics), commits: commits.clone() };
         let jwt = match &settings.jwt {
             Some(jwt) => Some(JwtVerifier::open(jwt.clone(), clock.now()).await.map_err(Error::internal)?),
             None => None,
@@ -123,6 +126,7 @@ impl App {
             name_key: name_key.try_into().map_err(|_| Error::internal("the key for names has a wrong length"))?,
             callers,
             tails: Tails::default(),
+            commits,
             db,
             clock,
             rng,

@@ -83,6 +83,14 @@ pub enum Error {
         /// What is missing, as a sentence.
         detail: Cow<'static, str>,
     },
+    /// It was there, and is not kept any more.
+    #[error("gone: {code}")]
+    Gone {
+        /// What, as a stable word.
+        code: &'static str,
+        /// What to do, as a sentence.
+        detail: &'static str,
+    },
     /// Fields that cannot be accepted.
     #[error("invalid: {0:?}")]
     Invalid(Vec<FieldError>),

@@ -1,6 +1,6 @@
 //! Posthaste: a messaging API that people run themselves.
 //!
-//! Imports go one way: `main → cli → http → domain → store, mail → ids, time, text, terms, metrics, error`. The same noun has the
+//! Imports go one way: `main → cli → http → live → domain → store, mail → ids, time, text, terms, metrics, error`. The same noun has the
 //! same file name on every floor. `ARCHITECTURE.md` has the map and the invariants.
 
 pub mod app;
@@ -10,6 +10,7 @@ pub mod domain;
 pub mod error;
 pub mod http;
 pub mod ids;
+pub mod live;
 pub mod mail;
 pub mod metrics;
 pub mod store;

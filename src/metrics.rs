@@ -71,6 +71,12 @@ pub struct Metrics {
     pub pool_size: Gauge,
     /// Bytes in SQLite's write-ahead log when it was last looked at.
     pub wal_size_bytes: Gauge,
+    /// WebSockets open.
+    pub sockets: Gauge,
+    /// Readers of events.
+    pub subscriptions: Gauge,
+    /// Events put into the queues of readers.
+    pub events_delivered: Counter,
     /// Mails that an SMTP server took, and mails that were given up.
     pub mails: Family<OutcomeLabels, Counter>,
 }
@@ -98,6 +104,9 @@ impl Metrics {
             pool_in_use: Gauge::default(),
             pool_size: Gauge::default(),
             wal_size_bytes: Gauge::default(),
+            sockets: Gauge::default(),
+            subscriptions: Gauge::default(),
+            events_delivered: Counter::default(),
             mails: Family::default(),
             registry: Registry::default(),
         };
@@ -113,6 +122,13 @@ impl Metrics {
             "http_connections_refused",
             "Connections refused at the limit",
             metrics.connections_refused.clone(),
+        );
+        registry.register("live_sockets", "WebSockets open", metrics.sockets.clone());
+        registry.register("live_subscriptions", "Readers of events", metrics.subscriptions.clone());
+        registry.register(
+            "live_events_delivered",
+            "Events put into the queues of readers",
+            metrics.events_delivered.clone(),
         );
         registry.register("password_hashes", "Passwords hashed or verified", metrics.password_hashes.clone());
         registry.register(

@@ -11,6 +11,7 @@ pub mod directory;
 pub mod edits;
 pub mod emoji;
 pub mod erasure;
+pub mod events;
 pub mod export;
 pub mod forwards;
 pub mod friends;

@@ -15,6 +15,7 @@ use crate::app::App;
 use crate::error::{Error, FieldError, Result};
 use crate::ids::UserId;
 use crate::mail;
+use crate::store::events::{self, NewEvent};
 use crate::store::revocations::Revoked;
 pub use crate::store::users::{DirectMessagesFrom, User};
 use crate::store::users::{NewUser, Profile};
@@ -294,6 +295,10 @@ async fn apply(conn: &mut Conn, key: &str, principal: &Principal, changes: &Chan
         // What was sent to the address of before must not open the account any more.
         store::account_codes::end_all_of(conn, id).await?;
         audit::record(conn, by, Action::EmailChanged, Some(id), None).await?;
+    }
+    if profile.first_name != user.first_name || profile.last_name != user.last_name {
+        let actor = by.actor.unwrap_or(id);
+        events::append(conn, &[NewEvent::between(events::Kind::UserUpdated, actor, id, by.at)]).await?;
     }
     if profile.direct_messages_from != user.direct_messages_from {
         // Servers remember from whom somebody takes direct messages.

@@ -18,9 +18,13 @@ use super::problem::Problem;
 use crate::domain::auth::{Access, Credential, Principal};
 use crate::domain::credentials::{Credentials, authenticate};
 use crate::error::Error;
+use crate::ids::UserId;
 
 /// The cookie of a session.
 pub const SESSION_COOKIE: &str = "posthaste_session";
+
+/// The subprotocol of our WebSockets.
+pub const SUBPROTOCOL: &str = "posthaste";
 
 /// The routes that need no credentials, by method and path; `{}` stands for one segment.
 const PUBLIC_ROUTES: &[(Method, &str)] = &[
@@ -109,14 +113,10 @@ pub async fn identify(
     headers: &HeaderMap,
     address: IpAddr,
 ) -> Result<Principal, Problem> {
-    let bearer = bearer(headers)?;
-    let cookie = if bearer.is_none() { session_cookie(headers) } else { None };
-    let act_as = act_as(headers)?;
-    let by_cookie = cookie.is_some();
+    let (credentials, by_cookie) = shown(headers, address)?;
     if by_cookie {
         state.settings.origins.check_cookie(method, headers)?;
     }
-    let credentials = Credentials { token: bearer.or(cookie), act_as, address };
     match authenticate(&state.app, credentials.clone()).await {
         // A cookie outlives its session. Where nothing has to be shown, that must not keep anyone out.
         Err(Error::Unauthenticated) if by_cookie && state.app.settings.access == Access::Open => {
@@ -124,6 +124,59 @@ pub async fn identify(
         }
         outcome => Ok(outcome?),
     }
+}
+
+/// What the headers show, and whether it was a cookie.
+fn shown(headers: &HeaderMap, address: IpAddr) -> Result<(Credentials, bool), Problem> {
+    let bearer = match bearer(headers)? {
+        Some(token) => Some(token),
+        None => subprotocol_token(headers),
+    };
+    let cookie = if bearer.is_none() { session_cookie(headers) } else { None };
+    let act_as = act_as(headers)?;
+    let by_cookie = cookie.is_some();
+    Ok((Credentials { token: bearer.or(cookie), act_as, address }, by_cookie))
+}
+
+/// What let a request in that stays open, to be shown again.
+pub struct Pass {
+    credentials: Credentials,
+    by_cookie: bool,
+    person: Option<UserId>,
+}
+
+impl Pass {
+    /// Of a request that was let in as `principal`.
+    ///
+    /// # Errors
+    /// None that letting it in did not have.
+    pub fn new(headers: &HeaderMap, principal: &Principal) -> Result<Self, Problem> {
+        let (credentials, by_cookie) = shown(headers, principal.address())?;
+        Ok(Self { credentials, by_cookie, person: principal.person().map(|person| person.id) })
+    }
+
+    /// Who calls, if they would still be let in and are who they were. A database that does not answer ends nothing.
+    pub async fn check(&self, state: &HttpState) -> Result<Option<Principal>, ()> {
+        let open = state.app.settings.access == Access::Open;
+        match authenticate(&state.app, self.credentials.clone()).await {
+            Ok(principal) if principal.person().map(|person| person.id) == self.person => Ok(Some(principal)),
+            Err(Error::Unauthenticated) if self.by_cookie && open => Ok(None),
+            Err(Error::Unavailable { .. } | Error::Internal(_)) => Ok(None),
+            _ => Err(()),
+        }
+    }
+}
+
+/// The token of a page's WebSocket, which can set no header: `Sec-WebSocket-Protocol: posthaste, <token>`.
+fn subprotocol_token(headers: &HeaderMap) -> Option<String> {
+    let lines = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|line| line.to_str().ok());
+    let mut words = lines.flat_map(|line| line.split(',')).map(str::trim);
+    (words.next() == Some(SUBPROTOCOL)).then(|| words.next())?.filter(|token| !token.is_empty()).map(str::to_owned)
+}
+
+/// How often somebody may send frames on a socket: as often as requests.
+pub fn admit_frame(state: &HttpState, principal: &Principal) -> Option<Problem> {
+    limit_key(principal).and_then(|key| state.limits.check(key).problem())
 }
 
 fn act_as(headers: &HeaderMap) -> Result<Option<String>, Error> {

@@ -23,7 +23,8 @@ use super::HttpState;
 use super::admission::admit;
 use super::limits::{Decision, write_headers};
 use super::problem::{PROBLEM_JSON, Problem};
-use crate::domain::auth::Access;
+use super::routes::events::{MAX_WAIT, POLL_PATH};
+use crate::domain::auth::{Access, Principal};
 use crate::error::Error;
 use crate::metrics::{RequestLabels, RouteLabels};
 
@@ -73,6 +74,9 @@ impl Edge {
             Err(problem) => problem.into_response(),
             Ok(()) => {
                 request.extensions_mut().insert(route.clone());
+                if request.headers().contains_key(header::UPGRADE) {
+                    request.extensions_mut().insert(self.clone());
+                }
                 self.answer(request, compressed).await
             }
         };
@@ -87,9 +91,36 @@ impl Edge {
         response
     }
 
+    /// Answers what a frame of a WebSocket asks for, as the request it stands for. Who asks was let in before.
+    pub async fn frame(&self, mut request: Request, principal: Principal) -> Response {
+        let started = Instant::now();
+        let request_id = request_id(&self.state, request.headers());
+        let method = request.method().clone();
+        let slot = RouteSlot::default();
+        request.extensions_mut().insert(slot.clone());
+        request.extensions_mut().insert(principal);
+        let answering = AssertUnwindSafe(route(self.router.clone(), request, false)).catch_unwind();
+        let response = match tokio::time::timeout(self.state.settings.timeouts.request, answering).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(_)) => Problem::from(Error::internal("a handler panicked")).into_response(),
+            Err(_) => Problem::from(Error::unavailable("a request took too long")).into_response(),
+        };
+        let response = finish(response, &request_id, true);
+        let id = request_id.to_str().unwrap_or_default();
+        self.count(&method, slot.take(), response.status(), started.elapsed(), id);
+        response
+    }
+
+    /// An answer that no handler gave, as every other.
+    pub fn finished(&self, response: Response) -> Response {
+        finish(response, &request_id(&self.state, &HeaderMap::new()), true)
+    }
+
     /// Finds out who calls and routes the request, for as long as that may take, and survives its panic.
     async fn answer(&self, mut request: Request, compressed: bool) -> Response {
         let router = self.router.clone();
+        let waits = if request.uri().path() == POLL_PATH { MAX_WAIT } else { Duration::ZERO };
+        let allowed = self.state.settings.timeouts.request + waits;
         let answering = async move {
             let (decision, admitted) =
                 if self.guarded { admit(&self.state, &mut request).await } else { (Decision::FREE, Ok(())) };
@@ -100,9 +131,7 @@ impl Edge {
             write_headers(&decision, response.headers_mut());
             response
         };
-        match tokio::time::timeout(self.state.settings.timeouts.request, AssertUnwindSafe(answering).catch_unwind())
-            .await
-        {
+        match tokio::time::timeout(allowed, AssertUnwindSafe(answering).catch_unwind()).await {
             Ok(Ok(response)) => response,
             Ok(Err(_)) => Problem::from(Error::internal("a handler panicked")).into_response(),
             Err(_) => Problem::from(Error::unavailable("a request took too long")).into_response(),
@@ -128,7 +157,9 @@ impl Edge {
         metrics.request_duration_seconds.get_or_create(&labels).observe(took.as_secs_f64());
         let duration_ms = took.as_secs_f64() * 1_000.0;
         let status = status.as_u16();
-        if status >= 500 || took >= SLOW {
+        // Whoever polls for events asked to wait.
+        let slow = took >= SLOW && route != POLL_PATH;
+        if status >= 500 || slow {
             tracing::warn!(request_id, method, route, status, duration_ms, "answered");
         } else if status >= 400 {
             tracing::info!(request_id, method, route, status, duration_ms, "answered");

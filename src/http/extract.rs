@@ -95,6 +95,11 @@ impl Query {
         Some(self.parameters.swap_remove(at).1)
     }
 
+    /// Notes what is wrong with a parameter, for [`Query::finish`] to say.
+    pub fn refuse(&mut self, error: FieldError) {
+        self.errors.push(error);
+    }
+
     /// A parameter's text, without taking it out.
     pub fn peek(&self, name: &str) -> Option<String> {
         Some(self.parameters.iter().find(|(known, _)| known == name)?.1.clone())

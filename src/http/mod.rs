@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::app::App;
+use crate::live::Live;
 use client_address::TrustedProxies;
 use limits::Limits;
 use origin::OriginRules;
@@ -34,13 +35,16 @@ pub struct HttpState {
     pub settings: Arc<HttpSettings>,
     /// How often callers may come.
     pub limits: Arc<Limits>,
+    /// Events as they happen.
+    pub live: Arc<Live>,
 }
 
 impl HttpState {
     /// What handlers share, from the rules and what the operator chose.
     pub fn new(app: Arc<App>, settings: HttpSettings) -> Self {
         let limits = Arc::new(Limits::new(app.settings.rate_limits));
-        Self { app, settings: Arc::new(settings), limits }
+        let live = Live::new(Arc::clone(&app), routes::events::render);
+        Self { app, settings: Arc::new(settings), limits, live }
     }
 }
 
@@ -53,11 +57,18 @@ pub struct Timeouts {
     pub body: Duration,
     /// A request, from its head to its answer's.
     pub request: Duration,
+    /// Between two pings of a socket from which nothing comes; it is closed after two without an answer.
+    pub heartbeat: Duration,
 }
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self { head: Duration::from_secs(30), body: Duration::from_secs(20), request: Duration::from_secs(60) }
+        Self {
+            head: Duration::from_secs(30),
+            body: Duration::from_secs(20),
+            request: Duration::from_secs(60),
+            heartbeat: Duration::from_secs(30),
+        }
     }
 }
 

@@ -40,6 +40,7 @@ use crate::domain::auth::Access;
         (name = "sessions", description = "Logging in and out."),
         (name = "people", description = "Friends and blocks."),
         (name = "administration", description = "API keys, bans, the audit log."),
+        (name = "live", description = "What happened, from one ordered log: by long poll, as server-sent events, on a WebSocket."),
         (name = "messages", description = "Sending, and all messages of a user."),
         (name = "conversations", description = "One conversation and what is in it."),
         (name = "server", description = "What the server can do, and how it is."),

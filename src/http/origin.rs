@@ -32,7 +32,7 @@ impl OriginRules {
                 "open access answers only loopback names and the host of --public-url",
             ));
         }
-        let safe = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
+        let safe = is_safe(method, headers);
         let foreign = |origin| !self.is_allowed(origin, host.unwrap_or_default());
         if !safe && origin(headers).is_some_and(foreign) {
             return Err(foreign_origin("not the server's own, and not one of --cors-origin"));
@@ -55,7 +55,7 @@ impl OriginRules {
     /// # Errors
     /// 403 for a foreign `Origin`, or none, on an unsafe method.
     pub fn check_cookie(&self, method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
-        if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
+        if is_safe(method, headers) {
             return Ok(());
         }
         let origin = origin(headers).unwrap_or_default().to_ascii_lowercase();
@@ -77,6 +77,12 @@ impl OriginRules {
         }
         origin.split_once("://").is_some_and(|(_, its_host)| its_host.eq_ignore_ascii_case(host))
     }
+}
+
+/// Whether a request changes nothing, whoever made a browser send it. One for a WebSocket begins as a GET, and no rule of
+/// browsers keeps a page of another origin from reading and writing there.
+fn is_safe(method: &Method, headers: &HeaderMap) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) && !headers.contains_key(header::UPGRADE)
 }
 
 /// The one origin that a request names. Where it names several, that is nobody's.

@@ -146,6 +146,7 @@ impl From<Error> for Problem {
                     .retry_after_s(retry_after_s)
             }
             Error::Conflict { code, detail } => Self::new(StatusCode::CONFLICT, code, detail),
+            Error::Gone { code, detail } => Self::new(StatusCode::GONE, code, detail),
             Error::NotConfigured { code, detail } => Self::new(StatusCode::NOT_IMPLEMENTED, code, detail),
             Error::Forbidden { code, detail } => Self::new(StatusCode::FORBIDDEN, code, detail),
             Error::NotFound { code, detail } => Self::new(StatusCode::NOT_FOUND, code, detail),

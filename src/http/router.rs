@@ -14,8 +14,9 @@ use utoipa_axum::routes;
 use super::edge::RouteSlot;
 use super::problem::Problem;
 use super::routes::{
-    admin, api_keys, audit, capabilities, conversations, export, forwards, friends, health, history, invites, members,
-    messages, mfa, passwords, pins, reactions, receipts, reports, scheduled, search, sessions, threads, users,
+    admin, api_keys, audit, capabilities, conversations, events, export, forwards, friends, health, history, invites,
+    members, messages, mfa, passwords, pins, reactions, receipts, reports, scheduled, search, sessions, threads, users,
+    ws,
 };
 use super::{HttpState, metrics, openapi};
 use crate::domain::auth::Access;
@@ -80,6 +81,9 @@ fn documented() -> OpenApiRouter<HttpState> {
         .routes(routes!(friends::list_blocks))
         .routes(routes!(friends::put_block, friends::delete_block))
         .routes(routes!(search::search_messages))
+        .routes(routes!(events::poll_events))
+        .routes(routes!(events::stream_events))
+        .routes(routes!(ws::open_socket))
         .routes(routes!(capabilities::get_capabilities))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))

@@ -10,21 +10,22 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::extract::Request;
-use axum::http::{HeaderName, HeaderValue, Method, header};
+use axum::extract::{FromRequestParts, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::{Layer, ServiceExt};
 use tower_http::cors::{AllowHeaders, AllowOrigin, Cors, CorsLayer};
 
 use super::HttpState;
 use super::connection::{BodyWatch, Connection, canned};
 use super::edge::{Edge, PeerAddress};
+use super::problem::Problem;
 use super::router::{metrics_router, router};
 use crate::error::{Error, Result};
 
@@ -47,6 +48,7 @@ pub async fn serve(
     metrics_listener: Option<TcpListener>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
+    let live = Arc::clone(&state.live);
     let edge = Edge::new(state.clone(), router(state.clone())?);
     let cors = cors(&state.settings.origins.cors_origins)?;
     let service = Front { cors: cors.map(|cors| cors.layer(edge.clone())), edge };
@@ -58,13 +60,16 @@ pub async fn serve(
             None => std::future::pending().await,
         }
     };
+    let tailing = tokio::spawn(Arc::clone(&live).run());
     tokio::select! {
         () = acceptor.accept(&listener, service) => {}
         () = others => {}
         () = shutdown => {}
     }
     drop((listener, metrics_listener));
+    live.stop();
     acceptor.end().await;
+    tailing.abort();
     Ok(())
 }
 
@@ -123,19 +128,18 @@ impl tower::Service<Request> for Front {
     }
 }
 
+/// A place among the connections that may be open; free again once nobody holds it any more.
+#[derive(Clone)]
+pub struct Place(#[expect(dead_code, reason = "held, not read")] Arc<OwnedSemaphorePermit>);
+
 struct Acceptor {
     state: HttpState,
     places: Arc<Semaphore>,
-    graceful: GracefulShutdown,
 }
 
 impl Acceptor {
     fn new(state: HttpState) -> Self {
-        Self {
-            places: Arc::new(Semaphore::new(state.settings.connection_limit)),
-            state,
-            graceful: GracefulShutdown::new(),
-        }
+        Self { places: Arc::new(Semaphore::new(state.settings.connection_limit)), state }
     }
 
     async fn accept<S, E>(&self, listener: &TcpListener, service: S)
@@ -175,6 +179,8 @@ impl Acceptor {
         }
         let watch = BodyWatch::default();
         let (bodies, unread) = (watch.clone(), watch.clone());
+        let place = Place(Arc::new(place));
+        let kept = place.clone();
         let service = service.map_response(move |mut response: Response| {
             if unread.is_unread() {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -184,6 +190,7 @@ impl Acceptor {
         let service = service.map_request(move |request: axum::http::Request<Incoming>| {
             let mut request = request.map(|body| bodies.watch(body));
             request.extensions_mut().insert(peer);
+            request.extensions_mut().insert(kept.clone());
             request
         });
         let connection = hyper::server::conn::http1::Builder::new()
@@ -191,10 +198,19 @@ impl Acceptor {
             .header_read_timeout(self.state.settings.timeouts.head)
             .max_buf_size(HEAD_BUFFER_BYTES)
             .serve_connection(TokioIo::new(Connection::new(stream, watch)), TowerToHyperService::new(service));
-        let connection = self.graceful.watch(connection);
+        let connection = connection.with_upgrades();
+        let stopped = self.state.live.stopped();
         metrics.connections.inc();
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            tokio::pin!(connection, stopped);
+            let outcome = tokio::select! {
+                outcome = &mut connection => outcome,
+                () = stopped => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = outcome {
                 tracing::debug!(%error, "a connection ended");
             }
             metrics.connections.dec();
@@ -203,8 +219,32 @@ impl Acceptor {
     }
 
     async fn end(self) {
-        if tokio::time::timeout(SHUTDOWN_TIMEOUT, self.graceful.shutdown()).await.is_err() {
+        // Every place is free again when every connection has ended, sockets included.
+        let all = u32::try_from(self.state.settings.connection_limit).unwrap_or(u32::MAX);
+        if tokio::time::timeout(SHUTDOWN_TIMEOUT, self.places.acquire_many(all)).await.is_err() {
             tracing::warn!("some connections did not end in time and are cut off");
+        }
+    }
+}
+
+/// What a request for another protocol takes with it out of HTTP.
+pub struct Upgrade {
+    /// What answers the frames that stand for requests.
+    pub edge: Edge,
+    /// Its place among the connections that may be open.
+    pub place: Place,
+}
+
+impl FromRequestParts<HttpState> for Upgrade {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &HttpState) -> Result<Self, Problem> {
+        match (parts.extensions.remove::<Edge>(), parts.extensions.remove::<Place>()) {
+            (Some(edge), Some(place)) => Ok(Self { edge, place }),
+            _ => {
+                let detail = "ask for a WebSocket: Connection: Upgrade, Upgrade: websocket";
+                Err(Problem::new(StatusCode::BAD_REQUEST, "websocket_required", detail))
+            }
         }
     }
 }

@@ -434,6 +434,20 @@ fn conversation(row: &Row<'_>) -> Result<Conversation> {
     })
 }
 
+/// One conversation as nobody in particular has it, also when it ended and its messages are still being removed.
+pub async fn even_ended(conn: &mut Conn, id: ConversationId) -> Result<Option<Conversation>> {
+    conn.first(
+        select_conversations!(
+            "FROM messaging.conversations c
+             LEFT JOIN messaging.members m ON m.conversation_id = c.id AND m.user_id = NULL
+             WHERE c.id = $1"
+        ),
+        &[Value::I64(id.0)],
+        conversation,
+    )
+    .await
+}
+
 /// One conversation, as `user` has it.
 pub async fn one(conn: &mut Conn, id: ConversationId, user: Option<UserId>) -> Result<Option<Conversation>> {
     conn.first(

@@ -3,7 +3,7 @@
 //! Invariant: numbering is the last statement of its transaction. Its counter row stays locked until the commit, so
 //! positions become visible in their order and a reader that saw one never meets a smaller one later.
 
-use super::{Conn, Value};
+use super::{Conn, Row, Value};
 use crate::error::Result;
 use crate::ids::{ConversationId, UserId};
 use crate::time::Timestamp;
@@ -41,7 +41,29 @@ pub enum Kind {
     ReactionRemoved,
     /// Somebody's watermark moved.
     ReceiptUpdated,
+    /// Somebody's public fields changed.
+    UserUpdated,
 }
+
+/// Every kind there is.
+const KINDS: [Kind; 16] = [
+    Kind::MessageCreated,
+    Kind::MessageUpdated,
+    Kind::MessageDeleted,
+    Kind::FriendRequested,
+    Kind::FriendAccepted,
+    Kind::FriendRemoved,
+    Kind::ConversationCreated,
+    Kind::ConversationUpdated,
+    Kind::ConversationDeleted,
+    Kind::MemberAdded,
+    Kind::MemberUpdated,
+    Kind::MemberRemoved,
+    Kind::ReactionAdded,
+    Kind::ReactionRemoved,
+    Kind::ReceiptUpdated,
+    Kind::UserUpdated,
+];
 
 impl Kind {
     /// As it stands in the log and in JSON.
@@ -62,7 +84,12 @@ impl Kind {
             Self::ReactionAdded => "reaction.added",
             Self::ReactionRemoved => "reaction.removed",
             Self::ReceiptUpdated => "receipt.updated",
+            Self::UserUpdated => "user.updated",
         }
+    }
+
+    fn parse(word: &str) -> Option<Self> {
+        KINDS.into_iter().find(|kind| kind.as_str() == word)
     }
 }
 
@@ -184,4 +211,129 @@ pub async fn lock(conn: &mut Conn) -> Result<()> {
 /// The position of the newest event; 0 while there is none.
 pub async fn last_position(conn: &mut Conn) -> Result<i64> {
     conn.one("SELECT last_position FROM messaging.event_log WHERE id = 1", &[], |row| row.i64(0)).await
+}
+
+/// Of the log itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// Its name: another one after a restore or a move, where positions mean something else.
+    pub epoch: String,
+    /// The position of the newest event; 0 while there is none.
+    pub last_position: i64,
+    /// The position of the newest event that is forgotten.
+    pub trimmed_position: i64,
+}
+
+/// What the log is now.
+pub async fn log(conn: &mut Conn) -> Result<Log> {
+    let sql = "SELECT epoch, last_position, trimmed_position FROM messaging.event_log WHERE id = 1";
+    conn.one(sql, &[], |row| {
+        Ok(Log { epoch: row.text(0)?.to_owned(), last_position: row.i64(1)?, trimmed_position: row.i64(2)? })
+    })
+    .await
+}
+
+/// An event as it was logged.
+#[derive(Clone, Debug)]
+pub struct Logged {
+    /// Its place in the log.
+    pub position: i64,
+    /// What.
+    pub kind: Kind,
+    /// Where.
+    pub conversation_id: Option<ConversationId>,
+    /// Which message.
+    pub seq: Option<i64>,
+    /// Who did it.
+    pub actor_id: UserId,
+    /// To whom.
+    pub subject_id: Option<UserId>,
+    /// An emoji.
+    pub detail: Option<String>,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// `None` for a kind that a later version logged: whoever does not know it cannot tell it.
+fn logged(row: &Row<'_>) -> Result<Option<Logged>> {
+    let Some(kind) = Kind::parse(row.text(1)?) else { return Ok(None) };
+    Ok(Some(Logged {
+        position: row.i64(0)?,
+        kind,
+        conversation_id: row.option_i64(2)?.map(ConversationId),
+        seq: row.option_i64(3)?,
+        actor_id: UserId(row.option_i64(4)?.unwrap_or_default()),
+        subject_id: row.option_i64(5)?.map(UserId),
+        detail: row.option_text(6)?.map(str::to_owned),
+        at: row.time(7)?,
+    }))
+}
+
+/// Events behind `after`, up to `up_to`, in their order.
+pub async fn between(conn: &mut Conn, after: i64, up_to: i64) -> Result<Vec<Logged>> {
+    let found = conn
+        .rows(
+            "SELECT position, type, conversation_id, seq, actor_id, subject_id, detail, at FROM messaging.events
+              WHERE position > $1 AND position <= $2 ORDER BY position",
+            &[Value::I64(after), Value::I64(up_to)],
+            logged,
+        )
+        .await?;
+    Ok(found.into_iter().flatten().collect())
+}
+
+/// Those of [`between`] that somebody may see now: of conversations that they are in, from the message on that they see first;
+/// between them and somebody; of everybody; and their own removal, or the end of a group that they were in until then.
+pub async fn visible_between(conn: &mut Conn, user: UserId, after: i64, up_to: i64) -> Result<Vec<Logged>> {
+    let found = conn
+        .rows(
+            "SELECT e.position, e.type, e.conversation_id, e.seq, e.actor_id, e.subject_id, e.detail, e.at
+               FROM messaging.events e
+               LEFT JOIN messaging.members m ON m.conversation_id = e.conversation_id AND m.user_id = $3
+               LEFT JOIN messaging.conversations c ON c.id = e.conversation_id
+              WHERE e.position > $1 AND e.position <= $2
+                AND ((e.conversation_id IS NULL AND (e.subject_id = $3 OR e.actor_id = $3 OR e.type = 'user.updated'))
+                  OR (m.user_id IS NOT NULL AND (e.seq IS NULL OR c.history = 'all' OR e.seq > m.joined_seq))
+                  OR (e.type = 'member.removed' AND e.subject_id = $3)
+                  OR (e.type = 'conversation.deleted' AND EXISTS (
+                        SELECT 1 FROM messaging.former_members f
+                         WHERE f.user_id = $3 AND f.conversation_id = e.conversation_id AND f.left_at = e.at)))
+              ORDER BY e.position",
+            &[Value::I64(after), Value::I64(up_to), Value::I64(user.0)],
+            logged,
+        )
+        .await?;
+    Ok(found.into_iter().flatten().collect())
+}
+
+/// Who was in a group when it ended at that moment.
+pub async fn last_members(conn: &mut Conn, conversation: ConversationId, at: Timestamp) -> Result<Vec<UserId>> {
+    conn.rows(
+        "SELECT user_id FROM messaging.former_members WHERE conversation_id = $1 AND left_at = $2",
+        &[Value::I64(conversation.0), Value::Time(at)],
+        |row| row.i64(0).map(UserId),
+    )
+    .await
+}
+
+/// Forgets up to `limit` of the oldest events, as far as they were logged before a moment; how many.
+pub async fn trim(conn: &mut Conn, before: Timestamp, limit: i64) -> Result<u64> {
+    let Log { last_position, trimmed_position, .. } = log(conn).await?;
+    let up_to = last_position.min(trimmed_position + limit);
+    let range = [Value::I64(trimmed_position), Value::I64(up_to)];
+    // The first one that stays ends what goes: times follow positions but for clocks that differ a little.
+    let stays = "SELECT position, at FROM messaging.events WHERE position > $1 AND position <= $2 ORDER BY position";
+    let rows = conn.rows(stays, &range, |row| Ok((row.i64(0)?, row.time(1)?))).await?;
+    let last = match rows.iter().find(|(_, at)| *at >= before) {
+        Some((position, _)) => position - 1,
+        None => up_to,
+    };
+    if last <= trimmed_position {
+        return Ok(0);
+    }
+    let range = [Value::I64(trimmed_position), Value::I64(last)];
+    let removed = conn.execute("DELETE FROM messaging.events WHERE position > $1 AND position <= $2", &range).await?;
+    let sql = "UPDATE messaging.event_log SET trimmed_position = $1 WHERE id = 1";
+    conn.execute(sql, &[Value::I64(last)]).await?;
+    Ok(removed)
 }

@@ -438,3 +438,15 @@ pub async fn belongings_of(conn: &mut Conn, user: UserId, after: ConversationId,
     )
     .await
 }
+
+/// Who is in some conversations, each with the seq behind which they see messages.
+pub async fn audiences(conn: &mut Conn, conversations: &[i64]) -> Result<Vec<(ConversationId, UserId, i64)>> {
+    conn.rows(
+        "SELECT m.conversation_id, m.user_id, CASE WHEN c.history = 'all' THEN 0 ELSE m.joined_seq END
+           FROM messaging.members m JOIN messaging.conversations c ON c.id = m.conversation_id
+          WHERE m.conversation_id = ANY($1)",
+        &[Value::I64s(conversations)],
+        |row| Ok((ConversationId(row.i64(0)?), UserId(row.i64(1)?), row.i64(2)?)),
+    )
+    .await
+}

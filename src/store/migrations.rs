@@ -70,6 +70,13 @@ const MIGRATIONS: &[Migration] = &[
         sqlite: "",
         postgres: "",
     },
+    Migration {
+        version: 8,
+        name: "live",
+        common: include_str!("../../migrations/0008_live.sql"),
+        sqlite: "",
+        postgres: "",
+    },
 ];
 
 /// The version that made the search index: what is there is put into it.

@@ -104,6 +104,29 @@ pub struct Environment {
     pub clock: Clock,
     /// Where the drivers count.
     pub metrics: Arc<Metrics>,
+    /// Where the drivers say that something was committed.
+    pub commits: Commits,
+}
+
+/// Says that something was committed here, to whoever listens for it. A hint: what was committed is in the database.
+#[derive(Clone, Debug)]
+pub struct Commits(Arc<tokio::sync::watch::Sender<()>>);
+
+impl Default for Commits {
+    fn default() -> Self {
+        Self(Arc::new(tokio::sync::watch::Sender::new(())))
+    }
+}
+
+impl Commits {
+    fn note(&self) {
+        self.0.send_replace(());
+    }
+
+    /// Commits from now on; those that come while one is looked at count once.
+    pub fn listen(&self) -> tokio::sync::watch::Receiver<()> {
+        self.0.subscribe()
+    }
 }
 
 /// A database, ready for work. Cheap to clone.

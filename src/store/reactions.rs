@@ -47,6 +47,15 @@ fn write_tallies(tallies: &[Tally]) -> Option<String> {
     (!words.is_empty()).then(|| words.join(" "))
 }
 
+/// How many people have put an emoji under a message.
+pub async fn count_of(conn: &mut Conn, conversation: ConversationId, seq: i64, emoji: &str) -> Result<i64> {
+    let sql = "SELECT reaction_counts FROM messaging.messages WHERE conversation_id = $1 AND seq = $2";
+    let place = [Value::I64(conversation.0), Value::I64(seq)];
+    let text = conn.first(sql, &place, |row| Ok(row.option_text(0)?.map(str::to_owned))).await?.flatten();
+    let tallies = read_tallies(&text.unwrap_or_default());
+    Ok(tallies.into_iter().find(|tally| tally.emoji == emoji).map_or(0, |tally| tally.count))
+}
+
 /// Says what stands under a message.
 pub async fn set_tallies(conn: &mut Conn, conversation: ConversationId, seq: i64, tallies: &[Tally]) -> Result<()> {
     let text = write_tallies(tallies);

@@ -19,6 +19,7 @@ mod history;
 mod idempotency;
 mod jwt;
 mod limits;
+mod live;
 mod login_attempts;
 mod mail;
 mod matrix;

@@ -115,14 +115,16 @@ pub struct Reaction<'a> {
     /// How many people put it there.
     #[schema(minimum = 1, example = 1)]
     count: i64,
-    /// Whether the caller is among them.
-    me: bool,
+    /// Whether the caller is among them; absent in events, which are the same for everybody.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    me: Option<bool>,
 }
 
 impl<'a> Reaction<'a> {
     /// An emoji with its count.
     pub fn new(tally: &'a Tally) -> Self {
-        Self { emoji: &tally.emoji, count: tally.count, me: tally.me }
+        Self { emoji: &tally.emoji, count: tally.count, me: Some(tally.me) }
     }
 }
 
@@ -172,6 +174,15 @@ impl<'a> MessageBody<'a> {
             attachments: Vec::new(),
             pinned_at: message.decorations.pinned_at,
         }
+    }
+
+    /// As it is told to everybody at once.
+    #[must_use]
+    pub fn for_everybody(mut self) -> Self {
+        for reaction in &mut self.reactions {
+            reaction.me = None;
+        }
+        self
     }
 
     /// A message whose people are looked up in `names`.

@@ -6,6 +6,7 @@ pub mod audit;
 pub mod capabilities;
 
 pub mod conversations;
+pub mod events;
 pub mod export;
 pub mod forwards;
 pub mod friends;
@@ -25,6 +26,7 @@ pub mod search;
 pub mod sessions;
 pub mod threads;
 pub mod users;
+pub mod ws;
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};

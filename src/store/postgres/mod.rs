@@ -172,6 +172,7 @@ impl Database {
         connection.postgres().commit().await?;
         self.environment.metrics.commit_duration_seconds.observe(started.elapsed().as_secs_f64());
         self.environment.metrics.commit_batch_size.observe(1.0);
+        self.environment.commits.note();
         Ok(value)
     }
 

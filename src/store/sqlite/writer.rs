@@ -91,6 +91,7 @@ impl Writer {
             Ok(_) => {
                 self.environment.metrics.commit_duration_seconds.observe(started.elapsed().as_secs_f64());
                 self.environment.metrics.commit_batch_size.observe(batch.len() as f64);
+                self.environment.commits.note();
             }
             Err(error) => {
                 self.conn.sqlite().leave_transaction();

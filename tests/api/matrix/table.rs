@@ -77,6 +77,10 @@ POST /api/conversations/{id}/receipts             401 200 con con scp act scp ac
 GET /api/conversations/{id}/messages/{seq}/receipts 401 200 non non 200 scp scp 200 200 scp scp 200 non scp scp non
 GET /api/search/messages                          401 200 200 200 200 scp scp 200 200 scp scp 200 200 scp scp 200
 
+GET /api/events                                   401 200 200 200 200 scp scp 200 200 scp scp 200 200 scp scp 200
+GET /api/events/stream                            401 200 200 200 200 scp scp 200 200 scp scp 200 200 scp scp 200
+GET /api/ws                                       401 400 400 400 400 scp scp 400 400 scp scp 400 400 scp scp 400
+
 GET /api/friends                                  401 200 200 200 act scp scp act 200 scp scp 200 200 scp scp 200
 GET /api/friends/requests                         401 200 200 200 act scp scp act 200 scp scp 200 200 scp scp 200
 PUT /api/friends/{user_name}                      401 201 201 201 scp act scp act scp 201 scp 201 scp 201 scp 201

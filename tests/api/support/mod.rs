@@ -10,6 +10,7 @@ pub mod place;
 pub mod process;
 pub mod server;
 pub mod trace;
+pub mod watch;
 pub mod wire;
 
 pub use place::Place;

@@ -11,6 +11,16 @@ pub enum Kind {
     Postgres,
 }
 
+/// What takes a version of the schema back.
+const UNDO: &[(i64, &str)] = &[
+    (6, "DROP TABLE messaging.search_entries"),
+    (7, "ALTER TABLE messaging.messages DROP COLUMN reaction_counts"),
+    (
+        8,
+        "DROP INDEX messaging.former_members_conversation_id; ALTER TABLE messaging.event_log DROP COLUMN trimmed_position",
+    ),
+];
+
 pub struct Place {
     pub kind: Kind,
     pub folder: tempfile::TempDir,
@@ -73,6 +83,15 @@ impl Place {
             }
             Kind::Postgres => self.postgres().await.batch_execute(sql).await.unwrap(),
         }
+    }
+
+    /// Takes the schema back to an earlier version, as a server of that version left it.
+    pub async fn back_to(&self, version: i64) {
+        for (its_version, undo) in UNDO.iter().rev().filter(|(its_version, _)| *its_version > version) {
+            self.sql(undo).await;
+            self.sql(&format!("DELETE FROM messaging.schema_migrations WHERE version = {its_version}")).await;
+        }
+        assert_eq!(self.numbers("SELECT max(version) FROM messaging.schema_migrations").await, [[version]]);
     }
 
     /// Asks for whole numbers beside the server.

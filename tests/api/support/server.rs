@@ -222,8 +222,13 @@ impl Server {
 }
 
 pub async fn answer_of(request: RequestBuilder) -> Answer {
-    let response = request.send().await.unwrap();
+    let mut response = request.send().await.unwrap();
     let (status, headers) = (response.status(), response.headers().clone());
+    if headers.get("content-type").is_some_and(|kind| kind == "text/event-stream") {
+        // It does not end by itself.
+        let bytes = response.chunk().await.unwrap().unwrap_or_default().to_vec();
+        return Answer { status, headers, bytes };
+    }
     Answer { status, headers, bytes: response.bytes().await.unwrap().to_vec() }
 }
 

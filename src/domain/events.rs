@@ -1,0 +1,313 @@
+//! What happened, from the log: references are looked up when an event is read, so it shows what is there now.
+//!
+//! Invariants: an event's data is the same for every reader; a cursor names the log it is of, so that none of another log is
+//! taken for one of this; whoever comes back with a cursor gets every event behind it that they may see now, or is told that
+//! it cannot be.
+
+use std::collections::HashMap;
+
+use super::messages::{Message, Names, complete};
+use super::users::User;
+use crate::app::App;
+use crate::error::{Error, Result};
+use crate::ids::{ConversationId, MAX_ID, UserId};
+use crate::store::conversations::Conversation;
+pub use crate::store::events::{Kind, Log, Logged};
+use crate::store::members::Role;
+use crate::store::receipts::Watermarks;
+use crate::store::{self, Conn};
+use crate::time::Timestamp;
+
+/// Positions looked at in one read.
+pub const CHUNK: i64 = 1_000;
+/// Characters of a cursor that is looked at at all.
+const MAX_CURSOR_CHARACTERS: usize = 64;
+
+/// A place in a log: behind the event at this position.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    /// Which log.
+    pub epoch: String,
+    /// Where.
+    pub position: i64,
+}
+
+impl Cursor {
+    /// Reads a cursor as [`write`](Self::write) wrote it.
+    ///
+    /// # Errors
+    /// 422 on `after`.
+    pub fn read(text: &str) -> Result<Self> {
+        let read = || {
+            let (epoch, position) = text.rsplit_once('-').filter(|_| text.len() <= MAX_CURSOR_CHARACTERS)?;
+            let hexadecimal = !epoch.is_empty() && epoch.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+            let digits = !position.is_empty() && position.bytes().all(|byte| byte.is_ascii_digit());
+            let position: i64 = position.parse().ok().filter(|position| *position <= MAX_ID)?;
+            (hexadecimal && digits).then(|| Self { epoch: epoch.to_owned(), position })
+        };
+        let detail = "is not a cursor of events: take it from an event or an answer as it is";
+        read().ok_or_else(|| Error::invalid("after", "invalid_cursor", detail))
+    }
+
+    /// As callers get it.
+    pub fn write(epoch: &str, position: i64) -> String {
+        format!("{epoch}-{position}")
+    }
+}
+
+/// Events behind the cursor are forgotten, or it is of another log.
+pub fn cursor_expired() -> Error {
+    Error::Gone {
+        code: "cursor_expired",
+        detail: "events behind this cursor are not kept any more: read what you show anew, and begin without a cursor",
+    }
+}
+
+/// An event with what it is about.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// Its place in the log.
+    pub position: i64,
+    /// What happened.
+    pub kind: Kind,
+    /// When.
+    pub at: Timestamp,
+    /// Where, unless it is about people.
+    pub conversation_id: Option<ConversationId>,
+    /// Who did it; `None` once they are erased.
+    pub actor_user_name: Option<String>,
+    /// What it is about.
+    pub data: Data,
+}
+
+/// What an event is about.
+#[derive(Clone, Debug)]
+pub enum Data {
+    /// A message, with the names of the people in it.
+    Message(Box<(Message, Names)>),
+    /// An emoji under a message.
+    Reaction {
+        /// Which message.
+        seq: i64,
+        /// The emoji.
+        emoji: String,
+        /// Whose.
+        user_name: Option<String>,
+        /// How many people have put it there now.
+        count: i64,
+    },
+    /// How far somebody has got.
+    Receipt {
+        /// Who.
+        user_name: Option<String>,
+        /// How far it was delivered, and read.
+        watermarks: Watermarks,
+        /// When they moved.
+        at: Timestamp,
+    },
+    /// A conversation.
+    Conversation(Box<Conversation>),
+    /// Only which conversation: it is gone.
+    Ended,
+    /// Somebody in a group.
+    Member {
+        /// Who.
+        user_name: Option<String>,
+        /// As what; `None` once they are not in it.
+        role: Option<Role>,
+    },
+    /// Somebody.
+    User(Box<User>),
+}
+
+/// Looks up what events are about. What is about something that is gone altogether is left out: nobody sees it any more.
+///
+/// # Errors
+/// Of the database.
+pub async fn load(conn: &mut Conn, log: &[Logged]) -> Result<Vec<Event>> {
+    let mut messages = messages_of(conn, log).await?;
+    let names = names_of(conn, log).await?;
+    let name = |id: UserId| names.get(&id).cloned();
+    let mut events = Vec::with_capacity(log.len());
+    for (index, logged) in log.iter().enumerate() {
+        let data = match logged.kind {
+            Kind::MessageCreated | Kind::MessageUpdated | Kind::MessageDeleted => {
+                let again = log[index + 1..].iter().any(|later| place(later) == place(logged) && is_of_message(later));
+                let place = place(logged);
+                let found =
+                    place.and_then(|place| if again { messages.get(&place).cloned() } else { messages.remove(&place) });
+                found.map(Data::Message)
+            }
+            Kind::ReactionAdded | Kind::ReactionRemoved => reaction(conn, logged, name(logged.actor_id)).await?,
+            Kind::ReceiptUpdated => match logged.conversation_id {
+                Some(conversation) => {
+                    let found = store::receipts::watermarks_of(conn, conversation, logged.actor_id).await?;
+                    let user_name = name(logged.actor_id);
+                    found.map(|watermarks| Data::Receipt { user_name, watermarks, at: logged.at })
+                }
+                None => None,
+            },
+            Kind::ConversationCreated | Kind::ConversationUpdated | Kind::ConversationDeleted => {
+                conversation(conn, logged).await?
+            }
+            Kind::MemberAdded | Kind::MemberUpdated | Kind::MemberRemoved => {
+                match (logged.conversation_id, logged.subject_id) {
+                    (Some(conversation), Some(subject)) => {
+                        let role = store::members::role_of(conn, conversation, subject).await?;
+                        Some(Data::Member { user_name: name(subject), role })
+                    }
+                    _ => None,
+                }
+            }
+            Kind::FriendRequested | Kind::FriendAccepted | Kind::FriendRemoved | Kind::UserUpdated => {
+                let id = logged.subject_id.unwrap_or(logged.actor_id);
+                store::users::by_id(conn, id).await?.map(|user| Data::User(Box::new(user)))
+            }
+        };
+        if let Some(data) = data {
+            let Logged { position, kind, at, conversation_id, actor_id, .. } = *logged;
+            events.push(Event { position, kind, at, conversation_id, actor_user_name: name(actor_id), data });
+        }
+    }
+    Ok(events)
+}
+
+type Place = (ConversationId, i64);
+
+fn place(logged: &Logged) -> Option<Place> {
+    logged.conversation_id.zip(logged.seq)
+}
+
+const fn is_of_message(logged: &Logged) -> bool {
+    matches!(logged.kind, Kind::MessageCreated | Kind::MessageUpdated | Kind::MessageDeleted)
+}
+
+async fn messages_of(conn: &mut Conn, log: &[Logged]) -> Result<HashMap<Place, Box<(Message, Names)>>> {
+    let places: Vec<Place> = log.iter().filter(|logged| is_of_message(logged)).filter_map(place).collect();
+    let mut messages = store::messages::at(conn, &places).await?;
+    let names = complete(conn, &mut messages).await?;
+    let of = |message: Message| {
+        let people = [Some(message.sender_id), message.recipient_id, message.subject_id].into_iter().flatten();
+        let people = people.chain(message.mentions.iter().copied());
+        let own: Names = people.filter_map(|id| Some((id, names.get(&id)?.clone()))).collect();
+        ((message.conversation_id, message.seq), Box::new((message, own)))
+    };
+    Ok(messages.into_iter().map(of).collect())
+}
+
+async fn names_of(conn: &mut Conn, log: &[Logged]) -> Result<HashMap<UserId, String>> {
+    let people = log.iter().flat_map(|logged| [Some(logged.actor_id), logged.subject_id]).flatten();
+    let mut ids: Vec<i64> = people.map(|id| id.0).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    Ok(store::users::names_by_ids(conn, &ids).await?.into_iter().collect())
+}
+
+async fn conversation(conn: &mut Conn, logged: &Logged) -> Result<Option<Data>> {
+    let Some(id) = logged.conversation_id else { return Ok(None) };
+    let found = store::conversations::even_ended(conn, id).await?;
+    let gone = || (logged.kind == Kind::ConversationDeleted).then_some(Data::Ended);
+    Ok(found.map(|found| Data::Conversation(Box::new(found))).or_else(gone))
+}
+
+async fn reaction(conn: &mut Conn, logged: &Logged, user_name: Option<String>) -> Result<Option<Data>> {
+    let (Some((conversation, seq)), Some(emoji)) = (place(logged), logged.detail.clone()) else { return Ok(None) };
+    let count = store::reactions::count_of(conn, conversation, seq, &emoji).await?;
+    Ok(Some(Data::Reaction { seq, emoji, user_name, count }))
+}
+
+/// Whose eyes events are read with: a person's, or everybody's for a caller that stands for nobody.
+pub type ReaderId = Option<UserId>;
+
+/// The events behind a position that a reader may see, as far as one read looks.
+#[derive(Debug)]
+pub struct Read {
+    /// What the log was then.
+    pub log: Log,
+    /// They.
+    pub events: Vec<Event>,
+    /// Up to where was looked.
+    pub up_to: i64,
+}
+
+/// Reads events behind `after` and not behind `end`, at most [`CHUNK`] positions.
+///
+/// # Errors
+/// 410 `cursor_expired` when some of them are forgotten; of the database.
+pub async fn read(app: &App, reader: ReaderId, after: i64, end: i64) -> Result<Read> {
+    app.db
+        .read((reader, after, end), |conn, (reader, after, end)| {
+            Box::pin(async move {
+                let log = store::events::log(conn).await?;
+                let up_to = (*end).min(after + CHUNK).min(log.last_position);
+                let found = match reader {
+                    Some(user) => store::events::visible_between(conn, *user, *after, up_to).await?,
+                    None => store::events::between(conn, *after, up_to).await?,
+                };
+                // Asked again afterwards: what was forgotten while it was read is not in it.
+                let log = Log { trimmed_position: store::events::log(conn).await?.trimmed_position, ..log };
+                if log.trimmed_position > *after {
+                    return Err(cursor_expired());
+                }
+                Ok(Read { events: load(conn, &found).await?, log, up_to })
+            })
+        })
+        .await
+}
+
+/// The log as it is now.
+///
+/// # Errors
+/// Of the database.
+pub async fn log(app: &App) -> Result<Log> {
+    app.db.read((), |conn, ()| Box::pin(store::events::log(conn))).await
+}
+
+/// The next events behind a position as they stand in the log, at most [`CHUNK`].
+///
+/// # Errors
+/// Of the database.
+pub async fn tail(app: &App, after: Option<i64>) -> Result<(Log, Vec<Logged>)> {
+    app.db
+        .read(after, |conn, after| {
+            Box::pin(async move {
+                let log = store::events::log(conn).await?;
+                let rows = match *after {
+                    Some(after) if after < log.last_position => {
+                        store::events::between(conn, after, log.last_position.min(after + CHUNK)).await?
+                    }
+                    _ => Vec::new(),
+                };
+                Ok((log, rows))
+            })
+        })
+        .await
+}
+
+/// Who is in some conversations now, each with the seq behind which they see messages.
+///
+/// # Errors
+/// Of the database.
+pub async fn audiences(app: &App, conversations: Vec<i64>) -> Result<Vec<(ConversationId, UserId, i64)>> {
+    app.db.read(conversations, |conn, conversations| Box::pin(store::members::audiences(conn, conversations))).await
+}
+
+/// Who was in a group when it ended.
+///
+/// # Errors
+/// Of the database.
+pub async fn last_members(app: &App, conversation: ConversationId, at: Timestamp) -> Result<Vec<UserId>> {
+    app.db
+        .read((conversation, at), |conn, (conversation, at)| {
+            Box::pin(store::events::last_members(conn, *conversation, *at))
+        })
+        .await
+}
+
+/// [`load`] on a connection of its own.
+///
+/// # Errors
+/// Of the database.
+pub async fn load_all(app: &App, log: Vec<Logged>) -> Result<Vec<Event>> {
+    app.db.read(log, |conn, log| Box::pin(load(conn, log))).await
+}

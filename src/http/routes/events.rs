@@ -1,0 +1,335 @@
+//! `/api/events`: what happened, by long poll and as a stream of server-sent events (WHATWG HTML, section 9.2).
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::Response;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use tokio::time::Instant;
+use utoipa::ToSchema;
+
+use super::conversations::ConversationBody;
+use super::messages::MessageBody;
+use super::users::UserBody;
+use super::{json_bytes, to_json};
+use crate::domain::events::{Data, Event};
+use crate::domain::users::DirectMessagesFrom;
+use crate::error::{Error, FieldError, Result as DomainResult};
+use crate::http::HttpState;
+use crate::http::admission::Pass;
+use crate::http::extract::Query;
+use crate::http::policy::Reader;
+use crate::http::problem::Problem;
+use crate::live::{Frame, Next, Subscription};
+use crate::time::Timestamp;
+
+/// Where events are polled.
+pub const POLL_PATH: &str = "/api/events";
+/// How long a poll may wait.
+pub const MAX_WAIT: Duration = Duration::from_secs(60);
+/// Events of one answer.
+const POLL_LIMIT: usize = 200;
+/// How often a stream without events says that it is there.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// How often it is asked whether the caller may still read.
+pub const CHECK_INTERVAL: Duration = Duration::from_millis(400);
+
+/// Something that happened.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Event)]
+pub struct EventBody<'a> {
+    /// Where one goes on behind it. Null for what is not logged.
+    #[schema(example = "5f3a9c1e7b204d68-42")]
+    cursor: Option<&'a str>,
+    #[serde(rename = "type")]
+    #[schema(example = "message.created")]
+    kind: &'a str,
+    #[schema(value_type = String, format = DateTime, example = "2026-11-22T08:30:00.123456Z")]
+    at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 9_007_199_254_740_991_i64, nullable = false)]
+    conversation_id: Option<i64>,
+    /// Who did it. Absent once they are erased.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "bugs", nullable = false)]
+    actor_user_name: Option<&'a str>,
+    data: DataBody<'a>,
+}
+
+/// What it is about, as it is now: by the type of the event a message, a conversation, a user, or one of the small ones.
+#[derive(Serialize, ToSchema)]
+#[schema(as = EventData)]
+#[serde(untagged)]
+pub enum DataBody<'a> {
+    /// `message.*`.
+    Message(Box<MessageBody<'a>>),
+    /// `reaction.*`.
+    Reaction {
+        /// Under which message.
+        seq: i64,
+        /// The emoji.
+        emoji: &'a str,
+        /// Whose.
+        user_name: Option<&'a str>,
+        /// How many people have put it there now.
+        count: i64,
+    },
+    /// `receipt.updated`.
+    Receipt {
+        /// Who.
+        user_name: Option<&'a str>,
+        /// Up to where messages reached them.
+        delivered_seq: i64,
+        /// Up to where they read.
+        read_seq: i64,
+        /// When they said so.
+        #[schema(value_type = String, format = DateTime)]
+        at: Timestamp,
+    },
+    /// `conversation.*`, without what the caller has of it.
+    Conversation(Box<ConversationBody<'a>>),
+    /// `conversation.deleted`, when nothing is left of it.
+    Ended {
+        /// Which.
+        id: i64,
+    },
+    /// `member.*`.
+    Member {
+        /// Who.
+        user_name: Option<&'a str>,
+        /// As what; null once they are not in it.
+        role: Option<&'static str>,
+    },
+    /// `friend.*`: to whom it was done; `user.updated`.
+    User(Box<UserBody<'a>>),
+}
+
+/// An event in JSON, with the cursor behind it.
+///
+/// # Errors
+/// When it cannot be written, which would be a fault of ours.
+pub fn render(event: &Event, cursor: &str) -> DomainResult<Vec<u8>> {
+    let data = match &event.data {
+        Data::Message(found) => DataBody::Message(Box::new(MessageBody::named(&found.0, &found.1).for_everybody())),
+        Data::Reaction { seq, emoji, user_name, count } => {
+            DataBody::Reaction { seq: *seq, emoji, user_name: user_name.as_deref(), count: *count }
+        }
+        Data::Receipt { user_name, watermarks, at } => DataBody::Receipt {
+            user_name: user_name.as_deref(),
+            delivered_seq: watermarks.delivered_seq,
+            read_seq: watermarks.read_seq,
+            at: *at,
+        },
+        Data::Conversation(conversation) => DataBody::Conversation(Box::new(ConversationBody::bare(conversation))),
+        Data::Ended => DataBody::Ended { id: event.conversation_id.map_or(0, |id| id.0) },
+        Data::Member { user_name, role } => {
+            DataBody::Member { user_name: user_name.as_deref(), role: role.map(|role| role.as_str()) }
+        }
+        // What a person keeps private is not shown, so the default does not matter.
+        Data::User(user) => DataBody::User(Box::new(UserBody::shown(user, DirectMessagesFrom::Everyone, false))),
+    };
+    let body = EventBody {
+        cursor: Some(cursor),
+        kind: event.kind.as_str(),
+        at: event.at,
+        conversation_id: event.conversation_id.map(|id| id.0),
+        actor_user_name: event.actor_user_name.as_deref(),
+        data,
+    };
+    serde_json::to_vec(&body).map_err(Error::internal)
+}
+
+/// Events, and where to go on.
+#[derive(Serialize, ToSchema)]
+pub struct Events<'a> {
+    /// In their order. Empty means that the end of the log was reached.
+    #[schema(value_type = Vec<EventBody<'_>>)]
+    events: Vec<&'a RawValue>,
+    /// What to ask with next.
+    #[schema(example = "5f3a9c1e7b204d68-42")]
+    cursor: String,
+}
+
+/// Events behind a cursor. Without one, the cursor of now.
+///
+/// Answers with up to 200 events as soon as there is one that the caller may see, and after `wait` seconds without any.
+#[utoipa::path(
+    get,
+    path = "/api/events",
+    tag = "live",
+    params(
+        ("after" = Option<String>, Query, description = "The cursor to go on behind, as an event or an answer gave it.", max_length = 64, example = "5f3a9c1e7b204d68-42"),
+        ("wait" = Option<i64>, Query, description = "Seconds to wait for an event; 0 when it is absent.", minimum = 0, maximum = 60),
+    ),
+    responses(
+        (status = 200, description = "Events.", body = Events<'_>),
+        (status = 410, description = "`cursor_expired`: events behind the cursor are not kept any more, or it is of another log."),
+    ),
+)]
+pub async fn poll_events(
+    State(state): State<HttpState>,
+    Reader(principal): Reader,
+    headers: HeaderMap,
+    mut query: Query,
+) -> Result<Response, Problem> {
+    let (after, wait_s) = (query.text("after"), query.number("wait"));
+    if wait_s.is_some_and(|wait_s| !(0..=60).contains(&wait_s)) {
+        query.refuse(FieldError::new("wait", "out_of_range", "must be between 0 and 60 seconds"));
+    }
+    query.finish()?;
+    let pass = Pass::new(&headers, &principal)?;
+    let mut subscription = Subscription::open(&state.live, &principal, after.as_deref()).await?;
+    let deadline = Instant::now() + Duration::from_secs(wait_s.unwrap_or(0).unsigned_abs());
+    let stopped = state.live.stopped();
+    tokio::pin!(stopped);
+    let mut check = tokio::time::interval(CHECK_INTERVAL);
+    check.reset();
+    let mut frames = Vec::new();
+    while frames.len() < POLL_LIMIT {
+        let next = match subscription.try_next().await? {
+            Some(next) => next,
+            None if !frames.is_empty() || state.live.is_stopping() => break,
+            None => tokio::select! {
+                next = subscription.next() => next?,
+                () = tokio::time::sleep_until(deadline) => break,
+                () = &mut stopped => break,
+                _ = check.tick() => match pass.check(&state).await {
+                    Ok(_) => continue,
+                    Err(()) => return Err(Error::Unauthenticated.into()),
+                },
+            },
+        };
+        match next {
+            Next::Event(frame) => frames.push(frame),
+            Next::Reset if frames.is_empty() => return Err(crate::domain::events::cursor_expired().into()),
+            // Asked again with the cursor, it begins in the log.
+            Next::Reset | Next::TooSlow => break,
+        }
+    }
+    let raw = |frame: &'_ std::sync::Arc<Frame>| serde_json::from_str::<Box<RawValue>>(frame.json());
+    let events = frames.iter().map(raw).collect::<Result<Vec<_>, _>>().map_err(Error::internal)?;
+    let size_bytes: usize = frames.iter().map(|frame| frame.json().len() + 1).sum();
+    let body = Events { events: events.iter().map(|event| &**event).collect(), cursor: subscription.cursor() };
+    Ok(json_bytes(axum::http::StatusCode::OK, to_json(&body, size_bytes + 80)?))
+}
+
+/// What a stream begins with.
+#[derive(Serialize, ToSchema)]
+pub struct Hello<'a> {
+    /// Where it begins.
+    cursor: &'a str,
+}
+
+/// Events as they happen, until the caller goes. `curl -N` shows them.
+///
+/// The first event is called `hello`; `id` is the cursor, so that a browser's EventSource goes on by itself. `reset` says that
+/// events were forgotten: read what you show anew.
+#[utoipa::path(
+    get,
+    path = "/api/events/stream",
+    tag = "live",
+    params(
+        ("after" = Option<String>, Query, description = "The cursor to go on behind.", max_length = 64),
+        ("Last-Event-ID" = Option<String>, Header, description = "The same, as EventSource sends it; it goes before `after`.", max_length = 64),
+    ),
+    responses((status = 200, description = "A stream of events: `data` is an Event.", content_type = "text/event-stream", body = String)),
+)]
+pub async fn stream_events(
+    State(state): State<HttpState>,
+    Reader(principal): Reader,
+    headers: HeaderMap,
+    mut query: Query,
+) -> Result<Response, Problem> {
+    let after = query.text("after");
+    query.finish()?;
+    let last = headers.get("last-event-id").filter(|last| !last.is_empty());
+    let after = match last {
+        Some(last) => {
+            let wrong = || Error::invalid("Last-Event-ID", "invalid_cursor", "is not a cursor of events");
+            Some(last.to_str().map_err(|_| wrong())?.to_owned())
+        }
+        None => after,
+    };
+    let pass = Pass::new(&headers, &principal)?;
+    let mut head = String::from("retry: 2000\n");
+    let subscription = match Subscription::open(&state.live, &principal, after.as_deref()).await {
+        Err(Error::Gone { code, .. }) => {
+            head.push_str(&reset(code));
+            Subscription::open(&state.live, &principal, None).await?
+        }
+        opened => opened?,
+    };
+    let cursor = subscription.cursor();
+    let hello = serde_json::to_string(&Hello { cursor: &cursor }).map_err(Error::internal)?;
+    head.push_str(&format!("event: hello\nid: {cursor}\ndata: {hello}\n\n"));
+    let mut check = tokio::time::interval(CHECK_INTERVAL);
+    check.reset();
+    let quiet_since = Instant::now();
+    let streaming = Streaming { state, pass, subscription, head: Some(head), check, quiet_since };
+    let body = futures_util::stream::unfold(streaming, |mut streaming| async move {
+        let bytes = streaming.next().await?;
+        Some((Ok::<Bytes, Infallible>(bytes), streaming))
+    });
+    let mut response = Response::new(Body::from_stream(body));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    // nginx would keep what it gets until it has a buffer full.
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    Ok(response)
+}
+
+fn reset(reason: &str) -> String {
+    format!("event: reset\ndata: {{\"reason\":\"{reason}\"}}\n\n")
+}
+
+struct Streaming {
+    state: HttpState,
+    pass: Pass,
+    subscription: Subscription,
+    head: Option<String>,
+    check: tokio::time::Interval,
+    quiet_since: Instant,
+}
+
+impl Streaming {
+    /// What is sent next; `None` ends the stream.
+    async fn next(&mut self) -> Option<Bytes> {
+        if let Some(head) = self.head.take() {
+            return Some(head.into());
+        }
+        let stopped = self.state.live.stopped();
+        tokio::pin!(stopped);
+        loop {
+            let next = tokio::select! {
+                next = self.subscription.next() => next.ok()?,
+                () = &mut stopped => return None,
+                _ = self.check.tick() => {
+                    self.pass.check(&self.state).await.ok()?;
+                    if self.quiet_since.elapsed() < KEEP_ALIVE {
+                        continue;
+                    }
+                    self.quiet_since = Instant::now();
+                    return Some(Bytes::from_static(b":\n\n"));
+                }
+            };
+            self.quiet_since = Instant::now();
+            match next {
+                Next::Event(frame) => return Some(written(&frame, &self.subscription)),
+                // The browser comes back with its last cursor, and is told then.
+                Next::Reset | Next::TooSlow => return None,
+            }
+        }
+    }
+}
+
+fn written(frame: &Frame, subscription: &Subscription) -> Bytes {
+    let json = frame.json();
+    match frame.position {
+        Some(_) => format!("id: {}\ndata: {json}\n\n", subscription.cursor()).into(),
+        None => format!("data: {json}\n\n").into(),
+    }
+}

@@ -1,0 +1,373 @@
+//! `/api/ws`: events and requests on one WebSocket (RFC 6455).
+//!
+//! Invariants: what a frame asks for goes the way of a request, with its rules, limits and errors; one frame of a socket is
+//! worked on at a time, in their order, while events go on. A socket whose reader does not read is closed: with its cursor
+//! the reader loses nothing.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, Method, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
+use tokio::time::Instant;
+
+use super::events::CHECK_INTERVAL;
+use crate::domain::auth::Principal;
+use crate::error::{Error, FieldError};
+use crate::http::HttpState;
+use crate::http::admission::{Pass, SUBPROTOCOL, admit_frame};
+use crate::http::edge::Edge;
+use crate::http::extract::Query;
+use crate::http::policy::Reader;
+use crate::http::problem::Problem;
+use crate::http::server::{Place, Upgrade};
+use crate::live::{Next, Subscription};
+
+/// Bytes of one frame from a client: a message at its longest, with every character escaped.
+pub const FRAME_LIMIT_BYTES: usize = 128 * 1_024;
+/// Bytes read at once from a socket. There may be thousands of idle ones.
+const READ_BUFFER_BYTES: usize = 4 * 1_024;
+/// How long a frame may take to be written to a socket that takes nothing.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long the other side may take to close.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Bytes of an answer to a frame.
+const REPLY_LIMIT_BYTES: usize = 4 * 1_024 * 1_024;
+
+const RESTART: (u16, &str) = (1012, "the server restarts: come back with the cursor");
+const TOO_LARGE: (u16, &str) = (1009, "a frame may have up to 128 KiB");
+const NOT_UNDERSTOOD: (u16, &str) = (1003, "frames are text");
+const FAILED: (u16, &str) = (1011, "events cannot be read for now: come back with the cursor");
+const TOO_SLOW: (u16, &str) = (4008, "too slow: come back with the cursor, nothing is lost");
+const CREDENTIALS_ENDED: (u16, &str) = (4401, "the credentials do not hold any more");
+const HEARTBEAT_MISSED: (u16, &str) = (4408, "nothing was heard for two heartbeats");
+
+/// Opens a WebSocket: events as they happen, and frames that send.
+///
+/// The server sends `{"type": "hello", "cursor", "heartbeat_ms", "user_name"}` first, then `event`, `reply`, `reset` and `pong`; the client may
+/// send `send`, `read`, `delivered`, `typing` and `ping`. The token goes in the header, the cookie, or the subprotocols
+/// `posthaste, <token>`.
+#[utoipa::path(
+    get,
+    path = "/api/ws",
+    tag = "live",
+    params(("after" = Option<String>, Query, description = "The cursor to go on behind.", max_length = 64)),
+    responses(
+        (status = 101, description = "The connection is a WebSocket now."),
+        (status = 400, description = "Not a request for a WebSocket."),
+    ),
+)]
+pub async fn open_socket(
+    State(state): State<HttpState>,
+    Reader(principal): Reader,
+    upgrade: Upgrade,
+    headers: HeaderMap,
+    mut query: Query,
+    request: Request,
+) -> Result<Response, Problem> {
+    let after = query.text("after");
+    query.finish()?;
+    let Upgrade { edge, place } = upgrade;
+    let upgrade = websocket(&state, request).await?;
+    let pass = Pass::new(&headers, &principal)?;
+    let opened = match Subscription::open(&state.live, &principal, after.as_deref()).await {
+        Err(Error::Gone { code, .. }) => (Subscription::open(&state.live, &principal, None).await?, Some(code)),
+        opened => (opened?, None),
+    };
+    let (subscription, reset) = opened;
+    let upgrade = upgrade
+        .protocols([SUBPROTOCOL])
+        .max_message_size(FRAME_LIMIT_BYTES)
+        .max_frame_size(FRAME_LIMIT_BYTES)
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(0);
+    Ok(upgrade.on_upgrade(move |socket| {
+        let now = Instant::now();
+        let conversation =
+            Conversation { _place: place, state, edge, pass, principal, socket, subscription, heard: now, asked: now };
+        Box::pin(conversation.run(reset))
+    }))
+}
+
+async fn websocket(state: &HttpState, request: Request) -> Result<WebSocketUpgrade, Problem> {
+    use axum::extract::FromRequestParts;
+    let (mut parts, _) = request.into_parts();
+    WebSocketUpgrade::from_request_parts(&mut parts, state)
+        .await
+        .map_err(|rejection| Problem::of_status(rejection.into_response().status()))
+}
+
+/// A frame of a client.
+#[derive(Deserialize)]
+struct Asked {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(rename = "ref", default)]
+    reference: Option<Value>,
+    #[serde(default)]
+    idempotency_key: Option<String>,
+    #[serde(flatten)]
+    rest: Map<String, Value>,
+}
+
+#[derive(Serialize)]
+struct Reply<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    #[serde(rename = "ref")]
+    reference: Option<&'a Value>,
+    status: u16,
+    body: Option<&'a RawValue>,
+}
+
+/// What becomes of a frame: what is said to it, if anything.
+type Working = Pin<Box<dyn Future<Output = Option<String>> + Send>>;
+
+/// Why a socket ends, and whether it is told.
+enum End {
+    Told((u16, &'static str)),
+    /// The other side closed, or is gone.
+    Over,
+}
+
+struct Conversation {
+    /// Among the connections that may be open.
+    _place: Place,
+    state: HttpState,
+    edge: Edge,
+    pass: Pass,
+    principal: Principal,
+    socket: WebSocket,
+    subscription: Subscription,
+    /// When something came last.
+    heard: Instant,
+    /// When a ping went out last.
+    asked: Instant,
+}
+
+impl Conversation {
+    async fn run(mut self, reset: Option<&'static str>) {
+        let metrics = std::sync::Arc::clone(&self.state.app.metrics);
+        metrics.sockets.inc();
+        let end = self.talk(reset).await;
+        if let End::Told((code, reason)) = end {
+            let close = async {
+                let frame = CloseFrame { code, reason: reason.into() };
+                if self.socket.send(Message::Close(Some(frame))).await.is_ok() {
+                    while let Some(Ok(_)) = self.socket.recv().await {}
+                }
+            };
+            // Who does not answer is cut off.
+            drop(tokio::time::timeout(CLOSE_TIMEOUT, close).await);
+        }
+        metrics.sockets.dec();
+    }
+
+    async fn talk(&mut self, reset: Option<&'static str>) -> End {
+        match self.begin(reset).await {
+            Ok(()) => {}
+            Err(end) => return end,
+        }
+        let heartbeat = self.heartbeat();
+        let stopped = self.state.live.stopped();
+        tokio::pin!(stopped);
+        let mut check = tokio::time::interval(CHECK_INTERVAL);
+        check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        check.reset();
+        let mut working: Option<Working> = None;
+        loop {
+            let step = tokio::select! {
+                biased;
+                () = &mut stopped, if working.is_none() => Err(End::Told(RESTART)),
+                _ = check.tick() => self.look_after(heartbeat).await,
+                reply = async { match &mut working { Some(working) => working.await, None => std::future::pending().await } } => {
+                    working = None;
+                    match reply {
+                        Some(reply) => self.write(Message::Text(reply.into())).await,
+                        None => Ok(()),
+                    }
+                }
+                next = self.subscription.next() => match next {
+                    Ok(Next::Event(frame)) => self.write(Message::Text(frame.text())).await,
+                    Ok(Next::TooSlow) => Err(End::Told(TOO_SLOW)),
+                    Ok(Next::Reset) => self.begin_anew().await,
+                    Err(error) => {
+                        tracing::warn!(%error, "a socket's events could not be read");
+                        Err(End::Told(FAILED))
+                    }
+                },
+                frame = self.socket.recv(), if working.is_none() => self.take(frame).await.map(|taken| working = taken),
+            };
+            if let Err(end) = step {
+                return end;
+            }
+        }
+    }
+
+    /// The time between two pings: not the same for all, so that thousands that came back at once are not asked at once.
+    fn heartbeat(&self) -> Duration {
+        let base = self.state.settings.timeouts.heartbeat;
+        let [random] = self.state.app.rng.bytes::<1>().unwrap_or([128]);
+        base.mul_f64(0.8 + 0.2 * f64::from(random) / 255.0)
+    }
+
+    async fn begin(&mut self, reset: Option<&'static str>) -> Result<(), End> {
+        if let Some(reason) = reset {
+            self.say(&json!({"type": "reset", "reason": reason})).await?;
+        }
+        let hello = json!({
+            "type": "hello",
+            "cursor": self.subscription.cursor(),
+            "heartbeat_ms": self.state.settings.timeouts.heartbeat.as_millis() as u64,
+            "user_name": self.principal.person().map(|person| &person.user_name),
+        });
+        self.say(&hello).await
+    }
+
+    async fn begin_anew(&mut self) -> Result<(), End> {
+        match Subscription::open(&self.state.live, &self.principal, None).await {
+            Ok(subscription) => {
+                self.subscription = subscription;
+                self.begin(Some("cursor_expired")).await
+            }
+            Err(_) => Err(End::Told(FAILED)),
+        }
+    }
+
+    /// That the caller may still listen, and is still there.
+    async fn look_after(&mut self, heartbeat: Duration) -> Result<(), End> {
+        match self.pass.check(&self.state).await {
+            Ok(Some(principal)) => self.principal = principal,
+            Ok(None) => {}
+            Err(()) => return Err(End::Told(CREDENTIALS_ENDED)),
+        }
+        if self.heard.elapsed() > heartbeat * 2 + CHECK_INTERVAL * 2 {
+            return Err(End::Told(HEARTBEAT_MISSED));
+        }
+        if self.heard.elapsed() >= heartbeat && self.asked.elapsed() >= heartbeat {
+            self.asked = Instant::now();
+            self.write(Message::Ping(axum::body::Bytes::new())).await?;
+        }
+        Ok(())
+    }
+
+    async fn say(&mut self, value: &Value) -> Result<(), End> {
+        self.write(Message::Text(value.to_string().into())).await
+    }
+
+    async fn write(&mut self, message: Message) -> Result<(), End> {
+        tokio::select! {
+            biased;
+            written = self.socket.send(message) => written.map_err(|_| End::Over),
+            () = self.subscription.overflowed() => Err(End::Told(TOO_SLOW)),
+            () = tokio::time::sleep(WRITE_TIMEOUT) => Err(End::Told(TOO_SLOW)),
+        }
+    }
+
+    async fn take(&mut self, frame: Option<Result<Message, axum::Error>>) -> Result<Option<Working>, End> {
+        let message = match frame {
+            None => return Err(End::Over),
+            Some(Err(error)) => {
+                let too_large = error.to_string().contains("too long");
+                return Err(if too_large { End::Told(TOO_LARGE) } else { End::Over });
+            }
+            Some(Ok(message)) => message,
+        };
+        self.heard = Instant::now();
+        let text = match message {
+            Message::Text(text) => text,
+            Message::Binary(_) => return Err(End::Told(NOT_UNDERSTOOD)),
+            Message::Ping(_) | Message::Pong(_) => return Ok(None),
+            Message::Close(_) => return Err(End::Over),
+        };
+        let asked: Asked = match serde_json::from_str(text.as_str()) {
+            Ok(asked) => asked,
+            Err(_) => {
+                let detail = "must be a JSON object with a type: send, read, delivered, typing or ping";
+                return self.refuse(None, Error::invalid("type", "malformed_frame", detail)).await;
+            }
+        };
+        if asked.kind == "ping" {
+            self.say(&json!({"type": "pong"})).await?;
+            return Ok(None);
+        }
+        let reference = asked.reference.clone();
+        if let Some(problem) = admit_frame(&self.state, &self.principal) {
+            return self.answer(reference.as_ref(), problem).await;
+        }
+        match request_of(asked) {
+            Ok((request, reference, always)) => {
+                let (edge, principal) = (self.edge.clone(), self.principal.clone());
+                Ok(Some(Box::pin(async move {
+                    let response = edge.frame(request, principal).await;
+                    let told = always || reference.is_some() || !response.status().is_success();
+                    if told { reply(reference.as_ref(), response).await } else { None }
+                })))
+            }
+            Err(errors) => self.refuse(reference, Error::Invalid(errors)).await,
+        }
+    }
+
+    async fn refuse(&mut self, reference: Option<Value>, error: Error) -> Result<Option<Working>, End> {
+        self.answer(reference.as_ref(), Problem::from(error)).await
+    }
+
+    async fn answer(&mut self, reference: Option<&Value>, problem: Problem) -> Result<Option<Working>, End> {
+        let response = self.edge.finished(problem.into_response());
+        if let Some(text) = reply(reference, response).await {
+            self.write(Message::Text(text.into())).await?;
+        }
+        Ok(None)
+    }
+}
+
+/// The request that a frame stands for, its `ref`, and whether it is answered in any case.
+fn request_of(asked: Asked) -> Result<(Request, Option<Value>, bool), Vec<FieldError>> {
+    let Asked { kind, reference, idempotency_key, mut rest } = asked;
+    let mut place = |what: &str| -> Result<String, Vec<FieldError>> {
+        let id = rest.remove("conversation_id").and_then(|id| id.as_i64()).filter(|id| *id > 0);
+        let id =
+            id.ok_or_else(|| vec![FieldError::new("conversation_id", "required", "must be the id of a conversation")])?;
+        Ok(format!("/api/conversations/{id}/{what}"))
+    };
+    let (path, body, always) = match kind.as_str() {
+        "send" => ("/api/messages".to_owned(), Value::Object(rest), true),
+        "read" | "delivered" => {
+            let path = place("receipts")?;
+            let Some(seq) = rest.remove("seq") else {
+                return Err(vec![FieldError::new("seq", "required", "must be the seq of a message")]);
+            };
+            let field = if kind == "read" { "read_seq" } else { "delivered_seq" };
+            rest.insert(field.to_owned(), seq);
+            (path, Value::Object(rest), false)
+        }
+        "typing" => (place("typing")?, Value::Object(rest), false),
+        _ => {
+            let detail = "must be send, read, delivered, typing or ping";
+            return Err(vec![FieldError::new("type", "unknown_type", detail)]);
+        }
+    };
+    let mut request =
+        Request::builder().method(Method::POST).uri(path).header(header::CONTENT_TYPE, "application/json");
+    if let Some(key) = &idempotency_key {
+        request = request.header("idempotency-key", key);
+    }
+    let detail = "must have 1 to 255 printable ASCII characters";
+    let request = request
+        .body(Body::from(body.to_string()))
+        .map_err(|_| vec![FieldError::new("idempotency_key", "invalid_idempotency_key", detail)])?;
+    Ok((request, reference, always))
+}
+
+async fn reply(reference: Option<&Value>, response: Response) -> Option<String> {
+    let status = response.status().as_u16();
+    let bytes = axum::body::to_bytes(response.into_body(), REPLY_LIMIT_BYTES).await.ok()?;
+    let body: Option<&RawValue> = serde_json::from_slice(&bytes).ok();
+    serde_json::to_string(&Reply { kind: "reply", reference, status, body }).ok()
+}

@@ -1,0 +1,190 @@
+//! Events as they happen: one tailer a server reads the log in order and hands each event, serialised once, to those who may
+//! see it now.
+//!
+//! Invariants:
+//! - The log is the truth. What wakes the tailer is a hint; without any it looks every [`POLL_INTERVAL`].
+//! - A subscription gets every event behind its start that its reader may see, once and in order, or is told that it was too
+//!   slow; whoever comes back with a cursor goes on behind it.
+//! - Who may see an event is asked after it was read: whoever is removed from a conversation gets nothing of it any more but
+//!   the removal.
+//! - Queues are bounded. What waits in them is shared by all of them.
+
+mod queue;
+mod subscription;
+mod tailer;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::extract::ws::Utf8Bytes;
+use tokio::sync::{Notify, watch};
+
+use crate::app::App;
+use crate::domain::events::{Event, ReaderId};
+use crate::error::{Error, Result};
+use crate::ids::{ConversationId, UserId};
+use queue::Queue;
+pub use subscription::{Next, Subscription};
+
+/// How often the log is looked at when nothing wakes the tailer.
+pub const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// Subscriptions at once on one server.
+pub const SUBSCRIPTION_LIMIT: usize = 65_536;
+
+/// Writes an event as JSON; the cursor behind it is given.
+pub type Render = fn(&Event, &str) -> Result<Vec<u8>>;
+
+/// What comes around an event in a frame of a WebSocket.
+const FRAME_HEAD: &str = r#"{"type":"event","event":"#;
+const FRAME_TAIL: &str = "}";
+
+/// An event that was serialised, for everyone who gets it.
+#[derive(Debug)]
+pub struct Frame {
+    /// Its place in the log; `None` for what is not logged.
+    pub position: Option<i64>,
+    /// Where it happened.
+    conversation: Option<ConversationId>,
+    text: Utf8Bytes,
+}
+
+impl Frame {
+    fn new(position: Option<i64>, conversation: Option<ConversationId>, json: &[u8]) -> Result<Self> {
+        let json = std::str::from_utf8(json).map_err(Error::internal)?;
+        let mut text = String::with_capacity(FRAME_HEAD.len() + json.len() + FRAME_TAIL.len());
+        for part in [FRAME_HEAD, json, FRAME_TAIL] {
+            text.push_str(part);
+        }
+        Ok(Self { position, conversation, text: text.into() })
+    }
+
+    /// The event.
+    pub fn json(&self) -> &str {
+        let text = self.text.as_str();
+        &text[FRAME_HEAD.len()..text.len() - FRAME_TAIL.len()]
+    }
+
+    /// The event as a frame of a WebSocket. Its bytes are shared.
+    pub fn text(&self) -> Utf8Bytes {
+        self.text.clone()
+    }
+}
+
+/// The live part of a server. Shared by `Arc`.
+pub struct Live {
+    app: Arc<App>,
+    render: Render,
+    readers: Mutex<Readers>,
+    /// Rung when a subscription waits to begin, or another server says that there is something.
+    wake: Notify,
+    stopping: watch::Sender<bool>,
+    running: AtomicBool,
+}
+
+#[derive(Default)]
+struct Readers {
+    people: HashMap<UserId, Vec<Arc<Queue>>>,
+    /// Of callers who stand for nobody and see everything.
+    all_seeing: Vec<Arc<Queue>>,
+    /// Not begun yet.
+    waiting: Vec<Arc<Queue>>,
+    count: usize,
+}
+
+impl Readers {
+    fn list(&mut self, reader: ReaderId) -> &mut Vec<Arc<Queue>> {
+        match reader {
+            Some(user) => self.people.entry(user).or_default(),
+            None => &mut self.all_seeing,
+        }
+    }
+
+    const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+}
+
+impl Live {
+    /// The live part; nothing happens in it before [`run`](Self::run).
+    pub fn new(app: Arc<App>, render: Render) -> Arc<Self> {
+        let (wake, stopping) = (Notify::new(), watch::Sender::new(false));
+        Arc::new(Self { app, render, readers: Mutex::default(), wake, stopping, running: AtomicBool::new(false) })
+    }
+
+    /// Tails the log until the server stops.
+    pub async fn run(self: Arc<Self>) {
+        if !self.running.swap(true, Ordering::Relaxed) {
+            tailer::run(&self).await;
+        }
+    }
+
+    /// Ends every subscription.
+    pub fn stop(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    /// Whether the server stops.
+    pub fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
+    }
+
+    /// Waits until the server stops.
+    pub fn stopped(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut stopping = self.stopping.subscribe();
+        async move {
+            // The sender is ours: it does not go first.
+            drop(stopping.wait_for(|stopping| *stopping).await);
+        }
+    }
+
+    /// There may be something new in the log.
+    pub fn look(&self) {
+        self.wake.notify_one();
+    }
+
+    fn readers(&self) -> MutexGuard<'_, Readers> {
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self, reader: ReaderId) -> Result<Arc<Queue>> {
+        let queue = Arc::new(Queue::new(reader));
+        let mut readers = self.readers();
+        if readers.count >= SUBSCRIPTION_LIMIT {
+            return Err(Error::unavailable("too many subscriptions are open"));
+        }
+        readers.count += 1;
+        readers.waiting.push(Arc::clone(&queue));
+        drop(readers);
+        self.app.metrics.subscriptions.inc();
+        self.wake.notify_one();
+        Ok(queue)
+    }
+
+    /// Lets a queue begin anew, further on.
+    fn enter_again(&self, queue: &Arc<Queue>) {
+        let mut readers = self.readers();
+        let list = readers.list(queue.reader);
+        if let Some(at) = list.iter().position(|known| Arc::ptr_eq(known, queue)) {
+            list.swap_remove(at);
+        }
+        queue.clear();
+        readers.waiting.push(Arc::clone(queue));
+        drop(readers);
+        self.wake.notify_one();
+    }
+
+    fn leave(&self, queue: &Arc<Queue>) {
+        let mut readers = self.readers();
+        queue.leave();
+        readers.waiting.retain(|known| !Arc::ptr_eq(known, queue));
+        let list = readers.list(queue.reader);
+        list.retain(|known| !Arc::ptr_eq(known, queue));
+        if let (true, Some(user)) = (list.is_empty(), queue.reader) {
+            readers.people.remove(&user);
+        }
+        readers.count -= 1;
+        self.app.metrics.subscriptions.dec();
+    }
+}

@@ -1,0 +1,254 @@
+//! Reads the log in order and hands it out.
+//!
+//! Invariant: who is in a conversation is remembered only while every change of it in the log up to the place that was read
+//! is known.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::queue::{Queue, Start};
+use super::{Frame, Live, POLL_INTERVAL, Readers};
+use crate::domain::events::{self, CHUNK, Cursor, Kind, Logged};
+use crate::error::Result;
+use crate::ids::{ConversationId, UserId};
+
+/// Members of conversations that are remembered.
+const AUDIENCE_LIMIT: usize = 200_000;
+
+/// Who is in a conversation, each with the seq behind which they see messages, by id.
+type Audience = Arc<[(UserId, i64)]>;
+
+#[derive(Default)]
+struct Tail {
+    epoch: Option<Arc<str>>,
+    /// Up to where everything was handed out; `None` while nobody listens.
+    position: Option<i64>,
+    audiences: HashMap<ConversationId, Audience>,
+    remembered: usize,
+}
+
+/// Tails until the server stops.
+pub async fn run(live: &Live) {
+    let mut tail = Tail::default();
+    let mut commits = live.app.commits.listen();
+    let stopped = live.stopped();
+    tokio::pin!(stopped);
+    loop {
+        let more = match tail.pass(live).await {
+            Ok(more) => more,
+            Err(error) => {
+                tracing::warn!(%error, "the log of events could not be read");
+                tokio::time::sleep(POLL_INTERVAL).await;
+                false
+            }
+        };
+        if live.is_stopping() {
+            return;
+        }
+        if more {
+            continue;
+        }
+        let idle = tail.position.is_none();
+        tokio::select! {
+            changed = commits.changed(), if !idle => if changed.is_err() { return },
+            () = live.wake.notified() => {}
+            () = tokio::time::sleep(POLL_INTERVAL), if !idle => {}
+            () = &mut stopped => return,
+        }
+    }
+}
+
+impl Tail {
+    /// Hands out what is new, up to a chunk; whether there is more.
+    async fn pass(&mut self, live: &Live) -> Result<bool> {
+        let nobody = {
+            let readers = live.readers();
+            readers.is_empty()
+        };
+        if nobody {
+            *self = Self::default();
+            return Ok(false);
+        }
+        // Taken before the log is read: they begin where this read ends.
+        let waiting = std::mem::take(&mut live.readers().waiting);
+        let outcome = self.read_on(live).await;
+        let (more, start) = match outcome {
+            Ok(found) => found,
+            Err(error) => {
+                live.readers().waiting.extend(waiting);
+                return Err(error);
+            }
+        };
+        let mut readers = live.readers();
+        if more {
+            readers.waiting.extend(waiting);
+        } else {
+            for queue in waiting {
+                if !queue.has_left() {
+                    queue.begin(start.clone());
+                    readers.list(queue.reader).push(queue);
+                }
+            }
+        }
+        Ok(more)
+    }
+
+    async fn read_on(&mut self, live: &Live) -> Result<(bool, Start)> {
+        let (log, rows) = events::tail(&live.app, self.position).await?;
+        let same = self.epoch.as_deref() == Some(log.epoch.as_str());
+        let position = match self.position {
+            Some(position) if same && position <= log.last_position => position,
+            known => {
+                if known.is_some() {
+                    tracing::warn!("the log of events is another one: everybody begins anew");
+                    reset_all(&mut live.readers());
+                }
+                *self = Self {
+                    epoch: Some(log.epoch.as_str().into()),
+                    position: Some(log.last_position),
+                    ..Self::default()
+                };
+                log.last_position
+            }
+        };
+        let epoch = self.epoch.clone().unwrap_or_default();
+        if self.position != Some(position) || position == log.last_position {
+            return Ok((false, Start { epoch, position: self.position.unwrap_or(position) }));
+        }
+        let up_to = log.last_position.min(position + CHUNK);
+        let more = up_to < log.last_position;
+        self.hand_out(live, &epoch, rows, more).await?;
+        self.position = Some(up_to);
+        Ok((more, Start { epoch, position: up_to }))
+    }
+
+    async fn hand_out(&mut self, live: &Live, epoch: &str, rows: Vec<Logged>, more: bool) -> Result<()> {
+        self.learn(live, &rows, more).await?;
+        let mut wanted = Vec::with_capacity(rows.len());
+        let mut readers_of = Vec::with_capacity(rows.len());
+        for row in rows {
+            let ended = match (row.kind, row.conversation_id) {
+                (Kind::ConversationDeleted, Some(id)) => events::last_members(&live.app, id, row.at).await?,
+                _ => Vec::new(),
+            };
+            let queues = self.queues(&live.readers(), &row, &ended);
+            if !queues.is_empty() {
+                wanted.push(row);
+                readers_of.push(queues);
+            }
+        }
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let loaded = events::load_all(&live.app, wanted.clone()).await?;
+        let mut loaded = loaded.into_iter().peekable();
+        for (row, queues) in wanted.iter().zip(readers_of) {
+            let event = loaded.next_if(|event| event.position == row.position);
+            let ends = matches!(row.kind, Kind::MemberRemoved | Kind::ConversationDeleted);
+            let frame = match event {
+                Some(event) => {
+                    let json = (live.render)(&event, &Cursor::write(epoch, event.position))?;
+                    Some(Arc::new(Frame::new(Some(event.position), event.conversation_id, &json)?))
+                }
+                None => None,
+            };
+            for queue in queues {
+                if let Some(conversation) = row.conversation_id.filter(|_| ends)
+                    && (row.kind == Kind::ConversationDeleted
+                        || (queue.reader.is_some() && queue.reader == row.subject_id))
+                {
+                    queue.purge(conversation);
+                }
+                if let Some(frame) = &frame {
+                    queue.push(frame);
+                    live.app.metrics.events_delivered.inc();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets who is in conversations that change, and asks who is in those that are not known.
+    async fn learn(&mut self, live: &Live, rows: &[Logged], more: bool) -> Result<()> {
+        if more || self.remembered > AUDIENCE_LIMIT {
+            // What comes behind the chunk may change them as well.
+            self.audiences.clear();
+            self.remembered = 0;
+        }
+        for row in rows {
+            let changes = matches!(
+                row.kind,
+                Kind::MemberAdded | Kind::MemberRemoved | Kind::ConversationUpdated | Kind::ConversationDeleted
+            );
+            if let Some(id) = row.conversation_id.filter(|_| changes)
+                && let Some(known) = self.audiences.remove(&id)
+            {
+                self.remembered -= known.len();
+            }
+        }
+        let mut unknown: Vec<i64> = rows
+            .iter()
+            .filter_map(|row| row.conversation_id)
+            .filter(|id| !self.audiences.contains_key(id))
+            .map(|id| id.0)
+            .collect();
+        unknown.sort_unstable();
+        unknown.dedup();
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let mut found: HashMap<ConversationId, Vec<(UserId, i64)>> =
+            unknown.iter().map(|id| (ConversationId(*id), Vec::new())).collect();
+        for (conversation, user, behind) in events::audiences(&live.app, unknown).await? {
+            found.entry(conversation).or_default().push((user, behind));
+        }
+        for (conversation, mut members) in found {
+            members.sort_unstable();
+            self.remembered += members.len();
+            self.audiences.insert(conversation, members.into());
+        }
+        Ok(())
+    }
+
+    /// The queues that an event goes to.
+    fn queues(&self, readers: &Readers, row: &Logged, ended: &[UserId]) -> Vec<Arc<Queue>> {
+        let mut queues = readers.all_seeing.clone();
+        let mut add = |user: &UserId| queues.extend(readers.people.get(user).into_iter().flatten().cloned());
+        let Some(conversation) = row.conversation_id else {
+            if row.kind == Kind::UserUpdated {
+                readers.people.keys().for_each(add);
+            } else {
+                add(&row.actor_id);
+                row.subject_id.iter().filter(|subject| **subject != row.actor_id).for_each(add);
+            }
+            return queues;
+        };
+        let Some(audience) = self.audiences.get(&conversation) else { return queues };
+        let sees = |behind: i64| row.seq.is_none_or(|seq| seq > behind);
+        if audience.len() <= readers.people.len() {
+            audience.iter().filter(|(_, behind)| sees(*behind)).for_each(|(user, _)| add(user));
+        } else {
+            for user in readers.people.keys() {
+                if let Ok(at) = audience.binary_search_by_key(user, |(member, _)| *member)
+                    && sees(audience[at].1)
+                {
+                    add(user);
+                }
+            }
+        }
+        let is_member = |user: &UserId| audience.binary_search_by_key(user, |(member, _)| *member).is_ok();
+        if row.kind == Kind::MemberRemoved {
+            row.subject_id.iter().filter(|subject| !is_member(subject)).for_each(&mut add);
+        }
+        ended.iter().filter(|user| !is_member(user)).for_each(add);
+        queues
+    }
+}
+
+fn reset_all(readers: &mut Readers) {
+    let everyone: Vec<Arc<Queue>> =
+        readers.people.drain().flat_map(|(_, queues)| queues).chain(readers.all_seeing.drain(..)).collect();
+    for queue in everyone {
+        queue.reset();
+    }
+}

@@ -1,0 +1,168 @@
+//! Readers of events, as clients have them: a WebSocket, and a stream of server-sent events.
+
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+
+use super::Server;
+
+/// How long something may take that must come.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub struct Socket {
+    pub stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    /// The cursor behind what came last.
+    pub cursor: String,
+    pub hello: Value,
+}
+
+impl Socket {
+    /// Opens a socket with some headers; the status where it is refused.
+    pub async fn open(server: &Server, target: &str, headers: &[(&str, &str)]) -> Result<Self, u16> {
+        let mut request = format!("ws://{}{target}", server.address).into_client_request().unwrap();
+        for (name, value) in headers {
+            let name = tokio_tungstenite::tungstenite::http::HeaderName::try_from(*name).unwrap();
+            request.headers_mut().insert(name, value.parse().unwrap());
+        }
+        let stream = match tokio_tungstenite::connect_async(request).await {
+            Ok((stream, _)) => stream,
+            Err(Error::Http(response)) => return Err(response.status().as_u16()),
+            Err(error) => panic!("{error}"),
+        };
+        let mut socket = Self { stream, cursor: String::new(), hello: Value::Null };
+        let mut first = socket.frame().await;
+        if first["type"] == "reset" {
+            first = socket.frame().await;
+        }
+        assert_eq!(first["type"], "hello", "{first}");
+        socket.cursor = first["cursor"].as_str().unwrap().to_owned();
+        socket.hello = first;
+        Ok(socket)
+    }
+
+    /// Opens one for a person under open access.
+    pub async fn of(server: &Server, person: &str) -> Self {
+        Self::open(server, "/api/ws", &[("x-act-as", person)]).await.unwrap()
+    }
+
+    /// Goes on behind a cursor.
+    pub async fn behind(server: &Server, person: &str, cursor: &str) -> Self {
+        Self::open(server, &format!("/api/ws?after={cursor}"), &[("x-act-as", person)]).await.unwrap()
+    }
+
+    /// The next frame of ours, or the code with which the socket was closed.
+    pub async fn next(&mut self) -> Result<Value, u16> {
+        loop {
+            let message = tokio::time::timeout(PATIENCE, self.stream.next()).await.expect("a frame in time");
+            match message {
+                Some(Ok(Message::Text(text))) => return Ok(serde_json::from_str(text.as_str()).unwrap()),
+                Some(Ok(Message::Close(Some(frame)))) => return Err(frame.code.into()),
+                Some(Ok(Message::Close(None))) | None | Some(Err(_)) => return Err(0),
+                Some(Ok(_)) => {}
+            }
+        }
+    }
+
+    pub async fn frame(&mut self) -> Value {
+        self.next().await.expect("an open socket")
+    }
+
+    /// The next event.
+    pub async fn event(&mut self) -> Value {
+        let frame = self.frame().await;
+        assert_eq!(frame["type"], "event", "{frame}");
+        let event = frame["event"].clone();
+        if let Some(cursor) = event["cursor"].as_str() {
+            self.cursor = cursor.to_owned();
+        }
+        event
+    }
+
+    /// The next event of a type; others before it are passed over.
+    pub async fn event_of(&mut self, kind: &str) -> Value {
+        loop {
+            let event = self.event().await;
+            if event["type"] == kind {
+                return event;
+            }
+        }
+    }
+
+    /// Whether nothing comes for a while.
+    pub async fn is_quiet(&mut self) -> bool {
+        tokio::time::timeout(Duration::from_millis(400), self.frame()).await.is_err()
+    }
+
+    pub async fn say(&mut self, frame: Value) {
+        self.stream.send(Message::text(frame.to_string())).await.unwrap();
+    }
+
+    /// Says something and takes the answer to it.
+    pub async fn ask(&mut self, mut frame: Value) -> Value {
+        let reference = json!("asked");
+        frame["ref"] = reference.clone();
+        self.say(frame).await;
+        loop {
+            let frame = self.frame().await;
+            if frame["type"] == "reply" {
+                assert_eq!(frame["ref"], reference, "{frame}");
+                return frame;
+            }
+        }
+    }
+}
+
+/// An event of a stream of server-sent events.
+#[derive(Debug, Default, Clone)]
+pub struct Sent {
+    pub name: String,
+    pub id: String,
+    pub data: Value,
+}
+
+pub struct Stream {
+    response: reqwest::Response,
+    text: String,
+}
+
+impl Stream {
+    pub async fn open(server: &Server, person: &str, last: Option<&str>) -> Self {
+        let url = format!("http://{}/api/events/stream", server.address);
+        let mut request = reqwest::Client::builder().no_proxy().build().unwrap().get(url).header("x-act-as", person);
+        if let Some(last) = last {
+            request = request.header("last-event-id", last);
+        }
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        Self { response, text: String::new() }
+    }
+
+    /// The next event; `None` at the end of the stream.
+    pub async fn next(&mut self) -> Option<Sent> {
+        loop {
+            while let Some((block, rest)) = self.text.split_once("\n\n") {
+                let mut sent = Sent::default();
+                for line in block.lines() {
+                    match line.split_once(':') {
+                        Some(("event", name)) => sent.name = name.trim().to_owned(),
+                        Some(("id", id)) => sent.id = id.trim().to_owned(),
+                        Some(("data", data)) => sent.data = serde_json::from_str(data.trim()).unwrap(),
+                        _ => {}
+                    }
+                }
+                self.text = rest.to_owned();
+                if !sent.data.is_null() {
+                    return Some(sent);
+                }
+            }
+            let chunk = tokio::time::timeout(PATIENCE, self.response.chunk()).await.expect("a chunk in time");
+            self.text.push_str(std::str::from_utf8(&chunk.ok()??).unwrap());
+        }
+    }
+}
