@@ -19,6 +19,9 @@ use crate::store::migrations::{self, Report};
 use crate::store::{self, Commits, Db, Environment, Location};
 use crate::time::Clock;
 
+/// Days for which events are kept where the operator chose nothing.
+pub const EVENT_RETENTION_DAYS: i64 = 30;
+
 /// What the operator chose, as far as the rules need to know it.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -32,6 +35,8 @@ pub struct Settings {
     pub registration_open: bool,
     /// From whom direct messages are taken by who has not chosen.
     pub direct_messages_from: DirectMessagesFrom,
+    /// Days for which events are kept.
+    pub event_retention_days: i64,
     /// The URL under which people reach the server.
     pub public_url: Option<String>,
     /// Whose JWTs let people in.
@@ -49,6 +54,7 @@ impl Default for Settings {
             rate_limits: true,
             registration_open: false,
             direct_messages_from: DirectMessagesFrom::Everyone,
+            event_retention_days: EVENT_RETENTION_DAYS,
             public_url: None,
             jwt: None,
             mail: None,

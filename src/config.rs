@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
 
-use crate::app::Settings;
+use crate::app::{EVENT_RETENTION_DAYS, Settings};
 use crate::domain::auth::Access;
 use crate::domain::jwt::{JwtSettings, KeySource};
 use crate::domain::users::DirectMessagesFrom;
@@ -87,6 +87,9 @@ pub struct ServeOptions {
     /// From whom direct messages are taken by people who have not chosen [default: everyone]
     #[arg(long, env = "POSTHASTE_DIRECT_MESSAGES_FROM", value_name = "everyone|friends")]
     pub direct_messages_from: Option<Correspondents>,
+    /// Days for which events are kept, for readers that come back: 1 to 3650 [default: 30]
+    #[arg(long, env = "POSTHASTE_EVENT_RETENTION_DAYS", value_name = "DAYS", value_parser = clap::value_parser!(i64).range(1..=3650))]
+    pub event_retention_days: Option<i64>,
     /// The URL under which people reach the server
     #[arg(long, env = "POSTHASTE_PUBLIC_URL", value_name = "URL")]
     pub public_url: Option<String>,
@@ -189,6 +192,7 @@ struct File {
     rate_limits: Option<Switch>,
     registration: Option<Registration>,
     direct_messages_from: Option<Correspondents>,
+    event_retention_days: Option<i64>,
     public_url: Option<String>,
     #[serde(default)]
     cors_origin: Vec<String>,
@@ -283,6 +287,11 @@ pub fn serve(data_options: &DataOptions, options: ServeOptions) -> Result<(Serve
     })?;
     let proxies = if options.trusted_proxies.is_empty() { file.trusted_proxies } else { options.trusted_proxies };
     let trusted_proxies = TrustedProxies::parse(&proxies).map_err(|error| format!("--trusted-proxies {error}"))?;
+    let event_retention_days =
+        options.event_retention_days.or(file.event_retention_days).unwrap_or(EVENT_RETENTION_DAYS);
+    if !(1..=3650).contains(&event_retention_days) {
+        return Err("event_retention_days must be between 1 and 3650".into());
+    }
     let config = ServeConfig {
         data,
         listen,
@@ -295,6 +304,7 @@ pub fn serve(data_options: &DataOptions, options: ServeOptions) -> Result<(Serve
                 Some(Correspondents::Friends) => DirectMessagesFrom::Friends,
                 Some(Correspondents::Everyone) | None => DirectMessagesFrom::Everyone,
             },
+            event_retention_days,
             public_url,
             jwt,
             mail: decide_mail(options.smtp_url.or(file.smtp_url), options.mail_from.or(file.mail_from))?,

@@ -12,7 +12,7 @@ use crate::app::App;
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, MAX_ID, UserId};
 use crate::store::conversations::Conversation;
-pub use crate::store::events::{Kind, Log, Logged};
+pub use crate::store::events::{Kind, Log, Logged, Stretch};
 use crate::store::members::Role;
 use crate::store::receipts::Watermarks;
 use crate::store::{self, Conn};
@@ -20,6 +20,8 @@ use crate::time::Timestamp;
 
 /// Positions looked at in one read.
 pub const CHUNK: i64 = 1_000;
+/// Events of one read for one reader.
+const PAGE: i64 = 200;
 /// Characters of a cursor that is looked at at all.
 const MAX_CURSOR_CHARACTERS: usize = 64;
 
@@ -128,14 +130,23 @@ pub async fn load(conn: &mut Conn, log: &[Logged]) -> Result<Vec<Event>> {
     let mut messages = messages_of(conn, log).await?;
     let names = names_of(conn, log).await?;
     let name = |id: UserId| names.get(&id).cloned();
+    let mut tellings: HashMap<Place, usize> = HashMap::new();
+    for place in log.iter().filter(|logged| is_of_message(logged)).filter_map(place) {
+        *tellings.entry(place).or_default() += 1;
+    }
     let mut events = Vec::with_capacity(log.len());
-    for (index, logged) in log.iter().enumerate() {
+    for logged in log {
         let data = match logged.kind {
             Kind::MessageCreated | Kind::MessageUpdated | Kind::MessageDeleted => {
-                let again = log[index + 1..].iter().any(|later| place(later) == place(logged) && is_of_message(later));
                 let place = place(logged);
+                let left = place.and_then(|place| tellings.get_mut(&place));
+                // The last telling takes it, those before it take copies.
+                let last = left.is_none_or(|left| {
+                    *left -= 1;
+                    *left == 0
+                });
                 let found =
-                    place.and_then(|place| if again { messages.get(&place).cloned() } else { messages.remove(&place) });
+                    place.and_then(|place| if last { messages.remove(&place) } else { messages.get(&place).cloned() });
                 found.map(Data::Message)
             }
             Kind::ReactionAdded | Kind::ReactionRemoved => reaction(conn, logged, name(logged.actor_id)).await?,
@@ -230,7 +241,7 @@ pub struct Read {
     pub up_to: i64,
 }
 
-/// Reads events behind `after` and not behind `end`, at most [`CHUNK`] positions.
+/// Reads events behind `after` and not behind `end`, at most a page of them, and at most [`CHUNK`] positions.
 ///
 /// # Errors
 /// 410 `cursor_expired` when some of them are forgotten; of the database.
@@ -241,15 +252,15 @@ pub async fn read(app: &App, reader: ReaderId, after: i64, end: i64) -> Result<R
                 let log = store::events::log(conn).await?;
                 let up_to = (*end).min(after + CHUNK).min(log.last_position);
                 let found = match reader {
-                    Some(user) => store::events::visible_between(conn, *user, *after, up_to).await?,
-                    None => store::events::between(conn, *after, up_to).await?,
+                    Some(user) => store::events::visible_between(conn, *user, *after, up_to, PAGE).await?,
+                    None => store::events::between(conn, *after, up_to, PAGE).await?,
                 };
                 // Asked again afterwards: what was forgotten while it was read is not in it.
                 let log = Log { trimmed_position: store::events::log(conn).await?.trimmed_position, ..log };
                 if log.trimmed_position > *after {
                     return Err(cursor_expired());
                 }
-                Ok(Read { events: load(conn, &found).await?, log, up_to })
+                Ok(Read { events: load(conn, &found.events).await?, log, up_to: found.up_to })
             })
         })
         .await
@@ -267,18 +278,18 @@ pub async fn log(app: &App) -> Result<Log> {
 ///
 /// # Errors
 /// Of the database.
-pub async fn tail(app: &App, after: Option<i64>) -> Result<(Log, Vec<Logged>)> {
+pub async fn tail(app: &App, after: Option<i64>) -> Result<(Log, Stretch)> {
     app.db
         .read(after, |conn, after| {
             Box::pin(async move {
                 let log = store::events::log(conn).await?;
-                let rows = match *after {
+                let stretch = match *after {
                     Some(after) if after < log.last_position => {
-                        store::events::between(conn, after, log.last_position.min(after + CHUNK)).await?
+                        store::events::between(conn, after, log.last_position.min(after + CHUNK), CHUNK).await?
                     }
-                    _ => Vec::new(),
+                    _ => Stretch { events: Vec::new(), up_to: log.last_position },
                 };
-                Ok((log, rows))
+                Ok((log, stretch))
             })
         })
         .await

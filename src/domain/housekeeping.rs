@@ -10,6 +10,7 @@ use crate::app::App;
 use crate::error::Result;
 use crate::store;
 
+const MICROS_PER_DAY: i64 = 86_400 * 1_000_000;
 /// Rows forgotten in one transaction.
 const BITE: i64 = 1_000;
 
@@ -19,9 +20,10 @@ const BITE: i64 = 1_000;
 /// Of the database.
 pub async fn bite(app: &App) -> Result<bool> {
     let now = app.clock.now();
+    let kept_from = now.plus_micros(-app.settings.event_retention_days * MICROS_PER_DAY);
     let forgotten = app
         .db
-        .write(now, |conn, now| {
+        .write((now, kept_from), |conn, (now, kept_from)| {
             Box::pin(async move {
                 let attempts_before = now.plus_micros(-FORGOTTEN_AFTER_MICROS);
                 let codes_before = now.plus_micros(-COUNTED_MICROS);
@@ -31,6 +33,7 @@ pub async fn bite(app: &App) -> Result<bool> {
                     store::account_codes::delete_expired(conn, *now, codes_before, BITE).await?,
                     store::login_attempts::delete_before(conn, attempts_before, BITE).await?,
                     store::invites::delete_expired(conn, *now, BITE).await?,
+                    store::events::trim(conn, *kept_from, BITE).await?,
                 ];
                 store::revocations::trim(conn, revocations::KEPT).await?;
                 Ok(counts.into_iter().max().unwrap_or_default())

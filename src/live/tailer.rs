@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::queue::{Queue, Start};
 use super::{Frame, Live, POLL_INTERVAL, Readers};
-use crate::domain::events::{self, CHUNK, Cursor, Kind, Logged};
+use crate::domain::events::{self, Cursor, Kind, Logged};
 use crate::error::Result;
 use crate::ids::{ConversationId, UserId};
 
@@ -94,7 +94,7 @@ impl Tail {
     }
 
     async fn read_on(&mut self, live: &Live) -> Result<(bool, Start)> {
-        let (log, rows) = events::tail(&live.app, self.position).await?;
+        let (log, stretch) = events::tail(&live.app, self.position).await?;
         let same = self.epoch.as_deref() == Some(log.epoch.as_str());
         let position = match self.position {
             Some(position) if same && position <= log.last_position => position,
@@ -115,9 +115,9 @@ impl Tail {
         if self.position != Some(position) || position == log.last_position {
             return Ok((false, Start { epoch, position: self.position.unwrap_or(position) }));
         }
-        let up_to = log.last_position.min(position + CHUNK);
+        let up_to = stretch.up_to;
         let more = up_to < log.last_position;
-        self.hand_out(live, &epoch, rows, more).await?;
+        self.hand_out(live, &epoch, stretch.events, more).await?;
         self.position = Some(up_to);
         Ok((more, Start { epoch, position: up_to }))
     }

@@ -254,11 +254,29 @@ pub struct Logged {
     pub at: Timestamp,
 }
 
-/// `None` for a kind that a later version logged: whoever does not know it cannot tell it.
-fn logged(row: &Row<'_>) -> Result<Option<Logged>> {
-    let Some(kind) = Kind::parse(row.text(1)?) else { return Ok(None) };
-    Ok(Some(Logged {
-        position: row.i64(0)?,
+/// A stretch of the log.
+#[derive(Debug, Default)]
+pub struct Stretch {
+    /// What happened in it.
+    pub events: Vec<Logged>,
+    /// Up to where it goes.
+    pub up_to: i64,
+}
+
+impl Stretch {
+    /// Of what was found up to `up_to`, the first `limit`. What a later version logged cannot be told by one that does not know
+    /// it, but was looked at.
+    fn new(rows: Vec<(i64, Option<Logged>)>, up_to: i64, limit: i64) -> Self {
+        let cut = rows.last().filter(|_| rows.len() as i64 >= limit).map(|(position, _)| *position);
+        Self { events: rows.into_iter().filter_map(|(_, logged)| logged).collect(), up_to: cut.unwrap_or(up_to) }
+    }
+}
+
+fn logged(row: &Row<'_>) -> Result<(i64, Option<Logged>)> {
+    let position = row.i64(0)?;
+    let Some(kind) = Kind::parse(row.text(1)?) else { return Ok((position, None)) };
+    let logged = Some(Logged {
+        position,
         kind,
         conversation_id: row.option_i64(2)?.map(ConversationId),
         seq: row.option_i64(3)?,
@@ -266,25 +284,26 @@ fn logged(row: &Row<'_>) -> Result<Option<Logged>> {
         subject_id: row.option_i64(5)?.map(UserId),
         detail: row.option_text(6)?.map(str::to_owned),
         at: row.time(7)?,
-    }))
+    });
+    Ok((position, logged))
 }
 
-/// Events behind `after`, up to `up_to`, in their order.
-pub async fn between(conn: &mut Conn, after: i64, up_to: i64) -> Result<Vec<Logged>> {
+/// Events behind `after`, up to `up_to`, in their order, the first `limit`.
+pub async fn between(conn: &mut Conn, after: i64, up_to: i64, limit: i64) -> Result<Stretch> {
     let found = conn
         .rows(
             "SELECT position, type, conversation_id, seq, actor_id, subject_id, detail, at FROM messaging.events
-              WHERE position > $1 AND position <= $2 ORDER BY position",
-            &[Value::I64(after), Value::I64(up_to)],
+              WHERE position > $1 AND position <= $2 ORDER BY position LIMIT $3",
+            &[Value::I64(after), Value::I64(up_to), Value::I64(limit)],
             logged,
         )
         .await?;
-    Ok(found.into_iter().flatten().collect())
+    Ok(Stretch::new(found, up_to, limit))
 }
 
 /// Those of [`between`] that somebody may see now: of conversations that they are in, from the message on that they see first;
 /// between them and somebody; of everybody; and their own removal, or the end of a group that they were in until then.
-pub async fn visible_between(conn: &mut Conn, user: UserId, after: i64, up_to: i64) -> Result<Vec<Logged>> {
+pub async fn visible_between(conn: &mut Conn, user: UserId, after: i64, up_to: i64, limit: i64) -> Result<Stretch> {
     let found = conn
         .rows(
             "SELECT e.position, e.type, e.conversation_id, e.seq, e.actor_id, e.subject_id, e.detail, e.at
@@ -298,12 +317,12 @@ pub async fn visible_between(conn: &mut Conn, user: UserId, after: i64, up_to: i
                   OR (e.type = 'conversation.deleted' AND EXISTS (
                         SELECT 1 FROM messaging.former_members f
                          WHERE f.user_id = $3 AND f.conversation_id = e.conversation_id AND f.left_at = e.at)))
-              ORDER BY e.position",
-            &[Value::I64(after), Value::I64(up_to), Value::I64(user.0)],
+              ORDER BY e.position LIMIT $4",
+            &[Value::I64(after), Value::I64(up_to), Value::I64(user.0), Value::I64(limit)],
             logged,
         )
         .await?;
-    Ok(found.into_iter().flatten().collect())
+    Ok(Stretch::new(found, up_to, limit))
 }
 
 /// Who was in a group when it ended at that moment.

@@ -1,5 +1,7 @@
 //! `/api/events`, `/api/events/stream` and `/api/ws`: what happened, once and in order, to those who may see it.
 
+mod faults;
+
 use std::time::{Duration, Instant};
 
 use reqwest::Method;

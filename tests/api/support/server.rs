@@ -135,6 +135,7 @@ impl Server {
             rate_limits: options.rate_limits,
             registration_open: options.registration_open,
             direct_messages_from: options.direct_messages_from,
+            event_retention_days: posthaste::app::EVENT_RETENTION_DAYS,
             public_url: options.origins.public_origin.clone(),
             jwt: options.jwt,
             mail: options.mail,

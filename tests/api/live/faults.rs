@@ -1,0 +1,239 @@
+//! What must not make a reader miss an event, or get one twice.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use posthaste::domain::housekeeping;
+use posthaste::http::Timeouts;
+use posthaste::ids::Rng;
+use posthaste::time::Clock;
+use serde_json::{Value, json};
+use tokio::io::AsyncReadExt;
+
+use super::{now, poll};
+use crate::both;
+use crate::support::callers::moment;
+use crate::support::people::get;
+use crate::support::watch::{Socket, Stream};
+use crate::support::{Options, Server};
+
+/// How often a reader goes away and comes back, in each way to read.
+const RETURNS: usize = 340;
+
+fn random(rng: &Rng, below: u64) -> u64 {
+    u64::from_le_bytes(rng.bytes().unwrap()) % below
+}
+
+/// What a reader was told of messages: their ids, in the order of telling.
+#[derive(Default)]
+struct Told {
+    ids: Vec<i64>,
+    cursor: String,
+}
+
+impl Told {
+    fn note(&mut self, event: &Value) {
+        self.cursor = event["cursor"].as_str().unwrap().to_owned();
+        if event["type"] == "message.created" {
+            self.ids.push(event["data"]["id"].as_i64().unwrap());
+        }
+    }
+}
+
+both!(a_reader_that_comes_and_goes_gets_everything_once, async |place| {
+    let server = Server::start(place).await;
+    let cursor = now(&server, "duck").await;
+    let done = Arc::new(AtomicBool::new(false));
+    let writing = async {
+        let mut sent = Vec::new();
+        while !done.load(Ordering::Relaxed) {
+            let sending = (0..4).map(|_| server.send("bugs", "duck", "x"));
+            sent.extend(futures_util::future::join_all(sending).await.iter().map(|told| told["id"].as_i64().unwrap()));
+            // So that the readers are at the end now and then.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        sent
+    };
+    let reading = async {
+        // The operating system's generator: a fault that it finds is in the log by its cursor.
+        let rng = Rng::Seeded(7.into());
+        let readers =
+            (by_socket(&server, &rng, &cursor), by_stream(&server, &rng, &cursor), by_poll(&server, &rng, &cursor));
+        let told = futures_util::future::join3(readers.0, readers.1, readers.2).await;
+        done.store(true, Ordering::Relaxed);
+        [told.0, told.1, told.2]
+    };
+    let (sent, readers) = tokio::join!(writing, reading);
+    for mut told in readers {
+        // What came after the last return.
+        loop {
+            let (events, _) = poll(&server, "duck", &told.cursor).await;
+            if events.is_empty() {
+                break;
+            }
+            events.iter().for_each(|event| told.note(event));
+        }
+        let distinct: BTreeSet<i64> = told.ids.iter().copied().collect();
+        assert_eq!(distinct.len(), told.ids.len(), "told twice");
+        assert_eq!(distinct, sent.iter().copied().collect(), "missed");
+        assert!(told.ids.is_sorted(), "out of order");
+    }
+    assert!(sent.len() > RETURNS, "{}", sent.len());
+});
+
+async fn by_socket(server: &Server, rng: &Rng, cursor: &str) -> Told {
+    let mut told = Told { cursor: cursor.to_owned(), ..Told::default() };
+    for _ in 0..RETURNS {
+        let mut socket = Socket::behind(server, "duck", &told.cursor).await;
+        for _ in 0..random(rng, 8) {
+            told.note(&socket.event().await);
+        }
+    }
+    told
+}
+
+async fn by_stream(server: &Server, rng: &Rng, cursor: &str) -> Told {
+    let mut told = Told { cursor: cursor.to_owned(), ..Told::default() };
+    for _ in 0..RETURNS {
+        let mut stream = Stream::open(server, "duck", Some(&told.cursor)).await;
+        assert_eq!(stream.next().await.unwrap().name, "hello");
+        for _ in 0..random(rng, 8) {
+            told.note(&stream.next().await.unwrap().data);
+        }
+    }
+    told
+}
+
+async fn by_poll(server: &Server, rng: &Rng, cursor: &str) -> Told {
+    let mut told = Told { cursor: cursor.to_owned(), ..Told::default() };
+    for _ in 0..RETURNS {
+        let wait_s = random(rng, 2);
+        let answer = get(server, "duck", &format!("/api/events?after={}&wait={wait_s}", told.cursor)).await.json();
+        answer["events"].as_array().unwrap().iter().for_each(|event| told.note(event));
+        told.cursor = answer["cursor"].as_str().unwrap().to_owned();
+    }
+    told
+}
+
+both!(a_cursor_is_good_until_its_events_are_forgotten, async |place| {
+    let hand = Arc::new(AtomicI64::new(moment("2026-01-01T00:00:00Z")));
+    let options = Options { clock: Clock::Manual(Arc::clone(&hand)), ..Options::default() };
+    let server = Server::start_with(place, options).await;
+    let old = now(&server, "duck").await;
+    server.send("bugs", "duck", "of January").await;
+    let newer = now(&server, "duck").await;
+    hand.store(moment("2026-01-20T00:00:00Z"), Ordering::Relaxed);
+    server.send("bugs", "duck", "of later").await;
+    hand.store(moment("2026-02-05T00:00:00Z"), Ordering::Relaxed);
+    while housekeeping::bite(&server.app).await.unwrap() {}
+    get(&server, "duck", &format!("/api/events?after={old}")).await.problem(410, "cursor_expired");
+    let (events, _) = poll(&server, "duck", &newer).await;
+    assert_eq!(events.last().unwrap()["data"]["body"], "of later");
+    let target = format!("/api/ws?after={old}");
+    let mut socket = Socket::open(&server, &target, &[("x-act-as", "duck")]).await.unwrap();
+    server.send("bugs", "duck", "now").await;
+    assert_eq!(socket.event_of("message.created").await["data"]["body"], "now");
+    // A month without a word: nothing is left, and what is new has its place.
+    hand.store(moment("2026-06-01T00:00:00Z"), Ordering::Relaxed);
+    while housekeeping::bite(&server.app).await.unwrap() {}
+    assert_eq!(place.numbers("SELECT count(*) FROM messaging.events").await, [[0]]);
+    let (events, end) = poll(&server, "duck", &socket.cursor).await;
+    assert_eq!(events, Vec::<Value>::new());
+    server.send("bugs", "duck", "again").await;
+    assert_eq!(poll(&server, "duck", &end).await.0.last().unwrap()["data"]["body"], "again");
+});
+
+both!(who_does_not_read_is_closed_and_loses_nothing, async |place| {
+    let server = Server::start(place).await;
+    let mut slow = Socket::of(&server, "duck").await;
+    let mut quick = Socket::of(&server, "duck").await;
+    let cursor = slow.cursor.clone();
+    let body = "x".repeat(7_900);
+    let writing = async {
+        for _ in 0..300 {
+            futures_util::future::join_all((0..8).map(|_| server.send("bugs", "duck", &body))).await;
+        }
+    };
+    let reading = async {
+        let mut ids = Vec::new();
+        while ids.len() < 2_400 {
+            ids.push(quick.event_of("message.created").await["data"]["id"].as_i64().unwrap());
+        }
+        ids
+    };
+    let ((), quick_ids) = tokio::join!(writing, reading);
+    assert_eq!(quick_ids.len(), 2_400);
+    // What fitted on the way comes, then the end.
+    let mut told = Told { cursor, ..Told::default() };
+    let code = loop {
+        match slow.next().await {
+            Ok(frame) => told.note(&frame["event"]),
+            Err(code) => break code,
+        }
+    };
+    assert!(code == 4008 || code == 0, "{code}");
+    assert!(told.ids.len() < 2_400, "it was read as it came");
+    let mut back = Socket::behind(&server, "duck", &told.cursor).await;
+    while told.ids.len() < 2_400 {
+        told.note(&back.event().await);
+    }
+    assert_eq!(told.ids, quick_ids);
+});
+
+both!(who_says_nothing_is_closed, async |place| {
+    let timeouts = Timeouts { heartbeat: Duration::from_millis(300), ..Timeouts::default() };
+    let server = Server::start_with(place, Options { timeouts, ..Options::default() }).await;
+    // Answers pings, as its library does by itself.
+    let mut present = Socket::of(&server, "bugs").await;
+    let absent = Socket::of(&server, "duck").await;
+    let tokio_tungstenite::MaybeTlsStream::Plain(mut stream) = absent.stream.into_inner() else { unreachable!() };
+    let reading = async {
+        let mut bytes = Vec::new();
+        tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut bytes)).await.unwrap().unwrap();
+        bytes
+    };
+    let staying = async {
+        let until = tokio::time::Instant::now() + Duration::from_secs(3);
+        while let Ok(frame) = tokio::time::timeout_at(until, present.stream.next()).await {
+            frame.unwrap().unwrap();
+        }
+        present.say(json!({"type": "ping"})).await;
+        assert_eq!(present.frame().await["type"], "pong");
+    };
+    let (bytes, ()) = tokio::join!(reading, staying);
+    // A ping or two, and the close with its code.
+    let code = 4408_u16.to_be_bytes();
+    assert!(bytes.windows(2).any(|window| window == code), "{bytes:?}");
+});
+
+both!(who_comes_back_late_catches_up_while_more_comes, async |place| {
+    let server = Server::start(place).await;
+    let mut told = Told { cursor: now(&server, "duck").await, ..Told::default() };
+    let mut sent = 0;
+    let more = async |times: usize| {
+        for _ in 0..times {
+            futures_util::future::join_all((0..50).map(|_| server.send("bugs", "duck", "x"))).await;
+        }
+    };
+    more(60).await;
+    sent += 3_000;
+    let mut socket = Socket::behind(&server, "duck", &told.cursor).await;
+    let writing = more(40);
+    sent += 2_000;
+    let reading = async {
+        while told.ids.len() < sent {
+            told.note(&socket.event().await);
+            if told.ids.len() < 500 {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        }
+    };
+    tokio::join!(writing, reading);
+    let distinct: BTreeSet<i64> = told.ids.iter().copied().collect();
+    assert_eq!(distinct.len(), sent);
+    assert!(told.ids.is_sorted());
+    assert!(socket.is_quiet().await);
+});
