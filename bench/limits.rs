@@ -58,6 +58,11 @@ impl Limit {
         Self::start("bare group commit", folder, &["group-commit".into(), copy])
     }
 
+    /// A bare axum handler that sends the body of every POST to every WebSocket.
+    pub fn broadcast(folder: &Path) -> Outcome<Self> {
+        Self::start("bare broadcast", folder, &["broadcast".into()])
+    }
+
     fn start(name: &str, folder: &Path, arguments: &[PathBuf]) -> Outcome<Self> {
         let executable = std::env::current_exe().context("finding this executable")?;
         let mut command = Command::new(executable);
@@ -79,6 +84,7 @@ pub fn run(arguments: &[String]) -> Outcome<()> {
     let router = match arguments {
         [kind, file, content_type] if kind == "bytes" => same_bytes_router(file, content_type)?,
         [kind, database] if kind == "group-commit" => group_commit_router(database)?,
+        [kind] if kind == "broadcast" => broadcast_router(),
         _ => return Err(format!("no such limit: {arguments:?}")),
     };
     std::thread::spawn(|| {
@@ -105,6 +111,31 @@ fn same_bytes_router(file: &str, content_type: &str) -> Outcome<Router> {
         async move { answer }
     };
     Ok(Router::new().fallback(get(answer)))
+}
+
+fn broadcast_router() -> Router {
+    use axum::extract::ws::{Message, Utf8Bytes, WebSocketUpgrade};
+    let sender = tokio::sync::broadcast::Sender::<Utf8Bytes>::new(WAITING);
+    let posted = sender.clone();
+    let send = move |body: String| {
+        // About as long as an event.
+        let frame = format!("{{\"type\":\"event\",\"event\":{body},\"padding\":\"{}\"}}", "x".repeat(600));
+        let _ = posted.send(frame.into());
+        async { StatusCode::CREATED }
+    };
+    let listen = move |upgrade: WebSocketUpgrade| {
+        let mut receiver = sender.subscribe();
+        async move {
+            upgrade.on_upgrade(async move |mut socket| {
+                while let Ok(frame) = receiver.recv().await {
+                    if socket.send(Message::Text(frame)).await.is_err() {
+                        return;
+                    }
+                }
+            })
+        }
+    };
+    Router::new().route("/api/ws", get(listen)).route("/api/messages", post(send))
 }
 
 #[derive(Deserialize)]

@@ -13,6 +13,7 @@ mod client;
 mod conversations;
 mod data;
 mod limits;
+mod live;
 mod plan;
 mod postgres;
 mod process;

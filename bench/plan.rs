@@ -17,6 +17,7 @@ use crate::client::{self, Load, Measured, Page, Request};
 use crate::conversations;
 use crate::data::{self, Random};
 use crate::limits::Limit;
+use crate::live;
 use crate::postgres::{self, Cluster};
 use crate::process::{Context, Outcome, ScratchFolder};
 use crate::report::{Conditions, Figure, Target};
@@ -95,6 +96,7 @@ fn run_sqlite(settings: &Settings, folder: &Path, figures: &mut Vec<Figure>) -> 
     drop(bare_writer);
     figures.extend(callers.write(settings, || Ok(()))?);
     figures.extend(conversations::measure("SQLite", settings, folder, &server, || Ok(()))?);
+    figures.extend(live::measure("SQLite", settings, folder, &server, || Ok(()))?);
     drop(server);
     figures.extend(accounts::log_in("SQLite", &setup)?);
     let start = median_start(&setup)?;
@@ -161,6 +163,7 @@ fn run_postgres(settings: &Settings, folder: &Path, figures: &mut Vec<Figure>) -
     let settle = || cluster.execute("CHECKPOINT");
     figures.extend(callers.write(settings, settle)?);
     figures.extend(conversations::measure("PostgreSQL", settings, folder, &server, settle)?);
+    figures.extend(live::measure("PostgreSQL", settings, folder, &server, settle)?);
     drop(server);
     figures.extend(accounts::log_in("PostgreSQL", &setup)?);
     let start = median_start(&setup)?;

@@ -52,6 +52,8 @@ pub enum Unit {
     PerSecond,
     /// 2^20 bytes.
     Mebibytes,
+    /// 2^10 bytes.
+    Kibibytes,
     /// Milliseconds.
     Milliseconds,
 }
@@ -176,6 +178,7 @@ impl Unit {
         match self {
             Unit::PerSecond => format!("{}/s", thousands(value)),
             Unit::Mebibytes => format!("{value:.0} MiB"),
+            Unit::Kibibytes => format!("{value:.1} KiB"),
             Unit::Milliseconds => format!("{value:.1} ms"),
         }
     }
@@ -184,6 +187,7 @@ impl Unit {
         match self {
             Unit::PerSecond => "per_second",
             Unit::Mebibytes => "mebibytes",
+            Unit::Kibibytes => "kibibytes",
             Unit::Milliseconds => "milliseconds",
         }
     }
