@@ -19,7 +19,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::extract::ws::Utf8Bytes;
-use tokio::sync::{Notify, watch};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, broadcast, watch};
 
 use crate::app::App;
 use crate::domain::events::{Event, ReaderId};
@@ -32,6 +33,11 @@ pub use subscription::{Next, Subscription};
 pub const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Subscriptions at once on one server.
 pub const SUBSCRIPTION_LIMIT: usize = 65_536;
+
+/// People to whom something that is not logged is told.
+pub const WHISPER_LIMIT: usize = 100;
+/// Whispers that wait for the bus; beyond it the oldest are lost.
+const WHISPERS_WAITING: usize = 256;
 
 /// Writes an event as JSON; the cursor behind it is given.
 pub type Render = fn(&Event, &str) -> Result<Vec<u8>>;
@@ -72,6 +78,15 @@ impl Frame {
     }
 }
 
+/// Something that is told and not logged, on its way to those who may see it. Whoever is not there misses it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Whisper {
+    /// To whom: at most [`WHISPER_LIMIT`] people.
+    pub to: Vec<i64>,
+    /// The event in JSON.
+    pub event: String,
+}
+
 /// The live part of a server. Shared by `Arc`.
 pub struct Live {
     app: Arc<App>,
@@ -79,6 +94,7 @@ pub struct Live {
     readers: Mutex<Readers>,
     /// Rung when a subscription waits to begin, or another server says that there is something.
     wake: Notify,
+    whispers: broadcast::Sender<Whisper>,
     stopping: watch::Sender<bool>,
     running: AtomicBool,
 }
@@ -109,8 +125,15 @@ impl Readers {
 impl Live {
     /// The live part; nothing happens in it before [`run`](Self::run).
     pub fn new(app: Arc<App>, render: Render) -> Arc<Self> {
-        let (wake, stopping) = (Notify::new(), watch::Sender::new(false));
-        Arc::new(Self { app, render, readers: Mutex::default(), wake, stopping, running: AtomicBool::new(false) })
+        Arc::new(Self {
+            app,
+            render,
+            readers: Mutex::default(),
+            wake: Notify::new(),
+            whispers: broadcast::Sender::new(WHISPERS_WAITING),
+            stopping: watch::Sender::new(false),
+            running: AtomicBool::new(false),
+        })
     }
 
     /// Tails the log until the server stops.
@@ -142,6 +165,29 @@ impl Live {
     /// There may be something new in the log.
     pub fn look(&self) {
         self.wake.notify_one();
+    }
+
+    /// Tells something on every server.
+    pub fn whisper(&self, whisper: Whisper) {
+        self.hear(&whisper);
+        // Nobody listens where there is one server.
+        let _ = self.whispers.send(whisper);
+    }
+
+    /// What is told here, for other servers.
+    pub fn whispers(&self) -> broadcast::Receiver<Whisper> {
+        self.whispers.subscribe()
+    }
+
+    /// Tells something to those who listen here: this server's own, or from another one.
+    pub fn hear(&self, whisper: &Whisper) {
+        let Ok(frame) = Frame::new(None, None, whisper.event.as_bytes()).map(Arc::new) else { return };
+        let readers = self.readers();
+        for user in whisper.to.iter().take(WHISPER_LIMIT) {
+            for queue in readers.people.get(&UserId(*user)).into_iter().flatten() {
+                queue.push(&frame);
+            }
+        }
     }
 
     fn readers(&self) -> MutexGuard<'_, Readers> {
