@@ -191,6 +191,11 @@ async fn send(wire: &mut Option<Wire>, address: SocketAddr, request: &[u8]) -> R
 }
 
 /// Every message of the database, by its body.
+/// The newest message that there is.
+async fn last_message(place: &Place) -> i64 {
+    place.numbers("SELECT coalesce(max(id), 0) FROM messaging.messages").await[0][0]
+}
+
 async fn stored(place: &Place) -> HashMap<String, Vec<Position>> {
     const SQL: &str = "SELECT body, conversation_id, seq, id FROM messaging.messages";
     let rows: Vec<(String, Position)> = match place.kind {

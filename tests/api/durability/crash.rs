@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use posthaste::ids::Rng;
 
-use super::{Load, Outcome, assert_kept, repeat_lost};
+use super::{Load, Outcome, assert_kept, last_message, repeat_lost};
 use crate::both;
 use crate::messages::assert_dense;
 use crate::support::Place;
 use crate::support::place::Kind;
 use crate::support::process::{Process, Wrapping};
+use crate::support::watch::Follower;
 
 const ROUNDS: usize = 30;
 const KILL_BETWEEN_MS: Range<u64> = 30..300;
@@ -21,6 +22,8 @@ const KILL_START_BETWEEN_MS: Range<u64> = 2..120;
 
 both!(a_killed_server_has_lost_and_doubled_nothing, async |place| {
     let mut server = Process::start(place).await;
+    let before = last_message(place).await;
+    let follower = Follower::start(server.address).await;
     let mut attempts = Vec::new();
     let mut repeated = 0;
     for round in 0..ROUNDS {
@@ -31,6 +34,7 @@ both!(a_killed_server_has_lost_and_doubled_nothing, async |place| {
         let mut sent = load.stop().await;
         let backends = backends(place).await;
         server = Process::start(place).await;
+        follower.moved(server.address);
         // Before the killed server's last transactions have ended, so that they meet their repeats.
         repeated += repeat_lost(server.address, &mut sent).await;
         wait_for_end(place, &backends).await;
@@ -39,6 +43,8 @@ both!(a_killed_server_has_lost_and_doubled_nothing, async |place| {
         assert_kept(place, &attempts).await;
         assert_dense(place).await;
     }
+    let returns = follower.assert_told(place, before).await;
+    assert!(returns >= ROUNDS, "{returns}");
     server.terminate().await;
     let accepted = attempts.iter().filter(|attempt| attempt.accepted().is_some()).count();
     let lost = attempts.iter().filter(|attempt| matches!(attempt.outcome, Outcome::Lost(_))).count();

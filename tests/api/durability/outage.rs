@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::{Load, assert_kept, repeat_lost};
+use super::{Load, assert_kept, last_message, repeat_lost};
 use crate::messages::assert_dense;
 use crate::support::cluster::Cluster;
 use crate::support::server::Answer;
+use crate::support::watch::Follower;
 use crate::support::wire::{Wire, get_request};
 use crate::support::{Place, Server};
 
@@ -21,6 +22,8 @@ fn the_server_outlives_an_outage_of_postgres() {
         let mut cluster = Cluster::start().await;
         let place = Place::in_cluster(&cluster.url()).await;
         let server = Server::start(&place).await;
+        let before = last_message(&place).await;
+        let follower = Follower::start(server.address).await;
         let load = Load::start(server.address, "outage");
         for _ in 0..OUTAGES {
             load.accepts_more(100).await;
@@ -44,6 +47,7 @@ fn the_server_outlives_an_outage_of_postgres() {
         let repeated = repeat_lost(server.address, &mut attempts).await;
         assert_kept(&place, &attempts).await;
         assert_dense(&place).await;
+        follower.assert_told(&place, before).await;
         println!("{} sends over {OUTAGES} outages, {repeated} repeated with their keys", attempts.len());
         server.stop().await;
     });

@@ -1,15 +1,19 @@
 //! Readers of events, as clients have them: a WebSocket, and a stream of server-sent events.
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
-use super::Server;
+use super::{Place, Server};
 
 /// How long something may take that must come.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -163,6 +167,93 @@ impl Stream {
             }
             let chunk = tokio::time::timeout(PATIENCE, self.response.chunk()).await.expect("a chunk in time");
             self.text.push_str(std::str::from_utf8(&chunk.ok()??).unwrap());
+        }
+    }
+}
+
+/// A reader that follows everything, whatever happens to the server: it comes back with its cursor.
+pub struct Follower {
+    shared: Arc<Mutex<Followed>>,
+    task: JoinHandle<()>,
+}
+
+#[derive(Debug, Default)]
+struct Followed {
+    address: Option<SocketAddr>,
+    /// Ids of messages, in the order in which they were told.
+    ids: Vec<i64>,
+    returns: usize,
+}
+
+impl Follower {
+    /// Begins with what happens from now on.
+    pub async fn start(address: SocketAddr) -> Self {
+        let shared = Arc::new(Mutex::new(Followed { address: Some(address), ..Followed::default() }));
+        let followed = Arc::clone(&shared);
+        let (begun, begins) = tokio::sync::oneshot::channel();
+        let task = tokio::spawn(async move {
+            let (mut cursor, mut begun) = (None, Some(begun));
+            loop {
+                let address = followed.lock().unwrap().address.unwrap();
+                follow(address, &mut cursor, &followed, &mut begun).await;
+                followed.lock().unwrap().returns += 1;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        begins.await.unwrap();
+        Self { shared, task }
+    }
+
+    /// Where the server is from now on.
+    pub fn moved(&self, address: SocketAddr) {
+        self.shared.lock().unwrap().address = Some(address);
+    }
+
+    /// That every message behind those that there were before was told, once and in order; how often it came back.
+    pub async fn assert_told(self, place: &Place, before: i64) -> usize {
+        let sql = format!("SELECT id FROM messaging.messages WHERE id > {before} ORDER BY id");
+        let expected: BTreeSet<i64> = place.numbers(&sql).await.into_iter().flatten().collect();
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while self.shared.lock().unwrap().ids.len() < expected.len() && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        self.task.abort();
+        let followed = self.shared.lock().unwrap();
+        let told: BTreeSet<i64> = followed.ids.iter().copied().collect();
+        assert_eq!(told.len(), followed.ids.len(), "some were told twice");
+        assert_eq!(told, expected);
+        followed.returns
+    }
+}
+
+async fn follow(
+    address: SocketAddr,
+    cursor: &mut Option<String>,
+    followed: &Mutex<Followed>,
+    begun: &mut Option<tokio::sync::oneshot::Sender<()>>,
+) -> Option<()> {
+    let after = cursor.as_ref().map(|cursor| format!("?after={cursor}")).unwrap_or_default();
+    let opening = tokio_tungstenite::connect_async(format!("ws://{address}/api/ws{after}"));
+    let (mut stream, _) = tokio::time::timeout(PATIENCE, opening).await.ok()?.ok()?;
+    loop {
+        let message = tokio::time::timeout(PATIENCE, stream.next()).await.ok()??.ok()?;
+        let Message::Text(text) = message else { continue };
+        let frame: Value = serde_json::from_str(text.as_str()).unwrap();
+        match frame["type"].as_str() {
+            Some("hello") => {
+                *cursor = frame["cursor"].as_str().map(str::to_owned);
+                if let Some(begun) = begun.take() {
+                    begun.send(()).unwrap();
+                }
+            }
+            Some("event") => {
+                let event = &frame["event"];
+                *cursor = event["cursor"].as_str().map(str::to_owned);
+                if event["type"] == "message.created" {
+                    followed.lock().unwrap().ids.push(event["data"]["id"].as_i64().unwrap());
+                }
+            }
+            other => panic!("{other:?} while following"),
         }
     }
 }
