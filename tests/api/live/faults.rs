@@ -17,8 +17,9 @@ use super::{now, poll};
 use crate::both;
 use crate::support::callers::moment;
 use crate::support::people::get;
-use crate::support::watch::{Socket, Stream};
-use crate::support::{Options, Server};
+use crate::support::place::Kind;
+use crate::support::watch::{Follower, Socket, Stream};
+use crate::support::{Options, Place, Server};
 
 /// How often a reader goes away and comes back, in each way to read.
 const RETURNS: usize = 340;
@@ -237,3 +238,56 @@ both!(who_comes_back_late_catches_up_while_more_comes, async |place| {
     assert!(told.ids.is_sorted());
     assert!(socket.is_quiet().await);
 });
+
+/// A transaction of somebody else that has taken its place in the log and takes its time: what comes behind waits for it.
+#[test]
+fn a_slow_transaction_of_somebody_else_hides_nothing() {
+    crate::support::run(Kind::Postgres, async |place: &Place| {
+        let server = Server::start(place).await;
+        let before = place.numbers("SELECT max(id) FROM messaging.messages").await[0][0];
+        let begin = place.numbers("SELECT last_position FROM messaging.event_log").await[0][0];
+        let follower = Follower::start(server.address).await;
+        let epoch_and_place = server.get("/api/events").await.json()["cursor"].as_str().unwrap().to_owned();
+        let foreign = place.postgres().await;
+        let looking_on = place.postgres().await;
+        looking_on.batch_execute("BEGIN; SELECT count(*) FROM messaging.events").await.unwrap();
+        let done = Arc::new(AtomicBool::new(false));
+        let slow = async {
+            for _ in 0..12 {
+                let took = "BEGIN; UPDATE messaging.event_log SET last_position = last_position + 1;
+                            SELECT pg_sleep(0.05);
+                            INSERT INTO messaging.events (position, type, actor_id, subject_id, at)
+                            SELECT last_position, 'user.updated', 1, 1, now() FROM messaging.event_log;
+                            SELECT pg_sleep(0.1); COMMIT";
+                foreign.batch_execute(took).await.unwrap();
+            }
+            done.store(true, Ordering::Relaxed);
+        };
+        let writing = async {
+            let mut count = 0;
+            while !done.load(Ordering::Relaxed) {
+                futures_util::future::join_all((0..4).map(|_| server.send("bugs", "duck", "x"))).await;
+                count += 4;
+            }
+            count
+        };
+        let ((), count) = tokio::join!(slow, writing);
+        assert!(count > 20, "{count}");
+        follower.assert_told(place, before).await;
+        // Whoever sees everything sees every place, each once.
+        let (mut cursor, mut places) = (epoch_and_place, Vec::new());
+        loop {
+            let answer = server.get(&format!("/api/events?after={cursor}")).await.json();
+            let events = answer["events"].as_array().unwrap().clone();
+            if events.is_empty() {
+                break;
+            }
+            let place = |event: &Value| event["cursor"].as_str()?.rsplit_once('-')?.1.parse::<i64>().ok();
+            places.extend(events.iter().map(|event| place(event).unwrap()));
+            cursor = answer["cursor"].as_str().unwrap().to_owned();
+        }
+        let end = place.numbers("SELECT last_position FROM messaging.event_log").await[0][0];
+        assert_eq!(places, (begin + 1..=end).collect::<Vec<i64>>());
+        looking_on.batch_execute("COMMIT").await.unwrap();
+    });
+}
