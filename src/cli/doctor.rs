@@ -144,17 +144,23 @@ async fn contents(db: &Db, place: &str) -> Vec<Finding> {
             Box::pin(async move {
                 let intact = store::health::is_intact(conn).await?;
                 let broken = store::health::count_broken_conversations(conn).await?;
-                Ok((intact, broken, store::users::count(conn).await?))
+                let miscounted = store::health::count_miscounted_messages(conn).await?;
+                Ok((intact, broken, miscounted, store::users::count(conn).await?))
             })
         })
         .await;
     match looked {
-        Ok((true, 0, users)) => {
+        Ok((true, 0, 0, users)) => {
             vec![Finding::Good(format!("schema {}, {users} users, all conversations whole", migrations::NEWEST))]
         }
         Ok((false, ..)) => vec![Finding::Bad(format!("{place} is damaged: restore a backup"))],
-        Ok((true, broken, _)) => {
-            vec![Finding::Bad(format!("{broken} conversations disagree with their messages: restore a backup"))]
+        Ok((true, broken, miscounted, _)) => {
+            let disagree =
+                [(broken, "conversations", "their messages"), (miscounted, "messages", "the reactions under them")];
+            let found = disagree.into_iter().filter(|(count, ..)| *count > 0);
+            found
+                .map(|(count, of, with)| Finding::Bad(format!("{count} {of} disagree with {with}: restore a backup")))
+                .collect()
         }
         Err(error) => vec![Finding::Bad(explain(place, &error))],
     }

@@ -22,6 +22,7 @@ use super::messages::{Answer, Decorations, Draft, Keyed, Kind, Message, Recipien
 use crate::error::{Error, FieldError, Result};
 use crate::ids::{ConversationId, MessageId, UserId};
 use crate::store::conversations::{Head, Pair};
+use crate::store::events::{self, NewEvent};
 use crate::store::mentions::Mention;
 use crate::store::messages::NewRow;
 use crate::store::sends::Append;
@@ -102,9 +103,12 @@ pub async fn send_all(conn: &mut Conn, batch: &Batch) -> Result<Vec<Result<Answe
     replay(conn, now, &batch.drafts, &mut answers).await?;
     let placed = place(conn, batch, &mut answers).await?;
     let placed = assert_welcome(conn, batch, placed, &mut answers).await?;
-    let placed = make_conversations(conn, now, placed, &batch.known, &mut answers).await?;
-    if !placed.is_empty() {
-        write(conn, now, placed, batch, &mut answers).await?;
+    let mut made = Vec::new();
+    let placed = make_conversations(conn, now, placed, &batch.known, &mut made, &mut answers).await?;
+    let appended = !placed.is_empty() && write(conn, now, placed, batch, &made, &mut answers).await?;
+    if !appended {
+        // Nobody is left to say something in them, but they are there.
+        events::append(conn, &made).await?;
     }
     Ok(answers
         .into_iter()
@@ -290,12 +294,13 @@ fn other_member(members: &DirectMembers, conversation: ConversationId, sender: U
     Some(members.iter().find(|(id, _)| *id != sender).unwrap_or(own).1.clone())
 }
 
-/// Turns pairs into conversations: those that exist, and the ones made now.
+/// Turns pairs into conversations: those that exist, and the ones made now, of which it is to be logged.
 async fn make_conversations<'a>(
     conn: &mut Conn,
     now: Timestamp,
     placed: Vec<Placed<'a>>,
     remembered: &Known,
+    made: &mut Vec<NewEvent<'static>>,
     answers: &mut [Option<Result<Answer>>],
 ) -> Result<Vec<Placed<'a>>> {
     let wanted: BTreeSet<Pair> = placed
@@ -325,7 +330,10 @@ async fn make_conversations<'a>(
     let there = lock_people(conn, &openers).await?;
     for (pair, opener) in openers {
         if there.contains(&pair.lower.0) && there.contains(&pair.higher.0) {
-            let (id, _) = store::conversations::create_direct(conn, pair, opener, now).await?;
+            let (id, new) = store::conversations::create_direct(conn, pair, opener, now).await?;
+            if new {
+                made.push(NewEvent::of_conversation(events::Kind::ConversationCreated, id, opener, now));
+            }
             known.insert(pair, id);
         }
     }
@@ -364,14 +372,15 @@ pub fn reply_to_not_found() -> Error {
     Error::invalid("reply_to", "message_not_found", "is not the seq of a message of this conversation")
 }
 
-/// Gives seqs, ids and times under the lock, and writes everything.
+/// Gives seqs, ids and times under the lock, and writes everything; whether there was anything to write.
 async fn write(
     conn: &mut Conn,
     now: Timestamp,
     placed: Vec<Placed<'_>>,
     batch: &Batch,
+    made: &[NewEvent<'static>],
     answers: &mut [Option<Result<Answer>>],
-) -> Result<()> {
+) -> Result<bool> {
     let ids: BTreeSet<i64> = placed.iter().filter_map(Placed::conversation_id).map(|id| id.0).collect();
     let ids: Vec<i64> = ids.into_iter().collect();
     let (heads, message_ids) = store::sends::lock_and_number(conn, &ids, placed.len()).await?;
@@ -414,7 +423,7 @@ async fn write(
         sent.push((placed.index, placed.draft.keyed.as_ref(), placed.become_message(head)));
     }
     if sent.is_empty() {
-        return Ok(());
+        return Ok(false);
     }
     let mut heads: Vec<Head> = heads.into_values().filter(|head| head.last_seq > 0).collect();
     heads.sort_unstable_by_key(|head| head.id);
@@ -440,7 +449,7 @@ async fn write(
     store::threads::raise(conn, &replies).await?;
     let unrevoked_since = (!doubted).then(|| known.mark.position());
     let mentions: Vec<Mention> = sent.iter().flat_map(|(_, _, sent)| mentions::rows(&sent.message)).collect();
-    let append = Append { heads: &heads, rows: &rows, mentions: &mentions, member_limit: RECEIPTS_MEMBER_LIMIT };
+    let append = Append { heads: &heads, made, rows: &rows, mentions: &mentions, member_limit: RECEIPTS_MEMBER_LIMIT };
     let appended = store::sends::append(conn, append, unrevoked_since).await;
     if let Err(Error::Rerun(_)) = appended {
         // Somebody may have been logged out, or erased: who is still there is to be asked.
@@ -454,7 +463,7 @@ async fn write(
             Some(record) => Answer::Stored { answer: record.answer, replayed: false },
         }));
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Sorts out whose sender or recipient was erased since they were looked up.

@@ -50,6 +50,8 @@ pub async fn lock_and_number(conn: &mut Conn, conversations: &[i64], count: usiz
 pub struct Append<'a> {
     /// Where the conversations stand afterwards.
     pub heads: &'a [Head],
+    /// That some of the conversations are new: logged before their messages.
+    pub made: &'a [NewEvent<'a>],
     /// The messages.
     pub rows: &'a [NewRow<'a>],
     /// Whom they mention.
@@ -58,14 +60,14 @@ pub struct Append<'a> {
     pub member_limit: i64,
 }
 
-/// Appends messages, moves their conversations' heads and their senders' watermarks, and logs that they were created. The
-/// last statement of its transaction: PostgreSQL gets the COMMIT with it.
+/// Appends messages, moves their conversations' heads and their senders' watermarks, and logs that they were created, behind
+/// the conversations that were made for them. The last statement of its transaction: PostgreSQL gets the COMMIT with it.
 ///
 /// # Errors
 /// [`Error::Rerun`] when `unrevoked_since` is not the position of the last revocation, as it is seen now that the
 /// conversations are locked.
 pub async fn append(conn: &mut Conn, append: Append<'_>, unrevoked_since: Option<i64>) -> Result<()> {
-    let Append { heads, rows, mentions, member_limit } = append;
+    let Append { heads, made, rows, mentions, member_limit } = append;
     if let Conn::Sqlite(_) = conn {
         conversations::advance(conn, heads).await?;
         messages::append(conn, rows).await?;
@@ -76,7 +78,8 @@ pub async fn append(conn: &mut Conn, append: Append<'_>, unrevoked_since: Option
             }
         }
         search::append(conn, rows).await?;
-        let events: Vec<NewEvent<'_>> = rows.iter().map(|row| created(row.message)).collect();
+        let events: Vec<NewEvent<'_>> =
+            made.iter().copied().chain(rows.iter().map(|row| created(row.message))).collect();
         events::append(conn, &events).await?;
         let last = revocations::last_position(conn).await?;
         return match unrevoked_since {
@@ -145,7 +148,12 @@ pub async fn append(conn: &mut Conn, append: Append<'_>, unrevoked_since: Option
               WHERE id = 1 RETURNING last_position),
          logged AS (
              INSERT INTO messaging.events (position, type, conversation_id, seq, actor_id, at)
-             SELECT log.last_position - $15 + e.place, $16, e.conversation_id, e.seq, e.actor_id, e.at
+             SELECT log.last_position - $15 + e.place, $30, e.conversation_id, NULL, e.actor_id, e.at
+               FROM log, unnest($31::bigint[], $32::bigint[], $33::timestamptz[])
+                    WITH ORDINALITY AS e (conversation_id, actor_id, at, place)
+             UNION ALL
+             SELECT log.last_position - $15 + cardinality($31::bigint[]) + e.place, $16, e.conversation_id, e.seq,
+                    e.actor_id, e.at
                FROM log, unnest($5::bigint[], $6::bigint[], $10::bigint[], $8::timestamptz[])
                     WITH ORDINALITY AS e (conversation_id, seq, actor_id, at, place))
          -- Dividing by zero is how a statement can call its transaction off: the driver knows it as a reason to run it again.
@@ -166,7 +174,7 @@ pub async fn append(conn: &mut Conn, append: Append<'_>, unrevoked_since: Option
             Value::Times(&column(rows, |message| message.created_at)),
             Value::OptionI64s(&column(rows, |message| message.reply_to)),
             Value::Texts(&bodies),
-            Value::I64(rows.len() as i64),
+            Value::I64((made.len() + rows.len()) as i64),
             Value::Text(Kind::MessageCreated.as_str()),
             Value::OptionI64s(&days),
             Value::OptionByteSlices(&digests),
@@ -181,6 +189,10 @@ pub async fn append(conn: &mut Conn, append: Append<'_>, unrevoked_since: Option
             Value::I64s(&mentions.iter().map(|mention| mention.user.0).collect::<Vec<_>>()),
             Value::I64(member_limit),
             Value::OptionTexts(&streams),
+            Value::Text(Kind::ConversationCreated.as_str()),
+            Value::I64s(&made.iter().filter_map(|event| Some(event.conversation_id?.0)).collect::<Vec<_>>()),
+            Value::I64s(&made.iter().map(|event| event.actor_id.0).collect::<Vec<_>>()),
+            Value::Times(&made.iter().map(|event| event.at).collect::<Vec<_>>()),
         ],
         |_| Ok(()),
     )

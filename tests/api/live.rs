@@ -80,6 +80,31 @@ both!(what_happens_is_polled_once_and_in_order, async |place| {
     assert_eq!(poll(&server, "duck", &begin).await.0, events);
 });
 
+both!(a_first_message_tells_of_its_conversation_before_itself, async |place| {
+    let server = Server::start(place).await;
+    let count = "SELECT count(*) FROM messaging.conversations";
+    let before = place.numbers(count).await[0][0];
+    let begin = now(&server, "duck").await;
+    let sent = server.send("bugs", "duck", "what's up").await;
+    server.send("duck", "bugs", "not much").await;
+    let (events, _) = poll(&server, "duck", &begin).await;
+    assert_eq!(kinds(&events), ["conversation.created", "message.created", "message.created"]);
+    assert_eq!(events[0]["data"]["id"], sent["conversation_id"]);
+    assert_eq!(events[0]["actor_user_name"], "bugs");
+    assert_eq!(poll(&server, "bugs", &begin).await.0, events);
+    // Many at once, and some of them for the same two.
+    let people = ["rdibari", "porky"];
+    let sends = (0..12).map(|number| server.send(people[number % 2], people[number / 2 % 2], "many"));
+    futures_util::future::join_all(sends).await;
+    let disorder = "SELECT count(*) FROM messaging.conversations c
+                     WHERE 1 <> (SELECT count(*) FROM messaging.events e
+                                  WHERE e.conversation_id = c.id AND e.type = 'conversation.created'
+                                    AND e.position < (SELECT min(m.position) FROM messaging.events m
+                                                       WHERE m.conversation_id = c.id AND m.type = 'message.created'))";
+    assert_eq!(place.numbers(disorder).await, [[0]]);
+    assert_eq!(place.numbers(count).await, [[before + 4]]);
+});
+
 both!(a_cursor_of_nowhere_is_refused, async |place| {
     let server = Server::start(place).await;
     let cursor = now(&server, "bugs").await;

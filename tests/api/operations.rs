@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::both;
 use crate::messages::assert_dense;
+use crate::support::people::put;
 use crate::support::place::{Kind, cluster_url, connect};
 use crate::support::{Options, Place, Server, answer_of};
 
@@ -122,10 +123,35 @@ both!(the_docs_need_nothing_from_outside, async |place| {
 both!(the_doctor_looks_at_everything, async |place| {
     let fresh = posthaste(place, &["doctor"]);
     assert!(fresh.status.success(), "{}", text(&fresh));
-    drop(Server::start(place).await);
+    let server = Server::start(place).await;
+    let id = server.send("bugs", "duck", "one").await["conversation_id"].clone();
+    server.send("duck", "bugs", "two").await;
+    for person in ["bugs", "duck"] {
+        for reaction in ["1/reactions/%F0%9F%91%8D", "1/reactions/%F0%9F%8E%89", "2/reactions/%F0%9F%91%8D"] {
+            assert_eq!(put(&server, person, &format!("/api/conversations/{id}/messages/{reaction}")).await.status, 201);
+        }
+    }
+    let first = format!("conversation_id = {id} AND seq = 1");
+    drop(server);
     let well = posthaste(place, &["doctor"]);
     assert!(well.status.success(), "{}", text(&well));
     assert!(text(&well).contains("4 users, all conversations whole"), "{}", text(&well));
+    for (wrong, right) in [("👍 2 🎉 1", "👍 2 🎉 2"), ("👍 2", "👍 2 🎉 2"), ("👍 2 🎉 2 ❤️ 1", "👍 2 🎉 2")]
+    {
+        let set = |counts| format!("UPDATE messaging.messages SET reaction_counts = '{counts}' WHERE {first}");
+        place.sql(&set(wrong)).await;
+        let ill = posthaste(place, &["doctor"]);
+        assert!(!ill.status.success(), "{wrong}: {}", text(&ill));
+        assert!(text(&ill).contains("1 messages disagree with the reactions"), "{wrong}: {}", text(&ill));
+        place.sql(&set(right)).await;
+    }
+    place.sql(&format!("UPDATE messaging.messages SET reaction_counts = NULL WHERE {first}")).await;
+    assert!(!posthaste(place, &["doctor"]).status.success(), "reactions that are not counted");
+    place.sql(&format!("DELETE FROM messaging.reactions WHERE {first}")).await;
+    assert!(posthaste(place, &["doctor"]).status.success(), "neither there nor counted");
+    place.sql(&format!("UPDATE messaging.messages SET reaction_counts = '👍 2' WHERE {first}")).await;
+    assert!(!posthaste(place, &["doctor"]).status.success(), "counts of nothing");
+    place.sql(&format!("UPDATE messaging.messages SET reaction_counts = NULL WHERE {first}")).await;
     place.sql("UPDATE messaging.conversations SET last_seq = 99 WHERE id = 1").await;
     let ill = posthaste(place, &["doctor"]);
     assert!(!ill.status.success(), "{}", text(&ill));

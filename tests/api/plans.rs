@@ -81,6 +81,20 @@ const MEANT: &[Meant] = &[
         reason: "doctor, by hand: looks at every conversation, and at one message of each by the primary key",
     },
     Meant {
+        file: "health.rs",
+        piece: "HAVING m.reaction_counts IS NULL",
+        tables: &["reactions"],
+        on: BOTH,
+        reason: "doctor, by hand: counts every reaction, and looks at its message by the primary key",
+    },
+    Meant {
+        file: "health.rs",
+        piece: "m.reaction_counts IS NOT NULL",
+        tables: &["messages"],
+        on: BOTH,
+        reason: "doctor, by hand: looks for counts at every message",
+    },
+    Meant {
         file: "users.rs",
         piece: "SELECT count(*) FROM messaging.users",
         tables: &["users"],
