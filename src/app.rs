@@ -10,6 +10,7 @@ use crate::domain::jwt::{JwtSettings, JwtVerifier};
 use crate::domain::password_hashing::PasswordHashing;
 use crate::domain::send_queue::SendQueue;
 use crate::domain::tails::Tails;
+use crate::domain::typing::LastTold;
 use crate::domain::users::DirectMessagesFrom;
 use crate::error::{Error, Result};
 use crate::ids::{RequestIds, Rng, hex};
@@ -66,6 +67,8 @@ impl Default for Settings {
 pub struct App {
     /// The data.
     pub db: Db,
+    /// Who was told to write lately.
+    pub typing: LastTold,
     /// What tells of commits.
     pub commits: Commits,
     /// The time.
@@ -132,6 +135,7 @@ impl App {
             name_key: name_key.try_into().map_err(|_| Error::internal("the key for names has a wrong length"))?,
             callers,
             tails: Tails::default(),
+            typing: LastTold::default(),
             commits,
             db,
             clock,

@@ -46,4 +46,5 @@ pub mod tails;
 pub mod threads;
 pub mod timeline;
 pub mod tokens;
+pub mod typing;
 pub mod users;

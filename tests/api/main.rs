@@ -42,4 +42,5 @@ mod secrecy;
 mod sessions;
 mod threads;
 mod timeline;
+mod typing;
 mod users;

@@ -44,20 +44,24 @@ pub const CHECK_INTERVAL: Duration = Duration::from_millis(400);
 pub struct EventBody<'a> {
     /// Where one goes on behind it. Null for what is not logged.
     #[schema(example = "5f3a9c1e7b204d68-42")]
-    cursor: Option<&'a str>,
+    pub cursor: Option<&'a str>,
+    /// What happened.
     #[serde(rename = "type")]
     #[schema(example = "message.created")]
-    kind: &'a str,
+    pub kind: &'a str,
+    /// When.
     #[schema(value_type = String, format = DateTime, example = "2026-11-22T08:30:00.123456Z")]
-    at: Timestamp,
+    pub at: Timestamp,
+    /// Where, unless it is about people.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 9_007_199_254_740_991_i64, nullable = false)]
-    conversation_id: Option<i64>,
+    pub conversation_id: Option<i64>,
     /// Who did it. Absent once they are erased.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "bugs", nullable = false)]
-    actor_user_name: Option<&'a str>,
-    data: DataBody<'a>,
+    pub actor_user_name: Option<&'a str>,
+    /// What it is about.
+    pub data: DataBody<'a>,
 }
 
 /// What it is about, as it is now: by the type of the event a message, a conversation, a user, or one of the small ones.
@@ -103,6 +107,14 @@ pub enum DataBody<'a> {
         user_name: Option<&'a str>,
         /// As what; null once they are not in it.
         role: Option<&'static str>,
+    },
+    /// `typing`, which is not logged.
+    Typing {
+        /// Who.
+        user_name: &'a str,
+        /// Until when, if nothing more is heard.
+        #[schema(value_type = String, format = DateTime)]
+        until: Timestamp,
     },
     /// `friend.*`: to whom it was done; `user.updated`.
     User(Box<UserBody<'a>>),

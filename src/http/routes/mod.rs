@@ -25,6 +25,7 @@ pub mod scheduled;
 pub mod search;
 pub mod sessions;
 pub mod threads;
+pub mod typing;
 pub mod users;
 pub mod ws;
 

@@ -46,6 +46,7 @@ POST /api/conversations/{id}/messages/{seq}/forward     non non non 201 201 201 
 POST /api/conversations/{id}/messages/{seq}/report      non non non 201 201 201 201
 GET /api/conversations/{id}/messages/{seq}/receipts     non non non 200 200 200 200
 POST /api/conversations/{id}/receipts                   con con con 200 200 200 200
+POST /api/conversations/{id}/typing                     con con con 204 204 204 204
 POST /api/messages                                      con con con 201 201 201 201
 ";
 

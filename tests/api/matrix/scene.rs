@@ -143,7 +143,10 @@ async fn things(cast: &Cast, operation: &str, subject: &Subject) -> Vec<Vec<Stri
         | "/api/conversations/{id}/messages/{seq}/replies" => {
             messages(&cast.workshop.send(&subject.user_name, &subject.user_name, "a note to myself").await)
         }
-        "/api/conversations/{id}/messages" | "/api/conversations/{id}/pins" | "/api/conversations/{id}/receipts" => {
+        "/api/conversations/{id}/messages"
+        | "/api/conversations/{id}/pins"
+        | "/api/conversations/{id}/receipts"
+        | "/api/conversations/{id}/typing" => {
             let message = cast.workshop.send(&subject.user_name, &subject.user_name, "a note to myself").await;
             names(message["conversation_id"].to_string(), &[NO_ID, "0", "x"])
         }
@@ -234,7 +237,7 @@ async fn body(cast: &Cast, operation: &str, subject: &Subject) -> Option<Value> 
         "POST /api/conversations" => json!({"kind": "group", "title": "a group"}),
         "PATCH /api/conversations/{id}" => json!({"title": "another title"}),
         "PUT /api/conversations/{id}/members/{user_name}" | "POST /api/conversations/{id}/invites" => json!({}),
-        "POST /api/invites/{code}" => return None,
+        "POST /api/invites/{code}" | "POST /api/conversations/{id}/typing" => return None,
         "PUT /api/admin/users/{user_name}/ban" | "POST /api/admin/users/{user_name}/password-resets" => return None,
         _ => {
             let (method, _) = parts(operation);

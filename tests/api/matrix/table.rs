@@ -74,6 +74,7 @@ POST /api/conversations/{id}/messages/{seq}/forward 401 201 non non scp act scp 
 POST /api/conversations/{id}/messages/{seq}/report 401 201 non non scp act scp act scp 201 scp 201 scp non scp non
 
 POST /api/conversations/{id}/receipts             401 200 con con scp act scp act scp 200 scp 200 scp con scp con
+POST /api/conversations/{id}/typing               401 204 con con scp act scp act scp 204 scp 204 scp con scp con
 GET /api/conversations/{id}/messages/{seq}/receipts 401 200 non non 200 scp scp 200 200 scp scp 200 non scp scp non
 GET /api/search/messages                          401 200 200 200 200 scp scp 200 200 scp scp 200 200 scp scp 200
 

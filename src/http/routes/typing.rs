@@ -1,0 +1,44 @@
+//! `/api/conversations/{id}/typing`.
+
+use axum::extract::State;
+use axum::response::Response;
+
+use super::events::{DataBody, EventBody};
+use super::no_content;
+use crate::domain::typing;
+use crate::error::Error;
+use crate::http::HttpState;
+use crate::http::extract::{PathSegments, Query};
+use crate::http::policy::PersonWriting;
+use crate::http::problem::Problem;
+use crate::live::Whisper;
+
+/// Tells the others that the caller writes: they see it for five seconds. Once a second is enough; more is not told.
+#[utoipa::path(
+    post,
+    path = "/api/conversations/{id}/typing",
+    tag = "live",
+    params(("id" = i64, Path, description = "The conversation.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1)),
+    responses((status = 204, description = "Told to those who listen, in conversations of up to 100 members.")),
+)]
+pub async fn type_in_conversation(
+    State(state): State<HttpState>,
+    PersonWriting(principal): PersonWriting,
+    path: PathSegments,
+    query: Query,
+) -> Result<Response, Problem> {
+    query.finish()?;
+    if let Some(told) = typing::typing(&state.app, &principal, path.number(0)).await? {
+        let event = EventBody {
+            cursor: None,
+            kind: "typing",
+            at: told.at,
+            conversation_id: Some(told.conversation.0),
+            actor_user_name: Some(&told.user_name),
+            data: DataBody::Typing { user_name: &told.user_name, until: told.until },
+        };
+        let event = serde_json::to_string(&event).map_err(Error::internal)?;
+        state.live.whisper(Whisper { to: told.to, event });
+    }
+    Ok(no_content())
+}
