@@ -26,6 +26,7 @@ mod matrix;
 mod mentions;
 mod messages;
 mod mfa;
+mod nodes;
 mod operations;
 mod passwords;
 mod pins;
