@@ -301,14 +301,16 @@ pub async fn progress(
            LEFT JOIN LATERAL (
                 SELECT s.kind, s.seq, s.at
                   FROM (VALUES ('delivered'), ('read')) AS k (kind)
+                  -- No more steps than messages can tell of these. With the order and the limit they are looked up in the
+                  -- primary key from seq to seq; without, every step of the member in the conversation is read.
                   JOIN LATERAL (
                        SELECT o.kind, o.seq, o.at FROM messaging.receipts o
                         WHERE o.conversation_id = m.conversation_id AND o.user_id = m.user_id AND o.kind = k.kind
-                          AND o.seq >= p.first_seq
+                          AND m.delivered_seq >= p.first_seq AND o.seq >= p.first_seq
                           AND o.seq <= (SELECT coalesce(min(n.seq), p.last_seq) FROM messaging.receipts n
                                          WHERE n.conversation_id = m.conversation_id AND n.user_id = m.user_id
-                                           AND n.kind = k.kind AND n.seq >= p.last_seq)) AS s ON TRUE
-                 WHERE m.delivered_seq >= p.first_seq) AS r ON TRUE
+                                           AND n.kind = k.kind AND n.seq >= p.last_seq)
+                        ORDER BY o.seq LIMIT p.last_seq - p.first_seq + 1) AS s ON TRUE) AS r ON TRUE
           ORDER BY m.conversation_id, m.user_id, r.kind, r.seq",
         &[Value::I64s(&conversations), Value::I64s(&first), Value::I64s(&last), Value::I64(member_limit)],
         &mut note,
