@@ -47,3 +47,4 @@ pub mod threads;
 pub mod timeline;
 pub mod tokens;
 pub mod users;
+pub mod webhooks;

@@ -43,3 +43,4 @@ mod sessions;
 mod threads;
 mod timeline;
 mod users;
+mod webhooks;

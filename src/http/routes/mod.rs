@@ -26,6 +26,7 @@ pub mod search;
 pub mod sessions;
 pub mod threads;
 pub mod users;
+pub mod webhooks;
 pub mod ws;
 
 use axum::body::{Body, Bytes};
