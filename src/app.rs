@@ -38,6 +38,8 @@ pub struct Settings {
     pub direct_messages_from: DirectMessagesFrom,
     /// Days for which events are kept.
     pub event_retention_days: i64,
+    /// Whether webhooks may call private addresses, and plain http.
+    pub webhook_allow_private: bool,
     /// The URL under which people reach the server.
     pub public_url: Option<String>,
     /// Whose JWTs let people in.
@@ -56,6 +58,7 @@ impl Default for Settings {
             registration_open: false,
             direct_messages_from: DirectMessagesFrom::Everyone,
             event_retention_days: EVENT_RETENTION_DAYS,
+            webhook_allow_private: false,
             public_url: None,
             jwt: None,
             mail: None,

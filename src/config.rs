@@ -90,6 +90,15 @@ pub struct ServeOptions {
     /// Days for which events are kept, for readers that come back: 1 to 3650 [default: 30]
     #[arg(long, env = "POSTHASTE_EVENT_RETENTION_DAYS", value_name = "DAYS", value_parser = clap::value_parser!(i64).range(1..=3650))]
     pub event_retention_days: Option<i64>,
+    /// Lets webhooks call private addresses, and plain http [default: false]
+    #[arg(
+        long,
+        env = "POSTHASTE_WEBHOOK_ALLOW_PRIVATE",
+        value_name = "true|false",
+        num_args = 0..=1,
+        default_missing_value = "true"
+    )]
+    pub webhook_allow_private: Option<bool>,
     /// The URL under which people reach the server
     #[arg(long, env = "POSTHASTE_PUBLIC_URL", value_name = "URL")]
     pub public_url: Option<String>,
@@ -193,6 +202,7 @@ struct File {
     registration: Option<Registration>,
     direct_messages_from: Option<Correspondents>,
     event_retention_days: Option<i64>,
+    webhook_allow_private: Option<bool>,
     public_url: Option<String>,
     #[serde(default)]
     cors_origin: Vec<String>,
@@ -305,6 +315,7 @@ pub fn serve(data_options: &DataOptions, options: ServeOptions) -> Result<(Serve
                 Some(Correspondents::Everyone) | None => DirectMessagesFrom::Everyone,
             },
             event_retention_days,
+            webhook_allow_private: options.webhook_allow_private.or(file.webhook_allow_private).unwrap_or(false),
             public_url,
             jwt,
             mail: decide_mail(options.smtp_url.or(file.smtp_url), options.mail_from.or(file.mail_from))?,

@@ -37,6 +37,10 @@ id!(
     SessionId
 );
 id!(
+    /// Names a webhook.
+    WebhookId
+);
+id!(
     /// Names an API key.
     ApiKeyId
 );

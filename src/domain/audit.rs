@@ -39,6 +39,9 @@ pub enum Action {
     RecoveryCodeUsed,
     ApiKeyCreated,
     ApiKeyRevoked,
+    WebhookCreated,
+    WebhookChanged,
+    WebhookRemoved,
     ReportHandled,
 }
 
@@ -66,6 +69,9 @@ impl Action {
             Self::RecoveryCodeUsed => "mfa.recovery_code_used",
             Self::ApiKeyCreated => "api_key.created",
             Self::ApiKeyRevoked => "api_key.revoked",
+            Self::WebhookCreated => "webhook.created",
+            Self::WebhookChanged => "webhook.changed",
+            Self::WebhookRemoved => "webhook.removed",
             Self::ReportHandled => "report.handled",
         }
     }

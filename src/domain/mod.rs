@@ -48,3 +48,4 @@ pub mod timeline;
 pub mod tokens;
 pub mod typing;
 pub mod users;
+pub mod webhooks;

@@ -16,7 +16,7 @@ use super::problem::Problem;
 use super::routes::{
     admin, api_keys, audit, capabilities, conversations, events, export, forwards, friends, health, history, invites,
     members, messages, mfa, passwords, pins, reactions, receipts, reports, scheduled, search, sessions, threads,
-    typing, users, ws,
+    typing, users, webhooks, ws,
 };
 use super::{HttpState, metrics, openapi};
 use crate::domain::auth::Access;
@@ -42,6 +42,10 @@ fn documented() -> OpenApiRouter<HttpState> {
         .routes(routes!(sessions::end_session))
         .routes(routes!(api_keys::list_api_keys, api_keys::create_api_key))
         .routes(routes!(api_keys::revoke_api_key))
+        .routes(routes!(webhooks::list_webhooks, webhooks::create_webhook))
+        .routes(routes!(webhooks::update_webhook, webhooks::delete_webhook))
+        .routes(routes!(webhooks::list_deliveries))
+        .routes(routes!(webhooks::replay_webhook))
         .routes(routes!(admin::ban_user, admin::unban_user))
         .routes(routes!(admin::set_user_role))
         .routes(routes!(admin::issue_password_reset))

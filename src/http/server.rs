@@ -61,6 +61,7 @@ pub async fn serve(
         }
     };
     let tailing = tokio::spawn(Arc::clone(&live).run());
+    let delivering = tokio::spawn(Arc::clone(&live).deliver());
     tokio::select! {
         () = acceptor.accept(&listener, service) => {}
         () = others => {}
@@ -70,6 +71,8 @@ pub async fn serve(
     live.stop();
     acceptor.end().await;
     tailing.abort();
+    // It gives its leases back, unless the database does not answer.
+    drop(tokio::time::timeout(Duration::from_secs(2), delivering).await);
     Ok(())
 }
 

@@ -12,6 +12,7 @@
 mod queue;
 mod subscription;
 mod tailer;
+mod webhooks;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};

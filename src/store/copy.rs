@@ -60,11 +60,22 @@ const TABLES: &[(&str, &str)] = &[
     ("server_state", "id"),
     ("erased_people", "user_id"),
     ("erasures", "user_id"),
+    ("webhooks", "id"),
+    ("webhook_deliveries", "webhook_id, position"),
 ];
 
 /// Tables whose ids the database gives. None is given twice, also when its row is gone: so the copy carries the last ones.
-const NUMBERED_TABLES: &[&str] =
-    &["users", "conversations", "sessions", "api_keys", "audit_log", "invites", "scheduled_sends", "reports"];
+const NUMBERED_TABLES: &[&str] = &[
+    "users",
+    "conversations",
+    "sessions",
+    "api_keys",
+    "audit_log",
+    "invites",
+    "scheduled_sends",
+    "reports",
+    "webhooks",
+];
 
 /// Copies the data at `source` into a new file.
 ///

@@ -88,7 +88,8 @@ impl Kind {
         }
     }
 
-    fn parse(word: &str) -> Option<Self> {
+    /// The kind of a word.
+    pub fn parse(word: &str) -> Option<Self> {
         KINDS.into_iter().find(|kind| kind.as_str() == word)
     }
 }

@@ -77,6 +77,13 @@ const MIGRATIONS: &[Migration] = &[
         sqlite: "",
         postgres: "",
     },
+    Migration {
+        version: 9,
+        name: "webhooks",
+        common: include_str!("../../migrations/0009_webhooks.sql"),
+        sqlite: "",
+        postgres: "",
+    },
 ];
 
 /// The version that made the search index: what is there is put into it.

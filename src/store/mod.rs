@@ -48,6 +48,7 @@ pub mod sqlite;
 pub mod stats;
 pub mod threads;
 pub mod users;
+pub mod webhooks;
 
 /// What a unit of work returns: a future over its connection.
 pub type Work<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;

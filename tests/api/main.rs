@@ -45,3 +45,4 @@ mod threads;
 mod timeline;
 mod typing;
 mod users;
+mod webhooks;

@@ -51,6 +51,7 @@ const SMALL_TABLES: &[(&str, &str)] = &[
     ("server_state", "one row"),
     ("messaging_sequence", "one row, SQLite's stand-in for a sequence"),
     ("schema_migrations", "a row for each version of the schema"),
+    ("webhooks", "twenty at most"),
     ("erasures", "a row while an erasure is under way"),
 ];
 

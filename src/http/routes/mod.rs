@@ -27,6 +27,7 @@ pub mod sessions;
 pub mod threads;
 pub mod typing;
 pub mod users;
+pub mod webhooks;
 pub mod ws;
 
 use axum::body::{Body, Bytes};

@@ -75,6 +75,16 @@ async fn things(cast: &Cast, operation: &str, subject: &Subject) -> Vec<Vec<Stri
             assert_eq!(answer.status, 204);
             names(kept.to_string(), &[NO_ID, "0", "x", &revoked.to_string()])
         }
+        "/api/webhooks/{id}" | "/api/webhooks/{id}/deliveries" | "/api/webhooks/{id}/replay" => {
+            // There may be only so many.
+            for old in cast.workshop.get("/api/webhooks").await.json().as_array().unwrap() {
+                let target = format!("/api/webhooks/{}", old["id"]);
+                crate::support::answer_of(cast.workshop.request(Method::DELETE, &target)).await;
+            }
+            let new = json!({"url": "https://example.com/hook", "enabled": false});
+            let made = cast.workshop.post("/api/webhooks", &new).await.json();
+            names(made["id"].to_string(), &[NO_ID, "0", "x"])
+        }
         "/api/friends/{user_name}" | "/api/blocks/{user_name}" => {
             let other = cast.subject(None).await.user_name;
             if method == "DELETE" {
@@ -223,6 +233,11 @@ async fn body(cast: &Cast, operation: &str, subject: &Subject) -> Option<Value> 
         "PUT /api/friends/{user_name}" | "PUT /api/blocks/{user_name}" => return None,
         "POST /api/messages" => {
             json!({"sender_user_name": subject.user_name, "recipient_user_name": "other", "body": "Hey, whats up?"})
+        }
+        "POST /api/webhooks" => json!({"url": "https://example.com/hook", "enabled": false}),
+        "PATCH /api/webhooks/{id}" => json!({"event_types": ["message.created"]}),
+        "POST /api/webhooks/{id}/replay" => {
+            json!({"after": cast.workshop.get("/api/events").await.json()["cursor"]})
         }
         "POST /api/api-keys" => json!({"name": "the shop", "scopes": ["read"]}),
         "PUT /api/admin/users/{user_name}/role" => json!({"role": "admin"}),

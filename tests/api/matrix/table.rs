@@ -93,6 +93,12 @@ DELETE /api/blocks/{user_name}                    401 204 blk blk scp act scp ac
 GET /api/api-keys                                 401 adm adm 200 scp scp 200 200 scp scp adm adm scp scp 200 200
 POST /api/api-keys                                401 adm adm 201 scp scp 201 201 scp scp adm adm scp scp 201 201
 DELETE /api/api-keys/{id}                         401 adm adm 204 scp scp 204 204 scp scp adm adm scp scp 204 204
+GET /api/webhooks                                 401 adm adm 200 scp scp 200 200 scp scp adm adm scp scp 200 200
+POST /api/webhooks                                401 adm adm 201 scp scp 201 201 scp scp adm adm scp scp 201 201
+PATCH /api/webhooks/{id}                          401 adm adm 200 scp scp 200 200 scp scp adm adm scp scp 200 200
+DELETE /api/webhooks/{id}                         401 adm adm 204 scp scp 204 204 scp scp adm adm scp scp 204 204
+GET /api/webhooks/{id}/deliveries                 401 adm adm 200 scp scp 200 200 scp scp adm adm scp scp 200 200
+POST /api/webhooks/{id}/replay                    401 adm adm 204 scp scp 204 204 scp scp adm adm scp scp 204 204
 PUT /api/admin/users/{user_name}/ban              401 adm adm 204 scp scp 204 204 scp scp adm adm scp scp 204 204
 DELETE /api/admin/users/{user_name}/ban           401 adm adm 204 scp scp 204 204 scp scp adm adm scp scp 204 204
 PUT /api/admin/users/{user_name}/role             401 adm adm 204 scp scp 204 204 scp scp adm adm scp scp 204 204

@@ -19,6 +19,7 @@ const UNDO: &[(i64, &str)] = &[
         8,
         "DROP INDEX messaging.former_members_conversation_id; ALTER TABLE messaging.event_log DROP COLUMN trimmed_position",
     ),
+    (9, "DROP TABLE messaging.webhook_deliveries; DROP TABLE messaging.webhooks"),
 ];
 
 pub struct Place {
