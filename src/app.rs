@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use crate::domain::auth::Access;
+use crate::domain::change_queue::ChangeQueue;
 use crate::domain::credentials::KnownCallers;
 use crate::domain::jwt::{JwtSettings, JwtVerifier};
 use crate::domain::password_hashing::PasswordHashing;
@@ -86,6 +87,8 @@ pub struct App {
     pub settings: Settings,
     /// Where sends wait for each other.
     pub sends: SendQueue,
+    /// Where small changes of conversations do.
+    pub changes: ChangeQueue,
     /// What was rendered of the newest messages.
     pub tails: Tails,
     /// What is remembered of callers.
@@ -133,6 +136,7 @@ impl App {
                 revocations,
                 settings.direct_messages_from,
             ),
+            changes: ChangeQueue::start(db.clone(), Arc::clone(&metrics)),
             request_ids: RequestIds::new(&rng).map_err(Error::internal)?,
             passwords: PasswordHashing::new(&rng, Arc::clone(&metrics))?,
             name_key: name_key.try_into().map_err(|_| Error::internal("the key for names has a wrong length"))?,

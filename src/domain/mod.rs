@@ -3,6 +3,8 @@
 pub mod api_keys;
 pub mod audit;
 pub mod auth;
+pub mod change_batch;
+pub mod change_queue;
 pub mod common_passwords;
 pub mod conversations;
 pub mod credentials;

@@ -6,9 +6,10 @@
 use std::collections::HashSet;
 
 use super::auth::Principal;
+use super::change_batch::{Act, Change, Changed};
 use super::emoji;
 use super::memberships::caller_of;
-use super::messages::{Message, locked, message_deleted, visible};
+use super::messages::{Message, visible};
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, UserId};
@@ -33,35 +34,18 @@ pub struct Named {
     pub user_names: Vec<String>,
 }
 
-struct Change {
-    conversation: ConversationId,
-    seq: i64,
-    user: UserId,
-    emoji: &'static str,
-    now: Timestamp,
-}
-
-impl Change {
-    fn new(app: &App, principal: &Principal, conversation: i64, seq: i64, emoji: &str) -> Result<Self> {
-        let user = principal.require_person()?.id;
-        let emoji = emoji::parse(emoji)
-            .ok_or_else(|| Error::invalid("emoji", "unknown_emoji", "must be one emoji, or the :shortcode: of one"))?;
-        Ok(Self { conversation: ConversationId(conversation), seq, user, emoji, now: app.clock.now() })
-    }
-
-    /// The message under its conversation's lock, for a person who is not erased before the transaction ends.
-    async fn message(&self, conn: &mut Conn) -> Result<Message> {
-        if store::users::lock_shared(conn, &[self.user.0]).await?.is_empty() {
-            return Err(Error::Unauthenticated);
-        }
-        Ok(locked(conn, Some(self.user), self.conversation, self.seq).await?.1)
-    }
-
-    async fn log(&self, conn: &mut Conn, kind: events::Kind) -> Result<()> {
-        store::conversations::mark_changed(conn, self.conversation).await?;
-        let event = NewEvent::of_conversation(kind, self.conversation, self.user, self.now).message(self.seq);
-        events::append(conn, &[NewEvent { detail: Some(self.emoji), ..event }]).await
-    }
+async fn change(
+    app: &App,
+    principal: &Principal,
+    conversation: i64,
+    emoji: &str,
+    act: impl FnOnce(&'static str) -> Act,
+) -> Result<Changed> {
+    let person = principal.require_person()?.id;
+    let emoji = emoji::parse(emoji)
+        .ok_or_else(|| Error::invalid("emoji", "unknown_emoji", "must be one emoji, or the :shortcode: of one"))?;
+    let conversation = ConversationId(conversation);
+    app.changes.make(Change { person, conversation, act: act(emoji), now: app.clock.now() }).await
 }
 
 /// Puts an emoji under a message; how often it is there now, and whether the caller's is new.
@@ -69,17 +53,27 @@ impl Change {
 /// # Errors
 /// 403 `act_as_required`; 404 `message_not_found`; 409 `message_deleted`, `too_many_reactions`; 422 on `emoji`.
 pub async fn add(app: &App, principal: &Principal, conversation: i64, seq: i64, emoji: &str) -> Result<(Tally, bool)> {
-    let change = Change::new(app, principal, conversation, seq, emoji)?;
-    app.db.write(change, |conn, change| Box::pin(add_now(conn, change))).await
+    match change(app, principal, conversation, emoji, |emoji| Act::React(seq, emoji)).await? {
+        Changed::Reacted(tally, new) => Ok((tally, new)),
+        _ => Err(Error::internal("a reaction became something else")),
+    }
 }
 
-async fn add_now(conn: &mut Conn, change: &Change) -> Result<(Tally, bool)> {
-    let message = change.message(conn).await?;
-    if message.deleted_at.is_some() {
-        return Err(message_deleted());
-    }
-    let mut tallies = message.decorations.reactions;
-    let index = match tallies.iter().position(|tally| tally.emoji == change.emoji) {
+/// Takes an emoji of the caller's away.
+///
+/// # Errors
+/// 403 `act_as_required`; 404 `message_not_found`, `reaction_not_found`; 422 on `emoji`.
+pub async fn remove(app: &App, principal: &Principal, conversation: i64, seq: i64, emoji: &str) -> Result<()> {
+    change(app, principal, conversation, emoji, |emoji| Act::Unreact(seq, emoji)).await?;
+    Ok(())
+}
+
+/// One more of an emoji, of the caller's; how often it is there then.
+///
+/// # Errors
+/// 409 `too_many_reactions`.
+pub fn with(tallies: &mut Vec<Tally>, emoji: &str) -> Result<Tally> {
+    let index = match tallies.iter().position(|tally| tally.emoji == emoji) {
         Some(index) => index,
         None if tallies.len() >= MAX_DISTINCT_EMOJI => {
             return Err(Error::Conflict {
@@ -88,50 +82,26 @@ async fn add_now(conn: &mut Conn, change: &Change) -> Result<(Tally, bool)> {
             });
         }
         None => {
-            tallies.push(Tally { emoji: change.emoji.to_owned(), count: 0, me: true });
+            tallies.push(Tally { emoji: emoji.to_owned(), count: 0, me: false });
             tallies.len() - 1
         }
     };
-    let Change { conversation, seq, user, emoji, now } = *change;
-    let new = store::reactions::insert(conn, conversation, seq, emoji, user, now).await?;
-    if new {
-        tallies[index].count += 1;
-        store::reactions::set_tallies(conn, conversation, seq, &tallies).await?;
-        change.log(conn, events::Kind::ReactionAdded).await?;
-    }
-    Ok((Tally { me: true, ..tallies.swap_remove(index) }, new))
+    tallies[index].count += 1;
+    Ok(tally_of(tallies, emoji))
 }
 
-/// Takes an emoji of the caller's away.
-///
-/// # Errors
-/// 403 `act_as_required`; 404 `message_not_found`, `reaction_not_found`; 422 on `emoji`.
-pub async fn remove(app: &App, principal: &Principal, conversation: i64, seq: i64, emoji: &str) -> Result<()> {
-    let change = Change::new(app, principal, conversation, seq, emoji)?;
-    app.db
-        .write(change, |conn, change| {
-            Box::pin(async move {
-                let message = change.message(conn).await?;
-                let Change { conversation, seq, user, emoji, .. } = *change;
-                if !store::reactions::delete(conn, conversation, seq, emoji, user).await? {
-                    let detail = "the caller has not put this emoji under this message".into();
-                    return Err(Error::NotFound { code: "reaction_not_found", detail });
-                }
-                let tallies = without(message.decorations.reactions, emoji);
-                store::reactions::set_tallies(conn, conversation, seq, &tallies).await?;
-                change.log(conn, events::Kind::ReactionRemoved).await
-            })
-        })
-        .await
+/// How often an emoji is there, for one who put it there.
+pub fn tally_of(tallies: &[Tally], emoji: &str) -> Tally {
+    let count = tallies.iter().find(|tally| tally.emoji == emoji).map_or(0, |tally| tally.count);
+    Tally { emoji: emoji.to_owned(), count, me: true }
 }
 
 /// One less of an emoji.
-fn without(mut tallies: Vec<Tally>, emoji: &str) -> Vec<Tally> {
+pub fn without(tallies: &mut Vec<Tally>, emoji: &str) {
     for tally in tallies.iter_mut().filter(|tally| tally.emoji == emoji) {
         tally.count -= 1;
     }
     tallies.retain(|tally| tally.count > 0);
-    tallies
 }
 
 /// The emoji under a message, in the order in which they came, and who put them there.
@@ -196,9 +166,9 @@ pub async fn forget(conn: &mut Conn, user: UserId, now: Timestamp) -> Result<boo
     bite.retain(|reaction| reaction.conversation == conversation);
     for Reaction { seq, emoji, .. } in &bite {
         store::reactions::delete(conn, conversation, *seq, emoji, user).await?;
-        if let Some(message) = store::messages::one(conn, conversation, *seq).await? {
-            let tallies = without(message.decorations.reactions, emoji);
-            store::reactions::set_tallies(conn, conversation, *seq, &tallies).await?;
+        if let Some(mut message) = store::messages::one(conn, conversation, *seq).await? {
+            without(&mut message.decorations.reactions, emoji);
+            store::reactions::set_tallies(conn, conversation, *seq, &message.decorations.reactions).await?;
         }
     }
     store::conversations::mark_changed(conn, conversation).await?;

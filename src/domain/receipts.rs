@@ -6,15 +6,16 @@
 use std::collections::BTreeMap;
 
 use super::auth::Principal;
+use super::change_batch::{Act, Change, Changed};
 use super::lists::{Limit, Page, begin};
-use super::memberships::{RECEIPTS_MEMBER_LIMIT, caller_of, conversation_not_found, locked_membership};
+use super::memberships::{RECEIPTS_MEMBER_LIMIT, caller_of};
 use super::messages::{Message, complete, visible};
 use crate::app::App;
 use crate::error::{Error, FieldError, Result};
 use crate::ids::{ConversationId, MAX_ID, UserId};
 use crate::store::messages::Range;
+use crate::store::receipts::Progress;
 pub use crate::store::receipts::{Kind, Receipt, Watermarks};
-use crate::store::receipts::{Progress, Step};
 use crate::store::{self, Conn};
 use crate::time::Timestamp;
 
@@ -48,14 +49,6 @@ pub fn unread_count(last_seq: i64, read_seq: i64, unread_from: Option<i64>) -> i
     (last_seq - unread_from.map_or(read_seq, |seq| read_seq.min(seq - 1))).max(0)
 }
 
-/// What somebody reports, and where.
-struct Reported {
-    person: UserId,
-    conversation: ConversationId,
-    report: Report,
-    now: Timestamp,
-}
-
 /// Notes how far the caller is; how far they are then.
 ///
 /// # Errors
@@ -66,12 +59,19 @@ pub async fn report(app: &App, principal: &Principal, conversation: i64, report:
         return Err(Error::invalid("read_seq", "required", "name read_seq, delivered_seq or unread_from"));
     }
     assert_within(&report, 1, MAX_ID, 1)?;
-    let reported = Reported { person, conversation: ConversationId(conversation), report, now: app.clock.now() };
-    app.db.write(reported, |conn, reported| Box::pin(take(conn, reported))).await
+    let conversation = ConversationId(conversation);
+    let change = Change { person, conversation, act: Act::Report(report), now: app.clock.now() };
+    match app.changes.make(change).await? {
+        Changed::Reported(standing) => Ok(standing),
+        _ => Err(Error::internal("a receipt became something else")),
+    }
 }
 
 /// That every seq is one of `first..=last`, and the marker stands at or behind `first_seen`.
-fn assert_within(report: &Report, first: i64, last: i64, first_seen: i64) -> Result<()> {
+///
+/// # Errors
+/// 422 on the fields that are not.
+pub fn assert_within(report: &Report, first: i64, last: i64, first_seen: i64) -> Result<()> {
     let seqs = [
         ("delivered_seq", report.delivered_seq, first),
         ("read_seq", report.read_seq, first),
@@ -84,42 +84,16 @@ fn assert_within(report: &Report, first: i64, last: i64, first_seen: i64) -> Res
     if errors.is_empty() { Ok(()) } else { Err(Error::Invalid(errors)) }
 }
 
-async fn take(conn: &mut Conn, reported: &Reported) -> Result<Standing> {
-    let Reported { person, conversation, report, now } = *reported;
-    let membership = locked_membership(conn, Some(person), conversation).await?;
-    assert_within(&report, 1, membership.last_seq, membership.first_seq)?;
-    let before = store::receipts::watermarks_of(conn, conversation, person).await?;
-    let before = before.ok_or_else(conversation_not_found)?;
-    let (after, moved) = step(before, &report, membership.last_seq);
-    let standing = Standing {
-        watermarks: after,
-        unread_count: unread_count(membership.last_seq, after.read_seq, after.unread_from),
-        mention_count: store::mentions::count_after(conn, conversation, person, after.read_seq).await?,
-    };
-    if !moved.is_empty() {
-        let head = store::conversations::head_of(conn, conversation).await?.ok_or_else(conversation_not_found)?;
-        // A clock that was set back must not let anything be read before it was sent.
-        let at = now.max(head.last_sent_at);
-        let member_limit = RECEIPTS_MEMBER_LIMIT;
-        let step = Step { conversation, user: person, watermarks: after, moved: &moved, at, member_limit };
-        store::receipts::advance(conn, &step).await?;
-    } else if after != before {
-        store::receipts::mark_unread(conn, conversation, person, after.unread_from).await?;
-    }
-    Ok(standing)
-}
-
-/// Where a report leads to, and which watermarks it moves.
-fn step(before: Watermarks, report: &Report, last_seq: i64) -> (Watermarks, Vec<Kind>) {
+/// Where a report leads to, and the steps that lead there.
+pub fn step(before: Watermarks, report: &Report, last_seq: i64) -> (Watermarks, Vec<(Kind, i64)>) {
     let read_seq = before.read_seq.max(report.read_seq.unwrap_or(0));
     let delivered_seq = before.delivered_seq.max(report.delivered_seq.unwrap_or(0)).max(read_seq);
     // Who goes on reading, or is at the end, needs no marker any more.
     let reads_on = read_seq > before.read_seq || report.read_seq == Some(last_seq);
     let kept = before.unread_from.filter(|_| !reads_on);
     let after = Watermarks { delivered_seq, read_seq, unread_from: report.unread_from.unwrap_or(kept) };
-    let moved =
-        [(Kind::Delivered, before.delivered_seq < after.delivered_seq), (Kind::Read, before.read_seq < after.read_seq)];
-    (after, moved.into_iter().filter(|(_, moves)| *moves).map(|(kind, _)| kind).collect())
+    let steps = [(Kind::Delivered, before.delivered_seq, delivered_seq), (Kind::Read, before.read_seq, read_seq)];
+    (after, steps.into_iter().filter(|(_, from, to)| from < to).map(|(kind, _, to)| (kind, to)).collect())
 }
 
 /// Sets when messages were delivered and read, where the messages do not say it themselves.

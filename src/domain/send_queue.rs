@@ -247,7 +247,8 @@ async fn write(db: &Db, batch: Arc<Batch>) -> Result<Vec<Result<Answer>>> {
     db.write(batch, |conn, batch| Box::pin(send_all(conn, batch))).await
 }
 
-fn repeat(error: &Error) -> Error {
+/// An error once more, for another one whom it met.
+pub(super) fn repeat(error: &Error) -> Error {
     match error {
         Error::StorageFull => Error::StorageFull,
         error => Error::unavailable(error.to_string()),

@@ -18,6 +18,7 @@ use crate::time::{Clock, Timestamp};
 pub mod account_codes;
 pub mod api_keys;
 pub mod audit;
+pub mod changes;
 pub mod conversations;
 pub mod copy;
 pub mod edits;
@@ -203,6 +204,11 @@ impl Db {
             Self::Sqlite(database) => database.write(input, work).await,
             Self::Postgres(database) => database.maintain(input, work).await,
         }
+    }
+
+    /// Whether units of work that wait share a commit by themselves: SQLite's writer sees to that.
+    pub fn groups_commits(&self) -> bool {
+        matches!(self, Self::Sqlite(_))
     }
 
     /// Leaves nothing behind of what was overwritten: the free space in SQLite's file is too, and its log is cut off.

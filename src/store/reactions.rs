@@ -42,7 +42,7 @@ pub(super) fn read_tallies(text: &str) -> Vec<Tally> {
     tallies
 }
 
-fn write_tallies(tallies: &[Tally]) -> Option<String> {
+pub(super) fn write_tallies(tallies: &[Tally]) -> Option<String> {
     let words: Vec<String> = tallies.iter().map(|tally| format!("{} {}", tally.emoji, tally.count)).collect();
     (!words.is_empty()).then(|| words.join(" "))
 }

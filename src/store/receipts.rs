@@ -5,8 +5,6 @@
 
 use std::collections::HashMap;
 
-use super::conversations;
-use super::events::{self, Kind as EventKind, NewEvent};
 use super::messages::{Message, Range};
 use super::{Conn, Row, Value};
 use crate::error::Result;
@@ -61,97 +59,7 @@ pub async fn watermarks_of(conn: &mut Conn, conversation: ConversationId, user: 
     .await
 }
 
-/// Sets the marker from where a member wants to go on reading. Nobody else learns of it.
-pub async fn mark_unread(
-    conn: &mut Conn,
-    conversation: ConversationId,
-    user: UserId,
-    unread_from: Option<i64>,
-) -> Result<()> {
-    conn.execute(
-        "UPDATE messaging.members SET unread_from = $3 WHERE conversation_id = $1 AND user_id = $2",
-        &[Value::I64(conversation.0), Value::I64(user.0), Value::OptionI64(unread_from)],
-    )
-    .await?;
-    Ok(())
-}
-
-/// A step of a member.
-#[derive(Clone, Debug)]
-pub struct Step<'a> {
-    /// Where.
-    pub conversation: ConversationId,
-    /// Who.
-    pub user: UserId,
-    /// How far they are then.
-    pub watermarks: Watermarks,
-    /// Which watermarks it moves.
-    pub moved: &'a [Kind],
-    /// When.
-    pub at: Timestamp,
-    /// Up to how many members messages look different after it.
-    pub member_limit: i64,
-}
-
-impl Step<'_> {
-    fn seq(&self, kind: Kind) -> i64 {
-        match kind {
-            Kind::Delivered => self.watermarks.delivered_seq,
-            Kind::Read => self.watermarks.read_seq,
-        }
-    }
-}
-
-/// Takes a step, and logs it. The last statement of its transaction: PostgreSQL gets the COMMIT with it.
-pub async fn advance(conn: &mut Conn, step: &Step<'_>) -> Result<()> {
-    let Step { conversation, user, watermarks, moved, at, member_limit } = *step;
-    if let Conn::Sqlite(_) = conn {
-        set_watermarks(conn, conversation, user, watermarks).await?;
-        for kind in moved {
-            insert(conn, conversation, user, *kind, step.seq(*kind), at).await?;
-        }
-        conversations::mark_changed_up_to(conn, conversation, member_limit).await?;
-        return events::append(conn, &[NewEvent::of_conversation(EventKind::ReceiptUpdated, conversation, user, at)])
-            .await;
-    }
-    let kinds: Vec<&str> = moved.iter().map(|kind| kind.as_str()).collect();
-    let seqs: Vec<i64> = moved.iter().map(|kind| step.seq(*kind)).collect();
-    conn.one_and_commit(
-        "WITH moved AS (
-             UPDATE messaging.members SET delivered_seq = $3, read_seq = $4, unread_from = $5
-              WHERE conversation_id = $1 AND user_id = $2 RETURNING 1),
-         noted AS (
-             INSERT INTO messaging.receipts (conversation_id, user_id, kind, seq, at)
-             SELECT $1, $2, n.kind, n.seq, $8 FROM unnest($6::text[], $7::bigint[]) AS n (kind, seq) RETURNING 1),
-         changed AS (
-             UPDATE messaging.conversations SET content_version = content_version + 1
-              WHERE id = $1 AND member_count <= $9 RETURNING 1),
-         -- The counts make it wait for the others, as in store/sends.rs.
-         log AS (
-             UPDATE messaging.event_log
-                SET last_position = last_position + 1 + 0 * ((SELECT count(*) FROM moved) + (SELECT count(*) FROM noted)
-                                                            + (SELECT count(*) FROM changed))
-              WHERE id = 1 RETURNING last_position)
-         INSERT INTO messaging.events (position, type, conversation_id, actor_id, at)
-         SELECT last_position, $10, $1, $2, $8 FROM log RETURNING position",
-        &[
-            Value::I64(conversation.0),
-            Value::I64(user.0),
-            Value::I64(watermarks.delivered_seq),
-            Value::I64(watermarks.read_seq),
-            Value::OptionI64(watermarks.unread_from),
-            Value::Texts(&kinds),
-            Value::I64s(&seqs),
-            Value::Time(at),
-            Value::I64(member_limit),
-            Value::Text(EventKind::ReceiptUpdated.as_str()),
-        ],
-        |_| Ok(()),
-    )
-    .await
-}
-
-async fn set_watermarks(
+pub(super) async fn set_watermarks(
     conn: &mut Conn,
     conversation: ConversationId,
     user: UserId,
@@ -172,7 +80,7 @@ async fn set_watermarks(
     Ok(())
 }
 
-async fn insert(
+pub(super) async fn insert(
     conn: &mut Conn,
     conversation: ConversationId,
     user: UserId,

@@ -3,7 +3,7 @@
 mod crash;
 mod faults;
 mod outage;
-mod shutdown;
+pub mod shutdown;
 mod storm;
 mod system_calls;
 

@@ -6,6 +6,7 @@ mod access;
 mod admin;
 mod api_keys;
 mod audit;
+mod changes;
 mod conventions;
 mod cookies;
 mod durability;

@@ -91,13 +91,13 @@ async fn waiting_sends(server: &Process) -> usize {
 }
 
 /// Keeps everyone else from writing.
-enum Hold {
+pub enum Hold {
     Sqlite(rusqlite::Connection),
     Postgres(tokio_postgres::Client),
 }
 
 impl Hold {
-    async fn take(place: &Place) -> Self {
+    pub async fn take(place: &Place) -> Self {
         match place.kind {
             Kind::Sqlite => {
                 let connection = rusqlite::Connection::open(place.sqlite_file()).unwrap();
@@ -113,7 +113,7 @@ impl Hold {
         }
     }
 
-    async fn release(self) {
+    pub async fn release(self) {
         match self {
             Self::Sqlite(connection) => connection.execute_batch("ROLLBACK").unwrap(),
             Self::Postgres(client) => client.batch_execute("ROLLBACK").await.unwrap(),
