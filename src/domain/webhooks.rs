@@ -1,7 +1,7 @@
 //! Webhooks: events on their way to receivers of the operator's.
 //!
 //! Invariants: the events of a conversation arrive in their order, each at least once, always under the same id; one that
-//! cannot be delivered holds up its own conversation alone, and is given up after [`WAITS`]. Nothing is ever sent to an
+//! cannot be delivered holds up its own conversation alone, and is given up after `WAITS`. Nothing is ever sent to an
 //! address that is not on the public internet, unless the operator allows it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -43,9 +43,12 @@ pub struct SearchHit<'a> {
         ("limit" = Option<u32>, Query, description = "Entries of the page; 50 when it is absent.", minimum = 1, maximum = 200),
         ("cursor" = Option<String>, Query, description = "Where the page begins: taken from a Link header as it is."),
     ),
-    responses((status = 200, description = "What was found, newest first. `Link` names the next page while there is one.", body = Vec<SearchHit<'_>>, headers(
-        ("Link" = Option<String>, description = "`</api/search/messages?…>; rel=\"next\"`"),
-    ))),
+    responses(
+        (status = 200, description = "What was found, newest first. `Link` names the next page while there is one.", body = Vec<SearchHit<'_>>, headers(
+            ("Link" = Option<String>, description = "`</api/search/messages?…>; rel=\"next\"`"),
+        )),
+        (status = 404, description = "`conversation_not_found`: there is none with this `conversation_id` that the caller sees."),
+    ),
 )]
 pub async fn search_messages(
     State(state): State<HttpState>,
