@@ -27,7 +27,19 @@ const SEARCH_AT_MOST_MS: f64 = 100.0;
 const ANSWER_AT_MOST: Duration = Duration::from_secs(10);
 /// Messages in the group whose pages are read.
 const GROUP_MESSAGES: u64 = 500;
-const EMOJI: [&str; 4] = ["%F0%9F%91%8D", "%E2%9D%A4", "%F0%9F%98%80", "%F0%9F%8E%89"];
+/// Enough that their distinct pairs with messages outlast the turns.
+const EMOJI: [&str; 10] = [
+    "%F0%9F%91%8D",
+    "%E2%9D%A4",
+    "%F0%9F%98%80",
+    "%F0%9F%8E%89",
+    "%F0%9F%98%82",
+    "%F0%9F%98%8D",
+    "%F0%9F%98%A2",
+    "%F0%9F%91%8F",
+    "%F0%9F%94%A5",
+    "%F0%9F%9A%80",
+];
 
 /// Everything about conversations, on one server.
 pub fn measure(
