@@ -3,6 +3,8 @@
 //! Invariant: each option has one definition, here; its flag, its `POSTHASTE_…` variable and its key in the file mean the
 //! same. A key that is unknown is refused by name.
 
+mod bus;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -10,12 +12,15 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
 
+pub use bus::BusKind;
+
 use crate::app::{EVENT_RETENTION_DAYS, Settings};
 use crate::domain::auth::Access;
 use crate::domain::jwt::{JwtSettings, KeySource};
 use crate::domain::users::DirectMessagesFrom;
 use crate::http::client_address::TrustedProxies;
 use crate::http::origin::{OriginRules, origin_of};
+use crate::live::bus::BusSettings;
 use crate::mail::MailSettings;
 use crate::store::Location;
 
@@ -112,6 +117,12 @@ pub struct ServeOptions {
     /// Address of its own for /metrics, served to whoever reaches it
     #[arg(long, env = "POSTHASTE_METRICS_LISTEN", value_name = "ADDRESS")]
     pub metrics_listen: Option<SocketAddr>,
+    /// How servers on the same data tell each other what happens [default: postgres on PostgreSQL, else local]
+    #[arg(long, env = "POSTHASTE_BUS", value_name = "local|postgres")]
+    pub bus: Option<BusKind>,
+    /// PostgreSQL for LISTEN, directly, where a pooler stands before --database-url [default: --database-url]
+    #[arg(long, env = "POSTHASTE_LISTEN_URL", value_name = "URL", hide_env_values = true)]
+    pub listen_url: Option<Secret>,
     /// SMTP server for mail: smtp://user:password@host:port (STARTTLS, unless on loopback), or smtps://… (TLS)
     #[arg(long, env = "POSTHASTE_SMTP_URL", value_name = "URL", hide_env_values = true)]
     pub smtp_url: Option<Secret>,
@@ -209,6 +220,8 @@ struct File {
     #[serde(default)]
     trusted_proxies: Vec<String>,
     metrics_listen: Option<SocketAddr>,
+    bus: Option<BusKind>,
+    listen_url: Option<Secret>,
     smtp_url: Option<Secret>,
     mail_from: Option<String>,
     log_format: Option<LogFormat>,
@@ -239,6 +252,8 @@ pub struct ServeConfig {
     pub trusted_proxies: TrustedProxies,
     /// Where metrics are served alone.
     pub metrics_listen: Option<SocketAddr>,
+    /// How other servers hear of what happens here.
+    pub bus: BusSettings,
 }
 
 /// How to log, decided.
@@ -302,6 +317,7 @@ pub fn serve(data_options: &DataOptions, options: ServeOptions) -> Result<(Serve
     if !(1..=3650).contains(&event_retention_days) {
         return Err("event_retention_days must be between 1 and 3650".into());
     }
+    let bus = bus::decide(&data.location, options.bus.or(file.bus), options.listen_url.or(file.listen_url))?;
     let config = ServeConfig {
         data,
         listen,
@@ -323,6 +339,7 @@ pub fn serve(data_options: &DataOptions, options: ServeOptions) -> Result<(Serve
         origins: OriginRules { public_origin, cors_origins },
         trusted_proxies,
         metrics_listen: options.metrics_listen.or(file.metrics_listen),
+        bus,
     };
     let log = LogConfig {
         format: options.log_format.or(file.log_format).unwrap_or(LogFormat::Text),

@@ -65,6 +65,7 @@ async fn serve(config: ServeConfig) -> Result<(), String> {
         origins: config.origins,
         trusted_proxies: config.trusted_proxies,
         metrics_elsewhere: metrics_listener.is_some(),
+        bus: config.bus,
     };
     let state = HttpState::new(Arc::clone(&app), settings);
     let access = if access == Access::Open { "open" } else { "secured" };

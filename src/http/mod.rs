@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use crate::app::App;
 use crate::live::Live;
+use crate::live::bus::BusSettings;
 use client_address::TrustedProxies;
 use limits::Limits;
 use origin::OriginRules;
@@ -88,6 +89,8 @@ pub struct HttpSettings {
     pub trusted_proxies: TrustedProxies,
     /// Whether metrics have an address of their own, and so are not served here.
     pub metrics_elsewhere: bool,
+    /// How other servers on the same data hear of what happens here.
+    pub bus: BusSettings,
 }
 
 impl Default for HttpSettings {
@@ -98,6 +101,7 @@ impl Default for HttpSettings {
             origins: OriginRules::default(),
             trusted_proxies: TrustedProxies::default(),
             metrics_elsewhere: false,
+            bus: BusSettings::Local,
         }
     }
 }

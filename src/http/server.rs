@@ -28,6 +28,7 @@ use super::edge::{Edge, PeerAddress};
 use super::problem::Problem;
 use super::router::{metrics_router, router};
 use crate::error::{Error, Result};
+use crate::live::bus::Bus;
 
 /// Bytes that hyper buffers of a head. More than the edge accepts, so that the edge's answer is the one given.
 const HEAD_BUFFER_BYTES: usize = 128 * 1_024;
@@ -41,7 +42,7 @@ const CORS_MAX_AGE: Duration = Duration::from_secs(600);
 /// Serves until `shutdown` is ready, then ends gracefully.
 ///
 /// # Errors
-/// When the router cannot be made.
+/// When the router cannot be made, or the settings of the bus cannot be used.
 pub async fn serve(
     state: HttpState,
     listener: TcpListener,
@@ -49,6 +50,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
     let live = Arc::clone(&state.live);
+    let bus = Bus::new(&state.app, &state.settings.bus)?;
     let edge = Edge::new(state.clone(), router(state.clone())?);
     let cors = cors(&state.settings.origins.cors_origins)?;
     let service = Front { cors: cors.map(|cors| cors.layer(edge.clone())), edge };
@@ -62,6 +64,7 @@ pub async fn serve(
     };
     let tailing = tokio::spawn(Arc::clone(&live).run());
     let delivering = tokio::spawn(Arc::clone(&live).deliver());
+    let telling = tokio::spawn(bus.run(Arc::clone(&live)));
     tokio::select! {
         () = acceptor.accept(&listener, service) => {}
         () = others => {}
@@ -73,6 +76,7 @@ pub async fn serve(
     tailing.abort();
     // It gives its leases back, unless the database does not answer.
     drop(tokio::time::timeout(Duration::from_secs(2), delivering).await);
+    telling.abort();
     Ok(())
 }
 

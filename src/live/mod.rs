@@ -9,6 +9,7 @@
 //!   the removal.
 //! - Queues are bounded. What waits in them is shared by all of them.
 
+pub mod bus;
 mod queue;
 mod subscription;
 mod tailer;

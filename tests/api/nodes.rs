@@ -1,87 +1,278 @@
-//! Several servers on one database: what happens on one is told on every other, and done once.
+//! Several servers on one database: what happens on one is told by the others, with the bus and without.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use posthaste::domain::scheduled;
+use posthaste::live::Whisper;
+use posthaste::live::bus::BusSettings;
+use posthaste::time::Clock;
 use serde_json::{Value, json};
 
 use crate::both;
-use crate::support::Server;
+use crate::support::callers::moment;
 use crate::support::people::{get, post};
+use crate::support::place::Kind;
 use crate::support::watch::Socket;
+use crate::support::{Options, Place, Server, run};
 
-both!(what_happens_on_one_server_is_told_on_the_other, async |place| {
-    let (here, there) = (Server::start(place).await, Server::start(place).await);
-    let mut duck = Socket::of(&there, "duck").await;
-    for _ in 0..3 {
-        let sent = here.send("bugs", "duck", "from over there").await;
-        let since = Instant::now();
-        while duck.event_of("message.created").await["data"]["id"] != sent["id"] {}
-        assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
+/// Events of which the median counts.
+const ROUNDS: usize = 20;
+/// How long the bus may take.
+const SOON: Duration = Duration::from_millis(300);
+/// How long an event may take that no bus tells of.
+const BY_LOOKING: Duration = Duration::from_secs(2);
+/// How often the cursor goes from one server to the other.
+const TURNS: usize = 200;
+
+/// One test on PostgreSQL, which alone has a bus of its own.
+macro_rules! on_postgres {
+    ($name:ident, $test:expr) => {
+        #[test]
+        fn $name() {
+            run(Kind::Postgres, $test);
+        }
+    };
+}
+
+fn by_postgres(place: &Place) -> BusSettings {
+    BusSettings::Postgres { listen_url: place.postgres_url() }
+}
+
+async fn two(place: &Place, bus: &BusSettings) -> (Server, Server) {
+    let options = || Options { bus: bus.clone(), ..Options::default() };
+    (Server::start_with(place, options()).await, Server::start_with(place, options()).await)
+}
+
+/// From before a message is sent on one server until a socket on the other tells of it.
+async fn passing(one: &Server, socket: &mut Socket, body: &str) -> Duration {
+    let started = Instant::now();
+    one.send("bugs", "duck", body).await;
+    loop {
+        let event = socket.event_of("message.created").await;
+        if event["data"]["body"] == body {
+            return started.elapsed();
+        }
     }
-});
+}
 
-both!(a_reader_that_changes_servers_misses_nothing, async |place| {
-    let servers = [Server::start(place).await, Server::start(place).await];
-    let mut cursor = get(&servers[0], "duck", "/api/events").await.json()["cursor"].as_str().unwrap().to_owned();
+async fn median(one: &Server, socket: &mut Socket, what: &str) -> Duration {
+    let mut times = Vec::new();
+    for round in 0..ROUNDS {
+        times.push(passing(one, socket, &format!("{what} {round}")).await);
+        // Not in step with the looks at the log.
+        tokio::time::sleep(Duration::from_millis(37)).await;
+    }
+    times.sort_unstable();
+    times[ROUNDS / 2]
+}
+
+/// Waits until what is told on one server comes to the other before it looks by itself.
+async fn until_the_bus_tells(one: &Server, socket: &mut Socket, what: &str) {
+    for round in 0..30 {
+        // Three in a row are no chance: a look comes once a second.
+        let mut fast = 0;
+        for part in 0..3 {
+            fast += usize::from(passing(one, socket, &format!("{what} {round} {part}")).await < SOON);
+        }
+        if fast == 3 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    panic!("{what}: the bus does not tell");
+}
+
+/// A whisper on one server is heard once on both, and is never in the log.
+async fn whispers_pass(one: &Server, other: &Server, place: &Place) {
+    let duck = place.numbers("SELECT id FROM messaging.users WHERE user_name = 'duck'").await[0][0];
+    let mut here = Socket::of(one, "duck").await;
+    let mut there = Socket::of(other, "duck").await;
+    let mut stranger = Socket::of(other, "bugs").await;
+    let event = json!({"type": "test.whisper", "data": {"word": "psst"}});
+    one.live.whisper(Whisper { to: vec![duck], event: event.to_string() });
+    assert_eq!(here.event().await, event);
+    assert_eq!(there.event().await, event);
+    assert!(here.is_quiet().await && there.is_quiet().await && stranger.is_quiet().await);
+}
+
+/// Reads with one cursor from two servers in turn while messages are sent to both.
+async fn alternates(one: &Server, other: &Server) {
+    let mut cursor = get(one, "duck", "/api/events").await.json()["cursor"].as_str().unwrap().to_owned();
     let writing = async {
         let mut sent = Vec::new();
-        for round in 0..150 {
-            let told = servers[round % 2].send("bugs", "duck", "x").await;
-            sent.push(told["id"].as_i64().unwrap());
-            tokio::time::sleep(Duration::from_millis(5)).await;
+        for number in 0..150 {
+            let (left, right) = (format!("left {number}"), format!("right {number}"));
+            tokio::join!(one.send("bugs", "duck", &left), other.send("rdibari", "duck", &right));
+            sent.extend([left, right]);
         }
         sent
     };
     let reading = async {
-        let mut ids = Vec::new();
-        for round in 0_usize.. {
-            let mut socket = Socket::behind(&servers[round % 2], "duck", &cursor).await;
-            for _ in 0..round % 4 {
-                let event = socket.event().await;
-                cursor = event["cursor"].as_str().unwrap().to_owned();
+        let mut seen = Vec::new();
+        let mut cursors = HashSet::new();
+        for turn in 0..TURNS {
+            let server = if turn % 2 == 0 { one } else { other };
+            let answer = get(server, "duck", &format!("/api/events?after={cursor}&wait={}", turn % 2)).await;
+            assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.bytes));
+            let body = answer.json();
+            for event in body["events"].as_array().unwrap() {
+                assert!(cursors.insert(event["cursor"].as_str().unwrap().to_owned()), "twice: {event}");
                 if event["type"] == "message.created" {
-                    ids.push(event["data"]["id"].as_i64().unwrap());
+                    seen.push(event["data"]["body"].as_str().unwrap().to_owned());
                 }
             }
-            if ids.len() >= 150 {
-                return ids;
-            }
+            cursor = body["cursor"].as_str().unwrap().to_owned();
         }
-        unreachable!("it goes on until it has them all")
+        seen
     };
-    // One more for whoever waits in the middle of a round.
-    let (sent, told) = tokio::join!(writing, async {
-        let reading = tokio::time::timeout(Duration::from_secs(60), reading);
-        reading.await.expect("every message in time")
-    });
-    assert_eq!(told.iter().copied().collect::<BTreeSet<i64>>().len(), told.len(), "told twice");
-    assert_eq!(told, sent);
+    let (sent, mut seen) = tokio::join!(writing, reading);
+    // What came after the last turn.
+    let rest = get(other, "duck", &format!("/api/events?after={cursor}")).await.json();
+    let rest = rest["events"].as_array().unwrap().iter().filter(|event| event["type"] == "message.created");
+    seen.extend(rest.map(|event| event["data"]["body"].as_str().unwrap().to_owned()));
+    let mut expected = sent;
+    expected.sort_unstable();
+    let mut found = seen.clone();
+    found.sort_unstable();
+    assert_eq!(found, expected);
+    for side in ["left ", "right "] {
+        let numbers: Vec<u32> = seen.iter().filter_map(|body| body.strip_prefix(side)?.parse().ok()).collect();
+        assert!(numbers.is_sorted(), "{numbers:?}");
+    }
+}
+
+both!(without_a_bus_an_event_reaches_the_other_server_by_looking, async |place| {
+    let (one, other) = two(place, &BusSettings::Local).await;
+    let mut socket = Socket::of(&other, "duck").await;
+    for round in 0..3 {
+        let took = passing(&one, &mut socket, &format!("by looking {round}")).await;
+        assert!(took < BY_LOOKING, "{took:?}");
+    }
 });
 
-both!(what_is_due_leaves_one_of_two_servers_once, async |place| {
-    let (here, there) = (Server::start(place).await, Server::start(place).await);
-    let soon = here.app.clock.now().plus_micros(1_500_000);
-    let send_at = serde_json::to_value(soon).unwrap();
+both!(without_a_bus_a_cursor_may_change_servers, async |place| {
+    let (one, other) = two(place, &BusSettings::Local).await;
+    alternates(&one, &other).await;
+});
+
+on_postgres!(postgres_tells_the_other_server_soon, async |place| {
+    let (one, other) = two(place, &by_postgres(place)).await;
+    let mut socket = Socket::of(&other, "duck").await;
+    until_the_bus_tells(&one, &mut socket, "connecting").await;
+    let took = median(&one, &mut socket, "by postgres").await;
+    assert!(took < SOON, "{took:?}");
+    whispers_pass(&one, &other, place).await;
+});
+
+on_postgres!(with_postgres_a_cursor_may_change_servers, async |place| {
+    let (one, other) = two(place, &by_postgres(place)).await;
+    alternates(&one, &other).await;
+});
+
+on_postgres!(a_whisper_too_long_for_postgres_stays_on_its_server, async |place| {
+    let (one, other) = two(place, &by_postgres(place)).await;
+    let mut socket = Socket::of(&other, "duck").await;
+    until_the_bus_tells(&one, &mut socket, "connecting").await;
+    let duck = place.numbers("SELECT id FROM messaging.users WHERE user_name = 'duck'").await[0][0];
+    let event = json!({"type": "test.whisper", "data": {"word": "x".repeat(8_000)}});
+    one.live.whisper(Whisper { to: vec![duck], event: event.to_string() });
+    assert!(socket.is_quiet().await);
+    whispers_pass(&one, &other, place).await;
+});
+
+on_postgres!(a_connection_that_listens_and_is_ended_comes_back, async |place| {
+    let (one, other) = two(place, &by_postgres(place)).await;
+    let mut socket = Socket::of(&other, "duck").await;
+    until_the_bus_tells(&one, &mut socket, "before").await;
+    for round in 0..3 {
+        let ended = place
+            .numbers(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                  WHERE application_name = 'posthaste-listen' AND datname = current_database()",
+            )
+            .await;
+        assert!(ended[0][0] >= 1, "{ended:?}");
+        // Whether the bus is there or not.
+        let took = passing(&one, &mut socket, &format!("meanwhile {round}")).await;
+        assert!(took < BY_LOOKING, "{took:?}");
+        until_the_bus_tells(&one, &mut socket, &format!("after {round}")).await;
+    }
+});
+
+on_postgres!(a_place_to_listen_that_answers_nothing_stops_nothing, async |place| {
+    // Nothing listens on port 1.
+    let nowhere = BusSettings::Postgres { listen_url: "postgres://posthaste@127.0.0.1:1/nowhere".into() };
+    let (one, other) = two(place, &nowhere).await;
+    let mut socket = Socket::of(&other, "duck").await;
+    let took = passing(&one, &mut socket, "by looking").await;
+    assert!(took < BY_LOOKING, "{took:?}");
+});
+
+on_postgres!(servers_do_not_echo_each_other, async |place| {
+    let (one, other) = two(place, &by_postgres(place)).await;
+    let mut socket = Socket::of(&other, "duck").await;
+    until_the_bus_tells(&one, &mut socket, "connecting").await;
+    let heard = Arc::new(AtomicI64::new(0));
+    let (client, mut connection) = tokio_postgres::connect(&place.postgres_url(), tokio_postgres::NoTls).await.unwrap();
+    let counted = Arc::clone(&heard);
+    tokio::spawn(async move {
+        while let Some(Ok(message)) = std::future::poll_fn(|context| connection.poll_message(context)).await {
+            if matches!(message, tokio_postgres::AsyncMessage::Notification(_)) {
+                counted.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    });
+    client.batch_execute("LISTEN posthaste").await.unwrap();
+    // Read on both: that commits nothing, or nothing that is in the log.
+    let mut here = Socket::of(&one, "duck").await;
+    let took = passing(&one, &mut here, "once").await;
+    assert!(took < BY_LOOKING, "{took:?}");
+    socket.event_of("message.created").await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    // One commit, one word; one more where the first was looked at between two of its commits.
+    let told = heard.load(Ordering::Relaxed);
+    assert!((1..=3).contains(&told), "{told}");
+});
+
+both!(what_is_scheduled_leaves_once_from_two_servers, async |place| {
+    let hand = Arc::new(AtomicI64::new(moment("2026-01-01T00:00:00Z")));
+    let options = || Options { clock: Clock::Manual(Arc::clone(&hand)), ..Options::default() };
+    let (one, other) = (Server::start_with(place, options()).await, Server::start_with(place, options()).await);
+    let mut expected = Vec::new();
     for number in 0..40 {
-        let new = json!({"recipient_user_name": "duck", "body": format!("later {number}"), "send_at": send_at});
-        assert_eq!(post(&here, "bugs", "/api/messages", new).await.status, 202);
+        let body = format!("later {number}");
+        let new = json!({"recipient_user_name": "duck", "body": body, "send_at": "2026-01-01T01:00:00Z"});
+        let server = if number % 2 == 0 { &one } else { &other };
+        assert_eq!(post(server, "bugs", "/api/messages", new).await.status, 202);
+        expected.push(body);
     }
-    let workers = [&here, &there].map(|server| tokio::spawn(scheduled::run(std::sync::Arc::clone(&server.app))));
+    hand.store(moment("2026-01-01T01:00:01Z"), Ordering::Relaxed);
+    let running = [&one, &other].map(|server| tokio::spawn(scheduled::run(Arc::clone(&server.app))));
     let deadline = Instant::now() + Duration::from_secs(20);
-    let waiting = async || get(&here, "bugs", "/api/scheduled").await.json().as_array().unwrap().len();
-    while waiting().await > 0 {
-        assert!(Instant::now() < deadline, "some never left");
-        tokio::time::sleep(Duration::from_millis(50)).await;
+    loop {
+        let left = get(&one, "bugs", "/api/scheduled").await.json();
+        if left == json!([]) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{left}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    workers.iter().for_each(tokio::task::JoinHandle::abort);
-    let arrived = there.all("/api/messages/duck?limit=200").await;
-    let bodies: Vec<&Value> = arrived
-        .iter()
-        .map(|message| &message["body"])
-        .filter(|body| body.as_str().unwrap().starts_with("later"))
-        .collect();
-    let distinct: BTreeSet<&str> = bodies.iter().filter_map(|body| body.as_str()).collect();
-    assert_eq!((bodies.len(), distinct.len()), (40, 40));
+    // Time for one more round of both.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    for task in running {
+        task.abort();
+    }
+    let messages = one.all("/api/messages/duck?with=bugs").await;
+    let bodies = |messages: &[Value]| {
+        let mut bodies: Vec<String> =
+            messages.iter().map(|message| message["body"].as_str().unwrap().to_owned()).collect();
+        bodies.sort_unstable();
+        bodies
+    };
+    expected.sort_unstable();
+    assert_eq!(bodies(&messages), expected);
+    assert_eq!(bodies(&other.all("/api/messages/duck?with=bugs").await), expected);
 });

@@ -31,6 +31,7 @@ const DIALECT: &[(Kind, &str, &str)] = &[
     (Kind::Postgres, "unnest(", "many rows in one statement, where a round trip costs as much as they do"),
     (Kind::Postgres, "::", "a cast, in statements beside those"),
     (Kind::Postgres, "nextval(", "message ids come from a sequence"),
+    (Kind::Postgres, "pg_notify(", "servers on one database tell each other"),
     (Kind::Postgres, " FOR SHARE", "SQLite's writer is alone"),
     (Kind::Sqlite, "rowid", "the number of a row where it is no column"),
     (Kind::Sqlite, "messaging.messaging_sequence ", "message ids come from a table where there are no sequences"),

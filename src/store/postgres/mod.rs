@@ -6,6 +6,7 @@
 //! - A write runs in a task of its own: a caller that goes away never leaves a transaction half done in the pool.
 //! - A COMMIT whose answer was lost is [`Error::Unavailable`], never run again by itself: only an idempotency key can tell.
 
+pub mod notify;
 mod tls;
 
 use std::error::Error as _;

@@ -13,6 +13,8 @@ use posthaste::http::client_address::TrustedProxies;
 use posthaste::http::origin::OriginRules;
 use posthaste::http::{CONNECTION_LIMIT, HttpSettings, HttpState, Timeouts, server};
 use posthaste::ids::Rng;
+use posthaste::live::Live;
+use posthaste::live::bus::BusSettings;
 use posthaste::mail::MailSettings;
 use posthaste::store;
 use posthaste::time::Clock;
@@ -40,6 +42,7 @@ pub struct Options {
     pub mail: Option<MailSettings>,
     pub timeouts: Timeouts,
     pub connection_limit: usize,
+    pub bus: BusSettings,
 }
 
 impl Default for Options {
@@ -58,6 +61,7 @@ impl Default for Options {
             mail: None,
             timeouts: Timeouts::default(),
             connection_limit: CONNECTION_LIMIT,
+            bus: BusSettings::Local,
         }
     }
 }
@@ -65,6 +69,7 @@ impl Default for Options {
 pub struct Server {
     pub address: SocketAddr,
     pub app: Arc<App>,
+    pub live: Arc<Live>,
     pub client: reqwest::Client,
     stop: Option<oneshot::Sender<()>>,
     stopped: tokio::task::JoinHandle<()>,
@@ -155,9 +160,11 @@ impl Server {
             trusted_proxies: options.trusted_proxies,
             timeouts: options.timeouts,
             connection_limit: options.connection_limit,
+            bus: options.bus,
             ..HttpSettings::default()
         };
         let state = HttpState::new(Arc::clone(&app), settings);
+        let live = Arc::clone(&state.live);
         let (stop, stopping) = oneshot::channel::<()>();
         let served = Arc::clone(&app);
         let stopped = tokio::spawn(async move {
@@ -165,7 +172,7 @@ impl Server {
             served.db.close().await;
         });
         let client = reqwest::Client::builder().no_proxy().no_gzip().timeout(Duration::from_secs(30)).build().unwrap();
-        Self { address, app, client, stop: Some(stop), stopped }
+        Self { address, app, live, client, stop: Some(stop), stopped }
     }
 
     /// As Ctrl-C does.

@@ -1,0 +1,172 @@
+//! The bus: what one server tells the others on the same data, so that they need not wait for their next look at the log.
+//!
+//! It carries two things: that there is something new in the log, and whispers, which are not logged. Both are hints. With a
+//! bus that is dead the log is looked at every [`POLL_INTERVAL`](super::POLL_INTERVAL), and whispers stay on their server.
+//!
+//! Invariants:
+//! - Nobody echoes: a server tells of the log only after a commit of its own that found the log moved, and passes on nothing
+//!   that it heard. What it said itself it does not hear.
+//! - Nothing that serves a request waits for the bus.
+
+mod postgres;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast::error::RecvError;
+
+use super::{Live, Whisper};
+use crate::app::App;
+use crate::domain::events;
+use crate::error::{Error, Result};
+use crate::ids::hex;
+use crate::store::Db;
+use crate::store::postgres::notify;
+
+/// Between two looks at whether the log has moved: what is committed meanwhile is told of together.
+const COALESCING_INTERVAL: Duration = Duration::from_millis(5);
+/// How long to wait after the log could not be read.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Which bus.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum BusSettings {
+    /// None: other servers find out by looking.
+    #[default]
+    Local,
+    /// LISTEN and NOTIFY of the database.
+    Postgres {
+        /// Where to listen: a connection without a pooler before it. Holds a password: never printed.
+        listen_url: String,
+    },
+}
+
+/// What one server tells the others.
+#[derive(Debug, Serialize, Deserialize)]
+struct Message<'a> {
+    /// Which server says it, so that it does not listen to itself.
+    server: &'a str,
+    /// To be told there too; without it, there is something new in the log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    whisper: Option<Whisper>,
+}
+
+/// The way to the other servers.
+enum Line {
+    Postgres { listen_url: String },
+}
+
+/// What tells the others.
+enum Mouth<'a> {
+    Postgres(&'a App),
+}
+
+impl Mouth<'_> {
+    async fn tell(&self, text: String) -> Result<()> {
+        match self {
+            Self::Postgres(app) => notify::tell(&app.db, &text).await,
+        }
+    }
+}
+
+/// A server's end of the bus.
+pub struct Bus {
+    line: Option<Line>,
+    /// This server among the others.
+    server: String,
+}
+
+impl Bus {
+    /// Makes it ready; nothing is connected before [`run`](Self::run).
+    ///
+    /// # Errors
+    /// [`Error::Internal`] with a sentence for the operator when the settings cannot be used.
+    pub fn new(app: &App, settings: &BusSettings) -> Result<Self> {
+        let line = match settings {
+            BusSettings::Local => None,
+            BusSettings::Postgres { listen_url } => {
+                if !matches!(app.db, Db::Postgres(_)) {
+                    return Err(Error::internal("the bus postgres needs a PostgreSQL database"));
+                }
+                notify::check(listen_url)?;
+                Some(Line::Postgres { listen_url: listen_url.clone() })
+            }
+        };
+        Ok(Self { line, server: hex(&app.rng.bytes::<8>().map_err(Error::internal)?) })
+    }
+
+    /// Tells and listens for as long as the server runs.
+    pub async fn run(self, live: Arc<Live>) {
+        let live = &*live;
+        match &self.line {
+            None => {}
+            Some(Line::Postgres { listen_url }) => {
+                let mouth = Mouth::Postgres(&live.app);
+                let listening = postgres::listen(listen_url, &self, live);
+                tokio::join!(listening, self.tell_of_the_log(live, &mouth), self.tell_whispers(live, &mouth));
+            }
+        }
+    }
+
+    async fn tell_of_the_log(&self, live: &Live, mouth: &Mouth<'_>) {
+        let mut commits = live.app.commits.listen();
+        let mut told_of = None;
+        while commits.changed().await.is_ok() {
+            match events::log(&live.app).await {
+                Ok(log) => {
+                    let now = Some((log.epoch, log.last_position));
+                    if told_of != now {
+                        self.say(None, mouth).await;
+                        told_of = now;
+                    }
+                    tokio::time::sleep(COALESCING_INTERVAL).await;
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "the log of events could not be read to tell of it");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn tell_whispers(&self, live: &Live, mouth: &Mouth<'_>) {
+        let mut whispers = live.whispers();
+        loop {
+            match whispers.recv().await {
+                Ok(whisper) => self.say(Some(whisper), mouth).await,
+                Err(RecvError::Lagged(count)) => tracing::debug!(count, "the bus was too slow for some whispers"),
+                Err(RecvError::Closed) => return,
+            }
+        }
+    }
+
+    async fn say(&self, whisper: Option<Whisper>, mouth: &Mouth<'_>) {
+        let text = serde_json::to_string(&Message { server: &self.server, whisper }).map_err(Error::internal);
+        let outcome = match text {
+            Ok(text) => mouth.tell(text).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = outcome {
+            tracing::debug!(%error, "other servers were not told, and will find out by themselves");
+        }
+    }
+
+    /// Something was said on the bus, by this server or another one.
+    fn hear(&self, live: &Live, text: &[u8]) {
+        let message: Message<'_> = match serde_json::from_slice(text) {
+            Ok(message) => message,
+            Err(error) => {
+                tracing::debug!(%error, "what came over the bus cannot be read");
+                return;
+            }
+        };
+        if message.server == self.server {
+            return;
+        }
+        match message.whisper {
+            None => live.look(),
+            Some(whisper) => live.hear(&whisper),
+        }
+    }
+}
