@@ -118,11 +118,14 @@ pub struct ServeOptions {
     #[arg(long, env = "POSTHASTE_METRICS_LISTEN", value_name = "ADDRESS")]
     pub metrics_listen: Option<SocketAddr>,
     /// How servers on the same data tell each other what happens [default: postgres on PostgreSQL, else local]
-    #[arg(long, env = "POSTHASTE_BUS", value_name = "local|postgres")]
+    #[arg(long, env = "POSTHASTE_BUS", value_name = "local|postgres|nats")]
     pub bus: Option<BusKind>,
     /// PostgreSQL for LISTEN, directly, where a pooler stands before --database-url [default: --database-url]
     #[arg(long, env = "POSTHASTE_LISTEN_URL", value_name = "URL", hide_env_values = true)]
     pub listen_url: Option<Secret>,
+    /// NATS servers for --bus nats, with commas between: nats://user:password@host:port, or tls://…
+    #[arg(long, env = "POSTHASTE_NATS_URL", value_name = "URL", hide_env_values = true)]
+    pub nats_url: Option<Secret>,
     /// SMTP server for mail: smtp://user:password@host:port (STARTTLS, unless on loopback), or smtps://… (TLS)
     #[arg(long, env = "POSTHASTE_SMTP_URL", value_name = "URL", hide_env_values = true)]
     pub smtp_url: Option<Secret>,
@@ -222,6 +225,7 @@ struct File {
     metrics_listen: Option<SocketAddr>,
     bus: Option<BusKind>,
     listen_url: Option<Secret>,
+    nats_url: Option<Secret>,
     smtp_url: Option<Secret>,
     mail_from: Option<String>,
     log_format: Option<LogFormat>,
@@ -317,7 +321,12 @@ pub fn serve(data_options: &DataOptions, options: ServeOptions) -> Result<(Serve
     if !(1..=3650).contains(&event_retention_days) {
         return Err("event_retention_days must be between 1 and 3650".into());
     }
-    let bus = bus::decide(&data.location, options.bus.or(file.bus), options.listen_url.or(file.listen_url))?;
+    let bus = bus::decide(
+        &data.location,
+        options.bus.or(file.bus),
+        options.listen_url.or(file.listen_url),
+        options.nats_url.or(file.nats_url),
+    )?;
     let config = ServeConfig {
         data,
         listen,

@@ -15,13 +15,20 @@ pub enum BusKind {
     Local,
     /// By the database.
     Postgres,
+    /// By a NATS server.
+    Nats,
 }
 
 /// What goes with the database.
 ///
 /// # Errors
 /// A sentence for the operator.
-pub fn decide(place: &Location, kind: Option<BusKind>, listen_url: Option<Secret>) -> Result<BusSettings, String> {
+pub fn decide(
+    place: &Location,
+    kind: Option<BusKind>,
+    listen_url: Option<Secret>,
+    nats_url: Option<Secret>,
+) -> Result<BusSettings, String> {
     let database_url = match place {
         Location::Postgres(url) => Some(url),
         Location::Sqlite(_) => None,
@@ -30,7 +37,17 @@ pub fn decide(place: &Location, kind: Option<BusKind>, listen_url: Option<Secret
     if kind != BusKind::Postgres && listen_url.is_some() {
         return Err("--listen-url is for --bus postgres".into());
     }
+    if kind != BusKind::Nats && nats_url.is_some() {
+        return Err("--nats-url is for --bus nats: say that too".into());
+    }
     match (kind, database_url) {
+        (BusKind::Nats, _) => match nats_url {
+            None => Err("--bus nats needs --nats-url, where the NATS server is: nats://host:4222".into()),
+            Some(Secret(url)) if url.split(',').all(is_of_nats) => Ok(BusSettings::Nats { url }),
+            Some(_) => {
+                Err("--nats-url must be nats://host:port or tls://host:port, several with commas between".into())
+            }
+        },
         (BusKind::Local, _) => Ok(BusSettings::Local),
         (BusKind::Postgres, None) => {
             Err("--bus postgres needs a PostgreSQL database: give --database-url postgres://…, or leave --bus out"
@@ -47,6 +64,10 @@ pub fn decide(place: &Location, kind: Option<BusKind>, listen_url: Option<Secret
             Ok(BusSettings::Postgres { listen_url })
         }
     }
+}
+
+fn is_of_nats(url: &str) -> bool {
+    url::Url::parse(url.trim()).is_ok_and(|url| matches!(url.scheme(), "nats" | "tls") && url.has_host())
 }
 
 #[cfg(test)]
@@ -75,7 +96,14 @@ mod tests {
         assert_eq!(decide(postgres, with(None, None)), by(postgres));
         assert_eq!(decide(postgres, with(None, Some(direct))), by(direct));
         assert_eq!(decide(postgres, with(Some(BusKind::Local), None)), Ok(BusSettings::Local));
+        let nats = |bus, url: &str| ServeOptions { nats_url: Some(Secret(url.into())), ..with(bus, None) };
+        let url = "nats://user:word@one:4222,tls://two";
+        assert_eq!(decide(sqlite, nats(Some(BusKind::Nats), url)), Ok(BusSettings::Nats { url: url.into() }));
         let wrong = [
+            (postgres, with(Some(BusKind::Nats), None), "--bus nats needs --nats-url"),
+            (postgres, nats(None, url), "--nats-url is for --bus nats"),
+            (postgres, nats(Some(BusKind::Nats), "nats://one,http://user:word@two"), "--nats-url must be nats://"),
+            (postgres, nats(Some(BusKind::Nats), ""), "--nats-url must be nats://"),
             (sqlite, with(Some(BusKind::Postgres), None), "--bus postgres needs a PostgreSQL database"),
             (sqlite, with(None, Some(direct)), "--listen-url is for --bus postgres"),
             (postgres, with(Some(BusKind::Local), Some(direct)), "--listen-url is for --bus postgres"),

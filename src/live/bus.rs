@@ -8,6 +8,7 @@
 //!   that it heard. What it said itself it does not hear.
 //! - Nothing that serves a request waits for the bus.
 
+mod nats;
 mod postgres;
 
 use std::sync::Arc;
@@ -40,6 +41,11 @@ pub enum BusSettings {
         /// Where to listen: a connection without a pooler before it. Holds a password: never printed.
         listen_url: String,
     },
+    /// A NATS server.
+    Nats {
+        /// Where: one URL, or several with commas between. Holds a password: never printed.
+        url: String,
+    },
 }
 
 /// What one server tells the others.
@@ -55,17 +61,20 @@ struct Message<'a> {
 /// The way to the other servers.
 enum Line {
     Postgres { listen_url: String },
+    Nats(nats::Settings),
 }
 
 /// What tells the others.
 enum Mouth<'a> {
     Postgres(&'a App),
+    Nats(nats::Connection),
 }
 
 impl Mouth<'_> {
     async fn tell(&self, text: String) -> Result<()> {
         match self {
             Self::Postgres(app) => notify::tell(&app.db, &text).await,
+            Self::Nats(connection) => connection.tell(text).await,
         }
     }
 }
@@ -92,20 +101,28 @@ impl Bus {
                 notify::check(listen_url)?;
                 Some(Line::Postgres { listen_url: listen_url.clone() })
             }
+            BusSettings::Nats { url } => Some(Line::Nats(nats::Settings::new(app, url)?)),
         };
         Ok(Self { line, server: hex(&app.rng.bytes::<8>().map_err(Error::internal)?) })
     }
 
     /// Tells and listens for as long as the server runs.
     pub async fn run(self, live: Arc<Live>) {
-        let live = &*live;
         match &self.line {
             None => {}
             Some(Line::Postgres { listen_url }) => {
                 let mouth = Mouth::Postgres(&live.app);
-                let listening = postgres::listen(listen_url, &self, live);
-                tokio::join!(listening, self.tell_of_the_log(live, &mouth), self.tell_whispers(live, &mouth));
+                let listening = postgres::listen(listen_url, &self, &live);
+                tokio::join!(listening, self.tell_of_the_log(&live, &mouth), self.tell_whispers(&live, &mouth));
             }
+            Some(Line::Nats(settings)) => match nats::Connection::open(settings, &live).await {
+                Ok((connection, heard)) => {
+                    let mouth = Mouth::Nats(connection);
+                    let listening = nats::listen(heard, &self, &live);
+                    tokio::join!(listening, self.tell_of_the_log(&live, &mouth), self.tell_whispers(&live, &mouth));
+                }
+                Err(error) => tracing::error!(%error, "there is no bus: NATS cannot be used"),
+            },
         }
     }
 

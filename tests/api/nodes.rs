@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::both;
 use crate::support::callers::moment;
+use crate::support::nats::NatsServer;
 use crate::support::people::{get, post};
 use crate::support::place::Kind;
 use crate::support::watch::Socket;
@@ -235,6 +236,67 @@ on_postgres!(servers_do_not_echo_each_other, async |place| {
     // One commit, one word; one more where the first was looked at between two of its commits.
     let told = heard.load(Ordering::Relaxed);
     assert!((1..=3).contains(&told), "{told}");
+});
+
+on_postgres!(nats_tells_the_other_server_soon, async |place| {
+    let nats = NatsServer::start_with(Some("posthaste:secret%21")).await;
+    let (one, other) = two(place, &BusSettings::Nats { url: nats.url() }).await;
+    let mut socket = Socket::of(&other, "duck").await;
+    until_the_bus_tells(&one, &mut socket, "connecting").await;
+    let took = median(&one, &mut socket, "by nats").await;
+    assert!(took < SOON, "{took:?}");
+    whispers_pass(&one, &other, place).await;
+});
+
+on_postgres!(with_nats_a_cursor_may_change_servers, async |place| {
+    let nats = NatsServer::start().await;
+    let (one, other) = two(place, &BusSettings::Nats { url: nats.url() }).await;
+    alternates(&one, &other).await;
+});
+
+on_postgres!(nats_may_stop_and_come_back, async |place| {
+    let mut nats = NatsServer::start().await;
+    let (one, other) = two(place, &BusSettings::Nats { url: nats.url() }).await;
+    let mut socket = Socket::of(&other, "duck").await;
+    until_the_bus_tells(&one, &mut socket, "before").await;
+    for round in 0..2 {
+        nats.stop();
+        for part in 0..3 {
+            let took = passing(&one, &mut socket, &format!("meanwhile {round} {part}")).await;
+            assert!(took < BY_LOOKING, "{took:?}");
+        }
+        nats.start_again().await;
+        until_the_bus_tells(&one, &mut socket, &format!("after {round}")).await;
+    }
+    whispers_pass(&one, &other, place).await;
+});
+
+on_postgres!(nats_may_come_after_the_servers, async |place| {
+    let mut nats = NatsServer::start().await;
+    nats.stop();
+    let (one, other) = two(place, &BusSettings::Nats { url: nats.url() }).await;
+    let mut socket = Socket::of(&other, "duck").await;
+    let took = passing(&one, &mut socket, "without").await;
+    assert!(took < BY_LOOKING, "{took:?}");
+    nats.start_again().await;
+    until_the_bus_tells(&one, &mut socket, "with").await;
+});
+
+on_postgres!(installations_that_share_a_nats_server_do_not_hear_each_other, async |place| {
+    let nats = NatsServer::start().await;
+    let elsewhere = Place::new(Kind::Sqlite).await;
+    let bus = BusSettings::Nats { url: nats.url() };
+    let (one, other) = two(place, &bus).await;
+    let stranger = Server::start_with(&elsewhere, Options { bus, ..Options::default() }).await;
+    let mut there = Socket::of(&other, "duck").await;
+    until_the_bus_tells(&one, &mut there, "connecting").await;
+    let mut socket = Socket::of(&stranger, "duck").await;
+    let everyone: Vec<i64> = (1..=50).collect();
+    one.live.whisper(Whisper { to: everyone, event: json!({"type": "test.whisper"}).to_string() });
+    assert_eq!(there.event().await["type"], "test.whisper");
+    assert!(socket.is_quiet().await);
+    stranger.stop().await;
+    elsewhere.remove().await;
 });
 
 both!(what_is_scheduled_leaves_once_from_two_servers, async |place| {
