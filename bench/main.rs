@@ -1,6 +1,7 @@
 //! The load generator: figures of the server, each beside its limit measured in the same run.
 //!
 //! `cargo bench --bench load` runs it. `POSTHASTE_BENCH_ONLY=sqlite|postgres` runs one half,
+//! `POSTHASTE_BENCH_PARTS=messages,callers,conversations,events,log-in` some of it (all),
 //! `POSTHASTE_BENCH_SECONDS` (8) is the time of one measurement, `POSTHASTE_BENCH_MESSAGES` (1000000)
 //! the size of the history, `POSTHASTE_BENCH_FOLDER` the place of the databases (`/var/tmp`), and
 //! `POSTHASTE_BIN` another server. A missed target is reported, not an error: an answer with a wrong
@@ -23,7 +24,7 @@ mod server;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use plan::{Halves, Settings};
+use plan::{Halves, Part, Settings};
 use process::Outcome;
 
 // The limits run in this executable, and the server allocates with mimalloc.
@@ -69,9 +70,23 @@ fn read_settings() -> Outcome<Settings> {
     Ok(Settings {
         binary: server::find_binary()?,
         halves,
+        parts: read_parts()?,
         message_count: read_number("POSTHASTE_BENCH_MESSAGES", 1_000_000, LEAST_MESSAGES)?,
         duration: Duration::from_secs(read_number("POSTHASTE_BENCH_SECONDS", 8, 1)?),
     })
+}
+
+fn read_parts() -> Outcome<Vec<Part>> {
+    let text = std::env::var("POSTHASTE_BENCH_PARTS").unwrap_or_default();
+    if text.is_empty() {
+        return Ok(Part::ALL.to_vec());
+    }
+    let part = |name: &str| {
+        let names = Part::ALL.map(Part::name);
+        let found = Part::ALL.into_iter().find(|part| part.name() == name);
+        found.ok_or_else(|| format!("POSTHASTE_BENCH_PARTS are of {}, not {name:?}", names.join(",")))
+    };
+    text.split(',').map(part).collect()
 }
 
 fn read_number(name: &str, default: u64, at_least: u64) -> Outcome<u64> {

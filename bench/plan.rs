@@ -39,12 +39,45 @@ pub struct Halves {
     pub postgres: bool,
 }
 
+/// What is measured together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Reading and writing messages.
+    Messages,
+    /// The same with credentials.
+    Callers,
+    /// Lists, groups, reactions, receipts, search.
+    Conversations,
+    /// Events and their sockets.
+    Events,
+    /// Log-ins and starts.
+    LogIn,
+}
+
+impl Part {
+    /// All of them, in their order.
+    pub const ALL: [Self; 5] = [Self::Messages, Self::Callers, Self::Conversations, Self::Events, Self::LogIn];
+
+    /// As `POSTHASTE_BENCH_PARTS` has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Messages => "messages",
+            Self::Callers => "callers",
+            Self::Conversations => "conversations",
+            Self::Events => "events",
+            Self::LogIn => "log-in",
+        }
+    }
+}
+
 /// What one run is.
 pub struct Settings {
     /// The server.
     pub binary: PathBuf,
     /// The databases.
     pub halves: Halves,
+    /// Of what there is to measure.
+    pub parts: Vec<Part>,
     /// Messages in each.
     pub message_count: u64,
     /// Time of one measurement.
@@ -87,20 +120,48 @@ fn run_sqlite(settings: &Settings, folder: &Path, figures: &mut Vec<Figure>) -> 
     let bare_writer = Limit::group_commit(folder, &database)?;
     credentials.put_into_sqlite(&database)?;
     let server = Server::start(&setup)?;
-    figures.push(read_sqlite(settings, folder, &server)?);
-    let callers = Callers::of("SQLite", &server, &credentials)?;
-    figures.extend(callers.read(settings)?);
-    figures.extend(write_sqlite(settings, &bare_writer, &server)?);
-    let memory_bytes = server.anonymous_memory_bytes()?;
-    figures.push(Figure::memory("memory after the load, SQLite", memory_bytes, MEMORY_AT_MOST_MIB));
+    if settings.takes(Part::Messages) {
+        figures.push(read_sqlite(settings, folder, &server)?);
+    }
+    let callers = settings.takes(Part::Callers).then(|| Callers::of("SQLite", &server, &credentials)).transpose()?;
+    if let Some(callers) = &callers {
+        figures.extend(callers.read(settings)?);
+    }
+    if settings.takes(Part::Messages) {
+        figures.extend(write_sqlite(settings, &bare_writer, &server)?);
+        let memory_bytes = server.anonymous_memory_bytes()?;
+        figures.push(Figure::memory("memory after the load, SQLite", memory_bytes, MEMORY_AT_MOST_MIB));
+    }
     drop(bare_writer);
-    figures.extend(callers.write(settings, || Ok(()))?);
-    figures.extend(conversations::measure("SQLite", settings, folder, &server, || Ok(()))?);
-    figures.extend(live::measure("SQLite", settings, folder, &server, || Ok(()))?);
+    if let Some(callers) = &callers {
+        figures.extend(callers.write(settings, || Ok(()))?);
+    }
+    measure_the_rest("SQLite", settings, folder, server, &setup, figures, || Ok(()))?;
+    Ok(())
+}
+
+/// What is measured alike on both databases; the server ends.
+fn measure_the_rest(
+    database: &'static str,
+    settings: &Settings,
+    folder: &Path,
+    server: Server,
+    setup: &Setup,
+    figures: &mut Vec<Figure>,
+    settle: impl Fn() -> Outcome<()>,
+) -> Outcome<()> {
+    if settings.takes(Part::Conversations) {
+        figures.extend(conversations::measure(database, settings, folder, &server, &settle)?);
+    }
+    if settings.takes(Part::Events) {
+        figures.extend(live::measure(database, settings, folder, &server, &settle)?);
+    }
     drop(server);
-    figures.extend(accounts::log_in("SQLite", &setup)?);
-    let start = median_start(&setup)?;
-    figures.push(Figure::time("start to first 200, SQLite", start, START_AT_MOST_MS));
+    if settings.takes(Part::LogIn) {
+        figures.extend(accounts::log_in(database, setup)?);
+        let start = median_start(setup)?;
+        figures.push(Figure::time(&format!("start to first 200, {database}"), start, START_AT_MOST_MS));
+    }
     Ok(())
 }
 
@@ -155,19 +216,23 @@ fn run_postgres(settings: &Settings, folder: &Path, figures: &mut Vec<Figure>) -
     cluster.tidy()?;
     cluster.with_client(async |client| credentials.put_into_postgres(client).await)?;
     let server = Server::start(&setup)?;
-    figures.extend(read_postgres(settings, &cluster, &server)?);
-    let callers = Callers::of("PostgreSQL", &server, &credentials)?;
-    figures.extend(callers.read(settings)?);
-    figures.extend(write_postgres(settings, &cluster, &server)?);
+    if settings.takes(Part::Messages) {
+        figures.extend(read_postgres(settings, &cluster, &server)?);
+    }
+    let callers =
+        settings.takes(Part::Callers).then(|| Callers::of("PostgreSQL", &server, &credentials)).transpose()?;
+    if let Some(callers) = &callers {
+        figures.extend(callers.read(settings)?);
+    }
+    if settings.takes(Part::Messages) {
+        figures.extend(write_postgres(settings, &cluster, &server)?);
+    }
     // Each starts with an empty log since the last checkpoint, whoever went before.
     let settle = || cluster.execute("CHECKPOINT");
-    figures.extend(callers.write(settings, settle)?);
-    figures.extend(conversations::measure("PostgreSQL", settings, folder, &server, settle)?);
-    figures.extend(live::measure("PostgreSQL", settings, folder, &server, settle)?);
-    drop(server);
-    figures.extend(accounts::log_in("PostgreSQL", &setup)?);
-    let start = median_start(&setup)?;
-    figures.push(Figure::time("start to first 200, PostgreSQL", start, START_AT_MOST_MS));
+    if let Some(callers) = &callers {
+        figures.extend(callers.write(settings, settle)?);
+    }
+    measure_the_rest("PostgreSQL", settings, folder, server, &setup, figures, settle)?;
     cluster.version()
 }
 
@@ -211,6 +276,10 @@ fn write_postgres(settings: &Settings, cluster: &Cluster, server: &Server) -> Ou
 }
 
 impl Settings {
+    fn takes(&self, part: Part) -> bool {
+        self.parts.contains(&part)
+    }
+
     fn reads(&self, address: SocketAddr) -> Load {
         self.reads_as(address, &Caller::Nobody)
     }
