@@ -13,7 +13,7 @@ use super::explain;
 use crate::app::App;
 use crate::config::{self, DataOptions, LogConfig, LogFormat, ServeConfig, ServeOptions};
 use crate::domain::auth::Access;
-use crate::domain::{demo, housekeeping, scheduled};
+use crate::domain::{demo, housekeeping, scheduled, search};
 use crate::http::{CONNECTION_LIMIT, HttpSettings, HttpState, Timeouts, server};
 use crate::ids::Rng;
 use crate::time::Clock;
@@ -72,9 +72,11 @@ async fn serve(config: ServeConfig) -> Result<(), String> {
     tracing::info!(address = %listener.local_addr().unwrap_or(config.listen), database = place, access, "listening");
     let housekeeping = tokio::spawn(keep_house(Arc::clone(&app)));
     let sending = tokio::spawn(scheduled::run(Arc::clone(&app)));
+    let sorting = tokio::spawn(search::keep_sorted(Arc::clone(&app)));
     let outcome = server::serve(state, listener, metrics_listener, stop).await;
     housekeeping.abort();
     sending.abort();
+    sorting.abort();
     if let Some(mailer) = &app.mailer {
         mailer.close(MAIL_TIMEOUT).await;
     }

@@ -5,6 +5,8 @@
 //! question holds, it is words, phrases and beginnings of words, or nothing: there is no syntax to get wrong.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
 
 use super::auth::Principal;
 use super::lists::{Limit, Page, begin};
@@ -32,9 +34,27 @@ pub const SNIPPET_CHARACTERS: usize = 160;
 pub const SNIPPET_LEAD_CHARACTERS: usize = 40;
 /// Groups that one question to the index may name.
 const GROUPS_PER_QUERY: usize = 256;
+/// How long what was said waits before PostgreSQL sorts it into its index; it is found meanwhile, too.
+const SORTING_INTERVAL: Duration = Duration::from_millis(200);
+/// How long to wait after it could not.
+const SORTING_PAUSE: Duration = Duration::from_secs(5);
 const LIST: &str = "search";
 /// Where a snippet was cut.
 const CUT: char = '…';
+
+/// Keeps the list short in which new entries wait for PostgreSQL's index, for as long as the server runs: every question reads
+/// that list, and a send that finds it full has to sort it in.
+pub async fn keep_sorted(app: Arc<App>) {
+    let mut commits = app.commits.listen();
+    while commits.changed().await.is_ok() {
+        tokio::time::sleep(SORTING_INTERVAL).await;
+        commits.borrow_and_update();
+        if let Err(error) = search::sort_in(&app.db).await {
+            tracing::debug!(%error, "what was said could not be sorted into the search index");
+            tokio::time::sleep(SORTING_PAUSE).await;
+        }
+    }
+}
 
 /// What is asked for.
 #[derive(Clone, Debug)]

@@ -84,6 +84,13 @@ const MIGRATIONS: &[Migration] = &[
         sqlite: "",
         postgres: "",
     },
+    Migration {
+        version: 10,
+        name: "search_list",
+        common: "",
+        sqlite: "",
+        postgres: include_str!("../../migrations/0010_search_list.postgres.sql"),
+    },
 ];
 
 /// The version that made the search index: what is there is put into it.

@@ -3,18 +3,20 @@
 mod cases;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use posthaste::domain::search::keep_sorted;
 use posthaste::time::Clock;
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::both;
 use crate::operations::{posthaste, text};
 use crate::support::callers::{Caller, holds, moment, secured, session};
 use crate::support::place::Kind;
 use crate::support::server::Answer;
-use crate::support::{Options, Place, Server, answer_of};
+use crate::support::{Options, Place, Server, answer_of, run};
 
 use cases::{CASES, CORPUS, REFUSED};
 
@@ -448,3 +450,40 @@ both!(a_message_can_be_found_as_soon_as_it_is_acknowledged, async |place| {
     futures_util::future::join_all(senders).await;
     assert_eq!(server.all(&target(&[("q", "storm"), ("limit", "7")])).await.len(), 96);
 });
+
+/// Only PostgreSQL lets new entries wait.
+#[test]
+fn what_waits_for_the_index_is_found_and_sorted_in_soon() {
+    run(Kind::Postgres, async |place| {
+        let server = with_people(place, Options::default()).await;
+        let sort_in = "SELECT gin_clean_pending_list('messaging.search_entries_terms')";
+        server.send("bugs", "duck", "carrots wait").await;
+        assert_eq!(bodies(&ask(&server, &[("q", "carrots")]).await), ["carrots wait"]);
+        assert_ne!(place.numbers(sort_in).await, [[0]], "it was sorted in at once");
+        let sorting = tokio::spawn(keep_sorted(Arc::clone(&server.app)));
+        // Nobody can look at the list without sorting it in, so each look has a message of its own.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            server.send("bugs", "duck", "more carrots").await;
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            if place.numbers(sort_in).await == [[0]] {
+                break;
+            }
+            assert!(Instant::now() < deadline, "nobody sorts it in");
+        }
+        sorting.abort();
+    });
+}
+
+/// Version 10 turned the list on.
+#[test]
+fn an_index_of_before_is_told_to_let_entries_wait() {
+    run(Kind::Postgres, async |place| {
+        Server::start(place).await.stop().await;
+        place.back_to(9).await;
+        place.sql("ALTER INDEX messaging.search_entries_terms SET (fastupdate = off)").await;
+        Server::start(place).await.stop().await;
+        let on = "SELECT count(*) FROM pg_class WHERE relname = 'search_entries_terms' AND 'fastupdate=on' = ANY(reloptions)";
+        assert_eq!(place.numbers(on).await, [[1]]);
+    });
+}
