@@ -27,6 +27,8 @@ const SEARCH_AT_MOST_MS: f64 = 100.0;
 const ANSWER_AT_MOST: Duration = Duration::from_secs(10);
 /// Messages in the group whose pages are read.
 const GROUP_MESSAGES: u64 = 500;
+/// More than two turns of eight seconds use up.
+const MOST_REQUESTS: usize = 700_000;
 /// Enough that their distinct pairs with messages outlast the turns.
 const EMOJI: [&str; 10] = [
     "%F0%9F%91%8D",
@@ -169,7 +171,7 @@ impl Bench<'_> {
                     requests.push(self.request(one, Request::put(self.server.address, &path)));
                 }
             }
-            if requests.len() > 400_000 {
+            if requests.len() > MOST_REQUESTS {
                 break;
             }
         }
@@ -180,14 +182,14 @@ impl Bench<'_> {
     fn receipts(&self) -> Vec<Request> {
         let path = |conversation: u64| format!("/api/conversations/{conversation}/receipts");
         let mut requests = Vec::new();
-        for seq in 1..=self.settings.message_count / data::CONVERSATIONS / 4 {
+        for seq in 1..=self.settings.message_count / data::CONVERSATIONS / 3 {
             for conversation in (1..=data::CONVERSATIONS).filter(|id| id % 10 != 1) {
                 let (one, other) = data::members(conversation);
                 for user in [one, other] {
                     requests.push(self.post(user, &path(conversation), &json!({ "read_seq": seq })));
                 }
             }
-            if requests.len() > 400_000 {
+            if requests.len() > MOST_REQUESTS {
                 break;
             }
         }

@@ -33,6 +33,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Below this, some user has fewer than the 50 messages of a page.
 const LEAST_MESSAGES: u64 = 100_000;
+/// Below this, some conversation is shorter than what is reacted to and read, or the distinct reactions run out.
+const LEAST_MESSAGES_FOR_CONVERSATIONS: u64 = 500_000;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -67,11 +69,13 @@ fn read_settings() -> Outcome<Settings> {
             return Err(format!("POSTHASTE_BENCH_ONLY is sqlite or postgres, not {other:?}"));
         }
     };
+    let parts = read_parts()?;
+    let least = if parts.contains(&Part::Conversations) { LEAST_MESSAGES_FOR_CONVERSATIONS } else { LEAST_MESSAGES };
     Ok(Settings {
         binary: server::find_binary()?,
         halves,
-        parts: read_parts()?,
-        message_count: read_number("POSTHASTE_BENCH_MESSAGES", 1_000_000, LEAST_MESSAGES)?,
+        parts,
+        message_count: read_number("POSTHASTE_BENCH_MESSAGES", 1_000_000, least)?,
         duration: Duration::from_secs(read_number("POSTHASTE_BENCH_SECONDS", 8, 1)?),
     })
 }
