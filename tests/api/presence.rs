@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use posthaste::domain::presence;
 use posthaste::live::bus::BusSettings;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -67,7 +68,7 @@ async fn count(place: &Place, table: &str) -> i64 {
     place.numbers(&format!("SELECT count(*) FROM messaging.{table}")).await[0][0]
 }
 
-/// Every server but none of the test's own is made one that was not seen for two minutes, as one that was killed.
+/// Makes every server one that was not seen for two minutes, as one that was killed.
 async fn age(place: &Place) {
     let sql = match place.kind {
         Kind::Sqlite => "UPDATE messaging.presence_servers SET seen_at = seen_at - 120000000",
@@ -265,11 +266,11 @@ both!(changes_are_told_to_those_who_may_see_them, async |place| {
     assert_eq!(told(&mut duck, "bugs").await["data"]["state"], "away");
     // A short absence is none, and a device that comes back is online.
     drop(bugs);
-    tokio::time::sleep(Duration::from_millis(900)).await;
+    tokio::time::sleep(Duration::from_millis(600)).await;
     let bugs = watcher(&server, "bugs").await;
     assert_eq!(told(&mut duck, "bugs").await["data"]["state"], "online");
     drop(bugs);
-    tokio::time::sleep(Duration::from_millis(900)).await;
+    tokio::time::sleep(Duration::from_millis(600)).await;
     let mut bugs = watcher(&server, "bugs").await;
     tokio::time::sleep(A_WHILE * 3).await;
     assert!(duck.is_quiet().await);
@@ -399,6 +400,25 @@ both!(who_was_at_a_server_that_was_killed_is_offline, async |place| {
     assert!(rdibari.is_quiet().await, "once");
 });
 
+both!(a_server_says_that_it_is_still_there, async |place| {
+    let server = Server::start(place).await;
+    let _bugs = Socket::of(&server, "bugs").await;
+    let before = until(&server, "rdibari", "bugs", "online").await;
+    let name = "UPDATE messaging.presence SET server = 'one'; UPDATE messaging.presence_servers SET server = 'one'";
+    place.sql(name).await;
+    // What it does every 30 seconds, for all who are there.
+    assert!(presence::refresh(&server.app, "one").await.unwrap());
+    let after = of(&server, "rdibari", "bugs").await;
+    assert_eq!(after["state"], "online");
+    let time = |seen: &Value| moment(seen["last_seen_at"].as_str().unwrap());
+    assert!(time(&after) > time(&before), "{before} {after}");
+    presence::stop(&server.app, "one").await.unwrap();
+    assert_eq!(of(&server, "rdibari", "bugs").await["state"], "offline");
+    // Nobody comes back under a name that was given up, or is not known.
+    assert!(!presence::refresh(&server.app, "one").await.unwrap());
+    assert!(!presence::refresh(&server.app, "another").await.unwrap());
+});
+
 both!(a_server_that_was_given_up_comes_back_under_another_name, async |place| {
     let server = Server::start(place).await;
     let _bugs = Socket::of(&server, "bugs").await;
@@ -428,12 +448,9 @@ both!(a_server_that_stops_leaves_nobody_behind, async |place| {
     let mut duck = watcher(&other, "duck").await;
     until(&other, "porky", "duck", "online").await;
     tokio::time::sleep(A_WHILE).await;
-    let stopping = one.stop();
-    drop(porky);
-    stopping.await;
-    drop(bugs);
-    // At once; bugs comes back soon at the other one, and so was never gone.
-    let _back = Socket::of(&other, "bugs").await;
+    // Bugs comes back soon at the other one, and so was never gone; it is at once that nobody is at the first.
+    let ((), _back) = tokio::join!(one.stop(), Socket::of(&other, "bugs"));
+    drop((bugs, porky));
     assert_eq!(of(&other, "duck", "porky").await["state"], "offline");
     assert_eq!(told(&mut duck, "porky").await["data"]["state"], "offline");
     tokio::time::sleep(A_WHILE).await;
