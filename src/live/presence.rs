@@ -206,6 +206,10 @@ impl Server {
                     self.known = true;
                     live.presence.written(&changes);
                     pass_on(tell, changed);
+                    // Who came meanwhile waits for others: a batch each for a few would be many.
+                    if changes.len() < BATCH {
+                        return Ok(());
+                    }
                 }
                 Ok(None) => self.renew(live)?,
                 Err(error) => {
