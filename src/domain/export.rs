@@ -10,6 +10,7 @@ use super::edits::Edition;
 use super::friends::Which;
 use super::invites::Invite;
 use super::messages::{Message, Names, complete_for};
+use super::presence;
 use super::reactions::Reaction;
 use super::reports::Report;
 use super::scheduled::Scheduled;
@@ -39,6 +40,8 @@ pub enum Item {
         has_password: bool,
         /// When they proved that the address is theirs.
         email_confirmed_at: Option<Timestamp>,
+        /// When they were there last.
+        last_seen_at: Option<Timestamp>,
     },
     /// A device that is logged in.
     Session(Session),
@@ -283,12 +286,13 @@ fn without_others(entry: Entry, user: UserId) -> Entry {
 
 async fn profile(app: &App, user: UserId) -> Result<Vec<Item>> {
     app.db
-        .read(user, |conn, user| {
+        .read((user, app.clock.now()), |conn, (user, now)| {
             Box::pin(async move {
+                let last_seen_at = presence::last_seen_at(conn, *user, *now).await?;
                 let has_password = store::passwords::get(conn, *user).await?.is_some();
                 let user = store::users::by_id(conn, *user).await?.ok_or_else(users::not_found)?;
                 let email_confirmed_at = user.email_confirmed_at;
-                Ok(vec![Item::User(Box::new(user)), Item::Account { has_password, email_confirmed_at }])
+                Ok(vec![Item::User(Box::new(user)), Item::Account { has_password, email_confirmed_at, last_seen_at }])
             })
         })
         .await

@@ -33,6 +33,7 @@ pub mod mfa;
 pub mod password_hashing;
 pub mod passwords;
 pub mod pins;
+pub mod presence;
 pub mod reactions;
 pub mod receipts;
 pub mod reports;

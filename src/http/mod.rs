@@ -44,7 +44,7 @@ impl HttpState {
     /// What handlers share, from the rules and what the operator chose.
     pub fn new(app: Arc<App>, settings: HttpSettings) -> Self {
         let limits = Arc::new(Limits::new(app.settings.rate_limits));
-        let live = Live::new(Arc::clone(&app), routes::events::render);
+        let live = Live::new(Arc::clone(&app), routes::events::render, routes::presence::render);
         Self { app, settings: Arc::new(settings), limits, live }
     }
 }

@@ -15,8 +15,8 @@ use super::edge::RouteSlot;
 use super::problem::Problem;
 use super::routes::{
     admin, api_keys, audit, capabilities, conversations, events, export, forwards, friends, health, history, invites,
-    members, messages, mfa, passwords, pins, reactions, receipts, reports, scheduled, search, sessions, threads,
-    typing, users, webhooks, ws,
+    members, messages, mfa, passwords, pins, presence, reactions, receipts, reports, scheduled, search, sessions,
+    threads, typing, users, webhooks, ws,
 };
 use super::{HttpState, metrics, openapi};
 use crate::domain::auth::Access;
@@ -89,6 +89,7 @@ fn documented() -> OpenApiRouter<HttpState> {
         .routes(routes!(events::stream_events))
         .routes(routes!(ws::open_socket))
         .routes(routes!(typing::type_in_conversation))
+        .routes(routes!(presence::get_presence))
         .routes(routes!(capabilities::get_capabilities))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))

@@ -65,6 +65,7 @@ pub async fn serve(
     let tailing = tokio::spawn(Arc::clone(&live).run());
     let delivering = tokio::spawn(Arc::clone(&live).deliver());
     let telling = tokio::spawn(bus.run(Arc::clone(&live)));
+    let keeping = tokio::spawn(Arc::clone(&live).keep_presence());
     tokio::select! {
         () = acceptor.accept(&listener, service) => {}
         () = others => {}
@@ -74,8 +75,8 @@ pub async fn serve(
     live.stop();
     acceptor.end().await;
     tailing.abort();
-    // It gives its leases back, unless the database does not answer.
-    drop(tokio::time::timeout(Duration::from_secs(2), delivering).await);
+    // They give their leases back and say that nobody is here, unless the database does not answer.
+    drop(tokio::time::timeout(Duration::from_secs(2), async { tokio::join!(delivering, keeping) }).await);
     telling.abort();
     Ok(())
 }

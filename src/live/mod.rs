@@ -10,6 +10,7 @@
 //! - Queues are bounded. What waits in them is shared by all of them.
 
 pub mod bus;
+mod presence;
 mod queue;
 mod subscription;
 mod tailer;
@@ -28,6 +29,8 @@ use crate::app::App;
 use crate::domain::events::{Event, ReaderId};
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, UserId};
+use presence::Presence;
+pub use presence::{Here, RenderPresence};
 use queue::Queue;
 pub use subscription::{Next, Subscription};
 
@@ -93,7 +96,9 @@ pub struct Whisper {
 pub struct Live {
     app: Arc<App>,
     render: Render,
+    render_presence: RenderPresence,
     readers: Mutex<Readers>,
+    presence: Presence,
     /// Rung when a subscription waits to begin, or another server says that there is something.
     wake: Notify,
     whispers: broadcast::Sender<Whisper>,
@@ -126,11 +131,13 @@ impl Readers {
 
 impl Live {
     /// The live part; nothing happens in it before [`run`](Self::run).
-    pub fn new(app: Arc<App>, render: Render) -> Arc<Self> {
+    pub fn new(app: Arc<App>, render: Render, render_presence: RenderPresence) -> Arc<Self> {
         Arc::new(Self {
             app,
             render,
+            render_presence,
             readers: Mutex::default(),
+            presence: Presence::default(),
             wake: Notify::new(),
             whispers: broadcast::Sender::new(WHISPERS_WAITING),
             stopping: watch::Sender::new(false),

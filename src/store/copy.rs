@@ -62,6 +62,9 @@ const TABLES: &[(&str, &str)] = &[
     ("erasures", "user_id"),
     ("webhooks", "id"),
     ("webhook_deliveries", "webhook_id, position"),
+    ("presence_servers", "server"),
+    ("presence", "user_id, server"),
+    ("last_seen", "user_id"),
 ];
 
 /// Tables whose ids the database gives. None is given twice, also when its row is gone: so the copy carries the last ones.

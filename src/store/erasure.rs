@@ -28,6 +28,8 @@ const REMOVED: &[&str] = &[
     "DELETE FROM messaging.scheduled_sends WHERE sender_id = $1",
     "DELETE FROM messaging.scheduled_sends WHERE recipient_id = $1",
     "UPDATE messaging.members SET draft = NULL WHERE user_id = $1",
+    "DELETE FROM messaging.presence WHERE user_id = $1",
+    "DELETE FROM messaging.last_seen WHERE user_id = $1",
     "DELETE FROM messaging.users WHERE id = $1",
 ];
 

@@ -91,6 +91,13 @@ const MIGRATIONS: &[Migration] = &[
         sqlite: "",
         postgres: include_str!("../../migrations/0010_search_list.postgres.sql"),
     },
+    Migration {
+        version: 11,
+        name: "presence",
+        common: include_str!("../../migrations/0011_presence.sql"),
+        sqlite: "",
+        postgres: "",
+    },
 ];
 
 /// The version that made the search index: what is there is put into it.

@@ -37,6 +37,7 @@ pub mod migrations;
 pub mod passwords;
 pub mod pins;
 pub mod postgres;
+pub mod presence;
 pub mod reactions;
 pub mod receipts;
 pub mod reports;

@@ -70,7 +70,10 @@ both!(an_export_has_everything_of_its_person_and_nothing_of_others, async |place
     ] {
         assert_eq!(user[field], value);
     }
-    assert_eq!(of_type(&exported, "account"), [&json!({"has_password": true, "email_confirmed_at": null})]);
+    assert_eq!(
+        of_type(&exported, "account"),
+        [&json!({"has_password": true, "email_confirmed_at": null, "last_seen_at": null})]
+    );
     let agents: Vec<_> = of_type(&exported, "session").iter().map(|session| session["agent"].clone()).collect();
     assert_eq!(agents, ["phone/1", "tablet/2"]);
     let conversations = of_type(&exported, "conversation");

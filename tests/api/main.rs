@@ -32,6 +32,7 @@ mod operations;
 mod passwords;
 mod pins;
 mod plans;
+mod presence;
 mod properties;
 mod proxy;
 mod reactions;

@@ -34,6 +34,7 @@ const DIALECT: &[(Kind, &str, &str)] = &[
     (Kind::Postgres, "pg_notify(", "servers on one database tell each other"),
     (Kind::Postgres, "gin_clean_pending_list(", "the full-text index of SQLite has no list to be sorted in"),
     (Kind::Postgres, " FOR SHARE", "SQLite's writer is alone"),
+    (Kind::Postgres, " FOR KEY SHARE", "likewise"),
     (Kind::Sqlite, "rowid", "the number of a row where it is no column"),
     (Kind::Sqlite, "messaging.messaging_sequence ", "message ids come from a table where there are no sequences"),
 ];
@@ -55,6 +56,7 @@ const SMALL_TABLES: &[(&str, &str)] = &[
     ("schema_migrations", "a row for each version of the schema"),
     ("webhooks", "twenty at most"),
     ("erasures", "a row while an erasure is under way"),
+    ("presence_servers", "a row for each server that ran lately"),
 ];
 
 /// A scan that is meant: by the file, a piece of the statement, the table, and where.

@@ -17,6 +17,7 @@ use super::messages::MessageBody;
 use super::users::UserBody;
 use super::{json_bytes, to_json};
 use crate::domain::events::{Data, Event};
+use crate::domain::memberships::caller_of;
 use crate::domain::users::DirectMessagesFrom;
 use crate::error::{Error, FieldError, Result as DomainResult};
 use crate::http::HttpState;
@@ -24,7 +25,7 @@ use crate::http::admission::Pass;
 use crate::http::extract::Query;
 use crate::http::policy::Reader;
 use crate::http::problem::Problem;
-use crate::live::{Frame, Next, Subscription};
+use crate::live::{Frame, Here, Next, Subscription};
 use crate::time::Timestamp;
 
 /// Where events are polled.
@@ -115,6 +116,16 @@ pub enum DataBody<'a> {
         /// Until when, if nothing more is heard.
         #[schema(value_type = String, format = DateTime)]
         until: Timestamp,
+    },
+    /// `presence`, which is not logged.
+    Presence {
+        /// Who.
+        user_name: &'a str,
+        /// `online`, `away` or `offline`.
+        state: &'static str,
+        /// When they were there last.
+        #[schema(value_type = String, format = DateTime)]
+        last_seen_at: Timestamp,
     },
     /// `friend.*`: to whom it was done; `user.updated`.
     User(Box<UserBody<'a>>),
@@ -281,7 +292,8 @@ pub async fn stream_events(
     let mut check = tokio::time::interval(CHECK_INTERVAL);
     check.reset();
     let quiet_since = Instant::now();
-    let streaming = Streaming { state, pass, subscription, head: Some(head), check, quiet_since };
+    let here = state.live.arrive(caller_of(&principal));
+    let streaming = Streaming { state, pass, subscription, _here: here, head: Some(head), check, quiet_since };
     let body = futures_util::stream::unfold(streaming, |mut streaming| async move {
         let bytes = streaming.next().await?;
         Some((Ok::<Bytes, Infallible>(bytes), streaming))
@@ -302,6 +314,8 @@ struct Streaming {
     state: HttpState,
     pass: Pass,
     subscription: Subscription,
+    /// Its reader is online.
+    _here: Option<Here>,
     head: Option<String>,
     check: tokio::time::Interval,
     quiet_since: Instant,

@@ -36,6 +36,7 @@ enum Line<'a> {
     Account {
         has_password: bool,
         email_confirmed_at: Option<Timestamp>,
+        last_seen_at: Option<Timestamp>,
     },
     Session(SessionBody<'a>),
     AuditEntry(AuditBody<'a>),
@@ -162,9 +163,11 @@ async fn page(app: &Arc<App>, export: &mut Export) -> DomainResult<Option<Bytes>
         let default = app.settings.direct_messages_from;
         text.extend(match item {
             Item::User(user) => line(&Line::User(UserBody::whole(user, default)))?,
-            Item::Account { has_password, email_confirmed_at } => {
-                line(&Line::Account { has_password: *has_password, email_confirmed_at: *email_confirmed_at })?
-            }
+            Item::Account { has_password, email_confirmed_at, last_seen_at } => line(&Line::Account {
+                has_password: *has_password,
+                email_confirmed_at: *email_confirmed_at,
+                last_seen_at: *last_seen_at,
+            })?,
             Item::Session(session) => line(&Line::Session(SessionBody::new(session, false)))?,
             Item::Audit(entry) => line(&Line::AuditEntry(AuditBody::new(entry)))?,
             Item::Reaction(reaction) => line(&Line::Reaction {

@@ -18,6 +18,7 @@ pub mod messages;
 pub mod mfa;
 pub mod passwords;
 pub mod pins;
+pub mod presence;
 pub mod reactions;
 pub mod receipts;
 pub mod reports;

@@ -18,7 +18,10 @@ use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use super::events::CHECK_INTERVAL;
+use super::no_content;
 use crate::domain::auth::Principal;
+use crate::domain::memberships::caller_of;
+use crate::domain::presence;
 use crate::error::{Error, FieldError};
 use crate::http::HttpState;
 use crate::http::admission::{Pass, SUBPROTOCOL, admit_frame};
@@ -27,7 +30,7 @@ use crate::http::extract::Query;
 use crate::http::policy::Reader;
 use crate::http::problem::Problem;
 use crate::http::server::{Place, Upgrade};
-use crate::live::{Next, Subscription};
+use crate::live::{Here, Next, Subscription};
 
 /// Bytes of one frame from a client: a message at its longest, with every character escaped.
 pub const FRAME_LIMIT_BYTES: usize = 128 * 1_024;
@@ -51,8 +54,8 @@ const HEARTBEAT_MISSED: (u16, &str) = (4408, "nothing was heard for two heartbea
 /// Opens a WebSocket: events as they happen, and frames that send.
 ///
 /// The server sends `{"type": "hello", "cursor", "heartbeat_ms", "user_name"}` first, then `event`, `reply`, `reset` and `pong`; the client may
-/// send `send`, `read`, `delivered`, `typing` and `ping`. The token goes in the header, the cookie, or the subprotocols
-/// `posthaste, <token>`.
+/// send `send`, `read`, `delivered`, `typing`, `presence` and `ping`. The token goes in the header, the cookie, or the
+/// subprotocols `posthaste, <token>`.
 #[utoipa::path(
     get,
     path = "/api/ws",
@@ -89,8 +92,19 @@ pub async fn open_socket(
         .write_buffer_size(0);
     Ok(upgrade.on_upgrade(move |socket| {
         let now = Instant::now();
-        let conversation =
-            Conversation { _place: place, state, edge, pass, principal, socket, subscription, heard: now, asked: now };
+        let here = state.live.arrive(caller_of(&principal));
+        let conversation = Conversation {
+            _place: place,
+            state,
+            edge,
+            pass,
+            principal,
+            socket,
+            subscription,
+            here,
+            heard: now,
+            asked: now,
+        };
         Box::pin(conversation.run(reset))
     }))
 }
@@ -145,6 +159,8 @@ struct Conversation {
     principal: Principal,
     socket: WebSocket,
     subscription: Subscription,
+    /// That its reader is here.
+    here: Option<Here>,
     /// When something came last.
     heard: Instant,
     /// When a ping went out last.
@@ -289,7 +305,7 @@ impl Conversation {
         let asked: Asked = match serde_json::from_str(text.as_str()) {
             Ok(asked) => asked,
             Err(_) => {
-                let detail = "must be a JSON object with a type: send, read, delivered, typing or ping";
+                let detail = "must be a JSON object with a type: send, read, delivered, typing, presence or ping";
                 return self.refuse(None, Error::invalid("type", "malformed_frame", detail)).await;
             }
         };
@@ -300,6 +316,18 @@ impl Conversation {
         let reference = asked.reference.clone();
         if let Some(problem) = admit_frame(&self.state, &self.principal) {
             return self.answer(reference.as_ref(), problem).await;
+        }
+        if asked.kind == "presence" {
+            let said = presence_of(asked).map(|state| self.principal.require_person().map(|_| state));
+            return match said.map_err(Error::Invalid).flatten() {
+                Ok(state) => {
+                    if let Some(here) = &mut self.here {
+                        here.say(state);
+                    }
+                    if reference.is_none() { Ok(None) } else { self.respond(reference.as_ref(), no_content()).await }
+                }
+                Err(error) => self.refuse(reference, error).await,
+            };
         }
         match request_of(asked) {
             Ok((request, reference, always)) => {
@@ -319,11 +347,34 @@ impl Conversation {
     }
 
     async fn answer(&mut self, reference: Option<&Value>, problem: Problem) -> Result<Option<Working>, End> {
-        let response = self.edge.finished(problem.into_response());
+        self.respond(reference, problem.into_response()).await
+    }
+
+    async fn respond(&mut self, reference: Option<&Value>, response: Response) -> Result<Option<Working>, End> {
+        let response = self.edge.finished(response);
         if let Some(text) = reply(reference, response).await {
             self.write(Message::Text(text.into())).await?;
         }
         Ok(None)
+    }
+}
+
+/// What a frame says of whether somebody is at the device.
+fn presence_of(asked: Asked) -> Result<presence::State, Vec<FieldError>> {
+    let mut rest = asked.rest;
+    let state = rest.remove("state");
+    let mut errors: Vec<FieldError> = rest
+        .keys()
+        .map(|name| FieldError::new(name.clone(), "unknown_field", "is not a field of this frame"))
+        .collect();
+    let state = state.as_ref().and_then(Value::as_str).and_then(presence::State::parse);
+    match state.filter(|state| *state != presence::State::Offline) {
+        Some(state) if errors.is_empty() => Ok(state),
+        Some(_) => Err(errors),
+        None => {
+            errors.push(FieldError::new("state", "unknown_state", "must be online or away"));
+            Err(errors)
+        }
     }
 }
 
@@ -349,7 +400,7 @@ fn request_of(asked: Asked) -> Result<(Request, Option<Value>, bool), Vec<FieldE
         }
         "typing" => (place("typing")?, Value::Object(rest), false),
         _ => {
-            let detail = "must be send, read, delivered, typing or ping";
+            let detail = "must be send, read, delivered, typing, presence or ping";
             return Err(vec![FieldError::new("type", "unknown_type", detail)]);
         }
     };

@@ -33,6 +33,7 @@ POST /api/users                                   reg reg reg 201 scp 201 scp 20
 GET /api/users/{user_name}                        401 200 200 200 200 scp scp 200 200 scp scp 200 200 scp scp 200
 PATCH /api/users/{user_name}                      401 200 own 200 scp key scp 200 scp 200 scp 200 scp own scp 200
 DELETE /api/users/{user_name}                     401 204 own 204 scp key scp 204 scp 204 scp 204 scp own scp 204
+GET /api/users/{user_name}/presence               401 200 200 200 200 scp scp 200 200 scp scp 200 200 scp scp 200
 GET /api/users/{user_name}/export                 401 200 own 200 key scp scp 200 200 scp scp 200 own scp scp 200
 PUT /api/users/{user_name}/password               401 204 own own scp act scp act scp 204 scp 204 scp own scp own
 POST /api/users/{user_name}/email-confirmations   401 202 own own scp act scp act scp 202 scp 202 scp own scp own

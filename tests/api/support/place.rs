@@ -21,6 +21,7 @@ const UNDO: &[(i64, &str)] = &[
     ),
     (9, "DROP TABLE messaging.webhook_deliveries; DROP TABLE messaging.webhooks"),
     (10, ""),
+    (11, "DROP TABLE messaging.presence; DROP TABLE messaging.presence_servers; DROP TABLE messaging.last_seen"),
 ];
 
 pub struct Place {

@@ -23,6 +23,8 @@ pub struct Socket {
     /// The cursor behind what came last.
     pub cursor: String,
     pub hello: Value,
+    /// Whether events of the type `presence` are wanted: they come whenever somebody opens a socket.
+    pub presence: bool,
 }
 
 impl Socket {
@@ -38,7 +40,7 @@ impl Socket {
             Err(Error::Http(response)) => return Err(response.status().as_u16()),
             Err(error) => panic!("{error}"),
         };
-        let mut socket = Self { stream, cursor: String::new(), hello: Value::Null };
+        let mut socket = Self { stream, cursor: String::new(), hello: Value::Null, presence: false };
         let mut first = socket.frame().await;
         if first["type"] == "reset" {
             first = socket.frame().await;
@@ -64,7 +66,12 @@ impl Socket {
         loop {
             let message = tokio::time::timeout(PATIENCE, self.stream.next()).await.expect("a frame in time");
             match message {
-                Some(Ok(Message::Text(text))) => return Ok(serde_json::from_str(text.as_str()).unwrap()),
+                Some(Ok(Message::Text(text))) => {
+                    let frame: Value = serde_json::from_str(text.as_str()).unwrap();
+                    if self.presence || frame["event"]["type"] != "presence" {
+                        return Ok(frame);
+                    }
+                }
                 Some(Ok(Message::Close(Some(frame)))) => return Err(frame.code.into()),
                 Some(Ok(Message::Close(None))) | None | Some(Err(_)) => return Err(0),
                 Some(Ok(_)) => {}
@@ -161,7 +168,7 @@ impl Stream {
                     }
                 }
                 self.text = rest.to_owned();
-                if !sent.data.is_null() {
+                if !sent.data.is_null() && sent.data["type"] != "presence" {
                     return Some(sent);
                 }
             }

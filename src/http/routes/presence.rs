@@ -1,0 +1,77 @@
+//! `/api/users/{user_name}/presence`.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::events::{DataBody, EventBody};
+use super::json;
+use crate::domain::presence::{self, Changed};
+use crate::error::{Error, Result as DomainResult};
+use crate::http::HttpState;
+use crate::http::extract::{PathSegments, Query};
+use crate::http::policy::Reader;
+use crate::http::problem::Problem;
+use crate::time::Timestamp;
+
+/// Whether somebody is there.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Presence)]
+pub struct PresenceBody {
+    #[schema(inline, value_type = PresenceState)]
+    state: &'static str,
+    /// When they were there last. Null for who never was, and for whoever the caller may not see.
+    #[schema(value_type = Option<String>, format = DateTime, example = "2026-11-22T08:30:00.123456Z")]
+    last_seen_at: Option<Timestamp>,
+}
+
+/// Whether somebody is there.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PresenceState {
+    /// A stream of events of theirs is open.
+    Online,
+    /// One is open, and their clients say that nobody looks.
+    Away,
+    /// None is.
+    Offline,
+}
+
+/// Whether somebody is there: for friends, and those who share a conversation of up to 100 members. For all others everybody is
+/// as if they had never been there.
+#[utoipa::path(
+    get,
+    path = "/api/users/{user_name}/presence",
+    tag = "live",
+    params(("user_name" = String, Path, description = "The user's name; `me` is the caller.", example = "rdibari")),
+    responses((status = 200, description = "Whether they are there.", body = PresenceBody)),
+)]
+pub async fn get_presence(
+    State(state): State<HttpState>,
+    Reader(principal): Reader,
+    path: PathSegments,
+    query: Query,
+) -> Result<Response, Problem> {
+    query.finish()?;
+    let seen = presence::seen(&state.app, &principal, path.text(0)).await?;
+    json(StatusCode::OK, &PresenceBody { state: seen.state.as_str(), last_seen_at: seen.last_seen_at })
+}
+
+/// That somebody came or went, as an event in JSON.
+///
+/// # Errors
+/// When it cannot be written, which would be a fault of ours.
+pub fn render(changed: &Changed) -> DomainResult<String> {
+    let user_name = &changed.user_name;
+    let event = EventBody {
+        cursor: None,
+        kind: "presence",
+        at: changed.at,
+        conversation_id: None,
+        actor_user_name: Some(user_name),
+        data: DataBody::Presence { user_name, state: changed.state.as_str(), last_seen_at: changed.last_seen_at },
+    };
+    serde_json::to_string(&event).map_err(Error::internal)
+}
