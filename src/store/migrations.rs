@@ -84,6 +84,13 @@ const MIGRATIONS: &[Migration] = &[
         sqlite: "",
         postgres: "",
     },
+    Migration {
+        version: 10,
+        name: "incoming_webhooks",
+        common: include_str!("../../migrations/0010_incoming_webhooks.sql"),
+        sqlite: "",
+        postgres: "",
+    },
 ];
 
 /// The version that made the search index: what is there is put into it.

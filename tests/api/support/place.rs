@@ -20,6 +20,7 @@ const UNDO: &[(i64, &str)] = &[
         "DROP INDEX messaging.former_members_conversation_id; ALTER TABLE messaging.event_log DROP COLUMN trimmed_position",
     ),
     (9, "DROP TABLE messaging.webhook_deliveries; DROP TABLE messaging.webhooks"),
+    (10, "DROP TABLE messaging.incoming_webhooks"),
 ];
 
 pub struct Place {
