@@ -41,6 +41,10 @@ id!(
     WebhookId
 );
 id!(
+    /// Names an incoming webhook.
+    IncomingWebhookId
+);
+id!(
     /// Names an API key.
     ApiKeyId
 );

@@ -42,6 +42,10 @@ pub enum Action {
     WebhookCreated,
     WebhookChanged,
     WebhookRemoved,
+    /// An incoming webhook was made, and the bot that it is about with it.
+    IncomingWebhookCreated,
+    /// An incoming webhook was ended.
+    IncomingWebhookRemoved,
     ReportHandled,
 }
 
@@ -72,6 +76,8 @@ impl Action {
             Self::WebhookCreated => "webhook.created",
             Self::WebhookChanged => "webhook.changed",
             Self::WebhookRemoved => "webhook.removed",
+            Self::IncomingWebhookCreated => "incoming_webhook.created",
+            Self::IncomingWebhookRemoved => "incoming_webhook.removed",
             Self::ReportHandled => "report.handled",
         }
     }

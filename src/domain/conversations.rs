@@ -444,6 +444,7 @@ pub async fn delete(app: &App, principal: &Principal, id: i64) -> Result<()> {
 /// Of the database.
 pub async fn end_group(conn: &mut Conn, id: ConversationId, actor: UserId, now: Timestamp) -> Result<()> {
     store::invites::delete_of(conn, id).await?;
+    store::incoming_webhooks::delete_of(conn, id, now).await?;
     store::members::delete_all(conn, id, now).await?;
     store::conversations::end(conn, id, now).await?;
     events::append(conn, &[NewEvent::of_conversation(events::Kind::ConversationDeleted, id, actor, now)]).await

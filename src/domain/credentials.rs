@@ -137,8 +137,8 @@ async fn session(app: &App, hash: SecretHash, mark: Mark, now: Timestamp) -> Res
             })
         })
         .await?;
-    Ok(found.filter(|(session, account)| session.expires_at > now && account.banned_at.is_none()).map(
-        |(session, account)| Known {
+    Ok(found.filter(|(session, account)| session.expires_at > now && account.may_call()).map(|(session, account)| {
+        Known {
             mark,
             subject: Revoked::User(account.name.id),
             credential: Credential::Session(session.id),
@@ -146,8 +146,8 @@ async fn session(app: &App, hash: SecretHash, mark: Mark, now: Timestamp) -> Res
             expires_at: session.expires_at.micros().into(),
             touch_at: session.last_seen_at.plus_micros(TOUCH_MICROS).micros().into(),
             ends_at: session.ends_at,
-        },
-    ))
+        }
+    }))
 }
 
 async fn api_key(app: &App, hash: SecretHash, mark: Mark, now: Timestamp) -> Result<Option<Known>> {
@@ -182,8 +182,8 @@ async fn jwt(app: &Arc<App>, token: &str, address: IpAddr, mark: Mark, now: Time
         }
     }
     // The name must be written as it is: two subjects of the operator's that differ by case are not one person here.
-    Ok(account.filter(|account| account.banned_at.is_none() && account.name.user_name == verified.subject).map(
-        |account| Known {
+    Ok(account.filter(|account| account.may_call() && account.name.user_name == verified.subject).map(|account| {
+        Known {
             mark,
             subject: Revoked::User(account.name.id),
             credential: Credential::Jwt,
@@ -192,8 +192,8 @@ async fn jwt(app: &Arc<App>, token: &str, address: IpAddr, mark: Mark, now: Time
             expires_at: verified.expires_at.min(now.plus_micros(JWT_TRUSTED_MICROS)).micros().into(),
             touch_at: Timestamp::MAX.micros().into(),
             ends_at: verified.expires_at,
-        },
-    ))
+        }
+    }))
 }
 
 async fn account_by_key(app: &App, key: String) -> Result<Option<Account>> {
@@ -214,7 +214,7 @@ async fn look_up_person(app: &App, name: &str) -> Result<Arc<Account>> {
         return Ok(Arc::clone(&known.account));
     }
     let account = account_by_key(app, key.clone()).await?;
-    let account = Arc::new(account.filter(|account| account.banned_at.is_none()).ok_or_else(nobody)?);
+    let account = Arc::new(account.filter(|account| account.may_call()).ok_or_else(nobody)?);
     app.callers.by_name.insert(key, Arc::new(KnownPerson { mark, account: Arc::clone(&account) }));
     Ok(account)
 }

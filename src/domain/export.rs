@@ -8,6 +8,7 @@ use super::audit::{self, Action, By, Entry};
 use super::auth::Principal;
 use super::edits::Edition;
 use super::friends::Which;
+use super::incoming_webhooks::IncomingWebhook;
 use super::invites::Invite;
 use super::messages::{Message, Names, complete_for};
 use super::presence;
@@ -18,7 +19,7 @@ use super::sessions::Session;
 use super::users::{self, User};
 use crate::app::App;
 use crate::error::Result;
-use crate::ids::{ConversationId, InviteId, ScheduledId, SessionId, UserId};
+use crate::ids::{ConversationId, IncomingWebhookId, InviteId, ScheduledId, SessionId, UserId};
 pub use crate::store::members::Belonging;
 use crate::store::mentions::Mention;
 use crate::store::messages::Range;
@@ -57,6 +58,8 @@ pub enum Item {
     Scheduled(Scheduled),
     /// An invite that they made.
     Invite(Invite),
+    /// An incoming webhook that they made.
+    IncomingWebhook(IncomingWebhook),
     /// A conversation that they are in, or were.
     Conversation(Belonging),
     /// How far they are in a conversation.
@@ -87,6 +90,7 @@ enum Stage {
     People(Which, UserId),
     Scheduled(ScheduledId),
     Invites(InviteId),
+    IncomingWebhooks(IncomingWebhookId),
     Conversations(ConversationId),
     /// Conversations whose messages are still to come, and the last seq that came of the first.
     Messages(VecDeque<ConversationId>, i64, ConversationId),
@@ -154,6 +158,7 @@ impl Export {
             Stage::People(which, after) => people(app, user, which, after).await?,
             Stage::Scheduled(after) => scheduled(app, user, after).await?,
             Stage::Invites(after) => invites(app, user, after).await?,
+            Stage::IncomingWebhooks(after) => incoming_webhooks(app, user, after).await?,
             Stage::Conversations(after) => {
                 let found = app
                     .db
@@ -274,8 +279,21 @@ async fn invites(app: &App, user: UserId, after: InviteId) -> Result<(Vec<Item>,
         .db
         .read((user, after), |conn, (user, after)| Box::pin(store::invites::made_by(conn, *user, *after, PAGE)))
         .await?;
-    let stage = found.last().map_or(Stage::Conversations(ConversationId(0)), |last| Stage::Invites(last.id));
+    let next = Stage::IncomingWebhooks(IncomingWebhookId(0));
+    let stage = found.last().map_or(next, |last| Stage::Invites(last.id));
     Ok((found.into_iter().map(Item::Invite).collect(), stage))
+}
+
+async fn incoming_webhooks(app: &App, user: UserId, after: IncomingWebhookId) -> Result<(Vec<Item>, Stage)> {
+    let found = app
+        .db
+        .read((user, after), |conn, (user, after)| {
+            Box::pin(store::incoming_webhooks::made_by(conn, *user, *after, PAGE))
+        })
+        .await?;
+    let next = Stage::Conversations(ConversationId(0));
+    let stage = found.last().map_or(next, |last| Stage::IncomingWebhooks(last.id));
+    Ok((found.into_iter().map(Item::IncomingWebhook).collect(), stage))
 }
 
 /// An entry without the address of somebody else: where an administrator called from is not the person's to know.

@@ -56,8 +56,10 @@ pub async fn refused<'a>(
     pairs: impl Iterator<Item = (UserId, &'a UserName)>,
     default: DirectMessagesFrom,
 ) -> Result<BTreeSet<(UserId, UserId)>> {
-    let friends_only =
-        |person: &UserName| person.direct_messages_from.unwrap_or(default) == DirectMessagesFrom::Friends;
+    // A bot has no friends, and reads nothing.
+    let friends_only = |person: &UserName| {
+        person.is_bot || person.direct_messages_from.unwrap_or(default) == DirectMessagesFrom::Friends
+    };
     let guarded: BTreeMap<(UserId, UserId), bool> = pairs
         .filter(|(sender, recipient)| *sender != recipient.id)
         .filter(|(_, recipient)| friends_only(recipient) || recipient.blocks_someone)
@@ -109,7 +111,7 @@ struct Two {
 /// Asks somebody, or accepts what they asked.
 ///
 /// # Errors
-/// 403 `act_as_required`; 404 `user_not_found`; 422 for oneself; 409 `blocked`, `too_many_friends`.
+/// 403 `act_as_required`; 404 `user_not_found`; 422 for oneself; 409 `is_bot`, `blocked`, `too_many_friends`.
 pub async fn ask(app: &App, principal: &Principal, user_name: &str) -> Result<Asked> {
     let (caller, key) = parties(principal, user_name)?;
     app.db
@@ -119,6 +121,9 @@ pub async fn ask(app: &App, principal: &Principal, user_name: &str) -> Result<As
 
 async fn ask_now(conn: &mut Conn, caller: &UserName, key: &str, now: Timestamp) -> Result<Asked> {
     let Two { caller, other } = lock_two(conn, caller, key).await?;
+    if other.is_bot {
+        return Err(Error::Conflict { code: "is_bot", detail: "a bot takes no friend requests".into() });
+    }
     if store::friends::blocks(conn, caller, other.id).await? {
         return Err(Error::Conflict { code: "blocked", detail: "you block this user: end that first".into() });
     }

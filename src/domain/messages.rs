@@ -85,13 +85,15 @@ pub enum Sender {
     Known(UserName),
     /// A folded user name.
     Named(String),
+    /// A bot, by what lets it send.
+    Bot(UserName),
 }
 
 impl Sender {
     /// The folded user name.
     pub fn key(&self) -> &str {
         match self {
-            Self::Known(person) => &person.user_name_key,
+            Self::Known(person) | Self::Bot(person) => &person.user_name_key,
             Self::Named(key) => key,
         }
     }

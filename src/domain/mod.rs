@@ -21,6 +21,7 @@ pub mod health;
 pub mod history;
 pub mod housekeeping;
 pub mod idempotency;
+pub mod incoming_webhooks;
 pub mod invites;
 pub mod jwt;
 pub mod lists;

@@ -137,7 +137,7 @@ async fn people(conn: &mut Conn, draft: &Draft) -> Result<(UserName, Option<User
         .map(|user| (user.user_name_key.clone(), user))
         .collect();
     let mut unknown = Vec::new();
-    let sender = found.get(draft.sender.key()).filter(|sender| !sender.is_banned);
+    let sender = found.get(draft.sender.key()).filter(|sender| !sender.is_banned && !sender.is_bot);
     if sender.is_none() {
         unknown.push(FieldError::new("sender_user_name", "user_not_found", "names no user"));
     }

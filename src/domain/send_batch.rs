@@ -151,9 +151,11 @@ async fn place<'a>(
     let mut placed = Vec::with_capacity(open.len());
     for (index, draft) in open {
         let mut unknown = Vec::new();
-        // Who is kept out sends nothing, whoever does it for them.
-        let sender = person(&people, &batch.known, draft.sender.key()).filter(|sender| !sender.is_banned);
-        if sender.is_none() && matches!(draft.sender, Sender::Known(_)) {
+        // Who is kept out sends nothing, whoever does it for them; and for a bot nobody does.
+        let by_bot = matches!(draft.sender, Sender::Bot(_));
+        let sender = person(&people, &batch.known, draft.sender.key())
+            .filter(|sender| !sender.is_banned && sender.is_bot == by_bot);
+        if sender.is_none() && !matches!(draft.sender, Sender::Named(_)) {
             // Erased since they were let in.
             answers[index] = Some(Err(Error::Unauthenticated));
             continue;
@@ -269,7 +271,8 @@ async fn groups(
     Ok(store::conversations::groups_among(conn, &ids).await?.into_iter().collect())
 }
 
-/// From which message on the senders of drafts into groups see them; who is not there is no member. The groups are locked.
+/// From which message on the senders of drafts into groups see them; who is not there is no member, nor a bot with a way in.
+/// The groups are locked.
 async fn sending_members(conn: &mut Conn, placed: &[Placed<'_>]) -> Result<HashMap<(ConversationId, UserId), i64>> {
     let pairs: BTreeSet<(ConversationId, UserId)> = placed
         .iter()
@@ -281,9 +284,20 @@ async fn sending_members(conn: &mut Conn, placed: &[Placed<'_>]) -> Result<HashM
     if pairs.is_empty() {
         return Ok(HashMap::new());
     }
-    let pairs: Vec<_> = pairs.into_iter().collect();
-    let found = store::members::sending(conn, &pairs).await?;
-    Ok(found.into_iter().map(|member| ((member.conversation, member.user), member.first_seq)).collect())
+    let (bots, pairs): (Vec<_>, Vec<_>) = pairs
+        .into_iter()
+        .partition(|(_, sender)| placed.iter().any(|placed| placed.sender.is_bot && placed.sender.id == *sender));
+    let mut senders = HashMap::with_capacity(pairs.len() + bots.len());
+    if !pairs.is_empty() {
+        let found = store::members::sending(conn, &pairs).await?;
+        senders.extend(found.into_iter().map(|member| ((member.conversation, member.user), member.first_seq)));
+    }
+    for (conversation, bot) in bots {
+        if store::incoming_webhooks::may_post(conn, conversation, bot).await? {
+            senders.insert((conversation, bot), 1);
+        }
+    }
+    Ok(senders)
 }
 
 /// The other one in a direct conversation, or oneself in notes to oneself; `None` for who is not in it, and `Some(None)`

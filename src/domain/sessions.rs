@@ -110,7 +110,7 @@ pub async fn create(app: &App, log_in: LogIn, address: IpAddr) -> Result<LoggedI
         None => (true, None),
     };
     let about = candidate.as_ref().map(|candidate| candidate.user.id);
-    let Some(candidate) = candidate.filter(|_| right) else {
+    let Some(candidate) = candidate.filter(|candidate| right && !candidate.user.is_bot) else {
         audit::record_refusal(app, by, Action::SessionRefused, about, None).await;
         return Err(refused());
     };
@@ -216,7 +216,7 @@ async fn insert(conn: &mut Conn, new: &NewSession) -> Result<bool> {
     let by = new.by.known_as(user);
     // Whoever was erased, banned or given another password or factor meanwhile does not get in by what was right before.
     let there = store::users::lock(conn, user).await?;
-    let banned = store::users::account_by_id(conn, user).await?.is_none_or(|account| account.banned_at.is_some());
+    let banned = store::users::account_by_id(conn, user).await?.is_none_or(|account| !account.may_call());
     if !there || banned {
         return Err(refused());
     }

@@ -28,6 +28,8 @@ pub enum TokenKind {
     EmailConfirmation,
     /// Leads into a group.
     Invite,
+    /// Writes into a group.
+    IncomingWebhook,
 }
 
 impl TokenKind {
@@ -39,6 +41,7 @@ impl TokenKind {
             Self::PasswordReset => "phr_",
             Self::EmailConfirmation => "phe_",
             Self::Invite => "phi_",
+            Self::IncomingWebhook => "phh_",
         }
     }
 }

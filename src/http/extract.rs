@@ -209,6 +209,40 @@ impl<T: DeserializeOwned> FromRequest<HttpState> for JsonBody<T> {
     }
 }
 
+/// A JSON body, or a form with the JSON in its field `payload`; and the bytes that it came in.
+pub struct JsonOrPayload<T> {
+    /// The value.
+    pub value: T,
+    /// What the caller sent, which an idempotency key is bound to.
+    pub bytes: Bytes,
+}
+
+impl<T: DeserializeOwned> FromRequest<HttpState> for JsonOrPayload<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &HttpState) -> Result<Self, Problem> {
+        if !is_form(request.headers()) {
+            let JsonBody { value, bytes } = JsonBody::from_request(request, state).await?;
+            return Ok(Self { value, bytes });
+        }
+        let bytes = read_body(request.into_body(), state.settings.timeouts.body).await?;
+        let mut payloads = url::form_urlencoded::parse(&bytes).filter(|(name, _)| name == "payload");
+        let wrong = |code, detail| Error::invalid("payload", code, detail);
+        let (_, payload) = payloads.next().ok_or_else(|| wrong("required", "is required in a form"))?;
+        if payloads.next().is_some() {
+            return Err(wrong("duplicate", "may be given once").into());
+        }
+        Ok(Self { value: parse_json(payload.as_bytes())?, bytes })
+    }
+}
+
+fn is_form(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    essence.eq_ignore_ascii_case("application/x-www-form-urlencoded")
+        && headers.get(header::CONTENT_ENCODING).is_none_or(|encoding| encoding == "identity")
+}
+
 fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
     let unsupported = |detail| Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
     if headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {

@@ -28,7 +28,10 @@ pub const API_KEY_QUOTA: Quota = quota(2_000, 4_000);
 /// Requests a second of one address without valid credentials, and how many at once after a pause.
 pub const ADDRESS_QUOTA: Quota = quota(5, 60);
 
-/// Accounts and API keys that are kept in mind. A power of two, so that the cache's parts hold just as many. Some 150 bytes
+/// Messages a second by one incoming webhook, and how many at once after a pause.
+pub const INCOMING_WEBHOOK_QUOTA: Quota = quota(1, 30);
+
+/// Accounts, API keys and incoming webhooks that are kept in mind. A power of two, so that the cache's parts hold just as many. Some 150 bytes
 /// each.
 pub const CALLERS_LIMIT: usize = 131_072;
 /// Addresses that are kept in mind: apart from the callers, because a stranger may have any number of them.
@@ -50,6 +53,8 @@ pub enum LimitKey {
     Account(i64),
     /// An API key, by its id.
     ApiKey(i64),
+    /// An incoming webhook, by its id.
+    IncomingWebhook(i64),
     /// An address that shows no valid credentials.
     Address(IpAddr),
 }
@@ -59,6 +64,7 @@ pub enum LimitKey {
 enum Caller {
     Account(i64),
     ApiKey(i64),
+    IncomingWebhook(i64),
 }
 
 /// What counts as one address.
@@ -156,6 +162,9 @@ impl<C: Clock + Clone> Limits<C> {
         match key {
             LimitKey::Account(id) => self.ask(&self.callers, Caller::Account(id), ACCOUNT_QUOTA),
             LimitKey::ApiKey(id) => self.ask(&self.callers, Caller::ApiKey(id), API_KEY_QUOTA),
+            LimitKey::IncomingWebhook(id) => {
+                self.ask(&self.callers, Caller::IncomingWebhook(id), INCOMING_WEBHOOK_QUOTA)
+            }
             LimitKey::Address(address) => self.ask(&self.addresses, Place::of(address), ADDRESS_QUOTA),
         }
     }

@@ -14,9 +14,9 @@ use utoipa_axum::routes;
 use super::edge::RouteSlot;
 use super::problem::Problem;
 use super::routes::{
-    admin, api_keys, audit, capabilities, conversations, events, export, forwards, friends, health, history, invites,
-    members, messages, mfa, passwords, pins, presence, reactions, receipts, reports, scheduled, search, sessions,
-    threads, typing, users, webhooks, ws,
+    admin, api_keys, audit, capabilities, conversations, events, export, forwards, friends, health, history,
+    incoming_webhooks, invites, members, messages, mfa, passwords, pins, presence, reactions, receipts, reports,
+    scheduled, search, sessions, threads, typing, users, webhooks, ws,
 };
 use super::{HttpState, metrics, openapi};
 use crate::domain::auth::Access;
@@ -66,6 +66,9 @@ fn documented() -> OpenApiRouter<HttpState> {
         .routes(routes!(invites::create_invite, invites::list_invites))
         .routes(routes!(invites::end_invite))
         .routes(routes!(invites::get_invite, invites::accept_invite))
+        .routes(routes!(incoming_webhooks::create_incoming_webhook, incoming_webhooks::list_incoming_webhooks))
+        .routes(routes!(incoming_webhooks::end_incoming_webhook))
+        .routes(routes!(incoming_webhooks::post_by_hook))
         .routes(routes!(history::list_conversation_messages))
         .routes(routes!(history::get_conversation_message, history::edit_message, history::delete_message))
         .routes(routes!(history::list_editions))

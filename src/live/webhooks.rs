@@ -243,3 +243,23 @@ impl Worker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A name that is not refused for itself, but for what it stands for.
+    #[tokio::test]
+    async fn a_name_that_stands_for_a_private_address_is_not_connected_to() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let url = format!("https://localhost:{port}/");
+        let error = client(false).unwrap().post(&url).send().await.unwrap_err();
+        assert!(format!("{error:?}").contains("has no public address"), "{error:?}");
+        let seen = tokio::time::timeout(Duration::from_millis(300), listener.accept()).await;
+        assert!(seen.is_err(), "{seen:?}");
+        // The name is one that could be connected to.
+        drop(client(true).unwrap().post(url).timeout(TIMEOUT / 100).send().await);
+        tokio::time::timeout(Duration::from_secs(5), listener.accept()).await.unwrap().unwrap();
+    }
+}

@@ -41,6 +41,9 @@ pub async fn forget_person(
     delete_messages: bool,
     now: Timestamp,
 ) -> Result<()> {
+    super::incoming_webhooks::forget(conn, user).await?;
+    // Of a bot: with it goes the way that it sends.
+    super::incoming_webhooks::delete_of_bot(conn, user, now).await?;
     for sql in REMOVED {
         conn.execute(sql, &[Value::I64(user.0)]).await?;
     }

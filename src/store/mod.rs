@@ -27,6 +27,7 @@ pub mod events;
 pub mod friends;
 pub mod health;
 pub mod idempotency;
+pub mod incoming_webhooks;
 pub mod invites;
 pub mod login_attempts;
 pub mod members;

@@ -144,6 +144,13 @@ pub struct Account {
     pub banned_at: Option<Timestamp>,
 }
 
+impl Account {
+    /// Whether anything lets them in: nobody stands for a bot.
+    pub const fn may_call(&self) -> bool {
+        self.banned_at.is_none() && !self.name.is_bot
+    }
+}
+
 /// What a send needs to know of a person.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserName {
@@ -159,6 +166,8 @@ pub struct UserName {
     pub blocks_someone: bool,
     /// Whether they are kept out.
     pub is_banned: bool,
+    /// Whether a program writes under this name, and nobody else.
+    pub is_bot: bool,
 }
 
 pub(super) fn user(row: &Row<'_>) -> Result<User> {
@@ -196,7 +205,7 @@ pub(super) use select_users;
 macro_rules! select_names {
     ($more:literal, $rest:literal) => {
         concat!(
-            "SELECT id, user_name, user_name_key, direct_messages_from, block_count > 0, banned_at IS NOT NULL",
+            "SELECT id, user_name, user_name_key, direct_messages_from, block_count > 0, banned_at IS NOT NULL, is_bot",
             $more,
             " FROM messaging.users ",
             $rest
@@ -222,6 +231,7 @@ fn user_name(row: &Row<'_>) -> Result<UserName> {
         direct_messages_from: row.option_text(3)?.map(DirectMessagesFrom::parse),
         blocks_someone: row.bool(4)?,
         is_banned: row.bool(5)?,
+        is_bot: row.bool(6)?,
     })
 }
 
@@ -305,13 +315,38 @@ pub async fn insert(conn: &mut Conn, user: &NewUser) -> Result<UserId> {
     .await
 }
 
+/// A new user under whose name a program writes, and who takes no direct messages.
+///
+/// # Errors
+/// [`crate::error::Error::Duplicate`] with `users_user_name_key`.
+pub async fn insert_bot(conn: &mut Conn, user: &NewUser) -> Result<UserId> {
+    conn.one(
+        "INSERT INTO messaging.users (first_name, last_name, user_name, mfa, created_at, modified_at, user_name_key,
+                                      full_name_key, last_name_key, role, is_bot, direct_messages_from)
+         VALUES ($1, $2, $3, FALSE, $4, $4, $5, $6, $7, $8, TRUE, $9) RETURNING id",
+        &[
+            Value::Text(&user.first_name),
+            Value::Text(&user.last_name),
+            Value::Text(&user.user_name),
+            Value::Time(user.created_at),
+            Value::Text(&user.user_name_key),
+            Value::Text(&user.full_name_key),
+            Value::Text(&user.last_name_key),
+            Value::Text(user.role.as_str()),
+            Value::Text(DirectMessagesFrom::Friends.as_str()),
+        ],
+        |row| row.i64(0).map(UserId),
+    )
+    .await
+}
+
 /// How many there are.
 pub async fn count(conn: &mut Conn) -> Result<i64> {
     conn.one("SELECT count(*) FROM messaging.users", &[], |row| row.i64(0)).await
 }
 
 fn account(row: &Row<'_>) -> Result<Account> {
-    Ok(Account { name: user_name(row)?, role: Role::parse(row.text(6)?), banned_at: row.option_time(7)? })
+    Ok(Account { name: user_name(row)?, role: Role::parse(row.text(7)?), banned_at: row.option_time(8)? })
 }
 
 /// A person who may call, by id.

@@ -37,8 +37,10 @@ both!(secured_answers_nothing_without_credentials, async |place| {
     }
     assert_eq!(server.get("/api/capabilities").await.json()["access"], "secured");
     server.post("/api/sessions", &json!({})).await.invalid(&["user_name"]);
-    // A public one that is still to be built is not there; the methods of public ones are told apart from the others'.
-    server.post("/api/hooks/abc", &json!({})).await.problem(404, "not_found");
+    // The methods of public ones are told apart from the others'.
+    let text = json!({"text": "hey"});
+    server.post("/api/hooks/abc", &text).await.problem(404, "incoming_webhook_not_found");
+    server.get("/api/hooks/abc").await.problem(401, "unauthenticated");
     server.get("/api/invites/abc").await.problem(404, "invite_not_found");
     server.get("/api/invites/abc/def").await.problem(401, "unauthenticated");
 });

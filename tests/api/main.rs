@@ -18,6 +18,7 @@ mod friends;
 mod groups;
 mod history;
 mod idempotency;
+mod incoming_webhooks;
 mod jwt;
 mod limits;
 mod live;

@@ -1,5 +1,8 @@
 //! Webhooks: what receivers of the operator's get.
 
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -9,11 +12,13 @@ use axum::body::Bytes;
 use axum::http::{HeaderMap, StatusCode};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use posthaste::time::Clock;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::both;
+use crate::support::process::{Process, Wrapping};
 use crate::support::server::Options;
 use crate::support::{Place, Server, answer_of};
 
@@ -208,4 +213,209 @@ both!(private_addresses_are_not_called, async |place| {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert!(receiver.events().is_empty());
+});
+
+/// What the published library of Standard Webhooks says to deliveries.
+async fn verified(deliveries: Vec<Value>) -> Vec<String> {
+    tokio::task::spawn_blocking(move || {
+        const PROGRAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/standardwebhooks");
+        // Two tests must not install at once.
+        static INSTALLING: Mutex<()> = Mutex::new(());
+        let one_at_a_time = INSTALLING.lock().unwrap();
+        assert!(Command::new(PROGRAM).status().unwrap().success(), "the library cannot be installed");
+        drop(one_at_a_time);
+        let mut command = Command::new(PROGRAM);
+        let mut child = command.arg("verify").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(Value::from(deliveries).to_string().as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success());
+        serde_json::from_slice(&output.stdout).unwrap()
+    })
+    .await
+    .unwrap()
+}
+
+both!(the_library_that_receivers_use_verifies_deliveries, async |place| {
+    let server = server(place).await;
+    let receiver = Receiver::start(&[], 204).await;
+    let secret = hook(&server, &receiver).await["secret"].clone();
+    server.send("duck", "bugs", "Olé, naïve „Ente“ 🦆 \u{202e}\n").await;
+    receiver.wait(1).await;
+    let (headers, body) = receiver.got.lock().unwrap()[0].clone();
+    let body = String::from_utf8(body.to_vec()).unwrap();
+    let named = |name: &str| headers[name].to_str().unwrap().to_owned();
+    let (id, at, signature) = (named("webhook-id"), named("webhook-timestamp"), named("webhook-signature"));
+    let delivery = |at: &str, signature: &str, body: &str| {
+        let headers = json!({"webhook-id": id, "webhook-timestamp": at, "webhook-signature": signature});
+        json!({"secret": secret, "headers": headers, "body": body})
+    };
+    // One bit of one byte.
+    let changed = body.replacen("naïve", "naïvd", 1);
+    assert_eq!(changed.len(), body.len());
+    // Signed as it should be, but six minutes ago.
+    let key = STANDARD.decode(secret.as_str().unwrap().strip_prefix("whsec_").unwrap()).unwrap();
+    let then = (at.parse::<i64>().unwrap() - 360).to_string();
+    let signed = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &key), format!("{id}.{then}.{body}").as_bytes());
+    let signature_then = format!("v1,{}", STANDARD.encode(signed));
+    let mut other_id = delivery(&at, &signature, &body);
+    other_id["headers"]["webhook-id"] = json!(format!("{id}0"));
+    let mut other_secret = delivery(&at, &signature, &body);
+    other_secret["secret"] = hook(&server, &receiver).await["secret"].clone();
+    let deliveries = vec![
+        delivery(&at, &signature, &body),
+        delivery(&at, &signature, &changed),
+        delivery(&then, &signature_then, &body),
+        delivery(&then, &signature, &body),
+        other_id,
+        other_secret,
+    ];
+    let (none, old) = ("No matching signature found", "Message timestamp too old");
+    assert_eq!(verified(deliveries).await, ["verified", none, old, old, none, none]);
+});
+
+/// Asserts that bodies arrived once each, and those of each conversation in their order.
+#[track_caller]
+fn assert_once_in_order(arrived: &[String], expected: &[Vec<String>]) {
+    let sorted = |bodies: Vec<String>| {
+        let mut bodies = bodies;
+        bodies.sort();
+        bodies
+    };
+    assert_eq!(sorted(arrived.to_vec()), sorted(expected.concat()));
+    for of_one in expected {
+        let came: Vec<&String> = arrived.iter().filter(|body| of_one.contains(body)).collect();
+        assert_eq!(came, of_one.iter().collect::<Vec<_>>());
+    }
+}
+
+both!(of_two_servers_one_delivers_and_the_other_takes_over_after_it_died, async |place| {
+    let arguments = vec!["--webhook-allow-private".into(), "true".into()];
+    let dying = Process::start_wrapped(place, Wrapping { arguments, ..Wrapping::default() }).await;
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let at_dying = |target: &str, body: Value| {
+        client.request(Method::POST, format!("http://{}{target}", dying.address)).json(&body)
+    };
+    let receiver = Receiver::start(&[], 204).await;
+    let new = json!({"url": receiver.url, "event_types": ["message.created"]});
+    assert_eq!(answer_of(at_dying("/api/webhooks", new)).await.status, 201);
+    let message = |to: &str, body: &str| json!({"sender_user_name": "duck", "recipient_user_name": to, "body": body});
+    assert_eq!(answer_of(at_dying("/api/messages", message("bugs", "first"))).await.status, 201);
+    // It has the lease from here on.
+    receiver.wait(1).await;
+
+    let now = Arc::new(AtomicI64::new(Clock::System.now().micros()));
+    let clock = Clock::Manual(Arc::clone(&now));
+    let other = Server::start_with(place, Options { webhook_allow_private: true, clock, ..Options::default() }).await;
+    let mut expected = [vec!["first".to_owned()], Vec::new()];
+    for index in 0..10 {
+        for (to, bodies) in ["bugs", "porky"].iter().zip(&mut expected) {
+            let body = format!("{index} to {to}");
+            if index % 2 == 0 {
+                assert_eq!(answer_of(at_dying("/api/messages", message(to, &body))).await.status, 201);
+            } else {
+                other.send("duck", to, &body).await;
+            }
+            bodies.push(body);
+        }
+    }
+    receiver.wait(21).await;
+    // What came twice would come by now.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_once_in_order(&receiver.bodies(), &expected);
+    let pending = "SELECT count(*) FROM messaging.webhook_deliveries WHERE state = 'pending'";
+    assert_eq!(place.numbers(pending).await, [[0]]);
+
+    dying.kill();
+    for index in 0..5 {
+        for (to, bodies) in ["bugs", "porky"].iter().zip(&mut expected) {
+            let body = format!("{index} to {to} after the crash");
+            other.send("duck", to, &body).await;
+            bodies.push(body);
+        }
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(receiver.bodies().len(), 21, "the lease was not waited for");
+    now.fetch_add(61_000_000, Ordering::Relaxed);
+    receiver.wait(31).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_once_in_order(&receiver.bodies(), &expected);
+});
+
+/// Somebody who only counts who connects.
+async fn counting() -> (u16, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (port, count) = (listener.local_addr().unwrap().port(), Arc::new(AtomicUsize::new(0)));
+    let counted = Arc::clone(&count);
+    tokio::spawn(async move {
+        while listener.accept().await.is_ok() {
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    (port, count)
+}
+
+async fn attempted(server: &Server, webhooks: usize, status: &Value) {
+    let started = Instant::now();
+    for id in 1..=webhooks {
+        let ledger = loop {
+            let ledger = server.get(&format!("/api/webhooks/{id}/deliveries")).await.json();
+            if ledger[0]["attempts"].as_i64().is_some_and(|attempts| attempts > 0) {
+                break ledger;
+            }
+            assert!(started.elapsed() < Duration::from_secs(20), "{id}: {ledger}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
+        assert_eq!((&ledger[0]["state"], &ledger[0]["last_status"]), (&json!("pending"), status), "{id}");
+    }
+}
+
+both!(what_leads_to_a_private_address_is_never_connected_to, async |place| {
+    let (port, connected) = counting().await;
+    let hosts = [
+        "localhost",
+        "localhost.",
+        "127.0.0.1",
+        "127.1",
+        "2130706433",
+        "0x7f.1",
+        "0",
+        "[::ffff:127.0.0.1]",
+        "[::ffff:7f00:1]",
+    ];
+    let server = server(place).await;
+    for host in hosts {
+        for scheme in ["http", "https"] {
+            let new = json!({"url": format!("{scheme}://{host}:{port}/"), "event_types": ["message.created"]});
+            assert_eq!(server.post("/api/webhooks", &new).await.status, 201, "{host}");
+        }
+    }
+    server.stop().await;
+    // What was allowed once is not any more.
+    let server = Server::start(place).await;
+    server.send("duck", "bugs", "hey").await;
+    attempted(&server, 2 * hosts.len(), &Value::Null).await;
+    assert_eq!(connected.load(Ordering::Relaxed), 0);
+    server.stop().await;
+    // Nothing but the setting keeps it from being called.
+    let server = self::server(place).await;
+    let started = Instant::now();
+    while connected.load(Ordering::Relaxed) == 0 {
+        assert!(started.elapsed() < Duration::from_secs(20));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    server.stop().await;
+});
+
+both!(a_redirect_is_not_followed, async |place| {
+    let (port, connected) = counting().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let to = format!("http://127.0.0.1:{port}/");
+    let redirect = move || async move { axum::response::Redirect::temporary(&to) };
+    tokio::spawn(async move { axum::serve(listener, Router::new().fallback(redirect)).await.unwrap() });
+    let server = server(place).await;
+    server.post("/api/webhooks", &json!({"url": url, "event_types": ["message.created"]})).await;
+    server.send("duck", "bugs", "hey").await;
+    attempted(&server, 1, &json!(307)).await;
+    assert_eq!(connected.load(Ordering::Relaxed), 0);
 });

@@ -11,6 +11,7 @@ use futures_util::{StreamExt as _, stream};
 use serde::Serialize;
 
 use super::audit::AuditBody;
+use super::incoming_webhooks::IncomingWebhookBody;
 use super::invites::InviteBody;
 use super::messages::MessageBody;
 use super::reports::ReportBody;
@@ -62,6 +63,7 @@ enum Line<'a> {
         send_at: Timestamp,
     },
     Invite(InviteBody<'a>),
+    IncomingWebhook(IncomingWebhookBody<'a>),
     Conversation {
         id: i64,
         role: Option<&'static str>,
@@ -188,6 +190,7 @@ async fn page(app: &Arc<App>, export: &mut Export) -> DomainResult<Option<Bytes>
                 send_at: scheduled.send_at,
             })?,
             Item::Invite(invite) => line(&Line::Invite(InviteBody::new(invite, None)))?,
+            Item::IncomingWebhook(found) => line(&Line::IncomingWebhook(IncomingWebhookBody::new(found, None)))?,
             Item::Conversation(belonging) => line(&conversation(belonging))?,
             Item::Watermarks(id, watermarks) => line(&Line::Watermarks {
                 conversation_id: id.0,

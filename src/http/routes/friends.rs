@@ -116,7 +116,7 @@ pub async fn list_friend_requests(
     responses(
         (status = 201, description = "Asked.", body = Friendship<'_>),
         (status = 200, description = "Accepted; or it was so before.", body = Friendship<'_>),
-        (status = 409, description = "`blocked`, `too_many_friends`."),
+        (status = 409, description = "`blocked`, `is_bot`, `too_many_friends`."),
     ),
 )]
 pub async fn put_friend(

@@ -12,6 +12,7 @@ pub mod forwards;
 pub mod friends;
 pub mod health;
 pub mod history;
+pub mod incoming_webhooks;
 pub mod invites;
 pub mod members;
 pub mod messages;

@@ -83,6 +83,10 @@ both!(no_operation_takes_a_field_that_it_does_not_name, async |place| {
     let table = table();
     let mut tried = 0;
     for (operation, description) in documented(&cast).await {
+        // Programs that write to Slack send fields that mean nothing here.
+        if operation == "POST /api/hooks/{token}" {
+            continue;
+        }
         let schema = &description["requestBody"]["content"]["application/json"]["schema"]["$ref"];
         let Some(schema) = schema.as_str() else {
             assert!(description["requestBody"].is_null(), "{operation}: its body is not a schema by name");

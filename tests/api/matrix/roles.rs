@@ -30,6 +30,9 @@ DELETE /api/conversations/{id}/members/{user_name}      con con con rol rol 204 
 GET /api/conversations/{id}/invites                     con con con rol 200 200 rol
 POST /api/conversations/{id}/invites                    con con con rol 201 201 rol
 DELETE /api/conversations/{id}/invites/{invite_id}      con con con rol 204 204 rol
+GET /api/conversations/{id}/incoming-webhooks           con con con rol 200 200 rol
+POST /api/conversations/{id}/incoming-webhooks          con con con rol 201 201 rol
+DELETE /api/conversations/{id}/incoming-webhooks/{hook_id} con con con rol 204 204 rol
 GET /api/conversations/{id}/messages                    con con con 200 200 200 200
 GET /api/conversations/{id}/messages/{seq}              non non non 200 200 200 200
 PATCH /api/conversations/{id}/messages/{seq}            non non non mym mym mym mym
@@ -62,6 +65,7 @@ struct Group<'a> {
     server: &'a Server,
     id: i64,
     invite: i64,
+    incoming_webhook: i64,
 }
 
 async fn call(server: &Server, person: &str, method: Method, target: &str, body: Option<&Value>) -> Answer {
@@ -90,10 +94,14 @@ impl<'a> Group<'a> {
         assert_eq!(removed.status, 204);
         let invite = call(server, "maker", Method::POST, &format!("{place}/invites"), None).await;
         assert_eq!(invite.status, 201);
+        let named = json!({"name": "CI"});
+        let hook = call(server, "maker", Method::POST, &format!("{place}/incoming-webhooks"), Some(&named)).await;
+        assert_eq!(hook.status, 201);
         let said = json!({"conversation_id": id, "body": "what's up, doc?"});
         let sent = call(server, "maker", Method::POST, "/api/messages", Some(&said)).await.json();
         assert_eq!(sent["seq"], SAID_SEQ);
-        Self { server, id, invite: invite.json()["id"].as_i64().unwrap() }
+        let number = |answer: Answer| answer.json()["id"].as_i64().unwrap();
+        Self { server, id, invite: number(invite), incoming_webhook: number(hook) }
     }
 
     /// A request of an operation on this group, or on the one with another id.
@@ -104,10 +112,12 @@ impl<'a> Group<'a> {
             .replace("{seq}", &SAID_SEQ.to_string())
             .replace("{user_name}", "maker")
             .replace("{emoji}", ":tada:")
-            .replace("{invite_id}", &self.invite.to_string());
+            .replace("{invite_id}", &self.invite.to_string())
+            .replace("{hook_id}", &self.incoming_webhook.to_string());
         assert!(!target.contains('{'), "{operation}: say here what its parameters name");
         let body = match operation {
             "POST /api/messages" => Some(json!({"conversation_id": id, "body": "hey"})),
+            "POST /api/conversations/{id}/incoming-webhooks" => Some(json!({"name": "CI"})),
             "PATCH /api/conversations/{id}" => Some(json!({"title": "another title"})),
             "PUT /api/conversations/{id}/members/{user_name}" => Some(json!({"role": "admin"})),
             "POST /api/conversations/{id}/messages/{seq}/forward" => Some(json!({"conversation_id": self.id})),

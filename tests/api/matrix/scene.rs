@@ -100,7 +100,10 @@ async fn things(cast: &Cast, operation: &str, subject: &Subject) -> Vec<Vec<Stri
             let made = cast.act_as(name, Method::POST, "/api/messages", Some(&new)).await.json();
             names(made["id"].to_string(), &[NO_ID, "0", "x"])
         }
-        "/api/conversations/{id}" | "/api/conversations/{id}/members" | "/api/conversations/{id}/invites" => {
+        "/api/conversations/{id}"
+        | "/api/conversations/{id}/members"
+        | "/api/conversations/{id}/invites"
+        | "/api/conversations/{id}/incoming-webhooks" => {
             let (group, _) = group(cast, subject).await;
             names(group, &[NO_ID, "0", "x"])
         }
@@ -120,6 +123,18 @@ async fn things(cast: &Cast, operation: &str, subject: &Subject) -> Vec<Vec<Stri
             [(&*group, &*invite), (&group, NO_ID), (&group, "x")]
                 .map(|(id, invite)| vec![id.to_owned(), invite.to_owned()])
                 .into()
+        }
+        "/api/conversations/{id}/incoming-webhooks/{hook_id}" => {
+            let (group, hook) = incoming_webhook(cast, subject).await;
+            let hook = hook["id"].to_string();
+            [(&*group, &*hook), (&group, NO_ID), (&group, "x")]
+                .map(|(id, hook)| vec![id.to_owned(), hook.to_owned()])
+                .into()
+        }
+        "/api/hooks/{token}" => {
+            let (_, hook) = incoming_webhook(cast, subject).await;
+            let token = hook["url"].as_str().unwrap().rsplit('/').next().unwrap().to_owned();
+            names(token, &["phh_none", "x"])
         }
         "/api/invites/{code}" => {
             let (group, member) = group(cast, subject).await;
@@ -196,6 +211,14 @@ async fn group(cast: &Cast, subject: &Subject) -> (String, String) {
     (made["id"].to_string(), member)
 }
 
+/// A group that the subject owns, and an incoming webhook of it.
+async fn incoming_webhook(cast: &Cast, subject: &Subject) -> (String, Value) {
+    let (group, _) = group(cast, subject).await;
+    let target = format!("/api/conversations/{group}/incoming-webhooks");
+    let made = cast.act_as(&subject.user_name, Method::POST, &target, Some(&json!({"name": "CI"}))).await;
+    (group, made.json())
+}
+
 /// The code out of the mail.
 async fn confirmation_code(cast: &Cast, subject: &Subject) -> String {
     let mut mails = cast.mails.lock().await;
@@ -252,6 +275,8 @@ async fn body(cast: &Cast, operation: &str, subject: &Subject) -> Option<Value> 
         "POST /api/conversations" => json!({"kind": "group", "title": "a group"}),
         "PATCH /api/conversations/{id}" => json!({"title": "another title"}),
         "PUT /api/conversations/{id}/members/{user_name}" | "POST /api/conversations/{id}/invites" => json!({}),
+        "POST /api/conversations/{id}/incoming-webhooks" => json!({"name": "CI"}),
+        "POST /api/hooks/{token}" => json!({"text": "The build is green."}),
         "POST /api/invites/{code}" | "POST /api/conversations/{id}/typing" => return None,
         "PUT /api/admin/users/{user_name}/ban" | "POST /api/admin/users/{user_name}/password-resets" => return None,
         _ => {

@@ -57,6 +57,10 @@ DELETE /api/conversations/{id}/members/{user_name} 401 204 con con scp act scp a
 POST /api/conversations/{id}/invites              401 201 con con scp act scp act scp 201 scp 201 scp con scp con
 GET /api/conversations/{id}/invites               401 200 con con act scp scp act 200 scp scp 200 con scp scp con
 DELETE /api/conversations/{id}/invites/{invite_id} 401 204 con con scp act scp act scp 204 scp 204 scp con scp con
+POST /api/conversations/{id}/incoming-webhooks    401 201 con con scp act scp act scp 201 scp 201 scp con scp con
+GET /api/conversations/{id}/incoming-webhooks     401 200 con con act scp scp act 200 scp scp 200 con scp scp con
+DELETE /api/conversations/{id}/incoming-webhooks/{hook_id} 401 204 con con scp act scp act scp 204 scp 204 scp con scp con
+POST /api/hooks/{token}                           200 200 200 200 200 200 200 200 200 200 200 200 200 200 200 200
 GET /api/invites/{code}                           200 200 200 200 200 200 200 200 200 200 200 200 200 200 200 200
 POST /api/invites/{code}                          401 201 201 201 scp act scp act scp 201 scp 201 scp 201 scp 201
 GET /api/conversations/{id}/messages              401 200 con con 200 scp scp 200 200 scp scp 200 con scp scp con

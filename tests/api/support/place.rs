@@ -22,6 +22,7 @@ const UNDO: &[(i64, &str)] = &[
     (9, "DROP TABLE messaging.webhook_deliveries; DROP TABLE messaging.webhooks"),
     (10, ""),
     (11, "DROP TABLE messaging.presence; DROP TABLE messaging.presence_servers; DROP TABLE messaging.last_seen"),
+    (12, "DROP TABLE messaging.incoming_webhooks"),
 ];
 
 pub struct Place {
