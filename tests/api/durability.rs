@@ -6,6 +6,7 @@ mod outage;
 pub mod shutdown;
 mod storm;
 mod system_calls;
+mod takeover;
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
