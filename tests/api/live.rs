@@ -2,6 +2,7 @@
 
 mod faults;
 mod returns;
+mod stalled;
 mod transactions;
 
 use std::time::{Duration, Instant};
