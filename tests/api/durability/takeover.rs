@@ -25,7 +25,7 @@ both!(what_is_scheduled_leaves_once_when_a_server_dies, async |place| {
     let (_, rng) = seeded();
     let mut servers = vec![Process::start(place).await, Process::start(place).await];
     let mut amid = 0;
-    for round in 0..many(1, 10) {
+    for round in 0..many(1, 6) {
         let bodies = schedule(&servers, round).await;
         amid += usize::from(kill_one(place, &mut servers, &rng, bodies.len()).await);
         let deadline = Instant::now() + PATIENCE;

@@ -103,11 +103,11 @@ impl Model {
         stays_as_it_is && (is_own_removal || self.is_member(conversation, user, position))
     }
 
-    /// Whether a reader who came when the log ended at `came` may be told of it now.
-    pub fn may_be_told(&self, reader: ReaderId, position: i64, came: i64) -> bool {
+    /// Whether a reader may be told of it now, for whom what they may see was asked when the log ended at `since`, or later.
+    pub fn may_be_told(&self, reader: ReaderId, position: i64, since: i64) -> bool {
         let change = self.at(position);
         let (Some(user), Some(conversation)) = (reader, change.conversation()) else { return true };
-        let since = position.max(came);
+        let since = position.max(since);
         matches!(change, Change::Remove(_, subject) if subject == user)
             || self.is_member(conversation, user, since)
             || self.turns_between(conversation, user, since, self.last())
