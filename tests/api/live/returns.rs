@@ -2,7 +2,7 @@
 //! in turn with each bus.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use posthaste::ids::Rng;
@@ -19,6 +19,8 @@ use crate::support::{Options, Place, Server, many, random, run, seeded};
 
 /// Returns in a soak, in each way to read.
 const RETURNS_OF_A_SOAK: usize = 1_000;
+/// Messages by which the writer may be ahead of a reader.
+const AHEAD: usize = 60;
 
 both!(a_reader_that_comes_and_goes_gets_everything_once, async |place| {
     let server = Server::start(place).await;
@@ -55,9 +57,15 @@ async fn come_and_go(servers: &[&Server], returns: usize) {
     let started = Instant::now();
     let cursor = now(servers[0], "duck").await;
     let done = AtomicBool::new(false);
+    let told: [AtomicUsize; 3] = Default::default();
     let writing = async {
         let mut sent = Vec::new();
         while !done.load(Ordering::Relaxed) {
+            // Not far ahead: whoever comes back reads on in the log, a page of it each time.
+            if told.iter().any(|told| told.load(Ordering::Relaxed).saturating_add(AHEAD) < sent.len()) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+                continue;
+            }
             let sending = (0..12).map(|number| servers[number % servers.len()].send("bugs", "duck", "x"));
             sent.extend(futures_util::future::join_all(sending).await.iter().map(|told| told["id"].as_i64().unwrap()));
             // So that the readers are at the end now and then.
@@ -68,7 +76,10 @@ async fn come_and_go(servers: &[&Server], returns: usize) {
     let reading = async {
         let (_, rng) = seeded();
         let coming = Coming { servers, rng, cursor, returns };
-        let told = futures_util::future::join3(coming.by_socket(), coming.by_stream(), coming.by_poll()).await;
+        let [by_socket, by_stream, by_poll] = &told;
+        let (by_socket, by_stream, by_poll) =
+            (coming.by_socket(by_socket), coming.by_stream(by_stream), coming.by_poll(by_poll));
+        let told = futures_util::future::join3(by_socket, by_stream, by_poll).await;
         done.store(true, Ordering::Relaxed);
         [told.0, told.1, told.2]
     };
@@ -108,18 +119,20 @@ impl Coming<'_> {
         Told { cursor: self.cursor.clone(), ..Told::default() }
     }
 
-    async fn by_socket(&self) -> Told {
+    async fn by_socket(&self, count: &AtomicUsize) -> Told {
         let mut told = self.begin();
         for _ in 0..self.returns {
             let mut socket = Socket::behind(self.server(), "duck", &told.cursor).await;
             for _ in 0..random(&self.rng, 8) {
                 told.note(&socket.event().await);
             }
+            count.store(told.ids.len(), Ordering::Relaxed);
         }
+        count.store(usize::MAX, Ordering::Relaxed);
         told
     }
 
-    async fn by_stream(&self) -> Told {
+    async fn by_stream(&self, count: &AtomicUsize) -> Told {
         let mut told = self.begin();
         for _ in 0..self.returns {
             let mut stream = Stream::open(self.server(), "duck", Some(&told.cursor)).await;
@@ -127,11 +140,13 @@ impl Coming<'_> {
             for _ in 0..random(&self.rng, 8) {
                 told.note(&stream.next().await.unwrap().data);
             }
+            count.store(told.ids.len(), Ordering::Relaxed);
         }
+        count.store(usize::MAX, Ordering::Relaxed);
         told
     }
 
-    async fn by_poll(&self) -> Told {
+    async fn by_poll(&self, count: &AtomicUsize) -> Told {
         let mut told = self.begin();
         for _ in 0..self.returns {
             let wait_s = random(&self.rng, 2);
@@ -139,7 +154,9 @@ impl Coming<'_> {
             let answer = get(self.server(), "duck", &target).await.json();
             answer["events"].as_array().unwrap().iter().for_each(|event| told.note(event));
             told.cursor = answer["cursor"].as_str().unwrap().to_owned();
+            count.store(told.ids.len(), Ordering::Relaxed);
         }
+        count.store(usize::MAX, Ordering::Relaxed);
         told
     }
 }

@@ -113,7 +113,7 @@ async fn load(address: SocketAddr, count: usize) -> Measured {
     let (mut reader, _) = tokio_tungstenite::connect_async(format!("ws://{address}/api/ws")).await.unwrap();
     reader.next().await.unwrap().unwrap();
     let (started, next) = (Instant::now(), AtomicUsize::new(0));
-    let sending = (0..4).map(async |_| {
+    let sending = (0..16).map(async |_| {
         let mut wire = Wire::connect(address).await.unwrap();
         while next.fetch_add(1, Ordering::Relaxed) < count {
             let body = format!("{} {}", started.elapsed().as_micros(), "x".repeat(400));
@@ -151,12 +151,12 @@ const MAX_GROWTH_BYTES: i64 = 64 * 1_024 * 1_024;
 
 #[cfg(target_os = "linux")]
 both!(readers_that_take_nothing_cost_little, async |place: &Place| {
-    let (readers, events) = (many(40, 200), many(2_000, 50_000));
+    let (readers, events, compared) = (many(40, 200), many(2_000, 50_000), many(500, 3_000));
     let server = Process::start(place).await;
     let (address, id) = (server.address, server.id().unwrap());
     // What a server needs for a load at all.
-    load(address, events / 4).await;
-    let mut without = load(address, events / 4).await;
+    load(address, compared).await;
+    let mut without = load(address, compared).await;
     let before = own_memory(id);
     let stalled: Vec<_> = (0..readers)
         .map(|number| {
@@ -185,7 +185,7 @@ both!(readers_that_take_nothing_cost_little, async |place: &Place| {
         reader.abort();
     }
     // As it was, before and after: a machine has other things to do at times.
-    without.latencies.extend(load(address, events / 4).await.latencies);
+    without.latencies.extend(load(address, compared).await.latencies);
     let (with, without) = (with.p99(), without.p99());
     println!(
         "{readers} stalled readers, {events} events: memory grew by {:.1} MiB; p99 of an event {with:?}, without them {without:?}",
