@@ -1,7 +1,7 @@
 # The front door: a bare "make" lists what there is. Each target installs what it needs (scripts/setup).
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test check bench fmt clean
+.PHONY: help run build test soak check bench fmt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,6 +16,12 @@ build: ## build target/release/posthaste
 test: ## test everything on SQLite and on PostgreSQL
 	@scripts/setup build test
 	scripts/with-postgres cargo test --locked
+
+# One after the other: they measure, and share the machine's two or more cores with what they measure.
+soak: ## the tests of faults for longer: seeds, returns, restarts, stalled readers
+	@scripts/setup build test
+	POSTHASTE_SOAK=1 timeout --foreground 20m scripts/with-postgres cargo test --locked --lib --test api -- \
+		--nocapture --test-threads=1 simulation live::transactions live::stalled outage takeover live::returns
 
 check: ## formatting, lints, documentation, and the server against its OpenAPI document
 	@scripts/setup build check

@@ -3,6 +3,9 @@
 //! hyper answers a head that it cannot take (too many fields, malformed) with an empty 400 or 431, and a head that never ends
 //! by closing. This wrapper turns both into problem documents. It looks at the first bytes of each write only.
 //!
+//! A peer that takes nothing of its answers for a while is closed, whatever it speaks: TCP alone would hold on to it, and so to
+//! its place, for as long as the peer's system answers.
+//!
 //! It also keeps answers from being lost. A request may be refused before its body is there, and hyper then closes. If the
 //! system had the rest of the body arrive at a closed socket, it would reset the connection, and the peer (a proxy, above
 //! all) might never read what it was answered. So what arrives is read and thrown away for a while.
@@ -81,14 +84,30 @@ pub struct Connection {
     /// Bytes of a request came, and nothing was answered since.
     unanswered: bool,
     watch: BodyWatch,
+    /// How long a peer may take nothing.
+    stall_timeout: Duration,
+    /// When that is over, while there is something that it does not take.
+    stalled: Option<Pin<Box<Sleep>>>,
     /// The end of the lingering, once the end of our answers is sent.
     lingering: Option<Pin<Box<Sleep>>>,
 }
 
 impl Connection {
     /// Wraps an accepted stream, whose requests' bodies are watched.
-    pub fn new(stream: TcpStream, watch: BodyWatch) -> Self {
-        Self { stream, unanswered: false, watch, lingering: None }
+    pub fn new(stream: TcpStream, watch: BodyWatch, stall_timeout: Duration) -> Self {
+        Self { stream, unanswered: false, watch, stall_timeout, stalled: None, lingering: None }
+    }
+
+    /// What became of a write, unless the peer has taken nothing for too long.
+    fn unless_stalled(&mut self, written: Poll<io::Result<usize>>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let stall_timeout = self.stall_timeout;
+        let end = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(stall_timeout)));
+        ready!(end.as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer takes nothing")))
     }
 
     /// Throws away what arrives, until the peer ends or [`LINGER`] has passed.
@@ -162,7 +181,8 @@ impl AsyncWrite for Connection {
             return Poll::Ready(Ok(bytes.len()));
         }
         self.unanswered = false;
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.unless_stalled(written, cx)
     }
 
     fn poll_write_vectored(
@@ -179,7 +199,8 @@ impl AsyncWrite for Connection {
             return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
         }
         self.unanswered = false;
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.unless_stalled(written, cx)
     }
 
     fn is_write_vectored(&self) -> bool {

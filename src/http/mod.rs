@@ -60,6 +60,8 @@ pub struct Timeouts {
     pub request: Duration,
     /// Between two pings of a socket from which nothing comes; it is closed after two without an answer.
     pub heartbeat: Duration,
+    /// How long a peer may take nothing of what is written to it; then it is closed.
+    pub stall: Duration,
 }
 
 impl Default for Timeouts {
@@ -69,6 +71,7 @@ impl Default for Timeouts {
             body: Duration::from_secs(20),
             request: Duration::from_secs(60),
             heartbeat: Duration::from_secs(30),
+            stall: Duration::from_secs(30),
         }
     }
 }

@@ -201,11 +201,13 @@ impl Acceptor {
             request.extensions_mut().insert(kept.clone());
             request
         });
+        let timeouts = self.state.settings.timeouts;
+        let stream = TokioIo::new(Connection::new(stream, watch, timeouts.stall));
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(self.state.settings.timeouts.head)
+            .header_read_timeout(timeouts.head)
             .max_buf_size(HEAD_BUFFER_BYTES)
-            .serve_connection(TokioIo::new(Connection::new(stream, watch)), TowerToHyperService::new(service));
+            .serve_connection(stream, TowerToHyperService::new(service));
         let connection = connection.with_upgrades();
         let stopped = self.state.live.stopped();
         metrics.connections.inc();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::queue::{Popped, Queue, Start};
 use super::{Frame, Live};
 use crate::domain::auth::Principal;
-use crate::domain::events::{self, Cursor, cursor_expired};
+use crate::domain::events::{self, Cursor, ReaderId, cursor_expired};
 use crate::domain::memberships::caller_of;
 use crate::error::{Error, Result};
 
@@ -45,8 +45,13 @@ impl Subscription {
     /// # Errors
     /// 422 for a cursor that is none, 410 `cursor_expired`; 503 when there are too many, or the log cannot be read.
     pub async fn open(live: &Arc<Live>, principal: &Principal, cursor: Option<&str>) -> Result<Self> {
+        Self::open_for(live, caller_of(principal), cursor).await
+    }
+
+    /// [`open`](Self::open) with somebody's eyes.
+    pub(super) async fn open_for(live: &Arc<Live>, reader: ReaderId, cursor: Option<&str>) -> Result<Self> {
         let cursor = cursor.map(Cursor::read).transpose()?;
-        let queue = live.enter(caller_of(principal))?;
+        let queue = live.enter(reader)?;
         let start = Start { epoch: Arc::default(), position: 0 };
         let live = Arc::clone(live);
         let page = VecDeque::new();

@@ -3,6 +3,9 @@
 //! Invariant: who is in a conversation is remembered only while every change of it in the log up to the place that was read
 //! is known.
 
+#[cfg(test)]
+mod simulation;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 

@@ -1,6 +1,9 @@
 //! `/api/events`, `/api/events/stream` and `/api/ws`: what happened, once and in order, to those who may see it.
 
 mod faults;
+mod returns;
+mod stalled;
+mod transactions;
 
 use std::time::{Duration, Instant};
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use posthaste::domain::scheduled;
@@ -102,12 +102,18 @@ async fn whispers_pass(one: &Server, other: &Server, place: &Place) {
 /// Reads with one cursor from two servers in turn while messages are sent to both.
 async fn alternates(one: &Server, other: &Server) {
     let mut cursor = get(one, "duck", "/api/events").await.json()["cursor"].as_str().unwrap().to_owned();
+    let done = AtomicBool::new(false);
+    // For as long as it is read: a turn that finds nothing waits for a second.
     let writing = async {
         let mut sent = Vec::new();
-        for number in 0..150 {
+        for number in 0.. {
             let (left, right) = (format!("left {number}"), format!("right {number}"));
             tokio::join!(one.send("bugs", "duck", &left), other.send("rdibari", "duck", &right));
             sent.extend([left, right]);
+            if done.load(Ordering::Relaxed) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
         sent
     };
@@ -127,10 +133,11 @@ async fn alternates(one: &Server, other: &Server) {
             }
             cursor = body["cursor"].as_str().unwrap().to_owned();
         }
+        done.store(true, Ordering::Relaxed);
         seen
     };
     let (sent, mut seen) = tokio::join!(writing, reading);
-    // What came after the last turn.
+    // What came after the last turn: no more than one round of the writer.
     let rest = get(other, "duck", &format!("/api/events?after={cursor}")).await.json();
     let rest = rest["events"].as_array().unwrap().iter().filter(|event| event["type"] == "message.created");
     seen.extend(rest.map(|event| event["data"]["body"].as_str().unwrap().to_owned()));

@@ -9,9 +9,10 @@ use crate::support::cluster::Cluster;
 use crate::support::server::Answer;
 use crate::support::watch::Follower;
 use crate::support::wire::{Wire, get_request};
-use crate::support::{Place, Server};
+use crate::support::{Place, Server, many};
 
-const OUTAGES: usize = 2;
+/// In a test, and in a soak.
+const OUTAGES: (usize, usize) = (2, 10);
 const REFUSALS: usize = 100;
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -25,7 +26,8 @@ fn the_server_outlives_an_outage_of_postgres() {
         let before = last_message(&place).await;
         let follower = Follower::start(server.address).await;
         let load = Load::start(server.address, "outage");
-        for _ in 0..OUTAGES {
+        let outages = many(OUTAGES.0, OUTAGES.1);
+        for _ in 0..outages {
             load.accepts_more(100).await;
             let refused = load.refused();
             cluster.stop_immediately().await;
@@ -48,7 +50,7 @@ fn the_server_outlives_an_outage_of_postgres() {
         assert_kept(&place, &attempts).await;
         assert_dense(&place).await;
         follower.assert_told(&place, before).await;
-        println!("{} sends over {OUTAGES} outages, {repeated} repeated with their keys", attempts.len());
+        println!("{} sends over {outages} outages, {repeated} repeated with their keys", attempts.len());
         server.stop().await;
     });
 }

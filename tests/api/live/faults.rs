@@ -8,7 +8,6 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use posthaste::domain::housekeeping;
 use posthaste::http::Timeouts;
-use posthaste::ids::Rng;
 use posthaste::time::Clock;
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
@@ -18,105 +17,23 @@ use crate::both;
 use crate::support::callers::moment;
 use crate::support::people::get;
 use crate::support::place::Kind;
-use crate::support::watch::{Follower, Socket, Stream};
+use crate::support::watch::{Follower, Socket};
 use crate::support::{Options, Place, Server};
-
-/// How often a reader goes away and comes back, in each way to read.
-const RETURNS: usize = 340;
-
-fn random(rng: &Rng, below: u64) -> u64 {
-    u64::from_le_bytes(rng.bytes().unwrap()) % below
-}
 
 /// What a reader was told of messages: their ids, in the order of telling.
 #[derive(Default)]
-struct Told {
-    ids: Vec<i64>,
-    cursor: String,
+pub struct Told {
+    pub ids: Vec<i64>,
+    pub cursor: String,
 }
 
 impl Told {
-    fn note(&mut self, event: &Value) {
+    pub fn note(&mut self, event: &Value) {
         self.cursor = event["cursor"].as_str().unwrap().to_owned();
         if event["type"] == "message.created" {
             self.ids.push(event["data"]["id"].as_i64().unwrap());
         }
     }
-}
-
-both!(a_reader_that_comes_and_goes_gets_everything_once, async |place| {
-    let server = Server::start(place).await;
-    let cursor = now(&server, "duck").await;
-    let done = Arc::new(AtomicBool::new(false));
-    let writing = async {
-        let mut sent = Vec::new();
-        while !done.load(Ordering::Relaxed) {
-            let sending = (0..4).map(|_| server.send("bugs", "duck", "x"));
-            sent.extend(futures_util::future::join_all(sending).await.iter().map(|told| told["id"].as_i64().unwrap()));
-            // So that the readers are at the end now and then.
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        sent
-    };
-    let reading = async {
-        // The operating system's generator: a fault that it finds is in the log by its cursor.
-        let rng = Rng::Seeded(7.into());
-        let readers =
-            (by_socket(&server, &rng, &cursor), by_stream(&server, &rng, &cursor), by_poll(&server, &rng, &cursor));
-        let told = futures_util::future::join3(readers.0, readers.1, readers.2).await;
-        done.store(true, Ordering::Relaxed);
-        [told.0, told.1, told.2]
-    };
-    let (sent, readers) = tokio::join!(writing, reading);
-    for mut told in readers {
-        // What came after the last return.
-        loop {
-            let (events, _) = poll(&server, "duck", &told.cursor).await;
-            if events.is_empty() {
-                break;
-            }
-            events.iter().for_each(|event| told.note(event));
-        }
-        let distinct: BTreeSet<i64> = told.ids.iter().copied().collect();
-        assert_eq!(distinct.len(), told.ids.len(), "told twice");
-        assert_eq!(distinct, sent.iter().copied().collect(), "missed");
-        assert!(told.ids.is_sorted(), "out of order");
-    }
-    assert!(sent.len() > RETURNS, "{}", sent.len());
-});
-
-async fn by_socket(server: &Server, rng: &Rng, cursor: &str) -> Told {
-    let mut told = Told { cursor: cursor.to_owned(), ..Told::default() };
-    for _ in 0..RETURNS {
-        let mut socket = Socket::behind(server, "duck", &told.cursor).await;
-        for _ in 0..random(rng, 8) {
-            told.note(&socket.event().await);
-        }
-    }
-    told
-}
-
-async fn by_stream(server: &Server, rng: &Rng, cursor: &str) -> Told {
-    let mut told = Told { cursor: cursor.to_owned(), ..Told::default() };
-    for _ in 0..RETURNS {
-        let mut stream = Stream::open(server, "duck", Some(&told.cursor)).await;
-        assert_eq!(stream.next().await.unwrap().name, "hello");
-        for _ in 0..random(rng, 8) {
-            told.note(&stream.next().await.unwrap().data);
-        }
-    }
-    told
-}
-
-async fn by_poll(server: &Server, rng: &Rng, cursor: &str) -> Told {
-    let mut told = Told { cursor: cursor.to_owned(), ..Told::default() };
-    for _ in 0..RETURNS {
-        let wait_s = random(rng, 2);
-        let answer = get(server, "duck", &format!("/api/events?after={}&wait={wait_s}", told.cursor)).await.json();
-        answer["events"].as_array().unwrap().iter().for_each(|event| told.note(event));
-        told.cursor = answer["cursor"].as_str().unwrap().to_owned();
-    }
-    told
 }
 
 both!(a_cursor_is_good_until_its_events_are_forgotten, async |place| {

@@ -14,6 +14,8 @@ pub mod trace;
 pub mod watch;
 pub mod wire;
 
+use posthaste::ids::Rng;
+
 pub use place::Place;
 pub use server::{Answer, Options, Server, answer_of, raw};
 
@@ -35,6 +37,31 @@ macro_rules! both {
             }
         }
     };
+}
+
+/// Whether this is `make soak`: the same tests, with more of everything.
+pub fn is_soak() -> bool {
+    std::env::var_os("POSTHASTE_SOAK").is_some()
+}
+
+/// How many of something a test takes, and how many `make soak` does.
+pub fn many(usual: usize, in_soak: usize) -> usize {
+    if is_soak() { in_soak } else { usual }
+}
+
+/// What tests choose by: of one seed, which is printed, and which `POSTHASTE_SEED` gives again.
+pub fn seeded() -> (u64, Rng) {
+    let seed = match std::env::var("POSTHASTE_SEED") {
+        Ok(seed) => seed.parse().expect("POSTHASTE_SEED is a number"),
+        Err(_) => u64::from(u32::from_le_bytes(Rng::System.bytes().unwrap())),
+    };
+    println!("POSTHASTE_SEED={seed}");
+    (seed, Rng::Seeded(seed.into()))
+}
+
+/// A number below another one.
+pub fn random(rng: &Rng, below: u64) -> u64 {
+    u64::from_le_bytes(rng.bytes().unwrap()) % below
 }
 
 /// Gives the test a place for its data, and removes it afterwards.

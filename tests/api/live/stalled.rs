@@ -1,0 +1,200 @@
+//! Readers that take nothing of what they are told: they are closed, and cost neither memory nor others their time.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use posthaste::http::Timeouts;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::both;
+use crate::support::process::Process;
+use crate::support::wire::{Wire, send_request};
+use crate::support::{Options, Place, Server, is_soak, many};
+
+const STREAM: &str = "GET /api/events/stream HTTP/1.1\r\nhost: 127.0.0.1\r\nx-act-as: duck\r\n\r\n";
+const SOCKET: &str = "GET /api/ws HTTP/1.1\r\nhost: 127.0.0.1\r\nx-act-as: duck\r\nconnection: upgrade\r\n\
+                      upgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+const PAGE: &str = "GET /api/messages/duck?limit=200&order=desc HTTP/1.1\r\nhost: 127.0.0.1\r\nx-act-as: duck\r\n\r\n";
+
+const STALL: Duration = Duration::from_millis(700);
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A connection whose system takes little that is not read.
+async fn connect(address: SocketAddr, request: &str) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(8 * 1_024).unwrap();
+    let mut stream = socket.connect(address).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    stream
+}
+
+/// One that listens, and was told so.
+async fn listen(address: SocketAddr, request: &str) -> TcpStream {
+    let mut stream = connect(address, request).await;
+    let (mut bytes, mut chunk) = (Vec::new(), [0; 1_024]);
+    while !bytes.windows(5).any(|window| window == b"hello") {
+        let count = tokio::time::timeout(PATIENCE, stream.read(&mut chunk)).await.unwrap().unwrap();
+        assert!(count > 0, "{}", String::from_utf8_lossy(&bytes));
+        bytes.extend_from_slice(&chunk[..count]);
+    }
+    stream
+}
+
+async fn fill(server: &Server, body: &str) {
+    for _ in 0..50 {
+        futures_util::future::join_all((0..16).map(|_| server.send("bugs", "duck", body))).await;
+    }
+}
+
+/// What is left to read of a connection; it ends.
+async fn rest(stream: &mut TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    // An end that was forced is one too.
+    drop(tokio::time::timeout(PATIENCE, stream.read_to_end(&mut bytes)).await.expect("it is not closed"));
+    bytes
+}
+
+both!(who_takes_nothing_is_closed, async |place| {
+    let timeouts = Timeouts { stall: STALL, ..Timeouts::default() };
+    let server = Server::start_with(place, Options { timeouts, ..Options::default() }).await;
+    let body = "x".repeat(7_900);
+    let mut stream = listen(server.address, STREAM).await;
+    let mut socket = listen(server.address, SOCKET).await;
+    // It takes something now and then, and stays.
+    let mut slow = listen(server.address, STREAM).await;
+    let done = AtomicBool::new(false);
+    let taking = async {
+        let mut chunk = vec![0; 64 * 1_024];
+        while !done.load(Ordering::Relaxed) {
+            assert!(slow.read(&mut chunk).await.unwrap() > 0, "a slow reader was closed");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let filling = async {
+        fill(&server, &body).await;
+        tokio::time::sleep(STALL * 2).await;
+        done.store(true, Ordering::Relaxed);
+    };
+    tokio::join!(taking, filling);
+    // Answers that are not events, too.
+    let mut pages = connect(server.address, &PAGE.repeat(20)).await;
+    tokio::time::sleep(STALL * 3).await;
+    assert!(rest(&mut stream).await.len() < 800 * body.len());
+    rest(&mut socket).await;
+    assert!(rest(&mut pages).await.len() < 20 * 200 * body.len());
+    drop(slow);
+    let deadline = Instant::now() + PATIENCE;
+    while server.app.metrics.subscriptions.get() > 0 {
+        assert!(Instant::now() < deadline, "somebody still listens");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+});
+
+/// What is measured of one load.
+struct Measured {
+    latencies: Vec<Duration>,
+}
+
+impl Measured {
+    fn p99(&mut self) -> Duration {
+        self.latencies.sort_unstable();
+        self.latencies[self.latencies.len() * 99 / 100]
+    }
+}
+
+/// Sends `count` messages over some connections, each with the moment in it, and takes them from a socket.
+async fn load(address: SocketAddr, count: usize) -> Measured {
+    let (mut reader, _) = tokio_tungstenite::connect_async(format!("ws://{address}/api/ws")).await.unwrap();
+    reader.next().await.unwrap().unwrap();
+    let (started, next) = (Instant::now(), AtomicUsize::new(0));
+    let sending = (0..16).map(async |_| {
+        let mut wire = Wire::connect(address).await.unwrap();
+        while next.fetch_add(1, Ordering::Relaxed) < count {
+            let body = format!("{} {}", started.elapsed().as_micros(), "x".repeat(400));
+            let answer = wire.exchange(&send_request("bugs", "duck", &body, None)).await.unwrap();
+            assert_eq!(answer.status, 201);
+        }
+    });
+    let reading = async {
+        let mut latencies = Vec::with_capacity(count);
+        while latencies.len() < count {
+            let message = tokio::time::timeout(PATIENCE, reader.next()).await.unwrap().unwrap().unwrap();
+            let Message::Text(text) = message else { continue };
+            let frame: Value = serde_json::from_str(text.as_str()).unwrap();
+            if frame["event"]["type"] != "message.created" {
+                continue;
+            }
+            let body = frame["event"]["data"]["body"].as_str().unwrap();
+            let sent = Duration::from_micros(body.split_once(' ').unwrap().0.parse().unwrap());
+            latencies.push(started.elapsed() - sent);
+        }
+        latencies
+    };
+    let (_, latencies) = tokio::join!(futures_util::future::join_all(sending), reading);
+    Measured { latencies }
+}
+
+/// Memory of a process that is its own, in bytes.
+fn own_memory(id: u32) -> i64 {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<i64>().unwrap() * 1_024
+}
+
+const MAX_GROWTH_BYTES: i64 = 64 * 1_024 * 1_024;
+
+#[cfg(target_os = "linux")]
+both!(readers_that_take_nothing_cost_little, async |place: &Place| {
+    let (readers, events, compared) = (many(40, 200), many(2_000, 50_000), many(500, 3_000));
+    let server = Process::start(place).await;
+    let (address, id) = (server.address, server.id().unwrap());
+    // What a server needs for a load at all.
+    load(address, compared).await;
+    let mut without = load(address, compared).await;
+    let before = own_memory(id);
+    let stalled: Vec<_> = (0..readers)
+        .map(|number| {
+            let request = if number % 2 == 0 { STREAM } else { SOCKET };
+            tokio::spawn(async move {
+                // Who was closed comes back, and does no better.
+                loop {
+                    let _open = listen(address, request).await;
+                    tokio::time::sleep(Duration::from_secs(5)).await;
+                }
+            })
+        })
+        .collect();
+    let most = Arc::new(AtomicI64::new(0));
+    let watched = Arc::clone(&most);
+    let watching = tokio::spawn(async move {
+        loop {
+            watched.fetch_max(own_memory(id), Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    let mut with = load(address, events).await;
+    let growth = most.load(Ordering::Relaxed) - before;
+    watching.abort();
+    for reader in stalled {
+        reader.abort();
+    }
+    // As it was, before and after: a machine has other things to do at times.
+    without.latencies.extend(load(address, compared).await.latencies);
+    let (with, without) = (with.p99(), without.p99());
+    println!(
+        "{readers} stalled readers, {events} events: memory grew by {:.1} MiB; p99 of an event {with:?}, without them {without:?}",
+        growth as f64 / 1_048_576.0
+    );
+    assert!(growth <= MAX_GROWTH_BYTES, "{growth}");
+    if is_soak() {
+        // 1.5 is what is wanted; the rest is the machine's.
+        assert!(with <= without.mul_f64(2.0), "{with:?} {without:?}");
+    }
+    server.terminate().await;
+});
