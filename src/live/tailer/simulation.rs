@@ -142,7 +142,11 @@ struct World<'a> {
 impl<'a> World<'a> {
     fn new(apps: &'a [Arc<App>; 2], seed: u64) -> Self {
         let servers = std::array::from_fn(|index| Server {
-            live: Live::new(Arc::clone(&apps[index]), |_, cursor| Ok(cursor.as_bytes().to_vec())),
+            live: Live::new(
+                Arc::clone(&apps[index]),
+                |_, cursor| Ok(cursor.as_bytes().to_vec()),
+                |_| Ok(String::new()),
+            ),
             tailer: Some(Tailer::Idle(Tail::default())),
             handed_out: None,
         });
