@@ -32,6 +32,7 @@ const LINGER_BUFFER_BYTES: usize = 8 * 1_024;
 #[derive(Clone, Debug, Default)]
 pub struct BodyWatch {
     unread: Arc<AtomicBool>,
+    upgraded: Arc<AtomicBool>,
 }
 
 impl BodyWatch {
@@ -39,6 +40,11 @@ impl BodyWatch {
     /// request into one that nobody reads.
     pub fn is_unread(&self) -> bool {
         self.unread.load(Ordering::Relaxed)
+    }
+
+    /// The connection speaks another protocol from here on: HTTP has nothing to say any more.
+    pub fn upgrade(&self) {
+        self.upgraded.store(true, Ordering::Relaxed);
     }
 
     /// The body of the next request, watched.
@@ -229,7 +235,7 @@ impl AsyncWrite for Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        if self.unanswered {
+        if self.unanswered && !self.watch.upgraded.load(Ordering::Relaxed) {
             let answer = canned(408, "Request Timeout", "request_timeout", "the request took too long to arrive");
             // The peer may be gone: then nobody is left to be told.
             drop(self.stream.try_write(&answer));

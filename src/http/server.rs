@@ -190,6 +190,9 @@ impl Acceptor {
         let place = Place(Arc::new(place));
         let kept = place.clone();
         let service = service.map_response(move |mut response: Response| {
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                unread.upgrade();
+            }
             if unread.is_unread() {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }

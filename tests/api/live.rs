@@ -7,8 +7,12 @@ mod transactions;
 
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::both;
 use crate::support::Server;
@@ -321,4 +325,31 @@ both!(a_frame_has_a_limit_and_the_server_says_when_it_stops, async |place| {
         assert!(stream.next().await.is_none());
     };
     tokio::join!(stopping, reading);
+});
+
+// RFC 6455, 5.5.1.
+both!(a_socket_that_says_goodbye_is_answered, async |place| {
+    let server = Server::start(place).await;
+    for unanswered in [false, true] {
+        let mut socket = Socket::of(&server, "duck").await;
+        if unanswered {
+            socket.say(json!({"type": "presence", "state": "away"})).await;
+        }
+        let frame = CloseFrame { code: CloseCode::Normal, reason: "done".into() };
+        socket.stream.close(Some(frame)).await.unwrap();
+        let mut answered = false;
+        loop {
+            match socket.stream.next().await {
+                Some(Ok(Message::Close(Some(frame)))) => {
+                    assert_eq!(frame.code, CloseCode::Normal);
+                    answered = true;
+                }
+                Some(Ok(message)) => assert!(message.is_text(), "{message:?}"),
+                // After both have said it, the connection ends.
+                None => break,
+                Some(Err(error)) => panic!("{error}"),
+            }
+        }
+        assert!(answered);
+    }
 });

@@ -172,16 +172,21 @@ impl Conversation {
         let metrics = std::sync::Arc::clone(&self.state.app.metrics);
         metrics.sockets.inc();
         let end = self.talk(reset).await;
-        if let End::Told((code, reason)) = end {
-            let close = async {
-                let frame = CloseFrame { code, reason: reason.into() };
-                if self.socket.send(Message::Close(Some(frame))).await.is_ok() {
-                    while let Some(Ok(_)) = self.socket.recv().await {}
+        let close = async {
+            let told = match end {
+                End::Told((code, reason)) => {
+                    let frame = CloseFrame { code, reason: reason.into() };
+                    self.socket.send(Message::Close(Some(frame))).await.is_ok()
                 }
+                End::Over => true,
             };
-            // Who does not answer is cut off.
-            drop(tokio::time::timeout(CLOSE_TIMEOUT, close).await);
-        }
+            // RFC 6455, 5.5.1: a Close frame is answered. Ours is sent, and theirs answered, by reading on.
+            if told {
+                while let Some(Ok(_)) = self.socket.recv().await {}
+            }
+        };
+        // Who does not answer is cut off.
+        drop(tokio::time::timeout(CLOSE_TIMEOUT, close).await);
         metrics.sockets.dec();
     }
 
