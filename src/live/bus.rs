@@ -3,6 +3,9 @@
 //! It carries two things: that there is something new in the log, and whispers, which are not logged. Both are hints. With a
 //! bus that is dead the log is looked at every [`POLL_INTERVAL`](super::POLL_INTERVAL), and whispers stay on their server.
 //!
+//! What is said is signed with a key of the data: whoever else can speak there (every role of a database may NOTIFY) is not
+//! believed.
+//!
 //! Invariants:
 //! - Nobody echoes: a server tells of the log only after a commit of its own that found the log moved, and passes on nothing
 //!   that it heard. What it said itself it does not hear.
@@ -14,7 +17,11 @@ mod postgres;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::hmac;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use tokio::sync::broadcast::error::RecvError;
 
 use super::{Live, Whisper};
@@ -82,6 +89,7 @@ impl Mouth<'_> {
 /// A server's end of the bus.
 pub struct Bus {
     line: Option<Line>,
+    key: hmac::Key,
     /// This server among the others.
     server: String,
 }
@@ -103,7 +111,9 @@ impl Bus {
             }
             BusSettings::Nats { url } => Some(Line::Nats(nats::Settings::new(app, url)?)),
         };
-        Ok(Self { line, server: hex(&app.rng.bytes::<8>().map_err(Error::internal)?) })
+        let key = Sha256::new().chain_update(b"posthaste bus signature ").chain_update(app.name_key).finalize();
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &key);
+        Ok(Self { line, key, server: hex(&app.rng.bytes::<8>().map_err(Error::internal)?) })
     }
 
     /// Tells and listens for as long as the server runs.
@@ -161,7 +171,7 @@ impl Bus {
     async fn say(&self, whisper: Option<Whisper>, mouth: &Mouth<'_>) {
         let text = serde_json::to_string(&Message { server: &self.server, whisper }).map_err(Error::internal);
         let outcome = match text {
-            Ok(text) => mouth.tell(text).await,
+            Ok(text) => mouth.tell(format!("{} {text}", STANDARD.encode(hmac::sign(&self.key, text.as_bytes())))).await,
             Err(error) => Err(error),
         };
         if let Err(error) = outcome {
@@ -171,7 +181,11 @@ impl Bus {
 
     /// Something was said on the bus, by this server or another one.
     fn hear(&self, live: &Live, text: &[u8]) {
-        let message: Message<'_> = match serde_json::from_slice(text) {
+        let Some(text) = self.signed(text) else {
+            tracing::debug!("what came over the bus is not of a server on the same data");
+            return;
+        };
+        let message: Message<'_> = match serde_json::from_str(text) {
             Ok(message) => message,
             Err(error) => {
                 tracing::debug!(%error, "what came over the bus cannot be read");
@@ -185,5 +199,12 @@ impl Bus {
             None => live.look(),
             Some(whisper) => live.hear(&whisper),
         }
+    }
+
+    /// What is behind a signature that is right.
+    fn signed<'a>(&self, text: &'a [u8]) -> Option<&'a str> {
+        let (signature, text) = std::str::from_utf8(text).ok()?.split_once(' ')?;
+        hmac::verify(&self.key, text.as_bytes(), &STANDARD.decode(signature).ok()?).ok()?;
+        Some(text)
     }
 }

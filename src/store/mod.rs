@@ -10,6 +10,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
@@ -229,6 +230,14 @@ impl Db {
         match self {
             Self::Sqlite(_) => Err(Error::internal("SQLite's connections stay on their threads")),
             Self::Postgres(database) => Ok(Conn::Postgres(database.connection().await?)),
+        }
+    }
+
+    /// One statement of PostgreSQL, outside any transaction of ours. The connection of one that takes longer is given up.
+    pub(crate) async fn alone(&self, sql: &'static str, parameters: &[Value<'_>], limit: Duration) -> Result<()> {
+        match self {
+            Self::Sqlite(_) => Err(Error::internal("SQLite's connections stay on their threads")),
+            Self::Postgres(database) => database.alone(sql, parameters, limit).await,
         }
     }
 

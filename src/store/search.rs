@@ -8,6 +8,8 @@
 //! its conversation. Tombstones and system messages have none. Whose entries are looked at is said by marks inside the query
 //! of the index: hits of others are never read.
 
+use std::time::Duration;
+
 use super::messages::{self, Kind, Message, NewRow, Range};
 use super::{Conn, Db, Row, Value};
 use crate::error::Result;
@@ -25,6 +27,8 @@ const WINDOW_BITS: [(char, u32); 2] = [('v', 13), ('w', 17)];
 const WINDOWS: [usize; 2] = [2, 8];
 /// Pages of FTS5 that are written in one step of a rewrite.
 const MERGE_PAGES: i64 = 200;
+/// How long entries may take to be sorted in.
+const SORTING_TIMEOUT: Duration = Duration::from_secs(60);
 /// How many clocks of one database may differ.
 const CLOCK_SLACK_MICROS: i64 = 3_600_000_000;
 
@@ -164,8 +168,7 @@ pub async fn sort_in(db: &Db) -> Result<()> {
     if let Db::Sqlite(_) = db {
         return Ok(());
     }
-    let sql = "SELECT gin_clean_pending_list('messaging.search_entries_terms')";
-    db.connection().await?.rows(sql, &[], |_| Ok(())).await.map(drop)
+    db.alone("SELECT gin_clean_pending_list('messaging.search_entries_terms')", &[], SORTING_TIMEOUT).await
 }
 
 async fn insert_sqlite(conn: &mut Conn, message: &Message) -> Result<()> {

@@ -219,6 +219,22 @@ on_postgres!(a_place_to_listen_that_answers_nothing_stops_nothing, async |place|
     assert!(took < BY_LOOKING, "{took:?}");
 });
 
+on_postgres!(what_others_say_on_the_bus_is_not_believed, async |place| {
+    let (one, other) = two(place, &by_postgres(place)).await;
+    let mut socket = Socket::of(&other, "duck").await;
+    until_the_bus_tells(&one, &mut socket, "connecting").await;
+    let (client, connection) = tokio_postgres::connect(&place.postgres_url(), tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let everyone: Vec<i64> = (1..=50).collect();
+    let forged =
+        json!({"server": "x", "whisper": {"to": everyone, "event": "{\"type\": \"test.forged\"}"}}).to_string();
+    for text in [forged.clone(), format!("AAAA {forged}"), format!(" {forged}"), String::new(), "x".into()] {
+        client.execute("SELECT pg_notify('posthaste', $1)", &[&text]).await.unwrap();
+    }
+    assert!(socket.is_quiet().await);
+    whispers_pass(&one, &other, place).await;
+});
+
 on_postgres!(servers_do_not_echo_each_other, async |place| {
     let (one, other) = two(place, &by_postgres(place)).await;
     let mut socket = Socket::of(&other, "duck").await;

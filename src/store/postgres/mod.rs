@@ -195,6 +195,18 @@ impl Database {
         Ok(Conn { client, begin_wanted: false, committed: false })
     }
 
+    pub(in crate::store) async fn alone(&self, sql: &str, parameters: &[Value<'_>], limit: Duration) -> Result<()> {
+        let work = async {
+            let mut connection = self.connection().await?;
+            // Cut off in its middle, the connection must not go back to the pool with an answer still to come.
+            connection.client.in_transaction = true;
+            connection.query(sql, parameters).await?;
+            connection.client.in_transaction = false;
+            Ok(())
+        };
+        tokio::time::timeout(limit, work).await.map_err(|_| Error::unavailable("a statement took too long"))?
+    }
+
     /// Ends the connections that nobody uses, and the others after their use.
     pub fn close(&self) {
         self.pool.close();

@@ -36,20 +36,10 @@ pub async fn tell(db: &Db, text: &str) -> Result<()> {
     if text.len() > MAX_BYTES {
         return Err(Error::internal("too long for NOTIFY"));
     }
-    let telling = async {
-        let mut connection = db.connection().await?;
-        // The commit of a NOTIFY is flushed like any other, while a lock is held that every NOTIFY of the cluster takes. A
-        // hint need not outlive a crash. The setting ends with this statement.
-        connection
-            .rows(
-                "SELECT set_config('synchronous_commit', 'off', true), pg_notify('posthaste', $1)",
-                &[Value::Text(text)],
-                |_| Ok(()),
-            )
-            .await
-            .map(drop)
-    };
-    tokio::time::timeout(TELL_TIMEOUT, telling).await.map_err(|_| Error::unavailable("NOTIFY took too long"))?
+    // The commit of a NOTIFY is flushed like any other, while a lock is held that every NOTIFY of the cluster takes. A hint
+    // need not outlive a crash. The setting ends with this statement.
+    let sql = "SELECT set_config('synchronous_commit', 'off', true), pg_notify('posthaste', $1)";
+    db.alone(sql, &[Value::Text(text)], TELL_TIMEOUT).await
 }
 
 /// A connection that listens. It ends when it is dropped.
