@@ -49,23 +49,38 @@ pub async fn seen(app: &App, principal: &Principal, user_name: &str) -> Result<S
         .read((key, caller, app.clock.now()), |conn, (key, caller, now)| {
             Box::pin(async move {
                 let user = store::users::account_by_key(conn, key).await?.ok_or_else(not_found)?.name.id;
-                if may_see(conn, *caller, user).await? { of_person(conn, user, *now).await } else { Ok(NEVER) }
+                if !may_see(conn, *caller, user).await? {
+                    return Ok(NEVER);
+                }
+                match blocked_since(conn, *caller, user).await? {
+                    None => of_person(conn, user, *now).await,
+                    // As if they had gone when the block began: what was seen before does not vanish, which would tell.
+                    Some(since) => {
+                        let last_seen_at = rows::last_seen_at(conn, user).await?.map(|at| at.min(since));
+                        Ok(Seen { state: State::Offline, last_seen_at })
+                    }
+                }
             })
         })
         .await
 }
 
-/// Whether a caller may see somebody.
+/// Whether a caller may see somebody, blocks aside.
 async fn may_see(conn: &mut Conn, caller: Option<UserId>, user: UserId) -> Result<bool> {
     let Some(caller) = caller.filter(|caller| *caller != user) else { return Ok(true) };
-    let between = store::friends::between(conn, &[(caller, user), (user, caller)]).await?;
-    if !between.blocked.is_empty() {
-        return Ok(false);
-    }
+    let between = store::friends::between(conn, &[(caller, user)]).await?;
     Ok(!between.friends.is_empty() || rows::share_conversation(conn, caller, user, MEMBER_LIMIT).await?)
 }
 
+async fn blocked_since(conn: &mut Conn, caller: Option<UserId>, user: UserId) -> Result<Option<Timestamp>> {
+    match caller {
+        Some(caller) if caller != user => store::friends::blocked_since(conn, caller, user).await,
+        _ => Ok(None),
+    }
+}
+
 async fn of_person(conn: &mut Conn, user: UserId, now: Timestamp) -> Result<Seen> {
+    let now = rows::clock(conn, now).await?;
     let there = rows::of_people(conn, &[user.0]).await?;
     let times = there.iter().map(|one| one.seen_at);
     let last_seen_at = times.chain(rows::last_seen_at(conn, user).await?).max();
@@ -136,12 +151,13 @@ pub async fn write(app: &App, batch: Batch) -> Result<Option<Vec<Changed>>> {
     app.db
         .write((batch, app.clock.now()), |conn, (batch, now)| {
             Box::pin(async move {
+                let now = rows::clock(conn, *now).await?;
                 if batch.first {
-                    rows::insert_server(conn, &batch.server, *now).await?;
-                } else if !rows::refresh_server(conn, &batch.server, *now).await? {
+                    rows::insert_server(conn, &batch.server, now).await?;
+                } else if !rows::refresh_server(conn, &batch.server, now).await? {
                     return Ok(None);
                 }
-                settle(conn, &batch.server, &batch.changes, *now).await.map(Some)
+                settle(conn, &batch.server, &batch.changes, now).await.map(Some)
             })
         })
         .await
@@ -187,7 +203,10 @@ async fn settle(conn: &mut Conn, server: &str, changes: &[Change], now: Timestam
 pub async fn refresh(app: &App, server: &str) -> Result<bool> {
     app.db
         .write((server.to_owned(), app.clock.now()), |conn, (server, now)| {
-            Box::pin(rows::refresh_server(conn, server, *now))
+            Box::pin(async move {
+                let now = rows::clock(conn, *now).await?;
+                rows::refresh_server(conn, server, now).await
+            })
         })
         .await
 }
@@ -199,7 +218,10 @@ pub async fn refresh(app: &App, server: &str) -> Result<bool> {
 pub async fn stop(app: &App, server: &str) -> Result<()> {
     app.db
         .write((server.to_owned(), app.clock.now()), |conn, (server, now)| {
-            Box::pin(rows::stop_server(conn, server, *now))
+            Box::pin(async move {
+                let now = rows::clock(conn, *now).await?;
+                rows::stop_server(conn, server, now).await
+            })
         })
         .await
 }
@@ -210,8 +232,12 @@ pub async fn stop(app: &App, server: &str) -> Result<()> {
 /// # Errors
 /// Of the database.
 pub async fn sweep(app: &App, own: &str) -> Result<Option<Vec<Changed>>> {
-    let now = app.clock.now();
-    let servers = app.db.read((), |conn, ()| Box::pin(rows::servers(conn))).await?;
+    let (servers, now) = app
+        .db
+        .read(app.clock.now(), |conn, now| {
+            Box::pin(async move { Ok((rows::servers(conn).await?, rows::clock(conn, *now).await?)) })
+        })
+        .await?;
     let is_over = |server: &rows::Server| {
         let stopped_long_ago = server.stopped && server.seen_at <= now.plus_micros(-ABSENCE_MICROS);
         server.server != own && (stopped_long_ago || !counts(server.seen_at, now))

@@ -31,7 +31,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 const BATCHES_WAITING: usize = 64;
 /// People whose audiences are read at once.
 const AUDIENCES_AT_ONCE: usize = 50;
-/// How long a whisper waits at most for others before it.
+/// How long what is told at once waits at most for what waits for the bus before it.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Writes that somebody changed, as an event in JSON.
@@ -213,10 +213,8 @@ impl Server {
                 }
                 Ok(None) => self.renew(live)?,
                 Err(error) => {
-                    // It may be written down after all: then others give it up in time.
-                    if !self.known {
-                        self.renew(live)?;
-                    }
+                    // It may be written down after all: then others give the name up in time, and what stands under it.
+                    self.renew(live)?;
                     return Err(error);
                 }
             }
@@ -309,9 +307,8 @@ impl Live {
                 match presence::audiences(&self.app, people).await {
                     Ok(audiences) => {
                         let audiences: HashMap<UserId, Vec<i64>> = audiences.into_iter().collect();
-                        for one in some {
-                            self.tell_of(one, audiences.get(&one.user).cloned().unwrap_or_default()).await;
-                        }
+                        let whispers = some.iter().filter_map(|one| self.whisper_of(one, &audiences)).collect();
+                        self.tell_all(whispers).await;
                     }
                     Err(error) => tracing::debug!(%error, "who came and went is not told"),
                 }
@@ -319,18 +316,30 @@ impl Live {
         }
     }
 
-    async fn tell_of(&self, changed: &Changed, to: Vec<i64>) {
-        if to.is_empty() {
-            return;
-        }
-        // Thousands who come at once must not push out what else waits for the bus.
-        let since = Instant::now();
-        while self.whispers.len() > WHISPERS_WAITING / 2 && since.elapsed() < PATIENCE {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+    fn whisper_of(&self, changed: &Changed, audiences: &HashMap<UserId, Vec<i64>>) -> Option<Whisper> {
+        let to = audiences.get(&changed.user).filter(|to| !to.is_empty())?.clone();
         match (self.render_presence)(changed) {
-            Ok(event) => self.whisper(Whisper { to, event }),
-            Err(error) => tracing::warn!(%error, "who came and went cannot be told"),
+            Ok(event) => Some(Whisper { to, event }),
+            Err(error) => {
+                tracing::warn!(%error, "who came and went cannot be told");
+                None
+            }
+        }
+    }
+
+    /// Tells here at once, and on other servers as the bus takes it: thousands who come at once must not push out what else
+    /// waits for it, and a bus that is slow must not make anybody here wait.
+    async fn tell_all(&self, whispers: Vec<Whisper>) {
+        for whisper in &whispers {
+            self.hear(whisper);
+        }
+        let since = Instant::now();
+        for whisper in whispers {
+            while self.whispers.len() > WHISPERS_WAITING / 2 && since.elapsed() < PATIENCE {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            // Nobody listens where there is one server.
+            let _ = self.whispers.send(whisper);
         }
     }
 }

@@ -128,6 +128,22 @@ pub async fn blocks(conn: &mut Conn, user: UserId, other: UserId) -> Result<bool
     Ok(found.is_some())
 }
 
+/// Since when one of two blocks the other.
+pub async fn blocked_since(conn: &mut Conn, one: UserId, other: UserId) -> Result<Option<Timestamp>> {
+    let mut since = None;
+    for (user, blocked) in [(one, other), (other, one)] {
+        let at = conn
+            .first(
+                "SELECT at FROM messaging.blocks WHERE user_id = $1 AND blocked_id = $2",
+                &[Value::I64(user.0), Value::I64(blocked.0)],
+                |row| row.time(0),
+            )
+            .await?;
+        since = [since, at].into_iter().flatten().min();
+    }
+    Ok(since)
+}
+
 /// Blocks somebody; whether they were not blocked before.
 pub async fn block(conn: &mut Conn, user: UserId, other: UserId, now: Timestamp) -> Result<bool> {
     let count = conn

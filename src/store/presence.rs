@@ -76,6 +76,15 @@ pub struct LastSeen {
     pub at: Timestamp,
 }
 
+/// The time by which servers are judged: PostgreSQL's own, for those on it may have clocks that differ. `ours` on SQLite, whose
+/// servers share a machine.
+pub async fn clock(conn: &mut Conn, ours: Timestamp) -> Result<Timestamp> {
+    match conn {
+        Conn::Sqlite(_) => Ok(ours),
+        Conn::Postgres(_) => conn.one("SELECT clock_timestamp()", &[], |row| row.time(0)).await,
+    }
+}
+
 /// A new server.
 pub async fn insert_server(conn: &mut Conn, server: &str, now: Timestamp) -> Result<()> {
     conn.execute(

@@ -192,8 +192,15 @@ both!(who_may_not_see_it_gets_the_answer_for_somebody_never_there, async |place|
     let room = group(&server, "bugs", &["duck", "porky"], "all").await;
     assert_eq!(of(&server, "porky", "bugs").await["state"], "online");
     for (one, other) in [("bugs", "duck"), ("duck", "bugs")] {
+        let seen = of(&server, "duck", "bugs").await["last_seen_at"].clone();
         put(&server, one, &format!("/api/blocks/{other}")).await;
-        hidden("duck").await;
+        // What was seen before does not vanish: it is as if they had gone, and did not come back.
+        let gone = of(&server, "duck", "bugs").await;
+        assert_eq!(gone["state"], "offline");
+        assert!(seen.is_string() && gone["last_seen_at"].is_string(), "{seen} {gone}");
+        let _another = Socket::of(&server, "bugs").await;
+        tokio::time::sleep(std::time::Duration::from_millis(600)).await;
+        assert_eq!(of(&server, "duck", "bugs").await, gone);
         delete(&server, one, &format!("/api/blocks/{other}")).await;
         assert_eq!(of(&server, "duck", "bugs").await["state"], "online", "they share a group");
     }
