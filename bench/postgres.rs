@@ -35,7 +35,7 @@ pub const SCRATCH_TABLES: &str = "
     INSERT INTO bench_pages
         SELECT user_id, array_agg(conversation_id), array_agg(from_seq) FROM (
             SELECT users.id AS user_id, conversation_id, min(seq) AS from_seq
-            FROM messaging.users CROSS JOIN LATERAL (
+            FROM generate_series(1, 1000) AS users (id) CROSS JOIN LATERAL (
                 SELECT conversation_id, seq FROM messaging.members JOIN messaging.messages USING (conversation_id)
                 WHERE members.user_id = users.id ORDER BY timestamp_sent DESC, messages.id DESC LIMIT 50) AS page
             GROUP BY users.id, conversation_id) AS beginnings
