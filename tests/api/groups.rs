@@ -1,12 +1,15 @@
 //! `/api/conversations`: groups and direct conversations, members, invites.
 
+use std::time::Duration;
+
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::both;
 use crate::support::people::{call, delete, get, patch, post};
+use crate::support::place::Kind;
 use crate::support::server::Answer;
-use crate::support::{Options, Server, answer_of};
+use crate::support::{Options, Server, answer_of, run};
 
 async fn put(server: &Server, person: &str, target: &str, body: Value) -> Answer {
     call(server, person, Method::PUT, target, Some(body)).await
@@ -514,3 +517,44 @@ both!(sixteen_writers_in_one_group_leave_no_gap, async |place| {
     let seqs = place.numbers("SELECT count(*), max(seq) FROM messaging.messages WHERE recipient_id IS NULL").await;
     assert_eq!(seqs[0], [321, 321]);
 });
+
+/// Of a group's members a send reads its sender. SQLite counts no reads; the bench compares sends into 10 and 10,000 there.
+#[test]
+fn a_send_into_a_large_group_does_not_read_its_members() {
+    const MEMBERS: i64 = 3_000;
+    run(Kind::Postgres, async |place| {
+        let server = Server::start(place).await;
+        let room = group(&server, "bugs", &["duck"], json!({})).await;
+        place
+            .sql(&format!(
+                "INSERT INTO messaging.members (conversation_id, user_id, joined_at)
+                 SELECT {}, 100000 + number, now() FROM generate_series(1, {MEMBERS}) AS number",
+                room.rsplit('/').next().unwrap()
+            ))
+            .await;
+        // Most conversations are small, and that is what a plan is made for.
+        place
+            .sql(
+                "INSERT INTO messaging.conversations (id, kind, created_at, created_by, last_seq, last_sent_at, last_message_id)
+                 SELECT 100000 + number, 'direct', now(), 1, 1, now(), number FROM generate_series(1, 10000) AS number;
+                 INSERT INTO messaging.members (conversation_id, user_id, joined_at)
+                 SELECT 100000 + number, 200000 + number % 1000 + other, now()
+                   FROM generate_series(1, 10000) AS number, generate_series(1, 2) AS other;
+                 ANALYZE messaging.conversations",
+            )
+            .await;
+        place.sql("ANALYZE messaging.members").await;
+        let read = "SELECT coalesce(sum(idx_tup_read), 0)::bigint FROM pg_stat_user_indexes WHERE relname = 'members'";
+        // What a connection has read it tells once a second.
+        let sends = async || {
+            for _ in 0..50 {
+                assert_eq!(say(&server, "bugs", &room, "hello").await.status, 201);
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            place.numbers(read).await[0][0]
+        };
+        let before = sends().await;
+        let after = sends().await;
+        assert!((1..MEMBERS).contains(&(after - before)), "{before} {after}");
+    });
+}
