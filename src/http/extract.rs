@@ -232,6 +232,10 @@ impl<T: DeserializeOwned> FromRequest<HttpState> for JsonOrPayload<T> {
         if payloads.next().is_some() {
             return Err(wrong("duplicate", "may be given once").into());
         }
+        // The form itself is well-formed: what is wrong is a field of it.
+        if serde_json::from_str::<serde::de::IgnoredAny>(&payload).is_err() {
+            return Err(wrong("malformed_json", "must be JSON: an object with a text").into());
+        }
         Ok(Self { value: parse_json(payload.as_bytes())?, bytes })
     }
 }
