@@ -168,28 +168,31 @@ fn a_slow_transaction_of_somebody_else_hides_nothing() {
         let foreign = place.postgres().await;
         let looking_on = place.postgres().await;
         looking_on.batch_execute("BEGIN; SELECT count(*) FROM messaging.events").await.unwrap();
-        let done = Arc::new(AtomicBool::new(false));
+        let (sent, done) = (AtomicI64::new(0), AtomicBool::new(false));
         let slow = async {
-            for _ in 0..12 {
+            let mut transactions = 0;
+            // How many sends get in between depends on the machine.
+            while transactions < 12 || (sent.load(Ordering::Relaxed) < 24 && transactions < 200) {
                 let took = "BEGIN; UPDATE messaging.event_log SET last_position = last_position + 1;
                             SELECT pg_sleep(0.05);
                             INSERT INTO messaging.events (position, type, actor_id, subject_id, at)
                             SELECT last_position, 'user.updated', 1, 1, now() FROM messaging.event_log;
                             SELECT pg_sleep(0.1); COMMIT";
                 foreign.batch_execute(took).await.unwrap();
+                transactions += 1;
             }
             done.store(true, Ordering::Relaxed);
         };
         let writing = async {
-            let mut count = 0;
             while !done.load(Ordering::Relaxed) {
                 futures_util::future::join_all((0..4).map(|_| server.send("bugs", "duck", "x"))).await;
-                count += 4;
+                sent.fetch_add(4, Ordering::Relaxed);
             }
-            count
         };
-        let ((), count) = tokio::join!(slow, writing);
-        assert!(count > 20, "{count}");
+        tokio::join!(slow, writing);
+        assert!(sent.load(Ordering::Relaxed) >= 24, "{sent:?}");
+        // What the other transaction wrote is told at the latest with what comes behind it.
+        server.send("bugs", "duck", "the last").await;
         follower.assert_told(place, before).await;
         // Whoever sees everything sees every place, each once.
         let (mut cursor, mut places) = (epoch_and_place, Vec::new());
