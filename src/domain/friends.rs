@@ -7,11 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::auth::{Principal, UserName};
 use super::lists::{self, Limit, Page};
+use super::presence;
 use super::users::{self, DirectMessagesFrom, User};
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::ids::UserId;
 use crate::store::events::{self, Kind, NewEvent};
+use crate::store::friends::NewBlock;
 pub use crate::store::friends::State;
 use crate::store::revocations::Revoked;
 use crate::store::{self, Conn};
@@ -195,7 +197,14 @@ pub async fn block(app: &App, principal: &Principal, user_name: &str) -> Result<
                         detail: format!("one may block {MAX_FRIENDS} people").into(),
                     });
                 }
-                store::friends::block(conn, caller, other.id, *now).await?;
+                let block = NewBlock {
+                    user: caller,
+                    blocked: other.id,
+                    at: *now,
+                    user_seen_at: presence::last_seen_by(conn, other.id, caller, *now).await?,
+                    blocked_seen_at: presence::last_seen_by(conn, caller, other.id, *now).await?,
+                };
+                store::friends::block(conn, &block).await?;
                 let were_friends = store::friends::state_of(conn, other.id, caller).await? == Some(State::Friends);
                 store::friends::delete(conn, caller, other.id).await?;
                 if were_friends {

@@ -52,14 +52,7 @@ pub async fn seen(app: &App, principal: &Principal, user_name: &str) -> Result<S
                 if !may_see(conn, *caller, user).await? {
                     return Ok(NEVER);
                 }
-                match blocked_since(conn, *caller, user).await? {
-                    None => of_person(conn, user, *now).await,
-                    // As if they had gone when the block began: what was seen before does not vanish, which would tell.
-                    Some(since) => {
-                        let last_seen_at = rows::last_seen_at(conn, user).await?.map(|at| at.min(since));
-                        Ok(Seen { state: State::Offline, last_seen_at })
-                    }
-                }
+                shown(conn, *caller, user, *now).await
             })
         })
         .await
@@ -72,10 +65,26 @@ async fn may_see(conn: &mut Conn, caller: Option<UserId>, user: UserId) -> Resul
     Ok(!between.friends.is_empty() || rows::share_conversation(conn, caller, user, MEMBER_LIMIT).await?)
 }
 
-async fn blocked_since(conn: &mut Conn, caller: Option<UserId>, user: UserId) -> Result<Option<Timestamp>> {
-    match caller {
-        Some(caller) if caller != user => store::friends::blocked_since(conn, caller, user).await,
-        _ => Ok(None),
+/// What somebody who may see another sees. Where one of the two blocks the other it is as if the other had gone when the block
+/// began, and not come back: what was seen before neither vanishes nor changes, which would tell of the block.
+async fn shown(conn: &mut Conn, caller: Option<UserId>, user: UserId, now: Timestamp) -> Result<Seen> {
+    if let Some(caller) = caller.filter(|caller| *caller != user)
+        && let Some(last_seen_at) = store::friends::seen_before_block(conn, caller, user).await?
+    {
+        return Ok(Seen { state: State::Offline, last_seen_at });
+    }
+    of_person(conn, user, now).await
+}
+
+/// When somebody was there last, as far as another is shown who would be shown no more from now on.
+///
+/// # Errors
+/// Of the database.
+pub async fn last_seen_by(conn: &mut Conn, caller: UserId, user: UserId, now: Timestamp) -> Result<Option<Timestamp>> {
+    let seen = shown(conn, Some(caller), user, now).await?;
+    match seen.state {
+        State::Offline => Ok(seen.last_seen_at),
+        State::Online | State::Away => Ok(Some(rows::clock(conn, now).await?)),
     }
 }
 

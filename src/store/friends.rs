@@ -128,32 +128,47 @@ pub async fn blocks(conn: &mut Conn, user: UserId, other: UserId) -> Result<bool
     Ok(found.is_some())
 }
 
-/// Since when one of two blocks the other.
-pub async fn blocked_since(conn: &mut Conn, one: UserId, other: UserId) -> Result<Option<Timestamp>> {
-    let mut since = None;
-    for (user, blocked) in [(one, other), (other, one)] {
-        let at = conn
-            .first(
-                "SELECT at FROM messaging.blocks WHERE user_id = $1 AND blocked_id = $2",
-                &[Value::I64(user.0), Value::I64(blocked.0)],
-                |row| row.time(0),
-            )
-            .await?;
-        since = [since, at].into_iter().flatten().min();
-    }
-    Ok(since)
+/// When somebody was there last, as it is shown to another for as long as one of the two blocks the other; `None` when neither
+/// does.
+pub async fn seen_before_block(conn: &mut Conn, looking: UserId, at: UserId) -> Result<Option<Option<Timestamp>>> {
+    conn.first(
+        "SELECT CASE WHEN user_id = $2 THEN user_seen_at ELSE blocked_seen_at END FROM messaging.blocks
+          WHERE (user_id = $1 AND blocked_id = $2) OR (user_id = $2 AND blocked_id = $1) LIMIT 1",
+        &[Value::I64(looking.0), Value::I64(at.0)],
+        |row| row.option_time(0),
+    )
+    .await
 }
 
-/// Blocks somebody; whether they were not blocked before.
-pub async fn block(conn: &mut Conn, user: UserId, other: UserId, now: Timestamp) -> Result<bool> {
-    let count = conn
-        .execute(
-            "INSERT INTO messaging.blocks (user_id, blocked_id, at) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
-            &[Value::I64(user.0), Value::I64(other.0), Value::Time(now)],
-        )
-        .await?;
-    change_block_count(conn, user, count as i64).await?;
-    Ok(count > 0)
+/// Somebody blocks somebody from now on.
+#[derive(Clone, Copy, Debug)]
+pub struct NewBlock {
+    /// Who blocks.
+    pub user: UserId,
+    /// Whom. Not blocked yet.
+    pub blocked: UserId,
+    /// When.
+    pub at: Timestamp,
+    /// When `user` was there last, as far as `blocked` is shown.
+    pub user_seen_at: Option<Timestamp>,
+    /// When `blocked` was there last, as far as `user` is shown.
+    pub blocked_seen_at: Option<Timestamp>,
+}
+
+/// Blocks somebody.
+pub async fn block(conn: &mut Conn, block: &NewBlock) -> Result<()> {
+    conn.execute(
+        "INSERT INTO messaging.blocks (user_id, blocked_id, at, user_seen_at, blocked_seen_at) VALUES ($1, $2, $3, $4, $5)",
+        &[
+            Value::I64(block.user.0),
+            Value::I64(block.blocked.0),
+            Value::Time(block.at),
+            Value::OptionTime(block.user_seen_at),
+            Value::OptionTime(block.blocked_seen_at),
+        ],
+    )
+    .await?;
+    change_block_count(conn, block.user, 1).await
 }
 
 /// Ends a block; whether there was one.

@@ -105,6 +105,13 @@ const MIGRATIONS: &[Migration] = &[
         sqlite: "",
         postgres: "",
     },
+    Migration {
+        version: 13,
+        name: "blocks",
+        common: include_str!("../../migrations/0013_blocks.sql"),
+        sqlite: "",
+        postgres: "",
+    },
 ];
 
 /// The version that made the search index: what is there is put into it.

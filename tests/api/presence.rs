@@ -169,7 +169,7 @@ both!(a_wrong_state_is_refused_like_other_wrong_frames, async |place| {
 both!(who_may_not_see_it_gets_the_answer_for_somebody_never_there, async |place| {
     let server = Server::start(place).await;
     server.add_user("elmer", "Elmer", "Fudd").await;
-    let _bugs = Socket::of(&server, "bugs").await;
+    let mut bugs = Socket::of(&server, "bugs").await;
     until(&server, "rdibari", "bugs", "online").await;
     let never = get(&server, "duck", &target("elmer")).await;
     let face = |answer: &crate::support::server::Answer| {
@@ -198,12 +198,29 @@ both!(who_may_not_see_it_gets_the_answer_for_somebody_never_there, async |place|
         let gone = of(&server, "duck", "bugs").await;
         assert_eq!(gone["state"], "offline");
         assert!(seen.is_string() && gone["last_seen_at"].is_string(), "{seen} {gone}");
-        let _another = Socket::of(&server, "bugs").await;
-        tokio::time::sleep(std::time::Duration::from_millis(600)).await;
+        // Others see them go and come; whoever is kept out does not.
+        drop(bugs);
+        until(&server, "porky", "bugs", "offline").await;
         assert_eq!(of(&server, "duck", "bugs").await, gone);
+        // Nor a second block, nor the end of the first of them.
+        put(&server, other, &format!("/api/blocks/{one}")).await;
         delete(&server, one, &format!("/api/blocks/{other}")).await;
+        assert_eq!(of(&server, "duck", "bugs").await, gone);
+        bugs = Socket::of(&server, "bugs").await;
+        until(&server, "porky", "bugs", "online").await;
+        assert_eq!(of(&server, "duck", "bugs").await, gone);
+        delete(&server, other, &format!("/api/blocks/{one}")).await;
         assert_eq!(of(&server, "duck", "bugs").await["state"], "online", "they share a group");
     }
+    // Whoever was gone when they were blocked was last there before that, also once they are back.
+    drop(bugs);
+    until(&server, "porky", "bugs", "offline").await;
+    let gone = of(&server, "duck", "bugs").await;
+    put(&server, "bugs", "/api/blocks/duck").await;
+    let _bugs = Socket::of(&server, "bugs").await;
+    until(&server, "porky", "bugs", "online").await;
+    assert_eq!(of(&server, "duck", "bugs").await, gone);
+    delete(&server, "bugs", "/api/blocks/duck").await;
     delete(&server, "duck", "/api/friends/bugs").await;
     // Who left the group is a stranger again.
     assert_eq!(delete(&server, "duck", &format!("/api/conversations/{room}/members/me")).await.status, 204);

@@ -23,6 +23,10 @@ const UNDO: &[(i64, &str)] = &[
     (10, ""),
     (11, "DROP TABLE messaging.presence; DROP TABLE messaging.presence_servers; DROP TABLE messaging.last_seen"),
     (12, "DROP TABLE messaging.incoming_webhooks"),
+    (
+        13,
+        "ALTER TABLE messaging.blocks DROP COLUMN user_seen_at; ALTER TABLE messaging.blocks DROP COLUMN blocked_seen_at",
+    ),
 ];
 
 pub struct Place {
