@@ -111,7 +111,7 @@ struct Under {
 
 /// Whether an emoji of somebody was there before the batch, and since when it is there now.
 #[derive(Clone, Copy)]
-struct Presence {
+struct Mark {
     before: bool,
     now: Option<Timestamp>,
 }
@@ -123,7 +123,7 @@ struct State {
     places: HashMap<ConversationId, Place>,
     members: HashMap<(ConversationId, UserId), Member>,
     messages: HashMap<(ConversationId, i64), Under>,
-    spots: HashMap<Spot, Presence>,
+    spots: HashMap<Spot, Mark>,
     moved: BTreeSet<(ConversationId, UserId)>,
     steps: Vec<Step>,
     changed: BTreeSet<ConversationId>,
@@ -149,7 +149,7 @@ impl State {
         for (spot, found) in at.into_iter().zip(found) {
             let Some(Found { deleted, tallies, there }) = found else { continue };
             // The time of one that was there before is not needed: it stays as it is.
-            spots.insert(spot, Presence { before: there, now: there.then_some(Timestamp::from_micros(0)) });
+            spots.insert(spot, Mark { before: there, now: there.then_some(Timestamp::from_micros(0)) });
             messages.entry((spot.conversation, spot.seq)).or_insert(Under { deleted, tallies, changed: false });
         }
         let (moved, steps, changed, events) = Default::default();
@@ -176,7 +176,7 @@ impl State {
     }
 
     /// The message that an emoji is about, and whether the emoji is there.
-    fn message_of(&mut self, change: &Change) -> Result<(Spot, &mut Under, &mut Presence)> {
+    fn message_of(&mut self, change: &Change) -> Result<(Spot, &mut Under, &mut Mark)> {
         let spot = change.spot().ok_or_else(message_not_found)?;
         if !self.people.contains(&change.person.0) {
             return Err(Error::Unauthenticated);
@@ -187,21 +187,21 @@ impl State {
         }
         let under = self.messages.get_mut(&(spot.conversation, spot.seq)).ok_or_else(message_not_found)?;
         match self.spots.entry(spot) {
-            Entry::Occupied(presence) => Ok((spot, under, presence.into_mut())),
+            Entry::Occupied(mark) => Ok((spot, under, mark.into_mut())),
             Entry::Vacant(_) => Err(message_not_found()),
         }
     }
 
     fn react(&mut self, change: &Change) -> Result<Changed> {
-        let (spot, under, presence) = self.message_of(change)?;
+        let (spot, under, mark) = self.message_of(change)?;
         if under.deleted {
             return Err(message_deleted());
         }
-        let new = presence.now.is_none();
+        let new = mark.now.is_none();
         let tally = if new {
             let tally = reactions::with(&mut under.tallies, spot.emoji)?;
             under.changed = true;
-            presence.now = Some(change.now);
+            mark.now = Some(change.now);
             tally
         } else {
             reactions::tally_of(&under.tallies, spot.emoji)
@@ -213,8 +213,8 @@ impl State {
     }
 
     fn unreact(&mut self, change: &Change) -> Result<Changed> {
-        let (spot, under, presence) = self.message_of(change)?;
-        if presence.now.take().is_none() {
+        let (spot, under, mark) = self.message_of(change)?;
+        if mark.now.take().is_none() {
             let detail = "the caller has not put this emoji under this message".into();
             return Err(Error::NotFound { code: "reaction_not_found", detail });
         }
@@ -257,7 +257,7 @@ impl State {
     fn outcome(self) -> Outcome {
         let Self { members, messages, spots, moved, steps, changed, events, .. } = self;
         let mut outcome = Outcome { steps, changed: changed.into_iter().collect(), events, ..Outcome::default() };
-        for (spot, Presence { before, now }) in spots {
+        for (spot, Mark { before, now }) in spots {
             match now {
                 Some(at) if !before => outcome.added.push((spot, at)),
                 None if before => outcome.removed.push(spot),

@@ -45,6 +45,9 @@ const CUT: char = '…';
 /// Keeps the list short in which new entries wait for PostgreSQL's index, for as long as the server runs: every question reads
 /// that list, and a send that finds it full has to sort it in.
 pub async fn keep_sorted(app: Arc<App>) {
+    if !search::entries_wait(&app.db) {
+        return;
+    }
     let mut commits = app.commits.listen();
     while commits.changed().await.is_ok() {
         tokio::time::sleep(SORTING_INTERVAL).await;

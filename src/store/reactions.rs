@@ -67,7 +67,7 @@ pub async fn set_tallies(conn: &mut Conn, conversation: ConversationId, seq: i64
     Ok(())
 }
 
-/// Puts an emoji under a message; whether it was not there before.
+/// Puts an emoji under a message, where it was not before.
 pub async fn insert(
     conn: &mut Conn,
     conversation: ConversationId,
@@ -75,33 +75,23 @@ pub async fn insert(
     emoji: &str,
     user: UserId,
     now: Timestamp,
-) -> Result<bool> {
-    let count = conn
-        .execute(
-            "INSERT INTO messaging.reactions (conversation_id, seq, emoji, user_id, at) VALUES ($1, $2, $3, $4, $5)
-             ON CONFLICT DO NOTHING",
-            &[Value::I64(conversation.0), Value::I64(seq), Value::Text(emoji), Value::I64(user.0), Value::Time(now)],
-        )
-        .await?;
-    Ok(count > 0)
+) -> Result<()> {
+    conn.execute(
+        "INSERT INTO messaging.reactions (conversation_id, seq, emoji, user_id, at) VALUES ($1, $2, $3, $4, $5)",
+        &[Value::I64(conversation.0), Value::I64(seq), Value::Text(emoji), Value::I64(user.0), Value::Time(now)],
+    )
+    .await?;
+    Ok(())
 }
 
-/// Takes an emoji of somebody away; whether it was there.
-pub async fn delete(
-    conn: &mut Conn,
-    conversation: ConversationId,
-    seq: i64,
-    emoji: &str,
-    user: UserId,
-) -> Result<bool> {
-    let count = conn
-        .execute(
-            "DELETE FROM messaging.reactions
-              WHERE conversation_id = $1 AND seq = $2 AND emoji = $3 AND user_id = $4",
-            &[Value::I64(conversation.0), Value::I64(seq), Value::Text(emoji), Value::I64(user.0)],
-        )
-        .await?;
-    Ok(count > 0)
+/// Takes an emoji of somebody away.
+pub async fn delete(conn: &mut Conn, conversation: ConversationId, seq: i64, emoji: &str, user: UserId) -> Result<()> {
+    conn.execute(
+        "DELETE FROM messaging.reactions WHERE conversation_id = $1 AND seq = $2 AND emoji = $3 AND user_id = $4",
+        &[Value::I64(conversation.0), Value::I64(seq), Value::Text(emoji), Value::I64(user.0)],
+    )
+    .await?;
+    Ok(())
 }
 
 /// What somebody put under some messages.

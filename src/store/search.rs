@@ -162,12 +162,13 @@ pub(super) async fn append(conn: &mut Conn, rows: &[NewRow<'_>]) -> Result<()> {
     Ok(())
 }
 
-/// Sorts the entries that wait into the index of PostgreSQL, in a transaction of its own: nothing waits for it. SQLite's have
-/// been sorted when they are committed.
+/// Whether new entries wait to be sorted in. SQLite's are sorted when they are committed.
+pub fn entries_wait(db: &Db) -> bool {
+    matches!(db, Db::Postgres(_))
+}
+
+/// Sorts the entries that wait into the index of PostgreSQL, in a transaction of its own: nothing waits for it.
 pub async fn sort_in(db: &Db) -> Result<()> {
-    if let Db::Sqlite(_) = db {
-        return Ok(());
-    }
     db.alone("SELECT gin_clean_pending_list('messaging.search_entries_terms')", &[], SORTING_TIMEOUT).await
 }
 

@@ -320,24 +320,13 @@ pub async fn insert(conn: &mut Conn, user: &NewUser) -> Result<UserId> {
 /// # Errors
 /// [`crate::error::Error::Duplicate`] with `users_user_name_key`.
 pub async fn insert_bot(conn: &mut Conn, user: &NewUser) -> Result<UserId> {
-    conn.one(
-        "INSERT INTO messaging.users (first_name, last_name, user_name, mfa, created_at, modified_at, user_name_key,
-                                      full_name_key, last_name_key, role, is_bot, direct_messages_from)
-         VALUES ($1, $2, $3, FALSE, $4, $4, $5, $6, $7, $8, TRUE, $9) RETURNING id",
-        &[
-            Value::Text(&user.first_name),
-            Value::Text(&user.last_name),
-            Value::Text(&user.user_name),
-            Value::Time(user.created_at),
-            Value::Text(&user.user_name_key),
-            Value::Text(&user.full_name_key),
-            Value::Text(&user.last_name_key),
-            Value::Text(user.role.as_str()),
-            Value::Text(DirectMessagesFrom::Friends.as_str()),
-        ],
-        |row| row.i64(0).map(UserId),
+    let id = insert(conn, user).await?;
+    conn.execute(
+        "UPDATE messaging.users SET is_bot = TRUE, direct_messages_from = $2 WHERE id = $1",
+        &[Value::I64(id.0), Value::Text(DirectMessagesFrom::Friends.as_str())],
     )
-    .await
+    .await?;
+    Ok(id)
 }
 
 /// How many there are.

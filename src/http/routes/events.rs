@@ -45,24 +45,41 @@ pub const CHECK_INTERVAL: Duration = Duration::from_millis(400);
 pub struct EventBody<'a> {
     /// Where one goes on behind it. Null for what is not logged.
     #[schema(example = "5f3a9c1e7b204d68-42")]
-    pub cursor: Option<&'a str>,
+    cursor: Option<&'a str>,
     /// What happened.
     #[serde(rename = "type")]
     #[schema(example = "message.created")]
-    pub kind: &'a str,
+    kind: &'a str,
     /// When.
     #[schema(value_type = String, format = DateTime, example = "2026-11-22T08:30:00.123456Z")]
-    pub at: Timestamp,
+    at: Timestamp,
     /// Where, unless it is about people.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 9_007_199_254_740_991_i64, nullable = false)]
-    pub conversation_id: Option<i64>,
+    conversation_id: Option<i64>,
     /// Who did it. Absent once they are erased.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "bugs", nullable = false)]
-    pub actor_user_name: Option<&'a str>,
+    actor_user_name: Option<&'a str>,
     /// What it is about.
-    pub data: DataBody<'a>,
+    data: DataBody<'a>,
+}
+
+impl<'a> EventBody<'a> {
+    /// One that is told and not logged, as JSON.
+    ///
+    /// # Errors
+    /// When it cannot be written, which would be a fault of ours.
+    pub fn unlogged(
+        kind: &'a str,
+        at: Timestamp,
+        conversation_id: Option<i64>,
+        actor_user_name: &'a str,
+        data: DataBody<'a>,
+    ) -> DomainResult<String> {
+        let event = Self { cursor: None, kind, at, conversation_id, actor_user_name: Some(actor_user_name), data };
+        serde_json::to_string(&event).map_err(Error::internal)
+    }
 }
 
 /// What it is about, as it is now: by the type of the event a message, a conversation, a user, or one of the small ones.

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use super::events::{DataBody, EventBody};
 use super::json;
 use crate::domain::presence::{self, Changed};
-use crate::error::{Error, Result as DomainResult};
+use crate::error::Result as DomainResult;
 use crate::http::HttpState;
 use crate::http::extract::{PathSegments, Query};
 use crate::http::policy::Reader;
@@ -65,13 +65,6 @@ pub async fn get_presence(
 /// When it cannot be written, which would be a fault of ours.
 pub fn render(changed: &Changed) -> DomainResult<String> {
     let user_name = &changed.user_name;
-    let event = EventBody {
-        cursor: None,
-        kind: "presence",
-        at: changed.at,
-        conversation_id: None,
-        actor_user_name: Some(user_name),
-        data: DataBody::Presence { user_name, state: changed.state.as_str(), last_seen_at: changed.last_seen_at },
-    };
-    serde_json::to_string(&event).map_err(Error::internal)
+    let data = DataBody::Presence { user_name, state: changed.state.as_str(), last_seen_at: changed.last_seen_at };
+    EventBody::unlogged("presence", changed.at, None, user_name, data)
 }

@@ -6,7 +6,6 @@ use axum::response::Response;
 use super::events::{DataBody, EventBody};
 use super::no_content;
 use crate::domain::typing;
-use crate::error::Error;
 use crate::http::HttpState;
 use crate::http::extract::{PathSegments, Query};
 use crate::http::policy::PersonWriting;
@@ -29,15 +28,9 @@ pub async fn type_in_conversation(
 ) -> Result<Response, Problem> {
     query.finish()?;
     if let Some(told) = typing::typing(&state.app, &principal, path.number(0)).await? {
-        let event = EventBody {
-            cursor: None,
-            kind: "typing",
-            at: told.at,
-            conversation_id: Some(told.conversation.0),
-            actor_user_name: Some(&told.user_name),
-            data: DataBody::Typing { user_name: &told.user_name, until: told.until },
-        };
-        let event = serde_json::to_string(&event).map_err(Error::internal)?;
+        let user_name = &told.user_name;
+        let data = DataBody::Typing { user_name, until: told.until };
+        let event = EventBody::unlogged("typing", told.at, Some(told.conversation.0), user_name, data)?;
         state.live.whisper(Whisper { to: told.to, event });
     }
     Ok(no_content())
