@@ -174,14 +174,15 @@ pub async fn spots(conn: &mut Conn, spots: &[Spot]) -> Result<Vec<Option<Found>>
     let columns = Spots::new(spots.iter());
     let rows = conn
         .rows(
-            "SELECT m.deleted_at, m.reaction_counts,
-                    EXISTS (SELECT 1 FROM messaging.reactions r
-                             WHERE r.conversation_id = p.conversation_id AND r.seq = p.seq AND r.emoji = p.emoji
-                               AND r.user_id = p.user_id),
-                    p.place
+            // An EXISTS in the list could be planned to read all reactions once for all spots.
+            "SELECT m.deleted_at, m.reaction_counts, r.user_id IS NOT NULL, p.place
                FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::bigint[])
                     WITH ORDINALITY AS p (conversation_id, seq, emoji, user_id, place)
-               JOIN messaging.messages m ON m.conversation_id = p.conversation_id AND m.seq = p.seq",
+               JOIN messaging.messages m ON m.conversation_id = p.conversation_id AND m.seq = p.seq
+               LEFT JOIN LATERAL (
+                   SELECT r.user_id FROM messaging.reactions r
+                    WHERE r.conversation_id = p.conversation_id AND r.seq = p.seq AND r.emoji = p.emoji
+                      AND r.user_id = p.user_id LIMIT 1) r ON TRUE",
             &columns.values(),
             |row| Ok((row.i64(3)?, read(row)?)),
         )

@@ -301,6 +301,7 @@ pub async fn share_conversation(conn: &mut Conn, one: UserId, other: UserId, mem
 /// `member_limit` members, but nobody where one of the two blocks the other.
 pub async fn audience(conn: &mut Conn, user: UserId, member_limit: i64, limit: i64) -> Result<Vec<i64>> {
     conn.rows(
+        // An EXISTS to order by could be planned to read all of presence.
         "SELECT a.id FROM (
              SELECT f.friend_id AS id FROM messaging.friendships f WHERE f.user_id = $1 AND f.state = 'friends'
              UNION
@@ -312,7 +313,7 @@ pub async fn audience(conn: &mut Conn, user: UserId, member_limit: i64, limit: i
           WHERE a.id <> $1
             AND NOT EXISTS (SELECT 1 FROM messaging.blocks b WHERE b.user_id = $1 AND b.blocked_id = a.id)
             AND NOT EXISTS (SELECT 1 FROM messaging.blocks b WHERE b.user_id = a.id AND b.blocked_id = $1)
-          ORDER BY EXISTS (SELECT 1 FROM messaging.presence p WHERE p.user_id = a.id) DESC, a.id LIMIT $3",
+          ORDER BY (SELECT count(*) FROM messaging.presence p WHERE p.user_id = a.id) > 0 DESC, a.id LIMIT $3",
         &[Value::I64(user.0), Value::I64(member_limit), Value::I64(limit)],
         |row| row.i64(0),
     )
