@@ -112,6 +112,13 @@ const MIGRATIONS: &[Migration] = &[
         sqlite: "",
         postgres: "",
     },
+    Migration {
+        version: 14,
+        name: "search_windows",
+        common: "",
+        sqlite: "",
+        postgres: include_str!("../../migrations/0014_search_windows.postgres.sql"),
+    },
 ];
 
 /// The version that made the search index: what is there is put into it.

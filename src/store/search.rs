@@ -22,9 +22,9 @@ const ENTRIES_PER_STEP: i64 = 1_000;
 /// Entries between two words of progress.
 const ENTRIES_PER_REPORT: i64 = 100_000;
 /// Ids of a small window and of a large one, as powers of two: see [`newest_postgres`].
-const WINDOW_BITS: [(char, u32); 2] = [('v', 13), ('w', 17)];
-/// Small windows, then large ones, that are looked into before the whole index is.
-const WINDOWS: [usize; 2] = [2, 8];
+const WINDOW_BITS: [(char, u32); 3] = [('u', 9), ('v', 13), ('w', 17)];
+/// Small windows, then larger ones, that are looked into before the whole index is.
+const WINDOWS: [usize; 3] = [2, 2, 8];
 /// Pages of FTS5 that are written in one step of a rewrite.
 const MERGE_PAGES: i64 = 200;
 /// How long entries may take to be sorted in.
@@ -270,7 +270,7 @@ pub async fn newest(conn: &mut Conn, expression: &Expression, bounds: Bounds) ->
 
 /// GIN gives what it finds in no order: of a common word that would be everything that was ever said with it. So each entry
 /// has marks for the windows of ids that it lies in, and the windows are looked into from the newest on, first small ones, then
-/// large ones, and what is left is looked for at once: what was not found often enough in a million messages is rare.
+/// larger ones, and what is left is looked for at once: what was not found often enough in a million messages is rare.
 async fn newest_postgres(conn: &mut Conn, expression: &Expression, bounds: Bounds) -> Result<Vec<Hit>> {
     let newest = "SELECT coalesce(max(id), 0) FROM messaging.search_entries WHERE id < $1";
     let newest = conn.one(newest, &[Value::I64(bounds.before_id)], |row| row.i64(0)).await?;

@@ -487,3 +487,27 @@ fn an_index_of_before_is_told_to_let_entries_wait() {
         assert_eq!(place.numbers(on).await, [[1]]);
     });
 }
+
+/// Version 14 marked everything with smaller windows.
+#[test]
+fn entries_of_before_get_the_marks_of_small_windows() {
+    run(Kind::Postgres, async |place| {
+        let server = Server::start(place).await;
+        for number in 1..=30 {
+            server.send("bugs", "duck", &format!("carrots {number}")).await;
+        }
+        let newest = bodies(&ask(&server, &[("q", "carrots"), ("limit", "7")]).await);
+        assert_eq!(newest[0], "carrots 30");
+        server.stop().await;
+        let marked =
+            "SELECT count(*) FROM messaging.search_entries WHERE terms @@ ('''u:' || (id >> 9) || '''')::tsquery";
+        let all = place.numbers(marked).await;
+        assert!(all[0][0] > 30, "{all:?}");
+        place.sql("UPDATE messaging.search_entries SET terms = ts_delete(terms, 'u:' || (id >> 9))").await;
+        assert_eq!(place.numbers(marked).await, [[0]]);
+        place.back_to(13).await;
+        let server = Server::start(place).await;
+        assert_eq!(place.numbers(marked).await, all);
+        assert_eq!(bodies(&ask(&server, &[("q", "carrots"), ("limit", "7")]).await), newest);
+    });
+}

@@ -27,6 +27,7 @@ const UNDO: &[(i64, &str)] = &[
         13,
         "ALTER TABLE messaging.blocks DROP COLUMN user_seen_at; ALTER TABLE messaging.blocks DROP COLUMN blocked_seen_at",
     ),
+    (14, ""),
 ];
 
 pub struct Place {
