@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 use crate::accounts::Caller;
 use crate::data::{self, BIG_GROUP};
@@ -35,6 +36,7 @@ const FAN_OUT_AT_MOST_MS: f64 = 50.0;
 const FRAMES_RATIO: f64 = 0.5;
 const IDLE_AT_MOST_KIB: f64 = 20.0;
 const LISTENED_RATIO: f64 = 0.8;
+const READ_BUFFER_BYTES: usize = 4_096;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 type Socket = WebSocketStream<TcpStream>;
@@ -67,10 +69,13 @@ pub fn measure(
     });
     let sends = settings.posts_as(server.address, &Caller::Nobody, false);
     let (mut alone, mut listened) = (Best::of("sends"), Best::of("sends with listeners"));
+    // Whoever listens is on other machines: here, one thread reads for all of them, so that they take little from the server.
+    let ears = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let ears = ears.context("starting a runtime")?;
     for _ in 0..crate::plan::ROUNDS {
         settle()?;
         alone.offer(sends.run()?);
-        let listeners = runtime.block_on(Listeners::open(server.address, LISTENERS, true))?;
+        let listeners = ears.block_on(Listeners::open(server.address, LISTENERS, true))?;
         settle()?;
         listened.offer(sends.run()?);
         drop(listeners);
@@ -101,7 +106,10 @@ async fn connect(address: SocketAddr, user: u64) -> Outcome<Socket> {
     request.headers_mut().insert("x-act-as", name);
     let stream = TcpStream::connect(address).await.context("connecting a socket")?;
     stream.set_nodelay(true).context("setting TCP_NODELAY")?;
-    let (socket, _) = tokio_tungstenite::client_async(request, stream).await.context("opening a socket")?;
+    // A buffer is filled with zeros for each read: a large one costs the client more than what it reads.
+    let config = WebSocketConfig::default().read_buffer_size(READ_BUFFER_BYTES);
+    let opening = tokio_tungstenite::client_async_with_config(request, stream, Some(config));
+    let (socket, _) = opening.await.context("opening a socket")?;
     Ok(socket)
 }
 

@@ -229,8 +229,8 @@ fn run_postgres(settings: &Settings, folder: &Path, figures: &mut Vec<Figure>) -
     if settings.takes(Part::Messages) {
         figures.extend(write_postgres(settings, &cluster, &server)?);
     }
-    // Each starts with an empty log since the last checkpoint, whoever went before.
-    let settle = || cluster.execute("CHECKPOINT");
+    // Each starts with plans for tables of their size and an empty log since the last checkpoint, whoever went before.
+    let settle = || cluster.tidy();
     if let Some(callers) = &callers {
         figures.extend(callers.write(settings, settle)?);
     }
