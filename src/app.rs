@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::domain::auth::Access;
 use crate::domain::change_queue::ChangeQueue;
 use crate::domain::credentials::KnownCallers;
+use crate::domain::fresh::Fresh;
 use crate::domain::jwt::{JwtSettings, JwtVerifier};
 use crate::domain::password_hashing::PasswordHashing;
 use crate::domain::send_queue::SendQueue;
@@ -89,6 +90,8 @@ pub struct App {
     pub sends: SendQueue,
     /// Where small changes of conversations do.
     pub changes: ChangeQueue,
+    /// What was sent a moment ago.
+    pub fresh: Arc<Fresh>,
     /// What was rendered of the newest messages.
     pub tails: Tails,
     /// What is remembered of callers.
@@ -128,14 +131,17 @@ impl App {
         let name_key = db.read((), |conn, ()| Box::pin(store::revocations::name_key(conn))).await?;
         let callers = KnownCallers::default();
         let revocations = Arc::clone(&callers.revocations);
+        let fresh = Arc::new(Fresh::default());
         let app = Self {
             sends: SendQueue::start(
                 db.clone(),
                 clock.clone(),
                 Arc::clone(&metrics),
                 revocations,
+                Arc::clone(&fresh),
                 settings.direct_messages_from,
             ),
+            fresh,
             changes: ChangeQueue::start(db.clone(), Arc::clone(&metrics)),
             request_ids: RequestIds::new(&rng).map_err(Error::internal)?,
             passwords: PasswordHashing::new(&rng, Arc::clone(&metrics))?,

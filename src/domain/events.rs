@@ -1,4 +1,5 @@
-//! What happened, from the log: references are looked up when an event is read, so it shows what is there now.
+//! What happened, from the log: references are looked up when an event is read, so it shows what is there now (but for a send that
+//! is told at once, see `fresh`).
 //!
 //! Invariants: an event's data is the same for every reader; a cursor names the log it is of, so that none of another log is
 //! taken for one of this; whoever comes back with a cursor gets every event behind it that they may see now, or is told that
@@ -315,10 +316,21 @@ pub async fn last_members(app: &App, conversation: ConversationId, at: Timestamp
         .await
 }
 
-/// [`load`] on a connection of its own.
+/// [`load`] on a connection of its own. Of a send that was only now, what it had is taken: it shows what was sent.
 ///
 /// # Errors
 /// Of the database.
 pub async fn load_all(app: &App, log: Vec<Logged>) -> Result<Vec<Event>> {
-    app.db.read(log, |conn, log| Box::pin(load(conn, log))).await
+    let (mut events, mut rest) = (Vec::with_capacity(log.len()), Vec::new());
+    for logged in log {
+        match app.fresh.take(&logged) {
+            Some(event) => events.push(event),
+            None => rest.push(logged),
+        }
+    }
+    if !rest.is_empty() {
+        events.extend(app.db.read(rest, |conn, log| Box::pin(load(conn, log))).await?);
+        events.sort_unstable_by_key(|event| event.position);
+    }
+    Ok(events)
 }

@@ -16,6 +16,7 @@ pub mod erasure;
 pub mod events;
 pub mod export;
 pub mod forwards;
+pub mod fresh;
 pub mod friends;
 pub mod health;
 pub mod history;

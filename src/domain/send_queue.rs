@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::directory::Directory;
+use super::fresh::Fresh;
 use super::messages::{Answer, Draft, Recipient};
 use super::revocations::Revocations;
 use super::send_batch::{Batch, send_all};
@@ -77,10 +78,11 @@ impl SendQueue {
         clock: Clock,
         metrics: Arc<Metrics>,
         revocations: Arc<Revocations>,
+        fresh: Arc<Fresh>,
         direct_messages_from: DirectMessagesFrom,
     ) -> Self {
         let (waiting, queue) = mpsc::channel(QUEUE_LIMIT);
-        let sender = Sender { db, clock, revocations, directory: Directory::default(), direct_messages_from };
+        let sender = Sender { db, clock, revocations, directory: Directory::default(), fresh, direct_messages_from };
         let dispatcher = Dispatcher {
             sender: Arc::new(sender),
             metrics: Arc::clone(&metrics),
@@ -182,6 +184,7 @@ struct Sender {
     clock: Clock,
     revocations: Arc<Revocations>,
     directory: Directory,
+    fresh: Arc<Fresh>,
     direct_messages_from: DirectMessagesFrom,
 }
 
@@ -196,6 +199,7 @@ impl Sender {
             replies.push(waiting.reply);
         }
         let answers = self.send(drafts).await;
+        self.fresh.keep(&answers);
         for (reply, answer) in replies.into_iter().zip(answers) {
             // Whoever gave up waiting finds the answer under its key.
             drop(reply.send(answer));

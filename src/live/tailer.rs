@@ -68,6 +68,7 @@ impl Tail {
             let readers = live.readers();
             readers.is_empty()
         };
+        live.app.fresh.want(!nobody);
         if nobody {
             *self = Self::default();
             return Ok(false);

@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::both;
 use crate::support::Server;
-use crate::support::people::{delete, get, group, patch, post, put, say};
+use crate::support::people::{delete, get, group, patch, post, post_once, put, say};
 use crate::support::watch::{Socket, Stream};
 
 async fn poll(server: &Server, person: &str, after: &str) -> (Vec<Value>, String) {
@@ -36,6 +36,40 @@ async fn now(server: &Server, person: &str) -> String {
 fn kinds(events: &[Value]) -> Vec<String> {
     events.iter().map(|event| event["type"].as_str().unwrap().to_owned()).collect()
 }
+
+both!(a_socket_is_told_what_the_log_tells, async |place| {
+    let server = Server::start(place).await;
+    let room = group(&server, "bugs", &["duck", "porky"], "all").await;
+    let first = say(&server, "bugs", room, "one", None).await;
+    let direct = server.send("bugs", "duck", "so that they know each other").await;
+    let mut socket = Socket::of(&server, "bugs").await;
+    let begin = socket.cursor.clone();
+    let conversation = &direct["conversation_id"];
+    let bodies = [
+        json!({"conversation_id": room, "body": "@porky and @duck and @porky again: ünï \"\u{1F407}\""}),
+        json!({"conversation_id": room, "body": "an answer", "reply_to": first["seq"]}),
+        json!({"recipient_user_name": "duck", "body": "to a name, not to @duck"}),
+        json!({"conversation_id": conversation, "body": "to a conversation"}),
+        json!({"recipient_user_name": "bugs", "body": "to oneself"}),
+    ];
+    for round in 0..4 {
+        let sends = bodies.iter().map(async |body| {
+            assert_eq!(post(&server, "bugs", "/api/messages", body.clone()).await.status, 201);
+        });
+        let keyed = async {
+            let key = format!("round {round}");
+            assert_eq!(post_once(&server, "bugs", "/api/messages", &key, bodies[0].clone()).await.status, 201);
+        };
+        tokio::join!(futures_util::future::join_all(sends), keyed);
+    }
+    let mut told = Vec::new();
+    while told.len() < 24 {
+        told.push(socket.event_of("message.created").await);
+    }
+    let (mut logged, _) = poll(&server, "bugs", &begin).await;
+    logged.retain(|event| event["type"] == "message.created");
+    assert_eq!(told, logged);
+});
 
 both!(what_happens_is_polled_once_and_in_order, async |place| {
     let server = Server::start(place).await;
