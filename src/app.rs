@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use tokio::sync::Notify;
+
 use crate::domain::auth::Access;
 use crate::domain::change_queue::ChangeQueue;
 use crate::domain::credentials::KnownCallers;
@@ -90,6 +92,8 @@ pub struct App {
     pub sends: SendQueue,
     /// Where small changes of conversations do.
     pub changes: ChangeQueue,
+    /// That somebody has searched.
+    pub searched: Notify,
     /// What was sent a moment ago.
     pub fresh: Arc<Fresh>,
     /// What was rendered of the newest messages.
@@ -141,6 +145,7 @@ impl App {
                 Arc::clone(&fresh),
                 settings.direct_messages_from,
             ),
+            searched: Notify::new(),
             fresh,
             changes: ChangeQueue::start(db.clone(), Arc::clone(&metrics)),
             request_ids: RequestIds::new(&rng).map_err(Error::internal)?,
