@@ -35,7 +35,7 @@ pub const SNIPPET_LEAD_CHARACTERS: usize = 40;
 /// Groups that one question to the index may name.
 const GROUPS_PER_QUERY: usize = 256;
 /// How long what was said waits before PostgreSQL sorts it into its index; it is found meanwhile, too. Each sorting writes every
-/// word once, however often it was said: rare ones spare a send a fifth of its cost.
+/// word once, however often it was said: rare ones spare work.
 const SORTING_INTERVAL: Duration = Duration::from_secs(1);
 /// The same while somebody searches.
 const SEARCHED_SORTING_INTERVAL: Duration = Duration::from_millis(200);
