@@ -20,7 +20,9 @@ test: ## test everything on SQLite and on PostgreSQL
 # One after the other: they measure, and share the machine's two or more cores with what they measure.
 soak: ## the tests of faults for longer: seeds, returns, restarts, stalled readers
 	@scripts/setup build test
-	POSTHASTE_SOAK=1 timeout --foreground 20m scripts/with-postgres cargo test --locked --lib --test api -- \
+	cargo build --release --locked
+	POSTHASTE_SOAK=1 POSTHASTE_TEST_BIN=$(CURDIR)/target/release/posthaste timeout --foreground 20m \
+		scripts/with-postgres cargo test --locked --lib --test api -- \
 		--nocapture --test-threads=1 simulation live::transactions live::stalled outage takeover live::returns
 
 check: ## formatting, lints, documentation, and the server against its OpenAPI document
