@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use reqwest::Method;
 use serde_json::Value;
+use tokio::sync::Notify;
 
 use crate::both;
 use crate::messages::assert_dense;
@@ -103,7 +104,7 @@ both!(nothing_that_was_acknowledged_during_a_restore_is_lost, async |place| {
     let server = Server::start(place).await;
     let file = place.folder.path().join("backup");
     assert!(posthaste(place, &["backup", file.to_str().unwrap()]).status.success());
-    let ended = AtomicBool::new(false);
+    let (begun, ended) = (Notify::new(), AtomicBool::new(false));
     let sending = async {
         let mut acknowledged = Vec::new();
         while !ended.load(Ordering::Relaxed) {
@@ -113,10 +114,15 @@ both!(nothing_that_was_acknowledged_during_a_restore_is_lost, async |place| {
             if answer.status == 201 {
                 acknowledged.push(body);
             }
+            // How many come to an end within a restore depends on the machine.
+            if acknowledged.len() == 3 {
+                begun.notify_one();
+            }
         }
         acknowledged
     };
     let restoring = async {
+        begun.notified().await;
         let (url, folder, file) = (place.url(), place.folder.path().to_owned(), file.clone());
         let restored = tokio::task::spawn_blocking(move || {
             let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_posthaste"));
@@ -145,7 +151,6 @@ both!(nothing_that_was_acknowledged_during_a_restore_is_lost, async |place| {
             found.extend(rows.iter().map(|row| Value::from(row.get::<_, String>(0))));
         }
     }
-    assert!(acknowledged.len() > 2, "{}", acknowledged.len());
     for body in acknowledged {
         assert!(found.contains(&Value::from(body.as_str())), "{body} is nowhere");
     }
