@@ -1,7 +1,8 @@
 //! The SQLite driver: one writer thread with group commit, a few reader threads, a thread for checkpoints.
 //!
-//! Invariant: `rusqlite` is named in this folder alone. Threads own their connections; work reaches them through bounded
-//! queues, and a full queue is an answer ([`Error::Unavailable`]), never a wait without end.
+//! Invariants: `rusqlite` is named in this folder alone. Threads own their connections; work reaches them through bounded
+//! queues, and a full queue is an answer ([`Error::Unavailable`]), never a wait without end. What is opened of the file beside
+//! SQLite is closed after every connection to it, for a process that closes a file gives up its locks on it (POSIX, `fcntl`).
 
 pub(super) mod driver;
 pub(super) mod file;
@@ -9,6 +10,7 @@ mod job;
 mod scrub;
 mod writer;
 
+use std::fs::File;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -37,8 +39,8 @@ const READ_QUEUE_LIMIT: usize = 4_096;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long to wait before asking again, where SQLite does not wait by itself.
 const BUSY_PAUSE: Duration = Duration::from_millis(10);
-/// Page cache of the writer, in KiB: it holds what a thousand lively conversations touch.
-const WRITER_CACHE_KIB: i64 = 32_768;
+/// Page cache of the writer, in KiB: it holds what a thousand lively conversations touch. Commits look through all of it.
+const WRITER_CACHE_KIB: i64 = 16_384;
 /// Page cache of any other connection, in KiB.
 const PAGE_CACHE_KIB: i64 = 4_096;
 /// How much of the file readers map instead of copying, in bytes. It counts as file memory, which the kernel takes back.
@@ -71,6 +73,7 @@ impl Database {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(Error::unavailable)?;
         }
         let mut writer = open_writer(path)?;
+        let file = Arc::new(File::open(path).map_err(Error::unavailable)?);
         let reader_count = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8);
         environment.metrics.pool_size.set(reader_count as i64 + 1);
 
@@ -92,21 +95,31 @@ impl Database {
             log: Arc::clone(&log),
             checkpoint_at_pages: WAL_CHECKPOINT_PAGES,
         };
-        threads.push(spawn("sqlite-writer", move || writer.run(&waiting_writes))?);
+        let kept = Arc::clone(&file);
+        threads.push(spawn("sqlite-writer", move || {
+            writer.run(&waiting_writes);
+            drop(kept);
+        })?);
         for _ in 0..reader_count {
             let conn = AnyConn::Sqlite(Conn::new(open_reader(path)?));
             let jobs = waiting_reads.clone();
             let metrics = Arc::clone(&environment.metrics);
-            threads.push(spawn("sqlite-reader", move || read_loop(conn, &jobs, &metrics))?);
+            let kept = Arc::clone(&file);
+            threads.push(spawn("sqlite-reader", move || {
+                read_loop(conn, &jobs, &metrics);
+                drop(kept);
+            })?);
         }
         let checkpointer = open_connection(path)?;
         threads.push(spawn("sqlite-checkpoint", move || {
             while checkpoint_wanted.recv().is_ok() {
-                if let Err(error) = checkpoint_passively(&checkpointer) {
+                if let Err(error) = checkpoint_beside_the_writer(&checkpointer, &file) {
                     tracing::warn!(%error, "a checkpoint of the write-ahead log failed");
                 }
                 log.copied.store(true, Ordering::Relaxed);
             }
+            drop(checkpointer);
+            drop(file);
         })?);
         Ok(Self {
             inner: Arc::new(Inner {
@@ -261,6 +274,16 @@ fn open_reader(path: &Path) -> Result<Connection> {
     connection.pragma_update(None, "mmap_size", READER_MAP_BYTES).map_err(translate)?;
     connection.pragma_update(None, "query_only", true).map_err(translate)?;
     Ok(connection)
+}
+
+/// Copies what is in the log, and once more what was committed meanwhile, so that little is left to the writer. SQLite syncs the
+/// file only when nothing is left at all: here it is synced before the writer has to.
+fn checkpoint_beside_the_writer(connection: &Connection, file: &File) -> Result<()> {
+    for _ in 0..2 {
+        checkpoint_passively(connection)?;
+        file.sync_data().map_err(Error::unavailable)?;
+    }
+    Ok(())
 }
 
 fn checkpoint_passively(connection: &Connection) -> Result<()> {
