@@ -104,6 +104,8 @@ pub struct Live {
     whispers: broadcast::Sender<Whisper>,
     stopping: watch::Sender<bool>,
     running: AtomicBool,
+    /// Many things happen at once.
+    crowded: AtomicBool,
 }
 
 #[derive(Default)]
@@ -142,6 +144,7 @@ impl Live {
             whispers: broadcast::Sender::new(WHISPERS_WAITING),
             stopping: watch::Sender::new(false),
             running: AtomicBool::new(false),
+            crowded: AtomicBool::new(false),
         })
     }
 
@@ -169,6 +172,11 @@ impl Live {
             // The sender is ours: it does not go first.
             drop(stopping.wait_for(|stopping| *stopping).await);
         }
+    }
+
+    /// Whether many things happen at once: then they are told together.
+    fn is_crowded(&self) -> bool {
+        self.crowded.load(Ordering::Relaxed)
     }
 
     /// There may be something new in the log.

@@ -15,6 +15,8 @@ use crate::ids::ConversationId;
 
 /// Events that wait for one reader.
 pub const LIMIT: usize = 1_024;
+/// So many that wait are told, however soon after the last ones.
+const GATHERED: usize = 64;
 
 /// Where a queue begins: it gets what is behind.
 #[derive(Clone, Debug)]
@@ -54,6 +56,7 @@ pub struct Queue {
     pub reader: ReaderId,
     state: Mutex<State>,
     changed: Notify,
+    gathered: Notify,
     overflow: Notify,
     /// Its reader is gone.
     left: AtomicBool,
@@ -67,6 +70,7 @@ impl Queue {
             reader,
             state: Mutex::default(),
             changed: Notify::new(),
+            gathered: Notify::new(),
             overflow: Notify::new(),
             left: AtomicBool::new(false),
             purges: AtomicU64::new(0),
@@ -106,7 +110,11 @@ impl Queue {
             self.overflow.notify_one();
         } else {
             state.frames.push_back(Arc::clone(frame));
+            let waiting = state.frames.len();
             drop(state);
+            if waiting == GATHERED {
+                self.gathered.notify_one();
+            }
         }
         self.changed.notify_one();
     }
@@ -165,6 +173,13 @@ impl Queue {
     /// Waits for a change. One that came before counts.
     pub async fn changed(&self) {
         self.changed.notified().await;
+    }
+
+    /// Waits until so many wait that they should be told.
+    pub async fn gathered(&self) {
+        if self.state().frames.len() < GATHERED {
+            self.gathered.notified().await;
+        }
     }
 
     /// Waits until too much has come.

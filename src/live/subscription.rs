@@ -5,6 +5,9 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::queue::{Popped, Queue, Start};
 use super::{Frame, Live};
@@ -12,6 +15,10 @@ use crate::domain::auth::Principal;
 use crate::domain::events::{self, Cursor, ReaderId, cursor_expired};
 use crate::domain::memberships::caller_of;
 use crate::error::{Error, Result};
+
+/// While many things happen at once, a reader is told of them at most so often: what came meanwhile comes together, with one
+/// waking up and one write for all of it.
+const GATHER_TIME: Duration = Duration::from_millis(100);
 
 /// What comes next.
 #[derive(Debug)]
@@ -37,6 +44,8 @@ pub struct Subscription {
     page_purges: u64,
     /// Not everything before the start of the queue was given yet, or not all that came meanwhile.
     behind: bool,
+    /// When the reader was told something last.
+    told: Option<Instant>,
 }
 
 impl Subscription {
@@ -56,7 +65,7 @@ impl Subscription {
         let live = Arc::clone(live);
         let page = VecDeque::new();
         let mut subscription =
-            Self { live, queue, start, position: 0, scanned: 0, page, page_purges: 0, behind: false };
+            Self { live, queue, start, position: 0, scanned: 0, page, page_purges: 0, behind: false, told: None };
         subscription.begin().await?;
         let Some(cursor) = cursor else {
             subscription.position = subscription.start.position;
@@ -116,7 +125,14 @@ impl Subscription {
     pub async fn next(&mut self) -> Result<Next> {
         loop {
             if let Some(next) = self.try_next().await? {
+                self.told = Some(Instant::now());
                 return Ok(next);
+            }
+            if let Some(told) = self.told.filter(|_| self.live.is_crowded()) {
+                tokio::select! {
+                    () = tokio::time::sleep_until(told + GATHER_TIME) => {}
+                    () = self.queue.gathered() => {}
+                }
             }
             self.queue.changed().await;
         }

@@ -8,12 +8,19 @@ mod simulation;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::queue::{Queue, Start};
 use super::{Frame, Live, POLL_INTERVAL, Readers};
 use crate::domain::events::{self, Cursor, Kind, Logged};
 use crate::error::Result;
 use crate::ids::{ConversationId, UserId};
+
+/// Events that a look at the log finds, on an average of the last looks, from which on much happens at once: whoever sends then
+/// waits for others who send as well.
+const CROWD: f32 = 8.0;
+/// What the latest look counts in that average.
+const CROWD_WEIGHT: f32 = 0.125;
 
 /// Members of conversations that are remembered.
 const AUDIENCE_LIMIT: usize = 200_000;
@@ -28,6 +35,8 @@ struct Tail {
     position: Option<i64>,
     audiences: HashMap<ConversationId, Audience>,
     remembered: usize,
+    /// Events that a look finds, on average.
+    found: f32,
 }
 
 /// Tails until the server stops.
@@ -119,6 +128,8 @@ impl Tail {
         if self.position != Some(position) || position == log.last_position {
             return Ok((false, Start { epoch, position: self.position.unwrap_or(position) }));
         }
+        self.found += (stretch.events.len() as f32 - self.found) * CROWD_WEIGHT;
+        live.crowded.store(self.found >= CROWD, Ordering::Relaxed);
         let up_to = stretch.up_to;
         let more = up_to < log.last_position;
         self.hand_out(live, &epoch, stretch.events, more).await?;

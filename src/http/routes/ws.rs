@@ -12,6 +12,7 @@ use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Method, header};
 use axum::response::{IntoResponse, Response};
+use futures_util::SinkExt;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
@@ -36,6 +37,10 @@ use crate::live::{Here, Next, Subscription};
 pub const FRAME_LIMIT_BYTES: usize = 128 * 1_024;
 /// Bytes read at once from a socket. There may be thousands of idle ones.
 const READ_BUFFER_BYTES: usize = 4 * 1_024;
+/// Bytes that are gathered before they are written to a socket, where events wait for each other. Taken when they are needed.
+const WRITE_BUFFER_BYTES: usize = 8 * 1_024;
+/// Events that are written before a socket is asked again what else there is.
+const EVENTS_AT_ONCE: usize = 64;
 /// How long a frame may take to be written to a socket that takes nothing.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long the other side may take to close.
@@ -89,7 +94,7 @@ pub async fn open_socket(
         .max_message_size(FRAME_LIMIT_BYTES)
         .max_frame_size(FRAME_LIMIT_BYTES)
         .read_buffer_size(READ_BUFFER_BYTES)
-        .write_buffer_size(0);
+        .write_buffer_size(WRITE_BUFFER_BYTES);
     Ok(upgrade.on_upgrade(move |socket| {
         let now = Instant::now();
         let here = state.live.arrive(caller_of(&principal));
@@ -214,15 +219,7 @@ impl Conversation {
                         None => Ok(()),
                     }
                 }
-                next = self.subscription.next() => match next {
-                    Ok(Next::Event(frame)) => self.write(Message::Text(frame.text())).await,
-                    Ok(Next::TooSlow) => Err(End::Told(TOO_SLOW)),
-                    Ok(Next::Reset) => self.begin_anew().await,
-                    Err(error) => {
-                        tracing::warn!(%error, "a socket's events could not be read");
-                        Err(End::Told(FAILED))
-                    }
-                },
+                next = self.subscription.next() => self.tell(next).await,
                 frame = self.socket.recv(), if working.is_none() => self.take(frame).await.map(|taken| working = taken),
             };
             if let Err(end) = step {
@@ -261,6 +258,35 @@ impl Conversation {
         }
     }
 
+    /// Writes an event and those that wait behind it, and sends them off together.
+    async fn tell(&mut self, first: Result<Next, Error>) -> Result<(), End> {
+        let mut next = first;
+        let mut told = 0;
+        loop {
+            match next {
+                Ok(Next::Event(frame)) => {
+                    patiently(self.socket.feed(Message::Text(frame.text())), &self.subscription).await?;
+                }
+                Ok(Next::TooSlow) => return Err(End::Told(TOO_SLOW)),
+                Ok(Next::Reset) => return self.begin_anew().await,
+                Err(error) => {
+                    tracing::warn!(%error, "a socket's events could not be read");
+                    return Err(End::Told(FAILED));
+                }
+            }
+            told += 1;
+            if told == EVENTS_AT_ONCE {
+                break;
+            }
+            next = match self.subscription.try_next().await {
+                Ok(None) => break,
+                Ok(Some(next)) => Ok(next),
+                Err(error) => Err(error),
+            };
+        }
+        patiently(self.socket.flush(), &self.subscription).await
+    }
+
     /// That the caller may still listen, and is still there.
     async fn look_after(&mut self, heartbeat: Duration) -> Result<(), End> {
         match self.pass.check(&self.state).await {
@@ -283,12 +309,7 @@ impl Conversation {
     }
 
     async fn write(&mut self, message: Message) -> Result<(), End> {
-        tokio::select! {
-            biased;
-            written = self.socket.send(message) => written.map_err(|_| End::Over),
-            () = self.subscription.overflowed() => Err(End::Told(TOO_SLOW)),
-            () = tokio::time::sleep(WRITE_TIMEOUT) => Err(End::Told(TOO_SLOW)),
-        }
+        patiently(self.socket.send(message), &self.subscription).await
     }
 
     async fn take(&mut self, frame: Option<Result<Message, axum::Error>>) -> Result<Option<Working>, End> {
@@ -361,6 +382,19 @@ impl Conversation {
             self.write(Message::Text(text.into())).await?;
         }
         Ok(None)
+    }
+}
+
+/// Writes, unless the reader does not read.
+async fn patiently(
+    write: impl Future<Output = Result<(), axum::Error>>,
+    subscription: &Subscription,
+) -> Result<(), End> {
+    tokio::select! {
+        biased;
+        written = write => written.map_err(|_| End::Over),
+        () = subscription.overflowed() => Err(End::Told(TOO_SLOW)),
+        () = tokio::time::sleep(WRITE_TIMEOUT) => Err(End::Told(TOO_SLOW)),
     }
 }
 
