@@ -18,12 +18,13 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio_postgres::Client;
 
-use crate::client::{self, Load, Measured, Request};
+use crate::client::{self, Measured, Request};
 use crate::data::{self, Random};
 use crate::plan::{Settings, say};
 use crate::process::{Context, Outcome};
 use crate::report::{Figure, Target};
 use crate::server::{Access, ISSUER_AND_AUDIENCE, Server, Setup};
+use crate::turns::{TURNS, median, turn};
 
 /// A credential may cost a tenth.
 const LEAST_RATIO: f64 = 0.91;
@@ -31,11 +32,6 @@ const LEAST_RATIO: f64 = 0.91;
 const LOG_INS: usize = 60;
 /// How far the two may be apart.
 const LOG_IN_SHARE: f64 = 0.1;
-/// How often each kind of caller takes its turn. Even, so that each is as often before the others as after.
-const TURNS: usize = 10;
-/// A turn's share of the time of other measurements.
-const TURN_SHARE: u32 = 4;
-const TURN_WARM_UP: Duration = Duration::from_millis(300);
 const SECRET_DIGITS: usize = 64;
 const LIFETIME: Duration = Duration::from_secs(24 * 3600);
 const ANSWER_AT_MOST: Duration = Duration::from_secs(10);
@@ -153,16 +149,6 @@ impl Credentials {
     }
 }
 
-/// The one in the middle, by its second half.
-fn median(mut measured: Vec<(Measured, f64)>) -> (Measured, f64) {
-    measured.sort_by(|one, other| one.1.total_cmp(&other.1));
-    measured[measured.len() / 2]
-}
-
-fn turn(load: Load) -> Outcome<Measured> {
-    Load { warm_up: TURN_WARM_UP, duration: load.duration / TURN_SHARE, ..load }.run()
-}
-
 fn digits(random: &mut Random) -> String {
     let mut text = vec![b'0'; SECRET_DIGITS];
     random.write_hex(&mut text);
@@ -219,9 +205,7 @@ impl<'a> Callers<'a> {
         })
     }
 
-    /// Each kind of caller in turn, with open access before and after them. A tenth is less than what a shared
-    /// machine's speed changes by within seconds: a turn is held against the open ones around it, and the median of
-    /// those ratios counts.
+    /// Each kind of caller in turn, with open access before and after them.
     fn compare(&self, what: &str, run: impl Fn(&Caller<'_>) -> Outcome<Measured>) -> Outcome<Vec<Figure>> {
         let mut secured = [
             ("a session each", Caller::Session(self.credentials), Vec::new()),

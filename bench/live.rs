@@ -21,10 +21,11 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use crate::accounts::Caller;
 use crate::data::{self, BIG_GROUP};
 use crate::limits::Limit;
-use crate::plan::{Best, Settings, say};
+use crate::plan::{Settings, say};
 use crate::process::{Context, Outcome};
 use crate::report::{Figure, Target, Unit};
 use crate::server::Server;
+use crate::turns::{TURNS, median, turn};
 
 const LISTENERS: u64 = 1_000;
 const IDLE_SOCKETS: u64 = 9_000;
@@ -67,22 +68,30 @@ pub fn measure(
         paired_ratio: None,
         target: Target::Ratio(FRAMES_RATIO),
     });
-    let sends = settings.posts_as(server.address, &Caller::Nobody, false);
-    let (mut alone, mut listened) = (Best::of("sends"), Best::of("sends with listeners"));
+    let sends = || {
+        settle()?;
+        turn(settings.posts_as(server.address, &Caller::Nobody, false))
+    };
     // Whoever listens is on other machines: here, one thread reads for all of them, so that they take little from the server.
     let ears = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let ears = ears.context("starting a runtime")?;
-    for _ in 0..crate::plan::ROUNDS {
-        settle()?;
-        alone.offer(sends.run()?);
+    let (mut alone, mut listened) = (vec![sends()?], Vec::with_capacity(TURNS));
+    for _ in 0..TURNS {
         let listeners = ears.block_on(Listeners::open(server.address, LISTENERS, true))?;
-        settle()?;
-        listened.offer(sends.run()?);
+        let turn = sends()?;
         drop(listeners);
+        let before = alone.last().map_or(0.0, |before| before.rate);
+        let after = sends()?;
+        let beside = f64::midpoint(before, after.rate);
+        say(&format!("  sends: {beside:.0}/s, with listeners: {:.2}", turn.rate / beside));
+        listened.push((turn, turn.rate / beside));
+        alone.push(after);
     }
+    let (_, alone) = median(alone.into_iter().map(|turn| (turn, turn.rate)).collect());
+    let (listened, ratio) = median(listened);
     let what = format!("sends with {LISTENERS} listeners, {database}");
-    let limit = ("sends with none", alone.rate());
-    figures.push(Figure::rate(&what, listened.measured, limit, Target::Ratio(LISTENED_RATIO)));
+    let limit = ("sends with none", alone);
+    figures.push(Figure::paired(&what, listened, limit, ratio, Target::Ratio(LISTENED_RATIO)));
     let before_bytes = server.anonymous_memory_bytes()?;
     let idle = runtime.block_on(Listeners::open(server.address, IDLE_SOCKETS, true))?;
     let after_bytes = server.anonymous_memory_bytes()?;

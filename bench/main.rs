@@ -20,6 +20,7 @@ mod postgres;
 mod process;
 mod report;
 mod server;
+mod turns;
 
 use std::process::ExitCode;
 use std::time::Duration;
