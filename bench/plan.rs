@@ -7,6 +7,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -118,6 +119,7 @@ fn run_sqlite(settings: &Settings, folder: &Path, figures: &mut Vec<Figure>) -> 
     data::fill_sqlite(&database, settings.message_count)?;
     // It copies the database, so it comes before the server.
     let bare_writer = Limit::group_commit(folder, &database)?;
+    let settle = || settle_the_disk(folder);
     credentials.put_into_sqlite(&database)?;
     let server = Server::start(&setup)?;
     if settings.takes(Part::Messages) {
@@ -128,15 +130,15 @@ fn run_sqlite(settings: &Settings, folder: &Path, figures: &mut Vec<Figure>) -> 
         figures.extend(callers.read(settings)?);
     }
     if settings.takes(Part::Messages) {
-        figures.extend(write_sqlite(settings, &bare_writer, &server)?);
+        figures.extend(write_sqlite(settings, &bare_writer, &server, settle)?);
         let memory_bytes = server.anonymous_memory_bytes()?;
         figures.push(Figure::memory("memory after the load, SQLite", memory_bytes, MEMORY_AT_MOST_MIB));
     }
     drop(bare_writer);
     if let Some(callers) = &callers {
-        figures.extend(callers.write(settings, || Ok(()))?);
+        figures.extend(callers.write(settings, settle)?);
     }
-    measure_the_rest("SQLite", settings, folder, server, &setup, figures, || Ok(()))?;
+    measure_the_rest("SQLite", settings, folder, server, &setup, figures, settle)?;
     Ok(())
 }
 
@@ -179,12 +181,26 @@ fn read_sqlite(settings: &Settings, folder: &Path, server: &Server) -> Outcome<F
     Ok(Figure::rate("GET 50 messages, SQLite", reading.measured, (&name, limit.rate()), target))
 }
 
-fn write_sqlite(settings: &Settings, bare: &Limit, server: &Server) -> Outcome<[Figure; 2]> {
+/// Nothing that the one before has written is left to be written while the next one is measured.
+fn settle_the_disk(folder: &Path) -> Outcome<()> {
+    let synced = Command::new("sync").arg("--file-system").arg(folder).status().context("running sync")?;
+    if synced.success() { Ok(()) } else { Err(format!("sync ended with {synced}")) }
+}
+
+fn write_sqlite(
+    settings: &Settings,
+    bare: &Limit,
+    server: &Server,
+    settle: impl Fn() -> Outcome<()>,
+) -> Outcome<[Figure; 2]> {
     say("SQLite: writing");
     let (mut limit, mut plain, mut keyed) = (Best::of("limit"), Best::of("server"), Best::of("with keys"));
     for _ in 0..ROUNDS {
+        settle()?;
         limit.offer(settings.posts(bare.address, false).run()?);
+        settle()?;
         plain.offer(settings.posts(server.address, false).run()?);
+        settle()?;
         keyed.offer(settings.posts(server.address, true).run()?);
     }
     let limit = ("bare axum + group commit", limit.rate());

@@ -96,16 +96,25 @@ both!(who_takes_nothing_is_closed, async |place| {
     }
 });
 
-/// What is measured of one load.
+/// How long each event of a load took, in their order.
 struct Measured {
     latencies: Vec<Duration>,
 }
 
 impl Measured {
-    fn p99(&mut self) -> Duration {
-        self.latencies.sort_unstable();
-        self.latencies[self.latencies.len() * 99 / 100]
+    fn p99(&self) -> Duration {
+        percentile(self.latencies.clone(), 99)
     }
+
+    /// The 99th percentile of each second, of which the one in the middle: what a machine does besides falls on some of them.
+    fn p99_of_a_second(&self) -> Duration {
+        percentile(self.latencies.chunks(RATE as usize).map(|second| percentile(second.to_vec(), 99)).collect(), 50)
+    }
+}
+
+fn percentile(mut of: Vec<Duration>, hundredth: usize) -> Duration {
+    of.sort_unstable();
+    of[of.len() * hundredth / 100]
 }
 
 /// After how long a stalled reader comes back.
@@ -190,7 +199,7 @@ both!(readers_that_take_nothing_cost_little, async |place: &Place| {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     });
-    let mut with = load(address, events).await;
+    let with = load(address, events).await;
     let growth = most.load(Ordering::Relaxed) - before;
     watching.abort();
     for reader in stalled {
@@ -198,15 +207,17 @@ both!(readers_that_take_nothing_cost_little, async |place: &Place| {
     }
     // As it was, before and after: a machine has other things to do at times.
     without.latencies.extend(load(address, compared).await.latencies);
-    let (with, without) = (with.p99(), without.p99());
     println!(
-        "{readers} stalled readers, {events} events: memory grew by {:.1} MiB; p99 of an event {with:?}, without them {without:?}",
-        growth as f64 / 1_048_576.0
+        "{readers} stalled readers, {events} events: memory grew by {:.1} MiB; p99 of an event {:?}, without them {:?}",
+        growth as f64 / 1_048_576.0,
+        with.p99(),
+        without.p99()
     );
+    let (with, without) = (with.p99_of_a_second(), without.p99_of_a_second());
+    println!("the median second's p99: {with:?}, without them {without:?}");
     assert!(growth <= MAX_GROWTH_BYTES, "{growth}");
     if is_soak() {
-        // 1.5 is what is wanted; the rest is the machine's.
-        assert!(with <= without.mul_f64(2.0), "{with:?} {without:?}");
+        assert!(with <= without.mul_f64(1.5), "{with:?} {without:?}");
     }
     server.terminate().await;
 });
