@@ -13,6 +13,8 @@ mod durability;
 mod edits;
 mod erasure;
 mod export;
+#[path = "../faults/mod.rs"]
+mod faults;
 mod forwards;
 mod friends;
 mod groups;
