@@ -42,6 +42,8 @@ pub struct Settings {
     pub direct_messages_from: DirectMessagesFrom,
     /// Days for which events are kept.
     pub event_retention_days: i64,
+    /// Whether SQLite goes on without what cannot be read of its write-ahead log.
+    pub accept_lost_tail: bool,
     /// Whether webhooks may call private addresses, and plain http.
     pub webhook_allow_private: bool,
     /// The URL under which people reach the server.
@@ -62,6 +64,7 @@ impl Default for Settings {
             registration_open: false,
             direct_messages_from: DirectMessagesFrom::Everyone,
             event_retention_days: EVENT_RETENTION_DAYS,
+            accept_lost_tail: false,
             webhook_allow_private: false,
             public_url: None,
             jwt: None,
@@ -116,9 +119,9 @@ impl App {
     /// # Errors
     /// When the database cannot be reached or its schema cannot be used, or a setting cannot be used.
     pub async fn open(location: &Location, settings: Settings, clock: Clock, rng: Rng) -> Result<(Self, Report)> {
-        let metrics = Arc::new(Metrics::new());
-        let commits = Commits::default();
-        let environment = Environment { clock: clock.clone(), metrics: Arc::clone(&metrics), commits: commits.clone() };
+        let environment =
+            Environment { accept_lost_tail: settings.accept_lost_tail, ..Environment::new(clock.clone()) };
+        let (metrics, commits) = (Arc::clone(&environment.metrics), environment.commits.clone());
         let jwt = match &settings.jwt {
             Some(jwt) => Some(JwtVerifier::open(jwt.clone(), clock.now()).await.map_err(Error::internal)?),
             None => None,

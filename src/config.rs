@@ -95,6 +95,10 @@ pub struct ServeOptions {
     /// Days for which events are kept, for readers that come back: 1 to 3650 [default: 30]
     #[arg(long, env = "POSTHASTE_EVENT_RETENTION_DAYS", value_name = "DAYS", value_parser = clap::value_parser!(i64).range(1..=3650))]
     pub event_retention_days: Option<i64>,
+    /// Start without the part of SQLite's write-ahead log that cannot be read; a copy of the log is kept. Only for the one start
+    /// that asks for it: there is no variable and no key for it
+    #[arg(long)]
+    pub accept_lost_tail: bool,
     /// Lets webhooks call private addresses, and plain http [default: false]
     #[arg(
         long,
@@ -340,6 +344,7 @@ pub fn serve(data_options: &DataOptions, options: ServeOptions) -> Result<(Serve
                 Some(Correspondents::Everyone) | None => DirectMessagesFrom::Everyone,
             },
             event_retention_days,
+            accept_lost_tail: options.accept_lost_tail,
             webhook_allow_private: options.webhook_allow_private.or(file.webhook_allow_private).unwrap_or(false),
             public_url,
             jwt,

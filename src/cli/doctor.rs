@@ -113,6 +113,7 @@ async fn database(data: &DataConfig) -> Vec<Finding> {
     let place = data.location.describe();
     if let Location::Sqlite(file) = &data.location
         && !file.exists()
+        && !store::sqlite::had_data(file)
     {
         return vec![Finding::Poor(format!("{place} does not exist yet: the server makes it at its first start"))];
     }

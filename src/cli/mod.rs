@@ -10,7 +10,6 @@ mod restore;
 mod serve;
 
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 
@@ -18,8 +17,7 @@ use crate::app::{App, Settings};
 use crate::config::{self, DataOptions, ServeOptions};
 use crate::error::Error;
 use crate::ids::Rng;
-use crate::metrics::Metrics;
-use crate::store::{Commits, Environment};
+use crate::store::Environment;
 use crate::time::Clock;
 
 /// A messaging API that people run themselves: one binary, on SQLite by default and on PostgreSQL when it grows.
@@ -125,7 +123,7 @@ fn with_app<T>(data: &DataOptions, work: impl AsyncFnOnce(&App) -> Result<T, Err
 
 /// What the store needs, for a command that is no server.
 fn environment() -> Environment {
-    Environment { clock: Clock::System, metrics: Arc::new(Metrics::new()), commits: Commits::default() }
+    Environment::new(Clock::System)
 }
 
 /// What the operator is told: the causes too, since they own the machine.

@@ -16,6 +16,7 @@ use crate::domain::auth::Access;
 use crate::domain::{demo, housekeeping, scheduled, search};
 use crate::http::{CONNECTION_LIMIT, HttpSettings, HttpState, Timeouts, server};
 use crate::ids::Rng;
+use crate::store::fatal::FatalFault;
 use crate::time::Clock;
 
 /// How long mail that waits may take to leave at the end.
@@ -56,6 +57,7 @@ async fn serve(config: ServeConfig) -> Result<(), String> {
         tracing::warn!(old, new, "a user name was empty or differed from another one only by case, and was changed");
     }
     let app = Arc::new(app);
+    tokio::spawn(end_after_fault(app.db.fatal_fault().clone()));
     if demo && demo::fill(&app).await.map_err(|error| explain(&place, &error))? {
         tracing::info!("the demo's users and messages were written");
     }
@@ -83,6 +85,14 @@ async fn serve(config: ServeConfig) -> Result<(), String> {
     app.db.close().await;
     tracing::info!("stopped");
     outcome.map_err(|error| error.to_string())
+}
+
+/// Ends the process at once when nothing may be acknowledged any more. The database is left open on purpose: closing it would
+/// copy the write-ahead log.
+async fn end_after_fault(fault: FatalFault) {
+    let sentence = fault.wait().await;
+    tracing::error!("{sentence}");
+    std::process::exit(1);
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, String> {

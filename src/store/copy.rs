@@ -8,6 +8,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::files::{sync_folder_of, with_suffix};
 use super::sqlite::file::{check, copy_file, make_alone, replace_rows};
 use super::{Conn, Db, Environment, Location, OwnedValue, Value, migrations, search, sqlite};
 use crate::error::{Error, Result};
@@ -101,7 +102,7 @@ pub async fn backup(source: &Location, file: &Path, environment: Environment, re
         make_alone(&partial)?;
         check(&partial)?;
         std::fs::rename(&partial, file).map_err(Error::unavailable)?;
-        sync_folder(file)
+        sync_folder_of(file)
     });
     if finished.is_err() {
         remove_database(&partial)?;
@@ -193,19 +194,13 @@ async fn restore_staged(
 }
 
 /// The second, as it stands in a name.
-fn stamp(now: Timestamp) -> String {
+pub(super) fn stamp(now: Timestamp) -> String {
     now.to_string().chars().filter(char::is_ascii_digit).take(14).collect()
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
 }
 
 /// Removes a SQLite database of ours with what SQLite keeps beside it.
 fn remove_database(path: &Path) -> Result<()> {
-    for suffix in ["", "-wal", "-shm", "-journal"] {
+    for suffix in ["", "-wal", "-shm", "-journal", "-state"] {
         match std::fs::remove_file(with_suffix(path, suffix)) {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -220,11 +215,6 @@ fn make_private(path: &Path) -> Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
     let made = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     made.map(drop).map_err(Error::unavailable)
-}
-
-fn sync_folder(file: &Path) -> Result<()> {
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-    std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::unavailable)
 }
 
 /// Copies row by row from one snapshot of PostgreSQL.

@@ -25,6 +25,8 @@ pub mod copy;
 pub mod edits;
 pub mod erasure;
 pub mod events;
+pub mod fatal;
+pub mod files;
 pub mod friends;
 pub mod health;
 pub mod idempotency;
@@ -53,6 +55,7 @@ pub mod stats;
 pub mod threads;
 pub mod users;
 pub mod webhooks;
+pub mod write_status;
 
 /// What a unit of work returns: a future over its connection.
 pub type Work<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
@@ -111,6 +114,26 @@ pub struct Environment {
     pub metrics: Arc<Metrics>,
     /// Where the drivers say that something was committed.
     pub commits: Commits,
+    /// Where the drivers note how writes end.
+    pub writing: Arc<write_status::WriteStatus>,
+    /// Where a driver declares that nothing may be acknowledged any more.
+    pub fatal: fatal::FatalFault,
+    /// Whether SQLite goes on without what cannot be read of its write-ahead log.
+    pub accept_lost_tail: bool,
+}
+
+impl Environment {
+    /// An environment of its own, for a command that is no server.
+    pub fn new(clock: Clock) -> Self {
+        Self {
+            clock,
+            metrics: Arc::new(Metrics::new()),
+            commits: Commits::default(),
+            writing: Arc::default(),
+            fatal: fatal::FatalFault::default(),
+            accept_lost_tail: false,
+        }
+    }
 }
 
 /// Says that something was committed here, to whoever listens for it. A hint: what was committed is in the database.
@@ -206,6 +229,23 @@ impl Db {
         match self {
             Self::Sqlite(database) => database.write(input, work).await,
             Self::Postgres(database) => database.maintain(input, work).await,
+        }
+    }
+
+    /// Whether writing works, as the last writes showed.
+    pub fn writing(&self) -> write_status::Writing {
+        self.environment().writing.now()
+    }
+
+    /// Where a fault is declared after which nothing may be acknowledged.
+    pub fn fatal_fault(&self) -> &fatal::FatalFault {
+        &self.environment().fatal
+    }
+
+    fn environment(&self) -> &Environment {
+        match self {
+            Self::Sqlite(database) => database.environment(),
+            Self::Postgres(database) => database.environment(),
         }
     }
 

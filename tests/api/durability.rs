@@ -30,19 +30,19 @@ const PAIRS: &[(&str, &str)] =
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// Where a message is: `(conversation_id, seq, id)`.
-type Position = (i64, i64, i64);
+pub type Position = (i64, i64, i64);
 
 /// One send, and what the sender knows of it.
-struct Attempt {
+pub struct Attempt {
     sender: &'static str,
     recipient: &'static str,
     /// No two attempts have the same.
-    body: String,
+    pub body: String,
     key: Option<String>,
     outcome: Outcome,
 }
 
-enum Outcome {
+pub enum Outcome {
     /// 201: it must be there.
     Accepted(Position),
     /// Another answer.
@@ -56,14 +56,14 @@ impl Attempt {
         send_request(self.sender, self.recipient, &self.body, self.key.as_deref())
     }
 
-    fn accepted(&self) -> Option<Position> {
+    pub fn accepted(&self) -> Option<Position> {
         match self.outcome {
             Outcome::Accepted(position) => Some(position),
             _ => None,
         }
     }
 
-    fn refused(&self) -> Option<&Answer> {
+    pub fn refused(&self) -> Option<&Answer> {
         match &self.outcome {
             Outcome::Refused(answer) => Some(answer),
             _ => None,
@@ -92,7 +92,7 @@ fn outcome(answer: Result<Answer, Lost>, body: &str) -> Outcome {
 }
 
 /// Senders at work, each on a connection of its own, one message after the other; every other one has a key.
-struct Load {
+pub struct Load {
     stop: Arc<AtomicBool>,
     counts: Arc<Counts>,
     senders: Vec<JoinHandle<Vec<Attempt>>>,
@@ -106,32 +106,37 @@ struct Counts {
 
 impl Load {
     /// Starts the senders; `name` tells their bodies from those of another load.
-    fn start(address: SocketAddr, name: &str) -> Self {
+    pub fn start(address: SocketAddr, name: &str) -> Self {
+        Self::start_padded(address, name, 0)
+    }
+
+    /// Sends bodies of at least so many characters.
+    pub fn start_padded(address: SocketAddr, name: &str, characters: usize) -> Self {
         let (stop, counts) = (Arc::new(AtomicBool::new(false)), Arc::new(Counts::default()));
         let senders = (0..SENDERS)
             .map(|sender| {
                 let name = format!("{name}-{sender}");
-                tokio::spawn(keep_sending(address, name, Arc::clone(&stop), Arc::clone(&counts)))
+                tokio::spawn(keep_sending(address, name, characters, Arc::clone(&stop), Arc::clone(&counts)))
             })
             .collect();
         Self { stop, counts, senders }
     }
 
-    fn accepted(&self) -> usize {
+    pub fn accepted(&self) -> usize {
         self.counts.accepted.load(Ordering::Relaxed)
     }
 
-    fn refused(&self) -> usize {
+    pub fn refused(&self) -> usize {
         self.counts.refused.load(Ordering::Relaxed)
     }
 
     /// Waits until `count` sends more were accepted.
-    async fn accepts_more(&self, count: usize) {
+    pub async fn accepts_more(&self, count: usize) {
         let target = self.accepted() + count;
         self.wait_for("sends are accepted", |load| load.accepted() >= target).await;
     }
 
-    async fn wait_for(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
+    pub async fn wait_for(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(60);
         while !is_so(self) {
             assert!(Instant::now() < deadline, "it never happens that {what}");
@@ -140,7 +145,7 @@ impl Load {
     }
 
     /// Lets each sender finish what it is doing.
-    async fn stop(self) -> Vec<Attempt> {
+    pub async fn stop(self) -> Vec<Attempt> {
         self.stop.store(true, Ordering::Relaxed);
         let mut attempts = Vec::new();
         for sender in self.senders {
@@ -150,14 +155,21 @@ impl Load {
     }
 }
 
-async fn keep_sending(address: SocketAddr, name: String, stop: Arc<AtomicBool>, counts: Arc<Counts>) -> Vec<Attempt> {
+async fn keep_sending(
+    address: SocketAddr,
+    name: String,
+    characters: usize,
+    stop: Arc<AtomicBool>,
+    counts: Arc<Counts>,
+) -> Vec<Attempt> {
     let mut attempts = Vec::new();
     let mut wire = None;
     while !stop.load(Ordering::Relaxed) {
         let number = attempts.len();
         let (sender, recipient) = PAIRS[number % PAIRS.len()];
-        let body = format!("{name}-{number}");
-        let key = (number % 2 == 0).then(|| format!("key {body}"));
+        let mut body = format!("{name}-{number}");
+        body.extend(std::iter::repeat_n('.', characters.saturating_sub(body.len())));
+        let key = (number % 2 == 0).then(|| format!("key {name}-{number}"));
         let mut attempt = Attempt { sender, recipient, body, key, outcome: Outcome::Lost(Lost::Unsent) };
         attempt.outcome = outcome(send(&mut wire, address, &attempt.request()).await, &attempt.body);
         match &attempt.outcome {
@@ -192,13 +204,13 @@ async fn send(wire: &mut Option<Wire>, address: SocketAddr, request: &[u8]) -> R
     Ok(answer)
 }
 
-/// Every message of the database, by its body.
 /// The newest message that there is.
 async fn last_message(place: &Place) -> i64 {
     place.numbers("SELECT coalesce(max(id), 0) FROM messaging.messages").await[0][0]
 }
 
-async fn stored(place: &Place) -> HashMap<String, Vec<Position>> {
+/// Every message of the database, by its body.
+pub async fn stored(place: &Place) -> HashMap<String, Vec<Position>> {
     const SQL: &str = "SELECT body, conversation_id, seq, id FROM messaging.messages";
     let rows: Vec<(String, Position)> = match place.kind {
         Kind::Sqlite => {
@@ -220,7 +232,7 @@ async fn stored(place: &Place) -> HashMap<String, Vec<Position>> {
 }
 
 /// What was accepted is there once, where the answer said; nothing is there twice; nothing is there that nobody sent.
-async fn assert_kept(place: &Place, attempts: &[Attempt]) {
+pub async fn assert_kept(place: &Place, attempts: &[Attempt]) {
     let stored = stored(place).await;
     let mut known: HashSet<&str> = ["Hey, whats up?", "nothing much, you", "samees", "omw"].into();
     for attempt in attempts {
@@ -236,7 +248,7 @@ async fn assert_kept(place: &Place, attempts: &[Attempt]) {
 }
 
 /// Repeats every send with a key whose outcome its sender does not know.
-async fn repeat_lost(address: SocketAddr, attempts: &mut [Attempt]) -> usize {
+pub async fn repeat_lost(address: SocketAddr, attempts: &mut [Attempt]) -> usize {
     let lost = attempts.iter_mut().filter(|attempt| attempt.key.is_some() && attempt.accepted().is_none());
     let repeats: Vec<_> = lost.map(|attempt| attempt.repeat(address)).collect();
     let count = repeats.len();

@@ -317,11 +317,7 @@ fn postgresql_is_reached_over_tls() {
                 url = format!("{url}&sslrootcert={root}");
             }
             let location = posthaste::store::Location::parse(&url).unwrap();
-            let environment = posthaste::store::Environment {
-                clock: posthaste::time::Clock::System,
-                metrics: std::sync::Arc::new(posthaste::metrics::Metrics::new()),
-                commits: posthaste::store::Commits::default(),
-            };
+            let environment = posthaste::store::Environment::new(posthaste::time::Clock::System);
             let db = posthaste::store::Db::open(&location, environment).await.map_err(|error| error.to_string())?;
             let asked = db.read((), |conn, ()| {
                 Box::pin(async move {

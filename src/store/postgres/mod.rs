@@ -76,6 +76,10 @@ impl Database {
         Ok(database)
     }
 
+    pub(in crate::store) fn environment(&self) -> &Environment {
+        &self.environment
+    }
+
     /// See [`crate::store::Db::read`].
     pub async fn read<I, T>(&self, input: I, work: for<'a> fn(&'a mut AnyConn, &'a I) -> Work<'a, T>) -> Result<T>
     where

@@ -143,14 +143,27 @@ pub(in crate::store) fn translate(error: rusqlite::Error) -> Error {
             Error::Duplicate { constraint: constraint.replace('.', "_") }
         }
         ErrorCode::DiskFull => Error::StorageFull,
+        // SQLite says "malformed" of a page that the disk did not give as well (SQLITE_IOERR_CORRUPTFS becomes SQLITE_CORRUPT).
+        ErrorCode::DatabaseCorrupt => {
+            tracing::error!(%error, "the database's file is damaged or cannot be read: run `posthaste doctor`");
+            Error::unavailable(error)
+        }
         ErrorCode::DatabaseBusy
         | ErrorCode::DatabaseLocked
         | ErrorCode::SystemIoFailure
         | ErrorCode::CannotOpen
         | ErrorCode::ReadOnly
+        | ErrorCode::FileLockingProtocolFailed
         | ErrorCode::PermissionDenied => Error::unavailable(error),
         _ => Error::internal(error),
     }
+}
+
+/// Whether a sync failed: of the log at a commit, or of the file at a checkpoint.
+pub(super) fn is_failed_sync(error: &Error) -> bool {
+    let Error::Unavailable { source, .. } = error else { return false };
+    matches!(source.downcast_ref(), Some(rusqlite::Error::SqliteFailure(failure, _))
+        if [rusqlite::ffi::SQLITE_IOERR_FSYNC, rusqlite::ffi::SQLITE_IOERR_DIR_FSYNC].contains(&failure.extended_code))
 }
 
 fn column<'a>(row: &'a DriverRow<'_>, column: usize) -> Result<ValueRef<'a>> {

@@ -78,7 +78,7 @@ impl<I: Send + Sync, T: Send> Job for Unit<I, T> {
 }
 
 /// Serves reads until every sender is gone.
-pub fn read_loop(mut conn: AnyConn, jobs: &Receiver<Box<dyn Job>>, metrics: &Metrics) {
+pub fn read_loop(conn: &mut AnyConn, jobs: &Receiver<Box<dyn Job>>, metrics: &Metrics) {
     while let Ok(mut job) = jobs.recv() {
         if !job.wanted() {
             continue;
@@ -87,7 +87,7 @@ pub fn read_loop(mut conn: AnyConn, jobs: &Receiver<Box<dyn Job>>, metrics: &Met
         // One snapshot for all statements of the job, and one lock on the log instead of one a statement.
         match conn.sqlite().execute("BEGIN", &[]) {
             Ok(_) => {
-                job.run(&mut conn);
+                job.run(conn);
                 if let Err(error) = conn.sqlite().execute("COMMIT", &[]) {
                     job.fail(error);
                 }

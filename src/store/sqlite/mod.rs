@@ -4,14 +4,19 @@
 //! queues, and a full queue is an answer ([`Error::Unavailable`]), never a wait without end. What is opened of the file beside
 //! SQLite is closed after every connection to it, for a process that closes a file gives up its locks on it (POSIX, `fcntl`).
 
+mod checkpoint;
 pub(super) mod driver;
 pub(super) mod file;
+mod guard;
 mod job;
+pub mod mounts;
 mod scrub;
+pub(super) mod start;
+mod state;
+mod wal;
 mod writer;
 
 use std::fs::File;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -22,10 +27,13 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tokio::sync::oneshot;
 
-use driver::translate;
+use checkpoint::{Checkpointer, checkpoint_passively, copy_whole_log_alone, empty_log, name_sync};
+use driver::{is_failed_sync, translate};
+use guard::Guard;
 use job::{Job, Unit, read_loop};
 use writer::{Log, WAL_CHECKPOINT_PAGES, Writer};
 
+use super::files::{folder_of, make_folder};
 use super::{Conn as AnyConn, Environment, Work};
 use crate::error::{Error, Result};
 
@@ -68,12 +76,15 @@ impl Database {
     /// # Errors
     /// [`Error::Unavailable`] when the file cannot be opened, [`Error::Internal`] when it is not a SQLite database.
     pub fn open(path: &Path, environment: Environment) -> Result<Self> {
-        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            // Messages are in there: nobody but the owner reads a folder that we make.
-            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(Error::unavailable)?;
+        make_folder(folder_of(path))?;
+        let findings = start::examine(path, &environment)?;
+        if findings.sync_failed {
+            copy_whole_log_alone(path)?;
         }
         let mut writer = open_writer(path)?;
         let file = Arc::new(File::open(path).map_err(Error::unavailable)?);
+        let guard = Arc::new(Guard::new(path, environment.fatal.clone())?);
+        begin_durably(&writer, &guard, findings.tail_given_up)?;
         let reader_count = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8);
         environment.metrics.pool_size.set(reader_count as i64 + 1);
 
@@ -85,12 +96,14 @@ impl Database {
         let hooked = Arc::clone(&log);
         let hook = move |_: &mut rusqlite::hooks::Wal, pages: i32| {
             hooked.pages.store(i64::from(pages), Ordering::Relaxed);
+            hooked.unmarked_pages.store(i64::from(pages), Ordering::Relaxed);
             Ok(())
         };
         writer.wal_hook(Some(hook)).map_err(translate)?;
         let writer = Writer {
             conn: AnyConn::Sqlite(Conn::new(writer)),
             environment: environment.clone(),
+            guard: Arc::clone(&guard),
             checkpoint,
             log: Arc::clone(&log),
             checkpoint_at_pages: WAL_CHECKPOINT_PAGES,
@@ -104,23 +117,16 @@ impl Database {
             let conn = AnyConn::Sqlite(Conn::new(open_reader(path)?));
             let jobs = waiting_reads.clone();
             let metrics = Arc::clone(&environment.metrics);
-            let kept = Arc::clone(&file);
+            let (kept, guard) = (Arc::clone(&file), Arc::clone(&guard));
             threads.push(spawn("sqlite-reader", move || {
-                read_loop(conn, &jobs, &metrics);
-                drop(kept);
+                let mut conn = conn;
+                read_loop(&mut conn, &jobs, &metrics);
+                guard.retire(&conn.sqlite().connection);
+                drop((conn, kept));
             })?);
         }
-        let checkpointer = open_connection(path)?;
-        threads.push(spawn("sqlite-checkpoint", move || {
-            while checkpoint_wanted.recv().is_ok() {
-                if let Err(error) = checkpoint_beside_the_writer(&checkpointer, &file) {
-                    tracing::warn!(%error, "a checkpoint of the write-ahead log failed");
-                }
-                log.copied.store(true, Ordering::Relaxed);
-            }
-            drop(checkpointer);
-            drop(file);
-        })?);
+        let checkpointer = Checkpointer { connection: open_connection(path)?, file, guard, log };
+        threads.push(spawn("sqlite-checkpoint", move || checkpointer.run(&checkpoint_wanted))?);
         Ok(Self {
             inner: Arc::new(Inner {
                 path: path.to_owned(),
@@ -130,6 +136,10 @@ impl Database {
                 environment,
             }),
         })
+    }
+
+    pub(super) fn environment(&self) -> &Environment {
+        &self.inner.environment
     }
 
     /// Where the file is.
@@ -215,12 +225,15 @@ impl Database {
         let flushing = tokio::task::spawn_blocking(move || {
             let mut connection = open_connection(&path)?;
             scrub::scrub(&mut connection)?;
-            let busy: i64 =
-                connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)).map_err(translate)?;
-            if busy == 0 { Ok(()) } else { Err(Error::unavailable("the log was in use all the time")) }
+            empty_log(&connection)
         });
         flushing.await.map_err(Error::internal)?
     }
+}
+
+/// Whether a database has been at this place, so that a missing file is no new one.
+pub fn had_data(path: &Path) -> bool {
+    state::path_of(path).exists()
 }
 
 fn closed() -> Error {
@@ -251,6 +264,8 @@ pub fn open_connection(path: &Path) -> Result<Connection> {
 fn open_writer(path: &Path) -> Result<Connection> {
     let connection = open_connection(path)?;
     switch_to_wal(&connection)?;
+    // The log's file is made with the first look at the database.
+    connection.query_row("SELECT count(*) FROM sqlite_master", [], |_| Ok(())).map_err(translate)?;
     connection.pragma_update(None, "wal_autocheckpoint", 0).map_err(translate)?;
     connection.pragma_update(None, "cache_size", -WRITER_CACHE_KIB).map_err(translate)?;
     Ok(connection)
@@ -276,18 +291,23 @@ fn open_reader(path: &Path) -> Result<Connection> {
     Ok(connection)
 }
 
-/// Copies what is in the log, and once more what was committed meanwhile, so that little is left to the writer. SQLite syncs the
-/// file only when nothing is left at all: here it is synced before the writer has to.
-fn checkpoint_beside_the_writer(connection: &Connection, file: &File) -> Result<()> {
-    for _ in 0..2 {
-        checkpoint_passively(connection)?;
-        file.sync_data().map_err(Error::unavailable)?;
+/// Brings everything that the log holds to the disk before anyone is served. What a killed process wrote and did not sync can
+/// be read, but may not be on the disk: a repeated send that is answered from it would be acknowledged too early. The same is
+/// true of a log whose sync failed.
+fn begin_durably(writer: &Connection, guard: &Guard, empty: bool) -> Result<()> {
+    let copied = if empty { empty_log(writer).map(|()| true) } else { checkpoint_passively(writer) };
+    match copied {
+        Ok(true) => guard.mark_copied(),
+        // Another process reads or copies: whoever has it open has synced what it acknowledged.
+        Ok(false) => Ok(()),
+        Err(error) => {
+            if is_failed_sync(&error) {
+                guard.sync_failed(&error);
+                guard.retire(writer);
+            }
+            Err(name_sync(error))
+        }
     }
-    Ok(())
-}
-
-fn checkpoint_passively(connection: &Connection) -> Result<()> {
-    connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).map_err(translate)
 }
 
 /// A connection for a command that has the file to itself.

@@ -1,8 +1,9 @@
 //! The one thread that writes: group commit, and the write-ahead log's size.
 //!
 //! Invariants: what is waiting goes into one transaction, each unit of work in a savepoint of its own, and nobody is answered
-//! before its COMMIT. A unit that fails takes nobody with it; a COMMIT that fails fails everyone in it. The bulk of a
-//! checkpoint is never in the writer's way: another thread does it.
+//! before its COMMIT. A unit that fails takes nobody with it; a COMMIT that fails fails everyone in it. Before anyone is
+//! answered the commit is marked in the state, and the files must be the ones that were opened. After a fatal fault everything
+//! is refused. The bulk of a checkpoint is never in the writer's way: another thread does it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -10,9 +11,11 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::checkpoint_passively;
+use super::checkpoint::checkpoint_passively;
+use super::driver::is_failed_sync;
+use super::guard::Guard;
 use super::job::Job;
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::store::{Conn as AnyConn, Environment};
 
 /// Units of work that one commit may carry.
@@ -28,6 +31,8 @@ pub const WAL_CHECKPOINT_PAGES: i64 = 16_384;
 pub struct Log {
     /// Pages in the log after the last commit.
     pub pages: AtomicI64,
+    /// The same, until the writer has marked that commit; 0 then. A commit that changed nothing leaves it at 0.
+    pub unmarked_pages: AtomicI64,
     /// Whether the checkpoint thread has copied what was in the log when it was asked.
     pub copied: AtomicBool,
 }
@@ -35,6 +40,8 @@ pub struct Log {
 pub struct Writer {
     pub conn: AnyConn,
     pub environment: Environment,
+    /// Watches over the files.
+    pub guard: Arc<Guard>,
     /// Asks the checkpoint thread.
     pub checkpoint: Sender<()>,
     pub log: Arc<Log>,
@@ -56,15 +63,20 @@ impl Writer {
             self.look_at_log();
         }
         // The last connection to close empties the log; a checkpoint first keeps that short.
-        if let Err(error) = checkpoint_passively(&self.conn.sqlite().connection) {
-            tracing::warn!(%error, "the last checkpoint failed");
+        if self.guard.refuse_after_fault().is_ok() {
+            self.copy_rest();
         }
+        self.guard.retire(&self.conn.sqlite().connection);
     }
 
     /// One transaction over `batch` and whatever else is waiting by the time its turn comes.
     fn commit(&mut self, batch: &mut Vec<Box<dyn Job>>, jobs: &Receiver<Box<dyn Job>>) {
-        if let Err(error) = self.conn.sqlite().execute("BEGIN IMMEDIATE", &[]) {
-            return fail_all(batch, error);
+        let status = Arc::clone(&self.environment.writing);
+        let write = status.begin();
+        let begun = self.guard.refuse_after_fault();
+        if let Err(error) = begun.and_then(|()| self.conn.sqlite().execute("BEGIN IMMEDIATE", &[])) {
+            write.failed(&error);
+            return fail_all(batch, &error);
         }
         let mut done = 0;
         let mut kept = false;
@@ -86,18 +98,32 @@ impl Writer {
             self.conn.sqlite().leave_transaction();
             return;
         }
-        let started = Instant::now();
-        match self.conn.sqlite().execute("COMMIT", &[]) {
-            Ok(_) => {
-                self.environment.metrics.commit_duration_seconds.observe(started.elapsed().as_secs_f64());
-                self.environment.metrics.commit_batch_size.observe(batch.len() as f64);
-                self.environment.commits.note();
-            }
-            Err(error) => {
-                self.conn.sqlite().leave_transaction();
-                fail_all(batch, error);
-            }
+        let committed = self.make_durable();
+        write.ended(&committed);
+        match committed {
+            Ok(()) => self.environment.metrics.commit_batch_size.observe(batch.len() as f64),
+            Err(error) => fail_all(batch, &error),
         }
+    }
+
+    /// The COMMIT, and what must hold before anyone may be answered.
+    fn make_durable(&mut self) -> Result<()> {
+        let started = Instant::now();
+        if let Err(error) = self.conn.sqlite().execute("COMMIT", &[]) {
+            self.conn.sqlite().leave_transaction();
+            if is_failed_sync(&error) {
+                self.guard.sync_failed(&error);
+            }
+            return Err(error);
+        }
+        match self.log.unmarked_pages.swap(0, Ordering::Relaxed) {
+            0 => {}
+            pages => self.guard.mark(pages.unsigned_abs())?,
+        }
+        self.guard.check()?;
+        self.environment.metrics.commit_duration_seconds.observe(started.elapsed().as_secs_f64());
+        self.environment.commits.note();
+        Ok(())
     }
 
     /// Runs a unit in a transaction that holds nothing yet; a new one is begun if it fails.
@@ -141,29 +167,44 @@ impl Writer {
             if index == culprit {
                 continue;
             }
+            let status = Arc::clone(&self.environment.writing);
+            let write = status.begin();
             if let Err(error) = self.conn.sqlite().execute("BEGIN IMMEDIATE", &[]) {
+                write.failed(&error);
                 job.fail(error);
                 continue;
             }
-            if job.run(&mut self.conn)
-                && let Err(error) = self.conn.sqlite().execute("COMMIT", &[])
-            {
-                job.fail(error);
+            if job.run(&mut self.conn) {
+                let committed = self.make_durable();
+                write.ended(&committed);
+                if let Err(error) = committed {
+                    job.fail(error);
+                }
             }
             self.conn.sqlite().leave_transaction();
         }
     }
 
-    /// Sees to it that the log starts over: a log that never does grows without end.
+    /// Copies what is left in the log. When all of it is in the file, that is marked.
+    fn copy_rest(&mut self) {
+        let copied = checkpoint_passively(&self.conn.sqlite().connection)
+            .and_then(|complete| if complete { self.guard.mark_copied() } else { Ok(()) });
+        if let Err(error) = copied {
+            if is_failed_sync(&error) {
+                self.guard.sync_failed(&error);
+            }
+            tracing::warn!(%error, "the write-ahead log could not be copied into the database's file");
+        }
+    }
+
+    /// Has the log start over when it is long: one that never does grows without end.
     fn look_at_log(&mut self) {
         let pages = self.log.pages.load(Ordering::Relaxed);
         self.environment.metrics.wal_size_bytes.set(pages * PAGE_SIZE_BYTES);
         if self.log.copied.swap(false, Ordering::Relaxed) {
             // The checkpoint thread has copied all but the last commits. Copying those while nobody writes leaves a log that
             // the next commit begins anew, unless a reader is still in it: then there is another chance later.
-            if let Err(error) = checkpoint_passively(&self.conn.sqlite().connection) {
-                tracing::warn!(%error, "the write-ahead log could not be emptied");
-            }
+            self.copy_rest();
             self.checkpoint_at_pages = pages + WAL_CHECKPOINT_PAGES;
         } else if pages < WAL_CHECKPOINT_PAGES {
             self.checkpoint_at_pages = WAL_CHECKPOINT_PAGES;
@@ -181,7 +222,7 @@ enum Ran {
     TransactionLost,
 }
 
-fn fail_all(batch: &mut [Box<dyn Job>], error: Error) {
+fn fail_all(batch: &mut [Box<dyn Job>], error: &Error) {
     let full = matches!(error, Error::StorageFull);
     let reason = error.to_string();
     for job in batch {

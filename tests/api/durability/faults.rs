@@ -1,4 +1,4 @@
-//! The disk refuses: it is full, a file may not grow, a sync fails. SQLite only, where the server itself writes.
+//! The disk refuses: it is full, a file may not grow. SQLite only, where the server itself writes.
 
 use std::process::Command;
 
@@ -38,11 +38,6 @@ fn a_file_that_may_not_grow_refuses_sends_until_it_may() {
 fn a_full_disk_refuses_sends_until_there_is_room() {
     // The writes to the log that fail, by their number: long after the start, and many enough to fail many commits.
     run_with_fault("inject=write,pwrite64:error=ENOSPC:when=1500..1560", &[(507, "storage_full")]);
-}
-
-#[test]
-fn a_sync_that_fails_refuses_sends_until_it_works() {
-    run_with_fault("inject=fsync,fdatasync:error=EIO:when=100..120", &[(503, "unavailable")]);
 }
 
 /// Lets some calls on the write-ahead log fail, under load.

@@ -100,6 +100,11 @@ impl Process {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// Where it writes that: for after its end.
+    pub fn log_file(&self) -> PathBuf {
+        self.log.clone()
+    }
+
     /// SIGKILL: it gets to do nothing more.
     pub fn kill(mut self) {
         self.end_now();

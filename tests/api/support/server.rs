@@ -143,6 +143,7 @@ impl Server {
             registration_open: options.registration_open,
             direct_messages_from: options.direct_messages_from,
             event_retention_days: posthaste::app::EVENT_RETENTION_DAYS,
+            accept_lost_tail: false,
             webhook_allow_private: options.webhook_allow_private,
             public_url: options.origins.public_origin.clone(),
             jwt: options.jwt,

@@ -1,0 +1,129 @@
+//! What is looked at with each commit before it is acknowledged, and each second.
+//!
+//! Invariants: the files that SQLite has open are the ones that the next start will find under their names. A sync that failed
+//! is the last one: what it should have written may be lost, and a later sync that succeeds says nothing about it (Linux marks
+//! the pages of a failed sync as clean; see "Can Applications Recover from fsync Failures?", Rebello et al., 2020).
+
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rusqlite::Connection;
+use rusqlite::config::DbConfig;
+
+use super::state::{self, Mark, State};
+use super::wal;
+use crate::error::{Error, Result};
+use crate::store::fatal::FatalFault;
+use crate::store::files::{sync_error, sync_folder_of, with_suffix};
+
+/// The device and the inode of a file.
+type Identity = (u64, u64);
+
+/// Watches over the files of an open database.
+pub struct Guard {
+    database: PathBuf,
+    files: Vec<(PathBuf, Identity)>,
+    log: File,
+    state: State,
+    fatal: FatalFault,
+}
+
+impl Guard {
+    /// Remembers the files of a database that was just opened, and brings their names to the disk.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when they cannot be looked at, written or synced.
+    pub fn new(database: &Path, fatal: FatalFault) -> Result<Self> {
+        let unwritable = |error| Error::unavailable(format!("{} cannot be written: {error}", database.display()));
+        let files = ["", "-wal", "-shm"].map(|suffix| with_suffix(database, suffix));
+        let files = files.into_iter().map(|path| identity(&path).map(|identity| (path, identity)));
+        let files = files.collect::<std::io::Result<_>>().map_err(Error::unavailable)?;
+        let log = File::open(with_suffix(database, "-wal")).map_err(Error::unavailable)?;
+        let state = State::open(database).map_err(unwritable)?;
+        state.sync().map_err(|error| sync_error(&state::path_of(database), &error))?;
+        sync_folder_of(database)?;
+        Ok(Self { database: database.to_owned(), files, log, state, fatal })
+    }
+
+    /// Says how many frames the log has after a commit.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the log cannot be read, or the state cannot be written.
+    pub fn mark(&self, frames: u64) -> Result<()> {
+        let salts = wal::salts(&self.log).map_err(Error::unavailable)?;
+        self.state.mark(Mark { salts, frames }).map_err(Error::unavailable)
+    }
+
+    /// Says that everything is in the database's file, and no sync is missing.
+    ///
+    /// # Errors
+    /// As [`Guard::mark`].
+    pub fn mark_copied(&self) -> Result<()> {
+        // A log that was cut off has no header.
+        let salts = wal::salts(&self.log).unwrap_or_default();
+        self.state.mark(Mark { salts, frames: 0 }).map_err(Error::unavailable)?;
+        self.state.set_sync_failed(false).map_err(Error::unavailable)
+    }
+
+    /// Whether everything is as it was when it was opened. Where it is not, that is declared as a fatal fault.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] after a fatal fault.
+    pub fn check(&self) -> Result<()> {
+        if let Some((path, _)) = self.files.iter().find(|(path, was)| identity(path).ok() != Some(*was)) {
+            self.fatal.declare(format!(
+                "{} was removed or replaced while it was in use: what is written now would be lost. Nothing more is \
+                 acknowledged. Put the file back, then start again",
+                path.display()
+            ));
+        }
+        self.refuse_after_fault()
+    }
+
+    /// Whether another process on the same file has met a failed sync. For the look each second.
+    pub fn check_others(&self) {
+        if state::read(&self.database).is_ok_and(|state| state.is_some_and(|state| state.sync_failed)) {
+            self.fatal.declare(format!(
+                "another process has met a failed sync of {}: nothing more is acknowledged. End all processes that use it, look \
+                 at the disk, then start again",
+                self.database.display()
+            ));
+        }
+    }
+
+    /// Refuses once a fatal fault was declared.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] then.
+    pub fn refuse_after_fault(&self) -> Result<()> {
+        match self.fatal.declared() {
+            Some(sentence) => Err(Error::unavailable(sentence.to_string())),
+            None => Ok(()),
+        }
+    }
+
+    /// A sync failed: declares the fatal fault, and leaves word for other processes and for the next start.
+    pub fn sync_failed(&self, error: &Error) {
+        // What cannot be left as word is a fault all the same.
+        drop(self.state.set_sync_failed(true));
+        self.fatal.declare(format!(
+            "a sync of {} or of its write-ahead log failed ({error}): what it should have written may be lost. Nothing more is \
+             acknowledged. Look at the disk, then start again: the whole log is copied anew then",
+            self.database.display()
+        ));
+    }
+
+    /// Keeps a connection that is about to close from copying the log, where a fault has made that unsafe.
+    pub fn retire(&self, connection: &Connection) {
+        if self.fatal.declared().is_some()
+            && let Err(error) = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+        {
+            tracing::error!(%error, "a connection may copy the log when it closes");
+        }
+    }
+}
+
+fn identity(path: &Path) -> std::io::Result<Identity> {
+    path.metadata().map(|found| (found.dev(), found.ino()))
+}

@@ -1,0 +1,235 @@
+//! What is looked at before SQLite opens a database's file, because SQLite would take damage for the normal course of things:
+//! an empty file for a new database, a log that breaks off for one that ends there.
+//!
+//! Invariant: nothing is changed here. Where acknowledged data may be gone, the start is refused with a sentence, unless the
+//! operator has accepted the loss; then the log is copied first.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use super::state::{self, Contents};
+use super::wal::{self, Log};
+use crate::error::{Error, Result};
+use crate::store::Environment;
+use crate::store::copy::stamp;
+use crate::store::files::{sync_file, with_suffix};
+
+/// What a start has to do beside the usual.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// A sync failed before: what counts as copied from the log may not be in the file.
+    pub sync_failed: bool,
+    /// The operator goes on without the log's tail: the log is to be emptied.
+    pub tail_given_up: bool,
+}
+
+/// Looks at a database's files before they are opened.
+///
+/// # Errors
+/// [`Error::Internal`] with a sentence for the operator where acknowledged data is gone, or seems to be;
+/// [`Error::Unavailable`] where the files cannot be read.
+pub fn examine(database: &Path, environment: &Environment) -> Result<Findings> {
+    let state = state::read(database).map_err(Error::unavailable)?;
+    let sync_failed = state.is_some_and(|state| state.sync_failed);
+    if is_open_elsewhere(database) {
+        // Its log grows while it is read, and whoever opened it first has looked.
+        return Ok(Findings { sync_failed, tail_given_up: false });
+    }
+    let log_file = with_suffix(database, "-wal");
+    refuse_empty(database, &log_file, state.is_some())?;
+    let log = wal::read(&log_file).map_err(Error::unavailable)?;
+    let Some(loss) = loss(&log, state, is_older_than_state(database, state)) else {
+        return Ok(Findings { sync_failed, tail_given_up: false });
+    };
+    if !environment.accept_lost_tail {
+        return Err(Error::internal(format!(
+            "{}: {loss} Acknowledged messages may be among them. Nothing was changed. If this machine lost its power in the \
+             middle of a write, they were never acknowledged. Restore a backup, or go on without them: start with \
+             --accept-lost-tail, which keeps a copy of the log",
+            log_file.display()
+        )));
+    }
+    let kept = keep(&log_file, &log, environment)?;
+    tracing::warn!(%loss, kept, "the server goes on without a part of the write-ahead log, as it was told");
+    Ok(Findings { sync_failed, tail_given_up: true })
+}
+
+/// An empty file is a new database for SQLite. Where data has been, it is what is left of one.
+fn refuse_empty(database: &Path, log_file: &Path, had_data: bool) -> Result<()> {
+    let length = |path: &Path| match path.metadata() {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(0),
+        found => found.map(|found| found.len()).map_err(Error::unavailable),
+    };
+    if length(database)? > 0 {
+        return Ok(());
+    }
+    let what = if database.exists() { "is empty" } else { "is missing" };
+    if length(log_file)? > 0 {
+        return Err(Error::internal(format!(
+            "{} {what}, and {} beside it is not: the log belongs to a database that is gone. Put the database's file back, or \
+             restore a backup into another folder",
+            database.display(),
+            log_file.display()
+        )));
+    }
+    if had_data {
+        return Err(Error::internal(format!(
+            "{} {what}, and {} says that there was data: put the database's file back. To begin anew, or to restore a backup \
+             here, remove {1} first",
+            database.display(),
+            state::path_of(database).display()
+        )));
+    }
+    Ok(())
+}
+
+/// What recovery would drop of a log that it must not drop, as a sentence; `None` where there is nothing.
+fn loss(log: &Log, state: Option<Contents>, file_is_older: bool) -> Option<String> {
+    let mark = state.and_then(|state| state.mark);
+    let marked = mark.map_or(0, |mark| mark.frames);
+    match log {
+        // Another program may have copied the log into the file, and removed it: then the file is newer than the mark.
+        Log::Absent => (marked > 0 && file_is_older).then(|| {
+            format!("the write-ahead log is missing; it had {marked} frames that were not yet in the database.")
+        }),
+        // Without a mark for it, or with an empty one, all of it may have been copied.
+        Log::Headless { bytes } => (marked > 0 || (mark.is_none() && *bytes > 4_096)).then(|| {
+            format!("the write-ahead log's header is damaged; {} frames behind it cannot be read.", marked.max(1))
+        }),
+        Log::Readable(scan) => {
+            let read = scan.recovered;
+            let lost = match mark {
+                Some(mark) if mark.salts == scan.salts => {
+                    // The mark may be behind after a power loss: then two commits that were cut off tell, for the first of
+                    // two was synced before the second was begun.
+                    let certain = mark.frames.saturating_sub(read);
+                    if mark.frames > 0 && scan.goes_on_behind_commit { certain.max(scan.cut_off) } else { certain }
+                }
+                // Of another run of the log: the first of two commits that were cut off had been synced.
+                Some(_) if scan.goes_on_behind_commit => scan.cut_off,
+                Some(_) => 0,
+                // Nobody says how far the log reached. One frame may be what a killed process was writing.
+                None if scan.cut_off > 1 => scan.cut_off,
+                None => 0,
+            };
+            (lost > 0).then(|| {
+                format!(
+                    "the write-ahead log is damaged behind its frame {read}: {lost} frames after it cannot be used."
+                )
+            })
+        }
+    }
+}
+
+/// Whether the database's file was last written before the state was: nobody has copied the log into it since.
+fn is_older_than_state(database: &Path, state: Option<Contents>) -> bool {
+    let modified = database.metadata().and_then(|found| found.modified());
+    match (modified, state) {
+        (Ok(modified), Some(state)) => modified <= state.written_at,
+        _ => false,
+    }
+}
+
+/// Copies the log to where nothing overwrites it; the copy's name.
+fn keep(log_file: &Path, log: &Log, environment: &Environment) -> Result<String> {
+    if *log == Log::Absent {
+        return Ok("nothing".into());
+    }
+    let kept: PathBuf = with_suffix(log_file, &format!(".lost-{}", stamp(environment.clock.now())));
+    std::fs::copy(log_file, &kept).map_err(Error::unavailable)?;
+    sync_file(&kept)?;
+    Ok(kept.display().to_string())
+}
+
+/// Whether a process has the database open: then it holds locks on its files (`/proc/locks`; elsewhere than on Linux nobody
+/// says so, and the answer is no).
+fn is_open_elsewhere(database: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(locks) = std::fs::read_to_string("/proc/locks") else { return false };
+    let inodes: Vec<String> = ["", "-shm"]
+        .iter()
+        .filter_map(|suffix| with_suffix(database, suffix).metadata().ok())
+        .map(|found| format!(":{}", found.ino()))
+        .collect();
+    // `1: POSIX  ADVISORY  READ 4242 fe:00:131077 128 128`; a waiting lock has `->` behind its number.
+    locks.lines().any(|line| {
+        line.contains("POSIX")
+            && line
+                .split_whitespace()
+                .any(|word| inodes.iter().any(|inode| word.matches(':').count() == 2 && word.ends_with(inode)))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::super::state::Mark;
+    use super::super::wal::Scan;
+    use super::*;
+
+    const SALTS: [u8; 8] = [1; 8];
+
+    fn marked(salts: [u8; 8], frames: u64) -> Option<Contents> {
+        let mark = Some(Mark { salts, frames });
+        Some(Contents { mark, sync_failed: false, written_at: SystemTime::UNIX_EPOCH })
+    }
+
+    fn log(recovered: u64, cut_off: u64, cut_off_commits: u64) -> Log {
+        let goes_on_behind_commit = cut_off_commits > 1;
+        Log::Readable(Scan { salts: SALTS, recovered, cut_off, cut_off_commits, goes_on_behind_commit })
+    }
+
+    fn is_loss(log: &Log, state: Option<Contents>) -> bool {
+        loss(log, state, true).is_some()
+    }
+
+    #[test]
+    fn what_was_acknowledged_must_be_readable() {
+        assert!(!is_loss(&log(10, 0, 0), marked(SALTS, 10)));
+        // More than marked: the process ended between the commit and its mark.
+        assert!(!is_loss(&log(12, 0, 0), marked(SALTS, 10)));
+        assert!(is_loss(&log(9, 0, 0), marked(SALTS, 10)));
+        assert!(is_loss(&log(9, 1, 1), marked(SALTS, 10)));
+        // A commit that a crash cut off behind what was acknowledged.
+        assert!(!is_loss(&log(10, 4, 1), marked(SALTS, 10)));
+        // Of two, the first had been synced: the mark is behind.
+        assert!(is_loss(&log(10, 4, 2), marked(SALTS, 10)));
+        // All of it is in the file.
+        assert!(!is_loss(&log(3, 4, 2), marked(SALTS, 0)));
+    }
+
+    #[test]
+    fn without_a_mark_of_this_run_the_log_itself_tells() {
+        let other = marked([2; 8], 99);
+        assert!(!is_loss(&log(10, 0, 0), other));
+        assert!(!is_loss(&log(10, 4, 1), other));
+        assert!(is_loss(&log(10, 4, 2), other));
+        assert!(!is_loss(&log(10, 1, 1), None));
+        assert!(is_loss(&log(10, 2, 1), None));
+    }
+
+    #[test]
+    fn a_log_that_is_missing_or_headless_is_a_loss_where_it_was_needed() {
+        assert!(is_loss(&Log::Absent, marked(SALTS, 5)));
+        assert!(loss(&Log::Absent, marked(SALTS, 5), false).is_none());
+        assert!(!is_loss(&Log::Absent, marked(SALTS, 0)));
+        assert!(!is_loss(&Log::Absent, None));
+        let headless = Log::Headless { bytes: 100_000 };
+        assert!(is_loss(&headless, marked(SALTS, 5)));
+        assert!(is_loss(&headless, None));
+        assert!(!is_loss(&headless, marked(SALTS, 0)));
+        assert!(!is_loss(&Log::Headless { bytes: 32 }, None));
+    }
+
+    #[test]
+    fn a_database_that_is_open_is_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("db");
+        let connection = super::super::open_connection(&path).unwrap();
+        connection.execute_batch("PRAGMA journal_mode = wal; CREATE TABLE t (v)").unwrap();
+        assert!(is_open_elsewhere(&path));
+        drop(connection);
+        assert!(!is_open_elsewhere(&path));
+    }
+}

@@ -1,0 +1,141 @@
+//! The file beside the database (`posthaste.db-state`) that says what must be there.
+//!
+//! It is written after each commit and not synced: after a crash of the process it is exact, after a crash of the machine it
+//! may be behind. So what it says is a lower bound.
+//!
+//! Invariant: a commit that was acknowledged is marked here before it was. The file is there from the first start on, so that
+//! an empty folder is told from one whose database is gone.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::wal::Salts;
+use crate::store::files::with_suffix;
+
+const HEAD: &str = "posthaste-state 1\n";
+/// `wal `, the salts in hexadecimal, the number of frames, each line of one length: it is overwritten in place.
+const MARK_AT: u64 = HEAD.len() as u64;
+const MARK_BYTES: u64 = 4 + 16 + 1 + 12 + 1;
+const SYNCED_AT: u64 = MARK_AT + MARK_BYTES;
+
+/// How far the log reached when a commit was acknowledged last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The run of the log.
+    pub salts: Salts,
+    /// Its frames; 0 when all of them are in the database's file.
+    pub frames: u64,
+}
+
+/// What the file says.
+#[derive(Clone, Copy, Debug)]
+pub struct Contents {
+    /// `None` where the line cannot be read.
+    pub mark: Option<Mark>,
+    /// Whether a sync failed, so that what counts as copied into the database's file may not be there.
+    pub sync_failed: bool,
+    /// When it was written last.
+    pub written_at: SystemTime,
+}
+
+/// The file, open.
+#[derive(Debug)]
+pub struct State(File);
+
+/// Where the file of a database is.
+pub fn path_of(database: &Path) -> PathBuf {
+    with_suffix(database, "-state")
+}
+
+/// What the file of a database says; `None` where there is none.
+///
+/// # Errors
+/// Of reading.
+pub fn read(database: &Path) -> io::Result<Option<Contents>> {
+    let path = path_of(database);
+    let text = match std::fs::read(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        read => String::from_utf8_lossy(&read?).into_owned(),
+    };
+    let mut lines = text.lines().skip(1);
+    let mark = lines.next().and_then(parse);
+    let sync_failed = lines.next().is_some_and(|line| line.starts_with("synced no"));
+    Ok(Some(Contents { mark, sync_failed, written_at: path.metadata()?.modified()? }))
+}
+
+fn parse(line: &str) -> Option<Mark> {
+    let (salts, frames) = line.strip_prefix("wal ")?.split_once(' ')?;
+    Some(Mark { salts: u64::from_str_radix(salts, 16).ok()?.to_be_bytes(), frames: frames.trim().parse().ok()? })
+}
+
+impl State {
+    /// Opens the file of a database, and makes it where it is missing.
+    ///
+    /// # Errors
+    /// Of writing.
+    pub fn open(database: &Path) -> io::Result<Self> {
+        let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).clone();
+        let file = options.open(path_of(database))?;
+        file.write_all_at(HEAD.as_bytes(), 0)?;
+        let state = Self(file);
+        if state.0.metadata()?.len() <= SYNCED_AT {
+            state.mark(Mark { salts: Salts::default(), frames: 0 })?;
+            state.set_sync_failed(false)?;
+        }
+        Ok(state)
+    }
+
+    /// Says how far the log reaches.
+    ///
+    /// # Errors
+    /// Of writing.
+    pub fn mark(&self, mark: Mark) -> io::Result<()> {
+        let line = format!("wal {:016x} {:>12}\n", u64::from_be_bytes(mark.salts), mark.frames);
+        self.0.write_all_at(line.as_bytes(), MARK_AT)
+    }
+
+    /// Says whether a sync failed.
+    ///
+    /// # Errors
+    /// Of writing.
+    pub fn set_sync_failed(&self, failed: bool) -> io::Result<()> {
+        self.0.write_all_at(if failed { b"synced no \n" } else { b"synced yes\n" }, SYNCED_AT)
+    }
+
+    /// Brings the file to the disk.
+    ///
+    /// # Errors
+    /// Of the sync.
+    pub fn sync(&self) -> io::Result<()> {
+        self.0.sync_all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("db");
+        assert!(read(&database).unwrap().is_none());
+        let state = State::open(&database).unwrap();
+        let contents = read(&database).unwrap().unwrap();
+        assert_eq!((contents.mark, contents.sync_failed), (Some(Mark { salts: [0; 8], frames: 0 }), false));
+        let mark = Mark { salts: [0xfe, 2, 3, 4, 5, 6, 7, 8], frames: 123_456 };
+        state.mark(mark).unwrap();
+        state.set_sync_failed(true).unwrap();
+        let contents = read(&database).unwrap().unwrap();
+        assert_eq!((contents.mark, contents.sync_failed), (Some(mark), true));
+        // Opened again, it says the same.
+        State::open(&database).unwrap().set_sync_failed(false).unwrap();
+        let contents = read(&database).unwrap().unwrap();
+        assert_eq!((contents.mark, contents.sync_failed), (Some(mark), false));
+        std::fs::write(path_of(&database), "posthaste-state 1\nnonsense\n").unwrap();
+        assert_eq!(read(&database).unwrap().unwrap().mark, None);
+    }
+}

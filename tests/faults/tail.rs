@@ -1,0 +1,156 @@
+//! A write-ahead log that is damaged: SQLite's recovery drops what is behind the damage without a word.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::durability::{Attempt, Load, assert_kept, stored};
+use crate::support::place::Kind;
+use crate::support::process::{Process, Wrapping};
+use crate::support::{Place, many, random, seeded};
+
+const HEADER_BYTES: u64 = 32;
+const FRAME_BYTES: u64 = 24 + 4_096;
+
+fn run(test: impl AsyncFnOnce(&Place)) {
+    crate::support::run(Kind::Sqlite, test);
+}
+
+fn log_file(place: &Place) -> PathBuf {
+    place.folder.path().join("posthaste.db-wal")
+}
+
+/// Frames of the log that hold what was acknowledged, as the state beside it says. A commit that was under way may lie behind.
+fn acknowledged_frames(place: &Place) -> u64 {
+    let state = std::fs::read_to_string(place.folder.path().join("posthaste.db-state")).unwrap();
+    let mark = state.lines().nth(1).unwrap();
+    mark.rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+/// A database whose server was killed, with everything that it acknowledged in the log.
+async fn killed(place: &Place) -> Vec<Attempt> {
+    let server = Process::start(place).await;
+    let load = Load::start(server.address, "before");
+    load.accepts_more(400).await;
+    server.kill();
+    load.stop().await
+}
+
+/// What a start says that is refused.
+async fn refused(place: &Place) -> String {
+    let server = Process::spawn(place, Wrapping::default());
+    let log = server.log_file();
+    let status = server.ended(std::time::Duration::from_secs(20)).await;
+    let said = std::fs::read_to_string(log).unwrap();
+    assert!(!status.success() && !said.contains("listening"), "{said}");
+    said
+}
+
+fn accepted_and_missing(
+    attempts: &[Attempt],
+    there: &std::collections::HashMap<String, Vec<(i64, i64, i64)>>,
+) -> usize {
+    attempts.iter().filter(|attempt| attempt.accepted().is_some() && !there.contains_key(&attempt.body)).count()
+}
+
+#[test]
+fn damage_anywhere_in_the_log_is_refused_and_nothing_is_changed() {
+    run(async |place| {
+        let attempts = killed(place).await;
+        let whole = std::fs::read(log_file(place)).unwrap();
+        let (_, rng) = seeded();
+        let frames = acknowledged_frames(place);
+        assert!(frames > 100, "{frames}");
+        let end = HEADER_BYTES + frames * FRAME_BYTES;
+        // In the header, and in the head and the page of the last frame.
+        let mut places = vec![17, end - FRAME_BYTES + 4, end - FRAME_BYTES + 9, end - 100];
+        places.extend((0..many(8, 100)).map(|_| random(&rng, end)));
+        for at in places {
+            let mut damaged = whole.clone();
+            damaged[at as usize] ^= 1 << random(&rng, 8);
+            std::fs::write(log_file(place), &damaged).unwrap();
+            let said = refused(place).await;
+            assert!(said.contains("--accept-lost-tail") && said.contains(" frames "), "{at}: {said}");
+            assert!(std::fs::read(log_file(place)).unwrap() == damaged, "{at}");
+            // The other commands do not recover it behind the operator's back.
+            let output = Command::new(env!("CARGO_BIN_EXE_posthaste"))
+                .args(["admin", "create-user", "--user-name", "late", "--database-url", &place.url()])
+                .output()
+                .unwrap();
+            assert!(!output.status.success(), "{at}");
+            assert!(std::fs::read(log_file(place)).unwrap() == damaged, "{at}");
+        }
+        std::fs::write(log_file(place), whole).unwrap();
+        let server = Process::start(place).await;
+        assert_kept(place, &attempts).await;
+        server.terminate().await;
+    });
+}
+
+#[test]
+fn a_log_that_is_cut_short_or_gone_is_refused() {
+    run(async |place| {
+        let attempts = killed(place).await;
+        let whole = std::fs::read(log_file(place)).unwrap();
+        for kept in [whole.len() / 2, whole.len() / 10, 20, 0] {
+            std::fs::write(log_file(place), &whole[..kept]).unwrap();
+            let said = refused(place).await;
+            assert!(said.contains("--accept-lost-tail"), "{kept}: {said}");
+        }
+        std::fs::remove_file(log_file(place)).unwrap();
+        assert!(refused(place).await.contains("is missing"));
+        std::fs::write(log_file(place), whole).unwrap();
+        let server = Process::start(place).await;
+        assert_kept(place, &attempts).await;
+        server.terminate().await;
+    });
+}
+
+#[test]
+fn who_accepts_the_loss_gets_what_can_be_read_and_a_copy_of_the_log() {
+    run(async |place| {
+        let attempts = killed(place).await;
+        let mut damaged = std::fs::read(log_file(place)).unwrap();
+        let at = damaged.len() / 2;
+        damaged[at] ^= 1;
+        std::fs::write(log_file(place), &damaged).unwrap();
+        refused(place).await;
+        let accepting = || Wrapping { arguments: vec!["--accept-lost-tail".into()], ..Wrapping::default() };
+        let server = Process::start_wrapped(place, accepting()).await;
+        let there = stored(place).await;
+        let missing = accepted_and_missing(&attempts, &there);
+        assert!(missing > 0 && !there.is_empty(), "{missing}");
+        println!("{missing} of {} sends were behind the damage", attempts.len());
+        let copies: Vec<PathBuf> = std::fs::read_dir(place.folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.display().to_string().contains("posthaste.db-wal.lost-"))
+            .collect();
+        assert_eq!(copies.len(), 1);
+        assert!(std::fs::read(&copies[0]).unwrap() == damaged);
+        server.kill();
+        // It is accepted once: the next starts are normal ones.
+        let server = Process::start(place).await;
+        let load = Load::start(server.address, "after");
+        load.accepts_more(50).await;
+        server.kill();
+        let later = load.stop().await;
+        let server = Process::start(place).await;
+        let there = stored(place).await;
+        assert_eq!(accepted_and_missing(&later, &there), 0);
+        server.terminate().await;
+    });
+}
+
+#[test]
+fn what_another_program_copied_out_of_the_log_is_no_loss() {
+    run(async |place| {
+        let attempts = killed(place).await;
+        // It recovers the log, and removes it when it closes, as the sqlite3 shell does.
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        drop(stored(place).await);
+        assert!(!log_file(place).exists());
+        let server = Process::start(place).await;
+        assert_kept(place, &attempts).await;
+        server.terminate().await;
+    });
+}
