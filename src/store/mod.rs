@@ -111,6 +111,8 @@ pub struct Environment {
     pub metrics: Arc<Metrics>,
     /// Where the drivers say that something was committed.
     pub commits: Commits,
+    /// Whether to open a database whose settings or storage can lose acknowledged data.
+    pub allow_unsafe_storage: bool,
 }
 
 /// Says that something was committed here, to whoever listens for it. A hint: what was committed is in the database.
