@@ -48,6 +48,8 @@ pub struct Settings {
     pub webhook_allow_private: bool,
     /// The URL under which people reach the server.
     pub public_url: Option<String>,
+    /// Whether storage that can lose acknowledged data is accepted.
+    pub allow_unsafe_storage: bool,
     /// Whose JWTs let people in.
     pub jwt: Option<JwtSettings>,
     /// How mail leaves.
@@ -67,6 +69,7 @@ impl Default for Settings {
             accept_lost_tail: false,
             webhook_allow_private: false,
             public_url: None,
+            allow_unsafe_storage: false,
             jwt: None,
             mail: None,
         }
@@ -119,8 +122,11 @@ impl App {
     /// # Errors
     /// When the database cannot be reached or its schema cannot be used, or a setting cannot be used.
     pub async fn open(location: &Location, settings: Settings, clock: Clock, rng: Rng) -> Result<(Self, Report)> {
-        let environment =
-            Environment { accept_lost_tail: settings.accept_lost_tail, ..Environment::new(clock.clone()) };
+        let environment = Environment {
+            accept_lost_tail: settings.accept_lost_tail,
+            allow_unsafe_storage: settings.allow_unsafe_storage,
+            ..Environment::new(clock.clone())
+        };
         let (metrics, commits) = (Arc::clone(&environment.metrics), environment.commits.clone());
         let jwt = match &settings.jwt {
             Some(jwt) => Some(JwtVerifier::open(jwt.clone(), clock.now()).await.map_err(Error::internal)?),

@@ -117,7 +117,7 @@ async fn database(data: &DataConfig) -> Vec<Finding> {
     {
         return vec![Finding::Poor(format!("{place} does not exist yet: the server makes it at its first start"))];
     }
-    let db = match Db::open(&data.location, environment()).await {
+    let db = match Db::open(&data.location, environment(true)).await {
         Ok(db) => db,
         Err(error) => return vec![Finding::Bad(explain(&place, &error))],
     };

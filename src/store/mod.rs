@@ -120,6 +120,9 @@ pub struct Environment {
     pub fatal: fatal::FatalFault,
     /// Whether SQLite goes on without what cannot be read of its write-ahead log.
     pub accept_lost_tail: bool,
+    /// Whether to work on storage that can lose what it acknowledged: PostgreSQL with `fsync`, `full_page_writes` or
+    /// `synchronous_commit` off, SQLite on a network file system.
+    pub allow_unsafe_storage: bool,
 }
 
 impl Environment {
@@ -132,6 +135,7 @@ impl Environment {
             writing: Arc::default(),
             fatal: fatal::FatalFault::default(),
             accept_lost_tail: false,
+            allow_unsafe_storage: false,
         }
     }
 }

@@ -146,6 +146,7 @@ impl Server {
             accept_lost_tail: false,
             webhook_allow_private: options.webhook_allow_private,
             public_url: options.origins.public_origin.clone(),
+            allow_unsafe_storage: false,
             jwt: options.jwt,
             mail: options.mail,
         };
