@@ -22,6 +22,7 @@ pub mod audit;
 pub mod changes;
 pub mod conversations;
 pub mod copy;
+pub mod digests;
 pub mod edits;
 pub mod erasure;
 pub mod events;
@@ -172,10 +173,10 @@ impl Db {
         I: Send + Sync + 'static,
         T: Send + 'static,
     {
-        match self {
+        self.counted(match self {
             Self::Sqlite(database) => database.read(input, work).await,
             Self::Postgres(database) => database.read(input, work).await,
-        }
+        })
     }
 
     /// Runs `work` as one transaction. Its success means that it is on disk.
@@ -188,10 +189,10 @@ impl Db {
         I: Send + Sync + 'static,
         T: Send + 'static,
     {
-        match self {
+        self.counted(match self {
             Self::Sqlite(database) => database.write(input, work).await,
             Self::Postgres(database) => database.write(input, work).await,
-        }
+        })
     }
 
     /// Like [`Db::write`], for as long as it takes: migrations and restores.
@@ -207,6 +208,17 @@ impl Db {
             Self::Sqlite(database) => database.write(input, work).await,
             Self::Postgres(database) => database.maintain(input, work).await,
         }
+    }
+
+    /// Counts an outcome that says that a message is damaged.
+    fn counted<T>(&self, outcome: Result<T>) -> Result<T> {
+        if let Err(Error::Damaged { .. }) = outcome {
+            match self {
+                Self::Sqlite(database) => database.count_damage(),
+                Self::Postgres(database) => database.count_damage(),
+            }
+        }
+        outcome
     }
 
     /// Whether units of work that wait share a commit by themselves: SQLite's writer sees to that.

@@ -207,6 +207,11 @@ impl Database {
         tokio::time::timeout(limit, work).await.map_err(|_| Error::unavailable("a statement took too long"))?
     }
 
+    /// Counts a read that found a damaged message.
+    pub(in crate::store) fn count_damage(&self) {
+        self.environment.metrics.damaged_messages.inc();
+    }
+
     /// Ends the connections that nobody uses, and the others after their use.
     pub fn close(&self) {
         self.pool.close();

@@ -16,6 +16,13 @@ use crate::store::{migrations, search};
 /// Pages that are copied between two reports of progress.
 const PAGES_PER_STEP: i32 = 1_024;
 
+impl super::Database {
+    /// Counts a read that found a damaged message.
+    pub(in crate::store) fn count_damage(&self) {
+        self.inner.environment.metrics.damaged_messages.inc();
+    }
+}
+
 /// Refuses a file that is no intact database of ours.
 pub fn check(file: &Path) -> Result<()> {
     let wrong =
