@@ -10,6 +10,7 @@ use crate::domain::auth::Access;
 use crate::domain::change_queue::ChangeQueue;
 use crate::domain::credentials::KnownCallers;
 use crate::domain::fresh::Fresh;
+use crate::domain::health::WriteProbe;
 use crate::domain::jwt::{JwtSettings, JwtVerifier};
 use crate::domain::password_hashing::PasswordHashing;
 use crate::domain::send_queue::SendQueue;
@@ -82,6 +83,8 @@ pub struct App {
     pub db: Db,
     /// Who was told to write lately.
     pub typing: LastTold,
+    /// Finds out whether writing works.
+    pub write_probe: WriteProbe,
     /// What tells of commits.
     pub commits: Commits,
     /// The time.
@@ -163,6 +166,7 @@ impl App {
             callers,
             tails: Tails::default(),
             typing: LastTold::default(),
+            write_probe: WriteProbe::default(),
             commits,
             db,
             clock,

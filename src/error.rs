@@ -117,6 +117,16 @@ pub enum Error {
     /// The transaction lost against another one and is to be run again. The store says it and answers it itself.
     #[error("transaction must be run again: {0}")]
     Rerun(Source),
+    /// A stored message cannot be read, or does not match its digest. Its text is never shown.
+    #[error("message {seq} of conversation {conversation_id} is damaged: {source}")]
+    Damaged {
+        /// The conversation, as the row has it.
+        conversation_id: i64,
+        /// The message's seq, as the row has it.
+        seq: i64,
+        /// For the log.
+        source: Source,
+    },
     /// A fault of ours.
     #[error("internal: {0}")]
     Internal(Source),

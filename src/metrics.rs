@@ -71,6 +71,8 @@ pub struct Metrics {
     pub pool_size: Gauge,
     /// Bytes in SQLite's write-ahead log when it was last looked at.
     pub wal_size_bytes: Gauge,
+    /// Reads that found a damaged message.
+    pub damaged_messages: Counter,
     /// WebSockets open.
     pub sockets: Gauge,
     /// Readers of events.
@@ -104,6 +106,7 @@ impl Metrics {
             pool_in_use: Gauge::default(),
             pool_size: Gauge::default(),
             wal_size_bytes: Gauge::default(),
+            damaged_messages: Counter::default(),
             sockets: Gauge::default(),
             subscriptions: Gauge::default(),
             events_delivered: Counter::default(),
@@ -155,6 +158,11 @@ impl Metrics {
             "SQLite's write-ahead log",
             Unit::Bytes,
             metrics.wal_size_bytes.clone(),
+        );
+        registry.register(
+            "store_damaged_messages",
+            "Reads that found a message that does not match its digest",
+            metrics.damaged_messages.clone(),
         );
         registry.register("mails", "Mails sent, and mails given up", metrics.mails.clone());
         Self { registry, ..metrics }

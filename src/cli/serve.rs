@@ -13,7 +13,7 @@ use super::explain;
 use crate::app::App;
 use crate::config::{self, DataOptions, LogConfig, LogFormat, ServeConfig, ServeOptions};
 use crate::domain::auth::Access;
-use crate::domain::{demo, housekeeping, scheduled, search};
+use crate::domain::{demo, health, housekeeping, scheduled, search};
 use crate::http::{CONNECTION_LIMIT, HttpSettings, HttpState, Timeouts, server};
 use crate::ids::Rng;
 use crate::store::fatal::FatalFault;
@@ -58,6 +58,8 @@ async fn serve(config: ServeConfig) -> Result<(), String> {
     }
     let app = Arc::new(app);
     tokio::spawn(end_after_fault(app.db.fatal_fault().clone()));
+    // A server that cannot write must not say that it listens.
+    health::check(&app).await.map_err(|error| explain(&place, &error))?;
     if demo && demo::fill(&app).await.map_err(|error| explain(&place, &error))? {
         tracing::info!("the demo's users and messages were written");
     }

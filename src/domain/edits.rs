@@ -56,7 +56,8 @@ async fn replace(conn: &mut Conn, change: &Change) -> Result<(Message, Names)> {
     if present.deleted {
         return Err(message_deleted());
     }
-    if present.body != change.body {
+    let current = present.message?;
+    if current.body != change.body {
         let editions = store::edits::count(conn, change.conversation, change.seq).await?;
         if editions >= MAX_EDITS {
             return Err(Error::Conflict {
@@ -64,9 +65,10 @@ async fn replace(conn: &mut Conn, change: &Change) -> Result<(Message, Names)> {
                 detail: format!("a message may be edited {MAX_EDITS} times").into(),
             });
         }
-        let before = Edition { body: present.body, at: present.written_at };
+        let written_at = current.edited_at.unwrap_or(current.created_at);
+        let before = Edition { body: current.body.clone(), at: written_at };
         store::edits::put(conn, change.conversation, change.seq, editions + 1, &before).await?;
-        store::edits::set_body(conn, change.conversation, change.seq, &change.body, change.now).await?;
+        store::edits::set_body(conn, current, &change.body, change.now).await?;
         mentions::renew(conn, change.conversation, change.seq, person, &change.body).await?;
         log(conn, change, events::Kind::MessageUpdated, person).await?;
     }

@@ -387,10 +387,11 @@ pub async fn event_at(app: &App, position: i64) -> Result<(String, Option<Event>
             Box::pin(async move {
                 let log = store::events::log(conn).await?;
                 let found = store::events::between(conn, *position - 1, *position, 1).await?;
-                Ok((log.epoch, events::load(conn, &found.events).await?.pop()))
+                Ok((log.epoch, events::load(conn, &found.events).await?))
             })
         })
         .await
+        .map(|(epoch, loaded)| (epoch, events::counted(app, loaded).pop()))
 }
 
 /// How an attempt ended.

@@ -181,6 +181,12 @@ impl From<Error> for Problem {
                 "the server's storage is full: nothing was stored",
             )
             .caused_by("the disk or the database's quota is full".into()),
+            error @ Error::Damaged { .. } => Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "damaged",
+                "a stored message is damaged and is not shown: the operator finds it with posthaste doctor --deep",
+            )
+            .caused_by(error.to_string()),
             Error::Internal(source) | Error::Rerun(source) => {
                 Self::of_status(StatusCode::INTERNAL_SERVER_ERROR).caused_by(chain(&*source))
             }

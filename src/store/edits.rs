@@ -3,29 +3,28 @@
 //! Invariants: a message is changed under its conversation's lock; whoever changes what is there raises the conversation's
 //! `content_version`; a tombstone has no earlier bodies.
 
+use super::digests::{self, Checked};
 use super::idempotency::Digest;
 use super::mentions;
-use super::messages::Kind;
+use super::messages::{self, Kind, Message};
 use super::{Conn, Row, Value, search, threads};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids::{ConversationId, UserId};
 use crate::time::Timestamp;
 
 /// What a change needs to know of a message.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Present {
     /// Who said it.
     pub sender_id: UserId,
     /// What sort it is.
     pub kind: Kind,
-    /// Its body.
-    pub body: String,
-    /// When that body was written.
-    pub written_at: Timestamp,
     /// Whether it is a tombstone.
     pub deleted: bool,
     /// Where the answer to its send is stored.
     pub key: Option<(i64, Digest)>,
+    /// The message, or why it is damaged: it can be deleted all the same.
+    pub message: Result<Message>,
 }
 
 /// A body that a message had.
@@ -38,23 +37,23 @@ pub struct Edition {
 }
 
 fn present(row: &Row<'_>) -> Result<Present> {
-    let digest = row.option_bytes(6)?.and_then(|bytes| Digest::try_from(bytes).ok());
+    let digest = row.option_bytes(messages::COLUMN_COUNT + 1)?.and_then(|bytes| Digest::try_from(bytes).ok());
     Ok(Present {
-        sender_id: UserId(row.i64(0)?),
-        kind: Kind::parse(row.text(1)?),
-        body: row.text(2)?.to_owned(),
-        written_at: row.time(3)?,
-        deleted: row.bool(4)?,
-        key: row.option_i64(5)?.zip(digest),
+        kind: Kind::parse(row.text(4)?),
+        sender_id: UserId(row.i64(5)?),
+        deleted: row.option_time(13)?.is_some(),
+        key: row.option_i64(messages::COLUMN_COUNT)?.zip(digest),
+        message: messages::message(row),
     })
 }
 
 /// A message that is about to be changed.
 pub async fn present_message(conn: &mut Conn, conversation: ConversationId, seq: i64) -> Result<Option<Present>> {
     conn.first(
-        "SELECT sender_id, kind, body, coalesce(edited_at, created_at), deleted_at IS NOT NULL, idempotency_day,
-                idempotency_digest
-           FROM messaging.messages WHERE conversation_id = $1 AND seq = $2",
+        messages::message_columns!(
+            ", m.idempotency_day, m.idempotency_digest
+               FROM messaging.messages m WHERE m.conversation_id = $1 AND m.seq = $2"
+        ),
         &[Value::I64(conversation.0), Value::I64(seq)],
         present,
     )
@@ -70,33 +69,36 @@ pub async fn put(
     edition: &Edition,
 ) -> Result<()> {
     conn.execute(
-        "INSERT INTO messaging.message_edits (conversation_id, seq, edition, body, at) VALUES ($1, $2, $3, $4, $5)",
+        "INSERT INTO messaging.message_edits (conversation_id, seq, edition, body, at, digest)
+         VALUES ($1, $2, $3, $4, $5, $6)",
         &[
             Value::I64(conversation.0),
             Value::I64(seq),
             Value::I64(number),
             Value::Text(&edition.body),
             Value::Time(edition.at),
+            Value::I64(digests::of_edition(conversation, seq, number, edition)),
         ],
     )
     .await?;
     Ok(())
 }
 
-/// Gives a message another body.
-pub async fn set_body(
-    conn: &mut Conn,
-    conversation: ConversationId,
-    seq: i64,
-    body: &str,
-    now: Timestamp,
-) -> Result<()> {
+/// Gives a message, as it is now, another body.
+pub async fn set_body(conn: &mut Conn, message: Message, body: &str, now: Timestamp) -> Result<()> {
+    let message = Message { body: body.to_owned(), edited_at: Some(now), ..message };
     conn.execute(
-        "UPDATE messaging.messages SET body = $3, edited_at = $4 WHERE conversation_id = $1 AND seq = $2",
-        &[Value::I64(conversation.0), Value::I64(seq), Value::Text(body), Value::Time(now)],
+        "UPDATE messaging.messages SET body = $3, edited_at = $4, digest = $5 WHERE conversation_id = $1 AND seq = $2",
+        &[
+            Value::I64(message.conversation_id.0),
+            Value::I64(message.seq),
+            Value::Text(body),
+            Value::Time(now),
+            Value::I64(digests::of_message(&message)),
+        ],
     )
     .await?;
-    search::renew(conn, conversation, &[seq]).await
+    search::renew(conn, message.conversation_id, &[message.seq]).await
 }
 
 /// How often a message was edited.
@@ -110,18 +112,67 @@ pub async fn count(conn: &mut Conn, conversation: ConversationId, seq: i64) -> R
 }
 
 /// The bodies that a message had before, oldest first.
+///
+/// # Errors
+/// [`Error::Damaged`] when one of them is; of the database.
 pub async fn list(conn: &mut Conn, conversation: ConversationId, seq: i64) -> Result<Vec<Edition>> {
     conn.rows(
-        "SELECT body, at FROM messaging.message_edits WHERE conversation_id = $1 AND seq = $2 ORDER BY edition",
+        "SELECT conversation_id, seq, edition, body, at, digest FROM messaging.message_edits
+          WHERE conversation_id = $1 AND seq = $2 ORDER BY edition",
         &[Value::I64(conversation.0), Value::I64(seq)],
-        |row| Ok(Edition { body: row.text(0)?.to_owned(), at: row.time(1)? }),
+        edition,
     )
     .await
+}
+
+/// The place of an earlier body: its conversation, seq and edition.
+pub type EditionPlace = (ConversationId, i64, i64);
+
+/// The next earlier bodies of the whole database behind a place, in order; in the place of a damaged one the error that says
+/// so. Each comes with its place.
+pub async fn each_behind(
+    conn: &mut Conn,
+    (conversation, seq, number): EditionPlace,
+    limit: i64,
+) -> Result<Vec<(EditionPlace, Result<Checked>)>> {
+    conn.rows(
+        "SELECT conversation_id, seq, edition, body, at, digest FROM messaging.message_edits
+          WHERE (conversation_id, seq, edition) > ($1, $2, $3) ORDER BY conversation_id, seq, edition LIMIT $4",
+        &[Value::I64(conversation.0), Value::I64(seq), Value::I64(number), Value::I64(limit)],
+        |row| {
+            let place = (ConversationId(row.i64(0)?), row.i64(1)?, row.i64(2)?);
+            let checked = if row.option_i64(5)?.is_some() { Checked::Matches } else { Checked::NoDigest };
+            Ok((place, edition(row).map(|_| checked)))
+        },
+    )
+    .await
+}
+
+/// Reads an earlier body and compares it with its digest.
+fn edition(row: &Row<'_>) -> Result<Edition> {
+    let (conversation_id, seq, number) = (row.i64(0)?, row.i64(1)?, row.i64(2)?);
+    let damaged = |source| Error::Damaged { conversation_id, seq, source };
+    let read = || {
+        let edition = Edition { body: row.text(3)?.to_owned(), at: row.time(4)? };
+        Ok((edition, row.option_i64(5)?))
+    };
+    match read() {
+        Ok((edition, Some(digest)))
+            if digest != digests::of_edition(ConversationId(conversation_id), seq, number, &edition) =>
+        {
+            Err(damaged(format!("its earlier body {number} does not match its digest").into()))
+        }
+        Ok((edition, _)) => Ok(edition),
+        Err(Error::Internal(source)) => Err(damaged(source)),
+        Err(error) => Err(error),
+    }
 }
 
 /// Makes messages of a conversation tombstones, which they are not yet, and forgets what they said before and what was put
 /// on them.
 pub async fn bury(conn: &mut Conn, conversation: ConversationId, seqs: &[i64], now: Timestamp) -> Result<()> {
+    let places: Vec<(ConversationId, i64)> = seqs.iter().map(|seq| (conversation, *seq)).collect();
+    let before = messages::each_at(conn, &places).await?;
     mentions::delete(conn, conversation, seqs).await?;
     conn.execute(
         "DELETE FROM messaging.message_edits WHERE conversation_id = $1 AND seq = ANY($2)",
@@ -135,11 +186,15 @@ pub async fn bury(conn: &mut Conn, conversation: ConversationId, seqs: &[i64], n
     .await?;
     conn.execute(
         "UPDATE messaging.messages
-            SET body = '', deleted_at = $3, edited_at = NULL, pinned_at = NULL, reaction_counts = NULL
+            SET body = '', deleted_at = $3, edited_at = NULL, pinned_at = NULL, reaction_counts = NULL, digest = NULL
           WHERE conversation_id = $1 AND seq = ANY($2)",
         &[Value::I64(conversation.0), Value::I64s(seqs), Value::Time(now)],
     )
     .await?;
+    // A damaged message stays without a digest: what is left of it may be wrong.
+    let sound = before.into_iter().filter_map(Result::ok);
+    let tombstone = |message| Message { body: String::new(), deleted_at: Some(now), edited_at: None, ..message };
+    digests::write(conn, &sound.map(tombstone).collect::<Vec<_>>()).await?;
     search::renew(conn, conversation, seqs).await?;
     threads::lower(conn, conversation, seqs).await
 }

@@ -51,5 +51,5 @@ pub fn make_folder(folder: &Path) -> Result<()> {
 
 /// A failed sync as an error.
 pub fn sync_error(path: &Path, error: &io::Error) -> Error {
-    Error::unavailable(format!("a sync of {} failed: {error}", path.display()))
+    Error::unavailable(format!("{} could not be synced to disk: {error}", path.display()))
 }

@@ -3,10 +3,11 @@
 //! Invariant: within one conversation `seq` is dense, and `(timestamp_sent, id)` rises with it. So a place in time is found
 //! by halving over `seq`, and no index but the key is needed.
 
+use super::digests::{self, Checked};
 use super::idempotency::Digest;
 use super::reactions::{self, Tally};
 use super::{Conn, Row, Value, search};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids::{ConversationId, MessageId, UserId};
 use crate::time::Timestamp;
 
@@ -158,7 +159,27 @@ pub struct Range {
     pub last_seq: i64,
 }
 
-fn message(row: &Row<'_>) -> Result<Message> {
+/// Reads a message whose columns stand in the order of [`message_columns`], and compares it with its digest: the one place
+/// where a row becomes a [`Message`].
+pub(super) fn message(row: &Row<'_>) -> Result<Message> {
+    let damaged = |source| Error::Damaged {
+        conversation_id: row.i64(0).unwrap_or_default(),
+        seq: row.i64(1).unwrap_or_default(),
+        source,
+    };
+    let read = columns(row).and_then(|message| Ok((message, row.option_i64(COLUMN_COUNT - 1)?)));
+    match read {
+        Ok((message, Some(digest))) if digest != digests::of_message(&message) => {
+            Err(damaged("it does not match its digest".into()))
+        }
+        Ok((message, _)) => Ok(message),
+        // A value of another type, or text that is no UTF-8.
+        Err(Error::Internal(source)) => Err(damaged(source)),
+        Err(error) => Err(error),
+    }
+}
+
+fn columns(row: &Row<'_>) -> Result<Message> {
     Ok(Message {
         conversation_id: ConversationId(row.i64(0)?),
         seq: row.i64(1)?,
@@ -186,20 +207,43 @@ fn message(row: &Row<'_>) -> Result<Message> {
     })
 }
 
+/// Columns of [`message_columns`].
+pub(super) const COLUMN_COUNT: usize = 21;
+
+/// `SELECT` with every column that [`message`] reads, of a table `m`.
+macro_rules! message_columns {
+    ($rest:literal) => {
+        concat!(
+            "SELECT m.conversation_id, m.seq, m.id, m.timestamp_sent, m.kind, m.sender_id, m.recipient_id, m.created_at,
+                    m.timestamp_delivered, m.timestamp_read, m.reply_to, m.body, m.edited_at, m.deleted_at, m.action,
+                    m.subject_id, m.reply_count, m.last_reply_at, m.pinned_at, m.reaction_counts, m.digest",
+            $rest
+        )
+    };
+}
+pub(super) use message_columns;
+
 /// Every message of every range, in no particular order.
+///
+/// # Errors
+/// [`Error::Damaged`] when one of them is; of the database.
 pub async fn in_ranges(conn: &mut Conn, ranges: &[Range]) -> Result<Vec<Message>> {
+    each_in_ranges(conn, ranges).await?.into_iter().collect()
+}
+
+/// Every message of every range, in no particular order; in the place of a damaged one the error that says so.
+async fn each_in_ranges(conn: &mut Conn, ranges: &[Range]) -> Result<Vec<Result<Message>>> {
     if let Conn::Sqlite(_) = conn {
         let mut messages =
             Vec::with_capacity(ranges.iter().map(|range| (range.last_seq - range.first_seq + 1) as usize).sum());
         for range in ranges {
             let found = conn
                 .rows(
-                    "SELECT conversation_id, seq, id, timestamp_sent, kind, sender_id, recipient_id, created_at,
-                            timestamp_delivered, timestamp_read, reply_to, body, edited_at,
-                            deleted_at, action, subject_id, reply_count, last_reply_at, pinned_at, reaction_counts
-                       FROM messaging.messages WHERE conversation_id = $1 AND seq BETWEEN $2 AND $3",
+                    message_columns!(
+                        " FROM messaging.messages m WHERE m.conversation_id = $1 AND m.seq BETWEEN $2 AND $3"
+                    ),
                     &[Value::I64(range.conversation_id.0), Value::I64(range.first_seq), Value::I64(range.last_seq)],
-                    message,
+                    |row| Ok(message(row)),
                 )
                 .await?;
             messages.extend(found);
@@ -210,14 +254,13 @@ pub async fn in_ranges(conn: &mut Conn, ranges: &[Range]) -> Result<Vec<Message>
     let first: Vec<i64> = ranges.iter().map(|range| range.first_seq).collect();
     let last: Vec<i64> = ranges.iter().map(|range| range.last_seq).collect();
     conn.rows(
-        "SELECT m.conversation_id, m.seq, m.id, m.timestamp_sent, m.kind, m.sender_id, m.recipient_id, m.created_at,
-                m.timestamp_delivered, m.timestamp_read, m.reply_to, m.body, m.edited_at, m.deleted_at,
-                m.action, m.subject_id, m.reply_count, m.last_reply_at, m.pinned_at, m.reaction_counts
-           FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS r (conversation_id, first_seq, last_seq)
-           JOIN messaging.messages m
-             ON m.conversation_id = r.conversation_id AND m.seq BETWEEN r.first_seq AND r.last_seq",
+        message_columns!(
+            " FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS r (conversation_id, first_seq, last_seq)
+              JOIN messaging.messages m
+                ON m.conversation_id = r.conversation_id AND m.seq BETWEEN r.first_seq AND r.last_seq"
+        ),
         &[Value::I64s(&conversations), Value::I64s(&first), Value::I64s(&last)],
-        message,
+        |row| Ok(message(row)),
     )
     .await
 }
@@ -237,7 +280,15 @@ pub async fn by_seqs(conn: &mut Conn, conversation: ConversationId, seqs: &[i64]
 }
 
 /// The messages at some places, in no particular order; none twice.
+///
+/// # Errors
+/// [`Error::Damaged`] when one of them is; of the database.
 pub async fn at(conn: &mut Conn, places: &[(ConversationId, i64)]) -> Result<Vec<Message>> {
+    each_at(conn, places).await?.into_iter().collect()
+}
+
+/// As [`at`], but for what must go on although a message is damaged: in its place is the error that says so.
+pub async fn each_at(conn: &mut Conn, places: &[(ConversationId, i64)]) -> Result<Vec<Result<Message>>> {
     let mut places = places.to_vec();
     places.sort_unstable();
     places.dedup();
@@ -249,7 +300,29 @@ pub async fn at(conn: &mut Conn, places: &[(ConversationId, i64)]) -> Result<Vec
         first_seq: *seq,
         last_seq: *seq,
     };
-    in_ranges(conn, &places.iter().map(range).collect::<Vec<_>>()).await
+    each_in_ranges(conn, &places.iter().map(range).collect::<Vec<_>>()).await
+}
+
+/// The next messages of the whole database behind a place, in the order of conversation and seq, each with its place; in the
+/// place of a damaged one the error that says so.
+pub async fn each_behind(
+    conn: &mut Conn,
+    (conversation, seq): (ConversationId, i64),
+    limit: i64,
+) -> Result<Vec<((ConversationId, i64), Result<Checked>)>> {
+    conn.rows(
+        message_columns!(
+            " FROM messaging.messages m WHERE (m.conversation_id, m.seq) > ($1, $2)
+               ORDER BY m.conversation_id, m.seq LIMIT $3"
+        ),
+        &[Value::I64(conversation.0), Value::I64(seq), Value::I64(limit)],
+        |row| {
+            let checked = |has_digest: Option<i64>| has_digest.map_or(Checked::NoDigest, |_| Checked::Matches);
+            let read = message(row).and_then(|_| row.option_i64(COLUMN_COUNT - 1));
+            Ok(((ConversationId(row.i64(0)?), row.i64(1)?), read.map(checked)))
+        },
+    )
+    .await
 }
 
 /// Removes messages of a conversation that ended, with all that belongs to them, the first `limit`; how many there were.
@@ -312,8 +385,8 @@ pub(super) async fn append(conn: &mut Conn, rows: &[NewRow<'_>]) -> Result<()> {
     for NewRow { message, key, .. } in rows {
         conn.execute(
             "INSERT INTO messaging.messages (conversation_id, seq, id, timestamp_sent, kind, sender_id, recipient_id,
-                                             created_at, reply_to, body, idempotency_day, idempotency_digest)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+                                             created_at, reply_to, body, idempotency_day, idempotency_digest, digest)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
             &[
                 Value::I64(message.conversation_id.0),
                 Value::I64(message.seq),
@@ -327,6 +400,7 @@ pub(super) async fn append(conn: &mut Conn, rows: &[NewRow<'_>]) -> Result<()> {
                 Value::Text(&message.body),
                 Value::OptionI64(key.map(|(day, _)| day)),
                 Value::OptionBytes(key.map(|(_, digest)| digest.as_slice())),
+                Value::I64(digests::of_message(message)),
             ],
         )
         .await?;

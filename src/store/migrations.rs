@@ -119,6 +119,20 @@ const MIGRATIONS: &[Migration] = &[
         sqlite: "",
         postgres: include_str!("../../migrations/0014_search_windows.postgres.sql"),
     },
+    Migration {
+        version: 15,
+        name: "message_digests",
+        common: include_str!("../../migrations/0015_message_digests.sql"),
+        sqlite: "",
+        postgres: "",
+    },
+    Migration {
+        version: 16,
+        name: "write_probe",
+        common: include_str!("../../migrations/0016_write_probe.sql"),
+        sqlite: "",
+        postgres: "",
+    },
 ];
 
 /// The version that made the search index: what is there is put into it.

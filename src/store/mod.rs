@@ -19,9 +19,11 @@ use crate::time::{Clock, Timestamp};
 pub mod account_codes;
 pub mod api_keys;
 pub mod audit;
+pub mod backup_digest;
 pub mod changes;
 pub mod conversations;
 pub mod copy;
+pub mod digests;
 pub mod edits;
 pub mod erasure;
 pub mod events;
@@ -199,10 +201,10 @@ impl Db {
         I: Send + Sync + 'static,
         T: Send + 'static,
     {
-        match self {
+        self.counted(match self {
             Self::Sqlite(database) => database.read(input, work).await,
             Self::Postgres(database) => database.read(input, work).await,
-        }
+        })
     }
 
     /// Runs `work` as one transaction. Its success means that it is on disk.
@@ -215,10 +217,10 @@ impl Db {
         I: Send + Sync + 'static,
         T: Send + 'static,
     {
-        match self {
+        self.counted(match self {
             Self::Sqlite(database) => database.write(input, work).await,
             Self::Postgres(database) => database.write(input, work).await,
-        }
+        })
     }
 
     /// Like [`Db::write`], for as long as it takes: migrations and restores.
@@ -251,6 +253,14 @@ impl Db {
             Self::Sqlite(database) => database.environment(),
             Self::Postgres(database) => database.environment(),
         }
+    }
+
+    /// Counts an outcome that says that a message is damaged.
+    fn counted<T>(&self, outcome: Result<T>) -> Result<T> {
+        if let Err(Error::Damaged { .. }) = outcome {
+            self.environment().metrics.damaged_messages.inc();
+        }
+        outcome
     }
 
     /// Whether units of work that wait share a commit by themselves: SQLite's writer sees to that.

@@ -49,11 +49,18 @@ pub(super) fn write_tallies(tallies: &[Tally]) -> Option<String> {
 
 /// How many people have put an emoji under a message.
 pub async fn count_of(conn: &mut Conn, conversation: ConversationId, seq: i64, emoji: &str) -> Result<i64> {
-    let sql = "SELECT reaction_counts FROM messaging.messages WHERE conversation_id = $1 AND seq = $2";
-    let place = [Value::I64(conversation.0), Value::I64(seq)];
-    let text = conn.first(sql, &place, |row| Ok(row.option_text(0)?.map(str::to_owned))).await?.flatten();
-    let tallies = read_tallies(&text.unwrap_or_default());
+    let tallies = tallies_of(conn, conversation, seq).await?.unwrap_or_default();
     Ok(tallies.into_iter().find(|tally| tally.emoji == emoji).map_or(0, |tally| tally.count))
+}
+
+/// What stands under a message; `None` where there is no message.
+pub async fn tallies_of(conn: &mut Conn, conversation: ConversationId, seq: i64) -> Result<Option<Vec<Tally>>> {
+    conn.first(
+        "SELECT reaction_counts FROM messaging.messages WHERE conversation_id = $1 AND seq = $2",
+        &[Value::I64(conversation.0), Value::I64(seq)],
+        |row| Ok(row.option_text(0)?.map(read_tallies).unwrap_or_default()),
+    )
+    .await
 }
 
 /// Says what stands under a message.

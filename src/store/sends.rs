@@ -8,9 +8,9 @@ use std::collections::HashMap;
 use super::conversations::{self, Head};
 use super::events::{self, Kind, NewEvent};
 use super::mentions::{self, Mention};
-use super::messages::{self, Action, Message, NewRow};
+use super::messages::{self, Action, Decorations, Message, NewRow};
 use super::{Conn, Value};
-use super::{receipts, revocations, search};
+use super::{digests, receipts, revocations, search};
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, MessageId, UserId};
 use crate::time::Timestamp;
@@ -127,10 +127,10 @@ pub async fn append(conn: &mut Conn, append: Append<'_>, unrevoked_since: Option
               WHERE c.id = n.id RETURNING 1),
          stored AS (
              INSERT INTO messaging.messages (conversation_id, seq, id, timestamp_sent, kind, sender_id, recipient_id,
-                                             created_at, reply_to, body, idempotency_day, idempotency_digest)
+                                             created_at, reply_to, body, idempotency_day, idempotency_digest, digest)
              SELECT * FROM unnest($5::bigint[], $6::bigint[], $7::bigint[], $8::timestamptz[], $9::text[],
                                   $10::bigint[], $11::bigint[], $12::timestamptz[], $13::bigint[], $14::text[],
-                                  $17::bigint[], $18::bytea[])
+                                  $17::bigint[], $18::bytea[], $34::bigint[])
              RETURNING 1),
          indexed AS (
              INSERT INTO messaging.search_entries (id, conversation_id, seq, timestamp_sent, terms)
@@ -193,6 +193,7 @@ pub async fn append(conn: &mut Conn, append: Append<'_>, unrevoked_since: Option
             Value::I64s(&made.iter().filter_map(|event| Some(event.conversation_id?.0)).collect::<Vec<_>>()),
             Value::I64s(&made.iter().map(|event| event.actor_id.0).collect::<Vec<_>>()),
             Value::Times(&made.iter().map(|event| event.at).collect::<Vec<_>>()),
+            Value::I64s(&column(rows, digests::of_message)),
         ],
         |_| Ok(()),
     )
@@ -253,10 +254,30 @@ pub async fn note(conn: &mut Conn, conversation: ConversationId, note: &Note<'_>
         last_message_id: MessageId(*id),
         ..*head
     };
+    let message = Message {
+        conversation_id: conversation,
+        seq: head.last_seq,
+        id: head.last_message_id,
+        timestamp_sent: head.last_sent_at,
+        kind: messages::Kind::System,
+        sender_id: note.actor,
+        recipient_id: None,
+        created_at: head.last_sent_at,
+        timestamp_delivered: None,
+        timestamp_read: None,
+        reply_to: None,
+        body: note.detail.to_owned(),
+        edited_at: None,
+        deleted_at: None,
+        action: Some(note.action),
+        subject_id: note.subject,
+        mentions: Vec::new(),
+        decorations: Decorations::default(),
+    };
     conn.execute(
         "INSERT INTO messaging.messages (conversation_id, seq, id, timestamp_sent, kind, sender_id, created_at, body,
-                                         action, subject_id)
-         VALUES ($1, $2, $3, $4, 'system', $5, $4, $6, $7, $8)",
+                                         action, subject_id, digest)
+         VALUES ($1, $2, $3, $4, 'system', $5, $4, $6, $7, $8, $9)",
         &[
             Value::I64(conversation.0),
             Value::I64(head.last_seq),
@@ -266,6 +287,7 @@ pub async fn note(conn: &mut Conn, conversation: ConversationId, note: &Note<'_>
             Value::Text(note.detail),
             Value::Text(note.action.as_str()),
             Value::OptionI64(note.subject.map(|user| user.0)),
+            Value::I64(digests::of_message(&message)),
         ],
     )
     .await?;

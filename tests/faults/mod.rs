@@ -5,6 +5,7 @@
 //! database saw.
 
 mod disk;
+mod readiness;
 mod replaced;
 mod syncs;
 mod tail;

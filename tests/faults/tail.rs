@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use super::readiness::logged_frames;
 use crate::durability::{Attempt, Load, assert_kept, stored};
 use crate::support::place::Kind;
 use crate::support::process::{Process, Wrapping};
@@ -17,13 +18,6 @@ fn run(test: impl AsyncFnOnce(&Place)) {
 
 fn log_file(place: &Place) -> PathBuf {
     place.folder.path().join("posthaste.db-wal")
-}
-
-/// Frames of the log that hold what was acknowledged, as the state beside it says. A commit that was under way may lie behind.
-fn acknowledged_frames(place: &Place) -> u64 {
-    let state = std::fs::read_to_string(place.folder.path().join("posthaste.db-state")).unwrap();
-    let mark = state.lines().nth(1).unwrap();
-    mark.rsplit(' ').next().unwrap().parse().unwrap()
 }
 
 /// A database whose server was killed, with everything that it acknowledged in the log.
@@ -58,7 +52,8 @@ fn damage_anywhere_in_the_log_is_refused_and_nothing_is_changed() {
         let attempts = killed(place).await;
         let whole = std::fs::read(log_file(place)).unwrap();
         let (_, rng) = seeded();
-        let frames = acknowledged_frames(place);
+        // A commit that was under way may lie behind.
+        let frames = logged_frames(place);
         assert!(frames > 100, "{frames}");
         let end = HEADER_BYTES + frames * FRAME_BYTES;
         // In the header, and in the head and the page of the last frame.

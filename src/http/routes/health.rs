@@ -30,7 +30,7 @@ pub async fn healthz() -> Result<Response, Problem> {
     Ok(json_bytes(StatusCode::OK, to_json(&Health { status: "ok" }, 32)?))
 }
 
-/// Whether it can serve: 503 while the database is gone.
+/// Whether it can serve: 503 while the database does not answer within 2 s, or cannot be written.
 #[utoipa::path(get, path = "/readyz", tag = "server", responses((status = 200, description = "It can serve.", body = Health)))]
 pub async fn readyz(State(state): State<HttpState>) -> Result<Response, Problem> {
     match tokio::time::timeout(READY_TIMEOUT, health::check(&state.app)).await {

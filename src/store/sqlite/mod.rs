@@ -77,6 +77,7 @@ impl Database {
     /// [`Error::Unavailable`] when the file cannot be opened, [`Error::Internal`] when it is not a SQLite database.
     pub fn open(path: &Path, environment: Environment) -> Result<Self> {
         make_folder(folder_of(path))?;
+        refuse_network(path, &environment)?;
         let findings = start::examine(path, &environment)?;
         if findings.sync_failed {
             copy_whole_log_alone(path)?;
@@ -289,6 +290,18 @@ fn open_reader(path: &Path) -> Result<Connection> {
     connection.pragma_update(None, "mmap_size", READER_MAP_BYTES).map_err(translate)?;
     connection.pragma_update(None, "query_only", true).map_err(translate)?;
     Ok(connection)
+}
+
+/// On a network file system neither SQLite's locks nor a sync can be relied on.
+fn refuse_network(path: &Path, environment: &Environment) -> Result<()> {
+    match mounts::network_type(folder_of(path)) {
+        Some(kind) if !environment.allow_unsafe_storage => Err(Error::internal(format!(
+            "{} is on a network file system ({kind}), where a sent message may not be on any disk: keep it on a local disk, or \
+             use PostgreSQL. --allow-unsafe-storage starts all the same",
+            path.display()
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Brings everything that the log holds to the disk before anyone is served. What a killed process wrote and did not sync can

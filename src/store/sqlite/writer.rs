@@ -16,6 +16,7 @@ use super::driver::is_failed_sync;
 use super::guard::Guard;
 use super::job::Job;
 use crate::error::{Error, Result};
+use crate::store::write_status::Write;
 use crate::store::{Conn as AnyConn, Environment};
 
 /// Units of work that one commit may carry.
@@ -98,16 +99,26 @@ impl Writer {
             self.conn.sqlite().leave_transaction();
             return;
         }
-        let committed = self.make_durable();
-        write.ended(&committed);
-        match committed {
+        match self.make_durable(write) {
             Ok(()) => self.environment.metrics.commit_batch_size.observe(batch.len() as f64),
             Err(error) => fail_all(batch, &error),
         }
     }
 
     /// The COMMIT, and what must hold before anyone may be answered.
-    fn make_durable(&mut self) -> Result<()> {
+    fn make_durable(&mut self, write: Write<'_>) -> Result<()> {
+        let committed = self.commit_and_check();
+        match &committed {
+            Ok(true) => write.succeeded(),
+            // Nothing was changed, so nothing was written: that says nothing about the next write.
+            Ok(false) => {}
+            Err(error) => write.failed(error),
+        }
+        committed.map(drop)
+    }
+
+    /// Commits; whether anything was written.
+    fn commit_and_check(&mut self) -> Result<bool> {
         let started = Instant::now();
         if let Err(error) = self.conn.sqlite().execute("COMMIT", &[]) {
             self.conn.sqlite().leave_transaction();
@@ -116,14 +127,14 @@ impl Writer {
             }
             return Err(error);
         }
-        match self.log.unmarked_pages.swap(0, Ordering::Relaxed) {
-            0 => {}
-            pages => self.guard.mark(pages.unsigned_abs())?,
+        let pages = self.log.unmarked_pages.swap(0, Ordering::Relaxed);
+        if pages != 0 {
+            self.guard.mark(pages.unsigned_abs())?;
         }
         self.guard.check()?;
         self.environment.metrics.commit_duration_seconds.observe(started.elapsed().as_secs_f64());
         self.environment.commits.note();
-        Ok(())
+        Ok(pages != 0)
     }
 
     /// Runs a unit in a transaction that holds nothing yet; a new one is begun if it fails.
@@ -174,12 +185,10 @@ impl Writer {
                 job.fail(error);
                 continue;
             }
-            if job.run(&mut self.conn) {
-                let committed = self.make_durable();
-                write.ended(&committed);
-                if let Err(error) = committed {
-                    job.fail(error);
-                }
+            if job.run(&mut self.conn)
+                && let Err(error) = self.make_durable(write)
+            {
+                job.fail(error);
             }
             self.conn.sqlite().leave_transaction();
         }
