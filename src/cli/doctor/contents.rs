@@ -28,6 +28,10 @@ pub async fn of_database(data: &DataConfig, deep: bool) -> Vec<Finding> {
         Err(error) => return vec![Finding::Bad(explain(&place, &error))],
     };
     let mut findings = vec![Finding::Good(format!("{place} answers"))];
+    match db.unsafe_settings().await {
+        Ok(unsafe_settings) => findings.extend(unsafe_settings.into_iter().map(Finding::Bad)),
+        Err(error) => findings.push(Finding::Bad(explain(&place, &error))),
+    }
     match db.read((), |conn, ()| Box::pin(migrations::version(conn))).await {
         Ok(Some(version)) if version == migrations::NEWEST => findings.extend(contents(&db, &place, deep).await),
         Ok(Some(version)) if version < migrations::NEWEST => {
