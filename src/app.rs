@@ -8,8 +8,10 @@ use tokio::sync::Notify;
 
 use crate::domain::auth::Access;
 use crate::domain::change_queue::ChangeQueue;
+use crate::domain::clock as shared_clock;
 use crate::domain::credentials::KnownCallers;
 use crate::domain::fresh::Fresh;
+use crate::domain::idempotency::KeyDays;
 use crate::domain::jwt::{JwtSettings, JwtVerifier};
 use crate::domain::password_hashing::PasswordHashing;
 use crate::domain::send_queue::SendQueue;
@@ -22,7 +24,7 @@ use crate::mail::{MailSettings, Mailer};
 use crate::metrics::Metrics;
 use crate::store::migrations::{self, Report};
 use crate::store::{self, Commits, Db, Environment, Location};
-use crate::time::Clock;
+use crate::time::{Clock, DatabaseClock};
 
 /// Days for which events are kept where the operator chose nothing.
 pub const EVENT_RETENTION_DAYS: i64 = 30;
@@ -80,6 +82,8 @@ pub struct App {
     pub commits: Commits,
     /// The time.
     pub clock: Clock,
+    /// The days under which idempotency keys are stored.
+    pub key_days: KeyDays,
     /// Randomness.
     pub rng: Rng,
     /// Ids for requests that bring none.
@@ -111,18 +115,19 @@ pub struct App {
 }
 
 impl App {
-    /// Opens the database and brings its schema up to date.
+    /// Opens the database and brings its schema up to date. In place of the machine's clock the database's is used, where it
+    /// has one.
     ///
     /// # Errors
     /// When the database cannot be reached or its schema cannot be used, or a setting cannot be used.
     pub async fn open(location: &Location, settings: Settings, clock: Clock, rng: Rng) -> Result<(Self, Report)> {
         let metrics = Arc::new(Metrics::new());
         let commits = Commits::default();
-        let environment = Environment { clock: clock.clone(), metrics: Arc::clone(&metrics), commits: commits.clone() };
-        let jwt = match &settings.jwt {
-            Some(jwt) => Some(JwtVerifier::open(jwt.clone(), clock.now()).await.map_err(Error::internal)?),
-            None => None,
+        let clock = match (clock, location) {
+            (Clock::System, Location::Postgres(_)) => Clock::Database(Arc::new(DatabaseClock::default())),
+            (clock, _) => clock,
         };
+        let environment = Environment { clock: clock.clone(), metrics: Arc::clone(&metrics), commits: commits.clone() };
         let mailer = match &settings.mail {
             Some(mail) => {
                 Some(Mailer::start(mail.clone(), clock.clone(), &rng, Arc::clone(&metrics)).map_err(Error::internal)?)
@@ -130,9 +135,17 @@ impl App {
             None => None,
         };
         let db = Db::open(location, environment).await?;
+        // Nothing above has asked for the time.
+        shared_clock::read(&db, &clock).await?;
+        let jwt = match &settings.jwt {
+            Some(jwt) => Some(JwtVerifier::open(jwt.clone(), clock.now()).await.map_err(Error::internal)?),
+            None => None,
+        };
         let context = migration_context(&clock, &rng)?;
         let report = migrations::migrate(&db, context).await?;
         let name_key = db.read((), |conn, ()| Box::pin(store::revocations::name_key(conn))).await?;
+        let key_days = KeyDays::default();
+        key_days.learn(&db).await?;
         let callers = KnownCallers::default();
         let revocations = Arc::clone(&callers.revocations);
         let fresh = Arc::new(Fresh::default());
@@ -157,6 +170,7 @@ impl App {
             commits,
             db,
             clock,
+            key_days,
             rng,
             metrics,
             settings,

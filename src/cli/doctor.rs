@@ -4,11 +4,14 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{block_on, environment, explain};
 use crate::config::{self, DataConfig, DataOptions};
+use crate::domain::clock;
 use crate::store::{self, Db, Location, migrations};
+use crate::time::Clock;
 
 /// Free bytes below which the doctor warns.
 const FREE_BYTES_WANTED: u64 = 1 << 30;
@@ -121,6 +124,7 @@ async fn database(data: &DataConfig) -> Vec<Finding> {
         Err(error) => return vec![Finding::Bad(explain(&place, &error))],
     };
     let mut findings = vec![Finding::Good(format!("{place} answers"))];
+    findings.extend(clock(&db, &place).await);
     match db.read((), |conn, ()| Box::pin(migrations::version(conn))).await {
         Ok(Some(version)) if version == migrations::NEWEST => findings.extend(contents(&db, &place).await),
         Ok(Some(version)) if version < migrations::NEWEST => {
@@ -136,6 +140,27 @@ async fn database(data: &DataConfig) -> Vec<Finding> {
     }
     db.close().await;
     findings
+}
+
+/// Whether this machine's clock agrees with the database's; nothing on SQLite, where it is the same one.
+async fn clock(db: &Db, place: &str) -> Option<Finding> {
+    let Db::Postgres(_) = db else { return None };
+    let clock = Clock::Database(Arc::default());
+    if let Err(error) = clock::read(db, &clock).await {
+        return Some(Finding::Bad(explain(place, &error)));
+    }
+    // In whole seconds, to the nearest.
+    let skew_s = (clock.skew_micros() + clock.skew_micros().signum() * 500_000) / 1_000_000;
+    let way = if skew_s < 0 { "behind" } else { "ahead of" };
+    let difference = format!("{} s {way} the database's", skew_s.abs());
+    Some(if clock.is_trusted() {
+        Finding::Good(format!("this machine's clock agrees with the database's: {difference}"))
+    } else {
+        Finding::Bad(format!(
+            "this machine's clock is {difference}: a server here deletes nothing by time and sends nothing scheduled; \
+             have both set by NTP"
+        ))
+    })
 }
 
 async fn contents(db: &Db, place: &str) -> Vec<Finding> {

@@ -11,7 +11,7 @@ use crate::ids::UserId;
 use crate::store;
 use crate::store::login_attempts::Attempts;
 pub use crate::store::login_attempts::Subject;
-use crate::time::Timestamp;
+use crate::time::{MAX_CLOCK_SKEW_MICROS, Timestamp};
 
 /// Attempts without any delay.
 const FREE_ATTEMPTS: i64 = 5;
@@ -115,7 +115,12 @@ fn wait_s(attempts: Attempts, now: Timestamp) -> i64 {
     }
     let delay_s = if beyond >= 6 { MAX_DELAY_S } else { 1 << beyond };
     let left_micros = attempts.last_at.plus_micros(delay_s * 1_000_000).micros() - now.micros();
-    // A clock that was set back must not make it longer.
+    // The last attempt lies in the future: the clock was set back. One attempt is let through, from which the delay counts
+    // anew; otherwise nobody could log in for as long as the clock was set back.
+    if left_micros > delay_s * 1_000_000 + MAX_CLOCK_SKEW_MICROS {
+        return 0;
+    }
+    // Clocks that differ a little must not make it longer.
     (left_micros.max(0) as u64).div_ceil(1_000_000).min(delay_s as u64) as i64
 }
 
@@ -134,6 +139,6 @@ mod tests {
             [0, 0, 1, 2, 32, 60, 60]
         );
         assert_eq!([at(5, 1), at(11, 59), at(11, 60), at(11, 86_400)], [0, 1, 0, 0]);
-        assert_eq!(at(11, -1_000), 60);
+        assert_eq!([at(11, -30), at(11, -60), at(11, -61), at(11, -1_000)], [60, 60, 0, 0]);
     }
 }

@@ -20,6 +20,7 @@ pub mod account_codes;
 pub mod api_keys;
 pub mod audit;
 pub mod changes;
+pub mod clock;
 pub mod conversations;
 pub mod copy;
 pub mod edits;
