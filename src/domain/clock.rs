@@ -25,8 +25,6 @@ const READ_INTERVAL: Duration = Duration::from_secs(10);
 const COMPARE_INTERVAL: Duration = Duration::from_secs(1);
 /// How often a difference is logged while it lasts.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
-/// Answers that took longer say too little about the time.
-const MAX_ROUND_TRIP: Duration = Duration::from_secs(5);
 
 /// Reads the database's clock, where it is the time.
 ///
@@ -34,8 +32,7 @@ const MAX_ROUND_TRIP: Duration = Duration::from_secs(5);
 /// Of the database.
 pub async fn read(db: &Db, clock: &Clock) -> Result<()> {
     let Clock::Database(database) = clock else { return Ok(()) };
-    let reading = db.read((), |conn, ()| Box::pin(store::clock::read(conn))).await?;
-    if let Some(reading) = reading.filter(|reading| reading.round_trip <= MAX_ROUND_TRIP) {
+    if let Some(reading) = db.read((), |conn, ()| Box::pin(store::clock::read(conn))).await? {
         database.set(reading.time, reading.asked_at, reading.round_trip);
     }
     Ok(())
@@ -46,14 +43,15 @@ pub async fn run(app: Arc<App>) {
     let mut read_at = Instant::now();
     let mut log = Log::default();
     loop {
-        log.compare(&app);
-        tokio::time::sleep(COMPARE_INTERVAL).await;
-        if read_at.elapsed() >= READ_INTERVAL {
+        // A machine that slept has stopped its monotonic clock too: its time is behind until the next reading.
+        if !app.clock.is_trusted() || read_at.elapsed() >= READ_INTERVAL {
             read_at = Instant::now();
             if let Err(error) = renew(&app.db, &app.clock, &app.key_days).await {
                 tracing::debug!(%error, "the database's clock could not be read; the last reading stays");
             }
         }
+        log.compare(&app);
+        tokio::time::sleep(COMPARE_INTERVAL).await;
     }
 }
 
@@ -67,8 +65,10 @@ async fn renew(db: &Db, clock: &Clock, key_days: &KeyDays) -> Result<()> {
 /// What was logged about the clocks.
 #[derive(Default)]
 struct Log {
-    /// When the last line about a difference was written; `None` while the clocks agree.
-    differs: Option<Instant>,
+    /// When the last line about a difference was written.
+    logged_at: Option<Instant>,
+    /// Whether that line still stands.
+    differs: bool,
 }
 
 impl Log {
@@ -76,13 +76,11 @@ impl Log {
         let skew_micros = app.clock.skew_micros();
         app.metrics.clock_skew_seconds.set(skew_micros as f64 / 1e6);
         if app.clock.is_trusted() {
-            if self.differs.take().is_some() {
+            if std::mem::take(&mut self.differs) {
                 tracing::info!("this machine's clock agrees with the database's again");
             }
-            return;
-        }
-        if self.differs.is_none_or(|logged| logged.elapsed() >= LOG_INTERVAL) {
-            self.differs = Some(Instant::now());
+        } else if self.logged_at.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
+            (self.logged_at, self.differs) = (Some(Instant::now()), true);
             tracing::error!(
                 ahead_s = skew_micros / 1_000_000,
                 limit_s = MAX_CLOCK_SKEW.as_secs(),

@@ -71,23 +71,31 @@ async fn begin(app: &App, subject: Subject) -> Result<Attempt> {
     if !app.settings.rate_limits {
         return Ok(Attempt(None));
     }
-    app.db
+    let outcome = app
+        .db
         .write((subject, app.clock.now()), |conn, (subject, now)| {
             Box::pin(async move {
                 let attempts = store::login_attempts::lock(conn, subject, *now).await?;
                 let wait_s = wait_s(attempts, *now);
+                if wait_s > 0 && are_ahead(attempts, *now) {
+                    // The delay counts from now on: otherwise nobody could log in until the clock shows the old time again.
+                    store::login_attempts::put(conn, subject, Attempts { last_at: *now, ..attempts }).await?;
+                    return Ok(Err(too_many(wait_s)));
+                }
                 if wait_s > 0 {
-                    return Err(Error::RateLimited {
-                        code: "too_many_attempts",
-                        retry_after_s: u32::try_from(wait_s).unwrap_or(u32::MAX),
-                    });
+                    return Err(too_many(wait_s));
                 }
                 let before = if are_forgotten(attempts, *now) { 0 } else { attempts.failures };
                 store::login_attempts::put(conn, subject, Attempts { failures: before + 1, last_at: *now }).await?;
-                Ok(Attempt(Some(Counted { subject: *subject, at: *now, before: attempts.last_at })))
+                Ok(Ok(Attempt(Some(Counted { subject: *subject, at: *now, before: attempts.last_at }))))
             })
         })
-        .await
+        .await;
+    outcome?
+}
+
+fn too_many(wait_s: i64) -> Error {
+    Error::RateLimited { code: "too_many_attempts", retry_after_s: u32::try_from(wait_s).unwrap_or(u32::MAX) }
 }
 
 /// Takes an attempt back that was no failure and no success either.
@@ -103,6 +111,11 @@ pub async fn take_back(app: &App, attempt: Attempt) -> Result<()> {
         .await
 }
 
+/// Whether the last attempt lies in the future because the clock was set back.
+fn are_ahead(attempts: Attempts, now: Timestamp) -> bool {
+    attempts.last_at > now.plus_micros(MAX_CLOCK_SKEW_MICROS)
+}
+
 fn are_forgotten(attempts: Attempts, now: Timestamp) -> bool {
     now >= attempts.last_at.plus_micros(FORGOTTEN_AFTER_MICROS)
 }
@@ -115,12 +128,7 @@ fn wait_s(attempts: Attempts, now: Timestamp) -> i64 {
     }
     let delay_s = if beyond >= 6 { MAX_DELAY_S } else { 1 << beyond };
     let left_micros = attempts.last_at.plus_micros(delay_s * 1_000_000).micros() - now.micros();
-    // The last attempt lies in the future: the clock was set back. One attempt is let through, from which the delay counts
-    // anew; otherwise nobody could log in for as long as the clock was set back.
-    if left_micros > delay_s * 1_000_000 + MAX_CLOCK_SKEW_MICROS {
-        return 0;
-    }
-    // Clocks that differ a little must not make it longer.
+    // A clock that was set back must not make it longer.
     (left_micros.max(0) as u64).div_ceil(1_000_000).min(delay_s as u64) as i64
 }
 
@@ -139,6 +147,6 @@ mod tests {
             [0, 0, 1, 2, 32, 60, 60]
         );
         assert_eq!([at(5, 1), at(11, 59), at(11, 60), at(11, 86_400)], [0, 1, 0, 0]);
-        assert_eq!([at(11, -30), at(11, -60), at(11, -61), at(11, -1_000)], [60, 60, 0, 0]);
+        assert_eq!(at(11, -1_000), 60);
     }
 }

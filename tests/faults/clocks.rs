@@ -4,26 +4,23 @@
 //! than a minute logs an error, deletes nothing by time and sends nothing scheduled. A clock that is set back doubles no
 //! idempotency key and locks nobody out.
 
+mod set_back;
+
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use posthaste::domain::housekeeping;
 use posthaste::time::{Clock, Timestamp};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::both;
-use crate::support::accounts::{PASSWORD, authenticator, secured};
-use crate::support::callers::moment;
 use crate::support::cluster::Cluster;
 use crate::support::place::Kind;
 use crate::support::process::{Process, Wrapping};
-use crate::support::{Answer, Options, Place, Server, answer_of, run};
+use crate::support::{Answer, Place, answer_of, run};
+use crate::webhooks::Receiver;
 
 const DAY_S: i64 = 86_400;
 const SECOND: i64 = 1_000_000;
@@ -257,8 +254,11 @@ fn a_node_ten_minutes_ahead_sends_nothing_early() {
         let sent_at = Timestamp::parse(sent["timestamp_sent"].as_str().unwrap()).unwrap();
         let earliest = before.plus_micros(-SECOND);
         assert!((earliest..in_s(1)).contains(&sent_at), "{sent_at} is not the database's time {before}");
+        // A node that was not heard of for an hour.
+        place.sql("INSERT INTO messaging.presence_servers VALUES ('gone', now() - interval '1 hour', FALSE)").await;
         node.wait_for_skew(600).await;
         tokio::time::sleep(Duration::from_secs(6)).await;
+        assert_eq!(count(place, "presence_servers").await, 1, "a node with a wrong clock removes others");
         assert!(node.messages("in four seconds").await.is_empty(), "a node with a wrong clock sends what is scheduled");
         assert!(node.messages("in five minutes").await.is_empty(), "sent early");
         assert_eq!(node.errors_about_the_clock(), 1);
@@ -266,6 +266,32 @@ fn a_node_ten_minutes_ahead_sends_nothing_early() {
         let sent = node.wait_for_message("in four seconds", NOTICED_WITHIN).await;
         assert!(Timestamp::parse(sent["timestamp_sent"].as_str().unwrap()).unwrap() >= soon, "{sent}");
         assert!(node.messages("in five minutes").await.is_empty(), "sent early");
+        let deadline = Instant::now() + NOTICED_WITHIN;
+        while count(place, "presence_servers").await > 0 {
+            assert!(Instant::now() < deadline, "a node that is gone stays:\n{}", node.process.log());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+}
+
+#[test]
+fn a_node_with_a_wrong_clock_repeats_no_delivery_to_a_webhook() {
+    run(Kind::Postgres, async |place| {
+        let clock = WrongClock::new(600);
+        let arguments = ["--webhook-allow-private", "true"].map(str::to_owned).to_vec();
+        let wrapping = Wrapping { arguments, environment: clock.environment(), ..Wrapping::default() };
+        let node = Node::start(place, wrapping).await;
+        let receiver = Receiver::start(&[500], 204).await;
+        let new = json!({"url": receiver.url, "event_types": ["message.created"]});
+        assert_eq!(answer_of(node.request(Method::POST, "/api/webhooks").json(&new)).await.status, 201);
+        node.sent("hey", None).await;
+        // What is new is delivered. The first repetition would come after 5 s.
+        receiver.wait(1).await;
+        tokio::time::sleep(Duration::from_secs(8)).await;
+        assert_eq!(receiver.bodies().len(), 1);
+        clock.set(0);
+        receiver.wait(2).await;
+        assert_eq!(receiver.bodies(), ["hey", "hey"]);
     });
 }
 
@@ -341,81 +367,3 @@ fn a_clock_set_back_by_two_days_doubles_no_key_on_postgres() {
         keys_hold(&place, &clock).await;
     });
 }
-
-/// A server with a clock that the test moves.
-async fn by_hand(place: &Place, options: Options) -> (Arc<AtomicI64>, Server) {
-    let hand = Arc::new(AtomicI64::new(moment("2026-11-22T08:30:10Z")));
-    let clock = Clock::Manual(Arc::clone(&hand));
-    (hand, Server::secured_with(place, Options { clock, ..options }, &["bugs"]).await)
-}
-
-both!(a_clock_set_back_accepts_each_authenticator_code_once, async |place| {
-    let (hand, server) = by_hand(place, secured()).await;
-    let token = server.token_of("bugs").await;
-    let offered = answer_of(server.request_as(&token, Method::POST, "/api/users/me/mfa")).await.json();
-    let secret = offered["secret"].as_str().unwrap().to_owned();
-    let code = |steps: i64| authenticator(&secret, hand.load(Ordering::Relaxed) + steps * 30 * SECOND);
-    assert_eq!(server.put_as(&token, "/api/users/me/mfa", &json!({"code": code(0)})).await.status, 200);
-    let log_in = async |code: &str| {
-        let body = json!({"user_name": "bugs", "password": PASSWORD, "code": code});
-        server.log_in(body).await.status.as_u16()
-    };
-    hand.fetch_add(60 * SECOND, Ordering::Relaxed);
-    assert_eq!([log_in(&code(1)).await, log_in(&code(0)).await], [201, 401], "as with a right clock");
-    hand.fetch_add(-2 * DAY_S * SECOND, Ordering::Relaxed);
-    assert_eq!(log_in(&code(0)).await, 201);
-    for steps in [0, -1] {
-        assert_eq!(log_in(&code(steps)).await, 401, "{steps} is used up");
-    }
-    assert_eq!([log_in(&code(1)).await, log_in(&code(1)).await], [201, 401]);
-    // The clock is right again: what was used while it was not is no obstacle, and stays used.
-    hand.fetch_add(2 * DAY_S * SECOND, Ordering::Relaxed);
-    hand.fetch_add(60 * SECOND, Ordering::Relaxed);
-    assert_eq!([log_in(&code(0)).await, log_in(&code(0)).await], [201, 401]);
-    // At once it is used once.
-    hand.fetch_add(-2 * DAY_S * SECOND, Ordering::Relaxed);
-    let at_once = code(0);
-    let outcomes = futures_util::future::join_all((0..8).map(|_| log_in(&at_once))).await;
-    assert_eq!(outcomes.iter().filter(|status| **status == 201).count(), 1, "{outcomes:?}");
-});
-
-both!(a_clock_set_back_keeps_nobody_waiting_for_a_log_in, async |place| {
-    let (hand, server) = by_hand(place, Options { rate_limits: true, ..secured() }).await;
-    let log_in = async |password: &str| {
-        let body = json!({"user_name": "bugs", "password": password});
-        server.log_in(body).await.status.as_u16()
-    };
-    for _ in 0..5 {
-        assert_eq!(log_in("not the password").await, 401);
-    }
-    assert_eq!(log_in(PASSWORD).await, 429);
-    hand.fetch_add(-2 * DAY_S * SECOND, Ordering::Relaxed);
-    assert_eq!(log_in("not the password").await, 401, "one attempt, which is counted");
-    assert_eq!(log_in(PASSWORD).await, 429);
-    hand.fetch_add(3 * SECOND, Ordering::Relaxed);
-    assert_eq!(log_in(PASSWORD).await, 201);
-});
-
-both!(a_clock_that_was_ahead_leaves_keys_that_are_kept_and_found, async |place| {
-    let hand = Arc::new(AtomicI64::new(moment("2026-11-22T08:30:10Z")));
-    let clock = Clock::Manual(Arc::clone(&hand));
-    let server = Server::start_with(place, Options { clock, ..Options::default() }).await;
-    let send = async |key: &str| {
-        let message = json!({"sender_user_name": "bugs", "recipient_user_name": "duck", "body": key});
-        let request = server.request(Method::POST, "/api/messages").header("idempotency-key", key).json(&message);
-        answer_of(request).await.bytes
-    };
-    let before = send("before").await;
-    hand.fetch_add(30 * DAY_S * SECOND, Ordering::Relaxed);
-    let ahead = send("ahead").await;
-    hand.fetch_add(-30 * DAY_S * SECOND, Ordering::Relaxed);
-    let after = send("after").await;
-    while housekeeping::bite(&server.app).await.unwrap() {}
-    for _ in 0..7 {
-        for (key, first) in [("before", &before), ("ahead", &ahead), ("after", &after)] {
-            assert_eq!(send(key).await, *first, "{key}");
-        }
-        hand.fetch_add(DAY_S * SECOND, Ordering::Relaxed);
-        while housekeeping::bite(&server.app).await.unwrap() {}
-    }
-});
