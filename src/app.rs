@@ -8,9 +8,11 @@ use tokio::sync::Notify;
 
 use crate::domain::auth::Access;
 use crate::domain::change_queue::ChangeQueue;
+use crate::domain::clock as shared_clock;
 use crate::domain::credentials::KnownCallers;
 use crate::domain::fresh::Fresh;
 use crate::domain::health::WriteProbe;
+use crate::domain::idempotency::KeyDays;
 use crate::domain::jwt::{JwtSettings, JwtVerifier};
 use crate::domain::password_hashing::PasswordHashing;
 use crate::domain::send_queue::SendQueue;
@@ -23,7 +25,7 @@ use crate::mail::{MailSettings, Mailer};
 use crate::metrics::Metrics;
 use crate::store::migrations::{self, Report};
 use crate::store::{self, Commits, Db, Environment, Location};
-use crate::time::Clock;
+use crate::time::{Clock, DatabaseClock};
 
 /// Days for which events are kept where the operator chose nothing.
 pub const EVENT_RETENTION_DAYS: i64 = 30;
@@ -89,6 +91,8 @@ pub struct App {
     pub commits: Commits,
     /// The time.
     pub clock: Clock,
+    /// The days under which idempotency keys are stored.
+    pub key_days: KeyDays,
     /// Randomness.
     pub rng: Rng,
     /// Ids for requests that bring none.
@@ -120,21 +124,22 @@ pub struct App {
 }
 
 impl App {
-    /// Opens the database and brings its schema up to date.
+    /// Opens the database and brings its schema up to date. In place of the machine's clock the database's is used, where it
+    /// has one.
     ///
     /// # Errors
     /// When the database cannot be reached or its schema cannot be used, or a setting cannot be used.
     pub async fn open(location: &Location, settings: Settings, clock: Clock, rng: Rng) -> Result<(Self, Report)> {
+        let clock = match (clock, location) {
+            (Clock::System, Location::Postgres(_)) => Clock::Database(Arc::new(DatabaseClock::default())),
+            (clock, _) => clock,
+        };
         let environment = Environment {
             accept_lost_tail: settings.accept_lost_tail,
             allow_unsafe_storage: settings.allow_unsafe_storage,
             ..Environment::new(clock.clone())
         };
         let (metrics, commits) = (Arc::clone(&environment.metrics), environment.commits.clone());
-        let jwt = match &settings.jwt {
-            Some(jwt) => Some(JwtVerifier::open(jwt.clone(), clock.now()).await.map_err(Error::internal)?),
-            None => None,
-        };
         let mailer = match &settings.mail {
             Some(mail) => {
                 Some(Mailer::start(mail.clone(), clock.clone(), &rng, Arc::clone(&metrics)).map_err(Error::internal)?)
@@ -142,9 +147,17 @@ impl App {
             None => None,
         };
         let db = Db::open(location, environment).await?;
+        // Nothing above has asked for the time.
+        shared_clock::read(&db, &clock).await?;
+        let jwt = match &settings.jwt {
+            Some(jwt) => Some(JwtVerifier::open(jwt.clone(), clock.now()).await.map_err(Error::internal)?),
+            None => None,
+        };
         let context = migration_context(&clock, &rng)?;
         let report = migrations::migrate(&db, context).await?;
         let name_key = db.read((), |conn, ()| Box::pin(store::revocations::name_key(conn))).await?;
+        let key_days = KeyDays::default();
+        key_days.learn(&db).await?;
         let callers = KnownCallers::default();
         let revocations = Arc::clone(&callers.revocations);
         let fresh = Arc::new(Fresh::default());
@@ -170,6 +183,7 @@ impl App {
             commits,
             db,
             clock,
+            key_days,
             rng,
             metrics,
             settings,

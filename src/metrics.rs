@@ -3,6 +3,7 @@
 //! Invariant: labels hold route templates, methods and statuses, never anything a caller wrote.
 
 use std::fmt;
+use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -81,6 +82,8 @@ pub struct Metrics {
     pub events_delivered: Counter,
     /// Mails that an SMTP server took, and mails that were given up.
     pub mails: Family<OutcomeLabels, Counter>,
+    /// Seconds by which the machine's clock is ahead of the database's.
+    pub clock_skew_seconds: Gauge<f64, AtomicU64>,
 }
 
 impl Default for Metrics {
@@ -111,6 +114,7 @@ impl Metrics {
             subscriptions: Gauge::default(),
             events_delivered: Counter::default(),
             mails: Family::default(),
+            clock_skew_seconds: Gauge::default(),
             registry: Registry::default(),
         };
         registry.register("http_requests", "Requests answered", metrics.requests.clone());
@@ -165,6 +169,12 @@ impl Metrics {
             metrics.damaged_messages.clone(),
         );
         registry.register("mails", "Mails sent, and mails given up", metrics.mails.clone());
+        registry.register_with_unit(
+            "clock_skew",
+            "How far the machine's clock is ahead of the database's",
+            Unit::Seconds,
+            metrics.clock_skew_seconds.clone(),
+        );
         Self { registry, ..metrics }
     }
 

@@ -2,15 +2,24 @@
 //!
 //! Invariant: a [`Timestamp`] is UTC with microseconds, which both databases hold without loss. Order between messages
 //! never comes from here: it comes from `seq` and from positions in the event log.
+//!
+//! Invariant: on PostgreSQL the database's clock is the time, so all nodes agree on it and a change of a machine's clock
+//! changes nothing. See [`DatabaseClock`].
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
 
 use serde::{Serialize, Serializer};
 
 const MICROS_PER_SECOND: i64 = 1_000_000;
 const MICROS_PER_DAY: i64 = 86_400 * MICROS_PER_SECOND;
+/// How far the machine's clock and the database's may differ. Beyond it one of the two is wrong, and nobody knows which:
+/// nothing is deleted by time, and nothing is sent by time.
+pub const MAX_CLOCK_SKEW: Duration = Duration::from_secs(60);
+/// [`MAX_CLOCK_SKEW`] in microseconds.
+pub const MAX_CLOCK_SKEW_MICROS: i64 = MAX_CLOCK_SKEW.as_secs() as i64 * MICROS_PER_SECOND;
 /// Length of `2026-11-22T08:30:00.123456Z`.
 const TEXT_LENGTH: usize = 27;
 
@@ -116,6 +125,8 @@ impl Serialize for Timestamp {
 pub enum Clock {
     /// The machine's clock.
     System,
+    /// The clock of the database, which all nodes share.
+    Database(Arc<DatabaseClock>),
     /// A clock that stands where it was put: microseconds since 1970.
     Manual(Arc<AtomicI64>),
 }
@@ -124,19 +135,96 @@ impl Clock {
     /// The present moment.
     pub fn now(&self) -> Timestamp {
         match self {
-            #[expect(clippy::disallowed_methods, reason = "the one place that reads the machine's clock")]
-            Self::System => {
-                let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-                Timestamp::from_micros(i64::try_from(since_1970.as_micros()).unwrap_or(i64::MAX))
-            }
+            Self::System => machine_time(),
+            Self::Database(clock) => clock.now(),
             Self::Manual(micros) => Timestamp::from_micros(micros.load(Ordering::Relaxed)),
         }
     }
+
+    /// Microseconds by which the machine's clock is ahead of this one; negative where it is behind. 0 where there is no
+    /// other clock to compare with.
+    pub fn skew_micros(&self) -> i64 {
+        match self {
+            Self::Database(clock) => machine_time().micros() - clock.now().micros(),
+            Self::System | Self::Manual(_) => 0,
+        }
+    }
+
+    /// Whether rows may be deleted by their age, and messages be sent because they are due: only while the machine's clock
+    /// agrees with the database's. It compares the two clocks at this moment, so a change counts at once.
+    pub fn is_trusted(&self) -> bool {
+        self.skew_micros().abs() <= MAX_CLOCK_SKEW_MICROS
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the machine's clock")]
+fn machine_time() -> Timestamp {
+    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_micros(i64::try_from(since_1970.as_micros()).unwrap_or(i64::MAX))
+}
+
+/// The database's clock: read from time to time, and continued in between by the monotonic clock, which nobody can set.
+#[derive(Debug)]
+pub struct DatabaseClock {
+    started: Instant,
+    /// What the database's clock showed at `started`, by the last reading: microseconds since 1970.
+    micros_at_start: AtomicI64,
+}
+
+impl Default for DatabaseClock {
+    /// A clock that shows the machine's time until the first reading.
+    fn default() -> Self {
+        Self { started: Instant::now(), micros_at_start: AtomicI64::new(machine_time().micros()) }
+    }
+}
+
+impl DatabaseClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_micros(
+            self.micros_at_start.load(Ordering::Relaxed).saturating_add(micros(self.started.elapsed())),
+        )
+    }
+
+    /// Takes over a reading: the database answered `time` to a question that was sent at `asked_at` and took `round_trip`.
+    /// A difference that the round trip may explain is left alone, so that the time does not jump with each reading.
+    pub fn set(&self, time: Timestamp, asked_at: Instant, round_trip: Duration) {
+        let answered_after = asked_at.saturating_duration_since(self.started) + round_trip / 2;
+        let micros_at_start = time.micros().saturating_sub(micros(answered_after));
+        let difference = micros_at_start.saturating_sub(self.micros_at_start.load(Ordering::Relaxed));
+        if difference.unsigned_abs() > micros(round_trip).unsigned_abs() {
+            self.micros_at_start.store(micros_at_start, Ordering::Relaxed);
+        }
+    }
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_databases_clock_goes_on_from_the_last_reading() {
+        let database = Arc::new(DatabaseClock::default());
+        let clock = Clock::Database(Arc::clone(&database));
+        assert!(clock.is_trusted() && clock.skew_micros().abs() < MICROS_PER_SECOND);
+        let second = Duration::from_secs(1);
+        let ago = machine_time().days_before(200);
+        database.set(ago, Instant::now(), second);
+        // The answer was given half-way.
+        let ahead = clock.now().micros() - ago.micros();
+        assert!((-MICROS_PER_SECOND / 2..MICROS_PER_SECOND / 2).contains(&ahead), "{ahead}");
+        assert!(!clock.is_trusted());
+        assert_eq!(clock.skew_micros() / MICROS_PER_SECOND / 86_400, 200);
+        // Within the round trip nothing says which of two readings is better.
+        let before = clock.now();
+        database.set(before.plus_micros(MICROS_PER_SECOND / 2), Instant::now(), second);
+        assert!(clock.now().micros() - before.micros() < MICROS_PER_SECOND / 4);
+        database.set(machine_time(), Instant::now(), Duration::ZERO);
+        assert!(clock.is_trusted());
+    }
 
     #[test]
     fn text_and_parse_agree() {

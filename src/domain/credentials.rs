@@ -20,7 +20,7 @@ use crate::store;
 use crate::store::revocations::Revoked;
 use crate::store::users::Account;
 use crate::text::fold_ascii;
-use crate::time::Timestamp;
+use crate::time::{MAX_CLOCK_SKEW_MICROS, Timestamp};
 
 /// Credentials and persons remembered.
 const CAPACITY: usize = 100_000;
@@ -62,6 +62,8 @@ struct Known {
     /// Microseconds since 1970; of a session it moves with its use, up to `ends_at`.
     expires_at: AtomicI64,
     ends_at: Timestamp,
+    /// When it was looked up. A clock that was set back since would let it hold for longer.
+    read_at: Timestamp,
     /// When its use is to be noted next: microseconds since 1970.
     touch_at: AtomicI64,
 }
@@ -108,6 +110,7 @@ async fn look_up(app: &Arc<App>, token: &str, address: IpAddr) -> Result<Arc<Kno
     let hash = tokens::hash(token);
     if let Some(known) = app.callers.by_token.get(&hash) {
         if known.expires_at.load(Ordering::Relaxed) > now.micros()
+            && known.read_at <= now.plus_micros(MAX_CLOCK_SKEW_MICROS)
             && app.callers.revocations.holds(known.mark, known.subject)
         {
             return Ok(known);
@@ -146,6 +149,7 @@ async fn session(app: &App, hash: SecretHash, mark: Mark, now: Timestamp) -> Res
             expires_at: session.expires_at.micros().into(),
             touch_at: session.last_seen_at.plus_micros(TOUCH_MICROS).micros().into(),
             ends_at: session.ends_at,
+            read_at: now,
         }
     }))
 }
@@ -160,6 +164,7 @@ async fn api_key(app: &App, hash: SecretHash, mark: Mark, now: Timestamp) -> Res
         expires_at: key.expires_at.unwrap_or(Timestamp::MAX).micros().into(),
         touch_at: key.last_used_at.map_or(now, |at| at.plus_micros(TOUCH_MICROS)).micros().into(),
         ends_at: Timestamp::MAX,
+        read_at: now,
     }))
 }
 
@@ -192,6 +197,7 @@ async fn jwt(app: &Arc<App>, token: &str, address: IpAddr, mark: Mark, now: Time
             expires_at: verified.expires_at.min(now.plus_micros(JWT_TRUSTED_MICROS)).micros().into(),
             touch_at: Timestamp::MAX.micros().into(),
             ends_at: verified.expires_at,
+            read_at: now,
         }
     }))
 }

@@ -171,7 +171,9 @@ async fn clean(app: &App, erasure: Erasure, conversation: ConversationId) -> Res
         0
     } else {
         // Only answers that are still kept have to be looked for.
-        let since = now.days_before(KEPT_DAYS + 2);
+        // After the clock was set back they are kept for longer, under the day at which it was.
+        let set_back = app.key_days.is_set_back(now);
+        let since = if set_back { Timestamp::MIN } else { now.days_before(KEPT_DAYS + 2) };
         app.db
             .read((conversation, since), |conn, (conversation, since)| {
                 Box::pin(async move {

@@ -4,7 +4,7 @@
 //! is refused for what they are refused for.
 
 use super::auth::Principal;
-use super::idempotency::{KeyedRequest, StoredAnswer, days_kept};
+use super::idempotency::{KeyedRequest, StoredAnswer};
 use super::memberships::caller_of;
 use super::messages::{Answer, Draft, Keyed, Kind, Message, NewMessage, message_deleted, visible};
 use crate::app::App;
@@ -67,7 +67,8 @@ pub async fn forward(
 /// A repeat is answered before anything is looked at: what it forwarded may be gone.
 async fn source(conn: &mut Conn, wanted: &Wanted) -> Result<Source> {
     if let Some(request) = &wanted.request {
-        let found = store::idempotency::find(conn, &days_kept(wanted.now), &[request.digest.as_slice()]).await?;
+        let found =
+            store::idempotency::find(conn, &request.days.kept(wanted.now), &[request.digest.as_slice()]).await?;
         if let Some(record) = found.first() {
             return request.replay(record).map(Source::Answered);
         }

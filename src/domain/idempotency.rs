@@ -1,6 +1,11 @@
 //! Idempotency keys: an answer that was given is given again.
 //!
 //! Invariant: the record is written in the transaction of what it answers for, so either both are there or neither is.
+//!
+//! Invariant: the day under which keys are stored never goes back, whatever the clock does; see [`KeyDays`].
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use sha2::{Digest as _, Sha256};
@@ -8,18 +13,80 @@ use sha2::{Digest as _, Sha256};
 use crate::error::{Error, Result};
 use crate::ids::UserId;
 pub use crate::store::idempotency::{Digest, Record, StoredAnswer};
-use crate::store::{self, Conn};
+use crate::store::{self, Conn, Db};
 use crate::time::Timestamp;
 
 /// Days that a key is kept, today not counted.
 pub const KEPT_DAYS: i64 = 7;
-/// How far apart the clocks of two nodes may be.
-const CLOCK_SKEW_MICROS: i64 = 60 * 60 * 1_000_000;
+/// How close to midnight a key is also looked for under the neighbouring day: the clocks of two nodes differ by less.
+const AROUND_MIDNIGHT_MICROS: i64 = 60 * 60 * 1_000_000;
 /// Characters of a key.
 pub const MAX_KEY_CHARACTERS: usize = 255;
 
+/// The days under which keys are stored and looked for.
+///
+/// A clock that is set back would make yesterday's keys invisible, and a repeated request would be carried out twice. So
+/// keys are stored under the newest day that holds a key, where that is later than today, and are looked for around both
+/// days. Deleting goes by today alone, which is never the later one.
+///
+/// The newest day is remembered, so that a send asks the database nothing more. It is read at the start and every few
+/// seconds, always before the database's clock is read. So a node does not go back to an earlier day without knowing the
+/// days under which other nodes have stored keys.
+#[derive(Clone, Debug, Default)]
+pub struct KeyDays {
+    newest: Arc<AtomicI64>,
+}
+
+impl KeyDays {
+    /// Reads the newest day from the database.
+    ///
+    /// # Errors
+    /// Of the database.
+    pub async fn learn(&self, db: &Db) -> Result<()> {
+        let newest = db.read((), |conn, ()| Box::pin(store::idempotency::newest_day(conn))).await?;
+        self.newest.fetch_max(newest.unwrap_or_default(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The day under which a key is stored now.
+    pub fn current(&self, now: Timestamp) -> i64 {
+        // It counts from the attempt on: a transaction that is rolled back does no harm.
+        self.newest.fetch_max(now.day(), Ordering::Relaxed).max(now.day())
+    }
+
+    /// Whether keys are stored under a later day than today: the clock was set back.
+    pub fn is_set_back(&self, now: Timestamp) -> bool {
+        self.newest.load(Ordering::Relaxed) > now.day()
+    }
+
+    /// The days on which a key that still counts may have been stored, the newest first. Tomorrow is one of them: another
+    /// node's clock may be a little ahead.
+    pub fn kept(&self, now: Timestamp) -> Vec<i64> {
+        let around = |day: i64| day - KEPT_DAYS..=day + 1;
+        let newest = self.newest.load(Ordering::Relaxed);
+        let mut days: Vec<i64> = around(now.day()).collect();
+        if newest > now.day() {
+            days.extend(around(newest).filter(|day| *day > now.day() + 1));
+        }
+        days.reverse();
+        days
+    }
+
+    /// The days, other than the current one, that may be the current one for another node.
+    fn neighbouring(&self, now: Timestamp) -> Vec<i64> {
+        let current = self.current(now);
+        if current > now.day() {
+            // Another node may not have read the clock since it was set back.
+            return vec![current + 1, current - 1];
+        }
+        let days = [-AROUND_MIDNIGHT_MICROS, AROUND_MIDNIGHT_MICROS]
+            .map(|skew| Timestamp::from_micros(now.micros() + skew).day());
+        days.into_iter().filter(|day| *day != current).collect()
+    }
+}
+
 /// A request that came with a key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct KeyedRequest {
     /// Scope and key.
     pub digest: Digest,
@@ -27,6 +94,8 @@ pub struct KeyedRequest {
     pub request_hash: [u8; 32],
     /// Seals an answer that holds a secret: it is made of the key itself, of which only `digest` is stored.
     seal: [u8; 32],
+    /// Under which days it is stored and looked for.
+    pub days: KeyDays,
 }
 
 /// How a POST that creates something is answered: once, whatever is repeated.
@@ -56,7 +125,7 @@ impl<T> Once<T> {
     /// [`Error::IdempotencyKeyReused`]; of the database.
     pub async fn given(&self, conn: &mut Conn, now: Timestamp) -> Result<Option<Given>> {
         let Some(request) = &self.request else { return Ok(None) };
-        let found = store::idempotency::find(conn, &days_kept(now), &[request.digest.as_slice()]).await?;
+        let found = store::idempotency::find(conn, &request.days.kept(now), &[request.digest.as_slice()]).await?;
         let Some(record) = found.first() else { return Ok(None) };
         let mut answer = request.replay(record)?;
         if self.sealed {
@@ -77,7 +146,8 @@ impl<T> Once<T> {
                 stored.body = request.seal(stored.body)?;
             }
             let KeyedRequest { digest, request_hash, .. } = *request;
-            keep(conn, now, &[Record { digest, request_hash, answer: stored, subject_id: subject }]).await?;
+            let record = Record { digest, request_hash, answer: stored, subject_id: subject };
+            keep(conn, now, &request.days, &[record]).await?;
         }
         Ok(Given { answer, replayed: false })
     }
@@ -88,7 +158,7 @@ impl KeyedRequest {
     ///
     /// # Errors
     /// 422 on `Idempotency-Key` when it is not 1..255 printable ASCII characters.
-    pub fn new(scope: &str, key: &[u8], method: &str, path: &str, body: &[u8]) -> Result<Self> {
+    pub fn new(days: &KeyDays, scope: &str, key: &[u8], method: &str, path: &str, body: &[u8]) -> Result<Self> {
         if key.is_empty() || key.len() > MAX_KEY_CHARACTERS || !key.iter().all(|byte| (b' '..=b'~').contains(byte)) {
             return Err(Error::invalid(
                 "Idempotency-Key",
@@ -103,6 +173,7 @@ impl KeyedRequest {
             digest,
             request_hash: hash(&[method.as_bytes(), path.as_bytes(), body]),
             seal: hash(&[b"seal", scope.as_bytes(), key, body]),
+            days: days.clone(),
         })
     }
 
@@ -147,41 +218,27 @@ impl KeyedRequest {
     }
 }
 
-/// The days on which a key that still counts may have been stored. Tomorrow is one of them: another node's clock may be
-/// ahead, or this one may have been set back.
-pub fn days_kept(now: Timestamp) -> Vec<i64> {
-    (now.day() - KEPT_DAYS..=now.day() + 1).rev().collect()
-}
-
-/// Keeps answers, in the transaction of what they answer for.
+/// Keeps answers, in the transaction of what they answer for; the day under which they are stored.
 ///
 /// # Errors
 /// [`Error::Rerun`] when another request with one of the keys was faster: its answer is there to be found now.
-pub async fn keep(conn: &mut Conn, now: Timestamp, records: &[Record]) -> Result<()> {
-    if records.is_empty() {
-        return Ok(());
-    }
+pub async fn keep(conn: &mut Conn, now: Timestamp, days: &KeyDays, records: &[Record]) -> Result<i64> {
+    let day = days.current(now);
     let mut records: Vec<&Record> = records.iter().collect();
     records.sort_unstable_by_key(|record| record.digest);
     // Two nodes on either side of midnight do not meet at the key's row. Those that send meet at the lock of the
     // conversation: what the one has committed, the other sees from here on.
-    let days = neighbouring_days(now);
-    if !days.is_empty() {
+    let neighbouring = days.neighbouring(now);
+    if !neighbouring.is_empty() {
         let digests: Vec<&[u8]> = records.iter().map(|record| record.digest.as_slice()).collect();
-        if !store::idempotency::find(conn, &days, &digests).await?.is_empty() {
+        if !store::idempotency::find(conn, &neighbouring, &digests).await?.is_empty() {
             return Err(Error::Rerun("another node had one of the keys, on another day".into()));
         }
     }
-    match store::idempotency::insert(conn, now.day(), &records).await {
+    match store::idempotency::insert(conn, day, &records).await {
         Err(Error::Duplicate { constraint }) => Err(Error::Rerun(constraint.into())),
-        outcome => outcome,
+        outcome => outcome.map(|()| day),
     }
-}
-
-/// The days, other than today, that today may be for another node: none but around midnight.
-fn neighbouring_days(now: Timestamp) -> Vec<i64> {
-    let days = [-CLOCK_SKEW_MICROS, CLOCK_SKEW_MICROS].map(|skew| Timestamp::from_micros(now.micros() + skew).day());
-    days.into_iter().filter(|day| *day != now.day()).collect()
 }
 
 fn hash(parts: &[&[u8]]) -> [u8; 32] {

@@ -11,7 +11,7 @@ use crate::ids::UserId;
 use crate::store;
 use crate::store::login_attempts::Attempts;
 pub use crate::store::login_attempts::Subject;
-use crate::time::Timestamp;
+use crate::time::{MAX_CLOCK_SKEW_MICROS, Timestamp};
 
 /// Attempts without any delay.
 const FREE_ATTEMPTS: i64 = 5;
@@ -71,23 +71,31 @@ async fn begin(app: &App, subject: Subject) -> Result<Attempt> {
     if !app.settings.rate_limits {
         return Ok(Attempt(None));
     }
-    app.db
+    let outcome = app
+        .db
         .write((subject, app.clock.now()), |conn, (subject, now)| {
             Box::pin(async move {
                 let attempts = store::login_attempts::lock(conn, subject, *now).await?;
                 let wait_s = wait_s(attempts, *now);
+                if wait_s > 0 && are_ahead(attempts, *now) {
+                    // The delay counts from now on: otherwise nobody could log in until the clock shows the old time again.
+                    store::login_attempts::put(conn, subject, Attempts { last_at: *now, ..attempts }).await?;
+                    return Ok(Err(too_many(wait_s)));
+                }
                 if wait_s > 0 {
-                    return Err(Error::RateLimited {
-                        code: "too_many_attempts",
-                        retry_after_s: u32::try_from(wait_s).unwrap_or(u32::MAX),
-                    });
+                    return Err(too_many(wait_s));
                 }
                 let before = if are_forgotten(attempts, *now) { 0 } else { attempts.failures };
                 store::login_attempts::put(conn, subject, Attempts { failures: before + 1, last_at: *now }).await?;
-                Ok(Attempt(Some(Counted { subject: *subject, at: *now, before: attempts.last_at })))
+                Ok(Ok(Attempt(Some(Counted { subject: *subject, at: *now, before: attempts.last_at }))))
             })
         })
-        .await
+        .await;
+    outcome?
+}
+
+fn too_many(wait_s: i64) -> Error {
+    Error::RateLimited { code: "too_many_attempts", retry_after_s: u32::try_from(wait_s).unwrap_or(u32::MAX) }
 }
 
 /// Takes an attempt back that was no failure and no success either.
@@ -101,6 +109,11 @@ pub async fn take_back(app: &App, attempt: Attempt) -> Result<()> {
             Box::pin(store::login_attempts::take_back(conn, subject, *at, *before))
         })
         .await
+}
+
+/// Whether the last attempt lies in the future because the clock was set back.
+fn are_ahead(attempts: Attempts, now: Timestamp) -> bool {
+    attempts.last_at > now.plus_micros(MAX_CLOCK_SKEW_MICROS)
 }
 
 fn are_forgotten(attempts: Attempts, now: Timestamp) -> bool {

@@ -15,12 +15,15 @@ use crate::app::App;
 use crate::error::{Error, Result};
 use crate::ids::UserId;
 use crate::store::{self, Conn};
-use crate::time::Timestamp;
+use crate::time::{MAX_CLOCK_SKEW_MICROS, Timestamp};
 
 /// Bytes of a shared secret, as RFC 4226 recommends.
 const SECRET_BYTES: usize = 20;
 /// Seconds of a time step.
 const STEP_S: i64 = 30;
+/// Steps by which the last step may be ahead of the present one with right clocks: one for an authenticator that is ahead,
+/// the others for nodes whose clocks differ.
+const STEPS_AHEAD: i64 = 1 + MAX_CLOCK_SKEW_MICROS / (1_000_000 * STEP_S);
 /// Digits of a code.
 const DIGITS: usize = 6;
 /// Recovery codes that a person gets.
@@ -62,10 +65,14 @@ fn totp(secret: &[u8], user_name: &str) -> Result<Totp> {
         .map_err(|error| Error::internal(error.to_string()))
 }
 
+fn step_at(now: Timestamp) -> i64 {
+    now.micros().div_euclid(1_000_000 * STEP_S)
+}
+
 /// The time step whose code this is: the present one, or one to either side.
 fn step_of(secret: &[u8], code: &str, now: Timestamp) -> Option<i64> {
     let totp = totp(secret, "").ok()?;
-    let present = now.micros().div_euclid(1_000_000 * STEP_S);
+    let present = step_at(now);
     let mut matched = None;
     // All three are compared, so that the time taken tells nothing.
     for step in present - 1..=present + 1 {
@@ -94,9 +101,16 @@ pub(super) fn read_code(secret: &[u8], typed: &str, now: Timestamp) -> Option<Co
 }
 
 /// Uses a code up; whether it was still good.
+///
+/// After the clock was set back, the last step that was used lies in the future, and every code would be refused for as long
+/// as the clock was set back. So a last step that is too far ahead does not count. Replays stay impossible while the clock
+/// runs on: the accepted code becomes the last step itself. If the clock was ahead before and is right now, the codes of the
+/// present were never accepted before. If it is the present clock that is wrong, codes of its past are good once more, for
+/// somebody who recorded one at that time and knows the password as well; an authenticator with the right time shows other
+/// codes. A clock that shows the same time twice cannot do better: codes depend on nothing else.
 pub(super) async fn use_up(conn: &mut Conn, user: UserId, code: &Code, by: &By) -> Result<bool> {
     match code {
-        Code::Step(step) => store::mfa::use_step(conn, user, *step).await,
+        Code::Step(step) => store::mfa::use_step(conn, user, *step, step_at(by.at) + STEPS_AHEAD).await,
         Code::Recovery(hash) => {
             let used = store::mfa::use_recovery_code(conn, user, hash).await?;
             if used {

@@ -5,6 +5,7 @@ pub mod audit;
 pub mod auth;
 pub mod change_batch;
 pub mod change_queue;
+pub mod clock;
 pub mod common_passwords;
 pub mod conversations;
 pub mod credentials;

@@ -18,7 +18,7 @@ use crate::store::revocations::Revoked;
 use crate::store::users::User;
 use crate::store::{self, Conn};
 use crate::text::fold_ascii;
-use crate::time::Timestamp;
+use crate::time::{MAX_CLOCK_SKEW_MICROS, Timestamp};
 
 /// How long a code for a new password works: an hour.
 pub const RESET_CODE_MICROS: i64 = 3_600 * 1_000_000;
@@ -230,9 +230,10 @@ async fn send_code(app: &App, by: By, user: &User, about: Sent) -> Result<()> {
         .db
         .write((token.hash, about, code, by), |conn, (hash, about, code, by)| {
             Box::pin(async move {
-                let since = by.at.plus_micros(-COUNTED_MICROS);
+                // A code of the future was sent before the clock was set back: it does not count for ever.
+                let counted = (by.at.plus_micros(-COUNTED_MICROS), by.at.plus_micros(MAX_CLOCK_SKEW_MICROS));
                 if !store::users::lock(conn, code.user_id).await?
-                    || store::account_codes::count_sent(conn, code.user_id, about.purpose, since).await? >= SENT_LIMIT
+                    || store::account_codes::count_sent(conn, code.user_id, about.purpose, counted).await? >= SENT_LIMIT
                 {
                     return Ok(false);
                 }

@@ -110,8 +110,10 @@ fn whole(there: &[Presence], user: UserId, now: Timestamp) -> State {
     there.iter().filter(counts).map(|one| one.state).max().unwrap_or(State::Offline)
 }
 
+/// Whether a server counts. One that was seen in the future was seen before the clock was set back, and is not waited for
+/// until the clock has caught up.
 fn counts(seen_at: Timestamp, now: Timestamp) -> bool {
-    seen_at > now.plus_micros(-SERVER_LASTS_MICROS)
+    seen_at > now.plus_micros(-SERVER_LASTS_MICROS) && seen_at < now.plus_micros(SERVER_LASTS_MICROS)
 }
 
 /// What became of somebody at one server.
@@ -236,11 +238,14 @@ pub async fn stop(app: &App, server: &str) -> Result<()> {
 }
 
 /// Removes up to [`BATCH`] people of a server that is not there any more, other than `own`; who changed as a whole by it. `None`
-/// when there is no such server. Reads alone while there is none.
+/// when there is no such server, or while the node's clock and the database's disagree. Reads alone while there is none.
 ///
 /// # Errors
 /// Of the database.
 pub async fn sweep(app: &App, own: &str) -> Result<Option<Vec<Changed>>> {
+    if !app.clock.is_trusted() {
+        return Ok(None);
+    }
     let (servers, now) = app
         .db
         .read(app.clock.now(), |conn, now| {
@@ -256,7 +261,8 @@ pub async fn sweep(app: &App, own: &str) -> Result<Option<Vec<Changed>>> {
 }
 
 async fn sweep_one(conn: &mut Conn, over: &rows::Server, now: Timestamp) -> Result<Vec<Changed>> {
-    if !over.stopped && !rows::give_up_server(conn, &over.server, now.plus_micros(-SERVER_LASTS_MICROS)).await? {
+    let counting = (now.plus_micros(-SERVER_LASTS_MICROS), now.plus_micros(SERVER_LASTS_MICROS));
+    if !over.stopped && !rows::give_up_server(conn, &over.server, counting).await? {
         return Ok(Vec::new());
     }
     let people = rows::people_at(conn, &over.server, BATCH as i64).await?;

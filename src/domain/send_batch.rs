@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering;
 
 use super::directory::Known;
 use super::friends;
-use super::idempotency::{KeyedRequest, Record, days_kept, keep};
+use super::idempotency::{KeyedRequest, Record, keep};
 use super::memberships::{RECEIPTS_MEMBER_LIMIT, conversation_not_found};
 use super::mentions;
 use super::messages::{Answer, Decorations, Draft, Keyed, Kind, Message, Recipient, Sender, Sent};
@@ -124,10 +124,8 @@ async fn replay(
 ) -> Result<()> {
     let keyed = || drafts.iter().enumerate().filter_map(|(index, draft)| Some((index, draft.keyed.as_ref()?)));
     let digests: Vec<&[u8]> = keyed().map(|(_, keyed)| keyed.request.digest.as_slice()).collect();
-    if digests.is_empty() {
-        return Ok(());
-    }
-    let records = store::idempotency::find(conn, &days_kept(now), &digests).await?;
+    let Some((_, first)) = keyed().next() else { return Ok(()) };
+    let records = store::idempotency::find(conn, &first.request.days.kept(now), &digests).await?;
     for (index, keyed) in keyed() {
         if let Some(record) = records.iter().find(|record| record.digest == keyed.request.digest) {
             let replayed = keyed.request.replay(record);
@@ -444,12 +442,15 @@ async fn write(
     mentions::find(conn, sent.iter_mut().map(|(_, _, sent)| sent)).await?;
     let records: Vec<Record> =
         sent.iter().filter_map(|(_, keyed, sent)| keyed.map(|keyed| record(keyed, sent))).collect();
-    keep(conn, now, &records).await?;
+    let day = match sent.iter().find_map(|(_, keyed, _)| *keyed) {
+        Some(keyed) => keep(conn, now, &keyed.request.days, &records).await?,
+        None => now.day(),
+    };
     let rows: Vec<NewRow<'_>> = sent
         .iter()
         .map(|(_, keyed, sent)| NewRow {
             message: &sent.message,
-            key: keyed.map(|keyed| (now.day(), &keyed.request.digest)),
+            key: keyed.map(|keyed| (day, &keyed.request.digest)),
             follows: batch.follows,
         })
         .collect();

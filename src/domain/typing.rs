@@ -59,7 +59,7 @@ pub async fn typing(app: &App, principal: &Principal, conversation: i64) -> Resu
         .await?;
     let at = app.clock.now();
     let key = (person.id, conversation);
-    let lately = app.typing.0.get(&key).is_some_and(|told| at < told.plus_micros(AGAIN_MICROS));
+    let lately = app.typing.0.get(&key).is_some_and(|told| (told..told.plus_micros(AGAIN_MICROS)).contains(&at));
     if to.is_empty() || lately {
         return Ok(None);
     }

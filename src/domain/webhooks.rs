@@ -22,7 +22,7 @@ use crate::ids::{MAX_ID, WebhookId};
 use crate::store::events::Kind;
 pub use crate::store::webhooks::{Delivery, Webhook};
 use crate::store::{self, Conn};
-use crate::time::Timestamp;
+use crate::time::{MAX_CLOCK_SKEW_MICROS, Timestamp};
 
 /// Webhooks of a server.
 pub const LIMIT: i64 = 20;
@@ -306,15 +306,20 @@ pub async fn enabled(app: &App) -> Result<Vec<Webhook>> {
     Ok(all.into_iter().filter(|webhook| webhook.enabled).collect())
 }
 
-/// Takes or keeps the lease of a webhook; whether it is the holder's until then.
+/// Takes or keeps the lease of a webhook; whether it is the holder's until then. While the node's clock and the database's
+/// disagree, it takes only a lease that nobody has.
 ///
 /// # Errors
 /// Of the database.
 pub async fn lease(app: &App, id: WebhookId, holder: String, until: Timestamp) -> Result<bool> {
-    let input = (id, holder, app.clock.now(), until);
+    let valid = if app.clock.is_trusted() {
+        (app.clock.now(), until.plus_micros(MAX_CLOCK_SKEW_MICROS))
+    } else {
+        (Timestamp::MIN, Timestamp::MAX)
+    };
     app.db
-        .write(input, |conn, (id, holder, now, until)| {
-            Box::pin(store::webhooks::lease(conn, *id, holder, *now, *until))
+        .write((id, holder, valid, until), |conn, (id, holder, valid, until)| {
+            Box::pin(store::webhooks::lease(conn, *id, holder, *valid, *until))
         })
         .await
 }
@@ -368,13 +373,21 @@ async fn take_up_chunk(conn: &mut Conn, id: WebhookId, now: Timestamp) -> Result
     Ok(stretch.up_to < log.last_position)
 }
 
-/// What may be sent now: the first that waits in each conversation.
+/// What may be sent now: the first that waits in each conversation. While the node's clock and the database's disagree,
+/// nothing that was tried before.
 ///
 /// # Errors
 /// Of the database.
 pub async fn due(app: &App, id: WebhookId, limit: i64) -> Result<Vec<Delivery>> {
-    let input = (id, app.clock.now(), limit);
-    app.db.read(input, |conn, (id, now, limit)| Box::pin(store::webhooks::due(conn, *id, *now, *limit))).await
+    let times = if app.clock.is_trusted() {
+        let now = app.clock.now();
+        (now, now.plus_micros(MAX_CLOCK_SKEW_MICROS))
+    } else {
+        (Timestamp::MIN, Timestamp::MAX)
+    };
+    app.db
+        .read((id, times, limit), |conn, (id, times, limit)| Box::pin(store::webhooks::due(conn, *id, *times, *limit)))
+        .await
 }
 
 /// An event of the log with the log's name; none when it is forgotten, or what it is about is gone.

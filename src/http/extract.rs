@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 
 use super::HttpState;
 use super::problem::Problem;
+use crate::app::App;
 use crate::domain::auth::Principal;
 use crate::domain::idempotency::KeyedRequest;
 use crate::domain::lists::Limit;
@@ -355,6 +356,7 @@ fn field_problem(path: &str, message: &str) -> Problem {
 /// # Errors
 /// 422 when the header is there and is no key.
 pub fn idempotency_key(
+    app: &App,
     headers: &HeaderMap,
     principal: &Principal,
     path: &str,
@@ -363,5 +365,5 @@ pub fn idempotency_key(
     let Some(key) = headers.get("idempotency-key") else {
         return Ok(None);
     };
-    Ok(Some(KeyedRequest::new(&principal.idempotency_scope(), key.as_bytes(), "POST", path, body)?))
+    Ok(Some(KeyedRequest::new(&app.key_days, &principal.idempotency_scope(), key.as_bytes(), "POST", path, body)?))
 }

@@ -15,7 +15,7 @@ use crate::domain::events::ReaderId;
 use crate::domain::presence::{self, BATCH, Batch, Change, Changed, State};
 use crate::error::{Error, Result};
 use crate::ids::{UserId, hex};
-use crate::time::Timestamp;
+use crate::time::{MAX_CLOCK_SKEW_MICROS, Timestamp};
 
 /// How often what changed is written down.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(300);
@@ -270,6 +270,7 @@ impl Live {
         let stopped = self.stopped();
         tokio::pin!(stopped);
         let (mut refreshed, mut swept) = (Instant::now(), Instant::now());
+        let mut last = self.app.clock.now();
         let mut pause = FLUSH_INTERVAL;
         loop {
             tokio::select! {
@@ -277,8 +278,12 @@ impl Live {
                 () = &mut stopped => break,
                 () = tokio::time::sleep(pause) => {}
             }
+            let now = self.app.clock.now();
+            // Rows of the future do not count: the one of this server must not stay one.
+            let set_back = now.micros() < last.micros() - MAX_CLOCK_SKEW_MICROS;
+            last = now;
             let work = async {
-                if refreshed.elapsed() >= REFRESH_INTERVAL {
+                if set_back || refreshed.elapsed() >= REFRESH_INTERVAL {
                     server.refresh(self).await?;
                     refreshed = Instant::now();
                 }

@@ -98,12 +98,17 @@ pub async fn use_up(conn: &mut Conn, code_hash: &SecretHash, purpose: Purpose, n
     Ok(count > 0)
 }
 
-/// How many codes were sent to a person since `since`, whatever became of them.
-pub async fn count_sent(conn: &mut Conn, user: UserId, purpose: Purpose, since: Timestamp) -> Result<i64> {
+/// How many codes were sent to a person after the first moment and before the second, whatever became of them.
+pub async fn count_sent(
+    conn: &mut Conn,
+    user: UserId,
+    purpose: Purpose,
+    (after, before): (Timestamp, Timestamp),
+) -> Result<i64> {
     conn.one(
         "SELECT count(*) FROM messaging.account_codes
-          WHERE user_id = $1 AND created_at > $3 AND purpose = $2 AND email IS NOT NULL",
-        &[Value::I64(user.0), Value::Text(purpose.as_str()), Value::Time(since)],
+          WHERE user_id = $1 AND created_at > $3 AND created_at < $4 AND purpose = $2 AND email IS NOT NULL",
+        &[Value::I64(user.0), Value::Text(purpose.as_str()), Value::Time(after), Value::Time(before)],
         |row| row.i64(0),
     )
     .await

@@ -52,13 +52,14 @@ pub async fn enable(conn: &mut Conn, user: UserId, secret: &[u8], step: i64, now
     Ok(count > 0)
 }
 
-/// Uses up a time step and all before it; whether it was not used up already.
-pub async fn use_step(conn: &mut Conn, user: UserId, step: i64) -> Result<bool> {
+/// Uses up a time step and all before it; whether it was not used up already. A last step after `latest` is one that no
+/// right clock has reached: it does not count, and the last step moves back to `step`.
+pub async fn use_step(conn: &mut Conn, user: UserId, step: i64, latest: i64) -> Result<bool> {
     let count = conn
         .execute(
             "UPDATE messaging.totp_secrets SET last_step = $2
-              WHERE user_id = $1 AND last_step < $2 AND enabled_at IS NOT NULL",
-            &[Value::I64(user.0), Value::I64(step)],
+              WHERE user_id = $1 AND (last_step < $2 OR last_step > $3) AND enabled_at IS NOT NULL",
+            &[Value::I64(user.0), Value::I64(step), Value::I64(latest)],
         )
         .await?;
     Ok(count > 0)

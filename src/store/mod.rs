@@ -21,6 +21,7 @@ pub mod api_keys;
 pub mod audit;
 pub mod backup_digest;
 pub mod changes;
+pub mod clock;
 pub mod conversations;
 pub mod copy;
 pub mod digests;

@@ -116,12 +116,14 @@ pub async fn stop_server(conn: &mut Conn, server: &str, now: Timestamp) -> Resul
     Ok(())
 }
 
-/// Gives a server up that was not seen since, so that it does not come back under its name; false when it came back already.
-pub async fn give_up_server(conn: &mut Conn, server: &str, not_since: Timestamp) -> Result<bool> {
+/// Gives a server up that was not seen between two moments, so that it does not come back under its name; false when it came
+/// back already.
+pub async fn give_up_server(conn: &mut Conn, server: &str, (from, to): (Timestamp, Timestamp)) -> Result<bool> {
     let count = conn
         .execute(
-            "UPDATE messaging.presence_servers SET stopped = TRUE WHERE server = $1 AND seen_at <= $2",
-            &[Value::Text(server), Value::Time(not_since)],
+            "UPDATE messaging.presence_servers SET stopped = TRUE
+              WHERE server = $1 AND (seen_at <= $2 OR seen_at >= $3)",
+            &[Value::Text(server), Value::Time(from), Value::Time(to)],
         )
         .await?;
     Ok(count > 0)

@@ -140,13 +140,26 @@ pub async fn delete(conn: &mut Conn, id: WebhookId) -> Result<bool> {
     Ok(removed > 0)
 }
 
-/// Takes or keeps the lease; whether it is the holder's until then.
-pub async fn lease(conn: &mut Conn, id: WebhookId, holder: &str, now: Timestamp, until: Timestamp) -> Result<bool> {
+/// Takes or keeps the lease; whether it is the holder's until then. Another holder's lease is over when it ends outside
+/// `valid`: before now, or later than a lease can end.
+pub async fn lease(
+    conn: &mut Conn,
+    id: WebhookId,
+    holder: &str,
+    valid: (Timestamp, Timestamp),
+    until: Timestamp,
+) -> Result<bool> {
     let held = conn
         .execute(
             "UPDATE messaging.webhooks SET lease_holder = $2, lease_until = $4
-              WHERE id = $1 AND enabled AND (lease_until IS NULL OR lease_until < $3 OR lease_holder = $2)",
-            &[Value::I64(id.0), Value::Text(holder), Value::Time(now), Value::Time(until)],
+              WHERE id = $1 AND enabled AND (lease_until IS NULL OR lease_until < $3 OR lease_until > $5 OR lease_holder = $2)",
+            &[
+                Value::I64(id.0),
+                Value::Text(holder),
+                Value::Time(valid.0),
+                Value::Time(until),
+                Value::Time(valid.1),
+            ],
         )
         .await?;
     Ok(held > 0)
@@ -203,17 +216,24 @@ pub async fn count_pending(conn: &mut Conn, id: WebhookId, limit: i64) -> Result
     .await
 }
 
-/// The first that waits in each conversation, where its time has come.
-pub async fn due(conn: &mut Conn, id: WebhookId, now: Timestamp, limit: i64) -> Result<Vec<Delivery>> {
+/// The first that waits in each conversation, where it was not tried yet or its time has come. A last attempt after
+/// `latest` was made before the clock was set back: its time has come too.
+pub async fn due(
+    conn: &mut Conn,
+    id: WebhookId,
+    (now, latest): (Timestamp, Timestamp),
+    limit: i64,
+) -> Result<Vec<Delivery>> {
     conn.rows(
         "SELECT d.position, d.type, d.conversation_id, d.state, d.attempts, d.next_at, d.last_at, d.last_status
            FROM messaging.webhook_deliveries d
-          WHERE d.webhook_id = $1 AND d.state = 'pending' AND d.next_at <= $2
+          WHERE d.webhook_id = $1 AND d.state = 'pending'
+            AND (d.attempts = 0 OR d.next_at <= $2 OR d.last_at > $4)
             AND NOT EXISTS (SELECT 1 FROM messaging.webhook_deliveries e
                              WHERE e.webhook_id = $1 AND e.state = 'pending'
                                AND e.conversation_id = d.conversation_id AND e.position < d.position)
           ORDER BY d.position LIMIT $3",
-        &[Value::I64(id.0), Value::Time(now), Value::I64(limit)],
+        &[Value::I64(id.0), Value::Time(now), Value::I64(limit), Value::Time(latest)],
         delivery,
     )
     .await

@@ -226,6 +226,19 @@ both!(the_end_of_a_token_is_honoured_by_what_is_remembered, async |place| {
     refused(&server, &token, "over, with the leeway").await;
 });
 
+both!(a_clock_that_is_set_back_makes_nothing_remembered_hold_longer, async |place| {
+    let hand = Arc::new(AtomicI64::new(moment("2026-11-22T08:30:00Z")));
+    let options = Options { clock: Clock::Manual(Arc::clone(&hand)), ..with_secret(place, false) };
+    let server = Server::start_with(place, options).await;
+    let mut claims = claims("bugs");
+    claims["exp"] = (moment("2026-11-22T09:30:00Z") / 1_000_000).into();
+    claims["nbf"] = (moment("2026-11-22T08:30:00Z") / 1_000_000).into();
+    let token = Signer::secret().token(&json!({"alg": "HS256"}), &claims);
+    assert_eq!(Caller::new(&server, &token).get("/api/users").await.status, 200);
+    hand.store(moment("2026-11-20T08:30:00Z"), Ordering::Relaxed);
+    refused(&server, &token, "before its time").await;
+});
+
 both!(a_demoted_administrator_is_none_within_a_second, async |place| {
     let signer = Signer::secret();
     let server = Server::start_with(place, with_secret(place, false)).await;

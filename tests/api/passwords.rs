@@ -334,6 +334,17 @@ both!(three_mails_an_hour_and_no_more, async |place| {
     assert_eq!(arrived(&mut mail, &server, 1, "porky@example.org").await.len(), 1);
 });
 
+both!(mails_from_before_the_clock_was_set_back_do_not_count, async |place| {
+    let (mut mail, hand, server) = mailing(place, &["bugs", "duck", "porky"]).await;
+    for _ in 0..4 {
+        ask(&server, "bugs@example.org").await;
+    }
+    assert_eq!(arrived(&mut mail, &server, 3, "duck@example.org").await.len(), 3);
+    hand.fetch_sub(48 * HOUR, Ordering::Relaxed);
+    ask(&server, "bugs@example.org").await;
+    assert_eq!(arrived(&mut mail, &server, 1, "porky@example.org").await.len(), 1);
+});
+
 both!(changing_ones_address_makes_no_room_for_more_mails, async |place| {
     let (mut mail, _, server) = mailing(place, &["bugs", "duck"]).await;
     let token = server.token_of("bugs").await;

@@ -23,13 +23,13 @@ use crate::support::server::Options;
 use crate::support::{Place, Server, answer_of};
 
 /// A receiver. Its first answers are as told, the others are 204; a `0` never comes.
-struct Receiver {
-    url: String,
+pub struct Receiver {
+    pub url: String,
     got: Arc<Mutex<Vec<(HeaderMap, Bytes)>>>,
 }
 
 impl Receiver {
-    async fn start(answers: &'static [u16], then: u16) -> Self {
+    pub async fn start(answers: &'static [u16], then: u16) -> Self {
         let got = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&got);
         let handler = move |headers: HeaderMap, body: Bytes| {
@@ -57,7 +57,7 @@ impl Receiver {
         self.got.lock().unwrap().iter().map(|(_, body)| serde_json::from_slice(body).unwrap()).collect()
     }
 
-    fn bodies(&self) -> Vec<String> {
+    pub fn bodies(&self) -> Vec<String> {
         self.events().iter().filter_map(|event| Some(event["data"]["body"].as_str()?.to_owned())).collect()
     }
 
@@ -65,7 +65,7 @@ impl Receiver {
         self.got.lock().unwrap()[index].0[name].to_str().unwrap().to_owned()
     }
 
-    async fn wait(&self, count: usize) {
+    pub async fn wait(&self, count: usize) {
         let started = Instant::now();
         while self.got.lock().unwrap().len() < count {
             assert!(started.elapsed() < Duration::from_secs(20), "{:?}", self.events());

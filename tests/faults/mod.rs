@@ -4,6 +4,7 @@
 //! write a file here that injects the fault into a running server and holds the promise against what clients and the
 //! database saw.
 
+mod clocks;
 mod disk;
 mod readiness;
 mod replaced;

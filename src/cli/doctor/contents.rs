@@ -3,16 +3,19 @@
 //! Invariant: each line says what was checked, and how; nothing is called sound beyond that.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::Finding;
 use crate::cli::progress::ProgressLine;
 use crate::cli::{environment, explain};
 use crate::config::DataConfig;
+use crate::domain::clock;
 use crate::error::Result;
 use crate::store::backup_digest::Found;
 use crate::store::copy::{self, Progress};
 use crate::store::health::{self, Compared, Source};
 use crate::store::{self, Conn, Db, Location, migrations};
+use crate::time::Clock;
 
 /// Looks at the data.
 pub async fn of_database(data: &DataConfig, deep: bool) -> Vec<Finding> {
@@ -28,6 +31,7 @@ pub async fn of_database(data: &DataConfig, deep: bool) -> Vec<Finding> {
         Err(error) => return vec![Finding::Bad(explain(&place, &error))],
     };
     let mut findings = vec![Finding::Good(format!("{place} answers"))];
+    findings.extend(clock(&db, &place).await);
     match db.unsafe_settings().await {
         Ok(unsafe_settings) => findings.extend(unsafe_settings.into_iter().map(Finding::Bad)),
         Err(error) => findings.push(Finding::Bad(explain(&place, &error))),
@@ -47,6 +51,27 @@ pub async fn of_database(data: &DataConfig, deep: bool) -> Vec<Finding> {
     }
     db.close().await;
     findings
+}
+
+/// Whether this machine's clock agrees with the database's; nothing on SQLite, where it is the same one.
+async fn clock(db: &Db, place: &str) -> Option<Finding> {
+    let Db::Postgres(_) = db else { return None };
+    let clock = Clock::Database(Arc::default());
+    if let Err(error) = clock::read(db, &clock).await {
+        return Some(Finding::Bad(explain(place, &error)));
+    }
+    // In whole seconds, to the nearest.
+    let skew_s = (clock.skew_micros() + clock.skew_micros().signum() * 500_000) / 1_000_000;
+    let way = if skew_s < 0 { "behind" } else { "ahead of" };
+    let difference = format!("{} s {way} the database's", skew_s.abs());
+    Some(if clock.is_trusted() {
+        Finding::Good(format!("this machine's clock agrees with the database's: {difference}"))
+    } else {
+        Finding::Bad(format!(
+            "this machine's clock is {difference}: a server here deletes nothing by time and sends nothing scheduled; \
+             have both set by NTP"
+        ))
+    })
 }
 
 /// What counting found.
@@ -96,12 +121,8 @@ async fn contents(db: &Db, place: &str, deep: bool) -> Vec<Finding> {
 }
 
 async fn count(db: &Db, deep: bool) -> Result<Counts> {
-    match db {
-        // On SQLite a write would keep every other one waiting.
-        Db::Sqlite(_) => db.read(deep, |conn, deep| Box::pin(counts(conn, *deep))).await,
-        // On PostgreSQL a read has to end within seconds, and counting everything may not.
-        Db::Postgres(_) => db.maintain(deep, |conn, deep| Box::pin(counts(conn, *deep))).await,
-    }
+    // Other reads have to end within seconds, and counting everything may not.
+    db.read_at_length(deep, |conn, deep| Box::pin(counts(conn, *deep))).await
 }
 
 async fn counts(conn: &mut Conn, deep: bool) -> Result<Counts> {

@@ -131,7 +131,7 @@ pub async fn create_api_key(
     body: JsonBody<NewApiKeyBody>,
 ) -> Result<Response, Problem> {
     query.finish()?;
-    let request = idempotency_key(&headers, &principal, uri.path(), &body.bytes)?;
+    let request = idempotency_key(&state.app, &headers, &principal, uri.path(), &body.bytes)?;
     let expires_at = body.value.expires_at.map(|text| time_field("expires_at", &text)).transpose()?;
     let new = NewApiKey {
         name: body.value.name,

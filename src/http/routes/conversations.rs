@@ -267,7 +267,7 @@ pub async fn create_conversation(
     body: JsonBody<NewConversationBody>,
 ) -> Result<Response, Problem> {
     query.finish()?;
-    let request = idempotency_key(&headers, &principal, uri.path(), &body.bytes)?;
+    let request = idempotency_key(&state.app, &headers, &principal, uri.path(), &body.bytes)?;
     let new = body.value;
     let misplaced = new.misplaced();
     if !misplaced.is_empty() {

@@ -54,7 +54,7 @@ pub async fn forward_message(
     body: JsonBody<Forward>,
 ) -> Result<Response, Problem> {
     query.finish()?;
-    let keyed = idempotency_key(&headers, &principal, uri.path(), &body.bytes)?
+    let keyed = idempotency_key(&state.app, &headers, &principal, uri.path(), &body.bytes)?
         .map(|request| Keyed { request, render: render_sent });
     let (conversation, seq, into) = (path.number(0), path.number(1), body.value.conversation_id);
     let answer = forwards::forward(&state.app, &principal, conversation, seq, into, keyed).await?;

@@ -95,7 +95,7 @@ pub async fn create_incoming_webhook(
     body: JsonBody<NewIncomingWebhookBody>,
 ) -> Result<Response, Problem> {
     query.finish()?;
-    let request = idempotency_key(&headers, &principal, uri.path(), &body.bytes)?;
+    let request = idempotency_key(&state.app, &headers, &principal, uri.path(), &body.bytes)?;
     let once = Once { request, render: render_made, sealed: true };
     let base_url = match &state.app.settings.public_url {
         Some(url) => url.clone(),
@@ -226,7 +226,8 @@ pub async fn post_by_hook(
         return Err(refusal);
     }
     let scope = format!("incoming-webhook:{}", target.id.0);
-    let keyed = |key: &HeaderValue| KeyedRequest::new(&scope, key.as_bytes(), "POST", "/api/hooks", &body.bytes);
+    let days = &state.app.key_days;
+    let keyed = |key: &HeaderValue| KeyedRequest::new(days, &scope, key.as_bytes(), "POST", "/api/hooks", &body.bytes);
     let request = headers.get("idempotency-key").map(keyed).transpose()?;
     let replayed = incoming_webhooks::post(&state.app, target, body.value.text, request).await?;
     let mut response = Response::new(Body::from("ok"));

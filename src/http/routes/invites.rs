@@ -97,7 +97,7 @@ pub async fn create_invite(
     body: JsonBody<NewInviteBody>,
 ) -> Result<Response, Problem> {
     query.finish()?;
-    let request = idempotency_key(&headers, &principal, uri.path(), &body.bytes)?;
+    let request = idempotency_key(&state.app, &headers, &principal, uri.path(), &body.bytes)?;
     let expires_at = body.value.expires_at.map(|text| time_field("expires_at", &text)).transpose()?;
     let new = NewInvite { expires_at, max_uses: body.value.max_uses };
     let once = Once { request, render: render_made, sealed: true };

@@ -255,7 +255,7 @@ pub async fn send_message(
     body: JsonBody<SendMessage>,
 ) -> Result<Response, Problem> {
     query.finish()?;
-    let request = idempotency_key(&headers, &principal, uri.path(), &body.bytes)?;
+    let request = idempotency_key(&state.app, &headers, &principal, uri.path(), &body.bytes)?;
     let new = NewMessage {
         sender_user_name: body.value.sender_user_name,
         recipient_user_name: body.value.recipient_user_name,

@@ -131,7 +131,7 @@ pub async fn report_message(
     body: JsonBody<NewReport>,
 ) -> Result<Response, Problem> {
     query.finish()?;
-    let request = idempotency_key(&headers, &principal, uri.path(), &body.bytes)?;
+    let request = idempotency_key(&state.app, &headers, &principal, uri.path(), &body.bytes)?;
     let once = Once { request, render: render_made, sealed: false };
     let (conversation, seq) = (path.number(0), path.number(1));
     Ok(given(reports::report(&state.app, &principal, conversation, seq, body.value.reason, once).await?))

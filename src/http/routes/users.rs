@@ -203,7 +203,7 @@ pub async fn register_user(
     query.finish()?;
     let app = &state.app;
     let request = match &principal {
-        Some(principal) => idempotency_key(&headers, principal, uri.path(), &body.bytes)?,
+        Some(principal) => idempotency_key(app, &headers, principal, uri.path(), &body.bytes)?,
         None => None,
     };
     let by = match &principal {

@@ -158,7 +158,7 @@ pub async fn create_webhook(
     body: JsonBody<NewWebhookBody>,
 ) -> Result<Response, Problem> {
     query.finish()?;
-    let request = idempotency_key(&headers, &principal, uri.path(), &body.bytes)?;
+    let request = idempotency_key(&state.app, &headers, &principal, uri.path(), &body.bytes)?;
     let NewWebhookBody { url, event_types, enabled } = body.value;
     let fields = Fields { url: Some(url), event_types: Some(event_types), enabled };
     let by = By::principal(&principal, state.app.clock.now());

@@ -38,6 +38,8 @@ pub struct Wrapping {
     pub preamble: &'static str,
     /// More arguments of `serve`.
     pub arguments: Vec<String>,
+    /// Environment variables of the server alone, not of what is wrapped around it.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 impl Process {
@@ -62,6 +64,10 @@ impl Process {
         let mut words = wrapping.command;
         words.extend(["sh", "-c", &script].map(str::to_owned));
         words.push(id_file.display().to_string());
+        if !wrapping.environment.is_empty() {
+            words.push("env".to_owned());
+            words.extend(wrapping.environment.iter().map(|(name, value)| format!("{name}={value}")));
+        }
         // Where times are compared, the server that is run in earnest.
         let binary = std::env::var("POSTHASTE_TEST_BIN");
         words.push(binary.unwrap_or_else(|_| env!("CARGO_BIN_EXE_posthaste").to_owned()));
