@@ -8,7 +8,7 @@ use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags, ffi};
 
 use super::driver::translate;
-use super::{Conn, open_connection};
+use super::{Conn, open_connection, start};
 use crate::error::{Error, Result};
 use crate::store::backup_digest::{APPLICATION_ID, unusable};
 use crate::store::copy::{Progress, RESTORING, Report, finish};
@@ -55,6 +55,7 @@ pub fn copy_file(source: &Path, target_file: &Path, report: Report<'_>) -> Resul
     if !source.exists() {
         return Err(Error::internal(format!("{} does not exist: there is nothing to copy", source.display())));
     }
+    start::examine(source, None)?;
     let source = open_connection(source)?;
     // An open snapshot: without it every write beside us would start the copy over.
     source.execute_batch("BEGIN; SELECT count(*) FROM sqlite_master").map_err(translate)?;

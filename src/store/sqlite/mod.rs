@@ -63,6 +63,7 @@ pub struct Database {
 
 struct Inner {
     path: PathBuf,
+    guard: Arc<Guard>,
     // None once closed: a thread ends when its channel has no sender.
     writes: Mutex<Option<Sender<Box<dyn Job>>>>,
     reads: Mutex<Option<Sender<Box<dyn Job>>>>,
@@ -78,7 +79,7 @@ impl Database {
     pub fn open(path: &Path, environment: Environment) -> Result<Self> {
         make_folder(folder_of(path))?;
         refuse_network(path, &environment)?;
-        let findings = start::examine(path, &environment)?;
+        let findings = start::examine(path, environment.accept_lost_tail.then(|| environment.clock.now()))?;
         if findings.sync_failed {
             copy_whole_log_alone(path)?;
         }
@@ -126,11 +127,13 @@ impl Database {
                 drop((conn, kept));
             })?);
         }
-        let checkpointer = Checkpointer { connection: open_connection(path)?, file, guard, log };
+        let checkpointer =
+            Checkpointer { connection: open_connection(path)?, file, guard: Arc::clone(&guard), log };
         threads.push(spawn("sqlite-checkpoint", move || checkpointer.run(&checkpoint_wanted))?);
         Ok(Self {
             inner: Arc::new(Inner {
                 path: path.to_owned(),
+                guard,
                 writes: Mutex::new(Some(writes)),
                 reads: Mutex::new(Some(reads)),
                 threads: Mutex::new(threads),
@@ -222,11 +225,18 @@ impl Inner {
 impl Database {
     /// Overwrites what rows of before have left in the file, copies the whole log into it and cuts the log off.
     pub async fn flush(&self) -> Result<()> {
-        let path = self.inner.path.clone();
+        let inner = Arc::clone(&self.inner);
         let flushing = tokio::task::spawn_blocking(move || {
-            let mut connection = open_connection(&path)?;
+            let mut connection = open_connection(&inner.path)?;
             scrub::scrub(&mut connection)?;
-            empty_log(&connection)
+            let emptied = empty_log(&connection);
+            if let Err(error) = &emptied
+                && is_failed_sync(error)
+            {
+                inner.guard.sync_failed(error);
+            }
+            emptied?;
+            inner.guard.mark_copied()
         });
         flushing.await.map_err(Error::internal)?
     }

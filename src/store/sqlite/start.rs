@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use super::state::{self, Contents};
 use super::wal::{self, Log};
 use crate::error::{Error, Result};
-use crate::store::Environment;
 use crate::store::copy::stamp;
 use crate::store::files::{sync_file, with_suffix};
+use crate::time::Timestamp;
 
 /// What a start has to do beside the usual.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,12 +23,13 @@ pub struct Findings {
     pub tail_given_up: bool,
 }
 
-/// Looks at a database's files before they are opened.
+/// Looks at a database's files before they are opened. With a time in `accepted_at`, the operator goes on without what cannot
+/// be read of the log; its copy is named after that time.
 ///
 /// # Errors
 /// [`Error::Internal`] with a sentence for the operator where acknowledged data is gone, or seems to be;
 /// [`Error::Unavailable`] where the files cannot be read.
-pub fn examine(database: &Path, environment: &Environment) -> Result<Findings> {
+pub fn examine(database: &Path, accepted_at: Option<Timestamp>) -> Result<Findings> {
     let state = state::read(database).map_err(Error::unavailable)?;
     let sync_failed = state.is_some_and(|state| state.sync_failed);
     if is_open_elsewhere(database) {
@@ -41,15 +42,15 @@ pub fn examine(database: &Path, environment: &Environment) -> Result<Findings> {
     let Some(loss) = loss(&log, state, is_older_than_state(database, state)) else {
         return Ok(Findings { sync_failed, tail_given_up: false });
     };
-    if !environment.accept_lost_tail {
+    let Some(accepted_at) = accepted_at else {
         return Err(Error::internal(format!(
             "{}: {loss} Acknowledged messages may be among them. Nothing was changed. If this machine lost its power in the \
              middle of a write, they were never acknowledged. Restore a backup, or go on without them: start with \
              --accept-lost-tail, which keeps a copy of the log",
             log_file.display()
         )));
-    }
-    let kept = keep(&log_file, &log, environment)?;
+    };
+    let kept = keep(&log_file, &log, accepted_at)?;
     tracing::warn!(%loss, kept, "the server goes on without a part of the write-ahead log, as it was told");
     Ok(Findings { sync_failed, tail_given_up: true })
 }
@@ -125,17 +126,17 @@ fn loss(log: &Log, state: Option<Contents>, file_is_older: bool) -> Option<Strin
 fn is_older_than_state(database: &Path, state: Option<Contents>) -> bool {
     let modified = database.metadata().and_then(|found| found.modified());
     match (modified, state) {
-        (Ok(modified), Some(state)) => modified <= state.written_at,
+        (Ok(modified), Some(state)) => modified < state.written_at,
         _ => false,
     }
 }
 
 /// Copies the log to where nothing overwrites it; the copy's name.
-fn keep(log_file: &Path, log: &Log, environment: &Environment) -> Result<String> {
+fn keep(log_file: &Path, log: &Log, accepted_at: Timestamp) -> Result<String> {
     if *log == Log::Absent {
         return Ok("nothing".into());
     }
-    let kept: PathBuf = with_suffix(log_file, &format!(".lost-{}", stamp(environment.clock.now())));
+    let kept: PathBuf = with_suffix(log_file, &format!(".lost-{}", stamp(accepted_at)));
     std::fs::copy(log_file, &kept).map_err(Error::unavailable)?;
     sync_file(&kept)?;
     Ok(kept.display().to_string())
