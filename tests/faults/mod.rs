@@ -10,3 +10,4 @@ mod readiness;
 mod replaced;
 mod syncs;
 mod tail;
+mod work;
