@@ -52,14 +52,15 @@ struct Shared {
     connections: Mutex<Vec<watch::Sender<Flow>>>,
     hold_commits: AtomicBool,
     held: AtomicUsize,
-    accepted: AtomicUsize,
 }
 
 impl Shared {
     fn set_existing(&self, flow: Flow) {
         let mut connections = self.connections.lock().unwrap();
         connections.retain(|connection| !connection.is_closed());
-        connections.iter().for_each(|connection| drop(connection.send_replace(flow)));
+        connections.iter().for_each(|connection| {
+            connection.send_replace(flow);
+        });
     }
 
     fn set_all(&self, flow: Flow) {
@@ -85,7 +86,6 @@ impl Proxy {
             connections: Mutex::default(),
             hold_commits: AtomicBool::new(false),
             held: AtomicUsize::new(0),
-            accepted: AtomicUsize::new(0),
         });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
         Self { address, shared, accepting }
@@ -96,15 +96,6 @@ impl Proxy {
         let target = target_of(url).to_string();
         assert!(url.contains(&target), "{url} does not name {target}");
         url.replacen(&target, &self.address.to_string(), 1)
-    }
-
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// Connections that were opened through this proxy so far.
-    pub fn accepted(&self) -> usize {
-        self.shared.accepted.load(Ordering::Relaxed)
     }
 
     /// The flow of all connections, those to come included.
@@ -160,7 +151,6 @@ pub fn target_of(url: &str) -> SocketAddr {
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     while let Ok((client, _)) = listener.accept().await {
         let flow = *shared.new.lock().unwrap();
-        shared.accepted.fetch_add(1, Ordering::Relaxed);
         if flow == Flow::Cut {
             continue;
         }
