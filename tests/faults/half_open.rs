@@ -33,6 +33,8 @@ const PING_EVERY: Duration = Duration::from_millis(250);
 /// How long the database is silent while sockets are watched.
 const SILENCE: Duration = Duration::from_secs(6);
 const HEARTBEAT: Duration = Duration::from_millis(700);
+/// Callers who ask at once while the database is silent.
+const CALLERS: usize = 40;
 /// How long credentials that cannot be confirmed are good for, in a test.
 const UNCONFIRMED: Duration = Duration::from_secs(2);
 
@@ -245,6 +247,33 @@ fn who_cannot_be_confirmed_is_closed_and_comes_back() {
         let request = node.request(Method::POST, "/api/messages").header("authorization", &bearer).json(&note);
         assert_eq!(crate::support::answer_of(request).await.status, 201);
         assert_eq!(back.event_of("message.created").await["data"]["body"], "to oneself");
+        node.stop().await;
+    });
+}
+
+#[test]
+fn callers_with_credentials_are_refused_together_while_the_database_is_silent() {
+    run(Kind::Postgres, async |place: &Place| {
+        let proxy = Proxy::start(&place.postgres_url()).await;
+        let database_url = Some(proxy.url(&place.postgres_url()));
+        let options = Options { database_url, demo: false, ..secured() };
+        let node = Server::secured_with(place, options, &["bugs"]).await;
+        let answer = node.post("/api/sessions", &json!({"user_name": "bugs", "password": PASSWORD})).await;
+        let token = answer.json()["token"].as_str().unwrap().to_owned();
+        proxy.set(Flow::Stall);
+        // The last look at the revocations is too old by now.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let client = reqwest::Client::builder().no_proxy().timeout(super::ANSWER_TIMEOUT).build().unwrap();
+        let calls = (0..CALLERS).map(async |_| {
+            let asked = Instant::now();
+            let request = client.get(format!("http://{}/api/sessions", node.address)).bearer_auth(&token);
+            super::assert_unavailable(&crate::support::answer_of(request).await);
+            asked.elapsed()
+        });
+        let longest = futures_util::future::join_all(calls).await.into_iter().max().unwrap();
+        println!("{CALLERS} callers were refused within {longest:?}");
+        assert!(longest < GAP_LIMIT, "{longest:?}");
+        proxy.set(Flow::Pass);
         node.stop().await;
     });
 }

@@ -38,7 +38,10 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 pub struct World {
     /// Where the servers are. One that is down keeps its last address.
     pub nodes: Mutex<Vec<SocketAddr>>,
+    /// Nothing new is begun.
     pub stop: AtomicBool,
+    /// Nothing more is written: who reads on to the end has read everything.
+    pub is_written: AtomicBool,
     /// Of each conversation the largest acknowledged seq, and who is in it.
     pub newest: Mutex<HashMap<i64, (i64, [&'static str; 2])>>,
     /// Reads that were made right behind an acknowledged send, on any server.
@@ -104,6 +107,7 @@ async fn check(place: &Place, cluster: Option<Cluster>, nats: Option<NatsServer>
     let world = Arc::new(World {
         nodes: Mutex::new(injector.addresses()),
         stop: AtomicBool::new(false),
+        is_written: AtomicBool::new(false),
         newest: Mutex::default(),
         read_back: AtomicUsize::new(0),
         seed,
@@ -125,6 +129,7 @@ async fn check(place: &Place, cluster: Option<Cluster>, nats: Option<NatsServer>
         attempts.extend(writer.await.unwrap());
     }
     let receipts = receiving.await.unwrap();
+    world.is_written.store(true, Ordering::Relaxed);
     let accepted = attempts.iter().filter(|attempt| attempt.accepted().is_some()).count();
     println!(
         "{} sends, {accepted} accepted, {} read back, {} receipts, faults: {faults:?}",

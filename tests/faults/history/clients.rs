@@ -144,21 +144,21 @@ impl Reader {
         Self { world, rng, person, cursor, position, ids: Vec::new(), events: 0, visits: 0 }
     }
 
-    /// Reads on until the world has ended and nothing more comes.
+    /// Reads on until nothing more is written and nothing more comes.
     pub async fn run(mut self) -> Self {
         let mut ended = None;
         loop {
-            let is_over = self.world.is_over();
+            let is_written = self.world.is_written.load(Ordering::Relaxed);
             let address = self.world.node(&self.rng);
             self.visits += 1;
             // Only a poll can say that there is nothing more.
-            let is_empty = if is_over || random(&self.rng, 2) == 0 {
+            let is_empty = if is_written || random(&self.rng, 2) == 0 {
                 self.poll(address).await
             } else {
                 self.visit_socket(address).await;
                 false
             };
-            if is_over {
+            if is_written {
                 if is_empty {
                     return self;
                 }
