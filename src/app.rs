@@ -46,6 +46,8 @@ pub struct Settings {
     pub webhook_allow_private: bool,
     /// The URL under which people reach the server.
     pub public_url: Option<String>,
+    /// Whether storage that can lose acknowledged data is accepted.
+    pub allow_unsafe_storage: bool,
     /// Whose JWTs let people in.
     pub jwt: Option<JwtSettings>,
     /// How mail leaves.
@@ -64,6 +66,7 @@ impl Default for Settings {
             event_retention_days: EVENT_RETENTION_DAYS,
             webhook_allow_private: false,
             public_url: None,
+            allow_unsafe_storage: false,
             jwt: None,
             mail: None,
         }
@@ -118,7 +121,12 @@ impl App {
     pub async fn open(location: &Location, settings: Settings, clock: Clock, rng: Rng) -> Result<(Self, Report)> {
         let metrics = Arc::new(Metrics::new());
         let commits = Commits::default();
-        let environment = Environment { clock: clock.clone(), metrics: Arc::clone(&metrics), commits: commits.clone() };
+        let environment = Environment {
+            clock: clock.clone(),
+            metrics: Arc::clone(&metrics),
+            commits: commits.clone(),
+            allow_unsafe_storage: settings.allow_unsafe_storage,
+        };
         let jwt = match &settings.jwt {
             Some(jwt) => Some(JwtVerifier::open(jwt.clone(), clock.now()).await.map_err(Error::internal)?),
             None => None,

@@ -39,6 +39,15 @@ pub struct DataOptions {
     /// File with options, as TOML: a key is an option's name with _ for - [default: posthaste.toml, where there is one]
     #[arg(long, env = "POSTHASTE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Lets the database run with settings or on storage with which a power failure can lose acknowledged data
+    #[arg(
+        long,
+        env = "POSTHASTE_ALLOW_UNSAFE_STORAGE",
+        num_args = 0..=1,
+        default_missing_value = "true",
+        require_equals = true
+    )]
+    pub allow_unsafe_storage: Option<bool>,
 }
 
 /// How the server runs.
@@ -203,6 +212,7 @@ pub enum LogFormat {
 struct File {
     data_dir: Option<PathBuf>,
     database_url: Option<String>,
+    allow_unsafe_storage: Option<bool>,
     listen: Option<SocketAddr>,
     demo: Option<bool>,
     open: Option<bool>,
@@ -239,6 +249,8 @@ pub struct DataConfig {
     pub data_dir: PathBuf,
     /// The database.
     pub location: Location,
+    /// Whether storage that can lose acknowledged data is accepted.
+    pub allow_unsafe_storage: bool,
 }
 
 /// Everything decided that a server needs.
@@ -327,6 +339,7 @@ pub fn serve(data_options: &DataOptions, options: ServeOptions) -> Result<(Serve
         options.listen_url.or(file.listen_url),
         options.nats_url.or(file.nats_url),
     )?;
+    let allow_unsafe_storage = data.allow_unsafe_storage;
     let config = ServeConfig {
         data,
         listen,
@@ -342,6 +355,7 @@ pub fn serve(data_options: &DataOptions, options: ServeOptions) -> Result<(Serve
             event_retention_days,
             webhook_allow_private: options.webhook_allow_private.or(file.webhook_allow_private).unwrap_or(false),
             public_url,
+            allow_unsafe_storage,
             jwt,
             mail: decide_mail(options.smtp_url.or(file.smtp_url), options.mail_from.or(file.mail_from))?,
         },
@@ -436,7 +450,8 @@ fn decide_data(options: &DataOptions, file: &File) -> Result<DataConfig, String>
         Some(url) => Location::parse(url)?,
         None => Location::Sqlite(data_dir.join("posthaste.db")),
     };
-    Ok(DataConfig { data_dir, location })
+    let allow_unsafe_storage = options.allow_unsafe_storage.or(file.allow_unsafe_storage).unwrap_or(false);
+    Ok(DataConfig { data_dir, location, allow_unsafe_storage })
 }
 
 #[cfg(test)]
@@ -488,6 +503,25 @@ mod tests {
         let settings = decide(secret).unwrap().unwrap();
         assert_eq!(settings.keys, KeySource::Hs256File("secret".into()));
         assert!(settings.provision);
+    }
+
+    #[test]
+    fn unsafe_storage_is_allowed_by_the_flag_or_by_the_file_and_the_flag_wins() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("posthaste.toml");
+        for (text, flag, allowed) in [
+            ("", None, false),
+            ("", Some(true), true),
+            ("allow_unsafe_storage = true", None, true),
+            ("allow_unsafe_storage = true", Some(false), false),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let options =
+                DataOptions { config: Some(path.clone()), allow_unsafe_storage: flag, ..DataOptions::default() };
+            assert_eq!(data(&options).unwrap().allow_unsafe_storage, allowed, "{text} {flag:?}");
+            let (config, _) = serve(&options, ServeOptions::default()).unwrap();
+            assert_eq!(config.settings.allow_unsafe_storage, allowed, "{text} {flag:?}");
+        }
     }
 
     #[test]

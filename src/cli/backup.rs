@@ -12,7 +12,9 @@ use crate::store::copy;
 pub fn run(file: &Path, options: &DataOptions) -> Result<ExitCode, String> {
     let data = config::data(options)?;
     let mut line = ProgressLine::new("backing up");
-    let copied = block_on(copy::backup(&data.location, file, environment(), &mut |progress| line.show(progress)))?;
+    // A backup only reads, and unsafe storage is a reason to have one.
+    let environment = environment(true);
+    let copied = block_on(copy::backup(&data.location, file, environment, &mut |progress| line.show(progress)))?;
     line.end();
     copied.map_err(|error| explain(&data.location.describe(), &error))?;
     eprintln!("{} holds everything of {}", file.display(), data.location.describe());

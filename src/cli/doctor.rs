@@ -116,11 +116,15 @@ async fn database(data: &DataConfig) -> Vec<Finding> {
     {
         return vec![Finding::Poor(format!("{place} does not exist yet: the server makes it at its first start"))];
     }
-    let db = match Db::open(&data.location, environment()).await {
+    let db = match Db::open(&data.location, environment(true)).await {
         Ok(db) => db,
         Err(error) => return vec![Finding::Bad(explain(&place, &error))],
     };
     let mut findings = vec![Finding::Good(format!("{place} answers"))];
+    match db.unsafe_settings().await {
+        Ok(unsafe_settings) => findings.extend(unsafe_settings.into_iter().map(Finding::Bad)),
+        Err(error) => findings.push(Finding::Bad(explain(&place, &error))),
+    }
     match db.read((), |conn, ()| Box::pin(migrations::version(conn))).await {
         Ok(Some(version)) if version == migrations::NEWEST => findings.extend(contents(&db, &place).await),
         Ok(Some(version)) if version < migrations::NEWEST => {
@@ -140,7 +144,7 @@ async fn database(data: &DataConfig) -> Vec<Finding> {
 
 async fn contents(db: &Db, place: &str) -> Vec<Finding> {
     let looked = db
-        .read((), |conn, ()| {
+        .read_at_length((), |conn, ()| {
             Box::pin(async move {
                 let intact = store::health::is_intact(conn).await?;
                 let broken = store::health::count_broken_conversations(conn).await?;

@@ -107,7 +107,8 @@ fn with_app<T>(data: &DataOptions, work: impl AsyncFnOnce(&App) -> Result<T, Err
     let data = config::data(data)?;
     let place = data.location.describe();
     block_on(async {
-        let opened = App::open(&data.location, Settings::default(), Clock::System, Rng::System).await;
+        let settings = Settings { allow_unsafe_storage: data.allow_unsafe_storage, ..Settings::default() };
+        let opened = App::open(&data.location, settings, Clock::System, Rng::System).await;
         let (app, _) = opened.map_err(|error| explain(&place, &error))?;
         let outcome = work(&app).await;
         app.db.close().await;
@@ -124,8 +125,13 @@ fn with_app<T>(data: &DataOptions, work: impl AsyncFnOnce(&App) -> Result<T, Err
 }
 
 /// What the store needs, for a command that is no server.
-fn environment() -> Environment {
-    Environment { clock: Clock::System, metrics: Arc::new(Metrics::new()), commits: Commits::default() }
+fn environment(allow_unsafe_storage: bool) -> Environment {
+    Environment {
+        clock: Clock::System,
+        metrics: Arc::new(Metrics::new()),
+        commits: Commits::default(),
+        allow_unsafe_storage,
+    }
 }
 
 /// What the operator is told: the causes too, since they own the machine.

@@ -13,7 +13,7 @@ use crate::store::copy;
 /// Puts a backup in the place of everything.
 pub fn run(file: &Path, options: &DataOptions) -> Result<ExitCode, String> {
     let data = config::data(options)?;
-    let environment = environment();
+    let environment = environment(data.allow_unsafe_storage);
     let context = app::migration_context(&environment.clock, &Rng::System).map_err(|error| error.to_string())?;
     let mut line = ProgressLine::new("restoring");
     let mut report = |progress| line.show(progress);

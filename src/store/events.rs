@@ -1,8 +1,10 @@
 //! Rows of `messaging.events`, and the one row of `messaging.event_log` that numbers them.
 //!
-//! Invariant: numbering is the last statement of its transaction. Its counter row stays locked until the commit, so
-//! positions become visible in their order and a reader that saw one never meets a smaller one later.
+//! Invariant: numbering is the last write of its transaction. Its counter row stays locked until the commit, so positions
+//! become visible in their order and a reader that saw one never meets a smaller one later. On PostgreSQL every statement that
+//! locks the row is sent in one flight with its COMMIT: a server that vanishes does not leave the row locked.
 
+use super::postgres::Counter;
 use super::{Conn, Row, Value};
 use crate::error::Result;
 use crate::ids::{ConversationId, UserId};
@@ -138,10 +140,14 @@ impl NewEvent<'_> {
     }
 }
 
-/// Logs events in the given order: one statement on PostgreSQL, where sends do it with the messages (`store::sends`).
+/// Logs events in the given order. On PostgreSQL they are numbered with the COMMIT, whatever the unit of work does until
+/// then; several calls keep their order.
 pub async fn append(conn: &mut Conn, events: &[NewEvent<'_>]) -> Result<()> {
     if events.is_empty() {
         return Ok(());
+    }
+    if let Conn::Postgres(connection) = conn {
+        return queue(connection, events).await;
     }
     let count = events.len() as i64;
     let last = conn
@@ -152,9 +158,6 @@ pub async fn append(conn: &mut Conn, events: &[NewEvent<'_>]) -> Result<()> {
         )
         .await?;
     let first = last - count + 1;
-    if let Conn::Postgres(_) = conn {
-        return append_set(conn, events, first).await;
-    }
     for (event, position) in events.iter().zip(first..) {
         conn.execute(
             "INSERT INTO messaging.events (position, type, conversation_id, seq, actor_id, subject_id, detail, at)
@@ -175,8 +178,7 @@ pub async fn append(conn: &mut Conn, events: &[NewEvent<'_>]) -> Result<()> {
     Ok(())
 }
 
-async fn append_set(conn: &mut Conn, events: &[NewEvent<'_>], first: i64) -> Result<()> {
-    let positions: Vec<i64> = (first..).take(events.len()).collect();
+async fn queue(connection: &mut super::postgres::Conn, events: &[NewEvent<'_>]) -> Result<()> {
     let kinds: Vec<&str> = events.iter().map(|event| event.kind.as_str()).collect();
     let conversations: Vec<Option<i64>> = events.iter().map(|event| event.conversation_id.map(|id| id.0)).collect();
     let seqs: Vec<Option<i64>> = events.iter().map(|event| event.seq).collect();
@@ -184,23 +186,30 @@ async fn append_set(conn: &mut Conn, events: &[NewEvent<'_>], first: i64) -> Res
     let subjects: Vec<Option<i64>> = events.iter().map(|event| event.subject_id.map(|id| id.0)).collect();
     let details: Vec<Option<&str>> = events.iter().map(|event| event.detail).collect();
     let times: Vec<Timestamp> = events.iter().map(|event| event.at).collect();
-    conn.execute(
-        "INSERT INTO messaging.events (position, type, conversation_id, seq, actor_id, subject_id, detail, at)
-         SELECT * FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
-                              $7::text[], $8::timestamptz[])",
-        &[
-            Value::I64s(&positions),
-            Value::Texts(&kinds),
-            Value::OptionI64s(&conversations),
-            Value::OptionI64s(&seqs),
-            Value::I64s(&actors),
-            Value::OptionI64s(&subjects),
-            Value::OptionTexts(&details),
-            Value::Times(&times),
-        ],
-    )
-    .await?;
-    Ok(())
+    connection
+        .queue(
+            Counter::Events,
+            // Without a counter the position is NULL, which the table refuses.
+            "WITH log AS (
+                 UPDATE messaging.event_log SET last_position = last_position + $1 WHERE id = 1 RETURNING last_position)
+             INSERT INTO messaging.events (position, type, conversation_id, seq, actor_id, subject_id, detail, at)
+             SELECT (SELECT last_position FROM log) - $1 + e.place, e.type, e.conversation_id, e.seq, e.actor_id,
+                    e.subject_id, e.detail, e.at
+               FROM unnest($2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[],
+                           $8::timestamptz[])
+                    WITH ORDINALITY AS e (type, conversation_id, seq, actor_id, subject_id, detail, at, place)",
+            &[
+                Value::I64(events.len() as i64),
+                Value::Texts(&kinds),
+                Value::OptionI64s(&conversations),
+                Value::OptionI64s(&seqs),
+                Value::I64s(&actors),
+                Value::OptionI64s(&subjects),
+                Value::OptionTexts(&details),
+                Value::Times(&times),
+            ],
+        )
+        .await
 }
 
 /// Keeps every other transaction from logging until this one ends.
@@ -355,6 +364,9 @@ pub async fn trim(conn: &mut Conn, before: Timestamp, limit: i64) -> Result<u64>
     let range = [Value::I64(trimmed_position), Value::I64(last)];
     let removed = conn.execute("DELETE FROM messaging.events WHERE position > $1 AND position <= $2", &range).await?;
     let sql = "UPDATE messaging.event_log SET trimmed_position = $1 WHERE id = 1";
-    conn.execute(sql, &[Value::I64(last)]).await?;
+    match conn {
+        Conn::Sqlite(_) => _ = conn.execute(sql, &[Value::I64(last)]).await?,
+        Conn::Postgres(connection) => connection.queue(Counter::Events, sql, &[Value::I64(last)]).await?,
+    }
     Ok(removed)
 }

@@ -89,15 +89,7 @@ impl Location {
     pub fn describe(&self) -> String {
         match self {
             Self::Sqlite(path) => format!("SQLite {}", path.display()),
-            Self::Postgres(url) => match url::Url::parse(url) {
-                Ok(url) => format!(
-                    "PostgreSQL {}:{}{}",
-                    url.host_str().unwrap_or("localhost"),
-                    url.port().unwrap_or(5432),
-                    url.path()
-                ),
-                Err(_) => "PostgreSQL".into(),
-            },
+            Self::Postgres(url) => postgres::describe(url),
         }
     }
 }
@@ -111,6 +103,8 @@ pub struct Environment {
     pub metrics: Arc<Metrics>,
     /// Where the drivers say that something was committed.
     pub commits: Commits,
+    /// Whether to open a database whose settings or storage can lose acknowledged data.
+    pub allow_unsafe_storage: bool,
 }
 
 /// Says that something was committed here, to whoever listens for it. A hint: what was committed is in the database.
@@ -178,6 +172,25 @@ impl Db {
         }
     }
 
+    /// Runs `work` for reading, for as long as it takes: what looks through the whole database.
+    ///
+    /// # Errors
+    /// As [`Db::read`].
+    pub async fn read_at_length<I, T>(
+        &self,
+        input: I,
+        work: for<'a> fn(&'a mut Conn, &'a I) -> Work<'a, T>,
+    ) -> Result<T>
+    where
+        I: Send + Sync + 'static,
+        T: Send + 'static,
+    {
+        match self {
+            Self::Sqlite(database) => database.read(input, work).await,
+            Self::Postgres(database) => database.read_at_length(input, work).await,
+        }
+    }
+
     /// Runs `work` as one transaction. Its success means that it is on disk.
     ///
     /// # Errors
@@ -229,7 +242,7 @@ impl Db {
     pub(crate) async fn connection(&self) -> Result<Conn> {
         match self {
             Self::Sqlite(_) => Err(Error::internal("SQLite's connections stay on their threads")),
-            Self::Postgres(database) => Ok(Conn::Postgres(database.connection().await?)),
+            Self::Postgres(database) => Ok(Conn::Postgres(database.connection(postgres::Purpose::Maintenance).await?)),
         }
     }
 
@@ -238,6 +251,17 @@ impl Db {
         match self {
             Self::Sqlite(_) => Err(Error::internal("SQLite's connections stay on their threads")),
             Self::Postgres(database) => database.alone(sql, parameters, limit).await,
+        }
+    }
+
+    /// The settings of PostgreSQL with which a crash can lose acknowledged data, a sentence for each.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database cannot be reached.
+    pub async fn unsafe_settings(&self) -> Result<Vec<String>> {
+        match self {
+            Self::Sqlite(_) => Ok(Vec::new()),
+            Self::Postgres(database) => database.unsafe_settings().await,
         }
     }
 

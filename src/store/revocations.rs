@@ -3,6 +3,7 @@
 //! Invariant: a revocation takes its position from a row that stays locked until the commit, so that a server which saw a
 //! position has seen every smaller one.
 
+use super::postgres::Counter;
 use super::{Conn, Row, Value};
 use crate::error::Result;
 use crate::ids::{ApiKeyId, UserId};
@@ -17,8 +18,23 @@ pub enum Revoked {
     ApiKey(ApiKeyId),
 }
 
-/// Tells every server to look up somebody's credentials again. To be the last write of its transaction.
+/// Makes every server look up somebody's credentials again. On PostgreSQL it is numbered with the COMMIT, behind the events
+/// of the transaction; on SQLite it is to be the last write.
 pub async fn insert(conn: &mut Conn, revoked: Revoked, now: Timestamp) -> Result<()> {
+    let (user, api_key) = match revoked {
+        Revoked::User(id) => (Some(id.0), None),
+        Revoked::ApiKey(id) => (None, Some(id.0)),
+    };
+    if let Conn::Postgres(connection) = conn {
+        // Without a counter the position is NULL, which the table refuses.
+        let sql = "WITH state AS (
+                 UPDATE messaging.server_state SET last_revocation = last_revocation + 1 WHERE id = 1
+                 RETURNING last_revocation)
+             INSERT INTO messaging.revocations (position, user_id, api_key_id, at)
+             VALUES ((SELECT last_revocation FROM state), $1::bigint, $2::bigint, $3::timestamptz)";
+        let values = [Value::OptionI64(user), Value::OptionI64(api_key), Value::Time(now)];
+        return connection.queue(Counter::Revocations, sql, &values).await;
+    }
     let position = conn
         .one(
             "UPDATE messaging.server_state SET last_revocation = last_revocation + 1 WHERE id = 1 RETURNING last_revocation",
@@ -26,10 +42,6 @@ pub async fn insert(conn: &mut Conn, revoked: Revoked, now: Timestamp) -> Result
             |row| row.i64(0),
         )
         .await?;
-    let (user, api_key) = match revoked {
-        Revoked::User(id) => (Some(id.0), None),
-        Revoked::ApiKey(id) => (None, Some(id.0)),
-    };
     conn.execute(
         "INSERT INTO messaging.revocations (position, user_id, api_key_id, at) VALUES ($1, $2, $3, $4)",
         &[Value::I64(position), Value::OptionI64(user), Value::OptionI64(api_key), Value::Time(now)],

@@ -321,6 +321,7 @@ fn postgresql_is_reached_over_tls() {
                 clock: posthaste::time::Clock::System,
                 metrics: std::sync::Arc::new(posthaste::metrics::Metrics::new()),
                 commits: posthaste::store::Commits::default(),
+                allow_unsafe_storage: false,
             };
             let db = posthaste::store::Db::open(&location, environment).await.map_err(|error| error.to_string())?;
             let asked = db.read((), |conn, ()| {

@@ -6,10 +6,13 @@
 use std::pin::pin;
 use std::time::Duration;
 
+use deadpool_postgres::ClientWrapper;
 use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
 use tokio_postgres::AsyncMessage;
 
-use super::{CONNECT_TIMEOUT, tls, translate};
+use super::connect::{Driver, Refusal, Target};
+use super::{errors, tls};
 use crate::error::{Error, Result};
 use crate::store::{Db, Value};
 
@@ -17,6 +20,12 @@ use crate::store::{Db, Value};
 pub const MAX_BYTES: usize = 7_900;
 /// Texts that were heard and wait to be read; beyond it PostgreSQL keeps them.
 const HEARD_WAITING: usize = 1_024;
+/// A connection that was silent for so long is asked with an empty query, …
+const PROBE_INTERVAL: Duration = Duration::from_secs(10);
+/// … whose answer may take so long.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long LISTEN may take.
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long telling may take.
 const TELL_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -44,52 +53,51 @@ pub async fn tell(db: &Db, text: &str) -> Result<()> {
 
 /// A connection that listens. It ends when it is dropped.
 pub struct Listener {
-    // LISTEN lasts as long as the client does.
-    _client: tokio_postgres::Client,
+    client: ClientWrapper,
     heard: mpsc::Receiver<String>,
 }
 
 impl Listener {
-    /// Connects and listens: what is told from now on is heard.
+    /// Connects and listens: what is published from now on is heard.
     ///
     /// # Errors
     /// [`Error::Internal`] when the URL cannot be used, [`Error::Unavailable`] when the server cannot be reached.
     pub async fn open(url: &str) -> Result<Self> {
-        let opening = tokio::time::timeout(CONNECT_TIMEOUT, Self::connect(url));
-        opening.await.map_err(|_| Error::unavailable("the database took too long to answer"))?
-    }
-
-    async fn connect(url: &str) -> Result<Self> {
-        let (mut config, connector) = tls::configure(url)?;
-        // A connection that hears nothing is like one that is dead: the system has to ask.
-        config
-            .connect_timeout(CONNECT_TIMEOUT)
-            .keepalives_idle(Duration::from_secs(10))
-            .keepalives_interval(Duration::from_secs(5))
-            .keepalives_retries(3);
-        if config.get_application_name().is_none() {
-            config.application_name("posthaste-listen");
-        }
-        let (client, mut connection) = config.connect(connector).await.map_err(translate)?;
+        let target = Target::parse(url, "posthaste-listen")?;
         let (sender, heard) = mpsc::channel(HEARD_WAITING);
-        tokio::spawn(async move {
-            let mut messages = pin!(futures_util::stream::poll_fn(|context| connection.poll_message(context)));
-            let mut next = async || futures_util::StreamExt::next(&mut messages).await;
-            // Ends with the connection, which ends with its client.
-            while let Some(Ok(message)) = next().await {
-                if let AsyncMessage::Notification(told) = message
-                    && sender.send(told.payload().to_owned()).await.is_err()
-                {
-                    return;
-                }
-            }
-        });
-        client.batch_execute("LISTEN posthaste").await.map_err(translate)?;
-        Ok(Self { _client: client, heard })
+        let drive = move |connection: Driver| tokio::spawn(forward(connection, sender.clone()));
+        // Nothing is written here, so the settings that decide about durability do not matter.
+        let client = target.connect(true, &drive).await.map_err(Refusal::into_error)?;
+        let listening = timeout(LISTEN_TIMEOUT, client.batch_execute("LISTEN posthaste")).await;
+        let listening = listening.map_err(|_| Error::unavailable("the database took too long to answer"))?;
+        listening.map_err(|error| errors::fault(error).error)?;
+        Ok(Self { client, heard })
     }
 
     /// The next text; `None` once the connection is gone.
     pub async fn next(&mut self) -> Option<String> {
-        self.heard.recv().await
+        loop {
+            tokio::select! {
+                heard = self.heard.recv() => return heard,
+                () = sleep(PROBE_INTERVAL) => {}
+            }
+            // A dead connection is as silent as one over which nothing happens.
+            let answer = timeout(PROBE_TIMEOUT, self.client.simple_query("")).await;
+            if !matches!(answer, Ok(Ok(_))) {
+                return None;
+            }
+        }
+    }
+}
+
+/// Drives a connection, and passes on what is heard. Ends with the connection, which ends with its client.
+async fn forward(mut connection: Driver, sender: mpsc::Sender<String>) {
+    let mut messages = pin!(futures_util::stream::poll_fn(|context| connection.poll_message(context)));
+    while let Some(Ok(message)) = futures_util::StreamExt::next(&mut messages).await {
+        if let AsyncMessage::Notification(notification) = message
+            && sender.send(notification.payload().to_owned()).await.is_err()
+        {
+            return;
+        }
     }
 }

@@ -11,9 +11,10 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
-use tokio_postgres::config::SslMode;
+use tokio_postgres::config::{SslMode, TargetSessionAttrs};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::url;
 use crate::error::{Error, Result};
 
 /// libpq's modes, in its words.
@@ -26,37 +27,27 @@ enum Mode {
     VerifyFull,
 }
 
-/// The settings of a URL, and what makes its connections.
+/// The settings of a URL, and what makes its connections. Unless the URL says otherwise, only a server that takes writes is
+/// accepted.
 ///
 /// # Errors
 /// [`Error::Internal`] with a sentence for the operator; the URL itself, which holds a password, is not in it.
 pub fn configure(url: &str) -> Result<(tokio_postgres::Config, MakeRustlsConnect)> {
-    let mut parsed = url::Url::parse(url).map_err(|_| Error::internal("the PostgreSQL URL cannot be read"))?;
-    let mut mode = Mode::Prefer;
-    let mut root_file = None;
-    let mut rest = Vec::new();
-    for (name, value) in parsed.query_pairs() {
-        match &*name {
-            "sslmode" => mode = parse_mode(&value)?,
-            "sslrootcert" => root_file = Some(value.into_owned()),
-            _ => rest.push((name.into_owned(), value.into_owned())),
-        }
-    }
-    if rest.is_empty() {
-        parsed.set_query(None);
-    } else {
-        // A socket's folder among the parameters must reach the driver as it was written.
-        parsed.query_pairs_mut().clear().extend_pairs(rest);
-    }
-    let mut config = tokio_postgres::Config::from_str(parsed.as_str())
+    let parsed = url::parse(url)?;
+    let mut mode = parsed.ssl_mode.as_deref().map_or(Ok(Mode::Prefer), parse_mode)?;
+    let root_file = parsed.ssl_root_file;
+    let mut config = tokio_postgres::Config::from_str(&parsed.text)
         .map_err(|_| Error::internal("the PostgreSQL URL has a parameter that cannot be used"))?;
+    if !parsed.names_session_attributes {
+        config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+    }
     config.ssl_mode(match mode {
         Mode::Disable => SslMode::Disable,
         Mode::Prefer => SslMode::Prefer,
         Mode::Require | Mode::VerifyCa | Mode::VerifyFull => SslMode::Require,
     });
     if mode == Mode::Require && root_file.is_some() {
-        // As libpq does: who names a root wants it checked.
+        // As libpq does: a root certificate that is named is also checked.
         mode = Mode::VerifyCa;
     }
     let client = client_config(mode, root_file.as_deref())?;

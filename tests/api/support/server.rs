@@ -148,6 +148,7 @@ impl Server {
             event_retention_days: posthaste::app::EVENT_RETENTION_DAYS,
             webhook_allow_private: options.webhook_allow_private,
             public_url: options.origins.public_origin.clone(),
+            allow_unsafe_storage: false,
             jwt: options.jwt,
             mail: options.mail,
         };
