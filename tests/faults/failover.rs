@@ -6,9 +6,9 @@
 
 use std::time::{Duration, Instant};
 
+use super::assert_refused_for_now;
 use super::proxy::{Flow, Proxy, target_of};
 use super::samples::readiness;
-use super::{assert_refused_for_now, call};
 use crate::durability::{Load, assert_kept, repeat_lost};
 use crate::messages::assert_dense;
 use crate::support::Place;
@@ -98,12 +98,6 @@ fn a_primary_that_comes_back_as_a_standby_does_not_hold_the_server() {
         pair.primary.make_standby();
         pair.primary.start_again().await;
         let ready = readiness(node.address);
-        // The server reads from the old primary, whose address it still has.
-        let back = Instant::now();
-        while call(node.address, "bugs", reqwest::Method::GET, "/api/messages/bugs", None).await.status != 200 {
-            assert!(back.elapsed() < RECOVERY_LIMIT * 2, "the server does not read from a standby");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
         let refused = load.refused();
         load.wait_for("sends are refused", |load| load.refused() > refused + 10).await;
         tokio::time::sleep(OUTAGE).await;

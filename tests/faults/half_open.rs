@@ -15,11 +15,11 @@ use tokio_tungstenite::tungstenite::Message;
 use super::proxy::{Flow, Proxy};
 use super::samples::{Samples, accepted, longest_gap};
 use super::{assert_refused_for_now, call};
+use crate::both;
 use crate::durability::{Load, assert_kept, last_message, repeat_lost};
 use crate::messages::assert_dense;
 use crate::support::accounts::PASSWORD;
 use crate::support::callers::secured;
-use crate::support::people::post;
 use crate::support::place::Kind;
 use crate::support::process::{Process, Wrapping};
 use crate::support::watch::{Follower, Socket};
@@ -33,6 +33,8 @@ const PING_EVERY: Duration = Duration::from_millis(250);
 /// How long the database is silent while sockets are watched.
 const SILENCE: Duration = Duration::from_secs(6);
 const HEARTBEAT: Duration = Duration::from_millis(700);
+/// More frames than may wait on a socket.
+const FRAMES: usize = 100;
 /// Callers who ask at once while the database is silent.
 const CALLERS: usize = 40;
 /// How long credentials that cannot be confirmed are good for, in a test.
@@ -278,30 +280,44 @@ fn callers_with_credentials_are_refused_together_while_the_database_is_silent() 
     });
 }
 
-/// Frames that were sent before the other side closed are worked on, as requests whose answer nobody reads.
-#[test]
-fn frames_before_a_close_are_worked_on() {
-    for kind in [Kind::Sqlite, Kind::Postgres] {
-        run(kind, async |place| {
-            let server = Server::start(place).await;
-            let mut socket = Socket::of(&server, "bugs").await;
-            for number in 0..10 {
-                let body = format!("before the close {number}");
-                socket.say(json!({"type": "send", "recipient_user_name": "duck", "body": body})).await;
-            }
-            socket.stream.close(None).await.unwrap();
-            while socket.stream.next().await.is_some_and(|frame| frame.is_ok()) {}
-            let deadline = Instant::now() + Duration::from_secs(10);
-            let count = "SELECT count(*) FROM messaging.messages WHERE body LIKE 'before the close%'";
-            while place.numbers(count).await != [[10]] {
-                assert!(Instant::now() < deadline, "{:?}", place.numbers(count).await);
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            let answer =
-                post(&server, "bugs", "/api/messages", json!({"recipient_user_name": "duck", "body": "after"})).await;
-            assert_eq!(answer.status, 201);
-            assert_dense(place).await;
-            server.stop().await;
-        });
+// Frames that were sent before the other side closed are worked on, as requests whose answer nobody reads.
+both!(frames_before_a_close_are_worked_on, async |place| {
+    let server = Server::start(place).await;
+    let mut socket = Socket::of(&server, "bugs").await;
+    for number in 0..10 {
+        let body = format!("before the close {number}");
+        socket.say(json!({"type": "send", "recipient_user_name": "duck", "body": body})).await;
     }
-}
+    socket.stream.close(None).await.unwrap();
+    while socket.stream.next().await.is_some_and(|frame| frame.is_ok()) {}
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let count = "SELECT count(*) FROM messaging.messages WHERE body LIKE 'before the close%'";
+    while place.numbers(count).await != [[10]] {
+        assert!(Instant::now() < deadline, "{:?}", place.numbers(count).await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_dense(place).await;
+    server.stop().await;
+});
+
+// Beyond its limit the queue of a socket's frames holds its sender back, and loses and reorders nothing.
+both!(more_frames_than_may_wait_are_worked_on_in_their_order, async |place| {
+    let server = Server::start(place).await;
+    let mut socket = Socket::of(&server, "porky").await;
+    for number in 0..FRAMES {
+        let frame = json!({"type": "send", "ref": number, "recipient_user_name": "duck", "body": "x".repeat(7_000)});
+        socket.say(frame).await;
+        // One that is refused is answered in its turn as well.
+        socket.say(json!({"type": "nonsense", "ref": number})).await;
+    }
+    let mut replies = Vec::new();
+    while replies.len() < 2 * FRAMES {
+        let frame = socket.frame().await;
+        if frame["type"] == "reply" {
+            replies.push((frame["ref"].as_u64().unwrap() as usize, frame["status"].as_u64().unwrap()));
+        }
+    }
+    let expected: Vec<_> = (0..FRAMES).flat_map(|number| [(number, 201), (number, 422)]).collect();
+    assert_eq!(replies, expected);
+    server.stop().await;
+});
