@@ -305,7 +305,7 @@ both!(more_frames_than_may_wait_are_worked_on_in_their_order, async |place| {
     let server = Server::start(place).await;
     let mut socket = Socket::of(&server, "porky").await;
     for number in 0..FRAMES {
-        let frame = json!({"type": "send", "ref": number, "recipient_user_name": "duck", "body": "x".repeat(7_000)});
+        let frame = json!({"type": "send", "ref": number, "recipient_user_name": "duck", "body": "x".repeat(3_000)});
         socket.say(frame).await;
         // One that is refused is answered in its turn as well.
         socket.say(json!({"type": "nonsense", "ref": number})).await;

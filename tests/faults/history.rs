@@ -28,7 +28,7 @@ use crate::support::place::{Kind, Place};
 use crate::support::{is_soak, many, random, seeded};
 
 /// How long faults happen, in a test and in a soak.
-const DURING_S: (usize, usize) = (14, 150);
+const DURING_S: (usize, usize) = (14, 100);
 const WRITERS: usize = 6;
 const PEOPLE: [&str; 4] = ["rdibari", "bugs", "duck", "porky"];
 /// Time for the servers to recover from the last fault.
