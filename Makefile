@@ -21,9 +21,10 @@ test: ## test everything on SQLite and on PostgreSQL
 soak: ## the tests of faults for longer: seeds, returns, restarts, stalled readers
 	@scripts/setup build test
 	cargo build --release --locked
-	POSTHASTE_SOAK=1 POSTHASTE_TEST_BIN=$(CURDIR)/target/release/posthaste timeout --foreground 20m \
+	POSTHASTE_SOAK=1 POSTHASTE_TEST_BIN=$(CURDIR)/target/release/posthaste timeout --foreground 25m \
 		scripts/with-postgres cargo test --locked --lib --test api -- \
-		--nocapture --test-threads=1 simulation live::transactions live::stalled outage takeover live::returns
+		--nocapture --test-threads=1 simulation live::transactions live::stalled outage takeover live::returns \
+		faults::history faults::passing::cancelled
 
 check: ## formatting, lints, documentation, and the server against its OpenAPI document
 	@scripts/setup build check

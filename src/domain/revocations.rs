@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::store::revocations::Revoked;
 use crate::store::{self, Db};
 
@@ -29,6 +29,8 @@ pub struct Revocations {
     started: Instant,
     /// When the database was looked at last: microseconds since `started`, plus one; 0 for never.
     looked_at: AtomicU64,
+    /// When a look failed last, likewise.
+    failed_at: AtomicU64,
     looking: tokio::sync::Mutex<()>,
     known: Mutex<Known>,
 }
@@ -59,6 +61,7 @@ impl Default for Revocations {
         Self {
             started: Instant::now(),
             looked_at: AtomicU64::new(0),
+            failed_at: AtomicU64::new(0),
             looking: tokio::sync::Mutex::default(),
             known: Mutex::default(),
         }
@@ -78,7 +81,13 @@ impl Revocations {
                     self.look_now(db).await?;
                 }
             } else {
+                let asked_at = self.micros_now();
                 let _turn = self.looking.lock().await;
+                // Callers who waited for a look that failed fail with it. If each tried in turn while the database is
+                // silent, the last of them would wait for all the others.
+                if self.failed_at.load(Ordering::Acquire) > asked_at {
+                    return Err(Error::unavailable("revocations could not be read"));
+                }
                 if self.age() > REFRESH_AGE {
                     self.look_now(db).await?;
                 }
@@ -114,9 +123,22 @@ impl Revocations {
         }
     }
 
+    /// Microseconds since `started`, plus one.
+    fn micros_now(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX - 1) + 1
+    }
+
     async fn look_now(&self, db: &Db) -> Result<()> {
+        let looked = self.read(db).await;
+        if looked.is_err() {
+            self.failed_at.fetch_max(self.micros_now(), Ordering::AcqRel);
+        }
+        looked
+    }
+
+    async fn read(&self, db: &Db) -> Result<()> {
         // Before the database is asked: what is revoked while it answers is for the next look.
-        let asked_at = self.started.elapsed();
+        let asked_at = self.micros_now();
         let from = self.known().mark.position;
         let (last, rows) = db
             .read(from, |conn, from| {
@@ -148,8 +170,7 @@ impl Revocations {
             }
         }
         drop(known);
-        let micros = u64::try_from(asked_at.as_micros()).unwrap_or(u64::MAX - 1) + 1;
-        self.looked_at.fetch_max(micros, Ordering::AcqRel);
+        self.looked_at.fetch_max(asked_at, Ordering::AcqRel);
         Ok(())
     }
 }

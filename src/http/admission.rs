@@ -155,16 +155,28 @@ impl Pass {
         Ok(Self { credentials, by_cookie, person: principal.person().map(|person| person.id) })
     }
 
-    /// Who calls, if they would still be let in and are who they were. A database that does not answer ends nothing.
-    pub async fn check(&self, state: &HttpState) -> Result<Option<Principal>, ()> {
+    /// Asks whether the caller would still be admitted as the person they were.
+    pub async fn check(&self, state: &HttpState) -> Standing {
         let open = state.app.settings.access == Access::Open;
         match authenticate(&state.app, self.credentials.clone()).await {
-            Ok(principal) if principal.person().map(|person| person.id) == self.person => Ok(Some(principal)),
-            Err(Error::Unauthenticated) if self.by_cookie && open => Ok(None),
-            Err(Error::Unavailable { .. } | Error::Internal(_)) => Ok(None),
-            _ => Err(()),
+            Ok(principal) if principal.person().map(|person| person.id) == self.person => {
+                Standing::Confirmed(Some(Box::new(principal)))
+            }
+            Err(Error::Unauthenticated) if self.by_cookie && open => Standing::Confirmed(None),
+            Err(Error::Unavailable { .. } | Error::Internal(_)) => Standing::Unknown,
+            _ => Standing::Ended,
         }
     }
+}
+
+/// What a check of a caller's credentials finds.
+pub enum Standing {
+    /// They are valid. `None` under open access, where a cookie's session may end without consequence.
+    Confirmed(Option<Box<Principal>>),
+    /// The database did not answer.
+    Unknown,
+    /// They are not valid any more.
+    Ended,
 }
 
 /// The token of a page's WebSocket, which can set no header: `Sec-WebSocket-Protocol: posthaste, <token>`.

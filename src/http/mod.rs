@@ -7,6 +7,7 @@ pub mod client_address;
 pub mod connection;
 pub mod edge;
 pub mod extract;
+pub mod lease;
 pub mod limits;
 pub mod metrics;
 pub mod openapi;
@@ -62,6 +63,10 @@ pub struct Timeouts {
     pub heartbeat: Duration,
     /// How long a peer may take nothing of what is written to it; then it is closed.
     pub stall: Duration,
+    /// Time between two comments that keep a stream of server-sent events alive while it has no events.
+    pub keep_alive: Duration,
+    /// How long a stream, a socket or a long poll goes on while the database cannot confirm the caller's credentials.
+    pub unconfirmed: Duration,
 }
 
 impl Default for Timeouts {
@@ -72,6 +77,8 @@ impl Default for Timeouts {
             request: Duration::from_secs(60),
             heartbeat: Duration::from_secs(30),
             stall: Duration::from_secs(30),
+            keep_alive: Duration::from_secs(15),
+            unconfirmed: Duration::from_secs(60),
         }
     }
 }

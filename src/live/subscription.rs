@@ -19,6 +19,8 @@ use crate::error::{Error, Result};
 /// While many things happen at once, a reader is told of them at most so often: what came meanwhile comes together, with one
 /// waking up and one write for all of it.
 const GATHER_TIME: Duration = Duration::from_millis(100);
+/// How long a subscription may wait for the tailer to read the end of the log.
+const BEGIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What comes next.
 #[derive(Debug)]
@@ -92,7 +94,8 @@ impl Subscription {
 
     async fn begin(&mut self) -> Result<()> {
         let stopped = self.live.stopped();
-        tokio::pin!(stopped);
+        let timeout = tokio::time::sleep(BEGIN_TIMEOUT);
+        tokio::pin!(stopped, timeout);
         loop {
             if let Some(start) = self.queue.start() {
                 self.start = start;
@@ -101,6 +104,7 @@ impl Subscription {
             tokio::select! {
                 () = self.queue.changed() => {}
                 () = &mut stopped => return Err(Error::unavailable("the server is stopping")),
+                () = &mut timeout => return Err(Error::unavailable("the log of events could not be read in time")),
             }
         }
     }
@@ -181,6 +185,33 @@ impl Subscription {
                     self.begin().await?;
                 }
                 Popped::Overflowed => return Ok(Some(Next::TooSlow)),
+            }
+        }
+    }
+
+    /// The next event that is in memory already. Neither waits nor asks the database; `None` says nothing about what
+    /// [`next`](Self::next) would find.
+    pub fn next_in_memory(&mut self) -> Option<Arc<Frame>> {
+        if self.page_purges != self.queue.purges() {
+            return None;
+        }
+        loop {
+            if let Some(frame) = self.page.pop_front() {
+                self.position = frame.position.unwrap_or(self.position);
+                return Some(frame);
+            }
+            self.position = self.position.max(self.scanned);
+            if self.position < self.start.position {
+                return None;
+            }
+            match self.queue.pop() {
+                // The log contained it, and the reader has it.
+                Popped::Frame(frame) if frame.position.is_some_and(|position| position <= self.position) => {}
+                Popped::Frame(frame) => {
+                    self.position = frame.position.unwrap_or(self.position);
+                    return Some(frame);
+                }
+                _ => return None,
             }
         }
     }

@@ -24,25 +24,25 @@ use crate::support::server::Answer;
 use crate::support::wire::{Lost, Wire, send_request};
 
 const SENDERS: usize = 16;
-const PAIRS: &[(&str, &str)] =
+pub(crate) const PAIRS: &[(&str, &str)] =
     &[("rdibari", "bugs"), ("bugs", "duck"), ("duck", "duck"), ("porky", "rdibari"), ("bugs", "rdibari")];
 /// A sender that is refused asks again after this.
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// Where a message is: `(conversation_id, seq, id)`.
-pub type Position = (i64, i64, i64);
+pub(crate) type Position = (i64, i64, i64);
 
 /// One send, and what the sender knows of it.
-pub struct Attempt {
+pub(crate) struct Attempt {
     sender: &'static str,
     recipient: &'static str,
     /// No two attempts have the same.
-    pub body: String,
-    key: Option<String>,
-    outcome: Outcome,
+    pub(crate) body: String,
+    pub(crate) key: Option<String>,
+    pub(crate) outcome: Outcome,
 }
 
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// 201: it must be there.
     Accepted(Position),
     /// Another answer.
@@ -52,18 +52,22 @@ pub enum Outcome {
 }
 
 impl Attempt {
-    fn request(&self) -> Vec<u8> {
+    pub(crate) fn new((sender, recipient): (&'static str, &'static str), body: String, key: Option<String>) -> Self {
+        Self { sender, recipient, body, key, outcome: Outcome::Lost(Lost::Unsent) }
+    }
+
+    pub(crate) fn request(&self) -> Vec<u8> {
         send_request(self.sender, self.recipient, &self.body, self.key.as_deref())
     }
 
-    pub fn accepted(&self) -> Option<Position> {
+    pub(crate) fn accepted(&self) -> Option<Position> {
         match self.outcome {
             Outcome::Accepted(position) => Some(position),
             _ => None,
         }
     }
 
-    pub fn refused(&self) -> Option<&Answer> {
+    pub(crate) fn refused(&self) -> Option<&Answer> {
         match &self.outcome {
             Outcome::Refused(answer) => Some(answer),
             _ => None,
@@ -78,7 +82,7 @@ impl Attempt {
     }
 }
 
-fn outcome(answer: Result<Answer, Lost>, body: &str) -> Outcome {
+pub(crate) fn outcome(answer: Result<Answer, Lost>, body: &str) -> Outcome {
     match answer {
         Ok(answer) if answer.status == 201 => {
             let message = answer.json();
@@ -92,26 +96,26 @@ fn outcome(answer: Result<Answer, Lost>, body: &str) -> Outcome {
 }
 
 /// Senders at work, each on a connection of its own, one message after the other; every other one has a key.
-pub struct Load {
+pub(crate) struct Load {
     stop: Arc<AtomicBool>,
-    counts: Arc<Counts>,
+    pub(crate) counts: Arc<Counts>,
     senders: Vec<JoinHandle<Vec<Attempt>>>,
 }
 
 #[derive(Default)]
-struct Counts {
-    accepted: AtomicUsize,
+pub(crate) struct Counts {
+    pub(crate) accepted: AtomicUsize,
     refused: AtomicUsize,
 }
 
 impl Load {
     /// Starts the senders; `name` tells their bodies from those of another load.
-    pub fn start(address: SocketAddr, name: &str) -> Self {
+    pub(crate) fn start(address: SocketAddr, name: &str) -> Self {
         Self::start_padded(address, name, 0)
     }
 
     /// Sends bodies of at least so many characters.
-    pub fn start_padded(address: SocketAddr, name: &str, characters: usize) -> Self {
+    pub(crate) fn start_padded(address: SocketAddr, name: &str, characters: usize) -> Self {
         let (stop, counts) = (Arc::new(AtomicBool::new(false)), Arc::new(Counts::default()));
         let senders = (0..SENDERS)
             .map(|sender| {
@@ -122,21 +126,21 @@ impl Load {
         Self { stop, counts, senders }
     }
 
-    pub fn accepted(&self) -> usize {
+    pub(crate) fn accepted(&self) -> usize {
         self.counts.accepted.load(Ordering::Relaxed)
     }
 
-    pub fn refused(&self) -> usize {
+    pub(crate) fn refused(&self) -> usize {
         self.counts.refused.load(Ordering::Relaxed)
     }
 
     /// Waits until `count` sends more were accepted.
-    pub async fn accepts_more(&self, count: usize) {
+    pub(crate) async fn accepts_more(&self, count: usize) {
         let target = self.accepted() + count;
         self.wait_for("sends are accepted", |load| load.accepted() >= target).await;
     }
 
-    pub async fn wait_for(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
+    pub(crate) async fn wait_for(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(60);
         while !is_so(self) {
             assert!(Instant::now() < deadline, "it never happens that {what}");
@@ -145,7 +149,7 @@ impl Load {
     }
 
     /// Lets each sender finish what it is doing.
-    pub async fn stop(self) -> Vec<Attempt> {
+    pub(crate) async fn stop(self) -> Vec<Attempt> {
         self.stop.store(true, Ordering::Relaxed);
         let mut attempts = Vec::new();
         for sender in self.senders {
@@ -166,11 +170,10 @@ async fn keep_sending(
     let mut wire = None;
     while !stop.load(Ordering::Relaxed) {
         let number = attempts.len();
-        let (sender, recipient) = PAIRS[number % PAIRS.len()];
         let mut body = format!("{name}-{number}");
         body.extend(std::iter::repeat_n('.', characters.saturating_sub(body.len())));
         let key = (number % 2 == 0).then(|| format!("key {name}-{number}"));
-        let mut attempt = Attempt { sender, recipient, body, key, outcome: Outcome::Lost(Lost::Unsent) };
+        let mut attempt = Attempt::new(PAIRS[number % PAIRS.len()], body, key);
         attempt.outcome = outcome(send(&mut wire, address, &attempt.request()).await, &attempt.body);
         match &attempt.outcome {
             Outcome::Accepted(_) => {
@@ -205,12 +208,12 @@ async fn send(wire: &mut Option<Wire>, address: SocketAddr, request: &[u8]) -> R
 }
 
 /// The newest message that there is.
-async fn last_message(place: &Place) -> i64 {
+pub(crate) async fn last_message(place: &Place) -> i64 {
     place.numbers("SELECT coalesce(max(id), 0) FROM messaging.messages").await[0][0]
 }
 
 /// Every message of the database, by its body.
-pub async fn stored(place: &Place) -> HashMap<String, Vec<Position>> {
+pub(crate) async fn stored(place: &Place) -> HashMap<String, Vec<Position>> {
     const SQL: &str = "SELECT body, conversation_id, seq, id FROM messaging.messages";
     let rows: Vec<(String, Position)> = match place.kind {
         Kind::Sqlite => {
@@ -232,9 +235,15 @@ pub async fn stored(place: &Place) -> HashMap<String, Vec<Position>> {
 }
 
 /// What was accepted is there once, where the answer said; nothing is there twice; nothing is there that nobody sent.
-pub async fn assert_kept(place: &Place, attempts: &[Attempt]) {
+pub(crate) async fn assert_kept(place: &Place, attempts: &[Attempt]) {
+    assert_kept_beside(place, attempts, &[]).await;
+}
+
+/// [`assert_kept`] where there are other messages too, with these bodies.
+pub(crate) async fn assert_kept_beside(place: &Place, attempts: &[Attempt], others: &[&str]) {
     let stored = stored(place).await;
     let mut known: HashSet<&str> = ["Hey, whats up?", "nothing much, you", "samees", "omw"].into();
+    known.extend(others);
     for attempt in attempts {
         known.insert(&attempt.body);
         let found = stored.get(&attempt.body).map_or(&[][..], Vec::as_slice);
@@ -248,7 +257,7 @@ pub async fn assert_kept(place: &Place, attempts: &[Attempt]) {
 }
 
 /// Repeats every send with a key whose outcome its sender does not know.
-pub async fn repeat_lost(address: SocketAddr, attempts: &mut [Attempt]) -> usize {
+pub(crate) async fn repeat_lost(address: SocketAddr, attempts: &mut [Attempt]) -> usize {
     let lost = attempts.iter_mut().filter(|attempt| attempt.key.is_some() && attempt.accepted().is_none());
     let repeats: Vec<_> = lost.map(|attempt| attempt.repeat(address)).collect();
     let count = repeats.len();

@@ -21,8 +21,8 @@ use crate::domain::memberships::caller_of;
 use crate::domain::users::DirectMessagesFrom;
 use crate::error::{Error, FieldError, Result as DomainResult};
 use crate::http::HttpState;
-use crate::http::admission::Pass;
 use crate::http::extract::Query;
+use crate::http::lease::{Lapse, Lease};
 use crate::http::policy::Reader;
 use crate::http::problem::Problem;
 use crate::live::{Frame, Here, Next, Subscription};
@@ -34,10 +34,6 @@ pub const POLL_PATH: &str = "/api/events";
 pub const MAX_WAIT: Duration = Duration::from_secs(60);
 /// Events of one answer.
 const POLL_LIMIT: usize = 200;
-/// How often a stream without events says that it is there.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// How often it is asked whether the caller may still read.
-pub const CHECK_INTERVAL: Duration = Duration::from_millis(400);
 
 /// Something that happened.
 #[derive(Serialize, ToSchema)]
@@ -221,13 +217,11 @@ pub async fn poll_events(
         query.refuse(FieldError::new("wait", "out_of_range", "must be between 0 and 60 seconds"));
     }
     query.finish()?;
-    let pass = Pass::new(&headers, &principal)?;
     let mut subscription = Subscription::open(&state.live, &principal, after.as_deref()).await?;
+    let mut lease = Lease::new(&state, &headers, principal)?;
     let deadline = Instant::now() + Duration::from_secs(wait_s.unwrap_or(0).unsigned_abs());
     let stopped = state.live.stopped();
     tokio::pin!(stopped);
-    let mut check = tokio::time::interval(CHECK_INTERVAL);
-    check.reset();
     let mut frames = Vec::new();
     while frames.len() < POLL_LIMIT {
         let next = match subscription.try_next().await? {
@@ -237,10 +231,10 @@ pub async fn poll_events(
                 next = subscription.next() => next?,
                 () = tokio::time::sleep_until(deadline) => break,
                 () = &mut stopped => break,
-                _ = check.tick() => match pass.check(&state).await {
-                    Ok(_) => continue,
-                    Err(()) => return Err(Error::Unauthenticated.into()),
-                },
+                lapse = lease.lapse() => return Err(match lapse {
+                    Lapse::Ended => Error::Unauthenticated,
+                    Lapse::Unconfirmed => Error::unavailable("credentials cannot be confirmed"),
+                }.into()),
             },
         };
         match next {
@@ -294,7 +288,7 @@ pub async fn stream_events(
         }
         None => after,
     };
-    let pass = Pass::new(&headers, &principal)?;
+    let lease = Lease::new(&state, &headers, principal.clone())?;
     let mut head = String::from("retry: 2000\n");
     let subscription = match Subscription::open(&state.live, &principal, after.as_deref()).await {
         Err(Error::Gone { code, .. }) => {
@@ -306,11 +300,9 @@ pub async fn stream_events(
     let cursor = subscription.cursor();
     let hello = serde_json::to_string(&Hello { cursor: &cursor }).map_err(Error::internal)?;
     head.push_str(&format!("event: hello\nid: {cursor}\ndata: {hello}\n\n"));
-    let mut check = tokio::time::interval(CHECK_INTERVAL);
-    check.reset();
     let quiet_since = Instant::now();
     let here = state.live.arrive(caller_of(&principal));
-    let streaming = Streaming { state, pass, subscription, _here: here, head: Some(head), check, quiet_since };
+    let streaming = Streaming { state, lease, subscription, _here: here, head: Some(head), quiet_since };
     let body = futures_util::stream::unfold(streaming, |mut streaming| async move {
         let bytes = streaming.next().await?;
         Some((Ok::<Bytes, Infallible>(bytes), streaming))
@@ -329,12 +321,11 @@ fn reset(reason: &str) -> String {
 
 struct Streaming {
     state: HttpState,
-    pass: Pass,
+    lease: Lease,
     subscription: Subscription,
     /// Its reader is online.
     _here: Option<Here>,
     head: Option<String>,
-    check: tokio::time::Interval,
     quiet_since: Instant,
 }
 
@@ -344,27 +335,21 @@ impl Streaming {
         if let Some(head) = self.head.take() {
             return Some(head.into());
         }
-        let stopped = self.state.live.stopped();
-        tokio::pin!(stopped);
-        loop {
-            let next = tokio::select! {
-                next = self.subscription.next() => next.ok()?,
-                () = &mut stopped => return None,
-                _ = self.check.tick() => {
-                    self.pass.check(&self.state).await.ok()?;
-                    if self.quiet_since.elapsed() < KEEP_ALIVE {
-                        continue;
-                    }
-                    self.quiet_since = Instant::now();
-                    return Some(Bytes::from_static(b":\n\n"));
-                }
-            };
-            self.quiet_since = Instant::now();
-            match next {
-                Next::Event(frame) => return Some(written(&frame, &self.subscription)),
-                // The browser comes back with its last cursor, and is told then.
-                Next::Reset | Next::TooSlow => return None,
+        let keep_alive_at = self.quiet_since + self.state.settings.timeouts.keep_alive;
+        let next = tokio::select! {
+            next = self.subscription.next() => next.ok()?,
+            () = self.state.live.stopped() => return None,
+            _ = self.lease.lapse() => return None,
+            () = tokio::time::sleep_until(keep_alive_at) => {
+                self.quiet_since = Instant::now();
+                return Some(Bytes::from_static(b":\n\n"));
             }
+        };
+        self.quiet_since = Instant::now();
+        match next {
+            Next::Event(frame) => Some(written(&frame, &self.subscription)),
+            // The browser comes back with its last cursor and gets a `reset` then.
+            Next::Reset | Next::TooSlow => None,
         }
     }
 }

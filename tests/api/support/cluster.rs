@@ -17,6 +17,8 @@ pub struct Cluster {
     folder: TempDir,
     /// What is put before the server's command: a tracer.
     wrapper: Vec<String>,
+    /// Settings of the server, each as `name=value`.
+    settings: Vec<String>,
     port: u16,
     running: Option<Child>,
 }
@@ -27,18 +29,20 @@ impl Cluster {
         Self::start_wrapped(Vec::new()).await
     }
 
+    /// A new cluster with some settings of its own.
+    pub async fn start_with(settings: &[&str]) -> Self {
+        Self::make(Vec::new(), settings).await
+    }
+
     pub async fn start_wrapped(wrapper: Vec<String>) -> Self {
+        Self::make(wrapper, &[]).await
+    }
+
+    async fn make(wrapper: Vec<String>, settings: &[&str]) -> Self {
         let folder = tempfile::Builder::new().prefix("posthaste-cluster.").tempdir().unwrap();
-        let user = os_user();
+        own(&folder);
         // Only initdb's own files are not flushed (--no-sync); the running server flushes.
-        let script = r#"
-            set -e
-            if [ "$(id -u)" = 0 ]; then chown "$1" "$2"; fi
-            shift 2
-            exec "$@""#;
-        let mut words: Vec<String> = ["sh", "-c", script, "sh"].map(str::to_owned).into();
-        words.extend([user, folder.path().display().to_string()]);
-        words.extend(as_os_user());
+        let mut words = as_os_user();
         words.push(program("initdb"));
         words.push(format!("--pgdata={}", folder.path().join("data").display()));
         words.extend(
@@ -54,15 +58,46 @@ impl Cluster {
         );
         let output = Command::new(&words[0]).args(&words[1..]).current_dir("/").output().unwrap();
         assert!(output.status.success(), "initdb failed: {}", String::from_utf8_lossy(&output.stderr));
-        let mut cluster = Self { folder, wrapper, port: 0, running: None };
-        for attempt in 1.. {
-            cluster.port = free_port();
-            if cluster.try_start_server().await {
-                break;
-            }
-            assert!(attempt < START_TRIES, "PostgreSQL did not start:\n{}", cluster.log());
-        }
+        let mut cluster = Self {
+            folder,
+            wrapper,
+            settings: settings.iter().map(|&setting| setting.to_owned()).collect(),
+            port: 0,
+            running: None,
+        };
+        cluster.start_on_a_free_port().await;
         cluster
+    }
+
+    /// A standby that streams from this cluster, started. Its name for `synchronous_standby_names` is `walreceiver`.
+    pub async fn standby(&self) -> Self {
+        let folder = tempfile::Builder::new().prefix("posthaste-standby.").tempdir().unwrap();
+        own(&folder);
+        let mut words = as_os_user();
+        words.push(program("pg_basebackup"));
+        words
+            .extend([format!("--dbname={}", self.url()), format!("--pgdata={}", folder.path().join("data").display())]);
+        words.extend(["--write-recovery-conf", "--checkpoint=fast", "--no-sync"].map(str::to_owned));
+        let output = Command::new(&words[0]).args(&words[1..]).current_dir("/").output().unwrap();
+        assert!(output.status.success(), "pg_basebackup failed: {}", String::from_utf8_lossy(&output.stderr));
+        let mut standby = Self { folder, wrapper: Vec::new(), settings: Vec::new(), port: 0, running: None };
+        standby.start_on_a_free_port().await;
+        standby
+    }
+
+    /// Makes the stopped server a hot standby when it starts again.
+    pub fn make_standby(&self) {
+        std::fs::write(self.data().join("standby.signal"), "").unwrap();
+    }
+
+    async fn start_on_a_free_port(&mut self) {
+        for attempt in 1.. {
+            self.port = free_port();
+            if self.try_start_server().await {
+                return;
+            }
+            assert!(attempt < START_TRIES, "PostgreSQL did not start:\n{}", self.log());
+        }
     }
 
     /// A superuser's connection.
@@ -107,7 +142,10 @@ impl Cluster {
             "listen_addresses=127.0.0.1".to_owned(),
             format!("port={}", self.port),
             format!("unix_socket_directories={}", self.folder.path().display()),
-        ] {
+        ]
+        .into_iter()
+        .chain(self.settings.clone())
+        {
             words.extend(["-c".to_owned(), setting]);
         }
         let mut child = start(&words, &self.folder.path().join("log"));
@@ -168,8 +206,15 @@ fn program(name: &str) -> String {
     format!("{}/{name}", variable("POSTHASTE_TEST_POSTGRES_BIN"))
 }
 
+/// Gives a folder to the user that the server runs as.
+pub fn own(folder: &TempDir) {
+    let script = r#"if [ "$(id -u)" = 0 ]; then chown "$1" "$2"; fi"#;
+    let status = Command::new("sh").args(["-c", script, "sh", &os_user()]).arg(folder.path()).status();
+    assert!(status.is_ok_and(|status| status.success()), "a folder cannot be given away");
+}
+
 /// What runs a program as the user that PostgreSQL accepts: it refuses to run as root.
-fn as_os_user() -> Vec<String> {
+pub fn as_os_user() -> Vec<String> {
     let id = |arguments: &[&str]| {
         let output = Command::new("id").args(arguments).output().unwrap();
         String::from_utf8(output.stdout).unwrap().trim().to_owned()

@@ -57,6 +57,11 @@ impl Place {
         place
     }
 
+    /// The same database in another cluster: a standby that took over.
+    pub fn move_to(&mut self, cluster: &str) {
+        cluster.clone_into(&mut self.cluster);
+    }
+
     fn make(kind: Kind, cluster: String) -> Self {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let database = format!("test_{}_{number}", std::process::id());

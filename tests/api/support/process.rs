@@ -40,6 +40,8 @@ pub struct Wrapping {
     pub arguments: Vec<String>,
     /// Environment variables of the server alone, not of what is wrapped around it.
     pub environment: Vec<(&'static str, String)>,
+    /// The database by another address than the place's own: through a proxy.
+    pub database_url: Option<String>,
 }
 
 impl Process {
@@ -73,13 +75,13 @@ impl Process {
         words.push(binary.unwrap_or_else(|_| env!("CARGO_BIN_EXE_posthaste").to_owned()));
         words.extend(["serve", "--demo", "--rate-limits", "off", "--listen", "127.0.0.1:0"].map(str::to_owned));
         words.extend(["--data-dir".to_owned(), place.folder.path().display().to_string()]);
-        words.extend(["--database-url".to_owned(), place.url()]);
+        words.extend(["--database-url".to_owned(), wrapping.database_url.unwrap_or_else(|| place.url())]);
         words.extend(wrapping.arguments);
         let child = start(&words, &log);
         Self { address: SocketAddr::from(([127, 0, 0, 1], 0)), child, id_file, log }
     }
 
-    async fn wait_until_ready(&mut self) {
+    pub async fn wait_until_ready(&mut self) {
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
             if let Some(address) = listening_on(&self.log()) {
@@ -114,6 +116,16 @@ impl Process {
     /// SIGKILL: it gets to do nothing more.
     pub fn kill(mut self) {
         self.end_now();
+    }
+
+    /// SIGSTOP: it does nothing until it is resumed.
+    pub fn pause(&self) {
+        signal("STOP", self.id().expect("the server has not begun"));
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) {
+        signal("CONT", self.id().expect("the server has not begun"));
     }
 
     /// SIGTERM.

@@ -43,6 +43,8 @@ pub struct Options {
     pub timeouts: Timeouts,
     pub connection_limit: usize,
     pub bus: BusSettings,
+    /// The database by another address than the place's own: through a proxy.
+    pub database_url: Option<String>,
 }
 
 impl Default for Options {
@@ -62,6 +64,7 @@ impl Default for Options {
             timeouts: Timeouts::default(),
             connection_limit: CONNECTION_LIMIT,
             bus: BusSettings::Local,
+            database_url: None,
         }
     }
 }
@@ -150,7 +153,11 @@ impl Server {
             jwt: options.jwt,
             mail: options.mail,
         };
-        let (app, _) = App::open(&place.location(), settings, options.clock, Rng::System).await.unwrap();
+        let location = match &options.database_url {
+            Some(url) => store::Location::parse(url).unwrap(),
+            None => place.location(),
+        };
+        let (app, _) = App::open(&location, settings, options.clock, Rng::System).await.unwrap();
         let app = Arc::new(app);
         if options.demo {
             demo::fill(&app).await.unwrap();

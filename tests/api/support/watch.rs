@@ -30,7 +30,11 @@ pub struct Socket {
 impl Socket {
     /// Opens a socket with some headers; the status where it is refused.
     pub async fn open(server: &Server, target: &str, headers: &[(&str, &str)]) -> Result<Self, u16> {
-        let mut request = format!("ws://{}{target}", server.address).into_client_request().unwrap();
+        Self::open_at(server.address, target, headers).await
+    }
+
+    pub async fn open_at(address: SocketAddr, target: &str, headers: &[(&str, &str)]) -> Result<Self, u16> {
+        let mut request = format!("ws://{address}{target}").into_client_request().unwrap();
         for (name, value) in headers {
             let name = tokio_tungstenite::tungstenite::http::HeaderName::try_from(*name).unwrap();
             request.headers_mut().insert(name, value.parse().unwrap());

@@ -1,0 +1,215 @@
+//! The history checker: clients work on two servers over one database while faults happen, and everything that they saw is
+//! held against what is promised at the end.
+//!
+//! Promises: an acknowledged message is there once, where the answer said, in the order of its conversation. Whoever reads
+//! after an acknowledged send, on any server, sees it. Each reader gets each event that they may see once and in order, on
+//! whatever servers and in whatever ways they read. Unread counts are what a simple model says.
+
+mod clients;
+mod injector;
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use posthaste::ids::Rng;
+use reqwest::Method;
+
+use self::clients::{Reader, Receipts};
+use self::injector::Injector;
+use super::call;
+use crate::durability::{Attempt, assert_kept, last_message};
+use crate::support::cluster::Cluster;
+use crate::support::nats::NatsServer;
+use crate::support::place::{Kind, Place};
+use crate::support::{is_soak, many, random, seeded};
+
+/// How long faults happen, in a test and in a soak.
+const DURING_S: (usize, usize) = (14, 100);
+const WRITERS: usize = 6;
+const PEOPLE: [&str; 4] = ["rdibari", "bugs", "duck", "porky"];
+/// Time for the servers to recover from the last fault.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What the clients share.
+pub struct World {
+    /// Where the servers are. One that is down keeps its last address.
+    pub nodes: Mutex<Vec<SocketAddr>>,
+    /// Nothing new is begun.
+    pub stop: AtomicBool,
+    /// Nothing more is written: who reads on to the end has read everything.
+    pub is_written: AtomicBool,
+    /// Of each conversation the largest acknowledged seq, and who is in it.
+    pub newest: Mutex<HashMap<i64, (i64, [&'static str; 2])>>,
+    /// Reads that were made right behind an acknowledged send, on any server.
+    pub read_back: AtomicUsize,
+    seed: u64,
+}
+
+impl World {
+    pub fn is_over(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// A generator of a client's own.
+    pub fn rng(&self, client: u64) -> Rng {
+        Rng::Seeded(self.seed.wrapping_add(client.wrapping_mul(0x9E37_79B9)).into())
+    }
+
+    /// Notes an acknowledged message.
+    pub fn note(&self, conversation: i64, seq: i64, (sender, recipient): (&'static str, &'static str)) {
+        let mut newest = self.newest.lock().unwrap();
+        let known = newest.entry(conversation).or_insert((seq, [sender, recipient]));
+        known.0 = known.0.max(seq);
+    }
+
+    pub fn node(&self, rng: &Rng) -> SocketAddr {
+        let nodes = self.nodes.lock().unwrap();
+        nodes[random(rng, nodes.len() as u64) as usize]
+    }
+}
+
+#[test]
+fn sqlite() {
+    run(Kind::Sqlite);
+}
+
+#[test]
+fn postgres() {
+    run(Kind::Postgres);
+}
+
+fn run(kind: Kind) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        // A soak also stops the database and the bus, which others must not share.
+        let of_its_own = kind == Kind::Postgres && is_soak();
+        let cluster = if of_its_own { Some(Cluster::start().await) } else { None };
+        let nats = if of_its_own { Some(NatsServer::start().await) } else { None };
+        let place = match &cluster {
+            Some(cluster) => Place::in_cluster(&cluster.url()).await,
+            None => Place::new(kind).await,
+        };
+        check(&place, cluster, nats).await;
+        if !of_its_own {
+            place.remove().await;
+        }
+    });
+}
+
+async fn check(place: &Place, cluster: Option<Cluster>, nats: Option<NatsServer>) {
+    let (seed, rng) = seeded();
+    let mut injector = Injector::start(place, cluster, nats, rng).await;
+    let before = last_message(place).await;
+    let world = Arc::new(World {
+        nodes: Mutex::new(injector.addresses()),
+        stop: AtomicBool::new(false),
+        is_written: AtomicBool::new(false),
+        newest: Mutex::default(),
+        read_back: AtomicUsize::new(0),
+        seed,
+    });
+    let readers = PEOPLE.into_iter().map(Some).chain([None]).enumerate();
+    let mut reading = Vec::new();
+    for (number, person) in readers {
+        let reader = Reader::begin(Arc::clone(&world), 100 + number as u64, person).await;
+        reading.push((person, tokio::spawn(reader.run())));
+    }
+    let writing: Vec<_> =
+        (0..WRITERS).map(|number| tokio::spawn(clients::write(Arc::clone(&world), number as u64))).collect();
+    let receiving = tokio::spawn(Receipts::run(Arc::clone(&world)));
+    let during = Duration::from_secs(many(DURING_S.0, DURING_S.1) as u64);
+    let faults = injector.inject(&world, during).await;
+    world.stop.store(true, Ordering::Relaxed);
+    let mut attempts = Vec::new();
+    for writer in writing {
+        attempts.extend(writer.await.unwrap());
+    }
+    let receipts = receiving.await.unwrap();
+    world.is_written.store(true, Ordering::Relaxed);
+    let accepted = attempts.iter().filter(|attempt| attempt.accepted().is_some()).count();
+    println!(
+        "{} sends, {accepted} accepted, {} read back, {} receipts, faults: {faults:?}",
+        attempts.len(),
+        world.read_back.load(Ordering::Relaxed),
+        receipts.count()
+    );
+    for (person, reader) in reading {
+        let reader = reader.await.unwrap();
+        println!("{person:?}: {} events on {} visits", reader.events, reader.visits);
+        assert_read(place, person, before, &reader).await;
+    }
+    assert!(accepted > 100, "too few sends were accepted to show anything: {accepted}");
+    assert_history(place, &attempts).await;
+    assert_unread(place, &world, &receipts).await;
+    injector.end().await;
+}
+
+/// Each acknowledged message once and where its answer said, in the order of its conversation.
+async fn assert_history(place: &Place, attempts: &[Attempt]) {
+    assert_kept(place, attempts).await;
+    let mut unknown = attempts.iter().filter(|attempt| attempt.accepted().is_none() && attempt.key.is_some());
+    assert!(unknown.next().is_none(), "a send with a key was given up");
+    assert_in_order(place).await;
+}
+
+/// Everything that the reader may see was delivered, once and in order.
+async fn assert_read(place: &Place, person: Option<&str>, before: i64, reader: &Reader) {
+    let only = person.map_or(String::new(), |person| {
+        format!(
+            " AND conversation_id IN (SELECT m.conversation_id FROM messaging.members m
+                                        JOIN messaging.users u ON u.id = m.user_id WHERE u.user_name = '{person}')"
+        )
+    });
+    let sql = format!("SELECT id FROM messaging.messages WHERE id > {before}{only} ORDER BY id");
+    let expected: BTreeSet<i64> = place.numbers(&sql).await.into_iter().flatten().collect();
+    let delivered: BTreeSet<i64> = reader.ids.iter().copied().collect();
+    assert_eq!(delivered.len(), reader.ids.len(), "{person:?}: some messages were delivered twice");
+    let missed: Vec<&i64> = expected.difference(&delivered).collect();
+    assert!(missed.is_empty(), "{person:?}: {} messages were not delivered: {missed:?}", missed.len());
+    assert_eq!(delivered, expected, "{person:?}");
+}
+
+/// Watermarks are between what was acknowledged and what was tried, and the unread count is what lies beyond.
+async fn assert_unread(place: &Place, world: &World, receipts: &Receipts) {
+    let node = world.nodes.lock().unwrap()[0];
+    let conversations = world.newest.lock().unwrap().clone();
+    for (conversation, (_, people)) in conversations {
+        for person in BTreeSet::from(people) {
+            let answer = call(node, person, Method::GET, &format!("/api/conversations/{conversation}"), None).await;
+            assert_eq!(answer.status, 200);
+            let (me, last_seq) = (answer.json()["me"].clone(), answer.json()["last_seq"].as_i64().unwrap());
+            let own = format!(
+                "SELECT coalesce(max(m.seq), 0) FROM messaging.messages m JOIN messaging.users u ON u.id = m.sender_id
+                  WHERE m.conversation_id = {conversation} AND u.user_name = '{person}'"
+            );
+            let own = place.numbers(&own).await[0][0];
+            let (least, most) = receipts.bounds(person, conversation);
+            let read_seq = me["read_seq"].as_i64().unwrap();
+            assert!(
+                (own.max(least)..=own.max(most)).contains(&read_seq),
+                "{person} {conversation}: {me} {own} {least} {most}"
+            );
+            assert_eq!(me["unread_count"], last_seq - read_seq, "{person} {conversation}: {me}");
+        }
+    }
+}
+
+/// Messages of a conversation are numbered without a gap, and their ids and times rise with their numbers.
+async fn assert_in_order(place: &Place) {
+    let gaps = "SELECT conversation_id, count(*) FROM messaging.messages GROUP BY conversation_id
+                HAVING count(*) <> max(seq) OR min(seq) <> 1";
+    assert_eq!(place.numbers(gaps).await, Vec::<Vec<i64>>::new());
+    let disordered = "SELECT a.conversation_id, a.seq FROM messaging.messages a JOIN messaging.messages b
+                        ON b.conversation_id = a.conversation_id AND b.seq = a.seq + 1
+                      WHERE b.id <= a.id OR b.timestamp_sent < a.timestamp_sent";
+    assert_eq!(place.numbers(disordered).await, Vec::<Vec<i64>>::new());
+}
+
+/// Waits for something that must come about after the last fault.
+pub fn assert_in_time(begun: Instant, what: &str) {
+    assert!(begun.elapsed() < DRAIN_TIMEOUT, "it never comes about that {what}");
+}

@@ -1,0 +1,141 @@
+//! A pooler in transaction mode that does not keep prepared statements apart (PgBouncer before 1.21): a statement of one
+//! connection runs under the name that another one prepared.
+//!
+//! Promise: a server refuses to start behind it, with a sentence that says why. Where it comes between later, every request
+//! is refused for now: never a 500, never a row of another statement.
+
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use super::proxy::{Flow, Proxy, target_of};
+use super::{assert_refused_for_now, assert_unavailable, call};
+use crate::durability::{Load, assert_kept, repeat_lost};
+use crate::messages::assert_dense;
+use crate::support::Place;
+use crate::support::cluster::{as_os_user, free_port, own};
+use crate::support::place::{Kind, cluster_url};
+use crate::support::process::{Process, Wrapping, signal, start, wait};
+use crate::support::run;
+
+const END_TIMEOUT: Duration = Duration::from_secs(30);
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long requests are made through the pooler.
+const DURING: Duration = Duration::from_secs(4);
+
+/// PgBouncer in transaction mode, in front of the run's cluster.
+struct Pooler {
+    folder: tempfile::TempDir,
+    port: u16,
+    child: Child,
+}
+
+impl Pooler {
+    async fn start(place: &Place) -> Self {
+        let folder = tempfile::Builder::new().prefix("posthaste-pooler.").tempdir().unwrap();
+        let (port, target) = (free_port(), target_of(&cluster_url()));
+        let config = folder.path().join("pgbouncer.ini");
+        let text = format!(
+            "[databases]\n* = host={} port={} user=posthaste\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
+             auth_type = any\npool_mode = transaction\ndefault_pool_size = 4\nmax_client_conn = 200\n\
+             ignore_startup_parameters = extra_float_digits,options\nunix_socket_dir =\n",
+            target.ip(),
+            target.port()
+        );
+        std::fs::write(&config, text).unwrap();
+        own(&folder);
+        let open = Command::new("chmod").arg("644").arg(&config).status();
+        assert!(open.is_ok_and(|status| status.success()));
+        let mut words = as_os_user();
+        words.extend([program(), config.display().to_string()]);
+        let mut pooler = Self { port, child: start(&words, &folder.path().join("log")), folder };
+        let deadline = Instant::now() + START_TIMEOUT;
+        let url = pooler.url(place);
+        while tokio_postgres::connect(&url, tokio_postgres::NoTls).await.is_err() {
+            let ended = pooler.child.try_wait().unwrap().is_some();
+            assert!(!ended && Instant::now() < deadline, "PgBouncer does not answer:\n{}", pooler.log());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        pooler
+    }
+
+    fn url(&self, place: &Place) -> String {
+        let target = target_of(&cluster_url()).to_string();
+        place.postgres_url().replacen(&target, &format!("127.0.0.1:{}", self.port), 1)
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    async fn stop(mut self) {
+        signal("INT", self.child.id());
+        assert!(wait(&mut self.child, END_TIMEOUT).await.is_some(), "PgBouncer did not stop:\n{}", self.log());
+    }
+}
+
+impl Drop for Pooler {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            drop(self.child.kill());
+            drop(self.child.wait());
+        }
+    }
+}
+
+/// Debian keeps it where only root's PATH leads.
+fn program() -> String {
+    let known = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer", "/usr/local/bin/pgbouncer"];
+    let found = known.into_iter().find(|path| std::path::Path::new(path).exists());
+    found.expect("PgBouncer is needed for this test: run scripts/setup test").to_owned()
+}
+
+#[test]
+fn a_server_refuses_to_start_behind_a_pooler_that_confuses_statements() {
+    run(Kind::Postgres, async |place| {
+        let pooler = Pooler::start(place).await;
+        // The schema is there, so that nothing but the pooler is in the way.
+        Process::start(place).await.terminate().await;
+        let wrapping = Wrapping { database_url: Some(pooler.url(place)), ..Wrapping::default() };
+        let process = Process::spawn(place, wrapping);
+        let log = process.log_file();
+        let status = process.ended(END_TIMEOUT).await;
+        let log = std::fs::read_to_string(log).unwrap();
+        println!("{}", log.lines().last().unwrap_or_default());
+        assert!(!status.success(), "{log}");
+        assert!(log.contains("PgBouncer") && log.contains("1.21"), "{log}");
+        pooler.stop().await;
+    });
+}
+
+#[test]
+fn a_pooler_that_comes_between_later_refuses_requests_for_now() {
+    run(Kind::Postgres, async |place| {
+        let pooler = Pooler::start(place).await;
+        let proxy = Proxy::start(&place.postgres_url()).await;
+        let database_url = Some(proxy.url(&place.postgres_url()));
+        let node = Process::start_wrapped(place, Wrapping { database_url, ..Wrapping::default() }).await;
+        let load = Load::start(node.address, "pooled");
+        load.accepts_more(100).await;
+        proxy.retarget(&pooler.url(place));
+        proxy.set_existing(Flow::Cut);
+        let begun = Instant::now();
+        let mut refused = 0;
+        while begun.elapsed() < DURING {
+            let answer = call(node.address, "bugs", reqwest::Method::GET, "/api/messages/bugs?order=desc", None).await;
+            if answer.status != 200 {
+                assert_unavailable(&answer);
+                refused += 1;
+            }
+        }
+        proxy.retarget(&cluster_url());
+        proxy.set_existing(Flow::Cut);
+        load.accepts_more(100).await;
+        let mut attempts = load.stop().await;
+        println!("{refused} reads and {} sends refused", assert_refused_for_now(&attempts));
+        assert!(refused > 0, "requests went through the pooler");
+        repeat_lost(node.address, &mut attempts).await;
+        assert_kept(place, &attempts).await;
+        assert_dense(place).await;
+        pooler.stop().await;
+    });
+}

@@ -1,0 +1,299 @@
+//! A TCP proxy on 127.0.0.1 in front of PostgreSQL, through which a server reaches its database.
+//!
+//! Faults are switched at any moment. A connection that is stalled stays open and carries nothing, as behind a firewall
+//! that drops packets: neither side learns of it. The proxy also reads the messages of clients, so that it can stall a
+//! server between the statement that numbers its events and its COMMIT, where it holds the lock that every writer needs.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// The text of the statement that takes the lock on the event counter.
+const NUMBERING: &str = "UPDATE messaging.event_log";
+/// How long a test waits for a server to reach its COMMIT.
+const HOLD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What happens to the bytes of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    Pass,
+    /// Nothing is forwarded in either direction.
+    Stall,
+    /// Requests reach the database; its answers do not come back.
+    StallAnswers,
+    /// Both sockets are closed. New connections in this state are closed at once.
+    Cut,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    ToServer,
+    ToClient,
+}
+
+impl Flow {
+    fn lets(self, direction: Direction) -> bool {
+        self == Self::Pass || (self == Self::StallAnswers && direction == Direction::ToServer)
+    }
+}
+
+struct Shared {
+    target: Mutex<SocketAddr>,
+    /// The flow of connections that are opened from now on.
+    new: Mutex<Flow>,
+    connections: Mutex<Vec<watch::Sender<Flow>>>,
+    hold_commits: AtomicBool,
+    held: AtomicUsize,
+}
+
+impl Shared {
+    fn set_existing(&self, flow: Flow) {
+        let mut connections = self.connections.lock().unwrap();
+        connections.retain(|connection| !connection.is_closed());
+        connections.iter().for_each(|connection| {
+            connection.send_replace(flow);
+        });
+    }
+
+    fn set_all(&self, flow: Flow) {
+        *self.new.lock().unwrap() = flow;
+        self.set_existing(flow);
+    }
+}
+
+pub struct Proxy {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    accepting: JoinHandle<()>,
+}
+
+impl Proxy {
+    /// A proxy in front of the PostgreSQL server that a URL names.
+    pub async fn start(url: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shared = Arc::new(Shared {
+            target: Mutex::new(target_of(url)),
+            new: Mutex::new(Flow::Pass),
+            connections: Mutex::default(),
+            hold_commits: AtomicBool::new(false),
+            held: AtomicUsize::new(0),
+        });
+        let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
+        Self { address, shared, accepting }
+    }
+
+    /// A URL with this proxy in the place of the database's own address.
+    pub fn url(&self, url: &str) -> String {
+        let target = target_of(url).to_string();
+        assert!(url.contains(&target), "{url} does not name {target}");
+        url.replacen(&target, &self.address.to_string(), 1)
+    }
+
+    /// The flow of all connections, those to come included.
+    pub fn set(&self, flow: Flow) {
+        self.shared.set_all(flow);
+    }
+
+    /// The flow of the connections that are open now. New ones keep theirs.
+    pub fn set_existing(&self, flow: Flow) {
+        self.shared.set_existing(flow);
+    }
+
+    /// The flow of connections that are opened from now on.
+    pub fn set_new(&self, flow: Flow) {
+        *self.shared.new.lock().unwrap() = flow;
+    }
+
+    /// New connections go to another server, as when an address moves to another machine.
+    pub fn retarget(&self, url: &str) {
+        *self.shared.target.lock().unwrap() = target_of(url);
+    }
+
+    /// Arms the proxy: the next connection that sends a COMMIT after it has numbered events stalls every connection,
+    /// with the COMMIT not forwarded. The server behind the proxy has then vanished while it holds the event counter.
+    pub fn vanish_before_commit(&self) {
+        self.shared.hold_commits.store(true, Ordering::SeqCst);
+    }
+
+    /// Waits until the armed proxy has stalled a COMMIT.
+    pub async fn vanished(&self) {
+        let deadline = Instant::now() + HOLD_TIMEOUT;
+        while self.shared.held.load(Ordering::SeqCst) == 0 {
+            assert!(Instant::now() < deadline, "no transaction that numbers events has reached its COMMIT");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        self.shared.set_all(Flow::Cut);
+    }
+}
+
+/// The address in a URL such as `postgres://user@127.0.0.1:5432/database`.
+pub fn target_of(url: &str) -> SocketAddr {
+    let (_, rest) = url.split_once('@').expect("a URL with a user");
+    let end = rest.find('/').unwrap_or(rest.len());
+    rest[..end].parse().unwrap_or_else(|error| panic!("{url}: {error}"))
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    while let Ok((client, _)) = listener.accept().await {
+        let flow = *shared.new.lock().unwrap();
+        if flow == Flow::Cut {
+            continue;
+        }
+        let (sender, receiver) = watch::channel(flow);
+        shared.connections.lock().unwrap().push(sender);
+        tokio::spawn(carry(client, receiver, Arc::clone(&shared)));
+    }
+}
+
+async fn carry(client: TcpStream, mut flow: watch::Receiver<Flow>, shared: Arc<Shared>) {
+    let mut cut = flow.clone();
+    let carrying = async {
+        // The system accepts connections for a stalled machine; whoever connects through a firewall gets no answer.
+        flow.wait_for(|flow| flow.lets(Direction::ToServer)).await.ok()?;
+        let target = *shared.target.lock().unwrap();
+        let server = TcpStream::connect(target).await.ok()?;
+        client.set_nodelay(true).ok()?;
+        server.set_nodelay(true).ok()?;
+        let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+        let messages = Messages::new(Arc::clone(&shared));
+        let up = pump(from_client, to_server, flow.clone(), Direction::ToServer, Some(messages));
+        let down = pump(from_server, to_client, flow.clone(), Direction::ToClient, None);
+        tokio::join!(up, down);
+        Some(())
+    };
+    tokio::select! {
+        _ = carrying => {}
+        _ = cut.wait_for(|flow| *flow == Flow::Cut) => {}
+    }
+}
+
+/// Forwards what one side sends, while the flow lets it.
+async fn pump(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut flow: watch::Receiver<Flow>,
+    direction: Direction,
+    mut messages: Option<Messages>,
+) {
+    let mut buffer = vec![0; 65_536];
+    loop {
+        if flow.wait_for(|flow| flow.lets(direction)).await.is_err() {
+            return;
+        }
+        let count = tokio::select! {
+            read = from.read(&mut buffer) => read.unwrap_or(0),
+            _ = flow.changed() => continue,
+        };
+        if count == 0 {
+            // The side that closed takes the other one with it.
+            drop(to.shutdown().await);
+            return;
+        }
+        let parts = match &mut messages {
+            Some(messages) => messages.split(&buffer[..count]),
+            None => vec![(buffer[..count].to_vec(), false)],
+        };
+        for (bytes, is_held) in parts {
+            if is_held && let Some(messages) = &messages {
+                messages.hold();
+            }
+            if flow.wait_for(|flow| flow.lets(direction)).await.is_err() || to.write_all(&bytes).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// The messages of a client (PostgreSQL's manual, "Message Formats"), cut where a COMMIT begins.
+struct Messages {
+    shared: Arc<Shared>,
+    waiting: Vec<u8>,
+    /// The first message has no type.
+    started: bool,
+    /// Names of prepared statements that number events.
+    numbering: HashSet<Vec<u8>>,
+    /// The transaction under way has numbered events.
+    numbered: bool,
+}
+
+impl Messages {
+    fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, waiting: Vec::new(), started: false, numbering: HashSet::new(), numbered: false }
+    }
+
+    /// Whole messages, in their order; true for a COMMIT of a transaction that has numbered events.
+    fn split(&mut self, bytes: &[u8]) -> Vec<(Vec<u8>, bool)> {
+        self.waiting.extend_from_slice(bytes);
+        let mut parts: Vec<(Vec<u8>, bool)> = Vec::new();
+        while let Some(length) = self.message_length() {
+            let message: Vec<u8> = self.waiting.drain(..length).collect();
+            let is_commit = self.started && self.look(&message);
+            self.started = true;
+            match parts.last_mut() {
+                Some((bytes, _)) if !is_commit => bytes.extend(message),
+                _ => parts.push((message, is_commit)),
+            }
+        }
+        parts
+    }
+
+    fn message_length(&self) -> Option<usize> {
+        let head = usize::from(self.started);
+        let length = self.waiting.get(head..head + 4)?;
+        let length = head + u32::from_be_bytes(length.try_into().unwrap()) as usize;
+        (self.waiting.len() >= length).then_some(length)
+    }
+
+    /// Follows the state of the transaction; whether the message is the COMMIT of one that has numbered events.
+    fn look(&mut self, message: &[u8]) -> bool {
+        let payload = &message[5..];
+        let mut fields = payload.split(|byte| *byte == 0);
+        match message[0] {
+            b'P' => {
+                let (name, text) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
+                if holds(text, NUMBERING) {
+                    self.numbering.insert(name.to_vec());
+                }
+                false
+            }
+            b'B' => {
+                let statement = fields.nth(1).unwrap_or_default();
+                self.numbered |= self.numbering.contains(statement);
+                false
+            }
+            b'Q' if holds(payload, "COMMIT") => std::mem::take(&mut self.numbered),
+            b'Q' if holds(payload, "BEGIN") || holds(payload, "ROLLBACK") => {
+                self.numbered = false;
+                false
+            }
+            _ => false,
+        }
+    }
+
+    /// Stalls everything if the proxy is armed.
+    fn hold(&self) {
+        if self.shared.hold_commits.swap(false, Ordering::SeqCst) {
+            self.shared.set_all(Flow::Stall);
+            self.shared.held.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+fn holds(bytes: &[u8], text: &str) -> bool {
+    bytes.windows(text.len()).any(|window| window == text.as_bytes())
+}
