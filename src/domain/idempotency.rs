@@ -43,8 +43,9 @@ impl KeyDays {
     /// # Errors
     /// Of the database.
     pub async fn learn(&self, db: &Db) -> Result<()> {
-        let newest = db.read((), |conn, ()| Box::pin(store::idempotency::newest_day(conn))).await?;
-        self.newest.fetch_max(newest.unwrap_or_default(), Ordering::Relaxed);
+        let known = self.newest.load(Ordering::Relaxed);
+        let newer = db.read(known, |conn, known| Box::pin(store::idempotency::newest_day(conn, *known))).await?;
+        self.newest.fetch_max(newer.unwrap_or(known), Ordering::Relaxed);
         Ok(())
     }
 

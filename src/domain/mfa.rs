@@ -15,15 +15,16 @@ use crate::app::App;
 use crate::error::{Error, Result};
 use crate::ids::UserId;
 use crate::store::{self, Conn};
-use crate::time::{MAX_CLOCK_SKEW_MICROS, Timestamp};
+use crate::time::Timestamp;
 
 /// Bytes of a shared secret, as RFC 4226 recommends.
 const SECRET_BYTES: usize = 20;
 /// Seconds of a time step.
 const STEP_S: i64 = 30;
-/// Steps by which the last step may be ahead of the present one with right clocks: one for an authenticator that is ahead,
-/// the others for nodes whose clocks differ.
-const STEPS_AHEAD: i64 = 1 + MAX_CLOCK_SKEW_MICROS / (1_000_000 * STEP_S);
+/// Steps by which the last step that was used may be ahead of the present one: five minutes. Right clocks need one, for an
+/// authenticator that is ahead. The others keep a small correction of the clock from making codes of the last minutes good
+/// again, which somebody may have looked at.
+const STEPS_AHEAD: i64 = 10;
 /// Digits of a code.
 const DIGITS: usize = 6;
 /// Recovery codes that a person gets.
@@ -103,7 +104,7 @@ pub(super) fn read_code(secret: &[u8], typed: &str, now: Timestamp) -> Option<Co
 /// Uses a code up; whether it was still good.
 ///
 /// After the clock was set back, the last step that was used lies in the future, and every code would be refused for as long
-/// as the clock was set back. So a last step that is too far ahead does not count. Replays stay impossible while the clock
+/// as the clock was set back. So a last step that is more than [`STEPS_AHEAD`] ahead does not count. Replays stay impossible while the clock
 /// runs on: the accepted code becomes the last step itself. If the clock was ahead before and is right now, the codes of the
 /// present were never accepted before. If it is the present clock that is wrong, codes of its past are good once more, for
 /// somebody who recorded one at that time and knows the password as well; an authenticator with the right time shows other

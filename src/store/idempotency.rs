@@ -67,10 +67,10 @@ pub async fn find(conn: &mut Conn, days: &[i64], digests: &[&[u8]]) -> Result<Ve
     .await
 }
 
-/// The newest day with a key; `None` while there is no key.
-pub async fn newest_day(conn: &mut Conn) -> Result<Option<i64>> {
-    let sql = "SELECT day FROM messaging.idempotency_keys ORDER BY day DESC LIMIT 1";
-    conn.first(sql, &[], |row| row.i64(0)).await
+/// The newest day with a key, if it is after a day that is known.
+pub async fn newest_day(conn: &mut Conn, after: i64) -> Result<Option<i64>> {
+    let sql = "SELECT max(day) FROM messaging.idempotency_keys WHERE day > $1";
+    conn.one(sql, &[Value::I64(after)], |row| row.option_i64(0)).await
 }
 
 /// Keeps answers. `records` are sorted by digest, so that two transactions with the same keys never wait for each other.

@@ -72,6 +72,12 @@ impl WrongClock {
         ]
     }
 
+    /// PostgreSQL with this clock.
+    async fn start_cluster(&self) -> Cluster {
+        let variables = self.environment().into_iter().map(|(name, value)| format!("{name}={value}"));
+        Cluster::start_wrapped(std::iter::once("env".to_owned()).chain(variables).collect()).await
+    }
+
     async fn start(&self, place: &Place) -> Node {
         Node::start(place, Wrapping { environment: self.environment(), ..Wrapping::default() }).await
     }
@@ -360,10 +366,26 @@ fn a_clock_set_back_by_two_days_doubles_no_key_on_sqlite() {
 fn a_clock_set_back_by_two_days_doubles_no_key_on_postgres() {
     run(Kind::Sqlite, async |_| {
         let clock = WrongClock::new(0);
-        let variables = clock.environment().into_iter().map(|(name, value)| format!("{name}={value}"));
-        let wrapper: Vec<String> = std::iter::once("env".to_owned()).chain(variables).collect();
-        let cluster = Cluster::start_wrapped(wrapper).await;
+        let cluster = clock.start_cluster().await;
+        keys_hold(&Place::in_cluster(&cluster.url()).await, &clock).await;
+    });
+}
+
+#[test]
+fn a_database_with_a_wrong_clock_sends_nothing_early() {
+    run(Kind::Sqlite, async |_| {
+        let clock = WrongClock::new(0);
+        let cluster = clock.start_cluster().await;
         let place = Place::in_cluster(&cluster.url()).await;
-        keys_hold(&place, &clock).await;
+        let node = Node::start(&place, Wrapping::default()).await;
+        node.schedule("in five minutes", in_s(300)).await;
+        clock.set(600);
+        node.wait_for_skew(-600).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert!(node.messages("in five minutes").await.is_empty(), "sent early");
+        assert_eq!(node.errors_about_the_clock(), 1);
+        clock.set(0);
+        node.wait_for_skew(0).await;
+        assert!(node.messages("in five minutes").await.is_empty(), "sent early");
     });
 }
