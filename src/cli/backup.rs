@@ -15,6 +15,6 @@ pub fn run(file: &Path, options: &DataOptions) -> Result<ExitCode, String> {
     let copied = block_on(copy::backup(&data.location, file, environment(), &mut |progress| line.show(progress)))?;
     line.end();
     copied.map_err(|error| explain(&data.location.describe(), &error))?;
-    eprintln!("{} holds everything of {}", file.display(), data.location.describe());
+    eprintln!("{} holds everything of {}, and a digest over it", file.display(), data.location.describe());
     Ok(ExitCode::SUCCESS)
 }

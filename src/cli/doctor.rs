@@ -2,13 +2,15 @@
 //!
 //! Invariant: it changes nothing but a small file that it writes into the data folder and removes again.
 
-use std::path::Path;
+mod contents;
+
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use super::{block_on, environment, explain};
-use crate::config::{self, DataConfig, DataOptions};
-use crate::store::{self, Db, Location, migrations};
+use super::block_on;
+use crate::config::{self, DataOptions};
+use crate::store::{Location, migrations};
 
 /// Free bytes below which the doctor warns.
 const FREE_BYTES_WANTED: u64 = 1 << 30;
@@ -24,9 +26,23 @@ enum Finding {
     Bad(String),
 }
 
+/// What is looked at besides the usual.
+#[derive(clap::Args)]
+pub struct Options {
+    /// Read every message and compare it with its digest; on SQLite look through every index, too. Reads everything
+    #[arg(long)]
+    deep: bool,
+    /// Look at this backup instead of the data: its digest, its structure and its schema version
+    #[arg(long, value_name = "FILE")]
+    backup: Option<PathBuf>,
+}
+
 /// Looks at everything, says what it saw, and fails when something is wrong.
-pub fn run(options: &DataOptions) -> Result<ExitCode, String> {
-    let data = config::data(options)?;
+pub fn run(options: &Options, data: &DataOptions) -> Result<ExitCode, String> {
+    if let Some(file) = &options.backup {
+        return Ok(print(block_on(contents::of_backup(file, options.deep))?));
+    }
+    let data = config::data(data)?;
     let mut findings =
         vec![Finding::Good(format!("posthaste {}, schema {}", env!("CARGO_PKG_VERSION"), migrations::NEWEST))];
     findings.push(open_files());
@@ -35,7 +51,11 @@ pub fn run(options: &DataOptions) -> Result<ExitCode, String> {
         findings.push(free_space(folder));
         findings.push(sync_time(folder));
     }
-    findings.extend(block_on(database(&data))?);
+    findings.extend(block_on(contents::of_database(&data, options.deep))?);
+    Ok(print(findings))
+}
+
+fn print(findings: Vec<Finding>) -> ExitCode {
     let mut healthy = true;
     for finding in findings {
         match finding {
@@ -47,7 +67,7 @@ pub fn run(options: &DataOptions) -> Result<ExitCode, String> {
             }
         }
     }
-    Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn open_files() -> Finding {
@@ -106,62 +126,5 @@ fn sync_time(folder: &Path) -> Finding {
             Finding::Poor(format!("{} does not exist yet: the server makes it at its first start", folder.display()))
         }
         Err(error) => Finding::Bad(format!("{} cannot be written: {error}", folder.display())),
-    }
-}
-
-async fn database(data: &DataConfig) -> Vec<Finding> {
-    let place = data.location.describe();
-    if let Location::Sqlite(file) = &data.location
-        && !file.exists()
-    {
-        return vec![Finding::Poor(format!("{place} does not exist yet: the server makes it at its first start"))];
-    }
-    let db = match Db::open(&data.location, environment()).await {
-        Ok(db) => db,
-        Err(error) => return vec![Finding::Bad(explain(&place, &error))],
-    };
-    let mut findings = vec![Finding::Good(format!("{place} answers"))];
-    match db.read((), |conn, ()| Box::pin(migrations::version(conn))).await {
-        Ok(Some(version)) if version == migrations::NEWEST => findings.extend(contents(&db, &place).await),
-        Ok(Some(version)) if version < migrations::NEWEST => {
-            findings
-                .push(Finding::Poor(format!("schema version {version}: the server brings it up to date at its start")));
-        }
-        Ok(Some(version)) => findings.push(Finding::Bad(format!(
-            "schema version {version} is newer than this program: use the newer Posthaste"
-        ))),
-        Ok(None) => findings
-            .push(Finding::Poor("no schema yet: the server makes it, or upgrades a seed's, at its first start".into())),
-        Err(error) => findings.push(Finding::Bad(explain(&place, &error))),
-    }
-    db.close().await;
-    findings
-}
-
-async fn contents(db: &Db, place: &str) -> Vec<Finding> {
-    let looked = db
-        .read((), |conn, ()| {
-            Box::pin(async move {
-                let intact = store::health::is_intact(conn).await?;
-                let broken = store::health::count_broken_conversations(conn).await?;
-                let miscounted = store::health::count_miscounted_messages(conn).await?;
-                Ok((intact, broken, miscounted, store::users::count(conn).await?))
-            })
-        })
-        .await;
-    match looked {
-        Ok((true, 0, 0, users)) => {
-            vec![Finding::Good(format!("schema {}, {users} users, all conversations whole", migrations::NEWEST))]
-        }
-        Ok((false, ..)) => vec![Finding::Bad(format!("{place} is damaged: restore a backup"))],
-        Ok((true, broken, miscounted, _)) => {
-            let disagree =
-                [(broken, "conversations", "their messages"), (miscounted, "messages", "the reactions under them")];
-            let found = disagree.into_iter().filter(|(count, ..)| *count > 0);
-            found
-                .map(|(count, of, with)| Finding::Bad(format!("{count} {of} disagree with {with}: restore a backup")))
-                .collect()
-        }
-        Err(error) => vec![Finding::Bad(explain(place, &error))],
     }
 }

@@ -64,8 +64,10 @@ enum Command {
         #[command(flatten)]
         data: DataOptions,
     },
-    /// Look at the machine, the configuration and the data, and say what is wrong
+    /// Look at the machine, the configuration and the data, or at a backup, and say what is wrong
     Doctor {
+        #[command(flatten)]
+        options: doctor::Options,
         #[command(flatten)]
         data: DataOptions,
     },
@@ -81,7 +83,7 @@ pub fn run() -> ExitCode {
         Command::ApiKey { action } => api_key::run(action),
         Command::Backup { file, data } => backup::run(&file, &data),
         Command::Restore { file, data } => restore::run(&file, &data),
-        Command::Doctor { data } => doctor::run(&data),
+        Command::Doctor { options, data } => doctor::run(&options, &data),
         Command::Openapi => openapi::run(),
     };
     match outcome {

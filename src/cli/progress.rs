@@ -28,14 +28,31 @@ impl ProgressLine {
 
     /// Shows it, if it is time to.
     pub fn show(&mut self, progress: Progress) {
+        if self.is_due() {
+            let Progress { step, done, total } = progress;
+            let percent = done * 100 / total.max(1);
+            self.write(&format!("{}, {step}: {percent} % ({done} of {total})", self.what));
+        }
+    }
+
+    /// Shows how many rows were read, of a number that nobody knows.
+    pub fn count(&mut self, rows: u64) {
+        if self.is_due() {
+            self.write(&format!("{}: {rows} read", self.what));
+        }
+    }
+
+    /// Whether it is time to show something; then that is noted.
+    fn is_due(&mut self) -> bool {
         let interval = if self.terminal { TERMINAL_INTERVAL } else { LOG_INTERVAL };
         let due = self.shown.map_or(self.started.elapsed() >= SILENT, |shown| shown.elapsed() >= interval);
-        if !due {
-            return;
+        if due {
+            self.shown = Some(Instant::now());
         }
-        self.shown = Some(Instant::now());
-        let percent = progress.done * 100 / progress.total.max(1);
-        let text = format!("{}: {percent} % ({} of {})", self.what, progress.done, progress.total);
+        due
+    }
+
+    fn write(&self, text: &str) {
         if self.terminal {
             eprint!("\r{text}   ");
             // A terminal that cannot be written to loses a line of progress, nothing else.

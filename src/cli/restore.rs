@@ -8,7 +8,8 @@ use super::{block_on, environment, explain};
 use crate::app;
 use crate::config::{self, DataOptions};
 use crate::ids::Rng;
-use crate::store::copy;
+use crate::store::backup_digest::Found;
+use crate::store::copy::{self, Restored};
 
 /// Puts a backup in the place of everything.
 pub fn run(file: &Path, options: &DataOptions) -> Result<ExitCode, String> {
@@ -19,8 +20,16 @@ pub fn run(file: &Path, options: &DataOptions) -> Result<ExitCode, String> {
     let mut report = |progress| line.show(progress);
     let restored = block_on(copy::restore(file, &data.location, environment, context, &mut report))?;
     line.end();
-    let kept = restored.map_err(|error| explain(&data.location.describe(), &error))?;
+    let Restored { kept, digest } = restored.map_err(|error| explain(&data.location.describe(), &error))?;
     eprintln!("{} holds what {} held", data.location.describe(), file.display());
+    match digest {
+        Found::Matches { .. } => eprintln!("the digest of {} matched its content", file.display()),
+        Found::NoDigest => eprintln!(
+            "note: {} has no digest, as an earlier version wrote it: only its structure was checked, and damage to a text in \
+             it would not have been found",
+            file.display()
+        ),
+    }
     if let Some(kept) = kept {
         eprintln!("what was there before is kept as {kept}: remove it when you no longer need it");
     }

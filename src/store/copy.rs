@@ -5,10 +5,13 @@
 //!
 //! Invariants: a copy is one snapshot of its source, taken beside running writers. A restore is one transaction, keeps what
 //! it replaces, and renews the event log's epoch, so that no cursor of the time before is mistaken for one of the time after.
+//! Nothing is reported as done before it is synced to disk.
 
 use std::path::{Path, PathBuf};
 
-use super::sqlite::file::{check, copy_file, make_alone, replace_rows};
+use super::backup_digest::{self, Found, unusable};
+use super::durable::{folder_of, make_folder, sync_file, sync_folder_of};
+use super::sqlite::file::{check_structure, copy_file, mark_and_close, replace_rows};
 use super::{Conn, Db, Environment, Location, OwnedValue, Value, migrations, search, sqlite};
 use crate::error::{Error, Result};
 use crate::time::Timestamp;
@@ -16,12 +19,17 @@ use crate::time::Timestamp;
 /// Rows that are copied between two reports of progress.
 const ROWS_PER_STEP: i64 = 1_000;
 
+/// The step of a restore in which rows are exchanged.
+pub(super) const RESTORING: &str = "exchanging rows";
+
 /// How far a copy is.
 #[derive(Clone, Copy, Debug)]
 pub struct Progress {
-    /// Pages or rows copied.
+    /// What is being done.
+    pub step: &'static str,
+    /// Pages, rows or bytes done.
     pub done: u64,
-    /// Pages or rows there are.
+    /// Pages, rows or bytes there are.
     pub total: u64,
 }
 
@@ -82,10 +90,11 @@ const NUMBERED_TABLES: &[&str] = &[
     "webhooks",
 ];
 
-/// Copies the data at `source` into a new file.
+/// Copies the data at `source` into a new file, which ends with a digest of its content. The file is on disk before it gets
+/// its name.
 ///
 /// # Errors
-/// When the source cannot be read, or the file cannot be written; a half-written file is removed.
+/// When the source cannot be read, or the file cannot be written or synced; what was written of it is removed.
 pub async fn backup(source: &Location, file: &Path, environment: Environment, report: Report<'_>) -> Result<()> {
     if file.exists() {
         return Err(Error::internal(format!("{} exists already: name a new file", file.display())));
@@ -97,11 +106,12 @@ pub async fn backup(source: &Location, file: &Path, environment: Environment, re
         Location::Sqlite(path) => copy_file(path, &partial, report),
         Location::Postgres(_) => copy_postgres_into_file(source, &partial, environment, report).await,
     };
-    let finished = copied.and_then(|()| {
-        make_alone(&partial)?;
-        check(&partial)?;
+    let finished = copied.and_then(|()| finish(&partial, report)).and_then(|()| {
         std::fs::rename(&partial, file).map_err(Error::unavailable)?;
-        sync_folder(file)
+        sync_folder_of(file).inspect_err(|_| {
+            // Its name may be gone after a power cut. That it cannot be removed changes nothing about the error.
+            drop(std::fs::remove_file(file));
+        })
     });
     if finished.is_err() {
         remove_database(&partial)?;
@@ -109,33 +119,81 @@ pub async fn backup(source: &Location, file: &Path, environment: Environment, re
     finished
 }
 
-/// Puts the data of a backup in the place of everything at `target`; where the data of before is kept, if there was any.
+/// Makes a sound copy that nobody has open one file with its digest at its end, and syncs it.
+fn finish(copy: &Path, report: Report<'_>) -> Result<()> {
+    mark_and_close(copy)?;
+    check_structure(copy, false)?;
+    seal(copy, report)
+}
+
+/// Ends a marked copy with its digest, and syncs it. A damaged database is kept as it is, so its structure is not checked.
+pub(super) fn seal(copy: &Path, report: Report<'_>) -> Result<()> {
+    // Before the content is read back for the digest, and once more with it.
+    sync_file(copy)?;
+    backup_digest::append(copy, report)?;
+    sync_file(copy)
+}
+
+/// What a file is that a backup can be restored from.
+#[derive(Clone, Copy, Debug)]
+pub struct Inspected {
+    /// Whether it has a digest, which matches then.
+    pub digest: Found,
+    /// The version of its schema.
+    pub schema_version: i64,
+}
+
+/// Looks whether a file can be restored: its digest, its structure and its schema's version. `thorough` looks through indexes
+/// too.
 ///
 /// # Errors
-/// When the file is no intact backup of this or an earlier version, or the target cannot be written; then it is unchanged.
+/// When it cannot, with a sentence for the operator.
+pub fn inspect(file: &Path, thorough: bool, report: Report<'_>) -> Result<Inspected> {
+    if !file.exists() {
+        return Err(Error::internal(format!("{} does not exist", file.display())));
+    }
+    let digest = backup_digest::check(file, report)?;
+    let schema_version = check_structure(file, thorough)?;
+    if schema_version > migrations::NEWEST {
+        let newest = migrations::NEWEST;
+        let reason = format!("its schema version is {schema_version}, and this program knows only up to {newest}");
+        return Err(unusable(file, reason));
+    }
+    Ok(Inspected { digest, schema_version })
+}
+
+/// What a restore did.
+#[derive(Clone, Debug)]
+pub struct Restored {
+    /// Where the data of before is kept, if there was any.
+    pub kept: Option<String>,
+    /// Whether the backup had a digest, which matched then.
+    pub digest: Found,
+}
+
+/// Puts the data of a backup in the place of everything at `target`.
+///
+/// # Errors
+/// When the file cannot be used ([`inspect`]), or the target cannot be written or synced. Then the target is unchanged, unless
+/// the error says otherwise.
 pub async fn restore(
     file: &Path,
     target: &Location,
     environment: Environment,
     context: migrations::Context,
     report: Report<'_>,
-) -> Result<Option<String>> {
-    if !file.exists() {
-        return Err(Error::internal(format!("{} does not exist", file.display())));
-    }
-    check(file)?;
+) -> Result<Restored> {
+    let digest = inspect(file, false, report)?.digest;
     // The backup itself is left as it is: an older one is brought up to date in a copy.
     let staged = match target {
         Location::Sqlite(path) => with_suffix(path, ".restoring"),
         Location::Postgres(_) => with_suffix(file, ".restoring"),
     };
-    if let Some(folder) = staged.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder).map_err(Error::unavailable)?;
-    }
+    make_folder(folder_of(&staged))?;
     remove_database(&staged)?;
     let outcome = restore_staged(file, &staged, target, environment, context, report).await;
     remove_database(&staged)?;
-    outcome
+    outcome.map(|kept| Restored { kept, digest })
 }
 
 async fn restore_staged(
@@ -146,7 +204,10 @@ async fn restore_staged(
     context: migrations::Context,
     report: Report<'_>,
 ) -> Result<Option<String>> {
-    copy_file(file, staged, &mut |_| ())?;
+    make_private(staged)?;
+    copy_file(file, staged, report)?;
+    // Pages whose sync failed may be read back as they were before: nothing is taken from such a copy.
+    sync_file(staged)?;
     let now = context.now;
     let epoch = context.epoch.clone();
     let staged_db = Db::open(&Location::Sqlite(staged.to_owned()), environment.clone()).await?;
@@ -169,6 +230,7 @@ async fn restore_staged(
         })
         .await?;
     staged_db.close().await;
+    sync_file(staged)?;
     match target {
         Location::Sqlite(path) => {
             let old = path.exists();
@@ -178,7 +240,13 @@ async fn restore_staged(
             let kept = with_suffix(path, &format!(".before-restore-{}", stamp(now)));
             remove_database(&kept)?;
             let tables: Vec<&str> = TABLES.iter().map(|(table, _)| *table).chain(["messaging_sequence"]).collect();
+            if old {
+                make_private(&kept)?;
+            }
             replace_rows(path, staged, old.then_some(kept.as_path()), &tables, report)?;
+            sync_folder_of(path).map_err(|error| {
+                Error::unavailable(format!("the backup was restored, but may be gone after a power cut: {error}"))
+            })?;
             Ok(old.then(|| kept.display().to_string()))
         }
         Location::Postgres(_) => {
@@ -186,7 +254,7 @@ async fn restore_staged(
             let input = Replacement { staged: staged.to_owned(), context };
             let kept = db.maintain(input, |conn, input| Box::pin(replace_postgres(conn, input))).await?;
             let total = kept.1;
-            report(Progress { done: total, total });
+            report(Progress { step: RESTORING, done: total, total });
             Ok(kept.0)
         }
     }
@@ -220,11 +288,6 @@ fn make_private(path: &Path) -> Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
     let made = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     made.map(drop).map_err(Error::unavailable)
-}
-
-fn sync_folder(file: &Path) -> Result<()> {
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-    std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::unavailable)
 }
 
 /// Copies row by row from one snapshot of PostgreSQL.
@@ -329,7 +392,7 @@ async fn copy_rows(source: &mut Conn, target: &mut Conn, report: Report<'_>) -> 
                 target.execute(copy.insert, &values).await?;
             }
             done += rows.len() as u64;
-            report(Progress { done, total });
+            report(Progress { step: "copying rows", done, total });
         }
     }
     Ok(done)

@@ -62,11 +62,7 @@ pub(super) async fn write(conn: &mut Conn, messages: &[Message]) -> Result<()> {
         for message in messages {
             conn.execute(
                 "UPDATE messaging.messages SET digest = $3 WHERE conversation_id = $1 AND seq = $2",
-                &[
-                    Value::I64(message.conversation_id.0),
-                    Value::I64(message.seq),
-                    Value::I64(of_message(message)),
-                ],
+                &[Value::I64(message.conversation_id.0), Value::I64(message.seq), Value::I64(of_message(message))],
             )
             .await?;
         }

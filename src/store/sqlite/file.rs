@@ -1,17 +1,19 @@
-//! Whole files: copying one page by page, and telling whether it is intact.
+//! Whole files: copying one page by page, and checking its structure.
 //!
 //! Invariant: a copy is one snapshot of its source, taken while others go on reading and writing.
 
 use std::path::Path;
 
-use rusqlite::Connection;
 use rusqlite::backup::{Backup, StepResult};
+use rusqlite::{Connection, OpenFlags, ffi};
 
 use super::driver::translate;
-use super::open_connection;
+use super::{Conn, open_connection};
 use crate::error::{Error, Result};
-use crate::store::copy::{Progress, Report};
-use crate::store::{migrations, search};
+use crate::store::backup_digest::{APPLICATION_ID, unusable};
+use crate::store::copy::{Progress, RESTORING, Report, seal};
+use crate::store::durable::sync_folder_of;
+use crate::store::search;
 
 /// Pages that are copied between two reports of progress.
 const PAGES_PER_STEP: i32 = 1_024;
@@ -23,43 +25,55 @@ impl super::Database {
     }
 }
 
-/// Refuses a file that is no intact database of ours.
-pub fn check(file: &Path) -> Result<()> {
-    let wrong =
-        |reason: String| Error::internal(format!("{} is not an intact Posthaste backup: {reason}", file.display()));
-    let connection = Connection::open_with_flags(file, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY)
-        .map_err(|error| wrong(error.to_string()))?;
-    let verdict: String =
-        connection.query_row("PRAGMA quick_check", [], |row| row.get(0)).map_err(|error| wrong(error.to_string()))?;
+/// Refuses a file whose structure SQLite finds fault with, or that is no database of ours; the version of its schema.
+/// `thorough` looks through indexes too.
+pub fn check_structure(file: &Path, thorough: bool) -> Result<i64> {
+    let wrong = |error: rusqlite::Error| unusable(file, error);
+    let connection = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(wrong)?;
+    let pragma = if thorough { "PRAGMA integrity_check" } else { "PRAGMA quick_check" };
+    let verdict: String = connection.query_row(pragma, [], |row| row.get(0)).map_err(wrong)?;
     if verdict != "ok" {
-        return Err(wrong(verdict));
+        return Err(unusable(file, verdict));
     }
-    let version: i64 = connection
+    connection
         .query_row("SELECT max(version) FROM schema_migrations", [], |row| row.get(0))
-        .map_err(|_| wrong("it has no schema version".into()))?;
-    if version > migrations::NEWEST {
-        let newest = migrations::NEWEST;
-        return Err(wrong(format!("its schema version is {version}, and this program knows only up to {newest}")));
+        .map_err(|_| unusable(file, "it has no schema version"))
+}
+
+/// A connection that only reads, to a file that nobody writes.
+pub fn open_to_read(file: &Path) -> Result<Conn> {
+    let connection = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(translate)?;
+    Ok(Conn::new(connection))
+}
+
+/// Translates an error, and says which file a failed sync was of.
+fn writing(file: &Path) -> impl Fn(rusqlite::Error) -> Error {
+    move |error| {
+        let code = error.sqlite_error().map(|failure| failure.extended_code);
+        if code == Some(ffi::SQLITE_IOERR_FSYNC) {
+            return Error::unavailable(format!("{} could not be synced to disk: {error}", file.display()));
+        }
+        translate(error)
     }
-    Ok(())
 }
 
 /// Copies every page, from one snapshot, while others go on reading and writing.
-pub fn copy_file(source: &Path, target: &Path, report: Report<'_>) -> Result<()> {
+pub fn copy_file(source: &Path, target_file: &Path, report: Report<'_>) -> Result<()> {
     if !source.exists() {
         return Err(Error::internal(format!("{} does not exist: there is nothing to copy", source.display())));
     }
     let source = open_connection(source)?;
     // An open snapshot: without it every write beside us would start the copy over.
     source.execute_batch("BEGIN; SELECT count(*) FROM sqlite_master").map_err(translate)?;
-    let mut target = open_connection(target)?;
+    let mut target = open_connection(target_file)?;
     {
         let backup = Backup::new(&source, &mut target).map_err(translate)?;
         loop {
-            let step = backup.step(PAGES_PER_STEP).map_err(translate)?;
+            let step = backup.step(PAGES_PER_STEP).map_err(writing(target_file))?;
             let progress = backup.progress();
             let total = u64::try_from(progress.pagecount).unwrap_or_default();
-            report(Progress { done: total - u64::try_from(progress.remaining).unwrap_or_default().min(total), total });
+            let done = total - u64::try_from(progress.remaining).unwrap_or_default().min(total);
+            report(Progress { step: "copying pages", done, total });
             match step {
                 StepResult::Done => break,
                 StepResult::More => {}
@@ -68,14 +82,22 @@ pub fn copy_file(source: &Path, target: &Path, report: Report<'_>) -> Result<()>
             }
         }
     }
-    target.execute_batch("PRAGMA wal_checkpoint(PASSIVE)").map_err(translate)
+    target.execute_batch("PRAGMA wal_checkpoint(PASSIVE)").map_err(writing(target_file))
 }
 
-/// Turns a database that nobody has open into one file, with nothing beside it.
-pub fn make_alone(file: &Path) -> Result<()> {
+/// Turns a database that nobody has open into one file, with nothing beside it, and marks it as one that ends with a digest.
+pub fn mark_and_close(file: &Path) -> Result<()> {
     let connection = open_connection(file)?;
-    let left = connection.query_row("PRAGMA journal_mode = DELETE", [], |row| row.get::<_, String>(0));
-    left.map(drop).map_err(translate)
+    leave_wal(&connection).map_err(writing(file))?;
+    connection.pragma_update(None, "application_id", APPLICATION_ID).map_err(writing(file))
+}
+
+/// Steps to the end of the statement: SQLite commits the change behind its row, and an error of that is seen nowhere else.
+fn leave_wal(connection: &Connection) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare("PRAGMA journal_mode = DELETE")?;
+    let mut rows = statement.query([])?;
+    while rows.next()?.is_some() {}
+    Ok(())
 }
 
 /// Puts the rows of `source` in the place of all rows of `target`, in one transaction beside a running server. What was there
@@ -92,14 +114,18 @@ pub fn replace_rows(
     connection.execute("ATTACH DATABASE ?1 AS restored", [source]).map_err(translate)?;
     connection.execute_batch("BEGIN IMMEDIATE").map_err(translate)?;
     if let Some(kept) = kept {
-        copy_file(target, kept, &mut |_| ())?;
-        make_alone(kept)?;
+        copy_file(target, kept, report)?;
+        mark_and_close(kept)?;
+        seal(kept, report)?;
+        sync_folder_of(kept)?;
     }
+    // A backup that was put here as a file has the mark of one, and is one no longer.
+    connection.pragma_update(Some("main"), "application_id", 0).map_err(translate)?;
     let total = tables.len() as u64;
     for (done, table) in (1..).zip(tables) {
         let replace = format!("DELETE FROM main.{table}; INSERT INTO main.{table} SELECT * FROM restored.{table}");
         connection.execute_batch(&replace).map_err(translate)?;
-        report(Progress { done, total });
+        report(Progress { step: RESTORING, done, total });
     }
     // The index is no table like others: it is made anew, and its streams are indexed again.
     let index = format!(
@@ -124,5 +150,6 @@ pub fn replace_rows(
               WHERE name = 'users'",
         )
         .map_err(translate)?;
-    connection.execute_batch("COMMIT; DETACH DATABASE restored").map_err(translate)
+    connection.execute_batch("COMMIT").map_err(writing(target))?;
+    connection.execute_batch("DETACH DATABASE restored").map_err(translate)
 }

@@ -28,10 +28,7 @@ const UNDO: &[(i64, &str)] = &[
         "ALTER TABLE messaging.blocks DROP COLUMN user_seen_at; ALTER TABLE messaging.blocks DROP COLUMN blocked_seen_at",
     ),
     (14, ""),
-    (
-        15,
-        "ALTER TABLE messaging.messages DROP COLUMN digest; ALTER TABLE messaging.message_edits DROP COLUMN digest",
-    ),
+    (15, "ALTER TABLE messaging.messages DROP COLUMN digest; ALTER TABLE messaging.message_edits DROP COLUMN digest"),
 ];
 
 pub struct Place {

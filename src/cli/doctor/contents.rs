@@ -1,0 +1,172 @@
+//! What `posthaste doctor` finds in the data, or in a backup.
+//!
+//! Invariant: each line says what was checked, and how; nothing is called sound beyond that.
+
+use std::path::Path;
+
+use super::Finding;
+use crate::cli::progress::ProgressLine;
+use crate::cli::{environment, explain};
+use crate::config::DataConfig;
+use crate::error::Result;
+use crate::store::backup_digest::Found;
+use crate::store::copy::{self, Progress};
+use crate::store::health::{self, Compared, Source};
+use crate::store::{self, Conn, Db, Location, migrations};
+
+/// Looks at the data.
+pub async fn of_database(data: &DataConfig, deep: bool) -> Vec<Finding> {
+    let place = data.location.describe();
+    if let Location::Sqlite(file) = &data.location
+        && !file.exists()
+    {
+        return vec![Finding::Poor(format!("{place} does not exist yet: the server makes it at its first start"))];
+    }
+    let db = match Db::open(&data.location, environment()).await {
+        Ok(db) => db,
+        Err(error) => return vec![Finding::Bad(explain(&place, &error))],
+    };
+    let mut findings = vec![Finding::Good(format!("{place} answers"))];
+    match db.read((), |conn, ()| Box::pin(migrations::version(conn))).await {
+        Ok(Some(version)) if version == migrations::NEWEST => findings.extend(contents(&db, &place, deep).await),
+        Ok(Some(version)) if version < migrations::NEWEST => {
+            findings
+                .push(Finding::Poor(format!("schema version {version}: the server brings it up to date at its start")));
+        }
+        Ok(Some(version)) => findings.push(Finding::Bad(format!(
+            "schema version {version} is newer than this program: use the newer Posthaste"
+        ))),
+        Ok(None) => findings
+            .push(Finding::Poor("no schema yet: the server makes it, or upgrades a seed's, at its first start".into())),
+        Err(error) => findings.push(Finding::Bad(explain(&place, &error))),
+    }
+    db.close().await;
+    findings
+}
+
+/// What counting found.
+struct Counts {
+    users: i64,
+    conversations: i64,
+    /// How many of something disagree with something else.
+    disagreeing: Vec<(i64, &'static str)>,
+}
+
+async fn contents(db: &Db, place: &str, deep: bool) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let fault = db.read(deep, |conn, deep| Box::pin(health::structure_fault(conn, *deep))).await;
+    let structure = match (fault, db) {
+        (Ok(None), Db::Sqlite(_)) if deep => "structure sound (integrity_check), ",
+        (Ok(None), Db::Sqlite(_)) => "structure sound (quick_check), ",
+        (Ok(None), Db::Postgres(_)) => "",
+        (Ok(Some(fault)), _) => {
+            findings.push(Finding::Bad(format!("{place} is damaged: {fault}: restore a backup")));
+            ""
+        }
+        (Err(error), _) => {
+            findings.push(Finding::Bad(explain(place, &error)));
+            ""
+        }
+    };
+    match count(db, deep).await {
+        Ok(Counts { users, conversations, disagreeing }) => {
+            let not_compared = if deep { "" } else { "; message texts not compared: run --deep" };
+            let wrong = disagreeing.into_iter().filter(|(count, _)| *count > 0);
+            let wrong: Vec<Finding> =
+                wrong.map(|(count, what)| Finding::Bad(format!("{count} {what}: restore a backup"))).collect();
+            if wrong.is_empty() && findings.is_empty() {
+                findings.push(Finding::Good(format!(
+                    "schema {}, {users} users, {structure}{conversations} conversations counted{not_compared}",
+                    migrations::NEWEST
+                )));
+            }
+            findings.extend(wrong);
+        }
+        Err(error) => findings.push(Finding::Bad(explain(place, &error))),
+    }
+    if deep {
+        findings.extend(compare(Source::Db(db), place).await);
+    }
+    findings
+}
+
+async fn count(db: &Db, deep: bool) -> Result<Counts> {
+    match db {
+        // On SQLite a write would keep every other one waiting.
+        Db::Sqlite(_) => db.read(deep, |conn, deep| Box::pin(counts(conn, *deep))).await,
+        // On PostgreSQL a read has to end within seconds, and counting everything may not.
+        Db::Postgres(_) => db.maintain(deep, |conn, deep| Box::pin(counts(conn, *deep))).await,
+    }
+}
+
+async fn counts(conn: &mut Conn, deep: bool) -> Result<Counts> {
+    let mut disagreeing = vec![
+        (health::count_broken_conversations(conn).await?, "conversations disagree with their messages"),
+        (health::count_miscounted_messages(conn).await?, "messages disagree with the reactions under them"),
+    ];
+    if deep {
+        disagreeing.push((health::count_incomplete_conversations(conn).await?, "conversations lack messages"));
+        disagreeing.push((health::count_stray_messages(conn).await?, "messages are in no conversation"));
+    }
+    let (users, conversations) = (store::users::count(conn).await?, health::count_conversations(conn).await?);
+    Ok(Counts { users, conversations, disagreeing })
+}
+
+/// Compares every text with its digest.
+async fn compare(source: Source<'_>, place: &str) -> Vec<Finding> {
+    let mut line = ProgressLine::new("comparing messages");
+    let compared = health::compare(source, &mut |rows| line.count(rows)).await;
+    line.end();
+    let Compared { messages, earlier_bodies, without_digest, damaged, named } = match compared {
+        Ok(compared) => compared,
+        Err(error) => return vec![Finding::Bad(format!("not every message can be read: {}", explain(place, &error)))],
+    };
+    let mut findings =
+        vec![Finding::Good(format!("{messages} messages and {earlier_bodies} earlier texts match their digests"))];
+    if without_digest > 0 {
+        findings.push(Finding::Poor(format!(
+            "{without_digest} messages and earlier texts have no digest, as an earlier version wrote them: damage to \
+             these is not found"
+        )));
+    }
+    if damaged > 0 {
+        let more = if damaged > named.len() as u64 { "; …" } else { "" };
+        findings.push(Finding::Bad(format!(
+            "{damaged} messages or earlier texts are damaged: {}{more}: restore a backup",
+            named.join("; ")
+        )));
+    }
+    findings
+}
+
+/// Looks at a backup.
+pub async fn of_backup(file: &Path, deep: bool) -> Vec<Finding> {
+    let mut line = ProgressLine::new("looking at the backup");
+    let inspected = copy::inspect(file, deep, &mut |progress: Progress| line.show(progress));
+    line.end();
+    let name = file.display().to_string();
+    let inspected = match inspected {
+        Ok(inspected) => inspected,
+        Err(error) => return vec![Finding::Bad(explain(&name, &error))],
+    };
+    let mut findings = Vec::new();
+    findings.push(match inspected.digest {
+        Found::Matches { bytes } => Finding::Good(format!("{name}: the SHA-256 over its {bytes} bytes matches")),
+        Found::NoDigest => Finding::Poor(format!(
+            "{name} has no digest, as an earlier version wrote it: damage to a text in it is not found"
+        )),
+    });
+    let pragma = if deep { "integrity_check" } else { "quick_check" };
+    findings.push(Finding::Good(format!("structure sound ({pragma})")));
+    let version = inspected.schema_version;
+    findings.push(Finding::Good(format!("schema version {version}, which this program restores")));
+    if !deep {
+        return findings;
+    }
+    if version < migrations::NEWEST {
+        findings.push(Finding::Poor("messages not compared: this schema version has no digests of them".into()));
+        return findings;
+    }
+    findings.extend(compare(Source::File(file), &name).await);
+    findings
+}
