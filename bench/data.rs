@@ -233,7 +233,8 @@ fn write_sqlite(path: &Path, history: &mut History) -> rusqlite::Result<()> {
     transaction.execute("DELETE FROM messaging_sequence", [])?;
     transaction.execute("INSERT INTO messaging_sequence (id, last_value) VALUES (1, ?1)", [history.message_count])?;
     transaction.execute_batch(
-        "ALTER TABLE blocks DROP COLUMN user_seen_at; ALTER TABLE blocks DROP COLUMN blocked_seen_at;
+        "ALTER TABLE messages DROP COLUMN digest; ALTER TABLE message_edits DROP COLUMN digest;
+         ALTER TABLE blocks DROP COLUMN user_seen_at; ALTER TABLE blocks DROP COLUMN blocked_seen_at;
          DROP TABLE incoming_webhooks; DROP TABLE presence; DROP TABLE presence_servers; DROP TABLE last_seen;
          DROP TABLE webhook_deliveries; DROP TABLE webhooks; DROP TABLE search_entries; ALTER TABLE messages DROP COLUMN reaction_counts;
          DROP INDEX former_members_conversation_id; ALTER TABLE event_log DROP COLUMN trimmed_position;
@@ -392,7 +393,8 @@ async fn write_postgres_conversations(
     }
     transaction
         .batch_execute(
-            "ALTER TABLE messaging.blocks DROP COLUMN user_seen_at; ALTER TABLE messaging.blocks DROP COLUMN blocked_seen_at;
+            "ALTER TABLE messaging.messages DROP COLUMN digest; ALTER TABLE messaging.message_edits DROP COLUMN digest;
+             ALTER TABLE messaging.blocks DROP COLUMN user_seen_at; ALTER TABLE messaging.blocks DROP COLUMN blocked_seen_at;
              DROP TABLE messaging.incoming_webhooks; DROP TABLE messaging.presence; DROP TABLE messaging.presence_servers; DROP TABLE messaging.last_seen;
              DROP TABLE messaging.webhook_deliveries; DROP TABLE messaging.webhooks; DROP TABLE messaging.search_entries; ALTER TABLE messaging.messages DROP COLUMN reaction_counts;
              DROP INDEX messaging.former_members_conversation_id;

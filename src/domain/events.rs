@@ -126,7 +126,7 @@ pub enum Data {
 /// Events with what they are about.
 #[derive(Debug, Default)]
 pub struct Loaded {
-    /// They, in their order.
+    /// The events, by position.
     pub events: Vec<Event>,
     /// How many messages that they are about are damaged.
     pub damaged: u64,

@@ -119,10 +119,15 @@ pub async fn backup(source: &Location, file: &Path, environment: Environment, re
     finished
 }
 
-/// Makes a copy that nobody has open one file with its digest at its end, and syncs it.
-pub(super) fn finish(copy: &Path, report: Report<'_>) -> Result<()> {
+/// Makes a sound copy that nobody has open one file with its digest at its end, and syncs it.
+fn finish(copy: &Path, report: Report<'_>) -> Result<()> {
     mark_and_close(copy)?;
     check_structure(copy, false)?;
+    seal(copy, report)
+}
+
+/// Ends a marked copy with its digest, and syncs it. A damaged database is kept as it is, so its structure is not checked.
+pub(super) fn seal(copy: &Path, report: Report<'_>) -> Result<()> {
     // Before the content is read back for the digest, and once more with it.
     sync_file(copy)?;
     backup_digest::append(copy, report)?;

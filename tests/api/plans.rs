@@ -87,6 +87,20 @@ const MEANT: &[Meant] = &[
     },
     Meant {
         file: "health.rs",
+        piece: "SELECT count(*) FROM messaging.conversations",
+        tables: &["conversations"],
+        on: BOTH,
+        reason: "doctor, by hand; --deep counts the messages of each by the primary key, too",
+    },
+    Meant {
+        file: "health.rs",
+        piece: "WHERE NOT EXISTS (SELECT 1 FROM messaging.conversations",
+        tables: &["messages"],
+        on: BOTH,
+        reason: "doctor --deep, by hand: looks for the conversation of every message",
+    },
+    Meant {
+        file: "health.rs",
         piece: "HAVING m.reaction_counts IS NULL",
         tables: &["reactions"],
         on: BOTH,

@@ -4,7 +4,10 @@
 //! write a file here that injects the fault into a running server and holds the promise against what clients and the
 //! database saw. `proxy` stands between a server and PostgreSQL; `samples` measures while the fault lasts.
 
+mod backup_sync;
 mod clocks;
+mod damage;
+mod damaged_rows;
 mod disk;
 mod failover;
 mod half_open;

@@ -11,7 +11,7 @@ use posthaste::error::Error;
 use posthaste::ids::UserId;
 use posthaste::store::events::{self, Kind as EventKind, NewEvent};
 use posthaste::store::revocations::{self, Revoked};
-use posthaste::store::{Commits, Db, Environment, Location};
+use posthaste::store::{Db, Environment, Location};
 use posthaste::time::{Clock, Timestamp};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -30,13 +30,7 @@ const ENDED_WITHIN: Duration = Duration::from_secs(20);
 const SECOND_HOST_WITHIN: Duration = Duration::from_secs(10);
 
 async fn open(location: &Location) -> Db {
-    let environment = Environment {
-        clock: Clock::System,
-        metrics: Arc::new(posthaste::metrics::Metrics::new()),
-        commits: Commits::default(),
-        allow_unsafe_storage: false,
-    };
-    Db::open(location, environment).await.unwrap()
+    Db::open(location, Environment::new(Clock::System)).await.unwrap()
 }
 
 both!(events_of_one_unit_of_work_keep_their_order_around_a_revocation, async |place: &Place| {

@@ -8,10 +8,10 @@ use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags, ffi};
 
 use super::driver::translate;
-use super::{Conn, open_connection, start};
+use super::{Conn, open_connection, set_journal_mode, start};
 use crate::error::{Error, Result};
 use crate::store::backup_digest::{APPLICATION_ID, unusable};
-use crate::store::copy::{Progress, RESTORING, Report, finish};
+use crate::store::copy::{Progress, RESTORING, Report, seal};
 use crate::store::files::sync_folder_of;
 use crate::store::search;
 
@@ -82,8 +82,7 @@ pub fn copy_file(source: &Path, target_file: &Path, report: Report<'_>) -> Resul
 /// Turns a database that nobody has open into one file, with nothing beside it, and marks it as one that ends with a digest.
 pub fn mark_and_close(file: &Path) -> Result<()> {
     let connection = open_connection(file)?;
-    let left = connection.query_row("PRAGMA journal_mode = DELETE", [], |row| row.get::<_, String>(0));
-    left.map_err(writing(file))?;
+    set_journal_mode(&connection, "PRAGMA journal_mode = DELETE").map_err(writing(file))?;
     connection.pragma_update(None, "application_id", APPLICATION_ID).map_err(writing(file))
 }
 
@@ -101,8 +100,9 @@ pub fn replace_rows(
     connection.execute("ATTACH DATABASE ?1 AS restored", [source]).map_err(translate)?;
     connection.execute_batch("BEGIN IMMEDIATE").map_err(translate)?;
     if let Some(kept) = kept {
-        copy_file(target, kept, &mut |_| ())?;
-        finish(kept, &mut |_| ())?;
+        copy_file(target, kept, report)?;
+        mark_and_close(kept)?;
+        seal(kept, report)?;
         sync_folder_of(kept)?;
     }
     // A backup that was put here as a file has the mark of one, and is one no longer.

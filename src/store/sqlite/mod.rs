@@ -51,8 +51,6 @@ const BUSY_PAUSE: Duration = Duration::from_millis(10);
 const WRITER_CACHE_KIB: i64 = 16_384;
 /// Page cache of any other connection, in KiB.
 const PAGE_CACHE_KIB: i64 = 4_096;
-/// How much of the file readers map instead of copying, in bytes. It counts as file memory, which the kernel takes back.
-const READER_MAP_BYTES: i64 = 4 << 30;
 const STATEMENT_CACHE: usize = 256;
 
 /// An open SQLite database.
@@ -127,8 +125,7 @@ impl Database {
                 drop((conn, kept));
             })?);
         }
-        let checkpointer =
-            Checkpointer { connection: open_connection(path)?, file, guard: Arc::clone(&guard), log };
+        let checkpointer = Checkpointer { connection: open_connection(path)?, file, guard: Arc::clone(&guard), log };
         threads.push(spawn("sqlite-checkpoint", move || checkpointer.run(&checkpoint_wanted))?);
         Ok(Self {
             inner: Arc::new(Inner {
@@ -255,7 +252,8 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<std::thread:
     std::thread::Builder::new().name(name.into()).spawn(run).map_err(Error::unavailable)
 }
 
-/// A connection with the settings that every one of ours has.
+/// A connection with the settings that every one of ours has. The file is not mapped into memory: there, a read that fails
+/// would end the process with a signal.
 pub fn open_connection(path: &Path) -> Result<Connection> {
     let connection = Connection::open_with_flags(path, OpenFlags::default()).map_err(translate)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(translate)?;
@@ -286,18 +284,25 @@ fn open_writer(path: &Path) -> Result<Connection> {
 fn switch_to_wal(connection: &Connection) -> Result<()> {
     let deadline = Instant::now() + BUSY_TIMEOUT;
     loop {
-        match connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get::<_, String>(0)) {
+        match set_journal_mode(connection, "PRAGMA journal_mode = WAL") {
             Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && Instant::now() < deadline => {
                 std::thread::sleep(BUSY_PAUSE);
             }
-            outcome => return outcome.map(drop).map_err(translate),
+            outcome => return outcome.map_err(translate),
         }
     }
 }
 
+/// Steps to the end of the statement: SQLite commits the change behind its row, and an error of that is seen nowhere else.
+fn set_journal_mode(connection: &Connection, pragma: &str) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare(pragma)?;
+    let mut rows = statement.query([])?;
+    while rows.next()?.is_some() {}
+    Ok(())
+}
+
 fn open_reader(path: &Path) -> Result<Connection> {
     let connection = open_connection(path)?;
-    connection.pragma_update(None, "mmap_size", READER_MAP_BYTES).map_err(translate)?;
     connection.pragma_update(None, "query_only", true).map_err(translate)?;
     Ok(connection)
 }

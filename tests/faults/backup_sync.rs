@@ -1,0 +1,182 @@
+//! Syncs that fail while a backup is made or restored: nothing is reported as done that may not be on disk. The faults are
+//! injected by strace, one failed sync a run, until every sync of the command has failed once.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use crate::both;
+use crate::operations::text;
+use crate::support::place::Kind;
+use crate::support::{Place, Server, trace};
+
+/// SQLite syncs by the one, Posthaste itself by the other.
+const CALLS: [&str; 2] = ["fdatasync", "fsync"];
+/// More than any of these commands makes.
+const SYNCS_LIMIT: usize = 200;
+
+/// A sync that failed.
+#[derive(Debug)]
+struct Failed {
+    /// The last part of the file's path.
+    name: String,
+    by_sqlite: bool,
+}
+
+/// A command whose n-th such call fails, and that call; `None` when it makes fewer.
+fn run_failing(place: &Place, arguments: &[&str], call: &str, number: usize) -> (Output, Option<Failed>) {
+    let log = place.folder.path().join("syncs");
+    drop(std::fs::remove_file(&log));
+    let fault = format!("inject={call}:error=EIO:when={number}");
+    let words = trace::tracer(&log, call, &["-e", &fault]);
+    let output = Command::new(&words[0])
+        .args(&words[1..])
+        .arg(env!("CARGO_BIN_EXE_posthaste"))
+        .args(arguments)
+        .env("POSTHASTE_DATABASE_URL", place.url())
+        .env("POSTHASTE_DATA_DIR", place.folder.path())
+        .output()
+        .unwrap();
+    let failed = trace::calls(&log).into_iter().find(|call| call.result == Some(-1));
+    // `7</tmp/x/name>`
+    let name = |descriptor: &str| descriptor.rsplit('/').next().unwrap().trim_end_matches('>').to_owned();
+    let failed = failed.map(|call| Failed { name: name(call.descriptor()), by_sqlite: call.name == "fdatasync" });
+    (output, failed)
+}
+
+fn name_of(folder: &Path) -> String {
+    folder.file_name().unwrap().to_str().unwrap().to_owned()
+}
+
+/// Whether a failed sync of SQLite's leaves a backup as good as another one.
+fn is_ignored(place: &Place, failed: &Failed, folder: &Path) -> bool {
+    // SQLite ignores a failed sync of a folder. When the last reader of the source leaves, the source's log is emptied. What
+    // comes from PostgreSQL is in a log until it is copied and synced.
+    failed.name == name_of(folder)
+        || failed.name.starts_with("posthaste.db")
+        || (place.kind == Kind::Postgres && failed.name.starts_with("backup.partial"))
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+both!(a_backup_whose_sync_fails_is_none, async |place| {
+    let server = Server::start(place).await;
+    server.send("bugs", "duck", "kept").await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("backup");
+    let mut failed_on = Vec::new();
+    for call in CALLS {
+        for number in 1.. {
+            assert!(number < SYNCS_LIMIT, "the syncs have no end");
+            let (output, failed) = run_failing(place, &["backup", file.to_str().unwrap()], call, number);
+            let Some(failed) = failed else {
+                assert!(output.status.success(), "{}", text(&output));
+                assert_eq!(names(folder.path()), ["backup"]);
+                std::fs::remove_file(&file).unwrap();
+                break;
+            };
+            if output.status.success() {
+                assert!(failed.by_sqlite && is_ignored(place, &failed, folder.path()), "{failed:?}: {}", text(&output));
+                std::fs::remove_file(&file).unwrap();
+                continue;
+            }
+            assert_eq!(names(folder.path()), [""; 0], "{failed:?}");
+            failed_on.push((failed, text(&output)));
+        }
+    }
+    // Its content, and its name. What we sync ourselves has a sentence of ours.
+    for wanted in ["backup.partial", &name_of(folder.path())] {
+        let ours = failed_on.iter().filter(|(failed, _)| failed.name == wanted && !failed.by_sqlite);
+        let said: Vec<&str> = ours.map(|(_, said)| said.as_str()).collect();
+        assert!(!said.is_empty(), "{wanted}: {failed_on:?}");
+        assert!(said.iter().all(|said| said.contains("could not be synced to disk")), "{wanted}: {said:?}");
+    }
+    println!("{} syncs of a backup failed, each was an error", failed_on.len());
+});
+
+fn backup_of(place: &Place) -> PathBuf {
+    let file = place.folder.path().join("a-backup");
+    let output = crate::operations::posthaste(place, &["backup", file.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", text(&output));
+    file
+}
+
+both!(a_restore_whose_sync_fails_is_an_error, async |place| {
+    let server = Server::start(place).await;
+    server.send("bugs", "duck", "in the backup").await;
+    let file = backup_of(place);
+    server.send("bugs", "duck", "after the backup").await;
+    server.stop().await;
+    let staged = if place.kind == Kind::Sqlite { "posthaste.db.restoring" } else { "a-backup.restoring" };
+    let mut failed_on = Vec::new();
+    for call in CALLS {
+        for number in 1.. {
+            assert!(number < SYNCS_LIMIT, "the syncs have no end");
+            let (output, failed) = run_failing(place, &["restore", file.to_str().unwrap()], call, number);
+            let Some(failed) = failed else {
+                assert!(output.status.success(), "{}", text(&output));
+                break;
+            };
+            // SQLite ignores a failed sync of a folder. Where it copies a log into a database, or prepares the copy
+            // of the backup, what was committed stays in the log.
+            let folder = name_of(place.folder.path());
+            let ignored = ["posthaste.db", "posthaste.db-wal", &folder, staged, &format!("{staged}-journal")];
+            let ignored = failed.by_sqlite && ignored.contains(&failed.name.as_str());
+            assert!(ignored || !output.status.success(), "{failed:?}, and that is no error: {}", text(&output));
+            // All of what was, or all of what is restored.
+            let messages = place.numbers("SELECT count(*) FROM messaging.messages").await[0][0];
+            assert!([5, 6].contains(&messages), "{failed:?}: {messages}");
+            if output.status.success() {
+                assert_eq!(messages, 5, "{failed:?}");
+                // What is kept has the second in its name.
+                tokio::time::sleep(std::time::Duration::from_millis(1_100)).await;
+            }
+            failed_on.push((failed, output.status.success(), text(&output)));
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(1_100)).await;
+    }
+    assert_eq!(place.numbers("SELECT count(*) FROM messaging.messages").await, [[5]]);
+    let mut wanted = vec![(staged.to_owned(), false)];
+    if place.kind == Kind::Sqlite {
+        wanted.extend([(name_of(place.folder.path()), false), ("posthaste.db-wal".into(), true)]);
+        assert!(failed_on.iter().any(|(failed, done, _)| failed.name.contains("before-restore") && !done));
+    }
+    for (name, by_sqlite) in &wanted {
+        let errors = failed_on.iter().filter(|(failed, ..)| failed.name == *name && failed.by_sqlite == *by_sqlite);
+        let said: Vec<&str> = errors.map(|(.., said)| said.as_str()).collect();
+        assert!(!said.is_empty(), "{name}: {failed_on:?}");
+        assert!(said.iter().any(|said| said.contains("could not be synced to disk")), "{name}: {failed_on:?}");
+    }
+    let errors = failed_on.iter().filter(|(_, done, _)| !done).count();
+    println!("{} syncs of a restore failed, {errors} were errors", failed_on.len());
+});
+
+#[test]
+fn a_folder_that_is_made_is_synced() {
+    crate::support::run(Kind::Sqlite, async |place| {
+        let server = Server::start(place).await;
+        let file = backup_of(place);
+        server.stop().await;
+        let outer = place.folder.path().join("made");
+        let database = outer.join("for the data").join("posthaste.db");
+        let url = format!("sqlite:{}", database.display());
+        let arguments = ["restore", file.to_str().unwrap(), "--database-url", &url];
+        // The first two syncs are those of the folders above those that are made.
+        for number in 1..=2 {
+            let (output, failed) = run_failing(place, &arguments, "fsync", number);
+            assert!(!output.status.success(), "{}", text(&output));
+            assert!(text(&output).contains("could not be synced to disk"), "{}", text(&output));
+            let folder = [place.folder.path(), outer.as_path()][number - 1];
+            assert_eq!(failed.unwrap().name, name_of(folder));
+            assert!(!database.exists());
+            drop(std::fs::remove_dir_all(&outer));
+        }
+        let (output, failed) = run_failing(place, &arguments, "fsync", SYNCS_LIMIT);
+        assert!(output.status.success() && failed.is_none(), "{}", text(&output));
+        assert!(database.exists());
+    });
+}
