@@ -20,7 +20,7 @@ use crate::support::{Place, Server, many, random, seeded};
 const MESSAGES: usize = 300;
 /// Single bits that are flipped, each in a copy of its own.
 const FLIPS: usize = 50;
-const FLIPS_IN_SOAK: usize = 1_000;
+const FLIPS_IN_SOAK: usize = 500;
 
 /// A few hundred messages in a few conversations.
 async fn fill(server: &Server) {
