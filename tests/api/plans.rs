@@ -31,6 +31,7 @@ const DIALECT: &[(Kind, &str, &str)] = &[
     (Kind::Postgres, "unnest(", "many rows in one statement, where a round trip costs as much as they do"),
     (Kind::Postgres, "::", "a cast, in statements beside those"),
     (Kind::Postgres, "nextval(", "message ids come from a sequence"),
+    (Kind::Postgres, "pg_prepared_statements", "a view of PostgreSQL, for finding poolers that mix statements up"),
     (Kind::Postgres, "pg_notify(", "servers on one database tell each other"),
     (Kind::Postgres, "gin_clean_pending_list(", "the full-text index of SQLite has no list to be sorted in"),
     (Kind::Postgres, " FOR SHARE", "SQLite's writer is alone"),

@@ -292,9 +292,13 @@ impl Conn {
     }
 }
 
-/// Whether a statement changes rows.
+/// Whether a statement changes rows, and does not only lock them.
 fn writes(sql: &str) -> bool {
-    ["INSERT INTO", "UPDATE messaging", "DELETE FROM"].iter().any(|words| sql.contains(words))
+    let mut before = "";
+    sql.split_whitespace().map(|word| word.trim_start_matches('(')).any(|word| {
+        let locks = matches!(std::mem::replace(&mut before, word), "FOR" | "KEY");
+        matches!(word, "INSERT" | "DELETE") || word == "UPDATE" && !locks
+    })
 }
 
 /// Polls futures in their order until all are done.
@@ -343,4 +347,22 @@ impl ToSql for Encoded {
     }
 
     to_sql_checked!();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_only_locks_does_not_write() {
+        for (sql, expected) in [
+            ("SELECT id FROM messaging.users WHERE id = $1 FOR UPDATE", false),
+            ("SELECT id FROM messaging.users FOR NO KEY UPDATE", false),
+            ("WITH a AS (\n UPDATE messaging.users SET id = 1 RETURNING id) SELECT id FROM a", true),
+            ("WITH a AS (DELETE FROM messaging.users RETURNING id) SELECT id FROM a", true),
+            ("INSERT INTO messaging.users SELECT 1", true),
+        ] {
+            assert_eq!(writes(sql), expected, "{sql}");
+        }
+    }
 }

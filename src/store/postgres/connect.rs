@@ -164,8 +164,8 @@ impl Target {
             return Err(Refusal::Other(errors::MIXED_STATEMENTS.into()));
         }
         if !allow_unsafe_storage && !examined.unsafe_settings.is_empty() {
-            let told = examined.unsafe_settings.join("; ");
-            return Err(Refusal::Other(format!("{told}; --allow-unsafe-storage accepts it as it is")));
+            let found = examined.unsafe_settings.join("; ");
+            return Err(Refusal::Other(format!("{found}; --allow-unsafe-storage accepts it as it is")));
         }
         Ok(client)
     }

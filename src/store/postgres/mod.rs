@@ -271,7 +271,7 @@ fn rerun_as_unavailable<T>(outcome: Result<T>) -> Result<T> {
     })
 }
 
-/// Waits for a moment that differs from that of whoever this unit of work lost against.
+/// Waits for a random time, so that units of work that collided do not collide again.
 async fn pause(attempt: usize) {
     let most_ms = RERUN_PAUSE_MS << attempt;
     tokio::time::sleep(Duration::from_millis(jitter(most_ms) as u64)).await;
