@@ -13,6 +13,7 @@ mod proxy;
 mod samples;
 mod settings;
 mod vanished;
+mod work;
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -141,8 +141,13 @@ impl Conn {
         }
     }
 
-    /// Runs `work`, which sends statements, right behind a BEGIN if one is wanted.
-    async fn send<T>(&mut self, work: impl AsyncFnOnce(&Session) -> Result<T, tokio_postgres::Error>) -> Result<T> {
+    /// Runs `work`, which sends statements, behind a BEGIN if one is wanted. It is sent in one flight with statements that
+    /// only read. What `writes` waits for its success: behind a BEGIN that failed it would be a transaction of its own.
+    async fn send<T>(
+        &mut self,
+        writes: bool,
+        work: impl AsyncFnOnce(&Session) -> Result<T, tokio_postgres::Error>,
+    ) -> Result<T> {
         if self.lease.is_condemned() {
             return Err(Error::unavailable("the database connection was lost"));
         }
@@ -154,6 +159,10 @@ impl Conn {
         let session = self.lease.session();
         let answer = async {
             let Some(begin) = begin else { return work(session).await };
+            if writes {
+                session.client.batch_execute(begin).await?;
+                return work(session).await;
+            }
             // Polled in this order, and so sent in this order.
             let (begun, outcome) = tokio::join!(biased; session.client.batch_execute(begin), work(session));
             begun?;
@@ -194,7 +203,7 @@ impl Conn {
     ) -> Result<()> {
         // Preparing takes no lock, and needs no transaction.
         let begin_wanted = std::mem::take(&mut self.begin_wanted);
-        let prepared = self.send(async |session| session.client.prepare_cached(sql).await).await;
+        let prepared = self.send(false, async |session| session.client.prepare_cached(sql).await).await;
         self.begin_wanted = begin_wanted;
         let statement = prepared?;
         let parameters = parameters.iter().zip(statement.params()).map(|(value, kind)| Encoded::new(value, kind));
@@ -219,7 +228,7 @@ impl Conn {
         };
         self.lease.committing = true;
         let sent = self
-            .send(async |session| {
+            .send(true, async |session| {
                 let first = async {
                     let parameters = queued.iter().map(|queued| as_dynamic(&queued.parameters));
                     let parameters: Vec<_> = parameters.collect();
@@ -257,26 +266,35 @@ impl Conn {
     async fn prepare(&mut self, sql: &str) -> Result<Statement> {
         // Known statements are sent right behind the BEGIN.
         let begin_wanted = std::mem::take(&mut self.begin_wanted);
-        let prepared = self.send(async |session| session.client.prepare_cached(sql).await).await;
+        let prepared = self.send(false, async |session| session.client.prepare_cached(sql).await).await;
         self.begin_wanted = begin_wanted;
         prepared
     }
 
     pub(in crate::store) async fn query(&mut self, sql: &str, parameters: &[Value<'_>]) -> Result<Vec<Row>> {
         let parameters = as_parameters(parameters);
-        self.send(async |session| session.client.query(&session.client.prepare_cached(sql).await?, &parameters).await)
-            .await
+        self.send(writes(sql), async |session| {
+            session.client.query(&session.client.prepare_cached(sql).await?, &parameters).await
+        })
+        .await
     }
 
     pub(in crate::store) async fn execute(&mut self, sql: &str, parameters: &[Value<'_>]) -> Result<u64> {
         let parameters = as_parameters(parameters);
-        self.send(async |session| session.client.execute(&session.client.prepare_cached(sql).await?, &parameters).await)
-            .await
+        self.send(writes(sql), async |session| {
+            session.client.execute(&session.client.prepare_cached(sql).await?, &parameters).await
+        })
+        .await
     }
 
     pub(in crate::store) async fn script(&mut self, sql: &str) -> Result<()> {
-        self.send(async |session| session.client.batch_execute(sql).await).await
+        self.send(true, async |session| session.client.batch_execute(sql).await).await
     }
+}
+
+/// Whether a statement changes rows.
+fn writes(sql: &str) -> bool {
+    ["INSERT INTO", "UPDATE messaging", "DELETE FROM"].iter().any(|words| sql.contains(words))
 }
 
 /// Polls futures in their order until all are done.

@@ -106,6 +106,8 @@ impl Pool {
         }
         slot.forget();
         self.metrics.pool_size.dec();
+        let connections = POOL_SIZE - self.withheld.load(Ordering::Acquire);
+        tracing::warn!(connections, "PostgreSQL takes no further connection: the pool is smaller for a while");
         let pool = self.clone();
         tokio::spawn(async move {
             tokio::time::sleep(GROW_AFTER).await;
