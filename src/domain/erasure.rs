@@ -172,8 +172,7 @@ async fn clean(app: &App, erasure: Erasure, conversation: ConversationId) -> Res
     } else {
         // Only answers that are still kept have to be looked for.
         // After the clock was set back they are kept for longer, under the day at which it was.
-        let set_back = app.key_days.is_set_back(now);
-        let since = if set_back { Timestamp::MIN } else { now.days_before(KEPT_DAYS + 2) };
+        let since = if app.key_days.are_late(now) { Timestamp::MIN } else { now.days_before(KEPT_DAYS + 2) };
         app.db
             .read((conversation, since), |conn, (conversation, since)| {
                 Box::pin(async move {

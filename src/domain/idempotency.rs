@@ -26,7 +26,7 @@ pub const MAX_KEY_CHARACTERS: usize = 255;
 /// The days under which keys are stored and looked for.
 ///
 /// A clock that is set back would make yesterday's keys invisible, and a repeated request would be carried out twice. So
-/// keys are stored under the newest day that holds a key, where that is later than today, and are looked for around both
+/// keys are stored under the newest day that holds a key, where that is later than tomorrow, and are looked for around both
 /// days. Deleting goes by today alone, which is never the later one.
 ///
 /// The newest day is remembered, so that a send asks the database nothing more. It is read at the start and every few
@@ -35,6 +35,8 @@ pub const MAX_KEY_CHARACTERS: usize = 255;
 #[derive(Clone, Debug, Default)]
 pub struct KeyDays {
     newest: Arc<AtomicI64>,
+    /// The last day under which keys of earlier days were stored.
+    set_back_until: Arc<AtomicI64>,
 }
 
 impl KeyDays {
@@ -52,12 +54,25 @@ impl KeyDays {
     /// The day under which a key is stored now.
     pub fn current(&self, now: Timestamp) -> i64 {
         // It counts from the attempt on: a transaction that is rolled back does no harm.
-        self.newest.fetch_max(now.day(), Ordering::Relaxed).max(now.day())
+        let newest = self.newest.fetch_max(now.day(), Ordering::Relaxed);
+        self.later_day(newest, now).unwrap_or(now.day())
     }
 
-    /// Whether keys are stored under a later day than today: the clock was set back.
-    pub fn is_set_back(&self, now: Timestamp) -> bool {
-        self.newest.load(Ordering::Relaxed) > now.day()
+    /// The newest day, where keys of today are stored under it. Tomorrow is always looked at, so that a small correction
+    /// around midnight needs no other day than today.
+    fn later_day(&self, newest: i64, now: Timestamp) -> Option<i64> {
+        let is_later = newest > now.day() + 1;
+        if is_later {
+            self.set_back_until.fetch_max(newest, Ordering::Relaxed);
+        }
+        is_later.then_some(newest)
+    }
+
+    /// Whether keys may be stored under a later day than that of their messages: the clock was set back, and keys of that
+    /// time are still kept.
+    pub fn are_late(&self, now: Timestamp) -> bool {
+        self.later_day(self.newest.load(Ordering::Relaxed), now);
+        self.set_back_until.load(Ordering::Relaxed) >= now.day() - KEPT_DAYS - 1
     }
 
     /// The days on which a key that still counts may have been stored, the newest first. Tomorrow is one of them: another
@@ -76,9 +91,10 @@ impl KeyDays {
     /// The days, other than the current one, that may be the current one for another node.
     fn neighbouring(&self, now: Timestamp) -> Vec<i64> {
         let current = self.current(now);
-        if current > now.day() {
-            // Another node may not have read the clock since it was set back.
-            return vec![current + 1, current - 1];
+        // Another node may not have read the clock since it was set back.
+        let newest = self.newest.load(Ordering::Relaxed);
+        if newest > now.day() {
+            return (newest - 1..=newest + 1).filter(|day| *day != current).collect();
         }
         let days = [-AROUND_MIDNIGHT_MICROS, AROUND_MIDNIGHT_MICROS]
             .map(|skew| Timestamp::from_micros(now.micros() + skew).day());
