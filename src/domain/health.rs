@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::store;
 use crate::store::write_status::Writing;
 
-/// Finds out whether writing works where no other write tells.
+/// Checks whether writing works when no recent write shows it.
 ///
 /// Invariant: one probe is under way at a time, and its outcome serves everybody who asks in the next seconds, so that asking
 /// is no load.

@@ -113,9 +113,8 @@ pub async fn backup(source: &Location, file: &Path, environment: Environment, re
             drop(std::fs::remove_file(file));
         })
     });
-    if finished.is_err() {
-        remove_database(&partial)?;
-    }
+    // What is beside it, too, once it has its name.
+    remove_database(&partial)?;
     finished
 }
 
@@ -298,7 +297,13 @@ async fn copy_postgres_into_file(
     target_db.close().await;
     let mut file = Conn::Sqlite(sqlite::open_alone(target)?);
     let mut conn = source.connection().await?;
-    conn.script("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+    // A role's own limits are for requests; a copy takes as long as it takes.
+    conn.script(
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+         SET LOCAL statement_timeout = 0;
+         SET LOCAL idle_in_transaction_session_timeout = 0",
+    )
+    .await?;
     if migrations::version(&mut conn).await? != Some(migrations::NEWEST) {
         return Err(Error::internal("the database's schema is not of this version: start this version's server once"));
     }

@@ -128,7 +128,7 @@ fn where_data_was_an_empty_or_missing_file_is_refused() {
         let server = Process::start(place).await;
         assert_kept(place, &attempts).await;
         server.terminate().await;
-        // Who begins anew says so by removing what tells of the data.
+        // To begin anew, an operator removes the state file.
         for suffix in ["", "-state"] {
             std::fs::remove_file(file(place, suffix)).unwrap();
         }
@@ -146,7 +146,7 @@ fn an_empty_file_beside_a_log_is_refused() {
         let attempts = load.stop().await;
         std::fs::copy(file(place, ""), file(place, ".aside")).unwrap();
         std::fs::write(file(place, ""), "").unwrap();
-        // Also where nothing but the log tells of the data.
+        // Also where only the log shows that there was data.
         for file_of_state in [true, false] {
             if !file_of_state {
                 std::fs::remove_file(file(place, "-state")).unwrap();

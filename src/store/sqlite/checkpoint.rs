@@ -41,7 +41,7 @@ impl Checkpointer {
                 Ok(()) => {}
                 Err(RecvTimeoutError::Timeout) => {
                     self.guard.check_others();
-                    // What is wrong was declared: whoever waits for it ends the process.
+                    // The guard has declared the fault; `serve` ends the process.
                     drop(self.guard.check());
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -108,7 +108,11 @@ pub fn checkpoint_passively(connection: &Connection) -> Result<bool> {
 /// [`Error::Unavailable`] when readers or another process were in the way for too long.
 pub fn empty_log(connection: &Connection) -> Result<()> {
     let busy: i64 = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)).map_err(translate)?;
-    if busy == 0 { Ok(()) } else { Err(Error::unavailable("the log was in use all the time")) }
+    if busy == 0 {
+        Ok(())
+    } else {
+        Err(Error::unavailable("the write-ahead log stayed in use by a reader or another process"))
+    }
 }
 
 /// Copies the whole log with the database to itself, whatever was copied before.

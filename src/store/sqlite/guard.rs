@@ -103,9 +103,9 @@ impl Guard {
         }
     }
 
-    /// A sync failed: declares the fatal fault, and leaves word for other processes and for the next start.
+    /// Declares the fatal fault after a failed sync, and records it in the state file for other processes and the next start.
     pub fn sync_failed(&self, error: &Error) {
-        // What cannot be left as word is a fault all the same.
+        // The fault stands even if it cannot be recorded.
         drop(self.state.set_sync_failed(true));
         self.fatal.declare(format!(
             "a sync of {} or of its write-ahead log failed ({error}): what it should have written may be lost. Nothing more is \

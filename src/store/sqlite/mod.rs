@@ -274,7 +274,7 @@ fn open_writer(path: &Path) -> Result<Connection> {
     let connection = open_connection(path)?;
     switch_to_wal(&connection)?;
     // The log's file is made with the first look at the database.
-    connection.query_row("SELECT count(*) FROM sqlite_master", [], |_| Ok(())).map_err(translate)?;
+    connection.pragma_query(None, "schema_version", |_| Ok(())).map_err(translate)?;
     connection.pragma_update(None, "wal_autocheckpoint", 0).map_err(translate)?;
     connection.pragma_update(None, "cache_size", -WRITER_CACHE_KIB).map_err(translate)?;
     Ok(connection)
@@ -326,7 +326,7 @@ fn begin_durably(writer: &Connection, guard: &Guard, empty: bool) -> Result<()> 
     let copied = if empty { empty_log(writer).map(|()| true) } else { checkpoint_passively(writer) };
     match copied {
         Ok(true) => guard.mark_copied(),
-        // Another process reads or copies: whoever has it open has synced what it acknowledged.
+        // Another process reads or copies; it has synced what it acknowledged.
         Ok(false) => Ok(()),
         Err(error) => {
             if is_failed_sync(&error) {

@@ -29,8 +29,8 @@ const NETWORK_TYPES: &[&str] = &[
     "fuse.davfs",
 ];
 
-/// The type of the network file system that a folder is on, if it is on one. The folder may not exist yet. Elsewhere than on
-/// Linux nobody says so, and the answer is no.
+/// The type of the network file system that a folder is on, if it is on one. The folder may not exist yet. On systems
+/// without `/proc/self/mountinfo` the answer is `None`.
 pub fn network_type(folder: &Path) -> Option<String> {
     let text = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
     let existing = folder.ancestors().find_map(|folder| {

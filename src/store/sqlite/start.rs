@@ -14,7 +14,7 @@ use crate::store::copy::stamp;
 use crate::store::files::{sync_file, with_suffix};
 use crate::time::Timestamp;
 
-/// What a start has to do beside the usual.
+/// What the start must do because of what it found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Findings {
     /// A sync failed before: what counts as copied from the log may not be in the file.
@@ -33,7 +33,7 @@ pub fn examine(database: &Path, accepted_at: Option<Timestamp>) -> Result<Findin
     let state = state::read(database).map_err(Error::unavailable)?;
     let sync_failed = state.is_some_and(|state| state.sync_failed);
     if is_open_elsewhere(database) {
-        // Its log grows while it is read, and whoever opened it first has looked.
+        // The log grows while it is read, and the process that opened it first has checked it.
         return Ok(Findings { sync_failed, tail_given_up: false });
     }
     let log_file = with_suffix(database, "-wal");
@@ -44,14 +44,14 @@ pub fn examine(database: &Path, accepted_at: Option<Timestamp>) -> Result<Findin
     };
     let Some(accepted_at) = accepted_at else {
         return Err(Error::internal(format!(
-            "{}: {loss} Acknowledged messages may be among them. Nothing was changed. If this machine lost its power in the \
-             middle of a write, they were never acknowledged. Restore a backup, or go on without them: start with \
-             --accept-lost-tail, which keeps a copy of the log",
+            "{}: {loss} These frames may hold acknowledged messages. Nothing was changed. Put the log back; or move the \
+             database and the files beside it away and restore a backup; or start once with --accept-lost-tail, which keeps \
+             a copy of the log and continues without these frames",
             log_file.display()
         )));
     };
     let kept = keep(&log_file, &log, accepted_at)?;
-    tracing::warn!(%loss, kept, "the server goes on without a part of the write-ahead log, as it was told");
+    tracing::warn!(%loss, kept, "continuing without a part of the write-ahead log, because of --accept-lost-tail");
     Ok(Findings { sync_failed, tail_given_up: true })
 }
 
@@ -101,15 +101,15 @@ fn loss(log: &Log, state: Option<Contents>, file_is_older: bool) -> Option<Strin
             let read = scan.recovered;
             let lost = match mark {
                 Some(mark) if mark.salts == scan.salts => {
-                    // The mark may be behind after a power loss: then two commits that were cut off tell, for the first of
-                    // two was synced before the second was begun.
+                    // After a power loss the mark may be behind. Two cut-off commits then prove a loss: the first was synced
+                    // before the second began.
                     let certain = mark.frames.saturating_sub(read);
                     if mark.frames > 0 && scan.goes_on_behind_commit { certain.max(scan.cut_off) } else { certain }
                 }
                 // Of another run of the log: the first of two commits that were cut off had been synced.
                 Some(_) if scan.goes_on_behind_commit => scan.cut_off,
                 Some(_) => 0,
-                // Nobody says how far the log reached. One frame may be what a killed process was writing.
+                // There is no mark. A single frame may be what a killed process was writing.
                 None if scan.cut_off > 1 => scan.cut_off,
                 None => 0,
             };
@@ -142,8 +142,8 @@ fn keep(log_file: &Path, log: &Log, accepted_at: Timestamp) -> Result<String> {
     Ok(kept.display().to_string())
 }
 
-/// Whether a process has the database open: then it holds locks on its files (`/proc/locks`; elsewhere than on Linux nobody
-/// says so, and the answer is no).
+/// Whether a process has the database open: then it holds locks on its files (`/proc/locks`). On systems without that file the
+/// answer is no.
 fn is_open_elsewhere(database: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
     let Ok(locks) = std::fs::read_to_string("/proc/locks") else { return false };

@@ -3,8 +3,8 @@
 //! It is written after each commit and not synced: after a crash of the process it is exact, after a crash of the machine it
 //! may be behind. So what it says is a lower bound.
 //!
-//! Invariant: a commit that was acknowledged is marked here before it was. The file is there from the first start on, so that
-//! an empty folder is told from one whose database is gone.
+//! Invariant: a commit that was acknowledged is marked here before it was. The file exists from the first start on, so that
+//! an empty folder can be distinguished from one whose database is gone.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
