@@ -95,6 +95,8 @@ async fn serve(config: ServeConfig) -> Result<(), String> {
 /// copy the write-ahead log.
 async fn end_after_fault(fault: FatalFault) {
     let sentence = fault.wait().await;
+    // Held to the end: no other thread writes a line behind this one.
+    let _log = std::io::stderr().lock();
     tracing::error!("{sentence}");
     std::process::exit(1);
 }

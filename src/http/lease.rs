@@ -30,14 +30,17 @@ pub enum Lapse {
 
 type Checking = Pin<Box<dyn Future<Output = Standing> + Send>>;
 
+/// How long each check gets at least.
+const LEAST_PATIENCE: Duration = Duration::from_secs(1);
+
 /// What lets a caller go on listening.
 pub struct Lease {
     state: HttpState,
     pass: Arc<Pass>,
     principal: Principal,
     tick: Interval,
-    /// The check under way. It is kept here so that it survives when the future of `lapse` is dropped.
-    checking: Option<Checking>,
+    /// The check under way, and since when. It is kept here so that it survives when the future of `lapse` is dropped.
+    checking: Option<(Checking, Instant)>,
     confirmed_at: Instant,
 }
 
@@ -62,13 +65,14 @@ impl Lease {
     /// Waits until the lease is over. Can be dropped and called again.
     pub async fn lapse(&mut self) -> Lapse {
         loop {
-            let Some(checking) = &mut self.checking else {
+            let Some((checking, since)) = &mut self.checking else {
                 self.tick.tick().await;
                 let (state, pass) = (self.state.clone(), Arc::clone(&self.pass));
-                self.checking = Some(Box::pin(async move { pass.check(&state).await }));
+                self.checking = Some((Box::pin(async move { pass.check(&state).await }), Instant::now()));
                 continue;
             };
-            let limit = self.confirmed_at + self.state.settings.timeouts.unconfirmed;
+            // A reader that was not polled for long, or a machine that was paused, is no silent database.
+            let limit = (self.confirmed_at + self.state.settings.timeouts.unconfirmed).max(*since + LEAST_PATIENCE);
             let Ok(standing) = tokio::time::timeout_at(limit, checking).await else { return Lapse::Unconfirmed };
             self.checking = None;
             match standing {

@@ -98,6 +98,75 @@ fn an_index_of_the_log_that_is_moved_away_ends_the_server() {
 }
 
 #[test]
+fn a_foreign_database_beside_the_log_of_the_old_one_is_refused_and_stays_whole() {
+    run(async |place| {
+        // Another database: of a server that ended cleanly, so that all of it is in one file.
+        let other = Place::new(Kind::Sqlite).await;
+        Process::start(&other).await.terminate().await;
+        let server = Process::start(place).await;
+        let load = Load::start(server.address, "before");
+        load.accepts_more(100).await;
+        set_aside(place, "");
+        std::fs::copy(file(&other, ""), file(place, "")).unwrap();
+        let foreign = std::fs::read(file(place, "")).unwrap();
+        assert!(ends(server).await.contains("removed or replaced"));
+        let attempts = load.stop().await;
+        // What starts it again by itself must not copy the log into it.
+        for _ in 0..2 {
+            let said = refused(place).await;
+            assert!(said.contains("is another file than the one"), "{said}");
+        }
+        assert!(std::fs::read(file(place, "")).unwrap() == foreign);
+        put_back(place, "");
+        let server = Process::start(place).await;
+        assert_kept(place, &attempts).await;
+        server.terminate().await;
+        other.remove().await;
+    });
+}
+
+#[test]
+fn a_folder_that_is_copied_as_a_whole_is_as_good_as_the_first() {
+    run(async |place| {
+        let server = Process::start(place).await;
+        let load = Load::start(server.address, "before");
+        load.accepts_more(50).await;
+        server.kill();
+        let attempts = load.stop().await;
+        let copy = Place::new(Kind::Sqlite).await;
+        for suffix in ["", "-wal", "-state"] {
+            std::fs::copy(file(place, suffix), file(&copy, suffix)).unwrap();
+        }
+        let server = Process::start(&copy).await;
+        assert_kept(&copy, &attempts).await;
+        server.terminate().await;
+        copy.remove().await;
+    });
+}
+
+#[test]
+fn the_database_may_be_a_link() {
+    run(async |place| {
+        let elsewhere = tempfile::tempdir().unwrap();
+        let target = elsewhere.path().join("real.db");
+        // A link that leads to nothing yet, and one that leads to the database.
+        std::os::unix::fs::symlink(&target, file(place, "")).unwrap();
+        let mut attempts = Vec::new();
+        for round in 0..2 {
+            let server = Process::start(place).await;
+            let load = Load::start(server.address, &format!("round {round}"));
+            load.accepts_more(50).await;
+            server.kill();
+            attempts.extend(load.stop().await);
+        }
+        let server = Process::start(place).await;
+        assert_kept(place, &attempts).await;
+        server.terminate().await;
+        assert!(elsewhere.path().join("real.db-state").exists());
+    });
+}
+
+#[test]
 fn without_any_load_it_is_noticed_too() {
     run(async |place| {
         let server = Process::start(place).await;

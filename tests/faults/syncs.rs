@@ -62,6 +62,39 @@ fn a_failed_sync_of_the_database_during_a_checkpoint_loses_nothing() {
 }
 
 #[test]
+fn after_a_failed_sync_nobody_else_may_have_the_database_open() {
+    run(async |place| {
+        let disk = Disk::new(place);
+        let server = disk.start(place, &[]).await;
+        let load = Load::start_padded(server.address, "before", BODY_CHARACTERS);
+        load.accepts_more(200).await;
+        // It keeps the log's index alive, in which everything counts as copied.
+        let other = rusqlite::Connection::open(place.sqlite_file()).unwrap();
+        other.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
+        let count = |connection: &rusqlite::Connection| -> i64 {
+            connection.query_row("SELECT count(*) FROM messages", [], |row| row.get(0)).unwrap()
+        };
+        assert!(count(&other) > 0);
+        disk.fail("sync posthaste.db 5 0 1 0");
+        server.ended(Duration::from_secs(120)).await;
+        let attempts = load.stop().await;
+        disk.mend();
+        let server = Process::spawn(place, disk.wrapping(&[]));
+        let log = server.log_file();
+        let status = server.ended(END_TIMEOUT).await;
+        let said = std::fs::read_to_string(log).unwrap();
+        assert!(!status.success() && said.contains("no other process"), "{said}");
+        other.close().unwrap();
+        let server = disk.start(place, &[]).await;
+        server.kill();
+        disk.lose_power();
+        let server = disk.start(place, &[]).await;
+        assert_kept(place, &attempts).await;
+        server.terminate().await;
+    });
+}
+
+#[test]
 fn a_failed_sync_of_the_log_ends_the_server_and_loses_nothing() {
     for skip in [0, 3, 40] {
         run(async |place| checkpoint_fails(place, &format!("sync posthaste.db-wal 5 {skip} 1 0")).await);

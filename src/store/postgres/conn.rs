@@ -257,7 +257,7 @@ impl Conn {
             (Ok(rows), Ok(())) => Ok(rows),
             (Err(error), _) | (Ok(_), Err(error)) => {
                 // A connection that was lost here may have taken the COMMIT along: nothing is run again by itself.
-                self.lease.committing = error.as_db_error().is_none();
+                self.lease.committing = !errors::proves_rollback(&error);
                 Err(self.fail(error))
             }
         }

@@ -153,7 +153,8 @@ impl Target {
         let client = ClientWrapper::new(client, drive(connection));
         let examined = examine(&client).await.map_err(refused)?;
         if self.wants == TargetSessionAttrs::ReadWrite && examined.read_only {
-            return Err(Refusal::Other("the server takes no writes: it is a standby, or was made read-only".into()));
+            return Err(Refusal::Other("the server takes no writes: it is a standby, or was made read-only (a command that only reads, such as backup, \
+                 takes it with ?target_session_attrs=any)".into()));
         }
         if self.wants == TargetSessionAttrs::ReadOnly && !examined.read_only {
             return Err(Refusal::Other(

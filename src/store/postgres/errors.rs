@@ -32,6 +32,17 @@ pub struct Fault {
     pub scope: Scope,
 }
 
+/// Whether an error that answers a COMMIT, or a statement before it, proves that nothing was committed: PostgreSQL itself said
+/// that the transaction failed. A connection that ends (FATAL), and what a pooler says about one (class 08), prove nothing.
+pub fn proves_rollback(error: &tokio_postgres::Error) -> bool {
+    error.as_db_error().is_some_and(|reported| {
+        let state = reported.code();
+        reported.parsed_severity() == Some(Severity::Error)
+            && !state.code().starts_with("08")
+            && *state != SqlState::T_R_STATEMENT_COMPLETION_UNKNOWN
+    })
+}
+
 /// Translates an error.
 pub fn fault(error: tokio_postgres::Error) -> Fault {
     // The error's own text has a DETAIL that repeats the row, which may hold personal data: the log gets none of it.

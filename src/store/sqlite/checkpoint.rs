@@ -13,9 +13,9 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
+use super::BUSY_TIMEOUT;
 use super::driver::{is_failed_sync, translate};
 use super::guard::Guard;
-use super::open_connection;
 use super::writer::Log;
 use crate::error::{Error, Result};
 use crate::store::files::sync_error;
@@ -85,6 +85,14 @@ impl Copying {
     }
 }
 
+fn in_use(path: &Path, error: Error) -> Error {
+    Error::unavailable(format!(
+        "a sync of {} has failed before, so its whole log has to be copied again, with no other process using it ({error}): end \
+         what has it open, then start again",
+        path.display()
+    ))
+}
+
 /// A failed sync in words: SQLite's own say "disk I/O error".
 pub fn name_sync(error: Error) -> Error {
     if is_failed_sync(&error) {
@@ -118,13 +126,15 @@ pub fn empty_log(connection: &Connection) -> Result<()> {
 /// Copies the whole log with the database to itself, whatever was copied before.
 ///
 /// With the exclusive lock the index of the log is made by reading the log, in the memory of this connection: nothing counts as
-/// copied yet.
+/// copied yet. For that the lock has to be asked for before the first look at the database.
 ///
 /// # Errors
 /// [`Error::Unavailable`] when another process has the database open, or a sync fails again.
 pub fn copy_whole_log_alone(path: &Path) -> Result<()> {
-    let connection = open_connection(path)?;
+    let connection = Connection::open(path).map_err(translate)?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(translate)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(translate)?;
     connection.pragma_update(None, "locking_mode", "exclusive").map_err(translate)?;
+    connection.pragma_update(None, "synchronous", 2).map_err(translate).map_err(|error| in_use(path, error))?;
     empty_log(&connection).map_err(name_sync)
 }

@@ -5,10 +5,11 @@
 use std::path::Path;
 
 use rusqlite::backup::{Backup, StepResult};
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, ffi};
 
 use super::driver::translate;
-use super::{Conn, open_connection, set_journal_mode, start};
+use super::{Conn, open_connection, resolved, set_journal_mode, start};
 use crate::error::{Error, Result};
 use crate::store::backup_digest::{APPLICATION_ID, unusable};
 use crate::store::copy::{Progress, RESTORING, Report, seal};
@@ -55,8 +56,11 @@ pub fn copy_file(source: &Path, target_file: &Path, report: Report<'_>) -> Resul
     if !source.exists() {
         return Err(Error::internal(format!("{} does not exist: there is nothing to copy", source.display())));
     }
+    let source = &resolved(source);
     start::examine(source, None)?;
     let source = open_connection(source)?;
+    // A command that only reads leaves the log to the server.
+    source.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(translate)?;
     // An open snapshot: without it every write beside us would start the copy over.
     source.execute_batch("BEGIN; SELECT count(*) FROM sqlite_master").map_err(translate)?;
     let mut target = open_connection(target_file)?;

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
-use super::state::{self, Mark, State};
+use super::driver::is_failed_sync;
+use super::state::{self, Inodes, Mark, State};
 use super::wal;
 use crate::error::{Error, Result};
 use crate::store::fatal::FatalFault;
@@ -38,9 +39,11 @@ impl Guard {
         let unwritable = |error| Error::unavailable(format!("{} cannot be written: {error}", database.display()));
         let files = ["", "-wal", "-shm"].map(|suffix| with_suffix(database, suffix));
         let files = files.into_iter().map(|path| identity(&path).map(|identity| (path, identity)));
-        let files = files.collect::<std::io::Result<_>>().map_err(Error::unavailable)?;
+        let files: Vec<_> = files.collect::<std::io::Result<_>>().map_err(Error::unavailable)?;
         let log = File::open(with_suffix(database, "-wal")).map_err(Error::unavailable)?;
         let state = State::open(database).map_err(unwritable)?;
+        let inode = |index: usize| files.get(index).map_or(0, |(_, (_, inode)): &(PathBuf, Identity)| *inode);
+        state.set_files(Inodes { database: inode(0), log: inode(1) }).map_err(unwritable)?;
         state.sync().map_err(|error| sync_error(&state::path_of(database), &error))?;
         sync_folder_of(database)?;
         Ok(Self { database: database.to_owned(), files, log, state, fatal })
@@ -51,19 +54,35 @@ impl Guard {
     /// # Errors
     /// [`Error::Unavailable`] when the log cannot be read, or the state cannot be written.
     pub fn mark(&self, frames: u64) -> Result<()> {
-        let salts = wal::salts(&self.log).map_err(Error::unavailable)?;
-        self.state.mark(Mark { salts, frames }).map_err(Error::unavailable)
+        let mark = match wal::salts(&self.log) {
+            Ok(salts) => Mark { salts, frames },
+            // The log was emptied since: all of it is in the database's file.
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Mark { salts: [0; 8], frames: 0 },
+            Err(error) => return Err(Error::unavailable(error)),
+        };
+        self.state.mark(mark).map_err(Error::unavailable)
     }
 
-    /// Says that everything is in the database's file, and no sync is missing.
+    /// Says that everything is in the database's file.
     ///
     /// # Errors
     /// As [`Guard::mark`].
     pub fn mark_copied(&self) -> Result<()> {
         // A log that was cut off has no header.
         let salts = wal::salts(&self.log).unwrap_or_default();
-        self.state.mark(Mark { salts, frames: 0 }).map_err(Error::unavailable)?;
-        self.state.set_sync_failed(false).map_err(Error::unavailable)
+        self.state.mark(Mark { salts, frames: 0 }).map_err(Error::unavailable)
+    }
+
+    /// Brings the log to the disk.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when that fails, which is declared as a fatal fault.
+    pub fn sync_log(&self) -> Result<()> {
+        self.log.sync_data().map_err(|error| {
+            let error = sync_error(&with_suffix(&self.database, "-wal"), &error);
+            self.sync_failed(&error);
+            error
+        })
     }
 
     /// Whether everything is as it was when it was opened. Where it is not, that is declared as a fatal fault.
@@ -114,8 +133,18 @@ impl Guard {
         ));
     }
 
+    /// Declares the fatal fault where an outcome is a failed sync.
+    pub fn note<T>(&self, outcome: &Result<T>) {
+        if let Err(error) = outcome
+            && is_failed_sync(error)
+        {
+            self.sync_failed(error);
+        }
+    }
+
     /// Keeps a connection that is about to close from copying the log, where a fault has made that unsafe.
     pub fn retire(&self, connection: &Connection) {
+        self.check_others();
         if self.fatal.declared().is_some()
             && let Err(error) = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
         {

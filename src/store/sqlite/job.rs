@@ -20,6 +20,8 @@ pub trait Job: Send {
     fn run(&mut self, conn: &mut AnyConn) -> bool;
     /// Replaces its outcome by a failure.
     fn fail(&mut self, error: Error);
+    /// Why it failed, if it did.
+    fn error(&self) -> Option<&Error>;
     /// Whether the caller is still there.
     fn wanted(&self) -> bool;
     /// Answers the caller.
@@ -64,6 +66,10 @@ impl<I: Send + Sync, T: Send> Job for Unit<I, T> {
 
     fn fail(&mut self, error: Error) {
         self.outcome = Some(Err(error));
+    }
+
+    fn error(&self) -> Option<&Error> {
+        self.outcome.as_ref().and_then(|outcome| outcome.as_ref().err())
     }
 
     fn wanted(&self) -> bool {

@@ -31,6 +31,7 @@ use checkpoint::{Checkpointer, checkpoint_passively, copy_whole_log_alone, empty
 use driver::{is_failed_sync, translate};
 use guard::Guard;
 use job::{Job, Unit, read_loop};
+use state::State;
 use writer::{Log, WAL_CHECKPOINT_PAGES, Writer};
 
 use super::files::{folder_of, make_folder};
@@ -76,12 +77,17 @@ impl Database {
     /// [`Error::Unavailable`] when the file cannot be opened, [`Error::Internal`] when it is not a SQLite database.
     pub fn open(path: &Path, environment: Environment) -> Result<Self> {
         make_folder(folder_of(path))?;
+        // SQLite keeps its other files beside what a link leads to.
+        let path = &resolved(path);
         refuse_network(path, &environment)?;
         let findings = start::examine(path, environment.accept_lost_tail.then(|| environment.clock.now()))?;
         if findings.sync_failed {
             copy_whole_log_alone(path)?;
+            State::open(path).and_then(|state| state.set_all_copied()).map_err(Error::unavailable)?;
         }
         let mut writer = open_writer(path)?;
+        // A link that led nowhere does now.
+        let path = &resolved(path);
         let file = Arc::new(File::open(path).map_err(Error::unavailable)?);
         let guard = Arc::new(Guard::new(path, environment.fatal.clone())?);
         begin_durably(&writer, &guard, findings.tail_given_up)?;
@@ -224,15 +230,14 @@ impl Database {
     pub async fn flush(&self) -> Result<()> {
         let inner = Arc::clone(&self.inner);
         let flushing = tokio::task::spawn_blocking(move || {
+            inner.guard.refuse_after_fault()?;
             let mut connection = open_connection(&inner.path)?;
-            scrub::scrub(&mut connection)?;
-            let emptied = empty_log(&connection);
-            if let Err(error) = &emptied
-                && is_failed_sync(error)
-            {
-                inner.guard.sync_failed(error);
-            }
-            emptied?;
+            let flushed = scrub::scrub(&mut connection).and_then(|()| {
+                inner.guard.refuse_after_fault()?;
+                empty_log(&connection)
+            });
+            inner.guard.note(&flushed);
+            flushed?;
             inner.guard.mark_copied()
         });
         flushing.await.map_err(Error::internal)?
@@ -241,7 +246,12 @@ impl Database {
 
 /// Whether a database has been at this place, so that a missing file is no new one.
 pub fn had_data(path: &Path) -> bool {
-    state::path_of(path).exists()
+    state::path_of(&resolved(path)).exists()
+}
+
+/// Where a path leads, if it is a link.
+fn resolved(path: &Path) -> PathBuf {
+    std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
 }
 
 fn closed() -> Error {
@@ -326,8 +336,8 @@ fn begin_durably(writer: &Connection, guard: &Guard, empty: bool) -> Result<()> 
     let copied = if empty { empty_log(writer).map(|()| true) } else { checkpoint_passively(writer) };
     match copied {
         Ok(true) => guard.mark_copied(),
-        // Another process reads or copies; it has synced what it acknowledged.
-        Ok(false) => Ok(()),
+        // Another process reads or copies. It may have found frames of a killed one in the log that were never synced.
+        Ok(false) => guard.sync_log(),
         Err(error) => {
             if is_failed_sync(&error) {
                 guard.sync_failed(&error);

@@ -5,7 +5,9 @@
 //! operator has accepted the loss; then the log is copied first.
 
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::state::{self, Contents};
 use super::wal::{self, Log};
@@ -13,6 +15,9 @@ use crate::error::{Error, Result};
 use crate::store::copy::stamp;
 use crate::store::files::{sync_file, with_suffix};
 use crate::time::Timestamp;
+
+/// How long until the files are looked at again, to see whether somebody writes them.
+const SECOND_LOOK_AFTER: Duration = Duration::from_millis(300);
 
 /// What the start must do because of what it found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,10 +43,14 @@ pub fn examine(database: &Path, accepted_at: Option<Timestamp>) -> Result<Findin
     }
     let log_file = with_suffix(database, "-wal");
     refuse_empty(database, &log_file, state.is_some())?;
+    refuse_replaced(database, &log_file, state)?;
     let log = wal::read(&log_file).map_err(Error::unavailable)?;
     let Some(loss) = loss(&log, state, is_older_than_state(database, state)) else {
         return Ok(Findings { sync_failed, tail_given_up: false });
     };
+    if is_being_written(database, &log_file, state) {
+        return Ok(Findings { sync_failed, tail_given_up: false });
+    }
     let Some(accepted_at) = accepted_at else {
         return Err(Error::internal(format!(
             "{}: {loss} These frames may hold acknowledged messages. Nothing was changed. Put the log back; or move the \
@@ -84,6 +93,32 @@ fn refuse_empty(database: &Path, log_file: &Path, had_data: bool) -> Result<()> 
     Ok(())
 }
 
+/// A database that was put in the place of another one, beside the log of that other one: SQLite would copy the log into it.
+/// A folder that was copied as a whole has a new log as well.
+fn refuse_replaced(database: &Path, log_file: &Path, state: Option<Contents>) -> Result<()> {
+    let Some(known) = state.and_then(|state| state.files).filter(|files| files.database != 0) else { return Ok(()) };
+    let (Ok(file), Ok(log)) = (database.metadata(), log_file.metadata()) else { return Ok(()) };
+    if file.ino() == known.database || log.ino() != known.log || log.len() == 0 {
+        return Ok(());
+    }
+    Err(Error::internal(format!(
+        "{} is another file than the one that {} belongs to: copied into it, the log would destroy it. Put the file back that \
+         was there before. If this is the right one, remove {1} and {} first: what only the log holds is lost then",
+        database.display(),
+        log_file.display(),
+        state::path_of(database).display()
+    )))
+}
+
+/// Whether the log or the state changes: then a process uses them that cannot be seen from here, in another container say.
+fn is_being_written(database: &Path, log_file: &Path, before: Option<Contents>) -> bool {
+    let length = || log_file.metadata().map_or(0, |found| found.len());
+    let (length_before, mark_before) = (length(), before.map(|state| (state.mark, state.written_at)));
+    std::thread::sleep(SECOND_LOOK_AFTER);
+    let now = state::read(database).ok().flatten().map(|state| (state.mark, state.written_at));
+    length() != length_before || now != mark_before
+}
+
 /// What recovery would drop of a log that it must not drop, as a sentence; `None` where there is nothing.
 fn loss(log: &Log, state: Option<Contents>, file_is_older: bool) -> Option<String> {
     let mark = state.and_then(|state| state.mark);
@@ -91,7 +126,10 @@ fn loss(log: &Log, state: Option<Contents>, file_is_older: bool) -> Option<Strin
     match log {
         // Another program may have copied the log into the file, and removed it: then the file is newer than the mark.
         Log::Absent => (marked > 0 && file_is_older).then(|| {
-            format!("the write-ahead log is missing; it had {marked} frames that were not yet in the database.")
+            format!(
+                "the write-ahead log is missing; it had {marked} frames that were not yet in the database. \
+                If the database was put here from elsewhere, remove the -state file beside it."
+            )
         }),
         // Without a mark for it, or with an empty one, all of it may have been copied.
         Log::Headless { bytes } => (marked > 0 || (mark.is_none() && *bytes > 4_096)).then(|| {
@@ -145,20 +183,30 @@ fn keep(log_file: &Path, log: &Log, accepted_at: Timestamp) -> Result<String> {
 /// Whether a process has the database open: then it holds locks on its files (`/proc/locks`). On systems without that file the
 /// answer is no.
 fn is_open_elsewhere(database: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
     let Ok(locks) = std::fs::read_to_string("/proc/locks") else { return false };
-    let inodes: Vec<String> = ["", "-shm"]
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let names: Vec<String> = ["", "-shm"]
         .iter()
         .filter_map(|suffix| with_suffix(database, suffix).metadata().ok())
-        .map(|found| format!(":{}", found.ino()))
+        .map(|found| name_in_locks(found.dev(), found.ino(), &mounts))
         .collect();
     // `1: POSIX  ADVISORY  READ 4242 fe:00:131077 128 128`; a waiting lock has `->` behind its number.
-    locks.lines().any(|line| {
-        line.contains("POSIX")
-            && line
-                .split_whitespace()
-                .any(|word| inodes.iter().any(|inode| word.matches(':').count() == 2 && word.ends_with(inode)))
-    })
+    let is_ours = |word: &str| names.iter().any(|name| word.ends_with(name.as_str()));
+    locks.lines().any(|line| line.contains("POSIX") && line.split_whitespace().any(is_ours))
+}
+
+/// How the end of a file's name in `/proc/locks` reads: `fe:00:131077`. Where the device is no mount's (btrfs and overlays name
+/// others there), the inode alone has to do.
+fn name_in_locks(device: u64, inode: u64, mounts: &str) -> String {
+    // As glibc's major() and minor() take them apart.
+    let major = (device >> 8) & 0xfff | (device >> 32) & !0xfff;
+    let minor = device & 0xff | (device >> 12) & !0xff;
+    let mounted = format!(" {major}:{minor} ");
+    if mounts.contains(&mounted) {
+        format!(" {major:02x}:{minor:02x}:{inode}").trim_start().to_owned()
+    } else {
+        format!(":{inode}")
+    }
 }
 
 #[cfg(test)]
@@ -173,7 +221,7 @@ mod tests {
 
     fn marked(salts: [u8; 8], frames: u64) -> Option<Contents> {
         let mark = Some(Mark { salts, frames });
-        Some(Contents { mark, sync_failed: false, written_at: SystemTime::UNIX_EPOCH })
+        Some(Contents { mark, sync_failed: false, files: None, written_at: SystemTime::UNIX_EPOCH })
     }
 
     fn log(recovered: u64, cut_off: u64, cut_off_commits: u64) -> Log {
@@ -221,6 +269,14 @@ mod tests {
         assert!(is_loss(&headless, None));
         assert!(!is_loss(&headless, marked(SALTS, 0)));
         assert!(!is_loss(&Log::Headless { bytes: 32 }, None));
+    }
+
+    #[test]
+    fn a_lock_of_another_device_is_none_of_ours() {
+        let mounts = "22 1 254:16 / / rw - ext4 /dev/root rw\n";
+        assert_eq!(name_in_locks(0xfe10, 131_077, mounts), "fe:10:131077");
+        // A device that is no mount's.
+        assert_eq!(name_in_locks(0x2b, 131_077, mounts), ":131077");
     }
 
     #[test]

@@ -20,6 +20,11 @@ const HEAD: &str = "posthaste-state 1\n";
 const MARK_AT: u64 = HEAD.len() as u64;
 const MARK_BYTES: u64 = 4 + 16 + 1 + 12 + 1;
 const SYNCED_AT: u64 = MARK_AT + MARK_BYTES;
+/// `synced yes` or `synced no `.
+const SYNCED_BYTES: u64 = 11;
+/// `files `, the inodes of the database's file and of the log in hexadecimal.
+const FILES_AT: u64 = SYNCED_AT + SYNCED_BYTES;
+const LENGTH_BYTES: u64 = FILES_AT + 6 + 16 + 1 + 16 + 1;
 
 /// How far the log reached when a commit was acknowledged last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +35,15 @@ pub struct Mark {
     pub frames: u64,
 }
 
+/// Which files were in use together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Inodes {
+    /// Of the database's file.
+    pub database: u64,
+    /// Of the write-ahead log.
+    pub log: u64,
+}
+
 /// What the file says.
 #[derive(Clone, Copy, Debug)]
 pub struct Contents {
@@ -37,6 +51,8 @@ pub struct Contents {
     pub mark: Option<Mark>,
     /// Whether a sync failed, so that what counts as copied into the database's file may not be there.
     pub sync_failed: bool,
+    /// `None` where the line cannot be read.
+    pub files: Option<Inodes>,
     /// When it was written last.
     pub written_at: SystemTime,
 }
@@ -53,7 +69,7 @@ pub fn path_of(database: &Path) -> PathBuf {
 /// What the file of a database says; `None` where there is none.
 ///
 /// # Errors
-/// Of reading.
+/// When the file cannot be read.
 pub fn read(database: &Path) -> io::Result<Option<Contents>> {
     let path = path_of(database);
     let text = match std::fs::read(&path) {
@@ -63,7 +79,8 @@ pub fn read(database: &Path) -> io::Result<Option<Contents>> {
     let mut lines = text.lines().skip(1);
     let mark = lines.next().and_then(parse);
     let sync_failed = lines.next().is_some_and(|line| line.starts_with("synced no"));
-    Ok(Some(Contents { mark, sync_failed, written_at: path.metadata()?.modified()? }))
+    let files = lines.next().and_then(parse_files);
+    Ok(Some(Contents { mark, sync_failed, files, written_at: path.metadata()?.modified()? }))
 }
 
 fn parse(line: &str) -> Option<Mark> {
@@ -71,19 +88,27 @@ fn parse(line: &str) -> Option<Mark> {
     Some(Mark { salts: u64::from_str_radix(salts, 16).ok()?.to_be_bytes(), frames: frames.trim().parse().ok()? })
 }
 
+fn parse_files(line: &str) -> Option<Inodes> {
+    let (database, log) = line.strip_prefix("files ")?.split_once(' ')?;
+    let number = |text: &str| u64::from_str_radix(text, 16).ok();
+    Some(Inodes { database: number(database)?, log: number(log)? })
+}
+
 impl State {
     /// Opens the file of a database, and makes it where it is missing.
     ///
     /// # Errors
-    /// Of writing.
+    /// When the file cannot be written.
     pub fn open(database: &Path) -> io::Result<Self> {
         let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).clone();
         let file = options.open(path_of(database))?;
-        file.write_all_at(HEAD.as_bytes(), 0)?;
         let state = Self(file);
-        if state.0.metadata()?.len() <= SYNCED_AT {
+        // One that is there is not touched: the time of its last change is that of the last mark.
+        if state.0.metadata()?.len() < LENGTH_BYTES {
+            state.0.write_all_at(HEAD.as_bytes(), 0)?;
             state.mark(Mark { salts: Salts::default(), frames: 0 })?;
             state.set_sync_failed(false)?;
+            state.set_files(Inodes::default())?;
         }
         Ok(state)
     }
@@ -91,7 +116,7 @@ impl State {
     /// Says how far the log reaches.
     ///
     /// # Errors
-    /// Of writing.
+    /// When the file cannot be written.
     pub fn mark(&self, mark: Mark) -> io::Result<()> {
         let line = format!("wal {:016x} {:>12}\n", u64::from_be_bytes(mark.salts), mark.frames);
         self.0.write_all_at(line.as_bytes(), MARK_AT)
@@ -100,15 +125,34 @@ impl State {
     /// Says whether a sync failed.
     ///
     /// # Errors
-    /// Of writing.
+    /// When the file cannot be written.
     pub fn set_sync_failed(&self, failed: bool) -> io::Result<()> {
         self.0.write_all_at(if failed { b"synced no \n" } else { b"synced yes\n" }, SYNCED_AT)
+    }
+
+    /// Says that the whole log was copied and synced after a sync had failed.
+    ///
+    /// # Errors
+    /// When the file cannot be written or synced.
+    pub fn set_all_copied(&self) -> io::Result<()> {
+        self.mark(Mark { salts: Salts::default(), frames: 0 })?;
+        self.set_sync_failed(false)?;
+        self.sync()
+    }
+
+    /// Says which files are in use together.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn set_files(&self, files: Inodes) -> io::Result<()> {
+        let line = format!("files {:016x} {:016x}\n", files.database, files.log);
+        self.0.write_all_at(line.as_bytes(), FILES_AT)
     }
 
     /// Brings the file to the disk.
     ///
     /// # Errors
-    /// Of the sync.
+    /// When the sync fails.
     pub fn sync(&self) -> io::Result<()> {
         self.0.sync_all()
     }
@@ -131,6 +175,10 @@ mod tests {
         state.set_sync_failed(true).unwrap();
         let contents = read(&database).unwrap().unwrap();
         assert_eq!((contents.mark, contents.sync_failed), (Some(mark), true));
+        assert_eq!(contents.files, Some(Inodes::default()));
+        let files = Inodes { database: 7, log: u64::MAX };
+        state.set_files(files).unwrap();
+        assert_eq!(read(&database).unwrap().unwrap().files, Some(files));
         // Opened again, it says the same.
         State::open(&database).unwrap().set_sync_failed(false).unwrap();
         let contents = read(&database).unwrap().unwrap();

@@ -42,7 +42,7 @@ pub struct Scan {
     pub cut_off: u64,
     /// Commits among those.
     pub cut_off_commits: u64,
-    /// Whether a frame of this run follows a commit that was cut off.
+    /// Whether a frame continues a commit that was cut off: then that commit was synced, for the next one began after it.
     pub goes_on_behind_commit: bool,
 }
 
@@ -103,6 +103,11 @@ impl Chain {
         (chain.sum == (number(header, 24), number(header, 28))).then_some(chain)
     }
 
+    /// The chain behind a frame, as that frame says it.
+    fn behind(&self, header: &[u8]) -> Self {
+        Self { sum: (number(header, 16), number(header, 20)), ..*self }
+    }
+
     fn add(&mut self, bytes: &[u8]) {
         let (mut one, mut two) = self.sum;
         for pair in bytes.chunks_exact(8) {
@@ -132,6 +137,8 @@ fn scan(reader: &mut impl Read, mut chain: Chain) -> io::Result<Scan> {
     let mut scan =
         Scan { salts: chain.salts, recovered: 0, cut_off: 0, cut_off_commits: 0, goes_on_behind_commit: false };
     let (mut count, mut whole) = (0, true);
+    // The chain as it stands behind a commit that was cut off.
+    let mut behind_commit: Option<Chain> = None;
     while fill(reader, &mut frame)? {
         count += 1;
         let (header, page) = frame.split_at(FRAME_HEADER_BYTES);
@@ -153,7 +160,8 @@ fn scan(reader: &mut impl Read, mut chain: Chain) -> io::Result<Scan> {
         } else if !of_this_run {
             continue;
         }
-        scan.goes_on_behind_commit |= scan.cut_off_commits > 0;
+        scan.goes_on_behind_commit |= behind_commit.take().is_some_and(|mut chain| chain.holds(header, page));
+        behind_commit = is_commit.then(|| chain.behind(header));
         scan.cut_off += 1;
         scan.cut_off_commits += u64::from(is_commit);
     }

@@ -122,10 +122,9 @@ impl Writer {
         let started = Instant::now();
         if let Err(error) = self.conn.sqlite().execute("COMMIT", &[]) {
             self.conn.sqlite().leave_transaction();
-            if is_failed_sync(&error) {
-                self.guard.sync_failed(&error);
-            }
-            return Err(error);
+            let failed = Err(error);
+            self.guard.note(&failed);
+            return failed;
         }
         let pages = self.log.unmarked_pages.swap(0, Ordering::Relaxed);
         if pages != 0 {
@@ -142,11 +141,21 @@ impl Writer {
         if job.run(&mut self.conn) {
             return Ran::Kept;
         }
+        self.note_failure(job);
         let connection = self.conn.sqlite();
         connection.leave_transaction();
         match connection.execute("BEGIN IMMEDIATE", &[]) {
             Ok(_) => Ran::RolledBack,
             Err(_) => Ran::TransactionLost,
+        }
+    }
+
+    /// A unit that outgrows the cache writes to the log before its COMMIT, and a new log's header is synced then.
+    fn note_failure(&self, job: &dyn Job) {
+        if job.error().is_some_and(is_failed_sync)
+            && let Some(error) = job.error()
+        {
+            self.guard.sync_failed(error);
         }
     }
 
@@ -156,6 +165,9 @@ impl Writer {
             return if self.conn.sqlite().is_in_transaction() { Ran::RolledBack } else { Ran::TransactionLost };
         }
         let succeeded = job.run(&mut self.conn);
+        if !succeeded {
+            self.note_failure(job);
+        }
         let connection = self.conn.sqlite();
         if !connection.is_in_transaction() {
             return Ran::TransactionLost;
@@ -180,7 +192,8 @@ impl Writer {
             }
             let status = Arc::clone(&self.environment.writing);
             let write = status.begin();
-            if let Err(error) = self.conn.sqlite().execute("BEGIN IMMEDIATE", &[]) {
+            let begun = self.guard.refuse_after_fault();
+            if let Err(error) = begun.and_then(|()| self.conn.sqlite().execute("BEGIN IMMEDIATE", &[])) {
                 write.failed(&error);
                 job.fail(error);
                 continue;
@@ -198,10 +211,8 @@ impl Writer {
     fn copy_rest(&mut self) {
         let copied = checkpoint_passively(&self.conn.sqlite().connection)
             .and_then(|complete| if complete { self.guard.mark_copied() } else { Ok(()) });
+        self.guard.note(&copied);
         if let Err(error) = copied {
-            if is_failed_sync(&error) {
-                self.guard.sync_failed(&error);
-            }
             tracing::warn!(%error, "the write-ahead log could not be copied into the database's file");
         }
     }
