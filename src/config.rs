@@ -104,8 +104,7 @@ pub struct ServeOptions {
     /// Days for which events are kept, for readers that come back: 1 to 3650 [default: 30]
     #[arg(long, env = "POSTHASTE_EVENT_RETENTION_DAYS", value_name = "DAYS", value_parser = clap::value_parser!(i64).range(1..=3650))]
     pub event_retention_days: Option<i64>,
-    /// Start without the part of SQLite's write-ahead log that cannot be read; a copy of the log is kept. Only for the one start
-    /// that asks for it: there is no variable and no key for it
+    /// Start once without the part of SQLite's write-ahead log that cannot be read, and keep a copy of it. Has no variable
     #[arg(long)]
     pub accept_lost_tail: bool,
     /// Lets webhooks call private addresses, and plain http [default: false]

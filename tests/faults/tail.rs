@@ -149,3 +149,35 @@ fn what_another_program_copied_out_of_the_log_is_no_loss() {
         server.terminate().await;
     });
 }
+
+#[test]
+fn what_a_restore_has_put_there_is_not_lost_either() {
+    run(async |place| {
+        let server = Process::start(place).await;
+        let load = Load::start(server.address, "before");
+        load.accepts_more(50).await;
+        let attempts = load.stop().await;
+        let backup = place.folder.path().join("backup");
+        assert!(crate::operations::posthaste(place, &["backup", backup.to_str().unwrap()]).status.success());
+        server.terminate().await;
+        for suffix in ["", "-state"] {
+            std::fs::remove_file(place.folder.path().join(format!("posthaste.db{suffix}"))).unwrap();
+        }
+        // A new and nearly empty database, into which a restore brings the messages beside its server.
+        let server = Process::start(place).await;
+        assert!(crate::operations::posthaste(place, &["restore", backup.to_str().unwrap()]).status.success());
+        server.kill();
+        let mut damaged = std::fs::read(log_file(place)).unwrap();
+        let at = damaged.len() / 2;
+        damaged[at] ^= 1;
+        std::fs::write(log_file(place), &damaged).unwrap();
+        // The log is needed no more, or the start is refused.
+        let mut server = Process::spawn(place, Wrapping::default());
+        if server.starts().await {
+            assert_kept(place, &attempts).await;
+            server.terminate().await;
+        } else {
+            assert!(server.log().contains("--accept-lost-tail"), "{}", server.log());
+        }
+    });
+}

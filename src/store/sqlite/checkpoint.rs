@@ -104,10 +104,16 @@ pub fn name_sync(error: Error) -> Error {
 
 /// Copies what no reader is in the way of; whether that was everything, and the file was synced.
 pub fn checkpoint_passively(connection: &Connection) -> Result<bool> {
+    left_in_log(connection).map(|frames| frames == 0)
+}
+
+/// Copies what no reader is in the way of; the frames of the log that are still needed: 0 when all of them were copied and the
+/// file was synced.
+pub fn left_in_log(connection: &Connection) -> Result<u64> {
     let (busy, frames, copied): (i64, i64, i64) = connection
         .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
         .map_err(translate)?;
-    Ok(busy == 0 && frames == copied)
+    Ok(if busy == 0 && frames == copied { 0 } else { frames.max(1).unsigned_abs() })
 }
 
 /// Copies the whole log, waiting for readers, and cuts it off.

@@ -2,18 +2,20 @@
 //!
 //! Invariant: a copy is one snapshot of its source, taken while others go on reading and writing.
 
+use std::fs::File;
 use std::path::Path;
 
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, ffi};
 
-use super::driver::translate;
-use super::{Conn, open_connection, resolved, set_journal_mode, start};
+use super::driver::{is_failed_sync, translate};
+use super::state::{Mark, State};
+use super::{Conn, checkpoint, open_connection, resolved, set_journal_mode, start, wal};
 use crate::error::{Error, Result};
 use crate::store::backup_digest::{APPLICATION_ID, unusable};
 use crate::store::copy::{Progress, RESTORING, Report, seal};
-use crate::store::files::sync_folder_of;
+use crate::store::files::{sync_folder_of, with_suffix};
 use crate::store::search;
 
 /// Pages that are copied between two reports of progress.
@@ -141,5 +143,20 @@ pub fn replace_rows(
         )
         .map_err(translate)?;
     connection.execute_batch("COMMIT").map_err(writing(target))?;
-    connection.execute_batch("DETACH DATABASE restored").map_err(translate)
+    connection.execute_batch("DETACH DATABASE restored").map_err(translate)?;
+    mark_log(&connection, &resolved(target))
+}
+
+/// Copies what was committed from the log, and says in the state how far the log reaches if something is left there.
+fn mark_log(connection: &Connection, database: &Path) -> Result<()> {
+    let state = State::open(database).map_err(Error::unavailable)?;
+    let left = checkpoint::left_in_log(connection).inspect_err(|error| {
+        // A server beside us looks at it each second, and the next start does.
+        if is_failed_sync(error) {
+            drop(state.set_sync_failed(true));
+        }
+    });
+    let left = left.map_err(checkpoint::name_sync)?;
+    let log = File::open(with_suffix(database, "-wal")).map_err(Error::unavailable)?;
+    state.mark(Mark { salts: wal::salts(&log).unwrap_or_default(), frames: left }).map_err(Error::unavailable)
 }

@@ -98,6 +98,20 @@ impl Process {
         }
     }
 
+    /// Whether it gets ready; `false` when it ends instead.
+    pub async fn starts(&mut self) -> bool {
+        loop {
+            if let Some(address) = listening_on(&self.log()) {
+                self.address = address;
+                return true;
+            }
+            if self.child.try_wait().unwrap().is_some() {
+                return false;
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
     /// The server's own id, also where something is wrapped around it; `None` while there is only the wrapping.
     pub fn id(&self) -> Option<u32> {
         std::fs::read_to_string(&self.id_file).ok()?.trim().parse().ok()
