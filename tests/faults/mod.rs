@@ -12,6 +12,7 @@ mod disk;
 mod failover;
 mod half_open;
 mod history;
+mod lost_answers;
 mod passing;
 mod pooler;
 mod proxy;

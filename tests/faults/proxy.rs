@@ -52,6 +52,7 @@ struct Shared {
     connections: Mutex<Vec<watch::Sender<Flow>>>,
     hold_commits: AtomicBool,
     held: AtomicUsize,
+    lose_answers: AtomicBool,
 }
 
 impl Shared {
@@ -86,6 +87,7 @@ impl Proxy {
             connections: Mutex::default(),
             hold_commits: AtomicBool::new(false),
             held: AtomicUsize::new(0),
+            lose_answers: AtomicBool::new(false),
         });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
         Self { address, shared, accepting }
@@ -122,6 +124,12 @@ impl Proxy {
     /// with the COMMIT not forwarded. The server behind the proxy has then vanished while it holds the event counter.
     pub fn vanish_before_commit(&self) {
         self.shared.hold_commits.store(true, Ordering::SeqCst);
+    }
+
+    /// Arms the proxy: the answer to the next COMMIT of a transaction that has numbered events is replaced by the error with
+    /// which a pooler reports that its own connection to the database broke.
+    pub fn lose_answer_of_commit(&self) {
+        self.shared.lose_answers.store(true, Ordering::SeqCst);
     }
 
     /// Waits until the armed proxy has stalled a COMMIT.
@@ -170,9 +178,10 @@ async fn carry(client: TcpStream, mut flow: watch::Receiver<Flow>, shared: Arc<S
         client.set_nodelay(true).ok()?;
         server.set_nodelay(true).ok()?;
         let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
-        let messages = Messages::new(Arc::clone(&shared));
-        let up = pump(from_client, to_server, flow.clone(), Direction::ToServer, Some(messages));
-        let down = pump(from_server, to_client, flow.clone(), Direction::ToClient, None);
+        let loses = Arc::new(AtomicBool::new(false));
+        let messages = Messages::new(Arc::clone(&shared), Arc::clone(&loses));
+        let up = pump(from_client, to_server, flow.clone(), Direction::ToServer, Some(messages), Arc::clone(&loses));
+        let down = pump(from_server, to_client, flow.clone(), Direction::ToClient, None, loses);
         tokio::join!(up, down);
         Some(())
     };
@@ -189,6 +198,7 @@ async fn pump(
     mut flow: watch::Receiver<Flow>,
     direction: Direction,
     mut messages: Option<Messages>,
+    loses: Arc<AtomicBool>,
 ) {
     let mut buffer = vec![0; 65_536];
     loop {
@@ -201,6 +211,14 @@ async fn pump(
         };
         if count == 0 {
             // The side that closed takes the other one with it.
+            drop(to.shutdown().await);
+            return;
+        }
+        if direction == Direction::ToClient && loses.load(Ordering::SeqCst) {
+            // Until the database has surely committed.
+            let swallow = async { while from.read(&mut buffer).await.is_ok_and(|count| count > 0) {} };
+            drop(tokio::time::timeout(Duration::from_millis(500), swallow).await);
+            drop(to.write_all(&broken_connection()).await);
             drop(to.shutdown().await);
             return;
         }
@@ -219,9 +237,20 @@ async fn pump(
     }
 }
 
+/// An ErrorResponse as PgBouncer sends it when its connection to the database breaks.
+fn broken_connection() -> Vec<u8> {
+    let fields = b"SFATAL\0VFATAL\0C08P01\0Mserver conn crashed?\0\0";
+    let mut message = vec![b'E'];
+    message.extend((fields.len() as u32 + 4).to_be_bytes());
+    message.extend(fields);
+    message
+}
+
 /// The messages of a client (PostgreSQL's manual, "Message Formats"), cut where a COMMIT begins.
 struct Messages {
     shared: Arc<Shared>,
+    /// Whether what the database answers on this connection is lost from now on.
+    loses: Arc<AtomicBool>,
     waiting: Vec<u8>,
     /// The first message has no type.
     started: bool,
@@ -232,8 +261,8 @@ struct Messages {
 }
 
 impl Messages {
-    fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, waiting: Vec::new(), started: false, numbering: HashSet::new(), numbered: false }
+    fn new(shared: Arc<Shared>, loses: Arc<AtomicBool>) -> Self {
+        Self { shared, loses, waiting: Vec::new(), started: false, numbering: HashSet::new(), numbered: false }
     }
 
     /// Whole messages, in their order; true for a COMMIT of a transaction that has numbered events.
@@ -285,8 +314,11 @@ impl Messages {
         }
     }
 
-    /// Stalls everything if the proxy is armed.
+    /// Stalls everything, or loses the answer, if the proxy is armed for it.
     fn hold(&self) {
+        if self.shared.lose_answers.swap(false, Ordering::SeqCst) {
+            self.loses.store(true, Ordering::SeqCst);
+        }
         if self.shared.hold_commits.swap(false, Ordering::SeqCst) {
             self.shared.set_all(Flow::Stall);
             self.shared.held.fetch_add(1, Ordering::SeqCst);

@@ -1,0 +1,31 @@
+//! The answer to a COMMIT is lost behind a pooler, which reports an error of its own in its place.
+//!
+//! Promise: what may have been committed is never run again by itself. A send without a key is there once, and its caller is
+//! told that the outcome is unknown (503); with a key the caller repeats it and gets the message that is there.
+
+use reqwest::Method;
+use serde_json::json;
+
+use super::proxy::Proxy;
+use super::{assert_unavailable, call};
+use crate::durability::stored;
+use crate::support::place::{Kind, Place};
+use crate::support::process::{Process, Wrapping};
+
+#[test]
+fn a_commit_whose_answer_is_lost_is_not_run_again() {
+    crate::support::run(Kind::Postgres, async |place: &Place| {
+        let proxy = Proxy::start(&place.postgres_url()).await;
+        let wrapping = Wrapping { database_url: Some(proxy.url(&place.postgres_url())), ..Wrapping::default() };
+        let server = Process::start_wrapped(place, wrapping).await;
+        for round in 0..5 {
+            let body = format!("lost {round}");
+            let message = json!({"recipient_user_name": "duck", "body": body});
+            proxy.lose_answer_of_commit();
+            let answer = call(server.address, "bugs", Method::POST, "/api/messages", Some(message)).await;
+            assert_unavailable(&answer);
+            assert_eq!(stored(place).await.get(&body).map(Vec::len), Some(1), "{body}");
+        }
+        server.terminate().await;
+    });
+}
