@@ -1,7 +1,7 @@
 //! The permission of an open stream, socket or long poll to go on.
 //!
 //! Invariants: while the database answers, a revocation ends the lease within a second. While it does not answer, the
-//! lease is kept for `Timeouts::unconfirmed` and no longer. Whoever waits for [`Lease::lapse`] can do other work at the
+//! lease is kept for `Timeouts::unconfirmed` and no longer. A caller that awaits [`Lease::lapse`] can do other work at the
 //! same time: a check that waits for the database blocks nothing.
 
 use std::pin::Pin;

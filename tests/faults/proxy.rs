@@ -171,7 +171,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 async fn carry(client: TcpStream, mut flow: watch::Receiver<Flow>, shared: Arc<Shared>) {
     let mut cut = flow.clone();
     let carrying = async {
-        // The system accepts connections for a stalled machine; whoever connects through a firewall gets no answer.
+        // The system accepts connections for a stalled machine; a client that connects through a firewall gets no answer.
         flow.wait_for(|flow| flow.lets(Direction::ToServer)).await.ok()?;
         let target = *shared.target.lock().unwrap();
         let server = TcpStream::connect(target).await.ok()?;

@@ -1,6 +1,6 @@
 //! Settings of PostgreSQL that let an acknowledged commit be lost with the power.
 //!
-//! Promise: a server refuses to start on them unless it is told to, and `doctor` names them.
+//! Promise: a server refuses to start on them unless `--allow-unsafe-storage` is given, and `doctor` names them.
 
 use std::process::Command;
 use std::time::Duration;

@@ -27,13 +27,13 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const HOST_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long sent bytes may stay without the peer's acknowledgement before the system gives the connection up.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
-/// An idle peer is asked by the system after this time, …
+/// Idle time before the first TCP keepalive probe.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
-/// … again after this one, …
+/// Time between two probes.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
-/// … and given up after so many questions without an answer.
+/// Unanswered probes after which the connection is closed.
 const KEEPALIVE_RETRIES: u32 = 3;
-/// libpq's and the driver's default of `keepalives_idle`, by which one sees that a URL leaves it open.
+/// The driver's default of `keepalives_idle`. A URL that sets exactly this value is treated as if it set none.
 const DEFAULT_KEEPALIVE_IDLE: Duration = Duration::from_secs(2 * 60 * 60);
 /// A pooled connection that lay idle for longer is asked with an empty query before it is used.
 const UNCHECKED_IDLE: Duration = Duration::from_secs(1);
@@ -353,7 +353,7 @@ impl managed::Manager for Manager {
                         Ok(Err(error)) => error.to_string(),
                         _ => "no answer".to_owned(),
                     };
-                    tracing::warn!(reason, "an idle database connection was dead: all are replaced");
+                    tracing::warn!(reason, "an idle database connection did not answer: replacing all connections");
                 }
                 Err(RecycleError::message("dead"))
             }

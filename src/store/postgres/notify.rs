@@ -20,9 +20,9 @@ use crate::store::{Db, Value};
 pub const MAX_BYTES: usize = 7_900;
 /// Texts that were heard and wait to be read; beyond it PostgreSQL keeps them.
 const HEARD_WAITING: usize = 1_024;
-/// A connection that was silent for so long is asked with an empty query, …
+/// Silence after which the connection is checked with an empty query.
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
-/// … whose answer may take so long.
+/// Time that the answer to it may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long LISTEN may take.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(5);

@@ -107,7 +107,7 @@ impl Pool {
         slot.forget();
         self.metrics.pool_size.dec();
         let connections = POOL_SIZE - self.withheld.load(Ordering::Acquire);
-        tracing::warn!(connections, "PostgreSQL takes no further connection: the pool is smaller for a while");
+        tracing::warn!(connections, "PostgreSQL refuses further connections: the pool is smaller for a while");
         let pool = self.clone();
         tokio::spawn(async move {
             tokio::time::sleep(GROW_AFTER).await;
@@ -121,7 +121,7 @@ impl Pool {
     /// Condemns every connection of a generation: those at rest are closed now, the others after their use.
     fn condemn(&self, generation: u64, reason: &str) {
         if self.connections.manager().condemn(generation) {
-            tracing::warn!(reason, "all database connections are replaced");
+            tracing::warn!(reason, "replacing all database connections");
             self.connections.retain(|session, _| session.generation != generation);
         }
     }
