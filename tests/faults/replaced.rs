@@ -197,9 +197,9 @@ fn where_data_was_an_empty_or_missing_file_is_refused() {
         let server = Process::start(place).await;
         assert_kept(place, &attempts).await;
         server.terminate().await;
-        // To begin anew, an operator removes the state file.
-        for suffix in ["", "-state"] {
-            std::fs::remove_file(file(place, suffix)).unwrap();
+        // To begin anew, an operator removes all of the files; a clean end may have removed some.
+        for suffix in ["", "-wal", "-shm", "-state"] {
+            drop(std::fs::remove_file(file(place, suffix)));
         }
         Process::start(place).await.terminate().await;
     });

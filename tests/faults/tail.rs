@@ -160,8 +160,8 @@ fn what_a_restore_has_put_there_is_not_lost_either() {
         let backup = place.folder.path().join("backup");
         assert!(crate::operations::posthaste(place, &["backup", backup.to_str().unwrap()]).status.success());
         server.terminate().await;
-        for suffix in ["", "-state"] {
-            std::fs::remove_file(place.folder.path().join(format!("posthaste.db{suffix}"))).unwrap();
+        for suffix in ["", "-wal", "-shm", "-state"] {
+            drop(std::fs::remove_file(place.folder.path().join(format!("posthaste.db{suffix}"))));
         }
         // A new and nearly empty database, into which a restore brings the messages beside its server.
         let server = Process::start(place).await;

@@ -12,7 +12,7 @@ use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
 use super::driver::is_failed_sync;
-use super::state::{self, Inodes, Mark, State};
+use super::state::{self, Identities, Mark, State};
 use super::wal;
 use crate::error::{Error, Result};
 use crate::store::fatal::FatalFault;
@@ -42,8 +42,9 @@ impl Guard {
         let files: Vec<_> = files.collect::<std::io::Result<_>>().map_err(Error::unavailable)?;
         let log = File::open(with_suffix(database, "-wal")).map_err(Error::unavailable)?;
         let state = State::open(database).map_err(unwritable)?;
-        let inode = |index: usize| files.get(index).map_or(0, |(_, (_, inode)): &(PathBuf, Identity)| *inode);
-        state.set_files(Inodes { database: inode(0), log: inode(1) }).map_err(unwritable)?;
+        let of = |suffix| with_suffix(database, suffix).metadata().map(|found| state::identity(&found));
+        let identities = of("").and_then(|database| Ok(Identities { database, log: of("-wal")? }));
+        identities.and_then(|identities| state.set_files(identities)).map_err(unwritable)?;
         state.sync().map_err(|error| sync_error(&state::path_of(database), &error))?;
         sync_folder_of(database)?;
         Ok(Self { database: database.to_owned(), files, log, state, fatal })

@@ -98,7 +98,7 @@ fn refuse_empty(database: &Path, log_file: &Path, had_data: bool) -> Result<()> 
 fn refuse_replaced(database: &Path, log_file: &Path, state: Option<Contents>) -> Result<()> {
     let Some(known) = state.and_then(|state| state.files).filter(|files| files.database != 0) else { return Ok(()) };
     let (Ok(file), Ok(log)) = (database.metadata(), log_file.metadata()) else { return Ok(()) };
-    if file.ino() == known.database || log.ino() != known.log || log.len() == 0 {
+    if state::identity(&file) == known.database || state::identity(&log) != known.log || log.len() == 0 {
         return Ok(());
     }
     Err(Error::internal(format!(

@@ -6,9 +6,9 @@
 //! Invariant: a commit that was acknowledged is marked here before it was. The file exists from the first start on, so that
 //! an empty folder can be distinguished from one whose database is gone.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -22,7 +22,7 @@ const MARK_BYTES: u64 = 4 + 16 + 1 + 12 + 1;
 const SYNCED_AT: u64 = MARK_AT + MARK_BYTES;
 /// `synced yes` or `synced no `.
 const SYNCED_BYTES: u64 = 11;
-/// `files `, the inodes of the database's file and of the log in hexadecimal.
+/// `files `, the identities of the database's file and of the log in hexadecimal.
 const FILES_AT: u64 = SYNCED_AT + SYNCED_BYTES;
 const LENGTH_BYTES: u64 = FILES_AT + 6 + 16 + 1 + 16 + 1;
 
@@ -37,11 +37,19 @@ pub struct Mark {
 
 /// Which files were in use together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Inodes {
+pub struct Identities {
     /// Of the database's file.
     pub database: u64,
     /// Of the write-ahead log.
     pub log: u64,
+}
+
+/// What tells a file from every other one that had its name: its inode, and, where the file system keeps it, the time at which
+/// it was made, because inodes are given again.
+pub fn identity(file: &Metadata) -> u64 {
+    let made = file.created().ok().and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+    // The low bits of the time are what differs.
+    file.ino() ^ made.map_or(0, |made| made.as_nanos() as u64)
 }
 
 /// What the file says.
@@ -52,7 +60,7 @@ pub struct Contents {
     /// Whether a sync failed, so that what counts as copied into the database's file may not be there.
     pub sync_failed: bool,
     /// `None` where the line cannot be read.
-    pub files: Option<Inodes>,
+    pub files: Option<Identities>,
     /// When it was written last.
     pub written_at: SystemTime,
 }
@@ -88,10 +96,10 @@ fn parse(line: &str) -> Option<Mark> {
     Some(Mark { salts: u64::from_str_radix(salts, 16).ok()?.to_be_bytes(), frames: frames.trim().parse().ok()? })
 }
 
-fn parse_files(line: &str) -> Option<Inodes> {
+fn parse_files(line: &str) -> Option<Identities> {
     let (database, log) = line.strip_prefix("files ")?.split_once(' ')?;
     let number = |text: &str| u64::from_str_radix(text, 16).ok();
-    Some(Inodes { database: number(database)?, log: number(log)? })
+    Some(Identities { database: number(database)?, log: number(log)? })
 }
 
 impl State {
@@ -108,7 +116,7 @@ impl State {
             state.0.write_all_at(HEAD.as_bytes(), 0)?;
             state.mark(Mark { salts: Salts::default(), frames: 0 })?;
             state.set_sync_failed(false)?;
-            state.set_files(Inodes::default())?;
+            state.set_files(Identities::default())?;
         }
         Ok(state)
     }
@@ -144,7 +152,7 @@ impl State {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn set_files(&self, files: Inodes) -> io::Result<()> {
+    pub fn set_files(&self, files: Identities) -> io::Result<()> {
         let line = format!("files {:016x} {:016x}\n", files.database, files.log);
         self.0.write_all_at(line.as_bytes(), FILES_AT)
     }
@@ -175,8 +183,8 @@ mod tests {
         state.set_sync_failed(true).unwrap();
         let contents = read(&database).unwrap().unwrap();
         assert_eq!((contents.mark, contents.sync_failed), (Some(mark), true));
-        assert_eq!(contents.files, Some(Inodes::default()));
-        let files = Inodes { database: 7, log: u64::MAX };
+        assert_eq!(contents.files, Some(Identities::default()));
+        let files = Identities { database: 7, log: u64::MAX };
         state.set_files(files).unwrap();
         assert_eq!(read(&database).unwrap().unwrap().files, Some(files));
         // Opened again, it says the same.
