@@ -1,8 +1,8 @@
 //! The history checker: clients work on two servers over one database while faults happen, and everything that they saw is
 //! held against what is promised at the end.
 //!
-//! Promises: an acknowledged message is there once, where the answer said, in the order of its conversation. Whoever reads
-//! after an acknowledged send, on any server, sees it. Each reader gets each event that they may see once and in order, on
+//! Promises: an acknowledged message is there once, where the answer said, in the order of its conversation. A read
+//! that begins after an acknowledged send sees it, on any server. Each reader gets each event that they may see once and in order, on
 //! whatever servers and in whatever ways they read. Unread counts are what a simple model says.
 
 mod clients;

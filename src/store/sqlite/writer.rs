@@ -152,9 +152,7 @@ impl Writer {
 
     /// A unit that outgrows the cache writes to the log before its COMMIT, and a new log's header is synced then.
     fn note_failure(&self, job: &dyn Job) {
-        if job.error().is_some_and(is_failed_sync)
-            && let Some(error) = job.error()
-        {
+        if let Some(error) = job.error().filter(|error| is_failed_sync(error)) {
             self.guard.sync_failed(error);
         }
     }
