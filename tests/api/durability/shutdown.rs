@@ -22,10 +22,7 @@ both!(sends_under_way_at_the_end_are_answered, async |place| {
     load.accepts_more(100).await;
     // Nothing can be written now, so every sender soon waits for its answer.
     let hold = Hold::take(place).await;
-    while waiting_sends(&server).await < SENDERS {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    let accepted = load.accepted();
+    let accepted = accepted_when_all_wait(&server, &load).await;
     let asked = Instant::now();
     server.ask_to_end();
     tokio::time::sleep(Duration::from_millis(300)).await;
@@ -81,6 +78,23 @@ both!(the_end_under_load_drops_nothing_that_was_begun, async |place| {
     let unread = attempts.iter().filter(|attempt| attempt.accepted().is_none()).count();
     println!("{} sends, {unread} of them never read", attempts.len());
 });
+
+/// How many sends have been accepted once every sender waits for the database.
+///
+/// A send that was committed just before the writes were held counts as waiting until its answer leaves, so the count of
+/// accepted sends must also have stopped rising.
+async fn accepted_when_all_wait(server: &Process, load: &Load) -> usize {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        assert!(Instant::now() < deadline, "some senders never wait");
+        let accepted = load.accepted();
+        let all_wait = waiting_sends(server).await >= SENDERS;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        if all_wait && load.accepted() == accepted && waiting_sends(server).await >= SENDERS {
+            return accepted;
+        }
+    }
+}
 
 /// How many sends wait for the database, as the server itself counts them.
 async fn waiting_sends(server: &Process) -> usize {
