@@ -23,8 +23,10 @@ use crate::error::{Error, Result};
 use crate::ids::{RequestIds, Rng, hex};
 use crate::mail::{MailSettings, Mailer};
 use crate::metrics::Metrics;
+use crate::store;
+use crate::store::db::Db;
+use crate::store::environment::{Commits, Environment, Location};
 use crate::store::migrations::{self, Report};
-use crate::store::{self, Commits, Db, Environment, Location};
 use crate::time::{Clock, DatabaseClock};
 
 /// Days for which events are kept where the operator chose nothing.

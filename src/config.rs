@@ -22,7 +22,7 @@ use crate::http::client_address::TrustedProxies;
 use crate::http::origin::{OriginRules, origin_of};
 use crate::live::bus::BusSettings;
 use crate::mail::MailSettings;
-use crate::store::Location;
+use crate::store::environment::Location;
 
 /// Read from the working folder when no other file is named.
 const DEFAULT_FILE: &str = "posthaste.toml";

@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use super::block_on;
 use crate::config::{self, DataOptions};
+use crate::store::environment::Location;
 use crate::store::files::folder_of;
+use crate::store::migrations;
 use crate::store::sqlite::mounts;
-use crate::store::{Location, migrations};
 
 /// Free bytes below which the doctor warns.
 const FREE_BYTES_WANTED: u64 = 1 << 30;

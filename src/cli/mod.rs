@@ -17,7 +17,7 @@ use crate::app::{App, Settings};
 use crate::config::{self, DataOptions, ServeOptions};
 use crate::error::Error;
 use crate::ids::Rng;
-use crate::store::Environment;
+use crate::store::environment::Environment;
 use crate::time::Clock;
 
 /// A messaging API that people run themselves: one binary, on SQLite by default and on PostgreSQL when it grows.

@@ -10,9 +10,10 @@ use super::tokens::{Token, TokenKind};
 use crate::app::App;
 use crate::error::{Error, FieldError, Result};
 use crate::ids::ApiKeyId;
+use crate::store;
 pub use crate::store::api_keys::ApiKey;
+use crate::store::db::Conn;
 use crate::store::revocations::Revoked;
-use crate::store::{self, Conn};
 use crate::time::Timestamp;
 
 /// Characters of a name.

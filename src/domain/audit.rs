@@ -9,8 +9,9 @@ use super::lists::{self, Limit, Page};
 use crate::app::App;
 use crate::error::Result;
 use crate::ids::{ApiKeyId, UserId};
+use crate::store;
 pub use crate::store::audit::Entry;
-use crate::store::{self, Conn};
+use crate::store::db::Conn;
 use crate::time::Timestamp;
 
 const LIST: &str = "audit";

@@ -14,10 +14,11 @@ use super::reactions::{self, Tally};
 use super::receipts::{self, Report, Standing};
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, UserId};
+use crate::store;
 use crate::store::changes::{Found, Member, Outcome, Place, Spot, Step};
 use crate::store::conversations::History;
+use crate::store::db::Conn;
 use crate::store::events::{Kind, NewEvent};
-use crate::store::{self, Conn};
 use crate::time::Timestamp;
 
 /// A small change of a conversation.

@@ -14,7 +14,7 @@ use super::change_batch::{Change, Changed, change_all};
 use super::send_queue::repeat;
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
-use crate::store::Db;
+use crate::store::db::Db;
 
 /// Changes that one transaction may carry.
 const BATCH_LIMIT: usize = 128;

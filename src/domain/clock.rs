@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 use super::idempotency::KeyDays;
 use crate::app::App;
 use crate::error::Result;
-use crate::store::{self, Db};
+use crate::store;
+use crate::store::db::Db;
 use crate::time::{Clock, MAX_CLOCK_SKEW};
 
 /// How often the database's clock is read.

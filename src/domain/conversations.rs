@@ -17,13 +17,14 @@ use super::users::{self, DirectMessagesFrom, User};
 use crate::app::App;
 use crate::error::{Error, FieldError, Result};
 use crate::ids::{ConversationId, UserId};
+use crate::store;
 use crate::store::conversations::Pair;
 pub use crate::store::conversations::{Conversation, Group, History, Kind, Me};
+use crate::store::db::Conn;
 use crate::store::events::{self, NewEvent};
 use crate::store::members::{Keeps, NewMember, Role};
 use crate::store::messages::{Action, Range};
 use crate::store::sends::{Note, note};
-use crate::store::{self, Conn};
 use crate::text::fold_ascii;
 use crate::time::Timestamp;
 

@@ -13,10 +13,11 @@ use super::messages::{Draft, Recipient};
 use super::revocations::{Mark, Revocations};
 use crate::error::Result;
 use crate::ids::ConversationId;
+use crate::store;
 use crate::store::conversations::Pair;
+use crate::store::db::Db;
 use crate::store::revocations::Revoked;
 use crate::store::users::UserName;
-use crate::store::{self, Db};
 
 /// People remembered, and pairs.
 const CAPACITY: usize = 100_000;

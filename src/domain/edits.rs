@@ -12,9 +12,10 @@ use super::messages::{
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, UserId};
+use crate::store;
+use crate::store::db::Conn;
 pub use crate::store::edits::{Edition, Present};
 use crate::store::events::{self, NewEvent};
-use crate::store::{self, Conn};
 use crate::time::Timestamp;
 
 /// How often a message may be edited.

@@ -10,10 +10,11 @@ use super::{members, reactions, users};
 use crate::app::App;
 use crate::error::Result;
 use crate::ids::{ConversationId, MessageId, UserId};
+use crate::store;
+use crate::store::db::Conn;
 use crate::store::erasure::Erasure;
 use crate::store::events::{Kind, NewEvent};
 use crate::store::revocations::Revoked;
-use crate::store::{self, Conn};
 use crate::text::fold_ascii;
 use crate::time::Timestamp;
 

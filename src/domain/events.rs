@@ -12,11 +12,12 @@ use super::users::User;
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, MAX_ID, UserId};
+use crate::store;
 use crate::store::conversations::Conversation;
+use crate::store::db::Conn;
 pub use crate::store::events::{Kind, Log, Logged, Stretch};
 use crate::store::members::Role;
 use crate::store::receipts::Watermarks;
-use crate::store::{self, Conn};
 use crate::time::Timestamp;
 
 /// Positions looked at in one read.

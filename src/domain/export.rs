@@ -20,11 +20,12 @@ use super::users::{self, User};
 use crate::app::App;
 use crate::error::Result;
 use crate::ids::{ConversationId, IncomingWebhookId, InviteId, ScheduledId, SessionId, UserId};
+use crate::store;
+use crate::store::db::Conn;
 pub use crate::store::members::Belonging;
 use crate::store::mentions::Mention;
 use crate::store::messages::Range;
 use crate::store::receipts::{Kept, Watermarks};
-use crate::store::{self, Conn};
 use crate::text::fold_ascii;
 use crate::time::Timestamp;
 

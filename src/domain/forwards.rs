@@ -10,7 +10,8 @@ use super::messages::{Answer, Draft, Keyed, Kind, Message, NewMessage, message_d
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, UserId};
-use crate::store::{self, Conn};
+use crate::store;
+use crate::store::db::Conn;
 use crate::time::Timestamp;
 
 struct Wanted {

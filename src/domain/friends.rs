@@ -12,11 +12,12 @@ use super::users::{self, DirectMessagesFrom, User};
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::ids::UserId;
+use crate::store;
+use crate::store::db::Conn;
 use crate::store::events::{self, Kind, NewEvent};
 use crate::store::friends::NewBlock;
 pub use crate::store::friends::State;
 use crate::store::revocations::Revoked;
-use crate::store::{self, Conn};
 use crate::text::fold_ascii;
 use crate::time::Timestamp;
 

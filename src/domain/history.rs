@@ -10,8 +10,9 @@ use super::tails::{self, Render, Rendered, Tails};
 use crate::app::App;
 use crate::error::{Error, FieldError, Result};
 use crate::ids::{ConversationId, MAX_ID, MessageId, UserId};
+use crate::store;
+use crate::store::db::Conn;
 use crate::store::messages::Range;
-use crate::store::{self, Conn};
 use crate::time::Timestamp;
 
 /// Which stretch is wanted.

@@ -12,8 +12,9 @@ use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Result};
 use crate::ids::UserId;
+use crate::store;
+use crate::store::db::{Conn, Db};
 pub use crate::store::idempotency::{Digest, Record, StoredAnswer};
-use crate::store::{self, Conn, Db};
 use crate::time::Timestamp;
 
 /// Days that a key is kept, today not counted.

@@ -17,10 +17,11 @@ use super::users::{self, MAX_NAME_CHARACTERS, Registration};
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, IncomingWebhookId, UserId, hex};
+use crate::store;
+use crate::store::db::Conn;
 pub use crate::store::incoming_webhooks::{IncomingWebhook, Target};
 use crate::store::members::Role;
 use crate::store::users::NewUser;
-use crate::store::{self, Conn};
 use crate::text::fold_ascii;
 
 /// Incoming webhooks that a group may have.

@@ -13,12 +13,13 @@ use super::tokens::{self, MAX_TOKEN_CHARACTERS, SecretHash, Token, TokenKind};
 use crate::app::App;
 use crate::error::{Error, FieldError, Result};
 use crate::ids::{ConversationId, InviteId, UserId};
+use crate::store;
+use crate::store::db::Conn;
 use crate::store::events::{self, NewEvent};
 pub use crate::store::invites::Invite;
 use crate::store::members::Role;
 use crate::store::messages::Action;
 use crate::store::sends::{Note, note};
-use crate::store::{self, Conn};
 use crate::time::Timestamp;
 
 /// Microseconds of a day.

@@ -23,12 +23,13 @@ use super::users::{DirectMessagesFrom, User};
 use crate::app::App;
 use crate::error::{Error, FieldError, Result};
 use crate::ids::{ConversationId, UserId};
+use crate::store;
+use crate::store::db::Conn;
 use crate::store::events::{self, NewEvent};
 use crate::store::members::NewMember;
 pub use crate::store::members::{Member, Role};
 use crate::store::messages::Action;
 use crate::store::sends::{Note, note};
-use crate::store::{self, Conn};
 use crate::text::fold_ascii;
 use crate::time::Timestamp;
 

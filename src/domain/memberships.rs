@@ -6,9 +6,10 @@
 use super::auth::Principal;
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, UserId};
+use crate::store;
 pub use crate::store::conversations::{History, Kind};
+use crate::store::db::Conn;
 pub use crate::store::members::Role;
-use crate::store::{self, Conn};
 
 /// Members up to whom it is said of each message whether all have it.
 pub const RECEIPTS_MEMBER_LIMIT: i64 = 100;

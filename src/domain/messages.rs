@@ -13,9 +13,10 @@ use super::{mentions, receipts};
 use crate::app::App;
 use crate::error::{Error, FieldError, Result};
 use crate::ids::{ConversationId, MAX_ID, UserId};
+use crate::store;
+use crate::store::db::Conn;
 pub use crate::store::messages::{Decorations, Kind, Message};
 use crate::store::users::UserName;
-use crate::store::{self, Conn};
 use crate::text::fold_ascii;
 use crate::time::Timestamp;
 

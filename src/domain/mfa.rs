@@ -14,7 +14,8 @@ use super::password_hashing::check_shown;
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::ids::UserId;
-use crate::store::{self, Conn};
+use crate::store;
+use crate::store::db::Conn;
 use crate::time::Timestamp;
 
 /// Bytes of a shared secret, as RFC 4226 recommends.

@@ -13,10 +13,11 @@ use crate::app::App;
 use crate::error::{Error, Result};
 use crate::ids::{SessionId, UserId};
 use crate::mail::Mail;
+use crate::store;
 use crate::store::account_codes::{AccountCode, Purpose};
+use crate::store::db::Conn;
 use crate::store::revocations::Revoked;
 use crate::store::users::User;
-use crate::store::{self, Conn};
 use crate::text::fold_ascii;
 use crate::time::{MAX_CLOCK_SKEW_MICROS, Timestamp};
 

@@ -11,8 +11,9 @@ use super::messages::{Message, Names, complete_for, locked, message_deleted};
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::ids::ConversationId;
+use crate::store;
+use crate::store::db::Conn;
 use crate::store::events::{self, NewEvent};
-use crate::store::{self, Conn};
 use crate::time::Timestamp;
 
 /// Pinned messages of a conversation.

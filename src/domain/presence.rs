@@ -10,9 +10,10 @@ use super::users::not_found;
 use crate::app::App;
 use crate::error::Result;
 use crate::ids::UserId;
+use crate::store;
+use crate::store::db::Conn;
 pub use crate::store::presence::State;
 use crate::store::presence::{self as rows, LastSeen, Presence};
-use crate::store::{self, Conn};
 use crate::text::fold_ascii;
 use crate::time::Timestamp;
 

@@ -13,9 +13,10 @@ use super::messages::{Message, visible};
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, UserId};
+use crate::store;
+use crate::store::db::Conn;
 use crate::store::events::{self, NewEvent};
 pub use crate::store::reactions::{Reaction, Tally};
-use crate::store::{self, Conn};
 use crate::time::Timestamp;
 
 /// Different emoji under a message.

@@ -13,10 +13,11 @@ use super::messages::{Message, complete, visible};
 use crate::app::App;
 use crate::error::{Error, FieldError, Result};
 use crate::ids::{ConversationId, MAX_ID, UserId};
+use crate::store;
+use crate::store::db::Conn;
 use crate::store::messages::Range;
 use crate::store::receipts::Progress;
 pub use crate::store::receipts::{Kind, Receipt, Watermarks};
-use crate::store::{self, Conn};
 use crate::time::Timestamp;
 
 /// The list of who has reached a message, for its cursors.

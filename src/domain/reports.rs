@@ -12,8 +12,9 @@ use super::messages::{Message, Names, check_text, complete_for, locked, message_
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, ReportId, UserId};
+use crate::store;
+use crate::store::db::Conn;
 pub use crate::store::reports::{Report, State};
-use crate::store::{self, Conn};
 use crate::time::Timestamp;
 
 /// Characters of a reason.

@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
+use crate::store;
+use crate::store::db::Db;
 use crate::store::revocations::Revoked;
-use crate::store::{self, Db};
 
 /// How old the last look may be.
 const MAX_AGE: Duration = Duration::from_millis(500);

@@ -20,9 +20,10 @@ use super::users::DirectMessagesFrom;
 use crate::app::App;
 use crate::error::{Error, FieldError, Result};
 use crate::ids::{ScheduledId, UserId};
+use crate::store;
+use crate::store::db::Conn;
 pub use crate::store::scheduled::Scheduled;
 use crate::store::users::UserName;
-use crate::store::{self, Conn};
 use crate::time::Timestamp;
 
 /// Days that a message may wait.

@@ -21,14 +21,15 @@ use super::mentions;
 use super::messages::{Answer, Decorations, Draft, Keyed, Kind, Message, Recipient, Sender, Sent};
 use crate::error::{Error, FieldError, Result};
 use crate::ids::{ConversationId, MessageId, UserId};
+use crate::store;
 use crate::store::conversations::{Head, Pair};
+use crate::store::db::Conn;
 use crate::store::events::{self, NewEvent};
 use crate::store::mentions::Mention;
 use crate::store::messages::NewRow;
 use crate::store::sends::Append;
 use crate::store::threads::Reply;
 use crate::store::users::{DirectMessagesFrom, UserName};
-use crate::store::{self, Conn};
 use crate::time::{Clock, Timestamp};
 
 /// Drafts that are sent in one transaction.

@@ -20,7 +20,7 @@ use super::revocations::Revocations;
 use super::send_batch::{Batch, send_all};
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
-use crate::store::Db;
+use crate::store::db::Db;
 use crate::store::users::DirectMessagesFrom;
 use crate::time::Clock;
 

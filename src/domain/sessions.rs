@@ -15,10 +15,11 @@ use super::tokens::{Token, TokenKind};
 use crate::app::App;
 use crate::error::{Error, FieldError, Result};
 use crate::ids::SessionId;
+use crate::store;
+use crate::store::db::Conn;
 use crate::store::revocations::Revoked;
 pub use crate::store::sessions::Session;
 use crate::store::users::User;
-use crate::store::{self, Conn};
 use crate::text::fold_ascii;
 use crate::time::Timestamp;
 

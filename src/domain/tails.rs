@@ -16,9 +16,10 @@ use super::messages::{Message, Names, complete};
 use super::reactions;
 use crate::error::Result;
 use crate::ids::{ConversationId, MessageId, UserId};
+use crate::store;
 use crate::store::conversations::Head;
+use crate::store::db::Conn;
 use crate::store::messages::Range;
-use crate::store::{self, Conn};
 use crate::time::Timestamp;
 
 /// Bytes of all tails together.

@@ -13,9 +13,10 @@ use super::{messages, users};
 use crate::app::App;
 use crate::error::{Error, FieldError, Result};
 use crate::ids::{MessageId, UserId};
+use crate::store;
 use crate::store::conversations::{Head, Pair};
+use crate::store::db::Conn;
 use crate::store::messages::Range;
-use crate::store::{self, Conn};
 use crate::text::fold_ascii;
 use crate::time::Timestamp;
 

@@ -10,7 +10,8 @@ use super::memberships::{Kind, membership};
 use crate::app::App;
 use crate::error::Result;
 use crate::ids::{ConversationId, UserId};
-use crate::store::{self, Conn};
+use crate::store;
+use crate::store::db::Conn;
 use crate::time::Timestamp;
 
 /// Members of a conversation up to whom it is told that one of them writes.

@@ -15,11 +15,12 @@ use crate::app::App;
 use crate::error::{Error, FieldError, Result};
 use crate::ids::UserId;
 use crate::mail;
+use crate::store;
+use crate::store::db::Conn;
 use crate::store::events::{self, NewEvent};
 use crate::store::revocations::Revoked;
 pub use crate::store::users::{DirectMessagesFrom, User};
 use crate::store::users::{NewUser, Profile};
-use crate::store::{self, Conn};
 use crate::text::{fold, fold_ascii, past_prefix};
 use crate::time::Timestamp;
 

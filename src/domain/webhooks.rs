@@ -19,9 +19,10 @@ use super::lists::{self, Limit, Page};
 use crate::app::App;
 use crate::error::{Error, FieldError, Result};
 use crate::ids::{MAX_ID, WebhookId};
+use crate::store;
+use crate::store::db::Conn;
 use crate::store::events::Kind;
 pub use crate::store::webhooks::{Delivery, Webhook};
-use crate::store::{self, Conn};
 use crate::time::{MAX_CLOCK_SKEW_MICROS, Timestamp};
 
 /// Webhooks of a server.

@@ -29,7 +29,7 @@ use crate::app::App;
 use crate::domain::events;
 use crate::error::{Error, Result};
 use crate::ids::hex;
-use crate::store::Db;
+use crate::store::db::Db;
 use crate::store::postgres::notify;
 
 /// Between two looks at whether the log has moved: what is committed meanwhile is told of together.
@@ -80,7 +80,7 @@ enum Mouth<'a> {
 impl Mouth<'_> {
     async fn tell(&self, text: String) -> Result<()> {
         match self {
-            Self::Postgres(app) => notify::tell(&app.db, &text).await,
+            Self::Postgres(app) => app.db.notify(&text).await,
             Self::Nats(connection) => connection.tell(text).await,
         }
     }

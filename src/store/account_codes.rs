@@ -3,8 +3,9 @@
 //! Invariants: a code is used by one statement that ends it, so that of many uses at once one wins; one that was used or
 //! ended stays for a while, so that it still counts among those that were sent.
 
+use super::db::{Conn, Row};
 use super::sessions::SecretHash;
-use super::{Conn, Row, Value};
+use super::values::Value;
 use crate::error::Result;
 use crate::ids::UserId;
 use crate::time::Timestamp;

@@ -2,8 +2,9 @@
 //!
 //! Invariant: a row holds the hash of its key, never the key; a key that was revoked has no row.
 
+use super::db::{Conn, Row};
 use super::sessions::SecretHash;
-use super::{Conn, Row, Value};
+use super::values::Value;
 use crate::error::Result;
 use crate::ids::{ApiKeyId, UserId};
 use crate::time::Timestamp;

@@ -2,7 +2,8 @@
 //!
 //! Invariant: an entry is written in the transaction of what it tells; it holds ids and an address, never a name or a secret.
 
-use super::{Conn, Row, Value};
+use super::db::{Conn, Row};
+use super::values::Value;
 use crate::error::Result;
 use crate::ids::{ApiKeyId, UserId};
 use crate::time::Timestamp;

@@ -13,7 +13,8 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::copy::{Progress, Report};
+use super::files::sync_file;
+use super::progress::{Progress, Report};
 use crate::error::{Error, Result};
 use crate::ids::hex;
 
@@ -82,6 +83,14 @@ pub fn check(file: &Path, report: Report<'_>) -> Result<Found> {
         return Err(unusable(file, "the digest that must end it is not there: it was cut short, damaged or changed"));
     }
     Ok(Found::NoDigest)
+}
+
+/// Ends a marked copy with its digest, and syncs it. A damaged database is kept as it is, so its structure is not checked.
+pub fn seal(copy: &Path, report: Report<'_>) -> Result<()> {
+    // Before the content is read back for the digest, and once more with it.
+    sync_file(copy)?;
+    append(copy, report)?;
+    sync_file(copy)
 }
 
 /// That a file is no backup that can be used, with the reason.

@@ -6,10 +6,11 @@
 use std::collections::HashMap;
 
 use super::conversations::{self, History};
+use super::db::{Conn, Row};
 use super::events::{self, NewEvent};
 use super::reactions::{self, Tally, read_tallies, write_tallies};
 use super::receipts::{self, Kind, Watermarks};
-use super::{Conn, Row, Value};
+use super::values::Value;
 use crate::error::Result;
 use crate::ids::{ConversationId, UserId};
 use crate::time::Timestamp;

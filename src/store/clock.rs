@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::Conn;
+use super::db::Conn;
 use crate::error::Result;
 use crate::time::Timestamp;
 

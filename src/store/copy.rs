@@ -9,32 +9,19 @@
 
 use std::path::{Path, PathBuf};
 
-use super::backup_digest::{self, Found, unusable};
-use super::files::{folder_of, make_folder, sync_file, sync_folder_of, with_suffix};
+use super::backup_digest::{self, Found, seal, unusable};
+use super::db::{Conn, Db};
+use super::environment::{Environment, Location};
+use super::files::{folder_of, make_folder, stamp, sync_file, sync_folder_of, with_suffix};
+use super::progress::{Progress, RESTORING, Report};
+use super::sqlite::connection::open_alone;
 use super::sqlite::file::{check_structure, copy_file, mark_and_close, replace_rows};
-use super::{Conn, Db, Environment, Location, OwnedValue, Value, migrations, search, sqlite};
+use super::values::{OwnedValue, Value};
+use super::{migrations, search};
 use crate::error::{Error, Result};
-use crate::time::Timestamp;
 
 /// Rows that are copied between two reports of progress.
 const ROWS_PER_STEP: i64 = 1_000;
-
-/// The step of a restore in which rows are exchanged.
-pub(super) const RESTORING: &str = "exchanging rows";
-
-/// How far a copy is.
-#[derive(Clone, Copy, Debug)]
-pub struct Progress {
-    /// What is being done.
-    pub step: &'static str,
-    /// Pages, rows or bytes done.
-    pub done: u64,
-    /// Pages, rows or bytes there are.
-    pub total: u64,
-}
-
-/// Who is told of progress.
-pub type Report<'a> = &'a mut (dyn FnMut(Progress) + Send);
 
 /// Tables in the order of their copy, each with the columns of its key.
 const TABLES: &[(&str, &str)] = &[
@@ -123,14 +110,6 @@ fn finish(copy: &Path, report: Report<'_>) -> Result<()> {
     mark_and_close(copy)?;
     check_structure(copy, false)?;
     seal(copy, report)
-}
-
-/// Ends a marked copy with its digest, and syncs it. A damaged database is kept as it is, so its structure is not checked.
-pub(super) fn seal(copy: &Path, report: Report<'_>) -> Result<()> {
-    // Before the content is read back for the digest, and once more with it.
-    sync_file(copy)?;
-    backup_digest::append(copy, report)?;
-    sync_file(copy)
 }
 
 /// What a file is that a backup can be restored from.
@@ -259,11 +238,6 @@ async fn restore_staged(
     }
 }
 
-/// The second, as it stands in a name.
-pub(super) fn stamp(now: Timestamp) -> String {
-    now.to_string().chars().filter(char::is_ascii_digit).take(14).collect()
-}
-
 /// Removes a SQLite database of ours with what SQLite keeps beside it.
 fn remove_database(path: &Path) -> Result<()> {
     for suffix in ["", "-wal", "-shm", "-journal", "-state"] {
@@ -295,7 +269,7 @@ async fn copy_postgres_into_file(
     let target_db = Db::open(&Location::Sqlite(target.to_owned()), environment).await?;
     migrations::migrate(&target_db, migrations::Context { now, epoch: String::new(), name_key: [0; 32] }).await?;
     target_db.close().await;
-    let mut file = Conn::Sqlite(sqlite::open_alone(target)?);
+    let mut file = Conn::Sqlite(open_alone(target)?);
     let mut conn = source.connection().await?;
     // A role's own limits are for requests; a copy takes as long as it takes.
     conn.script(
@@ -343,7 +317,7 @@ async fn replace_postgres(conn: &mut Conn, input: &Replacement) -> Result<(Optio
     }
     migrations::apply(conn, &input.context).await?;
     conn.script("DELETE FROM messaging.event_log; DELETE FROM messaging.server_state").await?;
-    let mut file = Conn::Sqlite(sqlite::open_alone(&input.staged)?);
+    let mut file = Conn::Sqlite(open_alone(&input.staged)?);
     let total = copy_rows(&mut file, conn, &mut |_| ()).await?;
     let last_id = file.one("SELECT last_value FROM messaging.messaging_sequence", &[], |row| row.i64(0)).await?;
     conn.first(

@@ -8,9 +8,10 @@
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::db::Conn;
 use super::edits::Edition;
 use super::messages::Message;
-use super::{Conn, Value};
+use super::values::Value;
 use crate::error::Result;
 use crate::ids::ConversationId;
 

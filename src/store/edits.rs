@@ -3,11 +3,13 @@
 //! Invariants: a message is changed under its conversation's lock; whoever changes what is there raises the conversation's
 //! `content_version`; a tombstone has no earlier bodies.
 
+use super::db::{Conn, Row};
 use super::digests::{self, Checked};
 use super::idempotency::Digest;
 use super::mentions;
 use super::messages::{self, Kind, Message};
-use super::{Conn, Row, Value, search, threads};
+use super::values::Value;
+use super::{search, threads};
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, UserId};
 use crate::time::Timestamp;

@@ -3,8 +3,9 @@
 //! Invariant: what [`forget_person`] removes goes in one transaction, and leaves a row in `messaging.erasures` until the
 //! person's messages were seen to as well. So an erasure that was begun is finished, whatever happens between.
 
+use super::db::Conn;
 use super::idempotency::Digest;
-use super::{Conn, Value};
+use super::values::Value;
 use crate::error::Result;
 use crate::ids::{ConversationId, UserId};
 use crate::time::Timestamp;

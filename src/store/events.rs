@@ -4,8 +4,9 @@
 //! become visible in their order and a reader that saw one never meets a smaller one later. On PostgreSQL every statement that
 //! locks the row is sent in one flight with its COMMIT: a server that vanishes does not leave the row locked.
 
+use super::db::{Conn, Row};
 use super::postgres::Counter;
-use super::{Conn, Row, Value};
+use super::values::Value;
 use crate::error::Result;
 use crate::ids::{ConversationId, UserId};
 use crate::time::Timestamp;

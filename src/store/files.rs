@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::time::Timestamp;
 
 /// A file beside another one: its name and a suffix.
 pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
@@ -52,4 +53,9 @@ pub fn make_folder(folder: &Path) -> Result<()> {
 /// A failed sync as an error.
 pub fn sync_error(path: &Path, error: &io::Error) -> Error {
     Error::unavailable(format!("{} could not be synced to disk: {error}", path.display()))
+}
+
+/// A time as it stands in the name of a file, to the second: `20260131235959`.
+pub fn stamp(now: Timestamp) -> String {
+    now.to_string().chars().filter(char::is_ascii_digit).take(14).collect()
 }

@@ -5,8 +5,9 @@
 
 use std::collections::BTreeSet;
 
+use super::db::{Conn, Row};
 use super::users::{User, select_users, user};
-use super::{Conn, Row, Value};
+use super::values::Value;
 use crate::error::Result;
 use crate::ids::UserId;
 use crate::time::Timestamp;

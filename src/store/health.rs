@@ -4,9 +4,11 @@
 
 use std::path::Path;
 
+use super::db::{Conn, Db};
 use super::digests::Checked;
 use super::edits::{self, EditionPlace};
-use super::{Conn, Db, Value, messages, sqlite};
+use super::values::Value;
+use super::{messages, sqlite};
 use crate::error::{Error, Result};
 use crate::ids::ConversationId;
 use crate::time::Timestamp;

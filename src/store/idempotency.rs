@@ -2,7 +2,8 @@
 //!
 //! Invariant: rows are clustered by day, so that random keys touch only today's pages; a look-up asks for each day kept.
 
-use super::{Conn, Row, Value};
+use super::db::{Conn, Row};
+use super::values::Value;
 use crate::error::Result;
 use crate::ids::UserId;
 

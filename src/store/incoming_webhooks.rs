@@ -3,9 +3,10 @@
 //! Invariants: a row is all that lets its bot send; when it goes, the bot counts among those who were in the group once, so
 //! that an erasure finds what it said.
 
+use super::db::{Conn, Row};
 use super::sessions::SecretHash;
 use super::users::UserName;
-use super::{Conn, Row, Value};
+use super::values::Value;
 use crate::error::Result;
 use crate::ids::{ConversationId, IncomingWebhookId, UserId};
 use crate::time::Timestamp;

@@ -2,8 +2,9 @@
 //!
 //! Invariant: a use is counted by one conditional update, so that an invite is never used more often than it may be.
 
+use super::db::{Conn, Row};
 use super::sessions::SecretHash;
-use super::{Conn, Row, Value};
+use super::values::Value;
 use crate::error::Result;
 use crate::ids::{ConversationId, InviteId, UserId};
 use crate::time::Timestamp;

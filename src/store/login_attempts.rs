@@ -2,7 +2,8 @@
 //!
 //! Invariant: an attempt is counted before it is looked into, so that many at once are not more than one after another.
 
-use super::{Conn, Value};
+use super::db::Conn;
+use super::values::Value;
 use crate::error::Result;
 use crate::time::Timestamp;
 

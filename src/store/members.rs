@@ -3,7 +3,8 @@
 //! Invariant: a row is written under its conversation's lock, and `member_count` of the conversation with it.
 
 use super::conversations::{History, Kind};
-use super::{Conn, Row, Value};
+use super::db::{Conn, Row};
+use super::values::Value;
 use crate::error::Result;
 use crate::ids::{ConversationId, UserId};
 use crate::time::Timestamp;

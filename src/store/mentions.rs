@@ -2,7 +2,8 @@
 //!
 //! Invariant: a row is written with the body that it was found in, and goes with it.
 
-use super::{Conn, Row, Value};
+use super::db::{Conn, Row};
+use super::values::Value;
 use crate::error::Result;
 use crate::ids::{ConversationId, UserId};
 

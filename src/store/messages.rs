@@ -3,10 +3,12 @@
 //! Invariant: within one conversation `seq` is dense, and `(timestamp_sent, id)` rises with it. So a place in time is found
 //! by halving over `seq`, and no index but the key is needed.
 
+use super::db::{Conn, Row};
 use super::digests::{self, Checked};
 use super::idempotency::Digest;
 use super::reactions::{self, Tally};
-use super::{Conn, Row, Value, search};
+use super::search;
+use super::values::Value;
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, MessageId, UserId};
 use crate::time::Timestamp;

@@ -2,8 +2,9 @@
 //!
 //! Invariant: a code is used up by one conditional statement, so that of many uses at once one wins.
 
+use super::db::Conn;
 use super::sessions::SecretHash;
-use super::{Conn, Value};
+use super::values::Value;
 use crate::error::Result;
 use crate::ids::UserId;
 use crate::time::Timestamp;

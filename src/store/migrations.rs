@@ -5,8 +5,10 @@
 
 use sha2::{Digest, Sha256};
 
+use super::db::{Conn, Db};
+use super::search;
 use super::users::{NewUser, Role};
-use super::{Conn, Db, Value, search};
+use super::values::Value;
 use crate::error::{Error, Result};
 use crate::ids::{UserId, hex};
 use crate::text::{fold, fold_ascii};

@@ -2,7 +2,8 @@
 //!
 //! Invariant: what is stored is an argon2id hash in the PHC string format.
 
-use super::{Conn, Value};
+use super::db::Conn;
+use super::values::Value;
 use crate::error::Result;
 use crate::ids::UserId;
 use crate::time::Timestamp;

@@ -2,7 +2,8 @@
 //!
 //! Invariant: a message is pinned under its conversation's lock; a tombstone is not pinned.
 
-use super::{Conn, Value};
+use super::db::Conn;
+use super::values::Value;
 use crate::error::Result;
 use crate::ids::ConversationId;
 use crate::time::Timestamp;

@@ -5,7 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{Conn, Row, Value};
+use super::db::{Conn, Row};
+use super::values::Value;
 use crate::error::Result;
 use crate::ids::UserId;
 use crate::time::Timestamp;

@@ -3,7 +3,8 @@
 //! Invariant: `reaction_counts` of a message counts its rows here, emoji by emoji in the order in which they came. Both change
 //! under the conversation's lock.
 
-use super::{Conn, Row, Value};
+use super::db::{Conn, Row};
+use super::values::Value;
 use crate::error::Result;
 use crate::ids::{ConversationId, UserId};
 use crate::time::Timestamp;

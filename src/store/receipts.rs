@@ -5,8 +5,9 @@
 
 use std::collections::HashMap;
 
+use super::db::{Conn, Row};
 use super::messages::{Message, Range};
-use super::{Conn, Row, Value};
+use super::values::Value;
 use crate::error::Result;
 use crate::ids::{ConversationId, UserId};
 use crate::time::Timestamp;

@@ -2,7 +2,8 @@
 //!
 //! Invariant: a person reports a message once.
 
-use super::{Conn, Row, Value};
+use super::db::{Conn, Row};
+use super::values::Value;
 use crate::error::Result;
 use crate::ids::{ConversationId, ReportId, UserId};
 use crate::time::Timestamp;

@@ -3,8 +3,9 @@
 //! Invariant: a revocation takes its position from a row that stays locked until the commit, so that a server which saw a
 //! position has seen every smaller one.
 
+use super::db::{Conn, Row};
 use super::postgres::Counter;
-use super::{Conn, Row, Value};
+use super::values::Value;
 use crate::error::Result;
 use crate::ids::{ApiKeyId, UserId};
 use crate::time::Timestamp;

@@ -2,7 +2,8 @@
 //!
 //! Invariant: a row is removed in the transaction that sends it, so it is sent once, whoever tries.
 
-use super::{Conn, Row, Value};
+use super::db::{Conn, Row};
+use super::values::Value;
 use crate::error::Result;
 use crate::ids::{ConversationId, ScheduledId, UserId};
 use crate::time::Timestamp;

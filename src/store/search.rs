@@ -10,8 +10,9 @@
 
 use std::time::Duration;
 
+use super::db::{Conn, Db, Row};
 use super::messages::{self, Kind, Message, NewRow, Range};
-use super::{Conn, Db, Row, Value};
+use super::values::Value;
 use crate::error::Result;
 use crate::ids::{ConversationId, MessageId, UserId};
 use crate::terms;

@@ -6,10 +6,11 @@
 use std::collections::HashMap;
 
 use super::conversations::{self, Head};
+use super::db::Conn;
 use super::events::{self, Kind, NewEvent};
 use super::mentions::{self, Mention};
 use super::messages::{self, Action, Decorations, Message, NewRow};
-use super::{Conn, Value};
+use super::values::Value;
 use super::{digests, receipts, revocations, search};
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, MessageId, UserId};

@@ -2,7 +2,8 @@
 //!
 //! Invariant: a row holds the hash of its token, never the token; a session that was ended has no row.
 
-use super::{Conn, Row, Value};
+use super::db::{Conn, Row};
+use super::values::Value;
 use crate::error::Result;
 use crate::ids::{SessionId, UserId};
 use crate::time::Timestamp;

@@ -2,7 +2,8 @@
 //!
 //! Invariant: what is counted row by row grows with people, devices and conversations, never with messages or events.
 
-use super::{Conn, Value};
+use super::db::Conn;
+use super::values::Value;
 use crate::error::Result;
 use crate::time::Timestamp;
 

@@ -5,7 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{Conn, Value};
+use super::db::Conn;
+use super::values::Value;
 use crate::error::Result;
 use crate::ids::ConversationId;
 use crate::time::Timestamp;

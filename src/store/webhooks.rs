@@ -3,8 +3,9 @@
 //! Invariant: what is behind a webhook's position has not been taken up; what is not behind it has a delivery, was not asked
 //! for, or is forgotten.
 
+use super::db::{Conn, Row};
 use super::events::Logged;
-use super::{Conn, Row, Value};
+use super::values::Value;
 use crate::error::Result;
 use crate::ids::WebhookId;
 use crate::time::Timestamp;

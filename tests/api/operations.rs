@@ -316,9 +316,9 @@ fn postgresql_is_reached_over_tls() {
             if let Some(root) = root {
                 url = format!("{url}&sslrootcert={root}");
             }
-            let location = posthaste::store::Location::parse(&url).unwrap();
-            let environment = posthaste::store::Environment::new(posthaste::time::Clock::System);
-            let db = posthaste::store::Db::open(&location, environment).await.map_err(|error| error.to_string())?;
+            let location = posthaste::store::environment::Location::parse(&url).unwrap();
+            let environment = posthaste::store::environment::Environment::new(posthaste::time::Clock::System);
+            let db = posthaste::store::db::Db::open(&location, environment).await.map_err(|error| error.to_string())?;
             let asked = db.read((), |conn, ()| {
                 Box::pin(async move {
                     conn.one("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()", &[], |row| row.bool(0)).await

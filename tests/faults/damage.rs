@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use posthaste::ids::Rng;
+use posthaste::store::db::Db;
+use posthaste::store::environment::{Environment, Location};
 use posthaste::store::messages::{self, Range};
-use posthaste::store::{Db, Environment, Location};
 use posthaste::time::Clock;
 
 use crate::both;

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use posthaste::error::Error;
 use posthaste::ids::UserId;
+use posthaste::store::db::Db;
+use posthaste::store::environment::{Environment, Location};
 use posthaste::store::events::{self, Kind as EventKind, NewEvent};
 use posthaste::store::revocations::{self, Revoked};
-use posthaste::store::{Db, Environment, Location};
 use posthaste::time::{Clock, Timestamp};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};

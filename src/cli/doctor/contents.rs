@@ -12,9 +12,12 @@ use crate::config::DataConfig;
 use crate::domain::clock;
 use crate::error::Result;
 use crate::store::backup_digest::Found;
-use crate::store::copy::{self, Progress};
+use crate::store::copy;
+use crate::store::db::{Conn, Db};
+use crate::store::environment::Location;
 use crate::store::health::{self, Compared, Source};
-use crate::store::{self, Conn, Db, Location, migrations};
+use crate::store::progress::Progress;
+use crate::store::{self, migrations};
 use crate::time::Clock;
 
 /// Looks at the data.

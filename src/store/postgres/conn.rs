@@ -20,7 +20,7 @@ use super::connect::Session;
 use super::errors::{self, Scope};
 use super::pool::Lease;
 use crate::error::{Error, Result};
-use crate::store::Value;
+use crate::store::values::Value;
 
 /// How long a transaction may wait for its next statement before the server ends it.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5);

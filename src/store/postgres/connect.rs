@@ -20,6 +20,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{errors, tls};
 use crate::error::{Error, Result};
+use crate::ids::Rng;
 
 /// How long connecting may take, the examination included, where the URL names one host.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -118,8 +119,7 @@ impl Target {
         drive: &(dyn Fn(Driver) -> JoinHandle<()> + Send + Sync),
     ) -> Result<ClientWrapper, Refusal> {
         let limit = if self.hosts.len() == 1 { CONNECT_TIMEOUT } else { HOST_TIMEOUT };
-        let first =
-            if self.at_random { super::jitter(self.hosts.len()) } else { self.preferred.load(Ordering::Relaxed) };
+        let first = if self.at_random { jitter(self.hosts.len()) } else { self.preferred.load(Ordering::Relaxed) };
         let (mut full, mut refusals) = (false, Vec::new());
         for index in (first..self.hosts.len()).chain(0..first) {
             let connecting = self.connect_to(index, allow_unsafe_storage, drive);
@@ -359,4 +359,11 @@ impl managed::Manager for Manager {
             }
         }
     }
+}
+
+/// A number below `limit`.
+pub fn jitter(limit: usize) -> usize {
+    // Nothing rests on how random it is.
+    let bytes = Rng::System.bytes().unwrap_or_default();
+    usize::from_le_bytes(bytes) % limit.max(1)
 }

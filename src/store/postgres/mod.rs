@@ -22,18 +22,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::ids::Rng;
-use crate::store::{Conn as AnyConn, Environment, Value, Work};
+use crate::store::environment::{Environment, Work, WorkConn};
+use crate::store::values::Value;
 
 pub use conn::{Conn, Counter, Purpose};
 pub use url::describe;
-pub(in crate::store) use values::{bool, bytes, i64, option_bytes, option_i64, option_text, option_time, text, time};
+pub(in crate::store) use values::{
+    DriverRow, bool, bytes, i64, option_bytes, option_i64, option_text, option_time, text, time,
+};
 
-use connect::Target;
+use connect::{Target, jitter};
 use pool::Pool;
-
-/// A row of PostgreSQL.
-pub type DriverRow = tokio_postgres::Row;
 
 /// How long a unit of work may take, its commit included.
 const WORK_TIMEOUT: Duration = Duration::from_secs(30);
@@ -93,20 +92,21 @@ impl Database {
         again.map(drop)
     }
 
-    /// See [`crate::store::Db::read`].
-    pub async fn read<I, T>(&self, input: I, work: for<'a> fn(&'a mut AnyConn, &'a I) -> Work<'a, T>) -> Result<T>
+    /// See [`crate::store::db::Db::read`].
+    pub async fn read<C, I, T>(&self, input: I, work: for<'a> fn(&'a mut C, &'a I) -> Work<'a, T>) -> Result<T>
     where
+        C: WorkConn<Conn>,
         I: Send + Sync + 'static,
         T: Send + 'static,
     {
         let mut attempt = 1;
         loop {
-            let mut connection = AnyConn::Postgres(self.connection(Purpose::Request).await?);
+            let mut connection = C::from(self.connection(Purpose::Request).await?);
             let outcome = match tokio::time::timeout(WORK_TIMEOUT, work(&mut connection, &input)).await {
                 Ok(outcome) => outcome,
                 Err(_) => Err(Error::unavailable("the database took too long to answer")),
             };
-            let again = may_run_again(&outcome, attempt, connection.postgres());
+            let again = may_run_again(&outcome, attempt, connection.as_mut());
             drop(connection);
             if !again {
                 return rerun_as_unavailable(outcome);
@@ -116,45 +116,49 @@ impl Database {
         }
     }
 
-    /// See [`crate::store::Db::read_at_length`].
-    pub async fn read_at_length<I, T>(
+    /// See [`crate::store::db::Db::read_at_length`].
+    pub async fn read_at_length<C, I, T>(
         &self,
         input: I,
-        work: for<'a> fn(&'a mut AnyConn, &'a I) -> Work<'a, T>,
+        work: for<'a> fn(&'a mut C, &'a I) -> Work<'a, T>,
     ) -> Result<T>
     where
+        C: WorkConn<Conn>,
         I: Send + Sync + 'static,
         T: Send + 'static,
     {
-        let mut connection = AnyConn::Postgres(self.connection(Purpose::Maintenance).await?);
+        let mut connection = C::from(self.connection(Purpose::Maintenance).await?);
         work(&mut connection, &input).await
     }
 
-    /// See [`crate::store::Db::write`].
-    pub async fn write<I, T>(&self, input: I, work: for<'a> fn(&'a mut AnyConn, &'a I) -> Work<'a, T>) -> Result<T>
+    /// See [`crate::store::db::Db::write`].
+    pub async fn write<C, I, T>(&self, input: I, work: for<'a> fn(&'a mut C, &'a I) -> Work<'a, T>) -> Result<T>
     where
+        C: WorkConn<Conn>,
         I: Send + Sync + 'static,
         T: Send + 'static,
     {
         self.in_own_task(input, work, Purpose::Request).await
     }
 
-    /// See [`crate::store::Db::maintain`].
-    pub async fn maintain<I, T>(&self, input: I, work: for<'a> fn(&'a mut AnyConn, &'a I) -> Work<'a, T>) -> Result<T>
+    /// See [`crate::store::db::Db::maintain`].
+    pub async fn maintain<C, I, T>(&self, input: I, work: for<'a> fn(&'a mut C, &'a I) -> Work<'a, T>) -> Result<T>
     where
+        C: WorkConn<Conn>,
         I: Send + Sync + 'static,
         T: Send + 'static,
     {
         self.in_own_task(input, work, Purpose::Maintenance).await
     }
 
-    async fn in_own_task<I, T>(
+    async fn in_own_task<C, I, T>(
         &self,
         input: I,
-        work: for<'a> fn(&'a mut AnyConn, &'a I) -> Work<'a, T>,
+        work: for<'a> fn(&'a mut C, &'a I) -> Work<'a, T>,
         purpose: Purpose,
     ) -> Result<T>
     where
+        C: WorkConn<Conn>,
         I: Send + Sync + 'static,
         T: Send + 'static,
     {
@@ -167,9 +171,9 @@ impl Database {
             loop {
                 let (outcome, again) = match database.connection(purpose).await {
                     Ok(connection) => {
-                        let mut connection = AnyConn::Postgres(connection);
+                        let mut connection = C::from(connection);
                         let outcome = database.transaction(&mut connection, &input, work, purpose).await;
-                        let again = may_run_again(&outcome, attempt, connection.postgres());
+                        let again = may_run_again(&outcome, attempt, connection.as_mut());
                         (outcome, again)
                     }
                     Err(error) => (Err(error), false),
@@ -188,13 +192,16 @@ impl Database {
         task.await.unwrap_or_else(|panicked| Err(Error::internal(panicked)))
     }
 
-    async fn transaction<I, T>(
+    async fn transaction<C, I, T>(
         &self,
-        connection: &mut AnyConn,
+        connection: &mut C,
         input: &I,
-        work: for<'a> fn(&'a mut AnyConn, &'a I) -> Work<'a, T>,
+        work: for<'a> fn(&'a mut C, &'a I) -> Work<'a, T>,
         purpose: Purpose,
-    ) -> Result<T> {
+    ) -> Result<T>
+    where
+        C: WorkConn<Conn>,
+    {
         let limit = match purpose {
             Purpose::Request => WORK_TIMEOUT,
             Purpose::Maintenance => Duration::MAX,
@@ -205,21 +212,24 @@ impl Database {
             Err(_) => Err(Error::unavailable("the database took too long to answer")),
         };
         if outcome.is_err() {
-            connection.postgres().rollback().await;
+            connection.as_mut().rollback().await;
         }
         outcome
     }
 
-    async fn run<I, T>(
+    async fn run<C, I, T>(
         &self,
-        connection: &mut AnyConn,
+        connection: &mut C,
         input: &I,
-        work: for<'a> fn(&'a mut AnyConn, &'a I) -> Work<'a, T>,
-    ) -> Result<T> {
-        connection.postgres().begin();
+        work: for<'a> fn(&'a mut C, &'a I) -> Work<'a, T>,
+    ) -> Result<T>
+    where
+        C: WorkConn<Conn>,
+    {
+        connection.as_mut().begin();
         let value = work(connection, input).await?;
         let started = Instant::now();
-        connection.postgres().commit().await?;
+        connection.as_mut().commit().await?;
         self.environment.metrics.commit_duration_seconds.observe(started.elapsed().as_secs_f64());
         self.environment.metrics.commit_batch_size.observe(1.0);
         self.environment.commits.note();
@@ -238,7 +248,7 @@ impl Database {
         tokio::time::timeout(limit, work).await.map_err(|_| Error::unavailable("a statement took too long"))?
     }
 
-    /// See [`crate::store::Db::unsafe_settings`].
+    /// See [`crate::store::db::Db::unsafe_settings`].
     pub(in crate::store) async fn unsafe_settings(&self) -> Result<Vec<String>> {
         let connection = self.connection(Purpose::Request).await?;
         let found = connect::unsafe_settings(&connection.session().client).await;
@@ -275,20 +285,4 @@ fn rerun_as_unavailable<T>(outcome: Result<T>) -> Result<T> {
 async fn pause(attempt: usize) {
     let most_ms = RERUN_PAUSE_MS << attempt;
     tokio::time::sleep(Duration::from_millis(jitter(most_ms) as u64)).await;
-}
-
-/// A number below `limit`.
-fn jitter(limit: usize) -> usize {
-    // Nothing rests on how random it is.
-    let bytes = Rng::System.bytes().unwrap_or_default();
-    usize::from_le_bytes(bytes) % limit.max(1)
-}
-
-impl AnyConn {
-    fn postgres(&mut self) -> &mut Conn {
-        match self {
-            Self::Postgres(connection) => connection,
-            Self::Sqlite(_) => unreachable!("the pool gives PostgreSQL connections"),
-        }
-    }
 }

@@ -12,9 +12,9 @@ use tokio::time::{sleep, timeout};
 use tokio_postgres::AsyncMessage;
 
 use super::connect::{Driver, Refusal, Target};
-use super::{errors, tls};
+use super::{Database, errors, tls};
 use crate::error::{Error, Result};
-use crate::store::{Db, Value};
+use crate::store::values::Value;
 
 /// Bytes of one text: PostgreSQL takes less than 8,000.
 pub const MAX_BYTES: usize = 7_900;
@@ -26,8 +26,8 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long LISTEN may take.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long telling may take.
-const TELL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long NOTIFY may take.
+const NOTIFY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Whether a connection for listening can be made of a URL, without making it.
 ///
@@ -37,18 +37,18 @@ pub fn check(url: &str) -> Result<()> {
     tls::configure(url).map(drop)
 }
 
-/// Tells every server that listens, this one too.
+/// Sends a text to every server that listens, this one too.
 ///
 /// # Errors
-/// When the text is too long; when the database is not PostgreSQL, or cannot be reached.
-pub async fn tell(db: &Db, text: &str) -> Result<()> {
+/// When the text is too long, or the database cannot be reached.
+pub async fn notify(database: &Database, text: &str) -> Result<()> {
     if text.len() > MAX_BYTES {
         return Err(Error::internal("too long for NOTIFY"));
     }
     // The commit of a NOTIFY is flushed like any other, while a lock is held that every NOTIFY of the cluster takes. A hint
     // need not outlive a crash. The setting ends with this statement.
     let sql = "SELECT set_config('synchronous_commit', 'off', true), pg_notify('posthaste', $1)";
-    db.alone(sql, &[Value::Text(text)], TELL_TIMEOUT).await
+    database.alone(sql, &[Value::Text(text)], NOTIFY_TIMEOUT).await
 }
 
 /// A connection that listens. It ends when it is dropped.

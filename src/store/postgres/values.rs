@@ -3,10 +3,12 @@
 use bytes::{BufMut, BytesMut};
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 
-use super::DriverRow;
 use crate::error::{Error, Result};
-use crate::store::Value;
+use crate::store::values::Value;
 use crate::time::Timestamp;
+
+/// A row of PostgreSQL.
+pub type DriverRow = tokio_postgres::Row;
 
 /// Microseconds from 1970-01-01 to 2000-01-01, where PostgreSQL counts from.
 const EPOCH_OFFSET_MICROS: i64 = 946_684_800_000_000;

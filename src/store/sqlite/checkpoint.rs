@@ -6,22 +6,32 @@
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
-use super::BUSY_TIMEOUT;
+use super::connection::BUSY_TIMEOUT;
 use super::driver::{is_failed_sync, translate};
 use super::guard::Guard;
-use super::writer::Log;
 use crate::error::{Error, Result};
 use crate::store::files::sync_error;
 
 /// How often the files are looked at while nothing is written.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How far the log is: shared by the writer, the hook of its commits and the checkpoint thread.
+#[derive(Default)]
+pub struct Log {
+    /// Pages in the log after the last commit.
+    pub pages: AtomicI64,
+    /// The same, until the writer has marked that commit; 0 then. A commit that changed nothing leaves it at 0.
+    pub unmarked_pages: AtomicI64,
+    /// Whether the checkpoint thread has copied what was in the log when it was asked.
+    pub copied: AtomicBool,
+}
 
 /// The thread that copies the log when the writer asks, and watches over the files.
 pub struct Checkpointer {

@@ -9,7 +9,7 @@ use rusqlite::types::{ToSqlOutput, Value as Owned, ValueRef};
 use rusqlite::{Connection, ErrorCode, Statement};
 
 use crate::error::{Error, Result};
-use crate::store::{Row, Value};
+use crate::store::values::Value;
 use crate::time::Timestamp;
 
 /// The row under SQLite's cursor.
@@ -32,14 +32,14 @@ impl Conn {
         &mut self,
         sql: &'static str,
         parameters: &[Value<'_>],
-        mut each: impl FnMut(&Row<'_>) -> Result<()>,
+        mut each: impl FnMut(&DriverRow<'_>) -> Result<()>,
     ) -> Result<()> {
         let text = translated(&mut self.texts, sql);
         let mut statement = self.connection.prepare_cached(text).map_err(translate)?;
         bind(&mut statement, parameters)?;
         let mut rows = statement.raw_query();
         while let Some(row) = rows.next().map_err(translate)? {
-            each(&Row::Sqlite(row))?;
+            each(row)?;
         }
         Ok(())
     }

@@ -9,13 +9,14 @@ use rusqlite::backup::{Backup, StepResult};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, ffi};
 
-use super::driver::{is_failed_sync, translate};
+use super::connection::{open_connection, resolved, set_journal_mode};
+use super::driver::{Conn, is_failed_sync, translate};
 use super::state::{Mark, State};
-use super::{Conn, checkpoint, open_connection, resolved, set_journal_mode, start, wal};
+use super::{checkpoint, start, wal};
 use crate::error::{Error, Result};
-use crate::store::backup_digest::{APPLICATION_ID, unusable};
-use crate::store::copy::{Progress, RESTORING, Report, seal};
+use crate::store::backup_digest::{APPLICATION_ID, seal, unusable};
 use crate::store::files::{sync_folder_of, with_suffix};
+use crate::store::progress::{Progress, RESTORING, Report};
 use crate::store::search;
 
 /// Pages that are copied between two reports of progress.

@@ -9,15 +9,15 @@ use std::task::{Context, Poll, Waker};
 use crossbeam_channel::Receiver;
 use tokio::sync::oneshot;
 
-use super::closed;
+use super::driver::Conn;
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
-use crate::store::{Conn as AnyConn, Work};
+use crate::store::environment::{Work, WorkConn};
 
-/// A unit of work whose types the queue does not know.
-pub trait Job: Send {
+/// A unit of work over connections `C`, whose other types the queue does not know.
+pub trait Job<C>: Send {
     /// Runs it inside the transaction; whether it succeeded.
-    fn run(&mut self, conn: &mut AnyConn) -> bool;
+    fn run(&mut self, conn: &mut C) -> bool;
     /// Replaces its outcome by a failure.
     fn fail(&mut self, error: Error);
     /// Why it failed, if it did.
@@ -29,26 +29,22 @@ pub trait Job: Send {
 }
 
 /// The unit of work of one caller.
-pub struct Unit<I, T> {
+pub struct Unit<C, I, T> {
     input: I,
-    work: for<'a> fn(&'a mut AnyConn, &'a I) -> Work<'a, T>,
+    work: for<'a> fn(&'a mut C, &'a I) -> Work<'a, T>,
     reply: oneshot::Sender<Result<T>>,
     outcome: Option<Result<T>>,
 }
 
-impl<I, T> Unit<I, T> {
+impl<C, I, T> Unit<C, I, T> {
     /// A unit of work, and whoever waits for it.
-    pub fn new(
-        input: I,
-        work: for<'a> fn(&'a mut AnyConn, &'a I) -> Work<'a, T>,
-        reply: oneshot::Sender<Result<T>>,
-    ) -> Self {
+    pub fn new(input: I, work: for<'a> fn(&'a mut C, &'a I) -> Work<'a, T>, reply: oneshot::Sender<Result<T>>) -> Self {
         Self { input, work, reply, outcome: None }
     }
 }
 
-impl<I: Send + Sync, T: Send> Job for Unit<I, T> {
-    fn run(&mut self, conn: &mut AnyConn) -> bool {
+impl<C, I: Send + Sync, T: Send> Job<C> for Unit<C, I, T> {
+    fn run(&mut self, conn: &mut C) -> bool {
         // The thread serves everyone: a panic must not end it. The savepoint is rolled back like after any error.
         let polled = catch_unwind(AssertUnwindSafe(|| {
             let mut future = (self.work)(conn, &self.input);
@@ -84,24 +80,29 @@ impl<I: Send + Sync, T: Send> Job for Unit<I, T> {
 }
 
 /// Serves reads until every sender is gone.
-pub fn read_loop(conn: &mut AnyConn, jobs: &Receiver<Box<dyn Job>>, metrics: &Metrics) {
+pub fn read_loop<C: WorkConn<Conn>>(conn: &mut C, jobs: &Receiver<Box<dyn Job<C>>>, metrics: &Metrics) {
     while let Ok(mut job) = jobs.recv() {
         if !job.wanted() {
             continue;
         }
         metrics.pool_in_use.inc();
         // One snapshot for all statements of the job, and one lock on the log instead of one a statement.
-        match conn.sqlite().execute("BEGIN", &[]) {
+        match conn.as_mut().execute("BEGIN", &[]) {
             Ok(_) => {
                 job.run(conn);
-                if let Err(error) = conn.sqlite().execute("COMMIT", &[]) {
+                if let Err(error) = conn.as_mut().execute("COMMIT", &[]) {
                     job.fail(error);
                 }
-                conn.sqlite().leave_transaction();
+                conn.as_mut().leave_transaction();
             }
             Err(error) => job.fail(error),
         }
         metrics.pool_in_use.dec();
         job.answer();
     }
+}
+
+/// The answer to a unit of work that is submitted after the database was closed.
+pub fn closed() -> Error {
+    Error::unavailable("the database is closed")
 }

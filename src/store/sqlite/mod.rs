@@ -5,6 +5,7 @@
 //! SQLite is closed after every connection to it, for a process that closes a file gives up its locks on it (POSIX, `fcntl`).
 
 mod checkpoint;
+pub(super) mod connection;
 pub(super) mod driver;
 pub(super) mod file;
 mod guard;
@@ -20,22 +21,21 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, TrySendError, bounded};
-use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-use checkpoint::{Checkpointer, checkpoint_passively, copy_whole_log_alone, empty_log, name_sync};
+use checkpoint::{Checkpointer, Log, checkpoint_passively, copy_whole_log_alone, empty_log, name_sync};
+use connection::{open_connection, open_reader, open_writer, resolved};
 use driver::{is_failed_sync, translate};
 use guard::Guard;
-use job::{Job, Unit, read_loop};
+use job::{Job, Unit, closed, read_loop};
 use state::State;
-use writer::{Log, WAL_CHECKPOINT_PAGES, Writer};
+use writer::{WAL_CHECKPOINT_PAGES, Writer};
 
+use super::environment::{Environment, Work, WorkConn};
 use super::files::{folder_of, make_folder};
-use super::{Conn as AnyConn, Environment, Work};
 use crate::error::{Error, Result};
 
 pub use driver::{Conn, DriverRow};
@@ -44,33 +44,31 @@ pub use driver::{Conn, DriverRow};
 const WRITE_QUEUE_LIMIT: usize = 4_096;
 /// Units of work that may wait for a reader.
 const READ_QUEUE_LIMIT: usize = 4_096;
-/// How long a statement waits for a lock that another process holds (backup, restore, a command line).
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long to wait before asking again, where SQLite does not wait by itself.
-const BUSY_PAUSE: Duration = Duration::from_millis(10);
-/// Page cache of the writer, in KiB: it holds what a thousand lively conversations touch. Commits look through all of it.
-const WRITER_CACHE_KIB: i64 = 16_384;
-/// Page cache of any other connection, in KiB.
-const PAGE_CACHE_KIB: i64 = 4_096;
-const STATEMENT_CACHE: usize = 256;
 
-/// An open SQLite database.
-#[derive(Clone)]
-pub struct Database {
-    inner: Arc<Inner>,
+/// An open SQLite database, whose units of work get a connection of the type `C`.
+pub struct Database<C> {
+    inner: Arc<Inner<C>>,
 }
 
-struct Inner {
+impl<C> Clone for Database<C> {
+    fn clone(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner) }
+    }
+}
+
+/// Where units of work are submitted. `None` once closed: a thread ends when its channel has no sender.
+type JobQueue<C> = Mutex<Option<Sender<Box<dyn Job<C>>>>>;
+
+struct Inner<C> {
     path: PathBuf,
     guard: Arc<Guard>,
-    // None once closed: a thread ends when its channel has no sender.
-    writes: Mutex<Option<Sender<Box<dyn Job>>>>,
-    reads: Mutex<Option<Sender<Box<dyn Job>>>>,
+    writes: JobQueue<C>,
+    reads: JobQueue<C>,
     threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
     environment: Environment,
 }
 
-impl Database {
+impl<C: WorkConn<Conn>> Database<C> {
     /// Opens the file, makes it and its folder where they are missing, and starts the threads.
     ///
     /// # Errors
@@ -107,7 +105,7 @@ impl Database {
         };
         writer.wal_hook(Some(hook)).map_err(translate)?;
         let writer = Writer {
-            conn: AnyConn::Sqlite(Conn::new(writer)),
+            conn: C::from(Conn::new(writer)),
             environment: environment.clone(),
             guard: Arc::clone(&guard),
             checkpoint,
@@ -120,14 +118,14 @@ impl Database {
             drop(kept);
         })?);
         for _ in 0..reader_count {
-            let conn = AnyConn::Sqlite(Conn::new(open_reader(path)?));
+            let conn = C::from(Conn::new(open_reader(path)?));
             let jobs = waiting_reads.clone();
             let metrics = Arc::clone(&environment.metrics);
             let (kept, guard) = (Arc::clone(&file), Arc::clone(&guard));
             threads.push(spawn("sqlite-reader", move || {
                 let mut conn = conn;
                 read_loop(&mut conn, &jobs, &metrics);
-                guard.retire(&conn.sqlite().connection);
+                guard.retire(&conn.as_mut().connection);
                 drop((conn, kept));
             })?);
         }
@@ -154,8 +152,8 @@ impl Database {
         &self.inner.path
     }
 
-    /// See [`super::Db::read`].
-    pub async fn read<I, T>(&self, input: I, work: for<'a> fn(&'a mut AnyConn, &'a I) -> Work<'a, T>) -> Result<T>
+    /// See [`super::db::Db::read`].
+    pub async fn read<I, T>(&self, input: I, work: for<'a> fn(&'a mut C, &'a I) -> Work<'a, T>) -> Result<T>
     where
         I: Send + Sync + 'static,
         T: Send + 'static,
@@ -163,8 +161,8 @@ impl Database {
         self.submit(&self.inner.reads, "read", input, work).await
     }
 
-    /// See [`super::Db::write`].
-    pub async fn write<I, T>(&self, input: I, work: for<'a> fn(&'a mut AnyConn, &'a I) -> Work<'a, T>) -> Result<T>
+    /// See [`super::db::Db::write`].
+    pub async fn write<I, T>(&self, input: I, work: for<'a> fn(&'a mut C, &'a I) -> Work<'a, T>) -> Result<T>
     where
         I: Send + Sync + 'static,
         T: Send + 'static,
@@ -174,10 +172,10 @@ impl Database {
 
     async fn submit<I, T>(
         &self,
-        queue: &Mutex<Option<Sender<Box<dyn Job>>>>,
+        queue: &JobQueue<C>,
         name: &'static str,
         input: I,
-        work: for<'a> fn(&'a mut AnyConn, &'a I) -> Work<'a, T>,
+        work: for<'a> fn(&'a mut C, &'a I) -> Work<'a, T>,
     ) -> Result<T>
     where
         I: Send + Sync + 'static,
@@ -209,7 +207,7 @@ impl Database {
     }
 }
 
-impl Inner {
+impl<C> Inner<C> {
     fn close(&self) {
         for queue in [&self.writes, &self.reads] {
             if let Ok(mut queue) = queue.lock() {
@@ -225,7 +223,7 @@ impl Inner {
     }
 }
 
-impl Database {
+impl<C: Send + 'static> Database<C> {
     /// Overwrites what rows of before have left in the file, copies the whole log into it and cuts the log off.
     pub async fn flush(&self) -> Result<()> {
         let inner = Arc::clone(&self.inner);
@@ -249,72 +247,8 @@ pub fn had_data(path: &Path) -> bool {
     state::path_of(&resolved(path)).exists()
 }
 
-/// Where a path leads, if it is a link.
-fn resolved(path: &Path) -> PathBuf {
-    std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
-}
-
-fn closed() -> Error {
-    Error::unavailable("the database is closed")
-}
-
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<std::thread::JoinHandle<()>> {
     std::thread::Builder::new().name(name.into()).spawn(run).map_err(Error::unavailable)
-}
-
-/// A connection with the settings that every one of ours has. The file is not mapped into memory: there, a read that fails
-/// would end the process with a signal.
-pub fn open_connection(path: &Path) -> Result<Connection> {
-    let connection = Connection::open_with_flags(path, OpenFlags::default()).map_err(translate)?;
-    connection.busy_timeout(BUSY_TIMEOUT).map_err(translate)?;
-    connection.set_prepared_statement_cache_capacity(STATEMENT_CACHE);
-    // Without this guarantee SQLite looks at bound values when it plans, and plans anew whenever one
-    // changes: a debugger showed that happening in the look-up of every page.
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(translate)?;
-    rusqlite::vtab::array::load_module(&connection).map_err(translate)?;
-    // What is erased is overwritten in the file, not only unlinked.
-    let settings = [("synchronous", 2), ("cache_size", -PAGE_CACHE_KIB), ("foreign_keys", 0), ("secure_delete", 1)];
-    for (name, value) in settings {
-        connection.pragma_update(None, name, value).map_err(translate)?;
-    }
-    Ok(connection)
-}
-
-fn open_writer(path: &Path) -> Result<Connection> {
-    let connection = open_connection(path)?;
-    switch_to_wal(&connection)?;
-    // The log's file is made with the first look at the database.
-    connection.pragma_query(None, "schema_version", |_| Ok(())).map_err(translate)?;
-    connection.pragma_update(None, "wal_autocheckpoint", 0).map_err(translate)?;
-    connection.pragma_update(None, "cache_size", -WRITER_CACHE_KIB).map_err(translate)?;
-    Ok(connection)
-}
-
-/// On a new file this needs every lock, and SQLite does not wait for them by itself when another server starts beside us.
-fn switch_to_wal(connection: &Connection) -> Result<()> {
-    let deadline = Instant::now() + BUSY_TIMEOUT;
-    loop {
-        match set_journal_mode(connection, "PRAGMA journal_mode = WAL") {
-            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && Instant::now() < deadline => {
-                std::thread::sleep(BUSY_PAUSE);
-            }
-            outcome => return outcome.map_err(translate),
-        }
-    }
-}
-
-/// Steps to the end of the statement: SQLite commits the change behind its row, and an error of that is seen nowhere else.
-fn set_journal_mode(connection: &Connection, pragma: &str) -> rusqlite::Result<()> {
-    let mut statement = connection.prepare(pragma)?;
-    let mut rows = statement.query([])?;
-    while rows.next()?.is_some() {}
-    Ok(())
-}
-
-fn open_reader(path: &Path) -> Result<Connection> {
-    let connection = open_connection(path)?;
-    connection.pragma_update(None, "query_only", true).map_err(translate)?;
-    Ok(connection)
 }
 
 /// On a network file system neither SQLite's locks nor a sync can be relied on.
@@ -344,20 +278,6 @@ fn begin_durably(writer: &Connection, guard: &Guard, empty: bool) -> Result<()> 
                 guard.retire(writer);
             }
             Err(name_sync(error))
-        }
-    }
-}
-
-/// A connection for a command that has the file to itself.
-pub(super) fn open_alone(path: &Path) -> Result<Conn> {
-    open_connection(path).map(Conn::new)
-}
-
-impl AnyConn {
-    fn sqlite(&mut self) -> &mut Conn {
-        match self {
-            Self::Sqlite(connection) => connection,
-            Self::Postgres(_) => unreachable!("the SQLite threads are given SQLite connections"),
         }
     }
 }

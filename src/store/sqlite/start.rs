@@ -12,8 +12,7 @@ use std::time::Duration;
 use super::state::{self, Contents};
 use super::wal::{self, Log};
 use crate::error::{Error, Result};
-use crate::store::copy::stamp;
-use crate::store::files::{sync_file, with_suffix};
+use crate::store::files::{stamp, sync_file, with_suffix};
 use crate::time::Timestamp;
 
 /// How long until the files are looked at again, to see whether somebody writes them.
@@ -283,7 +282,7 @@ mod tests {
     fn a_database_that_is_open_is_seen() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("db");
-        let connection = super::super::open_connection(&path).unwrap();
+        let connection = super::super::connection::open_connection(&path).unwrap();
         connection.execute_batch("PRAGMA journal_mode = wal; CREATE TABLE t (v)").unwrap();
         assert!(is_open_elsewhere(&path));
         drop(connection);

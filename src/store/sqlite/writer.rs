@@ -6,18 +6,18 @@
 //! is refused. The bulk of a checkpoint is never in the writer's way: another thread does it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::checkpoint::checkpoint_passively;
-use super::driver::is_failed_sync;
+use super::checkpoint::{Log, checkpoint_passively};
+use super::driver::{Conn, is_failed_sync};
 use super::guard::Guard;
 use super::job::Job;
 use crate::error::{Error, Result};
+use crate::store::environment::{Environment, WorkConn};
 use crate::store::write_status::Write;
-use crate::store::{Conn as AnyConn, Environment};
 
 /// Units of work that one commit may carry.
 const COMMIT_BATCH_LIMIT: usize = 256;
@@ -27,19 +27,8 @@ const PAGE_SIZE_BYTES: i64 = 4_096;
 /// so often that commits wait for it; larger, and a restart after a crash has more to read.
 pub const WAL_CHECKPOINT_PAGES: i64 = 16_384;
 
-/// What the writer, its commits' hook and the checkpoint thread tell each other about the log.
-#[derive(Default)]
-pub struct Log {
-    /// Pages in the log after the last commit.
-    pub pages: AtomicI64,
-    /// The same, until the writer has marked that commit; 0 then. A commit that changed nothing leaves it at 0.
-    pub unmarked_pages: AtomicI64,
-    /// Whether the checkpoint thread has copied what was in the log when it was asked.
-    pub copied: AtomicBool,
-}
-
-pub struct Writer {
-    pub conn: AnyConn,
+pub struct Writer<C> {
+    pub conn: C,
     pub environment: Environment,
     /// Watches over the files.
     pub guard: Arc<Guard>,
@@ -50,9 +39,9 @@ pub struct Writer {
     pub checkpoint_at_pages: i64,
 }
 
-impl Writer {
+impl<C: WorkConn<Conn>> Writer<C> {
     /// Serves until every sender is gone.
-    pub fn run(mut self, jobs: &Receiver<Box<dyn Job>>) {
+    pub fn run(mut self, jobs: &Receiver<Box<dyn Job<C>>>) {
         while let Ok(first) = jobs.recv() {
             let mut batch = vec![first];
             self.environment.metrics.pool_in_use.inc();
@@ -67,15 +56,15 @@ impl Writer {
         if self.guard.refuse_after_fault().is_ok() {
             self.copy_rest();
         }
-        self.guard.retire(&self.conn.sqlite().connection);
+        self.guard.retire(&self.conn.as_mut().connection);
     }
 
     /// One transaction over `batch` and whatever else is waiting by the time its turn comes.
-    fn commit(&mut self, batch: &mut Vec<Box<dyn Job>>, jobs: &Receiver<Box<dyn Job>>) {
+    fn commit(&mut self, batch: &mut Vec<Box<dyn Job<C>>>, jobs: &Receiver<Box<dyn Job<C>>>) {
         let status = Arc::clone(&self.environment.writing);
         let write = status.begin();
         let begun = self.guard.refuse_after_fault();
-        if let Err(error) = begun.and_then(|()| self.conn.sqlite().execute("BEGIN IMMEDIATE", &[])) {
+        if let Err(error) = begun.and_then(|()| self.conn.as_mut().execute("BEGIN IMMEDIATE", &[])) {
             write.failed(&error);
             return fail_all(batch, &error);
         }
@@ -96,7 +85,7 @@ impl Writer {
             }
         }
         if !kept {
-            self.conn.sqlite().leave_transaction();
+            self.conn.as_mut().leave_transaction();
             return;
         }
         match self.make_durable(write) {
@@ -120,8 +109,8 @@ impl Writer {
     /// Commits; whether anything was written.
     fn commit_and_check(&mut self) -> Result<bool> {
         let started = Instant::now();
-        if let Err(error) = self.conn.sqlite().execute("COMMIT", &[]) {
-            self.conn.sqlite().leave_transaction();
+        if let Err(error) = self.conn.as_mut().execute("COMMIT", &[]) {
+            self.conn.as_mut().leave_transaction();
             let failed = Err(error);
             self.guard.note(&failed);
             return failed;
@@ -137,12 +126,12 @@ impl Writer {
     }
 
     /// Runs a unit in a transaction that holds nothing yet; a new one is begun if it fails.
-    fn run_first(&mut self, job: &mut dyn Job) -> Ran {
+    fn run_first(&mut self, job: &mut dyn Job<C>) -> Ran {
         if job.run(&mut self.conn) {
             return Ran::Kept;
         }
         self.note_failure(job);
-        let connection = self.conn.sqlite();
+        let connection = self.conn.as_mut();
         connection.leave_transaction();
         match connection.execute("BEGIN IMMEDIATE", &[]) {
             Ok(_) => Ran::RolledBack,
@@ -151,22 +140,22 @@ impl Writer {
     }
 
     /// A unit that outgrows the cache writes to the log before its COMMIT, and a new log's header is synced then.
-    fn note_failure(&self, job: &dyn Job) {
+    fn note_failure(&self, job: &dyn Job<C>) {
         if let Some(error) = job.error().filter(|error| is_failed_sync(error)) {
             self.guard.sync_failed(error);
         }
     }
 
-    fn run_in_savepoint(&mut self, job: &mut dyn Job) -> Ran {
-        if let Err(error) = self.conn.sqlite().execute("SAVEPOINT unit", &[]) {
+    fn run_in_savepoint(&mut self, job: &mut dyn Job<C>) -> Ran {
+        if let Err(error) = self.conn.as_mut().execute("SAVEPOINT unit", &[]) {
             job.fail(error);
-            return if self.conn.sqlite().is_in_transaction() { Ran::RolledBack } else { Ran::TransactionLost };
+            return if self.conn.as_mut().is_in_transaction() { Ran::RolledBack } else { Ran::TransactionLost };
         }
         let succeeded = job.run(&mut self.conn);
         if !succeeded {
             self.note_failure(job);
         }
-        let connection = self.conn.sqlite();
+        let connection = self.conn.as_mut();
         if !connection.is_in_transaction() {
             return Ran::TransactionLost;
         }
@@ -183,7 +172,7 @@ impl Writer {
     }
 
     /// An error such as SQLITE_FULL took the whole transaction: everyone but its culprit is run again, each alone.
-    fn rerun_others(&mut self, batch: &mut [Box<dyn Job>], culprit: usize) {
+    fn rerun_others(&mut self, batch: &mut [Box<dyn Job<C>>], culprit: usize) {
         for (index, job) in batch.iter_mut().enumerate() {
             if index == culprit {
                 continue;
@@ -191,7 +180,7 @@ impl Writer {
             let status = Arc::clone(&self.environment.writing);
             let write = status.begin();
             let begun = self.guard.refuse_after_fault();
-            if let Err(error) = begun.and_then(|()| self.conn.sqlite().execute("BEGIN IMMEDIATE", &[])) {
+            if let Err(error) = begun.and_then(|()| self.conn.as_mut().execute("BEGIN IMMEDIATE", &[])) {
                 write.failed(&error);
                 job.fail(error);
                 continue;
@@ -201,13 +190,13 @@ impl Writer {
             {
                 job.fail(error);
             }
-            self.conn.sqlite().leave_transaction();
+            self.conn.as_mut().leave_transaction();
         }
     }
 
     /// Copies what is left in the log. When all of it is in the file, that is marked.
     fn copy_rest(&mut self) {
-        let copied = checkpoint_passively(&self.conn.sqlite().connection)
+        let copied = checkpoint_passively(&self.conn.as_mut().connection)
             .and_then(|complete| if complete { self.guard.mark_copied() } else { Ok(()) });
         self.guard.note(&copied);
         if let Err(error) = copied {
@@ -240,7 +229,7 @@ enum Ran {
     TransactionLost,
 }
 
-fn fail_all(batch: &mut [Box<dyn Job>], error: &Error) {
+fn fail_all<C>(batch: &mut [Box<dyn Job<C>>], error: &Error) {
     let full = matches!(error, Error::StorageFull);
     let reason = error.to_string();
     for job in batch {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use posthaste::store::Conn;
+use posthaste::store::db::Conn;
 
 use super::statements::Statement;
 use super::{Explained, Scan};

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use posthaste::store::Location;
+use posthaste::store::environment::Location;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {

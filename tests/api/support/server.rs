@@ -154,7 +154,7 @@ impl Server {
             mail: options.mail,
         };
         let location = match &options.database_url {
-            Some(url) => store::Location::parse(url).unwrap(),
+            Some(url) => store::environment::Location::parse(url).unwrap(),
             None => place.location(),
         };
         let (app, _) = App::open(&location, settings, options.clock, Rng::System).await.unwrap();

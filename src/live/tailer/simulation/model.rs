@@ -6,9 +6,10 @@ use super::PEOPLE;
 use crate::domain::events::ReaderId;
 use crate::error::Result;
 use crate::ids::{ConversationId, UserId};
+use crate::store;
+use crate::store::db::Conn;
 use crate::store::events::{Kind, NewEvent};
 use crate::store::members::{NewMember, Role};
-use crate::store::{self, Conn};
 use crate::time::Timestamp;
 
 /// What a writer does.
