@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::ids::{ConversationId, UserId};
 use crate::store;
 use crate::store::changes::{Found, Member, Outcome, Place, Spot, Step};
-use crate::store::conversations::History;
+use crate::store::conversation_kinds::History;
 use crate::store::db::Conn;
 use crate::store::events::{Kind, NewEvent};
 use crate::time::Timestamp;

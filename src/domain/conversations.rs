@@ -18,8 +18,9 @@ use crate::app::App;
 use crate::error::{Error, FieldError, Result};
 use crate::ids::{ConversationId, UserId};
 use crate::store;
+pub use crate::store::conversation_kinds::{History, Kind};
 use crate::store::conversations::Pair;
-pub use crate::store::conversations::{Conversation, Group, History, Kind, Me};
+pub use crate::store::conversations::{Conversation, Group, Me};
 use crate::store::db::Conn;
 use crate::store::events::{self, NewEvent};
 use crate::store::members::{Keeps, NewMember, Role};
@@ -492,7 +493,7 @@ pub async fn remove_ended(app: &App) -> Result<bool> {
                 let traces = store::erasure::traces(conn, id, UserId(0), 0, REMOVED_AT_ONCE).await?;
                 let keys: Vec<_> = traces.iter().filter_map(|trace| trace.key).collect();
                 store::idempotency::blank(conn, &keys).await?;
-                if store::messages::delete_first(conn, id, REMOVED_AT_ONCE).await? == 0 {
+                if store::removals::delete_first(conn, id, REMOVED_AT_ONCE).await? == 0 {
                     store::conversations::delete(conn, id).await?;
                 }
                 Ok(true)

@@ -102,7 +102,7 @@ async fn bury(conn: &mut Conn, change: &Change) -> Result<()> {
     if let Some(key) = present.key {
         store::idempotency::blank(conn, &[key]).await?;
     }
-    store::edits::bury(conn, change.conversation, &[change.seq], change.now).await?;
+    store::removals::make_tombstones(conn, change.conversation, &[change.seq], change.now).await?;
     log(conn, change, events::Kind::MessageDeleted, person.unwrap_or(present.sender_id)).await
 }
 

@@ -227,7 +227,7 @@ async fn clean_bite(
     let own: Vec<i64> =
         traces.iter().filter(|trace| trace.own && erasure.delete_messages).map(|trace| trace.seq).collect();
     if !own.is_empty() {
-        store::edits::bury(conn, conversation, &own, now).await?;
+        store::removals::make_tombstones(conn, conversation, &own, now).await?;
         store::conversations::mark_changed(conn, conversation).await?;
     }
     let deleted = NewEvent::of_conversation(Kind::MessageDeleted, conversation, erasure.user, now);

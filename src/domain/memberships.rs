@@ -7,7 +7,7 @@ use super::auth::Principal;
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, UserId};
 use crate::store;
-pub use crate::store::conversations::{History, Kind};
+pub use crate::store::conversation_kinds::{History, Kind};
 use crate::store::db::Conn;
 pub use crate::store::members::Role;
 

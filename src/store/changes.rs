@@ -5,7 +5,8 @@
 
 use std::collections::HashMap;
 
-use super::conversations::{self, History};
+use super::conversation_kinds::History;
+use super::conversations;
 use super::db::{Conn, Row};
 use super::events::{self, NewEvent};
 use super::reactions::{self, Tally, read_tallies, write_tallies};

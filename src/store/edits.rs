@@ -4,12 +4,11 @@
 //! `content_version`; a tombstone has no earlier bodies.
 
 use super::db::{Conn, Row};
-use super::digests::{self, Checked};
+use super::digests::{Checked, Fields};
 use super::idempotency::Digest;
-use super::mentions;
 use super::messages::{self, Kind, Message};
+use super::search;
 use super::values::Value;
-use super::{search, threads};
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, UserId};
 use crate::time::Timestamp;
@@ -36,6 +35,19 @@ pub struct Edition {
     pub body: String,
     /// When it was written.
     pub at: Timestamp,
+}
+
+impl Edition {
+    /// The digest of a body that a message had; `number` is its edition, from 1.
+    fn digest(&self, conversation: ConversationId, seq: i64, number: i64) -> i64 {
+        let mut fields = Fields::<6>::default();
+        fields.put(conversation.0);
+        fields.put(seq);
+        fields.put(number);
+        fields.put_text(&self.body);
+        fields.put(self.at.micros());
+        fields.digest()
+    }
 }
 
 fn present(row: &Row<'_>) -> Result<Present> {
@@ -79,7 +91,7 @@ pub async fn put(
             Value::I64(number),
             Value::Text(&edition.body),
             Value::Time(edition.at),
-            Value::I64(digests::of_edition(conversation, seq, number, edition)),
+            Value::I64(edition.digest(conversation, seq, number)),
         ],
     )
     .await?;
@@ -96,7 +108,7 @@ pub async fn set_body(conn: &mut Conn, message: Message, body: &str, now: Timest
             Value::I64(message.seq),
             Value::Text(body),
             Value::Time(now),
-            Value::I64(digests::of_message(&message)),
+            Value::I64(message.digest()),
         ],
     )
     .await?;
@@ -159,44 +171,11 @@ fn edition(row: &Row<'_>) -> Result<Edition> {
         Ok((edition, row.option_i64(5)?))
     };
     match read() {
-        Ok((edition, Some(digest)))
-            if digest != digests::of_edition(ConversationId(conversation_id), seq, number, &edition) =>
-        {
+        Ok((edition, Some(digest))) if digest != edition.digest(ConversationId(conversation_id), seq, number) => {
             Err(damaged(format!("its earlier body {number} does not match its digest").into()))
         }
         Ok((edition, _)) => Ok(edition),
         Err(Error::Internal(source)) => Err(damaged(source)),
         Err(error) => Err(error),
     }
-}
-
-/// Makes messages of a conversation tombstones, which they are not yet, and forgets what they said before and what was put
-/// on them.
-pub async fn bury(conn: &mut Conn, conversation: ConversationId, seqs: &[i64], now: Timestamp) -> Result<()> {
-    let places: Vec<(ConversationId, i64)> = seqs.iter().map(|seq| (conversation, *seq)).collect();
-    let before = messages::each_at(conn, &places).await?;
-    mentions::delete(conn, conversation, seqs).await?;
-    conn.execute(
-        "DELETE FROM messaging.message_edits WHERE conversation_id = $1 AND seq = ANY($2)",
-        &[Value::I64(conversation.0), Value::I64s(seqs)],
-    )
-    .await?;
-    conn.execute(
-        "DELETE FROM messaging.reactions WHERE conversation_id = $1 AND seq = ANY($2)",
-        &[Value::I64(conversation.0), Value::I64s(seqs)],
-    )
-    .await?;
-    conn.execute(
-        "UPDATE messaging.messages
-            SET body = '', deleted_at = $3, edited_at = NULL, pinned_at = NULL, reaction_counts = NULL, digest = NULL
-          WHERE conversation_id = $1 AND seq = ANY($2)",
-        &[Value::I64(conversation.0), Value::I64s(seqs), Value::Time(now)],
-    )
-    .await?;
-    // A damaged message stays without a digest: what is left of it may be wrong.
-    let sound = before.into_iter().filter_map(Result::ok);
-    let tombstone = |message| Message { body: String::new(), deleted_at: Some(now), edited_at: None, ..message };
-    digests::write(conn, &sound.map(tombstone).collect::<Vec<_>>()).await?;
-    search::renew(conn, conversation, seqs).await?;
-    threads::lower(conn, conversation, seqs).await
 }

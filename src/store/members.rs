@@ -2,7 +2,7 @@
 //!
 //! Invariant: a row is written under its conversation's lock, and `member_count` of the conversation with it.
 
-use super::conversations::{History, Kind};
+use super::conversation_kinds::{History, Kind};
 use super::db::{Conn, Row};
 use super::values::Value;
 use crate::error::Result;

@@ -4,10 +4,9 @@
 //! by halving over `seq`, and no index but the key is needed.
 
 use super::db::{Conn, Row};
-use super::digests::{self, Checked};
+use super::digests::{Checked, Fields};
 use super::idempotency::Digest;
 use super::reactions::{self, Tally};
-use super::search;
 use super::values::Value;
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, MessageId, UserId};
@@ -52,6 +51,30 @@ pub struct Message {
     pub mentions: Vec<UserId>,
     /// What others put on it.
     pub decorations: Decorations,
+}
+
+impl Message {
+    /// The digest of a message, over what identifies it and what it says. Left out is what others change without reading the
+    /// message: when it was delivered and read, its replies, reactions and pin, and the key of its send.
+    pub(super) fn digest(&self) -> i64 {
+        // The order and the width of the fields are what is stored: they are not to be changed.
+        let mut fields = Fields::<22>::default();
+        fields.put(self.conversation_id.0);
+        fields.put(self.seq);
+        fields.put(self.id.0);
+        fields.put(self.timestamp_sent.micros());
+        fields.put_text(self.kind.as_str());
+        fields.put(self.sender_id.0);
+        fields.put_option(self.recipient_id.map(|id| id.0));
+        fields.put(self.created_at.micros());
+        fields.put_option(self.reply_to);
+        fields.put_text(&self.body);
+        fields.put_option(self.edited_at.map(|at| at.micros()));
+        fields.put_option(self.deleted_at.map(|at| at.micros()));
+        fields.put_text(self.action.map(|action| action.as_str()).unwrap_or_default());
+        fields.put_option(self.subject_id.map(|id| id.0));
+        fields.digest()
+    }
 }
 
 /// What others put on a message.
@@ -171,7 +194,7 @@ pub(super) fn message(row: &Row<'_>) -> Result<Message> {
     };
     let read = columns(row).and_then(|message| Ok((message, row.option_i64(COLUMN_COUNT - 1)?)));
     match read {
-        Ok((message, Some(digest))) if digest != digests::of_message(&message) => {
+        Ok((message, Some(digest))) if digest != message.digest() => {
             Err(damaged("it does not match its digest".into()))
         }
         Ok((message, _)) => Ok(message),
@@ -327,24 +350,6 @@ pub async fn each_behind(
     .await
 }
 
-/// Removes messages of a conversation that ended, with all that belongs to them, the first `limit`; how many there were.
-pub async fn delete_first(conn: &mut Conn, conversation: ConversationId, limit: i64) -> Result<u64> {
-    let place = [Value::I64(conversation.0), Value::I64(limit)];
-    let sql = "SELECT seq, id FROM messaging.messages WHERE conversation_id = $1 ORDER BY seq LIMIT $2";
-    let found = conn.rows(sql, &place, |row| Ok((row.i64(0)?, row.i64(1)?))).await?;
-    let (seqs, ids): (Vec<i64>, Vec<i64>) = found.into_iter().unzip();
-    search::remove(conn, &ids).await?;
-    for sql in [
-        "DELETE FROM messaging.message_edits WHERE conversation_id = $1 AND seq = ANY($2)",
-        "DELETE FROM messaging.mentions WHERE conversation_id = $1 AND seq = ANY($2)",
-        "DELETE FROM messaging.reactions WHERE conversation_id = $1 AND seq = ANY($2)",
-        "DELETE FROM messaging.messages WHERE conversation_id = $1 AND seq = ANY($2)",
-    ] {
-        conn.execute(sql, &[place[0], Value::I64s(&seqs)]).await?;
-    }
-    Ok(seqs.len() as u64)
-}
-
 /// For each conversation, how many of its messages come before `(sent_at, id)`: the last seq that does, by halving.
 pub async fn count_before(
     conn: &mut Conn,
@@ -402,7 +407,7 @@ pub(super) async fn append(conn: &mut Conn, rows: &[NewRow<'_>]) -> Result<()> {
                 Value::Text(&message.body),
                 Value::OptionI64(key.map(|(day, _)| day)),
                 Value::OptionBytes(key.map(|(_, digest)| digest.as_slice())),
-                Value::I64(digests::of_message(message)),
+                Value::I64(message.digest()),
             ],
         )
         .await?;

@@ -11,7 +11,7 @@ use super::events::{self, Kind, NewEvent};
 use super::mentions::{self, Mention};
 use super::messages::{self, Action, Decorations, Message, NewRow};
 use super::values::Value;
-use super::{digests, receipts, revocations, search};
+use super::{receipts, revocations, search};
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, MessageId, UserId};
 use crate::time::Timestamp;
@@ -194,7 +194,7 @@ pub async fn append(conn: &mut Conn, append: Append<'_>, unrevoked_since: Option
             Value::I64s(&made.iter().filter_map(|event| Some(event.conversation_id?.0)).collect::<Vec<_>>()),
             Value::I64s(&made.iter().map(|event| event.actor_id.0).collect::<Vec<_>>()),
             Value::Times(&made.iter().map(|event| event.at).collect::<Vec<_>>()),
-            Value::I64s(&column(rows, digests::of_message)),
+            Value::I64s(&column(rows, Message::digest)),
         ],
         |_| Ok(()),
     )
@@ -288,7 +288,7 @@ pub async fn note(conn: &mut Conn, conversation: ConversationId, note: &Note<'_>
             Value::Text(note.detail),
             Value::Text(note.action.as_str()),
             Value::OptionI64(note.subject.map(|user| user.0)),
-            Value::I64(digests::of_message(&message)),
+            Value::I64(message.digest()),
         ],
     )
     .await?;
