@@ -8,17 +8,16 @@ use tokio::sync::Notify;
 
 use crate::domain::auth::Access;
 use crate::domain::change_queue::ChangeQueue;
-use crate::domain::clock as shared_clock;
-use crate::domain::credentials::KnownCallers;
+use crate::domain::database_clock;
 use crate::domain::fresh::Fresh;
-use crate::domain::health::WriteProbe;
 use crate::domain::idempotency::KeyDays;
 use crate::domain::jwt::{JwtSettings, JwtVerifier};
+use crate::domain::known_callers::KnownCallers;
 use crate::domain::password_hashing::PasswordHashing;
 use crate::domain::send_queue::SendQueue;
 use crate::domain::tails::Tails;
-use crate::domain::typing::LastTold;
-use crate::domain::users::DirectMessagesFrom;
+use crate::domain::typing_throttle::TypingThrottle;
+use crate::domain::write_probe::WriteProbe;
 use crate::error::{Error, Result};
 use crate::ids::{RequestIds, Rng, hex};
 use crate::mail::{MailSettings, Mailer};
@@ -27,6 +26,7 @@ use crate::store;
 use crate::store::db::Db;
 use crate::store::environment::{Commits, Environment, Location};
 use crate::store::migrations::{self, Report};
+use crate::store::users::DirectMessagesFrom;
 use crate::time::{Clock, DatabaseClock};
 
 /// Days for which events are kept where the operator chose nothing.
@@ -85,8 +85,8 @@ impl Default for Settings {
 pub struct App {
     /// The data.
     pub db: Db,
-    /// Who was told to write lately.
-    pub typing: LastTold,
+    /// Limits how often it is published that somebody writes.
+    pub typing: TypingThrottle,
     /// Finds out whether writing works.
     pub write_probe: WriteProbe,
     /// What tells of commits.
@@ -150,7 +150,7 @@ impl App {
         };
         let db = Db::open(location, environment).await?;
         // Nothing above has asked for the time.
-        shared_clock::read(&db, &clock).await?;
+        database_clock::read(&db, &clock).await?;
         let jwt = match &settings.jwt {
             Some(jwt) => Some(JwtVerifier::open(jwt.clone(), clock.now()).await.map_err(Error::internal)?),
             None => None,
@@ -180,7 +180,7 @@ impl App {
             name_key: name_key.try_into().map_err(|_| Error::internal("the key for names has a wrong length"))?,
             callers,
             tails: Tails::default(),
-            typing: LastTold::default(),
+            typing: TypingThrottle::default(),
             write_probe: WriteProbe::default(),
             commits,
             db,

@@ -9,9 +9,9 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 
 use super::memberships::{RECEIPTS_MEMBER_LIMIT, conversation_not_found};
-use super::messages::{message_deleted, message_not_found};
-use super::reactions::{self, Tally};
-use super::receipts::{self, Report, Standing};
+use super::message_reads::{message_deleted, message_not_found};
+use super::tallies;
+use super::watermarks::{self, Report, Standing};
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, UserId};
 use crate::store;
@@ -19,6 +19,7 @@ use crate::store::changes::{Found, Member, Outcome, Place, Spot, Step};
 use crate::store::conversation_kinds::History;
 use crate::store::db::Conn;
 use crate::store::events::{Kind, NewEvent};
+use crate::store::reactions::Tally;
 use crate::time::Timestamp;
 
 /// A small change of a conversation.
@@ -200,12 +201,12 @@ impl State {
         }
         let new = mark.now.is_none();
         let tally = if new {
-            let tally = reactions::with(&mut under.tallies, spot.emoji)?;
+            let tally = tallies::with(&mut under.tallies, spot.emoji)?;
             under.changed = true;
             mark.now = Some(change.now);
             tally
         } else {
-            reactions::tally_of(&under.tallies, spot.emoji)
+            tallies::tally_of(&under.tallies, spot.emoji)
         };
         if new {
             self.note(change, Kind::ReactionAdded);
@@ -219,7 +220,7 @@ impl State {
             let detail = "the caller has not put this emoji under this message".into();
             return Err(Error::NotFound { code: "reaction_not_found", detail });
         }
-        reactions::without(&mut under.tallies, spot.emoji);
+        tallies::without(&mut under.tallies, spot.emoji);
         under.changed = true;
         self.note(change, Kind::ReactionRemoved);
         Ok(Changed::Unreacted)
@@ -233,10 +234,10 @@ impl State {
     /// Takes a report; the mentions are counted afterwards.
     fn report(&mut self, change: &Change, report: &Report) -> Result<Standing> {
         let (place, first_seq) = self.place_of(change).ok_or_else(conversation_not_found)?;
-        receipts::assert_within(report, 1, place.last_seq, first_seq)?;
+        watermarks::assert_within(report, 1, place.last_seq, first_seq)?;
         let Change { person: user, conversation, now, .. } = *change;
         let member = self.members.get_mut(&(conversation, user)).ok_or_else(conversation_not_found)?;
-        let (after, steps) = receipts::step(member.watermarks, report, place.last_seq);
+        let (after, steps) = watermarks::step(member.watermarks, report, place.last_seq);
         if after != member.watermarks {
             member.watermarks = after;
             self.moved.insert((conversation, user));
@@ -250,7 +251,7 @@ impl State {
             }
             self.events.push(change.event(Kind::ReceiptUpdated, at));
         }
-        let unread_count = receipts::unread_count(place.last_seq, after.read_seq, after.unread_from);
+        let unread_count = watermarks::unread_count(place.last_seq, after.read_seq, after.unread_from);
         Ok(Standing { watermarks: after, unread_count, mention_count: 0 })
     }
 

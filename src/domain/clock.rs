@@ -13,10 +13,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::database_clock;
 use super::idempotency::KeyDays;
 use crate::app::App;
 use crate::error::Result;
-use crate::store;
 use crate::store::db::Db;
 use crate::time::{Clock, MAX_CLOCK_SKEW};
 
@@ -26,18 +26,6 @@ const READ_INTERVAL: Duration = Duration::from_secs(10);
 const COMPARE_INTERVAL: Duration = Duration::from_secs(1);
 /// How often a difference is logged while it lasts.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
-
-/// Reads the database's clock, where it is the time.
-///
-/// # Errors
-/// Of the database.
-pub async fn read(db: &Db, clock: &Clock) -> Result<()> {
-    let Clock::Database(database) = clock else { return Ok(()) };
-    if let Some(reading) = db.read((), |conn, ()| Box::pin(store::clock::read(conn))).await? {
-        database.set(reading.time, reading.asked_at, reading.round_trip);
-    }
-    Ok(())
-}
 
 /// Keeps the time right and compares the clocks, for as long as the server runs.
 pub async fn run(app: Arc<App>) {
@@ -60,7 +48,7 @@ pub async fn run(app: Arc<App>) {
 /// which days other nodes have stored keys.
 async fn renew(db: &Db, clock: &Clock, key_days: &KeyDays) -> Result<()> {
     key_days.learn(db).await?;
-    read(db, clock).await
+    database_clock::read(db, clock).await
 }
 
 /// What was logged about the clocks.

@@ -6,14 +6,17 @@
 use std::collections::HashMap;
 
 use super::auth::{Principal, UserName};
+use super::drafts::MAX_BODY_CHARACTERS;
 use super::idempotency::{Given, Once};
 use super::lists::{Limit, Page, decode_cursor};
 use super::members::{self, MAX_ADDED};
-use super::memberships::{Membership, caller_of, conversation_not_found, locked_membership, membership};
-use super::messages::MAX_BODY_CHARACTERS;
-use super::receipts;
+use super::memberships::{
+    caller_of, conversation_not_found, locked_membership, membership, require_group, require_role,
+};
+use super::reachability::assert_welcome;
 use super::tails::{self, Render, Rendered, Tails};
-use super::users::{self, DirectMessagesFrom, User};
+use super::users::{DirectMessagesFrom, User};
+use super::watermarks;
 use crate::app::App;
 use crate::error::{Error, FieldError, Result};
 use crate::ids::{ConversationId, UserId};
@@ -126,7 +129,7 @@ impl Showing {
 impl Me {
     /// Messages that the member has not read.
     pub fn unread_count(&self, last_seq: i64) -> i64 {
-        receipts::unread_count(last_seq, self.read_seq, self.unread_from)
+        watermarks::unread_count(last_seq, self.read_seq, self.unread_from)
     }
 }
 
@@ -273,8 +276,7 @@ pub async fn open_direct(app: &App, principal: &Principal, user_name: &str, rend
                 if let Some((_, id)) = store::conversations::direct(conn, &[pair]).await?.first() {
                     return Ok((showing.show_one(conn, *id).await?, false));
                 }
-                members::assert_welcome(conn, caller, std::slice::from_ref(other), showing.direct_messages_from)
-                    .await?;
+                assert_welcome(conn, caller, std::slice::from_ref(other), showing.direct_messages_from).await?;
                 let there = store::users::lock_shared(conn, &[pair.lower.0, pair.higher.0]).await?;
                 if !there.contains(&caller.id.0) {
                     return Err(Error::Unauthenticated);
@@ -364,7 +366,7 @@ pub async fn update(app: &App, principal: &Principal, id: i64, changes: Changes,
                 }
                 let log = if changes.of_group() {
                     require_group(&membership)?;
-                    members::require_role(&membership, Role::Admin)?;
+                    require_role(&membership, Role::Admin)?;
                     change_group(conn, caller, &before, changes, *now).await?
                 } else {
                     Vec::new()
@@ -433,37 +435,11 @@ pub async fn delete(app: &App, principal: &Principal, id: i64) -> Result<()> {
                 if membership.kind == Kind::Direct {
                     return store::members::hide(conn, *id, *caller, membership.last_seq + 1).await;
                 }
-                members::require_role(&membership, Role::Owner)?;
-                end_group(conn, *id, *caller, *now).await
+                require_role(&membership, Role::Owner)?;
+                members::end_group(conn, *id, *caller, *now).await
             })
         })
         .await
-}
-
-/// Ends a group, which is locked: nobody sees it any more from here on. The last statements of a transaction.
-///
-/// # Errors
-/// Of the database.
-pub async fn end_group(conn: &mut Conn, id: ConversationId, actor: UserId, now: Timestamp) -> Result<()> {
-    store::invites::delete_of(conn, id).await?;
-    store::incoming_webhooks::delete_of(conn, id, now).await?;
-    store::members::delete_all(conn, id, now).await?;
-    store::conversations::end(conn, id, now).await?;
-    events::append(conn, &[NewEvent::of_conversation(events::Kind::ConversationDeleted, id, actor, now)]).await
-}
-
-/// That a conversation is a group.
-///
-/// # Errors
-/// 409 `not_a_group`.
-pub fn require_group(membership: &Membership) -> Result<()> {
-    match membership.kind {
-        Kind::Group => Ok(()),
-        Kind::Direct => Err(Error::Conflict {
-            code: "not_a_group",
-            detail: "a direct conversation has its two people, and nothing to change about them".into(),
-        }),
-    }
 }
 
 /// The group as anybody may see it who has an invite: no messages, no members.
@@ -524,13 +500,4 @@ fn check_avatar_url(url: &str) -> Option<FieldError> {
         "must be an http or https address, or the path of an attachment, in at most {MAX_AVATAR_URL_CHARACTERS} ASCII characters"
     );
     Some(FieldError::new("avatar_url", "invalid_url", detail))
-}
-
-/// The user of a name in a path.
-///
-/// # Errors
-/// 404 `user_not_found`.
-pub async fn user_by_name(conn: &mut Conn, key: &str) -> Result<UserName> {
-    let found = store::users::names_by_keys(conn, &[key]).await?;
-    found.into_iter().next().ok_or_else(users::not_found)
 }

@@ -5,12 +5,11 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
-
-use quick_cache::sync::Cache;
+use std::sync::atomic::Ordering;
 
 use super::auth::{Access, Credential, Principal, Scopes};
-use super::revocations::{Mark, Revocations};
+use super::known_callers::{Known, KnownPerson};
+use super::revocations::Mark;
 use super::sessions::SLIDING_MICROS;
 use super::tokens::{self, MAX_TOKEN_CHARACTERS, SecretHash, TokenKind};
 use super::users::{self, Registration};
@@ -22,8 +21,6 @@ use crate::store::users::Account;
 use crate::text::fold_ascii;
 use crate::time::{MAX_CLOCK_SKEW_MICROS, Timestamp};
 
-/// Credentials and persons remembered.
-const CAPACITY: usize = 100_000;
 /// How long a JWT that was verified is trusted.
 const JWT_TRUSTED_MICROS: i64 = 10 * 1_000_000;
 /// How often the use of a credential is noted.
@@ -38,39 +35,6 @@ pub struct Credentials {
     pub act_as: Option<String>,
     /// Where the request comes from.
     pub address: IpAddr,
-}
-
-/// What is remembered of callers.
-pub struct KnownCallers {
-    /// When what was remembered ceases to hold.
-    pub revocations: Arc<Revocations>,
-    by_token: Cache<SecretHash, Arc<Known>>,
-    by_name: Cache<String, Arc<KnownPerson>>,
-}
-
-impl Default for KnownCallers {
-    fn default() -> Self {
-        Self { revocations: Arc::default(), by_token: Cache::new(CAPACITY), by_name: Cache::new(CAPACITY) }
-    }
-}
-
-struct Known {
-    mark: Mark,
-    subject: Revoked,
-    credential: Credential,
-    person: Option<Arc<Account>>,
-    /// Microseconds since 1970; of a session it moves with its use, up to `ends_at`.
-    expires_at: AtomicI64,
-    ends_at: Timestamp,
-    /// When it was looked up. A clock that was set back since would let it hold for longer.
-    read_at: Timestamp,
-    /// When its use is to be noted next: microseconds since 1970.
-    touch_at: AtomicI64,
-}
-
-struct KnownPerson {
-    mark: Mark,
-    account: Arc<Account>,
 }
 
 /// Says who is calling.

@@ -3,7 +3,7 @@
 //! Invariant: they are written only into a database without users, all in one transaction.
 
 use super::directory::Known;
-use super::messages::{Draft, Recipient, Sender};
+use super::drafts::{Draft, Recipient, Sender};
 use super::send_batch::{Batch, send_all};
 use super::users::{DirectMessagesFrom, Registration};
 use crate::app::App;

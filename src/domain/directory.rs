@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 
 use quick_cache::sync::Cache;
 
-use super::messages::{Draft, Recipient};
+use super::drafts::{Draft, Recipient};
 use super::revocations::{Mark, Revocations};
 use crate::error::Result;
 use crate::ids::ConversationId;

@@ -4,11 +4,12 @@
 //! of a change is written with it, last.
 
 use super::auth::Principal;
+use super::drafts::{MAX_BODY_CHARACTERS, check_text};
 use super::memberships::{Membership, Role, caller_of};
 use super::mentions;
-use super::messages::{
-    Kind, MAX_BODY_CHARACTERS, Message, Names, check_text, complete_for, message_deleted, message_not_found, seen_by,
-};
+use super::message_reads::{complete_for, message_deleted, message_not_found, seen_by};
+use super::messages::{Kind, Message};
+use super::names::Names;
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, UserId};

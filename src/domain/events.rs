@@ -7,17 +7,16 @@
 
 use std::collections::HashMap;
 
-use super::messages::{Message, Names, complete};
-use super::users::User;
+use super::event_data::{Data, Event};
+use super::message_reads::complete;
+use super::names::{self, Names};
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, MAX_ID, UserId};
 use crate::store;
-use crate::store::conversations::Conversation;
 use crate::store::db::Conn;
 pub use crate::store::events::{Kind, Log, Logged, Stretch};
-use crate::store::members::Role;
-use crate::store::receipts::Watermarks;
+use crate::store::messages::Message;
 use crate::time::Timestamp;
 
 /// Positions looked at in one read.
@@ -67,63 +66,6 @@ pub fn cursor_expired() -> Error {
     }
 }
 
-/// An event with what it is about.
-#[derive(Clone, Debug)]
-pub struct Event {
-    /// Its place in the log.
-    pub position: i64,
-    /// What happened.
-    pub kind: Kind,
-    /// When.
-    pub at: Timestamp,
-    /// Where, unless it is about people.
-    pub conversation_id: Option<ConversationId>,
-    /// Who did it; `None` once they are erased.
-    pub actor_user_name: Option<String>,
-    /// What it is about.
-    pub data: Data,
-}
-
-/// What an event is about.
-#[derive(Clone, Debug)]
-pub enum Data {
-    /// A message, with the names of the people in it.
-    Message(Box<(Message, Names)>),
-    /// An emoji under a message.
-    Reaction {
-        /// Which message.
-        seq: i64,
-        /// The emoji.
-        emoji: String,
-        /// Whose.
-        user_name: Option<String>,
-        /// How many people have put it there now.
-        count: i64,
-    },
-    /// How far somebody has got.
-    Receipt {
-        /// Who.
-        user_name: Option<String>,
-        /// How far it was delivered, and read.
-        watermarks: Watermarks,
-        /// When they moved.
-        at: Timestamp,
-    },
-    /// A conversation.
-    Conversation(Box<Conversation>),
-    /// Only which conversation: it is gone.
-    Ended,
-    /// Somebody in a group.
-    Member {
-        /// Who.
-        user_name: Option<String>,
-        /// As what; `None` once they are not in it.
-        role: Option<Role>,
-    },
-    /// Somebody.
-    User(Box<User>),
-}
-
 /// Events with what they are about.
 #[derive(Debug, Default)]
 pub struct Loaded {
@@ -141,7 +83,8 @@ pub struct Loaded {
 pub async fn load(conn: &mut Conn, log: &[Logged]) -> Result<Loaded> {
     let mut damaged = 0;
     let mut messages = messages_of(conn, log, &mut damaged).await?;
-    let names = names_of(conn, log).await?;
+    let people = log.iter().flat_map(|logged| [Some(logged.actor_id), logged.subject_id]).flatten();
+    let names = names::load(conn, people.collect()).await?;
     let name = |id: UserId| names.get(&id).cloned();
     let mut tellings: HashMap<Place, usize> = HashMap::new();
     for place in log.iter().filter(|logged| is_of_message(logged)).filter_map(place) {
@@ -232,14 +175,6 @@ async fn messages_of(
         ((message.conversation_id, message.seq), Box::new((message, own)))
     };
     Ok(messages.into_iter().map(of).collect())
-}
-
-async fn names_of(conn: &mut Conn, log: &[Logged]) -> Result<HashMap<UserId, String>> {
-    let people = log.iter().flat_map(|logged| [Some(logged.actor_id), logged.subject_id]).flatten();
-    let mut ids: Vec<i64> = people.map(|id| id.0).collect();
-    ids.sort_unstable();
-    ids.dedup();
-    Ok(store::users::names_by_ids(conn, &ids).await?.into_iter().collect())
 }
 
 async fn conversation(conn: &mut Conn, logged: &Logged) -> Result<Option<Data>> {

@@ -4,9 +4,11 @@
 //! is refused for what they are refused for.
 
 use super::auth::Principal;
+use super::drafts::{Answer, Draft, Keyed, NewMessage};
 use super::idempotency::{KeyedRequest, StoredAnswer};
 use super::memberships::caller_of;
-use super::messages::{Answer, Draft, Keyed, Kind, Message, NewMessage, message_deleted, visible};
+use super::message_reads::{message_deleted, visible};
+use super::messages::{Kind, Message};
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, UserId};

@@ -7,8 +7,9 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::events::{Data, Event};
-use super::messages::{Answer, Names, Sent};
+use super::drafts::{Answer, Sent};
+use super::event_data::{Data, Event};
+use super::names::Names;
 use crate::error::Result;
 use crate::ids::ConversationId;
 use crate::store::events::{Kind, Logged};

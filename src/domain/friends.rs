@@ -3,12 +3,10 @@
 //! Invariants: two requests that cross make a friendship; a block does not reveal itself: to whom is blocked, everything
 //! looks as if the other one took messages from friends alone and answered no request.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use super::auth::{Principal, UserName};
 use super::lists::{self, Limit, Page};
 use super::presence;
-use super::users::{self, DirectMessagesFrom, User};
+use super::users::{self, User};
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::ids::UserId;
@@ -46,37 +44,6 @@ pub enum Which {
     Outgoing,
     /// Those whom the caller blocks.
     Blocked,
-}
-
-/// Those of some pairs of a sender and a recipient of whom the recipient does not hear: they take direct messages from friends
-/// alone and are none, or block the sender. Both look the same. Nobody is asked about who takes them from everyone and
-/// blocks no one, or about oneself.
-///
-/// # Errors
-/// Of the database.
-pub async fn refused<'a>(
-    conn: &mut Conn,
-    pairs: impl Iterator<Item = (UserId, &'a UserName)>,
-    default: DirectMessagesFrom,
-) -> Result<BTreeSet<(UserId, UserId)>> {
-    // A bot has no friends, and reads nothing.
-    let friends_only = |person: &UserName| {
-        person.is_bot || person.direct_messages_from.unwrap_or(default) == DirectMessagesFrom::Friends
-    };
-    let guarded: BTreeMap<(UserId, UserId), bool> = pairs
-        .filter(|(sender, recipient)| *sender != recipient.id)
-        .filter(|(_, recipient)| friends_only(recipient) || recipient.blocks_someone)
-        .map(|(sender, recipient)| ((sender, recipient.id), friends_only(recipient)))
-        .collect();
-    if guarded.is_empty() {
-        return Ok(BTreeSet::new());
-    }
-    let pairs: Vec<(UserId, UserId)> = guarded.keys().copied().collect();
-    let between = store::friends::between(conn, &pairs).await?;
-    let is_refused = |pair: &(UserId, UserId), friends_only: bool| {
-        between.blocked.contains(pair) || (friends_only && !between.friends.contains(pair))
-    };
-    Ok(guarded.into_iter().filter(|(pair, only)| is_refused(pair, *only)).map(|(pair, _)| pair).collect())
 }
 
 impl Which {

@@ -6,12 +6,12 @@
 
 use super::audit::{self, Action, By};
 use super::auth::Principal;
-use super::conversations::require_group;
+use super::drafts::{Answer, Draft, Keyed, MAX_BODY_CHARACTERS, Recipient, Sender, Sent, check_text};
 use super::idempotency::{Given, KeyedRequest, Once, StoredAnswer};
 use super::lists::{self, Limit, Page};
-use super::members::require_role;
+use super::memberships::require_group;
+use super::memberships::require_role;
 use super::memberships::{locked_membership, membership};
-use super::messages::{Answer, Draft, Keyed, MAX_BODY_CHARACTERS, Recipient, Sender, Sent, check_text};
 use super::tokens::{self, MAX_TOKEN_CHARACTERS, Token, TokenKind};
 use super::users::{self, MAX_NAME_CHARACTERS, Registration};
 use crate::app::App;

@@ -4,10 +4,12 @@
 //! ended looks like one that never was.
 
 use super::auth::Principal;
-use super::conversations::{Conversation, glimpse, require_group};
+use super::conversations::{Conversation, glimpse};
 use super::idempotency::{Given, Once};
 use super::lists::{self, Limit, Page};
-use super::members::{join, require_role};
+use super::members::join;
+use super::memberships::require_group;
+use super::memberships::require_role;
 use super::memberships::{locked_membership, membership};
 use super::tokens::{self, MAX_TOKEN_CHARACTERS, SecretHash, Token, TokenKind};
 use crate::app::App;

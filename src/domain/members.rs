@@ -15,11 +15,10 @@
 use std::collections::HashMap;
 
 use super::auth::{Principal, UserName};
-use super::conversations::{end_group, require_group, user_by_name};
-use super::friends;
 use super::lists::{self, Limit, Page};
-use super::memberships::{Membership, caller_of, locked_membership, membership};
-use super::users::{DirectMessagesFrom, User};
+use super::memberships::{Membership, caller_of, locked_membership, membership, require_group, require_role};
+use super::reachability::assert_welcome;
+use super::users::{self, DirectMessagesFrom, User};
 use crate::app::App;
 use crate::error::{Error, FieldError, Result};
 use crate::ids::{ConversationId, UserId};
@@ -38,43 +37,6 @@ pub const MAX_MEMBERS: i64 = 10_000;
 /// People who may be added at once.
 pub const MAX_ADDED: usize = 1_000;
 const LIST: &str = "members";
-
-/// That somebody has a role, or a higher one.
-///
-/// # Errors
-/// 403 `insufficient_role`.
-pub fn require_role(membership: &Membership, role: Role) -> Result<()> {
-    if membership.is_at_least(role) { Ok(()) } else { Err(insufficient_role(role)) }
-}
-
-fn insufficient_role(role: Role) -> Error {
-    let detail = match role {
-        Role::Owner => "only an owner of the group may do this",
-        Role::Admin | Role::Member => "only an admin or owner of the group may do this",
-    };
-    Error::Forbidden { code: "insufficient_role", detail: detail.into() }
-}
-
-/// That people take direct messages from somebody: who does not is not added to groups by them either.
-///
-/// # Errors
-/// 403 `not_friends`.
-pub async fn assert_welcome(
-    conn: &mut Conn,
-    caller: &UserName,
-    people: &[UserName],
-    default: DirectMessagesFrom,
-) -> Result<()> {
-    let pairs = people.iter().map(|person| (caller.id, person));
-    let refused = friends::refused(conn, pairs, default).await?;
-    match people.iter().find(|person| refused.contains(&(caller.id, person.id))) {
-        None => Ok(()),
-        Some(person) => {
-            let detail = format!("{} is added to groups, and written to, by friends alone", person.user_name);
-            Err(Error::Forbidden { code: "not_friends", detail: detail.into() })
-        }
-    }
-}
 
 /// The people of some names, who are not erased before the transaction ends.
 ///
@@ -208,7 +170,7 @@ pub async fn put(
 async fn put_now(conn: &mut Conn, change: &Change) -> Result<(Shown, bool)> {
     // Whether the caller may know of the conversation comes before who the other one is; people are locked before it.
     membership(conn, Some(change.caller.id), change.conversation).await?;
-    let other = user_by_name(conn, &change.key).await?;
+    let other = users::by_name(conn, &change.key).await?;
     let mut ids = [change.caller.id.0, other.id.0];
     ids.sort_unstable();
     if !store::users::lock_shared(conn, &ids).await?.contains(&other.id.0) {
@@ -341,4 +303,16 @@ pub async fn forget(conn: &mut Conn, conversation: ConversationId, user: UserId,
     let told = Note { action: Action::MemberLeft, actor: user, subject: Some(user), detail: "", at: now };
     log.push(note(conn, conversation, &told).await?);
     events::append(conn, &log).await
+}
+
+/// Ends a group, which is locked: nobody sees it any more from here on. The last statements of a transaction.
+///
+/// # Errors
+/// Of the database.
+pub async fn end_group(conn: &mut Conn, id: ConversationId, actor: UserId, now: Timestamp) -> Result<()> {
+    store::invites::delete_of(conn, id).await?;
+    store::incoming_webhooks::delete_of(conn, id, now).await?;
+    store::members::delete_all(conn, id, now).await?;
+    store::conversations::end(conn, id, now).await?;
+    events::append(conn, &[NewEvent::of_conversation(events::Kind::ConversationDeleted, id, actor, now)]).await
 }

@@ -86,6 +86,36 @@ pub async fn locked_membership(
     membership(conn, caller, conversation).await
 }
 
+/// That somebody has a role, or a higher one.
+///
+/// # Errors
+/// 403 `insufficient_role`.
+pub fn require_role(membership: &Membership, role: Role) -> Result<()> {
+    if membership.is_at_least(role) { Ok(()) } else { Err(insufficient_role(role)) }
+}
+
+fn insufficient_role(role: Role) -> Error {
+    let detail = match role {
+        Role::Owner => "only an owner of the group may do this",
+        Role::Admin | Role::Member => "only an admin or owner of the group may do this",
+    };
+    Error::Forbidden { code: "insufficient_role", detail: detail.into() }
+}
+
+/// That a conversation is a group.
+///
+/// # Errors
+/// 409 `not_a_group`.
+pub fn require_group(membership: &Membership) -> Result<()> {
+    match membership.kind {
+        Kind::Group => Ok(()),
+        Kind::Direct => Err(Error::Conflict {
+            code: "not_a_group",
+            detail: "a direct conversation has its two people, and nothing to change about them".into(),
+        }),
+    }
+}
+
 /// The person of a caller, where they have one.
 pub fn caller_of(principal: &Principal) -> Option<UserId> {
     principal.person().map(|person| person.id)

@@ -5,12 +5,14 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::messages::{Kind, Message, Names, Sent};
+use super::drafts::Sent;
+use super::names::Names;
 use crate::error::Result;
 use crate::ids::{ConversationId, UserId};
 use crate::store;
 use crate::store::db::Conn;
 use crate::store::mentions::Mention;
+use crate::store::messages::{Kind, Message};
 use crate::text::fold_ascii;
 
 /// People whom one message mentions; further ones are text.

@@ -5,9 +5,11 @@
 
 use super::auth::Principal;
 use super::lists::{Limit, Page, decode_cursor};
-use super::members::require_role;
+use super::memberships::require_role;
 use super::memberships::{Kind, Role, caller_of, membership};
-use super::messages::{Message, Names, complete_for, locked, message_deleted};
+use super::message_reads::{complete_for, locked, message_deleted};
+use super::messages::Message;
+use super::names::Names;
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::ids::ConversationId;

@@ -3,13 +3,12 @@
 //! Invariants: a person puts an emoji under a message once; a tombstone has none; an emoji under a message is known by its one
 //! form (`emoji`), so that a heart is a heart however it was typed.
 
-use std::collections::HashSet;
-
 use super::auth::Principal;
 use super::change_batch::{Act, Change, Changed};
 use super::emoji;
 use super::memberships::caller_of;
-use super::messages::{Message, visible};
+use super::message_reads::visible;
+use super::tallies;
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, UserId};
@@ -19,8 +18,6 @@ use crate::store::events::{self, NewEvent};
 pub use crate::store::reactions::{Reaction, Tally};
 use crate::time::Timestamp;
 
-/// Different emoji under a message.
-pub const MAX_DISTINCT_EMOJI: usize = 20;
 /// People who are named for each emoji.
 pub const MAX_NAMES: i64 = 50;
 /// Reactions of an erased person that are removed in one transaction.
@@ -69,42 +66,6 @@ pub async fn remove(app: &App, principal: &Principal, conversation: i64, seq: i6
     Ok(())
 }
 
-/// One more of an emoji, of the caller's; how often it is there then.
-///
-/// # Errors
-/// 409 `too_many_reactions`.
-pub fn with(tallies: &mut Vec<Tally>, emoji: &str) -> Result<Tally> {
-    let index = match tallies.iter().position(|tally| tally.emoji == emoji) {
-        Some(index) => index,
-        None if tallies.len() >= MAX_DISTINCT_EMOJI => {
-            return Err(Error::Conflict {
-                code: "too_many_reactions",
-                detail: format!("a message may have {MAX_DISTINCT_EMOJI} different emoji under it").into(),
-            });
-        }
-        None => {
-            tallies.push(Tally { emoji: emoji.to_owned(), count: 0, me: false });
-            tallies.len() - 1
-        }
-    };
-    tallies[index].count += 1;
-    Ok(tally_of(tallies, emoji))
-}
-
-/// How often an emoji is there, for one who put it there.
-pub fn tally_of(tallies: &[Tally], emoji: &str) -> Tally {
-    let count = tallies.iter().find(|tally| tally.emoji == emoji).map_or(0, |tally| tally.count);
-    Tally { emoji: emoji.to_owned(), count, me: true }
-}
-
-/// One less of an emoji.
-pub fn without(tallies: &mut Vec<Tally>, emoji: &str) {
-    for tally in tallies.iter_mut().filter(|tally| tally.emoji == emoji) {
-        tally.count -= 1;
-    }
-    tallies.retain(|tally| tally.count > 0);
-}
-
 /// The emoji under a message, in the order in which they came, and who put them there.
 ///
 /// # Errors
@@ -115,7 +76,7 @@ pub async fn list(app: &App, principal: &Principal, conversation: i64, seq: i64)
         .read(input, |conn, (caller, conversation, seq)| {
             Box::pin(async move {
                 let mut messages = [visible(conn, *caller, *conversation, *seq).await?];
-                mark_own(conn, *caller, &mut messages).await?;
+                tallies::mark_own(conn, *caller, &mut messages).await?;
                 let [message] = messages;
                 let mut named = Vec::with_capacity(message.decorations.reactions.len());
                 for tally in message.decorations.reactions {
@@ -127,31 +88,6 @@ pub async fn list(app: &App, principal: &Principal, conversation: i64, seq: i64)
             })
         })
         .await
-}
-
-/// Fills in, for messages that are to be shown to somebody, which reactions are their own. Where there are none, nothing is
-/// asked.
-///
-/// # Errors
-/// Of the database.
-pub async fn mark_own(conn: &mut Conn, reader: Option<UserId>, messages: &mut [Message]) -> Result<()> {
-    let Some(reader) = reader else { return Ok(()) };
-    let places: Vec<(ConversationId, i64)> = messages
-        .iter()
-        .filter(|message| !message.decorations.reactions.is_empty())
-        .map(|message| (message.conversation_id, message.seq))
-        .collect();
-    if places.is_empty() {
-        return Ok(());
-    }
-    let own: HashSet<(ConversationId, i64, String)> =
-        store::reactions::own(conn, reader, &places).await?.into_iter().collect();
-    for message in messages {
-        for tally in &mut message.decorations.reactions {
-            tally.me = own.contains(&(message.conversation_id, message.seq, tally.emoji.clone()));
-        }
-    }
-    Ok(())
 }
 
 /// Takes an erased person's reactions away, a bite of one conversation; whether there may be more.
@@ -169,7 +105,7 @@ pub async fn forget(conn: &mut Conn, user: UserId, now: Timestamp) -> Result<boo
         store::reactions::delete(conn, conversation, *seq, emoji, user).await?;
         // The message itself is not read: an erasure goes on although one is damaged.
         if let Some(mut tallies) = store::reactions::tallies_of(conn, conversation, *seq).await? {
-            without(&mut tallies, emoji);
+            tallies::without(&mut tallies, emoji);
             store::reactions::set_tallies(conn, conversation, *seq, &tallies).await?;
         }
     }

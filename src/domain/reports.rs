@@ -5,10 +5,13 @@
 
 use super::audit::{self, Action, By};
 use super::auth::Principal;
+use super::drafts::check_text;
 use super::idempotency::{Given, Once};
 use super::lists::{self, Limit, Page};
 use super::memberships::caller_of;
-use super::messages::{Message, Names, check_text, complete_for, locked, message_deleted};
+use super::message_reads::{complete_for, locked, message_deleted};
+use super::messages::Message;
+use super::names::Names;
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, ReportId, UserId};

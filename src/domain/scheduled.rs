@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use super::auth::Principal;
 use super::directory::Known;
+use super::drafts::{Answer, Draft, NewMessage, Recipient, Sender};
 use super::idempotency::{Given, Once};
 use super::lists::{self, Limit, Page};
-use super::members::assert_welcome;
 use super::memberships::membership;
-use super::messages::{Answer, Draft, Names, NewMessage, Recipient, Sender};
+use super::names::Names;
+use super::reachability::assert_welcome;
 use super::send_batch::{Batch, reply_to_not_found, send_all};
 use super::users::DirectMessagesFrom;
 use crate::app::App;

@@ -14,11 +14,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::directory::Known;
-use super::friends;
+use super::drafts::{Answer, Draft, Keyed, Recipient, Sender, Sent};
 use super::idempotency::{KeyedRequest, Record, keep};
 use super::memberships::{RECEIPTS_MEMBER_LIMIT, conversation_not_found};
-use super::mentions;
-use super::messages::{Answer, Decorations, Draft, Keyed, Kind, Message, Recipient, Sender, Sent};
+use super::{mentions, reachability};
 use crate::error::{Error, FieldError, Result};
 use crate::ids::{ConversationId, MessageId, UserId};
 use crate::store;
@@ -26,7 +25,7 @@ use crate::store::conversations::{Head, Pair};
 use crate::store::db::Conn;
 use crate::store::events::{self, NewEvent};
 use crate::store::mentions::Mention;
-use crate::store::messages::NewRow;
+use crate::store::messages::{Decorations, Kind, Message, NewRow};
 use crate::store::sends::Append;
 use crate::store::threads::Reply;
 use crate::store::users::{DirectMessagesFrom, UserName};
@@ -521,7 +520,7 @@ async fn assert_welcome<'a>(
     let of = |placed: &Placed<'a>| Some((placed.sender.id, placed.recipient.clone()?));
     let pairs: Vec<(UserId, UserName)> = placed.iter().filter_map(of).collect();
     let pairs = pairs.iter().map(|(sender, recipient)| (*sender, recipient));
-    let refused = friends::refused(conn, pairs, batch.direct_messages_from).await?;
+    let refused = reachability::refused(conn, pairs, batch.direct_messages_from).await?;
     if refused.is_empty() {
         return Ok(placed);
     }

@@ -14,8 +14,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::directory::Directory;
+use super::drafts::{Answer, Draft, Recipient};
 use super::fresh::Fresh;
-use super::messages::{Answer, Draft, Recipient};
 use super::revocations::Revocations;
 use super::send_batch::{Batch, send_all};
 use crate::error::{Error, Result};

@@ -2,7 +2,8 @@
 //!
 //! Invariant: names are written when a message is read, from who is there then: whoever was erased is nobody any more.
 
-use super::messages::{Message, Names};
+use super::messages::Message;
+use super::names::Names;
 use crate::store::messages::Action;
 
 /// The text of a system message.

@@ -12,14 +12,15 @@ use std::sync::Arc;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
-use super::messages::{Message, Names, complete};
-use super::reactions;
+use super::message_reads::complete;
+use super::names::Names;
+use super::tallies;
 use crate::error::Result;
 use crate::ids::{ConversationId, MessageId, UserId};
 use crate::store;
 use crate::store::conversations::Head;
 use crate::store::db::Conn;
-use crate::store::messages::Range;
+use crate::store::messages::{Message, Range};
 use crate::time::Timestamp;
 
 /// Bytes of all tails together.
@@ -183,7 +184,7 @@ pub async fn mark_own(conn: &mut Conn, reader: Option<UserId>, entries: &mut [Re
         return Ok(());
     }
     let mut messages: Vec<Message> = reacted.iter().map(|(_, reacted)| reacted.message.clone()).collect();
-    reactions::mark_own(conn, reader, &mut messages).await?;
+    tallies::mark_own(conn, reader, &mut messages).await?;
     for ((index, reacted), message) in reacted.iter().zip(&messages) {
         if message.decorations.reactions.iter().any(|tally| tally.me) {
             entries[*index].text = render(message, &reacted.names).into();

@@ -6,7 +6,9 @@
 use super::auth::Principal;
 use super::lists::{self, Limit, Page};
 use super::memberships::caller_of;
-use super::messages::{Message, Names, complete_for, visible};
+use super::message_reads::{complete_for, visible};
+use super::messages::Message;
+use super::names::Names;
 use crate::app::App;
 use crate::error::Result;
 use crate::ids::ConversationId;

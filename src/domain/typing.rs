@@ -3,8 +3,6 @@
 //! Invariant: nothing of it is stored. It is told to the other members of a small conversation who are there to hear it, and
 //! forgotten.
 
-use quick_cache::sync::Cache;
-
 use super::auth::Principal;
 use super::memberships::{Kind, membership};
 use crate::app::App;
@@ -18,20 +16,6 @@ use crate::time::Timestamp;
 pub const MEMBER_LIMIT: i64 = 100;
 /// How long it is taken to last.
 const LASTS_MICROS: i64 = 5_000_000;
-/// How soon it is told again.
-const AGAIN_MICROS: i64 = 1_000_000;
-/// People who are remembered to have written a moment ago.
-const CAPACITY: usize = 10_000;
-
-/// When it was last told of somebody in a conversation.
-pub struct LastTold(Cache<(UserId, ConversationId), Timestamp>);
-
-impl Default for LastTold {
-    fn default() -> Self {
-        Self(Cache::new(CAPACITY))
-    }
-}
-
 /// What is told.
 #[derive(Clone, Debug)]
 pub struct Typing {
@@ -59,12 +43,9 @@ pub async fn typing(app: &App, principal: &Principal, conversation: i64) -> Resu
         .read((person.id, conversation), |conn, (user, conversation)| Box::pin(listeners(conn, *user, *conversation)))
         .await?;
     let at = app.clock.now();
-    let key = (person.id, conversation);
-    let lately = app.typing.0.get(&key).is_some_and(|told| (told..told.plus_micros(AGAIN_MICROS)).contains(&at));
-    if to.is_empty() || lately {
+    if to.is_empty() || !app.typing.admit(person.id, conversation, at) {
         return Ok(None);
     }
-    app.typing.0.insert(key, at);
     let until = at.plus_micros(LASTS_MICROS);
     Ok(Some(Typing { conversation, user_name: person.user_name.clone(), at, until, to }))
 }

@@ -20,7 +20,7 @@ use crate::store::db::Conn;
 use crate::store::events::{self, NewEvent};
 use crate::store::revocations::Revoked;
 pub use crate::store::users::{DirectMessagesFrom, User};
-use crate::store::users::{NewUser, Profile};
+use crate::store::users::{NewUser, Profile, UserName};
 use crate::text::{fold, fold_ascii, past_prefix};
 use crate::time::Timestamp;
 
@@ -453,6 +453,15 @@ pub async fn require_self(app: &App, principal: &Principal, user_name: &str) -> 
     }
     app.db.read(key, |conn, key| Box::pin(store::users::account_by_key(conn, key))).await?.ok_or_else(not_found)?;
     Err(Error::Forbidden { code: "not_your_account", detail: "only this user may do this".into() })
+}
+
+/// The user of a name in a path.
+///
+/// # Errors
+/// 404 `user_not_found`.
+pub async fn by_name(conn: &mut Conn, key: &str) -> Result<UserName> {
+    let found = store::users::names_by_keys(conn, &[key]).await?;
+    found.into_iter().next().ok_or_else(not_found)
 }
 
 /// There is no such user.

@@ -13,7 +13,8 @@ use base64::engine::general_purpose::STANDARD;
 use url::{Host, Url};
 
 use super::audit::{self, Action, By};
-use super::events::{self, Cursor, Event};
+use super::event_data::Event;
+use super::events::{self, Cursor};
 use super::idempotency::{Given, Once};
 use super::lists::{self, Limit, Page};
 use crate::app::App;

@@ -26,7 +26,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, broadcast, watch};
 
 use crate::app::App;
-use crate::domain::events::{Event, ReaderId};
+use crate::domain::event_data::Event;
+use crate::domain::events::ReaderId;
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, UserId};
 use presence::Presence;

@@ -9,7 +9,7 @@ use super::Finding;
 use crate::cli::progress::ProgressLine;
 use crate::cli::{environment, explain};
 use crate::config::DataConfig;
-use crate::domain::clock;
+use crate::domain::database_clock;
 use crate::error::Result;
 use crate::store::backup_digest::Found;
 use crate::store::copy;
@@ -60,7 +60,7 @@ pub async fn of_database(data: &DataConfig, deep: bool) -> Vec<Finding> {
 async fn clock(db: &Db, place: &str) -> Option<Finding> {
     let Db::Postgres(_) = db else { return None };
     let clock = Clock::Database(Arc::default());
-    if let Err(error) = clock::read(db, &clock).await {
+    if let Err(error) = database_clock::read(db, &clock).await {
         return Some(Finding::Bad(explain(place, &error)));
     }
     // In whole seconds, to the nearest.

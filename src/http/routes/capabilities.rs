@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use super::resource;
 use crate::domain::auth::Access;
 use crate::domain::password_hashing::{MAX_PASSWORD_CHARACTERS, MIN_PASSWORD_CHARACTERS};
-use crate::domain::{lists, messages};
+use crate::domain::{drafts, lists};
 use crate::http::HttpState;
 use crate::http::extract::{BODY_LIMIT_BYTES, Query};
 use crate::http::policy::Public;
@@ -97,7 +97,7 @@ pub async fn get_capabilities(
             registration: if settings.registration_open { Registration::Open } else { Registration::Closed },
             mail: state.app.mailer.is_some(),
             limits: Limits {
-                message_body_characters: messages::MAX_BODY_CHARACTERS,
+                message_body_characters: drafts::MAX_BODY_CHARACTERS,
                 page_entries: lists::MAX_LIMIT,
                 json_body_bytes: BODY_LIMIT_BYTES,
                 password_characters_min: MIN_PASSWORD_CHARACTERS,

@@ -16,7 +16,7 @@ use super::conversations::ConversationBody;
 use super::messages::MessageBody;
 use super::users::UserBody;
 use super::{json_bytes, to_json};
-use crate::domain::events::{Data, Event};
+use crate::domain::event_data::{Data, Event};
 use crate::domain::memberships::caller_of;
 use crate::domain::users::DirectMessagesFrom;
 use crate::error::{Error, FieldError, Result as DomainResult};

@@ -8,8 +8,8 @@ use utoipa::ToSchema;
 
 use super::given;
 use super::messages::{MessageBody, render_answer, render_sent};
+use crate::domain::drafts::Keyed;
 use crate::domain::forwards;
-use crate::domain::messages::Keyed;
 use crate::http::HttpState;
 use crate::http::extract::{JsonBody, PathSegments, Query, idempotency_key};
 use crate::http::policy::PersonWriting;

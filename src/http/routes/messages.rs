@@ -10,8 +10,10 @@ use utoipa::ToSchema;
 
 use super::scheduled::{ScheduledBody, render_accepted};
 use super::{given, list, time_field, to_json};
+use crate::domain::drafts::{Answer, Keyed, NewMessage, Sent};
 use crate::domain::idempotency::{Given, Once, StoredAnswer};
-use crate::domain::messages::{self, Answer, Keyed, Message, Names, NewMessage, Sent};
+use crate::domain::messages::{self, Message};
+use crate::domain::names::Names;
 use crate::domain::reactions::Tally;
 use crate::domain::tails::Rendered;
 use crate::domain::timeline::{self, Listing};

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{json, list, next_page, present, to_json};
-use crate::domain::receipts::{self, Report};
+use crate::domain::receipts;
+use crate::domain::watermarks::Report;
 use crate::http::HttpState;
 use crate::http::extract::{JsonBody, PathSegments, Query};
 use crate::http::policy::{PersonWriting, Reader};

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use super::messages::MessageBody;
 use super::{given, json, list, next_page, to_json};
 use crate::domain::idempotency::{Once, StoredAnswer};
-use crate::domain::messages::Names;
+use crate::domain::names::Names;
 use crate::domain::reports::{self, Report, Shown, State as Decision};
 use crate::error::{Error, Result as DomainResult};
 use crate::http::HttpState;
