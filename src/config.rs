@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 pub use bus::BusKind;
 pub use options::{Correspondents, DataOptions, LogFormat, Registration, Secret, ServeOptions, Switch};
-use options::{DataValues, File, ServeValues};
+use options::{DataValues, EVENT_RETENTION_RANGE_DAYS, File, ServeValues};
 
 use crate::app::Settings;
 use crate::domain::auth::Access;
@@ -94,9 +94,9 @@ pub fn serve(data_options: &DataOptions, options: ServeOptions) -> Result<(Serve
     let jwt = decide_jwt(&values)?;
     let trusted_proxies =
         TrustedProxies::parse(&values.trusted_proxies).map_err(|error| format!("--trusted-proxies {error}"))?;
-    // The flag has a parser that checks its range; a number from the file has not been checked yet.
-    if !(1..=3650).contains(&values.event_retention_days) {
-        return Err("event_retention_days must be between 1 and 3650".into());
+    let days = EVENT_RETENTION_RANGE_DAYS;
+    if !days.contains(&values.event_retention_days) {
+        return Err(format!("event_retention_days must be between {} and {}", days.start(), days.end()));
     }
     let bus = bus::decide(&data.location, values.bus, values.listen_url, values.nats_url)?;
     let settings = Settings {

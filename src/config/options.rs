@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, ValueEnum};
@@ -12,6 +13,9 @@ use serde::Deserialize;
 
 use super::bus::BusKind;
 use crate::app::EVENT_RETENTION_DAYS;
+
+/// Days for which events may be kept. The parser of the flag checks it, and `config` for a number from the file.
+pub(super) const EVENT_RETENTION_RANGE_DAYS: RangeInclusive<i64> = 1..=3650;
 
 /// Generates, from groups of options:
 /// - for each group a struct with what the command line and the environment say, for clap;
@@ -63,6 +67,7 @@ macro_rules! value_type {
     ($type:ty, $default:expr) => { $type };
 }
 
+/// The value of an option: what was said, else the default.
 macro_rules! value {
     ($said:expr) => {
         $said
@@ -146,7 +151,7 @@ options! {
         #[arg(long, env = "POSTHASTE_DIRECT_MESSAGES_FROM", value_name = "everyone|friends")]
         direct_messages_from: Correspondents = Correspondents::Everyone,
         /// Days for which events are kept, for readers that come back: 1 to 3650 [default: 30]
-        #[arg(long, env = "POSTHASTE_EVENT_RETENTION_DAYS", value_name = "DAYS", value_parser = clap::value_parser!(i64).range(1..=3650))]
+        #[arg(long, env = "POSTHASTE_EVENT_RETENTION_DAYS", value_name = "DAYS", value_parser = clap::value_parser!(i64).range(EVENT_RETENTION_RANGE_DAYS))]
         event_retention_days: i64 = EVENT_RETENTION_DAYS,
         /// Start once without the part of SQLite's write-ahead log that cannot be read, and keep a copy of it. Has no variable
         #[arg(long, action = ArgAction::SetTrue)]
