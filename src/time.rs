@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::{Serialize, Serializer};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 const MICROS_PER_SECOND: i64 = 1_000_000;
 const MICROS_PER_DAY: i64 = 86_400 * MICROS_PER_SECOND;
@@ -66,42 +68,36 @@ impl Timestamp {
 
     /// Reads an RFC 3339 date-time with any offset; digits beyond microseconds are cut off.
     pub fn parse(text: &str) -> Option<Self> {
-        let parsed = time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339).ok()?;
+        let parsed = OffsetDateTime::parse(text, &Rfc3339).ok()?;
         let micros = parsed.unix_timestamp_nanos().div_euclid(1_000);
         let micros = i64::try_from(micros).ok()?;
         (Self::MIN.0..=Self::MAX.0).contains(&micros).then_some(Self(micros))
     }
 
-    // Written by hand because a page of messages formats some 200 of these, which a general formatter would
-    // do through its description of the format. The calendar arithmetic is the usual one over 400-year eras that begin in March.
+    // A page of messages writes some 200 of these. The time crate finds the date; its own formatter would take four times as
+    // long as all of this.
     fn text(self) -> [u8; TEXT_LENGTH] {
-        let micros_of_day = self.0.rem_euclid(MICROS_PER_DAY);
-        let days = self.day() + 719_468;
-        let era = days.div_euclid(146_097);
-        let day_of_era = days.rem_euclid(146_097);
-        let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-        let month_from_march = (5 * day_of_year + 2) / 153;
-        let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-        let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-        let year = year_of_era + era * 400 + i64::from(month <= 2);
-        let seconds = micros_of_day / MICROS_PER_SECOND;
+        let seconds = self.0.div_euclid(MICROS_PER_SECOND);
+        // Never the fallback: the time crate reaches beyond MIN and MAX.
+        let moment = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+        let (year, month, day) = moment.to_calendar_date();
+        let (hour, minute, second) = moment.to_hms();
 
         let mut text = *b"0000-00-00T00:00:00.000000Z";
-        put_digits(&mut text[0..4], year);
-        put_digits(&mut text[5..7], month);
-        put_digits(&mut text[8..10], day);
-        put_digits(&mut text[11..13], seconds / 3_600);
-        put_digits(&mut text[14..16], seconds / 60 % 60);
-        put_digits(&mut text[17..19], seconds % 60);
-        put_digits(&mut text[20..26], micros_of_day % MICROS_PER_SECOND);
+        put_digits(&mut text[0..4], year.unsigned_abs());
+        put_digits(&mut text[5..7], u8::from(month).into());
+        put_digits(&mut text[8..10], day.into());
+        put_digits(&mut text[11..13], hour.into());
+        put_digits(&mut text[14..16], minute.into());
+        put_digits(&mut text[17..19], second.into());
+        put_digits(&mut text[20..26], self.0.rem_euclid(MICROS_PER_SECOND) as u32);
         text
     }
 }
 
-fn put_digits(target: &mut [u8], number: i64) {
-    // Every caller passes a value that is not negative and fits; u32 division is the cheap one.
-    let mut rest = number as u32;
+/// Writes a number with leading zeros.
+fn put_digits(target: &mut [u8], number: u32) {
+    let mut rest = number;
     for digit in target.iter_mut().rev() {
         *digit = b'0' + (rest % 10) as u8;
         rest /= 10;
