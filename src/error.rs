@@ -127,6 +127,13 @@ pub enum Error {
         /// For the log.
         source: Source,
     },
+    /// A column holds a value that this version does not know: the row was damaged, or written by something else. Readers
+    /// get no guess in its place.
+    #[error("{column} holds an unknown value")]
+    UnknownValue {
+        /// The table and the column, for the log. The value itself is not logged: it can be anybody's text.
+        column: &'static str,
+    },
     /// A fault of ours.
     #[error("internal: {0}")]
     Internal(Source),

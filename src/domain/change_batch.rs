@@ -16,7 +16,6 @@ use crate::error::{Error, Result};
 use crate::ids::{ConversationId, UserId};
 use crate::store;
 use crate::store::changes::{Found, Member, Outcome, Place, Spot, Step};
-use crate::store::conversation_kinds::History;
 use crate::store::db::Conn;
 use crate::store::events::{Kind, NewEvent};
 use crate::store::reactions::Tally;
@@ -170,11 +169,7 @@ impl State {
     fn place_of(&self, change: &Change) -> Option<(Place, i64)> {
         let place = *self.places.get(&change.conversation)?;
         let member = self.members.get(&(change.conversation, change.person))?;
-        let first_seq = match place.history {
-            History::All => 1,
-            History::SinceJoined => member.joined_seq + 1,
-        };
-        Some((place, first_seq))
+        Some((place, place.history.first_seq(member.joined_seq)))
     }
 
     /// The message that an emoji is about, and whether the emoji is there.

@@ -74,10 +74,7 @@ impl Showing {
 
     async fn show(&self, conn: &mut Conn, conversations: Vec<Conversation>) -> Result<Vec<Shown>> {
         let visible = |conversation: &Conversation| {
-            let first_seq = match (conversation.history, &conversation.me) {
-                (History::SinceJoined, Some(me)) => me.joined_seq + 1,
-                _ => 1,
-            };
+            let first_seq = conversation.me.as_ref().map_or(1, |me| conversation.history.first_seq(me.joined_seq));
             conversation.head.last_seq >= first_seq
         };
         let newest: Vec<_> = conversations

@@ -120,10 +120,13 @@ async fn session(app: &App, hash: SecretHash, mark: Mark, now: Timestamp) -> Res
 
 async fn api_key(app: &App, hash: SecretHash, mark: Mark, now: Timestamp) -> Result<Option<Known>> {
     let found = app.db.read(hash, |conn, hash| Box::pin(store::api_keys::by_hash(conn, hash))).await?;
-    Ok(found.filter(|key| key.expires_at.is_none_or(|at| at > now)).map(|key| Known {
+    let Some(key) = found.filter(|key| key.expires_at.is_none_or(|at| at > now)) else { return Ok(None) };
+    let unknown = Error::UnknownValue { column: "api_keys.scopes" };
+    let scopes = Scopes::parse(key.scopes.split_whitespace()).ok_or(unknown)?;
+    Ok(Some(Known {
         mark,
         subject: Revoked::ApiKey(key.id),
-        credential: Credential::ApiKey(key.id, Scopes::parse(key.scopes.split_whitespace()).unwrap_or_default()),
+        credential: Credential::ApiKey(key.id, scopes),
         person: None,
         expires_at: key.expires_at.unwrap_or(Timestamp::MAX).micros().into(),
         touch_at: key.last_used_at.map_or(now, |at| at.plus_micros(TOUCH_MICROS)).micros().into(),

@@ -75,8 +75,8 @@ pub struct Loaded {
     pub damaged: u64,
 }
 
-/// Looks up what events are about. What is about something that is gone altogether is left out: nobody sees it any more. What
-/// is about a damaged message is left out too.
+/// Looks up what events are about. An event about something that is gone is left out: nobody sees it any more. So is an event
+/// about a row that is damaged, or the events behind it would reach nobody.
 ///
 /// # Errors
 /// Of the database.
@@ -105,31 +105,13 @@ pub async fn load(conn: &mut Conn, log: &[Logged]) -> Result<Loaded> {
                     place.and_then(|place| if last { messages.remove(&place) } else { messages.get(&place).cloned() });
                 found.map(Data::Message)
             }
-            Kind::ReactionAdded | Kind::ReactionRemoved => reaction(conn, logged, name(logged.actor_id)).await?,
-            Kind::ReceiptUpdated => match logged.conversation_id {
-                Some(conversation) => {
-                    let found = store::receipts::watermarks_of(conn, conversation, logged.actor_id).await?;
-                    let user_name = name(logged.actor_id);
-                    found.map(|watermarks| Data::Receipt { user_name, watermarks, at: logged.at })
+            _ => match data_of(conn, logged, &names).await {
+                Err(error @ Error::UnknownValue { .. }) => {
+                    tracing::error!(%error, position = logged.position, "an event is left out");
+                    None
                 }
-                None => None,
+                found => found?,
             },
-            Kind::ConversationCreated | Kind::ConversationUpdated | Kind::ConversationDeleted => {
-                conversation(conn, logged).await?
-            }
-            Kind::MemberAdded | Kind::MemberUpdated | Kind::MemberRemoved => {
-                match (logged.conversation_id, logged.subject_id) {
-                    (Some(conversation), Some(subject)) => {
-                        let role = store::members::role_of(conn, conversation, subject).await?;
-                        Some(Data::Member { user_name: name(subject), role })
-                    }
-                    _ => None,
-                }
-            }
-            Kind::FriendRequested | Kind::FriendAccepted | Kind::FriendRemoved | Kind::UserUpdated => {
-                let id = logged.subject_id.unwrap_or(logged.actor_id);
-                store::users::by_id(conn, id).await?.map(|user| Data::User(Box::new(user)))
-            }
         };
         if let Some(data) = data {
             let Logged { position, kind, at, conversation_id, actor_id, .. } = *logged;
@@ -137,6 +119,40 @@ pub async fn load(conn: &mut Conn, log: &[Logged]) -> Result<Loaded> {
         }
     }
     Ok(Loaded { events, damaged })
+}
+
+/// What an event is about that is not about a message; `None` where that is gone.
+async fn data_of(conn: &mut Conn, logged: &Logged, names: &Names) -> Result<Option<Data>> {
+    let name = |id: UserId| names.get(&id).cloned();
+    let found = match logged.kind {
+        Kind::MessageCreated | Kind::MessageUpdated | Kind::MessageDeleted => None,
+        Kind::ReactionAdded | Kind::ReactionRemoved => reaction(conn, logged, name(logged.actor_id)).await?,
+        Kind::ReceiptUpdated => match logged.conversation_id {
+            Some(conversation) => {
+                let found = store::receipts::watermarks_of(conn, conversation, logged.actor_id).await?;
+                let user_name = name(logged.actor_id);
+                found.map(|watermarks| Data::Receipt { user_name, watermarks, at: logged.at })
+            }
+            None => None,
+        },
+        Kind::ConversationCreated | Kind::ConversationUpdated | Kind::ConversationDeleted => {
+            conversation(conn, logged).await?
+        }
+        Kind::MemberAdded | Kind::MemberUpdated | Kind::MemberRemoved => {
+            match (logged.conversation_id, logged.subject_id) {
+                (Some(conversation), Some(subject)) => {
+                    let role = store::members::role_of(conn, conversation, subject).await?;
+                    Some(Data::Member { user_name: name(subject), role })
+                }
+                _ => None,
+            }
+        }
+        Kind::FriendRequested | Kind::FriendAccepted | Kind::FriendRemoved | Kind::UserUpdated => {
+            let id = logged.subject_id.unwrap_or(logged.actor_id);
+            store::users::by_id(conn, id).await?.map(|user| Data::User(Box::new(user)))
+        }
+    };
+    Ok(found)
 }
 
 type Place = (ConversationId, i64);

@@ -63,10 +63,7 @@ pub async fn membership(conn: &mut Conn, caller: Option<UserId>, conversation: C
         kind: standing.kind,
         person: caller,
         role,
-        first_seq: match standing.history {
-            History::All => 1,
-            History::SinceJoined => joined_seq + 1,
-        },
+        first_seq: standing.history.first_seq(joined_seq),
         last_seq: standing.last_seq,
         member_count: standing.member_count,
         members_can_add: standing.members_can_add,

@@ -258,6 +258,11 @@ pub async fn send_due(app: &App) -> Result<usize> {
             Err(Error::Forbidden { code, .. } | Error::NotFound { code, .. } | Error::Conflict { code, .. }) => code,
             Err(Error::Invalid(errors)) => errors.first().map_or("invalid_fields", |error| error.code),
             Err(Error::Unauthenticated) => "user_not_found",
+            Err(error @ Error::UnknownValue { .. }) => {
+                // It is tried again next time. The messages behind it do not wait for it.
+                tracing::error!(%error, scheduled = id.0, "a scheduled message could not be sent");
+                continue;
+            }
             Err(error) => return Err(error),
         };
         app.db

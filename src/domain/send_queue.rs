@@ -213,9 +213,23 @@ impl Sender {
                 let batch = Batch::new(self.clock.clone(), drafts, known, self.direct_messages_from);
                 send_batch(&self.db, &Arc::new(batch)).await
             }
-            Err(error) => drafts.iter().map(|_| Err(repeat(&error))).collect(),
+            Err(error) if drafts.len() == 1 => vec![Err(error)],
+            Err(error) if is_for_all(&error) => drafts.iter().map(|_| Err(repeat(&error))).collect(),
+            Err(error) => {
+                tracing::warn!(%error, size = drafts.len(), "the people of a batch of sends cannot be read: each is sent alone");
+                let mut answers = Vec::with_capacity(drafts.len());
+                for draft in drafts {
+                    answers.extend(Box::pin(self.send(vec![draft])).await);
+                }
+                answers
+            }
         }
     }
+}
+
+/// Whether every draft of the batch would meet this error alone as well.
+const fn is_for_all(error: &Error) -> bool {
+    matches!(error, Error::Unavailable { .. } | Error::StorageFull)
 }
 
 async fn send_batch(db: &Db, batch: &Arc<Batch>) -> Vec<Result<Answer>> {
@@ -228,11 +242,10 @@ async fn send_batch(db: &Db, batch: &Arc<Batch>) -> Vec<Result<Answer>> {
         },
         Err(error) => error,
     };
-    let hopeless = matches!(error, Error::Unavailable { .. } | Error::StorageFull);
     if batch.len() == 1 {
         return vec![Err(error)];
     }
-    if hopeless {
+    if is_for_all(&error) {
         // It may have been committed all the same (the answer to a COMMIT can be lost): never sent a second time from here.
         return (0..batch.len()).map(|_| Err(repeat(&error))).collect();
     }

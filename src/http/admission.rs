@@ -163,7 +163,7 @@ impl Pass {
                 Standing::Confirmed(Some(Box::new(principal)))
             }
             Err(Error::Unauthenticated) if self.by_cookie && open => Standing::Confirmed(None),
-            Err(Error::Unavailable { .. } | Error::Internal(_)) => Standing::Unknown,
+            Err(Error::Unavailable { .. } | Error::UnknownValue { .. } | Error::Internal(_)) => Standing::Unknown,
             _ => Standing::Ended,
         }
     }

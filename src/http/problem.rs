@@ -187,6 +187,9 @@ impl From<Error> for Problem {
                 "a stored message is damaged and is not shown: the operator finds it with posthaste doctor --deep",
             )
             .caused_by(error.to_string()),
+            error @ Error::UnknownValue { .. } => {
+                Self::of_status(StatusCode::INTERNAL_SERVER_ERROR).caused_by(error.to_string())
+            }
             Error::Internal(source) | Error::Rerun(source) => {
                 Self::of_status(StatusCode::INTERNAL_SERVER_ERROR).caused_by(chain(&*source))
             }

@@ -94,7 +94,7 @@ pub async fn lock(conn: &mut Conn, ids: &[i64]) -> Result<HashMap<ConversationId
             let place = Place {
                 last_seq: row.i64(1)?,
                 last_sent_at: row.time(2)?,
-                history: History::parse(row.text(3)?),
+                history: History::parse(row.text(3)?)?,
                 member_count: row.i64(4)?,
             };
             Ok((ConversationId(row.i64(0)?), place))
@@ -147,7 +147,7 @@ pub async fn spots(conn: &mut Conn, spots: &[Spot]) -> Result<Vec<Option<Found>>
     let read = |row: &Row<'_>| {
         Ok(Found {
             deleted: row.option_time(0)?.is_some(),
-            tallies: row.option_text(1)?.map_or_else(Vec::new, read_tallies),
+            tallies: row.option_text(1)?.map_or_else(|| Ok(Vec::new()), read_tallies)?,
             there: row.bool(2)?,
         })
     };

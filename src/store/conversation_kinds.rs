@@ -1,5 +1,8 @@
 //! The kinds of conversations, and which history their members see: words in `messaging.conversations`.
 
+use super::words;
+use crate::error::Result;
+
 /// What sort of conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -19,8 +22,11 @@ impl Kind {
     }
 
     /// The sort of a word.
-    pub fn parse(word: &str) -> Self {
-        if word == "group" { Self::Group } else { Self::Direct }
+    ///
+    /// # Errors
+    /// [`Error::UnknownValue`](crate::error::Error::UnknownValue).
+    pub fn parse(word: &str) -> Result<Self> {
+        words::parse("conversations.kind", &[Self::Direct, Self::Group], Self::as_str, word)
     }
 }
 
@@ -43,7 +49,18 @@ impl History {
     }
 
     /// The history of a word.
-    pub fn parse(word: &str) -> Self {
-        if word == "since_joined" { Self::SinceJoined } else { Self::All }
+    ///
+    /// # Errors
+    /// [`Error::UnknownValue`](crate::error::Error::UnknownValue).
+    pub fn parse(word: &str) -> Result<Self> {
+        words::parse("conversations.history", &[Self::All, Self::SinceJoined], Self::as_str, word)
+    }
+
+    /// The first seq that a member sees who joined when the conversation had `joined_seq` messages.
+    pub const fn first_seq(self, joined_seq: i64) -> i64 {
+        match self {
+            Self::All => 1,
+            Self::SinceJoined => joined_seq + 1,
+        }
     }
 }

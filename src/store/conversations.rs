@@ -69,8 +69,8 @@ pub async fn heads_of_user(
     let mut found = None;
     let heads = conn
         .rows(
-            "SELECT c.id, c.last_seq, c.last_sent_at, c.last_message_id, c.content_version, u.id,
-                    CASE WHEN c.history = 'since_joined' THEN m.joined_seq + 1 ELSE 1 END
+            "SELECT c.id, c.last_seq, c.last_sent_at, c.last_message_id, c.content_version, u.id, c.history,
+                    m.joined_seq
                FROM messaging.users u
                LEFT JOIN messaging.members m ON m.user_id = u.id
                LEFT JOIN messaging.conversations c
@@ -79,7 +79,10 @@ pub async fn heads_of_user(
             &[Value::Text(user_name_key), Value::Time(since)],
             |row| {
                 found = Some(UserId(row.i64(5)?));
-                if row.option_i64(0)?.is_some() { Ok(Some((head(row)?, row.i64(6)?))) } else { Ok(None) }
+                if row.option_i64(0)?.is_none() {
+                    return Ok(None);
+                }
+                Ok(Some((head(row)?, History::parse(row.text(6)?)?.first_seq(row.i64(7)?))))
             },
         )
         .await?;
@@ -359,7 +362,7 @@ fn conversation(row: &Row<'_>) -> Result<Conversation> {
     let me = match row.option_text(14)? {
         None => None,
         Some(role) => Some(Me {
-            role: Role::parse(role).unwrap_or(Role::Member),
+            role: Role::parse(role)?,
             joined_at: row.time(15)?,
             joined_seq: row.i64(16)?,
             read_seq: row.i64(17)?,
@@ -376,13 +379,13 @@ fn conversation(row: &Row<'_>) -> Result<Conversation> {
     };
     Ok(Conversation {
         head: head(row)?,
-        kind: Kind::parse(row.text(5)?),
+        kind: Kind::parse(row.text(5)?)?,
         title: row.option_text(6)?.map(str::to_owned),
         avatar_url: row.option_text(7)?.map(str::to_owned),
         created_at: row.time(8)?,
         created_by: UserId(row.i64(9)?),
         member_count: row.i64(10)?,
-        history: History::parse(row.text(11)?),
+        history: History::parse(row.text(11)?)?,
         members_can_add: row.bool(12)?,
         peer: row.option_i64(13)?.map(UserId),
         me,

@@ -53,7 +53,7 @@ impl Edition {
 fn present(row: &Row<'_>) -> Result<Present> {
     let digest = row.option_bytes(messages::COLUMN_COUNT + 1)?.and_then(|bytes| Digest::try_from(bytes).ok());
     Ok(Present {
-        kind: Kind::parse(row.text(4)?),
+        kind: Kind::parse(row.text(4)?)?,
         sender_id: UserId(row.i64(5)?),
         deleted: row.option_time(13)?.is_some(),
         key: row.option_i64(messages::COLUMN_COUNT)?.zip(digest),

@@ -4,7 +4,7 @@
 
 use super::db::{Conn, Row};
 use super::values::Value;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids::UserId;
 
 /// What identifies a key in its scope: the first 16 bytes of a SHA-256.
@@ -35,26 +35,18 @@ pub struct Record {
 }
 
 fn record(row: &Row<'_>) -> Result<Record> {
-    let mut digest = Digest::default();
-    let mut request_hash = [0; 32];
-    copy(&mut digest, row.bytes(0)?);
-    copy(&mut request_hash, row.bytes(1)?);
+    let unknown = |column| Error::UnknownValue { column };
+    let status = u16::try_from(row.i64(2)?).ok().filter(|status| (100..1_000).contains(status));
     Ok(Record {
-        digest,
-        request_hash,
+        digest: row.bytes(0)?.try_into().map_err(|_| unknown("idempotency_keys.digest"))?,
+        request_hash: row.bytes(1)?.try_into().map_err(|_| unknown("idempotency_keys.request_hash"))?,
         answer: StoredAnswer {
-            status: u16::try_from(row.i64(2)?).unwrap_or_default(),
+            status: status.ok_or_else(|| unknown("idempotency_keys.status"))?,
             location: row.option_text(3)?.map(str::to_owned),
             body: row.bytes(4)?.to_owned(),
         },
         subject_id: row.option_i64(5)?.map(UserId),
     })
-}
-
-fn copy(target: &mut [u8], source: &[u8]) {
-    if target.len() == source.len() {
-        target.copy_from_slice(source);
-    }
 }
 
 /// Those of the keys that were used on one of `days`.

@@ -5,6 +5,7 @@
 use super::conversation_kinds::{History, Kind};
 use super::db::{Conn, Row};
 use super::values::Value;
+use super::words;
 use crate::error::Result;
 use crate::ids::{ConversationId, UserId};
 use crate::time::Timestamp;
@@ -31,8 +32,11 @@ impl Role {
     }
 
     /// The role of a word.
-    pub fn parse(word: &str) -> Option<Self> {
-        [Self::Member, Self::Admin, Self::Owner].into_iter().find(|role| role.as_str() == word)
+    ///
+    /// # Errors
+    /// [`Error::UnknownValue`](crate::error::Error::UnknownValue).
+    pub fn parse(word: &str) -> Result<Self> {
+        words::parse("members.role", &[Self::Member, Self::Admin, Self::Owner], Self::as_str, word)
     }
 }
 
@@ -54,10 +58,10 @@ pub struct Standing {
 }
 
 fn standing(row: &Row<'_>) -> Result<Standing> {
-    let role = row.option_text(5)?.map(|word| Role::parse(word).unwrap_or(Role::Member));
+    let role = row.option_text(5)?.map(Role::parse).transpose()?;
     Ok(Standing {
-        kind: Kind::parse(row.text(0)?),
-        history: History::parse(row.text(1)?),
+        kind: Kind::parse(row.text(0)?)?,
+        history: History::parse(row.text(1)?)?,
         members_can_add: row.bool(2)?,
         last_seq: row.i64(3)?,
         member_count: row.i64(4)?,
@@ -96,14 +100,10 @@ pub struct SendingMember {
 /// Those of some pairs of a conversation and a person who are members. To be asked under the conversations' locks.
 pub async fn sending(conn: &mut Conn, pairs: &[(ConversationId, UserId)]) -> Result<Vec<SendingMember>> {
     let read = |row: &Row<'_>| {
-        let joined_seq = row.i64(3)?;
         Ok(SendingMember {
             conversation: ConversationId(row.i64(0)?),
             user: UserId(row.i64(1)?),
-            first_seq: match History::parse(row.text(2)?) {
-                History::All => 1,
-                History::SinceJoined => joined_seq + 1,
-            },
+            first_seq: History::parse(row.text(2)?)?.first_seq(row.i64(3)?),
         })
     };
     if let Conn::Sqlite(_) = conn {
@@ -260,7 +260,7 @@ pub async fn role_of(conn: &mut Conn, conversation: ConversationId, user: UserId
     conn.first(
         "SELECT role FROM messaging.members WHERE conversation_id = $1 AND user_id = $2",
         &[Value::I64(conversation.0), Value::I64(user.0)],
-        |row| Ok(Role::parse(row.text(0)?).unwrap_or(Role::Member)),
+        |row| Role::parse(row.text(0)?),
     )
     .await
 }
@@ -300,11 +300,7 @@ pub struct Member {
 }
 
 fn member(row: &Row<'_>) -> Result<Member> {
-    Ok(Member {
-        user: UserId(row.i64(0)?),
-        role: Role::parse(row.text(1)?).unwrap_or(Role::Member),
-        joined_at: row.time(2)?,
-    })
+    Ok(Member { user: UserId(row.i64(0)?), role: Role::parse(row.text(1)?)?, joined_at: row.time(2)? })
 }
 
 /// Members by id, after `after`.
@@ -425,7 +421,7 @@ pub async fn belongings_of(conn: &mut Conn, user: UserId, after: ConversationId,
         |row| {
             Ok(Belonging {
                 conversation: ConversationId(row.i64(0)?),
-                role: row.option_text(1)?.and_then(Role::parse),
+                role: row.option_text(1)?.map(Role::parse).transpose()?,
                 joined_at: row.option_time(2)?,
                 left_at: row.option_time(3)?,
                 keeps: Keeps {
@@ -440,7 +436,8 @@ pub async fn belongings_of(conn: &mut Conn, user: UserId, after: ConversationId,
     .await
 }
 
-/// Who is in some conversations, each with the seq behind which they see messages.
+/// Who is in some conversations, each with the seq behind which they see messages. One query serves many conversations, so an
+/// unknown word in `history` is no error here: it shows as little as `since_joined`.
 pub async fn audiences(conn: &mut Conn, conversations: &[i64]) -> Result<Vec<(ConversationId, UserId, i64)>> {
     conn.rows(
         "SELECT m.conversation_id, m.user_id, CASE WHEN c.history = 'all' THEN 0 ELSE m.joined_seq END

@@ -8,6 +8,7 @@ use super::digests::{Checked, Fields};
 use super::idempotency::Digest;
 use super::reactions::{self, Tally};
 use super::values::Value;
+use super::words;
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, MessageId, UserId};
 use crate::time::Timestamp;
@@ -120,8 +121,11 @@ impl Kind {
     }
 
     /// The sort of a word.
-    pub fn parse(word: &str) -> Self {
-        if word == "system" { Self::System } else { Self::Text }
+    ///
+    /// # Errors
+    /// [`Error::UnknownValue`].
+    pub fn parse(word: &str) -> Result<Self> {
+        words::parse("messages.kind", &[Self::Text, Self::System], Self::as_str, word)
     }
 }
 
@@ -168,8 +172,8 @@ impl Action {
         }
     }
 
-    fn parse(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|action| action.as_str() == word)
+    pub(super) fn parse(word: &str) -> Result<Self> {
+        words::parse("messages.action", &Self::ALL, Self::as_str, word)
     }
 }
 
@@ -200,6 +204,7 @@ pub(super) fn message(row: &Row<'_>) -> Result<Message> {
         Ok((message, _)) => Ok(message),
         // A value of another type, or text that is no UTF-8.
         Err(Error::Internal(source)) => Err(damaged(source)),
+        Err(error @ Error::UnknownValue { .. }) => Err(damaged(error.to_string().into())),
         Err(error) => Err(error),
     }
 }
@@ -210,7 +215,7 @@ fn columns(row: &Row<'_>) -> Result<Message> {
         seq: row.i64(1)?,
         id: MessageId(row.i64(2)?),
         timestamp_sent: row.time(3)?,
-        kind: Kind::parse(row.text(4)?),
+        kind: Kind::parse(row.text(4)?)?,
         sender_id: UserId(row.i64(5)?),
         recipient_id: row.option_i64(6)?.map(UserId),
         created_at: row.time(7)?,
@@ -220,14 +225,14 @@ fn columns(row: &Row<'_>) -> Result<Message> {
         body: row.text(11)?.to_owned(),
         edited_at: row.option_time(12)?,
         deleted_at: row.option_time(13)?,
-        action: row.option_text(14)?.and_then(Action::parse),
+        action: row.option_text(14)?.map(Action::parse).transpose()?,
         subject_id: row.option_i64(15)?.map(UserId),
         mentions: Vec::new(),
         decorations: Decorations {
             reply_count: row.i64(16)?,
             last_reply_at: row.option_time(17)?,
             pinned_at: row.option_time(18)?,
-            reactions: row.option_text(19)?.map(reactions::read_tallies).unwrap_or_default(),
+            reactions: row.option_text(19)?.map_or_else(|| Ok(Vec::new()), reactions::read_tallies)?,
         },
     })
 }

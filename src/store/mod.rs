@@ -55,4 +55,5 @@ pub mod threads;
 pub mod users;
 pub mod values;
 pub mod webhooks;
+mod words;
 pub mod write_status;

@@ -38,6 +38,8 @@ impl State {
     }
 }
 
+/// An unknown word is read as offline, and is no error: the closed side, in a row that the next change of the person
+/// overwrites. An error would stop presence for everybody in the same batch.
 fn state(row: &Row<'_>, column: usize) -> Result<State> {
     Ok(State::parse(row.text(column)?).unwrap_or(State::Offline))
 }

@@ -5,7 +5,7 @@
 
 use super::db::{Conn, Row};
 use super::values::Value;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids::{ConversationId, UserId};
 use crate::time::Timestamp;
 
@@ -34,13 +34,18 @@ pub struct Reaction {
 }
 
 /// Reads counts as they stand in the database: `👍 3 🎉 1`.
-pub(super) fn read_tallies(text: &str) -> Vec<Tally> {
+///
+/// # Errors
+/// [`Error::UnknownValue`] for an emoji without a positive count.
+pub(super) fn read_tallies(text: &str) -> Result<Vec<Tally>> {
+    let unknown = || Error::UnknownValue { column: "messages.reaction_counts" };
     let mut words = text.split(' ');
     let mut tallies = Vec::new();
-    while let (Some(emoji), Some(count)) = (words.next(), words.next()) {
-        tallies.push(Tally { emoji: emoji.to_owned(), count: count.parse().unwrap_or_default(), me: false });
+    while let Some(emoji) = words.next() {
+        let count = words.next().and_then(|count| count.parse().ok()).filter(|count| *count > 0).ok_or_else(unknown)?;
+        tallies.push(Tally { emoji: emoji.to_owned(), count, me: false });
     }
-    tallies
+    Ok(tallies)
 }
 
 pub(super) fn write_tallies(tallies: &[Tally]) -> Option<String> {
@@ -59,7 +64,7 @@ pub async fn tallies_of(conn: &mut Conn, conversation: ConversationId, seq: i64)
     conn.first(
         "SELECT reaction_counts FROM messaging.messages WHERE conversation_id = $1 AND seq = $2",
         &[Value::I64(conversation.0), Value::I64(seq)],
-        |row| Ok(row.option_text(0)?.map(read_tallies).unwrap_or_default()),
+        |row| row.option_text(0)?.map_or_else(|| Ok(Vec::new()), read_tallies),
     )
     .await
 }
@@ -186,7 +191,12 @@ mod tests {
     fn counts_are_read_as_they_were_written() {
         let tally = |emoji: &str, count| Tally { emoji: emoji.into(), count, me: false };
         let tallies = vec![tally("👍", 3), tally("❤️", 10_000), tally("👩🏿‍❤️‍👨🏼", 1)];
-        assert_eq!(read_tallies(&write_tallies(&tallies).unwrap()), tallies);
+        assert_eq!(read_tallies(&write_tallies(&tallies).unwrap()).unwrap(), tallies);
         assert_eq!(write_tallies(&[]), None);
+        for wrong in ["", "👍", "👍 x", "👍 0", "👍 -1", "👍 1 🎉", "👍 1  🎉 2", "👍 99999999999999999999"]
+        {
+            let refused = read_tallies(wrong);
+            assert!(matches!(refused, Err(Error::UnknownValue { .. })), "{wrong:?} is {refused:?}");
+        }
     }
 }

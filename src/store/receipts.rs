@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use super::db::{Conn, Row};
 use super::messages::{Message, Range};
 use super::values::Value;
+use super::words;
 use crate::error::Result;
 use crate::ids::{ConversationId, UserId};
 use crate::time::Timestamp;
@@ -30,8 +31,8 @@ impl Kind {
         }
     }
 
-    fn parse(word: &str) -> Self {
-        if word == "read" { Self::Read } else { Self::Delivered }
+    pub(super) fn parse(word: &str) -> Result<Self> {
+        words::parse("receipts.kind", &[Self::Delivered, Self::Read], Self::as_str, word)
     }
 }
 
@@ -164,7 +165,7 @@ pub async fn progress(
             members.push(Progress { user, joined_seq: row.i64(2)?, delivered: Vec::new(), read: Vec::new() });
         }
         if let (Some(member), Some(kind)) = (members.last_mut(), row.option_text(3)?) {
-            let steps = match Kind::parse(kind) {
+            let steps = match Kind::parse(kind)? {
                 Kind::Delivered => &mut member.delivered,
                 Kind::Read => &mut member.read,
             };
@@ -302,7 +303,7 @@ pub async fn of_member(
         |row| {
             Ok(Kept {
                 conversation: ConversationId(row.i64(0)?),
-                kind: Kind::parse(row.text(1)?),
+                kind: Kind::parse(row.text(1)?)?,
                 seq: row.i64(2)?,
                 at: row.time(3)?,
             })

@@ -4,6 +4,7 @@
 
 use super::db::{Conn, Row};
 use super::values::Value;
+use super::words;
 use crate::error::Result;
 use crate::ids::{ConversationId, ReportId, UserId};
 use crate::time::Timestamp;
@@ -32,8 +33,11 @@ impl State {
     }
 
     /// The state of a word.
-    pub fn parse(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|state| state.as_str() == word)
+    ///
+    /// # Errors
+    /// [`Error::UnknownValue`](crate::error::Error::UnknownValue).
+    pub fn parse(word: &str) -> Result<Self> {
+        words::parse("reports.state", &Self::ALL, Self::as_str, word)
     }
 }
 
@@ -67,7 +71,7 @@ fn report(row: &Row<'_>) -> Result<Report> {
         seq: row.i64(2)?,
         reporter: row.option_i64(3)?.map(UserId),
         reason: row.text(4)?.to_owned(),
-        state: State::parse(row.text(5)?).unwrap_or(State::Open),
+        state: State::parse(row.text(5)?)?,
         created_at: row.time(6)?,
         handled_at: row.option_time(7)?,
         handled_by: row.option_i64(8)?.map(UserId),

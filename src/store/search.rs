@@ -412,7 +412,7 @@ pub struct Searchable {
 pub async fn groups_of(conn: &mut Conn, person: UserId) -> Result<Vec<Searchable>> {
     conn.rows(
         "SELECT m.conversation_id,
-                CASE WHEN c.history = 'since_joined' AND m.joined_seq > 0
+                CASE WHEN c.history <> 'all' AND m.joined_seq > 0
                      THEN coalesce((SELECT s.id FROM messaging.messages s
                                      WHERE s.conversation_id = m.conversation_id AND s.seq > m.joined_seq
                                      ORDER BY s.seq LIMIT 1), 9223372036854775807)

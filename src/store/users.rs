@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use super::db::{Conn, Row};
 use super::values::Value;
+use super::words;
 use crate::error::Result;
 use crate::ids::UserId;
 use crate::time::Timestamp;
@@ -59,9 +60,12 @@ impl Role {
         }
     }
 
-    /// The role of a word; what is unknown has the least.
-    pub fn parse(word: &str) -> Self {
-        if word == "admin" { Self::Admin } else { Self::User }
+    /// The role of a word.
+    ///
+    /// # Errors
+    /// [`Error::UnknownValue`](crate::error::Error::UnknownValue).
+    pub fn parse(word: &str) -> Result<Self> {
+        words::parse("users.role", &[Self::User, Self::Admin], Self::as_str, word)
     }
 }
 
@@ -83,8 +87,8 @@ impl DirectMessagesFrom {
         }
     }
 
-    fn parse(word: &str) -> Self {
-        if word == "friends" { Self::Friends } else { Self::Everyone }
+    pub(super) fn parse(word: &str) -> Result<Self> {
+        words::parse("users.direct_messages_from", &[Self::Everyone, Self::Friends], Self::as_str, word)
     }
 }
 
@@ -181,9 +185,9 @@ pub(super) fn user(row: &Row<'_>) -> Result<User> {
         mfa: row.bool(5)?,
         created_at: row.time(6)?,
         modified_at: row.time(7)?,
-        role: Role::parse(row.text(8)?),
+        role: Role::parse(row.text(8)?)?,
         is_bot: row.bool(9)?,
-        direct_messages_from: row.option_text(10)?.map(DirectMessagesFrom::parse),
+        direct_messages_from: row.option_text(10)?.map(DirectMessagesFrom::parse).transpose()?,
         email_confirmed_at: row.option_time(11)?,
         banned_at: row.option_time(12)?,
     })
@@ -229,7 +233,7 @@ fn user_name(row: &Row<'_>) -> Result<UserName> {
         id: UserId(row.i64(0)?),
         user_name: row.text(1)?.to_owned(),
         user_name_key: row.text(2)?.to_owned(),
-        direct_messages_from: row.option_text(3)?.map(DirectMessagesFrom::parse),
+        direct_messages_from: row.option_text(3)?.map(DirectMessagesFrom::parse).transpose()?,
         blocks_someone: row.bool(4)?,
         is_banned: row.bool(5)?,
         is_bot: row.bool(6)?,
@@ -336,7 +340,7 @@ pub async fn count(conn: &mut Conn) -> Result<i64> {
 }
 
 fn account(row: &Row<'_>) -> Result<Account> {
-    Ok(Account { name: user_name(row)?, role: Role::parse(row.text(7)?), banned_at: row.option_time(8)? })
+    Ok(Account { name: user_name(row)?, role: Role::parse(row.text(7)?)?, banned_at: row.option_time(8)? })
 }
 
 /// A person who may call, by id.

@@ -22,6 +22,7 @@ mod samples;
 mod settings;
 mod syncs;
 mod tail;
+mod unknown_values;
 mod vanished;
 mod work;
 
