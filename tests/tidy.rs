@@ -38,7 +38,7 @@ const ROADS_TO_A_CALLER: &[(&str, &[&str])] = &[
     ("identify(", &["src/http/admission.rs"]),
     ("::<Principal>", &["src/http/policy.rs"]),
     ("Extension<Principal", &[]),
-    ("impl FromRequest", &["src/http/policy.rs", "src/http/extract.rs", "src/http/server.rs"]),
+    ("impl FromRequest", &["src/http/policy.rs", "src/http/extract.rs", "src/http/upgrade.rs"]),
 ];
 
 fn sources(folder: &str) -> Vec<PathBuf> {

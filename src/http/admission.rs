@@ -10,11 +10,10 @@ use axum::extract::Request;
 use axum::http::request::Parts;
 use axum::http::{Extensions, HeaderMap, Method, StatusCode, header};
 
-use super::HttpState;
-use super::client_address::client_address;
-use super::edge::PeerAddress;
+use super::client_address::{ClientAddress, PeerAddress, client_address};
 use super::limits::{Decision, LimitKey};
 use super::problem::Problem;
+use super::state::HttpState;
 use crate::domain::auth::{Access, Credential, Principal};
 use crate::domain::credentials::{Credentials, authenticate};
 use crate::error::Error;
@@ -38,10 +37,6 @@ const PUBLIC_ROUTES: &[(Method, &str)] = &[
     (Method::GET, "/api/invites/{}"),
     (Method::POST, "/api/hooks/{}"),
 ];
-
-/// Where a request comes from, its proxies seen through.
-#[derive(Clone, Copy, Debug)]
-pub struct ClientAddress(pub IpAddr);
 
 /// Whether a path is under `/api`.
 pub fn is_api(path: &str) -> bool {

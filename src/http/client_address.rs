@@ -16,6 +16,14 @@ const ENTRIES_LIMIT: usize = 64;
 /// Bits of an IPv6 address before an IPv4 address that is written as one (`::ffff:0:0/96`).
 const MAPPED_PREFIX_BITS: u8 = 96;
 
+/// Where a connection comes from.
+#[derive(Clone, Copy, Debug)]
+pub struct PeerAddress(pub SocketAddr);
+
+/// Where a request comes from, its proxies seen through.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientAddress(pub IpAddr);
+
 /// The proxies whose word about a caller's address is taken.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrustedProxies {

@@ -4,7 +4,6 @@
 //! carries its request's id, every error is a problem document, every request is counted by its route's template.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -19,15 +18,18 @@ use tower::{Service, ServiceExt};
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
 
-use super::HttpState;
 use super::admission::admit;
 use super::limits::{Decision, write_headers};
 use super::problem::{PROBLEM_JSON, Problem};
-use super::routes::events::{MAX_WAIT, POLL_PATH};
+use super::state::HttpState;
 use crate::domain::auth::{Access, Principal};
 use crate::error::Error;
 use crate::metrics::{RequestLabels, RouteLabels};
 
+/// Where events are polled: such a request may take longer than others.
+const POLL_PATH: &str = "/api/events";
+/// How long a poll may wait.
+const MAX_WAIT: Duration = Duration::from_secs(60);
 /// Bytes of all header fields together. hyper's own buffer is larger, so that the refusal is ours.
 const HEADERS_LIMIT_BYTES: usize = 32 * 1_024;
 /// Characters of a request's target.
@@ -38,10 +40,6 @@ const REQUEST_ID_LIMIT_BYTES: usize = 128;
 const COMPRESS_FROM_BYTES: u64 = 1_024;
 /// How long an answer may take before the log mentions it.
 const SLOW: Duration = Duration::from_secs(1);
-
-/// Where a connection comes from.
-#[derive(Clone, Copy, Debug)]
-pub struct PeerAddress(pub SocketAddr);
 
 /// The router inside what every request passes.
 #[derive(Clone)]

@@ -13,8 +13,8 @@ use http_body_util::BodyExt;
 use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
 
-use super::HttpState;
 use super::problem::Problem;
+use super::state::HttpState;
 use crate::app::App;
 use crate::domain::auth::Principal;
 use crate::domain::idempotency::KeyedRequest;

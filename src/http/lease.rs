@@ -11,9 +11,9 @@ use std::time::Duration;
 use axum::http::HeaderMap;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
-use super::HttpState;
 use super::admission::{Pass, Standing};
 use super::problem::Problem;
+use super::state::HttpState;
 use crate::domain::auth::Principal;
 
 /// Time between two checks of the caller's credentials.

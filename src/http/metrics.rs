@@ -4,9 +4,9 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use super::HttpState;
 use super::admission::admit_to_metrics;
 use super::problem::Problem;
+use super::state::HttpState;
 use crate::error::Error;
 
 /// What OpenMetrics text is called.

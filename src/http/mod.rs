@@ -3,6 +3,17 @@
 //! Invariant: handlers parse, call one domain function, render. They reach the store through the domain alone.
 
 pub mod admission;
+pub mod answers;
+pub mod bodies_audit;
+pub mod bodies_conversations;
+pub mod bodies_events;
+pub mod bodies_incoming_webhooks;
+pub mod bodies_invites;
+pub mod bodies_messages;
+pub mod bodies_reports;
+pub mod bodies_scheduled;
+pub mod bodies_sessions;
+pub mod bodies_users;
 pub mod client_address;
 pub mod connection;
 pub mod edge;
@@ -17,101 +28,5 @@ pub mod problem;
 pub mod router;
 pub mod routes;
 pub mod server;
-
-use std::sync::Arc;
-use std::time::Duration;
-
-use crate::app::App;
-use crate::live::Live;
-use crate::live::bus::BusSettings;
-use client_address::TrustedProxies;
-use limits::Limits;
-use origin::OriginRules;
-
-/// What the handlers share.
-#[derive(Clone)]
-pub struct HttpState {
-    /// The rules and the data.
-    pub app: Arc<App>,
-    /// How the server is reached.
-    pub settings: Arc<HttpSettings>,
-    /// How often callers may come.
-    pub limits: Arc<Limits>,
-    /// Events as they happen.
-    pub live: Arc<Live>,
-}
-
-impl HttpState {
-    /// What handlers share, from the rules and what the operator chose.
-    pub fn new(app: Arc<App>, settings: HttpSettings) -> Self {
-        let limits = Arc::new(Limits::new(app.settings.rate_limits));
-        let live = Live::new(Arc::clone(&app), routes::events::render, routes::presence::render);
-        Self { app, settings: Arc::new(settings), limits, live }
-    }
-}
-
-/// How long things may take.
-#[derive(Clone, Copy, Debug)]
-pub struct Timeouts {
-    /// The head of a request; also how long a connection may lie idle.
-    pub head: Duration,
-    /// The body of a request.
-    pub body: Duration,
-    /// A request, from its head to its answer's.
-    pub request: Duration,
-    /// Between two pings of a socket from which nothing comes; it is closed after two without an answer.
-    pub heartbeat: Duration,
-    /// How long a peer may take nothing of what is written to it; then it is closed.
-    pub stall: Duration,
-    /// Time between two comments that keep a stream of server-sent events alive while it has no events.
-    pub keep_alive: Duration,
-    /// How long a stream, a socket or a long poll goes on while the database cannot confirm the caller's credentials.
-    pub unconfirmed: Duration,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self {
-            head: Duration::from_secs(30),
-            body: Duration::from_secs(20),
-            request: Duration::from_secs(60),
-            heartbeat: Duration::from_secs(30),
-            stall: Duration::from_secs(30),
-            keep_alive: Duration::from_secs(15),
-            unconfirmed: Duration::from_secs(60),
-        }
-    }
-}
-
-/// Connections open at once.
-pub const CONNECTION_LIMIT: usize = 16_384;
-
-/// What the operator chose about HTTP.
-#[derive(Clone, Debug)]
-pub struct HttpSettings {
-    /// How long things may take.
-    pub timeouts: Timeouts,
-    /// Connections open at once; one more is told so and closed.
-    pub connection_limit: usize,
-    /// Which hosts and origins are ours.
-    pub origins: OriginRules,
-    /// Whose word about a caller's address is taken.
-    pub trusted_proxies: TrustedProxies,
-    /// Whether metrics have an address of their own, and so are not served here.
-    pub metrics_elsewhere: bool,
-    /// How other servers on the same data hear of what happens here.
-    pub bus: BusSettings,
-}
-
-impl Default for HttpSettings {
-    fn default() -> Self {
-        Self {
-            timeouts: Timeouts::default(),
-            connection_limit: CONNECTION_LIMIT,
-            origins: OriginRules::default(),
-            trusted_proxies: TrustedProxies::default(),
-            metrics_elsewhere: false,
-            bus: BusSettings::Local,
-        }
-    }
-}
+pub mod state;
+pub mod upgrade;

@@ -11,15 +11,17 @@ use utoipa::openapi::security::{
 use utoipa::openapi::{Content, Ref, RefOr, Required, ResponseBuilder};
 
 use super::admission::{is_api, is_public};
+use super::bodies_conversations::RoleWord;
+use super::bodies_conversations::{ConversationKind, HistoryWord};
+use super::bodies_messages::MessageKind;
+use super::bodies_reports::ReportState;
+use super::bodies_users::{DirectMessagesFrom, Role};
 use super::problem::{PROBLEM_JSON, ProblemDocument};
 use super::routes::api_keys::Scope;
-use super::routes::conversations::{ConversationKind, HistoryWord};
 use super::routes::friends::{FriendState, RequestDirection};
-use super::routes::members::RoleWord;
-use super::routes::messages::{MessageKind, Order};
-use super::routes::reports::ReportState;
+use super::routes::messages::Order;
 use super::routes::search::HasWord;
-use super::routes::users::{DirectMessagesFrom, ErasedMessages, Role};
+use super::routes::users::ErasedMessages;
 use crate::domain::auth::Access;
 
 #[derive(OpenApi)]

@@ -6,9 +6,9 @@
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 
-use super::HttpState;
-use super::admission::ClientAddress;
+use super::client_address::ClientAddress;
 use super::problem::Problem;
+use super::state::HttpState;
 use crate::domain::auth::{Principal, insufficient_scope};
 use crate::error::Error;
 

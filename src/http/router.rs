@@ -18,7 +18,8 @@ use super::routes::{
     incoming_webhooks, invites, members, messages, mfa, passwords, pins, presence, reactions, receipts, reports,
     scheduled, search, sessions, threads, typing, users, webhooks, ws,
 };
-use super::{HttpState, metrics, openapi};
+use super::state::HttpState;
+use super::{metrics, openapi};
 use crate::domain::auth::Access;
 use crate::error::Error;
 

@@ -10,23 +10,23 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::extract::{FromRequestParts, Request};
-use axum::http::request::Parts;
+use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tower::{Layer, ServiceExt};
 use tower_http::cors::{AllowHeaders, AllowOrigin, Cors, CorsLayer};
 
-use super::HttpState;
+use super::client_address::PeerAddress;
 use super::connection::{BodyWatch, Connection, canned};
-use super::edge::{Edge, PeerAddress};
-use super::problem::Problem;
+use super::edge::Edge;
 use super::router::{metrics_router, router};
+use super::state::HttpState;
+use super::upgrade::Place;
 use crate::error::{Error, Result};
 use crate::live::bus::Bus;
 
@@ -136,10 +136,6 @@ impl tower::Service<Request> for Front {
     }
 }
 
-/// A place among the connections that may be open; free again once nobody holds it any more.
-#[derive(Clone)]
-pub struct Place(#[expect(dead_code, reason = "held, not read")] Arc<OwnedSemaphorePermit>);
-
 struct Acceptor {
     state: HttpState,
     places: Arc<Semaphore>,
@@ -187,7 +183,7 @@ impl Acceptor {
         }
         let watch = BodyWatch::default();
         let (bodies, unread) = (watch.clone(), watch.clone());
-        let place = Place(Arc::new(place));
+        let place = Place::new(place);
         let kept = place.clone();
         let service = service.map_response(move |mut response: Response| {
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -236,28 +232,6 @@ impl Acceptor {
         let all = u32::try_from(self.state.settings.connection_limit).unwrap_or(u32::MAX);
         if tokio::time::timeout(SHUTDOWN_TIMEOUT, self.places.acquire_many(all)).await.is_err() {
             tracing::warn!("some connections did not end in time and are cut off");
-        }
-    }
-}
-
-/// What a request for another protocol takes with it out of HTTP.
-pub struct Upgrade {
-    /// What answers the frames that stand for requests.
-    pub edge: Edge,
-    /// Its place among the connections that may be open.
-    pub place: Place,
-}
-
-impl FromRequestParts<HttpState> for Upgrade {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, _: &HttpState) -> Result<Self, Problem> {
-        match (parts.extensions.remove::<Edge>(), parts.extensions.remove::<Place>()) {
-            (Some(edge), Some(place)) => Ok(Self { edge, place }),
-            _ => {
-                let detail = "ask for a WebSocket: Connection: Upgrade, Upgrade: websocket";
-                Err(Problem::new(StatusCode::BAD_REQUEST, "websocket_required", detail))
-            }
         }
     }
 }

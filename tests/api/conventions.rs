@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::time::Duration;
 
-use posthaste::http::Timeouts;
+use posthaste::http::state::Timeouts;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -6,14 +6,14 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::users::Role;
-use super::{json, no_content};
 use crate::domain::audit::By;
 use crate::domain::{auth, passwords, stats, users};
-use crate::http::HttpState;
+use crate::http::answers::{json, no_content};
+use crate::http::bodies_users::Role;
 use crate::http::extract::{JsonBody, PathSegments, Query};
 use crate::http::policy::Administrator;
 use crate::http::problem::Problem;
+use crate::http::state::HttpState;
 use crate::time::Timestamp;
 
 /// Bans a user: every session ends at once, and nothing lets them in.

@@ -6,15 +6,15 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{given, list, next_page, no_content, time_field, to_json};
 use crate::domain::api_keys::{self, ApiKey, Made, NewApiKey};
 use crate::domain::audit::By;
 use crate::domain::idempotency::{Once, StoredAnswer};
 use crate::error::{Error, Result as DomainResult};
-use crate::http::HttpState;
+use crate::http::answers::{given, list, next_page, no_content, time_field, to_json};
 use crate::http::extract::{JsonBody, PathSegments, Query, idempotency_key};
 use crate::http::policy::Administrator;
 use crate::http::problem::Problem;
+use crate::http::state::HttpState;
 use crate::ids::ApiKeyId;
 use crate::time::Timestamp;
 

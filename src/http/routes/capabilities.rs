@@ -6,14 +6,14 @@ use axum::response::Response;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::resource;
 use crate::domain::auth::Access;
 use crate::domain::password_hashing::{MAX_PASSWORD_CHARACTERS, MIN_PASSWORD_CHARACTERS};
 use crate::domain::{drafts, lists};
-use crate::http::HttpState;
+use crate::http::answers::resource;
 use crate::http::extract::{BODY_LIMIT_BYTES, Query};
 use crate::http::policy::Public;
 use crate::http::problem::Problem;
+use crate::http::state::HttpState;
 
 /// What this server can do.
 #[derive(Serialize, ToSchema)]

@@ -10,23 +10,23 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use serde::Serialize;
 
-use super::audit::AuditBody;
-use super::incoming_webhooks::IncomingWebhookBody;
-use super::invites::InviteBody;
-use super::messages::MessageBody;
-use super::reports::ReportBody;
-use super::sessions::SessionBody;
-use super::users::UserBody;
 use crate::app::App;
 use crate::domain::edits::Edition;
 use crate::domain::export::{self, Belonging, Export, Item};
 use crate::domain::friends::Which;
 use crate::domain::members::Role;
 use crate::error::{Error, Result as DomainResult};
-use crate::http::HttpState;
+use crate::http::bodies_audit::AuditBody;
+use crate::http::bodies_incoming_webhooks::IncomingWebhookBody;
+use crate::http::bodies_invites::InviteBody;
+use crate::http::bodies_messages::MessageBody;
+use crate::http::bodies_reports::ReportBody;
+use crate::http::bodies_sessions::SessionBody;
+use crate::http::bodies_users::UserBody;
 use crate::http::extract::{PathSegments, Query};
 use crate::http::policy::Reader;
 use crate::http::problem::Problem;
+use crate::http::state::HttpState;
 use crate::time::Timestamp;
 
 /// One line: what it is, and the thing itself.

@@ -6,14 +6,14 @@ use axum::response::Response;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::given;
-use super::messages::{MessageBody, render_answer, render_sent};
 use crate::domain::drafts::Keyed;
 use crate::domain::forwards;
-use crate::http::HttpState;
+use crate::http::answers::given;
+use crate::http::bodies_messages::{MessageBody, render_answer, render_sent};
 use crate::http::extract::{JsonBody, PathSegments, Query, idempotency_key};
 use crate::http::policy::PersonWriting;
 use crate::http::problem::Problem;
+use crate::http::state::HttpState;
 
 /// Where a message is to be said again.
 #[derive(Deserialize, ToSchema)]

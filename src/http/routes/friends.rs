@@ -6,14 +6,14 @@ use axum::response::Response;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::users::UserBody;
-use super::{json, list, next_page, no_content, to_json};
 use crate::domain::auth::Principal;
 use crate::domain::friends::{self, Which};
-use crate::http::HttpState;
+use crate::http::answers::{json, list, next_page, no_content, to_json};
+use crate::http::bodies_users::UserBody;
 use crate::http::extract::{PathSegments, Query};
 use crate::http::policy::{PersonReading, PersonWriting};
 use crate::http::problem::Problem;
+use crate::http::state::HttpState;
 
 /// What two people are to each other.
 #[derive(Serialize, ToSchema)]
@@ -44,7 +44,8 @@ async fn people(
     let (limit, cursor) = (query.limit(), query.text("cursor"));
     query.finish()?;
     let page = friends::list(&state.app, &principal, which, limit, cursor.as_deref()).await?;
-    let bodies: Vec<UserBody<'_>> = page.entries.iter().map(|user| UserBody::new(&state, user, &principal)).collect();
+    let bodies: Vec<UserBody<'_>> =
+        page.entries.iter().map(|user| UserBody::new(&state.app, user, &principal)).collect();
     let direction = direction.map(|direction| ("direction", direction.to_owned()));
     let next = next_page(page.next, limit, direction);
     Ok(list(to_json(&bodies, 320 * bodies.len())?, uri.path(), next))
@@ -128,7 +129,7 @@ pub async fn put_friend(
     query.finish()?;
     let asked = friends::ask(&state.app, &principal, path.text(0)).await?;
     let status = if asked.new { StatusCode::CREATED } else { StatusCode::OK };
-    json(status, &Friendship { state: asked.state.as_str(), user: UserBody::new(&state, &asked.user, &principal) })
+    json(status, &Friendship { state: asked.state.as_str(), user: UserBody::new(&state.app, &asked.user, &principal) })
 }
 
 /// Declines a request, takes one back, or ends a friendship.

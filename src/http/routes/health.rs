@@ -8,11 +8,11 @@ use axum::response::Response;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{json_bytes, to_json};
 use crate::domain::health;
 use crate::error::Error;
-use crate::http::HttpState;
+use crate::http::answers::{json_bytes, to_json};
 use crate::http::problem::Problem;
+use crate::http::state::HttpState;
 
 /// How long the database may take to say that it is there.
 const READY_TIMEOUT: Duration = Duration::from_secs(2);

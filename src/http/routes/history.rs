@@ -6,14 +6,14 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::messages::{MessageBody, join, render};
-use super::{json, list, no_content, resource};
 use crate::domain::history::{self, Listing, Next};
 use crate::domain::{edits, messages};
-use crate::http::HttpState;
+use crate::http::answers::{json, list, no_content, resource};
+use crate::http::bodies_messages::{MessageBody, join, render};
 use crate::http::extract::{JsonBody, PathSegments, Query};
 use crate::http::policy::{PersonWriting, Reader, Writer};
 use crate::http::problem::Problem;
+use crate::http::state::HttpState;
 use crate::time::Timestamp;
 
 /// One message.

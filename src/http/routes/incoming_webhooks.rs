@@ -4,57 +4,19 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::Response;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::{given, list, next_page, no_content, to_json};
 use crate::domain::idempotency::{KeyedRequest, Once, StoredAnswer};
-use crate::domain::incoming_webhooks::{self, IncomingWebhook, Made};
+use crate::domain::incoming_webhooks::{self, Made};
 use crate::error::{Error, Result as DomainResult};
-use crate::http::HttpState;
+use crate::http::answers::{given, list, next_page, no_content, to_json};
+use crate::http::bodies_incoming_webhooks::IncomingWebhookBody;
 use crate::http::extract::{JsonBody, JsonOrPayload, PathSegments, Query, idempotency_key};
 use crate::http::limits::LimitKey;
 use crate::http::policy::{PersonReading, PersonWriting, Public};
 use crate::http::problem::Problem;
-use crate::time::Timestamp;
-
-/// An incoming webhook of a group.
-#[derive(Serialize, ToSchema)]
-#[schema(as = IncomingWebhook)]
-pub struct IncomingWebhookBody<'a> {
-    #[schema(minimum = 1, example = 1)]
-    id: i64,
-    #[schema(example = "CI")]
-    name: &'a str,
-    #[schema(minimum = 1, example = 1)]
-    conversation_id: i64,
-    /// Null once they were erased.
-    #[schema(example = "rdibari")]
-    created_by_user_name: Option<&'a str>,
-    #[schema(value_type = String, format = DateTime, example = "2026-11-22T08:30:00.123456Z")]
-    created_at: Timestamp,
-    /// Where programs write to, once, in the answer that made it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(
-        nullable = false,
-        example = "https://chat.example.org/api/hooks/phh_0123456789abcdefghijklmnopqrstuvwxyzABCDEFG"
-    )]
-    url: Option<&'a str>,
-}
-
-impl<'a> IncomingWebhookBody<'a> {
-    /// An incoming webhook, with its address where it is made.
-    pub fn new(found: &'a IncomingWebhook, url: Option<&'a str>) -> Self {
-        Self {
-            id: found.id.0,
-            name: &found.name,
-            conversation_id: found.conversation_id.0,
-            created_by_user_name: found.created_by_user_name.as_deref(),
-            created_at: found.created_at,
-            url,
-        }
-    }
-}
+use crate::http::state::HttpState;
 
 /// An incoming webhook to be made.
 #[derive(Deserialize, ToSchema)]

@@ -6,54 +6,19 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::conversations::ConversationBody;
-use super::messages::render;
-use super::{given, json, list, next_page, no_content, time_field, to_json};
 use crate::domain::conversations;
 use crate::domain::idempotency::{Once, StoredAnswer};
-use crate::domain::invites::{self, Invite, Made, NewInvite};
+use crate::domain::invites::{self, Made, NewInvite};
 use crate::error::{Error, Result as DomainResult};
-use crate::http::HttpState;
+use crate::http::answers::{given, json, list, next_page, no_content, time_field, to_json};
+use crate::http::bodies_conversations::ConversationBody;
+use crate::http::bodies_invites::InviteBody;
+use crate::http::bodies_messages::render;
 use crate::http::extract::{JsonBody, PathSegments, Query, idempotency_key};
 use crate::http::policy::{PersonReading, PersonWriting, Public};
 use crate::http::problem::Problem;
+use crate::http::state::HttpState;
 use crate::time::Timestamp;
-
-/// An invite into a group.
-#[derive(Serialize, ToSchema)]
-#[schema(as = Invite)]
-pub struct InviteBody<'a> {
-    #[schema(minimum = 1, example = 1)]
-    id: i64,
-    #[schema(minimum = 1, example = 1)]
-    conversation_id: i64,
-    #[schema(value_type = String, format = DateTime)]
-    created_at: Timestamp,
-    #[schema(value_type = String, format = DateTime)]
-    expires_at: Timestamp,
-    /// Null for any number.
-    max_uses: Option<i64>,
-    uses: i64,
-    /// The code, once, in the answer that made it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(example = "phi_0123456789abcdefghijklmnopqrstuvwxyzABCDEFG")]
-    code: Option<&'a str>,
-}
-
-impl<'a> InviteBody<'a> {
-    /// An invite, with its code where it is made.
-    pub const fn new(invite: &Invite, code: Option<&'a str>) -> Self {
-        Self {
-            id: invite.id.0,
-            conversation_id: invite.conversation_id.0,
-            created_at: invite.created_at,
-            expires_at: invite.expires_at,
-            max_uses: invite.max_uses,
-            uses: invite.uses,
-            code,
-        }
-    }
-}
 
 /// An invite to be made.
 #[derive(Deserialize, ToSchema)]

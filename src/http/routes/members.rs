@@ -6,14 +6,15 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::users::UserBody;
-use super::{json, list, next_page, no_content, to_json};
 use crate::domain::auth::Principal;
-use crate::domain::members::{self, Role, Shown};
-use crate::http::HttpState;
+use crate::domain::members::{self, Shown};
+use crate::http::answers::{json, list, next_page, no_content, to_json};
+use crate::http::bodies_conversations::RoleWord;
+use crate::http::bodies_users::UserBody;
 use crate::http::extract::{JsonBody, PathSegments, Query};
 use crate::http::policy::{PersonWriting, Reader};
 use crate::http::problem::Problem;
+use crate::http::state::HttpState;
 use crate::time::Timestamp;
 
 /// Somebody in a conversation.
@@ -27,32 +28,10 @@ pub struct MemberBody<'a> {
     joined_at: Timestamp,
 }
 
-/// What a member may do in a group.
-#[derive(Clone, Copy, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum RoleWord {
-    /// Reads, sends, reacts.
-    Member,
-    /// Also sees to members and messages.
-    Admin,
-    /// Also gives roles, and ends the group.
-    Owner,
-}
-
-impl RoleWord {
-    const fn role(self) -> Role {
-        match self {
-            Self::Member => Role::Member,
-            Self::Admin => Role::Admin,
-            Self::Owner => Role::Owner,
-        }
-    }
-}
-
 impl<'a> MemberBody<'a> {
     fn new(state: &HttpState, shown: &'a Shown, principal: &Principal) -> Self {
         Self {
-            user: UserBody::new(state, &shown.user, principal),
+            user: UserBody::new(&state.app, &shown.user, principal),
             role: shown.member.role.as_str(),
             joined_at: shown.member.joined_at,
         }

@@ -6,12 +6,12 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{json, no_content};
 use crate::domain::{mfa, users};
-use crate::http::HttpState;
+use crate::http::answers::{json, no_content};
 use crate::http::extract::{JsonBody, PathSegments, Query};
 use crate::http::policy::PersonWriting;
 use crate::http::problem::Problem;
+use crate::http::state::HttpState;
 
 /// What an authenticator needs.
 #[derive(Serialize, ToSchema)]

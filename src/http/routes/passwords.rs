@@ -6,14 +6,14 @@ use axum::response::Response;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::no_content;
 use crate::domain::audit::By;
 use crate::domain::{passwords, users};
-use crate::http::HttpState;
-use crate::http::admission::ClientAddress;
+use crate::http::answers::no_content;
+use crate::http::client_address::ClientAddress;
 use crate::http::extract::{JsonBody, PathSegments, Query};
 use crate::http::policy::{PersonWriting, Public};
 use crate::http::problem::Problem;
+use crate::http::state::HttpState;
 
 /// A new password, and the one before.
 #[derive(Deserialize, ToSchema)]

@@ -4,13 +4,13 @@ use axum::extract::State;
 use axum::http::Uri;
 use axum::response::Response;
 
-use super::messages::{MessageBody, join_messages};
-use super::{list, next_page, no_content};
 use crate::domain::pins;
-use crate::http::HttpState;
+use crate::http::answers::{list, next_page, no_content};
+use crate::http::bodies_messages::{MessageBody, join_messages};
 use crate::http::extract::{PathSegments, Query};
 use crate::http::policy::{Reader, Writer};
 use crate::http::problem::Problem;
+use crate::http::state::HttpState;
 
 /// Pins a message: in a group by an admin or owner, in a direct conversation by either one.
 #[utoipa::path(

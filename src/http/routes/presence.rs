@@ -6,14 +6,12 @@ use axum::response::Response;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::events::{DataBody, EventBody};
-use super::json;
-use crate::domain::presence::{self, Changed};
-use crate::error::Result as DomainResult;
-use crate::http::HttpState;
+use crate::domain::presence::{self};
+use crate::http::answers::json;
 use crate::http::extract::{PathSegments, Query};
 use crate::http::policy::Reader;
 use crate::http::problem::Problem;
+use crate::http::state::HttpState;
 use crate::time::Timestamp;
 
 /// Whether somebody is there.
@@ -57,14 +55,4 @@ pub async fn get_presence(
     query.finish()?;
     let seen = presence::seen(&state.app, &principal, path.text(0)).await?;
     json(StatusCode::OK, &PresenceBody { state: seen.state.as_str(), last_seen_at: seen.last_seen_at })
-}
-
-/// That somebody came or went, as an event in JSON.
-///
-/// # Errors
-/// When it cannot be written, which would be a fault of ours.
-pub fn render(changed: &Changed) -> DomainResult<String> {
-    let user_name = &changed.user_name;
-    let data = DataBody::Presence { user_name, state: changed.state.as_str(), last_seen_at: changed.last_seen_at };
-    EventBody::unlogged("presence", changed.at, None, user_name, data)
 }

@@ -6,13 +6,13 @@ use axum::response::Response;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::messages::Reaction;
-use super::{json, no_content};
 use crate::domain::reactions;
-use crate::http::HttpState;
+use crate::http::answers::{json, no_content};
+use crate::http::bodies_messages::Reaction;
 use crate::http::extract::{PathSegments, Query};
 use crate::http::policy::{PersonWriting, Reader};
 use crate::http::problem::Problem;
+use crate::http::state::HttpState;
 
 /// One emoji under a message, and who put it there.
 #[derive(Serialize, ToSchema)]

@@ -6,13 +6,13 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{json, list, next_page, present, to_json};
 use crate::domain::receipts;
 use crate::domain::watermarks::Report;
-use crate::http::HttpState;
+use crate::http::answers::{json, list, next_page, present, to_json};
 use crate::http::extract::{JsonBody, PathSegments, Query};
 use crate::http::policy::{PersonWriting, Reader};
 use crate::http::problem::Problem;
+use crate::http::state::HttpState;
 use crate::time::Timestamp;
 
 /// Bytes that one entry takes in JSON.

@@ -6,29 +6,18 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::messages::MessageBody;
-use super::{given, json, list, next_page, to_json};
 use crate::domain::idempotency::{Once, StoredAnswer};
 use crate::domain::names::Names;
 use crate::domain::reports::{self, Report, Shown, State as Decision};
 use crate::error::{Error, Result as DomainResult};
-use crate::http::HttpState;
+use crate::http::answers::{given, json, list, next_page, to_json};
+use crate::http::bodies_messages::MessageBody;
+use crate::http::bodies_reports::{ReportBody, ReportState};
 use crate::http::extract::{JsonBody, PathSegments, Query, idempotency_key};
 use crate::http::policy::{Administrator, PersonWriting};
 use crate::http::problem::Problem;
+use crate::http::state::HttpState;
 use crate::time::Timestamp;
-
-/// What became of a report.
-#[derive(Clone, Copy, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ReportState {
-    /// Nobody has seen to it yet.
-    Open,
-    /// Something was done.
-    Resolved,
-    /// Nothing was to be done.
-    Dismissed,
-}
 
 /// What is wrong with a message.
 #[derive(Deserialize, ToSchema)]
@@ -38,39 +27,6 @@ pub struct NewReport {
     /// 1 to 1,000 characters. U+0000 is refused.
     #[schema(min_length = 1, max_length = 1000, pattern = r"^[^\u0000]*$")]
     reason: String,
-}
-
-/// A report, as who made it sees it.
-#[derive(Serialize, ToSchema)]
-#[schema(as = Report)]
-pub struct ReportBody<'a> {
-    #[schema(minimum = 1, example = 1)]
-    id: i64,
-    #[schema(minimum = 1, example = 1)]
-    conversation_id: i64,
-    #[schema(minimum = 1, example = 1)]
-    seq: i64,
-    /// Empty when the reporter was erased.
-    #[schema(example = "This is spam.", max_length = 1000)]
-    reason: &'a str,
-    #[schema(inline, value_type = ReportState)]
-    state: &'static str,
-    #[schema(value_type = String, format = DateTime, example = "2026-11-22T08:30:00.123456Z")]
-    created_at: Timestamp,
-}
-
-impl<'a> ReportBody<'a> {
-    /// A report.
-    pub fn new(report: &'a Report) -> Self {
-        Self {
-            id: report.id.0,
-            conversation_id: report.conversation.0,
-            seq: report.seq,
-            reason: &report.reason,
-            state: report.state.as_str(),
-            created_at: report.created_at,
-        }
-    }
 }
 
 /// A report, as administrators see it.

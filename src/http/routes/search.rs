@@ -6,14 +6,14 @@ use axum::response::Response;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::messages::{MessageBody, render};
-use super::{list, to_json};
 use crate::domain::lists::Page;
 use crate::domain::search::{self, Found, Question};
-use crate::http::HttpState;
+use crate::http::answers::{list, to_json};
+use crate::http::bodies_messages::{MessageBody, render};
 use crate::http::extract::Query;
 use crate::http::policy::Reader;
 use crate::http::problem::Problem;
+use crate::http::state::HttpState;
 
 /// A message that was found.
 #[derive(Serialize, ToSchema)]

@@ -4,13 +4,13 @@ use axum::extract::State;
 use axum::http::Uri;
 use axum::response::Response;
 
-use super::messages::{MessageBody, join_messages};
-use super::{list, next_page};
 use crate::domain::threads;
-use crate::http::HttpState;
+use crate::http::answers::{list, next_page};
+use crate::http::bodies_messages::{MessageBody, join_messages};
 use crate::http::extract::{PathSegments, Query};
 use crate::http::policy::Reader;
 use crate::http::problem::Problem;
+use crate::http::state::HttpState;
 
 /// The messages that answer one, by `seq`.
 #[utoipa::path(

@@ -3,13 +3,13 @@
 use axum::extract::State;
 use axum::response::Response;
 
-use super::events::{DataBody, EventBody};
-use super::no_content;
 use crate::domain::typing;
-use crate::http::HttpState;
+use crate::http::answers::no_content;
+use crate::http::bodies_events::{DataBody, EventBody};
 use crate::http::extract::{PathSegments, Query};
 use crate::http::policy::PersonWriting;
 use crate::http::problem::Problem;
+use crate::http::state::HttpState;
 use crate::live::Whisper;
 
 /// Tells the others that the caller writes: they see it for five seconds. Once a second is enough; more is not told.

@@ -6,103 +6,18 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{given, json, list, next_page, no_content, not_null, present, resource, to_json};
 use crate::domain::audit::By;
-use crate::domain::auth::Principal;
 use crate::domain::erasure;
 use crate::domain::idempotency::{Once, StoredAnswer};
 use crate::domain::users::{self, Changes, Listing, Registration, User};
 use crate::error::{Error, Result as DomainResult};
-use crate::http::HttpState;
-use crate::http::admission::ClientAddress;
+use crate::http::answers::{given, json, list, next_page, no_content, not_null, present, resource, to_json};
+use crate::http::bodies_users::{DirectMessagesFrom, UserBody};
+use crate::http::client_address::ClientAddress;
 use crate::http::extract::{JsonBody, PathSegments, Query, idempotency_key};
 use crate::http::policy::{Public, Reader, Writer};
 use crate::http::problem::Problem;
-use crate::time::Timestamp;
-
-/// A person.
-#[derive(Serialize, ToSchema)]
-#[schema(as = User)]
-pub struct UserBody<'a> {
-    /// Given by the server, never given again.
-    #[schema(minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1)]
-    id: i64,
-    #[schema(example = "Rebecca")]
-    first_name: &'a str,
-    #[schema(example = "DiBari")]
-    last_name: &'a str,
-    /// Unique without regard to ASCII case.
-    #[schema(example = "rdibari")]
-    user_name: &'a str,
-    /// Null unless the caller is that user, an administrator, an API key or open access.
-    #[schema(example = "rdibari@example.org")]
-    email: Option<&'a str>,
-    /// Whether a second factor is on.
-    mfa: bool,
-    #[schema(value_type = String, format = DateTime, example = "2026-11-22T08:30:00.123456Z")]
-    created_at: Timestamp,
-    #[schema(value_type = String, format = DateTime, example = "2026-11-22T08:30:00.123456Z")]
-    modified_at: Timestamp,
-    avatar_url: Option<&'a str>,
-    #[schema(inline, value_type = Role)]
-    role: &'static str,
-    /// Whether a program writes under this name.
-    is_bot: bool,
-    /// Null unless the caller is that user, an administrator, an API key or open access.
-    #[schema(inline, value_type = Option<DirectMessagesFrom>)]
-    direct_messages_from: Option<&'static str>,
-}
-
-/// What a user may do on the whole server.
-#[derive(Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Role {
-    /// What everyone may.
-    User,
-    /// Administration too.
-    Admin,
-}
-
-/// From whom direct messages are taken.
-#[derive(Clone, Copy, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum DirectMessagesFrom {
-    /// From everyone.
-    Everyone,
-    /// From friends alone.
-    Friends,
-}
-
-impl<'a> UserBody<'a> {
-    /// A user as this caller may see them.
-    pub fn new(state: &HttpState, user: &'a User, principal: &Principal) -> Self {
-        let default = state.app.settings.direct_messages_from;
-        Self::shown(user, default, principal.sees_private(user.id))
-    }
-
-    /// A user with everything.
-    pub fn whole(user: &'a User, default: users::DirectMessagesFrom) -> Self {
-        Self::shown(user, default, true)
-    }
-
-    /// A user, with or without what is private.
-    pub fn shown(user: &'a User, default: users::DirectMessagesFrom, private: bool) -> Self {
-        Self {
-            id: user.id.0,
-            first_name: &user.first_name,
-            last_name: &user.last_name,
-            user_name: &user.user_name,
-            email: user.email.as_deref().filter(|_| private),
-            mfa: user.mfa,
-            created_at: user.created_at,
-            modified_at: user.modified_at,
-            avatar_url: None,
-            role: user.role.as_str(),
-            is_bot: user.is_bot,
-            direct_messages_from: private.then(|| user.direct_messages_from.unwrap_or(default).as_str()),
-        }
-    }
-}
+use crate::http::state::HttpState;
 
 /// Users, by id.
 #[utoipa::path(
@@ -128,7 +43,8 @@ pub async fn list_users(
     query.finish()?;
     let (wanted, limit) = (listing.query.clone(), listing.limit);
     let page = users::list(&state.app, &principal, listing).await?;
-    let bodies: Vec<UserBody<'_>> = page.entries.iter().map(|user| UserBody::new(&state, user, &principal)).collect();
+    let bodies: Vec<UserBody<'_>> =
+        page.entries.iter().map(|user| UserBody::new(&state.app, user, &principal)).collect();
     let next = next_page(page.next, limit, wanted.map(|wanted| ("q", wanted)));
     Ok(list(to_json(&bodies, 320 * bodies.len())?, uri.path(), next))
 }
@@ -153,7 +69,7 @@ pub async fn get_user(
 ) -> Result<Response, Problem> {
     query.finish()?;
     let user = users::get(&state.app, &principal, path.text(0)).await?;
-    resource(&headers, &UserBody::new(&state, &user, &principal))
+    resource(&headers, &UserBody::new(&state.app, &user, &principal))
 }
 
 /// Somebody to be made.
@@ -296,7 +212,7 @@ pub async fn update_user(
         direct_messages_from,
     };
     let user = users::update(&state.app, &principal, path.text(0), changes).await?;
-    json(StatusCode::OK, &UserBody::new(&state, &user, &principal))
+    json(StatusCode::OK, &UserBody::new(&state.app, &user, &principal))
 }
 
 /// What becomes of an erased user's messages.

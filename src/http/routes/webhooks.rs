@@ -6,15 +6,15 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{given, json, list, next_page, no_content, not_null, present, to_json};
 use crate::domain::audit::By;
 use crate::domain::idempotency::{Once, StoredAnswer};
 use crate::domain::webhooks::{self, Delivery, Fields, Webhook};
 use crate::error::{Error, Result as DomainResult};
-use crate::http::HttpState;
+use crate::http::answers::{given, json, list, next_page, no_content, not_null, present, to_json};
 use crate::http::extract::{JsonBody, PathSegments, Query, idempotency_key};
 use crate::http::policy::Administrator;
 use crate::http::problem::Problem;
+use crate::http::state::HttpState;
 use crate::ids::WebhookId;
 use crate::time::Timestamp;
 

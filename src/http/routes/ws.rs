@@ -21,19 +21,19 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
-use super::no_content;
 use crate::domain::auth::Principal;
 use crate::domain::memberships::caller_of;
 use crate::domain::presence;
 use crate::error::{Error, FieldError};
-use crate::http::HttpState;
 use crate::http::admission::{SUBPROTOCOL, admit_frame};
+use crate::http::answers::no_content;
 use crate::http::edge::Edge;
 use crate::http::extract::Query;
 use crate::http::lease::{Lapse, Lease};
 use crate::http::policy::Reader;
 use crate::http::problem::Problem;
-use crate::http::server::{Place, Upgrade};
+use crate::http::state::HttpState;
+use crate::http::upgrade::{Place, Upgrade};
 use crate::live::{Here, Live, Next, Subscription};
 
 /// Bytes of one frame from a client: a message at its longest, with every character escaped.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use posthaste::domain::housekeeping;
-use posthaste::http::Timeouts;
+use posthaste::http::state::Timeouts;
 use posthaste::time::Clock;
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
