@@ -11,12 +11,13 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::client::{self, Load, Measured, Request};
+use crate::credentials::Caller;
 use crate::data::{self, BIG_GROUP, SMALL_GROUP};
 use crate::limits::Limit;
-use crate::plan::{Best, ROUNDS, Settings, say};
 use crate::process::Outcome;
 use crate::report::{Figure, Target};
 use crate::server::Server;
+use crate::settings::{Best, ROUNDS, Settings, say};
 
 const LIST_RATIO: f64 = 0.1;
 const HISTORY_RATIO: f64 = 0.25;
@@ -130,7 +131,7 @@ impl Bench<'_> {
     }
 
     fn sends(&self) -> Load {
-        self.settings.posts_as(self.server.address, &crate::accounts::Caller::Nobody, false)
+        self.settings.posts_as(self.server.address, &Caller::Nobody, false)
     }
 
     fn writing(&self, settle: impl Fn() -> Outcome<()>) -> Outcome<Vec<Figure>> {

@@ -18,13 +18,13 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
-use crate::accounts::Caller;
+use crate::credentials::Caller;
 use crate::data::{self, BIG_GROUP};
 use crate::limits::Limit;
-use crate::plan::{Settings, say};
 use crate::process::{Context, Outcome};
 use crate::report::{Figure, Target, Unit};
 use crate::server::Server;
+use crate::settings::{Settings, say};
 use crate::turns::{TURNS, median, turn};
 
 const LISTENERS: u64 = 1_000;

@@ -12,6 +12,7 @@
 mod accounts;
 mod client;
 mod conversations;
+mod credentials;
 mod data;
 mod limits;
 mod live;
@@ -20,13 +21,14 @@ mod postgres;
 mod process;
 mod report;
 mod server;
+mod settings;
 mod turns;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
-use plan::{Halves, Part, Settings};
 use process::Outcome;
+use settings::{Halves, Part, Settings};
 
 // The limits run in this executable, and the server allocates with mimalloc.
 #[global_allocator]
