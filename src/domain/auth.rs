@@ -8,6 +8,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::viewer::Viewer;
 use crate::error::{Error, Result};
 use crate::ids::{ApiKeyId, SessionId, UserId};
 use crate::store::users::Account;
@@ -135,7 +136,12 @@ impl Principal {
         self.scopes().admin && self.person.as_ref().is_none_or(|account| account.role == Role::Admin)
     }
 
-    /// Whether the caller stands for nobody, and so sees everything.
+    /// With whose rights the caller reads.
+    pub fn viewer(&self) -> Viewer {
+        self.person().map_or(Viewer::Everything, |person| Viewer::Person(person.id))
+    }
+
+    /// Whether the caller acts for nobody, and so sees everything.
     pub const fn sees_everything(&self) -> bool {
         self.person.is_none()
     }

@@ -10,12 +10,11 @@ use super::drafts::MAX_BODY_CHARACTERS;
 use super::idempotency::{Given, Once};
 use super::lists::{Limit, Page, decode_cursor};
 use super::members::{self, MAX_ADDED};
-use super::memberships::{
-    caller_of, conversation_not_found, locked_membership, membership, require_group, require_role,
-};
+use super::memberships::{conversation_not_found, locked_membership, require_group, require_role};
 use super::reachability::assert_welcome;
 use super::tails::{self, Render, Rendered, Tails};
 use super::users::{DirectMessagesFrom, User};
+use super::viewer::Viewer;
 use super::watermarks;
 use crate::app::App;
 use crate::error::{Error, FieldError, Result};
@@ -91,7 +90,7 @@ impl Showing {
             .zip(loaded)
             .filter_map(|((head, _), page)| Some((head.id, page.into_iter().next_back()?)))
             .unzip();
-        tails::mark_own(conn, caller_of(&self.principal), &mut last, self.render).await?;
+        tails::mark_own(conn, self.principal.viewer(), &mut last, self.render).await?;
         let mut messages: HashMap<ConversationId, Rendered> = ids.into_iter().zip(last).collect();
         let mut peers: Vec<i64> =
             conversations.iter().filter_map(|conversation| conversation.peer).map(|peer| peer.0).collect();
@@ -115,9 +114,9 @@ impl Showing {
     }
 
     async fn show_one(&self, conn: &mut Conn, id: ConversationId) -> Result<Shown> {
-        let caller = caller_of(&self.principal);
-        let found = store::conversations::one(conn, id, caller).await?;
-        let found = found.filter(|conversation| caller.is_none() || conversation.me.is_some());
+        let viewer = self.principal.viewer();
+        let found = store::conversations::one(conn, id, viewer.person()).await?;
+        let found = found.filter(|conversation| viewer == Viewer::Everything || conversation.me.is_some());
         let mut shown = self.show(conn, vec![found.ok_or_else(conversation_not_found)?]).await?;
         shown.pop().ok_or_else(conversation_not_found)
     }
@@ -355,7 +354,7 @@ pub async fn update(app: &App, principal: &Principal, id: i64, changes: Changes,
         .write(input, |conn, (showing, id, changes, now)| {
             Box::pin(async move {
                 let caller = showing.principal.require_person()?.id;
-                let membership = locked_membership(conn, Some(caller), *id).await?;
+                let membership = locked_membership(conn, Viewer::Person(caller), *id).await?;
                 let before = store::conversations::one(conn, *id, Some(caller)).await?;
                 let before = before.ok_or_else(conversation_not_found)?;
                 if let Some(own) = &changes.me {
@@ -428,7 +427,7 @@ pub async fn delete(app: &App, principal: &Principal, id: i64) -> Result<()> {
     app.db
         .write((caller, ConversationId(id), app.clock.now()), |conn, (caller, id, now)| {
             Box::pin(async move {
-                let membership = locked_membership(conn, Some(*caller), *id).await?;
+                let membership = locked_membership(conn, Viewer::Person(*caller), *id).await?;
                 if membership.kind == Kind::Direct {
                     return store::members::hide(conn, *id, *caller, membership.last_seq + 1).await;
                 }
@@ -439,12 +438,12 @@ pub async fn delete(app: &App, principal: &Principal, id: i64) -> Result<()> {
         .await
 }
 
-/// The group as anybody may see it who has an invite: no messages, no members.
+/// A conversation, for somebody who may be no member of it: the caller has checked another right, such as an invite. It holds
+/// no messages and no members.
 ///
 /// # Errors
 /// 404 `conversation_not_found`.
-pub async fn glimpse(conn: &mut Conn, id: ConversationId) -> Result<Conversation> {
-    membership(conn, None, id).await?;
+pub async fn get_without_membership_check(conn: &mut Conn, id: ConversationId) -> Result<Conversation> {
     store::conversations::one(conn, id, None).await?.ok_or_else(conversation_not_found)
 }
 

@@ -5,11 +5,12 @@
 
 use super::auth::Principal;
 use super::drafts::{MAX_BODY_CHARACTERS, check_text};
-use super::memberships::{Membership, Role, caller_of};
+use super::memberships::{Membership, Role};
 use super::mentions;
 use super::message_reads::{complete_for, message_deleted, message_not_found, seen_by};
 use super::messages::{Kind, Message};
 use super::names::Names;
+use super::viewer::Viewer;
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, UserId};
@@ -51,7 +52,7 @@ pub async fn edit(
 
 async fn replace(conn: &mut Conn, change: &Change) -> Result<(Message, Names)> {
     let person = change.principal.require_person()?.id;
-    let (_, present) = visible(conn, change.conversation, change.seq, Some(person)).await?;
+    let (_, present) = visible(conn, change.conversation, change.seq, Viewer::Person(person)).await?;
     if present.sender_id != person || present.kind == Kind::System {
         return Err(not_your_message());
     }
@@ -76,7 +77,7 @@ async fn replace(conn: &mut Conn, change: &Change) -> Result<(Message, Names)> {
     }
     let message = store::messages::one(conn, change.conversation, change.seq).await?;
     let mut message = message.ok_or_else(message_not_found)?;
-    let names = complete_for(conn, Some(person), std::slice::from_mut(&mut message)).await?;
+    let names = complete_for(conn, Viewer::Person(person), std::slice::from_mut(&mut message)).await?;
     Ok((message, names))
 }
 
@@ -91,10 +92,10 @@ pub async fn delete(app: &App, principal: &Principal, conversation: i64, seq: i6
 }
 
 async fn bury(conn: &mut Conn, change: &Change) -> Result<()> {
-    let person = change.principal.person().map(|person| person.id);
-    let (membership, present) = visible(conn, change.conversation, change.seq, person).await?;
+    let viewer = change.principal.viewer();
+    let (membership, present) = visible(conn, change.conversation, change.seq, viewer).await?;
     let moderates = change.principal.is_admin() || membership.is_at_least(Role::Admin);
-    if !moderates && (person != Some(present.sender_id) || present.kind == Kind::System) {
+    if !moderates && (viewer != Viewer::Person(present.sender_id) || present.kind == Kind::System) {
         return Err(not_your_message());
     }
     if present.deleted {
@@ -104,7 +105,7 @@ async fn bury(conn: &mut Conn, change: &Change) -> Result<()> {
         store::idempotency::blank(conn, &[key]).await?;
     }
     store::removals::make_tombstones(conn, change.conversation, &[change.seq], change.now).await?;
-    log(conn, change, events::Kind::MessageDeleted, person.unwrap_or(present.sender_id)).await
+    log(conn, change, events::Kind::MessageDeleted, viewer.person().unwrap_or(present.sender_id)).await
 }
 
 /// The message under its conversation's lock, for those who can see it.
@@ -112,10 +113,10 @@ async fn visible(
     conn: &mut Conn,
     conversation: ConversationId,
     seq: i64,
-    person: Option<UserId>,
+    viewer: Viewer,
 ) -> Result<(Membership, Present)> {
     store::conversations::lock_one(conn, conversation).await?;
-    let membership = seen_by(conn, person, conversation, seq).await?;
+    let membership = seen_by(conn, viewer, conversation, seq).await?;
     Ok((membership, store::edits::present_message(conn, conversation, seq).await?.ok_or_else(message_not_found)?))
 }
 
@@ -134,11 +135,10 @@ fn not_your_message() -> Error {
 /// # Errors
 /// 404 `message_not_found`.
 pub async fn list(app: &App, principal: &Principal, conversation: i64, seq: i64) -> Result<Vec<Edition>> {
-    let person = caller_of(principal);
     app.db
-        .read((ConversationId(conversation), seq, person), |conn, (conversation, seq, person)| {
+        .read((ConversationId(conversation), seq, principal.viewer()), |conn, (conversation, seq, viewer)| {
             Box::pin(async move {
-                seen_by(conn, *person, *conversation, *seq).await?;
+                seen_by(conn, *viewer, *conversation, *seq).await?;
                 store::edits::present_message(conn, *conversation, *seq).await?.ok_or_else(message_not_found)?;
                 store::edits::list(conn, *conversation, *seq).await
             })

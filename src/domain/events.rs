@@ -9,7 +9,9 @@ use std::collections::HashMap;
 
 use super::event_data::{Data, Event};
 use super::message_reads::complete;
-use super::names::{self, Names};
+use super::names;
+use super::names::Names;
+use super::viewer::Viewer;
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, MAX_ID, UserId};
@@ -206,9 +208,6 @@ async fn reaction(conn: &mut Conn, logged: &Logged, user_name: Option<String>) -
     Ok(Some(Data::Reaction { seq, emoji, user_name, count }))
 }
 
-/// Whose eyes events are read with: a person's, or everybody's for a caller that stands for nobody.
-pub type ReaderId = Option<UserId>;
-
 /// The events behind a position that a reader may see, as far as one read looks.
 #[derive(Debug)]
 pub struct Read {
@@ -224,15 +223,15 @@ pub struct Read {
 ///
 /// # Errors
 /// 410 `cursor_expired` when some of them are forgotten; of the database.
-pub async fn read(app: &App, reader: ReaderId, after: i64, end: i64) -> Result<Read> {
+pub async fn read(app: &App, viewer: Viewer, after: i64, end: i64) -> Result<Read> {
     app.db
-        .read((reader, after, end), |conn, (reader, after, end)| {
+        .read((viewer, after, end), |conn, (viewer, after, end)| {
             Box::pin(async move {
                 let log = store::events::log(conn).await?;
                 let up_to = (*end).min(after + CHUNK).min(log.last_position);
-                let found = match reader {
-                    Some(user) => store::events::visible_between(conn, *user, *after, up_to, PAGE).await?,
-                    None => store::events::between(conn, *after, up_to, PAGE).await?,
+                let found = match viewer {
+                    Viewer::Person(user) => store::events::visible_between(conn, *user, *after, up_to, PAGE).await?,
+                    Viewer::Everything => store::events::between(conn, *after, up_to, PAGE).await?,
                 };
                 // Asked again afterwards: what was forgotten while it was read is not in it.
                 let log = Log { trimmed_position: store::events::log(conn).await?.trimmed_position, ..log };

@@ -19,6 +19,7 @@ use super::reports::Report;
 use super::scheduled::Scheduled;
 use super::sessions::Session;
 use super::users::{self, User};
+use super::viewer::Viewer;
 use crate::app::App;
 use crate::error::Result;
 use crate::ids::{ConversationId, IncomingWebhookId, InviteId, ScheduledId, SessionId, UserId};
@@ -338,7 +339,7 @@ async fn messages(app: &App, user: UserId, conversation: ConversationId, after: 
                 let read = messages.len() as i64;
                 messages.retain(|message| message.sender_id == *user || message.recipient_id == Some(*user));
                 messages.sort_unstable_by_key(|message| message.seq);
-                let names = complete_for(conn, Some(*user), &mut messages).await?;
+                let names = complete_for(conn, Viewer::Person(*user), &mut messages).await?;
                 let mut items = Vec::with_capacity(messages.len());
                 for message in messages {
                     let people = [Some(message.sender_id), message.recipient_id];

@@ -6,18 +6,18 @@
 use super::auth::Principal;
 use super::drafts::{Answer, Draft, Keyed, NewMessage};
 use super::idempotency::{KeyedRequest, StoredAnswer};
-use super::memberships::caller_of;
 use super::message_reads::{message_deleted, visible};
 use super::messages::{Kind, Message};
+use super::viewer::Viewer;
 use crate::app::App;
 use crate::error::{Error, Result};
-use crate::ids::{ConversationId, UserId};
+use crate::ids::ConversationId;
 use crate::store;
 use crate::store::db::Conn;
 use crate::time::Timestamp;
 
 struct Wanted {
-    caller: Option<UserId>,
+    viewer: Viewer,
     conversation: ConversationId,
     seq: i64,
     request: Option<KeyedRequest>,
@@ -46,7 +46,7 @@ pub async fn forward(
 ) -> Result<Answer> {
     principal.require_person()?;
     let wanted = Wanted {
-        caller: caller_of(principal),
+        viewer: principal.viewer(),
         conversation: ConversationId(conversation),
         seq,
         request: keyed.as_ref().map(|keyed| keyed.request.clone()),
@@ -76,6 +76,6 @@ async fn source(conn: &mut Conn, wanted: &Wanted) -> Result<Source> {
             return request.replay(record).map(Source::Answered);
         }
     }
-    let message = visible(conn, wanted.caller, wanted.conversation, wanted.seq).await?;
+    let message = visible(conn, wanted.viewer, wanted.conversation, wanted.seq).await?;
     Ok(Source::Message(Box::new(message)))
 }

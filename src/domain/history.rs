@@ -5,11 +5,12 @@
 
 use super::auth::Principal;
 use super::lists::Limit;
-use super::memberships::{caller_of, conversation_not_found, membership};
+use super::memberships::{conversation_not_found, membership};
 use super::tails::{self, Render, Rendered, Tails};
+use super::viewer::Viewer;
 use crate::app::App;
 use crate::error::{Error, FieldError, Result};
-use crate::ids::{ConversationId, MAX_ID, MessageId, UserId};
+use crate::ids::{ConversationId, MAX_ID, MessageId};
 use crate::store;
 use crate::store::db::Conn;
 use crate::store::messages::Range;
@@ -48,7 +49,7 @@ pub enum Next {
 
 struct Wanted {
     conversation: ConversationId,
-    person: Option<UserId>,
+    viewer: Viewer,
     listing: Listing,
     limit: i64,
     tails: Tails,
@@ -70,7 +71,7 @@ pub async fn list(
     check(&listing)?;
     let wanted = Wanted {
         conversation: ConversationId(conversation),
-        person: caller_of(principal),
+        viewer: principal.viewer(),
         listing,
         limit: limit.get() as i64,
         tails: app.tails.clone(),
@@ -102,7 +103,7 @@ fn check(listing: &Listing) -> Result<()> {
 }
 
 async fn read(conn: &mut Conn, wanted: &Wanted) -> Result<History> {
-    let least = membership(conn, wanted.person, wanted.conversation).await?.first_seq;
+    let least = membership(conn, wanted.viewer, wanted.conversation).await?.first_seq;
     let head = store::conversations::head_of(conn, wanted.conversation).await?.ok_or_else(conversation_not_found)?;
     let limit = wanted.limit;
     let (first, last) = match wanted.listing {
@@ -130,7 +131,7 @@ async fn read(conn: &mut Conn, wanted: &Wanted) -> Result<History> {
     } else {
         Vec::new()
     };
-    tails::mark_own(conn, wanted.person, &mut messages, wanted.render).await?;
+    tails::mark_own(conn, wanted.viewer, &mut messages, wanted.render).await?;
     let next = if wanted.listing.after.is_some() {
         messages.last().map(|last| last.seq).filter(|seq| *seq < head.last_seq).map(Next::After)
     } else {

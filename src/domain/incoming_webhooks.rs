@@ -14,6 +14,7 @@ use super::memberships::require_role;
 use super::memberships::{locked_membership, membership};
 use super::tokens::{self, MAX_TOKEN_CHARACTERS, Token, TokenKind};
 use super::users::{self, MAX_NAME_CHARACTERS, Registration};
+use super::viewer::Viewer;
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, IncomingWebhookId, UserId, hex};
@@ -93,7 +94,7 @@ async fn insert(conn: &mut Conn, input: &Input) -> Result<Given> {
     if let Some(given) = once.given(conn, by.at).await? {
         return Ok(given);
     }
-    let own = locked_membership(conn, Some(*caller), *conversation).await?;
+    let own = locked_membership(conn, Viewer::Person(*caller), *conversation).await?;
     require_group(&own)?;
     require_role(&own, Role::Admin)?;
     if store::incoming_webhooks::count(conn, *conversation).await? >= MAX_INCOMING_WEBHOOKS {
@@ -156,7 +157,7 @@ pub async fn list(
         .db
         .read((caller, ConversationId(conversation), after, limit), |conn, (caller, conversation, after, limit)| {
             Box::pin(async move {
-                let own = membership(conn, Some(*caller), *conversation).await?;
+                let own = membership(conn, Viewer::Person(*caller), *conversation).await?;
                 require_group(&own)?;
                 require_role(&own, Role::Admin)?;
                 store::incoming_webhooks::list(conn, *conversation, *after, limit.to_read()).await
@@ -177,7 +178,7 @@ pub async fn end(app: &App, principal: &Principal, conversation: i64, id: i64) -
         .write((caller, ConversationId(conversation), IncomingWebhookId(id), by), |conn, input| {
             Box::pin(async move {
                 let (caller, conversation, id, by) = input;
-                let own = locked_membership(conn, Some(*caller), *conversation).await?;
+                let own = locked_membership(conn, Viewer::Person(*caller), *conversation).await?;
                 require_group(&own)?;
                 require_role(&own, Role::Admin)?;
                 let bot = store::incoming_webhooks::delete(conn, *conversation, *id, by.at).await?;

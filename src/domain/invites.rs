@@ -4,14 +4,13 @@
 //! ended looks like one that never was.
 
 use super::auth::Principal;
-use super::conversations::{Conversation, glimpse};
+use super::conversations::{Conversation, get_without_membership_check};
 use super::idempotency::{Given, Once};
 use super::lists::{self, Limit, Page};
 use super::members::join;
-use super::memberships::require_group;
-use super::memberships::require_role;
-use super::memberships::{locked_membership, membership};
+use super::memberships::{lock_without_membership_check, locked_membership, membership, require_group, require_role};
 use super::tokens::{self, MAX_TOKEN_CHARACTERS, SecretHash, Token, TokenKind};
+use super::viewer::Viewer;
 use crate::app::App;
 use crate::error::{Error, FieldError, Result};
 use crate::ids::{ConversationId, InviteId, UserId};
@@ -103,7 +102,7 @@ async fn insert(conn: &mut Conn, input: &Input) -> Result<Given> {
     if let Some(given) = once.given(conn, invite.created_at).await? {
         return Ok(given);
     }
-    let own = locked_membership(conn, Some(*caller), invite.conversation_id).await?;
+    let own = locked_membership(conn, Viewer::Person(*caller), invite.conversation_id).await?;
     require_group(&own)?;
     require_role(&own, Role::Admin)?;
     if store::invites::count(conn, invite.conversation_id, invite.created_at).await? >= MAX_INVITES {
@@ -135,7 +134,7 @@ pub async fn list(
         .db
         .read(input, |conn, (caller, conversation, after, now, limit)| {
             Box::pin(async move {
-                let own = membership(conn, Some(*caller), *conversation).await?;
+                let own = membership(conn, Viewer::Person(*caller), *conversation).await?;
                 require_group(&own)?;
                 require_role(&own, Role::Admin)?;
                 store::invites::list(conn, *conversation, *after, *now, limit.to_read()).await
@@ -154,7 +153,7 @@ pub async fn end(app: &App, principal: &Principal, conversation: i64, id: i64) -
     app.db
         .write((caller, ConversationId(conversation), InviteId(id)), |conn, (caller, conversation, id)| {
             Box::pin(async move {
-                let own = locked_membership(conn, Some(*caller), *conversation).await?;
+                let own = locked_membership(conn, Viewer::Person(*caller), *conversation).await?;
                 require_group(&own)?;
                 require_role(&own, Role::Admin)?;
                 if store::invites::delete(conn, *conversation, *id).await? { Ok(()) } else { Err(not_found()) }
@@ -172,7 +171,7 @@ pub async fn look(app: &App, code: &str) -> Result<(Invite, Conversation)> {
         .read((hash(code)?, app.clock.now()), |conn, (hash, now)| {
             Box::pin(async move {
                 let invite = usable(conn, hash, *now).await?;
-                match glimpse(conn, invite.conversation_id).await {
+                match get_without_membership_check(conn, invite.conversation_id).await {
                     Ok(conversation) => Ok((invite, conversation)),
                     Err(Error::NotFound { .. }) => Err(not_found()),
                     Err(error) => Err(error),
@@ -196,7 +195,7 @@ pub async fn accept(app: &App, principal: &Principal, code: &str) -> Result<(Con
                 if !store::users::lock_shared(conn, &[caller.0]).await?.contains(&caller.0) {
                     return Err(Error::Unauthenticated);
                 }
-                let group = match locked_membership(conn, None, conversation).await {
+                let group = match lock_without_membership_check(conn, conversation).await {
                     Err(Error::NotFound { .. }) => return Err(not_found()),
                     found => found?,
                 };

@@ -16,9 +16,11 @@ use std::collections::HashMap;
 
 use super::auth::{Principal, UserName};
 use super::lists::{self, Limit, Page};
-use super::memberships::{Membership, caller_of, locked_membership, membership, require_group, require_role};
+use super::memberships::{Membership, locked_membership, membership, require_group, require_role};
 use super::reachability::assert_welcome;
-use super::users::{self, DirectMessagesFrom, User};
+use super::users;
+use super::users::{DirectMessagesFrom, User};
+use super::viewer::Viewer;
 use crate::app::App;
 use crate::error::{Error, FieldError, Result};
 use crate::ids::{ConversationId, UserId};
@@ -100,12 +102,12 @@ pub async fn list(
     cursor: Option<&str>,
 ) -> Result<Page<Vec<Shown>>> {
     let after = UserId(lists::begin(LIST, cursor, 0)?);
-    let input = (caller_of(principal), ConversationId(conversation), after, limit);
+    let input = (principal.viewer(), ConversationId(conversation), after, limit);
     let (found, people) = app
         .db
-        .read(input, |conn, (caller, conversation, after, limit)| {
+        .read(input, |conn, (viewer, conversation, after, limit)| {
             Box::pin(async move {
-                membership(conn, *caller, *conversation).await?;
+                membership(conn, *viewer, *conversation).await?;
                 let found = store::members::list(conn, *conversation, *after, limit.to_read()).await?;
                 let ids: Vec<i64> = found.iter().map(|member| member.user.0).collect();
                 Ok((found, store::users::by_ids(conn, &ids).await?))
@@ -169,14 +171,14 @@ pub async fn put(
 
 async fn put_now(conn: &mut Conn, change: &Change) -> Result<(Shown, bool)> {
     // Whether the caller may know of the conversation comes before who the other one is; people are locked before it.
-    membership(conn, Some(change.caller.id), change.conversation).await?;
+    membership(conn, Viewer::Person(change.caller.id), change.conversation).await?;
     let other = users::by_name(conn, &change.key).await?;
     let mut ids = [change.caller.id.0, other.id.0];
     ids.sort_unstable();
     if !store::users::lock_shared(conn, &ids).await?.contains(&other.id.0) {
         return Err(super::users::not_found());
     }
-    let own = locked_membership(conn, Some(change.caller.id), change.conversation).await?;
+    let own = locked_membership(conn, Viewer::Person(change.caller.id), change.conversation).await?;
     require_group(&own)?;
     let before = store::members::role_of(conn, change.conversation, other.id).await?;
     let log = match before {
@@ -257,7 +259,7 @@ pub async fn remove(app: &App, principal: &Principal, conversation: i64, user_na
 }
 
 async fn remove_now(conn: &mut Conn, change: &Change) -> Result<()> {
-    let own = locked_membership(conn, Some(change.caller.id), change.conversation).await?;
+    let own = locked_membership(conn, Viewer::Person(change.caller.id), change.conversation).await?;
     require_group(&own)?;
     let not_there =
         || Error::NotFound { code: "member_not_found", detail: "there is no such member in this group".into() };

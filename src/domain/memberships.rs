@@ -3,27 +3,26 @@
 //! Invariant: a [`Membership`] comes from the database alone, read in the transaction that rests on it (a write locks the
 //! conversation first). Who has none learns nothing: for them the conversation does not exist.
 
-use super::auth::Principal;
+use super::viewer::Viewer;
 use crate::error::{Error, Result};
-use crate::ids::{ConversationId, UserId};
+use crate::ids::ConversationId;
 use crate::store;
 pub use crate::store::conversation_kinds::{History, Kind};
 use crate::store::db::Conn;
 pub use crate::store::members::Role;
+use crate::store::members::Standing;
 
 /// Members up to whom it is said of each message whether all have it.
 pub const RECEIPTS_MEMBER_LIMIT: i64 = 100;
 
-/// Somebody who sees a conversation: a member, or a caller that stands for nobody and sees everything.
+/// How somebody sees a conversation: as a member, or as a viewer of everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Membership {
     /// Which conversation.
     pub conversation: ConversationId,
     /// Direct or group.
     pub kind: Kind,
-    /// The member; `None` for a caller that stands for nobody.
-    pub person: Option<UserId>,
-    /// As what; `None` likewise.
+    /// As what; `None` for who is no member.
     pub role: Option<Role>,
     /// The first message that they see.
     pub first_seq: i64,
@@ -36,6 +35,22 @@ pub struct Membership {
 }
 
 impl Membership {
+    const fn new(conversation: ConversationId, standing: Standing) -> Self {
+        let (role, joined_seq) = match standing.member {
+            Some((role, joined_seq)) => (Some(role), joined_seq),
+            None => (None, 0),
+        };
+        Self {
+            conversation,
+            kind: standing.kind,
+            role,
+            first_seq: standing.history.first_seq(joined_seq),
+            last_seq: standing.last_seq,
+            member_count: standing.member_count,
+            members_can_add: standing.members_can_add,
+        }
+    }
+
     /// Whether they see a message: it is there, and not from before their time.
     pub const fn sees(&self, seq: i64) -> bool {
         self.first_seq <= seq && seq <= self.last_seq
@@ -47,40 +62,26 @@ impl Membership {
     }
 }
 
-/// How a caller sees a conversation.
+/// How a viewer sees a conversation.
 ///
 /// # Errors
-/// 404 `conversation_not_found`, also for those who are not in it.
-pub async fn membership(conn: &mut Conn, caller: Option<UserId>, conversation: ConversationId) -> Result<Membership> {
-    let standing = store::members::standing_of(conn, conversation, caller).await?.ok_or_else(conversation_not_found)?;
-    let (role, joined_seq) = match (caller, standing.member) {
-        (Some(_), None) => return Err(conversation_not_found()),
-        (_, Some((role, joined_seq))) => (Some(role), joined_seq),
-        (None, None) => (None, 0),
-    };
-    Ok(Membership {
-        conversation,
-        kind: standing.kind,
-        person: caller,
-        role,
-        first_seq: standing.history.first_seq(joined_seq),
-        last_seq: standing.last_seq,
-        member_count: standing.member_count,
-        members_can_add: standing.members_can_add,
-    })
+/// 404 `conversation_not_found`, also for a person who is no member.
+pub async fn membership(conn: &mut Conn, viewer: Viewer, conversation: ConversationId) -> Result<Membership> {
+    let standing = store::members::standing_of(conn, conversation, viewer.person()).await?;
+    match (viewer, standing) {
+        (_, None) => Err(conversation_not_found()),
+        (Viewer::Person(_), Some(Standing { member: None, .. })) => Err(conversation_not_found()),
+        (Viewer::Person(_) | Viewer::Everything, Some(standing)) => Ok(Membership::new(conversation, standing)),
+    }
 }
 
 /// [`membership`] with the conversation locked until the transaction ends.
 ///
 /// # Errors
 /// As [`membership`].
-pub async fn locked_membership(
-    conn: &mut Conn,
-    caller: Option<UserId>,
-    conversation: ConversationId,
-) -> Result<Membership> {
+pub async fn locked_membership(conn: &mut Conn, viewer: Viewer, conversation: ConversationId) -> Result<Membership> {
     store::conversations::lock_one(conn, conversation).await?;
-    membership(conn, caller, conversation).await
+    membership(conn, viewer, conversation).await
 }
 
 /// That somebody has a role, or a higher one.
@@ -113,9 +114,13 @@ pub fn require_group(membership: &Membership) -> Result<()> {
     }
 }
 
-/// The person of a caller, where they have one.
-pub fn caller_of(principal: &Principal) -> Option<UserId> {
-    principal.person().map(|person| person.id)
+/// A conversation, locked until the transaction ends, for somebody who may be no member of it: the caller has checked another
+/// right, such as an invite.
+///
+/// # Errors
+/// 404 `conversation_not_found`.
+pub async fn lock_without_membership_check(conn: &mut Conn, conversation: ConversationId) -> Result<Membership> {
+    locked_membership(conn, Viewer::Everything, conversation).await
 }
 
 /// There is no such conversation for this caller.

@@ -2,56 +2,47 @@
 
 use super::memberships::{Membership, membership};
 use super::names::{self, Names};
+use super::viewer::Viewer;
 use super::{mentions, tallies, watermarks};
 use crate::error::{Error, Result};
-use crate::ids::{ConversationId, UserId};
+use crate::ids::ConversationId;
 use crate::store;
 use crate::store::db::Conn;
 use crate::store::messages::Message;
 
-/// A message that a caller sees.
+/// A message that a viewer sees.
 ///
 /// # Errors
 /// 404 `message_not_found`.
-pub async fn visible(
-    conn: &mut Conn,
-    caller: Option<UserId>,
-    conversation: ConversationId,
-    seq: i64,
-) -> Result<Message> {
-    seen_by(conn, caller, conversation, seq).await?;
+pub async fn visible(conn: &mut Conn, viewer: Viewer, conversation: ConversationId, seq: i64) -> Result<Message> {
+    seen_by(conn, viewer, conversation, seq).await?;
     store::messages::one(conn, conversation, seq).await?.ok_or_else(message_not_found)
 }
 
-/// That a caller sees a message, and as what.
+/// That a viewer sees a message, and as what.
 ///
 /// # Errors
 /// 404 `message_not_found`.
-pub async fn seen_by(
-    conn: &mut Conn,
-    caller: Option<UserId>,
-    conversation: ConversationId,
-    seq: i64,
-) -> Result<Membership> {
-    match membership(conn, caller, conversation).await {
+pub async fn seen_by(conn: &mut Conn, viewer: Viewer, conversation: ConversationId, seq: i64) -> Result<Membership> {
+    match membership(conn, viewer, conversation).await {
         Ok(membership) if membership.sees(seq) => Ok(membership),
         Ok(_) | Err(Error::NotFound { .. }) => Err(message_not_found()),
         Err(error) => Err(error),
     }
 }
 
-/// A message that a caller sees, under its conversation's lock, and as what they see it.
+/// A message that a viewer sees, under its conversation's lock, and as what they see it.
 ///
 /// # Errors
 /// 404 `message_not_found`.
 pub async fn locked(
     conn: &mut Conn,
-    caller: Option<UserId>,
+    viewer: Viewer,
     conversation: ConversationId,
     seq: i64,
 ) -> Result<(Membership, Message)> {
     store::conversations::lock_one(conn, conversation).await?;
-    let membership = seen_by(conn, caller, conversation, seq).await?;
+    let membership = seen_by(conn, viewer, conversation, seq).await?;
     let message = store::messages::one(conn, conversation, seq).await?.ok_or_else(message_not_found)?;
     Ok((membership, message))
 }
@@ -72,12 +63,12 @@ pub async fn complete(conn: &mut Conn, messages: &mut [Message]) -> Result<Names
     Ok(names)
 }
 
-/// [`complete`] for a reader, whose own reactions are told as well.
+/// [`complete`] for a viewer, with the viewer's own reactions marked.
 ///
 /// # Errors
 /// Of the database.
-pub async fn complete_for(conn: &mut Conn, reader: Option<UserId>, messages: &mut [Message]) -> Result<Names> {
-    tallies::mark_own(conn, reader, messages).await?;
+pub async fn complete_for(conn: &mut Conn, viewer: Viewer, messages: &mut [Message]) -> Result<Names> {
+    tallies::mark_own(conn, viewer, messages).await?;
     complete(conn, messages).await
 }
 

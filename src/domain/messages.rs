@@ -2,7 +2,6 @@
 
 use super::auth::Principal;
 use super::drafts::{Answer, Draft, Keyed, NewMessage};
-use super::memberships::caller_of;
 use super::message_reads::{complete_for, visible};
 use super::names::Names;
 use crate::app::App;
@@ -24,12 +23,11 @@ pub async fn send(app: &App, principal: &Principal, new: NewMessage, keyed: Opti
 /// # Errors
 /// 404 `message_not_found`, also for those who may not see the conversation.
 pub async fn get(app: &App, principal: &Principal, conversation: i64, seq: i64) -> Result<(Message, Names)> {
-    let person = caller_of(principal);
     app.db
-        .read((ConversationId(conversation), seq, person), |conn, (conversation, seq, person)| {
+        .read((ConversationId(conversation), seq, principal.viewer()), |conn, (conversation, seq, viewer)| {
             Box::pin(async move {
-                let mut message = visible(conn, *person, *conversation, *seq).await?;
-                let names = complete_for(conn, *person, std::slice::from_mut(&mut message)).await?;
+                let mut message = visible(conn, *viewer, *conversation, *seq).await?;
+                let names = complete_for(conn, *viewer, std::slice::from_mut(&mut message)).await?;
                 Ok((message, names))
             })
         })

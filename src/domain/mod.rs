@@ -63,6 +63,7 @@ pub mod tokens;
 pub mod typing;
 pub mod typing_throttle;
 pub mod users;
+pub mod viewer;
 pub mod watermarks;
 pub mod webhooks;
 pub mod write_probe;

@@ -5,8 +5,7 @@
 
 use super::auth::Principal;
 use super::lists::{Limit, Page, decode_cursor};
-use super::memberships::require_role;
-use super::memberships::{Kind, Role, caller_of, membership};
+use super::memberships::{Kind, Role, membership, require_role};
 use super::message_reads::{complete_for, locked, message_deleted};
 use super::messages::Message;
 use super::names::Names;
@@ -42,8 +41,8 @@ pub async fn set(app: &App, principal: &Principal, conversation: i64, seq: i64, 
 
 async fn set_now(conn: &mut Conn, change: &Change) -> Result<()> {
     let Change { conversation, seq, pinned, now, .. } = *change;
-    let person = caller_of(&change.principal);
-    let (own, message) = locked(conn, person, conversation, seq).await?;
+    let viewer = change.principal.viewer();
+    let (own, message) = locked(conn, viewer, conversation, seq).await?;
     if !change.principal.is_admin() {
         require_role(&own, if own.kind == Kind::Direct { Role::Member } else { Role::Admin })?;
     }
@@ -61,7 +60,7 @@ async fn set_now(conn: &mut Conn, change: &Change) -> Result<()> {
     }
     store::pins::set(conn, conversation, seq, pinned.then_some(now)).await?;
     store::conversations::mark_changed(conn, conversation).await?;
-    let actor = person.unwrap_or(message.sender_id);
+    let actor = viewer.person().unwrap_or(message.sender_id);
     let event = NewEvent::of_conversation(events::Kind::MessageUpdated, conversation, actor, now).message(seq);
     events::append(conn, &[event]).await
 }
@@ -84,15 +83,15 @@ pub async fn list(
         }
         None => (Timestamp::MAX, 0),
     };
-    let input = (caller_of(principal), ConversationId(conversation), before, limit);
+    let input = (principal.viewer(), ConversationId(conversation), before, limit);
     let (messages, names) = app
         .db
-        .read(input, |conn, (caller, conversation, before, limit)| {
+        .read(input, |conn, (viewer, conversation, before, limit)| {
             Box::pin(async move {
-                let first_seq = membership(conn, *caller, *conversation).await?.first_seq;
+                let first_seq = membership(conn, *viewer, *conversation).await?.first_seq;
                 let seqs = store::pins::list(conn, *conversation, first_seq, *before, limit.to_read()).await?;
                 let mut messages = store::messages::by_seqs(conn, *conversation, &seqs).await?;
-                let names = complete_for(conn, *caller, &mut messages).await?;
+                let names = complete_for(conn, *viewer, &mut messages).await?;
                 Ok((messages, names))
             })
         })

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use super::auth::Principal;
 use super::users::not_found;
+use super::viewer::Viewer;
 use crate::app::App;
 use crate::error::Result;
 use crate::ids::UserId;
@@ -45,32 +46,35 @@ const NEVER: Seen = Seen { state: State::Offline, last_seen_at: None };
 /// 404 `user_not_found`.
 pub async fn seen(app: &App, principal: &Principal, user_name: &str) -> Result<Seen> {
     let key = fold_ascii(principal.resolve(user_name)?);
-    let caller = principal.person().map(|person| person.id);
     app.db
-        .read((key, caller, app.clock.now()), |conn, (key, caller, now)| {
+        .read((key, principal.viewer(), app.clock.now()), |conn, (key, viewer, now)| {
             Box::pin(async move {
                 let user = store::users::account_by_key(conn, key).await?.ok_or_else(not_found)?.name.id;
-                if !may_see(conn, *caller, user).await? {
+                if !may_see(conn, *viewer, user).await? {
                     return Ok(NEVER);
                 }
-                shown(conn, *caller, user, *now).await
+                shown(conn, *viewer, user, *now).await
             })
         })
         .await
 }
 
-/// Whether a caller may see somebody, blocks aside.
-async fn may_see(conn: &mut Conn, caller: Option<UserId>, user: UserId) -> Result<bool> {
-    let Some(caller) = caller.filter(|caller| *caller != user) else { return Ok(true) };
-    let between = store::friends::between(conn, &[(caller, user)]).await?;
-    Ok(!between.friends.is_empty() || rows::share_conversation(conn, caller, user, MEMBER_LIMIT).await?)
+/// Whether a viewer may see somebody's presence, blocks aside.
+async fn may_see(conn: &mut Conn, viewer: Viewer, user: UserId) -> Result<bool> {
+    let person = match viewer {
+        Viewer::Person(person) if person != user => person,
+        Viewer::Person(_) | Viewer::Everything => return Ok(true),
+    };
+    let between = store::friends::between(conn, &[(person, user)]).await?;
+    Ok(!between.friends.is_empty() || rows::share_conversation(conn, person, user, MEMBER_LIMIT).await?)
 }
 
 /// What somebody who may see another sees. Where one of the two blocks the other it is as if the other had gone when the block
 /// began, and not come back: what was seen before neither vanishes nor changes, which would tell of the block.
-async fn shown(conn: &mut Conn, caller: Option<UserId>, user: UserId, now: Timestamp) -> Result<Seen> {
-    if let Some(caller) = caller.filter(|caller| *caller != user)
-        && let Some(last_seen_at) = store::friends::seen_before_block(conn, caller, user).await?
+async fn shown(conn: &mut Conn, viewer: Viewer, user: UserId, now: Timestamp) -> Result<Seen> {
+    if let Viewer::Person(person) = viewer
+        && person != user
+        && let Some(last_seen_at) = store::friends::seen_before_block(conn, person, user).await?
     {
         return Ok(Seen { state: State::Offline, last_seen_at });
     }
@@ -82,7 +86,7 @@ async fn shown(conn: &mut Conn, caller: Option<UserId>, user: UserId, now: Times
 /// # Errors
 /// Of the database.
 pub async fn last_seen_by(conn: &mut Conn, caller: UserId, user: UserId, now: Timestamp) -> Result<Option<Timestamp>> {
-    let seen = shown(conn, Some(caller), user, now).await?;
+    let seen = shown(conn, Viewer::Person(caller), user, now).await?;
     match seen.state {
         State::Offline => Ok(seen.last_seen_at),
         State::Online | State::Away => Ok(Some(rows::clock(conn, now).await?)),

@@ -6,7 +6,6 @@
 use super::auth::Principal;
 use super::change_batch::{Act, Change, Changed};
 use super::emoji;
-use super::memberships::caller_of;
 use super::message_reads::visible;
 use super::tallies;
 use crate::app::App;
@@ -71,12 +70,12 @@ pub async fn remove(app: &App, principal: &Principal, conversation: i64, seq: i6
 /// # Errors
 /// 404 `message_not_found`.
 pub async fn list(app: &App, principal: &Principal, conversation: i64, seq: i64) -> Result<Vec<Named>> {
-    let input = (caller_of(principal), ConversationId(conversation), seq);
+    let input = (principal.viewer(), ConversationId(conversation), seq);
     app.db
-        .read(input, |conn, (caller, conversation, seq)| {
+        .read(input, |conn, (viewer, conversation, seq)| {
             Box::pin(async move {
-                let mut messages = [visible(conn, *caller, *conversation, *seq).await?];
-                tallies::mark_own(conn, *caller, &mut messages).await?;
+                let mut messages = [visible(conn, *viewer, *conversation, *seq).await?];
+                tallies::mark_own(conn, *viewer, &mut messages).await?;
                 let [message] = messages;
                 let mut named = Vec::with_capacity(message.decorations.reactions.len());
                 for tally in message.decorations.reactions {

@@ -6,7 +6,6 @@
 use super::auth::Principal;
 use super::change_batch::{Act, Change, Changed};
 use super::lists::{Limit, Page, begin};
-use super::memberships::caller_of;
 use super::message_reads::{complete, visible};
 use super::names::Names;
 use super::watermarks::{Report, Standing, assert_within};
@@ -51,12 +50,12 @@ pub async fn list(
     cursor: Option<&str>,
 ) -> Result<Page<Vec<Receipt>>> {
     let after = begin(LIST, cursor, 0)?;
-    let input = (caller_of(principal), ConversationId(conversation), seq, UserId(after), limit);
+    let input = (principal.viewer(), ConversationId(conversation), seq, UserId(after), limit);
     let read = app
         .db
-        .read(input, |conn, (caller, conversation, seq, after, limit)| {
+        .read(input, |conn, (viewer, conversation, seq, after, limit)| {
             Box::pin(async move {
-                let mut message = visible(conn, *caller, *conversation, *seq).await?;
+                let mut message = visible(conn, *viewer, *conversation, *seq).await?;
                 if message.recipient_id.is_none() {
                     return store::receipts::of_message(conn, &message, *after, limit.to_read()).await;
                 }

@@ -8,10 +8,10 @@ use super::auth::Principal;
 use super::drafts::check_text;
 use super::idempotency::{Given, Once};
 use super::lists::{self, Limit, Page};
-use super::memberships::caller_of;
 use super::message_reads::{complete_for, locked, message_deleted};
 use super::messages::Message;
 use super::names::Names;
+use super::viewer::Viewer;
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, ReportId, UserId};
@@ -71,7 +71,7 @@ async fn report_now(conn: &mut Conn, new: &New) -> Result<Given> {
     if store::users::lock_shared(conn, &[new.reporter.0]).await?.is_empty() {
         return Err(Error::Unauthenticated);
     }
-    let (_, message) = locked(conn, Some(new.reporter), new.conversation, new.seq).await?;
+    let (_, message) = locked(conn, Viewer::Person(new.reporter), new.conversation, new.seq).await?;
     if message.sender_id == new.reporter {
         return Err(Error::invalid("seq", "yourself", "must be a message of somebody else"));
     }
@@ -104,13 +104,13 @@ pub async fn list(
     cursor: Option<&str>,
 ) -> Result<(Page<Vec<Shown>>, Names)> {
     let after = ReportId(lists::begin(LIST, cursor, 0)?);
-    let input = (caller_of(principal), state, after, limit);
+    let input = (principal.viewer(), state, after, limit);
     let (shown, names) = app
         .db
-        .read(input, |conn, (reader, state, after, limit)| {
+        .read(input, |conn, (viewer, state, after, limit)| {
             Box::pin(async move {
                 let reports = store::reports::list(conn, *state, *after, limit.to_read()).await?;
-                show(conn, *reader, reports).await
+                show(conn, *viewer, reports).await
             })
         })
         .await?;
@@ -134,15 +134,15 @@ async fn decide_now(conn: &mut Conn, id: ReportId, state: State, by: &By) -> Res
         report.ok_or_else(|| Error::NotFound { code: "report_not_found", detail: "there is no such report".into() })?;
     // Whose message it is stands in the report: told here, the person would find it in their export.
     audit::record(conn, by, Action::ReportHandled, None, Some(format!("report {}: {}", id.0, state.as_str()))).await?;
-    let (mut shown, names) = show(conn, by.actor, vec![report]).await?;
+    let (mut shown, names) = show(conn, by.actor.map_or(Viewer::Everything, Viewer::Person), vec![report]).await?;
     let shown = shown.pop().ok_or_else(|| Error::internal("a report that was there a moment ago"))?;
     Ok((shown, names))
 }
 
-async fn show(conn: &mut Conn, reader: Option<UserId>, reports: Vec<Report>) -> Result<(Vec<Shown>, Names)> {
+async fn show(conn: &mut Conn, viewer: Viewer, reports: Vec<Report>) -> Result<(Vec<Shown>, Names)> {
     let places: Vec<_> = reports.iter().map(|report| (report.conversation, report.seq)).collect();
     let mut messages = store::messages::at(conn, &places).await?;
-    let mut names = complete_for(conn, reader, &mut messages).await?;
+    let mut names = complete_for(conn, viewer, &mut messages).await?;
     let mut others: Vec<i64> = reports
         .iter()
         .flat_map(|report| [report.reporter, report.handled_by])

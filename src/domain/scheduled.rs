@@ -18,6 +18,7 @@ use super::names::Names;
 use super::reachability::assert_welcome;
 use super::send_batch::{Batch, reply_to_not_found, send_all};
 use super::users::DirectMessagesFrom;
+use super::viewer::Viewer;
 use crate::app::App;
 use crate::error::{Error, FieldError, Result};
 use crate::ids::{ScheduledId, UserId};
@@ -102,7 +103,7 @@ async fn insert(conn: &mut Conn, input: &Input) -> Result<Given> {
     }
     let conversation_id = match draft.recipient {
         Recipient::Conversation(id) => {
-            let own = membership(conn, Some(sender.id), id).await?;
+            let own = membership(conn, Viewer::Person(sender.id), id).await?;
             if draft.reply_to.is_some_and(|seq| !own.sees(seq)) {
                 return Err(reply_to_not_found());
             }

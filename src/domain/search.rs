@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use super::auth::Principal;
 use super::lists::{Limit, Page, begin};
-use super::memberships::{caller_of, membership};
+use super::memberships::membership;
 use super::message_reads::complete_for;
 use super::messages::Message;
 use super::names::Names;
+use super::viewer::Viewer;
 use crate::app::App;
 use crate::error::{Error, FieldError, Result};
-use crate::ids::{ConversationId, MAX_ID, UserId};
+use crate::ids::{ConversationId, MAX_ID};
 use crate::store;
 use crate::store::db::Conn;
 use crate::store::messages::Range;
@@ -232,7 +233,7 @@ fn phrase(terms: &[Term], open: bool) -> Option<Phrase> {
 }
 
 async fn run(conn: &mut Conn, search: &Search) -> Result<(Vec<Hit>, Vec<Found>)> {
-    let person = caller_of(&search.principal);
+    let viewer = search.principal.viewer();
     let mut all: Vec<String> = search.mark.iter().map(|mark| (*mark).to_owned()).collect();
     if let Some(name) = &search.from {
         let found = store::users::names_by_keys(conn, &[name.as_str()]).await?;
@@ -241,7 +242,7 @@ async fn run(conn: &mut Conn, search: &Search) -> Result<(Vec<Hit>, Vec<Found>)>
         };
         all.push(search::sender_mark(sender.id));
     }
-    let scopes = scopes(conn, person, search.conversation).await?;
+    let scopes = scopes(conn, viewer, search.conversation).await?;
     let mut bounds = Bounds {
         least_id: 1,
         before_id: search.before_id,
@@ -278,14 +279,14 @@ struct Scope {
     least_id: i64,
 }
 
-async fn scopes(conn: &mut Conn, person: Option<UserId>, conversation: Option<ConversationId>) -> Result<Vec<Scope>> {
+async fn scopes(conn: &mut Conn, viewer: Viewer, conversation: Option<ConversationId>) -> Result<Vec<Scope>> {
     if let Some(id) = conversation {
-        let first_seq = membership(conn, person, id).await?.first_seq;
+        let first_seq = membership(conn, viewer, id).await?.first_seq;
         // While nothing is there that they see, nothing is found.
         let least_id = search::id_from(conn, id, first_seq).await?.unwrap_or(i64::MAX);
         return Ok(vec![Scope { any: vec![search::conversation_mark(id)], least_id }]);
     }
-    let Some(person) = person else {
+    let Viewer::Person(person) = viewer else {
         return Ok(vec![Scope { any: Vec::new(), least_id: 1 }]);
     };
     // Who is in a direct conversation never changes: its messages say themselves whose they are, however many there are.
@@ -312,7 +313,7 @@ async fn load(conn: &mut Conn, search: &Search, hits: &[Hit]) -> Result<Vec<Foun
     messages.sort_unstable_by_key(|message| std::cmp::Reverse(message.id));
     let ended: BTreeSet<i64> = store::conversations::deleted(conn, &conversations_of(hits)).await?;
     messages.retain(|message| !ended.contains(&message.conversation_id.0));
-    let names = complete_for(conn, caller_of(&search.principal), &mut messages).await?;
+    let names = complete_for(conn, search.principal.viewer(), &mut messages).await?;
     let mut found = Vec::with_capacity(messages.len());
     for message in &messages {
         // Changed since the index was asked, if there is none.

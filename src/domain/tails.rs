@@ -15,8 +15,9 @@ use quick_cache::sync::Cache;
 use super::message_reads::complete;
 use super::names::Names;
 use super::tallies;
+use super::viewer::Viewer;
 use crate::error::Result;
-use crate::ids::{ConversationId, MessageId, UserId};
+use crate::ids::{ConversationId, MessageId};
 use crate::store;
 use crate::store::conversations::Head;
 use crate::store::db::Conn;
@@ -174,17 +175,17 @@ impl Rendered {
 ///
 /// # Errors
 /// Of the database.
-pub async fn mark_own(conn: &mut Conn, reader: Option<UserId>, entries: &mut [Rendered], render: Render) -> Result<()> {
+pub async fn mark_own(conn: &mut Conn, viewer: Viewer, entries: &mut [Rendered], render: Render) -> Result<()> {
     let reacted: Vec<(usize, Arc<Reacted>)> = entries
         .iter()
         .enumerate()
         .filter_map(|(index, entry)| Some((index, Arc::clone(entry.reacted.as_ref()?))))
         .collect();
-    if reader.is_none() || reacted.is_empty() {
+    if viewer == Viewer::Everything || reacted.is_empty() {
         return Ok(());
     }
     let mut messages: Vec<Message> = reacted.iter().map(|(_, reacted)| reacted.message.clone()).collect();
-    tallies::mark_own(conn, reader, &mut messages).await?;
+    tallies::mark_own(conn, viewer, &mut messages).await?;
     for ((index, reacted), message) in reacted.iter().zip(&messages) {
         if message.decorations.reactions.iter().any(|tally| tally.me) {
             entries[*index].text = render(message, &reacted.names).into();

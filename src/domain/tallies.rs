@@ -2,8 +2,9 @@
 
 use std::collections::HashSet;
 
+use super::viewer::Viewer;
 use crate::error::{Error, Result};
-use crate::ids::{ConversationId, UserId};
+use crate::ids::ConversationId;
 use crate::store;
 use crate::store::db::Conn;
 use crate::store::messages::Message;
@@ -53,8 +54,8 @@ pub fn without(tallies: &mut Vec<Tally>, emoji: &str) {
 ///
 /// # Errors
 /// Of the database.
-pub async fn mark_own(conn: &mut Conn, reader: Option<UserId>, messages: &mut [Message]) -> Result<()> {
-    let Some(reader) = reader else { return Ok(()) };
+pub async fn mark_own(conn: &mut Conn, viewer: Viewer, messages: &mut [Message]) -> Result<()> {
+    let Viewer::Person(person) = viewer else { return Ok(()) };
     let places: Vec<(ConversationId, i64)> = messages
         .iter()
         .filter(|message| !message.decorations.reactions.is_empty())
@@ -64,7 +65,7 @@ pub async fn mark_own(conn: &mut Conn, reader: Option<UserId>, messages: &mut [M
         return Ok(());
     }
     let own: HashSet<(ConversationId, i64, String)> =
-        store::reactions::own(conn, reader, &places).await?.into_iter().collect();
+        store::reactions::own(conn, person, &places).await?.into_iter().collect();
     for message in messages {
         for tally in &mut message.decorations.reactions {
             tally.me = own.contains(&(message.conversation_id, message.seq, tally.emoji.clone()));

@@ -5,7 +5,6 @@
 
 use super::auth::Principal;
 use super::lists::{self, Limit, Page};
-use super::memberships::caller_of;
 use super::message_reads::{complete_for, visible};
 use super::messages::Message;
 use super::names::Names;
@@ -29,15 +28,15 @@ pub async fn list(
     cursor: Option<&str>,
 ) -> Result<(Page<Vec<Message>>, Names)> {
     let after = lists::begin(LIST, cursor, 0)?;
-    let input = (caller_of(principal), ConversationId(conversation), seq, after, limit);
+    let input = (principal.viewer(), ConversationId(conversation), seq, after, limit);
     let (messages, names) = app
         .db
-        .read(input, |conn, (caller, conversation, seq, after, limit)| {
+        .read(input, |conn, (viewer, conversation, seq, after, limit)| {
             Box::pin(async move {
-                visible(conn, *caller, *conversation, *seq).await?;
+                visible(conn, *viewer, *conversation, *seq).await?;
                 let seqs = store::threads::list(conn, *conversation, *seq, *after, limit.to_read()).await?;
                 let mut messages = store::messages::by_seqs(conn, *conversation, &seqs).await?;
-                let names = complete_for(conn, *caller, &mut messages).await?;
+                let names = complete_for(conn, *viewer, &mut messages).await?;
                 Ok((messages, names))
             })
         })

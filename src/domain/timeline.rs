@@ -7,7 +7,6 @@
 
 use super::auth::Principal;
 use super::lists::{Limit, Page, decode_cursor};
-use super::memberships::caller_of;
 use super::tails::{self, Render, Rendered, Tails};
 use super::{messages, users};
 use crate::app::App;
@@ -138,7 +137,7 @@ async fn read(conn: &mut Conn, window: &Window) -> Result<Vec<Rendered>> {
     let heads = heads(conn, window).await?;
     let mut stretches = stretches(conn, window, heads).await?;
     let mut messages = merge(conn, window, &mut stretches).await?;
-    tails::mark_own(conn, caller_of(&window.principal), &mut messages, window.render).await?;
+    tails::mark_own(conn, window.principal.viewer(), &mut messages, window.render).await?;
     Ok(messages)
 }
 

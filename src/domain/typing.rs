@@ -5,6 +5,7 @@
 
 use super::auth::Principal;
 use super::memberships::{Kind, membership};
+use super::viewer::Viewer;
 use crate::app::App;
 use crate::error::Result;
 use crate::ids::{ConversationId, UserId};
@@ -52,7 +53,7 @@ pub async fn typing(app: &App, principal: &Principal, conversation: i64) -> Resu
 
 /// Who is told: the others. Where one of two blocks the other, nobody is: it would show who is there.
 async fn listeners(conn: &mut Conn, user: UserId, conversation: ConversationId) -> Result<Vec<i64>> {
-    let own = membership(conn, Some(user), conversation).await?;
+    let own = membership(conn, Viewer::Person(user), conversation).await?;
     if own.member_count > MEMBER_LIMIT {
         return Ok(Vec::new());
     }

@@ -16,8 +16,8 @@ use super::problem::Problem;
 use super::state::HttpState;
 use crate::domain::auth::{Access, Credential, Principal};
 use crate::domain::credentials::{Credentials, authenticate};
+use crate::domain::viewer::Viewer;
 use crate::error::Error;
-use crate::ids::UserId;
 
 /// The cookie of a session.
 pub const SESSION_COOKIE: &str = "posthaste_session";
@@ -137,7 +137,7 @@ fn shown(headers: &HeaderMap, address: IpAddr) -> Result<(Credentials, bool), Pr
 pub struct Pass {
     credentials: Credentials,
     by_cookie: bool,
-    person: Option<UserId>,
+    viewer: Viewer,
 }
 
 impl Pass {
@@ -147,16 +147,14 @@ impl Pass {
     /// None that letting it in did not have.
     pub fn new(headers: &HeaderMap, principal: &Principal) -> Result<Self, Problem> {
         let (credentials, by_cookie) = shown(headers, principal.address())?;
-        Ok(Self { credentials, by_cookie, person: principal.person().map(|person| person.id) })
+        Ok(Self { credentials, by_cookie, viewer: principal.viewer() })
     }
 
     /// Asks whether the caller would still be admitted as the person they were.
     pub async fn check(&self, state: &HttpState) -> Standing {
         let open = state.app.settings.access == Access::Open;
         match authenticate(&state.app, self.credentials.clone()).await {
-            Ok(principal) if principal.person().map(|person| person.id) == self.person => {
-                Standing::Confirmed(Some(Box::new(principal)))
-            }
+            Ok(principal) if principal.viewer() == self.viewer => Standing::Confirmed(Some(Box::new(principal))),
             Err(Error::Unauthenticated) if self.by_cookie && open => Standing::Confirmed(None),
             Err(Error::Unavailable { .. } | Error::UnknownValue { .. } | Error::Internal(_)) => Standing::Unknown,
             _ => Standing::Ended,

@@ -27,7 +27,7 @@ use tokio::sync::{Notify, broadcast, watch};
 
 use crate::app::App;
 use crate::domain::event_data::Event;
-use crate::domain::events::ReaderId;
+use crate::domain::viewer::Viewer;
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, UserId};
 use presence::Presence;
@@ -112,7 +112,7 @@ pub struct Live {
 #[derive(Default)]
 struct Readers {
     people: HashMap<UserId, Vec<Arc<Queue>>>,
-    /// Of callers who stand for nobody and see everything.
+    /// Of viewers of everything.
     all_seeing: Vec<Arc<Queue>>,
     /// Not begun yet.
     waiting: Vec<Arc<Queue>>,
@@ -120,10 +120,10 @@ struct Readers {
 }
 
 impl Readers {
-    fn list(&mut self, reader: ReaderId) -> &mut Vec<Arc<Queue>> {
-        match reader {
-            Some(user) => self.people.entry(user).or_default(),
-            None => &mut self.all_seeing,
+    fn list(&mut self, viewer: Viewer) -> &mut Vec<Arc<Queue>> {
+        match viewer {
+            Viewer::Person(user) => self.people.entry(user).or_default(),
+            Viewer::Everything => &mut self.all_seeing,
         }
     }
 
@@ -212,8 +212,8 @@ impl Live {
         self.readers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn enter(&self, reader: ReaderId) -> Result<Arc<Queue>> {
-        let queue = Arc::new(Queue::new(reader));
+    fn enter(&self, viewer: Viewer) -> Result<Arc<Queue>> {
+        let queue = Arc::new(Queue::new(viewer));
         let mut readers = self.readers();
         if readers.count >= SUBSCRIPTION_LIMIT {
             return Err(Error::unavailable("too many subscriptions are open"));
@@ -229,7 +229,7 @@ impl Live {
     /// Lets a queue begin anew, further on.
     fn enter_again(&self, queue: &Arc<Queue>) {
         let mut readers = self.readers();
-        let list = readers.list(queue.reader);
+        let list = readers.list(queue.viewer);
         if let Some(at) = list.iter().position(|known| Arc::ptr_eq(known, queue)) {
             list.swap_remove(at);
         }
@@ -243,9 +243,9 @@ impl Live {
         let mut readers = self.readers();
         queue.leave();
         readers.waiting.retain(|known| !Arc::ptr_eq(known, queue));
-        let list = readers.list(queue.reader);
+        let list = readers.list(queue.viewer);
         list.retain(|known| !Arc::ptr_eq(known, queue));
-        if let (true, Some(user)) = (list.is_empty(), queue.reader) {
+        if let (true, Viewer::Person(user)) = (list.is_empty(), queue.viewer) {
             readers.people.remove(&user);
         }
         readers.count -= 1;

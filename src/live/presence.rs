@@ -11,8 +11,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::{Live, WHISPERS_WAITING, Whisper};
-use crate::domain::events::ReaderId;
 use crate::domain::presence::{self, BATCH, Batch, Change, Changed, State};
+use crate::domain::viewer::Viewer;
 use crate::error::{Error, Result};
 use crate::ids::{UserId, hex};
 use crate::time::{MAX_CLOCK_SKEW_MICROS, Timestamp};
@@ -247,9 +247,9 @@ fn pass_on(tell: &mpsc::Sender<Vec<Changed>>, changed: Vec<Changed>) {
 }
 
 impl Live {
-    /// Counts somebody as here until what is returned is dropped; `None` for who stands for nobody.
-    pub fn arrive(self: &Arc<Self>, reader: ReaderId) -> Option<Here> {
-        let user = reader?;
+    /// Counts somebody as here until what is returned is dropped; `None` for a viewer of everything.
+    pub fn arrive(self: &Arc<Self>, viewer: Viewer) -> Option<Here> {
+        let user = viewer.person()?;
         self.presence.change(user, None, Some(State::Online), self.app.clock.now());
         Some(Here { live: Arc::clone(self), user, state: State::Online })
     }

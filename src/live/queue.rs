@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use super::Frame;
-use crate::domain::events::ReaderId;
+use crate::domain::viewer::Viewer;
 use crate::ids::ConversationId;
 
 /// Events that wait for one reader.
@@ -53,7 +53,7 @@ struct State {
 /// A bounded queue of events, written by the tailer and read by one subscription.
 pub struct Queue {
     /// Who reads it.
-    pub reader: ReaderId,
+    pub viewer: Viewer,
     state: Mutex<State>,
     changed: Notify,
     gathered: Notify,
@@ -65,9 +65,9 @@ pub struct Queue {
 
 impl Queue {
     /// One that has not begun.
-    pub fn new(reader: ReaderId) -> Self {
+    pub fn new(viewer: Viewer) -> Self {
         Self {
-            reader,
+            viewer,
             state: Mutex::default(),
             changed: Notify::new(),
             gathered: Notify::new(),

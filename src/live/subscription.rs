@@ -12,8 +12,8 @@ use tokio::time::Instant;
 use super::queue::{Popped, Queue, Start};
 use super::{Frame, Live};
 use crate::domain::auth::Principal;
-use crate::domain::events::{self, Cursor, ReaderId, cursor_expired};
-use crate::domain::memberships::caller_of;
+use crate::domain::events::{self, Cursor, cursor_expired};
+use crate::domain::viewer::Viewer;
 use crate::error::{Error, Result};
 
 /// While many things happen at once, a reader is told of them at most so often: what came meanwhile comes together, with one
@@ -56,13 +56,13 @@ impl Subscription {
     /// # Errors
     /// 422 for a cursor that is none, 410 `cursor_expired`; 503 when there are too many, or the log cannot be read.
     pub async fn open(live: &Arc<Live>, principal: &Principal, cursor: Option<&str>) -> Result<Self> {
-        Self::open_for(live, caller_of(principal), cursor).await
+        Self::open_for(live, principal.viewer(), cursor).await
     }
 
-    /// [`open`](Self::open) with somebody's eyes.
-    pub(super) async fn open_for(live: &Arc<Live>, reader: ReaderId, cursor: Option<&str>) -> Result<Self> {
+    /// [`open`](Self::open) for a viewer.
+    pub(super) async fn open_for(live: &Arc<Live>, viewer: Viewer, cursor: Option<&str>) -> Result<Self> {
         let cursor = cursor.map(Cursor::read).transpose()?;
-        let queue = live.enter(reader)?;
+        let queue = live.enter(viewer)?;
         let start = Start { epoch: Arc::default(), position: 0 };
         let live = Arc::clone(live);
         let page = VecDeque::new();
@@ -219,7 +219,7 @@ impl Subscription {
     /// Reads on in the log, up to where the queue begins.
     async fn read_page(&mut self) -> Result<Option<Next>> {
         self.page_purges = self.queue.purges();
-        let read = match events::read(&self.live.app, self.queue.reader, self.position, self.start.position).await {
+        let read = match events::read(&self.live.app, self.queue.viewer, self.position, self.start.position).await {
             Ok(read) => read,
             Err(Error::Gone { .. }) => return Ok(Some(Next::Reset)),
             Err(error) => return Err(error),

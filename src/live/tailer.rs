@@ -13,6 +13,7 @@ use std::sync::atomic::Ordering;
 use super::queue::{Queue, Start};
 use super::{Frame, Live, POLL_INTERVAL, Readers};
 use crate::domain::events::{self, Cursor, Kind, Logged};
+use crate::domain::viewer::Viewer;
 use crate::error::Result;
 use crate::ids::{ConversationId, UserId};
 
@@ -99,7 +100,7 @@ impl Tail {
             for queue in waiting {
                 if !queue.has_left() {
                     queue.begin(start.clone());
-                    readers.list(queue.reader).push(queue);
+                    readers.list(queue.viewer).push(queue);
                 }
             }
         }
@@ -170,7 +171,7 @@ impl Tail {
             for queue in queues {
                 if let Some(conversation) = row.conversation_id.filter(|_| ends)
                     && (row.kind == Kind::ConversationDeleted
-                        || (queue.reader.is_some() && queue.reader == row.subject_id))
+                        || row.subject_id.is_some_and(|subject| queue.viewer == Viewer::Person(subject)))
                 {
                     queue.purge(conversation);
                 }

@@ -406,7 +406,7 @@ pub async fn even_ended(conn: &mut Conn, id: ConversationId) -> Result<Option<Co
     .await
 }
 
-/// One conversation, as `user` has it.
+/// One conversation, with what `user` has of it if one is named and is a member.
 pub async fn one(conn: &mut Conn, id: ConversationId, user: Option<UserId>) -> Result<Option<Conversation>> {
     conn.first(
         select_conversations!(

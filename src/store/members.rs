@@ -69,7 +69,8 @@ fn standing(row: &Row<'_>) -> Result<Standing> {
     })
 }
 
-/// How somebody stands to a conversation; `None` when there is no such conversation (any more).
+/// A conversation, with the membership of `user` in it if one is named and is a member; `None` when there is no such
+/// conversation (any more).
 pub async fn standing_of(
     conn: &mut Conn,
     conversation: ConversationId,

@@ -12,7 +12,6 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
-use crate::domain::memberships::caller_of;
 use crate::error::{Error, FieldError};
 use crate::http::answers::{json_bytes, to_json};
 use crate::http::bodies_events::EventBody;
@@ -148,7 +147,7 @@ pub async fn stream_events(
     let hello = serde_json::to_string(&Hello { cursor: &cursor }).map_err(Error::internal)?;
     head.push_str(&format!("event: hello\nid: {cursor}\ndata: {hello}\n\n"));
     let quiet_since = Instant::now();
-    let here = state.live.arrive(caller_of(&principal));
+    let here = state.live.arrive(principal.viewer());
     let streaming = Streaming { state, lease, subscription, _here: here, head: Some(head), quiet_since };
     let body = futures_util::stream::unfold(streaming, |mut streaming| async move {
         let bytes = streaming.next().await?;

@@ -22,7 +22,6 @@ use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use crate::domain::auth::Principal;
-use crate::domain::memberships::caller_of;
 use crate::domain::presence;
 use crate::error::{Error, FieldError};
 use crate::http::admission::{SUBPROTOCOL, admit_frame};
@@ -107,7 +106,7 @@ pub async fn open_socket(
         .write_buffer_size(WRITE_BUFFER_BYTES);
     Ok(upgrade.on_upgrade(move |socket| {
         let now = Instant::now();
-        let here = state.live.arrive(caller_of(&principal));
+        let here = state.live.arrive(principal.viewer());
         let conversation = Conversation {
             _place: place,
             state,

@@ -22,7 +22,8 @@ use super::super::{Live, Next, Subscription};
 use super::Tail;
 use crate::app::{App, Settings};
 use crate::domain::demo;
-use crate::domain::events::{Cursor, ReaderId};
+use crate::domain::events::Cursor;
+use crate::domain::viewer::Viewer;
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, Rng, UserId};
 use crate::store;
@@ -107,7 +108,7 @@ enum State {
 }
 
 struct Reader {
-    who: ReaderId,
+    who: Viewer,
     server: usize,
     state: State,
     cursor: Option<String>,
@@ -151,7 +152,7 @@ impl<'a> World<'a> {
             tailer: Some(Tailer::Idle(Tail::default())),
             handed_out: None,
         });
-        let readers = PEOPLE.map(Some).into_iter().chain([None]).map(|who| Reader {
+        let readers = PEOPLE.map(Viewer::Person).into_iter().chain([Viewer::Everything]).map(|who| Reader {
             who,
             server: 0,
             state: State::Away,
@@ -431,7 +432,7 @@ impl<'a> World<'a> {
 }
 
 /// Waits unless what is under way waits for the tailer: nobody is among its readers then.
-fn wait_for_database<T>(live: &Live, who: ReaderId, running: &Running<T>) {
+fn wait_for_database<T>(live: &Live, who: Viewer, running: &Running<T>) {
     let waits_for_tailer = live.readers().list(who).is_empty();
     if !waits_for_tailer {
         running.wait();

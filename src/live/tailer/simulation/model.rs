@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::PEOPLE;
-use crate::domain::events::ReaderId;
+use crate::domain::viewer::Viewer;
 use crate::error::Result;
 use crate::ids::{ConversationId, UserId};
 use crate::store;
@@ -95,9 +95,9 @@ impl Model {
     }
 
     /// Whether a reader must have been told of it by now.
-    pub fn must_be_told(&self, reader: ReaderId, position: i64) -> bool {
+    pub fn must_be_told(&self, reader: Viewer, position: i64) -> bool {
         let change = self.at(position);
-        let (Some(user), Some(conversation)) = (reader, change.conversation()) else { return true };
+        let (Viewer::Person(user), Some(conversation)) = (reader, change.conversation()) else { return true };
         let stays_as_it_is = !self.turns_between(conversation, user, position, self.last());
         let is_own_removal = matches!(change, Change::Remove(_, subject) if subject == user);
         // A removal takes everything before it away, an earlier one too.
@@ -105,9 +105,9 @@ impl Model {
     }
 
     /// Whether a reader may be told of it now, for whom what they may see was asked when the log ended at `since`, or later.
-    pub fn may_be_told(&self, reader: ReaderId, position: i64, since: i64) -> bool {
+    pub fn may_be_told(&self, reader: Viewer, position: i64, since: i64) -> bool {
         let change = self.at(position);
-        let (Some(user), Some(conversation)) = (reader, change.conversation()) else { return true };
+        let (Viewer::Person(user), Some(conversation)) = (reader, change.conversation()) else { return true };
         let since = position.max(since);
         matches!(change, Change::Remove(_, subject) if subject == user)
             || self.is_member(conversation, user, since)
