@@ -273,8 +273,9 @@ mod tests {
     }
 
     #[test]
-    fn flag_variable_and_key_are_one_name() {
+    fn flag_variable_and_key_are_one_name_and_documented() {
         let command = DataOptions::augment_args(ServeLine::command());
+        let documentation = std::fs::read_to_string("docs/operating.md").unwrap();
         let mut options = 0;
         for option in command.get_arguments() {
             let name = option.get_id().as_str();
@@ -285,9 +286,19 @@ mod tests {
             let refusal = toml::from_str::<File>(&format!("{name} = 1979-05-27")).unwrap_err();
             let is_key = !["config", "accept_lost_tail"].contains(&name);
             assert_eq!(!refusal.message().contains("unknown field"), is_key, "{name}: {refusal}");
+            // The table of options has a row for it, with all three.
+            let flag = format!("| `--{}", name.replace('_', "-"));
+            let row = documentation
+                .lines()
+                .find(|line| line.strip_prefix(flag.as_str()).is_some_and(|rest| rest.starts_with([' ', '`'])));
+            let row = row.unwrap_or_else(|| panic!("docs/operating.md has no row for {name}"));
+            let names = variable.iter().map(String::as_str).chain(is_key.then_some(name));
+            for other in names {
+                assert!(row.contains(&format!("`{other}`")), "{other}: {row}");
+            }
             options += 1;
         }
-        assert_eq!(options, 30);
+        assert!(options >= 30, "{options}");
     }
 
     #[test]
@@ -310,6 +321,6 @@ mod tests {
                 compared += 1;
             }
         }
-        assert_eq!(compared, 9);
+        assert!(compared >= 9, "{compared}");
     }
 }
