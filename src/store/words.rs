@@ -41,7 +41,7 @@ mod tests {
 
     #[test]
     fn an_unknown_word_has_no_value() {
-        use conversations::{History, Kind};
+        use crate::store::conversation_kinds::{History, Kind};
         use users::DirectMessagesFrom;
         holds(&[Kind::Direct, Kind::Group], Kind::as_str, Kind::parse);
         holds(&[History::All, History::SinceJoined], History::as_str, History::parse);
