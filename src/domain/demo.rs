@@ -4,6 +4,7 @@
 
 use super::directory::Known;
 use super::drafts::{Draft, Recipient, Sender};
+use super::idempotency::Once;
 use super::send_batch::{Batch, send_all};
 use super::users::{DirectMessagesFrom, Registration};
 use crate::app::App;
@@ -64,7 +65,7 @@ fn conversation(clock: &Clock) -> Batch {
         recipient: Recipient::Direct((*recipient).into()),
         body: (*body).into(),
         reply_to: None,
-        keyed: None,
+        once: Once::unanswered(),
         accepted_at: None,
     });
     // The seed's messages are unread, also the ones that were answered.

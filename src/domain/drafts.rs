@@ -4,7 +4,7 @@
 //! transaction that sends it.
 
 use super::auth::Principal;
-use super::idempotency::{KeyedRequest, StoredAnswer};
+use super::idempotency::{Given, Once};
 use crate::error::{Error, FieldError, Result};
 use crate::ids::{ConversationId, MAX_ID};
 use crate::store::messages::Message;
@@ -50,22 +50,8 @@ pub struct Sent {
 pub enum Answer {
     /// Sent now; the caller renders it.
     Sent(Box<Sent>),
-    /// Rendered for an idempotency key: now, or when the key was used first.
-    Stored {
-        /// What to answer.
-        answer: StoredAnswer,
-        /// Whether it was given before.
-        replayed: bool,
-    },
-}
-
-/// A request with an idempotency key, and how its answer is rendered.
-#[derive(Clone, Debug)]
-pub struct Keyed {
-    /// The key and the request.
-    pub request: KeyedRequest,
-    /// Renders what is stored and answered.
-    pub render: fn(&Sent) -> StoredAnswer,
+    /// Rendered and kept for an idempotency key: now, or when the key was used first.
+    Given(Given),
 }
 
 /// Who sends: known already, or to be looked up by folded name.
@@ -109,8 +95,8 @@ pub struct Draft {
     pub body: String,
     /// The seq that it answers.
     pub reply_to: Option<i64>,
-    /// Its idempotency key.
-    pub keyed: Option<Keyed>,
+    /// Its idempotency key, and how it is answered.
+    pub once: Once<Sent>,
     /// When it was accepted, if that was before it is sent.
     pub accepted_at: Option<Timestamp>,
 }
@@ -120,7 +106,7 @@ impl Draft {
     ///
     /// # Errors
     /// 422 with every field that is wrong; 403 `not_the_sender`.
-    pub fn new(principal: &Principal, new: NewMessage, keyed: Option<Keyed>) -> Result<Self> {
+    pub fn new(principal: &Principal, new: NewMessage, once: Once<Sent>) -> Result<Self> {
         let mut errors = check_form(&new);
         let sender = match (principal.person(), new.sender_user_name) {
             (None, None) => {
@@ -157,7 +143,7 @@ impl Draft {
         };
         match (sender, recipient) {
             (Some(sender), Some(recipient)) if errors.is_empty() => {
-                Ok(Self { sender, recipient, body: new.body, reply_to: new.reply_to, keyed, accepted_at: None })
+                Ok(Self { sender, recipient, body: new.body, reply_to: new.reply_to, once, accepted_at: None })
             }
             _ => Err(Error::Invalid(errors)),
         }

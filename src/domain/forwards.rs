@@ -4,15 +4,14 @@
 //! is refused for what they are refused for.
 
 use super::auth::Principal;
-use super::drafts::{Answer, Draft, Keyed, NewMessage};
-use super::idempotency::{KeyedRequest, StoredAnswer};
+use super::drafts::{NewMessage, Sent};
+use super::idempotency::{Given, Once};
 use super::message_reads::{message_deleted, visible};
-use super::messages::{Kind, Message};
+use super::messages::{Kind, Message, send};
 use super::viewer::Viewer;
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::ids::ConversationId;
-use crate::store;
 use crate::store::db::Conn;
 use crate::time::Timestamp;
 
@@ -20,7 +19,7 @@ struct Wanted {
     viewer: Viewer,
     conversation: ConversationId,
     seq: i64,
-    request: Option<KeyedRequest>,
+    once: Once<Sent>,
     now: Timestamp,
 }
 
@@ -28,7 +27,7 @@ enum Source {
     /// What is to be said again.
     Message(Box<Message>),
     /// It was said, for this key.
-    Answered(StoredAnswer),
+    Given(Given),
 }
 
 /// Sends the body of a message into another conversation of the caller's.
@@ -42,19 +41,19 @@ pub async fn forward(
     conversation: i64,
     seq: i64,
     into: i64,
-    keyed: Option<Keyed>,
-) -> Result<Answer> {
+    once: Once<Sent>,
+) -> Result<Given> {
     principal.require_person()?;
     let wanted = Wanted {
         viewer: principal.viewer(),
         conversation: ConversationId(conversation),
         seq,
-        request: keyed.as_ref().map(|keyed| keyed.request.clone()),
+        once: once.clone(),
         now: app.clock.now(),
     };
     let message = match app.db.read(wanted, |conn, wanted| Box::pin(source(conn, wanted))).await? {
         Source::Message(message) => message,
-        Source::Answered(answer) => return Ok(Answer::Stored { answer, replayed: true }),
+        Source::Given(given) => return Ok(given),
     };
     if message.deleted_at.is_some() {
         return Err(message_deleted());
@@ -64,17 +63,13 @@ pub async fn forward(
         return Err(Error::Conflict { code: "not_forwardable", detail });
     }
     let new = NewMessage { conversation_id: Some(into), body: message.body, ..NewMessage::default() };
-    app.sends.send(Draft::new(principal, new, keyed)?).await
+    send(app, principal, new, once).await
 }
 
 /// A repeat is answered before anything is looked at: what it forwarded may be gone.
 async fn source(conn: &mut Conn, wanted: &Wanted) -> Result<Source> {
-    if let Some(request) = &wanted.request {
-        let found =
-            store::idempotency::find(conn, &request.days.kept(wanted.now), &[request.digest.as_slice()]).await?;
-        if let Some(record) = found.first() {
-            return request.replay(record).map(Source::Answered);
-        }
+    if let Some(given) = wanted.once.given(conn, wanted.now).await? {
+        return Ok(Source::Given(given));
     }
     let message = visible(conn, wanted.viewer, wanted.conversation, wanted.seq).await?;
     Ok(Source::Message(Box::new(message)))

@@ -116,8 +116,10 @@ pub struct KeyedRequest {
     pub days: KeyDays,
 }
 
-/// How a POST that creates something is answered: once, whatever is repeated.
-#[derive(Clone)]
+/// A POST that creates something: it is carried out once, however often it is repeated with its key. A unit of work that
+/// creates one thing uses [`given`](Self::given) and [`give`](Self::give); a batch of sends uses the same in the plural:
+/// [`given_before`], [`prepare`](Self::prepare) and [`keep`].
+#[derive(Clone, Debug)]
 pub struct Once<T> {
     /// The key, if the request came with one.
     pub request: Option<KeyedRequest>,
@@ -136,20 +138,49 @@ pub struct Given {
     pub replayed: bool,
 }
 
+impl Given {
+    /// An answer that is given for the first time.
+    pub const fn now(answer: StoredAnswer) -> Self {
+        Self { answer, replayed: false }
+    }
+}
+
+/// An answer to a request with a key: ready to be kept, and to be given once it is.
+#[derive(Debug)]
+pub struct Prepared<'a> {
+    record: Record,
+    days: &'a KeyDays,
+    /// The answer as it is given, where it is stored sealed.
+    unsealed: Option<StoredAnswer>,
+}
+
+impl Prepared<'_> {
+    /// The key.
+    pub const fn digest(&self) -> &Digest {
+        &self.record.digest
+    }
+
+    /// The answer.
+    pub fn give(self) -> Given {
+        Given::now(self.unsealed.unwrap_or(self.record.answer))
+    }
+}
+
 impl<T> Once<T> {
+    /// Without a key, where nobody reads the answer.
+    pub const fn unanswered() -> Self {
+        const fn nothing<T>(_: &T) -> Result<StoredAnswer> {
+            Ok(StoredAnswer { status: 201, location: None, body: Vec::new() })
+        }
+        Self { request: None, render: nothing, sealed: false }
+    }
+
     /// The answer that was given to this key, if there was one. To be asked first in the transaction.
     ///
     /// # Errors
     /// [`Error::IdempotencyKeyReused`]; of the database.
     pub async fn given(&self, conn: &mut Conn, now: Timestamp) -> Result<Option<Given>> {
-        let Some(request) = &self.request else { return Ok(None) };
-        let found = store::idempotency::find(conn, &request.days.kept(now), &[request.digest.as_slice()]).await?;
-        let Some(record) = found.first() else { return Ok(None) };
-        let mut answer = request.replay(record)?;
-        if self.sealed {
-            answer.body = request.open(answer.body)?;
-        }
-        Ok(Some(Given { answer, replayed: true }))
+        given_before(conn, now, &[self]).await?.pop().flatten().transpose()
     }
 
     /// Renders what was made, and keeps the answer beside it. `subject` is the person whom it is about.
@@ -157,18 +188,65 @@ impl<T> Once<T> {
     /// # Errors
     /// [`Error::Rerun`] when another request with this key was faster; of the database.
     pub async fn give(&self, conn: &mut Conn, now: Timestamp, made: &T, subject: Option<UserId>) -> Result<Given> {
-        let answer = (self.render)(made)?;
-        if let Some(request) = &self.request {
-            let mut stored = answer.clone();
-            if self.sealed {
-                stored.body = request.seal(stored.body)?;
-            }
-            let KeyedRequest { digest, request_hash, .. } = *request;
-            let record = Record { digest, request_hash, answer: stored, subject_id: subject };
-            keep(conn, now, &request.days, &[record]).await?;
-        }
-        Ok(Given { answer, replayed: false })
+        let Some(prepared) = self.prepare(made, subject)? else { return (self.render)(made).map(Given::now) };
+        keep(conn, now, &[&prepared]).await?;
+        Ok(prepared.give())
     }
+
+    /// Renders what was made as it is to be kept; `None` for a request without a key. `subject` is the person whom the answer
+    /// is about, where it is no message.
+    ///
+    /// # Errors
+    /// Of the rendering.
+    pub fn prepare(&self, made: &T, subject: Option<UserId>) -> Result<Option<Prepared<'_>>> {
+        let Some(request) = &self.request else { return Ok(None) };
+        let mut answer = (self.render)(made)?;
+        let mut unsealed = None;
+        if self.sealed {
+            unsealed = Some(answer.clone());
+            answer.body = request.seal(answer.body)?;
+        }
+        let KeyedRequest { digest, request_hash, .. } = *request;
+        let record = Record { digest, request_hash, answer, subject_id: subject };
+        Ok(Some(Prepared { record, days: &request.days, unsealed }))
+    }
+
+    fn replay(&self, request: &KeyedRequest, record: &Record) -> Result<Given> {
+        if record.request_hash != request.request_hash {
+            return Err(Error::IdempotencyKeyReused);
+        }
+        let mut answer = record.answer.clone();
+        if self.sealed {
+            answer.body = request.open(answer.body)?;
+        }
+        Ok(Given { answer, replayed: true })
+    }
+}
+
+/// What was answered to the keys of some requests, in one look-up. `None` stands for a request that is new or has no key, and
+/// [`Error::IdempotencyKeyReused`] for one whose key came with another request.
+///
+/// # Errors
+/// Of the database.
+pub async fn given_before<T>(
+    conn: &mut Conn,
+    now: Timestamp,
+    requests: &[&Once<T>],
+) -> Result<Vec<Option<Result<Given>>>> {
+    let keyed: Vec<&KeyedRequest> = requests.iter().filter_map(|once| once.request.as_ref()).collect();
+    let records = match keyed.first() {
+        Some(first) => {
+            let digests: Vec<&[u8]> = keyed.iter().map(|request| request.digest.as_slice()).collect();
+            store::idempotency::find(conn, &first.days.kept(now), &digests).await?
+        }
+        None => Vec::new(),
+    };
+    let given = |once: &&Once<T>| {
+        let request = once.request.as_ref()?;
+        let record = records.iter().find(|record| record.digest == request.digest)?;
+        Some(once.replay(request, record))
+    };
+    Ok(requests.iter().map(given).collect())
 }
 
 impl KeyedRequest {
@@ -222,27 +300,17 @@ impl KeyedRequest {
         let opened = self.cipher()?.open_in_place(nonce, Aad::empty(), body);
         Ok(opened.map_err(|_| damaged())?.to_vec())
     }
-
-    /// The stored answer, if it answered this very request.
-    ///
-    /// # Errors
-    /// [`Error::IdempotencyKeyReused`] when it answered another.
-    pub fn replay(&self, record: &Record) -> Result<StoredAnswer> {
-        if record.request_hash == self.request_hash {
-            Ok(record.answer.clone())
-        } else {
-            Err(Error::IdempotencyKeyReused)
-        }
-    }
 }
 
 /// Keeps answers, in the transaction of what they answer for; the day under which they are stored.
 ///
 /// # Errors
 /// [`Error::Rerun`] when another request with one of the keys was faster: its answer is there to be found now.
-pub async fn keep(conn: &mut Conn, now: Timestamp, days: &KeyDays, records: &[Record]) -> Result<i64> {
+pub async fn keep(conn: &mut Conn, now: Timestamp, prepared: &[&Prepared<'_>]) -> Result<i64> {
+    let Some(first) = prepared.first() else { return Ok(now.day()) };
+    let days = first.days;
     let day = days.current(now);
-    let mut records: Vec<&Record> = records.iter().collect();
+    let mut records: Vec<&Record> = prepared.iter().map(|prepared| &prepared.record).collect();
     records.sort_unstable_by_key(|record| record.digest);
     // Two nodes on either side of midnight do not meet at the key's row. Those that send meet at the lock of the
     // conversation: what the one has committed, the other sees from here on.

@@ -6,12 +6,13 @@
 
 use super::audit::{self, Action, By};
 use super::auth::Principal;
-use super::drafts::{Answer, Draft, Keyed, MAX_BODY_CHARACTERS, Recipient, Sender, Sent, check_text};
+use super::drafts::{Draft, MAX_BODY_CHARACTERS, Recipient, Sender, Sent, check_text};
 use super::idempotency::{Given, KeyedRequest, Once, StoredAnswer};
 use super::lists::{self, Limit, Page};
 use super::memberships::require_group;
 use super::memberships::require_role;
 use super::memberships::{locked_membership, membership};
+use super::messages::send_draft;
 use super::tokens::{self, MAX_TOKEN_CHARACTERS, Token, TokenKind};
 use super::users::{self, MAX_NAME_CHARACTERS, Registration};
 use super::viewer::Viewer;
@@ -214,12 +215,11 @@ pub async fn post(app: &App, target: Target, text: String, request: Option<Keyed
         recipient: Recipient::Conversation(target.conversation),
         body: text,
         reply_to: None,
-        keyed: request.map(|request| Keyed { request, render }),
+        once: Once { request, render, sealed: false },
         accepted_at: None,
     };
-    match app.sends.send(draft).await {
-        Ok(Answer::Sent(_)) => Ok(false),
-        Ok(Answer::Stored { replayed, .. }) => Ok(replayed),
+    match send_draft(app, draft).await {
+        Ok(given) => Ok(given.replayed),
         // The group or the webhook ended since the token was looked up, or an administrator banned or erased the bot.
         Err(Error::NotFound { .. } | Error::Unauthenticated) => Err(not_found()),
         Err(error) => Err(error),
@@ -227,8 +227,8 @@ pub async fn post(app: &App, target: Target, text: String, request: Option<Keyed
 }
 
 /// What is kept of the answer: it says nothing of the message.
-const fn render(_: &Sent) -> StoredAnswer {
-    StoredAnswer { status: 200, location: None, body: Vec::new() }
+const fn render(_: &Sent) -> Result<StoredAnswer> {
+    Ok(StoredAnswer { status: 200, location: None, body: Vec::new() })
 }
 
 fn not_found() -> Error {

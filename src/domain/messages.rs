@@ -1,7 +1,8 @@
 //! Messages: sending one, reading one.
 
 use super::auth::Principal;
-use super::drafts::{Answer, Draft, Keyed, NewMessage};
+use super::drafts::{Answer, Draft, NewMessage, Sent};
+use super::idempotency::{Given, Once};
 use super::message_reads::{complete_for, visible};
 use super::names::Names;
 use crate::app::App;
@@ -14,8 +15,21 @@ pub use crate::store::messages::{Kind, Message};
 /// # Errors
 /// 422 for wrong fields and unknown people, 403 `not_the_sender`, 404 `conversation_not_found`, 422
 /// `idempotency_key_reused`.
-pub async fn send(app: &App, principal: &Principal, new: NewMessage, keyed: Option<Keyed>) -> Result<Answer> {
-    app.sends.send(Draft::new(principal, new, keyed)?).await
+pub async fn send(app: &App, principal: &Principal, new: NewMessage, once: Once<Sent>) -> Result<Given> {
+    send_draft(app, Draft::new(principal, new, once)?).await
+}
+
+/// Sends a draft, and renders the answer unless its key has one. Without a key that is done here, behind the commit, so that no
+/// transaction waits for it.
+///
+/// # Errors
+/// Of the draft, and of the rendering.
+pub async fn send_draft(app: &App, draft: Draft) -> Result<Given> {
+    let render = draft.once.render;
+    match app.sends.send(draft).await? {
+        Answer::Sent(sent) => render(&sent).map(Given::now),
+        Answer::Given(given) => Ok(given),
+    }
 }
 
 /// One message, for those who can see it.

@@ -66,7 +66,7 @@ pub async fn schedule(
     once: Once<Shown>,
 ) -> Result<Given> {
     let now = app.clock.now();
-    let draft = Draft::new(principal, new, None)?;
+    let draft = Draft::new(principal, new, Once::unanswered())?;
     if send_at <= now || send_at > now.plus_micros(MAX_DAYS * 24 * 3_600 * 1_000_000) {
         let detail = format!("must be in the future, within {MAX_DAYS} days; leave it out to send at once");
         return Err(Error::invalid("send_at", "out_of_range", detail));
@@ -288,7 +288,7 @@ async fn send_one(app: &App, id: ScheduledId) -> Result<()> {
                 let batch = Batch::new(clock.clone(), vec![draft], known, *direct_messages_from);
                 // The last of the transaction. Who is refused finds everything as it was.
                 match send_all(conn, &batch).await?.into_iter().next() {
-                    Some(Ok(Answer::Sent(_) | Answer::Stored { .. })) => Ok(()),
+                    Some(Ok(Answer::Sent(_) | Answer::Given(_))) => Ok(()),
                     Some(Err(error)) => Err(error),
                     None => Err(Error::internal("a draft got no answer")),
                 }
@@ -312,7 +312,7 @@ async fn draft(conn: &mut Conn, scheduled: Scheduled) -> Result<Draft> {
         recipient,
         body: scheduled.body,
         reply_to: scheduled.reply_to,
-        keyed: None,
+        once: Once::unanswered(),
         accepted_at: Some(scheduled.created_at),
     })
 }

@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::directory::Known;
-use super::drafts::{Answer, Draft, Keyed, Recipient, Sender, Sent};
-use super::idempotency::{KeyedRequest, Record, keep};
+use super::drafts::{Answer, Draft, Recipient, Sender, Sent};
+use super::idempotency::{Once, Prepared, given_before, keep};
 use super::memberships::{RECEIPTS_MEMBER_LIMIT, conversation_not_found};
 use super::{mentions, reachability};
 use crate::error::{Error, FieldError, Result};
@@ -122,15 +122,9 @@ async fn replay(
     drafts: &[Draft],
     answers: &mut [Option<Result<Answer>>],
 ) -> Result<()> {
-    let keyed = || drafts.iter().enumerate().filter_map(|(index, draft)| Some((index, draft.keyed.as_ref()?)));
-    let digests: Vec<&[u8]> = keyed().map(|(_, keyed)| keyed.request.digest.as_slice()).collect();
-    let Some((_, first)) = keyed().next() else { return Ok(()) };
-    let records = store::idempotency::find(conn, &first.request.days.kept(now), &digests).await?;
-    for (index, keyed) in keyed() {
-        if let Some(record) = records.iter().find(|record| record.digest == keyed.request.digest) {
-            let replayed = keyed.request.replay(record);
-            answers[index] = Some(replayed.map(|answer| Answer::Stored { answer, replayed: true }));
-        }
+    let requests: Vec<&Once<Sent>> = drafts.iter().map(|draft| &draft.once).collect();
+    for (answer, given) in answers.iter_mut().zip(given_before(conn, now, &requests).await?) {
+        *answer = given.map(|given| given.map(Answer::Given));
     }
     Ok(())
 }
@@ -432,7 +426,7 @@ async fn write(
         // A clock that was set back must not turn the order around.
         head.last_sent_at = head.last_sent_at.max(now);
         head.last_message_id = MessageId(id);
-        sent.push((placed.index, placed.draft.keyed.as_ref(), placed.become_message(head)));
+        sent.push((placed.index, &placed.draft.once, placed.become_message(head)));
     }
     if sent.is_empty() {
         return Ok(false);
@@ -440,17 +434,15 @@ async fn write(
     let mut heads: Vec<Head> = heads.into_values().filter(|head| head.last_seq > 0).collect();
     heads.sort_unstable_by_key(|head| head.id);
     mentions::find(conn, sent.iter_mut().map(|(_, _, sent)| sent)).await?;
-    let records: Vec<Record> =
-        sent.iter().filter_map(|(_, keyed, sent)| keyed.map(|keyed| record(keyed, sent))).collect();
-    let day = match sent.iter().find_map(|(_, keyed, _)| *keyed) {
-        Some(keyed) => keep(conn, now, &keyed.request.days, &records).await?,
-        None => now.day(),
-    };
+    let prepared: Vec<Option<Prepared<'_>>> =
+        sent.iter().map(|(_, once, sent)| once.prepare(sent, None)).collect::<Result<_>>()?;
+    let day = keep(conn, now, &prepared.iter().flatten().collect::<Vec<_>>()).await?;
     let rows: Vec<NewRow<'_>> = sent
         .iter()
-        .map(|(_, keyed, sent)| NewRow {
+        .zip(&prepared)
+        .map(|((.., sent), prepared)| NewRow {
             message: &sent.message,
-            key: keyed.map(|keyed| (day, &keyed.request.digest)),
+            key: prepared.as_ref().map(|prepared| (day, prepared.digest())),
             follows: batch.follows,
         })
         .collect();
@@ -471,12 +463,8 @@ async fn write(
         known.doubted.store(true, Ordering::Relaxed);
     }
     appended?;
-    let mut records = records.into_iter();
-    for (index, keyed, sent) in sent {
-        answers[index] = Some(Ok(match keyed.and_then(|_| records.next()) {
-            None => Answer::Sent(Box::new(sent)),
-            Some(record) => Answer::Stored { answer: record.answer, replayed: false },
-        }));
+    for ((index, _, sent), prepared) in sent.into_iter().zip(prepared) {
+        answers[index] = Some(Ok(prepared.map_or_else(|| Answer::Sent(Box::new(sent)), |it| Answer::Given(it.give()))));
     }
     Ok(true)
 }
@@ -537,11 +525,6 @@ async fn assert_welcome<'a>(
         }
     }
     Ok(kept)
-}
-
-fn record(keyed: &Keyed, sent: &Sent) -> Record {
-    let KeyedRequest { digest, request_hash, .. } = keyed.request;
-    Record { digest, request_hash, answer: (keyed.render)(sent), subject_id: None }
 }
 
 impl Placed<'_> {

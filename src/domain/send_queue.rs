@@ -61,7 +61,7 @@ impl Claims {
             }
             Recipient::Conversation(id) => hash(id.0),
         };
-        Self { place, key: draft.keyed.as_ref().map(|keyed| hash(keyed.request.digest)) }
+        Self { place, key: draft.once.request.as_ref().map(|request| hash(request.digest)) }
     }
 }
 

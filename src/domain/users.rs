@@ -140,7 +140,7 @@ pub async fn register(
 /// # Errors
 /// As [`register`].
 pub async fn provision(app: &App, registration: Registration, address: IpAddr) -> Result<()> {
-    insert(app, registration, By::stranger(address, app.clock.now()), unkeyed()).await.map(drop)
+    insert(app, registration, By::stranger(address, app.clock.now()), Once::unanswered()).await.map(drop)
 }
 
 /// Makes an account for the operator.
@@ -148,12 +148,7 @@ pub async fn provision(app: &App, registration: Registration, address: IpAddr) -
 /// # Errors
 /// As [`register`].
 pub async fn create(app: &App, registration: Registration) -> Result<()> {
-    insert(app, registration, By::operator(app.clock.now()), unkeyed()).await.map(drop)
-}
-
-fn unkeyed() -> Once<User> {
-    let nothing = |_: &User| Ok(super::idempotency::StoredAnswer { status: 201, location: None, body: Vec::new() });
-    Once { request: None, render: nothing, sealed: false }
+    insert(app, registration, By::operator(app.clock.now()), Once::unanswered()).await.map(drop)
 }
 
 async fn insert(app: &App, registration: Registration, by: By, once: Once<User>) -> Result<Given> {

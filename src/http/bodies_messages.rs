@@ -8,13 +8,14 @@ use utoipa::ToSchema;
 
 use super::answers::to_json;
 use super::problem::Problem;
-use crate::domain::drafts::{Answer, Sent};
-use crate::domain::idempotency::{Given, StoredAnswer};
+use crate::domain::drafts::Sent;
+use crate::domain::idempotency::StoredAnswer;
 use crate::domain::messages::Message;
 use crate::domain::names::Names;
 use crate::domain::reactions::Tally;
 use crate::domain::system_messages;
 use crate::domain::tails::Rendered;
+use crate::error::{Error, Result};
 use crate::time::Timestamp;
 
 /// Bytes that one message takes in JSON, beside its body.
@@ -194,26 +195,22 @@ impl<'a> MessageBody<'a> {
     }
 }
 
-/// The answer to a send.
-pub fn render_answer(answer: Answer) -> Given {
-    match answer {
-        Answer::Sent(sent) => Given { answer: render_sent(&sent), replayed: false },
-        Answer::Stored { answer, replayed } => Given { answer, replayed },
-    }
-}
-
 /// A message that was sent now.
-pub fn render_sent(sent: &Sent) -> StoredAnswer {
+///
+/// # Errors
+/// None that could be foreseen.
+pub fn render_sent(sent: &Sent) -> Result<StoredAnswer> {
     let message = &sent.message;
     let mentions = sent.mentioned_user_names.iter().map(String::as_str).collect();
     let recipient = sent.recipient_user_name.as_deref();
-    let body = MessageBody::new(message, Some(&sent.sender_user_name), recipient, mentions);
-    StoredAnswer {
+    let mut body = Vec::with_capacity(MESSAGE_BYTES + message.body.len());
+    let rendered = MessageBody::new(message, Some(&sent.sender_user_name), recipient, mentions);
+    serde_json::to_writer(&mut body, &rendered).map_err(Error::internal)?;
+    Ok(StoredAnswer {
         status: StatusCode::CREATED.as_u16(),
         location: Some(format!("/api/conversations/{}/messages/{}", message.conversation_id.0, message.seq)),
-        // Text and numbers alone: that cannot fail.
-        body: to_json(&body, MESSAGE_BYTES + message.body.len()).unwrap_or_default(),
-    }
+        body,
+    })
 }
 
 /// A message as it is kept and answered.

@@ -4,6 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use posthaste::domain::housekeeping;
+use posthaste::domain::idempotency::{KeyedRequest, Once, StoredAnswer};
+use posthaste::domain::messages::{Answer as SendAnswer, Draft, Recipient, Sender, Sent};
+use posthaste::error::Error;
 use posthaste::time::{Clock, Timestamp};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -117,4 +120,38 @@ both!(keys_are_kept_for_seven_days, async |place| {
     let anew = send(&server, "key", &hey()).await;
     assert_eq!(anew.header("idempotency-replayed"), None);
     assert_ne!(anew.bytes, first.bytes);
+});
+
+both!(an_answer_that_cannot_be_rendered_is_an_error_and_sends_nothing, async |place| {
+    let server = Server::start(place).await;
+    let count = "SELECT count(*) FROM messaging.messages";
+    let before = place.numbers(count).await[0][0];
+    let send = |key: &str, render: fn(&Sent) -> Result<StoredAnswer, Error>| {
+        let days = &server.app.key_days;
+        let request = KeyedRequest::new(days, "test", key.as_bytes(), "POST", "/api/messages", b"").unwrap();
+        server.app.sends.send(Draft {
+            sender: Sender::Named("bugs".into()),
+            recipient: Recipient::Direct("duck".into()),
+            body: "hey".into(),
+            reply_to: None,
+            once: Once { request: Some(request), render, sealed: false },
+            accepted_at: None,
+        })
+    };
+    let rendered: fn(&Sent) -> Result<StoredAnswer, Error> =
+        |_| Ok(StoredAnswer { status: 201, location: None, body: b"rendered".to_vec() });
+    // They wait for each other in one batch.
+    let (refused, sent) =
+        tokio::join!(send("one", |_| Err(Error::internal("cannot be rendered"))), send("two", rendered));
+    assert!(matches!(refused, Err(Error::Internal(_))), "{refused:?}");
+    let replayed = |answer: Result<SendAnswer, Error>| match answer {
+        Ok(SendAnswer::Given(given)) if given.answer.body == b"rendered" => given.replayed,
+        other => panic!("{other:?}"),
+    };
+    assert!(!replayed(sent));
+    assert_eq!(place.numbers(count).await[0][0], before + 1);
+    // The key of the one that failed was not used up.
+    assert!(!replayed(send("one", rendered).await));
+    assert!(replayed(send("two", rendered).await));
+    assert_eq!(place.numbers(count).await[0][0], before + 2);
 });

@@ -6,10 +6,10 @@ use axum::response::Response;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use crate::domain::drafts::Keyed;
 use crate::domain::forwards;
+use crate::domain::idempotency::Once;
 use crate::http::answers::given;
-use crate::http::bodies_messages::{MessageBody, render_answer, render_sent};
+use crate::http::bodies_messages::{MessageBody, render_sent};
 use crate::http::extract::{JsonBody, PathSegments, Query, idempotency_key};
 use crate::http::policy::PersonWriting;
 use crate::http::problem::Problem;
@@ -54,9 +54,8 @@ pub async fn forward_message(
     body: JsonBody<Forward>,
 ) -> Result<Response, Problem> {
     query.finish()?;
-    let keyed = idempotency_key(&state.app, &headers, &principal, uri.path(), &body.bytes)?
-        .map(|request| Keyed { request, render: render_sent });
+    let request = idempotency_key(&state.app, &headers, &principal, uri.path(), &body.bytes)?;
+    let once = Once { request, render: render_sent, sealed: false };
     let (conversation, seq, into) = (path.number(0), path.number(1), body.value.conversation_id);
-    let answer = forwards::forward(&state.app, &principal, conversation, seq, into, keyed).await?;
-    Ok(given(render_answer(answer)))
+    Ok(given(forwards::forward(&state.app, &principal, conversation, seq, into, once).await?))
 }

@@ -6,13 +6,12 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::domain::drafts::{Keyed, NewMessage};
+use crate::domain::drafts::NewMessage;
 use crate::domain::idempotency::Once;
-use crate::domain::messages::{self};
-use crate::domain::scheduled;
 use crate::domain::timeline::{self, Listing};
+use crate::domain::{messages, scheduled};
 use crate::http::answers::{given, list, time_field};
-use crate::http::bodies_messages::{MessageBody, join, render, render_answer, render_sent};
+use crate::http::bodies_messages::{MessageBody, join, render, render_sent};
 use crate::http::bodies_scheduled::{ScheduledBody, render_accepted};
 use crate::http::extract::{JsonBody, PathSegments, Query, idempotency_key};
 use crate::http::policy::{Reader, Writer};
@@ -89,8 +88,8 @@ pub async fn send_message(
         let once = Once { request, render: render_accepted, sealed: false };
         return Ok(given(scheduled::schedule(&state.app, &principal, new, send_at, once).await?));
     }
-    let keyed = request.map(|request| Keyed { request, render: render_sent });
-    Ok(given(render_answer(messages::send(&state.app, &principal, new, keyed).await?)))
+    let once = Once { request, render: render_sent, sealed: false };
+    Ok(given(messages::send(&state.app, &principal, new, once).await?))
 }
 
 /// Every message of every conversation that the user is in.
