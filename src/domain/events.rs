@@ -5,7 +5,7 @@
 //! taken for one of this; whoever comes back with a cursor gets every event behind it that they may see now, or is told that
 //! it cannot be.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use super::event_data::{Data, Event};
 use super::message_reads::complete;
@@ -292,12 +292,13 @@ pub async fn audiences(app: &App, conversations: Vec<i64>) -> Result<Vec<(Conver
 ///
 /// # Errors
 /// Of the database.
-pub async fn last_members(app: &App, conversation: ConversationId, at: Timestamp) -> Result<Vec<UserId>> {
+pub async fn last_members(app: &App, conversation: ConversationId, at: Timestamp) -> Result<BTreeSet<UserId>> {
     app.db
         .read((conversation, at), |conn, (conversation, at)| {
             Box::pin(store::events::last_members(conn, *conversation, *at))
         })
         .await
+        .map(|found| found.into_iter().collect())
 }
 
 /// [`load`] on a connection of its own. Of a send that was only now, what it had is taken: it shows what was sent.

@@ -1,6 +1,7 @@
 //! The rules, one file a noun. Nothing here knows HTTP; nothing here writes SQL.
 
 pub mod api_keys;
+pub mod audience;
 pub mod audit;
 pub mod auth;
 pub mod change_batch;

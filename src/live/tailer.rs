@@ -6,12 +6,13 @@
 #[cfg(test)]
 mod simulation;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::queue::{Queue, Start};
 use super::{Frame, Live, POLL_INTERVAL, Readers};
+use crate::domain::audience::{Audience, for_each_viewer};
 use crate::domain::events::{self, Cursor, Kind, Logged};
 use crate::domain::viewer::Viewer;
 use crate::error::Result;
@@ -25,9 +26,6 @@ const CROWD_WEIGHT: f32 = 0.125;
 
 /// Members of conversations that are remembered.
 const AUDIENCE_LIMIT: usize = 200_000;
-
-/// Who is in a conversation, each with the seq behind which they see messages, by id.
-type Audience = Arc<[(UserId, i64)]>;
 
 #[derive(Default)]
 struct Tail {
@@ -143,11 +141,11 @@ impl Tail {
         let mut wanted = Vec::with_capacity(rows.len());
         let mut readers_of = Vec::with_capacity(rows.len());
         for row in rows {
-            let ended = match (row.kind, row.conversation_id) {
+            let last_members = match (row.kind, row.conversation_id) {
                 (Kind::ConversationDeleted, Some(id)) => events::last_members(&live.app, id, row.at).await?,
-                _ => Vec::new(),
+                _ => BTreeSet::new(),
             };
-            let queues = self.queues(&live.readers(), &row, &ended);
+            let queues = self.queues(&live.readers(), &row, &last_members);
             if !queues.is_empty() {
                 wanted.push(row);
                 readers_of.push(queues);
@@ -218,45 +216,21 @@ impl Tail {
         for (conversation, user, behind) in events::audiences(&live.app, unknown).await? {
             found.entry(conversation).or_default().push((user, behind));
         }
-        for (conversation, mut members) in found {
-            members.sort_unstable();
+        for (conversation, members) in found {
             self.remembered += members.len();
-            self.audiences.insert(conversation, members.into());
+            self.audiences.insert(conversation, Audience::new(members));
         }
         Ok(())
     }
 
     /// The queues that an event goes to.
-    fn queues(&self, readers: &Readers, row: &Logged, ended: &[UserId]) -> Vec<Arc<Queue>> {
+    fn queues(&self, readers: &Readers, row: &Logged, last_members: &BTreeSet<UserId>) -> Vec<Arc<Queue>> {
         let mut queues = readers.all_seeing.clone();
-        let mut add = |user: &UserId| queues.extend(readers.people.get(user).into_iter().flatten().cloned());
-        let Some(conversation) = row.conversation_id else {
-            if row.kind == Kind::UserUpdated {
-                readers.people.keys().for_each(add);
-            } else {
-                add(&row.actor_id);
-                row.subject_id.iter().filter(|subject| **subject != row.actor_id).for_each(add);
-            }
-            return queues;
-        };
-        let Some(audience) = self.audiences.get(&conversation) else { return queues };
-        let sees = |behind: i64| row.seq.is_none_or(|seq| seq > behind);
-        if audience.len() <= readers.people.len() {
-            audience.iter().filter(|(_, behind)| sees(*behind)).for_each(|(user, _)| add(user));
-        } else {
-            for user in readers.people.keys() {
-                if let Ok(at) = audience.binary_search_by_key(user, |(member, _)| *member)
-                    && sees(audience[at].1)
-                {
-                    add(user);
-                }
-            }
-        }
-        let is_member = |user: &UserId| audience.binary_search_by_key(user, |(member, _)| *member).is_ok();
-        if row.kind == Kind::MemberRemoved {
-            row.subject_id.iter().filter(|subject| !is_member(subject)).for_each(&mut add);
-        }
-        ended.iter().filter(|user| !is_member(user)).for_each(add);
+        let nobody = Audience::default();
+        let audience = row.conversation_id.and_then(|id| self.audiences.get(&id)).unwrap_or(&nobody);
+        for_each_viewer(row, audience, last_members, &readers.people, |of_person| {
+            queues.extend(of_person.iter().cloned());
+        });
         queues
     }
 }

@@ -50,4 +50,5 @@ mod threads;
 mod timeline;
 mod typing;
 mod users;
+mod visibility;
 mod webhooks;
