@@ -11,7 +11,7 @@ use super::idempotency::{Given, Once};
 use super::lists::{Limit, Page, decode_cursor};
 use super::members::{self, MAX_ADDED};
 use super::memberships::{conversation_not_found, locked_membership, require_group, require_role};
-use super::reachability::assert_welcome;
+use super::reachability;
 use super::tails::{self, Render, Rendered, Tails};
 use super::users::{DirectMessagesFrom, User};
 use super::viewer::Viewer;
@@ -272,7 +272,7 @@ pub async fn open_direct(app: &App, principal: &Principal, user_name: &str, rend
                 if let Some((_, id)) = store::conversations::direct(conn, &[pair]).await?.first() {
                     return Ok((showing.show_one(conn, *id).await?, false));
                 }
-                assert_welcome(conn, caller, std::slice::from_ref(other), showing.direct_messages_from).await?;
+                reachability::require(conn, caller, std::slice::from_ref(other), showing.direct_messages_from).await?;
                 let there = store::users::lock_shared(conn, &[pair.lower.0, pair.higher.0]).await?;
                 if !there.contains(&caller.id.0) {
                     return Err(Error::Unauthenticated);

@@ -15,9 +15,10 @@
 use std::collections::HashMap;
 
 use super::auth::{Principal, UserName};
+
 use super::lists::{self, Limit, Page};
 use super::memberships::{Membership, locked_membership, membership, require_group, require_role};
-use super::reachability::assert_welcome;
+use super::reachability;
 use super::users;
 use super::users::{DirectMessagesFrom, User};
 use super::viewer::Viewer;
@@ -77,7 +78,7 @@ pub async fn people_to_add(
     if !errors.is_empty() {
         return Err(Error::Invalid(errors));
     }
-    assert_welcome(conn, caller, &found, default).await?;
+    reachability::require(conn, caller, &found, default).await?;
     Ok(found.iter().map(|person| person.id).collect())
 }
 
@@ -200,7 +201,7 @@ async fn add(conn: &mut Conn, change: &Change, own: &Membership, other: &UserNam
     if role > Role::Member {
         require_role(own, Role::Owner)?;
     }
-    assert_welcome(conn, &change.caller, std::slice::from_ref(other), change.direct_messages_from).await?;
+    reachability::require(conn, &change.caller, std::slice::from_ref(other), change.direct_messages_from).await?;
     join(conn, own, other.id, role, change.now).await?;
     let told = change.note(conn, Action::MemberAdded, other.id, "").await?;
     Ok(vec![change.event(events::Kind::MemberAdded, other.id), told])

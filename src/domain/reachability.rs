@@ -1,5 +1,9 @@
-//! Who may write to whom, and add whom to a group.
+//! Who may write to whom, and add whom to groups.
+//!
+//! Invariant: a block does not show. To a sender, a recipient who blocks them looks the same as one who takes direct messages
+//! from friends alone.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::{Error, Result};
@@ -8,9 +12,9 @@ use crate::store;
 use crate::store::db::Conn;
 use crate::store::users::{DirectMessagesFrom, UserName};
 
-/// Those of some pairs of a sender and a recipient of whom the recipient does not hear: they take direct messages from friends
-/// alone and are none, or block the sender. Both look the same. Nobody is asked about who takes them from everyone and
-/// blocks no one, or about oneself.
+/// Of pairs of a sender and a recipient, those whose recipient may not be written to: the recipient takes direct messages from
+/// friends alone and is none, or blocks the sender. The database is asked only about recipients who restrict or block
+/// somebody, and never about notes to oneself. `default` holds for recipients who have not chosen.
 ///
 /// # Errors
 /// Of the database.
@@ -39,23 +43,27 @@ pub async fn refused<'a>(
     Ok(guarded.into_iter().filter(|(pair, only)| is_refused(pair, *only)).map(|(pair, _)| pair).collect())
 }
 
-/// That people take direct messages from somebody: who does not is not added to groups by them either.
+/// That somebody may write to all of `people`, and add them to groups.
 ///
 /// # Errors
 /// 403 `not_friends`.
-pub async fn assert_welcome(
+pub async fn require(
     conn: &mut Conn,
-    caller: &UserName,
+    sender: &UserName,
     people: &[UserName],
     default: DirectMessagesFrom,
 ) -> Result<()> {
-    let pairs = people.iter().map(|person| (caller.id, person));
+    let pairs = people.iter().map(|person| (sender.id, person));
     let refused = refused(conn, pairs, default).await?;
-    match people.iter().find(|person| refused.contains(&(caller.id, person.id))) {
+    match people.iter().find(|person| refused.contains(&(sender.id, person.id))) {
         None => Ok(()),
         Some(person) => {
-            let detail = format!("{} is added to groups, and written to, by friends alone", person.user_name);
-            Err(Error::Forbidden { code: "not_friends", detail: detail.into() })
+            Err(not_friends(format!("{} is added to groups, and written to, by friends alone", person.user_name)))
         }
     }
+}
+
+/// The recipient may not be written to.
+pub fn not_friends(detail: impl Into<Cow<'static, str>>) -> Error {
+    Error::Forbidden { code: "not_friends", detail: detail.into() }
 }

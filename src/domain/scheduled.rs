@@ -15,7 +15,7 @@ use super::idempotency::{Given, Once};
 use super::lists::{self, Limit, Page};
 use super::memberships::membership;
 use super::names::Names;
-use super::reachability::assert_welcome;
+use super::reachability;
 use super::send_batch::{Batch, reply_to_not_found, send_all};
 use super::users::DirectMessagesFrom;
 use super::viewer::Viewer;
@@ -99,7 +99,7 @@ async fn insert(conn: &mut Conn, input: &Input) -> Result<Given> {
         });
     }
     if let Some(recipient) = &recipient {
-        assert_welcome(conn, &sender, std::slice::from_ref(recipient), *direct_messages_from).await?;
+        reachability::require(conn, &sender, std::slice::from_ref(recipient), *direct_messages_from).await?;
     }
     let conversation_id = match draft.recipient {
         Recipient::Conversation(id) => {

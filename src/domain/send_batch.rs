@@ -102,7 +102,7 @@ pub async fn send_all(conn: &mut Conn, batch: &Batch) -> Result<Vec<Result<Answe
     answers.resize_with(batch.drafts.len(), || None);
     replay(conn, now, &batch.drafts, &mut answers).await?;
     let placed = place(conn, batch, &mut answers).await?;
-    let placed = assert_welcome(conn, batch, placed, &mut answers).await?;
+    let placed = drop_refused(conn, batch, placed, &mut answers).await?;
     let mut made = Vec::new();
     let placed = make_conversations(conn, now, placed, &batch.known, &mut made, &mut answers).await?;
     let appended = !placed.is_empty() && write(conn, now, placed, batch, &made, &mut answers).await?;
@@ -494,12 +494,11 @@ async fn still_there<'a>(
             answers[placed.index] = Some(Err(recipient_gone()));
         }
     }
-    assert_welcome(conn, batch, kept, answers).await
+    drop_refused(conn, batch, kept, answers).await
 }
 
-/// Sorts out who writes to somebody that takes direct messages from friends alone and is none, or is blocked: both look the
-/// same to them. Nobody is asked about who takes them from everyone and blocks no one.
-async fn assert_welcome<'a>(
+/// Sorts out drafts whose recipient may not be written to by their sender.
+async fn drop_refused<'a>(
     conn: &mut Conn,
     batch: &Batch,
     placed: Vec<Placed<'a>>,
@@ -516,10 +515,8 @@ async fn assert_welcome<'a>(
     for placed in placed {
         let recipient = placed.recipient.as_ref().map(|recipient| recipient.id);
         if recipient.is_some_and(|recipient| refused.contains(&(placed.sender.id, recipient))) {
-            answers[placed.index] = Some(Err(Error::Forbidden {
-                code: "not_friends",
-                detail: "this user takes direct messages from friends alone".into(),
-            }));
+            answers[placed.index] =
+                Some(Err(reachability::not_friends("this user takes direct messages from friends alone")));
         } else {
             kept.push(placed);
         }

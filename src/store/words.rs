@@ -20,7 +20,7 @@ pub(super) fn parse<T: Copy>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::{conversations, members, messages, receipts, reports, users};
+    use super::super::{members, messages, receipts, reports, users};
     use super::*;
 
     /// Every word is read as the value that wrote it, and no other text is read at all.
