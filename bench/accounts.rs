@@ -12,8 +12,7 @@ use serde_json::json;
 
 use crate::client::{self, Measured, Request};
 use crate::credentials::{Caller, Credentials, bearer};
-use crate::data;
-use crate::process::{Context, Outcome};
+use crate::process::Outcome;
 use crate::report::{Figure, Target};
 use crate::server::{Access, Server, Setup};
 use crate::settings::{Settings, say};

@@ -5,13 +5,11 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::accounts::{self, Callers};
 use crate::client::{self, Page, Request};
