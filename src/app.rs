@@ -143,9 +143,7 @@ impl App {
         };
         let (metrics, commits) = (Arc::clone(&environment.metrics), environment.commits.clone());
         let mailer = match &settings.mail {
-            Some(mail) => {
-                Some(Mailer::start(mail.clone(), clock.clone(), &rng, Arc::clone(&metrics)).map_err(Error::internal)?)
-            }
+            Some(mail) => Some(Mailer::new(mail, clock.clone(), &rng, Arc::clone(&metrics)).map_err(Error::internal)?),
             None => None,
         };
         let db = Db::open(location, environment).await?;
@@ -164,7 +162,7 @@ impl App {
         let revocations = Arc::clone(&callers.revocations);
         let fresh = Arc::new(Fresh::default());
         let app = Self {
-            sends: SendQueue::start(
+            sends: SendQueue::new(
                 db.clone(),
                 clock.clone(),
                 Arc::clone(&metrics),
@@ -174,7 +172,7 @@ impl App {
             ),
             searched: Notify::new(),
             fresh,
-            changes: ChangeQueue::start(db.clone(), Arc::clone(&metrics)),
+            changes: ChangeQueue::new(db.clone(), Arc::clone(&metrics)),
             request_ids: RequestIds::new(&rng).map_err(Error::internal)?,
             passwords: PasswordHashing::new(&rng, Arc::clone(&metrics))?,
             name_key: name_key.try_into().map_err(|_| Error::internal("the key for names has a wrong length"))?,
@@ -192,6 +190,12 @@ impl App {
             jwt,
             mailer,
         };
+        let (sends, changes, mailer) = (app.sends.clone(), app.changes.clone(), app.mailer.clone());
+        tokio::spawn(async move { sends.run().await });
+        tokio::spawn(async move { changes.run().await });
+        if let Some(mailer) = mailer {
+            tokio::spawn(async move { mailer.run().await });
+        }
         Ok((app, report))
     }
 }

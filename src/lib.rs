@@ -14,6 +14,7 @@ pub mod live;
 pub mod mail;
 pub mod metrics;
 pub mod store;
+pub mod tasks;
 pub mod terms;
 pub mod text;
 pub mod time;

@@ -1,5 +1,8 @@
 //! Mail: a bounded queue, and one task that hands what is in it to an SMTP server.
 //!
+//! Mails that wait outlive that task: a task that is started again goes on with them. Each delivery runs in a task of its
+//! own, so that one under way ends once, with or without the other task.
+//!
 //! Invariants: sending answers at once and never waits for the SMTP server. Beyond loopback nothing, least of all the
 //! password, goes over an unencrypted connection. What a caller chose (address, subject, text) stays inside its field of
 //! the mail, and neither it, nor the password, nor the words of an SMTP server are ever logged. The queue is in memory: what
@@ -8,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use lettre::address::Envelope;
@@ -19,16 +22,17 @@ use lettre::transport::smtp::client::{AsyncSmtpConnection, TlsParameters};
 use lettre::transport::smtp::extension::ClientId;
 use lettre::{Address, Message};
 use percent_encoding::percent_decode_str;
-use tokio::sync::mpsc::error::TryRecvError;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::task::JoinHandle;
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::error::{Error, FieldError, Result};
 use crate::ids::{RequestIds, Rng};
 use crate::metrics::Metrics;
+use crate::tasks::{self, RunFlag};
 use crate::time::Clock;
 
+/// The name of the task that delivers.
+pub const TASK: &str = "mail";
 /// Mails that may wait, those that are tried again included.
 pub const QUEUE_LIMIT: usize = 1_000;
 /// Bytes of an address (RFC 5321, 4.5.3.1.3).
@@ -92,21 +96,31 @@ struct Inner {
     ids: RequestIds,
     places: Arc<Semaphore>,
     metrics: Arc<Metrics>,
-    /// `None` once closed.
-    queue: Mutex<Option<mpsc::Sender<Waiting>>>,
-    courier: Mutex<Option<JoinHandle<()>>>,
+    queue: mpsc::Sender<Waiting>,
+    phase: watch::Sender<Phase>,
+    running: RunFlag,
+    /// Locked by the task that delivers.
+    courier: Mutex<Courier>,
+}
+
+/// What becomes of the mails that wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// They are tried again until they are too old.
+    Open,
+    /// Each is tried once more, at once; no other mail is taken.
+    Closing,
+    /// None leaves any more.
+    Closed,
 }
 
 impl Mailer {
-    /// Starts the task that sends, without asking whether the SMTP server is there. The task ends after
-    /// [`Mailer::close`], or when every clone is gone and everything was tried.
-    ///
-    /// Must be called inside a tokio runtime.
+    /// An empty queue. Nothing leaves it before [`run`](Self::run).
     ///
     /// # Errors
     /// A sentence for the operator, without the password.
-    pub fn start(
-        settings: MailSettings,
+    pub fn new(
+        settings: &MailSettings,
         clock: Clock,
         rng: &Rng,
         metrics: Arc<Metrics>,
@@ -115,18 +129,26 @@ impl Mailer {
         let server = Server::parse(&settings.url, &from)?;
         let ids = RequestIds::new(rng).map_err(|error| format!("no randomness for the ids of mails: {error}"))?;
         let (queue, waiting) = mpsc::channel(QUEUE_LIMIT);
-        let courier = Courier { server, metrics: Arc::clone(&metrics), due: BTreeMap::new(), count: 0, trouble: false };
-        let courier = tokio::spawn(courier.run(waiting));
+        let (phase, _) = watch::channel(Phase::Open);
         let inner = Inner {
             from,
             clock,
             ids,
             places: Arc::new(Semaphore::new(QUEUE_LIMIT)),
-            metrics,
-            queue: Mutex::new(Some(queue)),
-            courier: Mutex::new(Some(courier)),
+            metrics: Arc::clone(&metrics),
+            queue,
+            running: RunFlag::default(),
+            courier: Mutex::new(Courier::new(server, metrics, waiting, phase.subscribe())),
+            phase,
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Delivers for as long as it is polled, or until [`close`](Self::close) has ended.
+    pub async fn run(&self) {
+        let mut courier = self.inner.courier.lock().await;
+        let _running = self.inner.running.raise();
+        courier.run().await;
     }
 
     /// Takes a mail and returns at once. It leaves later, or is given up after 10 minutes; nobody is told but the log and
@@ -134,31 +156,45 @@ impl Mailer {
     /// Message-ID.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for what cannot stand in a mail; [`Error::Unavailable`] when too many wait, or after
-    /// [`Mailer::close`].
+    /// [`Error::Invalid`] for what cannot stand in a mail; [`Error::Unavailable`] when too many wait, when the task that
+    /// delivers does not run, or after [`Mailer::close`].
     pub fn send(&self, mail: Mail) -> Result<()> {
         let letter = self.inner.letter(mail)?;
+        if *self.inner.phase.borrow() != Phase::Open {
+            return Err(Error::unavailable("mail is closed"));
+        }
+        if self.inner.running.has_ended() {
+            let reason = format!("mails are not being processed: the task {TASK} has failed and is restarted");
+            return Err(Error::unavailable(reason));
+        }
         let Ok(place) = Arc::clone(&self.inner.places).try_acquire_owned() else {
             return Err(Error::unavailable("too many mails are waiting"));
         };
         let waiting = Waiting { letter, accepted: Instant::now(), failures: 0, _place: place };
-        let queue = self.inner.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = queue.as_ref().is_some_and(|queue| queue.try_send(waiting).is_ok());
-        if taken { Ok(()) } else { Err(Error::unavailable("mail is closed")) }
+        // It has room: each mail in it has a place.
+        self.inner.queue.try_send(waiting).map_err(|_| Error::internal("the queue of mails has no room"))
     }
 
     /// Takes nothing more, tries everything that waits once more without its pause, and gives up what has not left after
     /// `limit`. A second call returns at once.
     pub async fn close(&self, limit: Duration) {
-        drop(self.inner.queue.lock().unwrap_or_else(PoisonError::into_inner).take());
-        let courier = self.inner.courier.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(mut courier) = courier else { return };
-        if timeout(limit, &mut courier).await.is_err() {
+        let begins = self.inner.phase.send_if_modified(|phase| {
+            let is_open = *phase == Phase::Open;
+            if is_open {
+                *phase = Phase::Closing;
+            }
+            is_open
+        });
+        if !begins {
+            return;
+        }
+        // A mail gives its place back when it has left or is given up.
+        if timeout(limit, self.inner.places.acquire_many(QUEUE_LIMIT as u32)).await.is_err() {
             let count = QUEUE_LIMIT - self.inner.places.available_permits();
-            courier.abort();
             self.inner.metrics.mails("failed").inc_by(count as u64);
             tracing::warn!(count, "mails were given up: they had not left before the end");
         }
+        self.inner.phase.send_replace(Phase::Closed);
     }
 }
 
@@ -229,43 +265,89 @@ fn pause_after(failures: u32) -> Duration {
     (FIRST_PAUSE * 2_u32.pow(doublings)).min(LONGEST_PAUSE)
 }
 
-/// The task that sends: one mail at a time, whichever is due first.
+/// Sends one mail at a time, whichever is due first.
 struct Courier {
-    server: Server,
+    server: Arc<Server>,
     metrics: Arc<Metrics>,
+    queue: mpsc::Receiver<Waiting>,
+    phase: watch::Receiver<Phase>,
     /// By the moment of the next try; the number keeps two of one moment apart.
     due: BTreeMap<(Instant, u64), Waiting>,
     count: u64,
     /// Whether the last try failed for a reason that should pass: said once, not for each mail.
     trouble: bool,
+    /// Whether a mail is being delivered.
+    delivering: bool,
+    ended: mpsc::Sender<Attempt>,
+    attempts: mpsc::Receiver<Attempt>,
 }
 
 impl Courier {
-    async fn run(mut self, mut queue: mpsc::Receiver<Waiting>) {
-        let mut open = true;
-        while open || !self.due.is_empty() {
+    fn new(
+        server: Server,
+        metrics: Arc<Metrics>,
+        queue: mpsc::Receiver<Waiting>,
+        phase: watch::Receiver<Phase>,
+    ) -> Self {
+        let (ended, attempts) = mpsc::channel(1);
+        Self {
+            server: Arc::new(server),
+            metrics,
+            queue,
+            phase,
+            due: BTreeMap::new(),
+            count: 0,
+            trouble: false,
+            delivering: false,
+            ended,
+            attempts,
+        }
+    }
+
+    async fn run(&mut self) {
+        loop {
+            let phase = *self.phase.borrow_and_update();
+            if phase == Phase::Closed {
+                return;
+            }
             let next = self.due.first_key_value().map(|((at, _), _)| *at);
-            if next.is_some_and(|at| !open || at <= Instant::now())
+            if !self.delivering
+                && next.is_some_and(|at| phase == Phase::Closing || at <= Instant::now())
                 && let Some((_, waiting)) = self.due.pop_first()
             {
-                self.deliver(waiting, open).await;
-            } else {
-                tokio::select! {
-                    waiting = queue.recv() => match waiting {
-                        Some(waiting) => self.wait_until(Instant::now(), waiting),
-                        None => open = false,
-                    },
-                    () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
-                }
+                self.start(waiting, phase);
+                continue;
             }
-            while open {
-                match queue.try_recv() {
-                    Ok(waiting) => self.wait_until(Instant::now(), waiting),
-                    Err(TryRecvError::Empty) => break,
-                    Err(TryRecvError::Disconnected) => open = false,
+            // No channel closes: whoever could send is kept here or in the queue.
+            tokio::select! {
+                Some(waiting) = self.queue.recv() => self.wait_until(Instant::now(), waiting),
+                Some(attempt) = self.attempts.recv() => {
+                    self.delivering = false;
+                    self.settle(attempt);
                 }
+                Ok(()) = self.phase.changed() => {}
+                () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() && !self.delivering => {}
             }
         }
+    }
+
+    /// Tries once, in a task of its own.
+    fn start(&mut self, waiting: Waiting, phase: Phase) {
+        if waiting.accepted.elapsed() > KEPT_FOR {
+            return self.give_up("it waited for too long");
+        }
+        self.delivering = true;
+        let (server, mut current) = (Arc::clone(&self.server), self.phase.clone());
+        let failure = Failure { permanent: false, reason: "the delivery panicked".to_owned() };
+        let attempt = Attempt { waiting, outcome: Err(failure), is_last: phase != Phase::Open };
+        let mut under_way = UnderWay { attempt: Some(attempt), ended: self.ended.clone() };
+        tasks::spawn("mail-delivery", async move {
+            let Some(attempt) = &mut under_way.attempt else { return };
+            tokio::select! {
+                outcome = server.deliver(&attempt.waiting.letter) => attempt.outcome = outcome,
+                _ = current.wait_for(|phase| *phase == Phase::Closed) => {}
+            }
+        });
     }
 
     fn wait_until(&mut self, at: Instant, waiting: Waiting) {
@@ -273,12 +355,10 @@ impl Courier {
         self.due.insert((at, self.count), waiting);
     }
 
-    /// Tries once. What fails for now waits for its next try, while the queue is open.
-    async fn deliver(&mut self, mut waiting: Waiting, open: bool) {
-        if waiting.accepted.elapsed() > KEPT_FOR {
-            return self.give_up("it waited for too long");
-        }
-        let failure = match self.server.deliver(&waiting.letter).await {
+    /// What failed for now waits for its next try, unless it was the last.
+    fn settle(&mut self, attempt: Attempt) {
+        let Attempt { mut waiting, outcome, is_last } = attempt;
+        let failure = match outcome {
             Ok(()) => {
                 self.trouble = false;
                 self.metrics.mails("sent").inc();
@@ -290,7 +370,7 @@ impl Courier {
         if failure.permanent {
             return self.give_up(&failure.reason);
         }
-        match waiting.next_try(Instant::now()).filter(|_| open) {
+        match waiting.next_try(Instant::now()).filter(|_| !is_last) {
             Some(at) => {
                 if !self.trouble {
                     tracing::warn!(reason = failure.reason, "a mail cannot be sent for now; it is tried again");
@@ -305,6 +385,29 @@ impl Courier {
     fn give_up(&self, reason: &str) {
         self.metrics.mails("failed").inc();
         tracing::warn!(reason, "a mail was given up");
+    }
+}
+
+/// One try to deliver a mail.
+struct Attempt {
+    waiting: Waiting,
+    outcome: std::result::Result<(), Failure>,
+    /// Whether no other one follows.
+    is_last: bool,
+}
+
+/// A try under way, given back when its task ends, by a panic too.
+struct UnderWay {
+    attempt: Option<Attempt>,
+    ended: mpsc::Sender<Attempt>,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        if let Some(attempt) = self.attempt.take() {
+            // There is room for the only one under way.
+            drop(self.ended.try_send(attempt));
+        }
     }
 }
 

@@ -4,18 +4,23 @@
 //! it for a whole sync; together they hold it as long as one send.
 //!
 //! Invariants: a change is answered once, after its commit. A batch that fails for a reason not foreseen is run again one by
-//! one, so that only its culprit fails; one that may have been committed is not.
+//! one, so that only its culprit fails; one that may have been committed is not. Changes that wait outlive the task that
+//! empties the queue, and each batch runs in a task of its own, which answers its changes whatever happens to that task.
 
 use std::sync::Arc;
 
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 
 use super::change_batch::{Change, Changed, change_all};
 use super::send_queue::repeat;
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
 use crate::store::db::Db;
+use crate::tasks;
+use crate::tasks::RunFlag;
 
+/// The name of the task that empties the queue.
+pub const TASK: &str = "change-queue";
 /// Changes that one transaction may carry.
 const BATCH_LIMIT: usize = 128;
 /// Batches under way at a time: one waits for its commit while the other is decided.
@@ -29,6 +34,10 @@ pub struct ChangeQueue {
     db: Db,
     waiting: mpsc::Sender<Waiting>,
     metrics: Arc<Metrics>,
+    running: Arc<RunFlag>,
+    /// Locked by the task that empties the queue.
+    queue: Arc<Mutex<mpsc::Receiver<Waiting>>>,
+    lanes: Arc<Semaphore>,
 }
 
 struct Waiting {
@@ -37,21 +46,59 @@ struct Waiting {
 }
 
 impl ChangeQueue {
-    /// Starts the task that empties the queue. It ends when every clone of the queue is gone and all is answered.
-    pub fn start(db: Db, metrics: Arc<Metrics>) -> Self {
+    /// An empty queue. Nothing leaves it before [`run`](Self::run).
+    pub fn new(db: Db, metrics: Arc<Metrics>) -> Self {
         let (waiting, queue) = mpsc::channel(QUEUE_LIMIT);
-        tokio::spawn(run(db.clone(), queue));
-        Self { db, waiting, metrics }
+        Self {
+            db,
+            waiting,
+            metrics,
+            running: Arc::default(),
+            queue: Arc::new(Mutex::new(queue)),
+            lanes: Arc::new(Semaphore::new(LANES)),
+        }
+    }
+
+    /// Whether changes wait here: not where the database's driver gathers them by itself.
+    pub fn is_used(&self) -> bool {
+        !self.db.groups_commits()
+    }
+
+    /// Empties the queue for as long as it is polled.
+    pub async fn run(&self) {
+        let mut queue = self.queue.lock().await;
+        let _running = self.running.raise();
+        while let Ok(lane) = Arc::clone(&self.lanes).acquire_owned().await {
+            let mut batch = Vec::new();
+            if queue.recv_many(&mut batch, BATCH_LIMIT).await == 0 {
+                return;
+            }
+            let db = self.db.clone();
+            tasks::spawn("change-batch", async move {
+                let _lane = lane;
+                let (changes, replies): (Vec<_>, Vec<_>) =
+                    batch.into_iter().map(|waiting| (waiting.change, waiting.reply)).unzip();
+                let answers = make_all(&db, changes.into()).await;
+                for (reply, answer) in replies.into_iter().zip(answers) {
+                    // Whoever gave up waiting finds it done when they ask.
+                    drop(reply.send(answer));
+                }
+            });
+        }
     }
 
     /// Makes a change, together with whatever else is waiting.
     ///
     /// # Errors
-    /// Of the change; [`Error::Unavailable`] when too many wait.
+    /// Of the change; [`Error::Unavailable`] when too many wait, or the task that empties the queue does not run.
     pub async fn make(&self, change: Change) -> Result<Changed> {
-        if self.db.groups_commits() {
+        if !self.is_used() {
             let answers = write(&self.db, Arc::new([change])).await?;
             return answers.into_iter().next().unwrap_or_else(|| Err(no_answer()));
+        }
+        if self.running.has_ended() {
+            let reason = format!("changes are not being processed: the task {TASK} has failed and is restarted");
+            return Err(Error::unavailable(reason));
         }
         let (reply, answer) = oneshot::channel();
         let length = self.metrics.queue("change");
@@ -62,27 +109,6 @@ impl ChangeQueue {
         };
         length.dec();
         outcome
-    }
-}
-
-async fn run(db: Db, mut queue: mpsc::Receiver<Waiting>) {
-    let lanes = Arc::new(Semaphore::new(LANES));
-    while let Ok(lane) = Arc::clone(&lanes).acquire_owned().await {
-        let mut batch = Vec::new();
-        if queue.recv_many(&mut batch, BATCH_LIMIT).await == 0 {
-            return;
-        }
-        let db = db.clone();
-        tokio::spawn(async move {
-            let (changes, replies): (Vec<_>, Vec<_>) =
-                batch.into_iter().map(|waiting| (waiting.change, waiting.reply)).unzip();
-            let answers = make_all(&db, changes.into()).await;
-            for (reply, answer) in replies.into_iter().zip(answers) {
-                // Whoever gave up waiting finds it done when they ask.
-                drop(reply.send(answer));
-            }
-            drop(lane);
-        });
     }
 }
 

@@ -5,13 +5,16 @@
 //! for the other's rows, and what is sent into one conversation keeps its order. Two drafts with one idempotency key are
 //! never in one batch, so a concurrent repeat waits for the first. A batch that fails for a reason not foreseen is run again
 //! one by one, so that only its culprit fails.
+//!
+//! Drafts that wait, and the claims of batches under way, outlive the task that empties the queue: a task that is started
+//! again goes on with them. Each batch runs in a task of its own, which answers its drafts and gives its claims back whatever
+//! happens to the queue's task.
 
 use std::collections::{HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::directory::Directory;
 use super::drafts::{Answer, Draft, Recipient};
@@ -22,7 +25,11 @@ use crate::error::{Error, Result};
 use crate::metrics::Metrics;
 use crate::store::db::Db;
 use crate::store::users::DirectMessagesFrom;
+use crate::tasks::{self, RunFlag};
 use crate::time::Clock;
+
+/// The name of the task that empties the queue.
+pub const TASK: &str = "send-queue";
 
 /// Drafts that one transaction may carry.
 const BATCH_LIMIT: usize = 128;
@@ -36,6 +43,9 @@ const QUEUE_LIMIT: usize = 8_192;
 pub struct SendQueue {
     waiting: mpsc::Sender<Waiting>,
     metrics: Arc<Metrics>,
+    running: Arc<RunFlag>,
+    /// Locked by the task that empties the queue.
+    dispatcher: Arc<Mutex<Dispatcher>>,
 }
 
 struct Waiting {
@@ -63,6 +73,10 @@ impl Claims {
         };
         Self { place, key: draft.once.request.as_ref().map(|request| hash(request.digest)) }
     }
+
+    fn all(self) -> impl Iterator<Item = u64> {
+        [Some(self.place), self.key].into_iter().flatten()
+    }
 }
 
 fn hash(value: impl Hash) -> u64 {
@@ -72,8 +86,8 @@ fn hash(value: impl Hash) -> u64 {
 }
 
 impl SendQueue {
-    /// Starts the task that empties the queue. It ends when every clone of the queue is gone and all is answered.
-    pub fn start(
+    /// An empty queue. Nothing leaves it before [`run`](Self::run).
+    pub fn new(
         db: Db,
         clock: Clock,
         metrics: Arc<Metrics>,
@@ -82,23 +96,37 @@ impl SendQueue {
         direct_messages_from: DirectMessagesFrom,
     ) -> Self {
         let (waiting, queue) = mpsc::channel(QUEUE_LIMIT);
+        let (ended, batches_ended) = mpsc::channel(LANES);
         let sender = Sender { db, clock, revocations, directory: Directory::default(), fresh, direct_messages_from };
         let dispatcher = Dispatcher {
             sender: Arc::new(sender),
             metrics: Arc::clone(&metrics),
+            queue,
             ready: VecDeque::new(),
             claimed: HashSet::new(),
-            under_way: JoinSet::new(),
+            under_way: 0,
+            ended,
+            batches_ended,
         };
-        tokio::spawn(dispatcher.run(queue));
-        Self { waiting, metrics }
+        Self { waiting, metrics, running: Arc::default(), dispatcher: Arc::new(Mutex::new(dispatcher)) }
+    }
+
+    /// Empties the queue for as long as it is polled.
+    pub async fn run(&self) {
+        let mut dispatcher = self.dispatcher.lock().await;
+        let _running = self.running.raise();
+        dispatcher.run().await;
     }
 
     /// Sends one draft, together with whatever else is waiting.
     ///
     /// # Errors
-    /// Of the draft; [`Error::Unavailable`] when too many wait.
+    /// Of the draft; [`Error::Unavailable`] when too many wait, or the task that empties the queue does not run.
     pub async fn send(&self, draft: Draft) -> Result<Answer> {
+        if self.running.has_ended() {
+            let reason = format!("sends are not being processed: the task {TASK} has failed and is restarted");
+            return Err(Error::unavailable(reason));
+        }
         let (reply, answer) = oneshot::channel();
         let length = self.metrics.queue("send");
         length.inc();
@@ -115,44 +143,56 @@ impl SendQueue {
 struct Dispatcher {
     sender: Arc<Sender>,
     metrics: Arc<Metrics>,
+    queue: mpsc::Receiver<Waiting>,
     ready: VecDeque<Waiting>,
-    /// Of the batches under way.
+    /// Claims of the batches under way.
     claimed: HashSet<u64>,
-    under_way: JoinSet<Vec<u64>>,
+    /// Batches under way.
+    under_way: usize,
+    ended: mpsc::Sender<Vec<u64>>,
+    /// The claims of each batch that has ended.
+    batches_ended: mpsc::Receiver<Vec<u64>>,
 }
 
 impl Dispatcher {
-    async fn run(mut self, mut queue: mpsc::Receiver<Waiting>) {
-        let mut open = true;
-        while open || !self.ready.is_empty() || !self.under_way.is_empty() {
-            tokio::select! {
-                waiting = queue.recv(), if open && self.ready.len() < QUEUE_LIMIT => match waiting {
-                    Some(waiting) => self.ready.push_back(waiting),
-                    None => open = false,
-                },
-                Some(ended) = self.under_way.join_next() => match ended {
-                    Ok(claims) => claims.iter().for_each(|claim| {
-                        self.claimed.remove(claim);
-                    }),
-                    // It died with its claims. They spare waiting, nothing more: the database keeps the order by itself.
-                    Err(_) => self.claimed.clear(),
-                },
-            }
-            while self.ready.len() < QUEUE_LIMIT
-                && let Ok(waiting) = queue.try_recv()
-            {
-                self.ready.push_back(waiting);
-            }
-            while self.under_way.len() < LANES {
+    async fn run(&mut self) {
+        loop {
+            while self.under_way < LANES {
                 let batch = self.take_batch();
                 if batch.is_empty() {
                     break;
                 }
-                self.metrics.send_batch_size.observe(batch.len() as f64);
-                let sender = Arc::clone(&self.sender);
-                self.under_way.spawn(async move { sender.run(batch).await });
+                self.start(batch);
+            }
+            // Neither channel closes: this holds a sender of the one, and the queue one of the other.
+            tokio::select! {
+                Some(waiting) = self.queue.recv(), if self.ready.len() < QUEUE_LIMIT => self.ready.push_back(waiting),
+                Some(claims) = self.batches_ended.recv() => {
+                    self.under_way -= 1;
+                    claims.iter().for_each(|claim| {
+                        self.claimed.remove(claim);
+                    });
+                }
+            }
+            while self.ready.len() < QUEUE_LIMIT
+                && let Ok(waiting) = self.queue.try_recv()
+            {
+                self.ready.push_back(waiting);
             }
         }
+    }
+
+    /// Runs a batch in a task of its own.
+    fn start(&mut self, batch: Vec<Waiting>) {
+        self.metrics.send_batch_size.observe(batch.len() as f64);
+        self.under_way += 1;
+        let claims = batch.iter().flat_map(|waiting| waiting.claims.all()).collect();
+        let claimed = Claimed { claims, ended: self.ended.clone() };
+        let sender = Arc::clone(&self.sender);
+        tasks::spawn("send-batch", async move {
+            let _claimed = claimed;
+            sender.run(batch).await;
+        });
     }
 
     /// What goes together: the oldest ones that nobody under way is in the way of, no idempotency key twice.
@@ -162,8 +202,8 @@ impl Dispatcher {
         let mut left = VecDeque::new();
         while batch.len() < BATCH_LIMIT {
             let Some(waiting) = self.ready.pop_front() else { break };
-            let Claims { place, key } = waiting.claims;
-            let claimed = [Some(place), key].into_iter().flatten().any(|claim| self.claimed.contains(&claim));
+            let key = waiting.claims.key;
+            let claimed = waiting.claims.all().any(|claim| self.claimed.contains(&claim));
             if claimed || key.is_some_and(|key| !keys.insert(key)) {
                 left.push_back(waiting);
             } else {
@@ -172,9 +212,21 @@ impl Dispatcher {
         }
         left.append(&mut self.ready);
         self.ready = left;
-        self.claimed
-            .extend(batch.iter().flat_map(|waiting| [Some(waiting.claims.place), waiting.claims.key]).flatten());
+        self.claimed.extend(batch.iter().flat_map(|waiting| waiting.claims.all()));
         batch
+    }
+}
+
+/// The claims of a batch under way, given back when its task ends, by a panic too.
+struct Claimed {
+    claims: Vec<u64>,
+    ended: mpsc::Sender<Vec<u64>>,
+}
+
+impl Drop for Claimed {
+    fn drop(&mut self) {
+        // There is room for every batch under way.
+        drop(self.ended.try_send(std::mem::take(&mut self.claims)));
     }
 }
 
@@ -189,12 +241,10 @@ struct Sender {
 }
 
 impl Sender {
-    /// Sends what waits, and answers it; the claims that end with it.
-    async fn run(&self, batch: Vec<Waiting>) -> Vec<u64> {
-        let mut claims = Vec::with_capacity(batch.len());
+    /// Sends a batch and answers its drafts.
+    async fn run(&self, batch: Vec<Waiting>) {
         let (mut drafts, mut replies) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
         for waiting in batch {
-            claims.extend([Some(waiting.claims.place), waiting.claims.key].into_iter().flatten());
             drafts.push(waiting.draft);
             replies.push(waiting.reply);
         }
@@ -204,7 +254,6 @@ impl Sender {
             // Whoever gave up waiting finds the answer under its key.
             drop(reply.send(answer));
         }
-        claims
     }
 
     async fn send(&self, drafts: Vec<Draft>) -> Vec<Result<Answer>> {

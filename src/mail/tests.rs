@@ -16,7 +16,7 @@ fn mailer(from: &str) -> Mailer {
     let settings = MailSettings { url: "smtp://127.0.0.1:1".into(), from: from.into() };
     // 2026-11-22T08:30:00Z
     let clock = Clock::Manual(Arc::new(AtomicI64::new(1_795_336_200_000_000)));
-    Mailer::start(settings, clock, &Rng::System, Arc::new(Metrics::new())).unwrap()
+    Mailer::new(&settings, clock, &Rng::System, Arc::new(Metrics::new())).unwrap()
 }
 
 fn mail() -> Mail {

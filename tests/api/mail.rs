@@ -20,7 +20,9 @@ const LIMIT: Duration = Duration::from_secs(60);
 fn start(url: &str) -> (Mailer, Arc<Metrics>) {
     let metrics = Arc::new(Metrics::new());
     let settings = MailSettings { url: url.into(), from: "Post Haste <posthaste@example.org>".into() };
-    let mailer = Mailer::start(settings, Clock::System, &Rng::System, Arc::clone(&metrics)).unwrap();
+    let mailer = Mailer::new(&settings, Clock::System, &Rng::System, Arc::clone(&metrics)).unwrap();
+    let courier = mailer.clone();
+    tokio::spawn(async move { courier.run().await });
     (mailer, metrics)
 }
 
