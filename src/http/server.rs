@@ -64,7 +64,8 @@ pub async fn serve(
     };
     let tailing = tokio::spawn(Arc::clone(&live).run());
     let delivering = tokio::spawn(Arc::clone(&live).deliver());
-    let telling = tokio::spawn(bus.run(Arc::clone(&live)));
+    let linked = Arc::clone(&live);
+    let telling = tokio::spawn(async move { bus.run(&linked).await });
     let keeping = tokio::spawn(Arc::clone(&live).keep_presence());
     tokio::select! {
         () = acceptor.accept(&listener, service) => {}

@@ -116,23 +116,34 @@ impl Bus {
         Ok(Self { line, key, server: hex(&app.rng.bytes::<8>().map_err(Error::internal)?) })
     }
 
-    /// Tells and listens for as long as the server runs.
-    pub async fn run(self, live: Arc<Live>) {
+    /// Whether other servers can be reached at all.
+    pub fn is_local(&self) -> bool {
+        self.line.is_none()
+    }
+
+    /// Publishes and listens for as long as the server runs. Ends when one of the two cannot go on.
+    pub async fn run(&self, live: &Arc<Live>) {
         match &self.line {
             None => {}
             Some(Line::Postgres { listen_url }) => {
                 let mouth = Mouth::Postgres(&live.app);
-                let listening = postgres::listen(listen_url, &self, &live);
-                tokio::join!(listening, self.tell_of_the_log(&live, &mouth), self.tell_whispers(&live, &mouth));
+                self.exchange(live, &mouth, postgres::listen(listen_url, self, live)).await;
             }
-            Some(Line::Nats(settings)) => match nats::Connection::open(settings, &live).await {
+            Some(Line::Nats(settings)) => match nats::Connection::open(settings, live).await {
                 Ok((connection, heard)) => {
                     let mouth = Mouth::Nats(connection);
-                    let listening = nats::listen(heard, &self, &live);
-                    tokio::join!(listening, self.tell_of_the_log(&live, &mouth), self.tell_whispers(&live, &mouth));
+                    self.exchange(live, &mouth, nats::listen(heard, self, live)).await;
                 }
                 Err(error) => tracing::error!(%error, "there is no bus: NATS cannot be used"),
             },
+        }
+    }
+
+    async fn exchange(&self, live: &Live, mouth: &Mouth<'_>, listening: impl Future<Output = ()>) {
+        tokio::select! {
+            () = listening => {}
+            () = self.tell_of_the_log(live, mouth) => {}
+            () = self.tell_whispers(live, mouth) => {}
         }
     }
 

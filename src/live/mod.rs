@@ -8,6 +8,8 @@
 //! - Who may see an event is asked after it was read: whoever is removed from a conversation gets nothing of it any more but
 //!   the removal.
 //! - Queues are bounded. What waits in them is shared by all of them.
+//! - No reader notices when a task here fails and is started again: the position of the tailer, the queues of readers and the
+//!   identity of this server towards webhooks are kept in [`Live`], not in a task.
 
 pub mod bus;
 mod presence;
@@ -34,6 +36,8 @@ use presence::Presence;
 pub use presence::{Here, RenderPresence};
 use queue::Queue;
 pub use subscription::{Next, Subscription};
+use tailer::Tail;
+use webhooks::Worker;
 
 /// How often the log is looked at when nothing wakes the tailer.
 pub const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -99,12 +103,15 @@ pub struct Live {
     render: Render,
     render_presence: RenderPresence,
     readers: Mutex<Readers>,
+    /// Up to where readers have everything. Locked by the tailer while it runs.
+    tail: tokio::sync::Mutex<Tail>,
     presence: Presence,
+    /// What delivers to webhooks, once there is one.
+    webhook_worker: Mutex<Option<Worker>>,
     /// Rung when a subscription waits to begin, or another server says that there is something.
     wake: Notify,
     whispers: broadcast::Sender<Whisper>,
     stopping: watch::Sender<bool>,
-    running: AtomicBool,
     /// Many things happen at once.
     crowded: AtomicBool,
 }
@@ -140,20 +147,19 @@ impl Live {
             render,
             render_presence,
             readers: Mutex::default(),
+            tail: tokio::sync::Mutex::default(),
             presence: Presence::default(),
+            webhook_worker: Mutex::default(),
             wake: Notify::new(),
             whispers: broadcast::Sender::new(WHISPERS_WAITING),
             stopping: watch::Sender::new(false),
-            running: AtomicBool::new(false),
             crowded: AtomicBool::new(false),
         })
     }
 
-    /// Tails the log until the server stops.
+    /// Tails the log until the server stops. A call behind one that was dropped goes on where that one was.
     pub async fn run(self: Arc<Self>) {
-        if !self.running.swap(true, Ordering::Relaxed) {
-            tailer::run(&self).await;
-        }
+        tailer::run(&self).await;
     }
 
     /// Ends every subscription.
@@ -164,6 +170,11 @@ impl Live {
     /// Whether the server stops.
     pub fn is_stopping(&self) -> bool {
         *self.stopping.borrow()
+    }
+
+    /// True once the server stops.
+    pub fn stopping(&self) -> watch::Receiver<bool> {
+        self.stopping.subscribe()
     }
 
     /// Waits until the server stops.

@@ -267,6 +267,8 @@ impl Live {
 
     async fn write_presence(&self, tell: mpsc::Sender<Vec<Changed>>) -> Result<()> {
         let mut server = Server::new(self)?;
+        // A task that ran before this one has written under another name, which others give up in time.
+        self.presence.forget_written();
         let stopped = self.stopped();
         tokio::pin!(stopped);
         let (mut refreshed, mut swept) = (Instant::now(), Instant::now());

@@ -27,8 +27,9 @@ const CROWD_WEIGHT: f32 = 0.125;
 /// Members of conversations that are remembered.
 const AUDIENCE_LIMIT: usize = 200_000;
 
+/// How far the log was read.
 #[derive(Default)]
-struct Tail {
+pub(super) struct Tail {
     epoch: Option<Arc<str>>,
     /// Up to where everything was handed out; `None` while nobody listens.
     position: Option<i64>,
@@ -40,7 +41,8 @@ struct Tail {
 
 /// Tails until the server stops.
 pub async fn run(live: &Live) {
-    let mut tail = Tail::default();
+    let mut tail = live.tail.lock().await;
+    tail.begin_again();
     let mut commits = live.app.commits.listen();
     let stopped = live.stopped();
     tokio::pin!(stopped);
@@ -70,6 +72,13 @@ pub async fn run(live: &Live) {
 }
 
 impl Tail {
+    /// After a tailer that was dropped in the middle of anything. Events that it handed out in part are handed out again,
+    /// and subscriptions drop what they have. What it knew about members may be half changed, and is read again.
+    fn begin_again(&mut self) {
+        let Self { epoch, position, .. } = std::mem::take(self);
+        *self = Self { epoch, position, ..Self::default() };
+    }
+
     /// Hands out what is new, up to a chunk; whether there is more.
     async fn pass(&mut self, live: &Live) -> Result<bool> {
         let nobody = {
@@ -82,25 +91,10 @@ impl Tail {
             return Ok(false);
         }
         // Taken before the log is read: they begin where this read ends.
-        let waiting = std::mem::take(&mut live.readers().waiting);
-        let outcome = self.read_on(live).await;
-        let (more, start) = match outcome {
-            Ok(found) => found,
-            Err(error) => {
-                live.readers().waiting.extend(waiting);
-                return Err(error);
-            }
-        };
-        let mut readers = live.readers();
-        if more {
-            readers.waiting.extend(waiting);
-        } else {
-            for queue in waiting {
-                if !queue.has_left() {
-                    queue.begin(start.clone());
-                    readers.list(queue.viewer).push(queue);
-                }
-            }
+        let waiting = WaitingQueues::take(live);
+        let (more, start) = self.read_on(live).await?;
+        if !more {
+            waiting.begin(&start);
         }
         Ok(more)
     }
@@ -232,6 +226,39 @@ impl Tail {
             queues.extend(of_person.iter().cloned());
         });
         queues
+    }
+}
+
+/// Queues that have not begun, taken out of the list of readers. Those that did not begin wait again afterwards, whatever
+/// happened meanwhile.
+struct WaitingQueues<'a> {
+    live: &'a Live,
+    queues: Vec<Arc<Queue>>,
+}
+
+impl<'a> WaitingQueues<'a> {
+    fn take(live: &'a Live) -> Self {
+        let queues = std::mem::take(&mut live.readers().waiting);
+        Self { live, queues }
+    }
+
+    fn begin(mut self, start: &Start) {
+        let queues = std::mem::take(&mut self.queues);
+        let mut readers = self.live.readers();
+        for queue in queues {
+            if !queue.has_left() {
+                queue.begin(start.clone());
+                readers.list(queue.viewer).push(queue);
+            }
+        }
+    }
+}
+
+impl Drop for WaitingQueues<'_> {
+    fn drop(&mut self) {
+        if !self.queues.is_empty() {
+            self.live.readers().waiting.append(&mut self.queues);
+        }
     }
 }
 

@@ -5,11 +5,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::task::{AbortHandle, JoinSet};
+use tracing::Instrument as _;
 
 use super::{Live, POLL_INTERVAL, Render};
 use crate::app::App;
@@ -17,6 +18,7 @@ use crate::domain::events::Cursor;
 use crate::domain::webhooks::{self, Delivery, Outcome, Webhook};
 use crate::error::{Error, Result};
 use crate::ids::{WebhookId, hex};
+use crate::tasks::log_panic;
 
 /// How long a receiver may take.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -57,12 +59,14 @@ fn client(allow_private: bool) -> Result<reqwest::Client> {
     builder.build().map_err(Error::internal)
 }
 
+/// What delivers. Kept for as long as the server runs, so that a task which is started again has the leases of the one that
+/// failed.
 #[derive(Clone)]
-struct Worker {
+pub(super) struct Worker {
     app: Arc<App>,
     render: Render,
     client: reqwest::Client,
-    /// Who this server is, where a lease is held.
+    /// This server, as the holder of leases.
     holder: Arc<str>,
 }
 
@@ -77,8 +81,6 @@ impl Live {
     async fn try_deliver(&self) -> Result<()> {
         let stopped = self.stopped();
         tokio::pin!(stopped);
-        // Made once there is a webhook: it reads the machine's certificates.
-        let mut worker = None;
         let mut tasks: HashMap<WebhookId, AbortHandle> = HashMap::new();
         let mut running = JoinSet::new();
         loop {
@@ -95,12 +97,8 @@ impl Live {
                         if tasks.contains_key(&webhook.id) {
                             continue;
                         }
-                        let known = match worker.take() {
-                            Some(known) => known,
-                            None => Worker::new(self)?,
-                        };
-                        worker = Some(known.clone());
-                        tasks.insert(webhook.id, running.spawn(known.run(webhook.id)));
+                        let work = log_panic("webhook", self.webhook_worker()?.run(webhook.id));
+                        tasks.insert(webhook.id, running.spawn(work.in_current_span()));
                     }
                 }
                 Err(error) => tracing::warn!(%error, "the webhooks could not be read"),
@@ -112,10 +110,24 @@ impl Live {
             }
         }
         running.shutdown().await;
+        let worker = self.known_worker().clone();
         match worker {
             Some(worker) => webhooks::release(&self.app, worker.holder.to_string()).await,
             None => Ok(()),
         }
+    }
+
+    /// Made once there is a webhook: it reads the machine's certificates.
+    fn webhook_worker(&self) -> Result<Worker> {
+        let mut known = self.known_worker();
+        match &*known {
+            Some(worker) => Ok(worker.clone()),
+            None => Ok(known.insert(Worker::new(self)?).clone()),
+        }
+    }
+
+    fn known_worker(&self) -> MutexGuard<'_, Option<Worker>> {
+        self.webhook_worker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -148,7 +160,7 @@ impl Worker {
                 Some(ended) = under_way.join_next() => {
                     match ended {
                         Ok(conversation) => { busy.remove(&conversation); }
-                        // None panics; if one did, a new task begins anew.
+                        // It panicked, and its conversation stays busy here: the next task begins anew.
                         Err(_) => return,
                     }
                 }
@@ -185,7 +197,7 @@ impl Worker {
                 return Ok(false);
             }
             if busy.insert(delivery.conversation) {
-                under_way.spawn(self.clone().deliver(id, delivery));
+                under_way.spawn(log_panic("webhook-delivery", self.clone().deliver(id, delivery)).in_current_span());
             }
         }
         Ok(more)
