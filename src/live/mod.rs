@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use axum::extract::ws::Utf8Bytes;
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, broadcast, watch};
 
@@ -63,7 +63,8 @@ pub struct Frame {
     pub position: Option<i64>,
     /// Where it happened.
     conversation: Option<ConversationId>,
-    text: Utf8Bytes,
+    /// UTF-8. Shared by everyone who gets it.
+    text: Bytes,
 }
 
 impl Frame {
@@ -78,12 +79,13 @@ impl Frame {
 
     /// The event.
     pub fn json(&self) -> &str {
-        let text = self.text.as_str();
-        &text[FRAME_HEAD.len()..text.len() - FRAME_TAIL.len()]
+        let json = &self.text[FRAME_HEAD.len()..self.text.len() - FRAME_TAIL.len()];
+        // It was made of a string.
+        std::str::from_utf8(json).unwrap_or_default()
     }
 
-    /// The event as a frame of a WebSocket. Its bytes are shared.
-    pub fn text(&self) -> Utf8Bytes {
+    /// The event as a text frame of a WebSocket, UTF-8. Its bytes are shared.
+    pub fn text(&self) -> Bytes {
         self.text.clone()
     }
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Method, header};
 use axum::response::{IntoResponse, Response};
@@ -298,7 +298,11 @@ impl Conversation {
         };
         let mut written = 0;
         loop {
-            patiently(self.socket.feed(Message::Text(frame.text())), subscription.overflowed()).await?;
+            let text = Utf8Bytes::try_from(frame.text()).map_err(|error| {
+                tracing::error!(%error, "an event is no UTF-8");
+                End::Told(FAILED)
+            })?;
+            patiently(self.socket.feed(Message::Text(text)), subscription.overflowed()).await?;
             written += 1;
             if written == EVENTS_AT_ONCE {
                 break;
