@@ -190,12 +190,6 @@ impl App {
             jwt,
             mailer,
         };
-        let (sends, changes, mailer) = (app.sends.clone(), app.changes.clone(), app.mailer.clone());
-        tokio::spawn(async move { sends.run().await });
-        tokio::spawn(async move { changes.run().await });
-        if let Some(mailer) = mailer {
-            tokio::spawn(async move { mailer.run().await });
-        }
         Ok((app, report))
     }
 }

@@ -1,6 +1,6 @@
 //! Posthaste: a messaging API that people run themselves.
 //!
-//! Imports go one way: `main → cli → http → live → domain → store, mail → ids, time, text, terms, metrics, error`. The same noun has the
+//! Imports go one way: `main → cli → http → workers → live → domain → store, mail → ids, time, text, terms, metrics, error`. The same noun has the
 //! same file name on every floor. `ARCHITECTURE.md` has the map and the invariants.
 
 pub mod app;
@@ -18,3 +18,4 @@ pub mod tasks;
 pub mod terms;
 pub mod text;
 pub mod time;
+pub mod workers;

@@ -45,6 +45,13 @@ pub struct OutcomeLabels {
     pub outcome: &'static str,
 }
 
+/// Of one task that runs as long as the server.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct TaskLabels {
+    /// Its name.
+    pub task: &'static str,
+}
+
 /// Every metric of the process.
 pub struct Metrics {
     registry: Registry,
@@ -82,6 +89,8 @@ pub struct Metrics {
     pub events_delivered: Counter,
     /// Mails that an SMTP server took, and mails that were given up.
     pub mails: Family<OutcomeLabels, Counter>,
+    /// Restarts of tasks that panicked or ended.
+    pub task_restarts: Family<TaskLabels, Counter>,
     /// Seconds by which the machine's clock is ahead of the database's.
     pub clock_skew_seconds: Gauge<f64, AtomicU64>,
 }
@@ -114,6 +123,7 @@ impl Metrics {
             subscriptions: Gauge::default(),
             events_delivered: Counter::default(),
             mails: Family::default(),
+            task_restarts: Family::default(),
             clock_skew_seconds: Gauge::default(),
             registry: Registry::default(),
         };
@@ -169,6 +179,7 @@ impl Metrics {
             metrics.damaged_messages.clone(),
         );
         registry.register("mails", "Mails sent, and mails given up", metrics.mails.clone());
+        registry.register("task_restarts", "Restarts of tasks that panicked or ended", metrics.task_restarts.clone());
         registry.register_with_unit(
             "clock_skew",
             "How far the machine's clock is ahead of the database's",
@@ -196,6 +207,11 @@ impl Metrics {
     /// The counter of mails with one outcome, `sent` or `failed`.
     pub fn mails(&self, outcome: &'static str) -> Counter {
         self.mails.get_or_create_owned(&OutcomeLabels { outcome })
+    }
+
+    /// The counter of a task's restarts.
+    pub fn task_restarts(&self, task: &'static str) -> Counter {
+        self.task_restarts.get_or_create_owned(&TaskLabels { task })
     }
 }
 

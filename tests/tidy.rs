@@ -13,7 +13,12 @@ const MAX_LINES: usize = 600;
 const FORBIDDEN_IMPORTS: &[(&str, &[&str])] = &[
     ("src/store", &["crate::domain", "crate::http", "crate::cli", "crate::config", "crate::app", "crate::mail"]),
     ("src/mail.rs", &["crate::domain", "crate::http", "crate::cli", "crate::config", "crate::app", "crate::store"]),
-    ("src/domain", &["crate::http", "crate::cli", "crate::config", "axum", "hyper", "http::"]),
+    ("src/workers", &["crate::http", "crate::cli", "crate::config", "axum", "hyper", "http::"]),
+    ("src/live", &["crate::http", "crate::cli", "crate::config", "crate::workers", "axum", "hyper"]),
+    (
+        "src/domain",
+        &["crate::http", "crate::live", "crate::workers", "crate::cli", "crate::config", "axum", "hyper", "http::"],
+    ),
     ("src/http", &["crate::cli", "crate::config", "crate::store", "crate::mail"]),
     ("src/app.rs", &["crate::http", "crate::cli", "crate::config"]),
     ("src/ids.rs", &["crate::"]),
@@ -21,6 +26,7 @@ const FORBIDDEN_IMPORTS: &[(&str, &[&str])] = &[
     ("src/text.rs", &["crate::"]),
     ("src/terms.rs", &["crate::"]),
     ("src/error.rs", &["crate::"]),
+    ("src/tasks.rs", &["crate::"]),
     ("src/metrics.rs", &["crate::"]),
 ];
 

@@ -13,17 +13,12 @@ use super::explain;
 use crate::app::App;
 use crate::config::{self, DataOptions, LogConfig, LogFormat, ServeConfig, ServeOptions};
 use crate::domain::auth::Access;
-use crate::domain::{clock, demo, health, housekeeping, scheduled, search};
+use crate::domain::{demo, health};
 use crate::http::server;
-use crate::http::state::{CONNECTION_LIMIT, HttpSettings, HttpState, Timeouts};
+use crate::http::state::{self, CONNECTION_LIMIT, HttpSettings, HttpState, Timeouts};
 use crate::ids::Rng;
-use crate::store::fatal::FatalFault;
 use crate::time::Clock;
-
-/// How long mail that waits may take to leave at the end.
-const MAIL_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often what is past its time is looked for.
-const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(600);
+use crate::workers::Workers;
 
 /// Serves until a signal.
 pub fn run(data: &DataOptions, options: ServeOptions) -> Result<ExitCode, String> {
@@ -58,7 +53,8 @@ async fn serve(config: ServeConfig) -> Result<(), String> {
         tracing::warn!(old, new, "a user name was empty or differed from another one only by case, and was changed");
     }
     let app = Arc::new(app);
-    tokio::spawn(end_after_fault(app.db.fatal_fault().clone()));
+    let live = state::live(&app);
+    let mut workers = Workers::new(&app, &live, &config.bus, end_process).map_err(|error| error.to_string())?;
     // A server that cannot write must not say that it listens.
     health::check(&app).await.map_err(|error| explain(&place, &error))?;
     if demo && demo::fill(&app).await.map_err(|error| explain(&place, &error))? {
@@ -70,23 +66,13 @@ async fn serve(config: ServeConfig) -> Result<(), String> {
         origins: config.origins,
         trusted_proxies: config.trusted_proxies,
         metrics_elsewhere: metrics_listener.is_some(),
-        bus: config.bus,
     };
-    let state = HttpState::new(Arc::clone(&app), settings);
+    let state = HttpState::new(Arc::clone(&app), live, workers.states().clone(), settings);
     let access = if access == Access::Open { "open" } else { "secured" };
     tracing::info!(address = %listener.local_addr().unwrap_or(config.listen), database = place, access, "listening");
-    let timekeeping = tokio::spawn(clock::run(Arc::clone(&app)));
-    let housekeeping = tokio::spawn(keep_house(Arc::clone(&app)));
-    let sending = tokio::spawn(scheduled::run(Arc::clone(&app)));
-    let sorting = tokio::spawn(search::keep_sorted(Arc::clone(&app)));
+    workers.start();
     let outcome = server::serve(state, listener, metrics_listener, stop).await;
-    timekeeping.abort();
-    housekeeping.abort();
-    sending.abort();
-    sorting.abort();
-    if let Some(mailer) = &app.mailer {
-        mailer.close(MAIL_TIMEOUT).await;
-    }
+    workers.stop().await;
     app.db.close().await;
     tracing::info!("stopped");
     outcome.map_err(|error| error.to_string())
@@ -94,8 +80,7 @@ async fn serve(config: ServeConfig) -> Result<(), String> {
 
 /// Ends the process at once when nothing may be acknowledged any more. The database is left open on purpose: closing it would
 /// copy the write-ahead log.
-async fn end_after_fault(fault: FatalFault) {
-    let sentence = fault.wait().await;
+fn end_process(sentence: &str) {
     // Held to the end: no other thread writes a line behind this one.
     let _log = std::io::stderr().lock();
     tracing::error!("{sentence}");
@@ -126,20 +111,6 @@ fn stop_signal() -> impl Future<Output = ()> {
                 tracing::info!("stopping");
             }
             _ => std::future::pending().await,
-        }
-    }
-}
-
-async fn keep_house(app: Arc<App>) {
-    loop {
-        match housekeeping::bite(&app).await {
-            // There is more: the next bite soon, in small ones so that sends go on between.
-            Ok(true) => tokio::time::sleep(Duration::from_millis(100)).await,
-            Ok(false) => tokio::time::sleep(HOUSEKEEPING_INTERVAL).await,
-            Err(error) => {
-                tracing::warn!(%error, "what is past its time could not be forgotten");
-                tokio::time::sleep(HOUSEKEEPING_INTERVAL).await;
-            }
         }
     }
 }

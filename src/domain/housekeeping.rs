@@ -3,6 +3,9 @@
 //! Invariants: it works in small bites, so that sends go on between; while the node's clock and the database's disagree,
 //! nothing is deleted by its age.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use super::idempotency::KEPT_DAYS;
 use super::login_attempts::FORGOTTEN_AFTER_MICROS;
 use super::passwords::COUNTED_MICROS;
@@ -14,6 +17,24 @@ use crate::store;
 const MICROS_PER_DAY: i64 = 86_400 * 1_000_000;
 /// Rows forgotten in one transaction.
 const BITE: i64 = 1_000;
+/// How often what is past its time is looked for.
+const INTERVAL: Duration = Duration::from_secs(600);
+/// The pause between two transactions, in which sends go on.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Deletes what is past its time for as long as it is polled.
+pub async fn run(app: Arc<App>) {
+    loop {
+        match bite(&app).await {
+            Ok(true) => tokio::time::sleep(PAUSE).await,
+            Ok(false) => tokio::time::sleep(INTERVAL).await,
+            Err(error) => {
+                tracing::warn!(%error, "what is past its time could not be forgotten");
+                tokio::time::sleep(INTERVAL).await;
+            }
+        }
+    }
+}
 
 /// Takes one bite of everything; whether there may be more.
 ///

@@ -49,6 +49,11 @@ const LIST: &str = "search";
 /// Where a snippet was cut.
 const CUT: char = '…';
 
+/// Whether new entries wait before they are in the index: then [`keep_sorted`] is needed.
+pub fn entries_wait(app: &App) -> bool {
+    search::entries_wait(&app.db)
+}
+
 /// Keeps the list short in which new entries wait for PostgreSQL's index, for as long as the server runs: every question reads
 /// that list, and a send that finds it full has to sort it in.
 pub async fn keep_sorted(app: Arc<App>) {

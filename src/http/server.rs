@@ -28,7 +28,8 @@ use super::router::{metrics_router, router};
 use super::state::HttpState;
 use super::upgrade::Place;
 use crate::error::{Error, Result};
-use crate::live::bus::Bus;
+use crate::metrics::Metrics;
+use crate::tasks;
 
 /// Bytes that hyper buffers of a head. More than the edge accepts, so that the edge's answer is the one given.
 const HEAD_BUFFER_BYTES: usize = 128 * 1_024;
@@ -39,10 +40,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a browser may remember what CORS allows.
 const CORS_MAX_AGE: Duration = Duration::from_secs(600);
 
-/// Serves until `shutdown` is ready, then ends gracefully.
+/// Serves until `shutdown` is ready, then stops what is live and ends the connections gracefully.
 ///
 /// # Errors
-/// When the router cannot be made, or the settings of the bus cannot be used.
+/// When the router cannot be made.
 pub async fn serve(
     state: HttpState,
     listener: TcpListener,
@@ -50,7 +51,6 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
     let live = Arc::clone(&state.live);
-    let bus = Bus::new(&state.app, &state.settings.bus)?;
     let edge = Edge::new(state.clone(), router(state.clone())?);
     let cors = cors(&state.settings.origins.cors_origins)?;
     let service = Front { cors: cors.map(|cors| cors.layer(edge.clone())), edge };
@@ -62,11 +62,6 @@ pub async fn serve(
             None => std::future::pending().await,
         }
     };
-    let tailing = tokio::spawn(Arc::clone(&live).run());
-    let delivering = tokio::spawn(Arc::clone(&live).deliver());
-    let linked = Arc::clone(&live);
-    let telling = tokio::spawn(async move { bus.run(&linked).await });
-    let keeping = tokio::spawn(Arc::clone(&live).keep_presence());
     tokio::select! {
         () = acceptor.accept(&listener, service) => {}
         () = others => {}
@@ -75,10 +70,6 @@ pub async fn serve(
     drop((listener, metrics_listener));
     live.stop();
     acceptor.end().await;
-    tailing.abort();
-    // They give their leases back and say that nobody is here, unless the database does not answer.
-    drop(tokio::time::timeout(Duration::from_secs(2), async { tokio::join!(delivering, keeping) }).await);
-    telling.abort();
     Ok(())
 }
 
@@ -134,6 +125,25 @@ impl tower::Service<Request> for Front {
             }
             _ => self.edge.call(request),
         }
+    }
+}
+
+/// A connection, counted until it is dropped.
+struct OpenConnection {
+    metrics: Arc<Metrics>,
+    _place: Place,
+}
+
+impl OpenConnection {
+    fn count(metrics: Arc<Metrics>, place: Place) -> Self {
+        metrics.connections.inc();
+        Self { metrics, _place: place }
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.metrics.connections.dec();
     }
 }
 
@@ -210,8 +220,9 @@ impl Acceptor {
             .serve_connection(stream, TowerToHyperService::new(service));
         let connection = connection.with_upgrades();
         let stopped = self.state.live.stopped();
-        metrics.connections.inc();
-        tokio::spawn(async move {
+        let open = OpenConnection::count(metrics, place);
+        tasks::spawn("connection", async move {
+            let _open = open;
             tokio::pin!(connection, stopped);
             let outcome = tokio::select! {
                 outcome = &mut connection => outcome,
@@ -223,8 +234,6 @@ impl Acceptor {
             if let Err(error) = outcome {
                 tracing::debug!(%error, "a connection ended");
             }
-            metrics.connections.dec();
-            drop(place);
         });
     }
 

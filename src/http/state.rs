@@ -9,7 +9,7 @@ use super::limits::Limits;
 use super::origin::OriginRules;
 use crate::app::App;
 use crate::live::Live;
-use crate::live::bus::BusSettings;
+use crate::workers::TaskStates;
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -22,15 +22,21 @@ pub struct HttpState {
     pub limits: Arc<Limits>,
     /// Events as they happen.
     pub live: Arc<Live>,
+    /// Whether the server's tasks run.
+    pub tasks: TaskStates,
 }
 
 impl HttpState {
     /// What handlers share, from the rules and what the operator chose.
-    pub fn new(app: Arc<App>, settings: HttpSettings) -> Self {
+    pub fn new(app: Arc<App>, live: Arc<Live>, tasks: TaskStates, settings: HttpSettings) -> Self {
         let limits = Arc::new(Limits::new(app.settings.rate_limits));
-        let live = Live::new(Arc::clone(&app), bodies_events::render, bodies_events::render_presence);
-        Self { app, settings: Arc::new(settings), limits, live }
+        Self { app, settings: Arc::new(settings), limits, live, tasks }
     }
+}
+
+/// The live part of a server, which writes events as the API has them.
+pub fn live(app: &Arc<App>) -> Arc<Live> {
+    Live::new(Arc::clone(app), bodies_events::render, bodies_events::render_presence)
 }
 
 /// How long things may take.
@@ -82,8 +88,6 @@ pub struct HttpSettings {
     pub trusted_proxies: TrustedProxies,
     /// Whether metrics have an address of their own, and so are not served here.
     pub metrics_elsewhere: bool,
-    /// How other servers on the same data hear of what happens here.
-    pub bus: BusSettings,
 }
 
 impl Default for HttpSettings {
@@ -94,7 +98,6 @@ impl Default for HttpSettings {
             origins: OriginRules::default(),
             trusted_proxies: TrustedProxies::default(),
             metrics_elsewhere: false,
-            bus: BusSettings::Local,
         }
     }
 }

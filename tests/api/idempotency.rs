@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use posthaste::domain::drafts::{Answer as SendAnswer, Draft, Recipient, Sender, Sent};
 use posthaste::domain::housekeeping;
 use posthaste::domain::idempotency::{KeyedRequest, Once, StoredAnswer};
-use posthaste::domain::drafts::{Answer as SendAnswer, Draft, Recipient, Sender, Sent};
 use posthaste::error::Error;
 use posthaste::time::{Clock, Timestamp};
 use reqwest::Method;

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use posthaste::domain::scheduled;
 use posthaste::live::Whisper;
 use posthaste::live::bus::BusSettings;
 use posthaste::time::Clock;
@@ -335,7 +334,6 @@ both!(what_is_scheduled_leaves_once_from_two_servers, async |place| {
         expected.push(body);
     }
     hand.store(moment("2026-01-01T01:00:01Z"), Ordering::Relaxed);
-    let running = [&one, &other].map(|server| tokio::spawn(scheduled::run(Arc::clone(&server.app))));
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         let left = get(&one, "bugs", "/api/scheduled").await.json();
@@ -347,9 +345,6 @@ both!(what_is_scheduled_leaves_once_from_two_servers, async |place| {
     }
     // Time for one more round of both.
     tokio::time::sleep(Duration::from_millis(1_500)).await;
-    for task in running {
-        task.abort();
-    }
     let messages = one.all("/api/messages/duck?with=bugs").await;
     let bodies = |messages: &[Value]| {
         let mut bodies: Vec<String> =

@@ -455,7 +455,8 @@ both!(a_message_can_be_found_as_soon_as_it_is_acknowledged, async |place| {
 #[test]
 fn what_waits_for_the_index_is_found_and_sorted_in_soon() {
     run(Kind::Postgres, async |place| {
-        let server = with_people(place, Options::default()).await;
+        let options = Options { without_tasks: &["search-sorting"], ..Options::default() };
+        let server = with_people(place, options).await;
         let sort_in = "SELECT gin_clean_pending_list('messaging.search_entries_terms')";
         server.send("bugs", "duck", "carrots wait").await;
         assert_eq!(bodies(&ask(&server, &[("q", "carrots")]).await), ["carrots wait"]);

@@ -34,7 +34,13 @@ pub async fn healthz() -> Result<Response, Problem> {
 #[utoipa::path(get, path = "/readyz", tag = "server", responses((status = 200, description = "It can serve.", body = Health)))]
 pub async fn readyz(State(state): State<HttpState>) -> Result<Response, Problem> {
     match tokio::time::timeout(READY_TIMEOUT, health::check(&state.app)).await {
-        Ok(Ok(())) => Ok(json_bytes(StatusCode::OK, to_json(&Health { status: "ready" }, 32)?)),
+        Ok(Ok(())) => match state.tasks.failing() {
+            None => Ok(json_bytes(StatusCode::OK, to_json(&Health { status: "ready" }, 32)?)),
+            Some(task) => {
+                let detail = format!("the task {task} of this server keeps failing");
+                Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "task_failing", detail).retry_after_s(1))
+            }
+        },
         Ok(Err(error)) => Err(error.into()),
         Err(_) => Err(Error::unavailable("the database did not answer in time").into()),
     }

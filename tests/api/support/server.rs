@@ -12,13 +12,14 @@ use posthaste::domain::{demo, users};
 use posthaste::http::client_address::TrustedProxies;
 use posthaste::http::origin::OriginRules;
 use posthaste::http::server;
-use posthaste::http::state::{CONNECTION_LIMIT, HttpSettings, HttpState, Timeouts};
+use posthaste::http::state::{self, CONNECTION_LIMIT, HttpSettings, HttpState, Timeouts};
 use posthaste::ids::Rng;
 use posthaste::live::Live;
 use posthaste::live::bus::BusSettings;
 use posthaste::mail::MailSettings;
 use posthaste::store;
 use posthaste::time::Clock;
+use posthaste::workers::{TaskStates, Workers};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -46,6 +47,8 @@ pub struct Options {
     pub bus: BusSettings,
     /// The database by another address than the place's own: through a proxy.
     pub database_url: Option<String>,
+    /// Tasks of the server that do not run, because the test does their work step by step.
+    pub without_tasks: &'static [&'static str],
 }
 
 impl Default for Options {
@@ -66,6 +69,7 @@ impl Default for Options {
             connection_limit: CONNECTION_LIMIT,
             bus: BusSettings::Local,
             database_url: None,
+            without_tasks: &[],
         }
     }
 }
@@ -74,6 +78,7 @@ pub struct Server {
     pub address: SocketAddr,
     pub app: Arc<App>,
     pub live: Arc<Live>,
+    pub tasks: TaskStates,
     pub client: reqwest::Client,
     stop: Option<oneshot::Sender<()>>,
     stopped: tokio::task::JoinHandle<()>,
@@ -170,19 +175,23 @@ impl Server {
             trusted_proxies: options.trusted_proxies,
             timeouts: options.timeouts,
             connection_limit: options.connection_limit,
-            bus: options.bus,
             ..HttpSettings::default()
         };
-        let state = HttpState::new(Arc::clone(&app), settings);
-        let live = Arc::clone(&state.live);
+        let live = state::live(&app);
+        // A fatal fault ends a server's process, but not the tests'.
+        let mut workers = Workers::new(&app, &live, &options.bus, |_| {}).unwrap();
+        let tasks = workers.states().clone();
+        let state = HttpState::new(Arc::clone(&app), Arc::clone(&live), tasks.clone(), settings);
         let (stop, stopping) = oneshot::channel::<()>();
         let served = Arc::clone(&app);
+        workers.start_without(options.without_tasks);
         let stopped = tokio::spawn(async move {
             server::serve(state, listener, None, async { drop(stopping.await) }).await.unwrap();
+            workers.stop().await;
             served.db.close().await;
         });
         let client = reqwest::Client::builder().no_proxy().no_gzip().timeout(Duration::from_secs(30)).build().unwrap();
-        Self { address, app, live, client, stop: Some(stop), stopped }
+        Self { address, app, live, tasks, client, stop: Some(stop), stopped }
     }
 
     /// As Ctrl-C does.

@@ -1,0 +1,117 @@
+//! Every task that runs as long as the server, and the order in which they stop.
+//!
+//! Invariant: no task of that kind is started anywhere else, so all of them are named, watched and restarted in one way. What
+//! must outlive a failure of a task is kept in the `App` or in [`Live`], never in the task.
+
+pub mod supervisor;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::app::App;
+use crate::domain::{change_queue, clock, housekeeping, scheduled, search, send_queue};
+use crate::error::Result;
+use crate::live::Live;
+use crate::live::bus::{Bus, BusSettings};
+use crate::mail;
+pub use supervisor::TaskStates;
+use supervisor::{Supervisor, Task};
+
+const FATAL_FAULT: &str = "fatal-fault";
+const TAILER: &str = "tailer";
+const PRESENCE: &str = "presence";
+const WEBHOOKS: &str = "webhooks";
+
+/// How long webhooks and presence may take at the end: they give up their leases, and write that nobody is online here.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long mail that waits may take to leave at the end.
+const MAIL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The tasks of a server.
+pub struct Workers {
+    app: Arc<App>,
+    live: Arc<Live>,
+    bus: Arc<Bus>,
+    supervisor: Supervisor,
+}
+
+impl Workers {
+    /// Starts the task that waits for a fatal fault of the storage and then calls `on_fatal_fault`. No other task runs before
+    /// [`start`](Self::start).
+    ///
+    /// # Errors
+    /// [`Error::Internal`](crate::error::Error::Internal) when the settings of the bus cannot be used.
+    pub fn new(app: &Arc<App>, live: &Arc<Live>, bus: &BusSettings, on_fatal_fault: fn(&str)) -> Result<Self> {
+        let mut supervisor = Supervisor::new(Arc::clone(&app.metrics), live.stopping());
+        supervisor.start(Task::new(FATAL_FAULT, app, move |app| async move {
+            on_fatal_fault(&app.db.fatal_fault().wait().await);
+        }));
+        let bus = Arc::new(Bus::new(app, bus)?);
+        Ok(Self { app: Arc::clone(app), live: Arc::clone(live), bus, supervisor })
+    }
+
+    /// What is known of the tasks.
+    pub const fn states(&self) -> &TaskStates {
+        self.supervisor.states()
+    }
+
+    /// Starts every task that this server needs.
+    pub fn start(&mut self) {
+        self.start_without(&[]);
+    }
+
+    /// Starts every task except some: for tests that do the work of a task themselves, step by step.
+    pub fn start_without(&mut self, left_out: &[&str]) {
+        for task in tasks(&self.app, &self.live, &self.bus) {
+            if !left_out.contains(&task.name()) {
+                self.supervisor.start(task);
+            }
+        }
+    }
+
+    /// Stops the tasks, after [`Live::stop`] and after the connections have ended. The one that waits for a fatal fault stays
+    /// until this is dropped: closing the database can still meet one.
+    pub async fn stop(&mut self) {
+        self.supervisor.end(&[TAILER], Duration::ZERO).await;
+        self.supervisor.end(&[WEBHOOKS, PRESENCE], FAREWELL_TIMEOUT).await;
+        self.supervisor.abort_all_but(&[FATAL_FAULT, mail::TASK]);
+        if let Some(mailer) = &self.app.mailer {
+            mailer.close(MAIL_TIMEOUT).await;
+        }
+        self.supervisor.abort_all_but(&[FATAL_FAULT]);
+    }
+}
+
+/// The tasks that a server with these settings and this database needs.
+fn tasks(app: &Arc<App>, live: &Arc<Live>, bus: &Arc<Bus>) -> Vec<Task> {
+    let mut tasks = vec![
+        Task::new(send_queue::TASK, app, |app| async move { app.sends.run().await }),
+        Task::new("scheduled-sends", app, scheduled::run),
+        Task::new("housekeeping", app, housekeeping::run),
+        Task::new("clock", app, clock::run),
+        Task::new(TAILER, live, Live::run),
+        Task::new(PRESENCE, live, Live::keep_presence),
+        Task::new(WEBHOOKS, live, Live::deliver),
+    ];
+    if app.changes.is_used() {
+        tasks.push(Task::new(change_queue::TASK, app, |app| async move { app.changes.run().await }));
+    }
+    if search::entries_wait(app) {
+        tasks.push(Task::new("search-sorting", app, search::keep_sorted));
+    }
+    if app.mailer.is_some() {
+        tasks.push(Task::new(mail::TASK, app, |app| async move {
+            if let Some(mailer) = &app.mailer {
+                mailer.run().await;
+            }
+        }));
+    }
+    if !bus.is_local() {
+        let bus = Arc::clone(bus);
+        tasks.push(Task::new("bus", live, move |live| {
+            let bus = Arc::clone(&bus);
+            async move { bus.run(&live).await }
+        }));
+    }
+    tasks
+}

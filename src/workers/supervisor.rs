@@ -1,0 +1,218 @@
+//! Keeps tasks running: starts, names, watches, restarts and stops them.
+//!
+//! Invariants: a task that panics or returns is logged with its name, counted, and started again after a pause; a task that
+//! keeps failing is known to `/readyz`. Only a task that returns while the server stops has done its work.
+
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use prometheus_client::metrics::counter::Counter;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::Instrument as _;
+
+use crate::metrics::Metrics;
+
+/// The pause before a task is started again after its first failure; each further failure doubles it.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// The longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// A task that has run for this long has recovered: its next failure counts as its first.
+const RECOVERY_TIME: Duration = Duration::from_secs(60);
+/// Failures without a recovery between them after which `/readyz` is 503.
+const FAILURES_UNTIL_NOT_READY: u32 = 3;
+
+type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A task that runs as long as the server: its name, and a function that begins its work.
+pub struct Task {
+    name: &'static str,
+    begin: Box<dyn Fn() -> Work + Send + Sync>,
+}
+
+impl Task {
+    /// A task that works on `state`, which outlives a failure of the task.
+    pub fn new<S, F>(name: &'static str, state: &Arc<S>, work: impl Fn(Arc<S>) -> F + Send + Sync + 'static) -> Self
+    where
+        S: Send + Sync + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let state = Arc::clone(state);
+        Self { name, begin: Box::new(move || Box::pin(work(Arc::clone(&state)))) }
+    }
+
+    /// The task's name.
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+}
+
+/// The owner of the tasks. They end when it is dropped.
+pub struct Supervisor {
+    states: TaskStates,
+    metrics: Arc<Metrics>,
+    stopping: watch::Receiver<bool>,
+    running: BTreeMap<&'static str, JoinHandle<()>>,
+}
+
+impl Supervisor {
+    /// Without tasks. `stopping` is true once the server stops.
+    pub fn new(metrics: Arc<Metrics>, stopping: watch::Receiver<bool>) -> Self {
+        Self { states: TaskStates::default(), metrics, stopping, running: BTreeMap::new() }
+    }
+
+    /// What is known of the tasks.
+    pub const fn states(&self) -> &TaskStates {
+        &self.states
+    }
+
+    /// Starts a task. Must be called inside a tokio runtime.
+    pub fn start(&mut self, task: Task) {
+        let name = task.name;
+        let state = Arc::new(TaskState::default());
+        self.states.all().insert(name, Arc::clone(&state));
+        let restarts = self.metrics.task_restarts(name);
+        let watched = Watched { task, state, restarts, stopping: self.stopping.clone() };
+        // Of the highest level, so that every filter of the log leaves the name in.
+        let span = tracing::error_span!("worker", task = name);
+        self.running.insert(name, tokio::spawn(watched.keep_running().instrument(span)));
+    }
+
+    /// Waits until some tasks have ended by themselves, and ends them after `limit`.
+    pub async fn end(&mut self, names: &[&'static str], limit: Duration) {
+        let ending: Vec<JoinHandle<()>> = names.iter().filter_map(|name| self.running.remove(name)).collect();
+        let aborts: Vec<_> = ending.iter().map(JoinHandle::abort_handle).collect();
+        drop(timeout(limit, futures_util::future::join_all(ending)).await);
+        aborts.iter().for_each(tokio::task::AbortHandle::abort);
+    }
+
+    /// Ends every task at its next await, except some.
+    pub fn abort_all_but(&mut self, kept: &[&'static str]) {
+        self.running.retain(|name, task| {
+            let stays = kept.contains(name);
+            if !stays {
+                task.abort();
+            }
+            stays
+        });
+    }
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        self.abort_all_but(&[]);
+    }
+}
+
+/// A task with what the supervisor knows of it.
+struct Watched {
+    task: Task,
+    state: Arc<TaskState>,
+    restarts: Counter,
+    stopping: watch::Receiver<bool>,
+}
+
+impl Watched {
+    async fn keep_running(self) {
+        let name = self.task.name;
+        let mut failures = 0;
+        let mut pause = Duration::ZERO;
+        loop {
+            let started = Instant::now();
+            match self.run(pause).await {
+                Ok(()) if *self.stopping.borrow() => return,
+                Ok(()) => tracing::error!(task = name, "a task ended and is started again"),
+                // The panic hook has printed its message.
+                Err(_) => tracing::error!(task = name, "a task panicked and is started again"),
+            }
+            if started.elapsed() >= RECOVERY_TIME {
+                failures = 0;
+            }
+            failures += 1;
+            if failures >= FAILURES_UNTIL_NOT_READY {
+                self.state.keeps_failing.store(true, Ordering::Relaxed);
+            }
+            pause = pause_after(failures);
+            sleep(pause).await;
+            self.restarts.inc();
+        }
+    }
+
+    /// Runs the task once. It works again once it has run for as long as it paused before: a task that fails at once does
+    /// not make `/readyz` change its mind each time.
+    async fn run(&self, pause: Duration) -> std::thread::Result<()> {
+        let work = async {
+            tokio::select! {
+                biased;
+                () = self.state.panic_wanted.notified() => panic!("a test made this task panic"),
+                // Begun in here, so that a panic before the first await is caught as well.
+                () = async { (self.task.begin)().await } => {}
+            }
+        };
+        let mut work = pin!(AssertUnwindSafe(work).catch_unwind());
+        match timeout(pause, &mut work).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                self.state.keeps_failing.store(false, Ordering::Relaxed);
+                work.await
+            }
+        }
+    }
+}
+
+fn pause_after(failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(1).min(16);
+    (FIRST_PAUSE * 2_u32.pow(doublings)).min(LONGEST_PAUSE)
+}
+
+/// What is known of every task. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct TaskStates(Arc<Mutex<BTreeMap<&'static str, Arc<TaskState>>>>);
+
+#[derive(Default)]
+struct TaskState {
+    keeps_failing: AtomicBool,
+    panic_wanted: Notify,
+}
+
+impl TaskStates {
+    fn all(&self) -> MutexGuard<'_, BTreeMap<&'static str, Arc<TaskState>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The names of the tasks that were started.
+    pub fn names(&self) -> Vec<&'static str> {
+        self.all().keys().copied().collect()
+    }
+
+    /// The name of a task that keeps failing, if there is one.
+    pub fn failing(&self) -> Option<&'static str> {
+        self.all().iter().find(|(_, state)| state.keeps_failing.load(Ordering::Relaxed)).map(|(name, _)| *name)
+    }
+
+    /// For tests: makes a task panic once, at its next await, or at its next start if it does not run. Nothing in a server
+    /// calls this.
+    pub fn make_panic(&self, name: &str) {
+        if let Some(state) = self.all().get(name) {
+            state.panic_wanted.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_their_limit() {
+        let pauses_ms: Vec<u128> = (1..=11).map(|failures| pause_after(failures).as_millis()).collect();
+        assert_eq!(pauses_ms, [100, 200, 400, 800, 1_600, 3_200, 6_400, 12_800, 25_600, 30_000, 30_000]);
+        assert_eq!(pause_after(u32::MAX), LONGEST_PAUSE);
+    }
+}
