@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::store;
 use crate::store::revocations::Revoked;
 use crate::store::users::Account;
+use crate::tasks;
 use crate::text::fold_ascii;
 use crate::time::{MAX_CLOCK_SKEW_MICROS, Timestamp};
 
@@ -209,7 +210,7 @@ fn note_use(app: &Arc<App>, known: &Known, address: IpAddr) {
     }
     let credential = known.credential;
     let app = Arc::clone(app);
-    tokio::spawn(async move {
+    tasks::spawn("credential-use", async move {
         let noted = app
             .db
             .write(

@@ -25,6 +25,7 @@ use url::{Host, Url};
 
 use super::{KID_LIMIT_CHARS, read_at_most, refused};
 use crate::error::{Error, Result};
+use crate::tasks;
 use crate::time::Timestamp;
 
 /// Bytes of a set.
@@ -476,7 +477,7 @@ impl Remote {
         state.running = Some(running.clone());
         let remote = Arc::clone(self);
         // A task of its own: it serves everyone who waits, and the caller who began it may go away.
-        tokio::spawn(async move {
+        tasks::spawn("jwks-fetch", async move {
             remote.fetch(now).await;
             drop(end);
         });

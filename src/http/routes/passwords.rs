@@ -14,6 +14,7 @@ use crate::http::extract::{JsonBody, PathSegments, Query};
 use crate::http::policy::{PersonWriting, Public};
 use crate::http::problem::Problem;
 use crate::http::state::HttpState;
+use crate::tasks;
 
 /// A new password, and the one before.
 #[derive(Deserialize, ToSchema)]
@@ -78,7 +79,7 @@ pub async fn ask_for_password_reset(
     let by = By::stranger(address, state.app.clock.now());
     let (app, email) = (state.app, body.value.email);
     // Beside the answer, which so takes the same time whether there is somebody or not.
-    tokio::spawn(async move {
+    tasks::spawn("password-reset", async move {
         if let Err(error) = passwords::ask_for_reset(&app, by, email).await {
             tracing::warn!(%error, "a code for a new password could not be sent");
         }

@@ -18,6 +18,7 @@ use crate::http::extract::{JsonBody, PathSegments, Query, idempotency_key};
 use crate::http::policy::{Public, Reader, Writer};
 use crate::http::problem::Problem;
 use crate::http::state::HttpState;
+use crate::tasks;
 
 /// Users, by id.
 #[utoipa::path(
@@ -246,7 +247,8 @@ pub async fn erase_user(
     query.finish()?;
     // It goes on when the caller does not wait for it.
     let (app, user_name) = (state.app, path.text(0).to_owned());
-    let erasing = tokio::spawn(async move { erasure::erase(&app, &principal, &user_name, delete_messages).await });
+    let erasing =
+        tasks::spawn("erasure", async move { erasure::erase(&app, &principal, &user_name, delete_messages).await });
     erasing.await.map_err(Error::internal)??;
     Ok(no_content())
 }

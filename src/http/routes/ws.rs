@@ -34,6 +34,7 @@ use crate::http::problem::Problem;
 use crate::http::state::HttpState;
 use crate::http::upgrade::{Place, Upgrade};
 use crate::live::{Here, Live, Next, Subscription};
+use crate::tasks::log_panic;
 
 /// Bytes of one frame from a client: a message at its longest, with every character escaped.
 pub const FRAME_LIMIT_BYTES: usize = 128 * 1_024;
@@ -121,7 +122,7 @@ pub async fn open_socket(
             waiting_bytes: 0,
             ending: None,
         };
-        Box::pin(conversation.run(subscription, reset))
+        log_panic("socket", Box::pin(conversation.run(subscription, reset)))
     }))
 }
 
