@@ -9,7 +9,8 @@ use std::sync::atomic::AtomicBool;
 
 use quick_cache::sync::Cache;
 
-use super::drafts::{Draft, Recipient};
+use super::draft_people;
+use super::drafts::Draft;
 use super::revocations::{Mark, Revocations};
 use crate::error::Result;
 use crate::ids::ConversationId;
@@ -57,7 +58,7 @@ impl Directory {
         let mark = revocations.look(db).await?;
         let mut known = Known { mark, ..Known::default() };
         let mut missing = HashSet::new();
-        for key in drafts.iter().flat_map(names) {
+        for key in drafts.iter().flat_map(draft_people::keys) {
             if known.people.contains_key(key) || missing.contains(key) {
                 continue;
             }
@@ -98,16 +99,8 @@ impl Directory {
     }
 }
 
-fn names(draft: &Draft) -> impl Iterator<Item = &str> {
-    let recipient = match &draft.recipient {
-        Recipient::Direct(key) => Some(key.as_str()),
-        Recipient::Conversation(_) => None,
-    };
-    std::iter::once(draft.sender.key()).chain(recipient)
-}
-
 fn pair(draft: &Draft, people: &HashMap<String, UserName>) -> Option<Pair> {
-    let mut ids = names(draft).map(|key| people.get(key).map(|person| person.id));
+    let mut ids = draft_people::keys(draft).map(|key| people.get(key).map(|person| person.id));
     Some(Pair::new(ids.next()??, ids.next()??))
 }
 

@@ -13,6 +13,7 @@ pub mod credentials;
 pub mod database_clock;
 pub mod demo;
 pub mod directory;
+pub mod draft_people;
 pub mod drafts;
 pub mod edits;
 pub mod emoji;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::auth::Principal;
 use super::directory::Known;
+use super::draft_people;
 use super::drafts::{Answer, Draft, NewMessage, Recipient, Sender};
 use super::idempotency::{Given, Once};
 use super::lists::{self, Limit, Page};
@@ -20,7 +21,7 @@ use super::send_batch::{Batch, reply_to_not_found, send_all};
 use super::users::DirectMessagesFrom;
 use super::viewer::Viewer;
 use crate::app::App;
-use crate::error::{Error, FieldError, Result};
+use crate::error::{Error, Result};
 use crate::ids::{ScheduledId, UserId};
 use crate::store;
 use crate::store::db::Conn;
@@ -129,28 +130,13 @@ async fn insert(conn: &mut Conn, input: &Input) -> Result<Given> {
 }
 
 async fn people(conn: &mut Conn, draft: &Draft) -> Result<(UserName, Option<UserName>)> {
-    let recipient = match &draft.recipient {
-        Recipient::Direct(key) => Some(key.as_str()),
-        Recipient::Conversation(_) => None,
-    };
-    let keys: Vec<&str> = std::iter::once(draft.sender.key()).chain(recipient).collect();
+    let keys: Vec<&str> = draft_people::keys(draft).collect();
     let found: HashMap<String, UserName> = store::users::names_by_keys(conn, &keys)
         .await?
         .into_iter()
         .map(|user| (user.user_name_key.clone(), user))
         .collect();
-    let mut unknown = Vec::new();
-    let sender = found.get(draft.sender.key()).filter(|sender| !sender.is_banned && !sender.is_bot);
-    if sender.is_none() {
-        unknown.push(FieldError::new("sender_user_name", "user_not_found", "names no user"));
-    }
-    if recipient.is_some_and(|key| !found.contains_key(key)) {
-        unknown.push(FieldError::new("recipient_user_name", "user_not_found", "names no user"));
-    }
-    match sender {
-        Some(sender) if unknown.is_empty() => Ok((sender.clone(), recipient.and_then(|key| found.get(key)).cloned())),
-        _ => Err(Error::Invalid(unknown)),
-    }
+    draft_people::resolve(draft, |key| found.get(key).cloned())
 }
 
 /// The caller's messages that wait, or were refused when their time came, by id.

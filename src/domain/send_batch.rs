@@ -14,11 +14,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::directory::Known;
-use super::drafts::{Answer, Draft, Recipient, Sender, Sent};
+use super::draft_people;
+use super::drafts::{Answer, Draft, Recipient, Sent};
 use super::idempotency::{Once, Prepared, given_before, keep};
 use super::memberships::{RECEIPTS_MEMBER_LIMIT, conversation_not_found};
 use super::{mentions, reachability};
-use crate::error::{Error, FieldError, Result};
+use crate::error::{Error, Result};
 use crate::ids::{ConversationId, MessageId, UserId};
 use crate::store;
 use crate::store::conversations::{Head, Pair};
@@ -142,32 +143,12 @@ async fn place<'a>(
     let groups = groups(conn, &open, &members).await?;
     let mut placed = Vec::with_capacity(open.len());
     for (index, draft) in open {
-        let mut unknown = Vec::new();
-        // Who is kept out sends nothing, whoever does it for them; and for a bot nobody does.
-        let by_bot = matches!(draft.sender, Sender::Bot(_));
-        let sender = person(&people, &batch.known, draft.sender.key())
-            .filter(|sender| !sender.is_banned && sender.is_bot == by_bot);
-        if sender.is_none() && !matches!(draft.sender, Sender::Named(_)) {
-            // Erased since they were let in.
-            answers[index] = Some(Err(Error::Unauthenticated));
-            continue;
-        }
-        if sender.is_none() {
-            unknown.push(FieldError::new("sender_user_name", "user_not_found", "names no user"));
-        }
-        let recipient = match &draft.recipient {
-            Recipient::Direct(key) => {
-                let person = person(&people, &batch.known, key);
-                if person.is_none() {
-                    unknown.push(FieldError::new("recipient_user_name", "user_not_found", "names no user"));
-                }
-                person
+        let (sender, recipient) = match draft_people::resolve(draft, |key| person(&people, &batch.known, key)) {
+            Ok(found) => found,
+            Err(error) => {
+                answers[index] = Some(Err(error));
+                continue;
             }
-            Recipient::Conversation(_) => None,
-        };
-        let (Some(sender), true) = (sender, unknown.is_empty()) else {
-            answers[index] = Some(Err(Error::Invalid(unknown)));
-            continue;
         };
         let (recipient, conversation) = match (recipient, &draft.recipient) {
             (Some(recipient), _) => {
@@ -196,14 +177,8 @@ async fn place<'a>(
 }
 
 /// Those whom nobody remembers, by folded name.
-async fn people(conn: &mut Conn, drafts: &[(usize, &Draft)], known: &Known) -> Result<HashMap<String, UserName>> {
-    let mut keys = BTreeSet::new();
-    for (_, draft) in drafts {
-        keys.insert(draft.sender.key());
-        if let Recipient::Direct(key) = &draft.recipient {
-            keys.insert(key.as_str());
-        }
-    }
+async fn people(conn: &mut Conn, open: &[(usize, &Draft)], known: &Known) -> Result<HashMap<String, UserName>> {
+    let keys: BTreeSet<&str> = open.iter().flat_map(|(_, draft)| draft_people::keys(draft)).collect();
     let keys: Vec<&str> = keys.into_iter().filter(|key| !known.people.contains_key(*key)).collect();
     if keys.is_empty() {
         return Ok(HashMap::new());
