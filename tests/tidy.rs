@@ -99,12 +99,13 @@ fn drivers_are_named_at_home_alone() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// A handler's method and path, its name, and what it takes.
+/// A handler's method and path, its name, what it takes, and the names of the structs that document its parameters.
 struct Handler {
     at: String,
     method: String,
     path: String,
     signature: String,
+    documented: Vec<String>,
 }
 
 fn handlers() -> Vec<Handler> {
@@ -122,6 +123,7 @@ fn handlers() -> Vec<Handler> {
                 method: method.trim().to_ascii_uppercase(),
                 path: path.split('"').next().unwrap_or_default().to_owned(),
                 signature: taken.split_whitespace().collect::<Vec<_>>().join(" "),
+                documented: description.split_once("params(").map_or_else(Vec::new, |(_, rest)| words(rest)),
             });
         }
     }
@@ -129,10 +131,42 @@ fn handlers() -> Vec<Handler> {
     handlers
 }
 
+/// The names in front of the first string, whatever stands between them.
+fn words(text: &str) -> Vec<String> {
+    let text = text.split(['"', ')']).next().unwrap_or_default();
+    let names = text.split(|character: char| !character.is_alphanumeric()).filter(|name| !name.is_empty());
+    names.map(str::to_owned).collect()
+}
+
+#[test]
+fn parameters_are_parsed_and_documented_by_the_same_structs() {
+    let mut wrong = Vec::new();
+    for Handler { at, path, signature, documented, .. } in handlers().iter().filter(|handler| is_api(&handler.path)) {
+        let taken = |extractor: &str| {
+            let (_, rest) = signature.split_once(&format!(": {extractor}<"))?;
+            Some(words(rest.split('>').next().unwrap_or_default().replace(['(', ')'], " ").trim()))
+        };
+        let parsed = taken("Path").into_iter().chain(taken("Query")).flatten();
+        for name in parsed.filter(|name| !documented.contains(name)) {
+            wrong.push(format!("{at} parses {name}, which its params(…) do not name"));
+        }
+        if path.contains('{') && taken("Path").is_none() {
+            wrong.push(format!("{at} does not parse the parameters of {path}"));
+        }
+        // Whichever it is refuses unknown parameters. A body refuses all of them.
+        let readers = [": Query<", ": JsonBody<", ": JsonOrPayload<"];
+        let count = readers.iter().filter(|reader| signature.contains(**reader)).count();
+        if count != 1 {
+            wrong.push(format!("{at} takes {count} of {readers:?}: exactly one must be there"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 #[test]
 fn every_route_says_who_may_call_it() {
     let mut wrong = Vec::new();
-    for Handler { at, method, path, signature } in handlers().iter().filter(|handler| is_api(&handler.path)) {
+    for Handler { at, method, path, signature, .. } in handlers().iter().filter(|handler| is_api(&handler.path)) {
         let parameters = signature.trim_end_matches([')', ' ', ',']).split(", ");
         let taken: Vec<&str> =
             parameters.filter_map(|parameter| parameter.rsplit_once(": ")).map(|(_, its_type)| its_type).collect();

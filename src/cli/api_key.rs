@@ -8,7 +8,7 @@ use super::with_app;
 use crate::config::DataOptions;
 use crate::domain::api_keys::{self, ApiKey, NewApiKey};
 use crate::domain::audit::By;
-use crate::domain::lists::{Limit, MAX_LIMIT};
+use crate::domain::lists::Limit;
 use crate::ids::ApiKeyId;
 use crate::time::Timestamp;
 
@@ -80,11 +80,10 @@ pub fn run(action: Action) -> Result<ExitCode, String> {
 }
 
 async fn all(app: &crate::app::App) -> crate::error::Result<Vec<ApiKey>> {
-    let limit = Limit::new(Some(MAX_LIMIT as i64))?;
     let mut keys = Vec::new();
     let mut cursor = None;
     loop {
-        let page = api_keys::list(app, limit, cursor.as_deref()).await?;
+        let page = api_keys::list(app, Limit::MAX, cursor.as_deref()).await?;
         keys.extend(page.entries);
         cursor = page.next;
         if cursor.is_none() {

@@ -20,16 +20,12 @@ const MAX_CURSOR_BYTES: usize = 200;
 pub struct Limit(usize);
 
 impl Limit {
-    /// The number asked for, or the default.
-    ///
-    /// # Errors
-    /// 422 on the field `limit`.
-    pub fn new(asked: Option<i64>) -> Result<Self> {
-        match asked {
-            None => Ok(Self(DEFAULT_LIMIT)),
-            Some(number) if (1..=MAX_LIMIT as i64).contains(&number) => Ok(Self(number as usize)),
-            Some(_) => Err(Error::invalid("limit", "out_of_range", format!("must be between 1 and {MAX_LIMIT}"))),
-        }
+    /// The largest one.
+    pub const MAX: Self = Self(MAX_LIMIT);
+
+    /// `None` when the number is out of bounds.
+    pub fn new(entries: i64) -> Option<Self> {
+        usize::try_from(entries).ok().filter(|entries| (1..=MAX_LIMIT).contains(entries)).map(Self)
     }
 
     /// The number.
@@ -40,6 +36,12 @@ impl Limit {
     /// How many to read: one more than the page has tells whether another one follows.
     pub const fn to_read(self) -> i64 {
         self.0 as i64 + 1
+    }
+}
+
+impl Default for Limit {
+    fn default() -> Self {
+        Self(DEFAULT_LIMIT)
     }
 }
 

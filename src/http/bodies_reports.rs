@@ -3,19 +3,31 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::domain::reports::Report;
+use crate::domain::reports::{Report, State};
 use crate::time::Timestamp;
 
 /// What became of a report.
-#[derive(Clone, Copy, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ReportState {
     /// Nobody has seen to it yet.
+    #[default]
     Open,
     /// Something was done.
     Resolved,
     /// Nothing was to be done.
     Dismissed,
+}
+
+impl ReportState {
+    /// The same, as the rules have it.
+    pub const fn decision(self) -> State {
+        match self {
+            Self::Open => State::Open,
+            Self::Resolved => State::Resolved,
+            Self::Dismissed => State::Dismissed,
+        }
+    }
 }
 
 /// A report, as who made it sees it.

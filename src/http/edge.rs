@@ -20,6 +20,7 @@ use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove
 
 use super::admission::admit;
 use super::limits::{Decision, write_headers};
+use super::parameters::MAX_WAIT;
 use super::problem::{PROBLEM_JSON, Problem};
 use super::state::HttpState;
 use crate::domain::auth::{Access, Principal};
@@ -28,8 +29,6 @@ use crate::metrics::{RequestLabels, RouteLabels};
 
 /// Where events are polled: such a request may take longer than others.
 const POLL_PATH: &str = "/api/events";
-/// How long a poll may wait.
-const MAX_WAIT: Duration = Duration::from_secs(60);
 /// Bytes of all header fields together. hyper's own buffer is larger, so that the refusal is ours.
 const HEADERS_LIMIT_BYTES: usize = 32 * 1_024;
 /// Characters of a request's target.

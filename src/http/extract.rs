@@ -1,4 +1,4 @@
-//! What handlers take from a request: the caller, path segments, the query, a JSON body.
+//! What handlers take from a request: the parameters of the path and the query, a JSON body.
 //!
 //! Invariant: whatever is unknown, doubled, of the wrong type or too large is refused here, with the field's name.
 
@@ -8,175 +8,79 @@ use std::time::Duration;
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use http_body_util::BodyExt;
 use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
 
+use super::parameter_reader::{read_path, read_query};
 use super::problem::Problem;
 use super::state::HttpState;
 use crate::app::App;
 use crate::domain::auth::Principal;
 use crate::domain::idempotency::KeyedRequest;
-use crate::domain::lists::Limit;
 use crate::error::{Error, FieldError};
-use crate::time::Timestamp;
 
 /// Bytes of a JSON body: 8,000 characters, each escaped in twelve bytes, and room for the rest.
 pub const BODY_LIMIT_BYTES: usize = 256 * 1_024;
 /// Bytes read and thrown away of a body that is too large, so that the caller gets to read the answer.
 const DRAIN_LIMIT_BYTES: usize = 8 * 1_024 * 1_024;
 
-/// The segments of the path that the route names, decoded.
-pub struct PathSegments(Vec<String>);
+/// The parameters of the path, as the fields of `T`.
+pub struct Path<T>(pub T);
 
-impl PathSegments {
-    /// The text of a segment.
-    pub fn text(&self, index: usize) -> &str {
-        self.0.get(index).map_or("", String::as_str)
-    }
-
-    /// An id or a seq. What is none names nothing, so it is 0, which nothing has.
-    pub fn number(&self, index: usize) -> i64 {
-        let text = self.text(index);
-        let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
-        if plain { text.parse().unwrap_or(0) } else { 0 }
-    }
-}
-
-impl FromRequestParts<HttpState> for PathSegments {
+impl<T: DeserializeOwned> FromRequestParts<HttpState> for Path<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &HttpState) -> Result<Self, Problem> {
         // Text that is not UTF-8 or holds U+0000 can be no name of anything.
         let nothing = || Problem::of_status(StatusCode::NOT_FOUND);
         let raw = RawPathParams::from_request_parts(parts, state).await.map_err(|_| nothing())?;
-        let segments: Vec<String> = raw.iter().map(|(_, value)| value.to_owned()).collect();
-        if segments.iter().any(|segment| segment.contains('\0')) {
+        let given: Vec<(&str, &str)> = raw.iter().collect();
+        if given.iter().any(|(_, value)| value.contains('\0')) {
             return Err(nothing());
         }
-        Ok(Self(segments))
+        Ok(Self(read_path(&given)?))
     }
 }
 
-/// The query, each parameter once. Handlers take theirs out; [`Query::finish`] refuses what is left.
-pub struct Query {
+/// The parameters of the query, as the fields of `T`, each at most once; `()` where there are none. A route with a body has
+/// none, which [`JsonBody`] and [`JsonOrPayload`] check.
+pub struct Query<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequestParts<HttpState> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &HttpState) -> Result<Self, Problem> {
+        Ok(Self(Given::parse(&parts.uri)?.read()?))
+    }
+}
+
+/// The parameters of a query before they are read into a struct.
+struct Given {
     parameters: Vec<(String, String)>,
     errors: Vec<FieldError>,
 }
 
-impl FromRequestParts<HttpState> for Query {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, _: &HttpState) -> Result<Self, Problem> {
-        Self::parse(parts.uri.query().unwrap_or_default())
-    }
-}
-
-impl Query {
-    fn parse(text: &str) -> Result<Self, Problem> {
-        let mut query = Self { parameters: Vec::new(), errors: Vec::new() };
-        for pair in text.split('&').filter(|pair| !pair.is_empty()) {
+impl Given {
+    fn parse(uri: &Uri) -> Result<Self, Problem> {
+        let mut given = Self { parameters: Vec::new(), errors: Vec::new() };
+        for pair in uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let (name, value) = (decode(name)?, decode(value)?);
             if value.contains('\0') || name.contains('\0') {
-                query.errors.push(FieldError::new(name.replace('\0', "?"), "nul_character", "must not hold U+0000"));
-            } else if query.parameters.iter().any(|(known, _)| *known == name) {
-                query.errors.push(FieldError::new(name, "duplicate", "may be given once"));
+                given.errors.push(FieldError::new(name.replace('\0', "?"), "nul_character", "must not hold U+0000"));
+            } else if given.parameters.iter().any(|(known, _)| *known == name) {
+                given.errors.push(FieldError::new(name, "duplicate", "may be given once"));
             } else {
-                query.parameters.push((name, value));
+                given.parameters.push((name, value));
             }
         }
-        Ok(query)
+        Ok(given)
     }
 
-    /// A parameter's text.
-    pub fn text(&mut self, name: &str) -> Option<String> {
-        let at = self.parameters.iter().position(|(known, _)| known == name)?;
-        Some(self.parameters.swap_remove(at).1)
-    }
-
-    /// Notes what is wrong with a parameter, for [`Query::finish`] to say.
-    pub fn refuse(&mut self, error: FieldError) {
-        self.errors.push(error);
-    }
-
-    /// A parameter's text, without taking it out.
-    pub fn peek(&self, name: &str) -> Option<String> {
-        Some(self.parameters.iter().find(|(known, _)| known == name)?.1.clone())
-    }
-
-    /// A whole number.
-    pub fn number(&mut self, name: &'static str) -> Option<i64> {
-        let text = self.text(name)?;
-        let parsed = text.parse().ok();
-        if parsed.is_none() {
-            self.errors.push(FieldError::new(name, "wrong_type", "must be a whole number"));
-        }
-        parsed
-    }
-
-    /// An RFC 3339 time.
-    pub fn time(&mut self, name: &'static str) -> Option<Timestamp> {
-        let text = self.text(name)?;
-        let parsed = Timestamp::parse(&text);
-        if parsed.is_none() {
-            self.errors.push(FieldError::new(
-                name,
-                "wrong_type",
-                "must be an RFC 3339 time such as 2026-11-22T08:30:00Z (a + in it is written %2B)",
-            ));
-        }
-        parsed
-    }
-
-    /// An RFC 3339 date, whose first moment in UTC is meant, or time.
-    pub fn date(&mut self, name: &'static str) -> Option<Timestamp> {
-        let text = self.text(name)?;
-        let midnight = format!("{text}T00:00:00Z");
-        let parsed = Timestamp::parse(&text).or_else(|| Timestamp::parse(&midnight));
-        if parsed.is_none() {
-            self.errors.push(FieldError::new(
-                name,
-                "wrong_type",
-                "must be a date such as 2026-11-22, or an RFC 3339 time",
-            ));
-        }
-        parsed
-    }
-
-    /// One of some words; the first when it is absent.
-    pub fn word(&mut self, name: &'static str, words: &[&'static str]) -> &'static str {
-        let Some(text) = self.text(name) else {
-            return words[0];
-        };
-        if let Some(word) = words.iter().find(|word| **word == text) {
-            return word;
-        }
-        self.errors.push(FieldError::new(name, "wrong_value", format!("must be one of {}", words.join(", "))));
-        words[0]
-    }
-
-    /// The `limit` of a list.
-    pub fn limit(&mut self) -> Limit {
-        let asked = self.number("limit");
-        Limit::new(asked).unwrap_or_else(|error| {
-            if let Error::Invalid(errors) = error {
-                self.errors.extend(errors);
-            }
-            Limit::new(None).unwrap_or_else(|_| unreachable!("the default limit is within its bounds"))
-        })
-    }
-
-    /// Refuses what was wrong, and what nobody asked for.
-    ///
-    /// # Errors
-    /// 422 with every parameter that is wrong.
-    pub fn finish(mut self) -> Result<(), Problem> {
-        for (name, _) in self.parameters {
-            self.errors.push(FieldError::new(name, "unknown_parameter", "is not a parameter of this path"));
-        }
-        if self.errors.is_empty() { Ok(()) } else { Err(Error::Invalid(self.errors).into()) }
+    fn read<T: DeserializeOwned>(self) -> Result<T, Error> {
+        read_query(self.parameters, self.errors)
     }
 }
 
@@ -188,7 +92,7 @@ fn decode(text: &str) -> Result<String, Problem> {
     }
 }
 
-/// A JSON body and the bytes it was read from.
+/// A JSON body and the bytes it was read from, of a route that has no query parameters.
 pub struct JsonBody<T> {
     /// The value.
     pub value: T,
@@ -201,16 +105,22 @@ impl<T: DeserializeOwned> FromRequest<HttpState> for JsonBody<T> {
 
     async fn from_request(request: Request, state: &HttpState) -> Result<Self, Problem> {
         let (parts, body) = request.into_parts();
+        let query = Given::parse(&parts.uri)?;
         let bytes = read_body(body, state.settings.timeouts.body).await?;
-        if bytes.is_empty() {
-            return Ok(Self { value: parse_json(b"{}")?, bytes });
-        }
-        check_content_type(&parts.headers)?;
-        Ok(Self { value: parse_json(&bytes)?, bytes })
+        let value = if bytes.is_empty() {
+            parse_json(b"{}")?
+        } else {
+            check_content_type(&parts.headers)?;
+            parse_json(&bytes)?
+        };
+        // A wrong body is reported before an unknown parameter.
+        query.read::<()>()?;
+        Ok(Self { value, bytes })
     }
 }
 
-/// A JSON body, or a form with the JSON in its field `payload`; and the bytes that it came in.
+/// A JSON body, or a form with the JSON in its field `payload`; and the bytes that it came in. The route has no query
+/// parameters.
 pub struct JsonOrPayload<T> {
     /// The value.
     pub value: T,
@@ -226,6 +136,7 @@ impl<T: DeserializeOwned> FromRequest<HttpState> for JsonOrPayload<T> {
             let JsonBody { value, bytes } = JsonBody::from_request(request, state).await?;
             return Ok(Self { value, bytes });
         }
+        let query = Given::parse(request.uri())?;
         let bytes = read_body(request.into_body(), state.settings.timeouts.body).await?;
         let mut payloads = url::form_urlencoded::parse(&bytes).filter(|(name, _)| name == "payload");
         let wrong = |code, detail| Error::invalid("payload", code, detail);
@@ -237,7 +148,9 @@ impl<T: DeserializeOwned> FromRequest<HttpState> for JsonOrPayload<T> {
         if serde_json::from_str::<serde::de::IgnoredAny>(&payload).is_err() {
             return Err(wrong("malformed_json", "must be JSON: an object with a text").into());
         }
-        Ok(Self { value: parse_json(payload.as_bytes())?, bytes })
+        let value = parse_json(payload.as_bytes())?;
+        query.read::<()>()?;
+        Ok(Self { value, bytes })
     }
 }
 

@@ -23,6 +23,8 @@ pub mod limits;
 pub mod metrics;
 pub mod openapi;
 pub mod origin;
+pub mod parameter_reader;
+pub mod parameters;
 pub mod policy;
 pub mod problem;
 pub mod router;

@@ -4,7 +4,7 @@
 
 use axum::http::{Method, StatusCode};
 use utoipa::OpenApi;
-use utoipa::openapi::path::Operation;
+use utoipa::openapi::path::{Operation, ParameterBuilder};
 use utoipa::openapi::security::{
     ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
 };
@@ -87,6 +87,16 @@ pub fn complete(mut document: utoipa::openapi::OpenApi, access: Access) -> utoip
             {
                 // An absent body is an empty object, and every field of this one may be left out.
                 body.required = Some(Required::False);
+            }
+            if operation.operation_id.as_deref() == Some("list_users") {
+                // The published document has an example of `limit` for this list alone.
+                for parameter in operation.parameters.iter_mut().flatten() {
+                    if let RefOr::T(limit) = parameter
+                        && limit.name == "limit"
+                    {
+                        *limit = ParameterBuilder::from(limit.clone()).example(Some(50.into())).build();
+                    }
+                }
             }
             let mut security = Vec::new();
             if public || access == Access::Open {

@@ -4,24 +4,33 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::domain::audit::By;
 use crate::domain::{auth, passwords, stats, users};
 use crate::http::answers::{json, no_content};
 use crate::http::bodies_users::Role;
-use crate::http::extract::{JsonBody, PathSegments, Query};
+use crate::http::extract::{JsonBody, Path, Query};
 use crate::http::policy::Administrator;
 use crate::http::problem::Problem;
 use crate::http::state::HttpState;
 use crate::time::Timestamp;
+
+/// An account.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct AccountPath {
+    /// The user's name.
+    #[param(example = "duck")]
+    user_name: String,
+}
 
 /// Bans a user: every session ends at once, and nothing lets them in.
 #[utoipa::path(
     put,
     path = "/api/admin/users/{user_name}/ban",
     tag = "administration",
-    params(("user_name" = String, Path, description = "The user's name.", example = "duck")),
+    params(AccountPath),
     responses(
         (status = 204, description = "Banned."),
         (status = 409, description = "`not_yourself`."),
@@ -30,12 +39,11 @@ use crate::time::Timestamp;
 pub async fn ban_user(
     State(state): State<HttpState>,
     Administrator(principal): Administrator,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<AccountPath>,
+    _query: Query<()>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
     let by = By::principal(&principal, state.app.clock.now());
-    users::set_banned(&state.app, principal.resolve(path.text(0))?, true, by).await?;
+    users::set_banned(&state.app, principal.resolve(&path.user_name)?, true, by).await?;
     Ok(no_content())
 }
 
@@ -44,18 +52,17 @@ pub async fn ban_user(
     delete,
     path = "/api/admin/users/{user_name}/ban",
     tag = "administration",
-    params(("user_name" = String, Path, description = "The user's name.", example = "duck")),
+    params(AccountPath),
     responses((status = 204, description = "Not banned any more.")),
 )]
 pub async fn unban_user(
     State(state): State<HttpState>,
     Administrator(principal): Administrator,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<AccountPath>,
+    _query: Query<()>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
     let by = By::principal(&principal, state.app.clock.now());
-    users::set_banned(&state.app, principal.resolve(path.text(0))?, false, by).await?;
+    users::set_banned(&state.app, principal.resolve(&path.user_name)?, false, by).await?;
     Ok(no_content())
 }
 
@@ -73,24 +80,22 @@ pub struct RoleChange {
     put,
     path = "/api/admin/users/{user_name}/role",
     tag = "administration",
-    params(("user_name" = String, Path, description = "The user's name.", example = "duck")),
+    params(AccountPath),
     request_body = RoleChange,
     responses((status = 204, description = "Given.")),
 )]
 pub async fn set_user_role(
     State(state): State<HttpState>,
     Administrator(principal): Administrator,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<AccountPath>,
     body: JsonBody<RoleChange>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
     let role = match body.value.role {
         Role::User => auth::Role::User,
         Role::Admin => auth::Role::Admin,
     };
     let by = By::principal(&principal, state.app.clock.now());
-    users::set_role(&state.app, principal.resolve(path.text(0))?, role, by).await?;
+    users::set_role(&state.app, principal.resolve(&path.user_name)?, role, by).await?;
     Ok(no_content())
 }
 
@@ -112,18 +117,17 @@ pub struct PasswordResetCode<'a> {
     post,
     path = "/api/admin/users/{user_name}/password-resets",
     tag = "administration",
-    params(("user_name" = String, Path, description = "The user's name.", example = "duck")),
+    params(AccountPath),
     responses((status = 201, description = "Made. It works once, within an hour.", body = PasswordResetCode<'_>)),
 )]
 pub async fn issue_password_reset(
     State(state): State<HttpState>,
     Administrator(principal): Administrator,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<AccountPath>,
+    _query: Query<()>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
     let by = By::principal(&principal, state.app.clock.now());
-    let issued = passwords::issue(&state.app, by, principal.resolve(path.text(0))?).await?;
+    let issued = passwords::issue(&state.app, by, principal.resolve(&path.user_name)?).await?;
     let body = PasswordResetCode {
         url: passwords::reset_url(&state.app, &issued.code),
         code: &issued.code,
@@ -169,9 +173,8 @@ pub struct StatsBody {
 pub async fn get_stats(
     State(state): State<HttpState>,
     _caller: Administrator,
-    query: Query,
+    _query: Query<()>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
     let stats = stats::get(&state.app).await?;
     json(
         StatusCode::OK,

@@ -4,14 +4,15 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::domain::api_keys::{self, ApiKey, Made, NewApiKey};
 use crate::domain::audit::By;
 use crate::domain::idempotency::{Once, StoredAnswer};
 use crate::error::{Error, Result as DomainResult};
 use crate::http::answers::{given, list, next_page, no_content, time_field, to_json};
-use crate::http::extract::{JsonBody, PathSegments, Query, idempotency_key};
+use crate::http::extract::{JsonBody, Path, Query, idempotency_key};
+use crate::http::parameters::{IdSchema, IdempotencyKeyHeader, PageQuery};
 use crate::http::policy::Administrator;
 use crate::http::problem::Problem;
 use crate::http::state::HttpState;
@@ -75,10 +76,7 @@ impl<'a> ApiKeyBody<'a> {
     get,
     path = "/api/api-keys",
     tag = "administration",
-    params(
-        ("limit" = Option<u32>, Query, description = "Entries of the page; 50 when it is absent.", minimum = 1, maximum = 200),
-        ("cursor" = Option<String>, Query, description = "Where the page begins: taken from a Link header as it is."),
-    ),
+    params(PageQuery),
     responses((status = 200, description = "The keys. `Link` names the next page while there is one.", body = Vec<ApiKeyBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/api-keys?…>; rel=\"next\"`"),
     ))),
@@ -87,10 +85,8 @@ pub async fn list_api_keys(
     State(state): State<HttpState>,
     _caller: Administrator,
     uri: Uri,
-    mut query: Query,
+    Query(PageQuery { limit, cursor }): Query<PageQuery>,
 ) -> Result<Response, Problem> {
-    let (limit, cursor) = (query.limit(), query.text("cursor"));
-    query.finish()?;
     let page = api_keys::list(&state.app, limit, cursor.as_deref()).await?;
     let bodies: Vec<ApiKeyBody<'_>> = page.entries.iter().map(|key| ApiKeyBody::new(key, None)).collect();
     Ok(list(to_json(&bodies, 240 * bodies.len())?, uri.path(), next_page(page.next, limit, [])))
@@ -116,7 +112,7 @@ pub struct NewApiKeyBody {
     post,
     path = "/api/api-keys",
     tag = "administration",
-    params(("Idempotency-Key" = Option<String>, Header, description = "A repeat with the same key and body is answered with the first answer, for 7 days.", min_length = 1, max_length = 255, pattern = "^[ -~]+$")),
+    params(IdempotencyKeyHeader),
     request_body = NewApiKeyBody,
     responses((status = 201, description = "Made.", body = ApiKeyBody<'_>, headers(
         ("Idempotency-Replayed" = Option<String>, description = "`true` on the answer to a repeat."),
@@ -127,10 +123,8 @@ pub async fn create_api_key(
     Administrator(principal): Administrator,
     uri: Uri,
     headers: HeaderMap,
-    query: Query,
     body: JsonBody<NewApiKeyBody>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
     let request = idempotency_key(&state.app, &headers, &principal, uri.path(), &body.bytes)?;
     let expires_at = body.value.expires_at.map(|text| time_field("expires_at", &text)).transpose()?;
     let new = NewApiKey {
@@ -148,22 +142,30 @@ fn render_made(made: &Made) -> DomainResult<StoredAnswer> {
     Ok(StoredAnswer { status: StatusCode::CREATED.as_u16(), location: None, body })
 }
 
+/// An API key.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct ApiKeyPath {
+    /// The key's id.
+    #[param(value_type = IdSchema, inline, example = 1)]
+    id: i64,
+}
+
 /// Revokes an API key.
 #[utoipa::path(
     delete,
     path = "/api/api-keys/{id}",
     tag = "administration",
-    params(("id" = i64, Path, description = "The key's id.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1)),
+    params(ApiKeyPath),
     responses((status = 204, description = "Revoked.")),
 )]
 pub async fn revoke_api_key(
     State(state): State<HttpState>,
     Administrator(principal): Administrator,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<ApiKeyPath>,
+    _query: Query<()>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
     let by = By::principal(&principal, state.app.clock.now());
-    api_keys::revoke(&state.app, ApiKeyId(path.number(0)), by).await?;
+    api_keys::revoke(&state.app, ApiKeyId(path.id), by).await?;
     Ok(no_content())
 }

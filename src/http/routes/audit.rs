@@ -8,6 +8,7 @@ use crate::domain::audit::{self};
 use crate::http::answers::{list, next_page, to_json};
 use crate::http::bodies_audit::AuditBody;
 use crate::http::extract::Query;
+use crate::http::parameters::PageQuery;
 use crate::http::policy::Administrator;
 use crate::http::problem::Problem;
 use crate::http::state::HttpState;
@@ -17,10 +18,7 @@ use crate::http::state::HttpState;
     get,
     path = "/api/admin/audit",
     tag = "administration",
-    params(
-        ("limit" = Option<u32>, Query, description = "Entries of the page; 50 when it is absent.", minimum = 1, maximum = 200),
-        ("cursor" = Option<String>, Query, description = "Where the page begins: taken from a Link header as it is."),
-    ),
+    params(PageQuery),
     responses((status = 200, description = "The entries. `Link` names the next page while there is one.", body = Vec<AuditBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/admin/audit?…>; rel=\"next\"`"),
     ))),
@@ -29,10 +27,8 @@ pub async fn list_audit(
     State(state): State<HttpState>,
     _caller: Administrator,
     uri: Uri,
-    mut query: Query,
+    Query(PageQuery { limit, cursor }): Query<PageQuery>,
 ) -> Result<Response, Problem> {
-    let (limit, cursor) = (query.limit(), query.text("cursor"));
-    query.finish()?;
     let page = audit::list(&state.app, limit, cursor.as_deref()).await?;
     let bodies: Vec<AuditBody<'_>> = page.entries.iter().map(|(_, entry)| AuditBody::new(entry)).collect();
     Ok(list(to_json(&bodies, 200 * bodies.len())?, uri.path(), next_page(page.next, limit, [])))

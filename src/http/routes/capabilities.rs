@@ -80,9 +80,8 @@ pub async fn get_capabilities(
     State(state): State<HttpState>,
     _caller: Public,
     headers: HeaderMap,
-    query: Query,
+    _query: Query<()>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
     let settings = &state.app.settings;
     let mut response = resource(
         &headers,

@@ -14,7 +14,8 @@ use crate::http::answers::{
 };
 use crate::http::bodies_conversations::{ConversationBody, ConversationKind, HistoryWord};
 use crate::http::bodies_messages::render;
-use crate::http::extract::{JsonBody, PathSegments, Query, idempotency_key};
+use crate::http::extract::{JsonBody, Path, Query, idempotency_key};
+use crate::http::parameters::{ConversationPath, PageQuery};
 use crate::http::policy::{PersonReading, PersonWriting, Reader};
 use crate::http::problem::Problem;
 use crate::http::state::HttpState;
@@ -27,10 +28,7 @@ const CONVERSATION_BYTES: usize = 1_600;
     get,
     path = "/api/conversations",
     tag = "conversations",
-    params(
-        ("limit" = Option<u32>, Query, description = "Entries of the page; 50 when it is absent.", minimum = 1, maximum = 200),
-        ("cursor" = Option<String>, Query, description = "Where the page begins: taken from a Link header as it is."),
-    ),
+    params(PageQuery),
     responses((status = 200, description = "The conversations. `Link` names the next page while there is one.", body = Vec<ConversationBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/conversations?…>; rel=\"next\"`"),
     ))),
@@ -39,10 +37,8 @@ pub async fn list_conversations(
     State(state): State<HttpState>,
     PersonReading(principal): PersonReading,
     uri: Uri,
-    mut query: Query,
+    Query(PageQuery { limit, cursor }): Query<PageQuery>,
 ) -> Result<Response, Problem> {
-    let (limit, cursor) = (query.limit(), query.text("cursor"));
-    query.finish()?;
     let page = conversations::list(&state.app, &principal, limit, cursor.as_deref(), render).await?;
     let bodies: Vec<ConversationBody<'_>> =
         page.entries.iter().map(ConversationBody::new).collect::<DomainResult<_>>()?;
@@ -104,7 +100,9 @@ fn required(field: &'static str) -> Error {
     post,
     path = "/api/conversations",
     tag = "conversations",
-    params(("Idempotency-Key" = Option<String>, Header, description = "For groups: a repeat with the same key and body is answered with the first answer, for 7 days. There is one direct conversation a pair anyway.", min_length = 1, max_length = 255, pattern = "^[ -~]+$")),
+    params(
+        ("Idempotency-Key" = Option<String>, Header, description = "For groups: a repeat with the same key and body is answered with the first answer, for 7 days. There is one direct conversation a pair anyway.", min_length = 1, max_length = 255, pattern = "^[ -~]+$"),
+    ),
     request_body = NewConversationBody,
     responses(
         (status = 201, description = "Made.", body = ConversationBody<'_>, headers(
@@ -120,10 +118,8 @@ pub async fn create_conversation(
     PersonWriting(principal): PersonWriting,
     uri: Uri,
     headers: HeaderMap,
-    query: Query,
     body: JsonBody<NewConversationBody>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
     let request = idempotency_key(&state.app, &headers, &principal, uri.path(), &body.bytes)?;
     let new = body.value;
     let misplaced = new.misplaced();
@@ -172,7 +168,7 @@ fn render_made(shown: &Shown) -> DomainResult<StoredAnswer> {
     get,
     path = "/api/conversations/{id}",
     tag = "conversations",
-    params(("id" = i64, Path, description = "The conversation.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1)),
+    params(ConversationPath),
     responses(
         (status = 200, description = "The conversation.", body = ConversationBody<'_>, headers(("ETag" = String, description = "Of this answer."))),
         (status = 304, description = "`If-None-Match` names this answer."),
@@ -182,11 +178,10 @@ pub async fn get_conversation(
     State(state): State<HttpState>,
     Reader(principal): Reader,
     headers: HeaderMap,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<ConversationPath>,
+    _query: Query<()>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
-    let shown = conversations::get(&state.app, &principal, path.number(0), render).await?;
+    let shown = conversations::get(&state.app, &principal, path.id, render).await?;
     resource(&headers, &ConversationBody::new(&shown)?)
 }
 
@@ -250,7 +245,7 @@ impl OwnChangesBody {
     patch,
     path = "/api/conversations/{id}",
     tag = "conversations",
-    params(("id" = i64, Path, description = "The conversation.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1)),
+    params(ConversationPath),
     request_body = ConversationChangesBody,
     responses(
         (status = 200, description = "The conversation as it is now.", body = ConversationBody<'_>),
@@ -261,11 +256,9 @@ impl OwnChangesBody {
 pub async fn update_conversation(
     State(state): State<HttpState>,
     PersonWriting(principal): PersonWriting,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<ConversationPath>,
     body: JsonBody<ConversationChangesBody>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
     let body = body.value;
     let changes = Changes {
         title: body.title,
@@ -274,7 +267,7 @@ pub async fn update_conversation(
         members_can_add: body.members_can_add,
         me: body.me.map(OwnChangesBody::read).transpose()?,
     };
-    let shown = conversations::update(&state.app, &principal, path.number(0), changes, render).await?;
+    let shown = conversations::update(&state.app, &principal, path.id, changes, render).await?;
     json(StatusCode::OK, &ConversationBody::new(&shown)?)
 }
 
@@ -283,7 +276,7 @@ pub async fn update_conversation(
     delete,
     path = "/api/conversations/{id}",
     tag = "conversations",
-    params(("id" = i64, Path, description = "The conversation.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1)),
+    params(ConversationPath),
     responses(
         (status = 204, description = "Ended, or hidden."),
         (status = 403, description = "`insufficient_role`."),
@@ -292,10 +285,9 @@ pub async fn update_conversation(
 pub async fn delete_conversation(
     State(state): State<HttpState>,
     PersonWriting(principal): PersonWriting,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<ConversationPath>,
+    _query: Query<()>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
-    conversations::delete(&state.app, &principal, path.number(0)).await?;
+    conversations::delete(&state.app, &principal, path.id).await?;
     Ok(no_content())
 }

@@ -7,16 +7,19 @@ use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
-use serde::Serialize;
+use serde::de::{Deserializer, Error as _, Unexpected};
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
-use crate::error::{Error, FieldError};
+use crate::error::Error;
 use crate::http::answers::{json_bytes, to_json};
 use crate::http::bodies_events::EventBody;
 use crate::http::extract::Query;
 use crate::http::lease::{Lapse, Lease};
+use crate::http::parameters::MAX_WAIT;
+use crate::http::parameters::StreamStart;
 use crate::http::policy::Reader;
 use crate::http::problem::Problem;
 use crate::http::state::HttpState;
@@ -36,6 +39,25 @@ pub struct Events<'a> {
     cursor: String,
 }
 
+/// Where a poll begins, and how long it may wait.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct PollStart {
+    /// The cursor to go on behind, as an event or an answer gave it.
+    #[param(max_length = 64, example = "5f3a9c1e7b204d68-42")]
+    after: Option<String>,
+    /// Seconds to wait for an event; 0 when it is absent.
+    #[serde(default, rename = "wait", deserialize_with = "wait_s")]
+    #[param(value_type = Option<i64>, minimum = 0, maximum = 60)]
+    wait_s: u64,
+}
+
+fn wait_s<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let seconds = i64::deserialize(deserializer)?;
+    let within = u64::try_from(seconds).ok().filter(|seconds| *seconds <= MAX_WAIT.as_secs());
+    within.ok_or_else(|| D::Error::invalid_value(Unexpected::Signed(seconds), &"must be between 0 and 60 seconds"))
+}
+
 /// Events behind a cursor. Without one, the cursor of now.
 ///
 /// Answers with up to 200 events as soon as there is one that the caller may see, and after `wait` seconds without any.
@@ -43,10 +65,7 @@ pub struct Events<'a> {
     get,
     path = "/api/events",
     tag = "live",
-    params(
-        ("after" = Option<String>, Query, description = "The cursor to go on behind, as an event or an answer gave it.", max_length = 64, example = "5f3a9c1e7b204d68-42"),
-        ("wait" = Option<i64>, Query, description = "Seconds to wait for an event; 0 when it is absent.", minimum = 0, maximum = 60),
-    ),
+    params(PollStart),
     responses(
         (status = 200, description = "Events.", body = Events<'_>),
         (status = 410, description = "`cursor_expired`: events behind the cursor are not kept any more, or it is of another log."),
@@ -56,16 +75,11 @@ pub async fn poll_events(
     State(state): State<HttpState>,
     Reader(principal): Reader,
     headers: HeaderMap,
-    mut query: Query,
+    Query(PollStart { after, wait_s }): Query<PollStart>,
 ) -> Result<Response, Problem> {
-    let (after, wait_s) = (query.text("after"), query.number("wait"));
-    if wait_s.is_some_and(|wait_s| !(0..=60).contains(&wait_s)) {
-        query.refuse(FieldError::new("wait", "out_of_range", "must be between 0 and 60 seconds"));
-    }
-    query.finish()?;
     let mut subscription = Subscription::open(&state.live, &principal, after.as_deref()).await?;
     let mut lease = Lease::new(&state, &headers, principal)?;
-    let deadline = Instant::now() + Duration::from_secs(wait_s.unwrap_or(0).unsigned_abs());
+    let deadline = Instant::now() + Duration::from_secs(wait_s);
     let stopped = state.live.stopped();
     tokio::pin!(stopped);
     let mut frames = Vec::new();
@@ -113,7 +127,7 @@ pub struct Hello<'a> {
     path = "/api/events/stream",
     tag = "live",
     params(
-        ("after" = Option<String>, Query, description = "The cursor to go on behind.", max_length = 64),
+        StreamStart,
         ("Last-Event-ID" = Option<String>, Header, description = "The same, as EventSource sends it; it goes before `after`.", max_length = 64),
     ),
     responses((status = 200, description = "A stream of events: `data` is an Event.", content_type = "text/event-stream", body = String)),
@@ -122,10 +136,8 @@ pub async fn stream_events(
     State(state): State<HttpState>,
     Reader(principal): Reader,
     headers: HeaderMap,
-    mut query: Query,
+    Query(StreamStart { after }): Query<StreamStart>,
 ) -> Result<Response, Problem> {
-    let after = query.text("after");
-    query.finish()?;
     let last = headers.get("last-event-id").filter(|last| !last.is_empty());
     let after = match last {
         Some(last) => {

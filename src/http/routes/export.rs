@@ -8,7 +8,8 @@ use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use utoipa::IntoParams;
 
 use crate::app::App;
 use crate::domain::edits::Edition;
@@ -23,7 +24,7 @@ use crate::http::bodies_messages::MessageBody;
 use crate::http::bodies_reports::ReportBody;
 use crate::http::bodies_sessions::SessionBody;
 use crate::http::bodies_users::UserBody;
-use crate::http::extract::{PathSegments, Query};
+use crate::http::extract::{Path, Query};
 use crate::http::policy::Reader;
 use crate::http::problem::Problem;
 use crate::http::state::HttpState;
@@ -101,23 +102,31 @@ enum Line<'a> {
     End,
 }
 
+/// Whose data is exported.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct ExportPath {
+    /// The user's name; `me` is the caller.
+    #[param(example = "me")]
+    user_name: String,
+}
+
 /// Everything that is held about a user, as JSON lines: oneself, or anybody as an administrator. The last line has the type
 /// `end`.
 #[utoipa::path(
     get,
     path = "/api/users/{user_name}/export",
     tag = "users",
-    params(("user_name" = String, Path, description = "The user's name; `me` is the caller.", example = "me")),
+    params(ExportPath),
     responses((status = 200, description = "One JSON object a line: `{\"type\": …, \"data\": …}`.", body = String, content_type = "application/jsonl")),
 )]
 pub async fn export_user(
     State(state): State<HttpState>,
     Reader(principal): Reader,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<ExportPath>,
+    _query: Query<()>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
-    let mut export = export::begin(&state.app, &principal, path.text(0)).await?;
+    let mut export = export::begin(&state.app, &principal, &path.user_name).await?;
     // Before anything is answered: whoever is erased at this moment gets an answer that says so.
     let first = page(&state.app, &mut export).await?.unwrap_or_default();
     let others = stream::try_unfold((state.app, Some(export)), |(app, export)| async move {

@@ -10,7 +10,8 @@ use crate::domain::forwards;
 use crate::domain::idempotency::Once;
 use crate::http::answers::given;
 use crate::http::bodies_messages::{MessageBody, render_sent};
-use crate::http::extract::{JsonBody, PathSegments, Query, idempotency_key};
+use crate::http::extract::{JsonBody, Path, idempotency_key};
+use crate::http::parameters::{IdempotencyKeyHeader, MessagePath};
 use crate::http::policy::PersonWriting;
 use crate::http::problem::Problem;
 use crate::http::state::HttpState;
@@ -30,11 +31,7 @@ pub struct Forward {
     post,
     path = "/api/conversations/{id}/messages/{seq}/forward",
     tag = "conversations",
-    params(
-        ("id" = i64, Path, description = "The conversation.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
-        ("seq" = i64, Path, description = "The message's place in it.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
-        ("Idempotency-Key" = Option<String>, Header, description = "A repeat with the same key and body is answered with the first answer, for 7 days.", min_length = 1, max_length = 255, pattern = "^[ -~]+$"),
-    ),
+    params(MessagePath, IdempotencyKeyHeader),
     request_body = Forward,
     responses(
         (status = 201, description = "Sent.", body = MessageBody<'_>, headers(
@@ -49,13 +46,11 @@ pub async fn forward_message(
     PersonWriting(principal): PersonWriting,
     uri: Uri,
     headers: HeaderMap,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<MessagePath>,
     body: JsonBody<Forward>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
     let request = idempotency_key(&state.app, &headers, &principal, uri.path(), &body.bytes)?;
     let once = Once { request, render: render_sent, sealed: false };
-    let (conversation, seq, into) = (path.number(0), path.number(1), body.value.conversation_id);
+    let (conversation, seq, into) = (path.id, path.seq, body.value.conversation_id);
     Ok(given(forwards::forward(&state.app, &principal, conversation, seq, into, once).await?))
 }

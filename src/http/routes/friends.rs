@@ -3,14 +3,15 @@
 use axum::extract::State;
 use axum::http::{StatusCode, Uri};
 use axum::response::Response;
-use serde::Serialize;
-use utoipa::ToSchema;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use crate::domain::auth::Principal;
 use crate::domain::friends::{self, Which};
 use crate::http::answers::{json, list, next_page, no_content, to_json};
 use crate::http::bodies_users::UserBody;
-use crate::http::extract::{PathSegments, Query};
+use crate::http::extract::{Path, Query};
+use crate::http::parameters::PageQuery;
 use crate::http::policy::{PersonReading, PersonWriting};
 use crate::http::problem::Problem;
 use crate::http::state::HttpState;
@@ -38,11 +39,10 @@ async fn people(
     principal: Principal,
     which: Which,
     uri: &Uri,
-    mut query: Query,
+    page: PageQuery,
     direction: Option<&str>,
 ) -> Result<Response, Problem> {
-    let (limit, cursor) = (query.limit(), query.text("cursor"));
-    query.finish()?;
+    let PageQuery { limit, cursor } = page;
     let page = friends::list(&state.app, &principal, which, limit, cursor.as_deref()).await?;
     let bodies: Vec<UserBody<'_>> =
         page.entries.iter().map(|user| UserBody::new(&state.app, user, &principal)).collect();
@@ -56,10 +56,7 @@ async fn people(
     get,
     path = "/api/friends",
     tag = "people",
-    params(
-        ("limit" = Option<u32>, Query, description = "Entries of the page; 50 when it is absent.", minimum = 1, maximum = 200),
-        ("cursor" = Option<String>, Query, description = "Where the page begins: taken from a Link header as it is."),
-    ),
+    params(PageQuery),
     responses((status = 200, description = "The friends. `Link` names the next page while there is one.", body = Vec<UserBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/friends?…>; rel=\"next\"`"),
     ))),
@@ -68,19 +65,29 @@ pub async fn list_friends(
     State(state): State<HttpState>,
     PersonReading(principal): PersonReading,
     uri: Uri,
-    query: Query,
+    Query(page): Query<PageQuery>,
 ) -> Result<Response, Problem> {
-    people(state, principal, Which::Friends, &uri, query, None).await
+    people(state, principal, Which::Friends, &uri, page, None).await
 }
 
 /// Which requests.
-#[derive(Serialize, ToSchema)]
+#[derive(Clone, Copy, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RequestDirection {
     /// Others asked the caller.
+    #[default]
     Incoming,
     /// The caller asked others.
     Outgoing,
+}
+
+/// Which friend requests to list.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct RequestFilter {
+    /// `incoming` when it is absent.
+    #[serde(default)]
+    direction: RequestDirection,
 }
 
 /// People who asked the caller to be their friend, or whom the caller asked, by id.
@@ -88,11 +95,7 @@ pub enum RequestDirection {
     get,
     path = "/api/friends/requests",
     tag = "people",
-    params(
-        ("direction" = Option<RequestDirection>, Query, description = "`incoming` when it is absent."),
-        ("limit" = Option<u32>, Query, description = "Entries of the page; 50 when it is absent.", minimum = 1, maximum = 200),
-        ("cursor" = Option<String>, Query, description = "Where the page begins: taken from a Link header as it is."),
-    ),
+    params(RequestFilter, PageQuery),
     responses((status = 200, description = "The people. `Link` names the next page while there is one.", body = Vec<UserBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/friends/requests?…>; rel=\"next\"`"),
     ))),
@@ -101,11 +104,22 @@ pub async fn list_friend_requests(
     State(state): State<HttpState>,
     PersonReading(principal): PersonReading,
     uri: Uri,
-    mut query: Query,
+    Query((filter, page)): Query<(RequestFilter, PageQuery)>,
 ) -> Result<Response, Problem> {
-    let direction = query.word("direction", &["incoming", "outgoing"]);
-    let which = if direction == "incoming" { Which::Incoming } else { Which::Outgoing };
-    people(state, principal, which, &uri, query, Some(direction)).await
+    let (which, direction) = match filter.direction {
+        RequestDirection::Incoming => (Which::Incoming, "incoming"),
+        RequestDirection::Outgoing => (Which::Outgoing, "outgoing"),
+    };
+    people(state, principal, which, &uri, page, Some(direction)).await
+}
+
+/// A friend, or somebody who may become one.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct FriendPath {
+    /// Somebody else's name.
+    #[param(example = "bugs")]
+    user_name: String,
 }
 
 /// Asks somebody to be a friend, or accepts what they asked.
@@ -113,7 +127,7 @@ pub async fn list_friend_requests(
     put,
     path = "/api/friends/{user_name}",
     tag = "people",
-    params(("user_name" = String, Path, description = "Somebody else's name.", example = "bugs")),
+    params(FriendPath),
     responses(
         (status = 201, description = "Asked.", body = Friendship<'_>),
         (status = 200, description = "Accepted; or it was so before.", body = Friendship<'_>),
@@ -123,11 +137,10 @@ pub async fn list_friend_requests(
 pub async fn put_friend(
     State(state): State<HttpState>,
     PersonWriting(principal): PersonWriting,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<FriendPath>,
+    _query: Query<()>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
-    let asked = friends::ask(&state.app, &principal, path.text(0)).await?;
+    let asked = friends::ask(&state.app, &principal, &path.user_name).await?;
     let status = if asked.new { StatusCode::CREATED } else { StatusCode::OK };
     json(status, &Friendship { state: asked.state.as_str(), user: UserBody::new(&state.app, &asked.user, &principal) })
 }
@@ -137,17 +150,16 @@ pub async fn put_friend(
     delete,
     path = "/api/friends/{user_name}",
     tag = "people",
-    params(("user_name" = String, Path, description = "Somebody else's name.", example = "bugs")),
+    params(FriendPath),
     responses((status = 204, description = "There is nothing between the two any more.")),
 )]
 pub async fn delete_friend(
     State(state): State<HttpState>,
     PersonWriting(principal): PersonWriting,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<FriendPath>,
+    _query: Query<()>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
-    friends::end(&state.app, &principal, path.text(0)).await?;
+    friends::end(&state.app, &principal, &path.user_name).await?;
     Ok(no_content())
 }
 
@@ -156,10 +168,7 @@ pub async fn delete_friend(
     get,
     path = "/api/blocks",
     tag = "people",
-    params(
-        ("limit" = Option<u32>, Query, description = "Entries of the page; 50 when it is absent.", minimum = 1, maximum = 200),
-        ("cursor" = Option<String>, Query, description = "Where the page begins: taken from a Link header as it is."),
-    ),
+    params(PageQuery),
     responses((status = 200, description = "The people. `Link` names the next page while there is one.", body = Vec<UserBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/blocks?…>; rel=\"next\"`"),
     ))),
@@ -168,9 +177,18 @@ pub async fn list_blocks(
     State(state): State<HttpState>,
     PersonReading(principal): PersonReading,
     uri: Uri,
-    query: Query,
+    Query(page): Query<PageQuery>,
 ) -> Result<Response, Problem> {
-    people(state, principal, Which::Blocked, &uri, query, None).await
+    people(state, principal, Which::Blocked, &uri, page, None).await
+}
+
+/// Somebody to block.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct BlockPath {
+    /// Somebody else's name.
+    #[param(example = "duck")]
+    user_name: String,
 }
 
 /// Blocks somebody: ends a friendship, and answers their direct messages as if only friends could write. They are not told.
@@ -178,7 +196,7 @@ pub async fn list_blocks(
     put,
     path = "/api/blocks/{user_name}",
     tag = "people",
-    params(("user_name" = String, Path, description = "Somebody else's name.", example = "duck")),
+    params(BlockPath),
     responses(
         (status = 204, description = "Blocked."),
         (status = 409, description = "`too_many_blocks`."),
@@ -187,11 +205,10 @@ pub async fn list_blocks(
 pub async fn put_block(
     State(state): State<HttpState>,
     PersonWriting(principal): PersonWriting,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<BlockPath>,
+    _query: Query<()>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
-    friends::block(&state.app, &principal, path.text(0)).await?;
+    friends::block(&state.app, &principal, &path.user_name).await?;
     Ok(no_content())
 }
 
@@ -200,16 +217,15 @@ pub async fn put_block(
     delete,
     path = "/api/blocks/{user_name}",
     tag = "people",
-    params(("user_name" = String, Path, description = "Somebody else's name.", example = "duck")),
+    params(BlockPath),
     responses((status = 204, description = "Not blocked any more.")),
 )]
 pub async fn delete_block(
     State(state): State<HttpState>,
     PersonWriting(principal): PersonWriting,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<BlockPath>,
+    _query: Query<()>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
-    friends::unblock(&state.app, &principal, path.text(0)).await?;
+    friends::unblock(&state.app, &principal, &path.user_name).await?;
     Ok(no_content())
 }

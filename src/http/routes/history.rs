@@ -4,13 +4,15 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::domain::history::{self, Listing, Next};
+use crate::domain::lists::Limit;
 use crate::domain::{edits, messages};
 use crate::http::answers::{json, list, no_content, resource};
 use crate::http::bodies_messages::{MessageBody, join, render};
-use crate::http::extract::{JsonBody, PathSegments, Query};
+use crate::http::extract::{JsonBody, Path, Query};
+use crate::http::parameters::{ConversationPath, Date, IdSchema, LimitSchema, MessagePath, limit};
 use crate::http::policy::{PersonWriting, Reader, Writer};
 use crate::http::problem::Problem;
 use crate::http::state::HttpState;
@@ -21,10 +23,7 @@ use crate::time::Timestamp;
     get,
     path = "/api/conversations/{id}/messages/{seq}",
     tag = "conversations",
-    params(
-        ("id" = i64, Path, description = "The conversation.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
-        ("seq" = i64, Path, description = "The message's place in it.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
-    ),
+    params(MessagePath),
     responses(
         (status = 200, description = "The message.", body = MessageBody<'_>, headers(("ETag" = String, description = "Of this answer."))),
         (status = 304, description = "`If-None-Match` names this answer."),
@@ -34,12 +33,33 @@ pub async fn get_conversation_message(
     State(state): State<HttpState>,
     Reader(principal): Reader,
     headers: HeaderMap,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<MessagePath>,
+    _query: Query<()>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
-    let (message, names) = messages::get(&state.app, &principal, path.number(0), path.number(1)).await?;
+    let (message, names) = messages::get(&state.app, &principal, path.id, path.seq).await?;
     resource(&headers, &MessageBody::named(&message, &names))
+}
+
+/// Which part of a conversation to list.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct HistoryPlace {
+    /// What comes before this seq. One place alone may be named.
+    #[param(value_type = Option<IdSchema>, inline)]
+    before: Option<i64>,
+    /// What comes after this seq.
+    #[param(minimum = 0, maximum = 9_007_199_254_740_991_i64)]
+    after: Option<i64>,
+    /// This seq, with as many before as after it.
+    #[param(value_type = Option<IdSchema>, inline)]
+    around: Option<i64>,
+    /// From the first message sent on this date (UTC), or at this time, on.
+    #[param(value_type = Option<String>, example = "2026-11-22")]
+    date: Option<Date>,
+    /// Entries of the page; 50 when it is absent.
+    #[serde(default, deserialize_with = "limit")]
+    #[param(value_type = Option<LimitSchema>, inline)]
+    limit: Limit,
 }
 
 /// A page of a conversation, oldest first: the newest messages when no place is named.
@@ -47,14 +67,7 @@ pub async fn get_conversation_message(
     get,
     path = "/api/conversations/{id}/messages",
     tag = "conversations",
-    params(
-        ("id" = i64, Path, description = "The conversation.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
-        ("before" = Option<i64>, Query, description = "What comes before this seq. One place alone may be named.", minimum = 1, maximum = 9_007_199_254_740_991_i64),
-        ("after" = Option<i64>, Query, description = "What comes after this seq.", minimum = 0, maximum = 9_007_199_254_740_991_i64),
-        ("around" = Option<i64>, Query, description = "This seq, with as many before as after it.", minimum = 1, maximum = 9_007_199_254_740_991_i64),
-        ("date" = Option<String>, Query, description = "From the first message sent on this date (UTC), or at this time, on.", example = "2026-11-22"),
-        ("limit" = Option<u32>, Query, description = "Entries of the page; 50 when it is absent.", minimum = 1, maximum = 200),
-    ),
+    params(ConversationPath, HistoryPlace),
     responses((status = 200, description = "The messages by `seq`. `Link` names the next page while there is one: the older one, or with `after` the newer one.", body = Vec<MessageBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/conversations/…>; rel=\"next\"`"),
     ))),
@@ -63,18 +76,17 @@ pub async fn list_conversation_messages(
     State(state): State<HttpState>,
     Reader(principal): Reader,
     uri: Uri,
-    path: PathSegments,
-    mut query: Query,
+    Path(path): Path<ConversationPath>,
+    Query(query): Query<HistoryPlace>,
 ) -> Result<Response, Problem> {
     let listing = Listing {
-        before: query.number("before"),
-        after: query.number("after"),
-        around: query.number("around"),
-        date: query.date("date"),
+        before: query.before,
+        after: query.after,
+        around: query.around,
+        date: query.date.map(|date| date.begins_at),
     };
-    let limit = query.limit();
-    query.finish()?;
-    let page = history::list(&state.app, &principal, path.number(0), listing, limit, render).await?;
+    let limit = query.limit;
+    let page = history::list(&state.app, &principal, path.id, listing, limit, render).await?;
     let next = page.next.map(|next| {
         let place = match next {
             Next::Before(seq) => ("before", seq.to_string()),
@@ -100,10 +112,7 @@ pub struct MessageEdit {
     patch,
     path = "/api/conversations/{id}/messages/{seq}",
     tag = "conversations",
-    params(
-        ("id" = i64, Path, description = "The conversation.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
-        ("seq" = i64, Path, description = "The message's place in it.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
-    ),
+    params(MessagePath),
     request_body = MessageEdit,
     responses(
         (status = 200, description = "The message as it is now.", body = MessageBody<'_>),
@@ -113,12 +122,10 @@ pub struct MessageEdit {
 pub async fn edit_message(
     State(state): State<HttpState>,
     PersonWriting(principal): PersonWriting,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<MessagePath>,
     body: JsonBody<MessageEdit>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
-    let edited = edits::edit(&state.app, &principal, path.number(0), path.number(1), body.value.body).await?;
+    let edited = edits::edit(&state.app, &principal, path.id, path.seq, body.value.body).await?;
     json(StatusCode::OK, &MessageBody::named(&edited.0, &edited.1))
 }
 
@@ -127,20 +134,16 @@ pub async fn edit_message(
     delete,
     path = "/api/conversations/{id}/messages/{seq}",
     tag = "conversations",
-    params(
-        ("id" = i64, Path, description = "The conversation.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
-        ("seq" = i64, Path, description = "The message's place in it.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
-    ),
+    params(MessagePath),
     responses((status = 204, description = "Deleted.")),
 )]
 pub async fn delete_message(
     State(state): State<HttpState>,
     Writer(principal): Writer,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<MessagePath>,
+    _query: Query<()>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
-    edits::delete(&state.app, &principal, path.number(0), path.number(1)).await?;
+    edits::delete(&state.app, &principal, path.id, path.seq).await?;
     Ok(no_content())
 }
 
@@ -160,20 +163,16 @@ pub struct EditionBody<'a> {
     get,
     path = "/api/conversations/{id}/messages/{seq}/history",
     tag = "conversations",
-    params(
-        ("id" = i64, Path, description = "The conversation.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
-        ("seq" = i64, Path, description = "The message's place in it.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
-    ),
+    params(MessagePath),
     responses((status = 200, description = "The earlier bodies; empty for a message that was never edited, and for a tombstone.", body = Vec<EditionBody<'_>>)),
 )]
 pub async fn list_editions(
     State(state): State<HttpState>,
     Reader(principal): Reader,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<MessagePath>,
+    _query: Query<()>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
-    let editions = edits::list(&state.app, &principal, path.number(0), path.number(1)).await?;
+    let editions = edits::list(&state.app, &principal, path.id, path.seq).await?;
     let bodies: Vec<EditionBody<'_>> =
         editions.iter().map(|edition| EditionBody { body: &edition.body, at: edition.at }).collect();
     json(StatusCode::OK, &bodies)

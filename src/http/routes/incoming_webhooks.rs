@@ -5,15 +5,16 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::Response;
 use serde::Deserialize;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::domain::idempotency::{KeyedRequest, Once, StoredAnswer};
 use crate::domain::incoming_webhooks::{self, Made};
 use crate::error::{Error, Result as DomainResult};
 use crate::http::answers::{given, list, next_page, no_content, to_json};
 use crate::http::bodies_incoming_webhooks::IncomingWebhookBody;
-use crate::http::extract::{JsonBody, JsonOrPayload, PathSegments, Query, idempotency_key};
+use crate::http::extract::{JsonBody, JsonOrPayload, Path, Query, idempotency_key};
 use crate::http::limits::LimitKey;
+use crate::http::parameters::{GroupPath, IdSchema, IdempotencyKeyHeader, PageQuery};
 use crate::http::policy::{PersonReading, PersonWriting, Public};
 use crate::http::problem::Problem;
 use crate::http::state::HttpState;
@@ -33,10 +34,7 @@ pub struct NewIncomingWebhookBody {
     post,
     path = "/api/conversations/{id}/incoming-webhooks",
     tag = "integrations",
-    params(
-        ("id" = i64, Path, description = "The group.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
-        ("Idempotency-Key" = Option<String>, Header, description = "A repeat with the same key and body is answered with the first answer, for 7 days.", min_length = 1, max_length = 255, pattern = "^[ -~]+$"),
-    ),
+    params(GroupPath, IdempotencyKeyHeader),
     request_body = NewIncomingWebhookBody,
     responses(
         (status = 201, description = "Made.", body = IncomingWebhookBody<'_>, headers(
@@ -52,11 +50,9 @@ pub async fn create_incoming_webhook(
     PersonWriting(principal): PersonWriting,
     uri: Uri,
     headers: HeaderMap,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<GroupPath>,
     body: JsonBody<NewIncomingWebhookBody>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
     let request = idempotency_key(&state.app, &headers, &principal, uri.path(), &body.bytes)?;
     let once = Once { request, render: render_made, sealed: true };
     let base_url = match &state.app.settings.public_url {
@@ -68,7 +64,7 @@ pub async fn create_incoming_webhook(
         }
     };
     let name = body.value.name;
-    let made = incoming_webhooks::create(&state.app, &principal, path.number(0), name, &base_url, once).await?;
+    let made = incoming_webhooks::create(&state.app, &principal, path.id, name, &base_url, once).await?;
     Ok(given(made))
 }
 
@@ -86,11 +82,7 @@ fn render_made(made: &Made) -> DomainResult<StoredAnswer> {
     get,
     path = "/api/conversations/{id}/incoming-webhooks",
     tag = "integrations",
-    params(
-        ("id" = i64, Path, description = "The group.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
-        ("limit" = Option<u32>, Query, description = "Entries of the page; 50 when it is absent.", minimum = 1, maximum = 200),
-        ("cursor" = Option<String>, Query, description = "Where the page begins: taken from a Link header as it is."),
-    ),
+    params(GroupPath, PageQuery),
     responses(
         (status = 200, description = "The incoming webhooks. `Link` names the next page while there is one.", body = Vec<IncomingWebhookBody<'_>>, headers(
             ("Link" = Option<String>, description = "`</api/conversations/…/incoming-webhooks?…>; rel=\"next\"`"),
@@ -103,15 +95,25 @@ pub async fn list_incoming_webhooks(
     State(state): State<HttpState>,
     PersonReading(principal): PersonReading,
     uri: Uri,
-    path: PathSegments,
-    mut query: Query,
+    Path(path): Path<GroupPath>,
+    Query(PageQuery { limit, cursor }): Query<PageQuery>,
 ) -> Result<Response, Problem> {
-    let (limit, cursor) = (query.limit(), query.text("cursor"));
-    query.finish()?;
-    let page = incoming_webhooks::list(&state.app, &principal, path.number(0), limit, cursor.as_deref()).await?;
+    let page = incoming_webhooks::list(&state.app, &principal, path.id, limit, cursor.as_deref()).await?;
     let bodies: Vec<IncomingWebhookBody<'_>> =
         page.entries.iter().map(|found| IncomingWebhookBody::new(found, None)).collect();
     Ok(list(to_json(&bodies, 240 * bodies.len())?, uri.path(), next_page(page.next, limit, [])))
+}
+
+/// An incoming webhook of a group.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct IncomingWebhookPath {
+    /// The group.
+    #[param(value_type = IdSchema, inline, example = 1)]
+    id: i64,
+    /// The incoming webhook.
+    #[param(value_type = IdSchema, inline, example = 1)]
+    hook_id: i64,
 }
 
 /// Ends an incoming webhook. What came by it stays.
@@ -119,10 +121,7 @@ pub async fn list_incoming_webhooks(
     delete,
     path = "/api/conversations/{id}/incoming-webhooks/{hook_id}",
     tag = "integrations",
-    params(
-        ("id" = i64, Path, description = "The group.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
-        ("hook_id" = i64, Path, description = "The incoming webhook.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
-    ),
+    params(IncomingWebhookPath),
     responses(
         (status = 204, description = "Ended."),
         (status = 403, description = "`insufficient_role`."),
@@ -132,11 +131,10 @@ pub async fn list_incoming_webhooks(
 pub async fn end_incoming_webhook(
     State(state): State<HttpState>,
     PersonWriting(principal): PersonWriting,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<IncomingWebhookPath>,
+    _query: Query<()>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
-    incoming_webhooks::end(&state.app, &principal, path.number(0), path.number(1)).await?;
+    incoming_webhooks::end(&state.app, &principal, path.id, path.hook_id).await?;
     Ok(no_content())
 }
 
@@ -157,13 +155,22 @@ pub struct IncomingForm {
     payload: String,
 }
 
+/// The address of an incoming webhook.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct HookPath {
+    /// The token.
+    #[param(example = "phh_0123456789abcdefghijklmnopqrstuvwxyzABCDEFG")]
+    token: String,
+}
+
 /// Writes into a group, as Slack's incoming webhooks do. Whoever has the address may.
 #[utoipa::path(
     post,
     path = "/api/hooks/{token}",
     tag = "integrations",
     params(
-        ("token" = String, Path, description = "The token.", example = "phh_0123456789abcdefghijklmnopqrstuvwxyzABCDEFG"),
+        HookPath,
         ("Idempotency-Key" = Option<String>, Header, description = "A repeat with the same key and body writes nothing again, for 7 days.", min_length = 1, max_length = 255, pattern = "^[ -~]+$"),
     ),
     request_body(content((IncomingMessage = "application/json"), (IncomingForm = "application/x-www-form-urlencoded"))),
@@ -178,12 +185,10 @@ pub async fn post_by_hook(
     State(state): State<HttpState>,
     _caller: Public,
     headers: HeaderMap,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<HookPath>,
     body: JsonOrPayload<IncomingMessage>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
-    let target = incoming_webhooks::find(&state.app, path.text(0)).await?;
+    let target = incoming_webhooks::find(&state.app, &path.token).await?;
     if let Some(refusal) = state.limits.check(LimitKey::IncomingWebhook(target.id.0)).problem() {
         return Err(refusal);
     }

@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::domain::conversations;
 use crate::domain::idempotency::{Once, StoredAnswer};
@@ -14,7 +14,8 @@ use crate::http::answers::{given, json, list, next_page, no_content, time_field,
 use crate::http::bodies_conversations::ConversationBody;
 use crate::http::bodies_invites::InviteBody;
 use crate::http::bodies_messages::render;
-use crate::http::extract::{JsonBody, PathSegments, Query, idempotency_key};
+use crate::http::extract::{JsonBody, Path, Query, idempotency_key};
+use crate::http::parameters::{GroupPath, IdSchema, IdempotencyKeyHeader, PageQuery};
 use crate::http::policy::{PersonReading, PersonWriting, Public};
 use crate::http::problem::Problem;
 use crate::http::state::HttpState;
@@ -38,10 +39,7 @@ pub struct NewInviteBody {
     post,
     path = "/api/conversations/{id}/invites",
     tag = "conversations",
-    params(
-        ("id" = i64, Path, description = "The group.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
-        ("Idempotency-Key" = Option<String>, Header, description = "A repeat with the same key and body is answered with the first answer, for 7 days.", min_length = 1, max_length = 255, pattern = "^[ -~]+$"),
-    ),
+    params(GroupPath, IdempotencyKeyHeader),
     request_body = NewInviteBody,
     responses(
         (status = 201, description = "Made.", body = InviteBody<'_>, headers(
@@ -57,16 +55,14 @@ pub async fn create_invite(
     PersonWriting(principal): PersonWriting,
     uri: Uri,
     headers: HeaderMap,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<GroupPath>,
     body: JsonBody<NewInviteBody>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
     let request = idempotency_key(&state.app, &headers, &principal, uri.path(), &body.bytes)?;
     let expires_at = body.value.expires_at.map(|text| time_field("expires_at", &text)).transpose()?;
     let new = NewInvite { expires_at, max_uses: body.value.max_uses };
     let once = Once { request, render: render_made, sealed: true };
-    Ok(given(invites::create(&state.app, &principal, path.number(0), new, once).await?))
+    Ok(given(invites::create(&state.app, &principal, path.id, new, once).await?))
 }
 
 fn render_made(made: &Made) -> DomainResult<StoredAnswer> {
@@ -82,11 +78,7 @@ fn render_made(made: &Made) -> DomainResult<StoredAnswer> {
     get,
     path = "/api/conversations/{id}/invites",
     tag = "conversations",
-    params(
-        ("id" = i64, Path, description = "The group.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
-        ("limit" = Option<u32>, Query, description = "Entries of the page; 50 when it is absent.", minimum = 1, maximum = 200),
-        ("cursor" = Option<String>, Query, description = "Where the page begins: taken from a Link header as it is."),
-    ),
+    params(GroupPath, PageQuery),
     responses(
         (status = 200, description = "The invites. `Link` names the next page while there is one.", body = Vec<InviteBody<'_>>, headers(
             ("Link" = Option<String>, description = "`</api/conversations/…/invites?…>; rel=\"next\"`"),
@@ -99,14 +91,24 @@ pub async fn list_invites(
     State(state): State<HttpState>,
     PersonReading(principal): PersonReading,
     uri: Uri,
-    path: PathSegments,
-    mut query: Query,
+    Path(path): Path<GroupPath>,
+    Query(PageQuery { limit, cursor }): Query<PageQuery>,
 ) -> Result<Response, Problem> {
-    let (limit, cursor) = (query.limit(), query.text("cursor"));
-    query.finish()?;
-    let page = invites::list(&state.app, &principal, path.number(0), limit, cursor.as_deref()).await?;
+    let page = invites::list(&state.app, &principal, path.id, limit, cursor.as_deref()).await?;
     let bodies: Vec<InviteBody<'_>> = page.entries.iter().map(|invite| InviteBody::new(invite, None)).collect();
     Ok(list(to_json(&bodies, 240 * bodies.len())?, uri.path(), next_page(page.next, limit, [])))
+}
+
+/// An invite into a group.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct InvitePath {
+    /// The group.
+    #[param(value_type = IdSchema, inline, example = 1)]
+    id: i64,
+    /// The invite.
+    #[param(value_type = IdSchema, inline, example = 1)]
+    invite_id: i64,
 }
 
 /// Ends an invite.
@@ -114,10 +116,7 @@ pub async fn list_invites(
     delete,
     path = "/api/conversations/{id}/invites/{invite_id}",
     tag = "conversations",
-    params(
-        ("id" = i64, Path, description = "The group.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
-        ("invite_id" = i64, Path, description = "The invite.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
-    ),
+    params(InvitePath),
     responses(
         (status = 204, description = "Ended."),
         (status = 403, description = "`insufficient_role`."),
@@ -127,11 +126,10 @@ pub async fn list_invites(
 pub async fn end_invite(
     State(state): State<HttpState>,
     PersonWriting(principal): PersonWriting,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<InvitePath>,
+    _query: Query<()>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
-    invites::end(&state.app, &principal, path.number(0), path.number(1)).await?;
+    invites::end(&state.app, &principal, path.id, path.invite_id).await?;
     Ok(no_content())
 }
 
@@ -152,22 +150,30 @@ pub struct GroupGlimpse<'a> {
     member_count: i64,
 }
 
+/// An invite, by its code.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct InviteCodePath {
+    /// The code.
+    #[param(example = "phi_0123456789abcdefghijklmnopqrstuvwxyzABCDEFG")]
+    code: String,
+}
+
 /// Looks at an invite.
 #[utoipa::path(
     get,
     path = "/api/invites/{code}",
     tag = "conversations",
-    params(("code" = String, Path, description = "The code.", example = "phi_0123456789abcdefghijklmnopqrstuvwxyzABCDEFG")),
+    params(InviteCodePath),
     responses((status = 200, description = "Where it leads.", body = InviteGlimpse<'_>)),
 )]
 pub async fn get_invite(
     State(state): State<HttpState>,
     _caller: Public,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<InviteCodePath>,
+    _query: Query<()>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
-    let (invite, group) = invites::look(&state.app, path.text(0)).await?;
+    let (invite, group) = invites::look(&state.app, &path.code).await?;
     let conversation = GroupGlimpse {
         title: group.title.as_deref(),
         avatar_url: group.avatar_url.as_deref(),
@@ -181,7 +187,7 @@ pub async fn get_invite(
     post,
     path = "/api/invites/{code}",
     tag = "conversations",
-    params(("code" = String, Path, description = "The code.", example = "phi_0123456789abcdefghijklmnopqrstuvwxyzABCDEFG")),
+    params(InviteCodePath),
     responses(
         (status = 201, description = "Joined.", body = ConversationBody<'_>),
         (status = 200, description = "The caller is in it already; the invite is not used.", body = ConversationBody<'_>),
@@ -191,11 +197,10 @@ pub async fn get_invite(
 pub async fn accept_invite(
     State(state): State<HttpState>,
     PersonWriting(principal): PersonWriting,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<InviteCodePath>,
+    _query: Query<()>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
-    let (conversation, joined) = invites::accept(&state.app, &principal, path.text(0)).await?;
+    let (conversation, joined) = invites::accept(&state.app, &principal, &path.code).await?;
     let shown = conversations::get(&state.app, &principal, conversation.0, render).await?;
     let status = if joined { StatusCode::CREATED } else { StatusCode::OK };
     json(status, &ConversationBody::new(&shown)?)

@@ -4,14 +4,16 @@ use axum::extract::State;
 use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::domain::auth::Principal;
-use crate::domain::members::{self, Shown};
+use crate::domain::members;
+use crate::domain::members::Shown;
 use crate::http::answers::{json, list, next_page, no_content, to_json};
 use crate::http::bodies_conversations::RoleWord;
 use crate::http::bodies_users::UserBody;
-use crate::http::extract::{JsonBody, PathSegments, Query};
+use crate::http::extract::{JsonBody, Path, Query};
+use crate::http::parameters::{ConversationPath, IdSchema, PageQuery};
 use crate::http::policy::{PersonWriting, Reader};
 use crate::http::problem::Problem;
 use crate::http::state::HttpState;
@@ -43,11 +45,7 @@ impl<'a> MemberBody<'a> {
     get,
     path = "/api/conversations/{id}/members",
     tag = "conversations",
-    params(
-        ("id" = i64, Path, description = "The conversation.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
-        ("limit" = Option<u32>, Query, description = "Entries of the page; 50 when it is absent.", minimum = 1, maximum = 200),
-        ("cursor" = Option<String>, Query, description = "Where the page begins: taken from a Link header as it is."),
-    ),
+    params(ConversationPath, PageQuery),
     responses((status = 200, description = "The members. `Link` names the next page while there is one.", body = Vec<MemberBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/conversations/…/members?…>; rel=\"next\"`"),
     ))),
@@ -56,12 +54,10 @@ pub async fn list_members(
     State(state): State<HttpState>,
     Reader(principal): Reader,
     uri: Uri,
-    path: PathSegments,
-    mut query: Query,
+    Path(path): Path<ConversationPath>,
+    Query(PageQuery { limit, cursor }): Query<PageQuery>,
 ) -> Result<Response, Problem> {
-    let (limit, cursor) = (query.limit(), query.text("cursor"));
-    query.finish()?;
-    let page = members::list(&state.app, &principal, path.number(0), limit, cursor.as_deref()).await?;
+    let page = members::list(&state.app, &principal, path.id, limit, cursor.as_deref()).await?;
     let bodies: Vec<MemberBody<'_>> =
         page.entries.iter().map(|shown| MemberBody::new(&state, shown, &principal)).collect();
     Ok(list(to_json(&bodies, 400 * bodies.len())?, uri.path(), next_page(page.next, limit, [])))
@@ -77,15 +73,24 @@ pub struct MemberRole {
     role: Option<RoleWord>,
 }
 
+/// A member of a group.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct MemberPath {
+    /// The group.
+    #[param(value_type = IdSchema, inline, example = 1)]
+    id: i64,
+    /// Whom.
+    #[param(example = "bugs")]
+    user_name: String,
+}
+
 /// Adds somebody to a group, or gives a member another role.
 #[utoipa::path(
     put,
     path = "/api/conversations/{id}/members/{user_name}",
     tag = "conversations",
-    params(
-        ("id" = i64, Path, description = "The group.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
-        ("user_name" = String, Path, description = "Whom.", example = "bugs"),
-    ),
+    params(MemberPath),
     request_body = MemberRole,
     responses(
         (status = 201, description = "Added.", body = MemberBody<'_>),
@@ -97,13 +102,11 @@ pub struct MemberRole {
 pub async fn put_member(
     State(state): State<HttpState>,
     PersonWriting(principal): PersonWriting,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<MemberPath>,
     body: JsonBody<MemberRole>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
     let role = body.value.role.map(RoleWord::role);
-    let (shown, new) = members::put(&state.app, &principal, path.number(0), path.text(1), role).await?;
+    let (shown, new) = members::put(&state.app, &principal, path.id, &path.user_name, role).await?;
     let status = if new { StatusCode::CREATED } else { StatusCode::OK };
     json(status, &MemberBody::new(&state, &shown, &principal))
 }
@@ -113,10 +116,7 @@ pub async fn put_member(
     delete,
     path = "/api/conversations/{id}/members/{user_name}",
     tag = "conversations",
-    params(
-        ("id" = i64, Path, description = "The group.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
-        ("user_name" = String, Path, description = "Whom.", example = "bugs"),
-    ),
+    params(MemberPath),
     responses(
         (status = 204, description = "Not in it any more. When the last one leaves, the group ends."),
         (status = 403, description = "`insufficient_role`."),
@@ -126,10 +126,9 @@ pub async fn put_member(
 pub async fn remove_member(
     State(state): State<HttpState>,
     PersonWriting(principal): PersonWriting,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<MemberPath>,
+    _query: Query<()>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
-    members::remove(&state.app, &principal, path.number(0), path.text(1)).await?;
+    members::remove(&state.app, &principal, path.id, &path.user_name).await?;
     Ok(no_content())
 }

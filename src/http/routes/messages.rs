@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::domain::drafts::NewMessage;
 use crate::domain::idempotency::Once;
@@ -13,10 +13,12 @@ use crate::domain::{messages, scheduled};
 use crate::http::answers::{given, list, time_field};
 use crate::http::bodies_messages::{MessageBody, join, render, render_sent};
 use crate::http::bodies_scheduled::{ScheduledBody, render_accepted};
-use crate::http::extract::{JsonBody, PathSegments, Query, idempotency_key};
+use crate::http::extract::{JsonBody, Path, Query, idempotency_key};
+use crate::http::parameters::{IdempotencyKeyHeader, PageQuery, optional_time};
 use crate::http::policy::{Reader, Writer};
 use crate::http::problem::Problem;
 use crate::http::state::HttpState;
+use crate::time::Timestamp;
 
 /// A message to be sent.
 #[derive(Deserialize, ToSchema)]
@@ -51,7 +53,7 @@ pub struct SendMessage {
     post,
     path = "/api/messages",
     tag = "messages",
-    params(("Idempotency-Key" = Option<String>, Header, description = "A repeat with the same key and body is answered with the first answer, for 7 days.", min_length = 1, max_length = 255, pattern = "^[ -~]+$")),
+    params(IdempotencyKeyHeader),
     request_body = SendMessage,
     responses(
         (status = 201, description = "Sent.", body = MessageBody<'_>, headers(
@@ -70,10 +72,8 @@ pub async fn send_message(
     Writer(principal): Writer,
     uri: Uri,
     headers: HeaderMap,
-    query: Query,
     body: JsonBody<SendMessage>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
     let request = idempotency_key(&state.app, &headers, &principal, uri.path(), &body.bytes)?;
     let new = NewMessage {
         sender_user_name: body.value.sender_user_name,
@@ -92,21 +92,43 @@ pub async fn send_message(
     Ok(given(messages::send(&state.app, &principal, new, once).await?))
 }
 
+/// Whose timeline to list.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct TimelinePath {
+    /// Whose messages; `me` is the caller.
+    #[param(example = "rdibari")]
+    user_name: String,
+}
+
+/// Which messages of a timeline to list.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct TimelineFilter {
+    /// The last so many days; 30 when no window is named. Not beside `since` or `until`.
+    #[param(value_type = Option<u32>, minimum = 1, maximum = 3650)]
+    days: Option<i64>,
+    /// Sent then or later.
+    #[serde(default, deserialize_with = "optional_time")]
+    #[param(value_type = Option<String>, format = DateTime)]
+    since: Option<Timestamp>,
+    /// Sent before.
+    #[serde(default, deserialize_with = "optional_time")]
+    #[param(value_type = Option<String>, format = DateTime)]
+    until: Option<Timestamp>,
+    /// `asc`, oldest first, when it is absent.
+    #[serde(default)]
+    order: Order,
+    /// Only the direct conversation with this user.
+    with: Option<String>,
+}
+
 /// Every message of every conversation that the user is in.
 #[utoipa::path(
     get,
     path = "/api/messages/{user_name}",
     tag = "messages",
-    params(
-        ("user_name" = String, Path, description = "Whose messages; `me` is the caller.", example = "rdibari"),
-        ("days" = Option<u32>, Query, description = "The last so many days; 30 when no window is named. Not beside `since` or `until`.", minimum = 1, maximum = 3650),
-        ("since" = Option<String>, Query, description = "Sent then or later.", format = DateTime),
-        ("until" = Option<String>, Query, description = "Sent before.", format = DateTime),
-        ("order" = Option<Order>, Query, description = "`asc`, oldest first, when it is absent."),
-        ("with" = Option<String>, Query, description = "Only the direct conversation with this user."),
-        ("limit" = Option<u32>, Query, description = "Entries of the page; 50 when it is absent.", minimum = 1, maximum = 200),
-        ("cursor" = Option<String>, Query, description = "Where the page begins: taken from a Link header as it is."),
-    ),
+    params(TimelinePath, TimelineFilter, PageQuery),
     responses((status = 200, description = "The messages, by `timestamp_sent` and `id`. `Link` names the next page while there is one, with the window as it was resolved for the first.", body = Vec<MessageBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/messages/…>; rel=\"next\"`"),
     ))),
@@ -115,22 +137,21 @@ pub async fn list_messages(
     State(state): State<HttpState>,
     Reader(principal): Reader,
     uri: Uri,
-    path: PathSegments,
-    mut query: Query,
+    Path(path): Path<TimelinePath>,
+    Query((filter, page)): Query<(TimelineFilter, PageQuery)>,
 ) -> Result<Response, Problem> {
     let listing = Listing {
-        days: query.number("days"),
-        since: query.time("since"),
-        until: query.time("until"),
-        descending: query.word("order", &["asc", "desc"]) == "desc",
-        with: query.text("with"),
-        limit: query.limit(),
-        cursor: query.text("cursor"),
+        days: filter.days,
+        since: filter.since,
+        until: filter.until,
+        descending: filter.order == Order::Desc,
+        with: filter.with,
+        limit: page.limit,
+        cursor: page.cursor,
     };
-    query.finish()?;
     let (limit, until, with) = (listing.limit.get(), listing.until, listing.with.clone());
     let order = if listing.descending { "desc" } else { "asc" };
-    let found = timeline::list(&state.app, &principal, path.text(0), listing, render).await?;
+    let found = timeline::list(&state.app, &principal, &path.user_name, listing, render).await?;
     let body = join(&found.page.entries);
     let next = found.page.next.map(|cursor| {
         let mut parameters = vec![
@@ -147,10 +168,11 @@ pub async fn list_messages(
 }
 
 /// The order of a list in time.
-#[derive(Serialize, ToSchema)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Order {
     /// Oldest first.
+    #[default]
     Asc,
     /// Newest first.
     Desc,

@@ -8,7 +8,8 @@ use utoipa::ToSchema;
 
 use crate::domain::{mfa, users};
 use crate::http::answers::{json, no_content};
-use crate::http::extract::{JsonBody, PathSegments, Query};
+use crate::http::extract::{JsonBody, Path, Query};
+use crate::http::parameters::OwnUserPath;
 use crate::http::policy::PersonWriting;
 use crate::http::problem::Problem;
 use crate::http::state::HttpState;
@@ -31,7 +32,7 @@ pub struct MfaOffer {
     post,
     path = "/api/users/{user_name}/mfa",
     tag = "users",
-    params(("user_name" = String, Path, description = "`me`, or the caller's own name.", example = "me")),
+    params(OwnUserPath),
     responses(
         (status = 200, description = "The secret.", body = MfaOffer),
         (status = 409, description = "`mfa_enabled`."),
@@ -40,11 +41,10 @@ pub struct MfaOffer {
 pub async fn offer_mfa(
     State(state): State<HttpState>,
     PersonWriting(principal): PersonWriting,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<OwnUserPath>,
+    _query: Query<()>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
-    users::require_self(&state.app, &principal, path.text(0)).await?;
+    users::require_self(&state.app, &principal, &path.user_name).await?;
     let offer = mfa::offer(&state.app, &principal).await?;
     let body = MfaOffer { secret: offer.secret, otpauth_uri: offer.otpauth_uri, qr_svg: offer.qr_svg };
     json(StatusCode::OK, &body)
@@ -72,7 +72,7 @@ pub struct RecoveryCodes {
     put,
     path = "/api/users/{user_name}/mfa",
     tag = "users",
-    params(("user_name" = String, Path, description = "`me`, or the caller's own name.", example = "me")),
+    params(OwnUserPath),
     request_body = MfaCode,
     responses(
         (status = 200, description = "It is on. The recovery codes are shown this once.", body = RecoveryCodes),
@@ -82,12 +82,10 @@ pub struct RecoveryCodes {
 pub async fn enable_mfa(
     State(state): State<HttpState>,
     PersonWriting(principal): PersonWriting,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<OwnUserPath>,
     body: JsonBody<MfaCode>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
-    users::require_self(&state.app, &principal, path.text(0)).await?;
+    users::require_self(&state.app, &principal, &path.user_name).await?;
     let recovery_codes = mfa::enable(&state.app, &principal, &body.value.code).await?;
     json(StatusCode::OK, &RecoveryCodes { recovery_codes })
 }
@@ -108,7 +106,7 @@ pub struct MfaDisabling {
     post,
     path = "/api/users/{user_name}/mfa/disable",
     tag = "users",
-    params(("user_name" = String, Path, description = "`me`, or the caller's own name.", example = "me")),
+    params(OwnUserPath),
     request_body = MfaDisabling,
     responses(
         (status = 204, description = "It is off."),
@@ -118,12 +116,10 @@ pub struct MfaDisabling {
 pub async fn disable_mfa(
     State(state): State<HttpState>,
     PersonWriting(principal): PersonWriting,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<OwnUserPath>,
     body: JsonBody<MfaDisabling>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
-    users::require_self(&state.app, &principal, path.text(0)).await?;
+    users::require_self(&state.app, &principal, &path.user_name).await?;
     mfa::disable(&state.app, &principal, body.value.password, &body.value.code).await?;
     Ok(no_content())
 }

@@ -4,13 +4,14 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::domain::audit::By;
 use crate::domain::{passwords, users};
 use crate::http::answers::no_content;
 use crate::http::client_address::ClientAddress;
-use crate::http::extract::{JsonBody, PathSegments, Query};
+use crate::http::extract::{JsonBody, Path, Query};
+use crate::http::parameters::OwnUserPath;
 use crate::http::policy::{PersonWriting, Public};
 use crate::http::problem::Problem;
 use crate::http::state::HttpState;
@@ -33,19 +34,17 @@ pub struct PasswordChange {
     put,
     path = "/api/users/{user_name}/password",
     tag = "users",
-    params(("user_name" = String, Path, description = "`me`, or the caller's own name.", example = "me")),
+    params(OwnUserPath),
     request_body = PasswordChange,
     responses((status = 204, description = "Changed.")),
 )]
 pub async fn change_password(
     State(state): State<HttpState>,
     PersonWriting(principal): PersonWriting,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<OwnUserPath>,
     body: JsonBody<PasswordChange>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
-    users::require_self(&state.app, &principal, path.text(0)).await?;
+    users::require_self(&state.app, &principal, &path.user_name).await?;
     passwords::change(&state.app, &principal, body.value.current_password, body.value.new_password).await?;
     Ok(no_content())
 }
@@ -71,10 +70,8 @@ pub async fn ask_for_password_reset(
     State(state): State<HttpState>,
     _caller: Public,
     ClientAddress(address): ClientAddress,
-    query: Query,
     body: JsonBody<ResetRequest>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
     passwords::check_wanted(&body.value.email)?;
     let by = By::stranger(address, state.app.clock.now());
     let (app, email) = (state.app, body.value.email);
@@ -103,12 +100,20 @@ pub struct NewPassword {
     new_password: String,
 }
 
+/// A password reset, by its code.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct PasswordResetPath {
+    /// The code of the mail, or from an administrator.
+    code: String,
+}
+
 /// Sets a new password with a code that was sent; every session ends. The code works once, within an hour.
 #[utoipa::path(
     put,
     path = "/api/password-resets/{code}",
     tag = "sessions",
-    params(("code" = String, Path, description = "The code of the mail, or from an administrator.")),
+    params(PasswordResetPath),
     request_body = NewPassword,
     responses((status = 204, description = "Set.")),
 )]
@@ -116,13 +121,11 @@ pub async fn reset_password(
     State(state): State<HttpState>,
     _caller: Public,
     ClientAddress(address): ClientAddress,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<PasswordResetPath>,
     body: JsonBody<NewPassword>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
     let by = By::stranger(address, state.app.clock.now());
-    passwords::reset(&state.app, by, path.text(0), body.value.new_password).await?;
+    passwords::reset(&state.app, by, &path.code, body.value.new_password).await?;
     Ok(no_content())
 }
 
@@ -131,7 +134,7 @@ pub async fn reset_password(
     post,
     path = "/api/users/{user_name}/email-confirmations",
     tag = "users",
-    params(("user_name" = String, Path, description = "`me`, or the caller's own name.", example = "me")),
+    params(OwnUserPath),
     responses(
         (status = 202, description = "A mail is on its way, unless there were too many in the last hour."),
         (status = 422, description = "No mail can go to the address that is stored."),
@@ -142,13 +145,20 @@ pub async fn reset_password(
 pub async fn ask_for_email_confirmation(
     State(state): State<HttpState>,
     PersonWriting(principal): PersonWriting,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<OwnUserPath>,
+    _query: Query<()>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
-    users::require_self(&state.app, &principal, path.text(0)).await?;
+    users::require_self(&state.app, &principal, &path.user_name).await?;
     passwords::ask_for_confirmation(&state.app, &principal).await?;
     Ok(accepted())
+}
+
+/// The confirmation of an address, by its code.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct EmailConfirmationPath {
+    /// The code of the mail.
+    code: String,
 }
 
 /// Confirms an address with a code that was sent. The code works once, within a day.
@@ -156,18 +166,17 @@ pub async fn ask_for_email_confirmation(
     put,
     path = "/api/email-confirmations/{code}",
     tag = "users",
-    params(("code" = String, Path, description = "The code of the mail.")),
+    params(EmailConfirmationPath),
     responses((status = 204, description = "Confirmed.")),
 )]
 pub async fn confirm_email(
     State(state): State<HttpState>,
     _caller: Public,
     ClientAddress(address): ClientAddress,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<EmailConfirmationPath>,
+    _query: Query<()>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
     let by = By::stranger(address, state.app.clock.now());
-    passwords::confirm_email(&state.app, by, path.text(0)).await?;
+    passwords::confirm_email(&state.app, by, &path.code).await?;
     Ok(no_content())
 }

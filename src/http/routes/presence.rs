@@ -6,9 +6,10 @@ use axum::response::Response;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::domain::presence::{self};
+use crate::domain::presence;
 use crate::http::answers::json;
-use crate::http::extract::{PathSegments, Query};
+use crate::http::extract::{Path, Query};
+use crate::http::parameters::UserPath;
 use crate::http::policy::Reader;
 use crate::http::problem::Problem;
 use crate::http::state::HttpState;
@@ -43,16 +44,15 @@ pub enum PresenceState {
     get,
     path = "/api/users/{user_name}/presence",
     tag = "live",
-    params(("user_name" = String, Path, description = "The user's name; `me` is the caller.", example = "rdibari")),
+    params(UserPath),
     responses((status = 200, description = "Whether they are there.", body = PresenceBody)),
 )]
 pub async fn get_presence(
     State(state): State<HttpState>,
     Reader(principal): Reader,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<UserPath>,
+    _query: Query<()>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
-    let seen = presence::seen(&state.app, &principal, path.text(0)).await?;
+    let seen = presence::seen(&state.app, &principal, &path.user_name).await?;
     json(StatusCode::OK, &PresenceBody { state: seen.state.as_str(), last_seen_at: seen.last_seen_at })
 }

@@ -3,13 +3,14 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use serde::Serialize;
-use utoipa::ToSchema;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use crate::domain::reactions;
 use crate::http::answers::{json, no_content};
 use crate::http::bodies_messages::Reaction;
-use crate::http::extract::{PathSegments, Query};
+use crate::http::extract::{Path, Query};
+use crate::http::parameters::{IdSchema, MessagePath};
 use crate::http::policy::{PersonWriting, Reader};
 use crate::http::problem::Problem;
 use crate::http::state::HttpState;
@@ -29,16 +30,27 @@ pub struct NamedReaction<'a> {
     user_names: &'a [String],
 }
 
+/// An emoji under a message.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct ReactionPath {
+    /// The conversation.
+    #[param(value_type = IdSchema, inline, example = 1)]
+    id: i64,
+    /// The message's place in it.
+    #[param(value_type = IdSchema, inline, example = 1)]
+    seq: i64,
+    /// The emoji itself, or its `:shortcode:`.
+    #[param(example = ":+1:")]
+    emoji: String,
+}
+
 /// Puts an emoji under a message.
 #[utoipa::path(
     put,
     path = "/api/conversations/{id}/messages/{seq}/reactions/{emoji}",
     tag = "conversations",
-    params(
-        ("id" = i64, Path, description = "The conversation.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
-        ("seq" = i64, Path, description = "The message's place in it.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
-        ("emoji" = String, Path, description = "The emoji itself, or its `:shortcode:`.", example = ":+1:"),
-    ),
+    params(ReactionPath),
     responses(
         (status = 201, description = "It is there now.", body = Reaction<'_>),
         (status = 200, description = "It was there before.", body = Reaction<'_>),
@@ -48,11 +60,10 @@ pub struct NamedReaction<'a> {
 pub async fn put_reaction(
     State(state): State<HttpState>,
     PersonWriting(principal): PersonWriting,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<ReactionPath>,
+    _query: Query<()>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
-    let (tally, new) = reactions::add(&state.app, &principal, path.number(0), path.number(1), path.text(2)).await?;
+    let (tally, new) = reactions::add(&state.app, &principal, path.id, path.seq, &path.emoji).await?;
     json(if new { StatusCode::CREATED } else { StatusCode::OK }, &Reaction::new(&tally))
 }
 
@@ -61,21 +72,16 @@ pub async fn put_reaction(
     delete,
     path = "/api/conversations/{id}/messages/{seq}/reactions/{emoji}",
     tag = "conversations",
-    params(
-        ("id" = i64, Path, description = "The conversation.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
-        ("seq" = i64, Path, description = "The message's place in it.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
-        ("emoji" = String, Path, description = "The emoji itself, or its `:shortcode:`.", example = ":+1:"),
-    ),
+    params(ReactionPath),
     responses((status = 204, description = "It is gone.")),
 )]
 pub async fn delete_reaction(
     State(state): State<HttpState>,
     PersonWriting(principal): PersonWriting,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<ReactionPath>,
+    _query: Query<()>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
-    reactions::remove(&state.app, &principal, path.number(0), path.number(1), path.text(2)).await?;
+    reactions::remove(&state.app, &principal, path.id, path.seq, &path.emoji).await?;
     Ok(no_content())
 }
 
@@ -84,20 +90,16 @@ pub async fn delete_reaction(
     get,
     path = "/api/conversations/{id}/messages/{seq}/reactions",
     tag = "conversations",
-    params(
-        ("id" = i64, Path, description = "The conversation.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
-        ("seq" = i64, Path, description = "The message's place in it.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
-    ),
+    params(MessagePath),
     responses((status = 200, description = "The emoji.", body = Vec<NamedReaction<'_>>)),
 )]
 pub async fn list_reactions(
     State(state): State<HttpState>,
     Reader(principal): Reader,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<MessagePath>,
+    _query: Query<()>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
-    let named = reactions::list(&state.app, &principal, path.number(0), path.number(1)).await?;
+    let named = reactions::list(&state.app, &principal, path.id, path.seq).await?;
     let bodies: Vec<NamedReaction<'_>> = named
         .iter()
         .map(|named| NamedReaction {

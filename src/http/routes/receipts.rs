@@ -9,7 +9,8 @@ use utoipa::ToSchema;
 use crate::domain::receipts;
 use crate::domain::watermarks::Report;
 use crate::http::answers::{json, list, next_page, present, to_json};
-use crate::http::extract::{JsonBody, PathSegments, Query};
+use crate::http::extract::{JsonBody, Path, Query};
+use crate::http::parameters::{ConversationPath, MessagePath, PageQuery};
 use crate::http::policy::{PersonWriting, Reader};
 use crate::http::problem::Problem;
 use crate::http::state::HttpState;
@@ -57,21 +58,19 @@ pub struct ReceiptState {
     post,
     path = "/api/conversations/{id}/receipts",
     tag = "conversations",
-    params(("id" = i64, Path, description = "The conversation.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1)),
+    params(ConversationPath),
     request_body = ReceiptReport,
     responses((status = 200, description = "How far the caller is now.", body = ReceiptState)),
 )]
 pub async fn report_receipts(
     State(state): State<HttpState>,
     PersonWriting(principal): PersonWriting,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<ConversationPath>,
     body: JsonBody<ReceiptReport>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
     let ReceiptReport { delivered_seq, read_seq, unread_from } = body.value;
     let report = Report { delivered_seq, read_seq, unread_from };
-    let standing = receipts::report(&state.app, &principal, path.number(0), report).await?;
+    let standing = receipts::report(&state.app, &principal, path.id, report).await?;
     let body = ReceiptState {
         delivered_seq: standing.watermarks.delivered_seq,
         read_seq: standing.watermarks.read_seq,
@@ -99,12 +98,7 @@ pub struct ReceiptBody<'a> {
     get,
     path = "/api/conversations/{id}/messages/{seq}/receipts",
     tag = "conversations",
-    params(
-        ("id" = i64, Path, description = "The conversation.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
-        ("seq" = i64, Path, description = "The message's place in it.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
-        ("limit" = Option<u32>, Query, description = "Entries of the page; 50 when it is absent.", minimum = 1, maximum = 200),
-        ("cursor" = Option<String>, Query, description = "Where the page begins: taken from a Link header as it is."),
-    ),
+    params(MessagePath, PageQuery),
     responses((status = 200, description = "The members. `Link` names the next page while there is one.", body = Vec<ReceiptBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/conversations/…>; rel=\"next\"`"),
     ))),
@@ -113,12 +107,10 @@ pub async fn list_receipts(
     State(state): State<HttpState>,
     Reader(principal): Reader,
     uri: Uri,
-    path: PathSegments,
-    mut query: Query,
+    Path(path): Path<MessagePath>,
+    Query(PageQuery { limit, cursor }): Query<PageQuery>,
 ) -> Result<Response, Problem> {
-    let (limit, cursor) = (query.limit(), query.text("cursor"));
-    query.finish()?;
-    let page = receipts::list(&state.app, &principal, path.number(0), path.number(1), limit, cursor.as_deref()).await?;
+    let page = receipts::list(&state.app, &principal, path.id, path.seq, limit, cursor.as_deref()).await?;
     let bodies: Vec<ReceiptBody<'_>> = page
         .entries
         .iter()

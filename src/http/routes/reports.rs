@@ -4,16 +4,17 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::domain::idempotency::{Once, StoredAnswer};
 use crate::domain::names::Names;
-use crate::domain::reports::{self, Report, Shown, State as Decision};
+use crate::domain::reports::{self, Report, Shown};
 use crate::error::{Error, Result as DomainResult};
 use crate::http::answers::{given, json, list, next_page, to_json};
 use crate::http::bodies_messages::MessageBody;
 use crate::http::bodies_reports::{ReportBody, ReportState};
-use crate::http::extract::{JsonBody, PathSegments, Query, idempotency_key};
+use crate::http::extract::{JsonBody, Path, Query, idempotency_key};
+use crate::http::parameters::{IdempotencyKeyHeader, MessagePath, PageQuery};
 use crate::http::policy::{Administrator, PersonWriting};
 use crate::http::problem::Problem;
 use crate::http::state::HttpState;
@@ -64,11 +65,7 @@ impl<'a> ReviewedReport<'a> {
     post,
     path = "/api/conversations/{id}/messages/{seq}/report",
     tag = "conversations",
-    params(
-        ("id" = i64, Path, description = "The conversation.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
-        ("seq" = i64, Path, description = "The message's place in it.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
-        ("Idempotency-Key" = Option<String>, Header, description = "A repeat with the same key and body is answered with the first answer, for 7 days.", min_length = 1, max_length = 255, pattern = "^[ -~]+$"),
-    ),
+    params(MessagePath, IdempotencyKeyHeader),
     request_body = NewReport,
     responses(
         (status = 201, description = "Reported.", body = ReportBody<'_>, headers(
@@ -82,14 +79,12 @@ pub async fn report_message(
     PersonWriting(principal): PersonWriting,
     uri: Uri,
     headers: HeaderMap,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<MessagePath>,
     body: JsonBody<NewReport>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
     let request = idempotency_key(&state.app, &headers, &principal, uri.path(), &body.bytes)?;
     let once = Once { request, render: render_made, sealed: false };
-    let (conversation, seq) = (path.number(0), path.number(1));
+    let (conversation, seq) = (path.id, path.seq);
     Ok(given(reports::report(&state.app, &principal, conversation, seq, body.value.reason, once).await?))
 }
 
@@ -98,16 +93,21 @@ fn render_made(report: &Report) -> DomainResult<StoredAnswer> {
     Ok(StoredAnswer { status: StatusCode::CREATED.as_u16(), location: None, body })
 }
 
+/// Which reports to list.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct ReportFilter {
+    /// `open` when it is absent.
+    #[serde(default)]
+    state: ReportState,
+}
+
 /// Reported messages, by the reports' ids.
 #[utoipa::path(
     get,
     path = "/api/admin/reports",
     tag = "administration",
-    params(
-        ("state" = Option<ReportState>, Query, description = "`open` when it is absent."),
-        ("limit" = Option<u32>, Query, description = "Entries of the page; 50 when it is absent.", minimum = 1, maximum = 200),
-        ("cursor" = Option<String>, Query, description = "Where the page begins: taken from a Link header as it is."),
-    ),
+    params(ReportFilter, PageQuery),
     responses((status = 200, description = "The reports. `Link` names the next page while there is one.", body = Vec<ReviewedReport<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/admin/reports?…>; rel=\"next\"`"),
     ))),
@@ -116,15 +116,13 @@ pub async fn list_reports(
     State(state): State<HttpState>,
     Administrator(principal): Administrator,
     uri: Uri,
-    mut query: Query,
+    Query((filter, page)): Query<(ReportFilter, PageQuery)>,
 ) -> Result<Response, Problem> {
-    let word = query.word("state", &["open", "resolved", "dismissed"]);
-    let (limit, cursor) = (query.limit(), query.text("cursor"));
-    query.finish()?;
-    let wanted = Decision::parse(word).unwrap_or(Decision::Open);
+    let PageQuery { limit, cursor } = page;
+    let wanted = filter.state.decision();
     let (page, names) = reports::list(&state.app, &principal, wanted, limit, cursor.as_deref()).await?;
     let bodies: Vec<ReviewedReport<'_>> = page.entries.iter().map(|shown| ReviewedReport::new(shown, &names)).collect();
-    let next = next_page(page.next, limit, [("state", word.to_owned())]);
+    let next = next_page(page.next, limit, [("state", wanted.as_str().to_owned())]);
     Ok(list(to_json(&bodies, 1_024 * bodies.len())?, uri.path(), next))
 }
 
@@ -154,15 +152,9 @@ pub struct ReportDecision {
 pub async fn decide_report(
     State(state): State<HttpState>,
     Administrator(principal): Administrator,
-    query: Query,
     body: JsonBody<ReportDecision>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
-    let decision = match body.value.state {
-        ReportState::Open => Decision::Open,
-        ReportState::Resolved => Decision::Resolved,
-        ReportState::Dismissed => Decision::Dismissed,
-    };
+    let decision = body.value.state.decision();
     let (shown, names) = reports::decide(&state.app, &principal, body.value.id, decision).await?;
     json(StatusCode::OK, &ReviewedReport::new(&shown, &names))
 }

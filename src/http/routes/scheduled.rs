@@ -3,11 +3,14 @@
 use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
 use axum::response::Response;
+use serde::Deserialize;
+use utoipa::IntoParams;
 
-use crate::domain::scheduled::{self};
+use crate::domain::scheduled;
 use crate::http::answers::{list, next_page, no_content, resource, to_json};
 use crate::http::bodies_scheduled::ScheduledBody;
-use crate::http::extract::{PathSegments, Query};
+use crate::http::extract::{Path, Query};
+use crate::http::parameters::{IdSchema, PageQuery};
 use crate::http::policy::{PersonReading, PersonWriting};
 use crate::http::problem::Problem;
 use crate::http::state::HttpState;
@@ -17,10 +20,7 @@ use crate::http::state::HttpState;
     get,
     path = "/api/scheduled",
     tag = "messages",
-    params(
-        ("limit" = Option<u32>, Query, description = "Entries of the page; 50 when it is absent.", minimum = 1, maximum = 200),
-        ("cursor" = Option<String>, Query, description = "Where the page begins: taken from a Link header as it is."),
-    ),
+    params(PageQuery),
     responses((status = 200, description = "The messages. `Link` names the next page while there is one.", body = Vec<ScheduledBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/scheduled?…>; rel=\"next\"`"),
     ))),
@@ -29,13 +29,20 @@ pub async fn list_scheduled(
     State(state): State<HttpState>,
     PersonReading(principal): PersonReading,
     uri: Uri,
-    mut query: Query,
+    Query(PageQuery { limit, cursor }): Query<PageQuery>,
 ) -> Result<Response, Problem> {
-    let (limit, cursor) = (query.limit(), query.text("cursor"));
-    query.finish()?;
     let page = scheduled::list(&state.app, &principal, limit, cursor.as_deref()).await?;
     let bodies: Vec<ScheduledBody<'_>> = page.entries.iter().map(ScheduledBody::new).collect();
     Ok(list(to_json(&bodies, 400 * bodies.len())?, uri.path(), next_page(page.next, limit, [])))
+}
+
+/// A scheduled message.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct ScheduledPath {
+    /// Which.
+    #[param(value_type = IdSchema, inline, example = 1)]
+    id: i64,
 }
 
 /// One of the caller's messages that wait for their time.
@@ -43,7 +50,7 @@ pub async fn list_scheduled(
     get,
     path = "/api/scheduled/{id}",
     tag = "messages",
-    params(("id" = i64, Path, description = "Which.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1)),
+    params(ScheduledPath),
     responses(
         (status = 200, description = "The message.", body = ScheduledBody<'_>, headers(("ETag" = String, description = "Of this answer."))),
         (status = 304, description = "`If-None-Match` names this answer."),
@@ -53,11 +60,10 @@ pub async fn get_scheduled(
     State(state): State<HttpState>,
     PersonReading(principal): PersonReading,
     headers: HeaderMap,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<ScheduledPath>,
+    _query: Query<()>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
-    let shown = scheduled::get(&state.app, &principal, path.number(0)).await?;
+    let shown = scheduled::get(&state.app, &principal, path.id).await?;
     resource(&headers, &ScheduledBody::new(&shown))
 }
 
@@ -66,16 +72,15 @@ pub async fn get_scheduled(
     delete,
     path = "/api/scheduled/{id}",
     tag = "messages",
-    params(("id" = i64, Path, description = "Which.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1)),
+    params(ScheduledPath),
     responses((status = 204, description = "It will not be sent.")),
 )]
 pub async fn cancel_scheduled(
     State(state): State<HttpState>,
     PersonWriting(principal): PersonWriting,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<ScheduledPath>,
+    _query: Query<()>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
-    scheduled::cancel(&state.app, &principal, path.number(0)).await?;
+    scheduled::cancel(&state.app, &principal, path.id).await?;
     Ok(no_content())
 }

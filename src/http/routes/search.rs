@@ -3,14 +3,15 @@
 use axum::extract::State;
 use axum::http::Uri;
 use axum::response::Response;
-use serde::Serialize;
-use utoipa::ToSchema;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use crate::domain::lists::Page;
 use crate::domain::search::{self, Found, Question};
 use crate::http::answers::{list, to_json};
 use crate::http::bodies_messages::{MessageBody, render};
 use crate::http::extract::Query;
+use crate::http::parameters::{Date, IdSchema, PageQuery};
 use crate::http::policy::Reader;
 use crate::http::problem::Problem;
 use crate::http::state::HttpState;
@@ -28,21 +29,35 @@ pub struct SearchHit<'a> {
     ranges: &'a [[usize; 2]],
 }
 
+/// Which messages to find.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct SearchFilter {
+    /// Words, all of which must be there; `"phrases"`; `prefix*`. Case and accents make no difference.
+    #[param(value_type = String, example = "whats up", max_length = 500)]
+    q: Option<String>,
+    /// Only what this user wrote; `me` is the caller.
+    from: Option<String>,
+    /// Only what was said there.
+    #[param(value_type = Option<IdSchema>, inline)]
+    conversation_id: Option<i64>,
+    /// Only what was sent before: a date, whose first moment in UTC is meant, or an RFC 3339 time.
+    #[param(value_type = Option<String>)]
+    before: Option<Date>,
+    /// Only what was sent then or later: likewise.
+    #[param(value_type = Option<String>)]
+    after: Option<Date>,
+    /// Only what has such a thing with it.
+    #[param(value_type = Option<HasWord>)]
+    has: Option<String>,
+}
+
 /// Find messages by what is said in them.
 #[utoipa::path(
     get,
     path = "/api/search/messages",
     tag = "messages",
-    params(
-        ("q" = String, Query, description = "Words, all of which must be there; `\"phrases\"`; `prefix*`. Case and accents make no difference.", example = "whats up", max_length = 500),
-        ("from" = Option<String>, Query, description = "Only what this user wrote; `me` is the caller."),
-        ("conversation_id" = Option<i64>, Query, description = "Only what was said there.", minimum = 1, maximum = 9_007_199_254_740_991_i64),
-        ("before" = Option<String>, Query, description = "Only what was sent before: a date, whose first moment in UTC is meant, or an RFC 3339 time."),
-        ("after" = Option<String>, Query, description = "Only what was sent then or later: likewise."),
-        ("has" = Option<HasWord>, Query, description = "Only what has such a thing with it."),
-        ("limit" = Option<u32>, Query, description = "Entries of the page; 50 when it is absent.", minimum = 1, maximum = 200),
-        ("cursor" = Option<String>, Query, description = "Where the page begins: taken from a Link header as it is."),
-    ),
+    params(SearchFilter, PageQuery),
     responses(
         (status = 200, description = "What was found, newest first. `Link` names the next page while there is one.", body = Vec<SearchHit<'_>>, headers(
             ("Link" = Option<String>, description = "`</api/search/messages?…>; rel=\"next\"`"),
@@ -54,20 +69,25 @@ pub async fn search_messages(
     State(state): State<HttpState>,
     Reader(principal): Reader,
     uri: Uri,
-    mut query: Query,
+    Query((filter, page)): Query<(SearchFilter, PageQuery)>,
 ) -> Result<Response, Problem> {
-    let texts = ["q", "from", "before", "after", "has"].map(|name| (name, query.peek(name)));
+    let texts = [
+        ("q", filter.q.clone()),
+        ("from", filter.from.clone()),
+        ("before", filter.before.as_ref().map(|date| date.text.clone())),
+        ("after", filter.after.as_ref().map(|date| date.text.clone())),
+        ("has", filter.has.clone()),
+    ];
     let question = Question {
-        q: query.text("q"),
-        from: query.text("from"),
-        conversation_id: query.number("conversation_id"),
-        before: query.date("before"),
-        after: query.date("after"),
-        has: query.text("has"),
-        limit: query.limit(),
-        cursor: query.text("cursor"),
+        q: filter.q,
+        from: filter.from,
+        conversation_id: filter.conversation_id,
+        before: filter.before.map(|date| date.begins_at),
+        after: filter.after.map(|date| date.begins_at),
+        has: filter.has,
+        limit: page.limit,
+        cursor: page.cursor,
     };
-    query.finish()?;
     let (limit, conversation) = (question.limit.get(), question.conversation_id);
     let Page { entries, next } = search::messages(&state.app, &principal, question, render).await?;
     let next = next.map(|cursor| {

@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::domain::auth::Credential;
 use crate::domain::sessions::{self, LogIn, Session};
@@ -13,7 +13,9 @@ use crate::http::answers::{json, list, next_page, no_content, to_json};
 use crate::http::bodies_sessions::SessionBody;
 use crate::http::bodies_users::UserBody;
 use crate::http::client_address::ClientAddress;
-use crate::http::extract::{JsonBody, PathSegments, Query};
+use crate::http::extract::{JsonBody, Path, Query};
+use crate::http::parameter_reader::number_or_zero;
+use crate::http::parameters::PageQuery;
 use crate::http::policy::{PersonReading, PersonWriting, Public};
 use crate::http::problem::Problem;
 use crate::http::state::HttpState;
@@ -72,10 +74,8 @@ pub async fn create_session(
     _caller: Public,
     ClientAddress(address): ClientAddress,
     headers: HeaderMap,
-    query: Query,
     body: JsonBody<NewSession>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
     if body.value.cookie && headers.contains_key(header::ORIGIN) {
         state.settings.origins.check_cookie(&Method::POST, &headers)?;
     }
@@ -116,10 +116,7 @@ fn set_cookie(state: &HttpState, response: &mut Response, value: &str, lasts_s: 
     get,
     path = "/api/sessions",
     tag = "sessions",
-    params(
-        ("limit" = Option<u32>, Query, description = "Entries of the page; 50 when it is absent.", minimum = 1, maximum = 200),
-        ("cursor" = Option<String>, Query, description = "Where the page begins: taken from a Link header as it is."),
-    ),
+    params(PageQuery),
     responses((status = 200, description = "The devices. `Link` names the next page while there is one.", body = Vec<SessionBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/sessions?…>; rel=\"next\"`"),
     ))),
@@ -128,10 +125,8 @@ pub async fn list_sessions(
     State(state): State<HttpState>,
     PersonReading(principal): PersonReading,
     uri: Uri,
-    mut query: Query,
+    Query(PageQuery { limit, cursor }): Query<PageQuery>,
 ) -> Result<Response, Problem> {
-    let (limit, cursor) = (query.limit(), query.text("cursor"));
-    query.finish()?;
     let page = sessions::list(&state.app, &principal, limit, cursor.as_deref()).await?;
     let current = |session: &Session| principal.credential() == Credential::Session(session.id);
     let bodies: Vec<SessionBody<'_>> =
@@ -139,12 +134,21 @@ pub async fn list_sessions(
     Ok(list(to_json(&bodies, 320 * bodies.len())?, uri.path(), next_page(page.next, limit, [])))
 }
 
+/// A session.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct SessionPath {
+    /// The session's id, or `current`.
+    #[param(example = "current")]
+    id: String,
+}
+
 /// Ends one of the caller's sessions: logs that device out.
 #[utoipa::path(
     delete,
     path = "/api/sessions/{id}",
     tag = "sessions",
-    params(("id" = String, Path, description = "The session's id, or `current`.", example = "current")),
+    params(SessionPath),
     responses((status = 204, description = "Ended.", headers(
         ("Set-Cookie" = Option<String>, description = "Takes the cookie away, when the session that called with it was ended."),
     ))),
@@ -153,11 +157,10 @@ pub async fn end_session(
     State(state): State<HttpState>,
     PersonWriting(principal): PersonWriting,
     headers: HeaderMap,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<SessionPath>,
+    _query: Query<()>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
-    let session = if path.text(0) == "current" { None } else { Some(SessionId(path.number(0))) };
+    let session = if path.id == "current" { None } else { Some(SessionId(number_or_zero(&path.id))) };
     sessions::end(&state.app, &principal, session).await?;
     let mut response = no_content();
     // Beside a bearer token, a cookie is another session's, which goes on.

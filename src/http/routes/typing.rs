@@ -6,7 +6,8 @@ use axum::response::Response;
 use crate::domain::typing;
 use crate::http::answers::no_content;
 use crate::http::bodies_events::{DataBody, EventBody};
-use crate::http::extract::{PathSegments, Query};
+use crate::http::extract::{Path, Query};
+use crate::http::parameters::ConversationPath;
 use crate::http::policy::PersonWriting;
 use crate::http::problem::Problem;
 use crate::http::state::HttpState;
@@ -17,17 +18,16 @@ use crate::live::Whisper;
     post,
     path = "/api/conversations/{id}/typing",
     tag = "live",
-    params(("id" = i64, Path, description = "The conversation.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1)),
+    params(ConversationPath),
     responses((status = 204, description = "Told to those who listen, in conversations of up to 100 members.")),
 )]
 pub async fn type_in_conversation(
     State(state): State<HttpState>,
     PersonWriting(principal): PersonWriting,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<ConversationPath>,
+    _query: Query<()>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
-    if let Some(told) = typing::typing(&state.app, &principal, path.number(0)).await? {
+    if let Some(told) = typing::typing(&state.app, &principal, path.id).await? {
         let user_name = &told.user_name;
         let data = DataBody::Typing { user_name, until: told.until };
         let event = EventBody::unlogged("typing", told.at, Some(told.conversation.0), user_name, data)?;

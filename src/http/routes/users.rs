@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::domain::audit::By;
 use crate::domain::erasure;
@@ -14,22 +14,28 @@ use crate::error::{Error, Result as DomainResult};
 use crate::http::answers::{given, json, list, next_page, no_content, not_null, present, resource, to_json};
 use crate::http::bodies_users::{DirectMessagesFrom, UserBody};
 use crate::http::client_address::ClientAddress;
-use crate::http::extract::{JsonBody, PathSegments, Query, idempotency_key};
+use crate::http::extract::{JsonBody, Path, Query, idempotency_key};
+use crate::http::parameters::{PageQuery, UserPath};
 use crate::http::policy::{Public, Reader, Writer};
 use crate::http::problem::Problem;
 use crate::http::state::HttpState;
 use crate::tasks;
+
+/// Which users to list.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct UserSearch {
+    /// A prefix of a user name, a full name or a last name; case and accents do not matter.
+    #[param(max_length = 64, example = "bu")]
+    q: Option<String>,
+}
 
 /// Users, by id.
 #[utoipa::path(
     get,
     path = "/api/users",
     tag = "users",
-    params(
-        ("q" = Option<String>, Query, description = "A prefix of a user name, a full name or a last name; case and accents do not matter.", max_length = 64, example = "bu"),
-        ("limit" = Option<u32>, Query, description = "Entries of the page; 50 when it is absent.", minimum = 1, maximum = 200, example = 50),
-        ("cursor" = Option<String>, Query, description = "Where the page begins: taken from a Link header as it is."),
-    ),
+    params(UserSearch, PageQuery),
     responses((status = 200, description = "The users. `Link` names the next page while there is one.", body = Vec<UserBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/users?…>; rel=\"next\"`"),
     ))),
@@ -38,10 +44,9 @@ pub async fn list_users(
     State(state): State<HttpState>,
     Reader(principal): Reader,
     uri: Uri,
-    mut query: Query,
+    Query((filter, page)): Query<(UserSearch, PageQuery)>,
 ) -> Result<Response, Problem> {
-    let listing = Listing { query: query.text("q"), limit: query.limit(), cursor: query.text("cursor") };
-    query.finish()?;
+    let listing = Listing { query: filter.q, limit: page.limit, cursor: page.cursor };
     let (wanted, limit) = (listing.query.clone(), listing.limit);
     let page = users::list(&state.app, &principal, listing).await?;
     let bodies: Vec<UserBody<'_>> =
@@ -55,7 +60,7 @@ pub async fn list_users(
     get,
     path = "/api/users/{user_name}",
     tag = "users",
-    params(("user_name" = String, Path, description = "The user's name; `me` is the caller.", example = "rdibari")),
+    params(UserPath),
     responses(
         (status = 200, description = "The user.", body = UserBody<'_>, headers(("ETag" = String, description = "Of this answer."))),
         (status = 304, description = "`If-None-Match` names this answer."),
@@ -65,11 +70,10 @@ pub async fn get_user(
     State(state): State<HttpState>,
     Reader(principal): Reader,
     headers: HeaderMap,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<UserPath>,
+    _query: Query<()>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
-    let user = users::get(&state.app, &principal, path.text(0)).await?;
+    let user = users::get(&state.app, &principal, &path.user_name).await?;
     resource(&headers, &UserBody::new(&state.app, &user, &principal))
 }
 
@@ -97,7 +101,9 @@ pub struct NewUser {
     post,
     path = "/api/users",
     tag = "users",
-    params(("Idempotency-Key" = Option<String>, Header, description = "A repeat with the same key and body is answered with the first answer, for 7 days. Ignored without credentials.", min_length = 1, max_length = 255, pattern = "^[ -~]+$")),
+    params(
+        ("Idempotency-Key" = Option<String>, Header, description = "A repeat with the same key and body is answered with the first answer, for 7 days. Ignored without credentials.", min_length = 1, max_length = 255, pattern = "^[ -~]+$"),
+    ),
     request_body = NewUser,
     responses(
         (status = 201, description = "Made.", body = UserBody<'_>, headers(
@@ -114,10 +120,8 @@ pub async fn register_user(
     ClientAddress(address): ClientAddress,
     uri: Uri,
     headers: HeaderMap,
-    query: Query,
     body: JsonBody<NewUser>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
     let app = &state.app;
     let request = match &principal {
         Some(principal) => idempotency_key(app, &headers, principal, uri.path(), &body.bytes)?,
@@ -185,7 +189,7 @@ pub struct UserChanges {
     patch,
     path = "/api/users/{user_name}",
     tag = "users",
-    params(("user_name" = String, Path, description = "The user's name; `me` is the caller.", example = "rdibari")),
+    params(UserPath),
     request_body = UserChanges,
     responses(
         (status = 200, description = "The user as it is now.", body = UserBody<'_>),
@@ -195,11 +199,9 @@ pub struct UserChanges {
 pub async fn update_user(
     State(state): State<HttpState>,
     Writer(principal): Writer,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<UserPath>,
     body: JsonBody<UserChanges>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
     let direct_messages_from = body.value.direct_messages_from.map(|chosen| {
         chosen.map(|chosen| match chosen {
             DirectMessagesFrom::Everyone => users::DirectMessagesFrom::Everyone,
@@ -212,18 +214,28 @@ pub async fn update_user(
         email: body.value.email,
         direct_messages_from,
     };
-    let user = users::update(&state.app, &principal, path.text(0), changes).await?;
+    let user = users::update(&state.app, &principal, &path.user_name, changes).await?;
     json(StatusCode::OK, &UserBody::new(&state.app, &user, &principal))
 }
 
 /// What becomes of an erased user's messages.
-#[derive(Serialize, ToSchema)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ErasedMessages {
     /// They stay, without a name.
+    #[default]
     Keep,
     /// They become tombstones.
     Delete,
+}
+
+/// How to erase a user.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct ErasureChoice {
+    /// `keep` when it is absent.
+    #[serde(default)]
+    messages: ErasedMessages,
 }
 
 /// Erases a user, oneself or anybody as an administrator: for good.
@@ -231,22 +243,18 @@ pub enum ErasedMessages {
     delete,
     path = "/api/users/{user_name}",
     tag = "users",
-    params(
-        ("user_name" = String, Path, description = "The user's name; `me` is the caller.", example = "rdibari"),
-        ("messages" = Option<ErasedMessages>, Query, description = "`keep` when it is absent."),
-    ),
+    params(UserPath, ErasureChoice),
     responses((status = 204, description = "Erased.")),
 )]
 pub async fn erase_user(
     State(state): State<HttpState>,
     Writer(principal): Writer,
-    path: PathSegments,
-    mut query: Query,
+    Path(path): Path<UserPath>,
+    Query(query): Query<ErasureChoice>,
 ) -> Result<Response, Problem> {
-    let delete_messages = query.word("messages", &["keep", "delete"]) == "delete";
-    query.finish()?;
+    let delete_messages = query.messages == ErasedMessages::Delete;
     // It goes on when the caller does not wait for it.
-    let (app, user_name) = (state.app, path.text(0).to_owned());
+    let (app, user_name) = (state.app, path.user_name);
     let erasing =
         tasks::spawn("erasure", async move { erasure::erase(&app, &principal, &user_name, delete_messages).await });
     erasing.await.map_err(Error::internal)??;

@@ -4,14 +4,15 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::domain::audit::By;
 use crate::domain::idempotency::{Once, StoredAnswer};
 use crate::domain::webhooks::{self, Delivery, Fields, Webhook};
 use crate::error::{Error, Result as DomainResult};
 use crate::http::answers::{given, json, list, next_page, no_content, not_null, present, to_json};
-use crate::http::extract::{JsonBody, PathSegments, Query, idempotency_key};
+use crate::http::extract::{JsonBody, Path, Query, idempotency_key};
+use crate::http::parameters::{IdSchema, IdempotencyKeyHeader, PageQuery};
 use crate::http::policy::Administrator;
 use crate::http::problem::Problem;
 use crate::http::state::HttpState;
@@ -97,10 +98,7 @@ impl<'a> DeliveryBody<'a> {
     get,
     path = "/api/webhooks",
     tag = "integrations",
-    params(
-        ("limit" = Option<u32>, Query, description = "Entries of the page; 50 when it is absent.", minimum = 1, maximum = 200),
-        ("cursor" = Option<String>, Query, description = "Where the page begins: taken from a Link header as it is."),
-    ),
+    params(PageQuery),
     responses((status = 200, description = "The webhooks. `Link` names the next page while there is one.", body = Vec<WebhookBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/webhooks?…>; rel=\"next\"`"),
     ))),
@@ -109,10 +107,8 @@ pub async fn list_webhooks(
     State(state): State<HttpState>,
     _caller: Administrator,
     uri: Uri,
-    mut query: Query,
+    Query(PageQuery { limit, cursor }): Query<PageQuery>,
 ) -> Result<Response, Problem> {
-    let (limit, cursor) = (query.limit(), query.text("cursor"));
-    query.finish()?;
     let page = webhooks::list(&state.app, limit, cursor.as_deref()).await?;
     let bodies: Vec<WebhookBody<'_>> = page.entries.iter().map(WebhookBody::new).collect();
     Ok(list(to_json(&bodies, 240 * bodies.len())?, uri.path(), next_page(page.next, limit, [])))
@@ -140,7 +136,7 @@ pub struct NewWebhookBody {
     post,
     path = "/api/webhooks",
     tag = "integrations",
-    params(("Idempotency-Key" = Option<String>, Header, description = "A repeat with the same key and body is answered with the first answer, for 7 days.", min_length = 1, max_length = 255, pattern = "^[ -~]+$")),
+    params(IdempotencyKeyHeader),
     request_body = NewWebhookBody,
     responses(
         (status = 201, description = "Made.", body = WebhookBody<'_>, headers(
@@ -154,10 +150,8 @@ pub async fn create_webhook(
     Administrator(principal): Administrator,
     uri: Uri,
     headers: HeaderMap,
-    query: Query,
     body: JsonBody<NewWebhookBody>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
     let request = idempotency_key(&state.app, &headers, &principal, uri.path(), &body.bytes)?;
     let NewWebhookBody { url, event_types, enabled } = body.value;
     let fields = Fields { url: Some(url), event_types: Some(event_types), enabled };
@@ -189,27 +183,34 @@ pub struct WebhookChangesBody {
     enabled: Option<bool>,
 }
 
+/// A webhook.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct WebhookPath {
+    /// The webhook.
+    #[param(value_type = IdSchema, inline, example = 1)]
+    id: i64,
+}
+
 /// Changes a webhook. One that is not enabled keeps its place.
 #[utoipa::path(
     patch,
     path = "/api/webhooks/{id}",
     tag = "integrations",
-    params(("id" = i64, Path, description = "The webhook.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1)),
+    params(WebhookPath),
     request_body = WebhookChangesBody,
     responses((status = 200, description = "The webhook as it is now.", body = WebhookBody<'_>)),
 )]
 pub async fn update_webhook(
     State(state): State<HttpState>,
     Administrator(principal): Administrator,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<WebhookPath>,
     body: JsonBody<WebhookChangesBody>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
     let WebhookChangesBody { url, event_types, enabled } = body.value;
     let fields = Fields { url, event_types, enabled };
     let by = By::principal(&principal, state.app.clock.now());
-    let webhook = webhooks::update(&state.app, WebhookId(path.number(0)), fields, by).await?;
+    let webhook = webhooks::update(&state.app, WebhookId(path.id), fields, by).await?;
     json(StatusCode::OK, &WebhookBody::new(&webhook))
 }
 
@@ -218,18 +219,17 @@ pub async fn update_webhook(
     delete,
     path = "/api/webhooks/{id}",
     tag = "integrations",
-    params(("id" = i64, Path, description = "The webhook.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1)),
+    params(WebhookPath),
     responses((status = 204, description = "Ended.")),
 )]
 pub async fn delete_webhook(
     State(state): State<HttpState>,
     Administrator(principal): Administrator,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<WebhookPath>,
+    _query: Query<()>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
     let by = By::principal(&principal, state.app.clock.now());
-    webhooks::delete(&state.app, WebhookId(path.number(0)), by).await?;
+    webhooks::delete(&state.app, WebhookId(path.id), by).await?;
     Ok(no_content())
 }
 
@@ -238,11 +238,7 @@ pub async fn delete_webhook(
     get,
     path = "/api/webhooks/{id}/deliveries",
     tag = "integrations",
-    params(
-        ("id" = i64, Path, description = "The webhook.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1),
-        ("limit" = Option<u32>, Query, description = "Entries of the page; 50 when it is absent.", minimum = 1, maximum = 200),
-        ("cursor" = Option<String>, Query, description = "Where the page begins: taken from a Link header as it is."),
-    ),
+    params(WebhookPath, PageQuery),
     responses((status = 200, description = "The deliveries. `Link` names the next page while there is one.", body = Vec<DeliveryBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/webhooks/1/deliveries?…>; rel=\"next\"`"),
     ))),
@@ -250,13 +246,11 @@ pub async fn delete_webhook(
 pub async fn list_deliveries(
     State(state): State<HttpState>,
     _caller: Administrator,
-    path: PathSegments,
+    Path(path): Path<WebhookPath>,
     uri: Uri,
-    mut query: Query,
+    Query(PageQuery { limit, cursor }): Query<PageQuery>,
 ) -> Result<Response, Problem> {
-    let (limit, cursor) = (query.limit(), query.text("cursor"));
-    query.finish()?;
-    let page = webhooks::ledger(&state.app, WebhookId(path.number(0)), limit, cursor.as_deref()).await?;
+    let page = webhooks::ledger(&state.app, WebhookId(path.id), limit, cursor.as_deref()).await?;
     let bodies: Vec<DeliveryBody<'_>> = page.entries.iter().map(DeliveryBody::new).collect();
     Ok(list(to_json(&bodies, 240 * bodies.len())?, uri.path(), next_page(page.next, limit, [])))
 }
@@ -276,7 +270,7 @@ pub struct ReplayBody {
     post,
     path = "/api/webhooks/{id}/replay",
     tag = "integrations",
-    params(("id" = i64, Path, description = "The webhook.", minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1)),
+    params(WebhookPath),
     request_body = ReplayBody,
     responses(
         (status = 204, description = "They are on their way."),
@@ -286,11 +280,9 @@ pub struct ReplayBody {
 pub async fn replay_webhook(
     State(state): State<HttpState>,
     _caller: Administrator,
-    path: PathSegments,
-    query: Query,
+    Path(path): Path<WebhookPath>,
     body: JsonBody<ReplayBody>,
 ) -> Result<Response, Problem> {
-    query.finish()?;
-    webhooks::replay(&state.app, WebhookId(path.number(0)), &body.value.after).await?;
+    webhooks::replay(&state.app, WebhookId(path.id), &body.value.after).await?;
     Ok(no_content())
 }

@@ -29,6 +29,7 @@ use crate::http::answers::no_content;
 use crate::http::edge::Edge;
 use crate::http::extract::Query;
 use crate::http::lease::{Lapse, Lease};
+use crate::http::parameters::StreamStart;
 use crate::http::policy::Reader;
 use crate::http::problem::Problem;
 use crate::http::state::HttpState;
@@ -75,7 +76,7 @@ const HEARTBEAT_MISSED: (u16, &str) = (4408, "nothing was heard for two heartbea
     get,
     path = "/api/ws",
     tag = "live",
-    params(("after" = Option<String>, Query, description = "The cursor to go on behind.", max_length = 64)),
+    params(StreamStart),
     responses(
         (status = 101, description = "The connection is a WebSocket now."),
         (status = 400, description = "Not a request for a WebSocket."),
@@ -86,11 +87,9 @@ pub async fn open_socket(
     Reader(principal): Reader,
     upgrade: Upgrade,
     headers: HeaderMap,
-    mut query: Query,
+    Query(StreamStart { after }): Query<StreamStart>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let after = query.text("after");
-    query.finish()?;
     let Upgrade { edge, place } = upgrade;
     let upgrade = websocket(&state, request).await?;
     let lease = Lease::new(&state, &headers, principal.clone())?;
