@@ -99,8 +99,8 @@ pub struct Question {
 /// A message that was found.
 #[derive(Clone, Debug)]
 pub struct Found {
-    /// The message, rendered.
-    pub message: Vec<u8>,
+    /// The message.
+    pub message: Message,
     /// The part of it around the first hit.
     pub snippet: String,
     /// What was found in the snippet, in characters.
@@ -118,28 +118,22 @@ struct Search {
     mark: Option<&'static str>,
     limit: usize,
     before_id: i64,
-    render: fn(&Message, &Names) -> Vec<u8>,
 }
 
-/// Messages that hold what is asked for, newest first.
+/// Messages that hold what is asked for, newest first, and the names of the people in them.
 ///
 /// # Errors
 /// 422 for a question that is wrong or empty, or an unknown `from`; 404 `conversation_not_found`.
-pub async fn messages(
-    app: &App,
-    principal: &Principal,
-    question: Question,
-    render: fn(&Message, &Names) -> Vec<u8>,
-) -> Result<Page<Vec<Found>>> {
+pub async fn messages(app: &App, principal: &Principal, question: Question) -> Result<(Page<Vec<Found>>, Names)> {
     let limit = question.limit;
-    let search = check(principal, question, render)?;
+    let search = check(principal, question)?;
     app.searched.notify_one();
-    let (hits, entries) = app.db.read(search, |conn, search| Box::pin(run(conn, search))).await?;
+    let (hits, entries, names) = app.db.read(search, |conn, search| Box::pin(run(conn, search))).await?;
     let Page { next, .. } = Page::new(LIST, hits, limit, |hit| [hit.id.0]);
-    Ok(Page { entries, next })
+    Ok((Page { entries, next }, names))
 }
 
-fn check(principal: &Principal, question: Question, render: fn(&Message, &Names) -> Vec<u8>) -> Result<Search> {
+fn check(principal: &Principal, question: Question) -> Result<Search> {
     let mut errors = Vec::new();
     let phrases = phrases(question.q.as_deref()).unwrap_or_else(|error| {
         errors.push(error);
@@ -170,7 +164,6 @@ fn check(principal: &Principal, question: Question, render: fn(&Message, &Names)
         limit: question.limit.get(),
         before_id,
         principal: principal.clone(),
-        render,
     })
 }
 
@@ -237,7 +230,7 @@ fn phrase(terms: &[Term], open: bool) -> Option<Phrase> {
     Some(Phrase { terms: kept.iter().map(|term| term.text.clone()).collect(), prefix })
 }
 
-async fn run(conn: &mut Conn, search: &Search) -> Result<(Vec<Hit>, Vec<Found>)> {
+async fn run(conn: &mut Conn, search: &Search) -> Result<(Vec<Hit>, Vec<Found>, Names)> {
     let viewer = search.principal.viewer();
     let mut all: Vec<String> = search.mark.iter().map(|mark| (*mark).to_owned()).collect();
     if let Some(name) = &search.from {
@@ -273,8 +266,8 @@ async fn run(conn: &mut Conn, search: &Search) -> Result<(Vec<Hit>, Vec<Found>)>
             bounds.least_id = bounds.least_id.max(last.id.0 + 1);
         }
     }
-    let entries = load(conn, search, &hits[..hits.len().min(search.limit)]).await?;
-    Ok((hits, entries))
+    let (entries, names) = load(conn, search, &hits[..hits.len().min(search.limit)]).await?;
+    Ok((hits, entries, names))
 }
 
 /// Where one question to the index looks.
@@ -309,7 +302,7 @@ async fn scopes(conn: &mut Conn, viewer: Viewer, conversation: Option<Conversati
     Ok(scopes)
 }
 
-async fn load(conn: &mut Conn, search: &Search, hits: &[Hit]) -> Result<Vec<Found>> {
+async fn load(conn: &mut Conn, search: &Search, hits: &[Hit]) -> Result<(Vec<Found>, Names)> {
     let ranges: Vec<Range> = hits
         .iter()
         .map(|hit| Range { conversation_id: hit.conversation, first_seq: hit.seq, last_seq: hit.seq })
@@ -320,13 +313,13 @@ async fn load(conn: &mut Conn, search: &Search, hits: &[Hit]) -> Result<Vec<Foun
     messages.retain(|message| !ended.contains(&message.conversation_id.0));
     let names = complete_for(conn, search.principal.viewer(), &mut messages).await?;
     let mut found = Vec::with_capacity(messages.len());
-    for message in &messages {
+    for message in messages {
         // Changed since the index was asked, if there is none.
         let Some(hits) = hits_in(&message.body, &search.phrases) else { continue };
         let (snippet, ranges) = snippet(&message.body, &hits);
-        found.push(Found { message: (search.render)(message, &names), snippet, ranges });
+        found.push(Found { message, snippet, ranges });
     }
-    Ok(found)
+    Ok((found, names))
 }
 
 fn conversations_of(hits: &[Hit]) -> Vec<i64> {

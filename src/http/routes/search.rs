@@ -7,14 +7,18 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::domain::lists::Page;
+use crate::domain::names::Names;
 use crate::domain::search::{self, Found, Question};
 use crate::http::answers::{list, to_json};
-use crate::http::bodies_messages::{MessageBody, render};
+use crate::http::bodies_messages::MessageBody;
 use crate::http::extract::Query;
 use crate::http::parameters::{Date, IdSchema, PageQuery};
 use crate::http::policy::Reader;
 use crate::http::problem::Problem;
 use crate::http::state::HttpState;
+
+/// Bytes that one hit takes in JSON, about.
+const SEARCH_HIT_BYTES: usize = 1_024;
 
 /// A message that was found.
 #[derive(Serialize, ToSchema)]
@@ -27,6 +31,13 @@ pub struct SearchHit<'a> {
     /// Where the hits are in the snippet: first character and the one behind the last, in Unicode code points.
     #[schema(value_type = Vec<Vec<u32>>, example = json!([[0, 3]]))]
     ranges: &'a [[usize; 2]],
+}
+
+impl<'a> SearchHit<'a> {
+    fn new(found: &'a Found, names: &'a Names) -> Self {
+        let message = MessageBody::named(&found.message, names);
+        Self { message, snippet: &found.snippet, ranges: &found.ranges }
+    }
 }
 
 /// Which messages to find.
@@ -89,7 +100,7 @@ pub async fn search_messages(
         cursor: page.cursor,
     };
     let (limit, conversation) = (question.limit.get(), question.conversation_id);
-    let Page { entries, next } = search::messages(&state.app, &principal, question, render).await?;
+    let (Page { entries, next }, names) = search::messages(&state.app, &principal, question).await?;
     let next = next.map(|cursor| {
         let mut parameters: Vec<(&str, String)> =
             texts.into_iter().filter_map(|(name, text)| Some((name, text?))).collect();
@@ -97,26 +108,8 @@ pub async fn search_messages(
         parameters.extend([("limit", limit.to_string()), ("cursor", cursor)]);
         parameters
     });
-    Ok(list(join(&entries)?, uri.path(), next))
-}
-
-/// A JSON array of [`SearchHit`]s, whose messages are rendered already.
-fn join(entries: &[Found]) -> Result<Vec<u8>, Problem> {
-    let mut array = vec![b'['];
-    for (index, found) in entries.iter().enumerate() {
-        if index > 0 {
-            array.push(b',');
-        }
-        array.extend_from_slice(b"{\"message\":");
-        array.extend_from_slice(&found.message);
-        array.extend_from_slice(b",\"snippet\":");
-        array.extend(to_json(&found.snippet, found.snippet.len() + 2)?);
-        array.extend_from_slice(b",\"ranges\":");
-        array.extend(to_json(&found.ranges, 16)?);
-        array.push(b'}');
-    }
-    array.push(b']');
-    Ok(array)
+    let hits: Vec<SearchHit<'_>> = entries.iter().map(|found| SearchHit::new(found, &names)).collect();
+    Ok(list(to_json(&hits, SEARCH_HIT_BYTES * hits.len())?, uri.path(), next))
 }
 
 /// What a message may have with it.
