@@ -197,3 +197,74 @@ impl IntoDeserializer<'_, Refusal> for Text<'_> {
         self
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Default, PartialEq, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    enum Order {
+        #[default]
+        Asc,
+        Desc,
+    }
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    struct Filter {
+        days: Option<i64>,
+        #[serde(default)]
+        order: Order,
+    }
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    struct Place {
+        after: Option<i64>,
+    }
+
+    fn given(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect()
+    }
+
+    #[test]
+    fn a_tuple_of_structs_shares_the_parameters() {
+        let read = |pairs| read_query::<(Filter, Place)>(given(pairs), Vec::new()).unwrap();
+        assert_eq!(read(&[]), (Filter { days: None, order: Order::Asc }, Place { after: None }));
+        let all = read(&[("after", "7"), ("order", "desc"), ("days", "-1")]);
+        assert_eq!(all, (Filter { days: Some(-1), order: Order::Desc }, Place { after: Some(7) }));
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_named() {
+        let pairs = [("x", "1"), ("after", "y"), ("order", "up"), ("days", "1.5")];
+        let earlier = vec![FieldError::new("z", "duplicate", "may be given once")];
+        let Err(Error::Invalid(errors)) = read_query::<(Filter, Place)>(given(&pairs), earlier) else { panic!() };
+        let named: Vec<_> = errors.iter().map(|error| (&*error.field, error.code, &*error.detail)).collect();
+        let expected = [
+            ("z", "duplicate", "may be given once"),
+            ("days", "wrong_type", "must be a whole number"),
+            ("order", "wrong_value", "must be one of asc, desc"),
+            ("after", "wrong_type", "must be a whole number"),
+            ("x", "unknown_parameter", "is not a parameter of this path"),
+        ];
+        assert_eq!(named, expected);
+        let Err(Error::Invalid(errors)) = read_query::<()>(given(&[("x", "1")]), Vec::new()) else { panic!() };
+        assert_eq!(errors.len(), 1);
+    }
+
+    #[test]
+    fn a_segment_that_is_no_number_is_zero() {
+        #[derive(Deserialize)]
+        struct Path {
+            id: i64,
+            name: String,
+        }
+        for (text, number) in [("7", 7), ("07", 0), ("+7", 0), ("-7", 0), ("x", 0), ("9223372036854775808", 0)] {
+            let path: Path = read_path(&[("id", text), ("name", "07")]).unwrap();
+            assert_eq!((path.id, &*path.name), (number, "07"));
+        }
+        assert!(matches!(read_path::<Path>(&[("id", "7")]), Err(Error::Internal(_))));
+    }
+}
