@@ -31,8 +31,9 @@ const TAIL_LIMIT: usize = 64;
 /// Bytes that a message takes beside its text, and a tail beside its messages.
 const OVERHEAD_BYTES: usize = 64;
 
-/// Renders a message; always the same function.
-pub type Render = fn(&Message, &Names) -> Vec<u8>;
+/// Renders a message; always the same function. The one way from here up to HTTP: what is kept in memory is the rendered
+/// message, so that a page is answered without reading and rendering its messages each time.
+pub type Render = fn(&Message, &Names) -> Result<Vec<u8>>;
 
 /// A message as it is answered.
 #[derive(Clone, Debug)]
@@ -151,8 +152,8 @@ fn uncovered(range: &Range, tail: Option<&Tail>) -> impl Iterator<Item = Range> 
 }
 
 impl Rendered {
-    fn new(message: Message, names: &Names, render: Render) -> Self {
-        let text = render(&message, names).into();
+    fn new(message: Message, names: &Names, render: Render) -> Result<Self> {
+        let text = render(&message, names)?.into();
         let (sent_at, id, seq) = (message.timestamp_sent, message.id, message.seq);
         let reacted = (!message.decorations.reactions.is_empty()).then(|| {
             let people = [Some(message.sender_id), message.recipient_id, message.subject_id];
@@ -160,7 +161,7 @@ impl Rendered {
             let names = people.filter_map(|id| Some((id, names.get(&id)?.clone()))).collect();
             Arc::new(Reacted { message, names })
         });
-        Self { sent_at, id, seq, text, reacted }
+        Ok(Self { sent_at, id, seq, text, reacted })
     }
 
     /// The memory that it takes, about.
@@ -188,7 +189,7 @@ pub async fn mark_own(conn: &mut Conn, viewer: Viewer, entries: &mut [Rendered],
     tallies::mark_own(conn, viewer, &mut messages).await?;
     for ((index, reacted), message) in reacted.iter().zip(&messages) {
         if message.decorations.reactions.iter().any(|tally| tally.me) {
-            entries[*index].text = render(message, &reacted.names).into();
+            entries[*index].text = render(message, &reacted.names)?.into();
         }
     }
     Ok(())
@@ -199,7 +200,7 @@ async fn read(conn: &mut Conn, ranges: &[Range], render: Render) -> Result<HashM
     let names = complete(conn, &mut messages).await?;
     let mut loaded: HashMap<ConversationId, Vec<Rendered>> = HashMap::with_capacity(ranges.len());
     for message in messages {
-        loaded.entry(message.conversation_id).or_default().push(Rendered::new(message, &names, render));
+        loaded.entry(message.conversation_id).or_default().push(Rendered::new(message, &names, render)?);
     }
     Ok(loaded)
 }

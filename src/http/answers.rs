@@ -26,7 +26,7 @@ pub(super) fn json_bytes(status: StatusCode, bytes: impl Into<Bytes>) -> Respons
 }
 
 /// A value as JSON.
-pub(super) fn to_json(value: &impl Serialize, capacity_bytes: usize) -> Result<Vec<u8>, Problem> {
+pub(super) fn to_json(value: &impl Serialize, capacity_bytes: usize) -> crate::error::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(capacity_bytes);
     serde_json::to_writer(&mut bytes, value).map_err(Error::internal)?;
     Ok(bytes)

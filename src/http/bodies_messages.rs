@@ -15,7 +15,7 @@ use crate::domain::names::Names;
 use crate::domain::reactions::Tally;
 use crate::domain::system_messages;
 use crate::domain::tails::Rendered;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::time::Timestamp;
 
 /// Bytes that one message takes in JSON, beside its body.
@@ -198,25 +198,25 @@ impl<'a> MessageBody<'a> {
 /// A message that was sent now.
 ///
 /// # Errors
-/// None that could be foreseen.
+/// When it cannot be rendered, which would be a fault of ours.
 pub fn render_sent(sent: &Sent) -> Result<StoredAnswer> {
     let message = &sent.message;
     let mentions = sent.mentioned_user_names.iter().map(String::as_str).collect();
     let recipient = sent.recipient_user_name.as_deref();
-    let mut body = Vec::with_capacity(MESSAGE_BYTES + message.body.len());
-    let rendered = MessageBody::new(message, Some(&sent.sender_user_name), recipient, mentions);
-    serde_json::to_writer(&mut body, &rendered).map_err(Error::internal)?;
+    let body = MessageBody::new(message, Some(&sent.sender_user_name), recipient, mentions);
     Ok(StoredAnswer {
         status: StatusCode::CREATED.as_u16(),
         location: Some(format!("/api/conversations/{}/messages/{}", message.conversation_id.0, message.seq)),
-        body,
+        body: to_json(&body, MESSAGE_BYTES + message.body.len())?,
     })
 }
 
 /// A message as it is kept and answered.
-pub fn render(message: &Message, names: &Names) -> Vec<u8> {
-    // Text and numbers alone: that cannot fail.
-    to_json(&MessageBody::named(message, names), MESSAGE_BYTES + message.body.len()).unwrap_or_default()
+///
+/// # Errors
+/// When it cannot be rendered, which would be a fault of ours.
+pub fn render(message: &Message, names: &Names) -> Result<Vec<u8>> {
+    to_json(&MessageBody::named(message, names), MESSAGE_BYTES + message.body.len())
 }
 
 /// A JSON array of messages.
@@ -226,7 +226,7 @@ pub fn render(message: &Message, names: &Names) -> Vec<u8> {
 pub fn join_messages(messages: &[Message], names: &Names) -> Result<Vec<u8>, Problem> {
     let bodies: Vec<MessageBody<'_>> = messages.iter().map(|message| MessageBody::named(message, names)).collect();
     let size = messages.iter().map(|message| MESSAGE_BYTES + message.body.len()).sum();
-    to_json(&bodies, size)
+    Ok(to_json(&bodies, size)?)
 }
 
 /// A JSON array of rendered messages.
