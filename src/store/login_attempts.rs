@@ -27,10 +27,7 @@ pub async fn lock(conn: &mut Conn, subject: &Subject, now: Timestamp) -> Result<
         &[Value::Bytes(subject), Value::Time(now)],
     )
     .await?;
-    let sql = match conn {
-        Conn::Sqlite(_) => "SELECT failures, last_at FROM messaging.login_attempts WHERE subject = $1",
-        Conn::Postgres(_) => "SELECT failures, last_at FROM messaging.login_attempts WHERE subject = $1 FOR UPDATE",
-    };
+    let sql = "SELECT failures, last_at FROM messaging.login_attempts WHERE subject = $1 FOR UPDATE";
     conn.one(sql, &[Value::Bytes(subject)], |row| Ok(Attempts { failures: row.i64(0)?, last_at: row.time(1)? })).await
 }
 

@@ -73,11 +73,15 @@ fn translated<'a>(texts: &'a mut HashMap<(usize, usize), Box<str>>, sql: &'stati
     texts.entry((sql.as_ptr().addr(), sql.len())).or_insert_with(|| rewrite(sql).into_boxed_str())
 }
 
+/// What locks rows in PostgreSQL: SQLite's writer is alone.
+const LOCKS: &[&str] =
+    &[" FOR UPDATE", " FOR NO KEY UPDATE", " FOR SHARE", " FOR KEY SHARE", " SKIP LOCKED", " NOWAIT"];
+
 /// PostgreSQL's way of writing into SQLite's: `$1` would be a *named* parameter there, bound by first appearance.
 fn rewrite(sql: &str) -> String {
     let mut text = sql.replace("messaging.", "");
-    for suffix in [" FOR UPDATE", " COLLATE \"C\""] {
-        text = text.replace(suffix, "");
+    for part in LOCKS.iter().chain([&" COLLATE \"C\""]) {
+        text = text.replace(part, "");
     }
     let mut rewritten = String::with_capacity(text.len() + 16);
     let mut rest = text.as_str();
@@ -223,4 +227,17 @@ pub(in crate::store) fn time(row: &DriverRow<'_>, index: usize) -> Result<Timest
 
 pub(in crate::store) fn option_time(row: &DriverRow<'_>, index: usize) -> Result<Option<Timestamp>> {
     Ok(option_i64(row, index)?.map(Timestamp::from_micros))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn locks_of_rows_are_left_out() {
+        for lock in ["UPDATE", "NO KEY UPDATE", "SHARE", "KEY SHARE", "UPDATE SKIP LOCKED", "SHARE NOWAIT"] {
+            let sql = format!("SELECT id FROM messaging.users WHERE id = $1 ORDER BY id FOR {lock}");
+            assert_eq!(rewrite(&sql), "SELECT id FROM users WHERE id = ?1 ORDER BY id");
+        }
+    }
 }
