@@ -3,7 +3,8 @@
 //! Invariants: a code is used by one statement that ends it, so that of many uses at once one wins; one that was used or
 //! ended stays for a while, so that it still counts among those that were sent.
 
-use super::db::{Conn, Row};
+use super::columns::{columns, read, sql};
+use super::db::Conn;
 use super::sessions::SecretHash;
 use super::values::Value;
 use crate::error::Result;
@@ -45,13 +46,13 @@ pub struct AccountCode {
     pub expires_at: Timestamp,
 }
 
-fn account_code(row: &Row<'_>) -> Result<AccountCode> {
-    Ok(AccountCode {
-        user_id: UserId(row.i64(0)?),
-        email_key: row.option_text(1)?.map(str::to_owned),
-        created_at: row.time(2)?,
-        expires_at: row.time(3)?,
-    })
+columns! {
+    AccountCode {
+        user_id: "user_id",
+        email_key: "email",
+        created_at: "created_at",
+        expires_at: "expires_at",
+    }
 }
 
 /// A new code.
@@ -80,10 +81,13 @@ pub async fn get(
     now: Timestamp,
 ) -> Result<Option<AccountCode>> {
     conn.first(
-        "SELECT user_id, email, created_at, expires_at FROM messaging.account_codes
-          WHERE code_hash = $1 AND purpose = $2 AND expires_at > $3",
+        sql!(
+            "SELECT ",
+            AccountCode::COLUMNS,
+            " FROM messaging.account_codes WHERE code_hash = $1 AND purpose = $2 AND expires_at > $3"
+        ),
         &[Value::Bytes(code_hash), Value::Text(purpose.as_str()), Value::Time(now)],
-        account_code,
+        read,
     )
     .await
 }

@@ -2,7 +2,8 @@
 //!
 //! Invariant: a row holds the hash of its key, never the key; a key that was revoked has no row.
 
-use super::db::{Conn, Row};
+use super::columns::{columns, read, sql};
+use super::db::Conn;
 use super::sessions::SecretHash;
 use super::values::Value;
 use crate::error::Result;
@@ -28,16 +29,16 @@ pub struct ApiKey {
     pub expires_at: Option<Timestamp>,
 }
 
-fn api_key(row: &Row<'_>) -> Result<ApiKey> {
-    Ok(ApiKey {
-        id: ApiKeyId(row.i64(0)?),
-        name: row.text(1)?.to_owned(),
-        scopes: row.text(2)?.to_owned(),
-        created_at: row.time(3)?,
-        created_by: row.option_i64(4)?.map(UserId),
-        last_used_at: row.option_time(5)?,
-        expires_at: row.option_time(6)?,
-    })
+columns! {
+    ApiKey {
+        id: "id",
+        name: "name",
+        scopes: "scopes",
+        created_at: "created_at",
+        created_by: "created_by",
+        last_used_at: "last_used_at",
+        expires_at: "expires_at",
+    }
 }
 
 /// A new key; its id is not used.
@@ -61,10 +62,9 @@ pub async fn insert(conn: &mut Conn, key_hash: &SecretHash, key: &ApiKey) -> Res
 /// The key with this hash.
 pub async fn by_hash(conn: &mut Conn, key_hash: &SecretHash) -> Result<Option<ApiKey>> {
     conn.first(
-        "SELECT id, name, scopes, created_at, created_by, last_used_at, expires_at
-           FROM messaging.api_keys WHERE key_hash = $1",
+        sql!("SELECT ", ApiKey::COLUMNS, " FROM messaging.api_keys WHERE key_hash = $1"),
         &[Value::Bytes(key_hash)],
-        api_key,
+        read,
     )
     .await
 }
@@ -72,10 +72,9 @@ pub async fn by_hash(conn: &mut Conn, key_hash: &SecretHash) -> Result<Option<Ap
 /// Keys by id, after `after`.
 pub async fn list(conn: &mut Conn, after: ApiKeyId, limit: i64) -> Result<Vec<ApiKey>> {
     conn.rows(
-        "SELECT id, name, scopes, created_at, created_by, last_used_at, expires_at
-           FROM messaging.api_keys WHERE id > $1 ORDER BY id LIMIT $2",
+        sql!("SELECT ", ApiKey::COLUMNS, " FROM messaging.api_keys WHERE id > $1 ORDER BY id LIMIT $2"),
         &[Value::I64(after.0), Value::I64(limit)],
-        api_key,
+        read,
     )
     .await
 }

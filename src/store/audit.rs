@@ -2,7 +2,8 @@
 //!
 //! Invariant: an entry is written in the transaction of what it tells; it holds ids and an address, never a name or a secret.
 
-use super::db::{Conn, Row};
+use super::columns::{columns, read, sql};
+use super::db::Conn;
 use super::values::Value;
 use crate::error::Result;
 use crate::ids::{ApiKeyId, UserId};
@@ -27,17 +28,16 @@ pub struct Entry {
     pub detail: Option<String>,
 }
 
-fn entry(row: &Row<'_>) -> Result<(i64, Entry)> {
-    let entry = Entry {
-        at: row.time(1)?,
-        action: row.text(2)?.to_owned(),
-        actor_id: row.option_i64(3)?.map(UserId),
-        api_key_id: row.option_i64(4)?.map(ApiKeyId),
-        subject_id: row.option_i64(5)?.map(UserId),
-        address: row.option_text(6)?.map(str::to_owned),
-        detail: row.option_text(7)?.map(str::to_owned),
-    };
-    Ok((row.i64(0)?, entry))
+columns! {
+    Entry {
+        at: "at",
+        action: "action",
+        actor_id: "actor_id",
+        api_key_id: "api_key_id",
+        subject_id: "subject_id",
+        address: "address",
+        detail: "detail",
+    }
 }
 
 /// Writes an entry.
@@ -62,10 +62,9 @@ pub async fn insert(conn: &mut Conn, entry: &Entry) -> Result<()> {
 /// Entries with their ids, newest first, before `before`.
 pub async fn list(conn: &mut Conn, before: i64, limit: i64) -> Result<Vec<(i64, Entry)>> {
     conn.rows(
-        "SELECT id, at, action, actor_id, api_key_id, subject_id, address, detail
-           FROM messaging.audit_log WHERE id < $1 ORDER BY id DESC LIMIT $2",
+        sql!("SELECT id, ", Entry::COLUMNS, " FROM messaging.audit_log WHERE id < $1 ORDER BY id DESC LIMIT $2"),
         &[Value::I64(before), Value::I64(limit)],
-        entry,
+        read,
     )
     .await
 }
@@ -73,14 +72,18 @@ pub async fn list(conn: &mut Conn, before: i64, limit: i64) -> Result<Vec<(i64, 
 /// Entries by or about a person with their ids, newest first, before `before`.
 pub async fn list_of(conn: &mut Conn, user: UserId, before: i64, limit: i64) -> Result<Vec<(i64, Entry)>> {
     conn.rows(
-        "SELECT id, at, action, actor_id, api_key_id, subject_id, address, detail FROM messaging.audit_log
-          WHERE id IN (SELECT id FROM (SELECT id FROM messaging.audit_log
-                                        WHERE actor_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3) AS acted
-                       UNION SELECT id FROM (SELECT id FROM messaging.audit_log
-                                              WHERE subject_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3) AS suffered)
-          ORDER BY id DESC LIMIT $3",
+        sql!(
+            "SELECT id, ",
+            Entry::COLUMNS,
+            " FROM messaging.audit_log
+              WHERE id IN (SELECT id FROM (SELECT id FROM messaging.audit_log
+                                            WHERE actor_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3) AS acted
+                           UNION SELECT id FROM (SELECT id FROM messaging.audit_log
+                                                  WHERE subject_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3) AS suffered)
+              ORDER BY id DESC LIMIT $3"
+        ),
         &[Value::I64(user.0), Value::I64(before), Value::I64(limit)],
-        entry,
+        read,
     )
     .await
 }

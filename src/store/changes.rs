@@ -5,11 +5,12 @@
 
 use std::collections::HashMap;
 
+use super::columns::{columns, read, sql};
 use super::conversation_kinds::History;
 use super::conversations;
-use super::db::{Conn, Row};
+use super::db::Conn;
 use super::events::{self, NewEvent};
-use super::reactions::{self, Tally, read_tallies, write_tallies};
+use super::reactions::{self, Tally, write_tallies};
 use super::receipts::{self, Kind, Watermarks};
 use super::values::Value;
 use crate::error::Result;
@@ -29,6 +30,15 @@ pub struct Place {
     pub member_count: i64,
 }
 
+columns! {
+    Place {
+        last_seq: "last_seq",
+        last_sent_at: "last_sent_at",
+        history: "history",
+        member_count: "member_count",
+    }
+}
+
 /// A member, as far as small changes need to know them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {
@@ -36,6 +46,13 @@ pub struct Member {
     pub joined_seq: i64,
     /// How far they are.
     pub watermarks: Watermarks,
+}
+
+columns! {
+    Member {
+        joined_seq: "m.joined_seq",
+        watermarks: Watermarks::COLUMNS,
+    }
 }
 
 /// An emoji of somebody under a message.
@@ -79,28 +96,12 @@ pub struct Step {
 
 /// Locks conversations until the transaction ends; those that are there. SQLite's writer is alone anyway.
 pub async fn lock(conn: &mut Conn, ids: &[i64]) -> Result<HashMap<ConversationId, Place>> {
-    let sql = match conn {
-        Conn::Sqlite(_) => {
-            "SELECT id, last_seq, last_sent_at, history, member_count FROM messaging.conversations
-              WHERE id = ANY($1) AND deleted_at IS NULL"
-        }
-        Conn::Postgres(_) => {
-            "SELECT id, last_seq, last_sent_at, history, member_count FROM messaging.conversations
-              WHERE id = ANY($1) AND deleted_at IS NULL ORDER BY id FOR UPDATE"
-        }
-    };
-    let rows = conn
-        .rows(sql, &[Value::I64s(ids)], |row| {
-            let place = Place {
-                last_seq: row.i64(1)?,
-                last_sent_at: row.time(2)?,
-                history: History::parse(row.text(3)?)?,
-                member_count: row.i64(4)?,
-            };
-            Ok((ConversationId(row.i64(0)?), place))
-        })
-        .await?;
-    Ok(rows.into_iter().collect())
+    let sql = sql!(
+        "SELECT id, ",
+        Place::COLUMNS,
+        " FROM messaging.conversations WHERE id = ANY($1) AND deleted_at IS NULL ORDER BY id FOR UPDATE"
+    );
+    Ok(conn.rows(sql, &[Value::I64s(ids)], read).await?.into_iter().collect())
 }
 
 /// Those of some pairs of a conversation and a person who are members. To be asked under the conversations' locks.
@@ -108,20 +109,18 @@ pub async fn members(
     conn: &mut Conn,
     pairs: &[(ConversationId, UserId)],
 ) -> Result<HashMap<(ConversationId, UserId), Member>> {
-    let read = |row: &Row<'_>| {
-        let watermarks =
-            Watermarks { delivered_seq: row.i64(3)?, read_seq: row.i64(4)?, unread_from: row.option_i64(5)? };
-        Ok(((ConversationId(row.i64(0)?), UserId(row.i64(1)?)), Member { joined_seq: row.i64(2)?, watermarks }))
-    };
     if let Conn::Sqlite(_) = conn {
         let mut found = HashMap::with_capacity(pairs.len());
         for (conversation, user) in pairs {
             found.extend(
                 conn.first(
-                    "SELECT conversation_id, user_id, joined_seq, delivered_seq, read_seq, unread_from
-                       FROM messaging.members WHERE conversation_id = $1 AND user_id = $2",
+                    sql!(
+                        "SELECT m.conversation_id, m.user_id, ",
+                        Member::COLUMNS,
+                        " FROM messaging.members m WHERE m.conversation_id = $1 AND m.user_id = $2"
+                    ),
                     &[Value::I64(conversation.0), Value::I64(user.0)],
-                    read,
+                    read::<((ConversationId, UserId), Member)>,
                 )
                 .await?,
             );
@@ -132,9 +131,12 @@ pub async fn members(
     let users: Vec<i64> = pairs.iter().map(|(_, user)| user.0).collect();
     let rows = conn
         .rows(
-            "SELECT m.conversation_id, m.user_id, m.joined_seq, m.delivered_seq, m.read_seq, m.unread_from
-               FROM unnest($1::bigint[], $2::bigint[]) AS p (conversation_id, user_id)
-               JOIN messaging.members m ON m.conversation_id = p.conversation_id AND m.user_id = p.user_id",
+            sql!(
+                "SELECT m.conversation_id, m.user_id, ",
+                Member::COLUMNS,
+                " FROM unnest($1::bigint[], $2::bigint[]) AS p (conversation_id, user_id)
+                  JOIN messaging.members m ON m.conversation_id = p.conversation_id AND m.user_id = p.user_id"
+            ),
             &[Value::I64s(&conversations), Value::I64s(&users)],
             read,
         )
@@ -144,19 +146,13 @@ pub async fn members(
 
 /// What is at each of some spots; `None` where there is no such message.
 pub async fn spots(conn: &mut Conn, spots: &[Spot]) -> Result<Vec<Option<Found>>> {
-    let read = |row: &Row<'_>| {
-        Ok(Found {
-            deleted: row.option_time(0)?.is_some(),
-            tallies: row.option_text(1)?.map_or_else(|| Ok(Vec::new()), read_tallies)?,
-            there: row.bool(2)?,
-        })
-    };
+    let found_of = |(deleted, tallies, there)| Found { deleted, tallies, there };
     if let Conn::Sqlite(_) = conn {
         let mut found = Vec::with_capacity(spots.len());
         for spot in spots {
             found.push(
                 conn.first(
-                    "SELECT m.deleted_at, m.reaction_counts,
+                    "SELECT m.deleted_at IS NOT NULL, m.reaction_counts,
                             EXISTS (SELECT 1 FROM messaging.reactions r
                                      WHERE r.conversation_id = $1 AND r.seq = $2 AND r.emoji = $3 AND r.user_id = $4)
                        FROM messaging.messages m WHERE m.conversation_id = $1 AND m.seq = $2",
@@ -168,16 +164,17 @@ pub async fn spots(conn: &mut Conn, spots: &[Spot]) -> Result<Vec<Option<Found>>
                     ],
                     read,
                 )
-                .await?,
+                .await?
+                .map(found_of),
             );
         }
         return Ok(found);
     }
     let columns = Spots::new(spots.iter());
-    let rows = conn
+    let rows: Vec<(i64, _)> = conn
         .rows(
             // An EXISTS in the list could be planned to read all reactions once for all spots.
-            "SELECT m.deleted_at, m.reaction_counts, r.user_id IS NOT NULL, p.place
+            "SELECT p.place, m.deleted_at IS NOT NULL, m.reaction_counts, r.user_id IS NOT NULL
                FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::bigint[])
                     WITH ORDINALITY AS p (conversation_id, seq, emoji, user_id, place)
                JOIN messaging.messages m ON m.conversation_id = p.conversation_id AND m.seq = p.seq
@@ -186,13 +183,13 @@ pub async fn spots(conn: &mut Conn, spots: &[Spot]) -> Result<Vec<Option<Found>>
                     WHERE r.conversation_id = p.conversation_id AND r.seq = p.seq AND r.emoji = p.emoji
                       AND r.user_id = p.user_id LIMIT 1) r ON TRUE",
             &columns.values(),
-            |row| Ok((row.i64(3)?, read(row)?)),
+            read,
         )
         .await?;
     let mut found = vec![None; spots.len()];
     for (place, there) in rows {
         if let Some(one) = usize::try_from(place - 1).ok().and_then(|index| found.get_mut(index)) {
-            *one = Some(there);
+            *one = Some(found_of(there));
         }
     }
     Ok(found)

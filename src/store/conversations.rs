@@ -5,8 +5,9 @@
 
 use std::collections::BTreeSet;
 
+use super::columns::{columns, read, sql, word_column};
 use super::conversation_kinds::{History, Kind};
-use super::db::{Conn, Row};
+use super::db::Conn;
 use super::members::{Keeps, Role};
 use super::values::Value;
 use crate::error::Result;
@@ -49,14 +50,24 @@ impl Pair {
     }
 }
 
-pub(super) fn head(row: &Row<'_>) -> Result<Head> {
-    Ok(Head {
-        id: ConversationId(row.i64(0)?),
-        last_seq: row.i64(1)?,
-        last_sent_at: row.time(2)?,
-        last_message_id: MessageId(row.i64(3)?),
-        content_version: row.i64(4)?,
-    })
+word_column!(Kind);
+word_column!(History);
+
+columns! {
+    Head {
+        id: "c.id",
+        last_seq: "c.last_seq",
+        last_sent_at: "c.last_sent_at",
+        last_message_id: "c.last_message_id",
+        content_version: "c.content_version",
+    }
+}
+
+columns! {
+    Pair {
+        lower: "d.lower_user_id",
+        higher: "d.higher_user_id",
+    }
 }
 
 /// A user by folded name, with their conversations that have a message sent at `since` or later, each with the first seq
@@ -69,20 +80,22 @@ pub async fn heads_of_user(
     let mut found = None;
     let heads = conn
         .rows(
-            "SELECT c.id, c.last_seq, c.last_sent_at, c.last_message_id, c.content_version, u.id, c.history,
-                    m.joined_seq
-               FROM messaging.users u
-               LEFT JOIN messaging.members m ON m.user_id = u.id
-               LEFT JOIN messaging.conversations c
-                 ON c.id = m.conversation_id AND c.last_seq > 0 AND c.last_sent_at >= $2
-              WHERE u.user_name_key = $1",
+            sql!(
+                "SELECT u.id, c.history, m.joined_seq, ",
+                Head::COLUMNS,
+                " FROM messaging.users u
+                  LEFT JOIN messaging.members m ON m.user_id = u.id
+                  LEFT JOIN messaging.conversations c
+                    ON c.id = m.conversation_id AND c.last_seq > 0 AND c.last_sent_at >= $2
+                  WHERE u.user_name_key = $1"
+            ),
             &[Value::Text(user_name_key), Value::Time(since)],
             |row| {
-                found = Some(UserId(row.i64(5)?));
-                if row.option_i64(0)?.is_none() {
-                    return Ok(None);
-                }
-                Ok(Some((head(row)?, History::parse(row.text(6)?)?.first_seq(row.i64(7)?))))
+                let (user, (history, joined_seq), head): (UserId, (Option<History>, Option<i64>), Option<Head>) =
+                    read(row)?;
+                found = Some(user);
+                Ok(head
+                    .zip(Option::zip(history, joined_seq).map(|(history, joined_seq)| history.first_seq(joined_seq))))
             },
         )
         .await?;
@@ -93,10 +106,13 @@ pub async fn heads_of_user(
 /// One conversation that has a message sent at `since` or later.
 pub async fn head_since(conn: &mut Conn, id: ConversationId, since: Timestamp) -> Result<Vec<Head>> {
     conn.rows(
-        "SELECT id, last_seq, last_sent_at, last_message_id, content_version FROM messaging.conversations
-          WHERE id = $1 AND last_seq > 0 AND last_sent_at >= $2",
+        sql!(
+            "SELECT ",
+            Head::COLUMNS,
+            " FROM messaging.conversations c WHERE c.id = $1 AND c.last_seq > 0 AND c.last_sent_at >= $2"
+        ),
         &[Value::I64(id.0), Value::Time(since)],
-        head,
+        read,
     )
     .await
 }
@@ -104,10 +120,13 @@ pub async fn head_since(conn: &mut Conn, id: ConversationId, since: Timestamp) -
 /// The heads of conversations that are about to be written. On SQLite, where the writer is alone.
 pub(super) async fn lock(conn: &mut Conn, ids: &[i64]) -> Result<Vec<Head>> {
     conn.rows(
-        "SELECT id, last_seq, last_sent_at, last_message_id, content_version FROM messaging.conversations
-          WHERE id = ANY($1) AND deleted_at IS NULL ORDER BY id",
+        sql!(
+            "SELECT ",
+            Head::COLUMNS,
+            " FROM messaging.conversations c WHERE c.id = ANY($1) AND c.deleted_at IS NULL ORDER BY c.id"
+        ),
         &[Value::I64s(ids)],
-        head,
+        read,
     )
     .await
 }
@@ -131,19 +150,19 @@ pub(super) async fn advance(conn: &mut Conn, heads: &[Head]) -> Result<()> {
 
 /// The direct conversations of those pairs that have one.
 pub async fn direct(conn: &mut Conn, pairs: &[Pair]) -> Result<Vec<(Pair, ConversationId)>> {
-    let read = |row: &Row<'_>| {
-        let pair = Pair { lower: UserId(row.i64(0)?), higher: UserId(row.i64(1)?) };
-        Ok((pair, ConversationId(row.i64(2)?)))
-    };
     if let Conn::Sqlite(_) = conn {
         let mut found = Vec::with_capacity(pairs.len());
         for pair in pairs {
             found.extend(
                 conn.first(
-                    "SELECT lower_user_id, higher_user_id, conversation_id FROM messaging.direct_conversations
-                      WHERE lower_user_id = $1 AND higher_user_id = $2",
+                    sql!(
+                        "SELECT ",
+                        Pair::COLUMNS,
+                        ", d.conversation_id FROM messaging.direct_conversations d
+                          WHERE d.lower_user_id = $1 AND d.higher_user_id = $2"
+                    ),
                     &[Value::I64(pair.lower.0), Value::I64(pair.higher.0)],
-                    read,
+                    read::<(Pair, ConversationId)>,
                 )
                 .await?,
             );
@@ -153,10 +172,14 @@ pub async fn direct(conn: &mut Conn, pairs: &[Pair]) -> Result<Vec<(Pair, Conver
     let lower: Vec<i64> = pairs.iter().map(|pair| pair.lower.0).collect();
     let higher: Vec<i64> = pairs.iter().map(|pair| pair.higher.0).collect();
     conn.rows(
-        "SELECT d.lower_user_id, d.higher_user_id, d.conversation_id
-           FROM unnest($1::bigint[], $2::bigint[]) AS p (lower_user_id, higher_user_id)
-           JOIN messaging.direct_conversations d
-             ON d.lower_user_id = p.lower_user_id AND d.higher_user_id = p.higher_user_id",
+        sql!(
+            "SELECT ",
+            Pair::COLUMNS,
+            ", d.conversation_id
+               FROM unnest($1::bigint[], $2::bigint[]) AS p (lower_user_id, higher_user_id)
+               JOIN messaging.direct_conversations d
+                 ON d.lower_user_id = p.lower_user_id AND d.higher_user_id = p.higher_user_id"
+        ),
         &[Value::I64s(&lower), Value::I64s(&higher)],
         read,
     )
@@ -236,10 +259,7 @@ pub async fn direct_members(conn: &mut Conn, ids: &[i64]) -> Result<Vec<(Convers
 
 /// Locks one conversation until the transaction ends; whether there is one. SQLite's writer is alone anyway.
 pub async fn lock_one(conn: &mut Conn, id: ConversationId) -> Result<bool> {
-    let sql = match conn {
-        Conn::Sqlite(_) => "SELECT id FROM messaging.conversations WHERE id = $1",
-        Conn::Postgres(_) => "SELECT id FROM messaging.conversations WHERE id = $1 FOR UPDATE",
-    };
+    let sql = "SELECT id FROM messaging.conversations WHERE id = $1 FOR UPDATE";
     Ok(conn.first(sql, &[Value::I64(id.0)], |row| row.i64(0)).await?.is_some())
 }
 
@@ -285,10 +305,9 @@ pub async fn deleted(conn: &mut Conn, ids: &[i64]) -> Result<BTreeSet<i64>> {
 /// Where a conversation stands.
 pub async fn head_of(conn: &mut Conn, id: ConversationId) -> Result<Option<Head>> {
     conn.first(
-        "SELECT id, last_seq, last_sent_at, last_message_id, content_version FROM messaging.conversations
-          WHERE id = $1 AND deleted_at IS NULL",
+        sql!("SELECT ", Head::COLUMNS, " FROM messaging.conversations c WHERE c.id = $1 AND c.deleted_at IS NULL"),
         &[Value::I64(id.0)],
-        head,
+        read,
     )
     .await
 }
@@ -341,67 +360,50 @@ pub struct Me {
     pub keeps: Keeps,
 }
 
-macro_rules! select_conversations {
-    ($rest:literal) => {
-        concat!(
-            "SELECT c.id, c.last_seq, c.last_sent_at, c.last_message_id, c.content_version, c.kind, c.title, c.avatar_url,
-                    c.created_at, c.created_by, c.member_count, c.history, c.members_can_add,
-                    CASE WHEN c.kind = 'direct' AND m.user_id IS NOT NULL THEN
-                         coalesce((SELECT o.user_id FROM messaging.members o
-                                    WHERE o.conversation_id = c.id AND o.user_id <> m.user_id), m.user_id) END,
-                    m.role, m.joined_at, m.joined_seq, m.read_seq, m.delivered_seq, m.unread_from, m.muted_until,
-                    m.pinned, m.archived, m.draft,
-                    (SELECT count(*) FROM messaging.mentions n
-                      WHERE n.user_id = m.user_id AND n.conversation_id = c.id AND n.seq > m.read_seq) ",
-            $rest
-        )
-    };
+columns! {
+    Me {
+        joined_seq: "m.joined_seq",
+        role: "m.role",
+        joined_at: "m.joined_at",
+        read_seq: "m.read_seq",
+        delivered_seq: "m.delivered_seq",
+        unread_from: "m.unread_from",
+        mention_count: "(SELECT count(*) FROM messaging.mentions n
+                          WHERE n.user_id = m.user_id AND n.conversation_id = c.id AND n.seq > m.read_seq)",
+        keeps: Keeps::COLUMNS,
+    }
 }
 
-fn conversation(row: &Row<'_>) -> Result<Conversation> {
-    let me = match row.option_text(14)? {
-        None => None,
-        Some(role) => Some(Me {
-            role: Role::parse(role)?,
-            joined_at: row.time(15)?,
-            joined_seq: row.i64(16)?,
-            read_seq: row.i64(17)?,
-            delivered_seq: row.i64(18)?,
-            unread_from: row.option_i64(19)?,
-            mention_count: row.i64(24)?,
-            keeps: Keeps {
-                muted_until: row.option_time(20)?,
-                pinned: row.bool(21)?,
-                archived: row.bool(22)?,
-                draft: row.option_text(23)?.map(str::to_owned),
-            },
-        }),
-    };
-    Ok(Conversation {
-        head: head(row)?,
-        kind: Kind::parse(row.text(5)?)?,
-        title: row.option_text(6)?.map(str::to_owned),
-        avatar_url: row.option_text(7)?.map(str::to_owned),
-        created_at: row.time(8)?,
-        created_by: UserId(row.i64(9)?),
-        member_count: row.i64(10)?,
-        history: History::parse(row.text(11)?)?,
-        members_can_add: row.bool(12)?,
-        peer: row.option_i64(13)?.map(UserId),
-        me,
-    })
+columns! {
+    Conversation {
+        head: Head::COLUMNS,
+        kind: "c.kind",
+        title: "c.title",
+        avatar_url: "c.avatar_url",
+        created_at: "c.created_at",
+        created_by: "c.created_by",
+        member_count: "c.member_count",
+        history: "c.history",
+        members_can_add: "c.members_can_add",
+        peer: "CASE WHEN c.kind = 'direct' AND m.user_id IS NOT NULL THEN
+                    coalesce((SELECT o.user_id FROM messaging.members o
+                               WHERE o.conversation_id = c.id AND o.user_id <> m.user_id), m.user_id) END",
+        me: Me::COLUMNS,
+    }
 }
 
 /// One conversation as nobody in particular has it, also when it ended and its messages are still being removed.
 pub async fn even_ended(conn: &mut Conn, id: ConversationId) -> Result<Option<Conversation>> {
     conn.first(
-        select_conversations!(
-            "FROM messaging.conversations c
+        sql!(
+            "SELECT ",
+            Conversation::COLUMNS,
+            " FROM messaging.conversations c
              LEFT JOIN messaging.members m ON m.conversation_id = c.id AND m.user_id = NULL
              WHERE c.id = $1"
         ),
         &[Value::I64(id.0)],
-        conversation,
+        read,
     )
     .await
 }
@@ -409,13 +411,15 @@ pub async fn even_ended(conn: &mut Conn, id: ConversationId) -> Result<Option<Co
 /// One conversation, with what `user` has of it if one is named and is a member.
 pub async fn one(conn: &mut Conn, id: ConversationId, user: Option<UserId>) -> Result<Option<Conversation>> {
     conn.first(
-        select_conversations!(
-            "FROM messaging.conversations c
+        sql!(
+            "SELECT ",
+            Conversation::COLUMNS,
+            " FROM messaging.conversations c
              LEFT JOIN messaging.members m ON m.conversation_id = c.id AND m.user_id = $2
              WHERE c.id = $1 AND c.deleted_at IS NULL"
         ),
         &[Value::I64(id.0), Value::OptionI64(user.map(|user| user.0))],
-        conversation,
+        read,
     )
     .await
 }
@@ -428,8 +432,10 @@ pub async fn latest_of(
     limit: i64,
 ) -> Result<Vec<Conversation>> {
     conn.rows(
-        select_conversations!(
-            "FROM (SELECT l.id FROM messaging.members k JOIN messaging.conversations l ON l.id = k.conversation_id
+        sql!(
+            "SELECT ",
+            Conversation::COLUMNS,
+            " FROM (SELECT l.id FROM messaging.members k JOIN messaging.conversations l ON l.id = k.conversation_id
                     WHERE k.user_id = $1 AND l.deleted_at IS NULL AND l.last_seq >= k.hidden_below_seq
                       AND (l.last_sent_at, l.id) < ($2, $3)
                     ORDER BY l.last_sent_at DESC, l.id DESC LIMIT $4) AS p
@@ -438,7 +444,7 @@ pub async fn latest_of(
              ORDER BY c.last_sent_at DESC, c.id DESC"
         ),
         &[Value::I64(user.0), Value::Time(before.0), Value::I64(before.1.0), Value::I64(limit)],
-        conversation,
+        read,
     )
     .await
 }

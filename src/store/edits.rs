@@ -3,10 +3,11 @@
 //! Invariants: a message is changed under its conversation's lock; whoever changes what is there raises the conversation's
 //! `content_version`; a tombstone has no earlier bodies.
 
+use super::columns::{Columns, columns, read, sql};
 use super::db::{Conn, Row};
 use super::digests::{Checked, Fields};
-use super::idempotency::Digest;
-use super::messages::{self, Kind, Message};
+use super::idempotency::{Digest, key};
+use super::messages::{Kind, Message, StoredMessage};
 use super::search;
 use super::values::Value;
 use crate::error::{Error, Result};
@@ -50,26 +51,23 @@ impl Edition {
     }
 }
 
-fn present(row: &Row<'_>) -> Result<Present> {
-    let digest = row.option_bytes(messages::COLUMN_COUNT + 1)?.and_then(|bytes| Digest::try_from(bytes).ok());
-    Ok(Present {
-        kind: Kind::parse(row.text(4)?)?,
-        sender_id: UserId(row.i64(5)?),
-        deleted: row.option_time(13)?.is_some(),
-        key: row.option_i64(messages::COLUMN_COUNT)?.zip(digest),
-        message: messages::message(row),
-    })
+columns! {
+    Present {
+        sender_id: "m.sender_id",
+        kind: "m.kind",
+        deleted: "m.deleted_at IS NOT NULL",
+        day: "m.idempotency_day",
+        digest: "m.idempotency_digest",
+        message: StoredMessage::COLUMNS,
+    } => Present { sender_id, kind, deleted, key: key(day, digest), message }
 }
 
 /// A message that is about to be changed.
 pub async fn present_message(conn: &mut Conn, conversation: ConversationId, seq: i64) -> Result<Option<Present>> {
     conn.first(
-        messages::message_columns!(
-            ", m.idempotency_day, m.idempotency_digest
-               FROM messaging.messages m WHERE m.conversation_id = $1 AND m.seq = $2"
-        ),
+        sql!("SELECT ", Present::COLUMNS, " FROM messaging.messages m WHERE m.conversation_id = $1 AND m.seq = $2"),
         &[Value::I64(conversation.0), Value::I64(seq)],
-        present,
+        read,
     )
     .await
 }
@@ -125,16 +123,33 @@ pub async fn count(conn: &mut Conn, conversation: ConversationId, seq: i64) -> R
     .await
 }
 
+/// An earlier body that was not compared with its digest yet.
+struct StoredEdition {
+    edition: Edition,
+    digest: Option<i64>,
+}
+
+columns! {
+    StoredEdition {
+        body: "e.body",
+        at: "e.at",
+        digest: "e.digest",
+    } => StoredEdition { edition: Edition { body, at }, digest }
+}
+
 /// The bodies that a message had before, oldest first.
 ///
 /// # Errors
 /// [`Error::Damaged`] when one of them is; of the database.
 pub async fn list(conn: &mut Conn, conversation: ConversationId, seq: i64) -> Result<Vec<Edition>> {
     conn.rows(
-        "SELECT conversation_id, seq, edition, body, at, digest FROM messaging.message_edits
-          WHERE conversation_id = $1 AND seq = $2 ORDER BY edition",
+        sql!(
+            "SELECT e.conversation_id, e.seq, e.edition, ",
+            StoredEdition::COLUMNS,
+            " FROM messaging.message_edits e WHERE e.conversation_id = $1 AND e.seq = $2 ORDER BY e.edition"
+        ),
         &[Value::I64(conversation.0), Value::I64(seq)],
-        edition,
+        |row| checked_edition(row).map(|(edition, _)| edition),
     )
     .await
 }
@@ -150,31 +165,29 @@ pub async fn each_behind(
     limit: i64,
 ) -> Result<Vec<(EditionPlace, Result<Checked>)>> {
     conn.rows(
-        "SELECT conversation_id, seq, edition, body, at, digest FROM messaging.message_edits
-          WHERE (conversation_id, seq, edition) > ($1, $2, $3) ORDER BY conversation_id, seq, edition LIMIT $4",
+        sql!(
+            "SELECT e.conversation_id, e.seq, e.edition, ",
+            StoredEdition::COLUMNS,
+            " FROM messaging.message_edits e WHERE (e.conversation_id, e.seq, e.edition) > ($1, $2, $3)
+              ORDER BY e.conversation_id, e.seq, e.edition LIMIT $4"
+        ),
         &[Value::I64(conversation.0), Value::I64(seq), Value::I64(number), Value::I64(limit)],
-        |row| {
-            let place = (ConversationId(row.i64(0)?), row.i64(1)?, row.i64(2)?);
-            let checked = if row.option_i64(5)?.is_some() { Checked::Matches } else { Checked::NoDigest };
-            Ok((place, edition(row).map(|_| checked)))
-        },
+        |row| Ok((read(row)?, checked_edition(row).map(|(_, checked)| checked))),
     )
     .await
 }
 
-/// Reads an earlier body and compares it with its digest.
-fn edition(row: &Row<'_>) -> Result<Edition> {
-    let (conversation_id, seq, number) = (row.i64(0)?, row.i64(1)?, row.i64(2)?);
-    let damaged = |source| Error::Damaged { conversation_id, seq, source };
-    let read = || {
-        let edition = Edition { body: row.text(3)?.to_owned(), at: row.time(4)? };
-        Ok((edition, row.option_i64(5)?))
-    };
-    match read() {
-        Ok((edition, Some(digest))) if digest != edition.digest(ConversationId(conversation_id), seq, number) => {
+/// Reads an earlier body, which stands behind its place, and compares it with its digest.
+fn checked_edition(row: &Row<'_>) -> Result<(Edition, Checked)> {
+    let next = &mut 0;
+    let (conversation, seq, number) = EditionPlace::read_from(row, next)?;
+    let damaged = |source| Error::Damaged { conversation_id: conversation.0, seq, source };
+    match StoredEdition::read_from(row, next) {
+        Ok(StoredEdition { edition, digest: Some(digest) }) if digest != edition.digest(conversation, seq, number) => {
             Err(damaged(format!("its earlier body {number} does not match its digest").into()))
         }
-        Ok((edition, _)) => Ok(edition),
+        Ok(StoredEdition { edition, digest: Some(_) }) => Ok((edition, Checked::Matches)),
+        Ok(StoredEdition { edition, digest: None }) => Ok((edition, Checked::NoDigest)),
         Err(Error::Internal(source)) => Err(damaged(source)),
         Err(error) => Err(error),
     }

@@ -3,8 +3,9 @@
 //! Invariant: what [`forget_person`] removes goes in one transaction, and leaves a row in `messaging.erasures` until the
 //! person's messages were seen to as well. So an erasure that was begun is finished, whatever happens between.
 
+use super::columns::{columns, read, sql};
 use super::db::Conn;
-use super::idempotency::Digest;
+use super::idempotency::{Digest, key};
 use super::values::Value;
 use crate::error::Result;
 use crate::ids::{ConversationId, UserId};
@@ -93,6 +94,16 @@ pub struct Trace {
     pub key: Option<(i64, Digest)>,
 }
 
+// $2 is the person.
+columns! {
+    Trace {
+        seq: "seq",
+        own: "sender_id = $2 AND deleted_at IS NULL",
+        day: "idempotency_day",
+        digest: "idempotency_digest",
+    } => Trace { seq, own, key: key(day, digest) }
+}
+
 /// Messages of a conversation, by seq, after `after`.
 pub async fn traces(
     conn: &mut Conn,
@@ -102,13 +113,13 @@ pub async fn traces(
     limit: i64,
 ) -> Result<Vec<Trace>> {
     conn.rows(
-        "SELECT seq, sender_id = $2 AND deleted_at IS NULL, idempotency_day, idempotency_digest FROM messaging.messages
-          WHERE conversation_id = $1 AND seq > $3 ORDER BY seq LIMIT $4",
+        sql!(
+            "SELECT ",
+            Trace::COLUMNS,
+            " FROM messaging.messages WHERE conversation_id = $1 AND seq > $3 ORDER BY seq LIMIT $4"
+        ),
         &[Value::I64(conversation.0), Value::I64(user.0), Value::I64(after), Value::I64(limit)],
-        |row| {
-            let digest = row.option_bytes(3)?.and_then(|bytes| Digest::try_from(bytes).ok());
-            Ok(Trace { seq: row.i64(0)?, own: row.bool(1)?, key: row.option_i64(2)?.zip(digest) })
-        },
+        read,
     )
     .await
 }

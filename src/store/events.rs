@@ -4,7 +4,8 @@
 //! become visible in their order and a reader that saw one never meets a smaller one later. On PostgreSQL every statement that
 //! locks the row is sent in one flight with its COMMIT: a server that vanishes does not leave the row locked.
 
-use super::db::{Conn, Row};
+use super::columns::{columns, read, sql};
+use super::db::Conn;
 use super::postgres::Counter;
 use super::values::Value;
 use crate::error::Result;
@@ -277,36 +278,48 @@ pub struct Stretch {
 impl Stretch {
     /// Of what was found up to `up_to`, the first `limit`. What a later version logged cannot be told by one that does not know
     /// it, but was looked at.
-    fn new(rows: Vec<(i64, Option<Logged>)>, up_to: i64, limit: i64) -> Self {
-        let cut = rows.last().filter(|_| rows.len() as i64 >= limit).map(|(position, _)| *position);
-        Self { events: rows.into_iter().filter_map(|(_, logged)| logged).collect(), up_to: cut.unwrap_or(up_to) }
+    fn new(rows: Vec<LogRow>, up_to: i64, limit: i64) -> Self {
+        let cut = rows.last().filter(|_| rows.len() as i64 >= limit).map(|row| row.position);
+        Self { events: rows.into_iter().filter_map(|row| row.logged).collect(), up_to: cut.unwrap_or(up_to) }
     }
 }
 
-fn logged(row: &Row<'_>) -> Result<(i64, Option<Logged>)> {
-    let position = row.i64(0)?;
-    let Some(kind) = Kind::parse(row.text(1)?) else { return Ok((position, None)) };
-    let logged = Some(Logged {
-        position,
-        kind,
-        conversation_id: row.option_i64(2)?.map(ConversationId),
-        seq: row.option_i64(3)?,
-        actor_id: UserId(row.option_i64(4)?.unwrap_or_default()),
-        subject_id: row.option_i64(5)?.map(UserId),
-        detail: row.option_text(6)?.map(str::to_owned),
-        at: row.time(7)?,
-    });
-    Ok((position, logged))
+/// A row of the log.
+struct LogRow {
+    position: i64,
+    /// `None` for an event of a kind that only a later version knows.
+    logged: Option<Logged>,
+}
+
+columns! {
+    LogRow {
+        position: "e.position",
+        kind: "e.type",
+        conversation_id: "e.conversation_id",
+        seq: "e.seq",
+        actor_id: "e.actor_id",
+        subject_id: "e.subject_id",
+        detail: "e.detail",
+        at: "e.at",
+    } => {
+        let actor_id = Option::unwrap_or(actor_id, UserId(0));
+        let logged = Kind::parse(kind)
+            .map(|kind| Logged { position, kind, conversation_id, seq, actor_id, subject_id, detail, at });
+        LogRow { position, logged }
+    }
 }
 
 /// Events behind `after`, up to `up_to`, in their order, the first `limit`.
 pub async fn between(conn: &mut Conn, after: i64, up_to: i64, limit: i64) -> Result<Stretch> {
     let found = conn
         .rows(
-            "SELECT position, type, conversation_id, seq, actor_id, subject_id, detail, at FROM messaging.events
-              WHERE position > $1 AND position <= $2 ORDER BY position LIMIT $3",
+            sql!(
+                "SELECT ",
+                LogRow::COLUMNS,
+                " FROM messaging.events e WHERE e.position > $1 AND e.position <= $2 ORDER BY e.position LIMIT $3"
+            ),
             &[Value::I64(after), Value::I64(up_to), Value::I64(limit)],
-            logged,
+            read,
         )
         .await?;
     Ok(Stretch::new(found, up_to, limit))
@@ -319,8 +332,10 @@ pub async fn visible_between(conn: &mut Conn, user: UserId, after: i64, up_to: i
     let found = conn
         .rows(
             // An EXISTS beside an OR could be planned to read all former members.
-            "SELECT e.position, e.type, e.conversation_id, e.seq, e.actor_id, e.subject_id, e.detail, e.at
-               FROM messaging.events e
+            sql!(
+                "SELECT ",
+                LogRow::COLUMNS,
+                " FROM messaging.events e
                LEFT JOIN messaging.members m ON m.conversation_id = e.conversation_id AND m.user_id = $3
                LEFT JOIN messaging.conversations c ON c.id = e.conversation_id
               WHERE e.position > $1 AND e.position <= $2
@@ -330,9 +345,10 @@ pub async fn visible_between(conn: &mut Conn, user: UserId, after: i64, up_to: i
                   OR (e.type = 'conversation.deleted' AND 0 < (
                         SELECT count(*) FROM messaging.former_members f
                          WHERE f.user_id = $3 AND f.conversation_id = e.conversation_id AND f.left_at = e.at)))
-              ORDER BY e.position LIMIT $4",
+              ORDER BY e.position LIMIT $4"
+            ),
             &[Value::I64(after), Value::I64(up_to), Value::I64(user.0), Value::I64(limit)],
-            logged,
+            read,
         )
         .await?;
     Ok(Stretch::new(found, up_to, limit))

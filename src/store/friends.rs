@@ -5,8 +5,9 @@
 
 use std::collections::BTreeSet;
 
+use super::columns::{read, sql};
 use super::db::{Conn, Row};
-use super::users::{User, select_users, user};
+use super::users::User;
 use super::values::Value;
 use crate::error::Result;
 use crate::ids::UserId;
@@ -79,12 +80,14 @@ pub async fn count(conn: &mut Conn, user: UserId) -> Result<i64> {
 /// Friends of someone, by id, after `after`.
 pub async fn list(conn: &mut Conn, user_id: UserId, after: UserId, limit: i64) -> Result<Vec<User>> {
     conn.rows(
-        select_users!(
-            "JOIN messaging.friendships f ON f.friend_id = u.id
+        sql!(
+            "SELECT ",
+            User::COLUMNS,
+            " FROM messaging.users u JOIN messaging.friendships f ON f.friend_id = u.id
               WHERE f.user_id = $1 AND f.state = 'friends' AND f.friend_id > $2 ORDER BY f.friend_id LIMIT $3"
         ),
         &[Value::I64(user_id.0), Value::I64(after.0), Value::I64(limit)],
-        user,
+        read,
     )
     .await
 }
@@ -92,12 +95,14 @@ pub async fn list(conn: &mut Conn, user_id: UserId, after: UserId, limit: i64) -
 /// People whom someone asked, by id, after `after`.
 pub async fn outgoing(conn: &mut Conn, user_id: UserId, after: UserId, limit: i64) -> Result<Vec<User>> {
     conn.rows(
-        select_users!(
-            "JOIN messaging.friendships f ON f.friend_id = u.id
+        sql!(
+            "SELECT ",
+            User::COLUMNS,
+            " FROM messaging.users u JOIN messaging.friendships f ON f.friend_id = u.id
               WHERE f.user_id = $1 AND f.state = 'asked' AND f.friend_id > $2 ORDER BY f.friend_id LIMIT $3"
         ),
         &[Value::I64(user_id.0), Value::I64(after.0), Value::I64(limit)],
-        user,
+        read,
     )
     .await
 }
@@ -105,14 +110,16 @@ pub async fn outgoing(conn: &mut Conn, user_id: UserId, after: UserId, limit: i6
 /// People who asked someone and are not blocked by them, by id, after `after`.
 pub async fn incoming(conn: &mut Conn, user_id: UserId, after: UserId, limit: i64) -> Result<Vec<User>> {
     conn.rows(
-        select_users!(
-            "JOIN messaging.friendships f ON f.user_id = u.id
+        sql!(
+            "SELECT ",
+            User::COLUMNS,
+            " FROM messaging.users u JOIN messaging.friendships f ON f.user_id = u.id
               WHERE f.friend_id = $1 AND f.state = 'asked' AND f.user_id > $2
                 AND NOT EXISTS (SELECT 1 FROM messaging.blocks b WHERE b.user_id = $1 AND b.blocked_id = f.user_id)
               ORDER BY f.user_id LIMIT $3"
         ),
         &[Value::I64(user_id.0), Value::I64(after.0), Value::I64(limit)],
-        user,
+        read,
     )
     .await
 }
@@ -203,12 +210,14 @@ pub async fn count_blocked(conn: &mut Conn, user: UserId) -> Result<i64> {
 /// People whom someone blocks, by id, after `after`.
 pub async fn blocked(conn: &mut Conn, user_id: UserId, after: UserId, limit: i64) -> Result<Vec<User>> {
     conn.rows(
-        select_users!(
-            "JOIN messaging.blocks b ON b.blocked_id = u.id
+        sql!(
+            "SELECT ",
+            User::COLUMNS,
+            " FROM messaging.users u JOIN messaging.blocks b ON b.blocked_id = u.id
               WHERE b.user_id = $1 AND b.blocked_id > $2 ORDER BY b.blocked_id LIMIT $3"
         ),
         &[Value::I64(user_id.0), Value::I64(after.0), Value::I64(limit)],
-        user,
+        read,
     )
     .await
 }

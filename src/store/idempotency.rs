@@ -2,7 +2,8 @@
 //!
 //! Invariant: rows are clustered by day, so that random keys touch only today's pages; a look-up asks for each day kept.
 
-use super::db::{Conn, Row};
+use super::columns::{columns, read, sql};
+use super::db::Conn;
 use super::values::Value;
 use crate::error::{Error, Result};
 use crate::ids::UserId;
@@ -34,28 +35,43 @@ pub struct Record {
     pub subject_id: Option<UserId>,
 }
 
-fn record(row: &Row<'_>) -> Result<Record> {
-    let unknown = |column| Error::UnknownValue { column };
-    let status = u16::try_from(row.i64(2)?).ok().filter(|status| (100..1_000).contains(status));
-    Ok(Record {
-        digest: row.bytes(0)?.try_into().map_err(|_| unknown("idempotency_keys.digest"))?,
-        request_hash: row.bytes(1)?.try_into().map_err(|_| unknown("idempotency_keys.request_hash"))?,
-        answer: StoredAnswer {
-            status: status.ok_or_else(|| unknown("idempotency_keys.status"))?,
-            location: row.option_text(3)?.map(str::to_owned),
-            body: row.bytes(4)?.to_owned(),
-        },
-        subject_id: row.option_i64(5)?.map(UserId),
-    })
+columns! {
+    Record {
+        digest: "digest",
+        request_hash: "request_hash",
+        status: "status",
+        location: "location",
+        body: "body",
+        subject_id: "subject_id",
+    } => Record {
+        digest: fixed(digest, "idempotency_keys.digest")?,
+        request_hash: fixed(request_hash, "idempotency_keys.request_hash")?,
+        answer: StoredAnswer { status: http_status(status)?, location, body },
+        subject_id,
+    }
+}
+
+/// Bytes of a fixed length.
+fn fixed<const LENGTH: usize>(bytes: &[u8], column: &'static str) -> Result<[u8; LENGTH]> {
+    bytes.try_into().map_err(|_| Error::UnknownValue { column })
+}
+
+fn http_status(number: i64) -> Result<u16> {
+    let status = u16::try_from(number).ok().filter(|status| (100..1_000).contains(status));
+    status.ok_or(Error::UnknownValue { column: "idempotency_keys.status" })
+}
+
+/// The key of a message's send, from the message's two columns.
+pub(super) fn key(day: Option<i64>, digest: Option<&[u8]>) -> Option<(i64, Digest)> {
+    day.zip(digest.and_then(|digest| digest.try_into().ok()))
 }
 
 /// Those of the keys that were used on one of `days`.
 pub async fn find(conn: &mut Conn, days: &[i64], digests: &[&[u8]]) -> Result<Vec<Record>> {
     conn.rows(
-        "SELECT digest, request_hash, status, location, body, subject_id FROM messaging.idempotency_keys
-          WHERE day = ANY($1) AND digest = ANY($2)",
+        sql!("SELECT ", Record::COLUMNS, " FROM messaging.idempotency_keys WHERE day = ANY($1) AND digest = ANY($2)"),
         &[Value::I64s(days), Value::ByteSlices(digests)],
-        record,
+        read,
     )
     .await
 }

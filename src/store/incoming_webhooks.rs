@@ -3,7 +3,8 @@
 //! Invariants: a row is all that lets its bot send; when it goes, the bot counts among those who were in the group once, so
 //! that an erasure finds what it said.
 
-use super::db::{Conn, Row};
+use super::columns::{columns, read, sql};
+use super::db::Conn;
 use super::sessions::SecretHash;
 use super::users::UserName;
 use super::values::Value;
@@ -28,15 +29,15 @@ pub struct IncomingWebhook {
     pub created_at: Timestamp,
 }
 
-fn incoming_webhook(row: &Row<'_>) -> Result<IncomingWebhook> {
-    Ok(IncomingWebhook {
-        id: IncomingWebhookId(row.i64(0)?),
-        conversation_id: ConversationId(row.i64(1)?),
-        bot_id: UserId(row.i64(2)?),
-        name: row.text(3)?.to_owned(),
-        created_by_user_name: row.option_text(4)?.map(str::to_owned),
-        created_at: row.time(5)?,
-    })
+columns! {
+    IncomingWebhook {
+        id: "h.id",
+        conversation_id: "h.conversation_id",
+        bot_id: "h.bot_id",
+        name: "h.name",
+        created_by_user_name: "u.user_name",
+        created_at: "h.created_at",
+    }
 }
 
 /// A new one by somebody; its id is not used.
@@ -76,11 +77,14 @@ pub async fn list(
     limit: i64,
 ) -> Result<Vec<IncomingWebhook>> {
     conn.rows(
-        "SELECT h.id, h.conversation_id, h.bot_id, h.name, u.user_name, h.created_at
-           FROM messaging.incoming_webhooks h LEFT JOIN messaging.users u ON u.id = h.created_by
-          WHERE h.conversation_id = $1 AND h.id > $2 ORDER BY h.id LIMIT $3",
+        sql!(
+            "SELECT ",
+            IncomingWebhook::COLUMNS,
+            " FROM messaging.incoming_webhooks h LEFT JOIN messaging.users u ON u.id = h.created_by
+              WHERE h.conversation_id = $1 AND h.id > $2 ORDER BY h.id LIMIT $3"
+        ),
         &[Value::I64(conversation.0), Value::I64(after.0), Value::I64(limit)],
-        incoming_webhook,
+        read,
     )
     .await
 }
@@ -93,11 +97,14 @@ pub async fn made_by(
     limit: i64,
 ) -> Result<Vec<IncomingWebhook>> {
     conn.rows(
-        "SELECT h.id, h.conversation_id, h.bot_id, h.name, u.user_name, h.created_at
-           FROM messaging.incoming_webhooks h LEFT JOIN messaging.users u ON u.id = h.created_by
-          WHERE h.created_by = $1 AND h.id > $2 ORDER BY h.id LIMIT $3",
+        sql!(
+            "SELECT ",
+            IncomingWebhook::COLUMNS,
+            " FROM messaging.incoming_webhooks h LEFT JOIN messaging.users u ON u.id = h.created_by
+              WHERE h.created_by = $1 AND h.id > $2 ORDER BY h.id LIMIT $3"
+        ),
         &[Value::I64(user.0), Value::I64(after.0), Value::I64(limit)],
-        incoming_webhook,
+        read,
     )
     .await
 }
@@ -116,8 +123,7 @@ pub struct Target {
 /// What a token opens.
 pub async fn by_token(conn: &mut Conn, token_hash: &SecretHash) -> Result<Option<Target>> {
     let sql = "SELECT id, conversation_id, bot_id FROM messaging.incoming_webhooks WHERE token_hash = $1";
-    let read = |row: &Row<'_>| Ok((IncomingWebhookId(row.i64(0)?), ConversationId(row.i64(1)?), row.i64(2)?));
-    let Some((id, conversation, bot)) = conn.first(sql, &[Value::Bytes(token_hash)], read).await? else {
+    let Some((id, conversation, bot)) = conn.first(sql, &[Value::Bytes(token_hash)], read::<(_, _, i64)>).await? else {
         return Ok(None);
     };
     let found = super::users::people_by_ids(conn, &[bot]).await?;

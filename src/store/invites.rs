@@ -2,7 +2,8 @@
 //!
 //! Invariant: a use is counted by one conditional update, so that an invite is never used more often than it may be.
 
-use super::db::{Conn, Row};
+use super::columns::{columns, read, sql};
+use super::db::Conn;
 use super::sessions::SecretHash;
 use super::values::Value;
 use crate::error::Result;
@@ -28,16 +29,16 @@ pub struct Invite {
     pub uses: i64,
 }
 
-fn invite(row: &Row<'_>) -> Result<Invite> {
-    Ok(Invite {
-        id: InviteId(row.i64(0)?),
-        conversation_id: ConversationId(row.i64(1)?),
-        created_by: row.option_i64(2)?.map(UserId),
-        created_at: row.time(3)?,
-        expires_at: row.time(4)?,
-        max_uses: row.option_i64(5)?,
-        uses: row.i64(6)?,
-    })
+columns! {
+    Invite {
+        id: "i.id",
+        conversation_id: "i.conversation_id",
+        created_by: "i.created_by",
+        created_at: "i.created_at",
+        expires_at: "i.expires_at",
+        max_uses: "i.max_uses",
+        uses: "i.uses",
+    }
 }
 
 /// A new invite.
@@ -61,10 +62,9 @@ pub async fn insert(conn: &mut Conn, code_hash: &SecretHash, invite: &Invite) ->
 /// An invite by its code, whether it is still good or not.
 pub async fn by_code(conn: &mut Conn, code_hash: &SecretHash) -> Result<Option<Invite>> {
     conn.first(
-        "SELECT id, conversation_id, created_by, created_at, expires_at, max_uses, uses FROM messaging.invites
-          WHERE code_hash = $1",
+        sql!("SELECT ", Invite::COLUMNS, " FROM messaging.invites i WHERE i.code_hash = $1"),
         &[Value::Bytes(code_hash)],
-        invite,
+        read,
     )
     .await
 }
@@ -78,11 +78,15 @@ pub async fn list(
     limit: i64,
 ) -> Result<Vec<Invite>> {
     conn.rows(
-        "SELECT id, conversation_id, created_by, created_at, expires_at, max_uses, uses FROM messaging.invites
-          WHERE conversation_id = $1 AND id > $2 AND expires_at > $3 AND (max_uses IS NULL OR uses < max_uses)
-          ORDER BY id LIMIT $4",
+        sql!(
+            "SELECT ",
+            Invite::COLUMNS,
+            " FROM messaging.invites i
+              WHERE i.conversation_id = $1 AND i.id > $2 AND i.expires_at > $3 AND (i.max_uses IS NULL OR i.uses < i.max_uses)
+              ORDER BY i.id LIMIT $4"
+        ),
         &[Value::I64(conversation.0), Value::I64(after.0), Value::Time(now), Value::I64(limit)],
-        invite,
+        read,
     )
     .await
 }
@@ -142,12 +146,15 @@ pub async fn delete_expired(conn: &mut Conn, now: Timestamp, limit: i64) -> Resu
 /// Invites that somebody made into groups that they are in, by id, after `after`.
 pub async fn made_by(conn: &mut Conn, user: UserId, after: InviteId, limit: i64) -> Result<Vec<Invite>> {
     conn.rows(
-        "SELECT i.id, i.conversation_id, i.created_by, i.created_at, i.expires_at, i.max_uses, i.uses
-           FROM messaging.members m
-           JOIN messaging.invites i ON i.conversation_id = m.conversation_id AND i.created_by = m.user_id
-          WHERE m.user_id = $1 AND i.id > $2 ORDER BY i.id LIMIT $3",
+        sql!(
+            "SELECT ",
+            Invite::COLUMNS,
+            " FROM messaging.members m
+              JOIN messaging.invites i ON i.conversation_id = m.conversation_id AND i.created_by = m.user_id
+              WHERE m.user_id = $1 AND i.id > $2 ORDER BY i.id LIMIT $3"
+        ),
         &[Value::I64(user.0), Value::I64(after.0), Value::I64(limit)],
-        invite,
+        read,
     )
     .await
 }

@@ -2,8 +2,9 @@
 //!
 //! Invariant: a row is written under its conversation's lock, and `member_count` of the conversation with it.
 
+use super::columns::{columns, read, sql, word_column};
 use super::conversation_kinds::{History, Kind};
-use super::db::{Conn, Row};
+use super::db::Conn;
 use super::values::Value;
 use super::words;
 use crate::error::Result;
@@ -57,16 +58,21 @@ pub struct Standing {
     pub member: Option<(Role, i64)>,
 }
 
-fn standing(row: &Row<'_>) -> Result<Standing> {
-    let role = row.option_text(5)?.map(Role::parse).transpose()?;
-    Ok(Standing {
-        kind: Kind::parse(row.text(0)?)?,
-        history: History::parse(row.text(1)?)?,
-        members_can_add: row.bool(2)?,
-        last_seq: row.i64(3)?,
-        member_count: row.i64(4)?,
-        member: role.zip(row.option_i64(6)?),
-    })
+word_column!(Role);
+
+columns! {
+    Standing {
+        kind: "c.kind",
+        history: "c.history",
+        members_can_add: "c.members_can_add",
+        last_seq: "c.last_seq",
+        member_count: "c.member_count",
+        role: "m.role",
+        joined_seq: "m.joined_seq",
+    } => {
+        let member = Option::zip(role, joined_seq);
+        Standing { kind, history, members_can_add, last_seq, member_count, member }
+    }
 }
 
 /// A conversation, with the membership of `user` in it if one is named and is a member; `None` when there is no such
@@ -77,12 +83,15 @@ pub async fn standing_of(
     user: Option<UserId>,
 ) -> Result<Option<Standing>> {
     conn.first(
-        "SELECT c.kind, c.history, c.members_can_add, c.last_seq, c.member_count, m.role, m.joined_seq
-           FROM messaging.conversations c
-           LEFT JOIN messaging.members m ON m.conversation_id = c.id AND m.user_id = $2
-          WHERE c.id = $1 AND c.deleted_at IS NULL",
+        sql!(
+            "SELECT ",
+            Standing::COLUMNS,
+            " FROM messaging.conversations c
+              LEFT JOIN messaging.members m ON m.conversation_id = c.id AND m.user_id = $2
+              WHERE c.id = $1 AND c.deleted_at IS NULL"
+        ),
         &[Value::I64(conversation.0), Value::OptionI64(user.map(|user| user.0))],
-        standing,
+        read,
     )
     .await
 }
@@ -98,25 +107,30 @@ pub struct SendingMember {
     pub first_seq: i64,
 }
 
+columns! {
+    SendingMember {
+        conversation: "m.conversation_id",
+        user: "m.user_id",
+        history: "c.history",
+        joined_seq: "m.joined_seq",
+    } => SendingMember { conversation, user, first_seq: History::first_seq(history, joined_seq) }
+}
+
 /// Those of some pairs of a conversation and a person who are members. To be asked under the conversations' locks.
 pub async fn sending(conn: &mut Conn, pairs: &[(ConversationId, UserId)]) -> Result<Vec<SendingMember>> {
-    let read = |row: &Row<'_>| {
-        Ok(SendingMember {
-            conversation: ConversationId(row.i64(0)?),
-            user: UserId(row.i64(1)?),
-            first_seq: History::parse(row.text(2)?)?.first_seq(row.i64(3)?),
-        })
-    };
     if let Conn::Sqlite(_) = conn {
         let mut found = Vec::with_capacity(pairs.len());
         for (conversation, user) in pairs {
             found.extend(
                 conn.first(
-                    "SELECT m.conversation_id, m.user_id, c.history, m.joined_seq
-                       FROM messaging.members m JOIN messaging.conversations c ON c.id = m.conversation_id
-                      WHERE m.conversation_id = $1 AND m.user_id = $2 AND c.deleted_at IS NULL",
+                    sql!(
+                        "SELECT ",
+                        SendingMember::COLUMNS,
+                        " FROM messaging.members m JOIN messaging.conversations c ON c.id = m.conversation_id
+                          WHERE m.conversation_id = $1 AND m.user_id = $2 AND c.deleted_at IS NULL"
+                    ),
                     &[Value::I64(conversation.0), Value::I64(user.0)],
-                    read,
+                    read::<SendingMember>,
                 )
                 .await?,
             );
@@ -126,11 +140,14 @@ pub async fn sending(conn: &mut Conn, pairs: &[(ConversationId, UserId)]) -> Res
     let conversations: Vec<i64> = pairs.iter().map(|(conversation, _)| conversation.0).collect();
     let users: Vec<i64> = pairs.iter().map(|(_, user)| user.0).collect();
     conn.rows(
-        "SELECT m.conversation_id, m.user_id, c.history, m.joined_seq
-           FROM unnest($1::bigint[], $2::bigint[]) AS p (conversation_id, user_id)
-           JOIN messaging.members m ON m.conversation_id = p.conversation_id AND m.user_id = p.user_id
-           JOIN messaging.conversations c ON c.id = m.conversation_id
-          WHERE c.deleted_at IS NULL",
+        sql!(
+            "SELECT ",
+            SendingMember::COLUMNS,
+            " FROM unnest($1::bigint[], $2::bigint[]) AS p (conversation_id, user_id)
+              JOIN messaging.members m ON m.conversation_id = p.conversation_id AND m.user_id = p.user_id
+              JOIN messaging.conversations c ON c.id = m.conversation_id
+              WHERE c.deleted_at IS NULL"
+        ),
         &[Value::I64s(&conversations), Value::I64s(&users)],
         read,
     )
@@ -261,7 +278,7 @@ pub async fn role_of(conn: &mut Conn, conversation: ConversationId, user: UserId
     conn.first(
         "SELECT role FROM messaging.members WHERE conversation_id = $1 AND user_id = $2",
         &[Value::I64(conversation.0), Value::I64(user.0)],
-        |row| Role::parse(row.text(0)?),
+        read,
     )
     .await
 }
@@ -300,17 +317,24 @@ pub struct Member {
     pub joined_at: Timestamp,
 }
 
-fn member(row: &Row<'_>) -> Result<Member> {
-    Ok(Member { user: UserId(row.i64(0)?), role: Role::parse(row.text(1)?)?, joined_at: row.time(2)? })
+columns! {
+    Member {
+        user: "user_id",
+        role: "role",
+        joined_at: "joined_at",
+    }
 }
 
 /// Members by id, after `after`.
 pub async fn list(conn: &mut Conn, conversation: ConversationId, after: UserId, limit: i64) -> Result<Vec<Member>> {
     conn.rows(
-        "SELECT user_id, role, joined_at FROM messaging.members WHERE conversation_id = $1 AND user_id > $2
-          ORDER BY user_id LIMIT $3",
+        sql!(
+            "SELECT ",
+            Member::COLUMNS,
+            " FROM messaging.members WHERE conversation_id = $1 AND user_id > $2 ORDER BY user_id LIMIT $3"
+        ),
         &[Value::I64(conversation.0), Value::I64(after.0), Value::I64(limit)],
-        member,
+        read,
     )
     .await
 }
@@ -318,9 +342,9 @@ pub async fn list(conn: &mut Conn, conversation: ConversationId, after: UserId, 
 /// One member.
 pub async fn one(conn: &mut Conn, conversation: ConversationId, user: UserId) -> Result<Option<Member>> {
     conn.first(
-        "SELECT user_id, role, joined_at FROM messaging.members WHERE conversation_id = $1 AND user_id = $2",
+        sql!("SELECT ", Member::COLUMNS, " FROM messaging.members WHERE conversation_id = $1 AND user_id = $2"),
         &[Value::I64(conversation.0), Value::I64(user.0)],
-        member,
+        read,
     )
     .await
 }
@@ -336,6 +360,15 @@ pub struct Keeps {
     pub archived: bool,
     /// What they have begun to write.
     pub draft: Option<String>,
+}
+
+columns! {
+    Keeps {
+        muted_until: "m.muted_until",
+        pinned: "m.pinned",
+        archived: "m.archived",
+        draft: "m.draft",
+    }
 }
 
 /// Writes what a member keeps for themself.
@@ -408,31 +441,33 @@ pub struct Belonging {
     pub keeps: Keeps,
 }
 
+columns! {
+    Belonging {
+        conversation: "m.conversation_id",
+        role: "m.role",
+        joined_at: "m.joined_at",
+        left_at: "m.left_at",
+        keeps: Keeps::COLUMNS,
+    }
+}
+
 /// Conversations that somebody is in or left, by id, after `after`.
 pub async fn belongings_of(conn: &mut Conn, user: UserId, after: ConversationId, limit: i64) -> Result<Vec<Belonging>> {
     conn.rows(
-        "SELECT conversation_id, role, joined_at, CAST(NULL AS TIMESTAMPTZ), muted_until, pinned, archived, draft
-           FROM messaging.members WHERE user_id = $1 AND conversation_id > $2
-         UNION ALL
-         SELECT conversation_id, CAST(NULL AS TEXT), CAST(NULL AS TIMESTAMPTZ), left_at, CAST(NULL AS TIMESTAMPTZ), FALSE,
-                FALSE, CAST(NULL AS TEXT)
-           FROM messaging.former_members WHERE user_id = $1 AND conversation_id > $2
-          ORDER BY 1 LIMIT $3",
+        sql!(
+            "SELECT ",
+            Belonging::COLUMNS,
+            " FROM (SELECT conversation_id, role, joined_at, CAST(NULL AS TIMESTAMPTZ) AS left_at, muted_until, pinned,
+                           archived, draft
+                      FROM messaging.members WHERE user_id = $1 AND conversation_id > $2
+                    UNION ALL
+                    SELECT conversation_id, CAST(NULL AS TEXT), CAST(NULL AS TIMESTAMPTZ), left_at,
+                           CAST(NULL AS TIMESTAMPTZ), FALSE, FALSE, CAST(NULL AS TEXT)
+                      FROM messaging.former_members WHERE user_id = $1 AND conversation_id > $2) AS m
+              ORDER BY m.conversation_id LIMIT $3"
+        ),
         &[Value::I64(user.0), Value::I64(after.0), Value::I64(limit)],
-        |row| {
-            Ok(Belonging {
-                conversation: ConversationId(row.i64(0)?),
-                role: row.option_text(1)?.map(Role::parse).transpose()?,
-                joined_at: row.option_time(2)?,
-                left_at: row.option_time(3)?,
-                keeps: Keeps {
-                    muted_until: row.option_time(4)?,
-                    pinned: row.bool(5)?,
-                    archived: row.bool(6)?,
-                    draft: row.option_text(7)?.map(str::to_owned),
-                },
-            })
-        },
+        read,
     )
     .await
 }

@@ -2,7 +2,8 @@
 //!
 //! Invariant: a row is written with the body that it was found in, and goes with it.
 
-use super::db::{Conn, Row};
+use super::columns::{columns, read, sql};
+use super::db::Conn;
 use super::values::Value;
 use crate::error::Result;
 use crate::ids::{ConversationId, UserId};
@@ -18,8 +19,8 @@ pub struct Mention {
     pub user: UserId,
 }
 
-fn mention(row: &Row<'_>) -> Result<Mention> {
-    Ok(Mention { conversation: ConversationId(row.i64(0)?), seq: row.i64(1)?, user: UserId(row.i64(2)?) })
+columns! {
+    Mention { conversation: "n.conversation_id", seq: "n.seq", user: "n.user_id" }
 }
 
 /// A member of a conversation, by name.
@@ -35,6 +36,15 @@ pub struct NamedMember {
     pub user_name_key: String,
 }
 
+columns! {
+    NamedMember {
+        conversation: "m.conversation_id",
+        user: "u.id",
+        user_name: "u.user_name",
+        user_name_key: "u.user_name_key",
+    }
+}
+
 /// Those of some folded names that members of some conversations have.
 pub async fn members_by_names(
     conn: &mut Conn,
@@ -42,18 +52,14 @@ pub async fn members_by_names(
     user_name_keys: &[&str],
 ) -> Result<Vec<NamedMember>> {
     conn.rows(
-        "SELECT m.conversation_id, u.id, u.user_name, u.user_name_key
-           FROM messaging.users u JOIN messaging.members m ON m.user_id = u.id
-          WHERE u.user_name_key = ANY($1) AND m.conversation_id = ANY($2)",
+        sql!(
+            "SELECT ",
+            NamedMember::COLUMNS,
+            " FROM messaging.users u JOIN messaging.members m ON m.user_id = u.id
+              WHERE u.user_name_key = ANY($1) AND m.conversation_id = ANY($2)"
+        ),
         &[Value::Texts(user_name_keys), Value::I64s(conversations)],
-        |row| {
-            Ok(NamedMember {
-                conversation: ConversationId(row.i64(0)?),
-                user: UserId(row.i64(1)?),
-                user_name: row.text(2)?.to_owned(),
-                user_name_key: row.text(3)?.to_owned(),
-            })
-        },
+        read,
     )
     .await
 }
@@ -86,20 +92,26 @@ pub async fn of_messages(conn: &mut Conn, messages: &[(ConversationId, i64)]) ->
         let mut found = Vec::new();
         for (conversation, seq) in messages {
             let place = [Value::I64(conversation.0), Value::I64(*seq)];
-            let sql = "SELECT conversation_id, seq, user_id FROM messaging.mentions
-                        WHERE conversation_id = $1 AND seq = $2 ORDER BY user_id";
-            found.extend(conn.rows(sql, &place, mention).await?);
+            let sql = sql!(
+                "SELECT ",
+                Mention::COLUMNS,
+                " FROM messaging.mentions n WHERE n.conversation_id = $1 AND n.seq = $2 ORDER BY n.user_id"
+            );
+            found.extend(conn.rows(sql, &place, read::<Mention>).await?);
         }
         return Ok(found);
     }
     let conversations: Vec<i64> = messages.iter().map(|(conversation, _)| conversation.0).collect();
     let seqs: Vec<i64> = messages.iter().map(|(_, seq)| *seq).collect();
     conn.rows(
-        "SELECT n.conversation_id, n.seq, n.user_id
-           FROM unnest($1::bigint[], $2::bigint[]) AS p (conversation_id, seq)
-           JOIN messaging.mentions n ON n.conversation_id = p.conversation_id AND n.seq = p.seq",
+        sql!(
+            "SELECT ",
+            Mention::COLUMNS,
+            " FROM unnest($1::bigint[], $2::bigint[]) AS p (conversation_id, seq)
+              JOIN messaging.mentions n ON n.conversation_id = p.conversation_id AND n.seq = p.seq"
+        ),
         &[Value::I64s(&conversations), Value::I64s(&seqs)],
-        mention,
+        read,
     )
     .await
 }
@@ -117,10 +129,14 @@ pub async fn count_after(conn: &mut Conn, conversation: ConversationId, user: Us
 /// Where somebody is mentioned, by place, after `after`.
 pub async fn of_user(conn: &mut Conn, user: UserId, after: (ConversationId, i64), limit: i64) -> Result<Vec<Mention>> {
     conn.rows(
-        "SELECT conversation_id, seq, user_id FROM messaging.mentions
-          WHERE user_id = $1 AND (conversation_id, seq) > ($2, $3) ORDER BY conversation_id, seq LIMIT $4",
+        sql!(
+            "SELECT ",
+            Mention::COLUMNS,
+            " FROM messaging.mentions n
+              WHERE n.user_id = $1 AND (n.conversation_id, n.seq) > ($2, $3) ORDER BY n.conversation_id, n.seq LIMIT $4"
+        ),
         &[Value::I64(user.0), Value::I64(after.0.0), Value::I64(after.1), Value::I64(limit)],
-        mention,
+        read,
     )
     .await
 }

@@ -3,10 +3,11 @@
 //! Invariant: within one conversation `seq` is dense, and `(timestamp_sent, id)` rises with it. So a place in time is found
 //! by halving over `seq`, and no index but the key is needed.
 
+use super::columns::{Columns, columns, read, sql, word_column};
 use super::db::{Conn, Row};
 use super::digests::{Checked, Fields};
 use super::idempotency::Digest;
-use super::reactions::{self, Tally};
+use super::reactions::Tally;
 use super::values::Value;
 use super::words;
 use crate::error::{Error, Result};
@@ -188,20 +189,78 @@ pub struct Range {
     pub last_seq: i64,
 }
 
-/// Reads a message whose columns stand in the order of [`message_columns`], and compares it with its digest: the one place
+word_column!(Kind);
+word_column!(Action);
+
+/// A row of `messaging.messages` that was not compared with its digest yet.
+pub(super) struct StoredMessage {
+    message: Message,
+    digest: Option<i64>,
+}
+
+columns! {
+    StoredMessage {
+        conversation_id: "m.conversation_id",
+        seq: "m.seq",
+        id: "m.id",
+        timestamp_sent: "m.timestamp_sent",
+        kind: "m.kind",
+        sender_id: "m.sender_id",
+        recipient_id: "m.recipient_id",
+        created_at: "m.created_at",
+        timestamp_delivered: "m.timestamp_delivered",
+        timestamp_read: "m.timestamp_read",
+        reply_to: "m.reply_to",
+        body: "m.body",
+        edited_at: "m.edited_at",
+        deleted_at: "m.deleted_at",
+        action: "m.action",
+        subject_id: "m.subject_id",
+        reply_count: "m.reply_count",
+        last_reply_at: "m.last_reply_at",
+        pinned_at: "m.pinned_at",
+        reactions: "m.reaction_counts",
+        digest: "m.digest",
+    } => StoredMessage {
+        message: Message {
+            conversation_id,
+            seq,
+            id,
+            timestamp_sent,
+            kind,
+            sender_id,
+            recipient_id,
+            created_at,
+            timestamp_delivered,
+            timestamp_read,
+            reply_to,
+            body,
+            edited_at,
+            deleted_at,
+            action,
+            subject_id,
+            mentions: Vec::new(),
+            decorations: Decorations { reply_count, last_reply_at, pinned_at, reactions },
+        },
+        digest,
+    }
+}
+
+/// Reads a message from `StoredMessage::COLUMNS`, which begin at column `next`, and compares it with its digest: the one place
 /// where a row becomes a [`Message`].
-pub(super) fn message(row: &Row<'_>) -> Result<Message> {
+fn checked_message(row: &Row<'_>, next: &mut usize) -> Result<(Message, Checked)> {
+    let place = *next;
     let damaged = |source| Error::Damaged {
-        conversation_id: row.i64(0).unwrap_or_default(),
-        seq: row.i64(1).unwrap_or_default(),
+        conversation_id: row.i64(place).unwrap_or_default(),
+        seq: row.i64(place + 1).unwrap_or_default(),
         source,
     };
-    let read = columns(row).and_then(|message| Ok((message, row.option_i64(COLUMN_COUNT - 1)?)));
-    match read {
-        Ok((message, Some(digest))) if digest != message.digest() => {
+    match StoredMessage::read_from(row, next) {
+        Ok(StoredMessage { message, digest: Some(digest) }) if digest != message.digest() => {
             Err(damaged("it does not match its digest".into()))
         }
-        Ok((message, _)) => Ok(message),
+        Ok(StoredMessage { message, digest: Some(_) }) => Ok((message, Checked::Matches)),
+        Ok(StoredMessage { message, digest: None }) => Ok((message, Checked::NoDigest)),
         // A value of another type, or text that is no UTF-8.
         Err(Error::Internal(source)) => Err(damaged(source)),
         Err(error @ Error::UnknownValue { .. }) => Err(damaged(error.to_string().into())),
@@ -209,49 +268,12 @@ pub(super) fn message(row: &Row<'_>) -> Result<Message> {
     }
 }
 
-fn columns(row: &Row<'_>) -> Result<Message> {
-    Ok(Message {
-        conversation_id: ConversationId(row.i64(0)?),
-        seq: row.i64(1)?,
-        id: MessageId(row.i64(2)?),
-        timestamp_sent: row.time(3)?,
-        kind: Kind::parse(row.text(4)?)?,
-        sender_id: UserId(row.i64(5)?),
-        recipient_id: row.option_i64(6)?.map(UserId),
-        created_at: row.time(7)?,
-        timestamp_delivered: row.option_time(8)?,
-        timestamp_read: row.option_time(9)?,
-        reply_to: row.option_i64(10)?,
-        body: row.text(11)?.to_owned(),
-        edited_at: row.option_time(12)?,
-        deleted_at: row.option_time(13)?,
-        action: row.option_text(14)?.map(Action::parse).transpose()?,
-        subject_id: row.option_i64(15)?.map(UserId),
-        mentions: Vec::new(),
-        decorations: Decorations {
-            reply_count: row.i64(16)?,
-            last_reply_at: row.option_time(17)?,
-            pinned_at: row.option_time(18)?,
-            reactions: row.option_text(19)?.map_or_else(|| Ok(Vec::new()), reactions::read_tallies)?,
-        },
-    })
+/// A message, or why it is damaged. Its columns are the last ones of the row.
+impl Columns<'_> for Result<Message> {
+    fn read_from(row: &Row<'_>, next: &mut usize) -> Result<Self> {
+        Ok(checked_message(row, next).map(|(message, _)| message))
+    }
 }
-
-/// Columns of [`message_columns`].
-pub(super) const COLUMN_COUNT: usize = 21;
-
-/// `SELECT` with every column that [`message`] reads, of a table `m`.
-macro_rules! message_columns {
-    ($rest:literal) => {
-        concat!(
-            "SELECT m.conversation_id, m.seq, m.id, m.timestamp_sent, m.kind, m.sender_id, m.recipient_id, m.created_at,
-                    m.timestamp_delivered, m.timestamp_read, m.reply_to, m.body, m.edited_at, m.deleted_at, m.action,
-                    m.subject_id, m.reply_count, m.last_reply_at, m.pinned_at, m.reaction_counts, m.digest",
-            $rest
-        )
-    };
-}
-pub(super) use message_columns;
 
 /// Every message of every range, in no particular order.
 ///
@@ -269,11 +291,13 @@ async fn each_in_ranges(conn: &mut Conn, ranges: &[Range]) -> Result<Vec<Result<
         for range in ranges {
             let found = conn
                 .rows(
-                    message_columns!(
+                    sql!(
+                        "SELECT ",
+                        StoredMessage::COLUMNS,
                         " FROM messaging.messages m WHERE m.conversation_id = $1 AND m.seq BETWEEN $2 AND $3"
                     ),
                     &[Value::I64(range.conversation_id.0), Value::I64(range.first_seq), Value::I64(range.last_seq)],
-                    |row| Ok(message(row)),
+                    read::<Result<Message>>,
                 )
                 .await?;
             messages.extend(found);
@@ -284,13 +308,15 @@ async fn each_in_ranges(conn: &mut Conn, ranges: &[Range]) -> Result<Vec<Result<
     let first: Vec<i64> = ranges.iter().map(|range| range.first_seq).collect();
     let last: Vec<i64> = ranges.iter().map(|range| range.last_seq).collect();
     conn.rows(
-        message_columns!(
+        sql!(
+            "SELECT ",
+            StoredMessage::COLUMNS,
             " FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS r (conversation_id, first_seq, last_seq)
               JOIN messaging.messages m
                 ON m.conversation_id = r.conversation_id AND m.seq BETWEEN r.first_seq AND r.last_seq"
         ),
         &[Value::I64s(&conversations), Value::I64s(&first), Value::I64s(&last)],
-        |row| Ok(message(row)),
+        read,
     )
     .await
 }
@@ -341,16 +367,14 @@ pub async fn each_behind(
     limit: i64,
 ) -> Result<Vec<((ConversationId, i64), Result<Checked>)>> {
     conn.rows(
-        message_columns!(
+        sql!(
+            "SELECT ",
+            StoredMessage::COLUMNS,
             " FROM messaging.messages m WHERE (m.conversation_id, m.seq) > ($1, $2)
                ORDER BY m.conversation_id, m.seq LIMIT $3"
         ),
         &[Value::I64(conversation.0), Value::I64(seq), Value::I64(limit)],
-        |row| {
-            let checked = |has_digest: Option<i64>| has_digest.map_or(Checked::NoDigest, |_| Checked::Matches);
-            let read = message(row).and_then(|_| row.option_i64(COLUMN_COUNT - 1));
-            Ok(((ConversationId(row.i64(0)?), row.i64(1)?), read.map(checked)))
-        },
+        |row| Ok((read(row)?, checked_message(row, &mut 0).map(|(_, checked)| checked))),
     )
     .await
 }

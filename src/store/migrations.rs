@@ -5,6 +5,7 @@
 
 use sha2::{Digest, Sha256};
 
+use super::columns::{columns, read, sql};
 use super::db::{Conn, Db};
 use super::search;
 use super::users::{NewUser, Role};
@@ -364,6 +365,40 @@ async fn set_seed_aside(conn: &mut Conn) -> Result<bool> {
     Ok(true)
 }
 
+/// A user of the seed, without the folded keys.
+struct SeedUser {
+    id: UserId,
+    user: NewUser,
+    modified_at: Timestamp,
+}
+
+// $1 is the moment of the upgrade.
+columns! {
+    SeedUser {
+        id: "id::bigint",
+        first_name: "coalesce(first_name, '')::text",
+        last_name: "coalesce(last_name, '')::text",
+        user_name: "coalesce(user_name, '')::text",
+        email: "email::text",
+        created_at: "coalesce(created_at::timestamptz, $1)",
+        modified_at: "coalesce(modified_at::timestamptz, created_at::timestamptz, $1)",
+    } => {
+        let user = NewUser {
+            first_name,
+            last_name,
+            user_name,
+            email,
+            user_name_key: String::new(),
+            email_key: None,
+            full_name_key: String::new(),
+            last_name_key: String::new(),
+            created_at,
+            role: Role::User,
+        };
+        SeedUser { id, user, modified_at }
+    }
+}
+
 /// Copies the seed's users with their folded keys. A name that differs from an earlier one by case alone gets its id added;
 /// an address that does so stays as it is, and only the earlier one can be used to log in.
 async fn copy_seed_users(conn: &mut Conn, context: &Context) -> Result<Vec<(String, String)>> {
@@ -373,30 +408,15 @@ async fn copy_seed_users(conn: &mut Conn, context: &Context) -> Result<Vec<(Stri
     conn.script("SET LOCAL timezone = 'UTC'").await?;
     let seed_users = conn
         .rows(
-            "SELECT id::bigint, coalesce(first_name, '')::text, coalesce(last_name, '')::text, user_name::text, email::text,
-                    coalesce(created_at::timestamptz, $1),
-                    coalesce(modified_at::timestamptz, created_at::timestamptz, $1)
-               FROM messaging_seed.users ORDER BY id",
+            sql!("SELECT ", SeedUser::COLUMNS, " FROM messaging_seed.users ORDER BY id"),
             &[Value::Time(context.now)],
-            |row| {
-                let new = NewUser {
-                    first_name: row.text(1)?.to_owned(),
-                    last_name: row.text(2)?.to_owned(),
-                    user_name: row.option_text(3)?.unwrap_or_default().to_owned(),
-                    email: row.option_text(4)?.map(str::to_owned),
-                    user_name_key: String::new(),
-                    email_key: None,
-                    full_name_key: fold(&format!("{} {}", row.text(1)?, row.text(2)?)),
-                    last_name_key: fold(row.text(2)?),
-                    created_at: row.time(5)?,
-                    role: Role::User,
-                };
-                Ok((UserId(row.i64(0)?), new, row.time(6)?))
-            },
+            read::<SeedUser>,
         )
         .await?;
     let mut users = Vec::with_capacity(seed_users.len());
-    for (id, mut user, modified_at) in seed_users {
+    for SeedUser { id, mut user, modified_at } in seed_users {
+        user.full_name_key = fold(&format!("{} {}", user.first_name, user.last_name));
+        user.last_name_key = fold(&user.last_name);
         user.user_name_key = fold_ascii(&user.user_name);
         if user.user_name.is_empty() || !names.insert(user.user_name_key.clone()) {
             let suffix = format!("-{}", id.0);

@@ -13,6 +13,7 @@ pub mod audit;
 pub mod backup_digest;
 pub mod changes;
 pub mod clock;
+mod columns;
 pub mod conversation_kinds;
 pub mod conversations;
 pub mod copy;

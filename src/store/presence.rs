@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use super::columns::{column, columns, read, sql};
 use super::db::{Conn, Row};
 use super::values::Value;
 use crate::error::Result;
@@ -38,11 +39,9 @@ impl State {
     }
 }
 
-/// An unknown word is read as offline, and is no error: the closed side, in a row that the next change of the person
-/// overwrites. An error would stop presence for everybody in the same batch.
-fn state(row: &Row<'_>, column: usize) -> Result<State> {
-    Ok(State::parse(row.text(column)?).unwrap_or(State::Offline))
-}
+// An unknown word is read as offline, and is no error: the closed side, in a row that the next change of the person
+// overwrites. An error would stop presence for everybody in the same batch.
+column!(State, |row, at| Ok(State::parse(row.text(at)?).unwrap_or(State::Offline)));
 
 /// A server, as it was seen last.
 #[derive(Clone, Debug)]
@@ -160,16 +159,14 @@ pub async fn people_at(conn: &mut Conn, server: &str, limit: i64) -> Result<Vec<
 /// Keeps people from being erased until the transaction ends; the names of those who are there. Less than
 /// [`lock_shared`](super::users::lock_shared): no change of an account waits for it.
 pub async fn lock_names(conn: &mut Conn, ids: &[i64]) -> Result<BTreeMap<UserId, String>> {
-    let sql = match conn {
-        Conn::Sqlite(_) => "SELECT id, user_name FROM messaging.users WHERE id = ANY($1)",
-        Conn::Postgres(_) => "SELECT id, user_name FROM messaging.users WHERE id = ANY($1) ORDER BY id FOR KEY SHARE",
-    };
+    let sql = "SELECT id, user_name FROM messaging.users WHERE id = ANY($1) ORDER BY id FOR KEY SHARE";
     let found = conn.rows(sql, &[Value::I64s(ids)], |row| Ok((UserId(row.i64(0)?), row.text(1)?.to_owned()))).await?;
     Ok(found.into_iter().collect())
 }
 
 fn last_seen(row: &Row<'_>) -> Result<LastSeen> {
-    Ok(LastSeen { user: UserId(row.i64(0)?), state: state(row, 1)?, at: row.time(2)? })
+    let (user, state, at) = read(row)?;
+    Ok(LastSeen { user, state, at })
 }
 
 /// What others were told last of some people, given in the order of their ids, with the rows locked. Of whom there is nothing
@@ -264,20 +261,20 @@ pub async fn delete(conn: &mut Conn, server: &str, ids: &[i64]) -> Result<()> {
     Ok(())
 }
 
+columns! {
+    Presence { user: "p.user_id", state: "p.state", seen_at: "s.seen_at", stopped: "s.stopped" }
+}
+
 /// Where some people are, at every server that there is a row of.
 pub async fn of_people(conn: &mut Conn, ids: &[i64]) -> Result<Vec<Presence>> {
     conn.rows(
-        "SELECT p.user_id, p.state, s.seen_at, s.stopped
-           FROM messaging.presence p JOIN messaging.presence_servers s ON s.server = p.server WHERE p.user_id = ANY($1)",
+        sql!(
+            "SELECT ",
+            Presence::COLUMNS,
+            " FROM messaging.presence p JOIN messaging.presence_servers s ON s.server = p.server WHERE p.user_id = ANY($1)"
+        ),
         &[Value::I64s(ids)],
-        |row| {
-            Ok(Presence {
-                user: UserId(row.i64(0)?),
-                state: state(row, 1)?,
-                seen_at: row.time(2)?,
-                stopped: row.bool(3)?,
-            })
-        },
+        read,
     )
     .await
 }

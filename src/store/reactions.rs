@@ -3,6 +3,7 @@
 //! Invariant: `reaction_counts` of a message counts its rows here, emoji by emoji in the order in which they came. Both change
 //! under the conversation's lock.
 
+use super::columns::{column, columns, read, sql};
 use super::db::{Conn, Row};
 use super::values::Value;
 use crate::error::{Error, Result};
@@ -33,11 +34,15 @@ pub struct Reaction {
     pub at: Timestamp,
 }
 
+columns! {
+    Reaction { conversation: "conversation_id", seq: "seq", emoji: "emoji", at: "at" }
+}
+
 /// Reads counts as they stand in the database: `👍 3 🎉 1`.
 ///
 /// # Errors
 /// [`Error::UnknownValue`] for an emoji without a positive count.
-pub(super) fn read_tallies(text: &str) -> Result<Vec<Tally>> {
+fn read_tallies(text: &str) -> Result<Vec<Tally>> {
     let unknown = || Error::UnknownValue { column: "messages.reaction_counts" };
     let mut words = text.split(' ');
     let mut tallies = Vec::new();
@@ -47,6 +52,9 @@ pub(super) fn read_tallies(text: &str) -> Result<Vec<Tally>> {
     }
     Ok(tallies)
 }
+
+// NULL while there is none.
+column!(Vec<Tally>, |row, at| row.option_text(at)?.map_or_else(|| Ok(Vec::new()), read_tallies));
 
 pub(super) fn write_tallies(tallies: &[Tally]) -> Option<String> {
     let words: Vec<String> = tallies.iter().map(|tally| format!("{} {}", tally.emoji, tally.count)).collect();
@@ -64,7 +72,7 @@ pub async fn tallies_of(conn: &mut Conn, conversation: ConversationId, seq: i64)
     conn.first(
         "SELECT reaction_counts FROM messaging.messages WHERE conversation_id = $1 AND seq = $2",
         &[Value::I64(conversation.0), Value::I64(seq)],
-        |row| row.option_text(0)?.map_or_else(|| Ok(Vec::new()), read_tallies),
+        read,
     )
     .await
 }
@@ -167,18 +175,15 @@ pub async fn of_user(
     limit: i64,
 ) -> Result<Vec<Reaction>> {
     conn.rows(
-        "SELECT conversation_id, seq, emoji, at FROM messaging.reactions
-          WHERE user_id = $1 AND (conversation_id, seq, emoji) > ($2, $3, $4)
-          ORDER BY conversation_id, seq, emoji LIMIT $5",
+        sql!(
+            "SELECT ",
+            Reaction::COLUMNS,
+            " FROM messaging.reactions
+              WHERE user_id = $1 AND (conversation_id, seq, emoji) > ($2, $3, $4)
+              ORDER BY conversation_id, seq, emoji LIMIT $5"
+        ),
         &[Value::I64(user.0), Value::I64(after.0.0), Value::I64(after.1), Value::Text(after.2), Value::I64(limit)],
-        |row| {
-            Ok(Reaction {
-                conversation: ConversationId(row.i64(0)?),
-                seq: row.i64(1)?,
-                emoji: row.text(2)?.to_owned(),
-                at: row.time(3)?,
-            })
-        },
+        read,
     )
     .await
 }

@@ -5,7 +5,8 @@
 
 use std::collections::HashMap;
 
-use super::db::{Conn, Row};
+use super::columns::{columns, read, sql, word_column};
+use super::db::Conn;
 use super::messages::{Message, Range};
 use super::values::Value;
 use super::words;
@@ -47,16 +48,24 @@ pub struct Watermarks {
     pub unread_from: Option<i64>,
 }
 
-fn watermarks(row: &Row<'_>) -> Result<Watermarks> {
-    Ok(Watermarks { delivered_seq: row.i64(0)?, read_seq: row.i64(1)?, unread_from: row.option_i64(2)? })
+columns! {
+    Watermarks {
+        delivered_seq: "m.delivered_seq",
+        read_seq: "m.read_seq",
+        unread_from: "m.unread_from",
+    }
 }
 
 /// How far a member is; `None` for who is none.
 pub async fn watermarks_of(conn: &mut Conn, conversation: ConversationId, user: UserId) -> Result<Option<Watermarks>> {
     conn.first(
-        "SELECT delivered_seq, read_seq, unread_from FROM messaging.members WHERE conversation_id = $1 AND user_id = $2",
+        sql!(
+            "SELECT ",
+            Watermarks::COLUMNS,
+            " FROM messaging.members m WHERE m.conversation_id = $1 AND m.user_id = $2"
+        ),
         &[Value::I64(conversation.0), Value::I64(user.0)],
-        watermarks,
+        read,
     )
     .await
 }
@@ -150,6 +159,39 @@ impl Progress {
     }
 }
 
+/// A member, and a step of theirs if there is one.
+struct ProgressRow {
+    conversation: ConversationId,
+    user: UserId,
+    joined_seq: i64,
+    step: Option<Step>,
+}
+
+struct Step {
+    seq: i64,
+    kind: Kind,
+    at: Timestamp,
+}
+
+word_column!(Kind);
+
+columns! {
+    Step {
+        seq: "r.seq",
+        kind: "r.kind",
+        at: "r.at",
+    }
+}
+
+columns! {
+    ProgressRow {
+        conversation: "m.conversation_id",
+        user: "m.user_id",
+        joined_seq: "m.joined_seq",
+        step: Step::COLUMNS,
+    }
+}
+
 /// Of each stretch, one a conversation, its conversation's members with their steps from its first message to the first step
 /// at or beyond its last one. Conversations of more than `member_limit` members are left out.
 pub async fn progress(
@@ -157,44 +199,32 @@ pub async fn progress(
     ranges: &[Range],
     member_limit: i64,
 ) -> Result<HashMap<ConversationId, Vec<Progress>>> {
-    let mut found: HashMap<ConversationId, Vec<Progress>> = HashMap::with_capacity(ranges.len());
-    let mut note = |row: &Row<'_>| {
-        let members = found.entry(ConversationId(row.i64(0)?)).or_default();
-        let user = UserId(row.i64(1)?);
-        if members.last().is_none_or(|last| last.user != user) {
-            members.push(Progress { user, joined_seq: row.i64(2)?, delivered: Vec::new(), read: Vec::new() });
-        }
-        if let (Some(member), Some(kind)) = (members.last_mut(), row.option_text(3)?) {
-            let steps = match Kind::parse(kind)? {
-                Kind::Delivered => &mut member.delivered,
-                Kind::Read => &mut member.read,
-            };
-            steps.push((row.i64(4)?, row.time(5)?));
-        }
-        Ok(())
-    };
+    let mut found = HashMap::with_capacity(ranges.len());
     if let Conn::Sqlite(_) = conn {
         for range in ranges {
             conn.rows(
-                "SELECT m.conversation_id, m.user_id, m.joined_seq, r.kind, r.seq, r.at
-                   FROM messaging.conversations c
-                   JOIN messaging.members m ON m.conversation_id = c.id
-                   LEFT JOIN (SELECT 'delivered' AS kind UNION ALL SELECT 'read') k ON m.delivered_seq >= $2
-                   LEFT JOIN messaging.receipts r
-                     ON r.conversation_id = m.conversation_id AND r.user_id = m.user_id AND r.kind = k.kind
-                    AND r.seq >= $2
-                    AND r.seq <= (SELECT coalesce(min(n.seq), $3) FROM messaging.receipts n
-                                   WHERE n.conversation_id = m.conversation_id AND n.user_id = m.user_id
-                                     AND n.kind = k.kind AND n.seq >= $3)
-                  WHERE c.id = $1 AND c.member_count <= $4
-                  ORDER BY m.conversation_id, m.user_id, k.kind, r.seq",
+                sql!(
+                    "SELECT ",
+                    ProgressRow::COLUMNS,
+                    " FROM messaging.conversations c
+                      JOIN messaging.members m ON m.conversation_id = c.id
+                      LEFT JOIN (SELECT 'delivered' AS kind UNION ALL SELECT 'read') k ON m.delivered_seq >= $2
+                      LEFT JOIN messaging.receipts r
+                        ON r.conversation_id = m.conversation_id AND r.user_id = m.user_id AND r.kind = k.kind
+                       AND r.seq >= $2
+                       AND r.seq <= (SELECT coalesce(min(n.seq), $3) FROM messaging.receipts n
+                                      WHERE n.conversation_id = m.conversation_id AND n.user_id = m.user_id
+                                        AND n.kind = k.kind AND n.seq >= $3)
+                      WHERE c.id = $1 AND c.member_count <= $4
+                      ORDER BY m.conversation_id, m.user_id, k.kind, r.seq"
+                ),
                 &[
                     Value::I64(range.conversation_id.0),
                     Value::I64(range.first_seq),
                     Value::I64(range.last_seq),
                     Value::I64(member_limit),
                 ],
-                &mut note,
+                |row| Ok(add_progress(&mut found, read(row)?)),
             )
             .await?;
         }
@@ -204,29 +234,48 @@ pub async fn progress(
     let first: Vec<i64> = ranges.iter().map(|range| range.first_seq).collect();
     let last: Vec<i64> = ranges.iter().map(|range| range.last_seq).collect();
     conn.rows(
-        "SELECT m.conversation_id, m.user_id, m.joined_seq, r.kind, r.seq, r.at
-           FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS p (conversation_id, first_seq, last_seq)
-           JOIN messaging.conversations c ON c.id = p.conversation_id AND c.member_count <= $4
-           JOIN messaging.members m ON m.conversation_id = c.id
-           LEFT JOIN LATERAL (
-                SELECT s.kind, s.seq, s.at
-                  FROM (VALUES ('delivered'), ('read')) AS k (kind)
-                  -- No more steps than messages can tell of these. With the order and the limit they are looked up in the
-                  -- primary key from seq to seq; without, every step of the member in the conversation is read.
-                  JOIN LATERAL (
-                       SELECT o.kind, o.seq, o.at FROM messaging.receipts o
-                        WHERE o.conversation_id = m.conversation_id AND o.user_id = m.user_id AND o.kind = k.kind
-                          AND m.delivered_seq >= p.first_seq AND o.seq >= p.first_seq
-                          AND o.seq <= (SELECT coalesce(min(n.seq), p.last_seq) FROM messaging.receipts n
-                                         WHERE n.conversation_id = m.conversation_id AND n.user_id = m.user_id
-                                           AND n.kind = k.kind AND n.seq >= p.last_seq)
-                        ORDER BY o.seq LIMIT p.last_seq - p.first_seq + 1) AS s ON TRUE) AS r ON TRUE
-          ORDER BY m.conversation_id, m.user_id, r.kind, r.seq",
+        sql!(
+            "SELECT ",
+            ProgressRow::COLUMNS,
+            " FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS p (conversation_id, first_seq, last_seq)
+              JOIN messaging.conversations c ON c.id = p.conversation_id AND c.member_count <= $4
+              JOIN messaging.members m ON m.conversation_id = c.id
+              LEFT JOIN LATERAL (
+                   SELECT s.kind, s.seq, s.at
+                     FROM (VALUES ('delivered'), ('read')) AS k (kind)
+                     -- No more steps than messages can tell of these. With the order and the limit they are looked up in
+                     -- the primary key from seq to seq; without, every step of the member in the conversation is read.
+                     JOIN LATERAL (
+                          SELECT o.kind, o.seq, o.at FROM messaging.receipts o
+                           WHERE o.conversation_id = m.conversation_id AND o.user_id = m.user_id AND o.kind = k.kind
+                             AND m.delivered_seq >= p.first_seq AND o.seq >= p.first_seq
+                             AND o.seq <= (SELECT coalesce(min(n.seq), p.last_seq) FROM messaging.receipts n
+                                            WHERE n.conversation_id = m.conversation_id AND n.user_id = m.user_id
+                                              AND n.kind = k.kind AND n.seq >= p.last_seq)
+                           ORDER BY o.seq LIMIT p.last_seq - p.first_seq + 1) AS s ON TRUE) AS r ON TRUE
+              ORDER BY m.conversation_id, m.user_id, r.kind, r.seq"
+        ),
         &[Value::I64s(&conversations), Value::I64s(&first), Value::I64s(&last), Value::I64(member_limit)],
-        &mut note,
+        |row| Ok(add_progress(&mut found, read(row)?)),
     )
     .await?;
     Ok(found)
+}
+
+/// Adds a row to the progress of its conversation. The rows of a member follow each other.
+fn add_progress(found: &mut HashMap<ConversationId, Vec<Progress>>, row: ProgressRow) {
+    let ProgressRow { conversation, user, joined_seq, step } = row;
+    let members = found.entry(conversation).or_default();
+    if members.last().is_none_or(|last| last.user != user) {
+        members.push(Progress { user, joined_seq, delivered: Vec::new(), read: Vec::new() });
+    }
+    if let (Some(member), Some(step)) = (members.last_mut(), step) {
+        let steps = match step.kind {
+            Kind::Delivered => &mut member.delivered,
+            Kind::Read => &mut member.read,
+        };
+        steps.push((step.seq, step.at));
+    }
 }
 
 /// A member who has reached a message, and when.
@@ -242,20 +291,31 @@ pub struct Receipt {
     pub read_at: Option<Timestamp>,
 }
 
+// $2 is the seq of the message.
+columns! {
+    Receipt {
+        user: "m.user_id",
+        user_name: "u.user_name",
+        delivered_at: "(SELECT d.at FROM messaging.receipts d
+                         WHERE d.conversation_id = m.conversation_id AND d.user_id = m.user_id AND d.kind = 'delivered'
+                           AND d.seq >= $2 ORDER BY d.seq LIMIT 1)",
+        read_at: "(SELECT r.at FROM messaging.receipts r
+                    WHERE r.conversation_id = m.conversation_id AND r.user_id = m.user_id AND r.kind = 'read'
+                      AND r.seq >= $2 ORDER BY r.seq LIMIT 1)",
+    }
+}
+
 /// Members of a group who have reached a message and were there when it was sent, its sender aside, by id, after `after`.
 pub async fn of_message(conn: &mut Conn, message: &Message, after: UserId, limit: i64) -> Result<Vec<Receipt>> {
     conn.rows(
-        "SELECT m.user_id, u.user_name,
-                (SELECT d.at FROM messaging.receipts d
-                  WHERE d.conversation_id = m.conversation_id AND d.user_id = m.user_id AND d.kind = 'delivered'
-                    AND d.seq >= $2 ORDER BY d.seq LIMIT 1),
-                (SELECT r.at FROM messaging.receipts r
-                  WHERE r.conversation_id = m.conversation_id AND r.user_id = m.user_id AND r.kind = 'read'
-                    AND r.seq >= $2 ORDER BY r.seq LIMIT 1)
-           FROM messaging.members m JOIN messaging.users u ON u.id = m.user_id
-          WHERE m.conversation_id = $1 AND m.user_id > $4 AND m.user_id <> $3 AND m.joined_seq < $2
-            AND m.delivered_seq >= $2
-          ORDER BY m.user_id LIMIT $5",
+        sql!(
+            "SELECT ",
+            Receipt::COLUMNS,
+            " FROM messaging.members m JOIN messaging.users u ON u.id = m.user_id
+              WHERE m.conversation_id = $1 AND m.user_id > $4 AND m.user_id <> $3 AND m.joined_seq < $2
+                AND m.delivered_seq >= $2
+              ORDER BY m.user_id LIMIT $5"
+        ),
         &[
             Value::I64(message.conversation_id.0),
             Value::I64(message.seq),
@@ -263,14 +323,7 @@ pub async fn of_message(conn: &mut Conn, message: &Message, after: UserId, limit
             Value::I64(after.0),
             Value::I64(limit),
         ],
-        |row| {
-            Ok(Receipt {
-                user: UserId(row.i64(0)?),
-                user_name: row.text(1)?.to_owned(),
-                delivered_at: row.option_time(2)?,
-                read_at: row.option_time(3)?,
-            })
-        },
+        read,
     )
     .await
 }
@@ -288,6 +341,15 @@ pub struct Kept {
     pub at: Timestamp,
 }
 
+columns! {
+    Kept {
+        conversation: "conversation_id",
+        kind: "kind",
+        seq: "seq",
+        at: "at",
+    }
+}
+
 /// The steps of somebody in a conversation, by kind and seq, after `after`.
 pub async fn of_member(
     conn: &mut Conn,
@@ -297,17 +359,14 @@ pub async fn of_member(
     limit: i64,
 ) -> Result<Vec<Kept>> {
     conn.rows(
-        "SELECT conversation_id, kind, seq, at FROM messaging.receipts
-          WHERE conversation_id = $1 AND user_id = $2 AND (kind, seq) > ($3, $4) ORDER BY kind, seq LIMIT $5",
+        sql!(
+            "SELECT ",
+            Kept::COLUMNS,
+            " FROM messaging.receipts
+              WHERE conversation_id = $1 AND user_id = $2 AND (kind, seq) > ($3, $4) ORDER BY kind, seq LIMIT $5"
+        ),
         &[Value::I64(conversation.0), Value::I64(user.0), Value::Text(after.0), Value::I64(after.1), Value::I64(limit)],
-        |row| {
-            Ok(Kept {
-                conversation: ConversationId(row.i64(0)?),
-                kind: Kind::parse(row.text(1)?)?,
-                seq: row.i64(2)?,
-                at: row.time(3)?,
-            })
-        },
+        read,
     )
     .await
 }

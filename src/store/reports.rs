@@ -2,7 +2,8 @@
 //!
 //! Invariant: a person reports a message once.
 
-use super::db::{Conn, Row};
+use super::columns::{columns, read, sql, word_column};
+use super::db::Conn;
 use super::values::Value;
 use super::words;
 use crate::error::Result;
@@ -64,28 +65,20 @@ pub struct Report {
     pub handled_by: Option<UserId>,
 }
 
-fn report(row: &Row<'_>) -> Result<Report> {
-    Ok(Report {
-        id: ReportId(row.i64(0)?),
-        conversation: ConversationId(row.i64(1)?),
-        seq: row.i64(2)?,
-        reporter: row.option_i64(3)?.map(UserId),
-        reason: row.text(4)?.to_owned(),
-        state: State::parse(row.text(5)?)?,
-        created_at: row.time(6)?,
-        handled_at: row.option_time(7)?,
-        handled_by: row.option_i64(8)?.map(UserId),
-    })
-}
+word_column!(State);
 
-macro_rules! select_reports {
-    ($rest:literal) => {
-        concat!(
-            "SELECT id, conversation_id, seq, reporter_id, reason, state, created_at, handled_at, handled_by
-               FROM messaging.reports ",
-            $rest
-        )
-    };
+columns! {
+    Report {
+        id: "id",
+        conversation: "conversation_id",
+        seq: "seq",
+        reporter: "reporter_id",
+        reason: "reason",
+        state: "state",
+        created_at: "created_at",
+        handled_at: "handled_at",
+        handled_by: "handled_by",
+    }
 }
 
 /// A new report, which is open; `None` when this person has reported this message before.
@@ -98,11 +91,13 @@ pub async fn insert(
     now: Timestamp,
 ) -> Result<Option<Report>> {
     conn.first(
-        "INSERT INTO messaging.reports (conversation_id, seq, reporter_id, reason, state, created_at)
-         VALUES ($1, $2, $3, $4, 'open', $5) ON CONFLICT DO NOTHING
-         RETURNING id, conversation_id, seq, reporter_id, reason, state, created_at, handled_at, handled_by",
+        sql!(
+            "INSERT INTO messaging.reports (conversation_id, seq, reporter_id, reason, state, created_at)
+             VALUES ($1, $2, $3, $4, 'open', $5) ON CONFLICT DO NOTHING RETURNING ",
+            Report::COLUMNS
+        ),
         &[Value::I64(conversation.0), Value::I64(seq), Value::I64(reporter.0), Value::Text(reason), Value::Time(now)],
-        report,
+        read,
     )
     .await
 }
@@ -120,9 +115,9 @@ pub async fn count_open(conn: &mut Conn, reporter: UserId) -> Result<i64> {
 /// Reports in a state, by id, after `after`.
 pub async fn list(conn: &mut Conn, state: State, after: ReportId, limit: i64) -> Result<Vec<Report>> {
     conn.rows(
-        select_reports!("WHERE state = $1 AND id > $2 ORDER BY id LIMIT $3"),
+        sql!("SELECT ", Report::COLUMNS, " FROM messaging.reports WHERE state = $1 AND id > $2 ORDER BY id LIMIT $3"),
         &[Value::Text(state.as_str()), Value::I64(after.0), Value::I64(limit)],
-        report,
+        read,
     )
     .await
 }
@@ -136,15 +131,17 @@ pub async fn set_state(
     handled_by: Option<UserId>,
 ) -> Result<Option<Report>> {
     conn.first(
-        "UPDATE messaging.reports SET state = $2, handled_at = $3, handled_by = $4 WHERE id = $1
-         RETURNING id, conversation_id, seq, reporter_id, reason, state, created_at, handled_at, handled_by",
+        sql!(
+            "UPDATE messaging.reports SET state = $2, handled_at = $3, handled_by = $4 WHERE id = $1 RETURNING ",
+            Report::COLUMNS
+        ),
         &[
             Value::I64(id.0),
             Value::Text(state.as_str()),
             Value::OptionTime(handled_at),
             Value::OptionI64(handled_by.map(|user| user.0)),
         ],
-        report,
+        read,
     )
     .await
 }
@@ -157,11 +154,14 @@ pub async fn of_user(
     limit: i64,
 ) -> Result<Vec<Report>> {
     conn.rows(
-        select_reports!(
-            "WHERE reporter_id = $1 AND (conversation_id, seq) > ($2, $3) ORDER BY conversation_id, seq LIMIT $4"
+        sql!(
+            "SELECT ",
+            Report::COLUMNS,
+            " FROM messaging.reports WHERE reporter_id = $1 AND (conversation_id, seq) > ($2, $3)
+              ORDER BY conversation_id, seq LIMIT $4"
         ),
         &[Value::I64(reporter.0), Value::I64(after.0.0), Value::I64(after.1), Value::I64(limit)],
-        report,
+        read,
     )
     .await
 }

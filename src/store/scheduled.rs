@@ -2,7 +2,8 @@
 //!
 //! Invariant: a row is removed in the transaction that sends it, so it is sent once, whoever tries.
 
-use super::db::{Conn, Row};
+use super::columns::{columns, read, sql};
+use super::db::Conn;
 use super::values::Value;
 use crate::error::Result;
 use crate::ids::{ConversationId, ScheduledId, UserId};
@@ -33,29 +34,19 @@ pub struct Scheduled {
     pub failure: Option<String>,
 }
 
-macro_rules! select_scheduled {
-    ($rest:literal) => {
-        concat!(
-            "SELECT id, sender_id, recipient_id, conversation_id, body, reply_to, created_at, send_at, failed_at, failure
-               FROM messaging.scheduled_sends ",
-            $rest
-        )
-    };
-}
-
-fn scheduled(row: &Row<'_>) -> Result<Scheduled> {
-    Ok(Scheduled {
-        id: ScheduledId(row.i64(0)?),
-        sender_id: UserId(row.i64(1)?),
-        recipient_id: row.option_i64(2)?.map(UserId),
-        conversation_id: row.option_i64(3)?.map(ConversationId),
-        body: row.text(4)?.to_owned(),
-        reply_to: row.option_i64(5)?,
-        created_at: row.time(6)?,
-        send_at: row.time(7)?,
-        failed_at: row.option_time(8)?,
-        failure: row.option_text(9)?.map(str::to_owned),
-    })
+columns! {
+    Scheduled {
+        id: "id",
+        sender_id: "sender_id",
+        recipient_id: "recipient_id",
+        conversation_id: "conversation_id",
+        body: "body",
+        reply_to: "reply_to",
+        created_at: "created_at",
+        send_at: "send_at",
+        failed_at: "failed_at",
+        failure: "failure",
+    }
 }
 
 /// A new one.
@@ -81,9 +72,13 @@ pub async fn insert(conn: &mut Conn, new: &Scheduled) -> Result<ScheduledId> {
 /// Somebody's, by id, after `after`.
 pub async fn list(conn: &mut Conn, sender: UserId, after: ScheduledId, limit: i64) -> Result<Vec<Scheduled>> {
     conn.rows(
-        select_scheduled!("WHERE sender_id = $1 AND id > $2 ORDER BY id LIMIT $3"),
+        sql!(
+            "SELECT ",
+            Scheduled::COLUMNS,
+            " FROM messaging.scheduled_sends WHERE sender_id = $1 AND id > $2 ORDER BY id LIMIT $3"
+        ),
         &[Value::I64(sender.0), Value::I64(after.0), Value::I64(limit)],
-        scheduled,
+        read,
     )
     .await
 }
@@ -97,9 +92,9 @@ pub async fn count(conn: &mut Conn, sender: UserId) -> Result<i64> {
 /// One of somebody's.
 pub async fn one(conn: &mut Conn, sender: UserId, id: ScheduledId) -> Result<Option<Scheduled>> {
     conn.first(
-        select_scheduled!("WHERE id = $2 AND sender_id = $1"),
+        sql!("SELECT ", Scheduled::COLUMNS, " FROM messaging.scheduled_sends WHERE id = $2 AND sender_id = $1"),
         &[Value::I64(sender.0), Value::I64(id.0)],
-        scheduled,
+        read,
     )
     .await
 }
@@ -122,15 +117,12 @@ pub async fn due(conn: &mut Conn, now: Timestamp, limit: i64) -> Result<Vec<Sche
 
 /// Takes one out to send it in this transaction; `None` when another server has it in hand, or it was taken back.
 pub async fn take(conn: &mut Conn, id: ScheduledId) -> Result<Option<Scheduled>> {
-    let found = match conn {
-        Conn::Sqlite(_) => {
-            conn.first(select_scheduled!("WHERE id = $1 AND failed_at IS NULL"), &[Value::I64(id.0)], scheduled).await?
-        }
-        Conn::Postgres(_) => {
-            let sql = select_scheduled!("WHERE id = $1 AND failed_at IS NULL FOR UPDATE SKIP LOCKED");
-            conn.first(sql, &[Value::I64(id.0)], scheduled).await?
-        }
-    };
+    let sql = sql!(
+        "SELECT ",
+        Scheduled::COLUMNS,
+        " FROM messaging.scheduled_sends WHERE id = $1 AND failed_at IS NULL FOR UPDATE SKIP LOCKED"
+    );
+    let found = conn.first(sql, &[Value::I64(id.0)], read).await?;
     if found.is_some() {
         conn.execute("DELETE FROM messaging.scheduled_sends WHERE id = $1", &[Value::I64(id.0)]).await?;
     }

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use super::columns::{read, sql};
 use super::conversations::{self, Head};
 use super::db::Conn;
 use super::events::{self, Kind, NewEvent};
@@ -26,19 +27,21 @@ pub async fn lock_and_number(conn: &mut Conn, conversations: &[i64], count: usiz
     // The branches of a UNION ALL run in their order: no id is taken before every lock is held.
     let ids = conn
         .rows(
-            "WITH locked AS MATERIALIZED (
-                 SELECT id, last_seq, last_sent_at, last_message_id, content_version FROM messaging.conversations
-                  WHERE id = ANY($1) AND deleted_at IS NULL ORDER BY id FOR UPDATE)
-             SELECT id, last_seq, last_sent_at, last_message_id, content_version, NULL::bigint FROM locked
-             UNION ALL
-             SELECT NULL, NULL, NULL, NULL, NULL, nextval('messaging.messaging_sequence')
-               FROM generate_series(1, $2::bigint)",
+            sql!(
+                "WITH locked AS MATERIALIZED (SELECT ",
+                Head::COLUMNS,
+                " FROM messaging.conversations c WHERE c.id = ANY($1) AND c.deleted_at IS NULL ORDER BY c.id FOR UPDATE)
+                 SELECT NULL::bigint, ",
+                Head::COLUMNS,
+                " FROM locked c
+                 UNION ALL
+                 SELECT nextval('messaging.messaging_sequence'), NULL, NULL, NULL, NULL, NULL
+                   FROM generate_series(1, $2::bigint)"
+            ),
             &[Value::I64s(conversations), Value::I64(count as i64)],
             |row| {
-                let id = row.option_i64(5)?;
-                if id.is_none() {
-                    heads.push(conversations::head(row)?);
-                }
+                let (id, head): (Option<i64>, Option<Head>) = read(row)?;
+                heads.extend(head);
                 Ok(id)
             },
         )

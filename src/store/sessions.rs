@@ -2,7 +2,8 @@
 //!
 //! Invariant: a row holds the hash of its token, never the token; a session that was ended has no row.
 
-use super::db::{Conn, Row};
+use super::columns::{columns, read, sql};
+use super::db::Conn;
 use super::values::Value;
 use crate::error::Result;
 use crate::ids::{SessionId, UserId};
@@ -32,17 +33,17 @@ pub struct Session {
     pub address: String,
 }
 
-fn session(row: &Row<'_>) -> Result<Session> {
-    Ok(Session {
-        id: SessionId(row.i64(0)?),
-        user_id: UserId(row.i64(1)?),
-        created_at: row.time(2)?,
-        last_seen_at: row.time(3)?,
-        expires_at: row.time(4)?,
-        ends_at: row.time(5)?,
-        agent: row.text(6)?.to_owned(),
-        address: row.text(7)?.to_owned(),
-    })
+columns! {
+    Session {
+        id: "id",
+        user_id: "user_id",
+        created_at: "created_at",
+        last_seen_at: "last_seen_at",
+        expires_at: "expires_at",
+        ends_at: "ends_at",
+        agent: "agent",
+        address: "address",
+    }
 }
 
 /// A new session; its id is not used.
@@ -68,10 +69,9 @@ pub async fn insert(conn: &mut Conn, token_hash: &SecretHash, session: &Session)
 /// The session of a token.
 pub async fn by_token(conn: &mut Conn, token_hash: &SecretHash) -> Result<Option<Session>> {
     conn.first(
-        "SELECT id, user_id, created_at, last_seen_at, expires_at, ends_at, agent, address
-           FROM messaging.sessions WHERE token_hash = $1",
+        sql!("SELECT ", Session::COLUMNS, " FROM messaging.sessions WHERE token_hash = $1"),
         &[Value::Bytes(token_hash)],
-        session,
+        read,
     )
     .await
 }
@@ -79,10 +79,13 @@ pub async fn by_token(conn: &mut Conn, token_hash: &SecretHash) -> Result<Option
 /// The sessions of a person that have not expired, by id, after `after`.
 pub async fn list(conn: &mut Conn, user: UserId, now: Timestamp, after: SessionId, limit: i64) -> Result<Vec<Session>> {
     conn.rows(
-        "SELECT id, user_id, created_at, last_seen_at, expires_at, ends_at, agent, address
-           FROM messaging.sessions WHERE user_id = $1 AND id > $2 AND expires_at > $3 ORDER BY id LIMIT $4",
+        sql!(
+            "SELECT ",
+            Session::COLUMNS,
+            " FROM messaging.sessions WHERE user_id = $1 AND id > $2 AND expires_at > $3 ORDER BY id LIMIT $4"
+        ),
         &[Value::I64(user.0), Value::I64(after.0), Value::Time(now), Value::I64(limit)],
-        session,
+        read,
     )
     .await
 }

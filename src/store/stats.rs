@@ -2,6 +2,7 @@
 //!
 //! Invariant: what is counted row by row grows with people, devices and conversations, never with messages or events.
 
+use super::columns::{columns, read, sql};
 use super::db::Conn;
 use super::values::Value;
 use crate::error::Result;
@@ -28,6 +29,21 @@ pub struct Stats {
     pub database_bytes: i64,
 }
 
+// $1 is the time, $2 the size of the database.
+columns! {
+    Stats {
+        users: "(SELECT count(*) FROM messaging.users)",
+        banned_users: "(SELECT count(*) FROM messaging.users WHERE banned_at IS NOT NULL)",
+        sessions: "(SELECT count(*) FROM messaging.sessions WHERE expires_at > $1)",
+        api_keys: "(SELECT count(*) FROM messaging.api_keys)",
+        conversations: "(SELECT count(*) FROM messaging.conversations)",
+        // seq has no gaps, so this counts messages. The sequence of their ids has: a refused send takes one too.
+        messages_sent: "(SELECT CAST(coalesce(sum(last_seq), 0) AS BIGINT) FROM messaging.conversations)",
+        events: "(SELECT last_position FROM messaging.event_log WHERE id = 1)",
+        database_bytes: "CAST($2 AS BIGINT)",
+    }
+}
+
 /// Counts.
 pub async fn get(conn: &mut Conn, now: Timestamp) -> Result<Stats> {
     let sizes = match conn {
@@ -38,28 +54,5 @@ pub async fn get(conn: &mut Conn, now: Timestamp) -> Result<Stats> {
         }
     };
     let database_bytes = conn.one(sizes, &[], |row| row.i64(0)).await?;
-    conn.one(
-        "SELECT (SELECT count(*) FROM messaging.users),
-                (SELECT count(*) FROM messaging.users WHERE banned_at IS NOT NULL),
-                (SELECT count(*) FROM messaging.sessions WHERE expires_at > $1),
-                (SELECT count(*) FROM messaging.api_keys),
-                (SELECT count(*) FROM messaging.conversations),
-                (SELECT last_position FROM messaging.event_log WHERE id = 1),
-                -- seq has no gaps, so this counts messages. The sequence of their ids has: a refused send takes one too.
-                (SELECT CAST(coalesce(sum(last_seq), 0) AS BIGINT) FROM messaging.conversations)",
-        &[Value::Time(now)],
-        |row| {
-            Ok(Stats {
-                users: row.i64(0)?,
-                banned_users: row.i64(1)?,
-                sessions: row.i64(2)?,
-                api_keys: row.i64(3)?,
-                conversations: row.i64(4)?,
-                messages_sent: row.i64(6)?,
-                events: row.i64(5)?,
-                database_bytes,
-            })
-        },
-    )
-    .await
+    conn.one(sql!("SELECT ", Stats::COLUMNS), &[Value::Time(now), Value::I64(database_bytes)], read).await
 }

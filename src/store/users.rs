@@ -4,7 +4,8 @@
 
 use std::collections::BTreeSet;
 
-use super::db::{Conn, Row};
+use super::columns::{columns, read, sql, word_column};
+use super::db::Conn;
 use super::values::Value;
 use super::words;
 use crate::error::Result;
@@ -175,88 +176,74 @@ pub struct UserName {
     pub is_bot: bool,
 }
 
-pub(super) fn user(row: &Row<'_>) -> Result<User> {
-    Ok(User {
-        id: UserId(row.i64(0)?),
-        first_name: row.text(1)?.to_owned(),
-        last_name: row.text(2)?.to_owned(),
-        user_name: row.text(3)?.to_owned(),
-        email: row.option_text(4)?.map(str::to_owned),
-        mfa: row.bool(5)?,
-        created_at: row.time(6)?,
-        modified_at: row.time(7)?,
-        role: Role::parse(row.text(8)?)?,
-        is_bot: row.bool(9)?,
-        direct_messages_from: row.option_text(10)?.map(DirectMessagesFrom::parse).transpose()?,
-        email_confirmed_at: row.option_time(11)?,
-        banned_at: row.option_time(12)?,
-    })
+word_column!(Role);
+word_column!(DirectMessagesFrom);
+
+columns! {
+    User {
+        id: "u.id",
+        first_name: "u.first_name",
+        last_name: "u.last_name",
+        user_name: "u.user_name",
+        email: "u.email",
+        mfa: "u.mfa",
+        created_at: "u.created_at",
+        modified_at: "u.modified_at",
+        role: "u.role",
+        is_bot: "u.is_bot",
+        direct_messages_from: "u.direct_messages_from",
+        email_confirmed_at: "u.email_confirmed_at",
+        banned_at: "u.banned_at",
+    }
 }
 
-/// A query for what [`user`] reads. A text must be a literal to be known to the drivers, so the columns cannot be a constant.
-macro_rules! select_users {
-    ($rest:literal) => {
-        concat!(
-            "SELECT u.id, u.first_name, u.last_name, u.user_name, u.email, u.mfa, u.created_at, u.modified_at, u.role,
-                    u.is_bot, u.direct_messages_from, u.email_confirmed_at, u.banned_at
-               FROM messaging.users u ",
-            $rest
-        )
-    };
+columns! {
+    UserName {
+        id: "u.id",
+        user_name: "u.user_name",
+        user_name_key: "u.user_name_key",
+        direct_messages_from: "u.direct_messages_from",
+        blocks_someone: "u.block_count > 0",
+        is_banned: "u.banned_at IS NOT NULL",
+        is_bot: "u.is_bot",
+    }
 }
-pub(super) use select_users;
 
-/// A query for what [`user_name`] reads, and for `more` columns behind that.
-macro_rules! select_names {
-    ($more:literal, $rest:literal) => {
-        concat!(
-            "SELECT id, user_name, user_name_key, direct_messages_from, block_count > 0, banned_at IS NOT NULL, is_bot",
-            $more,
-            " FROM messaging.users ",
-            $rest
-        )
-    };
+columns! {
+    Account {
+        name: UserName::COLUMNS,
+        role: "u.role",
+        banned_at: "u.banned_at",
+    }
 }
 
 /// One user by folded name.
 pub async fn by_key(conn: &mut Conn, user_name_key: &str) -> Result<Option<User>> {
-    conn.first(select_users!("WHERE user_name_key = $1"), &[Value::Text(user_name_key)], user).await
+    let sql = sql!("SELECT ", User::COLUMNS, " FROM messaging.users u WHERE u.user_name_key = $1");
+    conn.first(sql, &[Value::Text(user_name_key)], read).await
 }
 
 /// Those of the folded names that exist.
 pub async fn names_by_keys(conn: &mut Conn, user_name_keys: &[&str]) -> Result<Vec<UserName>> {
-    conn.rows(select_names!("", "WHERE user_name_key = ANY($1)"), &[Value::Texts(user_name_keys)], user_name).await
-}
-
-fn user_name(row: &Row<'_>) -> Result<UserName> {
-    Ok(UserName {
-        id: UserId(row.i64(0)?),
-        user_name: row.text(1)?.to_owned(),
-        user_name_key: row.text(2)?.to_owned(),
-        direct_messages_from: row.option_text(3)?.map(DirectMessagesFrom::parse).transpose()?,
-        blocks_someone: row.bool(4)?,
-        is_banned: row.bool(5)?,
-        is_bot: row.bool(6)?,
-    })
+    let sql = sql!("SELECT ", UserName::COLUMNS, " FROM messaging.users u WHERE u.user_name_key = ANY($1)");
+    conn.rows(sql, &[Value::Texts(user_name_keys)], read).await
 }
 
 /// Those of the ids that exist.
 pub async fn people_by_ids(conn: &mut Conn, ids: &[i64]) -> Result<Vec<UserName>> {
-    conn.rows(select_names!("", "WHERE id = ANY($1)"), &[Value::I64s(ids)], user_name).await
+    let sql = sql!("SELECT ", UserName::COLUMNS, " FROM messaging.users u WHERE u.id = ANY($1)");
+    conn.rows(sql, &[Value::I64s(ids)], read).await
 }
 
 /// The names of people by id.
 pub async fn names_by_ids(conn: &mut Conn, ids: &[i64]) -> Result<Vec<(UserId, String)>> {
-    conn.rows("SELECT id, user_name FROM messaging.users WHERE id = ANY($1)", &[Value::I64s(ids)], |row| {
-        Ok((UserId(row.i64(0)?), row.text(1)?.to_owned()))
-    })
-    .await
+    conn.rows("SELECT id, user_name FROM messaging.users WHERE id = ANY($1)", &[Value::I64s(ids)], read).await
 }
 
 /// Users by id, after `after`.
 pub async fn list(conn: &mut Conn, after: UserId, limit: i64) -> Result<Vec<User>> {
-    conn.rows(select_users!("WHERE id > $1 ORDER BY id LIMIT $2"), &[Value::I64(after.0), Value::I64(limit)], user)
-        .await
+    let sql = sql!("SELECT ", User::COLUMNS, " FROM messaging.users u WHERE u.id > $1 ORDER BY u.id LIMIT $2");
+    conn.rows(sql, &[Value::I64(after.0), Value::I64(limit)], read).await
 }
 
 /// Users of whom a name begins with a folded prefix, by id, after `after`. `name` is folded like full names, `user_name`
@@ -269,12 +256,15 @@ pub async fn with_prefix(
     limit: i64,
 ) -> Result<Vec<User>> {
     conn.rows(
-        select_users!(
-            "WHERE id > $5 AND id IN (
-                SELECT id FROM messaging.users WHERE user_name_key >= $1 AND user_name_key < $2
-                UNION SELECT id FROM messaging.users WHERE full_name_key >= $3 AND full_name_key < $4
-                UNION SELECT id FROM messaging.users WHERE last_name_key >= $3 AND last_name_key < $4)
-          ORDER BY id LIMIT $6"
+        sql!(
+            "SELECT ",
+            User::COLUMNS,
+            " FROM messaging.users u
+              WHERE u.id > $5 AND u.id IN (
+                    SELECT id FROM messaging.users WHERE user_name_key >= $1 AND user_name_key < $2
+                    UNION SELECT id FROM messaging.users WHERE full_name_key >= $3 AND full_name_key < $4
+                    UNION SELECT id FROM messaging.users WHERE last_name_key >= $3 AND last_name_key < $4)
+              ORDER BY u.id LIMIT $6"
         ),
         &[
             Value::Text(user_name.0),
@@ -284,7 +274,7 @@ pub async fn with_prefix(
             Value::I64(after.0),
             Value::I64(limit),
         ],
-        user,
+        read,
     )
     .await
 }
@@ -339,34 +329,34 @@ pub async fn count(conn: &mut Conn) -> Result<i64> {
     conn.one("SELECT count(*) FROM messaging.users", &[], |row| row.i64(0)).await
 }
 
-fn account(row: &Row<'_>) -> Result<Account> {
-    Ok(Account { name: user_name(row)?, role: Role::parse(row.text(7)?)?, banned_at: row.option_time(8)? })
-}
-
 /// A person who may call, by id.
 pub async fn account_by_id(conn: &mut Conn, id: UserId) -> Result<Option<Account>> {
-    conn.first(select_names!(", role, banned_at", "WHERE id = $1"), &[Value::I64(id.0)], account).await
+    let sql = sql!("SELECT ", Account::COLUMNS, " FROM messaging.users u WHERE u.id = $1");
+    conn.first(sql, &[Value::I64(id.0)], read).await
 }
 
 /// A person who may call, by folded name.
 pub async fn account_by_key(conn: &mut Conn, user_name_key: &str) -> Result<Option<Account>> {
-    let sql = select_names!(", role, banned_at", "WHERE user_name_key = $1");
-    conn.first(sql, &[Value::Text(user_name_key)], account).await
+    let sql = sql!("SELECT ", Account::COLUMNS, " FROM messaging.users u WHERE u.user_name_key = $1");
+    conn.first(sql, &[Value::Text(user_name_key)], read).await
 }
 
 /// One user by folded address.
 pub async fn by_email(conn: &mut Conn, email_key: &str) -> Result<Option<User>> {
-    conn.first(select_users!("WHERE email_key = $1"), &[Value::Text(email_key)], user).await
+    let sql = sql!("SELECT ", User::COLUMNS, " FROM messaging.users u WHERE u.email_key = $1");
+    conn.first(sql, &[Value::Text(email_key)], read).await
 }
 
 /// Those of the ids that exist, whole.
 pub async fn by_ids(conn: &mut Conn, ids: &[i64]) -> Result<Vec<User>> {
-    conn.rows(select_users!("WHERE id = ANY($1)"), &[Value::I64s(ids)], user).await
+    let sql = sql!("SELECT ", User::COLUMNS, " FROM messaging.users u WHERE u.id = ANY($1)");
+    conn.rows(sql, &[Value::I64s(ids)], read).await
 }
 
 /// One user by id.
 pub async fn by_id(conn: &mut Conn, id: UserId) -> Result<Option<User>> {
-    conn.first(select_users!("WHERE id = $1"), &[Value::I64(id.0)], user).await
+    let sql = sql!("SELECT ", User::COLUMNS, " FROM messaging.users u WHERE u.id = $1");
+    conn.first(sql, &[Value::I64(id.0)], read).await
 }
 
 /// Changes what may change.
@@ -429,18 +419,12 @@ pub async fn set_banned(conn: &mut Conn, id: UserId, banned_at: Option<Timestamp
 
 /// Locks a person's row until the transaction ends; whether there is one. SQLite's writer is alone anyway.
 pub async fn lock(conn: &mut Conn, id: UserId) -> Result<bool> {
-    let sql = match conn {
-        Conn::Sqlite(_) => "SELECT id FROM messaging.users WHERE id = $1",
-        Conn::Postgres(_) => "SELECT id FROM messaging.users WHERE id = $1 FOR UPDATE",
-    };
+    let sql = "SELECT id FROM messaging.users WHERE id = $1 FOR UPDATE";
     Ok(conn.first(sql, &[Value::I64(id.0)], |row| row.i64(0)).await?.is_some())
 }
 
 /// Keeps people from being erased until the transaction ends; who is there.
 pub async fn lock_shared(conn: &mut Conn, ids: &[i64]) -> Result<BTreeSet<i64>> {
-    let sql = match conn {
-        Conn::Sqlite(_) => "SELECT id FROM messaging.users WHERE id = ANY($1)",
-        Conn::Postgres(_) => "SELECT id FROM messaging.users WHERE id = ANY($1) ORDER BY id FOR SHARE",
-    };
+    let sql = "SELECT id FROM messaging.users WHERE id = ANY($1) ORDER BY id FOR SHARE";
     Ok(conn.rows(sql, &[Value::I64s(ids)], |row| row.i64(0)).await?.into_iter().collect())
 }

@@ -3,7 +3,8 @@
 //! Invariant: what is behind a webhook's position has not been taken up; what is not behind it has a delivery, was not asked
 //! for, or is forgotten.
 
-use super::db::{Conn, Row};
+use super::columns::{columns, read, sql};
+use super::db::Conn;
 use super::events::Logged;
 use super::values::Value;
 use crate::error::Result;
@@ -50,29 +51,29 @@ pub struct Delivery {
     pub last_status: Option<i64>,
 }
 
-fn webhook(row: &Row<'_>) -> Result<Webhook> {
-    Ok(Webhook {
-        id: WebhookId(row.i64(0)?),
-        url: row.text(1)?.to_owned(),
-        event_types: row.option_text(2)?.map(str::to_owned),
-        secret: row.bytes(3)?.to_vec(),
-        enabled: row.bool(4)?,
-        created_at: row.time(5)?,
-        position: row.i64(6)?,
-    })
+columns! {
+    Webhook {
+        id: "id",
+        url: "url",
+        event_types: "event_types",
+        secret: "secret",
+        enabled: "enabled",
+        created_at: "created_at",
+        position: "position",
+    }
 }
 
-fn delivery(row: &Row<'_>) -> Result<Delivery> {
-    Ok(Delivery {
-        position: row.i64(0)?,
-        kind: row.text(1)?.to_owned(),
-        conversation: row.i64(2)?,
-        state: row.text(3)?.to_owned(),
-        attempts: row.i64(4)?,
-        next_at: row.time(5)?,
-        last_at: row.option_time(6)?,
-        last_status: row.option_i64(7)?,
-    })
+columns! {
+    Delivery {
+        position: "d.position",
+        kind: "d.type",
+        conversation: "d.conversation_id",
+        state: "d.state",
+        attempts: "d.attempts",
+        next_at: "d.next_at",
+        last_at: "d.last_at",
+        last_status: "d.last_status",
+    }
 }
 
 /// A new webhook; its id is not used.
@@ -101,22 +102,17 @@ pub async fn count(conn: &mut Conn) -> Result<i64> {
 /// All of them behind `after`, by id.
 pub async fn list(conn: &mut Conn, after: WebhookId, limit: i64) -> Result<Vec<Webhook>> {
     conn.rows(
-        "SELECT id, url, event_types, secret, enabled, created_at, position FROM messaging.webhooks
-          WHERE id > $1 ORDER BY id LIMIT $2",
+        sql!("SELECT ", Webhook::COLUMNS, " FROM messaging.webhooks WHERE id > $1 ORDER BY id LIMIT $2"),
         &[Value::I64(after.0), Value::I64(limit)],
-        webhook,
+        read,
     )
     .await
 }
 
 /// One of them.
 pub async fn by_id(conn: &mut Conn, id: WebhookId) -> Result<Option<Webhook>> {
-    conn.first(
-        "SELECT id, url, event_types, secret, enabled, created_at, position FROM messaging.webhooks WHERE id = $1",
-        &[Value::I64(id.0)],
-        webhook,
-    )
-    .await
+    conn.first(sql!("SELECT ", Webhook::COLUMNS, " FROM messaging.webhooks WHERE id = $1"), &[Value::I64(id.0)], read)
+        .await
 }
 
 /// Changes what its maker may change.
@@ -226,16 +222,19 @@ pub async fn due(
     limit: i64,
 ) -> Result<Vec<Delivery>> {
     conn.rows(
-        "SELECT d.position, d.type, d.conversation_id, d.state, d.attempts, d.next_at, d.last_at, d.last_status
-           FROM messaging.webhook_deliveries d
-          WHERE d.webhook_id = $1 AND d.state = 'pending'
-            AND (d.attempts = 0 OR d.next_at <= $2 OR d.last_at > $4)
-            AND NOT EXISTS (SELECT 1 FROM messaging.webhook_deliveries e
-                             WHERE e.webhook_id = $1 AND e.state = 'pending'
-                               AND e.conversation_id = d.conversation_id AND e.position < d.position)
-          ORDER BY d.position LIMIT $3",
+        sql!(
+            "SELECT ",
+            Delivery::COLUMNS,
+            " FROM messaging.webhook_deliveries d
+              WHERE d.webhook_id = $1 AND d.state = 'pending'
+                AND (d.attempts = 0 OR d.next_at <= $2 OR d.last_at > $4)
+                AND NOT EXISTS (SELECT 1 FROM messaging.webhook_deliveries e
+                                 WHERE e.webhook_id = $1 AND e.state = 'pending'
+                                   AND e.conversation_id = d.conversation_id AND e.position < d.position)
+              ORDER BY d.position LIMIT $3"
+        ),
         &[Value::I64(id.0), Value::Time(now), Value::I64(limit), Value::Time(latest)],
-        delivery,
+        read,
     )
     .await
 }
@@ -264,10 +263,14 @@ pub async fn note(conn: &mut Conn, id: WebhookId, outcome: &Delivery) -> Result<
 /// The ledger, from the newest event on, before `before`.
 pub async fn ledger(conn: &mut Conn, id: WebhookId, before: i64, limit: i64) -> Result<Vec<Delivery>> {
     conn.rows(
-        "SELECT position, type, conversation_id, state, attempts, next_at, last_at, last_status
-           FROM messaging.webhook_deliveries WHERE webhook_id = $1 AND position < $2 ORDER BY position DESC LIMIT $3",
+        sql!(
+            "SELECT ",
+            Delivery::COLUMNS,
+            " FROM messaging.webhook_deliveries d
+              WHERE d.webhook_id = $1 AND d.position < $2 ORDER BY d.position DESC LIMIT $3"
+        ),
         &[Value::I64(id.0), Value::I64(before), Value::I64(limit)],
-        delivery,
+        read,
     )
     .await
 }

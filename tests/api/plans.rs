@@ -34,8 +34,6 @@ const DIALECT: &[(Kind, &str, &str)] = &[
     (Kind::Postgres, "pg_prepared_statements", "a view of PostgreSQL, for finding poolers that mix statements up"),
     (Kind::Postgres, "pg_notify(", "servers on one database tell each other"),
     (Kind::Postgres, "gin_clean_pending_list(", "the full-text index of SQLite has no list to be sorted in"),
-    (Kind::Postgres, " FOR SHARE", "SQLite's writer is alone"),
-    (Kind::Postgres, " FOR KEY SHARE", "likewise"),
     (Kind::Sqlite, "rowid", "the number of a row where it is no column"),
     (Kind::Sqlite, "messaging.messaging_sequence ", "message ids come from a table where there are no sequences"),
 ];

@@ -1,5 +1,5 @@
-//! The SQL of the storage floor, read out of its sources: every literal that begins like a statement, and every macro that
-//! puts one together with `concat!`. So a new query is found without anybody naming it here.
+//! The SQL of the storage floor, read out of its sources: every literal that begins like a statement, and every `concat!` or
+//! `sql!` that puts one together, also from the columns of a type that `columns!` declares. So a new query is found without anybody naming it here.
 
 use std::collections::HashMap;
 use std::iter::Peekable;
@@ -40,18 +40,18 @@ pub fn of_folder(folder: &Path) -> Vec<Statement> {
 
 /// Every statement of files, each with its name. Macros of one are known in the others.
 pub fn of_sources(sources: &[(String, String)]) -> Vec<Statement> {
-    let mut macros = HashMap::new();
+    let mut known = Known::default();
     let mut files = Vec::new();
     for (file, source) in sources {
         let tokens = without_tests(tokens(source));
-        files.push((file, take_macros(file, tokens, &mut macros)));
+        files.push((file, take_macros(file, tokens, &mut known)));
     }
     let mut statements = Vec::new();
     for (file, tokens) in files {
         let sides = sides(&tokens);
         let mut at = 0;
         while at < tokens.len() {
-            let Some((text, next)) = literal(&tokens, at, &macros) else {
+            let Some((text, next)) = literal(file, &tokens, at, &known) else {
                 at += 1;
                 continue;
             };
@@ -91,10 +91,41 @@ impl Token {
     }
 }
 
-/// A part of what a macro puts together: a text, or the text at this place of its arguments.
+/// A part of what a macro puts together: a text, the text at this place of its arguments, or the columns of a type.
 enum Part {
     Text(String),
     Argument(usize),
+    Columns(String),
+}
+
+/// What puts texts together, by name.
+#[derive(Default)]
+struct Known {
+    macros: HashMap<String, Vec<Part>>,
+    /// The columns of types, by the file that declares them and the type.
+    columns: HashMap<(String, String), Vec<Part>>,
+}
+
+impl Known {
+    /// The columns of a type that a file names: its own, or the only ones of that name.
+    fn columns(&self, file: &str, name: &str) -> String {
+        let of_name = |(its_file, its_name): &&(String, String)| its_name == name && its_file == file;
+        let own = self.columns.keys().find(of_name);
+        let mut others = self.columns.keys().filter(|(_, its_name)| its_name == name);
+        let key = own.or_else(|| others.next().filter(|_| others.next().is_none()));
+        let key = key.unwrap_or_else(|| panic!("src/store/{file}: the columns of which {name}?"));
+        self.put_together(&key.0, &self.columns[key], &[]).unwrap()
+    }
+
+    /// The text of parts in a file.
+    fn put_together(&self, file: &str, parts: &[Part], arguments: &[String]) -> Option<String> {
+        let text = |part: &Part| match part {
+            Part::Text(text) => Some(text.clone()),
+            Part::Argument(number) => arguments.get(*number).cloned(),
+            Part::Columns(name) => Some(self.columns(file, name)),
+        };
+        parts.iter().map(text).collect()
+    }
 }
 
 /// Rust as far as it matters here: literals, words and marks, without comments.
@@ -254,10 +285,17 @@ fn without_tests(tokens: Vec<Token>) -> Vec<Token> {
 }
 
 /// Takes the definitions of macros out; those that put a text together become known.
-fn take_macros(file: &str, tokens: Vec<Token>, macros: &mut HashMap<String, Vec<Part>>) -> Vec<Token> {
+fn take_macros(file: &str, tokens: Vec<Token>, known: &mut Known) -> Vec<Token> {
     let mut kept = Vec::new();
     let mut at = 0;
     while at < tokens.len() {
+        if matches_words(&tokens[at..], &["columns", "!", "{"]) {
+            let end = past_bracket(&tokens, at + 2);
+            let key = (file.to_owned(), tokens[at + 3].word().unwrap().to_owned());
+            known.columns.insert(key, column_list(&tokens[at + 3..end - 1]));
+            at = end;
+            continue;
+        }
         if !matches_words(&tokens[at..], &["macro_rules", "!"]) {
             kept.push(tokens[at].clone());
             at += 1;
@@ -267,7 +305,7 @@ fn take_macros(file: &str, tokens: Vec<Token>, macros: &mut HashMap<String, Vec<
         let body = &tokens[at + 4..end - 1];
         match parts(body) {
             Some(parts) => {
-                macros.insert(tokens[at + 2].word().unwrap().to_owned(), parts);
+                known.macros.insert(tokens[at + 2].word().unwrap().to_owned(), parts);
             }
             None => {
                 let statement = body.iter().find(|token| matches!(&token.what, What::Text(text) if is_statement(text)));
@@ -305,15 +343,40 @@ fn parts(body: &[Token]) -> Option<Vec<Part>> {
     Some(parts)
 }
 
-/// The text that begins at `at`, written out or put together by a macro, and the place behind it.
-fn literal(tokens: &[Token], at: usize, macros: &HashMap<String, Vec<Part>>) -> Option<(String, usize)> {
+/// `Type { field: "…", field: Other::COLUMNS, … } …`
+fn column_list(body: &[Token]) -> Vec<Part> {
+    let mut parts = Vec::new();
+    for at in 2..past_bracket(body, 1) - 1 {
+        let part = match &body[at].what {
+            What::Text(text) => Part::Text(text.clone()),
+            What::Word(word) if is_columns(&body[at..]) => Part::Columns(word.clone()),
+            _ => continue,
+        };
+        if !parts.is_empty() {
+            parts.push(Part::Text(", ".into()));
+        }
+        parts.push(part);
+    }
+    parts
+}
+
+/// Whether tokens begin with `Type::COLUMNS`.
+fn is_columns(tokens: &[Token]) -> bool {
+    tokens.len() > 1 && matches_words(&tokens[1..], &[":", ":", "COLUMNS"])
+}
+
+/// The text that begins at `at`, written out, put together by a macro or named, and the place behind it.
+fn literal(file: &str, tokens: &[Token], at: usize, known: &Known) -> Option<(String, usize)> {
     let word = match &tokens[at].what {
         What::Text(text) => return Some((text.clone(), at + 1)),
         What::Word(word) => word,
         What::Mark(_) => return None,
     };
-    let known = macros.get(word);
-    if known.is_none() && word != "concat" || !tokens.get(at + 1)?.is('!') {
+    if is_columns(&tokens[at..]) {
+        return Some((known.columns(file, word), at + 4));
+    }
+    let parts = known.macros.get(word);
+    if parts.is_none() && word != "concat" && word != "sql" || !tokens.get(at + 1)?.is('!') {
         return None;
     }
     let end = past_bracket(tokens, at + 2);
@@ -324,19 +387,13 @@ fn literal(tokens: &[Token], at: usize, macros: &HashMap<String, Vec<Part>>) -> 
             place += 1;
             continue;
         }
-        let (text, next) = literal(tokens, place, macros)?;
+        let (text, next) = literal(file, tokens, place, known)?;
         arguments.push(text);
         place = next;
     }
-    let text = match known {
+    let text = match parts {
         None => arguments.concat(),
-        Some(parts) => parts
-            .iter()
-            .map(|part| match part {
-                Part::Text(text) => Some(text.as_str()),
-                Part::Argument(number) => arguments.get(*number).map(String::as_str),
-            })
-            .collect::<Option<String>>()?,
+        Some(parts) => known.put_together(file, parts, &arguments)?,
     };
     Some((text, end))
 }
@@ -427,9 +484,20 @@ fn statements_are_found_wherever_they_stand() {
             fn tested() { conn.rows("SELECT 5 FROM a_test") }
         }
     "##;
-    let friends =
-        r#"fn f() { first(select_users!(", name", "WHERE id = $1"), "WHERE id = $1", concat!("SELECT ", "6")) }"#;
-    let found = of_sources(&[("users.rs".into(), users.into()), ("friends.rs".into(), friends.into())]);
+    let friends = r#"
+        columns! {
+            Friend { /* of u */ user: User::COLUMNS, asks: "u.state = 'asked'" } => Friend::new(user, asks)
+        }
+        fn f() { first(select_users!(", name", "WHERE id = $1"), "WHERE id = $1", concat!("SELECT ", "6")) }
+        fn g() { rows(sql!("SELECT ", Friend::COLUMNS, ", 9 FROM u"), read) }
+    "#;
+    let others = r#"
+        columns! { User { id: "u.id", name: "u.name" } }
+        columns! { Friend { id: "f.id" } }
+        fn f() { rows(sql!("SELECT ", Friend::COLUMNS, " FROM f"), read) }
+    "#;
+    let sources = [("users.rs", users), ("friends.rs", friends), ("others.rs", others)];
+    let found = of_sources(&sources.map(|(name, source)| (name.to_owned(), source.to_owned())));
     let texts: Vec<(&str, Option<Kind>)> = found.iter().map(|one| (one.text.as_str(), one.only)).collect();
     assert_eq!(
         texts,
@@ -443,6 +511,8 @@ fn statements_are_found_wherever_they_stand() {
             ("UPDATE t SET a = 1 WHERE b = 2", None),
             ("SELECT id, name FROM messaging.users WHERE id = $1", None),
             ("SELECT 6", None),
+            ("SELECT u.id, u.name, u.state = 'asked', 9 FROM u", None),
+            ("SELECT f.id FROM f", None),
         ]
     );
     assert_eq!((found[0].file.as_str(), found[0].line, found[4].line), ("users.rs", 7, 18));
