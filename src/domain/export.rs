@@ -136,45 +136,15 @@ impl Export {
         let user = self.user;
         let (items, stage) = match std::mem::replace(&mut self.stage, Stage::Done) {
             Stage::Profile => (profile(app, user).await?, Stage::Sessions(SessionId(0))),
-            Stage::Sessions(after) => {
-                let sessions = app
-                    .db
-                    .read((user, after), |conn, (user, after)| {
-                        Box::pin(store::sessions::list(conn, *user, Timestamp::MIN, *after, PAGE))
-                    })
-                    .await?;
-                let stage = sessions.last().map_or(Stage::Audit(i64::MAX), |last| Stage::Sessions(last.id));
-                (sessions.into_iter().map(Item::Session).collect(), stage)
-            }
-            Stage::Audit(before) => {
-                let entries = app
-                    .db
-                    .read((user, before), |conn, (user, before)| {
-                        Box::pin(store::audit::list_of(conn, *user, *before, PAGE))
-                    })
-                    .await?;
-                let next = Stage::Reactions(ConversationId(0), 0, String::new());
-                let stage = entries.last().map_or(next, |(id, _)| Stage::Audit(*id));
-                (entries.into_iter().map(|(_, entry)| Item::Audit(without_others(entry, user))).collect(), stage)
-            }
+            Stage::Sessions(after) => sessions(app, user, after).await?,
+            Stage::Audit(before) => audit(app, user, before).await?,
             Stage::Reactions(conversation, seq, emoji) => reactions(app, user, (conversation, seq, emoji)).await?,
             Stage::Reports(conversation, seq) => reports(app, user, (conversation, seq)).await?,
             Stage::People(which, after) => people(app, user, which, after).await?,
             Stage::Scheduled(after) => scheduled(app, user, after).await?,
             Stage::Invites(after) => invites(app, user, after).await?,
             Stage::IncomingWebhooks(after) => incoming_webhooks(app, user, after).await?,
-            Stage::Conversations(after) => {
-                let found = app
-                    .db
-                    .read((user, after), |conn, (user, after)| {
-                        Box::pin(store::members::belongings_of(conn, *user, *after, PAGE))
-                    })
-                    .await?;
-                let ids: VecDeque<_> = found.iter().map(|belonging| belonging.conversation).collect();
-                let next = Stage::Watermarks(ConversationId(0));
-                let stage = ids.back().copied().map_or(next, |last| Stage::Messages(ids, 0, last));
-                (found.into_iter().map(Item::Conversation).collect(), stage)
-            }
+            Stage::Conversations(after) => conversations(app, user, after).await?,
             Stage::Messages(mut ids, after, last) => match ids.front().copied() {
                 None => (Vec::new(), Stage::Conversations(last)),
                 Some(conversation) => {
@@ -187,48 +157,88 @@ impl Export {
                     }
                 }
             },
-            Stage::Watermarks(after) => {
-                let found =
-                    app.db.read((user, after), |conn, (user, after)| Box::pin(watermarks(conn, *user, *after))).await?;
-                let ids: VecDeque<_> = found.iter().map(|(id, _)| *id).collect();
-                let next = Stage::Mentions(ConversationId(0), 0);
-                let stage = ids.back().copied().map_or(next, |last| Stage::Receipts(ids, ("", 0), last));
-                (found.into_iter().map(|(id, watermarks)| Item::Watermarks(id, watermarks)).collect(), stage)
-            }
-            Stage::Receipts(mut ids, after, last) => match ids.front().copied() {
-                None => (Vec::new(), Stage::Watermarks(last)),
-                Some(conversation) => {
-                    let kept = app
-                        .db
-                        .read((user, conversation, after), |conn, (user, conversation, after)| {
-                            Box::pin(store::receipts::of_member(conn, *conversation, *user, *after, PAGE))
-                        })
-                        .await?;
-                    let stage = match kept.last() {
-                        Some(next) => Stage::Receipts(ids, (next.kind.as_str(), next.seq), last),
-                        None => {
-                            ids.pop_front();
-                            Stage::Receipts(ids, ("", 0), last)
-                        }
-                    };
-                    (kept.into_iter().map(Item::Receipt).collect(), stage)
-                }
-            },
-            Stage::Mentions(conversation, seq) => {
-                let found = app
-                    .db
-                    .read((user, (conversation, seq)), |conn, (user, after)| {
-                        Box::pin(store::mentions::of_user(conn, *user, *after, PAGE))
-                    })
-                    .await?;
-                let stage = found.last().map_or(Stage::Done, |last| Stage::Mentions(last.conversation, last.seq));
-                (found.into_iter().map(Item::Mention).collect(), stage)
-            }
+            Stage::Watermarks(after) => member_watermarks(app, user, after).await?,
+            Stage::Receipts(ids, after, last) => receipts(app, user, ids, after, last).await?,
+            Stage::Mentions(conversation, seq) => mentions(app, user, (conversation, seq)).await?,
             Stage::Done => return Ok(None),
         };
         self.stage = stage;
         Ok(Some(items))
     }
+}
+
+async fn sessions(app: &App, user: UserId, after: SessionId) -> Result<(Vec<Item>, Stage)> {
+    let found = app
+        .db
+        .read((user, after), |conn, (user, after)| {
+            Box::pin(store::sessions::list(conn, *user, Timestamp::MIN, *after, PAGE))
+        })
+        .await?;
+    let stage = found.last().map_or(Stage::Audit(i64::MAX), |last| Stage::Sessions(last.id));
+    Ok((found.into_iter().map(Item::Session).collect(), stage))
+}
+
+async fn audit(app: &App, user: UserId, before: i64) -> Result<(Vec<Item>, Stage)> {
+    let found = app
+        .db
+        .read((user, before), |conn, (user, before)| Box::pin(store::audit::list_of(conn, *user, *before, PAGE)))
+        .await?;
+    let next = Stage::Reactions(ConversationId(0), 0, String::new());
+    let stage = found.last().map_or(next, |(id, _)| Stage::Audit(*id));
+    Ok((found.into_iter().map(|(_, entry)| Item::Audit(without_others(entry, user))).collect(), stage))
+}
+
+async fn conversations(app: &App, user: UserId, after: ConversationId) -> Result<(Vec<Item>, Stage)> {
+    let found = app
+        .db
+        .read((user, after), |conn, (user, after)| Box::pin(store::members::belongings_of(conn, *user, *after, PAGE)))
+        .await?;
+    let ids: VecDeque<_> = found.iter().map(|belonging| belonging.conversation).collect();
+    let next = Stage::Watermarks(ConversationId(0));
+    let stage = ids.back().copied().map_or(next, |last| Stage::Messages(ids, 0, last));
+    Ok((found.into_iter().map(Item::Conversation).collect(), stage))
+}
+
+async fn member_watermarks(app: &App, user: UserId, after: ConversationId) -> Result<(Vec<Item>, Stage)> {
+    let found = app.db.read((user, after), |conn, (user, after)| Box::pin(watermarks(conn, *user, *after))).await?;
+    let ids: VecDeque<_> = found.iter().map(|(id, _)| *id).collect();
+    let next = Stage::Mentions(ConversationId(0), 0);
+    let stage = ids.back().copied().map_or(next, |last| Stage::Receipts(ids, ("", 0), last));
+    Ok((found.into_iter().map(|(id, watermarks)| Item::Watermarks(id, watermarks)).collect(), stage))
+}
+
+/// The next steps in the first of some conversations, of which `last` is the last one.
+async fn receipts(
+    app: &App,
+    user: UserId,
+    mut ids: VecDeque<ConversationId>,
+    after: (&'static str, i64),
+    last: ConversationId,
+) -> Result<(Vec<Item>, Stage)> {
+    let Some(conversation) = ids.front().copied() else { return Ok((Vec::new(), Stage::Watermarks(last))) };
+    let found = app
+        .db
+        .read((user, conversation, after), |conn, (user, conversation, after)| {
+            Box::pin(store::receipts::of_member(conn, *conversation, *user, *after, PAGE))
+        })
+        .await?;
+    let stage = match found.last() {
+        Some(next) => Stage::Receipts(ids, (next.kind.as_str(), next.seq), last),
+        None => {
+            ids.pop_front();
+            Stage::Receipts(ids, ("", 0), last)
+        }
+    };
+    Ok((found.into_iter().map(Item::Receipt).collect(), stage))
+}
+
+async fn mentions(app: &App, user: UserId, after: (ConversationId, i64)) -> Result<(Vec<Item>, Stage)> {
+    let found = app
+        .db
+        .read((user, after), |conn, (user, after)| Box::pin(store::mentions::of_user(conn, *user, *after, PAGE)))
+        .await?;
+    let stage = found.last().map_or(Stage::Done, |last| Stage::Mentions(last.conversation, last.seq));
+    Ok((found.into_iter().map(Item::Mention).collect(), stage))
 }
 
 async fn reactions(app: &App, user: UserId, after: (ConversationId, i64, String)) -> Result<(Vec<Item>, Stage)> {

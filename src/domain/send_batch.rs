@@ -353,7 +353,7 @@ pub fn reply_to_not_found() -> Error {
     Error::invalid("reply_to", "message_not_found", "is not the seq of a message of this conversation")
 }
 
-/// Gives seqs, ids and times under the lock, and writes everything; whether there was anything to write.
+/// Locks the conversations, numbers the messages and writes everything; whether there was anything to write.
 async fn write(
     conn: &mut Conn,
     now: Timestamp,
@@ -366,43 +366,11 @@ async fn write(
     let ids: Vec<i64> = ids.into_iter().collect();
     let (heads, message_ids) = store::sends::lock_and_number(conn, &ids, placed.len()).await?;
     let mut heads: HashMap<ConversationId, Head> = heads.into_iter().map(|head| (head.id, head)).collect();
-    // What is sent in this batch nobody has seen yet: it cannot be answered.
-    let seen: HashMap<ConversationId, i64> = heads.values().map(|head| (head.id, head.last_seq)).collect();
     // Asked once the locks are held, so that an erasure which is not seen here finds what is written here.
-    let known = &batch.known;
-    let doubted = known.doubted.load(Ordering::Relaxed);
+    let doubted = batch.known.doubted.load(Ordering::Relaxed);
     let placed = if doubted { still_there(conn, batch, placed, answers).await? } else { placed };
     let members = sending_members(conn, &placed).await?;
-    let mut sent = Vec::with_capacity(placed.len());
-    for (placed, id) in placed.into_iter().zip(message_ids) {
-        let first_seq = match placed.conversation {
-            Target::Group(group) => members.get(&(group, placed.sender.id)).copied(),
-            Target::Exists(_) | Target::New(_) => Some(1),
-        };
-        let Some(first_seq) = first_seq else {
-            answers[placed.index] = Some(Err(conversation_not_found()));
-            continue;
-        };
-        let head = placed.conversation_id().and_then(|id| heads.get_mut(&id));
-        let Some(head) = head else {
-            if matches!(placed.draft.recipient, Recipient::Direct(_)) {
-                // Remembered from a database that was replaced since.
-                return Err(Error::unavailable("a conversation that was there is not there any more"));
-            }
-            answers[placed.index] = Some(Err(conversation_not_found()));
-            continue;
-        };
-        let last_seq = seen.get(&head.id).copied().unwrap_or_default();
-        if placed.draft.reply_to.is_some_and(|seq| !(first_seq..=last_seq).contains(&seq)) {
-            answers[placed.index] = Some(Err(reply_to_not_found()));
-            continue;
-        }
-        head.last_seq += 1;
-        // A clock that was set back must not turn the order around.
-        head.last_sent_at = head.last_sent_at.max(now);
-        head.last_message_id = MessageId(id);
-        sent.push((placed.index, &placed.draft.once, placed.become_message(head)));
-    }
+    let mut sent = number(now, placed, message_ids, &mut heads, &members, answers)?;
     if sent.is_empty() {
         return Ok(false);
     }
@@ -429,19 +397,62 @@ async fn write(
         })
         .collect();
     store::threads::raise(conn, &replies).await?;
-    let unrevoked_since = (!doubted).then(|| known.mark.position());
+    let unrevoked_since = (!doubted).then(|| batch.known.mark.position());
     let mentions: Vec<Mention> = sent.iter().flat_map(|(_, _, sent)| mentions::rows(&sent.message)).collect();
     let append = Append { heads: &heads, made, rows: &rows, mentions: &mentions, member_limit: RECEIPTS_MEMBER_LIMIT };
     let appended = store::sends::append(conn, append, unrevoked_since).await;
     if let Err(Error::Rerun(_)) = appended {
         // Somebody may have been logged out, or erased: who is still there is to be asked.
-        known.doubted.store(true, Ordering::Relaxed);
+        batch.known.doubted.store(true, Ordering::Relaxed);
     }
     appended?;
     for ((index, _, sent), prepared) in sent.into_iter().zip(prepared) {
         answers[index] = Some(Ok(prepared.map_or_else(|| Answer::Sent(Box::new(sent)), |it| Answer::Given(it.give()))));
     }
     Ok(true)
+}
+
+/// Gives seqs, ids and times to the drafts that may be sent, and moves the heads of their conversations.
+fn number<'a>(
+    now: Timestamp,
+    placed: Vec<Placed<'a>>,
+    message_ids: Vec<i64>,
+    heads: &mut HashMap<ConversationId, Head>,
+    members: &HashMap<(ConversationId, UserId), i64>,
+    answers: &mut [Option<Result<Answer>>],
+) -> Result<Vec<(usize, &'a Once<Sent>, Sent)>> {
+    // A message of this batch is not visible to anybody yet: nothing can answer it.
+    let visible: HashMap<ConversationId, i64> = heads.values().map(|head| (head.id, head.last_seq)).collect();
+    let mut sent = Vec::with_capacity(placed.len());
+    for (placed, id) in placed.into_iter().zip(message_ids) {
+        let first_seq = match placed.conversation {
+            Target::Group(group) => members.get(&(group, placed.sender.id)).copied(),
+            Target::Exists(_) | Target::New(_) => Some(1),
+        };
+        let Some(first_seq) = first_seq else {
+            answers[placed.index] = Some(Err(conversation_not_found()));
+            continue;
+        };
+        let Some(head) = placed.conversation_id().and_then(|id| heads.get_mut(&id)) else {
+            if matches!(placed.draft.recipient, Recipient::Direct(_)) {
+                // Remembered from a database that was replaced since.
+                return Err(Error::unavailable("a conversation that was there is not there any more"));
+            }
+            answers[placed.index] = Some(Err(conversation_not_found()));
+            continue;
+        };
+        let last_seq = visible.get(&head.id).copied().unwrap_or_default();
+        if placed.draft.reply_to.is_some_and(|seq| !(first_seq..=last_seq).contains(&seq)) {
+            answers[placed.index] = Some(Err(reply_to_not_found()));
+            continue;
+        }
+        head.last_seq += 1;
+        // A clock that was set back must not turn the order around.
+        head.last_sent_at = head.last_sent_at.max(now);
+        head.last_message_id = MessageId(id);
+        sent.push((placed.index, &placed.draft.once, placed.become_message(head)));
+    }
+    Ok(sent)
 }
 
 /// Sorts out whose sender or recipient was erased since they were looked up.
