@@ -9,7 +9,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::backup_digest::{self, Found, seal, unusable};
+use super::backup_digest;
+use super::backup_digest::{Found, seal, unusable};
+use super::columns::read;
 use super::db::{Conn, Db};
 use super::environment::{Environment, Location};
 use super::files::{folder_of, make_folder, stamp, sync_file, sync_folder_of, with_suffix};
@@ -23,59 +25,9 @@ use crate::error::{Error, Result};
 /// Rows that are copied between two reports of progress.
 const ROWS_PER_STEP: i64 = 1_000;
 
-/// Tables in the order of their copy, each with the columns of its key.
-const TABLES: &[(&str, &str)] = &[
-    ("users", "id"),
-    ("conversations", "id"),
-    ("direct_conversations", "lower_user_id, higher_user_id"),
-    ("members", "conversation_id, user_id"),
-    ("former_members", "user_id, conversation_id"),
-    ("invites", "id"),
-    ("incoming_webhooks", "id"),
-    ("messages", "conversation_id, seq"),
-    ("message_edits", "conversation_id, seq, edition"),
-    ("mentions", "conversation_id, seq, user_id"),
-    ("reactions", "conversation_id, seq, emoji, user_id"),
-    ("receipts", "conversation_id, user_id, kind, seq"),
-    ("scheduled_sends", "id"),
-    ("reports", "id"),
-    ("events", "position"),
-    ("idempotency_keys", "day, digest"),
-    ("event_log", "id"),
-    ("friendships", "user_id, friend_id"),
-    ("blocks", "user_id, blocked_id"),
-    ("passwords", "user_id"),
-    ("sessions", "id"),
-    ("api_keys", "id"),
-    ("totp_secrets", "user_id"),
-    ("recovery_codes", "user_id, code_hash"),
-    ("account_codes", "code_hash"),
-    ("login_attempts", "subject"),
-    ("audit_log", "id"),
-    ("revocations", "position"),
-    ("server_state", "id"),
-    ("erased_people", "user_id"),
-    ("erasures", "user_id"),
-    ("webhooks", "id"),
-    ("webhook_deliveries", "webhook_id, position"),
-    ("presence_servers", "server"),
-    ("presence", "user_id, server"),
-    ("last_seen", "user_id"),
-];
-
-/// Tables whose ids the database gives. None is given twice, also when its row is gone: so the copy carries the last ones.
-const NUMBERED_TABLES: &[&str] = &[
-    "users",
-    "conversations",
-    "sessions",
-    "api_keys",
-    "audit_log",
-    "invites",
-    "incoming_webhooks",
-    "scheduled_sends",
-    "reports",
-    "webhooks",
-];
+/// Tables that are not copied row by row: `schema_migrations` is each database's own, and PostgreSQL has a sequence in the
+/// place of `messaging_sequence`. The search index is no table like others, and is made anew from the messages.
+const NOT_COPIED: &[&str] = &["schema_migrations", "messaging_sequence"];
 
 /// Copies the data at `source` into a new file, which ends with a digest of its content. The file is on disk before it gets
 /// its name.
@@ -207,6 +159,7 @@ async fn restore_staged(
             })
         })
         .await?;
+    let tables = staged_db.read((), |conn, ()| Box::pin(tables(conn))).await?;
     staged_db.close().await;
     sync_file(staged)?;
     match target {
@@ -217,11 +170,11 @@ async fn restore_staged(
             db.close().await;
             let kept = with_suffix(path, &format!(".before-restore-{}", stamp(now)));
             remove_database(&kept)?;
-            let tables: Vec<&str> = TABLES.iter().map(|(table, _)| *table).chain(["messaging_sequence"]).collect();
             if old {
                 make_private(&kept)?;
             }
-            replace_rows(path, staged, old.then_some(kept.as_path()), &tables, report)?;
+            let names: Vec<&str> = tables.iter().map(|table| &*table.name).chain(["messaging_sequence"]).collect();
+            replace_rows(path, staged, old.then_some(kept.as_path()), &names, report)?;
             sync_folder_of(path).map_err(|error| {
                 Error::unavailable(format!("the backup was restored, but may be gone after a power cut: {error}"))
             })?;
@@ -229,7 +182,7 @@ async fn restore_staged(
         }
         Location::Postgres(_) => {
             let db = Db::open(target, environment).await?;
-            let input = Replacement { staged: staged.to_owned(), context };
+            let input = Replacement { staged: staged.to_owned(), tables, context };
             let kept = db.maintain(input, |conn, input| Box::pin(replace_postgres(conn, input))).await?;
             let total = kept.1;
             report(Progress { step: RESTORING, done: total, total });
@@ -282,15 +235,16 @@ async fn copy_postgres_into_file(
         return Err(Error::internal("the database's schema is not of this version: start this version's server once"));
     }
     file.script("BEGIN; DELETE FROM event_log; DELETE FROM server_state").await?;
-    copy_rows(&mut conn, &mut file, report).await?;
+    let tables = tables(&mut file).await?;
+    copy_rows(&mut conn, &mut file, &tables, report).await?;
     let last_id = conn.one("SELECT last_value FROM messaging.messaging_sequence", &[], |row| row.i64(0)).await?;
     file.execute("UPDATE messaging.messaging_sequence SET last_value = $1", &[Value::I64(last_id)]).await?;
-    for table in NUMBERED_TABLES {
-        let schema_table = format!("messaging.{table}");
+    for Table { name, .. } in tables.iter().filter(|table| table.is_numbered) {
+        let schema_table = format!("messaging.{name}");
         let sql = "SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence($1, 'id')::regclass), 0)";
         let last_id = conn.one(sql, &[Value::Text(&schema_table)], |row| row.i64(0)).await?;
-        file.execute("DELETE FROM sqlite_sequence WHERE name = $1", &[Value::Text(table)]).await?;
-        let values = [Value::Text(table), Value::I64(last_id)];
+        file.execute("DELETE FROM sqlite_sequence WHERE name = $1", &[Value::Text(name)]).await?;
+        let values = [Value::Text(name), Value::I64(last_id)];
         file.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ($1, $2)", &values).await?;
     }
     file.script("COMMIT").await?;
@@ -299,6 +253,7 @@ async fn copy_postgres_into_file(
 
 struct Replacement {
     staged: PathBuf,
+    tables: Vec<Table>,
     context: migrations::Context,
 }
 
@@ -318,7 +273,7 @@ async fn replace_postgres(conn: &mut Conn, input: &Replacement) -> Result<(Optio
     migrations::apply(conn, &input.context).await?;
     conn.script("DELETE FROM messaging.event_log; DELETE FROM messaging.server_state").await?;
     let mut file = Conn::Sqlite(open_alone(&input.staged)?);
-    let total = copy_rows(&mut file, conn, &mut |_| ()).await?;
+    let total = copy_rows(&mut file, conn, &input.tables, &mut |_| ()).await?;
     let last_id = file.one("SELECT last_value FROM messaging.messaging_sequence", &[], |row| row.i64(0)).await?;
     conn.first(
         "SELECT setval('messaging.messaging_sequence', greatest($1::bigint, 1), $1::bigint > 0)::text",
@@ -326,10 +281,10 @@ async fn replace_postgres(conn: &mut Conn, input: &Replacement) -> Result<(Optio
         |_| Ok(()),
     )
     .await?;
-    for table in NUMBERED_TABLES {
+    for Table { name, .. } in input.tables.iter().filter(|table| table.is_numbered) {
         let sql = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = $1";
-        let last_id = file.one(sql, &[Value::Text(table)], |row| row.i64(0)).await?;
-        let schema_table = format!("messaging.{table}");
+        let last_id = file.one(sql, &[Value::Text(name)], |row| row.i64(0)).await?;
+        let schema_table = format!("messaging.{name}");
         let sql = "SELECT setval(pg_get_serial_sequence($1, 'id')::regclass, $2::bigint + 1, false)::text";
         conn.first(sql, &[Value::Text(&schema_table), Value::I64(last_id)], |_| Ok(())).await?;
     }
@@ -344,17 +299,47 @@ async fn replace_postgres(conn: &mut Conn, input: &Replacement) -> Result<(Optio
     Ok((had_data.then(|| format!("schema {kept}")), total))
 }
 
+/// A table, as the schema of a SQLite file describes it: it keeps PostgreSQL's type names.
+#[derive(Clone, Debug)]
+struct Table {
+    name: String,
+    /// Names and types, in their order.
+    columns: Vec<(String, String)>,
+    /// The columns of its primary key, in their order.
+    key: Vec<String>,
+    /// Whether the database gives its ids. None is given twice, also when its row is gone: so a copy carries the last one.
+    is_numbered: bool,
+}
+
+/// The tables that are copied row by row, from the schema of a SQLite file that has the newest version. There are no foreign
+/// keys between them: their order does not matter.
+async fn tables(file: &mut Conn) -> Result<Vec<Table>> {
+    // The search index is a virtual table with shadow tables of its own.
+    let sql = "SELECT l.name, m.sql LIKE '%AUTOINCREMENT%'
+                 FROM pragma_table_list l JOIN sqlite_master m ON m.type = 'table' AND m.name = l.name
+                WHERE l.schema = 'main' AND l.type = 'table' AND l.name NOT LIKE 'sqlite_%' ORDER BY l.name";
+    let names: Vec<(String, bool)> = file.rows(sql, &[], read).await?;
+    let mut tables = Vec::with_capacity(names.len());
+    for (name, is_numbered) in names.into_iter().filter(|(name, _)| !NOT_COPIED.contains(&&**name)) {
+        let sql = "SELECT name, type FROM pragma_table_info($1) ORDER BY cid";
+        let columns = file.rows(sql, &[Value::Text(&name)], read).await?;
+        let sql = "SELECT name FROM pragma_table_info($1) WHERE pk > 0 ORDER BY pk";
+        let key = file.rows(sql, &[Value::Text(&name)], read).await?;
+        tables.push(Table { name, columns, key, is_numbered });
+    }
+    Ok(tables)
+}
+
 /// Copies every table, key by key; how many rows. The source holds one snapshot, the target one transaction.
-async fn copy_rows(source: &mut Conn, target: &mut Conn, report: Report<'_>) -> Result<u64> {
+async fn copy_rows(source: &mut Conn, target: &mut Conn, tables: &[Table], report: Report<'_>) -> Result<u64> {
     let mut total = 0;
-    for (table, _) in TABLES {
-        let count = leak(format!("SELECT count(*) FROM messaging.{table}"));
+    for Table { name, .. } in tables {
+        let count = leak(format!("SELECT count(*) FROM messaging.{name}"));
         total += source.one(count, &[], |row| row.i64(0)).await?.unsigned_abs();
     }
     let mut done = 0;
-    for (table, key) in TABLES {
-        let columns = columns(source, target, table).await?;
-        let copy = TableCopy::new(table, key, &columns);
+    for table in tables {
+        let copy = TableCopy::new(table);
         let mut after: Option<Vec<OwnedValue>> = None;
         loop {
             let rows = copy.read(source, after.as_deref()).await?;
@@ -371,13 +356,6 @@ async fn copy_rows(source: &mut Conn, target: &mut Conn, report: Report<'_>) -> 
     Ok(done)
 }
 
-/// The columns of a table, as the SQLite side of the copy tells them: it keeps PostgreSQL's type names.
-async fn columns(source: &mut Conn, target: &mut Conn, table: &str) -> Result<Vec<(String, String)>> {
-    let conn = if matches!(source, Conn::Sqlite(_)) { source } else { target };
-    let sql = leak(format!("SELECT name, type FROM pragma_table_info('{table}') ORDER BY cid"));
-    conn.rows(sql, &[], |row| Ok((row.text(0)?.to_owned(), row.text(1)?.to_owned()))).await
-}
-
 /// The statements that copy one table.
 struct TableCopy {
     first: &'static str,
@@ -388,20 +366,20 @@ struct TableCopy {
 }
 
 impl TableCopy {
-    fn new(table: &str, key: &str, columns: &[(String, String)]) -> Self {
+    fn new(Table { name, columns, key, .. }: &Table) -> Self {
         let names: Vec<&str> = columns.iter().map(|(name, _)| name.as_str()).collect();
         let list = names.join(", ");
-        let key_names: Vec<&str> = key.split(", ").collect();
+        let key_list = key.join(", ");
         let numbered = |count: usize| (1..=count).map(|number| format!("${number}")).collect::<Vec<_>>().join(", ");
-        let after = numbered(key_names.len());
+        let after = numbered(key.len());
         Self {
-            first: leak(format!("SELECT {list} FROM messaging.{table} ORDER BY {key} LIMIT {ROWS_PER_STEP}")),
+            first: leak(format!("SELECT {list} FROM messaging.{name} ORDER BY {key_list} LIMIT {ROWS_PER_STEP}")),
             next: leak(format!(
-                "SELECT {list} FROM messaging.{table} WHERE ({key}) > ({after}) ORDER BY {key} LIMIT {ROWS_PER_STEP}"
+                "SELECT {list} FROM messaging.{name} WHERE ({key_list}) > ({after}) ORDER BY {key_list} LIMIT {ROWS_PER_STEP}"
             )),
-            insert: leak(format!("INSERT INTO messaging.{table} ({list}) VALUES ({})", numbered(names.len()))),
+            insert: leak(format!("INSERT INTO messaging.{name} ({list}) VALUES ({})", numbered(names.len()))),
             types: columns.iter().map(|(_, kind)| kind.clone()).collect(),
-            key_indexes: key_names.iter().filter_map(|key| names.iter().position(|name| name == key)).collect(),
+            key_indexes: key.iter().filter_map(|key| names.iter().position(|name| name == key)).collect(),
         }
     }
 
