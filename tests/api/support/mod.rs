@@ -4,6 +4,7 @@ pub mod accounts;
 pub mod callers;
 pub mod cluster;
 pub mod mail;
+pub mod migrations;
 pub mod nats;
 pub mod nginx;
 pub mod people;

@@ -5,32 +5,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use posthaste::store::environment::Location;
 
+use super::migrations;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Sqlite,
     Postgres,
 }
-
-/// What takes a version of the schema back.
-const UNDO: &[(i64, &str)] = &[
-    (6, "DROP TABLE messaging.search_entries"),
-    (7, "ALTER TABLE messaging.messages DROP COLUMN reaction_counts"),
-    (
-        8,
-        "DROP INDEX messaging.former_members_conversation_id; ALTER TABLE messaging.event_log DROP COLUMN trimmed_position",
-    ),
-    (9, "DROP TABLE messaging.webhook_deliveries; DROP TABLE messaging.webhooks"),
-    (10, ""),
-    (11, "DROP TABLE messaging.presence; DROP TABLE messaging.presence_servers; DROP TABLE messaging.last_seen"),
-    (12, "DROP TABLE messaging.incoming_webhooks"),
-    (
-        13,
-        "ALTER TABLE messaging.blocks DROP COLUMN user_seen_at; ALTER TABLE messaging.blocks DROP COLUMN blocked_seen_at",
-    ),
-    (14, ""),
-    (15, "ALTER TABLE messaging.messages DROP COLUMN digest; ALTER TABLE messaging.message_edits DROP COLUMN digest"),
-    (16, "ALTER TABLE messaging.server_state DROP COLUMN write_probed_at"),
-];
 
 pub struct Place {
     pub kind: Kind,
@@ -111,8 +92,9 @@ impl Place {
 
     /// Takes the schema back to an earlier version, as a server of that version left it.
     pub async fn back_to(&self, version: i64) {
-        for (its_version, undo) in UNDO.iter().rev().filter(|(its_version, _)| *its_version > version) {
-            self.sql(undo).await;
+        let newest = self.numbers("SELECT max(version) FROM messaging.schema_migrations").await[0][0];
+        for its_version in (version + 1..=newest).rev() {
+            self.sql(&migrations::undo(its_version, self.kind)).await;
             self.sql(&format!("DELETE FROM messaging.schema_migrations WHERE version = {its_version}")).await;
         }
         assert_eq!(self.numbers("SELECT max(version) FROM messaging.schema_migrations").await, [[version]]);
