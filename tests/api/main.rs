@@ -52,3 +52,4 @@ mod typing;
 mod users;
 mod visibility;
 mod webhooks;
+mod workers;
