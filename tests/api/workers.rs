@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use posthaste::domain::credentials::{Credentials, authenticate};
-use posthaste::domain::messages::{self, NewMessage};
+use posthaste::domain::drafts::NewMessage;
+use posthaste::domain::idempotency::Once;
+use posthaste::domain::messages;
 use posthaste::live::bus::BusSettings;
 use posthaste::mail::{Mail, MailSettings};
 use posthaste::time::{Clock, Timestamp};
@@ -260,13 +262,13 @@ both!(a_queue_without_its_task_says_so, async |place| {
         body: body.into(),
         ..NewMessage::default()
     };
-    messages::send(&server.app, &principal, new("before"), None).await.unwrap();
+    messages::send(&server.app, &principal, new("before"), Once::unanswered()).await.unwrap();
     server.tasks.make_panic("send-queue");
     let begun = Instant::now();
     let error = loop {
         assert!(begun.elapsed() < LIMIT, "the task does not fail");
         // One that was queued before the panic waits for the restart.
-        let sending = messages::send(&server.app, &principal, new("meanwhile"), None);
+        let sending = messages::send(&server.app, &principal, new("meanwhile"), Once::unanswered());
         if let Ok(Err(error)) = tokio::time::timeout(Duration::from_millis(20), sending).await {
             break error;
         }
