@@ -13,16 +13,14 @@ use serde_json::Value;
 
 use crate::accounts::{self, Callers};
 use crate::client::{self, Page, Request};
-use crate::conversations;
 use crate::credentials::Credentials;
-use crate::data;
 use crate::limits::Limit;
-use crate::live;
 use crate::postgres::{self, Cluster};
 use crate::process::{Context, Outcome, ScratchFolder};
 use crate::report::{Conditions, Figure, Target};
 use crate::server::{Access, Server, Setup};
 use crate::settings::{Best, PAGE, Part, ROUNDS, Settings, page_path, say};
+use crate::{conversations, data, live};
 
 const STARTS: usize = 5;
 const MEMORY_AT_MOST_MIB: f64 = 120.0;

@@ -13,9 +13,8 @@ use std::time::{Duration, Instant};
 
 use tokio_postgres::{Client, NoTls};
 
-use crate::data;
 use crate::process::{Context, Outcome, Output, Process, Stop};
-use crate::server;
+use crate::{data, server};
 
 const READY_AT_MOST: Duration = Duration::from_secs(30);
 const OVERTIME: Duration = Duration::from_secs(30);

@@ -6,28 +6,28 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-use crate::domain::auth::Access;
-use crate::domain::change_queue::ChangeQueue;
-use crate::domain::database_clock;
-use crate::domain::fresh::Fresh;
-use crate::domain::idempotency::KeyDays;
-use crate::domain::jwt::{JwtSettings, JwtVerifier};
-use crate::domain::known_callers::KnownCallers;
-use crate::domain::password_hashing::PasswordHashing;
-use crate::domain::send_queue::SendQueue;
-use crate::domain::tails::Tails;
-use crate::domain::typing_throttle::TypingThrottle;
-use crate::domain::write_probe::WriteProbe;
-use crate::error::{Error, Result};
-use crate::ids::{RequestIds, Rng, hex};
+use crate::base::error::{Error, Result};
+use crate::base::ids::{RequestIds, Rng, hex};
+use crate::base::metrics::Metrics;
+use crate::base::time::{Clock, DatabaseClock};
+use crate::domain::access::principal::Access;
+use crate::domain::conversations::typing_throttle::TypingThrottle;
+use crate::domain::identity::jwt::{JwtSettings, JwtVerifier};
+use crate::domain::identity::known_callers::KnownCallers;
+use crate::domain::identity::password_hashing::PasswordHashing;
+use crate::domain::messages::tails::Tails;
+use crate::domain::operations::database_clock;
+use crate::domain::operations::write_probe::WriteProbe;
+use crate::domain::sending::change_queue::ChangeQueue;
+use crate::domain::sending::recent_sends::Fresh;
+use crate::domain::sending::send_queue::SendQueue;
+use crate::domain::shared::idempotency::KeyDays;
 use crate::mail::{MailSettings, Mailer};
-use crate::metrics::Metrics;
 use crate::store;
 use crate::store::db::Db;
-use crate::store::environment::{Commits, Environment, Location};
-use crate::store::migrations::{self, Report};
-use crate::store::users::DirectMessagesFrom;
-use crate::time::{Clock, DatabaseClock};
+use crate::store::db::migrations::{self, Report};
+use crate::store::driver::environment::{Commits, Environment, Location};
+use crate::store::identity::users::DirectMessagesFrom;
 
 /// Days for which events are kept where the operator chose nothing.
 pub const EVENT_RETENTION_DAYS: i64 = 30;
@@ -155,7 +155,7 @@ impl App {
         };
         let context = migration_context(&clock, &rng)?;
         let report = migrations::migrate(&db, context).await?;
-        let name_key = db.read((), |conn, ()| Box::pin(store::revocations::name_key(conn))).await?;
+        let name_key = db.read((), |conn, ()| Box::pin(store::identity::revocations::name_key(conn))).await?;
         let key_days = KeyDays::default();
         key_days.learn(&db).await?;
         let callers = KnownCallers::default();

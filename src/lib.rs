@@ -4,18 +4,12 @@
 //! same file name on every floor. `ARCHITECTURE.md` has the map and the invariants.
 
 pub mod app;
+pub mod base;
 pub mod cli;
 pub mod config;
 pub mod domain;
-pub mod error;
 pub mod http;
-pub mod ids;
 pub mod live;
 pub mod mail;
-pub mod metrics;
 pub mod store;
-pub mod tasks;
-pub mod terms;
-pub mod text;
-pub mod time;
 pub mod workers;

@@ -4,9 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use axum::http::Method;
-use posthaste::domain::auth::Access;
-use posthaste::http::admission::{is_api, is_public};
-use posthaste::http::router::openapi_json;
+use posthaste::domain::access::principal::Access;
+use posthaste::http::access::admission::{is_api, is_public};
+use posthaste::http::server::router::openapi_json;
 
 /// Lines of a source file.
 const MAX_LINES: usize = 600;

@@ -7,9 +7,10 @@ use clap::{Subcommand, ValueEnum};
 
 use super::with_app;
 use crate::config::DataOptions;
-use crate::domain::audit::By;
-use crate::domain::users::{self, Registration};
-use crate::domain::{auth, passwords};
+use crate::domain::access::principal;
+use crate::domain::identity::audit::By;
+use crate::domain::identity::passwords;
+use crate::domain::identity::users::{self, Registration};
 
 /// Bytes that are read of a password: more than one may have.
 const PASSWORD_LIMIT_BYTES: u64 = 4_096;
@@ -105,8 +106,8 @@ pub fn run(action: Action) -> Result<ExitCode, String> {
         }
         Action::SetRole { user_name, role, data } => {
             let role = match role {
-                Role::User => auth::Role::User,
-                Role::Admin => auth::Role::Admin,
+                Role::User => principal::Role::User,
+                Role::Admin => principal::Role::Admin,
             };
             with_app(&data, async |app| users::set_role(app, &user_name, role, By::operator(app.clock.now())).await)?;
             eprintln!("{user_name} has the role {} now", role.as_str());

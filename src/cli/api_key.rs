@@ -5,12 +5,12 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use super::with_app;
+use crate::base::ids::ApiKeyId;
+use crate::base::time::Timestamp;
 use crate::config::DataOptions;
-use crate::domain::api_keys::{self, ApiKey, NewApiKey};
-use crate::domain::audit::By;
-use crate::domain::lists::Limit;
-use crate::ids::ApiKeyId;
-use crate::time::Timestamp;
+use crate::domain::identity::api_keys::{self, ApiKey, NewApiKey};
+use crate::domain::identity::audit::By;
+use crate::domain::shared::pagination::Limit;
 
 /// What to do.
 #[derive(Subcommand)]
@@ -79,7 +79,7 @@ pub fn run(action: Action) -> Result<ExitCode, String> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn all(app: &crate::app::App) -> crate::error::Result<Vec<ApiKey>> {
+async fn all(app: &crate::app::App) -> crate::base::error::Result<Vec<ApiKey>> {
     let mut keys = Vec::new();
     let mut cursor = None;
     loop {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use super::progress::ProgressLine;
 use super::{block_on, environment, explain};
 use crate::config::{self, DataOptions};
-use crate::store::copy;
+use crate::store::db::copy;
 
 /// Writes everything into a new file.
 pub fn run(file: &Path, options: &DataOptions) -> Result<ExitCode, String> {

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use super::block_on;
 use crate::config::{self, DataOptions};
-use crate::store::environment::Location;
-use crate::store::files::folder_of;
-use crate::store::migrations;
+use crate::store::db::migrations;
+use crate::store::driver::environment::Location;
+use crate::store::driver::files::folder_of;
 use crate::store::sqlite::mounts;
 
 /// Free bytes below which the doctor warns.

@@ -14,11 +14,11 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::app::{App, Settings};
+use crate::base::error::Error;
+use crate::base::ids::Rng;
+use crate::base::time::Clock;
 use crate::config::{self, DataOptions, ServeOptions};
-use crate::error::Error;
-use crate::ids::Rng;
-use crate::store::environment::Environment;
-use crate::time::Clock;
+use crate::store::driver::environment::Environment;
 
 /// A messaging API that people run themselves: one binary, on SQLite by default and on PostgreSQL when it grows.
 #[derive(Parser)]

@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use crate::domain::auth::Access;
-use crate::http::router::openapi_json;
+use crate::domain::access::principal::Access;
+use crate::http::server::router::openapi_json;
 
 /// Prints the document as a secured server serves it.
 pub fn run() -> Result<ExitCode, String> {

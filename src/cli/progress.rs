@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use crate::store::progress::Progress;
+use crate::store::db::progress::Progress;
 
 /// From when on progress is shown.
 const SILENT: Duration = Duration::from_secs(2);

@@ -6,10 +6,10 @@ use std::process::ExitCode;
 use super::progress::ProgressLine;
 use super::{block_on, environment, explain};
 use crate::app;
+use crate::base::ids::Rng;
 use crate::config::{self, DataOptions};
-use crate::ids::Rng;
-use crate::store::backup_digest::Found;
-use crate::store::copy::{self, Restored};
+use crate::store::db::backup_digest::Found;
+use crate::store::db::copy::{self, Restored};
 
 /// Puts a backup in the place of everything.
 pub fn run(file: &Path, options: &DataOptions) -> Result<ExitCode, String> {

@@ -11,13 +11,13 @@ use tracing_subscriber::EnvFilter;
 
 use super::explain;
 use crate::app::App;
+use crate::base::ids::Rng;
+use crate::base::time::Clock;
 use crate::config::{self, DataOptions, LogConfig, LogFormat, ServeConfig, ServeOptions};
-use crate::domain::auth::Access;
-use crate::domain::{demo, health};
+use crate::domain::access::principal::Access;
+use crate::domain::operations::{demo, health};
 use crate::http::server;
 use crate::http::state::{self, CONNECTION_LIMIT, HttpSettings, HttpState, Timeouts};
-use crate::ids::Rng;
-use crate::time::Clock;
 use crate::workers::Workers;
 
 /// Serves until a signal.

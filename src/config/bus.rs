@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use super::Secret;
 use crate::live::bus::BusSettings;
-use crate::store::environment::Location;
+use crate::store::driver::environment::Location;
 
 /// How servers tell each other what happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]

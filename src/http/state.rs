@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::bodies_events;
-use super::client_address::TrustedProxies;
-use super::limits::Limits;
-use super::origin::OriginRules;
+use super::access::client_address::TrustedProxies;
+use super::access::limits::Limits;
+use super::access::origin::OriginRules;
+use super::bodies::events;
 use crate::app::App;
 use crate::live::Live;
 use crate::workers::TaskStates;
@@ -36,7 +36,7 @@ impl HttpState {
 
 /// The live part of a server, which writes events as the API has them.
 pub fn live(app: &Arc<App>) -> Arc<Live> {
-    Live::new(Arc::clone(app), bodies_events::render, bodies_events::render_presence)
+    Live::new(Arc::clone(app), events::render, events::render_presence)
 }
 
 /// How long things may take.

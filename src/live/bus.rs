@@ -26,9 +26,9 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::{Live, Whisper};
 use crate::app::App;
-use crate::domain::events;
-use crate::error::{Error, Result};
-use crate::ids::hex;
+use crate::base::error::{Error, Result};
+use crate::base::ids::hex;
+use crate::domain::events::events;
 use crate::store::db::Db;
 use crate::store::postgres::notify;
 

@@ -28,10 +28,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, broadcast, watch};
 
 use crate::app::App;
-use crate::domain::event_data::Event;
-use crate::domain::viewer::Viewer;
-use crate::error::{Error, Result};
-use crate::ids::{ConversationId, UserId};
+use crate::base::error::{Error, Result};
+use crate::base::ids::{ConversationId, UserId};
+use crate::domain::access::viewer::Viewer;
+use crate::domain::events::event_data::Event;
 use presence::Presence;
 pub use presence::{Here, RenderPresence};
 use queue::Queue;

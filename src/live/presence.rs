@@ -11,11 +11,11 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::{Live, WHISPERS_WAITING, Whisper};
-use crate::domain::presence::{self, BATCH, Batch, Change, Changed, State};
-use crate::domain::viewer::Viewer;
-use crate::error::{Error, Result};
-use crate::ids::{UserId, hex};
-use crate::time::{MAX_CLOCK_SKEW_MICROS, Timestamp};
+use crate::base::error::{Error, Result};
+use crate::base::ids::{UserId, hex};
+use crate::base::time::{MAX_CLOCK_SKEW_MICROS, Timestamp};
+use crate::domain::access::viewer::Viewer;
+use crate::domain::people::presence::{self, BATCH, Batch, Change, Changed, State};
 
 /// How often what changed is written down.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(300);

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use super::Frame;
-use crate::domain::viewer::Viewer;
-use crate::ids::ConversationId;
+use crate::base::ids::ConversationId;
+use crate::domain::access::viewer::Viewer;
 
 /// Events that wait for one reader.
 pub const LIMIT: usize = 1_024;

@@ -11,10 +11,10 @@ use tokio::time::Instant;
 
 use super::queue::{Popped, Queue, Start};
 use super::{Frame, Live};
-use crate::domain::auth::Principal;
-use crate::domain::events::{self, Cursor, cursor_expired};
-use crate::domain::viewer::Viewer;
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
+use crate::domain::access::principal::Principal;
+use crate::domain::access::viewer::Viewer;
+use crate::domain::events::events::{self, Cursor, cursor_expired};
 
 /// While many things happen at once, a reader is told of them at most so often: what came meanwhile comes together, with one
 /// waking up and one write for all of it.

@@ -12,11 +12,11 @@ use std::sync::atomic::Ordering;
 
 use super::queue::{Queue, Start};
 use super::{Frame, Live, POLL_INTERVAL, Readers};
-use crate::domain::audience::{Audience, for_each_viewer};
-use crate::domain::events::{self, Cursor, Kind, Logged};
-use crate::domain::viewer::Viewer;
-use crate::error::Result;
-use crate::ids::{ConversationId, UserId};
+use crate::base::error::Result;
+use crate::base::ids::{ConversationId, UserId};
+use crate::domain::access::viewer::Viewer;
+use crate::domain::events::audience::{Audience, for_each_viewer};
+use crate::domain::events::events::{self, Cursor, Kind, Logged};
 
 /// Events that a look at the log finds, on an average of the last looks, from which on much happens at once: whoever sends then
 /// waits for others who send as well.

@@ -14,11 +14,11 @@ use tracing::Instrument as _;
 
 use super::{Live, POLL_INTERVAL, Render};
 use crate::app::App;
-use crate::domain::events::Cursor;
-use crate::domain::webhooks::{self, Delivery, Outcome, Webhook};
-use crate::error::{Error, Result};
-use crate::ids::{WebhookId, hex};
-use crate::tasks::log_panic;
+use crate::base::error::{Error, Result};
+use crate::base::ids::{WebhookId, hex};
+use crate::base::tasks::log_panic;
+use crate::domain::events::events::Cursor;
+use crate::domain::events::webhooks::{self, Delivery, Outcome, Webhook};
 
 /// How long a receiver may take.
 const TIMEOUT: Duration = Duration::from_secs(15);

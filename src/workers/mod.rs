@@ -9,8 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::app::App;
-use crate::domain::{change_queue, clock, housekeeping, scheduled, search, send_queue};
-use crate::error::Result;
+use crate::base::error::Result;
+use crate::domain::messages::search;
+use crate::domain::operations::{clock, housekeeping};
+use crate::domain::sending::{change_queue, scheduled, send_queue};
 use crate::live::Live;
 use crate::live::bus::{Bus, BusSettings};
 use crate::mail;
@@ -40,7 +42,7 @@ impl Workers {
     /// [`start`](Self::start).
     ///
     /// # Errors
-    /// [`Error::Internal`](crate::error::Error::Internal) when the settings of the bus cannot be used.
+    /// [`Error::Internal`](crate::base::error::Error::Internal) when the settings of the bus cannot be used.
     pub fn new(app: &Arc<App>, live: &Arc<Live>, bus: &BusSettings, on_fatal_fault: fn(&str)) -> Result<Self> {
         let mut supervisor = Supervisor::new(Arc::clone(&app.metrics), live.stopping());
         supervisor.start(Task::new(FATAL_FAULT, app, move |app| async move {

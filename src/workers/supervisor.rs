@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::Instrument as _;
 
-use crate::metrics::Metrics;
+use crate::base::metrics::Metrics;
 
 /// The pause before a task is started again after its first failure; each further failure doubles it.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);

@@ -6,7 +6,7 @@ mod model;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 
-use posthaste::time::{Clock, Timestamp};
+use posthaste::base::time::{Clock, Timestamp};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::{Just, Strategy, prop_oneof};
@@ -14,10 +14,10 @@ use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use self::model::{Model, PEOPLE, TEXTS};
 use crate::support::place::Kind;
 use crate::support::server::Answer;
 use crate::support::{Options, Place, Server, answer_of};
+use model::{Model, PEOPLE, TEXTS};
 
 const CASES: u32 = 24;
 const CALLS: usize = 120;
@@ -175,7 +175,7 @@ fn both_databases_answer_any_sequence_of_calls_as_the_model_does() {
     }
     runtime.block_on(async {
         for place in &places {
-            crate::messages::assert_dense(place).await;
+            crate::messages::messages::assert_dense(place).await;
         }
         servers.sqlite.stop().await;
         servers.postgres.stop().await;

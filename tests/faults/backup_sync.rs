@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use crate::both;
-use crate::operations::text;
+use crate::operations::operations::text;
 use crate::support::place::Kind;
 use crate::support::{Place, Server, trace};
 
@@ -100,7 +100,7 @@ both!(a_backup_whose_sync_fails_is_none, async |place| {
 
 fn backup_of(place: &Place) -> PathBuf {
     let file = place.folder.path().join("a-backup");
-    let output = crate::operations::posthaste(place, &["backup", file.to_str().unwrap()]);
+    let output = crate::operations::operations::posthaste(place, &["backup", file.to_str().unwrap()]);
     assert!(output.status.success(), "{}", text(&output));
     file
 }

@@ -11,16 +11,16 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use posthaste::time::{Clock, Timestamp};
+use posthaste::base::time::{Clock, Timestamp};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::events::webhooks::Receiver;
 use crate::support::cluster::Cluster;
 use crate::support::place::Kind;
 use crate::support::process::{Process, Wrapping};
 use crate::support::{Answer, Place, answer_of, run};
-use crate::webhooks::Receiver;
 
 const DAY_S: i64 = 86_400;
 const SECOND: i64 = 1_000_000;

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use posthaste::ids::Rng;
+use posthaste::base::ids::Rng;
+use posthaste::base::time::Clock;
 use posthaste::store::db::Db;
-use posthaste::store::environment::{Environment, Location};
-use posthaste::store::messages::{self, Range};
-use posthaste::time::Clock;
+use posthaste::store::driver::environment::{Environment, Location};
+use posthaste::store::messages::messages::{self, Range};
 
 use crate::both;
-use crate::operations::{posthaste, text};
+use crate::operations::operations::{posthaste, text};
 use crate::support::people::{group, patch, say};
 use crate::support::place::Kind;
 use crate::support::{Place, Server, many, random, seeded};
@@ -227,8 +227,11 @@ async fn read_texts(file: &Path, known: &Texts) -> Texts {
     }
     for (conversation, last_seq) in ranges {
         for seq in 1..=last_seq {
-            let range =
-                Range { conversation_id: posthaste::ids::ConversationId(conversation), first_seq: seq, last_seq: seq };
+            let range = Range {
+                conversation_id: posthaste::base::ids::ConversationId(conversation),
+                first_seq: seq,
+                last_seq: seq,
+            };
             let read =
                 db.read(range, |conn, range| Box::pin(messages::in_ranges(conn, std::slice::from_ref(range)))).await;
             for message in read.unwrap_or_default() {

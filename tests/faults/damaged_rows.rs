@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::both;
-use crate::operations::{posthaste, text};
+use crate::operations::operations::{posthaste, text};
 use crate::support::people::{call, delete, get, group, patch, post, post_once, put, say};
 use crate::support::server::Answer;
 use crate::support::{Place, Server};

@@ -15,17 +15,17 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use posthaste::ids::Rng;
+use posthaste::base::ids::Rng;
 use reqwest::Method;
 
-use self::clients::{Reader, Receipts};
-use self::injector::Injector;
 use super::call;
-use crate::durability::{Attempt, assert_kept, last_message};
+use crate::operations::durability::{Attempt, assert_kept, last_message};
 use crate::support::cluster::Cluster;
 use crate::support::nats::NatsServer;
 use crate::support::place::{Kind, Place};
 use crate::support::{is_soak, many, random, seeded};
+use clients::{Reader, Receipts};
+use injector::Injector;
 
 /// How long faults happen, in a test and in a soak.
 const DURING_S: (usize, usize) = (14, 100);

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::proxy::Proxy;
 use super::{assert_unavailable, call};
-use crate::durability::stored;
+use crate::operations::durability::stored;
 use crate::support::place::{Kind, Place};
 use crate::support::process::{Process, Wrapping};
 

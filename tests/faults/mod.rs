@@ -32,7 +32,7 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::Value;
 
-use crate::durability::Attempt;
+use crate::operations::durability::Attempt;
 use crate::support::server::{Answer, answer_of};
 
 /// Connections that one server may have: its pool, and the one that listens (docs/operating.md).

@@ -11,7 +11,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use super::{assert_refused_for_now, assert_unavailable, call};
-use crate::durability::{Load, assert_kept, repeat_lost};
+use crate::operations::durability::{Load, assert_kept, repeat_lost};
 use crate::support::cluster::Cluster;
 use crate::support::place::{Kind, Place};
 use crate::support::server::Answer;

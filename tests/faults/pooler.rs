@@ -9,13 +9,12 @@ use std::time::{Duration, Instant};
 
 use super::proxy::{Flow, Proxy, target_of};
 use super::{assert_refused_for_now, assert_unavailable, call};
-use crate::durability::{Load, assert_kept, repeat_lost};
-use crate::messages::assert_dense;
-use crate::support::Place;
+use crate::messages::messages::assert_dense;
+use crate::operations::durability::{Load, assert_kept, repeat_lost};
 use crate::support::cluster::{as_os_user, free_port, own};
 use crate::support::place::{Kind, cluster_url};
 use crate::support::process::{Process, Wrapping, signal, start, wait};
-use crate::support::run;
+use crate::support::{Place, run};
 
 const END_TIMEOUT: Duration = Duration::from_secs(30);
 const START_TIMEOUT: Duration = Duration::from_secs(20);

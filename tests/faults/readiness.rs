@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::disk::Disk;
-use crate::durability::{Load, assert_kept};
+use crate::operations::durability::{Load, assert_kept};
 use crate::support::Place;
 use crate::support::place::Kind;
 use crate::support::process::Process;
@@ -181,8 +181,8 @@ fn a_read_that_fails_is_503_and_passes() {
 }
 
 /// What was acknowledged is there; the test itself has sent more.
-async fn assert_kept_beside(place: &Place, attempts: &[crate::durability::Attempt]) {
-    let there = crate::durability::stored(place).await;
+async fn assert_kept_beside(place: &Place, attempts: &[crate::operations::durability::Attempt]) {
+    let there = crate::operations::durability::stored(place).await;
     for attempt in attempts.iter().filter(|attempt| attempt.accepted().is_some()) {
         assert_eq!(there.get(&attempt.body).map(Vec::len), Some(1));
     }

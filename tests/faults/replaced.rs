@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::durability::{Load, assert_kept};
+use crate::operations::durability::{Load, assert_kept};
 use crate::support::Place;
 use crate::support::place::Kind;
 use crate::support::process::{Process, Wrapping};

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 
-use crate::durability::Load;
+use crate::operations::durability::Load;
 use crate::support::Place;
 use crate::support::wire::{Wire, get_request};
 

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use super::disk::Disk;
-use crate::durability::{Attempt, Load, assert_kept};
-use crate::messages::assert_dense;
+use crate::messages::messages::assert_dense;
+use crate::operations::durability::{Attempt, Load, assert_kept};
 use crate::support::place::Kind;
 use crate::support::process::Process;
 use crate::support::{Place, many};

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use super::readiness::logged_frames;
-use crate::durability::{Attempt, Load, assert_kept, stored};
+use crate::operations::durability::{Attempt, Load, assert_kept, stored};
 use crate::support::place::Kind;
 use crate::support::process::{Process, Wrapping};
 use crate::support::{Place, many, random, seeded};
@@ -158,14 +158,18 @@ fn what_a_restore_has_put_there_is_not_lost_either() {
         load.accepts_more(50).await;
         let attempts = load.stop().await;
         let backup = place.folder.path().join("backup");
-        assert!(crate::operations::posthaste(place, &["backup", backup.to_str().unwrap()]).status.success());
+        assert!(
+            crate::operations::operations::posthaste(place, &["backup", backup.to_str().unwrap()]).status.success()
+        );
         server.terminate().await;
         for suffix in ["", "-wal", "-shm", "-state"] {
             drop(std::fs::remove_file(place.folder.path().join(format!("posthaste.db{suffix}"))));
         }
         // A new and nearly empty database, into which a restore brings the messages beside its server.
         let server = Process::start(place).await;
-        assert!(crate::operations::posthaste(place, &["restore", backup.to_str().unwrap()]).status.success());
+        assert!(
+            crate::operations::operations::posthaste(place, &["restore", backup.to_str().unwrap()]).status.success()
+        );
         server.kill();
         let mut damaged = std::fs::read(log_file(place)).unwrap();
         let at = damaged.len() / 2;

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use posthaste::error::Error;
-use posthaste::ids::UserId;
+use posthaste::base::error::Error;
+use posthaste::base::ids::UserId;
+use posthaste::base::time::{Clock, Timestamp};
 use posthaste::store::db::Db;
-use posthaste::store::environment::{Environment, Location};
-use posthaste::store::events::{self, Kind as EventKind, NewEvent};
-use posthaste::store::revocations::{self, Revoked};
-use posthaste::time::{Clock, Timestamp};
+use posthaste::store::driver::environment::{Environment, Location};
+use posthaste::store::events::events::{self, Kind as EventKind, NewEvent};
+use posthaste::store::identity::revocations::{self, Revoked};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 

@@ -6,19 +6,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::Finding;
+use crate::base::error::Result;
+use crate::base::time::Clock;
 use crate::cli::progress::ProgressLine;
 use crate::cli::{environment, explain};
 use crate::config::DataConfig;
-use crate::domain::database_clock;
-use crate::error::Result;
-use crate::store::backup_digest::Found;
-use crate::store::copy;
-use crate::store::db::{Conn, Db};
-use crate::store::environment::Location;
-use crate::store::health::{self, Compared, Source};
-use crate::store::progress::Progress;
-use crate::store::{self, migrations};
-use crate::time::Clock;
+use crate::domain::operations::database_clock;
+use crate::store;
+use crate::store::db::backup_digest::Found;
+use crate::store::db::progress::Progress;
+use crate::store::db::{Conn, Db, copy, migrations};
+use crate::store::driver::environment::Location;
+use crate::store::operations::health::{self, Compared, Source};
 
 /// Looks at the data.
 pub async fn of_database(data: &DataConfig, deep: bool) -> Vec<Finding> {
@@ -137,7 +136,7 @@ async fn counts(conn: &mut Conn, deep: bool) -> Result<Counts> {
         disagreeing.push((health::count_incomplete_conversations(conn).await?, "conversations lack messages"));
         disagreeing.push((health::count_stray_messages(conn).await?, "messages are in no conversation"));
     }
-    let (users, conversations) = (store::users::count(conn).await?, health::count_conversations(conn).await?);
+    let (users, conversations) = (store::identity::users::count(conn).await?, health::count_conversations(conn).await?);
     Ok(Counts { users, conversations, disagreeing })
 }
 

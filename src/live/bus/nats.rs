@@ -11,8 +11,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Bus, Live};
 use crate::app::App;
-use crate::error::{Error, Result};
-use crate::ids::hex;
+use crate::base::error::{Error, Result};
+use crate::base::ids::hex;
 
 /// How often the connection is asked whether it is alive.
 const PING_INTERVAL: Duration = Duration::from_secs(10);

@@ -17,19 +17,19 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 use std::time::Instant;
 
-use super::super::queue::LIMIT;
-use super::super::{Live, Next, Subscription};
 use super::Tail;
 use crate::app::{App, Settings};
-use crate::domain::demo;
-use crate::domain::events::Cursor;
-use crate::domain::viewer::Viewer;
-use crate::error::{Error, Result};
-use crate::ids::{ConversationId, Rng, UserId};
+use crate::base::error::{Error, Result};
+use crate::base::ids::{ConversationId, Rng, UserId};
+use crate::base::time::{Clock, Timestamp};
+use crate::domain::access::viewer::Viewer;
+use crate::domain::events::events::Cursor;
+use crate::domain::operations::demo;
+use crate::live::queue::LIMIT;
+use crate::live::{Live, Next, Subscription};
 use crate::store;
-use crate::store::environment::Location;
-use crate::store::events::NewEvent;
-use crate::time::{Clock, Timestamp};
+use crate::store::driver::environment::Location;
+use crate::store::events::events::NewEvent;
 use model::{Change, Model};
 use running::Running;
 
@@ -180,12 +180,13 @@ impl<'a> World<'a> {
                         let at = Timestamp::from_micros(NOW_US);
                         for conversation in CONVERSATIONS {
                             for user in PEOPLE {
-                                store::members::delete(conn, conversation, user, at).await?;
+                                store::conversations::members::delete(conn, conversation, user, at).await?;
                                 Change::Add(conversation, user).apply(conn, at).await?;
                             }
                         }
-                        store::events::trim(conn, Timestamp::from_micros(i64::MAX), i64::from(i32::MAX)).await?;
-                        store::events::last_position(conn).await
+                        store::events::events::trim(conn, Timestamp::from_micros(i64::MAX), i64::from(i32::MAX))
+                            .await?;
+                        store::events::events::last_position(conn).await
                     })
                 })
                 .await
@@ -272,7 +273,7 @@ impl<'a> World<'a> {
                             change.apply(conn, at).await?;
                         }
                         let events: Vec<NewEvent<'_>> = changes.iter().map(|change| change.event(at)).collect();
-                        store::events::append(conn, &events).await?;
+                        store::events::events::append(conn, &events).await?;
                         if *rolls_back { Err(Error::internal("rolled back")) } else { Ok(()) }
                     })
                 })
@@ -299,7 +300,7 @@ impl<'a> World<'a> {
         let trimming = Running::new(async move {
             app.db
                 .write(count, |conn, count| {
-                    Box::pin(store::events::trim(conn, Timestamp::from_micros(i64::MAX), *count))
+                    Box::pin(store::events::events::trim(conn, Timestamp::from_micros(i64::MAX), *count))
                 })
                 .await
         });

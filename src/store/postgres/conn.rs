@@ -19,8 +19,8 @@ use tokio_postgres::{Row, Statement};
 use super::connect::Session;
 use super::errors::{self, Scope};
 use super::pool::Lease;
-use crate::error::{Error, Result};
-use crate::store::values::Value;
+use crate::base::error::{Error, Result};
+use crate::store::driver::values::Value;
 
 /// How long a transaction may wait for its next statement before the server ends it.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5);

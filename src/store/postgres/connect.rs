@@ -19,8 +19,8 @@ use tokio_postgres::{Client, Config, Connection, SimpleQueryMessage, SimpleQuery
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{errors, tls};
-use crate::error::{Error, Result};
-use crate::ids::Rng;
+use crate::base::error::{Error, Result};
+use crate::base::ids::Rng;
 
 /// How long connecting may take, the examination included, where the URL names one host.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

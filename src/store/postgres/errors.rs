@@ -7,7 +7,7 @@ use std::error::Error as _;
 
 use tokio_postgres::error::{DbError, Severity, SqlState};
 
-use crate::error::Error;
+use crate::base::error::Error;
 
 /// What a pooler does that gives one connection's statements to another one.
 pub const MIXED_STATEMENTS: &str = "a connection pooler in transaction mode mixes up the prepared statements of its \

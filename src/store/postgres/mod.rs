@@ -21,9 +21,9 @@ mod values;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::error::{Error, Result};
-use crate::store::environment::{Environment, Work, WorkConn};
-use crate::store::values::Value;
+use super::driver::environment::{Environment, Work, WorkConn};
+use super::driver::values::Value;
+use crate::base::error::{Error, Result};
 
 pub use conn::{Conn, Counter, Purpose};
 pub use url::describe;

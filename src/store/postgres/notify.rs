@@ -13,8 +13,8 @@ use tokio_postgres::AsyncMessage;
 
 use super::connect::{Driver, Refusal, Target};
 use super::{Database, errors, tls};
-use crate::error::{Error, Result};
-use crate::store::values::Value;
+use crate::base::error::{Error, Result};
+use crate::store::driver::values::Value;
 
 /// Bytes of one text: PostgreSQL takes less than 8,000.
 pub const MAX_BYTES: usize = 7_900;

@@ -16,8 +16,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::connect::{Manager, Refusal, Session, Target};
-use crate::error::{Error, Result};
-use crate::metrics::Metrics;
+use crate::base::error::{Error, Result};
+use crate::base::metrics::Metrics;
 
 /// Connections of one server; also what a batch of sends, reads and the command line share.
 pub const POOL_SIZE: usize = 16;

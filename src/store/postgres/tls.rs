@@ -15,7 +15,7 @@ use tokio_postgres::config::{SslMode, TargetSessionAttrs};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::url;
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 
 /// libpq's modes, in its words.
 #[derive(Clone, Copy, PartialEq, Eq)]

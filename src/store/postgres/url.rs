@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
 
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 
 /// The port of PostgreSQL where a URL names none.
 pub const DEFAULT_PORT: u16 = 5432;

@@ -3,9 +3,9 @@
 use bytes::{BufMut, BytesMut};
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 
-use crate::error::{Error, Result};
-use crate::store::values::Value;
-use crate::time::Timestamp;
+use crate::base::error::{Error, Result};
+use crate::base::time::Timestamp;
+use crate::store::driver::values::Value;
 
 /// A row of PostgreSQL.
 pub type DriverRow = tokio_postgres::Row;

@@ -16,8 +16,8 @@ use rusqlite::config::DbConfig;
 use super::connection::BUSY_TIMEOUT;
 use super::driver::{is_failed_sync, translate};
 use super::guard::Guard;
-use crate::error::{Error, Result};
-use crate::store::files::sync_error;
+use crate::base::error::{Error, Result};
+use crate::store::driver::files::sync_error;
 
 /// How often the files are looked at while nothing is written.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);

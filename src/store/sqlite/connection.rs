@@ -7,7 +7,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::driver::{Conn, translate};
-use crate::error::Result;
+use crate::base::error::Result;
 
 /// How long a statement waits for a lock that another process holds (backup, restore, a command line).
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);

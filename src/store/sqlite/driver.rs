@@ -8,9 +8,9 @@ use std::rc::Rc;
 use rusqlite::types::{ToSqlOutput, Value as Owned, ValueRef};
 use rusqlite::{Connection, ErrorCode, Statement};
 
-use crate::error::{Error, Result};
-use crate::store::values::Value;
-use crate::time::Timestamp;
+use crate::base::error::{Error, Result};
+use crate::base::time::Timestamp;
+use crate::store::driver::values::Value;
 
 /// The row under SQLite's cursor.
 pub type DriverRow<'a> = rusqlite::Row<'a>;

@@ -13,11 +13,11 @@ use super::connection::{open_connection, resolved, set_journal_mode};
 use super::driver::{Conn, is_failed_sync, translate};
 use super::state::{Mark, State};
 use super::{checkpoint, start, wal};
-use crate::error::{Error, Result};
-use crate::store::backup_digest::{APPLICATION_ID, seal, unusable};
-use crate::store::files::{sync_folder_of, with_suffix};
-use crate::store::progress::{Progress, RESTORING, Report};
-use crate::store::search;
+use crate::base::error::{Error, Result};
+use crate::store::db::backup_digest::{APPLICATION_ID, seal, unusable};
+use crate::store::db::progress::{Progress, RESTORING, Report};
+use crate::store::driver::files::{sync_folder_of, with_suffix};
+use crate::store::messages::search;
 
 /// Pages that are copied between two reports of progress.
 const PAGES_PER_STEP: i32 = 1_024;

@@ -14,9 +14,9 @@ use rusqlite::config::DbConfig;
 use super::driver::is_failed_sync;
 use super::state::{self, Identities, Mark, State};
 use super::wal;
-use crate::error::{Error, Result};
-use crate::store::fatal::FatalFault;
-use crate::store::files::{sync_error, sync_folder_of, with_suffix};
+use crate::base::error::{Error, Result};
+use crate::store::driver::fatal::FatalFault;
+use crate::store::driver::files::{sync_error, sync_folder_of, with_suffix};
 
 /// The device and the inode of a file.
 type Identity = (u64, u64);

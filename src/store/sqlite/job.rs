@@ -10,9 +10,9 @@ use crossbeam_channel::Receiver;
 use tokio::sync::oneshot;
 
 use super::driver::Conn;
-use crate::error::{Error, Result};
-use crate::metrics::Metrics;
-use crate::store::environment::{Work, WorkConn};
+use crate::base::error::{Error, Result};
+use crate::base::metrics::Metrics;
+use crate::store::driver::environment::{Work, WorkConn};
 
 /// A unit of work over connections `C`, whose other types the queue does not know.
 pub trait Job<C>: Send {

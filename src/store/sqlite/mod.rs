@@ -34,9 +34,9 @@ use job::{Job, Unit, closed, read_loop};
 use state::State;
 use writer::{WAL_CHECKPOINT_PAGES, Writer};
 
-use super::environment::{Environment, Work, WorkConn};
-use super::files::{folder_of, make_folder};
-use crate::error::{Error, Result};
+use super::driver::environment::{Environment, Work, WorkConn};
+use super::driver::files::{folder_of, make_folder};
+use crate::base::error::{Error, Result};
 
 pub use driver::{Conn, DriverRow};
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
 use super::driver::translate;
-use crate::error::Result;
+use crate::base::error::Result;
 
 /// Pages looked at in one snapshot.
 const PAGES_READ: i64 = 1_024;
@@ -133,7 +133,7 @@ mod tests {
     fn old_copies_of_rows_go_and_the_rows_stay() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("db");
-        let mut connection = super::super::connection::open_connection(&path).unwrap();
+        let mut connection = crate::store::sqlite::connection::open_connection(&path).unwrap();
         connection.execute_batch("CREATE TABLE t (k TEXT PRIMARY KEY, v TEXT) WITHOUT ROWID; BEGIN").unwrap();
         for number in 0..2_000 {
             // In no order, so that pages are split in their middle.

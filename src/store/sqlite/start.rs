@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use super::state::{self, Contents};
 use super::wal::{self, Log};
-use crate::error::{Error, Result};
-use crate::store::files::{stamp, sync_file, with_suffix};
-use crate::time::Timestamp;
+use crate::base::error::{Error, Result};
+use crate::base::time::Timestamp;
+use crate::store::driver::files::{stamp, sync_file, with_suffix};
 
 /// How long until the files are looked at again, to see whether somebody writes them.
 const SECOND_LOOK_AFTER: Duration = Duration::from_millis(300);
@@ -212,9 +212,9 @@ fn name_in_locks(device: u64, inode: u64, mounts: &str) -> String {
 mod tests {
     use std::time::SystemTime;
 
-    use super::super::state::Mark;
-    use super::super::wal::Scan;
     use super::*;
+    use crate::store::sqlite::state::Mark;
+    use crate::store::sqlite::wal::Scan;
 
     const SALTS: [u8; 8] = [1; 8];
 
@@ -282,7 +282,7 @@ mod tests {
     fn a_database_that_is_open_is_seen() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("db");
-        let connection = super::super::connection::open_connection(&path).unwrap();
+        let connection = crate::store::sqlite::connection::open_connection(&path).unwrap();
         connection.execute_batch("PRAGMA journal_mode = wal; CREATE TABLE t (v)").unwrap();
         assert!(is_open_elsewhere(&path));
         drop(connection);

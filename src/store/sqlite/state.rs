@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::wal::Salts;
-use crate::store::files::with_suffix;
+use crate::store::driver::files::with_suffix;
 
 const HEAD: &str = "posthaste-state 1\n";
 /// `wal `, the salts in hexadecimal, the number of frames, each line of one length: it is overwritten in place.

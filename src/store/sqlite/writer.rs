@@ -15,9 +15,9 @@ use super::checkpoint::{Log, checkpoint_passively};
 use super::driver::{Conn, is_failed_sync};
 use super::guard::Guard;
 use super::job::Job;
-use crate::error::{Error, Result};
-use crate::store::environment::{Environment, WorkConn};
-use crate::store::write_status::Write;
+use crate::base::error::{Error, Result};
+use crate::store::driver::environment::{Environment, WorkConn};
+use crate::store::driver::write_status::Write;
 
 /// Units of work that one commit may carry.
 const COMMIT_BATCH_LIMIT: usize = 256;

@@ -6,10 +6,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use posthaste::domain::auth::Access;
-use posthaste::domain::jwt::{JwtSettings, KeySource};
+use posthaste::base::time::Clock;
+use posthaste::domain::access::principal::Access;
+use posthaste::domain::identity::jwt::{JwtSettings, KeySource};
 use posthaste::mail::MailSettings;
-use posthaste::time::Clock;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;

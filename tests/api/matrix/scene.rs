@@ -5,9 +5,9 @@
 
 use std::sync::LazyLock;
 
-use posthaste::domain::auth::Access;
-use posthaste::http::router::openapi_json;
-use posthaste::time::Clock;
+use posthaste::base::time::Clock;
+use posthaste::domain::access::principal::Access;
+use posthaste::http::server::router::openapi_json;
 use reqwest::Method;
 use serde_json::{Value, json};
 

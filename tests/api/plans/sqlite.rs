@@ -50,7 +50,7 @@ pub async fn explain(server: &Server, statements: &[Statement]) -> Vec<Explained
     statements.iter().zip(plans).map(scans).collect()
 }
 
-async fn tables(conn: &mut Conn) -> posthaste::error::Result<BTreeSet<String>> {
+async fn tables(conn: &mut Conn) -> posthaste::base::error::Result<BTreeSet<String>> {
     let sql = "SELECT name FROM sqlite_master WHERE type = 'table'";
     Ok(conn.rows(sql, &[], |row| row.text(0).map(str::to_owned)).await?.into_iter().collect())
 }

@@ -1,6 +1,6 @@
 //! The rules of sending and listing over a plain vector of messages.
 
-use posthaste::time::Timestamp;
+use posthaste::base::time::Timestamp;
 use serde_json::{Value, json};
 
 use super::{List, Request, Send, Target, Window};

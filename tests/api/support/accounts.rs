@@ -1,9 +1,9 @@
 //! People with passwords, API keys, and calls with what they show.
 
 use aws_lc_rs::hmac;
-use posthaste::domain::api_keys::{self, NewApiKey};
-use posthaste::domain::auth::Access;
-use posthaste::domain::users::{self, Registration};
+use posthaste::domain::access::principal::Access;
+use posthaste::domain::identity::api_keys::{self, NewApiKey};
+use posthaste::domain::identity::users::{self, Registration};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 

@@ -1,6 +1,6 @@
 //! Callers with credentials.
 
-use posthaste::time::Timestamp;
+use posthaste::base::time::Timestamp;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use posthaste::ids::Rng;
+use posthaste::base::ids::Rng;
 use tempfile::TempDir;
 
 use super::process::{signal, start, wait};

@@ -15,7 +15,7 @@ pub mod trace;
 pub mod watch;
 pub mod wire;
 
-use posthaste::ids::Rng;
+use posthaste::base::ids::Rng;
 
 pub use place::Place;
 pub use server::{Answer, Options, Server, answer_of, raw};

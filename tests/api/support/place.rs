@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use posthaste::store::environment::Location;
+use posthaste::store::driver::environment::Location;
 
 use super::migrations;
 
@@ -151,7 +151,7 @@ impl Place {
                 text += &table;
                 for column in 0..columns {
                     text += &match row.get_ref(column).unwrap() {
-                        rusqlite::types::ValueRef::Blob(bytes) => format!(" {}", posthaste::ids::hex(bytes)),
+                        rusqlite::types::ValueRef::Blob(bytes) => format!(" {}", posthaste::base::ids::hex(bytes)),
                         other => format!(" {:?}", other.as_str().map_or_else(|_| format!("{other:?}"), str::to_owned)),
                     };
                 }

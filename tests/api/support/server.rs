@@ -5,20 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use posthaste::app::{App, Settings};
-use posthaste::domain::auth::Access;
-use posthaste::domain::jwt::JwtSettings;
-use posthaste::domain::users::DirectMessagesFrom;
-use posthaste::domain::{demo, users};
-use posthaste::http::client_address::TrustedProxies;
-use posthaste::http::origin::OriginRules;
+use posthaste::base::ids::Rng;
+use posthaste::base::time::Clock;
+use posthaste::domain::access::principal::Access;
+use posthaste::domain::identity::jwt::JwtSettings;
+use posthaste::domain::identity::users::{self, DirectMessagesFrom};
+use posthaste::domain::operations::demo;
+use posthaste::http::access::client_address::TrustedProxies;
+use posthaste::http::access::origin::OriginRules;
 use posthaste::http::server;
 use posthaste::http::state::{self, CONNECTION_LIMIT, HttpSettings, HttpState, Timeouts};
-use posthaste::ids::Rng;
 use posthaste::live::Live;
 use posthaste::live::bus::BusSettings;
 use posthaste::mail::MailSettings;
 use posthaste::store;
-use posthaste::time::Clock;
 use posthaste::workers::{TaskStates, Workers};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
@@ -160,7 +160,7 @@ impl Server {
             mail: options.mail,
         };
         let location = match &options.database_url {
-            Some(url) => store::environment::Location::parse(url).unwrap(),
+            Some(url) => store::driver::environment::Location::parse(url).unwrap(),
             None => place.location(),
         };
         let (app, _) = App::open(&location, settings, options.clock, Rng::System).await.unwrap();
@@ -247,7 +247,7 @@ impl Server {
             ..users::Registration::default()
         };
         let user = registration.validate(self.app.clock.now()).unwrap();
-        self.app.db.write(user, |conn, user| Box::pin(store::users::insert(conn, user))).await.unwrap();
+        self.app.db.write(user, |conn, user| Box::pin(store::identity::users::insert(conn, user))).await.unwrap();
     }
 }
 

@@ -5,19 +5,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use posthaste::domain::housekeeping;
-use posthaste::time::{Clock, Timestamp};
+use posthaste::base::time::{Clock, Timestamp};
+use posthaste::domain::operations::housekeeping;
 use reqwest::Method;
 use serde_json::json;
 
 use super::{DAY_S, NOTICED_WITHIN, SECOND, count, in_s};
 use crate::both;
+use crate::events::webhooks::Receiver;
 use crate::support::accounts::{PASSWORD, authenticator, secured};
 use crate::support::callers::moment;
 use crate::support::people::get;
 use crate::support::place::Kind;
 use crate::support::{Options, Place, Server, answer_of};
-use crate::webhooks::Receiver;
 
 const DAY: i64 = DAY_S * SECOND;
 

@@ -7,13 +7,13 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use posthaste::ids::Rng;
+use posthaste::base::ids::Rng;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use super::{PEOPLE, World, assert_in_time};
-use crate::durability::{Attempt, Outcome, PAIRS, outcome};
+use crate::operations::durability::{Attempt, Outcome, PAIRS, outcome};
 use crate::support::random;
 use crate::support::server::Answer;
 use crate::support::wire::{Lost, Wire};
@@ -55,7 +55,7 @@ fn is_refused_for_now(answer: &Result<Answer, Lost>) -> bool {
     match answer {
         Err(_) => true,
         Ok(answer) if answer.status == 503 => {
-            super::super::assert_unavailable(answer);
+            crate::faults::assert_unavailable(answer);
             true
         }
         Ok(answer) => {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use posthaste::ids::Rng;
+use posthaste::base::ids::Rng;
 
 use super::World;
 use crate::faults::proxy::{Flow, Proxy};

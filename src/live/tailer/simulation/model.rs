@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 
 use super::PEOPLE;
-use crate::domain::viewer::Viewer;
-use crate::error::Result;
-use crate::ids::{ConversationId, UserId};
+use crate::base::error::Result;
+use crate::base::ids::{ConversationId, UserId};
+use crate::base::time::Timestamp;
+use crate::domain::access::viewer::Viewer;
 use crate::store;
+use crate::store::conversations::members::{NewMember, Role};
 use crate::store::db::Conn;
-use crate::store::events::{Kind, NewEvent};
-use crate::store::members::{NewMember, Role};
-use crate::time::Timestamp;
+use crate::store::events::events::{Kind, NewEvent};
 
 /// What a writer does.
 #[derive(Clone, Copy, Debug)]
@@ -38,9 +38,11 @@ impl Change {
         match self {
             Self::Add(conversation, user) => {
                 let new = [NewMember { user, role: Role::Member }];
-                store::members::insert(conn, conversation, &new, 0, at).await?;
+                store::conversations::members::insert(conn, conversation, &new, 0, at).await?;
             }
-            Self::Remove(conversation, user) => store::members::delete(conn, conversation, user, at).await?,
+            Self::Remove(conversation, user) => {
+                store::conversations::members::delete(conn, conversation, user, at).await?
+            }
             _ => {}
         }
         Ok(())

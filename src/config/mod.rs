@@ -1,0 +1,346 @@
+//! What the operator chose: command line, then environment, then configuration file, then the default.
+//!
+//! Invariant: the options are defined in [`options`] alone. This module only decides what their values mean together. A
+//! key that is unknown is refused by name.
+
+mod bus;
+mod options;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+pub use bus::BusKind;
+pub use options::{Correspondents, DataOptions, LogFormat, Registration, Secret, ServeOptions, Switch};
+use options::{DataValues, EVENT_RETENTION_RANGE_DAYS, File, ServeValues};
+
+use crate::app::Settings;
+use crate::domain::access::principal::Access;
+use crate::domain::identity::jwt::{JwtSettings, KeySource};
+use crate::domain::identity::users::DirectMessagesFrom;
+use crate::http::access::client_address::TrustedProxies;
+use crate::http::access::origin::{OriginRules, origin_of};
+use crate::live::bus::BusSettings;
+use crate::mail::MailSettings;
+use crate::store::driver::environment::Location;
+
+/// Read from the working folder when no other file is named.
+const DEFAULT_FILE: &str = "posthaste.toml";
+
+/// Where the data is, decided.
+#[derive(Clone, Debug)]
+pub struct DataConfig {
+    /// The folder.
+    pub data_dir: PathBuf,
+    /// The database.
+    pub location: Location,
+    /// Whether storage that can lose acknowledged data is accepted.
+    pub allow_unsafe_storage: bool,
+}
+
+/// Everything a server needs, decided.
+#[derive(Clone, Debug)]
+pub struct ServeConfig {
+    /// Where the data is.
+    pub data: DataConfig,
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// What the domain needs to know.
+    pub settings: Settings,
+    /// Which hosts and origins are the server's own, and which may call.
+    pub origins: OriginRules,
+    /// Proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: TrustedProxies,
+    /// Where metrics are served on an address of their own.
+    pub metrics_listen: Option<SocketAddr>,
+    /// How servers on the same data notify each other.
+    pub bus: BusSettings,
+}
+
+/// How to log, decided.
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// The form of a line.
+    pub format: LogFormat,
+    /// What is logged.
+    pub filter: String,
+}
+
+/// Decides where the data is.
+///
+/// # Errors
+/// A sentence for the operator.
+pub fn data(options: &DataOptions) -> Result<DataConfig, String> {
+    let mut file = read_file(options.config.as_deref())?;
+    decide_data(options.clone().over(&mut file))
+}
+
+/// Decides everything a server needs.
+///
+/// # Errors
+/// A sentence for the operator.
+pub fn serve(data_options: &DataOptions, options: ServeOptions) -> Result<(ServeConfig, LogConfig), String> {
+    let mut file = read_file(data_options.config.as_deref())?;
+    let data = decide_data(data_options.clone().over(&mut file))?;
+    let values = options.over(&mut file);
+    let open = values.demo || values.open;
+    let listen = values.listen;
+    if open && !values.allow_open_anywhere && !listen.ip().to_canonical().is_loopback() {
+        return Err(format!(
+            "open access lets in everyone who can reach {listen}: listen on 127.0.0.1, leave out --open and --demo, or say \
+             --allow-open-anywhere"
+        ));
+    }
+    let origins = decide_origins(values.public_url.as_deref(), &values.cors_origin)?;
+    let jwt = decide_jwt(&values)?;
+    let trusted_proxies =
+        TrustedProxies::parse(&values.trusted_proxies).map_err(|error| format!("--trusted-proxies {error}"))?;
+    let days = EVENT_RETENTION_RANGE_DAYS;
+    if !days.contains(&values.event_retention_days) {
+        return Err(format!("event_retention_days must be between {} and {}", days.start(), days.end()));
+    }
+    let bus = bus::decide(&data.location, values.bus, values.listen_url, values.nats_url)?;
+    let settings = Settings {
+        access: if open { Access::Open } else { Access::Secured },
+        demo: values.demo,
+        rate_limits: values.rate_limits == Switch::On,
+        registration_open: values.registration == Registration::Open,
+        direct_messages_from: match values.direct_messages_from {
+            Correspondents::Everyone => DirectMessagesFrom::Everyone,
+            Correspondents::Friends => DirectMessagesFrom::Friends,
+        },
+        event_retention_days: values.event_retention_days,
+        accept_lost_tail: values.accept_lost_tail,
+        webhook_allow_private: values.webhook_allow_private,
+        public_url: values.public_url,
+        allow_unsafe_storage: data.allow_unsafe_storage,
+        jwt,
+        mail: decide_mail(values.smtp_url, values.mail_from)?,
+    };
+    let metrics_listen = values.metrics_listen;
+    let config = ServeConfig { data, listen, settings, origins, trusted_proxies, metrics_listen, bus };
+    Ok((config, LogConfig { format: values.log_format, filter: values.log }))
+}
+
+fn decide_data(values: DataValues) -> Result<DataConfig, String> {
+    let location = match values.database_url {
+        Some(url) => Location::parse(&url)?,
+        None => Location::Sqlite(values.data_dir.join("posthaste.db")),
+    };
+    Ok(DataConfig { data_dir: values.data_dir, location, allow_unsafe_storage: values.allow_unsafe_storage })
+}
+
+fn decide_origins(public_url: Option<&str>, cors_origin: &[String]) -> Result<OriginRules, String> {
+    let public_origin = match public_url {
+        None => None,
+        Some(url) => Some(web_origin(url).ok_or("--public-url must be an http or https URL")?),
+    };
+    let cors_origins = cors_origin.iter().map(|origin| {
+        web_origin(origin).ok_or_else(|| format!("--cors-origin {origin} is not an origin such as https://example.org"))
+    });
+    Ok(OriginRules { public_origin, cors_origins: cors_origins.collect::<Result<_, _>>()? })
+}
+
+fn decide_mail(url: Option<Secret>, from: Option<String>) -> Result<Option<MailSettings>, String> {
+    match (url, from) {
+        (Some(Secret(url)), Some(from)) => Ok(Some(MailSettings { url, from })),
+        (None, None) => Ok(None),
+        (Some(_), None) => Err("--smtp-url needs --mail-from, the address that mail is sent from".into()),
+        (None, Some(_)) => Err("--mail-from needs --smtp-url, the server that mail leaves by".into()),
+    }
+}
+
+fn decide_jwt(values: &ServeValues) -> Result<Option<JwtSettings>, String> {
+    let keys = match (&values.jwt_hs256_secret_file, &values.jwt_jwks) {
+        (Some(_), Some(_)) => {
+            return Err(
+                "--jwt-hs256-secret-file and --jwt-jwks exclude each other: choose what your backend signs with".into(),
+            );
+        }
+        (Some(path), None) => KeySource::Hs256File(path.clone()),
+        (None, Some(place)) => KeySource::Jwks(place.clone()),
+        (None, None) => {
+            let said = [
+                ("--jwt-issuer", values.jwt_issuer.is_some()),
+                ("--jwt-audience", values.jwt_audience.is_some()),
+                ("--jwt-provision", values.jwt_provision),
+            ];
+            return match said.into_iter().find(|(_, said)| *said) {
+                None => Ok(None),
+                Some((flag, _)) => Err(format!(
+                    "{flag} says how JWTs are read, and nothing says how they are verified: add --jwt-hs256-secret-file or \
+                     --jwt-jwks"
+                )),
+            };
+        }
+    };
+    keys.check()?;
+    Ok(Some(JwtSettings {
+        keys,
+        issuer: required(&values.jwt_issuer, "--jwt-issuer", "the iss of your backend's tokens")?,
+        audience: required(&values.jwt_audience, "--jwt-audience", "what the aud of tokens for this server has")?,
+        provision: values.jwt_provision,
+    }))
+}
+
+fn required(value: &Option<String>, flag: &str, meaning: &str) -> Result<String, String> {
+    match value {
+        None => Err(format!("JWTs need {flag} too: {meaning}")),
+        Some(text) if text.is_empty() => Err(format!("{flag} is empty: it is {meaning}")),
+        Some(text) => Ok(text.clone()),
+    }
+}
+
+fn web_origin(text: &str) -> Option<String> {
+    let url = url::Url::parse(text).ok()?;
+    matches!(url.scheme(), "http" | "https").then(|| origin_of(&url)).flatten()
+}
+
+fn read_file(path: Option<&Path>) -> Result<File, String> {
+    let default = Path::new(DEFAULT_FILE);
+    let Some(path) = path.or_else(|| default.exists().then_some(default)) else {
+        return Ok(File::default());
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    toml::from_str(&text).map_err(|error| format!("{}: {}", path.display(), error.message()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decide(options: ServeOptions) -> Result<Option<JwtSettings>, String> {
+        // Not the file that may lie in the working folder.
+        let data = DataOptions { config: Some("/dev/null".into()), ..DataOptions::default() };
+        serve(&data, options).map(|(config, _)| config.settings.jwt)
+    }
+
+    fn jwks(place: &str) -> ServeOptions {
+        ServeOptions {
+            jwt_jwks: Some(place.into()),
+            jwt_issuer: Some("https://example.org".into()),
+            jwt_audience: Some("posthaste".into()),
+            ..ServeOptions::default()
+        }
+    }
+
+    #[test]
+    fn jwts_are_off_unless_there_are_keys() {
+        assert!(decide(ServeOptions::default()).unwrap().is_none());
+        assert!(decide(ServeOptions { jwt_provision: Some(false), ..ServeOptions::default() }).unwrap().is_none());
+        let wrong = [
+            ServeOptions { jwt_issuer: Some("a".into()), ..ServeOptions::default() },
+            ServeOptions { jwt_audience: Some("a".into()), ..ServeOptions::default() },
+            ServeOptions { jwt_provision: Some(true), ..ServeOptions::default() },
+        ];
+        for options in wrong {
+            let error = decide(options).unwrap_err();
+            assert!(error.contains("add --jwt-hs256-secret-file or --jwt-jwks"), "{error}");
+        }
+    }
+
+    #[test]
+    fn settings_of_jwts_come_as_they_were_said() {
+        let settings = decide(jwks("https://example.org/jwks.json")).unwrap().unwrap();
+        assert_eq!(settings.keys, KeySource::Jwks("https://example.org/jwks.json".into()));
+        assert_eq!((settings.issuer.as_str(), settings.audience.as_str()), ("https://example.org", "posthaste"));
+        assert!(!settings.provision);
+        let secret = ServeOptions {
+            jwt_jwks: None,
+            jwt_hs256_secret_file: Some("secret".into()),
+            jwt_provision: Some(true),
+            ..jwks("")
+        };
+        let settings = decide(secret).unwrap().unwrap();
+        assert_eq!(settings.keys, KeySource::Hs256File("secret".into()));
+        assert!(settings.provision);
+    }
+
+    #[test]
+    fn unsafe_storage_is_allowed_by_the_flag_or_by_the_file_and_the_flag_wins() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("posthaste.toml");
+        for (text, flag, allowed) in [
+            ("", None, false),
+            ("", Some(true), true),
+            ("allow_unsafe_storage = true", None, true),
+            ("allow_unsafe_storage = true", Some(false), false),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let options =
+                DataOptions { config: Some(path.clone()), allow_unsafe_storage: flag, ..DataOptions::default() };
+            assert_eq!(data(&options).unwrap().allow_unsafe_storage, allowed, "{text} {flag:?}");
+            let (config, _) = serve(&options, ServeOptions::default()).unwrap();
+            assert_eq!(config.settings.allow_unsafe_storage, allowed, "{text} {flag:?}");
+        }
+    }
+
+    #[test]
+    fn wrong_combinations_for_jwts_are_refused_with_a_sentence() {
+        let both = ServeOptions { jwt_hs256_secret_file: Some("secret".into()), ..jwks("keys.json") };
+        let wrong = [
+            (both, "exclude each other"),
+            (ServeOptions { jwt_issuer: None, ..jwks("keys.json") }, "JWTs need --jwt-issuer too"),
+            (ServeOptions { jwt_issuer: Some(String::new()), ..jwks("keys.json") }, "--jwt-issuer is empty"),
+            (ServeOptions { jwt_audience: None, ..jwks("keys.json") }, "JWTs need --jwt-audience too"),
+            (ServeOptions { jwt_audience: Some(String::new()), ..jwks("keys.json") }, "--jwt-audience is empty"),
+            (jwks(""), "--jwt-jwks is empty"),
+            (jwks("http://example.org/jwks.json"), "must be https"),
+            (jwks("http://127.0.0.1.example.org/jwks.json"), "must be https"),
+            (jwks("http://localhost@example.org/jwks.json"), "must be https"),
+            (jwks("https://user:word@example.org/jwks.json"), "user name or password"),
+            (jwks("ftp://example.org/jwks.json"), "must be a file, or a URL with https"),
+            (jwks("https://"), "not a URL"),
+        ];
+        for (options, sentence) in wrong {
+            let error = decide(options).unwrap_err();
+            assert!(error.contains(sentence), "{error}");
+            assert!(!error.contains("word@"), "{error}");
+        }
+    }
+
+    #[test]
+    fn keys_may_come_over_http_from_this_machine() {
+        for place in
+            ["http://localhost:1/", "http://127.0.0.1/jwks", "http://[::1]:8080/", "keys.json", "/etc/keys.json"]
+        {
+            assert!(decide(jwks(place)).is_ok(), "{place}");
+        }
+    }
+
+    #[test]
+    fn each_option_of_jwts_has_a_key_in_the_file_and_a_flag_that_outweighs_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("posthaste.toml");
+        let text = "jwt_jwks = \"keys.json\"\njwt_issuer = \"a\"\njwt_audience = \"b\"\njwt_provision = true\n";
+        std::fs::write(&path, text).unwrap();
+        let data = DataOptions { config: Some(path.clone()), ..DataOptions::default() };
+        let options = ServeOptions { jwt_issuer: Some("flag".into()), ..ServeOptions::default() };
+        let settings = serve(&data, options).unwrap().0.settings.jwt.unwrap();
+        assert_eq!(settings.keys, KeySource::Jwks("keys.json".into()));
+        assert_eq!((settings.issuer.as_str(), settings.audience.as_str()), ("flag", "b"));
+        assert!(settings.provision);
+        std::fs::write(&path, "jwt_hs256_secret_file = \"secret\"\n").unwrap();
+        let settings = serve(&data, jwks("keys.json"));
+        assert!(settings.unwrap_err().contains("exclude each other"));
+    }
+
+    #[test]
+    fn the_switch_may_stand_alone_or_with_its_value() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            options: ServeOptions,
+        }
+
+        for (words, provision) in [
+            (&["posthaste", "--jwt-provision", "true"][..], Some(true)),
+            (&["posthaste", "--jwt-provision", "false"], Some(false)),
+            (&["posthaste", "--jwt-provision=false", "--demo"], Some(false)),
+            (&["posthaste", "--jwt-provision", "--demo"], Some(true)),
+            (&["posthaste"], None),
+        ] {
+            let line = <Line as clap::Parser>::try_parse_from(words).unwrap();
+            assert_eq!(line.options.jwt_provision, provision, "{words:?}");
+        }
+    }
+}

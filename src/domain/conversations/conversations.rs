@@ -1,0 +1,500 @@
+//! Conversations: making, seeing, changing and ending them.
+//!
+//! Invariants: one direct conversation a pair; a group has at least one owner while anybody is in it; whatever changes is
+//! told by a system message and by events in the same transaction. What a member keeps for themself is told to nobody.
+
+use std::collections::HashMap;
+
+use super::members::{self, MAX_ADDED};
+use crate::app::App;
+use crate::base::error::{Error, FieldError, Result};
+use crate::base::ids::{ConversationId, UserId};
+use crate::base::text::fold_ascii;
+use crate::base::time::Timestamp;
+use crate::domain::access::membership::{conversation_not_found, locked_membership, require_group, require_role};
+use crate::domain::access::principal::{Principal, UserName};
+use crate::domain::access::viewer::Viewer;
+use crate::domain::identity::users::{DirectMessagesFrom, User};
+use crate::domain::messages::tails::{self, Render, Rendered, Tails};
+use crate::domain::messages::watermarks;
+use crate::domain::people::reachability;
+use crate::domain::sending::drafts::MAX_BODY_CHARACTERS;
+use crate::domain::shared::idempotency::{Given, Once};
+use crate::domain::shared::pagination::{Limit, Page, decode_cursor};
+use crate::store;
+use crate::store::batches::sends::{Note, note};
+pub use crate::store::conversations::conversation_kinds::{History, Kind};
+use crate::store::conversations::conversations::Pair;
+pub use crate::store::conversations::conversations::{Conversation, Group, Me};
+use crate::store::conversations::members::{Keeps, NewMember, Role};
+use crate::store::db::Conn;
+use crate::store::events::events::{self, NewEvent};
+use crate::store::messages::messages::{Action, Range};
+
+/// Characters of a title.
+pub const MAX_TITLE_CHARACTERS: usize = 100;
+/// Characters of the address of a picture.
+pub const MAX_AVATAR_URL_CHARACTERS: usize = 500;
+const LIST: &str = "conversations";
+
+/// A conversation as it is shown to one caller.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    /// It.
+    pub conversation: Conversation,
+    /// Its newest message, if the caller sees it.
+    pub last_message: Option<Rendered>,
+    /// The other one of a direct conversation.
+    pub peer: Option<User>,
+    /// Who it is shown to.
+    pub principal: Principal,
+    /// From whom direct messages are taken by who has not chosen.
+    pub direct_messages_from: DirectMessagesFrom,
+}
+
+/// What showing conversations needs.
+#[derive(Clone)]
+struct Showing {
+    principal: Principal,
+    tails: Tails,
+    render: Render,
+    direct_messages_from: DirectMessagesFrom,
+}
+
+impl Showing {
+    fn new(app: &App, principal: &Principal, render: Render) -> Self {
+        Self {
+            principal: principal.clone(),
+            tails: app.tails.clone(),
+            render,
+            direct_messages_from: app.settings.direct_messages_from,
+        }
+    }
+
+    async fn show(&self, conn: &mut Conn, conversations: Vec<Conversation>) -> Result<Vec<Shown>> {
+        let visible = |conversation: &Conversation| {
+            let first_seq = conversation.me.as_ref().map_or(1, |me| conversation.history.first_seq(me.joined_seq));
+            conversation.head.last_seq >= first_seq
+        };
+        let newest: Vec<_> = conversations
+            .iter()
+            .filter(|conversation| visible(conversation))
+            .map(|conversation| {
+                let head = conversation.head;
+                (head, Range { conversation_id: head.id, first_seq: head.last_seq, last_seq: head.last_seq })
+            })
+            .collect();
+        let loaded = if newest.is_empty() { Vec::new() } else { self.tails.load(conn, &newest, self.render).await? };
+        let (ids, mut last): (Vec<ConversationId>, Vec<Rendered>) = newest
+            .iter()
+            .zip(loaded)
+            .filter_map(|((head, _), page)| Some((head.id, page.into_iter().next_back()?)))
+            .unzip();
+        tails::mark_own(conn, self.principal.viewer(), &mut last, self.render).await?;
+        let mut messages: HashMap<ConversationId, Rendered> = ids.into_iter().zip(last).collect();
+        let mut peers: Vec<i64> =
+            conversations.iter().filter_map(|conversation| conversation.peer).map(|peer| peer.0).collect();
+        peers.sort_unstable();
+        peers.dedup();
+        let people: HashMap<UserId, User> = if peers.is_empty() {
+            HashMap::new()
+        } else {
+            store::identity::users::by_ids(conn, &peers).await?.into_iter().map(|user| (user.id, user)).collect()
+        };
+        Ok(conversations
+            .into_iter()
+            .map(|conversation| Shown {
+                last_message: messages.remove(&conversation.head.id),
+                peer: conversation.peer.and_then(|peer| people.get(&peer).cloned()),
+                conversation,
+                principal: self.principal.clone(),
+                direct_messages_from: self.direct_messages_from,
+            })
+            .collect())
+    }
+
+    async fn show_one(&self, conn: &mut Conn, id: ConversationId) -> Result<Shown> {
+        let viewer = self.principal.viewer();
+        let found = store::conversations::conversations::one(conn, id, viewer.person()).await?;
+        let found = found.filter(|conversation| viewer == Viewer::Everything || conversation.me.is_some());
+        let mut shown = self.show(conn, vec![found.ok_or_else(conversation_not_found)?]).await?;
+        shown.pop().ok_or_else(conversation_not_found)
+    }
+}
+
+impl Me {
+    /// Messages that the member has not read.
+    pub fn unread_count(&self, last_seq: i64) -> i64 {
+        watermarks::unread_count(last_seq, self.read_seq, self.unread_from)
+    }
+}
+
+/// The caller's conversations, latest activity first.
+///
+/// # Errors
+/// 403 `act_as_required`; 422 for a cursor that is none.
+pub async fn list(
+    app: &App,
+    principal: &Principal,
+    limit: Limit,
+    cursor: Option<&str>,
+    render: Render,
+) -> Result<Page<Vec<Shown>>> {
+    let person = principal.require_person()?.id;
+    let before = match cursor {
+        Some(cursor) => {
+            let [micros, id] = decode_cursor::<2>(LIST, cursor)?;
+            (Timestamp::from_micros(micros), ConversationId(id))
+        }
+        None => (Timestamp::MAX, ConversationId(i64::MAX)),
+    };
+    let input = (Showing::new(app, principal, render), person, before, limit);
+    let shown = app
+        .db
+        .read(input, |conn, (showing, person, before, limit)| {
+            Box::pin(async move {
+                let found =
+                    store::conversations::conversations::latest_of(conn, *person, *before, limit.to_read()).await?;
+                showing.show(conn, found).await
+            })
+        })
+        .await?;
+    Ok(Page::new(LIST, shown, limit, |last| {
+        let head = last.conversation.head;
+        [head.last_sent_at.micros(), head.id.0]
+    }))
+}
+
+/// One conversation.
+///
+/// # Errors
+/// 404 `conversation_not_found`.
+pub async fn get(app: &App, principal: &Principal, id: i64, render: Render) -> Result<Shown> {
+    let input = (Showing::new(app, principal, render), ConversationId(id));
+    app.db.read(input, |conn, (showing, id)| Box::pin(showing.show_one(conn, *id))).await
+}
+
+/// A group to be made, as the caller wrote it.
+#[derive(Clone, Debug)]
+pub struct NewGroup {
+    /// 1..[`MAX_TITLE_CHARACTERS`] characters.
+    pub title: String,
+    /// The address of a picture.
+    pub avatar_url: Option<String>,
+    /// Who is in it from the beginning, beside the caller: at most [`MAX_ADDED`].
+    pub member_user_names: Vec<String>,
+    /// What those see who join later.
+    pub history: History,
+    /// Whether members may add others.
+    pub members_can_add: bool,
+}
+
+struct NewGroupInput {
+    group: Group,
+    names: Vec<String>,
+    creator: UserName,
+    now: Timestamp,
+    showing: Showing,
+    once: Once<Shown>,
+}
+
+/// Makes a group, which the caller owns.
+///
+/// # Errors
+/// 403 `act_as_required`, `not_friends`; 422 with every field that is wrong.
+pub async fn create_group(
+    app: &App,
+    principal: &Principal,
+    new: NewGroup,
+    render: Render,
+    once: Once<Shown>,
+) -> Result<Given> {
+    let creator = principal.require_person()?.clone();
+    let mut errors = Vec::new();
+    errors.extend(check_title(&new.title));
+    errors.extend(new.avatar_url.as_deref().and_then(check_avatar_url));
+    if new.member_user_names.len() > MAX_ADDED {
+        let detail = format!("may name up to {MAX_ADDED} people; others can be added afterwards");
+        errors.push(FieldError::new("member_user_names", "too_many", detail));
+    }
+    if !errors.is_empty() {
+        return Err(Error::Invalid(errors));
+    }
+    let group = Group {
+        title: new.title,
+        avatar_url: new.avatar_url,
+        history: new.history,
+        members_can_add: new.members_can_add,
+    };
+    let showing = Showing::new(app, principal, render);
+    let input = NewGroupInput { group, names: new.member_user_names, creator, now: app.clock.now(), showing, once };
+    app.db.write(input, |conn, input| Box::pin(make_group(conn, input))).await
+}
+
+async fn make_group(conn: &mut Conn, input: &NewGroupInput) -> Result<Given> {
+    let NewGroupInput { group, names, creator, now, showing, once } = input;
+    if let Some(given) = once.given(conn, *now).await? {
+        return Ok(given);
+    }
+    let people = members::people_to_add(conn, creator, names, showing.direct_messages_from).await?;
+    let id = store::conversations::conversations::create_group(conn, group, creator.id, *now).await?;
+    let owner = NewMember { user: creator.id, role: Role::Owner };
+    let others = people.iter().filter(|user| **user != creator.id);
+    let new: Vec<NewMember> =
+        std::iter::once(owner).chain(others.map(|user| NewMember { user: *user, role: Role::Member })).collect();
+    store::conversations::members::insert(conn, id, &new, 0, *now).await?;
+    let told = Note { action: Action::GroupCreated, actor: creator.id, subject: None, detail: "", at: *now };
+    let message = note(conn, id, &told).await?;
+    let shown = showing.show_one(conn, id).await?;
+    let given = once.give(conn, *now, &shown, Some(creator.id)).await?;
+    let mut log = vec![NewEvent::of_conversation(events::Kind::ConversationCreated, id, creator.id, *now)];
+    let added = NewEvent::of_conversation(events::Kind::MemberAdded, id, creator.id, *now);
+    log.extend(new.iter().map(|member| added.about(member.user)));
+    log.push(message);
+    events::append(conn, &log).await?;
+    Ok(given)
+}
+
+/// The direct conversation with somebody, made if there is none; whether it was.
+///
+/// # Errors
+/// 403 `act_as_required`, `not_friends`; 422 on `user_name`.
+pub async fn open_direct(app: &App, principal: &Principal, user_name: &str, render: Render) -> Result<(Shown, bool)> {
+    let caller = principal.require_person()?.clone();
+    let key = fold_ascii(principal.resolve(user_name)?);
+    let input = (Showing::new(app, principal, render), caller, key, app.clock.now());
+    app.db
+        .write(input, |conn, (showing, caller, key, now)| {
+            Box::pin(async move {
+                let nobody = || Error::invalid("user_name", "user_not_found", "names no user");
+                let found = store::identity::users::names_by_keys(conn, &[key.as_str()]).await?;
+                let other = found.first().ok_or_else(nobody)?;
+                let pair = Pair::new(caller.id, other.id);
+                if let Some((_, id)) = store::conversations::conversations::direct(conn, &[pair]).await?.first() {
+                    return Ok((showing.show_one(conn, *id).await?, false));
+                }
+                reachability::require(conn, caller, std::slice::from_ref(other), showing.direct_messages_from).await?;
+                let there = store::identity::users::lock_shared(conn, &[pair.lower.0, pair.higher.0]).await?;
+                if !there.contains(&caller.id.0) {
+                    return Err(Error::Unauthenticated);
+                }
+                if !there.contains(&other.id.0) {
+                    return Err(nobody());
+                }
+                let (id, new) = store::conversations::conversations::create_direct(conn, pair, caller.id, *now).await?;
+                let shown = showing.show_one(conn, id).await?;
+                if new {
+                    let made = NewEvent::of_conversation(events::Kind::ConversationCreated, id, caller.id, *now);
+                    events::append(conn, &[made]).await?;
+                }
+                Ok((shown, new))
+            })
+        })
+        .await
+}
+
+/// What is to change about a conversation; what is `None` stays.
+#[derive(Clone, Debug, Default)]
+pub struct Changes {
+    /// What it is called.
+    pub title: Option<String>,
+    /// Its picture; `Some(None)` takes it away.
+    pub avatar_url: Option<Option<String>>,
+    /// What those see who joined later.
+    pub history: Option<History>,
+    /// Whether members may add others.
+    pub members_can_add: Option<bool>,
+    /// What the caller keeps for themself.
+    pub me: Option<OwnChanges>,
+}
+
+/// What is to change about what a member keeps for themself.
+#[derive(Clone, Debug, Default)]
+pub struct OwnChanges {
+    /// No notifications until then.
+    pub muted_until: Option<Option<Timestamp>>,
+    /// Shown first.
+    pub pinned: Option<bool>,
+    /// Shown apart.
+    pub archived: Option<bool>,
+    /// What they have begun to write: at most [`MAX_BODY_CHARACTERS`] characters.
+    pub draft: Option<Option<String>>,
+}
+
+impl Changes {
+    fn check(&self) -> Result<()> {
+        let mut errors = Vec::new();
+        errors.extend(self.title.as_deref().and_then(check_title));
+        errors.extend(self.avatar_url.as_ref().and_then(|url| url.as_deref()).and_then(check_avatar_url));
+        if let Some(Some(draft)) = self.me.as_ref().and_then(|me| me.draft.as_ref()) {
+            if draft.contains('\0') {
+                errors.push(FieldError::new("me.draft", "nul_character", "must not hold U+0000"));
+            } else if draft.chars().count() > MAX_BODY_CHARACTERS {
+                let detail = format!("may have up to {MAX_BODY_CHARACTERS} characters");
+                errors.push(FieldError::new("me.draft", "too_long", detail));
+            }
+        }
+        if errors.is_empty() { Ok(()) } else { Err(Error::Invalid(errors)) }
+    }
+
+    const fn of_group(&self) -> bool {
+        self.title.is_some() || self.avatar_url.is_some() || self.history.is_some() || self.members_can_add.is_some()
+    }
+}
+
+/// Changes a group, or what the caller keeps of a conversation.
+///
+/// # Errors
+/// 404 `conversation_not_found`; 403 `act_as_required`, `insufficient_role`; 409 `not_a_group`; 422 with every field that
+/// is wrong.
+pub async fn update(app: &App, principal: &Principal, id: i64, changes: Changes, render: Render) -> Result<Shown> {
+    principal.require_person()?;
+    changes.check()?;
+    let input = (Showing::new(app, principal, render), ConversationId(id), changes, app.clock.now());
+    app.db
+        .write(input, |conn, (showing, id, changes, now)| {
+            Box::pin(async move {
+                let caller = showing.principal.require_person()?.id;
+                let membership = locked_membership(conn, Viewer::Person(caller), *id).await?;
+                let before = store::conversations::conversations::one(conn, *id, Some(caller)).await?;
+                let before = before.ok_or_else(conversation_not_found)?;
+                if let Some(own) = &changes.me {
+                    keep(conn, caller, &before, own).await?;
+                }
+                let log = if changes.of_group() {
+                    require_group(&membership)?;
+                    require_role(&membership, Role::Admin)?;
+                    change_group(conn, caller, &before, changes, *now).await?
+                } else {
+                    Vec::new()
+                };
+                let shown = showing.show_one(conn, *id).await?;
+                events::append(conn, &log).await?;
+                Ok(shown)
+            })
+        })
+        .await
+}
+
+async fn keep(conn: &mut Conn, caller: UserId, before: &Conversation, changes: &OwnChanges) -> Result<()> {
+    let kept = before.me.as_ref().map(|me| me.keeps.clone()).unwrap_or_default();
+    let keeps = Keeps {
+        muted_until: changes.muted_until.unwrap_or(kept.muted_until),
+        pinned: changes.pinned.unwrap_or(kept.pinned),
+        archived: changes.archived.unwrap_or(kept.archived),
+        // An empty draft is none.
+        draft: changes.draft.clone().unwrap_or(kept.draft).filter(|draft| !draft.is_empty()),
+    };
+    store::conversations::members::keep(conn, before.head.id, caller, &keeps).await
+}
+
+async fn change_group(
+    conn: &mut Conn,
+    caller: UserId,
+    before: &Conversation,
+    changes: &Changes,
+    now: Timestamp,
+) -> Result<Vec<NewEvent<'static>>> {
+    let id = before.head.id;
+    let title = before.title.clone().unwrap_or_default();
+    let after = Group {
+        title: changes.title.clone().unwrap_or_else(|| title.clone()),
+        avatar_url: changes.avatar_url.clone().unwrap_or_else(|| before.avatar_url.clone()),
+        history: changes.history.unwrap_or(before.history),
+        members_can_add: changes.members_can_add.unwrap_or(before.members_can_add),
+    };
+    let told = [
+        (after.title != title, Action::TitleChanged, after.title.as_str()),
+        (after.avatar_url != before.avatar_url, Action::AvatarChanged, ""),
+        (after.history != before.history, Action::HistoryChanged, after.history.as_str()),
+    ];
+    if told.iter().all(|(changed, ..)| !changed) && after.members_can_add == before.members_can_add {
+        return Ok(Vec::new());
+    }
+    store::conversations::conversations::update_group(conn, id, &after).await?;
+    let mut log = vec![NewEvent::of_conversation(events::Kind::ConversationUpdated, id, caller, now)];
+    for (_, action, detail) in told.iter().filter(|(changed, ..)| *changed) {
+        log.push(note(conn, id, &Note { action: *action, actor: caller, subject: None, detail, at: now }).await?);
+    }
+    Ok(log)
+}
+
+/// Ends a group, by its owner; takes a direct conversation out of the caller's list until its next message.
+///
+/// # Errors
+/// 404 `conversation_not_found`; 403 `act_as_required`, `insufficient_role`.
+pub async fn delete(app: &App, principal: &Principal, id: i64) -> Result<()> {
+    let caller = principal.require_person()?.id;
+    app.db
+        .write((caller, ConversationId(id), app.clock.now()), |conn, (caller, id, now)| {
+            Box::pin(async move {
+                let membership = locked_membership(conn, Viewer::Person(*caller), *id).await?;
+                if membership.kind == Kind::Direct {
+                    return store::conversations::members::hide(conn, *id, *caller, membership.last_seq + 1).await;
+                }
+                require_role(&membership, Role::Owner)?;
+                members::end_group(conn, *id, *caller, *now).await
+            })
+        })
+        .await
+}
+
+/// A conversation, for somebody who may be no member of it: the caller has checked another right, such as an invite. It holds
+/// no messages and no members.
+///
+/// # Errors
+/// 404 `conversation_not_found`.
+pub async fn get_without_membership_check(conn: &mut Conn, id: ConversationId) -> Result<Conversation> {
+    store::conversations::conversations::one(conn, id, None).await?.ok_or_else(conversation_not_found)
+}
+
+/// Messages of groups that ended, removed at a time.
+const REMOVED_AT_ONCE: i64 = 500;
+
+/// Removes what is left of groups that ended, a bite of each; whether there may be more.
+///
+/// # Errors
+/// Of the database.
+pub async fn remove_ended(app: &App) -> Result<bool> {
+    app.db
+        .write((), |conn, ()| {
+            Box::pin(async move {
+                let Some(id) = store::conversations::conversations::ended(conn, 1).await?.into_iter().next() else {
+                    return Ok(false);
+                };
+                store::conversations::conversations::lock_one(conn, id).await?;
+                let traces = store::people::erasure::traces(conn, id, UserId(0), 0, REMOVED_AT_ONCE).await?;
+                let keys: Vec<_> = traces.iter().filter_map(|trace| trace.key).collect();
+                store::shared::idempotency::blank(conn, &keys).await?;
+                if store::messages::removals::delete_first(conn, id, REMOVED_AT_ONCE).await? == 0 {
+                    store::conversations::conversations::delete(conn, id).await?;
+                }
+                Ok(true)
+            })
+        })
+        .await
+}
+
+fn check_title(title: &str) -> Option<FieldError> {
+    let characters = title.chars().count();
+    if title.contains('\0') {
+        Some(FieldError::new("title", "nul_character", "must not hold U+0000"))
+    } else if characters == 0 || characters > MAX_TITLE_CHARACTERS {
+        let detail = format!("must have 1 to {MAX_TITLE_CHARACTERS} characters");
+        Some(FieldError::new("title", "out_of_range", detail))
+    } else {
+        None
+    }
+}
+
+fn check_avatar_url(url: &str) -> Option<FieldError> {
+    let known = ["https://", "http://", "/api/attachments/"].iter().any(|start| url.starts_with(start));
+    let plain = url.bytes().all(|byte| byte.is_ascii_graphic());
+    if known && plain && url.len() <= MAX_AVATAR_URL_CHARACTERS {
+        return None;
+    }
+    let detail = format!(
+        "must be an http or https address, or the path of an attachment, in at most {MAX_AVATAR_URL_CHARACTERS} ASCII characters"
+    );
+    Some(FieldError::new("avatar_url", "invalid_url", detail))
+}

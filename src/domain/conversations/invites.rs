@@ -1,0 +1,238 @@
+//! Invites into groups: codes that whoever has them may use, until they end.
+//!
+//! Invariants: only the hash of a code is kept; a use and the membership that it gives are one transaction. A code that has
+//! ended looks like one that never was.
+
+use super::conversations::{Conversation, get_without_membership_check};
+use super::members::join;
+use crate::app::App;
+use crate::base::error::{Error, FieldError, Result};
+use crate::base::ids::{ConversationId, InviteId, UserId};
+use crate::base::time::Timestamp;
+use crate::domain::access::membership::{
+    lock_without_membership_check, locked_membership, membership, require_group, require_role,
+};
+use crate::domain::access::principal::Principal;
+use crate::domain::access::viewer::Viewer;
+use crate::domain::identity::tokens::{self, MAX_TOKEN_CHARACTERS, SecretHash, Token, TokenKind};
+use crate::domain::shared::idempotency::{Given, Once};
+use crate::domain::shared::pagination::{self, Limit, Page};
+use crate::store;
+use crate::store::batches::sends::{Note, note};
+pub use crate::store::conversations::invites::Invite;
+use crate::store::conversations::members::Role;
+use crate::store::db::Conn;
+use crate::store::events::events::{self, NewEvent};
+use crate::store::messages::messages::Action;
+
+/// Microseconds of a day.
+const DAY_MICROS: i64 = 24 * 3_600 * 1_000_000;
+/// Days that an invite lasts when its maker names no end.
+pub const DEFAULT_DAYS: i64 = 7;
+/// Days that an invite may last.
+pub const MAX_DAYS: i64 = 365;
+/// Uses that an invite may have.
+pub const MAX_USES: i64 = 10_000;
+/// Invites that a group may have at a time.
+pub const MAX_INVITES: i64 = 100;
+const LIST: &str = "invites";
+
+/// An invite to be made, as its maker wrote it.
+#[derive(Clone, Copy, Debug)]
+pub struct NewInvite {
+    /// When it ends; in [`DEFAULT_DAYS`] days when it is absent.
+    pub expires_at: Option<Timestamp>,
+    /// How often it may be used; any number of times when it is absent.
+    pub max_uses: Option<i64>,
+}
+
+/// An invite that was made, with the only copy of its code.
+pub struct Made {
+    /// What is kept.
+    pub invite: Invite,
+    /// What is handed out.
+    pub code: String,
+}
+
+struct Input {
+    invite: Invite,
+    token: Token,
+    caller: UserId,
+    once: Once<Made>,
+}
+
+/// Makes an invite.
+///
+/// # Errors
+/// 404 `conversation_not_found`; 403 `act_as_required`, `insufficient_role`; 409 `not_a_group`, `too_many_invites`; 422.
+pub async fn create(
+    app: &App,
+    principal: &Principal,
+    conversation: i64,
+    new: NewInvite,
+    once: Once<Made>,
+) -> Result<Given> {
+    let caller = principal.require_person()?.id;
+    let now = app.clock.now();
+    let expires_at = new.expires_at.unwrap_or_else(|| now.plus_micros(DEFAULT_DAYS * DAY_MICROS));
+    let mut errors = Vec::new();
+    if expires_at <= now || expires_at > now.plus_micros(MAX_DAYS * DAY_MICROS) {
+        let detail = format!("must be in the future, within {MAX_DAYS} days");
+        errors.push(FieldError::new("expires_at", "out_of_range", detail));
+    }
+    if new.max_uses.is_some_and(|uses| !(1..=MAX_USES).contains(&uses)) {
+        errors.push(FieldError::new("max_uses", "out_of_range", format!("must be between 1 and {MAX_USES}")));
+    }
+    if !errors.is_empty() {
+        return Err(Error::Invalid(errors));
+    }
+    let invite = Invite {
+        id: InviteId(0),
+        conversation_id: ConversationId(conversation),
+        created_by: Some(caller),
+        created_at: now,
+        expires_at,
+        max_uses: new.max_uses,
+        uses: 0,
+    };
+    let input = Input { invite, token: Token::new(&app.rng, TokenKind::Invite)?, caller, once };
+    app.db.write(input, |conn, input| Box::pin(insert(conn, input))).await
+}
+
+async fn insert(conn: &mut Conn, input: &Input) -> Result<Given> {
+    let Input { invite, token, caller, once } = input;
+    if let Some(given) = once.given(conn, invite.created_at).await? {
+        return Ok(given);
+    }
+    let own = locked_membership(conn, Viewer::Person(*caller), invite.conversation_id).await?;
+    require_group(&own)?;
+    require_role(&own, Role::Admin)?;
+    if store::conversations::invites::count(conn, invite.conversation_id, invite.created_at).await? >= MAX_INVITES {
+        return Err(Error::Conflict {
+            code: "too_many_invites",
+            detail: format!("a group may have {MAX_INVITES} invites at a time: end some first").into(),
+        });
+    }
+    let id = store::conversations::invites::insert(conn, &token.hash, invite).await?;
+    let made = Made { invite: Invite { id, ..invite.clone() }, code: token.text.clone() };
+    once.give(conn, invite.created_at, &made, Some(*caller)).await
+}
+
+/// Invites of a group that are still good, by id.
+///
+/// # Errors
+/// 404 `conversation_not_found`; 403 `act_as_required`, `insufficient_role`; 422 for a cursor that is none.
+pub async fn list(
+    app: &App,
+    principal: &Principal,
+    conversation: i64,
+    limit: Limit,
+    cursor: Option<&str>,
+) -> Result<Page<Vec<Invite>>> {
+    let caller = principal.require_person()?.id;
+    let after = InviteId(pagination::begin(LIST, cursor, 0)?);
+    let input = (caller, ConversationId(conversation), after, app.clock.now(), limit);
+    let found = app
+        .db
+        .read(input, |conn, (caller, conversation, after, now, limit)| {
+            Box::pin(async move {
+                let own = membership(conn, Viewer::Person(*caller), *conversation).await?;
+                require_group(&own)?;
+                require_role(&own, Role::Admin)?;
+                store::conversations::invites::list(conn, *conversation, *after, *now, limit.to_read()).await
+            })
+        })
+        .await?;
+    Ok(Page::new(LIST, found, limit, |last| [last.id.0]))
+}
+
+/// Ends an invite.
+///
+/// # Errors
+/// 404 `conversation_not_found`, `invite_not_found`; 403 `act_as_required`, `insufficient_role`; 409 `not_a_group`.
+pub async fn end(app: &App, principal: &Principal, conversation: i64, id: i64) -> Result<()> {
+    let caller = principal.require_person()?.id;
+    app.db
+        .write((caller, ConversationId(conversation), InviteId(id)), |conn, (caller, conversation, id)| {
+            Box::pin(async move {
+                let own = locked_membership(conn, Viewer::Person(*caller), *conversation).await?;
+                require_group(&own)?;
+                require_role(&own, Role::Admin)?;
+                if store::conversations::invites::delete(conn, *conversation, *id).await? {
+                    Ok(())
+                } else {
+                    Err(not_found())
+                }
+            })
+        })
+        .await
+}
+
+/// An invite and the group that it leads to.
+///
+/// # Errors
+/// 404 `invite_not_found`.
+pub async fn look(app: &App, code: &str) -> Result<(Invite, Conversation)> {
+    app.db
+        .read((hash(code)?, app.clock.now()), |conn, (hash, now)| {
+            Box::pin(async move {
+                let invite = usable(conn, hash, *now).await?;
+                match get_without_membership_check(conn, invite.conversation_id).await {
+                    Ok(conversation) => Ok((invite, conversation)),
+                    Err(Error::NotFound { .. }) => Err(not_found()),
+                    Err(error) => Err(error),
+                }
+            })
+        })
+        .await
+}
+
+/// Uses an invite; the conversation, and whether the caller is new in it.
+///
+/// # Errors
+/// 404 `invite_not_found`; 403 `act_as_required`; 409 `too_many_members`.
+pub async fn accept(app: &App, principal: &Principal, code: &str) -> Result<(ConversationId, bool)> {
+    let caller = principal.require_person()?.id;
+    app.db
+        .write((caller, hash(code)?, app.clock.now()), |conn, (caller, hash, now)| {
+            Box::pin(async move {
+                let invite = usable(conn, hash, *now).await?;
+                let conversation = invite.conversation_id;
+                if !store::identity::users::lock_shared(conn, &[caller.0]).await?.contains(&caller.0) {
+                    return Err(Error::Unauthenticated);
+                }
+                let group = match lock_without_membership_check(conn, conversation).await {
+                    Err(Error::NotFound { .. }) => return Err(not_found()),
+                    found => found?,
+                };
+                if store::conversations::members::role_of(conn, conversation, *caller).await?.is_some() {
+                    return Ok((conversation, false));
+                }
+                if !store::conversations::invites::use_once(conn, invite.id, *now).await? {
+                    return Err(not_found());
+                }
+                join(conn, &group, *caller, Role::Member, *now).await?;
+                let told =
+                    Note { action: Action::MemberJoined, actor: *caller, subject: Some(*caller), detail: "", at: *now };
+                let message = note(conn, conversation, &told).await?;
+                let added = NewEvent::of_conversation(events::Kind::MemberAdded, conversation, *caller, *now);
+                events::append(conn, &[added.about(*caller), message]).await?;
+                Ok((conversation, true))
+            })
+        })
+        .await
+}
+
+async fn usable(conn: &mut Conn, hash: &SecretHash, now: Timestamp) -> Result<Invite> {
+    let invite = store::conversations::invites::by_code(conn, hash).await?;
+    let good = |invite: &Invite| invite.expires_at > now && invite.max_uses.is_none_or(|most| invite.uses < most);
+    invite.filter(good).ok_or_else(not_found)
+}
+
+fn hash(code: &str) -> Result<SecretHash> {
+    if code.len() > MAX_TOKEN_CHARACTERS { Err(not_found()) } else { Ok(tokens::hash(code)) }
+}
+
+fn not_found() -> Error {
+    Error::NotFound { code: "invite_not_found", detail: "there is no such invite, or it has ended".into() }
+}

@@ -1,0 +1,323 @@
+//! Who is in a group: adding, removing, leaving, roles.
+//!
+//! Invariants: who may do what is the table below; nobody raises their own role; a group keeps an owner while anybody is in
+//! it; whoever does not take direct messages from somebody is not added by them either, and a block looks like that.
+//!
+//! | | member | admin | owner |
+//! | --- | --- | --- | --- |
+//! | read, send, react, edit and delete one's own, leave | yes | yes | yes |
+//! | add members | where `members_can_add` | yes | yes |
+//! | add them with a higher role, give roles | | | yes |
+//! | remove members | | below admin | yes |
+//! | delete any message, pin, invite, change title, picture and rules | | yes | yes |
+//! | end the group | | | yes |
+
+use std::collections::HashMap;
+
+use crate::domain::access::principal::{Principal, UserName};
+
+use crate::app::App;
+use crate::base::error::{Error, FieldError, Result};
+use crate::base::ids::{ConversationId, UserId};
+use crate::base::text::fold_ascii;
+use crate::base::time::Timestamp;
+use crate::domain::access::membership::{Membership, locked_membership, membership, require_group, require_role};
+use crate::domain::access::viewer::Viewer;
+use crate::domain::identity::users::{self, DirectMessagesFrom, User};
+use crate::domain::people::reachability;
+use crate::domain::shared::pagination::{self, Limit, Page};
+use crate::store;
+use crate::store::batches::sends::{Note, note};
+use crate::store::conversations::members::NewMember;
+pub use crate::store::conversations::members::{Member, Role};
+use crate::store::db::Conn;
+use crate::store::events::events::{self, NewEvent};
+use crate::store::messages::messages::Action;
+
+/// People who may be in a group.
+pub const MAX_MEMBERS: i64 = 10_000;
+/// People who may be added at once.
+pub const MAX_ADDED: usize = 1_000;
+const LIST: &str = "members";
+
+/// The people of some names, who are not erased before the transaction ends.
+///
+/// # Errors
+/// 422 on each name that is nobody's; 403 `not_friends`.
+pub async fn people_to_add(
+    conn: &mut Conn,
+    caller: &UserName,
+    names: &[String],
+    default: DirectMessagesFrom,
+) -> Result<Vec<UserId>> {
+    let keys: Vec<String> = names.iter().map(|name| fold_ascii(name)).collect();
+    let mut wanted: Vec<&str> = keys.iter().map(String::as_str).filter(|key| !key.contains('\0')).collect();
+    wanted.sort_unstable();
+    wanted.dedup();
+    let found = store::identity::users::names_by_keys(conn, &wanted).await?;
+    let mut ids: Vec<i64> = found.iter().map(|person| person.id.0).chain([caller.id.0]).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let there = store::identity::users::lock_shared(conn, &ids).await?;
+    if !there.contains(&caller.id.0) {
+        return Err(Error::Unauthenticated);
+    }
+    let present: HashMap<&str, &UserName> = found
+        .iter()
+        .filter(|person| there.contains(&person.id.0))
+        .map(|person| (person.user_name_key.as_str(), person))
+        .collect();
+    let errors: Vec<FieldError> = keys
+        .iter()
+        .enumerate()
+        .filter(|(_, key)| !present.contains_key(key.as_str()))
+        .map(|(index, _)| FieldError::new(format!("member_user_names.{index}"), "user_not_found", "names no user"))
+        .take(10)
+        .collect();
+    if !errors.is_empty() {
+        return Err(Error::Invalid(errors));
+    }
+    reachability::require(conn, caller, &found, default).await?;
+    Ok(found.iter().map(|person| person.id).collect())
+}
+
+/// A member and who they are.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    /// As what they are in the group.
+    pub member: Member,
+    /// Who they are.
+    pub user: User,
+}
+
+/// Members of a conversation, by id.
+///
+/// # Errors
+/// 404 `conversation_not_found`; 422 for a cursor that is none.
+pub async fn list(
+    app: &App,
+    principal: &Principal,
+    conversation: i64,
+    limit: Limit,
+    cursor: Option<&str>,
+) -> Result<Page<Vec<Shown>>> {
+    let after = UserId(pagination::begin(LIST, cursor, 0)?);
+    let input = (principal.viewer(), ConversationId(conversation), after, limit);
+    let (found, people) = app
+        .db
+        .read(input, |conn, (viewer, conversation, after, limit)| {
+            Box::pin(async move {
+                membership(conn, *viewer, *conversation).await?;
+                let found = store::conversations::members::list(conn, *conversation, *after, limit.to_read()).await?;
+                let ids: Vec<i64> = found.iter().map(|member| member.user.0).collect();
+                Ok((found, store::identity::users::by_ids(conn, &ids).await?))
+            })
+        })
+        .await?;
+    let Page { entries: found, next } = Page::new(LIST, found, limit, |last| [last.user.0]);
+    let mut people: HashMap<UserId, User> = people.into_iter().map(|user| (user.id, user)).collect();
+    let entries =
+        found.into_iter().filter_map(|member| Some(Shown { user: people.remove(&member.user)?, member })).collect();
+    Ok(Page { entries, next })
+}
+
+/// A change of who is in a group.
+struct Change {
+    conversation: ConversationId,
+    caller: UserName,
+    key: String,
+    role: Option<Role>,
+    direct_messages_from: DirectMessagesFrom,
+    now: Timestamp,
+}
+
+impl Change {
+    fn new(app: &App, principal: &Principal, conversation: i64, user_name: &str, role: Option<Role>) -> Result<Self> {
+        Ok(Self {
+            conversation: ConversationId(conversation),
+            caller: principal.require_person()?.clone(),
+            key: fold_ascii(principal.resolve(user_name)?),
+            role,
+            direct_messages_from: app.settings.direct_messages_from,
+            now: app.clock.now(),
+        })
+    }
+
+    fn event(&self, kind: events::Kind, subject: UserId) -> NewEvent<'static> {
+        NewEvent::of_conversation(kind, self.conversation, self.caller.id, self.now).about(subject)
+    }
+
+    async fn note(&self, conn: &mut Conn, action: Action, subject: UserId, detail: &str) -> Result<NewEvent<'static>> {
+        let subject = Some(subject);
+        note(conn, self.conversation, &Note { action, actor: self.caller.id, subject, detail, at: self.now }).await
+    }
+}
+
+/// Adds somebody to a group, or gives a member another role; whether they are new.
+///
+/// # Errors
+/// 404 `conversation_not_found`, `user_not_found`; 403 `act_as_required`, `insufficient_role`, `not_friends`; 409
+/// `not_a_group`, `last_owner`, `too_many_members`.
+pub async fn put(
+    app: &App,
+    principal: &Principal,
+    conversation: i64,
+    user_name: &str,
+    role: Option<Role>,
+) -> Result<(Shown, bool)> {
+    let change = Change::new(app, principal, conversation, user_name, role)?;
+    app.db.write(change, |conn, change| Box::pin(put_now(conn, change))).await
+}
+
+async fn put_now(conn: &mut Conn, change: &Change) -> Result<(Shown, bool)> {
+    // Whether the caller may know of the conversation comes before who the other one is; people are locked before it.
+    membership(conn, Viewer::Person(change.caller.id), change.conversation).await?;
+    let other = users::by_name(conn, &change.key).await?;
+    let mut ids = [change.caller.id.0, other.id.0];
+    ids.sort_unstable();
+    if !store::identity::users::lock_shared(conn, &ids).await?.contains(&other.id.0) {
+        return Err(crate::domain::identity::users::not_found());
+    }
+    let own = locked_membership(conn, Viewer::Person(change.caller.id), change.conversation).await?;
+    require_group(&own)?;
+    let before = store::conversations::members::role_of(conn, change.conversation, other.id).await?;
+    let log = match before {
+        Some(before) => give_role(conn, change, &own, other.id, before).await?,
+        None => add(conn, change, &own, &other).await?,
+    };
+    let nobody = || Error::internal("a member that was there a moment ago");
+    let member = store::conversations::members::one(conn, change.conversation, other.id).await?.ok_or_else(nobody)?;
+    let user = store::identity::users::by_id(conn, other.id).await?.ok_or_else(nobody)?;
+    events::append(conn, &log).await?;
+    Ok((Shown { member, user }, before.is_none()))
+}
+
+async fn add(conn: &mut Conn, change: &Change, own: &Membership, other: &UserName) -> Result<Vec<NewEvent<'static>>> {
+    let role = change.role.unwrap_or(Role::Member);
+    if !own.members_can_add {
+        require_role(own, Role::Admin)?;
+    }
+    if role > Role::Member {
+        require_role(own, Role::Owner)?;
+    }
+    reachability::require(conn, &change.caller, std::slice::from_ref(other), change.direct_messages_from).await?;
+    join(conn, own, other.id, role, change.now).await?;
+    let told = change.note(conn, Action::MemberAdded, other.id, "").await?;
+    Ok(vec![change.event(events::Kind::MemberAdded, other.id), told])
+}
+
+/// Makes somebody a member of a locked group.
+///
+/// # Errors
+/// 409 `too_many_members`.
+pub async fn join(conn: &mut Conn, group: &Membership, user: UserId, role: Role, now: Timestamp) -> Result<()> {
+    if group.member_count >= MAX_MEMBERS {
+        return Err(Error::Conflict {
+            code: "too_many_members",
+            detail: format!("a group may have {MAX_MEMBERS} members").into(),
+        });
+    }
+    store::conversations::members::insert(conn, group.conversation, &[NewMember { user, role }], group.last_seq, now)
+        .await?;
+    Ok(())
+}
+
+async fn give_role(
+    conn: &mut Conn,
+    change: &Change,
+    own: &Membership,
+    other: UserId,
+    before: Role,
+) -> Result<Vec<NewEvent<'static>>> {
+    let Some(role) = change.role.filter(|role| *role != before) else { return Ok(Vec::new()) };
+    // To step down is everybody's right.
+    if other != change.caller.id || role > before {
+        require_role(own, Role::Owner)?;
+    }
+    if before == Role::Owner
+        && !store::conversations::members::has_other_owner(conn, change.conversation, other).await?
+    {
+        return Err(last_owner());
+    }
+    store::conversations::members::set_role(conn, change.conversation, other, role).await?;
+    let told = change.note(conn, Action::RoleChanged, other, role.as_str()).await?;
+    Ok(vec![change.event(events::Kind::MemberUpdated, other), told])
+}
+
+fn last_owner() -> Error {
+    Error::Conflict {
+        code: "last_owner",
+        detail: "the group's last owner cannot go while others are there: make somebody else an owner first".into(),
+    }
+}
+
+/// Removes somebody from a group, or leaves it.
+///
+/// # Errors
+/// 404 `conversation_not_found`, `member_not_found`; 403 `act_as_required`, `insufficient_role`; 409 `not_a_group`,
+/// `last_owner`.
+pub async fn remove(app: &App, principal: &Principal, conversation: i64, user_name: &str) -> Result<()> {
+    let change = Change::new(app, principal, conversation, user_name, None)?;
+    app.db.write(change, |conn, change| Box::pin(remove_now(conn, change))).await
+}
+
+async fn remove_now(conn: &mut Conn, change: &Change) -> Result<()> {
+    let own = locked_membership(conn, Viewer::Person(change.caller.id), change.conversation).await?;
+    require_group(&own)?;
+    let not_there =
+        || Error::NotFound { code: "member_not_found", detail: "there is no such member in this group".into() };
+    let found = store::identity::users::names_by_keys(conn, &[change.key.as_str()]).await?;
+    let other = found.first().ok_or_else(not_there)?.id;
+    let role = store::conversations::members::role_of(conn, change.conversation, other).await?.ok_or_else(not_there)?;
+    let leaves = other == change.caller.id;
+    if !leaves {
+        require_role(&own, if role == Role::Member { Role::Admin } else { Role::Owner })?;
+    }
+    if own.member_count == 1 {
+        return end_group(conn, change.conversation, change.caller.id, change.now).await;
+    }
+    if role == Role::Owner && !store::conversations::members::has_other_owner(conn, change.conversation, other).await? {
+        return Err(last_owner());
+    }
+    store::conversations::members::delete(conn, change.conversation, other, change.now).await?;
+    let action = if leaves { Action::MemberLeft } else { Action::MemberRemoved };
+    let told = change.note(conn, action, other, "").await?;
+    events::append(conn, &[change.event(events::Kind::MemberRemoved, other), told]).await
+}
+
+/// Takes an erased person out of one of their groups; who owns it after them follows.
+///
+/// # Errors
+/// Of the database.
+pub async fn forget(conn: &mut Conn, conversation: ConversationId, user: UserId, now: Timestamp) -> Result<()> {
+    store::conversations::conversations::lock_one(conn, conversation).await?;
+    store::conversations::invites::forget(conn, conversation, user).await?;
+    let Some(role) = store::conversations::members::role_of(conn, conversation, user).await? else { return Ok(()) };
+    let successor = store::conversations::members::successor(conn, conversation, user).await?;
+    let Some(successor) = successor else {
+        return end_group(conn, conversation, user, now).await;
+    };
+    let event = |kind, about| NewEvent::of_conversation(kind, conversation, user, now).about(about);
+    let mut log = Vec::new();
+    if role == Role::Owner && !store::conversations::members::has_other_owner(conn, conversation, user).await? {
+        store::conversations::members::set_role(conn, conversation, successor, Role::Owner).await?;
+        log.push(event(events::Kind::MemberUpdated, successor));
+    }
+    store::conversations::members::delete(conn, conversation, user, now).await?;
+    log.push(event(events::Kind::MemberRemoved, user));
+    let told = Note { action: Action::MemberLeft, actor: user, subject: Some(user), detail: "", at: now };
+    log.push(note(conn, conversation, &told).await?);
+    events::append(conn, &log).await
+}
+
+/// Ends a group, which is locked: nobody sees it any more from here on. The last statements of a transaction.
+///
+/// # Errors
+/// Of the database.
+pub async fn end_group(conn: &mut Conn, id: ConversationId, actor: UserId, now: Timestamp) -> Result<()> {
+    store::conversations::invites::delete_of(conn, id).await?;
+    store::conversations::incoming_webhooks::delete_of(conn, id, now).await?;
+    store::conversations::members::delete_all(conn, id, now).await?;
+    store::conversations::conversations::end(conn, id, now).await?;
+    events::append(conn, &[NewEvent::of_conversation(events::Kind::ConversationDeleted, id, actor, now)]).await
+}

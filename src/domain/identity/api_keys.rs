@@ -1,0 +1,153 @@
+//! API keys: programs of the operator's, which may act for anybody.
+//!
+//! Invariant: the key itself is shown once, to its maker.
+
+use super::audit::{self, Action, By};
+use super::tokens::{Token, TokenKind};
+use crate::app::App;
+use crate::base::error::{Error, FieldError, Result};
+use crate::base::ids::ApiKeyId;
+use crate::base::time::Timestamp;
+use crate::domain::access::principal::Scopes;
+use crate::domain::shared::idempotency::{Given, Once, StoredAnswer};
+use crate::domain::shared::pagination::{self, Limit, Page};
+use crate::store;
+use crate::store::db::Conn;
+pub use crate::store::identity::api_keys::ApiKey;
+use crate::store::identity::revocations::Revoked;
+
+/// Characters of a name.
+pub const MAX_NAME_CHARACTERS: usize = 100;
+const LIST: &str = "api-keys";
+
+/// A key to be made, as its maker wrote it.
+#[derive(Clone, Debug)]
+pub struct NewApiKey {
+    /// 1..100 characters.
+    pub name: String,
+    /// At least one of `read`, `write`, `admin`.
+    pub scopes: Vec<String>,
+    /// When it ends; in the future.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// A key that was made, with its only copy.
+pub struct Made {
+    /// What is kept.
+    pub key: ApiKey,
+    /// What its holder shows.
+    pub text: String,
+}
+
+struct Input {
+    token: Token,
+    key: ApiKey,
+    by: By,
+    once: Once<Made>,
+}
+
+impl NewApiKey {
+    fn validate(self, by: &By) -> Result<ApiKey> {
+        let mut errors = Vec::new();
+        let characters = self.name.chars().count();
+        if characters == 0 || characters > MAX_NAME_CHARACTERS {
+            errors.push(FieldError::new("name", "out_of_range", "must have 1 to 100 characters"));
+        } else if self.name.contains('\0') {
+            errors.push(FieldError::new("name", "nul_character", "must not hold U+0000"));
+        }
+        let scopes =
+            Scopes::parse(self.scopes.iter().map(String::as_str)).filter(|scopes| *scopes != Scopes::default());
+        if scopes.is_none() {
+            errors.push(FieldError::new("scopes", "wrong_value", "must name at least one of read, write, admin"));
+        }
+        if self.expires_at.is_some_and(|at| at <= by.at) {
+            errors.push(FieldError::new("expires_at", "out_of_range", "must be in the future"));
+        }
+        match scopes {
+            Some(scopes) if errors.is_empty() => Ok(ApiKey {
+                id: ApiKeyId(0),
+                name: self.name,
+                scopes: scopes.names().join(" "),
+                created_at: by.at,
+                created_by: by.actor,
+                last_used_at: None,
+                expires_at: self.expires_at,
+            }),
+            _ => Err(Error::Invalid(errors)),
+        }
+    }
+}
+
+/// Makes a key.
+///
+/// # Errors
+/// 422 with every field that is wrong.
+pub async fn create(app: &App, new: NewApiKey, by: By, once: Once<Made>) -> Result<Given> {
+    let key = new.validate(&by)?;
+    let token = Token::new(&app.rng, TokenKind::ApiKey)?;
+    app.db.write(Input { token, key, by, once }, |conn, input| Box::pin(insert(conn, input))).await
+}
+
+/// Makes a key for the operator; its text.
+///
+/// # Errors
+/// As [`create`].
+pub async fn create_for_operator(app: &App, new: NewApiKey) -> Result<String> {
+    let render = |made: &Made| Ok(StoredAnswer { status: 201, location: None, body: made.text.clone().into_bytes() });
+    let once = Once { request: None, render, sealed: true };
+    let given = create(app, new, By::operator(app.clock.now()), once).await?;
+    String::from_utf8(given.answer.body).map_err(Error::internal)
+}
+
+async fn insert(conn: &mut Conn, input: &Input) -> Result<Given> {
+    let now = input.by.at;
+    if let Some(given) = input.once.given(conn, now).await? {
+        return Ok(given);
+    }
+    let id = store::identity::api_keys::insert(conn, &input.token.hash, &input.key).await?;
+    let detail = format!("key {}: {}", id.0, input.key.scopes);
+    audit::record(conn, &input.by, Action::ApiKeyCreated, None, Some(detail)).await?;
+    let made = Made { key: ApiKey { id, ..input.key.clone() }, text: input.token.text.clone() };
+    input.once.give(conn, now, &made, input.by.actor).await
+}
+
+/// Keys, by id.
+///
+/// # Errors
+/// 422 for a cursor that is none.
+pub async fn list(app: &App, limit: Limit, cursor: Option<&str>) -> Result<Page<Vec<ApiKey>>> {
+    let after = ApiKeyId(pagination::begin(LIST, cursor, 0)?);
+    let keys = app
+        .db
+        .read((after, limit), |conn, (after, limit)| {
+            Box::pin(store::identity::api_keys::list(conn, *after, limit.to_read()))
+        })
+        .await?;
+    Ok(Page::new(LIST, keys, limit, |last| [last.id.0]))
+}
+
+/// Revokes a key.
+///
+/// # Errors
+/// 404 `api_key_not_found`.
+pub async fn revoke(app: &App, id: ApiKeyId, by: By) -> Result<()> {
+    let revoked = app
+        .db
+        .write((id, by), |conn, (id, by)| {
+            Box::pin(async move {
+                if !store::identity::api_keys::delete(conn, *id).await? {
+                    return Ok(false);
+                }
+                audit::record(conn, by, Action::ApiKeyRevoked, None, Some(format!("key {}", id.0))).await?;
+                store::identity::revocations::insert(conn, Revoked::ApiKey(*id), by.at).await?;
+                Ok(true)
+            })
+        })
+        .await?;
+    app.callers.revocations.look_again(&app.db).await?;
+    if revoked {
+        Ok(())
+    } else {
+        Err(Error::NotFound { code: "api_key_not_found", detail: "there is no such API key".into() })
+    }
+}

@@ -1,0 +1,250 @@
+//! Passwords that everybody tries first: refused wherever a password is chosen, without asking anybody.
+//!
+//! Invariant: the answer is a pure function of the password. The list beside this file holds words in lower case, one a
+//! line, sorted; a word stands for itself, for its usual spellings (`p4$$w0rd`) and for itself with a short tail
+//! (`password2026!`). This refuses what is guessed at once and measures nothing: a password that is not common may still
+//! be weak.
+
+/// The list.
+const WORDS: &str = include_str!("../common_passwords.txt");
+
+/// Rows of keys, the alphabet and counting: three or more neighbours in one of them, in either direction, are a run.
+const ROWS: &[&str] = &[
+    "abcdefghijklmnopqrstuvwxyz",
+    "01234567890123456789",
+    "qwertyuiop",
+    "asdfghjkl",
+    "zxcvbnm",
+    "qwertzuiop",
+    "yxcvbnm",
+    "azertyuiop",
+    "qsdfghjklm",
+    "wxcvbn",
+    "!@#$%^&*()",
+    "1qaz",
+    "2wsx",
+    "3edc",
+    "4rfv",
+    "5tgb",
+    "6yhn",
+    "7ujm",
+];
+
+/// Characters of a run, at least.
+const SHORTEST_RUN: usize = 3;
+/// Characters of a pattern that is weak however often it is repeated.
+const LONGEST_WEAK_UNIT: usize = 4;
+/// Characters of a pattern, at most: longer ones are not looked for.
+const LONGEST_UNIT: usize = 32;
+/// Characters before a tail, at least.
+const SHORTEST_STEM: usize = 4;
+/// Digits in a tail that add nothing worth mentioning, in any order.
+const TAIL_DIGITS: usize = 4;
+/// Other characters in a tail that add nothing worth mentioning.
+const TAIL_SIGNS: usize = 3;
+/// Characters of a tail, at most: longer ones are not cut off.
+const TAIL_LIMIT: usize = 16;
+
+/// Whether `password` is among the first that are tried: a word of the list or a pattern, as it is or in disguise. Meant
+/// for passwords of at least 8 characters.
+pub fn is_common(password: &str) -> bool {
+    let characters: Vec<char> = password.to_lowercase().chars().collect();
+    // The tail is tried in every length, for its beginning may be the word's own end: hell0, hell0123.
+    let longest_tail = characters.iter().rev().take_while(|character| !character.is_alphabetic()).count();
+    (0..=longest_tail.min(TAIL_LIMIT)).any(|length| {
+        let (stem, tail) = characters.split_at(characters.len() - length);
+        (tail.is_empty() || stem.len() >= SHORTEST_STEM) && is_weak_tail(tail) && is_weak(stem)
+    })
+}
+
+/// A word of the list, runs, or one of these repeated.
+fn is_weak(text: &[char]) -> bool {
+    let unit = unit_of(text);
+    let repeated = unit.len() < text.len();
+    (repeated && unit.len() <= LONGEST_WEAK_UNIT) || is_made_of_runs(text) || is_made_of_runs(unit) || is_listed(unit)
+}
+
+/// The shortest text that gives this one when it is repeated; that of a short one may be cut short at the end. The text
+/// itself if there is none.
+fn unit_of(text: &[char]) -> &[char] {
+    let repeats = |length: &usize| {
+        let whole = *length <= LONGEST_WEAK_UNIT || text.len().is_multiple_of(*length);
+        whole && text.iter().skip(*length).zip(text).all(|(later, earlier)| later == earlier)
+    };
+    let length = (1..=LONGEST_UNIT.min(text.len() / 2)).find(repeats);
+    &text[..length.unwrap_or(text.len())]
+}
+
+fn is_made_of_runs(text: &[char]) -> bool {
+    let mut rest = text;
+    while !rest.is_empty() {
+        let length = run_length(rest);
+        if length < SHORTEST_RUN {
+            return false;
+        }
+        rest = &rest[length..];
+    }
+    !text.is_empty()
+}
+
+/// How many characters from the beginning are all the same, or neighbours in one of the rows.
+fn run_length(text: &[char]) -> usize {
+    let same = text.iter().take_while(|character| **character == text[0]).count();
+    let in_rows = ROWS.iter().flat_map(|row| {
+        let forward: Vec<char> = row.chars().collect();
+        let backward: Vec<char> = row.chars().rev().collect();
+        [forward, backward]
+    });
+    let longest = in_rows.map(|row| {
+        let common = |at: usize| text.iter().zip(&row[at..]).take_while(|(left, right)| left == right).count();
+        (0..row.len()).map(common).max().unwrap_or(0)
+    });
+    longest.max().unwrap_or(0).max(same)
+}
+
+/// Whether what follows a word adds next to nothing to it.
+fn is_weak_tail(tail: &[char]) -> bool {
+    let digits: Vec<char> = tail.iter().copied().filter(char::is_ascii_digit).collect();
+    let few_digits = digits.len() <= TAIL_DIGITS || is_made_of_runs(&digits) || unit_of(&digits).len() < digits.len();
+    few_digits && tail.len() - digits.len() <= TAIL_SIGNS
+}
+
+fn is_listed(text: &[char]) -> bool {
+    let word: String = text.iter().copied().map(undisguised).collect();
+    !word.is_empty() && WORDS.lines().any(|line| line.chars().map(undisguised).eq(word.chars()))
+}
+
+/// Characters that stand for each other become one.
+const fn undisguised(character: char) -> char {
+    match character {
+        '@' | '4' => 'a',
+        '0' => 'o',
+        // 1 is written for both.
+        '1' | 'l' | '!' | '|' => 'i',
+        '3' => 'e',
+        '$' | '5' => 's',
+        '7' => 't',
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_is_sorted_lower_case_and_without_repetition() {
+        let words: Vec<&str> = WORDS.lines().collect();
+        assert!((400..=800).contains(&words.len()), "{}", words.len());
+        assert!(words.is_sorted_by(|left, right| left < right));
+        for word in words {
+            assert!(word.len() >= 4, "{word}");
+            assert!(word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()), "{word}");
+        }
+    }
+
+    #[test]
+    fn what_is_tried_first_is_refused() {
+        for password in [
+            // Words of the list, in any case.
+            "password",
+            "PASSWORD",
+            "PassWord",
+            "iloveyou",
+            "liverpool",
+            "trustno1",
+            "1q2w3e4r",
+            "posthaste",
+            // Disguised.
+            "p@ssw0rd",
+            "P4$$W0RD",
+            "pa55word",
+            "1l0v3y0u",
+            "!loveyou",
+            "m1che11e",
+            "qwer7yuiop",
+            "5un5h1n3",
+            // With a tail.
+            "password1",
+            "password!",
+            "Password123",
+            "Passw0rd2026!",
+            "password123456",
+            "password987654321!",
+            "Summer2026",
+            "dragon99",
+            "michael1985!!",
+            "jordan#23",
+            "iloveyou<3",
+            "hello12341234",
+            // Counting, rows of keys, the alphabet.
+            "12345678",
+            "87654321",
+            "1234567890",
+            "78901234",
+            "abcdefgh",
+            "HGFEDCBA",
+            "qwertyui",
+            "Qwertyuiop",
+            "qwertz123",
+            "azerty123",
+            "asdfghjkl",
+            "qweasdzxc",
+            "1qaz2wsx",
+            "!@#$%^&*",
+            "abcd1234",
+            "1234qwer",
+            "abc123xyz",
+            "qwerty2026!",
+            // Repetition.
+            "aaaaaaaa",
+            "        ",
+            "aaaabbbb",
+            "11112222",
+            "abababab",
+            "abcabcabc",
+            "xkqxkqxkqxk",
+            "passwordpassword",
+            "DragonDragon1",
+            "hellohellohello",
+            "ääääääää",
+        ] {
+            assert!(is_common(password), "{password}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_guessed_at_once_is_accepted() {
+        for password in [
+            "kX9#vQ2m!pLz",
+            "7hG2kq9ZrT4w",
+            "83051497",
+            "correct horse battery staple",
+            "orbit lantern velvet quarry",
+            "violet-tractor-under-glass",
+            "dragonswallowsteapot",
+            "passwordless ferry timetable",
+            "password83051497",
+            "michael?;:,>&%",
+            "tr0ub4dor&3",
+            "Ünïcödé ist schön",
+            "密码不是这个词语",
+            "qwxzrtpl",
+            "abcdxqpl",
+            "kk7#2#9!",
+            "kxqzvwkxqzvm",
+        ] {
+            assert!(!is_common(password), "{password}");
+        }
+    }
+
+    #[test]
+    fn any_text_has_an_answer() {
+        for text in
+            ["", "1", "!", "\u{0}", "İ", "ß", "👍🏽👍🏽", "\u{301}", "1234", &"1".repeat(100_000), &"ab1!".repeat(50_000)]
+        {
+            is_common(text);
+        }
+        assert!(!is_common(""));
+    }
+}

@@ -1,0 +1,235 @@
+//! From what a caller shows to who they are.
+//!
+//! Invariants: what was looked up is remembered under the hash of what was shown, and trusted only as long as `revocations`
+//! says so and it has not expired. Credentials that are wrong, expired, revoked or of somebody who is kept out all fail alike.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::known_callers::{Known, KnownPerson};
+use super::revocations::Mark;
+use super::sessions::SLIDING_MICROS;
+use super::tokens::{self, MAX_TOKEN_CHARACTERS, SecretHash, TokenKind};
+use super::users::{self, Registration};
+use crate::app::App;
+use crate::base::error::{Error, Result};
+use crate::base::tasks;
+use crate::base::text::fold_ascii;
+use crate::base::time::{MAX_CLOCK_SKEW_MICROS, Timestamp};
+use crate::domain::access::principal::{Access, Credential, Principal, Scopes};
+use crate::store;
+use crate::store::identity::revocations::Revoked;
+use crate::store::identity::users::Account;
+
+/// How long a JWT that was verified is trusted.
+const JWT_TRUSTED_MICROS: i64 = 10 * 1_000_000;
+/// How often the use of a credential is noted.
+const TOUCH_MICROS: i64 = 60 * 1_000_000;
+
+/// What a caller shows.
+#[derive(Clone, Debug)]
+pub struct Credentials {
+    /// The token of `Authorization: Bearer`, or of the cookie.
+    pub token: Option<String>,
+    /// `X-Act-As`: the user whom a caller that is no person stands for.
+    pub act_as: Option<String>,
+    /// Where the request comes from.
+    pub address: IpAddr,
+}
+
+/// Says who is calling.
+///
+/// # Errors
+/// [`Error::Unauthenticated`] without valid credentials; 403 `act_as_not_allowed`; 422 on `X-Act-As` when it names nobody.
+pub async fn authenticate(app: &Arc<App>, credentials: Credentials) -> Result<Principal> {
+    let Credentials { token, act_as, address } = credentials;
+    let (credential, person) = match token {
+        Some(token) => {
+            let known = look_up(app, &token, address).await?;
+            note_use(app, &known, address);
+            (known.credential, known.person.clone())
+        }
+        None if app.settings.access == Access::Open => (Credential::Open, None),
+        None => return Err(Error::Unauthenticated),
+    };
+    let person = match (person, act_as) {
+        (Some(_), Some(_)) => {
+            return Err(Error::Forbidden {
+                code: "act_as_not_allowed",
+                detail: "X-Act-As is for callers that are no person themselves: leave it out".into(),
+            });
+        }
+        (person, None) => person,
+        (None, Some(name)) => Some(look_up_person(app, &name).await?),
+    };
+    Ok(Principal::new(credential, person, address))
+}
+
+async fn look_up(app: &Arc<App>, token: &str, address: IpAddr) -> Result<Arc<Known>> {
+    if token.is_empty() || token.len() > MAX_TOKEN_CHARACTERS {
+        return Err(Error::Unauthenticated);
+    }
+    let now = app.clock.now();
+    let mark = app.callers.revocations.look(&app.db).await?;
+    let hash = tokens::hash(token);
+    if let Some(known) = app.callers.by_token.get(&hash) {
+        if known.expires_at.load(Ordering::Relaxed) > now.micros()
+            && known.read_at <= now.plus_micros(MAX_CLOCK_SKEW_MICROS)
+            && app.callers.revocations.holds(known.mark, known.subject)
+        {
+            return Ok(known);
+        }
+        app.callers.by_token.remove(&hash);
+    }
+    let found = if token.starts_with(TokenKind::ApiKey.prefix()) {
+        api_key(app, hash, mark, now).await?
+    } else if token.starts_with(TokenKind::Session.prefix()) {
+        session(app, hash, mark, now).await?
+    } else {
+        jwt(app, token, address, mark, now).await?
+    };
+    let known = Arc::new(found.ok_or(Error::Unauthenticated)?);
+    app.callers.by_token.insert(hash, Arc::clone(&known));
+    Ok(known)
+}
+
+async fn session(app: &App, hash: SecretHash, mark: Mark, now: Timestamp) -> Result<Option<Known>> {
+    let found = app
+        .db
+        .read(hash, |conn, hash| {
+            Box::pin(async move {
+                let Some(session) = store::identity::sessions::by_token(conn, hash).await? else { return Ok(None) };
+                let account = store::identity::users::account_by_id(conn, session.user_id).await?;
+                Ok(account.map(|account| (session, account)))
+            })
+        })
+        .await?;
+    Ok(found.filter(|(session, account)| session.expires_at > now && account.may_call()).map(|(session, account)| {
+        Known {
+            mark,
+            subject: Revoked::User(account.name.id),
+            credential: Credential::Session(session.id),
+            person: Some(Arc::new(account)),
+            expires_at: session.expires_at.micros().into(),
+            touch_at: session.last_seen_at.plus_micros(TOUCH_MICROS).micros().into(),
+            ends_at: session.ends_at,
+            read_at: now,
+        }
+    }))
+}
+
+async fn api_key(app: &App, hash: SecretHash, mark: Mark, now: Timestamp) -> Result<Option<Known>> {
+    let found = app.db.read(hash, |conn, hash| Box::pin(store::identity::api_keys::by_hash(conn, hash))).await?;
+    let Some(key) = found.filter(|key| key.expires_at.is_none_or(|at| at > now)) else { return Ok(None) };
+    let unknown = Error::UnknownValue { column: "api_keys.scopes" };
+    let scopes = Scopes::parse(key.scopes.split_whitespace()).ok_or(unknown)?;
+    Ok(Some(Known {
+        mark,
+        subject: Revoked::ApiKey(key.id),
+        credential: Credential::ApiKey(key.id, scopes),
+        person: None,
+        expires_at: key.expires_at.unwrap_or(Timestamp::MAX).micros().into(),
+        touch_at: key.last_used_at.map_or(now, |at| at.plus_micros(TOUCH_MICROS)).micros().into(),
+        ends_at: Timestamp::MAX,
+        read_at: now,
+    }))
+}
+
+async fn jwt(app: &Arc<App>, token: &str, address: IpAddr, mark: Mark, now: Timestamp) -> Result<Option<Known>> {
+    let Some(verifier) = &app.jwt else { return Ok(None) };
+    let verified = verifier.verify(token, now).await?;
+    // PostgreSQL takes no U+0000, not even to look for it.
+    if verified.subject.contains('\0') {
+        return Ok(None);
+    }
+    let key = fold_ascii(&verified.subject);
+    let mut account = account_by_key(app, key.clone()).await?;
+    if account.is_none() && verifier.provisions() {
+        let registration = Registration { user_name: verified.subject.clone(), ..Registration::default() };
+        match users::provision(app, registration, address).await {
+            // Another request may have been first: whoever is there now is meant.
+            Ok(()) | Err(Error::Conflict { .. }) => account = account_by_key(app, key).await?,
+            Err(Error::Invalid(_)) => return Ok(None),
+            Err(error) => return Err(error),
+        }
+    }
+    // The name must be written as it is: two subjects of the operator's that differ by case are not one person here.
+    Ok(account.filter(|account| account.may_call() && account.name.user_name == verified.subject).map(|account| {
+        Known {
+            mark,
+            subject: Revoked::User(account.name.id),
+            credential: Credential::Jwt,
+            person: Some(Arc::new(account)),
+            // Its key may be withdrawn before it expires: it is verified anew now and then.
+            expires_at: verified.expires_at.min(now.plus_micros(JWT_TRUSTED_MICROS)).micros().into(),
+            touch_at: Timestamp::MAX.micros().into(),
+            ends_at: verified.expires_at,
+            read_at: now,
+        }
+    }))
+}
+
+async fn account_by_key(app: &App, key: String) -> Result<Option<Account>> {
+    app.db.read(key, |conn, key| Box::pin(store::identity::users::account_by_key(conn, key))).await
+}
+
+/// The person of `X-Act-As`.
+async fn look_up_person(app: &App, name: &str) -> Result<Arc<Account>> {
+    let nobody = || Error::invalid("X-Act-As", "user_not_found", "names no user");
+    if name.len() > users::MAX_USER_NAME_CHARACTERS * 4 {
+        return Err(nobody());
+    }
+    let mark = app.callers.revocations.look(&app.db).await?;
+    let key = fold_ascii(name);
+    if let Some(known) = app.callers.by_name.get(&key)
+        && app.callers.revocations.holds(known.mark, Revoked::User(known.account.name.id))
+    {
+        return Ok(Arc::clone(&known.account));
+    }
+    let account = account_by_key(app, key.clone()).await?;
+    let account = Arc::new(account.filter(|account| account.may_call()).ok_or_else(nobody)?);
+    app.callers.by_name.insert(key, Arc::new(KnownPerson { mark, account: Arc::clone(&account) }));
+    Ok(account)
+}
+
+/// Writes down, beside the request and now and then, that a credential is in use; for a session this moves its end.
+fn note_use(app: &Arc<App>, known: &Known, address: IpAddr) {
+    let now = app.clock.now();
+    let touch_at = known.touch_at.load(Ordering::Relaxed);
+    if now.micros() < touch_at {
+        return;
+    }
+    let next = now.plus_micros(TOUCH_MICROS);
+    if known.touch_at.compare_exchange(touch_at, next.micros(), Ordering::Relaxed, Ordering::Relaxed).is_err() {
+        return;
+    }
+    let expires_at = now.plus_micros(SLIDING_MICROS).min(known.ends_at);
+    if let Credential::Session(_) = known.credential {
+        known.expires_at.store(expires_at.micros(), Ordering::Relaxed);
+    }
+    let credential = known.credential;
+    let app = Arc::clone(app);
+    tasks::spawn("credential-use", async move {
+        let noted = app
+            .db
+            .write(
+                (credential, now, expires_at, address.to_string()),
+                |conn, (credential, now, expires_at, address)| {
+                    Box::pin(async move {
+                        match credential {
+                            Credential::Session(id) => {
+                                store::identity::sessions::touch(conn, *id, *now, *expires_at, address).await
+                            }
+                            Credential::ApiKey(id, _) => store::identity::api_keys::touch(conn, *id, *now).await,
+                            Credential::Open | Credential::Jwt => Ok(()),
+                        }
+                    })
+                },
+            )
+            .await;
+        if let Err(error) = noted {
+            tracing::debug!(%error, "the use of a credential could not be noted");
+        }
+    });
+}

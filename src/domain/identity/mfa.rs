@@ -1,0 +1,289 @@
+//! The second factor: codes of an authenticator (RFC 6238), and recovery codes for when it is lost.
+//!
+//! Invariant: a code works once. A time step or a recovery code is used up by one conditional statement in the transaction
+//! of what it is for, so that of many uses at once one wins.
+
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq;
+use totp_rs::{Builder, Secret, Totp};
+
+use super::audit::{self, Action, By};
+use super::login_attempts;
+use super::password_hashing::check_shown;
+use crate::app::App;
+use crate::base::error::{Error, Result};
+use crate::base::ids::UserId;
+use crate::base::time::Timestamp;
+use crate::domain::access::principal::Principal;
+use crate::store;
+use crate::store::db::Conn;
+
+/// Bytes of a shared secret, as RFC 4226 recommends.
+const SECRET_BYTES: usize = 20;
+/// Seconds of a time step.
+const STEP_S: i64 = 30;
+/// Steps by which the last step that was used may be ahead of the present one: five minutes. Right clocks need one, for an
+/// authenticator that is ahead. The others keep a small correction of the clock from making codes of the last minutes good
+/// again, which somebody may have looked at.
+const STEPS_AHEAD: i64 = 10;
+/// Digits of a code.
+const DIGITS: usize = 6;
+/// Recovery codes that a person gets.
+pub const RECOVERY_CODES: usize = 10;
+/// Douglas Crockford's base 32: letters and digits that are not mistaken for each other, five bits each.
+const RECOVERY_ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+/// Characters of a recovery code: 80 bits.
+const RECOVERY_CHARACTERS: usize = 16;
+/// What authenticators show above the name.
+const ISSUER: &str = "Posthaste";
+
+/// What an authenticator needs.
+pub struct Offer {
+    /// The shared secret in base 32.
+    pub secret: String,
+    /// The same with names, as authenticators read it.
+    pub otpauth_uri: String,
+    /// The same as a picture.
+    pub qr_svg: String,
+}
+
+/// A code that has the right form, and of a time step the right digits. Whether it is still good is for the database to say.
+#[derive(Clone, Debug)]
+pub enum Code {
+    /// The time step whose code it is.
+    Step(i64),
+    /// The hash of a recovery code.
+    Recovery([u8; 32]),
+}
+
+fn totp(secret: &[u8], user_name: &str) -> Result<Totp> {
+    // The account's name stands behind a colon in the URI, so it must not hold one; names of the seed may.
+    let account: String = user_name.chars().filter(|character| *character != ':').collect();
+    Builder::new()
+        .with_secret(Secret::from(secret.to_vec()))
+        .with_account_name(if account.is_empty() { "account".to_owned() } else { account })
+        .with_issuer(Some(ISSUER))
+        .build()
+        .map_err(|error| Error::internal(error.to_string()))
+}
+
+fn step_at(now: Timestamp) -> i64 {
+    now.micros().div_euclid(1_000_000 * STEP_S)
+}
+
+/// The time step whose code this is: the present one, or one to either side.
+fn step_of(secret: &[u8], code: &str, now: Timestamp) -> Option<i64> {
+    let totp = totp(secret, "").ok()?;
+    let present = step_at(now);
+    let mut matched = None;
+    // All three are compared, so that the time taken tells nothing.
+    for step in present - 1..=present + 1 {
+        let its_code = totp.generate(u64::try_from(step * STEP_S).unwrap_or_default()).to_string();
+        if bool::from(its_code.as_bytes().ct_eq(code.as_bytes())) {
+            matched = Some(step);
+        }
+    }
+    matched
+}
+
+/// Reads what a person typed: digits of the authenticator, or a recovery code.
+pub(in crate::domain) fn read_code(secret: &[u8], typed: &str, now: Timestamp) -> Option<Code> {
+    let plain: String = typed.chars().filter(|character| !matches!(character, ' ' | '-')).collect();
+    if plain.len() == DIGITS && plain.bytes().all(|byte| byte.is_ascii_digit()) {
+        return step_of(secret, &plain, now).map(Code::Step);
+    }
+    (plain.len() == RECOVERY_CHARACTERS).then(|| {
+        let read = |character: char| match character.to_ascii_lowercase() {
+            'o' => '0',
+            'i' | 'l' => '1',
+            other => other,
+        };
+        Code::Recovery(recovery_hash(&plain.chars().map(read).collect::<String>()))
+    })
+}
+
+/// Uses a code up; whether it was still good.
+///
+/// After the clock was set back, the last step that was used lies in the future, and every code would be refused for as long
+/// as the clock was set back. So a last step that is more than [`STEPS_AHEAD`] ahead does not count. Replays stay impossible while the clock
+/// runs on: the accepted code becomes the last step itself. If the clock was ahead before and is right now, the codes of the
+/// present were never accepted before. If it is the present clock that is wrong, codes of its past are good once more, for
+/// somebody who recorded one at that time and knows the password as well; an authenticator with the right time shows other
+/// codes. A clock that shows the same time twice cannot do better: codes depend on nothing else.
+pub(in crate::domain) async fn use_up(conn: &mut Conn, user: UserId, code: &Code, by: &By) -> Result<bool> {
+    match code {
+        Code::Step(step) => store::identity::mfa::use_step(conn, user, *step, step_at(by.at) + STEPS_AHEAD).await,
+        Code::Recovery(hash) => {
+            let used = store::identity::mfa::use_recovery_code(conn, user, hash).await?;
+            if used {
+                audit::record(conn, by, Action::RecoveryCodeUsed, Some(user), None).await?;
+            }
+            Ok(used)
+        }
+    }
+}
+
+fn recovery_hash(code: &str) -> [u8; 32] {
+    Sha256::digest(code.as_bytes()).into()
+}
+
+fn recovery_code(app: &App) -> Result<String> {
+    let random: [u8; RECOVERY_CHARACTERS] = app.rng.bytes().map_err(Error::internal)?;
+    Ok(random.iter().map(|byte| RECOVERY_ALPHABET[usize::from(byte & 31)] as char).collect())
+}
+
+/// Offers the caller a secret; it counts once a code of it was sent back.
+///
+/// # Errors
+/// 403 `act_as_required`; 409 `mfa_enabled`.
+pub async fn offer(app: &App, principal: &Principal) -> Result<Offer> {
+    let person = principal.require_person()?;
+    let secret: [u8; SECRET_BYTES] = app.rng.bytes().map_err(Error::internal)?;
+    let offered = app
+        .db
+        .write((person.id, secret), |conn, (user, secret)| {
+            Box::pin(async move {
+                if !store::identity::users::lock(conn, *user).await? {
+                    return Err(Error::Unauthenticated);
+                }
+                store::identity::mfa::offer(conn, *user, secret).await
+            })
+        })
+        .await?;
+    if !offered {
+        return Err(enabled_already());
+    }
+    let totp = totp(&secret, &person.user_name)?;
+    let otpauth_uri = totp.to_url().map_err(|error| Error::internal(error.to_string()))?;
+    let picture = qrcode::QrCode::new(&otpauth_uri).map_err(Error::internal)?;
+    let qr_svg = picture.render::<qrcode::render::svg::Color<'_>>().min_dimensions(200, 200).build();
+    Ok(Offer { secret: Secret::from(secret.to_vec()).to_base32(), otpauth_uri, qr_svg })
+}
+
+fn enabled_already() -> Error {
+    Error::Conflict { code: "mfa_enabled", detail: "a second factor is on already: switch it off first".into() }
+}
+
+/// Switches the second factor on, and gives the recovery codes: their only copy.
+///
+/// # Errors
+/// 403 `act_as_required`; 409 `mfa_not_offered`, `mfa_enabled`; 422 on `code`.
+pub async fn enable(app: &App, principal: &Principal, typed: &str) -> Result<Vec<String>> {
+    let person = principal.require_person()?;
+    let now = app.clock.now();
+    let offered = app.db.read(person.id, |conn, user| Box::pin(store::identity::mfa::secret(conn, *user))).await?;
+    let secret = match offered {
+        Some(secret) if secret.enabled_at.is_none() => secret.secret,
+        Some(_) => return Err(enabled_already()),
+        None => {
+            return Err(Error::Conflict {
+                code: "mfa_not_offered",
+                detail: "ask for a secret first: POST /api/users/me/mfa".into(),
+            });
+        }
+    };
+    // Not counted as an attempt: whoever was offered the secret proves nothing by its code.
+    let wrong = || Error::invalid("code", "wrong_code", "is not the code that the authenticator shows now");
+    let Some(Code::Step(step)) = read_code(&secret, typed, now) else { return Err(wrong()) };
+    let codes = (0..RECOVERY_CODES).map(|_| recovery_code(app)).collect::<Result<Vec<_>>>()?;
+    let hashes: Vec<[u8; 32]> = codes.iter().map(|code| recovery_hash(code)).collect();
+    let input = (person.id, secret, step, hashes, By::principal(principal, now));
+    app.db
+        .write(input, |conn, (user, secret, step, hashes, by)| {
+            Box::pin(async move {
+                store::identity::users::lock(conn, *user).await?;
+                if !store::identity::mfa::enable(conn, *user, secret, *step, by.at).await? {
+                    return Err(enabled_already());
+                }
+                store::identity::mfa::put_recovery_codes(conn, *user, hashes).await?;
+                store::identity::users::set_mfa(conn, *user, true, by.at).await?;
+                audit::record(conn, by, Action::MfaEnabled, Some(*user), None).await
+            })
+        })
+        .await?;
+    Ok(codes)
+}
+
+/// Switches the second factor off.
+///
+/// # Errors
+/// 403 `act_as_required`, `wrong_password`; 409 `mfa_not_enabled`; 422 on `password`, `code`; 429 `too_many_attempts`.
+pub async fn disable(app: &App, principal: &Principal, password: String, typed: &str) -> Result<()> {
+    let person = principal.require_person()?;
+    if let Some(error) = check_shown("password", &password) {
+        return Err(Error::Invalid(vec![error]));
+    }
+    let now = app.clock.now();
+    let by = By::principal(principal, now);
+    let (secret, hash) = app
+        .db
+        .read(person.id, |conn, user| {
+            Box::pin(async move {
+                Ok((
+                    store::identity::mfa::secret(conn, *user).await?,
+                    store::identity::passwords::get(conn, *user).await?,
+                ))
+            })
+        })
+        .await?;
+    let not_enabled = || Error::Conflict { code: "mfa_not_enabled", detail: "there is no second factor".into() };
+    let secret = secret.filter(|secret| secret.enabled_at.is_some()).ok_or_else(not_enabled)?.secret;
+    let subject = login_attempts::subject_of(app, person.id);
+    let (right, _) = login_attempts::verify(app, subject, password, hash).await?;
+    if !right {
+        audit::record_refusal(app, by, Action::PasswordRefused, Some(person.id), None).await;
+        return Err(super::passwords::wrong_password());
+    }
+    let wrong = || Error::invalid("code", "wrong_code", "is no code of the authenticator, nor a recovery code");
+    let code = read_code(&secret, typed, now).ok_or_else(wrong)?;
+    let used = app
+        .db
+        .write((person.id, code, by, subject), |conn, (user, code, by, subject)| {
+            Box::pin(async move {
+                store::identity::users::lock(conn, *user).await?;
+                if !use_up(conn, *user, code, by).await? {
+                    return Ok(false);
+                }
+                store::identity::mfa::delete(conn, *user).await?;
+                store::identity::users::set_mfa(conn, *user, false, by.at).await?;
+                store::identity::login_attempts::forget(conn, subject).await?;
+                audit::record(conn, by, Action::MfaDisabled, Some(*user), None).await?;
+                Ok(true)
+            })
+        })
+        .await?;
+    if used { Ok(()) } else { Err(wrong()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_those_of_rfc_6238() {
+        // Appendix B: the secret is the ASCII text, the codes are the last six of eight digits.
+        let secret = b"12345678901234567890";
+        for (second, code) in [(59, "287082"), (1_111_111_109, "081804"), (20_000_000_000_i64, "353130")] {
+            let now = Timestamp::from_micros(second * 1_000_000);
+            assert_eq!(step_of(secret, code, now), Some(second / 30));
+            assert_eq!(step_of(secret, code, now.plus_micros(30_000_000)), Some(second / 30));
+            assert_eq!(step_of(secret, code, now.plus_micros(61_000_000)), None);
+        }
+    }
+
+    #[test]
+    fn what_people_type_is_read() {
+        let secret = b"12345678901234567890";
+        let now = Timestamp::from_micros(59_000_000);
+        assert!(matches!(read_code(secret, "287 082", now), Some(Code::Step(1))));
+        assert!(matches!(read_code(secret, "ABCD-efgh-2345-6789", now), Some(Code::Recovery(_))));
+        let recovery = |typed| match read_code(secret, typed, now) {
+            Some(Code::Recovery(hash)) => Some(hash),
+            Some(Code::Step(_)) | None => None,
+        };
+        assert_eq!(recovery("OIL0-efgh-2345-6789"), recovery("0110efgh23456789"));
+        for wrong in ["", "28708", "2870820", "287081", "abcd", "２８７０８２"] {
+            assert!(read_code(secret, wrong, now).is_none(), "{wrong}");
+        }
+    }
+}

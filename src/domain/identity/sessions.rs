@@ -1,0 +1,291 @@
+//! Logging in, and the devices that are logged in.
+//!
+//! Invariants: an attempt costs one argon2 call, whoever it is about, and every failure looks the same; what a session stands
+//! on (the password, the second factor) is checked again in the transaction that makes it.
+
+use std::net::IpAddr;
+
+use super::audit::{self, Action, By};
+use super::login_attempts::{self, Subject};
+use super::mfa::{self, Code};
+use super::password_hashing::check_shown;
+use super::tokens::{Token, TokenKind};
+use crate::app::App;
+use crate::base::error::{Error, FieldError, Result};
+use crate::base::ids::SessionId;
+use crate::base::text::fold_ascii;
+use crate::base::time::Timestamp;
+use crate::domain::access::principal::{Access, Credential, Principal};
+use crate::domain::shared::pagination::{self, Limit, Page};
+use crate::store;
+use crate::store::db::Conn;
+use crate::store::identity::revocations::Revoked;
+pub use crate::store::identity::sessions::Session;
+use crate::store::identity::users::User;
+
+/// How long a session lasts without being used: 30 days.
+pub const SLIDING_MICROS: i64 = 30 * 86_400 * 1_000_000;
+/// How long it lasts in any case: 180 days.
+const ABSOLUTE_MICROS: i64 = 180 * 86_400 * 1_000_000;
+/// Sessions of one person; a further one ends the oldest.
+const SESSION_LIMIT: i64 = 100;
+/// Characters kept of what a program calls itself.
+const AGENT_CHARACTERS: usize = 200;
+/// Characters of a name or address that are looked at.
+const MAX_LOGIN_CHARACTERS: usize = 254;
+const LIST: &str = "sessions";
+
+/// An attempt to log in, as the caller wrote it. It opens nothing.
+#[derive(Clone, Debug, Default)]
+pub struct LogIn {
+    /// Who, or `email`.
+    pub user_name: Option<String>,
+    /// Who, or `user_name`.
+    pub email: Option<String>,
+    /// May be left out where access is open.
+    pub password: Option<String>,
+    /// Of the second factor, or a recovery code.
+    pub code: Option<String>,
+    /// What the program calls itself.
+    pub agent: String,
+}
+
+/// A session that was made, with the only copy of its token.
+pub struct LoggedIn {
+    /// What the device shows from now on.
+    pub token: String,
+    /// When it ends unless it is used before.
+    pub expires_at: Timestamp,
+    /// When it ends in any case.
+    pub ends_at: Timestamp,
+    /// Who.
+    pub user: User,
+}
+
+/// What the database says about the one who wants to log in.
+struct Candidate {
+    user: User,
+    hash: Option<String>,
+    mfa: Option<Vec<u8>>,
+}
+
+/// What is to be written.
+struct NewSession {
+    token_hash: [u8; 32],
+    session: Session,
+    /// What the password was checked against; `None` where none was asked for.
+    hash: Option<String>,
+    code: Option<Code>,
+    subject: Subject,
+    by: By,
+}
+
+fn refused() -> Error {
+    Error::LogInFailed { code: "invalid_credentials", detail: "the name, the password or the code is wrong" }
+}
+
+/// Logs somebody in.
+///
+/// # Errors
+/// 422 for wrong fields; 401 `invalid_credentials`, `mfa_required`; 403 `banned`; 429 `too_many_attempts`.
+pub async fn create(app: &App, log_in: LogIn, address: IpAddr) -> Result<LoggedIn> {
+    let now = app.clock.now();
+    let by = By::stranger(address, now);
+    let (key, is_email) = check_form(&log_in)?;
+    let without_password = app.settings.access == Access::Open && log_in.password.is_none();
+    if log_in.password.is_none() && !without_password {
+        return Err(Error::invalid("password", "required", "is required"));
+    }
+    let candidate = find(app, key.clone(), is_email).await?;
+    // Attempts by name and by address count as one; those about nobody count as well.
+    let subject = match &candidate {
+        Some(candidate) => login_attempts::subject_of(app, candidate.user.id),
+        None => login_attempts::subject_of_nobody(app, &key),
+    };
+    let hash = candidate.as_ref().and_then(|candidate| candidate.hash.clone());
+    let (right, attempt) = match log_in.password {
+        Some(password) => {
+            let (right, attempt) = login_attempts::verify(app, subject, password, hash.clone()).await?;
+            (right, Some(attempt))
+        }
+        None => (true, None),
+    };
+    let about = candidate.as_ref().map(|candidate| candidate.user.id);
+    let Some(candidate) = candidate.filter(|candidate| right && !candidate.user.is_bot) else {
+        audit::record_refusal(app, by, Action::SessionRefused, about, None).await;
+        return Err(refused());
+    };
+    if candidate.user.banned_at.is_some() {
+        audit::record_refusal(app, by, Action::SessionRefused, about, Some("banned".into())).await;
+        return Err(Error::Forbidden { code: "banned", detail: "an administrator has banned this account".into() });
+    }
+    let code = match (&candidate.mfa, log_in.code, attempt) {
+        (None, _, _) | (_, _, None) => None,
+        (Some(_), None, Some(attempt)) => {
+            login_attempts::take_back(app, attempt).await?;
+            return Err(Error::LogInFailed {
+                code: "mfa_required",
+                detail: "send the code of the authenticator, or a recovery code, as well",
+            });
+        }
+        (Some(secret), Some(code), Some(_)) => Some(mfa::read_code(secret, &code, now).ok_or_else(refused)),
+    };
+    let id = candidate.user.id;
+    let outcome = match code.transpose() {
+        Err(error) => Err(error),
+        Ok(code) => {
+            let hash = hash.filter(|_| !without_password);
+            open(app, candidate.user, hash, code, subject, by.clone(), log_in.agent).await
+        }
+    };
+    if let Err(Error::LogInFailed { .. }) = outcome {
+        audit::record_refusal(app, by, Action::SessionRefused, Some(id), None).await;
+    }
+    outcome
+}
+
+fn check_form(log_in: &LogIn) -> Result<(String, bool)> {
+    let mut errors = Vec::new();
+    errors.extend(log_in.password.as_deref().and_then(|password| check_shown("password", password)));
+    for (field, text) in [("user_name", &log_in.user_name), ("email", &log_in.email), ("code", &log_in.code)] {
+        if text.as_ref().is_some_and(|text| text.chars().count() > MAX_LOGIN_CHARACTERS) {
+            errors.push(FieldError::new(field, "too_long", "may have up to 254 characters"));
+        } else if text.as_ref().is_some_and(|text| text.contains('\0')) {
+            errors.push(FieldError::new(field, "nul_character", "must not hold U+0000"));
+        }
+    }
+    match (&log_in.user_name, &log_in.email) {
+        _ if !errors.is_empty() => Err(Error::Invalid(errors)),
+        (Some(name), None) => Ok((fold_ascii(name), false)),
+        (None, Some(email)) => Ok((fold_ascii(email), true)),
+        _ => Err(Error::invalid("user_name", "required", "name either user_name or email")),
+    }
+}
+
+async fn find(app: &App, key: String, is_email: bool) -> Result<Option<Candidate>> {
+    app.db
+        .read((key, is_email), |conn, (key, is_email)| {
+            Box::pin(async move {
+                let found = if *is_email {
+                    store::identity::users::by_email(conn, key).await?
+                } else {
+                    store::identity::users::by_key(conn, key).await?
+                };
+                let Some(user) = found else { return Ok(None) };
+                let hash = store::identity::passwords::get(conn, user.id).await?;
+                let secret = store::identity::mfa::secret(conn, user.id).await?;
+                let mfa = secret.filter(|secret| secret.enabled_at.is_some()).map(|secret| secret.secret);
+                Ok(Some(Candidate { user, hash, mfa }))
+            })
+        })
+        .await
+}
+
+async fn open(
+    app: &App,
+    user: User,
+    hash: Option<String>,
+    code: Option<Code>,
+    subject: Subject,
+    by: By,
+    agent: String,
+) -> Result<LoggedIn> {
+    let token = Token::new(&app.rng, TokenKind::Session)?;
+    let now = by.at;
+    let session = Session {
+        id: SessionId(0),
+        user_id: user.id,
+        created_at: now,
+        last_seen_at: now,
+        expires_at: now.plus_micros(SLIDING_MICROS),
+        ends_at: now.plus_micros(ABSOLUTE_MICROS),
+        agent: agent.chars().filter(|character| !character.is_control()).take(AGENT_CHARACTERS).collect(),
+        address: by.address.clone().unwrap_or_default(),
+    };
+    let (expires_at, ends_at) = (session.expires_at, session.ends_at);
+    let new = NewSession { token_hash: token.hash, session, hash, code, subject, by };
+    let others_ended = app.db.write(new, |conn, new| Box::pin(insert(conn, new))).await?;
+    if others_ended {
+        app.callers.revocations.look_again(&app.db).await?;
+    }
+    Ok(LoggedIn { token: token.text, expires_at, ends_at, user })
+}
+
+/// Writes the session down; whether an older one ended for it.
+async fn insert(conn: &mut Conn, new: &NewSession) -> Result<bool> {
+    let user = new.session.user_id;
+    let by = new.by.known_as(user);
+    // Whoever was erased, banned or given another password or factor meanwhile does not get in by what was right before.
+    let there = store::identity::users::lock(conn, user).await?;
+    let banned = store::identity::users::account_by_id(conn, user).await?.is_none_or(|account| !account.may_call());
+    if !there || banned {
+        return Err(refused());
+    }
+    if let Some(hash) = &new.hash {
+        let same = store::identity::passwords::get(conn, user).await?.as_ref() == Some(hash);
+        let needs_code =
+            store::identity::mfa::secret(conn, user).await?.is_some_and(|secret| secret.enabled_at.is_some());
+        if !same || needs_code != new.code.is_some() {
+            return Err(refused());
+        }
+        store::identity::login_attempts::forget(conn, &new.subject).await?;
+    }
+    if let Some(code) = &new.code
+        && !mfa::use_up(conn, user, code, &by).await?
+    {
+        return Err(refused());
+    }
+    store::identity::sessions::insert(conn, &new.token_hash, &new.session).await?;
+    let ended = store::identity::sessions::delete_beyond(conn, user, SESSION_LIMIT).await?;
+    audit::record(conn, &by, Action::SessionCreated, Some(user), None).await?;
+    if ended > 0 {
+        store::identity::revocations::insert(conn, Revoked::User(user), by.at).await?;
+    }
+    Ok(ended > 0)
+}
+
+/// The caller's own devices, by id.
+///
+/// # Errors
+/// 403 `act_as_required`; 422 for a cursor that is none.
+pub async fn list(app: &App, principal: &Principal, limit: Limit, cursor: Option<&str>) -> Result<Page<Vec<Session>>> {
+    let person = principal.require_person()?.id;
+    let after = SessionId(pagination::begin(LIST, cursor, 0)?);
+    let sessions = app
+        .db
+        .read((person, app.clock.now(), after, limit), |conn, (person, now, after, limit)| {
+            Box::pin(store::identity::sessions::list(conn, *person, *now, *after, limit.to_read()))
+        })
+        .await?;
+    Ok(Page::new(LIST, sessions, limit, |last| [last.id.0]))
+}
+
+/// Ends one of the caller's sessions; `None` is the one that calls.
+///
+/// # Errors
+/// 403 `act_as_required`; 404 `session_not_found`.
+pub async fn end(app: &App, principal: &Principal, session: Option<SessionId>) -> Result<()> {
+    let person = principal.require_person()?.id;
+    let not_found = || Error::NotFound { code: "session_not_found", detail: "there is no such session".into() };
+    let id = match (session, principal.credential()) {
+        (Some(id), _) => id,
+        (None, Credential::Session(id)) => id,
+        (None, _) => return Err(not_found()),
+    };
+    let by = By::principal(principal, app.clock.now());
+    let ended = app
+        .db
+        .write((person, id, by), |conn, (person, id, by)| {
+            Box::pin(async move {
+                let ended = store::identity::sessions::delete(conn, *person, *id).await?;
+                if ended {
+                    audit::record(conn, by, Action::SessionEnded, Some(*person), None).await?;
+                    store::identity::revocations::insert(conn, Revoked::User(*person), by.at).await?;
+                }
+                Ok(ended)
+            })
+        })
+        .await?;
+    app.callers.revocations.look_again(&app.db).await?;
+    if ended { Ok(()) } else { Err(not_found()) }
+}

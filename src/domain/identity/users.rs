@@ -1,0 +1,474 @@
+//! People: their names, and finding them.
+//!
+//! Invariant: a user name is unique without regard to ASCII case; it is stored as written and found by its folded key.
+
+use std::net::IpAddr;
+
+use sha2::{Digest as _, Sha256};
+
+use super::audit::{self, Action, By};
+use super::password_hashing::check_new;
+use crate::app::App;
+use crate::base::error::{Error, FieldError, Result};
+use crate::base::ids::UserId;
+use crate::base::text::{fold, fold_ascii, past_prefix};
+use crate::base::time::Timestamp;
+use crate::domain::access::principal::{Principal, Role};
+use crate::domain::shared::idempotency::{Given, Once};
+use crate::domain::shared::pagination::{self, Limit, Page};
+use crate::store::db::Conn;
+use crate::store::events::events::{self, NewEvent};
+use crate::store::identity::revocations::Revoked;
+pub use crate::store::identity::users::{DirectMessagesFrom, User};
+use crate::store::identity::users::{NewUser, Profile, UserName};
+use crate::{mail, store};
+
+/// Characters of a user name.
+pub const MAX_USER_NAME_CHARACTERS: usize = 32;
+/// Characters of a first or last name.
+pub const MAX_NAME_CHARACTERS: usize = 32;
+/// Characters of an e-mail address.
+pub const MAX_EMAIL_CHARACTERS: usize = 254;
+/// Characters of a search.
+pub const MAX_QUERY_CHARACTERS: usize = 64;
+/// Names that paths use themselves.
+const RESERVED_USER_NAMES: &[&str] = &["me", "requests"];
+const LIST: &str = "users";
+
+/// A person to be made, as the caller wrote it.
+#[derive(Clone, Debug, Default)]
+pub struct Registration {
+    /// 1..32 of `A-Za-z0-9._-`.
+    pub user_name: String,
+    /// 0..32 characters.
+    pub first_name: String,
+    /// 0..32 characters.
+    pub last_name: String,
+    /// ASCII, at most 254 characters.
+    pub email: Option<String>,
+    /// 8..256 characters.
+    pub password: Option<String>,
+    /// What they may do on the whole server; the operator's to say.
+    pub admin: bool,
+}
+
+impl Registration {
+    /// Checks every field and folds the keys.
+    ///
+    /// # Errors
+    /// 422 with every field that is wrong.
+    pub fn validate(self, now: Timestamp) -> Result<NewUser> {
+        let mut errors = Vec::new();
+        errors.extend(check_user_name(&self.user_name));
+        errors.extend(check_name("first_name", &self.first_name));
+        errors.extend(check_name("last_name", &self.last_name));
+        errors.extend(self.email.as_deref().and_then(check_email));
+        let names = [self.user_name.as_str(), self.email.as_deref().unwrap_or_default()];
+        errors.extend(self.password.as_deref().and_then(|password| check_new("password", password, &names)));
+        if !errors.is_empty() {
+            return Err(Error::Invalid(errors));
+        }
+        Ok(NewUser {
+            user_name_key: fold_ascii(&self.user_name),
+            email_key: self.email.as_deref().map(fold_ascii),
+            full_name_key: fold(&format!("{} {}", self.first_name, self.last_name)),
+            last_name_key: fold(&self.last_name),
+            first_name: self.first_name,
+            last_name: self.last_name,
+            user_name: self.user_name,
+            email: self.email,
+            created_at: now,
+            role: if self.admin { Role::Admin } else { Role::User },
+        })
+    }
+}
+
+/// What is kept of a name when its person is erased.
+///
+/// # Errors
+/// Of the database.
+pub async fn name_digest(conn: &mut Conn, user_name_key: &str) -> Result<Vec<u8>> {
+    // The database is asked each time: a restore beside this server may have brought another key.
+    let name_key = store::identity::revocations::name_key(conn).await?;
+    let mut hash = Sha256::new();
+    hash.update(b"name\0");
+    hash.update(name_key);
+    hash.update(user_name_key);
+    Ok(hash.finalize().to_vec())
+}
+
+/// Someone who is to be written down.
+struct NewAccount {
+    user: NewUser,
+    password_hash: Option<String>,
+    by: By,
+    once: Once<User>,
+}
+
+/// Makes an account: for oneself where registration is open, for anybody as an administrator or with an API key, which may
+/// leave the password out.
+///
+/// # Errors
+/// 403 `insufficient_scope`, `registration_closed`; 422 with every field that is wrong; 409 `user_name_taken`, `email_taken`.
+pub async fn register(
+    app: &App,
+    principal: Option<&Principal>,
+    registration: Registration,
+    by: By,
+    once: Once<User>,
+) -> Result<Given> {
+    // Whomever a key acts for: one that may not write makes nothing.
+    if principal.is_some_and(|principal| !principal.scopes().write) {
+        return Err(crate::domain::access::principal::insufficient_scope("write"));
+    }
+    let for_others = principal.is_some_and(|principal| principal.sees_everything() || principal.is_admin());
+    if !for_others && !app.settings.registration_open {
+        return Err(Error::Forbidden {
+            code: "registration_closed",
+            detail: "accounts are made by an administrator here".into(),
+        });
+    }
+    if !for_others && registration.password.is_none() {
+        return Err(Error::invalid("password", "required", "is required"));
+    }
+    insert(app, registration, by, once).await
+}
+
+/// Writes down somebody whom the operator's own backend knows.
+///
+/// # Errors
+/// As [`register`].
+pub async fn provision(app: &App, registration: Registration, address: IpAddr) -> Result<()> {
+    insert(app, registration, By::stranger(address, app.clock.now()), Once::unanswered()).await.map(drop)
+}
+
+/// Makes an account for the operator.
+///
+/// # Errors
+/// As [`register`].
+pub async fn create(app: &App, registration: Registration) -> Result<()> {
+    insert(app, registration, By::operator(app.clock.now()), Once::unanswered()).await.map(drop)
+}
+
+async fn insert(app: &App, registration: Registration, by: By, once: Once<User>) -> Result<Given> {
+    let password = registration.password.clone();
+    let user = registration.validate(by.at)?;
+    // What was answered before is answered again without hashing.
+    if once.request.is_some() {
+        let given = app.db.read((once.clone(), by.at), |conn, (once, now)| Box::pin(once.given(conn, *now))).await?;
+        if let Some(given) = given {
+            return Ok(given);
+        }
+    }
+    let password_hash = match password {
+        Some(password) => Some(app.passwords.hash(&app.rng, password).await?),
+        None => None,
+    };
+    let new = NewAccount { user, password_hash, by, once };
+    app.db.write(new, |conn, new| Box::pin(insert_account(conn, new))).await
+}
+
+async fn insert_account(conn: &mut Conn, new: &NewAccount) -> Result<Given> {
+    let now = new.by.at;
+    if let Some(given) = new.once.given(conn, now).await? {
+        return Ok(given);
+    }
+    let digest = name_digest(conn, &new.user.user_name_key).await?;
+    if store::people::erasure::was_erased(conn, &digest).await? {
+        return Err(name_taken());
+    }
+    // Asked, and not left to the constraints: where both are taken, which one is told must not depend on the database.
+    if let Some(taken) = find_taken(conn, &new.user).await? {
+        // A repeat of this very request may have been first, and have been committed since its key was looked for.
+        return new.once.given(conn, now).await?.ok_or(taken);
+    }
+    let id = match store::identity::users::insert(conn, &new.user).await {
+        Ok(id) => id,
+        // The same, while it was not committed yet: by now it is.
+        Err(Error::Duplicate { constraint }) if new.once.request.is_some() => {
+            return Err(Error::Rerun(constraint.into()));
+        }
+        Err(error) => return Err(taken(error)),
+    };
+    if let Some(hash) = &new.password_hash {
+        store::identity::passwords::put(conn, id, hash, now).await?;
+    }
+    let detail = (new.user.role == Role::Admin).then(|| Role::Admin.as_str().into());
+    audit::record(conn, &new.by, Action::UserCreated, Some(id), detail).await?;
+    let user = store::identity::users::by_id(conn, id).await?.ok_or_else(|| Error::internal("a user vanished"))?;
+    new.once.give(conn, now, &user, Some(id)).await
+}
+
+async fn find_taken(conn: &mut Conn, user: &NewUser) -> Result<Option<Error>> {
+    if store::identity::users::account_by_key(conn, &user.user_name_key).await?.is_some() {
+        return Ok(Some(name_taken()));
+    }
+    let Some(email_key) = &user.email_key else { return Ok(None) };
+    Ok(store::identity::users::by_email(conn, email_key).await?.map(|_| email_taken()))
+}
+
+fn email_taken() -> Error {
+    Error::Conflict { code: "email_taken", detail: "another account has this address".into() }
+}
+
+fn name_taken() -> Error {
+    Error::Conflict { code: "user_name_taken", detail: "this user name is taken, or was: choose another".into() }
+}
+
+/// What the database says of two people with one name or address, in words for the caller.
+fn taken(error: Error) -> Error {
+    match error {
+        Error::Duplicate { constraint } if constraint == "users_user_name_key" => name_taken(),
+        Error::Duplicate { constraint } if constraint == "users_email_key" => email_taken(),
+        error => error,
+    }
+}
+
+/// What is to change about a person; `None` leaves it as it is.
+#[derive(Clone, Debug, Default)]
+pub struct Changes {
+    /// 0..32 characters.
+    pub first_name: Option<String>,
+    /// 0..32 characters.
+    pub last_name: Option<String>,
+    /// ASCII, at most 254 characters; `Some(None)` takes it away.
+    pub email: Option<Option<String>>,
+    /// `Some(None)` is what the server says.
+    pub direct_messages_from: Option<Option<DirectMessagesFrom>>,
+}
+
+/// Changes a person, by themselves or by an administrator; `me` is the caller.
+///
+/// # Errors
+/// 404 `user_not_found`; 403 `not_your_account`; 422 with every field that is wrong; 409 `email_taken`.
+pub async fn update(app: &App, principal: &Principal, user_name: &str, changes: Changes) -> Result<User> {
+    let mut errors = Vec::new();
+    errors.extend(changes.first_name.as_deref().and_then(|name| check_name("first_name", name)));
+    errors.extend(changes.last_name.as_deref().and_then(|name| check_name("last_name", name)));
+    errors.extend(changes.email.as_ref().and_then(|email| check_email(email.as_deref()?)));
+    if !errors.is_empty() {
+        return Err(Error::Invalid(errors));
+    }
+    let key = fold_ascii(principal.resolve(user_name)?);
+    principal.require_person_or_admin()?;
+    let by = By::principal(principal, app.clock.now());
+    let input = (key, principal.clone(), changes, by);
+    let user = app
+        .db
+        .write(input, |conn, (key, principal, changes, by)| Box::pin(apply(conn, key, principal, changes, by)))
+        .await?;
+    app.callers.revocations.look_again(&app.db).await?;
+    Ok(user)
+}
+
+async fn apply(conn: &mut Conn, key: &str, principal: &Principal, changes: &Changes, by: &By) -> Result<User> {
+    let id = store::identity::users::account_by_key(conn, key).await?.ok_or_else(not_found)?.name.id;
+    principal.require_self_or_admin(id)?;
+    // Read under its lock, so that two changes at once do not undo each other.
+    store::identity::users::lock(conn, id).await?;
+    let user = store::identity::users::by_id(conn, id).await?.ok_or_else(not_found)?;
+    let email = changes.email.clone().unwrap_or_else(|| user.email.clone());
+    let other_address = email.as_deref().map(fold_ascii) != user.email.as_deref().map(fold_ascii);
+    if other_address {
+        // A forgotten password is replaced by way of the address.
+        principal.require_power_over_account()?;
+    }
+    let first_name = changes.first_name.clone().unwrap_or_else(|| user.first_name.clone());
+    let last_name = changes.last_name.clone().unwrap_or_else(|| user.last_name.clone());
+    let profile = Profile {
+        full_name_key: fold(&format!("{first_name} {last_name}")),
+        last_name_key: fold(&last_name),
+        first_name,
+        last_name,
+        email_key: email.as_deref().map(fold_ascii),
+        email,
+        direct_messages_from: changes.direct_messages_from.unwrap_or(user.direct_messages_from),
+        email_confirmed_at: user.email_confirmed_at.filter(|_| !other_address),
+    };
+    store::identity::users::update(conn, id, &profile, by.at).await.map_err(taken)?;
+    if other_address {
+        // What was sent to the address of before must not open the account any more.
+        store::identity::account_codes::end_all_of(conn, id).await?;
+        audit::record(conn, by, Action::EmailChanged, Some(id), None).await?;
+    }
+    if profile.first_name != user.first_name || profile.last_name != user.last_name {
+        let actor = by.actor.unwrap_or(id);
+        events::append(conn, &[NewEvent::between(events::Kind::UserUpdated, actor, id, by.at)]).await?;
+    }
+    if profile.direct_messages_from != user.direct_messages_from {
+        // Servers remember from whom somebody takes direct messages.
+        store::identity::revocations::insert(conn, Revoked::User(id), by.at).await?;
+    }
+    store::identity::users::by_id(conn, id).await?.ok_or_else(not_found)
+}
+
+/// Gives a person a role.
+///
+/// # Errors
+/// 404 `user_not_found`.
+pub async fn set_role(app: &App, user_name: &str, role: Role, by: By) -> Result<()> {
+    app.db
+        .write((fold_ascii(user_name), role, by), |conn, (key, role, by)| {
+            Box::pin(async move {
+                let id = store::identity::users::account_by_key(conn, key).await?.ok_or_else(not_found)?.name.id;
+                store::identity::users::set_role(conn, id, *role, by.at).await?;
+                audit::record(conn, by, Action::RoleChanged, Some(id), Some(role.as_str().into())).await?;
+                store::identity::revocations::insert(conn, Revoked::User(id), by.at).await
+            })
+        })
+        .await?;
+    app.callers.revocations.look_again(&app.db).await
+}
+
+/// Keeps a person out: every session ends, nothing lets them in. Or lets them in again.
+///
+/// # Errors
+/// 404 `user_not_found`; 409 `not_yourself`.
+pub async fn set_banned(app: &App, user_name: &str, banned: bool, by: By) -> Result<()> {
+    app.db
+        .write((fold_ascii(user_name), banned, by), |conn, (key, banned, by)| {
+            Box::pin(async move {
+                let account = store::identity::users::account_by_key(conn, key).await?.ok_or_else(not_found)?;
+                let id = account.name.id;
+                if *banned && by.actor == Some(id) {
+                    return Err(Error::Conflict { code: "not_yourself", detail: "nobody can ban themself".into() });
+                }
+                if account.banned_at.is_some() == *banned {
+                    return Ok(());
+                }
+                store::identity::users::set_banned(conn, id, banned.then_some(by.at)).await?;
+                if *banned {
+                    store::identity::sessions::delete_of(conn, id, None).await?;
+                }
+                let action = if *banned { Action::UserBanned } else { Action::UserUnbanned };
+                audit::record(conn, by, action, Some(id), None).await?;
+                store::identity::revocations::insert(conn, Revoked::User(id), by.at).await
+            })
+        })
+        .await?;
+    app.callers.revocations.look_again(&app.db).await
+}
+
+fn check_user_name(name: &str) -> Option<FieldError> {
+    let known = |character: char| character.is_ascii_alphanumeric() || "._-".contains(character);
+    let length = name.chars().count();
+    if length == 0 || length > MAX_USER_NAME_CHARACTERS {
+        return Some(FieldError::new("user_name", "out_of_range", "must have 1 to 32 characters"));
+    }
+    if !name.chars().all(known) || !name.chars().any(|character| character.is_ascii_alphanumeric()) {
+        return Some(FieldError::new(
+            "user_name",
+            "invalid_user_name",
+            "may hold A-Z, a-z, 0-9, '.', '_' and '-', with at least one letter or digit",
+        ));
+    }
+    if RESERVED_USER_NAMES.contains(&fold_ascii(name).as_str()) {
+        return Some(FieldError::new("user_name", "reserved_user_name", "is reserved: choose another"));
+    }
+    None
+}
+
+fn check_name(field: &'static str, name: &str) -> Option<FieldError> {
+    if name.chars().count() > MAX_NAME_CHARACTERS {
+        return Some(FieldError::new(field, "too_long", "may have up to 32 characters"));
+    }
+    name.contains('\0').then(|| FieldError::new(field, "nul_character", "must not hold U+0000"))
+}
+
+/// Checks an address as far as that can be done without sending a mail.
+pub fn check_email(email: &str) -> Option<FieldError> {
+    let wrong = |detail: &'static str| Some(FieldError::new("email", "invalid_email", detail));
+    if email.len() > MAX_EMAIL_CHARACTERS {
+        return wrong("may have up to 254 characters");
+    }
+    if !email.is_ascii() || email.chars().any(|character| character.is_ascii_control() || character == ' ') {
+        return wrong("must be ASCII without spaces");
+    }
+    if mail::is_address(email) { None } else { wrong("must have the form name@domain") }
+}
+
+/// Which users are wanted.
+#[derive(Clone, Debug)]
+pub struct Listing {
+    /// A prefix of a user name, a full name or a last name.
+    pub query: Option<String>,
+    /// How many.
+    pub limit: Limit,
+    /// From where on.
+    pub cursor: Option<String>,
+}
+
+/// Users by id.
+///
+/// # Errors
+/// 422 for a query that is too long or a cursor that is none.
+pub async fn list(app: &App, _principal: &Principal, listing: Listing) -> Result<Page<Vec<User>>> {
+    let after = UserId(pagination::begin(LIST, listing.cursor.as_deref(), 0)?);
+    if listing.query.as_ref().is_some_and(|query| query.chars().count() > MAX_QUERY_CHARACTERS) {
+        return Err(Error::invalid("q", "too_long", format!("may have up to {MAX_QUERY_CHARACTERS} characters")));
+    }
+    let limit = listing.limit;
+    let users = app
+        .db
+        .read((listing.query, after, limit), |conn, (query, after, limit)| {
+            let limit = limit.to_read();
+            Box::pin(async move {
+                match query.as_deref() {
+                    None | Some("") => store::identity::users::list(conn, *after, limit).await,
+                    Some(query) => {
+                        let (user_name, name) = (fold_ascii(query), fold(query));
+                        let past = (past_prefix(&user_name), past_prefix(&name));
+                        store::identity::users::with_prefix(
+                            conn,
+                            (&user_name, &past.0),
+                            (&name, &past.1),
+                            *after,
+                            limit,
+                        )
+                        .await
+                    }
+                }
+            })
+        })
+        .await?;
+    Ok(Page::new(LIST, users, limit, |last| [last.id.0]))
+}
+
+/// One user by name; `me` is the caller.
+///
+/// # Errors
+/// 404 `user_not_found`.
+pub async fn get(app: &App, principal: &Principal, user_name: &str) -> Result<User> {
+    let key = fold_ascii(principal.resolve(user_name)?);
+    app.db.read(key, |conn, key| Box::pin(store::identity::users::by_key(conn, key))).await?.ok_or_else(not_found)
+}
+
+/// That a path names the caller, who may change by what their account is opened; `me` names them.
+///
+/// # Errors
+/// 404 `user_not_found`; 403 `not_your_account`, `insufficient_scope`.
+pub async fn require_self(app: &App, principal: &Principal, user_name: &str) -> Result<()> {
+    let key = fold_ascii(principal.resolve(user_name)?);
+    if principal.person().is_some_and(|person| person.user_name_key == key) {
+        return principal.require_power_over_account();
+    }
+    app.db
+        .read(key, |conn, key| Box::pin(store::identity::users::account_by_key(conn, key)))
+        .await?
+        .ok_or_else(not_found)?;
+    Err(Error::Forbidden { code: "not_your_account", detail: "only this user may do this".into() })
+}
+
+/// The user of a name in a path.
+///
+/// # Errors
+/// 404 `user_not_found`.
+pub async fn by_name(conn: &mut Conn, key: &str) -> Result<UserName> {
+    let found = store::identity::users::names_by_keys(conn, &[key]).await?;
+    found.into_iter().next().ok_or_else(not_found)
+}
+
+/// There is no such user.
+pub fn not_found() -> Error {
+    Error::NotFound { code: "user_not_found", detail: "there is no user with this name".into() }
+}

@@ -1,0 +1,54 @@
+//! Messages: sending one, reading one.
+
+use super::message_reads::{complete_for, visible};
+use crate::app::App;
+use crate::base::error::{Error, Result};
+use crate::base::ids::ConversationId;
+use crate::domain::access::principal::Principal;
+use crate::domain::identity::names::Names;
+use crate::domain::sending::drafts::{Answer, Draft, NewMessage, Sent};
+use crate::domain::shared::idempotency::{Given, Once};
+pub use crate::store::messages::messages::{Kind, Message};
+
+/// Sends a message.
+///
+/// # Errors
+/// 422 for wrong fields and unknown people, 403 `not_the_sender`, 404 `conversation_not_found`, 422
+/// `idempotency_key_reused`.
+pub async fn send(app: &App, principal: &Principal, new: NewMessage, once: Once<Sent>) -> Result<Given> {
+    send_draft(app, Draft::new(principal, new, once)?).await
+}
+
+/// Sends a draft, and renders the answer unless its key has one. Without a key that is done here, behind the commit, so that no
+/// transaction waits for it.
+///
+/// # Errors
+/// Of the draft, and of the rendering.
+pub async fn send_draft(app: &App, draft: Draft) -> Result<Given> {
+    let render = draft.once.render;
+    match app.sends.send(draft).await? {
+        Answer::Sent(sent) => render(&sent).map(Given::now),
+        Answer::Given(given) => Ok(given),
+    }
+}
+
+/// One message, for those who can see it.
+///
+/// # Errors
+/// 404 `message_not_found`, also for those who may not see the conversation.
+pub async fn get(app: &App, principal: &Principal, conversation: i64, seq: i64) -> Result<(Message, Names)> {
+    app.db
+        .read((ConversationId(conversation), seq, principal.viewer()), |conn, (conversation, seq, viewer)| {
+            Box::pin(async move {
+                let mut message = visible(conn, *viewer, *conversation, *seq).await?;
+                let names = complete_for(conn, *viewer, std::slice::from_mut(&mut message)).await?;
+                Ok((message, names))
+            })
+        })
+        .await
+}
+
+/// Somebody else's messages.
+pub fn not_yours() -> Error {
+    Error::Forbidden { code: "not_your_messages", detail: "only this user may read their messages".into() }
+}

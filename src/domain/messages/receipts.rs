@@ -1,0 +1,76 @@
+//! Receipts: how far each member is, and when each message was delivered and read.
+//!
+//! Invariants: watermarks never go back, and what is read is delivered; a message's time is that of the first step of its
+//! reader at or beyond it, never earlier than it was sent; where one wants to go on reading is nobody else's business.
+
+use super::message_reads::{complete, visible};
+use super::watermarks::{Report, Standing, assert_within};
+use crate::app::App;
+use crate::base::error::{Error, Result};
+use crate::base::ids::{ConversationId, MAX_ID, UserId};
+use crate::domain::access::principal::Principal;
+use crate::domain::identity::names::Names;
+use crate::domain::sending::change_batch::{Act, Change, Changed};
+use crate::domain::shared::pagination::{Limit, Page, begin};
+use crate::store;
+use crate::store::messages::messages::Message;
+pub use crate::store::messages::receipts::Receipt;
+
+/// The list of who has reached a message, for its cursors.
+const LIST: &str = "receipts";
+
+/// Notes how far the caller is; how far they are then.
+///
+/// # Errors
+/// 403 `act_as_required`; 404 `conversation_not_found`; 422 for a seq that is none of the conversation's.
+pub async fn report(app: &App, principal: &Principal, conversation: i64, report: Report) -> Result<Standing> {
+    let person = principal.require_person()?.id;
+    if report.delivered_seq.is_none() && report.read_seq.is_none() && report.unread_from.is_none() {
+        return Err(Error::invalid("read_seq", "required", "name read_seq, delivered_seq or unread_from"));
+    }
+    assert_within(&report, 1, MAX_ID, 1)?;
+    let conversation = ConversationId(conversation);
+    let change = Change { person, conversation, act: Act::Report(report), now: app.clock.now() };
+    match app.changes.make(change).await? {
+        Changed::Reported(standing) => Ok(standing),
+        _ => Err(Error::internal("a receipt became something else")),
+    }
+}
+
+/// Who has reached a message, by id: members who were there when it was sent, its sender aside.
+///
+/// # Errors
+/// 404 `message_not_found`; 422 for a cursor that is none.
+pub async fn list(
+    app: &App,
+    principal: &Principal,
+    conversation: i64,
+    seq: i64,
+    limit: Limit,
+    cursor: Option<&str>,
+) -> Result<Page<Vec<Receipt>>> {
+    let after = begin(LIST, cursor, 0)?;
+    let input = (principal.viewer(), ConversationId(conversation), seq, UserId(after), limit);
+    let read = app
+        .db
+        .read(input, |conn, (viewer, conversation, seq, after, limit)| {
+            Box::pin(async move {
+                let mut message = visible(conn, *viewer, *conversation, *seq).await?;
+                if message.recipient_id.is_none() {
+                    return store::messages::receipts::of_message(conn, &message, *after, limit.to_read()).await;
+                }
+                let names = complete(conn, std::slice::from_mut(&mut message)).await?;
+                Ok(of_recipient(&message, &names).filter(|receipt| receipt.user > *after).into_iter().collect())
+            })
+        })
+        .await?;
+    Ok(Page::new(LIST, read, limit, |receipt| [receipt.user.0]))
+}
+
+/// In a direct conversation the message's own times tell.
+fn of_recipient(message: &Message, names: &Names) -> Option<Receipt> {
+    let user = message.recipient_id?;
+    let Message { timestamp_delivered: delivered_at, timestamp_read: read_at, .. } = *message;
+    delivered_at.or(read_at)?;
+    Some(Receipt { user, user_name: names.get(&user)?.clone(), delivered_at, read_at })
+}

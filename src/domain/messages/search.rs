@@ -1,0 +1,433 @@
+//! Looking for messages by what is said in them.
+//!
+//! Invariants: what is looked at is what the caller may see: their conversations are part of the question that the index is
+//! asked, and of a group whose past is hidden from them, the first message that they see bounds it. Whatever the text of a
+//! question holds, it is words, phrases and beginnings of words, or nothing: there is no syntax to get wrong.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::message_reads::complete_for;
+use super::messages::Message;
+use crate::app::App;
+use crate::base::error::{Error, FieldError, Result};
+use crate::base::ids::{ConversationId, MAX_ID};
+use crate::base::terms::{Shape, Term, terms};
+use crate::base::text::fold_ascii;
+use crate::base::time::Timestamp;
+use crate::domain::access::membership::membership;
+use crate::domain::access::principal::Principal;
+use crate::domain::access::viewer::Viewer;
+use crate::domain::identity::names::Names;
+use crate::domain::shared::pagination::{Limit, Page, begin};
+use crate::store;
+use crate::store::db::Conn;
+use crate::store::messages::messages::Range;
+use crate::store::messages::search::{self, ATTACHMENT_MARK, Bounds, Expression, Hit, LINK_MARK, Phrase};
+
+/// Characters of a question.
+pub const MAX_QUERY_CHARACTERS: usize = 500;
+/// Words of a question; a run of a script without spaces counts as one.
+pub const MAX_QUERY_WORDS: usize = 20;
+/// Characters that must be known of a word that is looked for by its beginning.
+pub const MIN_PREFIX_CHARACTERS: usize = 2;
+/// Characters of a snippet, beside the marks that it was cut.
+pub const SNIPPET_CHARACTERS: usize = 160;
+/// Characters of a snippet before the first hit, where it is cut.
+pub const SNIPPET_LEAD_CHARACTERS: usize = 40;
+/// Groups that one question to the index may name.
+const GROUPS_PER_QUERY: usize = 256;
+/// How long what was said waits before PostgreSQL sorts it into its index; it is found meanwhile, too. Each sorting writes every
+/// word once, however often it was said: rare ones spare work.
+const SORTING_INTERVAL: Duration = Duration::from_secs(1);
+/// The same while somebody searches.
+const SEARCHED_SORTING_INTERVAL: Duration = Duration::from_millis(200);
+/// How long to wait after it could not.
+const SORTING_PAUSE: Duration = Duration::from_secs(5);
+const LIST: &str = "search";
+/// Where a snippet was cut.
+const CUT: char = '…';
+
+/// Whether new entries wait before they are in the index: then [`keep_sorted`] is needed.
+pub fn entries_wait(app: &App) -> bool {
+    search::entries_wait(&app.db)
+}
+
+/// Keeps the list short in which new entries wait for PostgreSQL's index, for as long as the server runs: every question reads
+/// that list, and a send that finds it full has to sort it in.
+pub async fn keep_sorted(app: Arc<App>) {
+    if !search::entries_wait(&app.db) {
+        return;
+    }
+    let mut commits = app.commits.listen();
+    while commits.changed().await.is_ok() {
+        let searched = async {
+            app.searched.notified().await;
+            tokio::time::sleep(SEARCHED_SORTING_INTERVAL).await;
+        };
+        drop(tokio::time::timeout(SORTING_INTERVAL, searched).await);
+        commits.borrow_and_update();
+        if let Err(error) = search::sort_in(&app.db).await {
+            tracing::debug!(%error, "what was said could not be sorted into the search index");
+            tokio::time::sleep(SORTING_PAUSE).await;
+        }
+    }
+}
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// What is said.
+    pub q: Option<String>,
+    /// By whom: a user name.
+    pub from: Option<String>,
+    /// Where.
+    pub conversation_id: Option<i64>,
+    /// Sent before.
+    pub before: Option<Timestamp>,
+    /// Sent then or later.
+    pub after: Option<Timestamp>,
+    /// `attachment` or `link`.
+    pub has: Option<String>,
+    /// How many.
+    pub limit: Limit,
+    /// From where on.
+    pub cursor: Option<String>,
+}
+
+/// A message that was found.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The message.
+    pub message: Message,
+    /// The part of it around the first hit.
+    pub snippet: String,
+    /// What was found in the snippet, in characters.
+    pub ranges: Vec<[usize; 2]>,
+}
+
+/// A question whose form is right.
+struct Search {
+    principal: Principal,
+    phrases: Vec<Phrase>,
+    from: Option<String>,
+    conversation: Option<ConversationId>,
+    since: Timestamp,
+    until: Timestamp,
+    mark: Option<&'static str>,
+    limit: usize,
+    before_id: i64,
+}
+
+/// Messages that hold what is asked for, newest first, and the names of the people in them.
+///
+/// # Errors
+/// 422 for a question that is wrong or empty, or an unknown `from`; 404 `conversation_not_found`.
+pub async fn messages(app: &App, principal: &Principal, question: Question) -> Result<(Page<Vec<Found>>, Names)> {
+    let limit = question.limit;
+    let search = check(principal, question)?;
+    app.searched.notify_one();
+    let (hits, entries, names) = app.db.read(search, |conn, search| Box::pin(run(conn, search))).await?;
+    let Page { next, .. } = Page::new(LIST, hits, limit, |hit| [hit.id.0]);
+    Ok((Page { entries, next }, names))
+}
+
+fn check(principal: &Principal, question: Question) -> Result<Search> {
+    let mut errors = Vec::new();
+    let phrases = phrases(question.q.as_deref()).unwrap_or_else(|error| {
+        errors.push(error);
+        Vec::new()
+    });
+    let mark = question.has.as_deref().and_then(|has| match has {
+        "attachment" => Some(ATTACHMENT_MARK),
+        "link" => Some(LINK_MARK),
+        _ => {
+            errors.push(FieldError::new("has", "wrong_value", "must be one of attachment, link"));
+            None
+        }
+    });
+    if question.conversation_id.is_some_and(|id| !(1..=MAX_ID).contains(&id)) {
+        errors.push(FieldError::new("conversation_id", "out_of_range", "must be between 1 and 2^53 - 1"));
+    }
+    if !errors.is_empty() {
+        return Err(Error::Invalid(errors));
+    }
+    let before_id = begin(LIST, question.cursor.as_deref(), i64::MAX)?;
+    Ok(Search {
+        phrases,
+        from: question.from.as_deref().map(|name| principal.resolve(name).map(fold_ascii)).transpose()?,
+        conversation: question.conversation_id.map(ConversationId),
+        since: question.after.unwrap_or(Timestamp::MIN),
+        until: question.before.unwrap_or(Timestamp::MAX),
+        mark,
+        limit: question.limit.get(),
+        before_id,
+        principal: principal.clone(),
+    })
+}
+
+/// What a question looks for. Quotes hold phrases; a star behind a word stands for how it goes on; anything else between
+/// words parts them, or, inside of what has no space in it, holds them together as a phrase.
+fn phrases(q: Option<&str>) -> Result<Vec<Phrase>, FieldError> {
+    let wrong = |code, detail: String| FieldError::new("q", code, detail);
+    let q = q.ok_or_else(|| wrong("required", "must say what to look for".into()))?;
+    if q.chars().count() > MAX_QUERY_CHARACTERS {
+        return Err(wrong("too_long", format!("may have up to {MAX_QUERY_CHARACTERS} characters")));
+    }
+    let mut words = 0;
+    let mut phrases: Vec<Phrase> = Vec::new();
+    for (index, part) in q.split(['"', '“', '”', '„', '«', '»']).enumerate() {
+        let quoted = index % 2 == 1;
+        let pieces: Vec<&str> = if quoted { vec![part] } else { part.split_whitespace().collect() };
+        for piece in pieces {
+            let terms = terms(piece);
+            words += terms.iter().filter(|term| term.shape != Shape::Pair).count();
+            let Some(phrase) = phrase(&terms, !quoted && is_open(piece)) else { continue };
+            if phrase.prefix && phrase.terms.last().is_some_and(|last| is_short(last, &terms)) {
+                let detail = format!("write {MIN_PREFIX_CHARACTERS} characters of a word before *");
+                return Err(wrong("prefix_too_short", detail));
+            }
+            if !phrases.contains(&phrase) {
+                phrases.push(phrase);
+            }
+        }
+    }
+    if words > MAX_QUERY_WORDS {
+        return Err(wrong("too_many_terms", format!("may have up to {MAX_QUERY_WORDS} words")));
+    }
+    if phrases.is_empty() {
+        return Err(wrong("no_search_terms", "must hold a word".into()));
+    }
+    Ok(phrases)
+}
+
+/// Whether a star ends a word.
+fn is_open(piece: &str) -> bool {
+    let piece = piece.trim_end_matches(|character: char| character != '*' && !character.is_alphanumeric());
+    let stem = piece.trim_end_matches('*');
+    stem.len() < piece.len() && stem.ends_with(char::is_alphanumeric)
+}
+
+fn is_short(last: &str, terms: &[Term]) -> bool {
+    let is_word = terms.last().is_some_and(|term| term.shape == Shape::Word);
+    is_word && last.chars().count() < MIN_PREFIX_CHARACTERS
+}
+
+/// A run of a script without spaces may go on where the phrase ends: its last character alone is looked for as the beginning
+/// of a pair, if it is all there is of the run, and else not at all.
+fn phrase(terms: &[Term], open: bool) -> Option<Phrase> {
+    let last = terms.last()?;
+    let mut kept = terms;
+    let mut prefix = open;
+    if last.shape == Shape::Last {
+        let pair_before = terms.len() > 1 && terms[terms.len() - 2].shape == Shape::Pair;
+        if pair_before {
+            kept = &terms[..terms.len() - 1];
+        }
+        prefix = !pair_before;
+    }
+    Some(Phrase { terms: kept.iter().map(|term| term.text.clone()).collect(), prefix })
+}
+
+async fn run(conn: &mut Conn, search: &Search) -> Result<(Vec<Hit>, Vec<Found>, Names)> {
+    let viewer = search.principal.viewer();
+    let mut all: Vec<String> = search.mark.iter().map(|mark| (*mark).to_owned()).collect();
+    if let Some(name) = &search.from {
+        let found = store::identity::users::names_by_keys(conn, &[name.as_str()]).await?;
+        let Some(sender) = found.first() else {
+            return Err(Error::invalid("from", "user_not_found", "names no user"));
+        };
+        all.push(search::sender_mark(sender.id));
+    }
+    let scopes = scopes(conn, viewer, search.conversation).await?;
+    let mut bounds = Bounds {
+        least_id: 1,
+        before_id: search.before_id,
+        since: search.since,
+        until: search.until,
+        limit: search.limit as i64 + 1,
+    };
+    if search.since > Timestamp::MIN {
+        bounds.least_id = search::first_id_since(conn, search.since).await?;
+    }
+    if search.until < Timestamp::MAX {
+        bounds.before_id = bounds.before_id.min(search::last_id_before(conn, search.until).await?);
+    }
+    let mut hits: Vec<Hit> = Vec::new();
+    for scope in scopes {
+        let expression = Expression { phrases: search.phrases.clone(), all: all.clone(), any: scope.any };
+        let least_id = bounds.least_id.max(scope.least_id);
+        hits.extend(search::newest(conn, &expression, Bounds { least_id, ..bounds }).await?);
+        hits.sort_unstable_by_key(|hit| std::cmp::Reverse(hit.id));
+        hits.truncate(search.limit + 1);
+        if let Some(last) = hits.get(search.limit) {
+            // What is older than a full page is not asked for again.
+            bounds.least_id = bounds.least_id.max(last.id.0 + 1);
+        }
+    }
+    let (entries, names) = load(conn, search, &hits[..hits.len().min(search.limit)]).await?;
+    Ok((hits, entries, names))
+}
+
+/// Where one question to the index looks.
+struct Scope {
+    /// Marks, one of which must be there; none where everything is looked at.
+    any: Vec<String>,
+    least_id: i64,
+}
+
+async fn scopes(conn: &mut Conn, viewer: Viewer, conversation: Option<ConversationId>) -> Result<Vec<Scope>> {
+    if let Some(id) = conversation {
+        let first_seq = membership(conn, viewer, id).await?.first_seq;
+        // While nothing is there that they see, nothing is found.
+        let least_id = search::id_from(conn, id, first_seq).await?.unwrap_or(i64::MAX);
+        return Ok(vec![Scope { any: vec![search::conversation_mark(id)], least_id }]);
+    }
+    let Viewer::Person(person) = viewer else {
+        return Ok(vec![Scope { any: Vec::new(), least_id: 1 }]);
+    };
+    // Who is in a direct conversation never changes: its messages say themselves whose they are, however many there are.
+    let mut marks = vec![search::participant_mark(person)];
+    let mut scopes = Vec::new();
+    for group in search::groups_of(conn, person).await? {
+        let mark = search::conversation_mark(group.conversation);
+        if group.least_id == 0 {
+            marks.push(mark);
+        } else {
+            scopes.push(Scope { any: vec![mark], least_id: group.least_id });
+        }
+    }
+    scopes.extend(marks.chunks(GROUPS_PER_QUERY).map(|any| Scope { any: any.to_vec(), least_id: 1 }));
+    Ok(scopes)
+}
+
+async fn load(conn: &mut Conn, search: &Search, hits: &[Hit]) -> Result<(Vec<Found>, Names)> {
+    let ranges: Vec<Range> = hits
+        .iter()
+        .map(|hit| Range { conversation_id: hit.conversation, first_seq: hit.seq, last_seq: hit.seq })
+        .collect();
+    let mut messages = store::messages::messages::in_ranges(conn, &ranges).await?;
+    messages.sort_unstable_by_key(|message| std::cmp::Reverse(message.id));
+    let ended: BTreeSet<i64> = store::conversations::conversations::deleted(conn, &conversations_of(hits)).await?;
+    messages.retain(|message| !ended.contains(&message.conversation_id.0));
+    let names = complete_for(conn, search.principal.viewer(), &mut messages).await?;
+    let mut found = Vec::with_capacity(messages.len());
+    for message in messages {
+        // Changed since the index was asked, if there is none.
+        let Some(hits) = hits_in(&message.body, &search.phrases) else { continue };
+        let (snippet, ranges) = snippet(&message.body, &hits);
+        found.push(Found { message, snippet, ranges });
+    }
+    Ok((found, names))
+}
+
+fn conversations_of(hits: &[Hit]) -> Vec<i64> {
+    let ids: BTreeSet<i64> = hits.iter().map(|hit| hit.conversation.0).collect();
+    ids.into_iter().collect()
+}
+
+/// Where in a text the phrases are, in its characters; `None` when one of them is not there. Ascending, without overlap.
+fn hits_in(body: &str, phrases: &[Phrase]) -> Option<Vec<[usize; 2]>> {
+    let terms = terms(body);
+    let mut hits = Vec::new();
+    for phrase in phrases {
+        let before = hits.len();
+        hits.extend(terms.windows(phrase.terms.len()).filter_map(|window| hit_in(window, phrase)));
+        if hits.len() == before {
+            return None;
+        }
+    }
+    hits.sort_unstable();
+    let mut apart: Vec<[usize; 2]> = Vec::with_capacity(hits.len());
+    for [start, end] in hits {
+        match apart.last_mut() {
+            Some(last) if start < last[1] => last[1] = last[1].max(end),
+            _ => apart.push([start, end]),
+        }
+    }
+    Some(apart)
+}
+
+fn hit_in(window: &[Term], phrase: &Phrase) -> Option<[usize; 2]> {
+    let (first, last) = (window.first()?, window.last()?);
+    let (wanted, before) = phrase.terms.split_last()?;
+    let same = before.iter().zip(window).all(|(wanted, term)| *wanted == term.text)
+        && if phrase.prefix { last.text.starts_with(wanted.as_str()) } else { last.text == *wanted };
+    // Of a pair that was looked for by its first character, that one was found.
+    let end = if phrase.prefix && last.shape == Shape::Pair { last.first_end } else { last.end };
+    same.then_some([first.start, end])
+}
+
+/// The part of a text around the first hit, and the hits in it.
+fn snippet(body: &str, hits: &[[usize; 2]]) -> (String, Vec<[usize; 2]>) {
+    let length = body.chars().count();
+    let first = hits.first().map_or(0, |hit| hit[0]);
+    let latest = length.saturating_sub(SNIPPET_CHARACTERS);
+    let start = first.saturating_sub(SNIPPET_LEAD_CHARACTERS).min(latest);
+    let end = (start + SNIPPET_CHARACTERS).min(length);
+    let mut snippet = String::new();
+    snippet.extend((start > 0).then_some(CUT));
+    let lead = usize::from(start > 0);
+    snippet.extend(body.chars().skip(start).take(end - start));
+    snippet.extend((end < length).then_some(CUT));
+    let ranges = hits
+        .iter()
+        .map(|[from, to]| [(*from).max(start), (*to).min(end)])
+        .filter(|[from, to]| from < to)
+        .map(|[from, to]| [from - start + lead, to - start + lead])
+        .collect();
+    (snippet, ranges)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(q: &str) -> Vec<(String, bool)> {
+        let phrases = phrases(Some(q)).unwrap_or_default();
+        phrases.into_iter().map(|phrase| (phrase.terms.join(" "), phrase.prefix)).collect()
+    }
+
+    fn word(text: &str) -> (String, bool) {
+        (text.to_owned(), false)
+    }
+
+    #[test]
+    fn a_question_is_words_phrases_and_beginnings() {
+        assert_eq!(asked("Hello  world"), [word("hello"), word("world")]);
+        assert_eq!(asked("\"Hello, world\" don't"), [word("hello world"), word("don t")]);
+        assert_eq!(phrases(Some("hel* c*")).unwrap_err().code, "prefix_too_short");
+        assert_eq!(
+            asked("hel*, wo**) \"no star*\" ab*cd"),
+            [("hel".to_owned(), true), ("wo".to_owned(), true), word("no star"), word("ab cd"),]
+        );
+        assert_eq!(
+            asked("東 東京 東京都 \"東 tower 東京 x\""),
+            [("東".to_owned(), true), word("東京"), word("東京 京都"), word("東 tower 東京 京 x"),]
+        );
+        assert_eq!(asked("NEAR(a AND -b) a A"), [word("near a"), word("and"), word("b"), word("a")]);
+        for nothing in ["", " ", "*", "\"\"", "\"", "() {} : ^ - +", "👍"] {
+            assert_eq!(phrases(Some(nothing)).unwrap_err().code, "no_search_terms", "{nothing}");
+        }
+    }
+
+    #[test]
+    fn a_snippet_is_around_the_first_hit() {
+        let hits = |body: &str, q: &str| hits_in(body, &phrases(Some(q)).unwrap()).unwrap();
+        assert_eq!(hits("Foo bar foo, FOO-bar", "foo \"foo bar\""), [[0, 7], [8, 11], [13, 20]]);
+        assert_eq!(hits("東東東", "東東"), [[0, 3]]);
+        assert_eq!(hits("大東京 東", "東"), [[1, 2], [4, 5]]);
+        assert_eq!(snippet("a b", &[[2, 3]]), ("a b".to_owned(), vec![[2, 3]]));
+        let body = format!("{} hit {}", "é".repeat(100), "x ".repeat(100));
+        let (text, ranges) = snippet(&body, &hits(&body, "hit"));
+        assert_eq!(text.chars().count(), SNIPPET_CHARACTERS + 2);
+        assert!(text.starts_with("…é") && text.ends_with('…'));
+        assert_eq!(ranges, [[41, 44]]);
+        let body = format!("{}hit", "y ".repeat(200));
+        let (text, ranges) = snippet(&body, &hits(&body, "hit"));
+        assert_eq!((text.chars().count(), ranges), (161, vec![[158, 161]]));
+        let long = "z".repeat(500);
+        assert_eq!(snippet(&long, &[[0, 500]]).1, [[0, 160]]);
+    }
+}

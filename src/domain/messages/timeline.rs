@@ -1,0 +1,291 @@
+//! Every message of every conversation that a user is in, as one list by `(timestamp_sent, id)`.
+//!
+//! There is no such list in the database: it would cost a row a member for every send. Instead the newest stretch of each
+//! conversation is read, as long as what is missing could still belong to the page, and merged. This rests on two
+//! invariants of the store: `seq` is dense, and `(timestamp_sent, id)` rises with it. So the stretch to read is a range of
+//! seqs, and the place of a cursor in a conversation is found by halving.
+
+use super::messages;
+use super::tails::{self, Render, Rendered, Tails};
+use crate::app::App;
+use crate::base::error::{Error, FieldError, Result};
+use crate::base::ids::{MessageId, UserId};
+use crate::base::text::fold_ascii;
+use crate::base::time::Timestamp;
+use crate::domain::access::principal::Principal;
+use crate::domain::identity::users;
+use crate::domain::shared::pagination::{Limit, Page, decode_cursor};
+use crate::store;
+use crate::store::conversations::conversations::{Head, Pair};
+use crate::store::db::Conn;
+use crate::store::messages::messages::Range;
+
+/// Days that the window has when the caller names none.
+pub const DEFAULT_DAYS: i64 = 30;
+/// Days that a window may have.
+pub const MAX_DAYS: i64 = 3_650;
+const LIST: &str = "timeline";
+
+/// Which messages are wanted.
+#[derive(Clone, Debug)]
+pub struct Listing {
+    /// The last so many days.
+    pub days: Option<i64>,
+    /// Sent then or later; excludes `days`.
+    pub since: Option<Timestamp>,
+    /// Sent before; excludes `days`.
+    pub until: Option<Timestamp>,
+    /// Newest first.
+    pub descending: bool,
+    /// Only the direct conversation with this user.
+    pub with: Option<String>,
+    /// How many.
+    pub limit: Limit,
+    /// From where on.
+    pub cursor: Option<String>,
+}
+
+/// A page, with the window it belongs to.
+#[derive(Clone, Debug)]
+pub struct Timeline {
+    /// The messages, rendered.
+    pub page: Page<Vec<Rendered>>,
+    /// The window's beginning, as it was resolved for the first page.
+    pub since: Timestamp,
+}
+
+/// A place in the order; `(sent_at, id)`.
+type Place = (Timestamp, MessageId);
+
+/// What the database is asked for.
+struct Window {
+    user_name_key: String,
+    principal: Principal,
+    tails: Tails,
+    render: Render,
+    with: Option<String>,
+    /// The first place that belongs to the window.
+    from: Place,
+    /// The first place behind the window.
+    to: Option<Place>,
+    descending: bool,
+    wanted: usize,
+}
+
+/// Messages of a user.
+///
+/// # Errors
+/// 422 for a window, limit or cursor that is wrong, or an unknown `with`; 404 `user_not_found`; 403 `not_your_messages`.
+pub async fn list(
+    app: &App,
+    principal: &Principal,
+    user_name: &str,
+    listing: Listing,
+    render: Render,
+) -> Result<Timeline> {
+    let now = app.clock.now();
+    let since = resolve_since(&listing, now)?;
+    let cursor = listing.cursor.as_deref().map(|cursor| decode_cursor::<3>(LIST, cursor)).transpose()?;
+    let mut window = Window {
+        user_name_key: fold_ascii(principal.resolve(user_name)?),
+        principal: principal.clone(),
+        tails: app.tails.clone(),
+        render,
+        with: listing.with.as_deref().map(|name| principal.resolve(name).map(fold_ascii)).transpose()?,
+        from: (since, MessageId(0)),
+        to: listing.until.map(|until| (until, MessageId(0))),
+        descending: listing.descending,
+        wanted: listing.limit.get() + 1,
+    };
+    if let Some([micros, id, descending]) = cursor {
+        if (descending == 1) != listing.descending {
+            return Err(Error::invalid("cursor", "invalid_cursor", "belongs to the other order"));
+        }
+        let place = (Timestamp::from_micros(micros), MessageId(id));
+        if listing.descending {
+            window.to = Some(window.to.map_or(place, |to| to.min(place)));
+        } else {
+            window.from = window.from.max((place.0, MessageId(id.saturating_add(1))));
+        }
+    }
+    let descending = i64::from(listing.descending);
+    let entries = app.db.read(window, |conn, window| Box::pin(read(conn, window))).await?;
+    let page = Page::new(LIST, entries, listing.limit, |last| [last.sent_at.micros(), last.id.0, descending]);
+    Ok(Timeline { page, since })
+}
+
+fn resolve_since(listing: &Listing, now: Timestamp) -> Result<Timestamp> {
+    let mut errors = Vec::new();
+    let bounded = listing.since.is_some() || listing.until.is_some();
+    if listing.days.is_some() && bounded {
+        errors.push(FieldError::new("days", "excluded", "cannot stand beside since or until"));
+    }
+    if listing.days.is_some_and(|days| !(1..=MAX_DAYS).contains(&days)) {
+        errors.push(FieldError::new("days", "out_of_range", format!("must be between 1 and {MAX_DAYS}")));
+    }
+    if !errors.is_empty() {
+        return Err(Error::Invalid(errors));
+    }
+    Ok(match (listing.since, listing.until) {
+        (Some(since), _) => since,
+        // A window that only ends somewhere has its thirty days before that end.
+        (None, Some(until)) => until.days_before(DEFAULT_DAYS),
+        (None, None) => now.days_before(listing.days.unwrap_or(DEFAULT_DAYS)),
+    })
+}
+
+async fn read(conn: &mut Conn, window: &Window) -> Result<Vec<Rendered>> {
+    let heads = heads(conn, window).await?;
+    let mut stretches = stretches(conn, window, heads).await?;
+    let mut messages = merge(conn, window, &mut stretches).await?;
+    tails::mark_own(conn, window.principal.viewer(), &mut messages, window.render).await?;
+    Ok(messages)
+}
+
+async fn heads(conn: &mut Conn, window: &Window) -> Result<Vec<(Head, i64)>> {
+    let key = window.user_name_key.as_str();
+    let Some(with) = &window.with else {
+        let found = store::conversations::conversations::heads_of_user(conn, key, window.from.0).await?;
+        let (user, heads) = found.ok_or_else(users::not_found)?;
+        check_reader(window, user)?;
+        return Ok(heads);
+    };
+    let user =
+        store::identity::users::names_by_keys(conn, &[key]).await?.into_iter().next().ok_or_else(users::not_found)?;
+    check_reader(window, user.id)?;
+    let heads = heads_with(conn, window, user.id, with).await?;
+    Ok(heads.into_iter().map(|head| (head, 1)).collect())
+}
+
+fn check_reader(window: &Window, user: UserId) -> Result<()> {
+    if window.principal.may_read_for(user) { Ok(()) } else { Err(messages::not_yours()) }
+}
+
+async fn heads_with(conn: &mut Conn, window: &Window, user: UserId, with: &str) -> Result<Vec<Head>> {
+    let found = store::identity::users::names_by_keys(conn, &[with]).await?;
+    let Some(other) = found.first() else {
+        return Err(Error::invalid("with", "user_not_found", "names no user"));
+    };
+    let pair = Pair::new(user, other.id);
+    match store::conversations::conversations::direct(conn, &[pair]).await?.first() {
+        Some((_, id)) => store::conversations::conversations::head_since(conn, *id, window.from.0).await,
+        None => Ok(Vec::new()),
+    }
+}
+
+/// What is left to read of one conversation: `first_seq..=last_seq`, from the end that the order begins with.
+struct Stretch {
+    head: Head,
+    first_seq: i64,
+    last_seq: i64,
+    /// The place of the last message read, beyond which something may be left.
+    frontier: Option<Place>,
+}
+
+impl Stretch {
+    const fn is_exhausted(&self) -> bool {
+        self.first_seq > self.last_seq
+    }
+
+    /// Whether what is left, which lies beyond the frontier, may still belong to the page that ends with `last` so far.
+    fn is_due(&self, window: &Window, last: Option<Place>) -> bool {
+        let Some(frontier) = self.frontier.filter(|_| !self.is_exhausted()) else { return false };
+        if window.descending {
+            frontier >= window.from && last.is_none_or(|last| frontier > last)
+        } else {
+            window.to.is_none_or(|to| frontier < to) && last.is_none_or(|last| frontier < last)
+        }
+    }
+
+    /// Cuts off the next `count` seqs in the window's order.
+    fn take(&mut self, count: i64, descending: bool) -> Range {
+        let (first_seq, last_seq) = if descending {
+            (self.first_seq.max(self.last_seq - count + 1), self.last_seq)
+        } else {
+            (self.first_seq, self.last_seq.min(self.first_seq + count - 1))
+        };
+        if descending {
+            self.last_seq = first_seq - 1;
+        } else {
+            self.first_seq = last_seq + 1;
+        }
+        Range { conversation_id: self.head.id, first_seq, last_seq }
+    }
+}
+
+/// The stretches of conversations, each with the first seq that is seen of it.
+async fn stretches(conn: &mut Conn, window: &Window, mut heads: Vec<(Head, i64)>) -> Result<Vec<Stretch>> {
+    let place = |head: &Head| (head.last_sent_at, head.last_message_id);
+    let to = window.to.filter(|_| window.descending);
+    if window.descending && to.is_none() {
+        // The page has `wanted` messages at most, so only the `wanted` conversations with the newest ones can be in it.
+        heads.sort_unstable_by_key(|(head, _)| std::cmp::Reverse(place(head)));
+        heads.truncate(window.wanted);
+    }
+    let mut stretches: Vec<Stretch> = heads
+        .iter()
+        .map(|(head, first_seq)| Stretch {
+            head: *head,
+            first_seq: *first_seq,
+            last_seq: head.last_seq,
+            frontier: None,
+        })
+        .collect();
+    // Where the window's near end lies inside a conversation, its place is looked for; else it is the conversation's end.
+    let end = if window.descending { to } else { Some(window.from) };
+    let Some(end) = end else { return Ok(stretches) };
+    let sought: Vec<i64> = heads
+        .iter()
+        .map(|(head, _)| head)
+        .filter(|head| !window.descending || place(head) >= end)
+        .map(|head| head.id.0)
+        .collect();
+    if sought.is_empty() {
+        return Ok(stretches);
+    }
+    for (conversation, before) in store::messages::messages::count_before(conn, &sought, end.0, end.1).await? {
+        if let Some(stretch) = stretches.iter_mut().find(|stretch| stretch.head.id == conversation) {
+            if window.descending {
+                stretch.last_seq = stretch.last_seq.min(before);
+            } else {
+                stretch.first_seq = stretch.first_seq.max(before + 1);
+            }
+        }
+    }
+    stretches.retain(|stretch| !stretch.is_exhausted());
+    Ok(stretches)
+}
+
+/// Reads stretches until the first `wanted` messages are certain.
+async fn merge(conn: &mut Conn, window: &Window, stretches: &mut [Stretch]) -> Result<Vec<Rendered>> {
+    let place = |message: &Rendered| (message.sent_at, message.id);
+    let in_window =
+        |message: &Rendered| place(message) >= window.from && window.to.is_none_or(|to| place(message) < to);
+    let mut messages: Vec<Rendered> = Vec::new();
+    let mut due: Vec<usize> = (0..stretches.len()).collect();
+    // Twice the even share: enough in nine of ten conversations, so that a second round is rare, and short.
+    let mut share = (2 * window.wanted).div_ceil(stretches.len().max(1));
+    while !due.is_empty() {
+        share = share.min(window.wanted);
+        let ranges: Vec<(Head, Range)> = due
+            .iter()
+            .map(|index| (stretches[*index].head, stretches[*index].take(share as i64, window.descending)))
+            .collect();
+        let found = window.tails.load(conn, &ranges, window.render).await?;
+        for (index, page) in due.iter().zip(found) {
+            let edge = if window.descending { page.first() } else { page.last() };
+            stretches[*index].frontier = edge.map(place);
+            messages.extend(page.into_iter().filter(in_window));
+        }
+        if window.descending {
+            messages.sort_unstable_by_key(|message| std::cmp::Reverse(place(message)));
+        } else {
+            messages.sort_unstable_by_key(place);
+        }
+        messages.truncate(window.wanted);
+        let last = messages.last().filter(|_| messages.len() == window.wanted).map(place);
+        share *= 2;
+        due = (0..stretches.len()).filter(|index| stretches[*index].is_due(window, last)).collect();
+    }
+    Ok(messages)
+}

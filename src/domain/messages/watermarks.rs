@@ -1,0 +1,120 @@
+//! How far each member of a conversation is, and what follows from it: what is unread, and when a message was delivered and
+//! read.
+//!
+//! Invariant: watermarks never go back, and what is read is delivered.
+
+use std::collections::BTreeMap;
+
+use crate::base::error::{Error, FieldError, Result};
+use crate::base::ids::ConversationId;
+use crate::base::time::Timestamp;
+use crate::domain::access::membership::RECEIPTS_MEMBER_LIMIT;
+use crate::store;
+use crate::store::db::Conn;
+use crate::store::messages::messages::{Message, Range};
+use crate::store::messages::receipts::Progress;
+pub use crate::store::messages::receipts::{Kind, Watermarks};
+
+/// How far somebody says that they are.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Report {
+    /// Up to where messages reached them.
+    pub delivered_seq: Option<i64>,
+    /// Up to where they read.
+    pub read_seq: Option<i64>,
+    /// Where they want to go on reading; `Some(None)` takes that back.
+    pub unread_from: Option<Option<i64>>,
+}
+
+/// How far somebody is, and what is left for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// How far.
+    pub watermarks: Watermarks,
+    /// Messages that they have not read.
+    pub unread_count: i64,
+    /// Those of them that mention them, by what they have read.
+    pub mention_count: i64,
+}
+
+/// Messages that a member has not read, or wants to read again.
+pub fn unread_count(last_seq: i64, read_seq: i64, unread_from: Option<i64>) -> i64 {
+    (last_seq - unread_from.map_or(read_seq, |seq| read_seq.min(seq - 1))).max(0)
+}
+
+/// That every seq is one of `first..=last`, and the marker stands at or behind `first_seen`.
+///
+/// # Errors
+/// 422 on the fields that are not.
+pub fn assert_within(report: &Report, first: i64, last: i64, first_seen: i64) -> Result<()> {
+    let seqs = [
+        ("delivered_seq", report.delivered_seq, first),
+        ("read_seq", report.read_seq, first),
+        ("unread_from", report.unread_from.flatten(), first_seen),
+    ];
+    let wrong = seqs.into_iter().filter(|(_, seq, first)| seq.is_some_and(|seq| !(*first..=last).contains(&seq)));
+    let errors: Vec<FieldError> = wrong
+        .map(|(field, ..)| FieldError::new(field, "out_of_range", "must be the seq of a message of this conversation"))
+        .collect();
+    if errors.is_empty() { Ok(()) } else { Err(Error::Invalid(errors)) }
+}
+
+/// Where a report leads to, and the steps that lead there.
+pub fn step(before: Watermarks, report: &Report, last_seq: i64) -> (Watermarks, Vec<(Kind, i64)>) {
+    let read_seq = before.read_seq.max(report.read_seq.unwrap_or(0));
+    let delivered_seq = before.delivered_seq.max(report.delivered_seq.unwrap_or(0)).max(read_seq);
+    // Who goes on reading, or is at the end, needs no marker any more.
+    let reads_on = read_seq > before.read_seq || report.read_seq == Some(last_seq);
+    let kept = before.unread_from.filter(|_| !reads_on);
+    let after = Watermarks { delivered_seq, read_seq, unread_from: report.unread_from.unwrap_or(kept) };
+    let steps = [(Kind::Delivered, before.delivered_seq, delivered_seq), (Kind::Read, before.read_seq, read_seq)];
+    (after, steps.into_iter().filter(|(_, from, to)| from < to).map(|(kind, _, to)| (kind, to)).collect())
+}
+
+/// Sets when messages were delivered and read, where the messages do not say it themselves.
+///
+/// # Errors
+/// Of the database.
+pub async fn set_times(conn: &mut Conn, messages: &mut [Message]) -> Result<()> {
+    let mut ranges: BTreeMap<ConversationId, Range> = BTreeMap::new();
+    for message in messages.iter_mut() {
+        if message.recipient_id == Some(message.sender_id) {
+            // A note to oneself: sending it was reaching it.
+            message.timestamp_delivered = message.timestamp_delivered.or(Some(message.timestamp_sent));
+            message.timestamp_read = message.timestamp_read.or(Some(message.timestamp_sent));
+        }
+        if message.timestamp_delivered.is_none() || message.timestamp_read.is_none() {
+            let (conversation_id, seq) = (message.conversation_id, message.seq);
+            let alone = Range { conversation_id, first_seq: seq, last_seq: seq };
+            let range = ranges.entry(conversation_id).or_insert(alone);
+            range.first_seq = range.first_seq.min(seq);
+            range.last_seq = range.last_seq.max(seq);
+        }
+    }
+    if ranges.is_empty() {
+        return Ok(());
+    }
+    let ranges: Vec<Range> = ranges.into_values().collect();
+    let progress = store::messages::receipts::progress(conn, &ranges, RECEIPTS_MEMBER_LIMIT).await?;
+    for message in messages {
+        let Some(members) = progress.get(&message.conversation_id) else { continue };
+        let delivered = reached(message, members, Kind::Delivered);
+        let read = reached(message, members, Kind::Read);
+        message.timestamp_delivered = message.timestamp_delivered.or(delivered);
+        message.timestamp_read = message.timestamp_read.or(read);
+    }
+    Ok(())
+}
+
+/// When a message was reached: by its recipient, or by everyone who was there and still is.
+fn reached(message: &Message, members: &[Progress], kind: Kind) -> Option<Timestamp> {
+    let concerns = |member: &&Progress| match message.recipient_id {
+        Some(recipient) => member.user == recipient,
+        None => member.user != message.sender_id && member.joined_seq < message.seq,
+    };
+    let mut latest = None;
+    for member in members.iter().filter(concerns) {
+        latest = latest.max(Some(member.reached(kind, message.seq)?));
+    }
+    latest
+}

@@ -1,0 +1,73 @@
+//! The seed's people and messages, for `--demo`.
+//!
+//! Invariant: they are written only into a database without users, all in one transaction.
+
+use crate::app::App;
+use crate::base::error::Result;
+use crate::base::time::Clock;
+use crate::domain::identity::users::{DirectMessagesFrom, Registration};
+use crate::domain::sending::directory::Known;
+use crate::domain::sending::drafts::{Draft, Recipient, Sender};
+use crate::domain::sending::send_batch::{Batch, send_all};
+use crate::domain::shared::idempotency::Once;
+use crate::store;
+
+const USERS: &[(&str, &str, &str)] = &[
+    ("Rebecca", "DiBari", "rdibari"),
+    ("Bugs", "Bunny", "bugs"),
+    ("Daffy", "Duck", "duck"),
+    ("Porky", "pig", "porky"),
+];
+
+const MESSAGES: &[(&str, &str, &str)] = &[
+    ("rdibari", "bugs", "Hey, whats up?"),
+    ("bugs", "rdibari", "nothing much, you"),
+    ("rdibari", "bugs", "samees"),
+    ("duck", "porky", "omw"),
+];
+
+/// Fills an empty database; whether it was empty.
+///
+/// # Errors
+/// Of the database.
+pub async fn fill(app: &App) -> Result<bool> {
+    app.db
+        .write(app.clock.clone(), |conn, clock| {
+            Box::pin(async move {
+                // Two servers may start at once: the second one waits here, and finds the first one's users.
+                store::events::events::lock(conn).await?;
+                if store::identity::users::any(conn).await? {
+                    return Ok(false);
+                }
+                let now = clock.now();
+                for (first_name, last_name, user_name) in USERS {
+                    let registration = Registration {
+                        user_name: (*user_name).into(),
+                        first_name: (*first_name).into(),
+                        last_name: (*last_name).into(),
+                        email: Some(format!("{user_name}@example.org")),
+                        ..Registration::default()
+                    };
+                    store::identity::users::insert(conn, &registration.validate(now)?).await?;
+                }
+                for outcome in send_all(conn, &conversation(clock)).await? {
+                    outcome?;
+                }
+                Ok(true)
+            })
+        })
+        .await
+}
+
+fn conversation(clock: &Clock) -> Batch {
+    let drafts = MESSAGES.iter().map(|(sender, recipient, body)| Draft {
+        sender: Sender::Named((*sender).into()),
+        recipient: Recipient::Direct((*recipient).into()),
+        body: (*body).into(),
+        reply_to: None,
+        once: Once::unanswered(),
+        accepted_at: None,
+    });
+    // The seed's messages are unread, also the ones that were answered.
+    Batch::new(clock.clone(), drafts.collect(), Known::default(), DirectMessagesFrom::Everyone).leaving_unread()
+}

@@ -1,0 +1,9 @@
+//! What the server does for its operator: health, time, counts, housekeeping and the demo.
+
+pub mod clock;
+pub mod database_clock;
+pub mod demo;
+pub mod health;
+pub mod housekeeping;
+pub mod stats;
+pub mod write_probe;

@@ -1,0 +1,379 @@
+//! Everything that is held about a person, a page at a time.
+//!
+//! Invariant: an export holds one page in memory, however much there is; secrets and hashes of secrets are not in it.
+
+use std::collections::VecDeque;
+
+use super::friends::Which;
+use super::presence;
+use super::reports::Report;
+use crate::app::App;
+use crate::base::error::Result;
+use crate::base::ids::{ConversationId, IncomingWebhookId, InviteId, ScheduledId, SessionId, UserId};
+use crate::base::text::fold_ascii;
+use crate::base::time::Timestamp;
+use crate::domain::access::principal::Principal;
+use crate::domain::access::viewer::Viewer;
+use crate::domain::conversations::incoming_webhooks::IncomingWebhook;
+use crate::domain::conversations::invites::Invite;
+use crate::domain::identity::audit::{self, Action, By, Entry};
+use crate::domain::identity::names::Names;
+use crate::domain::identity::sessions::Session;
+use crate::domain::identity::users::{self, User};
+use crate::domain::messages::edits::Edition;
+use crate::domain::messages::message_reads::complete_for;
+use crate::domain::messages::messages::Message;
+use crate::domain::messages::reactions::Reaction;
+use crate::domain::sending::scheduled::Scheduled;
+use crate::store;
+pub use crate::store::conversations::members::Belonging;
+use crate::store::db::Conn;
+use crate::store::messages::mentions::Mention;
+use crate::store::messages::messages::Range;
+use crate::store::messages::receipts::{Kept, Watermarks};
+
+/// Rows of a page.
+const PAGE: i64 = 100;
+
+/// One line of an export.
+pub enum Item {
+    /// The profile.
+    User(Box<User>),
+    /// What the profile does not tell.
+    Account {
+        /// Whether there is a password.
+        has_password: bool,
+        /// When they proved that the address is theirs.
+        email_confirmed_at: Option<Timestamp>,
+        /// When they were there last.
+        last_seen_at: Option<Timestamp>,
+    },
+    /// A device that is logged in.
+    Session(Session),
+    /// Something that they did, or that was done to their account.
+    Audit(Entry),
+    /// What they put under a message.
+    Reaction(Reaction),
+    /// A message that they reported.
+    Report(Report),
+    /// Somebody who is something to them.
+    Person(Which, String),
+    /// A message of theirs that waits for its time.
+    Scheduled(Scheduled),
+    /// An invite that they made.
+    Invite(Invite),
+    /// An incoming webhook that they made.
+    IncomingWebhook(IncomingWebhook),
+    /// A conversation that they are in, or were.
+    Conversation(Belonging),
+    /// How far they are in a conversation.
+    Watermarks(ConversationId, Watermarks),
+    /// When they reached what was new in one.
+    Receipt(Kept),
+    /// A message that mentions them.
+    Mention(Mention),
+    /// A message that they sent, or that was sent to them alone, and the bodies that it had before.
+    Message(Box<Message>, Names, Vec<Edition>),
+}
+
+/// An export under way.
+pub struct Export {
+    user: UserId,
+    stage: Stage,
+}
+
+enum Stage {
+    Profile,
+    Sessions(SessionId),
+    Audit(i64),
+    /// Behind this conversation, seq and emoji.
+    Reactions(ConversationId, i64, String),
+    /// Behind this conversation and seq.
+    Reports(ConversationId, i64),
+    /// Of this sort, behind this person.
+    People(Which, UserId),
+    Scheduled(ScheduledId),
+    Invites(InviteId),
+    IncomingWebhooks(IncomingWebhookId),
+    Conversations(ConversationId),
+    /// Conversations whose messages are still to come, and the last seq that came of the first.
+    Messages(VecDeque<ConversationId>, i64, ConversationId),
+    Watermarks(ConversationId),
+    /// Conversations whose receipts are still to come, and the last that came of the first.
+    Receipts(VecDeque<ConversationId>, (&'static str, i64), ConversationId),
+    Mentions(ConversationId, i64),
+    Done,
+}
+
+/// Begins an export; `me` is the caller.
+///
+/// # Errors
+/// 404 `user_not_found`; 403 `not_your_account`.
+pub async fn begin(app: &App, principal: &Principal, user_name: &str) -> Result<Export> {
+    let key = fold_ascii(principal.resolve(user_name)?);
+    principal.require_person_or_admin()?;
+    let by = By::principal(principal, app.clock.now());
+    let user = app
+        .db
+        .write((key, principal.clone(), by), |conn, (key, principal, by)| {
+            Box::pin(async move {
+                let account = store::identity::users::account_by_key(conn, key).await?.ok_or_else(users::not_found)?;
+                principal.require_self_or_admin(account.name.id)?;
+                audit::record(conn, by, Action::UserExported, Some(account.name.id), None).await?;
+                Ok(account.name.id)
+            })
+        })
+        .await?;
+    Ok(Export { user, stage: Stage::Profile })
+}
+
+impl Export {
+    /// The next items; `None` at the end.
+    ///
+    /// # Errors
+    /// Of the database.
+    pub async fn next(&mut self, app: &App) -> Result<Option<Vec<Item>>> {
+        let user = self.user;
+        let (items, stage) = match std::mem::replace(&mut self.stage, Stage::Done) {
+            Stage::Profile => (profile(app, user).await?, Stage::Sessions(SessionId(0))),
+            Stage::Sessions(after) => sessions(app, user, after).await?,
+            Stage::Audit(before) => audit(app, user, before).await?,
+            Stage::Reactions(conversation, seq, emoji) => reactions(app, user, (conversation, seq, emoji)).await?,
+            Stage::Reports(conversation, seq) => reports(app, user, (conversation, seq)).await?,
+            Stage::People(which, after) => people(app, user, which, after).await?,
+            Stage::Scheduled(after) => scheduled(app, user, after).await?,
+            Stage::Invites(after) => invites(app, user, after).await?,
+            Stage::IncomingWebhooks(after) => incoming_webhooks(app, user, after).await?,
+            Stage::Conversations(after) => conversations(app, user, after).await?,
+            Stage::Messages(mut ids, after, last) => match ids.front().copied() {
+                None => (Vec::new(), Stage::Conversations(last)),
+                Some(conversation) => {
+                    let (items, read) = messages(app, user, conversation, after).await?;
+                    if read < PAGE {
+                        ids.pop_front();
+                        (items, Stage::Messages(ids, 0, last))
+                    } else {
+                        (items, Stage::Messages(ids, after + PAGE, last))
+                    }
+                }
+            },
+            Stage::Watermarks(after) => member_watermarks(app, user, after).await?,
+            Stage::Receipts(ids, after, last) => receipts(app, user, ids, after, last).await?,
+            Stage::Mentions(conversation, seq) => mentions(app, user, (conversation, seq)).await?,
+            Stage::Done => return Ok(None),
+        };
+        self.stage = stage;
+        Ok(Some(items))
+    }
+}
+
+async fn sessions(app: &App, user: UserId, after: SessionId) -> Result<(Vec<Item>, Stage)> {
+    let found = app
+        .db
+        .read((user, after), |conn, (user, after)| {
+            Box::pin(store::identity::sessions::list(conn, *user, Timestamp::MIN, *after, PAGE))
+        })
+        .await?;
+    let stage = found.last().map_or(Stage::Audit(i64::MAX), |last| Stage::Sessions(last.id));
+    Ok((found.into_iter().map(Item::Session).collect(), stage))
+}
+
+async fn audit(app: &App, user: UserId, before: i64) -> Result<(Vec<Item>, Stage)> {
+    let found = app
+        .db
+        .read((user, before), |conn, (user, before)| {
+            Box::pin(store::identity::audit::list_of(conn, *user, *before, PAGE))
+        })
+        .await?;
+    let next = Stage::Reactions(ConversationId(0), 0, String::new());
+    let stage = found.last().map_or(next, |(id, _)| Stage::Audit(*id));
+    Ok((found.into_iter().map(|(_, entry)| Item::Audit(without_others(entry, user))).collect(), stage))
+}
+
+async fn conversations(app: &App, user: UserId, after: ConversationId) -> Result<(Vec<Item>, Stage)> {
+    let found = app
+        .db
+        .read((user, after), |conn, (user, after)| {
+            Box::pin(store::conversations::members::belongings_of(conn, *user, *after, PAGE))
+        })
+        .await?;
+    let ids: VecDeque<_> = found.iter().map(|belonging| belonging.conversation).collect();
+    let next = Stage::Watermarks(ConversationId(0));
+    let stage = ids.back().copied().map_or(next, |last| Stage::Messages(ids, 0, last));
+    Ok((found.into_iter().map(Item::Conversation).collect(), stage))
+}
+
+async fn member_watermarks(app: &App, user: UserId, after: ConversationId) -> Result<(Vec<Item>, Stage)> {
+    let found = app.db.read((user, after), |conn, (user, after)| Box::pin(watermarks(conn, *user, *after))).await?;
+    let ids: VecDeque<_> = found.iter().map(|(id, _)| *id).collect();
+    let next = Stage::Mentions(ConversationId(0), 0);
+    let stage = ids.back().copied().map_or(next, |last| Stage::Receipts(ids, ("", 0), last));
+    Ok((found.into_iter().map(|(id, watermarks)| Item::Watermarks(id, watermarks)).collect(), stage))
+}
+
+/// The next steps in the first of some conversations, of which `last` is the last one.
+async fn receipts(
+    app: &App,
+    user: UserId,
+    mut ids: VecDeque<ConversationId>,
+    after: (&'static str, i64),
+    last: ConversationId,
+) -> Result<(Vec<Item>, Stage)> {
+    let Some(conversation) = ids.front().copied() else { return Ok((Vec::new(), Stage::Watermarks(last))) };
+    let found = app
+        .db
+        .read((user, conversation, after), |conn, (user, conversation, after)| {
+            Box::pin(store::messages::receipts::of_member(conn, *conversation, *user, *after, PAGE))
+        })
+        .await?;
+    let stage = match found.last() {
+        Some(next) => Stage::Receipts(ids, (next.kind.as_str(), next.seq), last),
+        None => {
+            ids.pop_front();
+            Stage::Receipts(ids, ("", 0), last)
+        }
+    };
+    Ok((found.into_iter().map(Item::Receipt).collect(), stage))
+}
+
+async fn mentions(app: &App, user: UserId, after: (ConversationId, i64)) -> Result<(Vec<Item>, Stage)> {
+    let found = app
+        .db
+        .read((user, after), |conn, (user, after)| {
+            Box::pin(store::messages::mentions::of_user(conn, *user, *after, PAGE))
+        })
+        .await?;
+    let stage = found.last().map_or(Stage::Done, |last| Stage::Mentions(last.conversation, last.seq));
+    Ok((found.into_iter().map(Item::Mention).collect(), stage))
+}
+
+async fn reactions(app: &App, user: UserId, after: (ConversationId, i64, String)) -> Result<(Vec<Item>, Stage)> {
+    let found = app
+        .db
+        .read((user, after), |conn, (user, (conversation, seq, emoji))| {
+            Box::pin(store::messages::reactions::of_user(conn, *user, (*conversation, *seq, emoji), PAGE))
+        })
+        .await?;
+    let stage = found.last().map_or(Stage::Reports(ConversationId(0), 0), |last| {
+        Stage::Reactions(last.conversation, last.seq, last.emoji.clone())
+    });
+    Ok((found.into_iter().map(Item::Reaction).collect(), stage))
+}
+
+async fn reports(app: &App, user: UserId, after: (ConversationId, i64)) -> Result<(Vec<Item>, Stage)> {
+    let found = app
+        .db
+        .read((user, after), |conn, (user, after)| Box::pin(store::people::reports::of_user(conn, *user, *after, PAGE)))
+        .await?;
+    let next = Stage::People(Which::Friends, UserId(0));
+    let stage = found.last().map_or(next, |last| Stage::Reports(last.conversation, last.seq));
+    Ok((found.into_iter().map(Item::Report).collect(), stage))
+}
+
+async fn people(app: &App, user: UserId, which: Which, after: UserId) -> Result<(Vec<Item>, Stage)> {
+    let found = app
+        .db
+        .read((user, which, after), |conn, (user, which, after)| Box::pin(which.read(conn, *user, *after, PAGE)))
+        .await?;
+    let next = match which {
+        Which::Friends => Stage::People(Which::Outgoing, UserId(0)),
+        Which::Outgoing => Stage::People(Which::Incoming, UserId(0)),
+        Which::Incoming => Stage::People(Which::Blocked, UserId(0)),
+        Which::Blocked => Stage::Scheduled(ScheduledId(0)),
+    };
+    let stage = found.last().map_or(next, |last| Stage::People(which, last.id));
+    Ok((found.into_iter().map(|other| Item::Person(which, other.user_name)).collect(), stage))
+}
+
+async fn scheduled(app: &App, user: UserId, after: ScheduledId) -> Result<(Vec<Item>, Stage)> {
+    let found = app
+        .db
+        .read((user, after), |conn, (user, after)| {
+            Box::pin(store::messages::scheduled::list(conn, *user, *after, PAGE))
+        })
+        .await?;
+    let stage = found.last().map_or(Stage::Invites(InviteId(0)), |last| Stage::Scheduled(last.id));
+    Ok((found.into_iter().map(Item::Scheduled).collect(), stage))
+}
+
+async fn invites(app: &App, user: UserId, after: InviteId) -> Result<(Vec<Item>, Stage)> {
+    let found = app
+        .db
+        .read((user, after), |conn, (user, after)| {
+            Box::pin(store::conversations::invites::made_by(conn, *user, *after, PAGE))
+        })
+        .await?;
+    let next = Stage::IncomingWebhooks(IncomingWebhookId(0));
+    let stage = found.last().map_or(next, |last| Stage::Invites(last.id));
+    Ok((found.into_iter().map(Item::Invite).collect(), stage))
+}
+
+async fn incoming_webhooks(app: &App, user: UserId, after: IncomingWebhookId) -> Result<(Vec<Item>, Stage)> {
+    let found = app
+        .db
+        .read((user, after), |conn, (user, after)| {
+            Box::pin(store::conversations::incoming_webhooks::made_by(conn, *user, *after, PAGE))
+        })
+        .await?;
+    let next = Stage::Conversations(ConversationId(0));
+    let stage = found.last().map_or(next, |last| Stage::IncomingWebhooks(last.id));
+    Ok((found.into_iter().map(Item::IncomingWebhook).collect(), stage))
+}
+
+/// An entry without the address of somebody else: where an administrator called from is not the person's to know.
+fn without_others(entry: Entry, user: UserId) -> Entry {
+    let someone_elses = entry.actor_id.map_or(entry.api_key_id.is_some(), |actor| actor != user);
+    Entry { address: entry.address.filter(|_| !someone_elses), ..entry }
+}
+
+async fn profile(app: &App, user: UserId) -> Result<Vec<Item>> {
+    app.db
+        .read((user, app.clock.now()), |conn, (user, now)| {
+            Box::pin(async move {
+                let last_seen_at = presence::last_seen_at(conn, *user, *now).await?;
+                let has_password = store::identity::passwords::get(conn, *user).await?.is_some();
+                let user = store::identity::users::by_id(conn, *user).await?.ok_or_else(users::not_found)?;
+                let email_confirmed_at = user.email_confirmed_at;
+                Ok(vec![Item::User(Box::new(user)), Item::Account { has_password, email_confirmed_at, last_seen_at }])
+            })
+        })
+        .await
+}
+
+/// How far the person is in their next conversations.
+async fn watermarks(conn: &mut Conn, user: UserId, after: ConversationId) -> Result<Vec<(ConversationId, Watermarks)>> {
+    let mut found = Vec::new();
+    for (id, _) in store::conversations::conversations::of_user(conn, user, after, PAGE).await? {
+        found.push((id, store::messages::receipts::watermarks_of(conn, id, user).await?.unwrap_or_default()));
+    }
+    Ok(found)
+}
+
+/// The next messages of a conversation that concern the person, and how many were looked at.
+async fn messages(app: &App, user: UserId, conversation: ConversationId, after: i64) -> Result<(Vec<Item>, i64)> {
+    let range = Range { conversation_id: conversation, first_seq: after + 1, last_seq: after + PAGE };
+    app.db
+        .read((user, range), |conn, (user, range)| {
+            Box::pin(async move {
+                let mut messages = store::messages::messages::in_ranges(conn, &[*range]).await?;
+                let read = messages.len() as i64;
+                messages.retain(|message| message.sender_id == *user || message.recipient_id == Some(*user));
+                messages.sort_unstable_by_key(|message| message.seq);
+                let names = complete_for(conn, Viewer::Person(*user), &mut messages).await?;
+                let mut items = Vec::with_capacity(messages.len());
+                for message in messages {
+                    let people = [Some(message.sender_id), message.recipient_id];
+                    let people = people.into_iter().flatten().chain(message.mentions.iter().copied());
+                    let its_names = people.filter_map(|id| Some((id, names.get(&id)?.clone())));
+                    let its_names = its_names.collect();
+                    let editions = match message.edited_at {
+                        Some(_) => store::messages::edits::list(conn, message.conversation_id, message.seq).await?,
+                        None => Vec::new(),
+                    };
+                    items.push(Item::Message(Box::new(message), its_names, editions));
+                }
+                Ok((items, read))
+            })
+        })
+        .await
+}

@@ -1,0 +1,248 @@
+//! Friends, and people whom one does not want to hear from.
+//!
+//! Invariants: two requests that cross make a friendship; a block does not reveal itself: to whom is blocked, everything
+//! looks as if the other one took messages from friends alone and answered no request.
+
+use super::presence;
+use crate::app::App;
+use crate::base::error::{Error, Result};
+use crate::base::ids::UserId;
+use crate::base::text::fold_ascii;
+use crate::base::time::Timestamp;
+use crate::domain::access::principal::{Principal, UserName};
+use crate::domain::identity::users::{self, User};
+use crate::domain::shared::pagination::{self, Limit, Page};
+use crate::store;
+use crate::store::db::Conn;
+use crate::store::events::events::{self, Kind, NewEvent};
+use crate::store::identity::revocations::Revoked;
+use crate::store::people::friends::NewBlock;
+pub use crate::store::people::friends::State;
+
+/// People that someone may be friends with or have asked.
+pub const MAX_FRIENDS: i64 = 5_000;
+
+/// What a request became.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// What the two are now.
+    pub state: State,
+    /// Whether this request made it so by asking.
+    pub new: bool,
+    /// The other one.
+    pub user: User,
+}
+
+/// Which people are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// Friends.
+    Friends,
+    /// Those who asked the caller.
+    Incoming,
+    /// Those whom the caller asked.
+    Outgoing,
+    /// Those whom the caller blocks.
+    Blocked,
+}
+
+impl Which {
+    const fn list(self) -> &'static str {
+        match self {
+            Self::Friends => "friends",
+            Self::Incoming => "incoming",
+            Self::Outgoing => "outgoing",
+            Self::Blocked => "blocks",
+        }
+    }
+}
+
+impl Which {
+    /// These people of somebody, by id, behind `after`.
+    ///
+    /// # Errors
+    /// Of the database.
+    pub async fn read(self, conn: &mut Conn, person: UserId, after: UserId, limit: i64) -> Result<Vec<User>> {
+        match self {
+            Self::Friends => store::people::friends::list(conn, person, after, limit).await,
+            Self::Incoming => store::people::friends::incoming(conn, person, after, limit).await,
+            Self::Outgoing => store::people::friends::outgoing(conn, person, after, limit).await,
+            Self::Blocked => store::people::friends::blocked(conn, person, after, limit).await,
+        }
+    }
+}
+
+/// The caller and the other one, both locked.
+struct Two {
+    caller: UserId,
+    other: User,
+}
+
+/// Asks somebody, or accepts what they asked.
+///
+/// # Errors
+/// 403 `act_as_required`; 404 `user_not_found`; 422 for oneself; 409 `is_bot`, `blocked`, `too_many_friends`.
+pub async fn ask(app: &App, principal: &Principal, user_name: &str) -> Result<Asked> {
+    let (caller, key) = parties(principal, user_name)?;
+    app.db
+        .write((caller, key, app.clock.now()), |conn, (caller, key, now)| Box::pin(ask_now(conn, caller, key, *now)))
+        .await
+}
+
+async fn ask_now(conn: &mut Conn, caller: &UserName, key: &str, now: Timestamp) -> Result<Asked> {
+    let Two { caller, other } = lock_two(conn, caller, key).await?;
+    if other.is_bot {
+        return Err(Error::Conflict { code: "is_bot", detail: "a bot takes no friend requests".into() });
+    }
+    if store::people::friends::blocks(conn, caller, other.id).await? {
+        return Err(Error::Conflict { code: "blocked", detail: "you block this user: end that first".into() });
+    }
+    let blocked = store::people::friends::blocks(conn, other.id, caller).await?;
+    if let Some(state) = store::people::friends::state_of(conn, caller, other.id).await? {
+        return Ok(Asked { state, new: false, user: other });
+    }
+    if store::people::friends::count(conn, caller).await? >= MAX_FRIENDS {
+        return Err(Error::Conflict {
+            code: "too_many_friends",
+            detail: format!("one may have and ask {MAX_FRIENDS} friends").into(),
+        });
+    }
+    let asked = store::people::friends::state_of(conn, other.id, caller).await?.is_some();
+    let (state, kind) =
+        if asked { (State::Friends, Kind::FriendAccepted) } else { (State::Asked, Kind::FriendRequested) };
+    store::people::friends::put(conn, caller, other.id, state, now).await?;
+    if asked {
+        store::people::friends::put(conn, other.id, caller, state, now).await?;
+    }
+    if !blocked {
+        log(conn, kind, caller, other.id, now).await?;
+    }
+    Ok(Asked { state, new: !asked, user: other })
+}
+
+async fn log(conn: &mut Conn, kind: Kind, actor_id: UserId, subject_id: UserId, at: Timestamp) -> Result<()> {
+    events::append(conn, &[NewEvent::between(kind, actor_id, subject_id, at)]).await
+}
+
+/// Declines, takes back or ends what there is between the caller and somebody.
+///
+/// # Errors
+/// 403 `act_as_required`; 404 `user_not_found`, `friend_not_found`; 422 for oneself.
+pub async fn end(app: &App, principal: &Principal, user_name: &str) -> Result<()> {
+    let (caller, key) = parties(principal, user_name)?;
+    app.db
+        .write((caller, key, app.clock.now()), |conn, (caller, key, now)| {
+            Box::pin(async move {
+                let Two { caller, other } = lock_two(conn, caller, key).await?;
+                if !store::people::friends::delete(conn, caller, other.id).await? {
+                    return Err(Error::NotFound {
+                        code: "friend_not_found",
+                        detail: "there is neither a friendship nor a request".into(),
+                    });
+                }
+                log(conn, Kind::FriendRemoved, caller, other.id, *now).await
+            })
+        })
+        .await
+}
+
+/// Blocks somebody, which ends a friendship.
+///
+/// # Errors
+/// 403 `act_as_required`; 404 `user_not_found`; 422 for oneself; 409 `too_many_blocks`.
+pub async fn block(app: &App, principal: &Principal, user_name: &str) -> Result<()> {
+    let (caller, key) = parties(principal, user_name)?;
+    app.db
+        .write((caller, key, app.clock.now()), |conn, (caller, key, now)| {
+            Box::pin(async move {
+                let Two { caller, other } = lock_two(conn, caller, key).await?;
+                if store::people::friends::blocks(conn, caller, other.id).await? {
+                    return Ok(());
+                }
+                if store::people::friends::count_blocked(conn, caller).await? >= MAX_FRIENDS {
+                    return Err(Error::Conflict {
+                        code: "too_many_blocks",
+                        detail: format!("one may block {MAX_FRIENDS} people").into(),
+                    });
+                }
+                let block = NewBlock {
+                    user: caller,
+                    blocked: other.id,
+                    at: *now,
+                    user_seen_at: presence::last_seen_by(conn, other.id, caller, *now).await?,
+                    blocked_seen_at: presence::last_seen_by(conn, caller, other.id, *now).await?,
+                };
+                store::people::friends::block(conn, &block).await?;
+                let were_friends =
+                    store::people::friends::state_of(conn, other.id, caller).await? == Some(State::Friends);
+                store::people::friends::delete(conn, caller, other.id).await?;
+                if were_friends {
+                    log(conn, Kind::FriendRemoved, caller, other.id, *now).await?;
+                }
+                // Servers remember whether somebody blocks anyone.
+                store::identity::revocations::insert(conn, Revoked::User(caller), *now).await
+            })
+        })
+        .await?;
+    app.callers.revocations.look_again(&app.db).await
+}
+
+/// Ends a block.
+///
+/// # Errors
+/// 403 `act_as_required`; 404 `user_not_found`, `block_not_found`; 422 for oneself.
+pub async fn unblock(app: &App, principal: &Principal, user_name: &str) -> Result<()> {
+    let (caller, key) = parties(principal, user_name)?;
+    app.db
+        .write((caller, key), |conn, (caller, key)| {
+            Box::pin(async move {
+                let Two { caller, other } = lock_two(conn, caller, key).await?;
+                if store::people::friends::unblock(conn, caller, other.id).await? {
+                    return Ok(());
+                }
+                Err(Error::NotFound { code: "block_not_found", detail: "this user is not blocked".into() })
+            })
+        })
+        .await
+}
+
+fn parties(principal: &Principal, user_name: &str) -> Result<(UserName, String)> {
+    let caller = principal.require_person()?.clone();
+    let key = fold_ascii(principal.resolve(user_name)?);
+    if key == caller.user_name_key {
+        return Err(Error::invalid("user_name", "yourself", "must be somebody else"));
+    }
+    Ok((caller, key))
+}
+
+async fn lock_two(conn: &mut Conn, caller: &UserName, key: &str) -> Result<Two> {
+    let other = store::identity::users::by_key(conn, key).await?.ok_or_else(users::not_found)?;
+    for id in [caller.id.min(other.id), caller.id.max(other.id)] {
+        if !store::identity::users::lock(conn, id).await? {
+            return Err(if id == caller.id { Error::Unauthenticated } else { users::not_found() });
+        }
+    }
+    Ok(Two { caller: caller.id, other })
+}
+
+/// People who are something to the caller, by id.
+///
+/// # Errors
+/// 403 `act_as_required`; 422 for a cursor that is none.
+pub async fn list(
+    app: &App,
+    principal: &Principal,
+    which: Which,
+    limit: Limit,
+    cursor: Option<&str>,
+) -> Result<Page<Vec<User>>> {
+    let person = principal.require_person()?.id;
+    let after = UserId(pagination::begin(which.list(), cursor, 0)?);
+    let people = app
+        .db
+        .read((person, which, after, limit), |conn, (person, which, after, limit)| {
+            Box::pin(which.read(conn, *person, *after, limit.to_read()))
+        })
+        .await?;
+    Ok(Page::new(which.list(), people, limit, |last| [last.id.0]))
+}

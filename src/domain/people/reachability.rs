@@ -1,0 +1,69 @@
+//! Who may write to whom, and add whom to groups.
+//!
+//! Invariant: a block does not show. To a sender, a recipient who blocks them looks the same as one who takes direct messages
+//! from friends alone.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::base::error::{Error, Result};
+use crate::base::ids::UserId;
+use crate::store;
+use crate::store::db::Conn;
+use crate::store::identity::users::{DirectMessagesFrom, UserName};
+
+/// Of pairs of a sender and a recipient, those whose recipient may not be written to: the recipient takes direct messages from
+/// friends alone and is none, or blocks the sender. The database is asked only about recipients who restrict or block
+/// somebody, and never about notes to oneself. `default` holds for recipients who have not chosen.
+///
+/// # Errors
+/// Of the database.
+pub async fn refused<'a>(
+    conn: &mut Conn,
+    pairs: impl Iterator<Item = (UserId, &'a UserName)>,
+    default: DirectMessagesFrom,
+) -> Result<BTreeSet<(UserId, UserId)>> {
+    // A bot has no friends, and reads nothing.
+    let friends_only = |person: &UserName| {
+        person.is_bot || person.direct_messages_from.unwrap_or(default) == DirectMessagesFrom::Friends
+    };
+    let guarded: BTreeMap<(UserId, UserId), bool> = pairs
+        .filter(|(sender, recipient)| *sender != recipient.id)
+        .filter(|(_, recipient)| friends_only(recipient) || recipient.blocks_someone)
+        .map(|(sender, recipient)| ((sender, recipient.id), friends_only(recipient)))
+        .collect();
+    if guarded.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let pairs: Vec<(UserId, UserId)> = guarded.keys().copied().collect();
+    let between = store::people::friends::between(conn, &pairs).await?;
+    let is_refused = |pair: &(UserId, UserId), friends_only: bool| {
+        between.blocked.contains(pair) || (friends_only && !between.friends.contains(pair))
+    };
+    Ok(guarded.into_iter().filter(|(pair, only)| is_refused(pair, *only)).map(|(pair, _)| pair).collect())
+}
+
+/// That somebody may write to all of `people`, and add them to groups.
+///
+/// # Errors
+/// 403 `not_friends`.
+pub async fn require(
+    conn: &mut Conn,
+    sender: &UserName,
+    people: &[UserName],
+    default: DirectMessagesFrom,
+) -> Result<()> {
+    let pairs = people.iter().map(|person| (sender.id, person));
+    let refused = refused(conn, pairs, default).await?;
+    match people.iter().find(|person| refused.contains(&(sender.id, person.id))) {
+        None => Ok(()),
+        Some(person) => {
+            Err(not_friends(format!("{} is added to groups, and written to, by friends alone", person.user_name)))
+        }
+    }
+}
+
+/// The recipient may not be written to.
+pub fn not_friends(detail: impl Into<Cow<'static, str>>) -> Error {
+    Error::Forbidden { code: "not_friends", detail: detail.into() }
+}

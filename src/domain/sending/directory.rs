@@ -1,0 +1,122 @@
+//! People and direct conversations that sends name again and again.
+//!
+//! Invariants: what is remembered was committed when it was read, and is used only while `revocations` says that nothing
+//! happened to its person since. The batch that uses it looks again under its own locks (`send_batch`), so an erasure that
+//! nobody here has heard of yet is not overlooked.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::AtomicBool;
+
+use quick_cache::sync::Cache;
+
+use super::draft_people;
+use super::drafts::Draft;
+use crate::base::error::Result;
+use crate::base::ids::ConversationId;
+use crate::domain::identity::revocations::{Mark, Revocations};
+use crate::store;
+use crate::store::conversations::conversations::Pair;
+use crate::store::db::Db;
+use crate::store::identity::revocations::Revoked;
+use crate::store::identity::users::UserName;
+
+/// People remembered, and pairs.
+const CAPACITY: usize = 100_000;
+
+/// What is remembered.
+pub struct Directory {
+    people: Cache<String, (Mark, UserName)>,
+    pairs: Cache<Pair, (Mark, ConversationId)>,
+}
+
+impl Default for Directory {
+    fn default() -> Self {
+        Self { people: Cache::new(CAPACITY), pairs: Cache::new(CAPACITY) }
+    }
+}
+
+/// What a batch needs of it.
+#[derive(Debug, Default)]
+pub struct Known {
+    /// Up to where revocations were known when it was put together.
+    pub mark: Mark,
+    /// By folded name.
+    pub people: HashMap<String, UserName>,
+    /// The conversations that exist.
+    pub pairs: HashMap<Pair, ConversationId>,
+    /// Whether something was revoked meanwhile: then the database is asked who is still there.
+    pub doubted: AtomicBool,
+}
+
+impl Directory {
+    /// What is known of the people that drafts name, after asking the database for what was not. Who is not in it may have
+    /// come since.
+    ///
+    /// # Errors
+    /// Of the database.
+    pub async fn look_up(&self, db: &Db, revocations: &Revocations, drafts: &[Draft]) -> Result<Known> {
+        let mark = revocations.look(db).await?;
+        let mut known = Known { mark, ..Known::default() };
+        let mut missing = HashSet::new();
+        for key in drafts.iter().flat_map(draft_people::keys) {
+            if known.people.contains_key(key) || missing.contains(key) {
+                continue;
+            }
+            match self.people.get(key) {
+                Some((mark, person)) if revocations.holds(mark, Revoked::User(person.id)) => {
+                    known.people.insert(key.to_owned(), person);
+                }
+                _ => {
+                    missing.insert(key.to_owned());
+                }
+            }
+        }
+        if !missing.is_empty() {
+            let missing: Vec<String> = missing.into_iter().collect();
+            for person in read_people(db, missing).await? {
+                self.people.insert(person.user_name_key.clone(), (mark, person.clone()));
+                known.people.insert(person.user_name_key.clone(), person);
+            }
+        }
+        let mut missing = HashSet::new();
+        for pair in drafts.iter().filter_map(|draft| pair(draft, &known.people)) {
+            match self.pairs.get(&pair) {
+                Some((mark, id)) if revocations.holds(mark, Revoked::User(pair.lower)) => {
+                    known.pairs.insert(pair, id);
+                }
+                _ => {
+                    missing.insert(pair);
+                }
+            }
+        }
+        if !missing.is_empty() {
+            for (pair, id) in read_pairs(db, missing.into_iter().collect()).await? {
+                self.pairs.insert(pair, (mark, id));
+                known.pairs.insert(pair, id);
+            }
+        }
+        Ok(known)
+    }
+}
+
+fn pair(draft: &Draft, people: &HashMap<String, UserName>) -> Option<Pair> {
+    let mut ids = draft_people::keys(draft).map(|key| people.get(key).map(|person| person.id));
+    Some(Pair::new(ids.next()??, ids.next()??))
+}
+
+async fn read_people(db: &Db, keys: Vec<String>) -> Result<Vec<UserName>> {
+    db.read(keys, |conn, keys| {
+        Box::pin(async move {
+            let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+            store::identity::users::names_by_keys(conn, &keys).await
+        })
+    })
+    .await
+}
+
+async fn read_pairs(db: &Db, pairs: Vec<Pair>) -> Result<Vec<(Pair, ConversationId)>> {
+    db.read(pairs, |conn, pairs| {
+        Box::pin(async move { store::conversations::conversations::direct(conn, pairs).await })
+    })
+    .await
+}

@@ -1,0 +1,197 @@
+//! Messages on their way: what a caller wrote, what is sent, what a send answers.
+//!
+//! Invariant: a [`Draft`] is a message whose form is right; whether it may be sent is for `send_batch` to say, in the
+//! transaction that sends it.
+
+use crate::base::error::{Error, FieldError, Result};
+use crate::base::ids::{ConversationId, MAX_ID};
+use crate::base::text::fold_ascii;
+use crate::base::time::Timestamp;
+use crate::domain::access::principal::Principal;
+use crate::domain::shared::idempotency::{Given, Once};
+use crate::store::identity::users::UserName;
+use crate::store::messages::messages::Message;
+
+/// Characters of a body.
+pub const MAX_BODY_CHARACTERS: usize = 8_000;
+
+/// A message as the caller wrote it.
+#[derive(Clone, Debug, Default)]
+pub struct NewMessage {
+    /// Whose message; may be left out by a person.
+    pub sender_user_name: Option<String>,
+    /// To whom, or `conversation_id`.
+    pub recipient_user_name: Option<String>,
+    /// Where, or `recipient_user_name`.
+    pub conversation_id: Option<i64>,
+    /// 1..[`MAX_BODY_CHARACTERS`] characters.
+    pub body: String,
+    /// The seq of the same conversation that it answers.
+    pub reply_to: Option<i64>,
+    /// Files uploaded before. None can be yet.
+    pub attachment_ids: Vec<i64>,
+}
+
+/// What a send made.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    /// The message.
+    pub message: Message,
+    /// Its sender's name.
+    pub sender_user_name: String,
+    /// Its recipient's name, in a direct conversation.
+    pub recipient_user_name: Option<String>,
+    /// The names of whom it mentions.
+    pub mentioned_user_names: Vec<String>,
+}
+
+/// The answer to a send.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// Sent now; the caller renders it.
+    Sent(Box<Sent>),
+    /// Rendered and kept for an idempotency key: now, or when the key was used first.
+    Given(Given),
+}
+
+/// Who sends: known already, or to be looked up by folded name.
+#[derive(Clone, Debug)]
+pub enum Sender {
+    /// The caller.
+    Known(UserName),
+    /// A folded user name.
+    Named(String),
+    /// A bot, by what lets it send.
+    Bot(UserName),
+}
+
+impl Sender {
+    /// The folded user name.
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Known(person) | Self::Bot(person) => &person.user_name_key,
+            Self::Named(key) => key,
+        }
+    }
+}
+
+/// Where to.
+#[derive(Clone, Debug)]
+pub enum Recipient {
+    /// A folded user name.
+    Direct(String),
+    /// A conversation that the sender is in.
+    Conversation(ConversationId),
+}
+
+/// A message whose form is right; whether it may be sent is for the database to say.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    /// Who.
+    pub sender: Sender,
+    /// Where to.
+    pub recipient: Recipient,
+    /// The text.
+    pub body: String,
+    /// The seq that it answers.
+    pub reply_to: Option<i64>,
+    /// Its idempotency key, and how it is answered.
+    pub once: Once<Sent>,
+    /// When it was accepted, if that was before it is sent.
+    pub accepted_at: Option<Timestamp>,
+}
+
+impl Draft {
+    /// Checks the form of a message, every field of it.
+    ///
+    /// # Errors
+    /// 422 with every field that is wrong; 403 `not_the_sender`.
+    pub fn new(principal: &Principal, new: NewMessage, once: Once<Sent>) -> Result<Self> {
+        let mut errors = check_form(&new);
+        let sender = match (principal.person(), new.sender_user_name) {
+            (None, None) => {
+                errors.push(FieldError::new(
+                    "sender_user_name",
+                    "required",
+                    "must say who sends, since the caller is no user",
+                ));
+                None
+            }
+            (Some(person), None) => Some(Sender::Known(person.clone())),
+            (Some(person), Some(name)) if fold_ascii(&name) == person.user_name_key => {
+                Some(Sender::Known(person.clone()))
+            }
+            (Some(_), Some(_)) => {
+                return Err(Error::Forbidden {
+                    code: "not_the_sender",
+                    detail: "sender_user_name must be the caller's own name, or be left out".into(),
+                });
+            }
+            (None, Some(name)) => Some(Sender::Named(fold_ascii(&name))),
+        };
+        let recipient = match (new.recipient_user_name, new.conversation_id) {
+            (Some(name), None) => Some(Recipient::Direct(fold_ascii(&name))),
+            (None, Some(id)) => Some(Recipient::Conversation(ConversationId(id))),
+            _ => {
+                errors.push(FieldError::new(
+                    "recipient_user_name",
+                    "required",
+                    "name either recipient_user_name or conversation_id",
+                ));
+                None
+            }
+        };
+        match (sender, recipient) {
+            (Some(sender), Some(recipient)) if errors.is_empty() => {
+                Ok(Self { sender, recipient, body: new.body, reply_to: new.reply_to, once, accepted_at: None })
+            }
+            _ => Err(Error::Invalid(errors)),
+        }
+    }
+}
+
+fn check_form(new: &NewMessage) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    // Four bytes a character at most: most bodies need no counting.
+    if new.body.is_empty() {
+        errors.push(FieldError::new("body", "required", "must have at least one character"));
+    } else if new.body.len() > MAX_BODY_CHARACTERS && new.body.chars().count() > MAX_BODY_CHARACTERS {
+        errors.push(FieldError::new("body", "too_long", format!("may have up to {MAX_BODY_CHARACTERS} characters")));
+    }
+    let texts = [
+        ("body", Some(&new.body)),
+        ("sender_user_name", new.sender_user_name.as_ref()),
+        ("recipient_user_name", new.recipient_user_name.as_ref()),
+    ];
+    for (field, text) in texts {
+        if text.is_some_and(|text| text.contains('\0')) {
+            errors.push(FieldError::new(field, "nul_character", "must not hold U+0000"));
+        }
+    }
+    for (field, number) in [("conversation_id", new.conversation_id), ("reply_to", new.reply_to)] {
+        if number.is_some_and(|number| !(1..=MAX_ID).contains(&number)) {
+            errors.push(FieldError::new(field, "out_of_range", "must be between 1 and 2^53 - 1"));
+        }
+    }
+    if !new.attachment_ids.is_empty() {
+        errors.push(FieldError::new("attachment_ids", "attachment_not_found", "names a file that does not exist"));
+    }
+    errors
+}
+
+/// That a text has at least one character, no more than `most`, and no U+0000.
+///
+/// # Errors
+/// 422 on `field`.
+pub fn check_text(field: &'static str, text: &str, most: usize) -> Result<()> {
+    if text.is_empty() {
+        return Err(Error::invalid(field, "required", "must have at least one character"));
+    }
+    if text.chars().count() > most {
+        return Err(Error::invalid(field, "too_long", format!("may have up to {most} characters")));
+    }
+    if text.contains('\0') {
+        return Err(Error::invalid(field, "nul_character", "must not hold U+0000"));
+    }
+    Ok(())
+}

@@ -1,0 +1,304 @@
+//! Messages that are sent later.
+//!
+//! Invariants: what was accepted is sent once, by whichever server finds it due first: it leaves this list in the transaction
+//! that sends it. Whether it may be sent is asked when it is accepted and again when it is sent; what is refused then stays
+//! here with the reason.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::directory::Known;
+use super::draft_people;
+use super::drafts::{Answer, Draft, NewMessage, Recipient, Sender};
+use super::send_batch::{Batch, reply_to_not_found, send_all};
+use crate::app::App;
+use crate::base::error::{Error, Result};
+use crate::base::ids::{ScheduledId, UserId};
+use crate::base::time::Timestamp;
+use crate::domain::access::membership::membership;
+use crate::domain::access::principal::Principal;
+use crate::domain::access::viewer::Viewer;
+use crate::domain::identity::names::Names;
+use crate::domain::identity::users::DirectMessagesFrom;
+use crate::domain::people::reachability;
+use crate::domain::shared::idempotency::{Given, Once};
+use crate::domain::shared::pagination::{self, Limit, Page};
+use crate::store;
+use crate::store::db::Conn;
+use crate::store::identity::users::UserName;
+pub use crate::store::messages::scheduled::Scheduled;
+
+/// Days that a message may wait.
+pub const MAX_DAYS: i64 = 365;
+/// Messages that somebody may have waiting.
+pub const MAX_SCHEDULED: i64 = 500;
+/// How often it is looked whether something is due.
+const INTERVAL: Duration = Duration::from_millis(500);
+/// Messages that are sent before it is looked again.
+const DUE_AT_ONCE: i64 = 200;
+const LIST: &str = "scheduled";
+
+/// A message that waits, with the names of its people.
+pub struct Shown {
+    /// It.
+    pub scheduled: Scheduled,
+    /// Whoever is named in it and still there.
+    pub names: Names,
+}
+
+struct Input {
+    draft: Draft,
+    send_at: Timestamp,
+    now: Timestamp,
+    direct_messages_from: DirectMessagesFrom,
+    once: Once<Shown>,
+}
+
+/// Accepts a message for later.
+///
+/// # Errors
+/// As sending one, as far as that can be told now; 422 on `send_at`; 409 `too_many_scheduled`.
+pub async fn schedule(
+    app: &App,
+    principal: &Principal,
+    new: NewMessage,
+    send_at: Timestamp,
+    once: Once<Shown>,
+) -> Result<Given> {
+    let now = app.clock.now();
+    let draft = Draft::new(principal, new, Once::unanswered())?;
+    if send_at <= now || send_at > now.plus_micros(MAX_DAYS * 24 * 3_600 * 1_000_000) {
+        let detail = format!("must be in the future, within {MAX_DAYS} days; leave it out to send at once");
+        return Err(Error::invalid("send_at", "out_of_range", detail));
+    }
+    let input = Input { draft, send_at, now, direct_messages_from: app.settings.direct_messages_from, once };
+    app.db.write(input, |conn, input| Box::pin(insert(conn, input))).await
+}
+
+async fn insert(conn: &mut Conn, input: &Input) -> Result<Given> {
+    let Input { draft, send_at, now, direct_messages_from, once } = input;
+    if let Some(given) = once.given(conn, *now).await? {
+        return Ok(given);
+    }
+    let (sender, recipient) = people(conn, draft).await?;
+    // Nobody who is erased meanwhile gets a row.
+    let mut ids: Vec<i64> = [Some(sender.id), recipient.as_ref().map(|recipient| recipient.id)]
+        .into_iter()
+        .flatten()
+        .map(|id| id.0)
+        .collect();
+    ids.sort_unstable();
+    ids.dedup();
+    if store::identity::users::lock_shared(conn, &ids).await?.len() != ids.len() {
+        return Err(Error::Unauthenticated);
+    }
+    if store::messages::scheduled::count(conn, sender.id).await? >= MAX_SCHEDULED {
+        return Err(Error::Conflict {
+            code: "too_many_scheduled",
+            detail: format!("one may have {MAX_SCHEDULED} messages waiting: take some back first").into(),
+        });
+    }
+    if let Some(recipient) = &recipient {
+        reachability::require(conn, &sender, std::slice::from_ref(recipient), *direct_messages_from).await?;
+    }
+    let conversation_id = match draft.recipient {
+        Recipient::Conversation(id) => {
+            let own = membership(conn, Viewer::Person(sender.id), id).await?;
+            if draft.reply_to.is_some_and(|seq| !own.sees(seq)) {
+                return Err(reply_to_not_found());
+            }
+            Some(id)
+        }
+        Recipient::Direct(_) => None,
+    };
+    let mut scheduled = Scheduled {
+        id: ScheduledId(0),
+        sender_id: sender.id,
+        recipient_id: recipient.as_ref().map(|recipient| recipient.id),
+        conversation_id,
+        body: draft.body.clone(),
+        reply_to: draft.reply_to,
+        created_at: *now,
+        send_at: *send_at,
+        failed_at: None,
+        failure: None,
+    };
+    scheduled.id = store::messages::scheduled::insert(conn, &scheduled).await?;
+    let names = [Some(sender.clone()), recipient].into_iter().flatten().map(|user| (user.id, user.user_name)).collect();
+    once.give(conn, *now, &Shown { scheduled, names }, Some(sender.id)).await
+}
+
+async fn people(conn: &mut Conn, draft: &Draft) -> Result<(UserName, Option<UserName>)> {
+    let keys: Vec<&str> = draft_people::keys(draft).collect();
+    let found: HashMap<String, UserName> = store::identity::users::names_by_keys(conn, &keys)
+        .await?
+        .into_iter()
+        .map(|user| (user.user_name_key.clone(), user))
+        .collect();
+    draft_people::resolve(draft, |key| found.get(key).cloned())
+}
+
+/// The caller's messages that wait, or were refused when their time came, by id.
+///
+/// # Errors
+/// 403 `act_as_required`; 422 for a cursor that is none.
+pub async fn list(app: &App, principal: &Principal, limit: Limit, cursor: Option<&str>) -> Result<Page<Vec<Shown>>> {
+    let person = principal.require_person()?.id;
+    let after = ScheduledId(pagination::begin(LIST, cursor, 0)?);
+    let found = app
+        .db
+        .read((person, after, limit), |conn, (person, after, limit)| {
+            Box::pin(async move {
+                let found = store::messages::scheduled::list(conn, *person, *after, limit.to_read()).await?;
+                show(conn, found).await
+            })
+        })
+        .await?;
+    Ok(Page::new(LIST, found, limit, |last| [last.scheduled.id.0]))
+}
+
+/// One of the caller's.
+///
+/// # Errors
+/// 403 `act_as_required`; 404 `scheduled_not_found`.
+pub async fn get(app: &App, principal: &Principal, id: i64) -> Result<Shown> {
+    let person = principal.require_person()?.id;
+    app.db
+        .read((person, ScheduledId(id)), |conn, (person, id)| {
+            Box::pin(async move {
+                let found = store::messages::scheduled::one(conn, *person, *id).await?;
+                show(conn, found.into_iter().collect()).await?.pop().ok_or_else(not_found)
+            })
+        })
+        .await
+}
+
+/// Takes one of the caller's back.
+///
+/// # Errors
+/// 403 `act_as_required`; 404 `scheduled_not_found`, also when it has been sent.
+pub async fn cancel(app: &App, principal: &Principal, id: i64) -> Result<()> {
+    let person = principal.require_person()?.id;
+    app.db
+        .write((person, ScheduledId(id)), |conn, (person, id)| {
+            Box::pin(async move {
+                if store::messages::scheduled::delete(conn, *person, *id).await? { Ok(()) } else { Err(not_found()) }
+            })
+        })
+        .await
+}
+
+fn not_found() -> Error {
+    let detail = "there is no such message waiting: it may have been sent or taken back";
+    Error::NotFound { code: "scheduled_not_found", detail: detail.into() }
+}
+
+async fn show(conn: &mut Conn, found: Vec<Scheduled>) -> Result<Vec<Shown>> {
+    let mut ids: Vec<i64> = found.iter().flat_map(people_of).map(|id| id.0).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let names: Names = store::identity::users::names_by_ids(conn, &ids).await?.into_iter().collect();
+    let of = |scheduled: &Scheduled| {
+        people_of(scheduled).filter_map(|id| Some((id, names.get(&id)?.clone()))).collect::<Names>()
+    };
+    Ok(found.into_iter().map(|scheduled| Shown { names: of(&scheduled), scheduled }).collect())
+}
+
+fn people_of(scheduled: &Scheduled) -> impl Iterator<Item = UserId> + use<> {
+    [Some(scheduled.sender_id), scheduled.recipient_id].into_iter().flatten()
+}
+
+/// Sends what is due, for as long as the server runs.
+pub async fn run(app: Arc<App>) {
+    loop {
+        match send_due(&app).await {
+            // There may be more.
+            Ok(sent) if sent as i64 >= DUE_AT_ONCE => {}
+            Ok(_) => tokio::time::sleep(INTERVAL).await,
+            Err(error) => {
+                tracing::warn!(%error, "what is due could not be sent, and will be tried again");
+                tokio::time::sleep(INTERVAL).await;
+            }
+        }
+    }
+}
+
+/// Sends what is due now; how many there were. None while the node's clock and the database's disagree.
+///
+/// # Errors
+/// Of the database.
+pub async fn send_due(app: &App) -> Result<usize> {
+    if !app.clock.is_trusted() {
+        return Ok(0);
+    }
+    let now = app.clock.now();
+    let due = app.db.read(now, |conn, now| Box::pin(store::messages::scheduled::due(conn, *now, DUE_AT_ONCE))).await?;
+    for id in &due {
+        let outcome = match send_one(app, *id).await {
+            // Something was revoked since people were looked up.
+            Err(Error::Rerun(_)) => send_one(app, *id).await,
+            outcome => outcome,
+        };
+        let failure = match outcome {
+            Ok(()) => continue,
+            Err(Error::Forbidden { code, .. } | Error::NotFound { code, .. } | Error::Conflict { code, .. }) => code,
+            Err(Error::Invalid(errors)) => errors.first().map_or("invalid_fields", |error| error.code),
+            Err(Error::Unauthenticated) => "user_not_found",
+            Err(error @ Error::UnknownValue { .. }) => {
+                // It is tried again next time. The messages behind it do not wait for it.
+                tracing::error!(%error, scheduled = id.0, "a scheduled message could not be sent");
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        app.db
+            .write((*id, now, failure), |conn, (id, now, failure)| {
+                Box::pin(store::messages::scheduled::fail(conn, *id, *now, failure))
+            })
+            .await?;
+    }
+    Ok(due.len())
+}
+
+/// Sends one, if nobody else has.
+async fn send_one(app: &App, id: ScheduledId) -> Result<()> {
+    let mark = app.callers.revocations.look(&app.db).await?;
+    let input = (id, app.clock.clone(), mark, app.settings.direct_messages_from);
+    app.db
+        .write(input, |conn, (id, clock, mark, direct_messages_from)| {
+            Box::pin(async move {
+                let Some(scheduled) = store::messages::scheduled::take(conn, *id).await? else { return Ok(()) };
+                let draft = draft(conn, scheduled).await?;
+                let known = Known { mark: *mark, ..Known::default() };
+                let batch = Batch::new(clock.clone(), vec![draft], known, *direct_messages_from);
+                // The last of the transaction. Who is refused finds everything as it was.
+                match send_all(conn, &batch).await?.into_iter().next() {
+                    Some(Ok(Answer::Sent(_) | Answer::Given(_))) => Ok(()),
+                    Some(Err(error)) => Err(error),
+                    None => Err(Error::internal("a draft got no answer")),
+                }
+            })
+        })
+        .await
+}
+
+async fn draft(conn: &mut Conn, scheduled: Scheduled) -> Result<Draft> {
+    let ids: Vec<i64> = people_of(&scheduled).map(|id| id.0).collect();
+    let people: HashMap<UserId, UserName> =
+        store::identity::users::people_by_ids(conn, &ids).await?.into_iter().map(|user| (user.id, user)).collect();
+    let key = |id: UserId| people.get(&id).map(|user| user.user_name_key.clone()).ok_or(Error::Unauthenticated);
+    let recipient = match (scheduled.recipient_id, scheduled.conversation_id) {
+        (Some(recipient), _) => Recipient::Direct(key(recipient)?),
+        (None, Some(id)) => Recipient::Conversation(id),
+        (None, None) => return Err(Error::internal("a scheduled message without a place")),
+    };
+    Ok(Draft {
+        sender: Sender::Named(key(scheduled.sender_id)?),
+        recipient,
+        body: scheduled.body,
+        reply_to: scheduled.reply_to,
+        once: Once::unanswered(),
+        accepted_at: Some(scheduled.created_at),
+    })
+}

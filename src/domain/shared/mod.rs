@@ -1,0 +1,4 @@
+//! Rules that several areas use.
+
+pub mod idempotency;
+pub mod pagination;

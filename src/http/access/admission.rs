@@ -1,0 +1,237 @@
+//! Who a request comes from: what it shows, where from, and how often.
+//!
+//! Invariants: it is asked before routing, so that an unknown path tells a stranger nothing. On a public route credentials
+//! that are not good count as none; good ones are never taken for none because something else is wrong. A cookie goes out
+//! with every request that a page makes, whoever's page it is, so it opens nothing unsafe to pages of other origins.
+
+use std::net::IpAddr;
+
+use axum::extract::Request;
+use axum::http::request::Parts;
+use axum::http::{Extensions, HeaderMap, Method, StatusCode, header};
+
+use super::client_address::{ClientAddress, PeerAddress, client_address};
+use super::limits::{Decision, LimitKey};
+use crate::base::error::Error;
+use crate::domain::access::principal::{Access, Credential, Principal};
+use crate::domain::access::viewer::Viewer;
+use crate::domain::identity::credentials::{Credentials, authenticate};
+use crate::http::bodies::problem::Problem;
+use crate::http::state::HttpState;
+
+/// The cookie of a session.
+pub const SESSION_COOKIE: &str = "posthaste_session";
+
+/// The subprotocol of our WebSockets.
+pub const SUBPROTOCOL: &str = "posthaste";
+
+/// The routes that need no credentials, by method and path; `{}` stands for one segment.
+const PUBLIC_ROUTES: &[(Method, &str)] = &[
+    (Method::GET, "/api/capabilities"),
+    (Method::POST, "/api/users"),
+    (Method::POST, "/api/sessions"),
+    (Method::POST, "/api/password-resets"),
+    // Whoever forgot their password has nothing to show but the code.
+    (Method::PUT, "/api/password-resets/{}"),
+    (Method::PUT, "/api/email-confirmations/{}"),
+    (Method::GET, "/api/invites/{}"),
+    (Method::POST, "/api/hooks/{}"),
+];
+
+/// Whether a path is under `/api`.
+pub fn is_api(path: &str) -> bool {
+    path == "/api" || path.starts_with("/api/")
+}
+
+/// Whether a route needs no credentials. A path may be a template of the OpenAPI document as well.
+pub fn is_public(method: &Method, path: &str) -> bool {
+    PUBLIC_ROUTES.iter().any(|(its_method, template)| {
+        let head = *its_method == Method::GET && *method == Method::HEAD;
+        if its_method != method && !head {
+            return false;
+        }
+        match template.strip_suffix("{}") {
+            Some(prefix) => path.strip_prefix(prefix).is_some_and(|rest| !rest.is_empty() && !rest.contains('/')),
+            None => *template == path,
+        }
+    })
+}
+
+/// Finds out who calls, and leaves it with the request. What the limits say is to be written on the answer, whatever it is.
+pub async fn admit(state: &HttpState, request: &mut Request) -> (Decision, Result<(), Problem>) {
+    let address = address_of(state, request.extensions(), request.headers());
+    request.extensions_mut().insert(ClientAddress(address));
+    if !is_api(request.uri().path()) {
+        return (Decision::FREE, Ok(()));
+    }
+    let public = is_public(request.method(), request.uri().path());
+    let outcome = identify(state, request.method(), request.headers(), address).await;
+    let (key, outcome) = match outcome {
+        Ok(principal) => {
+            let key = limit_key(&principal);
+            request.extensions_mut().insert(principal);
+            (key, Ok(()))
+        }
+        Err(problem) if public && problem.is_refusal() => (Some(LimitKey::Address(address)), Ok(())),
+        Err(problem) => (Some(LimitKey::Address(address)), Err(problem)),
+    };
+    let decision = key.map_or(Decision::FREE, |key| state.limits.check(key));
+    match decision.problem() {
+        Some(refusal) => (decision, Err(refusal)),
+        None => (decision, outcome),
+    }
+}
+
+fn address_of(state: &HttpState, extensions: &Extensions, headers: &HeaderMap) -> IpAddr {
+    match extensions.get::<PeerAddress>() {
+        Some(peer) => client_address(peer.0, headers, &state.settings.trusted_proxies),
+        None => IpAddr::from([0, 0, 0, 0]),
+    }
+}
+
+/// Whose limit counts; nobody's for open access, which is loopback's.
+fn limit_key(principal: &Principal) -> Option<LimitKey> {
+    match (principal.credential(), principal.person()) {
+        (Credential::ApiKey(id, _), _) => Some(LimitKey::ApiKey(id.0)),
+        (Credential::Session(_) | Credential::Jwt, Some(person)) => Some(LimitKey::Account(person.id.0)),
+        _ => None,
+    }
+}
+
+/// Says who calls, by what the headers show.
+///
+/// # Errors
+/// 401, 403 for a foreign origin with a cookie, and what `authenticate` says of `X-Act-As`.
+pub async fn identify(
+    state: &HttpState,
+    method: &Method,
+    headers: &HeaderMap,
+    address: IpAddr,
+) -> Result<Principal, Problem> {
+    let (credentials, by_cookie) = shown(headers, address)?;
+    if by_cookie {
+        state.settings.origins.check_cookie(method, headers)?;
+    }
+    match authenticate(&state.app, credentials.clone()).await {
+        // A cookie outlives its session. Where nothing has to be shown, that must not keep anyone out.
+        Err(Error::Unauthenticated) if by_cookie && state.app.settings.access == Access::Open => {
+            Ok(authenticate(&state.app, Credentials { token: None, ..credentials }).await?)
+        }
+        outcome => Ok(outcome?),
+    }
+}
+
+/// What the headers show, and whether it was a cookie.
+fn shown(headers: &HeaderMap, address: IpAddr) -> Result<(Credentials, bool), Problem> {
+    let bearer = match bearer(headers)? {
+        Some(token) => Some(token),
+        None => subprotocol_token(headers),
+    };
+    let cookie = if bearer.is_none() { session_cookie(headers) } else { None };
+    let act_as = act_as(headers)?;
+    let by_cookie = cookie.is_some();
+    Ok((Credentials { token: bearer.or(cookie), act_as, address }, by_cookie))
+}
+
+/// What let a request in that stays open, to be shown again.
+pub struct Pass {
+    credentials: Credentials,
+    by_cookie: bool,
+    viewer: Viewer,
+}
+
+impl Pass {
+    /// Of a request that was let in as `principal`.
+    ///
+    /// # Errors
+    /// None that letting it in did not have.
+    pub fn new(headers: &HeaderMap, principal: &Principal) -> Result<Self, Problem> {
+        let (credentials, by_cookie) = shown(headers, principal.address())?;
+        Ok(Self { credentials, by_cookie, viewer: principal.viewer() })
+    }
+
+    /// Asks whether the caller would still be admitted as the person they were.
+    pub async fn check(&self, state: &HttpState) -> Standing {
+        let open = state.app.settings.access == Access::Open;
+        match authenticate(&state.app, self.credentials.clone()).await {
+            Ok(principal) if principal.viewer() == self.viewer => Standing::Confirmed(Some(Box::new(principal))),
+            Err(Error::Unauthenticated) if self.by_cookie && open => Standing::Confirmed(None),
+            Err(Error::Unavailable { .. } | Error::UnknownValue { .. } | Error::Internal(_)) => Standing::Unknown,
+            _ => Standing::Ended,
+        }
+    }
+}
+
+/// What a check of a caller's credentials finds.
+pub enum Standing {
+    /// They are valid. `None` under open access, where a cookie's session may end without consequence.
+    Confirmed(Option<Box<Principal>>),
+    /// The database did not answer.
+    Unknown,
+    /// They are not valid any more.
+    Ended,
+}
+
+/// The token of a page's WebSocket, which can set no header: `Sec-WebSocket-Protocol: posthaste, <token>`.
+fn subprotocol_token(headers: &HeaderMap) -> Option<String> {
+    let lines = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|line| line.to_str().ok());
+    let mut words = lines.flat_map(|line| line.split(',')).map(str::trim);
+    (words.next() == Some(SUBPROTOCOL)).then(|| words.next())?.filter(|token| !token.is_empty()).map(str::to_owned)
+}
+
+/// How often somebody may send frames on a socket: as often as requests.
+pub fn admit_frame(state: &HttpState, principal: &Principal) -> Option<Problem> {
+    limit_key(principal).and_then(|key| state.limits.check(key).problem())
+}
+
+fn act_as(headers: &HeaderMap) -> Result<Option<String>, Error> {
+    let mut values = headers.get_all("x-act-as").iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(Error::invalid("X-Act-As", "duplicate", "may be given once"));
+    }
+    let name = value.to_str().map_err(|_| Error::invalid("X-Act-As", "user_not_found", "names no user"))?;
+    Ok(Some(name.to_owned()))
+}
+
+fn bearer(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let text = value.to_str().ok().filter(|_| values.next().is_none());
+    let token = text.and_then(|text| {
+        let (scheme, token) = text.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
+    });
+    match token {
+        Some(token) => Ok(Some(token)),
+        None => Err(Error::Unauthenticated.into()),
+    }
+}
+
+fn session_cookie(headers: &HeaderMap) -> Option<String> {
+    let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
+    let mut pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    pairs.find(|(name, _)| *name == SESSION_COOKIE).map(|(_, value)| value.to_owned())
+}
+
+/// That the metrics are for this request's eyes: a loopback peer that is no proxy, or an API key with the scope `admin`.
+///
+/// # Errors
+/// 404, as if there were none.
+pub async fn admit_to_metrics(state: &HttpState, request: &Parts) -> Result<(), Problem> {
+    let peer = request.extensions.get::<PeerAddress>().map(|peer| peer.0);
+    let local = peer.is_some_and(|peer| {
+        peer.ip().to_canonical().is_loopback()
+            && !super::client_address::via_proxy(peer, &state.settings.trusted_proxies)
+    });
+    if local {
+        return Ok(());
+    }
+    let address = address_of(state, &request.extensions, &request.headers);
+    let shown = request.headers.contains_key(header::AUTHORIZATION);
+    let identified = if shown { identify(state, &request.method, &request.headers, address).await.ok() } else { None };
+    match identified {
+        Some(principal) if principal.is_admin() && matches!(principal.credential(), Credential::ApiKey(..)) => Ok(()),
+        _ => Err(Problem::of_status(StatusCode::NOT_FOUND)),
+    }
+}

@@ -1,0 +1,131 @@
+//! The forms that answers have: JSON, lists with their links, entity tags.
+
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::Response;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use super::problem::Problem;
+use crate::base::error::Error;
+use crate::base::ids::hex;
+use crate::base::time::Timestamp;
+use crate::domain::shared::idempotency::{Given, StoredAnswer};
+use crate::domain::shared::pagination::Limit;
+
+/// What stands as it is in a query.
+const QUERY_SAFE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b':').remove(b'~');
+
+/// JSON with a status.
+pub(in crate::http) fn json_bytes(status: StatusCode, bytes: impl Into<Bytes>) -> Response {
+    let mut response = Response::new(Body::from(bytes.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// A value as JSON.
+pub(in crate::http) fn to_json(value: &impl Serialize, capacity_bytes: usize) -> crate::base::error::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(capacity_bytes);
+    serde_json::to_writer(&mut bytes, value).map_err(Error::internal)?;
+    Ok(bytes)
+}
+
+/// One resource with its ETag; 304 when the caller has it already (RFC 9110, section 13.1.2).
+pub(in crate::http) fn resource(headers: &HeaderMap, value: &impl Serialize) -> Result<Response, Problem> {
+    let bytes = to_json(value, 1_024)?;
+    let tag = format!("\"{}\"", hex(&Sha256::digest(&bytes)[..16]));
+    let known =
+        headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok()).any(|list| {
+            list.split(',').map(str::trim).any(|known| known == "*" || known.trim_start_matches("W/") == tag)
+        });
+    let mut response = if known {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response
+    } else {
+        json_bytes(StatusCode::OK, bytes)
+    };
+    if let Ok(tag) = HeaderValue::try_from(tag) {
+        response.headers_mut().insert(header::ETAG, tag);
+    }
+    Ok(response)
+}
+
+/// What the Link to the next page of a list says; `more` is what the list was asked for besides.
+pub(in crate::http) fn next_page<'a>(
+    cursor: Option<String>,
+    limit: Limit,
+    more: impl IntoIterator<Item = (&'a str, String)>,
+) -> Option<Vec<(&'a str, String)>> {
+    let mut parameters = vec![("limit", limit.get().to_string()), ("cursor", cursor?)];
+    parameters.extend(more);
+    Some(parameters)
+}
+
+/// A page of a list, with the Link to the next one (RFC 8288).
+pub(in crate::http) fn list(bytes: Vec<u8>, path: &str, next: Option<Vec<(&str, String)>>) -> Response {
+    let mut response = json_bytes(StatusCode::OK, bytes);
+    let Some(parameters) = next else { return response };
+    let query: Vec<String> = parameters
+        .into_iter()
+        .map(|(name, value)| format!("{name}={}", utf8_percent_encode(&value, QUERY_SAFE)))
+        .collect();
+    if let Ok(link) = HeaderValue::try_from(format!("<{path}?{}>; rel=\"next\"", query.join("&"))) {
+        response.headers_mut().insert(header::LINK, link);
+    }
+    response
+}
+
+/// The answer to a POST that creates, given now or before.
+pub(in crate::http) fn given(given: Given) -> Response {
+    let StoredAnswer { status, location, body } = given.answer;
+    let mut response = json_bytes(StatusCode::from_u16(status).unwrap_or(StatusCode::CREATED), body);
+    if let Some(location) = location.and_then(|location| HeaderValue::try_from(location).ok()) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    if given.replayed {
+        response.headers_mut().insert("idempotency-replayed", HeaderValue::from_static("true"));
+    }
+    response
+}
+
+/// JSON that holds something made for this caller alone.
+pub(in crate::http) fn json(status: StatusCode, value: &impl Serialize) -> Result<Response, Problem> {
+    Ok(json_bytes(status, to_json(value, 512)?))
+}
+
+/// Done, and nothing to say.
+pub(in crate::http) fn no_content() -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
+}
+
+/// A time in a body.
+///
+/// # Errors
+/// 422 on `field`.
+pub(in crate::http) fn time_field(field: &'static str, text: &str) -> crate::base::error::Result<Timestamp> {
+    Timestamp::parse(text)
+        .ok_or_else(|| Error::invalid(field, "wrong_type", "must be an RFC 3339 time such as 2026-11-22T08:30:00Z"))
+}
+
+/// A field that may be absent, and not null.
+pub(in crate::http) fn not_null<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    T: serde::Deserialize<'de>,
+    D: serde::Deserializer<'de>,
+{
+    T::deserialize(deserializer).map(Some)
+}
+
+/// Tells a field that is null from one that is absent: an absent one stays as it is.
+pub(in crate::http) fn present<'de, T, D>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
+where
+    T: serde::Deserialize<'de>,
+    D: serde::Deserializer<'de>,
+{
+    serde::Deserialize::deserialize(deserializer).map(Some)
+}

@@ -1,0 +1,17 @@
+//! What is read from requests and written into answers.
+
+pub mod answers;
+pub mod audit;
+pub mod conversations;
+pub mod events;
+pub mod extract;
+pub mod incoming_webhooks;
+pub mod invites;
+pub mod messages;
+pub mod parameter_reader;
+pub mod parameters;
+pub mod problem;
+pub mod reports;
+pub mod scheduled;
+pub mod sessions;
+pub mod users;

@@ -1,0 +1,270 @@
+//! Reads the parameters of a path or a query into a struct, by the names of its fields.
+//!
+//! Invariant: every parameter of a query that is wrong is reported, not only the first one.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::iter::repeat_n;
+
+use serde::de::value::{MapDeserializer, SeqDeserializer};
+use serde::de::{self, DeserializeOwned, Deserializer, Expected, IntoDeserializer, Unexpected, Visitor};
+use serde::forward_to_deserialize_any;
+use serde_path_to_error::Segment;
+
+use crate::base::error::{Error, FieldError};
+
+/// Reads the parameters of a path into `T`: a struct, or a tuple of structs.
+///
+/// # Errors
+/// An internal error when `T` has a field that the path does not have.
+pub fn read_path<T: DeserializeOwned>(given: &[(&str, &str)]) -> Result<T, Error> {
+    let find = |name: &str| given.iter().find(|(known, _)| *known == name).map(|(_, text)| *text);
+    let names = RefCell::default();
+    T::deserialize(Reader { find: &find, number: |text| Some(number_or_zero(text)), names: &names })
+        .map_err(Error::internal)
+}
+
+/// The number of an id or a seq in a path. Text that is no such number becomes 0, which no row has, and so leads to the same
+/// answer as an unknown id.
+pub fn number_or_zero(text: &str) -> i64 {
+    let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
+    if plain { text.parse().unwrap_or(0) } else { 0 }
+}
+
+/// Reads the parameters of a query into `T`: a struct, a tuple of structs, or `()` where the route has no parameters. `given`
+/// holds each name once; `errors` is what is wrong with the query already.
+///
+/// # Errors
+/// [`Error::Invalid`] with every parameter that is wrong or unknown.
+pub fn read_query<T: DeserializeOwned>(
+    mut given: Vec<(String, String)>,
+    mut errors: Vec<FieldError>,
+) -> Result<T, Error> {
+    let names: RefCell<Vec<&'static str>> = RefCell::default();
+    let mut wrong: Vec<FieldError> = Vec::new();
+    // serde stops at the first error: what is wrong is noted, and the rest is read again without it.
+    let value = loop {
+        names.borrow_mut().clear();
+        let find = |name: &str| {
+            let (_, text) = given.iter().find(|(known, _)| known == name)?;
+            (!wrong.iter().any(|error| error.field == name)).then_some(text.as_str())
+        };
+        let reader = Reader { find: &find, number: |text| text.parse().ok(), names: &names };
+        let outcome: Result<T, _> = serde_path_to_error::deserialize(reader);
+        match outcome {
+            Ok(value) => break value,
+            Err(error) => {
+                let field = error.path().iter().find_map(|segment| match segment {
+                    Segment::Map { key } => Some(key.clone()),
+                    _ => None,
+                });
+                let refusal = error.into_inner();
+                let Some(field) = field.filter(|field| find(field).is_some()) else {
+                    return Err(Error::internal(refusal));
+                };
+                wrong.push(FieldError::new(field, refusal.code, refusal.detail));
+            }
+        }
+    };
+    errors.append(&mut wrong);
+    for name in names.into_inner() {
+        if let Some(at) = given.iter().position(|(known, _)| known == name) {
+            given.swap_remove(at);
+        }
+    }
+    for (name, _) in given {
+        errors.push(FieldError::new(name, "unknown_parameter", "is not a parameter of this path"));
+    }
+    if errors.is_empty() { Ok(value) } else { Err(Error::Invalid(errors)) }
+}
+
+/// Why the text of a parameter is refused.
+#[derive(Debug, thiserror::Error)]
+#[error("{detail}")]
+struct Refusal {
+    code: &'static str,
+    detail: Cow<'static, str>,
+}
+
+impl de::Error for Refusal {
+    fn custom<T: std::fmt::Display>(message: T) -> Self {
+        Self { code: "wrong_type", detail: message.to_string().into() }
+    }
+
+    fn invalid_value(_: Unexpected<'_>, expected: &dyn Expected) -> Self {
+        Self { code: "out_of_range", detail: expected.to_string().into() }
+    }
+
+    fn unknown_variant(_: &str, expected: &'static [&'static str]) -> Self {
+        Self { code: "wrong_value", detail: format!("must be one of {}", expected.join(", ")).into() }
+    }
+}
+
+/// The parameters as serde reads them: each struct takes those that have the names of its fields.
+#[derive(Clone, Copy)]
+struct Reader<'a> {
+    /// The text of a parameter.
+    find: &'a dyn Fn(&str) -> Option<&'a str>,
+    number: fn(&str) -> Option<i64>,
+    /// The names of the fields that were read.
+    names: &'a RefCell<Vec<&'static str>>,
+}
+
+impl<'de> Deserializer<'de> for Reader<'_> {
+    type Error = Refusal;
+
+    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Refusal> {
+        Err(de::Error::custom("parameters are read into structs"))
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Refusal> {
+        self.names.borrow_mut().extend(fields);
+        let found = fields.iter().filter_map(|field| {
+            let text = (self.find)(field)?;
+            Some((*field, Text { text, number: self.number }))
+        });
+        visitor.visit_map(MapDeserializer::new(found))
+    }
+
+    fn deserialize_tuple<V: Visitor<'de>>(self, length: usize, visitor: V) -> Result<V::Value, Refusal> {
+        visitor.visit_seq(SeqDeserializer::new(repeat_n(self, length)))
+    }
+
+    fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refusal> {
+        visitor.visit_unit()
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit_struct
+        newtype_struct seq tuple_struct map enum identifier ignored_any
+    }
+}
+
+impl IntoDeserializer<'_, Refusal> for Reader<'_> {
+    type Deserializer = Self;
+
+    fn into_deserializer(self) -> Self {
+        self
+    }
+}
+
+/// The text of one parameter, as serde reads it.
+struct Text<'a> {
+    text: &'a str,
+    number: fn(&str) -> Option<i64>,
+}
+
+impl<'de> Deserializer<'de> for Text<'_> {
+    type Error = Refusal;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refusal> {
+        visitor.visit_str(self.text)
+    }
+
+    fn deserialize_i64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refusal> {
+        let number = (self.number)(self.text);
+        visitor.visit_i64(number.ok_or_else(|| <Refusal as de::Error>::custom("must be a whole number"))?)
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refusal> {
+        visitor.visit_some(self)
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Refusal> {
+        visitor.visit_enum(self.text.into_deserializer())
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct
+        newtype_struct seq tuple tuple_struct map struct identifier ignored_any
+    }
+}
+
+impl IntoDeserializer<'_, Refusal> for Text<'_> {
+    type Deserializer = Self;
+
+    fn into_deserializer(self) -> Self {
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Default, PartialEq, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    enum Order {
+        #[default]
+        Asc,
+        Desc,
+    }
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    struct Filter {
+        days: Option<i64>,
+        #[serde(default)]
+        order: Order,
+    }
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    struct Place {
+        after: Option<i64>,
+    }
+
+    fn given(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect()
+    }
+
+    #[test]
+    fn a_tuple_of_structs_shares_the_parameters() {
+        let read = |pairs| read_query::<(Filter, Place)>(given(pairs), Vec::new()).unwrap();
+        assert_eq!(read(&[]), (Filter { days: None, order: Order::Asc }, Place { after: None }));
+        let all = read(&[("after", "7"), ("order", "desc"), ("days", "-1")]);
+        assert_eq!(all, (Filter { days: Some(-1), order: Order::Desc }, Place { after: Some(7) }));
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_named() {
+        let pairs = [("x", "1"), ("after", "y"), ("order", "up"), ("days", "1.5")];
+        let earlier = vec![FieldError::new("z", "duplicate", "may be given once")];
+        let Err(Error::Invalid(errors)) = read_query::<(Filter, Place)>(given(&pairs), earlier) else { panic!() };
+        let named: Vec<_> = errors.iter().map(|error| (&*error.field, error.code, &*error.detail)).collect();
+        let expected = [
+            ("z", "duplicate", "may be given once"),
+            ("days", "wrong_type", "must be a whole number"),
+            ("order", "wrong_value", "must be one of asc, desc"),
+            ("after", "wrong_type", "must be a whole number"),
+            ("x", "unknown_parameter", "is not a parameter of this path"),
+        ];
+        assert_eq!(named, expected);
+        let Err(Error::Invalid(errors)) = read_query::<()>(given(&[("x", "1")]), Vec::new()) else { panic!() };
+        assert_eq!(errors.len(), 1);
+    }
+
+    #[test]
+    fn a_segment_that_is_no_number_is_zero() {
+        #[derive(Deserialize)]
+        struct Path {
+            id: i64,
+            name: String,
+        }
+        for (text, number) in [("7", 7), ("07", 0), ("+7", 0), ("-7", 0), ("x", 0), ("9223372036854775808", 0)] {
+            let path: Path = read_path(&[("id", text), ("name", "07")]).unwrap();
+            assert_eq!((path.id, &*path.name), (number, "07"));
+        }
+        assert!(matches!(read_path::<Path>(&[("id", "7")]), Err(Error::Internal(_))));
+    }
+}

@@ -1,0 +1,93 @@
+//! Users as callers see them.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::app::App;
+use crate::base::time::Timestamp;
+use crate::domain::access::principal::Principal;
+use crate::domain::identity::users::{DirectMessagesFrom as StoredPreference, User};
+
+/// A person.
+#[derive(Serialize, ToSchema)]
+#[schema(as = User)]
+pub struct UserBody<'a> {
+    /// Given by the server, never given again.
+    #[schema(minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1)]
+    id: i64,
+    #[schema(example = "Rebecca")]
+    first_name: &'a str,
+    #[schema(example = "DiBari")]
+    last_name: &'a str,
+    /// Unique without regard to ASCII case.
+    #[schema(example = "rdibari")]
+    user_name: &'a str,
+    /// Null unless the caller is that user, an administrator, an API key or open access.
+    #[schema(example = "rdibari@example.org")]
+    email: Option<&'a str>,
+    /// Whether a second factor is on.
+    mfa: bool,
+    #[schema(value_type = String, format = DateTime, example = "2026-11-22T08:30:00.123456Z")]
+    created_at: Timestamp,
+    #[schema(value_type = String, format = DateTime, example = "2026-11-22T08:30:00.123456Z")]
+    modified_at: Timestamp,
+    avatar_url: Option<&'a str>,
+    #[schema(inline, value_type = Role)]
+    role: &'static str,
+    /// Whether a program writes under this name.
+    is_bot: bool,
+    /// Null unless the caller is that user, an administrator, an API key or open access.
+    #[schema(inline, value_type = Option<DirectMessagesFrom>)]
+    direct_messages_from: Option<&'static str>,
+}
+
+/// What a user may do on the whole server.
+#[derive(Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// What everyone may.
+    User,
+    /// Administration too.
+    Admin,
+}
+
+/// From whom direct messages are taken.
+#[derive(Clone, Copy, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DirectMessagesFrom {
+    /// From everyone.
+    Everyone,
+    /// From friends alone.
+    Friends,
+}
+
+impl<'a> UserBody<'a> {
+    /// A user as this caller may see them.
+    pub fn new(app: &App, user: &'a User, principal: &Principal) -> Self {
+        let default = app.settings.direct_messages_from;
+        Self::shown(user, default, principal.sees_private(user.id))
+    }
+
+    /// A user with everything.
+    pub fn whole(user: &'a User, default: StoredPreference) -> Self {
+        Self::shown(user, default, true)
+    }
+
+    /// A user, with or without what is private.
+    pub fn shown(user: &'a User, default: StoredPreference, private: bool) -> Self {
+        Self {
+            id: user.id.0,
+            first_name: &user.first_name,
+            last_name: &user.last_name,
+            user_name: &user.user_name,
+            email: user.email.as_deref().filter(|_| private),
+            mfa: user.mfa,
+            created_at: user.created_at,
+            modified_at: user.modified_at,
+            avatar_url: None,
+            role: user.role.as_str(),
+            is_bot: user.is_bot,
+            direct_messages_from: private.then(|| user.direct_messages_from.unwrap_or(default).as_str()),
+        }
+    }
+}

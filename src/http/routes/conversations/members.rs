@@ -1,0 +1,133 @@
+//! `/api/conversations/{id}/members`.
+
+use axum::extract::State;
+use axum::http::{StatusCode, Uri};
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::base::time::Timestamp;
+use crate::domain::access::principal::Principal;
+use crate::domain::conversations::members::{self, Shown};
+use crate::http::access::policy::{PersonWriting, Reader};
+use crate::http::bodies::answers::{json, list, next_page, no_content, to_json};
+use crate::http::bodies::conversations::RoleWord;
+use crate::http::bodies::extract::{JsonBody, Path, Query};
+use crate::http::bodies::parameters::{ConversationPath, IdSchema, PageQuery};
+use crate::http::bodies::problem::Problem;
+use crate::http::bodies::users::UserBody;
+use crate::http::state::HttpState;
+
+/// Somebody in a conversation.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Member)]
+pub struct MemberBody<'a> {
+    user: UserBody<'a>,
+    #[schema(inline, value_type = RoleWord)]
+    role: &'static str,
+    #[schema(value_type = String, format = DateTime, example = "2026-11-22T08:30:00.123456Z")]
+    joined_at: Timestamp,
+}
+
+impl<'a> MemberBody<'a> {
+    fn new(state: &HttpState, shown: &'a Shown, principal: &Principal) -> Self {
+        Self {
+            user: UserBody::new(&state.app, &shown.user, principal),
+            role: shown.member.role.as_str(),
+            joined_at: shown.member.joined_at,
+        }
+    }
+}
+
+/// The members of a conversation, by id.
+#[utoipa::path(
+    get,
+    path = "/api/conversations/{id}/members",
+    tag = "conversations",
+    params(ConversationPath, PageQuery),
+    responses((status = 200, description = "The members. `Link` names the next page while there is one.", body = Vec<MemberBody<'_>>, headers(
+        ("Link" = Option<String>, description = "`</api/conversations/…/members?…>; rel=\"next\"`"),
+    ))),
+)]
+pub async fn list_members(
+    State(state): State<HttpState>,
+    Reader(principal): Reader,
+    uri: Uri,
+    Path(path): Path<ConversationPath>,
+    Query(PageQuery { limit, cursor }): Query<PageQuery>,
+) -> Result<Response, Problem> {
+    let page = members::list(&state.app, &principal, path.id, limit, cursor.as_deref()).await?;
+    let bodies: Vec<MemberBody<'_>> =
+        page.entries.iter().map(|shown| MemberBody::new(&state, shown, &principal)).collect();
+    Ok(list(to_json(&bodies, 400 * bodies.len())?, uri.path(), next_page(page.next, limit, [])))
+}
+
+/// As what somebody is to be in a group.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"role": "admin"}))]
+pub struct MemberRole {
+    /// `member` for somebody new, and as it is for a member, when it is absent.
+    #[schema(inline)]
+    role: Option<RoleWord>,
+}
+
+/// A member of a group.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct MemberPath {
+    /// The group.
+    #[param(value_type = IdSchema, inline, example = 1)]
+    id: i64,
+    /// Whom.
+    #[param(example = "bugs")]
+    user_name: String,
+}
+
+/// Adds somebody to a group, or gives a member another role.
+#[utoipa::path(
+    put,
+    path = "/api/conversations/{id}/members/{user_name}",
+    tag = "conversations",
+    params(MemberPath),
+    request_body = MemberRole,
+    responses(
+        (status = 201, description = "Added.", body = MemberBody<'_>),
+        (status = 200, description = "The member as they are now.", body = MemberBody<'_>),
+        (status = 403, description = "`insufficient_role`, `not_friends`."),
+        (status = 409, description = "`not_a_group`, `last_owner`, `too_many_members`."),
+    ),
+)]
+pub async fn put_member(
+    State(state): State<HttpState>,
+    PersonWriting(principal): PersonWriting,
+    Path(path): Path<MemberPath>,
+    body: JsonBody<MemberRole>,
+) -> Result<Response, Problem> {
+    let role = body.value.role.map(RoleWord::role);
+    let (shown, new) = members::put(&state.app, &principal, path.id, &path.user_name, role).await?;
+    let status = if new { StatusCode::CREATED } else { StatusCode::OK };
+    json(status, &MemberBody::new(&state, &shown, &principal))
+}
+
+/// Removes somebody from a group; `me` leaves it.
+#[utoipa::path(
+    delete,
+    path = "/api/conversations/{id}/members/{user_name}",
+    tag = "conversations",
+    params(MemberPath),
+    responses(
+        (status = 204, description = "Not in it any more. When the last one leaves, the group ends."),
+        (status = 403, description = "`insufficient_role`."),
+        (status = 409, description = "`not_a_group`, `last_owner`."),
+    ),
+)]
+pub async fn remove_member(
+    State(state): State<HttpState>,
+    PersonWriting(principal): PersonWriting,
+    Path(path): Path<MemberPath>,
+    _query: Query<()>,
+) -> Result<Response, Problem> {
+    members::remove(&state.app, &principal, path.id, &path.user_name).await?;
+    Ok(no_content())
+}

@@ -1,0 +1,288 @@
+//! `/api/webhooks`.
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::base::error::{Error, Result as DomainResult};
+use crate::base::ids::WebhookId;
+use crate::base::time::Timestamp;
+use crate::domain::events::webhooks::{self, Delivery, Fields, Webhook};
+use crate::domain::identity::audit::By;
+use crate::domain::shared::idempotency::{Once, StoredAnswer};
+use crate::http::access::policy::Administrator;
+use crate::http::bodies::answers::{given, json, list, next_page, no_content, not_null, present, to_json};
+use crate::http::bodies::extract::{JsonBody, Path, Query, idempotency_key};
+use crate::http::bodies::parameters::{IdSchema, IdempotencyKeyHeader, PageQuery};
+use crate::http::bodies::problem::Problem;
+use crate::http::state::HttpState;
+
+/// A webhook, without its secret.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Webhook)]
+pub struct WebhookBody<'a> {
+    #[schema(minimum = 1, example = 1)]
+    id: i64,
+    #[schema(example = "https://example.com/hook")]
+    url: &'a str,
+    /// The types of events that are delivered; null for all.
+    #[schema(example = json!(["message.created"]))]
+    event_types: Option<Vec<&'a str>>,
+    enabled: bool,
+    #[schema(value_type = String, format = DateTime, example = "2026-11-22T08:30:00.123456Z")]
+    created_at: Timestamp,
+    /// What deliveries are signed with, once, in the answer that made it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, example = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=")]
+    secret: Option<String>,
+}
+
+impl<'a> WebhookBody<'a> {
+    fn new(webhook: &'a Webhook) -> Self {
+        Self {
+            id: webhook.id.0,
+            url: &webhook.url,
+            event_types: webhook.event_types.as_deref().map(|types| types.split(' ').collect()),
+            enabled: webhook.enabled,
+            created_at: webhook.created_at,
+            secret: None,
+        }
+    }
+}
+
+/// A delivery of an event.
+#[derive(Serialize, ToSchema)]
+#[schema(as = WebhookDelivery)]
+pub struct DeliveryBody<'a> {
+    /// The event's place in the log, as in its cursor.
+    #[schema(minimum = 1, example = 42)]
+    position: i64,
+    #[serde(rename = "type")]
+    #[schema(example = "message.created")]
+    kind: &'a str,
+    /// Null for what is between people.
+    conversation_id: Option<i64>,
+    /// `pending`, `delivered`, or `dead`: given up.
+    #[schema(example = "delivered")]
+    state: &'a str,
+    attempts: i64,
+    /// Null once it is not tried any more.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    next_at: Option<Timestamp>,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    last_at: Option<Timestamp>,
+    /// What the receiver answered last; null when it did not.
+    #[schema(example = 200)]
+    last_status: Option<i64>,
+}
+
+impl<'a> DeliveryBody<'a> {
+    fn new(delivery: &'a Delivery) -> Self {
+        Self {
+            position: delivery.position,
+            kind: &delivery.kind,
+            conversation_id: Some(delivery.conversation).filter(|id| *id > 0),
+            state: &delivery.state,
+            attempts: delivery.attempts,
+            next_at: (delivery.state == "pending").then_some(delivery.next_at),
+            last_at: delivery.last_at,
+            last_status: delivery.last_status,
+        }
+    }
+}
+
+/// The webhooks, by id.
+#[utoipa::path(
+    get,
+    path = "/api/webhooks",
+    tag = "integrations",
+    params(PageQuery),
+    responses((status = 200, description = "The webhooks. `Link` names the next page while there is one.", body = Vec<WebhookBody<'_>>, headers(
+        ("Link" = Option<String>, description = "`</api/webhooks?…>; rel=\"next\"`"),
+    ))),
+)]
+pub async fn list_webhooks(
+    State(state): State<HttpState>,
+    _caller: Administrator,
+    uri: Uri,
+    Query(PageQuery { limit, cursor }): Query<PageQuery>,
+) -> Result<Response, Problem> {
+    let page = webhooks::list(&state.app, limit, cursor.as_deref()).await?;
+    let bodies: Vec<WebhookBody<'_>> = page.entries.iter().map(WebhookBody::new).collect();
+    Ok(list(to_json(&bodies, 240 * bodies.len())?, uri.path(), next_page(page.next, limit, [])))
+}
+
+/// A webhook to be made.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = NewWebhook, example = json!({"url": "https://example.com/hook", "event_types": ["message.created"]}))]
+pub struct NewWebhookBody {
+    /// Begins with `https://`, and is not private.
+    #[schema(max_length = 2000)]
+    url: String,
+    /// All when it is absent or null.
+    #[schema(min_items = 1, max_items = 64)]
+    event_types: Option<Vec<String>>,
+    /// True when it is absent.
+    #[serde(default, deserialize_with = "not_null")]
+    #[schema(nullable = false)]
+    enabled: Option<bool>,
+}
+
+/// Makes a webhook, which gets every event from now on. Its secret is in this answer alone.
+#[utoipa::path(
+    post,
+    path = "/api/webhooks",
+    tag = "integrations",
+    params(IdempotencyKeyHeader),
+    request_body = NewWebhookBody,
+    responses(
+        (status = 201, description = "Made.", body = WebhookBody<'_>, headers(
+            ("Idempotency-Replayed" = Option<String>, description = "`true` on the answer to a repeat."),
+        )),
+        (status = 409, description = "`too_many_webhooks`."),
+    ),
+)]
+pub async fn create_webhook(
+    State(state): State<HttpState>,
+    Administrator(principal): Administrator,
+    uri: Uri,
+    headers: HeaderMap,
+    body: JsonBody<NewWebhookBody>,
+) -> Result<Response, Problem> {
+    let request = idempotency_key(&state.app, &headers, &principal, uri.path(), &body.bytes)?;
+    let NewWebhookBody { url, event_types, enabled } = body.value;
+    let fields = Fields { url: Some(url), event_types: Some(event_types), enabled };
+    let by = By::principal(&principal, state.app.clock.now());
+    let once = Once { request, render: render_made, sealed: true };
+    Ok(given(webhooks::create(&state.app, fields, by, once).await?))
+}
+
+fn render_made(made: &Webhook) -> DomainResult<StoredAnswer> {
+    let body = WebhookBody { secret: Some(webhooks::secret_text(&made.secret)), ..WebhookBody::new(made) };
+    let body = serde_json::to_vec(&body).map_err(Error::internal)?;
+    Ok(StoredAnswer { status: StatusCode::CREATED.as_u16(), location: None, body })
+}
+
+/// What is to change about a webhook. What is left out stays.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = WebhookChanges, example = json!({"enabled": false}))]
+pub struct WebhookChangesBody {
+    #[serde(default, deserialize_with = "not_null")]
+    #[schema(nullable = false, max_length = 2000)]
+    url: Option<String>,
+    /// Null for all.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<Vec<String>>, min_items = 1, max_items = 64)]
+    event_types: Option<Option<Vec<String>>>,
+    #[serde(default, deserialize_with = "not_null")]
+    #[schema(nullable = false)]
+    enabled: Option<bool>,
+}
+
+/// A webhook.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct WebhookPath {
+    /// The webhook.
+    #[param(value_type = IdSchema, inline, example = 1)]
+    id: i64,
+}
+
+/// Changes a webhook. One that is not enabled keeps its place.
+#[utoipa::path(
+    patch,
+    path = "/api/webhooks/{id}",
+    tag = "integrations",
+    params(WebhookPath),
+    request_body = WebhookChangesBody,
+    responses((status = 200, description = "The webhook as it is now.", body = WebhookBody<'_>)),
+)]
+pub async fn update_webhook(
+    State(state): State<HttpState>,
+    Administrator(principal): Administrator,
+    Path(path): Path<WebhookPath>,
+    body: JsonBody<WebhookChangesBody>,
+) -> Result<Response, Problem> {
+    let WebhookChangesBody { url, event_types, enabled } = body.value;
+    let fields = Fields { url, event_types, enabled };
+    let by = By::principal(&principal, state.app.clock.now());
+    let webhook = webhooks::update(&state.app, WebhookId(path.id), fields, by).await?;
+    json(StatusCode::OK, &WebhookBody::new(&webhook))
+}
+
+/// Ends a webhook. Its ledger goes with it.
+#[utoipa::path(
+    delete,
+    path = "/api/webhooks/{id}",
+    tag = "integrations",
+    params(WebhookPath),
+    responses((status = 204, description = "Ended.")),
+)]
+pub async fn delete_webhook(
+    State(state): State<HttpState>,
+    Administrator(principal): Administrator,
+    Path(path): Path<WebhookPath>,
+    _query: Query<()>,
+) -> Result<Response, Problem> {
+    let by = By::principal(&principal, state.app.clock.now());
+    webhooks::delete(&state.app, WebhookId(path.id), by).await?;
+    Ok(no_content())
+}
+
+/// The last deliveries, the newest event first.
+#[utoipa::path(
+    get,
+    path = "/api/webhooks/{id}/deliveries",
+    tag = "integrations",
+    params(WebhookPath, PageQuery),
+    responses((status = 200, description = "The deliveries. `Link` names the next page while there is one.", body = Vec<DeliveryBody<'_>>, headers(
+        ("Link" = Option<String>, description = "`</api/webhooks/1/deliveries?…>; rel=\"next\"`"),
+    ))),
+)]
+pub async fn list_deliveries(
+    State(state): State<HttpState>,
+    _caller: Administrator,
+    Path(path): Path<WebhookPath>,
+    uri: Uri,
+    Query(PageQuery { limit, cursor }): Query<PageQuery>,
+) -> Result<Response, Problem> {
+    let page = webhooks::ledger(&state.app, WebhookId(path.id), limit, cursor.as_deref()).await?;
+    let bodies: Vec<DeliveryBody<'_>> = page.entries.iter().map(DeliveryBody::new).collect();
+    Ok(list(to_json(&bodies, 240 * bodies.len())?, uri.path(), next_page(page.next, limit, [])))
+}
+
+/// From where events are sent again.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = WebhookReplay, example = json!({"after": "5f3a9c1e7b204d68-42"}))]
+pub struct ReplayBody {
+    /// A cursor of events.
+    #[schema(max_length = 64)]
+    after: String,
+}
+
+/// Sends every event behind a cursor again, under the ids that they had.
+#[utoipa::path(
+    post,
+    path = "/api/webhooks/{id}/replay",
+    tag = "integrations",
+    params(WebhookPath),
+    request_body = ReplayBody,
+    responses(
+        (status = 204, description = "They are on their way."),
+        (status = 410, description = "`cursor_expired`: events behind the cursor are not kept any more, or it is of another log."),
+    ),
+)]
+pub async fn replay_webhook(
+    State(state): State<HttpState>,
+    _caller: Administrator,
+    Path(path): Path<WebhookPath>,
+    body: JsonBody<ReplayBody>,
+) -> Result<Response, Problem> {
+    webhooks::replay(&state.app, WebhookId(path.id), &body.value.after).await?;
+    Ok(no_content())
+}

@@ -1,0 +1,113 @@
+//! `/api/conversations/{id}/messages/{seq}/reactions`.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::domain::messages::reactions;
+use crate::http::access::policy::{PersonWriting, Reader};
+use crate::http::bodies::answers::{json, no_content};
+use crate::http::bodies::extract::{Path, Query};
+use crate::http::bodies::messages::Reaction;
+use crate::http::bodies::parameters::{IdSchema, MessagePath};
+use crate::http::bodies::problem::Problem;
+use crate::http::state::HttpState;
+
+/// One emoji under a message, and who put it there.
+#[derive(Serialize, ToSchema)]
+pub struct NamedReaction<'a> {
+    #[schema(example = "👍")]
+    emoji: &'a str,
+    /// How many people.
+    #[schema(minimum = 1, example = 1)]
+    count: i64,
+    /// Whether the caller is among them.
+    me: bool,
+    /// Their names, the first 50 by their ids.
+    #[schema(max_items = 50, example = json!(["bugs"]))]
+    user_names: &'a [String],
+}
+
+/// An emoji under a message.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct ReactionPath {
+    /// The conversation.
+    #[param(value_type = IdSchema, inline, example = 1)]
+    id: i64,
+    /// The message's place in it.
+    #[param(value_type = IdSchema, inline, example = 1)]
+    seq: i64,
+    /// The emoji itself, or its `:shortcode:`.
+    #[param(example = ":+1:")]
+    emoji: String,
+}
+
+/// Puts an emoji under a message.
+#[utoipa::path(
+    put,
+    path = "/api/conversations/{id}/messages/{seq}/reactions/{emoji}",
+    tag = "conversations",
+    params(ReactionPath),
+    responses(
+        (status = 201, description = "It is there now.", body = Reaction<'_>),
+        (status = 200, description = "It was there before.", body = Reaction<'_>),
+        (status = 409, description = "`message_deleted`, `too_many_reactions`."),
+    ),
+)]
+pub async fn put_reaction(
+    State(state): State<HttpState>,
+    PersonWriting(principal): PersonWriting,
+    Path(path): Path<ReactionPath>,
+    _query: Query<()>,
+) -> Result<Response, Problem> {
+    let (tally, new) = reactions::add(&state.app, &principal, path.id, path.seq, &path.emoji).await?;
+    json(if new { StatusCode::CREATED } else { StatusCode::OK }, &Reaction::new(&tally))
+}
+
+/// Takes an emoji of the caller's away from a message.
+#[utoipa::path(
+    delete,
+    path = "/api/conversations/{id}/messages/{seq}/reactions/{emoji}",
+    tag = "conversations",
+    params(ReactionPath),
+    responses((status = 204, description = "It is gone.")),
+)]
+pub async fn delete_reaction(
+    State(state): State<HttpState>,
+    PersonWriting(principal): PersonWriting,
+    Path(path): Path<ReactionPath>,
+    _query: Query<()>,
+) -> Result<Response, Problem> {
+    reactions::remove(&state.app, &principal, path.id, path.seq, &path.emoji).await?;
+    Ok(no_content())
+}
+
+/// The emoji under a message, in the order in which they came, and who put them there; at most 20.
+#[utoipa::path(
+    get,
+    path = "/api/conversations/{id}/messages/{seq}/reactions",
+    tag = "conversations",
+    params(MessagePath),
+    responses((status = 200, description = "The emoji.", body = Vec<NamedReaction<'_>>)),
+)]
+pub async fn list_reactions(
+    State(state): State<HttpState>,
+    Reader(principal): Reader,
+    Path(path): Path<MessagePath>,
+    _query: Query<()>,
+) -> Result<Response, Problem> {
+    let named = reactions::list(&state.app, &principal, path.id, path.seq).await?;
+    let bodies: Vec<NamedReaction<'_>> = named
+        .iter()
+        .map(|named| NamedReaction {
+            emoji: &named.tally.emoji,
+            count: named.tally.count,
+            me: named.tally.me,
+            user_names: &named.user_names,
+        })
+        .collect();
+    json(StatusCode::OK, &bodies)
+}

@@ -1,0 +1,123 @@
+//! `/api/search`.
+
+use axum::extract::State;
+use axum::http::Uri;
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::domain::identity::names::Names;
+use crate::domain::messages::search::{self, Found, Question};
+use crate::domain::shared::pagination::Page;
+use crate::http::access::policy::Reader;
+use crate::http::bodies::answers::{list, to_json};
+use crate::http::bodies::extract::Query;
+use crate::http::bodies::messages::MessageBody;
+use crate::http::bodies::parameters::{Date, IdSchema, PageQuery};
+use crate::http::bodies::problem::Problem;
+use crate::http::state::HttpState;
+
+/// Bytes that one hit takes in JSON, about.
+const SEARCH_HIT_BYTES: usize = 1_024;
+
+/// A message that was found.
+#[derive(Serialize, ToSchema)]
+pub struct SearchHit<'a> {
+    #[schema(inline = false)]
+    message: MessageBody<'a>,
+    /// The part of its body around the first hit; `…` where it was cut.
+    #[schema(example = "Hey, whats up?", max_length = 162)]
+    snippet: &'a str,
+    /// Where the hits are in the snippet: first character and the one behind the last, in Unicode code points.
+    #[schema(value_type = Vec<Vec<u32>>, example = json!([[0, 3]]))]
+    ranges: &'a [[usize; 2]],
+}
+
+impl<'a> SearchHit<'a> {
+    fn new(found: &'a Found, names: &'a Names) -> Self {
+        let message = MessageBody::named(&found.message, names);
+        Self { message, snippet: &found.snippet, ranges: &found.ranges }
+    }
+}
+
+/// Which messages to find.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct SearchFilter {
+    /// Words, all of which must be there; `"phrases"`; `prefix*`. Case and accents make no difference.
+    #[param(value_type = String, example = "whats up", max_length = 500)]
+    q: Option<String>,
+    /// Only what this user wrote; `me` is the caller.
+    from: Option<String>,
+    /// Only what was said there.
+    #[param(value_type = Option<IdSchema>, inline)]
+    conversation_id: Option<i64>,
+    /// Only what was sent before: a date, whose first moment in UTC is meant, or an RFC 3339 time.
+    #[param(value_type = Option<String>)]
+    before: Option<Date>,
+    /// Only what was sent then or later: likewise.
+    #[param(value_type = Option<String>)]
+    after: Option<Date>,
+    /// Only what has such a thing with it.
+    #[param(value_type = Option<HasWord>)]
+    has: Option<String>,
+}
+
+/// Find messages by what is said in them.
+#[utoipa::path(
+    get,
+    path = "/api/search/messages",
+    tag = "messages",
+    params(SearchFilter, PageQuery),
+    responses(
+        (status = 200, description = "What was found, newest first. `Link` names the next page while there is one.", body = Vec<SearchHit<'_>>, headers(
+            ("Link" = Option<String>, description = "`</api/search/messages?…>; rel=\"next\"`"),
+        )),
+        (status = 404, description = "`conversation_not_found`: there is none with this `conversation_id` that the caller sees."),
+    ),
+)]
+pub async fn search_messages(
+    State(state): State<HttpState>,
+    Reader(principal): Reader,
+    uri: Uri,
+    Query((filter, page)): Query<(SearchFilter, PageQuery)>,
+) -> Result<Response, Problem> {
+    let texts = [
+        ("q", filter.q.clone()),
+        ("from", filter.from.clone()),
+        ("before", filter.before.as_ref().map(|date| date.text.clone())),
+        ("after", filter.after.as_ref().map(|date| date.text.clone())),
+        ("has", filter.has.clone()),
+    ];
+    let question = Question {
+        q: filter.q,
+        from: filter.from,
+        conversation_id: filter.conversation_id,
+        before: filter.before.map(|date| date.begins_at),
+        after: filter.after.map(|date| date.begins_at),
+        has: filter.has,
+        limit: page.limit,
+        cursor: page.cursor,
+    };
+    let (limit, conversation) = (question.limit.get(), question.conversation_id);
+    let (Page { entries, next }, names) = search::messages(&state.app, &principal, question).await?;
+    let next = next.map(|cursor| {
+        let mut parameters: Vec<(&str, String)> =
+            texts.into_iter().filter_map(|(name, text)| Some((name, text?))).collect();
+        parameters.extend(conversation.map(|id| ("conversation_id", id.to_string())));
+        parameters.extend([("limit", limit.to_string()), ("cursor", cursor)]);
+        parameters
+    });
+    let hits: Vec<SearchHit<'_>> = entries.iter().map(|found| SearchHit::new(found, &names)).collect();
+    Ok(list(to_json(&hits, SEARCH_HIT_BYTES * hits.len())?, uri.path(), next))
+}
+
+/// What a message may have with it.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HasWord {
+    /// A file.
+    Attachment,
+    /// A link.
+    Link,
+}

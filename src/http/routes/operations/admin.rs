@@ -1,0 +1,194 @@
+//! `/api/admin`: what administrators do to accounts, and how much there is.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::base::time::Timestamp;
+use crate::domain::access::principal;
+use crate::domain::identity::audit::By;
+use crate::domain::identity::{passwords, users};
+use crate::domain::operations::stats;
+use crate::http::access::policy::Administrator;
+use crate::http::bodies::answers::{json, no_content};
+use crate::http::bodies::extract::{JsonBody, Path, Query};
+use crate::http::bodies::problem::Problem;
+use crate::http::bodies::users::Role;
+use crate::http::state::HttpState;
+
+/// An account.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct AccountPath {
+    /// The user's name.
+    #[param(example = "duck")]
+    user_name: String,
+}
+
+/// Bans a user: every session ends at once, and nothing lets them in.
+#[utoipa::path(
+    put,
+    path = "/api/admin/users/{user_name}/ban",
+    tag = "administration",
+    params(AccountPath),
+    responses(
+        (status = 204, description = "Banned."),
+        (status = 409, description = "`not_yourself`."),
+    ),
+)]
+pub async fn ban_user(
+    State(state): State<HttpState>,
+    Administrator(principal): Administrator,
+    Path(path): Path<AccountPath>,
+    _query: Query<()>,
+) -> Result<Response, Problem> {
+    let by = By::principal(&principal, state.app.clock.now());
+    users::set_banned(&state.app, principal.resolve(&path.user_name)?, true, by).await?;
+    Ok(no_content())
+}
+
+/// Lets a banned user in again.
+#[utoipa::path(
+    delete,
+    path = "/api/admin/users/{user_name}/ban",
+    tag = "administration",
+    params(AccountPath),
+    responses((status = 204, description = "Not banned any more.")),
+)]
+pub async fn unban_user(
+    State(state): State<HttpState>,
+    Administrator(principal): Administrator,
+    Path(path): Path<AccountPath>,
+    _query: Query<()>,
+) -> Result<Response, Problem> {
+    let by = By::principal(&principal, state.app.clock.now());
+    users::set_banned(&state.app, principal.resolve(&path.user_name)?, false, by).await?;
+    Ok(no_content())
+}
+
+/// A role.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"role": "admin"}))]
+pub struct RoleChange {
+    #[schema(inline)]
+    role: Role,
+}
+
+/// Gives a user a role.
+#[utoipa::path(
+    put,
+    path = "/api/admin/users/{user_name}/role",
+    tag = "administration",
+    params(AccountPath),
+    request_body = RoleChange,
+    responses((status = 204, description = "Given.")),
+)]
+pub async fn set_user_role(
+    State(state): State<HttpState>,
+    Administrator(principal): Administrator,
+    Path(path): Path<AccountPath>,
+    body: JsonBody<RoleChange>,
+) -> Result<Response, Problem> {
+    let role = match body.value.role {
+        Role::User => principal::Role::User,
+        Role::Admin => principal::Role::Admin,
+    };
+    let by = By::principal(&principal, state.app.clock.now());
+    users::set_role(&state.app, principal.resolve(&path.user_name)?, role, by).await?;
+    Ok(no_content())
+}
+
+/// A code for a new password.
+#[derive(Serialize, ToSchema)]
+pub struct PasswordResetCode<'a> {
+    /// For `PUT /api/password-resets/{code}`; shown once.
+    #[schema(example = "phr_0123456789abcdefghijklmnopqrstuvwxyzABCDEFG")]
+    code: &'a str,
+    /// Where it goes.
+    #[schema(example = "/api/password-resets/phr_0123456789abcdefghijklmnopqrstuvwxyzABCDEFG")]
+    url: String,
+    #[schema(value_type = String, format = DateTime, example = "2026-11-22T09:30:00.123456Z")]
+    expires_at: Timestamp,
+}
+
+/// Makes a code with which a user sets a new password, for handing on where no mail is sent.
+#[utoipa::path(
+    post,
+    path = "/api/admin/users/{user_name}/password-resets",
+    tag = "administration",
+    params(AccountPath),
+    responses((status = 201, description = "Made. It works once, within an hour.", body = PasswordResetCode<'_>)),
+)]
+pub async fn issue_password_reset(
+    State(state): State<HttpState>,
+    Administrator(principal): Administrator,
+    Path(path): Path<AccountPath>,
+    _query: Query<()>,
+) -> Result<Response, Problem> {
+    let by = By::principal(&principal, state.app.clock.now());
+    let issued = passwords::issue(&state.app, by, principal.resolve(&path.user_name)?).await?;
+    let body = PasswordResetCode {
+        url: passwords::reset_url(&state.app, &issued.code),
+        code: &issued.code,
+        expires_at: issued.expires_at,
+    };
+    json(StatusCode::CREATED, &body)
+}
+
+/// How much there is.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Stats)]
+pub struct StatsBody {
+    /// People who are not erased.
+    #[schema(example = 4)]
+    users: i64,
+    #[schema(example = 0)]
+    banned_users: i64,
+    /// Devices that are logged in.
+    #[schema(example = 2)]
+    sessions: i64,
+    #[schema(example = 1)]
+    api_keys: i64,
+    #[schema(example = 2)]
+    conversations: i64,
+    /// Ever.
+    #[schema(example = 4)]
+    messages_sent: i64,
+    /// Ever logged.
+    #[schema(example = 4)]
+    events: i64,
+    /// What the data takes on disk.
+    #[schema(example = 4_194_304)]
+    database_bytes: i64,
+}
+
+/// How much there is.
+#[utoipa::path(
+    get,
+    path = "/api/admin/stats",
+    tag = "administration",
+    responses((status = 200, description = "The counts.", body = StatsBody)),
+)]
+pub async fn get_stats(
+    State(state): State<HttpState>,
+    _caller: Administrator,
+    _query: Query<()>,
+) -> Result<Response, Problem> {
+    let stats = stats::get(&state.app).await?;
+    json(
+        StatusCode::OK,
+        &StatsBody {
+            users: stats.users,
+            banned_users: stats.banned_users,
+            sessions: stats.sessions,
+            api_keys: stats.api_keys,
+            conversations: stats.conversations,
+            messages_sent: stats.messages_sent,
+            events: stats.events,
+            database_bytes: stats.database_bytes,
+        },
+    )
+}

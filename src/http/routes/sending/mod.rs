@@ -1,0 +1,3 @@
+//! Routes of what is sent later.
+
+pub mod scheduled;

@@ -1,0 +1,86 @@
+//! `/api/scheduled`: messages that wait for their time.
+
+use axum::extract::State;
+use axum::http::{HeaderMap, Uri};
+use axum::response::Response;
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use crate::domain::sending::scheduled;
+use crate::http::access::policy::{PersonReading, PersonWriting};
+use crate::http::bodies::answers::{list, next_page, no_content, resource, to_json};
+use crate::http::bodies::extract::{Path, Query};
+use crate::http::bodies::parameters::{IdSchema, PageQuery};
+use crate::http::bodies::problem::Problem;
+use crate::http::bodies::scheduled::ScheduledBody;
+use crate::http::state::HttpState;
+
+/// The caller's messages that wait for their time, by id.
+#[utoipa::path(
+    get,
+    path = "/api/scheduled",
+    tag = "messages",
+    params(PageQuery),
+    responses((status = 200, description = "The messages. `Link` names the next page while there is one.", body = Vec<ScheduledBody<'_>>, headers(
+        ("Link" = Option<String>, description = "`</api/scheduled?…>; rel=\"next\"`"),
+    ))),
+)]
+pub async fn list_scheduled(
+    State(state): State<HttpState>,
+    PersonReading(principal): PersonReading,
+    uri: Uri,
+    Query(PageQuery { limit, cursor }): Query<PageQuery>,
+) -> Result<Response, Problem> {
+    let page = scheduled::list(&state.app, &principal, limit, cursor.as_deref()).await?;
+    let bodies: Vec<ScheduledBody<'_>> = page.entries.iter().map(ScheduledBody::new).collect();
+    Ok(list(to_json(&bodies, 400 * bodies.len())?, uri.path(), next_page(page.next, limit, [])))
+}
+
+/// A scheduled message.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct ScheduledPath {
+    /// Which.
+    #[param(value_type = IdSchema, inline, example = 1)]
+    id: i64,
+}
+
+/// One of the caller's messages that wait for their time.
+#[utoipa::path(
+    get,
+    path = "/api/scheduled/{id}",
+    tag = "messages",
+    params(ScheduledPath),
+    responses(
+        (status = 200, description = "The message.", body = ScheduledBody<'_>, headers(("ETag" = String, description = "Of this answer."))),
+        (status = 304, description = "`If-None-Match` names this answer."),
+    ),
+)]
+pub async fn get_scheduled(
+    State(state): State<HttpState>,
+    PersonReading(principal): PersonReading,
+    headers: HeaderMap,
+    Path(path): Path<ScheduledPath>,
+    _query: Query<()>,
+) -> Result<Response, Problem> {
+    let shown = scheduled::get(&state.app, &principal, path.id).await?;
+    resource(&headers, &ScheduledBody::new(&shown))
+}
+
+/// Takes a message back before its time.
+#[utoipa::path(
+    delete,
+    path = "/api/scheduled/{id}",
+    tag = "messages",
+    params(ScheduledPath),
+    responses((status = 204, description = "It will not be sent.")),
+)]
+pub async fn cancel_scheduled(
+    State(state): State<HttpState>,
+    PersonWriting(principal): PersonWriting,
+    Path(path): Path<ScheduledPath>,
+    _query: Query<()>,
+) -> Result<Response, Problem> {
+    scheduled::cancel(&state.app, &principal, path.id).await?;
+    Ok(no_content())
+}

@@ -1,0 +1,270 @@
+//! What every request passes: its id, the checks that come before routing, and the finish of its answer.
+//!
+//! Invariants: under `/api` credentials are checked before anything else, so that an unknown path tells nothing. Every answer
+//! carries its request's id, every error is a problem document, every request is counted by its route's template.
+
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::extract::{MatchedPath, Request};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
+use tower::{Service, ServiceExt};
+use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
+
+use crate::base::error::Error;
+use crate::base::metrics::{RequestLabels, RouteLabels};
+use crate::domain::access::principal::{Access, Principal};
+use crate::http::access::admission::admit;
+use crate::http::access::limits::{Decision, write_headers};
+use crate::http::bodies::parameters::MAX_WAIT;
+use crate::http::bodies::problem::{PROBLEM_JSON, Problem};
+use crate::http::state::HttpState;
+
+/// Where events are polled: such a request may take longer than others.
+const POLL_PATH: &str = "/api/events";
+/// Bytes of all header fields together. hyper's own buffer is larger, so that the refusal is ours.
+const HEADERS_LIMIT_BYTES: usize = 32 * 1_024;
+/// Characters of a request's target.
+const TARGET_LIMIT_BYTES: usize = 16 * 1_024;
+/// Characters of an `X-Request-Id` that is taken over.
+const REQUEST_ID_LIMIT_BYTES: usize = 128;
+/// Bytes from which on an answer is worth compressing.
+const COMPRESS_FROM_BYTES: u64 = 1_024;
+/// How long an answer may take before the log mentions it.
+const SLOW: Duration = Duration::from_secs(1);
+
+/// The router inside what every request passes.
+#[derive(Clone)]
+pub struct Edge {
+    state: HttpState,
+    router: axum::Router,
+    /// Whether hosts, origins and credentials are checked: everywhere but on an address for metrics alone.
+    guarded: bool,
+}
+
+impl Edge {
+    /// Wraps a router.
+    pub fn new(state: HttpState, router: axum::Router) -> Self {
+        Self { state, router, guarded: true }
+    }
+
+    /// Wraps a router that serves whoever reaches its address.
+    pub fn unguarded(state: HttpState, router: axum::Router) -> Self {
+        Self { state, router, guarded: false }
+    }
+
+    async fn handle(self, mut request: Request) -> Response {
+        let started = Instant::now();
+        let request_id = request_id(&self.state, request.headers());
+        let method = request.method().clone();
+        let compressed = request.headers().contains_key(header::ACCEPT_ENCODING);
+        let personal = request.uri().path().starts_with("/api/");
+        let route = RouteSlot::default();
+        let response = match check(&self.state, &request, self.guarded) {
+            Err(problem) => problem.into_response(),
+            Ok(()) => {
+                request.extensions_mut().insert(route.clone());
+                if request.headers().contains_key(header::UPGRADE) {
+                    request.extensions_mut().insert(self.clone());
+                }
+                self.answer(request, compressed).await
+            }
+        };
+        let response = finish(response, &request_id, personal);
+        self.count(
+            &method,
+            route.take(),
+            response.status(),
+            started.elapsed(),
+            request_id.to_str().unwrap_or_default(),
+        );
+        response
+    }
+
+    /// Answers what a frame of a WebSocket asks for, as the request it stands for. Who asks was let in before.
+    pub async fn frame(&self, mut request: Request, principal: Principal) -> Response {
+        let started = Instant::now();
+        let request_id = request_id(&self.state, request.headers());
+        let method = request.method().clone();
+        let slot = RouteSlot::default();
+        request.extensions_mut().insert(slot.clone());
+        request.extensions_mut().insert(principal);
+        let answering = AssertUnwindSafe(route(self.router.clone(), request, false)).catch_unwind();
+        let response = match tokio::time::timeout(self.state.settings.timeouts.request, answering).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(_)) => Problem::from(Error::internal("a handler panicked")).into_response(),
+            Err(_) => Problem::from(Error::unavailable("a request took too long")).into_response(),
+        };
+        let response = finish(response, &request_id, true);
+        let id = request_id.to_str().unwrap_or_default();
+        self.count(&method, slot.take(), response.status(), started.elapsed(), id);
+        response
+    }
+
+    /// An answer that no handler gave, as every other.
+    pub fn finished(&self, response: Response) -> Response {
+        finish(response, &request_id(&self.state, &HeaderMap::new()), true)
+    }
+
+    /// Finds out who calls and routes the request, for as long as that may take, and survives its panic.
+    async fn answer(&self, mut request: Request, compressed: bool) -> Response {
+        let router = self.router.clone();
+        let waits = if request.uri().path() == POLL_PATH { MAX_WAIT } else { Duration::ZERO };
+        let allowed = self.state.settings.timeouts.request + waits;
+        let answering = async move {
+            let (decision, admitted) =
+                if self.guarded { admit(&self.state, &mut request).await } else { (Decision::FREE, Ok(())) };
+            let mut response = match admitted {
+                Ok(()) => route(router, request, compressed).await,
+                Err(problem) => problem.into_response(),
+            };
+            write_headers(&decision, response.headers_mut());
+            response
+        };
+        match tokio::time::timeout(allowed, AssertUnwindSafe(answering).catch_unwind()).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(_)) => Problem::from(Error::internal("a handler panicked")).into_response(),
+            Err(_) => Problem::from(Error::unavailable("a request took too long")).into_response(),
+        }
+    }
+
+    fn count(&self, method: &Method, route: Option<MatchedPath>, status: StatusCode, took: Duration, request_id: &str) {
+        let method = match *method {
+            Method::GET => "GET",
+            Method::POST => "POST",
+            Method::PUT => "PUT",
+            Method::PATCH => "PATCH",
+            Method::DELETE => "DELETE",
+            Method::HEAD => "HEAD",
+            Method::OPTIONS => "OPTIONS",
+            _ => "OTHER",
+        };
+        let route = route.as_ref().map_or("unmatched", MatchedPath::as_str);
+        let metrics = &self.state.app.metrics;
+        let labels = RequestLabels { method, route: route.to_owned(), status: status.as_u16() };
+        metrics.requests.get_or_create(&labels).inc();
+        let labels = RouteLabels { route: labels.route };
+        metrics.request_duration_seconds.get_or_create(&labels).observe(took.as_secs_f64());
+        let duration_ms = took.as_secs_f64() * 1_000.0;
+        let status = status.as_u16();
+        // Whoever polls for events asked to wait.
+        let slow = took >= SLOW && route != POLL_PATH;
+        if status >= 500 || slow {
+            tracing::warn!(request_id, method, route, status, duration_ms, "answered");
+        } else if status >= 400 {
+            tracing::info!(request_id, method, route, status, duration_ms, "answered");
+        } else {
+            tracing::debug!(request_id, method, route, status, duration_ms, "answered");
+        }
+    }
+}
+
+async fn route(router: axum::Router, request: Request, compressed: bool) -> Response {
+    if !compressed {
+        let Ok(response) = router.oneshot(request).await;
+        return response;
+    }
+    let predicate = SizeAbove::new(COMPRESS_FROM_BYTES)
+        .and(NotForContentType::new("text/event-stream"))
+        .and(NotForContentType::IMAGES);
+    let mut service = tower::Layer::layer(&CompressionLayer::new().compress_when(predicate), router);
+    let Ok(response) = service.call(request).await;
+    response.map(Body::new)
+}
+
+/// Where the router leaves the template of the route it took, for the count.
+#[derive(Clone, Debug, Default)]
+pub struct RouteSlot(std::sync::Arc<std::sync::OnceLock<MatchedPath>>);
+
+impl RouteSlot {
+    /// Notes the route of a request inside the router.
+    pub fn note(request: &mut Request) {
+        if let (Some(slot), Some(path)) =
+            (request.extensions().get::<Self>(), request.extensions().get::<MatchedPath>())
+        {
+            // Set once: a nested router would note the same path.
+            drop(slot.0.set(path.clone()));
+        }
+    }
+
+    fn take(&self) -> Option<MatchedPath> {
+        self.0.get().cloned()
+    }
+}
+
+fn request_id(state: &HttpState, headers: &HeaderMap) -> HeaderValue {
+    let given = headers.get("x-request-id").filter(|value| {
+        !value.is_empty() && value.len() <= REQUEST_ID_LIMIT_BYTES && value.as_bytes().iter().all(u8::is_ascii_graphic)
+    });
+    match given {
+        Some(value) => value.clone(),
+        None => HeaderValue::try_from(state.app.request_ids.next()).unwrap_or(HeaderValue::from_static("none")),
+    }
+}
+
+/// What is checked before routing.
+fn check(state: &HttpState, request: &Request, guarded: bool) -> Result<(), Problem> {
+    let headers = request.headers();
+    let size_bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    if size_bytes > HEADERS_LIMIT_BYTES {
+        return Err(Problem::new(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "headers_too_large",
+            "all header fields together may have up to 32 KiB",
+        ));
+    }
+    let uri = request.uri();
+    if uri.path().len() + uri.query().map_or(0, str::len) > TARGET_LIMIT_BYTES {
+        return Err(Problem::new(StatusCode::URI_TOO_LONG, "uri_too_long", "the target may have up to 16 KiB"));
+    }
+    match state.app.settings.access {
+        _ if !guarded => Ok(()),
+        Access::Open => state.settings.origins.check_open(request.method(), headers, uri.host()),
+        Access::Secured => Ok(()),
+    }
+}
+
+fn finish(mut response: Response, request_id: &HeaderValue, personal: bool) -> Response {
+    let status = response.status();
+    if status.is_client_error() || status.is_server_error() {
+        let is_problem = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == PROBLEM_JSON);
+        if !is_problem {
+            let problem = response.extensions_mut().remove::<Problem>().unwrap_or_else(|| Problem::of_status(status));
+            let document = problem.render(request_id.to_str().unwrap_or_default());
+            let headers = response.headers_mut();
+            headers.remove(header::CONTENT_ENCODING);
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(document.len()));
+            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            *response.body_mut() = Body::from(document);
+        }
+    } else if personal && !response.headers().contains_key(header::CACHE_CONTROL) {
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+    let headers = response.headers_mut();
+    headers.insert("x-request-id", request_id.clone());
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+impl Service<Request> for Edge {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let edge = self.clone();
+        Box::pin(async move { Ok(edge.handle(request).await) })
+    }
+}

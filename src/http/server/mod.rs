@@ -1,0 +1,254 @@
+//! Accepting connections, and ending them.
+//!
+//! Invariants: there are never more connections than the settings allow; one more is told so and closed. After the shutdown
+//! signal nothing new is accepted, what was accepted is answered, and after [`SHUTDOWN_TIMEOUT`] the rest is cut off.
+
+pub mod connection;
+pub mod edge;
+pub mod metrics;
+pub mod openapi;
+pub mod router;
+pub mod upgrade;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::extract::Request;
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::response::Response;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tower::{Layer, ServiceExt};
+use tower_http::cors::{AllowHeaders, AllowOrigin, Cors, CorsLayer};
+
+use super::access::client_address::PeerAddress;
+use super::state::HttpState;
+use crate::base::error::{Error, Result};
+use crate::base::metrics::Metrics;
+use crate::base::tasks;
+use connection::{BodyWatch, Connection, canned};
+use edge::Edge;
+use router::{metrics_router, router};
+use upgrade::Place;
+
+/// Bytes that hyper buffers of a head. More than the edge accepts, so that the edge's answer is the one given.
+const HEAD_BUFFER_BYTES: usize = 128 * 1_024;
+/// How long connections may take to end after the shutdown signal.
+pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long to wait when the system has no more file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long a browser may remember what CORS allows.
+const CORS_MAX_AGE: Duration = Duration::from_secs(600);
+
+/// Serves until `shutdown` is ready, then stops what is live and ends the connections gracefully.
+///
+/// # Errors
+/// When the router cannot be made.
+pub async fn serve(
+    state: HttpState,
+    listener: TcpListener,
+    metrics_listener: Option<TcpListener>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<()> {
+    let live = Arc::clone(&state.live);
+    let edge = Edge::new(state.clone(), router(state.clone())?);
+    let cors = cors(&state.settings.origins.cors_origins)?;
+    let service = Front { cors: cors.map(|cors| cors.layer(edge.clone())), edge };
+    let acceptor = Acceptor::new(state.clone());
+    let metrics_edge = Edge::unguarded(state.clone(), metrics_router(state));
+    let others = async {
+        match &metrics_listener {
+            Some(listener) => acceptor.accept(listener, metrics_edge).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = acceptor.accept(&listener, service) => {}
+        () = others => {}
+        () = shutdown => {}
+    }
+    drop((listener, metrics_listener));
+    live.stop();
+    acceptor.end().await;
+    Ok(())
+}
+
+fn cors(origins: &[String]) -> Result<Option<CorsLayer>> {
+    if origins.is_empty() {
+        return Ok(None);
+    }
+    let origins = origins.iter().map(HeaderValue::try_from).collect::<Result<Vec<_>, _>>().map_err(Error::internal)?;
+    let exposed = [
+        header::LINK,
+        header::LOCATION,
+        header::ETAG,
+        header::RETRY_AFTER,
+        HeaderName::from_static("ratelimit-limit"),
+        HeaderName::from_static("ratelimit-remaining"),
+        HeaderName::from_static("ratelimit-reset"),
+        HeaderName::from_static("idempotency-replayed"),
+        HeaderName::from_static("x-request-id"),
+    ];
+    Ok(Some(
+        CorsLayer::new()
+            .allow_origin(AllowOrigin::list(origins))
+            .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
+            .allow_headers(AllowHeaders::mirror_request())
+            .expose_headers(exposed)
+            .max_age(CORS_MAX_AGE),
+    ))
+}
+
+/// The edge, with CORS for those who ask across origins: the layer would answer every OPTIONS itself.
+#[derive(Clone)]
+struct Front {
+    edge: Edge,
+    cors: Option<Cors<Edge>>,
+}
+
+impl tower::Service<Request> for Front {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let across = request.headers().contains_key(header::ORIGIN);
+        let preflight = request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+        match &self.cors {
+            Some(cors) if across && (preflight || request.method() != Method::OPTIONS) => {
+                let answering = cors.clone().oneshot(request);
+                Box::pin(answering)
+            }
+            _ => self.edge.call(request),
+        }
+    }
+}
+
+/// A connection, counted until it is dropped.
+struct OpenConnection {
+    metrics: Arc<Metrics>,
+    _place: Place,
+}
+
+impl OpenConnection {
+    fn count(metrics: Arc<Metrics>, place: Place) -> Self {
+        metrics.connections.inc();
+        Self { metrics, _place: place }
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.metrics.connections.dec();
+    }
+}
+
+struct Acceptor {
+    state: HttpState,
+    places: Arc<Semaphore>,
+}
+
+impl Acceptor {
+    fn new(state: HttpState) -> Self {
+        Self { places: Arc::new(Semaphore::new(state.settings.connection_limit)), state }
+    }
+
+    async fn accept<S, E>(&self, listener: &TcpListener, service: S)
+    where
+        S: tower::Service<Request, Response = Response, Error = E> + Clone + Send + 'static,
+        S::Future: Send,
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+    {
+        loop {
+            match listener.accept().await {
+                Ok((stream, peer)) => self.take(stream, PeerAddress(peer), service.clone()),
+                Err(error) => {
+                    // Of a connection that is gone already, or for want of file descriptors: neither ends the server.
+                    tracing::debug!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn take<S, E>(&self, stream: TcpStream, peer: PeerAddress, service: S)
+    where
+        S: tower::Service<Request, Response = Response, Error = E> + Clone + Send + 'static,
+        S::Future: Send,
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+    {
+        let metrics = Arc::clone(&self.state.app.metrics);
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            metrics.connections_refused.inc();
+            // The socket's buffer is empty, so this either fits at once or nobody is there to read it.
+            let detail = "too many connections are open: try again";
+            drop(stream.try_write(&canned(503, "Service Unavailable", "too_many_connections", detail)));
+            return;
+        };
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "a connection without TCP_NODELAY");
+        }
+        let watch = BodyWatch::default();
+        let (bodies, unread) = (watch.clone(), watch.clone());
+        let place = Place::new(place);
+        let kept = place.clone();
+        let service = service.map_response(move |mut response: Response| {
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                unread.upgrade();
+            }
+            if unread.is_unread() {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            response
+        });
+        let service = service.map_request(move |request: axum::http::Request<Incoming>| {
+            let mut request = request.map(|body| bodies.watch(body));
+            request.extensions_mut().insert(peer);
+            request.extensions_mut().insert(kept.clone());
+            request
+        });
+        let timeouts = self.state.settings.timeouts;
+        let stream = TokioIo::new(Connection::new(stream, watch, timeouts.stall));
+        let connection = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(timeouts.head)
+            .max_buf_size(HEAD_BUFFER_BYTES)
+            .serve_connection(stream, TowerToHyperService::new(service));
+        let connection = connection.with_upgrades();
+        let stopped = self.state.live.stopped();
+        let open = OpenConnection::count(metrics, place);
+        tasks::spawn("connection", async move {
+            let _open = open;
+            tokio::pin!(connection, stopped);
+            let outcome = tokio::select! {
+                outcome = &mut connection => outcome,
+                () = stopped => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = outcome {
+                tracing::debug!(%error, "a connection ended");
+            }
+        });
+    }
+
+    async fn end(self) {
+        // Every place is free again when every connection has ended, sockets included.
+        let all = u32::try_from(self.state.settings.connection_limit).unwrap_or(u32::MAX);
+        if tokio::time::timeout(SHUTDOWN_TIMEOUT, self.places.acquire_many(all)).await.is_err() {
+            tracing::warn!("some connections did not end in time and are cut off");
+        }
+    }
+}

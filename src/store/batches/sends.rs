@@ -1,0 +1,313 @@
+//! What a batch of sends locks and writes: each in one statement on PostgreSQL, where a round trip costs as much as the rows.
+//!
+//! Invariants: conversations are locked in id order before message ids are taken, so that ids rise with `seq`; the event
+//! log's counter is taken last, so that positions become visible in their order.
+
+use std::collections::HashMap;
+
+use crate::base::error::{Error, Result};
+use crate::base::ids::{ConversationId, MessageId, UserId};
+use crate::base::time::Timestamp;
+use crate::store::conversations::conversations::{self, Head};
+use crate::store::db::Conn;
+use crate::store::db::columns::{read, sql};
+use crate::store::driver::values::Value;
+use crate::store::events::events::{self, Kind, NewEvent};
+use crate::store::identity::revocations;
+use crate::store::messages::mentions::{self, Mention};
+use crate::store::messages::messages::{self, Action, Decorations, Message, NewRow};
+use crate::store::messages::{receipts, search};
+
+/// Locks conversations until the transaction ends, and takes `count` message ids, rising.
+pub async fn lock_and_number(conn: &mut Conn, conversations: &[i64], count: usize) -> Result<(Vec<Head>, Vec<i64>)> {
+    if let Conn::Sqlite(_) = conn {
+        let heads = conversations::lock(conn, conversations).await?;
+        return Ok((heads, messages::next_ids(conn, count).await?));
+    }
+    let mut heads = Vec::with_capacity(conversations.len());
+    // The branches of a UNION ALL run in their order: no id is taken before every lock is held.
+    let ids = conn
+        .rows(
+            sql!(
+                "WITH locked AS MATERIALIZED (SELECT ",
+                Head::COLUMNS,
+                " FROM messaging.conversations c WHERE c.id = ANY($1) AND c.deleted_at IS NULL ORDER BY c.id FOR UPDATE)
+                 SELECT NULL::bigint, ",
+                Head::COLUMNS,
+                " FROM locked c
+                 UNION ALL
+                 SELECT nextval('messaging.messaging_sequence'), NULL, NULL, NULL, NULL, NULL
+                   FROM generate_series(1, $2::bigint)"
+            ),
+            &[Value::I64s(conversations), Value::I64(count as i64)],
+            |row| {
+                let (id, head): (Option<i64>, Option<Head>) = read(row)?;
+                heads.extend(head);
+                Ok(id)
+            },
+        )
+        .await?;
+    Ok((heads, ids.into_iter().flatten().collect()))
+}
+
+/// What a batch of sends writes.
+#[derive(Clone, Copy, Debug)]
+pub struct Append<'a> {
+    /// Where the conversations stand afterwards.
+    pub heads: &'a [Head],
+    /// That some of the conversations are new: logged before their messages.
+    pub made: &'a [NewEvent<'a>],
+    /// The messages.
+    pub rows: &'a [NewRow<'a>],
+    /// Whom they mention.
+    pub mentions: &'a [Mention],
+    /// Up to how many members earlier messages look different when a sender has read them.
+    pub member_limit: i64,
+}
+
+/// Appends messages, moves their conversations' heads and their senders' watermarks, and logs that they were created, behind
+/// the conversations that were made for them. The last statement of its transaction: PostgreSQL gets the COMMIT with it.
+///
+/// # Errors
+/// [`Error::Rerun`] when `unrevoked_since` is not the position of the last revocation, as it is seen now that the
+/// conversations are locked.
+pub async fn append(conn: &mut Conn, append: Append<'_>, unrevoked_since: Option<i64>) -> Result<()> {
+    let Append { heads, made, rows, mentions, member_limit } = append;
+    if let Conn::Sqlite(_) = conn {
+        conversations::advance(conn, heads).await?;
+        messages::append(conn, rows).await?;
+        mentions::insert(conn, mentions).await?;
+        for row in rows.iter().filter(|row| row.follows) {
+            if receipts::follow_send(conn, row.message).await? {
+                conversations::mark_changed_up_to(conn, row.message.conversation_id, member_limit).await?;
+            }
+        }
+        search::append(conn, rows).await?;
+        let events: Vec<NewEvent<'_>> =
+            made.iter().copied().chain(rows.iter().map(|row| created(row.message))).collect();
+        events::append(conn, &events).await?;
+        let last = revocations::last_position(conn).await?;
+        return match unrevoked_since {
+            Some(position) if position != last => Err(Error::Rerun("something was revoked meanwhile".into())),
+            _ => Ok(()),
+        };
+    }
+    fn column<T>(rows: &[NewRow<'_>], read: impl Fn(&Message) -> T) -> Vec<T> {
+        rows.iter().map(|row| read(row.message)).collect()
+    }
+    let bodies: Vec<&str> = rows.iter().map(|row| row.message.body.as_str()).collect();
+    let days: Vec<Option<i64>> = rows.iter().map(|row| row.key.map(|(day, _)| day)).collect();
+    let digests: Vec<Option<&[u8]>> = rows.iter().map(|row| row.key.map(|(_, digest)| digest.as_slice())).collect();
+    let follows = Follows::new(rows);
+    let streams: Vec<Option<String>> = rows.iter().map(|row| search::postgres_stream(row.message)).collect();
+    let streams: Vec<Option<&str>> = streams.iter().map(Option::as_deref).collect();
+    conn.one_and_commit(
+        // `passed` is what senders had not read before: their watermarks are those from before this statement, or stand at
+        // their message before in the batch.
+        "WITH passed AS (
+             SELECT s.conversation_id, s.user_id, k.kind, s.seq, s.at
+               FROM unnest($20::bigint[], $21::bigint[], $22::bigint[], $23::bigint[], $24::timestamptz[])
+                    AS s (conversation_id, user_id, seq, before, at)
+               JOIN messaging.members m ON m.conversation_id = s.conversation_id AND m.user_id = s.user_id
+               CROSS JOIN LATERAL (VALUES ('delivered', m.delivered_seq), ('read', m.read_seq)) AS k (kind, seq)
+              WHERE coalesce(s.before, k.seq) < s.seq - 1),
+         received AS (
+             INSERT INTO messaging.receipts (conversation_id, user_id, kind, seq, at) SELECT * FROM passed RETURNING 1),
+         followed AS (
+             UPDATE messaging.members m SET delivered_seq = n.seq, read_seq = n.seq, unread_from = NULL
+               FROM (SELECT f.conversation_id, f.user_id, max(f.seq) AS seq
+                       FROM unnest($20::bigint[], $21::bigint[], $22::bigint[]) AS f (conversation_id, user_id, seq)
+                      GROUP BY f.conversation_id, f.user_id) AS n
+              WHERE m.conversation_id = n.conversation_id AND m.user_id = n.user_id RETURNING 1),
+         mentioned AS (
+             INSERT INTO messaging.mentions (conversation_id, seq, user_id)
+             SELECT * FROM unnest($25::bigint[], $26::bigint[], $27::bigint[]) RETURNING 1),
+         heads AS (
+             UPDATE messaging.conversations c
+                SET last_seq = n.last_seq, last_sent_at = n.last_sent_at, last_message_id = n.last_message_id,
+                    content_version = c.content_version + CASE WHEN c.member_count <= $28
+                         AND EXISTS (SELECT FROM passed WHERE passed.conversation_id = c.id) THEN 1 ELSE 0 END
+               FROM unnest($1::bigint[], $2::bigint[], $3::timestamptz[], $4::bigint[])
+                    AS n (id, last_seq, last_sent_at, last_message_id)
+              WHERE c.id = n.id RETURNING 1),
+         stored AS (
+             INSERT INTO messaging.messages (conversation_id, seq, id, timestamp_sent, kind, sender_id, recipient_id,
+                                             created_at, reply_to, body, idempotency_day, idempotency_digest, digest)
+             SELECT * FROM unnest($5::bigint[], $6::bigint[], $7::bigint[], $8::timestamptz[], $9::text[],
+                                  $10::bigint[], $11::bigint[], $12::timestamptz[], $13::bigint[], $14::text[],
+                                  $17::bigint[], $18::bytea[], $34::bigint[])
+             RETURNING 1),
+         indexed AS (
+             INSERT INTO messaging.search_entries (id, conversation_id, seq, timestamp_sent, terms)
+             SELECT s.id, s.conversation_id, s.seq, s.timestamp_sent, s.terms::tsvector
+               FROM unnest($7::bigint[], $5::bigint[], $6::bigint[], $8::timestamptz[], $29::text[])
+                    AS s (id, conversation_id, seq, timestamp_sent, terms)
+              WHERE s.terms IS NOT NULL
+             RETURNING 1),
+         -- The counts make it wait for the others: its row is locked for everyone from here to the commit.
+         log AS (
+             UPDATE messaging.event_log
+                SET last_position = last_position + $15 + 0 * ((SELECT count(*) FROM stored) + (SELECT count(*) FROM heads)
+                        + (SELECT count(*) FROM received) + (SELECT count(*) FROM followed)
+                        + (SELECT count(*) FROM mentioned) + (SELECT count(*) FROM indexed))
+              WHERE id = 1 RETURNING last_position),
+         logged AS (
+             INSERT INTO messaging.events (position, type, conversation_id, seq, actor_id, at)
+             SELECT log.last_position - $15 + e.place, $30, e.conversation_id, NULL, e.actor_id, e.at
+               FROM log, unnest($31::bigint[], $32::bigint[], $33::timestamptz[])
+                    WITH ORDINALITY AS e (conversation_id, actor_id, at, place)
+             UNION ALL
+             SELECT log.last_position - $15 + cardinality($31::bigint[]) + e.place, $16, e.conversation_id, e.seq,
+                    e.actor_id, e.at
+               FROM log, unnest($5::bigint[], $6::bigint[], $10::bigint[], $8::timestamptz[])
+                    WITH ORDINALITY AS e (conversation_id, seq, actor_id, at, place))
+         -- Dividing by zero is how a statement can call its transaction off: the driver knows it as a reason to run it again.
+         SELECT 1 / CASE WHEN $19::bigint IS NULL OR last_revocation = $19 THEN 1 ELSE 0 END
+           FROM messaging.server_state WHERE id = 1",
+        &[
+            Value::I64s(&heads.iter().map(|head| head.id.0).collect::<Vec<_>>()),
+            Value::I64s(&heads.iter().map(|head| head.last_seq).collect::<Vec<_>>()),
+            Value::Times(&heads.iter().map(|head| head.last_sent_at).collect::<Vec<Timestamp>>()),
+            Value::I64s(&heads.iter().map(|head| head.last_message_id.0).collect::<Vec<_>>()),
+            Value::I64s(&column(rows, |message| message.conversation_id.0)),
+            Value::I64s(&column(rows, |message| message.seq)),
+            Value::I64s(&column(rows, |message| message.id.0)),
+            Value::Times(&column(rows, |message| message.timestamp_sent)),
+            Value::Texts(&column(rows, |message| message.kind.as_str())),
+            Value::I64s(&column(rows, |message| message.sender_id.0)),
+            Value::OptionI64s(&column(rows, |message| message.recipient_id.map(|id| id.0))),
+            Value::Times(&column(rows, |message| message.created_at)),
+            Value::OptionI64s(&column(rows, |message| message.reply_to)),
+            Value::Texts(&bodies),
+            Value::I64((made.len() + rows.len()) as i64),
+            Value::Text(Kind::MessageCreated.as_str()),
+            Value::OptionI64s(&days),
+            Value::OptionByteSlices(&digests),
+            Value::OptionI64(unrevoked_since),
+            Value::I64s(&follows.conversations),
+            Value::I64s(&follows.users),
+            Value::I64s(&follows.seqs),
+            Value::OptionI64s(&follows.before),
+            Value::Times(&follows.times),
+            Value::I64s(&mentions.iter().map(|mention| mention.conversation.0).collect::<Vec<_>>()),
+            Value::I64s(&mentions.iter().map(|mention| mention.seq).collect::<Vec<_>>()),
+            Value::I64s(&mentions.iter().map(|mention| mention.user.0).collect::<Vec<_>>()),
+            Value::I64(member_limit),
+            Value::OptionTexts(&streams),
+            Value::Text(Kind::ConversationCreated.as_str()),
+            Value::I64s(&made.iter().filter_map(|event| Some(event.conversation_id?.0)).collect::<Vec<_>>()),
+            Value::I64s(&made.iter().map(|event| event.actor_id.0).collect::<Vec<_>>()),
+            Value::Times(&made.iter().map(|event| event.at).collect::<Vec<_>>()),
+            Value::I64s(&column(rows, Message::digest)),
+        ],
+        |_| Ok(()),
+    )
+    .await
+}
+
+/// Messages whose senders' watermarks move to them, as columns.
+#[derive(Default)]
+struct Follows {
+    conversations: Vec<i64>,
+    users: Vec<i64>,
+    seqs: Vec<i64>,
+    /// The seq of the sender's message before in the same batch: where their watermark stands by then.
+    before: Vec<Option<i64>>,
+    times: Vec<Timestamp>,
+}
+
+impl Follows {
+    fn new(rows: &[NewRow<'_>]) -> Self {
+        let mut follows = Self::default();
+        let mut last = HashMap::with_capacity(rows.len());
+        for message in rows.iter().filter(|row| row.follows).map(|row| row.message) {
+            follows.conversations.push(message.conversation_id.0);
+            follows.users.push(message.sender_id.0);
+            follows.seqs.push(message.seq);
+            follows.before.push(last.insert((message.conversation_id, message.sender_id), message.seq));
+            follows.times.push(message.timestamp_sent);
+        }
+        follows
+    }
+}
+
+/// What the server says about a conversation.
+#[derive(Clone, Debug)]
+pub struct Note<'a> {
+    /// What happened.
+    pub action: Action,
+    /// Who did it.
+    pub actor: UserId,
+    /// To whom.
+    pub subject: Option<UserId>,
+    /// What else belongs to it: a title, a role.
+    pub detail: &'a str,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// Writes a system message into a conversation, which is locked from here on; the event of it is the caller's to log.
+/// Whoever had read everything before has read what they did themself.
+pub async fn note(conn: &mut Conn, conversation: ConversationId, note: &Note<'_>) -> Result<NewEvent<'static>> {
+    let (heads, ids) = lock_and_number(conn, &[conversation.0], 1).await?;
+    let (Some(head), Some(id)) = (heads.first(), ids.first()) else {
+        return Err(Error::internal("a system message for a conversation that is not there"));
+    };
+    let head = Head {
+        last_seq: head.last_seq + 1,
+        last_sent_at: head.last_sent_at.max(note.at),
+        last_message_id: MessageId(*id),
+        ..*head
+    };
+    let message = Message {
+        conversation_id: conversation,
+        seq: head.last_seq,
+        id: head.last_message_id,
+        timestamp_sent: head.last_sent_at,
+        kind: messages::Kind::System,
+        sender_id: note.actor,
+        recipient_id: None,
+        created_at: head.last_sent_at,
+        timestamp_delivered: None,
+        timestamp_read: None,
+        reply_to: None,
+        body: note.detail.to_owned(),
+        edited_at: None,
+        deleted_at: None,
+        action: Some(note.action),
+        subject_id: note.subject,
+        mentions: Vec::new(),
+        decorations: Decorations::default(),
+    };
+    conn.execute(
+        "INSERT INTO messaging.messages (conversation_id, seq, id, timestamp_sent, kind, sender_id, created_at, body,
+                                         action, subject_id, digest)
+         VALUES ($1, $2, $3, $4, 'system', $5, $4, $6, $7, $8, $9)",
+        &[
+            Value::I64(conversation.0),
+            Value::I64(head.last_seq),
+            Value::I64(*id),
+            Value::Time(head.last_sent_at),
+            Value::I64(note.actor.0),
+            Value::Text(note.detail),
+            Value::Text(note.action.as_str()),
+            Value::OptionI64(note.subject.map(|user| user.0)),
+            Value::I64(message.digest()),
+        ],
+    )
+    .await?;
+    conversations::advance(conn, &[head]).await?;
+    conn.execute(
+        "UPDATE messaging.members SET read_seq = $3, delivered_seq = $3
+          WHERE conversation_id = $1 AND user_id = $2 AND read_seq + 1 = $3",
+        &[Value::I64(conversation.0), Value::I64(note.actor.0), Value::I64(head.last_seq)],
+    )
+    .await?;
+    let event = NewEvent::of_conversation(Kind::MessageCreated, conversation, note.actor, head.last_sent_at);
+    Ok(event.message(head.last_seq))
+}
+
+fn created(message: &Message) -> NewEvent<'static> {
+    NewEvent::of_conversation(Kind::MessageCreated, message.conversation_id, message.sender_id, message.timestamp_sent)
+        .message(message.seq)
+}

@@ -1,0 +1,160 @@
+//! Rows of `messaging.invites`.
+//!
+//! Invariant: a use is counted by one conditional update, so that an invite is never used more often than it may be.
+
+use crate::base::error::Result;
+use crate::base::ids::{ConversationId, InviteId, UserId};
+use crate::base::time::Timestamp;
+use crate::store::db::Conn;
+use crate::store::db::columns::{columns, read, sql};
+use crate::store::driver::values::Value;
+use crate::store::identity::sessions::SecretHash;
+
+/// An invite, without its code.
+#[derive(Clone, Debug)]
+pub struct Invite {
+    /// Given by the database.
+    pub id: InviteId,
+    /// Where it leads.
+    pub conversation_id: ConversationId,
+    /// Who made it.
+    pub created_by: Option<UserId>,
+    /// When.
+    pub created_at: Timestamp,
+    /// When it ends.
+    pub expires_at: Timestamp,
+    /// How often it may be used; `None` for any number.
+    pub max_uses: Option<i64>,
+    /// How often it was used.
+    pub uses: i64,
+}
+
+columns! {
+    Invite {
+        id: "i.id",
+        conversation_id: "i.conversation_id",
+        created_by: "i.created_by",
+        created_at: "i.created_at",
+        expires_at: "i.expires_at",
+        max_uses: "i.max_uses",
+        uses: "i.uses",
+    }
+}
+
+/// A new invite.
+pub async fn insert(conn: &mut Conn, code_hash: &SecretHash, invite: &Invite) -> Result<InviteId> {
+    conn.one(
+        "INSERT INTO messaging.invites (code_hash, conversation_id, created_by, created_at, expires_at, max_uses, uses)
+         VALUES ($1, $2, $3, $4, $5, $6, 0) RETURNING id",
+        &[
+            Value::Bytes(code_hash),
+            Value::I64(invite.conversation_id.0),
+            Value::OptionI64(invite.created_by.map(|user| user.0)),
+            Value::Time(invite.created_at),
+            Value::Time(invite.expires_at),
+            Value::OptionI64(invite.max_uses),
+        ],
+        |row| row.i64(0).map(InviteId),
+    )
+    .await
+}
+
+/// An invite by its code, whether it is still good or not.
+pub async fn by_code(conn: &mut Conn, code_hash: &SecretHash) -> Result<Option<Invite>> {
+    conn.first(
+        sql!("SELECT ", Invite::COLUMNS, " FROM messaging.invites i WHERE i.code_hash = $1"),
+        &[Value::Bytes(code_hash)],
+        read,
+    )
+    .await
+}
+
+/// Invites of a conversation that are still good, by id, after `after`.
+pub async fn list(
+    conn: &mut Conn,
+    conversation: ConversationId,
+    after: InviteId,
+    now: Timestamp,
+    limit: i64,
+) -> Result<Vec<Invite>> {
+    conn.rows(
+        sql!(
+            "SELECT ",
+            Invite::COLUMNS,
+            " FROM messaging.invites i
+              WHERE i.conversation_id = $1 AND i.id > $2 AND i.expires_at > $3 AND (i.max_uses IS NULL OR i.uses < i.max_uses)
+              ORDER BY i.id LIMIT $4"
+        ),
+        &[Value::I64(conversation.0), Value::I64(after.0), Value::Time(now), Value::I64(limit)],
+        read,
+    )
+    .await
+}
+
+/// How many invites of a conversation are still good.
+pub async fn count(conn: &mut Conn, conversation: ConversationId, now: Timestamp) -> Result<i64> {
+    conn.one(
+        "SELECT count(*) FROM messaging.invites
+          WHERE conversation_id = $1 AND expires_at > $2 AND (max_uses IS NULL OR uses < max_uses)",
+        &[Value::I64(conversation.0), Value::Time(now)],
+        |row| row.i64(0),
+    )
+    .await
+}
+
+/// Uses an invite once; whether it was still good.
+pub async fn use_once(conn: &mut Conn, id: InviteId, now: Timestamp) -> Result<bool> {
+    let used = conn
+        .execute(
+            "UPDATE messaging.invites SET uses = uses + 1
+              WHERE id = $1 AND expires_at > $2 AND (max_uses IS NULL OR uses < max_uses)",
+            &[Value::I64(id.0), Value::Time(now)],
+        )
+        .await?;
+    Ok(used > 0)
+}
+
+/// Ends an invite of a conversation; whether there was one.
+pub async fn delete(conn: &mut Conn, conversation: ConversationId, id: InviteId) -> Result<bool> {
+    let sql = "DELETE FROM messaging.invites WHERE conversation_id = $1 AND id = $2";
+    Ok(conn.execute(sql, &[Value::I64(conversation.0), Value::I64(id.0)]).await? > 0)
+}
+
+/// Ends every invite of a conversation.
+pub async fn delete_of(conn: &mut Conn, conversation: ConversationId) -> Result<()> {
+    conn.execute("DELETE FROM messaging.invites WHERE conversation_id = $1", &[Value::I64(conversation.0)]).await?;
+    Ok(())
+}
+
+/// Forgets who made the invites of a person.
+pub async fn forget(conn: &mut Conn, conversation: ConversationId, user: UserId) -> Result<()> {
+    let sql = "UPDATE messaging.invites SET created_by = NULL WHERE conversation_id = $1 AND created_by = $2";
+    conn.execute(sql, &[Value::I64(conversation.0), Value::I64(user.0)]).await?;
+    Ok(())
+}
+
+/// Removes invites that ended; how many.
+pub async fn delete_expired(conn: &mut Conn, now: Timestamp, limit: i64) -> Result<u64> {
+    conn.execute(
+        "DELETE FROM messaging.invites WHERE id IN
+             (SELECT id FROM messaging.invites WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2)",
+        &[Value::Time(now), Value::I64(limit)],
+    )
+    .await
+}
+
+/// Invites that somebody made into groups that they are in, by id, after `after`.
+pub async fn made_by(conn: &mut Conn, user: UserId, after: InviteId, limit: i64) -> Result<Vec<Invite>> {
+    conn.rows(
+        sql!(
+            "SELECT ",
+            Invite::COLUMNS,
+            " FROM messaging.members m
+              JOIN messaging.invites i ON i.conversation_id = m.conversation_id AND i.created_by = m.user_id
+              WHERE m.user_id = $1 AND i.id > $2 ORDER BY i.id LIMIT $3"
+        ),
+        &[Value::I64(user.0), Value::I64(after.0), Value::I64(limit)],
+        read,
+    )
+    .await
+}

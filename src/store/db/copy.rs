@@ -1,0 +1,399 @@
+//! The whole database as one file, and back.
+//!
+//! A backup is a SQLite database with our schema, whichever database it comes from: so there is one format, it can be looked
+//! into with any SQLite tool, and it can be restored into either database.
+//!
+//! Invariants: a copy is one snapshot of its source, taken beside running writers. A restore is one transaction, keeps what
+//! it replaces, and renews the event log's epoch, so that no cursor of the time before is mistaken for one of the time after.
+//! Nothing is reported as done before it is synced to disk.
+
+use std::path::{Path, PathBuf};
+
+use super::backup_digest::{self, Found, seal, unusable};
+use super::columns::read;
+use super::progress::{Progress, RESTORING, Report};
+use super::{Conn, Db, migrations};
+use crate::base::error::{Error, Result};
+use crate::store::driver::environment::{Environment, Location};
+use crate::store::driver::files::{folder_of, make_folder, stamp, sync_file, sync_folder_of, with_suffix};
+use crate::store::driver::values::{OwnedValue, Value};
+use crate::store::messages::search;
+use crate::store::sqlite::connection::open_alone;
+use crate::store::sqlite::file::{check_structure, copy_file, mark_and_close, replace_rows};
+
+/// Rows that are copied between two reports of progress.
+const ROWS_PER_STEP: i64 = 1_000;
+
+/// Tables that are not copied row by row: `schema_migrations` is each database's own, and PostgreSQL has a sequence in the
+/// place of `messaging_sequence`. The search index is no table like others, and is made anew from the messages.
+const NOT_COPIED: &[&str] = &["schema_migrations", "messaging_sequence"];
+
+/// Copies the data at `source` into a new file, which ends with a digest of its content. The file is on disk before it gets
+/// its name.
+///
+/// # Errors
+/// When the source cannot be read, or the file cannot be written or synced; what was written of it is removed.
+pub async fn backup(source: &Location, file: &Path, environment: Environment, report: Report<'_>) -> Result<()> {
+    if file.exists() {
+        return Err(Error::internal(format!("{} exists already: name a new file", file.display())));
+    }
+    let partial = with_suffix(file, ".partial");
+    remove_database(&partial)?;
+    make_private(&partial)?;
+    let copied = match source {
+        Location::Sqlite(path) => copy_file(path, &partial, report),
+        Location::Postgres(_) => copy_postgres_into_file(source, &partial, environment, report).await,
+    };
+    let finished = copied.and_then(|()| finish(&partial, report)).and_then(|()| {
+        std::fs::rename(&partial, file).map_err(Error::unavailable)?;
+        sync_folder_of(file).inspect_err(|_| {
+            // Its name may be gone after a power cut. That it cannot be removed changes nothing about the error.
+            drop(std::fs::remove_file(file));
+        })
+    });
+    // What is beside it, too, once it has its name.
+    remove_database(&partial)?;
+    finished
+}
+
+/// Makes a sound copy that nobody has open one file with its digest at its end, and syncs it.
+fn finish(copy: &Path, report: Report<'_>) -> Result<()> {
+    mark_and_close(copy)?;
+    check_structure(copy, false)?;
+    seal(copy, report)
+}
+
+/// What a file is that a backup can be restored from.
+#[derive(Clone, Copy, Debug)]
+pub struct Inspected {
+    /// Whether it has a digest, which matches then.
+    pub digest: Found,
+    /// The version of its schema.
+    pub schema_version: i64,
+}
+
+/// Looks whether a file can be restored: its digest, its structure and its schema's version. `thorough` looks through indexes
+/// too.
+///
+/// # Errors
+/// When it cannot, with a sentence for the operator.
+pub fn inspect(file: &Path, thorough: bool, report: Report<'_>) -> Result<Inspected> {
+    if !file.exists() {
+        return Err(Error::internal(format!("{} does not exist", file.display())));
+    }
+    let digest = backup_digest::check(file, report)?;
+    let schema_version = check_structure(file, thorough)?;
+    if schema_version > migrations::NEWEST {
+        let newest = migrations::NEWEST;
+        let reason = format!("its schema version is {schema_version}, and this program knows only up to {newest}");
+        return Err(unusable(file, reason));
+    }
+    Ok(Inspected { digest, schema_version })
+}
+
+/// What a restore did.
+#[derive(Clone, Debug)]
+pub struct Restored {
+    /// Where the data of before is kept, if there was any.
+    pub kept: Option<String>,
+    /// Whether the backup had a digest, which matched then.
+    pub digest: Found,
+}
+
+/// Puts the data of a backup in the place of everything at `target`.
+///
+/// # Errors
+/// When the file cannot be used ([`inspect`]), or the target cannot be written or synced. Then the target is unchanged, unless
+/// the error says otherwise.
+pub async fn restore(
+    file: &Path,
+    target: &Location,
+    environment: Environment,
+    context: migrations::Context,
+    report: Report<'_>,
+) -> Result<Restored> {
+    let digest = inspect(file, false, report)?.digest;
+    // The backup itself is left as it is: an older one is brought up to date in a copy.
+    let staged = match target {
+        Location::Sqlite(path) => with_suffix(path, ".restoring"),
+        Location::Postgres(_) => with_suffix(file, ".restoring"),
+    };
+    make_folder(folder_of(&staged))?;
+    remove_database(&staged)?;
+    let outcome = restore_staged(file, &staged, target, environment, context, report).await;
+    remove_database(&staged)?;
+    outcome.map(|kept| Restored { kept, digest })
+}
+
+async fn restore_staged(
+    file: &Path,
+    staged: &Path,
+    target: &Location,
+    environment: Environment,
+    context: migrations::Context,
+    report: Report<'_>,
+) -> Result<Option<String>> {
+    make_private(staged)?;
+    copy_file(file, staged, report)?;
+    // Pages whose sync failed may be read back as they were before: nothing is taken from such a copy.
+    sync_file(staged)?;
+    let now = context.now;
+    let epoch = context.epoch.clone();
+    let staged_db = Db::open(&Location::Sqlite(staged.to_owned()), environment.clone()).await?;
+    migrations::migrate(&staged_db, context.clone()).await?;
+    if let Location::Sqlite(_) = target {
+        staged_db.maintain((), |conn, ()| Box::pin(search::rebuild_missing(conn))).await?;
+    }
+    staged_db
+        .write(epoch, |conn, epoch| {
+            Box::pin(async move {
+                conn.execute("UPDATE messaging.event_log SET epoch = $1", &[Value::Text(epoch)]).await?;
+                // Versions go on from elsewhere, so that nothing rendered before is taken for what is there now.
+                let step = i64::from_str_radix(epoch.get(..10).unwrap_or("1"), 16).unwrap_or(1);
+                let sql = "UPDATE messaging.conversations SET content_version = content_version + $1";
+                conn.execute(sql, &[Value::I64(step)]).await?;
+                // A server that runs meanwhile must not trust what it remembers of callers.
+                let sql = "UPDATE messaging.server_state SET last_revocation = last_revocation + $1";
+                conn.execute(sql, &[Value::I64(step)]).await.map(drop)
+            })
+        })
+        .await?;
+    let tables = staged_db.read((), |conn, ()| Box::pin(tables(conn))).await?;
+    staged_db.close().await;
+    sync_file(staged)?;
+    match target {
+        Location::Sqlite(path) => {
+            let old = path.exists();
+            let db = Db::open(target, environment).await?;
+            migrations::migrate(&db, context).await?;
+            db.close().await;
+            let kept = with_suffix(path, &format!(".before-restore-{}", stamp(now)));
+            remove_database(&kept)?;
+            if old {
+                make_private(&kept)?;
+            }
+            let names: Vec<&str> = tables.iter().map(|table| &*table.name).chain(["messaging_sequence"]).collect();
+            replace_rows(path, staged, old.then_some(kept.as_path()), &names, report)?;
+            sync_folder_of(path).map_err(|error| {
+                Error::unavailable(format!("the backup was restored, but may be gone after a power cut: {error}"))
+            })?;
+            Ok(old.then(|| kept.display().to_string()))
+        }
+        Location::Postgres(_) => {
+            let db = Db::open(target, environment).await?;
+            let input = Replacement { staged: staged.to_owned(), tables, context };
+            let kept = db.maintain(input, |conn, input| Box::pin(replace_postgres(conn, input))).await?;
+            let total = kept.1;
+            report(Progress { step: RESTORING, done: total, total });
+            Ok(kept.0)
+        }
+    }
+}
+
+/// Removes a SQLite database of ours with what SQLite keeps beside it.
+fn remove_database(path: &Path) -> Result<()> {
+    for suffix in ["", "-wal", "-shm", "-journal", "-state"] {
+        match std::fs::remove_file(with_suffix(path, suffix)) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::unavailable(error)),
+        }
+    }
+    Ok(())
+}
+
+/// Makes an empty file that only its owner can read: SQLite takes it for a new database.
+fn make_private(path: &Path) -> Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let made = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    made.map(drop).map_err(Error::unavailable)
+}
+
+/// Copies row by row from one snapshot of PostgreSQL.
+async fn copy_postgres_into_file(
+    source: &Location,
+    target: &Path,
+    environment: Environment,
+    report: Report<'_>,
+) -> Result<()> {
+    let now = environment.clock.now();
+    let source = Db::open(source, environment.clone()).await?;
+    let target_db = Db::open(&Location::Sqlite(target.to_owned()), environment).await?;
+    migrations::migrate(&target_db, migrations::Context { now, epoch: String::new(), name_key: [0; 32] }).await?;
+    target_db.close().await;
+    let mut file = Conn::Sqlite(open_alone(target)?);
+    let mut conn = source.connection().await?;
+    // A role's own limits are for requests; a copy takes as long as it takes.
+    conn.script(
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+         SET LOCAL statement_timeout = 0;
+         SET LOCAL idle_in_transaction_session_timeout = 0",
+    )
+    .await?;
+    if migrations::version(&mut conn).await? != Some(migrations::NEWEST) {
+        return Err(Error::internal("the database's schema is not of this version: start this version's server once"));
+    }
+    file.script("BEGIN; DELETE FROM event_log; DELETE FROM server_state").await?;
+    let tables = tables(&mut file).await?;
+    copy_rows(&mut conn, &mut file, &tables, report).await?;
+    let last_id = conn.one("SELECT last_value FROM messaging.messaging_sequence", &[], |row| row.i64(0)).await?;
+    file.execute("UPDATE messaging.messaging_sequence SET last_value = $1", &[Value::I64(last_id)]).await?;
+    for Table { name, .. } in tables.iter().filter(|table| table.is_numbered) {
+        let schema_table = format!("messaging.{name}");
+        let sql = "SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence($1, 'id')::regclass), 0)";
+        let last_id = conn.one(sql, &[Value::Text(&schema_table)], |row| row.i64(0)).await?;
+        file.execute("DELETE FROM sqlite_sequence WHERE name = $1", &[Value::Text(name)]).await?;
+        let values = [Value::Text(name), Value::I64(last_id)];
+        file.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ($1, $2)", &values).await?;
+    }
+    file.script("COMMIT").await?;
+    conn.script("COMMIT").await
+}
+
+struct Replacement {
+    staged: PathBuf,
+    tables: Vec<Table>,
+    context: migrations::Context,
+}
+
+/// Sets the present schema aside under another name, makes a new one and fills it.
+async fn replace_postgres(conn: &mut Conn, input: &Replacement) -> Result<(Option<String>, u64)> {
+    let tables = "SELECT count(*) FROM information_schema.tables WHERE table_schema = 'messaging'";
+    let had_data = conn.one(tables, &[], |row| row.i64(0)).await? > 0;
+    let kept = format!("messaging_before_restore_{}", stamp(input.context.now));
+    if had_data {
+        // Renaming takes no lock on the tables: without this one, a send that began in the old schema would end in the new.
+        // Transactions look up people first, so those that wait here begin in the new one.
+        if migrations::version(conn).await?.is_some() {
+            conn.script("LOCK TABLE messaging.users, messaging.conversations IN ACCESS EXCLUSIVE MODE").await?;
+        }
+        conn.script(&format!("ALTER SCHEMA messaging RENAME TO {kept}")).await?;
+    }
+    migrations::apply(conn, &input.context).await?;
+    conn.script("DELETE FROM messaging.event_log; DELETE FROM messaging.server_state").await?;
+    let mut file = Conn::Sqlite(open_alone(&input.staged)?);
+    let total = copy_rows(&mut file, conn, &input.tables, &mut |_| ()).await?;
+    let last_id = file.one("SELECT last_value FROM messaging.messaging_sequence", &[], |row| row.i64(0)).await?;
+    conn.first(
+        "SELECT setval('messaging.messaging_sequence', greatest($1::bigint, 1), $1::bigint > 0)::text",
+        &[Value::I64(last_id)],
+        |_| Ok(()),
+    )
+    .await?;
+    for Table { name, .. } in input.tables.iter().filter(|table| table.is_numbered) {
+        let sql = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = $1";
+        let last_id = file.one(sql, &[Value::Text(name)], |row| row.i64(0)).await?;
+        let schema_table = format!("messaging.{name}");
+        let sql = "SELECT setval(pg_get_serial_sequence($1, 'id')::regclass, $2::bigint + 1, false)::text";
+        conn.first(sql, &[Value::Text(&schema_table), Value::I64(last_id)], |_| Ok(())).await?;
+    }
+    conn.script(
+        "SELECT setval(pg_get_serial_sequence('messaging.users', 'id'),
+                       greatest(nextval(pg_get_serial_sequence('messaging.users', 'id')),
+                                (SELECT coalesce(max(user_id), 0) + 1 FROM messaging.erased_people)), false)",
+    )
+    .await?;
+    search::rebuild(conn).await?;
+    conn.script("ANALYZE messaging.users, messaging.conversations, messaging.members, messaging.messages").await?;
+    Ok((had_data.then(|| format!("schema {kept}")), total))
+}
+
+/// A table, as the schema of a SQLite file describes it: it keeps PostgreSQL's type names.
+#[derive(Clone, Debug)]
+struct Table {
+    name: String,
+    /// Names and types, in their order.
+    columns: Vec<(String, String)>,
+    /// The columns of its primary key, in their order.
+    key: Vec<String>,
+    /// Whether the database gives its ids. None is given twice, also when its row is gone: so a copy carries the last one.
+    is_numbered: bool,
+}
+
+/// The tables that are copied row by row, from the schema of a SQLite file that has the newest version. There are no foreign
+/// keys between them: their order does not matter.
+async fn tables(file: &mut Conn) -> Result<Vec<Table>> {
+    // The search index is a virtual table with shadow tables of its own.
+    let sql = "SELECT l.name, m.sql LIKE '%AUTOINCREMENT%'
+                 FROM pragma_table_list l JOIN sqlite_master m ON m.type = 'table' AND m.name = l.name
+                WHERE l.schema = 'main' AND l.type = 'table' AND l.name NOT LIKE 'sqlite_%' ORDER BY l.name";
+    let names: Vec<(String, bool)> = file.rows(sql, &[], read).await?;
+    let mut tables = Vec::with_capacity(names.len());
+    for (name, is_numbered) in names.into_iter().filter(|(name, _)| !NOT_COPIED.contains(&&**name)) {
+        let sql = "SELECT name, type FROM pragma_table_info($1) ORDER BY cid";
+        let columns = file.rows(sql, &[Value::Text(&name)], read).await?;
+        let sql = "SELECT name FROM pragma_table_info($1) WHERE pk > 0 ORDER BY pk";
+        let key = file.rows(sql, &[Value::Text(&name)], read).await?;
+        tables.push(Table { name, columns, key, is_numbered });
+    }
+    Ok(tables)
+}
+
+/// Copies every table, key by key; how many rows. The source holds one snapshot, the target one transaction.
+async fn copy_rows(source: &mut Conn, target: &mut Conn, tables: &[Table], report: Report<'_>) -> Result<u64> {
+    let mut total = 0;
+    for Table { name, .. } in tables {
+        let count = leak(format!("SELECT count(*) FROM messaging.{name}"));
+        total += source.one(count, &[], |row| row.i64(0)).await?.unsigned_abs();
+    }
+    let mut done = 0;
+    for table in tables {
+        let copy = TableCopy::new(table);
+        let mut after: Option<Vec<OwnedValue>> = None;
+        loop {
+            let rows = copy.read(source, after.as_deref()).await?;
+            let Some(last) = rows.last() else { break };
+            after = Some(copy.key_indexes.iter().map(|index| last[*index].clone()).collect());
+            for row in &rows {
+                let values: Vec<Value<'_>> = row.iter().map(OwnedValue::as_value).collect();
+                target.execute(copy.insert, &values).await?;
+            }
+            done += rows.len() as u64;
+            report(Progress { step: "copying rows", done, total });
+        }
+    }
+    Ok(done)
+}
+
+/// The statements that copy one table.
+struct TableCopy {
+    first: &'static str,
+    next: &'static str,
+    insert: &'static str,
+    types: Vec<String>,
+    key_indexes: Vec<usize>,
+}
+
+impl TableCopy {
+    fn new(Table { name, columns, key, .. }: &Table) -> Self {
+        let names: Vec<&str> = columns.iter().map(|(name, _)| name.as_str()).collect();
+        let list = names.join(", ");
+        let key_list = key.join(", ");
+        let numbered = |count: usize| (1..=count).map(|number| format!("${number}")).collect::<Vec<_>>().join(", ");
+        let after = numbered(key.len());
+        Self {
+            first: leak(format!("SELECT {list} FROM messaging.{name} ORDER BY {key_list} LIMIT {ROWS_PER_STEP}")),
+            next: leak(format!(
+                "SELECT {list} FROM messaging.{name} WHERE ({key_list}) > ({after}) ORDER BY {key_list} LIMIT {ROWS_PER_STEP}"
+            )),
+            insert: leak(format!("INSERT INTO messaging.{name} ({list}) VALUES ({})", numbered(names.len()))),
+            types: columns.iter().map(|(_, kind)| kind.clone()).collect(),
+            key_indexes: key.iter().filter_map(|key| names.iter().position(|name| name == key)).collect(),
+        }
+    }
+
+    async fn read(&self, source: &mut Conn, after: Option<&[OwnedValue]>) -> Result<Vec<Vec<OwnedValue>>> {
+        let values: Vec<Value<'_>> = after.unwrap_or_default().iter().map(OwnedValue::as_value).collect();
+        let sql = if after.is_some() { self.next } else { self.first };
+        source
+            .rows(sql, &values, |row| {
+                self.types.iter().enumerate().map(|(index, kind)| row.owned(index, kind)).collect()
+            })
+            .await
+    }
+}
+
+/// Statements are known by their 'static text. A copy makes a few dozen of them in the life of a process.
+fn leak(sql: String) -> &'static str {
+    Box::leak(sql.into_boxed_str())
+}

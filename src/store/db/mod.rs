@@ -1,0 +1,431 @@
+//! The two databases behind one interface: [`Db`], [`Conn`] and [`Row`] choose the driver.
+
+pub mod backup_digest;
+pub(in crate::store) mod columns;
+pub mod copy;
+pub mod migrations;
+pub mod progress;
+pub(in crate::store) mod words;
+
+use std::time::Duration;
+
+use super::driver::environment::{Environment, Location, Work};
+use super::driver::fatal::FatalFault;
+use super::driver::values::{OwnedValue, Value};
+use super::driver::write_status::Writing;
+use super::postgres::{self, notify};
+use super::sqlite;
+use crate::base::error::{Error, Result};
+use crate::base::time::Timestamp;
+
+impl Location {
+    /// How the place is called in a log: no secrets.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Sqlite(path) => format!("SQLite {}", path.display()),
+            Self::Postgres(url) => postgres::describe(url),
+        }
+    }
+}
+
+/// A database, ready for work. Cheap to clone.
+#[derive(Clone)]
+pub enum Db {
+    /// Embedded.
+    Sqlite(sqlite::Database<Conn>),
+    /// Over the network.
+    Postgres(postgres::Database),
+}
+
+/// One connection, inside or outside a transaction: what every query is run on.
+pub enum Conn {
+    /// Lives on its own thread; its futures are ready at once.
+    Sqlite(sqlite::Conn),
+    /// From the pool.
+    Postgres(postgres::Conn),
+}
+
+impl Db {
+    /// Connects, without touching the schema.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database cannot be reached, [`Error::Internal`] when its settings are unusable.
+    pub async fn open(location: &Location, environment: Environment) -> Result<Self> {
+        Ok(match location {
+            Location::Sqlite(path) => Self::Sqlite(sqlite::Database::open(path, environment)?),
+            Location::Postgres(url) => Self::Postgres(postgres::Database::open(url, environment).await?),
+        })
+    }
+
+    /// Runs `work` for reading.
+    ///
+    /// # Errors
+    /// What the work says, and [`Error::Unavailable`] when the database is gone or its queue is full.
+    pub async fn read<I, T>(&self, input: I, work: for<'a> fn(&'a mut Conn, &'a I) -> Work<'a, T>) -> Result<T>
+    where
+        I: Send + Sync + 'static,
+        T: Send + 'static,
+    {
+        self.counted(match self {
+            Self::Sqlite(database) => database.read(input, work).await,
+            Self::Postgres(database) => database.read(input, work).await,
+        })
+    }
+
+    /// Runs `work` for reading, for as long as it takes: what looks through the whole database.
+    ///
+    /// # Errors
+    /// As [`Db::read`].
+    pub async fn read_at_length<I, T>(
+        &self,
+        input: I,
+        work: for<'a> fn(&'a mut Conn, &'a I) -> Work<'a, T>,
+    ) -> Result<T>
+    where
+        I: Send + Sync + 'static,
+        T: Send + 'static,
+    {
+        match self {
+            Self::Sqlite(database) => database.read(input, work).await,
+            Self::Postgres(database) => database.read_at_length(input, work).await,
+        }
+    }
+
+    /// Runs `work` as one transaction. Its success means that it is on disk.
+    ///
+    /// # Errors
+    /// What the work says (then nothing of it happened), and [`Error::Unavailable`] or [`Error::StorageFull`] when it could
+    /// not be made durable.
+    pub async fn write<I, T>(&self, input: I, work: for<'a> fn(&'a mut Conn, &'a I) -> Work<'a, T>) -> Result<T>
+    where
+        I: Send + Sync + 'static,
+        T: Send + 'static,
+    {
+        self.counted(match self {
+            Self::Sqlite(database) => database.write(input, work).await,
+            Self::Postgres(database) => database.write(input, work).await,
+        })
+    }
+
+    /// Like [`Db::write`], for as long as it takes: migrations and restores.
+    ///
+    /// # Errors
+    /// As [`Db::write`].
+    pub async fn maintain<I, T>(&self, input: I, work: for<'a> fn(&'a mut Conn, &'a I) -> Work<'a, T>) -> Result<T>
+    where
+        I: Send + Sync + 'static,
+        T: Send + 'static,
+    {
+        match self {
+            Self::Sqlite(database) => database.write(input, work).await,
+            Self::Postgres(database) => database.maintain(input, work).await,
+        }
+    }
+
+    /// Whether writing works, as the last writes showed.
+    pub fn writing(&self) -> Writing {
+        self.environment().writing.now()
+    }
+
+    /// Where a fault is declared after which nothing may be acknowledged.
+    pub fn fatal_fault(&self) -> &FatalFault {
+        &self.environment().fatal
+    }
+
+    fn environment(&self) -> &Environment {
+        match self {
+            Self::Sqlite(database) => database.environment(),
+            Self::Postgres(database) => database.environment(),
+        }
+    }
+
+    /// Counts an outcome that says that a message is damaged.
+    fn counted<T>(&self, outcome: Result<T>) -> Result<T> {
+        if let Err(Error::Damaged { .. }) = outcome {
+            self.environment().metrics.damaged_messages.inc();
+        }
+        outcome
+    }
+
+    /// Whether units of work that wait share a commit by themselves: SQLite's writer sees to that.
+    pub fn groups_commits(&self) -> bool {
+        matches!(self, Self::Sqlite(_))
+    }
+
+    /// Leaves nothing behind of what was overwritten: the free space in SQLite's file is too, and its log is cut off.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when readers or another process were in the way for too long.
+    pub async fn flush(&self) -> Result<()> {
+        match self {
+            Self::Sqlite(database) => database.flush().await,
+            Self::Postgres(_) => Ok(()),
+        }
+    }
+
+    /// A connection outside any transaction, for a command that holds its own: PostgreSQL alone.
+    pub(crate) async fn connection(&self) -> Result<Conn> {
+        match self {
+            Self::Sqlite(_) => Err(Error::internal("SQLite's connections stay on their threads")),
+            Self::Postgres(database) => Ok(Conn::Postgres(database.connection(postgres::Purpose::Maintenance).await?)),
+        }
+    }
+
+    /// Runs one statement of PostgreSQL outside any transaction of ours. The connection of one that takes longer is given up.
+    pub(crate) async fn alone(&self, sql: &'static str, parameters: &[Value<'_>], limit: Duration) -> Result<()> {
+        match self {
+            Self::Sqlite(_) => Err(Error::internal("SQLite's connections stay on their threads")),
+            Self::Postgres(database) => database.alone(sql, parameters, limit).await,
+        }
+    }
+
+    /// Sends a text to every server that listens to the same PostgreSQL database, this one too.
+    ///
+    /// # Errors
+    /// When the text is longer than [`notify::MAX_BYTES`]; when the database is not PostgreSQL, or cannot be reached.
+    pub async fn notify(&self, text: &str) -> Result<()> {
+        match self {
+            Self::Sqlite(_) => Err(Error::internal("SQLite has no NOTIFY")),
+            Self::Postgres(database) => notify::notify(database, text).await,
+        }
+    }
+
+    /// The settings of PostgreSQL with which a crash can lose acknowledged data, a sentence for each.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database cannot be reached.
+    pub async fn unsafe_settings(&self) -> Result<Vec<String>> {
+        match self {
+            Self::Sqlite(_) => Ok(Vec::new()),
+            Self::Postgres(database) => database.unsafe_settings().await,
+        }
+    }
+
+    /// Ends the connections after the work that was accepted.
+    pub async fn close(&self) {
+        match self {
+            Self::Sqlite(database) => database.close().await,
+            Self::Postgres(database) => database.close(),
+        }
+    }
+}
+
+impl Conn {
+    /// Every row of a query, each read by `read` as it comes.
+    ///
+    /// # Errors
+    /// Of the database, translated; of `read`.
+    pub async fn rows<T>(
+        &mut self,
+        sql: &'static str,
+        parameters: &[Value<'_>],
+        mut read: impl FnMut(&Row<'_>) -> Result<T> + Send,
+    ) -> Result<Vec<T>> {
+        let mut rows = Vec::new();
+        match self {
+            Self::Sqlite(connection) => {
+                connection.for_each(sql, parameters, |row| {
+                    rows.push(read(&Row::Sqlite(row))?);
+                    Ok(())
+                })?;
+            }
+            Self::Postgres(connection) => {
+                let found = connection.query(sql, parameters).await?;
+                rows.reserve_exact(found.len());
+                for row in &found {
+                    rows.push(read(&Row::Postgres(row))?);
+                }
+            }
+        }
+        Ok(rows)
+    }
+
+    /// The first row of a query.
+    ///
+    /// # Errors
+    /// As [`Conn::rows`].
+    pub async fn first<T>(
+        &mut self,
+        sql: &'static str,
+        parameters: &[Value<'_>],
+        read: impl FnMut(&Row<'_>) -> Result<T> + Send,
+    ) -> Result<Option<T>>
+    where
+        T: Send,
+    {
+        Ok(self.rows(sql, parameters, read).await?.into_iter().next())
+    }
+
+    /// The one row of a query that always has one.
+    ///
+    /// # Errors
+    /// As [`Conn::rows`], and [`Error::Internal`] when there is none.
+    pub async fn one<T>(
+        &mut self,
+        sql: &'static str,
+        parameters: &[Value<'_>],
+        read: impl FnMut(&Row<'_>) -> Result<T> + Send,
+    ) -> Result<T>
+    where
+        T: Send,
+    {
+        self.first(sql, parameters, read)
+            .await?
+            .ok_or_else(|| Error::internal(format!("no row where one must be: {sql}")))
+    }
+
+    /// Like [`Conn::one`], for the last statement of a transaction: PostgreSQL gets the COMMIT right behind it, which spares
+    /// a round trip while locks are held. What fails leaves nothing behind. No statement may come after it.
+    ///
+    /// # Errors
+    /// As [`Conn::one`], and of the commit.
+    pub async fn one_and_commit<T>(
+        &mut self,
+        sql: &'static str,
+        parameters: &[Value<'_>],
+        mut read: impl FnMut(&Row<'_>) -> Result<T> + Send,
+    ) -> Result<T>
+    where
+        T: Send,
+    {
+        match self {
+            Self::Sqlite(_) => self.one(sql, parameters, read).await,
+            Self::Postgres(connection) => {
+                let found = connection.query_and_commit(sql, parameters).await?;
+                let row = found.first().ok_or_else(|| Error::internal(format!("no row where one must be: {sql}")))?;
+                read(&Row::Postgres(row))
+            }
+        }
+    }
+
+    /// Runs a statement that answers no rows; the number of rows it touched.
+    ///
+    /// # Errors
+    /// Of the database, translated.
+    pub async fn execute(&mut self, sql: &'static str, parameters: &[Value<'_>]) -> Result<u64> {
+        match self {
+            Self::Sqlite(connection) => connection.execute(sql, parameters),
+            Self::Postgres(connection) => connection.execute(sql, parameters).await,
+        }
+    }
+
+    /// Runs statements without parameters, as they stand apart from the schema prefix. For migrations.
+    ///
+    /// # Errors
+    /// Of the database, translated.
+    pub async fn script(&mut self, sql: &str) -> Result<()> {
+        match self {
+            Self::Sqlite(connection) => connection.script(sql),
+            Self::Postgres(connection) => connection.script(sql).await,
+        }
+    }
+}
+
+impl From<sqlite::Conn> for Conn {
+    fn from(connection: sqlite::Conn) -> Self {
+        Self::Sqlite(connection)
+    }
+}
+
+impl AsMut<sqlite::Conn> for Conn {
+    fn as_mut(&mut self) -> &mut sqlite::Conn {
+        match self {
+            Self::Sqlite(connection) => connection,
+            Self::Postgres(_) => unreachable!("the SQLite driver makes SQLite connections only"),
+        }
+    }
+}
+
+impl From<postgres::Conn> for Conn {
+    fn from(connection: postgres::Conn) -> Self {
+        Self::Postgres(connection)
+    }
+}
+
+impl AsMut<postgres::Conn> for Conn {
+    fn as_mut(&mut self) -> &mut postgres::Conn {
+        match self {
+            Self::Postgres(connection) => connection,
+            Self::Sqlite(_) => unreachable!("the PostgreSQL driver makes PostgreSQL connections only"),
+        }
+    }
+}
+
+/// A row under the driver's cursor; columns count from 0. A getter fails when the column has another type.
+pub enum Row<'a> {
+    /// Of SQLite.
+    Sqlite(&'a sqlite::DriverRow<'a>),
+    /// Of PostgreSQL.
+    Postgres(&'a postgres::DriverRow),
+}
+
+macro_rules! getter {
+    ($(#[$doc:meta])* $name:ident -> $type:ty) => {
+        $(#[$doc])*
+        ///
+        /// # Errors
+        /// [`Error::Internal`] when the column is absent or has another type.
+        pub fn $name(&self, column: usize) -> Result<$type> {
+            match self {
+                Self::Sqlite(row) => sqlite::driver::$name(row, column),
+                Self::Postgres(row) => postgres::$name(row, column),
+            }
+        }
+    };
+}
+
+impl Row<'_> {
+    getter!(
+        /// BIGINT.
+        i64 -> i64
+    );
+    getter!(
+        /// BIGINT or NULL.
+        option_i64 -> Option<i64>
+    );
+    getter!(
+        /// TEXT, borrowed from the row.
+        text -> &str
+    );
+    getter!(
+        /// TEXT or NULL, borrowed from the row.
+        option_text -> Option<&str>
+    );
+    getter!(
+        /// BYTEA, borrowed from the row.
+        bytes -> &[u8]
+    );
+    getter!(
+        /// BYTEA or NULL, borrowed from the row.
+        option_bytes -> Option<&[u8]>
+    );
+    getter!(
+        /// BOOLEAN.
+        bool -> bool
+    );
+    getter!(
+        /// TIMESTAMPTZ.
+        time -> Timestamp
+    );
+    getter!(
+        /// TIMESTAMPTZ or NULL.
+        option_time -> Option<Timestamp>
+    );
+
+    /// A column whose type the schema names.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when the type is not one of ours.
+    pub fn owned(&self, column: usize, kind: &str) -> Result<OwnedValue> {
+        Ok(match kind {
+            "BIGINT" | "INTEGER" => OwnedValue::I64(self.option_i64(column)?),
+            "TEXT" => OwnedValue::Text(self.option_text(column)?.map(str::to_owned)),
+            "BYTEA" => OwnedValue::Bytes(self.option_bytes(column)?.map(<[u8]>::to_vec)),
+            "BOOLEAN" => OwnedValue::Bool(self.bool(column)?),
+            "TIMESTAMPTZ" => OwnedValue::Time(self.option_time(column)?),
+            other => {
+                return Err(Error::internal(format!("a column has the type {other}, which no copy knows")));
+            }
+        })
+    }
+}

@@ -1,0 +1,63 @@
+//! Enums that columns hold as words.
+//!
+//! Invariant: an unknown word is an error and never becomes a default. A default would be a guess, and a guess can show more
+//! than the row allows.
+
+use crate::base::error::{Error, Result};
+
+/// The value whose word a column holds. `column` names the column for the log.
+///
+/// # Errors
+/// [`Error::UnknownValue`].
+pub(in crate::store) fn parse<T: Copy>(
+    column: &'static str,
+    values: &[T],
+    as_str: impl Fn(T) -> &'static str,
+    word: &str,
+) -> Result<T> {
+    values.iter().copied().find(|value| as_str(*value) == word).ok_or(Error::UnknownValue { column })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::conversations::members;
+    use crate::store::identity::users;
+    use crate::store::messages::{messages, receipts};
+    use crate::store::people::reports;
+
+    /// Every word is read as the value that wrote it, and no other text is read at all.
+    fn holds<T: Copy + PartialEq + std::fmt::Debug>(
+        values: &[T],
+        as_str: fn(T) -> &'static str,
+        parse: fn(&str) -> Result<T>,
+    ) {
+        for value in values {
+            assert_eq!(parse(as_str(*value)).unwrap(), *value);
+        }
+        let first = as_str(values[0]);
+        for wrong in ["", "unknown", &first.to_uppercase(), &format!("{first} "), &first[1..]] {
+            let refused = parse(wrong);
+            assert!(matches!(refused, Err(Error::UnknownValue { .. })), "{wrong:?} is {refused:?}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_word_has_no_value() {
+        use crate::store::conversations::conversation_kinds::{History, Kind};
+        use users::DirectMessagesFrom;
+        holds(&[Kind::Direct, Kind::Group], Kind::as_str, Kind::parse);
+        holds(&[History::All, History::SinceJoined], History::as_str, History::parse);
+        let member = [members::Role::Member, members::Role::Admin, members::Role::Owner];
+        holds(&member, members::Role::as_str, members::Role::parse);
+        holds(&[users::Role::User, users::Role::Admin], users::Role::as_str, users::Role::parse);
+        let from = [DirectMessagesFrom::Everyone, DirectMessagesFrom::Friends];
+        holds(&from, DirectMessagesFrom::as_str, DirectMessagesFrom::parse);
+        holds(&[messages::Kind::Text, messages::Kind::System], messages::Kind::as_str, messages::Kind::parse);
+        let action = [messages::Action::GroupCreated, messages::Action::RoleChanged];
+        holds(&action, messages::Action::as_str, messages::Action::parse);
+        holds(&[receipts::Kind::Delivered, receipts::Kind::Read], receipts::Kind::as_str, receipts::Kind::parse);
+        let state = [reports::State::Open, reports::State::Resolved, reports::State::Dismissed];
+        holds(&state, reports::State::as_str, reports::State::parse);
+    }
+}

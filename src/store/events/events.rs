@@ -1,0 +1,390 @@
+//! Rows of `messaging.events`, and the one row of `messaging.event_log` that numbers them.
+//!
+//! Invariant: numbering is the last write of its transaction. Its counter row stays locked until the commit, so positions
+//! become visible in their order and a reader that saw one never meets a smaller one later. On PostgreSQL every statement that
+//! locks the row is sent in one flight with its COMMIT: a server that vanishes does not leave the row locked.
+
+use crate::base::error::Result;
+use crate::base::ids::{ConversationId, UserId};
+use crate::base::time::Timestamp;
+use crate::store::db::Conn;
+use crate::store::db::columns::{columns, read, sql};
+use crate::store::driver::values::Value;
+use crate::store::postgres::Counter;
+
+/// What happened, as a word of the contract.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A message entered its conversation.
+    MessageCreated,
+    /// A message was edited.
+    MessageUpdated,
+    /// A message became a tombstone.
+    MessageDeleted,
+    /// Somebody asked somebody to be a friend.
+    FriendRequested,
+    /// They became friends.
+    FriendAccepted,
+    /// There is nothing between them any more.
+    FriendRemoved,
+    /// A group was made, or a direct conversation.
+    ConversationCreated,
+    /// Its title, picture or rules changed.
+    ConversationUpdated,
+    /// A group was ended.
+    ConversationDeleted,
+    /// Somebody is in a group now.
+    MemberAdded,
+    /// Somebody has another role there.
+    MemberUpdated,
+    /// Somebody is not in it any more.
+    MemberRemoved,
+    /// An emoji was put under a message.
+    ReactionAdded,
+    /// It was taken back.
+    ReactionRemoved,
+    /// Somebody's watermark moved.
+    ReceiptUpdated,
+    /// Somebody's public fields changed.
+    UserUpdated,
+}
+
+/// Every kind there is.
+const KINDS: [Kind; 16] = [
+    Kind::MessageCreated,
+    Kind::MessageUpdated,
+    Kind::MessageDeleted,
+    Kind::FriendRequested,
+    Kind::FriendAccepted,
+    Kind::FriendRemoved,
+    Kind::ConversationCreated,
+    Kind::ConversationUpdated,
+    Kind::ConversationDeleted,
+    Kind::MemberAdded,
+    Kind::MemberUpdated,
+    Kind::MemberRemoved,
+    Kind::ReactionAdded,
+    Kind::ReactionRemoved,
+    Kind::ReceiptUpdated,
+    Kind::UserUpdated,
+];
+
+impl Kind {
+    /// As it stands in the log and in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::MessageCreated => "message.created",
+            Self::MessageUpdated => "message.updated",
+            Self::MessageDeleted => "message.deleted",
+            Self::FriendRequested => "friend.requested",
+            Self::FriendAccepted => "friend.accepted",
+            Self::FriendRemoved => "friend.removed",
+            Self::ConversationCreated => "conversation.created",
+            Self::ConversationUpdated => "conversation.updated",
+            Self::ConversationDeleted => "conversation.deleted",
+            Self::MemberAdded => "member.added",
+            Self::MemberUpdated => "member.updated",
+            Self::MemberRemoved => "member.removed",
+            Self::ReactionAdded => "reaction.added",
+            Self::ReactionRemoved => "reaction.removed",
+            Self::ReceiptUpdated => "receipt.updated",
+            Self::UserUpdated => "user.updated",
+        }
+    }
+
+    /// The kind of a word.
+    pub fn parse(word: &str) -> Option<Self> {
+        KINDS.into_iter().find(|kind| kind.as_str() == word)
+    }
+}
+
+/// An event to be logged: references only.
+#[derive(Clone, Copy, Debug)]
+pub struct NewEvent<'a> {
+    /// What.
+    pub kind: Kind,
+    /// Where, unless it is between two people.
+    pub conversation_id: Option<ConversationId>,
+    /// Which message, if it is about one.
+    pub seq: Option<i64>,
+    /// Who did it.
+    pub actor_id: UserId,
+    /// To whom, if it is about somebody.
+    pub subject_id: Option<UserId>,
+    /// An emoji, where it is about one.
+    pub detail: Option<&'a str>,
+    /// When.
+    pub at: Timestamp,
+}
+
+impl NewEvent<'_> {
+    /// An event of a conversation.
+    pub const fn of_conversation(kind: Kind, conversation: ConversationId, actor_id: UserId, at: Timestamp) -> Self {
+        let conversation_id = Some(conversation);
+        Self { kind, conversation_id, seq: None, actor_id, subject_id: None, detail: None, at }
+    }
+
+    /// An event between two people.
+    pub const fn between(kind: Kind, actor_id: UserId, subject: UserId, at: Timestamp) -> Self {
+        Self { kind, conversation_id: None, seq: None, actor_id, subject_id: Some(subject), detail: None, at }
+    }
+
+    /// Of a message of the conversation.
+    #[must_use]
+    pub const fn message(self, seq: i64) -> Self {
+        Self { seq: Some(seq), ..self }
+    }
+
+    /// About somebody.
+    #[must_use]
+    pub const fn about(self, subject: UserId) -> Self {
+        Self { subject_id: Some(subject), ..self }
+    }
+}
+
+/// Logs events in the given order. On PostgreSQL they are numbered with the COMMIT, whatever the unit of work does until
+/// then; several calls keep their order.
+pub async fn append(conn: &mut Conn, events: &[NewEvent<'_>]) -> Result<()> {
+    if events.is_empty() {
+        return Ok(());
+    }
+    if let Conn::Postgres(connection) = conn {
+        return queue(connection, events).await;
+    }
+    let count = events.len() as i64;
+    let last = conn
+        .one(
+            "UPDATE messaging.event_log SET last_position = last_position + $1 RETURNING last_position",
+            &[Value::I64(count)],
+            |row| row.i64(0),
+        )
+        .await?;
+    let first = last - count + 1;
+    for (event, position) in events.iter().zip(first..) {
+        conn.execute(
+            "INSERT INTO messaging.events (position, type, conversation_id, seq, actor_id, subject_id, detail, at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+            &[
+                Value::I64(position),
+                Value::Text(event.kind.as_str()),
+                Value::OptionI64(event.conversation_id.map(|id| id.0)),
+                Value::OptionI64(event.seq),
+                Value::I64(event.actor_id.0),
+                Value::OptionI64(event.subject_id.map(|id| id.0)),
+                Value::OptionText(event.detail),
+                Value::Time(event.at),
+            ],
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+async fn queue(connection: &mut crate::store::postgres::Conn, events: &[NewEvent<'_>]) -> Result<()> {
+    let kinds: Vec<&str> = events.iter().map(|event| event.kind.as_str()).collect();
+    let conversations: Vec<Option<i64>> = events.iter().map(|event| event.conversation_id.map(|id| id.0)).collect();
+    let seqs: Vec<Option<i64>> = events.iter().map(|event| event.seq).collect();
+    let actors: Vec<i64> = events.iter().map(|event| event.actor_id.0).collect();
+    let subjects: Vec<Option<i64>> = events.iter().map(|event| event.subject_id.map(|id| id.0)).collect();
+    let details: Vec<Option<&str>> = events.iter().map(|event| event.detail).collect();
+    let times: Vec<Timestamp> = events.iter().map(|event| event.at).collect();
+    connection
+        .queue(
+            Counter::Events,
+            // Without a counter the position is NULL, which the table refuses.
+            "WITH log AS (
+                 UPDATE messaging.event_log SET last_position = last_position + $1 WHERE id = 1 RETURNING last_position)
+             INSERT INTO messaging.events (position, type, conversation_id, seq, actor_id, subject_id, detail, at)
+             SELECT (SELECT last_position FROM log) - $1 + e.place, e.type, e.conversation_id, e.seq, e.actor_id,
+                    e.subject_id, e.detail, e.at
+               FROM unnest($2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[],
+                           $8::timestamptz[])
+                    WITH ORDINALITY AS e (type, conversation_id, seq, actor_id, subject_id, detail, at, place)",
+            &[
+                Value::I64(events.len() as i64),
+                Value::Texts(&kinds),
+                Value::OptionI64s(&conversations),
+                Value::OptionI64s(&seqs),
+                Value::I64s(&actors),
+                Value::OptionI64s(&subjects),
+                Value::OptionTexts(&details),
+                Value::Times(&times),
+            ],
+        )
+        .await
+}
+
+/// Keeps every other transaction from logging until this one ends.
+pub async fn lock(conn: &mut Conn) -> Result<()> {
+    conn.one("SELECT id FROM messaging.event_log WHERE id = 1 FOR UPDATE", &[], |row| row.i64(0)).await?;
+    Ok(())
+}
+
+/// The position of the newest event; 0 while there is none.
+pub async fn last_position(conn: &mut Conn) -> Result<i64> {
+    conn.one("SELECT last_position FROM messaging.event_log WHERE id = 1", &[], |row| row.i64(0)).await
+}
+
+/// Of the log itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// Its name: another one after a restore or a move, where positions mean something else.
+    pub epoch: String,
+    /// The position of the newest event; 0 while there is none.
+    pub last_position: i64,
+    /// The position of the newest event that is forgotten.
+    pub trimmed_position: i64,
+}
+
+/// What the log is now.
+pub async fn log(conn: &mut Conn) -> Result<Log> {
+    let sql = "SELECT epoch, last_position, trimmed_position FROM messaging.event_log WHERE id = 1";
+    conn.one(sql, &[], |row| {
+        Ok(Log { epoch: row.text(0)?.to_owned(), last_position: row.i64(1)?, trimmed_position: row.i64(2)? })
+    })
+    .await
+}
+
+/// An event as it was logged.
+#[derive(Clone, Debug)]
+pub struct Logged {
+    /// Its place in the log.
+    pub position: i64,
+    /// What.
+    pub kind: Kind,
+    /// Where.
+    pub conversation_id: Option<ConversationId>,
+    /// Which message.
+    pub seq: Option<i64>,
+    /// Who did it.
+    pub actor_id: UserId,
+    /// To whom.
+    pub subject_id: Option<UserId>,
+    /// An emoji.
+    pub detail: Option<String>,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// A stretch of the log.
+#[derive(Debug, Default)]
+pub struct Stretch {
+    /// What happened in it.
+    pub events: Vec<Logged>,
+    /// Up to where it goes.
+    pub up_to: i64,
+}
+
+impl Stretch {
+    /// Of what was found up to `up_to`, the first `limit`. What a later version logged cannot be told by one that does not know
+    /// it, but was looked at.
+    fn new(rows: Vec<LogRow>, up_to: i64, limit: i64) -> Self {
+        let cut = rows.last().filter(|_| rows.len() as i64 >= limit).map(|row| row.position);
+        Self { events: rows.into_iter().filter_map(|row| row.logged).collect(), up_to: cut.unwrap_or(up_to) }
+    }
+}
+
+/// A row of the log.
+struct LogRow {
+    position: i64,
+    /// `None` for an event of a kind that only a later version knows.
+    logged: Option<Logged>,
+}
+
+columns! {
+    LogRow {
+        position: "e.position",
+        kind: "e.type",
+        conversation_id: "e.conversation_id",
+        seq: "e.seq",
+        actor_id: "e.actor_id",
+        subject_id: "e.subject_id",
+        detail: "e.detail",
+        at: "e.at",
+    } => {
+        let actor_id = Option::unwrap_or(actor_id, UserId(0));
+        let logged = Kind::parse(kind)
+            .map(|kind| Logged { position, kind, conversation_id, seq, actor_id, subject_id, detail, at });
+        LogRow { position, logged }
+    }
+}
+
+/// Events behind `after`, up to `up_to`, in their order, the first `limit`.
+pub async fn between(conn: &mut Conn, after: i64, up_to: i64, limit: i64) -> Result<Stretch> {
+    let found = conn
+        .rows(
+            sql!(
+                "SELECT ",
+                LogRow::COLUMNS,
+                " FROM messaging.events e WHERE e.position > $1 AND e.position <= $2 ORDER BY e.position LIMIT $3"
+            ),
+            &[Value::I64(after), Value::I64(up_to), Value::I64(limit)],
+            read,
+        )
+        .await?;
+    Ok(Stretch::new(found, up_to, limit))
+}
+
+/// Those of [`between`] that somebody may see now: of conversations that they are in, from the message on that they see first;
+/// between them and somebody; of everybody; and their own removal, or the end of a group that they were in until then. This is
+/// the rule of `domain::audience::sees` in SQL, and `tests/api/visibility.rs` compares the two.
+pub async fn visible_between(conn: &mut Conn, user: UserId, after: i64, up_to: i64, limit: i64) -> Result<Stretch> {
+    let found = conn
+        .rows(
+            // An EXISTS beside an OR could be planned to read all former members.
+            sql!(
+                "SELECT ",
+                LogRow::COLUMNS,
+                " FROM messaging.events e
+               LEFT JOIN messaging.members m ON m.conversation_id = e.conversation_id AND m.user_id = $3
+               LEFT JOIN messaging.conversations c ON c.id = e.conversation_id
+              WHERE e.position > $1 AND e.position <= $2
+                AND ((e.conversation_id IS NULL AND (e.subject_id = $3 OR e.actor_id = $3 OR e.type = 'user.updated'))
+                  OR (m.user_id IS NOT NULL AND (e.seq IS NULL OR c.history = 'all' OR e.seq > m.joined_seq))
+                  OR (e.type = 'member.removed' AND e.subject_id = $3)
+                  OR (e.type = 'conversation.deleted' AND 0 < (
+                        SELECT count(*) FROM messaging.former_members f
+                         WHERE f.user_id = $3 AND f.conversation_id = e.conversation_id AND f.left_at = e.at)))
+              ORDER BY e.position LIMIT $4"
+            ),
+            &[Value::I64(after), Value::I64(up_to), Value::I64(user.0), Value::I64(limit)],
+            read,
+        )
+        .await?;
+    Ok(Stretch::new(found, up_to, limit))
+}
+
+/// Who was in a group when it ended at that moment.
+pub async fn last_members(conn: &mut Conn, conversation: ConversationId, at: Timestamp) -> Result<Vec<UserId>> {
+    conn.rows(
+        "SELECT user_id FROM messaging.former_members WHERE conversation_id = $1 AND left_at = $2",
+        &[Value::I64(conversation.0), Value::Time(at)],
+        |row| row.i64(0).map(UserId),
+    )
+    .await
+}
+
+/// Forgets up to `limit` of the oldest events, as far as they were logged before a moment; how many.
+pub async fn trim(conn: &mut Conn, before: Timestamp, limit: i64) -> Result<u64> {
+    let Log { last_position, trimmed_position, .. } = log(conn).await?;
+    let up_to = last_position.min(trimmed_position + limit);
+    let range = [Value::I64(trimmed_position), Value::I64(up_to)];
+    // The first one that stays ends what goes: times follow positions but for clocks that differ a little.
+    let stays = "SELECT position, at FROM messaging.events WHERE position > $1 AND position <= $2 ORDER BY position";
+    let rows = conn.rows(stays, &range, |row| Ok((row.i64(0)?, row.time(1)?))).await?;
+    let last = match rows.iter().find(|(_, at)| *at >= before) {
+        Some((position, _)) => position - 1,
+        None => up_to,
+    };
+    if last <= trimmed_position {
+        return Ok(0);
+    }
+    let range = [Value::I64(trimmed_position), Value::I64(last)];
+    let removed = conn.execute("DELETE FROM messaging.events WHERE position > $1 AND position <= $2", &range).await?;
+    let sql = "UPDATE messaging.event_log SET trimmed_position = $1 WHERE id = 1";
+    match conn {
+        Conn::Sqlite(_) => _ = conn.execute(sql, &[Value::I64(last)]).await?,
+        Conn::Postgres(connection) => connection.queue(Counter::Events, sql, &[Value::I64(last)]).await?,
+    }
+    Ok(removed)
+}

@@ -1,0 +1,70 @@
+//! Rows of `messaging.login_attempts`.
+//!
+//! Invariant: an attempt is counted before it is looked into, so that many at once are not more than one after another.
+
+use crate::base::error::Result;
+use crate::base::time::Timestamp;
+use crate::store::db::Conn;
+use crate::store::driver::values::Value;
+
+/// Whom attempts are about, as a keyed hash.
+pub type Subject = [u8; 16];
+
+/// How many attempts failed, and when the last one was made.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempts {
+    /// Since the last success.
+    pub failures: i64,
+    /// The last one.
+    pub last_at: Timestamp,
+}
+
+/// The attempts so far. Locks their row until the transaction ends. Where there is none it is made first: what is not there
+/// cannot be locked, and of many first attempts at once each would take itself for the first.
+pub async fn lock(conn: &mut Conn, subject: &Subject, now: Timestamp) -> Result<Attempts> {
+    conn.execute(
+        "INSERT INTO messaging.login_attempts (subject, failures, last_at) VALUES ($1, 0, $2) ON CONFLICT DO NOTHING",
+        &[Value::Bytes(subject), Value::Time(now)],
+    )
+    .await?;
+    let sql = "SELECT failures, last_at FROM messaging.login_attempts WHERE subject = $1 FOR UPDATE";
+    conn.one(sql, &[Value::Bytes(subject)], |row| Ok(Attempts { failures: row.i64(0)?, last_at: row.time(1)? })).await
+}
+
+/// Writes down the attempts of a row that is locked.
+pub async fn put(conn: &mut Conn, subject: &Subject, attempts: Attempts) -> Result<()> {
+    conn.execute(
+        "UPDATE messaging.login_attempts SET failures = $2, last_at = $3 WHERE subject = $1",
+        &[Value::Bytes(subject), Value::I64(attempts.failures), Value::Time(attempts.last_at)],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Takes the attempt of `at` back: it was no failure, nor a success. If it was the last one, `before` is again.
+pub async fn take_back(conn: &mut Conn, subject: &Subject, at: Timestamp, before: Timestamp) -> Result<()> {
+    conn.execute(
+        "UPDATE messaging.login_attempts
+            SET failures = failures - 1, last_at = CASE WHEN last_at = $2 THEN $3 ELSE last_at END
+          WHERE subject = $1 AND failures > 0",
+        &[Value::Bytes(subject), Value::Time(at), Value::Time(before)],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Forgets the attempts: one succeeded.
+pub async fn forget(conn: &mut Conn, subject: &Subject) -> Result<()> {
+    conn.execute("DELETE FROM messaging.login_attempts WHERE subject = $1", &[Value::Bytes(subject)]).await?;
+    Ok(())
+}
+
+/// Forgets up to `limit` subjects whose last attempt was before `before`; how many.
+pub async fn delete_before(conn: &mut Conn, before: Timestamp, limit: i64) -> Result<u64> {
+    conn.execute(
+        "DELETE FROM messaging.login_attempts WHERE subject IN (
+             SELECT subject FROM messaging.login_attempts WHERE last_at < $1 ORDER BY last_at LIMIT $2)",
+        &[Value::Time(before), Value::I64(limit)],
+    )
+    .await
+}

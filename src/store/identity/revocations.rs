@@ -1,0 +1,84 @@
+//! Rows of `messaging.revocations`, and the row of `messaging.server_state` that numbers them.
+//!
+//! Invariant: a revocation takes its position from a row that stays locked until the commit, so that a server which saw a
+//! position has seen every smaller one.
+
+use crate::base::error::Result;
+use crate::base::ids::{ApiKeyId, UserId};
+use crate::base::time::Timestamp;
+use crate::store::db::{Conn, Row};
+use crate::store::driver::values::Value;
+use crate::store::postgres::Counter;
+
+/// Whose credentials are to be looked up again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Revoked {
+    /// Everything that lets this person in.
+    User(UserId),
+    /// An API key.
+    ApiKey(ApiKeyId),
+}
+
+/// Makes every server look up somebody's credentials again. On PostgreSQL it is numbered with the COMMIT, behind the events
+/// of the transaction; on SQLite it is to be the last write.
+pub async fn insert(conn: &mut Conn, revoked: Revoked, now: Timestamp) -> Result<()> {
+    let (user, api_key) = match revoked {
+        Revoked::User(id) => (Some(id.0), None),
+        Revoked::ApiKey(id) => (None, Some(id.0)),
+    };
+    if let Conn::Postgres(connection) = conn {
+        // Without a counter the position is NULL, which the table refuses.
+        let sql = "WITH state AS (
+                 UPDATE messaging.server_state SET last_revocation = last_revocation + 1 WHERE id = 1
+                 RETURNING last_revocation)
+             INSERT INTO messaging.revocations (position, user_id, api_key_id, at)
+             VALUES ((SELECT last_revocation FROM state), $1::bigint, $2::bigint, $3::timestamptz)";
+        let values = [Value::OptionI64(user), Value::OptionI64(api_key), Value::Time(now)];
+        return connection.queue(Counter::Revocations, sql, &values).await;
+    }
+    let position = conn
+        .one(
+            "UPDATE messaging.server_state SET last_revocation = last_revocation + 1 WHERE id = 1 RETURNING last_revocation",
+            &[],
+            |row| row.i64(0),
+        )
+        .await?;
+    conn.execute(
+        "INSERT INTO messaging.revocations (position, user_id, api_key_id, at) VALUES ($1, $2, $3, $4)",
+        &[Value::I64(position), Value::OptionI64(user), Value::OptionI64(api_key), Value::Time(now)],
+    )
+    .await?;
+    Ok(())
+}
+
+/// The position of the last revocation.
+pub async fn last_position(conn: &mut Conn) -> Result<i64> {
+    conn.one("SELECT last_revocation FROM messaging.server_state WHERE id = 1", &[], |row| row.i64(0)).await
+}
+
+fn revocation(row: &Row<'_>) -> Result<(i64, Option<Revoked>)> {
+    let user = row.option_i64(1)?.map(|id| Revoked::User(UserId(id)));
+    Ok((row.i64(0)?, user.or(row.option_i64(2)?.map(|id| Revoked::ApiKey(ApiKeyId(id))))))
+}
+
+/// Revocations after a position, in their order.
+pub async fn after(conn: &mut Conn, position: i64, limit: i64) -> Result<Vec<(i64, Option<Revoked>)>> {
+    conn.rows(
+        "SELECT position, user_id, api_key_id FROM messaging.revocations WHERE position > $1 ORDER BY position LIMIT $2",
+        &[Value::I64(position), Value::I64(limit)],
+        revocation,
+    )
+    .await
+}
+
+/// Forgets all but the last `kept` revocations.
+pub async fn trim(conn: &mut Conn, kept: i64) -> Result<u64> {
+    let last = last_position(conn).await?;
+    conn.execute("DELETE FROM messaging.revocations WHERE position <= $1", &[Value::I64(last - kept)]).await
+}
+
+/// The key under which names are hashed.
+pub async fn name_key(conn: &mut Conn) -> Result<Vec<u8>> {
+    conn.one("SELECT name_key FROM messaging.server_state WHERE id = 1", &[], |row| row.bytes(0).map(<[u8]>::to_vec))
+        .await
+}

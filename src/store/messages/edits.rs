@@ -1,0 +1,194 @@
+//! Rows of `messaging.message_edits`, and the changes of a message that lead to them.
+//!
+//! Invariants: a message is changed under its conversation's lock; whoever changes what is there raises the conversation's
+//! `content_version`; a tombstone has no earlier bodies.
+
+use super::digests::{Checked, Fields};
+use super::messages::{Kind, Message, StoredMessage};
+use super::search;
+use crate::base::error::{Error, Result};
+use crate::base::ids::{ConversationId, UserId};
+use crate::base::time::Timestamp;
+use crate::store::db::columns::{Columns, columns, read, sql};
+use crate::store::db::{Conn, Row};
+use crate::store::driver::values::Value;
+use crate::store::shared::idempotency::{Digest, key};
+
+/// What a change needs to know of a message.
+#[derive(Debug)]
+pub struct Present {
+    /// Who said it.
+    pub sender_id: UserId,
+    /// What sort it is.
+    pub kind: Kind,
+    /// Whether it is a tombstone.
+    pub deleted: bool,
+    /// Where the answer to its send is stored.
+    pub key: Option<(i64, Digest)>,
+    /// The message, or why it is damaged: it can be deleted all the same.
+    pub message: Result<Message>,
+}
+
+/// A body that a message had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Edition {
+    /// The body.
+    pub body: String,
+    /// When it was written.
+    pub at: Timestamp,
+}
+
+impl Edition {
+    /// The digest of a body that a message had; `number` is its edition, from 1.
+    fn digest(&self, conversation: ConversationId, seq: i64, number: i64) -> i64 {
+        let mut fields = Fields::<6>::default();
+        fields.put(conversation.0);
+        fields.put(seq);
+        fields.put(number);
+        fields.put_text(&self.body);
+        fields.put(self.at.micros());
+        fields.digest()
+    }
+}
+
+columns! {
+    Present {
+        sender_id: "m.sender_id",
+        kind: "m.kind",
+        deleted: "m.deleted_at IS NOT NULL",
+        day: "m.idempotency_day",
+        digest: "m.idempotency_digest",
+        message: StoredMessage::COLUMNS,
+    } => Present { sender_id, kind, deleted, key: key(day, digest), message }
+}
+
+/// A message that is about to be changed.
+pub async fn present_message(conn: &mut Conn, conversation: ConversationId, seq: i64) -> Result<Option<Present>> {
+    conn.first(
+        sql!("SELECT ", Present::COLUMNS, " FROM messaging.messages m WHERE m.conversation_id = $1 AND m.seq = $2"),
+        &[Value::I64(conversation.0), Value::I64(seq)],
+        read,
+    )
+    .await
+}
+
+/// Keeps a body that a message had; editions count from 1.
+pub async fn put(
+    conn: &mut Conn,
+    conversation: ConversationId,
+    seq: i64,
+    number: i64,
+    edition: &Edition,
+) -> Result<()> {
+    conn.execute(
+        "INSERT INTO messaging.message_edits (conversation_id, seq, edition, body, at, digest)
+         VALUES ($1, $2, $3, $4, $5, $6)",
+        &[
+            Value::I64(conversation.0),
+            Value::I64(seq),
+            Value::I64(number),
+            Value::Text(&edition.body),
+            Value::Time(edition.at),
+            Value::I64(edition.digest(conversation, seq, number)),
+        ],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Gives a message, as it is now, another body.
+pub async fn set_body(conn: &mut Conn, message: Message, body: &str, now: Timestamp) -> Result<()> {
+    let message = Message { body: body.to_owned(), edited_at: Some(now), ..message };
+    conn.execute(
+        "UPDATE messaging.messages SET body = $3, edited_at = $4, digest = $5 WHERE conversation_id = $1 AND seq = $2",
+        &[
+            Value::I64(message.conversation_id.0),
+            Value::I64(message.seq),
+            Value::Text(body),
+            Value::Time(now),
+            Value::I64(message.digest()),
+        ],
+    )
+    .await?;
+    search::renew(conn, message.conversation_id, &[message.seq]).await
+}
+
+/// How often a message was edited.
+pub async fn count(conn: &mut Conn, conversation: ConversationId, seq: i64) -> Result<i64> {
+    conn.one(
+        "SELECT count(*) FROM messaging.message_edits WHERE conversation_id = $1 AND seq = $2",
+        &[Value::I64(conversation.0), Value::I64(seq)],
+        |row| row.i64(0),
+    )
+    .await
+}
+
+/// An earlier body that was not compared with its digest yet.
+struct StoredEdition {
+    edition: Edition,
+    digest: Option<i64>,
+}
+
+columns! {
+    StoredEdition {
+        body: "e.body",
+        at: "e.at",
+        digest: "e.digest",
+    } => StoredEdition { edition: Edition { body, at }, digest }
+}
+
+/// The bodies that a message had before, oldest first.
+///
+/// # Errors
+/// [`Error::Damaged`] when one of them is; of the database.
+pub async fn list(conn: &mut Conn, conversation: ConversationId, seq: i64) -> Result<Vec<Edition>> {
+    conn.rows(
+        sql!(
+            "SELECT e.conversation_id, e.seq, e.edition, ",
+            StoredEdition::COLUMNS,
+            " FROM messaging.message_edits e WHERE e.conversation_id = $1 AND e.seq = $2 ORDER BY e.edition"
+        ),
+        &[Value::I64(conversation.0), Value::I64(seq)],
+        |row| checked_edition(row).map(|(edition, _)| edition),
+    )
+    .await
+}
+
+/// The place of an earlier body: its conversation, seq and edition.
+pub type EditionPlace = (ConversationId, i64, i64);
+
+/// The next earlier bodies of the whole database behind a place, in order; in the place of a damaged one the error that says
+/// so. Each comes with its place.
+pub async fn each_behind(
+    conn: &mut Conn,
+    (conversation, seq, number): EditionPlace,
+    limit: i64,
+) -> Result<Vec<(EditionPlace, Result<Checked>)>> {
+    conn.rows(
+        sql!(
+            "SELECT e.conversation_id, e.seq, e.edition, ",
+            StoredEdition::COLUMNS,
+            " FROM messaging.message_edits e WHERE (e.conversation_id, e.seq, e.edition) > ($1, $2, $3)
+              ORDER BY e.conversation_id, e.seq, e.edition LIMIT $4"
+        ),
+        &[Value::I64(conversation.0), Value::I64(seq), Value::I64(number), Value::I64(limit)],
+        |row| Ok((read(row)?, checked_edition(row).map(|(_, checked)| checked))),
+    )
+    .await
+}
+
+/// Reads an earlier body, which stands behind its place, and compares it with its digest.
+fn checked_edition(row: &Row<'_>) -> Result<(Edition, Checked)> {
+    let next = &mut 0;
+    let (conversation, seq, number) = EditionPlace::read_from(row, next)?;
+    let damaged = |source| Error::Damaged { conversation_id: conversation.0, seq, source };
+    match StoredEdition::read_from(row, next) {
+        Ok(StoredEdition { edition, digest: Some(digest) }) if digest != edition.digest(conversation, seq, number) => {
+            Err(damaged(format!("its earlier body {number} does not match its digest").into()))
+        }
+        Ok(StoredEdition { edition, digest: Some(_) }) => Ok((edition, Checked::Matches)),
+        Ok(StoredEdition { edition, digest: None }) => Ok((edition, Checked::NoDigest)),
+        Err(Error::Internal(source)) => Err(damaged(source)),
+        Err(error) => Err(error),
+    }
+}

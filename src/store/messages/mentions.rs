@@ -1,0 +1,154 @@
+//! Rows of `messaging.mentions`: whom a message calls by name, who wrote it aside.
+//!
+//! Invariant: a row is written with the body that it was found in, and goes with it.
+
+use crate::base::error::Result;
+use crate::base::ids::{ConversationId, UserId};
+use crate::store::db::Conn;
+use crate::store::db::columns::{columns, read, sql};
+use crate::store::driver::values::Value;
+
+/// Somebody whom a message mentions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mention {
+    /// Where.
+    pub conversation: ConversationId,
+    /// In which message.
+    pub seq: i64,
+    /// Whom.
+    pub user: UserId,
+}
+
+columns! {
+    Mention { conversation: "n.conversation_id", seq: "n.seq", user: "n.user_id" }
+}
+
+/// A member of a conversation, by name.
+#[derive(Clone, Debug)]
+pub struct NamedMember {
+    /// Of which conversation.
+    pub conversation: ConversationId,
+    /// Who.
+    pub user: UserId,
+    /// As they write it.
+    pub user_name: String,
+    /// Folded.
+    pub user_name_key: String,
+}
+
+columns! {
+    NamedMember {
+        conversation: "m.conversation_id",
+        user: "u.id",
+        user_name: "u.user_name",
+        user_name_key: "u.user_name_key",
+    }
+}
+
+/// Those of some folded names that members of some conversations have.
+pub async fn members_by_names(
+    conn: &mut Conn,
+    conversations: &[i64],
+    user_name_keys: &[&str],
+) -> Result<Vec<NamedMember>> {
+    conn.rows(
+        sql!(
+            "SELECT ",
+            NamedMember::COLUMNS,
+            " FROM messaging.users u JOIN messaging.members m ON m.user_id = u.id
+              WHERE u.user_name_key = ANY($1) AND m.conversation_id = ANY($2)"
+        ),
+        &[Value::Texts(user_name_keys), Value::I64s(conversations)],
+        read,
+    )
+    .await
+}
+
+/// Writes mentions, one statement each: of an edit, and of sends on SQLite.
+pub async fn insert(conn: &mut Conn, mentions: &[Mention]) -> Result<()> {
+    for mention in mentions {
+        conn.execute(
+            "INSERT INTO messaging.mentions (conversation_id, seq, user_id) VALUES ($1, $2, $3)",
+            &[Value::I64(mention.conversation.0), Value::I64(mention.seq), Value::I64(mention.user.0)],
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+/// Removes the mentions in some messages of a conversation.
+pub async fn delete(conn: &mut Conn, conversation: ConversationId, seqs: &[i64]) -> Result<()> {
+    conn.execute(
+        "DELETE FROM messaging.mentions WHERE conversation_id = $1 AND seq = ANY($2)",
+        &[Value::I64(conversation.0), Value::I64s(seqs)],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Whom some messages mention.
+pub async fn of_messages(conn: &mut Conn, messages: &[(ConversationId, i64)]) -> Result<Vec<Mention>> {
+    if let Conn::Sqlite(_) = conn {
+        let mut found = Vec::new();
+        for (conversation, seq) in messages {
+            let place = [Value::I64(conversation.0), Value::I64(*seq)];
+            let sql = sql!(
+                "SELECT ",
+                Mention::COLUMNS,
+                " FROM messaging.mentions n WHERE n.conversation_id = $1 AND n.seq = $2 ORDER BY n.user_id"
+            );
+            found.extend(conn.rows(sql, &place, read::<Mention>).await?);
+        }
+        return Ok(found);
+    }
+    let conversations: Vec<i64> = messages.iter().map(|(conversation, _)| conversation.0).collect();
+    let seqs: Vec<i64> = messages.iter().map(|(_, seq)| *seq).collect();
+    conn.rows(
+        sql!(
+            "SELECT ",
+            Mention::COLUMNS,
+            " FROM unnest($1::bigint[], $2::bigint[]) AS p (conversation_id, seq)
+              JOIN messaging.mentions n ON n.conversation_id = p.conversation_id AND n.seq = p.seq"
+        ),
+        &[Value::I64s(&conversations), Value::I64s(&seqs)],
+        read,
+    )
+    .await
+}
+
+/// How many messages of a conversation beyond `seq` mention somebody.
+pub async fn count_after(conn: &mut Conn, conversation: ConversationId, user: UserId, seq: i64) -> Result<i64> {
+    conn.one(
+        "SELECT count(*) FROM messaging.mentions WHERE user_id = $1 AND conversation_id = $2 AND seq > $3",
+        &[Value::I64(user.0), Value::I64(conversation.0), Value::I64(seq)],
+        |row| row.i64(0),
+    )
+    .await
+}
+
+/// Where somebody is mentioned, by place, after `after`.
+pub async fn of_user(conn: &mut Conn, user: UserId, after: (ConversationId, i64), limit: i64) -> Result<Vec<Mention>> {
+    conn.rows(
+        sql!(
+            "SELECT ",
+            Mention::COLUMNS,
+            " FROM messaging.mentions n
+              WHERE n.user_id = $1 AND (n.conversation_id, n.seq) > ($2, $3) ORDER BY n.conversation_id, n.seq LIMIT $4"
+        ),
+        &[Value::I64(user.0), Value::I64(after.0.0), Value::I64(after.1), Value::I64(limit)],
+        read,
+    )
+    .await
+}
+
+/// Forgets where somebody is mentioned, the first `limit` places; how many there were.
+pub async fn forget(conn: &mut Conn, user: UserId, limit: i64) -> Result<u64> {
+    conn.execute(
+        "DELETE FROM messaging.mentions
+          WHERE (conversation_id, seq, user_id) IN
+                (SELECT conversation_id, seq, user_id FROM messaging.mentions
+                  WHERE user_id = $1 ORDER BY conversation_id, seq LIMIT $2)",
+        &[Value::I64(user.0), Value::I64(limit)],
+    )
+    .await
+}

@@ -1,0 +1,444 @@
+//! Rows of `messaging.messages`.
+//!
+//! Invariant: within one conversation `seq` is dense, and `(timestamp_sent, id)` rises with it. So a place in time is found
+//! by halving over `seq`, and no index but the key is needed.
+
+use super::digests::{Checked, Fields};
+use super::reactions::Tally;
+use crate::base::error::{Error, Result};
+use crate::base::ids::{ConversationId, MessageId, UserId};
+use crate::base::time::Timestamp;
+use crate::store::db::columns::{Columns, columns, read, sql, word_column};
+use crate::store::db::{Conn, Row, words};
+use crate::store::driver::values::Value;
+use crate::store::shared::idempotency::Digest;
+
+/// A message as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Where it was said.
+    pub conversation_id: ConversationId,
+    /// Its place there: 1, 2, 3 …
+    pub seq: i64,
+    /// In the whole database.
+    pub id: MessageId,
+    /// When it entered the conversation.
+    pub timestamp_sent: Timestamp,
+    /// What sort it is.
+    pub kind: Kind,
+    /// Who said it.
+    pub sender_id: UserId,
+    /// To whom, in a direct conversation.
+    pub recipient_id: Option<UserId>,
+    /// When the server accepted it.
+    pub created_at: Timestamp,
+    /// When it reached the recipient; of most messages the receipts tell (`domain::receipts`).
+    pub timestamp_delivered: Option<Timestamp>,
+    /// When the recipient read it; likewise.
+    pub timestamp_read: Option<Timestamp>,
+    /// The seq that it answers.
+    pub reply_to: Option<i64>,
+    /// The text, byte for byte.
+    pub body: String,
+    /// When it was edited last.
+    pub edited_at: Option<Timestamp>,
+    /// When it was deleted; its text is gone then.
+    pub deleted_at: Option<Timestamp>,
+    /// What it tells, if it is a system message; its body is what else belongs to that.
+    pub action: Option<Action>,
+    /// Whom that is about.
+    pub subject_id: Option<UserId>,
+    /// Whom it mentions, in the order of the text. Not read with it (`domain::mentions`).
+    pub mentions: Vec<UserId>,
+    /// What others put on it.
+    pub decorations: Decorations,
+}
+
+impl Message {
+    /// The digest of a message, over what identifies it and what it says. Left out is what others change without reading the
+    /// message: when it was delivered and read, its replies, reactions and pin, and the key of its send.
+    pub(in crate::store) fn digest(&self) -> i64 {
+        // The order and the width of the fields are what is stored: they are not to be changed.
+        let mut fields = Fields::<22>::default();
+        fields.put(self.conversation_id.0);
+        fields.put(self.seq);
+        fields.put(self.id.0);
+        fields.put(self.timestamp_sent.micros());
+        fields.put_text(self.kind.as_str());
+        fields.put(self.sender_id.0);
+        fields.put_option(self.recipient_id.map(|id| id.0));
+        fields.put(self.created_at.micros());
+        fields.put_option(self.reply_to);
+        fields.put_text(&self.body);
+        fields.put_option(self.edited_at.map(|at| at.micros()));
+        fields.put_option(self.deleted_at.map(|at| at.micros()));
+        fields.put_text(self.action.map(|action| action.as_str()).unwrap_or_default());
+        fields.put_option(self.subject_id.map(|id| id.0));
+        fields.digest()
+    }
+}
+
+/// What others put on a message.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Decorations {
+    /// How many messages answer it, tombstones left out.
+    pub reply_count: i64,
+    /// When the last of them was sent.
+    pub last_reply_at: Option<Timestamp>,
+    /// When it was pinned.
+    pub pinned_at: Option<Timestamp>,
+    /// The emoji under it, in the order in which they came.
+    pub reactions: Vec<Tally>,
+}
+
+/// A message to be appended.
+#[derive(Clone, Copy, Debug)]
+pub struct NewRow<'a> {
+    /// As it will be read.
+    pub message: &'a Message,
+    /// Where the answer to its send is stored, if it is.
+    pub key: Option<(i64, &'a Digest)>,
+    /// Whether its sender has read what came before it, and the message itself.
+    pub follows: bool,
+}
+
+/// What sort of message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Written by a person.
+    Text,
+    /// Written by the server about the conversation.
+    System,
+}
+
+impl Kind {
+    /// As it stands in the database and in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::System => "system",
+        }
+    }
+
+    /// The sort of a word.
+    ///
+    /// # Errors
+    /// [`Error::UnknownValue`].
+    pub fn parse(word: &str) -> Result<Self> {
+        words::parse("messages.kind", &[Self::Text, Self::System], Self::as_str, word)
+    }
+}
+
+/// What a system message tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each is its word")]
+pub enum Action {
+    GroupCreated,
+    TitleChanged,
+    AvatarChanged,
+    HistoryChanged,
+    MemberAdded,
+    MemberJoined,
+    MemberLeft,
+    MemberRemoved,
+    RoleChanged,
+}
+
+impl Action {
+    const ALL: [Self; 9] = [
+        Self::GroupCreated,
+        Self::TitleChanged,
+        Self::AvatarChanged,
+        Self::HistoryChanged,
+        Self::MemberAdded,
+        Self::MemberJoined,
+        Self::MemberLeft,
+        Self::MemberRemoved,
+        Self::RoleChanged,
+    ];
+
+    /// As it stands in the database.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::GroupCreated => "group_created",
+            Self::TitleChanged => "title_changed",
+            Self::AvatarChanged => "avatar_changed",
+            Self::HistoryChanged => "history_changed",
+            Self::MemberAdded => "member_added",
+            Self::MemberJoined => "member_joined",
+            Self::MemberLeft => "member_left",
+            Self::MemberRemoved => "member_removed",
+            Self::RoleChanged => "role_changed",
+        }
+    }
+
+    pub(in crate::store) fn parse(word: &str) -> Result<Self> {
+        words::parse("messages.action", &Self::ALL, Self::as_str, word)
+    }
+}
+
+/// A stretch of one conversation, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// Which conversation.
+    pub conversation_id: ConversationId,
+    /// The first seq.
+    pub first_seq: i64,
+    /// The last seq.
+    pub last_seq: i64,
+}
+
+word_column!(Kind);
+word_column!(Action);
+
+/// A row of `messaging.messages` that was not compared with its digest yet.
+pub(in crate::store) struct StoredMessage {
+    message: Message,
+    digest: Option<i64>,
+}
+
+columns! {
+    StoredMessage {
+        conversation_id: "m.conversation_id",
+        seq: "m.seq",
+        id: "m.id",
+        timestamp_sent: "m.timestamp_sent",
+        kind: "m.kind",
+        sender_id: "m.sender_id",
+        recipient_id: "m.recipient_id",
+        created_at: "m.created_at",
+        timestamp_delivered: "m.timestamp_delivered",
+        timestamp_read: "m.timestamp_read",
+        reply_to: "m.reply_to",
+        body: "m.body",
+        edited_at: "m.edited_at",
+        deleted_at: "m.deleted_at",
+        action: "m.action",
+        subject_id: "m.subject_id",
+        reply_count: "m.reply_count",
+        last_reply_at: "m.last_reply_at",
+        pinned_at: "m.pinned_at",
+        reactions: "m.reaction_counts",
+        digest: "m.digest",
+    } => StoredMessage {
+        message: Message {
+            conversation_id,
+            seq,
+            id,
+            timestamp_sent,
+            kind,
+            sender_id,
+            recipient_id,
+            created_at,
+            timestamp_delivered,
+            timestamp_read,
+            reply_to,
+            body,
+            edited_at,
+            deleted_at,
+            action,
+            subject_id,
+            mentions: Vec::new(),
+            decorations: Decorations { reply_count, last_reply_at, pinned_at, reactions },
+        },
+        digest,
+    }
+}
+
+/// Reads a message from `StoredMessage::COLUMNS`, which begin at column `next`, and compares it with its digest: the one place
+/// where a row becomes a [`Message`].
+fn checked_message(row: &Row<'_>, next: &mut usize) -> Result<(Message, Checked)> {
+    let place = *next;
+    let damaged = |source| Error::Damaged {
+        conversation_id: row.i64(place).unwrap_or_default(),
+        seq: row.i64(place + 1).unwrap_or_default(),
+        source,
+    };
+    match StoredMessage::read_from(row, next) {
+        Ok(StoredMessage { message, digest: Some(digest) }) if digest != message.digest() => {
+            Err(damaged("it does not match its digest".into()))
+        }
+        Ok(StoredMessage { message, digest: Some(_) }) => Ok((message, Checked::Matches)),
+        Ok(StoredMessage { message, digest: None }) => Ok((message, Checked::NoDigest)),
+        // A value of another type, or text that is no UTF-8.
+        Err(Error::Internal(source)) => Err(damaged(source)),
+        Err(error @ Error::UnknownValue { .. }) => Err(damaged(error.to_string().into())),
+        Err(error) => Err(error),
+    }
+}
+
+/// A message, or why it is damaged. Its columns are the last ones of the row.
+impl Columns<'_> for Result<Message> {
+    fn read_from(row: &Row<'_>, next: &mut usize) -> Result<Self> {
+        Ok(checked_message(row, next).map(|(message, _)| message))
+    }
+}
+
+/// Every message of every range, in no particular order.
+///
+/// # Errors
+/// [`Error::Damaged`] when one of them is; of the database.
+pub async fn in_ranges(conn: &mut Conn, ranges: &[Range]) -> Result<Vec<Message>> {
+    each_in_ranges(conn, ranges).await?.into_iter().collect()
+}
+
+/// Every message of every range, in no particular order; in the place of a damaged one the error that says so.
+async fn each_in_ranges(conn: &mut Conn, ranges: &[Range]) -> Result<Vec<Result<Message>>> {
+    if let Conn::Sqlite(_) = conn {
+        let mut messages =
+            Vec::with_capacity(ranges.iter().map(|range| (range.last_seq - range.first_seq + 1) as usize).sum());
+        for range in ranges {
+            let found = conn
+                .rows(
+                    sql!(
+                        "SELECT ",
+                        StoredMessage::COLUMNS,
+                        " FROM messaging.messages m WHERE m.conversation_id = $1 AND m.seq BETWEEN $2 AND $3"
+                    ),
+                    &[Value::I64(range.conversation_id.0), Value::I64(range.first_seq), Value::I64(range.last_seq)],
+                    read::<Result<Message>>,
+                )
+                .await?;
+            messages.extend(found);
+        }
+        return Ok(messages);
+    }
+    let conversations: Vec<i64> = ranges.iter().map(|range| range.conversation_id.0).collect();
+    let first: Vec<i64> = ranges.iter().map(|range| range.first_seq).collect();
+    let last: Vec<i64> = ranges.iter().map(|range| range.last_seq).collect();
+    conn.rows(
+        sql!(
+            "SELECT ",
+            StoredMessage::COLUMNS,
+            " FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS r (conversation_id, first_seq, last_seq)
+              JOIN messaging.messages m
+                ON m.conversation_id = r.conversation_id AND m.seq BETWEEN r.first_seq AND r.last_seq"
+        ),
+        &[Value::I64s(&conversations), Value::I64s(&first), Value::I64s(&last)],
+        read,
+    )
+    .await
+}
+
+/// One message.
+pub async fn one(conn: &mut Conn, conversation: ConversationId, seq: i64) -> Result<Option<Message>> {
+    let range = Range { conversation_id: conversation, first_seq: seq, last_seq: seq };
+    Ok(in_ranges(conn, &[range]).await?.into_iter().next())
+}
+
+/// Messages of a conversation by their seqs, in the order of these.
+pub async fn by_seqs(conn: &mut Conn, conversation: ConversationId, seqs: &[i64]) -> Result<Vec<Message>> {
+    let places: Vec<(ConversationId, i64)> = seqs.iter().map(|seq| (conversation, *seq)).collect();
+    let mut found = at(conn, &places).await?;
+    found.sort_unstable_by_key(|message| seqs.iter().position(|seq| *seq == message.seq));
+    Ok(found)
+}
+
+/// The messages at some places, in no particular order; none twice.
+///
+/// # Errors
+/// [`Error::Damaged`] when one of them is; of the database.
+pub async fn at(conn: &mut Conn, places: &[(ConversationId, i64)]) -> Result<Vec<Message>> {
+    each_at(conn, places).await?.into_iter().collect()
+}
+
+/// As [`at`], but for what must go on although a message is damaged: in its place is the error that says so.
+pub async fn each_at(conn: &mut Conn, places: &[(ConversationId, i64)]) -> Result<Vec<Result<Message>>> {
+    let mut places = places.to_vec();
+    places.sort_unstable();
+    places.dedup();
+    if places.is_empty() {
+        return Ok(Vec::new());
+    }
+    let range = |(conversation_id, seq): &(ConversationId, i64)| Range {
+        conversation_id: *conversation_id,
+        first_seq: *seq,
+        last_seq: *seq,
+    };
+    each_in_ranges(conn, &places.iter().map(range).collect::<Vec<_>>()).await
+}
+
+/// The next messages of the whole database behind a place, in the order of conversation and seq, each with its place; in the
+/// place of a damaged one the error that says so.
+pub async fn each_behind(
+    conn: &mut Conn,
+    (conversation, seq): (ConversationId, i64),
+    limit: i64,
+) -> Result<Vec<((ConversationId, i64), Result<Checked>)>> {
+    conn.rows(
+        sql!(
+            "SELECT ",
+            StoredMessage::COLUMNS,
+            " FROM messaging.messages m WHERE (m.conversation_id, m.seq) > ($1, $2)
+               ORDER BY m.conversation_id, m.seq LIMIT $3"
+        ),
+        &[Value::I64(conversation.0), Value::I64(seq), Value::I64(limit)],
+        |row| Ok((read(row)?, checked_message(row, &mut 0).map(|(_, checked)| checked))),
+    )
+    .await
+}
+
+/// For each conversation, how many of its messages come before `(sent_at, id)`: the last seq that does, by halving.
+pub async fn count_before(
+    conn: &mut Conn,
+    conversations: &[i64],
+    sent_at: Timestamp,
+    id: MessageId,
+) -> Result<Vec<(ConversationId, i64)>> {
+    conn.rows(
+        "WITH RECURSIVE halving (conversation_id, before, behind) AS (
+             SELECT c.id, CAST(0 AS BIGINT), c.last_seq + 1 FROM messaging.conversations c WHERE c.id = ANY($1)
+             UNION ALL
+             SELECT h.conversation_id,
+                    CASE WHEN (m.timestamp_sent, m.id) < ($2, $3) THEN m.seq ELSE h.before END,
+                    CASE WHEN (m.timestamp_sent, m.id) < ($2, $3) THEN h.behind ELSE m.seq END
+               FROM halving h JOIN messaging.messages m
+                 ON m.conversation_id = h.conversation_id AND m.seq = (h.before + h.behind) / 2
+              WHERE h.behind - h.before > 1)
+         SELECT conversation_id, before FROM halving WHERE behind - before <= 1",
+        &[Value::I64s(conversations), Value::Time(sent_at), Value::I64(id.0)],
+        |row| Ok((ConversationId(row.i64(0)?), row.i64(1)?)),
+    )
+    .await
+}
+
+/// Takes `count` ids, rising. On SQLite; PostgreSQL has a sequence.
+pub(in crate::store) async fn next_ids(conn: &mut Conn, count: usize) -> Result<Vec<i64>> {
+    let count = count as i64;
+    let last = conn
+        .one(
+            "UPDATE messaging.messaging_sequence SET last_value = last_value + $1 RETURNING last_value",
+            &[Value::I64(count)],
+            |row| row.i64(0),
+        )
+        .await?;
+    Ok((last - count + 1..=last).collect())
+}
+
+/// Appends messages, one statement each. On SQLite.
+pub(in crate::store) async fn append(conn: &mut Conn, rows: &[NewRow<'_>]) -> Result<()> {
+    for NewRow { message, key, .. } in rows {
+        conn.execute(
+            "INSERT INTO messaging.messages (conversation_id, seq, id, timestamp_sent, kind, sender_id, recipient_id,
+                                             created_at, reply_to, body, idempotency_day, idempotency_digest, digest)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+            &[
+                Value::I64(message.conversation_id.0),
+                Value::I64(message.seq),
+                Value::I64(message.id.0),
+                Value::Time(message.timestamp_sent),
+                Value::Text(message.kind.as_str()),
+                Value::I64(message.sender_id.0),
+                Value::OptionI64(message.recipient_id.map(|id| id.0)),
+                Value::Time(message.created_at),
+                Value::OptionI64(message.reply_to),
+                Value::Text(&message.body),
+                Value::OptionI64(key.map(|(day, _)| day)),
+                Value::OptionBytes(key.map(|(_, digest)| digest.as_slice())),
+                Value::I64(message.digest()),
+            ],
+        )
+        .await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,207 @@
+//! Rows of `messaging.reactions`, and the counts that stand with the messages.
+//!
+//! Invariant: `reaction_counts` of a message counts its rows here, emoji by emoji in the order in which they came. Both change
+//! under the conversation's lock.
+
+use crate::base::error::{Error, Result};
+use crate::base::ids::{ConversationId, UserId};
+use crate::base::time::Timestamp;
+use crate::store::db::columns::{column, columns, read, sql};
+use crate::store::db::{Conn, Row};
+use crate::store::driver::values::Value;
+
+/// An emoji under a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tally {
+    /// The emoji.
+    pub emoji: String,
+    /// How many people put it there.
+    pub count: i64,
+    /// Whether the reader is among them. Not stored: it is filled in for each reader.
+    pub me: bool,
+}
+
+/// What somebody put under a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reaction {
+    /// Where.
+    pub conversation: ConversationId,
+    /// Under which message.
+    pub seq: i64,
+    /// What.
+    pub emoji: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+columns! {
+    Reaction { conversation: "conversation_id", seq: "seq", emoji: "emoji", at: "at" }
+}
+
+/// Reads counts as they stand in the database: `👍 3 🎉 1`.
+///
+/// # Errors
+/// [`Error::UnknownValue`] for an emoji without a positive count.
+fn read_tallies(text: &str) -> Result<Vec<Tally>> {
+    let unknown = || Error::UnknownValue { column: "messages.reaction_counts" };
+    let mut words = text.split(' ');
+    let mut tallies = Vec::new();
+    while let Some(emoji) = words.next() {
+        let count = words.next().and_then(|count| count.parse().ok()).filter(|count| *count > 0).ok_or_else(unknown)?;
+        tallies.push(Tally { emoji: emoji.to_owned(), count, me: false });
+    }
+    Ok(tallies)
+}
+
+// NULL while there is none.
+column!(Vec<Tally>, |row, at| row.option_text(at)?.map_or_else(|| Ok(Vec::new()), read_tallies));
+
+pub(in crate::store) fn write_tallies(tallies: &[Tally]) -> Option<String> {
+    let words: Vec<String> = tallies.iter().map(|tally| format!("{} {}", tally.emoji, tally.count)).collect();
+    (!words.is_empty()).then(|| words.join(" "))
+}
+
+/// How many people have put an emoji under a message.
+pub async fn count_of(conn: &mut Conn, conversation: ConversationId, seq: i64, emoji: &str) -> Result<i64> {
+    let tallies = tallies_of(conn, conversation, seq).await?.unwrap_or_default();
+    Ok(tallies.into_iter().find(|tally| tally.emoji == emoji).map_or(0, |tally| tally.count))
+}
+
+/// What stands under a message; `None` where there is no message.
+pub async fn tallies_of(conn: &mut Conn, conversation: ConversationId, seq: i64) -> Result<Option<Vec<Tally>>> {
+    conn.first(
+        "SELECT reaction_counts FROM messaging.messages WHERE conversation_id = $1 AND seq = $2",
+        &[Value::I64(conversation.0), Value::I64(seq)],
+        read,
+    )
+    .await
+}
+
+/// Says what stands under a message.
+pub async fn set_tallies(conn: &mut Conn, conversation: ConversationId, seq: i64, tallies: &[Tally]) -> Result<()> {
+    let text = write_tallies(tallies);
+    conn.execute(
+        "UPDATE messaging.messages SET reaction_counts = $3 WHERE conversation_id = $1 AND seq = $2",
+        &[Value::I64(conversation.0), Value::I64(seq), Value::OptionText(text.as_deref())],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Puts an emoji under a message, where it was not before.
+pub async fn insert(
+    conn: &mut Conn,
+    conversation: ConversationId,
+    seq: i64,
+    emoji: &str,
+    user: UserId,
+    now: Timestamp,
+) -> Result<()> {
+    conn.execute(
+        "INSERT INTO messaging.reactions (conversation_id, seq, emoji, user_id, at) VALUES ($1, $2, $3, $4, $5)",
+        &[Value::I64(conversation.0), Value::I64(seq), Value::Text(emoji), Value::I64(user.0), Value::Time(now)],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Takes an emoji of somebody away.
+pub async fn delete(conn: &mut Conn, conversation: ConversationId, seq: i64, emoji: &str, user: UserId) -> Result<()> {
+    conn.execute(
+        "DELETE FROM messaging.reactions WHERE conversation_id = $1 AND seq = $2 AND emoji = $3 AND user_id = $4",
+        &[Value::I64(conversation.0), Value::I64(seq), Value::Text(emoji), Value::I64(user.0)],
+    )
+    .await?;
+    Ok(())
+}
+
+/// What somebody put under some messages.
+pub async fn own(
+    conn: &mut Conn,
+    user: UserId,
+    messages: &[(ConversationId, i64)],
+) -> Result<Vec<(ConversationId, i64, String)>> {
+    let read = |row: &Row<'_>| Ok((ConversationId(row.i64(0)?), row.i64(1)?, row.text(2)?.to_owned()));
+    if let Conn::Sqlite(_) = conn {
+        let mut found = Vec::new();
+        for (conversation, seq) in messages {
+            found.extend(
+                conn.rows(
+                    "SELECT conversation_id, seq, emoji FROM messaging.reactions
+                      WHERE user_id = $1 AND conversation_id = $2 AND seq = $3",
+                    &[Value::I64(user.0), Value::I64(conversation.0), Value::I64(*seq)],
+                    read,
+                )
+                .await?,
+            );
+        }
+        return Ok(found);
+    }
+    let conversations: Vec<i64> = messages.iter().map(|(conversation, _)| conversation.0).collect();
+    let seqs: Vec<i64> = messages.iter().map(|(_, seq)| *seq).collect();
+    conn.rows(
+        "SELECT r.conversation_id, r.seq, r.emoji
+           FROM unnest($2::bigint[], $3::bigint[]) AS m (conversation_id, seq)
+           JOIN messaging.reactions r
+             ON r.user_id = $1 AND r.conversation_id = m.conversation_id AND r.seq = m.seq",
+        &[Value::I64(user.0), Value::I64s(&conversations), Value::I64s(&seqs)],
+        read,
+    )
+    .await
+}
+
+/// The names of people who put an emoji under a message, by their ids, the first `limit`.
+pub async fn names(
+    conn: &mut Conn,
+    conversation: ConversationId,
+    seq: i64,
+    emoji: &str,
+    limit: i64,
+) -> Result<Vec<String>> {
+    conn.rows(
+        "SELECT u.user_name FROM messaging.reactions r JOIN messaging.users u ON u.id = r.user_id
+          WHERE r.conversation_id = $1 AND r.seq = $2 AND r.emoji = $3 ORDER BY r.user_id LIMIT $4",
+        &[Value::I64(conversation.0), Value::I64(seq), Value::Text(emoji), Value::I64(limit)],
+        |row| Ok(row.text(0)?.to_owned()),
+    )
+    .await
+}
+
+/// Everything that somebody put under messages, by conversation, seq and emoji, behind the place `after`.
+pub async fn of_user(
+    conn: &mut Conn,
+    user: UserId,
+    after: (ConversationId, i64, &str),
+    limit: i64,
+) -> Result<Vec<Reaction>> {
+    conn.rows(
+        sql!(
+            "SELECT ",
+            Reaction::COLUMNS,
+            " FROM messaging.reactions
+              WHERE user_id = $1 AND (conversation_id, seq, emoji) > ($2, $3, $4)
+              ORDER BY conversation_id, seq, emoji LIMIT $5"
+        ),
+        &[Value::I64(user.0), Value::I64(after.0.0), Value::I64(after.1), Value::Text(after.2), Value::I64(limit)],
+        read,
+    )
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_read_as_they_were_written() {
+        let tally = |emoji: &str, count| Tally { emoji: emoji.into(), count, me: false };
+        let tallies = vec![tally("👍", 3), tally("❤️", 10_000), tally("👩🏿‍❤️‍👨🏼", 1)];
+        assert_eq!(read_tallies(&write_tallies(&tallies).unwrap()).unwrap(), tallies);
+        assert_eq!(write_tallies(&[]), None);
+        for wrong in ["", "👍", "👍 x", "👍 0", "👍 -1", "👍 1 🎉", "👍 1  🎉 2", "👍 99999999999999999999"]
+        {
+            let refused = read_tallies(wrong);
+            assert!(matches!(refused, Err(Error::UnknownValue { .. })), "{wrong:?} is {refused:?}");
+        }
+    }
+}

@@ -1,0 +1,395 @@
+//! Rows of `messaging.receipts`, and the watermarks in `messaging.members` that they are the steps of.
+//!
+//! Invariants: both are written under their conversation's lock; watermarks only grow, and what is read is delivered. A
+//! step has a row, unless all that it passes is the member's own.
+
+use std::collections::HashMap;
+
+use super::messages::{Message, Range};
+use crate::base::error::Result;
+use crate::base::ids::{ConversationId, UserId};
+use crate::base::time::Timestamp;
+use crate::store::db::columns::{columns, read, sql, word_column};
+use crate::store::db::{Conn, words};
+use crate::store::driver::values::Value;
+
+/// Which of the two watermarks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Up to where messages reached somebody.
+    Delivered,
+    /// Up to where they read.
+    Read,
+}
+
+impl Kind {
+    /// As it stands in the database and in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Read => "read",
+        }
+    }
+
+    pub(in crate::store) fn parse(word: &str) -> Result<Self> {
+        words::parse("receipts.kind", &[Self::Delivered, Self::Read], Self::as_str, word)
+    }
+}
+
+/// How far a member is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Watermarks {
+    /// Up to where messages reached them.
+    pub delivered_seq: i64,
+    /// Up to where they read.
+    pub read_seq: i64,
+    /// Where they want to go on reading.
+    pub unread_from: Option<i64>,
+}
+
+columns! {
+    Watermarks {
+        delivered_seq: "m.delivered_seq",
+        read_seq: "m.read_seq",
+        unread_from: "m.unread_from",
+    }
+}
+
+/// How far a member is; `None` for who is none.
+pub async fn watermarks_of(conn: &mut Conn, conversation: ConversationId, user: UserId) -> Result<Option<Watermarks>> {
+    conn.first(
+        sql!(
+            "SELECT ",
+            Watermarks::COLUMNS,
+            " FROM messaging.members m WHERE m.conversation_id = $1 AND m.user_id = $2"
+        ),
+        &[Value::I64(conversation.0), Value::I64(user.0)],
+        read,
+    )
+    .await
+}
+
+pub(in crate::store) async fn set_watermarks(
+    conn: &mut Conn,
+    conversation: ConversationId,
+    user: UserId,
+    watermarks: Watermarks,
+) -> Result<()> {
+    conn.execute(
+        "UPDATE messaging.members SET delivered_seq = $3, read_seq = $4, unread_from = $5
+          WHERE conversation_id = $1 AND user_id = $2",
+        &[
+            Value::I64(conversation.0),
+            Value::I64(user.0),
+            Value::I64(watermarks.delivered_seq),
+            Value::I64(watermarks.read_seq),
+            Value::OptionI64(watermarks.unread_from),
+        ],
+    )
+    .await?;
+    Ok(())
+}
+
+pub(in crate::store) async fn insert(
+    conn: &mut Conn,
+    conversation: ConversationId,
+    user: UserId,
+    kind: Kind,
+    seq: i64,
+    at: Timestamp,
+) -> Result<()> {
+    conn.execute(
+        "INSERT INTO messaging.receipts (conversation_id, user_id, kind, seq, at) VALUES ($1, $2, $3, $4, $5)",
+        &[Value::I64(conversation.0), Value::I64(user.0), Value::Text(kind.as_str()), Value::I64(seq), Value::Time(at)],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Moves a sender's watermarks to their new message; whether that passed a message of somebody else. On SQLite; PostgreSQL
+/// does it with the messages (`store::sends`).
+pub(in crate::store) async fn follow_send(conn: &mut Conn, message: &Message) -> Result<bool> {
+    let place = [Value::I64(message.conversation_id.0), Value::I64(message.sender_id.0), Value::I64(message.seq)];
+    // Who had read everything has only their own row to move: that is most senders. What is read is delivered.
+    let moved = conn
+        .execute(
+            "UPDATE messaging.members SET delivered_seq = $3, read_seq = $3, unread_from = NULL
+              WHERE conversation_id = $1 AND user_id = $2 AND read_seq = $3 - 1",
+            &place,
+        )
+        .await?;
+    if moved > 0 {
+        return Ok(false);
+    }
+    let Some(before) = watermarks_of(conn, message.conversation_id, message.sender_id).await? else {
+        return Ok(false);
+    };
+    for (kind, seq) in [(Kind::Delivered, before.delivered_seq), (Kind::Read, before.read_seq)] {
+        if seq < message.seq - 1 {
+            insert(conn, message.conversation_id, message.sender_id, kind, message.seq, message.timestamp_sent).await?;
+        }
+    }
+    let after = Watermarks { delivered_seq: message.seq, read_seq: message.seq, unread_from: None };
+    set_watermarks(conn, message.conversation_id, message.sender_id, after).await?;
+    Ok(true)
+}
+
+/// The steps of a member that tell when they reached the messages of a stretch.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    /// Who.
+    pub user: UserId,
+    /// How many messages there were when they joined.
+    pub joined_seq: i64,
+    /// Steps of delivery, by seq.
+    pub delivered: Vec<(i64, Timestamp)>,
+    /// Steps of reading, by seq.
+    pub read: Vec<(i64, Timestamp)>,
+}
+
+impl Progress {
+    /// When they reached a message: their first step at or beyond it.
+    pub fn reached(&self, kind: Kind, seq: i64) -> Option<Timestamp> {
+        let steps = match kind {
+            Kind::Delivered => &self.delivered,
+            Kind::Read => &self.read,
+        };
+        steps.get(steps.partition_point(|(step, _)| *step < seq)).map(|(_, at)| *at)
+    }
+}
+
+/// A member, and a step of theirs if there is one.
+struct ProgressRow {
+    conversation: ConversationId,
+    user: UserId,
+    joined_seq: i64,
+    step: Option<Step>,
+}
+
+struct Step {
+    seq: i64,
+    kind: Kind,
+    at: Timestamp,
+}
+
+word_column!(Kind);
+
+columns! {
+    Step {
+        seq: "r.seq",
+        kind: "r.kind",
+        at: "r.at",
+    }
+}
+
+columns! {
+    ProgressRow {
+        conversation: "m.conversation_id",
+        user: "m.user_id",
+        joined_seq: "m.joined_seq",
+        step: Step::COLUMNS,
+    }
+}
+
+/// Of each stretch, one a conversation, its conversation's members with their steps from its first message to the first step
+/// at or beyond its last one. Conversations of more than `member_limit` members are left out.
+pub async fn progress(
+    conn: &mut Conn,
+    ranges: &[Range],
+    member_limit: i64,
+) -> Result<HashMap<ConversationId, Vec<Progress>>> {
+    let mut found = HashMap::with_capacity(ranges.len());
+    if let Conn::Sqlite(_) = conn {
+        for range in ranges {
+            conn.rows(
+                sql!(
+                    "SELECT ",
+                    ProgressRow::COLUMNS,
+                    " FROM messaging.conversations c
+                      JOIN messaging.members m ON m.conversation_id = c.id
+                      LEFT JOIN (SELECT 'delivered' AS kind UNION ALL SELECT 'read') k ON m.delivered_seq >= $2
+                      LEFT JOIN messaging.receipts r
+                        ON r.conversation_id = m.conversation_id AND r.user_id = m.user_id AND r.kind = k.kind
+                       AND r.seq >= $2
+                       AND r.seq <= (SELECT coalesce(min(n.seq), $3) FROM messaging.receipts n
+                                      WHERE n.conversation_id = m.conversation_id AND n.user_id = m.user_id
+                                        AND n.kind = k.kind AND n.seq >= $3)
+                      WHERE c.id = $1 AND c.member_count <= $4
+                      ORDER BY m.conversation_id, m.user_id, k.kind, r.seq"
+                ),
+                &[
+                    Value::I64(range.conversation_id.0),
+                    Value::I64(range.first_seq),
+                    Value::I64(range.last_seq),
+                    Value::I64(member_limit),
+                ],
+                |row| Ok(add_progress(&mut found, read(row)?)),
+            )
+            .await?;
+        }
+        return Ok(found);
+    }
+    let conversations: Vec<i64> = ranges.iter().map(|range| range.conversation_id.0).collect();
+    let first: Vec<i64> = ranges.iter().map(|range| range.first_seq).collect();
+    let last: Vec<i64> = ranges.iter().map(|range| range.last_seq).collect();
+    conn.rows(
+        sql!(
+            "SELECT ",
+            ProgressRow::COLUMNS,
+            " FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS p (conversation_id, first_seq, last_seq)
+              JOIN messaging.conversations c ON c.id = p.conversation_id AND c.member_count <= $4
+              JOIN messaging.members m ON m.conversation_id = c.id
+              LEFT JOIN LATERAL (
+                   SELECT s.kind, s.seq, s.at
+                     FROM (VALUES ('delivered'), ('read')) AS k (kind)
+                     -- No more steps than messages can tell of these. With the order and the limit they are looked up in
+                     -- the primary key from seq to seq; without, every step of the member in the conversation is read.
+                     JOIN LATERAL (
+                          SELECT o.kind, o.seq, o.at FROM messaging.receipts o
+                           WHERE o.conversation_id = m.conversation_id AND o.user_id = m.user_id AND o.kind = k.kind
+                             AND m.delivered_seq >= p.first_seq AND o.seq >= p.first_seq
+                             AND o.seq <= (SELECT coalesce(min(n.seq), p.last_seq) FROM messaging.receipts n
+                                            WHERE n.conversation_id = m.conversation_id AND n.user_id = m.user_id
+                                              AND n.kind = k.kind AND n.seq >= p.last_seq)
+                           ORDER BY o.seq LIMIT p.last_seq - p.first_seq + 1) AS s ON TRUE) AS r ON TRUE
+              ORDER BY m.conversation_id, m.user_id, r.kind, r.seq"
+        ),
+        &[Value::I64s(&conversations), Value::I64s(&first), Value::I64s(&last), Value::I64(member_limit)],
+        |row| Ok(add_progress(&mut found, read(row)?)),
+    )
+    .await?;
+    Ok(found)
+}
+
+/// Adds a row to the progress of its conversation. The rows of a member follow each other.
+fn add_progress(found: &mut HashMap<ConversationId, Vec<Progress>>, row: ProgressRow) {
+    let ProgressRow { conversation, user, joined_seq, step } = row;
+    let members = found.entry(conversation).or_default();
+    if members.last().is_none_or(|last| last.user != user) {
+        members.push(Progress { user, joined_seq, delivered: Vec::new(), read: Vec::new() });
+    }
+    if let (Some(member), Some(step)) = (members.last_mut(), step) {
+        let steps = match step.kind {
+            Kind::Delivered => &mut member.delivered,
+            Kind::Read => &mut member.read,
+        };
+        steps.push((step.seq, step.at));
+    }
+}
+
+/// A member who has reached a message, and when.
+#[derive(Clone, Debug)]
+pub struct Receipt {
+    /// Who.
+    pub user: UserId,
+    /// Their name.
+    pub user_name: String,
+    /// When it reached them.
+    pub delivered_at: Option<Timestamp>,
+    /// When they read it.
+    pub read_at: Option<Timestamp>,
+}
+
+// $2 is the seq of the message.
+columns! {
+    Receipt {
+        user: "m.user_id",
+        user_name: "u.user_name",
+        delivered_at: "(SELECT d.at FROM messaging.receipts d
+                         WHERE d.conversation_id = m.conversation_id AND d.user_id = m.user_id AND d.kind = 'delivered'
+                           AND d.seq >= $2 ORDER BY d.seq LIMIT 1)",
+        read_at: "(SELECT r.at FROM messaging.receipts r
+                    WHERE r.conversation_id = m.conversation_id AND r.user_id = m.user_id AND r.kind = 'read'
+                      AND r.seq >= $2 ORDER BY r.seq LIMIT 1)",
+    }
+}
+
+/// Members of a group who have reached a message and were there when it was sent, its sender aside, by id, after `after`.
+pub async fn of_message(conn: &mut Conn, message: &Message, after: UserId, limit: i64) -> Result<Vec<Receipt>> {
+    conn.rows(
+        sql!(
+            "SELECT ",
+            Receipt::COLUMNS,
+            " FROM messaging.members m JOIN messaging.users u ON u.id = m.user_id
+              WHERE m.conversation_id = $1 AND m.user_id > $4 AND m.user_id <> $3 AND m.joined_seq < $2
+                AND m.delivered_seq >= $2
+              ORDER BY m.user_id LIMIT $5"
+        ),
+        &[
+            Value::I64(message.conversation_id.0),
+            Value::I64(message.seq),
+            Value::I64(message.sender_id.0),
+            Value::I64(after.0),
+            Value::I64(limit),
+        ],
+        read,
+    )
+    .await
+}
+
+/// A step as it is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Kept {
+    /// Where.
+    pub conversation: ConversationId,
+    /// Which watermark.
+    pub kind: Kind,
+    /// To where.
+    pub seq: i64,
+    /// When.
+    pub at: Timestamp,
+}
+
+columns! {
+    Kept {
+        conversation: "conversation_id",
+        kind: "kind",
+        seq: "seq",
+        at: "at",
+    }
+}
+
+/// The steps of somebody in a conversation, by kind and seq, after `after`.
+pub async fn of_member(
+    conn: &mut Conn,
+    conversation: ConversationId,
+    user: UserId,
+    after: (&str, i64),
+    limit: i64,
+) -> Result<Vec<Kept>> {
+    conn.rows(
+        sql!(
+            "SELECT ",
+            Kept::COLUMNS,
+            " FROM messaging.receipts
+              WHERE conversation_id = $1 AND user_id = $2 AND (kind, seq) > ($3, $4) ORDER BY kind, seq LIMIT $5"
+        ),
+        &[Value::I64(conversation.0), Value::I64(user.0), Value::Text(after.0), Value::I64(after.1), Value::I64(limit)],
+        read,
+    )
+    .await
+}
+
+/// Forgets when somebody reached what in conversations that they are not in any more, the first `limit` steps; how many
+/// there were.
+pub async fn forget_rest(conn: &mut Conn, user: UserId, limit: i64) -> Result<u64> {
+    conn.execute(
+        "DELETE FROM messaging.receipts
+          WHERE (conversation_id, user_id, kind, seq) IN
+                (SELECT conversation_id, user_id, kind, seq FROM messaging.receipts WHERE user_id = $1 LIMIT $2)",
+        &[Value::I64(user.0), Value::I64(limit)],
+    )
+    .await
+}
+
+/// Forgets when somebody reached what in a conversation, the first `limit` steps; how many there were.
+pub async fn forget(conn: &mut Conn, conversation: ConversationId, user: UserId, limit: i64) -> Result<u64> {
+    conn.execute(
+        "DELETE FROM messaging.receipts
+          WHERE conversation_id = $1 AND user_id = $2
+            AND (kind, seq) IN (SELECT kind, seq FROM messaging.receipts
+                                 WHERE conversation_id = $1 AND user_id = $2 ORDER BY kind, seq LIMIT $3)",
+        &[Value::I64(conversation.0), Value::I64(user.0), Value::I64(limit)],
+    )
+    .await
+}

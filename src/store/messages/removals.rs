@@ -1,0 +1,94 @@
+//! Removing messages: tombstones, and the messages of conversations that ended.
+//!
+//! Invariant: what is removed from a message leaves the search index in the same transaction, and a tombstone has the digest of
+//! what is left.
+
+use super::messages::{self, Message};
+use super::{mentions, search, threads};
+use crate::base::error::Result;
+use crate::base::ids::ConversationId;
+use crate::base::time::Timestamp;
+use crate::store::db::Conn;
+use crate::store::driver::values::Value;
+
+/// Makes messages of a conversation tombstones, which they are not yet. Their earlier bodies, mentions and reactions are
+/// deleted.
+pub async fn make_tombstones(
+    conn: &mut Conn,
+    conversation: ConversationId,
+    seqs: &[i64],
+    now: Timestamp,
+) -> Result<()> {
+    let places: Vec<(ConversationId, i64)> = seqs.iter().map(|seq| (conversation, *seq)).collect();
+    let before = messages::each_at(conn, &places).await?;
+    mentions::delete(conn, conversation, seqs).await?;
+    conn.execute(
+        "DELETE FROM messaging.message_edits WHERE conversation_id = $1 AND seq = ANY($2)",
+        &[Value::I64(conversation.0), Value::I64s(seqs)],
+    )
+    .await?;
+    conn.execute(
+        "DELETE FROM messaging.reactions WHERE conversation_id = $1 AND seq = ANY($2)",
+        &[Value::I64(conversation.0), Value::I64s(seqs)],
+    )
+    .await?;
+    conn.execute(
+        "UPDATE messaging.messages
+            SET body = '', deleted_at = $3, edited_at = NULL, pinned_at = NULL, reaction_counts = NULL, digest = NULL
+          WHERE conversation_id = $1 AND seq = ANY($2)",
+        &[Value::I64(conversation.0), Value::I64s(seqs), Value::Time(now)],
+    )
+    .await?;
+    // A damaged message stays without a digest: what is left of it may be wrong.
+    let sound = before.into_iter().filter_map(Result::ok);
+    let tombstone = |message| Message { body: String::new(), deleted_at: Some(now), edited_at: None, ..message };
+    write_digests(conn, &sound.map(tombstone).collect::<Vec<_>>()).await?;
+    search::renew(conn, conversation, seqs).await?;
+    threads::lower(conn, conversation, seqs).await
+}
+
+/// Deletes the first `limit` messages of a conversation that ended, with all rows that belong to them. Returns how many it
+/// deleted.
+pub async fn delete_first(conn: &mut Conn, conversation: ConversationId, limit: i64) -> Result<u64> {
+    let place = [Value::I64(conversation.0), Value::I64(limit)];
+    let sql = "SELECT seq, id FROM messaging.messages WHERE conversation_id = $1 ORDER BY seq LIMIT $2";
+    let found = conn.rows(sql, &place, |row| Ok((row.i64(0)?, row.i64(1)?))).await?;
+    let (seqs, ids): (Vec<i64>, Vec<i64>) = found.into_iter().unzip();
+    search::remove(conn, &ids).await?;
+    for sql in [
+        "DELETE FROM messaging.message_edits WHERE conversation_id = $1 AND seq = ANY($2)",
+        "DELETE FROM messaging.mentions WHERE conversation_id = $1 AND seq = ANY($2)",
+        "DELETE FROM messaging.reactions WHERE conversation_id = $1 AND seq = ANY($2)",
+        "DELETE FROM messaging.messages WHERE conversation_id = $1 AND seq = ANY($2)",
+    ] {
+        conn.execute(sql, &[place[0], Value::I64s(&seqs)]).await?;
+    }
+    Ok(seqs.len() as u64)
+}
+
+/// Writes the digests of messages that are as the database has them now.
+async fn write_digests(conn: &mut Conn, messages: &[Message]) -> Result<()> {
+    if let Conn::Sqlite(_) = conn {
+        for message in messages {
+            conn.execute(
+                "UPDATE messaging.messages SET digest = $3 WHERE conversation_id = $1 AND seq = $2",
+                &[Value::I64(message.conversation_id.0), Value::I64(message.seq), Value::I64(message.digest())],
+            )
+            .await?;
+        }
+        return Ok(());
+    }
+    let column = |read: fn(&Message) -> i64| messages.iter().map(read).collect::<Vec<i64>>();
+    conn.execute(
+        "UPDATE messaging.messages m SET digest = n.digest
+           FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS n (conversation_id, seq, digest)
+          WHERE m.conversation_id = n.conversation_id AND m.seq = n.seq",
+        &[
+            Value::I64s(&column(|message| message.conversation_id.0)),
+            Value::I64s(&column(|message| message.seq)),
+            Value::I64s(&column(Message::digest)),
+        ],
+    )
+    .await
+    .map(drop)
+}

@@ -1,0 +1,140 @@
+//! Rows of `messaging.scheduled_sends`.
+//!
+//! Invariant: a row is removed in the transaction that sends it, so it is sent once, whoever tries.
+
+use crate::base::error::Result;
+use crate::base::ids::{ConversationId, ScheduledId, UserId};
+use crate::base::time::Timestamp;
+use crate::store::db::Conn;
+use crate::store::db::columns::{columns, read, sql};
+use crate::store::driver::values::Value;
+
+/// A message that waits for its time.
+#[derive(Clone, Debug)]
+pub struct Scheduled {
+    /// Given by the database.
+    pub id: ScheduledId,
+    /// Who sends.
+    pub sender_id: UserId,
+    /// To whom; or `conversation_id`.
+    pub recipient_id: Option<UserId>,
+    /// Where; or `recipient_id`.
+    pub conversation_id: Option<ConversationId>,
+    /// The text.
+    pub body: String,
+    /// The seq that it answers.
+    pub reply_to: Option<i64>,
+    /// When it was accepted.
+    pub created_at: Timestamp,
+    /// When it is to be sent.
+    pub send_at: Timestamp,
+    /// When it was tried and refused.
+    pub failed_at: Option<Timestamp>,
+    /// Why, as the code of an error.
+    pub failure: Option<String>,
+}
+
+columns! {
+    Scheduled {
+        id: "id",
+        sender_id: "sender_id",
+        recipient_id: "recipient_id",
+        conversation_id: "conversation_id",
+        body: "body",
+        reply_to: "reply_to",
+        created_at: "created_at",
+        send_at: "send_at",
+        failed_at: "failed_at",
+        failure: "failure",
+    }
+}
+
+/// A new one.
+pub async fn insert(conn: &mut Conn, new: &Scheduled) -> Result<ScheduledId> {
+    conn.one(
+        "INSERT INTO messaging.scheduled_sends (sender_id, recipient_id, conversation_id, body, reply_to, created_at,
+                                                send_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING id",
+        &[
+            Value::I64(new.sender_id.0),
+            Value::OptionI64(new.recipient_id.map(|id| id.0)),
+            Value::OptionI64(new.conversation_id.map(|id| id.0)),
+            Value::Text(&new.body),
+            Value::OptionI64(new.reply_to),
+            Value::Time(new.created_at),
+            Value::Time(new.send_at),
+        ],
+        |row| row.i64(0).map(ScheduledId),
+    )
+    .await
+}
+
+/// Somebody's, by id, after `after`.
+pub async fn list(conn: &mut Conn, sender: UserId, after: ScheduledId, limit: i64) -> Result<Vec<Scheduled>> {
+    conn.rows(
+        sql!(
+            "SELECT ",
+            Scheduled::COLUMNS,
+            " FROM messaging.scheduled_sends WHERE sender_id = $1 AND id > $2 ORDER BY id LIMIT $3"
+        ),
+        &[Value::I64(sender.0), Value::I64(after.0), Value::I64(limit)],
+        read,
+    )
+    .await
+}
+
+/// How many somebody has.
+pub async fn count(conn: &mut Conn, sender: UserId) -> Result<i64> {
+    let sql = "SELECT count(*) FROM messaging.scheduled_sends WHERE sender_id = $1";
+    conn.one(sql, &[Value::I64(sender.0)], |row| row.i64(0)).await
+}
+
+/// One of somebody's.
+pub async fn one(conn: &mut Conn, sender: UserId, id: ScheduledId) -> Result<Option<Scheduled>> {
+    conn.first(
+        sql!("SELECT ", Scheduled::COLUMNS, " FROM messaging.scheduled_sends WHERE id = $2 AND sender_id = $1"),
+        &[Value::I64(sender.0), Value::I64(id.0)],
+        read,
+    )
+    .await
+}
+
+/// Takes one of somebody's back; whether it was there.
+pub async fn delete(conn: &mut Conn, sender: UserId, id: ScheduledId) -> Result<bool> {
+    let sql = "DELETE FROM messaging.scheduled_sends WHERE id = $1 AND sender_id = $2";
+    Ok(conn.execute(sql, &[Value::I64(id.0), Value::I64(sender.0)]).await? > 0)
+}
+
+/// Those whose time has come, the earliest first.
+pub async fn due(conn: &mut Conn, now: Timestamp, limit: i64) -> Result<Vec<ScheduledId>> {
+    conn.rows(
+        "SELECT id FROM messaging.scheduled_sends WHERE failed_at IS NULL AND send_at <= $1 ORDER BY send_at, id LIMIT $2",
+        &[Value::Time(now), Value::I64(limit)],
+        |row| row.i64(0).map(ScheduledId),
+    )
+    .await
+}
+
+/// Takes one out to send it in this transaction; `None` when another server has it in hand, or it was taken back.
+pub async fn take(conn: &mut Conn, id: ScheduledId) -> Result<Option<Scheduled>> {
+    let sql = sql!(
+        "SELECT ",
+        Scheduled::COLUMNS,
+        " FROM messaging.scheduled_sends WHERE id = $1 AND failed_at IS NULL FOR UPDATE SKIP LOCKED"
+    );
+    let found = conn.first(sql, &[Value::I64(id.0)], read).await?;
+    if found.is_some() {
+        conn.execute("DELETE FROM messaging.scheduled_sends WHERE id = $1", &[Value::I64(id.0)]).await?;
+    }
+    Ok(found)
+}
+
+/// Notes that one was tried and refused.
+pub async fn fail(conn: &mut Conn, id: ScheduledId, at: Timestamp, failure: &str) -> Result<()> {
+    conn.execute(
+        "UPDATE messaging.scheduled_sends SET failed_at = $2, failure = $3 WHERE id = $1",
+        &[Value::I64(id.0), Value::Time(at), Value::Text(failure)],
+    )
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,125 @@
+//! Taking a person out of every table.
+//!
+//! Invariant: what [`forget_person`] removes goes in one transaction, and leaves a row in `messaging.erasures` until the
+//! person's messages were seen to as well. So an erasure that was begun is finished, whatever happens between.
+
+use crate::base::error::Result;
+use crate::base::ids::{ConversationId, UserId};
+use crate::base::time::Timestamp;
+use crate::store::db::Conn;
+use crate::store::db::columns::{columns, read, sql};
+use crate::store::driver::values::Value;
+use crate::store::shared::idempotency::{Digest, key};
+
+/// An erasure that is not finished.
+#[derive(Clone, Copy, Debug)]
+pub struct Erasure {
+    /// Of whom.
+    pub user: UserId,
+    /// Whether their messages go too.
+    pub delete_messages: bool,
+}
+
+/// Tables whose rows about a person are simply removed.
+const REMOVED: &[&str] = &[
+    "DELETE FROM messaging.passwords WHERE user_id = $1",
+    "DELETE FROM messaging.sessions WHERE user_id = $1",
+    "DELETE FROM messaging.totp_secrets WHERE user_id = $1",
+    "DELETE FROM messaging.recovery_codes WHERE user_id = $1",
+    "DELETE FROM messaging.account_codes WHERE user_id = $1",
+    "DELETE FROM messaging.scheduled_sends WHERE sender_id = $1",
+    "DELETE FROM messaging.scheduled_sends WHERE recipient_id = $1",
+    "UPDATE messaging.members SET draft = NULL WHERE user_id = $1",
+    "DELETE FROM messaging.presence WHERE user_id = $1",
+    "DELETE FROM messaging.last_seen WHERE user_id = $1",
+    "DELETE FROM messaging.users WHERE id = $1",
+];
+
+/// Removes the profile, and everything that lets the person in.
+pub async fn forget_person(
+    conn: &mut Conn,
+    user: UserId,
+    name_digest: &[u8],
+    delete_messages: bool,
+    now: Timestamp,
+) -> Result<()> {
+    crate::store::conversations::incoming_webhooks::forget(conn, user).await?;
+    // Of a bot: with it goes the way that it sends.
+    crate::store::conversations::incoming_webhooks::delete_of_bot(conn, user, now).await?;
+    for sql in REMOVED {
+        conn.execute(sql, &[Value::I64(user.0)]).await?;
+    }
+    conn.execute(
+        "INSERT INTO messaging.erased_people (user_id, name_digest) VALUES ($1, $2)",
+        &[Value::I64(user.0), Value::Bytes(name_digest)],
+    )
+    .await?;
+    conn.execute(
+        "INSERT INTO messaging.erasures (user_id, delete_messages, at) VALUES ($1, $2, $3)",
+        &[Value::I64(user.0), Value::Bool(delete_messages), Value::Time(now)],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Whether somebody with this name was erased.
+pub async fn was_erased(conn: &mut Conn, name_digest: &[u8]) -> Result<bool> {
+    let sql = "SELECT user_id FROM messaging.erased_people WHERE name_digest = $1";
+    Ok(conn.first(sql, &[Value::Bytes(name_digest)], |row| row.i64(0)).await?.is_some())
+}
+
+/// Erasures that were begun and are not finished.
+pub async fn unfinished(conn: &mut Conn) -> Result<Vec<Erasure>> {
+    conn.rows("SELECT user_id, delete_messages FROM messaging.erasures ORDER BY user_id LIMIT 100", &[], |row| {
+        Ok(Erasure { user: UserId(row.i64(0)?), delete_messages: row.bool(1)? })
+    })
+    .await
+}
+
+/// Notes that an erasure is finished.
+pub async fn finish(conn: &mut Conn, user: UserId) -> Result<()> {
+    conn.execute("DELETE FROM messaging.former_members WHERE user_id = $1", &[Value::I64(user.0)]).await?;
+    conn.execute("DELETE FROM messaging.erasures WHERE user_id = $1", &[Value::I64(user.0)]).await?;
+    Ok(())
+}
+
+/// What an erasure needs to know of a message.
+#[derive(Clone, Debug)]
+pub struct Trace {
+    /// Its place.
+    pub seq: i64,
+    /// Whether the person said it, and it is not a tombstone yet.
+    pub own: bool,
+    /// Where the answer to its send is stored.
+    pub key: Option<(i64, Digest)>,
+}
+
+// $2 is the person.
+columns! {
+    Trace {
+        seq: "seq",
+        own: "sender_id = $2 AND deleted_at IS NULL",
+        day: "idempotency_day",
+        digest: "idempotency_digest",
+    } => Trace { seq, own, key: key(day, digest) }
+}
+
+/// Messages of a conversation, by seq, after `after`.
+pub async fn traces(
+    conn: &mut Conn,
+    conversation: ConversationId,
+    user: UserId,
+    after: i64,
+    limit: i64,
+) -> Result<Vec<Trace>> {
+    conn.rows(
+        sql!(
+            "SELECT ",
+            Trace::COLUMNS,
+            " FROM messaging.messages WHERE conversation_id = $1 AND seq > $3 ORDER BY seq LIMIT $4"
+        ),
+        &[Value::I64(conversation.0), Value::I64(user.0), Value::I64(after), Value::I64(limit)],
+        read,
+    )
+    .await
+}

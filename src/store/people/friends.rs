@@ -1,0 +1,302 @@
+//! Rows of `messaging.friendships` and `messaging.blocks`.
+//!
+//! Invariants: friends have a row each way, who asked has one; both people's rows in `messaging.users` are locked, by id,
+//! before any of this changes, so that two requests that cross meet.
+
+use std::collections::BTreeSet;
+
+use crate::base::error::Result;
+use crate::base::ids::UserId;
+use crate::base::time::Timestamp;
+use crate::store::db::columns::{read, sql};
+use crate::store::db::{Conn, Row};
+use crate::store::driver::values::Value;
+use crate::store::identity::users::User;
+
+/// What one person is to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// They asked, and were not answered.
+    Asked,
+    /// They are friends.
+    Friends,
+}
+
+impl State {
+    /// As it stands in the database and in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Asked => "asked",
+            Self::Friends => "friends",
+        }
+    }
+}
+
+fn state(row: &Row<'_>) -> Result<State> {
+    Ok(if row.text(0)? == "friends" { State::Friends } else { State::Asked })
+}
+
+/// What `user` is to `friend`.
+pub async fn state_of(conn: &mut Conn, user: UserId, friend: UserId) -> Result<Option<State>> {
+    conn.first(
+        "SELECT state FROM messaging.friendships WHERE user_id = $1 AND friend_id = $2",
+        &[Value::I64(user.0), Value::I64(friend.0)],
+        state,
+    )
+    .await
+}
+
+/// Says what `user` is to `friend`.
+pub async fn put(conn: &mut Conn, user: UserId, friend: UserId, state: State, now: Timestamp) -> Result<()> {
+    conn.execute(
+        "INSERT INTO messaging.friendships (user_id, friend_id, state, at) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (user_id, friend_id) DO UPDATE SET state = excluded.state, at = excluded.at",
+        &[Value::I64(user.0), Value::I64(friend.0), Value::Text(state.as_str()), Value::Time(now)],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Ends what there is between two people, either way; whether there was anything.
+pub async fn delete(conn: &mut Conn, one: UserId, other: UserId) -> Result<bool> {
+    let mut count = 0;
+    for (user, friend) in [(one, other), (other, one)] {
+        count += conn
+            .execute(
+                "DELETE FROM messaging.friendships WHERE user_id = $1 AND friend_id = $2",
+                &[Value::I64(user.0), Value::I64(friend.0)],
+            )
+            .await?;
+    }
+    Ok(count > 0)
+}
+
+/// How many people someone asked or is friends with.
+pub async fn count(conn: &mut Conn, user: UserId) -> Result<i64> {
+    conn.one("SELECT count(*) FROM messaging.friendships WHERE user_id = $1", &[Value::I64(user.0)], |row| row.i64(0))
+        .await
+}
+
+/// Friends of someone, by id, after `after`.
+pub async fn list(conn: &mut Conn, user_id: UserId, after: UserId, limit: i64) -> Result<Vec<User>> {
+    conn.rows(
+        sql!(
+            "SELECT ",
+            User::COLUMNS,
+            " FROM messaging.users u JOIN messaging.friendships f ON f.friend_id = u.id
+              WHERE f.user_id = $1 AND f.state = 'friends' AND f.friend_id > $2 ORDER BY f.friend_id LIMIT $3"
+        ),
+        &[Value::I64(user_id.0), Value::I64(after.0), Value::I64(limit)],
+        read,
+    )
+    .await
+}
+
+/// People whom someone asked, by id, after `after`.
+pub async fn outgoing(conn: &mut Conn, user_id: UserId, after: UserId, limit: i64) -> Result<Vec<User>> {
+    conn.rows(
+        sql!(
+            "SELECT ",
+            User::COLUMNS,
+            " FROM messaging.users u JOIN messaging.friendships f ON f.friend_id = u.id
+              WHERE f.user_id = $1 AND f.state = 'asked' AND f.friend_id > $2 ORDER BY f.friend_id LIMIT $3"
+        ),
+        &[Value::I64(user_id.0), Value::I64(after.0), Value::I64(limit)],
+        read,
+    )
+    .await
+}
+
+/// People who asked someone and are not blocked by them, by id, after `after`.
+pub async fn incoming(conn: &mut Conn, user_id: UserId, after: UserId, limit: i64) -> Result<Vec<User>> {
+    conn.rows(
+        sql!(
+            "SELECT ",
+            User::COLUMNS,
+            " FROM messaging.users u JOIN messaging.friendships f ON f.user_id = u.id
+              WHERE f.friend_id = $1 AND f.state = 'asked' AND f.user_id > $2
+                AND NOT EXISTS (SELECT 1 FROM messaging.blocks b WHERE b.user_id = $1 AND b.blocked_id = f.user_id)
+              ORDER BY f.user_id LIMIT $3"
+        ),
+        &[Value::I64(user_id.0), Value::I64(after.0), Value::I64(limit)],
+        read,
+    )
+    .await
+}
+
+/// Whether `user` blocks `other`.
+pub async fn blocks(conn: &mut Conn, user: UserId, other: UserId) -> Result<bool> {
+    let found = conn
+        .first(
+            "SELECT blocked_id FROM messaging.blocks WHERE user_id = $1 AND blocked_id = $2",
+            &[Value::I64(user.0), Value::I64(other.0)],
+            |row| row.i64(0),
+        )
+        .await?;
+    Ok(found.is_some())
+}
+
+/// When somebody was there last, as it is shown to another for as long as one of the two blocks the other; `None` when neither
+/// does.
+pub async fn seen_before_block(conn: &mut Conn, looking: UserId, at: UserId) -> Result<Option<Option<Timestamp>>> {
+    conn.first(
+        "SELECT CASE WHEN user_id = $2 THEN user_seen_at ELSE blocked_seen_at END FROM messaging.blocks
+          WHERE (user_id = $1 AND blocked_id = $2) OR (user_id = $2 AND blocked_id = $1) LIMIT 1",
+        &[Value::I64(looking.0), Value::I64(at.0)],
+        |row| row.option_time(0),
+    )
+    .await
+}
+
+/// Somebody blocks somebody from now on.
+#[derive(Clone, Copy, Debug)]
+pub struct NewBlock {
+    /// Who blocks.
+    pub user: UserId,
+    /// Whom. Not blocked yet.
+    pub blocked: UserId,
+    /// When.
+    pub at: Timestamp,
+    /// When `user` was there last, as far as `blocked` is shown.
+    pub user_seen_at: Option<Timestamp>,
+    /// When `blocked` was there last, as far as `user` is shown.
+    pub blocked_seen_at: Option<Timestamp>,
+}
+
+/// Blocks somebody.
+pub async fn block(conn: &mut Conn, block: &NewBlock) -> Result<()> {
+    conn.execute(
+        "INSERT INTO messaging.blocks (user_id, blocked_id, at, user_seen_at, blocked_seen_at) VALUES ($1, $2, $3, $4, $5)",
+        &[
+            Value::I64(block.user.0),
+            Value::I64(block.blocked.0),
+            Value::Time(block.at),
+            Value::OptionTime(block.user_seen_at),
+            Value::OptionTime(block.blocked_seen_at),
+        ],
+    )
+    .await?;
+    change_block_count(conn, block.user, 1).await
+}
+
+/// Ends a block; whether there was one.
+pub async fn unblock(conn: &mut Conn, user: UserId, other: UserId) -> Result<bool> {
+    let count = conn
+        .execute(
+            "DELETE FROM messaging.blocks WHERE user_id = $1 AND blocked_id = $2",
+            &[Value::I64(user.0), Value::I64(other.0)],
+        )
+        .await?;
+    change_block_count(conn, user, -(count as i64)).await?;
+    Ok(count > 0)
+}
+
+async fn change_block_count(conn: &mut Conn, user: UserId, by: i64) -> Result<()> {
+    if by != 0 {
+        conn.execute(
+            "UPDATE messaging.users SET block_count = block_count + $2 WHERE id = $1",
+            &[Value::I64(user.0), Value::I64(by)],
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+/// How many people someone blocks.
+pub async fn count_blocked(conn: &mut Conn, user: UserId) -> Result<i64> {
+    conn.one("SELECT count(*) FROM messaging.blocks WHERE user_id = $1", &[Value::I64(user.0)], |row| row.i64(0)).await
+}
+
+/// People whom someone blocks, by id, after `after`.
+pub async fn blocked(conn: &mut Conn, user_id: UserId, after: UserId, limit: i64) -> Result<Vec<User>> {
+    conn.rows(
+        sql!(
+            "SELECT ",
+            User::COLUMNS,
+            " FROM messaging.users u JOIN messaging.blocks b ON b.blocked_id = u.id
+              WHERE b.user_id = $1 AND b.blocked_id > $2 ORDER BY b.blocked_id LIMIT $3"
+        ),
+        &[Value::I64(user_id.0), Value::I64(after.0), Value::I64(limit)],
+        read,
+    )
+    .await
+}
+
+/// Locks a person and everybody who blocks them, by id, so that what [`forget`] changes is in nobody's way; whether the person
+/// is there.
+pub async fn lock_with_blockers(conn: &mut Conn, user: UserId) -> Result<bool> {
+    if let Conn::Sqlite(_) = conn {
+        return crate::store::identity::users::lock(conn, user).await;
+    }
+    let locked = conn
+        .rows(
+            "SELECT id FROM messaging.users
+              WHERE id = ANY(ARRAY(SELECT user_id FROM messaging.blocks WHERE blocked_id = $1) || $1::bigint)
+              ORDER BY id FOR UPDATE",
+            &[Value::I64(user.0)],
+            |row| row.i64(0),
+        )
+        .await?;
+    Ok(locked.contains(&user.0))
+}
+
+/// Takes a person out of everybody's friends and blocks.
+pub async fn forget(conn: &mut Conn, user: UserId) -> Result<()> {
+    conn.execute("DELETE FROM messaging.friendships WHERE user_id = $1", &[Value::I64(user.0)]).await?;
+    conn.execute("DELETE FROM messaging.friendships WHERE friend_id = $1", &[Value::I64(user.0)]).await?;
+    conn.execute(
+        "UPDATE messaging.users SET block_count = block_count - 1
+          WHERE id IN (SELECT user_id FROM messaging.blocks WHERE blocked_id = $1)",
+        &[Value::I64(user.0)],
+    )
+    .await?;
+    conn.execute("DELETE FROM messaging.blocks WHERE blocked_id = $1", &[Value::I64(user.0)]).await?;
+    conn.execute("DELETE FROM messaging.blocks WHERE user_id = $1", &[Value::I64(user.0)]).await?;
+    Ok(())
+}
+
+/// What stands between senders and recipients.
+#[derive(Debug, Default)]
+pub struct Between {
+    /// Pairs whose recipient blocks the sender.
+    pub blocked: BTreeSet<(UserId, UserId)>,
+    /// Pairs who are friends.
+    pub friends: BTreeSet<(UserId, UserId)>,
+}
+
+/// What stands between pairs of a sender and a recipient.
+pub async fn between(conn: &mut Conn, pairs: &[(UserId, UserId)]) -> Result<Between> {
+    let mut between = Between::default();
+    if let Conn::Sqlite(_) = conn {
+        for (sender, recipient) in pairs {
+            if blocks(conn, *recipient, *sender).await? {
+                between.blocked.insert((*sender, *recipient));
+            }
+            if state_of(conn, *sender, *recipient).await? == Some(State::Friends) {
+                between.friends.insert((*sender, *recipient));
+            }
+        }
+        return Ok(between);
+    }
+    let senders: Vec<i64> = pairs.iter().map(|(sender, _)| sender.0).collect();
+    let recipients: Vec<i64> = pairs.iter().map(|(_, recipient)| recipient.0).collect();
+    conn.rows(
+        "SELECT TRUE, b.blocked_id, b.user_id FROM unnest($1::bigint[], $2::bigint[]) AS p (sender, recipient)
+           JOIN messaging.blocks b ON b.user_id = p.recipient AND b.blocked_id = p.sender
+         UNION ALL
+         SELECT FALSE, f.user_id, f.friend_id FROM unnest($1::bigint[], $2::bigint[]) AS p (sender, recipient)
+           JOIN messaging.friendships f ON f.user_id = p.sender AND f.friend_id = p.recipient AND f.state = 'friends'",
+        &[Value::I64s(&senders), Value::I64s(&recipients)],
+        |row| {
+            let pair = (UserId(row.i64(1)?), UserId(row.i64(2)?));
+            if row.bool(0)? {
+                between.blocked.insert(pair)
+            } else {
+                between.friends.insert(pair)
+            };
+            Ok(())
+        },
+    )
+    .await?;
+    Ok(between)
+}

@@ -1,0 +1,323 @@
+//! Rows of `messaging.presence_servers`, `messaging.presence` and `messaging.last_seen`.
+//!
+//! Invariant: who changes what there is of a person holds the person's row in `messaging.last_seen`, so that two servers that
+//! one person leaves at once do not each take the other to be where the person still is.
+
+use std::collections::BTreeMap;
+
+use crate::base::error::Result;
+use crate::base::ids::UserId;
+use crate::base::time::Timestamp;
+use crate::store::db::columns::{column, columns, read, sql};
+use crate::store::db::{Conn, Row};
+use crate::store::driver::values::Value;
+
+/// Whether somebody is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum State {
+    /// Nowhere.
+    Offline,
+    /// Somewhere, but at no device.
+    Away,
+    /// There.
+    Online,
+}
+
+impl State {
+    /// As it stands in the database and in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Offline => "offline",
+            Self::Away => "away",
+            Self::Online => "online",
+        }
+    }
+
+    /// The state of a word.
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Offline, Self::Away, Self::Online].into_iter().find(|state| state.as_str() == word)
+    }
+}
+
+// An unknown word is read as offline, and is no error: the closed side, in a row that the next change of the person
+// overwrites. An error would stop presence for everybody in the same batch.
+column!(State, |row, at| Ok(State::parse(row.text(at)?).unwrap_or(State::Offline)));
+
+/// A server, as it was seen last.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// Under what name.
+    pub server: String,
+    /// When.
+    pub seen_at: Timestamp,
+    /// Whether it stopped, or was given up.
+    pub stopped: bool,
+}
+
+/// What there is of a person at one server.
+#[derive(Clone, Copy, Debug)]
+pub struct Presence {
+    /// Who.
+    pub user: UserId,
+    /// As what.
+    pub state: State,
+    /// When the server was seen last.
+    pub seen_at: Timestamp,
+    /// Whether it stopped, or was given up.
+    pub stopped: bool,
+}
+
+/// What others were told last of a person.
+#[derive(Clone, Copy, Debug)]
+pub struct LastSeen {
+    /// Of whom.
+    pub user: UserId,
+    /// As what.
+    pub state: State,
+    /// When they were seen last.
+    pub at: Timestamp,
+}
+
+/// The time by which servers are judged: PostgreSQL's own, for those on it may have clocks that differ. `ours` on SQLite, whose
+/// servers share a machine.
+pub async fn clock(conn: &mut Conn, ours: Timestamp) -> Result<Timestamp> {
+    match conn {
+        Conn::Sqlite(_) => Ok(ours),
+        Conn::Postgres(_) => conn.one("SELECT clock_timestamp()", &[], |row| row.time(0)).await,
+    }
+}
+
+/// A new server.
+pub async fn insert_server(conn: &mut Conn, server: &str, now: Timestamp) -> Result<()> {
+    conn.execute(
+        "INSERT INTO messaging.presence_servers (server, seen_at, stopped) VALUES ($1, $2, FALSE)",
+        &[Value::Text(server), Value::Time(now)],
+    )
+    .await?;
+    Ok(())
+}
+
+/// A server is still there; false when it was given up meanwhile.
+pub async fn refresh_server(conn: &mut Conn, server: &str, now: Timestamp) -> Result<bool> {
+    let count = conn
+        .execute(
+            "UPDATE messaging.presence_servers SET seen_at = $2 WHERE server = $1 AND NOT stopped",
+            &[Value::Text(server), Value::Time(now)],
+        )
+        .await?;
+    Ok(count > 0)
+}
+
+/// A server stops: nobody is there any more.
+pub async fn stop_server(conn: &mut Conn, server: &str, now: Timestamp) -> Result<()> {
+    conn.execute(
+        "UPDATE messaging.presence_servers SET seen_at = $2, stopped = TRUE WHERE server = $1 AND NOT stopped",
+        &[Value::Text(server), Value::Time(now)],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Gives a server up that was not seen between two moments, so that it does not come back under its name; false when it came
+/// back already.
+pub async fn give_up_server(conn: &mut Conn, server: &str, (from, to): (Timestamp, Timestamp)) -> Result<bool> {
+    let count = conn
+        .execute(
+            "UPDATE messaging.presence_servers SET stopped = TRUE
+              WHERE server = $1 AND (seen_at <= $2 OR seen_at >= $3)",
+            &[Value::Text(server), Value::Time(from), Value::Time(to)],
+        )
+        .await?;
+    Ok(count > 0)
+}
+
+/// Every server.
+pub async fn servers(conn: &mut Conn) -> Result<Vec<Server>> {
+    conn.rows("SELECT server, seen_at, stopped FROM messaging.presence_servers", &[], |row| {
+        Ok(Server { server: row.text(0)?.to_owned(), seen_at: row.time(1)?, stopped: row.bool(2)? })
+    })
+    .await
+}
+
+/// Removes a server that stopped.
+pub async fn delete_server(conn: &mut Conn, server: &str) -> Result<()> {
+    conn.execute("DELETE FROM messaging.presence_servers WHERE server = $1 AND stopped", &[Value::Text(server)])
+        .await?;
+    Ok(())
+}
+
+/// People at a server, some of them.
+pub async fn people_at(conn: &mut Conn, server: &str, limit: i64) -> Result<Vec<UserId>> {
+    conn.rows(
+        "SELECT user_id FROM messaging.presence WHERE server = $1 ORDER BY user_id LIMIT $2",
+        &[Value::Text(server), Value::I64(limit)],
+        |row| row.i64(0).map(UserId),
+    )
+    .await
+}
+
+/// Keeps people from being erased until the transaction ends; the names of those who are there. Less than
+/// [`lock_shared`](crate::store::identity::users::lock_shared): no change of an account waits for it.
+pub async fn lock_names(conn: &mut Conn, ids: &[i64]) -> Result<BTreeMap<UserId, String>> {
+    let sql = "SELECT id, user_name FROM messaging.users WHERE id = ANY($1) ORDER BY id FOR KEY SHARE";
+    let found = conn.rows(sql, &[Value::I64s(ids)], |row| Ok((UserId(row.i64(0)?), row.text(1)?.to_owned()))).await?;
+    Ok(found.into_iter().collect())
+}
+
+fn last_seen(row: &Row<'_>) -> Result<LastSeen> {
+    let (user, state, at) = read(row)?;
+    Ok(LastSeen { user, state, at })
+}
+
+/// What others were told last of some people, given in the order of their ids, with the rows locked. Of whom there is nothing
+/// gets a row.
+pub async fn lock_last_seen(conn: &mut Conn, ids: &[i64], now: Timestamp) -> Result<Vec<LastSeen>> {
+    if let Conn::Sqlite(_) = conn {
+        let mut found = Vec::with_capacity(ids.len());
+        for id in ids {
+            found.push(
+                conn.one(
+                    "INSERT INTO messaging.last_seen (user_id, state, at) VALUES ($1, 'offline', $2)
+                     ON CONFLICT (user_id) DO UPDATE SET state = last_seen.state RETURNING user_id, state, at",
+                    &[Value::I64(*id), Value::Time(now)],
+                    last_seen,
+                )
+                .await?,
+            );
+        }
+        return Ok(found);
+    }
+    conn.rows(
+        "INSERT INTO messaging.last_seen (user_id, state, at)
+         SELECT p.user_id, 'offline', $2::timestamptz FROM unnest($1::bigint[]) AS p (user_id)
+         ON CONFLICT (user_id) DO UPDATE SET state = last_seen.state RETURNING user_id, state, at",
+        &[Value::I64s(ids), Value::Time(now)],
+        last_seen,
+    )
+    .await
+}
+
+/// Writes what others are told of some people.
+pub async fn put_last_seen(conn: &mut Conn, seen: &[LastSeen]) -> Result<()> {
+    if let Conn::Sqlite(_) = conn {
+        for one in seen {
+            conn.execute(
+                "UPDATE messaging.last_seen SET state = $2, at = $3 WHERE user_id = $1",
+                &[Value::I64(one.user.0), Value::Text(one.state.as_str()), Value::Time(one.at)],
+            )
+            .await?;
+        }
+        return Ok(());
+    }
+    let ids: Vec<i64> = seen.iter().map(|one| one.user.0).collect();
+    let states: Vec<&str> = seen.iter().map(|one| one.state.as_str()).collect();
+    let times: Vec<Timestamp> = seen.iter().map(|one| one.at).collect();
+    conn.execute(
+        "UPDATE messaging.last_seen l SET state = n.state, at = n.at
+           FROM unnest($1::bigint[], $2::text[], $3::timestamptz[]) AS n (user_id, state, at) WHERE l.user_id = n.user_id",
+        &[Value::I64s(&ids), Value::Texts(&states), Value::Times(&times)],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Says that people are at a server.
+pub async fn put(conn: &mut Conn, server: &str, people: &[(UserId, State)]) -> Result<()> {
+    if people.is_empty() {
+        return Ok(());
+    }
+    if let Conn::Sqlite(_) = conn {
+        for (user, state) in people {
+            conn.execute(
+                "INSERT INTO messaging.presence (user_id, server, state) VALUES ($1, $2, $3)
+                 ON CONFLICT (user_id, server) DO UPDATE SET state = excluded.state",
+                &[Value::I64(user.0), Value::Text(server), Value::Text(state.as_str())],
+            )
+            .await?;
+        }
+        return Ok(());
+    }
+    let ids: Vec<i64> = people.iter().map(|(user, _)| user.0).collect();
+    let states: Vec<&str> = people.iter().map(|(_, state)| state.as_str()).collect();
+    conn.execute(
+        "INSERT INTO messaging.presence (user_id, server, state)
+         SELECT p.user_id, $2::text, p.state FROM unnest($1::bigint[], $3::text[]) AS p (user_id, state)
+         ON CONFLICT (user_id, server) DO UPDATE SET state = excluded.state",
+        &[Value::I64s(&ids), Value::Text(server), Value::Texts(&states)],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Says that people are not at a server any more.
+pub async fn delete(conn: &mut Conn, server: &str, ids: &[i64]) -> Result<()> {
+    if !ids.is_empty() {
+        conn.execute(
+            "DELETE FROM messaging.presence WHERE user_id = ANY($1) AND server = $2",
+            &[Value::I64s(ids), Value::Text(server)],
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+columns! {
+    Presence { user: "p.user_id", state: "p.state", seen_at: "s.seen_at", stopped: "s.stopped" }
+}
+
+/// Where some people are, at every server that there is a row of.
+pub async fn of_people(conn: &mut Conn, ids: &[i64]) -> Result<Vec<Presence>> {
+    conn.rows(
+        sql!(
+            "SELECT ",
+            Presence::COLUMNS,
+            " FROM messaging.presence p JOIN messaging.presence_servers s ON s.server = p.server WHERE p.user_id = ANY($1)"
+        ),
+        &[Value::I64s(ids)],
+        read,
+    )
+    .await
+}
+
+/// When a person was seen last, as far as it was written down.
+pub async fn last_seen_at(conn: &mut Conn, user: UserId) -> Result<Option<Timestamp>> {
+    conn.first("SELECT at FROM messaging.last_seen WHERE user_id = $1", &[Value::I64(user.0)], |row| row.time(0)).await
+}
+
+/// Whether two people are in a conversation of at most so many members.
+pub async fn share_conversation(conn: &mut Conn, one: UserId, other: UserId, member_limit: i64) -> Result<bool> {
+    let found = conn
+        .first(
+            "SELECT m.conversation_id FROM messaging.members m
+               JOIN messaging.members o ON o.conversation_id = m.conversation_id AND o.user_id = $2
+               JOIN messaging.conversations c ON c.id = m.conversation_id
+              WHERE m.user_id = $1 AND c.member_count <= $3 AND c.deleted_at IS NULL LIMIT 1",
+            &[Value::I64(one.0), Value::I64(other.0), Value::I64(member_limit)],
+            |row| row.i64(0),
+        )
+        .await?;
+    Ok(found.is_some())
+}
+
+/// Who may see a person, those who are there first, up to `limit`: friends and who shares a conversation of at most
+/// `member_limit` members, but nobody where one of the two blocks the other.
+pub async fn audience(conn: &mut Conn, user: UserId, member_limit: i64, limit: i64) -> Result<Vec<i64>> {
+    conn.rows(
+        // An EXISTS to order by could be planned to read all of presence.
+        "SELECT a.id FROM (
+             SELECT f.friend_id AS id FROM messaging.friendships f WHERE f.user_id = $1 AND f.state = 'friends'
+             UNION
+             SELECT o.user_id FROM messaging.members m
+               JOIN messaging.conversations c ON c.id = m.conversation_id
+               JOIN messaging.members o ON o.conversation_id = m.conversation_id
+              WHERE m.user_id = $1 AND c.member_count <= $2 AND c.deleted_at IS NULL
+         ) a
+          WHERE a.id <> $1
+            AND NOT EXISTS (SELECT 1 FROM messaging.blocks b WHERE b.user_id = $1 AND b.blocked_id = a.id)
+            AND NOT EXISTS (SELECT 1 FROM messaging.blocks b WHERE b.user_id = a.id AND b.blocked_id = $1)
+          ORDER BY (SELECT count(*) FROM messaging.presence p WHERE p.user_id = a.id) > 0 DESC, a.id LIMIT $3",
+        &[Value::I64(user.0), Value::I64(member_limit), Value::I64(limit)],
+        |row| row.i64(0),
+    )
+    .await
+}

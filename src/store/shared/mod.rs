@@ -1,0 +1,3 @@
+//! Rows that several areas use.
+
+pub mod idempotency;

@@ -1,0 +1,6 @@
+//! Tests of live events and webhooks.
+
+pub mod live;
+pub mod nodes;
+pub mod visibility;
+pub mod webhooks;

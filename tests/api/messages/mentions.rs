@@ -1,0 +1,103 @@
+//! Whom messages mention, and how it is counted.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::receipts::{as_person, group, say};
+use crate::both;
+use crate::support::{Server, answer_of};
+
+async fn mention_count(server: &Server, person: &str, conversation: i64) -> i64 {
+    let target = format!("/api/conversations/{conversation}/receipts");
+    let answer = as_person(server, person, Method::POST, &target, Some(json!({"unread_from": null}))).await;
+    assert_eq!(answer.status, 200);
+    answer.json()["mention_count"].as_i64().unwrap()
+}
+
+async fn edit(server: &Server, person: &str, target: &str, body: &str) -> Value {
+    as_person(server, person, Method::PATCH, target, Some(json!({"body": body}))).await.json()
+}
+
+both!(members_are_mentioned_and_counted, async |place| {
+    let server = Server::start(place).await;
+    let body = "@BUGS and @rdibari, not @duck, bugs@bugs.org or `@bugs`; @bugs!";
+    let send = json!({"sender_user_name": "rdibari", "recipient_user_name": "bugs", "body": body});
+    let keyed = || server.request(Method::POST, "/api/messages").header("idempotency-key", "once").json(&send);
+    let sent = answer_of(keyed()).await.json();
+    // As they write themselves, in the order of the text, each once.
+    assert_eq!(sent["mentions"], json!(["bugs", "rdibari"]));
+    assert_eq!(answer_of(keyed()).await.json(), sent);
+    let target = "/api/conversations/1/messages/4";
+    assert_eq!(server.get(target).await.json(), sent);
+    assert_eq!(server.get("/api/conversations/1/messages").await.json()[3], sent);
+    assert!(server.all("/api/messages/bugs").await.contains(&sent));
+    assert_eq!(mention_count(&server, "bugs", 1).await, 1);
+    assert_eq!(mention_count(&server, "rdibari", 1).await, 0, "oneself does not count");
+    // By number it is the same; and what is read counts no more.
+    let by_number = json!({"sender_user_name": "rdibari", "conversation_id": 1, "body": "@bugs"});
+    assert_eq!(server.post("/api/messages", &by_number).await.json()["mentions"], json!(["bugs"]));
+    assert_eq!(mention_count(&server, "bugs", 1).await, 2);
+    as_person(&server, "bugs", Method::POST, "/api/conversations/1/receipts", Some(json!({"read_seq": 4}))).await;
+    assert_eq!(mention_count(&server, "bugs", 1).await, 1);
+    server.send("bugs", "rdibari", "what is it, @rdibari?").await;
+    assert_eq!(mention_count(&server, "bugs", 1).await, 0);
+    assert_eq!(mention_count(&server, "rdibari", 1).await, 1);
+});
+
+both!(edits_and_deletions_change_whom_a_message_mentions, async |place| {
+    let server = Server::start(place).await;
+    let target = "/api/conversations/1/messages/3";
+    // Kept as it was rendered.
+    server.all("/api/messages/bugs").await;
+    let edited = edit(&server, "rdibari", target, "@rdibari and @bugs").await;
+    assert_eq!(edited["mentions"], json!(["rdibari", "bugs"]));
+    assert!(server.all("/api/messages/bugs").await.contains(&edited));
+    assert_eq!(mention_count(&server, "bugs", 1).await, 1);
+    // The writer has not read their own message of the demo: still, to name oneself does not count.
+    assert_eq!(mention_count(&server, "rdibari", 1).await, 0);
+    let edited = edit(&server, "rdibari", target, "`@bugs`").await;
+    assert_eq!(edited["mentions"], json!([]));
+    assert_eq!(mention_count(&server, "bugs", 1).await, 0);
+    edit(&server, "rdibari", target, "@bugs").await;
+    assert_eq!(mention_count(&server, "bugs", 1).await, 1);
+    assert_eq!(as_person(&server, "rdibari", Method::DELETE, target, None).await.status, 204);
+    assert_eq!(mention_count(&server, "bugs", 1).await, 0);
+    assert_eq!(server.get(target).await.json()["mentions"], json!([]));
+    assert_eq!(place.numbers("SELECT count(*) FROM messaging.mentions").await, [[0]]);
+});
+
+both!(the_longest_name_of_a_member_fits, async |place| {
+    let server = Server::start(place).await;
+    for name in ["bugs.bunny", "Bugs.b"] {
+        server.add_user(name, "", "").await;
+    }
+    let id = group(&server, &["rdibari", "bugs", "duck", "bugs.bunny"]).await;
+    // bugs.b is somebody, but no member.
+    let message = say(&server, id, "rdibari", "@bugs.bunny. @Bugs.b @porky @duck @bugs.bunnys").await;
+    assert_eq!(message["mentions"], json!(["bugs.bunny", "bugs", "duck"]));
+    for (person, count) in [("bugs.bunny", 1), ("bugs", 1), ("duck", 1), ("rdibari", 0)] {
+        assert_eq!(mention_count(&server, person, id).await, count, "{person}");
+    }
+    let target = format!("/api/conversations/{id}/messages/{}", message["seq"]);
+    assert_eq!(server.get(&target).await.json(), message);
+    assert_eq!(edit(&server, "rdibari", &target, "@duck @bugs.bunny").await["mentions"], json!(["duck", "bugs.bunny"]));
+    assert_eq!(mention_count(&server, "bugs", id).await, 0);
+});
+
+both!(fifty_people_are_mentioned_and_no_more, async |place| {
+    let server = Server::start(place).await;
+    let names: Vec<String> = (0..60).map(|number| format!("p{number}.")).collect();
+    for name in &names {
+        server.add_user(name, "", "").await;
+    }
+    let mut people = vec!["rdibari"];
+    people.extend(names.iter().map(String::as_str));
+    let id = group(&server, &people).await;
+    let body: String = names.iter().map(|name| format!("@{name} ")).collect();
+    let message = say(&server, id, "rdibari", &body).await;
+    assert_eq!(message["mentions"], json!(names[..50]));
+    let target = format!("/api/conversations/{id}/messages/{}", message["seq"]);
+    assert_eq!(server.get(&target).await.json(), message);
+    assert_eq!(mention_count(&server, "p49.", id).await, 1);
+    assert_eq!(mention_count(&server, "p50.", id).await, 0);
+});

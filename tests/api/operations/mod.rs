@@ -1,0 +1,8 @@
+//! Tests of the operator's side: administration, mail, metrics, restores and durability.
+
+pub mod admin;
+pub mod durability;
+pub mod mail;
+pub mod operations;
+pub mod restore;
+pub mod workers;

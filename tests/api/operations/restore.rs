@@ -1,0 +1,236 @@
+//! Backup and restore, beside a running server and across databases.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use reqwest::Method;
+use serde_json::Value;
+use tokio::sync::Notify;
+
+use super::operations::{posthaste, text};
+use crate::both;
+use crate::messages::messages::assert_dense;
+use crate::support::place::Kind;
+use crate::support::{Place, Server, answer_of};
+
+both!(a_backup_is_restored_with_everything, async |place| {
+    let server = Server::start(place).await;
+    for number in 0..50 {
+        server.send("bugs", "duck", &format!("it's № {number}")).await;
+    }
+    let keyed = server.request(Method::POST, "/api/messages").header("idempotency-key", "kept");
+    let hey = serde_json::json!({"sender_user_name": "bugs", "recipient_user_name": "duck", "body": "keyed"});
+    let first = answer_of(keyed.json(&hey)).await;
+    let before = server.all("/api/messages/duck").await;
+    let users = server.all("/api/users").await;
+    let epoch = place_epoch(place).await;
+
+    let file = place.folder.path().join("backup file");
+    let file = file.to_str().unwrap();
+    let backed_up = posthaste(place, &["backup", file]);
+    assert!(backed_up.status.success(), "{}", text(&backed_up));
+    let again = posthaste(place, &["backup", file]);
+    assert!(!again.status.success() && text(&again).contains("exists already"), "{}", text(&again));
+
+    // The server runs on through the restore, and shows what the backup held.
+    server.send("bugs", "duck", "after the backup").await;
+    server.send("porky", "rdibari", "a new conversation").await;
+    let restored = posthaste(place, &["restore", file]);
+    assert!(restored.status.success(), "{}", text(&restored));
+    assert!(text(&restored).contains("is kept as"), "{}", text(&restored));
+    assert_eq!(server.all("/api/messages/duck").await, before);
+    assert_eq!(server.all("/api/users").await, users);
+    assert_eq!(server.all("/api/messages/rdibari?with=porky").await, Vec::<Value>::new());
+    assert_ne!(place_epoch(place).await, epoch);
+    let keyed = server.request(Method::POST, "/api/messages").header("idempotency-key", "kept");
+    assert_eq!(answer_of(keyed.json(&hey)).await.bytes, first.bytes);
+    let sent = server.send("bugs", "duck", "after the restore").await;
+    assert_eq!(sent["seq"], 52);
+    server.send("porky", "rdibari", "a new conversation again").await;
+    server.add_user("newcomer", "", "").await;
+    assert_dense(place).await;
+});
+
+async fn place_epoch(place: &Place) -> i64 {
+    let digits = match place.kind {
+        Kind::Sqlite => {
+            "SELECT unicode(epoch) * 1000000 + unicode(substr(epoch, 2)) * 1000 + unicode(substr(epoch, 3)) FROM event_log"
+        }
+        Kind::Postgres => "SELECT hashtext(epoch)::bigint FROM messaging.event_log",
+    };
+    place.numbers(digits).await[0][0]
+}
+
+both!(a_backup_goes_into_the_other_database, async |place| {
+    let server = Server::start(place).await;
+    server.send("bugs", "duck", "it's 'quoted' 👍").await;
+    let messages = server.all("/api/messages/duck").await;
+    let users = server.all("/api/users").await;
+    let file = place.folder.path().join("backup");
+    assert!(posthaste(place, &["backup", file.to_str().unwrap()]).status.success());
+
+    let other = Place::new(if place.kind == Kind::Sqlite { Kind::Postgres } else { Kind::Sqlite }).await;
+    let restored = posthaste(&other, &["restore", file.to_str().unwrap()]);
+    assert!(restored.status.success(), "{}", text(&restored));
+    let server = Server::start(&other).await;
+    assert_eq!(server.all("/api/messages/duck").await, messages);
+    assert_eq!(server.all("/api/users").await, users);
+    assert_eq!(server.send("bugs", "duck", "on").await["id"], 6);
+    server.send("bugs", "rdibari", "on").await;
+    server.send("bugs", "porky", "on").await;
+    assert_dense(&other).await;
+    other.remove().await;
+});
+
+both!(what_is_no_backup_is_not_restored, async |place| {
+    let server = Server::start(place).await;
+    let before = server.all("/api/messages/bugs").await;
+    let file = place.folder.path().join("not a backup");
+    let restore = || posthaste(place, &["restore", file.to_str().unwrap()]);
+    assert!(text(&restore()).contains("does not exist"));
+    std::fs::write(&file, "SQLite format 3\0 and then nothing of it").unwrap();
+    let refused = restore();
+    assert!(!refused.status.success() && text(&refused).contains("cannot be used as a backup"), "{}", text(&refused));
+    std::fs::remove_file(&file).unwrap();
+    rusqlite::Connection::open(&file).unwrap().execute_batch("CREATE TABLE theirs (x)").unwrap();
+    assert!(text(&restore()).contains("no schema version"));
+    assert_eq!(server.all("/api/messages/bugs").await, before);
+});
+
+both!(nothing_that_was_acknowledged_during_a_restore_is_lost, async |place| {
+    let server = Server::start(place).await;
+    let file = place.folder.path().join("backup");
+    assert!(posthaste(place, &["backup", file.to_str().unwrap()]).status.success());
+    let (begun, ended) = (Notify::new(), AtomicBool::new(false));
+    let sending = async {
+        let mut acknowledged = Vec::new();
+        while !ended.load(Ordering::Relaxed) {
+            let body = format!("during {}", acknowledged.len());
+            let message = serde_json::json!({"sender_user_name": "bugs", "recipient_user_name": "duck", "body": body});
+            let answer = server.post("/api/messages", &message).await;
+            if answer.status == 201 {
+                acknowledged.push(body);
+            }
+            // How many come to an end within a restore depends on the machine.
+            if acknowledged.len() == 3 {
+                begun.notify_one();
+            }
+        }
+        acknowledged
+    };
+    let restoring = async {
+        begun.notified().await;
+        let (url, folder, file) = (place.url(), place.folder.path().to_owned(), file.clone());
+        let restored = tokio::task::spawn_blocking(move || {
+            let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_posthaste"));
+            command.arg("restore").arg(file).env("POSTHASTE_DATABASE_URL", url).env("POSTHASTE_DATA_DIR", folder);
+            command.output().unwrap()
+        });
+        let restored = restored.await.unwrap();
+        ended.store(true, Ordering::Relaxed);
+        assert!(restored.status.success(), "{}", text(&restored));
+        text(&restored)
+    };
+    let (acknowledged, told) = tokio::join!(sending, restoring);
+    let kept = told.split("is kept as ").nth(1).unwrap().split(": remove").next().unwrap();
+    let mut found =
+        server.all("/api/messages/duck").await.iter().map(|message| message["body"].clone()).collect::<Vec<_>>();
+    match place.kind {
+        Kind::Sqlite => {
+            let connection = rusqlite::Connection::open(kept).unwrap();
+            let mut statement = connection.prepare("SELECT body FROM messages").unwrap();
+            let bodies = statement.query_map([], |row| row.get::<_, String>(0)).unwrap();
+            found.extend(bodies.map(|body| Value::from(body.unwrap())));
+        }
+        Kind::Postgres => {
+            let schema = kept.strip_prefix("schema ").unwrap();
+            let rows = place.postgres().await.query(&format!("SELECT body FROM {schema}.messages"), &[]).await.unwrap();
+            found.extend(rows.iter().map(|row| Value::from(row.get::<_, String>(0))));
+        }
+    }
+    for body in acknowledged {
+        assert!(found.contains(&Value::from(body.as_str())), "{body} is nowhere");
+    }
+    assert_dense(place).await;
+});
+
+both!(a_backup_is_one_file_for_its_owner_alone, async |place| {
+    use std::os::unix::fs::PermissionsExt;
+    drop(Server::start(place).await);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("backup");
+    assert!(posthaste(place, &["backup", file.to_str().unwrap()]).status.success());
+    let names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["backup"]);
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+});
+
+/// Tables whose rows are not copied: what stands in them is made anew, or carried over in another form.
+const NOT_COPIED: &[&str] = &["search_entries", "messaging_sequence"];
+
+/// The tables that migrations make.
+fn tables() -> Vec<String> {
+    let mut tables = Vec::new();
+    for migration in std::fs::read_dir("migrations").unwrap().map(|entry| entry.unwrap().path()) {
+        let text = std::fs::read_to_string(&migration).unwrap();
+        let names = text.split("CREATE TABLE messaging.").skip(1).map(|rest| rest.split([' ', '(']).next().unwrap());
+        tables.extend(names.filter(|name| !NOT_COPIED.contains(name)).map(str::to_owned));
+    }
+    tables.sort();
+    assert!(tables.len() >= 36, "{tables:?}");
+    tables
+}
+
+/// Puts a row with something in each column that needs it into a table.
+async fn put_row(place: &Place, schema: &rusqlite::Connection, table: &str) {
+    let mut columns =
+        schema.prepare("SELECT name, type FROM pragma_table_info(?1) WHERE \"notnull\" OR pk > 0").unwrap();
+    let columns = columns.query_map([table], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))).unwrap();
+    let (names, values): (Vec<String>, Vec<&str>) = columns
+        .map(Result::unwrap)
+        .map(|(name, kind)| {
+            let value = match (&*kind, place.kind) {
+                ("BIGINT" | "INTEGER", _) => "9001",
+                ("TEXT", _) => "'word'",
+                ("BOOLEAN", _) => "TRUE",
+                ("BYTEA", Kind::Sqlite) => "x'0102'",
+                ("BYTEA", Kind::Postgres) => "'\\x0102'",
+                ("TIMESTAMPTZ", Kind::Sqlite) => "1790000000000000",
+                ("TIMESTAMPTZ", Kind::Postgres) => "'2026-09-21T00:00:00Z'",
+                _ => panic!("{table}.{name} has the type {kind}"),
+            };
+            (name, value)
+        })
+        .unzip();
+    place.sql(&format!("INSERT INTO messaging.{table} ({}) VALUES ({})", names.join(", "), values.join(", "))).await;
+}
+
+async fn counts(place: &Place) -> Vec<(String, i64)> {
+    let mut counts = Vec::new();
+    for table in tables() {
+        let count = place.numbers(&format!("SELECT count(*) FROM messaging.{table}")).await[0][0];
+        counts.push((table, count));
+    }
+    counts
+}
+
+both!(a_backup_holds_the_rows_of_every_table, async |place| {
+    Server::start(place).await.stop().await;
+    let described = Place::new(Kind::Sqlite).await;
+    Server::start(&described).await.stop().await;
+    let schema = rusqlite::Connection::open(described.sqlite_file()).unwrap();
+    for (table, _) in counts(place).await.into_iter().filter(|(_, count)| *count == 0) {
+        put_row(place, &schema, &table).await;
+    }
+    let rows = counts(place).await;
+    assert!(rows.iter().all(|(_, count)| *count > 0), "{rows:?}");
+    let file = place.folder.path().join("backup");
+    let backed_up = posthaste(place, &["backup", file.to_str().unwrap()]);
+    assert!(backed_up.status.success(), "{}", text(&backed_up));
+    for kind in [Kind::Sqlite, Kind::Postgres] {
+        let other = Place::new(kind).await;
+        let restored = posthaste(&other, &["restore", file.to_str().unwrap()]);
+        assert!(restored.status.success(), "{}", text(&restored));
+        assert_eq!(counts(&other).await, rows, "{kind:?}");
+        other.remove().await;
+    }
+});

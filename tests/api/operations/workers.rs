@@ -1,0 +1,285 @@
+//! Tasks that fail: each is started again, and no caller loses anything by it.
+//!
+//! The names of the tasks come from the supervisor, so a new task is tested without being named here.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use posthaste::base::time::{Clock, Timestamp};
+use posthaste::domain::identity::credentials::{Credentials, authenticate};
+use posthaste::domain::messages::messages;
+use posthaste::domain::sending::drafts::NewMessage;
+use posthaste::domain::shared::idempotency::Once;
+use posthaste::live::bus::BusSettings;
+use posthaste::mail::{Mail, MailSettings};
+use serde_json::{Value, json};
+
+use super::durability::{Load, assert_kept, last_message, stored};
+use crate::both;
+use crate::events::webhooks::Receiver;
+use crate::support::mail::MailServer;
+use crate::support::nats::NatsServer;
+use crate::support::people::{delete, get, path_of, post, post_once, put};
+use crate::support::place::Kind;
+use crate::support::watch::{Follower, Socket};
+use crate::support::{Answer, Options, Place, Server};
+
+/// How long something may take that must happen.
+const LIMIT: Duration = Duration::from_secs(30);
+/// Between two messages of a sender.
+const PAUSE: Duration = Duration::from_millis(20);
+/// Senders with their recipients, each pair with a conversation of its own.
+const PAIRS: &[(&str, &str)] = &[("rdibari", "bugs"), ("duck", "porky"), ("porky", "rdibari"), ("duck", "duck")];
+
+/// How often a task was started again, as `/metrics` has it.
+async fn restarts(server: &Server, task: &str) -> u64 {
+    let text = String::from_utf8(server.get("/metrics").await.bytes).unwrap();
+    let start = format!("posthaste_task_restarts_total{{task=\"{task}\"}} ");
+    let line = text.lines().find_map(|line| line.strip_prefix(&start));
+    line.unwrap_or_else(|| panic!("{task} is not counted: {text}")).parse().unwrap()
+}
+
+/// Makes a task panic and waits until it runs again.
+async fn panic_once(server: &Server, task: &str) {
+    let before = restarts(server, task).await;
+    server.tasks.make_panic(task);
+    let begun = Instant::now();
+    while restarts(server, task).await == before {
+        assert!(begun.elapsed() < LIMIT, "{task} is not started again");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Sends a request until it is accepted. A task that does not run right now is the only reason for a refusal.
+async fn until_accepted(status: u16, request: impl AsyncFn() -> Answer) -> Answer {
+    let begun = Instant::now();
+    loop {
+        let answer = request().await;
+        if answer.status == status {
+            return answer;
+        }
+        assert!(begun.elapsed() < LIMIT, "{}", String::from_utf8_lossy(&answer.bytes));
+        answer.problem(503, "unavailable");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// What waits beside sends while a task panics: a message for later, and a mail.
+struct Beside<'a> {
+    server: &'a Server,
+    bodies: Vec<String>,
+}
+
+impl Beside<'_> {
+    async fn add(&mut self, task: &str) {
+        let soon = Timestamp::from_micros(Clock::System.now().micros() + 300_000).to_string();
+        let body = format!("scheduled during {task}");
+        let new = json!({"recipient_user_name": "duck", "body": body, "send_at": soon});
+        until_accepted(202, async || post(self.server, "bugs", "/api/messages", new.clone()).await).await;
+        let mail = Mail { to: "bugs@example.org".into(), subject: "Hello".into(), text: task.into() };
+        let begun = Instant::now();
+        while let Err(error) = self.server.app.mailer.as_ref().unwrap().send(mail.clone()) {
+            assert!(error.to_string().contains("the task mail has failed"), "{error}");
+            assert!(begun.elapsed() < LIMIT, "{error}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        self.bodies.push(body);
+    }
+}
+
+/// What goes on while tasks panic, at a rate that a webhook can follow.
+#[derive(Default)]
+struct Traffic {
+    stopped: AtomicBool,
+    /// The bodies of messages that were accepted.
+    accepted: Mutex<Vec<String>>,
+}
+
+impl Traffic {
+    /// Sends one message after the other, and repeats a refused one with its key.
+    async fn keep_sending(&self, server: &Server, (sender, recipient): (&str, &str)) {
+        for number in 0.. {
+            if self.stopped.load(Ordering::Relaxed) {
+                return;
+            }
+            let body = format!("{sender} to {recipient}, {number}");
+            let new = json!({"recipient_user_name": recipient, "body": body});
+            let send = async || post_once(server, sender, "/api/messages", &body, new.clone()).await;
+            until_accepted(201, send).await;
+            self.accepted.lock().unwrap().push(body);
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Adds and removes a reaction: changes that are queued on PostgreSQL.
+    async fn keep_reacting(&self, server: &Server, message: &str) {
+        let target = format!("{message}/reactions/%F0%9F%91%8D");
+        while !self.stopped.load(Ordering::Relaxed) {
+            until_accepted(201, async || put(server, "duck", &target).await).await;
+            until_accepted(204, async || delete(server, "duck", &target).await).await;
+        }
+    }
+
+    async fn accepts_more(&self, count: usize) {
+        let target = self.count() + count;
+        wait_until("no send is accepted", async || self.count() >= target).await;
+    }
+
+    fn count(&self) -> usize {
+        self.accepted.lock().unwrap().len()
+    }
+}
+
+async fn wait_until(what: &str, is_so: impl AsyncFn() -> bool) {
+    let begun = Instant::now();
+    while !is_so().await {
+        assert!(begun.elapsed() < LIMIT, "{what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// A server with every task that its database can have.
+async fn with_every_task(place: &Place, nats: &NatsServer, mails: &MailServer) -> Server {
+    let bus = match place.kind {
+        Kind::Sqlite => BusSettings::Nats { url: nats.url() },
+        Kind::Postgres => BusSettings::Postgres { listen_url: place.postgres_url() },
+    };
+    let mail = Some(MailSettings { url: mails.url(), from: "posthaste@example.org".into() });
+    Server::start_with(place, Options { bus, mail, webhook_allow_private: true, ..Options::default() }).await
+}
+
+both!(every_task_panics_once_under_load_and_nothing_is_lost, async |place| {
+    let (nats, mut mails) = (NatsServer::start().await, MailServer::start().await);
+    let receiver = Receiver::start(&[], 204).await;
+    let server = with_every_task(place, &nats, &mails).await;
+    let hook = json!({"url": receiver.url, "event_types": ["message.created"]});
+    assert_eq!(server.post("/api/webhooks", &hook).await.status, 201);
+    let message = path_of(&server.send("bugs", "duck", "before").await);
+    receiver.wait(1).await;
+    let tasks = server.tasks.names();
+    assert!(tasks.len() >= if place.kind == Kind::Sqlite { 10 } else { 12 }, "{tasks:?}");
+
+    let before = last_message(place).await;
+    let follower = Follower::start(server.address).await;
+    let traffic = Traffic::default();
+    let mut beside = Beside { server: &server, bodies: Vec::new() };
+    let panics = async {
+        for task in &tasks {
+            traffic.accepts_more(5).await;
+            beside.add(task).await;
+            panic_once(&server, task).await;
+            traffic.accepts_more(5).await;
+            assert_eq!(restarts(&server, task).await, 1, "{task}");
+        }
+        traffic.stopped.store(true, Ordering::Relaxed);
+    };
+    let sends = PAIRS.iter().map(|pair| traffic.keep_sending(&server, *pair));
+    tokio::join!(panics, traffic.keep_reacting(&server, &message), futures_util::future::join_all(sends));
+
+    // Every message for later has left.
+    wait_until("a scheduled message does not leave", async || {
+        get(&server, "bugs", "/api/scheduled").await.json() == json!([])
+    })
+    .await;
+    // What was accepted is there, once, and nothing else.
+    let mut expected = traffic.accepted.into_inner().unwrap();
+    expected.append(&mut beside.bodies);
+    expected.sort_unstable();
+    let mut found: Vec<String> = Vec::new();
+    for (body, positions) in stored(place).await {
+        found.extend(positions.iter().filter(|position| position.2 > before).map(|_| body.clone()));
+    }
+    found.sort_unstable();
+    assert_eq!(found, expected);
+    // One socket has seen every message, and was never closed.
+    assert_eq!(follower.assert_told(place, before).await, 0);
+    // A webhook gets each at least once.
+    wait_until("a webhook misses a message", async || {
+        let delivered: HashSet<String> = receiver.bodies().into_iter().collect();
+        expected.iter().all(|body| delivered.contains(body))
+    })
+    .await;
+    // Each mail arrives once.
+    let mut texts = Vec::new();
+    for _ in &tasks {
+        texts.push(mails.next_mail().await.text);
+    }
+    texts.sort_unstable();
+    assert_eq!(texts, tasks);
+    assert!(!mails.has_mail());
+    // Presence goes on.
+    let _socket = Socket::of(&server, "rdibari").await;
+    wait_until("nobody is online", async || {
+        get(&server, "bugs", "/api/users/rdibari/presence").await.json()["state"] == "online"
+    })
+    .await;
+    assert_eq!(server.get("/readyz").await.status, 200);
+    server.stop().await;
+});
+
+both!(a_task_that_keeps_failing_makes_the_server_not_ready, async |place| {
+    let server = Server::start(place).await;
+    for _ in 0..2 {
+        panic_once(&server, "housekeeping").await;
+        assert_eq!(server.get("/readyz").await.json(), json!({"status": "ready"}));
+    }
+    panic_once(&server, "housekeeping").await;
+    let answer = server.get("/readyz").await;
+    let document = answer.problem(503, "task_failing");
+    assert_eq!(document["detail"], "the task housekeeping of this server keeps failing");
+    assert!(answer.header("retry-after").is_some());
+    wait_until("the server does not get ready", async || server.get("/readyz").await.status == 200).await;
+    assert_eq!(restarts(&server, "housekeeping").await, 3);
+    assert_eq!(restarts(&server, "clock").await, 0);
+});
+
+both!(a_queue_without_its_task_says_so, async |place| {
+    let server = Server::start(place).await;
+    let load = Load::start(server.address, "load");
+    for _ in 0..3 {
+        load.accepts_more(50).await;
+        panic_once(&server, "send-queue").await;
+    }
+    load.accepts_more(50).await;
+    let attempts = load.stop().await;
+    // Batches under way are answered all the same.
+    for attempt in &attempts {
+        if let Some(answer) = attempt.refused() {
+            answer.problem(503, "unavailable");
+        }
+        assert!(attempt.accepted().is_some() || attempt.refused().is_some(), "{} is lost", attempt.body);
+    }
+    assert_kept(place, &attempts).await;
+
+    // The next pause is long enough to look into.
+    let caller = Credentials { token: None, act_as: Some("bugs".into()), address: IpAddr::V4(Ipv4Addr::LOCALHOST) };
+    let principal = authenticate(&server.app, caller).await.unwrap();
+    let new = |body: &str| NewMessage {
+        recipient_user_name: Some("duck".into()),
+        body: body.into(),
+        ..NewMessage::default()
+    };
+    messages::send(&server.app, &principal, new("before"), Once::unanswered()).await.unwrap();
+    server.tasks.make_panic("send-queue");
+    let begun = Instant::now();
+    let error = loop {
+        assert!(begun.elapsed() < LIMIT, "the task does not fail");
+        // One that was queued before the panic waits for the restart.
+        let sending = messages::send(&server.app, &principal, new("meanwhile"), Once::unanswered());
+        if let Ok(Err(error)) = tokio::time::timeout(Duration::from_millis(20), sending).await {
+            break error;
+        }
+    };
+    assert_eq!(
+        error.to_string(),
+        "unavailable: sends are not being processed: the task send-queue has failed and is restarted"
+    );
+    let request = json!({"recipient_user_name": "duck", "body": "meanwhile"});
+    let answer: Answer = post(&server, "bugs", "/api/messages", request.clone()).await;
+    let document: Value = answer.problem(503, "unavailable");
+    assert_eq!((answer.header("retry-after"), &document["status"]), (Some("1"), &json!(503)));
+    until_accepted(201, async || post(&server, "bugs", "/api/messages", request.clone()).await).await;
+});
