@@ -223,7 +223,7 @@ pub async fn progress(
                     Value::I64(range.last_seq),
                     Value::I64(member_limit),
                 ],
-                |row| Ok(add_progress(&mut found, read(row)?)),
+                |row| read(row).map(|row| add_progress(&mut found, row)),
             )
             .await?;
         }
@@ -255,7 +255,7 @@ pub async fn progress(
               ORDER BY m.conversation_id, m.user_id, r.kind, r.seq"
         ),
         &[Value::I64s(&conversations), Value::I64s(&first), Value::I64s(&last), Value::I64(member_limit)],
-        |row| Ok(add_progress(&mut found, read(row)?)),
+        |row| read(row).map(|row| add_progress(&mut found, row)),
     )
     .await?;
     Ok(found)
