@@ -6,4 +6,5 @@ pub mod access;
 pub mod bodies;
 pub mod routes;
 pub mod server;
+pub mod socket;
 pub mod state;

@@ -18,10 +18,10 @@ const FEWEST_STATEMENTS: usize = 180;
 /// Files whose statements are not explained.
 const FILES_LEFT_OUT: &[(&str, &str)] = &[
     (
-        "copy.rs",
+        "db/copy.rs",
         "a backup and a restore read everything, in steps along the primary key; their texts are made at run time",
     ),
-    ("migrations.rs", "runs once for each version, over the seed's tables and the catalogue"),
+    ("db/migrations.rs", "runs once for each version, over the seed's tables and the catalogue"),
     ("sqlite/file.rs", "copies whole files, for backup and restore"),
     ("sqlite/scrub.rs", "reads pages of the file by number"),
 ];
@@ -41,10 +41,20 @@ const DIALECT: &[(Kind, &str, &str)] = &[
 /// Statements that neither their place nor their text gives away as one database's: by the file and a piece, with where they
 /// are explained, and why nowhere else.
 const NAMED: &[(&str, &str, &[Kind], &str)] = &[
-    ("search.rs", "search_entries WHERE id ", &[Kind::Postgres], "the full-text table of SQLite calls it rowid"),
-    ("search.rs", "SELECT total_changes()", &[Kind::Sqlite], "a function of SQLite"),
-    ("search.rs", "(search_entries, rank)", &[Kind::Sqlite], "a command to the full-text table of SQLite"),
-    ("search.rs", " FROM search_order ", &[], "a temporary table, which a migration makes and reads by its key"),
+    (
+        "messages/search.rs",
+        "search_entries WHERE id ",
+        &[Kind::Postgres],
+        "the full-text table of SQLite calls it rowid",
+    ),
+    ("messages/search.rs", "SELECT total_changes()", &[Kind::Sqlite], "a function of SQLite"),
+    ("messages/search.rs", "(search_entries, rank)", &[Kind::Sqlite], "a command to the full-text table of SQLite"),
+    (
+        "messages/search.rs",
+        " FROM search_order ",
+        &[],
+        "a temporary table, which a migration makes and reads by its key",
+    ),
 ];
 
 /// Tables of a few rows, whatever happens on the server.
@@ -71,77 +81,77 @@ const BOTH: &[Kind] = &[Kind::Sqlite, Kind::Postgres];
 
 const MEANT: &[Meant] = &[
     Meant {
-        file: "stats.rs",
+        file: "operations/stats.rs",
         piece: "sum(last_seq)",
         tables: &["users", "api_keys", "conversations"],
         on: BOTH,
         reason: "an administrator's page. It counts people, devices and conversations, never messages or events",
     },
     Meant {
-        file: "health.rs",
+        file: "operations/health.rs",
         piece: "c.last_seq <> coalesce(",
         tables: &["conversations"],
         on: BOTH,
         reason: "doctor, by hand: looks at every conversation, and at one message of each by the primary key",
     },
     Meant {
-        file: "health.rs",
+        file: "operations/health.rs",
         piece: "SELECT count(*) FROM messaging.conversations",
         tables: &["conversations"],
         on: BOTH,
         reason: "doctor, by hand; --deep counts the messages of each by the primary key, too",
     },
     Meant {
-        file: "health.rs",
+        file: "operations/health.rs",
         piece: "WHERE NOT EXISTS (SELECT 1 FROM messaging.conversations",
         tables: &["messages"],
         on: BOTH,
         reason: "doctor --deep, by hand: looks for the conversation of every message",
     },
     Meant {
-        file: "health.rs",
+        file: "operations/health.rs",
         piece: "HAVING m.reaction_counts IS NULL",
         tables: &["reactions"],
         on: BOTH,
         reason: "doctor, by hand: counts every reaction, and looks at its message by the primary key",
     },
     Meant {
-        file: "health.rs",
+        file: "operations/health.rs",
         piece: "m.reaction_counts IS NOT NULL",
         tables: &["messages"],
         on: BOTH,
         reason: "doctor, by hand: looks for counts at every message",
     },
     Meant {
-        file: "users.rs",
+        file: "identity/users.rs",
         piece: "SELECT count(*) FROM messaging.users",
         tables: &["users"],
         on: BOTH,
         reason: "doctor, by hand",
     },
     Meant {
-        file: "users.rs",
+        file: "identity/users.rs",
         piece: "SELECT id FROM messaging.users LIMIT 1",
         tables: &["users"],
         on: BOTH,
         reason: "ends at the first row",
     },
     Meant {
-        file: "search.rs",
+        file: "messages/search.rs",
         piece: "search_entries_content ORDER BY id DESC LIMIT 1",
         tables: &["search_entries_content"],
         on: &[Kind::Sqlite],
         reason: "ends at the first row of the primary key",
     },
     Meant {
-        file: "search.rs",
+        file: "messages/search.rs",
         piece: "search_entries ORDER BY id DESC LIMIT 1",
         tables: &["search_entries"],
         on: &[Kind::Postgres],
         reason: "ends at the first row of the primary key",
     },
     Meant {
-        file: "conversations.rs",
+        file: "conversations/conversations.rs",
         piece: "WHERE deleted_at IS NOT NULL ORDER BY deleted_at, id LIMIT $1",
         tables: &["conversations"],
         on: &[Kind::Postgres],

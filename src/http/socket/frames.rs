@@ -1,0 +1,107 @@
+//! Frames of a WebSocket: what a client sends, the request that a frame stands for, and the reply to it.
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{Method, header};
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+
+use crate::base::error::FieldError;
+use crate::domain::people::presence;
+
+/// Bytes of an answer to a frame.
+const REPLY_LIMIT_BYTES: usize = 4 * 1_024 * 1_024;
+
+/// A frame of a client.
+#[derive(Deserialize)]
+pub struct Asked {
+    /// What the client asks for, such as `send`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Comes back in the reply.
+    #[serde(rename = "ref", default)]
+    pub reference: Option<Value>,
+    /// As the header `Idempotency-Key` of a request.
+    #[serde(default)]
+    pub idempotency_key: Option<String>,
+    /// The fields of the request.
+    #[serde(flatten)]
+    pub rest: Map<String, Value>,
+}
+
+#[derive(Serialize)]
+struct Reply<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    #[serde(rename = "ref")]
+    reference: Option<&'a Value>,
+    status: u16,
+    body: Option<&'a RawValue>,
+}
+
+/// What a frame says of whether somebody is at the device.
+pub fn presence_of(asked: Asked) -> Result<presence::State, Vec<FieldError>> {
+    let mut rest = asked.rest;
+    let state = rest.remove("state");
+    let mut errors: Vec<FieldError> = rest
+        .keys()
+        .map(|name| FieldError::new(name.clone(), "unknown_field", "is not a field of this frame"))
+        .collect();
+    let state = state.as_ref().and_then(Value::as_str).and_then(presence::State::parse);
+    match state.filter(|state| *state != presence::State::Offline) {
+        Some(state) if errors.is_empty() => Ok(state),
+        Some(_) => Err(errors),
+        None => {
+            errors.push(FieldError::new("state", "unknown_state", "must be online or away"));
+            Err(errors)
+        }
+    }
+}
+
+/// The request that a frame stands for, its `ref`, and whether it is answered in any case.
+pub fn request_of(asked: Asked) -> Result<(Request, Option<Value>, bool), Vec<FieldError>> {
+    let Asked { kind, reference, idempotency_key, mut rest } = asked;
+    let mut place = |what: &str| -> Result<String, Vec<FieldError>> {
+        let id = rest.remove("conversation_id").and_then(|id| id.as_i64()).filter(|id| *id > 0);
+        let id =
+            id.ok_or_else(|| vec![FieldError::new("conversation_id", "required", "must be the id of a conversation")])?;
+        Ok(format!("/api/conversations/{id}/{what}"))
+    };
+    let (path, body, always) = match kind.as_str() {
+        "send" => ("/api/messages".to_owned(), Value::Object(rest), true),
+        "read" | "delivered" => {
+            let path = place("receipts")?;
+            let Some(seq) = rest.remove("seq") else {
+                return Err(vec![FieldError::new("seq", "required", "must be the seq of a message")]);
+            };
+            let field = if kind == "read" { "read_seq" } else { "delivered_seq" };
+            rest.insert(field.to_owned(), seq);
+            (path, Value::Object(rest), false)
+        }
+        "typing" => (place("typing")?, Value::Object(rest), false),
+        _ => {
+            let detail = "must be send, read, delivered, typing, presence or ping";
+            return Err(vec![FieldError::new("type", "unknown_type", detail)]);
+        }
+    };
+    let mut request =
+        Request::builder().method(Method::POST).uri(path).header(header::CONTENT_TYPE, "application/json");
+    if let Some(key) = &idempotency_key {
+        request = request.header("idempotency-key", key);
+    }
+    let detail = "must have 1 to 255 printable ASCII characters";
+    let request = request
+        .body(Body::from(body.to_string()))
+        .map_err(|_| vec![FieldError::new("idempotency_key", "invalid_idempotency_key", detail)])?;
+    Ok((request, reference, always))
+}
+
+/// The reply to a frame; none where the answer cannot be read.
+pub async fn reply(reference: Option<&Value>, response: Response) -> Option<String> {
+    let status = response.status().as_u16();
+    let bytes = axum::body::to_bytes(response.into_body(), REPLY_LIMIT_BYTES).await.ok()?;
+    let body: Option<&RawValue> = serde_json::from_slice(&bytes).ok();
+    serde_json::to_string(&Reply { kind: "reply", reference, status, body }).ok()
+}
