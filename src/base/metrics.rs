@@ -199,9 +199,11 @@ impl Metrics {
         Ok(text)
     }
 
-    /// The gauge of one queue.
-    pub fn queue(&self, work: &'static str) -> Gauge {
-        self.queue_length.get_or_create_owned(&WorkLabels { work })
+    /// Counts one piece of work in the queue of `work` until the result is dropped, also when its caller goes away.
+    pub fn enter_queue(&self, work: &'static str) -> InQueue {
+        let length = self.queue_length.get_or_create_owned(&WorkLabels { work });
+        length.inc();
+        InQueue(length)
     }
 
     /// The counter of mails with one outcome, `sent` or `failed`.
@@ -212,6 +214,15 @@ impl Metrics {
     /// The counter of a task's restarts.
     pub fn task_restarts(&self, task: &'static str) -> Counter {
         self.task_restarts.get_or_create_owned(&TaskLabels { task })
+    }
+}
+
+/// One piece of work in a queue.
+pub struct InQueue(Gauge);
+
+impl Drop for InQueue {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 

@@ -100,14 +100,11 @@ impl ChangeQueue {
             return Err(Error::unavailable(reason));
         }
         let (reply, answer) = oneshot::channel();
-        let length = self.metrics.queue("change");
-        length.inc();
-        let outcome = match self.waiting.try_send(Waiting { change, reply }) {
+        let _in_queue = self.metrics.enter_queue("change");
+        match self.waiting.try_send(Waiting { change, reply }) {
             Ok(()) => answer.await.unwrap_or_else(|_| Err(no_answer())),
             Err(_) => Err(Error::unavailable("too many changes are waiting")),
-        };
-        length.dec();
-        outcome
+        }
     }
 }
 

@@ -128,15 +128,12 @@ impl SendQueue {
             return Err(Error::unavailable(reason));
         }
         let (reply, answer) = oneshot::channel();
-        let length = self.metrics.queue("send");
-        length.inc();
+        let _in_queue = self.metrics.enter_queue("send");
         let claims = Claims::of(&draft);
-        let outcome = match self.waiting.try_send(Waiting { draft, reply, claims }) {
+        match self.waiting.try_send(Waiting { draft, reply, claims }) {
             Ok(()) => answer.await.unwrap_or_else(|_| Err(Error::internal("a send was dropped"))),
             Err(_) => Err(Error::unavailable("too many sends are waiting")),
-        };
-        length.dec();
-        outcome
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::connect::{Manager, Refusal, Session, Target};
 use crate::base::error::{Error, Result};
-use crate::base::metrics::Metrics;
+use crate::base::metrics::{InQueue, Metrics};
 
 /// Connections of one server; also what a batch of sends, reads and the command line share.
 pub const POOL_SIZE: usize = 16;
@@ -134,13 +134,15 @@ impl Pool {
 }
 
 /// Counts a request that waits, until it is dropped.
-struct Waiting<'a>(&'a Pool);
+struct Waiting<'a> {
+    pool: &'a Pool,
+    _in_queue: InQueue,
+}
 
 impl<'a> Waiting<'a> {
     fn begin(pool: &'a Pool) -> Result<Self> {
         let before = pool.waiting.fetch_add(1, Ordering::Relaxed);
-        pool.metrics.queue("pool").inc();
-        let waiting = Self(pool);
+        let waiting = Self { pool, _in_queue: pool.metrics.enter_queue("pool") };
         if before >= WAITING_LIMIT {
             return Err(Error::unavailable("too many requests wait for a database connection"));
         }
@@ -150,8 +152,7 @@ impl<'a> Waiting<'a> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
-        self.0.metrics.queue("pool").dec();
+        self.pool.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

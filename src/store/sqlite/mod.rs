@@ -184,17 +184,14 @@ impl<C: WorkConn<Conn>> Database<C> {
         let (reply, answer) = oneshot::channel();
         let job = Box::new(Unit::new(input, work, reply));
         let sender = queue.lock().map_err(|_| closed())?.clone().ok_or_else(closed)?;
-        let length = self.inner.environment.metrics.queue(name);
-        length.inc();
+        let _in_queue = self.inner.environment.metrics.enter_queue(name);
         let sent = sender.try_send(job);
         drop(sender);
-        let outcome = match sent {
+        match sent {
             Ok(()) => answer.await.unwrap_or_else(|_| Err(closed())),
             Err(TrySendError::Full(_)) => Err(Error::unavailable(format!("the {name} queue is full"))),
             Err(TrySendError::Disconnected(_)) => Err(closed()),
-        };
-        length.dec();
-        outcome
+        }
     }
 
     /// Lets the threads finish what was accepted, and ends them.
