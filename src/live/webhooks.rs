@@ -83,6 +83,7 @@ impl Live {
         tokio::pin!(stopped);
         let mut tasks: HashMap<WebhookId, AbortHandle> = HashMap::new();
         let mut running = JoinSet::new();
+        let mut is_known_to_fail = false;
         loop {
             match webhooks::enabled(&self.app).await {
                 Ok(enabled) => {
@@ -97,7 +98,18 @@ impl Live {
                         if tasks.contains_key(&webhook.id) {
                             continue;
                         }
-                        let work = log_panic("webhook", self.webhook_worker()?.run(webhook.id));
+                        let worker = match self.webhook_worker() {
+                            Ok(worker) => worker,
+                            // A machine without certificates serves everything else, and says this once.
+                            Err(error) => {
+                                if !is_known_to_fail {
+                                    tracing::error!(%error, "webhooks are not delivered");
+                                }
+                                is_known_to_fail = true;
+                                break;
+                            }
+                        };
+                        let work = log_panic("webhook", worker.run(webhook.id));
                         tasks.insert(webhook.id, running.spawn(work.in_current_span()));
                     }
                 }
