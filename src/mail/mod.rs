@@ -28,7 +28,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use crate::base::error::{Error, FieldError, Result};
 use crate::base::ids::{RequestIds, Rng};
 use crate::base::metrics::Metrics;
-use crate::base::tasks::{self, RunFlag};
+use crate::base::tasks;
 use crate::base::time::Clock;
 
 /// The name of the task that delivers.
@@ -98,7 +98,6 @@ struct Inner {
     metrics: Arc<Metrics>,
     queue: mpsc::Sender<Waiting>,
     phase: watch::Sender<Phase>,
-    running: RunFlag,
     /// Locked by the task that delivers.
     courier: Mutex<Courier>,
 }
@@ -137,7 +136,6 @@ impl Mailer {
             places: Arc::new(Semaphore::new(QUEUE_LIMIT)),
             metrics: Arc::clone(&metrics),
             queue,
-            running: RunFlag::default(),
             courier: Mutex::new(Courier::new(server, metrics, waiting, phase.subscribe())),
             phase,
         };
@@ -147,7 +145,6 @@ impl Mailer {
     /// Delivers for as long as it is polled, or until [`close`](Self::close) has ended.
     pub async fn run(&self) {
         let mut courier = self.inner.courier.lock().await;
-        let _running = self.inner.running.raise();
         courier.run().await;
     }
 
@@ -156,16 +153,12 @@ impl Mailer {
     /// Message-ID.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for what cannot stand in a mail; [`Error::Unavailable`] when too many wait, when the task that
-    /// delivers does not run, or after [`Mailer::close`].
+    /// [`Error::Invalid`] for what cannot stand in a mail; [`Error::Unavailable`] when too many wait, or after
+    /// [`Mailer::close`]. A mail also waits while the task that delivers is restarted.
     pub fn send(&self, mail: Mail) -> Result<()> {
         let letter = self.inner.letter(mail)?;
         if *self.inner.phase.borrow() != Phase::Open {
             return Err(Error::unavailable("mail is closed"));
-        }
-        if self.inner.running.has_ended() {
-            let reason = format!("mails are not being processed: the task {TASK} has failed and is restarted");
-            return Err(Error::unavailable(reason));
         }
         let Ok(place) = Arc::clone(&self.inner.places).try_acquire_owned() else {
             return Err(Error::unavailable("too many mails are waiting"));

@@ -80,12 +80,8 @@ impl Beside<'_> {
         let new = json!({"recipient_user_name": "duck", "body": body, "send_at": soon});
         until_accepted(202, async || post(self.server, "bugs", "/api/messages", new.clone()).await).await;
         let mail = Mail { to: "bugs@example.org".into(), subject: "Hello".into(), text: task.into() };
-        let begun = Instant::now();
-        while let Err(error) = self.server.app.mailer.as_ref().unwrap().send(mail.clone()) {
-            assert!(error.to_string().contains("the task mail has failed"), "{error}");
-            assert!(begun.elapsed() < LIMIT, "{error}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        // Nobody waits for a mail, so it is accepted also while its task is restarted.
+        self.server.app.mailer.as_ref().unwrap().send(mail).unwrap();
         self.bodies.push(body);
     }
 }
