@@ -4,7 +4,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::both;
-use crate::support::people::{call, get, group, post, post_once, put, say};
+use crate::support::people::{call, delete, get, group, post, post_once, put, say};
 use crate::support::server::Answer;
 use crate::support::{Place, Server};
 
@@ -163,4 +163,22 @@ both!(an_unknown_scope_opens_nothing, async |place| {
     place.sql("UPDATE messaging.api_keys SET scopes = 'read'").await;
     assert_eq!(with_key().await.status, 200);
     assert_eq!(call(&server, "bugs", Method::GET, "/api/users", None).await.status, 200);
+});
+
+both!(an_erasure_goes_on_over_damaged_rows, async |place| {
+    let server = Server::start(place).await;
+    let room = group(&server, "bugs", &["duck", "porky"], "all").await;
+    let seq = say(&server, "bugs", room, "react to this", None).await["seq"].as_i64().unwrap();
+    let reaction = format!("/api/conversations/{room}/messages/{seq}/reactions/:eyes:");
+    assert_eq!(put(&server, "duck", &reaction).await.status, 201);
+    let of_message = format!("conversation_id = {room} AND seq = {seq}");
+    place.sql(&format!("UPDATE messaging.messages SET reaction_counts = '👀 x' WHERE {of_message}")).await;
+    let duck = "(SELECT id FROM messaging.users WHERE user_name = 'duck')";
+    let of_duck = format!("conversation_id = {room} AND user_id = {duck}");
+    place.sql(&format!("UPDATE messaging.members SET role = 'unknown' WHERE {of_duck}")).await;
+    assert_eq!(delete(&server, "duck", "/api/users/duck").await.status, 204);
+    assert_eq!(place.numbers("SELECT count(*) FROM messaging.erasures").await, [[0]]);
+    let members = get(&server, "bugs", &format!("/api/conversations/{room}/members")).await;
+    let text = String::from_utf8_lossy(&members.bytes);
+    assert!(text.contains("porky") && !text.contains("duck"), "{text}");
 });

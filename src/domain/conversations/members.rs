@@ -292,14 +292,20 @@ async fn remove_now(conn: &mut Conn, change: &Change) -> Result<()> {
 pub async fn forget(conn: &mut Conn, conversation: ConversationId, user: UserId, now: Timestamp) -> Result<()> {
     store::conversations::conversations::lock_one(conn, conversation).await?;
     store::conversations::invites::forget(conn, conversation, user).await?;
-    let Some(role) = store::conversations::members::role_of(conn, conversation, user).await? else { return Ok(()) };
+    let was_owner = match store::conversations::members::role_of(conn, conversation, user).await {
+        Ok(None) => return Ok(()),
+        Ok(Some(role)) => role == Role::Owner,
+        // An erasure goes on although the row is damaged: it may have said that this was the only owner.
+        Err(Error::UnknownValue { .. }) => true,
+        Err(error) => return Err(error),
+    };
     let successor = store::conversations::members::successor(conn, conversation, user).await?;
     let Some(successor) = successor else {
         return end_group(conn, conversation, user, now).await;
     };
     let event = |kind, about| NewEvent::of_conversation(kind, conversation, user, now).about(about);
     let mut log = Vec::new();
-    if role == Role::Owner && !store::conversations::members::has_other_owner(conn, conversation, user).await? {
+    if was_owner && !store::conversations::members::has_other_owner(conn, conversation, user).await? {
         store::conversations::members::set_role(conn, conversation, successor, Role::Owner).await?;
         log.push(event(events::Kind::MemberUpdated, successor));
     }

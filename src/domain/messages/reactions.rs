@@ -101,10 +101,17 @@ pub async fn forget(conn: &mut Conn, user: UserId, now: Timestamp) -> Result<boo
     bite.retain(|reaction| reaction.conversation == conversation);
     for Reaction { seq, emoji, .. } in &bite {
         store::messages::reactions::delete(conn, conversation, *seq, emoji, user).await?;
-        // The message itself is not read: an erasure goes on although one is damaged.
-        if let Some(mut tallies) = store::messages::reactions::tallies_of(conn, conversation, *seq).await? {
-            tallies::without(&mut tallies, emoji);
-            store::messages::reactions::set_tallies(conn, conversation, *seq, &tallies).await?;
+        // An erasure goes on although a message is damaged: the message is not read, and counts that cannot be read stay.
+        match store::messages::reactions::tallies_of(conn, conversation, *seq).await {
+            Ok(Some(mut tallies)) => {
+                tallies::without(&mut tallies, emoji);
+                store::messages::reactions::set_tallies(conn, conversation, *seq, &tallies).await?;
+            }
+            Ok(None) => {}
+            Err(error @ Error::UnknownValue { .. }) => {
+                tracing::error!(%error, conversation_id = conversation.0, seq, "the counts of reactions cannot be read");
+            }
+            Err(error) => return Err(error),
         }
     }
     store::conversations::conversations::mark_changed(conn, conversation).await?;

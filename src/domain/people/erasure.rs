@@ -4,7 +4,7 @@
 //! their messages keep. What was begun is finished after a restart.
 
 use crate::app::App;
-use crate::base::error::Result;
+use crate::base::error::{Error, Result};
 use crate::base::ids::{ConversationId, MessageId, UserId};
 use crate::base::text::fold_ascii;
 use crate::base::time::Timestamp;
@@ -63,14 +63,19 @@ pub async fn erase(app: &App, principal: &Principal, user_name: &str, delete_mes
     finish(app, Erasure { user, delete_messages }).await
 }
 
-/// Finishes what was begun before a restart.
+/// Finishes what was begun before a restart. An erasure that meets damaged data is logged, and the others go on.
 ///
 /// # Errors
 /// Of the database.
 pub async fn finish_all(app: &App) -> Result<()> {
     let unfinished = app.db.read((), |conn, ()| Box::pin(store::people::erasure::unfinished(conn))).await?;
     for erasure in unfinished {
-        finish(app, erasure).await?;
+        match finish(app, erasure).await {
+            Err(error @ (Error::UnknownValue { .. } | Error::Damaged { .. })) => {
+                tracing::error!(%error, user_id = erasure.user.0, "an erasure could not be finished");
+            }
+            outcome => outcome?,
+        }
     }
     Ok(())
 }

@@ -224,7 +224,7 @@ pub async fn run(app: Arc<App>) {
     }
 }
 
-/// Sends what is due now; how many there were. None while the node's clock and the database's disagree.
+/// Sends what is due now; how many are done with. None while the node's clock and the database's disagree.
 ///
 /// # Errors
 /// Of the database.
@@ -234,6 +234,7 @@ pub async fn send_due(app: &App) -> Result<usize> {
     }
     let now = app.clock.now();
     let due = app.db.read(now, |conn, now| Box::pin(store::messages::scheduled::due(conn, *now, DUE_AT_ONCE))).await?;
+    let mut skipped = 0;
     for id in &due {
         let outcome = match send_one(app, *id).await {
             // Something was revoked since people were looked up.
@@ -248,6 +249,7 @@ pub async fn send_due(app: &App) -> Result<usize> {
             Err(error @ Error::UnknownValue { .. }) => {
                 // It is tried again next time. The messages behind it do not wait for it.
                 tracing::error!(%error, scheduled = id.0, "a scheduled message could not be sent");
+                skipped += 1;
                 continue;
             }
             Err(error) => return Err(error),
@@ -258,7 +260,7 @@ pub async fn send_due(app: &App) -> Result<usize> {
             })
             .await?;
     }
-    Ok(due.len())
+    Ok(due.len() - skipped)
 }
 
 /// Sends one, if nobody else has.
