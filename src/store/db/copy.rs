@@ -158,9 +158,9 @@ async fn restore_staged(
             })
         })
         .await?;
-    let tables = staged_db.read((), |conn, ()| Box::pin(tables(conn))).await?;
     staged_db.close().await;
     sync_file(staged)?;
+    let tables = tables_of_ours(staged, environment.clone(), context.clone()).await?;
     match target {
         Location::Sqlite(path) => {
             let old = path.exists();
@@ -188,6 +188,18 @@ async fn restore_staged(
             Ok(kept.0)
         }
     }
+}
+
+/// The tables that this program makes. A backup may hold others, of other programs, which are left alone.
+async fn tables_of_ours(staged: &Path, environment: Environment, context: migrations::Context) -> Result<Vec<Table>> {
+    let empty = with_suffix(staged, "-tables");
+    remove_database(&empty)?;
+    let db = Db::open(&Location::Sqlite(empty.clone()), environment).await?;
+    migrations::migrate(&db, context).await?;
+    let tables = db.read((), |conn, ()| Box::pin(tables(conn))).await;
+    db.close().await;
+    remove_database(&empty)?;
+    tables
 }
 
 /// Removes a SQLite database of ours with what SQLite keeps beside it.

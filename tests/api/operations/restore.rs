@@ -234,3 +234,21 @@ both!(a_backup_holds_the_rows_of_every_table, async |place| {
         other.remove().await;
     }
 });
+
+both!(tables_of_other_programs_in_a_backup_are_left_alone, async |place| {
+    let source = Place::new(Kind::Sqlite).await;
+    let server = Server::start(&source).await;
+    server.send("bugs", "duck", "kept").await;
+    let messages = server.all("/api/messages/duck").await;
+    source.sql("CREATE TABLE _theirs (x)").await;
+    source.sql("INSERT INTO _theirs VALUES (1)").await;
+    let file = source.folder.path().join("backup");
+    let backed_up = posthaste(&source, &["backup", file.to_str().unwrap()]);
+    assert!(backed_up.status.success(), "{}", text(&backed_up));
+
+    let server = Server::start(place).await;
+    let restored = posthaste(place, &["restore", file.to_str().unwrap()]);
+    assert!(restored.status.success(), "{}", text(&restored));
+    assert_eq!(server.all("/api/messages/duck").await, messages);
+    source.remove().await;
+});
