@@ -1,4 +1,4 @@
-//! What is decided about a mail before an SMTP server sees it. How it arrives is tested in `tests/api/mail.rs`.
+//! What is decided about a mail before an SMTP server sees it. How it arrives is tested in `tests/api/operations/mail.rs`.
 
 use std::sync::atomic::AtomicI64;
 

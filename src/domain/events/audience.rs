@@ -1,7 +1,7 @@
 //! Who sees an event.
 //!
 //! Invariant: [`sees`] is the rule. `store::events::visible_between` states it once more in SQL, so that a reader who reads on
-//! from a cursor reads no events of others from the database. `tests/api/visibility.rs` compares the two over generated logs,
+//! from a cursor reads no events of others from the database. `tests/api/events/visibility.rs` compares the two over generated logs,
 //! on both databases.
 
 use std::collections::{BTreeSet, HashMap};

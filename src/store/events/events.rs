@@ -327,7 +327,7 @@ pub async fn between(conn: &mut Conn, after: i64, up_to: i64, limit: i64) -> Res
 
 /// Those of [`between`] that somebody may see now: of conversations that they are in, from the message on that they see first;
 /// between them and somebody; of everybody; and their own removal, or the end of a group that they were in until then. This is
-/// the rule of `domain::audience::sees` in SQL, and `tests/api/visibility.rs` compares the two.
+/// the rule of `domain::audience::sees` in SQL, and `tests/api/events/visibility.rs` compares the two.
 pub async fn visible_between(conn: &mut Conn, user: UserId, after: i64, up_to: i64, limit: i64) -> Result<Stretch> {
     let found = conn
         .rows(
