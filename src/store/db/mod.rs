@@ -7,7 +7,11 @@ pub mod migrations;
 pub mod progress;
 pub(in crate::store) mod words;
 
-use std::time::Duration;
+use std::panic::Location as CodeLocation;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt as _;
+use tracing::Instrument as _;
 
 use super::driver::environment::{Environment, Location, Work};
 use super::driver::fatal::FatalFault;
@@ -61,14 +65,21 @@ impl Db {
     ///
     /// # Errors
     /// What the work says, and [`Error::Unavailable`] when the database is gone or its queue is full.
-    pub async fn read<I, T>(&self, input: I, work: for<'a> fn(&'a mut Conn, &'a I) -> Work<'a, T>) -> Result<T>
+    #[track_caller]
+    pub fn read<I, T>(
+        &self,
+        input: I,
+        work: for<'a> fn(&'a mut Conn, &'a I) -> Work<'a, T>,
+    ) -> impl Future<Output = Result<T>> + Send
     where
         I: Send + Sync + 'static,
         T: Send + 'static,
     {
-        self.counted(match self {
-            Self::Sqlite(database) => database.read(input, work).await,
-            Self::Postgres(database) => database.read(input, work).await,
+        traced("read", CodeLocation::caller(), async move {
+            self.counted(match self {
+                Self::Sqlite(database) => database.read(input, work).await,
+                Self::Postgres(database) => database.read(input, work).await,
+            })
         })
     }
 
@@ -76,19 +87,22 @@ impl Db {
     ///
     /// # Errors
     /// As [`Db::read`].
-    pub async fn read_at_length<I, T>(
+    #[track_caller]
+    pub fn read_at_length<I, T>(
         &self,
         input: I,
         work: for<'a> fn(&'a mut Conn, &'a I) -> Work<'a, T>,
-    ) -> Result<T>
+    ) -> impl Future<Output = Result<T>> + Send
     where
         I: Send + Sync + 'static,
         T: Send + 'static,
     {
-        match self {
-            Self::Sqlite(database) => database.read(input, work).await,
-            Self::Postgres(database) => database.read_at_length(input, work).await,
-        }
+        traced("read at length", CodeLocation::caller(), async move {
+            match self {
+                Self::Sqlite(database) => database.read(input, work).await,
+                Self::Postgres(database) => database.read_at_length(input, work).await,
+            }
+        })
     }
 
     /// Runs `work` as one transaction. Its success means that it is on disk.
@@ -96,14 +110,21 @@ impl Db {
     /// # Errors
     /// What the work says (then nothing of it happened), and [`Error::Unavailable`] or [`Error::StorageFull`] when it could
     /// not be made durable.
-    pub async fn write<I, T>(&self, input: I, work: for<'a> fn(&'a mut Conn, &'a I) -> Work<'a, T>) -> Result<T>
+    #[track_caller]
+    pub fn write<I, T>(
+        &self,
+        input: I,
+        work: for<'a> fn(&'a mut Conn, &'a I) -> Work<'a, T>,
+    ) -> impl Future<Output = Result<T>> + Send
     where
         I: Send + Sync + 'static,
         T: Send + 'static,
     {
-        self.counted(match self {
-            Self::Sqlite(database) => database.write(input, work).await,
-            Self::Postgres(database) => database.write(input, work).await,
+        traced("write", CodeLocation::caller(), async move {
+            self.counted(match self {
+                Self::Sqlite(database) => database.write(input, work).await,
+                Self::Postgres(database) => database.write(input, work).await,
+            })
         })
     }
 
@@ -111,15 +132,22 @@ impl Db {
     ///
     /// # Errors
     /// As [`Db::write`].
-    pub async fn maintain<I, T>(&self, input: I, work: for<'a> fn(&'a mut Conn, &'a I) -> Work<'a, T>) -> Result<T>
+    #[track_caller]
+    pub fn maintain<I, T>(
+        &self,
+        input: I,
+        work: for<'a> fn(&'a mut Conn, &'a I) -> Work<'a, T>,
+    ) -> impl Future<Output = Result<T>> + Send
     where
         I: Send + Sync + 'static,
         T: Send + 'static,
     {
-        match self {
-            Self::Sqlite(database) => database.write(input, work).await,
-            Self::Postgres(database) => database.maintain(input, work).await,
-        }
+        traced("maintenance", CodeLocation::caller(), async move {
+            match self {
+                Self::Sqlite(database) => database.write(input, work).await,
+                Self::Postgres(database) => database.maintain(input, work).await,
+            }
+        })
     }
 
     /// Whether writing works, as the last writes showed.
@@ -208,6 +236,28 @@ impl Db {
             Self::Postgres(database) => database.close(),
         }
     }
+}
+
+/// Runs a unit of work in a span, and logs how long it took, its time in a queue included. Its name is the line of the source
+/// that starts it, so that no name is missing or used twice.
+///
+/// This is not an async function because that would keep `work` in memory twice.
+fn traced<T>(
+    kind: &'static str,
+    caller: &'static CodeLocation<'static>,
+    work: impl Future<Output = Result<T>>,
+) -> impl Future<Output = Result<T>> {
+    let source = std::fmt::from_fn(|formatter| write!(formatter, "{}:{}", caller.file(), caller.line()));
+    let span = tracing::debug_span!("unit_of_work", kind, %source);
+    let started = (!span.is_disabled()).then(Instant::now);
+    let ended = work.inspect(move |outcome| {
+        if let Some(started) = started {
+            let duration_ms = started.elapsed().as_secs_f64() * 1_000.0;
+            // Not the error, which may quote what a caller wrote.
+            tracing::debug!(duration_ms, succeeded = outcome.is_ok(), "a unit of work ended");
+        }
+    });
+    ended.instrument(span)
 }
 
 impl Conn {

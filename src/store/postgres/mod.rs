@@ -21,6 +21,8 @@ mod values;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tracing::Instrument as _;
+
 use super::driver::environment::{Environment, Work, WorkConn};
 use super::driver::values::Value;
 use crate::base::error::{Error, Result};
@@ -163,7 +165,7 @@ impl Database {
         T: Send + 'static,
     {
         let database = self.clone();
-        let task = tokio::spawn(async move {
+        let running = async move {
             let status = Arc::clone(&database.environment.writing);
             // Maintenance may take long, which says nothing about other writes.
             let write = (purpose == Purpose::Request).then(|| status.begin());
@@ -188,7 +190,8 @@ impl Database {
                 pause(attempt).await;
                 attempt += 1;
             }
-        });
+        };
+        let task = tokio::spawn(running.in_current_span());
         task.await.unwrap_or_else(|panicked| Err(Error::internal(panicked)))
     }
 

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Waker};
 
 use crossbeam_channel::Receiver;
 use tokio::sync::oneshot;
+use tracing::Span;
 
 use super::driver::Conn;
 use crate::base::error::{Error, Result};
@@ -34,17 +35,20 @@ pub struct Unit<C, I, T> {
     work: for<'a> fn(&'a mut C, &'a I) -> Work<'a, T>,
     reply: oneshot::Sender<Result<T>>,
     outcome: Option<Result<T>>,
+    /// The span of the task that waits for it, so that what the thread logs names the request.
+    span: Span,
 }
 
 impl<C, I, T> Unit<C, I, T> {
     /// A unit of work, and whoever waits for it.
     pub fn new(input: I, work: for<'a> fn(&'a mut C, &'a I) -> Work<'a, T>, reply: oneshot::Sender<Result<T>>) -> Self {
-        Self { input, work, reply, outcome: None }
+        Self { input, work, reply, outcome: None, span: Span::current() }
     }
 }
 
 impl<C, I: Send + Sync, T: Send> Job<C> for Unit<C, I, T> {
     fn run(&mut self, conn: &mut C) -> bool {
+        let _entered = self.span.enter();
         // The thread serves everyone: a panic must not end it. The savepoint is rolled back like after any error.
         let polled = catch_unwind(AssertUnwindSafe(|| {
             let mut future = (self.work)(conn, &self.input);
