@@ -7,8 +7,9 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 use crate::base::error::{Error, Result};
-use crate::base::ids::{RequestIds, Rng, hex};
+use crate::base::ids::{Rng, hex};
 use crate::base::metrics::Metrics;
+use crate::base::request_id::RequestIds;
 use crate::base::time::{Clock, DatabaseClock};
 use crate::domain::access::principal::Access;
 use crate::domain::conversations::typing_throttle::TypingThrottle;

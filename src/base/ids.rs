@@ -96,29 +96,6 @@ impl Rng {
     }
 }
 
-/// Gives each request an id that no other request of this process has, and hardly any of another.
-#[derive(Debug)]
-pub struct RequestIds {
-    process: u64,
-    count: AtomicU64,
-}
-
-impl RequestIds {
-    /// Ids of this process.
-    ///
-    /// # Errors
-    /// When there is no randomness to be had.
-    pub fn new(rng: &Rng) -> Result<Self, std::io::Error> {
-        Ok(Self { process: u64::from_le_bytes(rng.bytes()?), count: AtomicU64::new(1) })
-    }
-
-    /// The next one: 24 hexadecimal digits.
-    pub fn next(&self) -> String {
-        let count = self.count.fetch_add(1, Ordering::Relaxed);
-        format!("{:016x}{count:08x}", self.process)
-    }
-}
-
 /// Lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     HEXLOWER.encode(bytes)

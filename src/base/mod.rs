@@ -3,6 +3,7 @@
 pub mod error;
 pub mod ids;
 pub mod metrics;
+pub mod request_id;
 pub mod tasks;
 pub mod terms;
 pub mod text;

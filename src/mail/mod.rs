@@ -26,8 +26,9 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::base::error::{Error, FieldError, Result};
-use crate::base::ids::{RequestIds, Rng};
+use crate::base::ids::Rng;
 use crate::base::metrics::Metrics;
+use crate::base::request_id::RequestIds;
 use crate::base::tasks;
 use crate::base::time::Clock;
 

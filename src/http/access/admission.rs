@@ -12,6 +12,7 @@ use axum::http::{Extensions, HeaderMap, Method, StatusCode, header};
 
 use super::client_address::{ClientAddress, PeerAddress, client_address};
 use super::limits::{Decision, LimitKey};
+use super::request_span;
 use crate::base::error::Error;
 use crate::domain::access::principal::{Access, Credential, Principal};
 use crate::domain::access::viewer::Viewer;
@@ -68,6 +69,7 @@ pub async fn admit(state: &HttpState, request: &mut Request) -> (Decision, Resul
     let outcome = identify(state, request.method(), request.headers(), address).await;
     let (key, outcome) = match outcome {
         Ok(principal) => {
+            request_span::record_principal(&principal);
             let key = limit_key(&principal);
             request.extensions_mut().insert(principal);
             (key, Ok(()))

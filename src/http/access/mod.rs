@@ -6,3 +6,4 @@ pub mod lease;
 pub mod limits;
 pub mod origin;
 pub mod policy;
+pub mod request_span;

@@ -113,7 +113,7 @@ impl Problem {
     /// The document, and the log line where there is a cause.
     pub fn render(&self, request_id: &str) -> Vec<u8> {
         if let Some(cause) = &self.cause {
-            tracing::error!(request_id, status = self.status.as_u16(), code = self.code, cause, "a request failed");
+            tracing::error!(status = self.status.as_u16(), code = self.code, cause, "a request failed");
         }
         let document = ProblemDocument {
             kind: "about:blank",

@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -17,12 +17,15 @@ use futures_util::FutureExt;
 use tower::{Service, ServiceExt};
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
+use tracing::Instrument as _;
 
 use crate::base::error::Error;
 use crate::base::metrics::{RequestLabels, RouteLabels};
+use crate::base::request_id::RequestId;
 use crate::domain::access::principal::{Access, Principal};
 use crate::http::access::admission::admit;
 use crate::http::access::limits::{Decision, write_headers};
+use crate::http::access::request_span::{self, method_name};
 use crate::http::bodies::parameters::MAX_WAIT;
 use crate::http::bodies::problem::{PROBLEM_JSON, Problem};
 use crate::http::state::HttpState;
@@ -37,6 +40,8 @@ const TARGET_LIMIT_BYTES: usize = 16 * 1_024;
 const REQUEST_ID_LIMIT_BYTES: usize = 128;
 /// Bytes from which on an answer is worth compressing.
 const COMPRESS_FROM_BYTES: u64 = 1_024;
+/// What stands for the route of a request that no route matches.
+const UNMATCHED_ROUTE: &str = "unmatched";
 /// How long an answer may take before the log mentions it.
 const SLOW: Duration = Duration::from_secs(1);
 
@@ -60,9 +65,8 @@ impl Edge {
         Self { state, router, guarded: false }
     }
 
-    async fn handle(self, mut request: Request) -> Response {
+    async fn handle(self, mut request: Request, request_id: RequestId) -> Response {
         let started = Instant::now();
-        let request_id = request_id(&self.state, request.headers());
         let method = request.method().clone();
         let compressed = request.headers().contains_key(header::ACCEPT_ENCODING);
         let personal = request.uri().path().starts_with("/api/");
@@ -78,20 +82,20 @@ impl Edge {
             }
         };
         let response = finish(response, &request_id, personal);
-        self.count(
-            &method,
-            route.take(),
-            response.status(),
-            started.elapsed(),
-            request_id.to_str().unwrap_or_default(),
-        );
-        response
+        self.count(&method, route.take(), response.status(), started.elapsed());
+        request_span::extend_over_body(response)
     }
 
     /// Answers what a frame of a WebSocket asks for, as the request it stands for. Who asks was let in before.
-    pub async fn frame(&self, mut request: Request, principal: Principal) -> Response {
-        let started = Instant::now();
+    pub fn frame(&self, request: Request, principal: Principal) -> impl Future<Output = Response> + Send {
         let request_id = request_id(&self.state, request.headers());
+        let span = request_span::open(&request_id, request.method());
+        request_id.clone().scope(self.handle_frame(request, principal, request_id)).instrument(span)
+    }
+
+    async fn handle_frame(&self, mut request: Request, principal: Principal, request_id: RequestId) -> Response {
+        let started = Instant::now();
+        request_span::record_principal(&principal);
         let method = request.method().clone();
         let slot = RouteSlot::default();
         request.extensions_mut().insert(slot.clone());
@@ -103,14 +107,14 @@ impl Edge {
             Err(_) => Problem::from(Error::unavailable("a request took too long")).into_response(),
         };
         let response = finish(response, &request_id, true);
-        let id = request_id.to_str().unwrap_or_default();
-        self.count(&method, slot.take(), response.status(), started.elapsed(), id);
+        self.count(&method, slot.take(), response.status(), started.elapsed());
         response
     }
 
     /// An answer that no handler gave, as every other.
     pub fn finished(&self, response: Response) -> Response {
-        finish(response, &request_id(&self.state, &HeaderMap::new()), true)
+        let request_id = request_id(&self.state, &HeaderMap::new());
+        request_span::open(&request_id, &Method::POST).in_scope(|| finish(response, &request_id, true))
     }
 
     /// Finds out who calls and routes the request, for as long as that may take, and survives its panic.
@@ -135,18 +139,15 @@ impl Edge {
         }
     }
 
-    fn count(&self, method: &Method, route: Option<MatchedPath>, status: StatusCode, took: Duration, request_id: &str) {
-        let method = match *method {
-            Method::GET => "GET",
-            Method::POST => "POST",
-            Method::PUT => "PUT",
-            Method::PATCH => "PATCH",
-            Method::DELETE => "DELETE",
-            Method::HEAD => "HEAD",
-            Method::OPTIONS => "OPTIONS",
-            _ => "OTHER",
+    fn count(&self, method: &Method, route: Option<MatchedPath>, status: StatusCode, took: Duration) {
+        let method = method_name(method);
+        let route = match &route {
+            Some(path) => path.as_str(),
+            None => {
+                request_span::record_route(UNMATCHED_ROUTE);
+                UNMATCHED_ROUTE
+            }
         };
-        let route = route.as_ref().map_or("unmatched", MatchedPath::as_str);
         let metrics = &self.state.app.metrics;
         let labels = RequestLabels { method, route: route.to_owned(), status: status.as_u16() };
         metrics.requests.get_or_create(&labels).inc();
@@ -157,11 +158,11 @@ impl Edge {
         // Whoever polls for events asked to wait.
         let slow = took >= SLOW && route != POLL_PATH;
         if status >= 500 || slow {
-            tracing::warn!(request_id, method, route, status, duration_ms, "answered");
+            tracing::warn!(status, duration_ms, "answered");
         } else if status >= 400 {
-            tracing::info!(request_id, method, route, status, duration_ms, "answered");
+            tracing::info!(status, duration_ms, "answered");
         } else {
-            tracing::debug!(request_id, method, route, status, duration_ms, "answered");
+            tracing::debug!(status, duration_ms, "answered");
         }
     }
 }
@@ -186,11 +187,12 @@ pub struct RouteSlot(std::sync::Arc<std::sync::OnceLock<MatchedPath>>);
 impl RouteSlot {
     /// Notes the route of a request inside the router.
     pub fn note(request: &mut Request) {
+        // Set once: a nested router would note the same path.
         if let (Some(slot), Some(path)) =
             (request.extensions().get::<Self>(), request.extensions().get::<MatchedPath>())
+            && slot.0.set(path.clone()).is_ok()
         {
-            // Set once: a nested router would note the same path.
-            drop(slot.0.set(path.clone()));
+            request_span::record_route(path.as_str());
         }
     }
 
@@ -199,14 +201,11 @@ impl RouteSlot {
     }
 }
 
-fn request_id(state: &HttpState, headers: &HeaderMap) -> HeaderValue {
-    let given = headers.get("x-request-id").filter(|value| {
-        !value.is_empty() && value.len() <= REQUEST_ID_LIMIT_BYTES && value.as_bytes().iter().all(u8::is_ascii_graphic)
-    });
-    match given {
-        Some(value) => value.clone(),
-        None => HeaderValue::try_from(state.app.request_ids.next()).unwrap_or(HeaderValue::from_static("none")),
-    }
+fn request_id(state: &HttpState, headers: &HeaderMap) -> RequestId {
+    let given = headers.get("x-request-id").filter(|value| !value.is_empty() && value.len() <= REQUEST_ID_LIMIT_BYTES);
+    given
+        .and_then(|value| RequestId::new(Bytes::copy_from_slice(value.as_bytes())))
+        .unwrap_or_else(|| state.app.request_ids.next())
 }
 
 /// What is checked before routing.
@@ -231,13 +230,13 @@ fn check(state: &HttpState, request: &Request, guarded: bool) -> Result<(), Prob
     }
 }
 
-fn finish(mut response: Response, request_id: &HeaderValue, personal: bool) -> Response {
+fn finish(mut response: Response, request_id: &RequestId, personal: bool) -> Response {
     let status = response.status();
     if status.is_client_error() || status.is_server_error() {
         let is_problem = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == PROBLEM_JSON);
         if !is_problem {
             let problem = response.extensions_mut().remove::<Problem>().unwrap_or_else(|| Problem::of_status(status));
-            let document = problem.render(request_id.to_str().unwrap_or_default());
+            let document = problem.render(request_id.as_str());
             let headers = response.headers_mut();
             headers.remove(header::CONTENT_ENCODING);
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
@@ -249,7 +248,8 @@ fn finish(mut response: Response, request_id: &HeaderValue, personal: bool) -> R
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
     let headers = response.headers_mut();
-    headers.insert("x-request-id", request_id.clone());
+    let id = HeaderValue::from_maybe_shared(request_id.to_bytes()).unwrap_or(HeaderValue::from_static("none"));
+    headers.insert("x-request-id", id);
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
@@ -264,7 +264,9 @@ impl Service<Request> for Edge {
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let edge = self.clone();
-        Box::pin(async move { Ok(edge.handle(request).await) })
+        let request_id = request_id(&self.state, request.headers());
+        let span = request_span::open(&request_id, request.method());
+        let handling = self.clone().handle(request, request_id.clone());
+        Box::pin(request_id.scope(handling.map(Ok)).instrument(span))
     }
 }

@@ -4,6 +4,7 @@ use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
+use tracing::{Instrument as _, Span};
 
 use crate::base::error::Error;
 use crate::base::tasks::log_panic;
@@ -55,9 +56,10 @@ pub async fn open_socket(
         .max_frame_size(FRAME_LIMIT_BYTES)
         .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(WRITE_BUFFER_BYTES);
+    let span = Span::current();
     Ok(upgrade.on_upgrade(move |socket| {
         let session = Session::new(state, (edge, place), lease, socket);
-        log_panic("socket", Box::pin(session.run(subscription, reset)))
+        log_panic("socket", Box::pin(session.run(subscription, reset))).instrument(span)
     }))
 }
 
