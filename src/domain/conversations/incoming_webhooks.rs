@@ -7,6 +7,7 @@
 use crate::app::App;
 use crate::base::error::{Error, Result};
 use crate::base::ids::{ConversationId, IncomingWebhookId, UserId, hex};
+use crate::base::request_id::RequestId;
 use crate::base::text::fold_ascii;
 use crate::domain::access::membership::{locked_membership, membership, require_group, require_role};
 use crate::domain::access::principal::Principal;
@@ -217,6 +218,7 @@ pub async fn post(app: &App, target: Target, text: String, request: Option<Keyed
         reply_to: None,
         once: Once { request, render, sealed: false },
         accepted_at: None,
+        request_id: RequestId::current(),
     };
     match send_draft(app, draft).await {
         Ok(given) => Ok(given.replayed),

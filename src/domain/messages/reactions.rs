@@ -8,6 +8,7 @@ use super::{emoji, tallies};
 use crate::app::App;
 use crate::base::error::{Error, Result};
 use crate::base::ids::{ConversationId, UserId};
+use crate::base::request_id::RequestId;
 use crate::base::time::Timestamp;
 use crate::domain::access::principal::Principal;
 use crate::domain::sending::change_batch::{Act, Change, Changed};
@@ -41,7 +42,8 @@ async fn change(
     let emoji = emoji::parse(emoji)
         .ok_or_else(|| Error::invalid("emoji", "unknown_emoji", "must be one emoji, or the :shortcode: of one"))?;
     let conversation = ConversationId(conversation);
-    app.changes.make(Change { person, conversation, act: act(emoji), now: app.clock.now() }).await
+    let request_id = RequestId::current();
+    app.changes.make(Change { person, conversation, act: act(emoji), now: app.clock.now(), request_id }).await
 }
 
 /// Puts an emoji under a message; how often it is there now, and whether the caller's is new.

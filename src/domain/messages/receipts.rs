@@ -8,6 +8,7 @@ use super::watermarks::{Report, Standing, assert_within};
 use crate::app::App;
 use crate::base::error::{Error, Result};
 use crate::base::ids::{ConversationId, MAX_ID, UserId};
+use crate::base::request_id::RequestId;
 use crate::domain::access::principal::Principal;
 use crate::domain::identity::names::Names;
 use crate::domain::sending::change_batch::{Act, Change, Changed};
@@ -30,7 +31,8 @@ pub async fn report(app: &App, principal: &Principal, conversation: i64, report:
     }
     assert_within(&report, 1, MAX_ID, 1)?;
     let conversation = ConversationId(conversation);
-    let change = Change { person, conversation, act: Act::Report(report), now: app.clock.now() };
+    let request_id = RequestId::current();
+    let change = Change { person, conversation, act: Act::Report(report), now: app.clock.now(), request_id };
     match app.changes.make(change).await? {
         Changed::Reported(standing) => Ok(standing),
         _ => Err(Error::internal("a receipt became something else")),

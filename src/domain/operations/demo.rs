@@ -67,6 +67,7 @@ fn conversation(clock: &Clock) -> Batch {
         reply_to: None,
         once: Once::unanswered(),
         accepted_at: None,
+        request_id: None,
     });
     // The seed's messages are unread, also the ones that were answered.
     Batch::new(clock.clone(), drafts.collect(), Known::default(), DirectMessagesFrom::Everyone).leaving_unread()

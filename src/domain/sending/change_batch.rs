@@ -10,6 +10,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use crate::base::error::{Error, Result};
 use crate::base::ids::{ConversationId, UserId};
+use crate::base::request_id::RequestId;
 use crate::base::time::Timestamp;
 use crate::domain::access::membership::{RECEIPTS_MEMBER_LIMIT, conversation_not_found};
 use crate::domain::messages::message_reads::{message_deleted, message_not_found};
@@ -22,7 +23,7 @@ use crate::store::events::events::{Kind, NewEvent};
 use crate::store::messages::reactions::Tally;
 
 /// A small change of a conversation.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Change {
     /// Who.
     pub person: UserId,
@@ -32,6 +33,8 @@ pub struct Change {
     pub act: Act,
     /// When.
     pub now: Timestamp,
+    /// The request that makes it.
+    pub request_id: Option<RequestId>,
 }
 
 /// What somebody does.

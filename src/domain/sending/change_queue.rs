@@ -10,11 +10,13 @@
 use std::sync::Arc;
 
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
+use tracing::{Instrument as _, Span};
 
 use super::change_batch::{Change, Changed, change_all};
 use super::send_queue::repeat;
 use crate::base::error::{Error, Result};
 use crate::base::metrics::Metrics;
+use crate::base::request_id;
 use crate::base::tasks::{self, RunFlag};
 use crate::store::db::Db;
 
@@ -73,7 +75,8 @@ impl ChangeQueue {
                 return;
             }
             let db = self.db.clone();
-            tasks::spawn("change-batch", async move {
+            let span = span_of(batch.iter().map(|waiting| &waiting.change));
+            let running = async move {
                 let _lane = lane;
                 let (changes, replies): (Vec<_>, Vec<_>) =
                     batch.into_iter().map(|waiting| (waiting.change, waiting.reply)).unzip();
@@ -82,7 +85,8 @@ impl ChangeQueue {
                     // Whoever gave up waiting finds it done when they ask.
                     drop(reply.send(answer));
                 }
-            });
+            };
+            span.in_scope(|| tasks::spawn("change-batch", running));
         }
     }
 
@@ -117,17 +121,27 @@ async fn make_all(db: &Db, changes: Arc<[Change]>) -> Vec<Result<Changed>> {
         return vec![Err(error)];
     }
     if matches!(error, Error::Unavailable { .. } | Error::StorageFull) {
+        tracing::warn!(%error, "a batch of changes failed: none is made again");
         return changes.iter().map(|_| Err(repeat(&error))).collect();
     }
-    tracing::warn!(%error, size = changes.len(), "a batch of changes failed: each is made alone");
+    tracing::warn!(%error, "a batch of changes failed: each is made alone");
     let mut answers = Vec::with_capacity(changes.len());
     for change in changes.iter() {
-        match write(db, Arc::new([*change])).await {
+        let span = span_of([change].into_iter());
+        match write(db, Arc::new([change.clone()])).instrument(span).await {
             Ok(answer) => answers.extend(answer),
             Err(error) => answers.push(Err(error)),
         }
     }
     answers
+}
+
+/// The span of a batch names the requests that it serves: it has none of them as its parent.
+fn span_of<'a>(changes: impl Iterator<Item = &'a Change> + Clone) -> Span {
+    let size = changes.clone().count();
+    let request_ids = request_id::list(changes.filter_map(|change| change.request_id.as_ref()));
+    // Of the highest level, so that the ids are in the lines of every level.
+    tracing::error_span!(parent: None, "change_batch", size, %request_ids)
 }
 
 async fn write(db: &Db, changes: Arc<[Change]>) -> Result<Vec<Result<Changed>>> {

@@ -5,6 +5,7 @@
 
 use crate::base::error::{Error, FieldError, Result};
 use crate::base::ids::{ConversationId, MAX_ID};
+use crate::base::request_id::RequestId;
 use crate::base::text::fold_ascii;
 use crate::base::time::Timestamp;
 use crate::domain::access::principal::Principal;
@@ -99,6 +100,8 @@ pub struct Draft {
     pub once: Once<Sent>,
     /// When it was accepted, if that was before it is sent.
     pub accepted_at: Option<Timestamp>,
+    /// The request that sends it.
+    pub request_id: Option<RequestId>,
 }
 
 impl Draft {
@@ -142,9 +145,15 @@ impl Draft {
             }
         };
         match (sender, recipient) {
-            (Some(sender), Some(recipient)) if errors.is_empty() => {
-                Ok(Self { sender, recipient, body: new.body, reply_to: new.reply_to, once, accepted_at: None })
-            }
+            (Some(sender), Some(recipient)) if errors.is_empty() => Ok(Self {
+                sender,
+                recipient,
+                body: new.body,
+                reply_to: new.reply_to,
+                once,
+                accepted_at: None,
+                request_id: RequestId::current(),
+            }),
             _ => Err(Error::Invalid(errors)),
         }
     }

@@ -302,5 +302,6 @@ async fn draft(conn: &mut Conn, scheduled: Scheduled) -> Result<Draft> {
         reply_to: scheduled.reply_to,
         once: Once::unanswered(),
         accepted_at: Some(scheduled.created_at),
+        request_id: None,
     })
 }

@@ -68,6 +68,11 @@ impl Batch {
         })
     }
 
+    /// The drafts.
+    pub fn drafts(&self) -> &[Draft] {
+        &self.drafts
+    }
+
     /// How many.
     pub fn len(&self) -> usize {
         self.drafts.len()

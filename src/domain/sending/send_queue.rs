@@ -15,6 +15,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use tokio::sync::{Mutex, mpsc, oneshot};
+use tracing::{Instrument as _, Span};
 
 use super::directory::Directory;
 use super::drafts::{Answer, Draft, Recipient};
@@ -22,6 +23,7 @@ use super::recent_sends::Fresh;
 use super::send_batch::{Batch, send_all};
 use crate::base::error::{Error, Result};
 use crate::base::metrics::Metrics;
+use crate::base::request_id;
 use crate::base::tasks::{self, RunFlag};
 use crate::base::time::Clock;
 use crate::domain::identity::revocations::Revocations;
@@ -185,11 +187,13 @@ impl Dispatcher {
         self.under_way += 1;
         let claims = batch.iter().flat_map(|waiting| waiting.claims.all()).collect();
         let claimed = Claimed { claims, ended: self.ended.clone() };
+        let span = span_of(batch.iter().map(|waiting| &waiting.draft));
         let sender = Arc::clone(&self.sender);
-        tasks::spawn("send-batch", async move {
+        let running = async move {
             let _claimed = claimed;
             sender.run(batch).await;
-        });
+        };
+        span.in_scope(|| tasks::spawn("send-batch", running));
     }
 
     /// What goes together: the oldest ones that nobody under way is in the way of, no idempotency key twice.
@@ -260,17 +264,29 @@ impl Sender {
                 send_batch(&self.db, &Arc::new(batch)).await
             }
             Err(error) if drafts.len() == 1 => vec![Err(error)],
-            Err(error) if is_for_all(&error) => drafts.iter().map(|_| Err(repeat(&error))).collect(),
+            Err(error) if is_for_all(&error) => {
+                tracing::warn!(%error, "the people of a batch of sends cannot be read: none is sent");
+                drafts.iter().map(|_| Err(repeat(&error))).collect()
+            }
             Err(error) => {
-                tracing::warn!(%error, size = drafts.len(), "the people of a batch of sends cannot be read: each is sent alone");
+                tracing::warn!(%error, "the people of a batch of sends cannot be read: each is sent alone");
                 let mut answers = Vec::with_capacity(drafts.len());
                 for draft in drafts {
-                    answers.extend(Box::pin(self.send(vec![draft])).await);
+                    let span = span_of([&draft].into_iter());
+                    answers.extend(Box::pin(self.send(vec![draft])).instrument(span).await);
                 }
                 answers
             }
         }
     }
+}
+
+/// The span of a batch names the requests that it serves: it has none of them as its parent.
+fn span_of<'a>(drafts: impl Iterator<Item = &'a Draft> + Clone) -> Span {
+    let size = drafts.clone().count();
+    let request_ids = request_id::list(drafts.filter_map(|draft| draft.request_id.as_ref()));
+    // Of the highest level, so that the ids are in the lines of every level.
+    tracing::error_span!(parent: None, "send_batch", size, %request_ids)
 }
 
 /// Whether every draft of the batch would meet this error alone as well.
@@ -293,12 +309,14 @@ async fn send_batch(db: &Db, batch: &Arc<Batch>) -> Vec<Result<Answer>> {
     }
     if is_for_all(&error) {
         // It may have been committed all the same (the answer to a COMMIT can be lost): never sent a second time from here.
+        tracing::warn!(%error, "a batch of sends failed: none is sent again");
         return (0..batch.len()).map(|_| Err(repeat(&error))).collect();
     }
-    tracing::warn!(%error, size = batch.len(), "a batch of sends failed: each is sent alone");
+    tracing::warn!(%error, "a batch of sends failed: each is sent alone");
     let mut answers = Vec::with_capacity(batch.len());
     for single in batch.one_by_one() {
-        match write(db, Arc::new(single)).await {
+        let span = span_of(single.drafts().iter());
+        match write(db, Arc::new(single)).instrument(span).await {
             Ok(answer) => answers.extend(answer),
             Err(error) => answers.push(Err(error)),
         }

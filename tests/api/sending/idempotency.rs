@@ -136,6 +136,7 @@ both!(an_answer_that_cannot_be_rendered_is_an_error_and_sends_nothing, async |pl
             reply_to: None,
             once: Once { request: Some(request), render, sealed: false },
             accepted_at: None,
+            request_id: None,
         })
     };
     let rendered: fn(&Sent) -> Result<StoredAnswer, Error> =
