@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod durability;
+pub mod log;
 pub mod mail;
 pub mod operations;
 pub mod restore;
