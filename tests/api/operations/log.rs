@@ -2,12 +2,15 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::SinkExt as _;
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::both;
 use crate::messages::messages::poison;
 use crate::support::process::{Process, Wrapping};
+use crate::support::watch::Socket;
 use crate::support::{Answer, Place, answer_of};
 
 /// A line is written before the answer, or a moment after it.
@@ -186,5 +189,25 @@ both!(a_line_as_text_has_the_request_id, async |place| {
         assert!(Instant::now() < deadline, "{id} is not in the lines:\n{log}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    process.terminate().await;
+});
+
+both!(a_frame_is_a_request_inside_that_of_its_socket, async |place| {
+    let process = start(place, "json").await;
+    let mut socket = Socket::open_at(process.address, "/api/ws", &[("x-request-id", "my-socket")]).await.unwrap();
+    let frame = json!({"type": "send", "sender_user_name": "bugs", "recipient_user_name": "duck", "body": "framed"});
+    socket.stream.send(Message::text(frame.to_string())).await.unwrap();
+    let answered = line(&process, "the answer to the frame", |line| {
+        line["message"] == "answered"
+            && span(line, "request").is_some_and(|request| request["request_id"] == "my-socket")
+            && line["spans"].as_array().is_some_and(|spans| spans.len() == 2)
+    });
+    let answered = answered.await;
+    let frame = &answered["spans"][1];
+    assert_eq!(frame["route"], "/api/messages");
+    assert_eq!(frame["credential"], "open");
+    let id = frame["request_id"].as_str().unwrap();
+    line(&process, "the batch of the frame", |line| is_in_batch(line, id)).await;
+    drop(socket);
     process.terminate().await;
 });
