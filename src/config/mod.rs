@@ -1,6 +1,6 @@
 //! What the operator chose: command line, then environment, then configuration file, then the default.
 //!
-//! Invariant: the options are defined in [`options`] alone. This module only decides what their values mean together. A
+//! Invariant: the options are defined in `options` alone. This module only decides what their values mean together. A
 //! key that is unknown is refused by name.
 
 mod bus;
