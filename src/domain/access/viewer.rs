@@ -2,7 +2,7 @@
 
 use crate::base::ids::UserId;
 
-/// Whoever something is shown to.
+/// The reader for whom something is loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Viewer {
     /// A person, who sees what a member of a conversation sees.
