@@ -7,7 +7,7 @@ use crate::base::ids::UserId;
 use crate::store;
 use crate::store::db::Conn;
 
-/// User names by id. Whoever was erased is missing.
+/// User names by id. A user who was erased is missing.
 pub type Names = HashMap<UserId, String>;
 
 /// Loads the names of some people; ids may repeat.

@@ -90,7 +90,7 @@ pub async fn list(app: &App, principal: &Principal, conversation: i64, seq: i64)
         .await
 }
 
-/// Takes an erased person's reactions away, a bite of one conversation; whether there may be more.
+/// Removes reactions of an erased person, one conversation at a time; whether there may be more.
 ///
 /// # Errors
 /// Of the database.
