@@ -1,7 +1,7 @@
 //! Posthaste: a messaging API that people run themselves.
 //!
-//! Imports go one way: `main → cli → http → workers → live → domain → store, mail → ids, time, text, terms, metrics, error`. The same noun has the
-//! same file name on every floor. `ARCHITECTURE.md` has the map and the invariants.
+//! Imports go one way: `main → cli → config, http → workers → live → app → domain → store, mail → base`. A noun is in the same
+//! area on every floor. `ARCHITECTURE.md` has the map and the invariants.
 
 pub mod app;
 pub mod base;

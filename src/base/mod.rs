@@ -1,4 +1,4 @@
-//! What every floor uses: ids, time, text, search terms, errors and metrics. Nothing here imports anything of ours.
+//! What every floor uses: ids, request ids, time, text, search terms, errors, metrics and tasks. Nothing here imports another area.
 
 pub mod error;
 pub mod ids;

@@ -18,7 +18,7 @@ pub fn keys(draft: &Draft) -> impl Iterator<Item = &str> {
 /// # Errors
 /// 401 when the caller was erased or banned since they were let in; 422 on each name that is nobody's.
 pub fn resolve(draft: &Draft, find: impl Fn(&str) -> Option<UserName>) -> Result<(UserName, Option<UserName>)> {
-    // A banned person sends nothing, whoever acts for them. A bot sends by its own incoming webhook alone.
+    // A banned person sends nothing, also when another caller acts for them. A bot sends by its own incoming webhook alone.
     let by_bot = matches!(draft.sender, Sender::Bot(_));
     let sender = find(draft.sender.key()).filter(|sender| !sender.is_banned && sender.is_bot == by_bot);
     if sender.is_none() && !matches!(draft.sender, Sender::Named(_)) {
