@@ -36,7 +36,7 @@ impl HttpState {
 
 /// The live part of a server, which writes events as the API has them.
 pub fn live(app: &Arc<App>) -> Arc<Live> {
-    Live::new(Arc::clone(app), events::render, events::render_presence)
+    Live::new(Arc::clone(app), events::render, events::render_ephemeral)
 }
 
 /// How long things may take.

@@ -32,9 +32,9 @@ use crate::app::App;
 use crate::base::error::{Error, Result};
 use crate::base::ids::{ConversationId, UserId};
 use crate::domain::access::viewer::Viewer;
-use crate::domain::events::event_data::Event;
+use crate::domain::events::event_data::{EphemeralEvent, Event};
+pub use presence::Here;
 use presence::Presence;
-pub use presence::{Here, RenderPresence};
 use queue::Queue;
 pub use subscription::{Next, Subscription};
 use tailer::Tail;
@@ -52,6 +52,9 @@ const WHISPERS_WAITING: usize = 256;
 
 /// Writes an event as JSON; the cursor behind it is given.
 pub type Render = fn(&Event, &str) -> Result<Vec<u8>>;
+
+/// Writes an ephemeral event as JSON.
+pub type RenderEphemeral = fn(&EphemeralEvent<'_>) -> Result<String>;
 
 /// What comes around an event in a frame of a WebSocket.
 const FRAME_HEAD: &str = r#"{"type":"event","event":"#;
@@ -104,7 +107,7 @@ pub struct Whisper {
 pub struct Live {
     app: Arc<App>,
     render: Render,
-    render_presence: RenderPresence,
+    render_ephemeral: RenderEphemeral,
     readers: Mutex<Readers>,
     /// Up to where readers have everything. Locked by the tailer while it runs.
     tail: tokio::sync::Mutex<Tail>,
@@ -144,11 +147,11 @@ impl Readers {
 
 impl Live {
     /// The live part; nothing happens in it before [`run`](Self::run).
-    pub fn new(app: Arc<App>, render: Render, render_presence: RenderPresence) -> Arc<Self> {
+    pub fn new(app: Arc<App>, render: Render, render_ephemeral: RenderEphemeral) -> Arc<Self> {
         Arc::new(Self {
             app,
             render,
-            render_presence,
+            render_ephemeral,
             readers: Mutex::default(),
             tail: tokio::sync::Mutex::default(),
             presence: Presence::default(),

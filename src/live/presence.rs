@@ -15,6 +15,7 @@ use crate::base::error::{Error, Result};
 use crate::base::ids::{UserId, hex};
 use crate::base::time::{MAX_CLOCK_SKEW_MICROS, Timestamp};
 use crate::domain::access::viewer::Viewer;
+use crate::domain::events::event_data::{EphemeralData, EphemeralEvent};
 use crate::domain::people::presence::{self, BATCH, Batch, Change, Changed, State};
 
 /// How often what changed is written down.
@@ -33,9 +34,6 @@ const BATCHES_WAITING: usize = 64;
 const AUDIENCES_AT_ONCE: usize = 50;
 /// How long what is told at once waits at most for what waits for the bus before it.
 const PATIENCE: Duration = Duration::from_millis(500);
-
-/// Writes that somebody changed, as an event in JSON.
-pub type RenderPresence = fn(&Changed) -> Result<String>;
 
 /// The people at this server.
 #[derive(Default)]
@@ -325,7 +323,13 @@ impl Live {
 
     fn whisper_of(&self, changed: &Changed, audiences: &HashMap<UserId, Vec<i64>>) -> Option<Whisper> {
         let to = audiences.get(&changed.user).filter(|to| !to.is_empty())?.clone();
-        match (self.render_presence)(changed) {
+        let event = EphemeralEvent {
+            at: changed.at,
+            conversation_id: None,
+            actor_user_name: &changed.user_name,
+            data: EphemeralData::Presence { state: changed.state, last_seen_at: changed.last_seen_at },
+        };
+        match (self.render_ephemeral)(&event) {
             Ok(event) => Some(Whisper { to, event }),
             Err(error) => {
                 tracing::warn!(%error, "who came and went cannot be told");

@@ -5,10 +5,11 @@ use crate::base::time::Timestamp;
 use crate::domain::identity::names::Names;
 use crate::store::conversations::conversations::Conversation;
 use crate::store::conversations::members::Role;
-use crate::store::events::events::Kind;
+use crate::store::events::event_kinds::{EphemeralKind, Kind};
 use crate::store::identity::users::User;
 use crate::store::messages::messages::Message;
 use crate::store::messages::receipts::Watermarks;
+use crate::store::people::presence::State;
 
 /// An event with what it is about.
 #[derive(Clone, Debug)]
@@ -65,4 +66,44 @@ pub enum Data {
     },
     /// Somebody.
     User(Box<User>),
+}
+
+/// An event that is delivered to online users and not logged.
+#[derive(Clone, Copy, Debug)]
+pub struct EphemeralEvent<'a> {
+    /// When it happened.
+    pub at: Timestamp,
+    /// Where, unless it is about a user.
+    pub conversation_id: Option<ConversationId>,
+    /// The user whom it is about.
+    pub actor_user_name: &'a str,
+    /// What it is about.
+    pub data: EphemeralData,
+}
+
+/// What an [`EphemeralEvent`] is about.
+#[derive(Clone, Copy, Debug)]
+pub enum EphemeralData {
+    /// The user is writing a message.
+    Typing {
+        /// When to stop showing it, if no other such event comes.
+        until: Timestamp,
+    },
+    /// The presence of the user has changed.
+    Presence {
+        /// The state over all devices and servers.
+        state: State,
+        /// When the user was last seen.
+        last_seen_at: Timestamp,
+    },
+}
+
+impl EphemeralData {
+    /// The kind of an event with this data.
+    pub const fn kind(self) -> EphemeralKind {
+        match self {
+            Self::Typing { .. } => EphemeralKind::Typing,
+            Self::Presence { .. } => EphemeralKind::Presence,
+        }
+    }
 }

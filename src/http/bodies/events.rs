@@ -8,9 +8,8 @@ use super::messages::MessageBody;
 use super::users::UserBody;
 use crate::base::error::{Error, Result as DomainResult};
 use crate::base::time::Timestamp;
-use crate::domain::events::event_data::{Data, Event};
+use crate::domain::events::event_data::{Data, EphemeralData, EphemeralEvent, Event};
 use crate::domain::identity::users::DirectMessagesFrom;
-use crate::domain::people::presence::Changed;
 
 /// Something that happened.
 #[derive(Serialize, ToSchema)]
@@ -36,23 +35,6 @@ pub struct EventBody<'a> {
     actor_user_name: Option<&'a str>,
     /// What it is about.
     data: DataBody<'a>,
-}
-
-impl<'a> EventBody<'a> {
-    /// One that is told and not logged, as JSON.
-    ///
-    /// # Errors
-    /// When it cannot be written, which would be a fault of ours.
-    pub fn unlogged(
-        kind: &'a str,
-        at: Timestamp,
-        conversation_id: Option<i64>,
-        actor_user_name: &'a str,
-        data: DataBody<'a>,
-    ) -> DomainResult<String> {
-        let event = Self { cursor: None, kind, at, conversation_id, actor_user_name: Some(actor_user_name), data };
-        serde_json::to_string(&event).map_err(Error::internal)
-    }
 }
 
 /// What it is about, as it is now: by the type of the event a message, a conversation, a user, or one of the small ones.
@@ -156,12 +138,25 @@ pub fn render(event: &Event, cursor: &str) -> DomainResult<Vec<u8>> {
     serde_json::to_vec(&body).map_err(Error::internal)
 }
 
-/// That somebody came or went, as an event in JSON.
+/// An ephemeral event in JSON.
 ///
 /// # Errors
 /// When it cannot be written, which would be a fault of ours.
-pub fn render_presence(changed: &Changed) -> DomainResult<String> {
-    let user_name = &changed.user_name;
-    let data = DataBody::Presence { user_name, state: changed.state.as_str(), last_seen_at: changed.last_seen_at };
-    EventBody::unlogged("presence", changed.at, None, user_name, data)
+pub fn render_ephemeral(event: &EphemeralEvent<'_>) -> DomainResult<String> {
+    let user_name = event.actor_user_name;
+    let data = match event.data {
+        EphemeralData::Typing { until } => DataBody::Typing { user_name, until },
+        EphemeralData::Presence { state, last_seen_at } => {
+            DataBody::Presence { user_name, state: state.as_str(), last_seen_at }
+        }
+    };
+    let body = EventBody {
+        cursor: None,
+        kind: event.data.kind().as_str(),
+        at: event.at,
+        conversation_id: event.conversation_id.map(|id| id.0),
+        actor_user_name: Some(user_name),
+        data,
+    };
+    serde_json::to_string(&body).map_err(Error::internal)
 }

@@ -4,6 +4,7 @@
 //! become visible in their order and a reader that saw one never meets a smaller one later. On PostgreSQL every statement that
 //! locks the row is sent in one flight with its COMMIT: a server that vanishes does not leave the row locked.
 
+pub use super::event_kinds::Kind;
 use crate::base::error::Result;
 use crate::base::ids::{ConversationId, UserId};
 use crate::base::time::Timestamp;
@@ -11,92 +12,6 @@ use crate::store::db::Conn;
 use crate::store::db::columns::{columns, read, sql};
 use crate::store::driver::values::Value;
 use crate::store::postgres::Counter;
-
-/// What happened, as a word of the contract.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// A message entered its conversation.
-    MessageCreated,
-    /// A message was edited.
-    MessageUpdated,
-    /// A message became a tombstone.
-    MessageDeleted,
-    /// Somebody asked somebody to be a friend.
-    FriendRequested,
-    /// They became friends.
-    FriendAccepted,
-    /// There is nothing between them any more.
-    FriendRemoved,
-    /// A group was made, or a direct conversation.
-    ConversationCreated,
-    /// Its title, picture or rules changed.
-    ConversationUpdated,
-    /// A group was ended.
-    ConversationDeleted,
-    /// Somebody is in a group now.
-    MemberAdded,
-    /// Somebody has another role there.
-    MemberUpdated,
-    /// Somebody is not in it any more.
-    MemberRemoved,
-    /// An emoji was put under a message.
-    ReactionAdded,
-    /// It was taken back.
-    ReactionRemoved,
-    /// Somebody's watermark moved.
-    ReceiptUpdated,
-    /// Somebody's public fields changed.
-    UserUpdated,
-}
-
-/// Every kind there is.
-const KINDS: [Kind; 16] = [
-    Kind::MessageCreated,
-    Kind::MessageUpdated,
-    Kind::MessageDeleted,
-    Kind::FriendRequested,
-    Kind::FriendAccepted,
-    Kind::FriendRemoved,
-    Kind::ConversationCreated,
-    Kind::ConversationUpdated,
-    Kind::ConversationDeleted,
-    Kind::MemberAdded,
-    Kind::MemberUpdated,
-    Kind::MemberRemoved,
-    Kind::ReactionAdded,
-    Kind::ReactionRemoved,
-    Kind::ReceiptUpdated,
-    Kind::UserUpdated,
-];
-
-impl Kind {
-    /// As it stands in the log and in JSON.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::MessageCreated => "message.created",
-            Self::MessageUpdated => "message.updated",
-            Self::MessageDeleted => "message.deleted",
-            Self::FriendRequested => "friend.requested",
-            Self::FriendAccepted => "friend.accepted",
-            Self::FriendRemoved => "friend.removed",
-            Self::ConversationCreated => "conversation.created",
-            Self::ConversationUpdated => "conversation.updated",
-            Self::ConversationDeleted => "conversation.deleted",
-            Self::MemberAdded => "member.added",
-            Self::MemberUpdated => "member.updated",
-            Self::MemberRemoved => "member.removed",
-            Self::ReactionAdded => "reaction.added",
-            Self::ReactionRemoved => "reaction.removed",
-            Self::ReceiptUpdated => "receipt.updated",
-            Self::UserUpdated => "user.updated",
-        }
-    }
-
-    /// The kind of a word.
-    pub fn parse(word: &str) -> Option<Self> {
-        KINDS.into_iter().find(|kind| kind.as_str() == word)
-    }
-}
 
 /// An event to be logged: references only.
 #[derive(Clone, Copy, Debug)]

@@ -19,25 +19,6 @@ const PEOPLE: i64 = 6;
 const CONVERSATIONS: i64 = 3;
 const EVENTS: i64 = 120;
 const TIMES: [&str; 3] = ["2026-01-01 00:00:00+00", "2026-01-02 00:00:00+00", "2026-01-03 00:00:00+00"];
-const TYPES: [&str; 16] = [
-    "message.created",
-    "message.updated",
-    "message.deleted",
-    "friend.requested",
-    "friend.accepted",
-    "friend.removed",
-    "conversation.created",
-    "conversation.updated",
-    "conversation.deleted",
-    "member.added",
-    "member.updated",
-    "member.removed",
-    "reaction.added",
-    "reaction.removed",
-    "receipt.updated",
-    "user.updated",
-];
-
 /// How many times each answer was given, so that a generator that only makes invisible events is noticed.
 #[derive(Debug, Default)]
 struct Counts {
@@ -95,10 +76,11 @@ fn world(rng: &Rng, place: &Place) -> String {
     for position in 1..=EVENTS {
         // Removals and ends have rules of their own, and are drawn more often.
         let kind = match number(4) {
-            0 => "member.removed",
-            1 => "conversation.deleted",
-            _ => TYPES[number(TYPES.len() as i64) as usize],
+            0 => Kind::MemberRemoved,
+            1 => Kind::ConversationDeleted,
+            _ => Kind::ALL[number(Kind::ALL.len() as i64) as usize],
         };
+        let kind = kind.as_str();
         let (conversation, seq) = (maybe(1 + number(CONVERSATIONS), 4), maybe(1 + number(8), 2));
         let (actor, subject, at) = (1 + number(PEOPLE), maybe(1 + number(PEOPLE), 3), micros(number(3)));
         write!(

@@ -4,9 +4,10 @@ use axum::extract::State;
 use axum::response::Response;
 
 use crate::domain::conversations::typing;
+use crate::domain::events::event_data::{EphemeralData, EphemeralEvent};
 use crate::http::access::policy::PersonWriting;
 use crate::http::bodies::answers::no_content;
-use crate::http::bodies::events::{DataBody, EventBody};
+use crate::http::bodies::events::render_ephemeral;
 use crate::http::bodies::extract::{Path, Query};
 use crate::http::bodies::parameters::ConversationPath;
 use crate::http::bodies::problem::Problem;
@@ -28,9 +29,13 @@ pub async fn type_in_conversation(
     _query: Query<()>,
 ) -> Result<Response, Problem> {
     if let Some(told) = typing::typing(&state.app, &principal, path.id).await? {
-        let user_name = &told.user_name;
-        let data = DataBody::Typing { user_name, until: told.until };
-        let event = EventBody::unlogged("typing", told.at, Some(told.conversation.0), user_name, data)?;
+        let event = EphemeralEvent {
+            at: told.at,
+            conversation_id: Some(told.conversation),
+            actor_user_name: &told.user_name,
+            data: EphemeralData::Typing { until: told.until },
+        };
+        let event = render_ephemeral(&event)?;
         state.live.whisper(Whisper { to: told.to, event });
     }
     Ok(no_content())
