@@ -23,6 +23,7 @@ use crate::domain::sending::change_queue::ChangeQueue;
 use crate::domain::sending::recent_sends::Fresh;
 use crate::domain::sending::send_queue::SendQueue;
 use crate::domain::shared::idempotency::KeyDays;
+use crate::domain::shared::rendering::Renderer;
 use crate::mail::{MailSettings, Mailer};
 use crate::store;
 use crate::store::db::Db;
@@ -114,6 +115,8 @@ pub struct App {
     pub fresh: Arc<Fresh>,
     /// What was rendered of the newest messages.
     pub tails: Tails,
+    /// Renders messages and events.
+    pub renderer: Renderer,
     /// What is remembered of callers.
     pub callers: KnownCallers,
     /// Where passwords are hashed.
@@ -132,7 +135,13 @@ impl App {
     ///
     /// # Errors
     /// When the database cannot be reached or its schema cannot be used, or a setting cannot be used.
-    pub async fn open(location: &Location, settings: Settings, clock: Clock, rng: Rng) -> Result<(Self, Report)> {
+    pub async fn open(
+        location: &Location,
+        settings: Settings,
+        clock: Clock,
+        rng: Rng,
+        renderer: Renderer,
+    ) -> Result<(Self, Report)> {
         let clock = match (clock, location) {
             (Clock::System, Location::Postgres(_)) => Clock::Database(Arc::new(DatabaseClock::default())),
             (clock, _) => clock,
@@ -178,7 +187,8 @@ impl App {
             passwords: PasswordHashing::new(&rng, Arc::clone(&metrics))?,
             name_key: name_key.try_into().map_err(|_| Error::internal("the key for names has a wrong length"))?,
             callers,
-            tails: Tails::default(),
+            tails: Tails::new(renderer.message),
+            renderer,
             typing: TypingThrottle::default(),
             write_probe: WriteProbe::default(),
             commits,

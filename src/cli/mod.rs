@@ -18,6 +18,7 @@ use crate::base::error::Error;
 use crate::base::ids::Rng;
 use crate::base::time::Clock;
 use crate::config::{self, DataOptions, ServeOptions};
+use crate::http::state::RENDERER;
 use crate::store::driver::environment::Environment;
 
 /// A messaging API that people run themselves: one binary, on SQLite by default and on PostgreSQL when it grows.
@@ -108,7 +109,7 @@ fn with_app<T>(data: &DataOptions, work: impl AsyncFnOnce(&App) -> Result<T, Err
     let place = data.location.describe();
     block_on(async {
         let settings = Settings { allow_unsafe_storage: data.allow_unsafe_storage, ..Settings::default() };
-        let opened = App::open(&data.location, settings, Clock::System, Rng::System).await;
+        let opened = App::open(&data.location, settings, Clock::System, Rng::System, RENDERER).await;
         let (app, _) = opened.map_err(|error| explain(&place, &error))?;
         let outcome = work(&app).await;
         app.db.close().await;

@@ -17,7 +17,8 @@ use crate::config::{self, DataOptions, LogConfig, LogFormat, ServeConfig, ServeO
 use crate::domain::access::principal::Access;
 use crate::domain::operations::{demo, health};
 use crate::http::server;
-use crate::http::state::{self, CONNECTION_LIMIT, HttpSettings, HttpState, Timeouts};
+use crate::http::state::{CONNECTION_LIMIT, HttpSettings, HttpState, RENDERER, Timeouts};
+use crate::live::Live;
 use crate::workers::Workers;
 
 /// Serves until a signal.
@@ -43,7 +44,7 @@ async fn serve(config: ServeConfig) -> Result<(), String> {
     };
     let (access, demo) = (config.settings.access, config.settings.demo);
     let place = config.data.location.describe();
-    let (app, report) = App::open(&config.data.location, config.settings, Clock::System, Rng::System)
+    let (app, report) = App::open(&config.data.location, config.settings, Clock::System, Rng::System, RENDERER)
         .await
         .map_err(|error| explain(&place, &error))?;
     if report.upgraded_seed {
@@ -53,7 +54,7 @@ async fn serve(config: ServeConfig) -> Result<(), String> {
         tracing::warn!(old, new, "a user name was empty or differed from another one only by case, and was changed");
     }
     let app = Arc::new(app);
-    let live = state::live(&app);
+    let live = Live::new(Arc::clone(&app));
     let mut workers = Workers::new(&app, &live, &config.bus, end_process).map_err(|error| error.to_string())?;
     // A server that cannot write must not say that it listens.
     health::check(&app).await.map_err(|error| explain(&place, &error))?;

@@ -6,8 +6,9 @@ use std::time::Duration;
 use super::access::client_address::TrustedProxies;
 use super::access::limits::Limits;
 use super::access::origin::OriginRules;
-use super::bodies::events;
+use super::bodies::{events, messages};
 use crate::app::App;
+use crate::domain::shared::rendering::Renderer;
 use crate::live::Live;
 use crate::workers::TaskStates;
 
@@ -34,10 +35,9 @@ impl HttpState {
     }
 }
 
-/// The live part of a server, which writes events as the API has them.
-pub fn live(app: &Arc<App>) -> Arc<Live> {
-    Live::new(Arc::clone(app), events::render, events::render_ephemeral)
-}
+/// How messages and events are rendered below `http`.
+pub const RENDERER: Renderer =
+    Renderer { message: messages::render, event: events::render, ephemeral_event: events::render_ephemeral };
 
 /// How long things may take.
 #[derive(Clone, Copy, Debug)]

@@ -32,7 +32,6 @@ use crate::app::App;
 use crate::base::error::{Error, Result};
 use crate::base::ids::{ConversationId, UserId};
 use crate::domain::access::viewer::Viewer;
-use crate::domain::events::event_data::{EphemeralEvent, Event};
 pub use presence::Here;
 use presence::Presence;
 use queue::Queue;
@@ -49,12 +48,6 @@ pub const SUBSCRIPTION_LIMIT: usize = 65_536;
 pub const WHISPER_LIMIT: usize = 100;
 /// Whispers that wait for the bus; beyond it the oldest are lost.
 const WHISPERS_WAITING: usize = 256;
-
-/// Writes an event as JSON; the cursor behind it is given.
-pub type Render = fn(&Event, &str) -> Result<Vec<u8>>;
-
-/// Writes an ephemeral event as JSON.
-pub type RenderEphemeral = fn(&EphemeralEvent<'_>) -> Result<String>;
 
 /// What comes around an event in a frame of a WebSocket.
 const FRAME_HEAD: &str = r#"{"type":"event","event":"#;
@@ -106,8 +99,6 @@ pub struct Whisper {
 /// The live part of a server. Shared by `Arc`.
 pub struct Live {
     app: Arc<App>,
-    render: Render,
-    render_ephemeral: RenderEphemeral,
     readers: Mutex<Readers>,
     /// Up to where readers have everything. Locked by the tailer while it runs.
     tail: tokio::sync::Mutex<Tail>,
@@ -147,11 +138,9 @@ impl Readers {
 
 impl Live {
     /// The live part; nothing happens in it before [`run`](Self::run).
-    pub fn new(app: Arc<App>, render: Render, render_ephemeral: RenderEphemeral) -> Arc<Self> {
+    pub fn new(app: Arc<App>) -> Arc<Self> {
         Arc::new(Self {
             app,
-            render,
-            render_ephemeral,
             readers: Mutex::default(),
             tail: tokio::sync::Mutex::default(),
             presence: Presence::default(),

@@ -329,7 +329,7 @@ impl Live {
             actor_user_name: &changed.user_name,
             data: EphemeralData::Presence { state: changed.state, last_seen_at: changed.last_seen_at },
         };
-        match (self.render_ephemeral)(&event) {
+        match (self.app.renderer.ephemeral_event)(&event) {
             Ok(event) => Some(Whisper { to, event }),
             Err(error) => {
                 tracing::warn!(%error, "who came and went cannot be told");

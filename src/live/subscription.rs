@@ -228,7 +228,7 @@ impl Subscription {
             return Ok(Some(Next::Reset));
         }
         for event in &read.events {
-            let json = (self.live.render)(event, &Cursor::write(&self.start.epoch, event.position))?;
+            let json = (self.live.app.renderer.event)(event, &Cursor::write(&self.start.epoch, event.position))?;
             self.page.push_back(Arc::new(Frame::new(Some(event.position), event.conversation_id, &json)?));
         }
         self.scanned = read.up_to.max(self.position);

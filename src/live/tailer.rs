@@ -155,7 +155,7 @@ impl Tail {
             let ends = matches!(row.kind, Kind::MemberRemoved | Kind::ConversationDeleted);
             let frame = match event {
                 Some(event) => {
-                    let json = (live.render)(&event, &Cursor::write(epoch, event.position))?;
+                    let json = (live.app.renderer.event)(&event, &Cursor::write(epoch, event.position))?;
                     Some(Arc::new(Frame::new(Some(event.position), event.conversation_id, &json)?))
                 }
                 None => None,

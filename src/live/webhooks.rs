@@ -12,7 +12,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::Instrument as _;
 
-use super::{Live, POLL_INTERVAL, Render};
+use super::{Live, POLL_INTERVAL};
 use crate::app::App;
 use crate::base::error::{Error, Result};
 use crate::base::ids::{WebhookId, hex};
@@ -64,7 +64,6 @@ fn client(allow_private: bool) -> Result<reqwest::Client> {
 #[derive(Clone)]
 pub(super) struct Worker {
     app: Arc<App>,
-    render: Render,
     client: reqwest::Client,
     /// This server, as the holder of leases.
     holder: Arc<str>,
@@ -147,7 +146,7 @@ impl Worker {
     fn new(live: &Live) -> Result<Self> {
         let holder = hex(&live.app.rng.bytes::<8>().map_err(Error::internal)?).into();
         let client = client(live.app.settings.webhook_allow_private)?;
-        Ok(Self { app: Arc::clone(&live.app), render: live.render, client, holder })
+        Ok(Self { app: Arc::clone(&live.app), client, holder })
     }
 
     async fn run(self, id: WebhookId) {
@@ -238,7 +237,7 @@ impl Worker {
         };
         let (epoch, event) = webhooks::event_at(&self.app, delivery.position).await?;
         let Some(event) = event else { return Ok(Some(Outcome::Gone)) };
-        let body = (self.render)(&event, &Cursor::write(&epoch, event.position))?;
+        let body = (self.app.renderer.event)(&event, &Cursor::write(&epoch, event.position))?;
         let message_id = format!("evt_{epoch}_{}", event.position);
         Ok(Some(self.send(&webhook, &message_id, body).await))
     }

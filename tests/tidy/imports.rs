@@ -50,7 +50,7 @@ const AREAS: &[(&str, &[&[&str]])] = &[
     ),
     ("store/operations", &[&["base", "store/driver", "store/sqlite", "store/db", "store/messages"]]),
     ("domain/access", &[ROWS, &["base"]]),
-    ("domain/shared", &[ROWS, &["base"]]),
+    ("domain/shared", &[ROWS, &["base", "domain/identity", "domain/events"]]),
     ("domain/identity", &[ROWS, &["base", "mail", "domain/access", "domain/shared", "app"]]),
     (
         "domain/people",
@@ -151,6 +151,7 @@ const AREAS: &[(&str, &[&[&str]])] = &[
             "store/conversations",
             "store/events",
             "domain/access",
+            "domain/shared",
             "domain/people",
             "domain/events",
             "domain/operations",
@@ -174,7 +175,7 @@ const AREAS: &[(&str, &[&[&str]])] = &[
             "http/state",
         ]],
     ),
-    ("http/state", &[&["app", "live", "workers", "http/bodies", "http/access"]]),
+    ("http/state", &[&["domain/shared", "app", "live", "workers", "http/bodies", "http/access"]]),
     ("http/access", &[&["base", "domain/access", "domain/identity", "http/bodies", "http/state"]]),
     (
         "http/socket",
@@ -226,6 +227,7 @@ const AREAS: &[(&str, &[&[&str]])] = &[
             "domain/identity",
             "domain/operations",
             "app",
+            "live",
             "workers",
             "http/state",
             "http/server",

@@ -15,7 +15,7 @@ use crate::domain::access::membership::{conversation_not_found, locked_membershi
 use crate::domain::access::principal::{Principal, UserName};
 use crate::domain::access::viewer::Viewer;
 use crate::domain::identity::users::{DirectMessagesFrom, User};
-use crate::domain::messages::tails::{self, Render, Rendered, Tails};
+use crate::domain::messages::tails::{Rendered, Tails};
 use crate::domain::messages::watermarks;
 use crate::domain::people::reachability;
 use crate::domain::sending::drafts::MAX_BODY_CHARACTERS;
@@ -57,16 +57,14 @@ pub struct Shown {
 struct Showing {
     principal: Principal,
     tails: Tails,
-    render: Render,
     direct_messages_from: DirectMessagesFrom,
 }
 
 impl Showing {
-    fn new(app: &App, principal: &Principal, render: Render) -> Self {
+    fn new(app: &App, principal: &Principal) -> Self {
         Self {
             principal: principal.clone(),
             tails: app.tails.clone(),
-            render,
             direct_messages_from: app.settings.direct_messages_from,
         }
     }
@@ -84,13 +82,13 @@ impl Showing {
                 (head, Range { conversation_id: head.id, first_seq: head.last_seq, last_seq: head.last_seq })
             })
             .collect();
-        let loaded = if newest.is_empty() { Vec::new() } else { self.tails.load(conn, &newest, self.render).await? };
+        let loaded = if newest.is_empty() { Vec::new() } else { self.tails.load(conn, &newest).await? };
         let (ids, mut last): (Vec<ConversationId>, Vec<Rendered>) = newest
             .iter()
             .zip(loaded)
             .filter_map(|((head, _), page)| Some((head.id, page.into_iter().next_back()?)))
             .unzip();
-        tails::mark_own(conn, self.principal.viewer(), &mut last, self.render).await?;
+        self.tails.mark_own(conn, self.principal.viewer(), &mut last).await?;
         let mut messages: HashMap<ConversationId, Rendered> = ids.into_iter().zip(last).collect();
         let mut peers: Vec<i64> =
             conversations.iter().filter_map(|conversation| conversation.peer).map(|peer| peer.0).collect();
@@ -133,13 +131,7 @@ impl Me {
 ///
 /// # Errors
 /// 403 `act_as_required`; 422 for a cursor that is none.
-pub async fn list(
-    app: &App,
-    principal: &Principal,
-    limit: Limit,
-    cursor: Option<&str>,
-    render: Render,
-) -> Result<Page<Vec<Shown>>> {
+pub async fn list(app: &App, principal: &Principal, limit: Limit, cursor: Option<&str>) -> Result<Page<Vec<Shown>>> {
     let person = principal.require_person()?.id;
     let before = match cursor {
         Some(cursor) => {
@@ -148,7 +140,7 @@ pub async fn list(
         }
         None => (Timestamp::MAX, ConversationId(i64::MAX)),
     };
-    let input = (Showing::new(app, principal, render), person, before, limit);
+    let input = (Showing::new(app, principal), person, before, limit);
     let shown = app
         .db
         .read(input, |conn, (showing, person, before, limit)| {
@@ -169,8 +161,8 @@ pub async fn list(
 ///
 /// # Errors
 /// 404 `conversation_not_found`.
-pub async fn get(app: &App, principal: &Principal, id: i64, render: Render) -> Result<Shown> {
-    let input = (Showing::new(app, principal, render), ConversationId(id));
+pub async fn get(app: &App, principal: &Principal, id: i64) -> Result<Shown> {
+    let input = (Showing::new(app, principal), ConversationId(id));
     app.db.read(input, |conn, (showing, id)| Box::pin(showing.show_one(conn, *id))).await
 }
 
@@ -202,13 +194,7 @@ struct NewGroupInput {
 ///
 /// # Errors
 /// 403 `act_as_required`, `not_friends`; 422 with every field that is wrong.
-pub async fn create_group(
-    app: &App,
-    principal: &Principal,
-    new: NewGroup,
-    render: Render,
-    once: Once<Shown>,
-) -> Result<Given> {
+pub async fn create_group(app: &App, principal: &Principal, new: NewGroup, once: Once<Shown>) -> Result<Given> {
     let creator = principal.require_person()?.clone();
     let mut errors = Vec::new();
     errors.extend(check_title(&new.title));
@@ -226,7 +212,7 @@ pub async fn create_group(
         history: new.history,
         members_can_add: new.members_can_add,
     };
-    let showing = Showing::new(app, principal, render);
+    let showing = Showing::new(app, principal);
     let input = NewGroupInput { group, names: new.member_user_names, creator, now: app.clock.now(), showing, once };
     app.db.write(input, |conn, input| Box::pin(make_group(conn, input))).await
 }
@@ -259,10 +245,10 @@ async fn make_group(conn: &mut Conn, input: &NewGroupInput) -> Result<Given> {
 ///
 /// # Errors
 /// 403 `act_as_required`, `not_friends`; 422 on `user_name`.
-pub async fn open_direct(app: &App, principal: &Principal, user_name: &str, render: Render) -> Result<(Shown, bool)> {
+pub async fn open_direct(app: &App, principal: &Principal, user_name: &str) -> Result<(Shown, bool)> {
     let caller = principal.require_person()?.clone();
     let key = fold_ascii(principal.resolve(user_name)?);
-    let input = (Showing::new(app, principal, render), caller, key, app.clock.now());
+    let input = (Showing::new(app, principal), caller, key, app.clock.now());
     app.db
         .write(input, |conn, (showing, caller, key, now)| {
             Box::pin(async move {
@@ -347,10 +333,10 @@ impl Changes {
 /// # Errors
 /// 404 `conversation_not_found`; 403 `act_as_required`, `insufficient_role`; 409 `not_a_group`; 422 with every field that
 /// is wrong.
-pub async fn update(app: &App, principal: &Principal, id: i64, changes: Changes, render: Render) -> Result<Shown> {
+pub async fn update(app: &App, principal: &Principal, id: i64, changes: Changes) -> Result<Shown> {
     principal.require_person()?;
     changes.check()?;
-    let input = (Showing::new(app, principal, render), ConversationId(id), changes, app.clock.now());
+    let input = (Showing::new(app, principal), ConversationId(id), changes, app.clock.now());
     app.db
         .write(input, |conn, (showing, id, changes, now)| {
             Box::pin(async move {

@@ -3,7 +3,7 @@
 //! Invariant: a page is a stretch of `seq`, which is dense and never given again. So pages neither slide nor overlap while
 //! others write.
 
-use super::tails::{self, Render, Rendered, Tails};
+use super::tails::{Rendered, Tails};
 use crate::app::App;
 use crate::base::error::{Error, FieldError, Result};
 use crate::base::ids::{ConversationId, MAX_ID, MessageId};
@@ -53,7 +53,6 @@ struct Wanted {
     listing: Listing,
     limit: i64,
     tails: Tails,
-    render: Render,
 }
 
 /// A page of a conversation: the newest when no place is named.
@@ -66,7 +65,6 @@ pub async fn list(
     conversation: i64,
     listing: Listing,
     limit: Limit,
-    render: Render,
 ) -> Result<History> {
     check(&listing)?;
     let wanted = Wanted {
@@ -75,7 +73,6 @@ pub async fn list(
         listing,
         limit: limit.get() as i64,
         tails: app.tails.clone(),
-        render,
     };
     app.db.read(wanted, |conn, wanted| Box::pin(read(conn, wanted))).await
 }
@@ -129,11 +126,11 @@ async fn read(conn: &mut Conn, wanted: &Wanted) -> Result<History> {
     };
     let range = Range { conversation_id: head.id, first_seq: first.max(least), last_seq: last.min(head.last_seq) };
     let mut messages = if range.first_seq <= range.last_seq {
-        wanted.tails.load(conn, &[(head, range)], wanted.render).await?.into_iter().next().unwrap_or_default()
+        wanted.tails.load(conn, &[(head, range)]).await?.into_iter().next().unwrap_or_default()
     } else {
         Vec::new()
     };
-    tails::mark_own(conn, wanted.viewer, &mut messages, wanted.render).await?;
+    wanted.tails.mark_own(conn, wanted.viewer, &mut messages).await?;
     let next = if wanted.listing.after.is_some() {
         messages.last().map(|last| last.seq).filter(|seq| *seq < head.last_seq).map(Next::After)
     } else {

@@ -3,7 +3,7 @@
 //! Invariants:
 //! - A tail is used only after its conversation's row was read in the same request and has the same `content_version`. So
 //!   it is right with several nodes and with other programs on the same database, and needs no message to be dropped.
-//! - What is kept is the same for every reader; [`mark_own`] tells a reader which reactions are theirs.
+//! - What is kept is the same for every reader; [`Tails::mark_own`] tells a reader which reactions are theirs.
 //! - The memory taken is bounded by `CAPACITY_BYTES`.
 
 use std::collections::HashMap;
@@ -19,6 +19,7 @@ use crate::base::ids::{ConversationId, MessageId};
 use crate::base::time::Timestamp;
 use crate::domain::access::viewer::Viewer;
 use crate::domain::identity::names::Names;
+use crate::domain::shared::rendering::RenderMessage;
 use crate::store;
 use crate::store::conversations::conversations::Head;
 use crate::store::db::Conn;
@@ -30,10 +31,6 @@ const CAPACITY_BYTES: u64 = 48 << 20;
 const TAIL_LIMIT: usize = 64;
 /// Bytes that a message takes beside its text, and a tail beside its messages.
 const OVERHEAD_BYTES: usize = 64;
-
-/// Renders a message; always the same function. The one way from here up to HTTP: what is kept in memory is the rendered
-/// message, so that a page is answered without reading and rendering its messages each time.
-pub type Render = fn(&Message, &Names) -> Result<Vec<u8>>;
 
 /// A message as it is answered.
 #[derive(Clone, Debug)]
@@ -73,6 +70,7 @@ impl Tail {
 #[derive(Clone)]
 pub struct Tails {
     cache: Arc<Cache<ConversationId, Arc<Tail>, TailWeight>>,
+    render: RenderMessage,
 }
 
 #[derive(Clone)]
@@ -85,23 +83,22 @@ impl Weighter<ConversationId, Arc<Tail>> for TailWeight {
     }
 }
 
-impl Default for Tails {
-    fn default() -> Self {
-        let expected = (CAPACITY_BYTES / 4_096) as usize;
-        Self { cache: Arc::new(Cache::with_weighter(expected, CAPACITY_BYTES, TailWeight)) }
-    }
-}
-
 impl Tails {
+    /// An empty cache of messages that are rendered by `render`.
+    pub fn new(render: RenderMessage) -> Self {
+        let expected = (CAPACITY_BYTES / 4_096) as usize;
+        Self { cache: Arc::new(Cache::with_weighter(expected, CAPACITY_BYTES, TailWeight)), render }
+    }
+
     /// The messages of each range, oldest first; the heads were read by the same request.
     ///
     /// # Errors
     /// Of the database.
-    pub async fn load(&self, conn: &mut Conn, wanted: &[(Head, Range)], render: Render) -> Result<Vec<Vec<Rendered>>> {
+    pub async fn load(&self, conn: &mut Conn, wanted: &[(Head, Range)]) -> Result<Vec<Vec<Rendered>>> {
         let known: Vec<Option<Arc<Tail>>> = wanted.iter().map(|(head, _)| self.valid(head)).collect();
         let missing: Vec<Range> =
             wanted.iter().zip(&known).flat_map(|((_, range), tail)| uncovered(range, tail.as_deref())).collect();
-        let mut loaded = if missing.is_empty() { HashMap::new() } else { read(conn, &missing, render).await? };
+        let mut loaded = if missing.is_empty() { HashMap::new() } else { self.read(conn, &missing).await? };
         let mut pages = Vec::with_capacity(wanted.len());
         for ((head, range), tail) in wanted.iter().zip(known) {
             let Some(mut fresh) = loaded.remove(&head.id) else {
@@ -114,6 +111,40 @@ impl Tails {
             self.keep(head, fresh);
         }
         Ok(pages)
+    }
+
+    /// Renders those of some messages anew under which a reader has put an emoji: what is kept is for everyone, and says of
+    /// nobody that they have. Where there are no reactions, nothing is asked.
+    ///
+    /// # Errors
+    /// Of the database.
+    pub async fn mark_own(&self, conn: &mut Conn, viewer: Viewer, entries: &mut [Rendered]) -> Result<()> {
+        let reacted: Vec<(usize, Arc<Reacted>)> = entries
+            .iter()
+            .enumerate()
+            .filter_map(|(index, entry)| Some((index, Arc::clone(entry.reacted.as_ref()?))))
+            .collect();
+        if viewer == Viewer::Everything || reacted.is_empty() {
+            return Ok(());
+        }
+        let mut messages: Vec<Message> = reacted.iter().map(|(_, reacted)| reacted.message.clone()).collect();
+        tallies::mark_own(conn, viewer, &mut messages).await?;
+        for ((index, reacted), message) in reacted.iter().zip(&messages) {
+            if message.decorations.reactions.iter().any(|tally| tally.me) {
+                entries[*index].text = (self.render)(message, &reacted.names)?.into();
+            }
+        }
+        Ok(())
+    }
+
+    async fn read(&self, conn: &mut Conn, ranges: &[Range]) -> Result<HashMap<ConversationId, Vec<Rendered>>> {
+        let mut messages = store::messages::messages::in_ranges(conn, ranges).await?;
+        let names = complete(conn, &mut messages).await?;
+        let mut loaded: HashMap<ConversationId, Vec<Rendered>> = HashMap::with_capacity(ranges.len());
+        for message in messages {
+            loaded.entry(message.conversation_id).or_default().push(Rendered::new(message, &names, self.render)?);
+        }
+        Ok(loaded)
     }
 
     fn valid(&self, head: &Head) -> Option<Arc<Tail>> {
@@ -152,7 +183,7 @@ fn uncovered(range: &Range, tail: Option<&Tail>) -> impl Iterator<Item = Range> 
 }
 
 impl Rendered {
-    fn new(message: Message, names: &Names, render: Render) -> Result<Self> {
+    fn new(message: Message, names: &Names, render: RenderMessage) -> Result<Self> {
         let text = render(&message, names)?.into();
         let (sent_at, id, seq) = (message.timestamp_sent, message.id, message.seq);
         let reacted = (!message.decorations.reactions.is_empty()).then(|| {
@@ -169,40 +200,6 @@ impl Rendered {
         let text = self.text.len() + OVERHEAD_BYTES;
         if self.reacted.is_some() { 2 * text } else { text }
     }
-}
-
-/// Renders those of some messages anew under which a reader has put an emoji: what is kept is for everyone, and says of
-/// nobody that they have. Where there are no reactions, nothing is asked.
-///
-/// # Errors
-/// Of the database.
-pub async fn mark_own(conn: &mut Conn, viewer: Viewer, entries: &mut [Rendered], render: Render) -> Result<()> {
-    let reacted: Vec<(usize, Arc<Reacted>)> = entries
-        .iter()
-        .enumerate()
-        .filter_map(|(index, entry)| Some((index, Arc::clone(entry.reacted.as_ref()?))))
-        .collect();
-    if viewer == Viewer::Everything || reacted.is_empty() {
-        return Ok(());
-    }
-    let mut messages: Vec<Message> = reacted.iter().map(|(_, reacted)| reacted.message.clone()).collect();
-    tallies::mark_own(conn, viewer, &mut messages).await?;
-    for ((index, reacted), message) in reacted.iter().zip(&messages) {
-        if message.decorations.reactions.iter().any(|tally| tally.me) {
-            entries[*index].text = render(message, &reacted.names)?.into();
-        }
-    }
-    Ok(())
-}
-
-async fn read(conn: &mut Conn, ranges: &[Range], render: Render) -> Result<HashMap<ConversationId, Vec<Rendered>>> {
-    let mut messages = store::messages::messages::in_ranges(conn, ranges).await?;
-    let names = complete(conn, &mut messages).await?;
-    let mut loaded: HashMap<ConversationId, Vec<Rendered>> = HashMap::with_capacity(ranges.len());
-    for message in messages {
-        loaded.entry(message.conversation_id).or_default().push(Rendered::new(message, &names, render)?);
-    }
-    Ok(loaded)
 }
 
 #[cfg(test)]
@@ -223,7 +220,7 @@ mod tests {
 
     #[test]
     fn a_gap_ends_the_tail_and_does_not_keep_it_from_being_renewed() {
-        let tails = Tails::default();
+        let tails = Tails::new(|_, _| Ok(Vec::new()));
         let range = || tails.valid(&head(9, 0)).and_then(|tail| tail.range());
         tails.keep(&head(3, 0), messages(1..=3));
         assert_eq!(range(), Some((1, 3)));

@@ -6,7 +6,7 @@
 //! seqs, and the place of a cursor in a conversation is found by halving.
 
 use super::messages;
-use super::tails::{self, Render, Rendered, Tails};
+use super::tails::{Rendered, Tails};
 use crate::app::App;
 use crate::base::error::{Error, FieldError, Result};
 use crate::base::ids::{MessageId, UserId};
@@ -62,7 +62,6 @@ struct Window {
     user_name_key: String,
     principal: Principal,
     tails: Tails,
-    render: Render,
     with: Option<String>,
     /// The first place that belongs to the window.
     from: Place,
@@ -76,13 +75,7 @@ struct Window {
 ///
 /// # Errors
 /// 422 for a window, limit or cursor that is wrong, or an unknown `with`; 404 `user_not_found`; 403 `not_your_messages`.
-pub async fn list(
-    app: &App,
-    principal: &Principal,
-    user_name: &str,
-    listing: Listing,
-    render: Render,
-) -> Result<Timeline> {
+pub async fn list(app: &App, principal: &Principal, user_name: &str, listing: Listing) -> Result<Timeline> {
     let now = app.clock.now();
     let since = resolve_since(&listing, now)?;
     let cursor = listing.cursor.as_deref().map(|cursor| decode_cursor::<3>(LIST, cursor)).transpose()?;
@@ -90,7 +83,6 @@ pub async fn list(
         user_name_key: fold_ascii(principal.resolve(user_name)?),
         principal: principal.clone(),
         tails: app.tails.clone(),
-        render,
         with: listing.with.as_deref().map(|name| principal.resolve(name).map(fold_ascii)).transpose()?,
         from: (since, MessageId(0)),
         to: listing.until.map(|until| (until, MessageId(0))),
@@ -138,7 +130,7 @@ async fn read(conn: &mut Conn, window: &Window) -> Result<Vec<Rendered>> {
     let heads = heads(conn, window).await?;
     let mut stretches = stretches(conn, window, heads).await?;
     let mut messages = merge(conn, window, &mut stretches).await?;
-    tails::mark_own(conn, window.principal.viewer(), &mut messages, window.render).await?;
+    window.tails.mark_own(conn, window.principal.viewer(), &mut messages).await?;
     Ok(messages)
 }
 
@@ -271,7 +263,7 @@ async fn merge(conn: &mut Conn, window: &Window, stretches: &mut [Stretch]) -> R
             .iter()
             .map(|index| (stretches[*index].head, stretches[*index].take(share as i64, window.descending)))
             .collect();
-        let found = window.tails.load(conn, &ranges, window.render).await?;
+        let found = window.tails.load(conn, &ranges).await?;
         for (index, page) in due.iter().zip(found) {
             let edge = if window.descending { page.first() } else { page.last() };
             stretches[*index].frontier = edge.map(place);

@@ -124,7 +124,8 @@ pub struct KeyedRequest {
 pub struct Once<T> {
     /// The key, if the request came with one.
     pub request: Option<KeyedRequest>,
-    /// Renders what was made.
+    /// Renders the answer from what was made. It is called in the transaction, because the answer is stored there. Each route
+    /// has its own function, so it comes with the request and not from [`Renderer`](super::rendering::Renderer).
     pub render: fn(&T) -> Result<StoredAnswer>,
     /// Whether the answer holds a secret, and is stored sealed.
     pub sealed: bool,

@@ -25,6 +25,7 @@ use crate::base::time::{Clock, Timestamp};
 use crate::domain::access::viewer::Viewer;
 use crate::domain::events::events::Cursor;
 use crate::domain::operations::demo;
+use crate::domain::shared::rendering::Renderer;
 use crate::live::queue::LIMIT;
 use crate::live::{Live, Next, Subscription};
 use crate::store;
@@ -44,6 +45,13 @@ const PEOPLE: [UserId; 4] = [UserId(1), UserId(2), UserId(3), UserId(4)];
 /// Of the demo's data.
 const CONVERSATIONS: [ConversationId; 2] = [ConversationId(1), ConversationId(2)];
 
+/// Renders an event as the cursor behind it.
+const RENDERER: Renderer = Renderer {
+    message: |_, _| Ok(Vec::new()),
+    event: |_, cursor| Ok(cursor.as_bytes().to_vec()),
+    ephemeral_event: |_| Ok(String::new()),
+};
+
 #[test]
 fn whatever_happens_readers_get_everything_once() {
     let folder = folder();
@@ -52,7 +60,7 @@ fn whatever_happens_readers_get_everything_once() {
     let apps: [Arc<App>; 2] = std::array::from_fn(|_| {
         let location = Location::Sqlite(folder.path().join("posthaste.db"));
         let clock = Clock::Manual(Arc::new(AtomicI64::new(NOW_US)));
-        let opening = App::open(&location, Settings::default(), clock, Rng::Seeded(1.into()));
+        let opening = App::open(&location, Settings::default(), clock, Rng::Seeded(1.into()), RENDERER);
         Arc::new(runtime.block_on(opening).unwrap().0)
     });
     assert!(runtime.block_on(demo::fill(&apps[0])).unwrap());
@@ -144,11 +152,7 @@ struct World<'a> {
 impl<'a> World<'a> {
     fn new(apps: &'a [Arc<App>; 2], seed: u64) -> Self {
         let servers = std::array::from_fn(|index| Server {
-            live: Live::new(
-                Arc::clone(&apps[index]),
-                |_, cursor| Ok(cursor.as_bytes().to_vec()),
-                |_| Ok(String::new()),
-            ),
+            live: Live::new(Arc::clone(&apps[index])),
             tailer: Some(Tailer::Idle(Tail::default())),
             handed_out: None,
         });

@@ -9,6 +9,7 @@ use posthaste::base::ids::{ConversationId, Rng, UserId};
 use posthaste::base::time::Clock;
 use posthaste::domain::events::audience::{Audience, for_each_viewer, sees};
 use posthaste::domain::events::events;
+use posthaste::http::state::RENDERER;
 use posthaste::store;
 use posthaste::store::events::events::Kind;
 
@@ -146,7 +147,8 @@ async fn compare(app: &App, rng: &Rng, counts: &mut Counts) {
 }
 
 both!(the_rule_in_sql_is_the_rule_in_rust, async |place| {
-    let (app, _) = App::open(&place.location(), Settings::default(), Clock::System, Rng::System).await.unwrap();
+    let (app, _) =
+        App::open(&place.location(), Settings::default(), Clock::System, Rng::System, RENDERER).await.unwrap();
     let (_, rng) = seeded();
     let mut counts = Counts::default();
     for _ in 0..many(10, 200) {

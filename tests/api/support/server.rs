@@ -14,7 +14,7 @@ use posthaste::domain::operations::demo;
 use posthaste::http::access::client_address::TrustedProxies;
 use posthaste::http::access::origin::OriginRules;
 use posthaste::http::server;
-use posthaste::http::state::{self, CONNECTION_LIMIT, HttpSettings, HttpState, Timeouts};
+use posthaste::http::state::{CONNECTION_LIMIT, HttpSettings, HttpState, RENDERER, Timeouts};
 use posthaste::live::Live;
 use posthaste::live::bus::BusSettings;
 use posthaste::mail::MailSettings;
@@ -163,7 +163,7 @@ impl Server {
             Some(url) => store::driver::environment::Location::parse(url).unwrap(),
             None => place.location(),
         };
-        let (app, _) = App::open(&location, settings, options.clock, Rng::System).await.unwrap();
+        let (app, _) = App::open(&location, settings, options.clock, Rng::System, RENDERER).await.unwrap();
         let app = Arc::new(app);
         if options.demo {
             demo::fill(&app).await.unwrap();
@@ -177,7 +177,7 @@ impl Server {
             connection_limit: options.connection_limit,
             ..HttpSettings::default()
         };
-        let live = state::live(&app);
+        let live = Live::new(Arc::clone(&app));
         // A fatal fault ends a server's process, but not the tests'.
         let mut workers = Workers::new(&app, &live, &options.bus, |_| {}).unwrap();
         let tasks = workers.states().clone();

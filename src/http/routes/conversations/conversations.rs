@@ -15,7 +15,6 @@ use crate::http::bodies::answers::{
 };
 use crate::http::bodies::conversations::{ConversationBody, ConversationKind, HistoryWord};
 use crate::http::bodies::extract::{JsonBody, Path, Query, idempotency_key};
-use crate::http::bodies::messages::render;
 use crate::http::bodies::parameters::{ConversationPath, PageQuery};
 use crate::http::bodies::problem::Problem;
 use crate::http::state::HttpState;
@@ -39,7 +38,7 @@ pub async fn list_conversations(
     uri: Uri,
     Query(PageQuery { limit, cursor }): Query<PageQuery>,
 ) -> Result<Response, Problem> {
-    let page = conversations::list(&state.app, &principal, limit, cursor.as_deref(), render).await?;
+    let page = conversations::list(&state.app, &principal, limit, cursor.as_deref()).await?;
     let bodies: Vec<ConversationBody<'_>> =
         page.entries.iter().map(ConversationBody::new).collect::<DomainResult<_>>()?;
     Ok(list(to_json(&bodies, CONVERSATION_BYTES * bodies.len())?, uri.path(), next_page(page.next, limit, [])))
@@ -129,7 +128,7 @@ pub async fn create_conversation(
     match new.kind {
         ConversationKind::Direct => {
             let name = new.user_name.ok_or_else(|| required("user_name"))?;
-            let (shown, made) = conversations::open_direct(&state.app, &principal, &name, render).await?;
+            let (shown, made) = conversations::open_direct(&state.app, &principal, &name).await?;
             let status = if made { StatusCode::CREATED } else { StatusCode::OK };
             let mut response = json(status, &ConversationBody::new(&shown)?)?;
             if let (true, Ok(place)) = (made, location(&shown).try_into()) {
@@ -146,7 +145,7 @@ pub async fn create_conversation(
                 members_can_add: new.members_can_add.unwrap_or_default(),
             };
             let once = Once { request, render: render_made, sealed: false };
-            Ok(given(conversations::create_group(&state.app, &principal, group, render, once).await?))
+            Ok(given(conversations::create_group(&state.app, &principal, group, once).await?))
         }
     }
 }
@@ -181,7 +180,7 @@ pub async fn get_conversation(
     Path(path): Path<ConversationPath>,
     _query: Query<()>,
 ) -> Result<Response, Problem> {
-    let shown = conversations::get(&state.app, &principal, path.id, render).await?;
+    let shown = conversations::get(&state.app, &principal, path.id).await?;
     resource(&headers, &ConversationBody::new(&shown)?)
 }
 
@@ -267,7 +266,7 @@ pub async fn update_conversation(
         members_can_add: body.members_can_add,
         me: body.me.map(OwnChangesBody::read).transpose()?,
     };
-    let shown = conversations::update(&state.app, &principal, path.id, changes, render).await?;
+    let shown = conversations::update(&state.app, &principal, path.id, changes).await?;
     json(StatusCode::OK, &ConversationBody::new(&shown)?)
 }
 

@@ -16,7 +16,6 @@ use crate::http::bodies::answers::{given, json, list, next_page, no_content, tim
 use crate::http::bodies::conversations::ConversationBody;
 use crate::http::bodies::extract::{JsonBody, Path, Query, idempotency_key};
 use crate::http::bodies::invites::InviteBody;
-use crate::http::bodies::messages::render;
 use crate::http::bodies::parameters::{GroupPath, IdSchema, IdempotencyKeyHeader, PageQuery};
 use crate::http::bodies::problem::Problem;
 use crate::http::state::HttpState;
@@ -201,7 +200,7 @@ pub async fn accept_invite(
     _query: Query<()>,
 ) -> Result<Response, Problem> {
     let (conversation, joined) = invites::accept(&state.app, &principal, &path.code).await?;
-    let shown = conversations::get(&state.app, &principal, conversation.0, render).await?;
+    let shown = conversations::get(&state.app, &principal, conversation.0).await?;
     let status = if joined { StatusCode::CREATED } else { StatusCode::OK };
     json(status, &ConversationBody::new(&shown)?)
 }

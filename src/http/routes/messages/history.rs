@@ -13,7 +13,7 @@ use crate::domain::shared::pagination::Limit;
 use crate::http::access::policy::{PersonWriting, Reader, Writer};
 use crate::http::bodies::answers::{json, list, no_content, resource};
 use crate::http::bodies::extract::{JsonBody, Path, Query};
-use crate::http::bodies::messages::{MessageBody, join, render};
+use crate::http::bodies::messages::{MessageBody, join};
 use crate::http::bodies::parameters::{ConversationPath, Date, IdSchema, LimitSchema, MessagePath, limit};
 use crate::http::bodies::problem::Problem;
 use crate::http::state::HttpState;
@@ -86,7 +86,7 @@ pub async fn list_conversation_messages(
         date: query.date.map(|date| date.begins_at),
     };
     let limit = query.limit;
-    let page = history::list(&state.app, &principal, path.id, listing, limit, render).await?;
+    let page = history::list(&state.app, &principal, path.id, listing, limit).await?;
     let next = page.next.map(|next| {
         let place = match next {
             Next::Before(seq) => ("before", seq.to_string()),

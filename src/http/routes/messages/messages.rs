@@ -15,7 +15,7 @@ use crate::domain::shared::idempotency::Once;
 use crate::http::access::policy::{Reader, Writer};
 use crate::http::bodies::answers::{given, list, time_field};
 use crate::http::bodies::extract::{JsonBody, Path, Query, idempotency_key};
-use crate::http::bodies::messages::{MessageBody, join, render, render_sent};
+use crate::http::bodies::messages::{MessageBody, join, render_sent};
 use crate::http::bodies::parameters::{IdempotencyKeyHeader, PageQuery, optional_time};
 use crate::http::bodies::problem::Problem;
 use crate::http::bodies::scheduled::{ScheduledBody, render_accepted};
@@ -152,7 +152,7 @@ pub async fn list_messages(
     };
     let (limit, until, with) = (listing.limit.get(), listing.until, listing.with.clone());
     let order = if listing.descending { "desc" } else { "asc" };
-    let found = timeline::list(&state.app, &principal, &path.user_name, listing, render).await?;
+    let found = timeline::list(&state.app, &principal, &path.user_name, listing).await?;
     let body = join(&found.page.entries);
     let next = found.page.next.map(|cursor| {
         let mut parameters = vec![

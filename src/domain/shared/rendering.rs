@@ -1,0 +1,27 @@
+//! Rendering below `http`.
+//!
+//! Invariant: the domain returns its types and `http` renders them, except for the functions in [`Renderer`] and
+//! [`Once::render`](super::idempotency::Once::render). Nothing else leads from here up to `http`.
+
+use crate::base::error::Result;
+use crate::domain::events::event_data::{EphemeralEvent, Event};
+use crate::domain::identity::names::Names;
+use crate::store::messages::messages::Message;
+
+/// Renders a message with the names of the people in it.
+pub type RenderMessage = fn(&Message, &Names) -> Result<Vec<u8>>;
+
+/// The functions of `http` that render domain values as JSON for the floors below it. There is one set of them, which
+/// [`App`](crate::app::App) holds.
+///
+/// They are called below `http` because the bytes are shared there: the tails keep rendered messages for all readers, and
+/// one frame goes to every reader of an event. So each value is rendered once, and not once for each request or reader.
+#[derive(Clone, Copy)]
+pub struct Renderer {
+    /// Renders a message.
+    pub message: RenderMessage,
+    /// Renders an event with the cursor behind it.
+    pub event: fn(&Event, &str) -> Result<Vec<u8>>,
+    /// Renders an ephemeral event.
+    pub ephemeral_event: fn(&EphemeralEvent<'_>) -> Result<String>,
+}
