@@ -3,8 +3,7 @@
 //! Invariant: names are written when a message is read, from who is there then: whoever was erased is nobody any more.
 
 use crate::domain::identity::names::Names;
-use crate::domain::messages::messages::Message;
-use crate::store::messages::messages::Action;
+use crate::store::messages::messages::{Action, Message};
 
 /// The text of a system message.
 pub fn text(action: Action, message: &Message, names: &Names) -> String {

@@ -5,7 +5,6 @@
 
 use super::mentions;
 use super::message_reads::{complete_for, message_deleted, message_not_found, seen_by};
-use super::messages::{Kind, Message};
 use crate::app::App;
 use crate::base::error::{Error, Result};
 use crate::base::ids::{ConversationId, UserId};
@@ -19,6 +18,7 @@ use crate::store;
 use crate::store::db::Conn;
 use crate::store::events::events::{self, NewEvent};
 pub use crate::store::messages::edits::{Edition, Present};
+use crate::store::messages::messages::{Kind, Message};
 
 /// How often a message may be edited.
 pub const MAX_EDITS: i64 = 100;

@@ -4,7 +4,7 @@
 //! is refused for what they are refused for.
 
 use super::message_reads::{message_deleted, visible};
-use super::messages::{Kind, Message, send};
+use super::messages::send;
 use crate::app::App;
 use crate::base::error::{Error, Result};
 use crate::base::ids::ConversationId;
@@ -14,6 +14,7 @@ use crate::domain::access::viewer::Viewer;
 use crate::domain::sending::drafts::{NewMessage, Sent};
 use crate::domain::shared::idempotency::{Given, Once};
 use crate::store::db::Conn;
+use crate::store::messages::messages::{Kind, Message};
 
 struct Wanted {
     viewer: Viewer,

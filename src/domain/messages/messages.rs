@@ -8,7 +8,7 @@ use crate::domain::access::principal::Principal;
 use crate::domain::identity::names::Names;
 use crate::domain::sending::drafts::{Answer, Draft, NewMessage, Sent};
 use crate::domain::shared::idempotency::{Given, Once};
-pub use crate::store::messages::messages::{Kind, Message};
+pub use crate::store::messages::messages::Message;
 
 /// Sends a message.
 ///

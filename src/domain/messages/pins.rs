@@ -4,7 +4,6 @@
 //! everywhere they see; a tombstone is not pinned.
 
 use super::message_reads::{complete_for, locked, message_deleted};
-use super::messages::Message;
 use crate::app::App;
 use crate::base::error::{Error, Result};
 use crate::base::ids::ConversationId;
@@ -16,6 +15,7 @@ use crate::domain::shared::pagination::{Limit, Page, decode_cursor};
 use crate::store;
 use crate::store::db::Conn;
 use crate::store::events::events::{self, NewEvent};
+use crate::store::messages::messages::Message;
 
 /// Pinned messages of a conversation.
 pub const MAX_PINS: i64 = 100;

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::message_reads::complete_for;
-use super::messages::Message;
 use crate::app::App;
 use crate::base::error::{Error, FieldError, Result};
 use crate::base::ids::{ConversationId, MAX_ID};
@@ -23,7 +22,7 @@ use crate::domain::identity::names::Names;
 use crate::domain::shared::pagination::{Limit, Page, begin};
 use crate::store;
 use crate::store::db::Conn;
-use crate::store::messages::messages::Range;
+use crate::store::messages::messages::{Message, Range};
 use crate::store::messages::search::{self, ATTACHMENT_MARK, Bounds, Expression, Hit, LINK_MARK, Phrase};
 
 /// Characters of a question.

@@ -4,7 +4,6 @@
 //! it, since they came later.
 
 use super::message_reads::{complete_for, visible};
-use super::messages::Message;
 use crate::app::App;
 use crate::base::error::Result;
 use crate::base::ids::ConversationId;
@@ -12,6 +11,7 @@ use crate::domain::access::principal::Principal;
 use crate::domain::identity::names::Names;
 use crate::domain::shared::pagination::{self, Limit, Page};
 use crate::store;
+use crate::store::messages::messages::Message;
 
 const LIST: &str = "replies";
 

@@ -22,14 +22,13 @@ use crate::domain::identity::sessions::Session;
 use crate::domain::identity::users::{self, User};
 use crate::domain::messages::edits::Edition;
 use crate::domain::messages::message_reads::complete_for;
-use crate::domain::messages::messages::Message;
 use crate::domain::messages::reactions::Reaction;
 use crate::domain::sending::scheduled::Scheduled;
 use crate::store;
 pub use crate::store::conversations::members::Belonging;
 use crate::store::db::Conn;
 use crate::store::messages::mentions::Mention;
-use crate::store::messages::messages::Range;
+use crate::store::messages::messages::{Message, Range};
 use crate::store::messages::receipts::{Kept, Watermarks};
 
 /// Rows of a page.

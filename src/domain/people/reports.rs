@@ -12,12 +12,12 @@ use crate::domain::access::viewer::Viewer;
 use crate::domain::identity::audit::{self, Action, By};
 use crate::domain::identity::names::Names;
 use crate::domain::messages::message_reads::{complete_for, locked, message_deleted};
-use crate::domain::messages::messages::Message;
 use crate::domain::sending::drafts::check_text;
 use crate::domain::shared::idempotency::{Given, Once};
 use crate::domain::shared::pagination::{self, Limit, Page};
 use crate::store;
 use crate::store::db::Conn;
+use crate::store::messages::messages::Message;
 pub use crate::store::people::reports::{Report, State};
 
 /// Characters of a reason.
