@@ -11,7 +11,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::{Metric, Registry, Unit};
 
 /// Of one finished request.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -105,88 +105,67 @@ impl Metrics {
     /// All metrics at nought.
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("posthaste");
-        let metrics = Self {
-            requests: Family::default(),
-            request_duration_seconds: Family::new_with_constructor(request_histogram),
-            connections: Gauge::default(),
-            connections_refused: Counter::default(),
-            password_hashes: Counter::default(),
-            commit_batch_size: batch_histogram(),
-            send_batch_size: batch_histogram(),
-            commit_duration_seconds: commit_histogram(),
-            queue_length: Family::default(),
-            pool_in_use: Gauge::default(),
-            pool_size: Gauge::default(),
-            wal_size_bytes: Gauge::default(),
-            damaged_messages: Counter::default(),
-            sockets: Gauge::default(),
-            subscriptions: Gauge::default(),
-            events_delivered: Counter::default(),
-            mails: Family::default(),
-            task_restarts: Family::default(),
-            clock_skew_seconds: Gauge::default(),
-            registry: Registry::default(),
-        };
-        registry.register("http_requests", "Requests answered", metrics.requests.clone());
-        registry.register_with_unit(
-            "http_request_duration",
-            "From the head of a request to the head of its answer",
-            Unit::Seconds,
-            metrics.request_duration_seconds.clone(),
-        );
-        registry.register("http_connections", "Connections open", metrics.connections.clone());
-        registry.register(
-            "http_connections_refused",
-            "Connections refused at the limit",
-            metrics.connections_refused.clone(),
-        );
-        registry.register("live_sockets", "WebSockets open", metrics.sockets.clone());
-        registry.register("live_subscriptions", "Readers of events", metrics.subscriptions.clone());
-        registry.register(
-            "live_events_delivered",
-            "Events put into the queues of readers",
-            metrics.events_delivered.clone(),
-        );
-        registry.register("password_hashes", "Passwords hashed or verified", metrics.password_hashes.clone());
-        registry.register(
-            "store_commit_batch_size",
-            "Units of work that one commit made durable",
-            metrics.commit_batch_size.clone(),
-        );
-        registry.register(
-            "store_send_batch_size",
-            "Sends that one unit of work carried",
-            metrics.send_batch_size.clone(),
-        );
-        registry.register_with_unit(
-            "store_commit_duration",
-            "What a COMMIT took, its fsync included",
-            Unit::Seconds,
-            metrics.commit_duration_seconds.clone(),
-        );
-        registry.register("store_queue_length", "Work waiting for the database", metrics.queue_length.clone());
-        registry.register("store_pool_in_use", "Database connections at work", metrics.pool_in_use.clone());
-        registry.register("store_pool_size", "Database connections there may be", metrics.pool_size.clone());
-        registry.register_with_unit(
-            "store_wal_size",
-            "SQLite's write-ahead log",
-            Unit::Bytes,
-            metrics.wal_size_bytes.clone(),
-        );
-        registry.register(
-            "store_damaged_messages",
-            "Reads that found a message that does not match its digest",
-            metrics.damaged_messages.clone(),
-        );
-        registry.register("mails", "Mails sent, and mails given up", metrics.mails.clone());
-        registry.register("task_restarts", "Restarts of tasks that panicked or ended", metrics.task_restarts.clone());
-        registry.register_with_unit(
-            "clock_skew",
-            "How far the machine's clock is ahead of the database's",
-            Unit::Seconds,
-            metrics.clock_skew_seconds.clone(),
-        );
-        Self { registry, ..metrics }
+        let all = &mut registry;
+        Self {
+            requests: register(all, "http_requests", "Requests answered"),
+            request_duration_seconds: register_with_unit(
+                all,
+                "http_request_duration",
+                "From the head of a request to the head of its answer",
+                Unit::Seconds,
+                Family::new_with_constructor(request_histogram),
+            ),
+            connections: register(all, "http_connections", "Connections open"),
+            connections_refused: register(all, "http_connections_refused", "Connections refused at the limit"),
+            sockets: register(all, "live_sockets", "WebSockets open"),
+            subscriptions: register(all, "live_subscriptions", "Readers of events"),
+            events_delivered: register(all, "live_events_delivered", "Events put into the queues of readers"),
+            password_hashes: register(all, "password_hashes", "Passwords hashed or verified"),
+            commit_batch_size: register_histogram(
+                all,
+                "store_commit_batch_size",
+                "Units of work that one commit made durable",
+                batch_histogram(),
+            ),
+            send_batch_size: register_histogram(
+                all,
+                "store_send_batch_size",
+                "Sends that one unit of work carried",
+                batch_histogram(),
+            ),
+            commit_duration_seconds: register_with_unit(
+                all,
+                "store_commit_duration",
+                "What a COMMIT took, its fsync included",
+                Unit::Seconds,
+                commit_histogram(),
+            ),
+            queue_length: register(all, "store_queue_length", "Work waiting for the database"),
+            pool_in_use: register(all, "store_pool_in_use", "Database connections at work"),
+            pool_size: register(all, "store_pool_size", "Database connections there may be"),
+            wal_size_bytes: register_with_unit(
+                all,
+                "store_wal_size",
+                "SQLite's write-ahead log",
+                Unit::Bytes,
+                Gauge::default(),
+            ),
+            damaged_messages: register(
+                all,
+                "store_damaged_messages",
+                "Reads that found a message that does not match its digest",
+            ),
+            mails: register(all, "mails", "Mails sent, and mails given up"),
+            task_restarts: register(all, "task_restarts", "Restarts of tasks that panicked or ended"),
+            clock_skew_seconds: register_with_unit(
+                all,
+                "clock_skew",
+                "How far the machine's clock is ahead of the database's",
+                Unit::Seconds,
+                Gauge::default(),
+            ),
+            registry,
+        }
     }
 
     /// The text that a Prometheus server scrapes.
@@ -224,6 +203,23 @@ impl Drop for InQueue {
     fn drop(&mut self) {
         self.0.dec();
     }
+}
+
+/// Makes a metric, registers it and returns it. `/metrics` shows metrics in the order in which they are registered.
+fn register<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
+    let metric = M::default();
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+fn register_histogram(registry: &mut Registry, name: &str, help: &str, histogram: Histogram) -> Histogram {
+    registry.register(name, help, histogram.clone());
+    histogram
+}
+
+fn register_with_unit<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, unit: Unit, metric: M) -> M {
+    registry.register_with_unit(name, help, unit, metric.clone());
+    metric
 }
 
 fn request_histogram() -> Histogram {
