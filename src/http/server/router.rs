@@ -29,11 +29,22 @@ use crate::http::state::HttpState;
 const DOCS_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
                            connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
+/// Every documented route, by the areas of `http/routes/`.
 fn documented() -> OpenApiRouter<HttpState> {
     OpenApiRouter::with_openapi(openapi::base())
+        .merge(identity())
+        .merge(people())
+        .merge(conversations())
+        .merge(messages())
+        .merge(sending())
+        .merge(events())
+        .merge(operations())
+}
+
+fn identity() -> OpenApiRouter<HttpState> {
+    OpenApiRouter::new()
         .routes(routes!(users::list_users, users::register_user))
         .routes(routes!(users::get_user, users::update_user, users::erase_user))
-        .routes(routes!(export::export_user))
         .routes(routes!(passwords::change_password))
         .routes(routes!(passwords::ask_for_email_confirmation))
         .routes(routes!(passwords::confirm_email))
@@ -45,19 +56,24 @@ fn documented() -> OpenApiRouter<HttpState> {
         .routes(routes!(sessions::end_session))
         .routes(routes!(api_keys::list_api_keys, api_keys::create_api_key))
         .routes(routes!(api_keys::revoke_api_key))
-        .routes(routes!(webhooks::list_webhooks, webhooks::create_webhook))
-        .routes(routes!(webhooks::update_webhook, webhooks::delete_webhook))
-        .routes(routes!(webhooks::list_deliveries))
-        .routes(routes!(webhooks::replay_webhook))
-        .routes(routes!(admin::ban_user, admin::unban_user))
-        .routes(routes!(admin::set_user_role))
-        .routes(routes!(admin::issue_password_reset))
-        .routes(routes!(admin::get_stats))
         .routes(routes!(audit::list_audit))
-        .routes(routes!(messages::send_message))
-        .routes(routes!(messages::list_messages))
-        .routes(routes!(scheduled::list_scheduled))
-        .routes(routes!(scheduled::get_scheduled, scheduled::cancel_scheduled))
+}
+
+fn people() -> OpenApiRouter<HttpState> {
+    OpenApiRouter::new()
+        .routes(routes!(export::export_user))
+        .routes(routes!(reports::report_message))
+        .routes(routes!(reports::list_reports, reports::decide_report))
+        .routes(routes!(friends::list_friends))
+        .routes(routes!(friends::list_friend_requests))
+        .routes(routes!(friends::put_friend, friends::delete_friend))
+        .routes(routes!(friends::list_blocks))
+        .routes(routes!(friends::put_block, friends::delete_block))
+        .routes(routes!(presence::get_presence))
+}
+
+fn conversations() -> OpenApiRouter<HttpState> {
+    OpenApiRouter::new()
         .routes(routes!(conversations::list_conversations, conversations::create_conversation))
         .routes(routes!(
             conversations::get_conversation,
@@ -72,6 +88,13 @@ fn documented() -> OpenApiRouter<HttpState> {
         .routes(routes!(incoming_webhooks::create_incoming_webhook, incoming_webhooks::list_incoming_webhooks))
         .routes(routes!(incoming_webhooks::end_incoming_webhook))
         .routes(routes!(incoming_webhooks::post_by_hook))
+        .routes(routes!(typing::type_in_conversation))
+}
+
+fn messages() -> OpenApiRouter<HttpState> {
+    OpenApiRouter::new()
+        .routes(routes!(messages::send_message))
+        .routes(routes!(messages::list_messages))
         .routes(routes!(history::list_conversation_messages))
         .routes(routes!(history::get_conversation_message, history::edit_message, history::delete_message))
         .routes(routes!(history::list_editions))
@@ -83,19 +106,32 @@ fn documented() -> OpenApiRouter<HttpState> {
         .routes(routes!(pins::list_pins))
         .routes(routes!(threads::list_replies))
         .routes(routes!(forwards::forward_message))
-        .routes(routes!(reports::report_message))
-        .routes(routes!(reports::list_reports, reports::decide_report))
-        .routes(routes!(friends::list_friends))
-        .routes(routes!(friends::list_friend_requests))
-        .routes(routes!(friends::put_friend, friends::delete_friend))
-        .routes(routes!(friends::list_blocks))
-        .routes(routes!(friends::put_block, friends::delete_block))
         .routes(routes!(search::search_messages))
+}
+
+fn sending() -> OpenApiRouter<HttpState> {
+    OpenApiRouter::new()
+        .routes(routes!(scheduled::list_scheduled))
+        .routes(routes!(scheduled::get_scheduled, scheduled::cancel_scheduled))
+}
+
+fn events() -> OpenApiRouter<HttpState> {
+    OpenApiRouter::new()
+        .routes(routes!(webhooks::list_webhooks, webhooks::create_webhook))
+        .routes(routes!(webhooks::update_webhook, webhooks::delete_webhook))
+        .routes(routes!(webhooks::list_deliveries))
+        .routes(routes!(webhooks::replay_webhook))
         .routes(routes!(events::poll_events))
         .routes(routes!(events::stream_events))
         .routes(routes!(ws::open_socket))
-        .routes(routes!(typing::type_in_conversation))
-        .routes(routes!(presence::get_presence))
+}
+
+fn operations() -> OpenApiRouter<HttpState> {
+    OpenApiRouter::new()
+        .routes(routes!(admin::ban_user, admin::unban_user))
+        .routes(routes!(admin::set_user_role))
+        .routes(routes!(admin::issue_password_reset))
+        .routes(routes!(admin::get_stats))
         .routes(routes!(capabilities::get_capabilities))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
