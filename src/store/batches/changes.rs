@@ -277,6 +277,47 @@ async fn write_each(conn: &mut Conn, outcome: &Outcome) -> Result<()> {
     events::append(conn, &outcome.events).await
 }
 
+/// The statement of [`write_set`]. Each list of an [`Outcome`] comes as columns.
+const WRITE_SET: &str =
+    "WITH added AS (
+         INSERT INTO messaging.reactions (conversation_id, seq, emoji, user_id, at)
+         SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::timestamptz[]) RETURNING 1),
+     removed AS (
+         DELETE FROM messaging.reactions r
+          USING unnest($6::bigint[], $7::bigint[], $8::text[], $9::bigint[]) AS d (conversation_id, seq, emoji, user_id)
+          WHERE r.conversation_id = d.conversation_id AND r.seq = d.seq AND r.emoji = d.emoji
+            AND r.user_id = d.user_id RETURNING 1),
+     counted AS (
+         UPDATE messaging.messages m SET reaction_counts = n.counts
+           FROM unnest($10::bigint[], $11::bigint[], $12::text[]) AS n (conversation_id, seq, counts)
+          WHERE m.conversation_id = n.conversation_id AND m.seq = n.seq RETURNING 1),
+     moved AS (
+         UPDATE messaging.members m
+            SET delivered_seq = n.delivered_seq, read_seq = n.read_seq, unread_from = n.unread_from
+           FROM unnest($13::bigint[], $14::bigint[], $15::bigint[], $16::bigint[], $17::bigint[])
+                AS n (conversation_id, user_id, delivered_seq, read_seq, unread_from)
+          WHERE m.conversation_id = n.conversation_id AND m.user_id = n.user_id RETURNING 1),
+     noted AS (
+         INSERT INTO messaging.receipts (conversation_id, user_id, kind, seq, at)
+         SELECT * FROM unnest($18::bigint[], $19::bigint[], $20::text[], $21::bigint[], $22::timestamptz[])
+         RETURNING 1),
+     changed AS (
+         UPDATE messaging.conversations SET content_version = content_version + 1
+          WHERE id = ANY($23) RETURNING 1),
+     -- The counts make it wait for the others, as in store/sends.rs.
+     log AS (
+         UPDATE messaging.event_log
+            SET last_position = last_position + $24::bigint + 0 * ((SELECT count(*) FROM added) + (SELECT count(*) FROM removed)
+                    + (SELECT count(*) FROM counted) + (SELECT count(*) FROM moved) + (SELECT count(*) FROM noted)
+                    + (SELECT count(*) FROM changed))
+          WHERE id = 1 AND $24::bigint > 0 RETURNING last_position),
+     logged AS (
+         INSERT INTO messaging.events (position, type, conversation_id, seq, actor_id, detail, at)
+         SELECT log.last_position - $24 + e.place, e.type, e.conversation_id, e.seq, e.actor_id, e.detail, e.at
+           FROM log, unnest($25::text[], $26::bigint[], $27::bigint[], $28::bigint[], $29::text[], $30::timestamptz[])
+                WITH ORDINALITY AS e (type, conversation_id, seq, actor_id, detail, at, place))
+     SELECT 1";
+
 async fn write_set(conn: &mut Conn, outcome: &Outcome) -> Result<()> {
     let Outcome { added, removed, tallies, watermarks, steps, changed, events } = outcome;
     let [added_spots, removed_spots] = [Spots::new(added.iter().map(|(spot, _)| spot)), Spots::new(removed.iter())];
@@ -285,44 +326,7 @@ async fn write_set(conn: &mut Conn, outcome: &Outcome) -> Result<()> {
     let [conversations, seqs, emoji, users] = added_values;
     let [removed_conversations, removed_seqs, removed_emoji, removed_users] = removed_values;
     conn.one_and_commit(
-        "WITH added AS (
-             INSERT INTO messaging.reactions (conversation_id, seq, emoji, user_id, at)
-             SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::timestamptz[]) RETURNING 1),
-         removed AS (
-             DELETE FROM messaging.reactions r
-              USING unnest($6::bigint[], $7::bigint[], $8::text[], $9::bigint[]) AS d (conversation_id, seq, emoji, user_id)
-              WHERE r.conversation_id = d.conversation_id AND r.seq = d.seq AND r.emoji = d.emoji
-                AND r.user_id = d.user_id RETURNING 1),
-         counted AS (
-             UPDATE messaging.messages m SET reaction_counts = n.counts
-               FROM unnest($10::bigint[], $11::bigint[], $12::text[]) AS n (conversation_id, seq, counts)
-              WHERE m.conversation_id = n.conversation_id AND m.seq = n.seq RETURNING 1),
-         moved AS (
-             UPDATE messaging.members m
-                SET delivered_seq = n.delivered_seq, read_seq = n.read_seq, unread_from = n.unread_from
-               FROM unnest($13::bigint[], $14::bigint[], $15::bigint[], $16::bigint[], $17::bigint[])
-                    AS n (conversation_id, user_id, delivered_seq, read_seq, unread_from)
-              WHERE m.conversation_id = n.conversation_id AND m.user_id = n.user_id RETURNING 1),
-         noted AS (
-             INSERT INTO messaging.receipts (conversation_id, user_id, kind, seq, at)
-             SELECT * FROM unnest($18::bigint[], $19::bigint[], $20::text[], $21::bigint[], $22::timestamptz[])
-             RETURNING 1),
-         changed AS (
-             UPDATE messaging.conversations SET content_version = content_version + 1
-              WHERE id = ANY($23) RETURNING 1),
-         -- The counts make it wait for the others, as in store/sends.rs.
-         log AS (
-             UPDATE messaging.event_log
-                SET last_position = last_position + $24::bigint + 0 * ((SELECT count(*) FROM added) + (SELECT count(*) FROM removed)
-                        + (SELECT count(*) FROM counted) + (SELECT count(*) FROM moved) + (SELECT count(*) FROM noted)
-                        + (SELECT count(*) FROM changed))
-              WHERE id = 1 AND $24::bigint > 0 RETURNING last_position),
-         logged AS (
-             INSERT INTO messaging.events (position, type, conversation_id, seq, actor_id, detail, at)
-             SELECT log.last_position - $24 + e.place, e.type, e.conversation_id, e.seq, e.actor_id, e.detail, e.at
-               FROM log, unnest($25::text[], $26::bigint[], $27::bigint[], $28::bigint[], $29::text[], $30::timestamptz[])
-                    WITH ORDINALITY AS e (type, conversation_id, seq, actor_id, detail, at, place))
-         SELECT 1",
+        WRITE_SET,
         &[
             conversations,
             seqs,
