@@ -88,7 +88,8 @@ pub fn complete(mut document: utoipa::openapi::OpenApi, access: Access) -> utoip
                 body.required = Some(Required::False);
             }
             if operation.operation_id.as_deref() == Some("list_users") {
-                // The published document has an example of `limit` for this list alone.
+                // The published document has an example of `limit` for this list alone. An example in `LimitSchema` would add it
+                // to every list, and a struct for this list would define `limit` and `cursor` a second time.
                 for parameter in operation.parameters.iter_mut().flatten() {
                     if let RefOr::T(limit) = parameter
                         && limit.name == "limit"
