@@ -8,13 +8,14 @@ pub mod progress;
 pub(in crate::store) mod words;
 
 use std::panic::Location as CodeLocation;
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt as _;
 use tracing::Instrument as _;
 
 use super::driver::environment::{Environment, Location, Work};
 use super::driver::fatal::FatalFault;
+use super::driver::unit::{Unit, outcome, unit};
 use super::driver::values::{OwnedValue, Value};
 use super::driver::write_status::Writing;
 use super::postgres::{self, notify};
@@ -49,6 +50,9 @@ pub enum Conn {
     Postgres(postgres::Conn),
 }
 
+/// A function that is one transaction: see [`Db::write`].
+pub type UnitOfWork<I, T> = for<'a> fn(&'a mut Conn, &'a I) -> Work<'a, T>;
+
 impl Db {
     /// Connects, without touching the schema.
     ///
@@ -66,21 +70,12 @@ impl Db {
     /// # Errors
     /// What the work says, and [`Error::Unavailable`] when the database is gone or its queue is full.
     #[track_caller]
-    pub fn read<I, T>(
-        &self,
-        input: I,
-        work: for<'a> fn(&'a mut Conn, &'a I) -> Work<'a, T>,
-    ) -> impl Future<Output = Result<T>> + Send
+    pub fn read<I, T>(&self, input: I, work: UnitOfWork<I, T>) -> impl Future<Output = Result<T>> + Send
     where
         I: Send + Sync + 'static,
         T: Send + 'static,
     {
-        traced("read", CodeLocation::caller(), async move {
-            self.counted(match self {
-                Self::Sqlite(database) => database.read(input, work).await,
-                Self::Postgres(database) => database.read(input, work).await,
-            })
-        })
+        self.run::<I, T>(Purpose::Read, CodeLocation::caller(), unit(input, work))
     }
 
     /// Runs `work` for reading, for as long as it takes: what looks through the whole database.
@@ -88,21 +83,12 @@ impl Db {
     /// # Errors
     /// As [`Db::read`].
     #[track_caller]
-    pub fn read_at_length<I, T>(
-        &self,
-        input: I,
-        work: for<'a> fn(&'a mut Conn, &'a I) -> Work<'a, T>,
-    ) -> impl Future<Output = Result<T>> + Send
+    pub fn read_at_length<I, T>(&self, input: I, work: UnitOfWork<I, T>) -> impl Future<Output = Result<T>> + Send
     where
         I: Send + Sync + 'static,
         T: Send + 'static,
     {
-        traced("read at length", CodeLocation::caller(), async move {
-            match self {
-                Self::Sqlite(database) => database.read(input, work).await,
-                Self::Postgres(database) => database.read_at_length(input, work).await,
-            }
-        })
+        self.run::<I, T>(Purpose::ReadAtLength, CodeLocation::caller(), unit(input, work))
     }
 
     /// Runs `work` as one transaction. Its success means that it is on disk.
@@ -111,21 +97,12 @@ impl Db {
     /// What the work says (then nothing of it happened), and [`Error::Unavailable`] or [`Error::StorageFull`] when it could
     /// not be made durable.
     #[track_caller]
-    pub fn write<I, T>(
-        &self,
-        input: I,
-        work: for<'a> fn(&'a mut Conn, &'a I) -> Work<'a, T>,
-    ) -> impl Future<Output = Result<T>> + Send
+    pub fn write<I, T>(&self, input: I, work: UnitOfWork<I, T>) -> impl Future<Output = Result<T>> + Send
     where
         I: Send + Sync + 'static,
         T: Send + 'static,
     {
-        traced("write", CodeLocation::caller(), async move {
-            self.counted(match self {
-                Self::Sqlite(database) => database.write(input, work).await,
-                Self::Postgres(database) => database.write(input, work).await,
-            })
-        })
+        self.run::<I, T>(Purpose::Write, CodeLocation::caller(), unit(input, work))
     }
 
     /// Like [`Db::write`], for as long as it takes: migrations and restores.
@@ -133,21 +110,71 @@ impl Db {
     /// # Errors
     /// As [`Db::write`].
     #[track_caller]
-    pub fn maintain<I, T>(
+    pub fn maintain<I, T>(&self, input: I, work: UnitOfWork<I, T>) -> impl Future<Output = Result<T>> + Send
+    where
+        I: Send + Sync + 'static,
+        T: Send + 'static,
+    {
+        self.run::<I, T>(Purpose::Maintenance, CodeLocation::caller(), unit(input, work))
+    }
+
+    fn run<I, T>(
         &self,
-        input: I,
-        work: for<'a> fn(&'a mut Conn, &'a I) -> Work<'a, T>,
+        purpose: Purpose,
+        caller: &'static CodeLocation<'static>,
+        unit: Box<dyn Unit<Conn>>,
     ) -> impl Future<Output = Result<T>> + Send
     where
         I: Send + Sync + 'static,
         T: Send + 'static,
     {
-        traced("maintenance", CodeLocation::caller(), async move {
-            match self {
-                Self::Sqlite(database) => database.write(input, work).await,
-                Self::Postgres(database) => database.maintain(input, work).await,
+        let running = self.run_untyped(purpose, caller, unit);
+        async move { outcome::<Conn, I, T>(running.await?) }
+    }
+
+    /// Runs a unit of work in a span, and logs how long it took, its time in a queue included. Its name is the line of the
+    /// source that starts it, so that no name is missing or used twice.
+    ///
+    /// The future is boxed so that what calls it is small and the compiler needs to know it once.
+    fn run_untyped(
+        &self,
+        purpose: Purpose,
+        caller: &'static CodeLocation<'static>,
+        unit: Box<dyn Unit<Conn>>,
+    ) -> Pin<Box<dyn Future<Output = Result<Box<dyn Unit<Conn>>>> + Send + '_>> {
+        let source = std::fmt::from_fn(|formatter| write!(formatter, "{}:{}", caller.file(), caller.line()));
+        let span = tracing::debug_span!("unit_of_work", kind = purpose.name(), %source);
+        let started = (!span.is_disabled()).then(Instant::now);
+        let running = async move {
+            let ended = self.run_on_driver(purpose, unit).await;
+            let error = match &ended {
+                Ok(unit) => unit.error(),
+                Err(error) => Some(error),
+            };
+            if matches!(purpose, Purpose::Read | Purpose::Write) && matches!(error, Some(Error::Damaged { .. })) {
+                self.environment().metrics.damaged_messages.inc();
             }
-        })
+            if let Some(started) = started {
+                let duration_ms = started.elapsed().as_secs_f64() * 1_000.0;
+                // Not the error, which may quote what a caller wrote.
+                tracing::debug!(duration_ms, succeeded = error.is_none(), "a unit of work ended");
+            }
+            ended
+        };
+        Box::pin(running.instrument(span))
+    }
+
+    async fn run_on_driver(&self, purpose: Purpose, unit: Box<dyn Unit<Conn>>) -> Result<Box<dyn Unit<Conn>>> {
+        match (self, purpose) {
+            (Self::Sqlite(database), Purpose::Read | Purpose::ReadAtLength) => database.read(unit).await,
+            (Self::Sqlite(database), Purpose::Write | Purpose::Maintenance) => database.write(unit).await,
+            (Self::Postgres(database), Purpose::Read) => database.read(unit).await,
+            (Self::Postgres(database), Purpose::ReadAtLength) => database.read_at_length(unit).await,
+            (Self::Postgres(database), Purpose::Write) => database.write(unit, postgres::Purpose::Request).await,
+            (Self::Postgres(database), Purpose::Maintenance) => {
+                database.write(unit, postgres::Purpose::Maintenance).await
+            }
+        }
     }
 
     /// Whether writing works, as the last writes showed.
@@ -165,14 +192,6 @@ impl Db {
             Self::Sqlite(database) => database.environment(),
             Self::Postgres(database) => database.environment(),
         }
-    }
-
-    /// Counts an outcome that says that a message is damaged.
-    fn counted<T>(&self, outcome: Result<T>) -> Result<T> {
-        if let Err(Error::Damaged { .. }) = outcome {
-            self.environment().metrics.damaged_messages.inc();
-        }
-        outcome
     }
 
     /// Whether units of work that wait share a commit by themselves: SQLite's writer sees to that.
@@ -238,26 +257,24 @@ impl Db {
     }
 }
 
-/// Runs a unit of work in a span, and logs how long it took, its time in a queue included. Its name is the line of the source
-/// that starts it, so that no name is missing or used twice.
-///
-/// This is not an async function because that would keep `work` in memory twice.
-fn traced<T>(
-    kind: &'static str,
-    caller: &'static CodeLocation<'static>,
-    work: impl Future<Output = Result<T>>,
-) -> impl Future<Output = Result<T>> {
-    let source = std::fmt::from_fn(|formatter| write!(formatter, "{}:{}", caller.file(), caller.line()));
-    let span = tracing::debug_span!("unit_of_work", kind, %source);
-    let started = (!span.is_disabled()).then(Instant::now);
-    let ended = work.inspect(move |outcome| {
-        if let Some(started) = started {
-            let duration_ms = started.elapsed().as_secs_f64() * 1_000.0;
-            // Not the error, which may quote what a caller wrote.
-            tracing::debug!(duration_ms, succeeded = outcome.is_ok(), "a unit of work ended");
+/// What a unit of work is run for.
+#[derive(Clone, Copy)]
+enum Purpose {
+    Read,
+    ReadAtLength,
+    Write,
+    Maintenance,
+}
+
+impl Purpose {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::ReadAtLength => "read at length",
+            Self::Write => "write",
+            Self::Maintenance => "maintenance",
         }
-    });
-    ended.instrument(span)
+    }
 }
 
 impl Conn {
@@ -270,24 +287,35 @@ impl Conn {
         sql: &'static str,
         parameters: &[Value<'_>],
         mut read: impl FnMut(&Row<'_>) -> Result<T> + Send,
-    ) -> Result<Vec<T>> {
+    ) -> Result<Vec<T>>
+    where
+        T: Send,
+    {
         let mut rows = Vec::new();
+        self.for_each(sql, parameters, &mut |row| {
+            rows.push(read(row)?);
+            Ok(())
+        })
+        .await?;
+        Ok(rows)
+    }
+
+    /// Every row of a query. Not generic, so that it is compiled once.
+    async fn for_each(
+        &mut self,
+        sql: &'static str,
+        parameters: &[Value<'_>],
+        each: &mut (dyn FnMut(&Row<'_>) -> Result<()> + Send),
+    ) -> Result<()> {
         match self {
-            Self::Sqlite(connection) => {
-                connection.for_each(sql, parameters, |row| {
-                    rows.push(read(&Row::Sqlite(row))?);
-                    Ok(())
-                })?;
-            }
+            Self::Sqlite(connection) => connection.for_each(sql, parameters, |row| each(&Row::Sqlite(row))),
             Self::Postgres(connection) => {
-                let found = connection.query(sql, parameters).await?;
-                rows.reserve_exact(found.len());
-                for row in &found {
-                    rows.push(read(&Row::Postgres(row))?);
+                for row in &connection.query(sql, parameters).await? {
+                    each(&Row::Postgres(row))?;
                 }
+                Ok(())
             }
         }
-        Ok(rows)
     }
 
     /// The first row of a query.
@@ -298,12 +326,20 @@ impl Conn {
         &mut self,
         sql: &'static str,
         parameters: &[Value<'_>],
-        read: impl FnMut(&Row<'_>) -> Result<T> + Send,
+        mut read: impl FnMut(&Row<'_>) -> Result<T> + Send,
     ) -> Result<Option<T>>
     where
         T: Send,
     {
-        Ok(self.rows(sql, parameters, read).await?.into_iter().next())
+        let mut first = None;
+        self.for_each(sql, parameters, &mut |row| {
+            if first.is_none() {
+                first = Some(read(row)?);
+            }
+            Ok(())
+        })
+        .await?;
+        Ok(first)
     }
 
     /// The one row of a query that always has one.

@@ -3,5 +3,6 @@
 pub mod environment;
 pub mod fatal;
 pub mod files;
+pub mod unit;
 pub mod values;
 pub mod write_status;

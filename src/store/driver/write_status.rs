@@ -6,7 +6,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::base::error::{Error, Result};
+use crate::base::error::Error;
 
 /// How long writes may be under way without one that succeeds.
 pub const STUCK_AFTER: Duration = Duration::from_secs(2);
@@ -86,11 +86,11 @@ impl Write<'_> {
         }
     }
 
-    /// Notes the outcome of a unit of work.
-    pub fn ended<T>(self, outcome: &Result<T>) {
-        match outcome {
-            Ok(_) => self.succeeded(),
-            Err(error) => self.failed(error),
+    /// Notes how a unit of work ended: with an error, or without one.
+    pub fn ended(self, error: Option<&Error>) {
+        match error {
+            None => self.succeeded(),
+            Some(error) => self.failed(error),
         }
     }
 }

@@ -23,7 +23,8 @@ use std::time::{Duration, Instant};
 
 use tracing::Instrument as _;
 
-use super::driver::environment::{Environment, Work, WorkConn};
+use super::driver::environment::{Environment, WorkConn};
+use super::driver::unit::Unit;
 use super::driver::values::Value;
 use crate::base::error::{Error, Result};
 
@@ -95,23 +96,18 @@ impl Database {
     }
 
     /// See [`crate::store::db::Db::read`].
-    pub async fn read<C, I, T>(&self, input: I, work: for<'a> fn(&'a mut C, &'a I) -> Work<'a, T>) -> Result<T>
-    where
-        C: WorkConn<Conn>,
-        I: Send + Sync + 'static,
-        T: Send + 'static,
-    {
+    pub async fn read<C: WorkConn<Conn>>(&self, mut unit: Box<dyn Unit<C>>) -> Result<Box<dyn Unit<C>>> {
         let mut attempt = 1;
         loop {
             let mut connection = C::from(self.connection(Purpose::Request).await?);
-            let outcome = match tokio::time::timeout(WORK_TIMEOUT, work(&mut connection, &input)).await {
-                Ok(outcome) => outcome,
-                Err(_) => Err(Error::unavailable("the database took too long to answer")),
-            };
-            let again = may_run_again(&outcome, attempt, connection.as_mut());
+            if tokio::time::timeout(WORK_TIMEOUT, unit.run(&mut connection)).await.is_err() {
+                unit.fail(Error::unavailable("the database took too long to answer"));
+            }
+            let again = may_run_again(unit.error(), attempt, connection.as_mut());
             drop(connection);
             if !again {
-                return rerun_as_unavailable(outcome);
+                rerun_as_unavailable(unit.as_mut());
+                return Ok(unit);
             }
             pause(attempt).await;
             attempt += 1;
@@ -119,124 +115,78 @@ impl Database {
     }
 
     /// See [`crate::store::db::Db::read_at_length`].
-    pub async fn read_at_length<C, I, T>(
-        &self,
-        input: I,
-        work: for<'a> fn(&'a mut C, &'a I) -> Work<'a, T>,
-    ) -> Result<T>
-    where
-        C: WorkConn<Conn>,
-        I: Send + Sync + 'static,
-        T: Send + 'static,
-    {
+    pub async fn read_at_length<C: WorkConn<Conn>>(&self, mut unit: Box<dyn Unit<C>>) -> Result<Box<dyn Unit<C>>> {
         let mut connection = C::from(self.connection(Purpose::Maintenance).await?);
-        work(&mut connection, &input).await
+        unit.run(&mut connection).await;
+        Ok(unit)
     }
 
-    /// See [`crate::store::db::Db::write`].
-    pub async fn write<C, I, T>(&self, input: I, work: for<'a> fn(&'a mut C, &'a I) -> Work<'a, T>) -> Result<T>
-    where
-        C: WorkConn<Conn>,
-        I: Send + Sync + 'static,
-        T: Send + 'static,
-    {
-        self.in_own_task(input, work, Purpose::Request).await
-    }
-
-    /// See [`crate::store::db::Db::maintain`].
-    pub async fn maintain<C, I, T>(&self, input: I, work: for<'a> fn(&'a mut C, &'a I) -> Work<'a, T>) -> Result<T>
-    where
-        C: WorkConn<Conn>,
-        I: Send + Sync + 'static,
-        T: Send + 'static,
-    {
-        self.in_own_task(input, work, Purpose::Maintenance).await
-    }
-
-    async fn in_own_task<C, I, T>(
+    /// See [`crate::store::db::Db::write`] and [`crate::store::db::Db::maintain`], which differ in their purpose.
+    pub async fn write<C: WorkConn<Conn>>(
         &self,
-        input: I,
-        work: for<'a> fn(&'a mut C, &'a I) -> Work<'a, T>,
+        mut unit: Box<dyn Unit<C>>,
         purpose: Purpose,
-    ) -> Result<T>
-    where
-        C: WorkConn<Conn>,
-        I: Send + Sync + 'static,
-        T: Send + 'static,
-    {
+    ) -> Result<Box<dyn Unit<C>>> {
         let database = self.clone();
         let running = async move {
             let status = Arc::clone(&database.environment.writing);
             // Maintenance may take long, which says nothing about other writes.
             let write = (purpose == Purpose::Request).then(|| status.begin());
-            let mut attempt = 1;
-            loop {
-                let (outcome, again) = match database.connection(purpose).await {
-                    Ok(connection) => {
-                        let mut connection = C::from(connection);
-                        let outcome = database.transaction(&mut connection, &input, work, purpose).await;
-                        let again = may_run_again(&outcome, attempt, connection.as_mut());
-                        (outcome, again)
-                    }
-                    Err(error) => (Err(error), false),
-                };
-                if !again {
-                    let outcome = rerun_as_unavailable(outcome);
-                    if let Some(write) = write {
-                        write.ended(&outcome);
-                    }
-                    return outcome;
-                }
-                pause(attempt).await;
-                attempt += 1;
+            let ended = database.run_until_decided(&mut unit, purpose).await;
+            if let Err(error) = ended {
+                unit.fail(error);
             }
+            if let Some(write) = write {
+                write.ended(unit.error());
+            }
+            unit
         };
-        let task = tokio::spawn(running.in_current_span());
-        task.await.unwrap_or_else(|panicked| Err(Error::internal(panicked)))
+        tokio::spawn(running.in_current_span()).await.map_err(Error::internal)
     }
 
-    async fn transaction<C, I, T>(
-        &self,
-        connection: &mut C,
-        input: &I,
-        work: for<'a> fn(&'a mut C, &'a I) -> Work<'a, T>,
-        purpose: Purpose,
-    ) -> Result<T>
-    where
-        C: WorkConn<Conn>,
-    {
+    /// Runs a unit in a transaction, again where that can help. An error is one of the connection; the unit has its own.
+    async fn run_until_decided<C: WorkConn<Conn>>(&self, unit: &mut Box<dyn Unit<C>>, purpose: Purpose) -> Result<()> {
+        let mut attempt = 1;
+        loop {
+            let mut connection = C::from(self.connection(purpose).await?);
+            self.transaction(&mut connection, unit.as_mut(), purpose).await;
+            if !may_run_again(unit.error(), attempt, connection.as_mut()) {
+                rerun_as_unavailable(unit.as_mut());
+                return Ok(());
+            }
+            drop(connection);
+            pause(attempt).await;
+            attempt += 1;
+        }
+    }
+
+    async fn transaction<C: WorkConn<Conn>>(&self, connection: &mut C, unit: &mut dyn Unit<C>, purpose: Purpose) {
         let limit = match purpose {
             Purpose::Request => WORK_TIMEOUT,
             Purpose::Maintenance => Duration::MAX,
         };
-        let outcome = match tokio::time::timeout(limit, self.run(connection, input, work)).await {
-            Ok(outcome) => outcome,
+        if tokio::time::timeout(limit, self.run(connection, unit)).await.is_err() {
             // What is still under way is ended when the connection is given up.
-            Err(_) => Err(Error::unavailable("the database took too long to answer")),
-        };
-        if outcome.is_err() {
+            unit.fail(Error::unavailable("the database took too long to answer"));
+        }
+        if unit.error().is_some() {
             connection.as_mut().rollback().await;
         }
-        outcome
     }
 
-    async fn run<C, I, T>(
-        &self,
-        connection: &mut C,
-        input: &I,
-        work: for<'a> fn(&'a mut C, &'a I) -> Work<'a, T>,
-    ) -> Result<T>
-    where
-        C: WorkConn<Conn>,
-    {
+    async fn run<C: WorkConn<Conn>>(&self, connection: &mut C, unit: &mut dyn Unit<C>) {
         connection.as_mut().begin();
-        let value = work(connection, input).await?;
+        unit.run(connection).await;
+        if unit.error().is_some() {
+            return;
+        }
         let started = Instant::now();
-        connection.as_mut().commit().await?;
+        if let Err(error) = connection.as_mut().commit().await {
+            return unit.fail(error);
+        }
         self.environment.metrics.commit_duration_seconds.observe(started.elapsed().as_secs_f64());
         self.environment.metrics.commit_batch_size.observe(1.0);
         self.environment.commits.note();
-        Ok(value)
     }
 
     pub(in crate::store) async fn connection(&self, purpose: Purpose) -> Result<Conn> {
@@ -266,22 +216,22 @@ impl Database {
 
 /// Whether a unit of work is to be run again: it lost against another one, or its connection broke before it could have
 /// committed anything.
-fn may_run_again<T>(outcome: &Result<T>, attempt: usize, connection: &Conn) -> bool {
-    match outcome {
-        Err(Error::Rerun(reason)) => {
+fn may_run_again(error: Option<&Error>, attempt: usize, connection: &Conn) -> bool {
+    match error {
+        Some(Error::Rerun(reason)) => {
             tracing::debug!(%reason, attempt, "a unit of work lost against another one");
             attempt < RERUN_LIMIT
         }
-        Err(Error::Unavailable { .. }) => attempt == 1 && connection.broke_before_commit(),
+        Some(Error::Unavailable { .. }) => attempt == 1 && connection.broke_before_commit(),
         _ => false,
     }
 }
 
-fn rerun_as_unavailable<T>(outcome: Result<T>) -> Result<T> {
-    outcome.map_err(|error| match error {
-        Error::Rerun(reason) => Error::unavailable(reason),
-        error => error,
-    })
+fn rerun_as_unavailable<C>(unit: &mut dyn Unit<C>) {
+    if let Some(Error::Rerun(reason)) = unit.error() {
+        let error = Error::unavailable(reason.to_string());
+        unit.fail(error);
+    }
 }
 
 /// Waits for a random time, so that units of work that collided do not collide again.

@@ -11,80 +11,65 @@ use tokio::sync::oneshot;
 use tracing::Span;
 
 use super::driver::Conn;
-use crate::base::error::{Error, Result};
+use crate::base::error::Error;
 use crate::base::metrics::Metrics;
-use crate::store::driver::environment::{Work, WorkConn};
+use crate::store::driver::environment::WorkConn;
+use crate::store::driver::unit::Unit;
 
-/// A unit of work over connections `C`, whose other types the queue does not know.
-pub trait Job<C>: Send {
-    /// Runs it inside the transaction; whether it succeeded.
-    fn run(&mut self, conn: &mut C) -> bool;
-    /// Replaces its outcome by a failure.
-    fn fail(&mut self, error: Error);
-    /// Why it failed, if it did.
-    fn error(&self) -> Option<&Error>;
-    /// Whether the caller is still there.
-    fn wanted(&self) -> bool;
-    /// Answers the caller.
-    fn answer(self: Box<Self>);
-}
-
-/// The unit of work of one caller.
-pub struct Unit<C, I, T> {
-    input: I,
-    work: for<'a> fn(&'a mut C, &'a I) -> Work<'a, T>,
-    reply: oneshot::Sender<Result<T>>,
-    outcome: Option<Result<T>>,
+/// A unit of work on its way, and the caller who waits for it.
+pub struct Job<C> {
+    unit: Box<dyn Unit<C>>,
+    reply: oneshot::Sender<Box<dyn Unit<C>>>,
     /// The span of the task that waits for it, so that what the thread logs names the request.
     span: Span,
 }
 
-impl<C, I, T> Unit<C, I, T> {
-    /// A unit of work, and whoever waits for it.
-    pub fn new(input: I, work: for<'a> fn(&'a mut C, &'a I) -> Work<'a, T>, reply: oneshot::Sender<Result<T>>) -> Self {
-        Self { input, work, reply, outcome: None, span: Span::current() }
+impl<C> Job<C> {
+    /// A job of the current task.
+    pub fn new(unit: Box<dyn Unit<C>>, reply: oneshot::Sender<Box<dyn Unit<C>>>) -> Self {
+        Self { unit, reply, span: Span::current() }
     }
-}
 
-impl<C, I: Send + Sync, T: Send> Job<C> for Unit<C, I, T> {
-    fn run(&mut self, conn: &mut C) -> bool {
+    /// Runs it inside the transaction. Returns whether it succeeded.
+    pub fn run(&mut self, conn: &mut C) -> bool {
         let _entered = self.span.enter();
+        let unit = &mut self.unit;
         // The thread serves everyone: a panic must not end it. The savepoint is rolled back like after any error.
         let polled = catch_unwind(AssertUnwindSafe(|| {
-            let mut future = (self.work)(conn, &self.input);
+            let mut future = unit.run(conn);
             future.as_mut().poll(&mut Context::from_waker(Waker::noop()))
         }));
-        let outcome = match polled {
-            Ok(Poll::Ready(outcome)) => outcome,
-            Ok(Poll::Pending) => Err(Error::internal("a unit of work awaited more than its own statements")),
-            Err(_) => Err(Error::internal("a unit of work panicked")),
-        };
-        let succeeded = outcome.is_ok();
-        self.outcome = Some(outcome);
-        succeeded
+        match polled {
+            Ok(Poll::Ready(())) => {}
+            Ok(Poll::Pending) => unit.fail(Error::internal("a unit of work awaited more than its own statements")),
+            Err(_) => unit.fail(Error::internal("a unit of work panicked")),
+        }
+        unit.error().is_none()
     }
 
-    fn fail(&mut self, error: Error) {
-        self.outcome = Some(Err(error));
+    /// Replaces its outcome by a failure.
+    pub fn fail(&mut self, error: Error) {
+        self.unit.fail(error);
     }
 
-    fn error(&self) -> Option<&Error> {
-        self.outcome.as_ref().and_then(|outcome| outcome.as_ref().err())
+    /// The error with which it failed.
+    pub fn error(&self) -> Option<&Error> {
+        self.unit.error()
     }
 
-    fn wanted(&self) -> bool {
+    /// Whether the caller still waits.
+    pub fn wanted(&self) -> bool {
         !self.reply.is_closed()
     }
 
-    fn answer(self: Box<Self>) {
-        let outcome = self.outcome.unwrap_or_else(|| Err(closed()));
-        // The caller may have gone away: then nobody is left to be told.
-        drop(self.reply.send(outcome));
+    /// Answers the caller, who may have gone away.
+    pub fn answer(self) {
+        drop(self.reply.send(self.unit));
     }
 }
 
 /// Serves reads until every sender is gone.
-pub fn read_loop<C: WorkConn<Conn>>(conn: &mut C, jobs: &Receiver<Box<dyn Job<C>>>, metrics: &Metrics) {
+pub fn read_loop<C: WorkConn<Conn>>(conn: &mut C, jobs: &Receiver<Job<C>>, metrics: &Metrics) {
     while let Ok(mut job) = jobs.recv() {
         if !job.wanted() {
             continue;

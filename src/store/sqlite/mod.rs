@@ -30,12 +30,13 @@ use checkpoint::{Checkpointer, Log, checkpoint_passively, copy_whole_log_alone, 
 use connection::{open_connection, open_reader, open_writer, resolved};
 use driver::{is_failed_sync, translate};
 use guard::Guard;
-use job::{Job, Unit, closed, read_loop};
+use job::{Job, closed, read_loop};
 use state::State;
 use writer::{WAL_CHECKPOINT_PAGES, Writer};
 
-use super::driver::environment::{Environment, Work, WorkConn};
+use super::driver::environment::{Environment, WorkConn};
 use super::driver::files::{folder_of, make_folder};
+use super::driver::unit::Unit;
 use crate::base::error::{Error, Result};
 
 pub use driver::{Conn, DriverRow};
@@ -57,7 +58,7 @@ impl<C> Clone for Database<C> {
 }
 
 /// Where units of work are submitted. `None` once closed: a thread ends when its channel has no sender.
-type JobQueue<C> = Mutex<Option<Sender<Box<dyn Job<C>>>>>;
+type JobQueue<C> = Mutex<Option<Sender<Job<C>>>>;
 
 struct Inner<C> {
     path: PathBuf,
@@ -153,42 +154,28 @@ impl<C: WorkConn<Conn>> Database<C> {
     }
 
     /// See [`super::db::Db::read`].
-    pub async fn read<I, T>(&self, input: I, work: for<'a> fn(&'a mut C, &'a I) -> Work<'a, T>) -> Result<T>
-    where
-        I: Send + Sync + 'static,
-        T: Send + 'static,
-    {
-        self.submit(&self.inner.reads, "read", input, work).await
+    pub async fn read(&self, unit: Box<dyn Unit<C>>) -> Result<Box<dyn Unit<C>>> {
+        self.submit(&self.inner.reads, "read", unit).await
     }
 
     /// See [`super::db::Db::write`].
-    pub async fn write<I, T>(&self, input: I, work: for<'a> fn(&'a mut C, &'a I) -> Work<'a, T>) -> Result<T>
-    where
-        I: Send + Sync + 'static,
-        T: Send + 'static,
-    {
-        self.submit(&self.inner.writes, "write", input, work).await
+    pub async fn write(&self, unit: Box<dyn Unit<C>>) -> Result<Box<dyn Unit<C>>> {
+        self.submit(&self.inner.writes, "write", unit).await
     }
 
-    async fn submit<I, T>(
+    async fn submit(
         &self,
         queue: &JobQueue<C>,
         name: &'static str,
-        input: I,
-        work: for<'a> fn(&'a mut C, &'a I) -> Work<'a, T>,
-    ) -> Result<T>
-    where
-        I: Send + Sync + 'static,
-        T: Send + 'static,
-    {
+        unit: Box<dyn Unit<C>>,
+    ) -> Result<Box<dyn Unit<C>>> {
         let (reply, answer) = oneshot::channel();
-        let job = Box::new(Unit::new(input, work, reply));
         let sender = queue.lock().map_err(|_| closed())?.clone().ok_or_else(closed)?;
         let _in_queue = self.inner.environment.metrics.enter_queue(name);
-        let sent = sender.try_send(job);
+        let sent = sender.try_send(Job::new(unit, reply));
         drop(sender);
         match sent {
-            Ok(()) => answer.await.unwrap_or_else(|_| Err(closed())),
+            Ok(()) => answer.await.map_err(|_| closed()),
             Err(TrySendError::Full(_)) => Err(Error::unavailable(format!("the {name} queue is full"))),
             Err(TrySendError::Disconnected(_)) => Err(closed()),
         }

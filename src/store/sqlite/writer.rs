@@ -41,7 +41,7 @@ pub struct Writer<C> {
 
 impl<C: WorkConn<Conn>> Writer<C> {
     /// Serves until every sender is gone.
-    pub fn run(mut self, jobs: &Receiver<Box<dyn Job<C>>>) {
+    pub fn run(mut self, jobs: &Receiver<Job<C>>) {
         while let Ok(first) = jobs.recv() {
             let mut batch = vec![first];
             self.environment.metrics.pool_in_use.inc();
@@ -60,7 +60,7 @@ impl<C: WorkConn<Conn>> Writer<C> {
     }
 
     /// One transaction over `batch` and whatever else is waiting by the time its turn comes.
-    fn commit(&mut self, batch: &mut Vec<Box<dyn Job<C>>>, jobs: &Receiver<Box<dyn Job<C>>>) {
+    fn commit(&mut self, batch: &mut Vec<Job<C>>, jobs: &Receiver<Job<C>>) {
         let status = Arc::clone(&self.environment.writing);
         let write = status.begin();
         let begun = self.guard.refuse_after_fault();
@@ -73,7 +73,7 @@ impl<C: WorkConn<Conn>> Writer<C> {
         while done < batch.len() {
             // Until something is kept there is nothing to protect: the first unit is spared a savepoint, which would copy
             // every page that it touches.
-            let ran = if kept { self.run_in_savepoint(&mut *batch[done]) } else { self.run_first(&mut *batch[done]) };
+            let ran = if kept { self.run_in_savepoint(&mut batch[done]) } else { self.run_first(&mut batch[done]) };
             match ran {
                 Ran::Kept => kept = true,
                 Ran::RolledBack => {}
@@ -126,7 +126,7 @@ impl<C: WorkConn<Conn>> Writer<C> {
     }
 
     /// Runs a unit in a transaction that holds nothing yet; a new one is begun if it fails.
-    fn run_first(&mut self, job: &mut dyn Job<C>) -> Ran {
+    fn run_first(&mut self, job: &mut Job<C>) -> Ran {
         if job.run(&mut self.conn) {
             return Ran::Kept;
         }
@@ -140,13 +140,13 @@ impl<C: WorkConn<Conn>> Writer<C> {
     }
 
     /// A unit that outgrows the cache writes to the log before its COMMIT, and a new log's header is synced then.
-    fn note_failure(&self, job: &dyn Job<C>) {
+    fn note_failure(&self, job: &Job<C>) {
         if let Some(error) = job.error().filter(|error| is_failed_sync(error)) {
             self.guard.sync_failed(error);
         }
     }
 
-    fn run_in_savepoint(&mut self, job: &mut dyn Job<C>) -> Ran {
+    fn run_in_savepoint(&mut self, job: &mut Job<C>) -> Ran {
         if let Err(error) = self.conn.as_mut().execute("SAVEPOINT unit", &[]) {
             job.fail(error);
             return if self.conn.as_mut().is_in_transaction() { Ran::RolledBack } else { Ran::TransactionLost };
@@ -172,7 +172,7 @@ impl<C: WorkConn<Conn>> Writer<C> {
     }
 
     /// An error such as SQLITE_FULL took the whole transaction: everyone but its culprit is run again, each alone.
-    fn rerun_others(&mut self, batch: &mut [Box<dyn Job<C>>], culprit: usize) {
+    fn rerun_others(&mut self, batch: &mut [Job<C>], culprit: usize) {
         for (index, job) in batch.iter_mut().enumerate() {
             if index == culprit {
                 continue;
@@ -229,7 +229,7 @@ enum Ran {
     TransactionLost,
 }
 
-fn fail_all<C>(batch: &mut [Box<dyn Job<C>>], error: &Error) {
+fn fail_all<C>(batch: &mut [Job<C>], error: &Error) {
     let full = matches!(error, Error::StorageFull);
     let reason = error.to_string();
     for job in batch {
