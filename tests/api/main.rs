@@ -1,6 +1,7 @@
 //! Black-box tests over real sockets. Every behaviour is tested on SQLite and on PostgreSQL by the same test: see `both!`.
 
 mod conversations;
+mod documentation;
 mod events;
 #[path = "../faults/mod.rs"]
 mod faults;

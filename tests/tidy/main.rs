@@ -1,5 +1,6 @@
 //! House rules that the compiler does not check: imports, names that belong to one place, how handlers are written, lengths.
 
+mod documents;
 mod imports;
 
 use std::fs;

@@ -216,7 +216,7 @@ pub async fn wait(child: &mut Child, within: Duration) -> Option<ExitStatus> {
 }
 
 /// The address in the line that the server logs when it listens, in either format of the log.
-fn listening_on(log: &str) -> Option<SocketAddr> {
+pub fn listening_on(log: &str) -> Option<SocketAddr> {
     if let Some(line) = log.lines().find(|line| line.contains(r#""message":"listening""#)) {
         let line: serde_json::Value = serde_json::from_str(line).ok()?;
         return line["address"].as_str()?.parse().ok();
