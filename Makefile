@@ -15,7 +15,7 @@ build: ## build target/release/posthaste
 
 test: ## test everything on SQLite and on PostgreSQL
 	@scripts/setup build test
-	scripts/with-postgres cargo test --locked
+	scripts/in-memory scripts/with-postgres cargo test --locked
 
 # One after the other: they measure, and share the machine's two or more cores with what they measure.
 soak: ## the tests of faults for longer: seeds, returns, restarts, stalled readers
