@@ -9,20 +9,13 @@ use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 use tower::util::MapRequestLayer;
 use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use super::edge::RouteSlot;
 use super::{metrics, openapi};
 use crate::base::error::Error;
 use crate::domain::access::principal::Access;
 use crate::http::bodies::problem::Problem;
-use crate::http::routes::conversations::{conversations, incoming_webhooks, invites, members, typing};
-use crate::http::routes::events::{events, webhooks, ws};
-use crate::http::routes::identity::{api_keys, audit, mfa, passwords, sessions, users};
-use crate::http::routes::messages::{forwards, history, messages, pins, reactions, receipts, search, threads};
-use crate::http::routes::operations::{admin, capabilities, health};
-use crate::http::routes::people::{export, friends, presence, reports};
-use crate::http::routes::sending::scheduled;
+use crate::http::routes::{conversations, events, identity, messages, operations, people, sending};
 use crate::http::state::HttpState;
 
 /// What Swagger UI may load: only what this server serves. Its own page styles itself inline.
@@ -32,109 +25,13 @@ const DOCS_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'sel
 /// Every documented route, by the areas of `http/routes/`.
 fn documented() -> OpenApiRouter<HttpState> {
     OpenApiRouter::with_openapi(openapi::base())
-        .merge(identity())
-        .merge(people())
-        .merge(conversations())
-        .merge(messages())
-        .merge(sending())
-        .merge(events())
-        .merge(operations())
-}
-
-fn identity() -> OpenApiRouter<HttpState> {
-    OpenApiRouter::new()
-        .routes(routes!(users::list_users, users::register_user))
-        .routes(routes!(users::get_user, users::update_user, users::erase_user))
-        .routes(routes!(passwords::change_password))
-        .routes(routes!(passwords::ask_for_email_confirmation))
-        .routes(routes!(passwords::confirm_email))
-        .routes(routes!(passwords::ask_for_password_reset))
-        .routes(routes!(passwords::reset_password))
-        .routes(routes!(mfa::offer_mfa, mfa::enable_mfa))
-        .routes(routes!(mfa::disable_mfa))
-        .routes(routes!(sessions::list_sessions, sessions::create_session))
-        .routes(routes!(sessions::end_session))
-        .routes(routes!(api_keys::list_api_keys, api_keys::create_api_key))
-        .routes(routes!(api_keys::revoke_api_key))
-        .routes(routes!(audit::list_audit))
-}
-
-fn people() -> OpenApiRouter<HttpState> {
-    OpenApiRouter::new()
-        .routes(routes!(export::export_user))
-        .routes(routes!(reports::report_message))
-        .routes(routes!(reports::list_reports, reports::decide_report))
-        .routes(routes!(friends::list_friends))
-        .routes(routes!(friends::list_friend_requests))
-        .routes(routes!(friends::put_friend, friends::delete_friend))
-        .routes(routes!(friends::list_blocks))
-        .routes(routes!(friends::put_block, friends::delete_block))
-        .routes(routes!(presence::get_presence))
-}
-
-fn conversations() -> OpenApiRouter<HttpState> {
-    OpenApiRouter::new()
-        .routes(routes!(conversations::list_conversations, conversations::create_conversation))
-        .routes(routes!(
-            conversations::get_conversation,
-            conversations::update_conversation,
-            conversations::delete_conversation
-        ))
-        .routes(routes!(members::list_members))
-        .routes(routes!(members::put_member, members::remove_member))
-        .routes(routes!(invites::create_invite, invites::list_invites))
-        .routes(routes!(invites::end_invite))
-        .routes(routes!(invites::get_invite, invites::accept_invite))
-        .routes(routes!(incoming_webhooks::create_incoming_webhook, incoming_webhooks::list_incoming_webhooks))
-        .routes(routes!(incoming_webhooks::end_incoming_webhook))
-        .routes(routes!(incoming_webhooks::post_by_hook))
-        .routes(routes!(typing::type_in_conversation))
-}
-
-fn messages() -> OpenApiRouter<HttpState> {
-    OpenApiRouter::new()
-        .routes(routes!(messages::send_message))
-        .routes(routes!(messages::list_messages))
-        .routes(routes!(history::list_conversation_messages))
-        .routes(routes!(history::get_conversation_message, history::edit_message, history::delete_message))
-        .routes(routes!(history::list_editions))
-        .routes(routes!(receipts::report_receipts))
-        .routes(routes!(receipts::list_receipts))
-        .routes(routes!(reactions::put_reaction, reactions::delete_reaction))
-        .routes(routes!(reactions::list_reactions))
-        .routes(routes!(pins::pin_message, pins::unpin_message))
-        .routes(routes!(pins::list_pins))
-        .routes(routes!(threads::list_replies))
-        .routes(routes!(forwards::forward_message))
-        .routes(routes!(search::search_messages))
-}
-
-fn sending() -> OpenApiRouter<HttpState> {
-    OpenApiRouter::new()
-        .routes(routes!(scheduled::list_scheduled))
-        .routes(routes!(scheduled::get_scheduled, scheduled::cancel_scheduled))
-}
-
-fn events() -> OpenApiRouter<HttpState> {
-    OpenApiRouter::new()
-        .routes(routes!(webhooks::list_webhooks, webhooks::create_webhook))
-        .routes(routes!(webhooks::update_webhook, webhooks::delete_webhook))
-        .routes(routes!(webhooks::list_deliveries))
-        .routes(routes!(webhooks::replay_webhook))
-        .routes(routes!(events::poll_events))
-        .routes(routes!(events::stream_events))
-        .routes(routes!(ws::open_socket))
-}
-
-fn operations() -> OpenApiRouter<HttpState> {
-    OpenApiRouter::new()
-        .routes(routes!(admin::ban_user, admin::unban_user))
-        .routes(routes!(admin::set_user_role))
-        .routes(routes!(admin::issue_password_reset))
-        .routes(routes!(admin::get_stats))
-        .routes(routes!(capabilities::get_capabilities))
-        .routes(routes!(health::healthz))
-        .routes(routes!(health::readyz))
+        .merge(conversations::routes())
+        .merge(events::routes())
+        .merge(identity::routes())
+        .merge(messages::routes())
+        .merge(operations::routes())
+        .merge(people::routes())
+        .merge(sending::routes())
 }
 
 /// The OpenAPI document as it is served.
