@@ -5,3 +5,7 @@ pub mod conversations;
 pub mod incoming_webhooks;
 pub mod invites;
 pub mod members;
+
+/// Statements that delete what is kept for person $1, when the person is erased.
+pub(in crate::store) const DELETED_WITH_PERSON: &[&str] =
+    &["UPDATE messaging.members SET draft = NULL WHERE user_id = $1"];

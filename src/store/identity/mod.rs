@@ -9,3 +9,12 @@ pub mod passwords;
 pub mod revocations;
 pub mod sessions;
 pub mod users;
+
+/// Statements that delete what is kept for person $1, when the person is erased.
+pub(in crate::store) const DELETED_WITH_PERSON: &[&str] = &[
+    "DELETE FROM messaging.passwords WHERE user_id = $1",
+    "DELETE FROM messaging.sessions WHERE user_id = $1",
+    "DELETE FROM messaging.totp_secrets WHERE user_id = $1",
+    "DELETE FROM messaging.recovery_codes WHERE user_id = $1",
+    "DELETE FROM messaging.account_codes WHERE user_id = $1",
+];

@@ -4,15 +4,14 @@
 //! what is left.
 
 use super::messages::{self, Message};
-use super::{mentions, search, threads};
+use super::{DELETED_WITH_MESSAGES, search, threads};
 use crate::base::error::Result;
 use crate::base::ids::ConversationId;
 use crate::base::time::Timestamp;
 use crate::store::db::Conn;
 use crate::store::driver::values::Value;
 
-/// Makes messages of a conversation tombstones, which they are not yet. Their earlier bodies, mentions and reactions are
-/// deleted.
+/// Makes messages of a conversation tombstones, which they are not yet, and deletes what belongs to them.
 pub async fn make_tombstones(
     conn: &mut Conn,
     conversation: ConversationId,
@@ -21,17 +20,7 @@ pub async fn make_tombstones(
 ) -> Result<()> {
     let places: Vec<(ConversationId, i64)> = seqs.iter().map(|seq| (conversation, *seq)).collect();
     let before = messages::each_at(conn, &places).await?;
-    mentions::delete(conn, conversation, seqs).await?;
-    conn.execute(
-        "DELETE FROM messaging.message_edits WHERE conversation_id = $1 AND seq = ANY($2)",
-        &[Value::I64(conversation.0), Value::I64s(seqs)],
-    )
-    .await?;
-    conn.execute(
-        "DELETE FROM messaging.reactions WHERE conversation_id = $1 AND seq = ANY($2)",
-        &[Value::I64(conversation.0), Value::I64s(seqs)],
-    )
-    .await?;
+    delete_belongings(conn, conversation, seqs).await?;
     conn.execute(
         "UPDATE messaging.messages
             SET body = '', deleted_at = $3, edited_at = NULL, pinned_at = NULL, reaction_counts = NULL, digest = NULL
@@ -55,15 +44,20 @@ pub async fn delete_first(conn: &mut Conn, conversation: ConversationId, limit: 
     let found = conn.rows(sql, &place, |row| Ok((row.i64(0)?, row.i64(1)?))).await?;
     let (seqs, ids): (Vec<i64>, Vec<i64>) = found.into_iter().unzip();
     search::remove(conn, &ids).await?;
-    for sql in [
-        "DELETE FROM messaging.message_edits WHERE conversation_id = $1 AND seq = ANY($2)",
-        "DELETE FROM messaging.mentions WHERE conversation_id = $1 AND seq = ANY($2)",
-        "DELETE FROM messaging.reactions WHERE conversation_id = $1 AND seq = ANY($2)",
+    delete_belongings(conn, conversation, &seqs).await?;
+    conn.execute(
         "DELETE FROM messaging.messages WHERE conversation_id = $1 AND seq = ANY($2)",
-    ] {
-        conn.execute(sql, &[place[0], Value::I64s(&seqs)]).await?;
-    }
+        &[place[0], Value::I64s(&seqs)],
+    )
+    .await?;
     Ok(seqs.len() as u64)
+}
+
+async fn delete_belongings(conn: &mut Conn, conversation: ConversationId, seqs: &[i64]) -> Result<()> {
+    for sql in DELETED_WITH_MESSAGES {
+        conn.execute(sql, &[Value::I64(conversation.0), Value::I64s(seqs)]).await?;
+    }
+    Ok(())
 }
 
 /// Writes the digests of messages that are as the database has them now.

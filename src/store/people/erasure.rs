@@ -10,6 +10,7 @@ use crate::store::db::Conn;
 use crate::store::db::columns::{columns, read, sql};
 use crate::store::driver::values::Value;
 use crate::store::shared::idempotency::{Digest, key};
+use crate::store::{conversations, identity, messages};
 
 /// An erasure that is not finished.
 #[derive(Clone, Copy, Debug)]
@@ -20,21 +21,6 @@ pub struct Erasure {
     pub delete_messages: bool,
 }
 
-/// Tables whose rows about a person are simply removed.
-const REMOVED: &[&str] = &[
-    "DELETE FROM messaging.passwords WHERE user_id = $1",
-    "DELETE FROM messaging.sessions WHERE user_id = $1",
-    "DELETE FROM messaging.totp_secrets WHERE user_id = $1",
-    "DELETE FROM messaging.recovery_codes WHERE user_id = $1",
-    "DELETE FROM messaging.account_codes WHERE user_id = $1",
-    "DELETE FROM messaging.scheduled_sends WHERE sender_id = $1",
-    "DELETE FROM messaging.scheduled_sends WHERE recipient_id = $1",
-    "UPDATE messaging.members SET draft = NULL WHERE user_id = $1",
-    "DELETE FROM messaging.presence WHERE user_id = $1",
-    "DELETE FROM messaging.last_seen WHERE user_id = $1",
-    "DELETE FROM messaging.users WHERE id = $1",
-];
-
 /// Removes the profile, and everything that lets the person in.
 pub async fn forget_person(
     conn: &mut Conn,
@@ -43,10 +29,17 @@ pub async fn forget_person(
     delete_messages: bool,
     now: Timestamp,
 ) -> Result<()> {
-    crate::store::conversations::incoming_webhooks::forget(conn, user).await?;
+    conversations::incoming_webhooks::forget(conn, user).await?;
     // Of a bot: with it goes the way that it sends.
-    crate::store::conversations::incoming_webhooks::delete_of_bot(conn, user, now).await?;
-    for sql in REMOVED {
+    conversations::incoming_webhooks::delete_of_bot(conn, user, now).await?;
+    let areas = [
+        identity::DELETED_WITH_PERSON,
+        messages::DELETED_WITH_PERSON,
+        conversations::DELETED_WITH_PERSON,
+        super::DELETED_WITH_PERSON,
+        &["DELETE FROM messaging.users WHERE id = $1"],
+    ];
+    for sql in areas.into_iter().flatten() {
         conn.execute(sql, &[Value::I64(user.0)]).await?;
     }
     conn.execute(
