@@ -168,7 +168,7 @@ both!(a_backup_is_one_file_for_its_owner_alone, async |place| {
 const NOT_COPIED: &[&str] = &["search_entries", "messaging_sequence"];
 
 /// The tables that migrations make.
-fn tables() -> Vec<String> {
+pub fn tables() -> Vec<String> {
     let mut tables = Vec::new();
     for migration in std::fs::read_dir("migrations").unwrap().map(|entry| entry.unwrap().path()) {
         let text = std::fs::read_to_string(&migration).unwrap();
@@ -180,14 +180,17 @@ fn tables() -> Vec<String> {
     tables
 }
 
-/// Puts a row with something in each column that needs it into a table.
-async fn put_row(place: &Place, schema: &rusqlite::Connection, table: &str) {
+/// Puts a row with something in each column that needs it into a table; in some columns the values that are given.
+pub async fn put_row(place: &Place, schema: &rusqlite::Connection, table: &str, given: &[(&str, &str)]) {
     let mut columns =
         schema.prepare("SELECT name, type FROM pragma_table_info(?1) WHERE \"notnull\" OR pk > 0").unwrap();
     let columns = columns.query_map([table], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))).unwrap();
     let (names, values): (Vec<String>, Vec<&str>) = columns
         .map(Result::unwrap)
         .map(|(name, kind)| {
+            if let Some((_, value)) = given.iter().find(|(column, _)| *column == name) {
+                return (name, *value);
+            }
             let value = match (&*kind, place.kind) {
                 ("BIGINT" | "INTEGER", _) => "9001",
                 ("TEXT", _) => "'word'",
@@ -219,7 +222,7 @@ both!(a_backup_holds_the_rows_of_every_table, async |place| {
     Server::start(&described).await.stop().await;
     let schema = rusqlite::Connection::open(described.sqlite_file()).unwrap();
     for (table, _) in counts(place).await.into_iter().filter(|(_, count)| *count == 0) {
-        put_row(place, &schema, &table).await;
+        put_row(place, &schema, &table, &[]).await;
     }
     let rows = counts(place).await;
     assert!(rows.iter().all(|(_, count)| *count > 0), "{rows:?}");

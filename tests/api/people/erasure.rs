@@ -2,6 +2,7 @@
 
 mod remains;
 mod storm;
+mod tables;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
