@@ -228,6 +228,34 @@ fn files_stay_short() {
     assert!(long.is_empty(), "{}", long.join("\n"));
 }
 
+/// Files that no other file declares as a module beside it: the roots of crates, and one that `tests/api/main.rs` declares with
+/// its path.
+const ROOTS: &[&str] =
+    &["src/lib.rs", "src/main.rs", "tests/api/main.rs", "tests/faults/mod.rs", "tests/tidy/main.rs", "bench/main.rs"];
+
+#[test]
+fn every_file_is_compiled() {
+    let mut left_out = Vec::new();
+    for file in ["src", "tests", "bench"].into_iter().flat_map(sources) {
+        if ROOTS.iter().any(|root| file == Path::new(root)) {
+            continue;
+        }
+        let module = if file.ends_with("mod.rs") { file.parent().unwrap() } else { &file };
+        let declaration = format!("mod {};", module.file_stem().unwrap().to_str().unwrap());
+        let folder = module.parent().unwrap();
+        let parents = ["mod.rs", "main.rs", "lib.rs"].map(|name| folder.join(name));
+        let declares = |parent: &Path| {
+            let text = fs::read_to_string(parent).unwrap_or_default();
+            let mut visibilities = text.lines().filter_map(|line| line.strip_suffix(&declaration));
+            visibilities.any(|visibility| visibility.is_empty() || visibility.starts_with("pub"))
+        };
+        if !parents.iter().any(|parent| declares(parent)) && !declares(&folder.with_extension("rs")) {
+            left_out.push(format!("{}: nothing declares `{declaration}`", file.display()));
+        }
+    }
+    assert!(left_out.is_empty(), "{}", left_out.join("\n"));
+}
+
 #[test]
 fn every_module_says_what_it_is_for() {
     let silent: Vec<String> = ["src", "tests", "bench"]
