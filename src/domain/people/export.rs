@@ -51,8 +51,6 @@ pub enum Item {
     Session(Session),
     /// Something that they did, or that was done to their account.
     Audit(Entry),
-    /// What they put under a message.
-    Reaction(Reaction),
     /// A message that they reported.
     Report(Report),
     /// Somebody who is something to them.
@@ -69,10 +67,20 @@ pub enum Item {
     Watermarks(ConversationId, Watermarks),
     /// When they reached what was new in one.
     Receipt(Kept),
-    /// A message that mentions them.
-    Mention(Mention),
+    /// A reaction of theirs, or a message that mentions them.
+    Mark(Mark),
     /// A message that they sent, or that was sent to them alone, and the bodies that it had before.
     Message(Box<Message>, Names, Vec<Edition>),
+}
+
+/// A row that one person has at one message.
+#[expect(missing_docs, reason = "each field is what the line calls it; absent ones are left out")]
+pub struct Mark {
+    pub line_type: &'static str,
+    pub conversation: ConversationId,
+    pub seq: i64,
+    pub emoji: Option<String>,
+    pub at: Option<Timestamp>,
 }
 
 /// An export under way.
@@ -243,7 +251,10 @@ async fn mentions(app: &App, user: UserId, after: (ConversationId, i64)) -> Resu
         })
         .await?;
     let stage = found.last().map_or(Stage::Done, |last| Stage::Mentions(last.conversation, last.seq));
-    Ok((found.into_iter().map(Item::Mention).collect(), stage))
+    let mark = |Mention { conversation, seq, .. }| {
+        Item::Mark(Mark { line_type: "mention", conversation, seq, emoji: None, at: None })
+    };
+    Ok((found.into_iter().map(mark).collect(), stage))
 }
 
 async fn reactions(app: &App, user: UserId, after: (ConversationId, i64, String)) -> Result<(Vec<Item>, Stage)> {
@@ -256,7 +267,10 @@ async fn reactions(app: &App, user: UserId, after: (ConversationId, i64, String)
     let stage = found.last().map_or(Stage::Reports(ConversationId(0), 0), |last| {
         Stage::Reactions(last.conversation, last.seq, last.emoji.clone())
     });
-    Ok((found.into_iter().map(Item::Reaction).collect(), stage))
+    let mark = |Reaction { conversation, seq, emoji, at }| {
+        Item::Mark(Mark { line_type: "reaction", conversation, seq, emoji: Some(emoji), at: Some(at) })
+    };
+    Ok((found.into_iter().map(mark).collect(), stage))
 }
 
 async fn reports(app: &App, user: UserId, after: (ConversationId, i64)) -> Result<(Vec<Item>, Stage)> {

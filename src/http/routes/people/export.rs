@@ -16,7 +16,7 @@ use crate::base::error::{Error, Result as DomainResult};
 use crate::base::time::Timestamp;
 use crate::domain::conversations::members::Role;
 use crate::domain::messages::edits::Edition;
-use crate::domain::people::export::{self, Belonging, Export, Item};
+use crate::domain::people::export::{self, Belonging, Export, Item, Mark};
 use crate::domain::people::friends::Which;
 use crate::http::access::policy::Reader;
 use crate::http::bodies::audit::AuditBody;
@@ -42,12 +42,6 @@ enum Line<'a> {
     },
     Session(SessionBody<'a>),
     AuditEntry(AuditBody<'a>),
-    Reaction {
-        conversation_id: i64,
-        seq: i64,
-        emoji: &'a str,
-        at: Timestamp,
-    },
     Report(ReportBody<'a>),
     /// A friend, whom they asked, who asked them, whom they block.
     Person {
@@ -87,10 +81,6 @@ enum Line<'a> {
         seq: i64,
         at: Timestamp,
     },
-    Mention {
-        conversation_id: i64,
-        seq: i64,
-    },
     Message(MessageBody<'a>),
     EarlierBody {
         conversation_id: i64,
@@ -100,6 +90,24 @@ enum Line<'a> {
     },
     /// The last line: without it, the stream was cut off.
     End,
+}
+
+/// A line about something that the person has at a message. The domain names its type.
+#[derive(Serialize)]
+struct MarkLine<'a> {
+    #[serde(rename = "type")]
+    line_type: &'static str,
+    data: MarkData<'a>,
+}
+
+#[derive(Serialize)]
+struct MarkData<'a> {
+    conversation_id: i64,
+    seq: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    emoji: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    at: Option<Timestamp>,
 }
 
 /// Whose data is exported.
@@ -181,12 +189,6 @@ async fn page(app: &Arc<App>, export: &mut Export) -> DomainResult<Option<Bytes>
             })?,
             Item::Session(session) => line(&Line::Session(SessionBody::new(session, false)))?,
             Item::Audit(entry) => line(&Line::AuditEntry(AuditBody::new(entry)))?,
-            Item::Reaction(reaction) => line(&Line::Reaction {
-                conversation_id: reaction.conversation.0,
-                seq: reaction.seq,
-                emoji: &reaction.emoji,
-                at: reaction.at,
-            })?,
             Item::Report(report) => line(&Line::Report(ReportBody::new(report)))?,
             Item::Person(which, user_name) => line(&Line::Person { relation: relation(*which), user_name })?,
             Item::Scheduled(scheduled) => line(&Line::Scheduled {
@@ -213,9 +215,10 @@ async fn page(app: &Arc<App>, export: &mut Export) -> DomainResult<Option<Bytes>
                 seq: receipt.seq,
                 at: receipt.at,
             })?,
-            Item::Mention(mention) => {
-                line(&Line::Mention { conversation_id: mention.conversation.0, seq: mention.seq })?
-            }
+            Item::Mark(Mark { line_type, conversation, seq, emoji, at }) => line(&MarkLine {
+                line_type,
+                data: MarkData { conversation_id: conversation.0, seq: *seq, emoji: emoji.as_deref(), at: *at },
+            })?,
             Item::Message(message, names, editions) => {
                 let mut lines = line(&Line::Message(MessageBody::named(message, names)))?;
                 let (conversation_id, seq) = (message.conversation_id.0, message.seq);
@@ -229,7 +232,7 @@ async fn page(app: &Arc<App>, export: &mut Export) -> DomainResult<Option<Bytes>
     Ok(Some(text.into()))
 }
 
-fn line(line: &Line<'_>) -> DomainResult<Vec<u8>> {
+fn line(line: &impl Serialize) -> DomainResult<Vec<u8>> {
     let mut bytes = serde_json::to_vec(line).map_err(Error::internal)?;
     bytes.push(b'\n');
     Ok(bytes)
