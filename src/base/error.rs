@@ -11,6 +11,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// A cause that only the log sees.
 pub type Source = Box<dyn std::error::Error + Send + Sync>;
 
+/// Characters that are shown of a stored word in the log.
+const SHOWN_WORD_CHARACTERS: usize = 40;
+
 /// What is wrong with one field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldError {
@@ -129,10 +132,14 @@ pub enum Error {
     },
     /// A column holds a value that this version does not know: the row was damaged, or written by something else. Readers
     /// get no guess in its place.
-    #[error("{column} holds an unknown value")]
+    #[error("{column} holds {value}{row}, which this version does not know")]
     UnknownValue {
-        /// The table and the column, for the log. The value itself is not logged: it can be anybody's text.
+        /// The table and the column, for the log.
         column: &'static str,
+        /// What the column holds, for the log.
+        value: String,
+        /// How the row is found, for the log. Empty until [`Error::in_row`].
+        row: String,
     },
     /// A fault of ours.
     #[error("internal: {0}")]
@@ -152,6 +159,28 @@ impl Error {
     /// A fault of ours, with a reason for the log.
     pub fn internal(source: impl Into<Source>) -> Self {
         Self::Internal(source.into())
+    }
+
+    /// A column of words that holds an unknown one. A long word is cut: a damaged row can hold any text.
+    pub fn unknown_word(column: &'static str, word: &str) -> Self {
+        let shown: String = word.chars().take(SHOWN_WORD_CHARACTERS).collect();
+        Self::unknown_value(column, format!("the word {shown:?}"))
+    }
+
+    /// A column that holds an unknown value, described in words that may be logged.
+    pub fn unknown_value(column: &'static str, value: impl Into<String>) -> Self {
+        Self::UnknownValue { column, value: value.into(), row: String::new() }
+    }
+
+    /// With the row in which an unknown value was found, unless it is known already. Other errors stay as they are.
+    #[must_use]
+    pub fn in_row(self, describe: impl FnOnce() -> String) -> Self {
+        match self {
+            Self::UnknownValue { column, value, row } if row.is_empty() => {
+                Self::UnknownValue { column, value, row: format!(" in the row with {}", describe()) }
+            }
+            other => other,
+        }
     }
 
     /// Something that should work again soon, with a reason for the log.

@@ -122,8 +122,8 @@ async fn session(app: &App, hash: SecretHash, mark: Mark, now: Timestamp) -> Res
 async fn api_key(app: &App, hash: SecretHash, mark: Mark, now: Timestamp) -> Result<Option<Known>> {
     let found = app.db.read(hash, |conn, hash| Box::pin(store::identity::api_keys::by_hash(conn, hash))).await?;
     let Some(key) = found.filter(|key| key.expires_at.is_none_or(|at| at > now)) else { return Ok(None) };
-    let unknown = Error::UnknownValue { column: "api_keys.scopes" };
-    let scopes = Scopes::parse(key.scopes.split_whitespace()).ok_or(unknown)?;
+    let unknown = || Error::unknown_word("api_keys.scopes", &key.scopes).in_row(|| format!("id {}", key.id.0));
+    let scopes = Scopes::parse(key.scopes.split_whitespace()).ok_or_else(unknown)?;
     Ok(Some(Known {
         mark,
         subject: Revoked::ApiKey(key.id),

@@ -308,10 +308,12 @@ impl Conn {
         each: &mut (dyn FnMut(&Row<'_>) -> Result<()> + Send),
     ) -> Result<()> {
         match self {
-            Self::Sqlite(connection) => connection.for_each(sql, parameters, |row| each(&Row::Sqlite(row))),
+            Self::Sqlite(connection) => {
+                connection.for_each(sql, parameters, |row| read_row(&Row::Sqlite(row), parameters, &mut *each))
+            }
             Self::Postgres(connection) => {
                 for row in &connection.query(sql, parameters).await? {
-                    each(&Row::Postgres(row))?;
+                    read_row(&Row::Postgres(row), parameters, &mut *each)?;
                 }
                 Ok(())
             }
@@ -369,7 +371,7 @@ impl Conn {
         &mut self,
         sql: &'static str,
         parameters: &[Value<'_>],
-        mut read: impl FnMut(&Row<'_>) -> Result<T> + Send,
+        read: impl FnMut(&Row<'_>) -> Result<T> + Send,
     ) -> Result<T>
     where
         T: Send,
@@ -379,7 +381,7 @@ impl Conn {
             Self::Postgres(connection) => {
                 let found = connection.query_and_commit(sql, parameters).await?;
                 let row = found.first().ok_or_else(|| Error::internal(format!("no row where one must be: {sql}")))?;
-                read(&Row::Postgres(row))
+                read_row(&Row::Postgres(row), parameters, read)
             }
         }
     }
@@ -405,6 +407,11 @@ impl Conn {
             Self::Postgres(connection) => connection.script(sql).await,
         }
     }
+}
+
+/// Reads a row. An error that names an unknown value names the row as well.
+fn read_row<T>(row: &Row<'_>, parameters: &[Value<'_>], read: impl FnOnce(&Row<'_>) -> Result<T>) -> Result<T> {
+    read(row).map_err(|error| error.in_row(|| row.describe(parameters)))
 }
 
 impl From<sqlite::Conn> for Conn {
@@ -497,6 +504,23 @@ impl Row<'_> {
         /// TIMESTAMPTZ or NULL.
         option_time -> Option<Timestamp>
     );
+
+    /// How an operator finds the row: its ids, and the numbers in the query that found it. Texts are left out, because they may
+    /// be what a caller wrote.
+    pub(in crate::store) fn describe(&self, parameters: &[Value<'_>]) -> String {
+        let names: Vec<&str> = match self {
+            Self::Sqlite(row) => row.as_ref().column_names().collect(),
+            Self::Postgres(row) => row.columns().iter().map(|column| column.name()).collect(),
+        };
+        let is_id = |name: &str| matches!(name, "id" | "seq" | "position") || name.ends_with("_id");
+        let ids = names.into_iter().enumerate().filter(|(_, name)| is_id(name));
+        let ids = ids.filter_map(|(column, name)| Some(format!("{name} {}", self.i64(column).ok()?)));
+        let numbers = parameters.iter().zip(1..).filter_map(|(value, number)| match value {
+            Value::I64(value) | Value::OptionI64(Some(value)) => Some(format!("${number} = {value}")),
+            _ => None,
+        });
+        ids.chain(numbers).collect::<Vec<_>>().join(", ")
+    }
 
     /// A column whose type the schema names.
     ///

@@ -15,7 +15,7 @@ pub(in crate::store) fn parse<T: Copy>(
     as_str: impl Fn(T) -> &'static str,
     word: &str,
 ) -> Result<T> {
-    values.iter().copied().find(|value| as_str(*value) == word).ok_or(Error::UnknownValue { column })
+    values.iter().copied().find(|value| as_str(*value) == word).ok_or_else(|| Error::unknown_word(column, word))
 }
 
 #[cfg(test)]

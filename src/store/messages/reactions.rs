@@ -43,7 +43,7 @@ columns! {
 /// # Errors
 /// [`Error::UnknownValue`] for an emoji without a positive count.
 fn read_tallies(text: &str) -> Result<Vec<Tally>> {
-    let unknown = || Error::UnknownValue { column: "messages.reaction_counts" };
+    let unknown = || Error::unknown_word("messages.reaction_counts", text);
     let mut words = text.split(' ');
     let mut tallies = Vec::new();
     while let Some(emoji) = words.next() {

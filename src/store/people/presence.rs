@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::base::error::Result;
+use crate::base::error::{Error, Result};
 use crate::base::ids::UserId;
 use crate::base::time::Timestamp;
 use crate::store::db::columns::{column, columns, read, sql};
@@ -41,7 +41,14 @@ impl State {
 
 // An unknown word is read as offline, and is no error: the closed side, in a row that the next change of the person
 // overwrites. An error would stop presence for everybody in the same batch.
-column!(State, |row, at| Ok(State::parse(row.text(at)?).unwrap_or(State::Offline)));
+column!(State, |row, at| {
+    let word = row.text(at)?;
+    Ok(State::parse(word).unwrap_or_else(|| {
+        let error = Error::unknown_word("the state in presence or last_seen", word).in_row(|| row.describe(&[]));
+        tracing::error!(%error, "a person is taken for offline");
+        State::Offline
+    }))
+});
 
 /// A server, as it was seen last.
 #[derive(Clone, Debug)]

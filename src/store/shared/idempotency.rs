@@ -53,12 +53,12 @@ columns! {
 
 /// Bytes of a fixed length.
 fn fixed<const LENGTH: usize>(bytes: &[u8], column: &'static str) -> Result<[u8; LENGTH]> {
-    bytes.try_into().map_err(|_| Error::UnknownValue { column })
+    bytes.try_into().map_err(|_| Error::unknown_value(column, format!("{} bytes", bytes.len())))
 }
 
 fn http_status(number: i64) -> Result<u16> {
     let status = u16::try_from(number).ok().filter(|status| (100..1_000).contains(status));
-    status.ok_or(Error::UnknownValue { column: "idempotency_keys.status" })
+    status.ok_or_else(|| Error::unknown_value("idempotency_keys.status", number.to_string()))
 }
 
 /// The key of a message's send, from the message's two columns.

@@ -152,6 +152,38 @@ both!(a_failed_batch_is_logged_once_with_every_request_id, async |place| {
     process.terminate().await;
 });
 
+both!(an_unknown_word_is_logged_with_its_row, async |place| {
+    let process = start(place, "json").await;
+    let conversation = place.numbers("SELECT min(id) FROM messaging.conversations").await[0][0];
+    let duck = place.numbers("SELECT id FROM messaging.users WHERE user_name = 'duck'").await[0][0];
+    let long = "x".repeat(100);
+    let of_conversation = format!("/api/conversations/{conversation}");
+    for (table, column, word, right, id, target) in [
+        ("users", "role", "captain", "user", duck, "/api/users"),
+        ("users", "direct_messages_from", long.as_str(), "everyone", duck, "/api/users/duck"),
+        ("conversations", "kind", "castle", "direct", conversation, of_conversation.as_str()),
+    ] {
+        let set = |word: &str| format!("UPDATE messaging.{table} SET {column} = '{word}' WHERE id = {id}");
+        place.sql(&set(word)).await;
+        let request = client().get(format!("http://{}{target}", process.address)).header("x-act-as", "bugs");
+        let answer = answer_of(request).await;
+        answer.problem(500, "internal");
+        assert!(!String::from_utf8_lossy(&answer.bytes).contains(word), "{target}");
+        let request_id = id_of(&answer);
+        let cause = line(&process, target, |line| {
+            line["message"] == "a request failed"
+                && span(line, "request").is_some_and(|request| request["request_id"] == *request_id)
+        });
+        let cause = cause.await["cause"].as_str().unwrap().to_owned();
+        // A long word is cut.
+        let word = &word[..word.len().min(40)];
+        assert!(cause.starts_with(&format!("{table}.{column} holds the word \"{word}\" in the row with ")), "{cause}");
+        assert!(cause.contains(&format!(" {id}")), "{cause}");
+        place.sql(&set(right)).await;
+    }
+    process.terminate().await;
+});
+
 both!(a_read_has_the_request_as_its_parent, async |place| {
     let process = start(place, "json").await;
     let mut headers = HeaderMap::new();
