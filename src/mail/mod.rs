@@ -110,7 +110,7 @@ enum Phase {
     Open,
     /// Each is tried once more, at once; no other mail is taken.
     Closing,
-    /// None leaves any more.
+    /// None leaves any more, and each that still had its place has been counted as given up.
     Closed,
 }
 
@@ -158,7 +158,9 @@ impl Mailer {
     /// [`Mailer::close`]. A mail also waits while the task that delivers is restarted.
     pub fn send(&self, mail: Mail) -> Result<()> {
         let letter = self.inner.letter(mail)?;
-        if *self.inner.phase.borrow() != Phase::Open {
+        // Held to the end, so that `close` begins before this mail has a place or after it is in the queue.
+        let phase = self.inner.phase.borrow();
+        if *phase != Phase::Open {
             return Err(Error::unavailable("mail is closed"));
         }
         let Ok(place) = Arc::clone(&self.inner.places).try_acquire_owned() else {
@@ -183,12 +185,16 @@ impl Mailer {
             return;
         }
         // A mail gives its place back when it has left or is given up.
-        if timeout(limit, self.inner.places.acquire_many(QUEUE_LIMIT as u32)).await.is_err() {
-            let count = QUEUE_LIMIT - self.inner.places.available_permits();
+        drop(timeout(limit, self.inner.places.acquire_many(QUEUE_LIMIT as u32)).await);
+        let mut count = 0;
+        self.inner.phase.send_modify(|phase| {
+            *phase = Phase::Closed;
+            count = QUEUE_LIMIT - self.inner.places.available_permits();
+        });
+        if count > 0 {
             self.inner.metrics.mails("failed").inc_by(count as u64);
             tracing::warn!(count, "mails were given up: they had not left before the end");
         }
-        self.inner.phase.send_replace(Phase::Closed);
     }
 }
 
@@ -328,7 +334,7 @@ impl Courier {
     /// Tries once, in a task of its own.
     fn start(&mut self, waiting: Waiting, phase: Phase) {
         if waiting.accepted.elapsed() > KEPT_FOR {
-            return self.give_up("it waited for too long");
+            return self.give_up(waiting, "it waited for too long");
         }
         self.delivering = true;
         let (server, mut current) = (Arc::clone(&self.server), self.phase.clone());
@@ -355,14 +361,14 @@ impl Courier {
         let failure = match outcome {
             Ok(()) => {
                 self.trouble = false;
-                self.metrics.mails("sent").inc();
+                self.end(waiting, "sent");
                 return;
             }
             Err(failure) => failure,
         };
         waiting.failures += 1;
         if failure.permanent {
-            return self.give_up(&failure.reason);
+            return self.give_up(waiting, &failure.reason);
         }
         match waiting.next_try(Instant::now()).filter(|_| !is_last) {
             Some(at) => {
@@ -372,13 +378,26 @@ impl Courier {
                 self.trouble = true;
                 self.wait_until(at, waiting);
             }
-            None => self.give_up(&failure.reason),
+            None => self.give_up(waiting, &failure.reason),
         }
     }
 
-    fn give_up(&self, reason: &str) {
-        self.metrics.mails("failed").inc();
-        tracing::warn!(reason, "a mail was given up");
+    fn give_up(&self, waiting: Waiting, reason: &str) {
+        if self.end(waiting, "failed") {
+            tracing::warn!(reason, "a mail was given up");
+        }
+    }
+
+    /// Counts a mail that ends and gives its place back; false when [`Mailer::close`] has counted it already.
+    fn end(&self, waiting: Waiting, outcome: &'static str) -> bool {
+        // `close` counts the places under the lock that this holds, so each mail is counted by one of the two.
+        let phase = self.phase.borrow();
+        let is_counted = *phase == Phase::Closed;
+        if !is_counted {
+            self.metrics.mails(outcome).inc();
+        }
+        drop(waiting);
+        !is_counted
     }
 }
 

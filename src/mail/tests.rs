@@ -139,6 +139,27 @@ async fn a_letter_says_when_and_that_a_machine_wrote_it() {
 }
 
 #[tokio::test]
+async fn a_mail_given_up_at_the_end_is_counted_once() {
+    let mailer = mailer("posthaste@example.org");
+    let failed = || mailer.inner.metrics.mails("failed").get();
+    for _ in 0..2 {
+        mailer.send(mail()).unwrap();
+    }
+    let mut courier = mailer.inner.courier.lock().await;
+    // One is under way and the other waits.
+    let waiting = courier.queue.recv().await.unwrap();
+    mailer.close(Duration::ZERO).await;
+    assert_eq!(failed(), 2);
+    // Attempts end after that, with any outcome.
+    let failure = Failure { permanent: true, reason: "refused".into() };
+    courier.settle(Attempt { waiting, outcome: Err(failure), is_last: true });
+    let other = courier.queue.recv().await.unwrap();
+    courier.settle(Attempt { waiting: other, outcome: Ok(()), is_last: true });
+    assert_eq!((failed(), mailer.inner.metrics.mails("sent").get()), (2, 0));
+    assert!(mailer.send(mail()).is_err());
+}
+
+#[tokio::test]
 async fn pauses_grow_and_end_after_ten_minutes() {
     let seconds: Vec<u64> = (1..10).map(|failures| pause_after(failures).as_secs()).collect();
     assert_eq!(seconds, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
