@@ -57,6 +57,11 @@ impl Workers {
         self.supervisor.states()
     }
 
+    /// For tests: another recovery time than [`supervisor::RECOVERY_TIME`] for the tasks that are started from now on.
+    pub const fn set_recovery_time(&mut self, recovery_time: Duration) {
+        self.supervisor.set_recovery_time(recovery_time);
+    }
+
     /// Starts every task that this server needs.
     pub fn start(&mut self) {
         self.start_without(&[]);
@@ -74,14 +79,22 @@ impl Workers {
     /// Stops the tasks, after [`Live::stop`] and after the connections have ended. The one that waits for a fatal fault stays
     /// until this is dropped: closing the database can still meet one.
     pub async fn stop(&mut self) {
-        self.supervisor.end(&[TAILER], Duration::ZERO).await;
-        self.supervisor.end(&[WEBHOOKS, PRESENCE], FAREWELL_TIMEOUT).await;
-        self.supervisor.abort_all_but(&[FATAL_FAULT, mail::TASK]);
-        if let Some(mailer) = &self.app.mailer {
-            mailer.close(MAIL_TIMEOUT).await;
-        }
-        self.supervisor.abort_all_but(&[FATAL_FAULT]);
+        let close_mail = async {
+            if let Some(mailer) = &self.app.mailer {
+                mailer.close(MAIL_TIMEOUT).await;
+            }
+        };
+        stop_in_order(&mut self.supervisor, close_mail).await;
     }
+}
+
+/// Webhooks and presence write as they end, so the others run until then. Mail leaves last.
+async fn stop_in_order(supervisor: &mut Supervisor, close_mail: impl Future<Output = ()>) {
+    supervisor.end(&[TAILER], Duration::ZERO).await;
+    supervisor.end(&[WEBHOOKS, PRESENCE], FAREWELL_TIMEOUT).await;
+    supervisor.abort_all_but(&[FATAL_FAULT, mail::TASK]);
+    close_mail.await;
+    supervisor.abort_all_but(&[FATAL_FAULT]);
 }
 
 /// The tasks that a server with these settings and this database needs.
@@ -116,4 +129,86 @@ fn tasks(app: &Arc<App>, live: &Arc<Live>, bus: &Arc<Bus>) -> Vec<Task> {
         }));
     }
     tasks
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, PoisonError};
+
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::base::metrics::Metrics;
+
+    /// What happened, in its order.
+    #[derive(Default)]
+    struct Record(Mutex<Vec<String>>);
+
+    impl Record {
+        fn add(&self, what: impl Into<String>) {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(what.into());
+        }
+    }
+
+    /// Records that a task has ended, however it ends.
+    struct Ending(Arc<Record>, &'static str);
+
+    impl Drop for Ending {
+        fn drop(&mut self) {
+            self.0.add(self.1);
+        }
+    }
+
+    #[tokio::test]
+    async fn tasks_stop_in_their_order() {
+        let stopping = watch::Sender::new(false);
+        let mut supervisor = Supervisor::new(Arc::new(Metrics::new()), stopping.subscribe());
+        let record = Arc::new(Record::default());
+        for name in [FATAL_FAULT, TAILER, PRESENCE, WEBHOOKS, mail::TASK, send_queue::TASK, "clock"] {
+            let stopping = stopping.subscribe();
+            let farewell = Duration::from_millis(if name == WEBHOOKS { 100 } else { 300 });
+            supervisor.start(Task::new(name, &record, move |record| {
+                let ending = Ending(record, name);
+                let mut stopping = stopping.clone();
+                async move {
+                    let _ending = ending;
+                    if [PRESENCE, WEBHOOKS].contains(&name) {
+                        drop(stopping.wait_for(|stopping| *stopping).await);
+                        tokio::time::sleep(farewell).await;
+                    } else {
+                        std::future::pending::<()>().await;
+                    }
+                }
+            }));
+        }
+        // Every task has begun.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        stopping.send_replace(true);
+        let close_mail = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            record.add("mail is closed");
+        };
+        stop_in_order(&mut supervisor, close_mail).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        record.add("stopped");
+        drop(supervisor);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let mut ended = record.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        // Those two end together.
+        ended[3..5].sort_unstable();
+        assert_eq!(
+            ended,
+            [
+                TAILER,
+                WEBHOOKS,
+                PRESENCE,
+                "clock",
+                send_queue::TASK,
+                "mail is closed",
+                mail::TASK,
+                "stopped",
+                FATAL_FAULT
+            ]
+        );
+    }
 }

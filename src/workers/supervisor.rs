@@ -1,7 +1,8 @@
 //! Keeps tasks running: starts, names, watches, restarts and stops them.
 //!
 //! Invariants: a task that panics or returns is logged with its name, counted, and started again after a pause; a task that
-//! keeps failing is known to `/readyz`. Only a task that returns while the server stops has done its work.
+//! keeps failing is known to `/readyz` until it has run for [`RECOVERY_TIME`]. Only a task that returns while the server stops
+//! has done its work.
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
@@ -14,7 +15,7 @@ use futures_util::FutureExt as _;
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tracing::Instrument as _;
 
 use crate::base::metrics::Metrics;
@@ -23,8 +24,9 @@ use crate::base::metrics::Metrics;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// A task that has run for this long has recovered: its next failure counts as its first.
-const RECOVERY_TIME: Duration = Duration::from_secs(60);
+/// A task that has run for this long has recovered: `/readyz` no longer names it, and its next failure counts as its first. One
+/// time for both, so that no rhythm of failures makes `/readyz` alternate.
+pub const RECOVERY_TIME: Duration = Duration::from_secs(60);
 /// Failures without a recovery between them after which `/readyz` is 503.
 const FAILURES_UNTIL_NOT_READY: u32 = 3;
 
@@ -58,13 +60,20 @@ pub struct Supervisor {
     states: TaskStates,
     metrics: Arc<Metrics>,
     stopping: watch::Receiver<bool>,
+    recovery_time: Duration,
     running: BTreeMap<&'static str, JoinHandle<()>>,
 }
 
 impl Supervisor {
     /// Without tasks. `stopping` is true once the server stops.
     pub fn new(metrics: Arc<Metrics>, stopping: watch::Receiver<bool>) -> Self {
-        Self { states: TaskStates::default(), metrics, stopping, running: BTreeMap::new() }
+        let (states, running) = (TaskStates::default(), BTreeMap::new());
+        Self { states, metrics, stopping, recovery_time: RECOVERY_TIME, running }
+    }
+
+    /// For tests: another recovery time for the tasks that are started from now on.
+    pub const fn set_recovery_time(&mut self, recovery_time: Duration) {
+        self.recovery_time = recovery_time;
     }
 
     /// What is known of the tasks.
@@ -78,7 +87,8 @@ impl Supervisor {
         let state = Arc::new(TaskState::default());
         self.states.all().insert(name, Arc::clone(&state));
         let restarts = self.metrics.task_restarts(name);
-        let watched = Watched { task, state, restarts, stopping: self.stopping.clone() };
+        let (stopping, recovery_time) = (self.stopping.clone(), self.recovery_time);
+        let watched = Watched { task, state, restarts, stopping, recovery_time };
         // Of the highest level, so that every filter of the log leaves the name in.
         let span = tracing::error_span!("worker", task = name);
         self.running.insert(name, tokio::spawn(watched.keep_running().instrument(span)));
@@ -116,37 +126,31 @@ struct Watched {
     state: Arc<TaskState>,
     restarts: Counter,
     stopping: watch::Receiver<bool>,
+    recovery_time: Duration,
 }
 
 impl Watched {
     async fn keep_running(self) {
         let name = self.task.name;
         let mut failures = 0;
-        let mut pause = Duration::ZERO;
         loop {
-            let started = Instant::now();
-            match self.run(pause).await {
+            match self.run(&mut failures).await {
                 Ok(()) if *self.stopping.borrow() => return,
                 Ok(()) => tracing::error!(task = name, "a task ended and is started again"),
                 // The panic hook has printed its message.
                 Err(_) => tracing::error!(task = name, "a task panicked and is started again"),
             }
-            if started.elapsed() >= RECOVERY_TIME {
-                failures = 0;
-            }
             failures += 1;
             if failures >= FAILURES_UNTIL_NOT_READY {
                 self.state.keeps_failing.store(true, Ordering::Relaxed);
             }
-            pause = pause_after(failures);
-            sleep(pause).await;
+            sleep(pause_after(failures)).await;
             self.restarts.inc();
         }
     }
 
-    /// Runs the task once. It works again once it has run for as long as it paused before: a task that fails at once does
-    /// not make `/readyz` change its mind each time.
-    async fn run(&self, pause: Duration) -> std::thread::Result<()> {
+    /// Runs the task once, and forgets its failures when it has recovered.
+    async fn run(&self, failures: &mut u32) -> std::thread::Result<()> {
         let work = async {
             tokio::select! {
                 biased;
@@ -156,13 +160,12 @@ impl Watched {
             }
         };
         let mut work = pin!(AssertUnwindSafe(work).catch_unwind());
-        match timeout(pause, &mut work).await {
-            Ok(outcome) => outcome,
-            Err(_) => {
-                self.state.keeps_failing.store(false, Ordering::Relaxed);
-                work.await
-            }
+        if let Ok(outcome) = timeout(self.recovery_time, &mut work).await {
+            return outcome;
         }
+        *failures = 0;
+        self.state.keeps_failing.store(false, Ordering::Relaxed);
+        work.await
     }
 }
 
@@ -207,12 +210,85 @@ impl TaskStates {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicU64;
+
     use super::*;
+
+    /// How long something may take that must happen.
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    /// A supervisor, and what says that the server stops.
+    fn supervisor() -> (Supervisor, watch::Sender<bool>) {
+        let stopping = watch::Sender::new(false);
+        (Supervisor::new(Arc::new(Metrics::new()), stopping.subscribe()), stopping)
+    }
+
+    fn restarts(supervisor: &Supervisor, name: &'static str) -> u64 {
+        supervisor.metrics.task_restarts(name).get()
+    }
+
+    async fn wait_until(is_so: impl Fn() -> bool) {
+        let waiting = async {
+            while !is_so() {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(LIMIT, waiting).await.expect("it does not happen in time");
+    }
 
     #[test]
     fn pauses_double_up_to_their_limit() {
         let pauses_ms: Vec<u128> = (1..=11).map(|failures| pause_after(failures).as_millis()).collect();
         assert_eq!(pauses_ms, [100, 200, 400, 800, 1_600, 3_200, 6_400, 12_800, 25_600, 30_000, 30_000]);
         assert_eq!(pause_after(u32::MAX), LONGEST_PAUSE);
+    }
+
+    #[tokio::test]
+    async fn a_task_that_returns_is_started_again_until_the_server_stops() {
+        let (mut supervisor, stopping) = supervisor();
+        let runs = Arc::new(AtomicU64::new(0));
+        supervisor.start(Task::new("short", &runs, |runs| async move {
+            runs.fetch_add(1, Ordering::Relaxed);
+        }));
+        wait_until(|| supervisor.states.failing() == Some("short")).await;
+        wait_until(|| restarts(&supervisor, "short") >= 3).await;
+        stopping.send_replace(true);
+        wait_until(|| supervisor.running["short"].is_finished()).await;
+        // Each restart was a run, and the last run did not lead to another one.
+        assert_eq!(runs.load(Ordering::Relaxed), restarts(&supervisor, "short") + 1);
+    }
+
+    #[tokio::test]
+    async fn a_task_that_panics_while_the_server_stops_is_started_again() {
+        let (mut supervisor, stopping) = supervisor();
+        stopping.send_replace(true);
+        let runs = Arc::new(AtomicU64::new(0));
+        supervisor.start(Task::new("at the end", &runs, |runs| async move {
+            assert!(runs.fetch_add(1, Ordering::Relaxed) > 0, "the first run panics");
+        }));
+        wait_until(|| supervisor.running["at the end"].is_finished()).await;
+        assert_eq!((runs.load(Ordering::Relaxed), restarts(&supervisor, "at the end")), (2, 1));
+    }
+
+    #[tokio::test]
+    async fn a_task_is_not_ready_until_it_has_run_for_the_recovery_time() {
+        let (mut supervisor, _stopping) = supervisor();
+        // Longer than each of the first pauses, which do not count.
+        let recovery_time = Duration::from_secs(2);
+        supervisor.set_recovery_time(recovery_time);
+        let runs = Arc::new(AtomicU64::new(0));
+        supervisor.start(Task::new("late", &runs, |runs| async move {
+            assert!(runs.fetch_add(1, Ordering::Relaxed) >= 3, "the first runs panic");
+            std::future::pending::<()>().await;
+        }));
+        wait_until(|| runs.load(Ordering::Relaxed) == 4).await;
+        let works_since = std::time::Instant::now();
+        assert_eq!(supervisor.states.failing(), Some("late"));
+        wait_until(|| supervisor.states.failing().is_none()).await;
+        assert!(works_since.elapsed() >= recovery_time - Duration::from_millis(100), "{:?}", works_since.elapsed());
+        // Failures before the recovery do not count.
+        supervisor.states.make_panic("late");
+        wait_until(|| restarts(&supervisor, "late") == 4).await;
+        assert_eq!(supervisor.states.failing(), None);
     }
 }

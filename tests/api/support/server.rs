@@ -19,6 +19,7 @@ use posthaste::live::Live;
 use posthaste::live::bus::BusSettings;
 use posthaste::mail::MailSettings;
 use posthaste::store;
+use posthaste::workers::supervisor::RECOVERY_TIME;
 use posthaste::workers::{TaskStates, Workers};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
@@ -49,6 +50,8 @@ pub struct Options {
     pub database_url: Option<String>,
     /// Tasks of the server that do not run, because the test does their work step by step.
     pub without_tasks: &'static [&'static str],
+    /// How long a task that kept failing must run before the server is ready again.
+    pub recovery_time: Duration,
 }
 
 impl Default for Options {
@@ -70,6 +73,7 @@ impl Default for Options {
             bus: BusSettings::Local,
             database_url: None,
             without_tasks: &[],
+            recovery_time: RECOVERY_TIME,
         }
     }
 }
@@ -184,6 +188,7 @@ impl Server {
         let state = HttpState::new(Arc::clone(&app), Arc::clone(&live), tasks.clone(), settings);
         let (stop, stopping) = oneshot::channel::<()>();
         let served = Arc::clone(&app);
+        workers.set_recovery_time(options.recovery_time);
         workers.start_without(options.without_tasks);
         let stopped = tokio::spawn(async move {
             server::serve(state, listener, None, async { drop(stopping.await) }).await.unwrap();
