@@ -24,6 +24,8 @@ const TAILER: &str = "tailer";
 const PRESENCE: &str = "presence";
 const WEBHOOKS: &str = "webhooks";
 
+/// The longest pause before the task of a queue is started again: callers wait for what was queued before it failed.
+const LONGEST_QUEUE_PAUSE: Duration = Duration::from_secs(1);
 /// How long webhooks and presence may take at the end: they give up their leases, and write that nobody is online here.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long mail that waits may take to leave at the end.
@@ -100,7 +102,8 @@ async fn stop_in_order(supervisor: &mut Supervisor, close_mail: impl Future<Outp
 /// The tasks that a server with these settings and this database needs.
 fn tasks(app: &Arc<App>, live: &Arc<Live>, bus: &Arc<Bus>) -> Vec<Task> {
     let mut tasks = vec![
-        Task::new(send_queue::TASK, app, |app| async move { app.sends.run().await }),
+        Task::new(send_queue::TASK, app, |app| async move { app.sends.run().await })
+            .with_longest_pause(LONGEST_QUEUE_PAUSE),
         Task::new("scheduled-sends", app, scheduled::run),
         Task::new("housekeeping", app, housekeeping::run),
         Task::new("clock", app, clock::run),
@@ -109,7 +112,8 @@ fn tasks(app: &Arc<App>, live: &Arc<Live>, bus: &Arc<Bus>) -> Vec<Task> {
         Task::new(WEBHOOKS, live, Live::deliver),
     ];
     if app.changes.is_used() {
-        tasks.push(Task::new(change_queue::TASK, app, |app| async move { app.changes.run().await }));
+        let task = Task::new(change_queue::TASK, app, |app| async move { app.changes.run().await });
+        tasks.push(task.with_longest_pause(LONGEST_QUEUE_PAUSE));
     }
     if search::entries_wait(app) {
         tasks.push(Task::new("search-sorting", app, search::keep_sorted));

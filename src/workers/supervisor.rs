@@ -35,6 +35,7 @@ type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// A task that runs as long as the server: its name, and a function that begins its work.
 pub struct Task {
     name: &'static str,
+    longest_pause: Duration,
     begin: Box<dyn Fn() -> Work + Send + Sync>,
 }
 
@@ -46,7 +47,12 @@ impl Task {
         F: Future<Output = ()> + Send + 'static,
     {
         let state = Arc::clone(state);
-        Self { name, begin: Box::new(move || Box::pin(work(Arc::clone(&state)))) }
+        Self { name, longest_pause: LONGEST_PAUSE, begin: Box::new(move || Box::pin(work(Arc::clone(&state)))) }
+    }
+
+    /// Shortens the longest pause before the task is started again.
+    pub fn with_longest_pause(self, longest_pause: Duration) -> Self {
+        Self { longest_pause, ..self }
     }
 
     /// The task's name.
@@ -144,7 +150,7 @@ impl Watched {
             if failures >= FAILURES_UNTIL_NOT_READY {
                 self.state.keeps_failing.store(true, Ordering::Relaxed);
             }
-            sleep(pause_after(failures)).await;
+            sleep(pause_after(failures, self.task.longest_pause)).await;
             self.restarts.inc();
         }
     }
@@ -169,9 +175,9 @@ impl Watched {
     }
 }
 
-fn pause_after(failures: u32) -> Duration {
+fn pause_after(failures: u32, longest: Duration) -> Duration {
     let doublings = failures.saturating_sub(1).min(16);
-    (FIRST_PAUSE * 2_u32.pow(doublings)).min(LONGEST_PAUSE)
+    (FIRST_PAUSE * 2_u32.pow(doublings)).min(longest)
 }
 
 /// What is known of every task. Cheap to clone.
@@ -238,9 +244,11 @@ mod tests {
 
     #[test]
     fn pauses_double_up_to_their_limit() {
-        let pauses_ms: Vec<u128> = (1..=11).map(|failures| pause_after(failures).as_millis()).collect();
-        assert_eq!(pauses_ms, [100, 200, 400, 800, 1_600, 3_200, 6_400, 12_800, 25_600, 30_000, 30_000]);
-        assert_eq!(pause_after(u32::MAX), LONGEST_PAUSE);
+        let pauses_ms = |longest| (1..=11).map(move |failures| pause_after(failures, longest).as_millis());
+        let expected_ms = [100, 200, 400, 800, 1_600, 3_200, 6_400, 12_800, 25_600, 30_000, 30_000];
+        assert!(pauses_ms(LONGEST_PAUSE).eq(expected_ms));
+        assert!(pauses_ms(Duration::from_secs(1)).eq(expected_ms.map(|pause_ms| pause_ms.min(1_000))));
+        assert_eq!(pause_after(u32::MAX, LONGEST_PAUSE), LONGEST_PAUSE);
     }
 
     #[tokio::test]
