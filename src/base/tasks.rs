@@ -1,9 +1,12 @@
 //! Tasks that run beside the requests: logging their panics, and knowing whether the task of a queue runs.
 //!
 //! A task that runs as long as the server does not start here: the supervisor in `workers` owns it.
+//!
+//! Invariant: a task that is spawned here has the [`PanicSwitch`] of the supervised task that spawned it, if there is one.
 
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt as _;
 use tokio::task::JoinHandle;
@@ -15,14 +18,74 @@ pub fn spawn<T: Send + 'static>(name: &'static str, work: impl Future<Output = T
 }
 
 /// Runs `work`. If it panics, logs `name` and lets the panic go on.
-pub async fn log_panic<T>(name: &'static str, work: impl Future<Output = T>) -> T {
-    match AssertUnwindSafe(work).catch_unwind().await {
-        Ok(outcome) => outcome,
-        Err(panic) => {
-            // Not its message, which may contain what a caller wrote: the panic hook prints that.
-            tracing::error!(task = name, "a task panicked");
-            resume_unwind(panic)
+pub fn log_panic<T>(name: &'static str, work: impl Future<Output = T>) -> impl Future<Output = T> {
+    // Taken by the caller, because a task that is spawned has no task-local values.
+    let switch = PANIC_SWITCH.try_with(Clone::clone).ok().flatten();
+    PANIC_SWITCH.scope(switch, async move {
+        match AssertUnwindSafe(work).catch_unwind().await {
+            Ok(outcome) => outcome,
+            Err(panic) => {
+                // Not its message, which may contain what a caller wrote: the panic hook prints that.
+                tracing::error!(task = name, "a task panicked");
+                resume_unwind(panic)
+            }
         }
+    })
+}
+
+tokio::task_local! {
+    static PANIC_SWITCH: Option<Arc<PanicSwitch>>;
+}
+
+/// A place in the middle of a task's work where a panic could lose something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PanicPoint {
+    /// A batch of sends or changes has left its queue and has not been started.
+    BatchTaken,
+    /// A batch is committed and not answered.
+    BatchCommitted,
+    /// A scheduled message is sent and the others that are due are not.
+    ScheduledSent,
+    /// A mail has left its queue and has not been delivered.
+    MailTaken,
+    /// A webhook has received an event and this is not recorded.
+    WebhookCalled,
+    /// Presence is written and the result is not recorded.
+    PresenceWritten,
+}
+
+/// Lets a test make a supervised task panic at a [`PanicPoint`]. Nothing in a server uses it.
+#[derive(Debug, Default)]
+pub struct PanicSwitch(Mutex<Option<PanicPoint>>);
+
+impl PanicSwitch {
+    /// Makes the next task that reaches `point` panic, once.
+    pub fn set(&self, point: PanicPoint) {
+        *self.lock() = Some(point);
+    }
+
+    /// Whether no task has reached the point since [`set`](Self::set).
+    pub fn is_set(&self) -> bool {
+        self.lock().is_some()
+    }
+
+    /// Runs `work`, which may spawn tasks, under this switch.
+    pub fn scope<F: Future>(self: Arc<Self>, work: F) -> impl Future<Output = F::Output> {
+        PANIC_SWITCH.scope(Some(self), work)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<PanicPoint>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Panics if a test has asked for a panic here.
+pub fn panic_point(point: PanicPoint) {
+    let is_wanted = PANIC_SWITCH.try_with(|switch| {
+        switch.as_ref().is_some_and(|switch| switch.lock().take_if(|wanted| *wanted == point).is_some())
+    });
+    if is_wanted.unwrap_or(false) {
+        panic!("a test made this task panic: {point:?}");
     }
 }
 

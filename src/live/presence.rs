@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::{Live, WHISPERS_WAITING, Whisper};
 use crate::base::error::{Error, Result};
 use crate::base::ids::{UserId, hex};
+use crate::base::tasks::{self, PanicPoint};
 use crate::base::time::{MAX_CLOCK_SKEW_MICROS, Timestamp};
 use crate::domain::access::viewer::Viewer;
 use crate::domain::events::event_data::{EphemeralData, EphemeralEvent};
@@ -206,6 +207,7 @@ impl Server {
                     pass_on(tell, changed);
                     // Who came meanwhile waits for others: a batch each for a few would be many.
                     if changes.len() < BATCH {
+                    tasks::panic_point(PanicPoint::PresenceWritten);
                         return Ok(());
                     }
                 }

@@ -16,7 +16,7 @@ use super::{Live, POLL_INTERVAL};
 use crate::app::App;
 use crate::base::error::{Error, Result};
 use crate::base::ids::{WebhookId, hex};
-use crate::base::tasks::log_panic;
+use crate::base::tasks::{PanicPoint, log_panic, panic_point};
 use crate::domain::events::events::Cursor;
 use crate::domain::events::webhooks::{self, Delivery, Outcome, Webhook};
 
@@ -217,7 +217,9 @@ impl Worker {
     /// One attempt; its conversation is free afterwards.
     async fn deliver(self, id: WebhookId, delivery: Delivery) -> i64 {
         let conversation = delivery.conversation;
-        let attempted = match self.attempt(id, &delivery).await {
+        let attempt = self.attempt(id, &delivery).await;
+        panic_point(PanicPoint::WebhookCalled);
+        let attempted = match attempt {
             Ok(Some(outcome)) => webhooks::note(&self.app, id, delivery, outcome).await,
             Ok(None) => Ok(()),
             Err(error) => Err(error),

@@ -29,7 +29,7 @@ use crate::base::error::{Error, FieldError, Result};
 use crate::base::ids::Rng;
 use crate::base::metrics::Metrics;
 use crate::base::request_id::RequestIds;
-use crate::base::tasks;
+use crate::base::tasks::{self, PanicPoint};
 use crate::base::time::Clock;
 
 /// The name of the task that delivers.
@@ -341,6 +341,7 @@ impl Courier {
         let failure = Failure { permanent: false, reason: "the delivery panicked".to_owned() };
         let attempt = Attempt { waiting, outcome: Err(failure), is_last: phase != Phase::Open };
         let mut under_way = UnderWay { attempt: Some(attempt), ended: self.ended.clone() };
+        tasks::panic_point(PanicPoint::MailTaken);
         tasks::spawn("mail-delivery", async move {
             let Some(attempt) = &mut under_way.attempt else { return };
             tokio::select! {

@@ -19,6 +19,7 @@ use tokio::time::{sleep, timeout};
 use tracing::Instrument as _;
 
 use crate::base::metrics::Metrics;
+use crate::base::tasks::{PanicPoint, PanicSwitch};
 
 /// The pause before a task is started again after its first failure; each further failure doubles it.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -157,14 +158,14 @@ impl Watched {
 
     /// Runs the task once, and forgets its failures when it has recovered.
     async fn run(&self, failures: &mut u32) -> std::thread::Result<()> {
-        let work = async {
+        let work = Arc::clone(&self.state.panic_switch).scope(async {
             tokio::select! {
                 biased;
                 () = self.state.panic_wanted.notified() => panic!("a test made this task panic"),
                 // Begun in here, so that a panic before the first await is caught as well.
                 () = async { (self.task.begin)().await } => {}
             }
-        };
+        });
         let mut work = pin!(AssertUnwindSafe(work).catch_unwind());
         if let Ok(outcome) = timeout(self.recovery_time, &mut work).await {
             return outcome;
@@ -188,6 +189,7 @@ pub struct TaskStates(Arc<Mutex<BTreeMap<&'static str, Arc<TaskState>>>>);
 struct TaskState {
     keeps_failing: AtomicBool,
     panic_wanted: Notify,
+    panic_switch: Arc<PanicSwitch>,
 }
 
 impl TaskStates {
@@ -211,6 +213,18 @@ impl TaskStates {
         if let Some(state) = self.all().get(name) {
             state.panic_wanted.notify_one();
         }
+    }
+
+    /// For tests: makes a task, or one that it has spawned, panic once in the middle of its work.
+    pub fn make_panic_at(&self, name: &str, point: PanicPoint) {
+        if let Some(state) = self.all().get(name) {
+            state.panic_switch.set(point);
+        }
+    }
+
+    /// For tests: whether a task has panicked since [`make_panic_at`](Self::make_panic_at).
+    pub fn has_panicked(&self, name: &str) -> bool {
+        self.all().get(name).is_some_and(|state| !state.panic_switch.is_set())
     }
 }
 
@@ -298,5 +312,27 @@ mod tests {
         supervisor.states.make_panic("late");
         wait_until(|| restarts(&supervisor, "late") == 4).await;
         assert_eq!(supervisor.states.failing(), None);
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_caught_where_a_test_wants_it() {
+        let (mut supervisor, _stopping) = supervisor();
+        let wake = Arc::new(Notify::new());
+        supervisor.start(Task::new("points", &wake, |wake| async move {
+            loop {
+                wake.notified().await;
+                crate::base::tasks::panic_point(PanicPoint::BatchTaken);
+                drop(crate::base::tasks::spawn("part", async {
+                    crate::base::tasks::panic_point(PanicPoint::BatchCommitted);
+                }));
+            }
+        }));
+        for (point, restarts_after) in [(PanicPoint::BatchCommitted, 0), (PanicPoint::BatchTaken, 1)] {
+            supervisor.states.make_panic_at("points", point);
+            assert!(!supervisor.states.has_panicked("points"));
+            wake.notify_one();
+            wait_until(|| supervisor.states.has_panicked("points")).await;
+            wait_until(|| restarts(&supervisor, "points") == restarts_after).await;
+        }
     }
 }

@@ -17,7 +17,7 @@ use super::send_queue::repeat;
 use crate::base::error::{Error, Result};
 use crate::base::metrics::Metrics;
 use crate::base::request_id;
-use crate::base::tasks::{self, RunFlag};
+use crate::base::tasks::{self, PanicPoint, RunFlag};
 use crate::store::db::Db;
 
 /// The name of the task that empties the queue.
@@ -74,6 +74,7 @@ impl ChangeQueue {
             if queue.recv_many(&mut batch, BATCH_LIMIT).await == 0 {
                 return;
             }
+            tasks::panic_point(PanicPoint::BatchTaken);
             let db = self.db.clone();
             let span = span_of(batch.iter().map(|waiting| &waiting.change));
             let running = async move {
@@ -81,6 +82,7 @@ impl ChangeQueue {
                 let (changes, replies): (Vec<_>, Vec<_>) =
                     batch.into_iter().map(|waiting| (waiting.change, waiting.reply)).unzip();
                 let answers = make_all(&db, changes.into()).await;
+                tasks::panic_point(PanicPoint::BatchCommitted);
                 for (reply, answer) in replies.into_iter().zip(answers) {
                     // Whoever gave up waiting finds it done when they ask.
                     drop(reply.send(answer));

@@ -15,6 +15,7 @@ use super::send_batch::{Batch, reply_to_not_found, send_all};
 use crate::app::App;
 use crate::base::error::{Error, Result};
 use crate::base::ids::{ScheduledId, UserId};
+use crate::base::tasks::{self, PanicPoint};
 use crate::base::time::Timestamp;
 use crate::domain::access::membership::membership;
 use crate::domain::access::principal::Principal;
@@ -242,7 +243,10 @@ pub async fn send_due(app: &App) -> Result<usize> {
             outcome => outcome,
         };
         let failure = match outcome {
-            Ok(()) => continue,
+            Ok(()) => {
+                tasks::panic_point(PanicPoint::ScheduledSent);
+                continue;
+            }
             Err(Error::Forbidden { code, .. } | Error::NotFound { code, .. } | Error::Conflict { code, .. }) => code,
             Err(Error::Invalid(errors)) => errors.first().map_or("invalid_fields", |error| error.code),
             Err(Error::Unauthenticated) => "user_not_found",

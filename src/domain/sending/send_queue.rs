@@ -24,7 +24,7 @@ use super::send_batch::{Batch, send_all};
 use crate::base::error::{Error, Result};
 use crate::base::metrics::Metrics;
 use crate::base::request_id;
-use crate::base::tasks::{self, RunFlag};
+use crate::base::tasks::{self, PanicPoint, RunFlag};
 use crate::base::time::Clock;
 use crate::domain::identity::revocations::Revocations;
 use crate::store::db::Db;
@@ -183,10 +183,12 @@ impl Dispatcher {
 
     /// Runs a batch in a task of its own.
     fn start(&mut self, batch: Vec<Waiting>) {
-        self.metrics.send_batch_size.observe(batch.len() as f64);
         self.under_way += 1;
         let claims = batch.iter().flat_map(|waiting| waiting.claims.all()).collect();
+        // Made first: a panic from here on gives the claims back.
         let claimed = Claimed { claims, ended: self.ended.clone() };
+        tasks::panic_point(PanicPoint::BatchTaken);
+        self.metrics.send_batch_size.observe(batch.len() as f64);
         let span = span_of(batch.iter().map(|waiting| &waiting.draft));
         let sender = Arc::clone(&self.sender);
         let running = async move {
@@ -250,6 +252,7 @@ impl Sender {
             replies.push(waiting.reply);
         }
         let answers = self.send(drafts).await;
+        tasks::panic_point(PanicPoint::BatchCommitted);
         self.fresh.keep(&answers);
         for (reply, answer) in replies.into_iter().zip(answers) {
             // Whoever gave up waiting finds the answer under its key.

@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use posthaste::base::tasks::PanicPoint;
 use posthaste::base::time::{Clock, Timestamp};
 use posthaste::domain::identity::credentials::{Credentials, authenticate};
 use posthaste::domain::messages::messages;
@@ -15,6 +16,7 @@ use posthaste::domain::sending::drafts::NewMessage;
 use posthaste::domain::shared::idempotency::Once;
 use posthaste::live::bus::BusSettings;
 use posthaste::mail::{Mail, MailSettings};
+use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use super::durability::{Load, assert_kept, last_message, stored};
@@ -28,22 +30,30 @@ use crate::support::watch::{Follower, Socket};
 use crate::support::{Answer, Options, Place, Server};
 
 /// How long something may take that must happen.
-const LIMIT: Duration = Duration::from_secs(30);
+pub(super) const LIMIT: Duration = Duration::from_secs(30);
+/// Long enough for a few panics within it on a busy machine.
+const RECOVERY_TIME: Duration = Duration::from_secs(10);
+/// Pauses of a queue after many panics are far shorter, and those of another task longer.
+const QUEUE_PAUSE_LIMIT: Duration = Duration::from_secs(6);
 /// Between two messages of a sender.
 const PAUSE: Duration = Duration::from_millis(20);
 /// Senders with their recipients, each pair with a conversation of its own.
 const PAIRS: &[(&str, &str)] = &[("rdibari", "bugs"), ("duck", "porky"), ("porky", "rdibari"), ("duck", "duck")];
 
-/// How often a task was started again, as `/metrics` has it.
-async fn restarts(server: &Server, task: &str) -> u64 {
+/// What `/metrics` has under a name with labels.
+pub(super) async fn metric(server: &Server, name: &str) -> u64 {
     let text = String::from_utf8(server.get("/metrics").await.bytes).unwrap();
-    let start = format!("posthaste_task_restarts_total{{task=\"{task}\"}} ");
-    let line = text.lines().find_map(|line| line.strip_prefix(&start));
-    line.unwrap_or_else(|| panic!("{task} is not counted: {text}")).parse().unwrap()
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.unwrap_or_else(|| panic!("{name} is not counted: {text}")).parse().unwrap()
+}
+
+/// How often a task was started again.
+pub(super) async fn restarts(server: &Server, task: &str) -> u64 {
+    metric(server, &format!("posthaste_task_restarts_total{{task=\"{task}\"}}")).await
 }
 
 /// Makes a task panic and waits until it runs again.
-async fn panic_once(server: &Server, task: &str) {
+pub(super) async fn panic_once(server: &Server, task: &str) {
     let before = restarts(server, task).await;
     server.tasks.make_panic(task);
     let begun = Instant::now();
@@ -55,14 +65,24 @@ async fn panic_once(server: &Server, task: &str) {
 
 /// Sends a request until it is accepted. A task that does not run right now is the only reason for a refusal.
 async fn until_accepted(status: u16, request: impl AsyncFn() -> Answer) -> Answer {
+    until_one_of(&[status], false, request).await
+}
+
+/// Sends a request until its status is an expected one. Only a task that does not run right now may refuse it, and a batch
+/// that panicked if `batches_panic`.
+async fn until_one_of(expected: &[u16], batches_panic: bool, request: impl AsyncFn() -> Answer) -> Answer {
     let begun = Instant::now();
     loop {
         let answer = request().await;
-        if answer.status == status {
+        if expected.contains(&answer.status.as_u16()) {
             return answer;
         }
         assert!(begun.elapsed() < LIMIT, "{}", String::from_utf8_lossy(&answer.bytes));
-        answer.problem(503, "unavailable");
+        if batches_panic && answer.status == StatusCode::INTERNAL_SERVER_ERROR {
+            answer.problem(500, "internal");
+        } else {
+            answer.problem(503, "unavailable");
+        }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -74,12 +94,12 @@ struct Beside<'a> {
 }
 
 impl Beside<'_> {
-    async fn add(&mut self, task: &str) {
+    async fn add(&mut self, name: &str) {
         let soon = Timestamp::from_micros(Clock::System.now().micros() + 300_000).to_string();
-        let body = format!("scheduled during {task}");
+        let body = format!("scheduled during {name}");
         let new = json!({"recipient_user_name": "duck", "body": body, "send_at": soon});
         until_accepted(202, async || post(self.server, "bugs", "/api/messages", new.clone()).await).await;
-        let mail = Mail { to: "bugs@example.org".into(), subject: "Hello".into(), text: task.into() };
+        let mail = Mail { to: "bugs@example.org".into(), subject: "Hello".into(), text: name.into() };
         // Nobody waits for a mail, so it is accepted also while its task is restarted.
         self.server.app.mailer.as_ref().unwrap().send(mail).unwrap();
         self.bodies.push(body);
@@ -90,6 +110,8 @@ impl Beside<'_> {
 #[derive(Default)]
 struct Traffic {
     stopped: AtomicBool,
+    /// Whether a batch panics, which is answered with 500: it is committed or not.
+    batches_panic: bool,
     /// The bodies of messages that were accepted.
     accepted: Mutex<Vec<String>>,
 }
@@ -104,7 +126,7 @@ impl Traffic {
             let body = format!("{sender} to {recipient}, {number}");
             let new = json!({"recipient_user_name": recipient, "body": body});
             let send = async || post_once(server, sender, "/api/messages", &body, new.clone()).await;
-            until_accepted(201, send).await;
+            until_one_of(&[201], self.batches_panic, send).await;
             self.accepted.lock().unwrap().push(body);
             tokio::time::sleep(PAUSE).await;
         }
@@ -113,9 +135,12 @@ impl Traffic {
     /// Adds and removes a reaction: changes that are queued on PostgreSQL.
     async fn keep_reacting(&self, server: &Server, message: &str) {
         let target = format!("{message}/reactions/%F0%9F%91%8D");
+        // A change without an answer may be made already.
+        let (added, removed): (&[u16], &[u16]) =
+            if self.batches_panic { (&[201, 200], &[204, 404]) } else { (&[201], &[204]) };
         while !self.stopped.load(Ordering::Relaxed) {
-            until_accepted(201, async || put(server, "duck", &target).await).await;
-            until_accepted(204, async || delete(server, "duck", &target).await).await;
+            until_one_of(added, self.batches_panic, async || put(server, "duck", &target).await).await;
+            until_one_of(removed, self.batches_panic, async || delete(server, "duck", &target).await).await;
         }
     }
 
@@ -129,7 +154,7 @@ impl Traffic {
     }
 }
 
-async fn wait_until(what: &str, is_so: impl AsyncFn() -> bool) {
+pub(super) async fn wait_until(what: &str, is_so: impl AsyncFn() -> bool) {
     let begun = Instant::now();
     while !is_so().await {
         assert!(begun.elapsed() < LIMIT, "{what}");
@@ -137,17 +162,29 @@ async fn wait_until(what: &str, is_so: impl AsyncFn() -> bool) {
     }
 }
 
-/// A server with every task that its database can have.
-async fn with_every_task(place: &Place, nats: &NatsServer, mails: &MailServer) -> Server {
-    let bus = match place.kind {
+/// The bus that goes with a database.
+pub(super) fn bus_of(place: &Place, nats: &NatsServer) -> BusSettings {
+    match place.kind {
         Kind::Sqlite => BusSettings::Nats { url: nats.url() },
         Kind::Postgres => BusSettings::Postgres { listen_url: place.postgres_url() },
-    };
+    }
+}
+
+/// A server with every task that its database can have.
+async fn with_every_task(place: &Place, nats: &NatsServer, mails: &MailServer) -> Server {
+    let bus = bus_of(place, nats);
     let mail = Some(MailSettings { url: mails.url(), from: "posthaste@example.org".into() });
     Server::start_with(place, Options { bus, mail, webhook_allow_private: true, ..Options::default() }).await
 }
 
-both!(every_task_panics_once_under_load_and_nothing_is_lost, async |place| {
+/// Lets tasks panic under load, one after the other, and asserts that nothing is lost and nothing is done twice. A name stands
+/// for each panic, and `panic` makes it.
+async fn panic_under_load(
+    place: &Place,
+    batches_panic: bool,
+    names: impl Fn(&Server) -> Vec<String>,
+    panic: impl AsyncFn(&Server, &str),
+) {
     let (nats, mut mails) = (NatsServer::start().await, MailServer::start().await);
     let receiver = Receiver::start(&[], 204).await;
     let server = with_every_task(place, &nats, &mails).await;
@@ -155,20 +192,17 @@ both!(every_task_panics_once_under_load_and_nothing_is_lost, async |place| {
     assert_eq!(server.post("/api/webhooks", &hook).await.status, 201);
     let message = path_of(&server.send("bugs", "duck", "before").await);
     receiver.wait(1).await;
-    let tasks = server.tasks.names();
-    assert!(tasks.len() >= if place.kind == Kind::Sqlite { 10 } else { 12 }, "{tasks:?}");
-
+    let mut names = names(&server);
     let before = last_message(place).await;
     let follower = Follower::start(server.address).await;
-    let traffic = Traffic::default();
+    let traffic = Traffic { batches_panic, ..Traffic::default() };
     let mut beside = Beside { server: &server, bodies: Vec::new() };
     let panics = async {
-        for task in &tasks {
+        for name in &names {
             traffic.accepts_more(5).await;
-            beside.add(task).await;
-            panic_once(&server, task).await;
+            beside.add(name).await;
+            panic(&server, name).await;
             traffic.accepts_more(5).await;
-            assert_eq!(restarts(&server, task).await, 1, "{task}");
         }
         traffic.stopped.store(true, Ordering::Relaxed);
     };
@@ -200,11 +234,12 @@ both!(every_task_panics_once_under_load_and_nothing_is_lost, async |place| {
     .await;
     // Each mail arrives once.
     let mut texts = Vec::new();
-    for _ in &tasks {
+    for _ in &names {
         texts.push(mails.next_mail().await.text);
     }
     texts.sort_unstable();
-    assert_eq!(texts, tasks);
+    names.sort_unstable();
+    assert_eq!(texts, names);
     assert!(!mails.has_mail());
     // Presence goes on.
     let _socket = Socket::of(&server, "rdibari").await;
@@ -214,23 +249,91 @@ both!(every_task_panics_once_under_load_and_nothing_is_lost, async |place| {
     .await;
     assert_eq!(server.get("/readyz").await.status, 200);
     server.stop().await;
+}
+
+both!(every_task_panics_once_under_load_and_nothing_is_lost, async |place| {
+    let names = |server: &Server| {
+        let tasks = server.tasks.names();
+        assert!(tasks.len() >= if place.kind == Kind::Sqlite { 10 } else { 12 }, "{tasks:?}");
+        tasks.into_iter().map(str::to_owned).collect()
+    };
+    let panic = async |server: &Server, task: &str| {
+        panic_once(server, task).await;
+        assert_eq!(restarts(server, task).await, 1, "{task}");
+    };
+    panic_under_load(place, false, names, panic).await;
+});
+
+/// Tasks with the places in the middle of their work at which they, or what they spawn, could lose something.
+const MIDDLES: &[(&str, PanicPoint)] = &[
+    ("send-queue", PanicPoint::BatchTaken),
+    ("send-queue", PanicPoint::BatchCommitted),
+    ("change-queue", PanicPoint::BatchTaken),
+    ("change-queue", PanicPoint::BatchCommitted),
+    ("scheduled-sends", PanicPoint::ScheduledSent),
+    ("mail", PanicPoint::MailTaken),
+    ("webhooks", PanicPoint::WebhookCalled),
+];
+
+fn name_of((task, point): &(&str, PanicPoint)) -> String {
+    format!("{task} {point:?}")
+}
+
+both!(a_panic_in_the_middle_of_work_loses_nothing, async |place| {
+    let names = |server: &Server| {
+        let tasks = server.tasks.names();
+        MIDDLES.iter().filter(|(task, _)| tasks.contains(task)).map(name_of).collect::<Vec<_>>()
+    };
+    let panic = async |server: &Server, name: &str| {
+        let (task, point) = MIDDLES.iter().find(|middle| name_of(middle) == name).unwrap();
+        server.tasks.make_panic_at(task, *point);
+        wait_until(&format!("{name} is not reached"), async || server.tasks.has_panicked(task)).await;
+    };
+    panic_under_load(place, true, names, panic).await;
 });
 
 both!(a_task_that_keeps_failing_makes_the_server_not_ready, async |place| {
-    let server = Server::start(place).await;
+    let options = Options { recovery_time: RECOVERY_TIME, ..Options::default() };
+    let server = Server::start_with(place, options).await;
     for _ in 0..2 {
         panic_once(&server, "housekeeping").await;
         assert_eq!(server.get("/readyz").await.json(), json!({"status": "ready"}));
     }
     panic_once(&server, "housekeeping").await;
+    let runs_since = Instant::now();
     let answer = server.get("/readyz").await;
     let document = answer.problem(503, "task_failing");
     assert_eq!(document["detail"], "the task housekeeping of this server keeps failing");
     assert!(answer.header("retry-after").is_some());
     wait_until("the server does not get ready", async || server.get("/readyz").await.status == 200).await;
+    // The task has run for the recovery time, of which some had passed before it was seen to run.
+    assert!(runs_since.elapsed() > RECOVERY_TIME / 2, "{:?}", runs_since.elapsed());
     assert_eq!(restarts(&server, "housekeeping").await, 3);
     assert_eq!(restarts(&server, "clock").await, 0);
 });
+
+both!(a_queue_is_started_again_soon_however_often_it_has_failed, async |place| {
+    let server = Server::start(place).await;
+    for _ in 0..7 {
+        panic_once(&server, "send-queue").await;
+    }
+    let begun = Instant::now();
+    panic_once(&server, "send-queue").await;
+    assert!(begun.elapsed() < QUEUE_PAUSE_LIMIT, "{:?}", begun.elapsed());
+    server.send("bugs", "duck", "afterwards").await;
+});
+
+/// Makes the task of the queue of sends panic until `send` meets a pause before a restart.
+async fn until_refused<T>(server: &Server, send: impl AsyncFn() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        assert!(begun.elapsed() < LIMIT, "the task does not fail");
+        server.tasks.make_panic("send-queue");
+        if let Some(refused) = send().await {
+            return refused;
+        }
+    }
+}
 
 both!(a_queue_without_its_task_says_so, async |place| {
     let server = Server::start(place).await;
@@ -250,7 +353,6 @@ both!(a_queue_without_its_task_says_so, async |place| {
     }
     assert_kept(place, &attempts).await;
 
-    // The next pause is long enough to look into.
     let caller = Credentials { token: None, act_as: Some("bugs".into()), address: IpAddr::V4(Ipv4Addr::LOCALHOST) };
     let principal = authenticate(&server.app, caller).await.unwrap();
     let new = |body: &str| NewMessage {
@@ -259,22 +361,22 @@ both!(a_queue_without_its_task_says_so, async |place| {
         ..NewMessage::default()
     };
     messages::send(&server.app, &principal, new("before"), Once::unanswered()).await.unwrap();
-    server.tasks.make_panic("send-queue");
-    let begun = Instant::now();
-    let error = loop {
-        assert!(begun.elapsed() < LIMIT, "the task does not fail");
-        // One that was queued before the panic waits for the restart.
+    // One that was queued before the panic waits for the restart.
+    let error = until_refused(&server, async || {
         let sending = messages::send(&server.app, &principal, new("meanwhile"), Once::unanswered());
-        if let Ok(Err(error)) = tokio::time::timeout(Duration::from_millis(20), sending).await {
-            break error;
-        }
-    };
+        tokio::time::timeout(Duration::from_millis(20), sending).await.ok()?.err()
+    })
+    .await;
     assert_eq!(
         error.to_string(),
         "unavailable: sends are not being processed: the task send-queue has failed and is restarted"
     );
     let request = json!({"recipient_user_name": "duck", "body": "meanwhile"});
-    let answer: Answer = post(&server, "bugs", "/api/messages", request.clone()).await;
+    let answer = until_refused(&server, async || {
+        let answer = post(&server, "bugs", "/api/messages", request.clone()).await;
+        (answer.status != StatusCode::CREATED).then_some(answer)
+    })
+    .await;
     let document: Value = answer.problem(503, "unavailable");
     assert_eq!((answer.header("retry-after"), &document["status"]), (Some("1"), &json!(503)));
     until_accepted(201, async || post(&server, "bugs", "/api/messages", request.clone()).await).await;
