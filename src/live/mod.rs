@@ -9,8 +9,7 @@
 //!   the removal.
 //! - Queues are bounded. What waits in them is shared by all of them.
 //! - No reader misses an event when a task here fails and is started again: the position of the tailer, the queues of readers
-//!   and the identity of this server towards webhooks are kept in [`Live`], not in a task. Presence starts again under a new
-//!   name, so a person who leaves around a failure of its task may look online for up to 90 s.
+//!   and the names under which this server leases webhooks and writes presence are kept in [`Live`], not in a task.
 
 pub mod bus;
 mod presence;

@@ -40,6 +40,8 @@ const PATIENCE: Duration = Duration::from_millis(500);
 #[derive(Default)]
 pub struct Presence {
     people: Mutex<People>,
+    /// `None` before the first run of the task, which locks it. A task that is started again keeps the name.
+    server: tokio::sync::Mutex<Option<Server>>,
 }
 
 #[derive(Default)]
@@ -58,11 +60,13 @@ struct Person {
     left: Option<(Instant, Timestamp)>,
     /// What is written down of them.
     written: Option<State>,
+    /// A write has begun and no result of it is known: the database may or may not have it.
+    is_unconfirmed: bool,
 }
 
 impl Default for Person {
     fn default() -> Self {
-        Self { online: 0, away: 0, state: State::Online, left: None, written: None }
+        Self { online: 0, away: 0, state: State::Online, left: None, written: None, is_unconfirmed: false }
     }
 }
 
@@ -107,10 +111,11 @@ impl Presence {
         let People { all, changed } = &mut *people;
         let mut due = Vec::new();
         changed.retain(|user| {
-            let Some(person) = all.get(user) else { return false };
+            let Some(person) = all.get_mut(user) else { return false };
             let wanted = person.wanted();
-            if wanted != person.written {
+            if wanted != person.written || person.is_unconfirmed {
                 if due.len() < BATCH {
+                    person.is_unconfirmed = true;
                     let at = person.left.filter(|_| wanted.is_none()).map_or(now, |(_, at)| at);
                     due.push(Change { user: *user, state: wanted, at });
                 }
@@ -129,7 +134,7 @@ impl Presence {
         let mut people = self.people();
         for change in changes {
             if let Some(person) = people.all.get_mut(&change.user) {
-                person.written = change.state;
+                (person.written, person.is_unconfirmed) = (change.state, false);
             }
         }
     }
@@ -139,7 +144,7 @@ impl Presence {
         let mut people = self.people();
         let People { all, changed } = &mut *people;
         for (user, person) in all {
-            person.written = None;
+            (person.written, person.is_unconfirmed) = (None, false);
             changed.insert(*user);
         }
     }
@@ -202,12 +207,12 @@ impl Server {
             let batch = Batch { server: self.name.clone(), first: !self.known, changes: changes.clone() };
             match presence::write(&live.app, batch).await {
                 Ok(Some(changed)) => {
+                    tasks::panic_point(PanicPoint::PresenceWritten);
                     self.known = true;
                     live.presence.written(&changes);
                     pass_on(tell, changed);
                     // Who came meanwhile waits for others: a batch each for a few would be many.
                     if changes.len() < BATCH {
-                    tasks::panic_point(PanicPoint::PresenceWritten);
                         return Ok(());
                     }
                 }
@@ -266,9 +271,11 @@ impl Live {
     }
 
     async fn write_presence(&self, tell: mpsc::Sender<Vec<Changed>>) -> Result<()> {
-        let mut server = Server::new(self)?;
-        // A task that ran before this one has written under another name, which others give up in time.
-        self.presence.forget_written();
+        let mut server = self.presence.server.lock().await;
+        let server = match &mut *server {
+            Some(server) => server,
+            none => none.insert(Server::new(self)?),
+        };
         let stopped = self.stopped();
         tokio::pin!(stopped);
         let (mut refreshed, mut swept) = (Instant::now(), Instant::now());
@@ -354,5 +361,25 @@ impl Live {
             // Nobody listens where there is one server.
             let _ = self.whispers.send(whisper);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_departure_is_written_after_a_write_without_a_result() {
+        let (presence, user, now) = (Presence::default(), UserId(1), Timestamp::from_micros(0));
+        presence.change(user, None, Some(State::Online), now);
+        let states = || presence.due(now).iter().map(|change| change.state).collect::<Vec<_>>();
+        assert_eq!(states(), [Some(State::Online)]);
+        // The task that wrote it has failed. The person leaves before another one writes.
+        presence.change(user, Some(State::Online), None, now);
+        presence.people().all.get_mut(&user).unwrap().left = Some((Instant::now() - ABSENCE, now));
+        assert_eq!(states(), [None]);
+        presence.written(&[Change { user, state: None, at: now }]);
+        assert_eq!(states(), []);
+        assert!(presence.is_empty());
     }
 }

@@ -153,7 +153,7 @@ pub struct Changed {
 pub struct Batch {
     /// Under what name.
     pub server: String,
-    /// Whether the name is new.
+    /// Whether no write under this name has succeeded as far as the server knows.
     pub first: bool,
     /// At most [`BATCH`] people, each once.
     pub changes: Vec<Change>,
@@ -169,9 +169,12 @@ pub async fn write(app: &App, batch: Batch) -> Result<Option<Vec<Changed>>> {
         .write((batch, app.clock.now()), |conn, (batch, now)| {
             Box::pin(async move {
                 let now = rows::clock(conn, *now).await?;
-                if batch.first {
-                    rows::insert_server(conn, &batch.server, now).await?;
-                } else if !rows::refresh_server(conn, &batch.server, now).await? {
+                let counts = if batch.first {
+                    rows::insert_server(conn, &batch.server, now).await?
+                } else {
+                    rows::refresh_server(conn, &batch.server, now).await?
+                };
+                if !counts {
                     return Ok(None);
                 }
                 settle(conn, &batch.server, &batch.changes, now).await.map(Some)

@@ -94,14 +94,17 @@ pub async fn clock(conn: &mut Conn, ours: Timestamp) -> Result<Timestamp> {
     }
 }
 
-/// A new server.
-pub async fn insert_server(conn: &mut Conn, server: &str, now: Timestamp) -> Result<()> {
-    conn.execute(
-        "INSERT INTO messaging.presence_servers (server, seen_at, stopped) VALUES ($1, $2, FALSE)",
-        &[Value::Text(server), Value::Time(now)],
-    )
-    .await?;
-    Ok(())
+/// Inserts a server, or refreshes it if an earlier insert was committed without an answer; false when the server has stopped
+/// or was given up since.
+pub async fn insert_server(conn: &mut Conn, server: &str, now: Timestamp) -> Result<bool> {
+    let count = conn
+        .execute(
+            "INSERT INTO messaging.presence_servers (server, seen_at, stopped) VALUES ($1, $2, FALSE)
+             ON CONFLICT (server) DO UPDATE SET seen_at = excluded.seen_at WHERE NOT presence_servers.stopped",
+            &[Value::Text(server), Value::Time(now)],
+        )
+        .await?;
+    Ok(count > 0)
 }
 
 /// A server is still there; false when it was given up meanwhile.
