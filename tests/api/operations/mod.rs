@@ -5,5 +5,6 @@ pub mod durability;
 pub mod log;
 pub mod mail;
 pub mod operations;
+pub mod restarts;
 pub mod restore;
 pub mod workers;
