@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::Process;
+use crate::both;
 use crate::support::place::Place;
-use crate::support::process;
+use crate::support::process::{self, Process};
 
 /// Lines that no test runs, with the reason. A line is left out when it begins with one of these.
 const NOT_RUN: &[(&str, &str)] = &[
