@@ -4,7 +4,7 @@ COPY . .
 RUN cargo build --release --locked
 
 FROM debian:bookworm-slim
-# The certificate authorities are for TLS to a database that stands elsewhere.
+# The certificate authorities are for TLS to a database on another machine.
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates \
     && rm -rf /var/lib/apt/lists/* \
@@ -13,10 +13,10 @@ COPY --from=build /source/target/release/posthaste /usr/local/bin/posthaste
 USER posthaste
 WORKDIR /data
 VOLUME /data
-# Inside a container, 127.0.0.1 could not be reached from outside.
+# 127.0.0.1 inside a container cannot be reached from outside.
 ENV POSTHASTE_LISTEN=0.0.0.0:8000 POSTHASTE_DATA_DIR=/data
 EXPOSE 8000
-# The image has no HTTP client; bash can speak enough of it.
+# The image has no HTTP client, so bash sends the request.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 CMD ["bash", "-c", \
     "exec 3<>/dev/tcp/127.0.0.1/8000; printf 'GET /readyz HTTP/1.0\\r\\nHost: localhost\\r\\n\\r\\n' >&3; read -r status <&3; [[ $status == *' 200 '* ]]"]
 ENTRYPOINT ["posthaste"]

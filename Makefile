@@ -1,4 +1,5 @@
-# The front door: a bare "make" lists what there is. Each target installs what it needs (scripts/setup).
+# The commands of this project: "make" without a target lists them. Each target installs the tools that it needs, with
+# scripts/setup.
 
 .DEFAULT_GOAL := help
 .PHONY: help run build test soak check bench fmt clean
@@ -7,18 +8,20 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: build ## build and start with demo data on http://127.0.0.1:8000, data in ./data
+	@echo "make run: starting the server with demo data on http://127.0.0.1:8000. The data is in ./data; Ctrl-C stops it"
 	target/release/posthaste serve --demo
 
 build: ## build target/release/posthaste
 	@scripts/setup build
+	@echo "make build: compiling target/release/posthaste. The first build takes several minutes; later builds without changes take seconds"
 	cargo build --release --locked
 
 test: ## test everything on SQLite and on PostgreSQL
 	@scripts/setup build test
 	scripts/in-memory scripts/with-postgres cargo test --locked
 
-# One after the other: they measure, and share the machine's two or more cores with what they measure.
-soak: ## the tests of faults for longer: seeds, returns, restarts, stalled readers
+# One test at a time: the tests measure times, and share the cores of the machine with the servers that they measure.
+soak: ## run the fault tests for longer: more seeds, reconnects, restarts, stalled readers
 	@scripts/setup build test
 	cargo build --release --locked
 	POSTHASTE_SOAK=1 POSTHASTE_TEST_BIN=$(CURDIR)/target/release/posthaste timeout --foreground 25m \
@@ -26,7 +29,7 @@ soak: ## the tests of faults for longer: seeds, returns, restarts, stalled reade
 		--nocapture --test-threads=1 simulation live::transactions live::stalled outage takeover live::returns \
 		faults::history faults::passing::cancelled
 
-check: ## formatting, lints, documentation, and the server against its OpenAPI document
+check: ## check formatting, lints, documentation, and the server against its OpenAPI document
 	@scripts/setup build check
 	cargo fmt --check
 	cargo clippy --all-targets --locked -- -D warnings
@@ -40,5 +43,5 @@ bench: build ## measure throughput and latency on SQLite and on PostgreSQL
 fmt: ## format the code
 	cargo fmt
 
-clean: ## remove what was built; ./data stays
+clean: ## remove everything that was built; ./data stays
 	cargo clean
