@@ -13,7 +13,7 @@ run: build ## build and start with demo data on http://127.0.0.1:8000, data in .
 
 build: ## build target/release/posthaste
 	@scripts/setup build
-	@echo "make build: compiling target/release/posthaste. The first build takes several minutes; later builds without changes take seconds"
+	@echo "make build: compiling target/release/posthaste: several minutes the first time, seconds if nothing has changed"
 	cargo build --release --locked
 
 test: ## test everything on SQLite and on PostgreSQL

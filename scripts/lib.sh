@@ -1,11 +1,11 @@
 # shellcheck shell=bash
-# Sourced by the other scripts, never run by itself.
+# Functions for the other scripts, which source this file. It is not run by itself.
 
-# The oldest PostgreSQL that the tests run on: the first one whose initdb knows ICU locales.
+# The oldest PostgreSQL for the tests: the first version whose initdb supports ICU locales.
 readonly oldest_postgres=15
 
-# Prints the folder of the newest PostgreSQL server binaries; fails when there are none that are new enough.
-# Debian keeps them off PATH, and what PATH offers may be a wrapper, so Debian's folders come first.
+# Prints the folder of the newest PostgreSQL server binaries; fails if none are new enough.
+# Debian installs them outside of PATH, and programs on PATH may be wrappers, so Debian's folders are searched first.
 postgres_bin() {
     local folder version newest=0 newest_folder=''
     for folder in /usr/lib/postgresql/*/bin; do
@@ -27,8 +27,8 @@ postgres_bin() {
     ((newest >= oldest_postgres)) && printf '%s\n' "$newest_folder"
 }
 
-# Prints the path of a PostgreSQL client program (psql, pgbench): beside the server binaries, else from PATH.
-# Debian puts a wrapper on PATH that needs its own configuration, so the real one is preferred.
+# Prints the path of a PostgreSQL client program (psql, pgbench): the one beside the server binaries, else the one on PATH.
+# Debian puts a wrapper on PATH that needs its own configuration, so the real program is preferred.
 postgres_client() {
     local folder
     folder=${POSTHASTE_TEST_POSTGRES_BIN:-$(postgres_bin || true)}
@@ -39,13 +39,13 @@ postgres_client() {
     fi
 }
 
-# Prints a port of 127.0.0.1 that nothing listens on. It lies below the range from which the kernel takes
-# ports for outgoing connections. Another program may still take it first: the caller tries again then.
+# Prints a port of 127.0.0.1 on which nothing listens. It is below the range from which the kernel takes ports for outgoing
+# connections. Another program may still use the port before the caller does; then the caller must try again.
 free_port() {
     local port
     while true; do
         port=$((20000 + (RANDOM * 32768 + RANDOM) % 12000))
-        # A connection that is refused means that the port is free.
+        # A refused connection means that the port is free.
         if ! (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
             printf '%s\n' "$port"
             return
@@ -53,7 +53,7 @@ free_port() {
     done
 }
 
-# Prints a Python that can make a virtual environment and is new enough for what is installed into them.
+# Prints a Python that can create a virtual environment and is new enough for the packages that are installed into it.
 python_for_venv() {
     local python
     for python in python3 /usr/bin/python3; do
@@ -65,14 +65,14 @@ python_for_venv() {
     return 1
 }
 
-# Makes the virtual environment target/NAME-venv as scripts/NAME-requirements.txt says, or leaves one that is as it says:
-# install_venv NAME TASK, where TASK is the task of scripts/setup that installs Python. Run in the project's folder.
+# Creates the virtual environment target/NAME-venv with the packages of scripts/NAME-requirements.txt, or keeps one that has
+# them already: install_venv NAME TASK. TASK is the task of scripts/setup that installs Python. Run it in the project's folder.
 install_venv() {
     local python wanted=scripts/$1-requirements.txt folder=target/$1-venv
-    # The copy of the requirements is written last, so that it says that all of them are there.
+    # The copy of the requirements is written last, so its existence means that all packages are installed.
     cmp --silent "$wanted" "$folder/requirements.txt" && return
     python=$(python_for_venv) || {
-        echo "$1: no Python 3.11 or newer with venv here: run scripts/setup $2" >&2
+        echo "$1: Python 3.11 or newer with venv is missing: run scripts/setup $2" >&2
         return 1
     }
     rm -rf "$folder"
