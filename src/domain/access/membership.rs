@@ -1,7 +1,7 @@
-//! What somebody may do in a conversation.
+//! What a caller may do in a conversation.
 //!
-//! Invariant: a [`Membership`] comes from the database alone, read in the transaction that rests on it (a write locks the
-//! conversation first). Who has none learns nothing: for them the conversation does not exist.
+//! Invariant: a [`Membership`] is read from the database in the transaction that relies on it; a write locks the
+//! conversation first. A user who is not a member gets the same answer as for a conversation that does not exist.
 
 use super::viewer::Viewer;
 use crate::base::error::{Error, Result};
@@ -12,25 +12,25 @@ pub use crate::store::conversations::members::Role;
 use crate::store::conversations::members::Standing;
 use crate::store::db::Conn;
 
-/// Members up to whom it is said of each message whether all have it.
+/// The largest conversation, in members, for which each message shows whether all members have received and read it.
 pub const RECEIPTS_MEMBER_LIMIT: i64 = 100;
 
-/// How somebody sees a conversation: as a member, or as a viewer of everything.
+/// The access of a viewer to a conversation: that of a member, or that of a viewer who may see everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Membership {
-    /// Which conversation.
+    /// The conversation.
     pub conversation: ConversationId,
     /// Direct or group.
     pub kind: Kind,
-    /// As what; `None` for who is no member.
+    /// The role of the member; `None` if the viewer is not a member.
     pub role: Option<Role>,
-    /// The first message that they see.
+    /// The `seq` of the first message that the viewer may see.
     pub first_seq: i64,
-    /// The last message that there is.
+    /// The `seq` of the newest message.
     pub last_seq: i64,
-    /// How many members there are.
+    /// Number of members.
     pub member_count: i64,
-    /// Whether members may add others.
+    /// Whether ordinary members may add other users.
     pub members_can_add: bool,
 }
 
@@ -51,21 +51,21 @@ impl Membership {
         }
     }
 
-    /// Whether they see a message: it is there, and not from before their time.
+    /// Whether the viewer may see this message: it exists, and it is not older than the history that they may see.
     pub const fn sees(&self, seq: i64) -> bool {
         self.first_seq <= seq && seq <= self.last_seq
     }
 
-    /// Whether they have a role, or a higher one.
+    /// Whether the member has this role or a higher one.
     pub fn is_at_least(&self, role: Role) -> bool {
         self.role.is_some_and(|own| own >= role)
     }
 }
 
-/// How a viewer sees a conversation.
+/// Reads the access of a viewer to a conversation.
 ///
 /// # Errors
-/// 404 `conversation_not_found`, also for a person who is no member.
+/// 404 `conversation_not_found`, also if the viewer is a user who is not a member.
 pub async fn membership(conn: &mut Conn, viewer: Viewer, conversation: ConversationId) -> Result<Membership> {
     let standing = store::conversations::members::standing_of(conn, conversation, viewer.person()).await?;
     match (viewer, standing) {
@@ -75,7 +75,7 @@ pub async fn membership(conn: &mut Conn, viewer: Viewer, conversation: Conversat
     }
 }
 
-/// [`membership`] with the conversation locked until the transaction ends.
+/// Locks the conversation until the transaction ends, then reads the [`membership`].
 ///
 /// # Errors
 /// As [`membership`].
@@ -84,7 +84,7 @@ pub async fn locked_membership(conn: &mut Conn, viewer: Viewer, conversation: Co
     membership(conn, viewer, conversation).await
 }
 
-/// That somebody has a role, or a higher one.
+/// Checks that the member has this role or a higher one.
 ///
 /// # Errors
 /// 403 `insufficient_role`.
@@ -100,7 +100,7 @@ fn insufficient_role(role: Role) -> Error {
     Error::Forbidden { code: "insufficient_role", detail: detail.into() }
 }
 
-/// That a conversation is a group.
+/// Checks that the conversation is a group.
 ///
 /// # Errors
 /// 409 `not_a_group`.
@@ -114,8 +114,8 @@ pub fn require_group(membership: &Membership) -> Result<()> {
     }
 }
 
-/// A conversation, locked until the transaction ends, for somebody who may be no member of it: the caller has checked another
-/// right, such as an invite.
+/// Locks a conversation until the transaction ends, for a caller who may not be a member. The caller of this function
+/// has checked another right, such as an invite.
 ///
 /// # Errors
 /// 404 `conversation_not_found`.
@@ -123,7 +123,7 @@ pub async fn lock_without_membership_check(conn: &mut Conn, conversation: Conver
     locked_membership(conn, Viewer::Everything, conversation).await
 }
 
-/// There is no such conversation for this caller.
+/// The error for a conversation that does not exist or that the caller may not see.
 pub fn conversation_not_found() -> Error {
     Error::NotFound { code: "conversation_not_found", detail: "there is no such conversation".into() }
 }

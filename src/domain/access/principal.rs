@@ -1,7 +1,7 @@
-//! Who is calling, and what that lets them see and do.
+//! The caller of a request, and what they may see and do.
 //!
-//! Invariant: a [`Principal`] comes only from `credentials`, which checked what the caller showed; what it may do is asked of
-//! it, and of nothing else. An attempt to log in is a [`LogIn`], which opens nothing.
+//! Invariant: a [`Principal`] is made only by `credentials`, which has checked the credentials of the caller. Every
+//! permission is a method of the principal. An attempt to log in is a [`LogIn`], which gives no permission.
 //!
 //! [`LogIn`]: crate::domain::identity::sessions::LogIn
 
@@ -14,23 +14,24 @@ use crate::base::ids::{ApiKeyId, SessionId, UserId};
 use crate::store::identity::users::Account;
 pub use crate::store::identity::users::{Role, UserName};
 
-/// Who is let in.
+/// Which callers the server accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Only callers with credentials.
     Secured,
-    /// Everyone who reaches the server, as an API key would be; meant for loopback.
+    /// Everyone who can reach the server, with the rights of an API key that has every scope. Meant for the loopback
+    /// interface.
     Open,
 }
 
-/// What an API key lets its holder do. Each stands for itself.
+/// The scopes of an API key. No scope includes another one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Scopes {
-    /// Read what the person acted for may read, or everything.
+    /// May read what the user it acts as may read, or everything if it acts as nobody.
     pub read: bool,
-    /// Write likewise.
+    /// May write on the same terms.
     pub write: bool,
-    /// Administer.
+    /// May call the routes for administrators.
     pub admin: bool,
 }
 
@@ -38,13 +39,13 @@ impl Scopes {
     /// Every scope.
     pub const ALL: Self = Self { read: true, write: true, admin: true };
 
-    /// The scopes' names, in their order.
+    /// The names of the scopes, in a fixed order.
     pub fn names(self) -> Vec<&'static str> {
         let all = [(self.read, "read"), (self.write, "write"), (self.admin, "admin")];
         all.into_iter().filter(|(held, _)| *held).map(|(_, name)| name).collect()
     }
 
-    /// Scopes by their names; `None` when there is an unknown one.
+    /// Parses names of scopes; `None` if a name is unknown.
     pub fn parse<'a>(names: impl IntoIterator<Item = &'a str>) -> Option<Self> {
         let mut scopes = Self::default();
         for name in names {
@@ -59,20 +60,20 @@ impl Scopes {
     }
 }
 
-/// By what a caller was let in.
+/// How the caller was authenticated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Credential {
-    /// By nothing: access is open.
+    /// Not at all: access is open.
     Open,
-    /// By a session of a person.
+    /// With a session of a user.
     Session(SessionId),
-    /// By a token that the operator's own backend signed for a person.
+    /// With a JWT that the operator's own backend signed for a user.
     Jwt,
-    /// By an API key.
+    /// With an API key.
     ApiKey(ApiKeyId, Scopes),
 }
 
-/// The caller's key does not reach that far.
+/// The error for an API key without the scope that a request needs.
 pub fn insufficient_scope(scope: &'static str) -> Error {
     Error::Forbidden {
         code: "insufficient_scope",
@@ -84,7 +85,7 @@ fn not_your_account() -> Error {
     Error::Forbidden { code: "not_your_account", detail: "only this user and administrators may do this".into() }
 }
 
-/// Someone who may call. Cheap to clone.
+/// A caller with the permissions of a request. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Principal {
     credential: Credential,
@@ -97,25 +98,25 @@ impl Principal {
         Self { credential, person, address }
     }
 
-    /// By what they were let in.
+    /// How the caller was authenticated.
     pub const fn credential(&self) -> Credential {
         self.credential
     }
 
-    /// Where they call from.
+    /// The network address of the caller.
     pub const fn address(&self) -> IpAddr {
         self.address
     }
 
-    /// The person who calls, or whom the caller acts for.
+    /// The user who calls, or whom the caller acts as.
     pub fn person(&self) -> Option<&UserName> {
         self.person.as_ref().map(|account| &account.name)
     }
 
-    /// The person who calls.
+    /// The user who calls, or whom the caller acts as.
     ///
     /// # Errors
-    /// 403 `act_as_required` when nobody is named.
+    /// 403 `act_as_required` if there is none.
     pub fn require_person(&self) -> Result<&UserName> {
         self.person().ok_or(Error::Forbidden {
             code: "act_as_required",
@@ -123,7 +124,7 @@ impl Principal {
         })
     }
 
-    /// What the caller's key lets them do; a person's own credential sets no bounds.
+    /// The scopes of the caller's API key. Other credentials are not limited by scopes.
     pub const fn scopes(&self) -> Scopes {
         match self.credential {
             Credential::ApiKey(_, scopes) => scopes,
@@ -131,7 +132,8 @@ impl Principal {
         }
     }
 
-    /// Whether the caller administers the server: an administrator, or nobody in particular with the scope for it.
+    /// Whether the caller may administer the server: a user with the role `admin`, or an API key with the scope `admin`
+    /// that acts as nobody. An API key that acts as an administrator needs the scope as well.
     pub fn is_admin(&self) -> bool {
         self.scopes().admin && self.person.as_ref().is_none_or(|account| account.role == Role::Admin)
     }
@@ -141,28 +143,28 @@ impl Principal {
         self.person().map_or(Viewer::Everything, |person| Viewer::Person(person.id))
     }
 
-    /// Whether the caller acts for nobody, and so sees everything.
+    /// Whether the caller acts as nobody, and therefore sees everything.
     pub const fn sees_everything(&self) -> bool {
         self.person.is_none()
     }
 
-    /// Whether the caller is this person.
+    /// Whether the caller is this user or acts as this user.
     pub fn is(&self, user: UserId) -> bool {
         self.person().is_some_and(|person| person.id == user)
     }
 
-    /// Whether the caller may read what belongs to `user`.
+    /// Whether the caller may read the data of `user`.
     pub fn may_read_for(&self, user: UserId) -> bool {
         self.sees_everything() || self.is(user)
     }
 
-    /// Whether e-mail addresses and settings of `user` are shown.
+    /// Whether the caller may see the e-mail address and the settings of `user`.
     pub fn sees_private(&self, user: UserId) -> bool {
         self.may_read_for(user) || self.is_admin()
     }
 
-    /// That the caller may be this person or an administrator at all. To be asked before anybody is looked up: a key that stands
-    /// for nobody and may not read learns nothing, not even who is there.
+    /// Checks that the caller could be some user or an administrator. Call it before looking up any user: an API key
+    /// that acts as nobody and lacks the scope `admin` must not learn which users exist.
     ///
     /// # Errors
     /// 403 `not_your_account`.
@@ -170,7 +172,7 @@ impl Principal {
         if self.person.is_some() || self.is_admin() { Ok(()) } else { Err(not_your_account()) }
     }
 
-    /// That the caller is this person or an administrator.
+    /// Checks that the caller is this user or an administrator.
     ///
     /// # Errors
     /// 403 `not_your_account`.
@@ -181,8 +183,8 @@ impl Principal {
         Err(not_your_account())
     }
 
-    /// The scope of the caller's idempotency keys: the person, whatever the credential; the key where it acts for nobody; one
-    /// for open access.
+    /// The scope within which the caller's idempotency keys are unique: the user, whatever the credentials; the API key
+    /// if it acts as nobody; a single scope for open access.
     pub fn idempotency_scope(&self) -> String {
         match (self.person(), self.credential) {
             (Some(person), _) => format!("user:{}", person.id.0),
@@ -191,20 +193,20 @@ impl Principal {
         }
     }
 
-    /// That the caller may change by what an account is opened. An API key that acts for an administrator could make itself one
-    /// that way, so it needs the scope `admin` for it.
+    /// Checks that the caller may change the credentials of the user. An API key that acts as an administrator could
+    /// use such a change to become an administrator itself, so it needs the scope `admin`.
     ///
     /// # Errors
     /// 403 `insufficient_scope`.
-    pub fn require_power_over_account(&self) -> Result<()> {
+    pub fn require_account_control(&self) -> Result<()> {
         let administrator = self.person.as_ref().is_some_and(|account| account.role == Role::Admin);
         if administrator && !self.scopes().admin { Err(insufficient_scope("admin")) } else { Ok(()) }
     }
 
-    /// A user name in a path, where `me` stands for the caller's own.
+    /// Resolves the user name in a path: `me` stands for the caller's own name.
     ///
     /// # Errors
-    /// 403 `act_as_required` for `me` when the caller is no person.
+    /// 403 `act_as_required` for `me` if the caller acts as nobody.
     pub fn resolve<'a>(&'a self, user_name: &'a str) -> Result<&'a str> {
         if user_name == "me" { Ok(&self.require_person()?.user_name) } else { Ok(user_name) }
     }

@@ -1,18 +1,18 @@
-//! With whose rights something is read.
+//! The viewer: with whose rights something is read.
 
 use crate::base::ids::UserId;
 
-/// The reader for whom something is loaded.
+/// With whose rights something is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Viewer {
-    /// A person, who sees what a member of a conversation sees.
+    /// A user, who sees what a member of the conversation may see.
     Person(UserId),
-    /// A caller that acts for nobody, such as the operator's API key: it sees everything.
+    /// A caller that acts as nobody, such as an API key of the operator. It sees everything.
     Everything,
 }
 
 impl Viewer {
-    /// The person, if it is one.
+    /// The user; `None` for a viewer of everything.
     pub const fn person(self) -> Option<UserId> {
         match self {
             Self::Person(id) => Some(id),

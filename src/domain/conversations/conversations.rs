@@ -1,7 +1,10 @@
-//! Conversations: making, seeing, changing and ending them.
+//! Conversations: creating, showing, changing and ending them.
 //!
-//! Invariants: one direct conversation a pair; a group has at least one owner while anybody is in it; whatever changes is
-//! told by a system message and by events in the same transaction. What a member keeps for themself is told to nobody.
+//! Invariants:
+//! - There is one direct conversation for each pair of users.
+//! - A group with members has at least one owner.
+//! - Each change of a group writes events, and a system message where members should see the change, in the same
+//!   transaction. Changes of a member's own settings are not published to other members.
 
 use std::collections::HashMap;
 
@@ -31,28 +34,28 @@ use crate::store::db::Conn;
 use crate::store::events::events::{self, NewEvent};
 use crate::store::messages::messages::{Action, Range};
 
-/// Characters of a title.
+/// Longest title, in characters.
 pub const MAX_TITLE_CHARACTERS: usize = 100;
-/// Characters of the address of a picture.
+/// Longest address of a picture, in characters.
 pub const MAX_AVATAR_URL_CHARACTERS: usize = 500;
 const LIST: &str = "conversations";
 
-/// A conversation as it is shown to one caller.
+/// A conversation as one caller sees it.
 #[derive(Clone, Debug)]
 pub struct Shown {
-    /// It.
+    /// The conversation.
     pub conversation: Conversation,
-    /// Its newest message, if the caller sees it.
+    /// Its newest message, if the caller may see it.
     pub last_message: Option<Rendered>,
-    /// The other one of a direct conversation.
+    /// The other member of a direct conversation.
     pub peer: Option<User>,
-    /// Who it is shown to.
+    /// The caller who sees it.
     pub principal: Principal,
-    /// From whom direct messages are taken by who has not chosen.
+    /// The default for users who have not set `direct_messages_from`.
     pub direct_messages_from: DirectMessagesFrom,
 }
 
-/// What showing conversations needs.
+/// What is needed to show conversations to a caller.
 #[derive(Clone)]
 struct Showing {
     principal: Principal,
@@ -121,16 +124,16 @@ impl Showing {
 }
 
 impl Me {
-    /// Messages that the member has not read.
+    /// Number of messages that the member has not read.
     pub fn unread_count(&self, last_seq: i64) -> i64 {
         watermarks::unread_count(last_seq, self.read_seq, self.unread_from)
     }
 }
 
-/// The caller's conversations, latest activity first.
+/// Lists the caller's conversations, those with the latest messages first.
 ///
 /// # Errors
-/// 403 `act_as_required`; 422 for a cursor that is none.
+/// 403 `act_as_required`; 422 if the cursor is invalid.
 pub async fn list(app: &App, principal: &Principal, limit: Limit, cursor: Option<&str>) -> Result<Page<Vec<Shown>>> {
     let person = principal.require_person()?.id;
     let before = match cursor {
@@ -166,18 +169,18 @@ pub async fn get(app: &App, principal: &Principal, id: i64) -> Result<Shown> {
     app.db.read(input, |conn, (showing, id)| Box::pin(showing.show_one(conn, *id))).await
 }
 
-/// A group to be made, as the caller wrote it.
+/// A group to create, as the caller wrote it. Not validated yet.
 #[derive(Clone, Debug)]
 pub struct NewGroup {
-    /// 1..[`MAX_TITLE_CHARACTERS`] characters.
+    /// 1 to [`MAX_TITLE_CHARACTERS`] characters.
     pub title: String,
     /// The address of a picture.
     pub avatar_url: Option<String>,
-    /// Who is in it from the beginning, beside the caller: at most [`MAX_ADDED`].
+    /// The first members besides the caller: at most [`MAX_ADDED`].
     pub member_user_names: Vec<String>,
-    /// What those see who join later.
+    /// Which earlier messages new members may see.
     pub history: History,
-    /// Whether members may add others.
+    /// Whether ordinary members may add other users.
     pub members_can_add: bool,
 }
 
@@ -190,7 +193,7 @@ struct NewGroupInput {
     once: Once<Shown>,
 }
 
-/// Makes a group, which the caller owns.
+/// Creates a group. The caller becomes its owner.
 ///
 /// # Errors
 /// 403 `act_as_required`, `not_friends`; 422 with every field that is wrong.
@@ -241,10 +244,10 @@ async fn make_group(conn: &mut Conn, input: &NewGroupInput) -> Result<Given> {
     Ok(given)
 }
 
-/// The direct conversation with somebody, made if there is none; whether it was.
+/// Returns the direct conversation with a user, and creates it if there is none. Also returns whether it was created.
 ///
 /// # Errors
-/// 403 `act_as_required`, `not_friends`; 422 on `user_name`.
+/// 403 `act_as_required`, `not_friends`; 422 for `user_name`.
 pub async fn open_direct(app: &App, principal: &Principal, user_name: &str) -> Result<(Shown, bool)> {
     let caller = principal.require_person()?.clone();
     let key = fold_ascii(principal.resolve(user_name)?);
@@ -279,31 +282,31 @@ pub async fn open_direct(app: &App, principal: &Principal, user_name: &str) -> R
         .await
 }
 
-/// What is to change about a conversation; what is `None` stays.
+/// Changes to a conversation; `None` leaves a field unchanged.
 #[derive(Clone, Debug, Default)]
 pub struct Changes {
-    /// What it is called.
+    /// The title of the group.
     pub title: Option<String>,
-    /// Its picture; `Some(None)` takes it away.
+    /// The address of its picture; `Some(None)` removes it.
     pub avatar_url: Option<Option<String>>,
-    /// What those see who joined later.
+    /// Which earlier messages members may see who joined later.
     pub history: Option<History>,
-    /// Whether members may add others.
+    /// Whether ordinary members may add other users.
     pub members_can_add: Option<bool>,
-    /// What the caller keeps for themself.
+    /// Changes to the caller's own settings for the conversation.
     pub me: Option<OwnChanges>,
 }
 
-/// What is to change about what a member keeps for themself.
+/// Changes to a member's own settings for a conversation; `None` leaves a field unchanged.
 #[derive(Clone, Debug, Default)]
 pub struct OwnChanges {
-    /// No notifications until then.
+    /// No notifications until then; `Some(None)` ends the muting.
     pub muted_until: Option<Option<Timestamp>>,
-    /// Shown first.
+    /// Whether clients show the conversation first.
     pub pinned: Option<bool>,
-    /// Shown apart.
+    /// Whether clients show the conversation in the archive.
     pub archived: Option<bool>,
-    /// What they have begun to write: at most [`MAX_BODY_CHARACTERS`] characters.
+    /// The saved draft: at most [`MAX_BODY_CHARACTERS`] characters; `Some(None)` removes it.
     pub draft: Option<Option<String>>,
 }
 
@@ -328,11 +331,11 @@ impl Changes {
     }
 }
 
-/// Changes a group, or what the caller keeps of a conversation.
+/// Changes a group, or the caller's own settings for a conversation.
 ///
 /// # Errors
-/// 404 `conversation_not_found`; 403 `act_as_required`, `insufficient_role`; 409 `not_a_group`; 422 with every field that
-/// is wrong.
+/// 404 `conversation_not_found`; 403 `act_as_required`, `insufficient_role`; 409 `not_a_group`; 422 with every field
+/// that is wrong.
 pub async fn update(app: &App, principal: &Principal, id: i64, changes: Changes) -> Result<Shown> {
     principal.require_person()?;
     changes.check()?;
@@ -368,7 +371,7 @@ async fn keep(conn: &mut Conn, caller: UserId, before: &Conversation, changes: &
         muted_until: changes.muted_until.unwrap_or(kept.muted_until),
         pinned: changes.pinned.unwrap_or(kept.pinned),
         archived: changes.archived.unwrap_or(kept.archived),
-        // An empty draft is none.
+        // An empty draft is stored as no draft.
         draft: changes.draft.clone().unwrap_or(kept.draft).filter(|draft| !draft.is_empty()),
     };
     store::conversations::members::keep(conn, before.head.id, caller, &keeps).await
@@ -405,7 +408,7 @@ async fn change_group(
     Ok(log)
 }
 
-/// Ends a group, by its owner; takes a direct conversation out of the caller's list until its next message.
+/// Ends a group, if the caller is an owner. Hides a direct conversation from the caller's list until its next message.
 ///
 /// # Errors
 /// 404 `conversation_not_found`; 403 `act_as_required`, `insufficient_role`.
@@ -425,8 +428,8 @@ pub async fn delete(app: &App, principal: &Principal, id: i64) -> Result<()> {
         .await
 }
 
-/// A conversation, for somebody who may be no member of it: the caller has checked another right, such as an invite. It holds
-/// no messages and no members.
+/// Reads a conversation for a caller who may not be a member. The caller of this function has checked another right,
+/// such as an invite. The result holds no messages and no members.
 ///
 /// # Errors
 /// 404 `conversation_not_found`.
@@ -434,13 +437,14 @@ pub async fn get_without_membership_check(conn: &mut Conn, id: ConversationId) -
     store::conversations::conversations::one(conn, id, None).await?.ok_or_else(conversation_not_found)
 }
 
-/// Messages of groups that ended, removed at a time.
+/// Most messages of an ended group that one transaction removes.
 const REMOVED_AT_ONCE: i64 = 500;
 
-/// Removes what is left of groups that ended, a bite of each; whether there may be more.
+/// Removes a batch of messages of one group that has ended, and finally the group itself. Returns whether there may be
+/// more.
 ///
 /// # Errors
-/// Of the database.
+/// Errors of the database.
 pub async fn remove_ended(app: &App) -> Result<bool> {
     app.db
         .write((), |conn, ()| {

@@ -1,8 +1,11 @@
-//! Incoming webhooks: addresses at which programs write into a group.
+//! Incoming webhooks: addresses at which programs post messages into a group.
 //!
-//! Invariants: only the hash of a token is kept. What comes by it is said by a bot of its own, which is no member: it reads
-//! nothing, holds up no receipt, and is not counted, listed or mentioned. A bot sends this way alone, and only while its
-//! incoming webhook is there; a token that has ended looks like one that never was.
+//! Invariants:
+//! - Only the hash of a token is stored.
+//! - The messages are sent by a bot that belongs to the webhook. The bot is not a member: it reads nothing, does not
+//!   count for receipts, and is not counted, listed or mentioned.
+//! - A bot can send only through its webhook, and only while the webhook exists.
+//! - A token that has ended gets the same answer as a token that never existed.
 
 use crate::app::App;
 use crate::base::error::{Error, Result};
@@ -25,25 +28,26 @@ use crate::store::conversations::members::Role;
 use crate::store::db::Conn;
 use crate::store::identity::users::NewUser;
 
-/// Incoming webhooks that a group may have.
+/// Most incoming webhooks of a group.
 pub const MAX_INCOMING_WEBHOOKS: i64 = 20;
-/// Characters that a bot's user name takes of the name: with what makes it unique it has 32 at most.
+/// Most characters of the name that go into the bot's user name. With the suffix that makes it unique, it has at most
+/// 32.
 const MAX_SLUG_CHARACTERS: usize = 19;
-/// User names that are tried for a bot. Each has 32 random bits.
+/// How many user names are tried for a bot. Each has 32 random bits.
 const NAMES_TRIED: usize = 4;
 const LIST: &str = "incoming-webhooks";
 
-/// An incoming webhook that was made, with the only copy of its address.
+/// An incoming webhook that was created, with the only copy of its address.
 pub struct Made {
-    /// What is kept.
+    /// The webhook as it is stored.
     pub incoming_webhook: IncomingWebhook,
-    /// Where programs write to.
+    /// The address at which programs post messages.
     pub url: String,
 }
 
 struct Input {
     conversation: ConversationId,
-    /// The bot under each of the user names that are tried.
+    /// The account of the bot, once for each user name to try.
     bots: Vec<NewUser>,
     token: Token,
     base_url: String,
@@ -53,11 +57,11 @@ struct Input {
     once: Once<Made>,
 }
 
-/// Makes an incoming webhook and its bot; `base_url` is where the server is reached.
+/// Creates an incoming webhook and its bot. `base_url` is the public address of the server.
 ///
 /// # Errors
 /// 404 `conversation_not_found`; 403 `act_as_required`, `insufficient_role`; 409 `not_a_group`,
-/// `too_many_incoming_webhooks`; 422 on `name`.
+/// `too_many_incoming_webhooks`; 422 for `name`.
 pub async fn create(
     app: &App,
     principal: &Principal,
@@ -120,7 +124,7 @@ async fn insert(conn: &mut Conn, input: &Input) -> Result<Given> {
     once.give(conn, by.at, &made, Some(*caller)).await
 }
 
-/// Writes the bot down under the first name that nobody has, or had.
+/// Creates the bot under the first user name that no user has or had.
 async fn insert_bot(conn: &mut Conn, bots: &[NewUser]) -> Result<UserId> {
     for bot in bots {
         let digest = users::name_digest(conn, &bot.user_name_key).await?;
@@ -133,7 +137,7 @@ async fn insert_bot(conn: &mut Conn, bots: &[NewUser]) -> Result<UserId> {
     Err(Error::unavailable("no user name was found for a bot"))
 }
 
-/// What a user name takes of a name.
+/// The part of the bot's user name that comes from the name of the webhook.
 fn slug(name: &str) -> String {
     let words = fold_ascii(name);
     let words = words.split(|character: char| !character.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
@@ -141,10 +145,11 @@ fn slug(name: &str) -> String {
     if slug.is_empty() { "hook".to_owned() } else { slug }
 }
 
-/// Incoming webhooks of a group, by id.
+/// Lists the incoming webhooks of a group, by id.
 ///
 /// # Errors
-/// 404 `conversation_not_found`; 403 `act_as_required`, `insufficient_role`; 409 `not_a_group`; 422 for a cursor that is none.
+/// 404 `conversation_not_found`; 403 `act_as_required`, `insufficient_role`; 409 `not_a_group`; 422 if the cursor is
+/// invalid.
 pub async fn list(
     app: &App,
     principal: &Principal,
@@ -168,10 +173,11 @@ pub async fn list(
     Ok(Page::new(LIST, found, limit, |last| [last.id.0]))
 }
 
-/// Ends an incoming webhook. What its bot said stays.
+/// Ends an incoming webhook. The messages of its bot remain.
 ///
 /// # Errors
-/// 404 `conversation_not_found`, `incoming_webhook_not_found`; 403 `act_as_required`, `insufficient_role`; 409 `not_a_group`.
+/// 404 `conversation_not_found`, `incoming_webhook_not_found`; 403 `act_as_required`, `insufficient_role`; 409
+/// `not_a_group`.
 pub async fn end(app: &App, principal: &Principal, conversation: i64, id: i64) -> Result<()> {
     let caller = principal.require_person()?.id;
     let by = By::principal(principal, app.clock.now());
@@ -191,7 +197,7 @@ pub async fn end(app: &App, principal: &Principal, conversation: i64, id: i64) -
         .await
 }
 
-/// What a token opens.
+/// Finds the group and the bot of a token.
 ///
 /// # Errors
 /// 404 `incoming_webhook_not_found`.
@@ -205,10 +211,11 @@ pub async fn find(app: &App, token: &str) -> Result<Target> {
     found.ok_or_else(not_found)
 }
 
-/// Says a text in the group that a token leads to; whether that was done before under the same key.
+/// Posts a text into the group. Returns whether this is a repeated request, whose message was posted before under the
+/// same idempotency key.
 ///
 /// # Errors
-/// 404 `incoming_webhook_not_found`; 422 on `text`, and `idempotency_key_reused`.
+/// 404 `incoming_webhook_not_found`; 422 for `text`, and `idempotency_key_reused`.
 pub async fn post(app: &App, target: Target, text: String, request: Option<KeyedRequest>) -> Result<bool> {
     check_text("text", &text, MAX_BODY_CHARACTERS)?;
     let draft = Draft {
@@ -222,13 +229,13 @@ pub async fn post(app: &App, target: Target, text: String, request: Option<Keyed
     };
     match send_draft(app, draft).await {
         Ok(given) => Ok(given.replayed),
-        // The group or the webhook ended since the token was looked up, or an administrator banned or erased the bot.
+        // The group or the webhook ended after the token was looked up, or an administrator banned or erased the bot.
         Err(Error::NotFound { .. } | Error::Unauthenticated) => Err(not_found()),
         Err(error) => Err(error),
     }
 }
 
-/// What is kept of the answer: it says nothing of the message.
+/// The stored answer. It shows nothing of the message.
 const fn render(_: &Sent) -> Result<StoredAnswer> {
     Ok(StoredAnswer { status: 200, location: None, body: Vec::new() })
 }

@@ -1,7 +1,9 @@
-//! Invites into groups: codes that whoever has them may use, until they end.
+//! Invites to groups: codes with which anybody who has them may join, until they expire or are used up.
 //!
-//! Invariants: only the hash of a code is kept; a use and the membership that it gives are one transaction. A code that has
-//! ended looks like one that never was.
+//! Invariants:
+//! - Only the hash of a code is stored.
+//! - A use is counted in the transaction that adds the member.
+//! - A code that has ended gets the same answer as a code that never existed.
 
 use super::conversations::{Conversation, get_without_membership_check};
 use super::members::join;
@@ -25,32 +27,32 @@ use crate::store::db::Conn;
 use crate::store::events::events::{self, NewEvent};
 use crate::store::messages::messages::Action;
 
-/// Microseconds of a day.
+/// One day in microseconds.
 const DAY_MICROS: i64 = 24 * 3_600 * 1_000_000;
-/// Days that an invite lasts when its maker names no end.
+/// For how many days an invite is valid if its creator sets no end.
 pub const DEFAULT_DAYS: i64 = 7;
-/// Days that an invite may last.
+/// Most days for which an invite can be valid.
 pub const MAX_DAYS: i64 = 365;
-/// Uses that an invite may have.
+/// Most uses of an invite.
 pub const MAX_USES: i64 = 10_000;
-/// Invites that a group may have at a time.
+/// Most valid invites of a group at a time.
 pub const MAX_INVITES: i64 = 100;
 const LIST: &str = "invites";
 
-/// An invite to be made, as its maker wrote it.
+/// An invite to create, as the caller wrote it. Not validated yet.
 #[derive(Clone, Copy, Debug)]
 pub struct NewInvite {
-    /// When it ends; in [`DEFAULT_DAYS`] days when it is absent.
+    /// When it expires; `None` for [`DEFAULT_DAYS`] days from now.
     pub expires_at: Option<Timestamp>,
-    /// How often it may be used; any number of times when it is absent.
+    /// How often it may be used; `None` for any number of times.
     pub max_uses: Option<i64>,
 }
 
-/// An invite that was made, with the only copy of its code.
+/// An invite that was created, with the only copy of its code.
 pub struct Made {
-    /// What is kept.
+    /// The invite as it is stored.
     pub invite: Invite,
-    /// What is handed out.
+    /// The code to hand out.
     pub code: String,
 }
 
@@ -61,10 +63,11 @@ struct Input {
     once: Once<Made>,
 }
 
-/// Makes an invite.
+/// Creates an invite.
 ///
 /// # Errors
-/// 404 `conversation_not_found`; 403 `act_as_required`, `insufficient_role`; 409 `not_a_group`, `too_many_invites`; 422.
+/// 404 `conversation_not_found`; 403 `act_as_required`, `insufficient_role`; 409 `not_a_group`, `too_many_invites`; 422
+/// with every field that is wrong.
 pub async fn create(
     app: &App,
     principal: &Principal,
@@ -118,10 +121,11 @@ async fn insert(conn: &mut Conn, input: &Input) -> Result<Given> {
     once.give(conn, invite.created_at, &made, Some(*caller)).await
 }
 
-/// Invites of a group that are still good, by id.
+/// Lists the invites of a group that can still be used, by id.
 ///
 /// # Errors
-/// 404 `conversation_not_found`; 403 `act_as_required`, `insufficient_role`; 422 for a cursor that is none.
+/// 404 `conversation_not_found`; 403 `act_as_required`, `insufficient_role`; 409 `not_a_group`; 422 if the cursor is
+/// invalid.
 pub async fn list(
     app: &App,
     principal: &Principal,
@@ -168,7 +172,7 @@ pub async fn end(app: &App, principal: &Principal, conversation: i64, id: i64) -
         .await
 }
 
-/// An invite and the group that it leads to.
+/// Reads an invite and its group.
 ///
 /// # Errors
 /// 404 `invite_not_found`.
@@ -187,7 +191,7 @@ pub async fn look(app: &App, code: &str) -> Result<(Invite, Conversation)> {
         .await
 }
 
-/// Uses an invite; the conversation, and whether the caller is new in it.
+/// Uses an invite. Returns the conversation, and whether the caller is a new member.
 ///
 /// # Errors
 /// 404 `invite_not_found`; 403 `act_as_required`; 409 `too_many_members`.
@@ -212,9 +216,9 @@ pub async fn accept(app: &App, principal: &Principal, code: &str) -> Result<(Con
                     return Err(not_found());
                 }
                 join(conn, &group, *caller, Role::Member, *now).await?;
-                let told =
+                let system_message =
                     Note { action: Action::MemberJoined, actor: *caller, subject: Some(*caller), detail: "", at: *now };
-                let message = note(conn, conversation, &told).await?;
+                let message = note(conn, conversation, &system_message).await?;
                 let added = NewEvent::of_conversation(events::Kind::MemberAdded, conversation, *caller, *now);
                 events::append(conn, &[added.about(*caller), message]).await?;
                 Ok((conversation, true))

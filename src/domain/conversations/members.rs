@@ -1,15 +1,18 @@
-//! Who is in a group: adding, removing, leaving, roles.
+//! The members of a group: adding, removing, leaving, roles.
 //!
-//! Invariants: who may do what is the table below; nobody raises their own role; a group keeps an owner while anybody is in
-//! it; whoever does not take direct messages from somebody is not added by them either, and a block looks like that.
+//! Invariants:
+//! - The table below shows what each role may do. Nobody can raise their own role.
+//! - A group with members has at least one owner.
+//! - A user who does not accept direct messages from the caller cannot be added by the caller either. The error is the
+//!   same if that user blocks the caller.
 //!
 //! | | member | admin | owner |
 //! | --- | --- | --- | --- |
-//! | read, send, react, edit and delete one's own, leave | yes | yes | yes |
-//! | add members | where `members_can_add` | yes | yes |
-//! | add them with a higher role, give roles | | | yes |
-//! | remove members | | below admin | yes |
-//! | delete any message, pin, invite, change title, picture and rules | | yes | yes |
+//! | read, send, react, edit and delete own messages, leave | yes | yes | yes |
+//! | add members | if `members_can_add` | yes | yes |
+//! | add members with a higher role, change roles | | | yes |
+//! | remove members | | only those with the role member | yes |
+//! | delete any message, pin, invite, change the title, the picture and the settings | | yes | yes |
 //! | end the group | | | yes |
 
 use std::collections::HashMap;
@@ -34,16 +37,16 @@ use crate::store::db::Conn;
 use crate::store::events::events::{self, NewEvent};
 use crate::store::messages::messages::Action;
 
-/// People who may be in a group.
+/// Most members of a group.
 pub const MAX_MEMBERS: i64 = 10_000;
-/// People who may be added at once.
+/// Most users who can be added in one request.
 pub const MAX_ADDED: usize = 1_000;
 const LIST: &str = "members";
 
-/// The people of some names, who are not erased before the transaction ends.
+/// Finds the users with these names and locks them, so that they are not erased before the transaction ends.
 ///
 /// # Errors
-/// 422 on each name that is nobody's; 403 `not_friends`.
+/// 422 for each name that no user has; 403 `not_friends`.
 pub async fn people_to_add(
     conn: &mut Conn,
     caller: &UserName,
@@ -58,13 +61,13 @@ pub async fn people_to_add(
     let mut ids: Vec<i64> = found.iter().map(|person| person.id.0).chain([caller.id.0]).collect();
     ids.sort_unstable();
     ids.dedup();
-    let there = store::identity::users::lock_shared(conn, &ids).await?;
-    if !there.contains(&caller.id.0) {
+    let existing = store::identity::users::lock_shared(conn, &ids).await?;
+    if !existing.contains(&caller.id.0) {
         return Err(Error::Unauthenticated);
     }
     let present: HashMap<&str, &UserName> = found
         .iter()
-        .filter(|person| there.contains(&person.id.0))
+        .filter(|person| existing.contains(&person.id.0))
         .map(|person| (person.user_name_key.as_str(), person))
         .collect();
     let errors: Vec<FieldError> = keys
@@ -81,19 +84,19 @@ pub async fn people_to_add(
     Ok(found.iter().map(|person| person.id).collect())
 }
 
-/// A member and who they are.
+/// A member with their account.
 #[derive(Clone, Debug)]
 pub struct Shown {
-    /// As what they are in the group.
+    /// Their role in the group.
     pub member: Member,
-    /// Who they are.
+    /// Their account.
     pub user: User,
 }
 
-/// Members of a conversation, by id.
+/// Lists the members of a conversation, by id.
 ///
 /// # Errors
-/// 404 `conversation_not_found`; 422 for a cursor that is none.
+/// 404 `conversation_not_found`; 422 if the cursor is invalid.
 pub async fn list(
     app: &App,
     principal: &Principal,
@@ -121,7 +124,7 @@ pub async fn list(
     Ok(Page { entries, next })
 }
 
-/// A change of who is in a group.
+/// A request to change the membership of one user in a group.
 struct Change {
     conversation: ConversationId,
     caller: UserName,
@@ -153,7 +156,7 @@ impl Change {
     }
 }
 
-/// Adds somebody to a group, or gives a member another role; whether they are new.
+/// Adds a user to a group, or changes the role of a member. Returns the member, and whether they are new.
 ///
 /// # Errors
 /// 404 `conversation_not_found`, `user_not_found`; 403 `act_as_required`, `insufficient_role`, `not_friends`; 409
@@ -166,11 +169,12 @@ pub async fn put(
     role: Option<Role>,
 ) -> Result<(Shown, bool)> {
     let change = Change::new(app, principal, conversation, user_name, role)?;
-    app.db.write(change, |conn, change| Box::pin(put_now(conn, change))).await
+    app.db.write(change, |conn, change| Box::pin(put_in_transaction(conn, change))).await
 }
 
-async fn put_now(conn: &mut Conn, change: &Change) -> Result<(Shown, bool)> {
-    // Whether the caller may know of the conversation comes before who the other one is; people are locked before it.
+async fn put_in_transaction(conn: &mut Conn, change: &Change) -> Result<(Shown, bool)> {
+    // First checks that the caller may know of the conversation, so that an error about the user tells them nothing.
+    // Users are locked before the conversation, in the order of locks.
     membership(conn, Viewer::Person(change.caller.id), change.conversation).await?;
     let other = users::by_name(conn, &change.key).await?;
     let mut ids = [change.caller.id.0, other.id.0];
@@ -182,7 +186,7 @@ async fn put_now(conn: &mut Conn, change: &Change) -> Result<(Shown, bool)> {
     require_group(&own)?;
     let before = store::conversations::members::role_of(conn, change.conversation, other.id).await?;
     let log = match before {
-        Some(before) => give_role(conn, change, &own, other.id, before).await?,
+        Some(before) => change_role(conn, change, &own, other.id, before).await?,
         None => add(conn, change, &own, &other).await?,
     };
     let nobody = || Error::internal("a member that was there a moment ago");
@@ -202,11 +206,11 @@ async fn add(conn: &mut Conn, change: &Change, own: &Membership, other: &UserNam
     }
     reachability::require(conn, &change.caller, std::slice::from_ref(other), change.direct_messages_from).await?;
     join(conn, own, other.id, role, change.now).await?;
-    let told = change.note(conn, Action::MemberAdded, other.id, "").await?;
-    Ok(vec![change.event(events::Kind::MemberAdded, other.id), told])
+    let message = change.note(conn, Action::MemberAdded, other.id, "").await?;
+    Ok(vec![change.event(events::Kind::MemberAdded, other.id), message])
 }
 
-/// Makes somebody a member of a locked group.
+/// Adds a user to a locked group.
 ///
 /// # Errors
 /// 409 `too_many_members`.
@@ -222,7 +226,7 @@ pub async fn join(conn: &mut Conn, group: &Membership, user: UserId, role: Role,
     Ok(())
 }
 
-async fn give_role(
+async fn change_role(
     conn: &mut Conn,
     change: &Change,
     own: &Membership,
@@ -230,7 +234,7 @@ async fn give_role(
     before: Role,
 ) -> Result<Vec<NewEvent<'static>>> {
     let Some(role) = change.role.filter(|role| *role != before) else { return Ok(Vec::new()) };
-    // To step down is everybody's right.
+    // Every member may lower their own role.
     if other != change.caller.id || role > before {
         require_role(own, Role::Owner)?;
     }
@@ -240,8 +244,8 @@ async fn give_role(
         return Err(last_owner());
     }
     store::conversations::members::set_role(conn, change.conversation, other, role).await?;
-    let told = change.note(conn, Action::RoleChanged, other, role.as_str()).await?;
-    Ok(vec![change.event(events::Kind::MemberUpdated, other), told])
+    let message = change.note(conn, Action::RoleChanged, other, role.as_str()).await?;
+    Ok(vec![change.event(events::Kind::MemberUpdated, other), message])
 }
 
 fn last_owner() -> Error {
@@ -251,24 +255,24 @@ fn last_owner() -> Error {
     }
 }
 
-/// Removes somebody from a group, or leaves it.
+/// Removes a user from a group. Members may remove themselves.
 ///
 /// # Errors
 /// 404 `conversation_not_found`, `member_not_found`; 403 `act_as_required`, `insufficient_role`; 409 `not_a_group`,
 /// `last_owner`.
 pub async fn remove(app: &App, principal: &Principal, conversation: i64, user_name: &str) -> Result<()> {
     let change = Change::new(app, principal, conversation, user_name, None)?;
-    app.db.write(change, |conn, change| Box::pin(remove_now(conn, change))).await
+    app.db.write(change, |conn, change| Box::pin(remove_in_transaction(conn, change))).await
 }
 
-async fn remove_now(conn: &mut Conn, change: &Change) -> Result<()> {
+async fn remove_in_transaction(conn: &mut Conn, change: &Change) -> Result<()> {
     let own = locked_membership(conn, Viewer::Person(change.caller.id), change.conversation).await?;
     require_group(&own)?;
-    let not_there =
+    let not_found =
         || Error::NotFound { code: "member_not_found", detail: "there is no such member in this group".into() };
     let found = store::identity::users::names_by_keys(conn, &[change.key.as_str()]).await?;
-    let other = found.first().ok_or_else(not_there)?.id;
-    let role = store::conversations::members::role_of(conn, change.conversation, other).await?.ok_or_else(not_there)?;
+    let other = found.first().ok_or_else(not_found)?.id;
+    let role = store::conversations::members::role_of(conn, change.conversation, other).await?.ok_or_else(not_found)?;
     let leaves = other == change.caller.id;
     if !leaves {
         require_role(&own, if role == Role::Member { Role::Admin } else { Role::Owner })?;
@@ -281,21 +285,22 @@ async fn remove_now(conn: &mut Conn, change: &Change) -> Result<()> {
     }
     store::conversations::members::delete(conn, change.conversation, other, change.now).await?;
     let action = if leaves { Action::MemberLeft } else { Action::MemberRemoved };
-    let told = change.note(conn, action, other, "").await?;
-    events::append(conn, &[change.event(events::Kind::MemberRemoved, other), told]).await
+    let message = change.note(conn, action, other, "").await?;
+    events::append(conn, &[change.event(events::Kind::MemberRemoved, other), message]).await
 }
 
-/// Takes an erased person out of one of their groups; who owns it after them follows.
+/// Removes an erased user from one of their groups. If they were the only owner, another member becomes owner.
 ///
 /// # Errors
-/// Of the database.
-pub async fn forget(conn: &mut Conn, conversation: ConversationId, user: UserId, now: Timestamp) -> Result<()> {
+/// Errors of the database.
+pub async fn remove_erased(conn: &mut Conn, conversation: ConversationId, user: UserId, now: Timestamp) -> Result<()> {
     store::conversations::conversations::lock_one(conn, conversation).await?;
     store::conversations::invites::forget(conn, conversation, user).await?;
     let was_owner = match store::conversations::members::role_of(conn, conversation, user).await {
         Ok(None) => return Ok(()),
         Ok(Some(role)) => role == Role::Owner,
-        // An erasure goes on although the row is damaged: it may have said that this was the only owner.
+        // An erasure continues even if the row is damaged. The user is then treated as an owner, because they may have
+        // been the only one.
         Err(Error::UnknownValue { .. }) => true,
         Err(error) => return Err(error),
     };
@@ -311,15 +316,15 @@ pub async fn forget(conn: &mut Conn, conversation: ConversationId, user: UserId,
     }
     store::conversations::members::delete(conn, conversation, user, now).await?;
     log.push(event(events::Kind::MemberRemoved, user));
-    let told = Note { action: Action::MemberLeft, actor: user, subject: Some(user), detail: "", at: now };
-    log.push(note(conn, conversation, &told).await?);
+    let message = Note { action: Action::MemberLeft, actor: user, subject: Some(user), detail: "", at: now };
+    log.push(note(conn, conversation, &message).await?);
     events::append(conn, &log).await
 }
 
-/// Ends a group, which is locked: nobody sees it any more from here on. The last statements of a transaction.
+/// Ends a locked group: from here on nobody sees it. These must be the last statements of a transaction.
 ///
 /// # Errors
-/// Of the database.
+/// Errors of the database.
 pub async fn end_group(conn: &mut Conn, id: ConversationId, actor: UserId, now: Timestamp) -> Result<()> {
     store::conversations::invites::delete_of(conn, id).await?;
     store::conversations::incoming_webhooks::delete_of(conn, id, now).await?;

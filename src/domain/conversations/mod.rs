@@ -1,4 +1,4 @@
-//! Conversations, their members, and the ways into them.
+//! Conversations, their members, invites for users, and incoming webhooks for programs.
 
 pub mod conversations;
 pub mod incoming_webhooks;

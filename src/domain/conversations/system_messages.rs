@@ -1,6 +1,6 @@
-//! What the server says in a conversation.
+//! The texts of system messages.
 //!
-//! Invariant: names are written when a message is read, from who is there then: whoever was erased is nobody any more.
+//! Invariant: user names are filled in when the message is read. An erased user appears as "somebody".
 
 use crate::domain::identity::names::Names;
 use crate::store::messages::messages::{Action, Message};
@@ -15,8 +15,10 @@ pub fn text(action: Action, message: &Message, names: &Names) -> String {
         Action::GroupCreated => format!("{actor} created the group"),
         Action::TitleChanged => format!("{actor} changed the title to {detail}"),
         Action::AvatarChanged => format!("{actor} changed the picture"),
-        Action::HistoryChanged if detail == "all" => format!("{actor} let everybody see what was said before"),
-        Action::HistoryChanged => format!("{actor} hid what was said before from those who join"),
+        Action::HistoryChanged if detail == "all" => {
+            format!("{actor} made earlier messages visible to members who joined later")
+        }
+        Action::HistoryChanged => format!("{actor} hid earlier messages from members who joined later"),
         Action::MemberAdded => format!("{actor} added {subject}"),
         Action::MemberJoined => format!("{subject} joined"),
         Action::MemberLeft => format!("{subject} left"),

@@ -1,7 +1,6 @@
-//! Who is writing something just now.
+//! Typing notices: a user is writing a message.
 //!
-//! Invariant: nothing of it is stored. It is told to the other members of a small conversation who are there to hear it, and
-//! forgotten.
+//! Invariant: nothing is stored. A notice is published to the other members of a small conversation who are connected.
 
 use crate::app::App;
 use crate::base::error::Result;
@@ -13,46 +12,49 @@ use crate::domain::access::viewer::Viewer;
 use crate::store;
 use crate::store::db::Conn;
 
-/// Members of a conversation up to whom it is told that one of them writes.
+/// The largest conversation, in members, in which typing is published.
 pub const MEMBER_LIMIT: i64 = 100;
-/// How long it is taken to last.
-const LASTS_MICROS: i64 = 5_000_000;
-/// What is told.
+/// How long a notice is valid.
+const VALID_MICROS: i64 = 5_000_000;
+
+/// A typing notice.
 #[derive(Clone, Debug)]
 pub struct Typing {
-    /// Where.
+    /// The conversation.
     pub conversation: ConversationId,
-    /// Who writes.
+    /// The user who is typing.
     pub user_name: String,
-    /// Since now.
+    /// When the user was typing.
     pub at: Timestamp,
-    /// Until when, if nothing more is heard.
+    /// Until when the notice is valid, unless a newer one arrives.
     pub until: Timestamp,
-    /// To whom.
+    /// The ids of the users who receive it.
     pub to: Vec<i64>,
 }
 
-/// Somebody writes; what is to be told of it, if anything.
+/// Reports that the caller is typing. Returns the notice to publish; `None` if nobody receives it or one was published
+/// less than a second ago.
 ///
 /// # Errors
-/// 404 `conversation_not_found`.
+/// 403 `act_as_required`; 404 `conversation_not_found`.
 pub async fn typing(app: &App, principal: &Principal, conversation: i64) -> Result<Option<Typing>> {
     let person = principal.require_person()?;
     let conversation = ConversationId(conversation);
     let to = app
         .db
-        .read((person.id, conversation), |conn, (user, conversation)| Box::pin(listeners(conn, *user, *conversation)))
+        .read((person.id, conversation), |conn, (user, conversation)| Box::pin(recipients(conn, *user, *conversation)))
         .await?;
     let at = app.clock.now();
     if to.is_empty() || !app.typing.admit(person.id, conversation, at) {
         return Ok(None);
     }
-    let until = at.plus_micros(LASTS_MICROS);
+    let until = at.plus_micros(VALID_MICROS);
     Ok(Some(Typing { conversation, user_name: person.user_name.clone(), at, until, to }))
 }
 
-/// Who is told: the others. Where one of two blocks the other, nobody is: it would show who is there.
-async fn listeners(conn: &mut Conn, user: UserId, conversation: ConversationId) -> Result<Vec<i64>> {
+/// The users who receive the notice: the other members. Nobody does in a direct conversation in which one user blocks
+/// the other, because the notice would show that the user is online.
+async fn recipients(conn: &mut Conn, user: UserId, conversation: ConversationId) -> Result<Vec<i64>> {
     let own = membership(conn, Viewer::Person(user), conversation).await?;
     if own.member_count > MEMBER_LIMIT {
         return Ok(Vec::new());

@@ -1,16 +1,16 @@
-//! Limits how often it is published that somebody writes in a conversation.
+//! Limits how often a typing notice is published.
 
 use quick_cache::sync::Cache;
 
 use crate::base::ids::{ConversationId, UserId};
 use crate::base::time::Timestamp;
 
-/// How soon it is published again of one person in one conversation.
+/// The shortest interval between two notices of one user in one conversation.
 const INTERVAL_MICROS: i64 = 1_000_000;
-/// Pairs of a person and a conversation that are remembered.
+/// Most pairs of a user and a conversation that are remembered.
 const CAPACITY: usize = 10_000;
 
-/// When it was last published that somebody writes in a conversation.
+/// When a typing notice of a user in a conversation was last published.
 pub struct TypingThrottle(Cache<(UserId, ConversationId), Timestamp>);
 
 impl Default for TypingThrottle {
@@ -20,7 +20,7 @@ impl Default for TypingThrottle {
 }
 
 impl TypingThrottle {
-    /// Whether it may be published now; if so, the interval begins anew.
+    /// Whether a notice may be published now. If so, the interval starts again.
     pub fn admit(&self, person: UserId, conversation: ConversationId, now: Timestamp) -> bool {
         let key = (person, conversation);
         let recent = self.0.get(&key).is_some_and(|last| (last..last.plus_micros(INTERVAL_MICROS)).contains(&now));

@@ -1,6 +1,6 @@
-//! API keys: programs of the operator's, which may act for anybody.
+//! API keys: credentials of the operator's programs, which may act as any user.
 //!
-//! Invariant: the key itself is shown once, to its maker.
+//! Invariant: the text of a key is shown once, to the caller who creates it. Only its hash is stored.
 
 use super::audit::{self, Action, By};
 use super::tokens::{Token, TokenKind};
@@ -16,26 +16,26 @@ use crate::store::db::Conn;
 pub use crate::store::identity::api_keys::ApiKey;
 use crate::store::identity::revocations::Revoked;
 
-/// Characters of a name.
+/// Longest name of a key, in characters.
 pub const MAX_NAME_CHARACTERS: usize = 100;
 const LIST: &str = "api-keys";
 
-/// A key to be made, as its maker wrote it.
+/// A key to create, as the caller wrote it. Not validated yet.
 #[derive(Clone, Debug)]
 pub struct NewApiKey {
-    /// 1..100 characters.
+    /// 1 to 100 characters.
     pub name: String,
     /// At least one of `read`, `write`, `admin`.
     pub scopes: Vec<String>,
-    /// When it ends; in the future.
+    /// When the key expires; in the future. `None` for never.
     pub expires_at: Option<Timestamp>,
 }
 
-/// A key that was made, with its only copy.
+/// A key that was created, with the only copy of its text.
 pub struct Made {
-    /// What is kept.
+    /// The key as it is stored.
     pub key: ApiKey,
-    /// What its holder shows.
+    /// The text that its holder sends.
     pub text: String,
 }
 
@@ -78,7 +78,7 @@ impl NewApiKey {
     }
 }
 
-/// Makes a key.
+/// Creates a key.
 ///
 /// # Errors
 /// 422 with every field that is wrong.
@@ -88,7 +88,7 @@ pub async fn create(app: &App, new: NewApiKey, by: By, once: Once<Made>) -> Resu
     app.db.write(Input { token, key, by, once }, |conn, input| Box::pin(insert(conn, input))).await
 }
 
-/// Makes a key for the operator; its text.
+/// Creates a key for the operator, from the command line. Returns its text.
 ///
 /// # Errors
 /// As [`create`].
@@ -111,10 +111,10 @@ async fn insert(conn: &mut Conn, input: &Input) -> Result<Given> {
     input.once.give(conn, now, &made, input.by.actor).await
 }
 
-/// Keys, by id.
+/// Lists keys by id.
 ///
 /// # Errors
-/// 422 for a cursor that is none.
+/// 422 if the cursor is invalid.
 pub async fn list(app: &App, limit: Limit, cursor: Option<&str>) -> Result<Page<Vec<ApiKey>>> {
     let after = ApiKeyId(pagination::begin(LIST, cursor, 0)?);
     let keys = app
@@ -144,7 +144,7 @@ pub async fn revoke(app: &App, id: ApiKeyId, by: By) -> Result<()> {
             })
         })
         .await?;
-    app.callers.revocations.look_again(&app.db).await?;
+    app.callers.revocations.refresh(&app.db).await?;
     if revoked {
         Ok(())
     } else {

@@ -1,6 +1,6 @@
-//! Who did what to an account or a key, when and from where.
+//! The audit log: who did what to an account or a key, when, and from which address.
 //!
-//! Invariant: an entry is written in the transaction of what it tells.
+//! Invariant: an entry is written in the same transaction as the change that it describes.
 
 use std::net::IpAddr;
 
@@ -16,9 +16,9 @@ pub use crate::store::identity::audit::Entry;
 
 const LIST: &str = "audit";
 
-/// What happened, as a stable word.
+/// What happened. Each action has a fixed word in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "each is its word")]
+#[expect(missing_docs, reason = "the name says it")]
 pub enum Action {
     UserCreated,
     UserErased,
@@ -43,15 +43,15 @@ pub enum Action {
     WebhookCreated,
     WebhookChanged,
     WebhookRemoved,
-    /// An incoming webhook was made, and the bot that it is about with it.
+    /// An incoming webhook was created, together with its bot. The subject of the entry is the bot.
     IncomingWebhookCreated,
-    /// An incoming webhook was ended.
+    /// An incoming webhook was removed.
     IncomingWebhookRemoved,
     ReportHandled,
 }
 
 impl Action {
-    /// As it stands in the log.
+    /// The word in the log.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::UserCreated => "user.created",
@@ -84,21 +84,21 @@ impl Action {
     }
 }
 
-/// Who acts, from where, and when.
+/// Who acts, from which address, and when.
 #[derive(Clone, Debug)]
 pub struct By {
-    /// The person.
+    /// The user, if the caller is one or acts as one.
     pub actor: Option<UserId>,
-    /// The API key.
+    /// The API key, if the caller used one.
     pub api_key: Option<ApiKeyId>,
-    /// From where; `None` for the command line.
+    /// The network address of the caller; `None` for the command line.
     pub address: Option<String>,
-    /// Now.
+    /// The time of the action.
     pub at: Timestamp,
 }
 
 impl By {
-    /// A caller.
+    /// The caller of an authenticated request.
     pub fn principal(principal: &Principal, at: Timestamp) -> Self {
         Self {
             actor: principal.person().map(|person| person.id),
@@ -111,7 +111,7 @@ impl By {
         }
     }
 
-    /// Somebody who is not known yet.
+    /// A caller who is not authenticated.
     pub fn stranger(address: IpAddr, at: Timestamp) -> Self {
         Self { actor: None, api_key: None, address: Some(address.to_string()), at }
     }
@@ -121,7 +121,7 @@ impl By {
         Self { actor: None, api_key: None, address: None, at }
     }
 
-    /// The same, known to be this person now.
+    /// The same caller, after it has become known which user it is.
     pub fn known_as(&self, actor: UserId) -> Self {
         Self { actor: Some(actor), ..self.clone() }
     }
@@ -130,7 +130,7 @@ impl By {
 /// Writes an entry.
 ///
 /// # Errors
-/// Of the database.
+/// Errors of the database.
 pub async fn record(
     conn: &mut Conn,
     by: &By,
@@ -150,8 +150,8 @@ pub async fn record(
     store::identity::audit::insert(conn, &entry).await
 }
 
-/// Writes an entry about something that failed, and so has no transaction of its own. What the caller is told does not wait
-/// for it to succeed.
+/// Writes an entry about an attempt that was refused and therefore has no transaction of its own. If the entry cannot
+/// be written, that is logged, and the caller gets the same answer.
 pub async fn record_refusal(app: &App, by: By, action: Action, subject: Option<UserId>, detail: Option<String>) {
     let written = app
         .db
@@ -164,10 +164,10 @@ pub async fn record_refusal(app: &App, by: By, action: Action, subject: Option<U
     }
 }
 
-/// Entries with their ids, newest first.
+/// Lists entries with their ids, newest first.
 ///
 /// # Errors
-/// 422 for a cursor that is none.
+/// 422 if the cursor is invalid.
 pub async fn list(app: &App, limit: Limit, cursor: Option<&str>) -> Result<Page<Vec<(i64, Entry)>>> {
     let before = pagination::begin(LIST, cursor, i64::MAX)?;
     let entries = app

@@ -1,14 +1,14 @@
-//! Passwords that everybody tries first: refused wherever a password is chosen, without asking anybody.
+//! Refuses passwords that attackers try first. No network is used.
 //!
-//! Invariant: the answer is a pure function of the password. The list beside this file holds words in lower case, one a
-//! line, sorted; a word stands for itself, for its usual spellings (`p4$$w0rd`) and for itself with a short tail
-//! (`password2026!`). This refuses what is guessed at once and measures nothing: a password that is not common may still
-//! be weak.
+//! Invariant: the result depends on the password only. The list in `common_passwords.txt` holds sorted words in lower
+//! case, one a line. A word stands for itself, for its usual spellings (`p4$$w0rd`), and for itself with a short tail
+//! (`password2026!`). The check refuses passwords that are easy to guess. It does not measure strength: a password that
+//! passes may still be weak.
 
-/// The list.
+/// The list of common words.
 const WORDS: &str = include_str!("../common_passwords.txt");
 
-/// Rows of keys, the alphabet and counting: three or more neighbours in one of them, in either direction, are a run.
+/// Rows of keys, the alphabet and the digits. Three or more neighbours in one row, in either direction, are a run.
 const ROWS: &[&str] = &[
     "abcdefghijklmnopqrstuvwxyz",
     "01234567890123456789",
@@ -30,26 +30,26 @@ const ROWS: &[&str] = &[
     "7ujm",
 ];
 
-/// Characters of a run, at least.
+/// Shortest run, in characters.
 const SHORTEST_RUN: usize = 3;
-/// Characters of a pattern that is weak however often it is repeated.
+/// Longest pattern, in characters, that is weak however often it is repeated.
 const LONGEST_WEAK_UNIT: usize = 4;
-/// Characters of a pattern, at most: longer ones are not looked for.
+/// Longest pattern, in characters. Repetitions of longer ones are not searched for.
 const LONGEST_UNIT: usize = 32;
-/// Characters before a tail, at least.
+/// Shortest word before a tail, in characters.
 const SHORTEST_STEM: usize = 4;
-/// Digits in a tail that add nothing worth mentioning, in any order.
+/// How many digits in a tail count as adding almost nothing, in any order.
 const TAIL_DIGITS: usize = 4;
-/// Other characters in a tail that add nothing worth mentioning.
+/// How many other characters in a tail count as adding almost nothing.
 const TAIL_SIGNS: usize = 3;
-/// Characters of a tail, at most: longer ones are not cut off.
+/// Longest tail, in characters, that is cut off.
 const TAIL_LIMIT: usize = 16;
 
-/// Whether `password` is among the first that are tried: a word of the list or a pattern, as it is or in disguise. Meant
-/// for passwords of at least 8 characters.
+/// Whether attackers would try `password` first: it is a word of the list or a simple pattern, as it is or disguised.
+/// Meant for passwords of at least 8 characters.
 pub fn is_common(password: &str) -> bool {
     let characters: Vec<char> = password.to_lowercase().chars().collect();
-    // The tail is tried in every length, for its beginning may be the word's own end: hell0, hell0123.
+    // Every length of the tail is tried, because the beginning of the tail may be the end of the word: hell0, hell0123.
     let longest_tail = characters.iter().rev().take_while(|character| !character.is_alphabetic()).count();
     (0..=longest_tail.min(TAIL_LIMIT)).any(|length| {
         let (stem, tail) = characters.split_at(characters.len() - length);
@@ -57,15 +57,15 @@ pub fn is_common(password: &str) -> bool {
     })
 }
 
-/// A word of the list, runs, or one of these repeated.
+/// Whether the text is a word of the list, made of runs, or a repetition of either.
 fn is_weak(text: &[char]) -> bool {
     let unit = unit_of(text);
     let repeated = unit.len() < text.len();
     (repeated && unit.len() <= LONGEST_WEAK_UNIT) || is_made_of_runs(text) || is_made_of_runs(unit) || is_listed(unit)
 }
 
-/// The shortest text that gives this one when it is repeated; that of a short one may be cut short at the end. The text
-/// itself if there is none.
+/// The shortest pattern that gives the text when it is repeated, or the text itself if there is none. The last
+/// repetition of a short pattern may be incomplete.
 fn unit_of(text: &[char]) -> &[char] {
     let repeats = |length: &usize| {
         let whole = *length <= LONGEST_WEAK_UNIT || text.len().is_multiple_of(*length);
@@ -87,7 +87,7 @@ fn is_made_of_runs(text: &[char]) -> bool {
     !text.is_empty()
 }
 
-/// How many characters from the beginning are all the same, or neighbours in one of the rows.
+/// How many characters at the beginning are the same, or neighbours in one of the rows.
 fn run_length(text: &[char]) -> usize {
     let same = text.iter().take_while(|character| **character == text[0]).count();
     let in_rows = ROWS.iter().flat_map(|row| {
@@ -102,7 +102,7 @@ fn run_length(text: &[char]) -> usize {
     longest.max().unwrap_or(0).max(same)
 }
 
-/// Whether what follows a word adds next to nothing to it.
+/// Whether a tail adds almost nothing to a word.
 fn is_weak_tail(tail: &[char]) -> bool {
     let digits: Vec<char> = tail.iter().copied().filter(char::is_ascii_digit).collect();
     let few_digits = digits.len() <= TAIL_DIGITS || is_made_of_runs(&digits) || unit_of(&digits).len() < digits.len();
@@ -110,16 +110,16 @@ fn is_weak_tail(tail: &[char]) -> bool {
 }
 
 fn is_listed(text: &[char]) -> bool {
-    let word: String = text.iter().copied().map(undisguised).collect();
-    !word.is_empty() && WORDS.lines().any(|line| line.chars().map(undisguised).eq(word.chars()))
+    let word: String = text.iter().copied().map(plain_character).collect();
+    !word.is_empty() && WORDS.lines().any(|line| line.chars().map(plain_character).eq(word.chars()))
 }
 
-/// Characters that stand for each other become one.
-const fn undisguised(character: char) -> char {
+/// Maps characters that are used in place of each other to the same character.
+const fn plain_character(character: char) -> char {
     match character {
         '@' | '4' => 'a',
         '0' => 'o',
-        // 1 is written for both.
+        // 1 is used for both i and l.
         '1' | 'l' | '!' | '|' => 'i',
         '3' => 'e',
         '$' | '5' => 's',
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_tried_first_is_refused() {
+    fn common_passwords_are_refused() {
         for password in [
             // Words of the list, in any case.
             "password",
@@ -155,7 +155,7 @@ mod tests {
             "trustno1",
             "1q2w3e4r",
             "posthaste",
-            // Disguised.
+            // Disguised words.
             "p@ssw0rd",
             "P4$$W0RD",
             "pa55word",
@@ -164,7 +164,7 @@ mod tests {
             "m1che11e",
             "qwer7yuiop",
             "5un5h1n3",
-            // With a tail.
+            // Words with a tail.
             "password1",
             "password!",
             "Password123",
@@ -177,7 +177,7 @@ mod tests {
             "jordan#23",
             "iloveyou<3",
             "hello12341234",
-            // Counting, rows of keys, the alphabet.
+            // Digits in order, rows of keys, the alphabet.
             "12345678",
             "87654321",
             "1234567890",
@@ -196,7 +196,7 @@ mod tests {
             "1234qwer",
             "abc123xyz",
             "qwerty2026!",
-            // Repetition.
+            // Repetitions.
             "aaaaaaaa",
             "        ",
             "aaaabbbb",
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_guessed_at_once_is_accepted() {
+    fn uncommon_passwords_are_accepted() {
         for password in [
             "kX9#vQ2m!pLz",
             "7hG2kq9ZrT4w",
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn any_text_has_an_answer() {
+    fn any_text_can_be_checked() {
         for text in
             ["", "1", "!", "\u{0}", "İ", "ß", "👍🏽👍🏽", "\u{301}", "1234", &"1".repeat(100_000), &"ab1!".repeat(50_000)]
         {

@@ -1,13 +1,15 @@
-//! From what a caller shows to who they are.
+//! Authentication: turns the credentials of a request into a principal.
 //!
-//! Invariants: what was looked up is remembered under the hash of what was shown, and trusted only as long as `revocations`
-//! says so and it has not expired. Credentials that are wrong, expired, revoked or of somebody who is kept out all fail alike.
+//! Invariants:
+//! - The result of a look-up is cached under the hash of the token. It is used only while `revocations` confirms it and
+//!   it has not expired.
+//! - Credentials that are wrong, expired, revoked or of a banned user all fail in the same way.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::known_callers::{Known, KnownPerson};
+use super::known_callers::{KnownCaller, KnownPerson};
 use super::revocations::Mark;
 use super::sessions::SLIDING_MICROS;
 use super::tokens::{self, MAX_TOKEN_CHARACTERS, SecretHash, TokenKind};
@@ -22,32 +24,33 @@ use crate::store;
 use crate::store::identity::revocations::Revoked;
 use crate::store::identity::users::Account;
 
-/// How long a JWT that was verified is trusted.
+/// How long a verified JWT is cached.
 const JWT_TRUSTED_MICROS: i64 = 10 * 1_000_000;
-/// How often the use of a credential is noted.
+/// How often the use of credentials is recorded.
 const TOUCH_MICROS: i64 = 60 * 1_000_000;
 
-/// What a caller shows.
+/// The credentials of a request.
 #[derive(Clone, Debug)]
 pub struct Credentials {
     /// The token of `Authorization: Bearer`, or of the cookie.
     pub token: Option<String>,
-    /// `X-Act-As`: the user whom a caller that is no person stands for.
+    /// `X-Act-As`: the user that a caller acts as who is not a user itself.
     pub act_as: Option<String>,
-    /// Where the request comes from.
+    /// The network address of the caller.
     pub address: IpAddr,
 }
 
-/// Says who is calling.
+/// Authenticates a caller.
 ///
 /// # Errors
-/// [`Error::Unauthenticated`] without valid credentials; 403 `act_as_not_allowed`; 422 on `X-Act-As` when it names nobody.
+/// [`Error::Unauthenticated`] without valid credentials; 403 `act_as_not_allowed`; 422 for `X-Act-As` if no user has
+/// this name.
 pub async fn authenticate(app: &Arc<App>, credentials: Credentials) -> Result<Principal> {
     let Credentials { token, act_as, address } = credentials;
     let (credential, person) = match token {
         Some(token) => {
             let known = look_up(app, &token, address).await?;
-            note_use(app, &known, address);
+            record_use(app, &known, address);
             (known.credential, known.person.clone())
         }
         None if app.settings.access == Access::Open => (Credential::Open, None),
@@ -66,12 +69,12 @@ pub async fn authenticate(app: &Arc<App>, credentials: Credentials) -> Result<Pr
     Ok(Principal::new(credential, person, address))
 }
 
-async fn look_up(app: &Arc<App>, token: &str, address: IpAddr) -> Result<Arc<Known>> {
+async fn look_up(app: &Arc<App>, token: &str, address: IpAddr) -> Result<Arc<KnownCaller>> {
     if token.is_empty() || token.len() > MAX_TOKEN_CHARACTERS {
         return Err(Error::Unauthenticated);
     }
     let now = app.clock.now();
-    let mark = app.callers.revocations.look(&app.db).await?;
+    let mark = app.callers.revocations.current_mark(&app.db).await?;
     let hash = tokens::hash(token);
     if let Some(known) = app.callers.by_token.get(&hash) {
         if known.expires_at.load(Ordering::Relaxed) > now.micros()
@@ -94,7 +97,7 @@ async fn look_up(app: &Arc<App>, token: &str, address: IpAddr) -> Result<Arc<Kno
     Ok(known)
 }
 
-async fn session(app: &App, hash: SecretHash, mark: Mark, now: Timestamp) -> Result<Option<Known>> {
+async fn session(app: &App, hash: SecretHash, mark: Mark, now: Timestamp) -> Result<Option<KnownCaller>> {
     let found = app
         .db
         .read(hash, |conn, hash| {
@@ -106,7 +109,7 @@ async fn session(app: &App, hash: SecretHash, mark: Mark, now: Timestamp) -> Res
         })
         .await?;
     Ok(found.filter(|(session, account)| session.expires_at > now && account.may_call()).map(|(session, account)| {
-        Known {
+        KnownCaller {
             mark,
             subject: Revoked::User(account.name.id),
             credential: Credential::Session(session.id),
@@ -119,12 +122,12 @@ async fn session(app: &App, hash: SecretHash, mark: Mark, now: Timestamp) -> Res
     }))
 }
 
-async fn api_key(app: &App, hash: SecretHash, mark: Mark, now: Timestamp) -> Result<Option<Known>> {
+async fn api_key(app: &App, hash: SecretHash, mark: Mark, now: Timestamp) -> Result<Option<KnownCaller>> {
     let found = app.db.read(hash, |conn, hash| Box::pin(store::identity::api_keys::by_hash(conn, hash))).await?;
     let Some(key) = found.filter(|key| key.expires_at.is_none_or(|at| at > now)) else { return Ok(None) };
     let unknown = || Error::unknown_word("api_keys.scopes", &key.scopes).in_row(|| format!("id {}", key.id.0));
     let scopes = Scopes::parse(key.scopes.split_whitespace()).ok_or_else(unknown)?;
-    Ok(Some(Known {
+    Ok(Some(KnownCaller {
         mark,
         subject: Revoked::ApiKey(key.id),
         credential: Credential::ApiKey(key.id, scopes),
@@ -136,10 +139,10 @@ async fn api_key(app: &App, hash: SecretHash, mark: Mark, now: Timestamp) -> Res
     }))
 }
 
-async fn jwt(app: &Arc<App>, token: &str, address: IpAddr, mark: Mark, now: Timestamp) -> Result<Option<Known>> {
+async fn jwt(app: &Arc<App>, token: &str, address: IpAddr, mark: Mark, now: Timestamp) -> Result<Option<KnownCaller>> {
     let Some(verifier) = &app.jwt else { return Ok(None) };
     let verified = verifier.verify(token, now).await?;
-    // PostgreSQL takes no U+0000, not even to look for it.
+    // PostgreSQL accepts no U+0000 in a text, not even as a parameter of a query.
     if verified.subject.contains('\0') {
         return Ok(None);
     }
@@ -148,20 +151,21 @@ async fn jwt(app: &Arc<App>, token: &str, address: IpAddr, mark: Mark, now: Time
     if account.is_none() && verifier.provisions() {
         let registration = Registration { user_name: verified.subject.clone(), ..Registration::default() };
         match users::provision(app, registration, address).await {
-            // Another request may have been first: whoever is there now is meant.
+            // Another request may have created the account meanwhile. Then that account is used.
             Ok(()) | Err(Error::Conflict { .. }) => account = account_by_key(app, key).await?,
             Err(Error::Invalid(_)) => return Ok(None),
             Err(error) => return Err(error),
         }
     }
-    // The name must be written as it is: two subjects of the operator's that differ by case are not one person here.
+    // The case must match: two subjects of the operator's backend that differ only in case are not the same user here.
     Ok(account.filter(|account| account.may_call() && account.name.user_name == verified.subject).map(|account| {
-        Known {
+        KnownCaller {
             mark,
             subject: Revoked::User(account.name.id),
             credential: Credential::Jwt,
             person: Some(Arc::new(account)),
-            // Its key may be withdrawn before it expires: it is verified anew now and then.
+            // The key of the backend may be withdrawn before the token expires, so the token is verified again every
+            // few seconds.
             expires_at: verified.expires_at.min(now.plus_micros(JWT_TRUSTED_MICROS)).micros().into(),
             touch_at: Timestamp::MAX.micros().into(),
             ends_at: verified.expires_at,
@@ -174,13 +178,13 @@ async fn account_by_key(app: &App, key: String) -> Result<Option<Account>> {
     app.db.read(key, |conn, key| Box::pin(store::identity::users::account_by_key(conn, key))).await
 }
 
-/// The person of `X-Act-As`.
+/// Finds the user of `X-Act-As`.
 async fn look_up_person(app: &App, name: &str) -> Result<Arc<Account>> {
     let nobody = || Error::invalid("X-Act-As", "user_not_found", "names no user");
     if name.len() > users::MAX_USER_NAME_CHARACTERS * 4 {
         return Err(nobody());
     }
-    let mark = app.callers.revocations.look(&app.db).await?;
+    let mark = app.callers.revocations.current_mark(&app.db).await?;
     let key = fold_ascii(name);
     if let Some(known) = app.callers.by_name.get(&key)
         && app.callers.revocations.holds(known.mark, Revoked::User(known.account.name.id))
@@ -193,8 +197,9 @@ async fn look_up_person(app: &App, name: &str) -> Result<Arc<Account>> {
     Ok(account)
 }
 
-/// Writes down, beside the request and now and then, that a credential is in use; for a session this moves its end.
-fn note_use(app: &Arc<App>, known: &Known, address: IpAddr) {
+/// Records that credentials are in use, at most once per `TOUCH_MICROS` and outside the request. For a session this
+/// also moves its expiry.
+fn record_use(app: &Arc<App>, known: &KnownCaller, address: IpAddr) {
     let now = app.clock.now();
     let touch_at = known.touch_at.load(Ordering::Relaxed);
     if now.micros() < touch_at {
@@ -211,7 +216,7 @@ fn note_use(app: &Arc<App>, known: &Known, address: IpAddr) {
     let credential = known.credential;
     let app = Arc::clone(app);
     tasks::spawn("credential-use", async move {
-        let noted = app
+        let recorded = app
             .db
             .write(
                 (credential, now, expires_at, address.to_string()),
@@ -228,8 +233,8 @@ fn note_use(app: &Arc<App>, known: &Known, address: IpAddr) {
                 },
             )
             .await;
-        if let Err(error) = noted {
-            tracing::debug!(%error, "the use of a credential could not be noted");
+        if let Err(error) = recorded {
+            tracing::debug!(%error, "the use of a credential could not be recorded");
         }
     });
 }

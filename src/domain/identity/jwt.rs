@@ -1,11 +1,12 @@
-//! Tokens of the operator's own backend: who it says is calling.
+//! JWTs that the operator's own backend issues: they name the user who calls.
 //!
 //! Invariants:
-//! - Which algorithm verifies a token is said by the key, never by the token: the header must name the key's own
-//!   algorithm. A secret verifies HS256 alone, a key set never does.
-//! - Nothing that a token names is fetched or opened. Its `kid` is looked up in a map; `jku`, `jwk`, `x5u` and `x5c` are
-//!   not read.
-//! - Whoever shows a wrong token reads nothing but "unauthenticated". Why is in the log, at debug, without the token.
+//! - The key decides which algorithm verifies a token, never the token: the header must name the algorithm of the key.
+//!   A secret verifies HS256 only, and a key set never does.
+//! - Nothing that a token names is fetched or opened. Its `kid` is looked up in a map; `jku`, `jwk`, `x5u` and `x5c`
+//!   are not read.
+//! - A caller with an invalid token learns only that it is not authenticated. The reason is logged at level debug,
+//!   without the token.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,55 +26,55 @@ mod jwks;
 #[cfg(test)]
 mod tests;
 
-use jwks::{Jwks, Place};
+use jwks::{Jwks, SetLocation};
 
-/// Bytes of a token.
+/// Longest token, in bytes.
 const TOKEN_LIMIT_BYTES: usize = 8 * 1024;
-/// Characters of a key's name.
+/// Longest `kid`, in characters.
 const KID_LIMIT_CHARS: usize = 256;
-/// How far the backend's clock may be from ours.
+/// By how much the backend's clock may differ from the server's.
 const LEEWAY_MICROS: i64 = 30 * 1_000_000;
-/// A shorter secret could be guessed from one token; RFC 7518 asks for the length of the hash.
+/// Shortest secret, in bytes. A shorter one could be guessed from one token; RFC 7518 requires the length of the hash.
 const SECRET_MINIMUM_BYTES: usize = 32;
-/// Nobody's secret is longer; a wrong file may be.
+/// Largest secret file, in bytes. A larger file is not a secret but a wrong file.
 const SECRET_LIMIT_BYTES: usize = 64 * 1024;
 
-/// What the operator says about the backend's tokens.
+/// The operator's settings for JWTs.
 #[derive(Clone, Debug)]
 pub struct JwtSettings {
-    /// What they are verified with.
+    /// The keys that verify them.
     pub keys: KeySource,
-    /// Their `iss`.
+    /// The required `iss`.
     pub issuer: String,
-    /// What must be in their `aud`.
+    /// The value that `aud` must contain.
     pub audience: String,
-    /// Whether a user is made for a `sub` that is nobody's name.
+    /// Whether a user is created for a `sub` that is not a user name yet.
     pub provision: bool,
 }
 
-/// What tokens are verified with.
+/// Where the keys come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeySource {
-    /// A file with a secret that the backend has too.
+    /// A file with a secret that the backend shares.
     Hs256File(PathBuf),
-    /// The backend's public keys: a file, or a URL.
+    /// The public keys of the backend: the path of a file, or a URL.
     Jwks(String),
 }
 
 impl KeySource {
-    /// Checks what can be checked without reading anything.
+    /// Checks the setting as far as possible without reading the keys.
     ///
     /// # Errors
     /// A sentence for the operator.
     pub fn check(&self) -> Result<(), String> {
         match self {
             Self::Hs256File(_) => Ok(()),
-            Self::Jwks(place) => Place::parse(place).map(|_| ()),
+            Self::Jwks(place) => SetLocation::parse(place).map(|_| ()),
         }
     }
 }
 
-/// Says whose a token is.
+/// Verifies JWTs.
 pub struct JwtVerifier {
     keys: Keys,
     issuer: String,
@@ -86,41 +87,41 @@ enum Keys {
     Set(Jwks),
 }
 
-/// What a good token says.
+/// The contents of a valid token that the server uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verified {
-    /// Its `sub`: a user name, as the backend wrote it. Not empty, nothing else was checked.
+    /// The `sub`: a user name, as the backend wrote it. It is not empty; nothing else was checked.
     pub subject: String,
-    /// From when on it is refused: its `exp` and the leeway.
+    /// When the token expires: its `exp` plus the leeway.
     pub expires_at: Timestamp,
 }
 
 impl JwtVerifier {
-    /// Reads the secret or the keys. Keys that cannot be fetched yet are no error: they are fetched when they are asked
-    /// for.
+    /// Reads the secret or the keys. If a URL cannot be fetched, that is no error: the keys are fetched when they are
+    /// first needed.
     ///
     /// # Errors
     /// A sentence for the operator.
     pub async fn open(settings: JwtSettings, now: Timestamp) -> Result<Self, String> {
         let keys = match &settings.keys {
             KeySource::Hs256File(path) => Keys::Secret(read_secret(path).await?),
-            KeySource::Jwks(place) => Keys::Set(Jwks::open(Place::parse(place)?, now).await?),
+            KeySource::Jwks(place) => Keys::Set(Jwks::open(SetLocation::parse(place)?, now).await?),
         };
         Ok(Self { keys, issuer: settings.issuer, audience: settings.audience, provision: settings.provision })
     }
 
-    /// Whether a user is to be made for a subject that is nobody's name.
+    /// Whether a user is created for a subject that is not a user name yet.
     pub const fn provisions(&self) -> bool {
         self.provision
     }
 
-    /// Says whose a token is, and until when.
+    /// Verifies a token.
     ///
     /// # Errors
-    /// [`Error::Unauthenticated`] for everything that is wrong with the token; [`Error::Unavailable`] when there are no
-    /// keys to hold it against.
+    /// [`Error::Unauthenticated`] if the token is invalid for any reason; [`Error::Unavailable`] if there are no keys
+    /// to verify it with.
     pub async fn verify(&self, token: &str, now: Timestamp) -> Result<Verified> {
-        // What costs nothing comes first, so that a token which could never be good makes nobody fetch keys.
+        // The claims are checked before the signature, so a token that cannot be valid never causes a fetch of keys.
         let token = Token::parse(token).map_err(refused)?;
         let verified = self.check_claims(&token.claims, now).map_err(refused)?;
         let algorithm = token.algorithm;
@@ -130,47 +131,49 @@ impl JwtVerifier {
                 let key = set.find(token.kid.as_deref(), algorithm, now).await?;
                 token.is_signed_by(&key)
             }
-            Keys::Secret(_) | Keys::Set(_) => return Err(refused("its algorithm is of the other kind")),
+            Keys::Secret(_) | Keys::Set(_) => {
+                return Err(refused("the algorithm does not fit the configured kind of key"));
+            }
         };
-        if good { Ok(verified) } else { Err(refused("its signature is wrong")) }
+        if good { Ok(verified) } else { Err(refused("the signature is wrong")) }
     }
 
     fn check_claims(&self, claims: &Object, now: Timestamp) -> Result<Verified, &'static str> {
         if claims.required_text("iss")? != self.issuer {
-            return Err("it has another issuer");
+            return Err("iss is not the configured issuer");
         }
-        if !is_meant_for(claims, &self.audience)? {
-            return Err("it is meant for another audience");
+        if !has_audience(claims, &self.audience)? {
+            return Err("aud does not contain the configured audience");
         }
         let subject = claims.required_text("sub")?;
         if subject.is_empty() {
-            return Err("its subject is empty");
+            return Err("sub is empty");
         }
-        let expires_at = later(claims.date("exp")?.ok_or("it has no exp")?);
+        let expires_at = with_leeway(claims.date("exp")?.ok_or("exp is missing")?);
         if now >= expires_at {
-            return Err("it has expired");
+            return Err("the token has expired");
         }
-        if claims.date("nbf")?.is_some_and(|not_before| later(now) < not_before) {
-            return Err("it is not valid yet");
+        if claims.date("nbf")?.is_some_and(|not_before| with_leeway(now) < not_before) {
+            return Err("the token is not valid yet (nbf)");
         }
         claims.date("iat")?;
         Ok(Verified { subject: subject.to_owned(), expires_at })
     }
 }
 
-fn is_meant_for(claims: &Object, audience: &str) -> Result<bool, &'static str> {
+fn has_audience(claims: &Object, audience: &str) -> Result<bool, &'static str> {
     match claims.0.get("aud") {
-        None => Err("it has no aud"),
+        None => Err("aud is missing"),
         Some(Value::String(one)) => Ok(one == audience),
         Some(Value::Array(many)) if many.iter().all(Value::is_string) => {
             Ok(many.iter().any(|one| one.as_str() == Some(audience)))
         }
-        Some(_) => Err("its aud is neither a string nor a list of strings"),
+        Some(_) => Err("aud is neither a string nor a list of strings"),
     }
 }
 
-/// `at`, with the leeway added.
-fn later(at: Timestamp) -> Timestamp {
+/// `at` plus the leeway.
+fn with_leeway(at: Timestamp) -> Timestamp {
     Timestamp::from_micros(at.micros().saturating_add(LEEWAY_MICROS))
 }
 
@@ -179,64 +182,64 @@ fn refused(reason: &'static str) -> Error {
     Error::Unauthenticated
 }
 
-/// A token whose form is right. Nothing in it is proven.
+/// A token of the right form. Its signature is not verified yet.
 struct Token<'a> {
     algorithm: Algorithm,
     kid: Option<String>,
     claims: Object,
     /// Header and claims as they were signed.
     message: &'a str,
-    /// As it was written, in base64.
+    /// In base64url, as in the token.
     signature: &'a str,
 }
 
 impl<'a> Token<'a> {
     fn parse(token: &'a str) -> Result<Self, &'static str> {
         if token.len() > TOKEN_LIMIT_BYTES {
-            return Err("it is too long");
+            return Err("the token is too long");
         }
-        let (message, signature) = token.rsplit_once('.').ok_or("it has not three parts")?;
-        let (header, claims) = message.split_once('.').ok_or("it has not three parts")?;
+        let (message, signature) = token.rsplit_once('.').ok_or("the token does not have three parts")?;
+        let (header, claims) = message.split_once('.').ok_or("the token does not have three parts")?;
         if header.is_empty() || claims.is_empty() || claims.contains('.') || signature.is_empty() {
-            return Err("it has not three parts");
+            return Err("the token does not have three parts");
         }
-        let header = Object::decode(header).ok_or("its header is not readable")?;
-        // Whoever writes crit wants everything refused that does not know what it lists, and nothing is known here.
+        let header = Object::decode(header).ok_or("the header is not a JSON object in base64url")?;
+        // `crit` lists extensions that a reader must understand (RFC 7515), and this one understands none.
         if header.0.contains_key("crit") {
-            return Err("its header asks for an extension");
+            return Err("the header requires an extension (crit)");
         }
-        // Other tokens of the same issuer have the same keys and may look the same: those that end a session, say.
+        // An issuer may sign other kinds of token with the same keys, for example tokens that end a session.
         if header.text("typ")?.is_some_and(|typ| !is_access_type(typ)) {
-            return Err("it is a token of another type");
+            return Err("typ is not that of an access token");
         }
         let kid = header.text("kid")?;
         if kid.is_some_and(|kid| kid.chars().count() > KID_LIMIT_CHARS) {
-            return Err("its kid is too long");
+            return Err("kid is too long");
         }
         let algorithm = match header.required_text("alg")? {
             "HS256" => Algorithm::HS256,
             "RS256" => Algorithm::RS256,
             "ES256" => Algorithm::ES256,
             "EdDSA" => Algorithm::EdDSA,
-            _ => return Err("its algorithm is not used here"),
+            _ => return Err("alg is not one of HS256, RS256, ES256, EdDSA"),
         };
-        let claims = Object::decode(claims).ok_or("its claims are not readable")?;
+        let claims = Object::decode(claims).ok_or("the claims are not a JSON object in base64url")?;
         Ok(Self { algorithm, kid: kid.map(ToOwned::to_owned), claims, message, signature })
     }
 
-    /// The caller has made sure that the algorithm is the key's.
+    /// The caller has checked that the algorithm is that of the key.
     fn is_signed_by(&self, key: &DecodingKey) -> bool {
         jsonwebtoken::crypto::verify(self.signature, self.message.as_bytes(), key, self.algorithm).unwrap_or(false)
     }
 }
 
-/// Whether `typ` is what tokens for calling an API carry (RFC 7519, RFC 9068).
+/// Whether `typ` is a type of token for calling an API (RFC 7519, RFC 9068).
 fn is_access_type(typ: &str) -> bool {
     let typ = typ.to_ascii_lowercase();
     matches!(typ.strip_prefix("application/").unwrap_or(&typ), "jwt" | "at+jwt")
 }
 
-/// A JSON object in which no name stands twice: two readers could not agree on what such a token says.
+/// A JSON object without duplicate names. Of a duplicate name, different readers could use different values.
 struct Object(BTreeMap<String, Value>);
 
 impl Object {
@@ -248,22 +251,22 @@ impl Object {
         match self.0.get(name) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
-            Some(_) => Err("something in it that must be a string is none"),
+            Some(_) => Err("a member that must be a string is not one"),
         }
     }
 
     fn required_text(&self, name: &str) -> Result<&str, &'static str> {
-        self.text(name)?.ok_or("it says too little: alg, iss, aud, sub and exp are required")
+        self.text(name)?.ok_or("a required member is missing: alg, iss, aud, sub or exp")
     }
 
-    /// A NumericDate: seconds since 1970, perhaps with a fraction.
+    /// A NumericDate: seconds since 1970, possibly with a fraction.
     fn date(&self, name: &str) -> Result<Option<Timestamp>, &'static str> {
         let Some(value) = self.0.get(name) else { return Ok(None) };
         let micros = match (value.as_i64(), value.as_f64()) {
             (Some(seconds), _) => seconds.saturating_mul(1_000_000),
-            // The cast holds what is too large at the ends of i64, as the timestamp then does at its own.
+            // The cast limits values that are too large to the range of i64.
             (None, Some(seconds)) if seconds.is_finite() => (seconds * 1_000_000.0) as i64,
-            _ => return Err("a date in it is no number"),
+            _ => return Err("exp, nbf or iat is not a number"),
         };
         Ok(Some(Timestamp::from_micros(micros)))
     }
@@ -284,7 +287,7 @@ impl<'de> Deserialize<'de> for Object {
                 let mut members = BTreeMap::new();
                 while let Some((name, value)) = access.next_entry()? {
                     if members.insert(name, value).is_some() {
-                        return Err(de::Error::custom("a name stands twice"));
+                        return Err(de::Error::custom("duplicate name"));
                     }
                 }
                 Ok(Object(members))
@@ -297,7 +300,7 @@ impl<'de> Deserialize<'de> for Object {
 
 async fn read_secret(path: &Path) -> Result<DecodingKey, String> {
     let bytes = read_at_most(path, SECRET_LIMIT_BYTES).await?;
-    // Editors and `echo` end a file with a newline, which is no part of the secret.
+    // Editors and `echo` end a file with a newline, which is not part of the secret.
     let secret = bytes.strip_suffix(b"\r\n").or_else(|| bytes.strip_suffix(b"\n")).unwrap_or(&bytes);
     if secret.len() < SECRET_MINIMUM_BYTES {
         return Err(format!(
@@ -309,7 +312,7 @@ async fn read_secret(path: &Path) -> Result<DecodingKey, String> {
     Ok(DecodingKey::from_secret(secret))
 }
 
-/// The whole file, if it is not longer than that.
+/// Reads a whole file, unless it is longer than the limit.
 async fn read_at_most(path: &Path, limit_bytes: usize) -> Result<Vec<u8>, String> {
     let explain = |error: std::io::Error| format!("{}: {error}", path.display());
     let file = tokio::fs::File::open(path).await.map_err(explain)?;

@@ -1,6 +1,7 @@
-//! The callers that this server has looked up, under the hash of what they showed.
+//! A cache of callers. Their credentials are stored under the hash of the token, and users named in `X-Act-As` under
+//! the name.
 //!
-//! Invariant: an entry holds only while `revocations` says so.
+//! Invariant: an entry is used only if `revocations` confirms that it still holds.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
@@ -14,14 +15,14 @@ use crate::domain::access::principal::Credential;
 use crate::store::identity::revocations::Revoked;
 use crate::store::identity::users::Account;
 
-/// Credentials and persons remembered.
+/// Most entries in each of the two caches.
 const CAPACITY: usize = 100_000;
 
-/// What is remembered of callers.
+/// The cached callers.
 pub struct KnownCallers {
-    /// When what was remembered ceases to hold.
+    /// Decides whether a cached entry still holds.
     pub revocations: Arc<Revocations>,
-    pub(in crate::domain) by_token: Cache<SecretHash, Arc<Known>>,
+    pub(in crate::domain) by_token: Cache<SecretHash, Arc<KnownCaller>>,
     pub(in crate::domain) by_name: Cache<String, Arc<KnownPerson>>,
 }
 
@@ -31,22 +32,22 @@ impl Default for KnownCallers {
     }
 }
 
-/// A credential that was looked up.
-pub(in crate::domain) struct Known {
+/// The cached result of looking up a credential.
+pub(in crate::domain) struct KnownCaller {
     pub(in crate::domain) mark: Mark,
     pub(in crate::domain) subject: Revoked,
     pub(in crate::domain) credential: Credential,
     pub(in crate::domain) person: Option<Arc<Account>>,
-    /// Microseconds since 1970; of a session it moves with its use, up to `ends_at`.
+    /// Microseconds since 1970. The use of a session moves it, up to `ends_at`.
     pub(in crate::domain) expires_at: AtomicI64,
     pub(in crate::domain) ends_at: Timestamp,
-    /// When it was looked up. A clock that was set back since would let it hold for longer.
+    /// When it was read. If the clock is set back later, `expires_at` alone would keep the entry valid for too long.
     pub(in crate::domain) read_at: Timestamp,
-    /// When its use is to be noted next: microseconds since 1970.
+    /// When the next use is to be recorded in the database: microseconds since 1970.
     pub(in crate::domain) touch_at: AtomicI64,
 }
 
-/// A person who was looked up for `X-Act-As`.
+/// The cached result of looking up a user for `X-Act-As`.
 pub(in crate::domain) struct KnownPerson {
     pub(in crate::domain) mark: Mark,
     pub(in crate::domain) account: Arc<Account>,

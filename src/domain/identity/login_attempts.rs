@@ -1,7 +1,10 @@
-//! How often somebody may try to prove who they are.
+//! Limits how often a password may be tried for one account.
 //!
-//! Invariants: an attempt is counted before the proof is looked at, so that many at once are not more than one after
-//! another; names that are not there are counted like those that are; nobody waits inside a request.
+//! Invariants:
+//! - An attempt is counted before the password is checked, so many attempts at the same time count as much as attempts
+//!   one after another.
+//! - Attempts for names that no user has are counted in the same way as for existing users.
+//! - A request that comes too early is refused; it is never delayed.
 
 use sha2::{Digest as _, Sha256};
 
@@ -15,18 +18,18 @@ pub use crate::store::identity::login_attempts::Subject;
 
 /// Attempts without any delay.
 const FREE_ATTEMPTS: i64 = 5;
-/// The longest delay. A longer one would let a stranger lock a person out.
+/// The longest delay, in seconds. With a longer one, a stranger could lock a user out.
 const MAX_DELAY_S: i64 = 60;
-/// After so long without an attempt all is forgotten.
+/// After this time without an attempt, the earlier attempts no longer count.
 pub const FORGOTTEN_AFTER_MICROS: i64 = 24 * 3_600 * 1_000_000;
 
-/// The subject of a person.
+/// The subject under which attempts for a user are counted.
 pub fn subject_of(app: &App, user: UserId) -> Subject {
     subject(app, &format!("user {}", user.0))
 }
 
-/// The subject of a name or address that nobody has.
-pub fn subject_of_nobody(app: &App, key: &str) -> Subject {
+/// The subject under which attempts for an unknown name or address are counted.
+pub fn subject_of_unknown(app: &App, key: &str) -> Subject {
     subject(app, &format!("nobody {key}"))
 }
 
@@ -40,7 +43,7 @@ fn subject(app: &App, about: &str) -> Subject {
     subject
 }
 
-/// An attempt that was counted; `None` where nothing is.
+/// An attempt that was counted; `None` if rate limits are off.
 #[derive(Clone, Copy, Debug)]
 pub struct Attempt(Option<Counted>);
 
@@ -48,20 +51,21 @@ pub struct Attempt(Option<Counted>);
 struct Counted {
     subject: Subject,
     at: Timestamp,
-    /// When the one before was.
+    /// The time of the attempt before it.
     before: Timestamp,
 }
 
-/// Counts an attempt, and then verifies its password.
+/// Counts an attempt, then verifies the password.
 ///
 /// # Errors
-/// 429 `too_many_attempts`, [`Error::Unavailable`] when too many wait; then it was not counted.
+/// 429 `too_many_attempts`; [`Error::Unavailable`] if too many passwords wait to be verified. In both cases the attempt
+/// does not count.
 pub async fn verify(app: &App, subject: Subject, password: String, hash: Option<String>) -> Result<(bool, Attempt)> {
     let attempt = begin(app, subject).await?;
     match app.passwords.verify(password, hash).await {
         Ok(right) => Ok((right, attempt)),
         Err(error) => {
-            take_back(app, attempt).await?;
+            uncount(app, attempt).await?;
             Err(error)
         }
     }
@@ -78,7 +82,8 @@ async fn begin(app: &App, subject: Subject) -> Result<Attempt> {
                 let attempts = store::identity::login_attempts::lock(conn, subject, *now).await?;
                 let wait_s = wait_s(attempts, *now);
                 if wait_s > 0 && are_ahead(attempts, *now) {
-                    // The delay counts from now on: otherwise nobody could log in until the clock shows the old time again.
+                    // The delay counts from now. Otherwise nobody could log in until the clock reaches the old time
+                    // again.
                     store::identity::login_attempts::put(conn, subject, Attempts { last_at: *now, ..attempts }).await?;
                     return Ok(Err(too_many(wait_s)));
                 }
@@ -99,11 +104,11 @@ fn too_many(wait_s: i64) -> Error {
     Error::RateLimited { code: "too_many_attempts", retry_after_s: u32::try_from(wait_s).unwrap_or(u32::MAX) }
 }
 
-/// Takes an attempt back that was no failure and no success either.
+/// Uncounts an attempt that has neither failed nor succeeded.
 ///
 /// # Errors
-/// Of the database.
-pub async fn take_back(app: &App, attempt: Attempt) -> Result<()> {
+/// Errors of the database.
+pub async fn uncount(app: &App, attempt: Attempt) -> Result<()> {
     let Attempt(Some(counted)) = attempt else { return Ok(()) };
     app.db
         .write(counted, |conn, Counted { subject, at, before }| {
@@ -121,7 +126,7 @@ fn are_forgotten(attempts: Attempts, now: Timestamp) -> bool {
     now >= attempts.last_at.plus_micros(FORGOTTEN_AFTER_MICROS)
 }
 
-/// Seconds until the next attempt: none for the first ones, then 1, 2, 4 … after each failure.
+/// Seconds until the next attempt is allowed: 0 for the first attempts, then 1, 2, 4 and so on after each failure.
 fn wait_s(attempts: Attempts, now: Timestamp) -> i64 {
     let beyond = attempts.failures - FREE_ATTEMPTS;
     if beyond < 0 || are_forgotten(attempts, now) {
@@ -129,7 +134,7 @@ fn wait_s(attempts: Attempts, now: Timestamp) -> i64 {
     }
     let delay_s = if beyond >= 6 { MAX_DELAY_S } else { 1 << beyond };
     let left_micros = attempts.last_at.plus_micros(delay_s * 1_000_000).micros() - now.micros();
-    // A clock that was set back must not make it longer.
+    // The wait is never longer than the delay, even if the clock was set back.
     (left_micros.max(0) as u64).div_ceil(1_000_000).min(delay_s as u64) as i64
 }
 

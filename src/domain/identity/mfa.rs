@@ -1,7 +1,7 @@
-//! The second factor: codes of an authenticator (RFC 6238), and recovery codes for when it is lost.
+//! The second factor: codes of an authenticator app (RFC 6238), and recovery codes for users who have lost it.
 //!
-//! Invariant: a code works once. A time step or a recovery code is used up by one conditional statement in the transaction
-//! of what it is for, so that of many uses at once one wins.
+//! Invariant: a code works once. A single conditional statement marks a time step or a recovery code as used, in the
+//! transaction that the code is for. If a code is used several times concurrently, only one use succeeds.
 
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq;
@@ -20,44 +20,46 @@ use crate::store::db::Conn;
 
 /// Bytes of a shared secret, as RFC 4226 recommends.
 const SECRET_BYTES: usize = 20;
-/// Seconds of a time step.
+/// Length of a time step in seconds.
 const STEP_S: i64 = 30;
-/// Steps by which the last step that was used may be ahead of the present one: five minutes. Right clocks need one, for an
-/// authenticator that is ahead. The others keep a small correction of the clock from making codes of the last minutes good
-/// again, which somebody may have looked at.
+/// How many steps the last used step may be ahead of the present one: 10 steps are five minutes. With correct clocks
+/// one step is enough, for an authenticator whose clock is ahead. The other steps are for a small correction of the
+/// clock: after it, codes of the last minutes must not become valid again, because somebody may have seen them.
 const STEPS_AHEAD: i64 = 10;
 /// Digits of a code.
 const DIGITS: usize = 6;
-/// Recovery codes that a person gets.
+/// How many recovery codes a user gets.
 pub const RECOVERY_CODES: usize = 10;
-/// Douglas Crockford's base 32: letters and digits that are not mistaken for each other, five bits each.
+/// Douglas Crockford's base 32: letters and digits that are hard to confuse, five bits each.
 const RECOVERY_ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 /// Characters of a recovery code: 80 bits.
 const RECOVERY_CHARACTERS: usize = 16;
-/// What authenticators show above the name.
+/// The name of the service that authenticator apps show.
 const ISSUER: &str = "Posthaste";
 
-/// What an authenticator needs.
+/// A new secret, in the forms that an authenticator app can read.
 pub struct Offer {
     /// The shared secret in base 32.
     pub secret: String,
-    /// The same with names, as authenticators read it.
+    /// The secret with the names of service and account, as a URI.
     pub otpauth_uri: String,
-    /// The same as a picture.
+    /// The same URI as a QR code.
     pub qr_svg: String,
 }
 
-/// A code that has the right form, and of a time step the right digits. Whether it is still good is for the database to say.
+/// A code that has the right form, and the right digits if it is one of the authenticator app. Only the database knows
+/// whether it has been used.
 #[derive(Clone, Debug)]
 pub enum Code {
-    /// The time step whose code it is.
+    /// The time step that the code belongs to.
     Step(i64),
     /// The hash of a recovery code.
     Recovery([u8; 32]),
 }
 
 fn totp(secret: &[u8], user_name: &str) -> Result<Totp> {
-    // The account's name stands behind a colon in the URI, so it must not hold one; names of the seed may.
+    // A colon separates the account's name from the issuer in the URI, so it is removed from the name. User names that
+    // an older schema stored may hold one.
     let account: String = user_name.chars().filter(|character| *character != ':').collect();
     Builder::new()
         .with_secret(Secret::from(secret.to_vec()))
@@ -71,12 +73,12 @@ fn step_at(now: Timestamp) -> i64 {
     now.micros().div_euclid(1_000_000 * STEP_S)
 }
 
-/// The time step whose code this is: the present one, or one to either side.
+/// The time step that this code belongs to: the present step, the one before or the one after.
 fn step_of(secret: &[u8], code: &str, now: Timestamp) -> Option<i64> {
     let totp = totp(secret, "").ok()?;
     let present = step_at(now);
     let mut matched = None;
-    // All three are compared, so that the time taken tells nothing.
+    // All three are compared, so that the duration reveals nothing.
     for step in present - 1..=present + 1 {
         let its_code = totp.generate(u64::try_from(step * STEP_S).unwrap_or_default()).to_string();
         if bool::from(its_code.as_bytes().ct_eq(code.as_bytes())) {
@@ -86,7 +88,7 @@ fn step_of(secret: &[u8], code: &str, now: Timestamp) -> Option<i64> {
     matched
 }
 
-/// Reads what a person typed: digits of the authenticator, or a recovery code.
+/// Parses what a user typed: the digits of the authenticator app, or a recovery code.
 pub(in crate::domain) fn read_code(secret: &[u8], typed: &str, now: Timestamp) -> Option<Code> {
     let plain: String = typed.chars().filter(|character| !matches!(character, ' ' | '-')).collect();
     if plain.len() == DIGITS && plain.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -102,14 +104,16 @@ pub(in crate::domain) fn read_code(secret: &[u8], typed: &str, now: Timestamp) -
     })
 }
 
-/// Uses a code up; whether it was still good.
+/// Marks a code as used. Returns whether it was still valid.
 ///
-/// After the clock was set back, the last step that was used lies in the future, and every code would be refused for as long
-/// as the clock was set back. So a last step that is more than [`STEPS_AHEAD`] ahead does not count. Replays stay impossible while the clock
-/// runs on: the accepted code becomes the last step itself. If the clock was ahead before and is right now, the codes of the
-/// present were never accepted before. If it is the present clock that is wrong, codes of its past are good once more, for
-/// somebody who recorded one at that time and knows the password as well; an authenticator with the right time shows other
-/// codes. A clock that shows the same time twice cannot do better: codes depend on nothing else.
+/// After the clock was set back, the last used step lies in the future, and every code would be refused until the clock
+/// reaches it again. So a last used step that is more than [`STEPS_AHEAD`] ahead does not count. Replays remain
+/// impossible while the clock runs normally, because each accepted code becomes the last used step.
+///
+/// There are two cases. If the clock was ahead before and is right now, the codes of the present were never accepted
+/// before. If the present clock is wrong, codes of the time it shows become valid again. They help only an attacker who
+/// recorded one at that time and also knows the password; an authenticator with the right time shows other codes. This
+/// cannot be avoided with a clock that shows the same time twice, because the codes depend on nothing else.
 pub(in crate::domain) async fn use_up(conn: &mut Conn, user: UserId, code: &Code, by: &By) -> Result<bool> {
     match code {
         Code::Step(step) => store::identity::mfa::use_step(conn, user, *step, step_at(by.at) + STEPS_AHEAD).await,
@@ -132,7 +136,7 @@ fn recovery_code(app: &App) -> Result<String> {
     Ok(random.iter().map(|byte| RECOVERY_ALPHABET[usize::from(byte & 31)] as char).collect())
 }
 
-/// Offers the caller a secret; it counts once a code of it was sent back.
+/// Makes a secret and offers it to the caller. It takes effect when the caller sends back a code made with it.
 ///
 /// # Errors
 /// 403 `act_as_required`; 409 `mfa_enabled`.
@@ -164,10 +168,10 @@ fn enabled_already() -> Error {
     Error::Conflict { code: "mfa_enabled", detail: "a second factor is on already: switch it off first".into() }
 }
 
-/// Switches the second factor on, and gives the recovery codes: their only copy.
+/// Enables the second factor and returns the recovery codes. Only their hashes are stored.
 ///
 /// # Errors
-/// 403 `act_as_required`; 409 `mfa_not_offered`, `mfa_enabled`; 422 on `code`.
+/// 403 `act_as_required`; 409 `mfa_not_offered`, `mfa_enabled`; 422 for `code`.
 pub async fn enable(app: &App, principal: &Principal, typed: &str) -> Result<Vec<String>> {
     let person = principal.require_person()?;
     let now = app.clock.now();
@@ -182,7 +186,7 @@ pub async fn enable(app: &App, principal: &Principal, typed: &str) -> Result<Vec
             });
         }
     };
-    // Not counted as an attempt: whoever was offered the secret proves nothing by its code.
+    // Not counted as a log-in attempt: the caller already knows the secret, so guessing its code gains nothing.
     let wrong = || Error::invalid("code", "wrong_code", "is not the code that the authenticator shows now");
     let Some(Code::Step(step)) = read_code(&secret, typed, now) else { return Err(wrong()) };
     let codes = (0..RECOVERY_CODES).map(|_| recovery_code(app)).collect::<Result<Vec<_>>>()?;
@@ -204,10 +208,11 @@ pub async fn enable(app: &App, principal: &Principal, typed: &str) -> Result<Vec
     Ok(codes)
 }
 
-/// Switches the second factor off.
+/// Disables the second factor.
 ///
 /// # Errors
-/// 403 `act_as_required`, `wrong_password`; 409 `mfa_not_enabled`; 422 on `password`, `code`; 429 `too_many_attempts`.
+/// 403 `act_as_required`, `wrong_password`; 409 `mfa_not_enabled`; 422 for `password` or `code`; 429
+/// `too_many_attempts`.
 pub async fn disable(app: &App, principal: &Principal, password: String, typed: &str) -> Result<()> {
     let person = principal.require_person()?;
     if let Some(error) = check_shown("password", &password) {
@@ -260,8 +265,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codes_are_those_of_rfc_6238() {
-        // Appendix B: the secret is the ASCII text, the codes are the last six of eight digits.
+    fn codes_match_rfc_6238() {
+        // Appendix B of the RFC. The secret is the ASCII text; the codes are the last six of its eight digits.
         let secret = b"12345678901234567890";
         for (second, code) in [(59, "287082"), (1_111_111_109, "081804"), (20_000_000_000_i64, "353130")] {
             let now = Timestamp::from_micros(second * 1_000_000);
@@ -272,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn what_people_type_is_read() {
+    fn typed_codes_are_parsed() {
         let secret = b"12345678901234567890";
         let now = Timestamp::from_micros(59_000_000);
         assert!(matches!(read_code(secret, "287 082", now), Some(Code::Step(1))));

@@ -1,4 +1,4 @@
-//! Users, how they log in, and what was done to accounts.
+//! Users, how they log in, API keys, and the audit log of accounts.
 
 pub mod api_keys;
 pub mod audit;

@@ -1,4 +1,4 @@
-//! Names of the people in what is shown.
+//! Loads the user names that answers and events show in place of ids.
 
 use std::collections::HashMap;
 
@@ -7,13 +7,13 @@ use crate::base::ids::UserId;
 use crate::store;
 use crate::store::db::Conn;
 
-/// User names by id. A user who was erased is missing.
+/// User names by id. Erased users are missing.
 pub type Names = HashMap<UserId, String>;
 
-/// Loads the names of some people; ids may repeat.
+/// Loads the names of these users; ids may repeat.
 ///
 /// # Errors
-/// Of the database.
+/// Errors of the database.
 pub async fn load(conn: &mut Conn, people: Vec<UserId>) -> Result<Names> {
     let mut ids: Vec<i64> = people.into_iter().map(|id| id.0).collect();
     ids.sort_unstable();

@@ -1,8 +1,10 @@
-//! Passwords: what may be one, and its hash.
+//! Rules for passwords, and their hashes.
 //!
-//! Invariants: argon2id with the parameters that OWASP recommends (19 MiB, 2 passes, 1 lane); never more than
-//! `HASHES_AT_ONCE` at a time, on threads that may block; lengths are bounded before anything is hashed. An attempt with a
-//! name or a password that is not there costs one hash too.
+//! Invariants:
+//! - Hashes are argon2id with the parameters that OWASP recommends: 19 MiB, 2 passes, 1 lane.
+//! - Never more than `MAX_CONCURRENT_HASHES` are computed at a time, on threads that may block.
+//! - Lengths are limited before anything is hashed.
+//! - Verifying costs one hash even if the user does not exist or has no password.
 
 use std::sync::Arc;
 
@@ -17,24 +19,24 @@ use crate::base::error::{Error, FieldError, Result};
 use crate::base::ids::Rng;
 use crate::base::metrics::Metrics;
 
-/// Characters of a password.
+/// Shortest password, in characters.
 pub const MIN_PASSWORD_CHARACTERS: usize = 8;
-/// Characters of a password.
+/// Longest password, in characters.
 pub const MAX_PASSWORD_CHARACTERS: usize = 256;
-/// Hashes under way; each takes 19 MiB and a core.
-const HASHES_AT_ONCE: usize = 2;
-/// Hashes that may wait for their turn.
+/// Hashes computed at a time. Each takes 19 MiB of memory and one core.
+const MAX_CONCURRENT_HASHES: usize = 2;
+/// How many hashes may wait for their turn.
 const WAITING_LIMIT: usize = 64;
-/// Memory of a hash, in KiB.
+/// Memory of one hash, in KiB.
 const MEMORY_KIB: u32 = 19_456;
-/// Passes over it.
+/// Passes over the memory.
 const PASSES: u32 = 2;
-/// Lanes.
+/// Parallel lanes.
 const LANES: u32 = 1;
 /// Bytes of salt.
 const SALT_BYTES: usize = 16;
 
-/// Checks a new password; `names` are texts that it must not be: the person's own name and address.
+/// Checks a new password. `names` are texts that it must not equal: the user's own name and address.
 pub fn check_new(field: &'static str, password: &str, names: &[&str]) -> Option<FieldError> {
     let characters = password.chars().count();
     if characters < MIN_PASSWORD_CHARACTERS {
@@ -54,74 +56,74 @@ pub fn check_new(field: &'static str, password: &str, names: &[&str]) -> Option<
     })
 }
 
-/// Checks a password that is shown, for which there are no other rules.
+/// Checks a password that the user enters to log in or to confirm a change. No other rules apply to it.
 pub fn check_shown(field: &'static str, password: &str) -> Option<FieldError> {
     password.contains('\0').then(|| FieldError::new(field, "nul_character", "must not hold U+0000"))
 }
 
-/// Hashes and verifies. Cheap to clone.
+/// Computes and verifies hashes. Cheap to clone.
 #[derive(Clone)]
 pub struct PasswordHashing {
-    turns: Arc<Semaphore>,
-    places: Arc<Semaphore>,
-    /// The hash of no password, for names that are not there.
-    dummy: Arc<str>,
+    running: Arc<Semaphore>,
+    admitted: Arc<Semaphore>,
+    /// A hash that no password matches. It stands in for users who do not exist or have no password.
+    stand_in: Arc<str>,
     metrics: Arc<Metrics>,
 }
 
 impl PasswordHashing {
-    /// Makes the dummy: random bytes in the place of a hash, which no password has.
+    /// Also makes the stand-in hash, from random bytes.
     ///
     /// # Errors
-    /// When there is no randomness to be had.
+    /// An internal error if the system gives no random bytes.
     pub fn new(rng: &Rng, metrics: Arc<Metrics>) -> Result<Self> {
         let salt: [u8; SALT_BYTES] = rng.bytes().map_err(Error::internal)?;
         let unknown: [u8; 32] = rng.bytes().map_err(Error::internal)?;
         let (salt, unknown) = (STANDARD_NO_PAD.encode(salt), STANDARD_NO_PAD.encode(unknown));
-        let dummy = format!("$argon2id$v=19$m={MEMORY_KIB},t={PASSES},p={LANES}${salt}${unknown}");
+        let stand_in = format!("$argon2id$v=19$m={MEMORY_KIB},t={PASSES},p={LANES}${salt}${unknown}");
         Ok(Self {
-            turns: Arc::new(Semaphore::new(HASHES_AT_ONCE)),
-            places: Arc::new(Semaphore::new(HASHES_AT_ONCE + WAITING_LIMIT)),
-            dummy: dummy.into(),
+            running: Arc::new(Semaphore::new(MAX_CONCURRENT_HASHES)),
+            admitted: Arc::new(Semaphore::new(MAX_CONCURRENT_HASHES + WAITING_LIMIT)),
+            stand_in: stand_in.into(),
             metrics,
         })
     }
 
-    /// The hash of a password that was checked.
+    /// Hashes a password that [`check_new`] has accepted.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when too many wait.
+    /// [`Error::Unavailable`] if too many passwords wait to be hashed.
     pub async fn hash(&self, rng: &Rng, password: String) -> Result<String> {
         let salt: [u8; SALT_BYTES] = rng.bytes().map_err(Error::internal)?;
         self.run(move || hash_now(password.as_bytes(), &salt)).await?
     }
 
-    /// Whether a password is the one that was hashed; one hash is computed whether there is one or not.
+    /// Whether a password matches the hash. The duration is the same if there is no hash.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when too many wait.
+    /// [`Error::Unavailable`] if too many passwords wait to be hashed.
     pub async fn verify(&self, password: String, hash: Option<String>) -> Result<bool> {
-        let there = hash.is_some() && password.chars().nth(MAX_PASSWORD_CHARACTERS).is_none();
-        let hash = if there { hash } else { None }.unwrap_or_else(|| self.dummy.to_string());
-        // What is too long to be a password is not hashed at its length.
-        let password = if there { password } else { String::new() };
+        let can_match = hash.is_some() && password.chars().nth(MAX_PASSWORD_CHARACTERS).is_none();
+        let hash = if can_match { hash } else { None }.unwrap_or_else(|| self.stand_in.to_string());
+        // A text that is too long for a password is not hashed, because hashing takes longer for longer texts.
+        let password = if can_match { password } else { String::new() };
         let same = self
             .run(move || {
                 hasher().is_ok_and(|hasher| hasher.verify_password(password.as_bytes(), hash.as_str()).is_ok())
             })
             .await?;
-        Ok(same && there)
+        Ok(same && can_match)
     }
 
     async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
         let busy = |_| Error::unavailable("too many passwords are being checked");
-        let _place = self.places.try_acquire().map_err(busy)?;
-        let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(Error::internal)?;
+        let _admission = self.admitted.try_acquire().map_err(busy)?;
+        let permit = Arc::clone(&self.running).acquire_owned().await.map_err(Error::internal)?;
         self.metrics.password_hashes.inc();
-        // The turn goes along: a caller that goes away does not make room before the work is done.
+        // The closure owns the permit: if the caller goes away, the permit is released only when the work is done.
         tokio::task::spawn_blocking(move || {
             let outcome = work();
-            drop(turn);
+            drop(permit);
             outcome
         })
         .await

@@ -1,7 +1,9 @@
-//! Changing a password, and setting a new one with a code that was sent.
+//! Changing a password, resetting it with a code, and confirming an e-mail address with a code.
 //!
-//! Invariants: a new password ends every other session; a code works once and for a short time; asking for a code tells
-//! nobody whether an address is known.
+//! Invariants:
+//! - A new password ends every other session of the user.
+//! - A code works once and for a limited time.
+//! - The answer to a request for a reset code does not show whether the address is known.
 
 use super::audit::{self, Action, By};
 use super::login_attempts;
@@ -21,24 +23,24 @@ use crate::store::identity::account_codes::{AccountCode, Purpose};
 use crate::store::identity::revocations::Revoked;
 use crate::store::identity::users::User;
 
-/// How long a code for a new password works: an hour.
+/// How long a code that resets a password is valid: one hour.
 pub const RESET_CODE_MICROS: i64 = 3_600 * 1_000_000;
-/// How long a code that confirms an address works: a day.
+/// How long a code that confirms an address is valid: one day.
 pub const CONFIRMATION_CODE_MICROS: i64 = 24 * 3_600 * 1_000_000;
-/// Codes for one purpose that a person is sent within [`COUNTED_MICROS`].
+/// How many codes for one purpose are sent to a user within [`SENT_CODES_WINDOW_MICROS`].
 const SENT_LIMIT: i64 = 3;
-/// How long a code counts among those that were sent: an hour.
-pub const COUNTED_MICROS: i64 = 3_600 * 1_000_000;
+/// How long a code counts towards the limit of sent codes: one hour.
+pub const SENT_CODES_WINDOW_MICROS: i64 = 3_600 * 1_000_000;
 
-/// The password is not the caller's.
+/// The error for a wrong current password.
 pub fn wrong_password() -> Error {
     Error::Forbidden { code: "wrong_password", detail: "the current password is wrong".into() }
 }
 
-/// Changes the caller's password; their other sessions end.
+/// Changes the caller's password and ends their other sessions.
 ///
 /// # Errors
-/// 403 `act_as_required`, `wrong_password`; 422 on `current_password`, `new_password`; 429 `too_many_attempts`.
+/// 403 `act_as_required`, `wrong_password`; 422 for `current_password` or `new_password`; 429 `too_many_attempts`.
 pub async fn change(app: &App, principal: &Principal, current: Option<String>, new: String) -> Result<()> {
     let person = principal.require_person()?;
     let now = app.clock.now();
@@ -90,7 +92,7 @@ pub async fn change(app: &App, principal: &Principal, current: Option<String>, n
             })
         })
         .await?;
-    app.callers.revocations.look_again(&app.db).await
+    app.callers.revocations.refresh(&app.db).await
 }
 
 fn check(user: &User, new: &str) -> Result<()> {
@@ -113,15 +115,15 @@ async fn replace(
     store::identity::revocations::insert(conn, Revoked::User(user), by.at).await
 }
 
-/// A code for a new password, for an administrator to hand on.
+/// A code that resets a password, which an administrator passes on to the user.
 pub struct ResetCode {
-    /// The only copy.
+    /// The code in clear. Only its hash is stored.
     pub code: String,
-    /// Until when it works.
+    /// When the code expires.
     pub expires_at: Timestamp,
 }
 
-/// Makes a code for a new password, for an administrator to hand on.
+/// Makes a code that resets a password. An administrator passes it on to the user.
 ///
 /// # Errors
 /// 404 `user_not_found`.
@@ -146,16 +148,17 @@ pub async fn issue(app: &App, by: By, user_name: &str) -> Result<ResetCode> {
     Ok(ResetCode { code: token.text, expires_at })
 }
 
-/// Where a code for a new password goes.
+/// The URL to which a code for a new password is sent.
 pub fn reset_url(app: &App, code: &str) -> String {
     let server = app.settings.public_url.as_deref().unwrap_or_default().trim_end_matches('/');
     format!("{server}/api/password-resets/{code}")
 }
 
-/// An address to look for, as far as a stranger may be told that it is wrong.
+/// Checks the address in a request for a reset code. Its form is not checked, because errors must not depend on whether
+/// the address is known.
 ///
 /// # Errors
-/// 422 on `email`.
+/// 422 for `email`.
 pub fn check_wanted(email: &str) -> Result<()> {
     if email.chars().count() > MAX_EMAIL_CHARACTERS {
         return Err(Error::invalid("email", "too_long", "may have up to 254 characters"));
@@ -166,10 +169,10 @@ pub fn check_wanted(email: &str) -> Result<()> {
     Ok(())
 }
 
-/// Sends a code for a new password to an address, if it is somebody's. The caller learns nothing of that.
+/// Sends a code that resets a password to this address, if a user has it. The result does not show whether one has.
 ///
 /// # Errors
-/// Of the database and of mail alone.
+/// Errors of the database or of the mail queue only.
 pub async fn ask_for_reset(app: &App, by: By, email: String) -> Result<()> {
     if app.mailer.is_none() {
         return Ok(());
@@ -183,10 +186,10 @@ pub async fn ask_for_reset(app: &App, by: By, email: String) -> Result<()> {
     }
 }
 
-/// Sends the caller a code that confirms their address.
+/// Sends the caller a code that confirms their e-mail address.
 ///
 /// # Errors
-/// 403 `act_as_required`; 409 `no_email`; 422 on `email`, when no mail can go there; 501 `mail_not_configured`.
+/// 403 `act_as_required`; 409 `no_email`; 422 for `email` if no mail can be sent there; 501 `mail_not_configured`.
 pub async fn ask_for_confirmation(app: &App, principal: &Principal) -> Result<()> {
     let person = principal.require_person()?.id;
     if app.mailer.is_none() {
@@ -207,7 +210,7 @@ pub async fn ask_for_confirmation(app: &App, principal: &Principal) -> Result<()
     send_code(app, By::principal(principal, app.clock.now()), &user, about).await
 }
 
-/// What a code that is sent is for, and for how long.
+/// The purpose of a code that is sent, and how long it is valid.
 #[derive(Clone, Copy)]
 struct Sent {
     purpose: Purpose,
@@ -216,7 +219,7 @@ struct Sent {
 
 async fn send_code(app: &App, by: By, user: &User, about: Sent) -> Result<()> {
     let (Some(mailer), Some(email)) = (&app.mailer, user.email.clone()) else { return Ok(()) };
-    // What the seed stored may be anything.
+    // Addresses that an older schema stored were never checked.
     if let Some(error) = check_email(&email) {
         return Err(Error::Invalid(vec![error]));
     }
@@ -235,8 +238,8 @@ async fn send_code(app: &App, by: By, user: &User, about: Sent) -> Result<()> {
         .db
         .write((token.hash, about, code, by), |conn, (hash, about, code, by)| {
             Box::pin(async move {
-                // A code of the future was sent before the clock was set back: it does not count for ever.
-                let counted = (by.at.plus_micros(-COUNTED_MICROS), by.at.plus_micros(MAX_CLOCK_SKEW_MICROS));
+                // A code that lies in the future was sent before the clock was set back. It must not count forever.
+                let counted = (by.at.plus_micros(-SENT_CODES_WINDOW_MICROS), by.at.plus_micros(MAX_CLOCK_SKEW_MICROS));
                 if !store::identity::users::lock(conn, code.user_id).await?
                     || store::identity::account_codes::count_sent(conn, code.user_id, about.purpose, counted).await?
                         >= SENT_LIMIT
@@ -258,19 +261,19 @@ fn mail(app: &App, user: &User, to: String, purpose: Purpose, code: &str) -> Mai
     let server = app.settings.public_url.as_deref().unwrap_or("this server");
     let (subject, wish, call) = match purpose {
         Purpose::PasswordReset => (
-            "Your new password",
-            "Somebody, hopefully you, asked for a new password",
+            "Reset your password",
+            "Somebody, hopefully you, asked to reset the password",
             format!("PUT /api/password-resets/{code}\n\nIt works once, within one hour."),
         ),
         Purpose::EmailConfirmation => (
-            "Please confirm your address",
+            "Confirm your e-mail address",
             "This address was entered",
             format!("PUT /api/email-confirmations/{code}\n\nIt works once, within one day."),
         ),
     };
     let text = format!(
-        "{wish} for the account {} at {server}.\n\nThe code is\n\n    {code}\n\nand goes into the app, or, for those who call \
-         the API themselves, into\n\n    {call}\n\nIf it was not you, do nothing: without the code nothing changes.\n",
+        "{wish} for the account {} at {server}.\n\nThe code is\n\n    {code}\n\nEnter it in the app. If you call the API \
+         yourself, use\n\n    {call}\n\nIf it was not you, do nothing: without the code nothing changes.\n",
         user.user_name
     );
     Mail { to, subject: subject.into(), text }
@@ -283,13 +286,13 @@ fn unknown_code() -> Error {
     }
 }
 
-/// Sets a new password with a code; every session ends.
+/// Sets a new password with a code, and ends every session.
 ///
 /// # Errors
-/// 404 `code_not_found`; 422 on `new_password`, which leaves the code as it was.
+/// 404 `code_not_found`; 422 for `new_password`, in which case the code stays valid.
 pub async fn reset(app: &App, by: By, code: &str, new: String) -> Result<()> {
     let hash = tokens::hash(code);
-    // A code that is none costs no argon2 call.
+    // An unknown code is refused before the expensive argon2 call.
     let found = app
         .db
         .read((hash, by.at), |conn, (hash, now)| {
@@ -308,25 +311,25 @@ pub async fn reset(app: &App, by: By, code: &str, new: String) -> Result<()> {
     app.db
         .write((found.id, hash, by, new_hash, subject), |conn, (user, hash, by, new_hash, subject)| {
             Box::pin(async move {
-                // The person is locked before their codes: everybody who ends codes does it in this order.
+                // The user is locked before their codes. Everything that ends codes takes the locks in this order.
                 if !store::identity::users::lock(conn, *user).await?
                     || !store::identity::account_codes::use_up(conn, hash, Purpose::PasswordReset, by.at).await?
                 {
                     return Err(unknown_code());
                 }
-                // Whoever else tried the old password does not keep its owner waiting with the new one.
+                // Failed attempts with the old password must not delay the owner, who logs in with the new one.
                 store::identity::login_attempts::forget(conn, subject).await?;
                 replace(conn, *user, new_hash, None, &by.known_as(*user), Action::PasswordReset).await
             })
         })
         .await?;
-    app.callers.revocations.look_again(&app.db).await
+    app.callers.revocations.refresh(&app.db).await
 }
 
-/// Confirms an address with a code.
+/// Confirms an e-mail address with a code.
 ///
 /// # Errors
-/// 404 `code_not_found`, also when the person has another address by now.
+/// 404 `code_not_found`, also if the user has changed the address since.
 pub async fn confirm_email(app: &App, by: By, code: &str) -> Result<()> {
     app.db
         .write((tokens::hash(code), by), |conn, (hash, by)| {
@@ -334,7 +337,8 @@ pub async fn confirm_email(app: &App, by: By, code: &str) -> Result<()> {
                 let code = store::identity::account_codes::get(conn, hash, Purpose::EmailConfirmation, by.at).await?;
                 let code = code.ok_or_else(unknown_code)?;
                 let email = code.email_key.unwrap_or_default();
-                // The person's row is locked first, by its change: everybody who ends codes does it in this order.
+                // The update locks the user before their codes. Everything that ends codes takes the locks in this
+                // order.
                 if !store::identity::users::confirm_email(conn, code.user_id, &email, by.at).await?
                     || !store::identity::account_codes::use_up(conn, hash, Purpose::EmailConfirmation, by.at).await?
                 {

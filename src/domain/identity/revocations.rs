@@ -1,8 +1,8 @@
-//! Whether what is remembered of a caller still holds.
+//! Decides whether cached credentials still hold.
 //!
-//! Invariant: what was remembered is trusted only while the last look at the database's revocations is at most
-//! `MAX_AGE` old, and nothing about its subject was revoked after it was read. So a revocation reaches every server within
-//! that time, whoever made it: this server, another one, or the command line.
+//! Invariant: cached credentials are used only while the last read of the database's revocations is at most `MAX_AGE`
+//! old, and only if nothing about their subject was revoked after they were read. So a revocation takes effect on every
+//! server within that time, whether it was made by this server, by another one or on the command line.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -14,38 +14,38 @@ use crate::store;
 use crate::store::db::Db;
 use crate::store::identity::revocations::Revoked;
 
-/// How old the last look may be.
+/// How old the last read of the revocations may be.
 const MAX_AGE: Duration = Duration::from_millis(500);
-/// From this age on one caller looks again, while the others go on.
+/// From this age on, one caller reads the revocations again while the others continue with what is known.
 const REFRESH_AGE: Duration = Duration::from_millis(250);
-/// Subjects remembered; beyond it everything is looked up again once.
+/// Most subjects kept in memory. Beyond it, all cached credentials are looked up again once.
 const SUBJECT_LIMIT: usize = 10_000;
-/// Revocations read at once; beyond it everything is looked up again once.
+/// Most revocations that one query reads. Beyond it, all cached credentials are looked up again once.
 const READ_LIMIT: i64 = 1_000;
-/// Revocations kept in the database.
+/// How many revocations the database keeps.
 pub const KEPT: i64 = 10_000;
 
-/// The revocations that this server knows of.
+/// The revocations that this server knows.
 pub struct Revocations {
     started: Instant,
-    /// When the database was looked at last: microseconds since `started`, plus one; 0 for never.
-    looked_at: AtomicU64,
-    /// When a look failed last, likewise.
+    /// When the last successful read began: microseconds since `started`, plus one; 0 for never.
+    refreshed_at: AtomicU64,
+    /// When a read failed last, in the same unit.
     failed_at: AtomicU64,
-    looking: tokio::sync::Mutex<()>,
-    known: Mutex<Known>,
+    refresh_lock: tokio::sync::Mutex<()>,
+    known: Mutex<KnownRevocations>,
 }
 
 #[derive(Default)]
-struct Known {
+struct KnownRevocations {
     mark: Mark,
     last_of: HashMap<Revoked, i64>,
 }
 
-/// Up to where revocations are known. What is read from the database afterwards is remembered with it.
+/// Up to which revocation this server has read. Whatever is read from the database afterwards is cached with this mark.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mark {
-    /// Another one means that revocations were missed: whatever was read before counts as revoked.
+    /// A different generation means that revocations were missed, so everything cached before counts as revoked.
     generation: u64,
     position: i64,
 }
@@ -61,64 +61,64 @@ impl Default for Revocations {
     fn default() -> Self {
         Self {
             started: Instant::now(),
-            looked_at: AtomicU64::new(0),
+            refreshed_at: AtomicU64::new(0),
             failed_at: AtomicU64::new(0),
-            looking: tokio::sync::Mutex::default(),
+            refresh_lock: tokio::sync::Mutex::default(),
             known: Mutex::default(),
         }
     }
 }
 
 impl Revocations {
-    /// Sees to it that the last look is recent, and says up to where it went.
+    /// Reads the revocations again if the last read is too old. Returns the current mark.
     ///
     /// # Errors
-    /// Of the database.
-    pub async fn look(&self, db: &Db) -> Result<Mark> {
+    /// Errors of the database.
+    pub async fn current_mark(&self, db: &Db) -> Result<Mark> {
         let age = self.age();
         if age > REFRESH_AGE {
             if age <= MAX_AGE {
-                if let Ok(_turn) = self.looking.try_lock() {
-                    self.look_now(db).await?;
+                if let Ok(_turn) = self.refresh_lock.try_lock() {
+                    self.refresh_locked(db).await?;
                 }
             } else {
                 let asked_at = self.micros_now();
-                let _turn = self.looking.lock().await;
-                // Callers who waited for a look that failed fail with it. If each tried in turn while the database is
-                // silent, the last of them would wait for all the others.
+                let _turn = self.refresh_lock.lock().await;
+                // Callers who waited for a read that failed return its error. If each of them tried again while the
+                // database does not answer, the last one would wait for all the others.
                 if self.failed_at.load(Ordering::Acquire) > asked_at {
                     return Err(Error::unavailable("revocations could not be read"));
                 }
                 if self.age() > REFRESH_AGE {
-                    self.look_now(db).await?;
+                    self.refresh_locked(db).await?;
                 }
             }
         }
         Ok(self.known().mark)
     }
 
-    /// Looks at once: the caller has just revoked something.
+    /// Reads the revocations now, because the caller has just added one.
     ///
     /// # Errors
-    /// Of the database.
-    pub async fn look_again(&self, db: &Db) -> Result<()> {
-        let _turn = self.looking.lock().await;
-        self.look_now(db).await
+    /// Errors of the database.
+    pub async fn refresh(&self, db: &Db) -> Result<()> {
+        let _turn = self.refresh_lock.lock().await;
+        self.refresh_locked(db).await
     }
 
-    /// Whether what was read about a subject after a look still holds.
+    /// Whether something about `subject` that was read under `mark` still holds.
     pub fn holds(&self, mark: Mark, subject: Revoked) -> bool {
         let known = self.known();
         mark.generation == known.mark.generation
             && known.last_of.get(&subject).is_none_or(|revoked| *revoked <= mark.position)
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
+    fn known(&self) -> std::sync::MutexGuard<'_, KnownRevocations> {
         self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn age(&self) -> Duration {
-        match self.looked_at.load(Ordering::Acquire) {
+        match self.refreshed_at.load(Ordering::Acquire) {
             0 => Duration::MAX,
             micros => self.started.elapsed().saturating_sub(Duration::from_micros(micros - 1)),
         }
@@ -129,16 +129,16 @@ impl Revocations {
         u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX - 1) + 1
     }
 
-    async fn look_now(&self, db: &Db) -> Result<()> {
-        let looked = self.read(db).await;
-        if looked.is_err() {
+    async fn refresh_locked(&self, db: &Db) -> Result<()> {
+        let outcome = self.read(db).await;
+        if outcome.is_err() {
             self.failed_at.fetch_max(self.micros_now(), Ordering::AcqRel);
         }
-        looked
+        outcome
     }
 
     async fn read(&self, db: &Db) -> Result<()> {
-        // Before the database is asked: what is revoked while it answers is for the next look.
+        // Taken before the query: a revocation that is made while the database answers may not be in the result.
         let asked_at = self.micros_now();
         let from = self.known().mark.position;
         let (last, rows) = db
@@ -155,7 +155,7 @@ impl Revocations {
             })
             .await?;
         let mut known = self.known();
-        // A restore lets positions jump, in either direction.
+        // After a restore, positions may jump in either direction.
         let whole = last >= from
             && rows.first().is_none_or(|(position, _)| *position == from + 1)
             && rows.last().map_or(from, |(position, _)| *position) >= last;
@@ -171,7 +171,7 @@ impl Revocations {
             }
         }
         drop(known);
-        self.looked_at.fetch_max(asked_at, Ordering::AcqRel);
+        self.refreshed_at.fetch_max(asked_at, Ordering::AcqRel);
         Ok(())
     }
 }

@@ -1,7 +1,9 @@
-//! Logging in, and the devices that are logged in.
+//! Logging in, and the sessions of users.
 //!
-//! Invariants: an attempt costs one argon2 call, whoever it is about, and every failure looks the same; what a session stands
-//! on (the password, the second factor) is checked again in the transaction that makes it.
+//! Invariants:
+//! - An attempt to log in with a password costs one argon2 call, whether or not the user exists, and every failure
+//!   looks the same.
+//! - The password and the second factor that a session relies on are checked again in the transaction that creates it.
 
 use std::net::IpAddr;
 
@@ -25,55 +27,55 @@ use crate::store::identity::users::User;
 
 /// How long a session lasts without being used: 30 days.
 pub const SLIDING_MICROS: i64 = 30 * 86_400 * 1_000_000;
-/// How long it lasts in any case: 180 days.
+/// How long a session lasts at most: 180 days.
 const ABSOLUTE_MICROS: i64 = 180 * 86_400 * 1_000_000;
-/// Sessions of one person; a further one ends the oldest.
+/// Most sessions of one user. A further one ends the oldest.
 const SESSION_LIMIT: i64 = 100;
-/// Characters kept of what a program calls itself.
+/// How many characters of the client's `User-Agent` are kept.
 const AGENT_CHARACTERS: usize = 200;
-/// Characters of a name or address that are looked at.
+/// Longest user name, address or code that is accepted in a log-in, in characters.
 const MAX_LOGIN_CHARACTERS: usize = 254;
 const LIST: &str = "sessions";
 
-/// An attempt to log in, as the caller wrote it. It opens nothing.
+/// An attempt to log in, as the caller wrote it. It gives no permission.
 #[derive(Clone, Debug, Default)]
 pub struct LogIn {
-    /// Who, or `email`.
+    /// The user name. Give exactly one of this and `email`.
     pub user_name: Option<String>,
-    /// Who, or `user_name`.
+    /// The e-mail address. Give exactly one of this and `user_name`.
     pub email: Option<String>,
-    /// May be left out where access is open.
+    /// May be left out under open access.
     pub password: Option<String>,
-    /// Of the second factor, or a recovery code.
+    /// A code of the authenticator app, or a recovery code.
     pub code: Option<String>,
-    /// What the program calls itself.
+    /// The `User-Agent` of the client.
     pub agent: String,
 }
 
-/// A session that was made, with the only copy of its token.
+/// A session that was created, with the only copy of its token.
 pub struct LoggedIn {
-    /// What the device shows from now on.
+    /// The token that the device sends from now on.
     pub token: String,
-    /// When it ends unless it is used before.
+    /// When the session ends if it is not used.
     pub expires_at: Timestamp,
-    /// When it ends in any case.
+    /// When the session ends at the latest.
     pub ends_at: Timestamp,
-    /// Who.
+    /// The user who logged in.
     pub user: User,
 }
 
-/// What the database says about the one who wants to log in.
+/// The user who wants to log in, as read before the password is checked.
 struct Candidate {
     user: User,
     hash: Option<String>,
     mfa: Option<Vec<u8>>,
 }
 
-/// What is to be written.
+/// The input of the transaction that creates a session.
 struct NewSession {
     token_hash: [u8; 32],
     session: Session,
-    /// What the password was checked against; `None` where none was asked for.
+    /// The hash that the password was verified against; `None` if no password was required.
     hash: Option<String>,
     code: Option<Code>,
     subject: Subject,
@@ -84,7 +86,7 @@ fn refused() -> Error {
     Error::LogInFailed { code: "invalid_credentials", detail: "the name, the password or the code is wrong" }
 }
 
-/// Logs somebody in.
+/// Logs a user in.
 ///
 /// # Errors
 /// 422 for wrong fields; 401 `invalid_credentials`, `mfa_required`; 403 `banned`; 429 `too_many_attempts`.
@@ -97,10 +99,10 @@ pub async fn create(app: &App, log_in: LogIn, address: IpAddr) -> Result<LoggedI
         return Err(Error::invalid("password", "required", "is required"));
     }
     let candidate = find(app, key.clone(), is_email).await?;
-    // Attempts by name and by address count as one; those about nobody count as well.
+    // Attempts by user name and by address count together. Attempts for unknown users count as well.
     let subject = match &candidate {
         Some(candidate) => login_attempts::subject_of(app, candidate.user.id),
-        None => login_attempts::subject_of_nobody(app, &key),
+        None => login_attempts::subject_of_unknown(app, &key),
     };
     let hash = candidate.as_ref().and_then(|candidate| candidate.hash.clone());
     let (right, attempt) = match log_in.password {
@@ -122,7 +124,7 @@ pub async fn create(app: &App, log_in: LogIn, address: IpAddr) -> Result<LoggedI
     let code = match (&candidate.mfa, log_in.code, attempt) {
         (None, _, _) | (_, _, None) => None,
         (Some(_), None, Some(attempt)) => {
-            login_attempts::take_back(app, attempt).await?;
+            login_attempts::uncount(app, attempt).await?;
             return Err(Error::LogInFailed {
                 code: "mfa_required",
                 detail: "send the code of the authenticator, or a recovery code, as well",
@@ -206,19 +208,20 @@ async fn open(
     let new = NewSession { token_hash: token.hash, session, hash, code, subject, by };
     let others_ended = app.db.write(new, |conn, new| Box::pin(insert(conn, new))).await?;
     if others_ended {
-        app.callers.revocations.look_again(&app.db).await?;
+        app.callers.revocations.refresh(&app.db).await?;
     }
     Ok(LoggedIn { token: token.text, expires_at, ends_at, user })
 }
 
-/// Writes the session down; whether an older one ended for it.
+/// Inserts the session. Returns whether older sessions were ended to make room.
 async fn insert(conn: &mut Conn, new: &NewSession) -> Result<bool> {
     let user = new.session.user_id;
     let by = new.by.known_as(user);
-    // Whoever was erased, banned or given another password or factor meanwhile does not get in by what was right before.
-    let there = store::identity::users::lock(conn, user).await?;
+    // The user may have been erased or banned since the password was checked, or the password or the second factor may
+    // have been changed. Then the check no longer holds.
+    let exists = store::identity::users::lock(conn, user).await?;
     let banned = store::identity::users::account_by_id(conn, user).await?.is_none_or(|account| !account.may_call());
-    if !there || banned {
+    if !exists || banned {
         return Err(refused());
     }
     if let Some(hash) = &new.hash {
@@ -244,10 +247,10 @@ async fn insert(conn: &mut Conn, new: &NewSession) -> Result<bool> {
     Ok(ended > 0)
 }
 
-/// The caller's own devices, by id.
+/// Lists the caller's own sessions, by id.
 ///
 /// # Errors
-/// 403 `act_as_required`; 422 for a cursor that is none.
+/// 403 `act_as_required`; 422 if the cursor is invalid.
 pub async fn list(app: &App, principal: &Principal, limit: Limit, cursor: Option<&str>) -> Result<Page<Vec<Session>>> {
     let person = principal.require_person()?.id;
     let after = SessionId(pagination::begin(LIST, cursor, 0)?);
@@ -260,7 +263,7 @@ pub async fn list(app: &App, principal: &Principal, limit: Limit, cursor: Option
     Ok(Page::new(LIST, sessions, limit, |last| [last.id.0]))
 }
 
-/// Ends one of the caller's sessions; `None` is the one that calls.
+/// Ends one of the caller's sessions; `None` stands for the session that the caller uses.
 ///
 /// # Errors
 /// 403 `act_as_required`; 404 `session_not_found`.
@@ -286,6 +289,6 @@ pub async fn end(app: &App, principal: &Principal, session: Option<SessionId>) -
             })
         })
         .await?;
-    app.callers.revocations.look_again(&app.db).await?;
+    app.callers.revocations.refresh(&app.db).await?;
     if ended { Ok(()) } else { Err(not_found()) }
 }

@@ -1,6 +1,7 @@
-//! What callers show to be let in: random texts with a prefix that says what they are.
+//! Tokens: random texts that callers send as credentials or codes. A prefix shows the kind of token.
 //!
-//! Invariant: only the SHA-256 of a token is kept. It has 256 random bits, so it needs neither salt nor a slow hash.
+//! Invariant: only the SHA-256 of a token is stored. A token has 256 random bits, so it needs neither a salt nor a slow
+//! hash.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -10,15 +11,15 @@ use crate::base::error::{Error, Result};
 use crate::base::ids::Rng;
 pub use crate::store::identity::sessions::SecretHash;
 
-/// Bytes of randomness.
+/// Bytes of randomness in a token.
 const RANDOM_BYTES: usize = 32;
-/// Characters of a token that is looked at: a longer one is none of ours, nor a JWT that is accepted.
+/// Longest token that is processed, in characters. No token of this server and no accepted JWT is longer.
 pub const MAX_TOKEN_CHARACTERS: usize = 8_192;
 
-/// What a token is, as its prefix says.
+/// The kind of a token, shown by its prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenKind {
-    /// Of a session.
+    /// The token of a session.
     Session,
     /// An API key.
     ApiKey,
@@ -26,14 +27,14 @@ pub enum TokenKind {
     PasswordReset,
     /// Confirms an e-mail address.
     EmailConfirmation,
-    /// Leads into a group.
+    /// Lets a user join a group.
     Invite,
-    /// Writes into a group.
+    /// Lets a program post messages into a group.
     IncomingWebhook,
 }
 
 impl TokenKind {
-    /// The prefix, which scanners for leaked secrets can look for.
+    /// The prefix. Scanners for leaked secrets can search for it.
     pub const fn prefix(self) -> &'static str {
         match self {
             Self::Session => "phs_",
@@ -46,19 +47,19 @@ impl TokenKind {
     }
 }
 
-/// A new token: its text is shown once, its hash is kept.
+/// A new token. Its text is shown once; only its hash is stored.
 pub struct Token {
-    /// What its holder shows.
+    /// The token as its holder sends it.
     pub text: String,
-    /// What is kept.
+    /// The hash to store.
     pub hash: SecretHash,
 }
 
 impl Token {
-    /// Makes one.
+    /// Makes a token.
     ///
     /// # Errors
-    /// When there is no randomness to be had.
+    /// An internal error if the system gives no random bytes.
     pub fn new(rng: &Rng, kind: TokenKind) -> Result<Self> {
         let random: [u8; RANDOM_BYTES] = rng.bytes().map_err(Error::internal)?;
         let text = format!("{}{}", kind.prefix(), URL_SAFE_NO_PAD.encode(random));
@@ -67,7 +68,7 @@ impl Token {
     }
 }
 
-/// What is kept of a token.
+/// The hash under which a token is stored.
 pub fn hash(text: &str) -> SecretHash {
     Sha256::digest(text.as_bytes()).into()
 }

@@ -1,6 +1,7 @@
-//! People: their names, and finding them.
+//! User accounts: creating, changing, banning and finding them.
 //!
-//! Invariant: a user name is unique without regard to ASCII case; it is stored as written and found by its folded key.
+//! Invariant: user names are unique, ignoring ASCII case. A name is stored as it was written and found by its folded
+//! key.
 
 use std::net::IpAddr;
 
@@ -23,37 +24,37 @@ pub use crate::store::identity::users::{DirectMessagesFrom, User};
 use crate::store::identity::users::{NewUser, Profile, UserName};
 use crate::{mail, store};
 
-/// Characters of a user name.
+/// Longest user name, in characters.
 pub const MAX_USER_NAME_CHARACTERS: usize = 32;
-/// Characters of a first or last name.
+/// Longest first or last name, in characters.
 pub const MAX_NAME_CHARACTERS: usize = 32;
-/// Characters of an e-mail address.
+/// Longest e-mail address, in characters.
 pub const MAX_EMAIL_CHARACTERS: usize = 254;
-/// Characters of a search.
+/// Longest search text, in characters.
 pub const MAX_QUERY_CHARACTERS: usize = 64;
-/// Names that paths use themselves.
+/// Names that have a meaning of their own in paths, so no user may have them.
 const RESERVED_USER_NAMES: &[&str] = &["me", "requests"];
 const LIST: &str = "users";
 
-/// A person to be made, as the caller wrote it.
+/// A user to create, as the caller wrote it. Not validated yet.
 #[derive(Clone, Debug, Default)]
 pub struct Registration {
-    /// 1..32 of `A-Za-z0-9._-`.
+    /// 1 to 32 characters of `A-Za-z0-9._-`.
     pub user_name: String,
-    /// 0..32 characters.
+    /// 0 to 32 characters.
     pub first_name: String,
-    /// 0..32 characters.
+    /// 0 to 32 characters.
     pub last_name: String,
     /// ASCII, at most 254 characters.
     pub email: Option<String>,
-    /// 8..256 characters.
+    /// 8 to 256 characters.
     pub password: Option<String>,
-    /// What they may do on the whole server; the operator's to say.
+    /// Whether the user gets the role `admin`. Only the operator can set it.
     pub admin: bool,
 }
 
 impl Registration {
-    /// Checks every field and folds the keys.
+    /// Validates every field and computes the folded keys.
     ///
     /// # Errors
     /// 422 with every field that is wrong.
@@ -83,12 +84,12 @@ impl Registration {
     }
 }
 
-/// What is kept of a name when its person is erased.
+/// The digest of a user name that is kept when its user is erased, so that nobody can take the name again.
 ///
 /// # Errors
-/// Of the database.
+/// Errors of the database.
 pub async fn name_digest(conn: &mut Conn, user_name_key: &str) -> Result<Vec<u8>> {
-    // The database is asked each time: a restore beside this server may have brought another key.
+    // The key is read each time: a database that was restored while this server runs may have another key.
     let name_key = store::identity::revocations::name_key(conn).await?;
     let mut hash = Sha256::new();
     hash.update(b"name\0");
@@ -97,7 +98,7 @@ pub async fn name_digest(conn: &mut Conn, user_name_key: &str) -> Result<Vec<u8>
     Ok(hash.finalize().to_vec())
 }
 
-/// Someone who is to be written down.
+/// The input of the transaction that creates an account.
 struct NewAccount {
     user: NewUser,
     password_hash: Option<String>,
@@ -105,11 +106,12 @@ struct NewAccount {
     once: Once<User>,
 }
 
-/// Makes an account: for oneself where registration is open, for anybody as an administrator or with an API key, which may
-/// leave the password out.
+/// Creates an account. Anybody may create their own if registration is open. Administrators, and callers that act as
+/// nobody with an API key, may create one for anybody, and may omit the password.
 ///
 /// # Errors
-/// 403 `insufficient_scope`, `registration_closed`; 422 with every field that is wrong; 409 `user_name_taken`, `email_taken`.
+/// 403 `insufficient_scope`, `registration_closed`; 422 with every field that is wrong; 409 `user_name_taken`,
+/// `email_taken`.
 pub async fn register(
     app: &App,
     principal: Option<&Principal>,
@@ -117,7 +119,7 @@ pub async fn register(
     by: By,
     once: Once<User>,
 ) -> Result<Given> {
-    // Whomever a key acts for: one that may not write makes nothing.
+    // An API key without the scope `write` creates nothing, whatever user it acts as.
     if principal.is_some_and(|principal| !principal.scopes().write) {
         return Err(crate::domain::access::principal::insufficient_scope("write"));
     }
@@ -134,7 +136,7 @@ pub async fn register(
     insert(app, registration, by, once).await
 }
 
-/// Writes down somebody whom the operator's own backend knows.
+/// Creates an account for a user of the operator's own backend, who calls with a JWT for the first time.
 ///
 /// # Errors
 /// As [`register`].
@@ -142,7 +144,7 @@ pub async fn provision(app: &App, registration: Registration, address: IpAddr) -
     insert(app, registration, By::stranger(address, app.clock.now()), Once::unanswered()).await.map(drop)
 }
 
-/// Makes an account for the operator.
+/// Creates an account for the operator, from the command line.
 ///
 /// # Errors
 /// As [`register`].
@@ -153,7 +155,7 @@ pub async fn create(app: &App, registration: Registration) -> Result<()> {
 async fn insert(app: &App, registration: Registration, by: By, once: Once<User>) -> Result<Given> {
     let password = registration.password.clone();
     let user = registration.validate(by.at)?;
-    // What was answered before is answered again without hashing.
+    // A repeated request gets its stored answer before the password is hashed, which is expensive.
     if once.request.is_some() {
         let given = app.db.read((once.clone(), by.at), |conn, (once, now)| Box::pin(once.given(conn, *now))).await?;
         if let Some(given) = given {
@@ -177,14 +179,15 @@ async fn insert_account(conn: &mut Conn, new: &NewAccount) -> Result<Given> {
     if store::people::erasure::was_erased(conn, &digest).await? {
         return Err(name_taken());
     }
-    // Asked, and not left to the constraints: where both are taken, which one is told must not depend on the database.
+    // Checked here and not left to the constraints of the tables: if both the name and the address are taken, the error
+    // must not depend on the database.
     if let Some(taken) = find_taken(conn, &new.user).await? {
-        // A repeat of this very request may have been first, and have been committed since its key was looked for.
+        // A repetition of this same request may have been committed after its key was looked up above.
         return new.once.given(conn, now).await?.ok_or(taken);
     }
     let id = match store::identity::users::insert(conn, &new.user).await {
         Ok(id) => id,
-        // The same, while it was not committed yet: by now it is.
+        // The same, but the repetition was not committed when its key was looked up. By now it is.
         Err(Error::Duplicate { constraint }) if new.once.request.is_some() => {
             return Err(Error::Rerun(constraint.into()));
         }
@@ -215,7 +218,7 @@ fn name_taken() -> Error {
     Error::Conflict { code: "user_name_taken", detail: "this user name is taken, or was: choose another".into() }
 }
 
-/// What the database says of two people with one name or address, in words for the caller.
+/// Translates the violation of a unique constraint into an error for the caller.
 fn taken(error: Error) -> Error {
     match error {
         Error::Duplicate { constraint } if constraint == "users_user_name_key" => name_taken(),
@@ -224,23 +227,24 @@ fn taken(error: Error) -> Error {
     }
 }
 
-/// What is to change about a person; `None` leaves it as it is.
+/// Changes to a user; `None` leaves a field unchanged.
 #[derive(Clone, Debug, Default)]
 pub struct Changes {
-    /// 0..32 characters.
+    /// 0 to 32 characters.
     pub first_name: Option<String>,
-    /// 0..32 characters.
+    /// 0 to 32 characters.
     pub last_name: Option<String>,
-    /// ASCII, at most 254 characters; `Some(None)` takes it away.
+    /// ASCII, at most 254 characters; `Some(None)` removes the address.
     pub email: Option<Option<String>>,
-    /// `Some(None)` is what the server says.
+    /// `Some(None)` returns to the default of the server.
     pub direct_messages_from: Option<Option<DirectMessagesFrom>>,
 }
 
-/// Changes a person, by themselves or by an administrator; `me` is the caller.
+/// Changes a user. The user and administrators may do it; `me` stands for the caller.
 ///
 /// # Errors
-/// 404 `user_not_found`; 403 `not_your_account`; 422 with every field that is wrong; 409 `email_taken`.
+/// 404 `user_not_found`; 403 `act_as_required`, `not_your_account`, `insufficient_scope`; 422 with every field that is
+/// wrong; 409 `email_taken`.
 pub async fn update(app: &App, principal: &Principal, user_name: &str, changes: Changes) -> Result<User> {
     let mut errors = Vec::new();
     errors.extend(changes.first_name.as_deref().and_then(|name| check_name("first_name", name)));
@@ -257,21 +261,21 @@ pub async fn update(app: &App, principal: &Principal, user_name: &str, changes: 
         .db
         .write(input, |conn, (key, principal, changes, by)| Box::pin(apply(conn, key, principal, changes, by)))
         .await?;
-    app.callers.revocations.look_again(&app.db).await?;
+    app.callers.revocations.refresh(&app.db).await?;
     Ok(user)
 }
 
 async fn apply(conn: &mut Conn, key: &str, principal: &Principal, changes: &Changes, by: &By) -> Result<User> {
     let id = store::identity::users::account_by_key(conn, key).await?.ok_or_else(not_found)?.name.id;
     principal.require_self_or_admin(id)?;
-    // Read under its lock, so that two changes at once do not undo each other.
+    // Read under the lock, so that of two concurrent changes neither overwrites the other.
     store::identity::users::lock(conn, id).await?;
     let user = store::identity::users::by_id(conn, id).await?.ok_or_else(not_found)?;
     let email = changes.email.clone().unwrap_or_else(|| user.email.clone());
     let other_address = email.as_deref().map(fold_ascii) != user.email.as_deref().map(fold_ascii);
     if other_address {
-        // A forgotten password is replaced by way of the address.
-        principal.require_power_over_account()?;
+        // Codes that reset a password are sent to the address, so changing the address means control over the account.
+        principal.require_account_control()?;
     }
     let first_name = changes.first_name.clone().unwrap_or_else(|| user.first_name.clone());
     let last_name = changes.last_name.clone().unwrap_or_else(|| user.last_name.clone());
@@ -287,7 +291,7 @@ async fn apply(conn: &mut Conn, key: &str, principal: &Principal, changes: &Chan
     };
     store::identity::users::update(conn, id, &profile, by.at).await.map_err(taken)?;
     if other_address {
-        // What was sent to the address of before must not open the account any more.
+        // Codes that were sent to the old address must not work any more.
         store::identity::account_codes::end_all_of(conn, id).await?;
         audit::record(conn, by, Action::EmailChanged, Some(id), None).await?;
     }
@@ -296,13 +300,13 @@ async fn apply(conn: &mut Conn, key: &str, principal: &Principal, changes: &Chan
         events::append(conn, &[NewEvent::between(events::Kind::UserUpdated, actor, id, by.at)]).await?;
     }
     if profile.direct_messages_from != user.direct_messages_from {
-        // Servers remember from whom somebody takes direct messages.
+        // Servers cache from whom a user accepts direct messages.
         store::identity::revocations::insert(conn, Revoked::User(id), by.at).await?;
     }
     store::identity::users::by_id(conn, id).await?.ok_or_else(not_found)
 }
 
-/// Gives a person a role.
+/// Sets the role of a user.
 ///
 /// # Errors
 /// 404 `user_not_found`.
@@ -317,10 +321,10 @@ pub async fn set_role(app: &App, user_name: &str, role: Role, by: By) -> Result<
             })
         })
         .await?;
-    app.callers.revocations.look_again(&app.db).await
+    app.callers.revocations.refresh(&app.db).await
 }
 
-/// Keeps a person out: every session ends, nothing lets them in. Or lets them in again.
+/// Bans a user, or lifts the ban. A ban ends every session, and no credentials of the user work while it lasts.
 ///
 /// # Errors
 /// 404 `user_not_found`; 409 `not_yourself`.
@@ -346,7 +350,7 @@ pub async fn set_banned(app: &App, user_name: &str, banned: bool, by: By) -> Res
             })
         })
         .await?;
-    app.callers.revocations.look_again(&app.db).await
+    app.callers.revocations.refresh(&app.db).await
 }
 
 fn check_user_name(name: &str) -> Option<FieldError> {
@@ -375,7 +379,7 @@ fn check_name(field: &'static str, name: &str) -> Option<FieldError> {
     name.contains('\0').then(|| FieldError::new(field, "nul_character", "must not hold U+0000"))
 }
 
-/// Checks an address as far as that can be done without sending a mail.
+/// Checks an address as far as possible without sending a mail to it.
 pub fn check_email(email: &str) -> Option<FieldError> {
     let wrong = |detail: &'static str| Some(FieldError::new("email", "invalid_email", detail));
     if email.len() > MAX_EMAIL_CHARACTERS {
@@ -387,21 +391,21 @@ pub fn check_email(email: &str) -> Option<FieldError> {
     if mail::is_address(email) { None } else { wrong("must have the form name@domain") }
 }
 
-/// Which users are wanted.
+/// Which users to list.
 #[derive(Clone, Debug)]
 pub struct Listing {
     /// A prefix of a user name, a full name or a last name.
     pub query: Option<String>,
-    /// How many.
+    /// Entries on the page.
     pub limit: Limit,
-    /// From where on.
+    /// Where the page begins.
     pub cursor: Option<String>,
 }
 
-/// Users by id.
+/// Lists users by id.
 ///
 /// # Errors
-/// 422 for a query that is too long or a cursor that is none.
+/// 422 if the query is too long or the cursor is invalid.
 pub async fn list(app: &App, _principal: &Principal, listing: Listing) -> Result<Page<Vec<User>>> {
     let after = UserId(pagination::begin(LIST, listing.cursor.as_deref(), 0)?);
     if listing.query.as_ref().is_some_and(|query| query.chars().count() > MAX_QUERY_CHARACTERS) {
@@ -434,23 +438,24 @@ pub async fn list(app: &App, _principal: &Principal, listing: Listing) -> Result
     Ok(Page::new(LIST, users, limit, |last| [last.id.0]))
 }
 
-/// One user by name; `me` is the caller.
+/// One user by name; `me` stands for the caller.
 ///
 /// # Errors
-/// 404 `user_not_found`.
+/// 404 `user_not_found`; 403 `act_as_required`.
 pub async fn get(app: &App, principal: &Principal, user_name: &str) -> Result<User> {
     let key = fold_ascii(principal.resolve(user_name)?);
     app.db.read(key, |conn, key| Box::pin(store::identity::users::by_key(conn, key))).await?.ok_or_else(not_found)
 }
 
-/// That a path names the caller, who may change by what their account is opened; `me` names them.
+/// Checks that a path names the caller, and that the caller may change the credentials of the account. `me` stands for
+/// the caller.
 ///
 /// # Errors
-/// 404 `user_not_found`; 403 `not_your_account`, `insufficient_scope`.
+/// 404 `user_not_found`; 403 `act_as_required`, `not_your_account`, `insufficient_scope`.
 pub async fn require_self(app: &App, principal: &Principal, user_name: &str) -> Result<()> {
     let key = fold_ascii(principal.resolve(user_name)?);
     if principal.person().is_some_and(|person| person.user_name_key == key) {
-        return principal.require_power_over_account();
+        return principal.require_account_control();
     }
     app.db
         .read(key, |conn, key| Box::pin(store::identity::users::account_by_key(conn, key)))
@@ -459,7 +464,7 @@ pub async fn require_self(app: &App, principal: &Principal, user_name: &str) -> 
     Err(Error::Forbidden { code: "not_your_account", detail: "only this user may do this".into() })
 }
 
-/// The user of a name in a path.
+/// Finds the user with this folded name.
 ///
 /// # Errors
 /// 404 `user_not_found`.
@@ -468,7 +473,7 @@ pub async fn by_name(conn: &mut Conn, key: &str) -> Result<UserName> {
     found.into_iter().next().ok_or_else(not_found)
 }
 
-/// There is no such user.
+/// The error for a name that no user has.
 pub fn not_found() -> Error {
     Error::NotFound { code: "user_not_found", detail: "there is no user with this name".into() }
 }

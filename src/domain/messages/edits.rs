@@ -1,10 +1,12 @@
-//! Changing what was said: editing, deleting, and the bodies that a message had before.
+//! Editing and deleting messages, and the earlier bodies of a message.
 //!
-//! Invariants: only who said it edits it; a tombstone holds nothing of what was said, here or in a stored answer; the event
-//! of a change is written with it, last.
+//! Invariants:
+//! - Only the sender edits a message.
+//! - Nothing of the text of a deleted message remains, neither in its tombstone nor in a stored answer.
+//! - The event of a change is written in the same transaction, as its last write.
 
 use super::mentions;
-use super::message_reads::{complete_for, message_deleted, message_not_found, seen_by};
+use super::message_reads::{complete_for, message_deleted, message_not_found, require_visible};
 use crate::app::App;
 use crate::base::error::{Error, Result};
 use crate::base::ids::{ConversationId, UserId};
@@ -20,10 +22,10 @@ use crate::store::events::events::{self, NewEvent};
 pub use crate::store::messages::edits::{Edition, Present};
 use crate::store::messages::messages::{Kind, Message};
 
-/// How often a message may be edited.
+/// Most edits of a message.
 pub const MAX_EDITS: i64 = 100;
 
-/// A change that is wanted.
+/// An edit or a deletion.
 struct Change {
     conversation: ConversationId,
     seq: i64,
@@ -32,10 +34,11 @@ struct Change {
     now: Timestamp,
 }
 
-/// Gives a message of the caller's another body.
+/// Replaces the body of a message. Only its sender may do this.
 ///
 /// # Errors
-/// 404 `message_not_found`; 403 `not_your_message`, `act_as_required`; 409 `message_deleted`, `too_many_edits`; 422 on `body`.
+/// 404 `message_not_found`; 403 `not_your_message`, `act_as_required`; 409 `message_deleted`, `too_many_edits`; 422 for
+/// `body`.
 pub async fn edit(
     app: &App,
     principal: &Principal,
@@ -47,12 +50,12 @@ pub async fn edit(
     check_text("body", &body, MAX_BODY_CHARACTERS)?;
     let conversation = ConversationId(conversation);
     let change = Change { conversation, seq, principal: principal.clone(), body, now: app.clock.now() };
-    app.db.write(change, |conn, change| Box::pin(replace(conn, change))).await
+    app.db.write(change, |conn, change| Box::pin(edit_in_transaction(conn, change))).await
 }
 
-async fn replace(conn: &mut Conn, change: &Change) -> Result<(Message, Names)> {
+async fn edit_in_transaction(conn: &mut Conn, change: &Change) -> Result<(Message, Names)> {
     let person = change.principal.require_person()?.id;
-    let (_, present) = visible(conn, change.conversation, change.seq, Viewer::Person(person)).await?;
+    let (_, present) = lock_visible(conn, change.conversation, change.seq, Viewer::Person(person)).await?;
     if present.sender_id != person || present.kind == Kind::System {
         return Err(not_your_message());
     }
@@ -81,19 +84,20 @@ async fn replace(conn: &mut Conn, change: &Change) -> Result<(Message, Names)> {
     Ok((message, names))
 }
 
-/// Deletes a message: by who said it, or by an administrator. Deleting a tombstone changes nothing.
+/// Deletes a message. Its sender may do this, an admin or owner of the group, and an administrator of the server.
+/// Deleting a tombstone changes nothing.
 ///
 /// # Errors
 /// 404 `message_not_found`; 403 `not_your_message`.
 pub async fn delete(app: &App, principal: &Principal, conversation: i64, seq: i64) -> Result<()> {
     let conversation = ConversationId(conversation);
     let change = Change { conversation, seq, principal: principal.clone(), body: String::new(), now: app.clock.now() };
-    app.db.write(change, |conn, change| Box::pin(bury(conn, change))).await
+    app.db.write(change, |conn, change| Box::pin(delete_in_transaction(conn, change))).await
 }
 
-async fn bury(conn: &mut Conn, change: &Change) -> Result<()> {
+async fn delete_in_transaction(conn: &mut Conn, change: &Change) -> Result<()> {
     let viewer = change.principal.viewer();
-    let (membership, present) = visible(conn, change.conversation, change.seq, viewer).await?;
+    let (membership, present) = lock_visible(conn, change.conversation, change.seq, viewer).await?;
     let moderates = change.principal.is_admin() || membership.is_at_least(Role::Admin);
     if !moderates && (viewer != Viewer::Person(present.sender_id) || present.kind == Kind::System) {
         return Err(not_your_message());
@@ -108,15 +112,15 @@ async fn bury(conn: &mut Conn, change: &Change) -> Result<()> {
     log(conn, change, events::Kind::MessageDeleted, viewer.person().unwrap_or(present.sender_id)).await
 }
 
-/// The message under its conversation's lock, for those who can see it.
-async fn visible(
+/// Locks the conversation and reads the message, if the viewer may see it.
+async fn lock_visible(
     conn: &mut Conn,
     conversation: ConversationId,
     seq: i64,
     viewer: Viewer,
 ) -> Result<(Membership, Present)> {
     store::conversations::conversations::lock_one(conn, conversation).await?;
-    let membership = seen_by(conn, viewer, conversation, seq).await?;
+    let membership = require_visible(conn, viewer, conversation, seq).await?;
     Ok((
         membership,
         store::messages::edits::present_message(conn, conversation, seq).await?.ok_or_else(message_not_found)?,
@@ -133,7 +137,7 @@ fn not_your_message() -> Error {
     Error::Forbidden { code: "not_your_message", detail: "only who wrote a message may do this to it".into() }
 }
 
-/// The bodies that a message had before, oldest first.
+/// The earlier bodies of a message, oldest first.
 ///
 /// # Errors
 /// 404 `message_not_found`.
@@ -141,7 +145,7 @@ pub async fn list(app: &App, principal: &Principal, conversation: i64, seq: i64)
     app.db
         .read((ConversationId(conversation), seq, principal.viewer()), |conn, (conversation, seq, viewer)| {
             Box::pin(async move {
-                seen_by(conn, *viewer, *conversation, *seq).await?;
+                require_visible(conn, *viewer, *conversation, *seq).await?;
                 store::messages::edits::present_message(conn, *conversation, *seq)
                     .await?
                     .ok_or_else(message_not_found)?;

@@ -1,28 +1,29 @@
-//! Which emoji there are.
+//! The emoji that can be used as reactions.
 //!
-//! Invariant: an emoji has one form here, whichever way it was written: the one that Unicode calls fully qualified. Forms with
-//! other variation selectors, or none, are the same emoji.
+//! Invariant: an emoji is stored in one form, which Unicode calls fully qualified, however it was written. Forms with
+//! other variation selectors, or with none, are the same emoji.
 
-/// Code points that choose between text and picture.
+/// Variation selectors: code points that choose between text and picture.
 const VARIATION_SELECTORS: [char; 2] = ['\u{FE0E}', '\u{FE0F}'];
-/// Code points that colour the person before them.
+/// Skin tones: code points that change the colour of the emoji before them.
 const SKIN_TONES: std::ops::RangeInclusive<char> = '\u{1F3FB}'..='\u{1F3FF}';
 
-/// The emoji that somebody means: the character itself, in any form, or its `:shortcode:`.
+/// Parses an emoji: the character itself, in any form, or its `:shortcode:`.
 pub fn parse(text: &str) -> Option<&'static str> {
     let shortcode = text.strip_prefix(':').and_then(|text| text.strip_suffix(':'));
     if let Some(shortcode) = shortcode {
         return emojis::get_by_shortcode(shortcode).map(emojis::Emoji::as_str);
     }
     let bare = without_selectors(text);
-    // A keycap is not meant by its digit alone, whatever the table of forms says.
+    // A lone digit is not the emoji of its keycap, although the library lists it as one of its forms.
     [text, &bare, &qualified(&bare)]
         .into_iter()
         .filter_map(|form| emojis::get(form).map(emojis::Emoji::as_str))
         .find(|emoji| without_selectors(emoji) == bare)
 }
 
-/// A sequence with a selector after every part that would be text without one. A skin tone makes it a picture by itself.
+/// Adds a variation selector after each part that would be text without one. A part with a skin tone is a picture
+/// without a selector.
 fn qualified(bare: &str) -> String {
     let mut text = String::new();
     let mut characters = bare.chars().peekable();
@@ -53,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn every_emoji_is_itself_in_every_form() {
+    fn every_form_of_an_emoji_parses_to_the_same_emoji() {
         let mut count = 0;
         for emoji in all() {
             let text = emoji.as_str();
@@ -70,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn every_shortcode_is_its_emoji() {
+    fn every_shortcode_parses_to_its_emoji() {
         for emoji in emojis::iter() {
             for shortcode in emoji.shortcodes() {
                 assert_eq!(parse(&format!(":{shortcode}:")), Some(emoji.as_str()), "{shortcode}");
@@ -80,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_else_is_an_emoji() {
+    fn other_texts_are_not_emoji() {
         let others = [
             "",
             ":",

@@ -1,7 +1,7 @@
-//! Forwarding: what was said in one conversation, said again in another.
+//! Forwarding: sending the text of a message into another conversation.
 //!
-//! Invariant: a forward is a send like any other, by the caller, and goes the way of all sends: it needs what they need, and
-//! is refused for what they are refused for.
+//! Invariant: a forward is an ordinary send by the caller. It needs the same permissions and is refused for the same
+//! reasons.
 
 use super::message_reads::{message_deleted, visible};
 use super::messages::send;
@@ -16,7 +16,7 @@ use crate::domain::shared::idempotency::{Given, Once};
 use crate::store::db::Conn;
 use crate::store::messages::messages::{Kind, Message};
 
-struct Wanted {
+struct Input {
     viewer: Viewer,
     conversation: ConversationId,
     seq: i64,
@@ -25,17 +25,17 @@ struct Wanted {
 }
 
 enum Source {
-    /// What is to be said again.
+    /// The message to forward.
     Message(Box<Message>),
-    /// It was said, for this key.
+    /// The stored answer of an earlier request with the same idempotency key.
     Given(Given),
 }
 
-/// Sends the body of a message into another conversation of the caller's.
+/// Sends the body of a message into another conversation of the caller.
 ///
 /// # Errors
 /// 403 `act_as_required`, `not_friends`; 404 `message_not_found`, `conversation_not_found`; 409 `message_deleted`,
-/// `not_forwardable`; 422 on `conversation_id`, and `idempotency_key_reused`.
+/// `not_forwardable`; 422 for `conversation_id`, and `idempotency_key_reused`.
 pub async fn forward(
     app: &App,
     principal: &Principal,
@@ -45,14 +45,14 @@ pub async fn forward(
     once: Once<Sent>,
 ) -> Result<Given> {
     principal.require_person()?;
-    let wanted = Wanted {
+    let input = Input {
         viewer: principal.viewer(),
         conversation: ConversationId(conversation),
         seq,
         once: once.clone(),
         now: app.clock.now(),
     };
-    let message = match app.db.read(wanted, |conn, wanted| Box::pin(source(conn, wanted))).await? {
+    let message = match app.db.read(input, |conn, input| Box::pin(find_source(conn, input))).await? {
         Source::Message(message) => message,
         Source::Given(given) => return Ok(given),
     };
@@ -67,11 +67,12 @@ pub async fn forward(
     send(app, principal, new, once).await
 }
 
-/// A repeat is answered before anything is looked at: what it forwarded may be gone.
-async fn source(conn: &mut Conn, wanted: &Wanted) -> Result<Source> {
-    if let Some(given) = wanted.once.given(conn, wanted.now).await? {
+/// A repeated request gets its stored answer before the message is read, because the message may have been deleted
+/// since.
+async fn find_source(conn: &mut Conn, input: &Input) -> Result<Source> {
+    if let Some(given) = input.once.given(conn, input.now).await? {
         return Ok(Source::Given(given));
     }
-    let message = visible(conn, wanted.viewer, wanted.conversation, wanted.seq).await?;
+    let message = visible(conn, input.viewer, input.conversation, input.seq).await?;
     Ok(Source::Message(Box::new(message)))
 }

@@ -1,7 +1,7 @@
 //! The messages of one conversation, a page at a time.
 //!
-//! Invariant: a page is a stretch of `seq`, which is dense and never given again. So pages neither slide nor overlap while
-//! others write.
+//! Invariant: a page is a range of `seq`, which has no gaps and is never reused. So pages neither shift nor overlap
+//! while others write.
 
 use super::tails::{Rendered, Tails};
 use crate::app::App;
@@ -16,34 +16,34 @@ use crate::store;
 use crate::store::db::Conn;
 use crate::store::messages::messages::Range;
 
-/// Which stretch is wanted.
+/// Which range to list. Give at most one of the fields; without one, the newest messages are listed.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Listing {
-    /// What comes before this seq.
+    /// Messages before this `seq`.
     pub before: Option<i64>,
-    /// What comes after this seq.
+    /// Messages after this `seq`.
     pub after: Option<i64>,
-    /// This seq, and what is around it.
+    /// The message with this `seq`, and messages before and after it.
     pub around: Option<i64>,
-    /// The first message sent then or later, and what comes after it.
+    /// The first message sent at or after this time, and the messages after it.
     pub date: Option<Timestamp>,
 }
 
-/// A page, oldest first, and where the next one begins.
+/// A page of messages, oldest first, and where the next page begins.
 #[derive(Clone, Debug)]
 pub struct History {
-    /// The messages, rendered.
+    /// The rendered messages.
     pub messages: Vec<Rendered>,
-    /// The next page.
+    /// Where the next page begins; `None` on the last page.
     pub next: Option<Next>,
 }
 
-/// Where the next page begins.
+/// The next page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// It is older.
+    /// Older messages: those before this `seq`.
     Before(i64),
-    /// It is newer.
+    /// Newer messages: those after this `seq`.
     After(i64),
 }
 
@@ -55,10 +55,11 @@ struct Wanted {
     tails: Tails,
 }
 
-/// A page of a conversation: the newest when no place is named.
+/// Lists a page of a conversation.
 ///
 /// # Errors
-/// 422 for two places or a seq that is none; 404 `conversation_not_found`, also for those who are not in it.
+/// 422 for more than one field or a number that cannot be a `seq`; 404 `conversation_not_found`, also if the caller is
+/// not a member.
 pub async fn list(
     app: &App,
     principal: &Principal,
@@ -111,7 +112,7 @@ async fn read(conn: &mut Conn, wanted: &Wanted) -> Result<History> {
             (last - limit + 1, last)
         }
         Listing { after: Some(seq), .. } => (seq.max(least - 1) + 1, seq.max(least - 1) + limit),
-        // One more before than after, when the number is even.
+        // If the number is even, there is one message more before than after.
         Listing { around: Some(seq), .. } => {
             let first = seq.min(head.last_seq) - limit / 2;
             (first, first + limit - 1)
@@ -136,7 +137,7 @@ async fn read(conn: &mut Conn, wanted: &Wanted) -> Result<History> {
     } else {
         messages.first().map(|first| first.seq).filter(|seq| *seq > least).map(Next::Before)
     };
-    // Nothing is left of what was asked for, but before it there may be.
+    // The range is after the newest message, so the page is empty, but there may be messages before it.
     let past_the_end = messages.is_empty() && wanted.listing.after.is_none() && range.first_seq > head.last_seq;
     let next = next.or_else(|| (past_the_end && head.last_seq >= least).then_some(Next::Before(head.last_seq + 1)));
     Ok(History { messages, next })

@@ -1,7 +1,9 @@
-//! Mentions: `@user_name` in what is said.
+//! Mentions: `@user_name` in the text of a message.
 //!
-//! Invariants: only who is a member when it is written is mentioned, by the longest name that fits; who wrote it is shown
-//! among the mentioned and never counted, so there is no row for them. A body without `@` costs nothing.
+//! Invariants:
+//! - Only users who are members when the message is written are mentioned, each by the longest name that fits.
+//! - A sender who mentions themselves is shown among the mentioned users but not counted, so there is no row for them.
+//! - A body without `@` costs no query.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -15,17 +17,17 @@ use crate::store::db::Conn;
 use crate::store::messages::mentions::Mention;
 use crate::store::messages::messages::{Kind, Message};
 
-/// People whom one message mentions; further ones are text.
+/// Most users mentioned by one message. Further names are plain text.
 pub const MAX_MENTIONS: usize = 50;
-/// Places of one message that are looked at, with a name of somebody or not.
+/// Most places with an `@` that are examined in one message, whether or not a name follows.
 const MAX_PLACES: usize = 500;
-/// Characters of the longest name.
+/// Longest user name, in characters.
 const MAX_NAME_CHARACTERS: usize = 32;
 
-/// Finds out whom messages mention that are about to be sent. Their conversations are locked.
+/// Finds the users mentioned by messages that are about to be sent. Their conversations are locked.
 ///
 /// # Errors
-/// Of the database.
+/// Errors of the database.
 pub async fn find(conn: &mut Conn, sent: impl IntoIterator<Item = &mut Sent>) -> Result<()> {
     let mut sent: Vec<&mut Sent> = sent.into_iter().filter(|sent| sent.message.body.contains('@')).collect();
     let groups: BTreeSet<i64> = sent
@@ -40,13 +42,13 @@ pub async fn find(conn: &mut Conn, sent: impl IntoIterator<Item = &mut Sent>) ->
     }
     for sent in &mut sent {
         let Message { conversation_id, sender_id, recipient_id, .. } = sent.message;
-        // The two of a direct conversation are known already.
-        let two = [(Some(sender_id), Some(&sent.sender_user_name)), (recipient_id, sent.recipient_user_name.as_ref())];
-        let two: Vec<(String, UserId, &String)> =
-            two.into_iter().filter_map(|(id, name)| Some((fold_ascii(name?), id?, name?))).collect();
+        // The two members of a direct conversation are known already.
+        let both = [(Some(sender_id), Some(&sent.sender_user_name)), (recipient_id, sent.recipient_user_name.as_ref())];
+        let both: Vec<(String, UserId, &String)> =
+            both.into_iter().filter_map(|(id, name)| Some((fold_ascii(name?), id?, name?))).collect();
         let found = mentioned(&sent.message.body, |key| {
-            let one = two.iter().find(|(known, ..)| known == key).map(|(_, id, name)| (*id, (*name).clone()));
-            one.or_else(|| members.get(&(conversation_id, key.to_owned())).cloned())
+            let member = both.iter().find(|(known, ..)| known == key).map(|(_, id, name)| (*id, (*name).clone()));
+            member.or_else(|| members.get(&(conversation_id, key.to_owned())).cloned())
         });
         (sent.message.mentions, sent.mentioned_user_names) = found.into_iter().unzip();
     }
@@ -59,7 +61,7 @@ async fn members_named(
     bodies: impl Iterator<Item = &String>,
 ) -> Result<HashMap<(ConversationId, String), (UserId, String)>> {
     let mut keys = BTreeSet::new();
-    for run in bodies.flat_map(|body| runs(body)) {
+    for run in bodies.flat_map(|body| name_runs(body)) {
         let key = fold_ascii(run);
         keys.extend((1..=key.len()).map(|length| key[..length].to_owned()));
     }
@@ -68,19 +70,22 @@ async fn members_named(
         return Ok(HashMap::new());
     }
     let found = store::messages::mentions::members_by_names(conn, conversations, &keys).await?;
-    Ok(found.into_iter().map(|one| ((one.conversation, one.user_name_key), (one.user, one.user_name))).collect())
+    Ok(found
+        .into_iter()
+        .map(|member| ((member.conversation, member.user_name_key), (member.user, member.user_name)))
+        .collect())
 }
 
-/// What there is to be written of the mentions in a message.
+/// The rows to write for the mentions of a message.
 pub fn rows(message: &Message) -> impl Iterator<Item = Mention> + '_ {
     let others = message.mentions.iter().filter(|user| **user != message.sender_id);
     others.map(|user| Mention { conversation: message.conversation_id, seq: message.seq, user: *user })
 }
 
-/// Finds out anew whom a message mentions whose body was changed. Its conversation is locked.
+/// Replaces the mentions of a message whose body was edited. Its conversation is locked.
 ///
 /// # Errors
-/// Of the database.
+/// Errors of the database.
 pub async fn renew(conn: &mut Conn, conversation: ConversationId, seq: i64, sender: UserId, body: &str) -> Result<()> {
     store::messages::mentions::delete(conn, conversation, &[seq]).await?;
     let members = members_named(conn, &[conversation.0], std::iter::once(&body.to_owned())).await?;
@@ -90,13 +95,16 @@ pub async fn renew(conn: &mut Conn, conversation: ConversationId, seq: i64, send
     store::messages::mentions::insert(conn, &rows).await
 }
 
-/// Loads whom messages mention, in no order yet.
+/// Loads the users mentioned by messages, in any order.
 ///
 /// # Errors
-/// Of the database.
+/// Errors of the database.
 pub async fn load(conn: &mut Conn, messages: &mut [Message]) -> Result<()> {
-    let with: Vec<(ConversationId, i64)> =
-        messages.iter().filter(|one| may_mention(one)).map(|one| (one.conversation_id, one.seq)).collect();
+    let with: Vec<(ConversationId, i64)> = messages
+        .iter()
+        .filter(|message| may_mention(message))
+        .map(|message| (message.conversation_id, message.seq))
+        .collect();
     if with.is_empty() {
         return Ok(());
     }
@@ -104,17 +112,17 @@ pub async fn load(conn: &mut Conn, messages: &mut [Message]) -> Result<()> {
     for mention in store::messages::mentions::of_messages(conn, &with).await? {
         found.entry((mention.conversation, mention.seq)).or_default().push(mention.user);
     }
-    for message in messages.iter_mut().filter(|one| may_mention(one)) {
+    for message in messages.iter_mut().filter(|message| may_mention(message)) {
         message.mentions = found.remove(&(message.conversation_id, message.seq)).unwrap_or_default();
-        // Who wrote it has no row: whether they name themself is told by the text.
+        // There is no row for the sender. [`order`] keeps them only if the text names them.
         message.mentions.push(message.sender_id);
     }
     Ok(())
 }
 
-/// Puts what was loaded into the order of the text. Who was erased is not in `names`, and vanishes.
+/// Sorts the loaded mentions by their place in the text. Erased users are not in `names` and are dropped.
 pub fn order(messages: &mut [Message], names: &Names) {
-    for message in messages.iter_mut().filter(|one| !one.mentions.is_empty()) {
+    for message in messages.iter_mut().filter(|message| !message.mentions.is_empty()) {
         let known: Vec<(String, UserId)> =
             message.mentions.iter().filter_map(|id| Some((fold_ascii(names.get(id)?), *id))).collect();
         let find = |key: &str| known.iter().find(|(known, _)| known == key).map(|(_, id)| (*id, ()));
@@ -126,10 +134,10 @@ fn may_mention(message: &Message) -> bool {
     message.kind == Kind::Text && message.body.contains('@')
 }
 
-/// Whom a text mentions, each once, in the order of their first places. `find` knows folded names.
+/// The users that a text mentions, each once, in the order of their first mention. `find` looks up a folded name.
 fn mentioned<T>(body: &str, find: impl Fn(&str) -> Option<(UserId, T)>) -> Vec<(UserId, T)> {
     let mut found: Vec<(UserId, T)> = Vec::new();
-    for run in runs(body) {
+    for run in name_runs(body) {
         let key = fold_ascii(run);
         let longest = (1..=key.len()).rev().find_map(|length| find(&key[..length]));
         if let Some((user, more)) = longest
@@ -144,15 +152,15 @@ fn mentioned<T>(body: &str, find: impl Fn(&str) -> Option<(UserId, T)>) -> Vec<(
     found
 }
 
-/// What follows each `@` that may begin a mention: as many characters of names as there are.
-fn runs(body: &str) -> Vec<&str> {
+/// The characters after each `@` that may begin a mention, as far as they can belong to a name.
+fn name_runs(body: &str) -> Vec<&str> {
     let mut runs = Vec::new();
     for text in outside_code(body) {
         let mut before = None;
         for (index, character) in text.char_indices() {
             if character == '@' && !before.is_some_and(char::is_alphanumeric) {
                 let rest = &text[index + 1..];
-                let length = rest.bytes().take(MAX_NAME_CHARACTERS).take_while(|byte| is_of_name(*byte)).count();
+                let length = rest.bytes().take(MAX_NAME_CHARACTERS).take_while(|byte| is_name_byte(*byte)).count();
                 if length > 0 {
                     runs.push(&rest[..length]);
                 }
@@ -166,18 +174,19 @@ fn runs(body: &str) -> Vec<&str> {
     runs
 }
 
-const fn is_of_name(byte: u8) -> bool {
+const fn is_name_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')
 }
 
-/// The parts of a text that are no code, as CommonMark has it: code stands between runs of backticks of one length, within a
-/// paragraph, or between fences of at least three at the beginning of lines. A run without a partner is text.
+/// The parts of a text that are not code, by the rules of CommonMark: code is between two runs of backticks of the same
+/// length within a paragraph, or between fences of at least three backticks at the beginning of lines. A run without a
+/// second one is text.
 fn outside_code(body: &str) -> Vec<&str> {
     let mut parts = Vec::new();
     if !body.contains('`') {
         return vec![body];
     }
-    // Where the paragraph began, and how long the fence is that is open.
+    // `paragraph` is where the paragraph begins; `fence` is the length of the open fence.
     let (mut paragraph, mut at) = (0, 0);
     let mut fence = None;
     for line in body.split_inclusive('\n') {
@@ -214,7 +223,7 @@ fn outside_spans<'a>(paragraph: &'a str, parts: &mut Vec<&'a str>) {
     while let Some(start) = paragraph[at..].find('`').map(|found| at + found) {
         let length = backticks_at(paragraph, start);
         at = start + length;
-        if let Some(end) = closing(paragraph, at, length) {
+        if let Some(end) = end_of_closing_run(paragraph, at, length) {
             parts.push(&paragraph[from..start]);
             at = end;
             from = end;
@@ -223,8 +232,8 @@ fn outside_spans<'a>(paragraph: &'a str, parts: &mut Vec<&'a str>) {
     parts.push(&paragraph[from..]);
 }
 
-/// Where the next run of exactly so many backticks ends.
-fn closing(text: &str, mut at: usize, length: usize) -> Option<usize> {
+/// The end of the next run of exactly `length` backticks.
+fn end_of_closing_run(text: &str, mut at: usize, length: usize) -> Option<usize> {
     while let Some(start) = text[at..].find('`').map(|found| at + found) {
         let found = backticks_at(text, start);
         at = start + found;
@@ -254,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mention_is_the_longest_name_that_fits() {
+    fn the_longest_name_that_fits_is_mentioned() {
         for (body, wanted) in [
             ("@bugs", &["bugs"][..]),
             ("hey @BUGS!", &["bugs"]),
@@ -276,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn code_mentions_nobody() {
+    fn names_in_code_are_not_mentions() {
         for (body, wanted) in [
             ("`@bugs` @duck", &["duck"][..]),
             ("``@bugs ` @duck`` @a_b", &["a_b"]),
@@ -298,13 +307,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_looked_at_has_an_end() {
+    fn the_work_for_one_message_is_limited() {
         let many: String = (0..2_000).map(|_| "@x ").collect();
-        assert_eq!(runs(&many).len(), MAX_PLACES);
+        assert_eq!(name_runs(&many).len(), MAX_PLACES);
         let everyone = |key: &str| Some((UserId(key.parse().ok()?), ()));
         let numbers: String = (1..=60).map(|number| format!("@{number} ")).collect();
         assert_eq!(mentioned(&numbers, everyone).len(), MAX_MENTIONS);
-        // Runs of every length, none with a partner: found out in no time to speak of.
+        // Runs of every length, none with a second one of the same length. The search for it must stay fast.
         let unpaired: String = (1..126).map(|length| "`".repeat(length) + "x").collect();
         assert_eq!(outside_code(&unpaired), [unpaired.as_str()]);
     }

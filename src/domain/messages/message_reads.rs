@@ -1,4 +1,5 @@
-//! Reading messages inside a unit of work: which ones a caller sees, and what is loaded with them.
+//! Reads messages inside a unit of work: checks whether a viewer may see them, and loads the data that is shown with
+//! them.
 
 use super::{mentions, tallies, watermarks};
 use crate::base::error::{Error, Result};
@@ -10,20 +11,25 @@ use crate::store;
 use crate::store::db::Conn;
 use crate::store::messages::messages::Message;
 
-/// A message that a viewer sees.
+/// Reads a message that the viewer may see.
 ///
 /// # Errors
 /// 404 `message_not_found`.
 pub async fn visible(conn: &mut Conn, viewer: Viewer, conversation: ConversationId, seq: i64) -> Result<Message> {
-    seen_by(conn, viewer, conversation, seq).await?;
+    require_visible(conn, viewer, conversation, seq).await?;
     store::messages::messages::one(conn, conversation, seq).await?.ok_or_else(message_not_found)
 }
 
-/// That a viewer sees a message, and as what.
+/// Checks that the viewer may see a message. Returns their membership.
 ///
 /// # Errors
 /// 404 `message_not_found`.
-pub async fn seen_by(conn: &mut Conn, viewer: Viewer, conversation: ConversationId, seq: i64) -> Result<Membership> {
+pub async fn require_visible(
+    conn: &mut Conn,
+    viewer: Viewer,
+    conversation: ConversationId,
+    seq: i64,
+) -> Result<Membership> {
     match membership(conn, viewer, conversation).await {
         Ok(membership) if membership.sees(seq) => Ok(membership),
         Ok(_) | Err(Error::NotFound { .. }) => Err(message_not_found()),
@@ -31,26 +37,27 @@ pub async fn seen_by(conn: &mut Conn, viewer: Viewer, conversation: Conversation
     }
 }
 
-/// A message that a viewer sees, under its conversation's lock, and as what they see it.
+/// Locks the conversation, and reads a message that the viewer may see, with the viewer's membership.
 ///
 /// # Errors
 /// 404 `message_not_found`.
-pub async fn locked(
+pub async fn lock_visible(
     conn: &mut Conn,
     viewer: Viewer,
     conversation: ConversationId,
     seq: i64,
 ) -> Result<(Membership, Message)> {
     store::conversations::conversations::lock_one(conn, conversation).await?;
-    let membership = seen_by(conn, viewer, conversation, seq).await?;
+    let membership = require_visible(conn, viewer, conversation, seq).await?;
     let message = store::messages::messages::one(conn, conversation, seq).await?.ok_or_else(message_not_found)?;
     Ok((membership, message))
 }
 
-/// Loads what messages do not hold themselves, as far as their readers see it; and the names of everyone in them.
+/// Loads what is not stored in the rows of messages: times of receipts and mentions. Returns the names of all users in
+/// them.
 ///
 /// # Errors
-/// Of the database.
+/// Errors of the database.
 pub async fn complete(conn: &mut Conn, messages: &mut [Message]) -> Result<Names> {
     watermarks::set_times(conn, messages).await?;
     mentions::load(conn, messages).await?;
@@ -63,21 +70,21 @@ pub async fn complete(conn: &mut Conn, messages: &mut [Message]) -> Result<Names
     Ok(names)
 }
 
-/// [`complete`] for a viewer, with the viewer's own reactions marked.
+/// As [`complete`], and marks the viewer's own reactions.
 ///
 /// # Errors
-/// Of the database.
+/// Errors of the database.
 pub async fn complete_for(conn: &mut Conn, viewer: Viewer, messages: &mut [Message]) -> Result<Names> {
     tallies::mark_own(conn, viewer, messages).await?;
     complete(conn, messages).await
 }
 
-/// It is a tombstone.
+/// The error for a change of a tombstone.
 pub fn message_deleted() -> Error {
     Error::Conflict { code: "message_deleted", detail: "this message was deleted".into() }
 }
 
-/// There is no such message for this caller.
+/// The error for a message that does not exist or that the caller may not see.
 pub fn message_not_found() -> Error {
     Error::NotFound { code: "message_not_found", detail: "there is no such message".into() }
 }

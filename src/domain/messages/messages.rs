@@ -1,4 +1,4 @@
-//! Messages: sending one, reading one.
+//! Sending a message, and reading one message.
 
 use super::message_reads::{complete_for, visible};
 use crate::app::App;
@@ -13,17 +13,17 @@ pub use crate::store::messages::messages::Message;
 /// Sends a message.
 ///
 /// # Errors
-/// 422 for wrong fields and unknown people, 403 `not_the_sender`, 404 `conversation_not_found`, 422
+/// 422 for wrong fields and unknown users, 403 `not_the_sender`, `not_friends`, 404 `conversation_not_found`, 422
 /// `idempotency_key_reused`.
 pub async fn send(app: &App, principal: &Principal, new: NewMessage, once: Once<Sent>) -> Result<Given> {
     send_draft(app, Draft::new(principal, new, once)?).await
 }
 
-/// Sends a draft, and renders the answer unless its key has one. Without a key that is done here, behind the commit, so that no
-/// transaction waits for it.
+/// Sends a draft and returns its answer. The answer to a draft with an idempotency key is rendered in the transaction,
+/// because it is stored. Without a key it is rendered here, after the commit, so that no transaction waits for it.
 ///
 /// # Errors
-/// Of the draft, and of the rendering.
+/// The errors of the draft and of the rendering.
 pub async fn send_draft(app: &App, draft: Draft) -> Result<Given> {
     let render = draft.once.render;
     match app.sends.send(draft).await? {
@@ -32,10 +32,10 @@ pub async fn send_draft(app: &App, draft: Draft) -> Result<Given> {
     }
 }
 
-/// One message, for those who can see it.
+/// One message, if the caller may see it.
 ///
 /// # Errors
-/// 404 `message_not_found`, also for those who may not see the conversation.
+/// 404 `message_not_found`, also if the caller may not see the conversation.
 pub async fn get(app: &App, principal: &Principal, conversation: i64, seq: i64) -> Result<(Message, Names)> {
     app.db
         .read((ConversationId(conversation), seq, principal.viewer()), |conn, (conversation, seq, viewer)| {
@@ -48,7 +48,7 @@ pub async fn get(app: &App, principal: &Principal, conversation: i64, seq: i64) 
         .await
 }
 
-/// Somebody else's messages.
+/// The error for a caller who asks for the messages of another user.
 pub fn not_yours() -> Error {
     Error::Forbidden { code: "not_your_messages", detail: "only this user may read their messages".into() }
 }

@@ -1,9 +1,9 @@
-//! Pins: messages that a conversation keeps at hand.
+//! Pinned messages of a conversation.
 //!
-//! Invariant: in a group admins and owners pin, in a direct conversation either one, and administrators of the server
-//! everywhere they see; a tombstone is not pinned.
+//! Invariant: in a group, admins and owners can pin. In a direct conversation, both members can. Administrators of the
+//! server can pin in every conversation that they may see. A tombstone cannot be pinned.
 
-use super::message_reads::{complete_for, locked, message_deleted};
+use super::message_reads::{complete_for, lock_visible, message_deleted};
 use crate::app::App;
 use crate::base::error::{Error, Result};
 use crate::base::ids::ConversationId;
@@ -17,7 +17,7 @@ use crate::store::db::Conn;
 use crate::store::events::events::{self, NewEvent};
 use crate::store::messages::messages::Message;
 
-/// Pinned messages of a conversation.
+/// Most pinned messages of a conversation.
 pub const MAX_PINS: i64 = 100;
 const LIST: &str = "pins";
 
@@ -29,20 +29,20 @@ struct Change {
     now: Timestamp,
 }
 
-/// Pins a message, or takes its pin away. What is so already stays.
+/// Pins or unpins a message. Nothing happens if it already is in that state.
 ///
 /// # Errors
 /// 404 `message_not_found`; 403 `insufficient_role`; 409 `message_deleted`, `too_many_pins`.
 pub async fn set(app: &App, principal: &Principal, conversation: i64, seq: i64, pinned: bool) -> Result<()> {
     let conversation = ConversationId(conversation);
     let change = Change { conversation, seq, principal: principal.clone(), pinned, now: app.clock.now() };
-    app.db.write(change, |conn, change| Box::pin(set_now(conn, change))).await
+    app.db.write(change, |conn, change| Box::pin(set_in_transaction(conn, change))).await
 }
 
-async fn set_now(conn: &mut Conn, change: &Change) -> Result<()> {
+async fn set_in_transaction(conn: &mut Conn, change: &Change) -> Result<()> {
     let Change { conversation, seq, pinned, now, .. } = *change;
     let viewer = change.principal.viewer();
-    let (own, message) = locked(conn, viewer, conversation, seq).await?;
+    let (own, message) = lock_visible(conn, viewer, conversation, seq).await?;
     if !change.principal.is_admin() {
         require_role(&own, if own.kind == Kind::Direct { Role::Member } else { Role::Admin })?;
     }
@@ -65,10 +65,10 @@ async fn set_now(conn: &mut Conn, change: &Change) -> Result<()> {
     events::append(conn, &[event]).await
 }
 
-/// A conversation's pinned messages, the latest pin first.
+/// Lists the pinned messages of a conversation, the latest pin first.
 ///
 /// # Errors
-/// 404 `conversation_not_found`; 422 for a cursor that is none.
+/// 404 `conversation_not_found`; 422 if the cursor is invalid.
 pub async fn list(
     app: &App,
     principal: &Principal,

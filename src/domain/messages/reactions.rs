@@ -1,7 +1,9 @@
-//! Reactions: emoji that people put under a message.
+//! Reactions: emoji that members add to a message.
 //!
-//! Invariants: a person puts an emoji under a message once; a tombstone has none; an emoji under a message is known by its one
-//! form (`emoji`), so that a heart is a heart however it was typed.
+//! Invariants:
+//! - A user adds an emoji to a message at most once.
+//! - A tombstone has no reactions.
+//! - Each emoji has one form (`emoji`), so a heart is the same reaction however it was typed.
 
 use super::message_reads::visible;
 use super::{emoji, tallies};
@@ -11,23 +13,23 @@ use crate::base::ids::{ConversationId, UserId};
 use crate::base::request_id::RequestId;
 use crate::base::time::Timestamp;
 use crate::domain::access::principal::Principal;
-use crate::domain::sending::change_batch::{Act, Change, Changed};
+use crate::domain::sending::change_batch::{Change, ChangeAnswer, ChangeKind};
 use crate::store;
 use crate::store::db::Conn;
 use crate::store::events::events::{self, NewEvent};
 pub use crate::store::messages::reactions::{Reaction, Tally};
 
-/// People who are named for each emoji.
+/// Most user names listed for each emoji.
 pub const MAX_NAMES: i64 = 50;
-/// Reactions of an erased person that are removed in one transaction.
-const BITE: i64 = 200;
+/// Most reactions of an erased user that one transaction removes.
+const BATCH_ROWS: i64 = 200;
 
-/// An emoji under a message, and who put it there.
+/// An emoji on a message, with the names of users who added it.
 #[derive(Clone, Debug)]
 pub struct Named {
-    /// How many, and whether the caller is among them.
+    /// The count, and whether the caller is among those users.
     pub tally: Tally,
-    /// The names of the first [`MAX_NAMES`], by id.
+    /// The names of the first [`MAX_NAMES`] users, by id.
     pub user_names: Vec<String>,
 }
 
@@ -36,37 +38,37 @@ async fn change(
     principal: &Principal,
     conversation: i64,
     emoji: &str,
-    act: impl FnOnce(&'static str) -> Act,
-) -> Result<Changed> {
+    kind: impl FnOnce(&'static str) -> ChangeKind,
+) -> Result<ChangeAnswer> {
     let person = principal.require_person()?.id;
     let emoji = emoji::parse(emoji)
         .ok_or_else(|| Error::invalid("emoji", "unknown_emoji", "must be one emoji, or the :shortcode: of one"))?;
     let conversation = ConversationId(conversation);
     let request_id = RequestId::current();
-    app.changes.make(Change { person, conversation, act: act(emoji), now: app.clock.now(), request_id }).await
+    app.changes.make(Change { person, conversation, kind: kind(emoji), now: app.clock.now(), request_id }).await
 }
 
-/// Puts an emoji under a message; how often it is there now, and whether the caller's is new.
+/// Adds a reaction of the caller. Returns the count of the emoji, and whether the reaction is new.
 ///
 /// # Errors
-/// 403 `act_as_required`; 404 `message_not_found`; 409 `message_deleted`, `too_many_reactions`; 422 on `emoji`.
+/// 403 `act_as_required`; 404 `message_not_found`; 409 `message_deleted`, `too_many_reactions`; 422 for `emoji`.
 pub async fn add(app: &App, principal: &Principal, conversation: i64, seq: i64, emoji: &str) -> Result<(Tally, bool)> {
-    match change(app, principal, conversation, emoji, |emoji| Act::React(seq, emoji)).await? {
-        Changed::Reacted(tally, new) => Ok((tally, new)),
+    match change(app, principal, conversation, emoji, |emoji| ChangeKind::React(seq, emoji)).await? {
+        ChangeAnswer::Reacted(tally, new) => Ok((tally, new)),
         _ => Err(Error::internal("a reaction became something else")),
     }
 }
 
-/// Takes an emoji of the caller's away.
+/// Removes a reaction of the caller.
 ///
 /// # Errors
-/// 403 `act_as_required`; 404 `message_not_found`, `reaction_not_found`; 422 on `emoji`.
+/// 403 `act_as_required`; 404 `message_not_found`, `reaction_not_found`; 422 for `emoji`.
 pub async fn remove(app: &App, principal: &Principal, conversation: i64, seq: i64, emoji: &str) -> Result<()> {
-    change(app, principal, conversation, emoji, |emoji| Act::Unreact(seq, emoji)).await?;
+    change(app, principal, conversation, emoji, |emoji| ChangeKind::Unreact(seq, emoji)).await?;
     Ok(())
 }
 
-/// The emoji under a message, in the order in which they came, and who put them there.
+/// Lists the emoji on a message, in the order in which they were first added, with the names of users who added them.
 ///
 /// # Errors
 /// 404 `message_not_found`.
@@ -90,23 +92,24 @@ pub async fn list(app: &App, principal: &Principal, conversation: i64, seq: i64)
         .await
 }
 
-/// Removes reactions of an erased person, one conversation at a time; whether there may be more.
+/// Removes a batch of an erased user's reactions in one conversation. Returns whether there may be more.
 ///
 /// # Errors
-/// Of the database.
+/// Errors of the database.
 pub async fn forget(conn: &mut Conn, user: UserId, now: Timestamp) -> Result<bool> {
     let start = (ConversationId(0), 0, "");
     let first = store::messages::reactions::of_user(conn, user, start, 1).await?;
     let Some(conversation) = first.first().map(|reaction| reaction.conversation) else { return Ok(false) };
     store::conversations::conversations::lock_one(conn, conversation).await?;
-    let mut bite = store::messages::reactions::of_user(conn, user, start, BITE).await?;
-    bite.retain(|reaction| reaction.conversation == conversation);
-    for Reaction { seq, emoji, .. } in &bite {
+    let mut batch = store::messages::reactions::of_user(conn, user, start, BATCH_ROWS).await?;
+    batch.retain(|reaction| reaction.conversation == conversation);
+    for Reaction { seq, emoji, .. } in &batch {
         store::messages::reactions::delete(conn, conversation, *seq, emoji, user).await?;
-        // An erasure goes on although a message is damaged: the message is not read, and counts that cannot be read stay.
+        // An erasure continues even if a message is damaged. The message itself is not read, and counts that cannot be
+        // read stay as they are.
         match store::messages::reactions::tallies_of(conn, conversation, *seq).await {
             Ok(Some(mut tallies)) => {
-                tallies::without(&mut tallies, emoji);
+                tallies::remove_one(&mut tallies, emoji);
                 store::messages::reactions::set_tallies(conn, conversation, *seq, &tallies).await?;
             }
             Ok(None) => {}
@@ -118,7 +121,7 @@ pub async fn forget(conn: &mut Conn, user: UserId, now: Timestamp) -> Result<boo
     }
     store::conversations::conversations::mark_changed(conn, conversation).await?;
     let removed = NewEvent::of_conversation(events::Kind::ReactionRemoved, conversation, user, now);
-    let log: Vec<NewEvent<'_>> = bite
+    let log: Vec<NewEvent<'_>> = batch
         .iter()
         .map(|reaction| NewEvent { detail: Some(&reaction.emoji), ..removed.message(reaction.seq) })
         .collect();

@@ -1,7 +1,10 @@
-//! Receipts: how far each member is, and when each message was delivered and read.
+//! Receipts: up to where each member has received and read messages, and when each message was delivered and read.
 //!
-//! Invariants: watermarks never go back, and what is read is delivered; a message's time is that of the first step of its
-//! reader at or beyond it, never earlier than it was sent; where one wants to go on reading is nobody else's business.
+//! Invariants:
+//! - Watermarks never go back, and a message that is read is also delivered.
+//! - The time at which a member has read a message is that of the first move of their watermark to or past it, and
+//!   never before the message was sent. The same holds for delivery.
+//! - The marker `unread_from` of a member is not shown to anybody else.
 
 use super::message_reads::{complete, visible};
 use super::watermarks::{Report, Standing, assert_within};
@@ -11,19 +14,19 @@ use crate::base::ids::{ConversationId, MAX_ID, UserId};
 use crate::base::request_id::RequestId;
 use crate::domain::access::principal::Principal;
 use crate::domain::identity::names::Names;
-use crate::domain::sending::change_batch::{Act, Change, Changed};
+use crate::domain::sending::change_batch::{Change, ChangeAnswer, ChangeKind};
 use crate::domain::shared::pagination::{Limit, Page, begin};
 use crate::store;
 use crate::store::messages::messages::Message;
 pub use crate::store::messages::receipts::Receipt;
 
-/// The list of who has reached a message, for its cursors.
+/// The list of members who have received a message; used in its cursors.
 const LIST: &str = "receipts";
 
-/// Notes how far the caller is; how far they are then.
+/// Records up to where the caller has received or read messages. Returns the resulting state.
 ///
 /// # Errors
-/// 403 `act_as_required`; 404 `conversation_not_found`; 422 for a seq that is none of the conversation's.
+/// 403 `act_as_required`; 404 `conversation_not_found`; 422 for a `seq` outside the conversation.
 pub async fn report(app: &App, principal: &Principal, conversation: i64, report: Report) -> Result<Standing> {
     let person = principal.require_person()?.id;
     if report.delivered_seq.is_none() && report.read_seq.is_none() && report.unread_from.is_none() {
@@ -32,17 +35,17 @@ pub async fn report(app: &App, principal: &Principal, conversation: i64, report:
     assert_within(&report, 1, MAX_ID, 1)?;
     let conversation = ConversationId(conversation);
     let request_id = RequestId::current();
-    let change = Change { person, conversation, act: Act::Report(report), now: app.clock.now(), request_id };
+    let change = Change { person, conversation, kind: ChangeKind::Report(report), now: app.clock.now(), request_id };
     match app.changes.make(change).await? {
-        Changed::Reported(standing) => Ok(standing),
+        ChangeAnswer::Reported(standing) => Ok(standing),
         _ => Err(Error::internal("a receipt became something else")),
     }
 }
 
-/// Who has reached a message, by id: members who were there when it was sent, its sender aside.
+/// Lists the members who have received a message, by id: members who had joined when it was sent, without its sender.
 ///
 /// # Errors
-/// 404 `message_not_found`; 422 for a cursor that is none.
+/// 404 `message_not_found`; 422 if the cursor is invalid.
 pub async fn list(
     app: &App,
     principal: &Principal,
@@ -69,7 +72,7 @@ pub async fn list(
     Ok(Page::new(LIST, read, limit, |receipt| [receipt.user.0]))
 }
 
-/// In a direct conversation the message's own times tell.
+/// In a direct conversation, the receipt of the recipient follows from the times of the message itself.
 fn of_recipient(message: &Message, names: &Names) -> Option<Receipt> {
     let user = message.recipient_id?;
     let Message { timestamp_delivered: delivered_at, timestamp_read: read_at, .. } = *message;

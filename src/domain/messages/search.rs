@@ -1,8 +1,12 @@
-//! Looking for messages by what is said in them.
+//! Full-text search for messages.
 //!
-//! Invariants: what is looked at is what the caller may see: their conversations are part of the question that the index is
-//! asked, and of a group whose past is hidden from them, the first message that they see bounds it. Whatever the text of a
-//! question holds, it is words, phrases and beginnings of words, or nothing: there is no syntax to get wrong.
+//! Invariants:
+//! - Only messages that the caller may see are searched. The query to the index names the caller's conversations. In a
+//!   group that hides its history from the caller, it is limited to messages from the first one that the caller may
+//!   see.
+//! - A query is read as words, phrases and prefixes of words; everything else in it is ignored. There are no syntax
+//!   errors: a query is refused only for its length, its number of words, a prefix that is too short, or because it has
+//!   no words.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -25,36 +29,36 @@ use crate::store::db::Conn;
 use crate::store::messages::messages::{Message, Range};
 use crate::store::messages::search::{self, ATTACHMENT_MARK, Bounds, Expression, Hit, LINK_MARK, Phrase};
 
-/// Characters of a question.
+/// Longest query, in characters.
 pub const MAX_QUERY_CHARACTERS: usize = 500;
-/// Words of a question; a run of a script without spaces counts as one.
+/// Most words in a query. A run of a script without spaces counts as one word.
 pub const MAX_QUERY_WORDS: usize = 20;
-/// Characters that must be known of a word that is looked for by its beginning.
+/// Shortest prefix of a word, in characters.
 pub const MIN_PREFIX_CHARACTERS: usize = 2;
-/// Characters of a snippet, beside the marks that it was cut.
+/// Longest snippet, in characters, without the marks where it was cut.
 pub const SNIPPET_CHARACTERS: usize = 160;
-/// Characters of a snippet before the first hit, where it is cut.
+/// How many characters a snippet that is cut shows before the first hit.
 pub const SNIPPET_LEAD_CHARACTERS: usize = 40;
-/// Groups that one question to the index may name.
+/// Most groups that one query to the index names.
 const GROUPS_PER_QUERY: usize = 256;
-/// How long what was said waits before PostgreSQL sorts it into its index; it is found meanwhile, too. Each sorting writes every
-/// word once, however often it was said: rare ones spare work.
+/// How long new messages wait before PostgreSQL merges them into its index. They are found meanwhile, too. Each merge
+/// writes every word once, however often it occurs, so rare merges save work.
 const SORTING_INTERVAL: Duration = Duration::from_secs(1);
-/// The same while somebody searches.
+/// The same interval while users search.
 const SEARCHED_SORTING_INTERVAL: Duration = Duration::from_millis(200);
-/// How long to wait after it could not.
+/// How long to wait after a merge that failed.
 const SORTING_PAUSE: Duration = Duration::from_secs(5);
 const LIST: &str = "search";
-/// Where a snippet was cut.
+/// Marks where a snippet was cut.
 const CUT: char = '…';
 
-/// Whether new entries wait before they are in the index: then [`keep_sorted`] is needed.
+/// Whether new entries wait before they are in the index. If so, [`keep_sorted`] must run.
 pub fn entries_wait(app: &App) -> bool {
     search::entries_wait(&app.db)
 }
 
-/// Keeps the list short in which new entries wait for PostgreSQL's index, for as long as the server runs: every question reads
-/// that list, and a send that finds it full has to sort it in.
+/// Keeps the list of new entries short that PostgreSQL's index maintains, as long as the server runs. Every search
+/// reads that list, and a send that finds it full has to merge it.
 pub async fn keep_sorted(app: Arc<App>) {
     if !search::entries_wait(&app.db) {
         return;
@@ -68,45 +72,45 @@ pub async fn keep_sorted(app: Arc<App>) {
         drop(tokio::time::timeout(SORTING_INTERVAL, searched).await);
         commits.borrow_and_update();
         if let Err(error) = search::sort_in(&app.db).await {
-            tracing::debug!(%error, "what was said could not be sorted into the search index");
+            tracing::debug!(%error, "new messages could not be merged into the search index");
             tokio::time::sleep(SORTING_PAUSE).await;
         }
     }
 }
 
-/// What is asked for.
+/// A search, as the caller wrote it.
 #[derive(Clone, Debug)]
 pub struct Question {
-    /// What is said.
+    /// The text to search for.
     pub q: Option<String>,
-    /// By whom: a user name.
+    /// The user name of the sender.
     pub from: Option<String>,
-    /// Where.
+    /// The conversation.
     pub conversation_id: Option<i64>,
-    /// Sent before.
+    /// Messages sent before this time.
     pub before: Option<Timestamp>,
-    /// Sent then or later.
+    /// Messages sent at or after this time.
     pub after: Option<Timestamp>,
     /// `attachment` or `link`.
     pub has: Option<String>,
-    /// How many.
+    /// Entries on the page.
     pub limit: Limit,
-    /// From where on.
+    /// Where the page begins.
     pub cursor: Option<String>,
 }
 
-/// A message that was found.
+/// A message that matches.
 #[derive(Clone, Debug)]
 pub struct Found {
     /// The message.
     pub message: Message,
-    /// The part of it around the first hit.
+    /// The part of its text around the first hit.
     pub snippet: String,
-    /// What was found in the snippet, in characters.
+    /// The hits in the snippet: start and end, in characters.
     pub ranges: Vec<[usize; 2]>,
 }
 
-/// A question whose form is right.
+/// A search whose form is right.
 struct Search {
     principal: Principal,
     phrases: Vec<Phrase>,
@@ -119,10 +123,10 @@ struct Search {
     before_id: i64,
 }
 
-/// Messages that hold what is asked for, newest first, and the names of the people in them.
+/// Searches for messages. Returns them newest first, with the names of the users in them.
 ///
 /// # Errors
-/// 422 for a question that is wrong or empty, or an unknown `from`; 404 `conversation_not_found`.
+/// 422 for a wrong or empty query, or an unknown `from`; 404 `conversation_not_found`.
 pub async fn messages(app: &App, principal: &Principal, question: Question) -> Result<(Page<Vec<Found>>, Names)> {
     let limit = question.limit;
     let search = check(principal, question)?;
@@ -166,8 +170,8 @@ fn check(principal: &Principal, question: Question) -> Result<Search> {
     })
 }
 
-/// What a question looks for. Quotes hold phrases; a star behind a word stands for how it goes on; anything else between
-/// words parts them, or, inside of what has no space in it, holds them together as a phrase.
+/// Parses a query. Quotes enclose phrases. A star after a word makes it a prefix. Other characters separate words,
+/// except inside a part without spaces: its words form a phrase.
 fn phrases(q: Option<&str>) -> Result<Vec<Phrase>, FieldError> {
     let wrong = |code, detail: String| FieldError::new("q", code, detail);
     let q = q.ok_or_else(|| wrong("required", "must say what to look for".into()))?;
@@ -201,7 +205,7 @@ fn phrases(q: Option<&str>) -> Result<Vec<Phrase>, FieldError> {
     Ok(phrases)
 }
 
-/// Whether a star ends a word.
+/// Whether the piece ends with a star after a word.
 fn is_open(piece: &str) -> bool {
     let piece = piece.trim_end_matches(|character: char| character != '*' && !character.is_alphanumeric());
     let stem = piece.trim_end_matches('*');
@@ -213,8 +217,9 @@ fn is_short(last: &str, terms: &[Term]) -> bool {
     is_word && last.chars().count() < MIN_PREFIX_CHARACTERS
 }
 
-/// A run of a script without spaces may go on where the phrase ends: its last character alone is looked for as the beginning
-/// of a pair, if it is all there is of the run, and else not at all.
+/// Makes a phrase of terms. In a script without spaces, a run may continue in the text where the phrase ends. So its
+/// last character is searched for as the beginning of a pair if the run has only this character, and not at all
+/// otherwise.
 fn phrase(terms: &[Term], open: bool) -> Option<Phrase> {
     let last = terms.last()?;
     let mut kept = terms;
@@ -239,7 +244,7 @@ async fn run(conn: &mut Conn, search: &Search) -> Result<(Vec<Hit>, Vec<Found>, 
         };
         all.push(search::sender_mark(sender.id));
     }
-    let scopes = scopes(conn, viewer, search.conversation).await?;
+    let index_queries = index_queries(conn, viewer, search.conversation).await?;
     let mut bounds = Bounds {
         least_id: 1,
         before_id: search.before_id,
@@ -254,14 +259,14 @@ async fn run(conn: &mut Conn, search: &Search) -> Result<(Vec<Hit>, Vec<Found>, 
         bounds.before_id = bounds.before_id.min(search::last_id_before(conn, search.until).await?);
     }
     let mut hits: Vec<Hit> = Vec::new();
-    for scope in scopes {
-        let expression = Expression { phrases: search.phrases.clone(), all: all.clone(), any: scope.any };
-        let least_id = bounds.least_id.max(scope.least_id);
+    for query in index_queries {
+        let expression = Expression { phrases: search.phrases.clone(), all: all.clone(), any: query.any };
+        let least_id = bounds.least_id.max(query.least_id);
         hits.extend(search::newest(conn, &expression, Bounds { least_id, ..bounds }).await?);
         hits.sort_unstable_by_key(|hit| std::cmp::Reverse(hit.id));
         hits.truncate(search.limit + 1);
         if let Some(last) = hits.get(search.limit) {
-            // What is older than a full page is not asked for again.
+            // Messages older than those of a full page need not be searched.
             bounds.least_id = bounds.least_id.max(last.id.0 + 1);
         }
     }
@@ -269,36 +274,41 @@ async fn run(conn: &mut Conn, search: &Search) -> Result<(Vec<Hit>, Vec<Found>, 
     Ok((hits, entries, names))
 }
 
-/// Where one question to the index looks.
-struct Scope {
-    /// Marks, one of which must be there; none where everything is looked at.
+/// What one query to the index searches.
+struct IndexQuery {
+    /// Marks, of which a message must have at least one; empty to search everything.
     any: Vec<String>,
     least_id: i64,
 }
 
-async fn scopes(conn: &mut Conn, viewer: Viewer, conversation: Option<ConversationId>) -> Result<Vec<Scope>> {
+async fn index_queries(
+    conn: &mut Conn,
+    viewer: Viewer,
+    conversation: Option<ConversationId>,
+) -> Result<Vec<IndexQuery>> {
     if let Some(id) = conversation {
         let first_seq = membership(conn, viewer, id).await?.first_seq;
-        // While nothing is there that they see, nothing is found.
+        // If the caller may not see any message yet, nothing is found.
         let least_id = search::id_from(conn, id, first_seq).await?.unwrap_or(i64::MAX);
-        return Ok(vec![Scope { any: vec![search::conversation_mark(id)], least_id }]);
+        return Ok(vec![IndexQuery { any: vec![search::conversation_mark(id)], least_id }]);
     }
     let Viewer::Person(person) = viewer else {
-        return Ok(vec![Scope { any: Vec::new(), least_id: 1 }]);
+        return Ok(vec![IndexQuery { any: Vec::new(), least_id: 1 }]);
     };
-    // Who is in a direct conversation never changes: its messages say themselves whose they are, however many there are.
+    // The members of a direct conversation never change, so its messages carry a mark for each of them. One mark finds
+    // all direct conversations of the caller.
     let mut marks = vec![search::participant_mark(person)];
-    let mut scopes = Vec::new();
+    let mut index_queries = Vec::new();
     for group in search::groups_of(conn, person).await? {
         let mark = search::conversation_mark(group.conversation);
         if group.least_id == 0 {
             marks.push(mark);
         } else {
-            scopes.push(Scope { any: vec![mark], least_id: group.least_id });
+            index_queries.push(IndexQuery { any: vec![mark], least_id: group.least_id });
         }
     }
-    scopes.extend(marks.chunks(GROUPS_PER_QUERY).map(|any| Scope { any: any.to_vec(), least_id: 1 }));
-    Ok(scopes)
+    index_queries.extend(marks.chunks(GROUPS_PER_QUERY).map(|any| IndexQuery { any: any.to_vec(), least_id: 1 }));
+    Ok(index_queries)
 }
 
 async fn load(conn: &mut Conn, search: &Search, hits: &[Hit]) -> Result<(Vec<Found>, Names)> {
@@ -313,7 +323,7 @@ async fn load(conn: &mut Conn, search: &Search, hits: &[Hit]) -> Result<(Vec<Fou
     let names = complete_for(conn, search.principal.viewer(), &mut messages).await?;
     let mut found = Vec::with_capacity(messages.len());
     for message in messages {
-        // Changed since the index was asked, if there is none.
+        // No hit: the message was edited after the index was searched.
         let Some(hits) = hits_in(&message.body, &search.phrases) else { continue };
         let (snippet, ranges) = snippet(&message.body, &hits);
         found.push(Found { message, snippet, ranges });
@@ -326,7 +336,7 @@ fn conversations_of(hits: &[Hit]) -> Vec<i64> {
     ids.into_iter().collect()
 }
 
-/// Where in a text the phrases are, in its characters; `None` when one of them is not there. Ascending, without overlap.
+/// Where the phrases are in a text, in characters, ascending and without overlap; `None` if one of them is missing.
 fn hits_in(body: &str, phrases: &[Phrase]) -> Option<Vec<[usize; 2]>> {
     let terms = terms(body);
     let mut hits = Vec::new();
@@ -338,14 +348,14 @@ fn hits_in(body: &str, phrases: &[Phrase]) -> Option<Vec<[usize; 2]>> {
         }
     }
     hits.sort_unstable();
-    let mut apart: Vec<[usize; 2]> = Vec::with_capacity(hits.len());
+    let mut merged: Vec<[usize; 2]> = Vec::with_capacity(hits.len());
     for [start, end] in hits {
-        match apart.last_mut() {
+        match merged.last_mut() {
             Some(last) if start < last[1] => last[1] = last[1].max(end),
-            _ => apart.push([start, end]),
+            _ => merged.push([start, end]),
         }
     }
-    Some(apart)
+    Some(merged)
 }
 
 fn hit_in(window: &[Term], phrase: &Phrase) -> Option<[usize; 2]> {
@@ -353,7 +363,7 @@ fn hit_in(window: &[Term], phrase: &Phrase) -> Option<[usize; 2]> {
     let (wanted, before) = phrase.terms.split_last()?;
     let same = before.iter().zip(window).all(|(wanted, term)| *wanted == term.text)
         && if phrase.prefix { last.text.starts_with(wanted.as_str()) } else { last.text == *wanted };
-    // Of a pair that was looked for by its first character, that one was found.
+    // If only the first character of a pair was searched for, only that character is the hit.
     let end = if phrase.prefix && last.shape == Shape::Pair { last.first_end } else { last.end };
     same.then_some([first.start, end])
 }
@@ -383,7 +393,7 @@ fn snippet(body: &str, hits: &[[usize; 2]]) -> (String, Vec<[usize; 2]>) {
 mod tests {
     use super::*;
 
-    fn asked(q: &str) -> Vec<(String, bool)> {
+    fn parsed(q: &str) -> Vec<(String, bool)> {
         let phrases = phrases(Some(q)).unwrap_or_default();
         phrases.into_iter().map(|phrase| (phrase.terms.join(" "), phrase.prefix)).collect()
     }
@@ -393,26 +403,26 @@ mod tests {
     }
 
     #[test]
-    fn a_question_is_words_phrases_and_beginnings() {
-        assert_eq!(asked("Hello  world"), [word("hello"), word("world")]);
-        assert_eq!(asked("\"Hello, world\" don't"), [word("hello world"), word("don t")]);
+    fn a_query_is_words_phrases_and_prefixes() {
+        assert_eq!(parsed("Hello  world"), [word("hello"), word("world")]);
+        assert_eq!(parsed("\"Hello, world\" don't"), [word("hello world"), word("don t")]);
         assert_eq!(phrases(Some("hel* c*")).unwrap_err().code, "prefix_too_short");
         assert_eq!(
-            asked("hel*, wo**) \"no star*\" ab*cd"),
+            parsed("hel*, wo**) \"no star*\" ab*cd"),
             [("hel".to_owned(), true), ("wo".to_owned(), true), word("no star"), word("ab cd"),]
         );
         assert_eq!(
-            asked("東 東京 東京都 \"東 tower 東京 x\""),
+            parsed("東 東京 東京都 \"東 tower 東京 x\""),
             [("東".to_owned(), true), word("東京"), word("東京 京都"), word("東 tower 東京 京 x"),]
         );
-        assert_eq!(asked("NEAR(a AND -b) a A"), [word("near a"), word("and"), word("b"), word("a")]);
+        assert_eq!(parsed("NEAR(a AND -b) a A"), [word("near a"), word("and"), word("b"), word("a")]);
         for nothing in ["", " ", "*", "\"\"", "\"", "() {} : ^ - +", "👍"] {
             assert_eq!(phrases(Some(nothing)).unwrap_err().code, "no_search_terms", "{nothing}");
         }
     }
 
     #[test]
-    fn a_snippet_is_around_the_first_hit() {
+    fn a_snippet_surrounds_the_first_hit() {
         let hits = |body: &str, q: &str| hits_in(body, &phrases(Some(q)).unwrap()).unwrap();
         assert_eq!(hits("Foo bar foo, FOO-bar", "foo \"foo bar\""), [[0, 7], [8, 11], [13, 20]]);
         assert_eq!(hits("東東東", "東東"), [[0, 3]]);

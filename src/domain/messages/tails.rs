@@ -1,10 +1,11 @@
 //! The newest messages of conversations, rendered once and kept in memory.
 //!
 //! Invariants:
-//! - A tail is used only after its conversation's row was read in the same request and has the same `content_version`. So
-//!   it is right with several nodes and with other programs on the same database, and needs no message to be dropped.
-//! - What is kept is the same for every reader; [`Tails::mark_own`] tells a reader which reactions are theirs.
-//! - The memory taken is bounded by `CAPACITY_BYTES`.
+//! - A tail is used only if the conversation's row was read in the same request and has the same `content_version`. So
+//!   tails are correct with several nodes and with other programs that write to the database, and need no invalidation
+//!   messages.
+//! - A tail is the same for all readers. [`Tails::mark_own`] marks the reactions of one reader in a copy.
+//! - The memory of all tails is limited by `CAPACITY_BYTES`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,36 +26,36 @@ use crate::store::conversations::conversations::Head;
 use crate::store::db::Conn;
 use crate::store::messages::messages::{Message, Range};
 
-/// Bytes of all tails together.
+/// Most memory for all tails together, in bytes.
 const CAPACITY_BYTES: u64 = 48 << 20;
-/// Messages of one tail.
+/// Most messages in a tail.
 const TAIL_LIMIT: usize = 64;
-/// Bytes that a message takes beside its text, and a tail beside its messages.
+/// Memory of a message besides its text, and of a tail besides its messages, in bytes.
 const OVERHEAD_BYTES: usize = 64;
 
-/// A message as it is answered.
+/// A rendered message.
 #[derive(Clone, Debug)]
 pub struct Rendered {
-    /// When it was sent.
+    /// When the message was sent.
     pub sent_at: Timestamp,
-    /// Which it is.
+    /// The id of the message.
     pub id: MessageId,
-    /// Its place in its conversation.
+    /// Its `seq` in its conversation.
     pub seq: i64,
-    /// Its text.
+    /// The JSON text.
     pub text: Arc<[u8]>,
-    /// What is needed to render it for somebody whose reactions are under it; of a message without reactions nothing.
+    /// The message itself, to render it again with a reader's own reactions marked; `None` if it has no reactions.
     reacted: Option<Arc<Reacted>>,
 }
 
-/// A message with reactions, and the names in it.
+/// A message with reactions, and the user names in it.
 #[derive(Debug)]
 struct Reacted {
     message: Message,
     names: Names,
 }
 
-/// The last messages of a conversation, without a gap, oldest first.
+/// The last messages of a conversation, without gaps, oldest first.
 struct Tail {
     content_version: i64,
     messages: Vec<Rendered>,
@@ -66,7 +67,7 @@ impl Tail {
     }
 }
 
-/// All tails. Cheap to clone.
+/// The cache of all tails. Cheap to clone.
 #[derive(Clone)]
 pub struct Tails {
     cache: Arc<Cache<ConversationId, Arc<Tail>, TailWeight>>,
@@ -90,10 +91,10 @@ impl Tails {
         Self { cache: Arc::new(Cache::with_weighter(expected, CAPACITY_BYTES, TailWeight)), render }
     }
 
-    /// The messages of each range, oldest first; the heads were read by the same request.
+    /// The messages of each range, oldest first. The heads must have been read in the same request.
     ///
     /// # Errors
-    /// Of the database.
+    /// Errors of the database.
     pub async fn load(&self, conn: &mut Conn, wanted: &[(Head, Range)]) -> Result<Vec<Vec<Rendered>>> {
         let known: Vec<Option<Arc<Tail>>> = wanted.iter().map(|(head, _)| self.valid(head)).collect();
         let missing: Vec<Range> =
@@ -113,11 +114,11 @@ impl Tails {
         Ok(pages)
     }
 
-    /// Renders those of some messages anew under which a reader has put an emoji: what is kept is for everyone, and says of
-    /// nobody that they have. Where there are no reactions, nothing is asked.
+    /// Renders again the messages that a reader has reacted to, because cached messages mark nobody's reactions as their
+    /// own. If there are no reactions, the database is not asked.
     ///
     /// # Errors
-    /// Of the database.
+    /// Errors of the database.
     pub async fn mark_own(&self, conn: &mut Conn, viewer: Viewer, entries: &mut [Rendered]) -> Result<()> {
         let reacted: Vec<(usize, Arc<Reacted>)> = entries
             .iter()
@@ -151,10 +152,11 @@ impl Tails {
         self.cache.get(&head.id).filter(|tail| tail.content_version == head.content_version)
     }
 
-    /// Keeps what reaches to the conversation's end without a gap.
+    /// Keeps messages as the new tail, if they reach to the end of the conversation.
     fn keep(&self, head: &Head, mut messages: Vec<Rendered>) {
         if messages.last().is_some_and(|last| last.seq == head.last_seq) {
-            // What was kept before may end below what was read now: the gap between them ends the tail.
+            // The old tail may end before the messages that were read now begin. Then the new tail begins after the
+            // gap.
             let gap = messages.windows(2).rposition(|pair| pair[0].seq + 1 != pair[1].seq).map_or(0, |index| index + 1);
             let surplus = messages.len().saturating_sub(TAIL_LIMIT);
             messages.drain(..gap.max(surplus));
@@ -164,14 +166,14 @@ impl Tails {
     }
 }
 
-/// Those of some messages, ordered by seq, that a range asks for.
+/// The part of `messages`, ordered by seq, that lies in the range.
 fn within<'a>(messages: &'a [Rendered], range: &Range) -> &'a [Rendered] {
     let from = messages.partition_point(|message| message.seq < range.first_seq);
     let to = messages.partition_point(|message| message.seq <= range.last_seq);
     &messages[from..to]
 }
 
-/// What of a range a tail does not hold: a stretch below it, a stretch above it.
+/// The parts of a range that the tail does not hold: one below it and one above it.
 fn uncovered(range: &Range, tail: Option<&Tail>) -> impl Iterator<Item = Range> + use<> {
     let below = |last_seq: i64| Range { last_seq: range.last_seq.min(last_seq), ..*range };
     let above = |first_seq: i64| Range { first_seq: range.first_seq.max(first_seq), ..*range };
@@ -195,7 +197,7 @@ impl Rendered {
         Ok(Self { sent_at, id, seq, text, reacted })
     }
 
-    /// The memory that it takes, about.
+    /// The approximate memory of the message in bytes.
     fn bytes(&self) -> usize {
         let text = self.text.len() + OVERHEAD_BYTES;
         if self.reacted.is_some() { 2 * text } else { text }
@@ -228,7 +230,8 @@ mod tests {
         with_gap.extend(messages(8..=9));
         tails.keep(&head(9, 0), with_gap);
         assert_eq!(range(), Some((8, 9)));
-        // What does not reach the end is not kept, another version is not used, and a tail has its limit.
+        // Messages that do not reach the end are not kept, a tail of another version is not used, and the length of a
+        // tail is limited.
         tails.keep(&head(12, 0), messages(1..=11));
         assert_eq!(range(), Some((8, 9)));
         assert!(tails.valid(&head(9, 1)).is_none());

@@ -1,4 +1,4 @@
-//! How often each emoji is under a message, and which of them are a reader's own.
+//! Counts of the reactions to a message by emoji, and which of them include a reaction of the viewer.
 
 use std::collections::HashSet;
 
@@ -10,14 +10,14 @@ use crate::store::db::Conn;
 use crate::store::messages::messages::Message;
 use crate::store::messages::reactions::Tally;
 
-/// Different emoji under a message.
+/// Most different emoji on a message.
 pub const MAX_DISTINCT_EMOJI: usize = 20;
 
-/// One more of an emoji, of the caller's; how often it is there then.
+/// Adds a reaction of the caller to the counts. Returns the new count of the emoji.
 ///
 /// # Errors
 /// 409 `too_many_reactions`.
-pub fn with(tallies: &mut Vec<Tally>, emoji: &str) -> Result<Tally> {
+pub fn add_one(tallies: &mut Vec<Tally>, emoji: &str) -> Result<Tally> {
     let index = match tallies.iter().position(|tally| tally.emoji == emoji) {
         Some(index) => index,
         None if tallies.len() >= MAX_DISTINCT_EMOJI => {
@@ -35,25 +35,24 @@ pub fn with(tallies: &mut Vec<Tally>, emoji: &str) -> Result<Tally> {
     Ok(tally_of(tallies, emoji))
 }
 
-/// How often an emoji is there, for one who put it there.
+/// The count of an emoji, as a user sees it who has reacted with it.
 pub fn tally_of(tallies: &[Tally], emoji: &str) -> Tally {
     let count = tallies.iter().find(|tally| tally.emoji == emoji).map_or(0, |tally| tally.count);
     Tally { emoji: emoji.to_owned(), count, me: true }
 }
 
-/// One less of an emoji.
-pub fn without(tallies: &mut Vec<Tally>, emoji: &str) {
+/// Removes a reaction from the counts.
+pub fn remove_one(tallies: &mut Vec<Tally>, emoji: &str) {
     for tally in tallies.iter_mut().filter(|tally| tally.emoji == emoji) {
         tally.count -= 1;
     }
     tallies.retain(|tally| tally.count > 0);
 }
 
-/// Fills in, for messages that are to be shown to somebody, which reactions are their own. Where there are none, nothing is
-/// asked.
+/// Marks the viewer's own reactions in messages. If the messages have no reactions, the database is not asked.
 ///
 /// # Errors
-/// Of the database.
+/// Errors of the database.
 pub async fn mark_own(conn: &mut Conn, viewer: Viewer, messages: &mut [Message]) -> Result<()> {
     let Viewer::Person(person) = viewer else { return Ok(()) };
     let places: Vec<(ConversationId, i64)> = messages

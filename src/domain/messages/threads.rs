@@ -1,7 +1,7 @@
-//! Threads: the messages that answer one.
+//! Threads: the replies to a message.
 //!
-//! Invariant: what is listed is what is counted: tombstones are left out of both. Whoever sees a message sees all that answer
-//! it, since they came later.
+//! Invariant: the list has as many messages as the count of replies says: both leave out tombstones. Whoever may see a
+//! message may also see its replies, because they are newer.
 
 use super::message_reads::{complete_for, visible};
 use crate::app::App;
@@ -15,10 +15,10 @@ use crate::store::messages::messages::Message;
 
 const LIST: &str = "replies";
 
-/// The messages that answer one, by seq.
+/// Lists the replies to a message, by seq.
 ///
 /// # Errors
-/// 404 `message_not_found`; 422 for a cursor that is none.
+/// 404 `message_not_found`; 422 if the cursor is invalid.
 pub async fn list(
     app: &App,
     principal: &Principal,

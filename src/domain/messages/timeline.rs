@@ -1,9 +1,9 @@
-//! Every message of every conversation that a user is in, as one list by `(timestamp_sent, id)`.
+//! The timeline of a user: the messages of all their conversations as one list, ordered by `(timestamp_sent, id)`.
 //!
-//! There is no such list in the database: it would cost a row a member for every send. Instead the newest stretch of each
-//! conversation is read, as long as what is missing could still belong to the page, and merged. This rests on two
-//! invariants of the store: `seq` is dense, and `(timestamp_sent, id)` rises with it. So the stretch to read is a range of
-//! seqs, and the place of a cursor in a conversation is found by halving.
+//! The database has no such list, because each send would have to write a row for every member. Instead, the newest
+//! messages of each conversation are read and merged, until no message that was not read can belong to the page. This
+//! relies on two invariants of the store: `seq` has no gaps, and `(timestamp_sent, id)` rises with it. So the messages
+//! to read are a range of `seq`, and the place of a cursor in a conversation is found by binary search.
 
 use super::messages;
 use super::tails::{Rendered, Tails};
@@ -20,61 +20,62 @@ use crate::store::conversations::conversations::{Head, Pair};
 use crate::store::db::Conn;
 use crate::store::messages::messages::Range;
 
-/// Days that the window has when the caller names none.
+/// Days in the window if the caller gives none.
 pub const DEFAULT_DAYS: i64 = 30;
-/// Days that a window may have.
+/// Most days in a window.
 pub const MAX_DAYS: i64 = 3_650;
 const LIST: &str = "timeline";
 
-/// Which messages are wanted.
+/// Which messages to list.
 #[derive(Clone, Debug)]
 pub struct Listing {
-    /// The last so many days.
+    /// The last so many days; not together with `since` or `until`.
     pub days: Option<i64>,
-    /// Sent then or later; excludes `days`.
+    /// Messages sent at or after this time; not together with `days`.
     pub since: Option<Timestamp>,
-    /// Sent before; excludes `days`.
+    /// Messages sent before this time; not together with `days`.
     pub until: Option<Timestamp>,
-    /// Newest first.
+    /// Whether the newest messages come first.
     pub descending: bool,
     /// Only the direct conversation with this user.
     pub with: Option<String>,
-    /// How many.
+    /// Entries on the page.
     pub limit: Limit,
-    /// From where on.
+    /// Where the page begins.
     pub cursor: Option<String>,
 }
 
-/// A page, with the window it belongs to.
+/// A page, and the beginning of its window.
 #[derive(Clone, Debug)]
 pub struct Timeline {
-    /// The messages, rendered.
+    /// The rendered messages.
     pub page: Page<Vec<Rendered>>,
-    /// The window's beginning, as it was resolved for the first page.
+    /// The beginning of the window, as it was computed for the first page.
     pub since: Timestamp,
 }
 
-/// A place in the order; `(sent_at, id)`.
+/// A place in the order: `(sent_at, id)`.
 type Place = (Timestamp, MessageId);
 
-/// What the database is asked for.
+/// The page to read.
 struct Window {
     user_name_key: String,
     principal: Principal,
     tails: Tails,
     with: Option<String>,
-    /// The first place that belongs to the window.
+    /// The first place in the window.
     from: Place,
-    /// The first place behind the window.
+    /// The first place after the window; `None` for no end.
     to: Option<Place>,
     descending: bool,
     wanted: usize,
 }
 
-/// Messages of a user.
+/// Lists the messages of a user.
 ///
 /// # Errors
-/// 422 for a window, limit or cursor that is wrong, or an unknown `with`; 404 `user_not_found`; 403 `not_your_messages`.
+/// 422 for a wrong window, limit or cursor, or an unknown `with`; 404 `user_not_found`; 403 `act_as_required`,
+/// `not_your_messages`.
 pub async fn list(app: &App, principal: &Principal, user_name: &str, listing: Listing) -> Result<Timeline> {
     let now = app.clock.now();
     let since = resolve_since(&listing, now)?;
@@ -120,7 +121,7 @@ fn resolve_since(listing: &Listing, now: Timestamp) -> Result<Timestamp> {
     }
     Ok(match (listing.since, listing.until) {
         (Some(since), _) => since,
-        // A window that only ends somewhere has its thirty days before that end.
+        // A window with an end only begins 30 days before it.
         (None, Some(until)) => until.days_before(DEFAULT_DAYS),
         (None, None) => now.days_before(listing.days.unwrap_or(DEFAULT_DAYS)),
     })
@@ -165,12 +166,12 @@ async fn heads_with(conn: &mut Conn, window: &Window, user: UserId, with: &str) 
     }
 }
 
-/// What is left to read of one conversation: `first_seq..=last_seq`, from the end that the order begins with.
+/// What is left to read of one conversation: `first_seq..=last_seq`, from the end at which the order begins.
 struct Stretch {
     head: Head,
     first_seq: i64,
     last_seq: i64,
-    /// The place of the last message read, beyond which something may be left.
+    /// The place of the last message that was read. What is left lies beyond it.
     frontier: Option<Place>,
 }
 
@@ -179,7 +180,7 @@ impl Stretch {
         self.first_seq > self.last_seq
     }
 
-    /// Whether what is left, which lies beyond the frontier, may still belong to the page that ends with `last` so far.
+    /// Whether messages beyond the frontier may still belong to the page, which ends with `last` so far.
     fn is_due(&self, window: &Window, last: Option<Place>) -> bool {
         let Some(frontier) = self.frontier.filter(|_| !self.is_exhausted()) else { return false };
         if window.descending {
@@ -189,7 +190,7 @@ impl Stretch {
         }
     }
 
-    /// Cuts off the next `count` seqs in the window's order.
+    /// Takes the next `count` seqs in the order of the window.
     fn take(&mut self, count: i64, descending: bool) -> Range {
         let (first_seq, last_seq) = if descending {
             (self.first_seq.max(self.last_seq - count + 1), self.last_seq)
@@ -205,12 +206,13 @@ impl Stretch {
     }
 }
 
-/// The stretches of conversations, each with the first seq that is seen of it.
+/// The ranges to read. Each head comes with the first `seq` that the user may see.
 async fn stretches(conn: &mut Conn, window: &Window, mut heads: Vec<(Head, i64)>) -> Result<Vec<Stretch>> {
     let place = |head: &Head| (head.last_sent_at, head.last_message_id);
     let to = window.to.filter(|_| window.descending);
     if window.descending && to.is_none() {
-        // The page has `wanted` messages at most, so only the `wanted` conversations with the newest ones can be in it.
+        // The page has at most `wanted` messages, so only the `wanted` conversations with the newest messages can
+        // contribute to it.
         heads.sort_unstable_by_key(|(head, _)| std::cmp::Reverse(place(head)));
         heads.truncate(window.wanted);
     }
@@ -223,7 +225,8 @@ async fn stretches(conn: &mut Conn, window: &Window, mut heads: Vec<(Head, i64)>
             frontier: None,
         })
         .collect();
-    // Where the window's near end lies inside a conversation, its place is looked for; else it is the conversation's end.
+    // If the window begins inside a conversation, the place is searched for. Otherwise reading begins at the end of the
+    // conversation.
     let end = if window.descending { to } else { Some(window.from) };
     let Some(end) = end else { return Ok(stretches) };
     let sought: Vec<i64> = heads
@@ -248,14 +251,14 @@ async fn stretches(conn: &mut Conn, window: &Window, mut heads: Vec<(Head, i64)>
     Ok(stretches)
 }
 
-/// Reads stretches until the first `wanted` messages are certain.
+/// Reads ranges until the first `wanted` messages are certain.
 async fn merge(conn: &mut Conn, window: &Window, stretches: &mut [Stretch]) -> Result<Vec<Rendered>> {
     let place = |message: &Rendered| (message.sent_at, message.id);
     let in_window =
         |message: &Rendered| place(message) >= window.from && window.to.is_none_or(|to| place(message) < to);
     let mut messages: Vec<Rendered> = Vec::new();
     let mut due: Vec<usize> = (0..stretches.len()).collect();
-    // Twice the even share: enough in nine of ten conversations, so that a second round is rare, and short.
+    // Twice the equal share. That is enough in nine of ten conversations, so a second round is rare and short.
     let mut share = (2 * window.wanted).div_ceil(stretches.len().max(1));
     while !due.is_empty() {
         share = share.min(window.wanted);

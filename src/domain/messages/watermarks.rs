@@ -1,7 +1,7 @@
-//! How far each member of a conversation is, and what follows from it: what is unread, and when a message was delivered and
-//! read.
+//! Watermarks: up to where each member of a conversation has received and read messages. From them follows what is
+//! unread, and when a message was delivered and read.
 //!
-//! Invariant: watermarks never go back, and what is read is delivered.
+//! Invariant: watermarks never go back, and a message that is read is also delivered.
 
 use std::collections::BTreeMap;
 
@@ -15,37 +15,37 @@ use crate::store::messages::messages::{Message, Range};
 use crate::store::messages::receipts::Progress;
 pub use crate::store::messages::receipts::{Kind, Watermarks};
 
-/// How far somebody says that they are.
+/// A receipt as a member sends it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Report {
-    /// Up to where messages reached them.
+    /// The last `seq` that was delivered.
     pub delivered_seq: Option<i64>,
-    /// Up to where they read.
+    /// The last `seq` that was read.
     pub read_seq: Option<i64>,
-    /// Where they want to go on reading; `Some(None)` takes that back.
+    /// The first message that counts as unread although it was read; `Some(None)` removes this marker.
     pub unread_from: Option<Option<i64>>,
 }
 
-/// How far somebody is, and what is left for them.
+/// The watermarks of a member, and what is unread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
-    /// How far.
+    /// The watermarks.
     pub watermarks: Watermarks,
-    /// Messages that they have not read.
+    /// Number of unread messages.
     pub unread_count: i64,
-    /// Those of them that mention them, by what they have read.
+    /// How many of the messages after the `read` watermark mention the member.
     pub mention_count: i64,
 }
 
-/// Messages that a member has not read, or wants to read again.
+/// Number of messages that a member has not read, or has marked as unread.
 pub fn unread_count(last_seq: i64, read_seq: i64, unread_from: Option<i64>) -> i64 {
     (last_seq - unread_from.map_or(read_seq, |seq| read_seq.min(seq - 1))).max(0)
 }
 
-/// That every seq is one of `first..=last`, and the marker stands at or behind `first_seen`.
+/// Checks that `delivered_seq` and `read_seq` are in `first..=last`, and `unread_from` in `first_seen..=last`.
 ///
 /// # Errors
-/// 422 on the fields that are not.
+/// 422 for each field that is out of range.
 pub fn assert_within(report: &Report, first: i64, last: i64, first_seen: i64) -> Result<()> {
     let seqs = [
         ("delivered_seq", report.delivered_seq, first),
@@ -59,27 +59,27 @@ pub fn assert_within(report: &Report, first: i64, last: i64, first_seen: i64) ->
     if errors.is_empty() { Ok(()) } else { Err(Error::Invalid(errors)) }
 }
 
-/// Where a report leads to, and the steps that lead there.
+/// The watermarks after a report, and the moves that lead to them.
 pub fn step(before: Watermarks, report: &Report, last_seq: i64) -> (Watermarks, Vec<(Kind, i64)>) {
     let read_seq = before.read_seq.max(report.read_seq.unwrap_or(0));
     let delivered_seq = before.delivered_seq.max(report.delivered_seq.unwrap_or(0)).max(read_seq);
-    // Who goes on reading, or is at the end, needs no marker any more.
-    let reads_on = read_seq > before.read_seq || report.read_seq == Some(last_seq);
-    let kept = before.unread_from.filter(|_| !reads_on);
+    // The marker is removed when the member reads on, or reports the end of the conversation.
+    let removes_marker = read_seq > before.read_seq || report.read_seq == Some(last_seq);
+    let kept = before.unread_from.filter(|_| !removes_marker);
     let after = Watermarks { delivered_seq, read_seq, unread_from: report.unread_from.unwrap_or(kept) };
     let steps = [(Kind::Delivered, before.delivered_seq, delivered_seq), (Kind::Read, before.read_seq, read_seq)];
     (after, steps.into_iter().filter(|(_, from, to)| from < to).map(|(kind, _, to)| (kind, to)).collect())
 }
 
-/// Sets when messages were delivered and read, where the messages do not say it themselves.
+/// Sets when messages were delivered and read, unless that is stored with the message.
 ///
 /// # Errors
-/// Of the database.
+/// Errors of the database.
 pub async fn set_times(conn: &mut Conn, messages: &mut [Message]) -> Result<()> {
     let mut ranges: BTreeMap<ConversationId, Range> = BTreeMap::new();
     for message in messages.iter_mut() {
         if message.recipient_id == Some(message.sender_id) {
-            // A note to oneself: sending it was reaching it.
+            // A note to oneself is delivered and read when it is sent.
             message.timestamp_delivered = message.timestamp_delivered.or(Some(message.timestamp_sent));
             message.timestamp_read = message.timestamp_read.or(Some(message.timestamp_sent));
         }
@@ -106,14 +106,15 @@ pub async fn set_times(conn: &mut Conn, messages: &mut [Message]) -> Result<()> 
     Ok(())
 }
 
-/// When a message was reached: by its recipient, or by everyone who was there and still is.
+/// When a message was delivered or read: by its recipient, or in a group by all present members who had joined before
+/// it. `None` if one of them has not reached it.
 fn reached(message: &Message, members: &[Progress], kind: Kind) -> Option<Timestamp> {
-    let concerns = |member: &&Progress| match message.recipient_id {
+    let must_reach = |member: &&Progress| match message.recipient_id {
         Some(recipient) => member.user == recipient,
         None => member.user != message.sender_id && member.joined_seq < message.seq,
     };
     let mut latest = None;
-    for member in members.iter().filter(concerns) {
+    for member in members.iter().filter(must_reach) {
         latest = latest.max(Some(member.reached(kind, message.seq)?));
     }
     latest

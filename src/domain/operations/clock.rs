@@ -1,14 +1,14 @@
-//! The time that all nodes share, and what a node leaves undone while it does not know the time.
+//! The time that all nodes share, and what a node does not do while its clock is not trusted.
 //!
 //! Invariants:
-//! - On PostgreSQL the time is the database's clock; on SQLite it is the machine's.
-//! - A node whose own clock differs from the database's by more than [`MAX_CLOCK_SKEW`] deletes nothing by time and sends
-//!   nothing by time. That concerns: the rows that housekeeping deletes by their age, scheduled messages, repeated
-//!   deliveries to webhooks and the leases of other nodes on webhooks, the presence of other nodes. What it accepts and
-//!   answers goes on, by the database's clock.
+//! - On PostgreSQL the time is the database's clock. On SQLite it is the machine's clock.
+//! - If the clock of a node's machine differs from the database's by more than [`MAX_CLOCK_SKEW`], the node deletes
+//!   nothing and sends nothing because of a time. This concerns rows that housekeeping deletes by age, scheduled
+//!   messages, repeated deliveries to webhooks, other nodes' leases on webhooks, and the presence of users on other
+//!   nodes. The node continues to accept and answer requests, by the database's clock.
 //!
-//! Why not simply trust the database: two clocks that agree are seldom both wrong, and a deletion that comes late does no
-//! harm.
+//! The node does not simply trust the database, because two clocks that agree are rarely both wrong, and a late
+//! deletion does no harm.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,17 +22,17 @@ use crate::store::db::Db;
 
 /// How often the database's clock is read.
 const READ_INTERVAL: Duration = Duration::from_secs(10);
-/// How often the two clocks are compared.
+/// How often the clock of the machine is compared with the database's.
 const COMPARE_INTERVAL: Duration = Duration::from_secs(1);
 /// How often a difference is logged while it lasts.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Keeps the time right and compares the clocks, for as long as the server runs.
+/// Keeps the time correct and compares the clocks, as long as the server runs.
 pub async fn run(app: Arc<App>) {
     let mut read_at = Instant::now();
-    let mut log = Log::default();
+    let mut log = SkewLog::default();
     loop {
-        // A machine that slept has stopped its monotonic clock too: its time is behind until the next reading.
+        // While a machine sleeps, its monotonic clock stops too. Its time is then behind until the next reading.
         if !app.clock.is_trusted() || read_at.elapsed() >= READ_INTERVAL {
             read_at = Instant::now();
             if let Err(error) = renew(&app.db, &app.clock, &app.key_days).await {
@@ -44,23 +44,23 @@ pub async fn run(app: Arc<App>) {
     }
 }
 
-/// Reads what may have changed. The newest day of a key comes first: by the time the clock goes back, it is known under
-/// which days other nodes have stored keys.
+/// Reads the database's clock, and before it the newest day of an idempotency key: by the time the clock goes back, the
+/// node must know the days under which other nodes have stored keys.
 async fn renew(db: &Db, clock: &Clock, key_days: &KeyDays) -> Result<()> {
     key_days.learn(db).await?;
     database_clock::read(db, clock).await
 }
 
-/// What was logged about the clocks.
+/// Logs when the two clocks begin to differ, while they differ, and when they agree again.
 #[derive(Default)]
-struct Log {
+struct SkewLog {
     /// When the last line about a difference was written.
     logged_at: Option<Instant>,
-    /// Whether that line still stands.
+    /// Whether the clocks differed when that line was written, and have not agreed since.
     differs: bool,
 }
 
-impl Log {
+impl SkewLog {
     fn compare(&mut self, app: &App) {
         let skew_micros = app.clock.skew_micros();
         app.metrics.clock_skew_seconds.set(skew_micros as f64 / 1e6);

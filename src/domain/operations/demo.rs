@@ -1,12 +1,12 @@
-//! The seed's people and messages, for `--demo`.
+//! The example users and messages of `--demo`.
 //!
-//! Invariant: they are written only into a database without users, all in one transaction.
+//! Invariant: they are written only into a database without users, in one transaction.
 
 use crate::app::App;
 use crate::base::error::Result;
 use crate::base::time::Clock;
 use crate::domain::identity::users::{DirectMessagesFrom, Registration};
-use crate::domain::sending::directory::Known;
+use crate::domain::sending::directory::DirectoryEntries;
 use crate::domain::sending::drafts::{Draft, Recipient, Sender};
 use crate::domain::sending::send_batch::{Batch, send_all};
 use crate::domain::shared::idempotency::Once;
@@ -26,15 +26,16 @@ const MESSAGES: &[(&str, &str, &str)] = &[
     ("duck", "porky", "omw"),
 ];
 
-/// Fills an empty database; whether it was empty.
+/// Writes the examples into an empty database. Returns whether it was empty.
 ///
 /// # Errors
-/// Of the database.
+/// Errors of the database.
 pub async fn fill(app: &App) -> Result<bool> {
     app.db
         .write(app.clock.clone(), |conn, clock| {
             Box::pin(async move {
-                // Two servers may start at once: the second one waits here, and finds the first one's users.
+                // Two servers may start at the same time: the second one waits for this lock, and then finds the users
+                // of the first.
                 store::events::events::lock(conn).await?;
                 if store::identity::users::any(conn).await? {
                     return Ok(false);
@@ -69,6 +70,7 @@ fn conversation(clock: &Clock) -> Batch {
         accepted_at: None,
         request_id: None,
     });
-    // The seed's messages are unread, also the ones that were answered.
-    Batch::new(clock.clone(), drafts.collect(), Known::default(), DirectMessagesFrom::Everyone).leaving_unread()
+    // All example messages start unread, although sending a message normally marks what came before it as read.
+    Batch::new(clock.clone(), drafts.collect(), DirectoryEntries::default(), DirectMessagesFrom::Everyone)
+        .leaving_unread()
 }

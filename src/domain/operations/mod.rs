@@ -1,4 +1,4 @@
-//! What the server does for its operator: health, time, counts, housekeeping and the demo.
+//! Services for the operator: health, the shared clock, counts, housekeeping and the demo.
 
 pub mod clock;
 pub mod database_clock;

@@ -1,16 +1,16 @@
-//! How much there is, for administrators.
+//! Counts for administrators.
 //!
-//! Invariant: it counts; it names nobody.
+//! Invariant: the result holds numbers only and identifies nobody.
 
 use crate::app::App;
 use crate::base::error::Result;
 use crate::store;
 pub use crate::store::operations::stats::Stats;
 
-/// How much there is.
+/// Counts users, conversations, messages and so on.
 ///
 /// # Errors
-/// Of the database.
+/// Errors of the database.
 pub async fn get(app: &App) -> Result<Stats> {
     let now = app.clock.now();
     app.db.read(now, |conn, now| Box::pin(store::operations::stats::get(conn, *now))).await

@@ -1,4 +1,4 @@
-//! Finding out whether the database can be written.
+//! Checks whether the database can be written.
 
 use tokio::sync::Mutex;
 
@@ -8,24 +8,24 @@ use crate::store;
 use crate::store::db::Db;
 use crate::store::driver::write_status::Writing;
 
-/// Checks whether writing works when no recent write shows it.
+/// Writes a row to check whether writing works, when no recent write has shown it.
 ///
-/// Invariant: one probe is under way at a time, and its outcome serves everybody who asks in the next seconds, so that asking
-/// is no load.
+/// Invariant: only one probe runs at a time. Its outcome is the answer for everybody who asks in the next seconds, so
+/// frequent health checks cause no load.
 #[derive(Default)]
 pub struct WriteProbe(Mutex<()>);
 
 impl WriteProbe {
-    /// Looks at how the last writes ended. Where that is not known, it writes.
+    /// Returns the outcome of recent writes. If there was none, it writes.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when the database cannot be written.
+    /// [`Error::Unavailable`] if the database cannot be written.
     pub async fn check(&self, db: &Db, clock: &Clock) -> Result<()> {
         if let Some(outcome) = known(db) {
             return outcome;
         }
         let _alone = self.0.lock().await;
-        // Another request may have found out meanwhile.
+        // Another request may have run the probe meanwhile.
         if let Some(outcome) = known(db) {
             return outcome;
         }
@@ -33,7 +33,7 @@ impl WriteProbe {
     }
 }
 
-/// How the last writes ended, if that is known.
+/// The outcome of recent writes, if there was one.
 fn known(db: &Db) -> Option<Result<()>> {
     match db.writing() {
         Writing::Works => Some(Ok(())),

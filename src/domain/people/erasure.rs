@@ -1,7 +1,9 @@
-//! Erasing a person: the profile at once, then what is left of them in conversations.
+//! Erasing a user: first the profile, then the traces of the user in conversations.
 //!
-//! Invariants: an id and a name are never given again; who was erased cannot be told from who never was, but by the id that
-//! their messages keep. What was begun is finished after a restart.
+//! Invariants:
+//! - Ids and user names are never used again.
+//! - An erased user looks like one that never existed, except for the id that their messages keep.
+//! - An erasure that was interrupted is completed after a restart.
 
 use crate::app::App;
 use crate::base::error::{Error, Result};
@@ -20,15 +22,16 @@ use crate::store::events::events::{Kind, NewEvent};
 use crate::store::identity::revocations::Revoked;
 use crate::store::people::erasure::Erasure;
 
-/// Messages seen to in one transaction.
-const BITE: i64 = 500;
-/// Conversations looked up at once.
-const CONVERSATIONS_AT_ONCE: i64 = 200;
+/// Most messages that one transaction changes.
+const BATCH_ROWS: i64 = 500;
+/// Most conversations that one query returns.
+const CONVERSATIONS_PER_QUERY: i64 = 200;
 
-/// Erases a person; `me` is the caller. With `delete_messages` their messages become tombstones, else they stay.
+/// Erases a user; `me` stands for the caller. With `delete_messages`, their messages become tombstones; without it, the
+/// messages stay.
 ///
 /// # Errors
-/// 404 `user_not_found`; 403 `not_your_account`.
+/// 404 `user_not_found`; 403 `act_as_required`, `not_your_account`, `insufficient_scope`.
 pub async fn erase(app: &App, principal: &Principal, user_name: &str, delete_messages: bool) -> Result<()> {
     let key = fold_ascii(principal.resolve(user_name)?);
     principal.require_person_or_admin()?;
@@ -41,7 +44,7 @@ pub async fn erase(app: &App, principal: &Principal, user_name: &str, delete_mes
                 let account = store::identity::users::account_by_key(conn, key).await?.ok_or_else(users::not_found)?;
                 let user = account.name.id;
                 principal.require_self_or_admin(user)?;
-                principal.require_power_over_account()?;
+                principal.require_account_control()?;
                 if !store::people::friends::lock_with_blockers(conn, user).await? {
                     return Err(users::not_found());
                 }
@@ -50,7 +53,8 @@ pub async fn erase(app: &App, principal: &Principal, user_name: &str, delete_mes
                 store::identity::audit::blank(conn, user).await?;
                 store::people::friends::forget(conn, user).await?;
                 store::people::reports::forget(conn, user).await?;
-                // Where an administrator was is theirs, and told as ever.
+                // The address belongs to the personal data of a user who erases their own account, so it is not logged.
+                // The address of an administrator is logged as usual.
                 let address = by.address.clone().filter(|_| by.actor != Some(user));
                 audit::record(conn, &By { address, ..by.clone() }, Action::UserErased, Some(user), None).await?;
                 store::people::erasure::forget_person(conn, user, &digest, *delete_messages, by.at).await?;
@@ -59,20 +63,21 @@ pub async fn erase(app: &App, principal: &Principal, user_name: &str, delete_mes
             })
         })
         .await?;
-    app.callers.revocations.look_again(&app.db).await?;
+    app.callers.revocations.refresh(&app.db).await?;
     finish(app, Erasure { user, delete_messages }).await
 }
 
-/// Finishes what was begun before a restart. An erasure that meets damaged data is logged, and the others go on.
+/// Completes erasures that were interrupted. If one of them meets damaged data, that is logged, and the others
+/// continue.
 ///
 /// # Errors
-/// Of the database.
+/// Errors of the database.
 pub async fn finish_all(app: &App) -> Result<()> {
     let unfinished = app.db.read((), |conn, ()| Box::pin(store::people::erasure::unfinished(conn))).await?;
     for erasure in unfinished {
         match finish(app, erasure).await {
             Err(error @ (Error::UnknownValue { .. } | Error::Damaged { .. })) => {
-                tracing::error!(%error, user_id = erasure.user.0, "an erasure could not be finished");
+                tracing::error!(%error, user_id = erasure.user.0, "an erasure could not be completed");
             }
             outcome => outcome?,
         }
@@ -88,29 +93,29 @@ async fn finish(app: &App, erasure: Erasure) -> Result<()> {
         let conversations = app
             .db
             .read((erasure.user, after), |conn, (user, after)| {
-                Box::pin(store::conversations::conversations::of_user(conn, *user, *after, CONVERSATIONS_AT_ONCE))
+                Box::pin(store::conversations::conversations::of_user(conn, *user, *after, CONVERSATIONS_PER_QUERY))
             })
             .await?;
         let Some((last, _)) = conversations.last() else { break };
         after = *last;
         for (conversation, _) in conversations {
-            clean(app, erasure, conversation).await?;
+            clean_conversation(app, erasure, conversation).await?;
         }
     }
     while app.db.write(erasure.user, |conn, user| Box::pin(forget_elsewhere(conn, *user))).await? {}
     if erasure.delete_messages {
         rewrite_index(app).await?;
     }
-    // What was overwritten in the database must not be left in its log. Where somebody is in the way for too long, it is
-    // tried again later: until then the erasure is not finished.
+    // The overwritten data must not remain in the free space or in the write-ahead log. If readers block this for too
+    // long, the erasure stays unfinished and is tried again later.
     if let Err(error) = app.db.flush().await {
-        tracing::warn!(%error, "what was erased is still in the database's free space, and will be seen to later");
+        tracing::warn!(%error, "erased data is still in the free space of the database; trying again later");
         return Ok(());
     }
     app.db.write(erasure.user, |conn, user| Box::pin(store::people::erasure::finish(conn, *user))).await
 }
 
-/// Takes away what the person put under messages, also of those that they do not see any more.
+/// Removes the user's reactions, also those to messages that they may no longer see.
 async fn forget_reactions(app: &App, erasure: Erasure) -> Result<()> {
     loop {
         let input = (erasure.user, app.clock.now());
@@ -121,7 +126,7 @@ async fn forget_reactions(app: &App, erasure: Erasure) -> Result<()> {
     }
 }
 
-/// Leaves nothing of words in the search index that no message holds any more, a step at a time.
+/// Rewrites the search index in steps, so that it keeps no words that are not in any message.
 async fn rewrite_index(app: &App) -> Result<()> {
     app.db.write((), |conn, ()| Box::pin(store::messages::search::begin_rewrite(conn))).await?;
     let mut first = true;
@@ -131,8 +136,8 @@ async fn rewrite_index(app: &App) -> Result<()> {
     Ok(())
 }
 
-/// Takes the person out of their groups, one transaction each, and sees to what they left there and in groups that they had
-/// left before.
+/// Removes the user from their groups, in one transaction for each group. Then cleans the groups that the user has
+/// left, now or earlier.
 async fn leave_groups(app: &App, erasure: Erasure) -> Result<()> {
     let now = app.clock.now();
     loop {
@@ -143,7 +148,7 @@ async fn leave_groups(app: &App, erasure: Erasure) -> Result<()> {
                     conn,
                     *user,
                     ConversationId(0),
-                    CONVERSATIONS_AT_ONCE,
+                    CONVERSATIONS_PER_QUERY,
                 ))
             })
             .await?;
@@ -153,7 +158,7 @@ async fn leave_groups(app: &App, erasure: Erasure) -> Result<()> {
         for group in groups {
             app.db
                 .write((group, erasure.user, now), |conn, (group, user, now)| {
-                    Box::pin(members::forget(conn, *group, *user, *now))
+                    Box::pin(members::remove_erased(conn, *group, *user, *now))
                 })
                 .await?;
         }
@@ -163,28 +168,28 @@ async fn leave_groups(app: &App, erasure: Erasure) -> Result<()> {
         let groups = app
             .db
             .read((erasure.user, after), |conn, (user, after)| {
-                Box::pin(store::conversations::members::left_by(conn, *user, *after, CONVERSATIONS_AT_ONCE))
+                Box::pin(store::conversations::members::left_by(conn, *user, *after, CONVERSATIONS_PER_QUERY))
             })
             .await?;
         let Some(last) = groups.last() else { return Ok(()) };
         after = *last;
         for group in groups {
-            clean(app, erasure, group).await?;
+            clean_conversation(app, erasure, group).await?;
         }
     }
 }
 
-/// Sees to the messages of one conversation, a bite at a time.
-async fn clean(app: &App, erasure: Erasure, conversation: ConversationId) -> Result<()> {
+/// Removes the traces of the user in one conversation, in batches.
+async fn clean_conversation(app: &App, erasure: Erasure, conversation: ConversationId) -> Result<()> {
     let now = app.clock.now();
-    // What they have read is theirs, and is not told any more. At least one bite, also where no message is looked at: names are
-    // rendered into what is remembered of a conversation, and are looked up anew after it.
+    // Receipts are personal data and are no longer shown. This runs at least one batch, which raises the content
+    // version: names are part of the rendered messages in the cache, and must be looked up again.
     while app.db.write((conversation, erasure.user), |conn, input| Box::pin(forget_receipts(conn, input))).await? {}
     let mut after = if erasure.delete_messages {
         0
     } else {
-        // Only answers that are still kept have to be looked for.
-        // After the clock was set back they are kept for longer, under the day at which it was.
+        // The messages stay, so only those whose stored answers still exist need to be visited. After the clock was set
+        // back, answers are kept for longer, under the day that the clock showed before.
         let since = if app.key_days.are_late(now) { Timestamp::MIN } else { now.days_before(KEPT_DAYS + 2) };
         app.db
             .read((conversation, since), |conn, (conversation, since)| {
@@ -200,7 +205,7 @@ async fn clean(app: &App, erasure: Erasure, conversation: ConversationId) -> Res
         let next = app
             .db
             .write((erasure, conversation, after, now), |conn, (erasure, conversation, after, now)| {
-                Box::pin(clean_bite(conn, *erasure, *conversation, *after, *now))
+                Box::pin(clean_batch(conn, *erasure, *conversation, *after, *now))
             })
             .await?;
         match next {
@@ -210,21 +215,21 @@ async fn clean(app: &App, erasure: Erasure, conversation: ConversationId) -> Res
     }
 }
 
-/// Forgets a bite of when the person reached what; whether there may be more.
+/// Deletes a batch of the user's receipts in a conversation. Returns whether there may be more.
 async fn forget_receipts(conn: &mut Conn, (conversation, user): &(ConversationId, UserId)) -> Result<bool> {
     store::conversations::conversations::lock_one(conn, *conversation).await?;
     store::conversations::conversations::mark_changed(conn, *conversation).await?;
-    Ok(store::messages::receipts::forget(conn, *conversation, *user, BITE).await? == BITE.unsigned_abs())
+    Ok(store::messages::receipts::forget(conn, *conversation, *user, BATCH_ROWS).await? == BATCH_ROWS.unsigned_abs())
 }
 
-/// Forgets a bite of what lies elsewhere about the person; whether there may be more.
+/// Deletes a batch of the user's other receipts and mentions. Returns whether there may be more.
 async fn forget_elsewhere(conn: &mut Conn, user: UserId) -> Result<bool> {
-    let receipts = store::messages::receipts::forget_rest(conn, user, BITE).await?;
-    let mentions = store::messages::mentions::forget(conn, user, BITE).await?;
-    Ok(receipts.max(mentions) == BITE.unsigned_abs())
+    let receipts = store::messages::receipts::forget_rest(conn, user, BATCH_ROWS).await?;
+    let mentions = store::messages::mentions::forget(conn, user, BATCH_ROWS).await?;
+    Ok(receipts.max(mentions) == BATCH_ROWS.unsigned_abs())
 }
 
-async fn clean_bite(
+async fn clean_batch(
     conn: &mut Conn,
     erasure: Erasure,
     conversation: ConversationId,
@@ -232,9 +237,10 @@ async fn clean_bite(
     now: Timestamp,
 ) -> Result<Option<i64>> {
     let lock = store::conversations::conversations::lock_one(conn, conversation).await?;
-    let traces = store::people::erasure::traces(conn, conversation, erasure.user, after, BITE).await?;
+    let traces = store::people::erasure::traces(conn, conversation, erasure.user, after, BATCH_ROWS).await?;
     let Some(last) = traces.last().filter(|_| lock) else { return Ok(None) };
-    // The names of both stand in the answers to either's messages.
+    // The stored answer to a message shows the names of both users, whoever sent it. So all stored answers of the
+    // conversation are emptied.
     let keys: Vec<_> = traces.iter().filter_map(|trace| trace.key).collect();
     store::shared::idempotency::blank(conn, &keys).await?;
     let own: Vec<i64> =

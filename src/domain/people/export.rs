@@ -1,6 +1,7 @@
-//! Everything that is held about a person, a page at a time.
+//! The export of everything that is stored about a user, one page at a time.
 //!
-//! Invariant: an export holds one page in memory, however much there is; secrets and hashes of secrets are not in it.
+//! Invariants: an export holds one page in memory, however much data there is. It contains neither secrets nor hashes
+//! of secrets.
 
 use std::collections::VecDeque;
 
@@ -31,50 +32,50 @@ use crate::store::messages::mentions::Mention;
 use crate::store::messages::messages::{Message, Range};
 use crate::store::messages::receipts::{Kept, Watermarks};
 
-/// Rows of a page.
-const PAGE: i64 = 100;
+/// Rows on a page.
+const PAGE_ROWS: i64 = 100;
 
 /// One line of an export.
 pub enum Item {
     /// The profile.
     User(Box<User>),
-    /// What the profile does not tell.
+    /// Data of the account that the profile does not show.
     Account {
-        /// Whether there is a password.
+        /// Whether the account has a password.
         has_password: bool,
-        /// When they proved that the address is theirs.
+        /// When the e-mail address was confirmed.
         email_confirmed_at: Option<Timestamp>,
-        /// When they were there last.
+        /// When the user was last seen.
         last_seen_at: Option<Timestamp>,
     },
-    /// A device that is logged in.
+    /// A session.
     Session(Session),
-    /// Something that they did, or that was done to their account.
+    /// An entry of the audit log about an action by the user or on their account.
     Audit(Entry),
-    /// A message that they reported.
+    /// A message that the user reported.
     Report(Report),
-    /// Somebody who is something to them.
+    /// The name of a user who has this relation to them.
     Person(Which, String),
-    /// A message of theirs that waits for its time.
+    /// A scheduled message of the user.
     Scheduled(Scheduled),
-    /// An invite that they made.
+    /// An invite that the user created.
     Invite(Invite),
-    /// An incoming webhook that they made.
+    /// An incoming webhook that the user created.
     IncomingWebhook(IncomingWebhook),
-    /// A conversation that they are in, or were.
+    /// A conversation that the user is or was in.
     Conversation(Belonging),
-    /// How far they are in a conversation.
+    /// The watermarks of the user in a conversation.
     Watermarks(ConversationId, Watermarks),
-    /// When they reached what was new in one.
+    /// When a watermark of the user moved.
     Receipt(Kept),
-    /// A reaction of theirs, or a message that mentions them.
+    /// A reaction of the user, or a message that mentions the user.
     Mark(Mark),
-    /// A message that they sent, or that was sent to them alone, and the bodies that it had before.
+    /// A message that the user sent, or that was sent to them in a direct conversation, with its earlier bodies.
     Message(Box<Message>, Names, Vec<Edition>),
 }
 
-/// A row that one person has at one message.
-#[expect(missing_docs, reason = "each field is what the line calls it; absent ones are left out")]
+/// A row about one user and one message.
+#[expect(missing_docs, reason = "each field has the name that it has in the export; absent fields are left out")]
 pub struct Mark {
     pub line_type: &'static str,
     pub conversation: ConversationId,
@@ -83,7 +84,7 @@ pub struct Mark {
     pub at: Option<Timestamp>,
 }
 
-/// An export under way.
+/// An export that is being read.
 pub struct Export {
     user: UserId,
     stage: Stage,
@@ -93,29 +94,31 @@ enum Stage {
     Profile,
     Sessions(SessionId),
     Audit(i64),
-    /// Behind this conversation, seq and emoji.
+    /// Starts after this conversation, seq and emoji.
     Reactions(ConversationId, i64, String),
-    /// Behind this conversation and seq.
+    /// Starts after this conversation and seq.
     Reports(ConversationId, i64),
-    /// Of this sort, behind this person.
+    /// Users with this relation, starting after this user.
     People(Which, UserId),
     Scheduled(ScheduledId),
     Invites(InviteId),
     IncomingWebhooks(IncomingWebhookId),
     Conversations(ConversationId),
-    /// Conversations whose messages are still to come, and the last seq that came of the first.
+    /// Conversations whose messages are still to be read; the last seq that was read of the first of them; the last
+    /// conversation of the page.
     Messages(VecDeque<ConversationId>, i64, ConversationId),
     Watermarks(ConversationId),
-    /// Conversations whose receipts are still to come, and the last that came of the first.
+    /// Conversations whose receipts are still to be read; the last receipt that was read of the first of them; the last
+    /// conversation of the page.
     Receipts(VecDeque<ConversationId>, (&'static str, i64), ConversationId),
     Mentions(ConversationId, i64),
     Done,
 }
 
-/// Begins an export; `me` is the caller.
+/// Begins an export; `me` stands for the caller.
 ///
 /// # Errors
-/// 404 `user_not_found`; 403 `not_your_account`.
+/// 404 `user_not_found`; 403 `act_as_required`, `not_your_account`.
 pub async fn begin(app: &App, principal: &Principal, user_name: &str) -> Result<Export> {
     let key = fold_ascii(principal.resolve(user_name)?);
     principal.require_person_or_admin()?;
@@ -135,10 +138,10 @@ pub async fn begin(app: &App, principal: &Principal, user_name: &str) -> Result<
 }
 
 impl Export {
-    /// The next items; `None` at the end.
+    /// The next items; `None` at the end. A page may be empty before the end.
     ///
     /// # Errors
-    /// Of the database.
+    /// Errors of the database.
     pub async fn next(&mut self, app: &App) -> Result<Option<Vec<Item>>> {
         let user = self.user;
         let (items, stage) = match std::mem::replace(&mut self.stage, Stage::Done) {
@@ -156,11 +159,11 @@ impl Export {
                 None => (Vec::new(), Stage::Conversations(last)),
                 Some(conversation) => {
                     let (items, read) = messages(app, user, conversation, after).await?;
-                    if read < PAGE {
+                    if read < PAGE_ROWS {
                         ids.pop_front();
                         (items, Stage::Messages(ids, 0, last))
                     } else {
-                        (items, Stage::Messages(ids, after + PAGE, last))
+                        (items, Stage::Messages(ids, after + PAGE_ROWS, last))
                     }
                 }
             },
@@ -178,7 +181,7 @@ async fn sessions(app: &App, user: UserId, after: SessionId) -> Result<(Vec<Item
     let found = app
         .db
         .read((user, after), |conn, (user, after)| {
-            Box::pin(store::identity::sessions::list(conn, *user, Timestamp::MIN, *after, PAGE))
+            Box::pin(store::identity::sessions::list(conn, *user, Timestamp::MIN, *after, PAGE_ROWS))
         })
         .await?;
     let stage = found.last().map_or(Stage::Audit(i64::MAX), |last| Stage::Sessions(last.id));
@@ -189,19 +192,19 @@ async fn audit(app: &App, user: UserId, before: i64) -> Result<(Vec<Item>, Stage
     let found = app
         .db
         .read((user, before), |conn, (user, before)| {
-            Box::pin(store::identity::audit::list_of(conn, *user, *before, PAGE))
+            Box::pin(store::identity::audit::list_of(conn, *user, *before, PAGE_ROWS))
         })
         .await?;
     let next = Stage::Reactions(ConversationId(0), 0, String::new());
     let stage = found.last().map_or(next, |(id, _)| Stage::Audit(*id));
-    Ok((found.into_iter().map(|(_, entry)| Item::Audit(without_others(entry, user))).collect(), stage))
+    Ok((found.into_iter().map(|(_, entry)| Item::Audit(without_foreign_address(entry, user))).collect(), stage))
 }
 
 async fn conversations(app: &App, user: UserId, after: ConversationId) -> Result<(Vec<Item>, Stage)> {
     let found = app
         .db
         .read((user, after), |conn, (user, after)| {
-            Box::pin(store::conversations::members::belongings_of(conn, *user, *after, PAGE))
+            Box::pin(store::conversations::members::belongings_of(conn, *user, *after, PAGE_ROWS))
         })
         .await?;
     let ids: VecDeque<_> = found.iter().map(|belonging| belonging.conversation).collect();
@@ -218,7 +221,7 @@ async fn member_watermarks(app: &App, user: UserId, after: ConversationId) -> Re
     Ok((found.into_iter().map(|(id, watermarks)| Item::Watermarks(id, watermarks)).collect(), stage))
 }
 
-/// The next steps in the first of some conversations, of which `last` is the last one.
+/// Reads the next receipts of the first conversation in `ids`. `last` is the last conversation of the page.
 async fn receipts(
     app: &App,
     user: UserId,
@@ -230,7 +233,7 @@ async fn receipts(
     let found = app
         .db
         .read((user, conversation, after), |conn, (user, conversation, after)| {
-            Box::pin(store::messages::receipts::of_member(conn, *conversation, *user, *after, PAGE))
+            Box::pin(store::messages::receipts::of_member(conn, *conversation, *user, *after, PAGE_ROWS))
         })
         .await?;
     let stage = match found.last() {
@@ -247,7 +250,7 @@ async fn mentions(app: &App, user: UserId, after: (ConversationId, i64)) -> Resu
     let found = app
         .db
         .read((user, after), |conn, (user, after)| {
-            Box::pin(store::messages::mentions::of_user(conn, *user, *after, PAGE))
+            Box::pin(store::messages::mentions::of_user(conn, *user, *after, PAGE_ROWS))
         })
         .await?;
     let stage = found.last().map_or(Stage::Done, |last| Stage::Mentions(last.conversation, last.seq));
@@ -261,7 +264,7 @@ async fn reactions(app: &App, user: UserId, after: (ConversationId, i64, String)
     let found = app
         .db
         .read((user, after), |conn, (user, (conversation, seq, emoji))| {
-            Box::pin(store::messages::reactions::of_user(conn, *user, (*conversation, *seq, emoji), PAGE))
+            Box::pin(store::messages::reactions::of_user(conn, *user, (*conversation, *seq, emoji), PAGE_ROWS))
         })
         .await?;
     let stage = found.last().map_or(Stage::Reports(ConversationId(0), 0), |last| {
@@ -276,7 +279,9 @@ async fn reactions(app: &App, user: UserId, after: (ConversationId, i64, String)
 async fn reports(app: &App, user: UserId, after: (ConversationId, i64)) -> Result<(Vec<Item>, Stage)> {
     let found = app
         .db
-        .read((user, after), |conn, (user, after)| Box::pin(store::people::reports::of_user(conn, *user, *after, PAGE)))
+        .read((user, after), |conn, (user, after)| {
+            Box::pin(store::people::reports::of_user(conn, *user, *after, PAGE_ROWS))
+        })
         .await?;
     let next = Stage::People(Which::Friends, UserId(0));
     let stage = found.last().map_or(next, |last| Stage::Reports(last.conversation, last.seq));
@@ -286,7 +291,7 @@ async fn reports(app: &App, user: UserId, after: (ConversationId, i64)) -> Resul
 async fn people(app: &App, user: UserId, which: Which, after: UserId) -> Result<(Vec<Item>, Stage)> {
     let found = app
         .db
-        .read((user, which, after), |conn, (user, which, after)| Box::pin(which.read(conn, *user, *after, PAGE)))
+        .read((user, which, after), |conn, (user, which, after)| Box::pin(which.read(conn, *user, *after, PAGE_ROWS)))
         .await?;
     let next = match which {
         Which::Friends => Stage::People(Which::Outgoing, UserId(0)),
@@ -302,7 +307,7 @@ async fn scheduled(app: &App, user: UserId, after: ScheduledId) -> Result<(Vec<I
     let found = app
         .db
         .read((user, after), |conn, (user, after)| {
-            Box::pin(store::messages::scheduled::list(conn, *user, *after, PAGE))
+            Box::pin(store::messages::scheduled::list(conn, *user, *after, PAGE_ROWS))
         })
         .await?;
     let stage = found.last().map_or(Stage::Invites(InviteId(0)), |last| Stage::Scheduled(last.id));
@@ -313,7 +318,7 @@ async fn invites(app: &App, user: UserId, after: InviteId) -> Result<(Vec<Item>,
     let found = app
         .db
         .read((user, after), |conn, (user, after)| {
-            Box::pin(store::conversations::invites::made_by(conn, *user, *after, PAGE))
+            Box::pin(store::conversations::invites::made_by(conn, *user, *after, PAGE_ROWS))
         })
         .await?;
     let next = Stage::IncomingWebhooks(IncomingWebhookId(0));
@@ -325,7 +330,7 @@ async fn incoming_webhooks(app: &App, user: UserId, after: IncomingWebhookId) ->
     let found = app
         .db
         .read((user, after), |conn, (user, after)| {
-            Box::pin(store::conversations::incoming_webhooks::made_by(conn, *user, *after, PAGE))
+            Box::pin(store::conversations::incoming_webhooks::made_by(conn, *user, *after, PAGE_ROWS))
         })
         .await?;
     let next = Stage::Conversations(ConversationId(0));
@@ -333,10 +338,11 @@ async fn incoming_webhooks(app: &App, user: UserId, after: IncomingWebhookId) ->
     Ok((found.into_iter().map(Item::IncomingWebhook).collect(), stage))
 }
 
-/// An entry without the address of somebody else: where an administrator called from is not the person's to know.
-fn without_others(entry: Entry, user: UserId) -> Entry {
-    let someone_elses = entry.actor_id.map_or(entry.api_key_id.is_some(), |actor| actor != user);
-    Entry { address: entry.address.filter(|_| !someone_elses), ..entry }
+/// Removes the network address if the entry was caused by somebody else: the user may not learn where an administrator
+/// called from.
+fn without_foreign_address(entry: Entry, user: UserId) -> Entry {
+    let by_somebody_else = entry.actor_id.map_or(entry.api_key_id.is_some(), |actor| actor != user);
+    Entry { address: entry.address.filter(|_| !by_somebody_else), ..entry }
 }
 
 async fn profile(app: &App, user: UserId) -> Result<Vec<Item>> {
@@ -353,18 +359,19 @@ async fn profile(app: &App, user: UserId) -> Result<Vec<Item>> {
         .await
 }
 
-/// How far the person is in their next conversations.
+/// The watermarks of the user in the next conversations.
 async fn watermarks(conn: &mut Conn, user: UserId, after: ConversationId) -> Result<Vec<(ConversationId, Watermarks)>> {
     let mut found = Vec::new();
-    for (id, _) in store::conversations::conversations::of_user(conn, user, after, PAGE).await? {
+    for (id, _) in store::conversations::conversations::of_user(conn, user, after, PAGE_ROWS).await? {
         found.push((id, store::messages::receipts::watermarks_of(conn, id, user).await?.unwrap_or_default()));
     }
     Ok(found)
 }
 
-/// The next messages of a conversation that concern the person, and how many were looked at.
+/// Reads the next messages of a conversation, and keeps those that concern the user. Returns them with the number of
+/// messages read.
 async fn messages(app: &App, user: UserId, conversation: ConversationId, after: i64) -> Result<(Vec<Item>, i64)> {
-    let range = Range { conversation_id: conversation, first_seq: after + 1, last_seq: after + PAGE };
+    let range = Range { conversation_id: conversation, first_seq: after + 1, last_seq: after + PAGE_ROWS };
     app.db
         .read((user, range), |conn, (user, range)| {
             Box::pin(async move {
@@ -377,13 +384,13 @@ async fn messages(app: &App, user: UserId, conversation: ConversationId, after: 
                 for message in messages {
                     let people = [Some(message.sender_id), message.recipient_id];
                     let people = people.into_iter().flatten().chain(message.mentions.iter().copied());
-                    let its_names = people.filter_map(|id| Some((id, names.get(&id)?.clone())));
-                    let its_names = its_names.collect();
+                    let message_names = people.filter_map(|id| Some((id, names.get(&id)?.clone())));
+                    let message_names = message_names.collect();
                     let editions = match message.edited_at {
                         Some(_) => store::messages::edits::list(conn, message.conversation_id, message.seq).await?,
                         None => Vec::new(),
                     };
-                    items.push(Item::Message(Box::new(message), its_names, editions));
+                    items.push(Item::Message(Box::new(message), message_names, editions));
                 }
                 Ok((items, read))
             })

@@ -1,7 +1,9 @@
-//! Friends, and people whom one does not want to hear from.
+//! Friends, friend requests, and blocks.
 //!
-//! Invariants: two requests that cross make a friendship; a block does not reveal itself: to whom is blocked, everything
-//! looks as if the other one took messages from friends alone and answered no request.
+//! Invariants:
+//! - If two users request each other's friendship, they become friends.
+//! - A block does not show: for the blocked user, the other one seems to accept messages from friends only and to leave
+//!   requests unanswered.
 
 use super::presence;
 use crate::app::App;
@@ -19,30 +21,30 @@ use crate::store::identity::revocations::Revoked;
 use crate::store::people::friends::NewBlock;
 pub use crate::store::people::friends::State;
 
-/// People that someone may be friends with or have asked.
+/// Most friends and sent requests of one user together. The same limit applies to blocks.
 pub const MAX_FRIENDS: i64 = 5_000;
 
-/// What a request became.
+/// The result of a friend request.
 #[derive(Clone, Debug)]
 pub struct Asked {
-    /// What the two are now.
+    /// What the two users are to each other now.
     pub state: State,
-    /// Whether this request made it so by asking.
+    /// Whether this call created a new request.
     pub new: bool,
-    /// The other one.
+    /// The other user.
     pub user: User,
 }
 
-/// Which people are wanted.
+/// Which users to list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Which {
     /// Friends.
     Friends,
-    /// Those who asked the caller.
+    /// Users who have requested the caller's friendship.
     Incoming,
-    /// Those whom the caller asked.
+    /// Users whose friendship the caller has requested.
     Outgoing,
-    /// Those whom the caller blocks.
+    /// Users whom the caller blocks.
     Blocked,
 }
 
@@ -58,10 +60,10 @@ impl Which {
 }
 
 impl Which {
-    /// These people of somebody, by id, behind `after`.
+    /// Reads the users who have this relation to `person`, by id, starting after `after`.
     ///
     /// # Errors
-    /// Of the database.
+    /// Errors of the database.
     pub async fn read(self, conn: &mut Conn, person: UserId, after: UserId, limit: i64) -> Result<Vec<User>> {
         match self {
             Self::Friends => store::people::friends::list(conn, person, after, limit).await,
@@ -72,25 +74,28 @@ impl Which {
     }
 }
 
-/// The caller and the other one, both locked.
-struct Two {
+/// The caller and the other user, both locked.
+struct LockedPair {
     caller: UserId,
     other: User,
 }
 
-/// Asks somebody, or accepts what they asked.
+/// Requests the friendship of a user, or accepts their request.
 ///
 /// # Errors
-/// 403 `act_as_required`; 404 `user_not_found`; 422 for oneself; 409 `is_bot`, `blocked`, `too_many_friends`.
+/// 403 `act_as_required`; 404 `user_not_found`; 422 if the user is the caller; 409 `is_bot`, `blocked`,
+/// `too_many_friends`.
 pub async fn ask(app: &App, principal: &Principal, user_name: &str) -> Result<Asked> {
     let (caller, key) = parties(principal, user_name)?;
     app.db
-        .write((caller, key, app.clock.now()), |conn, (caller, key, now)| Box::pin(ask_now(conn, caller, key, *now)))
+        .write((caller, key, app.clock.now()), |conn, (caller, key, now)| {
+            Box::pin(ask_in_transaction(conn, caller, key, *now))
+        })
         .await
 }
 
-async fn ask_now(conn: &mut Conn, caller: &UserName, key: &str, now: Timestamp) -> Result<Asked> {
-    let Two { caller, other } = lock_two(conn, caller, key).await?;
+async fn ask_in_transaction(conn: &mut Conn, caller: &UserName, key: &str, now: Timestamp) -> Result<Asked> {
+    let LockedPair { caller, other } = lock_pair(conn, caller, key).await?;
     if other.is_bot {
         return Err(Error::Conflict { code: "is_bot", detail: "a bot takes no friend requests".into() });
     }
@@ -124,16 +129,16 @@ async fn log(conn: &mut Conn, kind: Kind, actor_id: UserId, subject_id: UserId, 
     events::append(conn, &[NewEvent::between(kind, actor_id, subject_id, at)]).await
 }
 
-/// Declines, takes back or ends what there is between the caller and somebody.
+/// Ends a friendship, withdraws a request of the caller, or declines a request of the other user.
 ///
 /// # Errors
-/// 403 `act_as_required`; 404 `user_not_found`, `friend_not_found`; 422 for oneself.
+/// 403 `act_as_required`; 404 `user_not_found`, `friend_not_found`; 422 if the user is the caller.
 pub async fn end(app: &App, principal: &Principal, user_name: &str) -> Result<()> {
     let (caller, key) = parties(principal, user_name)?;
     app.db
         .write((caller, key, app.clock.now()), |conn, (caller, key, now)| {
             Box::pin(async move {
-                let Two { caller, other } = lock_two(conn, caller, key).await?;
+                let LockedPair { caller, other } = lock_pair(conn, caller, key).await?;
                 if !store::people::friends::delete(conn, caller, other.id).await? {
                     return Err(Error::NotFound {
                         code: "friend_not_found",
@@ -146,16 +151,16 @@ pub async fn end(app: &App, principal: &Principal, user_name: &str) -> Result<()
         .await
 }
 
-/// Blocks somebody, which ends a friendship.
+/// Blocks a user. This ends a friendship or a request between the two.
 ///
 /// # Errors
-/// 403 `act_as_required`; 404 `user_not_found`; 422 for oneself; 409 `too_many_blocks`.
+/// 403 `act_as_required`; 404 `user_not_found`; 422 if the user is the caller; 409 `too_many_blocks`.
 pub async fn block(app: &App, principal: &Principal, user_name: &str) -> Result<()> {
     let (caller, key) = parties(principal, user_name)?;
     app.db
         .write((caller, key, app.clock.now()), |conn, (caller, key, now)| {
             Box::pin(async move {
-                let Two { caller, other } = lock_two(conn, caller, key).await?;
+                let LockedPair { caller, other } = lock_pair(conn, caller, key).await?;
                 if store::people::friends::blocks(conn, caller, other.id).await? {
                     return Ok(());
                 }
@@ -179,24 +184,24 @@ pub async fn block(app: &App, principal: &Principal, user_name: &str) -> Result<
                 if were_friends {
                     log(conn, Kind::FriendRemoved, caller, other.id, *now).await?;
                 }
-                // Servers remember whether somebody blocks anyone.
+                // Servers cache whether a user blocks anybody.
                 store::identity::revocations::insert(conn, Revoked::User(caller), *now).await
             })
         })
         .await?;
-    app.callers.revocations.look_again(&app.db).await
+    app.callers.revocations.refresh(&app.db).await
 }
 
 /// Ends a block.
 ///
 /// # Errors
-/// 403 `act_as_required`; 404 `user_not_found`, `block_not_found`; 422 for oneself.
+/// 403 `act_as_required`; 404 `user_not_found`, `block_not_found`; 422 if the user is the caller.
 pub async fn unblock(app: &App, principal: &Principal, user_name: &str) -> Result<()> {
     let (caller, key) = parties(principal, user_name)?;
     app.db
         .write((caller, key), |conn, (caller, key)| {
             Box::pin(async move {
-                let Two { caller, other } = lock_two(conn, caller, key).await?;
+                let LockedPair { caller, other } = lock_pair(conn, caller, key).await?;
                 if store::people::friends::unblock(conn, caller, other.id).await? {
                     return Ok(());
                 }
@@ -215,20 +220,20 @@ fn parties(principal: &Principal, user_name: &str) -> Result<(UserName, String)>
     Ok((caller, key))
 }
 
-async fn lock_two(conn: &mut Conn, caller: &UserName, key: &str) -> Result<Two> {
+async fn lock_pair(conn: &mut Conn, caller: &UserName, key: &str) -> Result<LockedPair> {
     let other = store::identity::users::by_key(conn, key).await?.ok_or_else(users::not_found)?;
     for id in [caller.id.min(other.id), caller.id.max(other.id)] {
         if !store::identity::users::lock(conn, id).await? {
             return Err(if id == caller.id { Error::Unauthenticated } else { users::not_found() });
         }
     }
-    Ok(Two { caller: caller.id, other })
+    Ok(LockedPair { caller: caller.id, other })
 }
 
-/// People who are something to the caller, by id.
+/// Lists the users with a certain relation to the caller, by id.
 ///
 /// # Errors
-/// 403 `act_as_required`; 422 for a cursor that is none.
+/// 403 `act_as_required`; 422 if the cursor is invalid.
 pub async fn list(
     app: &App,
     principal: &Principal,

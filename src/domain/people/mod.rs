@@ -1,4 +1,4 @@
-//! What connects people, and what the server holds about one of them.
+//! Relations between users, and the personal data of a user.
 
 pub mod erasure;
 pub mod export;

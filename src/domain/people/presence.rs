@@ -1,7 +1,8 @@
-//! Who is there, and when they were there last.
+//! Presence: whether a user is online, and when they were last seen.
 //!
-//! Invariants: who may not see a person gets what they would get of somebody who was never there; what others are told of a
-//! person is what all servers together have of them, and it is told once.
+//! Invariants:
+//! - A viewer who may not see a user's presence gets the same answer as for a user who was never online.
+//! - What others learn of a user is the state over all servers together, and each change of it is published once.
 
 use std::collections::BTreeMap;
 
@@ -19,32 +20,33 @@ use crate::store::people::presence as rows;
 pub use crate::store::people::presence::State;
 use crate::store::people::presence::{LastSeen, Presence};
 
-/// Members of a conversation up to whom they see each other.
+/// The largest conversation, in members, whose members see each other's presence.
 pub const MEMBER_LIMIT: i64 = 100;
-/// People to whom a change of somebody is told.
+/// Most users to whom a change of one user's presence is published.
 pub const AUDIENCE_LIMIT: i64 = 100;
-/// People who are written down in one transaction.
+/// Most users whose presence is written in one transaction.
 pub const BATCH: usize = 500;
-/// How long a server counts after it was seen last.
-const SERVER_LASTS_MICROS: i64 = 90_000_000;
-/// How long those who were at a server that stopped may take to come back elsewhere before it is told that they went.
-const ABSENCE_MICROS: i64 = 2_000_000;
+/// How long the presence on a server is valid after the server last renewed its row: 90 s.
+const SERVER_VALID_MICROS: i64 = 90_000_000;
+/// How long to wait after a server has stopped before its users are published as offline. Meanwhile they may connect to
+/// another server.
+const RECONNECT_MICROS: i64 = 2_000_000;
 
-/// Whether somebody is there.
+/// The presence of a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seen {
-    /// As what.
+    /// Online, away or offline.
     pub state: State,
-    /// When they were last; `None` for who never was.
+    /// When the user was last seen; `None` if never.
     pub last_seen_at: Option<Timestamp>,
 }
 
-const NEVER: Seen = Seen { state: State::Offline, last_seen_at: None };
+const NEVER_SEEN: Seen = Seen { state: State::Offline, last_seen_at: None };
 
-/// Whether somebody is there, as far as the caller may see it; `me` is the caller.
+/// The presence of a user, as far as the caller may see it; `me` stands for the caller.
 ///
 /// # Errors
-/// 404 `user_not_found`.
+/// 404 `user_not_found`; 403 `act_as_required`.
 pub async fn seen(app: &App, principal: &Principal, user_name: &str) -> Result<Seen> {
     let key = fold_ascii(principal.resolve(user_name)?);
     app.db
@@ -52,15 +54,15 @@ pub async fn seen(app: &App, principal: &Principal, user_name: &str) -> Result<S
             Box::pin(async move {
                 let user = store::identity::users::account_by_key(conn, key).await?.ok_or_else(not_found)?.name.id;
                 if !may_see(conn, *viewer, user).await? {
-                    return Ok(NEVER);
+                    return Ok(NEVER_SEEN);
                 }
-                shown(conn, *viewer, user, *now).await
+                visible_to(conn, *viewer, user, *now).await
             })
         })
         .await
 }
 
-/// Whether a viewer may see somebody's presence, blocks aside.
+/// Whether a viewer may see a user's presence, apart from blocks.
 async fn may_see(conn: &mut Conn, viewer: Viewer, user: UserId) -> Result<bool> {
     let person = match viewer {
         Viewer::Person(person) if person != user => person,
@@ -70,100 +72,101 @@ async fn may_see(conn: &mut Conn, viewer: Viewer, user: UserId) -> Result<bool> 
     Ok(!between.friends.is_empty() || rows::share_conversation(conn, person, user, MEMBER_LIMIT).await?)
 }
 
-/// What somebody who may see another sees. Where one of the two blocks the other it is as if the other had gone when the block
-/// began, and not come back: what was seen before neither vanishes nor changes, which would tell of the block.
-async fn shown(conn: &mut Conn, viewer: Viewer, user: UserId, now: Timestamp) -> Result<Seen> {
+/// The presence that a viewer sees who may see it. If one of the two blocks the other, the user appears to have gone
+/// offline when the block began. What was visible before the block neither vanishes nor changes, because that would
+/// reveal the block.
+async fn visible_to(conn: &mut Conn, viewer: Viewer, user: UserId, now: Timestamp) -> Result<Seen> {
     if let Viewer::Person(person) = viewer
         && person != user
         && let Some(last_seen_at) = store::people::friends::seen_before_block(conn, person, user).await?
     {
         return Ok(Seen { state: State::Offline, last_seen_at });
     }
-    of_person(conn, user, now).await
+    presence_of(conn, user, now).await
 }
 
-/// When somebody was there last, as far as another is shown who would be shown no more from now on.
+/// When `caller` last saw `user`, if `caller` sees nothing new from now on.
 ///
 /// # Errors
-/// Of the database.
+/// Errors of the database.
 pub async fn last_seen_by(conn: &mut Conn, caller: UserId, user: UserId, now: Timestamp) -> Result<Option<Timestamp>> {
-    let seen = shown(conn, Viewer::Person(caller), user, now).await?;
+    let seen = visible_to(conn, Viewer::Person(caller), user, now).await?;
     match seen.state {
         State::Offline => Ok(seen.last_seen_at),
         State::Online | State::Away => Ok(Some(rows::clock(conn, now).await?)),
     }
 }
 
-async fn of_person(conn: &mut Conn, user: UserId, now: Timestamp) -> Result<Seen> {
+async fn presence_of(conn: &mut Conn, user: UserId, now: Timestamp) -> Result<Seen> {
     let now = rows::clock(conn, now).await?;
-    let there = rows::of_people(conn, &[user.0]).await?;
-    let times = there.iter().map(|one| one.seen_at);
+    let present = rows::of_people(conn, &[user.0]).await?;
+    let times = present.iter().map(|one| one.seen_at);
     let last_seen_at = times.chain(rows::last_seen_at(conn, user).await?).max();
-    Ok(Seen { state: whole(&there, user, now), last_seen_at })
+    Ok(Seen { state: overall_state(&present, user, now), last_seen_at })
 }
 
-/// When somebody was there last, for their export.
+/// When a user was last seen, for their export.
 ///
 /// # Errors
-/// Of the database.
+/// Errors of the database.
 pub async fn last_seen_at(conn: &mut Conn, user: UserId, now: Timestamp) -> Result<Option<Timestamp>> {
-    Ok(of_person(conn, user, now).await?.last_seen_at)
+    Ok(presence_of(conn, user, now).await?.last_seen_at)
 }
 
-/// The state of a person as a whole: the best that a server has which still counts.
-fn whole(there: &[Presence], user: UserId, now: Timestamp) -> State {
-    let counts = |one: &&Presence| one.user == user && !one.stopped && counts(one.seen_at, now);
-    there.iter().filter(counts).map(|one| one.state).max().unwrap_or(State::Offline)
+/// The state of a user over all servers: the highest one on any server whose row is still valid.
+fn overall_state(rows: &[Presence], user: UserId, now: Timestamp) -> State {
+    let is_valid_row = |one: &&Presence| one.user == user && !one.stopped && is_valid(one.seen_at, now);
+    rows.iter().filter(is_valid_row).map(|one| one.state).max().unwrap_or(State::Offline)
 }
 
-/// Whether a server counts. One that was seen in the future was seen before the clock was set back, and is not waited for
-/// until the clock has caught up.
-fn counts(seen_at: Timestamp, now: Timestamp) -> bool {
-    seen_at > now.plus_micros(-SERVER_LASTS_MICROS) && seen_at < now.plus_micros(SERVER_LASTS_MICROS)
+/// Whether the row of a server is still valid. A time far in the future was written before the clock was set back. Such
+/// a row is not valid, because otherwise it would stay valid until the clock reaches that time again.
+fn is_valid(seen_at: Timestamp, now: Timestamp) -> bool {
+    seen_at > now.plus_micros(-SERVER_VALID_MICROS) && seen_at < now.plus_micros(SERVER_VALID_MICROS)
 }
 
-/// What became of somebody at one server.
+/// A change of a user's presence on one server.
 #[derive(Clone, Copy, Debug)]
 pub struct Change {
-    /// Who.
+    /// The user.
     pub user: UserId,
-    /// As what they are there; `None` once they are not.
+    /// Their new state on the server; `None` if they are no longer connected to it.
     pub state: Option<State>,
-    /// When.
+    /// When it changed.
     pub at: Timestamp,
 }
 
-/// Somebody has changed as a whole: to be told.
+/// A change of a user's presence over all servers, to be published.
 #[derive(Clone, Debug)]
 pub struct Changed {
-    /// Who.
+    /// The user.
     pub user: UserId,
-    /// Their name.
+    /// Their user name.
     pub user_name: String,
-    /// As what they are there now.
+    /// Their new state.
     pub state: State,
-    /// When they were there last.
+    /// When they were last seen.
     pub last_seen_at: Timestamp,
-    /// When it is told.
+    /// When the change is published.
     pub at: Timestamp,
 }
 
-/// What a server writes down.
+/// The changes that a server writes in one transaction.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    /// Under what name.
+    /// The name of the server.
     pub server: String,
     /// Whether no write under this name has succeeded as far as the server knows.
     pub first: bool,
-    /// At most [`BATCH`] people, each once.
+    /// At most [`BATCH`] changes, one for each user.
     pub changes: Vec<Change>,
 }
 
-/// Writes down who came to a server and who left it; who changed as a whole by it. `None` when the server was given up
-/// meanwhile: it needs a new name, and everybody who is there is to be written down under it.
+/// Writes changes of presence on one server. Returns the resulting changes over all servers. `None` if other servers
+/// have declared this one stopped meanwhile: then it needs a new name and must write all its users again.
 ///
 /// # Errors
-/// Of the database.
+/// Errors of the database.
 pub async fn write(app: &App, batch: Batch) -> Result<Option<Vec<Changed>>> {
     app.db
         .write((batch, app.clock.now()), |conn, (batch, now)| {
@@ -177,34 +180,34 @@ pub async fn write(app: &App, batch: Batch) -> Result<Option<Vec<Changed>>> {
                 if !counts {
                     return Ok(None);
                 }
-                settle(conn, &batch.server, &batch.changes, now).await.map(Some)
+                apply_changes(conn, &batch.server, &batch.changes, now).await.map(Some)
             })
         })
         .await
 }
 
-/// Changes what a server has of people.
-async fn settle(conn: &mut Conn, server: &str, changes: &[Change], now: Timestamp) -> Result<Vec<Changed>> {
+/// Applies changes on one server, and computes what changes over all servers.
+async fn apply_changes(conn: &mut Conn, server: &str, changes: &[Change], now: Timestamp) -> Result<Vec<Changed>> {
     let changes: BTreeMap<UserId, Change> = changes.iter().map(|change| (change.user, *change)).collect();
     let all: Vec<i64> = changes.keys().map(|user| user.0).collect();
-    // Of who is erased nothing is written.
+    // Nothing is written for users who are erased.
     let mut names = rows::lock_names(conn, &all).await?;
     let ids: Vec<i64> = names.keys().map(|user| user.0).collect();
-    let told = rows::lock_last_seen(conn, &ids, now).await?;
-    let there: Vec<(UserId, State)> =
+    let published = rows::lock_last_seen(conn, &ids, now).await?;
+    let present: Vec<(UserId, State)> =
         names.keys().filter_map(|user| Some((*user, changes.get(user)?.state?))).collect();
     let gone: Vec<i64> = changes.values().filter(|change| change.state.is_none()).map(|change| change.user.0).collect();
-    rows::put(conn, server, &there).await?;
+    rows::put(conn, server, &present).await?;
     rows::delete(conn, server, &gone).await?;
     let everywhere = rows::of_people(conn, &ids).await?;
     let mut by_person: BTreeMap<UserId, Vec<Presence>> = BTreeMap::new();
     for one in everywhere {
         by_person.entry(one.user).or_default().push(one);
     }
-    let (mut written, mut changed) = (Vec::with_capacity(told.len()), Vec::new());
-    for before in told {
+    let (mut written, mut changed) = (Vec::with_capacity(published.len()), Vec::new());
+    for before in published {
         let user = before.user;
-        let state = whole(by_person.get(&user).map_or(&[], Vec::as_slice), user, now);
+        let state = overall_state(by_person.get(&user).map_or(&[], Vec::as_slice), user, now);
         let last_seen_at = changes.get(&user).map_or(before.at, |change| change.at.max(before.at));
         written.push(LastSeen { user, state, at: last_seen_at });
         if state != before.state {
@@ -216,10 +219,10 @@ async fn settle(conn: &mut Conn, server: &str, changes: &[Change], now: Timestam
     Ok(changed)
 }
 
-/// A server is still there; false when it was given up meanwhile.
+/// Renews the row of a server. Returns false if other servers have declared it stopped meanwhile.
 ///
 /// # Errors
-/// Of the database.
+/// Errors of the database.
 pub async fn refresh(app: &App, server: &str) -> Result<bool> {
     app.db
         .write((server.to_owned(), app.clock.now()), |conn, (server, now)| {
@@ -231,10 +234,10 @@ pub async fn refresh(app: &App, server: &str) -> Result<bool> {
         .await
 }
 
-/// A server stops: whoever is at it alone is offline.
+/// Marks a server as stopped. Users who are connected only to it become offline.
 ///
 /// # Errors
-/// Of the database.
+/// Errors of the database.
 pub async fn stop(app: &App, server: &str) -> Result<()> {
     app.db
         .write((server.to_owned(), app.clock.now()), |conn, (server, now)| {
@@ -246,11 +249,12 @@ pub async fn stop(app: &App, server: &str) -> Result<()> {
         .await
 }
 
-/// Removes up to [`BATCH`] people of a server that is not there any more, other than `own`; who changed as a whole by it. `None`
-/// when there is no such server, or while the node's clock and the database's disagree. Reads alone while there is none.
+/// Removes up to [`BATCH`] users of one server, other than `own`, that has stopped or disappeared. Returns the
+/// resulting changes over all servers. `None` if there is no such server, or while the clocks of the node and of the
+/// database disagree. It writes nothing if there is no such server.
 ///
 /// # Errors
-/// Of the database.
+/// Errors of the database.
 pub async fn sweep(app: &App, own: &str) -> Result<Option<Vec<Changed>>> {
     if !app.clock.is_trusted() {
         return Ok(None);
@@ -261,32 +265,32 @@ pub async fn sweep(app: &App, own: &str) -> Result<Option<Vec<Changed>>> {
             Box::pin(async move { Ok((rows::servers(conn).await?, rows::clock(conn, *now).await?)) })
         })
         .await?;
-    let is_over = |server: &rows::Server| {
-        let stopped_long_ago = server.stopped && server.seen_at <= now.plus_micros(-ABSENCE_MICROS);
-        server.server != own && (stopped_long_ago || !counts(server.seen_at, now))
+    let is_gone = |server: &rows::Server| {
+        let stopped_long_ago = server.stopped && server.seen_at <= now.plus_micros(-RECONNECT_MICROS);
+        server.server != own && (stopped_long_ago || !is_valid(server.seen_at, now))
     };
-    let Some(over) = servers.into_iter().find(is_over) else { return Ok(None) };
-    app.db.write((over, now), |conn, (over, now)| Box::pin(sweep_one(conn, over, *now))).await.map(Some)
+    let Some(gone) = servers.into_iter().find(is_gone) else { return Ok(None) };
+    app.db.write((gone, now), |conn, (gone, now)| Box::pin(remove_users_of(conn, gone, *now))).await.map(Some)
 }
 
-async fn sweep_one(conn: &mut Conn, over: &rows::Server, now: Timestamp) -> Result<Vec<Changed>> {
-    let counting = (now.plus_micros(-SERVER_LASTS_MICROS), now.plus_micros(SERVER_LASTS_MICROS));
-    if !over.stopped && !rows::give_up_server(conn, &over.server, counting).await? {
+async fn remove_users_of(conn: &mut Conn, gone: &rows::Server, now: Timestamp) -> Result<Vec<Changed>> {
+    let counting = (now.plus_micros(-SERVER_VALID_MICROS), now.plus_micros(SERVER_VALID_MICROS));
+    if !gone.stopped && !rows::give_up_server(conn, &gone.server, counting).await? {
         return Ok(Vec::new());
     }
-    let people = rows::people_at(conn, &over.server, BATCH as i64).await?;
+    let people = rows::people_at(conn, &gone.server, BATCH as i64).await?;
     if people.is_empty() {
-        rows::delete_server(conn, &over.server).await?;
+        rows::delete_server(conn, &gone.server).await?;
         return Ok(Vec::new());
     }
-    let changes: Vec<Change> = people.into_iter().map(|user| Change { user, state: None, at: over.seen_at }).collect();
-    settle(conn, &over.server, &changes, now).await
+    let changes: Vec<Change> = people.into_iter().map(|user| Change { user, state: None, at: gone.seen_at }).collect();
+    apply_changes(conn, &gone.server, &changes, now).await
 }
 
-/// To whom changes of some people are told: each with at most [`AUDIENCE_LIMIT`] people.
+/// The users to whom a change of each of these users is published: at most [`AUDIENCE_LIMIT`] for each.
 ///
 /// # Errors
-/// Of the database.
+/// Errors of the database.
 pub async fn audiences(app: &App, people: Vec<UserId>) -> Result<Vec<(UserId, Vec<i64>)>> {
     app.db
         .read(people, |conn, people| {

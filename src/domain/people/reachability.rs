@@ -1,7 +1,7 @@
-//! Who may write to whom, and add whom to groups.
+//! Who may write to whom, and who may add whom to a group.
 //!
-//! Invariant: a block does not show. To a sender, a recipient who blocks them looks the same as one who takes direct messages
-//! from friends alone.
+//! Invariant: a block does not show. For a sender, a recipient who blocks them looks the same as one who accepts direct
+//! messages from friends only.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,38 +12,39 @@ use crate::store;
 use crate::store::db::Conn;
 use crate::store::identity::users::{DirectMessagesFrom, UserName};
 
-/// Of pairs of a sender and a recipient, those whose recipient may not be written to: the recipient takes direct messages from
-/// friends alone and is none, or blocks the sender. The database is asked only about recipients who restrict or block
-/// somebody, and never about notes to oneself. `default` holds for recipients who have not chosen.
+/// From pairs of a sender and a recipient, returns those in which the sender may not write to the recipient: the
+/// recipient accepts direct messages from friends only and the sender is not one, or the recipient blocks the sender.
+/// The database is asked only about recipients who restrict their messages or block somebody, and never about notes to
+/// oneself. `default` applies to recipients who have not set `direct_messages_from`.
 ///
 /// # Errors
-/// Of the database.
+/// Errors of the database.
 pub async fn refused<'a>(
     conn: &mut Conn,
     pairs: impl Iterator<Item = (UserId, &'a UserName)>,
     default: DirectMessagesFrom,
 ) -> Result<BTreeSet<(UserId, UserId)>> {
-    // A bot has no friends, and reads nothing.
+    // A bot has no friends and reads nothing.
     let friends_only = |person: &UserName| {
         person.is_bot || person.direct_messages_from.unwrap_or(default) == DirectMessagesFrom::Friends
     };
-    let guarded: BTreeMap<(UserId, UserId), bool> = pairs
+    let restricted: BTreeMap<(UserId, UserId), bool> = pairs
         .filter(|(sender, recipient)| *sender != recipient.id)
         .filter(|(_, recipient)| friends_only(recipient) || recipient.blocks_someone)
         .map(|(sender, recipient)| ((sender, recipient.id), friends_only(recipient)))
         .collect();
-    if guarded.is_empty() {
+    if restricted.is_empty() {
         return Ok(BTreeSet::new());
     }
-    let pairs: Vec<(UserId, UserId)> = guarded.keys().copied().collect();
+    let pairs: Vec<(UserId, UserId)> = restricted.keys().copied().collect();
     let between = store::people::friends::between(conn, &pairs).await?;
     let is_refused = |pair: &(UserId, UserId), friends_only: bool| {
         between.blocked.contains(pair) || (friends_only && !between.friends.contains(pair))
     };
-    Ok(guarded.into_iter().filter(|(pair, only)| is_refused(pair, *only)).map(|(pair, _)| pair).collect())
+    Ok(restricted.into_iter().filter(|(pair, only)| is_refused(pair, *only)).map(|(pair, _)| pair).collect())
 }
 
-/// That somebody may write to all of `people`, and add them to groups.
+/// Checks that the sender may write to all of `people` and may add them to groups.
 ///
 /// # Errors
 /// 403 `not_friends`.
@@ -63,7 +64,7 @@ pub async fn require(
     }
 }
 
-/// The recipient may not be written to.
+/// The error for a recipient whom the sender may not write to.
 pub fn not_friends(detail: impl Into<Cow<'static, str>>) -> Error {
     Error::Forbidden { code: "not_friends", detail: detail.into() }
 }

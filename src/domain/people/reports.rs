@@ -1,7 +1,9 @@
-//! Reports: people tell the administrators that a message is wrong, and the administrators see to it.
+//! Reports: users report messages to the administrators, who decide about them.
 //!
-//! Invariants: only who sees a message reports it, once, and not their own; administrators see what is reported wherever it
-//! was said; who saw to it stands in the audit log.
+//! Invariants:
+//! - A user can report a message that they may see, once, and not a message of their own.
+//! - Administrators see reported messages of every conversation.
+//! - The audit log shows who decided about a report.
 
 use crate::app::App;
 use crate::base::error::{Error, Result};
@@ -11,7 +13,7 @@ use crate::domain::access::principal::Principal;
 use crate::domain::access::viewer::Viewer;
 use crate::domain::identity::audit::{self, Action, By};
 use crate::domain::identity::names::Names;
-use crate::domain::messages::message_reads::{complete_for, locked, message_deleted};
+use crate::domain::messages::message_reads::{complete_for, lock_visible, message_deleted};
 use crate::domain::sending::drafts::check_text;
 use crate::domain::shared::idempotency::{Given, Once};
 use crate::domain::shared::pagination::{self, Limit, Page};
@@ -20,9 +22,9 @@ use crate::store::db::Conn;
 use crate::store::messages::messages::Message;
 pub use crate::store::people::reports::{Report, State};
 
-/// Characters of a reason.
+/// Longest reason, in characters.
 pub const MAX_REASON_CHARACTERS: usize = 1_000;
-/// Reports of a person that nobody has seen to yet.
+/// Most open reports of one user.
 pub const MAX_OPEN_REPORTS: i64 = 1_000;
 const LIST: &str = "reports";
 
@@ -31,11 +33,11 @@ const LIST: &str = "reports";
 pub struct Shown {
     /// The report.
     pub report: Report,
-    /// The message as it is now; `None` when its group was ended.
+    /// The message as it is now; `None` if its group was ended.
     pub message: Option<Message>,
 }
 
-struct New {
+struct NewReport {
     conversation: ConversationId,
     seq: i64,
     reporter: UserId,
@@ -47,8 +49,8 @@ struct New {
 /// Reports a message.
 ///
 /// # Errors
-/// 403 `act_as_required`; 404 `message_not_found`; 409 `already_reported`, `message_deleted`, `too_many_reports`; 422 on
-/// `reason`, and on `seq` for one's own.
+/// 403 `act_as_required`; 404 `message_not_found`; 409 `already_reported`, `message_deleted`, `too_many_reports`; 422
+/// for `reason`, and for `seq` if the message is the caller's own.
 pub async fn report(
     app: &App,
     principal: &Principal,
@@ -59,19 +61,20 @@ pub async fn report(
 ) -> Result<Given> {
     let reporter = principal.require_person()?.id;
     check_text("reason", &reason, MAX_REASON_CHARACTERS)?;
-    let new = New { conversation: ConversationId(conversation), seq, reporter, reason, once, now: app.clock.now() };
-    app.db.write(new, |conn, new| Box::pin(report_now(conn, new))).await
+    let new =
+        NewReport { conversation: ConversationId(conversation), seq, reporter, reason, once, now: app.clock.now() };
+    app.db.write(new, |conn, new| Box::pin(insert_report(conn, new))).await
 }
 
-async fn report_now(conn: &mut Conn, new: &New) -> Result<Given> {
+async fn insert_report(conn: &mut Conn, new: &NewReport) -> Result<Given> {
     if let Some(given) = new.once.given(conn, new.now).await? {
         return Ok(given);
     }
-    // Whoever is erased at this moment leaves nothing behind.
+    // Locks the user, so that a user who is being erased leaves no report behind.
     if store::identity::users::lock_shared(conn, &[new.reporter.0]).await?.is_empty() {
         return Err(Error::Unauthenticated);
     }
-    let (_, message) = locked(conn, Viewer::Person(new.reporter), new.conversation, new.seq).await?;
+    let (_, message) = lock_visible(conn, Viewer::Person(new.reporter), new.conversation, new.seq).await?;
     if message.sender_id == new.reporter {
         return Err(Error::invalid("seq", "yourself", "must be a message of somebody else"));
     }
@@ -93,10 +96,10 @@ async fn report_now(conn: &mut Conn, new: &New) -> Result<Given> {
     new.once.give(conn, new.now, &made, Some(new.reporter)).await
 }
 
-/// Reports in a state, by id, and the names of everyone in them.
+/// Lists the reports in one state, by id, with the names of the users in them.
 ///
 /// # Errors
-/// 422 for a cursor that is none.
+/// 422 if the cursor is invalid.
 pub async fn list(
     app: &App,
     principal: &Principal,
@@ -118,22 +121,23 @@ pub async fn list(
     Ok((Page::new(LIST, shown, limit, |last| [last.report.id.0]), names))
 }
 
-/// Says what became of a report.
+/// Sets the state of a report.
 ///
 /// # Errors
 /// 404 `report_not_found`.
 pub async fn decide(app: &App, principal: &Principal, id: i64, state: State) -> Result<(Shown, Names)> {
     let by = By::principal(principal, app.clock.now());
-    app.db.write((ReportId(id), state, by), |conn, (id, state, by)| Box::pin(decide_now(conn, *id, *state, by))).await
+    app.db.write((ReportId(id), state, by), |conn, (id, state, by)| Box::pin(set_state(conn, *id, *state, by))).await
 }
 
-async fn decide_now(conn: &mut Conn, id: ReportId, state: State, by: &By) -> Result<(Shown, Names)> {
+async fn set_state(conn: &mut Conn, id: ReportId, state: State, by: &By) -> Result<(Shown, Names)> {
     let handled = state != State::Open;
     let handled_by = by.actor.filter(|_| handled);
     let report = store::people::reports::set_state(conn, id, state, handled.then_some(by.at), handled_by).await?;
     let report =
         report.ok_or_else(|| Error::NotFound { code: "report_not_found", detail: "there is no such report".into() })?;
-    // Whose message it is stands in the report: told here, the person would find it in their export.
+    // The audit entry has no subject. With the sender of the message as its subject, it would appear in the sender's
+    // export.
     audit::record(conn, by, Action::ReportHandled, None, Some(format!("report {}: {}", id.0, state.as_str()))).await?;
     let (mut shown, names) = show(conn, by.actor.map_or(Viewer::Everything, Viewer::Person), vec![report]).await?;
     let shown = shown.pop().ok_or_else(|| Error::internal("a report that was there a moment ago"))?;

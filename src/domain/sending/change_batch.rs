@@ -1,9 +1,10 @@
-//! A batch of small changes of conversations, reactions and receipts, decided and written together.
+//! A batch of changes (reactions and receipts), checked and written together.
 //!
 //! Invariants:
-//! - Each is decided by what those before it in the batch left behind, so a batch does what its changes would do one after
-//!   the other, and one that may not be fails alone.
-//! - Locks are taken as everywhere: people (by id), conversations (by id), the event log's counter. So nothing deadlocks.
+//! - Each change is checked against the state that the earlier changes of the batch leave, so a batch has the same
+//!   result as its changes one after another. A change that is not allowed fails alone.
+//! - Locks are taken in the same order as everywhere: users (by id), conversations (by id), the counter of the event
+//!   log. So there are no deadlocks.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
@@ -22,46 +23,46 @@ use crate::store::db::Conn;
 use crate::store::events::events::{Kind, NewEvent};
 use crate::store::messages::reactions::Tally;
 
-/// A small change of a conversation.
+/// A reaction or a receipt on its way to the database.
 #[derive(Clone, Debug)]
 pub struct Change {
-    /// Who.
+    /// The user who makes the change.
     pub person: UserId,
-    /// Where.
+    /// The conversation.
     pub conversation: ConversationId,
-    /// What.
-    pub act: Act,
-    /// When.
+    /// The kind of change, with its details.
+    pub kind: ChangeKind,
+    /// The time of the change.
     pub now: Timestamp,
-    /// The request that makes it.
+    /// The request that makes the change.
     pub request_id: Option<RequestId>,
 }
 
-/// What somebody does.
+/// The kinds of change.
 #[derive(Clone, Copy, Debug)]
-pub enum Act {
-    /// They put an emoji under the message of this seq.
+pub enum ChangeKind {
+    /// Adds a reaction with this emoji to the message with this seq.
     React(i64, &'static str),
-    /// They take it away.
+    /// Removes that reaction.
     Unreact(i64, &'static str),
-    /// They say how far they are.
+    /// Reports how far the user has received or read messages.
     Report(Report),
 }
 
-/// What became of a change.
+/// The answer to a change.
 #[derive(Clone, Debug)]
-pub enum Changed {
-    /// How often the emoji is there, and whether it is new.
+pub enum ChangeAnswer {
+    /// The count of this emoji under the message, and whether the reaction is new.
     Reacted(Tally, bool),
-    /// The emoji is gone.
+    /// The reaction was removed.
     Unreacted,
-    /// How far they are.
+    /// The watermarks of the user, and what is unread.
     Reported(Standing),
 }
 
 impl Change {
     fn spot(&self) -> Option<Spot> {
-        let (Act::React(seq, emoji) | Act::Unreact(seq, emoji)) = self.act else { return None };
+        let (ChangeKind::React(seq, emoji) | ChangeKind::Unreact(seq, emoji)) = self.kind else { return None };
         Some(Spot { conversation: self.conversation, seq, user: self.person, emoji })
     }
 
@@ -71,13 +72,13 @@ impl Change {
     }
 }
 
-/// Makes every change that may be made; one answer a change, in their order.
+/// Makes every change that is allowed. Returns one answer for each change, in their order.
 ///
 /// # Errors
-/// Only what fails all of them; then nothing was written.
-pub async fn change_all(conn: &mut Conn, changes: &[Change]) -> Result<Vec<Result<Changed>>> {
-    let mut state = State::read(conn, changes).await?;
-    let mut answers: Vec<Result<Changed>> = changes.iter().map(|change| state.decide(change)).collect();
+/// Only errors that affect the whole batch. Then nothing was written.
+pub async fn change_all(conn: &mut Conn, changes: &[Change]) -> Result<Vec<Result<ChangeAnswer>>> {
+    let mut state = BatchState::read(conn, changes).await?;
+    let mut answers: Vec<Result<ChangeAnswer>> = changes.iter().map(|change| state.apply(change)).collect();
     count_mentions(conn, changes, &mut answers).await?;
     let outcome = state.outcome();
     if !outcome.is_empty() {
@@ -86,12 +87,12 @@ pub async fn change_all(conn: &mut Conn, changes: &[Change]) -> Result<Vec<Resul
     Ok(answers)
 }
 
-/// How often those who reported are mentioned in what is left for them.
-async fn count_mentions(conn: &mut Conn, changes: &[Change], answers: &mut [Result<Changed>]) -> Result<()> {
+/// Adds to each reported state how many unread messages mention the user.
+async fn count_mentions(conn: &mut Conn, changes: &[Change], answers: &mut [Result<ChangeAnswer>]) -> Result<()> {
     let mut standings = Vec::new();
     let mut behind = Vec::new();
     for (change, answer) in changes.iter().zip(answers) {
-        if let Ok(Changed::Reported(standing)) = answer {
+        if let Ok(ChangeAnswer::Reported(standing)) = answer {
             behind.push((change.conversation, change.person, standing.watermarks.read_seq));
             standings.push(standing);
         }
@@ -106,35 +107,35 @@ async fn count_mentions(conn: &mut Conn, changes: &[Change], answers: &mut [Resu
     Ok(())
 }
 
-/// What is under a message.
-struct Under {
+/// A message with its counts of reactions.
+struct MessageState {
     deleted: bool,
     tallies: Vec<Tally>,
     changed: bool,
 }
 
-/// Whether an emoji of somebody was there before the batch, and since when it is there now.
+/// Whether a user's reaction existed before the batch, and since when it exists now.
 #[derive(Clone, Copy)]
-struct Mark {
+struct ReactionState {
     before: bool,
     now: Option<Timestamp>,
 }
 
-/// What a batch is about, as it was found and as the changes decided so far leave it.
-struct State {
-    /// Those who are not erased before the transaction ends.
+/// Everything that the batch is about: as it was read, and as the changes made so far leave it.
+struct BatchState {
+    /// Users who exist. They are locked, so they cannot be erased before the transaction ends.
     people: BTreeSet<i64>,
     places: HashMap<ConversationId, Place>,
     members: HashMap<(ConversationId, UserId), Member>,
-    messages: HashMap<(ConversationId, i64), Under>,
-    spots: HashMap<Spot, Mark>,
-    moved: BTreeSet<(ConversationId, UserId)>,
+    messages: HashMap<(ConversationId, i64), MessageState>,
+    spots: HashMap<Spot, ReactionState>,
+    advanced: BTreeSet<(ConversationId, UserId)>,
     steps: Vec<Step>,
     changed: BTreeSet<ConversationId>,
     events: Vec<NewEvent<'static>>,
 }
 
-impl State {
+impl BatchState {
     async fn read(conn: &mut Conn, changes: &[Change]) -> Result<Self> {
         let at: BTreeSet<Spot> = changes.iter().filter_map(Change::spot).collect();
         let at: Vec<Spot> = at.into_iter().collect();
@@ -152,96 +153,96 @@ impl State {
         let mut spots = HashMap::with_capacity(at.len());
         for (spot, found) in at.into_iter().zip(found) {
             let Some(Found { deleted, tallies, there }) = found else { continue };
-            // The time of one that was there before is not needed: it stays as it is.
-            spots.insert(spot, Mark { before: there, now: there.then_some(Timestamp::from_micros(0)) });
-            messages.entry((spot.conversation, spot.seq)).or_insert(Under { deleted, tallies, changed: false });
+            // The time of a reaction that existed before is not needed, because the reaction is not written again.
+            spots.insert(spot, ReactionState { before: there, now: there.then_some(Timestamp::from_micros(0)) });
+            messages.entry((spot.conversation, spot.seq)).or_insert(MessageState { deleted, tallies, changed: false });
         }
-        let (moved, steps, changed, events) = Default::default();
-        Ok(Self { people, places, members, messages, spots, moved, steps, changed, events })
+        let (advanced, steps, changed, events) = Default::default();
+        Ok(Self { people, places, members, messages, spots, advanced, steps, changed, events })
     }
 
-    fn decide(&mut self, change: &Change) -> Result<Changed> {
-        match change.act {
-            Act::React(..) => self.react(change),
-            Act::Unreact(..) => self.unreact(change),
-            Act::Report(report) => self.report(change, &report).map(Changed::Reported),
+    fn apply(&mut self, change: &Change) -> Result<ChangeAnswer> {
+        match change.kind {
+            ChangeKind::React(..) => self.react(change),
+            ChangeKind::Unreact(..) => self.unreact(change),
+            ChangeKind::Report(report) => self.report(change, &report).map(ChangeAnswer::Reported),
         }
     }
 
-    /// The conversation of a member, and the first message that they see.
-    fn place_of(&self, change: &Change) -> Option<(Place, i64)> {
+    /// The conversation, and the first message that the member may see.
+    fn conversation_of(&self, change: &Change) -> Option<(Place, i64)> {
         let place = *self.places.get(&change.conversation)?;
         let member = self.members.get(&(change.conversation, change.person))?;
         Some((place, place.history.first_seq(member.joined_seq)))
     }
 
-    /// The message that an emoji is about, and whether the emoji is there.
-    fn message_of(&mut self, change: &Change) -> Result<(Spot, &mut Under, &mut Mark)> {
+    /// The message and the reaction that a change is about.
+    fn message_of(&mut self, change: &Change) -> Result<(Spot, &mut MessageState, &mut ReactionState)> {
         let spot = change.spot().ok_or_else(message_not_found)?;
         if !self.people.contains(&change.person.0) {
             return Err(Error::Unauthenticated);
         }
-        let (place, first_seq) = self.place_of(change).ok_or_else(message_not_found)?;
+        let (place, first_seq) = self.conversation_of(change).ok_or_else(message_not_found)?;
         if !(first_seq..=place.last_seq).contains(&spot.seq) {
             return Err(message_not_found());
         }
-        let under = self.messages.get_mut(&(spot.conversation, spot.seq)).ok_or_else(message_not_found)?;
+        let message = self.messages.get_mut(&(spot.conversation, spot.seq)).ok_or_else(message_not_found)?;
         match self.spots.entry(spot) {
-            Entry::Occupied(mark) => Ok((spot, under, mark.into_mut())),
+            Entry::Occupied(reaction) => Ok((spot, message, reaction.into_mut())),
             Entry::Vacant(_) => Err(message_not_found()),
         }
     }
 
-    fn react(&mut self, change: &Change) -> Result<Changed> {
-        let (spot, under, mark) = self.message_of(change)?;
-        if under.deleted {
+    fn react(&mut self, change: &Change) -> Result<ChangeAnswer> {
+        let (spot, message, reaction) = self.message_of(change)?;
+        if message.deleted {
             return Err(message_deleted());
         }
-        let new = mark.now.is_none();
+        let new = reaction.now.is_none();
         let tally = if new {
-            let tally = tallies::with(&mut under.tallies, spot.emoji)?;
-            under.changed = true;
-            mark.now = Some(change.now);
+            let tally = tallies::add_one(&mut message.tallies, spot.emoji)?;
+            message.changed = true;
+            reaction.now = Some(change.now);
             tally
         } else {
-            tallies::tally_of(&under.tallies, spot.emoji)
+            tallies::tally_of(&message.tallies, spot.emoji)
         };
         if new {
-            self.note(change, Kind::ReactionAdded);
+            self.add_event(change, Kind::ReactionAdded);
         }
-        Ok(Changed::Reacted(tally, new))
+        Ok(ChangeAnswer::Reacted(tally, new))
     }
 
-    fn unreact(&mut self, change: &Change) -> Result<Changed> {
-        let (spot, under, mark) = self.message_of(change)?;
-        if mark.now.take().is_none() {
+    fn unreact(&mut self, change: &Change) -> Result<ChangeAnswer> {
+        let (spot, message, reaction) = self.message_of(change)?;
+        if reaction.now.take().is_none() {
             let detail = "the caller has not put this emoji under this message".into();
             return Err(Error::NotFound { code: "reaction_not_found", detail });
         }
-        tallies::without(&mut under.tallies, spot.emoji);
-        under.changed = true;
-        self.note(change, Kind::ReactionRemoved);
-        Ok(Changed::Unreacted)
+        tallies::remove_one(&mut message.tallies, spot.emoji);
+        message.changed = true;
+        self.add_event(change, Kind::ReactionRemoved);
+        Ok(ChangeAnswer::Unreacted)
     }
 
-    fn note(&mut self, change: &Change, kind: Kind) {
+    fn add_event(&mut self, change: &Change, kind: Kind) {
         self.changed.insert(change.conversation);
         self.events.push(change.event(kind, change.now));
     }
 
-    /// Takes a report; the mentions are counted afterwards.
+    /// Applies a receipt. Unread mentions are counted afterwards.
     fn report(&mut self, change: &Change, report: &Report) -> Result<Standing> {
-        let (place, first_seq) = self.place_of(change).ok_or_else(conversation_not_found)?;
+        let (place, first_seq) = self.conversation_of(change).ok_or_else(conversation_not_found)?;
         watermarks::assert_within(report, 1, place.last_seq, first_seq)?;
         let Change { person: user, conversation, now, .. } = *change;
         let member = self.members.get_mut(&(conversation, user)).ok_or_else(conversation_not_found)?;
         let (after, steps) = watermarks::step(member.watermarks, report, place.last_seq);
         if after != member.watermarks {
             member.watermarks = after;
-            self.moved.insert((conversation, user));
+            self.advanced.insert((conversation, user));
         }
         if !steps.is_empty() {
-            // A clock that was set back must not let anything be read before it was sent.
+            // A message must not appear as read before it was sent, even if the clock was set back.
             let at = now.max(place.last_sent_at);
             self.steps.extend(steps.into_iter().map(|(kind, seq)| Step { conversation, user, kind, seq, at }));
             if place.member_count <= RECEIPTS_MEMBER_LIMIT {
@@ -253,23 +254,23 @@ impl State {
         Ok(Standing { watermarks: after, unread_count, mention_count: 0 })
     }
 
-    /// What is to be written. An emoji that is taken away and put back stands as it stood before.
+    /// What is to be written. A reaction that is removed and added again within the batch keeps its row.
     fn outcome(self) -> Outcome {
-        let Self { members, messages, spots, moved, steps, changed, events, .. } = self;
+        let Self { members, messages, spots, advanced, steps, changed, events, .. } = self;
         let mut outcome = Outcome { steps, changed: changed.into_iter().collect(), events, ..Outcome::default() };
-        for (spot, Mark { before, now }) in spots {
+        for (spot, ReactionState { before, now }) in spots {
             match now {
                 Some(at) if !before => outcome.added.push((spot, at)),
                 None if before => outcome.removed.push(spot),
                 Some(_) | None => {}
             }
         }
-        let changed = messages.into_iter().filter(|(_, under)| under.changed);
-        outcome.tallies = changed.map(|((conversation, seq), under)| (conversation, seq, under.tallies)).collect();
-        let moved = moved.into_iter().filter_map(|(conversation, user)| {
+        let changed = messages.into_iter().filter(|(_, message)| message.changed);
+        outcome.tallies = changed.map(|((conversation, seq), message)| (conversation, seq, message.tallies)).collect();
+        let advanced = advanced.into_iter().filter_map(|(conversation, user)| {
             Some((conversation, user, members.get(&(conversation, user))?.watermarks))
         });
-        outcome.watermarks = moved.collect();
+        outcome.watermarks = advanced.collect();
         outcome
     }
 }

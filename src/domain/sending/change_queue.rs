@@ -1,19 +1,23 @@
-//! Where small changes of conversations wait for each other: whatever is waiting goes into one transaction.
+//! The queue of changes (reactions and receipts). All changes that wait are made together in one transaction.
 //!
-//! Every change that is logged waits for the event log's counter, which is locked until a commit. Alone, a reaction would hold
-//! it for a whole sync; together they hold it as long as one send.
+//! Every change that writes an event waits for the counter of the event log, which stays locked until the commit. A
+//! reaction in a transaction of its own would hold the counter for a whole sync of the disk. Together, many changes
+//! hold it as long as one send does.
 //!
-//! Invariants: a change is answered once, after its commit. A batch that fails for a reason not foreseen is run again one by
-//! one, so that only its culprit fails; one that may have been committed is not. Changes that wait outlive the task that
-//! empties the queue, and each batch runs in a task of its own, which answers its changes whatever happens to that task.
+//! Invariants:
+//! - A change is answered once, after its commit.
+//! - If a batch fails for an unforeseen reason, its changes are made again one by one, so that only the change that
+//!   causes the failure fails. A batch that may have been committed is not repeated.
+//! - The changes in the queue outlive the task that empties it. Each batch runs in a task of its own, which answers its
+//!   changes whatever happens to the task of the queue.
 
 use std::sync::Arc;
 
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 use tracing::{Instrument as _, Span};
 
-use super::change_batch::{Change, Changed, change_all};
-use super::send_queue::repeat;
+use super::change_batch::{Change, ChangeAnswer, change_all};
+use super::send_queue::copy_of;
 use crate::base::error::{Error, Result};
 use crate::base::metrics::Metrics;
 use crate::base::request_id;
@@ -22,32 +26,32 @@ use crate::store::db::Db;
 
 /// The name of the task that empties the queue.
 pub const TASK: &str = "change-queue";
-/// Changes that one transaction may carry.
+/// Most changes in one transaction.
 const BATCH_LIMIT: usize = 128;
-/// Batches under way at a time: one waits for its commit while the other is decided.
-const LANES: usize = 2;
-/// Changes that may wait.
+/// Most batches that run at a time: one waits for its commit while the other is checked.
+const MAX_BATCHES_RUNNING: usize = 2;
+/// Most changes that wait.
 const QUEUE_LIMIT: usize = 8_192;
 
-/// The way in. Cheap to clone.
+/// A handle to the queue. Cheap to clone.
 #[derive(Clone)]
 pub struct ChangeQueue {
     db: Db,
-    waiting: mpsc::Sender<Waiting>,
+    waiting: mpsc::Sender<QueuedChange>,
     metrics: Arc<Metrics>,
     running: Arc<RunFlag>,
     /// Locked by the task that empties the queue.
-    queue: Arc<Mutex<mpsc::Receiver<Waiting>>>,
-    lanes: Arc<Semaphore>,
+    queue: Arc<Mutex<mpsc::Receiver<QueuedChange>>>,
+    batch_permits: Arc<Semaphore>,
 }
 
-struct Waiting {
+struct QueuedChange {
     change: Change,
-    reply: oneshot::Sender<Result<Changed>>,
+    reply: oneshot::Sender<Result<ChangeAnswer>>,
 }
 
 impl ChangeQueue {
-    /// An empty queue. Nothing leaves it before [`run`](Self::run).
+    /// An empty queue. It is emptied while [`run`](Self::run) runs.
     pub fn new(db: Db, metrics: Arc<Metrics>) -> Self {
         let (waiting, queue) = mpsc::channel(QUEUE_LIMIT);
         Self {
@@ -56,20 +60,20 @@ impl ChangeQueue {
             metrics,
             running: Arc::default(),
             queue: Arc::new(Mutex::new(queue)),
-            lanes: Arc::new(Semaphore::new(LANES)),
+            batch_permits: Arc::new(Semaphore::new(MAX_BATCHES_RUNNING)),
         }
     }
 
-    /// Whether changes wait here: not where the database's driver gathers them by itself.
+    /// Whether changes wait in this queue. They do not if the driver of the database groups commits itself.
     pub fn is_used(&self) -> bool {
         !self.db.groups_commits()
     }
 
-    /// Empties the queue for as long as it is polled.
+    /// Empties the queue, as long as it is polled.
     pub async fn run(&self) {
         let mut queue = self.queue.lock().await;
         let _running = self.running.raise();
-        while let Ok(lane) = Arc::clone(&self.lanes).acquire_owned().await {
+        while let Ok(permit) = Arc::clone(&self.batch_permits).acquire_owned().await {
             let mut batch = Vec::new();
             if queue.recv_many(&mut batch, BATCH_LIMIT).await == 0 {
                 return;
@@ -78,13 +82,13 @@ impl ChangeQueue {
             let db = self.db.clone();
             let span = span_of(batch.iter().map(|waiting| &waiting.change));
             let running = async move {
-                let _lane = lane;
+                let _permit = permit;
                 let (changes, replies): (Vec<_>, Vec<_>) =
                     batch.into_iter().map(|waiting| (waiting.change, waiting.reply)).unzip();
                 let answers = make_all(&db, changes.into()).await;
                 tasks::panic_point(PanicPoint::BatchCommitted);
                 for (reply, answer) in replies.into_iter().zip(answers) {
-                    // Whoever gave up waiting finds it done when they ask.
+                    // If the caller has gone away, the answer is dropped. The change is made and can be read.
                     drop(reply.send(answer));
                 }
             };
@@ -92,11 +96,12 @@ impl ChangeQueue {
         }
     }
 
-    /// Makes a change, together with whatever else is waiting.
+    /// Makes a change, together with the other changes that wait.
     ///
     /// # Errors
-    /// Of the change; [`Error::Unavailable`] when too many wait, or the task that empties the queue does not run.
-    pub async fn make(&self, change: Change) -> Result<Changed> {
+    /// The errors of the change; [`Error::Unavailable`] if too many changes wait, or if the task that empties the queue
+    /// does not run.
+    pub async fn make(&self, change: Change) -> Result<ChangeAnswer> {
         if !self.is_used() {
             let answers = write(&self.db, Arc::new([change])).await?;
             return answers.into_iter().next().unwrap_or_else(|| Err(no_answer()));
@@ -107,14 +112,14 @@ impl ChangeQueue {
         }
         let (reply, answer) = oneshot::channel();
         let _in_queue = self.metrics.enter_queue("change");
-        match self.waiting.try_send(Waiting { change, reply }) {
+        match self.waiting.try_send(QueuedChange { change, reply }) {
             Ok(()) => answer.await.unwrap_or_else(|_| Err(no_answer())),
             Err(_) => Err(Error::unavailable("too many changes are waiting")),
         }
     }
 }
 
-async fn make_all(db: &Db, changes: Arc<[Change]>) -> Vec<Result<Changed>> {
+async fn make_all(db: &Db, changes: Arc<[Change]>) -> Vec<Result<ChangeAnswer>> {
     let error = match write(db, Arc::clone(&changes)).await {
         Ok(answers) => return answers,
         Err(error) => error,
@@ -123,10 +128,10 @@ async fn make_all(db: &Db, changes: Arc<[Change]>) -> Vec<Result<Changed>> {
         return vec![Err(error)];
     }
     if matches!(error, Error::Unavailable { .. } | Error::StorageFull) {
-        tracing::warn!(%error, "a batch of changes failed: none is made again");
-        return changes.iter().map(|_| Err(repeat(&error))).collect();
+        tracing::warn!(%error, "a batch of changes failed; no change is made again");
+        return changes.iter().map(|_| Err(copy_of(&error))).collect();
     }
-    tracing::warn!(%error, "a batch of changes failed: each is made alone");
+    tracing::warn!(%error, "a batch of changes failed; making each change alone");
     let mut answers = Vec::with_capacity(changes.len());
     for change in changes.iter() {
         let span = span_of([change].into_iter());
@@ -138,15 +143,15 @@ async fn make_all(db: &Db, changes: Arc<[Change]>) -> Vec<Result<Changed>> {
     answers
 }
 
-/// The span of a batch names the requests that it serves: it has none of them as its parent.
+/// The span of a batch lists the requests that it serves. None of them is its parent.
 fn span_of<'a>(changes: impl Iterator<Item = &'a Change> + Clone) -> Span {
     let size = changes.clone().count();
     let request_ids = request_id::list(changes.filter_map(|change| change.request_id.as_ref()));
-    // Of the highest level, so that the ids are in the lines of every level.
+    // Of the highest level, so that log lines of every level show the ids.
     tracing::error_span!(parent: None, "change_batch", size, %request_ids)
 }
 
-async fn write(db: &Db, changes: Arc<[Change]>) -> Result<Vec<Result<Changed>>> {
+async fn write(db: &Db, changes: Arc<[Change]>) -> Result<Vec<Result<ChangeAnswer>>> {
     db.write(changes, |conn, changes| Box::pin(change_all(conn, changes))).await
 }
 

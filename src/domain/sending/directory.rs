@@ -1,8 +1,8 @@
-//! People and direct conversations that sends name again and again.
+//! A cache of the users and direct conversations that sends name.
 //!
-//! Invariants: what is remembered was committed when it was read, and is used only while `revocations` says that nothing
-//! happened to its person since. The batch that uses it looks again under its own locks (`send_batch`), so an erasure that
-//! nobody here has heard of yet is not overlooked.
+//! Invariants: a cached entry was committed when it was read, and is used only while `revocations` says that nothing
+//! about its user was revoked since. The batch that uses it checks again under its own locks (`send_batch`), so an
+//! erasure that this server has not heard of yet is not missed.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::AtomicBool;
@@ -20,10 +20,10 @@ use crate::store::db::Db;
 use crate::store::identity::revocations::Revoked;
 use crate::store::identity::users::UserName;
 
-/// People remembered, and pairs.
+/// Most users, and most conversations, in the cache.
 const CAPACITY: usize = 100_000;
 
-/// What is remembered.
+/// The cache.
 pub struct Directory {
     people: Cache<String, (Mark, UserName)>,
     pairs: Cache<Pair, (Mark, ConversationId)>,
@@ -35,28 +35,28 @@ impl Default for Directory {
     }
 }
 
-/// What a batch needs of it.
+/// The entries that a batch needs.
 #[derive(Debug, Default)]
-pub struct Known {
-    /// Up to where revocations were known when it was put together.
+pub struct DirectoryEntries {
+    /// Up to which revocation this server had read when the entries were looked up.
     pub mark: Mark,
-    /// By folded name.
+    /// Users by folded name.
     pub people: HashMap<String, UserName>,
-    /// The conversations that exist.
+    /// The direct conversations that exist, by their pairs of users.
     pub pairs: HashMap<Pair, ConversationId>,
-    /// Whether something was revoked meanwhile: then the database is asked who is still there.
-    pub doubted: AtomicBool,
+    /// Whether something was revoked meanwhile. Then the batch reads the users from the database again.
+    pub recheck_users: AtomicBool,
 }
 
 impl Directory {
-    /// What is known of the people that drafts name, after asking the database for what was not. Who is not in it may have
-    /// come since.
+    /// Looks up the users and direct conversations that drafts name, in the cache and then in the database. A user who
+    /// is missing from the result may have been created since.
     ///
     /// # Errors
-    /// Of the database.
-    pub async fn look_up(&self, db: &Db, revocations: &Revocations, drafts: &[Draft]) -> Result<Known> {
-        let mark = revocations.look(db).await?;
-        let mut known = Known { mark, ..Known::default() };
+    /// Errors of the database.
+    pub async fn look_up(&self, db: &Db, revocations: &Revocations, drafts: &[Draft]) -> Result<DirectoryEntries> {
+        let mark = revocations.current_mark(db).await?;
+        let mut known = DirectoryEntries { mark, ..DirectoryEntries::default() };
         let mut missing = HashSet::new();
         for key in drafts.iter().flat_map(draft_people::keys) {
             if known.people.contains_key(key) || missing.contains(key) {

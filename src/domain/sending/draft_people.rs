@@ -1,10 +1,10 @@
-//! The people whom a draft names.
+//! Finds the users whom a draft names: its sender and its recipient.
 
 use super::drafts::{Draft, Recipient, Sender};
 use crate::base::error::{Error, FieldError, Result};
 use crate::store::identity::users::UserName;
 
-/// The folded names in a draft: the sender's, and the recipient's if it names one.
+/// The folded user names in a draft: that of the sender, and that of the recipient if the draft names one.
 pub fn keys(draft: &Draft) -> impl Iterator<Item = &str> {
     let recipient = match &draft.recipient {
         Recipient::Direct(key) => Some(key.as_str()),
@@ -13,12 +13,13 @@ pub fn keys(draft: &Draft) -> impl Iterator<Item = &str> {
     std::iter::once(draft.sender.key()).chain(recipient)
 }
 
-/// The sender of a draft, and the recipient if it names one. `find` looks a folded name up.
+/// The sender of a draft, and the recipient if the draft names one. `find` looks up a folded user name.
 ///
 /// # Errors
-/// 401 when the caller was erased or banned since they were let in; 422 on each name that is nobody's.
+/// 401 if the caller was erased or banned after they were authenticated; 422 for each name that no user has.
 pub fn resolve(draft: &Draft, find: impl Fn(&str) -> Option<UserName>) -> Result<(UserName, Option<UserName>)> {
-    // A banned person sends nothing, also when another caller acts for them. A bot sends by its own incoming webhook alone.
+    // A banned user cannot send, even if another caller acts as them. A bot can send only through its own incoming
+    // webhook.
     let by_bot = matches!(draft.sender, Sender::Bot(_));
     let sender = find(draft.sender.key()).filter(|sender| !sender.is_banned && sender.is_bot == by_bot);
     if sender.is_none() && !matches!(draft.sender, Sender::Named(_)) {

@@ -1,6 +1,6 @@
-//! Messages on their way: what a caller wrote, what is sent, what a send answers.
+//! Drafts: messages that are checked and wait to be written, and the answers to sends.
 //!
-//! Invariant: a [`Draft`] is a message whose form is right; whether it may be sent is for `send_batch` to say, in the
+//! Invariant: a [`Draft`] is a message of the right form. Whether it may be sent is decided by `send_batch`, in the
 //! transaction that sends it.
 
 use crate::base::error::{Error, FieldError, Result};
@@ -13,56 +13,56 @@ use crate::domain::shared::idempotency::{Given, Once};
 use crate::store::identity::users::UserName;
 use crate::store::messages::messages::Message;
 
-/// Characters of a body.
+/// Longest body, in characters.
 pub const MAX_BODY_CHARACTERS: usize = 8_000;
 
-/// A message as the caller wrote it.
+/// A message as the caller wrote it. Not checked yet.
 #[derive(Clone, Debug, Default)]
 pub struct NewMessage {
-    /// Whose message; may be left out by a person.
+    /// The name of the sender. A caller who is a user may leave it out.
     pub sender_user_name: Option<String>,
-    /// To whom, or `conversation_id`.
+    /// The user name of the recipient. Give exactly one of this and `conversation_id`.
     pub recipient_user_name: Option<String>,
-    /// Where, or `recipient_user_name`.
+    /// The conversation. Give exactly one of this and `recipient_user_name`.
     pub conversation_id: Option<i64>,
-    /// 1..[`MAX_BODY_CHARACTERS`] characters.
+    /// 1 to [`MAX_BODY_CHARACTERS`] characters.
     pub body: String,
-    /// The seq of the same conversation that it answers.
+    /// The `seq` of the message in the same conversation that this one replies to.
     pub reply_to: Option<i64>,
-    /// Files uploaded before. None can be yet.
+    /// Attachments. Not supported yet, so every id is refused.
     pub attachment_ids: Vec<i64>,
 }
 
-/// What a send made.
+/// A message that was sent.
 #[derive(Clone, Debug)]
 pub struct Sent {
     /// The message.
     pub message: Message,
-    /// Its sender's name.
+    /// The user name of its sender.
     pub sender_user_name: String,
-    /// Its recipient's name, in a direct conversation.
+    /// The user name of its recipient, in a direct conversation.
     pub recipient_user_name: Option<String>,
-    /// The names of whom it mentions.
+    /// The user names of those whom it mentions.
     pub mentioned_user_names: Vec<String>,
 }
 
 /// The answer to a send.
 #[derive(Clone, Debug)]
 pub enum Answer {
-    /// Sent now; the caller renders it.
+    /// Sent now. The caller of the queue renders it.
     Sent(Box<Sent>),
-    /// Rendered and kept for an idempotency key: now, or when the key was used first.
+    /// Rendered and stored for an idempotency key, now or when the key was used first.
     Given(Given),
 }
 
-/// Who sends: known already, or to be looked up by folded name.
+/// The sender of a draft.
 #[derive(Clone, Debug)]
 pub enum Sender {
-    /// The caller.
+    /// A user who was already looked up: the caller.
     Known(UserName),
-    /// A folded user name.
+    /// A folded user name that is still to be looked up.
     Named(String),
-    /// A bot, by what lets it send.
+    /// The bot of an incoming webhook.
     Bot(UserName),
 }
 
@@ -76,36 +76,36 @@ impl Sender {
     }
 }
 
-/// Where to.
+/// The recipient of a draft.
 #[derive(Clone, Debug)]
 pub enum Recipient {
     /// A folded user name.
     Direct(String),
-    /// A conversation that the sender is in.
+    /// A conversation by its id.
     Conversation(ConversationId),
 }
 
-/// A message whose form is right; whether it may be sent is for the database to say.
+/// A message of the right form. Whether it may be sent is decided in the transaction that sends it.
 #[derive(Clone, Debug)]
 pub struct Draft {
-    /// Who.
+    /// The sender.
     pub sender: Sender,
-    /// Where to.
+    /// The recipient.
     pub recipient: Recipient,
     /// The text.
     pub body: String,
-    /// The seq that it answers.
+    /// The `seq` of the message that it replies to.
     pub reply_to: Option<i64>,
-    /// Its idempotency key, and how it is answered.
+    /// Its idempotency key, and how its answer is rendered.
     pub once: Once<Sent>,
-    /// When it was accepted, if that was before it is sent.
+    /// When a scheduled message was accepted; `None` for a message that is sent now.
     pub accepted_at: Option<Timestamp>,
     /// The request that sends it.
     pub request_id: Option<RequestId>,
 }
 
 impl Draft {
-    /// Checks the form of a message, every field of it.
+    /// Checks the form of every field of a message.
     ///
     /// # Errors
     /// 422 with every field that is wrong; 403 `not_the_sender`.
@@ -161,7 +161,8 @@ impl Draft {
 
 fn check_form(new: &NewMessage) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    // Four bytes a character at most: most bodies need no counting.
+    // A character has at most four bytes and at least one: a body with no more bytes than the limit need not be
+    // counted.
     if new.body.is_empty() {
         errors.push(FieldError::new("body", "required", "must have at least one character"));
     } else if new.body.len() > MAX_BODY_CHARACTERS && new.body.chars().count() > MAX_BODY_CHARACTERS {
@@ -188,10 +189,10 @@ fn check_form(new: &NewMessage) -> Vec<FieldError> {
     errors
 }
 
-/// That a text has at least one character, no more than `most`, and no U+0000.
+/// Checks that a text has 1 to `most` characters and no U+0000.
 ///
 /// # Errors
-/// 422 on `field`.
+/// 422 for `field`.
 pub fn check_text(field: &'static str, text: &str, most: usize) -> Result<()> {
     if text.is_empty() {
         return Err(Error::invalid(field, "required", "must have at least one character"));

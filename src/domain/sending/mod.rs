@@ -1,4 +1,5 @@
-//! Sending: queues, batches, what they remember, and what is sent later.
+//! Sending messages: the queues, the batches, caches for them, and scheduled messages. Reactions and receipts have a
+//! queue and batches of their own.
 
 pub mod change_batch;
 pub mod change_queue;

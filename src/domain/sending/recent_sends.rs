@@ -1,7 +1,10 @@
-//! What was sent a moment ago, for the telling of it: who is told needs what the send has just had, so it is not read back.
+//! Messages that this process sent in the last moments. The live tailer delivers them from here instead of reading them
+//! back from the database.
 //!
-//! Invariants: nothing is kept while nobody listens, nor more than a few megabytes; what is kept is taken for the event of its
-//! own sending alone. What is not here is in the database.
+//! Invariants:
+//! - Nothing is kept while no reader is connected, and never more than a few megabytes.
+//! - A message is taken out for one event only: the event of its own sending. A message that is not here is read from
+//!   the database.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,15 +17,15 @@ use crate::domain::events::event_data::{Data, Event};
 use crate::domain::identity::names::Names;
 use crate::store::events::events::{Kind, Logged};
 
-/// Messages that wait to be told of.
+/// Most messages kept.
 const MESSAGES_LIMIT: usize = 4_096;
-/// Bytes of their bodies.
+/// Most bytes of message bodies kept.
 const BODIES_LIMIT_BYTES: usize = 4 << 20;
 
-/// The newest messages of this server.
+/// The recently sent messages of this process.
 #[derive(Default)]
 pub struct Fresh {
-    wanted: AtomicBool,
+    enabled: AtomicBool,
     kept: Mutex<Kept>,
 }
 
@@ -33,47 +36,47 @@ struct Kept {
 }
 
 impl Fresh {
-    /// Whether somebody listens.
-    pub fn want(&self, wanted: bool) {
-        if self.wanted.swap(wanted, Ordering::Relaxed) && !wanted {
+    /// Starts or stops keeping messages. They are kept while a reader is connected.
+    pub fn want(&self, enabled: bool) {
+        if self.enabled.swap(enabled, Ordering::Relaxed) && !enabled {
             *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Kept::default();
         }
     }
 
-    /// Keeps what was sent. To be called behind the commit.
+    /// Keeps the messages of a batch. Call this after the commit.
     pub fn keep(&self, answers: &[Result<Answer>]) {
-        if !self.wanted.load(Ordering::Relaxed) {
+        if !self.enabled.load(Ordering::Relaxed) {
             return;
         }
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         for answer in answers {
             let Ok(Answer::Sent(sent)) = answer else { continue };
-            // What nobody took by now was read from the database.
+            // The tailer has read the older messages from the database meanwhile, so they are dropped.
             if kept.messages.len() >= MESSAGES_LIMIT || kept.bodies_bytes >= BODIES_LIMIT_BYTES {
                 *kept = Kept::default();
             }
             kept.bodies_bytes += sent.message.body.len();
-            let place = (sent.message.conversation_id, sent.message.seq);
-            if let Some(before) = kept.messages.insert(place, Sent::clone(sent)) {
+            let key = (sent.message.conversation_id, sent.message.seq);
+            if let Some(before) = kept.messages.insert(key, Sent::clone(sent)) {
                 kept.bodies_bytes -= before.message.body.len();
             }
         }
     }
 
-    /// The event of a send, if what was sent is here.
+    /// The event for a log entry about a sent message, if the message is kept here.
     pub fn take(&self, logged: &Logged) -> Option<Event> {
         let Logged { position, kind: Kind::MessageCreated, at, conversation_id, seq, actor_id, .. } = *logged else {
             return None;
         };
-        let place = (conversation_id?, seq?);
+        let key = (conversation_id?, seq?);
         let sent = {
             let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-            let sent = kept.messages.remove(&place)?;
+            let sent = kept.messages.remove(&key)?;
             kept.bodies_bytes -= sent.message.body.len();
             sent
         };
         let Sent { message, sender_user_name, recipient_user_name, mentioned_user_names } = sent;
-        // A database that was put in the place of another one may have another message here.
+        // If the database was replaced by another one, it may have a different message in this place.
         if message.timestamp_sent != at || message.sender_id != actor_id {
             return None;
         }

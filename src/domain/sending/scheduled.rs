@@ -1,14 +1,16 @@
-//! Messages that are sent later.
+//! Scheduled messages: accepted now and sent later.
 //!
-//! Invariants: what was accepted is sent once, by whichever server finds it due first: it leaves this list in the transaction
-//! that sends it. Whether it may be sent is asked when it is accepted and again when it is sent; what is refused then stays
-//! here with the reason.
+//! Invariants:
+//! - A scheduled message is sent once, by the server that first finds it due: it is removed from the table in the
+//!   transaction that sends it.
+//! - Whether it may be sent is checked when it is accepted, and again when it is sent. If it is refused then, it stays
+//!   in the table with the reason.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::directory::Known;
+use super::directory::DirectoryEntries;
 use super::draft_people;
 use super::drafts::{Answer, Draft, NewMessage, Recipient, Sender};
 use super::send_batch::{Batch, reply_to_not_found, send_all};
@@ -30,21 +32,21 @@ use crate::store::db::Conn;
 use crate::store::identity::users::UserName;
 pub use crate::store::messages::scheduled::Scheduled;
 
-/// Days that a message may wait.
+/// Most days from now until a message is sent.
 pub const MAX_DAYS: i64 = 365;
-/// Messages that somebody may have waiting.
+/// Most scheduled messages of one user.
 pub const MAX_SCHEDULED: i64 = 500;
-/// How often it is looked whether something is due.
+/// How often due messages are looked for.
 const INTERVAL: Duration = Duration::from_millis(500);
-/// Messages that are sent before it is looked again.
-const DUE_AT_ONCE: i64 = 200;
+/// Most messages that are sent before due messages are looked for again.
+const BATCH_LIMIT: i64 = 200;
 const LIST: &str = "scheduled";
 
-/// A message that waits, with the names of its people.
+/// A scheduled message with the names of its sender and recipient.
 pub struct Shown {
-    /// It.
+    /// The message.
     pub scheduled: Scheduled,
-    /// Whoever is named in it and still there.
+    /// User names by id. Erased users are missing.
     pub names: Names,
 }
 
@@ -56,10 +58,10 @@ struct Input {
     once: Once<Shown>,
 }
 
-/// Accepts a message for later.
+/// Accepts a message to be sent later.
 ///
 /// # Errors
-/// As sending one, as far as that can be told now; 422 on `send_at`; 409 `too_many_scheduled`.
+/// The errors of sending a message, as far as they can be found now; 422 for `send_at`; 409 `too_many_scheduled`.
 pub async fn schedule(
     app: &App,
     principal: &Principal,
@@ -82,8 +84,8 @@ async fn insert(conn: &mut Conn, input: &Input) -> Result<Given> {
     if let Some(given) = once.given(conn, *now).await? {
         return Ok(given);
     }
-    let (sender, recipient) = people(conn, draft).await?;
-    // Nobody who is erased meanwhile gets a row.
+    let (sender, recipient) = find_people(conn, draft).await?;
+    // Locks the users, so that no row is written for a user who is erased meanwhile.
     let mut ids: Vec<i64> = [Some(sender.id), recipient.as_ref().map(|recipient| recipient.id)]
         .into_iter()
         .flatten()
@@ -130,7 +132,7 @@ async fn insert(conn: &mut Conn, input: &Input) -> Result<Given> {
     once.give(conn, *now, &Shown { scheduled, names }, Some(sender.id)).await
 }
 
-async fn people(conn: &mut Conn, draft: &Draft) -> Result<(UserName, Option<UserName>)> {
+async fn find_people(conn: &mut Conn, draft: &Draft) -> Result<(UserName, Option<UserName>)> {
     let keys: Vec<&str> = draft_people::keys(draft).collect();
     let found: HashMap<String, UserName> = store::identity::users::names_by_keys(conn, &keys)
         .await?
@@ -140,10 +142,10 @@ async fn people(conn: &mut Conn, draft: &Draft) -> Result<(UserName, Option<User
     draft_people::resolve(draft, |key| found.get(key).cloned())
 }
 
-/// The caller's messages that wait, or were refused when their time came, by id.
+/// Lists the caller's messages that wait or were refused when they were due, by id.
 ///
 /// # Errors
-/// 403 `act_as_required`; 422 for a cursor that is none.
+/// 403 `act_as_required`; 422 if the cursor is invalid.
 pub async fn list(app: &App, principal: &Principal, limit: Limit, cursor: Option<&str>) -> Result<Page<Vec<Shown>>> {
     let person = principal.require_person()?.id;
     let after = ScheduledId(pagination::begin(LIST, cursor, 0)?);
@@ -159,7 +161,7 @@ pub async fn list(app: &App, principal: &Principal, limit: Limit, cursor: Option
     Ok(Page::new(LIST, found, limit, |last| [last.scheduled.id.0]))
 }
 
-/// One of the caller's.
+/// One of the caller's scheduled messages.
 ///
 /// # Errors
 /// 403 `act_as_required`; 404 `scheduled_not_found`.
@@ -175,10 +177,10 @@ pub async fn get(app: &App, principal: &Principal, id: i64) -> Result<Shown> {
         .await
 }
 
-/// Takes one of the caller's back.
+/// Cancels one of the caller's scheduled messages.
 ///
 /// # Errors
-/// 403 `act_as_required`; 404 `scheduled_not_found`, also when it has been sent.
+/// 403 `act_as_required`; 404 `scheduled_not_found`, also if it has been sent.
 pub async fn cancel(app: &App, principal: &Principal, id: i64) -> Result<()> {
     let person = principal.require_person()?.id;
     app.db
@@ -196,49 +198,50 @@ fn not_found() -> Error {
 }
 
 async fn show(conn: &mut Conn, found: Vec<Scheduled>) -> Result<Vec<Shown>> {
-    let mut ids: Vec<i64> = found.iter().flat_map(people_of).map(|id| id.0).collect();
+    let mut ids: Vec<i64> = found.iter().flat_map(user_ids).map(|id| id.0).collect();
     ids.sort_unstable();
     ids.dedup();
     let names: Names = store::identity::users::names_by_ids(conn, &ids).await?.into_iter().collect();
     let of = |scheduled: &Scheduled| {
-        people_of(scheduled).filter_map(|id| Some((id, names.get(&id)?.clone()))).collect::<Names>()
+        user_ids(scheduled).filter_map(|id| Some((id, names.get(&id)?.clone()))).collect::<Names>()
     };
     Ok(found.into_iter().map(|scheduled| Shown { names: of(&scheduled), scheduled }).collect())
 }
 
-fn people_of(scheduled: &Scheduled) -> impl Iterator<Item = UserId> + use<> {
+fn user_ids(scheduled: &Scheduled) -> impl Iterator<Item = UserId> + use<> {
     [Some(scheduled.sender_id), scheduled.recipient_id].into_iter().flatten()
 }
 
-/// Sends what is due, for as long as the server runs.
+/// Sends due messages, as long as the server runs.
 pub async fn run(app: Arc<App>) {
     loop {
         match send_due(&app).await {
-            // There may be more.
-            Ok(sent) if sent as i64 >= DUE_AT_ONCE => {}
+            // More messages may be due.
+            Ok(sent) if sent as i64 >= BATCH_LIMIT => {}
             Ok(_) => tokio::time::sleep(INTERVAL).await,
             Err(error) => {
-                tracing::warn!(%error, "what is due could not be sent, and will be tried again");
+                tracing::warn!(%error, "due scheduled messages could not be sent; trying again");
                 tokio::time::sleep(INTERVAL).await;
             }
         }
     }
 }
 
-/// Sends what is due now; how many are done with. None while the node's clock and the database's disagree.
+/// Sends the messages that are due. Returns how many were sent or refused. None are sent while the clocks of the node
+/// and of the database disagree.
 ///
 /// # Errors
-/// Of the database.
+/// Errors of the database.
 pub async fn send_due(app: &App) -> Result<usize> {
     if !app.clock.is_trusted() {
         return Ok(0);
     }
     let now = app.clock.now();
-    let due = app.db.read(now, |conn, now| Box::pin(store::messages::scheduled::due(conn, *now, DUE_AT_ONCE))).await?;
+    let due = app.db.read(now, |conn, now| Box::pin(store::messages::scheduled::due(conn, *now, BATCH_LIMIT))).await?;
     let mut skipped = 0;
     for id in &due {
         let outcome = match send_one(app, *id).await {
-            // Something was revoked since people were looked up.
+            // Something was revoked since the users were looked up, so they are looked up again.
             Err(Error::Rerun(_)) => send_one(app, *id).await,
             outcome => outcome,
         };
@@ -251,8 +254,8 @@ pub async fn send_due(app: &App) -> Result<usize> {
             Err(Error::Invalid(errors)) => errors.first().map_or("invalid_fields", |error| error.code),
             Err(Error::Unauthenticated) => "user_not_found",
             Err(error @ Error::UnknownValue { .. }) => {
-                // It is tried again next time. The messages behind it do not wait for it.
-                tracing::error!(%error, scheduled = id.0, "a scheduled message could not be sent");
+                // It is tried again later. The messages after it do not wait for it.
+                tracing::error!(%error, scheduled = id.0, "a scheduled message could not be sent; trying it again later");
                 skipped += 1;
                 continue;
             }
@@ -267,18 +270,18 @@ pub async fn send_due(app: &App) -> Result<usize> {
     Ok(due.len() - skipped)
 }
 
-/// Sends one, if nobody else has.
+/// Sends one message, unless another server has.
 async fn send_one(app: &App, id: ScheduledId) -> Result<()> {
-    let mark = app.callers.revocations.look(&app.db).await?;
+    let mark = app.callers.revocations.current_mark(&app.db).await?;
     let input = (id, app.clock.clone(), mark, app.settings.direct_messages_from);
     app.db
         .write(input, |conn, (id, clock, mark, direct_messages_from)| {
             Box::pin(async move {
                 let Some(scheduled) = store::messages::scheduled::take(conn, *id).await? else { return Ok(()) };
                 let draft = draft(conn, scheduled).await?;
-                let known = Known { mark: *mark, ..Known::default() };
+                let known = DirectoryEntries { mark: *mark, ..DirectoryEntries::default() };
                 let batch = Batch::new(clock.clone(), vec![draft], known, *direct_messages_from);
-                // The last of the transaction. Who is refused finds everything as it was.
+                // This is the last write of the transaction. If the message is refused, the transaction is rolled back.
                 match send_all(conn, &batch).await?.into_iter().next() {
                     Some(Ok(Answer::Sent(_) | Answer::Given(_))) => Ok(()),
                     Some(Err(error)) => Err(error),
@@ -290,7 +293,7 @@ async fn send_one(app: &App, id: ScheduledId) -> Result<()> {
 }
 
 async fn draft(conn: &mut Conn, scheduled: Scheduled) -> Result<Draft> {
-    let ids: Vec<i64> = people_of(&scheduled).map(|id| id.0).collect();
+    let ids: Vec<i64> = user_ids(&scheduled).map(|id| id.0).collect();
     let people: HashMap<UserId, UserName> =
         store::identity::users::people_by_ids(conn, &ids).await?.into_iter().map(|user| (user.id, user)).collect();
     let key = |id: UserId| people.get(&id).map(|user| user.user_name_key.clone()).ok_or(Error::Unauthenticated);

@@ -1,19 +1,20 @@
-//! A batch of sends, decided and written together.
+//! A batch of sends, checked and written together.
 //!
 //! Invariants:
-//! - What is expected to fail is sorted out first, draft by draft; what is left is written by one statement a table.
-//! - Locks are taken in one order everywhere: people who are to have a new direct conversation (by id), pairs of new
-//!   direct conversations (sorted), conversations (by id), idempotency keys (sorted), the event log's counter. So nothing
-//!   deadlocks.
-//! - `seq`, `id` and `timestamp_sent` are given under the conversation's lock and rise together.
-//! - People and conversations known from before are taken at their word only while nothing was revoked since. That is looked at
-//!   under the conversations' locks, so an erasure either finds the message or keeps it from being sent.
+//! - Drafts that fail for expected reasons are removed first, one by one. The others are written with one statement for
+//!   each table.
+//! - Locks are always taken in this order: users who get a new direct conversation (by id), pairs of new direct
+//!   conversations (sorted), conversations (by id), idempotency keys (sorted), the counter of the event log. So there
+//!   are no deadlocks.
+//! - `seq`, `id` and `timestamp_sent` are assigned under the lock of the conversation and rise together.
+//! - Cached users and conversations are used only if nothing was revoked since they were read. This is checked under
+//!   the locks of the conversations, so an erasure either finds the message or prevents it from being sent.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::directory::Known;
+use super::directory::DirectoryEntries;
 use super::draft_people;
 use super::drafts::{Answer, Draft, Recipient, Sent};
 use crate::base::error::{Error, Result};
@@ -38,26 +39,31 @@ use crate::store::messages::threads::Reply;
 pub struct Batch {
     clock: Clock,
     drafts: Vec<Draft>,
-    known: Arc<Known>,
-    /// From whom direct messages are taken by who has not chosen.
+    known: Arc<DirectoryEntries>,
+    /// The default for users who have not set `direct_messages_from`.
     direct_messages_from: DirectMessagesFrom,
-    /// Whether who sends has read what came before.
+    /// Whether sending a message marks the earlier messages of the conversation as read by its sender.
     follows: bool,
 }
 
 impl Batch {
-    /// At least one draft; no idempotency key twice.
-    pub fn new(clock: Clock, drafts: Vec<Draft>, known: Known, direct_messages_from: DirectMessagesFrom) -> Self {
+    /// At least one draft, and no idempotency key twice.
+    pub fn new(
+        clock: Clock,
+        drafts: Vec<Draft>,
+        known: DirectoryEntries,
+        direct_messages_from: DirectMessagesFrom,
+    ) -> Self {
         Self { clock, drafts, known: Arc::new(known), direct_messages_from, follows: true }
     }
 
-    /// The same, but nobody is taken to have read anything by sending.
+    /// The same batch, in which sending does not mark earlier messages as read.
     #[must_use]
     pub fn leaving_unread(self) -> Self {
         Self { follows: false, ..self }
     }
 
-    /// The drafts, each a batch of its own.
+    /// Splits the batch into batches of one draft each.
     pub fn one_by_one(&self) -> impl Iterator<Item = Self> + '_ {
         self.drafts.iter().map(|draft| Self {
             clock: self.clock.clone(),
@@ -73,19 +79,19 @@ impl Batch {
         &self.drafts
     }
 
-    /// How many.
+    /// Number of drafts.
     pub fn len(&self) -> usize {
         self.drafts.len()
     }
 
-    /// Whether there is none.
+    /// Whether the batch has no drafts.
     pub fn is_empty(&self) -> bool {
         self.drafts.is_empty()
     }
 }
 
-/// A draft on its way: who, where, and what it becomes.
-struct Placed<'a> {
+/// A draft whose sender, recipient and conversation have been looked up.
+struct ResolvedDraft<'a> {
     index: usize,
     draft: &'a Draft,
     sender: UserName,
@@ -99,23 +105,23 @@ enum Target {
     New(Pair),
 }
 
-/// Sends every draft that may be sent; one answer a draft, in their order.
+/// Sends every draft that may be sent. Returns one answer for each draft, in their order.
 ///
 /// # Errors
-/// Only what fails all of them; then nothing was written.
+/// Only errors that affect the whole batch. Then nothing was written.
 pub async fn send_all(conn: &mut Conn, batch: &Batch) -> Result<Vec<Result<Answer>>> {
     let now = batch.clock.now();
     let mut answers: Vec<Option<Result<Answer>>> = Vec::new();
     answers.resize_with(batch.drafts.len(), || None);
     replay(conn, now, &batch.drafts, &mut answers).await?;
-    let placed = place(conn, batch, &mut answers).await?;
-    let placed = drop_refused(conn, batch, placed, &mut answers).await?;
-    let mut made = Vec::new();
-    let placed = make_conversations(conn, now, placed, &batch.known, &mut made, &mut answers).await?;
-    let appended = !placed.is_empty() && write(conn, now, placed, batch, &made, &mut answers).await?;
+    let resolved = resolve(conn, batch, &mut answers).await?;
+    let resolved = drop_unreachable(conn, batch, resolved, &mut answers).await?;
+    let mut created = Vec::new();
+    let resolved = create_conversations(conn, now, resolved, &batch.known, &mut created, &mut answers).await?;
+    let appended = !resolved.is_empty() && write(conn, now, resolved, batch, &created, &mut answers).await?;
     if !appended {
-        // Nobody is left to say something in them, but they are there.
-        events::append(conn, &made).await?;
+        // No draft is left, but new conversations may have been created, and their events must be logged.
+        events::append(conn, &created).await?;
     }
     Ok(answers
         .into_iter()
@@ -136,18 +142,18 @@ async fn replay(
     Ok(())
 }
 
-/// Looks everyone up, and sorts out what cannot be sent.
-async fn place<'a>(
+/// Looks up the users and conversations of the drafts, and answers those that cannot be sent.
+async fn resolve<'a>(
     conn: &mut Conn,
     batch: &'a Batch,
     answers: &mut [Option<Result<Answer>>],
-) -> Result<Vec<Placed<'a>>> {
+) -> Result<Vec<ResolvedDraft<'a>>> {
     let open: Vec<(usize, &Draft)> =
         batch.drafts.iter().enumerate().filter(|(index, _)| answers[*index].is_none()).collect();
     let people = people(conn, &open, &batch.known).await?;
     let members = direct_members(conn, &open).await?;
     let groups = groups(conn, &open, &members).await?;
-    let mut placed = Vec::with_capacity(open.len());
+    let mut resolved = Vec::with_capacity(open.len());
     for (index, draft) in open {
         let (sender, recipient) = match draft_people::resolve(draft, |key| person(&people, &batch.known, key)) {
             Ok(found) => found,
@@ -161,7 +167,7 @@ async fn place<'a>(
                 let pair = Pair::new(sender.id, recipient.id);
                 (Some(recipient), Target::New(pair))
             }
-            // Whether the sender is in it is asked under its lock.
+            // Whether the sender is a member is checked later, under the lock of the conversation.
             (None, Recipient::Conversation(id)) if groups.contains(id) => (None, Target::Group(*id)),
             (None, Recipient::Conversation(id)) => match other_member(&members, *id, sender.id) {
                 Some(Some(other)) => (Some(other), Target::Exists(*id)),
@@ -177,13 +183,17 @@ async fn place<'a>(
             },
             (None, Recipient::Direct(_)) => continue,
         };
-        placed.push(Placed { index, draft, sender, recipient, conversation });
+        resolved.push(ResolvedDraft { index, draft, sender, recipient, conversation });
     }
-    Ok(placed)
+    Ok(resolved)
 }
 
-/// Those whom nobody remembers, by folded name.
-async fn people(conn: &mut Conn, open: &[(usize, &Draft)], known: &Known) -> Result<HashMap<String, UserName>> {
+/// The users that are not cached, by folded name.
+async fn people(
+    conn: &mut Conn,
+    open: &[(usize, &Draft)],
+    known: &DirectoryEntries,
+) -> Result<HashMap<String, UserName>> {
     let keys: BTreeSet<&str> = open.iter().flat_map(|(_, draft)| draft_people::keys(draft)).collect();
     let keys: Vec<&str> = keys.into_iter().filter(|key| !known.people.contains_key(*key)).collect();
     if keys.is_empty() {
@@ -193,11 +203,11 @@ async fn people(conn: &mut Conn, open: &[(usize, &Draft)], known: &Known) -> Res
     Ok(found.into_iter().map(|user| (user.user_name_key.clone(), user)).collect())
 }
 
-fn person(found: &HashMap<String, UserName>, known: &Known, key: &str) -> Option<UserName> {
+fn person(found: &HashMap<String, UserName>, known: &DirectoryEntries, key: &str) -> Option<UserName> {
     known.people.get(key).or_else(|| found.get(key)).cloned()
 }
 
-/// The members of direct conversations, without a name where they were erased.
+/// The members of direct conversations. An erased member has no name.
 type DirectMembers = HashMap<ConversationId, Vec<(UserId, Option<UserName>)>>;
 
 async fn direct_members(conn: &mut Conn, drafts: &[(usize, &Draft)]) -> Result<DirectMembers> {
@@ -215,19 +225,19 @@ async fn direct_members(conn: &mut Conn, drafts: &[(usize, &Draft)]) -> Result<D
     let rows = store::conversations::conversations::direct_members(conn, &ids).await?;
     let people: BTreeSet<i64> = rows.iter().map(|(_, user)| user.0).collect();
     let people: Vec<i64> = people.into_iter().collect();
-    let there: HashMap<UserId, UserName> = store::identity::users::people_by_ids(conn, &people)
+    let existing: HashMap<UserId, UserName> = store::identity::users::people_by_ids(conn, &people)
         .await?
         .into_iter()
         .map(|person| (person.id, person))
         .collect();
     let mut members = DirectMembers::new();
     for (conversation, id) in rows {
-        members.entry(conversation).or_default().push((id, there.get(&id).cloned()));
+        members.entry(conversation).or_default().push((id, existing.get(&id).cloned()));
     }
     Ok(members)
 }
 
-/// Those of the conversations that drafts name which are groups.
+/// Those conversations named by drafts that are groups.
 async fn groups(
     conn: &mut Conn,
     drafts: &[(usize, &Draft)],
@@ -247,22 +257,25 @@ async fn groups(
     Ok(store::conversations::conversations::groups_among(conn, &ids).await?.into_iter().collect())
 }
 
-/// From which message on the senders of drafts into groups see them; who is not there is no member, nor a bot with a way in.
-/// The groups are locked.
-async fn sending_members(conn: &mut Conn, placed: &[Placed<'_>]) -> Result<HashMap<(ConversationId, UserId), i64>> {
-    let pairs: BTreeSet<(ConversationId, UserId)> = placed
+/// The first message that each sender may see in the group that they write to. A sender who is missing from the result
+/// is neither a member nor the bot of an incoming webhook of the group. The groups must be locked.
+async fn sending_members(
+    conn: &mut Conn,
+    resolved: &[ResolvedDraft<'_>],
+) -> Result<HashMap<(ConversationId, UserId), i64>> {
+    let pairs: BTreeSet<(ConversationId, UserId)> = resolved
         .iter()
-        .filter_map(|placed| match placed.conversation {
-            Target::Group(id) => Some((id, placed.sender.id)),
+        .filter_map(|resolved| match resolved.conversation {
+            Target::Group(id) => Some((id, resolved.sender.id)),
             Target::Exists(_) | Target::New(_) => None,
         })
         .collect();
     if pairs.is_empty() {
         return Ok(HashMap::new());
     }
-    let (bots, pairs): (Vec<_>, Vec<_>) = pairs
-        .into_iter()
-        .partition(|(_, sender)| placed.iter().any(|placed| placed.sender.is_bot && placed.sender.id == *sender));
+    let (bots, pairs): (Vec<_>, Vec<_>) = pairs.into_iter().partition(|(_, sender)| {
+        resolved.iter().any(|resolved| resolved.sender.is_bot && resolved.sender.id == *sender)
+    });
     let mut senders = HashMap::with_capacity(pairs.len() + bots.len());
     if !pairs.is_empty() {
         let found = store::conversations::members::sending(conn, &pairs).await?;
@@ -276,74 +289,75 @@ async fn sending_members(conn: &mut Conn, placed: &[Placed<'_>]) -> Result<HashM
     Ok(senders)
 }
 
-/// The other one in a direct conversation, or oneself in notes to oneself; `None` for who is not in it, and `Some(None)`
-/// where the other one was erased.
+/// The other member of a direct conversation, or the sender in notes to oneself. `None` if the sender is not a member,
+/// and `Some(None)` if the other member was erased.
 fn other_member(members: &DirectMembers, conversation: ConversationId, sender: UserId) -> Option<Option<UserName>> {
     let members = members.get(&conversation)?;
     let own = members.iter().find(|(id, _)| *id == sender)?;
     Some(members.iter().find(|(id, _)| *id != sender).unwrap_or(own).1.clone())
 }
 
-/// Turns pairs into conversations: those that exist, and the ones made now, of which it is to be logged.
-async fn make_conversations<'a>(
+/// Finds or creates the conversation of each pair. The events of new conversations are added to `created`.
+async fn create_conversations<'a>(
     conn: &mut Conn,
     now: Timestamp,
-    placed: Vec<Placed<'a>>,
-    remembered: &Known,
-    made: &mut Vec<NewEvent<'static>>,
+    resolved: Vec<ResolvedDraft<'a>>,
+    cached: &DirectoryEntries,
+    created: &mut Vec<NewEvent<'static>>,
     answers: &mut [Option<Result<Answer>>],
-) -> Result<Vec<Placed<'a>>> {
-    let wanted: BTreeSet<Pair> = placed
+) -> Result<Vec<ResolvedDraft<'a>>> {
+    let wanted: BTreeSet<Pair> = resolved
         .iter()
-        .filter_map(|placed| match placed.conversation {
+        .filter_map(|resolved| match resolved.conversation {
             Target::New(pair) => Some(pair),
             Target::Exists(_) | Target::Group(_) => None,
         })
         .collect();
     let mut known: BTreeMap<Pair, ConversationId> =
-        wanted.iter().filter_map(|pair| Some((*pair, *remembered.pairs.get(pair)?))).collect();
+        wanted.iter().filter_map(|pair| Some((*pair, *cached.pairs.get(pair)?))).collect();
     let wanted: Vec<Pair> = wanted.into_iter().filter(|pair| !known.contains_key(pair)).collect();
     if !wanted.is_empty() {
         known.extend(store::conversations::conversations::direct(conn, &wanted).await?);
     }
-    // The first message of a conversation has nothing to answer: it must not make one by failing.
+    // The first message of a conversation cannot be a reply, so a reply does not create a conversation.
     let openers: Vec<(Pair, UserId)> = wanted
         .iter()
         .filter(|pair| !known.contains_key(pair))
         .filter_map(|pair| {
-            let opener = placed.iter().find(|placed| {
-                matches!(placed.conversation, Target::New(its) if its == *pair) && placed.draft.reply_to.is_none()
+            let opener = resolved.iter().find(|resolved| {
+                matches!(resolved.conversation, Target::New(its) if its == *pair) && resolved.draft.reply_to.is_none()
             });
             Some((*pair, opener?.sender.id))
         })
         .collect();
-    let there = lock_people(conn, &openers).await?;
+    let existing = lock_people(conn, &openers).await?;
     for (pair, opener) in openers {
-        if there.contains(&pair.lower.0) && there.contains(&pair.higher.0) {
+        if existing.contains(&pair.lower.0) && existing.contains(&pair.higher.0) {
             let (id, new) = store::conversations::conversations::create_direct(conn, pair, opener, now).await?;
             if new {
-                made.push(NewEvent::of_conversation(events::Kind::ConversationCreated, id, opener, now));
+                created.push(NewEvent::of_conversation(events::Kind::ConversationCreated, id, opener, now));
             }
             known.insert(pair, id);
         }
     }
-    let mut kept = Vec::with_capacity(placed.len());
-    for mut placed in placed {
-        if let Target::New(pair) = placed.conversation {
+    let mut kept = Vec::with_capacity(resolved.len());
+    for mut resolved in resolved {
+        if let Target::New(pair) = resolved.conversation {
             let Some(id) = known.get(&pair) else {
-                let answer = if placed.draft.reply_to.is_some() { reply_to_not_found() } else { recipient_gone() };
-                answers[placed.index] = Some(Err(answer));
+                let answer =
+                    if resolved.draft.reply_to.is_some() { reply_to_not_found() } else { recipient_not_found() };
+                answers[resolved.index] = Some(Err(answer));
                 continue;
             };
-            placed.conversation = Target::Exists(*id);
+            resolved.conversation = Target::Exists(*id);
         }
-        kept.push(placed);
+        kept.push(resolved);
     }
     Ok(kept)
 }
 
-/// Keeps people from being erased while a conversation is made for them; who is there. An erasure looks for conversations
-/// after it removed its person, so it either finds this one or keeps it from being made.
+/// Prevents the erasure of users while a conversation is created for them. Returns those who exist. An erasure looks
+/// for conversations after it has removed its user, so it either finds the new conversation or prevents its creation.
 async fn lock_people(conn: &mut Conn, openers: &[(Pair, UserId)]) -> Result<BTreeSet<i64>> {
     let ids: BTreeSet<i64> = openers.iter().flat_map(|(pair, _)| [pair.lower.0, pair.higher.0]).collect();
     if ids.is_empty() {
@@ -353,33 +367,33 @@ async fn lock_people(conn: &mut Conn, openers: &[(Pair, UserId)]) -> Result<BTre
     store::identity::users::lock_shared(conn, &ids).await
 }
 
-fn recipient_gone() -> Error {
+fn recipient_not_found() -> Error {
     Error::invalid("recipient_user_name", "user_not_found", "names no user")
 }
 
-/// There is nothing that could be answered.
+/// The error for a reply to a message that does not exist or that the sender may not see.
 pub fn reply_to_not_found() -> Error {
     Error::invalid("reply_to", "message_not_found", "is not the seq of a message of this conversation")
 }
 
-/// Locks the conversations, numbers the messages and writes everything; whether there was anything to write.
+/// Locks the conversations, numbers the messages and writes everything. Returns whether there was anything to write.
 async fn write(
     conn: &mut Conn,
     now: Timestamp,
-    placed: Vec<Placed<'_>>,
+    resolved: Vec<ResolvedDraft<'_>>,
     batch: &Batch,
-    made: &[NewEvent<'static>],
+    created: &[NewEvent<'static>],
     answers: &mut [Option<Result<Answer>>],
 ) -> Result<bool> {
-    let ids: BTreeSet<i64> = placed.iter().filter_map(Placed::conversation_id).map(|id| id.0).collect();
+    let ids: BTreeSet<i64> = resolved.iter().filter_map(ResolvedDraft::conversation_id).map(|id| id.0).collect();
     let ids: Vec<i64> = ids.into_iter().collect();
-    let (heads, message_ids) = store::batches::sends::lock_and_number(conn, &ids, placed.len()).await?;
+    let (heads, message_ids) = store::batches::sends::lock_and_number(conn, &ids, resolved.len()).await?;
     let mut heads: HashMap<ConversationId, Head> = heads.into_iter().map(|head| (head.id, head)).collect();
-    // Asked once the locks are held, so that an erasure which is not seen here finds what is written here.
-    let doubted = batch.known.doubted.load(Ordering::Relaxed);
-    let placed = if doubted { still_there(conn, batch, placed, answers).await? } else { placed };
-    let members = sending_members(conn, &placed).await?;
-    let mut sent = number(now, placed, message_ids, &mut heads, &members, answers)?;
+    // Checked while the locks are held, so that an erasure that is not visible here finds what is written here.
+    let recheck_users = batch.known.recheck_users.load(Ordering::Relaxed);
+    let resolved = if recheck_users { drop_erased(conn, batch, resolved, answers).await? } else { resolved };
+    let members = sending_members(conn, &resolved).await?;
+    let mut sent = assign_numbers(now, resolved, message_ids, &mut heads, &members, answers)?;
     if sent.is_empty() {
         return Ok(false);
     }
@@ -406,13 +420,14 @@ async fn write(
         })
         .collect();
     store::messages::threads::raise(conn, &replies).await?;
-    let unrevoked_since = (!doubted).then(|| batch.known.mark.position());
+    let unrevoked_since = (!recheck_users).then(|| batch.known.mark.position());
     let mentions: Vec<Mention> = sent.iter().flat_map(|(_, _, sent)| mentions::rows(&sent.message)).collect();
-    let append = Append { heads: &heads, made, rows: &rows, mentions: &mentions, member_limit: RECEIPTS_MEMBER_LIMIT };
+    let append =
+        Append { heads: &heads, made: created, rows: &rows, mentions: &mentions, member_limit: RECEIPTS_MEMBER_LIMIT };
     let appended = store::batches::sends::append(conn, append, unrevoked_since).await;
     if let Err(Error::Rerun(_)) = appended {
-        // Somebody may have been logged out, or erased: who is still there is to be asked.
-        batch.known.doubted.store(true, Ordering::Relaxed);
+        // A user may have been erased or banned, so the next run must look up the users again.
+        batch.known.recheck_users.store(true, Ordering::Relaxed);
     }
     appended?;
     for ((index, _, sent), prepared) in sent.into_iter().zip(prepared) {
@@ -421,108 +436,108 @@ async fn write(
     Ok(true)
 }
 
-/// Gives seqs, ids and times to the drafts that may be sent, and moves the heads of their conversations.
-fn number<'a>(
+/// Assigns seqs, ids and times to the drafts that may be sent, and advances the heads of their conversations.
+fn assign_numbers<'a>(
     now: Timestamp,
-    placed: Vec<Placed<'a>>,
+    resolved: Vec<ResolvedDraft<'a>>,
     message_ids: Vec<i64>,
     heads: &mut HashMap<ConversationId, Head>,
     members: &HashMap<(ConversationId, UserId), i64>,
     answers: &mut [Option<Result<Answer>>],
 ) -> Result<Vec<(usize, &'a Once<Sent>, Sent)>> {
-    // A message of this batch is not visible to anybody yet: nothing can answer it.
+    // Nobody can see the messages of this batch yet, so nothing can be a reply to them.
     let visible: HashMap<ConversationId, i64> = heads.values().map(|head| (head.id, head.last_seq)).collect();
-    let mut sent = Vec::with_capacity(placed.len());
-    for (placed, id) in placed.into_iter().zip(message_ids) {
-        let first_seq = match placed.conversation {
-            Target::Group(group) => members.get(&(group, placed.sender.id)).copied(),
+    let mut sent = Vec::with_capacity(resolved.len());
+    for (resolved, id) in resolved.into_iter().zip(message_ids) {
+        let first_seq = match resolved.conversation {
+            Target::Group(group) => members.get(&(group, resolved.sender.id)).copied(),
             Target::Exists(_) | Target::New(_) => Some(1),
         };
         let Some(first_seq) = first_seq else {
-            answers[placed.index] = Some(Err(conversation_not_found()));
+            answers[resolved.index] = Some(Err(conversation_not_found()));
             continue;
         };
-        let Some(head) = placed.conversation_id().and_then(|id| heads.get_mut(&id)) else {
-            if matches!(placed.draft.recipient, Recipient::Direct(_)) {
-                // Remembered from a database that was replaced since.
+        let Some(head) = resolved.conversation_id().and_then(|id| heads.get_mut(&id)) else {
+            if matches!(resolved.draft.recipient, Recipient::Direct(_)) {
+                // The conversation comes from the cache, and the database was replaced since.
                 return Err(Error::unavailable("a conversation that was there is not there any more"));
             }
-            answers[placed.index] = Some(Err(conversation_not_found()));
+            answers[resolved.index] = Some(Err(conversation_not_found()));
             continue;
         };
         let last_seq = visible.get(&head.id).copied().unwrap_or_default();
-        if placed.draft.reply_to.is_some_and(|seq| !(first_seq..=last_seq).contains(&seq)) {
-            answers[placed.index] = Some(Err(reply_to_not_found()));
+        if resolved.draft.reply_to.is_some_and(|seq| !(first_seq..=last_seq).contains(&seq)) {
+            answers[resolved.index] = Some(Err(reply_to_not_found()));
             continue;
         }
         head.last_seq += 1;
-        // A clock that was set back must not turn the order around.
+        // The times of messages never decrease, even if the clock was set back.
         head.last_sent_at = head.last_sent_at.max(now);
         head.last_message_id = MessageId(id);
-        sent.push((placed.index, &placed.draft.once, placed.become_message(head)));
+        sent.push((resolved.index, &resolved.draft.once, resolved.become_message(head)));
     }
     Ok(sent)
 }
 
-/// Sorts out whose sender or recipient was erased since they were looked up.
-async fn still_there<'a>(
+/// Looks up the users again, and answers drafts whose sender or recipient was erased since the first look-up.
+async fn drop_erased<'a>(
     conn: &mut Conn,
     batch: &Batch,
-    placed: Vec<Placed<'a>>,
+    resolved: Vec<ResolvedDraft<'a>>,
     answers: &mut [Option<Result<Answer>>],
-) -> Result<Vec<Placed<'a>>> {
-    let ids: BTreeSet<i64> = placed.iter().flat_map(Placed::people).map(|id| id.0).collect();
+) -> Result<Vec<ResolvedDraft<'a>>> {
+    let ids: BTreeSet<i64> = resolved.iter().flat_map(ResolvedDraft::people).map(|id| id.0).collect();
     let ids: Vec<i64> = ids.into_iter().collect();
-    let there: HashMap<UserId, UserName> = store::identity::users::people_by_ids(conn, &ids)
+    let existing: HashMap<UserId, UserName> = store::identity::users::people_by_ids(conn, &ids)
         .await?
         .into_iter()
         .map(|person| (person.id, person))
         .collect();
-    let mut kept = Vec::with_capacity(placed.len());
-    for mut placed in placed {
-        let recipient = placed.recipient.as_ref().map(|recipient| recipient.id);
-        if there.get(&placed.sender.id).is_none_or(|sender| sender.is_banned) {
-            answers[placed.index] = Some(Err(Error::Unauthenticated));
-        } else if let Some(present) = recipient.and_then(|id| there.get(&id)) {
-            placed.recipient = Some(present.clone());
-            kept.push(placed);
-        } else if recipient.is_none() || matches!(placed.draft.recipient, Recipient::Conversation(_)) {
-            kept.push(placed);
+    let mut kept = Vec::with_capacity(resolved.len());
+    for mut resolved in resolved {
+        let recipient = resolved.recipient.as_ref().map(|recipient| recipient.id);
+        if existing.get(&resolved.sender.id).is_none_or(|sender| sender.is_banned) {
+            answers[resolved.index] = Some(Err(Error::Unauthenticated));
+        } else if let Some(present) = recipient.and_then(|id| existing.get(&id)) {
+            resolved.recipient = Some(present.clone());
+            kept.push(resolved);
+        } else if recipient.is_none() || matches!(resolved.draft.recipient, Recipient::Conversation(_)) {
+            kept.push(resolved);
         } else {
-            answers[placed.index] = Some(Err(recipient_gone()));
+            answers[resolved.index] = Some(Err(recipient_not_found()));
         }
     }
-    drop_refused(conn, batch, kept, answers).await
+    drop_unreachable(conn, batch, kept, answers).await
 }
 
-/// Sorts out drafts whose recipient may not be written to by their sender.
-async fn drop_refused<'a>(
+/// Answers drafts whose sender may not write to their recipient.
+async fn drop_unreachable<'a>(
     conn: &mut Conn,
     batch: &Batch,
-    placed: Vec<Placed<'a>>,
+    resolved: Vec<ResolvedDraft<'a>>,
     answers: &mut [Option<Result<Answer>>],
-) -> Result<Vec<Placed<'a>>> {
-    let of = |placed: &Placed<'a>| Some((placed.sender.id, placed.recipient.clone()?));
-    let pairs: Vec<(UserId, UserName)> = placed.iter().filter_map(of).collect();
+) -> Result<Vec<ResolvedDraft<'a>>> {
+    let of = |resolved: &ResolvedDraft<'a>| Some((resolved.sender.id, resolved.recipient.clone()?));
+    let pairs: Vec<(UserId, UserName)> = resolved.iter().filter_map(of).collect();
     let pairs = pairs.iter().map(|(sender, recipient)| (*sender, recipient));
     let refused = reachability::refused(conn, pairs, batch.direct_messages_from).await?;
     if refused.is_empty() {
-        return Ok(placed);
+        return Ok(resolved);
     }
-    let mut kept = Vec::with_capacity(placed.len());
-    for placed in placed {
-        let recipient = placed.recipient.as_ref().map(|recipient| recipient.id);
-        if recipient.is_some_and(|recipient| refused.contains(&(placed.sender.id, recipient))) {
-            answers[placed.index] =
+    let mut kept = Vec::with_capacity(resolved.len());
+    for resolved in resolved {
+        let recipient = resolved.recipient.as_ref().map(|recipient| recipient.id);
+        if recipient.is_some_and(|recipient| refused.contains(&(resolved.sender.id, recipient))) {
+            answers[resolved.index] =
                 Some(Err(reachability::not_friends("this user takes direct messages from friends alone")));
         } else {
-            kept.push(placed);
+            kept.push(resolved);
         }
     }
     Ok(kept)
 }
 
-impl Placed<'_> {
+impl ResolvedDraft<'_> {
     fn conversation_id(&self) -> Option<ConversationId> {
         match self.conversation {
             Target::Exists(id) | Target::Group(id) => Some(id),
@@ -535,7 +550,7 @@ impl Placed<'_> {
     }
 
     fn become_message(self, head: &Head) -> Sent {
-        // A note to oneself has reached its reader.
+        // A note to oneself is delivered and read at once.
         let to_oneself = self.recipient.as_ref().is_some_and(|recipient| recipient.id == self.sender.id);
         let reached_at = to_oneself.then_some(head.last_sent_at);
         Sent {

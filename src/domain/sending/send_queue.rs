@@ -1,14 +1,21 @@
-//! Where sends wait for each other: whatever is waiting goes into one transaction.
+//! The queue of drafts. All drafts that wait are sent together in one transaction.
 //!
-//! Invariants: a draft is answered once, after its commit. While a batch waits for its commit another one is put together and
-//! run up to the event log's counter; no two under way share a conversation or an idempotency key, so that neither waits
-//! for the other's rows, and what is sent into one conversation keeps its order. Two drafts with one idempotency key are
-//! never in one batch, so a concurrent repeat waits for the first. A batch that fails for a reason not foreseen is run again
-//! one by one, so that only its culprit fails.
+//! Invariants:
+//! - A draft is answered once, after its commit.
+//! - Up to `MAX_BATCHES_RUNNING` batches run at a time: while one waits for its commit, the next is assembled and run
+//!   up to the counter of the event log.
+//! - Two running batches never share an idempotency key. Nor do they share a conversation that their drafts address in
+//!   the same way: by the same two user names, or by the same id. So such drafts keep their order, and neither batch
+//!   waits for the other's rows. A direct conversation may be in both batches if one draft names the recipient and the
+//!   other the id. Then the lock on the conversation's row decides which message comes first.
+//! - Two drafts with the same idempotency key are never in one batch, so a repeated request that arrives meanwhile
+//!   waits for the first.
+//! - If a batch fails for an unforeseen reason, its drafts are sent again one by one, so that only the draft that
+//!   causes the failure fails.
 //!
-//! Drafts that wait, and the claims of batches under way, outlive the task that empties the queue: a task that is started
-//! again goes on with them. Each batch runs in a task of its own, which answers its drafts and gives its claims back whatever
-//! happens to the queue's task.
+//! The drafts in the queue, and the claims of running batches, outlive the task that empties the queue: a restarted
+//! task continues with them. Each batch runs in a task of its own. That task answers its drafts and releases its
+//! claims, whatever happens to the task of the queue.
 
 use std::collections::{HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -33,51 +40,51 @@ use crate::store::identity::users::DirectMessagesFrom;
 /// The name of the task that empties the queue.
 pub const TASK: &str = "send-queue";
 
-/// Drafts that one transaction may carry.
+/// Most drafts in one transaction.
 const BATCH_LIMIT: usize = 128;
-/// Batches under way at a time.
-const LANES: usize = 2;
-/// Drafts that may wait.
+/// Most batches that run at a time.
+const MAX_BATCHES_RUNNING: usize = 2;
+/// Most drafts that wait in the channel. As many again may wait in the dispatcher.
 const QUEUE_LIMIT: usize = 8_192;
 
-/// The way in. Cheap to clone.
+/// A handle to the queue. Cheap to clone.
 #[derive(Clone)]
 pub struct SendQueue {
-    waiting: mpsc::Sender<Waiting>,
+    waiting: mpsc::Sender<QueuedDraft>,
     metrics: Arc<Metrics>,
     running: Arc<RunFlag>,
     /// Locked by the task that empties the queue.
     dispatcher: Arc<Mutex<Dispatcher>>,
 }
 
-struct Waiting {
+struct QueuedDraft {
     draft: Draft,
     reply: oneshot::Sender<Result<Answer>>,
-    /// What it would wait for in the database: its conversation, and its key if it has one.
+    /// What the draft would wait for in the database: its conversation, and its idempotency key if it has one.
     claims: Claims,
 }
 
-/// Hashes of what no two batches under way may share. A collision only makes a draft wait for the next batch.
+/// Hashes of the things that two running batches may not share. A collision only makes a draft wait for a later batch.
 #[derive(Clone, Copy)]
 struct Claims {
-    place: u64,
+    conversation: u64,
     key: Option<u64>,
 }
 
 impl Claims {
     fn of(draft: &Draft) -> Self {
-        let place = match &draft.recipient {
+        let conversation = match &draft.recipient {
             Recipient::Direct(name) => {
                 let sender = draft.sender.key();
                 hash((sender.min(name), sender.max(name)))
             }
             Recipient::Conversation(id) => hash(id.0),
         };
-        Self { place, key: draft.once.request.as_ref().map(|request| hash(request.digest)) }
+        Self { conversation, key: draft.once.request.as_ref().map(|request| hash(request.digest)) }
     }
 
     fn all(self) -> impl Iterator<Item = u64> {
-        [Some(self.place), self.key].into_iter().flatten()
+        [Some(self.conversation), self.key].into_iter().flatten()
     }
 }
 
@@ -88,42 +95,44 @@ fn hash(value: impl Hash) -> u64 {
 }
 
 impl SendQueue {
-    /// An empty queue. Nothing leaves it before [`run`](Self::run).
+    /// An empty queue. It is emptied while [`run`](Self::run) runs.
     pub fn new(
         db: Db,
         clock: Clock,
         metrics: Arc<Metrics>,
         revocations: Arc<Revocations>,
-        fresh: Arc<Fresh>,
+        recent_sends: Arc<Fresh>,
         direct_messages_from: DirectMessagesFrom,
     ) -> Self {
         let (waiting, queue) = mpsc::channel(QUEUE_LIMIT);
-        let (ended, batches_ended) = mpsc::channel(LANES);
-        let sender = Sender { db, clock, revocations, directory: Directory::default(), fresh, direct_messages_from };
+        let (ended, batches_ended) = mpsc::channel(MAX_BATCHES_RUNNING);
+        let sender =
+            BatchSender { db, clock, revocations, directory: Directory::default(), recent_sends, direct_messages_from };
         let dispatcher = Dispatcher {
             sender: Arc::new(sender),
             metrics: Arc::clone(&metrics),
             queue,
             ready: VecDeque::new(),
             claimed: HashSet::new(),
-            under_way: 0,
+            batches_running: 0,
             ended,
             batches_ended,
         };
         Self { waiting, metrics, running: Arc::default(), dispatcher: Arc::new(Mutex::new(dispatcher)) }
     }
 
-    /// Empties the queue for as long as it is polled.
+    /// Empties the queue, as long as it is polled.
     pub async fn run(&self) {
         let mut dispatcher = self.dispatcher.lock().await;
         let _running = self.running.raise();
         dispatcher.run().await;
     }
 
-    /// Sends one draft, together with whatever else is waiting.
+    /// Sends a draft, together with the other drafts that wait.
     ///
     /// # Errors
-    /// Of the draft; [`Error::Unavailable`] when too many wait, or the task that empties the queue does not run.
+    /// The errors of the draft; [`Error::Unavailable`] if too many drafts wait, or if the task that empties the queue
+    /// does not run.
     pub async fn send(&self, draft: Draft) -> Result<Answer> {
         if self.running.has_ended() {
             let reason = format!("sends are not being processed: the task {TASK} has failed and is restarted");
@@ -132,7 +141,7 @@ impl SendQueue {
         let (reply, answer) = oneshot::channel();
         let _in_queue = self.metrics.enter_queue("send");
         let claims = Claims::of(&draft);
-        match self.waiting.try_send(Waiting { draft, reply, claims }) {
+        match self.waiting.try_send(QueuedDraft { draft, reply, claims }) {
             Ok(()) => answer.await.unwrap_or_else(|_| Err(Error::internal("a send was dropped"))),
             Err(_) => Err(Error::unavailable("too many sends are waiting")),
         }
@@ -140,34 +149,35 @@ impl SendQueue {
 }
 
 struct Dispatcher {
-    sender: Arc<Sender>,
+    sender: Arc<BatchSender>,
     metrics: Arc<Metrics>,
-    queue: mpsc::Receiver<Waiting>,
-    ready: VecDeque<Waiting>,
-    /// Claims of the batches under way.
+    queue: mpsc::Receiver<QueuedDraft>,
+    ready: VecDeque<QueuedDraft>,
+    /// Claims of the running batches.
     claimed: HashSet<u64>,
-    /// Batches under way.
-    under_way: usize,
+    /// Number of running batches.
+    batches_running: usize,
     ended: mpsc::Sender<Vec<u64>>,
-    /// The claims of each batch that has ended.
+    /// Receives the claims of each batch that has ended.
     batches_ended: mpsc::Receiver<Vec<u64>>,
 }
 
 impl Dispatcher {
     async fn run(&mut self) {
         loop {
-            while self.under_way < LANES {
+            while self.batches_running < MAX_BATCHES_RUNNING {
                 let batch = self.take_batch();
                 if batch.is_empty() {
                     break;
                 }
                 self.start(batch);
             }
-            // Neither channel closes: this holds a sender of the one, and the queue one of the other.
+            // Neither channel closes: this struct holds a sender of one, and every handle to the queue holds a sender
+            // of the other.
             tokio::select! {
                 Some(waiting) = self.queue.recv(), if self.ready.len() < QUEUE_LIMIT => self.ready.push_back(waiting),
                 Some(claims) = self.batches_ended.recv() => {
-                    self.under_way -= 1;
+                    self.batches_running -= 1;
                     claims.iter().for_each(|claim| {
                         self.claimed.remove(claim);
                     });
@@ -182,11 +192,11 @@ impl Dispatcher {
     }
 
     /// Runs a batch in a task of its own.
-    fn start(&mut self, batch: Vec<Waiting>) {
-        self.under_way += 1;
+    fn start(&mut self, batch: Vec<QueuedDraft>) {
+        self.batches_running += 1;
         let claims = batch.iter().flat_map(|waiting| waiting.claims.all()).collect();
         // Made first: a panic from here on gives the claims back.
-        let claimed = Claimed { claims, ended: self.ended.clone() };
+        let claimed = ClaimsGuard { claims, ended: self.ended.clone() };
         tasks::panic_point(PanicPoint::BatchTaken);
         self.metrics.send_batch_size.observe(batch.len() as f64);
         let span = span_of(batch.iter().map(|waiting| &waiting.draft));
@@ -198,8 +208,8 @@ impl Dispatcher {
         span.in_scope(|| tasks::spawn("send-batch", running));
     }
 
-    /// What goes together: the oldest ones that nobody under way is in the way of, no idempotency key twice.
-    fn take_batch(&mut self) -> Vec<Waiting> {
+    /// Takes the oldest drafts that conflict with no running batch. No idempotency key is taken twice.
+    fn take_batch(&mut self) -> Vec<QueuedDraft> {
         let mut batch = Vec::new();
         let mut keys = HashSet::new();
         let mut left = VecDeque::new();
@@ -220,32 +230,32 @@ impl Dispatcher {
     }
 }
 
-/// The claims of a batch under way, given back when its task ends, by a panic too.
-struct Claimed {
+/// Releases the claims of a batch when its task ends, even by a panic.
+struct ClaimsGuard {
     claims: Vec<u64>,
     ended: mpsc::Sender<Vec<u64>>,
 }
 
-impl Drop for Claimed {
+impl Drop for ClaimsGuard {
     fn drop(&mut self) {
-        // There is room for every batch under way.
+        // The channel has room for every running batch.
         drop(self.ended.try_send(std::mem::take(&mut self.claims)));
     }
 }
 
-/// What a batch is sent with.
-struct Sender {
+/// What is needed to send a batch.
+struct BatchSender {
     db: Db,
     clock: Clock,
     revocations: Arc<Revocations>,
     directory: Directory,
-    fresh: Arc<Fresh>,
+    recent_sends: Arc<Fresh>,
     direct_messages_from: DirectMessagesFrom,
 }
 
-impl Sender {
+impl BatchSender {
     /// Sends a batch and answers its drafts.
-    async fn run(&self, batch: Vec<Waiting>) {
+    async fn run(&self, batch: Vec<QueuedDraft>) {
         let (mut drafts, mut replies) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
         for waiting in batch {
             drafts.push(waiting.draft);
@@ -253,9 +263,10 @@ impl Sender {
         }
         let answers = self.send(drafts).await;
         tasks::panic_point(PanicPoint::BatchCommitted);
-        self.fresh.keep(&answers);
+        self.recent_sends.keep(&answers);
         for (reply, answer) in replies.into_iter().zip(answers) {
-            // Whoever gave up waiting finds the answer under its key.
+            // If the caller has gone away, the answer is dropped. A repeated request finds it under its idempotency
+            // key.
             drop(reply.send(answer));
         }
     }
@@ -267,12 +278,12 @@ impl Sender {
                 send_batch(&self.db, &Arc::new(batch)).await
             }
             Err(error) if drafts.len() == 1 => vec![Err(error)],
-            Err(error) if is_for_all(&error) => {
-                tracing::warn!(%error, "the people of a batch of sends cannot be read: none is sent");
-                drafts.iter().map(|_| Err(repeat(&error))).collect()
+            Err(error) if affects_whole_batch(&error) => {
+                tracing::warn!(%error, "the users of a batch of sends cannot be read; no draft is sent");
+                drafts.iter().map(|_| Err(copy_of(&error))).collect()
             }
             Err(error) => {
-                tracing::warn!(%error, "the people of a batch of sends cannot be read: each is sent alone");
+                tracing::warn!(%error, "the users of a batch of sends cannot be read; sending each draft alone");
                 let mut answers = Vec::with_capacity(drafts.len());
                 for draft in drafts {
                     let span = span_of([&draft].into_iter());
@@ -284,23 +295,24 @@ impl Sender {
     }
 }
 
-/// The span of a batch names the requests that it serves: it has none of them as its parent.
+/// The span of a batch lists the requests that it serves. None of them is its parent.
 fn span_of<'a>(drafts: impl Iterator<Item = &'a Draft> + Clone) -> Span {
     let size = drafts.clone().count();
     let request_ids = request_id::list(drafts.filter_map(|draft| draft.request_id.as_ref()));
-    // Of the highest level, so that the ids are in the lines of every level.
+    // Of the highest level, so that log lines of every level show the ids.
     tracing::error_span!(parent: None, "send_batch", size, %request_ids)
 }
 
-/// Whether every draft of the batch would meet this error alone as well.
-const fn is_for_all(error: &Error) -> bool {
+/// Whether each draft of the batch would fail with this error on its own as well.
+const fn affects_whole_batch(error: &Error) -> bool {
     matches!(error, Error::Unavailable { .. } | Error::StorageFull)
 }
 
 async fn send_batch(db: &Db, batch: &Arc<Batch>) -> Vec<Result<Answer>> {
     let error = match write(db, Arc::clone(batch)).await {
         Ok(answers) => return answers,
-        // The batch knows now what to ask: PostgreSQL's driver has run it again already, SQLite's leaves that to us.
+        // The batch now knows that it must check the users again. The PostgreSQL driver has already run it again; the
+        // SQLite driver leaves that to the caller.
         Err(Error::Rerun(_)) => match write(db, Arc::clone(batch)).await {
             Ok(answers) => return answers,
             Err(error) => error,
@@ -310,12 +322,13 @@ async fn send_batch(db: &Db, batch: &Arc<Batch>) -> Vec<Result<Answer>> {
     if batch.len() == 1 {
         return vec![Err(error)];
     }
-    if is_for_all(&error) {
-        // It may have been committed all the same (the answer to a COMMIT can be lost): never sent a second time from here.
-        tracing::warn!(%error, "a batch of sends failed: none is sent again");
-        return (0..batch.len()).map(|_| Err(repeat(&error))).collect();
+    if affects_whole_batch(&error) {
+        // The batch may have been committed, because the answer to a COMMIT can be lost. So it is never sent again from
+        // here.
+        tracing::warn!(%error, "a batch of sends failed; no draft is sent again");
+        return (0..batch.len()).map(|_| Err(copy_of(&error))).collect();
     }
-    tracing::warn!(%error, "a batch of sends failed: each is sent alone");
+    tracing::warn!(%error, "a batch of sends failed; sending each draft alone");
     let mut answers = Vec::with_capacity(batch.len());
     for single in batch.one_by_one() {
         let span = span_of(single.drafts().iter());
@@ -331,8 +344,8 @@ async fn write(db: &Db, batch: Arc<Batch>) -> Result<Vec<Result<Answer>>> {
     db.write(batch, |conn, batch| Box::pin(send_all(conn, batch))).await
 }
 
-/// An error once more, for another one whom it met.
-pub(in crate::domain) fn repeat(error: &Error) -> Error {
+/// A copy of an error, for another draft of the same batch.
+pub(in crate::domain) fn copy_of(error: &Error) -> Error {
     match error {
         Error::StorageFull => Error::StorageFull,
         error => Error::unavailable(error.to_string()),

@@ -1,6 +1,7 @@
-//! Idempotency keys: an answer that was given is given again.
+//! Idempotency keys: a request that is repeated with its key gets the stored answer of the first one.
 //!
-//! Invariant: the record is written in the transaction of what it answers for, so either both are there or neither is.
+//! Invariant: the record of a key is written in the transaction of the change that it belongs to, so either both are
+//! stored or neither is.
 //!
 //! Invariant: the day under which keys are stored never goes back, whatever the clock does; see [`KeyDays`].
 
@@ -17,26 +18,26 @@ use crate::store;
 use crate::store::db::{Conn, Db};
 pub use crate::store::shared::idempotency::{Digest, Record, StoredAnswer};
 
-/// Days that a key is kept, today not counted.
+/// For how many days a key is kept, not counting today.
 pub const KEPT_DAYS: i64 = 7;
-/// How close to midnight a key is also looked for under the neighbouring day: the clocks of two nodes differ by less.
+/// How close to midnight a key is also looked up under the neighbouring day. The clocks of two nodes differ by less.
 const AROUND_MIDNIGHT_MICROS: i64 = 60 * 60 * 1_000_000;
-/// Characters of a key.
+/// Longest key, in characters.
 pub const MAX_KEY_CHARACTERS: usize = 255;
 
-/// The days under which keys are stored and looked for.
+/// The days under which keys are stored and looked up.
 ///
-/// A clock that is set back would make yesterday's keys invisible, and a repeated request would be carried out twice. So
-/// keys are stored under the newest day that holds a key, where that is later than tomorrow, and are looked for around both
-/// days. Deleting goes by today alone, which is never the later one.
+/// A clock that is set back would hide yesterday's keys, and a repeated request would be executed twice. So if the
+/// newest day with a key is later than tomorrow, keys are stored under that day, and they are looked up around both
+/// days. Deletion uses today's date only, which is never the later one.
 ///
-/// The newest day is remembered, so that a send asks the database nothing more. It is read at the start and every few
-/// seconds, always before the database's clock is read. So a node does not go back to an earlier day without knowing the
-/// days under which other nodes have stored keys.
+/// The newest day is kept in memory, so a send needs no extra query. It is read from the database at the start and
+/// every few seconds, always before the database's clock is read. So a node that goes back to an earlier day already
+/// knows the days under which other nodes have stored keys.
 #[derive(Clone, Debug, Default)]
 pub struct KeyDays {
     newest: Arc<AtomicI64>,
-    /// The last day under which keys of earlier days were stored.
+    /// The newest day that keys of an earlier day were stored under, because the clock had been set back.
     set_back_until: Arc<AtomicI64>,
 }
 
@@ -44,7 +45,7 @@ impl KeyDays {
     /// Reads the newest day from the database.
     ///
     /// # Errors
-    /// Of the database.
+    /// Errors of the database.
     pub async fn learn(&self, db: &Db) -> Result<()> {
         let known = self.newest.load(Ordering::Relaxed);
         let newer =
@@ -55,13 +56,13 @@ impl KeyDays {
 
     /// The day under which a key is stored now.
     pub fn current(&self, now: Timestamp) -> i64 {
-        // It counts from the attempt on: a transaction that is rolled back does no harm.
+        // The day counts from the attempt on. If the transaction is rolled back, this does no harm.
         let newest = self.newest.fetch_max(now.day(), Ordering::Relaxed);
         self.later_day(newest, now).unwrap_or(now.day())
     }
 
-    /// The newest day, where keys of today are stored under it. Tomorrow is always looked at, so that a small correction
-    /// around midnight needs no other day than today.
+    /// The newest day, if keys of today are stored under it. Tomorrow is always looked up as well, so a small
+    /// correction of the clock around midnight does not need this.
     fn later_day(&self, newest: i64, now: Timestamp) -> Option<i64> {
         let is_later = newest > now.day() + 1;
         if is_later {
@@ -70,15 +71,15 @@ impl KeyDays {
         is_later.then_some(newest)
     }
 
-    /// Whether keys may be stored under a later day than that of their messages: the clock was set back, and keys of that
-    /// time are still kept.
+    /// Whether keys may be stored under a later day than that of their messages: the clock was set back, and keys of
+    /// that time are still kept.
     pub fn are_late(&self, now: Timestamp) -> bool {
         self.later_day(self.newest.load(Ordering::Relaxed), now);
         self.set_back_until.load(Ordering::Relaxed) >= now.day() - KEPT_DAYS - 1
     }
 
-    /// The days on which a key that still counts may have been stored, the newest first. Tomorrow is one of them: another
-    /// node's clock may be a little ahead.
+    /// The days under which a key that is still valid may be stored, the newest first. Tomorrow is included, because
+    /// the clock of another node may be slightly ahead.
     pub fn kept(&self, now: Timestamp) -> Vec<i64> {
         let around = |day: i64| day - KEPT_DAYS..=day + 1;
         let newest = self.newest.load(Ordering::Relaxed);
@@ -90,7 +91,7 @@ impl KeyDays {
         days
     }
 
-    /// The days, other than the current one, that may be the current one for another node.
+    /// The days, other than the current one, that another node may consider the current one.
     fn neighbouring(&self, now: Timestamp) -> Vec<i64> {
         let current = self.current(now);
         // Another node may not have read the clock since it was set back.
@@ -104,22 +105,22 @@ impl KeyDays {
     }
 }
 
-/// A request that came with a key.
+/// The idempotency key of a request.
 #[derive(Clone, Debug)]
 pub struct KeyedRequest {
-    /// Scope and key.
+    /// Hash of the scope and the key.
     pub digest: Digest,
-    /// Method, path and body.
+    /// Hash of the method, the path and the body.
     pub request_hash: [u8; 32],
-    /// Seals an answer that holds a secret: it is made of the key itself, of which only `digest` is stored.
+    /// Encrypts an answer that holds a secret. It is derived from the key itself, of which only `digest` is stored.
     seal: [u8; 32],
-    /// Under which days it is stored and looked for.
+    /// Under which days the key is stored and looked up.
     pub days: KeyDays,
 }
 
-/// A POST that creates something: it is carried out once, however often it is repeated with its key. A unit of work that
-/// creates one thing uses [`given`](Self::given) and [`give`](Self::give); a batch of sends uses the same in the plural:
-/// [`given_before`], [`prepare`](Self::prepare) and [`keep`].
+/// A POST that creates something. It is executed once, however often it is repeated with its key. A unit of work that
+/// creates one thing uses [`given`](Self::given) and [`give`](Self::give). A batch of sends uses their forms for many
+/// requests: [`given_before`], [`prepare`](Self::prepare) and [`keep`].
 #[derive(Clone, Debug)]
 pub struct Once<T> {
     /// The key, if the request came with one.
@@ -127,49 +128,49 @@ pub struct Once<T> {
     /// Renders the answer from what was made. It is called in the transaction, because the answer is stored there. Each route
     /// has its own function, so it comes with the request and not from [`Renderer`](super::rendering::Renderer).
     pub render: fn(&T) -> Result<StoredAnswer>,
-    /// Whether the answer holds a secret, and is stored sealed.
+    /// Whether the answer holds a secret. Such an answer is stored encrypted.
     pub sealed: bool,
 }
 
-/// An answer, and whether it was given before.
+/// An answer, and whether it is a stored one.
 #[derive(Clone, Debug)]
 pub struct Given {
-    /// What to answer.
+    /// The answer.
     pub answer: StoredAnswer,
-    /// Whether it was given before.
+    /// Whether it is the stored answer of an earlier request.
     pub replayed: bool,
 }
 
 impl Given {
-    /// An answer that is given for the first time.
+    /// The answer of a request that was executed now.
     pub const fn now(answer: StoredAnswer) -> Self {
         Self { answer, replayed: false }
     }
 }
 
-/// An answer to a request with a key: ready to be kept, and to be given once it is.
+/// An answer to a request with a key. It is sent after its record is stored.
 #[derive(Debug)]
 pub struct Prepared<'a> {
     record: Record,
     days: &'a KeyDays,
-    /// The answer as it is given, where it is stored sealed.
+    /// The answer in clear, if the record holds it encrypted.
     unsealed: Option<StoredAnswer>,
 }
 
 impl Prepared<'_> {
-    /// The key.
+    /// The digest of the key.
     pub const fn digest(&self) -> &Digest {
         &self.record.digest
     }
 
-    /// The answer.
+    /// The answer to send.
     pub fn give(self) -> Given {
         Given::now(self.unsealed.unwrap_or(self.record.answer))
     }
 }
 
 impl<T> Once<T> {
-    /// Without a key, where nobody reads the answer.
+    /// A request without a key, whose answer nobody reads.
     pub const fn unanswered() -> Self {
         const fn nothing<T>(_: &T) -> Result<StoredAnswer> {
             Ok(StoredAnswer { status: 201, location: None, body: Vec::new() })
@@ -177,29 +178,29 @@ impl<T> Once<T> {
         Self { request: None, render: nothing, sealed: false }
     }
 
-    /// The answer that was given to this key, if there was one. To be asked first in the transaction.
+    /// The stored answer for this key, if there is one. Call this first in the transaction.
     ///
     /// # Errors
-    /// [`Error::IdempotencyKeyReused`]; of the database.
+    /// [`Error::IdempotencyKeyReused`]; errors of the database.
     pub async fn given(&self, conn: &mut Conn, now: Timestamp) -> Result<Option<Given>> {
         given_before(conn, now, &[self]).await?.pop().flatten().transpose()
     }
 
-    /// Renders what was made, and keeps the answer beside it. `subject` is the person whom it is about.
+    /// Renders the answer and stores it in the transaction. `subject` is the user whom the answer is about.
     ///
     /// # Errors
-    /// [`Error::Rerun`] when another request with this key was faster; of the database.
+    /// [`Error::Rerun`] if another request with this key was committed first; errors of the database.
     pub async fn give(&self, conn: &mut Conn, now: Timestamp, made: &T, subject: Option<UserId>) -> Result<Given> {
         let Some(prepared) = self.prepare(made, subject)? else { return (self.render)(made).map(Given::now) };
         keep(conn, now, &[&prepared]).await?;
         Ok(prepared.give())
     }
 
-    /// Renders what was made as it is to be kept; `None` for a request without a key. `subject` is the person whom the answer
-    /// is about, where it is no message.
+    /// Renders the answer and makes the record to store; `None` for a request without a key. `subject` is the user whom
+    /// the answer is about, unless it is about a message.
     ///
     /// # Errors
-    /// Of the rendering.
+    /// Errors of the rendering.
     pub fn prepare(&self, made: &T, subject: Option<UserId>) -> Result<Option<Prepared<'_>>> {
         let Some(request) = &self.request else { return Ok(None) };
         let mut answer = (self.render)(made)?;
@@ -225,11 +226,11 @@ impl<T> Once<T> {
     }
 }
 
-/// What was answered to the keys of some requests, in one look-up. `None` stands for a request that is new or has no key, and
-/// [`Error::IdempotencyKeyReused`] for one whose key came with another request.
+/// Looks up the stored answers of several requests with one query. An entry is `None` for a request that is new or has
+/// no key, and [`Error::IdempotencyKeyReused`] for one whose key was used with a different request.
 ///
 /// # Errors
-/// Of the database.
+/// Errors of the database.
 pub async fn given_before<T>(
     conn: &mut Conn,
     now: Timestamp,
@@ -252,10 +253,10 @@ pub async fn given_before<T>(
 }
 
 impl KeyedRequest {
-    /// Hashes what identifies the key, and what identifies the request.
+    /// Hashes the scope with the key, and the request.
     ///
     /// # Errors
-    /// 422 on `Idempotency-Key` when it is not 1..255 printable ASCII characters.
+    /// 422 for `Idempotency-Key` if it is not 1 to 255 printable ASCII characters.
     pub fn new(days: &KeyDays, scope: &str, key: &[u8], method: &str, path: &str, body: &[u8]) -> Result<Self> {
         if key.is_empty() || key.len() > MAX_KEY_CHARACTERS || !key.iter().all(|byte| (b' '..=b'~').contains(byte)) {
             return Err(Error::invalid(
@@ -280,8 +281,9 @@ impl KeyedRequest {
         Ok(LessSafeKey::new(key))
     }
 
-    /// The nonce, the sealed body and its tag. The nonce comes from the body: when a request is repeated after its answer
-    /// was forgotten, another answer is sealed under the same key, and must not share a nonce with the first one.
+    /// Returns the nonce, the encrypted body and its tag. The nonce is derived from the body: when a request is
+    /// repeated after its record was deleted, a different answer is encrypted with the same key, and it must not use
+    /// the nonce of the first one.
     fn seal(&self, mut body: Vec<u8>) -> Result<Vec<u8>> {
         let mut nonce = [0; NONCE_LEN];
         nonce.copy_from_slice(&hash(&[b"nonce", &self.seal, &body])[..NONCE_LEN]);
@@ -293,7 +295,7 @@ impl KeyedRequest {
 
     fn open(&self, mut stored: Vec<u8>) -> Result<Vec<u8>> {
         if stored.is_empty() {
-            // It was blanked.
+            // An erasure has emptied the stored answer.
             return Ok(stored);
         }
         let damaged = || Error::internal("a sealed answer could not be opened");
@@ -304,18 +306,18 @@ impl KeyedRequest {
     }
 }
 
-/// Keeps answers, in the transaction of what they answer for; the day under which they are stored.
+/// Stores answers in the transaction of the changes that they belong to. Returns the day under which they are stored.
 ///
 /// # Errors
-/// [`Error::Rerun`] when another request with one of the keys was faster: its answer is there to be found now.
+/// [`Error::Rerun`] if another request with one of the keys was committed first: its answer can now be found.
 pub async fn keep(conn: &mut Conn, now: Timestamp, prepared: &[&Prepared<'_>]) -> Result<i64> {
     let Some(first) = prepared.first() else { return Ok(now.day()) };
     let days = first.days;
     let day = days.current(now);
     let mut records: Vec<&Record> = prepared.iter().map(|prepared| &prepared.record).collect();
     records.sort_unstable_by_key(|record| record.digest);
-    // Two nodes on either side of midnight do not meet at the key's row. Those that send meet at the lock of the
-    // conversation: what the one has committed, the other sees from here on.
+    // Two nodes on different sides of midnight do not conflict on the row of the key. Nodes that send wait for each
+    // other at the lock of the conversation, so what the first has committed is visible to the second here.
     let neighbouring = days.neighbouring(now);
     if !neighbouring.is_empty() {
         let digests: Vec<&[u8]> = records.iter().map(|record| record.digest.as_slice()).collect();

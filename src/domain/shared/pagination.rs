@@ -1,39 +1,40 @@
-//! Pages of lists: how many, and from where on.
+//! Pages of lists: how many entries a page has, and where it begins.
 //!
-//! Invariant: a cursor is opaque to callers and names a place by value, never by offset, so a page neither repeats nor skips
-//! what stood still. It says for which list it was made; another list refuses it.
+//! Invariant: a cursor is opaque to callers. It marks a place by the values of an entry, never by an offset, so entries
+//! that do not change are neither repeated nor skipped. A cursor carries the name of its list, and other lists refuse
+//! it.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::base::error::{Error, Result};
 
-/// Entries of a page when the caller names no number.
+/// Entries on a page if the caller gives no limit.
 pub const DEFAULT_LIMIT: usize = 50;
-/// Entries that a page may have.
+/// Most entries on a page.
 pub const MAX_LIMIT: usize = 200;
-/// Bytes of a cursor; ours are shorter.
+/// Longest cursor that is decoded, in bytes. The cursors made here are shorter.
 const MAX_CURSOR_BYTES: usize = 200;
 
-/// How many entries: 1..=[`MAX_LIMIT`].
+/// The number of entries on a page: 1..=[`MAX_LIMIT`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit(usize);
 
 impl Limit {
-    /// The largest one.
+    /// The largest page.
     pub const MAX: Self = Self(MAX_LIMIT);
 
-    /// `None` when the number is out of bounds.
+    /// `None` if the number is out of range.
     pub fn new(entries: i64) -> Option<Self> {
         usize::try_from(entries).ok().filter(|entries| (1..=MAX_LIMIT).contains(entries)).map(Self)
     }
 
-    /// The number.
+    /// The number of entries.
     pub const fn get(self) -> usize {
         self.0
     }
 
-    /// How many to read: one more than the page has tells whether another one follows.
+    /// How many entries to read: one more than the page holds, which shows whether another page follows.
     pub const fn to_read(self) -> i64 {
         self.0 as i64 + 1
     }
@@ -45,18 +46,18 @@ impl Default for Limit {
     }
 }
 
-/// One page and the cursor of the next.
+/// One page of a list, and the cursor of the next one.
 #[derive(Clone, Debug)]
 pub struct Page<T> {
     /// The entries.
     pub entries: T,
-    /// Where the next page begins; `None` at the end.
+    /// The cursor of the next page; `None` on the last page.
     pub next: Option<String>,
 }
 
 impl<T> Page<Vec<T>> {
-    /// A page of the list called `list`, made of [`Limit::to_read`] entries or what there was; `place` is where an entry
-    /// stands.
+    /// Makes a page of the list called `list` from up to [`Limit::to_read`] entries. `place` returns the values that
+    /// mark the place of an entry.
     pub fn new<const N: usize>(list: &str, mut read: Vec<T>, limit: Limit, place: impl FnOnce(&T) -> [i64; N]) -> Self {
         let more = read.len() > limit.0;
         read.truncate(limit.0);
@@ -65,7 +66,7 @@ impl<T> Page<Vec<T>> {
     }
 }
 
-/// Where a page of the list called `list` begins: behind what its cursor names, or behind `start`.
+/// Where a page of the list called `list` begins: after the place of the cursor, or after `start` without a cursor.
 ///
 /// # Errors
 /// As [`decode_cursor`].
@@ -75,7 +76,7 @@ pub fn begin(list: &str, cursor: Option<&str>, start: i64) -> Result<i64> {
     Ok(place)
 }
 
-/// Writes a cursor for the list called `list`.
+/// Encodes a cursor for the list called `list`.
 pub fn encode_cursor(list: &str, place: &[i64]) -> String {
     let mut text = list.to_owned();
     for number in place {
@@ -85,10 +86,10 @@ pub fn encode_cursor(list: &str, place: &[i64]) -> String {
     URL_SAFE_NO_PAD.encode(text)
 }
 
-/// Reads a cursor of the list called `list`.
+/// Decodes a cursor of the list called `list`.
 ///
 /// # Errors
-/// 422 on the field `cursor` when it is not one that this list gave.
+/// 422 for the field `cursor` if this list did not make it.
 pub fn decode_cursor<const N: usize>(list: &str, cursor: &str) -> Result<[i64; N]> {
     let place = (|| {
         if cursor.len() > MAX_CURSOR_BYTES {

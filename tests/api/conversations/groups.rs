@@ -366,7 +366,7 @@ both!(an_ended_group_is_gone_for_everybody, async |place| {
     }
     server.get(&group).await.problem(404, "conversation_not_found");
     server.get(&format!("{group}/messages")).await.problem(404, "conversation_not_found");
-    while posthaste::domain::operations::housekeeping::bite(&server.app).await.unwrap() {}
+    while posthaste::domain::operations::housekeeping::batch(&server.app).await.unwrap() {}
     let left = place.numbers("SELECT count(*) FROM messaging.conversations WHERE kind = 'group'").await;
     let messages = place.numbers("SELECT count(*) FROM messaging.messages WHERE recipient_id IS NULL").await;
     assert_eq!((left[0][0], messages[0][0]), (0, 0));

@@ -164,12 +164,12 @@ both!(attempts_are_forgotten_after_a_day, async |place| {
         use_up_free_attempts(&server, "bugs").await;
         hand.fetch_add(86_400 * SECOND, Ordering::Relaxed);
         if clean {
-            while housekeeping::bite(&server.app).await.unwrap() {}
+            while housekeeping::batch(&server.app).await.unwrap() {}
         }
     }
     use_up_free_attempts(&server, "bugs").await;
     hand.fetch_add(86_400 * SECOND + 1, Ordering::Relaxed);
-    while housekeeping::bite(&server.app).await.unwrap() {}
+    while housekeeping::batch(&server.app).await.unwrap() {}
     assert_eq!(place.numbers("SELECT count(*) FROM messaging.login_attempts").await, [[0]]);
 });
 

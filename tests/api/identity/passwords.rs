@@ -281,7 +281,7 @@ both!(a_code_works_for_an_hour, async |place| {
     let late = code(&mail.next_mail().await, "phr_");
     hand.fetch_add(HOUR, Ordering::Relaxed);
     reset(&server, &late, &new_password()).await.problem(404, "code_not_found");
-    while housekeeping::bite(&server.app).await.unwrap() {}
+    while housekeeping::batch(&server.app).await.unwrap() {}
     // A clock that goes back does not bring back what was used.
     ask(&server, "bugs@example.org").await;
     let code = code(&mail.next_mail().await, "phr_");
@@ -326,7 +326,7 @@ both!(three_mails_an_hour_and_no_more, async |place| {
     assert_eq!(reset(&server, &code(&received[1], "phr_"), &new_password()).await.status, 204);
     reset(&server, &code(&received[0], "phr_"), &new_password()).await.problem(404, "code_not_found");
     hand.fetch_add(HOUR - 1, Ordering::Relaxed);
-    while housekeeping::bite(&server.app).await.unwrap() {}
+    while housekeeping::batch(&server.app).await.unwrap() {}
     ask(&server, "bugs@example.org").await;
     assert_eq!(arrived(&mut mail, &server, 0, "duck@example.org").await.len(), 0);
     hand.fetch_add(1, Ordering::Relaxed);
@@ -401,7 +401,7 @@ both!(an_address_is_confirmed_within_a_day, async |place| {
     let code = code(&mail.next_mail().await, "phe_");
     assert!(!place.everything().await.contains(&code[4..]));
     hand.fetch_add(24 * HOUR - 1, Ordering::Relaxed);
-    while housekeeping::bite(&server.app).await.unwrap() {}
+    while housekeeping::batch(&server.app).await.unwrap() {}
     assert_eq!(confirm(&server, &code).await.status, 204);
     hand.fetch_add(1, Ordering::Relaxed);
     confirm(&server, &late).await.problem(404, "code_not_found");

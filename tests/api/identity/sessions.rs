@@ -257,7 +257,7 @@ both!(a_session_lasts_while_it_is_used_and_not_for_ever, async |place| {
     hand.fetch_add(1, Ordering::Relaxed);
     server.get_as(used, "/api/users/me").await.problem(401, "unauthenticated");
     hand.fetch_add(1, Ordering::Relaxed);
-    while housekeeping::bite(&server.app).await.unwrap() {}
+    while housekeeping::batch(&server.app).await.unwrap() {}
     assert_eq!(place.numbers("SELECT count(*) FROM messaging.sessions").await, [[0]]);
 });
 

@@ -113,7 +113,7 @@ both!(a_failed_batch_is_logged_once_with_every_request_id, async |place| {
         let failed: Vec<Value> = lines(&process)
             .into_iter()
             .filter(|line| {
-                line["message"] == "a batch of sends failed: each is sent alone" && is_in_batch(line, &refused)
+                line["message"] == "a batch of sends failed; sending each draft alone" && is_in_batch(line, &refused)
             })
             .collect();
         assert!(failed.len() <= 1, "{failed:?}");

@@ -110,12 +110,12 @@ both!(keys_are_kept_for_seven_days, async |place| {
     let first = send(&server, "key", &hey()).await;
     for _ in 0..7 {
         hand.fetch_add(86_400_000_000, Ordering::Relaxed);
-        while housekeeping::bite(&server.app).await.unwrap() {}
+        while housekeeping::batch(&server.app).await.unwrap() {}
         assert_eq!(send(&server, "key", &hey()).await.bytes, first.bytes);
     }
     assert_eq!(place.numbers("SELECT count(*) FROM messaging.idempotency_keys").await, [[1]]);
     hand.fetch_add(86_400_000_000, Ordering::Relaxed);
-    assert!(!housekeeping::bite(&server.app).await.unwrap());
+    assert!(!housekeeping::batch(&server.app).await.unwrap());
     assert_eq!(place.numbers("SELECT count(*) FROM messaging.idempotency_keys").await, [[0]]);
     let anew = send(&server, "key", &hey()).await;
     assert_eq!(anew.header("idempotency-replayed"), None);

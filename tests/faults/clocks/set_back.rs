@@ -104,13 +104,13 @@ both!(a_clock_that_was_ahead_leaves_keys_that_are_kept_and_found, async |place| 
     let ahead = send("ahead").await;
     hand.fetch_add(-30 * DAY, Ordering::Relaxed);
     let after = send("after").await;
-    while housekeeping::bite(&server.app).await.unwrap() {}
+    while housekeeping::batch(&server.app).await.unwrap() {}
     for _ in 0..7 {
         for (key, first) in [("before", &before), ("ahead", &ahead), ("after", &after)] {
             assert_eq!(send(key).await, *first, "{key}");
         }
         hand.fetch_add(DAY, Ordering::Relaxed);
-        while housekeeping::bite(&server.app).await.unwrap() {}
+        while housekeeping::batch(&server.app).await.unwrap() {}
     }
 });
 

@@ -1,10 +1,12 @@
 //! JSON Web Key Sets: the public keys of the operator's backend, from a file or a URL.
 //!
 //! Invariants:
-//! - A key has one algorithm, fixed when the set is read. Symmetric keys in a set are never used.
-//! - One fetch at a time, and not often, whatever callers send. A fetch has a deadline and a size, follows no redirect,
-//!   and does not end because the caller who began it went away.
-//! - All intervals are counted in the time that is passed in, either way, so a clock that is set back ends them too.
+//! - A key has one algorithm, which is fixed when the set is read. Symmetric keys in a set are never used.
+//! - Whatever tokens callers send, only one fetch runs at a time, and there is a minimum interval between fetches. A
+//!   fetch has a time limit and a size limit, follows no redirects, and continues if the caller who caused it goes
+//!   away.
+//! - Intervals are measured with the time that the caller passes in, as an absolute difference, so a clock that is set
+//!   back ends them as well.
 
 use std::collections::HashMap;
 use std::error::Error as _;
@@ -28,46 +30,46 @@ use crate::base::error::{Error, Result};
 use crate::base::tasks;
 use crate::base::time::Timestamp;
 
-/// Bytes of a set.
+/// Largest set, in bytes.
 const SET_LIMIT_BYTES: usize = 256 * 1024;
-/// Keys of a set.
+/// Most keys in a set.
 const KEY_LIMIT: usize = 100;
-/// Bits of an RSA key. The upper bound keeps one verification cheap.
+/// Allowed sizes of an RSA key, in bits. The upper limit keeps a verification cheap.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2_048..=8_192;
-/// Bytes of an RSA key's exponent; 65537 has three.
+/// Longest exponent of an RSA key, in bytes; 65537 has three.
 const RSA_EXPONENT_LIMIT_BYTES: usize = 4;
 /// Bytes of a coordinate on P-256 and of a point on Ed25519.
 const COORDINATE_BYTES: usize = 32;
-/// For connecting, and again for everything together.
+/// Time limit for connecting, and the same limit for the whole fetch.
 pub(super) const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 
 const MICROS_PER_SECOND: i64 = 1_000_000;
-/// From this age on keys are fetched again, while they go on verifying.
+/// From this age on, the keys are fetched again. Meanwhile they continue to verify tokens.
 const REFRESH_MICROS: i64 = 600 * MICROS_PER_SECOND;
-/// From this age on they verify only after a try to fetch them: nobody had asked for long, and a key that was taken back
-/// in the meantime should not be good once more.
+/// From this age on, the keys verify tokens only after an attempt to fetch them. No token has arrived for a long time
+/// then, and a key that was withdrawn meanwhile must not verify one more token.
 const RECHECK_MICROS: i64 = 2 * REFRESH_MICROS;
-/// From this age on they verify nothing.
+/// From this age on, the keys verify nothing.
 const STALE_MICROS: i64 = 86_400 * MICROS_PER_SECOND;
-/// Between two fetches, however many tokens name keys that nobody knows.
+/// Minimum interval between two fetches, however many tokens name unknown keys.
 const FETCH_INTERVAL_MICROS: i64 = 30 * MICROS_PER_SECOND;
-/// Between two fetches while there are no keys at all, and so nobody gets in.
+/// Minimum interval between two fetches while there are no keys, so that no JWT can be verified.
 const FIRST_FETCH_INTERVAL_MICROS: i64 = 2 * MICROS_PER_SECOND;
-/// Between two looks at a file.
+/// Minimum interval between two checks of a file.
 const FILE_INTERVAL_MICROS: i64 = 10 * MICROS_PER_SECOND;
 
-/// Where a set is.
+/// Where a set is read from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum SetLocation {
     File(PathBuf),
     Url(Url),
 }
 
-impl Place {
-    /// Reads what the operator wrote. It is not repeated in the answer: a URL may hold a password.
+impl SetLocation {
+    /// Parses the option. Error texts do not repeat it, because a URL may hold a password.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         if text.is_empty() {
-            return Err("--jwt-jwks is empty: name a file or a URL".into());
+            return Err("--jwt-jwks is empty: give the path of a file or a URL".into());
         }
         if !text.contains("://") {
             return Ok(Self::File(text.into()));
@@ -82,19 +84,23 @@ impl Place {
         match url.scheme() {
             "https" => {}
             "http" if loopback => {}
-            "http" => return Err("--jwt-jwks must be https: on the way, http keys could be exchanged".into()),
-            _ => return Err("--jwt-jwks must be a file, or a URL with https".into()),
+            "http" => {
+                return Err(
+                    "--jwt-jwks must use https: with http, an attacker on the network could replace the keys".into()
+                );
+            }
+            _ => return Err("--jwt-jwks must be the path of a file, or a URL with https".into()),
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return Err("--jwt-jwks must not hold a user name or password".into());
+            return Err("--jwt-jwks must not contain a user name or a password".into());
         }
         url.set_fragment(None);
         Ok(Self::Url(url))
     }
 }
 
-impl fmt::Display for Place {
-    /// For the log: without the query, which may hold a key.
+impl fmt::Display for SetLocation {
+    /// For the log: without the query, which may hold a secret.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) => path.display().fmt(formatter),
@@ -105,19 +111,19 @@ impl fmt::Display for Place {
 
 /// A set that is kept up to date.
 pub(super) enum Jwks {
-    File(Watched),
-    Url(Arc<Remote>),
+    File(SetFile),
+    Url(Arc<RemoteSet>),
 }
 
 impl Jwks {
-    pub(super) async fn open(place: Place, now: Timestamp) -> Result<Self, String> {
+    pub(super) async fn open(place: SetLocation, now: Timestamp) -> Result<Self, String> {
         match place {
-            Place::File(path) => Ok(Self::File(Watched::open(path, now).await?)),
-            Place::Url(url) => Ok(Self::Url(Remote::open(url, FETCH_TIMEOUT, now).await?)),
+            SetLocation::File(path) => Ok(Self::File(SetFile::open(path, now).await?)),
+            SetLocation::Url(url) => Ok(Self::Url(RemoteSet::open(url, FETCH_TIMEOUT, now).await?)),
         }
     }
 
-    /// The key for a token with this `kid` and this algorithm.
+    /// Finds the key for a token with this `kid` and this algorithm.
     pub(super) async fn find(
         &self,
         kid: Option<&str>,
@@ -129,25 +135,25 @@ impl Jwks {
             Self::Url(remote) => remote.find(kid, algorithm, now).await?,
         };
         match found {
-            Found::Key(key) => Ok(key),
-            Found::UnknownKid => Err(refused("no key has its kid")),
-            Found::Refused(reason) => Err(refused(reason)),
+            KeyLookup::Key(key) => Ok(key),
+            KeyLookup::UnknownKid => Err(refused("no key has this kid")),
+            KeyLookup::Refused(reason) => Err(refused(reason)),
         }
     }
 }
 
-/// What a set says about a token.
-pub(super) enum Found {
+/// The result of looking up the key for a token.
+pub(super) enum KeyLookup {
     Key(Arc<DecodingKey>),
     UnknownKid,
     Refused(&'static str),
 }
 
-/// The keys of a set that can verify.
+/// The keys of a set that can verify tokens.
 pub(super) struct KeySet {
     keys: Vec<Key>,
     by_kid: HashMap<String, usize>,
-    /// Why the first key that cannot verify cannot.
+    /// Why the first unusable key of the set is not used.
     first_reason: Option<&'static str>,
 }
 
@@ -163,16 +169,16 @@ impl KeySet {
             keys: Vec<Value>,
         }
 
-        // Not the parser's own words: they may quote what was read.
+        // The parser's own message is not passed on, because it may quote the contents.
         let form: Form = serde_json::from_slice(bytes)
-            .map_err(|error| format!("no JSON Web Key Set (line {}, column {})", error.line(), error.column()))?;
+            .map_err(|error| format!("not a JSON Web Key Set (line {}, column {})", error.line(), error.column()))?;
         if form.keys.len() > KEY_LIMIT {
             return Err(format!("more than {KEY_LIMIT} keys"));
         }
         let mut set = Self { keys: Vec::new(), by_kid: HashMap::new(), first_reason: None };
         for value in form.keys {
             if let Err(reason) = set.add(value) {
-                tracing::debug!(reason, "a key of the set is not used");
+                tracing::debug!(reason, "a key of the set cannot be used");
                 set.first_reason.get_or_insert(reason);
             }
         }
@@ -180,11 +186,11 @@ impl KeySet {
     }
 
     fn add(&mut self, value: Value) -> Result<(), &'static str> {
-        let jwk: Jwk = serde_json::from_value(value).map_err(|_| "it has not the form of a key")?;
+        let jwk: Jwk = serde_json::from_value(value).map_err(|_| "it is not a JSON Web Key")?;
         let key = Key::new(&jwk)?;
         if let Some(kid) = jwk.kid {
             if kid.chars().count() > KID_LIMIT_CHARS {
-                return Err("its kid is too long");
+                return Err("kid is too long");
             }
             if self.by_kid.contains_key(&kid) {
                 return Err("an earlier key has the same kid");
@@ -195,24 +201,24 @@ impl KeySet {
         Ok(())
     }
 
-    fn find(&self, kid: Option<&str>, algorithm: Algorithm) -> Found {
+    fn find(&self, kid: Option<&str>, algorithm: Algorithm) -> KeyLookup {
         if let Some(kid) = kid {
             return match self.by_kid.get(kid).and_then(|index| self.keys.get(*index)) {
-                None => Found::UnknownKid,
-                Some(key) if key.algorithm == algorithm => Found::Key(Arc::clone(&key.key)),
-                Some(_) => Found::Refused("its algorithm is not the key's"),
+                None => KeyLookup::UnknownKid,
+                Some(key) if key.algorithm == algorithm => KeyLookup::Key(Arc::clone(&key.key)),
+                Some(_) => KeyLookup::Refused("alg is not the algorithm of the key"),
             };
         }
-        let mut fitting = self.keys.iter().filter(|key| key.algorithm == algorithm);
-        match (fitting.next(), fitting.next()) {
-            (Some(key), None) => Found::Key(Arc::clone(&key.key)),
-            (None, _) => Found::Refused("it has no kid, and no key has its algorithm"),
-            (Some(_), Some(_)) => Found::Refused("it has no kid, and several keys have its algorithm"),
+        let mut candidates = self.keys.iter().filter(|key| key.algorithm == algorithm);
+        match (candidates.next(), candidates.next()) {
+            (Some(key), None) => KeyLookup::Key(Arc::clone(&key.key)),
+            (None, _) => KeyLookup::Refused("the token has no kid, and no key has its algorithm"),
+            (Some(_), Some(_)) => KeyLookup::Refused("the token has no kid, and several keys have its algorithm"),
         }
     }
 }
 
-/// What is read of a key.
+/// The members of a key that are read.
 #[derive(Deserialize)]
 struct Jwk {
     kty: String,
@@ -235,18 +241,18 @@ impl Key {
             ("RSA", _) => (Algorithm::RS256, "RS256"),
             ("EC", Some("P-256")) => (Algorithm::ES256, "ES256"),
             ("OKP", Some("Ed25519")) => (Algorithm::EdDSA, "EdDSA"),
-            _ => return Err("its kind is not used here: RSA, EC with P-256, OKP with Ed25519"),
+            _ => return Err("unsupported kty or crv; use RSA, EC with P-256 or OKP with Ed25519"),
         };
         if jwk.alg.as_deref().is_some_and(|alg| alg != name) {
-            return Err("its alg is not used here: RS256, ES256, EdDSA");
+            return Err("unsupported alg; use RS256 for RSA, ES256 for EC, EdDSA for OKP");
         }
         let for_something_else = jwk.purpose.as_deref().is_some_and(|purpose| purpose != "sig")
             || jwk.key_ops.as_ref().is_some_and(|operations| operations.iter().all(|name| name != "verify"));
         if for_something_else {
-            return Err("its use or key_ops say that it is not for verifying");
+            return Err("use or key_ops does not allow verifying");
         }
         if jwk.d.is_some() {
-            return Err("it is a private key, which nobody but the signer may have");
+            return Err("it is a private key, which only the signer may have");
         }
         let key = match algorithm {
             Algorithm::RS256 => rsa(jwk)?,
@@ -268,15 +274,15 @@ fn rsa(jwk: &Jwk) -> Result<DecodingKey, &'static str> {
     if !RSA_BITS.contains(&bits) {
         return Err("an RSA key must have 2048 to 8192 bits");
     }
-    // With 1, everyone could write the signature of everything.
+    // With the exponent 1, anybody could forge signatures.
     let odd = exponent.last().is_some_and(|byte| byte % 2 == 1);
     if !odd || exponent == [1] || exponent.len() > RSA_EXPONENT_LIMIT_BYTES {
-        return Err("its exponent is none that is used");
+        return Err("the exponent must be odd, greater than 1 and at most 4 bytes long");
     }
     Ok(DecodingKey::from_rsa_raw_components(&modulus, &exponent))
 }
 
-/// The bytes of a number, without zeros in front.
+/// The bytes of a number, without leading zeros.
 fn number(text: Option<&str>) -> Result<Vec<u8>, &'static str> {
     let bytes = decode(text)?;
     let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
@@ -285,70 +291,70 @@ fn number(text: Option<&str>) -> Result<Vec<u8>, &'static str> {
 
 fn coordinate(text: Option<&str>) -> Result<Vec<u8>, &'static str> {
     let bytes = decode(text)?;
-    if bytes.len() == COORDINATE_BYTES { Ok(bytes) } else { Err("a coordinate of it has not 32 bytes") }
+    if bytes.len() == COORDINATE_BYTES { Ok(bytes) } else { Err("a coordinate does not have 32 bytes") }
 }
 
 fn decode(text: Option<&str>) -> Result<Vec<u8>, &'static str> {
-    URL_SAFE_NO_PAD.decode(text.ok_or("a part of it is missing")?).map_err(|_| "a part of it is not base64url")
+    URL_SAFE_NO_PAD.decode(text.ok_or("a required member is missing")?).map_err(|_| "a member is not base64url")
 }
 
-/// Whether two points in time are at least so far apart.
-const fn apart(one: Timestamp, other: Timestamp, micros: i64) -> bool {
+/// Whether two timestamps differ by at least this much.
+const fn differ_by(one: Timestamp, other: Timestamp, micros: i64) -> bool {
     one.micros().abs_diff(other.micros()) >= micros.unsigned_abs()
 }
 
-/// The state behind a lock. Whoever panicked with it cannot have left it half written.
+/// Locks the state. Poisoning is ignored: no code that holds the lock can panic and leave the state half written.
 fn locked<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A file that is read again when it changed.
-pub(super) struct Watched {
+/// A file that is read again when it has changed.
+pub(super) struct SetFile {
     path: PathBuf,
-    state: Mutex<FileState>,
+    state: Mutex<SetFileState>,
 }
 
-struct FileState {
+struct SetFileState {
     set: KeySet,
     version: Version,
-    looked_at: Timestamp,
+    checked_at: Timestamp,
 }
 
-/// What differs when a file was written or exchanged: modification time, length, inode.
+/// Changes when the file is written or replaced: modification time (seconds, nanoseconds), length, inode.
 type Version = (i64, i64, u64, u64);
 
-impl Watched {
+impl SetFile {
     async fn open(path: PathBuf, now: Timestamp) -> Result<Self, String> {
         let version = version(&path).await?;
         let set = read_set(&path).await?;
         if set.keys.is_empty() {
-            let reason = set.first_reason.unwrap_or("there is none");
-            return Err(format!("{}: no key in it can verify a token: {reason}", path.display()));
+            let reason = set.first_reason.unwrap_or("the set is empty");
+            return Err(format!("{}: no key in this set can verify a token: {reason}", path.display()));
         }
-        Ok(Self { path, state: Mutex::new(FileState { set, version, looked_at: now }) })
+        Ok(Self { path, state: Mutex::new(SetFileState { set, version, checked_at: now }) })
     }
 
-    async fn find(&self, kid: Option<&str>, algorithm: Algorithm, now: Timestamp) -> Found {
+    async fn find(&self, kid: Option<&str>, algorithm: Algorithm, now: Timestamp) -> KeyLookup {
         let known = {
             let mut state = locked(&self.state);
-            let due = apart(now, state.looked_at, FILE_INTERVAL_MICROS);
-            // At once, so that nobody else looks too; they take the keys that are there.
-            due.then(|| state.looked_at = now).map(|()| state.version)
+            let due = differ_by(now, state.checked_at, FILE_INTERVAL_MICROS);
+            // Set before the check, so that other callers do not check as well. They use the keys that are loaded.
+            due.then(|| state.checked_at = now).map(|()| state.version)
         };
         if let Some(known) = known
-            && let Err(reason) = self.look(known).await
+            && let Err(reason) = self.reload_if_changed(known).await
         {
-            tracing::warn!(reason, "the JWT keys stay as they were: their file cannot be read");
+            tracing::warn!(reason, "the file of the JWT keys cannot be read; the loaded keys stay in use");
         }
         locked(&self.state).set.find(kid, algorithm)
     }
 
-    async fn look(&self, known: Version) -> Result<(), String> {
-        // Before reading: what is written in between shows as a change the next time.
+    async fn reload_if_changed(&self, known: Version) -> Result<(), String> {
+        // Read before the contents: a change in between is then seen at the next check.
         let version = version(&self.path).await?;
         if version != known {
             let set = read_set(&self.path).await?;
-            tell_of(&set, &self.path.display());
+            log_loaded(&set, &self.path.display());
             let mut state = locked(&self.state);
             state.set = set;
             state.version = version;
@@ -366,30 +372,31 @@ async fn read_set(path: &Path) -> Result<KeySet, String> {
     KeySet::parse(&read_at_most(path, SET_LIMIT_BYTES).await?).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-fn tell_of(set: &KeySet, place: &dyn fmt::Display) {
+fn log_loaded(set: &KeySet, place: &dyn fmt::Display) {
     match (set.keys.len(), set.first_reason) {
         (0, reason) => {
-            tracing::warn!(%place, reason = reason.unwrap_or("there is none"), "no JWT key in the set can verify a token")
+            let reason = reason.unwrap_or("the set is empty");
+            tracing::warn!(%place, reason, "no key in the set of JWT keys can verify a token");
         }
-        (keys, _) => tracing::debug!(%place, keys, "the JWT keys were read"),
+        (keys, _) => tracing::debug!(%place, keys, "the JWT keys were loaded"),
     }
 }
 
-/// A URL whose set is fetched, kept, and fetched again.
-pub(super) struct Remote {
+/// A set that is fetched from a URL and kept in memory.
+pub(super) struct RemoteSet {
     url: Url,
     client: reqwest::Client,
-    state: Mutex<RemoteState>,
+    state: Mutex<RemoteSetState>,
 }
 
 #[derive(Default)]
-struct RemoteState {
+struct RemoteSetState {
     loaded: Option<Loaded>,
     /// When the last fetch began.
     began_at: Option<Timestamp>,
-    /// When the last one that failed began.
+    /// When the last failed fetch began, unless a later one succeeded.
     failed_at: Option<Timestamp>,
-    /// Closed once the last fetch has ended.
+    /// Its sender is dropped when the last fetch ends.
     running: Option<watch::Receiver<()>>,
 }
 
@@ -398,19 +405,19 @@ struct Loaded {
     at: Timestamp,
 }
 
-enum Step {
-    Done(Found),
+enum LookupStep {
+    Done(KeyLookup),
     Wait(watch::Receiver<()>),
     NoKeys,
 }
 
-impl Remote {
+impl RemoteSet {
     pub(super) async fn open(url: Url, timeout: Duration, now: Timestamp) -> Result<Arc<Self>, String> {
         let client = client(&url, timeout).map_err(|error| format!("--jwt-jwks: {}", explain(error)))?;
         let remote = Arc::new(Self { url, client, state: Mutex::default() });
-        let fetch = remote.begin(&mut locked(&remote.state), now, 0);
+        let fetch = remote.begin_or_join_fetch(&mut locked(&remote.state), now, 0);
         if let Some(fetch) = fetch {
-            ended(fetch).await;
+            wait_for_end(fetch).await;
         }
         Ok(remote)
     }
@@ -420,63 +427,63 @@ impl Remote {
         kid: Option<&str>,
         algorithm: Algorithm,
         now: Timestamp,
-    ) -> Result<Found> {
+    ) -> Result<KeyLookup> {
         let mut step = self.step(kid, algorithm, now, true);
-        if let Step::Wait(fetch) = step {
-            ended(fetch).await;
+        if let LookupStep::Wait(fetch) = step {
+            wait_for_end(fetch).await;
             step = self.step(kid, algorithm, now, false);
         }
         match step {
-            Step::Done(found) => Ok(found),
-            Step::Wait(_) | Step::NoKeys => {
+            LookupStep::Done(found) => Ok(found),
+            LookupStep::Wait(_) | LookupStep::NoKeys => {
                 Err(Error::Unavailable { retry_after_s: 2, source: "there are no keys to verify a JWT with".into() })
             }
         }
     }
 
-    /// One look at the keys that are there. What it sees and the fetch that it begins or joins go under one lock, so that
-    /// no fetch ends unseen between the two.
-    fn step(self: &Arc<Self>, kid: Option<&str>, algorithm: Algorithm, now: Timestamp, may_fetch: bool) -> Step {
+    /// Looks up the key, and begins or joins a fetch if one is needed. Both happen under one lock, so that no fetch can
+    /// end unnoticed in between.
+    fn step(self: &Arc<Self>, kid: Option<&str>, algorithm: Algorithm, now: Timestamp, may_fetch: bool) -> LookupStep {
         let mut state = locked(&self.state);
-        let usable = state.loaded.as_ref().filter(|loaded| !apart(now, loaded.at, STALE_MICROS));
+        let usable = state.loaded.as_ref().filter(|loaded| !differ_by(now, loaded.at, STALE_MICROS));
         let found = usable.map(|loaded| loaded.set.find(kid, algorithm));
-        let older_than = |micros| usable.is_some_and(|loaded| apart(now, loaded.at, micros));
-        let failed_lately = state.failed_at.is_some_and(|at| !apart(now, at, RECHECK_MICROS));
+        let older_than = |micros| usable.is_some_and(|loaded| differ_by(now, loaded.at, micros));
+        let failed_lately = state.failed_at.is_some_and(|at| !differ_by(now, at, RECHECK_MICROS));
         let fetch = match found {
             None => Some((FIRST_FETCH_INTERVAL_MICROS, true)),
-            Some(Found::UnknownKid) => Some((FETCH_INTERVAL_MICROS, true)),
+            Some(KeyLookup::UnknownKid) => Some((FETCH_INTERVAL_MICROS, true)),
             Some(_) if older_than(RECHECK_MICROS) => Some((FETCH_INTERVAL_MICROS, !failed_lately)),
             Some(_) if older_than(REFRESH_MICROS) => Some((FETCH_INTERVAL_MICROS, false)),
             Some(_) => None,
         };
         if may_fetch
             && let Some((interval_micros, worth_waiting)) = fetch
-            && let Some(running) = self.begin(&mut state, now, interval_micros)
+            && let Some(running) = self.begin_or_join_fetch(&mut state, now, interval_micros)
             && worth_waiting
         {
-            return Step::Wait(running);
+            return LookupStep::Wait(running);
         }
-        found.map_or(Step::NoKeys, Step::Done)
+        found.map_or(LookupStep::NoKeys, LookupStep::Done)
     }
 
-    /// The fetch that is under way, or a new one if the last one began long enough ago.
-    fn begin(
+    /// Returns the running fetch, or begins one if the last one began long enough ago.
+    fn begin_or_join_fetch(
         self: &Arc<Self>,
-        state: &mut RemoteState,
+        state: &mut RemoteSetState,
         now: Timestamp,
         interval_micros: i64,
     ) -> Option<watch::Receiver<()>> {
         if let Some(running) = state.running.as_ref().filter(|running| running.has_changed().is_ok()) {
             return Some(running.clone());
         }
-        if state.began_at.is_some_and(|at| !apart(now, at, interval_micros)) {
+        if state.began_at.is_some_and(|at| !differ_by(now, at, interval_micros)) {
             return None;
         }
         let (end, running) = watch::channel(());
         state.began_at = Some(now);
         state.running = Some(running.clone());
         let remote = Arc::clone(self);
-        // A task of its own: it serves everyone who waits, and the caller who began it may go away.
+        // In a task of its own: the fetch serves everybody who waits, and the caller who caused it may go away.
         tasks::spawn("jwks-fetch", async move {
             remote.fetch(now).await;
             drop(end);
@@ -485,10 +492,10 @@ impl Remote {
     }
 
     async fn fetch(&self, now: Timestamp) {
-        let place = Place::Url(self.url.clone());
+        let place = SetLocation::Url(self.url.clone());
         match self.read().await {
             Ok(set) => {
-                tell_of(&set, &place);
+                log_loaded(&set, &place);
                 let mut state = locked(&self.state);
                 state.loaded = Some(Loaded { set, at: now });
                 state.failed_at = None;
@@ -517,9 +524,9 @@ impl Remote {
     }
 }
 
-/// Waits for a fetch.
-async fn ended(mut fetch: watch::Receiver<()>) {
-    // Nothing is ever sent: the error that says so is the end.
+/// Waits until a fetch ends.
+async fn wait_for_end(mut fetch: watch::Receiver<()>) {
+    // Nothing is ever sent. The error of a dropped sender marks the end.
     while fetch.changed().await.is_ok() {}
 }
 
@@ -537,12 +544,12 @@ fn client(url: &Url, timeout: Duration) -> reqwest::Result<reqwest::Client> {
     if url.scheme() == "https" {
         builder.https_only(true).build()
     } else {
-        // No certificate is ever looked at, so none of the machine's need to be there.
+        // No certificate is checked for `http:`, so the certificates of the machine are not loaded and need not exist.
         builder.tls_certs_only([]).build()
     }
 }
 
-/// The error with its causes, and without the URL.
+/// The error with its causes, without the URL.
 fn explain(error: reqwest::Error) -> String {
     let error = error.without_url();
     let mut text = error.to_string();

@@ -1,7 +1,7 @@
-//! What is accepted and what is not. Tokens are signed here by another road than the one that verifies them, and every
-//! header and claim is written by hand.
+//! Tests of which tokens are accepted. The tests sign tokens with another library than the one that verifies them, and
+//! write every header and every claim by hand.
 //!
-//! Invariant: each attack is tried with a verifier that accepts the same token without the attack.
+//! Invariant: each attack is tried against a verifier that accepts the same token without the attack.
 
 use std::sync::LazyLock;
 
@@ -30,7 +30,7 @@ fn after(seconds: i64) -> Timestamp {
     Timestamp::from_micros(NOW.micros() + seconds * 1_000_000)
 }
 
-/// What a backend signs with.
+/// A key with which a backend signs tokens.
 enum Signer {
     Hmac(Vec<u8>),
     Rsa(RsaKeyPair),
@@ -76,7 +76,7 @@ impl Signer {
         signed
     }
 
-    /// The public half.
+    /// The public key.
     fn jwk(&self, kid: &str) -> Value {
         let text = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
         match self {
@@ -102,7 +102,7 @@ impl Signer {
         format!("{message}.{}", URL_SAFE_NO_PAD.encode(signed))
     }
 
-    /// A good token of the key of this name.
+    /// A valid token, signed with this key and naming it by this `kid`.
     fn good(&self, kid: &str) -> String {
         self.token(&json!({"alg": self.algorithm(), "kid": kid}).to_string(), &claims().to_string())
     }
@@ -116,7 +116,7 @@ fn claims() -> Value {
     json!({"iss": ISSUER, "aud": AUDIENCE, "sub": "rdibari", "exp": NOW_S + 600})
 }
 
-/// The good claims with some of them exchanged; null takes one away.
+/// The valid claims with some of them replaced; null removes a claim.
 fn claims_with(changes: Value) -> String {
     let mut claims = claims();
     for (name, value) in changes.as_object().unwrap() {
@@ -138,7 +138,7 @@ fn with_secret() -> JwtVerifier {
     verifier(Keys::Secret(DecodingKey::from_secret(SECRET)))
 }
 
-/// A verifier over a file with these keys.
+/// A verifier with a file of these keys.
 async fn with_keys(keys: &[Value]) -> JwtVerifier {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("keys.json");
@@ -146,7 +146,7 @@ async fn with_keys(keys: &[Value]) -> JwtVerifier {
     JwtVerifier::open(settings(KeySource::Jwks(path.to_str().unwrap().into())), NOW).await.unwrap()
 }
 
-/// A verifier that knows one key of each kind by its algorithm's name.
+/// A verifier with one key for each algorithm. The `kid` of a key is the name of its algorithm.
 async fn with_all() -> JwtVerifier {
     with_keys(&[RSA.jwk("RS256"), EC.jwk("ES256"), ED.jwk("EdDSA")]).await
 }
@@ -167,7 +167,7 @@ async fn accepts_at(verifier: &JwtVerifier, token: &str, now: Timestamp) -> bool
 }
 
 #[tokio::test]
-async fn good_tokens_of_every_kind_are_accepted() {
+async fn valid_tokens_of_every_algorithm_are_accepted() {
     let expected = Verified { subject: "rdibari".into(), expires_at: after(630) };
     let secret = Signer::Hmac(SECRET.into());
     assert_eq!(with_secret().verify(&secret.good("whatever"), NOW).await.unwrap(), expected);
@@ -178,7 +178,7 @@ async fn good_tokens_of_every_kind_are_accepted() {
 }
 
 #[tokio::test]
-async fn a_changed_token_is_refused_wherever_it_was_changed() {
+async fn a_token_with_any_byte_changed_is_refused() {
     let verifier = with_all().await;
     for signer in [&*RSA, &*EC, &*ED] {
         let token = signer.good(signer.algorithm());
@@ -219,7 +219,7 @@ async fn a_token_without_a_signature_is_refused() {
         }
         for algorithm in ["HS256", "RS256", "ES256", "EdDSA"] {
             let message = message(&format!(r#"{{"alg":"{algorithm}","kid":"{algorithm}"}}"#), &claims().to_string());
-            // Zeros once were a good signature of everything on elliptic curves.
+            // Faulty libraries have accepted an ECDSA signature of zeros for every message.
             for signature in [vec![], vec![0; 32], vec![0; 64], vec![0; 256]] {
                 let token = format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature));
                 assert!(!accepts(verifier, &token).await, "{token}");
@@ -229,7 +229,7 @@ async fn a_token_without_a_signature_is_refused() {
 }
 
 #[tokio::test]
-async fn public_keys_are_no_secrets() {
+async fn public_keys_are_not_used_as_secrets() {
     let Signer::Rsa(pair) = &*RSA else { panic!() };
     let pkcs1 = pair.public_key().as_ref().to_vec();
     let x509: PublicKeyX509Der<'_> = pair.public_key().as_der().unwrap();
@@ -266,7 +266,7 @@ async fn public_keys_are_no_secrets() {
 }
 
 #[tokio::test]
-async fn the_algorithm_is_the_keys_and_not_the_headers() {
+async fn the_key_decides_the_algorithm_not_the_header() {
     let verifier = with_all().await;
     for signer in [&*RSA, &*EC, &*ED] {
         for algorithm in ["RS256", "ES256", "EdDSA", "HS256", "RS384", "RS512", "PS256", "ES384", "rs256", "Ed25519"] {
@@ -277,7 +277,7 @@ async fn the_algorithm_is_the_keys_and_not_the_headers() {
             }
         }
     }
-    // Truly signed with the same key, by another algorithm of its family.
+    // Correctly signed with the same key, but with another algorithm of its family.
     let others: [(&str, &'static dyn signature::RsaEncoding); 3] = [
         ("RS512", &signature::RSA_PKCS1_SHA512),
         ("PS256", &signature::RSA_PSS_SHA256),
@@ -290,7 +290,7 @@ async fn the_algorithm_is_the_keys_and_not_the_headers() {
             assert!(!accepts(&verifier, &format!("{message}.{}", URL_SAFE_NO_PAD.encode(signed))).await, "{said}");
         }
     }
-    // A secret verifies nothing else.
+    // A secret verifies no other algorithm.
     let secret = Signer::Hmac(SECRET.into());
     for algorithm in ["HS384", "HS512", "RS256", "ES256", "EdDSA", "none"] {
         let token = secret.token(&json!({"alg": algorithm}).to_string(), &claims().to_string());
@@ -299,7 +299,7 @@ async fn the_algorithm_is_the_keys_and_not_the_headers() {
 }
 
 #[tokio::test]
-async fn keys_that_a_token_brings_along_are_not_used() {
+async fn keys_inside_a_token_are_not_used() {
     let verifier = with_all().await;
     let forger = Signer::ec();
     let own = [
@@ -318,14 +318,14 @@ async fn keys_that_a_token_brings_along_are_not_used() {
             }
             let (header, claims) = (header.to_string(), claims().to_string());
             assert!(!accepts(&verifier, &forger.token(&header, &claims)).await, "{header}");
-            // They do no harm to a token of the real key either: nobody reads them.
+            // They do not harm a token of the real key either, because they are not read.
             assert_eq!(accepts(&verifier, &EC.token(&header, &claims)).await, kid != Some("other"), "{header}");
         }
     }
 }
 
 #[tokio::test]
-async fn a_secret_is_read_without_its_newline_and_must_be_long_enough() {
+async fn a_secret_is_read_without_its_newline_and_needs_32_bytes() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("secret");
     let open = || JwtVerifier::open(settings(KeySource::Hs256File(path.clone())), NOW);
@@ -351,7 +351,7 @@ async fn a_secret_is_read_without_its_newline_and_must_be_long_enough() {
 }
 
 #[tokio::test]
-async fn provisioning_is_what_was_set() {
+async fn provisioning_follows_the_setting() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("secret");
     std::fs::write(&path, SECRET).unwrap();

@@ -46,7 +46,7 @@ both!(a_cursor_is_good_until_its_events_are_forgotten, async |place| {
     hand.store(moment("2026-01-20T00:00:00Z"), Ordering::Relaxed);
     server.send("bugs", "duck", "of later").await;
     hand.store(moment("2026-02-05T00:00:00Z"), Ordering::Relaxed);
-    while housekeeping::bite(&server.app).await.unwrap() {}
+    while housekeeping::batch(&server.app).await.unwrap() {}
     get(&server, "duck", &format!("/api/events?after={old}")).await.problem(410, "cursor_expired");
     let (events, _) = poll(&server, "duck", &newer).await;
     assert_eq!(events.last().unwrap()["data"]["body"], "of later");
@@ -56,7 +56,7 @@ both!(a_cursor_is_good_until_its_events_are_forgotten, async |place| {
     assert_eq!(socket.event_of("message.created").await["data"]["body"], "now");
     // A month without a word: nothing is left, and what is new has its place.
     hand.store(moment("2026-06-01T00:00:00Z"), Ordering::Relaxed);
-    while housekeeping::bite(&server.app).await.unwrap() {}
+    while housekeeping::batch(&server.app).await.unwrap() {}
     assert_eq!(place.numbers("SELECT count(*) FROM messaging.events").await, [[0]]);
     let (events, end) = poll(&server, "duck", &socket.cursor).await;
     assert_eq!(events, Vec::<Value>::new());

@@ -1,6 +1,6 @@
-//! Headers and claims: their form, their types, their times.
+//! Tests of headers and claims: their form, their types and their times.
 //!
-//! Invariant: every token here is truly signed, so that nothing but the form can be the reason.
+//! Invariant: every token here has a valid signature, so a refusal can only be due to its form.
 
 use super::*;
 
@@ -9,53 +9,53 @@ fn secret() -> Signer {
 }
 
 /// Whether a token with these claims is accepted.
-async fn says(claims: &str) -> bool {
+async fn accepts_claims(claims: &str) -> bool {
     accepts(&with_secret(), &secret().token(r#"{"alg":"HS256"}"#, claims)).await
 }
 
 /// Whether a token with this header is accepted.
-async fn begins(header: &str) -> bool {
+async fn accepts_header(header: &str) -> bool {
     accepts(&with_secret(), &secret().token(header, &claims().to_string())).await
 }
 
 #[tokio::test]
-async fn required_claims_must_be_there_and_have_their_type() {
-    assert!(says(&claims().to_string()).await);
+async fn required_claims_must_be_present_and_have_the_right_type() {
+    assert!(accepts_claims(&claims().to_string()).await);
     for name in ["iss", "aud", "sub", "exp"] {
-        assert!(!says(&claims_with(json!({name: null}))).await, "{name}");
+        assert!(!accepts_claims(&claims_with(json!({name: null}))).await, "{name}");
         let mut nothing = claims();
         nothing[name] = Value::Null;
-        assert!(!says(&nothing.to_string()).await, "{name} null");
+        assert!(!accepts_claims(&nothing.to_string()).await, "{name} null");
         for wrong in [json!(true), json!(""), json!({}), json!([]), json!([[]]), json!(-1)] {
-            assert!(!says(&claims_with(json!({name: wrong}))).await, "{name} {wrong}");
+            assert!(!accepts_claims(&claims_with(json!({name: wrong}))).await, "{name} {wrong}");
         }
     }
     for name in ["iss", "sub"] {
         for wrong in [json!([ISSUER]), json!(7), json!({"name": "rdibari"})] {
-            assert!(!says(&claims_with(json!({name: wrong}))).await, "{name} {wrong}");
+            assert!(!accepts_claims(&claims_with(json!({name: wrong}))).await, "{name} {wrong}");
         }
     }
     for name in ["exp", "nbf", "iat"] {
         for wrong in [json!((NOW_S + 60).to_string()), json!("2026-11-22T09:00:00Z"), json!([NOW_S]), json!(false)] {
-            assert!(!says(&claims_with(json!({name: wrong}))).await, "{name} {wrong}");
+            assert!(!accepts_claims(&claims_with(json!({name: wrong}))).await, "{name} {wrong}");
         }
     }
     for name in ["nbf", "iat"] {
         let mut nothing = claims();
         nothing[name] = Value::Null;
-        assert!(!says(&nothing.to_string()).await, "{name} null");
-        assert!(says(&claims_with(json!({name: NOW_S - 5}))).await, "{name}");
-        assert!(says(&claims_with(json!({name: NOW_S as f64 - 0.5}))).await, "{name}");
+        assert!(!accepts_claims(&nothing.to_string()).await, "{name} null");
+        assert!(accepts_claims(&claims_with(json!({name: NOW_S - 5}))).await, "{name}");
+        assert!(accepts_claims(&claims_with(json!({name: NOW_S as f64 - 0.5}))).await, "{name}");
     }
 }
 
 #[tokio::test]
-async fn issuer_and_audience_are_ours() {
+async fn issuer_and_audience_must_match() {
     for issuer in ["https://backend.example.org/", "https://BACKEND.example.org", "https://backend.example.or", " "] {
-        assert!(!says(&claims_with(json!({"iss": issuer}))).await, "{issuer}");
+        assert!(!accepts_claims(&claims_with(json!({"iss": issuer}))).await, "{issuer}");
     }
     for audience in [json!([AUDIENCE]), json!(["other", AUDIENCE]), json!([AUDIENCE, AUDIENCE])] {
-        assert!(says(&claims_with(json!({"aud": audience}))).await, "{audience}");
+        assert!(accepts_claims(&claims_with(json!({"aud": audience}))).await, "{audience}");
     }
     for audience in [
         json!("other"),
@@ -68,15 +68,15 @@ async fn issuer_and_audience_are_ours() {
         json!([[AUDIENCE]]),
         json!({AUDIENCE: true}),
     ] {
-        assert!(!says(&claims_with(json!({"aud": audience}))).await, "{audience}");
+        assert!(!accepts_claims(&claims_with(json!({"aud": audience}))).await, "{audience}");
     }
 }
 
 #[tokio::test]
-async fn a_name_that_stands_twice_makes_a_token_unreadable() {
+async fn a_duplicate_name_makes_a_token_invalid() {
     let claims = claims().to_string();
     let inner = claims.trim_end_matches('}');
-    assert!(says(&format!("{inner}}}")).await);
+    assert!(accepts_claims(&format!("{inner}}}")).await);
     for twice in [
         r#""sub":"rdibari""#,
         r#""sub":"bugs""#,
@@ -85,7 +85,7 @@ async fn a_name_that_stands_twice_makes_a_token_unreadable() {
         r#""aud":"other""#,
         r#""x":1,"x":1"#,
     ] {
-        assert!(!says(&format!("{inner},{twice}}}")).await, "{twice}");
+        assert!(!accepts_claims(&format!("{inner},{twice}}}")).await, "{twice}");
     }
     for header in [
         r#"{"alg":"HS256","alg":"HS256"}"#,
@@ -93,12 +93,12 @@ async fn a_name_that_stands_twice_makes_a_token_unreadable() {
         r#"{"alg":"HS256","\u0061lg":"none"}"#,
         r#"{"alg":"HS256","kid":"a","kid":"b"}"#,
     ] {
-        assert!(!begins(header).await, "{header}");
+        assert!(!accepts_header(header).await, "{header}");
     }
 }
 
 #[tokio::test]
-async fn headers_are_read_strictly_where_they_matter() {
+async fn members_of_the_header_that_matter_are_checked_strictly() {
     for good in [
         r#"{"alg":"HS256"}"#,
         r#"{"alg":"HS256","typ":"JWT"}"#,
@@ -108,7 +108,7 @@ async fn headers_are_read_strictly_where_they_matter() {
         r#"{"alg":"HS256","cty":"text","x5t":"abc","more":{"a":[1]}}"#,
         " { \"alg\" : \"HS256\" } ",
     ] {
-        assert!(begins(good).await, "{good}");
+        assert!(accepts_header(good).await, "{good}");
     }
     for wrong in [
         "",
@@ -137,19 +137,20 @@ async fn headers_are_read_strictly_where_they_matter() {
         r#"{"alg":"HS256","typ":{}}"#,
         "\u{feff}{\"alg\":\"HS256\"}",
     ] {
-        assert!(!begins(wrong).await, "{wrong}");
+        assert!(!accepts_header(wrong).await, "{wrong}");
     }
 }
 
 #[tokio::test]
-async fn a_kid_is_a_name_in_a_map_and_nothing_else() {
+async fn a_kid_only_selects_a_key_of_the_set() {
     let names = ["../../../../dev/null", "/etc/passwd", "' OR 1=1 --", "https://example.org/", "\u{0}", "日本", ""];
     for name in names {
         let known = with_keys(&[ED.jwk(name), EC.jwk("other")]).await;
         assert!(accepts(&known, &ED.good(name)).await, "{name}");
         let strange = with_keys(&[ED.jwk("it"), EC.jwk("other")]).await;
         assert!(!accepts(&strange, &ED.good(name)).await, "{name}");
-        // What a file of that name holds is no secret either: /dev/null was one once.
+        // Nor is the content of a file with that name used as a secret. Vulnerable libraries have read `/dev/null` as
+        // an empty secret.
         assert!(!accepts(&strange, &Signer::Hmac(vec![]).good(name)).await, "{name}");
     }
     let (longest, too_long) = ("é".repeat(KID_LIMIT_CHARS), "é".repeat(KID_LIMIT_CHARS + 1));
@@ -157,11 +158,11 @@ async fn a_kid_is_a_name_in_a_map_and_nothing_else() {
     assert!(accepts(&known, &ED.good(&longest)).await);
     assert!(!accepts(&known, &EC.good(&too_long)).await);
     let header = json!({"alg": "HS256", "kid": too_long}).to_string();
-    assert!(!begins(&header).await);
+    assert!(!accepts_header(&header).await);
 }
 
 #[tokio::test]
-async fn times_are_held_against_the_time_that_is_passed_in() {
+async fn times_are_compared_with_the_time_passed_in() {
     let verifier = with_secret();
     let at = |claims: Value| secret().token(r#"{"alg":"HS256"}"#, &claims_with(claims));
     let cases = [
@@ -176,7 +177,7 @@ async fn times_are_held_against_the_time_that_is_passed_in() {
         (json!({"exp": -1}), false),
         (json!({"exp": i64::MIN}), false),
         (json!({"exp": -1e300}), false),
-        // Milliseconds where seconds are meant: the year 58861.
+        // Milliseconds instead of seconds: the year 58861.
         (json!({"exp": NOW_S * 1_000}), true),
         (json!({"nbf": NOW_S}), true),
         (json!({"nbf": NOW_S + 30}), true),
@@ -202,7 +203,7 @@ async fn times_are_held_against_the_time_that_is_passed_in() {
 }
 
 #[tokio::test]
-async fn an_end_beyond_all_time_is_the_end_of_all_time() {
+async fn an_expiry_beyond_the_largest_timestamp_becomes_the_largest_timestamp() {
     for exp in ["253402300800", "1e300", "18446744073709551615", "9223372036854775807", "99999999999999999999999999"] {
         let claims = claims_with(json!({})).replace(&(NOW_S + 600).to_string(), exp);
         let verified = with_secret().verify(&secret().token(r#"{"alg":"HS256"}"#, &claims), NOW).await.unwrap();
@@ -210,7 +211,7 @@ async fn an_end_beyond_all_time_is_the_end_of_all_time() {
     }
     for exp in ["1e999", "NaN", "Infinity", "0x7fffffff", "+1795336800", "01795336800"] {
         let claims = claims_with(json!({})).replace(&(NOW_S + 600).to_string(), exp);
-        assert!(!says(&claims).await, "{exp}");
+        assert!(!accepts_claims(&claims).await, "{exp}");
     }
 }
 
@@ -253,7 +254,7 @@ async fn a_token_has_three_parts_of_base64url_and_8_kib() {
     ] {
         assert!(!accepts(&verifier, &wrong).await, "{wrong}");
     }
-    // The same bytes in other alphabets, truly signed as they stand.
+    // The same bytes in other alphabets, with a signature over that text.
     let with_padding = URL_SAFE.encode(r#"{"alg":"HS256" }"#);
     assert!(with_padding.ends_with('='));
     for head in [with_padding, STANDARD.encode("{\"alg\":\"HS256\",\"a\":\"\u{7f}\u{7f}?>\"}")] {
@@ -261,7 +262,7 @@ async fn a_token_has_three_parts_of_base64url_and_8_kib() {
         let signed = URL_SAFE_NO_PAD.encode(secret().sign(message.as_bytes()));
         assert!(!accepts(&verifier, &format!("{message}.{signed}")).await, "{head}");
     }
-    // 32 bytes end in a character of which two bits mean nothing: only one way to write them is good.
+    // The last character of 32 bytes in base64 has two unused bits. Only one way to write it is accepted.
     let last = end.chars().last().unwrap();
     let same = ('A'..='Z').chain('a'..='z').chain('0'..='9').filter(|other| *other != last);
     for other in same {
@@ -271,12 +272,12 @@ async fn a_token_has_three_parts_of_base64url_and_8_kib() {
 }
 
 #[tokio::test]
-async fn claims_that_are_no_object_are_refused_without_a_panic() {
+async fn claims_that_are_not_an_object_are_refused_without_a_panic() {
     let nested = format!("{}{}", "[".repeat(3_000), "]".repeat(3_000));
     for claims in
         ["", "null", "[]", "7", "\"text\"", "{", "{}}", "{\"a\"}", "\u{0}", &nested, &format!("{{\"a\":{nested}}}")]
     {
-        assert!(!says(claims).await, "{claims}");
+        assert!(!accepts_claims(claims).await, "{claims}");
     }
     let mut message = format!("{}.", URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256"}"#));
     message.push_str(&URL_SAFE_NO_PAD.encode([b'{', b'"', 0xff, b'"', b':', b'1', b'}']));

@@ -1,6 +1,6 @@
-//! Key sets from a URL, against a server of ours on loopback that counts who comes.
+//! Tests of key sets from a URL, against a local server that counts connections.
 //!
-//! Invariant: what is counted is connections, so that nothing which only begins a request goes unseen.
+//! Invariant: connections are counted, not requests, so a request that only begins is counted as well.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,24 +14,24 @@ use tokio::task::JoinSet;
 use url::Url;
 
 use super::*;
-use crate::domain::identity::jwt::jwks::{FETCH_TIMEOUT, Remote};
+use crate::domain::identity::jwt::jwks::{FETCH_TIMEOUT, RemoteSet};
 
-/// Longer than anything here takes unless it is the point of the test.
+/// Longer than any operation here takes, unless a test is about slowness.
 const LONG: Duration = Duration::from_secs(20);
 
-/// What the server does with a request.
+/// How the server answers a request.
 #[derive(Clone)]
 enum Answer {
     Keys(Vec<Value>),
-    /// The same after a while.
+    /// The keys, after a delay.
     Late(Duration, Vec<Value>),
-    /// The head, and then a byte now and then.
+    /// The head, then one byte every 20 ms.
     Drip,
-    /// Bytes until nobody takes them any more.
+    /// Bytes until the client closes the connection.
     Endless,
     /// This response, byte for byte.
     Raw(String),
-    /// No answer.
+    /// Closes the connection without an answer.
     Close,
 }
 
@@ -71,13 +71,13 @@ impl Server {
     }
 
     async fn verifier(&self, timeout: Duration) -> JwtVerifier {
-        verifier(Keys::Set(Jwks::Url(Remote::open(self.url(), timeout, NOW).await.unwrap())))
+        verifier(Keys::Set(Jwks::Url(RemoteSet::open(self.url(), timeout, NOW).await.unwrap())))
     }
 }
 
 async fn respond(mut stream: TcpStream, answer: Answer) {
     let mut head = Vec::new();
-    // A TLS handshake begins with 22 and has no end that is known here; it gets the same answer.
+    // A TLS handshake begins with byte 22 and has no end that this server recognises. It gets the same answer.
     while !head.ends_with(b"\r\n\r\n") && head != [22] {
         let Ok(byte) = stream.read_u8().await else { return };
         head.push(byte);
@@ -114,12 +114,12 @@ async fn is_unavailable(verifier: &JwtVerifier, token: &str, now: Timestamp) -> 
     matches!(verifier.verify(token, now).await, Err(Error::Unavailable { .. }))
 }
 
-/// Many tokens at once, each with the name of a key of its own if it is to be unknown; how many were accepted.
-async fn storm(verifier: &Arc<JwtVerifier>, kid: impl Fn(usize) -> String, now: Timestamp) -> usize {
+/// Verifies 200 tokens concurrently. `kid` gives the name of the key for each. Returns how many were accepted.
+async fn verify_many(verifier: &Arc<JwtVerifier>, kid: impl Fn(usize) -> String, now: Timestamp) -> usize {
     let mut tasks = JoinSet::new();
     for number in 0..200 {
         let (verifier, token) = (Arc::clone(verifier), EC.good(&kid(number)));
-        // Clocks are read before locks are taken, so the times come in no order.
+        // Clocks are read before locks are taken, so the times arrive in any order.
         let now = Timestamp::from_micros(now.micros() + [3, 0, 7, 1][number % 4]);
         tasks.spawn(async move { accepts_at(&verifier, &token, now).await });
     }
@@ -131,37 +131,37 @@ async fn tokens_of_unknown_keys_cause_one_fetch_in_30_seconds() {
     let server = Server::start(Answer::Keys(vec![EC.jwk("known")])).await;
     let verifier = Arc::new(server.verifier(LONG).await);
     assert_eq!(server.count(), 1);
-    assert_eq!(storm(&verifier, |_| "known".into(), NOW).await, 200);
-    assert_eq!(storm(&verifier, |number| format!("unknown {number}"), after(29)).await, 0);
+    assert_eq!(verify_many(&verifier, |_| "known".into(), NOW).await, 200);
+    assert_eq!(verify_many(&verifier, |number| format!("unknown {number}"), after(29)).await, 0);
     assert_eq!(server.count(), 1);
     for slow in [Duration::ZERO, Duration::from_millis(200)] {
         let (count, now) = (server.count(), after(60 * server.count() as i64));
         server.answers(Answer::Late(slow, vec![EC.jwk("known")]));
-        assert_eq!(storm(&verifier, |number| format!("unknown {number}"), now).await, 0);
+        assert_eq!(verify_many(&verifier, |number| format!("unknown {number}"), now).await, 0);
         assert_eq!(server.count(), count + 1);
-        assert_eq!(storm(&verifier, |_| "same".into(), now).await, 0);
+        assert_eq!(verify_many(&verifier, |_| "same".into(), now).await, 0);
         assert_eq!(server.count(), count + 1);
     }
     // A server that fails is not asked more often.
     server.answers(Answer::Close);
-    assert_eq!(storm(&verifier, |_| "unknown".into(), after(300)).await, 0);
-    assert_eq!(storm(&verifier, |_| "unknown".into(), after(320)).await, 0);
+    assert_eq!(verify_many(&verifier, |_| "unknown".into(), after(300)).await, 0);
+    assert_eq!(verify_many(&verifier, |_| "unknown".into(), after(320)).await, 0);
     assert_eq!(server.count(), 4);
-    assert_eq!(storm(&verifier, |_| "known".into(), after(320)).await, 200);
+    assert_eq!(verify_many(&verifier, |_| "known".into(), after(320)).await, 200);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_new_key_is_found_by_everyone_who_waited_for_it() {
+async fn every_caller_who_waits_gets_the_new_key() {
     let server = Server::start(Answer::Keys(vec![EC.jwk("old")])).await;
     let verifier = Arc::new(server.verifier(LONG).await);
     server.answers(Answer::Late(Duration::from_millis(100), vec![EC.jwk("new")]));
-    assert_eq!(storm(&verifier, |_| "new".into(), after(31)).await, 200);
+    assert_eq!(verify_many(&verifier, |_| "new".into(), after(31)).await, 200);
     assert_eq!(server.count(), 2);
     assert!(!accepts_at(&verifier, &EC.good("old"), after(32)).await);
 }
 
 #[tokio::test]
-async fn tokens_that_could_never_be_good_cause_no_fetch() {
+async fn tokens_that_cannot_be_valid_cause_no_fetch() {
     let server = Server::start(Answer::Keys(vec![EC.jwk("known")])).await;
     let verifier = server.verifier(LONG).await;
     let header = r#"{"alg":"ES256","kid":"unknown"}"#;
@@ -211,7 +211,7 @@ async fn redirects_are_not_followed() {
 }
 
 #[tokio::test]
-async fn answers_that_are_no_set_leave_the_keys_as_they_were() {
+async fn invalid_answers_leave_the_keys_unchanged() {
     let server = Server::start(Answer::Keys(vec![EC.jwk("k")])).await;
     let verifier = server.verifier(LONG).await;
     let good = json!({"keys": [ED.jwk("new")]}).to_string();
@@ -219,7 +219,7 @@ async fn answers_that_are_no_set_leave_the_keys_as_they_were() {
         |line: &str, body: &str| format!("HTTP/1.1 {line}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
     let many: Vec<_> = (0..101).map(|number| ED.jwk(&format!("new{number}"))).collect();
     let answers = [
-        with_status("404 Not Found", &good),
+        with_status("404 Not KeyLookup", &good),
         with_status("500 Broken", &good),
         with_status("201 Created", &good),
         with_status("200 OK", "<html>"),
@@ -239,7 +239,7 @@ async fn answers_that_are_no_set_leave_the_keys_as_they_were() {
     assert_eq!(server.count(), 10);
     server.answers(Answer::Raw(with_status("200 OK", &good)));
     assert!(accepts_at(&verifier, &ED.good("new"), after(now + 31)).await);
-    // An empty set is one: the backend takes every key back.
+    // An empty set is a set: the backend withdraws every key.
     server.answers(Answer::Keys(vec![]));
     assert!(!accepts_at(&verifier, &ED.good("unknown"), after(now + 62)).await);
     assert!(!accepts_at(&verifier, &ED.good("new"), after(now + 62)).await);
@@ -250,7 +250,7 @@ async fn a_body_that_is_too_long_is_not_read_to_its_end() {
     let server = Server::start(Answer::Endless).await;
     let began = Instant::now();
     let verifier = server.verifier(LONG).await;
-    assert!(began.elapsed() < LONG / 2, "it ended by its deadline, not by its length");
+    assert!(began.elapsed() < LONG / 2, "the fetch ended at its time limit, not at its size limit");
     assert!(is_unavailable(&verifier, &EC.good("k"), NOW).await);
     let body = " ".repeat(10 << 20);
     server.answers(Answer::Raw(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len())));
@@ -259,7 +259,7 @@ async fn a_body_that_is_too_long_is_not_read_to_its_end() {
 }
 
 #[tokio::test]
-async fn a_slow_server_holds_nobody_longer_than_the_deadline() {
+async fn a_slow_server_delays_callers_no_longer_than_the_timeout() {
     assert!(FETCH_TIMEOUT <= Duration::from_secs(5));
     for slow in [Answer::Late(LONG, vec![EC.jwk("k")]), Answer::Drip] {
         let server = Server::start(slow).await;
@@ -273,7 +273,7 @@ async fn a_slow_server_holds_nobody_longer_than_the_deadline() {
 }
 
 #[tokio::test]
-async fn over_https_nothing_is_read_from_a_server_without_a_certificate() {
+async fn with_https_a_server_without_a_certificate_is_refused() {
     let server = Server::start(Answer::Keys(vec![EC.jwk("k")])).await;
     let url = server.url().to_string().replace("http:", "https:");
     let verifier = JwtVerifier::open(settings(KeySource::Jwks(url)), NOW).await.unwrap();
@@ -282,8 +282,8 @@ async fn over_https_nothing_is_read_from_a_server_without_a_certificate() {
 }
 
 #[tokio::test]
-async fn a_server_that_comes_up_later_is_found() {
-    // Nobody listens there yet.
+async fn a_server_that_starts_later_is_used() {
+    // Nobody listens on this port yet.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
     drop(listener);
@@ -296,7 +296,7 @@ async fn a_server_that_comes_up_later_is_found() {
     assert_eq!(server.count(), 1);
     assert!(is_unavailable(&verifier, &EC.good("k"), after(2)).await);
     assert_eq!(server.count(), 2);
-    // What is wrong with a token needs no keys to be told.
+    // A malformed token is refused without keys.
     assert!(!accepts_at(&verifier, "nonsense", after(3)).await);
     server.answers(Answer::Keys(vec![EC.jwk("k")]));
     assert!(is_unavailable(&verifier, &EC.good("k"), after(3)).await);
@@ -304,8 +304,8 @@ async fn a_server_that_comes_up_later_is_found() {
     assert_eq!(server.count(), 3);
 }
 
-/// A token that is good for two days.
-fn lasting(signer: &Signer, kid: &str) -> String {
+/// A token that is valid for two days.
+fn long_lived(signer: &Signer, kid: &str) -> String {
     let header = json!({"alg": signer.algorithm(), "kid": kid}).to_string();
     signer.token(&header, &claims_with(json!({"exp": NOW_S + 200_000})))
 }
@@ -314,25 +314,25 @@ fn lasting(signer: &Signer, kid: &str) -> String {
 async fn keys_are_fetched_again_after_10_minutes_while_nobody_waits() {
     let server = Server::start(Answer::Keys(vec![EC.jwk("old")])).await;
     let verifier = server.verifier(LONG).await;
-    let (old, new) = (lasting(&EC, "old"), lasting(&ED, "new"));
+    let (old, new) = (long_lived(&EC, "old"), long_lived(&ED, "new"));
     assert!(accepts_at(&verifier, &old, after(599)).await);
     assert_eq!(server.count(), 1);
     server.answers(Answer::Late(Duration::from_secs(1), vec![ED.jwk("new")]));
     let began = Instant::now();
     assert!(accepts_at(&verifier, &old, after(600)).await);
     assert!(accepts_at(&verifier, &old, after(601)).await);
-    assert!(began.elapsed() < Duration::from_millis(900), "someone waited");
-    // Whoever needs the new keys joins the fetch that is under way.
+    assert!(began.elapsed() < Duration::from_millis(900), "a caller waited for the fetch");
+    // A caller who needs the new keys joins the fetch that is running.
     assert!(accepts_at(&verifier, &new, after(602)).await);
     assert!(!accepts_at(&verifier, &old, after(603)).await);
     assert_eq!(server.count(), 2);
 }
 
 #[tokio::test]
-async fn old_keys_go_on_for_a_day_when_the_server_is_away() {
+async fn keys_stay_valid_for_a_day_if_the_server_is_unreachable() {
     let server = Server::start(Answer::Keys(vec![EC.jwk("k")])).await;
     let verifier = server.verifier(LONG).await;
-    let token = lasting(&EC, "k");
+    let token = long_lived(&EC, "k");
     server.answers(Answer::Close);
     assert!(accepts_at(&verifier, &token, after(3_600)).await);
     assert!(accepts_at(&verifier, &token, after(86_399)).await);
@@ -342,11 +342,11 @@ async fn old_keys_go_on_for_a_day_when_the_server_is_away() {
 }
 
 #[tokio::test]
-async fn a_key_taken_back_while_nobody_asked_is_not_good_once_more() {
+async fn a_key_withdrawn_during_a_quiet_period_verifies_nothing() {
     let server = Server::start(Answer::Keys(vec![EC.jwk("old")])).await;
     let verifier = Arc::new(server.verifier(LONG).await);
     server.answers(Answer::Late(Duration::from_millis(100), vec![ED.jwk("new")]));
-    let token = lasting(&EC, "old");
+    let token = long_lived(&EC, "old");
     let first = accepts_at(&verifier, &token, after(1_200));
     let second = accepts_at(&verifier, &token, after(1_200));
     assert_eq!(tokio::join!(first, second), (false, false));
@@ -359,7 +359,7 @@ async fn while_the_server_hangs_only_one_caller_waits_for_it() {
     let timeout = Duration::from_secs(1);
     let verifier = server.verifier(timeout).await;
     server.answers(Answer::Late(LONG, vec![]));
-    let token = lasting(&EC, "k");
+    let token = long_lived(&EC, "k");
     let began = Instant::now();
     assert!(accepts_at(&verifier, &token, after(7_200)).await);
     assert!(began.elapsed() >= timeout);
@@ -371,7 +371,7 @@ async fn while_the_server_hangs_only_one_caller_waits_for_it() {
 }
 
 #[tokio::test]
-async fn a_fetch_goes_on_when_the_caller_who_began_it_goes_away() {
+async fn a_fetch_continues_if_the_caller_who_caused_it_goes_away() {
     let server = Server::start(Answer::Close).await;
     let verifier = server.verifier(LONG).await;
     server.answers(Answer::Late(Duration::from_millis(200), vec![EC.jwk("k")]));
@@ -383,7 +383,7 @@ async fn a_fetch_goes_on_when_the_caller_who_began_it_goes_away() {
 }
 
 #[tokio::test]
-async fn a_clock_that_is_set_back_does_not_keep_keys_from_being_fetched() {
+async fn a_clock_set_back_does_not_prevent_fetches() {
     let server = Server::start(Answer::Keys(vec![EC.jwk("k")])).await;
     let verifier = server.verifier(LONG).await;
     server.answers(Answer::Keys(vec![ED.jwk("new")]));

@@ -1,12 +1,12 @@
-//! Key sets: which keys are used, and when a file is read again.
+//! Tests of key sets: which keys are used, and when a file is read again.
 //!
-//! Invariant: a key that is not used does not keep the others of its set from being used.
+//! Invariant: an unusable key does not prevent the use of the other keys of its set.
 
 use std::path::Path;
 
 use super::*;
 
-/// The sentence with which a file that holds only this key is refused.
+/// The error for a file that holds only this key.
 async fn refusal(key: Value) -> String {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("keys.json");
@@ -18,7 +18,7 @@ async fn open(path: &Path) -> Result<JwtVerifier, String> {
     JwtVerifier::open(settings(KeySource::Jwks(path.to_str().unwrap().into())), NOW).await
 }
 
-/// A key with some members exchanged; null takes one away.
+/// A key with some members replaced; null stands for a missing member.
 fn changed(mut key: Value, changes: Value) -> Value {
     for (name, value) in changes.as_object().unwrap() {
         key[name] = value.clone();
@@ -27,25 +27,25 @@ fn changed(mut key: Value, changes: Value) -> Value {
 }
 
 #[tokio::test]
-async fn keys_that_cannot_verify_are_left_out_with_a_reason() {
+async fn unusable_keys_are_skipped_with_a_reason() {
     let (rsa, ec, ed) = (RSA.jwk("k"), EC.jwk("k"), ED.jwk("k"));
     let modulus = |bytes: Vec<u8>| json!({"n": URL_SAFE_NO_PAD.encode(bytes)});
     let mut bits_2047 = vec![0xff; 256];
     bits_2047[0] = 0x7f;
     let cases = [
-        (Signer::Hmac(SECRET.into()).jwk("k"), "its kind"),
-        (changed(ec.clone(), json!({"crv": "P-384"})), "its kind"),
-        (changed(ec.clone(), json!({"crv": "secp256k1"})), "its kind"),
-        (changed(ed.clone(), json!({"crv": "X25519"})), "its kind"),
-        (changed(ed.clone(), json!({"crv": "Ed448"})), "its kind"),
-        (changed(ed.clone(), json!({"kty": "EC"})), "its kind"),
-        (changed(rsa.clone(), json!({"kty": "rsa"})), "its kind"),
-        (changed(rsa.clone(), json!({"alg": "HS256"})), "its alg"),
-        (changed(rsa.clone(), json!({"alg": "RS512"})), "its alg"),
-        (changed(rsa.clone(), json!({"alg": "PS256"})), "its alg"),
-        (changed(rsa.clone(), json!({"alg": "RSA-OAEP"})), "its alg"),
-        (changed(ec.clone(), json!({"alg": "RS256"})), "its alg"),
-        (changed(ed.clone(), json!({"alg": "ES256"})), "its alg"),
+        (Signer::Hmac(SECRET.into()).jwk("k"), "unsupported kty"),
+        (changed(ec.clone(), json!({"crv": "P-384"})), "unsupported kty"),
+        (changed(ec.clone(), json!({"crv": "secp256k1"})), "unsupported kty"),
+        (changed(ed.clone(), json!({"crv": "X25519"})), "unsupported kty"),
+        (changed(ed.clone(), json!({"crv": "Ed448"})), "unsupported kty"),
+        (changed(ed.clone(), json!({"kty": "EC"})), "unsupported kty"),
+        (changed(rsa.clone(), json!({"kty": "rsa"})), "unsupported kty"),
+        (changed(rsa.clone(), json!({"alg": "HS256"})), "unsupported alg"),
+        (changed(rsa.clone(), json!({"alg": "RS512"})), "unsupported alg"),
+        (changed(rsa.clone(), json!({"alg": "PS256"})), "unsupported alg"),
+        (changed(rsa.clone(), json!({"alg": "RSA-OAEP"})), "unsupported alg"),
+        (changed(ec.clone(), json!({"alg": "RS256"})), "unsupported alg"),
+        (changed(ed.clone(), json!({"alg": "ES256"})), "unsupported alg"),
         (changed(rsa.clone(), json!({"use": "enc"})), "use or key_ops"),
         (changed(ec.clone(), json!({"use": "SIG"})), "use or key_ops"),
         (changed(ec.clone(), json!({"key_ops": ["sign"]})), "use or key_ops"),
@@ -68,10 +68,10 @@ async fn keys_that_cannot_verify_are_left_out_with_a_reason() {
         (changed(ec.clone(), json!({"x": "AAAA"})), "32 bytes"),
         (changed(ec.clone(), json!({"y": null})), "missing"),
         (changed(ed.clone(), json!({"x": URL_SAFE_NO_PAD.encode([7; 33])})), "32 bytes"),
-        (changed(ed.clone(), json!({"kid": 7})), "form of a key"),
-        (changed(ed.clone(), json!({"key_ops": "verify"})), "form of a key"),
-        (json!(7), "form of a key"),
-        (json!({}), "form of a key"),
+        (changed(ed.clone(), json!({"kid": 7})), "not a JSON Web Key"),
+        (changed(ed.clone(), json!({"key_ops": "verify"})), "not a JSON Web Key"),
+        (json!(7), "not a JSON Web Key"),
+        (json!({}), "not a JSON Web Key"),
     ];
     for (key, reason) in cases {
         let sentence = refusal(key.clone()).await;
@@ -84,7 +84,7 @@ async fn keys_that_cannot_verify_are_left_out_with_a_reason() {
     }
     let more = json!({"alg": "RS256", "use": "sig", "key_ops": ["sign", "verify"], "x5c": [], "unknown": {}});
     assert!(accepts(&with_keys(&[changed(rsa.clone(), more)]).await, &RSA.good("k")).await);
-    // Some write the sign that is no sign.
+    // Some backends write a leading zero byte, as for a signed number.
     let Some(text) = rsa["n"].as_str() else { panic!() };
     let padded = [vec![0], URL_SAFE_NO_PAD.decode(text).unwrap()].concat();
     assert!(accepts(&with_keys(&[changed(rsa, modulus(padded))]).await, &RSA.good("k")).await);
@@ -114,24 +114,24 @@ async fn symmetric_keys_of_a_set_are_never_used() {
 }
 
 #[tokio::test]
-async fn without_a_kid_there_must_be_one_key_of_the_algorithm() {
-    let nameless =
+async fn a_token_without_a_kid_needs_exactly_one_key_of_its_algorithm() {
+    let without_kid =
         |signer: &Signer| signer.token(&json!({"alg": signer.algorithm()}).to_string(), &claims().to_string());
-    let one_of_each = with_all().await;
+    let one_key_each = with_all().await;
     for signer in [&*RSA, &*EC, &*ED] {
-        assert!(accepts(&one_of_each, &nameless(signer)).await);
+        assert!(accepts(&one_key_each, &without_kid(signer)).await);
     }
-    assert!(!accepts(&one_of_each, &nameless(&Signer::ec())).await);
+    assert!(!accepts(&one_key_each, &without_kid(&Signer::ec())).await);
     let two = with_keys(&[EC.jwk("one"), Signer::ec().jwk("two"), ED.jwk("three")]).await;
-    assert!(!accepts(&two, &nameless(&EC)).await);
-    assert!(accepts(&two, &nameless(&ED)).await);
-    assert!(!accepts(&two, &nameless(&RSA)).await);
-    // One of two does not count when it is not usable.
+    assert!(!accepts(&two, &without_kid(&EC)).await);
+    assert!(accepts(&two, &without_kid(&ED)).await);
+    assert!(!accepts(&two, &without_kid(&RSA)).await);
+    // An unusable key does not count as the second one.
     let enc = changed(Signer::ec().jwk("two"), json!({"use": "enc"}));
-    assert!(accepts(&with_keys(&[EC.jwk("one"), enc]).await, &nameless(&EC)).await);
-    // A key without a kid is for tokens without one.
+    assert!(accepts(&with_keys(&[EC.jwk("one"), enc]).await, &without_kid(&EC)).await);
+    // A key without a `kid` verifies only tokens without one.
     let unnamed = with_keys(&[changed(EC.jwk(""), json!({"kid": null}))]).await;
-    assert!(accepts(&unnamed, &nameless(&EC)).await);
+    assert!(accepts(&unnamed, &without_kid(&EC)).await);
     assert!(!accepts(&unnamed, &EC.good("")).await);
 }
 
@@ -143,7 +143,7 @@ async fn of_two_keys_with_one_kid_the_first_is_used() {
 }
 
 #[tokio::test]
-async fn files_that_are_no_sets_are_refused_with_a_sentence() {
+async fn files_without_a_valid_set_are_refused_with_a_reason() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("keys.json");
     assert!(open(&path).await.err().unwrap().contains("keys.json: No such file"));
@@ -151,13 +151,13 @@ async fn files_that_are_no_sets_are_refused_with_a_sentence() {
     let many: Vec<_> = (0..101).map(|number| ED.jwk(&number.to_string())).collect();
     let nested = format!("{{\"keys\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
     for (text, sentence) in [
-        (String::new(), "no JSON Web Key Set"),
-        ("[]".into(), "no JSON Web Key Set"),
-        ("{}".into(), "no JSON Web Key Set"),
-        (EC.jwk("k").to_string(), "no JSON Web Key Set"),
-        (r#"{"keys":{}}"#.into(), "no JSON Web Key Set"),
-        (nested, "no JSON Web Key Set"),
-        (r#"{"keys":[]}"#.into(), "no key in it can verify a token"),
+        (String::new(), "not a JSON Web Key Set"),
+        ("[]".into(), "not a JSON Web Key Set"),
+        ("{}".into(), "not a JSON Web Key Set"),
+        (EC.jwk("k").to_string(), "not a JSON Web Key Set"),
+        (r#"{"keys":{}}"#.into(), "not a JSON Web Key Set"),
+        (nested, "not a JSON Web Key Set"),
+        (r#"{"keys":[]}"#.into(), "no key in this set can verify a token"),
         (json!({"keys": many}).to_string(), "more than 100 keys"),
         (" ".repeat(256 * 1024 + 1), "longer than 262144 bytes"),
     ] {
@@ -170,11 +170,11 @@ async fn files_that_are_no_sets_are_refused_with_a_sentence() {
 }
 
 #[tokio::test]
-async fn a_file_that_changed_is_read_again_after_a_while() {
+async fn a_changed_file_is_read_again_after_10_seconds() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("keys.json");
     let write = |text: &str| {
-        // As those who know how exchange a file: never half of it there.
+        // Replaced by a rename, so that no reader sees half of a file.
         let new = folder.path().join("new");
         std::fs::write(&new, text).unwrap();
         std::fs::rename(&new, &path).unwrap();
@@ -196,10 +196,10 @@ async fn a_file_that_changed_is_read_again_after_a_while() {
     assert!(accepts_at(&verifier, &EC.good("new"), after(60)).await);
     write(&set(&[ED.jwk("old"), EC.jwk("new")]));
     assert!(accepts_at(&verifier, &ED.good("old"), after(90)).await);
-    // A set that was emptied is meant: nobody is let in any more.
+    // An empty set is intended: no token is accepted any more.
     write(&set(&[]));
     assert!(!accepts_at(&verifier, &EC.good("new"), after(120)).await);
     write(&set(&[ED.jwk("old")]));
-    // A clock that was set back does not keep a change out.
+    // A clock that was set back does not delay the reading of a change.
     assert!(accepts_at(&verifier, &ED.good("old"), after(100)).await);
 }
