@@ -1,11 +1,12 @@
-//! The storage floor: one SQL text, two drivers, units of work.
+//! The storage layer: queries written once, two drivers, and units of work.
 //!
 //! Invariants:
-//! - A unit of work is one transaction. When [`db::Db::write`] answers, it is on disk or it never happened.
-//! - Work is `Fn` over its input, for it may be run again, and awaits nothing but its own statements.
-//! - Parameters are written `$1`, tables `messaging.name`, lists `= ANY($1)`; a driver translates what its database says
-//!   differently, nobody else does.
-//! - Only `sqlite/` names rusqlite and only `postgres/` names tokio_postgres.
+//! - A unit of work is one transaction. When [`db::Db::write`] returns success, the transaction is on disk; when it returns
+//!   an error, either nothing was committed or the outcome of the commit is unknown.
+//! - A unit of work is a `Fn` over its input, because a driver may run it again. It awaits only its own statements.
+//! - SQL is written in one form: parameters are `$1`, tables are `messaging.name`, lists are `= ANY($1)`. Only the drivers
+//!   translate this form where their database needs another one.
+//! - Only `sqlite/` names rusqlite, and only `postgres/` names tokio_postgres.
 
 pub mod batches;
 pub mod conversations;

@@ -1,7 +1,7 @@
-//! What a batch of small changes, reactions and receipts, locks, reads and writes: each in one statement on PostgreSQL, where
-//! a round trip costs as much as the rows.
+//! Locking, reading and writing for a batch of small changes: reactions and receipts. On PostgreSQL each of these is one
+//! statement for the whole batch, because a round trip costs as much as the rows.
 //!
-//! Invariant: conversations are locked in id order; the event log's counter is taken last.
+//! Invariant: conversations are locked in the order of their ids, and the counter of the event log is locked last.
 
 use std::collections::HashMap;
 
@@ -17,16 +17,16 @@ use crate::store::events::events::{self, NewEvent};
 use crate::store::messages::reactions::{self, Tally, write_tallies};
 use crate::store::messages::receipts::{self, Kind, Watermarks};
 
-/// Where a conversation stands, as far as small changes need to know it.
+/// The parts of a conversation that small changes need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// The last message that there is.
+    /// The `seq` of the last message.
     pub last_seq: i64,
-    /// When it was sent.
+    /// When the last message was sent.
     pub last_sent_at: Timestamp,
-    /// What members see.
+    /// Which messages a new member sees.
     pub history: History,
-    /// How many they are.
+    /// The number of members.
     pub member_count: i64,
 }
 
@@ -39,12 +39,12 @@ columns! {
     }
 }
 
-/// A member, as far as small changes need to know them.
+/// The parts of a membership that small changes need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// How many messages there were when they joined.
+    /// The number of messages when the member joined.
     pub joined_seq: i64,
-    /// How far they are.
+    /// The watermarks of the member.
     pub watermarks: Watermarks,
 }
 
@@ -55,46 +55,47 @@ columns! {
     }
 }
 
-/// An emoji of somebody under a message.
+/// Identifies one possible reaction: an emoji of one user under one message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Spot {
-    /// Where.
+    /// The conversation.
     pub conversation: ConversationId,
-    /// Under which message.
+    /// The `seq` of the message.
     pub seq: i64,
-    /// Whose.
+    /// The user.
     pub user: UserId,
-    /// Which.
+    /// The emoji.
     pub emoji: &'static str,
 }
 
-/// What is there at a [`Spot`].
+/// The state of the message and of the reaction that a [`Spot`] identifies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
     /// Whether the message is a tombstone.
     pub deleted: bool,
-    /// What is under the message.
+    /// The counts of all reactions to the message.
     pub tallies: Vec<Tally>,
-    /// Whether this emoji of this person is.
+    /// Whether this reaction exists.
     pub there: bool,
 }
 
-/// A step of a member, as it is kept.
+/// A step to insert: a move of a watermark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// Where.
+    /// The conversation.
     pub conversation: ConversationId,
-    /// Who.
+    /// The member.
     pub user: UserId,
-    /// Which watermark.
+    /// The watermark that moves.
     pub kind: Kind,
-    /// To where.
+    /// The `seq` that it moves to.
     pub seq: i64,
-    /// When.
+    /// When it moves.
     pub at: Timestamp,
 }
 
-/// Locks conversations until the transaction ends; those that are there. SQLite's writer is alone anyway.
+/// Locks conversations until the transaction ends, and returns those that exist. On SQLite no lock is needed, because there
+/// is only one writer.
 pub async fn lock(conn: &mut Conn, ids: &[i64]) -> Result<HashMap<ConversationId, Place>> {
     let sql = sql!(
         "SELECT id, ",
@@ -104,7 +105,7 @@ pub async fn lock(conn: &mut Conn, ids: &[i64]) -> Result<HashMap<ConversationId
     Ok(conn.rows(sql, &[Value::I64s(ids)], read).await?.into_iter().collect())
 }
 
-/// Those of some pairs of a conversation and a person who are members. To be asked under the conversations' locks.
+/// The members among pairs of a conversation and a user. The caller must hold the locks of the conversations.
 pub async fn members(
     conn: &mut Conn,
     pairs: &[(ConversationId, UserId)],
@@ -144,7 +145,7 @@ pub async fn members(
     Ok(rows.into_iter().collect())
 }
 
-/// What is at each of some spots; `None` where there is no such message.
+/// The state of each spot, in the order of `spots`. `None` when the message does not exist.
 pub async fn spots(conn: &mut Conn, spots: &[Spot]) -> Result<Vec<Option<Found>>> {
     let found_of = |(deleted, tallies, there)| Found { deleted, tallies, there };
     if let Conn::Sqlite(_) = conn {
@@ -173,7 +174,7 @@ pub async fn spots(conn: &mut Conn, spots: &[Spot]) -> Result<Vec<Option<Found>>
     let columns = Spots::new(spots.iter());
     let rows: Vec<(i64, _)> = conn
         .rows(
-            // An EXISTS in the list could be planned to read all reactions once for all spots.
+            // A LATERAL join, because for an EXISTS the planner could choose to read all reactions once for all spots.
             "SELECT p.place, m.deleted_at IS NOT NULL, m.reaction_counts, r.user_id IS NOT NULL
                FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::bigint[])
                     WITH ORDINALITY AS p (conversation_id, seq, emoji, user_id, place)
@@ -195,7 +196,7 @@ pub async fn spots(conn: &mut Conn, spots: &[Spot]) -> Result<Vec<Option<Found>>
     Ok(found)
 }
 
-/// How often people are mentioned in conversations behind the seqs, in the order of these.
+/// How often users are mentioned in conversations after a `seq`, in the order of `behind`.
 pub async fn mention_counts(conn: &mut Conn, behind: &[(ConversationId, UserId, i64)]) -> Result<Vec<i64>> {
     if let Conn::Sqlite(_) = conn {
         let mut counts = Vec::with_capacity(behind.len());
@@ -220,34 +221,35 @@ pub async fn mention_counts(conn: &mut Conn, behind: &[(ConversationId, UserId, 
     .await
 }
 
-/// What a batch of small changes writes. Nothing is in it twice.
+/// Everything that a batch of small changes writes. It contains nothing twice.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
-    /// Emoji that are put under messages, and when.
+    /// Reactions to add, and when they were added.
     pub added: Vec<(Spot, Timestamp)>,
-    /// Emoji that are taken away.
+    /// Reactions to remove.
     pub removed: Vec<Spot>,
-    /// What is under messages afterwards.
+    /// The new counts of reactions to messages.
     pub tallies: Vec<(ConversationId, i64, Vec<Tally>)>,
-    /// How far members are afterwards.
+    /// The new watermarks of members.
     pub watermarks: Vec<(ConversationId, UserId, Watermarks)>,
-    /// The steps that led there.
+    /// The steps to insert.
     pub steps: Vec<Step>,
-    /// Conversations whose messages look different afterwards.
+    /// Conversations whose messages look different now, so that their content version rises.
     pub changed: Vec<ConversationId>,
-    /// What is to be logged, in its order.
+    /// Events to log, in their order.
     pub events: Vec<NewEvent<'static>>,
 }
 
 impl Outcome {
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
-        // Whatever else there is comes with one of these.
+        // Every other change comes with watermarks or with an event.
         self.watermarks.is_empty() && self.events.is_empty()
     }
 }
 
-/// Writes it. The last statement of its transaction: PostgreSQL gets the COMMIT with it.
+/// Writes the outcome of a batch. It must be the last statement of its transaction, because on PostgreSQL the COMMIT is sent
+/// with it.
 pub async fn write(conn: &mut Conn, outcome: &Outcome) -> Result<()> {
     match conn {
         Conn::Sqlite(_) => write_each(conn, outcome).await,
@@ -304,7 +306,7 @@ const WRITE_SET: &str =
      changed AS (
          UPDATE messaging.conversations SET content_version = content_version + 1
           WHERE id = ANY($23) RETURNING 1),
-     -- The counts make it wait for the others, as in store/sends.rs.
+     -- The counts make it wait for the others, as in store/batches/sends.rs.
      log AS (
          UPDATE messaging.event_log
             SET last_position = last_position + $24::bigint + 0 * ((SELECT count(*) FROM added) + (SELECT count(*) FROM removed)
@@ -364,7 +366,7 @@ async fn write_set(conn: &mut Conn, outcome: &Outcome) -> Result<()> {
     .await
 }
 
-/// Spots as columns.
+/// The parts of spots as columns, for `unnest`.
 struct Spots {
     conversations: Vec<i64>,
     seqs: Vec<i64>,

@@ -1,4 +1,4 @@
-//! Set-based statements that write a batch of sends or of small changes.
+//! Statements that write a whole batch of sends, or of small changes (reactions and receipts).
 
 pub mod changes;
 pub mod sends;

@@ -1,7 +1,8 @@
-//! What a batch of sends locks and writes: each in one statement on PostgreSQL, where a round trip costs as much as the rows.
+//! Locking and writing for a batch of sends. On PostgreSQL each of these is one statement for the whole batch, because a
+//! round trip costs as much as the rows.
 //!
-//! Invariants: conversations are locked in id order before message ids are taken, so that ids rise with `seq`; the event
-//! log's counter is taken last, so that positions become visible in their order.
+//! Invariants: conversations are locked in the order of their ids before message ids are taken, so that ids rise with `seq`.
+//! The counter of the event log is locked last, so that positions become visible in their order.
 
 use std::collections::HashMap;
 
@@ -18,14 +19,14 @@ use crate::store::messages::mentions::{self, Mention};
 use crate::store::messages::messages::{self, Action, Decorations, Message, NewRow};
 use crate::store::messages::{receipts, search};
 
-/// Locks conversations until the transaction ends, and takes `count` message ids, rising.
+/// Locks conversations until the transaction ends, and takes `count` ascending message ids.
 pub async fn lock_and_number(conn: &mut Conn, conversations: &[i64], count: usize) -> Result<(Vec<Head>, Vec<i64>)> {
     if let Conn::Sqlite(_) = conn {
         let heads = conversations::lock(conn, conversations).await?;
         return Ok((heads, messages::next_ids(conn, count).await?));
     }
     let mut heads = Vec::with_capacity(conversations.len());
-    // The branches of a UNION ALL run in their order: no id is taken before every lock is held.
+    // The branches of a UNION ALL run in their order, so no id is taken before all locks are held.
     let ids = conn
         .rows(
             sql!(
@@ -50,27 +51,29 @@ pub async fn lock_and_number(conn: &mut Conn, conversations: &[i64], count: usiz
     Ok((heads, ids.into_iter().flatten().collect()))
 }
 
-/// What a batch of sends writes.
+/// Everything that a batch of sends writes.
 #[derive(Clone, Copy, Debug)]
 pub struct Append<'a> {
-    /// Where the conversations stand afterwards.
+    /// The new heads of the conversations.
     pub heads: &'a [Head],
-    /// That some of the conversations are new: logged before their messages.
+    /// Events for conversations that the batch created. They are logged before the messages.
     pub made: &'a [NewEvent<'a>],
     /// The messages.
     pub rows: &'a [NewRow<'a>],
-    /// Whom they mention.
+    /// The mentions in the messages.
     pub mentions: &'a [Mention],
-    /// Up to how many members earlier messages look different when a sender has read them.
+    /// Up to this number of members, earlier messages look different after a sender has read them, so the content version
+    /// rises.
     pub member_limit: i64,
 }
 
-/// Appends messages, moves their conversations' heads and their senders' watermarks, and logs that they were created, behind
-/// the conversations that were made for them. The last statement of its transaction: PostgreSQL gets the COMMIT with it.
+/// Appends messages, updates the heads of their conversations and the watermarks of their senders, and logs the events:
+/// first those of new conversations, then those of the messages. It must be the last statement of its transaction, because
+/// on PostgreSQL the COMMIT is sent with it.
 ///
 /// # Errors
-/// [`Error::Rerun`] when `unrevoked_since` is not the position of the last revocation, as it is seen now that the
-/// conversations are locked.
+/// [`Error::Rerun`] when `unrevoked_since` is not the position of the last revocation. This is read while the conversations
+/// are locked.
 pub async fn append(conn: &mut Conn, append: Append<'_>, unrevoked_since: Option<i64>) -> Result<()> {
     let Append { heads, made, rows, mentions, member_limit } = append;
     if let Conn::Sqlite(_) = conn {
@@ -98,12 +101,12 @@ pub async fn append(conn: &mut Conn, append: Append<'_>, unrevoked_since: Option
     let bodies: Vec<&str> = rows.iter().map(|row| row.message.body.as_str()).collect();
     let days: Vec<Option<i64>> = rows.iter().map(|row| row.key.map(|(day, _)| day)).collect();
     let digests: Vec<Option<&[u8]>> = rows.iter().map(|row| row.key.map(|(_, digest)| digest.as_slice())).collect();
-    let follows = Follows::new(rows);
+    let moves = WatermarkMoves::new(rows);
     let streams: Vec<Option<String>> = rows.iter().map(|row| search::postgres_stream(row.message)).collect();
     let streams: Vec<Option<&str>> = streams.iter().map(Option::as_deref).collect();
     conn.one_and_commit(
-        // `passed` is what senders had not read before: their watermarks are those from before this statement, or stand at
-        // their message before in the batch.
+        // `passed` holds the steps of senders who had not read everything before their message. The watermark before is the
+        // one from before this statement, or the sender's previous message in the batch.
         "WITH passed AS (
              SELECT s.conversation_id, s.user_id, k.kind, s.seq, s.at
                FROM unnest($20::bigint[], $21::bigint[], $22::bigint[], $23::bigint[], $24::timestamptz[])
@@ -144,7 +147,7 @@ pub async fn append(conn: &mut Conn, append: Append<'_>, unrevoked_since: Option
                     AS s (id, conversation_id, seq, timestamp_sent, terms)
               WHERE s.terms IS NOT NULL
              RETURNING 1),
-         -- The counts make it wait for the others: its row is locked for everyone from here to the commit.
+         -- The counts make it wait for the others, because its row is locked against everyone from here to the commit.
          log AS (
              UPDATE messaging.event_log
                 SET last_position = last_position + $15 + 0 * ((SELECT count(*) FROM stored) + (SELECT count(*) FROM heads)
@@ -161,7 +164,7 @@ pub async fn append(conn: &mut Conn, append: Append<'_>, unrevoked_since: Option
                     e.actor_id, e.at
                FROM log, unnest($5::bigint[], $6::bigint[], $10::bigint[], $8::timestamptz[])
                     WITH ORDINALITY AS e (conversation_id, seq, actor_id, at, place))
-         -- Dividing by zero is how a statement can call its transaction off: the driver knows it as a reason to run it again.
+         -- A statement can fail on purpose only with an error such as a division by zero. The driver runs the unit of work again.
          SELECT 1 / CASE WHEN $19::bigint IS NULL OR last_revocation = $19 THEN 1 ELSE 0 END
            FROM messaging.server_state WHERE id = 1",
         &[
@@ -184,11 +187,11 @@ pub async fn append(conn: &mut Conn, append: Append<'_>, unrevoked_since: Option
             Value::OptionI64s(&days),
             Value::OptionByteSlices(&digests),
             Value::OptionI64(unrevoked_since),
-            Value::I64s(&follows.conversations),
-            Value::I64s(&follows.users),
-            Value::I64s(&follows.seqs),
-            Value::OptionI64s(&follows.before),
-            Value::Times(&follows.times),
+            Value::I64s(&moves.conversations),
+            Value::I64s(&moves.users),
+            Value::I64s(&moves.seqs),
+            Value::OptionI64s(&moves.before),
+            Value::Times(&moves.times),
             Value::I64s(&mentions.iter().map(|mention| mention.conversation.0).collect::<Vec<_>>()),
             Value::I64s(&mentions.iter().map(|mention| mention.seq).collect::<Vec<_>>()),
             Value::I64s(&mentions.iter().map(|mention| mention.user.0).collect::<Vec<_>>()),
@@ -205,49 +208,49 @@ pub async fn append(conn: &mut Conn, append: Append<'_>, unrevoked_since: Option
     .await
 }
 
-/// Messages whose senders' watermarks move to them, as columns.
+/// The messages that move the watermarks of their senders, as columns for `unnest`.
 #[derive(Default)]
-struct Follows {
+struct WatermarkMoves {
     conversations: Vec<i64>,
     users: Vec<i64>,
     seqs: Vec<i64>,
-    /// The seq of the sender's message before in the same batch: where their watermark stands by then.
+    /// The `seq` of the sender's previous message in the same batch. The sender's watermark is there by then.
     before: Vec<Option<i64>>,
     times: Vec<Timestamp>,
 }
 
-impl Follows {
+impl WatermarkMoves {
     fn new(rows: &[NewRow<'_>]) -> Self {
-        let mut follows = Self::default();
+        let mut moves = Self::default();
         let mut last = HashMap::with_capacity(rows.len());
         for message in rows.iter().filter(|row| row.follows).map(|row| row.message) {
-            follows.conversations.push(message.conversation_id.0);
-            follows.users.push(message.sender_id.0);
-            follows.seqs.push(message.seq);
-            follows.before.push(last.insert((message.conversation_id, message.sender_id), message.seq));
-            follows.times.push(message.timestamp_sent);
+            moves.conversations.push(message.conversation_id.0);
+            moves.users.push(message.sender_id.0);
+            moves.seqs.push(message.seq);
+            moves.before.push(last.insert((message.conversation_id, message.sender_id), message.seq));
+            moves.times.push(message.timestamp_sent);
         }
-        follows
+        moves
     }
 }
 
-/// What the server says about a conversation.
+/// The content of a system message.
 #[derive(Clone, Debug)]
 pub struct Note<'a> {
-    /// What happened.
+    /// The action that it reports.
     pub action: Action,
-    /// Who did it.
+    /// The user who did it.
     pub actor: UserId,
-    /// To whom.
+    /// The user who is affected by it.
     pub subject: Option<UserId>,
-    /// What else belongs to it: a title, a role.
+    /// Further details, such as a title or a role.
     pub detail: &'a str,
-    /// When.
+    /// When it happened.
     pub at: Timestamp,
 }
 
-/// Writes a system message into a conversation, which is locked from here on; the event of it is the caller's to log.
-/// Whoever had read everything before has read what they did themself.
+/// Locks a conversation and appends a system message to it. Returns the event, which the caller must log. If the actor had
+/// read everything before, the message counts as read by the actor too.
 pub async fn note(conn: &mut Conn, conversation: ConversationId, note: &Note<'_>) -> Result<NewEvent<'static>> {
     let (heads, ids) = lock_and_number(conn, &[conversation.0], 1).await?;
     let (Some(head), Some(id)) = (heads.first(), ids.first()) else {

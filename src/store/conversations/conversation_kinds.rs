@@ -1,19 +1,19 @@
-//! The kinds of conversations, and which history their members see: words in `messaging.conversations`.
+//! The kinds of conversations, and which history new members see. Both are stored as words in `messaging.conversations`.
 
 use crate::base::error::Result;
 use crate::store::db::words;
 
-/// What sort of conversation.
+/// The kind of a conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Of two people, or one's notes to oneself.
+    /// Of two users, or of one user alone (notes to oneself).
     Direct,
-    /// Of any number.
+    /// Of any number of members.
     Group,
 }
 
 impl Kind {
-    /// As it stands in the database and in JSON.
+    /// The word in the database and in JSON.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Direct => "direct",
@@ -21,7 +21,7 @@ impl Kind {
         }
     }
 
-    /// The sort of a word.
+    /// The kind with this word.
     ///
     /// # Errors
     /// [`Error::UnknownValue`](crate::base::error::Error::UnknownValue).
@@ -30,17 +30,17 @@ impl Kind {
     }
 }
 
-/// What those see of a group who joined later.
+/// Which messages of a group a new member sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum History {
-    /// Everything.
+    /// All messages.
     All,
-    /// What came after them.
+    /// Only messages that were sent after the member joined.
     SinceJoined,
 }
 
 impl History {
-    /// As it stands in the database and in JSON.
+    /// The word in the database and in JSON.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::All => "all",
@@ -48,7 +48,7 @@ impl History {
         }
     }
 
-    /// The history of a word.
+    /// The setting with this word.
     ///
     /// # Errors
     /// [`Error::UnknownValue`](crate::base::error::Error::UnknownValue).
@@ -56,7 +56,7 @@ impl History {
         words::parse("conversations.history", &[Self::All, Self::SinceJoined], Self::as_str, word)
     }
 
-    /// The first seq that a member sees who joined when the conversation had `joined_seq` messages.
+    /// The first `seq` that a member sees. `joined_seq` is the number of messages when the member joined.
     pub const fn first_seq(self, joined_seq: i64) -> i64 {
         match self {
             Self::All => 1,

@@ -1,7 +1,8 @@
 //! Rows of `messaging.conversations`, `direct_conversations` and `members`.
 //!
-//! Invariants: who writes into conversations locks their rows first, in id order (`store::sends`); the pair of a direct
-//! conversation is unique, whoever writes first.
+//! Invariants: a transaction that writes into conversations first locks their rows, in the order of their ids
+//! (`store::batches::sends`). The pair of a direct conversation is unique, even when two transactions create it at the same
+//! time.
 
 use std::collections::BTreeSet;
 
@@ -14,22 +15,22 @@ use crate::store::db::Conn;
 use crate::store::db::columns::{columns, read, sql, word_column};
 use crate::store::driver::values::Value;
 
-/// Where a conversation stands: its newest message.
+/// The head of a conversation: its newest state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
-    /// Which conversation.
+    /// The conversation.
     pub id: ConversationId,
-    /// How many messages it has, which is the newest one's seq.
+    /// The number of its messages, which is the `seq` of the newest one.
     pub last_seq: i64,
-    /// When the newest was sent; when the conversation was made while there is none.
+    /// When the newest message was sent. Without messages, when the conversation was created.
     pub last_sent_at: Timestamp,
-    /// The newest one's id; 0 while there is none.
+    /// The id of the newest message. 0 without messages.
     pub last_message_id: MessageId,
-    /// Changes whenever a message that is already there may look different.
+    /// Rises with each change of what the existing messages show.
     pub content_version: i64,
 }
 
-/// Two people, the smaller id first; the same twice for notes to oneself.
+/// The two users of a direct conversation, the smaller id first. Both are the same user for notes to oneself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Pair {
     /// The smaller id.
@@ -39,12 +40,12 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// In either order.
+    /// The pair of two users, who can be given in either order.
     pub fn new(one: UserId, other: UserId) -> Self {
         Self { lower: one.min(other), higher: one.max(other) }
     }
 
-    /// The other one of the two.
+    /// The other user of the pair.
     pub fn other(self, one: UserId) -> UserId {
         if one == self.lower { self.higher } else { self.lower }
     }
@@ -70,8 +71,8 @@ columns! {
     }
 }
 
-/// A user by folded name, with their conversations that have a message sent at `since` or later, each with the first seq
-/// that they see; `None` for no such user.
+/// Finds a user by folded name, with the heads of the user's conversations in which a message was sent at `since` or later.
+/// Each head comes with the first `seq` that the user sees. `None` when no user has this name.
 pub async fn heads_of_user(
     conn: &mut Conn,
     user_name_key: &str,
@@ -103,7 +104,7 @@ pub async fn heads_of_user(
     Ok(found.map(|user| (user, seen.collect())))
 }
 
-/// One conversation that has a message sent at `since` or later.
+/// The head of a conversation, if a message was sent in it at `since` or later.
 pub async fn head_since(conn: &mut Conn, id: ConversationId, since: Timestamp) -> Result<Vec<Head>> {
     conn.rows(
         sql!(
@@ -117,7 +118,8 @@ pub async fn head_since(conn: &mut Conn, id: ConversationId, since: Timestamp) -
     .await
 }
 
-/// The heads of conversations that are about to be written. On SQLite, where the writer is alone.
+/// The heads of conversations that are about to be written. Only for SQLite, where no row lock is needed because there is
+/// only one writer.
 pub(in crate::store) async fn lock(conn: &mut Conn, ids: &[i64]) -> Result<Vec<Head>> {
     conn.rows(
         sql!(
@@ -131,7 +133,7 @@ pub(in crate::store) async fn lock(conn: &mut Conn, ids: &[i64]) -> Result<Vec<H
     .await
 }
 
-/// Moves locked conversations to their new heads. On SQLite; PostgreSQL does it with the messages.
+/// Stores the new heads of conversations. Only for SQLite. PostgreSQL does it in the statement that inserts the messages.
 pub(in crate::store) async fn advance(conn: &mut Conn, heads: &[Head]) -> Result<()> {
     for head in heads {
         conn.execute(
@@ -148,7 +150,7 @@ pub(in crate::store) async fn advance(conn: &mut Conn, heads: &[Head]) -> Result
     Ok(())
 }
 
-/// The direct conversations of those pairs that have one.
+/// The direct conversations of pairs. Pairs without one are left out.
 pub async fn direct(conn: &mut Conn, pairs: &[Pair]) -> Result<Vec<(Pair, ConversationId)>> {
     if let Conn::Sqlite(_) = conn {
         let mut found = Vec::with_capacity(pairs.len());
@@ -186,8 +188,8 @@ pub async fn direct(conn: &mut Conn, pairs: &[Pair]) -> Result<Vec<(Pair, Conver
     .await
 }
 
-/// Makes the direct conversation of a pair, or finds the one that another transaction made at the same moment. Whether it
-/// is new comes with it.
+/// Creates the direct conversation of a pair, or returns the one that another transaction created at the same moment. The
+/// `bool` says whether it is new.
 pub async fn create_direct(
     conn: &mut Conn,
     pair: Pair,
@@ -233,7 +235,7 @@ pub async fn create_direct(
     Ok((id, true))
 }
 
-/// Those of some conversations that are groups.
+/// Those of the conversations that are groups and are not deleted.
 pub async fn groups_among(conn: &mut Conn, ids: &[i64]) -> Result<Vec<ConversationId>> {
     conn.rows(
         "SELECT id FROM messaging.conversations WHERE id = ANY($1) AND kind = 'group' AND deleted_at IS NULL",
@@ -243,10 +245,10 @@ pub async fn groups_among(conn: &mut Conn, ids: &[i64]) -> Result<Vec<Conversati
     .await
 }
 
-/// The members of direct conversations: one or two rows each.
+/// The members of direct conversations: one or two rows for each. Groups are left out.
 pub async fn direct_members(conn: &mut Conn, ids: &[i64]) -> Result<Vec<(ConversationId, UserId)>> {
     conn.rows(
-        // Materialized, so that of a group among them nobody's row is read: it may be ten thousand.
+        // MATERIALIZED, so that no members of a group among the ids are read. A group can have ten thousand members.
         "WITH direct AS MATERIALIZED (
              SELECT id FROM messaging.conversations WHERE id = ANY($1) AND kind = 'direct')
          SELECT m.conversation_id, m.user_id FROM direct JOIN messaging.members m ON m.conversation_id = direct.id
@@ -257,13 +259,14 @@ pub async fn direct_members(conn: &mut Conn, ids: &[i64]) -> Result<Vec<(Convers
     .await
 }
 
-/// Locks one conversation until the transaction ends; whether there is one. SQLite's writer is alone anyway.
+/// Locks a conversation until the transaction ends, and returns whether it exists. On SQLite no lock is needed, because
+/// there is only one writer.
 pub async fn lock_one(conn: &mut Conn, id: ConversationId) -> Result<bool> {
     let sql = "SELECT id FROM messaging.conversations WHERE id = $1 FOR UPDATE";
     Ok(conn.first(sql, &[Value::I64(id.0)], |row| row.i64(0)).await?.is_some())
 }
 
-/// The conversations of a person with when they joined, by id, after `after`.
+/// The conversations of a user and when the user joined them, in the order of their ids, after `after`.
 pub async fn of_user(
     conn: &mut Conn,
     user: UserId,
@@ -279,14 +282,14 @@ pub async fn of_user(
     .await
 }
 
-/// Says that what is there of a conversation looks different now.
+/// Raises the content version of a conversation, because its existing messages look different now.
 pub async fn mark_changed(conn: &mut Conn, id: ConversationId) -> Result<()> {
     let sql = "UPDATE messaging.conversations SET content_version = content_version + 1 WHERE id = $1";
     conn.execute(sql, &[Value::I64(id.0)]).await?;
     Ok(())
 }
 
-/// [`mark_changed`], where a conversation has no more members than `member_limit`.
+/// [`mark_changed`], but only for a conversation of at most `member_limit` members.
 pub(in crate::store) async fn mark_changed_up_to(conn: &mut Conn, id: ConversationId, member_limit: i64) -> Result<()> {
     conn.execute(
         "UPDATE messaging.conversations SET content_version = content_version + 1 WHERE id = $1 AND member_count <= $2",
@@ -296,13 +299,13 @@ pub(in crate::store) async fn mark_changed_up_to(conn: &mut Conn, id: Conversati
     Ok(())
 }
 
-/// Those of some conversations that are deleted.
+/// Those of the conversations that are deleted.
 pub async fn deleted(conn: &mut Conn, ids: &[i64]) -> Result<BTreeSet<i64>> {
     let sql = "SELECT id FROM messaging.conversations WHERE id = ANY($1) AND deleted_at IS NOT NULL";
     Ok(conn.rows(sql, &[Value::I64s(ids)], |row| row.i64(0)).await?.into_iter().collect())
 }
 
-/// Where a conversation stands.
+/// The head of a conversation that is not deleted.
 pub async fn head_of(conn: &mut Conn, id: ConversationId) -> Result<Option<Head>> {
     conn.first(
         sql!("SELECT ", Head::COLUMNS, " FROM messaging.conversations c WHERE c.id = $1 AND c.deleted_at IS NULL"),
@@ -312,51 +315,51 @@ pub async fn head_of(conn: &mut Conn, id: ConversationId) -> Result<Option<Head>
     .await
 }
 
-/// A conversation as somebody sees it in their list.
+/// A conversation, as a user sees it in the list of conversations.
 #[derive(Clone, Debug)]
 pub struct Conversation {
-    /// Where it stands.
+    /// The head of the conversation.
     pub head: Head,
     /// Direct or group.
     pub kind: Kind,
-    /// Of a group.
+    /// The title of a group.
     pub title: Option<String>,
-    /// A picture of a group.
+    /// The picture of a group.
     pub avatar_url: Option<String>,
-    /// When it was made.
+    /// When it was created.
     pub created_at: Timestamp,
-    /// By whom.
+    /// The user who created it.
     pub created_by: UserId,
-    /// How many members.
+    /// The number of members.
     pub member_count: i64,
-    /// What those see who joined later.
+    /// Which messages a new member sees.
     pub history: History,
     /// Whether members may add others.
     pub members_can_add: bool,
-    /// The other one in a direct conversation, for one of the two.
+    /// The other user of a direct conversation. `None` for a group, and when no member was asked for.
     pub peer: Option<UserId>,
-    /// What the member has of it; `None` for who is none.
+    /// The part that belongs to the member. `None` when the user is not a member or no user was given.
     pub me: Option<Me>,
 }
 
-/// What a member has of a conversation.
+/// The part of a conversation that belongs to one member.
 #[derive(Clone, Debug)]
 pub struct Me {
-    /// As what they are in it.
+    /// The role of the member.
     pub role: Role,
-    /// Since when.
+    /// When the member joined.
     pub joined_at: Timestamp,
-    /// How many messages it had then.
+    /// The number of messages in the conversation when the member joined.
     pub joined_seq: i64,
-    /// Up to where they have read.
+    /// The watermark of read messages.
     pub read_seq: i64,
-    /// Up to where it reached them.
+    /// The watermark of delivered messages.
     pub delivered_seq: i64,
-    /// Where they want to go on reading.
+    /// The `seq` that the member has marked as unread from there on.
     pub unread_from: Option<i64>,
-    /// Messages beyond `read_seq` that mention them.
+    /// Messages after `read_seq` that mention the member.
     pub mention_count: i64,
-    /// What they keep for themself.
+    /// The member's own settings.
     pub keeps: Keeps,
 }
 
@@ -392,7 +395,7 @@ columns! {
     }
 }
 
-/// One conversation as nobody in particular has it, also when it ended and its messages are still being removed.
+/// A conversation without the part of a member, even when it is deleted and its messages are still being removed.
 pub async fn even_ended(conn: &mut Conn, id: ConversationId) -> Result<Option<Conversation>> {
     conn.first(
         sql!(
@@ -408,7 +411,7 @@ pub async fn even_ended(conn: &mut Conn, id: ConversationId) -> Result<Option<Co
     .await
 }
 
-/// One conversation, with what `user` has of it if one is named and is a member.
+/// A conversation that is not deleted. If `user` is given and is a member, it includes the part of that member.
 pub async fn one(conn: &mut Conn, id: ConversationId, user: Option<UserId>) -> Result<Option<Conversation>> {
     conn.first(
         sql!(
@@ -424,7 +427,7 @@ pub async fn one(conn: &mut Conn, id: ConversationId, user: Option<UserId>) -> R
     .await
 }
 
-/// Somebody's conversations that are not hidden, latest activity first, behind `before`.
+/// The conversations of a user that are not hidden, latest activity first, after the place `before`.
 pub async fn latest_of(
     conn: &mut Conn,
     user: UserId,
@@ -449,20 +452,20 @@ pub async fn latest_of(
     .await
 }
 
-/// A group's own fields.
+/// The fields of a group that can be changed.
 #[derive(Clone, Debug)]
 pub struct Group {
-    /// What it is called.
+    /// The title.
     pub title: String,
-    /// Its picture.
+    /// The picture.
     pub avatar_url: Option<String>,
-    /// What those see who join later.
+    /// Which messages a new member sees.
     pub history: History,
     /// Whether members may add others.
     pub members_can_add: bool,
 }
 
-/// Makes a group without members.
+/// Creates a group without members.
 pub async fn create_group(conn: &mut Conn, group: &Group, creator: UserId, at: Timestamp) -> Result<ConversationId> {
     conn.one(
         "INSERT INTO messaging.conversations (kind, title, avatar_url, history, members_can_add, created_at, created_by,
@@ -481,7 +484,7 @@ pub async fn create_group(conn: &mut Conn, group: &Group, creator: UserId, at: T
     .await
 }
 
-/// Writes a group's own fields.
+/// Updates the fields of a group.
 pub async fn update_group(conn: &mut Conn, id: ConversationId, group: &Group) -> Result<()> {
     conn.execute(
         "UPDATE messaging.conversations SET title = $2, avatar_url = $3, history = $4, members_can_add = $5 WHERE id = $1",
@@ -497,7 +500,7 @@ pub async fn update_group(conn: &mut Conn, id: ConversationId, group: &Group) ->
     Ok(())
 }
 
-/// Ends a group: nobody sees it any more. Its messages are removed later, a bite at a time.
+/// Marks a group as deleted, so that nobody sees it. Its messages are removed later, in small batches.
 pub async fn end(conn: &mut Conn, id: ConversationId, at: Timestamp) -> Result<()> {
     conn.execute(
         "UPDATE messaging.conversations
@@ -509,7 +512,7 @@ pub async fn end(conn: &mut Conn, id: ConversationId, at: Timestamp) -> Result<(
     Ok(())
 }
 
-/// Groups that ended and are not removed yet.
+/// Groups that are deleted and still have rows to remove.
 pub async fn ended(conn: &mut Conn, limit: i64) -> Result<Vec<ConversationId>> {
     conn.rows(
         "SELECT id FROM messaging.conversations WHERE deleted_at IS NOT NULL ORDER BY deleted_at, id LIMIT $1",
@@ -519,7 +522,7 @@ pub async fn ended(conn: &mut Conn, limit: i64) -> Result<Vec<ConversationId>> {
     .await
 }
 
-/// Removes a group that ended and has no messages left, with what is kept of who read them.
+/// Removes a deleted group that has no messages left, and its receipts.
 pub async fn delete(conn: &mut Conn, id: ConversationId) -> Result<()> {
     conn.execute("DELETE FROM messaging.receipts WHERE conversation_id = $1", &[Value::I64(id.0)]).await?;
     let sql = "DELETE FROM messaging.conversations WHERE id = $1 AND deleted_at IS NOT NULL";

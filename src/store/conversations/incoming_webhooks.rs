@@ -1,7 +1,7 @@
 //! Rows of `messaging.incoming_webhooks`.
 //!
-//! Invariants: a row is all that lets its bot send; when it goes, the bot counts among those who were in the group once, so
-//! that an erasure finds what it said.
+//! Invariants: only its row lets a bot send. When the row is deleted, the bot is recorded as a former member of the group,
+//! so that an erasure finds the bot's messages.
 
 use crate::base::error::Result;
 use crate::base::ids::{ConversationId, IncomingWebhookId, UserId};
@@ -15,17 +15,17 @@ use crate::store::identity::users::UserName;
 /// An incoming webhook, without its token.
 #[derive(Clone, Debug)]
 pub struct IncomingWebhook {
-    /// Given by the database.
+    /// Assigned by the database.
     pub id: IncomingWebhookId,
-    /// Where it leads.
+    /// The conversation into which it posts.
     pub conversation_id: ConversationId,
-    /// Who says what comes by it.
+    /// The bot that is the sender of its messages.
     pub bot_id: UserId,
-    /// What it is called.
+    /// The name of the incoming webhook.
     pub name: String,
-    /// Who made it, as far as they are there.
+    /// The name of the user who created it. `None` when that user no longer exists.
     pub created_by_user_name: Option<String>,
-    /// When.
+    /// When it was created.
     pub created_at: Timestamp,
 }
 
@@ -40,7 +40,7 @@ columns! {
     }
 }
 
-/// A new one by somebody; its id is not used.
+/// Inserts an incoming webhook. The `id` of `new` is ignored.
 pub async fn insert(
     conn: &mut Conn,
     token_hash: &SecretHash,
@@ -63,13 +63,13 @@ pub async fn insert(
     .await
 }
 
-/// How many a conversation has.
+/// The number of incoming webhooks of a conversation.
 pub async fn count(conn: &mut Conn, conversation: ConversationId) -> Result<i64> {
     let sql = "SELECT count(*) FROM messaging.incoming_webhooks WHERE conversation_id = $1";
     conn.one(sql, &[Value::I64(conversation.0)], |row| row.i64(0)).await
 }
 
-/// Those of a conversation by id, after `after`.
+/// The incoming webhooks of a conversation in the order of their ids, after `after`.
 pub async fn list(
     conn: &mut Conn,
     conversation: ConversationId,
@@ -89,7 +89,7 @@ pub async fn list(
     .await
 }
 
-/// Those that somebody made, by id, after `after`.
+/// The incoming webhooks that a user created, in the order of their ids, after `after`.
 pub async fn made_by(
     conn: &mut Conn,
     user: UserId,
@@ -109,18 +109,18 @@ pub async fn made_by(
     .await
 }
 
-/// Where a token leads, and whose words it brings.
+/// What the token of an incoming webhook gives access to.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// Which incoming webhook.
+    /// The incoming webhook.
     pub id: IncomingWebhookId,
-    /// Where.
+    /// The conversation into which it posts.
     pub conversation: ConversationId,
-    /// Who says it.
+    /// The bot that is the sender.
     pub bot: UserName,
 }
 
-/// What a token opens.
+/// The target of a token.
 pub async fn by_token(conn: &mut Conn, token_hash: &SecretHash) -> Result<Option<Target>> {
     let sql = "SELECT id, conversation_id, bot_id FROM messaging.incoming_webhooks WHERE token_hash = $1";
     let Some((id, conversation, bot)) = conn.first(sql, &[Value::Bytes(token_hash)], read::<(_, _, i64)>).await? else {
@@ -130,7 +130,7 @@ pub async fn by_token(conn: &mut Conn, token_hash: &SecretHash) -> Result<Option
     Ok(found.into_iter().next().map(|bot| Target { id, conversation, bot }))
 }
 
-/// Whether a bot has a way into a group that is there. To be asked under the group's lock.
+/// Whether a bot has an incoming webhook for a group that is not deleted. The caller must hold the lock of the group.
 pub async fn may_post(conn: &mut Conn, conversation: ConversationId, bot: UserId) -> Result<bool> {
     let found = conn
         .first(
@@ -143,7 +143,8 @@ pub async fn may_post(conn: &mut Conn, conversation: ConversationId, bot: UserId
     Ok(found.is_some())
 }
 
-/// Ends one of a conversation; its bot, if there was one. The conversation is locked.
+/// Deletes an incoming webhook of a conversation, and returns its bot. `None` when there is no such webhook. The caller must
+/// hold the lock of the conversation.
 pub async fn delete(
     conn: &mut Conn,
     conversation: ConversationId,
@@ -157,7 +158,7 @@ pub async fn delete(
     Ok(Some(bot))
 }
 
-/// Ends the one of a bot.
+/// Deletes the incoming webhook of a bot.
 pub async fn delete_of_bot(conn: &mut Conn, bot: UserId, at: Timestamp) -> Result<()> {
     conn.execute(
         "INSERT INTO messaging.former_members (conversation_id, user_id, left_at)
@@ -170,7 +171,7 @@ pub async fn delete_of_bot(conn: &mut Conn, bot: UserId, at: Timestamp) -> Resul
     Ok(())
 }
 
-/// Ends all of a conversation.
+/// Deletes all incoming webhooks of a conversation.
 pub async fn delete_of(conn: &mut Conn, conversation: ConversationId, at: Timestamp) -> Result<()> {
     conn.execute(
         "INSERT INTO messaging.former_members (conversation_id, user_id, left_at)
@@ -184,7 +185,7 @@ pub async fn delete_of(conn: &mut Conn, conversation: ConversationId, at: Timest
     Ok(())
 }
 
-/// Forgets who made those of a person.
+/// Clears the creator of the incoming webhooks that a user created.
 pub async fn forget(conn: &mut Conn, user: UserId) -> Result<()> {
     let sql = "UPDATE messaging.incoming_webhooks SET created_by = NULL WHERE created_by = $1";
     conn.execute(sql, &[Value::I64(user.0)]).await?;

@@ -1,6 +1,6 @@
 //! Rows of `messaging.invites`.
 //!
-//! Invariant: a use is counted by one conditional update, so that an invite is never used more often than it may be.
+//! Invariant: one conditional update counts a use, so an invite is never used more often than allowed.
 
 use crate::base::error::Result;
 use crate::base::ids::{ConversationId, InviteId, UserId};
@@ -13,17 +13,17 @@ use crate::store::identity::sessions::SecretHash;
 /// An invite, without its code.
 #[derive(Clone, Debug)]
 pub struct Invite {
-    /// Given by the database.
+    /// Assigned by the database.
     pub id: InviteId,
-    /// Where it leads.
+    /// The group that it admits to.
     pub conversation_id: ConversationId,
-    /// Who made it.
+    /// The user who created it. `None` after that user was erased.
     pub created_by: Option<UserId>,
-    /// When.
+    /// When it was created.
     pub created_at: Timestamp,
-    /// When it ends.
+    /// When it expires.
     pub expires_at: Timestamp,
-    /// How often it may be used; `None` for any number.
+    /// How often it may be used. `None` for no limit.
     pub max_uses: Option<i64>,
     /// How often it was used.
     pub uses: i64,
@@ -41,7 +41,7 @@ columns! {
     }
 }
 
-/// A new invite.
+/// Inserts a new invite. The `id` and the `uses` of `invite` are ignored.
 pub async fn insert(conn: &mut Conn, code_hash: &SecretHash, invite: &Invite) -> Result<InviteId> {
     conn.one(
         "INSERT INTO messaging.invites (code_hash, conversation_id, created_by, created_at, expires_at, max_uses, uses)
@@ -59,7 +59,7 @@ pub async fn insert(conn: &mut Conn, code_hash: &SecretHash, invite: &Invite) ->
     .await
 }
 
-/// An invite by its code, whether it is still good or not.
+/// The invite with this code, even when it is no longer valid.
 pub async fn by_code(conn: &mut Conn, code_hash: &SecretHash) -> Result<Option<Invite>> {
     conn.first(
         sql!("SELECT ", Invite::COLUMNS, " FROM messaging.invites i WHERE i.code_hash = $1"),
@@ -69,7 +69,7 @@ pub async fn by_code(conn: &mut Conn, code_hash: &SecretHash) -> Result<Option<I
     .await
 }
 
-/// Invites of a conversation that are still good, by id, after `after`.
+/// The valid invites of a conversation in the order of their ids, after `after`.
 pub async fn list(
     conn: &mut Conn,
     conversation: ConversationId,
@@ -91,7 +91,7 @@ pub async fn list(
     .await
 }
 
-/// How many invites of a conversation are still good.
+/// The number of valid invites of a conversation.
 pub async fn count(conn: &mut Conn, conversation: ConversationId, now: Timestamp) -> Result<i64> {
     conn.one(
         "SELECT count(*) FROM messaging.invites
@@ -102,7 +102,7 @@ pub async fn count(conn: &mut Conn, conversation: ConversationId, now: Timestamp
     .await
 }
 
-/// Uses an invite once; whether it was still good.
+/// Counts one use of an invite. Returns `false` when the invite is no longer valid.
 pub async fn use_once(conn: &mut Conn, id: InviteId, now: Timestamp) -> Result<bool> {
     let used = conn
         .execute(
@@ -114,26 +114,26 @@ pub async fn use_once(conn: &mut Conn, id: InviteId, now: Timestamp) -> Result<b
     Ok(used > 0)
 }
 
-/// Ends an invite of a conversation; whether there was one.
+/// Deletes an invite of a conversation, and returns whether it existed.
 pub async fn delete(conn: &mut Conn, conversation: ConversationId, id: InviteId) -> Result<bool> {
     let sql = "DELETE FROM messaging.invites WHERE conversation_id = $1 AND id = $2";
     Ok(conn.execute(sql, &[Value::I64(conversation.0), Value::I64(id.0)]).await? > 0)
 }
 
-/// Ends every invite of a conversation.
+/// Deletes all invites of a conversation.
 pub async fn delete_of(conn: &mut Conn, conversation: ConversationId) -> Result<()> {
     conn.execute("DELETE FROM messaging.invites WHERE conversation_id = $1", &[Value::I64(conversation.0)]).await?;
     Ok(())
 }
 
-/// Forgets who made the invites of a person.
+/// Clears the creator of the invites that a user created for a conversation.
 pub async fn forget(conn: &mut Conn, conversation: ConversationId, user: UserId) -> Result<()> {
     let sql = "UPDATE messaging.invites SET created_by = NULL WHERE conversation_id = $1 AND created_by = $2";
     conn.execute(sql, &[Value::I64(conversation.0), Value::I64(user.0)]).await?;
     Ok(())
 }
 
-/// Removes invites that ended; how many.
+/// Deletes up to `limit` expired invites. Returns how many.
 pub async fn delete_expired(conn: &mut Conn, now: Timestamp, limit: i64) -> Result<u64> {
     conn.execute(
         "DELETE FROM messaging.invites WHERE id IN
@@ -143,7 +143,8 @@ pub async fn delete_expired(conn: &mut Conn, now: Timestamp, limit: i64) -> Resu
     .await
 }
 
-/// Invites that somebody made into groups that they are in, by id, after `after`.
+/// The invites that a user created for conversations of which the user is a member, in the order of their ids, after
+/// `after`.
 pub async fn made_by(conn: &mut Conn, user: UserId, after: InviteId, limit: i64) -> Result<Vec<Invite>> {
     conn.rows(
         sql!(

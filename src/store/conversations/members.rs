@@ -1,6 +1,7 @@
-//! Rows of `messaging.members`: who is in a conversation, as what, and since when.
+//! Rows of `messaging.members`: the members of a conversation with their roles and their own settings.
 //!
-//! Invariant: a row is written under its conversation's lock, and `member_count` of the conversation with it.
+//! Invariant: a row is inserted or deleted under the lock of its conversation, and `member_count` of the conversation
+//! changes with it.
 
 use super::conversation_kinds::{History, Kind};
 use crate::base::error::Result;
@@ -10,19 +11,19 @@ use crate::store::db::columns::{columns, read, sql, word_column};
 use crate::store::db::{Conn, words};
 use crate::store::driver::values::Value;
 
-/// What a member may do, each more than the one before.
+/// The role of a member in a group. Each role includes the rights of the roles before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
-    /// Reads, sends, reacts.
+    /// Reads, sends and reacts.
     Member,
-    /// Also sees to members and messages.
+    /// Also manages members and messages.
     Admin,
-    /// Also gives roles, and ends the group.
+    /// Also assigns roles and deletes the group.
     Owner,
 }
 
 impl Role {
-    /// As it stands in the database and in JSON.
+    /// The word in the database and in JSON.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Member => "member",
@@ -31,7 +32,7 @@ impl Role {
         }
     }
 
-    /// The role of a word.
+    /// The role with this word.
     ///
     /// # Errors
     /// [`Error::UnknownValue`](crate::base::error::Error::UnknownValue).
@@ -40,20 +41,20 @@ impl Role {
     }
 }
 
-/// A conversation as somebody sees it.
+/// The parts of a conversation, and of a user's membership in it, that decide what the user may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
     /// Direct or group.
     pub kind: Kind,
-    /// What those see who joined later.
+    /// Which messages a new member sees.
     pub history: History,
     /// Whether members may add others.
     pub members_can_add: bool,
-    /// How many messages it has.
+    /// The number of messages.
     pub last_seq: i64,
-    /// How many members.
+    /// The number of members.
     pub member_count: i64,
-    /// As what they are in it, and how many messages it had when they joined; `None` for who is not.
+    /// The user's role, and the number of messages when the user joined. `None` when the user is not a member.
     pub member: Option<(Role, i64)>,
 }
 
@@ -74,8 +75,8 @@ columns! {
     }
 }
 
-/// A conversation, with the membership of `user` in it if one is named and is a member; `None` when there is no such
-/// conversation (any more).
+/// A conversation, with the membership of `user` if one is given and is a member. `None` when the conversation does not
+/// exist or is deleted.
 pub async fn standing_of(
     conn: &mut Conn,
     conversation: ConversationId,
@@ -95,14 +96,14 @@ pub async fn standing_of(
     .await
 }
 
-/// Somebody who sends into a conversation, as far as a send needs to know.
+/// The parts of a membership that a send needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SendingMember {
-    /// Where.
+    /// The conversation.
     pub conversation: ConversationId,
-    /// Who.
+    /// The sender.
     pub user: UserId,
-    /// The first message that they see.
+    /// The `seq` of the first message that the sender sees.
     pub first_seq: i64,
 }
 
@@ -115,7 +116,8 @@ columns! {
     } => SendingMember { conversation, user, first_seq: History::first_seq(history, joined_seq) }
 }
 
-/// Those of some pairs of a conversation and a person who are members. To be asked under the conversations' locks.
+/// The memberships of those pairs of a conversation and a user that have one. The caller must hold the locks of the
+/// conversations.
 pub async fn sending(conn: &mut Conn, pairs: &[(ConversationId, UserId)]) -> Result<Vec<SendingMember>> {
     if let Conn::Sqlite(_) = conn {
         let mut found = Vec::with_capacity(pairs.len());
@@ -153,17 +155,17 @@ pub async fn sending(conn: &mut Conn, pairs: &[(ConversationId, UserId)]) -> Res
     .await
 }
 
-/// Somebody to be made a member.
+/// A member to insert.
 #[derive(Clone, Copy, Debug)]
 pub struct NewMember {
-    /// Who.
+    /// The user.
     pub user: UserId,
-    /// As what.
+    /// The role of the new member.
     pub role: Role,
 }
 
-/// Makes people members, whose watermarks begin at `last_seq`: those of them who were none before. The conversation is
-/// locked.
+/// Inserts members whose watermarks begin at `last_seq`, and returns those who were not members before. The caller must hold
+/// the lock of the conversation.
 pub async fn insert(
     conn: &mut Conn,
     conversation: ConversationId,
@@ -225,7 +227,7 @@ pub async fn insert(
 }
 
 async fn change_count(conn: &mut Conn, conversation: ConversationId, by: i64) -> Result<()> {
-    // Whether all have read a message depends on who they are: what was rendered is looked at again.
+    // Whether all members have read a message depends on who the members are, so the content version rises too.
     conn.execute(
         "UPDATE messaging.conversations SET member_count = member_count + $2, content_version = content_version + 1
           WHERE id = $1",
@@ -235,7 +237,7 @@ async fn change_count(conn: &mut Conn, conversation: ConversationId, by: i64) ->
     Ok(())
 }
 
-/// Takes somebody out, and remembers that they were in it. The conversation is locked.
+/// Removes a member, and records the user as a former member. The caller must hold the lock of the conversation.
 pub async fn delete(conn: &mut Conn, conversation: ConversationId, user: UserId, at: Timestamp) -> Result<()> {
     let place = [Value::I64(conversation.0), Value::I64(user.0)];
     conn.execute("DELETE FROM messaging.members WHERE conversation_id = $1 AND user_id = $2", &place).await?;
@@ -249,7 +251,7 @@ pub async fn delete(conn: &mut Conn, conversation: ConversationId, user: UserId,
     change_count(conn, conversation, -1).await
 }
 
-/// Takes everybody out of a group that ends.
+/// Removes all members of a group that is being deleted, and records them as former members.
 pub async fn delete_all(conn: &mut Conn, conversation: ConversationId, at: Timestamp) -> Result<()> {
     conn.execute(
         "INSERT INTO messaging.former_members (conversation_id, user_id, left_at)
@@ -262,7 +264,7 @@ pub async fn delete_all(conn: &mut Conn, conversation: ConversationId, at: Times
     Ok(())
 }
 
-/// Gives a member another role.
+/// Sets the role of a member.
 pub async fn set_role(conn: &mut Conn, conversation: ConversationId, user: UserId, role: Role) -> Result<()> {
     conn.execute(
         "UPDATE messaging.members SET role = $3 WHERE conversation_id = $1 AND user_id = $2",
@@ -272,7 +274,7 @@ pub async fn set_role(conn: &mut Conn, conversation: ConversationId, user: UserI
     Ok(())
 }
 
-/// As what somebody is in a conversation.
+/// The role of a user in a conversation. `None` when the user is not a member.
 pub async fn role_of(conn: &mut Conn, conversation: ConversationId, user: UserId) -> Result<Option<Role>> {
     conn.first(
         "SELECT role FROM messaging.members WHERE conversation_id = $1 AND user_id = $2",
@@ -282,7 +284,7 @@ pub async fn role_of(conn: &mut Conn, conversation: ConversationId, user: UserId
     .await
 }
 
-/// Whether somebody else owns a group too.
+/// Whether a group has an owner other than `user`.
 pub async fn has_other_owner(conn: &mut Conn, conversation: ConversationId, user: UserId) -> Result<bool> {
     let found = conn
         .first(
@@ -294,7 +296,7 @@ pub async fn has_other_owner(conn: &mut Conn, conversation: ConversationId, user
     Ok(found.is_some())
 }
 
-/// Who would own a group after somebody: the oldest admin, else the oldest member.
+/// The member who would become owner in place of `user`: the admin who joined first, or without admins the member who did.
 pub async fn successor(conn: &mut Conn, conversation: ConversationId, user: UserId) -> Result<Option<UserId>> {
     conn.first(
         "SELECT user_id FROM messaging.members WHERE conversation_id = $1 AND user_id <> $2
@@ -308,11 +310,11 @@ pub async fn successor(conn: &mut Conn, conversation: ConversationId, user: User
 /// A member of a conversation.
 #[derive(Clone, Debug)]
 pub struct Member {
-    /// Who.
+    /// The user.
     pub user: UserId,
-    /// As what.
+    /// The role of the member.
     pub role: Role,
-    /// Since when.
+    /// When the member joined.
     pub joined_at: Timestamp,
 }
 
@@ -324,7 +326,7 @@ columns! {
     }
 }
 
-/// Members by id, after `after`.
+/// Members in the order of their ids, after `after`.
 pub async fn list(conn: &mut Conn, conversation: ConversationId, after: UserId, limit: i64) -> Result<Vec<Member>> {
     conn.rows(
         sql!(
@@ -338,7 +340,7 @@ pub async fn list(conn: &mut Conn, conversation: ConversationId, after: UserId, 
     .await
 }
 
-/// One member.
+/// One member of a conversation.
 pub async fn one(conn: &mut Conn, conversation: ConversationId, user: UserId) -> Result<Option<Member>> {
     conn.first(
         sql!("SELECT ", Member::COLUMNS, " FROM messaging.members WHERE conversation_id = $1 AND user_id = $2"),
@@ -348,16 +350,16 @@ pub async fn one(conn: &mut Conn, conversation: ConversationId, user: UserId) ->
     .await
 }
 
-/// What a member keeps for themself.
+/// A member's own settings for a conversation.
 #[derive(Clone, Debug, Default)]
 pub struct Keeps {
-    /// No notifications until then.
+    /// Until when the member gets no notifications.
     pub muted_until: Option<Timestamp>,
-    /// Shown first.
+    /// Whether the conversation is shown first in the member's list.
     pub pinned: bool,
-    /// Shown apart.
+    /// Whether the conversation is shown in a separate list.
     pub archived: bool,
-    /// What they have begun to write.
+    /// The saved draft.
     pub draft: Option<String>,
 }
 
@@ -370,7 +372,7 @@ columns! {
     }
 }
 
-/// Writes what a member keeps for themself.
+/// Updates a member's own settings.
 pub async fn keep(conn: &mut Conn, conversation: ConversationId, user: UserId, keeps: &Keeps) -> Result<()> {
     conn.execute(
         "UPDATE messaging.members SET muted_until = $3, pinned = $4, archived = $5, draft = $6
@@ -388,7 +390,7 @@ pub async fn keep(conn: &mut Conn, conversation: ConversationId, user: UserId, k
     Ok(())
 }
 
-/// Takes a conversation out of somebody's list until its next message.
+/// Hides a conversation from a member's list until its next message.
 pub async fn hide(conn: &mut Conn, conversation: ConversationId, user: UserId, below_seq: i64) -> Result<()> {
     conn.execute(
         "UPDATE messaging.members SET hidden_below_seq = $3 WHERE conversation_id = $1 AND user_id = $2",
@@ -398,7 +400,7 @@ pub async fn hide(conn: &mut Conn, conversation: ConversationId, user: UserId, b
     Ok(())
 }
 
-/// Conversations that somebody left, by id, after `after`.
+/// Conversations that a user has left, in the order of their ids, after `after`.
 pub async fn left_by(conn: &mut Conn, user: UserId, after: ConversationId, limit: i64) -> Result<Vec<ConversationId>> {
     conn.rows(
         "SELECT conversation_id FROM messaging.former_members WHERE user_id = $1 AND conversation_id > $2
@@ -409,7 +411,7 @@ pub async fn left_by(conn: &mut Conn, user: UserId, after: ConversationId, limit
     .await
 }
 
-/// Groups that somebody is in, by id, after `after`.
+/// Groups of which a user is a member, in the order of their ids, after `after`.
 pub async fn groups_of(
     conn: &mut Conn,
     user: UserId,
@@ -425,18 +427,18 @@ pub async fn groups_of(
     .await
 }
 
-/// A conversation that somebody is in, or was.
+/// A conversation of which a user is or was a member.
 #[derive(Clone, Debug)]
 pub struct Belonging {
-    /// Which.
+    /// The conversation.
     pub conversation: ConversationId,
-    /// As what they are in it.
+    /// The role of the user. `None` for a former member.
     pub role: Option<Role>,
-    /// Since when they are in it.
+    /// When the user joined. `None` for a former member.
     pub joined_at: Option<Timestamp>,
-    /// When they left it.
+    /// When the user left. `None` for a member.
     pub left_at: Option<Timestamp>,
-    /// What they keep of it.
+    /// The user's own settings.
     pub keeps: Keeps,
 }
 
@@ -450,7 +452,7 @@ columns! {
     }
 }
 
-/// Conversations that somebody is in or left, by id, after `after`.
+/// Conversations of which a user is or was a member, in the order of their ids, after `after`.
 pub async fn belongings_of(conn: &mut Conn, user: UserId, after: ConversationId, limit: i64) -> Result<Vec<Belonging>> {
     conn.rows(
         sql!(
@@ -471,8 +473,9 @@ pub async fn belongings_of(conn: &mut Conn, user: UserId, after: ConversationId,
     .await
 }
 
-/// Who is in some conversations, each with the seq behind which they see messages. One query serves many conversations, so an
-/// unknown word in `history` is no error here: it shows as little as `since_joined`.
+/// The members of conversations, each with the `seq` after which the member sees messages. One query serves many
+/// conversations, so an unknown word in `history` is not an error here. It is treated like `since_joined`, which shows the
+/// least.
 pub async fn audiences(conn: &mut Conn, conversations: &[i64]) -> Result<Vec<(ConversationId, UserId, i64)>> {
     conn.rows(
         "SELECT m.conversation_id, m.user_id, CASE WHEN c.history = 'all' THEN 0 ELSE m.joined_seq END

@@ -1,11 +1,11 @@
-//! The digest that ends a backup's file.
+//! The digest at the end of a backup file.
 //!
-//! A backup is a SQLite database with one line behind its last page: SQLite reads as many pages as the file's header says, and
-//! ignores what comes after them. The line holds the SHA-256 of everything before it. That it must be there is marked in the
-//! file's header (`PRAGMA application_id`), so that a file that lost its line is not taken for one of the versions that wrote
-//! none.
+//! A backup is a SQLite database with one line of text after its last page. SQLite reads as many pages as the file's header
+//! names, and ignores what comes after them. The line holds the SHA-256 of everything before it. A mark in the file's header
+//! (`PRAGMA application_id`) says that the line must be present. Without the mark, a file that lost its line would look like
+//! a backup of an older version, which wrote no line.
 //!
-//! Invariant: a change of any bit, and any cut, of a file that [`append`] finished is found by [`check`].
+//! Invariant: [`check`] finds any changed bit, and any truncation, of a file that [`append`] finished.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -20,18 +20,18 @@ use crate::store::driver::files::sync_file;
 
 /// The mark in the header: the bytes of "PHBK".
 pub const APPLICATION_ID: i32 = 0x5048_424b;
-/// Where SQLite keeps it in the file, big-endian.
+/// Where SQLite stores the mark in the file, big-endian.
 const APPLICATION_ID_OFFSET: usize = 68;
 const HEADER_BYTES: usize = 100;
 const SQLITE_MAGIC: &[u8] = b"SQLite format 3\0";
-/// How the line begins; 64 hexadecimal digits and a line feed follow.
+/// The start of the line. 64 hexadecimal digits and a line feed follow.
 const LINE_START: &str = "\nposthaste backup, sha256 ";
-/// Shorter than a page, or SQLite would count it as one.
+/// The length of the line. It is shorter than a page; otherwise SQLite would count it as one.
 const LINE_BYTES: usize = LINE_START.len() + 64 + 1;
-/// Read at once.
+/// How much of the file is read in one call.
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// What [`check`] found in a file that is not damaged, as far as it can tell.
+/// The result of [`check`] for a file in which no damage was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
     /// The digest over this many bytes matches.
@@ -39,11 +39,11 @@ pub enum Found {
         /// Bytes before the line.
         bytes: u64,
     },
-    /// There is no digest: the file was written by a version that had none, or is no backup.
+    /// There is no digest: the file was written by a version without digests, or it is not a backup.
     NoDigest,
 }
 
-/// Ends a file with its digest. What is covered is read back from the file, which must have its mark already.
+/// Appends the digest to a file. The function reads the content back from the file, which must already have its mark.
 ///
 /// # Errors
 /// When the file cannot be read or written.
@@ -54,11 +54,11 @@ pub fn append(file: &Path, report: Report<'_>) -> Result<()> {
     open.seek(SeekFrom::Start(length)).and_then(|_| open.write_all(&line)).map_err(|error| failed(file, &error))
 }
 
-/// Compares a file with the digest that ends it.
+/// Compares the content of a file with the digest at its end.
 ///
 /// # Errors
-/// [`Error::Internal`] with a sentence for the operator when the file is no SQLite database, was changed or cut short since
-/// its backup was made; [`Error::Unavailable`] when it cannot be read.
+/// [`Error::Internal`] with a sentence for the operator when the file is not a SQLite database, or was changed or truncated
+/// after the backup was made; [`Error::Unavailable`] when it cannot be read.
 pub fn check(file: &Path, report: Report<'_>) -> Result<Found> {
     let io = |error: std::io::Error| failed(file, &error);
     let mut open = File::open(file).map_err(io)?;
@@ -85,20 +85,21 @@ pub fn check(file: &Path, report: Report<'_>) -> Result<Found> {
     Ok(Found::NoDigest)
 }
 
-/// Ends a marked copy with its digest, and syncs it. A damaged database is kept as it is, so its structure is not checked.
-pub fn seal(copy: &Path, report: Report<'_>) -> Result<()> {
-    // Before the content is read back for the digest, and once more with it.
+/// Appends the digest to a marked copy and syncs the file. The structure of the copy is not checked, because a restore also
+/// keeps a copy of a damaged database.
+pub fn append_digest_and_sync(copy: &Path, report: Report<'_>) -> Result<()> {
+    // The pages must be on disk before the digest is computed from them. The second sync covers the line.
     sync_file(copy)?;
     append(copy, report)?;
     sync_file(copy)
 }
 
-/// That a file is no backup that can be used, with the reason.
+/// The error for a file that cannot be used as a backup, with the reason.
 pub fn unusable(file: &Path, reason: impl std::fmt::Display) -> Error {
     Error::internal(format!("{} cannot be used as a backup: {reason}", file.display()))
 }
 
-/// The line for the next `length` bytes of a file.
+/// The line with the digest of the first `length` bytes of a file.
 fn line(open: &mut File, length: u64, report: Report<'_>) -> std::io::Result<Vec<u8>> {
     open.seek(SeekFrom::Start(0))?;
     let mut hash = Sha256::new();

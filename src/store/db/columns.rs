@@ -1,7 +1,7 @@
-//! Reading rows by name: one list of columns makes the text of a query and the reading of its rows.
+//! Reading rows by name: one list of columns produces both the text of a query and the code that reads its rows.
 //!
-//! Invariant: text and reading come from the same list in the same order, so they cannot differ. Nothing is looked up by name
-//! while a query runs: a column is a number that the compiler counts.
+//! Invariant: the text and the reading use the same list in the same order, so they cannot differ. Columns are numbered when
+//! the program is compiled, so no name is looked up while a query runs.
 
 use super::Row;
 use crate::base::error::Result;
@@ -11,13 +11,13 @@ use crate::base::ids::{
 };
 use crate::base::time::Timestamp;
 
-/// What can be read from one column or from several in a row.
+/// A type that can be read from one column, or from several adjacent columns.
 pub(in crate::store) trait Columns<'r>: Sized {
-    /// Reads from column `next` on, and moves `next` behind what was read.
+    /// Reads from column `next` on, and sets `next` to the column after the ones it read.
     fn read_from(row: &'r Row<'_>, next: &mut usize) -> Result<Self>;
 }
 
-/// Reads a row from its first column on.
+/// Reads a row, beginning with its first column.
 ///
 /// # Errors
 /// [`Error::Internal`](crate::base::error::Error::Internal) when a column is absent or has another type.
@@ -28,8 +28,8 @@ where
     T::read_from(row, &mut 0)
 }
 
-/// Reads `T` where a LEFT JOIN found a row: `None` where the first column of its list, a BIGINT, is NULL. The columns of `T`
-/// are the last ones of the row.
+/// Reads a `T` that comes from a LEFT JOIN: `None` when the join found no row, which means that the first column of `T`, a
+/// BIGINT, is NULL. The columns of `T` must be the last ones of the row, because `None` does not move `next`.
 pub(in crate::store) fn read_joined<'r, T: Columns<'r>>(row: &'r Row<'_>, next: &mut usize) -> Result<Option<T>> {
     if row.option_i64(*next)?.is_none() {
         return Ok(None);
@@ -37,8 +37,8 @@ pub(in crate::store) fn read_joined<'r, T: Columns<'r>>(row: &'r Row<'_>, next: 
     T::read_from(row, next).map(Some)
 }
 
-/// Puts texts together while the program is compiled: literals, and the `COLUMNS` of types. The drivers know a statement by its
-/// `'static` text.
+/// Concatenates texts at compile time: literals, and the `COLUMNS` of types. The result is a `'static` text, which the
+/// drivers need because they identify a statement by it.
 macro_rules! sql {
     ($($part:expr),+ $(,)?) => {{
         const PARTS: &[&str] = &[$($part),+];
@@ -51,14 +51,14 @@ macro_rules! sql {
     }};
 }
 
-/// Declares the columns of a type once, each field with its SQL.
+/// Declares the columns of a type once: each field with its SQL expression.
 ///
-/// `columns! { Session { id: "s.id", agent: "s.agent" } }` makes `Session::COLUMNS`, which is `s.id, s.agent`, for use as
-/// `sql!("SELECT ", Session::COLUMNS, " FROM messaging.sessions s")`, and lets [`read`] read a `Session`. In place of an SQL
-/// expression a field can have the columns of its own type: `head: Head::COLUMNS`. A field of type `Option<Session>` is `None`
-/// where a LEFT JOIN found nothing ([`read_joined`]).
+/// `columns! { Session { id: "s.id", agent: "s.agent" } }` defines `Session::COLUMNS`, which is `s.id, s.agent`, for use in
+/// `sql!("SELECT ", Session::COLUMNS, " FROM messaging.sessions s")`, and lets [`read`] read a `Session`. A field can also
+/// have the columns of its own type in place of an SQL expression: `head: Head::COLUMNS`. A field of type `Option<Session>`
+/// is `None` when a LEFT JOIN found no row ([`read_joined`]).
 ///
-/// Where a field is not what its column holds, an expression follows, in which every column is a variable:
+/// When a field is computed from columns, an expression follows in which each column is a variable:
 /// `{ day: "k.day", digest: "k.digest" } => Session { key: key(day, digest) }`.
 macro_rules! columns {
     ($type:ident { $($field:ident: $sql:expr),+ $(,)? }) => {
@@ -66,7 +66,7 @@ macro_rules! columns {
     };
     ($type:ident { $first:ident: $first_sql:expr $(, $field:ident: $sql:expr)* $(,)? } => $made:expr) => {
         impl $type {
-            /// Its columns in the order in which they are read.
+            /// The columns in the order in which they are read.
             pub(crate) const COLUMNS: &'static str = $crate::store::db::columns::sql!($first_sql $(, ", ", $sql)*);
         }
 
@@ -88,7 +88,7 @@ macro_rules! columns {
     };
 }
 
-/// Makes a type readable from one column: from a getter of [`Row`], and where it may be NULL from another one.
+/// Makes a type readable from one column with a getter of [`Row`]. A second getter reads the column when it can be NULL.
 macro_rules! column {
     ($type:ty, $get:expr, $get_option:expr) => {
         $crate::store::db::columns::column!($type, $get);
@@ -106,7 +106,7 @@ macro_rules! column {
     };
 }
 
-/// Makes a type readable that is stored as a word, and has a function `parse`.
+/// Makes a type that is stored as a word readable. The type must have a function `parse`.
 macro_rules! word_column {
     ($type:ident) => {
         $crate::store::db::columns::column!($type, |row, at| row.text(at).and_then($type::parse), |row, at| {
@@ -117,7 +117,7 @@ macro_rules! word_column {
 
 pub(in crate::store) use {column, columns, sql, word_column};
 
-/// How many bytes texts have together.
+/// The length in bytes of all texts together.
 pub(in crate::store) const fn length(parts: &[&str]) -> usize {
     let mut length = 0;
     let mut index = 0;
@@ -128,7 +128,7 @@ pub(in crate::store) const fn length(parts: &[&str]) -> usize {
     length
 }
 
-/// The bytes of texts, one behind the other.
+/// The bytes of all texts, concatenated.
 pub(in crate::store) const fn joined<const LENGTH: usize>(parts: &[&str]) -> [u8; LENGTH] {
     let mut bytes = [0; LENGTH];
     let mut length = 0;

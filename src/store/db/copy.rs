@@ -1,15 +1,15 @@
-//! The whole database as one file, and back.
+//! Backup and restore: copying the whole database into one file and back.
 //!
-//! A backup is a SQLite database with our schema, whichever database it comes from: so there is one format, it can be looked
-//! into with any SQLite tool, and it can be restored into either database.
+//! A backup is a SQLite database with the schema of Posthaste, whichever database it comes from. So there is only one
+//! format, any SQLite tool can read it, and it can be restored into either database.
 //!
-//! Invariants: a copy is one snapshot of its source, taken beside running writers. A restore is one transaction, keeps what
-//! it replaces, and renews the event log's epoch, so that no cursor of the time before is mistaken for one of the time after.
+//! Invariants: a copy is one snapshot of its source, taken while others write. A restore is one transaction, keeps the data
+//! that it replaces, and renews the epoch of the event log, so that no cursor from before the restore is accepted after it.
 //! Nothing is reported as done before it is synced to disk.
 
 use std::path::{Path, PathBuf};
 
-use super::backup_digest::{self, Found, seal, unusable};
+use super::backup_digest::{self, Found, append_digest_and_sync, unusable};
 use super::columns::read;
 use super::progress::{Progress, RESTORING, Report};
 use super::{Conn, Db, migrations};
@@ -24,22 +24,22 @@ use crate::store::sqlite::file::{check_structure, copy_file, mark_and_close, rep
 /// Rows that are copied between two reports of progress.
 const ROWS_PER_STEP: i64 = 1_000;
 
-/// Tables that are not copied row by row: `schema_migrations` is each database's own, and PostgreSQL has a sequence in the
-/// place of `messaging_sequence`. The search index is no table like others, and is made anew from the messages.
+/// Tables that are not copied row by row: each database has its own `schema_migrations`, and PostgreSQL has a sequence in
+/// place of `messaging_sequence`. The search index is not copied either; it is rebuilt from the messages.
 const NOT_COPIED: &[&str] = &["schema_migrations", "messaging_sequence"];
 
-/// Copies the data at `source` into a new file, which ends with a digest of its content. The file is on disk before it gets
-/// its name.
+/// Copies the data of `source` into a new file that ends with a digest of its content. The file is synced to disk before it
+/// gets its final name.
 ///
 /// # Errors
-/// When the source cannot be read, or the file cannot be written or synced; what was written of it is removed.
+/// When the source cannot be read, or the file cannot be written or synced. An incomplete file is removed.
 pub async fn backup(source: &Location, file: &Path, environment: Environment, report: Report<'_>) -> Result<()> {
     if file.exists() {
         return Err(Error::internal(format!("{} exists already: name a new file", file.display())));
     }
     let partial = with_suffix(file, ".partial");
     remove_database(&partial)?;
-    make_private(&partial)?;
+    create_private_file(&partial)?;
     let copied = match source {
         Location::Sqlite(path) => copy_file(path, &partial, report),
         Location::Postgres(_) => copy_postgres_into_file(source, &partial, environment, report).await,
@@ -47,36 +47,36 @@ pub async fn backup(source: &Location, file: &Path, environment: Environment, re
     let finished = copied.and_then(|()| finish(&partial, report)).and_then(|()| {
         std::fs::rename(&partial, file).map_err(Error::unavailable)?;
         sync_folder_of(file).inspect_err(|_| {
-            // Its name may be gone after a power cut. That it cannot be removed changes nothing about the error.
+            // A power loss could remove the name. If removing the file fails too, the error is still the same.
             drop(std::fs::remove_file(file));
         })
     });
-    // What is beside it, too, once it has its name.
+    // Also removes the files that SQLite left beside the partial file, after the rename too.
     remove_database(&partial)?;
     finished
 }
 
-/// Makes a sound copy that nobody has open one file with its digest at its end, and syncs it.
+/// Turns a copy that no process has open into a single file, checks its structure, appends its digest and syncs it.
 fn finish(copy: &Path, report: Report<'_>) -> Result<()> {
     mark_and_close(copy)?;
     check_structure(copy, false)?;
-    seal(copy, report)
+    append_digest_and_sync(copy, report)
 }
 
-/// What a file is that a backup can be restored from.
+/// What [`inspect`] found out about a backup that can be restored.
 #[derive(Clone, Copy, Debug)]
 pub struct Inspected {
-    /// Whether it has a digest, which matches then.
+    /// Whether the file has a digest. If it has one, the digest matches.
     pub digest: Found,
     /// The version of its schema.
     pub schema_version: i64,
 }
 
-/// Looks whether a file can be restored: its digest, its structure and its schema's version. `thorough` looks through indexes
-/// too.
+/// Checks whether a file can be restored: its digest, its structure and the version of its schema. `thorough` also checks
+/// the indexes.
 ///
 /// # Errors
-/// When it cannot, with a sentence for the operator.
+/// When the file cannot be restored, with a sentence for the operator.
 pub fn inspect(file: &Path, thorough: bool, report: Report<'_>) -> Result<Inspected> {
     if !file.exists() {
         return Err(Error::internal(format!("{} does not exist", file.display())));
@@ -91,20 +91,20 @@ pub fn inspect(file: &Path, thorough: bool, report: Report<'_>) -> Result<Inspec
     Ok(Inspected { digest, schema_version })
 }
 
-/// What a restore did.
+/// The result of a restore.
 #[derive(Clone, Debug)]
 pub struct Restored {
-    /// Where the data of before is kept, if there was any.
+    /// Where the replaced data is kept, if there was any.
     pub kept: Option<String>,
-    /// Whether the backup had a digest, which matched then.
+    /// Whether the backup had a digest. If it had one, the digest matched.
     pub digest: Found,
 }
 
-/// Puts the data of a backup in the place of everything at `target`.
+/// Replaces all data at `target` with the data of a backup.
 ///
 /// # Errors
-/// When the file cannot be used ([`inspect`]), or the target cannot be written or synced. Then the target is unchanged, unless
-/// the error says otherwise.
+/// When the file cannot be used ([`inspect`]), or when the target cannot be written or synced. The target is then unchanged,
+/// unless the error says otherwise.
 pub async fn restore(
     file: &Path,
     target: &Location,
@@ -113,7 +113,7 @@ pub async fn restore(
     report: Report<'_>,
 ) -> Result<Restored> {
     let digest = inspect(file, false, report)?.digest;
-    // The backup itself is left as it is: an older one is brought up to date in a copy.
+    // The backup itself is not changed. A copy of it is migrated to the newest schema.
     let staged = match target {
         Location::Sqlite(path) => with_suffix(path, ".restoring"),
         Location::Postgres(_) => with_suffix(file, ".restoring"),
@@ -133,9 +133,9 @@ async fn restore_staged(
     context: migrations::Context,
     report: Report<'_>,
 ) -> Result<Option<String>> {
-    make_private(staged)?;
+    create_private_file(staged)?;
     copy_file(file, staged, report)?;
-    // Pages whose sync failed may be read back as they were before: nothing is taken from such a copy.
+    // After a failed sync, pages may be read back with their old content. Nothing may be read from such a copy.
     sync_file(staged)?;
     let now = context.now;
     let epoch = context.epoch.clone();
@@ -148,11 +148,11 @@ async fn restore_staged(
         .write(epoch, |conn, epoch| {
             Box::pin(async move {
                 conn.execute("UPDATE messaging.event_log SET epoch = $1", &[Value::Text(epoch)]).await?;
-                // Versions go on from elsewhere, so that nothing rendered before is taken for what is there now.
+                // The content versions jump, so that nothing that was rendered before the restore is taken for current.
                 let step = i64::from_str_radix(epoch.get(..10).unwrap_or("1"), 16).unwrap_or(1);
                 let sql = "UPDATE messaging.conversations SET content_version = content_version + $1";
                 conn.execute(sql, &[Value::I64(step)]).await?;
-                // A server that runs meanwhile must not trust what it remembers of callers.
+                // The position of revocations jumps too, so that a running node does not trust its cached credentials.
                 let sql = "UPDATE messaging.server_state SET last_revocation = last_revocation + $1";
                 conn.execute(sql, &[Value::I64(step)]).await.map(drop)
             })
@@ -160,7 +160,7 @@ async fn restore_staged(
         .await?;
     staged_db.close().await;
     sync_file(staged)?;
-    let tables = tables_of_ours(staged, environment.clone(), context.clone()).await?;
+    let tables = tables_of_this_program(staged, environment.clone(), context.clone()).await?;
     match target {
         Location::Sqlite(path) => {
             let old = path.exists();
@@ -170,7 +170,7 @@ async fn restore_staged(
             let kept = with_suffix(path, &format!(".before-restore-{}", stamp(now)));
             remove_database(&kept)?;
             if old {
-                make_private(&kept)?;
+                create_private_file(&kept)?;
             }
             let names: Vec<&str> = tables.iter().map(|table| &*table.name).chain(["messaging_sequence"]).collect();
             replace_rows(path, staged, old.then_some(kept.as_path()), &names, report)?;
@@ -190,8 +190,12 @@ async fn restore_staged(
     }
 }
 
-/// The tables that this program makes. A backup may hold others, of other programs, which are left alone.
-async fn tables_of_ours(staged: &Path, environment: Environment, context: migrations::Context) -> Result<Vec<Table>> {
+/// The tables of this program's schema. A backup may also hold tables of other programs, which are not copied.
+async fn tables_of_this_program(
+    staged: &Path,
+    environment: Environment,
+    context: migrations::Context,
+) -> Result<Vec<Table>> {
     let empty = with_suffix(staged, "-tables");
     remove_database(&empty)?;
     let db = Db::open(&Location::Sqlite(empty.clone()), environment).await?;
@@ -202,7 +206,7 @@ async fn tables_of_ours(staged: &Path, environment: Environment, context: migrat
     tables
 }
 
-/// Removes a SQLite database of ours with what SQLite keeps beside it.
+/// Removes a SQLite database that belongs to this program, and the files that SQLite and the driver keep beside it.
 fn remove_database(path: &Path) -> Result<()> {
     for suffix in ["", "-wal", "-shm", "-journal", "-state"] {
         match std::fs::remove_file(with_suffix(path, suffix)) {
@@ -214,14 +218,14 @@ fn remove_database(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Makes an empty file that only its owner can read: SQLite takes it for a new database.
-fn make_private(path: &Path) -> Result<()> {
+/// Creates an empty file that only its owner can read. SQLite uses it as a new database.
+fn create_private_file(path: &Path) -> Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
     let made = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     made.map(drop).map_err(Error::unavailable)
 }
 
-/// Copies row by row from one snapshot of PostgreSQL.
+/// Copies all rows from one snapshot of PostgreSQL into a SQLite file.
 async fn copy_postgres_into_file(
     source: &Location,
     target: &Path,
@@ -235,7 +239,7 @@ async fn copy_postgres_into_file(
     target_db.close().await;
     let mut file = Conn::Sqlite(open_alone(target)?);
     let mut conn = source.connection().await?;
-    // A role's own limits are for requests; a copy takes as long as it takes.
+    // The limits of the role are meant for requests. A copy may take any time.
     conn.script(
         "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
          SET LOCAL statement_timeout = 0;
@@ -268,14 +272,15 @@ struct Replacement {
     context: migrations::Context,
 }
 
-/// Sets the present schema aside under another name, makes a new one and fills it.
+/// Renames the current schema, creates a new one and fills it with the rows of the staged file. Returns the name of the
+/// renamed schema, if it had tables, and the number of rows.
 async fn replace_postgres(conn: &mut Conn, input: &Replacement) -> Result<(Option<String>, u64)> {
     let tables = "SELECT count(*) FROM information_schema.tables WHERE table_schema = 'messaging'";
     let had_data = conn.one(tables, &[], |row| row.i64(0)).await? > 0;
     let kept = format!("messaging_before_restore_{}", stamp(input.context.now));
     if had_data {
-        // Renaming takes no lock on the tables: without this one, a send that began in the old schema would end in the new.
-        // Transactions look up people first, so those that wait here begin in the new one.
+        // Renaming takes no lock on the tables. Without this lock, a send that began in the old schema would end in the new
+        // one. Every transaction first looks up users, so those that wait for this lock begin in the new schema.
         if migrations::version(conn).await?.is_some() {
             conn.script("LOCK TABLE messaging.users, messaging.conversations IN ACCESS EXCLUSIVE MODE").await?;
         }
@@ -310,22 +315,23 @@ async fn replace_postgres(conn: &mut Conn, input: &Replacement) -> Result<(Optio
     Ok((had_data.then(|| format!("schema {kept}")), total))
 }
 
-/// A table, as the schema of a SQLite file describes it: it keeps PostgreSQL's type names.
+/// A table as the schema of a SQLite file describes it. The file keeps the type names of PostgreSQL.
 #[derive(Clone, Debug)]
 struct Table {
     name: String,
-    /// Names and types, in their order.
+    /// The names and types of the columns, in the order of the table.
     columns: Vec<(String, String)>,
-    /// The columns of its primary key, in their order.
+    /// The columns of the primary key, in the order of the key.
     key: Vec<String>,
-    /// Whether the database gives its ids. None is given twice, also when its row is gone: so a copy carries the last one.
+    /// Whether the database assigns the ids. No id is assigned twice, even after its row is deleted, so a copy carries the
+    /// last id.
     is_numbered: bool,
 }
 
-/// The tables that are copied row by row, from the schema of a SQLite file that has the newest version. There are no foreign
-/// keys between them: their order does not matter.
+/// The tables that are copied row by row, from the schema of a SQLite file that has the newest version. They have no foreign
+/// keys, so their order does not matter.
 async fn tables(file: &mut Conn) -> Result<Vec<Table>> {
-    // The search index is a virtual table with shadow tables of its own.
+    // The condition excludes the search index, which is a virtual table with shadow tables.
     let sql = "SELECT l.name, m.sql LIKE '%AUTOINCREMENT%'
                  FROM pragma_table_list l JOIN sqlite_master m ON m.type = 'table' AND m.name = l.name
                 WHERE l.schema = 'main' AND l.type = 'table' AND l.name NOT LIKE 'sqlite_%' ORDER BY l.name";
@@ -341,7 +347,8 @@ async fn tables(file: &mut Conn) -> Result<Vec<Table>> {
     Ok(tables)
 }
 
-/// Copies every table, key by key; how many rows. The source holds one snapshot, the target one transaction.
+/// Copies all tables in the order of their keys, and returns the number of rows. The source must read one snapshot, and the
+/// target must be in one transaction.
 async fn copy_rows(source: &mut Conn, target: &mut Conn, tables: &[Table], report: Report<'_>) -> Result<u64> {
     let mut total = 0;
     for Table { name, .. } in tables {
@@ -367,7 +374,7 @@ async fn copy_rows(source: &mut Conn, target: &mut Conn, tables: &[Table], repor
     Ok(done)
 }
 
-/// The statements that copy one table.
+/// The statements that copy one table in steps.
 struct TableCopy {
     first: &'static str,
     next: &'static str,
@@ -405,7 +412,8 @@ impl TableCopy {
     }
 }
 
-/// Statements are known by their 'static text. A copy makes a few dozen of them in the life of a process.
+/// Makes a statement `'static`, because the drivers identify statements by their `'static` text. A copy creates only a few
+/// dozen statements in the life of a process, so leaking them is harmless.
 fn leak(sql: String) -> &'static str {
     Box::leak(sql.into_boxed_str())
 }

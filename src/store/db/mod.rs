@@ -1,4 +1,4 @@
-//! The two databases behind one interface: [`Db`], [`Conn`] and [`Row`] choose the driver.
+//! One interface to both databases: [`Db`], [`Conn`] and [`Row`] dispatch to the driver.
 
 pub mod backup_digest;
 pub(in crate::store) mod columns;
@@ -24,7 +24,7 @@ use crate::base::error::{Error, Result};
 use crate::base::time::Timestamp;
 
 impl Location {
-    /// How the place is called in a log: no secrets.
+    /// The location as it is written in logs, without secrets.
     pub fn describe(&self) -> String {
         match self {
             Self::Sqlite(path) => format!("SQLite {}", path.display()),
@@ -33,18 +33,18 @@ impl Location {
     }
 }
 
-/// A database, ready for work. Cheap to clone.
+/// An open database. Cheap to clone.
 #[derive(Clone)]
 pub enum Db {
-    /// Embedded.
+    /// The embedded database.
     Sqlite(sqlite::Database<Conn>),
-    /// Over the network.
+    /// The database server.
     Postgres(postgres::Database),
 }
 
-/// One connection, inside or outside a transaction: what every query is run on.
+/// One connection, inside or outside a transaction. Every query runs on one.
 pub enum Conn {
-    /// Lives on its own thread; its futures are ready at once.
+    /// Belongs to one thread. Its futures complete on the first poll.
     Sqlite(sqlite::Conn),
     /// From the pool.
     Postgres(postgres::Conn),
@@ -54,7 +54,7 @@ pub enum Conn {
 pub type UnitOfWork<I, T> = for<'a> fn(&'a mut Conn, &'a I) -> Work<'a, T>;
 
 impl Db {
-    /// Connects, without touching the schema.
+    /// Connects to the database. Does not change the schema.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the database cannot be reached, [`Error::Internal`] when its settings are unusable.
@@ -65,10 +65,10 @@ impl Db {
         })
     }
 
-    /// Runs `work` for reading.
+    /// Runs `work` as a read.
     ///
     /// # Errors
-    /// What the work says, and [`Error::Unavailable`] when the database is gone or its queue is full.
+    /// The errors of `work`, and [`Error::Unavailable`] when the database cannot be reached or its queue is full.
     #[track_caller]
     pub fn read<I, T>(&self, input: I, work: UnitOfWork<I, T>) -> impl Future<Output = Result<T>> + Send
     where
@@ -78,7 +78,7 @@ impl Db {
         self.run::<I, T>(Purpose::Read, CodeLocation::caller(), unit(input, work))
     }
 
-    /// Runs `work` for reading, for as long as it takes: what looks through the whole database.
+    /// Runs `work` as a read without a time limit, for work that reads the whole database.
     ///
     /// # Errors
     /// As [`Db::read`].
@@ -91,11 +91,11 @@ impl Db {
         self.run::<I, T>(Purpose::ReadAtLength, CodeLocation::caller(), unit(input, work))
     }
 
-    /// Runs `work` as one transaction. Its success means that it is on disk.
+    /// Runs `work` as one transaction. When it returns success, the transaction is on disk.
     ///
     /// # Errors
-    /// What the work says (then nothing of it happened), and [`Error::Unavailable`] or [`Error::StorageFull`] when it could
-    /// not be made durable.
+    /// The errors of `work`, in which case nothing was committed; [`Error::Unavailable`] or [`Error::StorageFull`] when the
+    /// transaction could not be made durable.
     #[track_caller]
     pub fn write<I, T>(&self, input: I, work: UnitOfWork<I, T>) -> impl Future<Output = Result<T>> + Send
     where
@@ -105,7 +105,7 @@ impl Db {
         self.run::<I, T>(Purpose::Write, CodeLocation::caller(), unit(input, work))
     }
 
-    /// Like [`Db::write`], for as long as it takes: migrations and restores.
+    /// Like [`Db::write`], without a time limit, for migrations and restores.
     ///
     /// # Errors
     /// As [`Db::write`].
@@ -177,12 +177,12 @@ impl Db {
         }
     }
 
-    /// Whether writing works, as the last writes showed.
+    /// Whether writes succeed, known from the outcome of recent writes.
     pub fn writing(&self) -> Writing {
         self.environment().writing.now()
     }
 
-    /// Where a fault is declared after which nothing may be acknowledged.
+    /// Where a fatal fault is declared.
     pub fn fatal_fault(&self) -> &FatalFault {
         &self.environment().fatal
     }
@@ -194,15 +194,15 @@ impl Db {
         }
     }
 
-    /// Whether units of work that wait share a commit by themselves: SQLite's writer sees to that.
+    /// Whether the driver puts waiting units of work into one commit by itself. SQLite's writer thread does.
     pub fn groups_commits(&self) -> bool {
         matches!(self, Self::Sqlite(_))
     }
 
-    /// Leaves nothing behind of what was overwritten: the free space in SQLite's file is too, and its log is cut off.
+    /// Removes the remains of overwritten data from SQLite's files: overwrites free space, copies the log and truncates it.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when readers or another process were in the way for too long.
+    /// [`Error::Unavailable`] when readers or another process blocked it for too long.
     pub async fn flush(&self) -> Result<()> {
         match self {
             Self::Sqlite(database) => database.flush().await,
@@ -210,7 +210,7 @@ impl Db {
         }
     }
 
-    /// A connection outside any transaction, for a command that holds its own: PostgreSQL alone.
+    /// A connection outside any transaction, for a command that begins its own transactions. Only on PostgreSQL.
     pub(crate) async fn connection(&self) -> Result<Conn> {
         match self {
             Self::Sqlite(_) => Err(Error::internal("SQLite's connections stay on their threads")),
@@ -218,18 +218,24 @@ impl Db {
         }
     }
 
-    /// Runs one statement of PostgreSQL outside any transaction of ours. The connection of one that takes longer is given up.
-    pub(crate) async fn alone(&self, sql: &'static str, parameters: &[Value<'_>], limit: Duration) -> Result<()> {
+    /// Runs one PostgreSQL statement outside a transaction. If it takes longer than `limit`, its connection is abandoned.
+    pub(crate) async fn execute_outside_transaction(
+        &self,
+        sql: &'static str,
+        parameters: &[Value<'_>],
+        limit: Duration,
+    ) -> Result<()> {
         match self {
             Self::Sqlite(_) => Err(Error::internal("SQLite's connections stay on their threads")),
-            Self::Postgres(database) => database.alone(sql, parameters, limit).await,
+            Self::Postgres(database) => database.execute_outside_transaction(sql, parameters, limit).await,
         }
     }
 
-    /// Sends a text to every server that listens to the same PostgreSQL database, this one too.
+    /// Sends a text to every node that listens on the same PostgreSQL database, including this one.
     ///
     /// # Errors
-    /// When the text is longer than [`notify::MAX_BYTES`]; when the database is not PostgreSQL, or cannot be reached.
+    /// When the text is longer than [`notify::MAX_BYTES`], when the database is not PostgreSQL, or when it cannot be
+    /// reached.
     pub async fn notify(&self, text: &str) -> Result<()> {
         match self {
             Self::Sqlite(_) => Err(Error::internal("SQLite has no NOTIFY")),
@@ -237,7 +243,7 @@ impl Db {
         }
     }
 
-    /// The settings of PostgreSQL with which a crash can lose acknowledged data, a sentence for each.
+    /// One sentence for each setting of PostgreSQL with which a crash can lose acknowledged data.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the database cannot be reached.
@@ -248,7 +254,7 @@ impl Db {
         }
     }
 
-    /// Ends the connections after the work that was accepted.
+    /// Accepts no new work, and closes each connection after its current work. On SQLite this waits for all accepted work.
     pub async fn close(&self) {
         match self {
             Self::Sqlite(database) => database.close().await,
@@ -278,10 +284,10 @@ impl Purpose {
 }
 
 impl Conn {
-    /// Every row of a query, each read by `read` as it comes.
+    /// All rows of a query. `read` is called for each row as it arrives.
     ///
     /// # Errors
-    /// Of the database, translated; of `read`.
+    /// Errors of the database, translated, and errors of `read`.
     pub async fn rows<T>(
         &mut self,
         sql: &'static str,
@@ -344,10 +350,10 @@ impl Conn {
         Ok(first)
     }
 
-    /// The one row of a query that always has one.
+    /// The only row of a query that always returns one.
     ///
     /// # Errors
-    /// As [`Conn::rows`], and [`Error::Internal`] when there is none.
+    /// As [`Conn::rows`], and [`Error::Internal`] when there is no row.
     pub async fn one<T>(
         &mut self,
         sql: &'static str,
@@ -362,11 +368,11 @@ impl Conn {
             .ok_or_else(|| Error::internal(format!("no row where one must be: {sql}")))
     }
 
-    /// Like [`Conn::one`], for the last statement of a transaction: PostgreSQL gets the COMMIT right behind it, which spares
-    /// a round trip while locks are held. What fails leaves nothing behind. No statement may come after it.
+    /// Like [`Conn::one`], for the last statement of a transaction. On PostgreSQL the COMMIT is sent together with it, which
+    /// saves a round trip while locks are held. If the statement fails, nothing is committed. No statement may follow.
     ///
     /// # Errors
-    /// As [`Conn::one`], and of the commit.
+    /// As [`Conn::one`], and the errors of the commit.
     pub async fn one_and_commit<T>(
         &mut self,
         sql: &'static str,
@@ -386,10 +392,10 @@ impl Conn {
         }
     }
 
-    /// Runs a statement that answers no rows; the number of rows it touched.
+    /// Runs a statement that returns no rows, and returns the number of rows that it changed.
     ///
     /// # Errors
-    /// Of the database, translated.
+    /// Errors of the database, translated.
     pub async fn execute(&mut self, sql: &'static str, parameters: &[Value<'_>]) -> Result<u64> {
         match self {
             Self::Sqlite(connection) => connection.execute(sql, parameters),
@@ -397,10 +403,10 @@ impl Conn {
         }
     }
 
-    /// Runs statements without parameters, as they stand apart from the schema prefix. For migrations.
+    /// Runs a script of several statements without parameters. For migrations and copies.
     ///
     /// # Errors
-    /// Of the database, translated.
+    /// Errors of the database, translated.
     pub async fn script(&mut self, sql: &str) -> Result<()> {
         match self {
             Self::Sqlite(connection) => connection.script(sql),
@@ -444,11 +450,11 @@ impl AsMut<postgres::Conn> for Conn {
     }
 }
 
-/// A row under the driver's cursor; columns count from 0. A getter fails when the column has another type.
+/// One row of a result. Columns count from 0. A getter fails when the column has another type.
 pub enum Row<'a> {
-    /// Of SQLite.
+    /// A row of SQLite.
     Sqlite(&'a sqlite::DriverRow<'a>),
-    /// Of PostgreSQL.
+    /// A row of PostgreSQL.
     Postgres(&'a postgres::DriverRow),
 }
 
@@ -505,8 +511,8 @@ impl Row<'_> {
         option_time -> Option<Timestamp>
     );
 
-    /// How an operator finds the row: its ids, and the numbers in the query that found it. Texts are left out, because they may
-    /// be what a caller wrote.
+    /// Identifies the row for an operator: its ids, and the numbers in the query that found it. Texts are left out, because a
+    /// caller may have written them.
     pub(in crate::store) fn describe(&self, parameters: &[Value<'_>]) -> String {
         let names: Vec<&str> = match self {
             Self::Sqlite(row) => row.as_ref().column_names().collect(),
@@ -522,10 +528,10 @@ impl Row<'_> {
         ids.chain(numbers).collect::<Vec<_>>().join(", ")
     }
 
-    /// A column whose type the schema names.
+    /// A column with the type `kind`, which the schema names.
     ///
     /// # Errors
-    /// [`Error::Internal`] when the type is not one of ours.
+    /// [`Error::Internal`] when copies do not support the type.
     pub fn owned(&self, column: usize, kind: &str) -> Result<OwnedValue> {
         Ok(match kind {
             "BIGINT" | "INTEGER" => OwnedValue::I64(self.option_i64(column)?),

@@ -1,18 +1,18 @@
-//! How far a long copy of data is, for the command that runs it.
+//! The progress of a long copy of data, for the command that runs it.
 
-/// How far a copy is.
+/// How much of a copy is done.
 #[derive(Clone, Copy, Debug)]
 pub struct Progress {
-    /// What is being done.
+    /// The current step, as words for the operator.
     pub step: &'static str,
     /// Pages, rows or bytes done.
     pub done: u64,
-    /// Pages, rows or bytes there are.
+    /// Pages, rows or bytes in total.
     pub total: u64,
 }
 
-/// Who is told of progress.
+/// The function that is called with each report of progress.
 pub type Report<'a> = &'a mut (dyn FnMut(Progress) + Send);
 
-/// The step of a restore in which rows are exchanged.
-pub const RESTORING: &str = "exchanging rows";
+/// The name of the step of a restore that replaces the rows.
+pub const RESTORING: &str = "replacing rows";

@@ -1,11 +1,11 @@
-//! Enums that columns hold as words.
+//! Enums that are stored as words in columns.
 //!
-//! Invariant: an unknown word is an error and never becomes a default. A default would be a guess, and a guess can show more
-//! than the row allows.
+//! Invariant: an unknown word is an error and never becomes a default. A default would be a guess, and a wrong guess could
+//! show more than the row allows.
 
 use crate::base::error::{Error, Result};
 
-/// The value whose word a column holds. `column` names the column for the log.
+/// Finds the value that is stored as `word`. `column` names the column for the log.
 ///
 /// # Errors
 /// [`Error::UnknownValue`].
@@ -26,8 +26,8 @@ mod tests {
     use crate::store::messages::{messages, receipts};
     use crate::store::people::reports;
 
-    /// Every word is read as the value that wrote it, and no other text is read at all.
-    fn holds<T: Copy + PartialEq + std::fmt::Debug>(
+    /// Asserts that each word is read as the value that it was written from, and that other texts are refused.
+    fn assert_words<T: Copy + PartialEq + std::fmt::Debug>(
         values: &[T],
         as_str: fn(T) -> &'static str,
         parse: fn(&str) -> Result<T>,
@@ -43,21 +43,21 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_word_has_no_value() {
+    fn an_unknown_word_is_an_error() {
         use crate::store::conversations::conversation_kinds::{History, Kind};
         use users::DirectMessagesFrom;
-        holds(&[Kind::Direct, Kind::Group], Kind::as_str, Kind::parse);
-        holds(&[History::All, History::SinceJoined], History::as_str, History::parse);
+        assert_words(&[Kind::Direct, Kind::Group], Kind::as_str, Kind::parse);
+        assert_words(&[History::All, History::SinceJoined], History::as_str, History::parse);
         let member = [members::Role::Member, members::Role::Admin, members::Role::Owner];
-        holds(&member, members::Role::as_str, members::Role::parse);
-        holds(&[users::Role::User, users::Role::Admin], users::Role::as_str, users::Role::parse);
+        assert_words(&member, members::Role::as_str, members::Role::parse);
+        assert_words(&[users::Role::User, users::Role::Admin], users::Role::as_str, users::Role::parse);
         let from = [DirectMessagesFrom::Everyone, DirectMessagesFrom::Friends];
-        holds(&from, DirectMessagesFrom::as_str, DirectMessagesFrom::parse);
-        holds(&[messages::Kind::Text, messages::Kind::System], messages::Kind::as_str, messages::Kind::parse);
+        assert_words(&from, DirectMessagesFrom::as_str, DirectMessagesFrom::parse);
+        assert_words(&[messages::Kind::Text, messages::Kind::System], messages::Kind::as_str, messages::Kind::parse);
         let action = [messages::Action::GroupCreated, messages::Action::RoleChanged];
-        holds(&action, messages::Action::as_str, messages::Action::parse);
-        holds(&[receipts::Kind::Delivered, receipts::Kind::Read], receipts::Kind::as_str, receipts::Kind::parse);
+        assert_words(&action, messages::Action::as_str, messages::Action::parse);
+        assert_words(&[receipts::Kind::Delivered, receipts::Kind::Read], receipts::Kind::as_str, receipts::Kind::parse);
         let state = [reports::State::Open, reports::State::Resolved, reports::State::Dismissed];
-        holds(&state, reports::State::as_str, reports::State::parse);
+        assert_words(&state, reports::State::as_str, reports::State::parse);
     }
 }

@@ -1,6 +1,7 @@
-//! What the drivers are written against: where the data is, what they get from outside, and what a unit of work is.
+//! The interface between the drivers and the rest of the program: where the data is, what a driver is given, and what a unit
+//! of work is.
 //!
-//! Invariant: nothing here names a driver, so that drivers import this file and not each other's enums.
+//! Invariant: nothing here names a driver. Each driver imports this file, and no driver imports the types of the other one.
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -13,10 +14,11 @@ use crate::base::error::Result;
 use crate::base::metrics::Metrics;
 use crate::base::time::Clock;
 
-/// What a unit of work returns: a future over its connection.
+/// What a unit of work returns: a future that borrows its connection.
 pub type Work<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 
-/// The connection that units of work get. It is made from a driver's own connection `D`, and lends it to the driver.
+/// The connection that a unit of work gets. It is made from the driver's own connection `D`, and lends it back to the
+/// driver.
 pub trait WorkConn<D>: From<D> + AsMut<D> + Send + 'static {}
 
 impl<C, D> WorkConn<D> for C where C: From<D> + AsMut<D> + Send + 'static {}
@@ -24,9 +26,9 @@ impl<C, D> WorkConn<D> for C where C: From<D> + AsMut<D> + Send + 'static {}
 /// Where the data is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Location {
-    /// One file, and its write-ahead log beside it.
+    /// A file, with its write-ahead log beside it.
     Sqlite(PathBuf),
-    /// A `postgres://` URL. Holds a password: never printed.
+    /// A `postgres://` URL. It can hold a password, so it is never printed.
     Postgres(String),
 }
 
@@ -34,7 +36,7 @@ impl Location {
     /// Reads `sqlite:PATH` or `postgres://…`.
     ///
     /// # Errors
-    /// A sentence for the operator, without the URL's secrets.
+    /// A sentence for the operator. It contains no secrets of the URL.
     pub fn parse(url: &str) -> Result<Self, String> {
         if let Some(path) = url.strip_prefix("sqlite:") {
             let path = path.strip_prefix("//").unwrap_or(path);
@@ -50,28 +52,28 @@ impl Location {
     }
 }
 
-/// What the drivers need from outside.
+/// What a driver gets from the rest of the program.
 #[derive(Clone)]
 pub struct Environment {
-    /// The time.
+    /// The clock.
     pub clock: Clock,
-    /// Where the drivers count.
+    /// The metrics that the drivers update.
     pub metrics: Arc<Metrics>,
-    /// Where the drivers say that something was committed.
+    /// Notified by the drivers after each commit.
     pub commits: Commits,
-    /// Where the drivers note how writes end.
+    /// Records how writes end.
     pub writing: Arc<WriteStatus>,
-    /// Where a driver declares that nothing may be acknowledged any more.
+    /// Where a driver declares a fatal fault.
     pub fatal: FatalFault,
-    /// Whether SQLite goes on without what cannot be read of its write-ahead log.
+    /// Whether SQLite continues without the part of its write-ahead log that cannot be read (`--accept-lost-tail`).
     pub accept_lost_tail: bool,
-    /// Whether to work on storage that can lose what it acknowledged: PostgreSQL with `fsync`, `full_page_writes` or
+    /// Whether to work on storage that can lose acknowledged data: PostgreSQL with `fsync`, `full_page_writes` or
     /// `synchronous_commit` off, SQLite on a network file system.
     pub allow_unsafe_storage: bool,
 }
 
 impl Environment {
-    /// An environment of its own, for a command that is no server.
+    /// A separate environment for a command that is not a server.
     pub fn new(clock: Clock) -> Self {
         Self {
             clock,
@@ -85,7 +87,7 @@ impl Environment {
     }
 }
 
-/// Says that something was committed here, to whoever listens for it. A hint: what was committed is in the database.
+/// Notifies listeners that this process has committed something. It is only a hint: the data itself is in the database.
 #[derive(Clone, Debug)]
 pub struct Commits(Arc<tokio::sync::watch::Sender<()>>);
 
@@ -96,12 +98,12 @@ impl Default for Commits {
 }
 
 impl Commits {
-    /// Notes a commit.
+    /// Notifies the listeners of a commit.
     pub(in crate::store) fn note(&self) {
         self.0.send_replace(());
     }
 
-    /// Commits from now on; those that come while one is looked at count once.
+    /// A receiver of the commits from now on. Commits that happen before the receiver is read count as one change.
     pub fn listen(&self) -> tokio::sync::watch::Receiver<()> {
         self.0.subscribe()
     }

@@ -1,13 +1,13 @@
-//! A fault of storage after which this process must acknowledge nothing more.
+//! The fatal fault: a fault of storage after which this process acknowledges nothing.
 //!
-//! Invariant: once declared it stays. The writer refuses everything from then on, no checkpoint runs, and `serve` ends the
-//! process without closing the database, so that the next start finds the files as the fault left them.
+//! Invariant: a declared fault is never withdrawn. From then on the SQLite writer refuses all work and no checkpoint runs.
+//! `serve` ends the process without closing the database, so the next start finds the files as they were after the fault.
 
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
-/// Where such a fault is declared, and waited for. Cheap to clone.
+/// Holds the fatal fault once it is declared, and lets tasks wait for it. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct FatalFault(Arc<watch::Sender<Option<Arc<str>>>>);
 
@@ -18,7 +18,7 @@ impl Default for FatalFault {
 }
 
 impl FatalFault {
-    /// Declares a fault, as a sentence for the operator. The first one stays.
+    /// Declares a fault, given as a sentence for the operator. Only the first declared fault is kept.
     pub fn declare(&self, sentence: impl Into<Arc<str>>) {
         self.0.send_if_modified(|declared| {
             let first = declared.is_none();
@@ -29,12 +29,12 @@ impl FatalFault {
         });
     }
 
-    /// The fault, if there was one.
+    /// The declared fault, if there is one.
     pub fn declared(&self) -> Option<Arc<str>> {
         self.0.borrow().clone()
     }
 
-    /// Waits for a fault.
+    /// Waits until a fault is declared, and returns it.
     pub async fn wait(&self) -> Arc<str> {
         let mut receiver = self.0.subscribe();
         loop {
@@ -42,7 +42,7 @@ impl FatalFault {
                 return sentence;
             }
             if receiver.changed().await.is_err() {
-                // The sender is ours: it does not go first.
+                // Not reachable: `self` owns the sender, so it cannot be dropped while this waits.
                 std::future::pending::<()>().await;
             }
         }

@@ -1,7 +1,7 @@
-//! Files beside the databases: their names, and bringing them to the disk.
+//! Files beside the databases: their names, and syncing them to disk.
 //!
-//! Invariant: a sync that fails is an error of its own, with the file's name. SQLite ignores one of a folder, so folders are
-//! synced here.
+//! Invariant: a failed sync is an error of its own that names the file. SQLite ignores a failed sync of a folder, so the
+//! functions here sync folders.
 
 use std::fs::File;
 use std::io;
@@ -10,35 +10,35 @@ use std::path::{Path, PathBuf};
 use crate::base::error::{Error, Result};
 use crate::base::time::Timestamp;
 
-/// A file beside another one: its name and a suffix.
+/// The path of a file beside another one: the same path with a suffix.
 pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
 }
 
-/// The folder of a file.
+/// The folder that holds a file.
 pub fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."))
 }
 
-/// Brings a file's content to the disk.
+/// Syncs the content of a file to disk.
 ///
 /// # Errors
-/// [`Error::Unavailable`] with its name.
+/// [`Error::Unavailable`], which names the file.
 pub fn sync_file(path: &Path) -> Result<()> {
     File::open(path).and_then(|file| file.sync_all()).map_err(|error| sync_error(path, &error))
 }
 
-/// Brings the name of a file to the disk, which its folder holds.
+/// Syncs the folder that holds a file, so that the file's name is on disk.
 ///
 /// # Errors
-/// [`Error::Unavailable`] with the folder's name.
+/// [`Error::Unavailable`], which names the folder.
 pub fn sync_folder_of(path: &Path) -> Result<()> {
     sync_file(folder_of(path))
 }
 
-/// Makes a folder that only its owner can read, with those above it, and brings their names to the disk.
+/// Creates a folder that only its owner can read, and its missing parents, and syncs the folders that hold their names.
 ///
 /// # Errors
 /// [`Error::Unavailable`].
@@ -50,12 +50,12 @@ pub fn make_folder(folder: &Path) -> Result<()> {
     missing.into_iter().rev().try_for_each(sync_folder_of)
 }
 
-/// A failed sync as an error.
+/// Converts a failed sync into an error.
 pub fn sync_error(path: &Path, error: &io::Error) -> Error {
     Error::unavailable(format!("{} could not be synced to disk: {error}", path.display()))
 }
 
-/// A time as it stands in the name of a file, to the second: `20260131235959`.
+/// A time to the second, as it is written in file names: `20260131235959`.
 pub fn stamp(now: Timestamp) -> String {
     now.to_string().chars().filter(char::is_ascii_digit).take(14).collect()
 }

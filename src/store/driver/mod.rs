@@ -1,4 +1,4 @@
-//! What both drivers are written against: values, the environment, faults and files.
+//! What both drivers share: the types of values, the environment, the fatal fault, and files.
 
 pub mod environment;
 pub mod fatal;

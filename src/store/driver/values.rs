@@ -1,4 +1,5 @@
-//! What statements take and what copies carry: values of the types that both databases have.
+//! Values that statements take as parameters, and values that copies between the databases carry. Both databases have their
+//! types.
 
 use crate::base::time::Timestamp;
 
@@ -23,23 +24,23 @@ pub enum Value<'a> {
     Time(Timestamp),
     /// TIMESTAMPTZ or NULL.
     OptionTime(Option<Timestamp>),
-    /// BIGINT[]; `= ANY($1)` on both databases, anything else on PostgreSQL alone.
+    /// BIGINT[]. SQLite supports it only in `= ANY($1)`.
     I64s(&'a [i64]),
-    /// BIGINT[] with NULLs; PostgreSQL alone.
+    /// BIGINT[] with NULLs. Only on PostgreSQL.
     OptionI64s(&'a [Option<i64>]),
     /// TEXT[].
     Texts(&'a [&'a str]),
-    /// TEXT[] with NULLs; PostgreSQL alone.
+    /// TEXT[] with NULLs. Only on PostgreSQL.
     OptionTexts(&'a [Option<&'a str>]),
     /// BYTEA[].
     ByteSlices(&'a [&'a [u8]]),
-    /// BYTEA[] with NULLs; PostgreSQL alone.
+    /// BYTEA[] with NULLs. Only on PostgreSQL.
     OptionByteSlices(&'a [Option<&'a [u8]>]),
-    /// TIMESTAMPTZ[]; PostgreSQL alone.
+    /// TIMESTAMPTZ[]. Only on PostgreSQL.
     Times(&'a [Timestamp]),
 }
 
-/// A value that was read without knowing its column beforehand: what copies between databases carry.
+/// A value that was read by the type that the schema names. Copies between the databases carry these.
 #[derive(Clone, Debug, PartialEq)]
 pub enum OwnedValue {
     /// BIGINT or NULL.
@@ -55,7 +56,7 @@ pub enum OwnedValue {
 }
 
 impl OwnedValue {
-    /// As a parameter.
+    /// Borrows the value as a parameter of a statement.
     pub fn as_value(&self) -> Value<'_> {
         match self {
             Self::I64(number) => Value::OptionI64(*number),

@@ -1,93 +1,94 @@
-//! Whether writing works, as the last writes showed.
+//! Whether writes succeed, known from the outcome of recent writes.
 //!
-//! Invariant: what is reported was seen. A write that is under way for longer than [`STUCK_AFTER`] counts as a failure while it
-//! lasts, because a sync that hangs answers nobody.
+//! Invariant: the status reports only what was observed. If writes are in progress for longer than [`STUCK_AFTER`] and none
+//! succeeds, the status is a failure for as long as that lasts, because a sync that hangs returns no error.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::base::error::Error;
 
-/// How long writes may be under way without one that succeeds.
+/// How long writes may be in progress without a success before the status is a failure.
 pub const STUCK_AFTER: Duration = Duration::from_secs(2);
-/// How long the outcome of a write says something about the next one.
+/// How long after a successful write the status says that writes work.
 pub const SIGNIFICANT_FOR: Duration = Duration::from_secs(5);
-/// How long after a failure another try is made to find out whether writing works again.
+/// How long after a failure the status stays a failure. After that it is unknown, so that another write is attempted.
 pub const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// What is known about writing.
+/// The status of writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Writing {
-    /// A write succeeded a moment ago.
+    /// The last write succeeded, less than [`SIGNIFICANT_FOR`] ago.
     Works,
-    /// The last write failed a moment ago, or one is stuck.
+    /// The last write failed, less than [`RETRY_AFTER`] ago, or a write is stuck. Holds the reason.
     Fails(String),
-    /// No write ended lately.
+    /// No write has ended recently, or the last failure is no longer recent.
     Unknown,
 }
 
-/// Counts the outcomes of writes.
+/// Records the outcomes of writes.
 #[derive(Debug, Default)]
-pub struct WriteStatus(Mutex<Seen>);
+pub struct WriteStatus(Mutex<Outcomes>);
 
 #[derive(Debug, Default)]
-struct Seen {
-    under_way: u32,
-    /// Since when writes are under way without one that succeeded.
+struct Outcomes {
+    in_progress: u32,
+    /// Since when at least one write is in progress and none has succeeded.
     waiting_since: Option<Instant>,
     succeeded_at: Option<Instant>,
     failed: Option<(Instant, String)>,
 }
 
-/// A write under way. Dropped without an outcome, it says nothing.
-pub struct Write<'a>(&'a WriteStatus);
+/// A write in progress. If it is dropped without an outcome, it does not change the status.
+pub struct WriteAttempt<'a>(&'a WriteStatus);
 
 impl WriteStatus {
-    /// A write begins.
-    pub fn begin(&self) -> Write<'_> {
-        let mut seen = self.seen();
-        seen.under_way += 1;
-        seen.waiting_since.get_or_insert_with(Instant::now);
-        Write(self)
+    /// Records that a write begins.
+    pub fn begin(&self) -> WriteAttempt<'_> {
+        let mut outcomes = self.outcomes();
+        outcomes.in_progress += 1;
+        outcomes.waiting_since.get_or_insert_with(Instant::now);
+        WriteAttempt(self)
     }
 
-    /// What is known at the moment.
+    /// The current status.
     pub fn now(&self) -> Writing {
-        let seen = self.seen();
-        if seen.waiting_since.is_some_and(|since| since.elapsed() >= STUCK_AFTER) {
+        let outcomes = self.outcomes();
+        if outcomes.waiting_since.is_some_and(|since| since.elapsed() >= STUCK_AFTER) {
             return Writing::Fails("a write takes too long".into());
         }
-        match (&seen.failed, seen.succeeded_at) {
+        match (&outcomes.failed, outcomes.succeeded_at) {
             (Some((at, reason)), _) if at.elapsed() < RETRY_AFTER => Writing::Fails(reason.clone()),
             (None, Some(at)) if at.elapsed() < SIGNIFICANT_FOR => Writing::Works,
             _ => Writing::Unknown,
         }
     }
 
-    fn seen(&self) -> MutexGuard<'_, Seen> {
+    fn outcomes(&self) -> MutexGuard<'_, Outcomes> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Write<'_> {
-    /// The write was made durable.
+impl WriteAttempt<'_> {
+    /// Records that the write is on disk.
     pub fn succeeded(self) {
         let now = Instant::now();
-        let mut seen = self.0.seen();
-        seen.succeeded_at = Some(now);
-        seen.failed = None;
-        seen.waiting_since = Some(now);
+        let mut outcomes = self.0.outcomes();
+        outcomes.succeeded_at = Some(now);
+        outcomes.failed = None;
+        outcomes.waiting_since = Some(now);
     }
 
-    /// The write ended otherwise. Only a failure of the storage counts: a unit of work that refuses says nothing about it.
+    /// Records that the write failed. Only failures of storage count: a unit of work that returns another error says nothing
+    /// about the storage.
     pub fn failed(self, error: &Error) {
         if matches!(error, Error::Unavailable { .. } | Error::StorageFull) {
-            self.0.seen().failed = Some((Instant::now(), error.to_string()));
+            self.0.outcomes().failed = Some((Instant::now(), error.to_string()));
         }
     }
 
-    /// Notes how a unit of work ended: with an error, or without one.
-    pub fn ended(self, error: Option<&Error>) {
+    /// Records how a unit of work ended: with an error, or without one.
+    pub fn record(self, error: Option<&Error>) {
         match error {
             None => self.succeeded(),
             Some(error) => self.failed(error),
@@ -95,12 +96,12 @@ impl Write<'_> {
     }
 }
 
-impl Drop for Write<'_> {
+impl Drop for WriteAttempt<'_> {
     fn drop(&mut self) {
-        let mut seen = self.0.seen();
-        seen.under_way = seen.under_way.saturating_sub(1);
-        if seen.under_way == 0 {
-            seen.waiting_since = None;
+        let mut outcomes = self.0.outcomes();
+        outcomes.in_progress = outcomes.in_progress.saturating_sub(1);
+        if outcomes.in_progress == 0 {
+            outcomes.waiting_since = None;
         }
     }
 }
@@ -110,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_outcome_counts() {
+    fn the_last_outcome_decides() {
         let status = WriteStatus::default();
         assert_eq!(status.now(), Writing::Unknown);
         status.begin().succeeded();
@@ -129,9 +130,9 @@ mod tests {
         let status = WriteStatus::default();
         status.begin().succeeded();
         let hanging = status.begin();
-        status.seen().waiting_since = Instant::now().checked_sub(STUCK_AFTER);
+        status.outcomes().waiting_since = Instant::now().checked_sub(STUCK_AFTER);
         assert!(matches!(status.now(), Writing::Fails(_)));
-        // Others succeed beside it: then it is one slow unit of work, and writing works.
+        // Another write succeeds meanwhile. So only one unit of work is slow, and writing works.
         status.begin().succeeded();
         assert_eq!(status.now(), Writing::Works);
         drop(hanging);

@@ -1,7 +1,7 @@
-//! Rows of `messaging.account_codes`: codes sent to a person, which work once.
+//! Rows of `messaging.account_codes`: codes that are sent to users and work once.
 //!
-//! Invariants: a code is used by one statement that ends it, so that of many uses at once one wins; one that was used or
-//! ended stays for a while, so that it still counts among those that were sent.
+//! Invariants: one conditional statement uses up a code, so that only one of several concurrent uses succeeds. A code that
+//! was used or ended is kept for a while, so that it still counts as sent.
 
 use super::sessions::SecretHash;
 use crate::base::error::Result;
@@ -11,20 +11,20 @@ use crate::store::db::Conn;
 use crate::store::db::columns::{columns, read, sql};
 use crate::store::driver::values::Value;
 
-/// When a code that was used or ended expired: so long ago that no clock is set back that far.
+/// The expiry time of a code that was used or ended. It is so far in the past that no clock is set back to it.
 const ENDED: Timestamp = Timestamp::from_micros(0);
 
 /// What a code is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// To set a new password.
+    /// Setting a new password.
     PasswordReset,
-    /// To confirm an e-mail address.
+    /// Confirming an e-mail address.
     EmailConfirmation,
 }
 
 impl Purpose {
-    /// As it stands in the database.
+    /// The word in the database.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::PasswordReset => "password_reset",
@@ -33,16 +33,16 @@ impl Purpose {
     }
 }
 
-/// A code that was sent.
+/// A code that was sent to a user.
 #[derive(Clone, Debug)]
 pub struct AccountCode {
-    /// Whose.
+    /// The user who may use it.
     pub user_id: UserId,
-    /// The folded address that it was sent to; `None` when an administrator asked for it.
+    /// The folded address that the code was sent to. `None` when an administrator requested the code.
     pub email_key: Option<String>,
-    /// When.
+    /// When the code was sent.
     pub created_at: Timestamp,
-    /// Until when it works.
+    /// When the code stops working.
     pub expires_at: Timestamp,
 }
 
@@ -55,7 +55,7 @@ columns! {
     }
 }
 
-/// A new code.
+/// Inserts a new code.
 pub async fn insert(conn: &mut Conn, code_hash: &SecretHash, purpose: Purpose, code: &AccountCode) -> Result<()> {
     conn.execute(
         "INSERT INTO messaging.account_codes (code_hash, purpose, user_id, email, created_at, expires_at)
@@ -73,7 +73,7 @@ pub async fn insert(conn: &mut Conn, code_hash: &SecretHash, purpose: Purpose, c
     Ok(())
 }
 
-/// A code, if it still works.
+/// A code that still works.
 pub async fn get(
     conn: &mut Conn,
     code_hash: &SecretHash,
@@ -92,7 +92,7 @@ pub async fn get(
     .await
 }
 
-/// Uses a code up; whether it still worked. To be called under the lock of its person.
+/// Uses up a code, and returns whether it still worked. The caller must hold the lock of the user.
 pub async fn use_up(conn: &mut Conn, code_hash: &SecretHash, purpose: Purpose, now: Timestamp) -> Result<bool> {
     let count = conn
         .execute(
@@ -103,7 +103,7 @@ pub async fn use_up(conn: &mut Conn, code_hash: &SecretHash, purpose: Purpose, n
     Ok(count > 0)
 }
 
-/// How many codes were sent to a person after the first moment and before the second, whatever became of them.
+/// How many codes were sent to a user's address between two moments, including used and ended ones.
 pub async fn count_sent(
     conn: &mut Conn,
     user: UserId,
@@ -119,7 +119,7 @@ pub async fn count_sent(
     .await
 }
 
-/// Ends every code of a person for a purpose.
+/// Ends all codes of a user for one purpose.
 pub async fn end_of(conn: &mut Conn, user: UserId, purpose: Purpose) -> Result<()> {
     conn.execute(
         "UPDATE messaging.account_codes SET expires_at = $3 WHERE user_id = $1 AND purpose = $2",
@@ -129,7 +129,7 @@ pub async fn end_of(conn: &mut Conn, user: UserId, purpose: Purpose) -> Result<(
     Ok(())
 }
 
-/// Ends every code of a person.
+/// Ends all codes of a user.
 pub async fn end_all_of(conn: &mut Conn, user: UserId) -> Result<()> {
     conn.execute(
         "UPDATE messaging.account_codes SET expires_at = $2 WHERE user_id = $1",
@@ -139,7 +139,7 @@ pub async fn end_all_of(conn: &mut Conn, user: UserId) -> Result<()> {
     Ok(())
 }
 
-/// Forgets up to `limit` codes that no longer work, and were made before `made_before`; how many.
+/// Deletes up to `limit` codes that no longer work and were created before `made_before`. Returns how many.
 pub async fn delete_expired(conn: &mut Conn, now: Timestamp, made_before: Timestamp, limit: i64) -> Result<u64> {
     conn.execute(
         "DELETE FROM messaging.account_codes WHERE code_hash IN (

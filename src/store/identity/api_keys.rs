@@ -1,6 +1,6 @@
 //! Rows of `messaging.api_keys`.
 //!
-//! Invariant: a row holds the hash of its key, never the key; a key that was revoked has no row.
+//! Invariant: a row holds the hash of its key, never the key. A revoked key has no row.
 
 use super::sessions::SecretHash;
 use crate::base::error::Result;
@@ -10,22 +10,22 @@ use crate::store::db::Conn;
 use crate::store::db::columns::{columns, read, sql};
 use crate::store::driver::values::Value;
 
-/// A program that may call.
+/// An API key: a secret of a program of the operator.
 #[derive(Clone, Debug)]
 pub struct ApiKey {
-    /// Given by the database.
+    /// Assigned by the database.
     pub id: ApiKeyId,
-    /// What its maker calls it.
+    /// The name that was given when the key was created.
     pub name: String,
-    /// Words, with spaces between.
+    /// The scopes, separated by spaces.
     pub scopes: String,
-    /// When it was made.
+    /// When the key was created.
     pub created_at: Timestamp,
-    /// By whom; nobody when it was made on the command line or by another key.
+    /// The user who created the key. `None` when it was created on the command line or with another key.
     pub created_by: Option<UserId>,
-    /// When it was used last, to within minutes.
+    /// When the key was last used, accurate to a few minutes.
     pub last_used_at: Option<Timestamp>,
-    /// When it ends.
+    /// When the key stops working. `None` for never.
     pub expires_at: Option<Timestamp>,
 }
 
@@ -41,7 +41,7 @@ columns! {
     }
 }
 
-/// A new key; its id is not used.
+/// Inserts a new key. The `id` of `key` is ignored.
 pub async fn insert(conn: &mut Conn, key_hash: &SecretHash, key: &ApiKey) -> Result<ApiKeyId> {
     conn.one(
         "INSERT INTO messaging.api_keys (key_hash, name, scopes, created_at, created_by, expires_at)
@@ -69,7 +69,7 @@ pub async fn by_hash(conn: &mut Conn, key_hash: &SecretHash) -> Result<Option<Ap
     .await
 }
 
-/// Keys by id, after `after`.
+/// Keys in the order of their ids, after `after`.
 pub async fn list(conn: &mut Conn, after: ApiKeyId, limit: i64) -> Result<Vec<ApiKey>> {
     conn.rows(
         sql!("SELECT ", ApiKey::COLUMNS, " FROM messaging.api_keys WHERE id > $1 ORDER BY id LIMIT $2"),
@@ -79,7 +79,7 @@ pub async fn list(conn: &mut Conn, after: ApiKeyId, limit: i64) -> Result<Vec<Ap
     .await
 }
 
-/// Notes that a key was used.
+/// Records that a key was used.
 pub async fn touch(conn: &mut Conn, id: ApiKeyId, used_at: Timestamp) -> Result<()> {
     conn.execute(
         "UPDATE messaging.api_keys SET last_used_at = $2 WHERE id = $1",
@@ -89,7 +89,7 @@ pub async fn touch(conn: &mut Conn, id: ApiKeyId, used_at: Timestamp) -> Result<
     Ok(())
 }
 
-/// Revokes a key; whether there was one.
+/// Revokes a key, and returns whether it existed.
 pub async fn delete(conn: &mut Conn, id: ApiKeyId) -> Result<bool> {
     let count = conn.execute("DELETE FROM messaging.api_keys WHERE id = $1", &[Value::I64(id.0)]).await?;
     Ok(count > 0)

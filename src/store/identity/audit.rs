@@ -1,6 +1,7 @@
 //! Rows of `messaging.audit_log`.
 //!
-//! Invariant: an entry is written in the transaction of what it tells; it holds ids and an address, never a name or a secret.
+//! Invariant: an entry is written in the same transaction as the action that it records. It holds ids and an address, but no
+//! names and no secrets.
 
 use crate::base::error::Result;
 use crate::base::ids::{ApiKeyId, UserId};
@@ -9,22 +10,22 @@ use crate::store::db::Conn;
 use crate::store::db::columns::{columns, read, sql};
 use crate::store::driver::values::Value;
 
-/// Something that happened to an account or a key.
+/// An action on an account or an API key.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// When.
+    /// When it happened.
     pub at: Timestamp,
-    /// What, as a stable word: `session.created`.
+    /// The action, as a stable word such as `session.created`.
     pub action: String,
-    /// The person who did it.
+    /// The user who did it.
     pub actor_id: Option<UserId>,
     /// The API key that did it.
     pub api_key_id: Option<ApiKeyId>,
-    /// The person it was done to.
+    /// The user whose account was affected.
     pub subject_id: Option<UserId>,
-    /// From where; `None` for the command line.
+    /// The address of the caller. `None` for the command line.
     pub address: Option<String>,
-    /// More, in a few words.
+    /// Further details, in a few words.
     pub detail: Option<String>,
 }
 
@@ -40,7 +41,7 @@ columns! {
     }
 }
 
-/// Writes an entry.
+/// Inserts an entry.
 pub async fn insert(conn: &mut Conn, entry: &Entry) -> Result<()> {
     conn.execute(
         "INSERT INTO messaging.audit_log (at, action, actor_id, api_key_id, subject_id, address, detail)
@@ -59,7 +60,7 @@ pub async fn insert(conn: &mut Conn, entry: &Entry) -> Result<()> {
     Ok(())
 }
 
-/// Entries with their ids, newest first, before `before`.
+/// Entries with their ids, newest first, before the id `before`.
 pub async fn list(conn: &mut Conn, before: i64, limit: i64) -> Result<Vec<(i64, Entry)>> {
     conn.rows(
         sql!("SELECT id, ", Entry::COLUMNS, " FROM messaging.audit_log WHERE id < $1 ORDER BY id DESC LIMIT $2"),
@@ -69,7 +70,7 @@ pub async fn list(conn: &mut Conn, before: i64, limit: i64) -> Result<Vec<(i64, 
     .await
 }
 
-/// Entries by or about a person with their ids, newest first, before `before`.
+/// Entries with their ids whose actor or subject is a user, newest first, before the id `before`.
 pub async fn list_of(conn: &mut Conn, user: UserId, before: i64, limit: i64) -> Result<Vec<(i64, Entry)>> {
     conn.rows(
         sql!(
@@ -88,8 +89,8 @@ pub async fn list_of(conn: &mut Conn, user: UserId, before: i64, limit: i64) -> 
     .await
 }
 
-/// Takes the addresses out of what a person did, and of what strangers did to them: those may be the person's own. Ids and
-/// details name nobody, and stay for whoever has to find out what happened.
+/// Removes the addresses from the entries of a user's own actions, and of actions without a user as actor on that user,
+/// because those addresses may be the user's own. Ids and details name nobody. They stay for later investigations.
 pub async fn blank(conn: &mut Conn, user: UserId) -> Result<()> {
     conn.execute(
         "UPDATE messaging.audit_log SET address = NULL

@@ -1,26 +1,26 @@
 //! Rows of `messaging.login_attempts`.
 //!
-//! Invariant: an attempt is counted before it is looked into, so that many at once are not more than one after another.
+//! Invariant: an attempt is counted before the password is checked, so that concurrent attempts cannot exceed the limit.
 
 use crate::base::error::Result;
 use crate::base::time::Timestamp;
 use crate::store::db::Conn;
 use crate::store::driver::values::Value;
 
-/// Whom attempts are about, as a keyed hash.
+/// The subject of attempts, as a keyed hash.
 pub type Subject = [u8; 16];
 
-/// How many attempts failed, and when the last one was made.
+/// The failed attempts and the time of the last attempt.
 #[derive(Clone, Copy, Debug)]
 pub struct Attempts {
-    /// Since the last success.
+    /// Failed attempts since the last success.
     pub failures: i64,
-    /// The last one.
+    /// When the last attempt was made.
     pub last_at: Timestamp,
 }
 
-/// The attempts so far. Locks their row until the transaction ends. Where there is none it is made first: what is not there
-/// cannot be locked, and of many first attempts at once each would take itself for the first.
+/// Reads the attempts so far, and locks their row until the transaction ends. A missing row is created first: a row that
+/// does not exist cannot be locked, so each of several concurrent first attempts would take itself for the first one.
 pub async fn lock(conn: &mut Conn, subject: &Subject, now: Timestamp) -> Result<Attempts> {
     conn.execute(
         "INSERT INTO messaging.login_attempts (subject, failures, last_at) VALUES ($1, 0, $2) ON CONFLICT DO NOTHING",
@@ -31,7 +31,7 @@ pub async fn lock(conn: &mut Conn, subject: &Subject, now: Timestamp) -> Result<
     conn.one(sql, &[Value::Bytes(subject)], |row| Ok(Attempts { failures: row.i64(0)?, last_at: row.time(1)? })).await
 }
 
-/// Writes down the attempts of a row that is locked.
+/// Updates a row that is locked.
 pub async fn put(conn: &mut Conn, subject: &Subject, attempts: Attempts) -> Result<()> {
     conn.execute(
         "UPDATE messaging.login_attempts SET failures = $2, last_at = $3 WHERE subject = $1",
@@ -41,7 +41,8 @@ pub async fn put(conn: &mut Conn, subject: &Subject, attempts: Attempts) -> Resu
     Ok(())
 }
 
-/// Takes the attempt of `at` back: it was no failure, nor a success. If it was the last one, `before` is again.
+/// Undoes the attempt that was made at `at`, because it was neither a failure nor a success. If it was the last attempt, the
+/// time of the last attempt becomes `before` again.
 pub async fn take_back(conn: &mut Conn, subject: &Subject, at: Timestamp, before: Timestamp) -> Result<()> {
     conn.execute(
         "UPDATE messaging.login_attempts
@@ -53,13 +54,13 @@ pub async fn take_back(conn: &mut Conn, subject: &Subject, at: Timestamp, before
     Ok(())
 }
 
-/// Forgets the attempts: one succeeded.
+/// Deletes the attempts after a success.
 pub async fn forget(conn: &mut Conn, subject: &Subject) -> Result<()> {
     conn.execute("DELETE FROM messaging.login_attempts WHERE subject = $1", &[Value::Bytes(subject)]).await?;
     Ok(())
 }
 
-/// Forgets up to `limit` subjects whose last attempt was before `before`; how many.
+/// Deletes up to `limit` subjects whose last attempt was before `before`. Returns how many.
 pub async fn delete_before(conn: &mut Conn, before: Timestamp, limit: i64) -> Result<u64> {
     conn.execute(
         "DELETE FROM messaging.login_attempts WHERE subject IN (

@@ -1,6 +1,6 @@
 //! Rows of `messaging.totp_secrets` and `messaging.recovery_codes`.
 //!
-//! Invariant: a code is used up by one conditional statement, so that of many uses at once one wins.
+//! Invariant: one conditional statement uses up a code, so that only one of several concurrent uses succeeds.
 
 use super::sessions::SecretHash;
 use crate::base::error::Result;
@@ -9,16 +9,16 @@ use crate::base::time::Timestamp;
 use crate::store::db::Conn;
 use crate::store::driver::values::Value;
 
-/// What an authenticator was given.
+/// The TOTP secret of a user.
 #[derive(Clone, Debug)]
 pub struct Secret {
     /// The shared secret.
     pub secret: Vec<u8>,
-    /// When the first code confirmed it; `None` while it is only offered.
+    /// When the first code confirmed the secret. `None` while it is only offered.
     pub enabled_at: Option<Timestamp>,
 }
 
-/// The secret of a person.
+/// The TOTP secret of a user.
 pub async fn secret(conn: &mut Conn, user: UserId) -> Result<Option<Secret>> {
     conn.first(
         "SELECT secret, enabled_at FROM messaging.totp_secrets WHERE user_id = $1",
@@ -28,7 +28,7 @@ pub async fn secret(conn: &mut Conn, user: UserId) -> Result<Option<Secret>> {
     .await
 }
 
-/// Offers a secret in the place of one that was only offered; whether it could, which it cannot where one is enabled.
+/// Stores an offered secret, and replaces one that was only offered. Returns `false` when a secret is already enabled.
 pub async fn offer(conn: &mut Conn, user: UserId, secret: &[u8]) -> Result<bool> {
     let count = conn
         .execute(
@@ -41,7 +41,7 @@ pub async fn offer(conn: &mut Conn, user: UserId, secret: &[u8]) -> Result<bool>
     Ok(count > 0)
 }
 
-/// Enables the secret that was offered; whether it was this very one, and not enabled before.
+/// Enables the offered secret. Returns `false` when another secret is stored or when it is already enabled.
 pub async fn enable(conn: &mut Conn, user: UserId, secret: &[u8], step: i64, now: Timestamp) -> Result<bool> {
     let count = conn
         .execute(
@@ -53,8 +53,8 @@ pub async fn enable(conn: &mut Conn, user: UserId, secret: &[u8], step: i64, now
     Ok(count > 0)
 }
 
-/// Uses up a time step and all before it; whether it was not used up already. A last step after `latest` is one that no
-/// right clock has reached: it does not count, and the last step moves back to `step`.
+/// Uses up a time step and all steps before it. Returns `false` when the step was already used up. If the last used step is
+/// after `latest`, it came from a wrong clock: it is ignored, and the last step moves back to `step`.
 pub async fn use_step(conn: &mut Conn, user: UserId, step: i64, latest: i64) -> Result<bool> {
     let count = conn
         .execute(
@@ -66,7 +66,7 @@ pub async fn use_step(conn: &mut Conn, user: UserId, step: i64, latest: i64) -> 
     Ok(count > 0)
 }
 
-/// Uses up a recovery code; whether there was such a one.
+/// Uses up a recovery code, and returns whether the user had it.
 pub async fn use_recovery_code(conn: &mut Conn, user: UserId, code_hash: &SecretHash) -> Result<bool> {
     let count = conn
         .execute(
@@ -77,7 +77,7 @@ pub async fn use_recovery_code(conn: &mut Conn, user: UserId, code_hash: &Secret
     Ok(count > 0)
 }
 
-/// Gives a person recovery codes in the place of those before.
+/// Replaces the recovery codes of a user.
 pub async fn put_recovery_codes(conn: &mut Conn, user: UserId, code_hashes: &[SecretHash]) -> Result<()> {
     conn.execute("DELETE FROM messaging.recovery_codes WHERE user_id = $1", &[Value::I64(user.0)]).await?;
     for hash in code_hashes {
@@ -90,7 +90,7 @@ pub async fn put_recovery_codes(conn: &mut Conn, user: UserId, code_hashes: &[Se
     Ok(())
 }
 
-/// Forgets the secret and the recovery codes of a person.
+/// Deletes the TOTP secret and the recovery codes of a user.
 pub async fn delete(conn: &mut Conn, user: UserId) -> Result<()> {
     conn.execute("DELETE FROM messaging.totp_secrets WHERE user_id = $1", &[Value::I64(user.0)]).await?;
     conn.execute("DELETE FROM messaging.recovery_codes WHERE user_id = $1", &[Value::I64(user.0)]).await?;

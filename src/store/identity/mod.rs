@@ -1,4 +1,4 @@
-//! Rows of users, their credentials and sessions.
+//! Rows of users, their credentials and their sessions.
 
 pub mod account_codes;
 pub mod api_keys;

@@ -1,7 +1,7 @@
 //! Rows of `messaging.revocations`, and the row of `messaging.server_state` that numbers them.
 //!
-//! Invariant: a revocation takes its position from a row that stays locked until the commit, so that a server which saw a
-//! position has seen every smaller one.
+//! Invariant: a revocation takes its position from a row that stays locked until the commit. So when a node has seen a
+//! position, it has seen all smaller ones.
 
 use crate::base::error::Result;
 use crate::base::ids::{ApiKeyId, UserId};
@@ -10,24 +10,24 @@ use crate::store::db::{Conn, Row};
 use crate::store::driver::values::Value;
 use crate::store::postgres::Counter;
 
-/// Whose credentials are to be looked up again.
+/// What a revocation applies to. Cached credentials of it must be read again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Revoked {
-    /// Everything that lets this person in.
+    /// All credentials of a user.
     User(UserId),
     /// An API key.
     ApiKey(ApiKeyId),
 }
 
-/// Makes every server look up somebody's credentials again. On PostgreSQL it is numbered with the COMMIT, behind the events
-/// of the transaction; on SQLite it is to be the last write.
+/// Adds a revocation, which makes every node read the credentials again. On PostgreSQL the revocation is numbered together
+/// with the COMMIT, after the events of the transaction. On SQLite it must be the last write of the transaction.
 pub async fn insert(conn: &mut Conn, revoked: Revoked, now: Timestamp) -> Result<()> {
     let (user, api_key) = match revoked {
         Revoked::User(id) => (Some(id.0), None),
         Revoked::ApiKey(id) => (None, Some(id.0)),
     };
     if let Conn::Postgres(connection) = conn {
-        // Without a counter the position is NULL, which the table refuses.
+        // If the counter's row is missing, the position is NULL, which the table refuses.
         let sql = "WITH state AS (
                  UPDATE messaging.server_state SET last_revocation = last_revocation + 1 WHERE id = 1
                  RETURNING last_revocation)
@@ -61,7 +61,7 @@ fn revocation(row: &Row<'_>) -> Result<(i64, Option<Revoked>)> {
     Ok((row.i64(0)?, user.or(row.option_i64(2)?.map(|id| Revoked::ApiKey(ApiKeyId(id))))))
 }
 
-/// Revocations after a position, in their order.
+/// Revocations after a position, in the order of their positions. `None` for one that names neither a user nor a key.
 pub async fn after(conn: &mut Conn, position: i64, limit: i64) -> Result<Vec<(i64, Option<Revoked>)>> {
     conn.rows(
         "SELECT position, user_id, api_key_id FROM messaging.revocations WHERE position > $1 ORDER BY position LIMIT $2",
@@ -71,13 +71,13 @@ pub async fn after(conn: &mut Conn, position: i64, limit: i64) -> Result<Vec<(i6
     .await
 }
 
-/// Forgets all but the last `kept` revocations.
+/// Deletes all but the last `kept` revocations. Returns how many.
 pub async fn trim(conn: &mut Conn, kept: i64) -> Result<u64> {
     let last = last_position(conn).await?;
     conn.execute("DELETE FROM messaging.revocations WHERE position <= $1", &[Value::I64(last - kept)]).await
 }
 
-/// The key under which names are hashed.
+/// The key for the keyed hashes of names.
 pub async fn name_key(conn: &mut Conn) -> Result<Vec<u8>> {
     conn.one("SELECT name_key FROM messaging.server_state WHERE id = 1", &[], |row| row.bytes(0).map(<[u8]>::to_vec))
         .await

@@ -1,6 +1,6 @@
 //! Rows of `messaging.sessions`.
 //!
-//! Invariant: a row holds the hash of its token, never the token; a session that was ended has no row.
+//! Invariant: a row holds the hash of its token, never the token. A session that has ended has no row.
 
 use crate::base::error::Result;
 use crate::base::ids::{SessionId, UserId};
@@ -9,27 +9,27 @@ use crate::store::db::Conn;
 use crate::store::db::columns::{columns, read, sql};
 use crate::store::driver::values::Value;
 
-/// The hash of something that its holder shows.
+/// The hash of a secret that a caller shows: a token, a key or a code.
 pub type SecretHash = [u8; 32];
 
-/// A device that is logged in.
+/// A log-in of a user on one device.
 #[derive(Clone, Debug)]
 pub struct Session {
-    /// Given by the database.
+    /// Assigned by the database.
     pub id: SessionId,
-    /// Whose.
+    /// The user who logged in.
     pub user_id: UserId,
-    /// When its person logged in.
+    /// When the user logged in.
     pub created_at: Timestamp,
-    /// When it was used last, to within minutes.
+    /// When the session was last used, accurate to a few minutes.
     pub last_seen_at: Timestamp,
-    /// When it ends unless it is used before.
+    /// When the session ends if it is not used before.
     pub expires_at: Timestamp,
-    /// When it ends in any case.
+    /// When the session ends even if it is used.
     pub ends_at: Timestamp,
-    /// The program's own name for itself.
+    /// The User-Agent of the client.
     pub agent: String,
-    /// Where it was used from last.
+    /// The address from which the session was last used.
     pub address: String,
 }
 
@@ -46,7 +46,7 @@ columns! {
     }
 }
 
-/// A new session; its id is not used.
+/// Inserts a new session. The `id` of `session` is ignored.
 pub async fn insert(conn: &mut Conn, token_hash: &SecretHash, session: &Session) -> Result<SessionId> {
     conn.one(
         "INSERT INTO messaging.sessions (token_hash, user_id, created_at, last_seen_at, expires_at, ends_at, agent, address)
@@ -76,7 +76,7 @@ pub async fn by_token(conn: &mut Conn, token_hash: &SecretHash) -> Result<Option
     .await
 }
 
-/// The sessions of a person that have not expired, by id, after `after`.
+/// The sessions of a user that have not expired, in the order of their ids, after `after`.
 pub async fn list(conn: &mut Conn, user: UserId, now: Timestamp, after: SessionId, limit: i64) -> Result<Vec<Session>> {
     conn.rows(
         sql!(
@@ -90,7 +90,7 @@ pub async fn list(conn: &mut Conn, user: UserId, now: Timestamp, after: SessionI
     .await
 }
 
-/// Notes that a session was used, which moves its end.
+/// Records that a session was used, and extends it until `expires_at`.
 pub async fn touch(
     conn: &mut Conn,
     id: SessionId,
@@ -107,7 +107,7 @@ pub async fn touch(
     Ok(())
 }
 
-/// Ends one session of a person; whether there was one.
+/// Ends one session of a user, and returns whether it existed.
 pub async fn delete(conn: &mut Conn, user: UserId, id: SessionId) -> Result<bool> {
     let count = conn
         .execute(
@@ -118,7 +118,7 @@ pub async fn delete(conn: &mut Conn, user: UserId, id: SessionId) -> Result<bool
     Ok(count > 0)
 }
 
-/// Ends every session of a person, but for `kept`; how many.
+/// Ends all sessions of a user except `kept`. Returns how many.
 pub async fn delete_of(conn: &mut Conn, user: UserId, kept: Option<SessionId>) -> Result<u64> {
     conn.execute(
         "DELETE FROM messaging.sessions WHERE user_id = $1 AND id <> $2",
@@ -127,7 +127,7 @@ pub async fn delete_of(conn: &mut Conn, user: UserId, kept: Option<SessionId>) -
     .await
 }
 
-/// Ends the oldest sessions of a person beyond `limit` of them; how many.
+/// Ends the oldest sessions of a user, so that `limit` remain. Returns how many were ended.
 pub async fn delete_beyond(conn: &mut Conn, user: UserId, limit: i64) -> Result<u64> {
     conn.execute(
         "DELETE FROM messaging.sessions WHERE user_id = $1 AND id <= coalesce(
@@ -137,7 +137,7 @@ pub async fn delete_beyond(conn: &mut Conn, user: UserId, limit: i64) -> Result<
     .await
 }
 
-/// Forgets up to `limit` sessions that expired before `now`; how many.
+/// Deletes up to `limit` sessions that expired before `now`. Returns how many.
 pub async fn delete_expired(conn: &mut Conn, now: Timestamp, limit: i64) -> Result<u64> {
     conn.execute(
         "DELETE FROM messaging.sessions WHERE id IN (

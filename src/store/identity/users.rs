@@ -1,6 +1,6 @@
 //! Rows of `messaging.users`.
 //!
-//! Invariant: the `_key` columns hold what the domain folded; they alone decide equality and prefixes.
+//! Invariant: the `_key` columns hold text that the domain has folded. Only they are compared for equality and prefixes.
 
 use std::collections::BTreeSet;
 
@@ -11,48 +11,48 @@ use crate::store::db::columns::{columns, read, sql, word_column};
 use crate::store::db::{Conn, words};
 use crate::store::driver::values::Value;
 
-/// A person.
+/// A user, with all columns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
-    /// Given by the database.
+    /// Assigned by the database.
     pub id: UserId,
     /// 0..32 characters.
     pub first_name: String,
     /// 0..32 characters.
     pub last_name: String,
-    /// 1..32 of `A-Za-z0-9._-`; what the seed stored may be freer.
+    /// 1..32 of `A-Za-z0-9._-`. Names that come from the seed may have other characters.
     pub user_name: String,
     /// At most 254 ASCII characters.
     pub email: Option<String>,
-    /// Whether a second factor is on.
+    /// Whether a second factor is enabled.
     pub mfa: bool,
-    /// When the account was made.
+    /// When the account was created.
     pub created_at: Timestamp,
-    /// When it changed last.
+    /// When the account was last changed.
     pub modified_at: Timestamp,
-    /// What they may do on the whole server.
+    /// The role on the whole server.
     pub role: Role,
-    /// Whether a program writes under this name.
+    /// Whether the user belongs to a program.
     pub is_bot: bool,
-    /// From whom they take direct messages; `None` for what the server says.
+    /// Who may send direct messages to the user. `None` for the default of the server.
     pub direct_messages_from: Option<DirectMessagesFrom>,
-    /// When they proved that the address is theirs.
+    /// When the user confirmed the e-mail address.
     pub email_confirmed_at: Option<Timestamp>,
-    /// Since when they are kept out.
+    /// When the user was banned. `None` for a user who is not banned.
     pub banned_at: Option<Timestamp>,
 }
 
-/// What a person may do on the whole server.
+/// The role of a user on the whole server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// What everyone may.
+    /// A user without administrative rights.
     User,
-    /// Administration too.
+    /// An administrator.
     Admin,
 }
 
 impl Role {
-    /// As it stands in the database and in JSON.
+    /// The word in the database and in JSON.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::User => "user",
@@ -60,7 +60,7 @@ impl Role {
         }
     }
 
-    /// The role of a word.
+    /// The role with this word.
     ///
     /// # Errors
     /// [`Error::UnknownValue`](crate::base::error::Error::UnknownValue).
@@ -69,17 +69,17 @@ impl Role {
     }
 }
 
-/// From whom direct messages are taken.
+/// Who may send direct messages to a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DirectMessagesFrom {
-    /// From everyone.
+    /// Every user.
     Everyone,
-    /// From friends alone.
+    /// Only friends.
     Friends,
 }
 
 impl DirectMessagesFrom {
-    /// As it stands in the database and in JSON.
+    /// The word in the database and in JSON.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Everyone => "everyone",
@@ -92,7 +92,7 @@ impl DirectMessagesFrom {
     }
 }
 
-/// A user to be inserted, folded keys included.
+/// A user to insert, including the folded keys.
 #[derive(Clone, Debug)]
 pub struct NewUser {
     /// As written.
@@ -111,13 +111,13 @@ pub struct NewUser {
     pub full_name_key: String,
     /// Last name, case and accents folded.
     pub last_name_key: String,
-    /// Now.
+    /// The current time.
     pub created_at: Timestamp,
-    /// What they may do on the whole server.
+    /// The role on the whole server.
     pub role: Role,
 }
 
-/// What may change about a person, folded keys included.
+/// The columns that an update of a profile sets, including the folded keys.
 #[derive(Clone, Debug)]
 pub struct Profile {
     /// As written.
@@ -132,46 +132,46 @@ pub struct Profile {
     pub full_name_key: String,
     /// Last name, case and accents folded.
     pub last_name_key: String,
-    /// From whom they take direct messages.
+    /// Who may send direct messages to the user. `None` for the default of the server.
     pub direct_messages_from: Option<DirectMessagesFrom>,
-    /// When they proved that the address is theirs.
+    /// When the user confirmed the e-mail address.
     pub email_confirmed_at: Option<Timestamp>,
 }
 
-/// A person who may call, as far as every request needs to know.
+/// The parts of a user that every request needs for its access check.
 #[derive(Clone, Debug)]
 pub struct Account {
-    /// Who.
+    /// The id, the name and the settings of the user.
     pub name: UserName,
-    /// What they may do on the whole server.
+    /// The role on the whole server.
     pub role: Role,
-    /// Since when they are kept out.
+    /// When the user was banned. `None` for a user who is not banned.
     pub banned_at: Option<Timestamp>,
 }
 
 impl Account {
-    /// Whether anything lets them in: nobody stands for a bot.
+    /// Whether the user may call. A bot may not, and nobody may act as one.
     pub const fn may_call(&self) -> bool {
         self.banned_at.is_none() && !self.name.is_bot
     }
 }
 
-/// What a send needs to know of a person.
+/// The parts of a user that a send needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserName {
-    /// The person.
+    /// The id of the user.
     pub id: UserId,
     /// As written.
     pub user_name: String,
     /// Folded.
     pub user_name_key: String,
-    /// From whom they take direct messages; `None` for what the server says.
+    /// Who may send direct messages to the user. `None` for the default of the server.
     pub direct_messages_from: Option<DirectMessagesFrom>,
-    /// Whether they block anyone.
+    /// Whether the user blocks at least one other user.
     pub blocks_someone: bool,
-    /// Whether they are kept out.
+    /// Whether the user is banned.
     pub is_banned: bool,
-    /// Whether a program writes under this name, and nobody else.
+    /// Whether the user belongs to a program, which is the only one that writes under this name.
     pub is_bot: bool,
 }
 
@@ -222,31 +222,32 @@ pub async fn by_key(conn: &mut Conn, user_name_key: &str) -> Result<Option<User>
     conn.first(sql, &[Value::Text(user_name_key)], read).await
 }
 
-/// Those of the folded names that exist.
+/// The users with these folded names. Names that do not exist are left out.
 pub async fn names_by_keys(conn: &mut Conn, user_name_keys: &[&str]) -> Result<Vec<UserName>> {
     let sql = sql!("SELECT ", UserName::COLUMNS, " FROM messaging.users u WHERE u.user_name_key = ANY($1)");
     conn.rows(sql, &[Value::Texts(user_name_keys)], read).await
 }
 
-/// Those of the ids that exist.
+/// The users with these ids. Ids that do not exist are left out.
 pub async fn people_by_ids(conn: &mut Conn, ids: &[i64]) -> Result<Vec<UserName>> {
     let sql = sql!("SELECT ", UserName::COLUMNS, " FROM messaging.users u WHERE u.id = ANY($1)");
     conn.rows(sql, &[Value::I64s(ids)], read).await
 }
 
-/// The names of people by id.
+/// The ids and names of the users with these ids. Ids that do not exist are left out.
 pub async fn names_by_ids(conn: &mut Conn, ids: &[i64]) -> Result<Vec<(UserId, String)>> {
     conn.rows("SELECT id, user_name FROM messaging.users WHERE id = ANY($1)", &[Value::I64s(ids)], read).await
 }
 
-/// Users by id, after `after`.
+/// Users in the order of their ids, after `after`.
 pub async fn list(conn: &mut Conn, after: UserId, limit: i64) -> Result<Vec<User>> {
     let sql = sql!("SELECT ", User::COLUMNS, " FROM messaging.users u WHERE u.id > $1 ORDER BY u.id LIMIT $2");
     conn.rows(sql, &[Value::I64(after.0), Value::I64(limit)], read).await
 }
 
-/// Users of whom a name begins with a folded prefix, by id, after `after`. `name` is folded like full names, `user_name`
-/// like user names; each comes with the first text that is past its prefix.
+/// Users who have a name that begins with a folded prefix, in the order of their ids, after `after`. `user_name` is folded
+/// like user names, `name` like full names. Each is a pair of the prefix and the first text after all texts with that
+/// prefix.
 pub async fn with_prefix(
     conn: &mut Conn,
     user_name: (&str, &str),
@@ -278,12 +279,12 @@ pub async fn with_prefix(
     .await
 }
 
-/// How many there are: 0 or 1 is told from more, nothing else.
+/// Whether there is any user.
 pub async fn any(conn: &mut Conn) -> Result<bool> {
     Ok(conn.first("SELECT id FROM messaging.users LIMIT 1", &[], |row| row.i64(0)).await?.is_some())
 }
 
-/// A new user.
+/// Inserts a new user.
 ///
 /// # Errors
 /// [`crate::base::error::Error::Duplicate`] with `users_user_name_key` or `users_email_key`.
@@ -309,7 +310,7 @@ pub async fn insert(conn: &mut Conn, user: &NewUser) -> Result<UserId> {
     .await
 }
 
-/// A new user under whose name a program writes, and who takes no direct messages.
+/// Inserts a new bot: a user under whose name a program writes, and who takes no direct messages.
 ///
 /// # Errors
 /// [`crate::base::error::Error::Duplicate`] with `users_user_name_key`.
@@ -323,42 +324,42 @@ pub async fn insert_bot(conn: &mut Conn, user: &NewUser) -> Result<UserId> {
     Ok(id)
 }
 
-/// How many there are.
+/// The number of users.
 pub async fn count(conn: &mut Conn) -> Result<i64> {
     conn.one("SELECT count(*) FROM messaging.users", &[], |row| row.i64(0)).await
 }
 
-/// A person who may call, by id.
+/// The account with this id.
 pub async fn account_by_id(conn: &mut Conn, id: UserId) -> Result<Option<Account>> {
     let sql = sql!("SELECT ", Account::COLUMNS, " FROM messaging.users u WHERE u.id = $1");
     conn.first(sql, &[Value::I64(id.0)], read).await
 }
 
-/// A person who may call, by folded name.
+/// The account with this folded name.
 pub async fn account_by_key(conn: &mut Conn, user_name_key: &str) -> Result<Option<Account>> {
     let sql = sql!("SELECT ", Account::COLUMNS, " FROM messaging.users u WHERE u.user_name_key = $1");
     conn.first(sql, &[Value::Text(user_name_key)], read).await
 }
 
-/// One user by folded address.
+/// The user with this folded address.
 pub async fn by_email(conn: &mut Conn, email_key: &str) -> Result<Option<User>> {
     let sql = sql!("SELECT ", User::COLUMNS, " FROM messaging.users u WHERE u.email_key = $1");
     conn.first(sql, &[Value::Text(email_key)], read).await
 }
 
-/// Those of the ids that exist, whole.
+/// The users with these ids, with all columns. Ids that do not exist are left out.
 pub async fn by_ids(conn: &mut Conn, ids: &[i64]) -> Result<Vec<User>> {
     let sql = sql!("SELECT ", User::COLUMNS, " FROM messaging.users u WHERE u.id = ANY($1)");
     conn.rows(sql, &[Value::I64s(ids)], read).await
 }
 
-/// One user by id.
+/// The user with this id.
 pub async fn by_id(conn: &mut Conn, id: UserId) -> Result<Option<User>> {
     let sql = sql!("SELECT ", User::COLUMNS, " FROM messaging.users u WHERE u.id = $1");
     conn.first(sql, &[Value::I64(id.0)], read).await
 }
 
-/// Changes what may change.
+/// Updates the profile of a user.
 ///
 /// # Errors
 /// [`crate::base::error::Error::Duplicate`] with `users_email_key`.
@@ -384,7 +385,7 @@ pub async fn update(conn: &mut Conn, id: UserId, profile: &Profile, now: Timesta
     Ok(())
 }
 
-/// Notes that a person proved an address to be theirs, if it still is the one they have.
+/// Records that a user has confirmed an address. Returns `false` when the user no longer has this address.
 pub async fn confirm_email(conn: &mut Conn, id: UserId, email_key: &str, now: Timestamp) -> Result<bool> {
     let count = conn
         .execute(
@@ -395,34 +396,35 @@ pub async fn confirm_email(conn: &mut Conn, id: UserId, email_key: &str, now: Ti
     Ok(count > 0)
 }
 
-/// Says whether a person has a second factor.
+/// Records whether a user has a second factor.
 pub async fn set_mfa(conn: &mut Conn, id: UserId, mfa: bool, now: Timestamp) -> Result<()> {
     let values = [Value::I64(id.0), Value::Bool(mfa), Value::Time(now)];
     conn.execute("UPDATE messaging.users SET mfa = $2, modified_at = $3 WHERE id = $1", &values).await?;
     Ok(())
 }
 
-/// Gives a person a role.
+/// Sets the role of a user.
 pub async fn set_role(conn: &mut Conn, id: UserId, role: Role, now: Timestamp) -> Result<()> {
     let values = [Value::I64(id.0), Value::Text(role.as_str()), Value::Time(now)];
     conn.execute("UPDATE messaging.users SET role = $2, modified_at = $3 WHERE id = $1", &values).await?;
     Ok(())
 }
 
-/// Keeps a person out, or lets them in again.
+/// Bans a user, or ends the ban.
 pub async fn set_banned(conn: &mut Conn, id: UserId, banned_at: Option<Timestamp>) -> Result<()> {
     let values = [Value::I64(id.0), Value::OptionTime(banned_at)];
     conn.execute("UPDATE messaging.users SET banned_at = $2 WHERE id = $1", &values).await?;
     Ok(())
 }
 
-/// Locks a person's row until the transaction ends; whether there is one. SQLite's writer is alone anyway.
+/// Locks the row of a user until the transaction ends, and returns whether it exists. On SQLite no lock is needed, because
+/// there is only one writer.
 pub async fn lock(conn: &mut Conn, id: UserId) -> Result<bool> {
     let sql = "SELECT id FROM messaging.users WHERE id = $1 FOR UPDATE";
     Ok(conn.first(sql, &[Value::I64(id.0)], |row| row.i64(0)).await?.is_some())
 }
 
-/// Keeps people from being erased until the transaction ends; who is there.
+/// Prevents users from being erased until the transaction ends. Returns the ids that exist.
 pub async fn lock_shared(conn: &mut Conn, ids: &[i64]) -> Result<BTreeSet<i64>> {
     let sql = "SELECT id FROM messaging.users WHERE id = ANY($1) ORDER BY id FOR SHARE";
     Ok(conn.rows(sql, &[Value::I64s(ids)], |row| row.i64(0)).await?.into_iter().collect())

@@ -1,26 +1,26 @@
-//! Digests of messages and of their earlier bodies, by which damage to a stored row is found.
+//! Digests of messages and of their earlier bodies. They reveal damage to a stored row.
 //!
-//! A digest is XXH3-64: it finds accidents (a flipped bit, a row under another key), and is no protection against somebody
-//! who may write into the database.
+//! A digest is XXH3-64. It reveals accidents (a flipped bit, a row under another key). It does not protect against somebody
+//! who can write into the database.
 //!
-//! Invariants: whatever writes a column that a digest covers writes the digest with it, or NULL where it cannot compute it.
-//! What is covered is never changed without a migration that sets the digests of before to NULL.
+//! Invariants: a statement that writes a column covered by a digest also writes the digest, or NULL when it cannot compute
+//! it. The covered fields change only with a migration that sets all earlier digests to NULL.
 
 use xxhash_rust::xxh3::xxh3_64;
 
-/// What a comparison with a digest found, where it found no damage.
+/// The result of comparing a row with its digest, when no damage was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Checked {
     /// The digest matches.
     Matches,
-    /// There is none: the row was written by a version that had no digests.
+    /// There is no digest: the row was written by a version without digests, or a later write could not compute one.
     NoDigest,
 }
 
-/// The fields that a digest covers, in the order and width that is stored.
+/// The fields that a digest covers, in a fixed order and width.
 ///
-/// Fields as eight bytes each, so that no two rows have the same bytes. A text is its length and its own digest: that needs
-/// no memory for a copy of it.
+/// Each number takes eight bytes, so that two different rows never have the same bytes. A text is represented by its length
+/// and its own digest, so that it need not be copied.
 pub(in crate::store) struct Fields<const COUNT: usize> {
     words: [u64; COUNT],
     next: usize,
@@ -38,7 +38,7 @@ impl<const COUNT: usize> Fields<COUNT> {
         self.next += 1;
     }
 
-    /// Whether there is a number, and the number.
+    /// Adds whether the number is present, then the number, or 0 without one.
     pub(in crate::store) fn put_option(&mut self, number: Option<i64>) {
         self.put(i64::from(number.is_some()));
         self.put(number.unwrap_or_default());
@@ -50,7 +50,7 @@ impl<const COUNT: usize> Fields<COUNT> {
     }
 
     pub(in crate::store) fn digest(&self) -> i64 {
-        debug_assert_eq!(self.next, COUNT, "a word a field");
+        debug_assert_eq!(self.next, COUNT, "one word for each field");
         let mut bytes = [0; 256];
         for (place, word) in bytes.chunks_exact_mut(8).zip(self.words) {
             place.copy_from_slice(&word.to_le_bytes());

@@ -1,7 +1,7 @@
-//! Rows of `messaging.message_edits`, and the changes of a message that lead to them.
+//! Rows of `messaging.message_edits`: the earlier bodies of messages. Also the edits that create them.
 //!
-//! Invariants: a message is changed under its conversation's lock; whoever changes what is there raises the conversation's
-//! `content_version`; a tombstone has no earlier bodies.
+//! Invariants: a message changes only under the lock of its conversation. A change of an existing message raises the
+//! `content_version` of the conversation. A tombstone has no earlier bodies.
 
 use super::digests::{Checked, Fields};
 use super::messages::{Kind, Message, StoredMessage};
@@ -14,22 +14,22 @@ use crate::store::db::{Conn, Row};
 use crate::store::driver::values::Value;
 use crate::store::shared::idempotency::{Digest, key};
 
-/// What a change needs to know of a message.
+/// The parts of a message that a change needs.
 #[derive(Debug)]
 pub struct Present {
-    /// Who said it.
+    /// The sender.
     pub sender_id: UserId,
-    /// What sort it is.
+    /// The kind of the message.
     pub kind: Kind,
     /// Whether it is a tombstone.
     pub deleted: bool,
-    /// Where the answer to its send is stored.
+    /// The idempotency key under which the answer to its send is stored.
     pub key: Option<(i64, Digest)>,
-    /// The message, or why it is damaged: it can be deleted all the same.
+    /// The message, or the error that says how it is damaged. A damaged message can still be deleted.
     pub message: Result<Message>,
 }
 
-/// A body that a message had.
+/// An earlier body of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Edition {
     /// The body.
@@ -39,7 +39,7 @@ pub struct Edition {
 }
 
 impl Edition {
-    /// The digest of a body that a message had; `number` is its edition, from 1.
+    /// The digest of an earlier body. `number` counts the editions of the message from 1.
     fn digest(&self, conversation: ConversationId, seq: i64, number: i64) -> i64 {
         let mut fields = Fields::<6>::default();
         fields.put(conversation.0);
@@ -72,7 +72,7 @@ pub async fn present_message(conn: &mut Conn, conversation: ConversationId, seq:
     .await
 }
 
-/// Keeps a body that a message had; editions count from 1.
+/// Stores an earlier body. `number` counts the editions of the message from 1.
 pub async fn put(
     conn: &mut Conn,
     conversation: ConversationId,
@@ -96,7 +96,7 @@ pub async fn put(
     Ok(())
 }
 
-/// Gives a message, as it is now, another body.
+/// Replaces the body of a message. `message` is its current state.
 pub async fn set_body(conn: &mut Conn, message: Message, body: &str, now: Timestamp) -> Result<()> {
     let message = Message { body: body.to_owned(), edited_at: Some(now), ..message };
     conn.execute(
@@ -123,7 +123,7 @@ pub async fn count(conn: &mut Conn, conversation: ConversationId, seq: i64) -> R
     .await
 }
 
-/// An earlier body that was not compared with its digest yet.
+/// An earlier body that has not been compared with its digest.
 struct StoredEdition {
     edition: Edition,
     digest: Option<i64>,
@@ -137,10 +137,10 @@ columns! {
     } => StoredEdition { edition: Edition { body, at }, digest }
 }
 
-/// The bodies that a message had before, oldest first.
+/// The earlier bodies of a message, oldest first.
 ///
 /// # Errors
-/// [`Error::Damaged`] when one of them is; of the database.
+/// [`Error::Damaged`] when one of them is damaged; errors of the database.
 pub async fn list(conn: &mut Conn, conversation: ConversationId, seq: i64) -> Result<Vec<Edition>> {
     conn.rows(
         sql!(
@@ -157,9 +157,9 @@ pub async fn list(conn: &mut Conn, conversation: ConversationId, seq: i64) -> Re
 /// The place of an earlier body: its conversation, seq and edition.
 pub type EditionPlace = (ConversationId, i64, i64);
 
-/// The next earlier bodies of the whole database behind a place, in order; in the place of a damaged one the error that says
-/// so. Each comes with its place.
-pub async fn each_behind(
+/// The next earlier bodies of the whole database after a place, in order. Each comes with its place. A damaged one is an
+/// error in the list.
+pub async fn list_after(
     conn: &mut Conn,
     (conversation, seq, number): EditionPlace,
     limit: i64,
@@ -177,7 +177,7 @@ pub async fn each_behind(
     .await
 }
 
-/// Reads an earlier body, which stands behind its place, and compares it with its digest.
+/// Reads an earlier body, whose place comes first in the row, and compares it with its digest.
 fn checked_edition(row: &Row<'_>) -> Result<(Edition, Checked)> {
     let next = &mut 0;
     let (conversation, seq, number) = EditionPlace::read_from(row, next)?;

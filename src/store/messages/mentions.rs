@@ -1,6 +1,6 @@
-//! Rows of `messaging.mentions`: whom a message calls by name, who wrote it aside.
+//! Rows of `messaging.mentions`: the members whom a message mentions.
 //!
-//! Invariant: a row is written with the body that it was found in, and goes with it.
+//! Invariant: a row is written together with the body that contains the mention, and deleted together with it.
 
 use crate::base::error::Result;
 use crate::base::ids::{ConversationId, UserId};
@@ -8,14 +8,14 @@ use crate::store::db::Conn;
 use crate::store::db::columns::{columns, read, sql};
 use crate::store::driver::values::Value;
 
-/// Somebody whom a message mentions.
+/// A mention of a user in a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mention {
-    /// Where.
+    /// The conversation.
     pub conversation: ConversationId,
-    /// In which message.
+    /// The `seq` of the message.
     pub seq: i64,
-    /// Whom.
+    /// The mentioned user.
     pub user: UserId,
 }
 
@@ -23,14 +23,14 @@ columns! {
     Mention { conversation: "n.conversation_id", seq: "n.seq", user: "n.user_id" }
 }
 
-/// A member of a conversation, by name.
+/// A member of a conversation, with the user name.
 #[derive(Clone, Debug)]
 pub struct NamedMember {
-    /// Of which conversation.
+    /// The conversation.
     pub conversation: ConversationId,
-    /// Who.
+    /// The user.
     pub user: UserId,
-    /// As they write it.
+    /// As written.
     pub user_name: String,
     /// Folded.
     pub user_name_key: String,
@@ -45,7 +45,7 @@ columns! {
     }
 }
 
-/// Those of some folded names that members of some conversations have.
+/// The members of conversations whose folded names are among `user_name_keys`.
 pub async fn members_by_names(
     conn: &mut Conn,
     conversations: &[i64],
@@ -64,7 +64,7 @@ pub async fn members_by_names(
     .await
 }
 
-/// Writes mentions, one statement each: of an edit, and of sends on SQLite.
+/// Inserts mentions with one statement each. Used for edits on both databases, and for sends on SQLite.
 pub async fn insert(conn: &mut Conn, mentions: &[Mention]) -> Result<()> {
     for mention in mentions {
         conn.execute(
@@ -76,7 +76,7 @@ pub async fn insert(conn: &mut Conn, mentions: &[Mention]) -> Result<()> {
     Ok(())
 }
 
-/// Removes the mentions in some messages of a conversation.
+/// Deletes the mentions in messages of a conversation.
 pub async fn delete(conn: &mut Conn, conversation: ConversationId, seqs: &[i64]) -> Result<()> {
     conn.execute(
         "DELETE FROM messaging.mentions WHERE conversation_id = $1 AND seq = ANY($2)",
@@ -86,7 +86,7 @@ pub async fn delete(conn: &mut Conn, conversation: ConversationId, seqs: &[i64])
     Ok(())
 }
 
-/// Whom some messages mention.
+/// The mentions in messages.
 pub async fn of_messages(conn: &mut Conn, messages: &[(ConversationId, i64)]) -> Result<Vec<Mention>> {
     if let Conn::Sqlite(_) = conn {
         let mut found = Vec::new();
@@ -116,7 +116,7 @@ pub async fn of_messages(conn: &mut Conn, messages: &[(ConversationId, i64)]) ->
     .await
 }
 
-/// How many messages of a conversation beyond `seq` mention somebody.
+/// How many messages of a conversation after `seq` mention a user.
 pub async fn count_after(conn: &mut Conn, conversation: ConversationId, user: UserId, seq: i64) -> Result<i64> {
     conn.one(
         "SELECT count(*) FROM messaging.mentions WHERE user_id = $1 AND conversation_id = $2 AND seq > $3",
@@ -126,7 +126,7 @@ pub async fn count_after(conn: &mut Conn, conversation: ConversationId, user: Us
     .await
 }
 
-/// Where somebody is mentioned, by place, after `after`.
+/// The mentions of a user, in the order of conversation and `seq`, after the place `after`.
 pub async fn of_user(conn: &mut Conn, user: UserId, after: (ConversationId, i64), limit: i64) -> Result<Vec<Mention>> {
     conn.rows(
         sql!(
@@ -141,7 +141,7 @@ pub async fn of_user(conn: &mut Conn, user: UserId, after: (ConversationId, i64)
     .await
 }
 
-/// Forgets where somebody is mentioned, the first `limit` places; how many there were.
+/// Deletes up to `limit` mentions of a user. Returns how many.
 pub async fn forget(conn: &mut Conn, user: UserId, limit: i64) -> Result<u64> {
     conn.execute(
         "DELETE FROM messaging.mentions

@@ -1,7 +1,7 @@
 //! Rows of `messaging.messages`.
 //!
-//! Invariant: within one conversation `seq` is dense, and `(timestamp_sent, id)` rises with it. So a place in time is found
-//! by halving over `seq`, and no index but the key is needed.
+//! Invariant: within one conversation `seq` has no gaps, and `(timestamp_sent, id)` rises with it. So a position in time can
+//! be found by binary search over `seq`, and no index other than the primary key is needed.
 
 use super::digests::{Checked, Fields};
 use super::reactions::Tally;
@@ -16,49 +16,50 @@ use crate::store::shared::idempotency::Digest;
 /// A message as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
-    /// Where it was said.
+    /// The conversation.
     pub conversation_id: ConversationId,
-    /// Its place there: 1, 2, 3 …
+    /// Its number in the conversation: 1, 2, 3 …
     pub seq: i64,
-    /// In the whole database.
+    /// Unique in the whole database.
     pub id: MessageId,
-    /// When it entered the conversation.
+    /// When it was added to the conversation.
     pub timestamp_sent: Timestamp,
-    /// What sort it is.
+    /// The kind of the message.
     pub kind: Kind,
-    /// Who said it.
+    /// The sender.
     pub sender_id: UserId,
-    /// To whom, in a direct conversation.
+    /// The recipient, in a direct conversation.
     pub recipient_id: Option<UserId>,
     /// When the server accepted it.
     pub created_at: Timestamp,
-    /// When it reached the recipient; of most messages the receipts tell (`domain::receipts`).
+    /// When it was delivered to the recipient, if the row says so. For most messages this is computed from the receipts
+    /// (`domain::messages::watermarks`).
     pub timestamp_delivered: Option<Timestamp>,
-    /// When the recipient read it; likewise.
+    /// When the recipient read it. Otherwise like `timestamp_delivered`.
     pub timestamp_read: Option<Timestamp>,
-    /// The seq that it answers.
+    /// The `seq` of the message that it replies to.
     pub reply_to: Option<i64>,
     /// The text, byte for byte.
     pub body: String,
-    /// When it was edited last.
+    /// When it was last edited.
     pub edited_at: Option<Timestamp>,
-    /// When it was deleted; its text is gone then.
+    /// When it was deleted. Its text is then empty.
     pub deleted_at: Option<Timestamp>,
-    /// What it tells, if it is a system message; its body is what else belongs to that.
+    /// The action of a system message. Its body holds further details, such as a title.
     pub action: Option<Action>,
-    /// Whom that is about.
+    /// The user who is affected by the action.
     pub subject_id: Option<UserId>,
-    /// Whom it mentions, in the order of the text. Not read with it (`domain::mentions`).
+    /// The mentioned users, in the order of the text. Filled in separately (`domain::messages::mentions`).
     pub mentions: Vec<UserId>,
-    /// What others put on it.
+    /// The replies, reactions and pin that were added to it.
     pub decorations: Decorations,
 }
 
 impl Message {
-    /// The digest of a message, over what identifies it and what it says. Left out is what others change without reading the
-    /// message: when it was delivered and read, its replies, reactions and pin, and the key of its send.
+    /// The digest of the fields that identify the message and of its content. It leaves out everything that changes without
+    /// reading the message: the times of delivery and reading, its replies, reactions and pin, and the key of its send.
     pub(in crate::store) fn digest(&self) -> i64 {
-        // The order and the width of the fields are what is stored: they are not to be changed.
+        // Stored digests depend on the order and the width of the fields, so both must not change.
         let mut fields = Fields::<22>::default();
         fields.put(self.conversation_id.0);
         fields.put(self.seq);
@@ -78,41 +79,41 @@ impl Message {
     }
 }
 
-/// What others put on a message.
+/// The replies, reactions and pin of a message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Decorations {
-    /// How many messages answer it, tombstones left out.
+    /// The number of replies, without tombstones.
     pub reply_count: i64,
-    /// When the last of them was sent.
+    /// When the last of these replies was sent.
     pub last_reply_at: Option<Timestamp>,
-    /// When it was pinned.
+    /// When the message was pinned. `None` when it is not pinned.
     pub pinned_at: Option<Timestamp>,
-    /// The emoji under it, in the order in which they came.
+    /// The reactions, in the order in which each emoji was first added.
     pub reactions: Vec<Tally>,
 }
 
-/// A message to be appended.
+/// A message to append, with what belongs to its row.
 #[derive(Clone, Copy, Debug)]
 pub struct NewRow<'a> {
-    /// As it will be read.
+    /// The message.
     pub message: &'a Message,
-    /// Where the answer to its send is stored, if it is.
+    /// The idempotency key under which the answer to its send is stored, if there is one.
     pub key: Option<(i64, &'a Digest)>,
-    /// Whether its sender has read what came before it, and the message itself.
+    /// Whether the send moves the sender's watermarks to this message.
     pub follows: bool,
 }
 
-/// What sort of message.
+/// The kind of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Written by a person.
+    /// Written by a user.
     Text,
-    /// Written by the server about the conversation.
+    /// Written by the server about the conversation: a system message.
     System,
 }
 
 impl Kind {
-    /// As it stands in the database and in JSON.
+    /// The word in the database and in JSON.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Text => "text",
@@ -120,7 +121,7 @@ impl Kind {
         }
     }
 
-    /// The sort of a word.
+    /// The kind with this word.
     ///
     /// # Errors
     /// [`Error::UnknownValue`].
@@ -129,7 +130,7 @@ impl Kind {
     }
 }
 
-/// What a system message tells.
+/// What a system message reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each is its word")]
 pub enum Action {
@@ -157,7 +158,7 @@ impl Action {
         Self::RoleChanged,
     ];
 
-    /// As it stands in the database.
+    /// The word in the database.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::GroupCreated => "group_created",
@@ -177,21 +178,21 @@ impl Action {
     }
 }
 
-/// A stretch of one conversation, both ends included.
+/// A range of `seq` in one conversation. Both ends belong to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
-    /// Which conversation.
+    /// The conversation.
     pub conversation_id: ConversationId,
-    /// The first seq.
+    /// The first `seq`.
     pub first_seq: i64,
-    /// The last seq.
+    /// The last `seq`.
     pub last_seq: i64,
 }
 
 word_column!(Kind);
 word_column!(Action);
 
-/// A row of `messaging.messages` that was not compared with its digest yet.
+/// A row of `messaging.messages` that has not been compared with its digest.
 pub(in crate::store) struct StoredMessage {
     message: Message,
     digest: Option<i64>,
@@ -245,8 +246,8 @@ columns! {
     }
 }
 
-/// Reads a message from `StoredMessage::COLUMNS`, which begin at column `next`, and compares it with its digest: the one place
-/// where a row becomes a [`Message`].
+/// Reads a message from `StoredMessage::COLUMNS`, which begin at column `next`, and compares it with its digest. Only this
+/// function turns a row into a [`Message`].
 fn checked_message(row: &Row<'_>, next: &mut usize) -> Result<(Message, Checked)> {
     let place = *next;
     let damaged = |source| Error::Damaged {
@@ -260,29 +261,29 @@ fn checked_message(row: &Row<'_>, next: &mut usize) -> Result<(Message, Checked)
         }
         Ok(StoredMessage { message, digest: Some(_) }) => Ok((message, Checked::Matches)),
         Ok(StoredMessage { message, digest: None }) => Ok((message, Checked::NoDigest)),
-        // A value of another type, or text that is no UTF-8.
+        // A value of another type, or a text that is not UTF-8.
         Err(Error::Internal(source)) => Err(damaged(source)),
         Err(error @ Error::UnknownValue { .. }) => Err(damaged(error.to_string().into())),
         Err(error) => Err(error),
     }
 }
 
-/// A message, or why it is damaged. Its columns are the last ones of the row.
+/// A message, or the error that says how it is damaged. Its columns must be the last ones of the row.
 impl Columns<'_> for Result<Message> {
     fn read_from(row: &Row<'_>, next: &mut usize) -> Result<Self> {
         Ok(checked_message(row, next).map(|(message, _)| message))
     }
 }
 
-/// Every message of every range, in no particular order.
+/// All messages of all ranges, in no particular order.
 ///
 /// # Errors
-/// [`Error::Damaged`] when one of them is; of the database.
+/// [`Error::Damaged`] when one of them is damaged; errors of the database.
 pub async fn in_ranges(conn: &mut Conn, ranges: &[Range]) -> Result<Vec<Message>> {
     each_in_ranges(conn, ranges).await?.into_iter().collect()
 }
 
-/// Every message of every range, in no particular order; in the place of a damaged one the error that says so.
+/// All messages of all ranges, in no particular order. A damaged message is an error in the list.
 async fn each_in_ranges(conn: &mut Conn, ranges: &[Range]) -> Result<Vec<Result<Message>>> {
     if let Conn::Sqlite(_) = conn {
         let mut messages =
@@ -320,13 +321,13 @@ async fn each_in_ranges(conn: &mut Conn, ranges: &[Range]) -> Result<Vec<Result<
     .await
 }
 
-/// One message.
+/// One message. `None` when it does not exist.
 pub async fn one(conn: &mut Conn, conversation: ConversationId, seq: i64) -> Result<Option<Message>> {
     let range = Range { conversation_id: conversation, first_seq: seq, last_seq: seq };
     Ok(in_ranges(conn, &[range]).await?.into_iter().next())
 }
 
-/// Messages of a conversation by their seqs, in the order of these.
+/// Messages of a conversation with the given `seq`s, in the order of `seqs`.
 pub async fn by_seqs(conn: &mut Conn, conversation: ConversationId, seqs: &[i64]) -> Result<Vec<Message>> {
     let places: Vec<(ConversationId, i64)> = seqs.iter().map(|seq| (conversation, *seq)).collect();
     let mut found = at(conn, &places).await?;
@@ -334,15 +335,15 @@ pub async fn by_seqs(conn: &mut Conn, conversation: ConversationId, seqs: &[i64]
     Ok(found)
 }
 
-/// The messages at some places, in no particular order; none twice.
+/// The messages at the given places, in no particular order, without duplicates.
 ///
 /// # Errors
-/// [`Error::Damaged`] when one of them is; of the database.
+/// [`Error::Damaged`] when one of them is damaged; errors of the database.
 pub async fn at(conn: &mut Conn, places: &[(ConversationId, i64)]) -> Result<Vec<Message>> {
     each_at(conn, places).await?.into_iter().collect()
 }
 
-/// As [`at`], but for what must go on although a message is damaged: in its place is the error that says so.
+/// As [`at`], for work that must continue when a message is damaged. A damaged message is an error in the list.
 pub async fn each_at(conn: &mut Conn, places: &[(ConversationId, i64)]) -> Result<Vec<Result<Message>>> {
     let mut places = places.to_vec();
     places.sort_unstable();
@@ -358,9 +359,9 @@ pub async fn each_at(conn: &mut Conn, places: &[(ConversationId, i64)]) -> Resul
     each_in_ranges(conn, &places.iter().map(range).collect::<Vec<_>>()).await
 }
 
-/// The next messages of the whole database behind a place, in the order of conversation and seq, each with its place; in the
-/// place of a damaged one the error that says so.
-pub async fn each_behind(
+/// The next messages of the whole database after a place, in the order of conversation and `seq`. Each comes with its place.
+/// A damaged message is an error in the list.
+pub async fn list_after(
     conn: &mut Conn,
     (conversation, seq): (ConversationId, i64),
     limit: i64,
@@ -378,7 +379,8 @@ pub async fn each_behind(
     .await
 }
 
-/// For each conversation, how many of its messages come before `(sent_at, id)`: the last seq that does, by halving.
+/// How many messages of each conversation come before `(sent_at, id)`. This is the `seq` of the last one, found by binary
+/// search.
 pub async fn count_before(
     conn: &mut Conn,
     conversations: &[i64],
@@ -402,7 +404,7 @@ pub async fn count_before(
     .await
 }
 
-/// Takes `count` ids, rising. On SQLite; PostgreSQL has a sequence.
+/// Takes `count` ascending message ids. Only for SQLite. PostgreSQL has a sequence.
 pub(in crate::store) async fn next_ids(conn: &mut Conn, count: usize) -> Result<Vec<i64>> {
     let count = count as i64;
     let last = conn
@@ -415,7 +417,7 @@ pub(in crate::store) async fn next_ids(conn: &mut Conn, count: usize) -> Result<
     Ok((last - count + 1..=last).collect())
 }
 
-/// Appends messages, one statement each. On SQLite.
+/// Appends messages with one statement each. Only for SQLite.
 pub(in crate::store) async fn append(conn: &mut Conn, rows: &[NewRow<'_>]) -> Result<()> {
     for NewRow { message, key, .. } in rows {
         conn.execute(

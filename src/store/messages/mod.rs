@@ -1,4 +1,4 @@
-//! Rows of messages and of what belongs to a message.
+//! Rows of messages, and of everything that belongs to a message.
 
 pub mod digests;
 pub mod edits;

@@ -1,6 +1,6 @@
 //! Pins: `pinned_at` of `messaging.messages`.
 //!
-//! Invariant: a message is pinned under its conversation's lock; a tombstone is not pinned.
+//! Invariant: a pin changes only under the lock of the conversation. A tombstone is not pinned.
 
 use crate::base::error::Result;
 use crate::base::ids::ConversationId;
@@ -8,7 +8,7 @@ use crate::base::time::Timestamp;
 use crate::store::db::Conn;
 use crate::store::driver::values::Value;
 
-/// How many messages of a conversation are pinned.
+/// The number of pinned messages of a conversation.
 pub async fn count(conn: &mut Conn, conversation: ConversationId) -> Result<i64> {
     conn.one(
         "SELECT count(*) FROM messaging.messages WHERE conversation_id = $1 AND pinned_at IS NOT NULL",
@@ -18,7 +18,7 @@ pub async fn count(conn: &mut Conn, conversation: ConversationId) -> Result<i64>
     .await
 }
 
-/// Pins a message, or takes its pin away.
+/// Pins a message, or removes its pin.
 pub async fn set(conn: &mut Conn, conversation: ConversationId, seq: i64, pinned_at: Option<Timestamp>) -> Result<()> {
     conn.execute(
         "UPDATE messaging.messages SET pinned_at = $3 WHERE conversation_id = $1 AND seq = $2",
@@ -28,7 +28,7 @@ pub async fn set(conn: &mut Conn, conversation: ConversationId, seq: i64, pinned
     Ok(())
 }
 
-/// The seqs of a conversation's pinned messages from `first_seq` on, the latest pin first, behind the place `before`.
+/// The `seq`s of the pinned messages of a conversation from `first_seq` on, the latest pin first, after the place `before`.
 pub async fn list(
     conn: &mut Conn,
     conversation: ConversationId,

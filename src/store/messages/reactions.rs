@@ -1,7 +1,7 @@
-//! Rows of `messaging.reactions`, and the counts that stand with the messages.
+//! Rows of `messaging.reactions`, and the counts of reactions in the rows of messages.
 //!
-//! Invariant: `reaction_counts` of a message counts its rows here, emoji by emoji in the order in which they came. Both change
-//! under the conversation's lock.
+//! Invariant: `reaction_counts` of a message holds the number of its rows here for each emoji, in the order in which the
+//! emoji were first added. Both change only under the lock of the conversation.
 
 use crate::base::error::{Error, Result};
 use crate::base::ids::{ConversationId, UserId};
@@ -10,27 +10,27 @@ use crate::store::db::columns::{column, columns, read, sql};
 use crate::store::db::{Conn, Row};
 use crate::store::driver::values::Value;
 
-/// An emoji under a message.
+/// An emoji under a message, with its count.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tally {
     /// The emoji.
     pub emoji: String,
-    /// How many people put it there.
+    /// How many users have added it.
     pub count: i64,
-    /// Whether the reader is among them. Not stored: it is filled in for each reader.
+    /// Whether the viewer is one of them. Not stored, but filled in for each viewer.
     pub me: bool,
 }
 
-/// What somebody put under a message.
+/// A reaction of a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reaction {
-    /// Where.
+    /// The conversation.
     pub conversation: ConversationId,
-    /// Under which message.
+    /// The `seq` of the message.
     pub seq: i64,
-    /// What.
+    /// The emoji.
     pub emoji: String,
-    /// When.
+    /// When it was added.
     pub at: Timestamp,
 }
 
@@ -38,7 +38,7 @@ columns! {
     Reaction { conversation: "conversation_id", seq: "seq", emoji: "emoji", at: "at" }
 }
 
-/// Reads counts as they stand in the database: `👍 3 🎉 1`.
+/// Parses counts in the form of the database: `👍 3 🎉 1`.
 ///
 /// # Errors
 /// [`Error::UnknownValue`] for an emoji without a positive count.
@@ -53,7 +53,7 @@ fn read_tallies(text: &str) -> Result<Vec<Tally>> {
     Ok(tallies)
 }
 
-// NULL while there is none.
+// The column is NULL when there are no reactions.
 column!(Vec<Tally>, |row, at| row.option_text(at)?.map_or_else(|| Ok(Vec::new()), read_tallies));
 
 pub(in crate::store) fn write_tallies(tallies: &[Tally]) -> Option<String> {
@@ -61,13 +61,13 @@ pub(in crate::store) fn write_tallies(tallies: &[Tally]) -> Option<String> {
     (!words.is_empty()).then(|| words.join(" "))
 }
 
-/// How many people have put an emoji under a message.
+/// How many users have added an emoji to a message.
 pub async fn count_of(conn: &mut Conn, conversation: ConversationId, seq: i64, emoji: &str) -> Result<i64> {
     let tallies = tallies_of(conn, conversation, seq).await?.unwrap_or_default();
     Ok(tallies.into_iter().find(|tally| tally.emoji == emoji).map_or(0, |tally| tally.count))
 }
 
-/// What stands under a message; `None` where there is no message.
+/// The counts of reactions to a message. `None` when the message does not exist.
 pub async fn tallies_of(conn: &mut Conn, conversation: ConversationId, seq: i64) -> Result<Option<Vec<Tally>>> {
     conn.first(
         "SELECT reaction_counts FROM messaging.messages WHERE conversation_id = $1 AND seq = $2",
@@ -77,7 +77,7 @@ pub async fn tallies_of(conn: &mut Conn, conversation: ConversationId, seq: i64)
     .await
 }
 
-/// Says what stands under a message.
+/// Stores the counts of reactions to a message.
 pub async fn set_tallies(conn: &mut Conn, conversation: ConversationId, seq: i64, tallies: &[Tally]) -> Result<()> {
     let text = write_tallies(tallies);
     conn.execute(
@@ -88,7 +88,7 @@ pub async fn set_tallies(conn: &mut Conn, conversation: ConversationId, seq: i64
     Ok(())
 }
 
-/// Puts an emoji under a message, where it was not before.
+/// Inserts a reaction that does not exist yet.
 pub async fn insert(
     conn: &mut Conn,
     conversation: ConversationId,
@@ -105,7 +105,7 @@ pub async fn insert(
     Ok(())
 }
 
-/// Takes an emoji of somebody away.
+/// Deletes a reaction.
 pub async fn delete(conn: &mut Conn, conversation: ConversationId, seq: i64, emoji: &str, user: UserId) -> Result<()> {
     conn.execute(
         "DELETE FROM messaging.reactions WHERE conversation_id = $1 AND seq = $2 AND emoji = $3 AND user_id = $4",
@@ -115,7 +115,7 @@ pub async fn delete(conn: &mut Conn, conversation: ConversationId, seq: i64, emo
     Ok(())
 }
 
-/// What somebody put under some messages.
+/// The reactions of a user to messages.
 pub async fn own(
     conn: &mut Conn,
     user: UserId,
@@ -150,7 +150,7 @@ pub async fn own(
     .await
 }
 
-/// The names of people who put an emoji under a message, by their ids, the first `limit`.
+/// The names of the first `limit` users who have added an emoji to a message, in the order of their ids.
 pub async fn names(
     conn: &mut Conn,
     conversation: ConversationId,
@@ -167,7 +167,7 @@ pub async fn names(
     .await
 }
 
-/// Everything that somebody put under messages, by conversation, seq and emoji, behind the place `after`.
+/// The reactions of a user, in the order of conversation, `seq` and emoji, after the place `after`.
 pub async fn of_user(
     conn: &mut Conn,
     user: UserId,

@@ -1,7 +1,8 @@
-//! Rows of `messaging.receipts`, and the watermarks in `messaging.members` that they are the steps of.
+//! Rows of `messaging.receipts`, and the watermarks in `messaging.members`. Each row records one step: a move of a
+//! watermark.
 //!
-//! Invariants: both are written under their conversation's lock; watermarks only grow, and what is read is delivered. A
-//! step has a row, unless all that it passes is the member's own.
+//! Invariants: both are written under the lock of their conversation. Watermarks only rise, and the watermark of delivery is
+//! never below the one of reading. Each step has a row, except a step that passes only the member's own messages.
 
 use std::collections::HashMap;
 
@@ -13,17 +14,17 @@ use crate::store::db::columns::{columns, read, sql, word_column};
 use crate::store::db::{Conn, words};
 use crate::store::driver::values::Value;
 
-/// Which of the two watermarks.
+/// The two watermarks of a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Up to where messages reached somebody.
+    /// The last message that was delivered to the member.
     Delivered,
-    /// Up to where they read.
+    /// The last message that the member has read.
     Read,
 }
 
 impl Kind {
-    /// As it stands in the database and in JSON.
+    /// The word in the database and in JSON.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Delivered => "delivered",
@@ -36,14 +37,14 @@ impl Kind {
     }
 }
 
-/// How far a member is.
+/// The watermarks of a member, and the mark of unread messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Watermarks {
-    /// Up to where messages reached them.
+    /// The `seq` of the last delivered message.
     pub delivered_seq: i64,
-    /// Up to where they read.
+    /// The `seq` of the last message that was read.
     pub read_seq: i64,
-    /// Where they want to go on reading.
+    /// The `seq` that the member has marked as unread from there on.
     pub unread_from: Option<i64>,
 }
 
@@ -55,7 +56,7 @@ columns! {
     }
 }
 
-/// How far a member is; `None` for who is none.
+/// The watermarks of a user in a conversation. `None` when the user is not a member.
 pub async fn watermarks_of(conn: &mut Conn, conversation: ConversationId, user: UserId) -> Result<Option<Watermarks>> {
     conn.first(
         sql!(
@@ -106,11 +107,11 @@ pub(in crate::store) async fn insert(
     Ok(())
 }
 
-/// Moves a sender's watermarks to their new message; whether that passed a message of somebody else. On SQLite; PostgreSQL
-/// does it with the messages (`store::sends`).
+/// Moves the watermarks of a sender to the sender's new message. Returns whether they passed a message of another user. Only
+/// for SQLite. PostgreSQL does it in the statement that inserts the messages (`store::batches::sends`).
 pub(in crate::store) async fn follow_send(conn: &mut Conn, message: &Message) -> Result<bool> {
     let place = [Value::I64(message.conversation_id.0), Value::I64(message.sender_id.0), Value::I64(message.seq)];
-    // Who had read everything has only their own row to move: that is most senders. What is read is delivered.
+    // Most senders have read everything, so that only their own row changes. Then everything is delivered to them as well.
     let moved = conn
         .execute(
             "UPDATE messaging.members SET delivered_seq = $3, read_seq = $3, unread_from = NULL
@@ -134,21 +135,21 @@ pub(in crate::store) async fn follow_send(conn: &mut Conn, message: &Message) ->
     Ok(true)
 }
 
-/// The steps of a member that tell when they reached the messages of a stretch.
+/// The steps of a member that show when the member reached the messages of a range.
 #[derive(Clone, Debug)]
 pub struct Progress {
-    /// Who.
+    /// The member.
     pub user: UserId,
-    /// How many messages there were when they joined.
+    /// The number of messages when the member joined.
     pub joined_seq: i64,
-    /// Steps of delivery, by seq.
+    /// Steps of delivery in the order of `seq`.
     pub delivered: Vec<(i64, Timestamp)>,
-    /// Steps of reading, by seq.
+    /// Steps of reading in the order of `seq`.
     pub read: Vec<(i64, Timestamp)>,
 }
 
 impl Progress {
-    /// When they reached a message: their first step at or beyond it.
+    /// When the member's watermark reached a message: the time of the first step to it or past it.
     pub fn reached(&self, kind: Kind, seq: i64) -> Option<Timestamp> {
         let steps = match kind {
             Kind::Delivered => &self.delivered,
@@ -158,7 +159,7 @@ impl Progress {
     }
 }
 
-/// A member, and a step of theirs if there is one.
+/// A member, with one of the member's steps if there is one.
 struct ProgressRow {
     conversation: ConversationId,
     user: UserId,
@@ -191,8 +192,9 @@ columns! {
     }
 }
 
-/// Of each stretch, one a conversation, its conversation's members with their steps from its first message to the first step
-/// at or beyond its last one. Conversations of more than `member_limit` members are left out.
+/// The members of each range's conversation, with their steps from the first message of the range to the first step that
+/// reaches its last message. No two ranges may be in one conversation. Conversations of more than `member_limit` members are
+/// left out.
 pub async fn progress(
     conn: &mut Conn,
     ranges: &[Range],
@@ -242,8 +244,8 @@ pub async fn progress(
               LEFT JOIN LATERAL (
                    SELECT s.kind, s.seq, s.at
                      FROM (VALUES ('delivered'), ('read')) AS k (kind)
-                     -- No more steps than messages can tell of these. With the order and the limit they are looked up in
-                     -- the primary key from seq to seq; without, every step of the member in the conversation is read.
+                     -- At most as many steps matter as there are messages. With the order and the limit they are looked up in
+                     -- the primary key from seq to seq. Without them, every step of the member in the conversation is read.
                      JOIN LATERAL (
                           SELECT o.kind, o.seq, o.at FROM messaging.receipts o
                            WHERE o.conversation_id = m.conversation_id AND o.user_id = m.user_id AND o.kind = k.kind
@@ -261,7 +263,7 @@ pub async fn progress(
     Ok(found)
 }
 
-/// Adds a row to the progress of its conversation. The rows of a member follow each other.
+/// Adds a row to the progress of its conversation. The rows of one member must follow each other.
 fn add_progress(found: &mut HashMap<ConversationId, Vec<Progress>>, row: ProgressRow) {
     let ProgressRow { conversation, user, joined_seq, step } = row;
     let members = found.entry(conversation).or_default();
@@ -277,20 +279,20 @@ fn add_progress(found: &mut HashMap<ConversationId, Vec<Progress>>, row: Progres
     }
 }
 
-/// A member who has reached a message, and when.
+/// When a member received and read a message.
 #[derive(Clone, Debug)]
 pub struct Receipt {
-    /// Who.
+    /// The member.
     pub user: UserId,
-    /// Their name.
+    /// The member's name.
     pub user_name: String,
-    /// When it reached them.
+    /// When the message was delivered to the member.
     pub delivered_at: Option<Timestamp>,
-    /// When they read it.
+    /// When the member read the message.
     pub read_at: Option<Timestamp>,
 }
 
-// $2 is the seq of the message.
+// $2 is the `seq` of the message.
 columns! {
     Receipt {
         user: "m.user_id",
@@ -304,7 +306,8 @@ columns! {
     }
 }
 
-/// Members of a group who have reached a message and were there when it was sent, its sender aside, by id, after `after`.
+/// The members of a group who have received a message, in the order of their ids, after `after`. The sender, and members who
+/// joined after the message, are left out.
 pub async fn of_message(conn: &mut Conn, message: &Message, after: UserId, limit: i64) -> Result<Vec<Receipt>> {
     conn.rows(
         sql!(
@@ -327,16 +330,16 @@ pub async fn of_message(conn: &mut Conn, message: &Message, after: UserId, limit
     .await
 }
 
-/// A step as it is kept.
+/// A stored step.
 #[derive(Clone, Copy, Debug)]
 pub struct Kept {
-    /// Where.
+    /// The conversation.
     pub conversation: ConversationId,
-    /// Which watermark.
+    /// The watermark that moved.
     pub kind: Kind,
-    /// To where.
+    /// The `seq` that it moved to.
     pub seq: i64,
-    /// When.
+    /// When it moved.
     pub at: Timestamp,
 }
 
@@ -349,7 +352,7 @@ columns! {
     }
 }
 
-/// The steps of somebody in a conversation, by kind and seq, after `after`.
+/// The steps of a user in a conversation, in the order of kind and `seq`, after the place `after`.
 pub async fn of_member(
     conn: &mut Conn,
     conversation: ConversationId,
@@ -370,8 +373,8 @@ pub async fn of_member(
     .await
 }
 
-/// Forgets when somebody reached what in conversations that they are not in any more, the first `limit` steps; how many
-/// there were.
+/// Deletes up to `limit` steps of a user in all conversations. An erasure uses it for conversations of which the user is no
+/// longer a member. Returns how many were deleted.
 pub async fn forget_rest(conn: &mut Conn, user: UserId, limit: i64) -> Result<u64> {
     conn.execute(
         "DELETE FROM messaging.receipts
@@ -382,7 +385,7 @@ pub async fn forget_rest(conn: &mut Conn, user: UserId, limit: i64) -> Result<u6
     .await
 }
 
-/// Forgets when somebody reached what in a conversation, the first `limit` steps; how many there were.
+/// Deletes up to `limit` steps of a user in a conversation. Returns how many.
 pub async fn forget(conn: &mut Conn, conversation: ConversationId, user: UserId, limit: i64) -> Result<u64> {
     conn.execute(
         "DELETE FROM messaging.receipts

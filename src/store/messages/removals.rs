@@ -1,7 +1,7 @@
-//! Removing messages: tombstones, and the messages of conversations that ended.
+//! Removing messages: turning them into tombstones, and deleting the messages of deleted conversations.
 //!
-//! Invariant: what is removed from a message leaves the search index in the same transaction, and a tombstone has the digest of
-//! what is left.
+//! Invariant: removed text leaves the search index in the same transaction. The digest of a tombstone covers what remains of
+//! the message.
 
 use super::messages::{self, Message};
 use super::{DELETED_WITH_MESSAGES, search, threads};
@@ -11,7 +11,7 @@ use crate::base::time::Timestamp;
 use crate::store::db::Conn;
 use crate::store::driver::values::Value;
 
-/// Makes messages of a conversation tombstones, which they are not yet, and deletes what belongs to them.
+/// Turns messages of a conversation into tombstones, and deletes what belongs to them. They must not be tombstones yet.
 pub async fn make_tombstones(
     conn: &mut Conn,
     conversation: ConversationId,
@@ -28,7 +28,7 @@ pub async fn make_tombstones(
         &[Value::I64(conversation.0), Value::I64s(seqs), Value::Time(now)],
     )
     .await?;
-    // A damaged message stays without a digest: what is left of it may be wrong.
+    // A damaged message gets no digest, because what remains of it may be wrong.
     let sound = before.into_iter().filter_map(Result::ok);
     let tombstone = |message| Message { body: String::new(), deleted_at: Some(now), edited_at: None, ..message };
     write_digests(conn, &sound.map(tombstone).collect::<Vec<_>>()).await?;
@@ -36,8 +36,8 @@ pub async fn make_tombstones(
     threads::lower(conn, conversation, seqs).await
 }
 
-/// Deletes the first `limit` messages of a conversation that ended, with all rows that belong to them. Returns how many it
-/// deleted.
+/// Deletes the first `limit` messages of a deleted conversation, with all rows that belong to them. Returns how many
+/// messages it deleted.
 pub async fn delete_first(conn: &mut Conn, conversation: ConversationId, limit: i64) -> Result<u64> {
     let place = [Value::I64(conversation.0), Value::I64(limit)];
     let sql = "SELECT seq, id FROM messaging.messages WHERE conversation_id = $1 ORDER BY seq LIMIT $2";
@@ -60,7 +60,7 @@ async fn delete_belongings(conn: &mut Conn, conversation: ConversationId, seqs: 
     Ok(())
 }
 
-/// Writes the digests of messages that are as the database has them now.
+/// Stores the digests of messages that are given as the database now has them.
 async fn write_digests(conn: &mut Conn, messages: &[Message]) -> Result<()> {
     if let Conn::Sqlite(_) = conn {
         for message in messages {

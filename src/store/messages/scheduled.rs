@@ -1,6 +1,7 @@
 //! Rows of `messaging.scheduled_sends`.
 //!
-//! Invariant: a row is removed in the transaction that sends it, so it is sent once, whoever tries.
+//! Invariant: the transaction that sends a message also deletes its row, so it is sent only once, even when several nodes
+//! try.
 
 use crate::base::error::Result;
 use crate::base::ids::{ConversationId, ScheduledId, UserId};
@@ -9,28 +10,28 @@ use crate::store::db::Conn;
 use crate::store::db::columns::{columns, read, sql};
 use crate::store::driver::values::Value;
 
-/// A message that waits for its time.
+/// A message that is sent at a later time.
 #[derive(Clone, Debug)]
 pub struct Scheduled {
-    /// Given by the database.
+    /// Assigned by the database.
     pub id: ScheduledId,
-    /// Who sends.
+    /// The sender.
     pub sender_id: UserId,
-    /// To whom; or `conversation_id`.
+    /// The recipient. `None` when `conversation_id` is set.
     pub recipient_id: Option<UserId>,
-    /// Where; or `recipient_id`.
+    /// The conversation. `None` when `recipient_id` is set.
     pub conversation_id: Option<ConversationId>,
     /// The text.
     pub body: String,
-    /// The seq that it answers.
+    /// The `seq` of the message that it replies to.
     pub reply_to: Option<i64>,
-    /// When it was accepted.
+    /// When the server accepted it.
     pub created_at: Timestamp,
     /// When it is to be sent.
     pub send_at: Timestamp,
-    /// When it was tried and refused.
+    /// When sending it was refused.
     pub failed_at: Option<Timestamp>,
-    /// Why, as the code of an error.
+    /// Why it was refused, as the code of an error.
     pub failure: Option<String>,
 }
 
@@ -49,7 +50,7 @@ columns! {
     }
 }
 
-/// A new one.
+/// Inserts a scheduled message. The `id` of `new` is ignored.
 pub async fn insert(conn: &mut Conn, new: &Scheduled) -> Result<ScheduledId> {
     conn.one(
         "INSERT INTO messaging.scheduled_sends (sender_id, recipient_id, conversation_id, body, reply_to, created_at,
@@ -69,7 +70,7 @@ pub async fn insert(conn: &mut Conn, new: &Scheduled) -> Result<ScheduledId> {
     .await
 }
 
-/// Somebody's, by id, after `after`.
+/// The scheduled messages of a user in the order of their ids, after `after`.
 pub async fn list(conn: &mut Conn, sender: UserId, after: ScheduledId, limit: i64) -> Result<Vec<Scheduled>> {
     conn.rows(
         sql!(
@@ -83,13 +84,13 @@ pub async fn list(conn: &mut Conn, sender: UserId, after: ScheduledId, limit: i6
     .await
 }
 
-/// How many somebody has.
+/// How many scheduled messages a user has.
 pub async fn count(conn: &mut Conn, sender: UserId) -> Result<i64> {
     let sql = "SELECT count(*) FROM messaging.scheduled_sends WHERE sender_id = $1";
     conn.one(sql, &[Value::I64(sender.0)], |row| row.i64(0)).await
 }
 
-/// One of somebody's.
+/// One scheduled message of a user.
 pub async fn one(conn: &mut Conn, sender: UserId, id: ScheduledId) -> Result<Option<Scheduled>> {
     conn.first(
         sql!("SELECT ", Scheduled::COLUMNS, " FROM messaging.scheduled_sends WHERE id = $2 AND sender_id = $1"),
@@ -99,13 +100,13 @@ pub async fn one(conn: &mut Conn, sender: UserId, id: ScheduledId) -> Result<Opt
     .await
 }
 
-/// Takes one of somebody's back; whether it was there.
+/// Deletes a scheduled message of a user, and returns whether it existed.
 pub async fn delete(conn: &mut Conn, sender: UserId, id: ScheduledId) -> Result<bool> {
     let sql = "DELETE FROM messaging.scheduled_sends WHERE id = $1 AND sender_id = $2";
     Ok(conn.execute(sql, &[Value::I64(id.0), Value::I64(sender.0)]).await? > 0)
 }
 
-/// Those whose time has come, the earliest first.
+/// The scheduled messages whose time has come, the earliest first. Refused ones are left out.
 pub async fn due(conn: &mut Conn, now: Timestamp, limit: i64) -> Result<Vec<ScheduledId>> {
     conn.rows(
         "SELECT id FROM messaging.scheduled_sends WHERE failed_at IS NULL AND send_at <= $1 ORDER BY send_at, id LIMIT $2",
@@ -115,7 +116,8 @@ pub async fn due(conn: &mut Conn, now: Timestamp, limit: i64) -> Result<Vec<Sche
     .await
 }
 
-/// Takes one out to send it in this transaction; `None` when another server has it in hand, or it was taken back.
+/// Deletes a scheduled message in order to send it in this transaction, and returns it. `None` when another node is sending
+/// it, or when it was deleted.
 pub async fn take(conn: &mut Conn, id: ScheduledId) -> Result<Option<Scheduled>> {
     let sql = sql!(
         "SELECT ",
@@ -129,7 +131,7 @@ pub async fn take(conn: &mut Conn, id: ScheduledId) -> Result<Option<Scheduled>>
     Ok(found)
 }
 
-/// Notes that one was tried and refused.
+/// Records that sending a scheduled message was refused.
 pub async fn fail(conn: &mut Conn, id: ScheduledId, at: Timestamp, failure: &str) -> Result<()> {
     conn.execute(
         "UPDATE messaging.scheduled_sends SET failed_at = $2, failure = $3 WHERE id = $1",

@@ -1,12 +1,12 @@
-//! Rows of `messaging.search_entries`: the index of what was said.
+//! Rows of `messaging.search_entries`: the search index over the text of messages.
 //!
-//! Each message with text has one entry, which is one stream of terms: the words of its body with their places, and marks
-//! that say where it was said and by whom. A mark holds a colon, which no word does. SQLite indexes the stream with FTS5,
-//! PostgreSQL as a tsvector with GIN; no dictionary of either is asked.
+//! Each message with text has one entry, which is one stream of terms: the words of its body with their positions, and marks
+//! for its conversation and its sender. A mark contains a colon, which no word does. SQLite indexes the stream with FTS5,
+//! PostgreSQL as a tsvector with GIN. The dictionaries of both are not used.
 //!
-//! Invariants: an entry is written, renewed and removed in the transaction that does so with its message, under the lock of
-//! its conversation. Tombstones and system messages have none. Whose entries are looked at is said by marks inside the query
-//! of the index: hits of others are never read.
+//! Invariants: an entry is inserted, updated and deleted in the same transaction as its message, under the lock of the
+//! conversation. Tombstones and system messages have no entry. The query of the index contains the marks of the
+//! conversations that the viewer may see, so hits in other conversations are never read.
 
 use std::time::Duration;
 
@@ -18,92 +18,93 @@ use crate::base::time::Timestamp;
 use crate::store::db::{Conn, Db, Row};
 use crate::store::driver::values::Value;
 
-/// Entries that are made in one statement when the index is made anew.
+/// Entries that a rebuild of the index inserts in one statement.
 const ENTRIES_PER_STEP: i64 = 1_000;
-/// Entries between two words of progress.
+/// Entries between two log lines that report the progress of a rebuild.
 const ENTRIES_PER_REPORT: i64 = 100_000;
-/// Ids of a small window and of a large one, as powers of two: see [`newest_postgres`].
+/// The three sizes of windows of ids, as powers of two, with the letters of their marks. See [`newest_postgres`].
 const WINDOW_BITS: [(char, u32); 3] = [('u', 9), ('v', 13), ('w', 17)];
-/// Small windows, then larger ones, that are looked into before the whole index is.
+/// How many windows of each size are searched before the whole index.
 const WINDOWS: [usize; 3] = [2, 2, 8];
 /// Pages of FTS5 that are written in one step of a rewrite.
 const MERGE_PAGES: i64 = 200;
-/// How long entries may take to be sorted in.
-const SORTING_TIMEOUT: Duration = Duration::from_secs(60);
-/// How many clocks of one database may differ.
+/// How long merging the pending entries may take.
+const MERGE_TIMEOUT: Duration = Duration::from_secs(60);
+/// By how much the clocks of nodes on one database may differ.
 const CLOCK_SLACK_MICROS: i64 = 3_600_000_000;
 
-/// The table of SQLite, to be made anew.
+/// The statements that create the index of SQLite.
 pub(in crate::store) const SQLITE_TABLE: &str = include_str!("../../../migrations/0006_search.sqlite.sql");
-/// The index of PostgreSQL. New entries wait for it in a list of at most so many KiB, so that many are sorted in together:
-/// one by one, they cost a send more than everything else. [`sort_in`] keeps the list short, which each search reads from end
-/// to end.
+/// The index of PostgreSQL. New entries wait in a pending list of at most 4,096 KiB, so that many of them are merged into
+/// the index together. Merging them one by one would cost a send more than everything else. [`sort_in`] keeps the list
+/// short, because each search reads it from end to end.
 const POSTGRES_INDEX: &str = "CREATE INDEX search_entries_terms ON messaging.search_entries USING gin (terms)
                                WITH (fastupdate = on, gin_pending_list_limit = 4096)";
 
-/// Where a message is said to have been.
+/// The mark of the conversation of a message.
 pub fn conversation_mark(conversation: ConversationId) -> String {
     format!("c:{}", conversation.0)
 }
 
-/// That somebody is one of the two of a direct conversation.
+/// The mark of a user as one of the two participants of a direct conversation.
 pub fn participant_mark(person: UserId) -> String {
     format!("p:{}", person.0)
 }
 
-/// By whom a message is.
+/// The mark of the sender of a message.
 pub fn sender_mark(sender: UserId) -> String {
     format!("f:{}", sender.0)
 }
 
-/// That there is a link in it.
+/// The mark of a message with a link.
 pub const LINK_MARK: &str = "h:link";
-/// That there is a file with it.
+/// The mark of a message with an attachment.
 pub const ATTACHMENT_MARK: &str = "h:attachment";
 
-/// Terms that stand one behind the other.
+/// Terms that follow each other directly.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Phrase {
-    /// At least one.
+    /// At least one term.
     pub terms: Vec<String>,
-    /// Whether the last one is only how a term begins.
+    /// Whether the last term is a prefix.
     pub prefix: bool,
 }
 
-/// What an entry must have to be found: each phrase, each mark of `all`, and one of `any` if there is any.
+/// A condition on entries: an entry must have each phrase, each mark of `all`, and, unless `any` is empty, one mark of
+/// `any`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Expression {
-    /// Words that are looked for.
+    /// The phrases of words.
     pub phrases: Vec<Phrase>,
-    /// Marks.
+    /// Marks that an entry must have.
     pub all: Vec<String>,
-    /// Marks.
+    /// Marks of which an entry must have at least one.
     pub any: Vec<String>,
 }
 
-/// Which of the entries that are found are wanted: the newest.
+/// The range of messages that are searched. Of the entries found in it, the newest are returned.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// This message, or one after it.
+    /// The smallest message id.
     pub least_id: i64,
-    /// Before this message.
+    /// Ids must be below this one.
     pub before_id: i64,
-    /// Sent then or later.
+    /// The earliest time of sending.
     pub since: Timestamp,
-    /// Sent before.
+    /// Messages must be sent before this time.
     pub until: Timestamp,
-    /// How many at most.
+    /// The greatest number of hits.
     pub limit: i64,
 }
 
 /// A message that was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hit {
-    /// Which.
+    /// The id of the message.
     pub id: MessageId,
-    /// Where it was said.
+    /// The conversation of the message.
     pub conversation: ConversationId,
-    /// Its place there.
+    /// The `seq` of the message.
     pub seq: i64,
 }
 
@@ -111,7 +112,7 @@ fn hit(row: &Row<'_>) -> Result<Hit> {
     Ok(Hit { id: MessageId(row.i64(0)?), conversation: ConversationId(row.i64(1)?), seq: row.i64(2)? })
 }
 
-/// What is indexed of a message; `None` where there is nothing to be found.
+/// The marks of a message. `None` for a message that is not indexed.
 fn marks(message: &Message) -> Option<Vec<String>> {
     if message.kind == Kind::System || message.deleted_at.is_some() || message.body.is_empty() {
         return None;
@@ -129,7 +130,7 @@ fn marks(message: &Message) -> Option<Vec<String>> {
     Some(marks)
 }
 
-/// The stream as FTS5 cuts it: at spaces. A colon alone holds the place of a term that is not kept.
+/// The stream for FTS5, which splits it at spaces. A colon alone takes the position of a term that is not indexed.
 fn sqlite_stream(message: &Message) -> Option<String> {
     let mut stream = marks(message)?.join(" ");
     for term in terms::places(&message.body) {
@@ -139,7 +140,7 @@ fn sqlite_stream(message: &Message) -> Option<String> {
     Some(stream)
 }
 
-/// The stream as a tsvector is written; marks have no place.
+/// The stream in the text form of a tsvector. Marks have no position.
 pub(in crate::store) fn postgres_stream(message: &Message) -> Option<String> {
     use std::fmt::Write;
     let mut stream = String::with_capacity(message.body.len() * 2 + 64);
@@ -155,7 +156,7 @@ pub(in crate::store) fn postgres_stream(message: &Message) -> Option<String> {
     Some(stream)
 }
 
-/// Indexes messages that are being appended. On SQLite; PostgreSQL does it with the messages.
+/// Indexes messages that are being appended. Only for SQLite. PostgreSQL does it in the statement that inserts the messages.
 pub(in crate::store) async fn append(conn: &mut Conn, rows: &[NewRow<'_>]) -> Result<()> {
     for row in rows {
         insert_sqlite(conn, row.message).await?;
@@ -163,14 +164,19 @@ pub(in crate::store) async fn append(conn: &mut Conn, rows: &[NewRow<'_>]) -> Re
     Ok(())
 }
 
-/// Whether new entries wait to be sorted in. SQLite's are sorted when they are committed.
+/// Whether the database has a list of pending entries. SQLite has none, because it merges entries when they are committed.
 pub fn entries_wait(db: &Db) -> bool {
     matches!(db, Db::Postgres(_))
 }
 
-/// Sorts the entries that wait into the index of PostgreSQL, in a transaction of its own: nothing waits for it.
+/// Merges the pending entries into the index of PostgreSQL, in a separate transaction that no request waits for.
 pub async fn sort_in(db: &Db) -> Result<()> {
-    db.alone("SELECT gin_clean_pending_list('messaging.search_entries_terms')", &[], SORTING_TIMEOUT).await
+    db.execute_outside_transaction(
+        "SELECT gin_clean_pending_list('messaging.search_entries_terms')",
+        &[],
+        MERGE_TIMEOUT,
+    )
+    .await
 }
 
 async fn insert_sqlite(conn: &mut Conn, message: &Message) -> Result<()> {
@@ -222,7 +228,7 @@ async fn insert(conn: &mut Conn, messages: &[Message]) -> Result<()> {
     Ok(())
 }
 
-/// Takes messages out of the index.
+/// Removes messages from the index.
 pub async fn remove(conn: &mut Conn, ids: &[i64]) -> Result<()> {
     if let Conn::Sqlite(_) = conn {
         for id in ids {
@@ -234,7 +240,7 @@ pub async fn remove(conn: &mut Conn, ids: &[i64]) -> Result<()> {
     Ok(())
 }
 
-/// Indexes messages of a conversation as they are now, after they were changed.
+/// Indexes messages of a conversation again after they were changed.
 pub(in crate::store) async fn renew(conn: &mut Conn, conversation: ConversationId, seqs: &[i64]) -> Result<()> {
     let ranges: Vec<Range> =
         seqs.iter().map(|seq| Range { conversation_id: conversation, first_seq: *seq, last_seq: *seq }).collect();
@@ -244,7 +250,7 @@ pub(in crate::store) async fn renew(conn: &mut Conn, conversation: ConversationI
     insert(conn, &messages).await
 }
 
-/// The newest entries that are found, newest first.
+/// The newest hits, newest first.
 pub async fn newest(conn: &mut Conn, expression: &Expression, bounds: Bounds) -> Result<Vec<Hit>> {
     if bounds.least_id >= bounds.before_id || bounds.since >= bounds.until {
         return Ok(Vec::new());
@@ -269,9 +275,10 @@ pub async fn newest(conn: &mut Conn, expression: &Expression, bounds: Bounds) ->
     .await
 }
 
-/// GIN gives what it finds in no order: of a common word that would be everything that was ever said with it. So each entry
-/// has marks for the windows of ids that it lies in, and the windows are looked into from the newest on, first small ones, then
-/// larger ones, and what is left is looked for at once: what was not found often enough in a million messages is rare.
+/// Searches PostgreSQL from the newest messages to older ones. GIN returns hits in no order, so a query for a common word
+/// would read all messages with that word. To avoid this, each entry has marks for the windows of ids that it belongs to.
+/// Windows are searched from the newest on, small ones first, then larger ones. After these windows, which span about a
+/// million ids, the rest is searched in one query: a word with so few hits until then is rare.
 async fn newest_postgres(conn: &mut Conn, expression: &Expression, bounds: Bounds) -> Result<Vec<Hit>> {
     let newest = "SELECT coalesce(max(id), 0) FROM messaging.search_entries WHERE id < $1";
     let newest = conn.one(newest, &[Value::I64(bounds.before_id)], |row| row.i64(0)).await?;
@@ -297,7 +304,7 @@ async fn newest_postgres(conn: &mut Conn, expression: &Expression, bounds: Bound
 }
 
 async fn query_postgres(conn: &mut Conn, query: &str, bounds: Bounds) -> Result<Vec<Hit>> {
-    // Materialised, so that the order does not tempt the planner into reading the table by id.
+    // MATERIALIZED, so that the planner does not read the table in the order of ids to satisfy ORDER BY.
     conn.rows(
         "WITH found AS MATERIALIZED (
              SELECT id, conversation_id, seq, timestamp_sent FROM messaging.search_entries
@@ -318,7 +325,8 @@ async fn query_postgres(conn: &mut Conn, query: &str, bounds: Bounds) -> Result<
     .await
 }
 
-/// As FTS5 reads it. Terms hold letters and digits, and marks a colon: quoted, none of it is an operator.
+/// The query in the syntax of FTS5. Terms hold only letters and digits, and marks also a colon, so that quoted they contain
+/// no operators.
 fn sqlite_query(expression: &Expression) -> String {
     let phrases = expression
         .phrases
@@ -347,13 +355,14 @@ fn postgres_query(expression: &Expression) -> String {
     parts.join(" & ")
 }
 
-/// The first id from which on something may have been sent at `at` or later, by halving: ids rise with the time, but for what
-/// clocks differ and what was under way at the same moment.
+/// The smallest id from which on messages may have been sent at `at` or later, found by binary search. Ids rise with time,
+/// except for differences between clocks and for messages that are being sent at the same moment; an hour of slack covers
+/// both.
 pub async fn first_id_since(conn: &mut Conn, at: Timestamp) -> Result<i64> {
     id_at(conn, at.plus_micros(-CLOCK_SLACK_MICROS)).await
 }
 
-/// An id from which on nothing was sent before `at`, by halving likewise.
+/// An id from which on no message was sent before `at`, found in the same way.
 pub async fn last_id_before(conn: &mut Conn, at: Timestamp) -> Result<i64> {
     id_at(conn, at.plus_micros(CLOCK_SLACK_MICROS)).await
 }
@@ -363,7 +372,7 @@ async fn id_at(conn: &mut Conn, at: Timestamp) -> Result<i64> {
         Some(last) => (0, last + 1),
         None => return Ok(1),
     };
-    // Everything up to `before` was sent earlier; everything from `behind` on was not, or there is nothing.
+    // All entries up to `before` were sent earlier. Entries from `behind` on were not, or there are none.
     while behind - before > 1 {
         let middle = before + (behind - before) / 2;
         match entry_from(conn, middle).await? {
@@ -388,7 +397,8 @@ async fn last_entry(conn: &mut Conn) -> Result<Option<i64>> {
     conn.first(sql, &[], |row| row.i64(0)).await
 }
 
-/// The first entry with this id or a larger one. What FTS5 stores beside its index is an ordinary table.
+/// The first entry with this id or a larger one. On SQLite it is read from the ordinary table that FTS5 keeps beside its
+/// index.
 async fn entry_from(conn: &mut Conn, id: i64) -> Result<Option<(i64, Timestamp)>> {
     let sql = match conn {
         Conn::Sqlite(_) => "SELECT id, c3 FROM messaging.search_entries_content WHERE id >= $1 ORDER BY id LIMIT 1",
@@ -399,16 +409,17 @@ async fn entry_from(conn: &mut Conn, id: i64) -> Result<Option<(i64, Timestamp)>
     conn.first(sql, &[Value::I64(id)], |row| Ok((row.i64(0)?, row.time(1)?))).await
 }
 
-/// A group as one of its members may search it.
+/// A group that a user may search.
 #[derive(Clone, Copy, Debug)]
 pub struct Searchable {
-    /// Which.
+    /// The group.
     pub conversation: ConversationId,
-    /// The id of the first message that they see; 0 where they see all.
+    /// The id of the first message that the user sees. 0 when the user sees all messages.
     pub least_id: i64,
 }
 
-/// The groups of a person. Where they see only what came after them and nothing did, `least_id` is beyond every id.
+/// The groups of a user. If the user sees only messages sent after joining and there are none, `least_id` is larger than
+/// every id.
 pub async fn groups_of(conn: &mut Conn, person: UserId) -> Result<Vec<Searchable>> {
     conn.rows(
         "SELECT m.conversation_id,
@@ -426,7 +437,7 @@ pub async fn groups_of(conn: &mut Conn, person: UserId) -> Result<Vec<Searchable
     .await
 }
 
-/// The id of the first message of a conversation with this seq or a larger one; `None` while there is none.
+/// The id of the first message of a conversation with this `seq` or a larger one. `None` when there is none.
 pub async fn id_from(conn: &mut Conn, conversation: ConversationId, seq: i64) -> Result<Option<i64>> {
     conn.first(
         "SELECT id FROM messaging.messages WHERE conversation_id = $1 AND seq >= $2 ORDER BY seq LIMIT 1",
@@ -436,7 +447,7 @@ pub async fn id_from(conn: &mut Conn, conversation: ConversationId, seq: i64) ->
     .await
 }
 
-/// Makes the index anew from the messages. For migrations and restores: nobody else writes meanwhile.
+/// Rebuilds the index from the messages. For migrations and restores, during which nothing else writes.
 pub async fn rebuild(conn: &mut Conn) -> Result<()> {
     let order = match conn {
         Conn::Sqlite(_) => {
@@ -452,7 +463,7 @@ pub async fn rebuild(conn: &mut Conn) -> Result<()> {
              CREATE UNIQUE INDEX search_order_id ON search_order (id)"
         }
     };
-    // In the order of ids, in which both indexes grow at their ends alone.
+    // In the order of ids, so that both indexes grow only at their ends.
     conn.script(order).await?;
     let (mut after, mut done) = (0, 0);
     loop {
@@ -474,7 +485,7 @@ pub async fn rebuild(conn: &mut Conn) -> Result<()> {
         insert(conn, &messages).await?;
         done += places.len() as i64;
         if done % ENTRIES_PER_REPORT == 0 {
-            tracing::info!(messages = done, "the search index is being made");
+            tracing::info!(messages = done, "rebuilding the search index");
         }
     }
     if let Conn::Postgres(_) = conn {
@@ -484,13 +495,14 @@ pub async fn rebuild(conn: &mut Conn) -> Result<()> {
     conn.script("DROP TABLE search_order").await
 }
 
-/// [`rebuild`], where there is no index but there are messages: a backup of PostgreSQL brings none.
+/// [`rebuild`], but only when the index is empty. A backup of PostgreSQL contains no index.
 pub async fn rebuild_missing(conn: &mut Conn) -> Result<()> {
     if last_entry(conn).await?.is_none() { rebuild(conn).await } else { Ok(()) }
 }
 
-/// The first step of writing the whole index of SQLite anew: what told its old pages apart may be the beginning of words that
-/// are in none of them any more. An entry that nobody finds sees to it that there is something to be merged.
+/// Begins to rewrite the whole index of SQLite. Without a rewrite, the upper pages of the index can keep the beginnings of
+/// deleted words, which they use to tell the lower pages apart. An entry that no search finds is inserted, so that there is
+/// something to merge.
 pub async fn begin_rewrite(conn: &mut Conn) -> Result<()> {
     if let Conn::Postgres(_) = conn {
         return Ok(());
@@ -500,7 +512,7 @@ pub async fn begin_rewrite(conn: &mut Conn) -> Result<()> {
     conn.execute(sql, &[]).await.map(drop)
 }
 
-/// A further step; whether there is more to be done. `first` is the first of them.
+/// Runs one step of the rewrite, and returns whether more steps are needed. `first` must be `true` for the first step.
 pub async fn rewrite(conn: &mut Conn, first: bool) -> Result<bool> {
     if let Conn::Postgres(_) = conn {
         return Ok(false);
@@ -511,7 +523,7 @@ pub async fn rewrite(conn: &mut Conn, first: bool) -> Result<bool> {
     let sql = "INSERT INTO messaging.search_entries (search_entries, rank) VALUES ('merge', $1)";
     conn.execute(sql, &[Value::I64(pages)]).await?;
     let after = conn.one(changes, &[], |row| row.i64(0)).await?;
-    // SQLite's documentation: a merge with nothing to do counts as less than two changes.
+    // As the documentation of SQLite says, a merge that had nothing to do counts as less than two changes.
     if after - before >= 2 {
         return Ok(true);
     }

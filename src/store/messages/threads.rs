@@ -1,7 +1,7 @@
-//! Replies: how many a message has is kept with it, in `messaging.messages`.
+//! Threads: the number of replies to a message, which is stored in the row of the message.
 //!
-//! Invariant: `reply_count` counts the messages that answer one and are no tombstones, and `last_reply_at` is when the last of
-//! those was sent. Both change under the conversation's lock, with what they count.
+//! Invariant: `reply_count` is the number of replies that are not tombstones, and `last_reply_at` is when the last of those
+//! was sent. Both change under the lock of the conversation, in the transaction that adds or removes a reply.
 
 use std::collections::BTreeMap;
 
@@ -11,19 +11,19 @@ use crate::base::time::Timestamp;
 use crate::store::db::Conn;
 use crate::store::driver::values::Value;
 
-/// A message that answers another one.
+/// A message that replies to another one.
 #[derive(Clone, Copy, Debug)]
 pub struct Reply {
-    /// Where.
+    /// The conversation.
     pub conversation: ConversationId,
-    /// The seq that it answers.
+    /// The `seq` of the message that it replies to.
     pub parent: i64,
-    /// When it was sent.
+    /// When the reply was sent.
     pub sent_at: Timestamp,
 }
 
-/// Counts replies that are sent now. Their parents look different from here on, so the content versions of the conversations
-/// rise as well.
+/// Adds new replies to the counts of their parents. The parents look different then, so the content versions of their
+/// conversations rise too.
 pub async fn raise(conn: &mut Conn, replies: &[Reply]) -> Result<()> {
     let mut parents: BTreeMap<(ConversationId, i64), (i64, Timestamp)> = BTreeMap::new();
     for reply in replies {
@@ -65,7 +65,7 @@ pub async fn raise(conn: &mut Conn, replies: &[Reply]) -> Result<()> {
     Ok(())
 }
 
-/// Takes messages of a conversation, which have just become tombstones, out of the counts of what they answer.
+/// Subtracts messages of a conversation that have just become tombstones from the counts of their parents.
 pub async fn lower(conn: &mut Conn, conversation: ConversationId, seqs: &[i64]) -> Result<()> {
     conn.execute(
         "UPDATE messaging.messages
@@ -84,7 +84,7 @@ pub async fn lower(conn: &mut Conn, conversation: ConversationId, seqs: &[i64]) 
     Ok(())
 }
 
-/// The seqs of the messages that answer one and are no tombstones, after `after`.
+/// The `seq`s of the replies to a message that are not tombstones, after `after`.
 pub async fn list(
     conn: &mut Conn,
     conversation: ConversationId,

@@ -1,4 +1,4 @@
-//! The database's own clock.
+//! Reading the clock of the database.
 
 use std::time::{Duration, Instant};
 
@@ -6,21 +6,22 @@ use crate::base::error::Result;
 use crate::base::time::Timestamp;
 use crate::store::db::Conn;
 
-/// Readings of which the quickest counts. The first on a connection also prepares the statement.
+/// How often the clock is read. The reading with the shortest round trip is used. The first reading on a connection is
+/// slower, because it also prepares the statement.
 const READINGS: usize = 3;
 
-/// What the database's clock showed.
+/// A reading of the database's clock.
 #[derive(Clone, Copy, Debug)]
 pub struct Reading {
-    /// The time by the database's clock, at some moment within the round trip.
+    /// The time of the database's clock at some moment during the round trip.
     pub time: Timestamp,
-    /// When the database was asked.
+    /// When the query was sent.
     pub asked_at: Instant,
     /// How long the answer took.
     pub round_trip: Duration,
 }
 
-/// Reads the database's clock. `None` on SQLite: it has none but the machine's.
+/// Reads the clock of PostgreSQL. `None` on SQLite, which uses the clock of the machine.
 pub async fn read(conn: &mut Conn) -> Result<Option<Reading>> {
     let mut quickest: Option<Reading> = None;
     for _ in 0..READINGS {

@@ -1,6 +1,7 @@
-//! Looking for damage: what `doctor` checks.
+//! The checks of `doctor`, which look for damage.
 //!
-//! Invariant: what is reported as checked was read. Comparing reads a batch at a time, so that no snapshot is held for long.
+//! Invariant: everything that is reported as checked was read. Rows are compared in batches, so that no snapshot is held for
+//! long.
 
 use std::path::Path;
 
@@ -16,11 +17,11 @@ use crate::store::sqlite;
 
 /// Rows that are compared in one read.
 const ROWS_PER_BATCH: i64 = 1_000;
-/// Damaged messages that are named; the others are counted.
+/// How many damaged messages are named. The others are only counted.
 const NAMED_LIMIT: usize = 5;
 
-/// The first fault that SQLite finds in the structure of its file; `thorough` looks through indexes too. `None` when there is
-/// no fault, and always on PostgreSQL, which looks after its own files.
+/// The first fault that SQLite finds in the structure of its file. `thorough` also checks the indexes. `None` when there is
+/// no fault, and always on PostgreSQL, which checks its own files.
 pub async fn structure_fault(conn: &mut Conn, thorough: bool) -> Result<Option<String>> {
     let sql = match conn {
         Conn::Sqlite(_) if thorough => "PRAGMA integrity_check",
@@ -31,12 +32,13 @@ pub async fn structure_fault(conn: &mut Conn, thorough: bool) -> Result<Option<S
     Ok((verdict != "ok").then_some(verdict))
 }
 
-/// How many conversations there are.
+/// The number of conversations.
 pub async fn count_conversations(conn: &mut Conn) -> Result<i64> {
     conn.one("SELECT count(*) FROM messaging.conversations", &[], |row| row.i64(0)).await
 }
 
-/// How many conversations lack some of their messages. Those that are about to be removed lose them from the first on.
+/// How many conversations lack some of their messages. Deleted conversations are not counted, because their messages are
+/// being removed.
 pub async fn count_incomplete_conversations(conn: &mut Conn) -> Result<i64> {
     conn.one(
         "SELECT count(*) FROM messaging.conversations c
@@ -48,7 +50,7 @@ pub async fn count_incomplete_conversations(conn: &mut Conn) -> Result<i64> {
     .await
 }
 
-/// How many messages are in no conversation.
+/// How many messages belong to no conversation.
 pub async fn count_stray_messages(conn: &mut Conn) -> Result<i64> {
     conn.one(
         "SELECT count(*) FROM messaging.messages m
@@ -59,40 +61,40 @@ pub async fn count_stray_messages(conn: &mut Conn) -> Result<i64> {
     .await
 }
 
-/// What is compared.
+/// The data to check.
 #[derive(Clone, Copy)]
 pub enum Source<'a> {
-    /// The data that a server uses.
+    /// The database of a server.
     Db(&'a Db),
-    /// A backup, which is only read.
+    /// A backup file, which is only read.
     File(&'a Path),
 }
 
-/// A source while it is read.
+/// A source that is open for reading.
 enum Reader<'a> {
     Db(&'a Db),
     File(Box<Conn>),
 }
 
-/// What comparing texts with their digests found.
+/// The result of comparing texts with their digests.
 #[derive(Debug, Default)]
 pub struct Compared {
     /// Messages that match their digests.
     pub messages: u64,
-    /// Earlier bodies of messages that match theirs.
+    /// Earlier bodies of messages that match their digests.
     pub earlier_bodies: u64,
-    /// Messages and earlier bodies that have no digest.
+    /// Messages and earlier bodies without a digest.
     pub without_digest: u64,
-    /// Messages and earlier bodies that are damaged.
+    /// Damaged messages and earlier bodies.
     pub damaged: u64,
-    /// The first of the damaged ones, each as a sentence.
+    /// The first damaged ones, one sentence each.
     pub named: Vec<String>,
 }
 
-/// Compares every message, and every earlier body, with its digest. `report` gets the number of rows read.
+/// Compares all messages and all earlier bodies with their digests. `report` is called with the number of rows read so far.
 ///
 /// # Errors
-/// Of the database.
+/// Errors of the database.
 pub async fn compare(source: Source<'_>, report: &mut (dyn FnMut(u64) + Send)) -> Result<Compared> {
     let mut reader = match source {
         Source::Db(db) => Reader::Db(db),
@@ -102,9 +104,9 @@ pub async fn compare(source: Source<'_>, report: &mut (dyn FnMut(u64) + Send)) -
     let mut rows_read = 0;
     let mut place = (ConversationId(i64::MIN), i64::MIN);
     loop {
-        let batch = reader.messages_behind(place).await?;
+        let batch = reader.messages_after(place).await?;
         let Some((last, _)) = batch.last() else { break };
-        place = further(place, *last)?;
+        place = last_place(place, *last)?;
         rows_read += batch.len() as u64;
         for (_, checked) in batch {
             found.messages += found.count(checked)?;
@@ -113,9 +115,9 @@ pub async fn compare(source: Source<'_>, report: &mut (dyn FnMut(u64) + Send)) -
     }
     let mut place = (ConversationId(i64::MIN), i64::MIN, i64::MIN);
     loop {
-        let batch = reader.editions_behind(place).await?;
+        let batch = reader.editions_after(place).await?;
         let Some((last, _)) = batch.last() else { break };
-        place = further(place, *last)?;
+        place = last_place(place, *last)?;
         rows_read += batch.len() as u64;
         for (_, checked) in batch {
             found.earlier_bodies += found.count(checked)?;
@@ -125,13 +127,14 @@ pub async fn compare(source: Source<'_>, report: &mut (dyn FnMut(u64) + Send)) -
     Ok(found)
 }
 
-/// The last place of a batch. Damaged keys may lead back to rows that were read before, and so on without end.
-fn further<T: PartialOrd>(before: T, last: T) -> Result<T> {
+/// The last place of a batch. It must be after the previous place: damaged keys could lead back to rows that were already
+/// read, and the comparison would never end.
+fn last_place<T: PartialOrd>(before: T, last: T) -> Result<T> {
     if last > before { Ok(last) } else { Err(Error::internal("the rows are not in the order of their keys")) }
 }
 
 impl Compared {
-    /// Counts one outcome; 1 for a match.
+    /// Counts one result. Returns 1 when the row matches its digest, so that the caller can count it by its kind.
     fn count(&mut self, checked: Result<Checked>) -> Result<u64> {
         match checked {
             Ok(Checked::Matches) => return Ok(1),
@@ -149,36 +152,38 @@ impl Compared {
 }
 
 impl Reader<'_> {
-    async fn messages_behind(
+    async fn messages_after(
         &mut self,
         place: (ConversationId, i64),
     ) -> Result<Vec<((ConversationId, i64), Result<Checked>)>> {
         match self {
             Self::Db(db) => {
-                db.read(place, |conn, place| Box::pin(messages::each_behind(conn, *place, ROWS_PER_BATCH))).await
+                db.read(place, |conn, place| Box::pin(messages::list_after(conn, *place, ROWS_PER_BATCH))).await
             }
-            Self::File(conn) => messages::each_behind(conn, place, ROWS_PER_BATCH).await,
+            Self::File(conn) => messages::list_after(conn, place, ROWS_PER_BATCH).await,
         }
     }
 
-    async fn editions_behind(&mut self, place: EditionPlace) -> Result<Vec<(EditionPlace, Result<Checked>)>> {
+    async fn editions_after(&mut self, place: EditionPlace) -> Result<Vec<(EditionPlace, Result<Checked>)>> {
         match self {
             Self::Db(db) => {
-                db.read(place, |conn, place| Box::pin(edits::each_behind(conn, *place, ROWS_PER_BATCH))).await
+                db.read(place, |conn, place| Box::pin(edits::list_after(conn, *place, ROWS_PER_BATCH))).await
             }
-            Self::File(conn) => edits::each_behind(conn, place, ROWS_PER_BATCH).await,
+            Self::File(conn) => edits::list_after(conn, place, ROWS_PER_BATCH).await,
         }
     }
 }
 
-/// Writes a row, to find out whether writing works. The value changes, because SQLite writes nothing where none does.
+/// Writes a row, to find out whether writing works. Each call writes another value, because SQLite writes nothing when no
+/// value changes.
 pub async fn probe_writing(conn: &mut Conn, now: Timestamp) -> Result<()> {
     conn.execute("UPDATE messaging.server_state SET write_probed_at = $1 WHERE id = 1", &[Value::Time(now)])
         .await
         .map(drop)
 }
 
-/// How many conversations disagree with their messages: what a wrong restore or a hand in the tables would break.
+/// How many conversations disagree with their messages about the last `seq`, for example after a wrong restore or a manual
+/// change of the tables.
 pub async fn count_broken_conversations(conn: &mut Conn) -> Result<i64> {
     conn.one(
         "SELECT count(*) FROM messaging.conversations c
@@ -190,10 +195,10 @@ pub async fn count_broken_conversations(conn: &mut Conn) -> Result<i64> {
     .await
 }
 
-/// How many messages have counts that disagree with the reactions under them. The order of the emoji is that of their coming,
-/// which nothing else tells.
+/// How many messages have counts that disagree with their reactions. The order of the emoji is not checked, because nothing
+/// else records when each emoji was first added.
 pub async fn count_miscounted_messages(conn: &mut Conn) -> Result<i64> {
-    // Each emoji stands in the counts with its number, and nothing else stands there: two words an emoji.
+    // The counts hold each emoji followed by its number and nothing else, separated by spaces.
     let under_messages = conn
         .one(
             "SELECT count(*) FROM (

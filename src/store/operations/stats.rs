@@ -1,6 +1,6 @@
 //! Counts over the tables.
 //!
-//! Invariant: what is counted row by row grows with people, devices and conversations, never with messages or events.
+//! Invariant: the cost of counting rows grows with users, sessions and conversations, but never with messages or events.
 
 use crate::base::error::Result;
 use crate::base::time::Timestamp;
@@ -8,28 +8,28 @@ use crate::store::db::Conn;
 use crate::store::db::columns::{columns, read, sql};
 use crate::store::driver::values::Value;
 
-/// How much there is.
+/// Numbers of rows, and the size of the data.
 #[derive(Clone, Copy, Debug)]
 pub struct Stats {
-    /// People who are not erased.
+    /// Users who are not erased.
     pub users: i64,
-    /// People who are kept out.
+    /// Banned users.
     pub banned_users: i64,
-    /// Devices that are logged in.
+    /// Sessions that have not expired.
     pub sessions: i64,
     /// API keys.
     pub api_keys: i64,
     /// Conversations.
     pub conversations: i64,
-    /// Messages ever sent.
+    /// Messages sent since the database was created.
     pub messages_sent: i64,
-    /// Events ever logged.
+    /// Events logged since the database was created.
     pub events: i64,
-    /// What the data takes on disk.
+    /// The size of the data on disk, in bytes.
     pub database_bytes: i64,
 }
 
-// $1 is the time, $2 the size of the database.
+// $1 is the current time, $2 the size of the database.
 columns! {
     Stats {
         users: "(SELECT count(*) FROM messaging.users)",
@@ -37,14 +37,15 @@ columns! {
         sessions: "(SELECT count(*) FROM messaging.sessions WHERE expires_at > $1)",
         api_keys: "(SELECT count(*) FROM messaging.api_keys)",
         conversations: "(SELECT count(*) FROM messaging.conversations)",
-        // seq has no gaps, so this counts messages. The sequence of their ids has: a refused send takes one too.
+        // `seq` has no gaps, so this counts messages. The sequence of message ids has gaps, because a refused send takes an
+        // id too.
         messages_sent: "(SELECT CAST(coalesce(sum(last_seq), 0) AS BIGINT) FROM messaging.conversations)",
         events: "(SELECT last_position FROM messaging.event_log WHERE id = 1)",
         database_bytes: "CAST($2 AS BIGINT)",
     }
 }
 
-/// Counts.
+/// Reads the counts and the size.
 pub async fn get(conn: &mut Conn, now: Timestamp) -> Result<Stats> {
     let sizes = match conn {
         Conn::Sqlite(_) => "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()",

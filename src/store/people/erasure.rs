@@ -1,7 +1,7 @@
-//! Taking a person out of every table.
+//! Erasures: removing a user from every table.
 //!
-//! Invariant: what [`forget_person`] removes goes in one transaction, and leaves a row in `messaging.erasures` until the
-//! person's messages were seen to as well. So an erasure that was begun is finished, whatever happens between.
+//! Invariant: [`forget_person`] removes its rows in one transaction. It adds a row to `messaging.erasures`, which stays
+//! until the user's messages are processed too. So every erasure that begins is also finished, even after a crash.
 
 use crate::base::error::Result;
 use crate::base::ids::{ConversationId, UserId};
@@ -15,13 +15,13 @@ use crate::store::{conversations, identity, messages};
 /// An erasure that is not finished.
 #[derive(Clone, Copy, Debug)]
 pub struct Erasure {
-    /// Of whom.
+    /// The user to erase.
     pub user: UserId,
-    /// Whether their messages go too.
+    /// Whether the user's messages become tombstones.
     pub delete_messages: bool,
 }
 
-/// Removes the profile, and everything that lets the person in.
+/// Removes the profile of a user and everything that lets the user log in.
 pub async fn forget_person(
     conn: &mut Conn,
     user: UserId,
@@ -30,7 +30,7 @@ pub async fn forget_person(
     now: Timestamp,
 ) -> Result<()> {
     conversations::incoming_webhooks::forget(conn, user).await?;
-    // Of a bot: with it goes the way that it sends.
+    // A bot can send only with its incoming webhook, so that is deleted too.
     conversations::incoming_webhooks::delete_of_bot(conn, user, now).await?;
     let areas = [
         identity::DELETED_WITH_PERSON,
@@ -55,13 +55,13 @@ pub async fn forget_person(
     Ok(())
 }
 
-/// Whether somebody with this name was erased.
+/// Whether a user with this name was erased. The name is given as a keyed hash.
 pub async fn was_erased(conn: &mut Conn, name_digest: &[u8]) -> Result<bool> {
     let sql = "SELECT user_id FROM messaging.erased_people WHERE name_digest = $1";
     Ok(conn.first(sql, &[Value::Bytes(name_digest)], |row| row.i64(0)).await?.is_some())
 }
 
-/// Erasures that were begun and are not finished.
+/// Up to 100 erasures that have begun and are not finished.
 pub async fn unfinished(conn: &mut Conn) -> Result<Vec<Erasure>> {
     conn.rows("SELECT user_id, delete_messages FROM messaging.erasures ORDER BY user_id LIMIT 100", &[], |row| {
         Ok(Erasure { user: UserId(row.i64(0)?), delete_messages: row.bool(1)? })
@@ -69,25 +69,25 @@ pub async fn unfinished(conn: &mut Conn) -> Result<Vec<Erasure>> {
     .await
 }
 
-/// Notes that an erasure is finished.
+/// Deletes the record of an erasure, because it is finished.
 pub async fn finish(conn: &mut Conn, user: UserId) -> Result<()> {
     conn.execute("DELETE FROM messaging.former_members WHERE user_id = $1", &[Value::I64(user.0)]).await?;
     conn.execute("DELETE FROM messaging.erasures WHERE user_id = $1", &[Value::I64(user.0)]).await?;
     Ok(())
 }
 
-/// What an erasure needs to know of a message.
+/// The parts of a message that an erasure needs.
 #[derive(Clone, Debug)]
 pub struct Trace {
-    /// Its place.
+    /// The `seq` of the message.
     pub seq: i64,
-    /// Whether the person said it, and it is not a tombstone yet.
+    /// Whether the user sent it and it is not yet a tombstone.
     pub own: bool,
-    /// Where the answer to its send is stored.
+    /// The idempotency key under which the answer to its send is stored.
     pub key: Option<(i64, Digest)>,
 }
 
-// $2 is the person.
+// $2 is the user.
 columns! {
     Trace {
         seq: "seq",
@@ -97,7 +97,7 @@ columns! {
     } => Trace { seq, own, key: key(day, digest) }
 }
 
-/// Messages of a conversation, by seq, after `after`.
+/// Messages of a conversation in the order of `seq`, after `after`.
 pub async fn traces(
     conn: &mut Conn,
     conversation: ConversationId,

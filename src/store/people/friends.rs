@@ -1,7 +1,8 @@
 //! Rows of `messaging.friendships` and `messaging.blocks`.
 //!
-//! Invariants: friends have a row each way, who asked has one; both people's rows in `messaging.users` are locked, by id,
-//! before any of this changes, so that two requests that cross meet.
+//! Invariants: two friends have one row in each direction; a request has one row, of the user who asked. Before any of this
+//! changes, the rows of both users in `messaging.users` are locked in the order of their ids, so that two requests that
+//! cross see each other.
 
 use std::collections::BTreeSet;
 
@@ -13,17 +14,17 @@ use crate::store::db::{Conn, Row};
 use crate::store::driver::values::Value;
 use crate::store::identity::users::User;
 
-/// What one person is to another.
+/// The state of a row: the relation of its user to its friend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// They asked, and were not answered.
+    /// The user has asked, and has no answer yet.
     Asked,
-    /// They are friends.
+    /// The two are friends.
     Friends,
 }
 
 impl State {
-    /// As it stands in the database and in JSON.
+    /// The word in the database and in JSON.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Asked => "asked",
@@ -36,7 +37,7 @@ fn state(row: &Row<'_>) -> Result<State> {
     Ok(if row.text(0)? == "friends" { State::Friends } else { State::Asked })
 }
 
-/// What `user` is to `friend`.
+/// The state of the row from `user` to `friend`.
 pub async fn state_of(conn: &mut Conn, user: UserId, friend: UserId) -> Result<Option<State>> {
     conn.first(
         "SELECT state FROM messaging.friendships WHERE user_id = $1 AND friend_id = $2",
@@ -46,7 +47,7 @@ pub async fn state_of(conn: &mut Conn, user: UserId, friend: UserId) -> Result<O
     .await
 }
 
-/// Says what `user` is to `friend`.
+/// Sets the state of the row from `user` to `friend`.
 pub async fn put(conn: &mut Conn, user: UserId, friend: UserId, state: State, now: Timestamp) -> Result<()> {
     conn.execute(
         "INSERT INTO messaging.friendships (user_id, friend_id, state, at) VALUES ($1, $2, $3, $4)
@@ -57,7 +58,7 @@ pub async fn put(conn: &mut Conn, user: UserId, friend: UserId, state: State, no
     Ok(())
 }
 
-/// Ends what there is between two people, either way; whether there was anything.
+/// Deletes the friendship or the requests between two users, in both directions. Returns whether there was a row.
 pub async fn delete(conn: &mut Conn, one: UserId, other: UserId) -> Result<bool> {
     let mut count = 0;
     for (user, friend) in [(one, other), (other, one)] {
@@ -71,13 +72,13 @@ pub async fn delete(conn: &mut Conn, one: UserId, other: UserId) -> Result<bool>
     Ok(count > 0)
 }
 
-/// How many people someone asked or is friends with.
+/// How many users a user has asked or is friends with.
 pub async fn count(conn: &mut Conn, user: UserId) -> Result<i64> {
     conn.one("SELECT count(*) FROM messaging.friendships WHERE user_id = $1", &[Value::I64(user.0)], |row| row.i64(0))
         .await
 }
 
-/// Friends of someone, by id, after `after`.
+/// The friends of a user in the order of their ids, after `after`.
 pub async fn list(conn: &mut Conn, user_id: UserId, after: UserId, limit: i64) -> Result<Vec<User>> {
     conn.rows(
         sql!(
@@ -92,7 +93,7 @@ pub async fn list(conn: &mut Conn, user_id: UserId, after: UserId, limit: i64) -
     .await
 }
 
-/// People whom someone asked, by id, after `after`.
+/// The users whom a user has asked, in the order of their ids, after `after`.
 pub async fn outgoing(conn: &mut Conn, user_id: UserId, after: UserId, limit: i64) -> Result<Vec<User>> {
     conn.rows(
         sql!(
@@ -107,7 +108,7 @@ pub async fn outgoing(conn: &mut Conn, user_id: UserId, after: UserId, limit: i6
     .await
 }
 
-/// People who asked someone and are not blocked by them, by id, after `after`.
+/// The users who have asked a user and whom the user does not block, in the order of their ids, after `after`.
 pub async fn incoming(conn: &mut Conn, user_id: UserId, after: UserId, limit: i64) -> Result<Vec<User>> {
     conn.rows(
         sql!(
@@ -136,34 +137,34 @@ pub async fn blocks(conn: &mut Conn, user: UserId, other: UserId) -> Result<bool
     Ok(found.is_some())
 }
 
-/// When somebody was there last, as it is shown to another for as long as one of the two blocks the other; `None` when neither
-/// does.
-pub async fn seen_before_block(conn: &mut Conn, looking: UserId, at: UserId) -> Result<Option<Option<Timestamp>>> {
+/// When `user` was last seen before the block, which is what `viewer` sees while one of the two blocks the other. The outer
+/// `None` means that neither blocks the other.
+pub async fn seen_before_block(conn: &mut Conn, viewer: UserId, user: UserId) -> Result<Option<Option<Timestamp>>> {
     conn.first(
         "SELECT CASE WHEN user_id = $2 THEN user_seen_at ELSE blocked_seen_at END FROM messaging.blocks
           WHERE (user_id = $1 AND blocked_id = $2) OR (user_id = $2 AND blocked_id = $1) LIMIT 1",
-        &[Value::I64(looking.0), Value::I64(at.0)],
+        &[Value::I64(viewer.0), Value::I64(user.0)],
         |row| row.option_time(0),
     )
     .await
 }
 
-/// Somebody blocks somebody from now on.
+/// A block to insert.
 #[derive(Clone, Copy, Debug)]
 pub struct NewBlock {
-    /// Who blocks.
+    /// The user who blocks.
     pub user: UserId,
-    /// Whom. Not blocked yet.
+    /// The user who is blocked. There must be no block yet.
     pub blocked: UserId,
-    /// When.
+    /// When the block begins.
     pub at: Timestamp,
-    /// When `user` was there last, as far as `blocked` is shown.
+    /// When `user` was last seen, as `blocked` sees it from now on.
     pub user_seen_at: Option<Timestamp>,
-    /// When `blocked` was there last, as far as `user` is shown.
+    /// When `blocked` was last seen, as `user` sees it from now on.
     pub blocked_seen_at: Option<Timestamp>,
 }
 
-/// Blocks somebody.
+/// Inserts a block, and counts it in the row of the user who blocks.
 pub async fn block(conn: &mut Conn, block: &NewBlock) -> Result<()> {
     conn.execute(
         "INSERT INTO messaging.blocks (user_id, blocked_id, at, user_seen_at, blocked_seen_at) VALUES ($1, $2, $3, $4, $5)",
@@ -179,7 +180,7 @@ pub async fn block(conn: &mut Conn, block: &NewBlock) -> Result<()> {
     change_block_count(conn, block.user, 1).await
 }
 
-/// Ends a block; whether there was one.
+/// Ends a block, and returns whether there was one.
 pub async fn unblock(conn: &mut Conn, user: UserId, other: UserId) -> Result<bool> {
     let count = conn
         .execute(
@@ -202,12 +203,12 @@ async fn change_block_count(conn: &mut Conn, user: UserId, by: i64) -> Result<()
     Ok(())
 }
 
-/// How many people someone blocks.
+/// How many users a user blocks.
 pub async fn count_blocked(conn: &mut Conn, user: UserId) -> Result<i64> {
     conn.one("SELECT count(*) FROM messaging.blocks WHERE user_id = $1", &[Value::I64(user.0)], |row| row.i64(0)).await
 }
 
-/// People whom someone blocks, by id, after `after`.
+/// The users whom a user blocks, in the order of their ids, after `after`.
 pub async fn blocked(conn: &mut Conn, user_id: UserId, after: UserId, limit: i64) -> Result<Vec<User>> {
     conn.rows(
         sql!(
@@ -222,8 +223,8 @@ pub async fn blocked(conn: &mut Conn, user_id: UserId, after: UserId, limit: i64
     .await
 }
 
-/// Locks a person and everybody who blocks them, by id, so that what [`forget`] changes is in nobody's way; whether the person
-/// is there.
+/// Locks a user and all users who block this user, in the order of their ids, so that [`forget`] can change their rows
+/// without a deadlock. Returns whether the user exists.
 pub async fn lock_with_blockers(conn: &mut Conn, user: UserId) -> Result<bool> {
     if let Conn::Sqlite(_) = conn {
         return crate::store::identity::users::lock(conn, user).await;
@@ -240,7 +241,7 @@ pub async fn lock_with_blockers(conn: &mut Conn, user: UserId) -> Result<bool> {
     Ok(locked.contains(&user.0))
 }
 
-/// Takes a person out of everybody's friends and blocks.
+/// Removes a user from the friends and the blocks of all users.
 pub async fn forget(conn: &mut Conn, user: UserId) -> Result<()> {
     conn.execute("DELETE FROM messaging.friendships WHERE user_id = $1", &[Value::I64(user.0)]).await?;
     conn.execute("DELETE FROM messaging.friendships WHERE friend_id = $1", &[Value::I64(user.0)]).await?;
@@ -255,16 +256,16 @@ pub async fn forget(conn: &mut Conn, user: UserId) -> Result<()> {
     Ok(())
 }
 
-/// What stands between senders and recipients.
+/// Blocks and friendships between senders and recipients.
 #[derive(Debug, Default)]
 pub struct Between {
-    /// Pairs whose recipient blocks the sender.
+    /// Pairs of a sender and a recipient where the recipient blocks the sender.
     pub blocked: BTreeSet<(UserId, UserId)>,
-    /// Pairs who are friends.
+    /// Pairs of a sender and a recipient who are friends.
     pub friends: BTreeSet<(UserId, UserId)>,
 }
 
-/// What stands between pairs of a sender and a recipient.
+/// The blocks and friendships of pairs of a sender and a recipient.
 pub async fn between(conn: &mut Conn, pairs: &[(UserId, UserId)]) -> Result<Between> {
     let mut between = Between::default();
     if let Conn::Sqlite(_) = conn {

@@ -1,4 +1,4 @@
-//! Rows about people and each other: friends, presence, reports, erasures.
+//! Rows of relations between users: friends, blocks, presence and reports; and of erasures.
 
 pub mod erasure;
 pub mod friends;

@@ -1,7 +1,8 @@
 //! Rows of `messaging.presence_servers`, `messaging.presence` and `messaging.last_seen`.
 //!
-//! Invariant: who changes what there is of a person holds the person's row in `messaging.last_seen`, so that two servers that
-//! one person leaves at once do not each take the other to be where the person still is.
+//! Invariant: a transaction that changes the presence of a user holds the lock of the user's row in `messaging.last_seen`.
+//! Without it, when a user leaves two nodes at the same moment, each node could see the other node's row and report the user
+//! as still online.
 
 use std::collections::BTreeMap;
 
@@ -12,19 +13,19 @@ use crate::store::db::columns::{column, columns, read, sql};
 use crate::store::db::{Conn, Row};
 use crate::store::driver::values::Value;
 
-/// Whether somebody is there.
+/// Whether a user is online.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum State {
-    /// Nowhere.
+    /// Connected to no node.
     Offline,
-    /// Somewhere, but at no device.
+    /// Connected, but not active at any device.
     Away,
-    /// There.
+    /// Connected and active.
     Online,
 }
 
 impl State {
-    /// As it stands in the database and in JSON.
+    /// The word in the database and in JSON.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Offline => "offline",
@@ -33,14 +34,14 @@ impl State {
         }
     }
 
-    /// The state of a word.
+    /// The state with this word.
     pub fn parse(word: &str) -> Option<Self> {
         [Self::Offline, Self::Away, Self::Online].into_iter().find(|state| state.as_str() == word)
     }
 }
 
-// An unknown word is read as offline, and is no error: the closed side, in a row that the next change of the person
-// overwrites. An error would stop presence for everybody in the same batch.
+// An unknown word is read as offline, and is not an error. This shows the least, and the next change of the user overwrites
+// the row. An error would stop the presence of all users in the same batch.
 column!(State, |row, at| {
     let word = row.text(at)?;
     Ok(State::parse(word).unwrap_or_else(|| {
@@ -50,43 +51,43 @@ column!(State, |row, at| {
     }))
 });
 
-/// A server, as it was seen last.
+/// A node, as its row says.
 #[derive(Clone, Debug)]
 pub struct Server {
-    /// Under what name.
+    /// The name of the node.
     pub server: String,
-    /// When.
+    /// When the node last renewed its row.
     pub seen_at: Timestamp,
-    /// Whether it stopped, or was given up.
+    /// Whether the node stopped, or another node has declared it dead.
     pub stopped: bool,
 }
 
-/// What there is of a person at one server.
+/// The presence of a user at one node.
 #[derive(Clone, Copy, Debug)]
 pub struct Presence {
-    /// Who.
+    /// The user.
     pub user: UserId,
-    /// As what.
+    /// The state of the user at this node.
     pub state: State,
-    /// When the server was seen last.
+    /// When the node last renewed its row.
     pub seen_at: Timestamp,
-    /// Whether it stopped, or was given up.
+    /// Whether the node stopped, or another node has declared it dead.
     pub stopped: bool,
 }
 
-/// What others were told last of a person.
+/// The presence of a user that was last published to other users.
 #[derive(Clone, Copy, Debug)]
 pub struct LastSeen {
-    /// Of whom.
+    /// The user.
     pub user: UserId,
-    /// As what.
+    /// The published state.
     pub state: State,
-    /// When they were seen last.
+    /// When the user was last seen.
     pub at: Timestamp,
 }
 
-/// The time by which servers are judged: PostgreSQL's own, for those on it may have clocks that differ. `ours` on SQLite, whose
-/// servers share a machine.
+/// The time by which nodes are considered alive. On PostgreSQL it is the time of PostgreSQL, because the clocks of nodes can
+/// differ. On SQLite it is `ours`, because all its servers run on one machine.
 pub async fn clock(conn: &mut Conn, ours: Timestamp) -> Result<Timestamp> {
     match conn {
         Conn::Sqlite(_) => Ok(ours),
@@ -94,8 +95,8 @@ pub async fn clock(conn: &mut Conn, ours: Timestamp) -> Result<Timestamp> {
     }
 }
 
-/// Inserts a server, or refreshes it if an earlier insert was committed without an answer; false when the server has stopped
-/// or was given up since.
+/// Inserts the row of a node, or refreshes it if an earlier insert was committed without an answer. Returns false if the node
+/// has stopped or was given up since.
 pub async fn insert_server(conn: &mut Conn, server: &str, now: Timestamp) -> Result<bool> {
     let count = conn
         .execute(
@@ -107,7 +108,7 @@ pub async fn insert_server(conn: &mut Conn, server: &str, now: Timestamp) -> Res
     Ok(count > 0)
 }
 
-/// A server is still there; false when it was given up meanwhile.
+/// Renews the row of a node. Returns `false` when another node has declared it dead meanwhile.
 pub async fn refresh_server(conn: &mut Conn, server: &str, now: Timestamp) -> Result<bool> {
     let count = conn
         .execute(
@@ -118,7 +119,7 @@ pub async fn refresh_server(conn: &mut Conn, server: &str, now: Timestamp) -> Re
     Ok(count > 0)
 }
 
-/// A server stops: nobody is there any more.
+/// Marks a node as stopped. From then on its presence rows do not count.
 pub async fn stop_server(conn: &mut Conn, server: &str, now: Timestamp) -> Result<()> {
     conn.execute(
         "UPDATE messaging.presence_servers SET seen_at = $2, stopped = TRUE WHERE server = $1 AND NOT stopped",
@@ -128,8 +129,8 @@ pub async fn stop_server(conn: &mut Conn, server: &str, now: Timestamp) -> Resul
     Ok(())
 }
 
-/// Gives a server up that was not seen between two moments, so that it does not come back under its name; false when it came
-/// back already.
+/// Declares a node dead if it did not renew its row between two moments, so that it cannot continue under the same name.
+/// Returns `false` when it has renewed its row meanwhile.
 pub async fn give_up_server(conn: &mut Conn, server: &str, (from, to): (Timestamp, Timestamp)) -> Result<bool> {
     let count = conn
         .execute(
@@ -141,7 +142,7 @@ pub async fn give_up_server(conn: &mut Conn, server: &str, (from, to): (Timestam
     Ok(count > 0)
 }
 
-/// Every server.
+/// All nodes.
 pub async fn servers(conn: &mut Conn) -> Result<Vec<Server>> {
     conn.rows("SELECT server, seen_at, stopped FROM messaging.presence_servers", &[], |row| {
         Ok(Server { server: row.text(0)?.to_owned(), seen_at: row.time(1)?, stopped: row.bool(2)? })
@@ -149,14 +150,14 @@ pub async fn servers(conn: &mut Conn) -> Result<Vec<Server>> {
     .await
 }
 
-/// Removes a server that stopped.
+/// Deletes the row of a stopped node.
 pub async fn delete_server(conn: &mut Conn, server: &str) -> Result<()> {
     conn.execute("DELETE FROM messaging.presence_servers WHERE server = $1 AND stopped", &[Value::Text(server)])
         .await?;
     Ok(())
 }
 
-/// People at a server, some of them.
+/// Up to `limit` users who are present at a node.
 pub async fn people_at(conn: &mut Conn, server: &str, limit: i64) -> Result<Vec<UserId>> {
     conn.rows(
         "SELECT user_id FROM messaging.presence WHERE server = $1 ORDER BY user_id LIMIT $2",
@@ -166,8 +167,8 @@ pub async fn people_at(conn: &mut Conn, server: &str, limit: i64) -> Result<Vec<
     .await
 }
 
-/// Keeps people from being erased until the transaction ends; the names of those who are there. Less than
-/// [`lock_shared`](crate::store::identity::users::lock_shared): no change of an account waits for it.
+/// Prevents users from being erased until the transaction ends. Returns the names of those who exist. This lock is weaker
+/// than [`lock_shared`](crate::store::identity::users::lock_shared): changes of an account do not wait for it.
 pub async fn lock_names(conn: &mut Conn, ids: &[i64]) -> Result<BTreeMap<UserId, String>> {
     let sql = "SELECT id, user_name FROM messaging.users WHERE id = ANY($1) ORDER BY id FOR KEY SHARE";
     let found = conn.rows(sql, &[Value::I64s(ids)], |row| Ok((UserId(row.i64(0)?), row.text(1)?.to_owned()))).await?;
@@ -179,8 +180,7 @@ fn last_seen(row: &Row<'_>) -> Result<LastSeen> {
     Ok(LastSeen { user, state, at })
 }
 
-/// What others were told last of some people, given in the order of their ids, with the rows locked. Of whom there is nothing
-/// gets a row.
+/// Locks the published presence of users, and returns it. The ids must be in ascending order. A user without a row gets one.
 pub async fn lock_last_seen(conn: &mut Conn, ids: &[i64], now: Timestamp) -> Result<Vec<LastSeen>> {
     if let Conn::Sqlite(_) = conn {
         let mut found = Vec::with_capacity(ids.len());
@@ -207,7 +207,7 @@ pub async fn lock_last_seen(conn: &mut Conn, ids: &[i64], now: Timestamp) -> Res
     .await
 }
 
-/// Writes what others are told of some people.
+/// Stores the presence that is published of users.
 pub async fn put_last_seen(conn: &mut Conn, seen: &[LastSeen]) -> Result<()> {
     if let Conn::Sqlite(_) = conn {
         for one in seen {
@@ -231,7 +231,7 @@ pub async fn put_last_seen(conn: &mut Conn, seen: &[LastSeen]) -> Result<()> {
     Ok(())
 }
 
-/// Says that people are at a server.
+/// Stores that users are present at a node.
 pub async fn put(conn: &mut Conn, server: &str, people: &[(UserId, State)]) -> Result<()> {
     if people.is_empty() {
         return Ok(());
@@ -259,7 +259,7 @@ pub async fn put(conn: &mut Conn, server: &str, people: &[(UserId, State)]) -> R
     Ok(())
 }
 
-/// Says that people are not at a server any more.
+/// Deletes the presence of users at a node.
 pub async fn delete(conn: &mut Conn, server: &str, ids: &[i64]) -> Result<()> {
     if !ids.is_empty() {
         conn.execute(
@@ -275,7 +275,7 @@ columns! {
     Presence { user: "p.user_id", state: "p.state", seen_at: "s.seen_at", stopped: "s.stopped" }
 }
 
-/// Where some people are, at every server that there is a row of.
+/// The presence of users at all nodes that have a row.
 pub async fn of_people(conn: &mut Conn, ids: &[i64]) -> Result<Vec<Presence>> {
     conn.rows(
         sql!(
@@ -289,12 +289,12 @@ pub async fn of_people(conn: &mut Conn, ids: &[i64]) -> Result<Vec<Presence>> {
     .await
 }
 
-/// When a person was seen last, as far as it was written down.
+/// When a user was last seen, according to the stored row.
 pub async fn last_seen_at(conn: &mut Conn, user: UserId) -> Result<Option<Timestamp>> {
     conn.first("SELECT at FROM messaging.last_seen WHERE user_id = $1", &[Value::I64(user.0)], |row| row.time(0)).await
 }
 
-/// Whether two people are in a conversation of at most so many members.
+/// Whether two users share a conversation of at most `member_limit` members.
 pub async fn share_conversation(conn: &mut Conn, one: UserId, other: UserId, member_limit: i64) -> Result<bool> {
     let found = conn
         .first(
@@ -309,11 +309,12 @@ pub async fn share_conversation(conn: &mut Conn, one: UserId, other: UserId, mem
     Ok(found.is_some())
 }
 
-/// Who may see a person, those who are there first, up to `limit`: friends and who shares a conversation of at most
-/// `member_limit` members, but nobody where one of the two blocks the other.
+/// The users who may see the presence of a user, up to `limit`, those who are present first. They are the user's friends,
+/// and the users who share a conversation of at most `member_limit` members, without those who block the user or are
+/// blocked.
 pub async fn audience(conn: &mut Conn, user: UserId, member_limit: i64, limit: i64) -> Result<Vec<i64>> {
     conn.rows(
-        // An EXISTS to order by could be planned to read all of presence.
+        // The sort key is a count, because for an EXISTS the planner could choose to read the whole table of presence.
         "SELECT a.id FROM (
              SELECT f.friend_id AS id FROM messaging.friendships f WHERE f.user_id = $1 AND f.state = 'friends'
              UNION

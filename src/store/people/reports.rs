@@ -1,6 +1,6 @@
 //! Rows of `messaging.reports`.
 //!
-//! Invariant: a person reports a message once.
+//! Invariant: a user can report a message only once.
 
 use crate::base::error::Result;
 use crate::base::ids::{ConversationId, ReportId, UserId};
@@ -9,21 +9,21 @@ use crate::store::db::columns::{columns, read, sql, word_column};
 use crate::store::db::{Conn, words};
 use crate::store::driver::values::Value;
 
-/// What became of a report.
+/// The state of a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Nobody has seen to it yet.
+    /// Not handled yet.
     Open,
-    /// Something was done.
+    /// Handled, and something was done.
     Resolved,
-    /// Nothing was to be done.
+    /// Handled, and nothing needed to be done.
     Dismissed,
 }
 
 impl State {
     const ALL: [Self; 3] = [Self::Open, Self::Resolved, Self::Dismissed];
 
-    /// As it stands in the database and in JSON.
+    /// The word in the database and in JSON.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Open => "open",
@@ -32,7 +32,7 @@ impl State {
         }
     }
 
-    /// The state of a word.
+    /// The state with this word.
     ///
     /// # Errors
     /// [`Error::UnknownValue`](crate::base::error::Error::UnknownValue).
@@ -41,26 +41,26 @@ impl State {
     }
 }
 
-/// That somebody found a message wrong.
+/// A report: a message that a user has submitted to the administrators.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// Given by the database.
+    /// Assigned by the database.
     pub id: ReportId,
-    /// Where the message is.
+    /// The conversation of the message.
     pub conversation: ConversationId,
-    /// Its place there.
+    /// The `seq` of the message.
     pub seq: i64,
-    /// Who reported it; `None` when they were erased.
+    /// The user who reported it. `None` after that user was erased.
     pub reporter: Option<UserId>,
-    /// Why, in their words; empty when they were erased.
+    /// The reason in the words of the reporter. Empty after the reporter was erased.
     pub reason: String,
-    /// What became of it.
+    /// Whether and how it was handled.
     pub state: State,
     /// When it was reported.
     pub created_at: Timestamp,
-    /// When somebody saw to it.
+    /// When it was handled.
     pub handled_at: Option<Timestamp>,
-    /// Who that was.
+    /// The user who handled it.
     pub handled_by: Option<UserId>,
 }
 
@@ -80,7 +80,7 @@ columns! {
     }
 }
 
-/// A new report, which is open; `None` when this person has reported this message before.
+/// Inserts a new, open report. Returns `None` when the user has already reported this message.
 pub async fn insert(
     conn: &mut Conn,
     conversation: ConversationId,
@@ -101,7 +101,7 @@ pub async fn insert(
     .await
 }
 
-/// How many open reports somebody has made.
+/// How many open reports a user has submitted.
 pub async fn count_open(conn: &mut Conn, reporter: UserId) -> Result<i64> {
     conn.one(
         "SELECT count(*) FROM messaging.reports WHERE reporter_id = $1 AND state = 'open'",
@@ -111,7 +111,7 @@ pub async fn count_open(conn: &mut Conn, reporter: UserId) -> Result<i64> {
     .await
 }
 
-/// Reports in a state, by id, after `after`.
+/// Reports in a state, in the order of their ids, after `after`.
 pub async fn list(conn: &mut Conn, state: State, after: ReportId, limit: i64) -> Result<Vec<Report>> {
     conn.rows(
         sql!("SELECT ", Report::COLUMNS, " FROM messaging.reports WHERE state = $1 AND id > $2 ORDER BY id LIMIT $3"),
@@ -121,7 +121,7 @@ pub async fn list(conn: &mut Conn, state: State, after: ReportId, limit: i64) ->
     .await
 }
 
-/// Gives a report another state; the report as it is then. `None` when there is none.
+/// Sets the state of a report, and returns the changed report. `None` when the report does not exist.
 pub async fn set_state(
     conn: &mut Conn,
     id: ReportId,
@@ -145,7 +145,7 @@ pub async fn set_state(
     .await
 }
 
-/// Reports that somebody made, by conversation and seq, behind the place `after`.
+/// The reports that a user submitted, in the order of conversation and `seq`, after the place `after`.
 pub async fn of_user(
     conn: &mut Conn,
     reporter: UserId,
@@ -165,7 +165,7 @@ pub async fn of_user(
     .await
 }
 
-/// Takes somebody, and what they wrote, out of the reports that they made.
+/// Removes a user, and the reasons that the user wrote, from the user's reports.
 pub async fn forget(conn: &mut Conn, reporter: UserId) -> Result<()> {
     conn.execute(
         "UPDATE messaging.reports SET reporter_id = NULL, reason = '' WHERE reporter_id = $1",

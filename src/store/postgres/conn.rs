@@ -1,11 +1,11 @@
-//! One connection at work: statements, and the transaction they stand in.
+//! A connection in use: its statements and its transaction.
 //!
 //! Invariants:
-//! - Every transaction begins with its own limits, which end with it: a process that vanishes in the middle holds its locks for
-//!   `IDLE_TIMEOUT` at most.
-//! - What numbers events and revocations, and so takes the locks that everybody waits for, is sent in one flight with the
-//!   COMMIT, behind everything else. See [`Conn::queue`].
-//! - A statement without an answer within `STATEMENT_LIMIT` condemns its connection and everything in the pool.
+//! - Every transaction begins by setting its own limits, which end with it. So a process that vanishes in the middle of a
+//!   transaction holds its locks for `IDLE_TIMEOUT` at most.
+//! - The statements that number events and revocations take locks that all transactions wait for. They are sent last,
+//!   together with the COMMIT. See [`Conn::queue`].
+//! - If a statement gets no answer within `STATEMENT_LIMIT`, its connection and all others of the pool are not used again.
 
 use std::fmt::Write as _;
 use std::sync::LazyLock;
@@ -16,30 +16,31 @@ use tokio::time::timeout;
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Row, Statement};
 
-use super::connect::Session;
-use super::errors::{self, Scope};
-use super::pool::Lease;
+use super::connect::PoolEntry;
+use super::errors::{self, Affected};
+use super::pool::PooledConnection;
 use crate::base::error::{Error, Result};
 use crate::store::driver::values::Value;
 
-/// How long a transaction may wait for its next statement before the server ends it.
+/// How long a transaction may wait for its next statement before PostgreSQL ends it.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Likewise for migrations and restores, which compute between their statements.
+/// The same for migrations and restores, which compute between their statements.
 const MAINTENANCE_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
-/// How long one statement may run before the server ends it.
+/// How long one statement may run before PostgreSQL ends it.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a statement may wait for a lock; below `STATEMENT_TIMEOUT`, so that the log names the reason.
+/// How long a statement may wait for a lock. Shorter than `STATEMENT_TIMEOUT`, so that the log names the lock as the reason.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(8);
-/// How long the answer to a statement is waited for here; above `STATEMENT_TIMEOUT`, which then has failed to end it.
+/// How long the driver waits for the answer to a statement. Longer than `STATEMENT_TIMEOUT`, so it ends only when PostgreSQL
+/// failed to end the statement.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(12);
-/// How long a ROLLBACK is waited for before the connection is given up.
+/// How long the driver waits for a ROLLBACK before it abandons the connection.
 const ROLLBACK_LIMIT: Duration = Duration::from_secs(2);
 
-/// Begins a transaction of a request. A role's default may be another isolation level. `READ WRITE` is left to the server: a
-/// database that was made read-only is not to be overridden.
+/// Begins the transaction of a request. The isolation level is set, because a role can have another default. `READ WRITE` is
+/// not set, because a database that was made read-only must stay so.
 static BEGIN: LazyLock<String> =
     LazyLock::new(|| begin(IDLE_TIMEOUT, &[("statement_timeout", STATEMENT_TIMEOUT), ("lock_timeout", LOCK_TIMEOUT)]));
-/// Begins a migration or a restore, for which a role's limits do not count either.
+/// Begins a migration or a restore. The time limits of the role are switched off for it.
 static BEGIN_MAINTENANCE: LazyLock<String> = LazyLock::new(|| {
     begin(MAINTENANCE_IDLE_TIMEOUT, &[("statement_timeout", Duration::ZERO), ("lock_timeout", Duration::ZERO)])
 });
@@ -53,16 +54,16 @@ fn begin(idle: Duration, limits: &[(&str, Duration)]) -> String {
     sql
 }
 
-/// What a connection is taken for.
+/// What a connection is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// A request: every statement has its limit.
+    /// A request. Every statement has a time limit.
     Request,
-    /// Migrations, restores and backups: nothing has.
+    /// Migrations, restores and backups. No time limits.
     Maintenance,
 }
 
-/// The order in which a transaction takes the locks of counters.
+/// The counters, in the order in which a transaction locks them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Counter {
     /// The positions of events.
@@ -71,7 +72,7 @@ pub enum Counter {
     Revocations,
 }
 
-/// A statement that waits for the commit.
+/// A statement that is sent together with the COMMIT.
 struct Queued {
     counter: Counter,
     statement: Statement,
@@ -80,34 +81,34 @@ struct Queued {
 
 /// One connection of the pool.
 pub struct Conn {
-    lease: Lease,
+    pooled: PooledConnection,
     purpose: Purpose,
-    begin_wanted: bool,
-    /// The COMMIT went with the last statement.
+    begin_due: bool,
+    /// The COMMIT was already sent together with the last statement.
     committed: bool,
-    /// A statement of the transaction failed: a COMMIT would roll back, and succeed.
+    /// A statement of the transaction failed. A COMMIT would then roll back and yet succeed.
     failed: bool,
     queued: Vec<Queued>,
 }
 
 impl Conn {
-    pub(super) fn new(lease: Lease, purpose: Purpose) -> Self {
-        Self { lease, purpose, begin_wanted: false, committed: false, failed: false, queued: Vec::new() }
+    pub(super) fn new(pooled: PooledConnection, purpose: Purpose) -> Self {
+        Self { pooled, purpose, begin_due: false, committed: false, failed: false, queued: Vec::new() }
     }
 
-    /// Whether the connection broke before a COMMIT was sent: then nothing of the transaction has happened.
+    /// Whether the connection broke before a COMMIT was sent. Then nothing of the transaction was committed.
     pub(super) fn broke_before_commit(&self) -> bool {
-        self.lease.is_condemned() && !self.lease.committing && !self.lease.busy
+        self.pooled.is_broken() && !self.pooled.committing && !self.pooled.busy
     }
 
-    pub(super) fn session(&self) -> &Session {
-        self.lease.session()
+    pub(super) fn pool_entry(&self) -> &PoolEntry {
+        self.pooled.entry()
     }
 
-    /// Sends BEGIN together with the first statement, which spares a round trip.
+    /// Begins a transaction. The BEGIN is sent together with the first statement, which saves a round trip.
     pub(super) fn begin(&mut self) {
-        self.lease.in_transaction = true;
-        self.begin_wanted = true;
+        self.pooled.in_transaction = true;
+        self.begin_due = true;
         self.committed = false;
         self.failed = false;
         self.queued.clear();
@@ -120,51 +121,52 @@ impl Conn {
         if self.failed {
             return Err(Error::internal("a unit of work went on after a statement that failed"));
         }
-        if self.begin_wanted && self.queued.is_empty() {
-            self.begin_wanted = false;
-            self.lease.in_transaction = false;
+        if self.begin_due && self.queued.is_empty() {
+            self.begin_due = false;
+            self.pooled.in_transaction = false;
             return Ok(());
         }
         self.finish(None).await.map(drop)
     }
 
     pub(super) async fn rollback(&mut self) {
-        if std::mem::take(&mut self.begin_wanted) {
-            self.lease.in_transaction = false;
+        if std::mem::take(&mut self.begin_due) {
+            self.pooled.in_transaction = false;
         }
-        // One that cannot be rolled back here is settled when the lease ends.
-        if self.lease.in_transaction && !self.lease.busy && !self.lease.is_condemned() {
-            self.lease.busy = true;
-            let answer = timeout(ROLLBACK_LIMIT, self.lease.session().client.batch_execute("ROLLBACK")).await;
-            self.lease.busy = answer.is_err();
-            self.lease.in_transaction = !matches!(answer, Ok(Ok(())));
+        // If the rollback is not possible here, the pool ends the transaction when the connection is returned.
+        if self.pooled.in_transaction && !self.pooled.busy && !self.pooled.is_broken() {
+            self.pooled.busy = true;
+            let answer = timeout(ROLLBACK_LIMIT, self.pooled.entry().client.batch_execute("ROLLBACK")).await;
+            self.pooled.busy = answer.is_err();
+            self.pooled.in_transaction = !matches!(answer, Ok(Ok(())));
         }
     }
 
-    /// Runs `work`, which sends statements, behind a BEGIN if one is wanted. It is sent in one flight with statements that
-    /// only read. What `writes` waits for its success: behind a BEGIN that failed it would be a transaction of its own.
+    /// Sends the statements of `work`, after a BEGIN if one is due. Statements that only read are sent together with the
+    /// BEGIN. Statements that write wait for its success: after a failed BEGIN each of them would be a transaction of its
+    /// own.
     async fn send<T>(
         &mut self,
         writes: bool,
-        work: impl AsyncFnOnce(&Session) -> Result<T, tokio_postgres::Error>,
+        work: impl AsyncFnOnce(&PoolEntry) -> Result<T, tokio_postgres::Error>,
     ) -> Result<T> {
-        if self.lease.is_condemned() {
+        if self.pooled.is_broken() {
             return Err(Error::unavailable("the database connection was lost"));
         }
-        let begin = std::mem::take(&mut self.begin_wanted).then(|| match self.purpose {
+        let begin = std::mem::take(&mut self.begin_due).then(|| match self.purpose {
             Purpose::Request => BEGIN.as_str(),
             Purpose::Maintenance => BEGIN_MAINTENANCE.as_str(),
         });
-        self.lease.busy = true;
-        let session = self.lease.session();
+        self.pooled.busy = true;
+        let entry = self.pooled.entry();
         let answer = async {
-            let Some(begin) = begin else { return work(session).await };
+            let Some(begin) = begin else { return work(entry).await };
             if writes {
-                session.client.batch_execute(begin).await?;
-                return work(session).await;
+                entry.client.batch_execute(begin).await?;
+                return work(entry).await;
             }
-            // Polled in this order, and so sent in this order.
-            let (begun, outcome) = tokio::join!(biased; session.client.batch_execute(begin), work(session));
+            // The futures are polled in this order, so their statements are sent in this order.
+            let (begun, outcome) = tokio::join!(biased; entry.client.batch_execute(begin), work(entry));
             begun?;
             outcome
         };
@@ -173,38 +175,39 @@ impl Conn {
             Purpose::Maintenance => Ok(answer.await),
         };
         let Ok(answer) = answer else {
-            // The answer may still come: the connection stays busy.
-            self.lease.condemn_all("a statement got no answer in time");
+            // The answer may still arrive, so the connection stays busy.
+            self.pooled.mark_all_broken("a statement got no answer in time");
             return Err(Error::unavailable("the database took too long to answer"));
         };
-        self.lease.busy = false;
+        self.pooled.busy = false;
         answer.map_err(|error| self.fail(error))
     }
 
     fn fail(&mut self, error: tokio_postgres::Error) -> Error {
         self.failed = true;
         let fault = errors::fault(error);
-        match fault.scope {
-            Scope::Statement => {}
-            Scope::Connection => self.lease.condemn(),
-            Scope::Pool => self.lease.condemn_all(&fault.error.to_string()),
+        match fault.affected {
+            Affected::Statement => {}
+            Affected::Connection => self.pooled.mark_broken(),
+            Affected::Pool => self.pooled.mark_all_broken(&fault.error.to_string()),
         }
         fault.error
     }
 
-    /// Keeps a statement for the end of the transaction, where it is sent in one flight with the COMMIT: it locks a counter
-    /// for which every other transaction waits, so no round trip may lie between the lock and the commit. Statements of one
-    /// counter keep their order. A row that one of them does not find has to be an error of SQL.
+    /// Keeps a statement until the end of the transaction, where it is sent together with the COMMIT. The statement locks a
+    /// counter that all other transactions wait for, so there must be no round trip between the lock and the commit.
+    /// Statements of one counter keep their order. A statement that does not find its row must fail with an SQL error,
+    /// because its result is not read.
     pub(in crate::store) async fn queue(
         &mut self,
         counter: Counter,
         sql: &str,
         parameters: &[Value<'_>],
     ) -> Result<()> {
-        // Preparing takes no lock, and needs no transaction.
-        let begin_wanted = std::mem::take(&mut self.begin_wanted);
-        let prepared = self.send(false, async |session| session.client.prepare_cached(sql).await).await;
-        self.begin_wanted = begin_wanted;
+        // Preparing a statement takes no lock and needs no transaction.
+        let begin_due = std::mem::take(&mut self.begin_due);
+        let prepared = self.send(false, async |entry| entry.client.prepare_cached(sql).await).await;
+        self.begin_due = begin_due;
         let statement = prepared?;
         let parameters = parameters.iter().zip(statement.params()).map(|(value, kind)| Encoded::new(value, kind));
         let parameters = parameters.collect::<Result<_>>()?;
@@ -212,12 +215,12 @@ impl Conn {
         Ok(())
     }
 
-    /// The last statement of a transaction with its COMMIT. Where the statement fails, the COMMIT behind it rolls back.
+    /// Runs the last statement of a transaction together with its COMMIT. If the statement fails, the COMMIT rolls back.
     pub(in crate::store) async fn query_and_commit(&mut self, sql: &str, parameters: &[Value<'_>]) -> Result<Vec<Row>> {
         self.finish(Some((sql, parameters))).await
     }
 
-    /// Sends the statements that wait, `last` and the COMMIT in one flight.
+    /// Sends the queued statements, `last` and the COMMIT together.
     async fn finish(&mut self, last: Option<(&str, &[Value<'_>])>) -> Result<Vec<Row>> {
         let mut queued = std::mem::take(&mut self.queued);
         queued.sort_by_key(|queued| queued.counter);
@@ -226,73 +229,72 @@ impl Conn {
             Some((sql, _)) => Some(self.prepare(sql).await?),
             None => None,
         };
-        self.lease.committing = true;
+        self.pooled.committing = true;
         let sent = self
-            .send(true, async |session| {
+            .send(true, async |entry| {
                 let first = async {
                     let parameters = queued.iter().map(|queued| as_dynamic(&queued.parameters));
                     let parameters: Vec<_> = parameters.collect();
                     let sent = queued.iter().zip(&parameters);
-                    in_order(sent.map(|(queued, parameters)| session.client.execute(&queued.statement, parameters)))
-                        .await
+                    in_order(sent.map(|(queued, parameters)| entry.client.execute(&queued.statement, parameters))).await
                 };
                 let last = async {
                     match &statement {
-                        Some(statement) => session.client.query(statement, &parameters).await,
+                        Some(statement) => entry.client.query(statement, &parameters).await,
                         None => Ok(Vec::new()),
                     }
                 };
-                // Polled in this order, and so sent in this order.
-                Ok(tokio::join!(biased; first, last, session.client.batch_execute("COMMIT")))
+                // The futures are polled in this order, so their statements are sent in this order.
+                Ok(tokio::join!(biased; first, last, entry.client.batch_execute("COMMIT")))
             })
             .await;
         let (first, last, ended) = sent?;
-        self.lease.committing = false;
+        self.pooled.committing = false;
         if ended.is_ok() {
-            self.lease.in_transaction = false;
+            self.pooled.in_transaction = false;
             self.committed = true;
         }
         let outcome = first.into_iter().find_map(Result::err).map_or(last, Err);
         match (outcome, ended) {
             (Ok(rows), Ok(())) => Ok(rows),
             (Err(error), _) | (Ok(_), Err(error)) => {
-                // A connection that was lost here may have taken the COMMIT along: nothing is run again by itself.
-                self.lease.committing = !errors::proves_rollback(&error);
+                // If the connection was lost, the COMMIT may have been executed. So the unit of work is not run again.
+                self.pooled.committing = !errors::proves_rollback(&error);
                 Err(self.fail(error))
             }
         }
     }
 
     async fn prepare(&mut self, sql: &str) -> Result<Statement> {
-        // Known statements are sent right behind the BEGIN.
-        let begin_wanted = std::mem::take(&mut self.begin_wanted);
-        let prepared = self.send(false, async |session| session.client.prepare_cached(sql).await).await;
-        self.begin_wanted = begin_wanted;
+        // Prepared before the BEGIN, so that the statement itself can be sent right after it.
+        let begin_due = std::mem::take(&mut self.begin_due);
+        let prepared = self.send(false, async |entry| entry.client.prepare_cached(sql).await).await;
+        self.begin_due = begin_due;
         prepared
     }
 
     pub(in crate::store) async fn query(&mut self, sql: &str, parameters: &[Value<'_>]) -> Result<Vec<Row>> {
         let parameters = as_parameters(parameters);
-        self.send(writes(sql), async |session| {
-            session.client.query(&session.client.prepare_cached(sql).await?, &parameters).await
+        self.send(writes(sql), async |entry| {
+            entry.client.query(&entry.client.prepare_cached(sql).await?, &parameters).await
         })
         .await
     }
 
     pub(in crate::store) async fn execute(&mut self, sql: &str, parameters: &[Value<'_>]) -> Result<u64> {
         let parameters = as_parameters(parameters);
-        self.send(writes(sql), async |session| {
-            session.client.execute(&session.client.prepare_cached(sql).await?, &parameters).await
+        self.send(writes(sql), async |entry| {
+            entry.client.execute(&entry.client.prepare_cached(sql).await?, &parameters).await
         })
         .await
     }
 
     pub(in crate::store) async fn script(&mut self, sql: &str) -> Result<()> {
-        self.send(true, async |session| session.client.batch_execute(sql).await).await
+        self.send(true, async |entry| entry.client.batch_execute(sql).await).await
     }
 }
 
-/// Whether a statement changes rows, and does not only lock them.
+/// Whether a statement changes rows. Locking rows is not a change.
 fn writes(sql: &str) -> bool {
     let mut before = "";
     sql.split_whitespace().map(|word| word.trim_start_matches('(')).any(|word| {
@@ -301,7 +303,7 @@ fn writes(sql: &str) -> bool {
     })
 }
 
-/// Polls futures in their order until all are done.
+/// Polls futures in their order until all are complete.
 async fn in_order<T>(futures: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
     let mut futures: Vec<_> = futures.map(|future| Box::pin(futures_util::future::maybe_done(future))).collect();
     std::future::poll_fn(|context| {
@@ -323,7 +325,7 @@ fn as_dynamic(values: &[Encoded]) -> Vec<&(dyn ToSql + Sync)> {
     values.iter().map(|value| value as _).collect()
 }
 
-/// A parameter as it is sent; `None` is NULL.
+/// A parameter in the form in which it is sent. `None` is NULL.
 #[derive(Debug)]
 struct Encoded(Option<Bytes>);
 
@@ -354,7 +356,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_only_locks_does_not_write() {
+    fn row_locks_are_not_writes() {
         for (sql, expected) in [
             ("SELECT id FROM messaging.users WHERE id = $1 FOR UPDATE", false),
             ("SELECT id FROM messaging.users FOR NO KEY UPDATE", false),

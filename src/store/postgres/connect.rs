@@ -1,9 +1,9 @@
-//! Connecting: which host, within which time, and whether the server at the other end can be relied on.
+//! Connecting: the choice of the host, time limits, and checks of the PostgreSQL server.
 //!
 //! Invariants:
-//! - A connection is handed out only after its server was examined: that it takes writes, that its settings keep what it
-//!   acknowledges, and that no pooler mixes up prepared statements on the way.
-//! - Everything here ends within a named time, also when a peer accepts a connection and then says nothing.
+//! - A connection is used only after its PostgreSQL server was checked: it accepts writes, its settings keep acknowledged
+//!   data, and no pooler mixes up prepared statements.
+//! - Every operation here ends within a named time, even when a peer accepts a connection and then sends nothing.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -22,11 +22,11 @@ use super::{errors, tls};
 use crate::base::error::{Error, Result};
 use crate::base::ids::Rng;
 
-/// How long connecting may take, the examination included, where the URL names one host.
+/// How long connecting may take, including the check, when the URL names one host.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Likewise for each of several hosts, so that one that has vanished leaves time for the next one.
+/// The same for each of several hosts. Shorter, so that a host that does not answer leaves time for the next one.
 const HOST_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long sent bytes may stay without the peer's acknowledgement before the system gives the connection up.
+/// How long sent bytes may stay unacknowledged by the peer before the operating system closes the connection.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Idle time before the first TCP keepalive probe.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
@@ -36,32 +36,32 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 const KEEPALIVE_RETRIES: u32 = 3;
 /// The driver's default of `keepalives_idle`. A URL that sets exactly this value is treated as if it set none.
 const DEFAULT_KEEPALIVE_IDLE: Duration = Duration::from_secs(2 * 60 * 60);
-/// A pooled connection that lay idle for longer is asked with an empty query before it is used.
+/// A pooled connection that was idle for longer is tested with an empty query before it is used.
 const UNCHECKED_IDLE: Duration = Duration::from_secs(1);
-/// How long the answer to that query may take.
+/// How long the answer to that test may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
-/// A pooled connection that is older is replaced, so that a server that an address no longer leads to is left by itself.
+/// A pooled connection that is older is replaced. So the pool leaves a server that the host name no longer points to.
 const MAX_AGE: Duration = Duration::from_secs(600);
 
-/// What is asked of a server before its connection is used. The driver names its prepared statements `s` and a number: on
-/// a connection that has prepared none they belong to another one.
-const EXAMINATION: &str = "SELECT current_setting('transaction_read_only') AS read_only, current_setting('fsync') AS fsync,
+/// The query that checks a PostgreSQL server before a connection is used. tokio_postgres names its prepared statements `s`
+/// and a number. On a new connection such statements belong to another connection.
+const SERVER_CHECK: &str = "SELECT current_setting('transaction_read_only') AS read_only, current_setting('fsync') AS fsync,
     current_setting('full_page_writes') AS full_page_writes, current_setting('synchronous_commit') AS synchronous_commit,
     (SELECT count(*) FROM pg_catalog.pg_prepared_statements WHERE name ~ '^s[0-9]+$') AS foreign_statements";
 
-/// What drives a connection; it ends with it.
-pub type Driver = Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
+/// The future that runs a connection. It completes when the connection ends.
+pub type ConnectionDriver = Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
 
-/// Why there is no connection.
+/// Why connecting failed.
 pub enum Refusal {
-    /// The server has as many connections as it takes.
+    /// PostgreSQL accepts no more connections.
     Full(String),
-    /// Everything else, in words for the operator.
+    /// Another reason, as a sentence for the operator.
     Other(String),
 }
 
 impl Refusal {
-    /// As an error that passes.
+    /// Converts to an error that may go away by itself.
     pub fn into_error(self) -> Error {
         match self {
             Self::Full(text) | Self::Other(text) => Error::unavailable(text),
@@ -75,22 +75,23 @@ impl Refusal {
     }
 }
 
-/// The servers of a URL.
+/// The PostgreSQL servers that a URL names.
 pub struct Target {
     /// One configuration for each host.
     hosts: Vec<Config>,
     connector: MakeRustlsConnect,
-    wants: TargetSessionAttrs,
+    wanted_attributes: TargetSessionAttrs,
     at_random: bool,
-    /// The host that was connected to last: asked first, so that one that has vanished costs its time-out only once.
+    /// The index of the host that was connected to last. It is tried first, so that a host that does not answer costs its
+    /// time limit only once.
     preferred: AtomicUsize,
 }
 
 impl Target {
-    /// Reads a URL.
+    /// Parses a URL.
     ///
     /// # Errors
-    /// [`Error::Internal`] with a sentence for the operator, without the URL's secrets.
+    /// [`Error::Internal`] with a sentence for the operator, which contains no secrets of the URL.
     pub fn parse(url: &str, application_name: &str) -> Result<Self> {
         let (mut config, connector) = tls::configure(url)?;
         if config.get_application_name().is_none() {
@@ -101,44 +102,44 @@ impl Target {
         if count == 0 || ports > 1 && ports != count {
             return Err(Error::internal("the PostgreSQL URL names no host, or not as many ports as hosts"));
         }
-        let wants = config.get_target_session_attrs();
+        let wanted_attributes = config.get_target_session_attrs();
         let at_random = config.get_load_balance_hosts() == LoadBalanceHosts::Random;
-        let hosts = (0..count).map(|index| one_host(&config, index)).collect();
-        Ok(Self { hosts, connector, wants, at_random, preferred: AtomicUsize::new(0) })
+        let hosts = (0..count).map(|index| config_for_host(&config, index)).collect();
+        Ok(Self { hosts, connector, wanted_attributes, at_random, preferred: AtomicUsize::new(0) })
     }
 
-    /// What encrypts its connections.
+    /// The TLS connector for these servers.
     pub fn connector(&self) -> MakeRustlsConnect {
         self.connector.clone()
     }
 
-    /// Connects to the first host that answers and passes the examination. `drive` starts what drives the connection.
+    /// Connects to the first host that answers and passes the check. `drive` starts the task that runs the connection.
     pub async fn connect(
         &self,
         allow_unsafe_storage: bool,
-        drive: &(dyn Fn(Driver) -> JoinHandle<()> + Send + Sync),
+        drive: &(dyn Fn(ConnectionDriver) -> JoinHandle<()> + Send + Sync),
     ) -> Result<ClientWrapper, Refusal> {
         let limit = if self.hosts.len() == 1 { CONNECT_TIMEOUT } else { HOST_TIMEOUT };
         let first = if self.at_random { jitter(self.hosts.len()) } else { self.preferred.load(Ordering::Relaxed) };
-        let (mut full, mut refusals) = (false, Vec::new());
+        let (mut full, mut failures) = (false, Vec::new());
         for index in (first..self.hosts.len()).chain(0..first) {
             let connecting = self.connect_to(index, allow_unsafe_storage, drive);
-            let refusal = match timeout(limit, connecting).await {
+            let failure = match timeout(limit, connecting).await {
                 Ok(Ok(client)) => {
                     self.preferred.store(index, Ordering::Relaxed);
                     return Ok(client);
                 }
-                Ok(Err(refusal)) => refusal,
+                Ok(Err(failure)) => failure,
                 Err(_) => Refusal::Other("the server took too long to accept a connection".into()),
             };
-            full |= matches!(refusal, Refusal::Full(_));
-            refusals.push(if self.hosts.len() == 1 {
-                refusal.text().to_owned()
+            full |= matches!(failure, Refusal::Full(_));
+            failures.push(if self.hosts.len() == 1 {
+                failure.text().to_owned()
             } else {
-                format!("{}: {}", host_name(&self.hosts[index]), refusal.text())
+                format!("{}: {}", host_name(&self.hosts[index]), failure.text())
             });
         }
-        let text = refusals.join("; ");
+        let text = failures.join("; ");
         Err(if full { Refusal::Full(text) } else { Refusal::Other(text) })
     }
 
@@ -146,26 +147,26 @@ impl Target {
         &self,
         index: usize,
         allow_unsafe_storage: bool,
-        drive: &(dyn Fn(Driver) -> JoinHandle<()> + Send + Sync),
+        drive: &(dyn Fn(ConnectionDriver) -> JoinHandle<()> + Send + Sync),
     ) -> Result<ClientWrapper, Refusal> {
-        let (client, connection) = self.hosts[index].connect(self.connector.clone()).await.map_err(refused)?;
-        // Dropped at any point from here on, it closes the connection.
+        let (client, connection) = self.hosts[index].connect(self.connector.clone()).await.map_err(connect_error)?;
+        // From here on the connection closes whenever the client is dropped.
         let client = ClientWrapper::new(client, drive(connection));
-        let examined = examine(&client).await.map_err(refused)?;
-        if self.wants == TargetSessionAttrs::ReadWrite && examined.read_only {
+        let checked = check_server(&client).await.map_err(connect_error)?;
+        if self.wanted_attributes == TargetSessionAttrs::ReadWrite && checked.read_only {
             return Err(Refusal::Other("the server takes no writes: it is a standby, or was made read-only (a command that only reads, such as backup, \
                  takes it with ?target_session_attrs=any)".into()));
         }
-        if self.wants == TargetSessionAttrs::ReadOnly && !examined.read_only {
+        if self.wanted_attributes == TargetSessionAttrs::ReadOnly && !checked.read_only {
             return Err(Refusal::Other(
                 "the server takes writes, and target_session_attrs asks for one that does not".into(),
             ));
         }
-        if examined.foreign_statements {
+        if checked.foreign_statements {
             return Err(Refusal::Other(errors::MIXED_STATEMENTS.into()));
         }
-        if !allow_unsafe_storage && !examined.unsafe_settings.is_empty() {
-            let found = examined.unsafe_settings.join("; ");
+        if !allow_unsafe_storage && !checked.unsafe_settings.is_empty() {
+            let found = checked.unsafe_settings.join("; ");
             return Err(Refusal::Other(format!("{found}; --allow-unsafe-storage accepts it as it is")));
         }
         Ok(client)
@@ -173,7 +174,7 @@ impl Target {
 }
 
 /// The configuration of one of several hosts.
-fn one_host(all: &Config, index: usize) -> Config {
+fn config_for_host(all: &Config, index: usize) -> Config {
     let mut config = Config::new();
     if let Some(user) = all.get_user() {
         config.user(user);
@@ -212,7 +213,7 @@ fn one_host(all: &Config, index: usize) -> Config {
         .keepalives_idle(given_idle.unwrap_or(KEEPALIVE_IDLE))
         .keepalives_interval(all.get_keepalives_interval().unwrap_or(KEEPALIVE_INTERVAL))
         .keepalives_retries(all.get_keepalives_retries().unwrap_or(KEEPALIVE_RETRIES));
-    // The examination finds out whether the server takes writes, together with the rest.
+    // The check after connecting finds out whether the server accepts writes, together with everything else.
     config.target_session_attrs(TargetSessionAttrs::Any);
     config
 }
@@ -227,28 +228,28 @@ fn host_name(config: &Config) -> String {
     }
 }
 
-fn refused(error: tokio_postgres::Error) -> Refusal {
+fn connect_error(error: tokio_postgres::Error) -> Refusal {
     let Some(reported) = error.as_db_error() else {
         let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
         return Refusal::Other(format!("{error}{cause}"));
     };
     let text = format!("{} ({})", reported.message(), reported.code().code());
-    // PgBouncer says so with the code of a protocol violation.
+    // PgBouncer reports this with the code of a protocol violation.
     let full = *reported.code() == SqlState::TOO_MANY_CONNECTIONS
         || reported.message().contains("no more connections allowed");
     if full { Refusal::Full(text) } else { Refusal::Other(text) }
 }
 
-/// What an examination found.
-struct Examined {
+/// The result of checking a PostgreSQL server.
+struct ServerCheck {
     read_only: bool,
     foreign_statements: bool,
-    /// A sentence for each setting with which a crash can lose what was acknowledged.
+    /// One sentence for each setting with which a crash can lose acknowledged data.
     unsafe_settings: Vec<String>,
 }
 
-async fn examine(client: &Client) -> Result<Examined, tokio_postgres::Error> {
-    let answer = client.simple_query(EXAMINATION).await?;
+async fn check_server(client: &Client) -> Result<ServerCheck, tokio_postgres::Error> {
+    let answer = client.simple_query(SERVER_CHECK).await?;
     let row = answer.iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => Some(row),
         _ => None,
@@ -267,65 +268,65 @@ async fn examine(client: &Client) -> Result<Examined, tokio_postgres::Error> {
             ));
         }
     }
-    Ok(Examined {
+    Ok(ServerCheck {
         read_only: is("read_only", "on"),
         foreign_statements: !is("foreign_statements", "0"),
         unsafe_settings,
     })
 }
 
-/// The settings of a server with which a crash can lose what was acknowledged, a sentence each.
+/// One sentence for each setting of a PostgreSQL server with which a crash can lose acknowledged data.
 ///
 /// # Errors
-/// Of the connection.
+/// Errors of the connection.
 pub async fn unsafe_settings(client: &Client) -> Result<Vec<String>, tokio_postgres::Error> {
-    Ok(examine(client).await?.unsafe_settings)
+    Ok(check_server(client).await?.unsafe_settings)
 }
 
 /// A pooled connection.
-pub struct Session {
-    /// The connection.
+pub struct PoolEntry {
+    /// The client of the connection.
     pub client: ClientWrapper,
-    /// Which of the pool's generations it belongs to.
+    /// The pool's generation when the connection was made.
     pub generation: u64,
-    /// When it was last given back.
+    /// When the connection was last returned to the pool.
     pub returned_at: Instant,
 }
 
-/// Makes the connections of a pool and decides which are used again.
+/// Creates the connections of a pool, and decides which ones are used again.
 pub struct Manager {
     target: Target,
     allow_unsafe_storage: bool,
-    /// Rises when every connection made so far is condemned.
+    /// Increased to retire all connections made so far.
     generation: AtomicU64,
 }
 
 impl Manager {
-    /// For the servers of a URL.
+    /// A manager for the servers of a URL.
     pub fn new(target: Target, allow_unsafe_storage: bool) -> Self {
         Self { target, allow_unsafe_storage, generation: AtomicU64::new(0) }
     }
 
-    /// What encrypts its connections.
+    /// The TLS connector of the pool.
     pub fn connector(&self) -> MakeRustlsConnect {
         self.target.connector()
     }
 
-    /// Condemns the connections of a generation; whether they were not condemned before.
-    pub fn condemn(&self, generation: u64) -> bool {
+    /// Retires the connections of a generation. Returns `false` when they were already retired.
+    pub fn retire_generation(&self, generation: u64) -> bool {
         let next = generation + 1;
         self.generation.compare_exchange(generation, next, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 }
 
 impl managed::Manager for Manager {
-    type Type = Session;
+    type Type = PoolEntry;
     type Error = Refusal;
 
-    async fn create(&self) -> Result<Session, Refusal> {
-        // Taken before connecting: what condemns the pool meanwhile condemns this connection too.
+    async fn create(&self) -> Result<PoolEntry, Refusal> {
+        // Read before connecting, so that this connection is retired too if its generation is retired meanwhile.
         let generation = self.generation.load(Ordering::Acquire);
-        let drive = |connection: Driver| {
+        let drive = |connection: ConnectionDriver| {
             tokio::spawn(async move {
                 if let Err(error) = connection.await {
                     tracing::debug!(%error, "a database connection ended");
@@ -333,22 +334,22 @@ impl managed::Manager for Manager {
             })
         };
         let client = self.target.connect(self.allow_unsafe_storage, &drive).await?;
-        Ok(Session { client, generation, returned_at: Instant::now() })
+        Ok(PoolEntry { client, generation, returned_at: Instant::now() })
     }
 
-    async fn recycle(&self, session: &mut Session, metrics: &Metrics) -> RecycleResult<Refusal> {
-        let current = session.generation == self.generation.load(Ordering::Acquire);
-        if !current || session.client.is_closed() || metrics.age() > MAX_AGE {
+    async fn recycle(&self, entry: &mut PoolEntry, metrics: &Metrics) -> RecycleResult<Refusal> {
+        let current = entry.generation == self.generation.load(Ordering::Acquire);
+        if !current || entry.client.is_closed() || metrics.age() > MAX_AGE {
             return Err(RecycleError::message("too old, or closed"));
         }
-        if session.returned_at.elapsed() <= UNCHECKED_IDLE {
+        if entry.returned_at.elapsed() <= UNCHECKED_IDLE {
             return Ok(());
         }
-        match timeout(PROBE_TIMEOUT, session.client.simple_query("")).await {
+        match timeout(PROBE_TIMEOUT, entry.client.simple_query("")).await {
             Ok(Ok(_)) => Ok(()),
             outcome => {
-                // A firewall that has forgotten one connection has forgotten them all.
-                if self.condemn(session.generation) {
+                // A firewall that has dropped one idle connection has probably dropped all of them.
+                if self.retire_generation(entry.generation) {
                     let reason = match outcome {
                         Ok(Err(error)) => error.to_string(),
                         _ => "no answer".to_owned(),
@@ -361,9 +362,9 @@ impl managed::Manager for Manager {
     }
 }
 
-/// A number below `limit`.
+/// A random number below `limit`.
 pub fn jitter(limit: usize) -> usize {
-    // Nothing rests on how random it is.
+    // Nothing depends on the quality of the randomness.
     let bytes = Rng::System.bytes().unwrap_or_default();
     usize::from_le_bytes(bytes) % limit.max(1)
 }

@@ -1,7 +1,7 @@
-//! PostgreSQL's errors in the words of this crate, and what each says about the connection it came over.
+//! Translates PostgreSQL's errors, and decides which connections each of them makes unusable.
 //!
-//! Invariant: a fault that passes by itself is [`Error::Unavailable`] or [`Error::Rerun`], never [`Error::Internal`]. This is
-//! the one place that knows SQLSTATEs.
+//! Invariant: an error that can go away by itself is [`Error::Unavailable`] or [`Error::Rerun`], never [`Error::Internal`].
+//! Only this file knows SQLSTATEs.
 
 use std::error::Error as _;
 
@@ -9,31 +9,32 @@ use tokio_postgres::error::{DbError, Severity, SqlState};
 
 use crate::base::error::Error;
 
-/// What a pooler does that gives one connection's statements to another one.
+/// The error for a pooler that runs the prepared statements of one connection on another one.
 pub const MIXED_STATEMENTS: &str = "a connection pooler in transaction mode mixes up the prepared statements of its \
     connections: use PgBouncer 1.21 or newer with max_prepared_statements above 0, or a pool mode of session";
 
-/// How much an error condemns.
+/// What an error makes unusable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Scope {
-    /// The statement alone: the connection works on.
+pub enum Affected {
+    /// Only the statement. The connection can be used further.
     Statement,
-    /// The connection it came over: its server side is gone, or in a state that no statement mends.
+    /// The connection: its process in PostgreSQL is gone, or in a state that no statement repairs.
     Connection,
-    /// Every connection made so far: what happened to one has happened to all, or will.
+    /// All connections made so far, because the cause affects all of them.
     Pool,
 }
 
-/// An error with what it condemns.
+/// A translated error, and what it makes unusable.
 pub struct Fault {
-    /// For the caller.
+    /// The error for the caller.
     pub error: Error,
-    /// For the pool.
-    pub scope: Scope,
+    /// What the pool must not use again.
+    pub affected: Affected,
 }
 
-/// Whether an error that answers a COMMIT, or a statement before it, proves that nothing was committed: PostgreSQL itself said
-/// that the transaction failed. A connection that ends (FATAL), and what a pooler says about one (class 08), prove nothing.
+/// Whether an error in answer to a COMMIT, or to a statement before it, proves that nothing was committed. It does when
+/// PostgreSQL itself reported that the transaction failed. The end of a connection (FATAL) and a pooler's report about a
+/// connection (class 08) prove nothing.
 pub fn proves_rollback(error: &tokio_postgres::Error) -> bool {
     error.as_db_error().is_some_and(|reported| {
         let state = reported.code();
@@ -45,55 +46,55 @@ pub fn proves_rollback(error: &tokio_postgres::Error) -> bool {
 
 /// Translates an error.
 pub fn fault(error: tokio_postgres::Error) -> Fault {
-    // The error's own text has a DETAIL that repeats the row, which may hold personal data: the log gets none of it.
+    // The full text of the error has a DETAIL that repeats the row. It may hold personal data, so it is not logged.
     let Some(reported) = error.as_db_error() else {
-        // No SQLSTATE: the connection itself failed, or a value could not be converted.
+        // Without a SQLSTATE the connection itself failed, or a value could not be converted.
         let conversion = error.source().is_some_and(|source| source.is::<tokio_postgres::types::WrongType>());
         return if conversion {
-            Fault { error: Error::internal(error), scope: Scope::Statement }
+            Fault { error: Error::internal(error), affected: Affected::Statement }
         } else {
-            Fault { error: Error::unavailable(error), scope: Scope::Pool }
+            Fault { error: Error::unavailable(error), affected: Affected::Pool }
         };
     };
     let text = format!("{} ({})", reported.message(), reported.code().code());
     if mixes_statements(reported) {
-        return Fault { error: Error::unavailable(format!("{MIXED_STATEMENTS}: {text}")), scope: Scope::Pool };
+        return Fault { error: Error::unavailable(format!("{MIXED_STATEMENTS}: {text}")), affected: Affected::Pool };
     }
-    let scope = scope(reported);
+    let affected = affected_by(reported);
     let state = reported.code();
     let error = match *state {
         SqlState::UNIQUE_VIOLATION => {
             Error::Duplicate { constraint: reported.constraint().unwrap_or_default().to_owned() }
         }
-        // A division by zero is a statement that found its premise gone (`store::sends::append`). A plan that has become
-        // invalid was prepared before a migration.
+        // A statement divides by zero on purpose when its assumption no longer holds (`store::batches::sends::append`). A
+        // feature that is not supported is a prepared plan that a migration has made invalid.
         SqlState::T_R_SERIALIZATION_FAILURE
         | SqlState::T_R_DEADLOCK_DETECTED
         | SqlState::TRANSACTION_ROLLBACK
         | SqlState::DIVISION_BY_ZERO
         | SqlState::FEATURE_NOT_SUPPORTED => Error::Rerun(text.into()),
         SqlState::DISK_FULL => Error::StorageFull,
-        _ if passes(state) => Error::unavailable(text),
+        _ if is_transient(state) => Error::unavailable(text),
         _ => Error::internal(text),
     };
-    Fault { error, scope }
+    Fault { error, affected }
 }
 
-/// Whether an error goes away without anybody changing this program or its data.
-fn passes(state: &SqlState) -> bool {
-    // 08: connection; 25: transaction state, such as a standby (25006) or a transaction that idled for too long (25P03);
-    // 28: authorization, which changes while passwords are rotated; 53: resources; 55: locks and objects in use;
-    // 57: operator intervention, cancelled statements included; 58: input and output; 72: old snapshots.
+/// Whether an error can go away without a change of this program or its data.
+fn is_transient(state: &SqlState) -> bool {
+    // 08: connection; 25: transaction state, such as a standby (25006) or a transaction that was idle for too long (25P03);
+    // 28: authorization, which can change while passwords are rotated; 53: resources; 55: locks and objects in use;
+    // 57: operator intervention, including cancelled statements; 58: input and output; 72: old snapshots.
     ["08", "25", "28", "53", "55", "57", "58", "72"].iter().any(|class| state.code().starts_with(class))
         || *state == SqlState::T_R_STATEMENT_COMPLETION_UNKNOWN
         || *state == SqlState::INVALID_CATALOG_NAME
 }
 
-/// Whether a statement of another connection stood where one of ours was expected.
+/// Whether PostgreSQL ran a statement of another connection in place of this connection's statement.
 fn mixes_statements(reported: &DbError) -> bool {
     let code = reported.code();
     let misplaced = *code == SqlState::INVALID_SQL_STATEMENT_NAME || *code == SqlState::DUPLICATE_PSTATEMENT;
-    // The parameters did not fit. A pooler reports troubles of its own with the same code, but as fatal.
+    // The parameters did not match the statement. A pooler reports its own problems with the same code, but as fatal.
     let misfits = *code == SqlState::PROTOCOL_VIOLATION || *code == SqlState::INVALID_BINARY_REPRESENTATION;
     misplaced || (misfits && !is_fatal(reported))
 }
@@ -102,20 +103,20 @@ fn is_fatal(reported: &DbError) -> bool {
     matches!(reported.parsed_severity(), Some(Severity::Fatal | Severity::Panic))
 }
 
-fn scope(reported: &DbError) -> Scope {
+fn affected_by(reported: &DbError) -> Affected {
     let code = reported.code();
-    let everywhere = [
+    let affects_all = [
         SqlState::READ_ONLY_SQL_TRANSACTION,
         SqlState::ADMIN_SHUTDOWN,
         SqlState::CRASH_SHUTDOWN,
         SqlState::CANNOT_CONNECT_NOW,
         SqlState::FEATURE_NOT_SUPPORTED,
     ];
-    if everywhere.contains(code) || code.code().starts_with("08") {
-        Scope::Pool
+    if affects_all.contains(code) || code.code().starts_with("08") {
+        Affected::Pool
     } else if is_fatal(reported) {
-        Scope::Connection
+        Affected::Connection
     } else {
-        Scope::Statement
+        Affected::Statement
     }
 }

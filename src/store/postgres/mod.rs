@@ -1,13 +1,15 @@
-//! The PostgreSQL driver: a pool, prepared statements, transactions.
+//! The PostgreSQL driver: a pool, prepared statements and transactions.
 //!
 //! Invariants:
-//! - Nothing outlives its transaction on a connection (no SET, no session lock), so that a pooler in transaction mode may
-//!   stand between.
-//! - A write runs in a task of its own: a caller that goes away never leaves a transaction half done in the pool.
-//! - No lock outlasts a process that vanishes by more than a few seconds, and no wait is without a bound: every transaction
-//!   brings its limits along, and every statement has one on this side as well.
-//! - Events and revocations are numbered in the same flight as the COMMIT, whatever the unit of work did before.
-//! - A COMMIT whose answer was lost is [`Error::Unavailable`], never run again by itself: only an idempotency key can tell.
+//! - No setting and no lock outlives its transaction on a connection (no SET, no session lock), so a pooler in transaction
+//!   mode can be used.
+//! - A write runs in its own task, so a caller that goes away never leaves an unfinished transaction in the pool.
+//! - A process that vanishes holds its locks for a few seconds at most, and no wait is unlimited: PostgreSQL limits every
+//!   transaction, and this driver limits every statement as well.
+//! - Events and revocations are numbered by statements that are sent together with the COMMIT, regardless of when the unit
+//!   of work added them.
+//! - If the answer to a COMMIT is lost, the error is [`Error::Unavailable`] and the driver does not run the unit of work
+//!   again. Only an idempotency key can tell whether it was committed.
 
 mod conn;
 mod connect;
@@ -37,13 +39,13 @@ pub(in crate::store) use values::{
 use connect::{Target, jitter};
 use pool::Pool;
 
-/// How long a unit of work may take, its commit included.
+/// How long a unit of work may take, including its commit.
 const WORK_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the start waits for a second connection.
 const SECOND_CONNECTION_TIMEOUT: Duration = Duration::from_secs(4);
-/// How often a unit of work is tried that loses against another one (serialisation failure, deadlock).
+/// How often a unit of work is tried that conflicts with another transaction (serialization failure, deadlock).
 const RERUN_LIMIT: usize = 5;
-/// How long a unit of work that lost waits at most before its second try; each further try doubles it.
+/// Half of the longest random pause before the second attempt, in milliseconds. The longest pause doubles with each attempt.
 const RERUN_PAUSE_MS: usize = 10;
 
 /// An open PostgreSQL database.
@@ -54,16 +56,16 @@ pub struct Database {
 }
 
 impl Database {
-    /// Reads the URL, makes the pool, and connects to see that the server can be relied on.
+    /// Parses the URL, creates the pool, and connects once to check the PostgreSQL server.
     ///
     /// # Errors
-    /// [`Error::Internal`] when the URL cannot be used, [`Error::Unavailable`] when the server cannot be reached, or when what
-    /// it promises cannot be relied on.
+    /// [`Error::Internal`] when the URL cannot be used; [`Error::Unavailable`] when PostgreSQL cannot be reached, or when
+    /// its settings or a pooler make it unsafe to use.
     pub async fn open(url: &str, environment: Environment) -> Result<Self> {
         let target = Target::parse(url, "posthaste")?;
         let pool = Pool::new(target, environment.allow_unsafe_storage, environment.metrics.clone())?;
         let database = Self { pool, environment };
-        database.assert_statements_are_kept_apart().await?;
+        database.check_statements_are_kept_apart().await?;
         Ok(database)
     }
 
@@ -71,21 +73,22 @@ impl Database {
         &self.environment
     }
 
-    /// Finds a pooler that mixes up prepared statements. The second connection holds a transaction, and with it whatever
-    /// connection of the server the first one was on, unless each has its own.
-    async fn assert_statements_are_kept_apart(&self) -> Result<()> {
+    /// Detects a pooler that mixes up prepared statements of different connections. The second connection begins
+    /// a transaction. A pooler that shares PostgreSQL's connections then gives it the one that the first connection has just
+    /// used.
+    async fn check_statements_are_kept_apart(&self) -> Result<()> {
         const NAMED: &str = "SELECT 'the statement of one connection'";
-        // A pooler that keeps them apart gives them names of its own.
-        const OF_OTHERS: &str =
+        // A pooler that keeps statements apart gives them names of its own, which do not match this pattern.
+        const STATEMENTS_OF_OTHERS: &str =
             "SELECT count(*) FROM pg_catalog.pg_prepared_statements WHERE statement = $1 AND name ~ '^s[0-9]+$'";
         let mut first = self.connection(Purpose::Request).await?;
         first.query(NAMED, &[]).await?;
         let second = tokio::time::timeout(SECOND_CONNECTION_TIMEOUT, self.connection(Purpose::Request)).await;
-        // Where the server has room for one connection alone, nothing can be mixed up here.
+        // If PostgreSQL has room for only one connection, statements cannot be mixed up.
         let Ok(second) = second else { return Ok(()) };
         let mut second = second?;
         second.begin();
-        let found = second.query(OF_OTHERS, &[Value::Text(NAMED)]).await?;
+        let found = second.query(STATEMENTS_OF_OTHERS, &[Value::Text(NAMED)]).await?;
         let mixed = found.first().is_some_and(|row| i64(row, 0).is_ok_and(|count| count > 0));
         let again = first.query(NAMED, &[]).await;
         second.rollback().await;
@@ -103,7 +106,7 @@ impl Database {
             if tokio::time::timeout(WORK_TIMEOUT, unit.run(&mut connection)).await.is_err() {
                 unit.fail(Error::unavailable("the database took too long to answer"));
             }
-            let again = may_run_again(unit.error(), attempt, connection.as_mut());
+            let again = should_run_again(unit.error(), attempt, connection.as_mut());
             drop(connection);
             if !again {
                 rerun_as_unavailable(unit.as_mut());
@@ -130,14 +133,14 @@ impl Database {
         let database = self.clone();
         let running = async move {
             let status = Arc::clone(&database.environment.writing);
-            // Maintenance may take long, which says nothing about other writes.
+            // Maintenance may take long. That says nothing about other writes, so it is not recorded.
             let write = (purpose == Purpose::Request).then(|| status.begin());
-            let ended = database.run_until_decided(&mut unit, purpose).await;
-            if let Err(error) = ended {
+            let record = database.run_until_decided(&mut unit, purpose).await;
+            if let Err(error) = record {
                 unit.fail(error);
             }
             if let Some(write) = write {
-                write.ended(unit.error());
+                write.record(unit.error());
             }
             unit
         };
@@ -166,7 +169,7 @@ impl Database {
             Purpose::Maintenance => Duration::MAX,
         };
         if tokio::time::timeout(limit, self.run(connection, unit)).await.is_err() {
-            // What is still under way is ended when the connection is given up.
+            // The statement that still runs is ended when the connection is abandoned.
             unit.fail(Error::unavailable("the database took too long to answer"));
         }
         if unit.error().is_some() {
@@ -193,7 +196,12 @@ impl Database {
         Ok(Conn::new(self.pool.get().await?, purpose))
     }
 
-    pub(in crate::store) async fn alone(&self, sql: &str, parameters: &[Value<'_>], limit: Duration) -> Result<()> {
+    pub(in crate::store) async fn execute_outside_transaction(
+        &self,
+        sql: &str,
+        parameters: &[Value<'_>],
+        limit: Duration,
+    ) -> Result<()> {
         let work = async {
             let mut connection = self.connection(Purpose::Maintenance).await?;
             connection.query(sql, parameters).await.map(drop)
@@ -204,22 +212,22 @@ impl Database {
     /// See [`crate::store::db::Db::unsafe_settings`].
     pub(in crate::store) async fn unsafe_settings(&self) -> Result<Vec<String>> {
         let connection = self.connection(Purpose::Request).await?;
-        let found = connect::unsafe_settings(&connection.session().client).await;
+        let found = connect::unsafe_settings(&connection.pool_entry().client).await;
         found.map_err(|error| errors::fault(error).error)
     }
 
-    /// Ends the connections that nobody uses, and the others after their use.
+    /// Closes idle connections now, and the others after their use.
     pub fn close(&self) {
         self.pool.close();
     }
 }
 
-/// Whether a unit of work is to be run again: it lost against another one, or its connection broke before it could have
-/// committed anything.
-fn may_run_again(error: Option<&Error>, attempt: usize, connection: &Conn) -> bool {
+/// Whether a unit of work should run again: it conflicted with another transaction, or its connection broke before a COMMIT
+/// was sent.
+fn should_run_again(error: Option<&Error>, attempt: usize, connection: &Conn) -> bool {
     match error {
         Some(Error::Rerun(reason)) => {
-            tracing::debug!(%reason, attempt, "a unit of work lost against another one");
+            tracing::debug!(%reason, attempt, "a unit of work conflicted with another transaction");
             attempt < RERUN_LIMIT
         }
         Some(Error::Unavailable { .. }) => attempt == 1 && connection.broke_before_commit(),
@@ -234,8 +242,8 @@ fn rerun_as_unavailable<C>(unit: &mut dyn Unit<C>) {
     }
 }
 
-/// Waits for a random time, so that units of work that collided do not collide again.
+/// Waits for a random time, so that units of work that conflicted do not conflict again.
 async fn pause(attempt: usize) {
-    let most_ms = RERUN_PAUSE_MS << attempt;
-    tokio::time::sleep(Duration::from_millis(jitter(most_ms) as u64)).await;
+    let limit_ms = RERUN_PAUSE_MS << attempt;
+    tokio::time::sleep(Duration::from_millis(jitter(limit_ms) as u64)).await;
 }

@@ -1,6 +1,6 @@
-//! How a connection to PostgreSQL is encrypted: libpq's `sslmode` and `sslrootcert`, done by rustls.
+//! TLS for connections to PostgreSQL: libpq's `sslmode` and `sslrootcert`, implemented with rustls.
 //!
-//! Invariant: `verify-full` never falls back to less; `require` never to plain text.
+//! Invariant: `verify-full` never falls back to a weaker check, and `require` never to an unencrypted connection.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::url;
 use crate::base::error::{Error, Result};
 
-/// libpq's modes, in its words.
+/// The modes of libpq.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mode {
     Disable,
@@ -27,11 +27,11 @@ enum Mode {
     VerifyFull,
 }
 
-/// The settings of a URL, and what makes its connections. Unless the URL says otherwise, only a server that takes writes is
-/// accepted.
+/// The settings of a URL and the TLS connector for its connections. Unless the URL says otherwise, only a server that
+/// accepts writes is used.
 ///
 /// # Errors
-/// [`Error::Internal`] with a sentence for the operator; the URL itself, which holds a password, is not in it.
+/// [`Error::Internal`] with a sentence for the operator. It does not contain the URL, which can hold a password.
 pub fn configure(url: &str) -> Result<(tokio_postgres::Config, MakeRustlsConnect)> {
     let parsed = url::parse(url)?;
     let mut mode = parsed.ssl_mode.as_deref().map_or(Ok(Mode::Prefer), parse_mode)?;
@@ -47,7 +47,7 @@ pub fn configure(url: &str) -> Result<(tokio_postgres::Config, MakeRustlsConnect
         Mode::Require | Mode::VerifyCa | Mode::VerifyFull => SslMode::Require,
     });
     if mode == Mode::Require && root_file.is_some() {
-        // As libpq does: a root certificate that is named is also checked.
+        // libpq does the same: if a root certificate is named, the server's certificate is checked against it.
         mode = Mode::VerifyCa;
     }
     let client = client_config(mode, root_file.as_deref())?;
@@ -107,8 +107,8 @@ fn roots(file: Option<&str>) -> Result<RootCertStore> {
     Ok(store)
 }
 
-/// What lies between no check at all (`require`) and the full one: with a chain (`verify-ca`) the name alone is not looked
-/// at. The handshake's signatures are always checked.
+/// Verifies less than the full check. With a chain (`verify-ca`) everything but the server's name is checked; without one
+/// (`require`, `prefer`) any certificate is accepted. The signatures of the handshake are always checked.
 #[derive(Debug)]
 struct Verifier {
     provider: Arc<CryptoProvider>,

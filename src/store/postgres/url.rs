@@ -1,6 +1,6 @@
-//! PostgreSQL URLs, as libpq reads them: several hosts, each with its port, and options in the query.
+//! PostgreSQL URLs in libpq's form: several hosts, each with its port, and options in the query.
 //!
-//! Invariant: nothing that leaves here for a log or an error holds a password.
+//! Invariant: no text that this module returns for a log or an error contains a password.
 
 use std::borrow::Cow;
 
@@ -8,25 +8,25 @@ use percent_encoding::percent_decode_str;
 
 use crate::base::error::{Error, Result};
 
-/// The port of PostgreSQL where a URL names none.
+/// PostgreSQL's port, for a URL that names none.
 pub const DEFAULT_PORT: u16 = 5432;
 
-/// A URL without the options that the driver below does not know.
+/// A URL without the options that tokio_postgres does not know.
 pub struct Url {
-    /// For `tokio_postgres`.
+    /// The URL for `tokio_postgres`.
     pub text: String,
-    /// `sslmode`, if it is given.
+    /// The value of `sslmode`, if it is given.
     pub ssl_mode: Option<String>,
-    /// `sslrootcert`, if it is given.
+    /// The value of `sslrootcert`, if it is given.
     pub ssl_root_file: Option<String>,
     /// Whether `target_session_attrs` is given.
     pub names_session_attributes: bool,
 }
 
-/// Takes a URL apart.
+/// Parses a URL.
 ///
 /// # Errors
-/// [`Error::Internal`] when it is no PostgreSQL URL.
+/// [`Error::Internal`] when it is not a PostgreSQL URL.
 pub fn parse(url: &str) -> Result<Url> {
     let (base, query) = url.split_at(query_start(url).ok_or_else(|| unreadable("has no ://"))?);
     let mut parsed =
@@ -46,10 +46,10 @@ pub fn parse(url: &str) -> Result<Url> {
             }
             "target_session_attrs" => {
                 parsed.names_session_attributes = true;
-                // libpq's two words for the same wish, of which the driver knows one.
+                // libpq has two words with the same meaning. tokio_postgres knows only one of them.
                 if decoded == "primary" { Cow::Borrowed("read-write") } else { Cow::Borrowed(value) }
             }
-            // The driver would read everything before an @ as user and password.
+            // tokio_postgres would read everything before an @ as user and password.
             _ => Cow::Owned(value.replace('@', "%40")),
         };
         parsed.text.push(separator);
@@ -63,17 +63,17 @@ fn unreadable(reason: &str) -> Error {
     Error::internal(format!("the PostgreSQL URL cannot be read: it {reason}"))
 }
 
-/// Where the query begins, its question mark included; at the end when there is none.
+/// Where the query begins, including its question mark. The end of the URL when there is no query.
 fn query_start(url: &str) -> Option<usize> {
     let authority = url.find("://")? + 3;
-    // A password may hold a question mark, but then an @ follows before any slash.
+    // A password can contain a question mark, but then an @ follows before any slash.
     let end = url[authority..].find('/').map_or(url.len(), |slash| authority + slash);
     let hosts = url[authority..end].rfind('@').map_or(authority, |at| authority + at + 1);
     Some(url[hosts..].find('?').map_or(url.len(), |mark| hosts + mark))
 }
 
-/// The hosts and the database of a URL, for a log; only "PostgreSQL" where the URL is too unusual to be sure that this shows
-/// no password.
+/// The hosts and the database of a URL, for a log. Only "PostgreSQL" when the URL is so unusual that the result might
+/// contain a password.
 pub fn describe(url: &str) -> String {
     hosts_and_database(url).map_or_else(|| "PostgreSQL".to_owned(), |place| format!("PostgreSQL {place}"))
 }
@@ -90,7 +90,7 @@ fn hosts_and_database(url: &str) -> Option<String> {
 }
 
 fn host_and_port(text: &str) -> Option<String> {
-    // The colons of an IPv6 address stand in brackets.
+    // An IPv6 address, which contains colons, is in brackets.
     let colon = text.rfind(':').filter(|colon| !text[*colon..].contains(']'));
     let (host, port) = match colon {
         Some(colon) => (&text[..colon], text[colon + 1..].parse().ok()?),
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_is_described_without_the_password() {
+    fn a_url_is_described_without_its_password() {
         for (url, place) in [
             ("postgres://user:secret@one:5433/db", "PostgreSQL one:5433/db"),
             ("postgres://user:secret@one/db?sslmode=require", "PostgreSQL one:5432/db"),
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn options_of_tls_are_taken_out_and_others_stay_as_they_were_written() {
+    fn tls_options_are_removed_and_others_stay_unchanged() {
         let url =
             parse("postgres://u:p%40s@one:1,two:2/db?sslmode=verify-full&sslrootcert=%2Ftmp%2Fa%20b&options=-c%20x");
         let url = url.unwrap();

@@ -1,4 +1,4 @@
-//! Values on their way to PostgreSQL and back.
+//! Converts values to and from PostgreSQL's binary format.
 
 use bytes::{BufMut, BytesMut};
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
@@ -10,7 +10,7 @@ use crate::store::driver::values::Value;
 /// A row of PostgreSQL.
 pub type DriverRow = tokio_postgres::Row;
 
-/// Microseconds from 1970-01-01 to 2000-01-01, where PostgreSQL counts from.
+/// Microseconds from 1970-01-01 to 2000-01-01, the start of PostgreSQL's timestamps.
 const EPOCH_OFFSET_MICROS: i64 = 946_684_800_000_000;
 
 impl ToSql for Value<'_> {
@@ -36,7 +36,7 @@ impl ToSql for Value<'_> {
     }
 
     fn accepts(_: &Type) -> bool {
-        // Each variant asks its own type, in to_sql_checked.
+        // The type is checked by each variant's own to_sql_checked.
         true
     }
 
@@ -58,7 +58,7 @@ impl ToSql for Timestamp {
 
 impl<'a> FromSql<'a> for Timestamp {
     fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
-        // 'infinity' is i64::MAX there; it becomes the last moment that can be written.
+        // 'infinity' is i64::MAX in PostgreSQL. It becomes the last moment that can be represented.
         let micros = i64::from_be_bytes(raw.try_into()?);
         Ok(Self::from_micros(micros.saturating_add(EPOCH_OFFSET_MICROS)))
     }

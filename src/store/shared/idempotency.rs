@@ -1,6 +1,7 @@
 //! Rows of `messaging.idempotency_keys`.
 //!
-//! Invariant: rows are clustered by day, so that random keys touch only today's pages; a look-up asks for each day kept.
+//! Invariant: rows are clustered by day, so that random keys touch only the pages of today. A look-up names every day that
+//! is kept.
 
 use crate::base::error::{Error, Result};
 use crate::base::ids::UserId;
@@ -8,30 +9,30 @@ use crate::store::db::Conn;
 use crate::store::db::columns::{columns, read, sql};
 use crate::store::driver::values::Value;
 
-/// What identifies a key in its scope: the first 16 bytes of a SHA-256.
+/// Identifies an idempotency key in its scope: the first 16 bytes of a SHA-256.
 pub type Digest = [u8; 16];
 
-/// An answer that was given, to be given again.
+/// The answer to a request, stored so that a repeated request gets the same one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredAnswer {
-    /// HTTP status.
+    /// The HTTP status.
     pub status: u16,
     /// The `Location` header.
     pub location: Option<String>,
-    /// The bytes of the body.
+    /// The body.
     pub body: Vec<u8>,
 }
 
-/// A key with the request it came with and its answer.
+/// An idempotency key, with its request and the answer to it.
 #[derive(Clone, Debug)]
 pub struct Record {
-    /// Scope and key.
+    /// The digest of the scope and the key.
     pub digest: Digest,
-    /// Method, path and body.
+    /// The hash of the method, the path and the body.
     pub request_hash: [u8; 32],
-    /// What was answered.
+    /// The answer.
     pub answer: StoredAnswer,
-    /// The person whom the answer is about, where it is no message.
+    /// The user whom the answer is about, if it is not about a message.
     pub subject_id: Option<UserId>,
 }
 
@@ -51,7 +52,7 @@ columns! {
     }
 }
 
-/// Bytes of a fixed length.
+/// Reads bytes of a fixed length.
 fn fixed<const LENGTH: usize>(bytes: &[u8], column: &'static str) -> Result<[u8; LENGTH]> {
     bytes.try_into().map_err(|_| Error::unknown_value(column, format!("{} bytes", bytes.len())))
 }
@@ -61,12 +62,12 @@ fn http_status(number: i64) -> Result<u16> {
     status.ok_or_else(|| Error::unknown_value("idempotency_keys.status", number.to_string()))
 }
 
-/// The key of a message's send, from the message's two columns.
+/// The idempotency key of the send of a message, from the two columns of the message.
 pub(in crate::store) fn key(day: Option<i64>, digest: Option<&[u8]>) -> Option<(i64, Digest)> {
     day.zip(digest.and_then(|digest| digest.try_into().ok()))
 }
 
-/// Those of the keys that were used on one of `days`.
+/// The records of keys that were used on one of `days`. Unused keys are left out.
 pub async fn find(conn: &mut Conn, days: &[i64], digests: &[&[u8]]) -> Result<Vec<Record>> {
     conn.rows(
         sql!("SELECT ", Record::COLUMNS, " FROM messaging.idempotency_keys WHERE day = ANY($1) AND digest = ANY($2)"),
@@ -76,16 +77,17 @@ pub async fn find(conn: &mut Conn, days: &[i64], digests: &[&[u8]]) -> Result<Ve
     .await
 }
 
-/// The newest day with a key, if it is after a day that is known.
+/// The newest day that has a key, if it is later than `after`.
 pub async fn newest_day(conn: &mut Conn, after: i64) -> Result<Option<i64>> {
     let sql = "SELECT max(day) FROM messaging.idempotency_keys WHERE day > $1";
     conn.one(sql, &[Value::I64(after)], |row| row.option_i64(0)).await
 }
 
-/// Keeps answers. `records` are sorted by digest, so that two transactions with the same keys never wait for each other.
+/// Stores answers. `records` must be sorted by digest, so that two transactions with the same keys never deadlock.
 ///
 /// # Errors
-/// [`crate::base::error::Error::Duplicate`] with `idempotency_keys_pkey` when another transaction had one of them first.
+/// [`crate::base::error::Error::Duplicate`] with `idempotency_keys_pkey` when another transaction has stored one of the
+/// keys.
 pub async fn insert(conn: &mut Conn, day: i64, records: &[&Record]) -> Result<()> {
     if let Conn::Sqlite(_) = conn {
         for record in records {
@@ -129,7 +131,7 @@ pub async fn insert(conn: &mut Conn, day: i64, records: &[&Record]) -> Result<()
     Ok(())
 }
 
-/// Forgets up to `limit` keys of days before `day`; how many it were.
+/// Deletes up to `limit` keys of days before `day`. Returns how many.
 pub async fn delete_before(conn: &mut Conn, day: i64, limit: i64) -> Result<u64> {
     conn.execute(
         "DELETE FROM messaging.idempotency_keys WHERE (day, digest) IN (
@@ -139,7 +141,7 @@ pub async fn delete_before(conn: &mut Conn, day: i64, limit: i64) -> Result<u64>
     .await
 }
 
-/// Takes the content out of stored answers. Their keys go on to stand for what was done.
+/// Removes the bodies of stored answers. The keys stay, so that a repeated request still has no further effect.
 pub async fn blank(conn: &mut Conn, keys: &[(i64, Digest)]) -> Result<()> {
     for (day, digest) in keys {
         conn.execute(
@@ -151,7 +153,7 @@ pub async fn blank(conn: &mut Conn, keys: &[(i64, Digest)]) -> Result<()> {
     Ok(())
 }
 
-/// Takes the content out of every stored answer about a person that is no message.
+/// Removes the bodies and locations of all stored answers that are about a user and not about a message.
 pub async fn blank_of(conn: &mut Conn, subject: UserId) -> Result<()> {
     conn.execute(
         "UPDATE messaging.idempotency_keys SET body = $2, location = NULL WHERE subject_id = $1",

@@ -1,7 +1,7 @@
-//! Copying the write-ahead log into the database's file.
+//! Checkpoints: copying the write-ahead log into the database's file.
 //!
-//! Invariant: the log is begun anew only after a sync of the file that succeeded. A sync that fails is the end of all copying:
-//! the next start, and nobody before it, copies the whole log again.
+//! Invariant: the log restarts only after a successful sync of the file. After a failed sync nothing more is copied; only
+//! the next start copies the whole log again.
 
 use std::fs::File;
 use std::path::Path;
@@ -15,38 +15,39 @@ use rusqlite::config::DbConfig;
 
 use super::connection::BUSY_TIMEOUT;
 use super::driver::{is_failed_sync, translate};
-use super::guard::Guard;
+use super::guard::FileGuard;
 use crate::base::error::{Error, Result};
 use crate::store::driver::files::sync_error;
 
-/// How often the files are looked at while nothing is written.
+/// How often the files are checked while nothing is written.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How far the log is: shared by the writer, the hook of its commits and the checkpoint thread.
+/// The progress of the log, shared by the writer, its commit hook and the checkpoint thread.
 #[derive(Default)]
-pub struct Log {
+pub struct LogProgress {
     /// Pages in the log after the last commit.
     pub pages: AtomicI64,
-    /// The same, until the writer has marked that commit; 0 then. A commit that changed nothing leaves it at 0.
+    /// The same number until the writer has recorded that commit in the state file, then 0. A commit without changes leaves
+    /// it at 0.
     pub unmarked_pages: AtomicI64,
-    /// Whether the checkpoint thread has copied what was in the log when it was asked.
+    /// Whether the checkpoint thread has copied what was in the log when the writer asked for it.
     pub copied: AtomicBool,
 }
 
-/// The thread that copies the log when the writer asks, and watches over the files.
+/// The thread that copies the log when the writer asks for it, and checks the files regularly.
 pub struct Checkpointer {
     pub connection: Connection,
     /// The database's file.
     pub file: Arc<File>,
-    pub guard: Arc<Guard>,
-    pub log: Arc<Log>,
+    pub guard: Arc<FileGuard>,
+    pub log: Arc<LogProgress>,
 }
 
 impl Checkpointer {
-    /// Serves until the writer is gone.
-    pub fn run(self, wanted: &Receiver<()>) {
+    /// Runs until the writer has ended.
+    pub fn run(self, requests: &Receiver<()>) {
         loop {
-            match wanted.recv_timeout(WATCH_INTERVAL) {
+            match requests.recv_timeout(WATCH_INTERVAL) {
                 Ok(()) if self.guard.refuse_after_fault().is_ok() => self.copy(),
                 Ok(()) => {}
                 Err(RecvTimeoutError::Timeout) => {
@@ -57,39 +58,40 @@ impl Checkpointer {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
-        self.guard.retire(&self.connection);
+        self.guard.prepare_close(&self.connection);
     }
 
     fn copy(&self) {
         match self.copy_and_sync() {
             Ok(()) => self.log.copied.store(true, Ordering::Relaxed),
-            Err(Copying::Sync(error)) => self.guard.sync_failed(&error),
-            Err(Copying::Other(error)) => {
+            Err(CopyError::Sync(error)) => self.guard.sync_failed(&error),
+            Err(CopyError::Other(error)) => {
                 tracing::warn!(%error, "a checkpoint of the write-ahead log failed");
-                // The writer asks again once the log has grown by as much as before.
+                // The writer asks again after the log has grown by another checkpoint's worth of pages.
                 self.log.copied.store(true, Ordering::Relaxed);
             }
         }
     }
 
-    /// Copies what is in the log, and once more what was committed meanwhile, so that little is left to the writer. SQLite syncs
-    /// the file only when nothing is left at all: here it is synced before the writer has to.
-    fn copy_and_sync(&self) -> Result<(), Copying> {
+    /// Copies the log, and then once more what was committed meanwhile, so that little is left for the writer. SQLite syncs
+    /// the file only when the whole log is copied. This function syncs it in any case, so that the writer's own sync is
+    /// short.
+    fn copy_and_sync(&self) -> Result<(), CopyError> {
         for _ in 0..2 {
-            checkpoint_passively(&self.connection).map_err(Copying::of)?;
-            self.file.sync_data().map_err(|error| Copying::Sync(sync_error(Path::new("the database"), &error)))?;
+            checkpoint_passively(&self.connection).map_err(CopyError::of)?;
+            self.file.sync_data().map_err(|error| CopyError::Sync(sync_error(Path::new("the database"), &error)))?;
         }
         Ok(())
     }
 }
 
-/// Why copying ended early.
-enum Copying {
+/// Why copying failed.
+enum CopyError {
     Sync(Error),
     Other(Error),
 }
 
-impl Copying {
+impl CopyError {
     fn of(error: Error) -> Self {
         if is_failed_sync(&error) { Self::Sync(error) } else { Self::Other(error) }
     }
@@ -103,8 +105,8 @@ fn in_use(path: &Path, error: Error) -> Error {
     ))
 }
 
-/// A failed sync in words: SQLite's own say "disk I/O error".
-pub fn name_sync(error: Error) -> Error {
+/// Makes the error of a failed sync understandable: SQLite's own message is "disk I/O error".
+pub fn describe_failed_sync(error: Error) -> Error {
     if is_failed_sync(&error) {
         Error::unavailable(format!("a sync of the database or of its write-ahead log failed: {error}"))
     } else {
@@ -112,24 +114,25 @@ pub fn name_sync(error: Error) -> Error {
     }
 }
 
-/// Copies what no reader is in the way of; whether that was everything, and the file was synced.
+/// Copies as many frames as possible without waiting for readers. Returns whether the whole log was copied and the file was
+/// synced.
 pub fn checkpoint_passively(connection: &Connection) -> Result<bool> {
-    left_in_log(connection).map(|frames| frames == 0)
+    frames_left_in_log(connection).map(|frames| frames == 0)
 }
 
-/// Copies what no reader is in the way of; the frames of the log that are still needed: 0 when all of them were copied and the
-/// file was synced.
-pub fn left_in_log(connection: &Connection) -> Result<u64> {
+/// Copies as many frames as possible without waiting for readers. Returns how many frames of the log must be kept: 0 when
+/// all were copied and the file was synced.
+pub fn frames_left_in_log(connection: &Connection) -> Result<u64> {
     let (busy, frames, copied): (i64, i64, i64) = connection
         .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
         .map_err(translate)?;
     Ok(if busy == 0 && frames == copied { 0 } else { frames.max(1).unsigned_abs() })
 }
 
-/// Copies the whole log, waiting for readers, and cuts it off.
+/// Waits for readers, copies the whole log and truncates it.
 ///
 /// # Errors
-/// [`Error::Unavailable`] when readers or another process were in the way for too long.
+/// [`Error::Unavailable`] when readers or another process blocked it for too long.
 pub fn empty_log(connection: &Connection) -> Result<()> {
     let busy: i64 = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)).map_err(translate)?;
     if busy == 0 {
@@ -139,10 +142,10 @@ pub fn empty_log(connection: &Connection) -> Result<()> {
     }
 }
 
-/// Copies the whole log with the database to itself, whatever was copied before.
+/// Copies the whole log with exclusive access to the database, including frames that count as copied.
 ///
-/// With the exclusive lock the index of the log is made by reading the log, in the memory of this connection: nothing counts as
-/// copied yet. For that the lock has to be asked for before the first look at the database.
+/// With an exclusive lock SQLite builds the index of the log in the memory of this connection by reading the log, so no
+/// frame counts as copied. The lock mode must be set before the first access to the database.
 ///
 /// # Errors
 /// [`Error::Unavailable`] when another process has the database open, or a sync fails again.
@@ -152,5 +155,5 @@ pub fn copy_whole_log_alone(path: &Path) -> Result<()> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(translate)?;
     connection.pragma_update(None, "locking_mode", "exclusive").map_err(translate)?;
     connection.pragma_update(None, "synchronous", 2).map_err(translate).map_err(|error| in_use(path, error))?;
-    empty_log(&connection).map_err(name_sync)
+    empty_log(&connection).map_err(describe_failed_sync)
 }

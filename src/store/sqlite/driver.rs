@@ -1,6 +1,6 @@
-//! One connection: statements, parameters, rows, errors.
+//! One SQLite connection: statements, parameters, rows and errors.
 //!
-//! Invariant: what SQLite says differently from PostgreSQL is translated here, and nowhere else.
+//! Invariant: the differences between SQLite's SQL and PostgreSQL's are translated here and nowhere else.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -15,7 +15,7 @@ use crate::store::driver::values::Value;
 /// The row under SQLite's cursor.
 pub type DriverRow<'a> = rusqlite::Row<'a>;
 
-/// One SQLite connection and the texts it has translated.
+/// One SQLite connection, with the translations of the statements that it has run.
 pub struct Conn {
     pub(in crate::store) connection: Connection,
     texts: HashMap<(usize, usize), Box<str>>,
@@ -27,7 +27,7 @@ impl Conn {
         Self { connection, texts: HashMap::new() }
     }
 
-    /// Runs a query; `each` sees every row while the cursor stands on it.
+    /// Runs a query and calls `each` with every row.
     pub(in crate::store) fn for_each(
         &mut self,
         sql: &'static str,
@@ -69,18 +69,19 @@ impl Conn {
 }
 
 fn translated<'a>(texts: &'a mut HashMap<(usize, usize), Box<str>>, sql: &'static str) -> &'a str {
-    // A 'static text is known by its address: looking it up needs no hashing of the text.
+    // A `'static` text is identified by its address, so the look-up does not hash the text.
     texts.entry((sql.as_ptr().addr(), sql.len())).or_insert_with(|| rewrite(sql).into_boxed_str())
 }
 
-/// What locks rows in PostgreSQL: SQLite's writer is alone.
-const LOCKS: &[&str] =
+/// Row locks of PostgreSQL. They are removed, because SQLite has only one writer.
+const ROW_LOCKS: &[&str] =
     &[" FOR UPDATE", " FOR NO KEY UPDATE", " FOR SHARE", " FOR KEY SHARE", " SKIP LOCKED", " NOWAIT"];
 
-/// PostgreSQL's way of writing into SQLite's: `$1` would be a *named* parameter there, bound by first appearance.
+/// Translates PostgreSQL's notation into SQLite's. `$1` becomes `?1`, because `$1` is a named parameter in SQLite, numbered
+/// by its first appearance.
 fn rewrite(sql: &str) -> String {
     let mut text = sql.replace("messaging.", "");
-    for part in LOCKS.iter().chain([&" COLLATE \"C\""]) {
+    for part in ROW_LOCKS.iter().chain([&" COLLATE \"C\""]) {
         text = text.replace(part, "");
     }
     let mut rewritten = String::with_capacity(text.len() + 16);
@@ -128,11 +129,11 @@ impl rusqlite::ToSql for Value<'_> {
 }
 
 fn list<'a>(values: impl Iterator<Item = Owned>) -> rusqlite::Result<ToSqlOutput<'a>> {
-    // The name under which the rarray module finds its pointer.
+    // The rarray module finds the pointer by this name.
     Ok(ToSqlOutput::from_rc(Rc::new(values.collect::<Vec<_>>()), c"rarray"))
 }
 
-/// SQLite's errors in our words, in the one place that knows its codes.
+/// Translates an error of SQLite. Only this function knows SQLite's error codes.
 pub(in crate::store) fn translate(error: rusqlite::Error) -> Error {
     let rusqlite::Error::SqliteFailure(failure, ref message) = error else {
         return Error::internal(error);
@@ -147,7 +148,8 @@ pub(in crate::store) fn translate(error: rusqlite::Error) -> Error {
             Error::Duplicate { constraint: constraint.replace('.', "_") }
         }
         ErrorCode::DiskFull => Error::StorageFull,
-        // SQLite says "malformed" of a page that the disk did not give as well (SQLITE_IOERR_CORRUPTFS becomes SQLITE_CORRUPT).
+        // SQLite also reports a page that the disk did not return as "malformed" (SQLITE_IOERR_CORRUPTFS becomes
+        // SQLITE_CORRUPT).
         ErrorCode::DatabaseCorrupt => {
             tracing::error!(%error, "the database's file is damaged or cannot be read: run `posthaste doctor`");
             Error::unavailable(error)
@@ -163,7 +165,7 @@ pub(in crate::store) fn translate(error: rusqlite::Error) -> Error {
     }
 }
 
-/// Whether a sync failed: of the log at a commit, or of the file at a checkpoint.
+/// Whether the error is a failed sync: of the log at a commit, or of the file at a checkpoint.
 pub(super) fn is_failed_sync(error: &Error) -> bool {
     let Error::Unavailable { source, .. } = error else { return false };
     matches!(source.downcast_ref(), Some(rusqlite::Error::SqliteFailure(failure, _))
@@ -234,7 +236,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn locks_of_rows_are_left_out() {
+    fn row_locks_are_removed() {
         for lock in ["UPDATE", "NO KEY UPDATE", "SHARE", "KEY SHARE", "UPDATE SKIP LOCKED", "SHARE NOWAIT"] {
             let sql = format!("SELECT id FROM messaging.users WHERE id = $1 ORDER BY id FOR {lock}");
             assert_eq!(rewrite(&sql), "SELECT id FROM users WHERE id = ?1 ORDER BY id");

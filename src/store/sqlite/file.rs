@@ -1,6 +1,6 @@
-//! Whole files: copying one page by page, and checking its structure.
+//! Whole database files: copying a file page by page, checking its structure, and replacing its rows.
 //!
-//! Invariant: a copy is one snapshot of its source, taken while others go on reading and writing.
+//! Invariant: a copy is one snapshot of its source, taken while other connections read and write.
 
 use std::fs::File;
 use std::path::Path;
@@ -11,10 +11,10 @@ use rusqlite::{Connection, OpenFlags, ffi};
 
 use super::connection::{open_connection, resolved, set_journal_mode};
 use super::driver::{Conn, is_failed_sync, translate};
-use super::state::{Mark, State};
+use super::state::{Mark, StateFile};
 use super::{checkpoint, start, wal};
 use crate::base::error::{Error, Result};
-use crate::store::db::backup_digest::{APPLICATION_ID, seal, unusable};
+use crate::store::db::backup_digest::{APPLICATION_ID, append_digest_and_sync, unusable};
 use crate::store::db::progress::{Progress, RESTORING, Report};
 use crate::store::driver::files::{sync_folder_of, with_suffix};
 use crate::store::messages::search;
@@ -22,8 +22,10 @@ use crate::store::messages::search;
 /// Pages that are copied between two reports of progress.
 const PAGES_PER_STEP: i32 = 1_024;
 
-/// Refuses a file whose structure SQLite finds fault with, or that is no database of ours; the version of its schema.
-/// `thorough` looks through indexes too.
+/// Checks the structure of a file and returns the version of its schema. `thorough` also checks the indexes.
+///
+/// # Errors
+/// When SQLite finds the structure damaged, or when the file has no schema version.
 pub fn check_structure(file: &Path, thorough: bool) -> Result<i64> {
     let wrong = |error: rusqlite::Error| unusable(file, error);
     let connection = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(wrong)?;
@@ -37,13 +39,13 @@ pub fn check_structure(file: &Path, thorough: bool) -> Result<i64> {
         .map_err(|_| unusable(file, "it has no schema version"))
 }
 
-/// A connection that only reads, to a file that nobody writes.
+/// Opens a read-only connection to a file that no process writes.
 pub fn open_to_read(file: &Path) -> Result<Conn> {
     let connection = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(translate)?;
     Ok(Conn::new(connection))
 }
 
-/// Translates an error, and says which file a failed sync was of.
+/// Translates an error of writing `file`. A failed sync is reported with the file's name.
 fn writing(file: &Path) -> impl Fn(rusqlite::Error) -> Error {
     move |error| {
         let code = error.sqlite_error().map(|failure| failure.extended_code);
@@ -54,17 +56,17 @@ fn writing(file: &Path) -> impl Fn(rusqlite::Error) -> Error {
     }
 }
 
-/// Copies every page, from one snapshot, while others go on reading and writing.
+/// Copies every page from one snapshot, while other connections read and write.
 pub fn copy_file(source: &Path, target_file: &Path, report: Report<'_>) -> Result<()> {
     if !source.exists() {
         return Err(Error::internal(format!("{} does not exist: there is nothing to copy", source.display())));
     }
     let source = &resolved(source);
-    start::examine(source, None)?;
+    start::check_files(source, None)?;
     let source = open_connection(source)?;
-    // A command that only reads leaves the log to the server.
+    // A command that only reads must not copy the log when it closes; that is the server's task.
     source.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(translate)?;
-    // An open snapshot: without it every write beside us would start the copy over.
+    // Keep a snapshot open. Without it, each write of another connection would restart the copy.
     source.execute_batch("BEGIN; SELECT count(*) FROM sqlite_master").map_err(translate)?;
     let mut target = open_connection(target_file)?;
     {
@@ -78,7 +80,7 @@ pub fn copy_file(source: &Path, target_file: &Path, report: Report<'_>) -> Resul
             match step {
                 StepResult::Done => break,
                 StepResult::More => {}
-                // The target's server is in the middle of a write: it takes milliseconds.
+                // The target's server holds the write lock, for milliseconds.
                 _ => std::thread::sleep(std::time::Duration::from_millis(5)),
             }
         }
@@ -86,15 +88,16 @@ pub fn copy_file(source: &Path, target_file: &Path, report: Report<'_>) -> Resul
     target.execute_batch("PRAGMA wal_checkpoint(PASSIVE)").map_err(writing(target_file))
 }
 
-/// Turns a database that nobody has open into one file, with nothing beside it, and marks it as one that ends with a digest.
+/// Turns a closed database into a single file without a log beside it, and marks it as one that ends with a digest.
 pub fn mark_and_close(file: &Path) -> Result<()> {
     let connection = open_connection(file)?;
     set_journal_mode(&connection, "PRAGMA journal_mode = DELETE").map_err(writing(file))?;
     connection.pragma_update(None, "application_id", APPLICATION_ID).map_err(writing(file))
 }
 
-/// Puts the rows of `source` in the place of all rows of `target`, in one transaction beside a running server. What was there
-/// is copied to `kept` first, while the same transaction keeps everyone else from writing: so nothing is lost between.
+/// Replaces all rows of `target` with the rows of `source`, in one transaction while a server may run. The old database is
+/// copied to `kept` first. The same transaction keeps other writers out, so no commit is lost between the copy and the
+/// replacement.
 pub fn replace_rows(
     target: &Path,
     source: &Path,
@@ -109,10 +112,11 @@ pub fn replace_rows(
     if let Some(kept) = kept {
         copy_file(target, kept, report)?;
         mark_and_close(kept)?;
-        seal(kept, report)?;
+        append_digest_and_sync(kept, report)?;
         sync_folder_of(kept)?;
     }
-    // A backup that was put here as a file has the mark of one, and is one no longer.
+    // If the target is a backup file that was put in place, it has the mark of a backup. The mark is removed, because the
+    // replaced file has no valid digest.
     connection.pragma_update(Some("main"), "application_id", 0).map_err(translate)?;
     let total = tables.len() as u64;
     for (done, table) in (1..).zip(tables) {
@@ -120,7 +124,8 @@ pub fn replace_rows(
         connection.execute_batch(&replace).map_err(translate)?;
         report(Progress { step: RESTORING, done, total });
     }
-    // The index is no table like others: it is made anew, and its streams are indexed again.
+    // The search index is a virtual table, which cannot be copied like the others. It is created anew and its entries are
+    // indexed again.
     let index = format!(
         "DROP TABLE main.search_entries;
          {}
@@ -129,7 +134,7 @@ pub fn replace_rows(
         search::SQLITE_TABLE.replace("messaging.", "main."),
     );
     connection.execute_batch(&index).map_err(translate)?;
-    // Ids are not given again, also those whose rows are gone: of whoever was erased, of keys that were revoked.
+    // No id is given out twice, not even one whose row is gone, such as an erased user or a revoked key.
     connection
         .execute_batch(
             "INSERT INTO main.sqlite_sequence (name, seq)
@@ -148,16 +153,16 @@ pub fn replace_rows(
     mark_log(&connection, &resolved(target))
 }
 
-/// Copies what was committed from the log, and says in the state how far the log reaches if something is left there.
+/// Copies the committed frames of the log, and records in the state file how many frames are still only in the log.
 fn mark_log(connection: &Connection, database: &Path) -> Result<()> {
-    let state = State::open(database).map_err(Error::unavailable)?;
-    let left = checkpoint::left_in_log(connection).inspect_err(|error| {
-        // A server beside us looks at it each second, and the next start does.
+    let state = StateFile::open(database).map_err(Error::unavailable)?;
+    let left = checkpoint::frames_left_in_log(connection).inspect_err(|error| {
+        // A running server reads this mark each second, and the next start reads it too.
         if is_failed_sync(error) {
             drop(state.set_sync_failed(true));
         }
     });
-    let left = left.map_err(checkpoint::name_sync)?;
+    let left = left.map_err(checkpoint::describe_failed_sync)?;
     let log = File::open(with_suffix(database, "-wal")).map_err(Error::unavailable)?;
     state.mark(Mark { salts: wal::salts(&log).unwrap_or_default(), frames: left }).map_err(Error::unavailable)
 }

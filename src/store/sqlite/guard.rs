@@ -1,8 +1,9 @@
-//! What is looked at with each commit before it is acknowledged, and each second.
+//! Checks that run on each commit before it is acknowledged, and once a second.
 //!
-//! Invariants: the files that SQLite has open are the ones that the next start will find under their names. A sync that failed
-//! is the last one: what it should have written may be lost, and a later sync that succeeds says nothing about it (Linux marks
-//! the pages of a failed sync as clean; see "Can Applications Recover from fsync Failures?", Rebello et al., 2020).
+//! Invariants: the files that SQLite has open are the files that the next start will find under their names. After a failed
+//! sync no further sync is trusted: the data of the failed sync may be lost, and a later successful sync does not prove
+//! otherwise (Linux marks the pages of a failed sync as clean; see "Can Applications Recover from fsync Failures?",
+//! Rebello et al., 2020).
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -12,7 +13,7 @@ use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
 use super::driver::is_failed_sync;
-use super::state::{self, Identities, Mark, State};
+use super::state::{self, Identities, Mark, StateFile};
 use super::wal;
 use crate::base::error::{Error, Result};
 use crate::store::driver::fatal::FatalFault;
@@ -21,27 +22,27 @@ use crate::store::driver::files::{sync_error, sync_folder_of, with_suffix};
 /// The device and the inode of a file.
 type Identity = (u64, u64);
 
-/// Watches over the files of an open database.
-pub struct Guard {
+/// Guards the files of an open database.
+pub struct FileGuard {
     database: PathBuf,
     files: Vec<(PathBuf, Identity)>,
     log: File,
-    state: State,
+    state: StateFile,
     fatal: FatalFault,
 }
 
-impl Guard {
-    /// Remembers the files of a database that was just opened, and brings their names to the disk.
+impl FileGuard {
+    /// Records the identities of the files of a database that was just opened, and syncs their names to disk.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when they cannot be looked at, written or synced.
+    /// [`Error::Unavailable`] when the files cannot be read, written or synced.
     pub fn new(database: &Path, fatal: FatalFault) -> Result<Self> {
         let unwritable = |error| Error::unavailable(format!("{} cannot be written: {error}", database.display()));
         let files = ["", "-wal", "-shm"].map(|suffix| with_suffix(database, suffix));
         let files = files.into_iter().map(|path| identity(&path).map(|identity| (path, identity)));
         let files: Vec<_> = files.collect::<std::io::Result<_>>().map_err(Error::unavailable)?;
         let log = File::open(with_suffix(database, "-wal")).map_err(Error::unavailable)?;
-        let state = State::open(database).map_err(unwritable)?;
+        let state = StateFile::open(database).map_err(unwritable)?;
         let of = |suffix| with_suffix(database, suffix).metadata().map(|found| state::identity(&found));
         let identities = of("").and_then(|database| Ok(Identities { database, log: of("-wal")? }));
         identities.and_then(|identities| state.set_files(identities)).map_err(unwritable)?;
@@ -50,34 +51,34 @@ impl Guard {
         Ok(Self { database: database.to_owned(), files, log, state, fatal })
     }
 
-    /// Says how many frames the log has after a commit.
+    /// Records in the state file how many frames the log has after a commit.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when the log cannot be read, or the state cannot be written.
+    /// [`Error::Unavailable`] when the log cannot be read or the state file cannot be written.
     pub fn mark(&self, frames: u64) -> Result<()> {
         let mark = match wal::salts(&self.log) {
             Ok(salts) => Mark { salts, frames },
-            // The log was emptied since: all of it is in the database's file.
+            // The log was truncated after the commit, so all of it is in the database's file.
             Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Mark { salts: [0; 8], frames: 0 },
             Err(error) => return Err(Error::unavailable(error)),
         };
         self.state.mark(mark).map_err(Error::unavailable)
     }
 
-    /// Says that everything is in the database's file.
+    /// Records in the state file that the whole log is in the database's file.
     ///
     /// # Errors
-    /// As [`Guard::mark`].
+    /// As [`FileGuard::mark`].
     pub fn mark_copied(&self) -> Result<()> {
-        // A log that was cut off has no header.
+        // A truncated log has no header.
         let salts = wal::salts(&self.log).unwrap_or_default();
         self.state.mark(Mark { salts, frames: 0 }).map_err(Error::unavailable)
     }
 
-    /// Brings the log to the disk.
+    /// Syncs the log to disk.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when that fails, which is declared as a fatal fault.
+    /// [`Error::Unavailable`] when that fails. The failure is declared as a fatal fault.
     pub fn sync_log(&self) -> Result<()> {
         self.log.sync_data().map_err(|error| {
             let error = sync_error(&with_suffix(&self.database, "-wal"), &error);
@@ -86,36 +87,36 @@ impl Guard {
         })
     }
 
-    /// Whether everything is as it was when it was opened. Where it is not, that is declared as a fatal fault.
+    /// Checks that the files are still the ones that were opened. If they are not, declares a fatal fault.
     ///
     /// # Errors
     /// [`Error::Unavailable`] after a fatal fault.
     pub fn check(&self) -> Result<()> {
         if let Some((path, _)) = self.files.iter().find(|(path, was)| identity(path).ok() != Some(*was)) {
             self.fatal.declare(format!(
-                "{} was removed or replaced while it was in use: what is written now would be lost. Nothing more is \
-                 acknowledged. Put the file back, then start again",
+                "{} was removed or replaced while it was in use, so new data would be lost. This server acknowledges nothing \
+                 more. Put the file back, then start again",
                 path.display()
             ));
         }
         self.refuse_after_fault()
     }
 
-    /// Whether another process on the same file has met a failed sync. For the look each second.
+    /// Checks whether another process on the same file has recorded a failed sync. Called once a second.
     pub fn check_others(&self) {
         if state::read(&self.database).is_ok_and(|state| state.is_some_and(|state| state.sync_failed)) {
             self.fatal.declare(format!(
-                "another process has met a failed sync of {}: nothing more is acknowledged. End all processes that use it, look \
-                 at the disk, then start again",
+                "another process has recorded a failed sync of {}. This server acknowledges nothing more. End all processes \
+                 that use the file, check the disk, then start again",
                 self.database.display()
             ));
         }
     }
 
-    /// Refuses once a fatal fault was declared.
+    /// Fails once a fatal fault was declared.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] then.
+    /// [`Error::Unavailable`] after a fatal fault.
     pub fn refuse_after_fault(&self) -> Result<()> {
         match self.fatal.declared() {
             Some(sentence) => Err(Error::unavailable(sentence.to_string())),
@@ -123,19 +124,20 @@ impl Guard {
         }
     }
 
-    /// Declares the fatal fault after a failed sync, and records it in the state file for other processes and the next start.
+    /// Declares the fatal fault after a failed sync, and records it in the state file for other processes and the next
+    /// start.
     pub fn sync_failed(&self, error: &Error) {
-        // The fault stands even if it cannot be recorded.
+        // The fault holds even if it cannot be recorded.
         drop(self.state.set_sync_failed(true));
         self.fatal.declare(format!(
-            "a sync of {} or of its write-ahead log failed ({error}): what it should have written may be lost. Nothing more is \
-             acknowledged. Look at the disk, then start again: the whole log is copied anew then",
+            "a sync of {} or of its write-ahead log failed ({error}), so its data may be lost. This server acknowledges nothing \
+             more. Check the disk, then start again: the next start copies the whole log again",
             self.database.display()
         ));
     }
 
-    /// Declares the fatal fault where an outcome is a failed sync.
-    pub fn note<T>(&self, outcome: &Result<T>) {
+    /// Declares the fatal fault if the outcome is a failed sync.
+    pub fn declare_if_sync_failed<T>(&self, outcome: &Result<T>) {
         if let Err(error) = outcome
             && is_failed_sync(error)
         {
@@ -143,13 +145,13 @@ impl Guard {
         }
     }
 
-    /// Keeps a connection that is about to close from copying the log, where a fault has made that unsafe.
-    pub fn retire(&self, connection: &Connection) {
+    /// Prepares a connection for closing: after a fault, closing it must not copy the log.
+    pub fn prepare_close(&self, connection: &Connection) {
         self.check_others();
         if self.fatal.declared().is_some()
             && let Err(error) = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
         {
-            tracing::error!(%error, "a connection may copy the log when it closes");
+            tracing::error!(%error, "could not stop a connection from copying the log when it closes");
         }
     }
 }

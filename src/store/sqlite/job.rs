@@ -1,7 +1,7 @@
-//! Units of work on their way through a queue to a thread and back.
+//! Units of work in the queue of a thread, and their answers.
 //!
-//! Invariant: a unit of work is polled once, for all it awaits is statements, which are complete at once here. A panic in it
-//! is an error of it alone.
+//! Invariant: a unit of work is polled once. It awaits only statements, and with SQLite these are complete on the first
+//! poll. A panic in a unit of work is an error of that unit alone.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::{Context, Poll, Waker};
@@ -16,16 +16,16 @@ use crate::base::metrics::Metrics;
 use crate::store::driver::environment::WorkConn;
 use crate::store::driver::unit::Unit;
 
-/// A unit of work on its way, and the caller who waits for it.
+/// A unit of work on its way to a thread, and the caller who waits for it.
 pub struct Job<C> {
     unit: Box<dyn Unit<C>>,
     reply: oneshot::Sender<Box<dyn Unit<C>>>,
-    /// The span of the task that waits for it, so that what the thread logs names the request.
+    /// The span of the waiting task, so that the thread's log lines name the request.
     span: Span,
 }
 
 impl<C> Job<C> {
-    /// A job of the current task.
+    /// A job of the current task. The unit of work is sent to `reply` when it has run.
     pub fn new(unit: Box<dyn Unit<C>>, reply: oneshot::Sender<Box<dyn Unit<C>>>) -> Self {
         Self { unit, reply, span: Span::current() }
     }
@@ -34,7 +34,7 @@ impl<C> Job<C> {
     pub fn run(&mut self, conn: &mut C) -> bool {
         let _entered = self.span.enter();
         let unit = &mut self.unit;
-        // The thread serves everyone: a panic must not end it. The savepoint is rolled back like after any error.
+        // The thread serves all requests, so a panic must not end it. The savepoint is rolled back as after any error.
         let polled = catch_unwind(AssertUnwindSafe(|| {
             let mut future = unit.run(conn);
             future.as_mut().poll(&mut Context::from_waker(Waker::noop()))
@@ -58,7 +58,7 @@ impl<C> Job<C> {
     }
 
     /// Whether the caller still waits.
-    pub fn wanted(&self) -> bool {
+    pub fn is_caller_waiting(&self) -> bool {
         !self.reply.is_closed()
     }
 
@@ -68,14 +68,14 @@ impl<C> Job<C> {
     }
 }
 
-/// Serves reads until every sender is gone.
+/// Runs reads until every sender is gone.
 pub fn read_loop<C: WorkConn<Conn>>(conn: &mut C, jobs: &Receiver<Job<C>>, metrics: &Metrics) {
     while let Ok(mut job) = jobs.recv() {
-        if !job.wanted() {
+        if !job.is_caller_waiting() {
             continue;
         }
         metrics.pool_in_use.inc();
-        // One snapshot for all statements of the job, and one lock on the log instead of one a statement.
+        // One transaction, so that all statements of the unit see one snapshot and the log is locked once.
         match conn.as_mut().execute("BEGIN", &[]) {
             Ok(_) => {
                 job.run(conn);
@@ -91,7 +91,7 @@ pub fn read_loop<C: WorkConn<Conn>>(conn: &mut C, jobs: &Receiver<Job<C>>, metri
     }
 }
 
-/// The answer to a unit of work that is submitted after the database was closed.
+/// The error for work that is submitted after the database was closed.
 pub fn closed() -> Error {
     Error::unavailable("the database is closed")
 }

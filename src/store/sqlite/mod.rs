@@ -1,8 +1,9 @@
-//! The SQLite driver: one writer thread with group commit, a few reader threads, a thread for checkpoints.
+//! The SQLite driver: one writer thread with group commit, several reader threads, and a checkpoint thread.
 //!
-//! Invariants: `rusqlite` is named in this folder alone. Threads own their connections; work reaches them through bounded
-//! queues, and a full queue is an answer ([`Error::Unavailable`]), never a wait without end. What is opened of the file beside
-//! SQLite is closed after every connection to it, for a process that closes a file gives up its locks on it (POSIX, `fcntl`).
+//! Invariants: only this folder names `rusqlite`. Each connection belongs to one thread, and units of work reach the threads
+//! through bounded queues. A full queue is answered with [`Error::Unavailable`]; no caller waits without limit. When the
+//! driver opens the database's file outside SQLite, it closes that file only after all SQLite connections to it, because a
+//! process that closes a file loses its locks on it (POSIX `fcntl`).
 
 mod checkpoint;
 pub(super) mod connection;
@@ -26,12 +27,14 @@ use crossbeam_channel::{Sender, TrySendError, bounded};
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-use checkpoint::{Checkpointer, Log, checkpoint_passively, copy_whole_log_alone, empty_log, name_sync};
+use checkpoint::{
+    Checkpointer, LogProgress, checkpoint_passively, copy_whole_log_alone, describe_failed_sync, empty_log,
+};
 use connection::{open_connection, open_reader, open_writer, resolved};
 use driver::{is_failed_sync, translate};
-use guard::Guard;
+use guard::FileGuard;
 use job::{Job, closed, read_loop};
-use state::State;
+use state::StateFile;
 use writer::{WAL_CHECKPOINT_PAGES, Writer};
 
 use super::driver::environment::{Environment, WorkConn};
@@ -41,12 +44,12 @@ use crate::base::error::{Error, Result};
 
 pub use driver::{Conn, DriverRow};
 
-/// Units of work that may wait for the writer.
+/// Units of work that may wait for the writer thread.
 const WRITE_QUEUE_LIMIT: usize = 4_096;
-/// Units of work that may wait for a reader.
+/// Units of work that may wait for a reader thread.
 const READ_QUEUE_LIMIT: usize = 4_096;
 
-/// An open SQLite database, whose units of work get a connection of the type `C`.
+/// An open SQLite database. Its units of work get a connection of the type `C`.
 pub struct Database<C> {
     inner: Arc<Inner<C>>,
 }
@@ -57,12 +60,12 @@ impl<C> Clone for Database<C> {
     }
 }
 
-/// Where units of work are submitted. `None` once closed: a thread ends when its channel has no sender.
+/// A queue of units of work. `None` after closing: a thread ends when its channel has no sender.
 type JobQueue<C> = Mutex<Option<Sender<Job<C>>>>;
 
 struct Inner<C> {
     path: PathBuf,
-    guard: Arc<Guard>,
+    guard: Arc<FileGuard>,
     writes: JobQueue<C>,
     reads: JobQueue<C>,
     threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
@@ -70,34 +73,34 @@ struct Inner<C> {
 }
 
 impl<C: WorkConn<Conn>> Database<C> {
-    /// Opens the file, makes it and its folder where they are missing, and starts the threads.
+    /// Opens the file, creates it and its folder when they are missing, and starts the threads.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the file cannot be opened, [`Error::Internal`] when it is not a SQLite database.
     pub fn open(path: &Path, environment: Environment) -> Result<Self> {
         make_folder(folder_of(path))?;
-        // SQLite keeps its other files beside what a link leads to.
+        // SQLite keeps its other files beside the target of a symbolic link.
         let path = &resolved(path);
-        refuse_network(path, &environment)?;
-        let findings = start::examine(path, environment.accept_lost_tail.then(|| environment.clock.now()))?;
-        if findings.sync_failed {
+        refuse_network_file_system(path, &environment)?;
+        let actions = start::check_files(path, environment.accept_lost_tail.then(|| environment.clock.now()))?;
+        if actions.sync_failed {
             copy_whole_log_alone(path)?;
-            State::open(path).and_then(|state| state.set_all_copied()).map_err(Error::unavailable)?;
+            StateFile::open(path).and_then(|state| state.set_all_copied()).map_err(Error::unavailable)?;
         }
         let mut writer = open_writer(path)?;
-        // A link that led nowhere does now.
+        // A symbolic link to a missing file could not be resolved above. Now the file exists.
         let path = &resolved(path);
         let file = Arc::new(File::open(path).map_err(Error::unavailable)?);
-        let guard = Arc::new(Guard::new(path, environment.fatal.clone())?);
-        begin_durably(&writer, &guard, findings.tail_given_up)?;
+        let guard = Arc::new(FileGuard::new(path, environment.fatal.clone())?);
+        make_log_durable(&writer, &guard, actions.must_empty_log)?;
         let reader_count = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8);
         environment.metrics.pool_size.set(reader_count as i64 + 1);
 
         let (writes, waiting_writes) = bounded(WRITE_QUEUE_LIMIT);
         let (reads, waiting_reads) = bounded(READ_QUEUE_LIMIT);
-        let (checkpoint, checkpoint_wanted) = bounded(1);
+        let (checkpoint, checkpoint_requests) = bounded(1);
         let mut threads = Vec::new();
-        let log = Arc::new(Log::default());
+        let log = Arc::new(LogProgress::default());
         let hooked = Arc::clone(&log);
         let hook = move |_: &mut rusqlite::hooks::Wal, pages: i32| {
             hooked.pages.store(i64::from(pages), Ordering::Relaxed);
@@ -126,12 +129,12 @@ impl<C: WorkConn<Conn>> Database<C> {
             threads.push(spawn("sqlite-reader", move || {
                 let mut conn = conn;
                 read_loop(&mut conn, &jobs, &metrics);
-                guard.retire(&conn.as_mut().connection);
+                guard.prepare_close(&conn.as_mut().connection);
                 drop((conn, kept));
             })?);
         }
         let checkpointer = Checkpointer { connection: open_connection(path)?, file, guard: Arc::clone(&guard), log };
-        threads.push(spawn("sqlite-checkpoint", move || checkpointer.run(&checkpoint_wanted))?);
+        threads.push(spawn("sqlite-checkpoint", move || checkpointer.run(&checkpoint_requests))?);
         Ok(Self {
             inner: Arc::new(Inner {
                 path: path.to_owned(),
@@ -148,7 +151,7 @@ impl<C: WorkConn<Conn>> Database<C> {
         &self.inner.environment
     }
 
-    /// Where the file is.
+    /// The path of the database's file, with symbolic links resolved.
     pub fn path(&self) -> &Path {
         &self.inner.path
     }
@@ -181,7 +184,7 @@ impl<C: WorkConn<Conn>> Database<C> {
         }
     }
 
-    /// Lets the threads finish what was accepted, and ends them.
+    /// Lets the threads finish the accepted work, and ends them.
     pub async fn close(&self) {
         let inner = Arc::clone(&self.inner);
         let ended = tokio::task::spawn_blocking(move || inner.close()).await;
@@ -208,7 +211,7 @@ impl<C> Inner<C> {
 }
 
 impl<C: Send + 'static> Database<C> {
-    /// Overwrites what rows of before have left in the file, copies the whole log into it and cuts the log off.
+    /// Overwrites the remains of old rows in the file, copies the whole log into it and truncates the log.
     pub async fn flush(&self) -> Result<()> {
         let inner = Arc::clone(&self.inner);
         let flushing = tokio::task::spawn_blocking(move || {
@@ -218,7 +221,7 @@ impl<C: Send + 'static> Database<C> {
                 inner.guard.refuse_after_fault()?;
                 empty_log(&connection)
             });
-            inner.guard.note(&flushed);
+            inner.guard.declare_if_sync_failed(&flushed);
             flushed?;
             inner.guard.mark_copied()
         });
@@ -226,7 +229,7 @@ impl<C: Send + 'static> Database<C> {
     }
 }
 
-/// Whether a database has been at this place, so that a missing file is no new one.
+/// Whether a database has existed at this path. If so, a missing file is a loss and not a new database.
 pub fn had_data(path: &Path) -> bool {
     state::path_of(&resolved(path)).exists()
 }
@@ -235,8 +238,8 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<std::thread:
     std::thread::Builder::new().name(name.into()).spawn(run).map_err(Error::unavailable)
 }
 
-/// On a network file system neither SQLite's locks nor a sync can be relied on.
-fn refuse_network(path: &Path, environment: &Environment) -> Result<()> {
+/// Refuses a network file system, where SQLite's locks and syncs are not reliable.
+fn refuse_network_file_system(path: &Path, environment: &Environment) -> Result<()> {
     match mounts::network_type(folder_of(path)) {
         Some(kind) if !environment.allow_unsafe_storage => Err(Error::internal(format!(
             "{} is on a network file system ({kind}), where a sent message may not be on any disk: keep it on a local disk, or \
@@ -247,21 +250,21 @@ fn refuse_network(path: &Path, environment: &Environment) -> Result<()> {
     }
 }
 
-/// Brings everything that the log holds to the disk before anyone is served. What a killed process wrote and did not sync can
-/// be read, but may not be on the disk: a repeated send that is answered from it would be acknowledged too early. The same is
-/// true of a log whose sync failed.
-fn begin_durably(writer: &Connection, guard: &Guard, empty: bool) -> Result<()> {
+/// Makes everything in the log durable before any request is served. Frames that a killed process wrote without a sync can
+/// be read, but may not be on disk: a repeated send that is answered from them would be acknowledged too early. The same
+/// holds for a log whose sync failed. `empty` also truncates the log, for a start that gives up the log's tail.
+fn make_log_durable(writer: &Connection, guard: &FileGuard, empty: bool) -> Result<()> {
     let copied = if empty { empty_log(writer).map(|()| true) } else { checkpoint_passively(writer) };
     match copied {
         Ok(true) => guard.mark_copied(),
-        // Another process reads or copies. It may have found frames of a killed one in the log that were never synced.
+        // Another process reads or copies the log. The log can hold frames of a killed process that were never synced.
         Ok(false) => guard.sync_log(),
         Err(error) => {
             if is_failed_sync(&error) {
                 guard.sync_failed(&error);
-                guard.retire(writer);
+                guard.prepare_close(writer);
             }
-            Err(name_sync(error))
+            Err(describe_failed_sync(error))
         }
     }
 }

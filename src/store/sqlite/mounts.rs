@@ -1,9 +1,9 @@
-//! Whether a folder is on a network file system, where neither SQLite's locks nor a sync can be relied on
+//! Detects folders on a network file system, where SQLite's locks and syncs are not reliable
 //! (<https://www.sqlite.org/useovernet.html>).
 
 use std::path::{Path, PathBuf};
 
-/// Types of file systems, as the kernel names them, whose files are on another machine.
+/// File system types, as the kernel names them, that keep files on another machine.
 const NETWORK_TYPES: &[&str] = &[
     "nfs",
     "nfs4",
@@ -29,8 +29,8 @@ const NETWORK_TYPES: &[&str] = &[
     "fuse.davfs",
 ];
 
-/// The type of the network file system that a folder is on, if it is on one. The folder may not exist yet. On systems
-/// without `/proc/self/mountinfo` the answer is `None`.
+/// The type of the network file system that holds a folder. `None` for a local file system, and on systems without
+/// `/proc/self/mountinfo`. The folder need not exist yet.
 pub fn network_type(folder: &Path) -> Option<String> {
     let text = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
     let existing = folder.ancestors().find_map(|folder| {
@@ -40,7 +40,8 @@ pub fn network_type(folder: &Path) -> Option<String> {
     type_of(&text, &existing).filter(|kind| NETWORK_TYPES.contains(&kind.as_str()))
 }
 
-/// The type of the file system that holds a path: of the longest mount point above it, and of the last one there.
+/// The type of the file system that holds a path. The longest mount point that contains the path decides, and the last one
+/// of several at the same place.
 fn type_of(mounts: &str, path: &Path) -> Option<String> {
     // `36 35 98:0 /root /mount/point rw,noatime master:1 - ext4 /dev/sda rw`; see proc_pid_mountinfo(5).
     let mounts = mounts.lines().filter_map(|line| {
@@ -53,7 +54,7 @@ fn type_of(mounts: &str, path: &Path) -> Option<String> {
         .map(|(_, kind)| kind.to_owned())
 }
 
-/// A mount point as it is: spaces and the like are written as three octal digits.
+/// Decodes a mount point: spaces and similar characters are written as three octal digits.
 fn unescaped(text: &str) -> PathBuf {
     let replaced = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
     replaced.into_iter().fold(text.to_owned(), |text, (escape, plain)| text.replace(escape, plain)).into()
@@ -73,7 +74,7 @@ mod tests {
 ";
 
     #[test]
-    fn the_innermost_mount_counts() {
+    fn the_innermost_mount_decides() {
         let of = |path: &str| type_of(MOUNTS, Path::new(path)).unwrap();
         assert_eq!(of("/var/lib/posthaste"), "ext4");
         assert_eq!(of("/srv/share"), "nfs4");
@@ -86,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn the_folder_of_this_test_is_local() {
+    fn a_temporary_folder_is_local() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(network_type(&folder.path().join("to/be/made")), None);
     }

@@ -1,10 +1,10 @@
-//! Free space inside the file's pages, overwritten.
+//! Overwrites free space inside the pages of the file.
 //!
-//! SQLite overwrites what is deleted where it lies. But where it splits or joins pages it copies rows, and their old copies
-//! stay in what is free space from then on: whoever deletes such a row later deletes the new copy alone.
+//! With `secure_delete` SQLite overwrites deleted rows in place. But when SQLite splits or merges pages it copies rows, and
+//! the old copies remain in space that is now free. Deleting such a row later overwrites only the new copy.
 //!
-//! Invariants: only bytes change that no row is in. They change through SQLite itself, so that nobody keeps the old ones in
-//! a cache and writes them back. Others write in between.
+//! Invariants: only bytes outside all rows change. They change through SQLite itself, so that no connection has the old
+//! bytes in its cache and writes them back. Other connections can write between the transactions of this module.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -14,18 +14,19 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 use super::driver::translate;
 use crate::base::error::Result;
 
-/// Pages looked at in one snapshot.
-const PAGES_READ: i64 = 1_024;
-/// Pages overwritten in one transaction.
-const PAGES_WRITTEN: usize = 256;
-/// How long others may write before the next transaction.
+/// Pages that are read in one snapshot.
+const PAGES_PER_SNAPSHOT: i64 = 1_024;
+/// Pages that are overwritten in one transaction.
+const PAGES_PER_TRANSACTION: usize = 256;
+/// Pause between two transactions, so that other connections can write.
 const PAUSE: Duration = Duration::from_millis(5);
-/// From this page on, a page that continues a long row may begin like one that holds rows: its first bytes are a page's number.
+/// From this page number on, a page that continues a long row may look like a page of rows, because it begins with a page
+/// number.
 const PAGES_LIMIT: i64 = 0x0200_0000;
 
-/// Where a page holds nothing: between the places of its rows and the rows. `None` for a page that has no such space.
+/// The free space of a page: between the list of row offsets and the rows. `None` for a page without such space.
 fn free_space(page: &[u8], number: i64) -> Option<Range<usize>> {
-    // The first page begins with the file's header.
+    // The first page begins with the header of the file.
     let header = if number == 1 { 100 } else { 0 };
     let header_length = match page.get(header)? {
         2 | 5 => 12,
@@ -42,7 +43,7 @@ fn free_space(page: &[u8], number: i64) -> Option<Range<usize>> {
     (from <= to && to <= page.len()).then_some(from..to)
 }
 
-/// Reads a page, and overwrites its free space; `None` when there is nothing in it.
+/// Reads a page and overwrites its free space in memory. `None` when the free space is already empty.
 fn scrubbed(connection: &Connection, number: i64) -> rusqlite::Result<Option<Vec<u8>>> {
     let mut statement = connection.prepare_cached("SELECT data FROM sqlite_dbpage WHERE pgno = ?1")?;
     let page: Option<Vec<u8>> = statement.query_row([number], |row| row.get(0)).optional()?;
@@ -54,18 +55,20 @@ fn scrubbed(connection: &Connection, number: i64) -> rusqlite::Result<Option<Vec
     }))
 }
 
-/// Overwrites the free space of every page.
+/// Overwrites the free space of all pages.
 pub fn scrub(connection: &mut Connection) -> Result<()> {
     let pages: i64 = connection.query_row("PRAGMA page_count", [], |row| row.get(0)).map_err(translate)?;
     if pages >= PAGES_LIMIT {
-        tracing::warn!("the file is so large that what was erased may be left in the free space of its pages");
+        tracing::warn!(
+            "the database's file is too large to overwrite free space in its pages: erased data may remain there"
+        );
         return Ok(());
     }
     let mut next = 1;
     while next <= pages {
-        let last = pages.min(next + PAGES_READ - 1);
-        let found = used_before(connection, next..=last).map_err(translate)?;
-        for numbers in found.chunks(PAGES_WRITTEN) {
+        let last = pages.min(next + PAGES_PER_SNAPSHOT - 1);
+        let found = pages_with_remains(connection, next..=last).map_err(translate)?;
+        for numbers in found.chunks(PAGES_PER_TRANSACTION) {
             overwrite(connection, numbers).map_err(translate)?;
             std::thread::sleep(PAUSE);
         }
@@ -74,8 +77,11 @@ pub fn scrub(connection: &mut Connection) -> Result<()> {
     Ok(())
 }
 
-/// Those of some pages in whose free space something is left.
-fn used_before(connection: &mut Connection, numbers: std::ops::RangeInclusive<i64>) -> rusqlite::Result<Vec<i64>> {
+/// The numbers of those pages whose free space holds remains of old rows.
+fn pages_with_remains(
+    connection: &mut Connection,
+    numbers: std::ops::RangeInclusive<i64>,
+) -> rusqlite::Result<Vec<i64>> {
     let snapshot = connection.transaction()?;
     let mut found = Vec::new();
     for number in numbers {
@@ -89,7 +95,7 @@ fn used_before(connection: &mut Connection, numbers: std::ops::RangeInclusive<i6
 fn overwrite(connection: &mut Connection, numbers: &[i64]) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     for number in numbers {
-        // Read again: somebody may have written since.
+        // Read the page again, because another connection may have changed it.
         if let Some(page) = scrubbed(&transaction, *number)? {
             let mut statement = transaction.prepare_cached("UPDATE sqlite_dbpage SET data = ?2 WHERE pgno = ?1")?;
             statement.execute((number, page))?;
@@ -111,12 +117,12 @@ mod tests {
     }
 
     #[test]
-    fn free_space_is_between_the_places_of_rows_and_the_rows() {
+    fn free_space_lies_between_the_row_offsets_and_the_rows() {
         assert_eq!(free_space(&page(13, 3, 4_000), 7), Some(14..4_000));
         assert_eq!(free_space(&page(10, 0, 4_096), 7), Some(8..4_096));
         assert_eq!(free_space(&page(5, 1, 2_000), 7), Some(14..2_000));
         assert_eq!(free_space(&page(2, 1, 2_000), 7), Some(14..2_000));
-        // Full to the last byte; no page of rows; nonsense.
+        // A page that is completely full; a page without rows; invalid pages.
         assert_eq!(free_space(&page(13, 10, 28), 7), Some(28..28));
         assert_eq!(free_space(&page(0, 3, 4_000), 7), None);
         assert_eq!(free_space(&page(13, 3_000, 4_000), 7), None);
@@ -130,13 +136,13 @@ mod tests {
     }
 
     #[test]
-    fn old_copies_of_rows_go_and_the_rows_stay() {
+    fn old_copies_of_rows_are_overwritten_and_rows_stay() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("db");
         let mut connection = crate::store::sqlite::connection::open_connection(&path).unwrap();
         connection.execute_batch("CREATE TABLE t (k TEXT PRIMARY KEY, v TEXT) WITHOUT ROWID; BEGIN").unwrap();
         for number in 0..2_000 {
-            // In no order, so that pages are split in their middle.
+            // In no order, so that SQLite splits pages in the middle.
             let key = format!("{:05}", number * 7_919 % 2_000);
             let value = format!("{}{key}", if number % 2 == 0 { "secret" } else { "public" });
             connection.execute("INSERT INTO t VALUES (?1, ?2)", (key, value)).unwrap();
@@ -148,7 +154,7 @@ mod tests {
         };
         let holds_secret = || std::fs::read(&path).unwrap().windows(6).any(|window| window == b"secret");
         let before = kept(&connection);
-        assert!(holds_secret(), "without a leftover this shows nothing");
+        assert!(holds_secret(), "the test needs an old copy of a row");
         scrub(&mut connection).unwrap();
         assert!(!holds_secret());
         assert_eq!(kept(&connection), before);

@@ -1,8 +1,8 @@
-//! What is looked at before SQLite opens a database's file, because SQLite would take damage for the normal course of things:
-//! an empty file for a new database, a log that breaks off for one that ends there.
+//! Checks of the files before SQLite opens them. SQLite would take some damage for a normal state: an empty file for a new
+//! database, and a log that breaks off for one that ends there.
 //!
-//! Invariant: nothing is changed here. Where acknowledged data may be gone, the start is refused with a sentence, unless the
-//! operator has accepted the loss; then the log is copied first.
+//! Invariant: these checks change nothing. When acknowledged data may be gone, the start is refused with a sentence for the
+//! operator, unless the operator has accepted the loss (`--accept-lost-tail`). Then the log is copied first.
 
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
@@ -10,45 +10,45 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::state::{self, Contents};
-use super::wal::{self, Log};
+use super::wal::{self, LogContents};
 use crate::base::error::{Error, Result};
 use crate::base::time::Timestamp;
 use crate::store::driver::files::{stamp, sync_file, with_suffix};
 
-/// How long until the files are looked at again, to see whether somebody writes them.
-const SECOND_LOOK_AFTER: Duration = Duration::from_millis(300);
+/// How long to wait before checking again whether another process writes the files.
+const RECHECK_AFTER: Duration = Duration::from_millis(300);
 
-/// What the start must do because of what it found.
+/// What the start must do as a result of the checks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Findings {
-    /// A sync failed before: what counts as copied from the log may not be in the file.
+pub struct StartActions {
+    /// A sync failed before. Frames that count as copied from the log may not be in the file.
     pub sync_failed: bool,
-    /// The operator goes on without the log's tail: the log is to be emptied.
-    pub tail_given_up: bool,
+    /// The operator continues without the log's tail, so the log must be emptied.
+    pub must_empty_log: bool,
 }
 
-/// Looks at a database's files before they are opened. With a time in `accepted_at`, the operator goes on without what cannot
-/// be read of the log; its copy is named after that time.
+/// Checks the files of a database before they are opened. If `accepted_at` holds a time, the operator continues without the
+/// part of the log that cannot be read. A copy of the log is kept and named after that time.
 ///
 /// # Errors
-/// [`Error::Internal`] with a sentence for the operator where acknowledged data is gone, or seems to be;
-/// [`Error::Unavailable`] where the files cannot be read.
-pub fn examine(database: &Path, accepted_at: Option<Timestamp>) -> Result<Findings> {
+/// [`Error::Internal`] with a sentence for the operator when acknowledged data is or may be gone; [`Error::Unavailable`]
+/// when the files cannot be read.
+pub fn check_files(database: &Path, accepted_at: Option<Timestamp>) -> Result<StartActions> {
     let state = state::read(database).map_err(Error::unavailable)?;
     let sync_failed = state.is_some_and(|state| state.sync_failed);
     if is_open_elsewhere(database) {
-        // The log grows while it is read, and the process that opened it first has checked it.
-        return Ok(Findings { sync_failed, tail_given_up: false });
+        // The log grows while it is read, and the process that opened the database first has checked it.
+        return Ok(StartActions { sync_failed, must_empty_log: false });
     }
     let log_file = with_suffix(database, "-wal");
     refuse_empty(database, &log_file, state.is_some())?;
     refuse_replaced(database, &log_file, state)?;
     let log = wal::read(&log_file).map_err(Error::unavailable)?;
-    let Some(loss) = loss(&log, state, is_older_than_state(database, state)) else {
-        return Ok(Findings { sync_failed, tail_given_up: false });
+    let Some(loss) = describe_loss(&log, state, is_older_than_state(database, state)) else {
+        return Ok(StartActions { sync_failed, must_empty_log: false });
     };
     if is_being_written(database, &log_file, state) {
-        return Ok(Findings { sync_failed, tail_given_up: false });
+        return Ok(StartActions { sync_failed, must_empty_log: false });
     }
     let Some(accepted_at) = accepted_at else {
         return Err(Error::internal(format!(
@@ -58,12 +58,12 @@ pub fn examine(database: &Path, accepted_at: Option<Timestamp>) -> Result<Findin
             log_file.display()
         )));
     };
-    let kept = keep(&log_file, &log, accepted_at)?;
+    let kept = keep_log_copy(&log_file, &log, accepted_at)?;
     tracing::warn!(%loss, kept, "continuing without a part of the write-ahead log, because of --accept-lost-tail");
-    Ok(Findings { sync_failed, tail_given_up: true })
+    Ok(StartActions { sync_failed, must_empty_log: true })
 }
 
-/// An empty file is a new database for SQLite. Where data has been, it is what is left of one.
+/// Refuses an empty or missing file where data has existed. SQLite would take it for a new database.
 fn refuse_empty(database: &Path, log_file: &Path, had_data: bool) -> Result<()> {
     let length = |path: &Path| match path.metadata() {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(0),
@@ -92,8 +92,8 @@ fn refuse_empty(database: &Path, log_file: &Path, had_data: bool) -> Result<()> 
     Ok(())
 }
 
-/// A database that was put in the place of another one, beside the log of that other one: SQLite would copy the log into it.
-/// A folder that was copied as a whole has a new log as well.
+/// Refuses a database that was put beside the log of another one, because SQLite would copy that log into it. A folder that
+/// was copied as a whole passes this check, because its log is another file too.
 fn refuse_replaced(database: &Path, log_file: &Path, state: Option<Contents>) -> Result<()> {
     let Some(known) = state.and_then(|state| state.files).filter(|files| files.database != 0) else { return Ok(()) };
     let (Ok(file), Ok(log)) = (database.metadata(), log_file.metadata()) else { return Ok(()) };
@@ -109,44 +109,45 @@ fn refuse_replaced(database: &Path, log_file: &Path, state: Option<Contents>) ->
     )))
 }
 
-/// Whether the log or the state changes: then a process uses them that cannot be seen from here, in another container say.
+/// Whether the log or the state file changes. Then they are in use by a process that cannot be seen here, for example in
+/// another container.
 fn is_being_written(database: &Path, log_file: &Path, before: Option<Contents>) -> bool {
     let length = || log_file.metadata().map_or(0, |found| found.len());
     let (length_before, mark_before) = (length(), before.map(|state| (state.mark, state.written_at)));
-    std::thread::sleep(SECOND_LOOK_AFTER);
+    std::thread::sleep(RECHECK_AFTER);
     let now = state::read(database).ok().flatten().map(|state| (state.mark, state.written_at));
     length() != length_before || now != mark_before
 }
 
-/// What recovery would drop of a log that it must not drop, as a sentence; `None` where there is nothing.
-fn loss(log: &Log, state: Option<Contents>, file_is_older: bool) -> Option<String> {
+/// Describes, as a sentence for the operator, the acknowledged frames that recovery would drop. `None` when there are none.
+fn describe_loss(log: &LogContents, state: Option<Contents>, file_is_older: bool) -> Option<String> {
     let mark = state.and_then(|state| state.mark);
     let marked = mark.map_or(0, |mark| mark.frames);
     match log {
-        // Another program may have copied the log into the file, and removed it: then the file is newer than the mark.
-        Log::Absent => (marked > 0 && file_is_older).then(|| {
+        // When the file is newer than the mark, another program may have copied the log into it and removed the log.
+        LogContents::Absent => (marked > 0 && file_is_older).then(|| {
             format!(
                 "the write-ahead log is missing; it had {marked} frames that were not yet in the database. \
                 If the database was put here from elsewhere, remove the -state file beside it."
             )
         }),
-        // Without a mark for it, or with an empty one, all of it may have been copied.
-        Log::Headless { bytes } => (marked > 0 || (mark.is_none() && *bytes > 4_096)).then(|| {
+        // Without a mark, or with a mark of 0 frames, the whole log may have been copied.
+        LogContents::HeaderDamaged { bytes } => (marked > 0 || (mark.is_none() && *bytes > 4_096)).then(|| {
             format!("the write-ahead log's header is damaged; {} frames behind it cannot be read.", marked.max(1))
         }),
-        Log::Readable(scan) => {
+        LogContents::Readable(scan) => {
             let read = scan.recovered;
             let lost = match mark {
                 Some(mark) if mark.salts == scan.salts => {
-                    // After a power loss the mark may be behind. Two cut-off commits then prove a loss: the first was synced
-                    // before the second began.
+                    // After a power loss the mark may be too low. Two cut-off commits prove a loss in that case: the first
+                    // one was synced before the second one began.
                     let certain = mark.frames.saturating_sub(read);
-                    if mark.frames > 0 && scan.goes_on_behind_commit { certain.max(scan.cut_off) } else { certain }
+                    if mark.frames > 0 && scan.cut_off_commit_was_synced { certain.max(scan.cut_off) } else { certain }
                 }
-                // Of another run of the log: the first of two commits that were cut off had been synced.
-                Some(_) if scan.goes_on_behind_commit => scan.cut_off,
+                // The mark is of another run of the log. Of two cut-off commits the first one had been synced.
+                Some(_) if scan.cut_off_commit_was_synced => scan.cut_off,
                 Some(_) => 0,
-                // There is no mark. A single frame may be what a killed process was writing.
+                // There is no mark. A single frame may be one that a killed process was still writing.
                 None if scan.cut_off > 1 => scan.cut_off,
                 None => 0,
             };
@@ -159,7 +160,7 @@ fn loss(log: &Log, state: Option<Contents>, file_is_older: bool) -> Option<Strin
     }
 }
 
-/// Whether the database's file was last written before the state was: nobody has copied the log into it since.
+/// Whether the database's file was written before the state file. If so, nothing has copied the log into it since.
 fn is_older_than_state(database: &Path, state: Option<Contents>) -> bool {
     let modified = database.metadata().and_then(|found| found.modified());
     match (modified, state) {
@@ -168,9 +169,9 @@ fn is_older_than_state(database: &Path, state: Option<Contents>) -> bool {
     }
 }
 
-/// Copies the log to where nothing overwrites it; the copy's name.
-fn keep(log_file: &Path, log: &Log, accepted_at: Timestamp) -> Result<String> {
-    if *log == Log::Absent {
+/// Copies the log to a name that is not overwritten, and returns that name.
+fn keep_log_copy(log_file: &Path, log: &LogContents, accepted_at: Timestamp) -> Result<String> {
+    if *log == LogContents::Absent {
         return Ok("nothing".into());
     }
     let kept: PathBuf = with_suffix(log_file, &format!(".lost-{}", stamp(accepted_at)));
@@ -179,8 +180,8 @@ fn keep(log_file: &Path, log: &Log, accepted_at: Timestamp) -> Result<String> {
     Ok(kept.display().to_string())
 }
 
-/// Whether a process has the database open: then it holds locks on its files (`/proc/locks`). On systems without that file the
-/// answer is no.
+/// Whether a process has the database open, which shows in its file locks (`/proc/locks`). Always `false` on systems without
+/// that file.
 fn is_open_elsewhere(database: &Path) -> bool {
     let Ok(locks) = std::fs::read_to_string("/proc/locks") else { return false };
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
@@ -189,15 +190,15 @@ fn is_open_elsewhere(database: &Path) -> bool {
         .filter_map(|suffix| with_suffix(database, suffix).metadata().ok())
         .map(|found| name_in_locks(found.dev(), found.ino(), &mounts))
         .collect();
-    // `1: POSIX  ADVISORY  READ 4242 fe:00:131077 128 128`; a waiting lock has `->` behind its number.
+    // `1: POSIX  ADVISORY  READ 4242 fe:00:131077 128 128`. A waiting lock has `->` after its number.
     let is_ours = |word: &str| names.iter().any(|name| word.ends_with(name.as_str()));
     locks.lines().any(|line| line.contains("POSIX") && line.split_whitespace().any(is_ours))
 }
 
-/// How the end of a file's name in `/proc/locks` reads: `fe:00:131077`. Where the device is no mount's (btrfs and overlays name
-/// others there), the inode alone has to do.
+/// The end of a file's name in `/proc/locks`, such as `fe:00:131077`. When the device belongs to no mount (btrfs and overlay
+/// file systems report other devices there), only the inode is compared.
 fn name_in_locks(device: u64, inode: u64, mounts: &str) -> String {
-    // As glibc's major() and minor() take them apart.
+    // The same bits as glibc's major() and minor().
     let major = (device >> 8) & 0xfff | (device >> 32) & !0xfff;
     let minor = device & 0xff | (device >> 12) & !0xff;
     let mounted = format!(" {major}:{minor} ");
@@ -223,32 +224,32 @@ mod tests {
         Some(Contents { mark, sync_failed: false, files: None, written_at: SystemTime::UNIX_EPOCH })
     }
 
-    fn log(recovered: u64, cut_off: u64, cut_off_commits: u64) -> Log {
-        let goes_on_behind_commit = cut_off_commits > 1;
-        Log::Readable(Scan { salts: SALTS, recovered, cut_off, cut_off_commits, goes_on_behind_commit })
+    fn log(recovered: u64, cut_off: u64, cut_off_commits: u64) -> LogContents {
+        let cut_off_commit_was_synced = cut_off_commits > 1;
+        LogContents::Readable(Scan { salts: SALTS, recovered, cut_off, cut_off_commits, cut_off_commit_was_synced })
     }
 
-    fn is_loss(log: &Log, state: Option<Contents>) -> bool {
-        loss(log, state, true).is_some()
+    fn is_loss(log: &LogContents, state: Option<Contents>) -> bool {
+        describe_loss(log, state, true).is_some()
     }
 
     #[test]
-    fn what_was_acknowledged_must_be_readable() {
+    fn missing_acknowledged_frames_are_a_loss() {
         assert!(!is_loss(&log(10, 0, 0), marked(SALTS, 10)));
-        // More than marked: the process ended between the commit and its mark.
+        // The log has more frames than the mark: the process ended between the commit and its mark.
         assert!(!is_loss(&log(12, 0, 0), marked(SALTS, 10)));
         assert!(is_loss(&log(9, 0, 0), marked(SALTS, 10)));
         assert!(is_loss(&log(9, 1, 1), marked(SALTS, 10)));
-        // A commit that a crash cut off behind what was acknowledged.
+        // A crash cut off a commit after the acknowledged ones.
         assert!(!is_loss(&log(10, 4, 1), marked(SALTS, 10)));
-        // Of two, the first had been synced: the mark is behind.
+        // Of two cut-off commits the first one had been synced: the mark is too low.
         assert!(is_loss(&log(10, 4, 2), marked(SALTS, 10)));
-        // All of it is in the file.
+        // The mark says that the whole log is in the file.
         assert!(!is_loss(&log(3, 4, 2), marked(SALTS, 0)));
     }
 
     #[test]
-    fn without_a_mark_of_this_run_the_log_itself_tells() {
+    fn without_a_mark_of_this_run_the_log_decides() {
         let other = marked([2; 8], 99);
         assert!(!is_loss(&log(10, 0, 0), other));
         assert!(!is_loss(&log(10, 4, 1), other));
@@ -258,28 +259,28 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_is_missing_or_headless_is_a_loss_where_it_was_needed() {
-        assert!(is_loss(&Log::Absent, marked(SALTS, 5)));
-        assert!(loss(&Log::Absent, marked(SALTS, 5), false).is_none());
-        assert!(!is_loss(&Log::Absent, marked(SALTS, 0)));
-        assert!(!is_loss(&Log::Absent, None));
-        let headless = Log::Headless { bytes: 100_000 };
-        assert!(is_loss(&headless, marked(SALTS, 5)));
-        assert!(is_loss(&headless, None));
-        assert!(!is_loss(&headless, marked(SALTS, 0)));
-        assert!(!is_loss(&Log::Headless { bytes: 32 }, None));
+    fn a_log_without_a_valid_header_is_a_loss_if_it_was_needed() {
+        assert!(is_loss(&LogContents::Absent, marked(SALTS, 5)));
+        assert!(describe_loss(&LogContents::Absent, marked(SALTS, 5), false).is_none());
+        assert!(!is_loss(&LogContents::Absent, marked(SALTS, 0)));
+        assert!(!is_loss(&LogContents::Absent, None));
+        let damaged = LogContents::HeaderDamaged { bytes: 100_000 };
+        assert!(is_loss(&damaged, marked(SALTS, 5)));
+        assert!(is_loss(&damaged, None));
+        assert!(!is_loss(&damaged, marked(SALTS, 0)));
+        assert!(!is_loss(&LogContents::HeaderDamaged { bytes: 32 }, None));
     }
 
     #[test]
-    fn a_lock_of_another_device_is_none_of_ours() {
+    fn a_lock_on_another_device_does_not_match() {
         let mounts = "22 1 254:16 / / rw - ext4 /dev/root rw\n";
         assert_eq!(name_in_locks(0xfe10, 131_077, mounts), "fe:10:131077");
-        // A device that is no mount's.
+        // A device that belongs to no mount.
         assert_eq!(name_in_locks(0x2b, 131_077, mounts), ":131077");
     }
 
     #[test]
-    fn a_database_that_is_open_is_seen() {
+    fn an_open_database_is_detected() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("db");
         let connection = crate::store::sqlite::connection::open_connection(&path).unwrap();

@@ -1,10 +1,10 @@
-//! The file beside the database (`posthaste.db-state`) that says what must be there.
+//! The state file beside the database (`posthaste.db-state`). It records which data must be present.
 //!
-//! It is written after each commit and not synced: after a crash of the process it is exact, after a crash of the machine it
-//! may be behind. So what it says is a lower bound.
+//! It is written after each commit but not synced. After a crash of the process it is exact; after a crash of the machine it
+//! may be behind. So its contents are a lower bound.
 //!
-//! Invariant: a commit that was acknowledged is marked here before it was. The file exists from the first start on, so that
-//! an empty folder can be distinguished from one whose database is gone.
+//! Invariant: a commit is recorded here before it is acknowledged. The file exists from the first start on, so that an empty
+//! folder can be distinguished from a folder whose database is gone.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -16,65 +16,66 @@ use super::wal::Salts;
 use crate::store::driver::files::with_suffix;
 
 const HEAD: &str = "posthaste-state 1\n";
-/// `wal `, the salts in hexadecimal, the number of frames, each line of one length: it is overwritten in place.
+/// `wal `, the salts in hexadecimal and the number of frames. The line has a fixed length, because it is overwritten in
+/// place.
 const MARK_AT: u64 = HEAD.len() as u64;
 const MARK_BYTES: u64 = 4 + 16 + 1 + 12 + 1;
 const SYNCED_AT: u64 = MARK_AT + MARK_BYTES;
 /// `synced yes` or `synced no `.
 const SYNCED_BYTES: u64 = 11;
-/// `files `, the identities of the database's file and of the log in hexadecimal.
+/// `files `, then the identities of the database's file and of the log in hexadecimal.
 const FILES_AT: u64 = SYNCED_AT + SYNCED_BYTES;
 const LENGTH_BYTES: u64 = FILES_AT + 6 + 16 + 1 + 16 + 1;
 
-/// How far the log reached when a commit was acknowledged last.
+/// The length of the log at the last recorded commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark {
-    /// The run of the log.
+    /// Identifies the run of the log.
     pub salts: Salts,
-    /// Its frames; 0 when all of them are in the database's file.
+    /// Frames of the log, or 0 when all of them are in the database's file.
     pub frames: u64,
 }
 
-/// Which files were in use together.
+/// The identities of files that were in use together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Identities {
-    /// Of the database's file.
+    /// The identity of the database's file.
     pub database: u64,
-    /// Of the write-ahead log.
+    /// The identity of the write-ahead log.
     pub log: u64,
 }
 
-/// What tells a file from every other one that had its name: its inode, and, where the file system keeps it, the time at which
-/// it was made, because inodes are given again.
+/// Distinguishes a file from all other files that had its name: its inode, combined with its creation time where the file
+/// system records one, because inodes are reused.
 pub fn identity(file: &Metadata) -> u64 {
     let made = file.created().ok().and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
-    // The low bits of the time are what differs.
+    // Truncation keeps the low bits of the time, which are the ones that differ.
     file.ino() ^ made.map_or(0, |made| made.as_nanos() as u64)
 }
 
-/// What the file says.
+/// The contents of the state file.
 #[derive(Clone, Copy, Debug)]
 pub struct Contents {
-    /// `None` where the line cannot be read.
+    /// `None` when the line cannot be read.
     pub mark: Option<Mark>,
-    /// Whether a sync failed, so that what counts as copied into the database's file may not be there.
+    /// Whether a sync failed. Then frames that count as copied may not be in the database's file.
     pub sync_failed: bool,
-    /// `None` where the line cannot be read.
+    /// `None` when the line cannot be read.
     pub files: Option<Identities>,
-    /// When it was written last.
+    /// When the file was last written.
     pub written_at: SystemTime,
 }
 
-/// The file, open.
+/// The open state file.
 #[derive(Debug)]
-pub struct State(File);
+pub struct StateFile(File);
 
-/// Where the file of a database is.
+/// The path of the state file of a database.
 pub fn path_of(database: &Path) -> PathBuf {
     with_suffix(database, "-state")
 }
 
-/// What the file of a database says; `None` where there is none.
+/// Reads the state file of a database. `None` when there is none.
 ///
 /// # Errors
 /// When the file cannot be read.
@@ -102,8 +103,8 @@ fn parse_files(line: &str) -> Option<Identities> {
     Some(Identities { database: number(database)?, log: number(log)? })
 }
 
-impl State {
-    /// Opens the file of a database, and makes it where it is missing.
+impl StateFile {
+    /// Opens the state file of a database, and creates it if it is missing.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -111,7 +112,7 @@ impl State {
         let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).clone();
         let file = options.open(path_of(database))?;
         let state = Self(file);
-        // One that is there is not touched: the time of its last change is that of the last mark.
+        // A complete file is not written here, because its modification time must be that of the last mark.
         if state.0.metadata()?.len() < LENGTH_BYTES {
             state.0.write_all_at(HEAD.as_bytes(), 0)?;
             state.mark(Mark { salts: Salts::default(), frames: 0 })?;
@@ -121,7 +122,7 @@ impl State {
         Ok(state)
     }
 
-    /// Says how far the log reaches.
+    /// Records how far the log reaches.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -130,7 +131,7 @@ impl State {
         self.0.write_all_at(line.as_bytes(), MARK_AT)
     }
 
-    /// Says whether a sync failed.
+    /// Records whether a sync failed.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -138,7 +139,7 @@ impl State {
         self.0.write_all_at(if failed { b"synced no \n" } else { b"synced yes\n" }, SYNCED_AT)
     }
 
-    /// Says that the whole log was copied and synced after a sync had failed.
+    /// Records that the whole log was copied and synced after a failed sync.
     ///
     /// # Errors
     /// When the file cannot be written or synced.
@@ -148,7 +149,7 @@ impl State {
         self.sync()
     }
 
-    /// Says which files are in use together.
+    /// Records which files are in use together.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -157,7 +158,7 @@ impl State {
         self.0.write_all_at(line.as_bytes(), FILES_AT)
     }
 
-    /// Brings the file to the disk.
+    /// Syncs the file to disk.
     ///
     /// # Errors
     /// When the sync fails.
@@ -171,11 +172,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read() {
+    fn written_contents_are_read_back() {
         let folder = tempfile::tempdir().unwrap();
         let database = folder.path().join("db");
         assert!(read(&database).unwrap().is_none());
-        let state = State::open(&database).unwrap();
+        let state = StateFile::open(&database).unwrap();
         let contents = read(&database).unwrap().unwrap();
         assert_eq!((contents.mark, contents.sync_failed), (Some(Mark { salts: [0; 8], frames: 0 }), false));
         let mark = Mark { salts: [0xfe, 2, 3, 4, 5, 6, 7, 8], frames: 123_456 };
@@ -187,8 +188,8 @@ mod tests {
         let files = Identities { database: 7, log: u64::MAX };
         state.set_files(files).unwrap();
         assert_eq!(read(&database).unwrap().unwrap().files, Some(files));
-        // Opened again, it says the same.
-        State::open(&database).unwrap().set_sync_failed(false).unwrap();
+        // Opening the file again does not change it.
+        StateFile::open(&database).unwrap().set_sync_failed(false).unwrap();
         let contents = read(&database).unwrap().unwrap();
         assert_eq!((contents.mark, contents.sync_failed), (Some(mark), false));
         std::fs::write(path_of(&database), "posthaste-state 1\nnonsense\n").unwrap();

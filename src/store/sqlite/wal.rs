@@ -1,8 +1,8 @@
-//! A write-ahead log, read as SQLite's recovery reads it (<https://www.sqlite.org/fileformat2.html#walformat>).
+//! Reads a write-ahead log as SQLite's recovery does (<https://www.sqlite.org/fileformat2.html#walformat>).
 //!
-//! Recovery takes the frames up to the last commit whose chain of checksums holds, and drops what is behind it without saying
-//! so. A crash leaves such a tail (frames of a commit that was never acknowledged), and so does damage (frames of commits that
-//! were). Here the tail is counted.
+//! Recovery uses the frames up to the last commit whose chain of checksums is valid, and silently drops the frames after it.
+//! Both a crash and damage leave such a tail. After a crash it holds frames of a commit that was never acknowledged; after
+//! damage it holds frames of acknowledged commits. This module counts the frames of the tail.
 
 use std::fs::File;
 use std::io::{self, BufReader, ErrorKind, Read};
@@ -11,69 +11,69 @@ use std::path::Path;
 const HEADER_BYTES: usize = 32;
 const FRAME_HEADER_BYTES: usize = 24;
 const MAGIC: u32 = 0x377f_0682;
-/// Bytes of the largest page.
+/// The size of the largest page, in bytes.
 const PAGE_LIMIT_BYTES: u32 = 65_536;
 
-/// What tells one run of the log from the next: both salts of its header.
+/// Distinguishes one run of the log from the next: both salts of its header.
 pub type Salts = [u8; 8];
 
-/// What a log holds.
+/// The contents of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Log {
-    /// There is no file, or it is empty.
+pub enum LogContents {
+    /// The file is missing or empty.
     Absent,
-    /// The header is damaged: recovery takes nothing of the log.
-    Headless {
-        /// Bytes of the file.
+    /// The header is damaged, so recovery uses nothing of the log.
+    HeaderDamaged {
+        /// The size of the file in bytes.
         bytes: u64,
     },
-    /// The header holds.
+    /// The header is valid.
     Readable(Scan),
 }
 
-/// What is behind a header that holds.
+/// The frames after a valid header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scan {
-    /// Of this run of the log.
+    /// The salts of this run of the log.
     pub salts: Salts,
-    /// Frames that recovery takes: up to the last commit whose checksums hold.
+    /// Frames that recovery uses: up to the last commit whose checksums are valid.
     pub recovered: u64,
-    /// Frames of this run behind the first frame whose checksum does not hold, that frame included.
+    /// Frames of this run from the first frame with an invalid checksum on, including that frame.
     pub cut_off: u64,
-    /// Commits among those.
+    /// Commits among the cut-off frames.
     pub cut_off_commits: u64,
-    /// Whether a frame continues a commit that was cut off: then that commit was synced, for the next one began after it.
-    pub goes_on_behind_commit: bool,
+    /// Whether a frame follows a commit that was cut off. Then that commit was synced, because the next one began after it.
+    pub cut_off_commit_was_synced: bool,
 }
 
 /// Reads a log from its beginning to its end.
 ///
 /// # Errors
-/// Of reading.
-pub fn read(path: &Path) -> io::Result<Log> {
+/// Errors of reading the file.
+pub fn read(path: &Path) -> io::Result<LogContents> {
     let file = match File::open(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Log::Absent),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(LogContents::Absent),
         opened => opened?,
     };
     let bytes = file.metadata()?.len();
     if bytes == 0 {
-        return Ok(Log::Absent);
+        return Ok(LogContents::Absent);
     }
     let mut reader = BufReader::with_capacity(1 << 20, file);
     let mut header = [0; HEADER_BYTES];
     if !fill(&mut reader, &mut header)? {
-        return Ok(Log::Headless { bytes });
+        return Ok(LogContents::HeaderDamaged { bytes });
     }
     match Chain::new(&header) {
-        Some(chain) => scan(&mut reader, chain).map(Log::Readable),
-        None => Ok(Log::Headless { bytes }),
+        Some(chain) => scan(&mut reader, chain).map(LogContents::Readable),
+        None => Ok(LogContents::HeaderDamaged { bytes }),
     }
 }
 
-/// The salts of the log's present run, without a look at the rest.
+/// The salts of the current run of the log. Reads only the header.
 ///
 /// # Errors
-/// Of reading.
+/// Errors of reading the file.
 pub fn salts(file: &File) -> io::Result<Salts> {
     let mut salts = Salts::default();
     std::os::unix::fs::FileExt::read_exact_at(file, &mut salts, 16)?;
@@ -89,7 +89,7 @@ struct Chain {
 }
 
 impl Chain {
-    /// Begins behind a header, if that holds.
+    /// Begins the chain after a header, if the header is valid.
     fn new(header: &[u8; HEADER_BYTES]) -> Option<Self> {
         let magic = number(header, 0);
         let page_bytes = number(header, 8);
@@ -103,8 +103,8 @@ impl Chain {
         (chain.sum == (number(header, 24), number(header, 28))).then_some(chain)
     }
 
-    /// The chain behind a frame, as that frame says it.
-    fn behind(&self, header: &[u8]) -> Self {
+    /// The chain after a frame, taken from the checksum that the frame's header states.
+    fn after(&self, header: &[u8]) -> Self {
         Self { sum: (number(header, 16), number(header, 20)), ..*self }
     }
 
@@ -124,7 +124,7 @@ impl Chain {
         if self.big_endian { u32::from_be_bytes(word) } else { u32::from_le_bytes(word) }
     }
 
-    /// Goes on over a frame; whether its checksum holds.
+    /// Adds a frame to the chain, and returns whether its checksum is valid.
     fn holds(&mut self, header: &[u8], page: &[u8]) -> bool {
         self.add(&header[..8]);
         self.add(page);
@@ -135,10 +135,10 @@ impl Chain {
 fn scan(reader: &mut impl Read, mut chain: Chain) -> io::Result<Scan> {
     let mut frame = vec![0; FRAME_HEADER_BYTES + chain.page_bytes];
     let mut scan =
-        Scan { salts: chain.salts, recovered: 0, cut_off: 0, cut_off_commits: 0, goes_on_behind_commit: false };
+        Scan { salts: chain.salts, recovered: 0, cut_off: 0, cut_off_commits: 0, cut_off_commit_was_synced: false };
     let (mut count, mut whole) = (0, true);
-    // The chain as it stands behind a commit that was cut off.
-    let mut behind_commit: Option<Chain> = None;
+    // The chain after a commit that was cut off.
+    let mut after_commit: Option<Chain> = None;
     while fill(reader, &mut frame)? {
         count += 1;
         let (header, page) = frame.split_at(FRAME_HEADER_BYTES);
@@ -153,22 +153,22 @@ fn scan(reader: &mut impl Read, mut chain: Chain) -> io::Result<Scan> {
                 }
                 continue;
             }
-            // A frame whose checksum holds is of this run, whatever its salts say.
+            // A frame with a valid checksum belongs to this run, whatever its salts are.
             if !of_this_run && !holds {
                 continue;
             }
         } else if !of_this_run {
             continue;
         }
-        scan.goes_on_behind_commit |= behind_commit.take().is_some_and(|mut chain| chain.holds(header, page));
-        behind_commit = is_commit.then(|| chain.behind(header));
+        scan.cut_off_commit_was_synced |= after_commit.take().is_some_and(|mut chain| chain.holds(header, page));
+        after_commit = is_commit.then(|| chain.after(header));
         scan.cut_off += 1;
         scan.cut_off_commits += u64::from(is_commit);
     }
     Ok(scan)
 }
 
-/// Fills the buffer; `false` where the file ends before.
+/// Fills the buffer. Returns `false` when the file ends before the buffer is full.
 fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
     match reader.read_exact(buffer) {
         Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(false),
@@ -186,7 +186,7 @@ fn number(bytes: &[u8], at: usize) -> u32 {
 mod tests {
     use super::*;
 
-    /// A log of some commits, as a killed process leaves it, and the frames after each of them.
+    /// A log with several commits, as a killed process leaves it, and the number of frames after each commit.
     fn log(commits: usize) -> (tempfile::TempDir, std::path::PathBuf, Vec<u64>) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("db");
@@ -208,12 +208,12 @@ mod tests {
 
     fn scanned(path: &Path) -> Scan {
         match read(path).unwrap() {
-            Log::Readable(scan) => scan,
+            LogContents::Readable(scan) => scan,
             other => panic!("{other:?}"),
         }
     }
 
-    fn flip(path: &Path, at: u64) {
+    fn flip_bit(path: &Path, at: u64) {
         let mut bytes = std::fs::read(path).unwrap();
         bytes[at as usize] ^= 0x10;
         std::fs::write(path, bytes).unwrap();
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_log_is_recovered_whole() {
+    fn recovery_uses_all_frames_of_a_sound_log() {
         let (_folder, path, ends) = log(5);
         let scan = scanned(&path);
         assert_eq!((scan.recovered, scan.cut_off, scan.cut_off_commits), (ends[5], 0, 0));
@@ -232,15 +232,15 @@ mod tests {
     }
 
     #[test]
-    fn damage_cuts_off_what_is_behind_it() {
+    fn damage_cuts_off_the_frames_after_it() {
         for part in [4, 9, 17, 30, 4_000] {
             let (_folder, path, ends) = log(5);
-            // In the first frame of the third commit.
-            flip(&path, frame_at(ends[2] + 1) + part);
+            // Damage the first frame of the third commit.
+            flip_bit(&path, frame_at(ends[2] + 1) + part);
             let scan = scanned(&path);
             assert_eq!(scan.recovered, ends[2], "{part}");
             assert_eq!(scan.cut_off, ends[5] - ends[2], "{part}");
-            assert!(scan.cut_off_commits >= 2 && scan.goes_on_behind_commit, "{part}: {scan:?}");
+            assert!(scan.cut_off_commits >= 2 && scan.cut_off_commit_was_synced, "{part}: {scan:?}");
         }
     }
 
@@ -248,17 +248,17 @@ mod tests {
     fn damage_in_the_last_frame_is_counted() {
         for part in [4, 9, 17, 30, 4_000] {
             let (_folder, path, ends) = log(3);
-            flip(&path, frame_at(ends[3]) + part);
+            flip_bit(&path, frame_at(ends[3]) + part);
             let scan = scanned(&path);
             assert_eq!((scan.recovered, scan.cut_off), (ends[2], 1), "{part}");
         }
     }
 
     #[test]
-    fn a_commit_that_was_cut_off_by_a_crash_is_no_damage() {
+    fn a_commit_cut_off_by_a_crash_is_not_damage() {
         let (_folder, path, ends) = log(3);
         let bytes = std::fs::read(&path).unwrap();
-        // In the middle of the last frame, behind its header, and at its beginning.
+        // Cut in the middle of the last frame, after its header, and before it.
         for length in [frame_at(ends[3]) + 2_000, frame_at(ends[3]) + 24, frame_at(ends[3])] {
             std::fs::write(&path, &bytes[..length as usize]).unwrap();
             let scan = scanned(&path);
@@ -267,15 +267,15 @@ mod tests {
     }
 
     #[test]
-    fn damage_in_the_header_is_seen() {
+    fn damage_in_the_header_is_detected() {
         let (_folder, path, _) = log(1);
-        flip(&path, 17);
-        assert!(matches!(read(&path).unwrap(), Log::Headless { .. }));
+        flip_bit(&path, 17);
+        assert!(matches!(read(&path).unwrap(), LogContents::HeaderDamaged { .. }));
         std::fs::write(&path, b"short").unwrap();
-        assert_eq!(read(&path).unwrap(), Log::Headless { bytes: 5 });
+        assert_eq!(read(&path).unwrap(), LogContents::HeaderDamaged { bytes: 5 });
         std::fs::write(&path, b"").unwrap();
-        assert_eq!(read(&path).unwrap(), Log::Absent);
+        assert_eq!(read(&path).unwrap(), LogContents::Absent);
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(read(&path).unwrap(), Log::Absent);
+        assert_eq!(read(&path).unwrap(), LogContents::Absent);
     }
 }

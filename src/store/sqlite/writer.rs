@@ -1,9 +1,9 @@
-//! The one thread that writes: group commit, and the write-ahead log's size.
+//! The writer thread: group commit, and the size of the write-ahead log.
 //!
-//! Invariants: what is waiting goes into one transaction, each unit of work in a savepoint of its own, and nobody is answered
-//! before its COMMIT. A unit that fails takes nobody with it; a COMMIT that fails fails everyone in it. Before anyone is
-//! answered the commit is marked in the state, and the files must be the ones that were opened. After a fatal fault everything
-//! is refused. The bulk of a checkpoint is never in the writer's way: another thread does it.
+//! Invariants: all waiting units of work go into one transaction, each in its own savepoint, and no caller is answered
+//! before the COMMIT. A unit that fails does not affect the others; a COMMIT that fails fails all units in it. Before
+//! callers are answered, the commit is recorded in the state file, and the files must still be the ones that were opened.
+//! After a fatal fault all work is refused. The writer never does most of a checkpoint; another thread does.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,36 +11,36 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::checkpoint::{Log, checkpoint_passively};
+use super::checkpoint::{LogProgress, checkpoint_passively};
 use super::driver::{Conn, is_failed_sync};
-use super::guard::Guard;
+use super::guard::FileGuard;
 use super::job::Job;
 use crate::base::error::{Error, Result};
 use crate::store::driver::environment::{Environment, WorkConn};
-use crate::store::driver::write_status::Write;
+use crate::store::driver::write_status::WriteAttempt;
 
-/// Units of work that one commit may carry.
+/// Units of work in one commit.
 const COMMIT_BATCH_LIMIT: usize = 256;
-/// Bytes of a page; the file's own after the first start.
+/// The page size of a new file, in bytes. A file keeps the page size that it was created with.
 const PAGE_SIZE_BYTES: i64 = 4_096;
-/// Pages of write-ahead log (64 MiB) after which it is copied into the file and started over. Smaller, and the file is synced
-/// so often that commits wait for it; larger, and a restart after a crash has more to read.
+/// The length of the write-ahead log, in pages (64 MiB), at which it is copied into the file and restarted. With a smaller
+/// value the file is synced so often that commits wait for it; with a larger one a restart after a crash has more to read.
 pub const WAL_CHECKPOINT_PAGES: i64 = 16_384;
 
 pub struct Writer<C> {
     pub conn: C,
     pub environment: Environment,
-    /// Watches over the files.
-    pub guard: Arc<Guard>,
-    /// Asks the checkpoint thread.
+    /// Checks the files.
+    pub guard: Arc<FileGuard>,
+    /// Wakes the checkpoint thread.
     pub checkpoint: Sender<()>,
-    pub log: Arc<Log>,
-    /// Pages at which to ask next.
+    pub log: Arc<LogProgress>,
+    /// The length of the log at which the checkpoint thread is woken next, in pages.
     pub checkpoint_at_pages: i64,
 }
 
 impl<C: WorkConn<Conn>> Writer<C> {
-    /// Serves until every sender is gone.
+    /// Runs until every sender is gone.
     pub fn run(mut self, jobs: &Receiver<Job<C>>) {
         while let Ok(first) = jobs.recv() {
             let mut batch = vec![first];
@@ -50,16 +50,16 @@ impl<C: WorkConn<Conn>> Writer<C> {
             for job in batch {
                 job.answer();
             }
-            self.look_at_log();
+            self.check_log_size();
         }
-        // The last connection to close empties the log; a checkpoint first keeps that short.
+        // SQLite empties the log when the last connection closes. A checkpoint before that keeps it short.
         if self.guard.refuse_after_fault().is_ok() {
             self.copy_rest();
         }
-        self.guard.retire(&self.conn.as_mut().connection);
+        self.guard.prepare_close(&self.conn.as_mut().connection);
     }
 
-    /// One transaction over `batch` and whatever else is waiting by the time its turn comes.
+    /// Runs `batch`, and other units that arrive meanwhile, in one transaction.
     fn commit(&mut self, batch: &mut Vec<Job<C>>, jobs: &Receiver<Job<C>>) {
         let status = Arc::clone(&self.environment.writing);
         let write = status.begin();
@@ -71,13 +71,13 @@ impl<C: WorkConn<Conn>> Writer<C> {
         let mut done = 0;
         let mut kept = false;
         while done < batch.len() {
-            // Until something is kept there is nothing to protect: the first unit is spared a savepoint, which would copy
-            // every page that it touches.
+            // As long as the transaction holds no result, no savepoint is needed: a failure can roll back the whole
+            // transaction. A savepoint would copy every page that the unit changes.
             let ran = if kept { self.run_in_savepoint(&mut batch[done]) } else { self.run_first(&mut batch[done]) };
             match ran {
-                Ran::Kept => kept = true,
-                Ran::RolledBack => {}
-                Ran::TransactionLost => return self.rerun_others(batch, done),
+                UnitOutcome::Kept => kept = true,
+                UnitOutcome::RolledBack => {}
+                UnitOutcome::TransactionLost => return self.rerun_others(batch, done),
             }
             done += 1;
             if done == batch.len() {
@@ -94,25 +94,25 @@ impl<C: WorkConn<Conn>> Writer<C> {
         }
     }
 
-    /// The COMMIT, and what must hold before anyone may be answered.
-    fn make_durable(&mut self, write: Write<'_>) -> Result<()> {
+    /// Commits the transaction and checks everything that must hold before callers are answered.
+    fn make_durable(&mut self, write: WriteAttempt<'_>) -> Result<()> {
         let committed = self.commit_and_check();
         match &committed {
             Ok(true) => write.succeeded(),
-            // Nothing was changed, so nothing was written: that says nothing about the next write.
+            // Nothing was changed, so nothing was written. This says nothing about the next write.
             Ok(false) => {}
             Err(error) => write.failed(error),
         }
         committed.map(drop)
     }
 
-    /// Commits; whether anything was written.
+    /// Commits the transaction and returns whether anything was written.
     fn commit_and_check(&mut self) -> Result<bool> {
         let started = Instant::now();
         if let Err(error) = self.conn.as_mut().execute("COMMIT", &[]) {
             self.conn.as_mut().leave_transaction();
             let failed = Err(error);
-            self.guard.note(&failed);
+            self.guard.declare_if_sync_failed(&failed);
             return failed;
         }
         let pages = self.log.unmarked_pages.swap(0, Ordering::Relaxed);
@@ -125,31 +125,36 @@ impl<C: WorkConn<Conn>> Writer<C> {
         Ok(pages != 0)
     }
 
-    /// Runs a unit in a transaction that holds nothing yet; a new one is begun if it fails.
-    fn run_first(&mut self, job: &mut Job<C>) -> Ran {
+    /// Runs a unit in an empty transaction. If the unit fails, a new transaction is begun.
+    fn run_first(&mut self, job: &mut Job<C>) -> UnitOutcome {
         if job.run(&mut self.conn) {
-            return Ran::Kept;
+            return UnitOutcome::Kept;
         }
         self.note_failure(job);
         let connection = self.conn.as_mut();
         connection.leave_transaction();
         match connection.execute("BEGIN IMMEDIATE", &[]) {
-            Ok(_) => Ran::RolledBack,
-            Err(_) => Ran::TransactionLost,
+            Ok(_) => UnitOutcome::RolledBack,
+            Err(_) => UnitOutcome::TransactionLost,
         }
     }
 
-    /// A unit that outgrows the cache writes to the log before its COMMIT, and a new log's header is synced then.
+    /// Declares the fatal fault if the unit failed in a sync. A unit that outgrows the page cache writes to the log before
+    /// its COMMIT, and the header of a new log is synced at that moment.
     fn note_failure(&self, job: &Job<C>) {
         if let Some(error) = job.error().filter(|error| is_failed_sync(error)) {
             self.guard.sync_failed(error);
         }
     }
 
-    fn run_in_savepoint(&mut self, job: &mut Job<C>) -> Ran {
+    fn run_in_savepoint(&mut self, job: &mut Job<C>) -> UnitOutcome {
         if let Err(error) = self.conn.as_mut().execute("SAVEPOINT unit", &[]) {
             job.fail(error);
-            return if self.conn.as_mut().is_in_transaction() { Ran::RolledBack } else { Ran::TransactionLost };
+            return if self.conn.as_mut().is_in_transaction() {
+                UnitOutcome::RolledBack
+            } else {
+                UnitOutcome::TransactionLost
+            };
         }
         let succeeded = job.run(&mut self.conn);
         if !succeeded {
@@ -157,21 +162,22 @@ impl<C: WorkConn<Conn>> Writer<C> {
         }
         let connection = self.conn.as_mut();
         if !connection.is_in_transaction() {
-            return Ran::TransactionLost;
+            return UnitOutcome::TransactionLost;
         }
         let undone = if succeeded { Ok(0) } else { connection.execute("ROLLBACK TO unit", &[]) };
         match undone.and_then(|_| connection.execute("RELEASE unit", &[])) {
-            Ok(_) if succeeded => Ran::Kept,
-            Ok(_) => Ran::RolledBack,
+            Ok(_) if succeeded => UnitOutcome::Kept,
+            Ok(_) => UnitOutcome::RolledBack,
             Err(error) => {
                 job.fail(error);
                 connection.leave_transaction();
-                Ran::TransactionLost
+                UnitOutcome::TransactionLost
             }
         }
     }
 
-    /// An error such as SQLITE_FULL took the whole transaction: everyone but its culprit is run again, each alone.
+    /// Runs all units of the batch except `culprit` again, each in its own transaction, because the error of `culprit`
+    /// (SQLITE_FULL, for example) ended the whole transaction.
     fn rerun_others(&mut self, batch: &mut [Job<C>], culprit: usize) {
         for (index, job) in batch.iter_mut().enumerate() {
             if index == culprit {
@@ -194,36 +200,37 @@ impl<C: WorkConn<Conn>> Writer<C> {
         }
     }
 
-    /// Copies what is left in the log. When all of it is in the file, that is marked.
+    /// Copies the rest of the log. If the whole log is then in the file, that is recorded in the state file.
     fn copy_rest(&mut self) {
         let copied = checkpoint_passively(&self.conn.as_mut().connection)
             .and_then(|complete| if complete { self.guard.mark_copied() } else { Ok(()) });
-        self.guard.note(&copied);
+        self.guard.declare_if_sync_failed(&copied);
         if let Err(error) = copied {
             tracing::warn!(%error, "the write-ahead log could not be copied into the database's file");
         }
     }
 
-    /// Has the log start over when it is long: one that never does grows without end.
-    fn look_at_log(&mut self) {
+    /// Requests a checkpoint when the log is long, and finishes one so that the log can restart. A log that never restarts
+    /// grows without limit.
+    fn check_log_size(&mut self) {
         let pages = self.log.pages.load(Ordering::Relaxed);
         self.environment.metrics.wal_size_bytes.set(pages * PAGE_SIZE_BYTES);
         if self.log.copied.swap(false, Ordering::Relaxed) {
-            // The checkpoint thread has copied all but the last commits. Copying those while nobody writes leaves a log that
-            // the next commit begins anew, unless a reader is still in it: then there is another chance later.
+            // The checkpoint thread has copied all but the last commits. Copying those while nothing is written lets the
+            // next commit restart the log, unless a reader still uses it. Then a later checkpoint does.
             self.copy_rest();
             self.checkpoint_at_pages = pages + WAL_CHECKPOINT_PAGES;
         } else if pages < WAL_CHECKPOINT_PAGES {
             self.checkpoint_at_pages = WAL_CHECKPOINT_PAGES;
         } else if pages >= self.checkpoint_at_pages {
             self.checkpoint_at_pages = i64::MAX;
-            // Full means that one is wanted already.
+            // The channel is full only when a request already waits.
             let _already_wanted = self.checkpoint.try_send(());
         }
     }
 }
 
-enum Ran {
+enum UnitOutcome {
     Kept,
     RolledBack,
     TransactionLost,
