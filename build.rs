@@ -1,21 +1,33 @@
-//! Lists the files of `migrations/`: a new version of the schema needs no other place that names it.
+//! Prepares two things that the crate includes: the list of the files in `migrations/`, so that a new version of the schema is
+//! named in no other place, and the commit and the date of a release build, which `posthaste --version` prints.
+//!
+//! Invariant: a build without git, or from an archive of the sources, succeeds with the commit "unknown". A debug build does
+//! not ask for the commit, because each new commit would compile the whole crate again.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::{env, fs};
 
-/// A version: its name, and its common text, SQLite's and PostgreSQL's.
-type Version = (String, [Option<PathBuf>; 3]);
+use time::OffsetDateTime;
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
+    list_migrations();
+    record_build();
+}
+
+/// A version of the schema: its name, and the texts for both databases, for SQLite and for PostgreSQL.
+type Version = (String, [Option<PathBuf>; 3]);
+
+fn list_migrations() {
     println!("cargo::rerun-if-changed=migrations");
     let folder = Path::new(&env::var("CARGO_MANIFEST_DIR").expect("set by cargo")).join("migrations");
     let mut versions: BTreeMap<usize, Version> = BTreeMap::new();
     for entry in fs::read_dir(&folder).expect("the folder of migrations") {
         let path = entry.expect("an entry of the folder").path();
         let file = path.file_name().and_then(|name| name.to_str()).expect("a name in UTF-8");
-        // The upgrade of the seed's database is no version.
+        // The upgrade of the seed's database has no number: it is not a version.
         let Some((number, rest)) = file.split_once('_').filter(|(number, _)| number.parse::<usize>().is_ok()) else {
             continue;
         };
@@ -41,4 +53,43 @@ fn main() {
     list += "]\n";
     let target = Path::new(&env::var("OUT_DIR").expect("set by cargo")).join("migrations.rs");
     fs::write(target, list).expect("the list can be written");
+}
+
+fn record_build() {
+    println!("cargo::rerun-if-env-changed=SOURCE_DATE_EPOCH");
+    let is_release = env::var("PROFILE").is_ok_and(|profile| profile == "release");
+    let commit = if is_release { commit().unwrap_or_else(|| "unknown".into()) } else { "debug build".into() };
+    println!("cargo::rustc-env=POSTHASTE_BUILD_COMMIT={commit}");
+    println!("cargo::rustc-env=POSTHASTE_BUILD_DATE={}", build_time().date());
+}
+
+/// The short hash of the commit that is checked out; `None` without git or outside a checkout of this repository.
+fn commit() -> Option<String> {
+    // The sources may come from an archive that was unpacked inside another repository.
+    let root = git(&["rev-parse", "--show-toplevel"])?;
+    if Path::new(&root).canonicalize().ok()? != Path::new(".").canonicalize().ok()? {
+        return None;
+    }
+    // HEAD changes with a checkout, and the file of the branch with a commit. If git has packed the file of the branch, the
+    // log of HEAD still changes. A file that does not exist is left out, because cargo would run this script each time.
+    let branch = git(&["symbolic-ref", "--quiet", "HEAD"]);
+    for name in ["HEAD", "logs/HEAD"].into_iter().chain(branch.as_deref()) {
+        let path = git(&["rev-parse", "--git-path", name])?;
+        if Path::new(&path).exists() {
+            println!("cargo::rerun-if-changed={path}");
+        }
+    }
+    git(&["rev-parse", "--short=12", "HEAD"])
+}
+
+fn git(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("git").args(arguments).output().ok().filter(|output| output.status.success())?;
+    Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
+}
+
+/// The time of the build, in UTC. `SOURCE_DATE_EPOCH` (seconds since 1970) makes builds reproducible.
+fn build_time() -> OffsetDateTime {
+    let given = env::var("SOURCE_DATE_EPOCH").ok().and_then(|seconds| seconds.parse().ok());
+    let given = given.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
+    given.unwrap_or_else(OffsetDateTime::now_utc)
 }

@@ -1,6 +1,6 @@
-//! What the server is made of, handed to everyone who needs it.
+//! [`App`]: the database, the clock, the queues, the caches and the settings that the rules of the domain use.
 //!
-//! Invariant: time and randomness come from here and nowhere else.
+//! Invariant: the domain takes time and randomness only from here, so a test can control both.
 
 use std::sync::Arc;
 
@@ -31,40 +31,40 @@ use crate::store::db::migrations::{self, Report};
 use crate::store::driver::environment::{Commits, Environment, Location};
 use crate::store::identity::users::DirectMessagesFrom;
 
-/// Days for which events are kept where the operator chose nothing.
+/// Days for which events are kept by default.
 pub const EVENT_RETENTION_DAYS: i64 = 30;
 
-/// What the operator chose, as far as the rules need to know it.
+/// The settings that the domain needs.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Who is let in.
+    /// Whether requests need credentials.
     pub access: Access,
-    /// Whether the demo's data is there.
+    /// Whether the server runs with the data of the demo.
     pub demo: bool,
-    /// Whether callers are slowed down, those who try to log in included.
+    /// Whether rate limits apply, those on log-in attempts included.
     pub rate_limits: bool,
-    /// Whether people may register by themselves.
+    /// Whether people may create their own accounts.
     pub registration_open: bool,
-    /// From whom direct messages are taken by who has not chosen.
+    /// Default for users who have not set `direct_messages_from`.
     pub direct_messages_from: DirectMessagesFrom,
     /// Days for which events are kept.
     pub event_retention_days: i64,
-    /// Whether SQLite goes on without what cannot be read of its write-ahead log.
+    /// Whether SQLite starts without the unreadable end of its write-ahead log.
     pub accept_lost_tail: bool,
-    /// Whether webhooks may call private addresses, and plain http.
+    /// Whether webhooks may use private addresses and plain http.
     pub webhook_allow_private: bool,
-    /// The URL under which people reach the server.
+    /// The public URL of the server.
     pub public_url: Option<String>,
     /// Whether storage that can lose acknowledged data is accepted.
     pub allow_unsafe_storage: bool,
-    /// Whose JWTs let people in.
+    /// How JWTs are verified. `None` if JWTs are not accepted.
     pub jwt: Option<JwtSettings>,
-    /// How mail leaves.
+    /// How mail is sent. `None` if the server sends no mail.
     pub mail: Option<MailSettings>,
 }
 
 impl Default for Settings {
-    /// As without any option.
+    /// The settings without any option.
     fn default() -> Self {
         Self {
             access: Access::Secured,
@@ -83,58 +83,57 @@ impl Default for Settings {
     }
 }
 
-/// The server's parts. Shared by `Arc`.
+/// The shared parts of the server, in an `Arc`.
 pub struct App {
-    /// The data.
+    /// The database.
     pub db: Db,
-    /// Limits how often it is published that somebody writes.
+    /// Limits how often `typing` events are published.
     pub typing: TypingThrottle,
-    /// Finds out whether writing works.
+    /// Checks that the database accepts writes.
     pub write_probe: WriteProbe,
-    /// What tells of commits.
+    /// Notifies of commits.
     pub commits: Commits,
-    /// The time.
+    /// The clock.
     pub clock: Clock,
-    /// The days under which idempotency keys are stored.
+    /// The days for which idempotency keys are stored.
     pub key_days: KeyDays,
-    /// Randomness.
+    /// The source of randomness.
     pub rng: Rng,
-    /// Ids for requests that bring none.
+    /// Generates ids for requests that come without one.
     pub request_ids: RequestIds,
-    /// What is counted.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
-    /// What the operator chose.
+    /// The settings.
     pub settings: Settings,
-    /// Where sends wait for each other.
+    /// The queue of sends. Its task writes them in batches.
     pub sends: SendQueue,
-    /// Where small changes of conversations do.
+    /// The queue of changes: reactions and receipts. On PostgreSQL, its task writes them in batches.
     pub changes: ChangeQueue,
-    /// That somebody has searched.
+    /// Notified by each search.
     pub searched: Notify,
-    /// What was sent a moment ago.
+    /// Messages that this process has sent in the last moments.
     pub fresh: Arc<Fresh>,
-    /// What was rendered of the newest messages.
+    /// The tails of conversations: their newest messages, rendered as JSON.
     pub tails: Tails,
-    /// Renders messages and events.
+    /// The functions that render messages and events.
     pub renderer: Renderer,
-    /// What is remembered of callers.
+    /// The cache of verified credentials.
     pub callers: KnownCallers,
-    /// Where passwords are hashed.
+    /// Hashes and verifies passwords, a few at a time.
     pub passwords: PasswordHashing,
-    /// Who verifies the JWTs of the operator's backend.
+    /// Verifies the JWTs of the operator's backend.
     pub jwt: Option<JwtVerifier>,
-    /// How mail leaves.
+    /// Sends mail.
     pub mailer: Option<Mailer>,
-    /// The key under which names are hashed.
+    /// The key for the hashes of user names.
     pub name_key: [u8; 32],
 }
 
 impl App {
-    /// Opens the database and brings its schema up to date. In place of the machine's clock the database's is used, where it
-    /// has one.
+    /// Opens the database and upgrades its schema. On PostgreSQL, the clock of the database replaces [`Clock::System`].
     ///
     /// # Errors
-    /// When the database cannot be reached or its schema cannot be used, or a setting cannot be used.
+    /// The database cannot be reached, its schema cannot be used, or a setting is invalid.
     pub async fn open(
         location: &Location,
         settings: Settings,
@@ -157,7 +156,7 @@ impl App {
             None => None,
         };
         let db = Db::open(location, environment).await?;
-        // Nothing above has asked for the time.
+        // Everything above this line works without the time.
         database_clock::read(&db, &clock).await?;
         let jwt = match &settings.jwt {
             Some(jwt) => Some(JwtVerifier::open(jwt.clone(), clock.now()).await.map_err(Error::internal)?),
@@ -185,7 +184,9 @@ impl App {
             changes: ChangeQueue::new(db.clone(), Arc::clone(&metrics)),
             request_ids: RequestIds::new(&rng).map_err(Error::internal)?,
             passwords: PasswordHashing::new(&rng, Arc::clone(&metrics))?,
-            name_key: name_key.try_into().map_err(|_| Error::internal("the key for names has a wrong length"))?,
+            name_key: name_key
+                .try_into()
+                .map_err(|_| Error::internal("the key for the hashes of user names has a wrong length"))?,
             callers,
             tails: Tails::new(renderer.message),
             renderer,
@@ -205,10 +206,11 @@ impl App {
     }
 }
 
-/// What a migration needs: the moment, a new name for an event log (so that cursors of another one are told apart), a new key.
+/// The inputs of a migration: the time, the epoch for a new event log (which makes cursors of other logs invalid) and a new
+/// key for the hashes of user names.
 ///
 /// # Errors
-/// When there is no randomness to be had.
+/// The operating system has no randomness.
 pub fn migration_context(clock: &Clock, rng: &Rng) -> Result<migrations::Context> {
     let epoch = hex(&rng.bytes::<8>().map_err(Error::internal)?);
     Ok(migrations::Context { now: clock.now(), epoch, name_key: rng.bytes().map_err(Error::internal)? })

@@ -1,7 +1,7 @@
-//! Posthaste: a messaging API that people run themselves.
+//! Posthaste, a self-hosted messaging server.
 //!
-//! Imports go one way: `main → cli → config, http → workers → live → app → domain → store, mail → base`. A noun is in the same
-//! area on every floor. `ARCHITECTURE.md` has the map and the invariants.
+//! Imports go one way: `main → cli → config, http → workers → live → app → domain → store, mail → base`. Each
+//! layer is divided into areas, and an area has the same name in every layer. `ARCHITECTURE.md` has the map and the invariants.
 
 pub mod app;
 pub mod base;

@@ -1,6 +1,6 @@
-//! The binary: everything is in the library.
+//! The binary. All code is in the library.
 
-/// SQLite's too: the crate's `override` puts it in the place of the C library's.
+/// The allocator of the whole process. The feature `override` of the crate replaces `malloc`, so SQLite uses it too.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,138 +1,150 @@
-//! What can go wrong, said once for every floor.
+//! The error type of all layers.
 //!
-//! Invariant: what a caller may read (`code`, `detail`) is kept apart from what only the log may hold (the source of
-//! [`Error::Internal`] and [`Error::Unavailable`]).
+//! Invariant: the parts that a caller may read (`code`, `detail`) are separate from the parts that only the log may contain
+//! (the source of [`Error::Internal`] and [`Error::Unavailable`]).
 
 use std::borrow::Cow;
+use std::fmt;
 
-/// The result of everything in this crate.
+/// The result type of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// A cause that only the log sees.
+/// A cause that is written to the log only.
 pub type Source = Box<dyn std::error::Error + Send + Sync>;
 
-/// Characters that are shown of a stored word in the log.
+/// Characters of a stored word that the log shows at most.
 const SHOWN_WORD_CHARACTERS: usize = 40;
 
-/// What is wrong with one field.
+/// The reason why one field is invalid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldError {
-    /// The field as the caller wrote it, dots between levels.
+    /// The name of the field as the caller wrote it. Nested fields are separated by dots.
     pub field: Cow<'static, str>,
-    /// A stable snake_case word.
+    /// A stable identifier of the reason, in snake_case.
     pub code: &'static str,
-    /// A sentence that says what to do.
+    /// Either a phrase that reads well after the name of the field ("must have 1 to 100 characters"), or a sentence that
+    /// stands alone and begins with a capital letter ("This password is too common").
     pub detail: Cow<'static, str>,
 }
 
 impl FieldError {
-    /// One field, one reason.
+    /// Creates the error of one field.
     pub fn new(field: impl Into<Cow<'static, str>>, code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
         Self { field: field.into(), code, detail: detail.into() }
     }
 }
 
-/// The errors of the domain. Each carries, or is, a stable `code`.
+impl fmt::Display for FieldError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.detail.starts_with(|first: char| first.is_ascii_uppercase()) {
+            formatter.write_str(&self.detail)
+        } else {
+            write!(formatter, "{}: {}", self.field, self.detail)
+        }
+    }
+}
+
+/// An error. Each variant that a caller can see has a stable `code`.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No valid credentials.
+    /// The credentials are missing or invalid.
     #[error("unauthenticated")]
     Unauthenticated,
-    /// An attempt to log in that failed, or needs more.
+    /// A log-in failed, or needs another factor.
     #[error("log-in failed: {code}")]
     LogInFailed {
-        /// Why, as a stable word.
+        /// The reason, as a stable identifier.
         code: &'static str,
-        /// What to do, as a sentence.
+        /// The reason and what to do, as a sentence.
         detail: &'static str,
     },
-    /// Too often: again after `retry_after_s` seconds.
+    /// Too many attempts.
     #[error("rate limited: {code}")]
     RateLimited {
-        /// Which limit, as a stable word.
+        /// The limit, as a stable identifier.
         code: &'static str,
-        /// Seconds until another try is let through.
+        /// Seconds until the next attempt is allowed.
         retry_after_s: u32,
     },
-    /// It does not go together with what is there.
+    /// The request conflicts with the stored state.
     #[error("conflict: {code}")]
     Conflict {
-        /// With what, as a stable word.
+        /// The conflict, as a stable identifier.
         code: &'static str,
-        /// With what, as a sentence.
+        /// The conflict, as a sentence.
         detail: Cow<'static, str>,
     },
-    /// The operator has not set up what this needs.
+    /// The operation needs an option that the operator has not set.
     #[error("not configured: {code}")]
     NotConfigured {
-        /// What, as a stable word.
+        /// The missing part, as a stable identifier.
         code: &'static str,
-        /// What, as a sentence.
+        /// The missing part, as a sentence.
         detail: &'static str,
     },
-    /// The caller may see the thing, and not do this to it.
+    /// The caller may see the object but may not do this to it.
     #[error("forbidden: {code}")]
     Forbidden {
-        /// Why, as a stable word.
+        /// The reason, as a stable identifier.
         code: &'static str,
-        /// Why, as a sentence.
+        /// The reason, as a sentence.
         detail: Cow<'static, str>,
     },
-    /// It does not exist, or the caller may not know that it does.
+    /// The object does not exist, or the caller may not know that it exists.
     #[error("not found: {code}")]
     NotFound {
-        /// What is missing, as a stable word.
+        /// The missing object, as a stable identifier.
         code: &'static str,
-        /// What is missing, as a sentence.
+        /// The missing object, as a sentence.
         detail: Cow<'static, str>,
     },
-    /// It was there, and is not kept any more.
+    /// The object existed and is no longer stored.
     #[error("gone: {code}")]
     Gone {
-        /// What, as a stable word.
+        /// The object, as a stable identifier.
         code: &'static str,
-        /// What to do, as a sentence.
+        /// The reason and what to do, as a sentence.
         detail: &'static str,
     },
-    /// Fields that cannot be accepted.
+    /// One or more fields are invalid.
     #[error("invalid: {0:?}")]
     Invalid(Vec<FieldError>),
-    /// The idempotency key came with another request before.
+    /// The idempotency key was used before with another request.
     #[error("idempotency key reused")]
     IdempotencyKeyReused,
-    /// A limit of the server is reached for now: ask again after `retry_after_s` seconds.
+    /// The server cannot do this now, for example because a queue is full or the database does not answer.
     #[error("unavailable: {source}")]
     Unavailable {
-        /// Seconds until another try makes sense.
+        /// Seconds after which the caller should try again.
         retry_after_s: u32,
-        /// For the log.
+        /// The cause, for the log.
         source: Source,
     },
-    /// The disk or the database's quota is full.
+    /// The disk is full, or the quota of the database is used up.
     #[error("storage full")]
     StorageFull,
-    /// A row with this key is there already. The store says it, the domain translates it.
+    /// A row with this key already exists. The store returns this error and the domain translates it.
     #[error("duplicate: {constraint}")]
     Duplicate {
-        /// The constraint's name, or the columns where the database names no constraint.
+        /// The name of the constraint, or its columns if the database gives no name.
         constraint: String,
     },
-    /// The transaction lost against another one and is to be run again. The store says it and answers it itself.
+    /// The transaction conflicted with another one and must be run again. The store returns this error and handles it itself.
     #[error("transaction must be run again: {0}")]
     Rerun(Source),
-    /// A stored message cannot be read, or does not match its digest. Its text is never shown.
+    /// A stored message cannot be read, or does not match its digest. Its text is not shown to anybody.
     #[error("message {seq} of conversation {conversation_id} is damaged: {source}")]
     Damaged {
-        /// The conversation, as the row has it.
+        /// The id of the conversation as stored in the row.
         conversation_id: i64,
-        /// The message's seq, as the row has it.
+        /// The seq of the message as stored in the row.
         seq: i64,
-        /// For the log.
+        /// The cause, for the log.
         source: Source,
     },
-    /// A column holds a value that this version does not know: the row was damaged, or written by something else. Readers
-    /// get no guess in its place.
-    #[error("{column} holds {value}{row}, which this version does not know")]
+    /// A column contains a value that this version does not know: the row is damaged, or another program wrote it. Readers
+    /// get this error and never a guessed value.
+    #[error("{column} contains {value}{row}, which this version does not know")]
     UnknownValue {
         /// The table and the column, for the log.
         column: &'static str,
@@ -141,13 +153,13 @@ pub enum Error {
         /// How the row is found, for the log. Empty until [`Error::in_row`].
         row: String,
     },
-    /// A fault of ours.
+    /// A fault of the server.
     #[error("internal: {0}")]
     Internal(Source),
 }
 
 impl Error {
-    /// One invalid field.
+    /// An error for one invalid field.
     pub fn invalid(
         field: impl Into<Cow<'static, str>>,
         code: &'static str,
@@ -156,12 +168,12 @@ impl Error {
         Self::Invalid(vec![FieldError::new(field, code, detail)])
     }
 
-    /// A fault of ours, with a reason for the log.
+    /// A fault of the server, with a cause for the log.
     pub fn internal(source: impl Into<Source>) -> Self {
         Self::Internal(source.into())
     }
 
-    /// A column of words that holds an unknown one. A long word is cut: a damaged row can hold any text.
+    /// A column of words that holds an unknown one. A long word is cut, because a damaged row can hold any text.
     pub fn unknown_word(column: &'static str, word: &str) -> Self {
         let shown: String = word.chars().take(SHOWN_WORD_CHARACTERS).collect();
         Self::unknown_value(column, format!("the word {shown:?}"))
@@ -172,7 +184,7 @@ impl Error {
         Self::UnknownValue { column, value: value.into(), row: String::new() }
     }
 
-    /// With the row in which an unknown value was found, unless it is known already. Other errors stay as they are.
+    /// Adds the row in which an unknown value was found, if it is not known yet. Other errors stay as they are.
     #[must_use]
     pub fn in_row(self, describe: impl FnOnce() -> String) -> Self {
         match self {
@@ -183,7 +195,7 @@ impl Error {
         }
     }
 
-    /// Something that should work again soon, with a reason for the log.
+    /// A temporary failure, with a cause for the log. The caller is asked to try again after 1 second.
     pub fn unavailable(source: impl Into<Source>) -> Self {
         Self::Unavailable { retry_after_s: 1, source: source.into() }
     }

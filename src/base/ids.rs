@@ -1,7 +1,7 @@
-//! Identifiers, and the randomness behind those that must not be guessed.
+//! The types of ids, and the source of randomness for secrets.
 //!
-//! Invariant: ids are given by the database, rise, stay below 2^53 (so that a JavaScript number holds them) and are never
-//! given twice.
+//! Invariant: the database assigns ids. They increase, stay below 2^53 (so that a JavaScript number can hold them) and are
+//! never assigned twice.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -21,55 +21,55 @@ macro_rules! id {
 }
 
 id!(
-    /// Names a user.
+    /// The id of a user.
     UserId
 );
 id!(
-    /// Names a conversation.
+    /// The id of a conversation.
     ConversationId
 );
 id!(
-    /// Names a message in the whole database; its place in a conversation is its `seq`.
+    /// The id of a message, unique in the whole database. The place of a message in its conversation is its `seq`.
     MessageId
 );
 
 id!(
-    /// Names a session of a user.
+    /// The id of a session.
     SessionId
 );
 id!(
-    /// Names a webhook.
+    /// The id of an outgoing webhook.
     WebhookId
 );
 id!(
-    /// Names an incoming webhook.
+    /// The id of an incoming webhook.
     IncomingWebhookId
 );
 id!(
-    /// Names an API key.
+    /// The id of an API key.
     ApiKeyId
 );
 
 id!(
-    /// Names an invite into a group.
+    /// The id of an invite into a group.
     InviteId
 );
 id!(
-    /// Names a report of a message.
+    /// The id of a report.
     ReportId
 );
 
 id!(
-    /// Names a message that waits for its time; it is given its id as a message when it is sent.
+    /// The id of a scheduled message. When the message is sent, it gets a [`MessageId`].
     ScheduledId
 );
 
-/// Where randomness comes from: an input, so that a test can repeat a run.
+/// The source of randomness. It is an input, so that a test can repeat a run.
 #[derive(Debug)]
 pub enum Rng {
     /// The operating system's generator.
     System,
-    /// SplitMix64 from a seed; for tests alone.
+    /// SplitMix64 with a seed, for tests only.
     Seeded(AtomicU64),
 }
 
@@ -77,11 +77,11 @@ impl Rng {
     /// `N` random bytes.
     ///
     /// # Errors
-    /// When the operating system has no randomness to give.
+    /// The operating system has no randomness.
     pub fn bytes<const N: usize>(&self) -> Result<[u8; N], std::io::Error> {
         let mut bytes = [0; N];
         match self {
-            #[expect(clippy::disallowed_methods, reason = "the one place that asks the system for randomness")]
+            #[expect(clippy::disallowed_methods, reason = "the only place that takes randomness from the system")]
             Self::System => getrandom::fill(&mut bytes).map_err(std::io::Error::other)?,
             Self::Seeded(state) => {
                 for chunk in bytes.chunks_mut(8) {
@@ -96,7 +96,7 @@ impl Rng {
     }
 }
 
-/// Lower-case hexadecimal.
+/// Encodes bytes as lower-case hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
     HEXLOWER.encode(bytes)
 }

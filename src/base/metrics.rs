@@ -1,6 +1,6 @@
-//! What the server counts about itself, in Prometheus's terms.
+//! The metrics of the server, in the format of Prometheus.
 //!
-//! Invariant: labels hold route templates, methods and statuses, never anything a caller wrote.
+//! Invariant: labels contain fixed words, route templates, methods and statuses, and never text of a caller.
 
 use std::fmt;
 use std::sync::atomic::AtomicU64;
@@ -13,81 +13,81 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry, Unit};
 
-/// Of one finished request.
+/// The labels of answered requests.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct RequestLabels {
     /// The method, or `OTHER`.
     pub method: &'static str,
-    /// The route's template, or `unmatched`.
+    /// The template of the route, or `unmatched`.
     pub route: String,
-    /// The status answered.
+    /// The HTTP status of the answer.
     pub status: u16,
 }
 
-/// Of one route.
+/// The labels of a route.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct RouteLabels {
-    /// The route's template, or `unmatched`.
+    /// The template of the route, or `unmatched`.
     pub route: String,
 }
 
-/// Of one kind of work in the store.
+/// The labels of queues.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct WorkLabels {
-    /// `read` and `write` on SQLite, `pool` on PostgreSQL, `send` on both.
+    /// `read` and `write` on SQLite, `pool` and `change` on PostgreSQL, `send` on both.
     pub work: &'static str,
 }
 
-/// Of what became of something.
+/// The labels of an outcome.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct OutcomeLabels {
     /// `sent` or `failed`.
     pub outcome: &'static str,
 }
 
-/// Of one task that runs as long as the server.
+/// The labels of a task that runs as long as the server.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct TaskLabels {
-    /// Its name.
+    /// The name of the task.
     pub task: &'static str,
 }
 
 /// Every metric of the process.
 pub struct Metrics {
     registry: Registry,
-    /// Requests answered.
+    /// Answered requests.
     pub requests: Family<RequestLabels, Counter>,
     /// Seconds from the head of a request to the head of its answer.
     pub request_duration_seconds: Family<RouteLabels, Histogram>,
-    /// Connections open.
+    /// Open connections.
     pub connections: Gauge,
     /// Connections refused because the limit was reached.
     pub connections_refused: Counter,
     /// Passwords hashed or verified.
     pub password_hashes: Counter,
-    /// Units of work that one commit made durable.
+    /// Units of work in one commit.
     pub commit_batch_size: Histogram,
-    /// Sends that one unit of work carried.
+    /// Sends in one unit of work.
     pub send_batch_size: Histogram,
-    /// Seconds that a COMMIT took, its fsync included.
+    /// Seconds that a COMMIT took, including its fsync.
     pub commit_duration_seconds: Histogram,
-    /// Work waiting for the database.
+    /// Entries that wait in a queue.
     pub queue_length: Family<WorkLabels, Gauge>,
-    /// Database connections that are doing work: SQLite's threads, or the pool's connections.
+    /// Busy database connections: SQLite's threads, or the connections of the pool.
     pub pool_in_use: Gauge,
-    /// Database connections there may be.
+    /// The largest number of database connections.
     pub pool_size: Gauge,
-    /// Bytes in SQLite's write-ahead log when it was last looked at.
+    /// Bytes in SQLite's write-ahead log at the last measurement.
     pub wal_size_bytes: Gauge,
     /// Reads that found a damaged message.
     pub damaged_messages: Counter,
-    /// WebSockets open.
+    /// Open WebSockets.
     pub sockets: Gauge,
     /// Readers of events.
     pub subscriptions: Gauge,
     /// Events put into the queues of readers.
     pub events_delivered: Counter,
-    /// Mails that an SMTP server took, and mails that were given up.
+    /// Mails that an SMTP server accepted, and mails that were given up.
     pub mails: Family<OutcomeLabels, Counter>,
     /// Restarts of tasks that panicked or ended.
     pub task_restarts: Family<TaskLabels, Counter>,
@@ -102,65 +102,73 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// All metrics at nought.
+    /// All metrics with the value 0.
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("posthaste");
         let all = &mut registry;
         Self {
-            requests: register(all, "http_requests", "Requests answered"),
+            requests: register(all, "http_requests", "Answered requests"),
             request_duration_seconds: register_with_unit(
                 all,
                 "http_request_duration",
-                "From the head of a request to the head of its answer",
+                "Time from the head of a request to the head of its answer",
                 Unit::Seconds,
                 Family::new_with_constructor(request_histogram),
             ),
-            connections: register(all, "http_connections", "Connections open"),
-            connections_refused: register(all, "http_connections_refused", "Connections refused at the limit"),
-            sockets: register(all, "live_sockets", "WebSockets open"),
+            connections: register(all, "http_connections", "Open connections"),
+            connections_refused: register(
+                all,
+                "http_connections_refused",
+                "Connections refused because the limit was reached",
+            ),
+            sockets: register(all, "live_sockets", "Open WebSockets"),
             subscriptions: register(all, "live_subscriptions", "Readers of events"),
             events_delivered: register(all, "live_events_delivered", "Events put into the queues of readers"),
             password_hashes: register(all, "password_hashes", "Passwords hashed or verified"),
             commit_batch_size: register_histogram(
                 all,
                 "store_commit_batch_size",
-                "Units of work that one commit made durable",
+                "Units of work in one commit",
                 batch_histogram(),
             ),
             send_batch_size: register_histogram(
                 all,
                 "store_send_batch_size",
-                "Sends that one unit of work carried",
+                "Sends in one unit of work",
                 batch_histogram(),
             ),
             commit_duration_seconds: register_with_unit(
                 all,
                 "store_commit_duration",
-                "What a COMMIT took, its fsync included",
+                "Duration of a COMMIT, including its fsync",
                 Unit::Seconds,
                 commit_histogram(),
             ),
-            queue_length: register(all, "store_queue_length", "Work waiting for the database"),
-            pool_in_use: register(all, "store_pool_in_use", "Database connections at work"),
-            pool_size: register(all, "store_pool_size", "Database connections there may be"),
+            queue_length: register(
+                all,
+                "store_queue_length",
+                "Entries that wait in a queue: read, write, pool, send or change",
+            ),
+            pool_in_use: register(all, "store_pool_in_use", "Busy database connections"),
+            pool_size: register(all, "store_pool_size", "Largest number of database connections"),
             wal_size_bytes: register_with_unit(
                 all,
                 "store_wal_size",
-                "SQLite's write-ahead log",
+                "Size of SQLite's write-ahead log",
                 Unit::Bytes,
                 Gauge::default(),
             ),
             damaged_messages: register(
                 all,
                 "store_damaged_messages",
-                "Reads that found a message that does not match its digest",
+                "Reads of a message that did not match its digest",
             ),
-            mails: register(all, "mails", "Mails sent, and mails given up"),
+            mails: register(all, "mails", "Mails sent and mails given up"),
             task_restarts: register(all, "task_restarts", "Restarts of tasks that panicked or ended"),
             clock_skew_seconds: register_with_unit(
                 all,
                 "clock_skew",
-                "How far the machine's clock is ahead of the database's",
+                "Time by which the machine's clock is ahead of the database's",
                 Unit::Seconds,
                 Gauge::default(),
             ),
@@ -168,35 +176,35 @@ impl Metrics {
         }
     }
 
-    /// The text that a Prometheus server scrapes.
+    /// Renders all metrics in the text format of Prometheus.
     ///
     /// # Errors
-    /// Only when the formatter fails.
+    /// The formatter fails.
     pub fn render(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
     }
 
-    /// Counts one piece of work in the queue of `work` until the result is dropped, also when its caller goes away.
+    /// Counts one entry in the queue `work` until the result is dropped. If the caller goes away, its future drops the result.
     pub fn enter_queue(&self, work: &'static str) -> InQueue {
         let length = self.queue_length.get_or_create_owned(&WorkLabels { work });
         length.inc();
         InQueue(length)
     }
 
-    /// The counter of mails with one outcome, `sent` or `failed`.
+    /// The counter of mails with an outcome: `sent` or `failed`.
     pub fn mails(&self, outcome: &'static str) -> Counter {
         self.mails.get_or_create_owned(&OutcomeLabels { outcome })
     }
 
-    /// The counter of a task's restarts.
+    /// The counter of restarts of a task.
     pub fn task_restarts(&self, task: &'static str) -> Counter {
         self.task_restarts.get_or_create_owned(&TaskLabels { task })
     }
 }
 
-/// One piece of work in a queue.
+/// An entry in a queue. Counted until it is dropped.
 pub struct InQueue(Gauge);
 
 impl Drop for InQueue {

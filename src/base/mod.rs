@@ -1,4 +1,5 @@
-//! What every floor uses: ids, request ids, time, text, search terms, errors, metrics and tasks. Nothing here imports another area.
+//! The code that every layer uses: ids, request ids, time, text, search terms, errors, metrics and tasks. It imports no other
+//! area.
 
 pub mod error;
 pub mod ids;

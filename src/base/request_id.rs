@@ -1,4 +1,4 @@
-//! The id of the request that is being handled: what its caller sees, and what every line of the log about it carries.
+//! The id of a request. The caller gets it in the answer, and each log line about the request has it.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,29 +16,29 @@ tokio::task_local! {
 pub struct RequestId(Bytes);
 
 impl RequestId {
-    /// An id; `None` if it contains anything but visible ASCII characters.
+    /// Creates an id. `None` if it contains anything but visible ASCII characters.
     pub fn new(id: impl Into<Bytes>) -> Option<Self> {
         let id = id.into();
         id.iter().all(u8::is_ascii_graphic).then_some(Self(id))
     }
 
-    /// The id of the request that the current task handles. Work that was moved to another task has none.
+    /// The id of the request that the current task handles. `None` in any other task.
     pub fn current() -> Option<Self> {
         CURRENT.try_with(Clone::clone).ok()
     }
 
-    /// Makes this the current id while `work` runs.
+    /// Runs `work` with this id as the current one.
     pub fn scope<T>(self, work: impl Future<Output = T>) -> impl Future<Output = T> {
         CURRENT.scope(self, work)
     }
 
-    /// As text.
+    /// The id as text.
     pub fn as_str(&self) -> &str {
-        // ASCII is UTF-8, so the default is never taken.
+        // ASCII is UTF-8, so the default is never used.
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 
-    /// As bytes that share its memory.
+    /// The id as bytes that share its memory.
     pub fn to_bytes(&self) -> Bytes {
         self.0.clone()
     }
@@ -50,7 +50,7 @@ impl fmt::Display for RequestId {
     }
 }
 
-/// Gives each request an id that no other request of this process has, and hardly any of another.
+/// Generates request ids: unique in this process, and almost certainly unique among processes.
 #[derive(Debug)]
 pub struct RequestIds {
     process: u64,
@@ -58,22 +58,22 @@ pub struct RequestIds {
 }
 
 impl RequestIds {
-    /// Ids of this process.
+    /// Creates the generator of this process.
     ///
     /// # Errors
-    /// When there is no randomness to be had.
+    /// The operating system has no randomness.
     pub fn new(rng: &Rng) -> Result<Self, std::io::Error> {
         Ok(Self { process: u64::from_le_bytes(rng.bytes()?), count: AtomicU64::new(1) })
     }
 
-    /// The next one: 24 hexadecimal digits.
+    /// The next id: 24 hexadecimal digits.
     pub fn next(&self) -> RequestId {
         let count = self.count.fetch_add(1, Ordering::Relaxed);
         RequestId(format!("{:016x}{count:08x}", self.process).into())
     }
 }
 
-/// Formats ids with spaces between them. Nothing is formatted before it is displayed.
+/// Formats ids with spaces between them, only when the result is displayed.
 pub fn list<'a>(ids: impl Iterator<Item = &'a RequestId> + Clone) -> impl fmt::Display {
     fmt::from_fn(move |formatter| {
         for (index, id) in ids.clone().enumerate() {
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_hold_visible_ascii_characters() {
+    fn ids_contain_visible_ascii_characters_only() {
         assert_eq!(RequestId::new("my-id_1.2:3").unwrap().as_str(), "my-id_1.2:3");
         for id in ["a b", "a\n", "é", "\u{7f}"] {
             assert_eq!(RequestId::new(id), None, "{id:?}");
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_current_id_is_known_in_its_scope_alone() {
+    async fn the_current_id_is_known_only_in_its_scope() {
         let id = RequestId::new("a").unwrap();
         let inside = id.clone().scope(async { RequestId::current() }).await;
         assert_eq!((inside, RequestId::current()), (Some(id), None));

@@ -1,6 +1,6 @@
-//! Tasks that run beside the requests: logging their panics, and knowing whether the task of a queue runs.
+//! Helpers for background tasks: logging of panics, and a flag that says whether the task of a queue runs.
 //!
-//! A task that runs as long as the server does not start here: the supervisor in `workers` owns it.
+//! A task that runs as long as the server is not started here, but by the supervisor in `workers`.
 //!
 //! Invariant: a task that is spawned here has the [`PanicSwitch`] of the supervised task that spawned it, if there is one.
 
@@ -12,20 +12,20 @@ use futures_util::FutureExt as _;
 use tokio::task::JoinHandle;
 use tracing::Instrument as _;
 
-/// Spawns a task that ends by itself. If it panics, the log names it.
+/// Spawns a task that ends by itself. If it panics, its name is logged.
 pub fn spawn<T: Send + 'static>(name: &'static str, work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
     tokio::spawn(log_panic(name, work).in_current_span())
 }
 
-/// Runs `work`. If it panics, logs `name` and lets the panic go on.
+/// Runs `work`. If it panics, logs `name` and continues the panic.
 pub fn log_panic<T>(name: &'static str, work: impl Future<Output = T>) -> impl Future<Output = T> {
-    // Taken by the caller, because a task that is spawned has no task-local values.
+    // The caller's switch is read here, because a spawned task has no task-local values.
     let switch = PANIC_SWITCH.try_with(Clone::clone).ok().flatten();
     PANIC_SWITCH.scope(switch, async move {
         match AssertUnwindSafe(work).catch_unwind().await {
             Ok(outcome) => outcome,
             Err(panic) => {
-                // Not its message, which may contain what a caller wrote: the panic hook prints that.
+                // Without the message of the panic, which the panic hook prints: it may contain text of a caller.
                 tracing::error!(task = name, "a task panicked");
                 resume_unwind(panic)
             }
@@ -89,20 +89,21 @@ pub fn panic_point(point: PanicPoint) {
     }
 }
 
-/// Whether the task that empties a queue has ended and does not run again yet.
+/// Whether the task of a queue has ended and has not been started again.
 #[derive(Debug, Default)]
 pub struct RunFlag {
     ended: AtomicBool,
 }
 
 impl RunFlag {
-    /// Marks the task as running until the guard is dropped, by a panic too.
+    /// Marks the task as running until the guard is dropped. A panic drops it too.
     pub fn raise(&self) -> RunGuard<'_> {
         self.ended.store(false, Ordering::Release);
         RunGuard(self)
     }
 
-    /// Whether the task has run and has ended. Before its first run this is `false`: what comes waits for it.
+    /// Whether the task has run and has ended. Before its first run this is `false`, because work in the queue waits for the
+    /// first run.
     pub fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)
     }

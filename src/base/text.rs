@@ -1,11 +1,12 @@
-//! Folding of text, for what is compared and searched.
+//! Folding of text, for comparison and search.
 //!
-//! Invariant: folding happens here and never in SQL, so that both databases agree. What is stored and shown is never folded.
+//! Invariant: folding happens here and never in SQL, so that both databases agree. A folded text is only a key: texts are
+//! stored and shown as they were written.
 
 use unicode_normalization::UnicodeNormalization;
 use unicode_normalization::char::is_combining_mark;
 
-/// Folds ASCII case, for user names and e-mail addresses.
+/// Folds ASCII case, for user names and email addresses.
 pub fn fold_ascii(text: &str) -> String {
     text.to_ascii_lowercase()
 }
@@ -14,11 +15,11 @@ pub fn fold_ascii(text: &str) -> String {
 pub fn fold(text: &str) -> String {
     let lower: String =
         text.nfkd().filter(|character| !is_combining_mark(*character)).flat_map(char::to_lowercase).collect();
-    // Lower-casing can itself give a combining mark (İ): once more, so that folding a folded text changes nothing.
+    // Lower-casing can produce a combining mark (İ). The second pass removes it, so that folding a folded text changes nothing.
     lower.nfkd().filter(|character| !is_combining_mark(*character)).collect()
 }
 
-/// The first text past everything that begins with `prefix`, in byte order: no character comes after U+10FFFF.
+/// An upper bound, in byte order, of all texts that begin with `prefix`. It works because no character is above U+10FFFF.
 pub fn past_prefix(prefix: &str) -> String {
     format!("{prefix}\u{10FFFF}")
 }

@@ -1,10 +1,10 @@
-//! Points in time and the clock that gives them.
+//! Timestamps and clocks.
 //!
-//! Invariant: a [`Timestamp`] is UTC with microseconds, which both databases hold without loss. Order between messages
-//! never comes from here: it comes from `seq` and from positions in the event log.
+//! Invariant: a [`Timestamp`] is in UTC with microseconds, which both databases store without loss. The order of messages and
+//! events never depends on time: it comes from `seq` and from positions in the event log.
 //!
-//! Invariant: on PostgreSQL the database's clock is the time, so all nodes agree on it and a change of a machine's clock
-//! changes nothing. See [`DatabaseClock`].
+//! Invariant: on PostgreSQL, the time is that of the database's clock. All nodes agree on it, and setting the clock of a
+//! machine has no effect. See [`DatabaseClock`].
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,12 +17,12 @@ use time::format_description::well_known::Rfc3339;
 
 const MICROS_PER_SECOND: i64 = 1_000_000;
 const MICROS_PER_DAY: i64 = 86_400 * MICROS_PER_SECOND;
-/// How far the machine's clock and the database's may differ. Beyond it one of the two is wrong, and nobody knows which:
-/// nothing is deleted by time, and nothing is sent by time.
+/// The largest accepted difference between the clocks of the machine and of the database. With a larger one, one of the two
+/// clocks is wrong and nobody knows which, so the server deletes no expired data and sends no scheduled messages.
 pub const MAX_CLOCK_SKEW: Duration = Duration::from_secs(60);
 /// [`MAX_CLOCK_SKEW`] in microseconds.
 pub const MAX_CLOCK_SKEW_MICROS: i64 = MAX_CLOCK_SKEW.as_secs() as i64 * MICROS_PER_SECOND;
-/// Length of `2026-11-22T08:30:00.123456Z`.
+/// The length of `2026-11-22T08:30:00.123456Z`.
 const TEXT_LENGTH: usize = 27;
 
 /// Microseconds since 1970-01-01T00:00:00Z; years 0000 to 9999.
@@ -35,7 +35,7 @@ impl Timestamp {
     /// The last microsecond of the year 9999.
     pub const MAX: Self = Self(253_402_300_800 * MICROS_PER_SECOND - 1);
 
-    /// From microseconds since 1970, held inside [`Timestamp::MIN`] and [`Timestamp::MAX`].
+    /// Creates a timestamp from microseconds since 1970, limited to [`Timestamp::MIN`] and [`Timestamp::MAX`].
     pub const fn from_micros(micros: i64) -> Self {
         if micros < Self::MIN.0 {
             Self::MIN
@@ -56,17 +56,17 @@ impl Timestamp {
         self.0.div_euclid(MICROS_PER_DAY)
     }
 
-    /// This point, `days` earlier.
+    /// The time `days` earlier.
     pub const fn days_before(self, days: i64) -> Self {
         Self::from_micros(self.0.saturating_sub(days.saturating_mul(MICROS_PER_DAY)))
     }
 
-    /// This point, so many microseconds later, or earlier for a negative number.
+    /// The time `micros` microseconds later, or earlier if the number is negative.
     pub const fn plus_micros(self, micros: i64) -> Self {
         Self::from_micros(self.0.saturating_add(micros))
     }
 
-    /// Reads an RFC 3339 date-time with any offset; digits beyond microseconds are cut off.
+    /// Parses an RFC 3339 date-time with any offset. Digits beyond microseconds are cut off.
     pub fn parse(text: &str) -> Option<Self> {
         let parsed = OffsetDateTime::parse(text, &Rfc3339).ok()?;
         let micros = parsed.unix_timestamp_nanos().div_euclid(1_000);
@@ -74,11 +74,11 @@ impl Timestamp {
         (Self::MIN.0..=Self::MAX.0).contains(&micros).then_some(Self(micros))
     }
 
-    // A page of messages writes some 200 of these. The time crate finds the date; its own formatter would take four times as
-    // long as all of this.
+    // A page of messages has about 200 timestamps. This function uses the time crate for the calendar only, because the
+    // formatter of that crate takes four times as long as this function.
     fn text(self) -> [u8; TEXT_LENGTH] {
         let seconds = self.0.div_euclid(MICROS_PER_SECOND);
-        // Never the fallback: the time crate reaches beyond MIN and MAX.
+        // The fallback is never used, because the range of the time crate includes MIN and MAX.
         let moment = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
         let (year, month, day) = moment.to_calendar_date();
         let (hour, minute, second) = moment.to_hms();
@@ -95,7 +95,7 @@ impl Timestamp {
     }
 }
 
-/// Writes a number with leading zeros.
+/// Writes a number with leading zeros into all of `target`.
 fn put_digits(target: &mut [u8], number: u32) {
     let mut rest = number;
     for digit in target.iter_mut().rev() {
@@ -116,19 +116,19 @@ impl Serialize for Timestamp {
     }
 }
 
-/// Where the time comes from: an input, so that a test can hold it still.
+/// The source of time. It is an input, so that a test can control it.
 #[derive(Clone, Debug)]
 pub enum Clock {
     /// The machine's clock.
     System,
     /// The clock of the database, which all nodes share.
     Database(Arc<DatabaseClock>),
-    /// A clock that stands where it was put: microseconds since 1970.
+    /// A clock that shows the stored time until it is changed, in microseconds since 1970.
     Manual(Arc<AtomicI64>),
 }
 
 impl Clock {
-    /// The present moment.
+    /// The current time.
     pub fn now(&self) -> Timestamp {
         match self {
             Self::System => machine_time(),
@@ -137,8 +137,8 @@ impl Clock {
         }
     }
 
-    /// Microseconds by which the machine's clock is ahead of this one; negative where it is behind. 0 where there is no
-    /// other clock to compare with.
+    /// Microseconds by which the machine's clock is ahead of this clock, negative if it is behind. 0 if this clock is not the
+    /// database's.
     pub fn skew_micros(&self) -> i64 {
         match self {
             Self::Database(clock) => machine_time().micros() - clock.now().micros(),
@@ -146,24 +146,25 @@ impl Clock {
         }
     }
 
-    /// Whether rows may be deleted by their age, and messages be sent because they are due: only while the machine's clock
-    /// agrees with the database's. It compares the two clocks at this moment, so a change counts at once.
+    /// Whether the machine's clock agrees with the database's. Only then may rows be deleted because of their age and scheduled
+    /// messages be sent. The two clocks are compared at each call, so a change has an immediate effect.
     pub fn is_trusted(&self) -> bool {
         self.skew_micros().abs() <= MAX_CLOCK_SKEW_MICROS
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the one place that reads the machine's clock")]
+#[expect(clippy::disallowed_methods, reason = "the only place that reads the machine's clock")]
 fn machine_time() -> Timestamp {
     let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     Timestamp::from_micros(i64::try_from(since_1970.as_micros()).unwrap_or(i64::MAX))
 }
 
-/// The database's clock: read from time to time, and continued in between by the monotonic clock, which nobody can set.
+/// The clock of the database. It is read from time to time. Between two readings the monotonic clock of the machine, which
+/// nobody can set, continues it.
 #[derive(Debug)]
 pub struct DatabaseClock {
     started: Instant,
-    /// What the database's clock showed at `started`, by the last reading: microseconds since 1970.
+    /// The time of the database's clock at `started`, computed from the last reading: microseconds since 1970.
     micros_at_start: AtomicI64,
 }
 
@@ -181,8 +182,9 @@ impl DatabaseClock {
         )
     }
 
-    /// Takes over a reading: the database answered `time` to a question that was sent at `asked_at` and took `round_trip`.
-    /// A difference that the round trip may explain is left alone, so that the time does not jump with each reading.
+    /// Uses a reading of the database's clock: the query was sent at `asked_at`, took `round_trip` and returned `time`. If the
+    /// difference to the previous reading is not larger than the round trip, the clock is not changed, so that the time does
+    /// not jump with each reading.
     pub fn set(&self, time: Timestamp, asked_at: Instant, round_trip: Duration) {
         let answered_after = asked_at.saturating_duration_since(self.started) + round_trip / 2;
         let micros_at_start = time.micros().saturating_sub(micros(answered_after));
@@ -202,19 +204,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_databases_clock_goes_on_from_the_last_reading() {
+    fn the_database_clock_continues_from_the_last_reading() {
         let database = Arc::new(DatabaseClock::default());
         let clock = Clock::Database(Arc::clone(&database));
         assert!(clock.is_trusted() && clock.skew_micros().abs() < MICROS_PER_SECOND);
         let second = Duration::from_secs(1);
         let ago = machine_time().days_before(200);
         database.set(ago, Instant::now(), second);
-        // The answer was given half-way.
+        // The database is assumed to answer in the middle of the round trip.
         let ahead = clock.now().micros() - ago.micros();
         assert!((-MICROS_PER_SECOND / 2..MICROS_PER_SECOND / 2).contains(&ahead), "{ahead}");
         assert!(!clock.is_trusted());
         assert_eq!(clock.skew_micros() / MICROS_PER_SECOND / 86_400, 200);
-        // Within the round trip nothing says which of two readings is better.
+        // A difference within the round trip does not change the clock.
         let before = clock.now();
         database.set(before.plus_micros(MICROS_PER_SECOND / 2), Instant::now(), second);
         assert!(clock.now().micros() - before.micros() < MICROS_PER_SECOND / 4);
@@ -245,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn offsets_are_understood_and_nonsense_is_not() {
+    fn offsets_are_parsed_and_other_texts_are_refused() {
         assert_eq!(Timestamp::parse("2026-11-22T10:30:00+02:00"), Timestamp::parse("2026-11-22T08:30:00Z"));
         for text in ["", "yesterday", "2026-11-22", "2026-13-01T00:00:00Z", "2026-11-22T08:30:00"] {
             assert_eq!(Timestamp::parse(text), None, "{text}");

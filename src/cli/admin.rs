@@ -1,4 +1,4 @@
-//! `posthaste admin`.
+//! The command `posthaste admin`: accounts.
 
 use std::io::Read as _;
 use std::process::ExitCode;
@@ -12,57 +12,66 @@ use crate::domain::identity::audit::By;
 use crate::domain::identity::passwords;
 use crate::domain::identity::users::{self, Registration};
 
-/// Bytes that are read of a password: more than one may have.
+/// At most this many bytes are read as a password. Longer than any valid password.
 const PASSWORD_LIMIT_BYTES: u64 = 4_096;
 
-/// What to do.
+/// The subcommands.
 #[derive(Subcommand)]
 pub enum Action {
-    /// Make an account
+    /// Create an account
     CreateUser {
-        /// 1 to 32 of A-Z a-z 0-9 . _ -
+        /// 1 to 32 characters: A-Z a-z 0-9 . _ -
         #[arg(long, value_name = "NAME")]
         user_name: String,
+        /// Email address
         #[arg(long, value_name = "ADDRESS")]
         email: Option<String>,
+        /// First name
         #[arg(long, value_name = "NAME")]
         first_name: Option<String>,
+        /// Last name
         #[arg(long, value_name = "NAME")]
         last_name: Option<String>,
-        /// Make an administrator
+        /// Give the account the role admin
         #[arg(long)]
         admin: bool,
-        /// Read the password from standard input; without it the account has none, and is for API keys and JWTs
+        /// Read the password from standard input. Without this option the account has no password and can only be used with
+        /// API keys and JWTs
         #[arg(long)]
         password_stdin: bool,
         #[command(flatten)]
         data: DataOptions,
     },
-    /// Print a code with which a user sets a new password, once, within an hour
+    /// Print a code that sets a new password. It is valid once, for one hour
     ResetPassword {
+        /// Name of the user
         #[arg(long, value_name = "NAME")]
         user_name: String,
         #[command(flatten)]
         data: DataOptions,
     },
-    /// Give a user a role
+    /// Set the role of a user
     SetRole {
+        /// Name of the user
         #[arg(long, value_name = "NAME")]
         user_name: String,
+        /// Role on the whole server
         #[arg(long, value_name = "user|admin")]
         role: Role,
         #[command(flatten)]
         data: DataOptions,
     },
-    /// Keep a user out: every session ends within a second
+    /// Ban a user. All their sessions end within a second
     Ban {
+        /// Name of the user
         #[arg(long, value_name = "NAME")]
         user_name: String,
         #[command(flatten)]
         data: DataOptions,
     },
-    /// Let a banned user in again
+    /// Lift the ban of a user
     Unban {
+        /// Name of the user
         #[arg(long, value_name = "NAME")]
         user_name: String,
         #[command(flatten)]
@@ -70,16 +79,16 @@ pub enum Action {
     },
 }
 
-/// What a user may do on the whole server.
+/// The role of a user on the whole server.
 #[derive(Clone, Copy, ValueEnum)]
 pub enum Role {
-    /// What everyone may.
+    /// A user without administrative rights.
     User,
-    /// Administration too.
+    /// An administrator.
     Admin,
 }
 
-/// Does it.
+/// Runs the subcommand.
 pub fn run(action: Action) -> Result<ExitCode, String> {
     match action {
         Action::CreateUser { user_name, email, first_name, last_name, admin, password_stdin, data } => {
@@ -93,14 +102,14 @@ pub fn run(action: Action) -> Result<ExitCode, String> {
                 admin,
             };
             with_app(&data, async |app| users::create(app, registration).await)?;
-            eprintln!("{user_name} was made{}", if admin { ", and is an administrator" } else { "" });
+            eprintln!("Created {user_name}{}", if admin { " (administrator)" } else { "" });
         }
         Action::ResetPassword { user_name, data } => {
             let code =
                 with_app(&data, async |app| passwords::issue(app, By::operator(app.clock.now()), &user_name).await)?;
             println!("{}", code.code);
             eprintln!(
-                "PUT /api/password-resets/CODE {{\"new_password\": …}} sets a new password, once, until {}",
+                "To set a new password, send PUT /api/password-resets/CODE {{\"new_password\": …}}. The code is valid once, until {}",
                 code.expires_at
             );
         }
@@ -110,23 +119,23 @@ pub fn run(action: Action) -> Result<ExitCode, String> {
                 Role::Admin => principal::Role::Admin,
             };
             with_app(&data, async |app| users::set_role(app, &user_name, role, By::operator(app.clock.now())).await)?;
-            eprintln!("{user_name} has the role {} now", role.as_str());
+            eprintln!("Set the role of {user_name} to {}", role.as_str());
         }
         Action::Ban { user_name, data } => {
             with_app(&data, async |app| users::set_banned(app, &user_name, true, By::operator(app.clock.now())).await)?;
-            eprintln!("{user_name} is banned");
+            eprintln!("Banned {user_name}");
         }
         Action::Unban { user_name, data } => {
             with_app(&data, async |app| {
                 users::set_banned(app, &user_name, false, By::operator(app.clock.now())).await
             })?;
-            eprintln!("{user_name} is not banned any more");
+            eprintln!("Unbanned {user_name}");
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// The password that was piped in; the line's end is not part of it.
+/// Reads the password from standard input, without the end of the line.
 fn read_password() -> Result<String, String> {
     let mut text = String::new();
     let read = std::io::stdin().take(PASSWORD_LIMIT_BYTES).read_to_string(&mut text);
@@ -134,7 +143,7 @@ fn read_password() -> Result<String, String> {
     let password = text.strip_suffix('\n').unwrap_or(&text);
     let password = password.strip_suffix('\r').unwrap_or(password);
     if password.is_empty() {
-        return Err("--password-stdin: standard input holds no password".into());
+        return Err("--password-stdin: standard input contains no password".into());
     }
     Ok(password.to_owned())
 }

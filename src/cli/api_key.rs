@@ -1,4 +1,4 @@
-//! `posthaste api-key`.
+//! The command `posthaste api-key`.
 
 use std::process::ExitCode;
 
@@ -12,38 +12,38 @@ use crate::domain::identity::api_keys::{self, ApiKey, NewApiKey};
 use crate::domain::identity::audit::By;
 use crate::domain::shared::pagination::Limit;
 
-/// What to do.
+/// The subcommands.
 #[derive(Subcommand)]
 pub enum Action {
-    /// Make a key and print it, and nothing else: it is not shown again
+    /// Create a key and print only the key. It cannot be shown again
     Create {
-        /// What it is for
+        /// Name of the key, such as the program that uses it
         #[arg(long, value_name = "NAME")]
         name: String,
-        /// What it may do: read, write, admin, with commas between
+        /// Scopes of the key, separated by commas: read, write, admin
         #[arg(long, value_name = "SCOPES", value_delimiter = ',', default_value = "read,write")]
         scopes: Vec<String>,
-        /// When it ends, as an RFC 3339 time [default: never]
+        /// Time at which the key expires, in RFC 3339 [default: never]
         #[arg(long, value_name = "TIME")]
         expires_at: Option<String>,
         #[command(flatten)]
         data: DataOptions,
     },
-    /// List the keys, without the keys themselves
+    /// List all keys with their names, scopes and times, without the secrets
     List {
         #[command(flatten)]
         data: DataOptions,
     },
-    /// Revoke a key: it ends within a second
+    /// Revoke a key. It stops working within a second
     Revoke {
-        /// Its number, as listed
+        /// Number of the key, as shown by list
         id: i64,
         #[command(flatten)]
         data: DataOptions,
     },
 }
 
-/// Does it.
+/// Runs the subcommand.
 pub fn run(action: Action) -> Result<ExitCode, String> {
     match action {
         Action::Create { name, scopes, expires_at, data } => {
@@ -51,17 +51,17 @@ pub fn run(action: Action) -> Result<ExitCode, String> {
                 None => None,
                 Some(text) => Some(
                     Timestamp::parse(&text)
-                        .ok_or_else(|| format!("--expires-at {text} is no time such as 2027-01-31T00:00:00Z"))?,
+                        .ok_or_else(|| format!("--expires-at {text} is not a time such as 2027-01-31T00:00:00Z"))?,
                 ),
             };
             let new = NewApiKey { name, scopes, expires_at };
             println!("{}", with_app(&data, async |app| api_keys::create_for_operator(app, new).await)?);
         }
         Action::List { data } => {
-            for key in with_app(&data, all)? {
+            for key in with_app(&data, list_all)? {
                 let time = |at: Option<Timestamp>, none: &str| at.map_or(none.to_owned(), |at| at.to_string());
                 println!(
-                    "{}\t{}\t{}\tmade {}\tlast used {}\texpires {}",
+                    "{}\t{}\t{}\tcreated {}\tlast used {}\texpires {}",
                     key.id.0,
                     key.name.escape_debug(),
                     key.scopes.replace(' ', ","),
@@ -73,13 +73,13 @@ pub fn run(action: Action) -> Result<ExitCode, String> {
         }
         Action::Revoke { id, data } => {
             with_app(&data, async |app| api_keys::revoke(app, ApiKeyId(id), By::operator(app.clock.now())).await)?;
-            eprintln!("key {id} is revoked");
+            eprintln!("Revoked key {id}");
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-async fn all(app: &crate::app::App) -> crate::base::error::Result<Vec<ApiKey>> {
+async fn list_all(app: &crate::app::App) -> crate::base::error::Result<Vec<ApiKey>> {
     let mut keys = Vec::new();
     let mut cursor = None;
     loop {

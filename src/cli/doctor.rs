@@ -1,6 +1,6 @@
-//! `posthaste doctor`.
+//! The command `posthaste doctor`: checks of the machine, the configuration and the data.
 //!
-//! Invariant: it changes nothing but a small file that it writes into the data folder and removes again.
+//! Invariant: it changes nothing, except for a small file that it writes into the data folder and removes again.
 
 mod contents;
 
@@ -15,46 +15,48 @@ use crate::store::driver::environment::Location;
 use crate::store::driver::files::folder_of;
 use crate::store::sqlite::mounts;
 
-/// Free bytes below which the doctor warns.
+/// With fewer free bytes on the disk, the result is a fault.
 const FREE_BYTES_WANTED: u64 = 1 << 30;
-/// File descriptors below which the doctor warns: one a connection.
+/// With a lower limit of open files, the result is a warning. Each connection needs one.
 const FILES_WANTED: u64 = 4_096;
-/// A commit waits for one of these.
+/// If a sync takes longer, the result is a warning. Every commit waits for a sync.
 const SLOW_SYNC: Duration = Duration::from_millis(20);
 const SYNC_ROUNDS: u32 = 16;
 
+/// The result of one check.
 enum Finding {
-    Good(String),
-    Poor(String),
-    Bad(String),
+    Sound(String),
+    /// Does not change the exit status.
+    Warning(String),
+    /// Makes the exit status 1.
+    Fault(String),
 }
 
-/// What is looked at besides the usual.
+/// Additional checks.
 #[derive(clap::Args)]
 pub struct Options {
-    /// Read every message and compare it with its digest; on SQLite look through every index, too. Reads everything
+    /// Also read every message and compare it with its digest and, on SQLite, check every index. Reads all data
     #[arg(long)]
     deep: bool,
-    /// Look at this backup instead of the data: its digest, its structure and its schema version
+    /// Check this backup instead of the data: its digest, its structure and its schema version
     #[arg(long, value_name = "FILE")]
     backup: Option<PathBuf>,
 }
 
-/// Looks at everything, says what it saw, and fails when something is wrong.
+/// Runs the checks and prints the results. The exit status is 1 if something is wrong.
 pub fn run(options: &Options, data: &DataOptions) -> Result<ExitCode, String> {
     if let Some(file) = &options.backup {
         return Ok(print(block_on(contents::of_backup(file, options.deep))?));
     }
     let data = config::data(data)?;
-    let mut findings =
-        vec![Finding::Good(format!("posthaste {}, schema {}", env!("CARGO_PKG_VERSION"), migrations::NEWEST))];
+    let mut findings = vec![Finding::Sound(format!("posthaste {}, schema {}", super::VERSION, migrations::NEWEST))];
     findings.push(open_files());
     if let Location::Sqlite(file) = &data.location {
         let folder = folder_of(file);
         findings.extend(mounts::network_type(folder).map(|kind| {
-            Finding::Bad(format!(
-                "{} is on a network file system ({kind}), where a sent message may not be on any disk: keep it on a local disk, \
-                 or use PostgreSQL",
+            Finding::Fault(format!(
+                "{} is on a network file system ({kind}), where acknowledged data can be lost; move it to a local disk or use \
+                 PostgreSQL",
                 file.display()
             ))
         }));
@@ -69,9 +71,9 @@ fn print(findings: Vec<Finding>) -> ExitCode {
     let mut healthy = true;
     for finding in findings {
         match finding {
-            Finding::Good(text) => println!("ok    {text}"),
-            Finding::Poor(text) => println!("note  {text}"),
-            Finding::Bad(text) => {
+            Finding::Sound(text) => println!("ok    {text}"),
+            Finding::Warning(text) => println!("note  {text}"),
+            Finding::Fault(text) => {
                 healthy = false;
                 println!("wrong {text}");
             }
@@ -87,11 +89,12 @@ fn open_files() -> Finding {
         .find_map(|line| line.strip_prefix("Max open files"))
         .and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
     match soft {
-        Some(count) if count >= FILES_WANTED => Finding::Good(format!("{count} open files allowed")),
-        Some(count) => Finding::Poor(format!(
-            "{count} open files allowed: each connection takes one; raise it (LimitNOFILE in systemd, ulimit -n in a shell)"
+        Some(count) if count >= FILES_WANTED => Finding::Sound(format!("{count} open files allowed")),
+        Some(count) => Finding::Warning(format!(
+            "{count} open files allowed, and each connection needs one; raise the limit (LimitNOFILE in systemd, ulimit -n in a \
+             shell)"
         )),
-        None => Finding::Poor("the limit of open files cannot be read here".into()),
+        None => Finding::Warning("the limit of open files cannot be read on this system".into()),
     }
 }
 
@@ -104,11 +107,13 @@ fn free_space(folder: &Path) -> Finding {
     });
     match free.map(|kib| kib * 1_024) {
         Some(bytes) if bytes >= FREE_BYTES_WANTED => {
-            Finding::Good(format!("{} GiB free in {}", bytes >> 30, folder.display()))
+            Finding::Sound(format!("{} GiB free in {}", bytes >> 30, folder.display()))
         }
-        Some(bytes) => Finding::Bad(format!("only {} MiB free in {}: make room", bytes >> 20, folder.display())),
-        None => Finding::Poor(format!(
-            "free space in {} cannot be read: start the server once, or make the folder",
+        Some(bytes) => {
+            Finding::Fault(format!("only {} MiB free in {}; free some space", bytes >> 20, folder.display()))
+        }
+        None => Finding::Warning(format!(
+            "free space in {} cannot be read; start the server once or create the folder",
             folder.display()
         )),
     }
@@ -125,16 +130,18 @@ fn sync_time(folder: &Path) -> Finding {
         }
         Ok::<_, std::io::Error>(started.elapsed() / SYNC_ROUNDS)
     })();
-    // It may never have been made: then there is nothing to remove.
+    // If the file could not be created, there is nothing to remove.
     drop(std::fs::remove_file(&file));
     match measured {
-        Ok(time) if time <= SLOW_SYNC => Finding::Good(format!("a write reaches the disk in {} µs", time.as_micros())),
-        Ok(time) => {
-            Finding::Poor(format!("a write takes {} ms to reach the disk: every send waits for one", time.as_millis()))
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            Finding::Poor(format!("{} does not exist yet: the server makes it at its first start", folder.display()))
-        }
-        Err(error) => Finding::Bad(format!("{} cannot be written: {error}", folder.display())),
+        Ok(time) if time <= SLOW_SYNC => Finding::Sound(format!("a write reaches the disk in {} µs", time.as_micros())),
+        Ok(time) => Finding::Warning(format!(
+            "a write takes {} ms to reach the disk, and every send waits for a write",
+            time.as_millis()
+        )),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Finding::Warning(format!(
+            "{} does not exist yet; the server creates it at its first start",
+            folder.display()
+        )),
+        Err(error) => Finding::Fault(format!("{} cannot be written: {error}", folder.display())),
     }
 }

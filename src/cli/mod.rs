@@ -1,4 +1,4 @@
-//! The command line, one file a command.
+//! The command line. Each command has its own file.
 
 mod admin;
 mod api_key;
@@ -14,16 +14,26 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::app::{App, Settings};
-use crate::base::error::Error;
+use crate::base::error::{Error, FieldError};
 use crate::base::ids::Rng;
 use crate::base::time::Clock;
 use crate::config::{self, DataOptions, ServeOptions};
 use crate::http::state::RENDERER;
 use crate::store::driver::environment::Environment;
 
-/// A messaging API that people run themselves: one binary, on SQLite by default and on PostgreSQL when it grows.
+/// What `--version` prints. The build script sets the commit and the date.
+const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (commit ",
+    env!("POSTHASTE_BUILD_COMMIT"),
+    ", built ",
+    env!("POSTHASTE_BUILD_DATE"),
+    ")"
+);
+
+/// A self-hosted messaging server: one binary, with SQLite by default and PostgreSQL for larger installations.
 #[derive(Parser)]
-#[command(name = "posthaste", version, max_term_width = 110)]
+#[command(name = "posthaste", version = VERSION, max_term_width = 110)]
 struct CommandLine {
     #[command(subcommand)]
     command: Command,
@@ -31,39 +41,39 @@ struct CommandLine {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serve the API until SIGTERM or Ctrl-C
+    /// Run the server until SIGTERM or Ctrl-C
     Serve {
         #[command(flatten)]
         data: DataOptions,
         #[command(flatten)]
         serve: Box<ServeOptions>,
     },
-    /// Make accounts and see to them, beside a running server
+    /// Create and manage accounts. The server may be running
     Admin {
         #[command(subcommand)]
         action: admin::Action,
     },
-    /// Make, list and revoke API keys, beside a running server
+    /// Create, list and revoke API keys. The server may be running
     ApiKey {
         #[command(subcommand)]
         action: api_key::Action,
     },
-    /// Write everything into one new file, beside a running server. The file is a SQLite database, whichever database it
-    /// comes from, and can be restored into either
+    /// Write all data into one new file. The server may be running. The file is a SQLite database, also for data from
+    /// PostgreSQL, and can be restored into either database
     Backup {
-        /// The file to write; must not exist
+        /// File to write; it must not exist
         file: std::path::PathBuf,
         #[command(flatten)]
         data: DataOptions,
     },
-    /// Put a backup in the place of everything. What was there before is kept beside it
+    /// Replace all data by a backup. The server may be running. The previous data is kept
     Restore {
-        /// A file that backup wrote
+        /// File that the command backup wrote
         file: std::path::PathBuf,
         #[command(flatten)]
         data: DataOptions,
     },
-    /// Look at the machine, the configuration and the data, or at a backup, and say what is wrong
+    /// Check the machine, the configuration and the data, or a backup, and report problems
     Doctor {
         #[command(flatten)]
         options: doctor::Options,
@@ -74,7 +84,7 @@ enum Command {
     Openapi,
 }
 
-/// Runs the command that the arguments name.
+/// Runs the command given by the arguments.
 pub fn run() -> ExitCode {
     let outcome = match CommandLine::parse().command {
         Command::Serve { data, serve } => serve::run(&data, *serve),
@@ -94,16 +104,16 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// A runtime for a command that is no server.
+/// Runs `work` on a single-threaded runtime, for a command other than `serve`.
 fn block_on<T>(work: impl Future<Output = T>) -> Result<T, String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| format!("no runtime: {error}"))?;
+        .map_err(|error| format!("cannot start the async runtime: {error}"))?;
     Ok(runtime.block_on(work))
 }
 
-/// Opens the data for a command that works beside a running server, and runs it.
+/// Opens the data and runs `work`. A server may be running on the same data.
 fn with_app<T>(data: &DataOptions, work: impl AsyncFnOnce(&App) -> Result<T, Error>) -> Result<T, String> {
     let data = config::data(data)?;
     let place = data.location.describe();
@@ -114,23 +124,21 @@ fn with_app<T>(data: &DataOptions, work: impl AsyncFnOnce(&App) -> Result<T, Err
         let outcome = work(&app).await;
         app.db.close().await;
         outcome.map_err(|error| match error {
-            Error::Invalid(errors) => {
-                let told: Vec<String> =
-                    errors.iter().map(|error| format!("{} {}", error.field, error.detail)).collect();
-                told.join("; ")
+            Error::Invalid(errors) => errors.iter().map(FieldError::to_string).collect::<Vec<_>>().join("; "),
+            Error::Conflict { detail, .. } | Error::Forbidden { detail, .. } | Error::NotFound { detail, .. } => {
+                detail.into_owned()
             }
-            Error::Conflict { detail, .. } | Error::NotFound { detail, .. } => detail.into_owned(),
             error => explain(&place, &error),
         })
     })?
 }
 
-/// What the store needs, for a command that is no server.
+/// The environment of the store, for a command other than `serve`.
 fn environment(allow_unsafe_storage: bool) -> Environment {
     Environment { allow_unsafe_storage, ..Environment::new(Clock::System) }
 }
 
-/// What the operator is told: the causes too, since they own the machine.
+/// An error as a sentence for the operator: `place`, the database or the file it is about, then the error and its causes.
 fn explain(place: &str, error: &Error) -> String {
     match error {
         Error::Internal(source) | Error::Unavailable { source, .. } => {

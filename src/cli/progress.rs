@@ -1,48 +1,48 @@
-//! Progress of what takes longer than two seconds, on standard error.
+//! Progress of long commands, on standard error. Nothing is shown in the first two seconds.
 
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use crate::store::db::progress::Progress;
 
-/// From when on progress is shown.
+/// Time before the first output.
 const SILENT: Duration = Duration::from_secs(2);
-/// How often, on a terminal.
+/// Time between two outputs on a terminal.
 const TERMINAL_INTERVAL: Duration = Duration::from_millis(200);
-/// How often, in a log.
+/// Time between two outputs elsewhere, such as in a log.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// One line that is written over on a terminal; a line now and then elsewhere.
+/// The progress of one activity: on a terminal one line that is overwritten, elsewhere a new line each time.
 pub struct ProgressLine {
-    what: &'static str,
+    activity: &'static str,
     started: Instant,
     shown: Option<Instant>,
     terminal: bool,
 }
 
 impl ProgressLine {
-    /// Of what is being done.
-    pub fn new(what: &'static str) -> Self {
-        Self { what, started: Instant::now(), shown: None, terminal: std::io::stderr().is_terminal() }
+    /// The progress of `activity`, such as "backing up".
+    pub fn new(activity: &'static str) -> Self {
+        Self { activity, started: Instant::now(), shown: None, terminal: std::io::stderr().is_terminal() }
     }
 
-    /// Shows it, if it is time to.
+    /// Shows the progress, unless it was shown a moment ago.
     pub fn show(&mut self, progress: Progress) {
         if self.is_due() {
             let Progress { step, done, total } = progress;
             let percent = done * 100 / total.max(1);
-            self.write(&format!("{}, {step}: {percent} % ({done} of {total})", self.what));
+            self.write(&format!("{}, {step}: {percent} % ({done} of {total})", self.activity));
         }
     }
 
-    /// Shows how many rows were read, of a number that nobody knows.
+    /// Shows the number of rows read, if their total number is unknown.
     pub fn count(&mut self, rows: u64) {
         if self.is_due() {
-            self.write(&format!("{}: {rows} read", self.what));
+            self.write(&format!("{}: {rows} read", self.activity));
         }
     }
 
-    /// Whether it is time to show something; then that is noted.
+    /// Whether an output is due. If so, notes the time of this output.
     fn is_due(&mut self) -> bool {
         let interval = if self.terminal { TERMINAL_INTERVAL } else { LOG_INTERVAL };
         let due = self.shown.map_or(self.started.elapsed() >= SILENT, |shown| shown.elapsed() >= interval);
@@ -55,14 +55,14 @@ impl ProgressLine {
     fn write(&self, text: &str) {
         if self.terminal {
             eprint!("\r{text}   ");
-            // A terminal that cannot be written to loses a line of progress, nothing else.
+            // If the terminal cannot be written to, only a line of progress is lost.
             drop(std::io::stderr().flush());
         } else {
             eprintln!("{text}");
         }
     }
 
-    /// Leaves the line.
+    /// Ends the line on a terminal.
     pub fn end(&self) {
         if self.terminal && self.shown.is_some() {
             eprintln!();

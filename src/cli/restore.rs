@@ -1,4 +1,4 @@
-//! `posthaste restore`.
+//! The command `posthaste restore`.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -11,7 +11,7 @@ use crate::config::{self, DataOptions};
 use crate::store::db::backup_digest::Found;
 use crate::store::db::copy::{self, Restored};
 
-/// Puts a backup in the place of everything.
+/// Replaces all data by a backup.
 pub fn run(file: &Path, options: &DataOptions) -> Result<ExitCode, String> {
     let data = config::data(options)?;
     let environment = environment(data.allow_unsafe_storage);
@@ -21,17 +21,17 @@ pub fn run(file: &Path, options: &DataOptions) -> Result<ExitCode, String> {
     let restored = block_on(copy::restore(file, &data.location, environment, context, &mut report))?;
     line.end();
     let Restored { kept, digest } = restored.map_err(|error| explain(&data.location.describe(), &error))?;
-    eprintln!("{} holds what {} held", data.location.describe(), file.display());
+    eprintln!("Restored {} into {}", file.display(), data.location.describe());
     match digest {
-        Found::Matches { .. } => eprintln!("the digest of {} matched its content", file.display()),
+        Found::Matches { .. } => eprintln!("The digest of {} matched its content", file.display()),
         Found::NoDigest => eprintln!(
-            "note: {} has no digest, as an earlier version wrote it: only its structure was checked, and damage to a text in \
-             it would not have been found",
+            "Note: {} was written by an earlier version and has no digest, so only its structure was checked. Damage to a \
+             text in it would not have been found",
             file.display()
         ),
     }
     if let Some(kept) = kept {
-        eprintln!("what was there before is kept as {kept}: remove it when you no longer need it");
+        eprintln!("The previous data is kept as {kept}: remove it when you no longer need it");
     }
     Ok(ExitCode::SUCCESS)
 }

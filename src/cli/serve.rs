@@ -1,4 +1,4 @@
-//! `posthaste serve`.
+//! The command `posthaste serve`.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -21,16 +21,16 @@ use crate::http::state::{CONNECTION_LIMIT, HttpSettings, HttpState, RENDERER, Ti
 use crate::live::Live;
 use crate::workers::Workers;
 
-/// Serves until a signal.
+/// Runs the server until a signal to stop.
 pub fn run(data: &DataOptions, options: ServeOptions) -> Result<ExitCode, String> {
     let (config, log) = config::serve(data, options)?;
     start_log(&log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|error| format!("no runtime: {error}"))?;
+        .map_err(|error| format!("cannot start the async runtime: {error}"))?;
     let outcome = runtime.block_on(serve(config));
-    // Every request is answered by now; a name look-up that hangs must not hold up the end.
+    // Every request is answered by now. A name look-up that hangs must not delay the end of the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
     outcome.map(|()| ExitCode::SUCCESS)
 }
@@ -48,18 +48,18 @@ async fn serve(config: ServeConfig) -> Result<(), String> {
         .await
         .map_err(|error| explain(&place, &error))?;
     if report.upgraded_seed {
-        tracing::info!("the seed's database was upgraded in place");
+        tracing::info!("upgraded the database of the seed in place");
     }
     for (old, new) in &report.renamed_users {
-        tracing::warn!(old, new, "a user name was empty or differed from another one only by case, and was changed");
+        tracing::warn!(old, new, "changed a user name that was empty or differed from another one only by case");
     }
     let app = Arc::new(app);
     let live = Live::new(Arc::clone(&app));
-    let mut workers = Workers::new(&app, &live, &config.bus, end_process).map_err(|error| error.to_string())?;
-    // A server that cannot write must not say that it listens.
+    let mut workers = Workers::new(&app, &live, &config.bus, end_process).map_err(|error| explain(&place, &error))?;
+    // A server that cannot write must not log that it listens.
     health::check(&app).await.map_err(|error| explain(&place, &error))?;
     if demo && demo::fill(&app).await.map_err(|error| explain(&place, &error))? {
-        tracing::info!("the demo's users and messages were written");
+        tracing::info!("created the users and messages of the demo");
     }
     let settings = HttpSettings {
         timeouts: Timeouts::default(),
@@ -79,10 +79,10 @@ async fn serve(config: ServeConfig) -> Result<(), String> {
     outcome.map_err(|error| error.to_string())
 }
 
-/// Ends the process at once when nothing may be acknowledged any more. The database is left open on purpose: closing it would
-/// copy the write-ahead log.
+/// Ends the process immediately after a fatal fault. The database stays open on purpose: closing it would copy the
+/// write-ahead log.
 fn end_process(sentence: &str) {
-    // Held to the end: no other thread writes a line behind this one.
+    // Held until the process ends, so that no other thread writes a line after this one.
     let _log = std::io::stderr().lock();
     tracing::error!("{sentence}");
     std::process::exit(1);
@@ -91,16 +91,16 @@ fn end_process(sentence: &str) {
 async fn bind(address: SocketAddr) -> Result<TcpListener, String> {
     TcpListener::bind(address).await.map_err(|error| match error.kind() {
         std::io::ErrorKind::AddrInUse => {
-            format!("{address} is in use: stop what listens there, or choose another with --listen")
+            format!("{address} is in use; stop the program that listens there, or choose another address with --listen")
         }
         _ => format!("cannot listen on {address}: {error}"),
     })
 }
 
-/// Waits for the signal to end. The signals are caught from the call on, not only once the future is polled: until then
-/// they would end the process at once.
+/// Waits for SIGTERM or SIGINT. The handlers are installed when this function is called, not when its future is first
+/// polled: before that, a signal would end the process immediately.
 fn stop_signal() -> impl Future<Output = ()> {
-    let stream = |kind| signal(kind).map_err(|error| tracing::error!(%error, "a signal cannot be waited for"));
+    let stream = |kind| signal(kind).map_err(|error| tracing::error!(%error, "cannot install a signal handler"));
     let streams = (stream(SignalKind::terminate()), stream(SignalKind::interrupt()));
     async {
         match streams {
@@ -121,8 +121,8 @@ fn start_log(config: &LogConfig) -> Result<(), String> {
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     let started = match config.format {
         LogFormat::Text => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init(),
-        // The innermost span is the last one of the list of spans.
+        // The innermost span is the last one in the list of spans, so it is not repeated.
         LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).try_init(),
     };
-    started.map_err(|error| format!("the log cannot start: {error}"))
+    started.map_err(|error| format!("cannot start the log: {error}"))
 }

@@ -1,4 +1,4 @@
-//! How servers on the same data tell each other what happens.
+//! The option `--bus`: how servers on the same data notify each other. It must fit the database.
 
 use clap::ValueEnum;
 use serde::Deserialize;
@@ -7,29 +7,29 @@ use super::Secret;
 use crate::live::bus::BusSettings;
 use crate::store::driver::environment::Location;
 
-/// How servers tell each other what happens.
+/// How servers on the same data notify each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BusKind {
-    /// Not at all: there is one server.
+    /// No other server uses the data.
     Local,
-    /// By the database.
+    /// Over PostgreSQL, with LISTEN and NOTIFY.
     Postgres,
-    /// By a NATS server.
+    /// Over NATS.
     Nats,
 }
 
-/// What goes with the database.
+/// Derives the settings of the bus.
 ///
 /// # Errors
 /// A sentence for the operator.
-pub fn decide(
-    place: &Location,
+pub fn settings(
+    location: &Location,
     kind: Option<BusKind>,
     listen_url: Option<Secret>,
     nats_url: Option<Secret>,
 ) -> Result<BusSettings, String> {
-    let database_url = match place {
+    let database_url = match location {
         Location::Postgres(url) => Some(url),
         Location::Sqlite(_) => None,
     };
@@ -38,20 +38,19 @@ pub fn decide(
         return Err("--listen-url is for --bus postgres".into());
     }
     if kind != BusKind::Nats && nats_url.is_some() {
-        return Err("--nats-url is for --bus nats: say that too".into());
+        return Err("--nats-url is for --bus nats; add --bus nats".into());
     }
     match (kind, database_url) {
         (BusKind::Nats, _) => match nats_url {
-            None => Err("--bus nats needs --nats-url, where the NATS server is: nats://host:4222".into()),
-            Some(Secret(url)) if url.split(',').all(is_of_nats) => Ok(BusSettings::Nats { url }),
+            None => Err("--bus nats needs --nats-url, the address of the NATS server, such as nats://host:4222".into()),
+            Some(Secret(url)) if url.split(',').all(is_nats_url) => Ok(BusSettings::Nats { url }),
             Some(_) => {
-                Err("--nats-url must be nats://host:port or tls://host:port, several with commas between".into())
+                Err("--nats-url must be nats://host:port or tls://host:port; separate several with commas".into())
             }
         },
         (BusKind::Local, _) => Ok(BusSettings::Local),
         (BusKind::Postgres, None) => {
-            Err("--bus postgres needs a PostgreSQL database: give --database-url postgres://…, or leave --bus out"
-                .into())
+            Err("--bus postgres needs a PostgreSQL database; add --database-url postgres://… or remove --bus".into())
         }
         (BusKind::Postgres, Some(database_url)) => {
             let listen_url = match listen_url {
@@ -66,7 +65,7 @@ pub fn decide(
     }
 }
 
-fn is_of_nats(url: &str) -> bool {
+fn is_nats_url(url: &str) -> bool {
     url::Url::parse(url.trim()).is_ok_and(|url| matches!(url.scheme(), "nats" | "tls") && url.has_host())
 }
 
@@ -76,7 +75,7 @@ mod tests {
     use crate::config::{DataOptions, ServeOptions, serve};
 
     #[test]
-    fn the_bus_goes_with_the_database() {
+    fn the_bus_fits_the_database() {
         let decide = |database: &str, options: ServeOptions| {
             let data = DataOptions {
                 config: Some("/dev/null".into()),

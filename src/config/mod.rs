@@ -1,7 +1,7 @@
-//! What the operator chose: command line, then environment, then configuration file, then the default.
+//! The configuration: the command line comes before the environment, then the configuration file, then the defaults.
 //!
-//! Invariant: the options are defined in `options` alone. This module only decides what their values mean together. A
-//! key that is unknown is refused by name.
+//! Invariant: only `options` defines options. This module checks their values together and derives the settings. An
+//! unknown key in the configuration file is an error that names the key.
 
 mod bus;
 mod options;
@@ -23,13 +23,13 @@ use crate::live::bus::BusSettings;
 use crate::mail::MailSettings;
 use crate::store::driver::environment::Location;
 
-/// Read from the working folder when no other file is named.
+/// The configuration file in the working directory, read if `--config` is not given.
 const DEFAULT_FILE: &str = "posthaste.toml";
 
-/// Where the data is, decided.
+/// The settings of the data, derived from the options.
 #[derive(Clone, Debug)]
 pub struct DataConfig {
-    /// The folder.
+    /// The folder of the data.
     pub data_dir: PathBuf,
     /// The database.
     pub location: Location,
@@ -37,68 +37,68 @@ pub struct DataConfig {
     pub allow_unsafe_storage: bool,
 }
 
-/// Everything a server needs, decided.
+/// All settings of a server, derived from the options.
 #[derive(Clone, Debug)]
 pub struct ServeConfig {
-    /// Where the data is.
+    /// The settings of the data.
     pub data: DataConfig,
-    /// Where to listen.
+    /// The address to listen on.
     pub listen: SocketAddr,
-    /// What the domain needs to know.
+    /// The settings of the domain.
     pub settings: Settings,
-    /// Which hosts and origins are the server's own, and which may call.
+    /// The hosts and origins of the server, and the other origins that may call it.
     pub origins: OriginRules,
-    /// Proxies whose `X-Forwarded-For` is believed.
+    /// Proxies whose `X-Forwarded-For` is trusted.
     pub trusted_proxies: TrustedProxies,
-    /// Where metrics are served on an address of their own.
+    /// A separate address for metrics.
     pub metrics_listen: Option<SocketAddr>,
     /// How servers on the same data notify each other.
     pub bus: BusSettings,
 }
 
-/// How to log, decided.
+/// The settings of the log, derived from the options.
 #[derive(Clone, Debug)]
 pub struct LogConfig {
-    /// The form of a line.
+    /// The format of a line.
     pub format: LogFormat,
-    /// What is logged.
+    /// The filter that selects what is logged.
     pub filter: String,
 }
 
-/// Decides where the data is.
+/// Derives the settings of the data.
 ///
 /// # Errors
 /// A sentence for the operator.
 pub fn data(options: &DataOptions) -> Result<DataConfig, String> {
     let mut file = read_file(options.config.as_deref())?;
-    decide_data(options.clone().over(&mut file))
+    data_config(options.clone().over(&mut file))
 }
 
-/// Decides everything a server needs.
+/// Derives the settings of a server and of its log.
 ///
 /// # Errors
 /// A sentence for the operator.
 pub fn serve(data_options: &DataOptions, options: ServeOptions) -> Result<(ServeConfig, LogConfig), String> {
     let mut file = read_file(data_options.config.as_deref())?;
-    let data = decide_data(data_options.clone().over(&mut file))?;
+    let data = data_config(data_options.clone().over(&mut file))?;
     let values = options.over(&mut file);
     let open = values.demo || values.open;
     let listen = values.listen;
     if open && !values.allow_open_anywhere && !listen.ip().to_canonical().is_loopback() {
         return Err(format!(
-            "open access lets in everyone who can reach {listen}: listen on 127.0.0.1, leave out --open and --demo, or say \
+            "Open access would let in everybody who can reach {listen}; listen on 127.0.0.1, remove --open and --demo, or add \
              --allow-open-anywhere"
         ));
     }
-    let origins = decide_origins(values.public_url.as_deref(), &values.cors_origin)?;
-    let jwt = decide_jwt(&values)?;
+    let origins = origin_rules(values.public_url.as_deref(), &values.cors_origin)?;
+    let jwt = jwt_settings(&values)?;
     let trusted_proxies =
         TrustedProxies::parse(&values.trusted_proxies).map_err(|error| format!("--trusted-proxies {error}"))?;
     let days = EVENT_RETENTION_RANGE_DAYS;
     if !days.contains(&values.event_retention_days) {
         return Err(format!("event_retention_days must be between {} and {}", days.start(), days.end()));
     }
-    let bus = bus::decide(&data.location, values.bus, values.listen_url, values.nats_url)?;
+    let bus = bus::settings(&data.location, values.bus, values.listen_url, values.nats_url)?;
     let settings = Settings {
         access: if open { Access::Open } else { Access::Secured },
         demo: values.demo,
@@ -114,14 +114,14 @@ pub fn serve(data_options: &DataOptions, options: ServeOptions) -> Result<(Serve
         public_url: values.public_url,
         allow_unsafe_storage: data.allow_unsafe_storage,
         jwt,
-        mail: decide_mail(values.smtp_url, values.mail_from)?,
+        mail: mail_settings(values.smtp_url, values.mail_from)?,
     };
     let metrics_listen = values.metrics_listen;
     let config = ServeConfig { data, listen, settings, origins, trusted_proxies, metrics_listen, bus };
     Ok((config, LogConfig { format: values.log_format, filter: values.log }))
 }
 
-fn decide_data(values: DataValues) -> Result<DataConfig, String> {
+fn data_config(values: DataValues) -> Result<DataConfig, String> {
     let location = match values.database_url {
         Some(url) => Location::parse(&url)?,
         None => Location::Sqlite(values.data_dir.join("posthaste.db")),
@@ -129,7 +129,7 @@ fn decide_data(values: DataValues) -> Result<DataConfig, String> {
     Ok(DataConfig { data_dir: values.data_dir, location, allow_unsafe_storage: values.allow_unsafe_storage })
 }
 
-fn decide_origins(public_url: Option<&str>, cors_origin: &[String]) -> Result<OriginRules, String> {
+fn origin_rules(public_url: Option<&str>, cors_origin: &[String]) -> Result<OriginRules, String> {
     let public_origin = match public_url {
         None => None,
         Some(url) => Some(web_origin(url).ok_or("--public-url must be an http or https URL")?),
@@ -140,35 +140,35 @@ fn decide_origins(public_url: Option<&str>, cors_origin: &[String]) -> Result<Or
     Ok(OriginRules { public_origin, cors_origins: cors_origins.collect::<Result<_, _>>()? })
 }
 
-fn decide_mail(url: Option<Secret>, from: Option<String>) -> Result<Option<MailSettings>, String> {
+fn mail_settings(url: Option<Secret>, from: Option<String>) -> Result<Option<MailSettings>, String> {
     match (url, from) {
         (Some(Secret(url)), Some(from)) => Ok(Some(MailSettings { url, from })),
         (None, None) => Ok(None),
-        (Some(_), None) => Err("--smtp-url needs --mail-from, the address that mail is sent from".into()),
-        (None, Some(_)) => Err("--mail-from needs --smtp-url, the server that mail leaves by".into()),
+        (Some(_), None) => Err("--smtp-url needs --mail-from, the sender address of mail".into()),
+        (None, Some(_)) => Err("--mail-from needs --smtp-url, the SMTP server".into()),
     }
 }
 
-fn decide_jwt(values: &ServeValues) -> Result<Option<JwtSettings>, String> {
+fn jwt_settings(values: &ServeValues) -> Result<Option<JwtSettings>, String> {
     let keys = match (&values.jwt_hs256_secret_file, &values.jwt_jwks) {
         (Some(_), Some(_)) => {
             return Err(
-                "--jwt-hs256-secret-file and --jwt-jwks exclude each other: choose what your backend signs with".into(),
+                "--jwt-hs256-secret-file and --jwt-jwks exclude each other; give the one that your backend signs with"
+                    .into(),
             );
         }
         (Some(path), None) => KeySource::Hs256File(path.clone()),
         (None, Some(place)) => KeySource::Jwks(place.clone()),
         (None, None) => {
-            let said = [
+            let given = [
                 ("--jwt-issuer", values.jwt_issuer.is_some()),
                 ("--jwt-audience", values.jwt_audience.is_some()),
                 ("--jwt-provision", values.jwt_provision),
             ];
-            return match said.into_iter().find(|(_, said)| *said) {
+            return match given.into_iter().find(|(_, given)| *given) {
                 None => Ok(None),
                 Some((flag, _)) => Err(format!(
-                    "{flag} says how JWTs are read, and nothing says how they are verified: add --jwt-hs256-secret-file or \
-                     --jwt-jwks"
+                    "{flag} has no effect without keys that verify JWTs; add --jwt-hs256-secret-file or --jwt-jwks"
                 )),
             };
         }
@@ -176,16 +176,24 @@ fn decide_jwt(values: &ServeValues) -> Result<Option<JwtSettings>, String> {
     keys.check()?;
     Ok(Some(JwtSettings {
         keys,
-        issuer: required(&values.jwt_issuer, "--jwt-issuer", "the iss of your backend's tokens")?,
-        audience: required(&values.jwt_audience, "--jwt-audience", "what the aud of tokens for this server has")?,
+        issuer: required(
+            &values.jwt_issuer,
+            "--jwt-issuer",
+            "the value of the iss claim in the tokens of your backend",
+        )?,
+        audience: required(
+            &values.jwt_audience,
+            "--jwt-audience",
+            "a value of the aud claim in tokens for this server",
+        )?,
         provision: values.jwt_provision,
     }))
 }
 
 fn required(value: &Option<String>, flag: &str, meaning: &str) -> Result<String, String> {
     match value {
-        None => Err(format!("JWTs need {flag} too: {meaning}")),
-        Some(text) if text.is_empty() => Err(format!("{flag} is empty: it is {meaning}")),
+        None => Err(format!("JWTs need {flag}: {meaning}")),
+        Some(text) if text.is_empty() => Err(format!("{flag} is empty; give {meaning}")),
         Some(text) => Ok(text.clone()),
     }
 }
@@ -209,7 +217,7 @@ mod tests {
     use super::*;
 
     fn decide(options: ServeOptions) -> Result<Option<JwtSettings>, String> {
-        // Not the file that may lie in the working folder.
+        // So that a posthaste.toml in the working directory is not read.
         let data = DataOptions { config: Some("/dev/null".into()), ..DataOptions::default() };
         serve(&data, options).map(|(config, _)| config.settings.jwt)
     }
@@ -224,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn jwts_are_off_unless_there_are_keys() {
+    fn jwts_are_off_without_keys() {
         assert!(decide(ServeOptions::default()).unwrap().is_none());
         assert!(decide(ServeOptions { jwt_provision: Some(false), ..ServeOptions::default() }).unwrap().is_none());
         let wrong = [
@@ -239,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_of_jwts_come_as_they_were_said() {
+    fn jwt_settings_come_from_the_options() {
         let settings = decide(jwks("https://example.org/jwks.json")).unwrap().unwrap();
         assert_eq!(settings.keys, KeySource::Jwks("https://example.org/jwks.json".into()));
         assert_eq!((settings.issuer.as_str(), settings.audience.as_str()), ("https://example.org", "posthaste"));
@@ -256,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn unsafe_storage_is_allowed_by_the_flag_or_by_the_file_and_the_flag_wins() {
+    fn unsafe_storage_is_allowed_by_flag_or_file_and_the_flag_wins() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("posthaste.toml");
         for (text, flag, allowed) in [
@@ -275,20 +283,20 @@ mod tests {
     }
 
     #[test]
-    fn wrong_combinations_for_jwts_are_refused_with_a_sentence() {
+    fn invalid_jwt_options_are_refused_with_a_sentence() {
         let both = ServeOptions { jwt_hs256_secret_file: Some("secret".into()), ..jwks("keys.json") };
         let wrong = [
             (both, "exclude each other"),
-            (ServeOptions { jwt_issuer: None, ..jwks("keys.json") }, "JWTs need --jwt-issuer too"),
+            (ServeOptions { jwt_issuer: None, ..jwks("keys.json") }, "JWTs need --jwt-issuer"),
             (ServeOptions { jwt_issuer: Some(String::new()), ..jwks("keys.json") }, "--jwt-issuer is empty"),
-            (ServeOptions { jwt_audience: None, ..jwks("keys.json") }, "JWTs need --jwt-audience too"),
+            (ServeOptions { jwt_audience: None, ..jwks("keys.json") }, "JWTs need --jwt-audience"),
             (ServeOptions { jwt_audience: Some(String::new()), ..jwks("keys.json") }, "--jwt-audience is empty"),
             (jwks(""), "--jwt-jwks is empty"),
             (jwks("http://example.org/jwks.json"), "must be https"),
             (jwks("http://127.0.0.1.example.org/jwks.json"), "must be https"),
             (jwks("http://localhost@example.org/jwks.json"), "must be https"),
             (jwks("https://user:word@example.org/jwks.json"), "user name or password"),
-            (jwks("ftp://example.org/jwks.json"), "must be a file, or a URL with https"),
+            (jwks("ftp://example.org/jwks.json"), "must be a file or an https URL"),
             (jwks("https://"), "not a URL"),
         ];
         for (options, sentence) in wrong {
@@ -299,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_may_come_over_http_from_this_machine() {
+    fn keys_may_come_over_http_from_loopback() {
         for place in
             ["http://localhost:1/", "http://127.0.0.1/jwks", "http://[::1]:8080/", "keys.json", "/etc/keys.json"]
         {
@@ -308,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn each_option_of_jwts_has_a_key_in_the_file_and_a_flag_that_outweighs_it() {
+    fn jwt_options_can_be_set_in_the_file_and_the_flag_wins() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("posthaste.toml");
         let text = "jwt_jwks = \"keys.json\"\njwt_issuer = \"a\"\njwt_audience = \"b\"\njwt_provision = true\n";
@@ -325,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn the_switch_may_stand_alone_or_with_its_value() {
+    fn a_boolean_flag_works_with_and_without_a_value() {
         #[derive(clap::Parser)]
         struct Line {
             #[command(flatten)]

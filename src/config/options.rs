@@ -1,7 +1,7 @@
-//! The options, each defined once.
+//! The definitions of all options.
 //!
-//! Invariant: a definition in this file holds everything about an option: its flag, its `POSTHASTE_…` variable, its key in
-//! the configuration file, its default and its help. Flag, variable and key are the same name.
+//! Invariant: each option is defined once, with its flag, its `POSTHASTE_…` variable, its key in the configuration file, its
+//! default and its help. Flag, variable and key have the same name.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -14,15 +14,15 @@ use serde::Deserialize;
 use super::bus::BusKind;
 use crate::app::EVENT_RETENTION_DAYS;
 
-/// Days for which events may be kept. The parser of the flag checks it, and `config` for a number from the file.
+/// The allowed range of `event_retention_days`. The flag is checked by its parser, a value from the file by `config`.
 pub(super) const EVENT_RETENTION_RANGE_DAYS: RangeInclusive<i64> = 1..=3650;
 
 /// Generates, from groups of options:
-/// - for each group a struct with what the command line and the environment say, for clap;
-/// - for each group a struct with the values that apply, and the function that finds them;
-/// - [`File`], with what the configuration file says about the options of all groups.
+/// - for each group, a struct with the values from the command line and the environment, for clap;
+/// - for each group, a struct with the effective values, and the function that computes them;
+/// - [`File`], with the values of all groups from the configuration file.
 ///
-/// An option is written `name: Type = default`, or `name: Type` if it may stay unset. `; skip` keeps it out of the file.
+/// An option is written `name: Type = default`, or `name: Type` if it can be unset. `; skip` keeps it out of the file.
 macro_rules! options {
     ($(
         $(#[$about:meta])*
@@ -43,7 +43,7 @@ macro_rules! options {
             }
 
             impl $group {
-                /// The values that apply: those of the flag or the variable, else of the file, else the default.
+                /// The effective values: from the flag or the variable, else from the file, else the default.
                 pub(super) fn over(self, file: &mut File) -> $values {
                     $values {
                         $( $option: value!(self.$option.or(file.$option.take()) $(, $default)?), )+
@@ -61,35 +61,35 @@ macro_rules! options {
     };
 }
 
-/// The type of an option's value: optional unless there is a default.
+/// The type of an effective value: `Option` if there is no default.
 macro_rules! value_type {
     ($type:ty) => { Option<$type> };
     ($type:ty, $default:expr) => { $type };
 }
 
-/// The value of an option: what was said, else the default.
+/// The effective value: the given one, else the default.
 macro_rules! value {
-    ($said:expr) => {
-        $said
+    ($given:expr) => {
+        $given
     };
-    ($said:expr, $default:expr) => {
-        $said.unwrap_or($default)
+    ($given:expr, $default:expr) => {
+        $given.unwrap_or($default)
     };
 }
 
 options! {
-    /// Options about the data, which every command takes.
-    DataOptions => #[expect(dead_code, reason = "`config` names the file, so it is read before there are values")] DataValues {
-        /// Folder of the data [default: ./data]
+    /// Options for the data. Every command has them.
+    DataOptions => #[expect(dead_code, reason = "`config` is read before the values are computed")] DataValues {
+        /// Folder for the data [default: ./data]
         #[arg(long, env = "POSTHASTE_DATA_DIR", value_name = "DIR")]
         data_dir: PathBuf = "data".into(),
-        /// Database: sqlite:PATH, or postgres://user:password@host/name?sslmode=… [default: posthaste.db in the data folder]
+        /// Database: sqlite:PATH or postgres://user:password@host/name?sslmode=… [default: posthaste.db in the data folder]
         #[arg(long, env = "POSTHASTE_DATABASE_URL", value_name = "URL", hide_env_values = true)]
         database_url: String,
-        /// File with options, as TOML: a key is an option's name with _ for - [default: posthaste.toml, where there is one]
+        /// Configuration file in TOML. Keys are option names with _ instead of - [default: posthaste.toml, if it exists]
         #[arg(long, env = "POSTHASTE_CONFIG", value_name = "FILE")]
         config: PathBuf; skip,
-        /// Lets the database run with settings or on storage with which a power failure can lose acknowledged data
+        /// Accept storage and database settings with which a power failure can lose acknowledged data
         #[arg(
             long,
             env = "POSTHASTE_ALLOW_UNSAFE_STORAGE",
@@ -105,13 +105,13 @@ options! {
         /// Address to listen on [default: 127.0.0.1:8000]
         #[arg(long, env = "POSTHASTE_LISTEN", value_name = "ADDRESS")]
         listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8_000)),
-        /// Open access, and the seed's four users and messages when the database is empty
+        /// Open access, and example users and messages if the database is empty
         #[arg(long, env = "POSTHASTE_DEMO", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
         demo: bool = false,
-        /// Open access: callers need no credentials. For loopback; refuses other addresses
+        /// Open access: requests need no credentials. Allowed on loopback addresses only
         #[arg(long, env = "POSTHASTE_OPEN", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
         open: bool = false,
-        /// Lets open access listen on an address that is not loopback
+        /// Allow open access on addresses that are not loopback
         #[arg(
             long,
             env = "POSTHASTE_ALLOW_OPEN_ANYWHERE",
@@ -120,19 +120,19 @@ options! {
             require_equals = true
         )]
         allow_open_anywhere: bool = false,
-        /// Lets in who has a JWT that your own backend signed with the secret in this file (HS256, at least 32 bytes)
+        /// Accept JWTs that your backend signs with the secret in this file (HS256, at least 32 bytes)
         #[arg(long, env = "POSTHASTE_JWT_HS256_SECRET_FILE", value_name = "FILE")]
         jwt_hs256_secret_file: PathBuf,
-        /// Lets in who has a JWT that your own backend signed with a key of this JSON Web Key Set (RS256, ES256, EdDSA)
+        /// Accept JWTs that your backend signs with a key of this JSON Web Key Set (RS256, ES256, EdDSA)
         #[arg(long, env = "POSTHASTE_JWT_JWKS", value_name = "FILE|URL", hide_env_values = true)]
         jwt_jwks: String,
-        /// The iss that a JWT must have
+        /// Required value of the iss claim of JWTs
         #[arg(long, env = "POSTHASTE_JWT_ISSUER", value_name = "TEXT")]
         jwt_issuer: String,
-        /// What must be in the aud of a JWT
+        /// Required value in the aud claim of JWTs
         #[arg(long, env = "POSTHASTE_JWT_AUDIENCE", value_name = "TEXT")]
         jwt_audience: String,
-        /// Whether a user is made for a JWT whose sub is nobody's name [default: false]
+        /// Create a user for a valid JWT if no user has the name in its sub claim [default: false]
         #[arg(
             long,
             env = "POSTHASTE_JWT_PROVISION",
@@ -141,22 +141,22 @@ options! {
             default_missing_value = "true"
         )]
         jwt_provision: bool = false,
-        /// Whether callers are slowed down by rate limits [default: on]
+        /// Rate limits for requests [default: on]
         #[arg(long, env = "POSTHASTE_RATE_LIMITS", value_name = "on|off")]
         rate_limits: Switch = Switch::On,
-        /// Whether people may make accounts by themselves [default: closed]
+        /// Whether people may create their own accounts [default: closed]
         #[arg(long, env = "POSTHASTE_REGISTRATION", value_name = "open|closed")]
         registration: Registration = Registration::Closed,
-        /// From whom direct messages are taken by people who have not chosen [default: everyone]
+        /// Who may write to users who have not set direct_messages_from [default: everyone]
         #[arg(long, env = "POSTHASTE_DIRECT_MESSAGES_FROM", value_name = "everyone|friends")]
         direct_messages_from: Correspondents = Correspondents::Everyone,
-        /// Days for which events are kept, for readers that come back: 1 to 3650 [default: 30]
+        /// Days for which events are kept for readers that reconnect: 1 to 3650 [default: 30]
         #[arg(long, env = "POSTHASTE_EVENT_RETENTION_DAYS", value_name = "DAYS", value_parser = clap::value_parser!(i64).range(EVENT_RETENTION_RANGE_DAYS))]
         event_retention_days: i64 = EVENT_RETENTION_DAYS,
-        /// Start once without the part of SQLite's write-ahead log that cannot be read, and keep a copy of it. Has no variable
+        /// Start without the unreadable end of SQLite's write-ahead log, and keep a copy of the log. Use once; has no variable
         #[arg(long, action = ArgAction::SetTrue)]
         accept_lost_tail: bool = false; skip,
-        /// Lets webhooks call private addresses, and plain http [default: false]
+        /// Allow webhooks to private addresses and over plain http [default: false]
         #[arg(
             long,
             env = "POSTHASTE_WEBHOOK_ALLOW_PRIVATE",
@@ -165,44 +165,44 @@ options! {
             default_missing_value = "true"
         )]
         webhook_allow_private: bool = false,
-        /// The URL under which people reach the server
+        /// Public URL of the server
         #[arg(long, env = "POSTHASTE_PUBLIC_URL", value_name = "URL")]
         public_url: String,
-        /// An origin whose pages may call from a browser; may be given several times, or with commas between
+        /// Origin whose pages may call the server from a browser. Repeat the option or separate origins with commas
         #[arg(long, env = "POSTHASTE_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
         cors_origin: Vec<String> = Vec::new(),
-        /// A proxy whose X-Forwarded-For is believed: an address, or a network such as 10.0.0.0/8; may be given several times, or
-        /// with commas between
+        /// Proxy whose X-Forwarded-For is trusted: an address, or a network such as 10.0.0.0/8. Repeat the option or separate
+        /// proxies with commas
         #[arg(long, env = "POSTHASTE_TRUSTED_PROXIES", value_name = "NETWORK", value_delimiter = ',')]
         trusted_proxies: Vec<String> = Vec::new(),
-        /// Address of its own for /metrics, served to whoever reaches it
+        /// Separate address for /metrics, without access control
         #[arg(long, env = "POSTHASTE_METRICS_LISTEN", value_name = "ADDRESS")]
         metrics_listen: SocketAddr,
-        /// How servers on the same data tell each other what happens [default: postgres on PostgreSQL, else local]
+        /// How servers on the same data notify each other [default: postgres on PostgreSQL, else local]
         #[arg(long, env = "POSTHASTE_BUS", value_name = "local|postgres|nats")]
         bus: BusKind,
-        /// PostgreSQL for LISTEN, directly, where a pooler stands before --database-url [default: --database-url]
+        /// Direct URL of PostgreSQL for LISTEN, if --database-url leads to a pooler [default: --database-url]
         #[arg(long, env = "POSTHASTE_LISTEN_URL", value_name = "URL", hide_env_values = true)]
         listen_url: Secret,
-        /// NATS servers for --bus nats, with commas between: nats://user:password@host:port, or tls://…
+        /// NATS servers for --bus nats, separated by commas: nats://user:password@host:port or tls://…
         #[arg(long, env = "POSTHASTE_NATS_URL", value_name = "URL", hide_env_values = true)]
         nats_url: Secret,
-        /// SMTP server for mail: smtp://user:password@host:port (STARTTLS, unless on loopback), or smtps://… (TLS)
+        /// SMTP server for mail: smtp://user:password@host:port (STARTTLS, except on loopback) or smtps://… (TLS)
         #[arg(long, env = "POSTHASTE_SMTP_URL", value_name = "URL", hide_env_values = true)]
         smtp_url: Secret,
-        /// Sender of mail: address@example.org, or "Name <address@example.org>"
+        /// Sender of mail: address@example.org or "Name <address@example.org>"
         #[arg(long, env = "POSTHASTE_MAIL_FROM", value_name = "ADDRESS")]
         mail_from: String,
-        /// Form of the log, which goes to standard error [default: text]
+        /// Format of the log on standard error [default: text]
         #[arg(long, env = "POSTHASTE_LOG_FORMAT", value_name = "text|json")]
         log_format: LogFormat = LogFormat::Text,
-        /// What is logged: error, warn, info, debug, or a filter such as posthaste=debug [default: info]
+        /// Log level (error, warn, info, debug) or a filter such as posthaste=debug [default: info]
         #[arg(long, env = "POSTHASTE_LOG", value_name = "FILTER")]
         log: String = "info".into(),
     }
 }
 
-/// An option that holds a password: `Debug` does not show it.
+/// The value of an option that can contain a password. Its `Debug` output hides the value.
 #[derive(Clone, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(pub String);
@@ -233,9 +233,9 @@ pub enum Switch {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Registration {
-    /// Everyone their own.
+    /// Everyone may create an account.
     Open,
-    /// Administrators and API keys.
+    /// Only administrators and API keys create accounts.
     Closed,
 }
 
@@ -243,13 +243,13 @@ pub enum Registration {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Correspondents {
-    /// From everyone.
+    /// Everyone may write to them.
     Everyone,
-    /// From friends.
+    /// Only friends may write to them.
     Friends,
 }
 
-/// How log lines are written.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn flag_variable_and_key_are_one_name_and_documented() {
+    fn flag_variable_and_key_have_one_name_and_are_documented() {
         let command = DataOptions::augment_args(ServeLine::command());
         let documentation = std::fs::read_to_string("docs/operating.md").unwrap();
         let mut options = 0;
@@ -282,11 +282,11 @@ mod tests {
             assert_eq!(option.get_long(), Some(name.replace('_', "-").as_str()));
             let variable = (name != "accept_lost_tail").then(|| format!("POSTHASTE_{}", name.to_uppercase()));
             assert_eq!(option.get_env().and_then(|variable| variable.to_str()), variable.as_deref(), "{name}");
-            // No option is a date, so each key is refused: a known one for its type, an unknown one for its name.
+            // No option is a date, so each key is refused: a known key because of its type, an unknown key by name.
             let refusal = toml::from_str::<File>(&format!("{name} = 1979-05-27")).unwrap_err();
             let is_key = !["config", "accept_lost_tail"].contains(&name);
             assert_eq!(!refusal.message().contains("unknown field"), is_key, "{name}: {refusal}");
-            // The table of options has a row for it, with all three.
+            // The table of options in the documentation has a row with all three names.
             let flag = format!("| `--{}", name.replace('_', "-"));
             let row = documentation
                 .lines()
@@ -302,8 +302,8 @@ mod tests {
     }
 
     #[test]
-    fn the_help_names_the_defaults_that_apply() {
-        // Not the file that may lie in the working folder.
+    fn the_help_shows_the_effective_defaults() {
+        // So that a posthaste.toml in the working directory is not read.
         let data = DataOptions { config: Some("/dev/null".into()), ..DataOptions::default() };
         let decided = |words: &[&str]| {
             let line = ServeLine::try_parse_from(words).unwrap();
@@ -314,7 +314,7 @@ mod tests {
         for option in ServeLine::command().get_arguments() {
             let help = option.get_help().map(ToString::to_string).unwrap_or_default();
             let default = help.split_once("[default: ").and_then(|(_, rest)| rest.strip_suffix(']'));
-            // The defaults of these two depend on other options.
+            // The defaults of `bus` and `listen_url` depend on other options.
             if let Some(default) = default.filter(|_| !["bus", "listen_url"].contains(&option.get_id().as_str())) {
                 let flag = format!("--{}={default}", option.get_long().unwrap());
                 assert_eq!(decided(&["posthaste", &flag]), by_default, "{flag}");

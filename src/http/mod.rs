@@ -1,6 +1,7 @@
-//! The HTTP floor: from bytes to a call of the domain, and back.
+//! The HTTP layer: from the bytes of a request to a call of the domain, and back.
 //!
-//! Invariant: handlers parse, call one domain function, render. They reach the store through the domain alone.
+//! Invariant: a handler parses the request, calls one function of the domain and renders the answer. It uses the store only
+//! through the domain.
 
 pub mod access;
 pub mod bodies;

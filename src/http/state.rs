@@ -1,4 +1,4 @@
-//! What the handlers share, and what the operator chose about HTTP.
+//! The state that all handlers share, and the settings of HTTP.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,49 +12,49 @@ use crate::domain::shared::rendering::Renderer;
 use crate::live::Live;
 use crate::workers::TaskStates;
 
-/// What the handlers share.
+/// The state that all handlers share. Cheap to clone.
 #[derive(Clone)]
 pub struct HttpState {
-    /// The rules and the data.
+    /// The domain and its data.
     pub app: Arc<App>,
-    /// How the server is reached.
+    /// The settings of HTTP.
     pub settings: Arc<HttpSettings>,
-    /// How often callers may come.
+    /// The rate limits.
     pub limits: Arc<Limits>,
-    /// Events as they happen.
+    /// The delivery of events.
     pub live: Arc<Live>,
-    /// Whether the server's tasks run.
+    /// The states of the tasks that run as long as the server.
     pub tasks: TaskStates,
 }
 
 impl HttpState {
-    /// What handlers share, from the rules and what the operator chose.
+    /// Creates the shared state.
     pub fn new(app: Arc<App>, live: Arc<Live>, tasks: TaskStates, settings: HttpSettings) -> Self {
         let limits = Arc::new(Limits::new(app.settings.rate_limits));
         Self { app, settings: Arc::new(settings), limits, live, tasks }
     }
 }
 
-/// How messages and events are rendered below `http`.
+/// The functions that render messages and events for the layers below `http`.
 pub const RENDERER: Renderer =
     Renderer { message: messages::render, event: events::render, ephemeral_event: events::render_ephemeral };
 
-/// How long things may take.
+/// Limits of time.
 #[derive(Clone, Copy, Debug)]
 pub struct Timeouts {
-    /// The head of a request; also how long a connection may lie idle.
+    /// For the head of a request. Also the longest idle time of a connection.
     pub head: Duration,
-    /// The body of a request.
+    /// For the body of a request.
     pub body: Duration,
-    /// A request, from its head to its answer's.
+    /// For a request, from its head to the head of its answer.
     pub request: Duration,
-    /// Between two pings of a socket from which nothing comes; it is closed after two without an answer.
+    /// Between two pings on a WebSocket from which nothing arrives. It is closed after two pings without an answer.
     pub heartbeat: Duration,
-    /// How long a peer may take nothing of what is written to it; then it is closed.
+    /// How long a peer may accept no data while some is written to it. Then the connection is closed.
     pub stall: Duration,
-    /// Time between two comments that keep a stream of server-sent events alive while it has no events.
+    /// Between two comments that keep a stream of server-sent events alive while it has no events.
     pub keep_alive: Duration,
-    /// How long a stream, a socket or a long poll goes on while the database cannot confirm the caller's credentials.
+    /// How long a stream, a WebSocket or a long poll may continue while the database cannot confirm the caller's credentials.
     pub unconfirmed: Duration,
 }
 
@@ -72,21 +72,21 @@ impl Default for Timeouts {
     }
 }
 
-/// Connections open at once.
+/// The default limit of open connections.
 pub const CONNECTION_LIMIT: usize = 16_384;
 
-/// What the operator chose about HTTP.
+/// The settings of HTTP.
 #[derive(Clone, Debug)]
 pub struct HttpSettings {
-    /// How long things may take.
+    /// Limits of time.
     pub timeouts: Timeouts,
-    /// Connections open at once; one more is told so and closed.
+    /// The limit of open connections. One more is answered with 503 and closed.
     pub connection_limit: usize,
-    /// Which hosts and origins are ours.
+    /// The hosts and origins of the server, and the other origins that may call it.
     pub origins: OriginRules,
-    /// Whose word about a caller's address is taken.
+    /// The proxies whose `X-Forwarded-For` is trusted.
     pub trusted_proxies: TrustedProxies,
-    /// Whether metrics have an address of their own, and so are not served here.
+    /// Whether metrics have a separate address. Then `/metrics` does not exist on the address of the API.
     pub metrics_elsewhere: bool,
 }
 

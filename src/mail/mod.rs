@@ -203,13 +203,13 @@ impl Inner {
         let mut wrong = Vec::new();
         let to = address(&mail.to);
         if to.is_none() {
-            wrong.push(FieldError::new("to", "invalid_address", "is not the address of a mailbox"));
+            wrong.push(FieldError::new("to", "invalid_address", "must be an email address"));
         }
         if mail.subject.chars().any(char::is_control) || mail.subject.chars().count() > SUBJECT_LIMIT {
             wrong.push(FieldError::new("subject", "invalid_subject", "must be one line of at most 200 characters"));
         }
         if mail.text.len() > TEXT_LIMIT_BYTES {
-            wrong.push(FieldError::new("text", "too_long", "must not have more than 65536 bytes"));
+            wrong.push(FieldError::new("text", "too_long", "must have at most 65536 bytes"));
         }
         let Some(to) = to.filter(|_| wrong.is_empty()) else { return Err(Error::Invalid(wrong)) };
         // Quoted-printable holds every text: any character, any length of a line, spaces at a line's end.

@@ -1,6 +1,6 @@
-//! What `posthaste doctor` finds in the data, or in a backup.
+//! The checks of `posthaste doctor` on the data or on a backup.
 //!
-//! Invariant: each line says what was checked, and how; nothing is called sound beyond that.
+//! Invariant: each result says what was checked and how. It claims nothing about data that was not checked.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,68 +19,68 @@ use crate::store::db::{Conn, Db, copy, migrations};
 use crate::store::driver::environment::Location;
 use crate::store::operations::health::{self, Compared, Source};
 
-/// Looks at the data.
+/// Checks the data.
 pub async fn of_database(data: &DataConfig, deep: bool) -> Vec<Finding> {
     let place = data.location.describe();
     if let Location::Sqlite(file) = &data.location
         && !file.exists()
         && !store::sqlite::had_data(file)
     {
-        return vec![Finding::Poor(format!("{place} does not exist yet: the server makes it at its first start"))];
+        return vec![Finding::Warning(format!("{place} does not exist yet; the server creates it at its first start"))];
     }
     let db = match Db::open(&data.location, environment(true)).await {
         Ok(db) => db,
-        Err(error) => return vec![Finding::Bad(explain(&place, &error))],
+        Err(error) => return vec![Finding::Fault(explain(&place, &error))],
     };
-    let mut findings = vec![Finding::Good(format!("{place} answers"))];
+    let mut findings = vec![Finding::Sound(format!("{place} answers"))];
     findings.extend(clock(&db, &place).await);
     match db.unsafe_settings().await {
-        Ok(unsafe_settings) => findings.extend(unsafe_settings.into_iter().map(Finding::Bad)),
-        Err(error) => findings.push(Finding::Bad(explain(&place, &error))),
+        Ok(unsafe_settings) => findings.extend(unsafe_settings.into_iter().map(Finding::Fault)),
+        Err(error) => findings.push(Finding::Fault(explain(&place, &error))),
     }
     match db.read((), |conn, ()| Box::pin(migrations::version(conn))).await {
         Ok(Some(version)) if version == migrations::NEWEST => findings.extend(contents(&db, &place, deep).await),
         Ok(Some(version)) if version < migrations::NEWEST => {
-            findings
-                .push(Finding::Poor(format!("schema version {version}: the server brings it up to date at its start")));
+            findings.push(Finding::Warning(format!("schema version {version}; the server upgrades it when it starts")));
         }
-        Ok(Some(version)) => findings.push(Finding::Bad(format!(
-            "schema version {version} is newer than this program: use the newer Posthaste"
+        Ok(Some(version)) => findings.push(Finding::Fault(format!(
+            "schema version {version} is newer than this program; use the newer Posthaste"
         ))),
-        Ok(None) => findings
-            .push(Finding::Poor("no schema yet: the server makes it, or upgrades a seed's, at its first start".into())),
-        Err(error) => findings.push(Finding::Bad(explain(&place, &error))),
+        Ok(None) => findings.push(Finding::Warning(
+            "no schema yet; the server creates it, or upgrades the one of a seed, at its first start".into(),
+        )),
+        Err(error) => findings.push(Finding::Fault(explain(&place, &error))),
     }
     db.close().await;
     findings
 }
 
-/// Whether this machine's clock agrees with the database's; nothing on SQLite, where it is the same one.
+/// Compares the clocks of this machine and of the database. `None` on SQLite, which has no clock of its own.
 async fn clock(db: &Db, place: &str) -> Option<Finding> {
     let Db::Postgres(_) = db else { return None };
     let clock = Clock::Database(Arc::default());
     if let Err(error) = database_clock::read(db, &clock).await {
-        return Some(Finding::Bad(explain(place, &error)));
+        return Some(Finding::Fault(explain(place, &error)));
     }
-    // In whole seconds, to the nearest.
+    // Rounded to the nearest second.
     let skew_s = (clock.skew_micros() + clock.skew_micros().signum() * 500_000) / 1_000_000;
     let way = if skew_s < 0 { "behind" } else { "ahead of" };
     let difference = format!("{} s {way} the database's", skew_s.abs());
     Some(if clock.is_trusted() {
-        Finding::Good(format!("this machine's clock agrees with the database's: {difference}"))
+        Finding::Sound(format!("this machine's clock agrees with the database's: {difference}"))
     } else {
-        Finding::Bad(format!(
-            "this machine's clock is {difference}: a server here deletes nothing by time and sends nothing scheduled; \
-             have both set by NTP"
+        Finding::Fault(format!(
+            "this machine's clock is {difference}, so a server here does not delete expired data and does not send scheduled \
+             messages; set both clocks with NTP"
         ))
     })
 }
 
-/// What counting found.
+/// The result of counting.
 struct Counts {
     users: i64,
     conversations: i64,
-    /// How many of something disagree with something else.
+    /// The number of wrong rows for each check, with a phrase that says what is wrong.
     disagreeing: Vec<(i64, &'static str)>,
 }
 
@@ -92,29 +92,29 @@ async fn contents(db: &Db, place: &str, deep: bool) -> Vec<Finding> {
         (Ok(None), Db::Sqlite(_)) => "structure sound (quick_check), ",
         (Ok(None), Db::Postgres(_)) => "",
         (Ok(Some(fault)), _) => {
-            findings.push(Finding::Bad(format!("{place} is damaged: {fault}: restore a backup")));
+            findings.push(Finding::Fault(format!("{place} is damaged: {fault}; restore a backup")));
             ""
         }
         (Err(error), _) => {
-            findings.push(Finding::Bad(explain(place, &error)));
+            findings.push(Finding::Fault(explain(place, &error)));
             ""
         }
     };
     match count(db, deep).await {
         Ok(Counts { users, conversations, disagreeing }) => {
-            let not_compared = if deep { "" } else { "; message texts not compared: run --deep" };
+            let not_compared = if deep { "" } else { "; message texts not compared (use --deep)" };
             let wrong = disagreeing.into_iter().filter(|(count, _)| *count > 0);
             let wrong: Vec<Finding> =
-                wrong.map(|(count, what)| Finding::Bad(format!("{count} {what}: restore a backup"))).collect();
+                wrong.map(|(count, what)| Finding::Fault(format!("{count} {what}; restore a backup"))).collect();
             if wrong.is_empty() && findings.is_empty() {
-                findings.push(Finding::Good(format!(
+                findings.push(Finding::Sound(format!(
                     "schema {}, {users} users, {structure}{conversations} conversations counted{not_compared}",
                     migrations::NEWEST
                 )));
             }
             findings.extend(wrong);
         }
-        Err(error) => findings.push(Finding::Bad(explain(place, &error))),
+        Err(error) => findings.push(Finding::Fault(explain(place, &error))),
     }
     if deep {
         findings.extend(compare(Source::Db(db), place).await);
@@ -123,7 +123,7 @@ async fn contents(db: &Db, place: &str, deep: bool) -> Vec<Finding> {
 }
 
 async fn count(db: &Db, deep: bool) -> Result<Counts> {
-    // Other reads have to end within seconds, and counting everything may not.
+    // Other reads must end within seconds. Counting all rows can take longer.
     db.read_at_length(deep, |conn, deep| Box::pin(counts(conn, *deep))).await
 }
 
@@ -140,59 +140,62 @@ async fn counts(conn: &mut Conn, deep: bool) -> Result<Counts> {
     Ok(Counts { users, conversations, disagreeing })
 }
 
-/// Compares every text with its digest.
+/// Compares every text with its stored digest.
 async fn compare(source: Source<'_>, place: &str) -> Vec<Finding> {
     let mut line = ProgressLine::new("comparing messages");
     let compared = health::compare(source, &mut |rows| line.count(rows)).await;
     line.end();
     let Compared { messages, earlier_bodies, without_digest, damaged, named } = match compared {
         Ok(compared) => compared,
-        Err(error) => return vec![Finding::Bad(format!("not every message can be read: {}", explain(place, &error)))],
+        Err(error) => {
+            return vec![Finding::Fault(format!("not every message can be read: {}", explain(place, &error)))];
+        }
     };
     let mut findings =
-        vec![Finding::Good(format!("{messages} messages and {earlier_bodies} earlier texts match their digests"))];
+        vec![Finding::Sound(format!("{messages} messages and {earlier_bodies} earlier texts match their digests"))];
     if without_digest > 0 {
-        findings.push(Finding::Poor(format!(
-            "{without_digest} messages and earlier texts have no digest, as an earlier version wrote them: damage to \
-             these is not found"
+        findings.push(Finding::Warning(format!(
+            "{without_digest} messages and earlier texts have no digest, because an earlier version wrote them; damage to \
+             them cannot be found"
         )));
     }
     if damaged > 0 {
         let more = if damaged > named.len() as u64 { "; …" } else { "" };
-        findings.push(Finding::Bad(format!(
-            "{damaged} messages or earlier texts are damaged: {}{more}: restore a backup",
+        findings.push(Finding::Fault(format!(
+            "{damaged} messages or earlier texts are damaged: {}{more}; restore a backup",
             named.join("; ")
         )));
     }
     findings
 }
 
-/// Looks at a backup.
+/// Checks a backup.
 pub async fn of_backup(file: &Path, deep: bool) -> Vec<Finding> {
-    let mut line = ProgressLine::new("looking at the backup");
+    let mut line = ProgressLine::new("checking the backup");
     let inspected = copy::inspect(file, deep, &mut |progress: Progress| line.show(progress));
     line.end();
     let name = file.display().to_string();
     let inspected = match inspected {
         Ok(inspected) => inspected,
-        Err(error) => return vec![Finding::Bad(explain(&name, &error))],
+        Err(error) => return vec![Finding::Fault(explain(&name, &error))],
     };
     let mut findings = Vec::new();
     findings.push(match inspected.digest {
-        Found::Matches { bytes } => Finding::Good(format!("{name}: the SHA-256 over its {bytes} bytes matches")),
-        Found::NoDigest => Finding::Poor(format!(
-            "{name} has no digest, as an earlier version wrote it: damage to a text in it is not found"
+        Found::Matches { bytes } => Finding::Sound(format!("{name}: the SHA-256 over its {bytes} bytes matches")),
+        Found::NoDigest => Finding::Warning(format!(
+            "{name} has no digest, because an earlier version wrote it; damage to a text in it cannot be found"
         )),
     });
     let pragma = if deep { "integrity_check" } else { "quick_check" };
-    findings.push(Finding::Good(format!("structure sound ({pragma})")));
+    findings.push(Finding::Sound(format!("structure sound ({pragma})")));
     let version = inspected.schema_version;
-    findings.push(Finding::Good(format!("schema version {version}, which this program restores")));
+    findings.push(Finding::Sound(format!("schema version {version}, which this program can restore")));
     if !deep {
         return findings;
     }
     if version < migrations::NEWEST {
-        findings.push(Finding::Poor("messages not compared: this schema version has no digests of them".into()));
+        findings
+            .push(Finding::Warning("messages not compared, because this schema version has no digests of them".into()));
         return findings;
     }
     findings.extend(compare(Source::File(file), &name).await);

@@ -94,8 +94,8 @@ pub fn require_role(membership: &Membership, role: Role) -> Result<()> {
 
 fn insufficient_role(role: Role) -> Error {
     let detail = match role {
-        Role::Owner => "only an owner of the group may do this",
-        Role::Admin | Role::Member => "only an admin or owner of the group may do this",
+        Role::Owner => "Only an owner of the group may do this",
+        Role::Admin | Role::Member => "Only an admin or an owner of the group may do this",
     };
     Error::Forbidden { code: "insufficient_role", detail: detail.into() }
 }
@@ -109,7 +109,7 @@ pub fn require_group(membership: &Membership) -> Result<()> {
         Kind::Group => Ok(()),
         Kind::Direct => Err(Error::Conflict {
             code: "not_a_group",
-            detail: "a direct conversation has its two people, and nothing to change about them".into(),
+            detail: "The members and settings of a direct conversation cannot be changed".into(),
         }),
     }
 }
@@ -125,5 +125,5 @@ pub async fn lock_without_membership_check(conn: &mut Conn, conversation: Conver
 
 /// The error for a conversation that does not exist or that the caller may not see.
 pub fn conversation_not_found() -> Error {
-    Error::NotFound { code: "conversation_not_found", detail: "there is no such conversation".into() }
+    Error::NotFound { code: "conversation_not_found", detail: "Conversation not found".into() }
 }

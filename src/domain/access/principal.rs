@@ -77,12 +77,12 @@ pub enum Credential {
 pub fn insufficient_scope(scope: &'static str) -> Error {
     Error::Forbidden {
         code: "insufficient_scope",
-        detail: format!("the API key lacks the scope {scope}: make another one with it").into(),
+        detail: format!("The API key lacks the scope {scope}; use a key that has it").into(),
     }
 }
 
 fn not_your_account() -> Error {
-    Error::Forbidden { code: "not_your_account", detail: "only this user and administrators may do this".into() }
+    Error::Forbidden { code: "not_your_account", detail: "Only this user and administrators may do this".into() }
 }
 
 /// A caller with the permissions of a request. Cheap to clone.
@@ -120,7 +120,7 @@ impl Principal {
     pub fn require_person(&self) -> Result<&UserName> {
         self.person().ok_or(Error::Forbidden {
             code: "act_as_required",
-            detail: "this needs a person: name one with the header X-Act-As: user_name".into(),
+            detail: "This request needs a user; name one with the header X-Act-As: user_name".into(),
         })
     }
 

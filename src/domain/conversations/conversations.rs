@@ -203,7 +203,7 @@ pub async fn create_group(app: &App, principal: &Principal, new: NewGroup, once:
     errors.extend(check_title(&new.title));
     errors.extend(new.avatar_url.as_deref().and_then(check_avatar_url));
     if new.member_user_names.len() > MAX_ADDED {
-        let detail = format!("may name up to {MAX_ADDED} people; others can be added afterwards");
+        let detail = format!("must have at most {MAX_ADDED} user names; add other members after the group exists");
         errors.push(FieldError::new("member_user_names", "too_many", detail));
     }
     if !errors.is_empty() {
@@ -255,7 +255,7 @@ pub async fn open_direct(app: &App, principal: &Principal, user_name: &str) -> R
     app.db
         .write(input, |conn, (showing, caller, key, now)| {
             Box::pin(async move {
-                let nobody = || Error::invalid("user_name", "user_not_found", "names no user");
+                let nobody = || Error::invalid("user_name", "user_not_found", "no user has this name");
                 let found = store::identity::users::names_by_keys(conn, &[key.as_str()]).await?;
                 let other = found.first().ok_or_else(nobody)?;
                 let pair = Pair::new(caller.id, other.id);
@@ -317,9 +317,9 @@ impl Changes {
         errors.extend(self.avatar_url.as_ref().and_then(|url| url.as_deref()).and_then(check_avatar_url));
         if let Some(Some(draft)) = self.me.as_ref().and_then(|me| me.draft.as_ref()) {
             if draft.contains('\0') {
-                errors.push(FieldError::new("me.draft", "nul_character", "must not hold U+0000"));
+                errors.push(FieldError::new("me.draft", "nul_character", "must not contain U+0000"));
             } else if draft.chars().count() > MAX_BODY_CHARACTERS {
-                let detail = format!("may have up to {MAX_BODY_CHARACTERS} characters");
+                let detail = format!("must have at most {MAX_BODY_CHARACTERS} characters");
                 errors.push(FieldError::new("me.draft", "too_long", detail));
             }
         }
@@ -468,7 +468,7 @@ pub async fn remove_ended(app: &App) -> Result<bool> {
 fn check_title(title: &str) -> Option<FieldError> {
     let characters = title.chars().count();
     if title.contains('\0') {
-        Some(FieldError::new("title", "nul_character", "must not hold U+0000"))
+        Some(FieldError::new("title", "nul_character", "must not contain U+0000"))
     } else if characters == 0 || characters > MAX_TITLE_CHARACTERS {
         let detail = format!("must have 1 to {MAX_TITLE_CHARACTERS} characters");
         Some(FieldError::new("title", "out_of_range", detail))
@@ -484,7 +484,7 @@ fn check_avatar_url(url: &str) -> Option<FieldError> {
         return None;
     }
     let detail = format!(
-        "must be an http or https address, or the path of an attachment, in at most {MAX_AVATAR_URL_CHARACTERS} ASCII characters"
+        "must be an http or https URL or the path of an attachment, in at most {MAX_AVATAR_URL_CHARACTERS} ASCII characters"
     );
     Some(FieldError::new("avatar_url", "invalid_url", detail))
 }

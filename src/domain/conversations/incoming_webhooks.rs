@@ -104,7 +104,7 @@ async fn insert(conn: &mut Conn, input: &Input) -> Result<Given> {
     if store::conversations::incoming_webhooks::count(conn, *conversation).await? >= MAX_INCOMING_WEBHOOKS {
         return Err(Error::Conflict {
             code: "too_many_incoming_webhooks",
-            detail: format!("a group may have {MAX_INCOMING_WEBHOOKS} incoming webhooks: end one first").into(),
+            detail: format!("A group has at most {MAX_INCOMING_WEBHOOKS} incoming webhooks; delete one first").into(),
         });
     }
     let bot = insert_bot(conn, &input.bots).await?;
@@ -134,7 +134,7 @@ async fn insert_bot(conn: &mut Conn, bots: &[NewUser]) -> Result<UserId> {
             return store::identity::users::insert_bot(conn, bot).await;
         }
     }
-    Err(Error::unavailable("no user name was found for a bot"))
+    Err(Error::unavailable("no free user name was found for a bot"))
 }
 
 /// The part of the bot's user name that comes from the name of the webhook.
@@ -243,7 +243,7 @@ const fn render(_: &Sent) -> Result<StoredAnswer> {
 fn not_found() -> Error {
     Error::NotFound {
         code: "incoming_webhook_not_found",
-        detail: "there is no such incoming webhook, or it has ended".into(),
+        detail: "Incoming webhook not found; it may have been deleted".into(),
     }
 }
 

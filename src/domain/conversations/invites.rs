@@ -113,7 +113,7 @@ async fn insert(conn: &mut Conn, input: &Input) -> Result<Given> {
     if store::conversations::invites::count(conn, invite.conversation_id, invite.created_at).await? >= MAX_INVITES {
         return Err(Error::Conflict {
             code: "too_many_invites",
-            detail: format!("a group may have {MAX_INVITES} invites at a time: end some first").into(),
+            detail: format!("A group has at most {MAX_INVITES} invites at a time; delete one first").into(),
         });
     }
     let id = store::conversations::invites::insert(conn, &token.hash, invite).await?;
@@ -238,5 +238,5 @@ fn hash(code: &str) -> Result<SecretHash> {
 }
 
 fn not_found() -> Error {
-    Error::NotFound { code: "invite_not_found", detail: "there is no such invite, or it has ended".into() }
+    Error::NotFound { code: "invite_not_found", detail: "Invite not found or no longer valid".into() }
 }

@@ -74,7 +74,9 @@ pub async fn people_to_add(
         .iter()
         .enumerate()
         .filter(|(_, key)| !present.contains_key(key.as_str()))
-        .map(|(index, _)| FieldError::new(format!("member_user_names.{index}"), "user_not_found", "names no user"))
+        .map(|(index, _)| {
+            FieldError::new(format!("member_user_names.{index}"), "user_not_found", "no user has this name")
+        })
         .take(10)
         .collect();
     if !errors.is_empty() {
@@ -189,7 +191,7 @@ async fn put_in_transaction(conn: &mut Conn, change: &Change) -> Result<(Shown, 
         Some(before) => change_role(conn, change, &own, other.id, before).await?,
         None => add(conn, change, &own, &other).await?,
     };
-    let nobody = || Error::internal("a member that was there a moment ago");
+    let nobody = || Error::internal("a member disappeared during the transaction");
     let member = store::conversations::members::one(conn, change.conversation, other.id).await?.ok_or_else(nobody)?;
     let user = store::identity::users::by_id(conn, other.id).await?.ok_or_else(nobody)?;
     events::append(conn, &log).await?;
@@ -218,7 +220,7 @@ pub async fn join(conn: &mut Conn, group: &Membership, user: UserId, role: Role,
     if group.member_count >= MAX_MEMBERS {
         return Err(Error::Conflict {
             code: "too_many_members",
-            detail: format!("a group may have {MAX_MEMBERS} members").into(),
+            detail: format!("A group has at most {MAX_MEMBERS} members").into(),
         });
     }
     store::conversations::members::insert(conn, group.conversation, &[NewMember { user, role }], group.last_seq, now)
@@ -251,7 +253,8 @@ async fn change_role(
 fn last_owner() -> Error {
     Error::Conflict {
         code: "last_owner",
-        detail: "the group's last owner cannot go while others are there: make somebody else an owner first".into(),
+        detail: "The last owner cannot leave or step down while others remain; make another member an owner first"
+            .into(),
     }
 }
 
@@ -269,7 +272,7 @@ async fn remove_in_transaction(conn: &mut Conn, change: &Change) -> Result<()> {
     let own = locked_membership(conn, Viewer::Person(change.caller.id), change.conversation).await?;
     require_group(&own)?;
     let not_found =
-        || Error::NotFound { code: "member_not_found", detail: "there is no such member in this group".into() };
+        || Error::NotFound { code: "member_not_found", detail: "This user is not a member of the group".into() };
     let found = store::identity::users::names_by_keys(conn, &[change.key.as_str()]).await?;
     let other = found.first().ok_or_else(not_found)?.id;
     let role = store::conversations::members::role_of(conn, change.conversation, other).await?.ok_or_else(not_found)?;

@@ -49,7 +49,7 @@ impl Cursor {
             let position: i64 = position.parse().ok().filter(|position| *position <= MAX_ID)?;
             (hexadecimal && digits).then(|| Self { epoch: epoch.to_owned(), position })
         };
-        let detail = "is not a cursor of events: take it from an event or an answer as it is";
+        let detail = "not a cursor of the event log; send the cursor of an event or of an answer unchanged";
         read().ok_or_else(|| Error::invalid("after", "invalid_cursor", detail))
     }
 
@@ -63,7 +63,7 @@ impl Cursor {
 pub fn cursor_expired() -> Error {
     Error::Gone {
         code: "cursor_expired",
-        detail: "events behind this cursor are not kept any more: read what you show anew, and begin without a cursor",
+        detail: "The events after this cursor are no longer stored; load the current state again and start without a cursor",
     }
 }
 

@@ -108,7 +108,7 @@ pub fn check_url(text: &str, allow_private: bool) -> std::result::Result<Url, &'
         _ => return Err("must begin with https://"),
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err("must not hold a user name or a password");
+        return Err("must not contain a user name or a password");
     }
     let address = match url.host() {
         Some(Host::Ipv4(address)) => Some(IpAddr::V4(address)),
@@ -141,7 +141,7 @@ fn apply(fields: Fields, webhook: &mut Webhook, allow_private: bool) -> Result<(
     match fields.event_types {
         Some(Some(types)) => {
             if types.is_empty() || types.len() > 64 || types.iter().any(|word| Kind::parse(word).is_none()) {
-                errors.push(FieldError::new("event_types", "wrong_value", "must name types of events, or be null"));
+                errors.push(FieldError::new("event_types", "wrong_value", "must be a list of event types or null"));
             }
             webhook.event_types = Some(types.join(" "));
         }
@@ -167,7 +167,7 @@ pub fn sign(secret: &[u8], id: &str, timestamp_s: i64, body: &[u8]) -> String {
 }
 
 fn not_found() -> Error {
-    Error::NotFound { code: "webhook_not_found", detail: "there is no such webhook".into() }
+    Error::NotFound { code: "webhook_not_found", detail: "Webhook not found".into() }
 }
 
 /// Makes a webhook, which gets what happens from now on.
@@ -193,7 +193,7 @@ pub async fn create(app: &App, fields: Fields, by: By, once: Once<Webhook>) -> R
                     return Ok(given);
                 }
                 if store::events::webhooks::count(conn).await? >= LIMIT {
-                    let detail = format!("there are {LIMIT} webhooks: end one first");
+                    let detail = format!("There are already {LIMIT} webhooks; delete one first");
                     return Err(Error::Conflict { code: "too_many_webhooks", detail: detail.into() });
                 }
                 let position = store::events::events::last_position(conn).await?;
@@ -295,7 +295,7 @@ pub async fn replay(app: &App, id: WebhookId, after: &str) -> Result<()> {
                 if store::events::webhooks::move_on(conn, *id, found.position, to).await? {
                     return Ok(());
                 }
-                Err(Error::unavailable("the webhook was delivering: try again"))
+                Err(Error::unavailable("a delivery moved the webhook at the same time"))
             })
         })
         .await

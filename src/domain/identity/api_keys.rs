@@ -53,12 +53,12 @@ impl NewApiKey {
         if characters == 0 || characters > MAX_NAME_CHARACTERS {
             errors.push(FieldError::new("name", "out_of_range", "must have 1 to 100 characters"));
         } else if self.name.contains('\0') {
-            errors.push(FieldError::new("name", "nul_character", "must not hold U+0000"));
+            errors.push(FieldError::new("name", "nul_character", "must not contain U+0000"));
         }
         let scopes =
             Scopes::parse(self.scopes.iter().map(String::as_str)).filter(|scopes| *scopes != Scopes::default());
         if scopes.is_none() {
-            errors.push(FieldError::new("scopes", "wrong_value", "must name at least one of read, write, admin"));
+            errors.push(FieldError::new("scopes", "wrong_value", "must contain at least one of read, write, admin"));
         }
         if self.expires_at.is_some_and(|at| at <= by.at) {
             errors.push(FieldError::new("expires_at", "out_of_range", "must be in the future"));
@@ -148,6 +148,6 @@ pub async fn revoke(app: &App, id: ApiKeyId, by: By) -> Result<()> {
     if revoked {
         Ok(())
     } else {
-        Err(Error::NotFound { code: "api_key_not_found", detail: "there is no such API key".into() })
+        Err(Error::NotFound { code: "api_key_not_found", detail: "API key not found".into() })
     }
 }

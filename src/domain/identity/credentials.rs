@@ -60,7 +60,7 @@ pub async fn authenticate(app: &Arc<App>, credentials: Credentials) -> Result<Pr
         (Some(_), Some(_)) => {
             return Err(Error::Forbidden {
                 code: "act_as_not_allowed",
-                detail: "X-Act-As is for callers that are no person themselves: leave it out".into(),
+                detail: "X-Act-As is only for API keys and open access; remove the header".into(),
             });
         }
         (person, None) => person,
@@ -180,7 +180,7 @@ async fn account_by_key(app: &App, key: String) -> Result<Option<Account>> {
 
 /// Finds the user of `X-Act-As`.
 async fn look_up_person(app: &App, name: &str) -> Result<Arc<Account>> {
-    let nobody = || Error::invalid("X-Act-As", "user_not_found", "names no user");
+    let nobody = || Error::invalid("X-Act-As", "user_not_found", "no user has this name");
     if name.len() > users::MAX_USER_NAME_CHARACTERS * 4 {
         return Err(nobody());
     }

@@ -165,7 +165,7 @@ pub async fn offer(app: &App, principal: &Principal) -> Result<Offer> {
 }
 
 fn enabled_already() -> Error {
-    Error::Conflict { code: "mfa_enabled", detail: "a second factor is on already: switch it off first".into() }
+    Error::Conflict { code: "mfa_enabled", detail: "A second factor is already enabled; disable it first".into() }
 }
 
 /// Enables the second factor and returns the recovery codes. Only their hashes are stored.
@@ -182,12 +182,12 @@ pub async fn enable(app: &App, principal: &Principal, typed: &str) -> Result<Vec
         None => {
             return Err(Error::Conflict {
                 code: "mfa_not_offered",
-                detail: "ask for a secret first: POST /api/users/me/mfa".into(),
+                detail: "Request a secret first with POST /api/users/me/mfa".into(),
             });
         }
     };
     // Not counted as a log-in attempt: the caller already knows the secret, so guessing its code gains nothing.
-    let wrong = || Error::invalid("code", "wrong_code", "is not the code that the authenticator shows now");
+    let wrong = || Error::invalid("code", "wrong_code", "wrong code; send the code that the authenticator shows now");
     let Some(Code::Step(step)) = read_code(&secret, typed, now) else { return Err(wrong()) };
     let codes = (0..RECOVERY_CODES).map(|_| recovery_code(app)).collect::<Result<Vec<_>>>()?;
     let hashes: Vec<[u8; 32]> = codes.iter().map(|code| recovery_hash(code)).collect();
@@ -231,7 +231,7 @@ pub async fn disable(app: &App, principal: &Principal, password: String, typed: 
             })
         })
         .await?;
-    let not_enabled = || Error::Conflict { code: "mfa_not_enabled", detail: "there is no second factor".into() };
+    let not_enabled = || Error::Conflict { code: "mfa_not_enabled", detail: "No second factor is enabled".into() };
     let secret = secret.filter(|secret| secret.enabled_at.is_some()).ok_or_else(not_enabled)?.secret;
     let subject = login_attempts::subject_of(app, person.id);
     let (right, _) = login_attempts::verify(app, subject, password, hash).await?;
@@ -239,7 +239,9 @@ pub async fn disable(app: &App, principal: &Principal, password: String, typed: 
         audit::record_refusal(app, by, Action::PasswordRefused, Some(person.id), None).await;
         return Err(super::passwords::wrong_password());
     }
-    let wrong = || Error::invalid("code", "wrong_code", "is no code of the authenticator, nor a recovery code");
+    let wrong = || {
+        Error::invalid("code", "wrong_code", "must be the current code of the authenticator or an unused recovery code")
+    };
     let code = read_code(&secret, typed, now).ok_or_else(wrong)?;
     let used = app
         .db

@@ -43,22 +43,20 @@ pub fn check_new(field: &'static str, password: &str, names: &[&str]) -> Option<
         return Some(FieldError::new(field, "too_short", "must have at least 8 characters"));
     }
     if characters > MAX_PASSWORD_CHARACTERS {
-        return Some(FieldError::new(field, "too_long", "may have up to 256 characters"));
+        return Some(FieldError::new(field, "too_long", "must have at most 256 characters"));
     }
     if password.contains('\0') {
-        return Some(FieldError::new(field, "nul_character", "must not hold U+0000"));
+        return Some(FieldError::new(field, "nul_character", "must not contain U+0000"));
     }
     if names.iter().any(|name| !name.is_empty() && name.eq_ignore_ascii_case(password)) {
-        return Some(FieldError::new(field, "password_is_name", "must not be the user's own name or address"));
+        return Some(FieldError::new(field, "password_is_name", "must not be the user name or the email address"));
     }
-    is_common(password).then(|| {
-        FieldError::new(field, "common_password", "is one of the first that an attacker tries: choose another")
-    })
+    is_common(password).then(|| FieldError::new(field, "common_password", "This password is too common"))
 }
 
 /// Checks a password that the user enters to log in or to confirm a change. No other rules apply to it.
 pub fn check_shown(field: &'static str, password: &str) -> Option<FieldError> {
-    password.contains('\0').then(|| FieldError::new(field, "nul_character", "must not hold U+0000"))
+    password.contains('\0').then(|| FieldError::new(field, "nul_character", "must not contain U+0000"))
 }
 
 /// Computes and verifies hashes. Cheap to clone.
@@ -116,7 +114,7 @@ impl PasswordHashing {
     }
 
     async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-        let busy = |_| Error::unavailable("too many passwords are being checked");
+        let busy = |_| Error::unavailable("too many requests wait for a password to be hashed or verified");
         let _admission = self.admitted.try_acquire().map_err(busy)?;
         let permit = Arc::clone(&self.running).acquire_owned().await.map_err(Error::internal)?;
         self.metrics.password_hashes.inc();

@@ -34,7 +34,7 @@ pub const SENT_CODES_WINDOW_MICROS: i64 = 3_600 * 1_000_000;
 
 /// The error for a wrong current password.
 pub fn wrong_password() -> Error {
-    Error::Forbidden { code: "wrong_password", detail: "the current password is wrong".into() }
+    Error::Forbidden { code: "wrong_password", detail: "The current password is wrong".into() }
 }
 
 /// Changes the caller's password and ends their other sessions.
@@ -64,7 +64,7 @@ pub async fn change(app: &App, principal: &Principal, current: Option<String>, n
     let subject = login_attempts::subject_of(app, person.id);
     if hash.is_some() {
         let Some(current) = current else {
-            return Err(Error::invalid("current_password", "required", "is required, since there is a password"));
+            return Err(Error::invalid("current_password", "required", "required, because the account has a password"));
         };
         let (right, _) = login_attempts::verify(app, subject, current, hash.clone()).await?;
         if !right {
@@ -161,10 +161,10 @@ pub fn reset_url(app: &App, code: &str) -> String {
 /// 422 for `email`.
 pub fn check_wanted(email: &str) -> Result<()> {
     if email.chars().count() > MAX_EMAIL_CHARACTERS {
-        return Err(Error::invalid("email", "too_long", "may have up to 254 characters"));
+        return Err(Error::invalid("email", "too_long", "must have at most 254 characters"));
     }
     if email.contains('\0') {
-        return Err(Error::invalid("email", "nul_character", "must not hold U+0000"));
+        return Err(Error::invalid("email", "nul_character", "must not contain U+0000"));
     }
     Ok(())
 }
@@ -195,7 +195,7 @@ pub async fn ask_for_confirmation(app: &App, principal: &Principal) -> Result<()
     if app.mailer.is_none() {
         return Err(Error::NotConfigured {
             code: "mail_not_configured",
-            detail: "this server sends no mail: the operator has set no --smtp-url",
+            detail: "This server cannot send mail, because --smtp-url is not set",
         });
     }
     let user = app.db.read(person, |conn, user| Box::pin(store::identity::users::by_id(conn, *user))).await?;
@@ -203,7 +203,7 @@ pub async fn ask_for_confirmation(app: &App, principal: &Principal) -> Result<()
     if user.email.is_none() {
         return Err(Error::Conflict {
             code: "no_email",
-            detail: "there is no address to confirm: set one first".into(),
+            detail: "There is no email address to confirm; set one first".into(),
         });
     }
     let about = Sent { purpose: Purpose::EmailConfirmation, valid_micros: CONFIRMATION_CODE_MICROS };
@@ -280,10 +280,7 @@ fn mail(app: &App, user: &User, to: String, purpose: Purpose, code: &str) -> Mai
 }
 
 fn unknown_code() -> Error {
-    Error::NotFound {
-        code: "code_not_found",
-        detail: "there is no such code, or it was used, or its time is over".into(),
-    }
+    Error::NotFound { code: "code_not_found", detail: "The code is unknown, used or expired".into() }
 }
 
 /// Sets a new password with a code, and ends every session.

@@ -83,7 +83,7 @@ struct NewSession {
 }
 
 fn refused() -> Error {
-    Error::LogInFailed { code: "invalid_credentials", detail: "the name, the password or the code is wrong" }
+    Error::LogInFailed { code: "invalid_credentials", detail: "The user name, the password or the code is wrong" }
 }
 
 /// Logs a user in.
@@ -96,7 +96,7 @@ pub async fn create(app: &App, log_in: LogIn, address: IpAddr) -> Result<LoggedI
     let (key, is_email) = check_form(&log_in)?;
     let without_password = app.settings.access == Access::Open && log_in.password.is_none();
     if log_in.password.is_none() && !without_password {
-        return Err(Error::invalid("password", "required", "is required"));
+        return Err(Error::invalid("password", "required", "required"));
     }
     let candidate = find(app, key.clone(), is_email).await?;
     // Attempts by user name and by address count together. Attempts for unknown users count as well.
@@ -119,7 +119,7 @@ pub async fn create(app: &App, log_in: LogIn, address: IpAddr) -> Result<LoggedI
     };
     if candidate.user.banned_at.is_some() {
         audit::record_refusal(app, by, Action::SessionRefused, about, Some("banned".into())).await;
-        return Err(Error::Forbidden { code: "banned", detail: "an administrator has banned this account".into() });
+        return Err(Error::Forbidden { code: "banned", detail: "An administrator has banned this account".into() });
     }
     let code = match (&candidate.mfa, log_in.code, attempt) {
         (None, _, _) | (_, _, None) => None,
@@ -127,7 +127,7 @@ pub async fn create(app: &App, log_in: LogIn, address: IpAddr) -> Result<LoggedI
             login_attempts::uncount(app, attempt).await?;
             return Err(Error::LogInFailed {
                 code: "mfa_required",
-                detail: "send the code of the authenticator, or a recovery code, as well",
+                detail: "A second factor is enabled; send a code of the authenticator or a recovery code too",
             });
         }
         (Some(secret), Some(code), Some(_)) => Some(mfa::read_code(secret, &code, now).ok_or_else(refused)),
@@ -151,16 +151,16 @@ fn check_form(log_in: &LogIn) -> Result<(String, bool)> {
     errors.extend(log_in.password.as_deref().and_then(|password| check_shown("password", password)));
     for (field, text) in [("user_name", &log_in.user_name), ("email", &log_in.email), ("code", &log_in.code)] {
         if text.as_ref().is_some_and(|text| text.chars().count() > MAX_LOGIN_CHARACTERS) {
-            errors.push(FieldError::new(field, "too_long", "may have up to 254 characters"));
+            errors.push(FieldError::new(field, "too_long", "must have at most 254 characters"));
         } else if text.as_ref().is_some_and(|text| text.contains('\0')) {
-            errors.push(FieldError::new(field, "nul_character", "must not hold U+0000"));
+            errors.push(FieldError::new(field, "nul_character", "must not contain U+0000"));
         }
     }
     match (&log_in.user_name, &log_in.email) {
         _ if !errors.is_empty() => Err(Error::Invalid(errors)),
         (Some(name), None) => Ok((fold_ascii(name), false)),
         (None, Some(email)) => Ok((fold_ascii(email), true)),
-        _ => Err(Error::invalid("user_name", "required", "name either user_name or email")),
+        _ => Err(Error::invalid("user_name", "required", "Give exactly one of user_name and email")),
     }
 }
 
@@ -269,7 +269,7 @@ pub async fn list(app: &App, principal: &Principal, limit: Limit, cursor: Option
 /// 403 `act_as_required`; 404 `session_not_found`.
 pub async fn end(app: &App, principal: &Principal, session: Option<SessionId>) -> Result<()> {
     let person = principal.require_person()?.id;
-    let not_found = || Error::NotFound { code: "session_not_found", detail: "there is no such session".into() };
+    let not_found = || Error::NotFound { code: "session_not_found", detail: "Session not found".into() };
     let id = match (session, principal.credential()) {
         (Some(id), _) => id,
         (None, Credential::Session(id)) => id,

@@ -127,11 +127,11 @@ pub async fn register(
     if !for_others && !app.settings.registration_open {
         return Err(Error::Forbidden {
             code: "registration_closed",
-            detail: "accounts are made by an administrator here".into(),
+            detail: "Registration is closed; ask an administrator for an account".into(),
         });
     }
     if !for_others && registration.password.is_none() {
-        return Err(Error::invalid("password", "required", "is required"));
+        return Err(Error::invalid("password", "required", "required"));
     }
     insert(app, registration, by, once).await
 }
@@ -198,7 +198,9 @@ async fn insert_account(conn: &mut Conn, new: &NewAccount) -> Result<Given> {
     }
     let detail = (new.user.role == Role::Admin).then(|| Role::Admin.as_str().into());
     audit::record(conn, &new.by, Action::UserCreated, Some(id), detail).await?;
-    let user = store::identity::users::by_id(conn, id).await?.ok_or_else(|| Error::internal("a user vanished"))?;
+    let user = store::identity::users::by_id(conn, id)
+        .await?
+        .ok_or_else(|| Error::internal("a user disappeared during the transaction"))?;
     new.once.give(conn, now, &user, Some(id)).await
 }
 
@@ -211,11 +213,14 @@ async fn find_taken(conn: &mut Conn, user: &NewUser) -> Result<Option<Error>> {
 }
 
 fn email_taken() -> Error {
-    Error::Conflict { code: "email_taken", detail: "another account has this address".into() }
+    Error::Conflict { code: "email_taken", detail: "Another account has this email address".into() }
 }
 
 fn name_taken() -> Error {
-    Error::Conflict { code: "user_name_taken", detail: "this user name is taken, or was: choose another".into() }
+    Error::Conflict {
+        code: "user_name_taken",
+        detail: "This user name is in use or was used before; choose another one".into(),
+    }
 }
 
 /// Translates the violation of a unique constraint into an error for the caller.
@@ -335,7 +340,7 @@ pub async fn set_banned(app: &App, user_name: &str, banned: bool, by: By) -> Res
                 let account = store::identity::users::account_by_key(conn, key).await?.ok_or_else(not_found)?;
                 let id = account.name.id;
                 if *banned && by.actor == Some(id) {
-                    return Err(Error::Conflict { code: "not_yourself", detail: "nobody can ban themself".into() });
+                    return Err(Error::Conflict { code: "not_yourself", detail: "You cannot ban yourself".into() });
                 }
                 if account.banned_at.is_some() == *banned {
                     return Ok(());
@@ -363,27 +368,27 @@ fn check_user_name(name: &str) -> Option<FieldError> {
         return Some(FieldError::new(
             "user_name",
             "invalid_user_name",
-            "may hold A-Z, a-z, 0-9, '.', '_' and '-', with at least one letter or digit",
+            "must contain only A-Z, a-z, 0-9, '.', '_' and '-', and at least one letter or digit",
         ));
     }
     if RESERVED_USER_NAMES.contains(&fold_ascii(name).as_str()) {
-        return Some(FieldError::new("user_name", "reserved_user_name", "is reserved: choose another"));
+        return Some(FieldError::new("user_name", "reserved_user_name", "this name is reserved; choose another one"));
     }
     None
 }
 
 fn check_name(field: &'static str, name: &str) -> Option<FieldError> {
     if name.chars().count() > MAX_NAME_CHARACTERS {
-        return Some(FieldError::new(field, "too_long", "may have up to 32 characters"));
+        return Some(FieldError::new(field, "too_long", "must have at most 32 characters"));
     }
-    name.contains('\0').then(|| FieldError::new(field, "nul_character", "must not hold U+0000"))
+    name.contains('\0').then(|| FieldError::new(field, "nul_character", "must not contain U+0000"))
 }
 
 /// Checks an address as far as possible without sending a mail to it.
 pub fn check_email(email: &str) -> Option<FieldError> {
     let wrong = |detail: &'static str| Some(FieldError::new("email", "invalid_email", detail));
     if email.len() > MAX_EMAIL_CHARACTERS {
-        return wrong("may have up to 254 characters");
+        return wrong("must have at most 254 characters");
     }
     if !email.is_ascii() || email.chars().any(|character| character.is_ascii_control() || character == ' ') {
         return wrong("must be ASCII without spaces");
@@ -409,7 +414,7 @@ pub struct Listing {
 pub async fn list(app: &App, _principal: &Principal, listing: Listing) -> Result<Page<Vec<User>>> {
     let after = UserId(pagination::begin(LIST, listing.cursor.as_deref(), 0)?);
     if listing.query.as_ref().is_some_and(|query| query.chars().count() > MAX_QUERY_CHARACTERS) {
-        return Err(Error::invalid("q", "too_long", format!("may have up to {MAX_QUERY_CHARACTERS} characters")));
+        return Err(Error::invalid("q", "too_long", format!("must have at most {MAX_QUERY_CHARACTERS} characters")));
     }
     let limit = listing.limit;
     let users = app
@@ -461,7 +466,7 @@ pub async fn require_self(app: &App, principal: &Principal, user_name: &str) -> 
         .read(key, |conn, key| Box::pin(store::identity::users::account_by_key(conn, key)))
         .await?
         .ok_or_else(not_found)?;
-    Err(Error::Forbidden { code: "not_your_account", detail: "only this user may do this".into() })
+    Err(Error::Forbidden { code: "not_your_account", detail: "Only this user may do this".into() })
 }
 
 /// Finds the user with this folded name.
@@ -475,5 +480,5 @@ pub async fn by_name(conn: &mut Conn, key: &str) -> Result<UserName> {
 
 /// The error for a name that no user has.
 pub fn not_found() -> Error {
-    Error::NotFound { code: "user_not_found", detail: "there is no user with this name".into() }
+    Error::NotFound { code: "user_not_found", detail: "No user has this name".into() }
 }

@@ -68,7 +68,7 @@ async fn edit_in_transaction(conn: &mut Conn, change: &Change) -> Result<(Messag
         if editions >= MAX_EDITS {
             return Err(Error::Conflict {
                 code: "too_many_edits",
-                detail: format!("a message may be edited {MAX_EDITS} times").into(),
+                detail: format!("A message can be edited at most {MAX_EDITS} times").into(),
             });
         }
         let written_at = current.edited_at.unwrap_or(current.created_at);
@@ -134,7 +134,7 @@ async fn log(conn: &mut Conn, change: &Change, kind: events::Kind, actor_id: Use
 }
 
 fn not_your_message() -> Error {
-    Error::Forbidden { code: "not_your_message", detail: "only who wrote a message may do this to it".into() }
+    Error::Forbidden { code: "not_your_message", detail: "Only the sender of the message may do this".into() }
 }
 
 /// The earlier bodies of a message, oldest first.

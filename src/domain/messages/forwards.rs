@@ -60,7 +60,7 @@ pub async fn forward(
         return Err(message_deleted());
     }
     if message.kind == Kind::System {
-        let detail = "what the server says about a conversation belongs there".into();
+        let detail = "System messages cannot be forwarded".into();
         return Err(Error::Conflict { code: "not_forwardable", detail });
     }
     let new = NewMessage { conversation_id: Some(into), body: message.body, ..NewMessage::default() };

@@ -89,7 +89,7 @@ fn check(listing: &Listing) -> Result<()> {
         .iter()
         .filter(|(_, named)| *named)
         .skip(1)
-        .map(|(name, _)| FieldError::new(*name, "excluded", "cannot stand beside another place"))
+        .map(|(name, _)| FieldError::new(*name, "excluded", "Give at most one of before, after, around and date"))
         .collect();
     let seqs = [("before", listing.before, 1), ("after", listing.after, 0), ("around", listing.around, 1)];
     for (name, seq, least) in seqs {

@@ -81,10 +81,10 @@ pub async fn complete_for(conn: &mut Conn, viewer: Viewer, messages: &mut [Messa
 
 /// The error for a change of a tombstone.
 pub fn message_deleted() -> Error {
-    Error::Conflict { code: "message_deleted", detail: "this message was deleted".into() }
+    Error::Conflict { code: "message_deleted", detail: "This message was deleted".into() }
 }
 
 /// The error for a message that does not exist or that the caller may not see.
 pub fn message_not_found() -> Error {
-    Error::NotFound { code: "message_not_found", detail: "there is no such message".into() }
+    Error::NotFound { code: "message_not_found", detail: "Message not found".into() }
 }

@@ -50,5 +50,5 @@ pub async fn get(app: &App, principal: &Principal, conversation: i64, seq: i64) 
 
 /// The error for a caller who asks for the messages of another user.
 pub fn not_yours() -> Error {
-    Error::Forbidden { code: "not_your_messages", detail: "only this user may read their messages".into() }
+    Error::Forbidden { code: "not_your_messages", detail: "Only this user may read these messages".into() }
 }

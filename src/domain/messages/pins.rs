@@ -55,7 +55,7 @@ async fn set_in_transaction(conn: &mut Conn, change: &Change) -> Result<()> {
     if pinned && store::messages::pins::count(conn, conversation).await? >= MAX_PINS {
         return Err(Error::Conflict {
             code: "too_many_pins",
-            detail: format!("a conversation may have {MAX_PINS} pinned messages").into(),
+            detail: format!("A conversation has at most {MAX_PINS} pinned messages; unpin one first").into(),
         });
     }
     store::messages::pins::set(conn, conversation, seq, pinned.then_some(now)).await?;

@@ -42,7 +42,7 @@ async fn change(
 ) -> Result<ChangeAnswer> {
     let person = principal.require_person()?.id;
     let emoji = emoji::parse(emoji)
-        .ok_or_else(|| Error::invalid("emoji", "unknown_emoji", "must be one emoji, or the :shortcode: of one"))?;
+        .ok_or_else(|| Error::invalid("emoji", "unknown_emoji", "must be one emoji or the :shortcode: of one"))?;
     let conversation = ConversationId(conversation);
     let request_id = RequestId::current();
     app.changes.make(Change { person, conversation, kind: kind(emoji), now: app.clock.now(), request_id }).await
@@ -55,7 +55,7 @@ async fn change(
 pub async fn add(app: &App, principal: &Principal, conversation: i64, seq: i64, emoji: &str) -> Result<(Tally, bool)> {
     match change(app, principal, conversation, emoji, |emoji| ChangeKind::React(seq, emoji)).await? {
         ChangeAnswer::Reacted(tally, new) => Ok((tally, new)),
-        _ => Err(Error::internal("a reaction became something else")),
+        _ => Err(Error::internal("the answer to a reaction has the wrong type")),
     }
 }
 

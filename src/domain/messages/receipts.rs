@@ -30,7 +30,11 @@ const LIST: &str = "receipts";
 pub async fn report(app: &App, principal: &Principal, conversation: i64, report: Report) -> Result<Standing> {
     let person = principal.require_person()?.id;
     if report.delivered_seq.is_none() && report.read_seq.is_none() && report.unread_from.is_none() {
-        return Err(Error::invalid("read_seq", "required", "name read_seq, delivered_seq or unread_from"));
+        return Err(Error::invalid(
+            "read_seq",
+            "required",
+            "Give at least one of read_seq, delivered_seq and unread_from",
+        ));
     }
     assert_within(&report, 1, MAX_ID, 1)?;
     let conversation = ConversationId(conversation);
@@ -38,7 +42,7 @@ pub async fn report(app: &App, principal: &Principal, conversation: i64, report:
     let change = Change { person, conversation, kind: ChangeKind::Report(report), now: app.clock.now(), request_id };
     match app.changes.make(change).await? {
         ChangeAnswer::Reported(standing) => Ok(standing),
-        _ => Err(Error::internal("a receipt became something else")),
+        _ => Err(Error::internal("the answer to a receipt has the wrong type")),
     }
 }
 

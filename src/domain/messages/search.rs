@@ -174,9 +174,9 @@ fn check(principal: &Principal, question: Question) -> Result<Search> {
 /// except inside a part without spaces: its words form a phrase.
 fn phrases(q: Option<&str>) -> Result<Vec<Phrase>, FieldError> {
     let wrong = |code, detail: String| FieldError::new("q", code, detail);
-    let q = q.ok_or_else(|| wrong("required", "must say what to look for".into()))?;
+    let q = q.ok_or_else(|| wrong("required", "required".into()))?;
     if q.chars().count() > MAX_QUERY_CHARACTERS {
-        return Err(wrong("too_long", format!("may have up to {MAX_QUERY_CHARACTERS} characters")));
+        return Err(wrong("too_long", format!("must have at most {MAX_QUERY_CHARACTERS} characters")));
     }
     let mut words = 0;
     let mut phrases: Vec<Phrase> = Vec::new();
@@ -188,7 +188,7 @@ fn phrases(q: Option<&str>) -> Result<Vec<Phrase>, FieldError> {
             words += terms.iter().filter(|term| term.shape != Shape::Pair).count();
             let Some(phrase) = phrase(&terms, !quoted && is_open(piece)) else { continue };
             if phrase.prefix && phrase.terms.last().is_some_and(|last| is_short(last, &terms)) {
-                let detail = format!("write {MIN_PREFIX_CHARACTERS} characters of a word before *");
+                let detail = format!("a prefix needs at least {MIN_PREFIX_CHARACTERS} characters before *");
                 return Err(wrong("prefix_too_short", detail));
             }
             if !phrases.contains(&phrase) {
@@ -197,10 +197,10 @@ fn phrases(q: Option<&str>) -> Result<Vec<Phrase>, FieldError> {
         }
     }
     if words > MAX_QUERY_WORDS {
-        return Err(wrong("too_many_terms", format!("may have up to {MAX_QUERY_WORDS} words")));
+        return Err(wrong("too_many_terms", format!("must have at most {MAX_QUERY_WORDS} words")));
     }
     if phrases.is_empty() {
-        return Err(wrong("no_search_terms", "must hold a word".into()));
+        return Err(wrong("no_search_terms", "must contain at least one word".into()));
     }
     Ok(phrases)
 }
@@ -240,7 +240,7 @@ async fn run(conn: &mut Conn, search: &Search) -> Result<(Vec<Hit>, Vec<Found>, 
     if let Some(name) = &search.from {
         let found = store::identity::users::names_by_keys(conn, &[name.as_str()]).await?;
         let Some(sender) = found.first() else {
-            return Err(Error::invalid("from", "user_not_found", "names no user"));
+            return Err(Error::invalid("from", "user_not_found", "no user has this name"));
         };
         all.push(search::sender_mark(sender.id));
     }

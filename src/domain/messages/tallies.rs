@@ -23,7 +23,7 @@ pub fn add_one(tallies: &mut Vec<Tally>, emoji: &str) -> Result<Tally> {
         None if tallies.len() >= MAX_DISTINCT_EMOJI => {
             return Err(Error::Conflict {
                 code: "too_many_reactions",
-                detail: format!("a message may have {MAX_DISTINCT_EMOJI} different emoji under it").into(),
+                detail: format!("A message has at most {MAX_DISTINCT_EMOJI} different emoji").into(),
             });
         }
         None => {

@@ -92,7 +92,7 @@ pub async fn list(app: &App, principal: &Principal, user_name: &str, listing: Li
     };
     if let Some([micros, id, descending]) = cursor {
         if (descending == 1) != listing.descending {
-            return Err(Error::invalid("cursor", "invalid_cursor", "belongs to the other order"));
+            return Err(Error::invalid("cursor", "invalid_cursor", "this cursor belongs to a list in the other order"));
         }
         let place = (Timestamp::from_micros(micros), MessageId(id));
         if listing.descending {
@@ -111,7 +111,7 @@ fn resolve_since(listing: &Listing, now: Timestamp) -> Result<Timestamp> {
     let mut errors = Vec::new();
     let bounded = listing.since.is_some() || listing.until.is_some();
     if listing.days.is_some() && bounded {
-        errors.push(FieldError::new("days", "excluded", "cannot stand beside since or until"));
+        errors.push(FieldError::new("days", "excluded", "Give either days or since and until, not both"));
     }
     if listing.days.is_some_and(|days| !(1..=MAX_DAYS).contains(&days)) {
         errors.push(FieldError::new("days", "out_of_range", format!("must be between 1 and {MAX_DAYS}")));
@@ -157,7 +157,7 @@ fn check_reader(window: &Window, user: UserId) -> Result<()> {
 async fn heads_with(conn: &mut Conn, window: &Window, user: UserId, with: &str) -> Result<Vec<Head>> {
     let found = store::identity::users::names_by_keys(conn, &[with]).await?;
     let Some(other) = found.first() else {
-        return Err(Error::invalid("with", "user_not_found", "names no user"));
+        return Err(Error::invalid("with", "user_not_found", "no user has this name"));
     };
     let pair = Pair::new(user, other.id);
     match store::conversations::conversations::direct(conn, &[pair]).await?.first() {

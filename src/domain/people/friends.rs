@@ -97,10 +97,13 @@ pub async fn ask(app: &App, principal: &Principal, user_name: &str) -> Result<As
 async fn ask_in_transaction(conn: &mut Conn, caller: &UserName, key: &str, now: Timestamp) -> Result<Asked> {
     let LockedPair { caller, other } = lock_pair(conn, caller, key).await?;
     if other.is_bot {
-        return Err(Error::Conflict { code: "is_bot", detail: "a bot takes no friend requests".into() });
+        return Err(Error::Conflict { code: "is_bot", detail: "A bot cannot have friends".into() });
     }
     if store::people::friends::blocks(conn, caller, other.id).await? {
-        return Err(Error::Conflict { code: "blocked", detail: "you block this user: end that first".into() });
+        return Err(Error::Conflict {
+            code: "blocked",
+            detail: "You have blocked this user; unblock them first".into(),
+        });
     }
     let blocked = store::people::friends::blocks(conn, other.id, caller).await?;
     if let Some(state) = store::people::friends::state_of(conn, caller, other.id).await? {
@@ -109,7 +112,7 @@ async fn ask_in_transaction(conn: &mut Conn, caller: &UserName, key: &str, now: 
     if store::people::friends::count(conn, caller).await? >= MAX_FRIENDS {
         return Err(Error::Conflict {
             code: "too_many_friends",
-            detail: format!("one may have and ask {MAX_FRIENDS} friends").into(),
+            detail: format!("A user has at most {MAX_FRIENDS} friends and friend requests").into(),
         });
     }
     let asked = store::people::friends::state_of(conn, other.id, caller).await?.is_some();
@@ -142,7 +145,7 @@ pub async fn end(app: &App, principal: &Principal, user_name: &str) -> Result<()
                 if !store::people::friends::delete(conn, caller, other.id).await? {
                     return Err(Error::NotFound {
                         code: "friend_not_found",
-                        detail: "there is neither a friendship nor a request".into(),
+                        detail: "There is no friendship and no friend request with this user".into(),
                     });
                 }
                 log(conn, Kind::FriendRemoved, caller, other.id, *now).await
@@ -167,7 +170,7 @@ pub async fn block(app: &App, principal: &Principal, user_name: &str) -> Result<
                 if store::people::friends::count_blocked(conn, caller).await? >= MAX_FRIENDS {
                     return Err(Error::Conflict {
                         code: "too_many_blocks",
-                        detail: format!("one may block {MAX_FRIENDS} people").into(),
+                        detail: format!("A user can block at most {MAX_FRIENDS} users").into(),
                     });
                 }
                 let block = NewBlock {
@@ -205,7 +208,7 @@ pub async fn unblock(app: &App, principal: &Principal, user_name: &str) -> Resul
                 if store::people::friends::unblock(conn, caller, other.id).await? {
                     return Ok(());
                 }
-                Err(Error::NotFound { code: "block_not_found", detail: "this user is not blocked".into() })
+                Err(Error::NotFound { code: "block_not_found", detail: "This user is not blocked".into() })
             })
         })
         .await
@@ -215,7 +218,7 @@ fn parties(principal: &Principal, user_name: &str) -> Result<(UserName, String)>
     let caller = principal.require_person()?.clone();
     let key = fold_ascii(principal.resolve(user_name)?);
     if key == caller.user_name_key {
-        return Err(Error::invalid("user_name", "yourself", "must be somebody else"));
+        return Err(Error::invalid("user_name", "yourself", "must be another user"));
     }
     Ok((caller, key))
 }

@@ -59,7 +59,7 @@ pub async fn require(
     match people.iter().find(|person| refused.contains(&(sender.id, person.id))) {
         None => Ok(()),
         Some(person) => {
-            Err(not_friends(format!("{} is added to groups, and written to, by friends alone", person.user_name)))
+            Err(not_friends(format!("Only friends may write to {} or add them to a group", person.user_name)))
         }
     }
 }

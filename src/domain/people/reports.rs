@@ -76,7 +76,7 @@ async fn insert_report(conn: &mut Conn, new: &NewReport) -> Result<Given> {
     }
     let (_, message) = lock_visible(conn, Viewer::Person(new.reporter), new.conversation, new.seq).await?;
     if message.sender_id == new.reporter {
-        return Err(Error::invalid("seq", "yourself", "must be a message of somebody else"));
+        return Err(Error::invalid("seq", "yourself", "must be a message of another user"));
     }
     if message.deleted_at.is_some() {
         return Err(message_deleted());
@@ -84,13 +84,13 @@ async fn insert_report(conn: &mut Conn, new: &NewReport) -> Result<Given> {
     if store::people::reports::count_open(conn, new.reporter).await? >= MAX_OPEN_REPORTS {
         return Err(Error::Conflict {
             code: "too_many_reports",
-            detail: format!("one may have {MAX_OPEN_REPORTS} open reports").into(),
+            detail: format!("A user has at most {MAX_OPEN_REPORTS} open reports; wait until one is handled").into(),
         });
     }
     let made =
         store::people::reports::insert(conn, new.conversation, new.seq, new.reporter, &new.reason, new.now).await?;
     let Some(made) = made else {
-        let detail = "the caller has reported this message before".into();
+        let detail = "You have already reported this message".into();
         return Err(Error::Conflict { code: "already_reported", detail });
     };
     new.once.give(conn, new.now, &made, Some(new.reporter)).await
@@ -135,12 +135,12 @@ async fn set_state(conn: &mut Conn, id: ReportId, state: State, by: &By) -> Resu
     let handled_by = by.actor.filter(|_| handled);
     let report = store::people::reports::set_state(conn, id, state, handled.then_some(by.at), handled_by).await?;
     let report =
-        report.ok_or_else(|| Error::NotFound { code: "report_not_found", detail: "there is no such report".into() })?;
+        report.ok_or_else(|| Error::NotFound { code: "report_not_found", detail: "Report not found".into() })?;
     // The audit entry has no subject. With the sender of the message as its subject, it would appear in the sender's
     // export.
     audit::record(conn, by, Action::ReportHandled, None, Some(format!("report {}: {}", id.0, state.as_str()))).await?;
     let (mut shown, names) = show(conn, by.actor.map_or(Viewer::Everything, Viewer::Person), vec![report]).await?;
-    let shown = shown.pop().ok_or_else(|| Error::internal("a report that was there a moment ago"))?;
+    let shown = shown.pop().ok_or_else(|| Error::internal("a report disappeared during the transaction"))?;
     Ok((shown, names))
 }
 

@@ -216,7 +216,7 @@ impl BatchState {
     fn unreact(&mut self, change: &Change) -> Result<ChangeAnswer> {
         let (spot, message, reaction) = self.message_of(change)?;
         if reaction.now.take().is_none() {
-            let detail = "the caller has not put this emoji under this message".into();
+            let detail = "You have not added this emoji to the message".into();
             return Err(Error::NotFound { code: "reaction_not_found", detail });
         }
         tallies::remove_one(&mut message.tallies, spot.emoji);

@@ -156,5 +156,5 @@ async fn write(db: &Db, changes: Arc<[Change]>) -> Result<Vec<Result<ChangeAnswe
 }
 
 fn no_answer() -> Error {
-    Error::internal("a change got no answer")
+    Error::internal("a change was dropped without an answer")
 }

@@ -27,14 +27,14 @@ pub fn resolve(draft: &Draft, find: impl Fn(&str) -> Option<UserName>) -> Result
     }
     let mut unknown = Vec::new();
     if sender.is_none() {
-        unknown.push(FieldError::new("sender_user_name", "user_not_found", "names no user"));
+        unknown.push(FieldError::new("sender_user_name", "user_not_found", "no user has this name"));
     }
     let recipient = match &draft.recipient {
         Recipient::Direct(key) => find(key),
         Recipient::Conversation(_) => None,
     };
     if recipient.is_none() && matches!(draft.recipient, Recipient::Direct(_)) {
-        unknown.push(FieldError::new("recipient_user_name", "user_not_found", "names no user"));
+        unknown.push(FieldError::new("recipient_user_name", "user_not_found", "no user has this name"));
     }
     match sender {
         Some(sender) if unknown.is_empty() => Ok((sender, recipient)),

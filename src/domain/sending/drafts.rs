@@ -116,7 +116,7 @@ impl Draft {
                 errors.push(FieldError::new(
                     "sender_user_name",
                     "required",
-                    "must say who sends, since the caller is no user",
+                    "required, because the caller is not a user",
                 ));
                 None
             }
@@ -127,7 +127,7 @@ impl Draft {
             (Some(_), Some(_)) => {
                 return Err(Error::Forbidden {
                     code: "not_the_sender",
-                    detail: "sender_user_name must be the caller's own name, or be left out".into(),
+                    detail: "Leave sender_user_name out or set it to your own user name".into(),
                 });
             }
             (None, Some(name)) => Some(Sender::Named(fold_ascii(&name))),
@@ -139,7 +139,7 @@ impl Draft {
                 errors.push(FieldError::new(
                     "recipient_user_name",
                     "required",
-                    "name either recipient_user_name or conversation_id",
+                    "Give exactly one of recipient_user_name and conversation_id",
                 ));
                 None
             }
@@ -166,7 +166,7 @@ fn check_form(new: &NewMessage) -> Vec<FieldError> {
     if new.body.is_empty() {
         errors.push(FieldError::new("body", "required", "must have at least one character"));
     } else if new.body.len() > MAX_BODY_CHARACTERS && new.body.chars().count() > MAX_BODY_CHARACTERS {
-        errors.push(FieldError::new("body", "too_long", format!("may have up to {MAX_BODY_CHARACTERS} characters")));
+        errors.push(FieldError::new("body", "too_long", format!("must have at most {MAX_BODY_CHARACTERS} characters")));
     }
     let texts = [
         ("body", Some(&new.body)),
@@ -175,7 +175,7 @@ fn check_form(new: &NewMessage) -> Vec<FieldError> {
     ];
     for (field, text) in texts {
         if text.is_some_and(|text| text.contains('\0')) {
-            errors.push(FieldError::new(field, "nul_character", "must not hold U+0000"));
+            errors.push(FieldError::new(field, "nul_character", "must not contain U+0000"));
         }
     }
     for (field, number) in [("conversation_id", new.conversation_id), ("reply_to", new.reply_to)] {
@@ -184,7 +184,7 @@ fn check_form(new: &NewMessage) -> Vec<FieldError> {
         }
     }
     if !new.attachment_ids.is_empty() {
-        errors.push(FieldError::new("attachment_ids", "attachment_not_found", "names a file that does not exist"));
+        errors.push(FieldError::new("attachment_ids", "attachment_not_found", "no attachment has this id"));
     }
     errors
 }
@@ -198,10 +198,10 @@ pub fn check_text(field: &'static str, text: &str, most: usize) -> Result<()> {
         return Err(Error::invalid(field, "required", "must have at least one character"));
     }
     if text.chars().count() > most {
-        return Err(Error::invalid(field, "too_long", format!("may have up to {most} characters")));
+        return Err(Error::invalid(field, "too_long", format!("must have at most {most} characters")));
     }
     if text.contains('\0') {
-        return Err(Error::invalid(field, "nul_character", "must not hold U+0000"));
+        return Err(Error::invalid(field, "nul_character", "must not contain U+0000"));
     }
     Ok(())
 }

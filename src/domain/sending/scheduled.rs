@@ -72,7 +72,7 @@ pub async fn schedule(
     let now = app.clock.now();
     let draft = Draft::new(principal, new, Once::unanswered())?;
     if send_at <= now || send_at > now.plus_micros(MAX_DAYS * 24 * 3_600 * 1_000_000) {
-        let detail = format!("must be in the future, within {MAX_DAYS} days; leave it out to send at once");
+        let detail = format!("must be in the future, within {MAX_DAYS} days; leave it out to send immediately");
         return Err(Error::invalid("send_at", "out_of_range", detail));
     }
     let input = Input { draft, send_at, now, direct_messages_from: app.settings.direct_messages_from, once };
@@ -99,7 +99,7 @@ async fn insert(conn: &mut Conn, input: &Input) -> Result<Given> {
     if store::messages::scheduled::count(conn, sender.id).await? >= MAX_SCHEDULED {
         return Err(Error::Conflict {
             code: "too_many_scheduled",
-            detail: format!("one may have {MAX_SCHEDULED} messages waiting: take some back first").into(),
+            detail: format!("A user has at most {MAX_SCHEDULED} scheduled messages; cancel one first").into(),
         });
     }
     if let Some(recipient) = &recipient {
@@ -193,7 +193,7 @@ pub async fn cancel(app: &App, principal: &Principal, id: i64) -> Result<()> {
 }
 
 fn not_found() -> Error {
-    let detail = "there is no such message waiting: it may have been sent or taken back";
+    let detail = "Scheduled message not found; it may have been sent or cancelled";
     Error::NotFound { code: "scheduled_not_found", detail: detail.into() }
 }
 
@@ -285,7 +285,7 @@ async fn send_one(app: &App, id: ScheduledId) -> Result<()> {
                 match send_all(conn, &batch).await?.into_iter().next() {
                     Some(Ok(Answer::Sent(_) | Answer::Given(_))) => Ok(()),
                     Some(Err(error)) => Err(error),
-                    None => Err(Error::internal("a draft got no answer")),
+                    None => Err(Error::internal("a draft has no answer after its batch")),
                 }
             })
         })
@@ -300,7 +300,7 @@ async fn draft(conn: &mut Conn, scheduled: Scheduled) -> Result<Draft> {
     let recipient = match (scheduled.recipient_id, scheduled.conversation_id) {
         (Some(recipient), _) => Recipient::Direct(key(recipient)?),
         (None, Some(id)) => Recipient::Conversation(id),
-        (None, None) => return Err(Error::internal("a scheduled message without a place")),
+        (None, None) => return Err(Error::internal("a scheduled message has neither a recipient nor a conversation")),
     };
     Ok(Draft {
         sender: Sender::Named(key(scheduled.sender_id)?),

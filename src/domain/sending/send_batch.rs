@@ -125,7 +125,7 @@ pub async fn send_all(conn: &mut Conn, batch: &Batch) -> Result<Vec<Result<Answe
     }
     Ok(answers
         .into_iter()
-        .map(|answer| answer.unwrap_or_else(|| Err(Error::internal("a draft got no answer"))))
+        .map(|answer| answer.unwrap_or_else(|| Err(Error::internal("a draft has no answer after its batch"))))
         .collect())
 }
 
@@ -172,7 +172,7 @@ async fn resolve<'a>(
             (None, Recipient::Conversation(id)) => match other_member(&members, *id, sender.id) {
                 Some(Some(other)) => (Some(other), Target::Exists(*id)),
                 Some(None) => {
-                    let gone = "has nobody left to write to: the other one was erased";
+                    let gone = "the other user of this conversation was erased";
                     answers[index] = Some(Err(Error::invalid("conversation_id", "user_not_found", gone)));
                     continue;
                 }
@@ -368,12 +368,12 @@ async fn lock_people(conn: &mut Conn, openers: &[(Pair, UserId)]) -> Result<BTre
 }
 
 fn recipient_not_found() -> Error {
-    Error::invalid("recipient_user_name", "user_not_found", "names no user")
+    Error::invalid("recipient_user_name", "user_not_found", "no user has this name")
 }
 
 /// The error for a reply to a message that does not exist or that the sender may not see.
 pub fn reply_to_not_found() -> Error {
-    Error::invalid("reply_to", "message_not_found", "is not the seq of a message of this conversation")
+    Error::invalid("reply_to", "message_not_found", "must be the seq of a message of this conversation")
 }
 
 /// Locks the conversations, numbers the messages and writes everything. Returns whether there was anything to write.
@@ -460,7 +460,7 @@ fn assign_numbers<'a>(
         let Some(head) = resolved.conversation_id().and_then(|id| heads.get_mut(&id)) else {
             if matches!(resolved.draft.recipient, Recipient::Direct(_)) {
                 // The conversation comes from the cache, and the database was replaced since.
-                return Err(Error::unavailable("a conversation that was there is not there any more"));
+                return Err(Error::unavailable("a conversation known to this server is missing in the database"));
             }
             answers[resolved.index] = Some(Err(conversation_not_found()));
             continue;
@@ -529,7 +529,7 @@ async fn drop_unreachable<'a>(
         let recipient = resolved.recipient.as_ref().map(|recipient| recipient.id);
         if recipient.is_some_and(|recipient| refused.contains(&(resolved.sender.id, recipient))) {
             answers[resolved.index] =
-                Some(Err(reachability::not_friends("this user takes direct messages from friends alone")));
+                Some(Err(reachability::not_friends("This user accepts direct messages only from friends")));
         } else {
             kept.push(resolved);
         }

@@ -142,7 +142,7 @@ impl SendQueue {
         let _in_queue = self.metrics.enter_queue("send");
         let claims = Claims::of(&draft);
         match self.waiting.try_send(QueuedDraft { draft, reply, claims }) {
-            Ok(()) => answer.await.unwrap_or_else(|_| Err(Error::internal("a send was dropped"))),
+            Ok(()) => answer.await.unwrap_or_else(|_| Err(Error::internal("a send was dropped without an answer"))),
             Err(_) => Err(Error::unavailable("too many sends are waiting")),
         }
     }

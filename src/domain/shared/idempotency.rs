@@ -262,7 +262,7 @@ impl KeyedRequest {
             return Err(Error::invalid(
                 "Idempotency-Key",
                 "invalid_idempotency_key",
-                "must be 1 to 255 printable ASCII characters",
+                "must have 1 to 255 printable ASCII characters",
             ));
         }
         let full = hash(&[scope.as_bytes(), key]);
@@ -277,7 +277,8 @@ impl KeyedRequest {
     }
 
     fn cipher(&self) -> Result<LessSafeKey> {
-        let key = UnboundKey::new(&AES_256_GCM, &self.seal).map_err(|_| Error::internal("no cipher"))?;
+        let key = UnboundKey::new(&AES_256_GCM, &self.seal)
+            .map_err(|_| Error::internal("the key for stored answers cannot be used"))?;
         Ok(LessSafeKey::new(key))
     }
 
@@ -289,7 +290,7 @@ impl KeyedRequest {
         nonce.copy_from_slice(&hash(&[b"nonce", &self.seal, &body])[..NONCE_LEN]);
         let sealed =
             self.cipher()?.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::empty(), &mut body);
-        sealed.map_err(|_| Error::internal("an answer could not be sealed"))?;
+        sealed.map_err(|_| Error::internal("an answer could not be encrypted"))?;
         Ok([&nonce[..], &body].concat())
     }
 
@@ -298,7 +299,7 @@ impl KeyedRequest {
             // An erasure has emptied the stored answer.
             return Ok(stored);
         }
-        let damaged = || Error::internal("a sealed answer could not be opened");
+        let damaged = || Error::internal("an encrypted answer could not be decrypted");
         let (nonce, body) = stored.split_at_mut_checked(NONCE_LEN).ok_or_else(damaged)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| damaged())?;
         let opened = self.cipher()?.open_in_place(nonce, Aad::empty(), body);

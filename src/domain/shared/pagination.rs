@@ -107,7 +107,7 @@ pub fn decode_cursor<const N: usize>(list: &str, cursor: &str) -> Result<[i64; N
         Error::invalid(
             "cursor",
             "invalid_cursor",
-            "is not a cursor of this list: take it from the Link header as it is",
+            "not a cursor of this list; send the link of the Link header unchanged",
         )
     })
 }

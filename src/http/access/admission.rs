@@ -1,8 +1,11 @@
-//! Who a request comes from: what it shows, where from, and how often.
+//! Admission: finds the caller of a request by its credentials, and checks the rate limit.
 //!
-//! Invariants: it is asked before routing, so that an unknown path tells a stranger nothing. On a public route credentials
-//! that are not good count as none; good ones are never taken for none because something else is wrong. A cookie goes out
-//! with every request that a page makes, whoever's page it is, so it opens nothing unsafe to pages of other origins.
+//! Invariants:
+//! - Admission comes before routing, so that callers without credentials cannot find out which paths exist.
+//! - On a public route, invalid credentials count as no credentials. Valid credentials are never ignored because something
+//!   else is wrong.
+//! - A browser sends a cookie with every request, also with those of foreign pages. So a cookie does not authorise unsafe
+//!   requests from other origins.
 
 use std::net::IpAddr;
 
@@ -20,19 +23,19 @@ use crate::domain::identity::credentials::{Credentials, authenticate};
 use crate::http::bodies::problem::Problem;
 use crate::http::state::HttpState;
 
-/// The cookie of a session.
+/// The name of the cookie with the token of a session.
 pub const SESSION_COOKIE: &str = "posthaste_session";
 
-/// The subprotocol of our WebSockets.
+/// The subprotocol of the WebSocket.
 pub const SUBPROTOCOL: &str = "posthaste";
 
-/// The routes that need no credentials, by method and path; `{}` stands for one segment.
+/// The routes that need no credentials, by method and path. `{}` stands for one segment.
 const PUBLIC_ROUTES: &[(Method, &str)] = &[
     (Method::GET, "/api/capabilities"),
     (Method::POST, "/api/users"),
     (Method::POST, "/api/sessions"),
     (Method::POST, "/api/password-resets"),
-    // Whoever forgot their password has nothing to show but the code.
+    // A user who has forgotten the password has only the code.
     (Method::PUT, "/api/password-resets/{}"),
     (Method::PUT, "/api/email-confirmations/{}"),
     (Method::GET, "/api/invites/{}"),
@@ -44,11 +47,11 @@ pub fn is_api(path: &str) -> bool {
     path == "/api" || path.starts_with("/api/")
 }
 
-/// Whether a route needs no credentials. A path may be a template of the OpenAPI document as well.
+/// Whether a route needs no credentials. `path` may be a template of the OpenAPI document.
 pub fn is_public(method: &Method, path: &str) -> bool {
-    PUBLIC_ROUTES.iter().any(|(its_method, template)| {
-        let head = *its_method == Method::GET && *method == Method::HEAD;
-        if its_method != method && !head {
+    PUBLIC_ROUTES.iter().any(|(public_method, template)| {
+        let head = *public_method == Method::GET && *method == Method::HEAD;
+        if public_method != method && !head {
             return false;
         }
         match template.strip_suffix("{}") {
@@ -58,12 +61,13 @@ pub fn is_public(method: &Method, path: &str) -> bool {
     })
 }
 
-/// Finds out who calls, and leaves it with the request. What the limits say is to be written on the answer, whatever it is.
+/// Finds the caller and stores the [`Principal`] in the extensions of the request. The decision of the rate limit belongs in
+/// the headers of the answer, also of an error.
 pub async fn admit(state: &HttpState, request: &mut Request) -> (Decision, Result<(), Problem>) {
     let address = address_of(state, request.extensions(), request.headers());
     request.extensions_mut().insert(ClientAddress(address));
     if !is_api(request.uri().path()) {
-        return (Decision::FREE, Ok(()));
+        return (Decision::UNLIMITED, Ok(()));
     }
     let public = is_public(request.method(), request.uri().path());
     let outcome = identify(state, request.method(), request.headers(), address).await;
@@ -77,7 +81,7 @@ pub async fn admit(state: &HttpState, request: &mut Request) -> (Decision, Resul
         Err(problem) if public && problem.is_refusal() => (Some(LimitKey::Address(address)), Ok(())),
         Err(problem) => (Some(LimitKey::Address(address)), Err(problem)),
     };
-    let decision = key.map_or(Decision::FREE, |key| state.limits.check(key));
+    let decision = key.map_or(Decision::UNLIMITED, |key| state.limits.check(key));
     match decision.problem() {
         Some(refusal) => (decision, Err(refusal)),
         None => (decision, outcome),
@@ -91,7 +95,7 @@ fn address_of(state: &HttpState, extensions: &Extensions, headers: &HeaderMap) -
     }
 }
 
-/// Whose limit counts; nobody's for open access, which is loopback's.
+/// The rate limit of a caller. `None` under open access, which is for loopback.
 fn limit_key(principal: &Principal) -> Option<LimitKey> {
     match (principal.credential(), principal.person()) {
         (Credential::ApiKey(id, _), _) => Some(LimitKey::ApiKey(id.0)),
@@ -100,22 +104,24 @@ fn limit_key(principal: &Principal) -> Option<LimitKey> {
     }
 }
 
-/// Says who calls, by what the headers show.
+/// Finds the caller by the credentials in the headers.
 ///
 /// # Errors
-/// 401, 403 for a foreign origin with a cookie, and what `authenticate` says of `X-Act-As`.
+/// 401 for missing or invalid credentials; 403 `foreign_origin` for a cookie from another origin; the errors of
+/// [`authenticate`] about `X-Act-As`.
 pub async fn identify(
     state: &HttpState,
     method: &Method,
     headers: &HeaderMap,
     address: IpAddr,
 ) -> Result<Principal, Problem> {
-    let (credentials, by_cookie) = shown(headers, address)?;
+    let (credentials, by_cookie) = shown_credentials(headers, address)?;
     if by_cookie {
         state.settings.origins.check_cookie(method, headers)?;
     }
     match authenticate(&state.app, credentials.clone()).await {
-        // A cookie outlives its session. Where nothing has to be shown, that must not keep anyone out.
+        // A cookie can outlive its session. Under open access, which needs no credentials, such a cookie must not lead to an
+        // error.
         Err(Error::Unauthenticated) if by_cookie && state.app.settings.access == Access::Open => {
             Ok(authenticate(&state.app, Credentials { token: None, ..credentials }).await?)
         }
@@ -123,8 +129,8 @@ pub async fn identify(
     }
 }
 
-/// What the headers show, and whether it was a cookie.
-fn shown(headers: &HeaderMap, address: IpAddr) -> Result<(Credentials, bool), Problem> {
+/// The credentials in the headers, and whether they come from the cookie.
+fn shown_credentials(headers: &HeaderMap, address: IpAddr) -> Result<(Credentials, bool), Problem> {
     let bearer = match bearer(headers)? {
         Some(token) => Some(token),
         None => subprotocol_token(headers),
@@ -135,53 +141,55 @@ fn shown(headers: &HeaderMap, address: IpAddr) -> Result<(Credentials, bool), Pr
     Ok((Credentials { token: bearer.or(cookie), act_as, address }, by_cookie))
 }
 
-/// What let a request in that stays open, to be shown again.
-pub struct Pass {
+/// The credentials of a request that stays open, so that they can be checked again.
+pub struct ShownCredentials {
     credentials: Credentials,
     by_cookie: bool,
     viewer: Viewer,
 }
 
-impl Pass {
-    /// Of a request that was let in as `principal`.
+impl ShownCredentials {
+    /// The credentials of a request that was admitted as `principal`.
     ///
     /// # Errors
-    /// None that letting it in did not have.
+    /// Only those that the admission of the request would have had.
     pub fn new(headers: &HeaderMap, principal: &Principal) -> Result<Self, Problem> {
-        let (credentials, by_cookie) = shown(headers, principal.address())?;
+        let (credentials, by_cookie) = shown_credentials(headers, principal.address())?;
         Ok(Self { credentials, by_cookie, viewer: principal.viewer() })
     }
 
-    /// Asks whether the caller would still be admitted as the person they were.
-    pub async fn check(&self, state: &HttpState) -> Standing {
+    /// Checks whether the caller would still be admitted as the same user.
+    pub async fn check(&self, state: &HttpState) -> CredentialCheck {
         let open = state.app.settings.access == Access::Open;
         match authenticate(&state.app, self.credentials.clone()).await {
-            Ok(principal) if principal.viewer() == self.viewer => Standing::Confirmed(Some(Box::new(principal))),
-            Err(Error::Unauthenticated) if self.by_cookie && open => Standing::Confirmed(None),
-            Err(Error::Unavailable { .. } | Error::UnknownValue { .. } | Error::Internal(_)) => Standing::Unknown,
-            _ => Standing::Ended,
+            Ok(principal) if principal.viewer() == self.viewer => CredentialCheck::Valid(Some(Box::new(principal))),
+            Err(Error::Unauthenticated) if self.by_cookie && open => CredentialCheck::Valid(None),
+            Err(Error::Unavailable { .. } | Error::UnknownValue { .. } | Error::Internal(_)) => {
+                CredentialCheck::Unknown
+            }
+            _ => CredentialCheck::Invalid,
         }
     }
 }
 
-/// What a check of a caller's credentials finds.
-pub enum Standing {
-    /// They are valid. `None` under open access, where a cookie's session may end without consequence.
-    Confirmed(Option<Box<Principal>>),
+/// The result of checking credentials again.
+pub enum CredentialCheck {
+    /// They are valid. `None` under open access, if the session of the cookie has ended: that has no effect there.
+    Valid(Option<Box<Principal>>),
     /// The database did not answer.
     Unknown,
-    /// They are not valid any more.
-    Ended,
+    /// They are no longer valid.
+    Invalid,
 }
 
-/// The token of a page's WebSocket, which can set no header: `Sec-WebSocket-Protocol: posthaste, <token>`.
+/// The token of a WebSocket that a page opens. A page cannot set headers, so it sends `Sec-WebSocket-Protocol: posthaste, <token>`.
 fn subprotocol_token(headers: &HeaderMap) -> Option<String> {
     let lines = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|line| line.to_str().ok());
     let mut words = lines.flat_map(|line| line.split(',')).map(str::trim);
     (words.next() == Some(SUBPROTOCOL)).then(|| words.next())?.filter(|token| !token.is_empty()).map(str::to_owned)
 }
 
-/// How often somebody may send frames on a socket: as often as requests.
+/// Checks the rate limit for a frame of a WebSocket. A frame counts as a request.
 pub fn admit_frame(state: &HttpState, principal: &Principal) -> Option<Problem> {
     limit_key(principal).and_then(|key| state.limits.check(key).problem())
 }
@@ -190,9 +198,9 @@ fn act_as(headers: &HeaderMap) -> Result<Option<String>, Error> {
     let mut values = headers.get_all("x-act-as").iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
-        return Err(Error::invalid("X-Act-As", "duplicate", "may be given once"));
+        return Err(Error::invalid("X-Act-As", "duplicate", "must not be given more than once"));
     }
-    let name = value.to_str().map_err(|_| Error::invalid("X-Act-As", "user_not_found", "names no user"))?;
+    let name = value.to_str().map_err(|_| Error::invalid("X-Act-As", "user_not_found", "no user has this name"))?;
     Ok(Some(name.to_owned()))
 }
 
@@ -216,22 +224,24 @@ fn session_cookie(headers: &HeaderMap) -> Option<String> {
     pairs.find(|(name, _)| *name == SESSION_COOKIE).map(|(_, value)| value.to_owned())
 }
 
-/// That the metrics are for this request's eyes: a loopback peer that is no proxy, or an API key with the scope `admin`.
+/// Checks that a request may read the metrics: it comes from a loopback peer that is not a proxy, or has an API key with the
+/// scope `admin`.
 ///
 /// # Errors
-/// 404, as if there were none.
+/// 404, as if there were no metrics.
 pub async fn admit_to_metrics(state: &HttpState, request: &Parts) -> Result<(), Problem> {
     let peer = request.extensions.get::<PeerAddress>().map(|peer| peer.0);
     let local = peer.is_some_and(|peer| {
         peer.ip().to_canonical().is_loopback()
-            && !super::client_address::via_proxy(peer, &state.settings.trusted_proxies)
+            && !super::client_address::is_from_proxy(peer, &state.settings.trusted_proxies)
     });
     if local {
         return Ok(());
     }
     let address = address_of(state, &request.extensions, &request.headers);
-    let shown = request.headers.contains_key(header::AUTHORIZATION);
-    let identified = if shown { identify(state, &request.method, &request.headers, address).await.ok() } else { None };
+    let has_token = request.headers.contains_key(header::AUTHORIZATION);
+    let identified =
+        if has_token { identify(state, &request.method, &request.headers, address).await.ok() } else { None };
     match identified {
         Some(principal) if principal.is_admin() && matches!(principal.credential(), Credential::ApiKey(..)) => Ok(()),
         _ => Err(Problem::of_status(StatusCode::NOT_FOUND)),

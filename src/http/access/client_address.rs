@@ -1,49 +1,49 @@
-//! Whom a request comes from, when a proxy stands between.
+//! The address of a caller behind proxies.
 //!
-//! Invariant: `X-Forwarded-For` is believed only as far as trusted proxies wrote it. Each proxy adds the address that it was
-//! called from on the right. So the list is walked from the right, and the first address that is no trusted proxy is the
-//! caller's; what stands to the left of it is the caller's own text, and is not looked at.
+//! Invariant: only entries of `X-Forwarded-For` that a trusted proxy wrote are used. Each proxy appends the address of its own
+//! caller on the right. So the list is read from the right, and the first address that is not a trusted proxy is the address
+//! of the caller. Entries to its left come from the caller and are ignored.
 
 use std::net::{IpAddr, SocketAddr};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::{IpNet, Ipv4Net};
 
-/// The header that proxies write addresses into.
+/// The header in which proxies write addresses.
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-/// Entries of `X-Forwarded-For` that are looked at: proxies in a row.
+/// The limit of entries of `X-Forwarded-For` that are read, and so of proxies in a row.
 const ENTRIES_LIMIT: usize = 64;
-/// Bits of an IPv6 address before an IPv4 address that is written as one (`::ffff:0:0/96`).
+/// The length of the prefix of IPv4-mapped IPv6 addresses (`::ffff:0:0/96`), in bits.
 const MAPPED_PREFIX_BITS: u8 = 96;
 
-/// Where a connection comes from.
+/// The address of the peer of a connection: the caller or a proxy.
 #[derive(Clone, Copy, Debug)]
 pub struct PeerAddress(pub SocketAddr);
 
-/// Where a request comes from, its proxies seen through.
+/// The address of the caller of a request, determined through the trusted proxies.
 #[derive(Clone, Copy, Debug)]
 pub struct ClientAddress(pub IpAddr);
 
-/// The proxies whose word about a caller's address is taken.
+/// The proxies whose `X-Forwarded-For` is trusted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrustedProxies {
     networks: Vec<IpNet>,
 }
 
 impl TrustedProxies {
-    /// Reads networks (`10.0.0.0/8`) and plain addresses (`::1`).
+    /// Parses networks (`10.0.0.0/8`) and addresses (`::1`).
     ///
     /// # Errors
-    /// The entry that is neither, or that is everyone, with what is wrong about it.
+    /// A sentence about the entry that is neither, or that includes all addresses.
     pub fn parse(entries: &[impl AsRef<str>]) -> Result<Self, String> {
         let networks = entries.iter().map(|entry| {
             let entry = entry.as_ref().trim();
             let network = entry.parse::<IpNet>().or_else(|_| entry.parse::<IpAddr>().map(IpNet::from));
             match network.map(canonical) {
-                Err(_) => Err(format!("{entry} is neither an address nor a network such as 10.0.0.0/8")),
-                // Then everyone could write any address into the header.
+                Err(_) => Err(format!("{entry} is not an IP address or a network such as 10.0.0.0/8")),
+                // With such a network, every caller could claim any address.
                 Ok(network) if network.prefix_len() == 0 => {
-                    Err(format!("{entry} is everyone: name the network that the proxies are in"))
+                    Err(format!("{entry} includes all addresses; give the network of your proxies"))
                 }
                 Ok(network) => Ok(network),
             }
@@ -56,7 +56,7 @@ impl TrustedProxies {
     }
 }
 
-/// IPv4 networks that are written as IPv6, as IPv4: addresses are compared in that form.
+/// Converts an IPv4-mapped IPv6 network to an IPv4 network, because addresses are compared in that form.
 fn canonical(network: IpNet) -> IpNet {
     let IpNet::V6(v6) = network else { return network };
     let prefix_bits = v6.prefix_len().checked_sub(MAPPED_PREFIX_BITS);
@@ -66,27 +66,28 @@ fn canonical(network: IpNet) -> IpNet {
     }
 }
 
-/// The address that a request comes from: the peer's, unless the peer is a trusted proxy. Then it is the last one in
-/// `X-Forwarded-For` that is no trusted proxy. What cannot be read ends the search at the last address before it.
+/// The address of the caller: the address of the peer or, if the peer is a trusted proxy, the last address in
+/// `X-Forwarded-For` that is not a trusted proxy. An entry that cannot be parsed ends the search, and the address found before
+/// it is the result.
 pub fn client_address(peer: SocketAddr, headers: &HeaderMap, trusted: &TrustedProxies) -> IpAddr {
     let mut address = peer.ip().to_canonical();
-    // Several lines are one list, in their order.
+    // Several header lines form one list, in their order.
     let lines: Vec<&HeaderValue> = headers.get_all(FORWARDED_FOR).iter().collect();
     let entries = lines.iter().rev().flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
     for entry in entries.take(ENTRIES_LIMIT) {
         if !trusted.contains(address) {
             break;
         }
-        // An empty entry ends it too. A proxy that has no address to tell may write one, and what stands to its left is the
-        // caller's own.
-        let Some(named) = parse_entry(entry) else { break };
-        address = named;
+        // An empty entry ends the search too. A proxy that does not know the address of its caller may write one, and entries
+        // to its left come from the caller.
+        let Some(previous) = parse_entry(entry) else { break };
+        address = previous;
     }
     address
 }
 
-/// Whether a connection comes from a trusted proxy, and so may speak for anyone.
-pub fn via_proxy(peer: SocketAddr, trusted: &TrustedProxies) -> bool {
+/// Whether the peer of a connection is a trusted proxy, so that the request may come from anywhere.
+pub fn is_from_proxy(peer: SocketAddr, trusted: &TrustedProxies) -> bool {
     trusted.contains(peer.ip().to_canonical())
 }
 
@@ -111,7 +112,7 @@ mod tests {
         TrustedProxies::parse(entries).unwrap()
     }
 
-    /// The address found for a peer and lines of the header.
+    /// The result of `client_address` for a peer and lines of the header.
     #[track_caller]
     fn found(peer: &str, lines: &[&[u8]]) -> String {
         let mut headers = HeaderMap::new();
@@ -129,34 +130,34 @@ mod tests {
             assert!(TrustedProxies::parse(&[entry]).is_ok(), "{entry}");
         }
         for entry in ["", "localhost", "10.0.0.0/33", "10.0.0", "10.0.0.1:80", "::/129", "*"] {
-            assert!(TrustedProxies::parse(&[entry]).unwrap_err().contains("is neither"), "{entry}");
+            assert!(TrustedProxies::parse(&[entry]).unwrap_err().contains("is not an IP address"), "{entry}");
         }
         for entry in ["0.0.0.0/0", "::/0", "::ffff:0:0/96"] {
-            assert!(TrustedProxies::parse(&[entry]).unwrap_err().contains("everyone"), "{entry}");
+            assert!(TrustedProxies::parse(&[entry]).unwrap_err().contains("includes all addresses"), "{entry}");
         }
         assert_eq!(trusted(&["::ffff:10.0.0.0/104"]), trusted(&["10.0.0.0/8"]));
     }
 
     #[test]
-    fn a_peer_that_is_no_proxy_is_not_asked() {
+    fn the_header_of_a_peer_that_is_not_a_proxy_is_ignored() {
         assert_eq!(found("192.0.2.9", &[]), "192.0.2.9");
         assert_eq!(found("192.0.2.9", &[b"203.0.113.5"]), "192.0.2.9");
         assert_eq!(found("::ffff:192.0.2.9", &[b"203.0.113.5"]), "192.0.2.9");
     }
 
     #[test]
-    fn a_proxy_names_its_caller() {
+    fn a_proxy_gives_the_address_of_its_caller() {
         assert_eq!(found("127.0.0.1", &[]), "127.0.0.1");
         assert_eq!(found("127.0.0.1", &[b"203.0.113.5"]), "203.0.113.5");
         assert_eq!(found("::ffff:127.0.0.1", &[b"203.0.113.5"]), "203.0.113.5");
         assert_eq!(found("::1", &[b"2001:db8:9::1"]), "2001:db8:9::1");
         assert_eq!(found("::1", &[b"203.0.113.5, 10.0.0.7,2001:db8:1::9"]), "203.0.113.5");
-        // Every one of them is a proxy: the first one is as far as can be seen.
+        // All of them are proxies: the leftmost address is the best one known.
         assert_eq!(found("127.0.0.1", &[b"10.0.0.9, 10.0.0.8"]), "10.0.0.9");
     }
 
     #[test]
-    fn what_the_caller_wrote_is_not_believed() {
+    fn entries_of_the_caller_are_ignored() {
         assert_eq!(found("127.0.0.1", &[b"1.2.3.4, 203.0.113.5"]), "203.0.113.5");
         assert_eq!(found("127.0.0.1", &[b"10.0.0.1, 203.0.113.5, 10.0.0.2"]), "203.0.113.5");
         assert_eq!(found("127.0.0.1", &[b"127.0.0.1", b"1.2.3.4, 5.6.7.8", b"203.0.113.5"]), "203.0.113.5");
@@ -185,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_ends_the_search_at_the_last_good_one() {
+    fn an_invalid_entry_ends_the_search() {
         for garbage in [
             &b""[..],
             b" ",
@@ -210,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn the_walk_is_bounded() {
+    fn the_number_of_entries_read_is_bounded() {
         let row = |proxies: usize| format!("203.0.113.5{}", ", 10.0.0.7".repeat(proxies)).into_bytes();
         assert_eq!(found("127.0.0.1", &[&row(ENTRIES_LIMIT - 1)]), "203.0.113.5");
         assert_eq!(found("127.0.0.1", &[&row(ENTRIES_LIMIT)]), "10.0.0.7");
@@ -218,22 +219,22 @@ mod tests {
     }
 
     #[test]
-    fn whether_a_peer_is_a_proxy() {
+    fn peers_that_are_proxies_are_recognised() {
         let proxies = trusted(PROXIES);
         for (peer, expected) in [("127.0.0.1", true), ("::ffff:127.0.0.1", true), ("127.0.0.2", false), ("::1", true)] {
-            assert_eq!(via_proxy(SocketAddr::new(peer.parse().unwrap(), 1), &proxies), expected, "{peer}");
+            assert_eq!(is_from_proxy(SocketAddr::new(peer.parse().unwrap(), 1), &proxies), expected, "{peer}");
         }
-        assert!(!via_proxy(SocketAddr::from(([127, 0, 0, 1], 1)), &TrustedProxies::default()));
+        assert!(!is_from_proxy(SocketAddr::from(([127, 0, 0, 1], 1)), &TrustedProxies::default()));
     }
 
     proptest! {
-        /// Whatever a caller sends, the proxy's own entry behind it decides.
+        /// Whatever a caller sends, the entry that the proxy appended decides.
         #[test]
-        fn no_text_of_the_caller_is_believed(text in proptest::collection::vec(0x20u8..=0xfe, 0..200)) {
+        fn no_text_of_the_caller_is_trusted(text in proptest::collection::vec(0x20u8..=0xfe, 0..200)) {
             prop_assume!(!text.contains(&0x7f));
             let list = [&text[..], b", 203.0.113.5"].concat();
             prop_assert_eq!(found("127.0.0.1", &[&list]), "203.0.113.5");
-            // As a list of its own it is read without a panic.
+            // Parsing the text as a whole list does not panic.
             found("127.0.0.1", &[&text]);
         }
     }

@@ -1,8 +1,8 @@
-//! The permission of an open stream, socket or long poll to go on.
+//! The lease of a stream, a WebSocket or a long poll: its permission to continue while the caller's credentials are valid.
 //!
-//! Invariants: while the database answers, a revocation ends the lease within a second. While it does not answer, the
-//! lease is kept for `Timeouts::unconfirmed` and no longer. A caller that awaits [`Lease::lapse`] can do other work at the
-//! same time: a check that waits for the database blocks nothing.
+//! Invariants: while the database answers, a revocation ends the lease within a second. While the database does not answer, the
+//! lease continues for `Timeouts::unconfirmed` and no longer. A task that awaits [`StreamLease::expired`] can do other work at
+//! the same time, because a check that waits for the database blocks nothing.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use axum::http::HeaderMap;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
-use super::admission::{Pass, Standing};
+use super::admission::{CredentialCheck, ShownCredentials};
 use crate::domain::access::principal::Principal;
 use crate::http::bodies::problem::Problem;
 use crate::http::state::HttpState;
@@ -19,72 +19,73 @@ use crate::http::state::HttpState;
 /// Time between two checks of the caller's credentials.
 const CHECK_INTERVAL: Duration = Duration::from_millis(400);
 
-/// Why a lease is over.
+/// Why a lease has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lapse {
-    /// The credentials are not valid any more.
-    Ended,
-    /// The database has not answered for so long that the credentials can no longer be trusted.
+pub enum LeaseEnd {
+    /// The credentials are no longer valid.
+    Invalid,
+    /// The database has not answered for too long, so the credentials can no longer be trusted.
     Unconfirmed,
 }
 
-type Checking = Pin<Box<dyn Future<Output = Standing> + Send>>;
+type Checking = Pin<Box<dyn Future<Output = CredentialCheck> + Send>>;
 
-/// How long each check gets at least.
-const LEAST_PATIENCE: Duration = Duration::from_secs(1);
+/// The least time that each check gets.
+const LEAST_CHECK_TIME: Duration = Duration::from_secs(1);
 
-/// What lets a caller go on listening.
-pub struct Lease {
+/// The permission of one caller to continue receiving events.
+pub struct StreamLease {
     state: HttpState,
-    pass: Arc<Pass>,
+    shown: Arc<ShownCredentials>,
     principal: Principal,
     tick: Interval,
-    /// The check under way, and since when. It is kept here so that it survives when the future of `lapse` is dropped.
+    /// The running check and the time of its start. It is kept here so that it continues if the future of `expired` is dropped.
     checking: Option<(Checking, Instant)>,
     confirmed_at: Instant,
 }
 
-impl Lease {
-    /// A lease for a request that was admitted as `principal`.
+impl StreamLease {
+    /// Creates the lease of a request that was admitted as `principal`.
     ///
     /// # Errors
-    /// None that admitting the request did not have.
+    /// Only those that the admission of the request would have had.
     pub fn new(state: &HttpState, headers: &HeaderMap, principal: Principal) -> Result<Self, Problem> {
-        let pass = Arc::new(Pass::new(headers, &principal)?);
+        let shown = Arc::new(ShownCredentials::new(headers, &principal)?);
         let mut tick = tokio::time::interval(CHECK_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tick.reset();
-        Ok(Self { state: state.clone(), pass, principal, tick, checking: None, confirmed_at: Instant::now() })
+        Ok(Self { state: state.clone(), shown, principal, tick, checking: None, confirmed_at: Instant::now() })
     }
 
-    /// The caller, as the last check found them.
+    /// The caller as of the last check.
     pub const fn principal(&self) -> &Principal {
         &self.principal
     }
 
-    /// Waits until the lease is over. Can be dropped and called again.
-    pub async fn lapse(&mut self) -> Lapse {
+    /// Waits until the lease ends. The future can be dropped and created again.
+    pub async fn expired(&mut self) -> LeaseEnd {
         loop {
             let Some((checking, since)) = &mut self.checking else {
                 self.tick.tick().await;
-                let (state, pass) = (self.state.clone(), Arc::clone(&self.pass));
-                self.checking = Some((Box::pin(async move { pass.check(&state).await }), Instant::now()));
+                let (state, shown) = (self.state.clone(), Arc::clone(&self.shown));
+                self.checking = Some((Box::pin(async move { shown.check(&state).await }), Instant::now()));
                 continue;
             };
-            // A reader that was not polled for long, or a machine that was paused, is no silent database.
-            let limit = (self.confirmed_at + self.state.settings.timeouts.unconfirmed).max(*since + LEAST_PATIENCE);
-            let Ok(standing) = tokio::time::timeout_at(limit, checking).await else { return Lapse::Unconfirmed };
+            // If this future was not polled for a long time, or the machine was paused, that does not mean that the database
+            // is silent. So each check gets at least LEAST_CHECK_TIME.
+            let limit = (self.confirmed_at + self.state.settings.timeouts.unconfirmed).max(*since + LEAST_CHECK_TIME);
+            let Ok(outcome) = tokio::time::timeout_at(limit, checking).await else { return LeaseEnd::Unconfirmed };
             self.checking = None;
-            match standing {
-                Standing::Confirmed(principal) => {
+            match outcome {
+                CredentialCheck::Valid(principal) => {
                     self.confirmed_at = Instant::now();
                     if let Some(principal) = principal {
                         self.principal = *principal;
                     }
                 }
-                Standing::Unknown if Instant::now() >= limit => return Lapse::Unconfirmed,
-                Standing::Unknown => {}
-                Standing::Ended => return Lapse::Ended,
+                CredentialCheck::Unknown if Instant::now() >= limit => return LeaseEnd::Unconfirmed,
+                CredentialCheck::Unknown => {}
+                CredentialCheck::Invalid => return LeaseEnd::Invalid,
             }
         }
     }

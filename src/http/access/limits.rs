@@ -1,10 +1,10 @@
-//! How often somebody may call.
+//! Rate limits.
 //!
-//! Invariants: memory is bounded however many callers there are, and strangers cannot push out what is known about callers
-//! with credentials. A refusal is an answer at once, never a request that is held.
+//! Invariants: memory is bounded, however many callers there are. Callers without credentials cannot evict the state of callers
+//! with credentials. A request over the limit is refused immediately and never delayed.
 //!
-//! Each caller has a bucket with `burst` units that fills up again evenly. What is kept is one moment a caller: when the
-//! bucket will be full (GCRA). A bucket that was not used the longest is forgotten first, and begins full when it comes back.
+//! Each caller has a bucket with `burst` units that is refilled at a constant rate. The stored state of a bucket is one time:
+//! when it will be full (GCRA). The bucket that was unused for longest is evicted first. An evicted bucket starts full again.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use governor::clock::{Clock, MonotonicClock};
 use governor::middleware::StateInformationMiddleware;
 use governor::state::{InMemoryState, NotKeyed};
@@ -21,20 +21,21 @@ use quick_cache::sync::Cache;
 
 use crate::http::bodies::problem::Problem;
 
-/// Requests a second of one account, and how many at once after a pause.
+/// Requests of one account per second, and the burst after a pause.
 pub const ACCOUNT_QUOTA: Quota = quota(60, 600);
-/// Requests a second of one API key, and how many at once after a pause.
+/// Requests of one API key per second, and the burst after a pause.
 pub const API_KEY_QUOTA: Quota = quota(2_000, 4_000);
-/// Requests a second of one address without valid credentials, and how many at once after a pause.
+/// Requests of one address without valid credentials per second, and the burst after a pause.
 pub const ADDRESS_QUOTA: Quota = quota(5, 60);
 
-/// Messages a second by one incoming webhook, and how many at once after a pause.
+/// Messages of one incoming webhook per second, and the burst after a pause.
 pub const INCOMING_WEBHOOK_QUOTA: Quota = quota(1, 30);
 
-/// Accounts, API keys and incoming webhooks that are kept in mind. A power of two, so that the cache's parts hold just as many. Some 150 bytes
-/// each.
+/// The number of accounts, API keys and incoming webhooks whose buckets are kept, about 150 bytes each. A power of two, so
+/// that the shards of the cache hold exactly this number.
 pub const CALLERS_LIMIT: usize = 131_072;
-/// Addresses that are kept in mind: apart from the callers, because a stranger may have any number of them.
+/// The number of addresses whose buckets are kept. They are kept apart from the other callers, because one caller can have any
+/// number of addresses.
 pub const ADDRESSES_LIMIT: usize = 131_072;
 
 const LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
@@ -42,24 +43,24 @@ const REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");
 const RESET: HeaderName = HeaderName::from_static("ratelimit-reset");
 
 const fn quota(per_second: u32, burst: u32) -> Quota {
-    // Both are constants above: a zero does not compile.
+    // Both numbers are constants, so a zero does not compile.
     Quota::per_second(NonZeroU32::new(per_second).unwrap()).allow_burst(NonZeroU32::new(burst).unwrap())
 }
 
-/// Who is counted.
+/// What a rate limit counts requests by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LimitKey {
-    /// A person, whatever the session, by the user's id.
+    /// A user with all their sessions, by the user's id.
     Account(i64),
     /// An API key, by its id.
     ApiKey(i64),
     /// An incoming webhook, by its id.
     IncomingWebhook(i64),
-    /// An address that shows no valid credentials.
+    /// An address without valid credentials.
     Address(IpAddr),
 }
 
-/// A caller with credentials, as the cache knows it.
+/// A key of the cache of callers with credentials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Caller {
     Account(i64),
@@ -67,15 +68,15 @@ enum Caller {
     IncomingWebhook(i64),
 }
 
-/// What counts as one address.
+/// A key of the cache of addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Place {
+enum AddressKey {
     V4(u32),
-    /// The first 64 bits: one household or machine has that many addresses.
+    /// The first 64 bits, because one household or machine can have all addresses of such a network.
     V6Network(u64),
 }
 
-impl Place {
+impl AddressKey {
     fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V4(address) => Self::V4(address.to_bits()),
@@ -84,66 +85,64 @@ impl Place {
     }
 }
 
-/// What a limit says to one request.
+/// The decision of a rate limit about one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decision {
-    /// What is left of the caller's quota; `None` where rate limits are off.
-    pub standing: Option<Standing>,
-    /// Whole seconds until another try makes sense, at least 1; `None` when the request may go on.
+    /// The state of the caller's quota. `None` if rate limits are off.
+    pub quota_state: Option<QuotaState>,
+    /// Whole seconds after which the caller can try again, at least 1. `None` if the request is allowed.
     pub retry_after_s: Option<u32>,
 }
 
-/// Where a caller stands after a request.
+/// The state of a caller's quota after a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
-    /// Requests that may come at once after a pause.
+pub struct QuotaState {
+    /// The burst: requests that are allowed at once after a pause.
     pub limit: u32,
-    /// Requests that may come at once now.
+    /// Requests that are allowed at once now.
     pub remaining: u32,
-    /// Seconds until `remaining` is `limit` again, rounded up.
+    /// Seconds until `remaining` equals `limit` again, rounded up.
     pub reset_s: u32,
 }
 
 impl Decision {
-    /// What is said where rate limits are off.
-    pub const FREE: Self = Self { standing: None, retry_after_s: None };
+    /// The decision if no rate limit applies.
+    pub const UNLIMITED: Self = Self { quota_state: None, retry_after_s: None };
 
-    /// Whether the request may go on.
+    /// Whether the request is allowed.
     pub const fn is_allowed(&self) -> bool {
         self.retry_after_s.is_none()
     }
 
-    /// The refusal: 429 `rate_limited` with `Retry-After`; `None` when the request may go on. The headers are
-    /// [`write_headers`]'s.
+    /// The problem 429 `rate_limited` with `Retry-After`. `None` if the request is allowed. [`write_headers`] writes the other
+    /// headers.
     pub fn problem(&self) -> Option<Problem> {
-        let detail = "too many requests: wait as long as Retry-After says, then try again";
-        let problem =
-            |seconds| Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail).retry_after_s(seconds);
-        self.retry_after_s.map(problem)
+        self.retry_after_s.map(|seconds| Problem::too_many("rate_limited", "requests", seconds))
     }
 }
 
-/// Writes `RateLimit-Limit`, `RateLimit-Remaining` and `RateLimit-Reset`; nothing where rate limits are off.
+/// Writes `RateLimit-Limit`, `RateLimit-Remaining` and `RateLimit-Reset`, or nothing if no rate limit applies.
 pub fn write_headers(decision: &Decision, headers: &mut HeaderMap) {
-    if let Some(standing) = decision.standing {
-        headers.insert(LIMIT, HeaderValue::from(standing.limit));
-        headers.insert(REMAINING, HeaderValue::from(standing.remaining));
-        headers.insert(RESET, HeaderValue::from(standing.reset_s));
+    if let Some(quota_state) = decision.quota_state {
+        headers.insert(LIMIT, HeaderValue::from(quota_state.limit));
+        headers.insert(REMAINING, HeaderValue::from(quota_state.remaining));
+        headers.insert(RESET, HeaderValue::from(quota_state.reset_s));
     }
 }
 
 type Limiter<C> = RateLimiter<NotKeyed, InMemoryState, C, StateInformationMiddleware>;
 
-/// Everybody's limits. Counts in this process alone: with several servers on one database, each grants its own quota.
+/// The rate limits of all callers. Each process counts for itself, so each of several servers on one database grants the full
+/// quota.
 pub struct Limits<C: Clock + Clone = MonotonicClock> {
     enabled: bool,
     clock: C,
     callers: Cache<Caller, Arc<Limiter<C>>>,
-    addresses: Cache<Place, Arc<Limiter<C>>>,
+    addresses: Cache<AddressKey, Arc<Limiter<C>>>,
 }
 
 impl Limits {
-    /// Limits that are checked, or that let everybody pass.
+    /// Creates the limits. If `enabled` is false, every request is allowed.
     pub fn new(enabled: bool) -> Self {
         Self::with_clock(enabled, MonotonicClock)
     }
@@ -154,44 +153,45 @@ impl<C: Clock + Clone> Limits<C> {
         Self { enabled, clock, callers: Cache::new(CALLERS_LIMIT), addresses: Cache::new(ADDRESSES_LIMIT) }
     }
 
-    /// Counts one request, and says whether it may go on.
+    /// Counts one request and decides whether it is allowed.
     pub fn check(&self, key: LimitKey) -> Decision {
         if !self.enabled {
-            return Decision::FREE;
+            return Decision::UNLIMITED;
         }
         match key {
-            LimitKey::Account(id) => self.ask(&self.callers, Caller::Account(id), ACCOUNT_QUOTA),
-            LimitKey::ApiKey(id) => self.ask(&self.callers, Caller::ApiKey(id), API_KEY_QUOTA),
+            LimitKey::Account(id) => self.check_bucket(&self.callers, Caller::Account(id), ACCOUNT_QUOTA),
+            LimitKey::ApiKey(id) => self.check_bucket(&self.callers, Caller::ApiKey(id), API_KEY_QUOTA),
             LimitKey::IncomingWebhook(id) => {
-                self.ask(&self.callers, Caller::IncomingWebhook(id), INCOMING_WEBHOOK_QUOTA)
+                self.check_bucket(&self.callers, Caller::IncomingWebhook(id), INCOMING_WEBHOOK_QUOTA)
             }
-            LimitKey::Address(address) => self.ask(&self.addresses, Place::of(address), ADDRESS_QUOTA),
+            LimitKey::Address(address) => self.check_bucket(&self.addresses, AddressKey::of(address), ADDRESS_QUOTA),
         }
     }
 
-    fn ask<K: Clone + Eq + std::hash::Hash>(
+    fn check_bucket<K: Clone + Eq + std::hash::Hash>(
         &self,
         known: &Cache<K, Arc<Limiter<C>>>,
         key: K,
         quota: Quota,
     ) -> Decision {
-        // Whoever asks at the same moment gets the same limiter: it is made once.
-        let made = known.get_or_insert_with(&key, || {
+        // Requests of one caller at the same moment share one limiter, because the cache creates it only once.
+        let found = known.get_or_insert_with(&key, || {
             let limiter = RateLimiter::direct_with_clock(quota, self.clock.clone());
             Ok::<_, Infallible>(Arc::new(limiter.with_middleware::<StateInformationMiddleware>()))
         });
-        let Ok(limiter) = made;
+        let Ok(limiter) = found;
         let (limit, interval) = (quota.burst_size().get(), quota.replenish_interval());
         match limiter.check() {
             Ok(state) => {
                 let remaining = state.remaining_burst_capacity();
                 let reset_s = seconds_up(interval * limit.saturating_sub(remaining));
-                Decision { standing: Some(Standing { limit, remaining, reset_s }), retry_after_s: None }
+                Decision { quota_state: Some(QuotaState { limit, remaining, reset_s }), retry_after_s: None }
             }
             Err(refused) => {
                 let wait = refused.wait_time_from(self.clock.now());
-                let standing = Standing { limit, remaining: 0, reset_s: seconds_up(wait + interval * (limit - 1)) };
-                Decision { standing: Some(standing), retry_after_s: Some(seconds_up(wait).max(1)) }
+                let quota_state =
+                    QuotaState { limit, remaining: 0, reset_s: seconds_up(wait + interval * (limit - 1)) };
+                Decision { quota_state: Some(quota_state), retry_after_s: Some(seconds_up(wait).max(1)) }
             }
         }
     }
@@ -236,20 +236,20 @@ mod tests {
             for remaining in (0..limit).rev() {
                 let decision = limits.check(key);
                 assert!(decision.is_allowed() && decision.problem().is_none(), "{key:?} {remaining}");
-                let standing = decision.standing.unwrap();
-                assert_eq!((standing.limit, standing.remaining), (limit, remaining), "{key:?}");
-                assert!(standing.reset_s >= 1 && standing.reset_s <= full_s, "{key:?} {standing:?}");
+                let quota_state = decision.quota_state.unwrap();
+                assert_eq!((quota_state.limit, quota_state.remaining), (limit, remaining), "{key:?}");
+                assert!(quota_state.reset_s >= 1 && quota_state.reset_s <= full_s, "{key:?} {quota_state:?}");
             }
             for _ in 0..3 {
                 let decision = limits.check(key);
-                let standing = Standing { limit, remaining: 0, reset_s: full_s };
-                assert_eq!(decision, Decision { standing: Some(standing), retry_after_s: Some(1) }, "{key:?}");
+                let quota_state = QuotaState { limit, remaining: 0, reset_s: full_s };
+                assert_eq!(decision, Decision { quota_state: Some(quota_state), retry_after_s: Some(1) }, "{key:?}");
             }
         }
     }
 
     #[test]
-    fn it_fills_up_again() {
+    fn a_bucket_is_refilled() {
         let (limits, clock) = limits();
         let key = address("192.0.2.1");
         assert_eq!(granted(&limits, key), 60);
@@ -258,10 +258,10 @@ mod tests {
         clock.advance(Duration::from_millis(1));
         assert_eq!(granted(&limits, key), 1);
         clock.advance(Duration::from_secs(4));
-        assert_eq!(limits.check(key).standing, Some(Standing { limit: 60, remaining: 19, reset_s: 9 }));
+        assert_eq!(limits.check(key).quota_state, Some(QuotaState { limit: 60, remaining: 19, reset_s: 9 }));
         assert_eq!(granted(&limits, key), 19);
-        // When the reset has passed it is full, and never more than that.
-        let reset_s = limits.check(key).standing.unwrap().reset_s;
+        // After the time in the reset header the bucket is full, and it never holds more than the burst.
+        let reset_s = limits.check(key).quota_state.unwrap().reset_s;
         clock.advance(Duration::from_secs(reset_s.into()));
         assert_eq!(granted(&limits, key), 60);
         clock.advance(Duration::from_secs(86_400 * 365));
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_waits_as_told_is_let_in() {
+    fn a_caller_who_waits_as_long_as_retry_after_is_allowed() {
         let (limits, clock) = limits();
         for key in [LimitKey::Account(1), LimitKey::ApiKey(1), address("192.0.2.1")] {
             granted(&limits, key);
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn callers_do_not_share() {
+    fn callers_do_not_share_quotas() {
         let (limits, _) = limits();
         assert_eq!(granted(&limits, LimitKey::Account(1)), 600);
         assert_eq!(granted(&limits, LimitKey::ApiKey(1)), 4_000);
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_bounded_and_strangers_push_out_no_caller() {
+    fn memory_is_bounded_and_addresses_evict_no_caller() {
         let (limits, _) = limits();
         assert_eq!(granted(&limits, LimitKey::Account(1)), 600);
         for number in 0..1_000_000_u32 {
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn parallel_checks_grant_just_the_burst() {
+    fn parallel_checks_grant_exactly_the_burst() {
         let (limits, _) = limits();
         for round in 0..20 {
             let granted = AtomicU32::new(0);
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_and_the_refusal() {
+    fn headers_and_problem() {
         let (limits, _) = limits();
         let key = address("192.0.2.1");
         let mut headers = HeaderMap::new();
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn off_is_silent() {
+    fn without_limits_nothing_is_refused_or_written() {
         let limits = Limits::new(false);
         for _ in 0..10_000 {
             let decision = limits.check(address("192.0.2.1"));
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn the_system_clock_counts_too() {
+    fn the_limits_work_with_the_monotonic_clock() {
         let limits = Limits::new(true);
         let refused = (0..1_000).map(|_| limits.check(address("192.0.2.1"))).find(|decision| !decision.is_allowed());
         assert!(refused.unwrap().retry_after_s.unwrap() >= 1);

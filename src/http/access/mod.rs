@@ -1,4 +1,4 @@
-//! Who calls, from where, and how often.
+//! Access control: who sends a request, from where, how often, and what they may call.
 
 pub mod admission;
 pub mod client_address;

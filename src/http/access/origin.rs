@@ -1,7 +1,7 @@
-//! Which hosts and origins are ours.
+//! Checks of the headers `Host` and `Origin`.
 //!
-//! Invariant: open access trusts whoever reaches it, so it must be reached under a name that a stranger's page cannot take
-//! (DNS rebinding), and from no stranger's page (cross-site requests).
+//! Invariant: open access allows every request that reaches the server. So it answers only under host names that a foreign page
+//! cannot take over (DNS rebinding), and it refuses unsafe requests of foreign pages (cross-site request forgery).
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -9,38 +9,38 @@ use axum::http::{HeaderMap, Method, StatusCode, header};
 
 use crate::http::bodies::problem::Problem;
 
-/// What the operator said about names.
+/// The hosts and origins of the server, and the other origins that may call it.
 #[derive(Clone, Debug, Default)]
 pub struct OriginRules {
     /// `scheme://host[:port]` of the public URL, lower case.
     pub public_origin: Option<String>,
-    /// Origins that may call from a browser.
+    /// Other origins whose pages may call from a browser.
     pub cors_origins: Vec<String>,
 }
 
 impl OriginRules {
-    /// Refuses what open access must not answer.
+    /// Checks a request under open access.
     ///
     /// # Errors
     /// 421 for a foreign `Host`, 403 for a foreign `Origin` on an unsafe method.
     pub fn check_open(&self, method: &Method, headers: &HeaderMap, uri_host: Option<&str>) -> Result<(), Problem> {
         let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).or(uri_host);
-        if !host.is_some_and(|host| self.is_ours(host)) {
+        if !host.is_some_and(|host| self.is_own_host(host)) {
             return Err(Problem::new(
                 StatusCode::MISDIRECTED_REQUEST,
                 "foreign_host",
-                "open access answers only loopback names and the host of --public-url",
+                "Open access answers only loopback host names and the host of --public-url",
             ));
         }
         let safe = is_safe(method, headers);
         let foreign = |origin| !self.is_allowed(origin, host.unwrap_or_default());
         if !safe && origin(headers).is_some_and(foreign) {
-            return Err(foreign_origin("not the server's own, and not one of --cors-origin"));
+            return Err(foreign_origin("neither the origin of this server nor one of --cors-origin"));
         }
         Ok(())
     }
 
-    fn is_ours(&self, host: &str) -> bool {
+    fn is_own_host(&self, host: &str) -> bool {
         is_loopback(host)
             || self
                 .public_origin
@@ -49,25 +49,29 @@ impl OriginRules {
                 .is_some_and(|(_, public_host)| public_host.eq_ignore_ascii_case(host))
     }
 
-    /// Refuses what a page of another origin makes a browser do with its cookie. Browsers name the origin of everything that
-    /// is unsafe.
+    /// Checks a request with a cookie: an unsafe one must come from a page of this server. Browsers send the `Origin` of all
+    /// unsafe requests.
     ///
     /// # Errors
-    /// 403 for a foreign `Origin`, or none, on an unsafe method.
+    /// 403 for a foreign or missing `Origin` on an unsafe method.
     pub fn check_cookie(&self, method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
         if is_safe(method, headers) {
             return Ok(());
         }
         let origin = origin(headers).unwrap_or_default().to_ascii_lowercase();
         let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-        // An origin that CORS lets in calls without cookies: it is no origin of ours.
-        let ours = match &self.public_origin {
+        // The origins of --cors-origin call without cookies, so they do not count as origins of the server.
+        let is_own = match &self.public_origin {
             Some(public_origin) => *public_origin == origin,
             None => origin
                 .split_once("://")
-                .is_some_and(|(_, its_host)| !its_host.is_empty() && its_host.eq_ignore_ascii_case(host)),
+                .is_some_and(|(_, origin_host)| !origin_host.is_empty() && origin_host.eq_ignore_ascii_case(host)),
         };
-        if ours { Ok(()) } else { Err(foreign_origin("not the server's own, as it must be with a cookie")) }
+        if is_own {
+            Ok(())
+        } else {
+            Err(foreign_origin("not the origin of this server, which a request with a cookie needs"))
+        }
     }
 
     fn is_allowed(&self, origin: &str, host: &str) -> bool {
@@ -75,25 +79,25 @@ impl OriginRules {
         if self.public_origin.as_deref() == Some(&origin) || self.cors_origins.contains(&origin) {
             return true;
         }
-        origin.split_once("://").is_some_and(|(_, its_host)| its_host.eq_ignore_ascii_case(host))
+        origin.split_once("://").is_some_and(|(_, origin_host)| origin_host.eq_ignore_ascii_case(host))
     }
 }
 
-/// Whether a request changes nothing, whoever made a browser send it. One for a WebSocket begins as a GET, and no rule of
-/// browsers keeps a page of another origin from reading and writing there.
+/// Whether a request changes nothing, so that a foreign page may make a browser send it. A request for a WebSocket is not safe,
+/// although it is a GET: browsers let pages of all origins read and write on WebSockets.
 fn is_safe(method: &Method, headers: &HeaderMap) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) && !headers.contains_key(header::UPGRADE)
 }
 
-/// The one origin that a request names. Where it names several, that is nobody's.
+/// The origin of a request. If it has several, the result is an empty text, which matches no origin.
 fn origin(headers: &HeaderMap) -> Option<&str> {
     let mut origins = headers.get_all(header::ORIGIN).iter();
     let origin = origins.next()?.to_str().unwrap_or_default();
     Some(if origins.next().is_some() { "" } else { origin })
 }
 
-fn foreign_origin(what: &str) -> Problem {
-    let detail = format!("this page may not do that: its origin is {what}");
+fn foreign_origin(reason: &str) -> Problem {
+    let detail = format!("The origin of this page is {reason}");
     Problem::new(StatusCode::FORBIDDEN, "foreign_origin", detail)
 }
 
@@ -103,7 +107,7 @@ pub fn origin_of(url: &url::Url) -> Option<String> {
     origin.is_tuple().then(|| origin.ascii_serialization().to_ascii_lowercase())
 }
 
-/// Whether a Host header names this machine: localhost or a loopback address, with any port.
+/// Whether a Host header is localhost or a loopback address, with any port.
 fn is_loopback(host: &str) -> bool {
     let name = match host.strip_prefix('[') {
         Some(rest) => match rest.split_once(']') {
@@ -125,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn loopback_names() {
+    fn loopback_names_are_recognised() {
         for host in ["localhost", "LOCALHOST:8000", "127.0.0.1", "127.1.2.3:80", "[::1]", "[::1]:8000", "a.localhost"] {
             assert!(is_loopback(host), "{host}");
         }

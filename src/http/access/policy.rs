@@ -1,7 +1,7 @@
-//! Who may call a route, said in its handler's signature.
+//! Policies: the type of a handler's parameter says who may call its route.
 //!
-//! Invariant: every handler under `/api` takes exactly one of these, and there is no other way to a [`Principal`]. A person's
-//! own credential has every scope; an API key has those that it was made with.
+//! Invariant: every handler under `/api` has exactly one of these parameters, and there is no other way to get a [`Principal`].
+//! The credentials of a user have every scope. An API key has the scopes that it was created with.
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
@@ -12,49 +12,49 @@ use crate::domain::access::principal::{Principal, insufficient_scope};
 use crate::http::bodies::problem::Problem;
 use crate::http::state::HttpState;
 
-/// Everyone, known or not.
+/// All callers, with or without credentials.
 pub struct Public(pub Option<Principal>);
 
-/// Callers who may read.
+/// Callers with the scope `read`.
 pub struct Reader(pub Principal);
 
-/// Callers who may write.
+/// Callers with the scope `write`.
 pub struct Writer(pub Principal);
 
-/// Persons, or callers who stand for one, who may read.
+/// Callers with the scope `read` who are a user or act as one.
 pub struct PersonReading(pub Principal);
 
-/// Persons, or callers who stand for one, who may write.
+/// Callers with the scope `write` who are a user or act as one.
 pub struct PersonWriting(pub Principal);
 
 /// Administrators, and API keys with the scope `admin`.
 pub struct Administrator(pub Principal);
 
-fn caller(parts: &mut Parts) -> Result<Principal, Problem> {
+fn principal_of(parts: &mut Parts) -> Result<Principal, Problem> {
     parts.extensions.remove::<Principal>().ok_or_else(|| Error::Unauthenticated.into())
 }
 
-fn reading(principal: Principal) -> Result<Principal, Problem> {
+fn require_read(principal: Principal) -> Result<Principal, Problem> {
     if principal.scopes().read { Ok(principal) } else { Err(insufficient_scope("read").into()) }
 }
 
-fn writing(principal: Principal) -> Result<Principal, Problem> {
+fn require_write(principal: Principal) -> Result<Principal, Problem> {
     if principal.scopes().write { Ok(principal) } else { Err(insufficient_scope("write").into()) }
 }
 
-fn person(principal: Principal) -> Result<Principal, Problem> {
+fn require_person(principal: Principal) -> Result<Principal, Problem> {
     principal.require_person()?;
     Ok(principal)
 }
 
-fn administering(principal: Principal) -> Result<Principal, Problem> {
+fn require_admin(principal: Principal) -> Result<Principal, Problem> {
     if principal.is_admin() {
         return Ok(principal);
     }
     if !principal.scopes().admin {
         return Err(insufficient_scope("admin").into());
     }
-    Err(Error::Forbidden { code: "admin_required", detail: "only administrators may do this".into() }.into())
+    Err(Error::Forbidden { code: "admin_required", detail: "Only administrators may do this".into() }.into())
 }
 
 macro_rules! policy {
@@ -63,7 +63,7 @@ macro_rules! policy {
             type Rejection = Problem;
 
             async fn from_request_parts(parts: &mut Parts, _: &HttpState) -> Result<Self, Problem> {
-                let principal = caller(parts)?;
+                let principal = principal_of(parts)?;
                 $(let principal = $check(principal)?;)+
                 Ok(Self(principal))
             }
@@ -71,11 +71,11 @@ macro_rules! policy {
     };
 }
 
-policy!(Reader: reading);
-policy!(Writer: writing);
-policy!(PersonReading: reading, person);
-policy!(PersonWriting: writing, person);
-policy!(Administrator: administering);
+policy!(Reader: require_read);
+policy!(Writer: require_write);
+policy!(PersonReading: require_read, require_person);
+policy!(PersonWriting: require_write, require_person);
+policy!(Administrator: require_admin);
 
 impl FromRequestParts<HttpState> for Public {
     type Rejection = Problem;
@@ -89,7 +89,7 @@ impl FromRequestParts<HttpState> for ClientAddress {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &HttpState) -> Result<Self, Problem> {
-        let known = parts.extensions.get::<Self>().copied();
-        known.ok_or_else(|| Error::internal("a request without an address").into())
+        let address = parts.extensions.get::<Self>().copied();
+        address.ok_or_else(|| Error::internal("a request has no client address").into())
     }
 }

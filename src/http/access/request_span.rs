@@ -1,6 +1,6 @@
-//! The span of a request: every line that is logged while the request is handled has its fields.
+//! The tracing span of a request. Every line that is logged while the request is handled has the fields of the span.
 //!
-//! Invariant: a field is an id, a name from a fixed list, or a route's template. Nothing that a caller wrote is in it but the
+//! Invariant: a field is an id, a name from a fixed list or the template of a route. The only text of a caller in it is the
 //! request id, which consists of visible ASCII characters.
 
 use std::pin::Pin;
@@ -17,9 +17,9 @@ use tracing::field::Empty;
 use crate::base::request_id::RequestId;
 use crate::domain::access::principal::{Credential, Principal};
 
-/// Opens the span of a request. What is not known yet is recorded later.
+/// Creates the span of a request. Fields that are not known yet are recorded later.
 pub fn open(request_id: &RequestId, method: &Method) -> Span {
-    // Of the highest level, so that the id is in the lines of every level.
+    // At the highest level, so that lines of all levels have the id.
     tracing::error_span!(
         "request",
         %request_id,
@@ -31,7 +31,7 @@ pub fn open(request_id: &RequestId, method: &Method) -> Span {
     )
 }
 
-/// Records who calls, in the span of the current request.
+/// Records the caller in the span of the current request.
 pub fn record_principal(principal: &Principal) {
     let (credential, credential_id) = match principal.credential() {
         Credential::Open => ("open", None),
@@ -43,12 +43,13 @@ pub fn record_principal(principal: &Principal) {
     tracing::record_all!(Span::current(), credential = credential, credential_id = credential_id, user_id = user_id);
 }
 
-/// Records the template of the route, in the span of the current request.
+/// Records the template of the route in the span of the current request.
 pub fn record_route(template: &str) {
     Span::current().record("route", template);
 }
 
-/// A method's name, for the log and the metrics: a method that HTTP does not define is named by its caller.
+/// The name of a method for the log and the metrics. A method that HTTP does not define is `OTHER`, because its name is text of
+/// the caller.
 pub fn method_name(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
@@ -62,7 +63,7 @@ pub fn method_name(method: &Method) -> &'static str {
     }
 }
 
-/// Keeps the current span for a body that is made while it is sent. A body that is complete is left as it is.
+/// Keeps the current span open for a body that is generated while it is sent. A complete body is not changed.
 pub fn extend_over_body(response: Response) -> Response {
     let complete = response.body().size_hint().exact().is_some();
     if complete { response } else { response.map(|body| Body::new(SpannedBody { body, span: Span::current() })) }

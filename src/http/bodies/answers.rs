@@ -1,4 +1,4 @@
-//! The forms that answers have: JSON, lists with their links, entity tags.
+//! Helpers that build answers: JSON, lists with links, entity tags.
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -14,10 +14,10 @@ use crate::base::time::Timestamp;
 use crate::domain::shared::idempotency::{Given, StoredAnswer};
 use crate::domain::shared::pagination::Limit;
 
-/// What stands as it is in a query.
+/// The characters that are not percent-encoded in a query.
 const QUERY_SAFE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b':').remove(b'~');
 
-/// JSON with a status.
+/// An answer with JSON that is already rendered.
 pub(in crate::http) fn json_bytes(status: StatusCode, bytes: impl Into<Bytes>) -> Response {
     let mut response = Response::new(Body::from(bytes.into()));
     *response.status_mut() = status;
@@ -25,14 +25,14 @@ pub(in crate::http) fn json_bytes(status: StatusCode, bytes: impl Into<Bytes>) -
     response
 }
 
-/// A value as JSON.
+/// Renders a value as JSON. `capacity_bytes` is the expected size.
 pub(in crate::http) fn to_json(value: &impl Serialize, capacity_bytes: usize) -> crate::base::error::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(capacity_bytes);
     serde_json::to_writer(&mut bytes, value).map_err(Error::internal)?;
     Ok(bytes)
 }
 
-/// One resource with its ETag; 304 when the caller has it already (RFC 9110, section 13.1.2).
+/// An answer with one resource and its ETag, or 304 if the caller already has this version (RFC 9110, section 13.1.2).
 pub(in crate::http) fn resource(headers: &HeaderMap, value: &impl Serialize) -> Result<Response, Problem> {
     let bytes = to_json(value, 1_024)?;
     let tag = format!("\"{}\"", hex(&Sha256::digest(&bytes)[..16]));
@@ -53,7 +53,7 @@ pub(in crate::http) fn resource(headers: &HeaderMap, value: &impl Serialize) -> 
     Ok(response)
 }
 
-/// What the Link to the next page of a list says; `more` is what the list was asked for besides.
+/// The query parameters of the link to the next page of a list. `more` has the other parameters of the request.
 pub(in crate::http) fn next_page<'a>(
     cursor: Option<String>,
     limit: Limit,
@@ -64,7 +64,7 @@ pub(in crate::http) fn next_page<'a>(
     Some(parameters)
 }
 
-/// A page of a list, with the Link to the next one (RFC 8288).
+/// An answer with one page of a list and the `Link` to the next page (RFC 8288).
 pub(in crate::http) fn list(bytes: Vec<u8>, path: &str, next: Option<Vec<(&str, String)>>) -> Response {
     let mut response = json_bytes(StatusCode::OK, bytes);
     let Some(parameters) = next else { return response };
@@ -78,7 +78,8 @@ pub(in crate::http) fn list(bytes: Vec<u8>, path: &str, next: Option<Vec<(&str, 
     response
 }
 
-/// The answer to a POST that creates, given now or before.
+/// The answer to a POST that creates something. It may be the stored answer to an earlier request with the same idempotency
+/// key.
 pub(in crate::http) fn given(given: Given) -> Response {
     let StoredAnswer { status, location, body } = given.answer;
     let mut response = json_bytes(StatusCode::from_u16(status).unwrap_or(StatusCode::CREATED), body);
@@ -91,19 +92,19 @@ pub(in crate::http) fn given(given: Given) -> Response {
     response
 }
 
-/// JSON that holds something made for this caller alone.
+/// An answer with a value as JSON.
 pub(in crate::http) fn json(status: StatusCode, value: &impl Serialize) -> Result<Response, Problem> {
     Ok(json_bytes(status, to_json(value, 512)?))
 }
 
-/// Done, and nothing to say.
+/// An answer with the status 204.
 pub(in crate::http) fn no_content() -> Response {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
     response
 }
 
-/// A time in a body.
+/// Parses a time in a body.
 ///
 /// # Errors
 /// 422 on `field`.
@@ -112,7 +113,7 @@ pub(in crate::http) fn time_field(field: &'static str, text: &str) -> crate::bas
         .ok_or_else(|| Error::invalid(field, "wrong_type", "must be an RFC 3339 time such as 2026-11-22T08:30:00Z"))
 }
 
-/// A field that may be absent, and not null.
+/// Deserializes a field that may be absent but not null.
 pub(in crate::http) fn not_null<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     T: serde::Deserialize<'de>,
@@ -121,7 +122,8 @@ where
     T::deserialize(deserializer).map(Some)
 }
 
-/// Tells a field that is null from one that is absent: an absent one stays as it is.
+/// Deserializes a field and distinguishes null (`Some(None)`) from absent (`None`). In a change, an absent field keeps its
+/// value.
 pub(in crate::http) fn present<'de, T, D>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
 where
     T: serde::Deserialize<'de>,

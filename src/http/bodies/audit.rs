@@ -1,4 +1,4 @@
-//! Entries of the audit log as callers see them.
+//! The JSON form of entries of the audit log.
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -6,31 +6,31 @@ use utoipa::ToSchema;
 use crate::base::time::Timestamp;
 use crate::domain::identity::audit::Entry;
 
-/// Something that happened to an account or a key.
+/// An entry of the audit log: an action of an administrator, a user, a program or the command line.
 #[derive(Serialize, ToSchema)]
 #[schema(as = AuditEntry)]
 pub struct AuditBody<'a> {
     #[schema(value_type = String, format = DateTime, example = "2026-11-22T08:30:00.123456Z")]
     at: Timestamp,
-    /// What, as a stable word.
+    /// The action, as a stable identifier.
     #[schema(example = "session.created")]
     action: &'a str,
-    /// The id of the user who did it.
+    /// The id of the user who did this. Null for an API key that acts for nobody, and for the command line.
     #[schema(example = 1)]
     actor_id: Option<i64>,
-    /// The id of the API key that did it.
+    /// The id of the API key that was used. Null without one.
     api_key_id: Option<i64>,
-    /// The id of the user whom it was done to.
+    /// The id of the user whose account or data was affected. Null if there is none.
     #[schema(example = 1)]
     subject_id: Option<i64>,
-    /// From where; null for the command line, and for who was erased.
+    /// The address of the caller. Null for the command line, and after the user was erased.
     #[schema(example = "127.0.0.1")]
     address: Option<&'a str>,
     detail: Option<&'a str>,
 }
 
 impl<'a> AuditBody<'a> {
-    /// An entry.
+    /// The JSON form of an entry.
     pub fn new(entry: &'a Entry) -> Self {
         Self {
             at: entry.at,

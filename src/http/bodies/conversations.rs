@@ -1,4 +1,4 @@
-//! Conversations as callers see them.
+//! The JSON form of conversations.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -11,7 +11,7 @@ use crate::base::time::Timestamp;
 use crate::domain::conversations::conversations::{Conversation, History, Me, Shown};
 use crate::domain::conversations::members::Role;
 
-/// A conversation, as the caller has it.
+/// A conversation as the caller sees it.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Conversation)]
 pub struct ConversationBody<'a> {
@@ -19,34 +19,34 @@ pub struct ConversationBody<'a> {
     id: i64,
     #[schema(inline, value_type = ConversationKind)]
     kind: &'static str,
-    /// Of a group.
+    /// The title of a group. Null for a direct conversation.
     #[schema(example = "Looney Tunes")]
     title: Option<&'a str>,
     avatar_url: Option<&'a str>,
     #[schema(value_type = String, format = DateTime, example = "2026-11-22T08:30:00.123456Z")]
     created_at: Timestamp,
-    /// The id of the user who made it.
+    /// The id of the user who created the conversation.
     #[schema(minimum = 1, example = 1)]
     created_by: i64,
-    /// How many messages it has; the newest one's seq.
+    /// The `seq` of the newest message, which is also the number of messages.
     #[schema(minimum = 0, example = 3)]
     last_seq: i64,
-    /// The newest message, if there is one that the caller sees.
+    /// The newest message that the caller can see. Null if there is none.
     #[schema(value_type = Option<MessageBody<'_>>)]
     last_message: Option<&'a RawValue>,
     #[schema(minimum = 0, example = 2)]
     member_count: i64,
     #[schema(inline, value_type = HistoryWord)]
     history: &'static str,
-    /// Whether members may add others.
+    /// Whether members without the role owner or admin may add others.
     members_can_add: bool,
-    /// The other one in a direct conversation; null when they were erased, and for callers who are not in it.
+    /// The other user of a direct conversation. Null if they were erased, and if the caller is not in the conversation.
     peer: Option<UserBody<'a>>,
-    /// What the caller has of it; null for callers who stand for nobody.
+    /// The caller's own state in the conversation. Null if the caller is not a member.
     me: Option<MeBody<'a>>,
 }
 
-/// What a member has of a conversation.
+/// The state of the caller as a member of a conversation.
 #[derive(Serialize, ToSchema)]
 #[schema(as = OwnMembership)]
 pub struct MeBody<'a> {
@@ -54,43 +54,43 @@ pub struct MeBody<'a> {
     role: &'static str,
     #[schema(value_type = String, format = DateTime)]
     joined_at: Timestamp,
-    /// Read up to this seq.
+    /// The `seq` up to which the caller has read.
     read_seq: i64,
-    /// Delivered up to this seq.
+    /// The `seq` up to which messages were delivered to the caller.
     delivered_seq: i64,
     unread_count: i64,
     mention_count: i64,
-    /// No notifications until then.
+    /// The time until which the caller wants no notifications.
     #[schema(value_type = Option<String>, format = DateTime)]
     muted_until: Option<Timestamp>,
     pinned: bool,
     archived: bool,
-    /// What the caller has begun to write.
+    /// A saved draft: a text that the caller has not sent yet.
     draft: Option<&'a str>,
 }
 
-/// What sort of conversation.
+/// The kind of a conversation.
 #[derive(Clone, Copy, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ConversationKind {
-    /// Of two people, or notes to oneself.
+    /// Exactly two users, or one user alone (notes to oneself).
     Direct,
-    /// Of any number.
+    /// A group with a title and members.
     Group,
 }
 
-/// What those see who joined later.
+/// Which messages a member can see who joined later.
 #[derive(Clone, Copy, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum HistoryWord {
-    /// Everything.
+    /// All messages.
     All,
-    /// What came after them.
+    /// Only messages since they joined.
     SinceJoined,
 }
 
 impl HistoryWord {
-    /// The rule of the word.
+    /// The corresponding value of the domain.
     pub const fn history(self) -> History {
         match self {
             Self::All => History::All,
@@ -117,10 +117,10 @@ impl<'a> MeBody<'a> {
 }
 
 impl<'a> ConversationBody<'a> {
-    /// A conversation as it is shown to a caller.
+    /// The JSON form of a conversation for a caller.
     ///
     /// # Errors
-    /// When a rendered message is no JSON, which would be a fault of ours.
+    /// A rendered message is not JSON, which would be a bug.
     pub fn new(shown: &'a Shown) -> DomainResult<Self> {
         let Shown { conversation, last_message, peer, principal, direct_messages_from } = shown;
         let last_message = last_message
@@ -134,7 +134,7 @@ impl<'a> ConversationBody<'a> {
         Ok(Self { last_message, peer, me, ..Self::bare(conversation) })
     }
 
-    /// A conversation without what is in it, and without anybody.
+    /// The JSON form without the last message, the peer and the state of the caller.
     pub fn bare(conversation: &'a Conversation) -> Self {
         Self {
             id: conversation.head.id.0,
@@ -154,20 +154,20 @@ impl<'a> ConversationBody<'a> {
     }
 }
 
-/// What a member may do in a group.
+/// The role of a member in a group.
 #[derive(Clone, Copy, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RoleWord {
-    /// Reads, sends, reacts.
+    /// Reads messages, sends messages and reacts.
     Member,
-    /// Also sees to members and messages.
+    /// Also manages members and deletes messages of others.
     Admin,
-    /// Also gives roles, and ends the group.
+    /// Also sets roles and deletes the group.
     Owner,
 }
 
 impl RoleWord {
-    /// The role of the word.
+    /// The corresponding value of the domain.
     pub const fn role(self) -> Role {
         match self {
             Self::Member => Role::Member,

@@ -1,4 +1,4 @@
-//! Events as readers get them.
+//! The JSON form of events.
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -11,105 +11,105 @@ use crate::base::time::Timestamp;
 use crate::domain::events::event_data::{Data, EphemeralData, EphemeralEvent, Event};
 use crate::domain::identity::users::DirectMessagesFrom;
 
-/// Something that happened.
+/// An event.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Event)]
 pub struct EventBody<'a> {
-    /// Where one goes on behind it. Null for what is not logged.
+    /// The cursor after this event. Null for ephemeral events, which are not stored.
     #[schema(example = "5f3a9c1e7b204d68-42")]
     cursor: Option<&'a str>,
-    /// What happened.
+    /// The type of the event.
     #[serde(rename = "type")]
     #[schema(example = "message.created")]
     kind: &'a str,
-    /// When.
+    /// The time of the event.
     #[schema(value_type = String, format = DateTime, example = "2026-11-22T08:30:00.123456Z")]
     at: Timestamp,
-    /// Where, unless it is about people.
+    /// The conversation. Absent if the event is not about a conversation.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 9_007_199_254_740_991_i64, nullable = false)]
     conversation_id: Option<i64>,
-    /// Who did it. Absent once they are erased.
+    /// The user who caused the event. Absent after they were erased.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "bugs", nullable = false)]
     actor_user_name: Option<&'a str>,
-    /// What it is about.
+    /// The subject of the event.
     data: DataBody<'a>,
 }
 
-/// What it is about, as it is now: by the type of the event a message, a conversation, a user, or one of the small ones.
+/// The subject of an event in its present state. Its form depends on the type of the event.
 #[derive(Serialize, ToSchema)]
 #[schema(as = EventData)]
 #[serde(untagged)]
 pub enum DataBody<'a> {
-    /// `message.*`.
+    /// `message.*`: the message.
     Message(Box<MessageBody<'a>>),
-    /// `reaction.*`.
+    /// `reaction.*`: one emoji on a message.
     Reaction {
-        /// Under which message.
+        /// The `seq` of the message.
         seq: i64,
         /// The emoji.
         emoji: &'a str,
-        /// Whose.
+        /// The user who added or removed it. Null after they were erased.
         user_name: Option<&'a str>,
-        /// How many people have put it there now.
+        /// The number of users with this reaction now.
         count: i64,
     },
-    /// `receipt.updated`.
+    /// `receipt.updated`: the watermarks of a member.
     Receipt {
-        /// Who.
+        /// The member. Null after they were erased.
         user_name: Option<&'a str>,
-        /// Up to where messages reached them.
+        /// The `seq` up to which messages were delivered to them.
         delivered_seq: i64,
-        /// Up to where they read.
+        /// The `seq` up to which they have read.
         read_seq: i64,
-        /// When they said so.
+        /// The time of the report.
         #[schema(value_type = String, format = DateTime)]
         at: Timestamp,
     },
-    /// `conversation.*`, without what the caller has of it.
+    /// `conversation.*`: the conversation, without the caller's own state.
     Conversation(Box<ConversationBody<'a>>),
-    /// `conversation.deleted`, when nothing is left of it.
+    /// `conversation.deleted`, if the conversation no longer exists.
     Ended {
-        /// Which.
+        /// The id of the conversation.
         id: i64,
     },
-    /// `member.*`.
+    /// `member.*`: the member.
     Member {
-        /// Who.
+        /// The user. Null after they were erased.
         user_name: Option<&'a str>,
-        /// As what; null once they are not in it.
+        /// Their role. Null once they are no longer a member.
         role: Option<&'static str>,
     },
-    /// `typing`, which is not logged.
+    /// `typing`: a member who is writing. Ephemeral.
     Typing {
-        /// Who.
+        /// The member.
         user_name: &'a str,
-        /// Until when, if nothing more is heard.
+        /// The time after which this event no longer counts, unless another one arrives.
         #[schema(value_type = String, format = DateTime)]
         until: Timestamp,
     },
-    /// `presence`, which is not logged.
+    /// `presence`: the presence of a user. Ephemeral.
     Presence {
-        /// Who.
+        /// The user.
         user_name: &'a str,
         /// `online`, `away` or `offline`.
         state: &'static str,
-        /// When they were there last.
+        /// The time at which they were last seen.
         #[schema(value_type = String, format = DateTime)]
         last_seen_at: Timestamp,
     },
-    /// `friend.*`: to whom it was done; `user.updated`.
+    /// `friend.*` and `user.updated`: the other user of the friendship, or the changed user.
     User(Box<UserBody<'a>>),
 }
 
-/// An event in JSON, with the cursor behind it.
+/// Renders an event as JSON, with the cursor after it.
 ///
 /// # Errors
-/// When it cannot be written, which would be a fault of ours.
+/// The event cannot be written as JSON, which would be a bug.
 pub fn render(event: &Event, cursor: &str) -> DomainResult<Vec<u8>> {
     let data = match &event.data {
-        Data::Message(found) => DataBody::Message(Box::new(MessageBody::named(&found.0, &found.1).for_everybody())),
+        Data::Message(found) => DataBody::Message(Box::new(MessageBody::named(&found.0, &found.1).for_all_readers())),
         Data::Reaction { seq, emoji, user_name, count } => {
             DataBody::Reaction { seq: *seq, emoji, user_name: user_name.as_deref(), count: *count }
         }
@@ -124,7 +124,7 @@ pub fn render(event: &Event, cursor: &str) -> DomainResult<Vec<u8>> {
         Data::Member { user_name, role } => {
             DataBody::Member { user_name: user_name.as_deref(), role: role.map(|role| role.as_str()) }
         }
-        // What a person keeps private is not shown, so the default does not matter.
+        // Private fields are not shown, so the default is not used.
         Data::User(user) => DataBody::User(Box::new(UserBody::shown(user, DirectMessagesFrom::Everyone, false))),
     };
     let body = EventBody {
@@ -138,10 +138,10 @@ pub fn render(event: &Event, cursor: &str) -> DomainResult<Vec<u8>> {
     serde_json::to_vec(&body).map_err(Error::internal)
 }
 
-/// An ephemeral event in JSON.
+/// Renders an ephemeral event as JSON.
 ///
 /// # Errors
-/// When it cannot be written, which would be a fault of ours.
+/// The event cannot be written as JSON, which would be a bug.
 pub fn render_ephemeral(event: &EphemeralEvent<'_>) -> DomainResult<String> {
     let user_name = event.actor_user_name;
     let data = match event.data {

@@ -1,6 +1,6 @@
-//! What handlers take from a request: the parameters of the path and the query, a JSON body.
+//! Extractors: the parameters of the path and of the query, and the JSON body.
 //!
-//! Invariant: whatever is unknown, doubled, of the wrong type or too large is refused here, with the field's name.
+//! Invariant: unknown, repeated and oversized input and values of the wrong type are refused here, with the name of the field.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -21,57 +21,57 @@ use crate::domain::access::principal::Principal;
 use crate::domain::shared::idempotency::KeyedRequest;
 use crate::http::state::HttpState;
 
-/// Bytes of a JSON body: 8,000 characters, each escaped in twelve bytes, and room for the rest.
+/// The limit of a JSON body, in bytes: enough for 8,000 characters that are each escaped with twelve bytes, and the other fields.
 pub const BODY_LIMIT_BYTES: usize = 256 * 1_024;
-/// Bytes read and thrown away of a body that is too large, so that the caller gets to read the answer.
+/// Up to this many bytes of a body that is too large are read and discarded, so that the caller can read the answer.
 const DRAIN_LIMIT_BYTES: usize = 8 * 1_024 * 1_024;
 
-/// The parameters of the path, as the fields of `T`.
+/// The parameters of the path as the fields of `T`.
 pub struct Path<T>(pub T);
 
 impl<T: DeserializeOwned> FromRequestParts<HttpState> for Path<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &HttpState) -> Result<Self, Problem> {
-        // Text that is not UTF-8 or holds U+0000 can be no name of anything.
-        let nothing = || Problem::of_status(StatusCode::NOT_FOUND);
-        let raw = RawPathParams::from_request_parts(parts, state).await.map_err(|_| nothing())?;
+        // No object has a name that is not UTF-8 or contains U+0000.
+        let not_found = || Problem::of_status(StatusCode::NOT_FOUND);
+        let raw = RawPathParams::from_request_parts(parts, state).await.map_err(|_| not_found())?;
         let given: Vec<(&str, &str)> = raw.iter().collect();
         if given.iter().any(|(_, value)| value.contains('\0')) {
-            return Err(nothing());
+            return Err(not_found());
         }
         Ok(Self(read_path(&given)?))
     }
 }
 
-/// The parameters of the query, as the fields of `T`, each at most once; `()` where there are none. A route with a body has
-/// none, which [`JsonBody`] and [`JsonOrPayload`] check.
+/// The parameters of the query as the fields of `T`, each at most once. `T` is `()` for a route without parameters. A route
+/// with a body has none, which [`JsonBody`] and [`JsonOrPayload`] check.
 pub struct Query<T>(pub T);
 
 impl<T: DeserializeOwned> FromRequestParts<HttpState> for Query<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &HttpState) -> Result<Self, Problem> {
-        Ok(Self(Given::parse(&parts.uri)?.read()?))
+        Ok(Self(RawQuery::parse(&parts.uri)?.read()?))
     }
 }
 
-/// The parameters of a query before they are read into a struct.
-struct Given {
+/// The parameters of a query before they are deserialized.
+struct RawQuery {
     parameters: Vec<(String, String)>,
     errors: Vec<FieldError>,
 }
 
-impl Given {
+impl RawQuery {
     fn parse(uri: &Uri) -> Result<Self, Problem> {
         let mut given = Self { parameters: Vec::new(), errors: Vec::new() };
         for pair in uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let (name, value) = (decode(name)?, decode(value)?);
             if value.contains('\0') || name.contains('\0') {
-                given.errors.push(FieldError::new(name.replace('\0', "?"), "nul_character", "must not hold U+0000"));
+                given.errors.push(FieldError::new(name.replace('\0', "?"), "nul_character", "must not contain U+0000"));
             } else if given.parameters.iter().any(|(known, _)| *known == name) {
-                given.errors.push(FieldError::new(name, "duplicate", "may be given once"));
+                given.errors.push(FieldError::new(name, "duplicate", "must not be given more than once"));
             } else {
                 given.parameters.push((name, value));
             }
@@ -88,15 +88,15 @@ fn decode(text: &str) -> Result<String, Problem> {
     let spaced: Cow<'_, str> = if text.contains('+') { text.replace('+', " ").into() } else { text.into() };
     match percent_decode_str(&spaced).decode_utf8() {
         Ok(decoded) => Ok(decoded.into_owned()),
-        Err(_) => Err(Problem::new(StatusCode::BAD_REQUEST, "malformed_query", "the query is not UTF-8")),
+        Err(_) => Err(Problem::new(StatusCode::BAD_REQUEST, "malformed_query", "The query is not UTF-8")),
     }
 }
 
-/// A JSON body and the bytes it was read from, of a route that has no query parameters.
+/// A JSON body and its bytes, for a route without query parameters.
 pub struct JsonBody<T> {
     /// The value.
     pub value: T,
-    /// What the caller sent, which an idempotency key is bound to.
+    /// The body as it was received. An idempotency key is bound to it.
     pub bytes: Bytes,
 }
 
@@ -105,7 +105,7 @@ impl<T: DeserializeOwned> FromRequest<HttpState> for JsonBody<T> {
 
     async fn from_request(request: Request, state: &HttpState) -> Result<Self, Problem> {
         let (parts, body) = request.into_parts();
-        let query = Given::parse(&parts.uri)?;
+        let query = RawQuery::parse(&parts.uri)?;
         let bytes = read_body(body, state.settings.timeouts.body).await?;
         let value = if bytes.is_empty() {
             parse_json(b"{}")?
@@ -113,18 +113,17 @@ impl<T: DeserializeOwned> FromRequest<HttpState> for JsonBody<T> {
             check_content_type(&parts.headers)?;
             parse_json(&bytes)?
         };
-        // A wrong body is reported before an unknown parameter.
+        // An invalid body is reported before an unknown parameter.
         query.read::<()>()?;
         Ok(Self { value, bytes })
     }
 }
 
-/// A JSON body, or a form with the JSON in its field `payload`; and the bytes that it came in. The route has no query
-/// parameters.
+/// A JSON body or a form with the JSON in its field `payload`, and the bytes of the body. For a route without query parameters.
 pub struct JsonOrPayload<T> {
     /// The value.
     pub value: T,
-    /// What the caller sent, which an idempotency key is bound to.
+    /// The body as it was received. An idempotency key is bound to it.
     pub bytes: Bytes,
 }
 
@@ -136,17 +135,17 @@ impl<T: DeserializeOwned> FromRequest<HttpState> for JsonOrPayload<T> {
             let JsonBody { value, bytes } = JsonBody::from_request(request, state).await?;
             return Ok(Self { value, bytes });
         }
-        let query = Given::parse(request.uri())?;
+        let query = RawQuery::parse(request.uri())?;
         let bytes = read_body(request.into_body(), state.settings.timeouts.body).await?;
         let mut payloads = url::form_urlencoded::parse(&bytes).filter(|(name, _)| name == "payload");
         let wrong = |code, detail| Error::invalid("payload", code, detail);
-        let (_, payload) = payloads.next().ok_or_else(|| wrong("required", "is required in a form"))?;
+        let (_, payload) = payloads.next().ok_or_else(|| wrong("required", "required in a form"))?;
         if payloads.next().is_some() {
-            return Err(wrong("duplicate", "may be given once").into());
+            return Err(wrong("duplicate", "must not be given more than once").into());
         }
-        // The form itself is well-formed: what is wrong is a field of it.
+        // The form is well-formed, so the error is about its field.
         if serde_json::from_str::<serde::de::IgnoredAny>(&payload).is_err() {
-            return Err(wrong("malformed_json", "must be JSON: an object with a text").into());
+            return Err(wrong("malformed_json", "must be a JSON object with a field text").into());
         }
         let value = parse_json(payload.as_bytes())?;
         query.read::<()>()?;
@@ -164,10 +163,10 @@ fn is_form(headers: &HeaderMap) -> bool {
 fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
     let unsupported = |detail| Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
     if headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
-        return unsupported("send the body without Content-Encoding");
+        return unsupported("Send the body without Content-Encoding");
     }
     let Some(content_type) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else {
-        return unsupported("send Content-Type: application/json");
+        return unsupported("Send the header Content-Type: application/json");
     };
     let mut parts = content_type.split(';').map(str::trim);
     let essence = parts.next().unwrap_or_default();
@@ -180,7 +179,7 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
     if essence.eq_ignore_ascii_case("application/json") && utf8 {
         Ok(())
     } else {
-        unsupported("send Content-Type: application/json, in UTF-8")
+        unsupported("Send the body as application/json in UTF-8")
     }
 }
 
@@ -191,7 +190,7 @@ async fn read_body(mut body: Body, timeout: Duration) -> Result<Bytes, Problem> 
         let mut length = 0;
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|_| {
-                Problem::new(StatusCode::BAD_REQUEST, "malformed_body", "the body ended before its announced length")
+                Problem::new(StatusCode::BAD_REQUEST, "malformed_body", "The body ended before its Content-Length")
             })?;
             let Ok(data) = frame.into_data() else { continue };
             length += data.len();
@@ -208,30 +207,30 @@ async fn read_body(mut body: Body, timeout: Duration) -> Result<Bytes, Problem> 
             }
         }
         if length > BODY_LIMIT_BYTES {
-            let detail = format!("the body may have up to {BODY_LIMIT_BYTES} bytes");
+            let detail = format!("The body must have at most {BODY_LIMIT_BYTES} bytes");
             return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail));
         }
         Ok(if rest.is_empty() { first } else { rest.into() })
     };
     match tokio::time::timeout(timeout, reading).await {
         Ok(outcome) => outcome,
-        Err(_) => Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", "the body took too long to arrive")),
+        Err(_) => Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", "The body took too long to arrive")),
     }
 }
 
 fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
-    // serde takes an array for an object, field by field in their order; here it is none.
+    // serde would accept an array with the values of the fields in order. Here only an object is valid.
     let is_object = bytes.trim_ascii_start().first() == Some(&b'{');
     if is_object && let Ok(value) = serde_json::from_slice(bytes) {
         return Ok(value);
     }
-    // A wrong type may stand before a syntax error, and serde takes some wrong types for one (`true` for one of some words):
-    // whether it is JSON is asked apart.
+    // serde may report a wrong type before a later syntax error, and it reports some wrong types as syntax errors (such as `true`
+    // in place of a variant). So the syntax is checked separately.
     if let Err(error) = serde_json::from_slice::<serde_json::Value>(bytes) {
         return Err(Problem::new(
             StatusCode::BAD_REQUEST,
             "malformed_json",
-            format!("the body is not JSON in UTF-8: line {}, column {}", error.line(), error.column()),
+            format!("The body is not valid JSON in UTF-8: line {}, column {}", error.line(), error.column()),
         ));
     }
     if !is_object {
@@ -246,28 +245,28 @@ fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     Err(field_problem(&path, &error.into_inner().to_string()))
 }
 
-/// What serde says in English, as a field error. Of its text only names that we or the caller wrote are passed on.
+/// Converts an error message of serde to a field error. Only the name of the field is taken from the message.
 fn field_problem(path: &str, message: &str) -> Problem {
     let named = |prefix: &str| message.strip_prefix(prefix)?.split('`').next().map(str::to_owned);
     let (field, code, detail) = if let Some(name) = named("unknown field `") {
-        (name, "unknown_field", "is not a field of this request")
+        (name, "unknown_field", "unknown field")
     } else if let Some(name) = named("missing field `") {
-        (name, "required", "is required")
+        (name, "required", "required")
     } else if let Some(name) = named("duplicate field `") {
-        (name, "duplicate", "may be given once")
+        (name, "duplicate", "must not be given more than once")
     } else if path == "." {
         ("body".into(), "wrong_type", "must be a JSON object")
     } else {
-        (path.to_owned(), "wrong_type", "has the wrong type, or is out of bounds")
+        (path.to_owned(), "wrong_type", "wrong type or out of range")
     };
     let field: String = field.chars().take(64).collect();
     Error::invalid(field, code, detail).into()
 }
 
-/// The request's idempotency key, bound to what it asks for.
+/// The idempotency key of a request, bound to its caller, path and body. `None` without the header.
 ///
 /// # Errors
-/// 422 when the header is there and is no key.
+/// 422 `invalid_idempotency_key` if the header is not a valid key.
 pub fn idempotency_key(
     app: &App,
     headers: &HeaderMap,

@@ -1,4 +1,4 @@
-//! Incoming webhooks as callers see them.
+//! The JSON form of incoming webhooks.
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -16,12 +16,12 @@ pub struct IncomingWebhookBody<'a> {
     name: &'a str,
     #[schema(minimum = 1, example = 1)]
     conversation_id: i64,
-    /// Null once they were erased.
+    /// The user who created it. Null after they were erased.
     #[schema(example = "rdibari")]
     created_by_user_name: Option<&'a str>,
     #[schema(value_type = String, format = DateTime, example = "2026-11-22T08:30:00.123456Z")]
     created_at: Timestamp,
-    /// Where programs write to, once, in the answer that made it.
+    /// The address at which programs post messages. It is shown only once, in the answer to its creation.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(
         nullable = false,
@@ -31,7 +31,7 @@ pub struct IncomingWebhookBody<'a> {
 }
 
 impl<'a> IncomingWebhookBody<'a> {
-    /// An incoming webhook, with its address where it is made.
+    /// The JSON form of an incoming webhook. `url` is given only when it is created.
     pub fn new(found: &'a IncomingWebhook, url: Option<&'a str>) -> Self {
         Self {
             id: found.id.0,

@@ -1,4 +1,4 @@
-//! Invites as callers see them.
+//! The JSON form of invites.
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -18,17 +18,17 @@ pub struct InviteBody<'a> {
     created_at: Timestamp,
     #[schema(value_type = String, format = DateTime)]
     expires_at: Timestamp,
-    /// Null for any number.
+    /// How often the invite can be used. Null for no limit.
     max_uses: Option<i64>,
     uses: i64,
-    /// The code, once, in the answer that made it.
+    /// The code. It is shown only once, in the answer to its creation.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "phi_0123456789abcdefghijklmnopqrstuvwxyzABCDEFG")]
     code: Option<&'a str>,
 }
 
 impl<'a> InviteBody<'a> {
-    /// An invite, with its code where it is made.
+    /// The JSON form of an invite. `code` is given only when it is created.
     pub const fn new(invite: &Invite, code: Option<&'a str>) -> Self {
         Self {
             id: invite.id.0,

@@ -1,4 +1,4 @@
-//! Messages as callers see them.
+//! The JSON form of messages.
 
 use std::borrow::Cow;
 
@@ -18,80 +18,88 @@ use crate::domain::messages::tails::Rendered;
 use crate::domain::sending::drafts::Sent;
 use crate::domain::shared::idempotency::StoredAnswer;
 
-/// Bytes that one message takes in JSON, beside its body.
+/// The usual size of a message in JSON without its body, in bytes.
 const MESSAGE_BYTES: usize = 520;
 
 /// A message.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Message)]
 pub struct MessageBody<'a> {
-    /// In the whole server.
+    /// Unique on the whole server.
     #[schema(minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1)]
     id: i64,
     #[schema(minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1)]
     conversation_id: i64,
-    /// 1, 2, 3 … without a gap inside the conversation.
+    /// The number of the message in its conversation: 1, 2, 3 and so on, without gaps.
     #[schema(minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1)]
     seq: i64,
     #[schema(inline, value_type = MessageKind)]
     kind: &'static str,
     #[schema(minimum = 1, example = 1)]
     sender_id: i64,
-    /// Null when the sender was erased.
+    /// Null after the sender was erased.
     #[schema(example = "rdibari")]
     sender_user_name: Option<&'a str>,
     /// Null in a group.
     #[schema(minimum = 1, example = 2)]
     recipient_id: Option<i64>,
-    /// Null in a group, and when the recipient was erased.
+    /// Null in a group, and after the recipient was erased.
     #[schema(example = "bugs")]
     recipient_user_name: Option<&'a str>,
-    /// Byte for byte what was sent.
+    /// The text, byte for byte as it was sent. Empty after the message was deleted.
     #[schema(example = "Hey, whats up?", max_length = 8000)]
     #[schema(value_type = String)]
     body: Cow<'a, str>,
-    /// When the server accepted it.
+    /// The time at which the server accepted the message.
     #[schema(value_type = String, format = DateTime, example = "2026-11-22T08:30:00.123456Z")]
     created_at: Timestamp,
-    /// When it entered the conversation.
+    /// The time at which the message entered the conversation.
     #[schema(value_type = String, format = DateTime, example = "2026-11-22T08:30:00.123456Z")]
     timestamp_sent: Timestamp,
+    /// The time at which the message was delivered to the recipient or, in a group, to the last of the members. Null before that,
+    /// and in groups of more than 100 members.
     #[schema(value_type = Option<String>, format = DateTime)]
     timestamp_delivered: Option<Timestamp>,
+    /// The time at which the recipient read the message or, in a group, the last of the members did. Null before that, and in
+    /// groups of more than 100 members.
     #[schema(value_type = Option<String>, format = DateTime)]
     timestamp_read: Option<Timestamp>,
+    /// The time of the last edit. Null if the message was never edited.
     #[schema(value_type = Option<String>, format = DateTime)]
     edited_at: Option<Timestamp>,
+    /// Set on a tombstone.
     #[schema(value_type = Option<String>, format = DateTime)]
     deleted_at: Option<Timestamp>,
-    /// The seq of the message that this one answers.
+    /// The `seq` of the message that this one replies to.
     #[schema(minimum = 1)]
     reply_to: Option<i64>,
+    /// Null if the message has no replies.
     thread: Option<Thread>,
-    /// Names of the members who are mentioned.
+    /// The names of the mentioned members.
     mentions: Vec<&'a str>,
     reactions: Vec<Reaction<'a>>,
     attachments: Vec<Attachment<'a>>,
+    /// Null if the message is not pinned.
     #[schema(value_type = Option<String>, format = DateTime)]
     pinned_at: Option<Timestamp>,
 }
 
-/// What sort of message.
+/// The kind of a message.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MessageKind {
-    /// Written by a person.
+    /// A message of a user.
     Text,
-    /// Written by the server.
+    /// A message that the server writes.
     System,
 }
 
-/// What answers a message.
+/// The thread of a message: the replies to it.
 #[derive(Serialize, ToSchema)]
 pub struct Thread {
-    /// How many answers.
+    /// The number of replies.
     reply_count: i64,
-    /// When the last one was sent.
+    /// The time of the last reply.
     #[schema(value_type = String, format = DateTime)]
     last_reply_at: Timestamp,
 }
@@ -103,28 +111,28 @@ impl Thread {
     }
 }
 
-/// One emoji under a message.
+/// An emoji on a message.
 #[derive(Serialize, ToSchema)]
 pub struct Reaction<'a> {
     #[schema(example = "👍")]
     emoji: &'a str,
-    /// How many people put it there.
+    /// The number of users with this reaction.
     #[schema(minimum = 1, example = 1)]
     count: i64,
-    /// Whether the caller is among them; absent in events, which are the same for everybody.
+    /// Whether the caller has this reaction. Absent in events, which are the same for all readers.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     me: Option<bool>,
 }
 
 impl<'a> Reaction<'a> {
-    /// An emoji with its count.
+    /// The JSON form of a reaction.
     pub fn new(tally: &'a Tally) -> Self {
         Self { emoji: &tally.emoji, count: tally.count, me: Some(tally.me) }
     }
 }
 
-/// A file in a message.
+/// A file attached to a message.
 #[derive(Serialize, ToSchema)]
 pub struct Attachment<'a> {
     id: i64,
@@ -140,7 +148,7 @@ pub struct Attachment<'a> {
 }
 
 impl<'a> MessageBody<'a> {
-    /// A message with the names of the people in it.
+    /// The JSON form of a message with the given user names.
     pub fn new(
         message: &'a Message,
         sender_user_name: Option<&'a str>,
@@ -172,16 +180,16 @@ impl<'a> MessageBody<'a> {
         }
     }
 
-    /// As it is told to everybody at once.
+    /// The form for events, without the parts that depend on the reader.
     #[must_use]
-    pub fn for_everybody(mut self) -> Self {
+    pub fn for_all_readers(mut self) -> Self {
         for reaction in &mut self.reactions {
             reaction.me = None;
         }
         self
     }
 
-    /// A message whose people are looked up in `names`.
+    /// The JSON form of a message with the user names from `names`.
     pub fn named(message: &'a Message, names: &'a Names) -> Self {
         let name = |id| names.get(&id).map(String::as_str);
         let mentions = message.mentions.iter().copied().filter_map(name).collect();
@@ -195,10 +203,10 @@ impl<'a> MessageBody<'a> {
     }
 }
 
-/// A message that was sent now.
+/// Renders the answer to a send.
 ///
 /// # Errors
-/// When it cannot be rendered, which would be a fault of ours.
+/// The message cannot be written as JSON, which would be a bug.
 pub fn render_sent(sent: &Sent) -> Result<StoredAnswer> {
     let message = &sent.message;
     let mentions = sent.mentioned_user_names.iter().map(String::as_str).collect();
@@ -211,25 +219,25 @@ pub fn render_sent(sent: &Sent) -> Result<StoredAnswer> {
     })
 }
 
-/// A message as it is kept and answered.
+/// Renders a message for an answer and for the cache of tails.
 ///
 /// # Errors
-/// When it cannot be rendered, which would be a fault of ours.
+/// The message cannot be written as JSON, which would be a bug.
 pub fn render(message: &Message, names: &Names) -> Result<Vec<u8>> {
     to_json(&MessageBody::named(message, names), MESSAGE_BYTES + message.body.len())
 }
 
-/// A JSON array of messages.
+/// Renders messages as a JSON array.
 ///
 /// # Errors
-/// None that could be foreseen.
+/// A message cannot be written as JSON, which would be a bug.
 pub fn join_messages(messages: &[Message], names: &Names) -> Result<Vec<u8>, Problem> {
     let bodies: Vec<MessageBody<'_>> = messages.iter().map(|message| MessageBody::named(message, names)).collect();
     let size = messages.iter().map(|message| MESSAGE_BYTES + message.body.len()).sum();
     Ok(to_json(&bodies, size)?)
 }
 
-/// A JSON array of rendered messages.
+/// Joins rendered messages to a JSON array.
 pub fn join(messages: &[Rendered]) -> Vec<u8> {
     let mut array = Vec::with_capacity(messages.iter().map(|message| message.text.len() + 1).sum::<usize>() + 2);
     array.push(b'[');

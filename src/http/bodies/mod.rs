@@ -1,4 +1,4 @@
-//! What is read from requests and written into answers.
+//! The types of requests and answers, and the extractors of parameters and bodies.
 
 pub mod answers;
 pub mod audit;

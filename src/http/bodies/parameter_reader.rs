@@ -1,6 +1,6 @@
-//! Reads the parameters of a path or a query into a struct, by the names of its fields.
+//! A deserializer that reads the parameters of a path or a query into a struct, by the names of its fields.
 //!
-//! Invariant: every parameter of a query that is wrong is reported, not only the first one.
+//! Invariant: every invalid parameter of a query is reported, not only the first one.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -16,7 +16,7 @@ use crate::base::error::{Error, FieldError};
 /// Reads the parameters of a path into `T`: a struct, or a tuple of structs.
 ///
 /// # Errors
-/// An internal error when `T` has a field that the path does not have.
+/// An internal error if `T` has a field that the path does not have.
 pub fn read_path<T: DeserializeOwned>(given: &[(&str, &str)]) -> Result<T, Error> {
     let find = |name: &str| given.iter().find(|(known, _)| *known == name).map(|(_, text)| *text);
     let names = RefCell::default();
@@ -24,25 +24,25 @@ pub fn read_path<T: DeserializeOwned>(given: &[(&str, &str)]) -> Result<T, Error
         .map_err(Error::internal)
 }
 
-/// The number of an id or a seq in a path. Text that is no such number becomes 0, which no row has, and so leads to the same
-/// answer as an unknown id.
+/// Parses an id or a seq in a path. A text that is not such a number becomes 0, which no row has, so the answer is the same as
+/// for an unknown id.
 pub fn number_or_zero(text: &str) -> i64 {
     let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
     if plain { text.parse().unwrap_or(0) } else { 0 }
 }
 
-/// Reads the parameters of a query into `T`: a struct, a tuple of structs, or `()` where the route has no parameters. `given`
-/// holds each name once; `errors` is what is wrong with the query already.
+/// Reads the parameters of a query into `T`: a struct, a tuple of structs, or `()` for a route without parameters. `given` has
+/// each name once. `errors` are the errors found before.
 ///
 /// # Errors
-/// [`Error::Invalid`] with every parameter that is wrong or unknown.
+/// [`Error::Invalid`] with every invalid or unknown parameter.
 pub fn read_query<T: DeserializeOwned>(
     mut given: Vec<(String, String)>,
     mut errors: Vec<FieldError>,
 ) -> Result<T, Error> {
     let names: RefCell<Vec<&'static str>> = RefCell::default();
     let mut wrong: Vec<FieldError> = Vec::new();
-    // serde stops at the first error: what is wrong is noted, and the rest is read again without it.
+    // serde stops at the first error. So an invalid parameter is recorded, and the others are read again without it.
     let value = loop {
         names.borrow_mut().clear();
         let find = |name: &str| {
@@ -58,11 +58,11 @@ pub fn read_query<T: DeserializeOwned>(
                     Segment::Map { key } => Some(key.clone()),
                     _ => None,
                 });
-                let refusal = error.into_inner();
+                let error = error.into_inner();
                 let Some(field) = field.filter(|field| find(field).is_some()) else {
-                    return Err(Error::internal(refusal));
+                    return Err(Error::internal(error));
                 };
-                wrong.push(FieldError::new(field, refusal.code, refusal.detail));
+                wrong.push(FieldError::new(field, error.code, error.detail));
             }
         }
     };
@@ -73,20 +73,20 @@ pub fn read_query<T: DeserializeOwned>(
         }
     }
     for (name, _) in given {
-        errors.push(FieldError::new(name, "unknown_parameter", "is not a parameter of this path"));
+        errors.push(FieldError::new(name, "unknown_parameter", "unknown parameter"));
     }
     if errors.is_empty() { Ok(value) } else { Err(Error::Invalid(errors)) }
 }
 
-/// Why the text of a parameter is refused.
+/// The reason why a parameter is invalid.
 #[derive(Debug, thiserror::Error)]
 #[error("{detail}")]
-struct Refusal {
+struct ParameterError {
     code: &'static str,
     detail: Cow<'static, str>,
 }
 
-impl de::Error for Refusal {
+impl de::Error for ParameterError {
     fn custom<T: std::fmt::Display>(message: T) -> Self {
         Self { code: "wrong_type", detail: message.to_string().into() }
     }
@@ -100,21 +100,22 @@ impl de::Error for Refusal {
     }
 }
 
-/// The parameters as serde reads them: each struct takes those that have the names of its fields.
+/// The deserializer. Each struct takes the parameters with the names of its fields.
 #[derive(Clone, Copy)]
 struct Reader<'a> {
-    /// The text of a parameter.
+    /// Returns the text of a parameter.
     find: &'a dyn Fn(&str) -> Option<&'a str>,
+    /// Parses a number.
     number: fn(&str) -> Option<i64>,
     /// The names of the fields that were read.
     names: &'a RefCell<Vec<&'static str>>,
 }
 
 impl<'de> Deserializer<'de> for Reader<'_> {
-    type Error = Refusal;
+    type Error = ParameterError;
 
-    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Refusal> {
-        Err(de::Error::custom("parameters are read into structs"))
+    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, ParameterError> {
+        Err(de::Error::custom("parameters can only be read into structs"))
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -122,7 +123,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         _: &'static str,
         fields: &'static [&'static str],
         visitor: V,
-    ) -> Result<V::Value, Refusal> {
+    ) -> Result<V::Value, ParameterError> {
         self.names.borrow_mut().extend(fields);
         let found = fields.iter().filter_map(|field| {
             let text = (self.find)(field)?;
@@ -131,11 +132,11 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         visitor.visit_map(MapDeserializer::new(found))
     }
 
-    fn deserialize_tuple<V: Visitor<'de>>(self, length: usize, visitor: V) -> Result<V::Value, Refusal> {
+    fn deserialize_tuple<V: Visitor<'de>>(self, length: usize, visitor: V) -> Result<V::Value, ParameterError> {
         visitor.visit_seq(SeqDeserializer::new(repeat_n(self, length)))
     }
 
-    fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refusal> {
+    fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ParameterError> {
         visitor.visit_unit()
     }
 
@@ -145,7 +146,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
     }
 }
 
-impl IntoDeserializer<'_, Refusal> for Reader<'_> {
+impl IntoDeserializer<'_, ParameterError> for Reader<'_> {
     type Deserializer = Self;
 
     fn into_deserializer(self) -> Self {
@@ -153,25 +154,25 @@ impl IntoDeserializer<'_, Refusal> for Reader<'_> {
     }
 }
 
-/// The text of one parameter, as serde reads it.
+/// The deserializer of one parameter.
 struct Text<'a> {
     text: &'a str,
     number: fn(&str) -> Option<i64>,
 }
 
 impl<'de> Deserializer<'de> for Text<'_> {
-    type Error = Refusal;
+    type Error = ParameterError;
 
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refusal> {
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ParameterError> {
         visitor.visit_str(self.text)
     }
 
-    fn deserialize_i64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refusal> {
+    fn deserialize_i64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ParameterError> {
         let number = (self.number)(self.text);
-        visitor.visit_i64(number.ok_or_else(|| <Refusal as de::Error>::custom("must be a whole number"))?)
+        visitor.visit_i64(number.ok_or_else(|| <ParameterError as de::Error>::custom("must be a whole number"))?)
     }
 
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refusal> {
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ParameterError> {
         visitor.visit_some(self)
     }
 
@@ -180,7 +181,7 @@ impl<'de> Deserializer<'de> for Text<'_> {
         _: &'static str,
         _: &'static [&'static str],
         visitor: V,
-    ) -> Result<V::Value, Refusal> {
+    ) -> Result<V::Value, ParameterError> {
         visitor.visit_enum(self.text.into_deserializer())
     }
 
@@ -190,7 +191,7 @@ impl<'de> Deserializer<'de> for Text<'_> {
     }
 }
 
-impl IntoDeserializer<'_, Refusal> for Text<'_> {
+impl IntoDeserializer<'_, ParameterError> for Text<'_> {
     type Deserializer = Self;
 
     fn into_deserializer(self) -> Self {
@@ -220,7 +221,7 @@ mod tests {
     }
 
     #[derive(Debug, PartialEq, Deserialize)]
-    struct Place {
+    struct Position {
         after: Option<i64>,
     }
 
@@ -229,25 +230,25 @@ mod tests {
     }
 
     #[test]
-    fn a_tuple_of_structs_shares_the_parameters() {
-        let read = |pairs| read_query::<(Filter, Place)>(given(pairs), Vec::new()).unwrap();
-        assert_eq!(read(&[]), (Filter { days: None, order: Order::Asc }, Place { after: None }));
+    fn the_structs_of_a_tuple_share_the_parameters() {
+        let read = |pairs| read_query::<(Filter, Position)>(given(pairs), Vec::new()).unwrap();
+        assert_eq!(read(&[]), (Filter { days: None, order: Order::Asc }, Position { after: None }));
         let all = read(&[("after", "7"), ("order", "desc"), ("days", "-1")]);
-        assert_eq!(all, (Filter { days: Some(-1), order: Order::Desc }, Place { after: Some(7) }));
+        assert_eq!(all, (Filter { days: Some(-1), order: Order::Desc }, Position { after: Some(7) }));
     }
 
     #[test]
-    fn everything_that_is_wrong_is_named() {
+    fn all_invalid_parameters_are_reported() {
         let pairs = [("x", "1"), ("after", "y"), ("order", "up"), ("days", "1.5")];
-        let earlier = vec![FieldError::new("z", "duplicate", "may be given once")];
-        let Err(Error::Invalid(errors)) = read_query::<(Filter, Place)>(given(&pairs), earlier) else { panic!() };
+        let earlier = vec![FieldError::new("z", "duplicate", "must not be given more than once")];
+        let Err(Error::Invalid(errors)) = read_query::<(Filter, Position)>(given(&pairs), earlier) else { panic!() };
         let named: Vec<_> = errors.iter().map(|error| (&*error.field, error.code, &*error.detail)).collect();
         let expected = [
-            ("z", "duplicate", "may be given once"),
+            ("z", "duplicate", "must not be given more than once"),
             ("days", "wrong_type", "must be a whole number"),
             ("order", "wrong_value", "must be one of asc, desc"),
             ("after", "wrong_type", "must be a whole number"),
-            ("x", "unknown_parameter", "is not a parameter of this path"),
+            ("x", "unknown_parameter", "unknown parameter"),
         ];
         assert_eq!(named, expected);
         let Err(Error::Invalid(errors)) = read_query::<()>(given(&[("x", "1")]), Vec::new()) else { panic!() };
@@ -255,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_segment_that_is_no_number_is_zero() {
+    fn a_segment_that_is_not_a_number_becomes_zero() {
         #[derive(Deserialize)]
         struct Path {
             id: i64,

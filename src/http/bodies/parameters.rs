@@ -1,6 +1,6 @@
-//! Parameters of paths and queries that several routes share: each struct parses its parameters and documents them.
+//! Parameters of paths and queries that several routes share. Each struct parses its parameters and documents them.
 //!
-//! Invariant: what is documented of a parameter stands beside the field that it is read into.
+//! Invariant: the documentation of a parameter is on the field that it is parsed into.
 
 use std::time::Duration;
 
@@ -12,29 +12,29 @@ use utoipa::{IntoParams, PartialSchema, ToSchema};
 use crate::base::time::Timestamp;
 use crate::domain::shared::pagination::{Limit, MAX_LIMIT};
 
-/// How long a poll for events may wait.
+/// The longest wait of a long poll.
 pub const MAX_WAIT: Duration = Duration::from_secs(60);
 
-/// The largest integer that JavaScript holds exactly. Ids and seqs do not go beyond it.
+/// The largest integer that JavaScript represents exactly. Ids and seqs are not larger.
 const MAX_EXACT_INTEGER: i64 = 9_007_199_254_740_991;
 
-/// A page of a list.
+/// The page of a list.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct PageQuery {
-    /// Entries of the page; 50 when it is absent.
+    /// The number of entries on the page. 50 if absent.
     #[serde(default, deserialize_with = "limit")]
     #[param(value_type = Option<LimitSchema>, inline)]
     pub limit: Limit,
-    /// Where the page begins: taken from a Link header as it is.
+    /// Marks the beginning of the page. Use the link in the `Link` header of the previous page unchanged.
     pub cursor: Option<String>,
 }
 
-/// Where a stream of events begins.
+/// The start of a stream of events.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct StreamStart {
-    /// The cursor to go on behind.
+    /// The cursor after which events are delivered.
     #[param(max_length = 64)]
     pub after: Option<String>,
 }
@@ -43,16 +43,16 @@ pub struct StreamStart {
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct UserPath {
-    /// The user's name; `me` is the caller.
+    /// The name of the user, or `me` for the caller.
     #[param(example = "rdibari")]
     pub user_name: String,
 }
 
-/// The caller as a user.
+/// The caller's own user.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct OwnUserPath {
-    /// `me`, or the caller's own name.
+    /// `me`, or the caller's own user name.
     #[param(example = "me")]
     pub user_name: String,
 }
@@ -61,7 +61,7 @@ pub struct OwnUserPath {
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct ConversationPath {
-    /// The conversation.
+    /// The id of the conversation.
     #[param(value_type = IdSchema, inline, example = 1)]
     pub id: i64,
 }
@@ -70,7 +70,7 @@ pub struct ConversationPath {
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct GroupPath {
-    /// The group.
+    /// The id of the group.
     #[param(value_type = IdSchema, inline, example = 1)]
     pub id: i64,
 }
@@ -79,20 +79,21 @@ pub struct GroupPath {
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct MessagePath {
-    /// The conversation.
+    /// The id of the conversation.
     #[param(value_type = IdSchema, inline, example = 1)]
     pub id: i64,
-    /// The message's place in it.
+    /// The `seq` of the message in the conversation.
     #[param(value_type = IdSchema, inline, example = 1)]
     pub seq: i64,
 }
 
-/// The header that `idempotency_key` reads.
+/// The header that [`idempotency_key`](super::extract::idempotency_key) reads.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
-#[expect(dead_code, reason = "for the document alone")]
+#[expect(dead_code, reason = "only for the OpenAPI document")]
 pub struct IdempotencyKeyHeader {
-    /// A repeat with the same key and body is answered with the first answer, for 7 days.
+    /// A text of the caller's choice. A repeated request with the same key and body has no second effect and gets the first
+    /// answer again, for 7 days.
     #[param(rename = "Idempotency-Key", min_length = 1, max_length = 255, pattern = "^[ -~]+$")]
     idempotency_key: Option<String>,
 }
@@ -129,11 +130,11 @@ impl PartialSchema for LimitSchema {
 
 impl ToSchema for LimitSchema {}
 
-/// A date, or a time.
+/// A date or a time.
 pub struct Date {
-    /// As the caller wrote it.
+    /// The text as the caller wrote it.
     pub text: String,
-    /// The time, or the first moment of the date in UTC.
+    /// The time, or the beginning of the date in UTC.
     pub begins_at: Timestamp,
 }
 
@@ -142,29 +143,28 @@ impl<'de> Deserialize<'de> for Date {
         let text = String::deserialize(deserializer)?;
         let begins_at = Timestamp::parse(&text)
             .or_else(|| Timestamp::parse(&format!("{text}T00:00:00Z")))
-            .ok_or_else(|| D::Error::custom("must be a date such as 2026-11-22, or an RFC 3339 time"))?;
+            .ok_or_else(|| D::Error::custom("must be a date such as 2026-11-22 or an RFC 3339 time"))?;
         Ok(Self { text, begins_at })
     }
 }
 
-/// Reads the `limit` of a list.
+/// Deserializes the `limit` of a list.
 ///
 /// # Errors
-/// For what is no number, and for one that is out of bounds.
+/// It is not a number, or it is out of range.
 pub fn limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Limit, D::Error> {
     let entries = i64::deserialize(deserializer)?;
     let bounds = format!("must be between 1 and {MAX_LIMIT}");
     Limit::new(entries).ok_or_else(|| D::Error::invalid_value(Unexpected::Signed(entries), &&*bounds))
 }
 
-/// Reads an RFC 3339 time that may be absent.
+/// Deserializes an RFC 3339 time that may be absent.
 ///
 /// # Errors
-/// For what is no such time.
+/// It is not such a time.
 pub fn optional_time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
     let text = String::deserialize(deserializer)?;
-    let time = Timestamp::parse(&text).ok_or_else(|| {
-        D::Error::custom("must be an RFC 3339 time such as 2026-11-22T08:30:00Z (a + in it is written %2B)")
-    })?;
+    let time = Timestamp::parse(&text)
+        .ok_or_else(|| D::Error::custom("must be an RFC 3339 time such as 2026-11-22T08:30:00Z (write + as %2B)"))?;
     Ok(Some(time))
 }

@@ -1,7 +1,7 @@
-//! Errors as RFC 9457 problem documents, in the one file that knows statuses.
+//! Error answers as problem documents (RFC 9457). This is the only file that maps errors to HTTP statuses.
 //!
-//! Invariant: what a caller reads is fixed text and the names of their own fields; causes go to the log, once, with the
-//! request's id. The document is finished at the edge, which knows the id.
+//! Invariant: a problem document contains only fixed text and the names of the caller's own fields. The cause of an error
+//! goes to the log, once, with the request id. The edge renders the document, because it knows the request id.
 
 use std::borrow::Cow;
 
@@ -15,7 +15,7 @@ use crate::base::error::{Error, FieldError};
 /// The media type of RFC 9457.
 pub const PROBLEM_JSON: &str = "application/problem+json";
 
-/// An error on its way to the caller.
+/// An error answer before it is rendered.
 #[derive(Clone, Debug)]
 pub struct Problem {
     status: StatusCode,
@@ -23,94 +23,106 @@ pub struct Problem {
     detail: Cow<'static, str>,
     errors: Vec<FieldError>,
     retry_after_s: Option<u32>,
-    /// For the log alone.
+    /// Written to the log, never to the caller.
     cause: Option<String>,
 }
 
-/// What went wrong (RFC 9457).
+/// An error (RFC 9457 problem document).
 #[derive(Serialize, ToSchema)]
 #[schema(as = Problem)]
 pub struct ProblemDocument<'a> {
-    /// Always `about:blank`: the `code` tells problems apart.
+    /// Always `about:blank`. Use `code` to distinguish errors.
     #[serde(rename = "type")]
     #[schema(example = "about:blank")]
     kind: &'static str,
-    /// The status in words.
+    /// The reason phrase of the HTTP status.
     #[schema(example = "Unprocessable Entity")]
     title: &'a str,
-    /// The HTTP status.
+    /// The HTTP status code.
     #[schema(minimum = 400, maximum = 599, example = 422)]
     status: u16,
-    /// What to do about it.
-    #[schema(example = "1 field cannot be accepted: body must have at least one character")]
+    /// What is wrong and what to do, for people to read. The wording may change.
+    #[schema(example = "body: must have at least one character")]
     detail: &'a str,
-    /// A stable snake_case word.
+    /// A stable identifier of the error, in snake_case.
     #[schema(example = "invalid_fields", pattern = "^[a-z0-9_]+$")]
     code: &'a str,
-    /// The request's id, to be found in the log.
+    /// The id of the request. The server log contains the same id.
     #[schema(example = "8f14e45fceea167a00000001")]
     request_id: &'a str,
-    /// The fields that are wrong, when it is about fields.
+    /// Every invalid field. Absent if the error is not about fields.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<ProblemField<'a>>,
 }
 
-/// What is wrong with one field.
+/// An invalid field or parameter.
 #[derive(Serialize, ToSchema)]
 pub struct ProblemField<'a> {
-    /// The field's name, dots between levels.
+    /// The name of the field. Nested fields are separated by dots, such as `member_user_names.0`.
     #[schema(example = "body")]
     field: &'a str,
-    /// A stable snake_case word.
+    /// A stable identifier of the reason, in snake_case.
     #[schema(example = "required")]
     code: &'a str,
-    /// What to do about it.
+    /// What is wrong, for people to read. The wording may change.
     #[schema(example = "must have at least one character")]
     detail: &'a str,
 }
 
 impl Problem {
-    /// A problem of HTTP itself.
+    /// Creates a problem without a cause.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
         Self { status, code, detail: detail.into(), errors: Vec::new(), retry_after_s: None, cause: None }
     }
 
-    /// The problem that a bare status stands for: what axum answers by itself.
+    /// The problem for a status that came without one: for example, axum's own answer for an unknown path.
     pub fn of_status(status: StatusCode) -> Self {
         let (code, detail) = match status {
-            StatusCode::NOT_FOUND => ("not_found", "there is nothing at this path"),
-            StatusCode::METHOD_NOT_ALLOWED => {
-                ("method_not_allowed", "this path knows other methods: see the Allow header")
-            }
-            StatusCode::PAYLOAD_TOO_LARGE => ("body_too_large", "the body is larger than this path takes"),
-            StatusCode::UNSUPPORTED_MEDIA_TYPE => ("unsupported_media_type", "send application/json"),
-            StatusCode::REQUEST_TIMEOUT => ("request_timeout", "the request took too long to arrive"),
+            StatusCode::NOT_FOUND => ("not_found", "Nothing exists at this path"),
+            StatusCode::METHOD_NOT_ALLOWED => ("method_not_allowed", "Method not allowed"),
+            StatusCode::PAYLOAD_TOO_LARGE => ("body_too_large", "The body is larger than this path allows"),
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => ("unsupported_media_type", "Send the body as application/json"),
+            StatusCode::REQUEST_TIMEOUT => ("request_timeout", "The request took too long to arrive"),
             status if status.is_server_error() => {
-                ("internal", "something went wrong here: try again, and report the request id")
+                ("internal", "Internal error; try again, and report the request id to the operator")
             }
-            _ => ("bad_request", "the request cannot be understood"),
+            _ => ("bad_request", "The request cannot be understood"),
         };
         Self::new(status, code, detail)
     }
 
-    /// Whether it says that the caller is not let in, and not that the request or the server has a fault.
+    /// The problem for a method that a path does not support. `allowed` is the value of the header `Allow`.
+    pub fn method_not_allowed(allowed: &str) -> Self {
+        let methods: Vec<&str> = allowed.split(',').map(str::trim).filter(|method| !method.is_empty()).collect();
+        let detail = format!("Method not allowed; allowed: {}", methods.join(", "));
+        Self { detail: detail.into(), ..Self::of_status(StatusCode::METHOD_NOT_ALLOWED) }
+    }
+
+    /// A problem for a caller who has sent too many requests or attempts. `what` names them.
+    pub fn too_many(code: &'static str, what: &'static str, retry_after_s: u32) -> Self {
+        let unit = if retry_after_s == 1 { "second" } else { "seconds" };
+        let detail = format!("Too many {what}; try again in {retry_after_s} {unit}");
+        Self::new(StatusCode::TOO_MANY_REQUESTS, code, detail).retry_after_s(retry_after_s)
+    }
+
+    /// Whether the status is 401 or 403: the caller was refused, and neither the request nor the server has a fault.
     pub fn is_refusal(&self) -> bool {
         matches!(self.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
     }
 
-    /// With what the log is to know.
+    /// Adds the cause, for the log.
     pub fn caused_by(mut self, cause: String) -> Self {
         self.cause = Some(cause);
         self
     }
 
-    /// With `Retry-After`.
+    /// Adds the header `Retry-After`.
     pub fn retry_after_s(mut self, seconds: u32) -> Self {
         self.retry_after_s = Some(seconds);
         self
     }
 
-    /// The document, and the log line where there is a cause.
+    /// Renders the document. Writes a log line if there is a cause.
     pub fn render(&self, request_id: &str) -> Vec<u8> {
         if let Some(cause) = &self.cause {
             tracing::error!(status = self.status.as_u16(), code = self.code, cause, "a request failed");
@@ -138,53 +150,41 @@ impl From<Error> for Problem {
             Error::Unauthenticated => Self::new(
                 StatusCode::UNAUTHORIZED,
                 "unauthenticated",
-                "send valid credentials in the Authorization header",
+                "Send valid credentials in the Authorization header",
             ),
             Error::LogInFailed { code, detail } => Self::new(StatusCode::UNAUTHORIZED, code, detail),
-            Error::RateLimited { code, retry_after_s } => {
-                Self::new(StatusCode::TOO_MANY_REQUESTS, code, "too often: try again after Retry-After seconds")
-                    .retry_after_s(retry_after_s)
-            }
+            Error::RateLimited { code, retry_after_s } => Self::too_many(code, "attempts", retry_after_s),
             Error::Conflict { code, detail } => Self::new(StatusCode::CONFLICT, code, detail),
             Error::Gone { code, detail } => Self::new(StatusCode::GONE, code, detail),
             Error::NotConfigured { code, detail } => Self::new(StatusCode::NOT_IMPLEMENTED, code, detail),
             Error::Forbidden { code, detail } => Self::new(StatusCode::FORBIDDEN, code, detail),
             Error::NotFound { code, detail } => Self::new(StatusCode::NOT_FOUND, code, detail),
             Error::Invalid(errors) => {
-                let told: Vec<String> =
-                    errors.iter().map(|error| format!("{} {}", error.field, error.detail)).collect();
-                let fields = if errors.len() == 1 { "1 field".into() } else { format!("{} fields", errors.len()) };
-                Self {
-                    errors,
-                    ..Self::new(
-                        StatusCode::UNPROCESSABLE_ENTITY,
-                        "invalid_fields",
-                        format!("{fields} cannot be accepted: {}", told.join("; ")),
-                    )
-                }
+                let detail = errors.iter().map(FieldError::to_string).collect::<Vec<_>>().join("; ");
+                Self { errors, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_fields", detail) }
             }
             Error::IdempotencyKeyReused => Self::new(
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "idempotency_key_reused",
-                "this Idempotency-Key came with another request before: use a new one",
+                "This Idempotency-Key was used with another request; use a new key",
             ),
             Error::Unavailable { retry_after_s, source } => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "unavailable",
-                "the server cannot do this now: try again, with the same Idempotency-Key if there was one",
+                "The server cannot do this now; try again, with the same Idempotency-Key if you sent one",
             )
             .retry_after_s(retry_after_s)
             .caused_by(chain(&*source)),
             Error::StorageFull => Self::new(
                 StatusCode::INSUFFICIENT_STORAGE,
                 "storage_full",
-                "the server's storage is full: nothing was stored",
+                "The server's storage is full; nothing was stored",
             )
             .caused_by("the disk or the database's quota is full".into()),
             error @ Error::Damaged { .. } => Self::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "damaged",
-                "a stored message is damaged and is not shown: the operator finds it with posthaste doctor --deep",
+                "A stored message is damaged and is not shown; the operator can find it with posthaste doctor --deep",
             )
             .caused_by(error.to_string()),
             error @ Error::UnknownValue { .. } => {
@@ -194,11 +194,12 @@ impl From<Error> for Problem {
                 Self::of_status(StatusCode::INTERNAL_SERVER_ERROR).caused_by(chain(&*source))
             }
             Error::Duplicate { constraint } => Self::of_status(StatusCode::INTERNAL_SERVER_ERROR)
-                .caused_by(format!("a duplicate nobody expected: {constraint}")),
+                .caused_by(format!("unexpected duplicate: {constraint}")),
         }
     }
 }
 
+/// The error and its sources, separated by colons.
 fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -219,8 +220,31 @@ impl IntoResponse for Problem {
         if self.status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        // The edge writes the body: it knows the request's id.
+        // The edge renders the body, because it knows the request id.
         response.extensions_mut().insert(self);
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn details_are_sentences() {
+        let detail = |problem: Problem| problem.detail;
+        assert_eq!(
+            detail(Problem::too_many("rate_limited", "requests", 1)),
+            "Too many requests; try again in 1 second"
+        );
+        let limited = Error::RateLimited { code: "too_many_attempts", retry_after_s: 30 };
+        assert_eq!(detail(limited.into()), "Too many attempts; try again in 30 seconds");
+        assert_eq!(detail(Problem::method_not_allowed("GET,HEAD")), "Method not allowed; allowed: GET, HEAD");
+        let errors = vec![
+            FieldError::new("X-Act-As", "user_not_found", "no user has this name"),
+            FieldError::new("password", "common_password", "This password is too common"),
+        ];
+        let expected = "X-Act-As: no user has this name; This password is too common";
+        assert_eq!(detail(Error::Invalid(errors).into()), expected);
     }
 }

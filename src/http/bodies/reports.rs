@@ -1,4 +1,4 @@
-//! Reports as the people who made them see them.
+//! The JSON form of reports for the users who made them.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -6,21 +6,21 @@ use utoipa::ToSchema;
 use crate::base::time::Timestamp;
 use crate::domain::people::reports::{Report, State};
 
-/// What became of a report.
+/// The state of a report.
 #[derive(Clone, Copy, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ReportState {
-    /// Nobody has seen to it yet.
+    /// Not decided yet.
     #[default]
     Open,
-    /// Something was done.
+    /// An administrator has acted on it.
     Resolved,
-    /// Nothing was to be done.
+    /// An administrator has decided that no action is needed.
     Dismissed,
 }
 
 impl ReportState {
-    /// The same, as the rules have it.
+    /// The corresponding value of the domain.
     pub const fn decision(self) -> State {
         match self {
             Self::Open => State::Open,
@@ -30,7 +30,7 @@ impl ReportState {
     }
 }
 
-/// A report, as who made it sees it.
+/// A report of a message, as the user who made it sees it.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Report)]
 pub struct ReportBody<'a> {
@@ -40,7 +40,7 @@ pub struct ReportBody<'a> {
     conversation_id: i64,
     #[schema(minimum = 1, example = 1)]
     seq: i64,
-    /// Empty when the reporter was erased.
+    /// Empty after the reporter was erased.
     #[schema(example = "This is spam.", max_length = 1000)]
     reason: &'a str,
     #[schema(inline, value_type = ReportState)]
@@ -50,7 +50,7 @@ pub struct ReportBody<'a> {
 }
 
 impl<'a> ReportBody<'a> {
-    /// A report.
+    /// The JSON form of a report.
     pub fn new(report: &'a Report) -> Self {
         Self {
             id: report.id.0,

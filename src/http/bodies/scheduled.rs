@@ -1,4 +1,4 @@
-//! Scheduled messages as callers see them.
+//! The JSON form of scheduled messages.
 
 use axum::http::StatusCode;
 use serde::Serialize;
@@ -9,16 +9,16 @@ use crate::base::time::Timestamp;
 use crate::domain::sending::scheduled::Shown;
 use crate::domain::shared::idempotency::StoredAnswer;
 
-/// A message that waits for its time, or was refused when it came.
+/// A scheduled message that waits for its time, or whose send has failed.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Scheduled)]
 pub struct ScheduledBody<'a> {
     #[schema(minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1)]
     id: i64,
-    /// Null when the sender was erased.
+    /// Null after the sender was erased.
     #[schema(example = "rdibari")]
     sender_user_name: Option<&'a str>,
-    /// Null where a conversation is named.
+    /// The recipient. Null if the message goes to `conversation_id`.
     #[schema(example = "bugs")]
     recipient_user_name: Option<&'a str>,
     #[schema(minimum = 1)]
@@ -27,22 +27,22 @@ pub struct ScheduledBody<'a> {
     body: &'a str,
     #[schema(minimum = 1)]
     reply_to: Option<i64>,
-    /// When the server accepted it.
+    /// The time at which the server accepted the message.
     #[schema(value_type = String, format = DateTime, example = "2026-11-22T08:30:00.123456Z")]
     created_at: Timestamp,
-    /// When it is to be sent.
+    /// The time at which the message is sent.
     #[schema(value_type = String, format = DateTime, example = "2027-01-01T00:00:00.000000Z")]
     send_at: Timestamp,
-    /// When it was tried and refused. It is not tried again.
+    /// The time at which the send failed. Null while the message waits. A failed send is not repeated.
     #[schema(value_type = Option<String>, format = DateTime)]
     failed_at: Option<Timestamp>,
-    /// Why, as the code that sending it would have been answered with.
+    /// The error code of the failed send. Null while the message waits.
     #[schema(example = "not_friends")]
     failure: Option<&'a str>,
 }
 
 impl<'a> ScheduledBody<'a> {
-    /// A scheduled message with the names of its people.
+    /// The JSON form of a scheduled message.
     pub fn new(shown: &'a Shown) -> Self {
         let scheduled = &shown.scheduled;
         let name = |id| shown.names.get(&id).map(String::as_str);
@@ -61,7 +61,7 @@ impl<'a> ScheduledBody<'a> {
     }
 }
 
-/// The answer to a send for later.
+/// Renders the answer to a send with `send_at`.
 pub fn render_accepted(shown: &Shown) -> DomainResult<StoredAnswer> {
     Ok(StoredAnswer {
         status: StatusCode::ACCEPTED.as_u16(),

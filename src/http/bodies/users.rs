@@ -1,4 +1,4 @@
-//! Users as callers see them.
+//! The JSON form of users.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -8,24 +8,24 @@ use crate::base::time::Timestamp;
 use crate::domain::access::principal::Principal;
 use crate::domain::identity::users::{DirectMessagesFrom as StoredPreference, User};
 
-/// A person.
+/// A user: a person or a bot.
 #[derive(Serialize, ToSchema)]
 #[schema(as = User)]
 pub struct UserBody<'a> {
-    /// Given by the server, never given again.
+    /// Assigned by the server and never used again.
     #[schema(minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1)]
     id: i64,
     #[schema(example = "Rebecca")]
     first_name: &'a str,
     #[schema(example = "DiBari")]
     last_name: &'a str,
-    /// Unique without regard to ASCII case.
+    /// Unique, ignoring ASCII case.
     #[schema(example = "rdibari")]
     user_name: &'a str,
-    /// Null unless the caller is that user, an administrator, an API key or open access.
+    /// Null unless the caller is this user, an administrator, an API key or uses open access.
     #[schema(example = "rdibari@example.org")]
     email: Option<&'a str>,
-    /// Whether a second factor is on.
+    /// Whether a second factor is enabled.
     mfa: bool,
     #[schema(value_type = String, format = DateTime, example = "2026-11-22T08:30:00.123456Z")]
     created_at: Timestamp,
@@ -34,46 +34,47 @@ pub struct UserBody<'a> {
     avatar_url: Option<&'a str>,
     #[schema(inline, value_type = Role)]
     role: &'static str,
-    /// Whether a program writes under this name.
+    /// Whether the user is a bot.
     is_bot: bool,
-    /// Null unless the caller is that user, an administrator, an API key or open access.
+    /// Null unless the caller is this user, an administrator, an API key or uses open access.
     #[schema(inline, value_type = Option<DirectMessagesFrom>)]
     direct_messages_from: Option<&'static str>,
 }
 
-/// What a user may do on the whole server.
+/// The role of a user on the whole server.
 #[derive(Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// What everyone may.
+    /// A user without administrative rights.
     User,
-    /// Administration too.
+    /// An administrator.
     Admin,
 }
 
-/// From whom direct messages are taken.
+/// Who may send direct messages to a user.
 #[derive(Clone, Copy, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DirectMessagesFrom {
-    /// From everyone.
+    /// All users.
     Everyone,
-    /// From friends alone.
+    /// Only friends.
     Friends,
 }
 
 impl<'a> UserBody<'a> {
-    /// A user as this caller may see them.
+    /// The JSON form of a user for a caller.
     pub fn new(app: &App, user: &'a User, principal: &Principal) -> Self {
         let default = app.settings.direct_messages_from;
         Self::shown(user, default, principal.sees_private(user.id))
     }
 
-    /// A user with everything.
+    /// The JSON form with all private fields.
     pub fn whole(user: &'a User, default: StoredPreference) -> Self {
         Self::shown(user, default, true)
     }
 
-    /// A user, with or without what is private.
+    /// The JSON form with or without the private fields. `default` is shown if the user has not set
+    /// `direct_messages_from`.
     pub fn shown(user: &'a User, default: StoredPreference, private: bool) -> Self {
         Self {
             id: user.id.0,

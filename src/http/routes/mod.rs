@@ -1,4 +1,4 @@
-//! The routes, one file a noun: request and response types, handlers.
+//! The routes: the types of requests and answers, and the handlers. Each resource has its own file.
 
 pub mod conversations;
 pub mod events;

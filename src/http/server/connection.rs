@@ -1,14 +1,12 @@
-//! A connection that always gets an answer in our words.
+//! The TCP stream of a connection, with three additions to hyper.
 //!
-//! hyper answers a head that it cannot take (too many fields, malformed) with an empty 400 or 431, and a head that never ends
-//! by closing. This wrapper turns both into problem documents. It looks at the first bytes of each write only.
-//!
-//! A peer that takes nothing of its answers for a while is closed, whatever it speaks: TCP alone would hold on to it, and so to
-//! its place, for as long as the peer's system answers.
-//!
-//! It also keeps answers from being lost. A request may be refused before its body is there, and hyper then closes. If the
-//! system had the rest of the body arrive at a closed socket, it would reset the connection, and the peer (a proxy, above
-//! all) might never read what it was answered. So what arrives is read and thrown away for a while.
+//! - hyper answers a head that it cannot parse, or that is too large, with an empty 400 or 431, and closes the connection if a
+//!   head is never completed. This wrapper turns both into problem documents. It examines only the first bytes of each write.
+//! - A peer that accepts no data for a while is disconnected, in every protocol. TCP alone would keep the connection, and its
+//!   permit, for as long as the peer's system answers.
+//! - Answers are not lost. A request may be refused before its body has arrived, and then hyper closes the connection. If the
+//!   rest of the body arrived at a closed socket, the system would reset the connection, and the peer (usually a proxy) might
+//!   never read the answer. So the rest is read and discarded for a while.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -23,12 +21,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
-/// How long the rest of a refused body is read and thrown away, once everything is answered.
+/// How long the rest of a refused body is read and discarded after the answer.
 const LINGER: Duration = Duration::from_secs(5);
-/// Bytes that are thrown away at once.
+/// The size of the buffer for discarded bytes.
 const LINGER_BUFFER_BYTES: usize = 8 * 1_024;
 
-/// Whether the body of a connection's latest request was read to its end. Shared by the connection and the body.
+/// Records whether the body of the latest request was read to its end. The connection and the body share it.
 #[derive(Clone, Debug, Default)]
 pub struct BodyWatch {
     unread: Arc<AtomicBool>,
@@ -36,31 +34,35 @@ pub struct BodyWatch {
 }
 
 impl BodyWatch {
-    /// Whether something of it is still to come. Then a peer must be told that the connection ends: it would send its next
-    /// request into one that nobody reads.
+    /// Whether a part of the body has not been read. Then the answer must announce the end of the connection, because the server
+    /// would not read another request on it.
     pub fn is_unread(&self) -> bool {
         self.unread.load(Ordering::Relaxed)
     }
 
-    /// The connection speaks another protocol from here on: HTTP has nothing to say any more.
+    /// Notes that the connection has changed to another protocol, so that no HTTP answer is written any more.
     pub fn upgrade(&self) {
         self.upgraded.store(true, Ordering::Relaxed);
     }
 
-    /// The body of the next request, watched.
+    /// Wraps the body of the next request so that reading its end is recorded.
     pub fn watch(&self, body: Incoming) -> axum::body::Body {
         let unread = !body.is_end_stream();
         self.unread.store(unread, Ordering::Relaxed);
-        if unread { axum::body::Body::new(Watched { body, watch: self.clone() }) } else { axum::body::Body::new(body) }
+        if unread {
+            axum::body::Body::new(WatchedBody { body, watch: self.clone() })
+        } else {
+            axum::body::Body::new(body)
+        }
     }
 }
 
-struct Watched {
+struct WatchedBody {
     body: Incoming,
     watch: BodyWatch,
 }
 
-impl Body for Watched {
+impl Body for WatchedBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
@@ -84,27 +86,27 @@ impl Body for Watched {
     }
 }
 
-/// A TCP stream that speaks for hyper where hyper has nothing to say.
+/// A TCP stream with the additions of this module.
 pub struct Connection {
     stream: TcpStream,
-    /// Bytes of a request came, and nothing was answered since.
+    /// Whether bytes of a request have arrived that were not answered.
     unanswered: bool,
     watch: BodyWatch,
-    /// How long a peer may take nothing.
+    /// How long a peer may accept no data.
     stall_timeout: Duration,
-    /// When that is over, while there is something that it does not take.
+    /// The end of `stall_timeout`, while a write is pending.
     stalled: Option<Pin<Box<Sleep>>>,
-    /// The end of the lingering, once the end of our answers is sent.
+    /// The end of reading and discarding. Set once the sending side is shut down.
     lingering: Option<Pin<Box<Sleep>>>,
 }
 
 impl Connection {
-    /// Wraps an accepted stream, whose requests' bodies are watched.
+    /// Wraps an accepted stream. `watch` also wraps the bodies of its requests.
     pub fn new(stream: TcpStream, watch: BodyWatch, stall_timeout: Duration) -> Self {
         Self { stream, unanswered: false, watch, stall_timeout, stalled: None, lingering: None }
     }
 
-    /// What became of a write, unless the peer has taken nothing for too long.
+    /// The result of a write, or an error if the peer has accepted no data for too long.
     fn unless_stalled(&mut self, written: Poll<io::Result<usize>>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if written.is_ready() {
             self.stalled = None;
@@ -113,12 +115,12 @@ impl Connection {
         let stall_timeout = self.stall_timeout;
         let end = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(stall_timeout)));
         ready!(end.as_mut().poll(cx));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer takes nothing")))
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer accepts no data")))
     }
 
-    /// Throws away what arrives, until the peer ends or [`LINGER`] has passed.
+    /// Reads and discards bytes until the peer closes or [`LINGER`] has passed.
     fn poll_linger(stream: &mut TcpStream, end: &mut Pin<Box<Sleep>>, cx: &mut Context<'_>) -> Poll<()> {
-        // The time first: a peer that sends without a pause would use up what this task may do at once.
+        // The time is checked first, because a peer that sends without a pause would keep this loop busy.
         if end.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }
@@ -133,7 +135,7 @@ impl Connection {
     }
 }
 
-/// An answer that is given without a request having been read.
+/// A complete HTTP answer for a connection without a parsed request.
 pub fn canned(status: u16, title: &str, code: &str, detail: &str) -> Vec<u8> {
     let body = format!(
         r#"{{"type":"about:blank","title":"{title}","status":{status},"detail":"{detail}","code":"{code}","request_id":""}}"#
@@ -147,7 +149,7 @@ pub fn canned(status: u16, title: &str, code: &str, detail: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// The answer that stands in for one of hyper's own; ours always carry a request id.
+/// The replacement for an answer that hyper wrote itself. `None` for other answers: those have a request id.
 fn replacement(head: &[u8]) -> Option<Vec<u8>> {
     let status = head.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
     let (status, title, code, detail) = match status {
@@ -155,14 +157,14 @@ fn replacement(head: &[u8]) -> Option<Vec<u8>> {
             431,
             "Request Header Fields Too Large",
             "headers_too_large",
-            "the request has too many or too large header fields",
+            "The request has too many or too large header fields",
         ),
-        b"400" => (400, "Bad Request", "malformed_request", "this is not an HTTP/1.1 request"),
-        b"414" => (414, "URI Too Long", "uri_too_long", "the request's target is too long"),
+        b"400" => (400, "Bad Request", "malformed_request", "This is not a valid HTTP/1.1 request"),
+        b"414" => (414, "URI Too Long", "uri_too_long", "The request target is too long"),
         _ => return None,
     };
-    let ours = head.windows(13).any(|window| window.eq_ignore_ascii_case(b"x-request-id:"));
-    (!ours).then(|| canned(status, title, code, detail))
+    let has_request_id = head.windows(13).any(|window| window.eq_ignore_ascii_case(b"x-request-id:"));
+    (!has_request_id).then(|| canned(status, title, code, detail))
 }
 
 impl AsyncRead for Connection {
@@ -182,7 +184,8 @@ impl AsyncWrite for Connection {
             && let Some(answer) = replacement(bytes)
         {
             self.unanswered = false;
-            // A fresh answer fits the socket's buffer; if it does not, the connection is closed all the same.
+            // The buffer of the socket has room, because nothing was written before. If it has not, the connection is closed
+            // without this answer.
             drop(self.stream.try_write(&answer));
             return Poll::Ready(Ok(bytes.len()));
         }
@@ -236,8 +239,8 @@ impl AsyncWrite for Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         if self.unanswered && !self.watch.upgraded.load(Ordering::Relaxed) {
-            let answer = canned(408, "Request Timeout", "request_timeout", "the request took too long to arrive");
-            // The peer may be gone: then nobody is left to be told.
+            let answer = canned(408, "Request Timeout", "request_timeout", "The request took too long to arrive");
+            // This fails if the peer is gone.
             drop(self.stream.try_write(&answer));
         }
     }
@@ -248,9 +251,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_canned_answer_is_whole() {
+    fn a_canned_answer_is_complete_http() {
         let answer =
-            String::from_utf8(canned(503, "Service Unavailable", "too_many_connections", "try again")).unwrap();
+            String::from_utf8(canned(503, "Service Unavailable", "too_many_connections", "Too many connections"))
+                .unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         assert!(head.contains(&format!("content-length: {}", body.len())), "{head}");
         assert_eq!(serde_json::from_str::<serde_json::Value>(body).unwrap()["status"], 503);

@@ -1,7 +1,8 @@
-//! What every request passes: its id, the checks that come before routing, and the finish of its answer.
+//! The edge, which every request passes: it assigns the request id, runs the checks before routing and completes the answer.
 //!
-//! Invariants: under `/api` credentials are checked before anything else, so that an unknown path tells nothing. Every answer
-//! carries its request's id, every error is a problem document, every request is counted by its route's template.
+//! Invariants: under `/api`, credentials are checked before routing, so that callers without them cannot find out which paths
+//! exist. Every answer has the request id, every error is a problem document, and every request is counted under the template of
+//! its route.
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
@@ -30,37 +31,37 @@ use crate::http::bodies::parameters::MAX_WAIT;
 use crate::http::bodies::problem::{PROBLEM_JSON, Problem};
 use crate::http::state::HttpState;
 
-/// Where events are polled: such a request may take longer than others.
+/// The path of the long poll. Its requests may take longer than others.
 const POLL_PATH: &str = "/api/events";
-/// Bytes of all header fields together. hyper's own buffer is larger, so that the refusal is ours.
+/// The limit of all header fields together, in bytes. Smaller than hyper's buffer, so that the edge refuses the request.
 const HEADERS_LIMIT_BYTES: usize = 32 * 1_024;
-/// Characters of a request's target.
+/// The limit of path and query, in bytes.
 const TARGET_LIMIT_BYTES: usize = 16 * 1_024;
-/// Characters of an `X-Request-Id` that is taken over.
+/// The longest `X-Request-Id` of a caller that is used.
 const REQUEST_ID_LIMIT_BYTES: usize = 128;
-/// Bytes from which on an answer is worth compressing.
+/// The size in bytes from which an answer is compressed.
 const COMPRESS_FROM_BYTES: u64 = 1_024;
-/// What stands for the route of a request that no route matches.
+/// The label for requests that match no route.
 const UNMATCHED_ROUTE: &str = "unmatched";
-/// How long an answer may take before the log mentions it.
+/// An answer that takes this long is logged as a warning.
 const SLOW: Duration = Duration::from_secs(1);
 
-/// The router inside what every request passes.
+/// The router with the work of the edge around it.
 #[derive(Clone)]
 pub struct Edge {
     state: HttpState,
     router: axum::Router,
-    /// Whether hosts, origins and credentials are checked: everywhere but on an address for metrics alone.
+    /// Whether hosts, origins and credentials are checked. False only on the separate address for metrics.
     guarded: bool,
 }
 
 impl Edge {
-    /// Wraps a router.
+    /// Wraps the router of the API.
     pub fn new(state: HttpState, router: axum::Router) -> Self {
         Self { state, router, guarded: true }
     }
 
-    /// Wraps a router that serves whoever reaches its address.
+    /// Wraps a router without access control.
     pub fn unguarded(state: HttpState, router: axum::Router) -> Self {
         Self { state, router, guarded: false }
     }
@@ -86,7 +87,7 @@ impl Edge {
         request_span::extend_over_body(response)
     }
 
-    /// Answers what a frame of a WebSocket asks for, as the request it stands for. Who asks was let in before.
+    /// Answers the request that a frame of a WebSocket stands for. The caller was admitted when the socket was opened.
     pub fn frame(&self, request: Request, principal: Principal) -> impl Future<Output = Response> + Send {
         let request_id = request_id(&self.state, request.headers());
         let span = request_span::open(&request_id, request.method());
@@ -111,20 +112,20 @@ impl Edge {
         response
     }
 
-    /// An answer that no handler gave, as every other.
-    pub fn finished(&self, response: Response) -> Response {
+    /// Completes an answer that no handler gave, like all other answers.
+    pub fn finish_response(&self, response: Response) -> Response {
         let request_id = request_id(&self.state, &HeaderMap::new());
         request_span::open(&request_id, &Method::POST).in_scope(|| finish(response, &request_id, true))
     }
 
-    /// Finds out who calls and routes the request, for as long as that may take, and survives its panic.
+    /// Admits and routes the request. A timeout or a panic becomes an error answer.
     async fn answer(&self, mut request: Request, compressed: bool) -> Response {
         let router = self.router.clone();
         let waits = if request.uri().path() == POLL_PATH { MAX_WAIT } else { Duration::ZERO };
         let allowed = self.state.settings.timeouts.request + waits;
         let answering = async move {
             let (decision, admitted) =
-                if self.guarded { admit(&self.state, &mut request).await } else { (Decision::FREE, Ok(())) };
+                if self.guarded { admit(&self.state, &mut request).await } else { (Decision::UNLIMITED, Ok(())) };
             let mut response = match admitted {
                 Ok(()) => route(router, request, compressed).await,
                 Err(problem) => problem.into_response(),
@@ -155,7 +156,7 @@ impl Edge {
         metrics.request_duration_seconds.get_or_create(&labels).observe(took.as_secs_f64());
         let duration_ms = took.as_secs_f64() * 1_000.0;
         let status = status.as_u16();
-        // Whoever polls for events asked to wait.
+        // A long poll may wait for events, so its duration says nothing.
         let slow = took >= SLOW && route != POLL_PATH;
         if status >= 500 || slow {
             tracing::warn!(status, duration_ms, "answered");
@@ -180,14 +181,14 @@ async fn route(router: axum::Router, request: Request, compressed: bool) -> Resp
     response.map(Body::new)
 }
 
-/// Where the router leaves the template of the route it took, for the count.
+/// A slot in which the router stores the template of the matched route, for the metrics.
 #[derive(Clone, Debug, Default)]
 pub struct RouteSlot(std::sync::Arc<std::sync::OnceLock<MatchedPath>>);
 
 impl RouteSlot {
-    /// Notes the route of a request inside the router.
+    /// Stores the route of a request. Called inside the router.
     pub fn note(request: &mut Request) {
-        // Set once: a nested router would note the same path.
+        // Only the first call stores the route.
         if let (Some(slot), Some(path)) =
             (request.extensions().get::<Self>(), request.extensions().get::<MatchedPath>())
             && slot.0.set(path.clone()).is_ok()
@@ -208,7 +209,7 @@ fn request_id(state: &HttpState, headers: &HeaderMap) -> RequestId {
         .unwrap_or_else(|| state.app.request_ids.next())
 }
 
-/// What is checked before routing.
+/// The checks before admission and routing.
 fn check(state: &HttpState, request: &Request, guarded: bool) -> Result<(), Problem> {
     let headers = request.headers();
     let size_bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
@@ -216,12 +217,16 @@ fn check(state: &HttpState, request: &Request, guarded: bool) -> Result<(), Prob
         return Err(Problem::new(
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             "headers_too_large",
-            "all header fields together may have up to 32 KiB",
+            "All header fields together must have at most 32 KiB",
         ));
     }
     let uri = request.uri();
     if uri.path().len() + uri.query().map_or(0, str::len) > TARGET_LIMIT_BYTES {
-        return Err(Problem::new(StatusCode::URI_TOO_LONG, "uri_too_long", "the target may have up to 16 KiB"));
+        return Err(Problem::new(
+            StatusCode::URI_TOO_LONG,
+            "uri_too_long",
+            "The request target must have at most 16 KiB",
+        ));
     }
     match state.app.settings.access {
         _ if !guarded => Ok(()),
@@ -235,7 +240,8 @@ fn finish(mut response: Response, request_id: &RequestId, personal: bool) -> Res
     if status.is_client_error() || status.is_server_error() {
         let is_problem = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == PROBLEM_JSON);
         if !is_problem {
-            let problem = response.extensions_mut().remove::<Problem>().unwrap_or_else(|| Problem::of_status(status));
+            let problem =
+                response.extensions_mut().remove::<Problem>().unwrap_or_else(|| problem_without_cause(&response));
             let document = problem.render(request_id.as_str());
             let headers = response.headers_mut();
             headers.remove(header::CONTENT_ENCODING);
@@ -252,6 +258,15 @@ fn finish(mut response: Response, request_id: &RequestId, personal: bool) -> Res
     headers.insert("x-request-id", id);
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
+}
+
+/// The problem for an error answer that no handler wrote: one of axum or of a layer.
+fn problem_without_cause(response: &Response) -> Problem {
+    let allowed = response.headers().get(header::ALLOW).and_then(|allowed| allowed.to_str().ok());
+    match (response.status(), allowed) {
+        (StatusCode::METHOD_NOT_ALLOWED, Some(allowed)) => Problem::method_not_allowed(allowed),
+        (status, _) => Problem::of_status(status),
+    }
 }
 
 impl Service<Request> for Edge {

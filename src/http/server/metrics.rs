@@ -1,4 +1,4 @@
-//! `/metrics`: for loopback peers and API keys with the scope `admin`, or on an address of its own.
+//! `/metrics`: for loopback peers and API keys with the scope `admin`, or on a separate address.
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
@@ -9,10 +9,10 @@ use crate::http::access::admission::admit_to_metrics;
 use crate::http::bodies::problem::Problem;
 use crate::http::state::HttpState;
 
-/// What OpenMetrics text is called.
+/// The media type of the OpenMetrics text format.
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The metrics on the API's own address: for loopback peers and API keys with the scope `admin`; others find nothing here.
+/// The metrics on the address of the API: for loopback peers and API keys with the scope `admin`. Other callers get 404.
 pub async fn guarded(State(state): State<HttpState>, request: Request) -> Result<Response, Problem> {
     if state.settings.metrics_elsewhere {
         return Err(Problem::of_status(StatusCode::NOT_FOUND));
@@ -21,7 +21,7 @@ pub async fn guarded(State(state): State<HttpState>, request: Request) -> Result
     render(State(state)).await
 }
 
-/// The metrics on an address of their own, for whoever reaches it.
+/// The metrics on a separate address, without access control.
 pub async fn render(State(state): State<HttpState>) -> Result<Response, Problem> {
     let text = state.app.metrics.render().map_err(Error::internal)?;
     let mut response = text.into_response();

@@ -1,7 +1,8 @@
-//! Accepting connections, and ending them.
+//! Accepting and ending connections.
 //!
-//! Invariants: there are never more connections than the settings allow; one more is told so and closed. After the shutdown
-//! signal nothing new is accepted, what was accepted is answered, and after [`SHUTDOWN_TIMEOUT`] the rest is cut off.
+//! Invariants: the number of open connections never exceeds the setting; one more connection is answered with 503 and closed.
+//! After the shutdown signal no connection is accepted and requests that have arrived are answered. Connections that are still
+//! open after [`SHUTDOWN_TIMEOUT`] are closed.
 
 pub mod connection;
 pub mod edge;
@@ -36,21 +37,21 @@ use crate::base::tasks;
 use connection::{BodyWatch, Connection, canned};
 use edge::Edge;
 use router::{metrics_router, router};
-use upgrade::Place;
+use upgrade::ConnectionPermit;
 
-/// Bytes that hyper buffers of a head. More than the edge accepts, so that the edge's answer is the one given.
+/// The size of hyper's buffer for the head of a request. Larger than the limit of the edge, so that the edge answers.
 const HEAD_BUFFER_BYTES: usize = 128 * 1_024;
 /// How long connections may take to end after the shutdown signal.
 pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long to wait when the system has no more file descriptors.
+/// The pause after a failed accept, for example if there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// How long a browser may remember what CORS allows.
+/// How long a browser may cache the answer to a CORS preflight request.
 const CORS_MAX_AGE: Duration = Duration::from_secs(600);
 
-/// Serves until `shutdown` is ready, then stops what is live and ends the connections gracefully.
+/// Serves requests until `shutdown` is ready. Then it stops the delivery of events and ends the connections gracefully.
 ///
 /// # Errors
-/// When the router cannot be made.
+/// The router cannot be built.
 pub async fn serve(
     state: HttpState,
     listener: TcpListener,
@@ -60,10 +61,10 @@ pub async fn serve(
     let live = Arc::clone(&state.live);
     let edge = Edge::new(state.clone(), router(state.clone())?);
     let cors = cors(&state.settings.origins.cors_origins)?;
-    let service = Front { cors: cors.map(|cors| cors.layer(edge.clone())), edge };
+    let service = CorsEdge { cors: cors.map(|cors| cors.layer(edge.clone())), edge };
     let acceptor = Acceptor::new(state.clone());
     let metrics_edge = Edge::unguarded(state.clone(), metrics_router(state));
-    let others = async {
+    let metrics = async {
         match &metrics_listener {
             Some(listener) => acceptor.accept(listener, metrics_edge).await,
             None => std::future::pending().await,
@@ -71,7 +72,7 @@ pub async fn serve(
     };
     tokio::select! {
         () = acceptor.accept(&listener, service) => {}
-        () = others => {}
+        () = metrics => {}
         () = shutdown => {}
     }
     drop((listener, metrics_listener));
@@ -106,14 +107,14 @@ fn cors(origins: &[String]) -> Result<Option<CorsLayer>> {
     ))
 }
 
-/// The edge, with CORS for those who ask across origins: the layer would answer every OPTIONS itself.
+/// The edge, with the CORS layer for cross-origin requests only, because that layer would answer every OPTIONS request itself.
 #[derive(Clone)]
-struct Front {
+struct CorsEdge {
     edge: Edge,
     cors: Option<Cors<Edge>>,
 }
 
-impl tower::Service<Request> for Front {
+impl tower::Service<Request> for CorsEdge {
     type Response = Response;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
@@ -123,10 +124,10 @@ impl tower::Service<Request> for Front {
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let across = request.headers().contains_key(header::ORIGIN);
+        let cross_origin = request.headers().contains_key(header::ORIGIN);
         let preflight = request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
         match &self.cors {
-            Some(cors) if across && (preflight || request.method() != Method::OPTIONS) => {
+            Some(cors) if cross_origin && (preflight || request.method() != Method::OPTIONS) => {
                 let answering = cors.clone().oneshot(request);
                 Box::pin(answering)
             }
@@ -135,16 +136,16 @@ impl tower::Service<Request> for Front {
     }
 }
 
-/// A connection, counted until it is dropped.
+/// An open connection. It is counted until it is dropped.
 struct OpenConnection {
     metrics: Arc<Metrics>,
-    _place: Place,
+    _permit: ConnectionPermit,
 }
 
 impl OpenConnection {
-    fn count(metrics: Arc<Metrics>, place: Place) -> Self {
+    fn count(metrics: Arc<Metrics>, permit: ConnectionPermit) -> Self {
         metrics.connections.inc();
-        Self { metrics, _place: place }
+        Self { metrics, _permit: permit }
     }
 }
 
@@ -156,12 +157,12 @@ impl Drop for OpenConnection {
 
 struct Acceptor {
     state: HttpState,
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
 impl Acceptor {
     fn new(state: HttpState) -> Self {
-        Self { places: Arc::new(Semaphore::new(state.settings.connection_limit)), state }
+        Self { permits: Arc::new(Semaphore::new(state.settings.connection_limit)), state }
     }
 
     async fn accept<S, E>(&self, listener: &TcpListener, service: S)
@@ -174,8 +175,8 @@ impl Acceptor {
             match listener.accept().await {
                 Ok((stream, peer)) => self.take(stream, PeerAddress(peer), service.clone()),
                 Err(error) => {
-                    // Of a connection that is gone already, or for want of file descriptors: neither ends the server.
-                    tracing::debug!(%error, "a connection could not be accepted");
+                    // The connection is already gone, or there are no file descriptors left. The server continues.
+                    tracing::debug!(%error, "cannot accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -189,20 +190,20 @@ impl Acceptor {
         E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
     {
         let metrics = Arc::clone(&self.state.app.metrics);
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
             metrics.connections_refused.inc();
-            // The socket's buffer is empty, so this either fits at once or nobody is there to read it.
-            let detail = "too many connections are open: try again";
+            // The buffer of the new socket is empty, so the write succeeds unless the peer is gone.
+            let detail = "Too many connections are open; try again later";
             drop(stream.try_write(&canned(503, "Service Unavailable", "too_many_connections", detail)));
             return;
         };
         if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "a connection without TCP_NODELAY");
+            tracing::debug!(%error, "cannot set TCP_NODELAY on a connection");
         }
         let watch = BodyWatch::default();
         let (bodies, unread) = (watch.clone(), watch.clone());
-        let place = Place::new(place);
-        let kept = place.clone();
+        let permit = ConnectionPermit::new(permit);
+        let shared_permit = permit.clone();
         let service = service.map_response(move |mut response: Response| {
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 unread.upgrade();
@@ -215,7 +216,7 @@ impl Acceptor {
         let service = service.map_request(move |request: axum::http::Request<Incoming>| {
             let mut request = request.map(|body| bodies.watch(body));
             request.extensions_mut().insert(peer);
-            request.extensions_mut().insert(kept.clone());
+            request.extensions_mut().insert(shared_permit.clone());
             request
         });
         let timeouts = self.state.settings.timeouts;
@@ -227,7 +228,7 @@ impl Acceptor {
             .serve_connection(stream, TowerToHyperService::new(service));
         let connection = connection.with_upgrades();
         let stopped = self.state.live.stopped();
-        let open = OpenConnection::count(metrics, place);
+        let open = OpenConnection::count(metrics, permit);
         tasks::spawn("connection", async move {
             let _open = open;
             tokio::pin!(connection, stopped);
@@ -239,16 +240,16 @@ impl Acceptor {
                 }
             };
             if let Err(error) = outcome {
-                tracing::debug!(%error, "a connection ended");
+                tracing::debug!(%error, "a connection ended with an error");
             }
         });
     }
 
     async fn end(self) {
-        // Every place is free again when every connection has ended, sockets included.
+        // All permits are free when all connections have ended, including WebSockets.
         let all = u32::try_from(self.state.settings.connection_limit).unwrap_or(u32::MAX);
-        if tokio::time::timeout(SHUTDOWN_TIMEOUT, self.places.acquire_many(all)).await.is_err() {
-            tracing::warn!("some connections did not end in time and are cut off");
+        if tokio::time::timeout(SHUTDOWN_TIMEOUT, self.permits.acquire_many(all)).await.is_err() {
+            tracing::warn!("some connections did not end in time and are closed");
         }
     }
 }

@@ -1,6 +1,6 @@
-//! The OpenAPI 3.1 document, generated from the handlers' types, with the errors that every operation can answer.
+//! The OpenAPI 3.1 document: generated from the types of the handlers, plus the security and the errors of every operation.
 //!
-//! Invariant: what is added here is what `problem.rs`, `extract.rs` and `edge.rs` do to every request.
+//! Invariant: the errors added here are those that `problem.rs`, `extract.rs` and `edge.rs` can answer to every request.
 
 use axum::http::{Method, StatusCode};
 use utoipa::OpenApi;
@@ -27,8 +27,9 @@ use crate::http::routes::people::friends::{FriendState, RequestDirection};
 #[openapi(
     info(
         title = "Posthaste",
-        description = "A messaging API that people run themselves. Errors are RFC 9457 problem documents; lists are arrays \
-                       with a Link header; times are RFC 3339 in UTC with microseconds.",
+        description = "A self-hosted messaging API. Errors are problem documents (RFC 9457). Lists are JSON arrays; the \
+                       Link header has the address of the next page. Times are in RFC 3339 format, in UTC with \
+                       microseconds.",
         license(name = "MIT", identifier = "MIT"),
     ),
     components(schemas(
@@ -37,24 +38,25 @@ use crate::http::routes::people::friends::{FriendState, RequestDirection};
         ReportState, HasWord
     )),
     tags(
-        (name = "users", description = "People."),
-        (name = "sessions", description = "Logging in and out."),
+        (name = "users", description = "User accounts and profiles."),
+        (name = "sessions", description = "Logging in and logging out."),
         (name = "people", description = "Friends and blocks."),
-        (name = "administration", description = "API keys, bans, the audit log."),
-        (name = "live", description = "What happened, from one ordered log: by long poll, as server-sent events, on a WebSocket."),
-        (name = "messages", description = "Sending, and all messages of a user."),
-        (name = "conversations", description = "One conversation and what is in it."),
-        (name = "server", description = "What the server can do, and how it is."),
+        (name = "administration", description = "API keys, roles, bans, reports, statistics and the audit log."),
+        (name = "live", description = "Events from one ordered log, by long poll, as server-sent events or on a WebSocket. Typing and presence."),
+        (name = "messages", description = "Sending and reading messages."),
+        (name = "conversations", description = "Conversations, their members and their messages."),
+        (name = "integrations", description = "Outgoing webhooks and incoming webhooks."),
+        (name = "server", description = "Capabilities and health of the server."),
     ),
 )]
 struct Document;
 
-/// What the generated paths are merged into.
+/// The document without paths. The router adds those.
 pub fn base() -> utoipa::openapi::OpenApi {
     Document::openapi()
 }
 
-/// Adds to the generated document what holds for every operation.
+/// Adds to the generated document the security schemes and the errors of every operation.
 pub fn complete(mut document: utoipa::openapi::OpenApi, access: Access) -> utoipa::openapi::OpenApi {
     let bearer = SecurityScheme::Http(
         HttpBuilder::new()
@@ -64,7 +66,7 @@ pub fn complete(mut document: utoipa::openapi::OpenApi, access: Access) -> utoip
     );
     let act_as = SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::with_description(
         "X-Act-As",
-        "The user_name of the person whom a caller stands for that is no person itself: an API key, or open access.",
+        "The user_name of the user to act as. Only for callers that are not a user: API keys and open access.",
     )));
     let components = document.components.get_or_insert_default();
     components.add_security_scheme("bearer", bearer);
@@ -84,7 +86,7 @@ pub fn complete(mut document: utoipa::openapi::OpenApi, access: Access) -> utoip
             if let (Some("update_user"), Some(RefOr::T(body))) =
                 (operation.operation_id.as_deref(), &mut operation.request_body)
             {
-                // An absent body is an empty object, and every field of this one may be left out.
+                // An absent body counts as an empty object, and every field of this body is optional.
                 body.required = Some(Required::False);
             }
             if operation.operation_id.as_deref() == Some("list_users") {
@@ -121,23 +123,29 @@ fn method_of(method: &str) -> Method {
 
 fn add_errors(operation: &mut Operation, path: &str, method: &str, public: bool) {
     let mut errors = vec![
-        (StatusCode::BAD_REQUEST, "The query, the body or the request itself is malformed."),
-        (StatusCode::METHOD_NOT_ALLOWED, "The path knows other methods, named in `Allow`."),
+        (StatusCode::BAD_REQUEST, "The query, the body or the request is malformed."),
+        (
+            StatusCode::METHOD_NOT_ALLOWED,
+            "The path does not support this method. The header `Allow` lists the supported ones.",
+        ),
         (StatusCode::REQUEST_TIMEOUT, "The request took too long to arrive."),
-        (StatusCode::URI_TOO_LONG, "The target is longer than 16 KiB."),
-        (StatusCode::TOO_MANY_REQUESTS, "Too often: `Retry-After` says when to try again."),
-        (StatusCode::MISDIRECTED_REQUEST, "Open access was reached under a foreign host name."),
-        (StatusCode::UNPROCESSABLE_ENTITY, "A parameter or field is wrong: `errors` names each."),
+        (StatusCode::URI_TOO_LONG, "The request target is longer than 16 KiB."),
+        (StatusCode::TOO_MANY_REQUESTS, "Too many requests. The header `Retry-After` has the seconds to wait."),
+        (StatusCode::MISDIRECTED_REQUEST, "Under open access, the host name is not one of the server."),
+        (StatusCode::UNPROCESSABLE_ENTITY, "A parameter or a field is invalid. `errors` has an entry for each."),
         (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "The header fields are larger than 32 KiB."),
-        (StatusCode::INTERNAL_SERVER_ERROR, "A fault of the server."),
-        (StatusCode::SERVICE_UNAVAILABLE, "The server cannot do this now: `Retry-After` says when to try again."),
+        (StatusCode::INTERNAL_SERVER_ERROR, "An internal error of the server."),
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "The server cannot do this now. The header `Retry-After` has the seconds to wait.",
+        ),
     ];
     if !public {
-        errors.push((StatusCode::UNAUTHORIZED, "No valid credentials."));
+        errors.push((StatusCode::UNAUTHORIZED, "The credentials are missing or invalid."));
         errors.push((StatusCode::FORBIDDEN, "The caller may not do this."));
     }
     if path.contains('{') || method == "post" {
-        errors.push((StatusCode::NOT_FOUND, "It does not exist, or the caller may not see it."));
+        errors.push((StatusCode::NOT_FOUND, "The object does not exist, or the caller may not see it."));
     }
     if matches!(method, "post" | "put" | "patch") {
         errors.push((StatusCode::PAYLOAD_TOO_LARGE, "The body is larger than 256 KiB."));

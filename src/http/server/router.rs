@@ -1,4 +1,4 @@
-//! Which path goes to which handler.
+//! The routes: which path leads to which handler.
 
 use std::sync::Arc;
 
@@ -18,7 +18,8 @@ use crate::http::bodies::problem::Problem;
 use crate::http::routes::{conversations, events, identity, messages, operations, people, sending};
 use crate::http::state::HttpState;
 
-/// What Swagger UI may load: only what this server serves. Its own page styles itself inline.
+/// The Content-Security-Policy of Swagger UI: it may load only files of this server. Inline styles are allowed because its page
+/// uses them.
 const DOCS_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
                            connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
@@ -34,19 +35,19 @@ fn documented() -> OpenApiRouter<HttpState> {
         .merge(sending::routes())
 }
 
-/// The OpenAPI document as it is served.
+/// The OpenAPI document as JSON.
 ///
 /// # Errors
-/// When it cannot be written as JSON, which would be a fault of ours.
+/// The document cannot be written as JSON, which would be a bug.
 pub fn openapi_json(access: Access) -> Result<String, Error> {
     let (_, document) = documented().split_for_parts();
     openapi::complete(document, access).to_pretty_json().map_err(Error::internal)
 }
 
-/// Every route.
+/// Builds the router with all routes.
 ///
 /// # Errors
-/// As [`openapi_json`].
+/// Those of [`openapi_json`].
 pub fn router(state: HttpState) -> Result<Router, Error> {
     let document: Arc<str> = openapi_json(state.app.settings.access)?.into();
     let (router, _) = documented().split_for_parts();
@@ -66,7 +67,7 @@ pub fn router(state: HttpState) -> Result<Router, Error> {
     Ok(router.with_state(state))
 }
 
-/// The metrics, for an address of their own.
+/// The router of the separate address for metrics.
 pub fn metrics_router(state: HttpState) -> Router {
     Router::new().route("/metrics", get(metrics::render)).with_state(state)
 }

@@ -1,4 +1,4 @@
-//! What leaves HTTP with a request for another protocol.
+//! What a request for the WebSocket takes from its HTTP connection.
 
 use std::sync::Arc;
 
@@ -11,33 +11,33 @@ use super::edge::Edge;
 use crate::http::bodies::problem::Problem;
 use crate::http::state::HttpState;
 
-/// A place among the connections that may be open; free again once nobody holds it any more.
+/// The permit of one open connection. It is released when its last clone is dropped.
 #[derive(Clone)]
-pub struct Place(#[expect(dead_code, reason = "held, not read")] Arc<OwnedSemaphorePermit>);
+pub struct ConnectionPermit(#[expect(dead_code, reason = "held, not read")] Arc<OwnedSemaphorePermit>);
 
-impl Place {
-    /// A place that holds a permit.
+impl ConnectionPermit {
+    /// Wraps a permit of the semaphore.
     pub(super) fn new(permit: OwnedSemaphorePermit) -> Self {
         Self(Arc::new(permit))
     }
 }
 
-/// What a request for another protocol takes with it out of HTTP.
+/// The parts that the session of a WebSocket needs.
 pub struct Upgrade {
-    /// What answers the frames that stand for requests.
+    /// Answers the frames that stand for requests.
     pub edge: Edge,
-    /// Its place among the connections that may be open.
-    pub place: Place,
+    /// Keeps the connection counted as open.
+    pub permit: ConnectionPermit,
 }
 
 impl FromRequestParts<HttpState> for Upgrade {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &HttpState) -> Result<Self, Problem> {
-        match (parts.extensions.remove::<Edge>(), parts.extensions.remove::<Place>()) {
-            (Some(edge), Some(place)) => Ok(Self { edge, place }),
+        match (parts.extensions.remove::<Edge>(), parts.extensions.remove::<ConnectionPermit>()) {
+            (Some(edge), Some(permit)) => Ok(Self { edge, permit }),
             _ => {
-                let detail = "ask for a WebSocket: Connection: Upgrade, Upgrade: websocket";
+                let detail = "This path is a WebSocket; send Connection: Upgrade and Upgrade: websocket";
                 Err(Problem::new(StatusCode::BAD_REQUEST, "websocket_required", detail))
             }
         }

@@ -1,4 +1,4 @@
-//! Frames of a WebSocket: what a client sends, the request that a frame stands for, and the reply to it.
+//! Frames of the WebSocket: parsing a frame of a client, building the request that it stands for, and rendering the reply.
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -11,22 +11,22 @@ use serde_json::{Map, Value};
 use crate::base::error::FieldError;
 use crate::domain::people::presence;
 
-/// Bytes of an answer to a frame.
+/// The limit of the body of a reply.
 const REPLY_LIMIT_BYTES: usize = 4 * 1_024 * 1_024;
 
-/// A frame of a client.
+/// A frame from a client.
 #[derive(Deserialize)]
-pub struct Asked {
-    /// What the client asks for, such as `send`.
+pub struct ClientFrame {
+    /// The type of the frame, such as `send`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Comes back in the reply.
+    /// The `ref` of the frame, which the reply repeats.
     #[serde(rename = "ref", default)]
     pub reference: Option<Value>,
-    /// As the header `Idempotency-Key` of a request.
+    /// Used as the header `Idempotency-Key` of the request.
     #[serde(default)]
     pub idempotency_key: Option<String>,
-    /// The fields of the request.
+    /// All other fields: those of the request.
     #[serde(flatten)]
     pub rest: Map<String, Value>,
 }
@@ -41,14 +41,15 @@ struct Reply<'a> {
     body: Option<&'a RawValue>,
 }
 
-/// What a frame says of whether somebody is at the device.
-pub fn presence_of(asked: Asked) -> Result<presence::State, Vec<FieldError>> {
-    let mut rest = asked.rest;
+/// The presence state in a frame of the type `presence`.
+///
+/// # Errors
+/// The fields that are invalid.
+pub fn presence_of(frame: ClientFrame) -> Result<presence::State, Vec<FieldError>> {
+    let mut rest = frame.rest;
     let state = rest.remove("state");
-    let mut errors: Vec<FieldError> = rest
-        .keys()
-        .map(|name| FieldError::new(name.clone(), "unknown_field", "is not a field of this frame"))
-        .collect();
+    let mut errors: Vec<FieldError> =
+        rest.keys().map(|name| FieldError::new(name.clone(), "unknown_field", "unknown field")).collect();
     let state = state.as_ref().and_then(Value::as_str).and_then(presence::State::parse);
     match state.filter(|state| *state != presence::State::Offline) {
         Some(state) if errors.is_empty() => Ok(state),
@@ -60,19 +61,22 @@ pub fn presence_of(asked: Asked) -> Result<presence::State, Vec<FieldError>> {
     }
 }
 
-/// The request that a frame stands for, its `ref`, and whether it is answered in any case.
-pub fn request_of(asked: Asked) -> Result<(Request, Option<Value>, bool), Vec<FieldError>> {
-    let Asked { kind, reference, idempotency_key, mut rest } = asked;
-    let mut place = |what: &str| -> Result<String, Vec<FieldError>> {
+/// The request that a frame stands for, the `ref` of the frame, and whether the frame always gets a reply.
+///
+/// # Errors
+/// The fields that are invalid.
+pub fn request_of(frame: ClientFrame) -> Result<(Request, Option<Value>, bool), Vec<FieldError>> {
+    let ClientFrame { kind, reference, idempotency_key, mut rest } = frame;
+    let mut conversation_path = |resource: &str| -> Result<String, Vec<FieldError>> {
         let id = rest.remove("conversation_id").and_then(|id| id.as_i64()).filter(|id| *id > 0);
         let id =
             id.ok_or_else(|| vec![FieldError::new("conversation_id", "required", "must be the id of a conversation")])?;
-        Ok(format!("/api/conversations/{id}/{what}"))
+        Ok(format!("/api/conversations/{id}/{resource}"))
     };
     let (path, body, always) = match kind.as_str() {
         "send" => ("/api/messages".to_owned(), Value::Object(rest), true),
         "read" | "delivered" => {
-            let path = place("receipts")?;
+            let path = conversation_path("receipts")?;
             let Some(seq) = rest.remove("seq") else {
                 return Err(vec![FieldError::new("seq", "required", "must be the seq of a message")]);
             };
@@ -80,7 +84,7 @@ pub fn request_of(asked: Asked) -> Result<(Request, Option<Value>, bool), Vec<Fi
             rest.insert(field.to_owned(), seq);
             (path, Value::Object(rest), false)
         }
-        "typing" => (place("typing")?, Value::Object(rest), false),
+        "typing" => (conversation_path("typing")?, Value::Object(rest), false),
         _ => {
             let detail = "must be send, read, delivered, typing, presence or ping";
             return Err(vec![FieldError::new("type", "unknown_type", detail)]);
@@ -98,7 +102,7 @@ pub fn request_of(asked: Asked) -> Result<(Request, Option<Value>, bool), Vec<Fi
     Ok((request, reference, always))
 }
 
-/// The reply to a frame; none where the answer cannot be read.
+/// Renders the reply to a frame from the answer to its request. `None` if the answer cannot be read.
 pub async fn reply(reference: Option<&Value>, response: Response) -> Option<String> {
     let status = response.status().as_u16();
     let bytes = axum::body::to_bytes(response.into_body(), REPLY_LIMIT_BYTES).await.ok()?;

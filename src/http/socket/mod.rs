@@ -1,4 +1,4 @@
-//! The session of a WebSocket, and the frames it reads and writes.
+//! The WebSocket: its session, and the frames that it reads and writes.
 
 pub mod frames;
 pub mod session;

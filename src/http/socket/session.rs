@@ -1,9 +1,11 @@
 //! The session of `/api/ws`: events and requests on one WebSocket (RFC 6455).
 //!
-//! Invariants: what a frame asks for goes the way of a request, with its rules, limits and errors; one frame of a socket is
-//! worked on at a time, in their order, while events go on. A socket whose reader does not read is closed: with its cursor
-//! the reader loses nothing. Nothing that waits for the database delays the reading of the socket, so that heartbeats and
-//! answers to pings go on while the database is silent.
+//! Invariants:
+//! - A frame is handled like a request, with the same rules, limits and errors. The frames of a socket are handled one at a time
+//!   and in order. Events are delivered meanwhile.
+//! - A socket whose client does not read is closed. The client reconnects with its cursor and loses no event.
+//! - Work that waits for the database does not delay reading from the socket, so heartbeats and answers to pings continue while
+//!   the database is silent.
 
 use std::collections::VecDeque;
 use std::pin::{Pin, pin};
@@ -16,164 +18,167 @@ use futures_util::SinkExt;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::frames::{Asked, presence_of, reply, request_of};
+use super::frames::{ClientFrame, presence_of, reply, request_of};
 use crate::base::error::Error;
 use crate::domain::access::principal::Principal;
 use crate::http::access::admission::admit_frame;
-use crate::http::access::lease::{Lapse, Lease};
+use crate::http::access::lease::{LeaseEnd, StreamLease};
 use crate::http::bodies::answers::no_content;
 use crate::http::bodies::problem::Problem;
 use crate::http::server::edge::Edge;
-use crate::http::server::upgrade::Place;
+use crate::http::server::upgrade::ConnectionPermit;
 use crate::http::state::HttpState;
 use crate::live::{Here, Live, Next, Subscription};
 
-/// Bytes of one frame from a client: a message at its longest, with every character escaped.
+/// The limit of a frame from a client, in bytes: the longest message with every character escaped.
 pub const FRAME_LIMIT_BYTES: usize = 128 * 1_024;
-/// Bytes read at once from a socket. There may be thousands of idle ones.
+/// The size of the read buffer of a socket, in bytes. Small, because there may be thousands of idle sockets.
 pub const READ_BUFFER_BYTES: usize = 4 * 1_024;
-/// Bytes that are gathered before they are written to a socket, where events wait for each other. Taken when they are needed.
+/// The bytes that are collected before they are written to a socket, so that events are written together. Allocated when
+/// needed.
 pub const WRITE_BUFFER_BYTES: usize = 8 * 1_024;
-/// Events that are written before a socket is asked again what else there is.
-const EVENTS_AT_ONCE: usize = 64;
-/// Frames that may wait while one is worked on. Beyond it the socket is not read, and its pings wait too.
+/// Events that are written before other work of the socket gets its turn.
+const EVENTS_PER_WRITE: usize = 64;
+/// Frames that may wait while one is handled. At this limit the socket is not read, so its pings wait too.
 const FRAMES_WAITING_LIMIT: usize = 32;
-/// Bytes of the frames that may wait.
+/// The limit of the total size of waiting frames, in bytes.
 const FRAMES_WAITING_LIMIT_BYTES: usize = 2 * FRAME_LIMIT_BYTES;
-/// How much later than two heartbeats a socket from which nothing comes is closed.
+/// The time added to two heartbeats, after which a socket from which nothing arrives is closed.
 const HEARTBEAT_GRACE: Duration = Duration::from_millis(800);
-/// How long a frame may take to be written to a socket that takes nothing.
+/// How long writing a frame may take.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long the other side may take to close.
+/// How long the client may take to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-const RESTART: (u16, &str) = (1012, "the server restarts: come back with the cursor");
-const TOO_LARGE: (u16, &str) = (1009, "a frame may have up to 128 KiB");
-const NOT_UNDERSTOOD: (u16, &str) = (1003, "frames are text");
-const FAILED: (u16, &str) = (1011, "events cannot be read for now: come back with the cursor");
-const UNCONFIRMED: (u16, &str) = (1011, "credentials cannot be confirmed for now: come back with the cursor");
-const TOO_SLOW: (u16, &str) = (4008, "too slow: come back with the cursor, nothing is lost");
-const CREDENTIALS_ENDED: (u16, &str) = (4401, "the credentials do not hold any more");
-const HEARTBEAT_MISSED: (u16, &str) = (4408, "nothing was heard for two heartbeats");
+const RESTART: (u16, &str) = (1012, "the server restarts; reconnect with the cursor");
+const TOO_LARGE: (u16, &str) = (1009, "a frame must have at most 128 KiB");
+const NOT_UNDERSTOOD: (u16, &str) = (1003, "frames must be text");
+const FAILED: (u16, &str) = (1011, "events cannot be read now; reconnect with the cursor");
+const UNCONFIRMED: (u16, &str) = (1011, "credentials cannot be confirmed now; reconnect with the cursor");
+const TOO_SLOW: (u16, &str) = (4008, "too slow; reconnect with the cursor, no event is lost");
+const CREDENTIALS_ENDED: (u16, &str) = (4401, "the credentials are no longer valid");
+const HEARTBEAT_MISSED: (u16, &str) = (4408, "nothing was received for two heartbeats");
 
-/// The work on a frame; its outcome is the reply, where the frame gets one.
-type Working = Pin<Box<dyn Future<Output = Option<String>> + Send>>;
+/// The handling of a frame. The result is the reply, if the frame gets one.
+type FrameWork = Pin<Box<dyn Future<Output = Option<String>> + Send>>;
 
-/// Why a socket ends, and whether it is told.
+/// Why a session ends.
 enum End {
-    Told((u16, &'static str)),
-    /// The other side closed, or is gone.
-    Over,
+    /// The server closes the socket, with this code and reason.
+    Close((u16, &'static str)),
+    /// The client has closed the socket or is gone.
+    Gone,
 }
 
-/// A WebSocket that is open.
-pub struct Session {
-    /// Among the connections that may be open.
-    _place: Place,
+/// An open WebSocket.
+pub struct SocketSession {
+    /// Counts the socket as an open connection.
+    _permit: ConnectionPermit,
     state: HttpState,
     edge: Edge,
-    lease: Lease,
+    lease: StreamLease,
     socket: WebSocket,
-    /// That its reader is here.
-    here: Option<Here>,
-    /// When something came last.
-    heard: Instant,
-    /// When a ping went out last.
-    asked: Instant,
-    /// The frame that is worked on.
-    working: Option<Working>,
-    /// Frames that came meanwhile, each with its size in bytes; `None` is one that is malformed.
-    waiting: VecDeque<(usize, Option<Asked>)>,
+    /// Keeps the user online. `None` if the caller is not a user, or the client is gone.
+    presence: Option<Here>,
+    /// The time of the last frame from the client.
+    received_at: Instant,
+    /// The time of the last ping to the client.
+    pinged_at: Instant,
+    /// The frame that is being handled.
+    in_progress: Option<FrameWork>,
+    /// The frames that wait, each with its size in bytes. `None` is a malformed frame.
+    waiting: VecDeque<(usize, Option<ClientFrame>)>,
     waiting_bytes: usize,
-    /// Nothing more is read. The socket ends so once every frame before has been worked on.
+    /// If set, nothing more is read, and the session ends for this reason once all earlier frames are handled.
     ending: Option<End>,
 }
 
-impl Session {
-    /// A session on a socket that has just been opened.
-    pub fn new(state: HttpState, upgrade: (Edge, Place), lease: Lease, socket: WebSocket) -> Self {
+impl SocketSession {
+    /// Creates the session of a socket that has just been opened.
+    pub fn new(state: HttpState, upgrade: (Edge, ConnectionPermit), lease: StreamLease, socket: WebSocket) -> Self {
         let now = Instant::now();
-        let here = state.live.arrive(lease.principal().viewer());
-        let (edge, place) = upgrade;
+        let presence = state.live.arrive(lease.principal().viewer());
+        let (edge, permit) = upgrade;
         Self {
-            _place: place,
+            _permit: permit,
             state,
             edge,
             lease,
             socket,
-            here,
-            heard: now,
-            asked: now,
-            working: None,
+            presence,
+            received_at: now,
+            pinged_at: now,
+            in_progress: None,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             ending: None,
         }
     }
 
-    /// Delivers events and works on frames until the socket ends.
+    /// Delivers events and handles frames until the session ends.
     pub async fn run(mut self, subscription: Subscription, reset: Option<&'static str>) {
         let metrics = Arc::clone(&self.state.app.metrics);
         metrics.sockets.inc();
-        let end = self.talk(subscription, reset).await;
+        let end = self.run_until_end(subscription, reset).await;
         let close = async {
-            let told = match end {
-                End::Told((code, reason)) => {
+            let wait_for_close = match end {
+                End::Close((code, reason)) => {
                     let frame = CloseFrame { code, reason: reason.into() };
                     self.socket.send(Message::Close(Some(frame))).await.is_ok()
                 }
-                End::Over => true,
+                End::Gone => true,
             };
-            // RFC 6455, 5.5.1: a Close frame is answered. Ours is sent, and theirs answered, by reading on.
-            if told {
+            // RFC 6455, 5.5.1: both sides send a Close frame. Reading flushes ours and waits for that of the client.
+            if wait_for_close {
                 while let Some(Ok(_)) = self.socket.recv().await {}
             }
         };
-        // Who does not answer is cut off.
+        // A client that does not answer is disconnected.
         drop(tokio::time::timeout(CLOSE_TIMEOUT, close).await);
         metrics.sockets.dec();
     }
 
-    async fn talk(&mut self, mut subscription: Subscription, reset: Option<&'static str>) -> End {
+    async fn run_until_end(&mut self, mut subscription: Subscription, reset: Option<&'static str>) -> End {
         let heartbeat = self.heartbeat();
         let stopped = self.state.live.stopped();
         tokio::pin!(stopped);
         let (live, reader) = (Arc::clone(&self.state.live), self.lease.principal().clone());
-        let mut step = self.begin(&subscription.cursor(), reset).await;
+        let mut step = self.send_hello(&subscription.cursor(), reset).await;
         loop {
             let next = {
-                // Held while other work is done, because a read that is dropped and begun again may never end.
+                // This future is kept while other work is done: if it were dropped and created again each time, a slow read of
+                // the database might never finish.
                 let mut advancing = pin!(advance(&mut subscription, &live, &reader));
                 loop {
                     if let Err(end) = step {
                         return end;
                     }
-                    if self.working.is_none()
+                    if self.in_progress.is_none()
                         && self.waiting.is_empty()
                         && let Some(end) = self.ending.take()
                     {
                         return end;
                     }
-                    let look_at = self.look_at(heartbeat);
+                    let check_at = self.next_heartbeat_check(heartbeat);
                     step = tokio::select! {
                         next = &mut advancing, if self.ending.is_none() => break next,
-                        () = &mut stopped, if self.working.is_none() => Err(End::Told(RESTART)),
-                        lapse = self.lease.lapse() => Err(End::Told(match lapse {
-                            Lapse::Ended => CREDENTIALS_ENDED,
-                            Lapse::Unconfirmed => UNCONFIRMED,
+                        () = &mut stopped, if self.in_progress.is_none() => Err(End::Close(RESTART)),
+                        lease_end = self.lease.expired() => Err(End::Close(match lease_end {
+                            LeaseEnd::Invalid => CREDENTIALS_ENDED,
+                            LeaseEnd::Unconfirmed => UNCONFIRMED,
                         })),
-                        () = tokio::time::sleep_until(look_at), if self.is_reading() => self.look_after(heartbeat).await,
-                        reply = finished(&mut self.working) => {
-                            self.working = None;
+                        () = tokio::time::sleep_until(check_at), if self.is_reading() => self.check_heartbeat(heartbeat).await,
+                        reply = frame_done(&mut self.in_progress) => {
+                            self.in_progress = None;
                             match reply {
                                 Some(reply) => self.write(Message::Text(reply.into())).await,
                                 None => Ok(()),
                             }
                         }
-                        frame = self.socket.recv(), if self.is_reading() => self.take(frame).await,
+                        frame = self.socket.recv(), if self.is_reading() => self.receive(frame).await,
                     };
                     if step.is_ok() {
-                        step = self.work_on().await;
+                        step = self.start_waiting_frames().await;
                     }
                 }
             };
@@ -181,23 +186,23 @@ impl Session {
         }
     }
 
-    /// Whether the next frame is read: the socket has not ended, and few frames wait.
+    /// Whether the next frame is read: the session is not ending, and few frames wait.
     fn is_reading(&self) -> bool {
         self.ending.is_none()
             && self.waiting.len() < FRAMES_WAITING_LIMIT
             && self.waiting_bytes < FRAMES_WAITING_LIMIT_BYTES
     }
 
-    /// The time between two pings: not the same for all, so that thousands that came back at once are not asked at once.
+    /// The time between two pings. It varies, so that thousands of sockets that reconnected together are not pinged together.
     fn heartbeat(&self) -> Duration {
         let base = self.state.settings.timeouts.heartbeat;
         let [random] = self.state.app.rng.bytes::<1>().unwrap_or([128]);
         base.mul_f64(0.8 + 0.2 * f64::from(random) / 255.0)
     }
 
-    async fn begin(&mut self, cursor: &str, reset: Option<&'static str>) -> Result<(), End> {
+    async fn send_hello(&mut self, cursor: &str, reset: Option<&'static str>) -> Result<(), End> {
         if let Some(reason) = reset {
-            self.say(&json!({"type": "reset", "reason": reason})).await?;
+            self.send_json(&json!({"type": "reset", "reason": reason})).await?;
         }
         let hello = json!({
             "type": "hello",
@@ -205,29 +210,29 @@ impl Session {
             "heartbeat_ms": self.state.settings.timeouts.heartbeat.as_millis() as u64,
             "user_name": self.lease.principal().person().map(|person| &person.user_name),
         });
-        self.say(&hello).await
+        self.send_json(&hello).await
     }
 
-    /// Writes an event and those in memory behind it, and sends them off together.
+    /// Writes an event together with the following ones that are in memory.
     async fn deliver(&mut self, next: Result<Next, Error>, subscription: &mut Subscription) -> Result<(), End> {
         let mut frame = match next {
             Ok(Next::Event(frame)) => frame,
-            Ok(Next::TooSlow) => return Err(End::Told(TOO_SLOW)),
-            Ok(Next::Reset) => return self.begin(&subscription.cursor(), Some("cursor_expired")).await,
+            Ok(Next::TooSlow) => return Err(End::Close(TOO_SLOW)),
+            Ok(Next::Reset) => return self.send_hello(&subscription.cursor(), Some("cursor_expired")).await,
             Err(error) => {
-                tracing::warn!(%error, "a socket's events could not be read");
-                return Err(End::Told(FAILED));
+                tracing::warn!(%error, "cannot read the events of a socket");
+                return Err(End::Close(FAILED));
             }
         };
         let mut written = 0;
         loop {
             let text = Utf8Bytes::try_from(frame.text()).map_err(|error| {
-                tracing::error!(%error, "an event is no UTF-8");
-                End::Told(FAILED)
+                tracing::error!(%error, "an event is not UTF-8");
+                End::Close(FAILED)
             })?;
-            patiently(self.socket.feed(Message::Text(text)), subscription.overflowed()).await?;
+            write_or_end(self.socket.feed(Message::Text(text)), subscription.overflowed()).await?;
             written += 1;
-            if written == EVENTS_AT_ONCE {
+            if written == EVENTS_PER_WRITE {
                 break;
             }
             match subscription.next_in_memory() {
@@ -235,125 +240,125 @@ impl Session {
                 None => break,
             }
         }
-        patiently(self.socket.flush(), subscription.overflowed()).await
+        write_or_end(self.socket.flush(), subscription.overflowed()).await
     }
 
-    /// When the other side is to be looked after next.
-    fn look_at(&self, heartbeat: Duration) -> Instant {
-        (self.heard.max(self.asked) + heartbeat).min(self.heard + heartbeat * 2 + HEARTBEAT_GRACE)
+    /// The time of the next heartbeat check.
+    fn next_heartbeat_check(&self, heartbeat: Duration) -> Instant {
+        (self.received_at.max(self.pinged_at) + heartbeat).min(self.received_at + heartbeat * 2 + HEARTBEAT_GRACE)
     }
 
-    /// Pings the other side, or finds that it is gone.
-    async fn look_after(&mut self, heartbeat: Duration) -> Result<(), End> {
-        if self.heard.elapsed() >= heartbeat * 2 + HEARTBEAT_GRACE {
-            return Err(End::Told(HEARTBEAT_MISSED));
+    /// Pings the client, or ends the session if nothing has been received for too long.
+    async fn check_heartbeat(&mut self, heartbeat: Duration) -> Result<(), End> {
+        if self.received_at.elapsed() >= heartbeat * 2 + HEARTBEAT_GRACE {
+            return Err(End::Close(HEARTBEAT_MISSED));
         }
-        self.asked = Instant::now();
+        self.pinged_at = Instant::now();
         self.write(Message::Ping(axum::body::Bytes::new())).await
     }
 
-    async fn say(&mut self, value: &Value) -> Result<(), End> {
+    async fn send_json(&mut self, value: &Value) -> Result<(), End> {
         self.write(Message::Text(value.to_string().into())).await
     }
 
     async fn write(&mut self, message: Message) -> Result<(), End> {
-        if matches!(self.ending, Some(End::Over)) {
+        if matches!(self.ending, Some(End::Gone)) {
             return Ok(());
         }
-        patiently(self.socket.send(message), std::future::pending()).await
+        write_or_end(self.socket.send(message), std::future::pending()).await
     }
 
-    /// Answers a ping at once; any other frame waits for its turn.
-    async fn take(&mut self, frame: Option<Result<Message, axum::Error>>) -> Result<(), End> {
+    /// Answers a ping immediately. Any other frame is queued.
+    async fn receive(&mut self, frame: Option<Result<Message, axum::Error>>) -> Result<(), End> {
         let message = match frame {
-            None => return self.end(End::Over),
+            None => return self.stop_reading(End::Gone),
             Some(Err(error)) => {
                 let too_large = error.to_string().contains("too long");
-                return self.end(if too_large { End::Told(TOO_LARGE) } else { End::Over });
+                return self.stop_reading(if too_large { End::Close(TOO_LARGE) } else { End::Gone });
             }
             Some(Ok(message)) => message,
         };
-        self.heard = Instant::now();
+        self.received_at = Instant::now();
         let text = match message {
             Message::Text(text) => text,
-            Message::Binary(_) => return self.end(End::Told(NOT_UNDERSTOOD)),
+            Message::Binary(_) => return self.stop_reading(End::Close(NOT_UNDERSTOOD)),
             Message::Ping(_) | Message::Pong(_) => return Ok(()),
-            Message::Close(_) => return self.end(End::Over),
+            Message::Close(_) => return self.stop_reading(End::Gone),
         };
-        let asked: Option<Asked> = serde_json::from_str(text.as_str()).ok();
-        if asked.as_ref().is_some_and(|asked| asked.kind == "ping") {
-            return self.say(&json!({"type": "pong"})).await;
+        let client_frame: Option<ClientFrame> = serde_json::from_str(text.as_str()).ok();
+        if client_frame.as_ref().is_some_and(|client_frame| client_frame.kind == "ping") {
+            return self.send_json(&json!({"type": "pong"})).await;
         }
         self.waiting_bytes += text.as_str().len();
-        self.waiting.push_back((text.as_str().len(), asked));
+        self.waiting.push_back((text.as_str().len(), client_frame));
         Ok(())
     }
 
-    /// Reads nothing more. What was read before is still worked on: its sender cannot know that it was not.
-    fn end(&mut self, end: End) -> Result<(), End> {
-        if matches!(end, End::Over) {
-            self.here = None;
+    /// Stops reading. Frames that were read before are still handled, because the client cannot know whether they were.
+    fn stop_reading(&mut self, end: End) -> Result<(), End> {
+        if matches!(end, End::Gone) {
+            self.presence = None;
         }
         self.ending = Some(end);
         Ok(())
     }
 
-    /// Takes up the frames that wait, until there is one that takes time.
-    async fn work_on(&mut self) -> Result<(), End> {
-        while self.working.is_none()
-            && let Some((size_bytes, asked)) = self.waiting.pop_front()
+    /// Handles waiting frames until one of them needs to wait itself.
+    async fn start_waiting_frames(&mut self) -> Result<(), End> {
+        while self.in_progress.is_none()
+            && let Some((size_bytes, client_frame)) = self.waiting.pop_front()
         {
             self.waiting_bytes -= size_bytes;
-            self.working = self.begin_work(asked).await?;
+            self.in_progress = self.start_frame(client_frame).await?;
         }
         Ok(())
     }
 
-    async fn begin_work(&mut self, asked: Option<Asked>) -> Result<Option<Working>, End> {
-        let Some(asked) = asked else {
-            let detail = "must be a JSON object with a type: send, read, delivered, typing, presence or ping";
+    async fn start_frame(&mut self, client_frame: Option<ClientFrame>) -> Result<Option<FrameWork>, End> {
+        let Some(client_frame) = client_frame else {
+            let detail = "must be a JSON object whose type is send, read, delivered, typing, presence or ping";
             return self.refuse(None, Error::invalid("type", "malformed_frame", detail)).await;
         };
         let principal = self.lease.principal().clone();
-        let reference = asked.reference.clone();
+        let reference = client_frame.reference.clone();
         if let Some(problem) = admit_frame(&self.state, &principal) {
             return self.answer(reference.as_ref(), problem).await;
         }
-        if asked.kind == "presence" {
-            let said = presence_of(asked).map(|state| principal.require_person().map(|_| state));
-            return match said.map_err(Error::Invalid).flatten() {
+        if client_frame.kind == "presence" {
+            let state = presence_of(client_frame).map(|state| principal.require_person().map(|_| state));
+            return match state.map_err(Error::Invalid).flatten() {
                 Ok(state) => {
-                    if let Some(here) = &mut self.here {
-                        here.say(state);
+                    if let Some(guard) = &mut self.presence {
+                        guard.say(state);
                     }
                     if reference.is_none() { Ok(None) } else { self.respond(reference.as_ref(), no_content()).await }
                 }
                 Err(error) => self.refuse(reference, error).await,
             };
         }
-        match request_of(asked) {
+        match request_of(client_frame) {
             Ok((request, reference, always)) => {
                 let edge = self.edge.clone();
                 Ok(Some(Box::pin(async move {
                     let response = edge.frame(request, principal).await;
-                    let told = always || reference.is_some() || !response.status().is_success();
-                    if told { reply(reference.as_ref(), response).await } else { None }
+                    let replies = always || reference.is_some() || !response.status().is_success();
+                    if replies { reply(reference.as_ref(), response).await } else { None }
                 })))
             }
             Err(errors) => self.refuse(reference, Error::Invalid(errors)).await,
         }
     }
 
-    async fn refuse(&mut self, reference: Option<Value>, error: Error) -> Result<Option<Working>, End> {
+    async fn refuse(&mut self, reference: Option<Value>, error: Error) -> Result<Option<FrameWork>, End> {
         self.answer(reference.as_ref(), Problem::from(error)).await
     }
 
-    async fn answer(&mut self, reference: Option<&Value>, problem: Problem) -> Result<Option<Working>, End> {
+    async fn answer(&mut self, reference: Option<&Value>, problem: Problem) -> Result<Option<FrameWork>, End> {
         self.respond(reference, problem.into_response()).await
     }
 
-    async fn respond(&mut self, reference: Option<&Value>, response: Response) -> Result<Option<Working>, End> {
-        let response = self.edge.finished(response);
+    async fn respond(&mut self, reference: Option<&Value>, response: Response) -> Result<Option<FrameWork>, End> {
+        let response = self.edge.finish_response(response);
         if let Some(text) = reply(reference, response).await {
             self.write(Message::Text(text.into())).await?;
         }
@@ -361,7 +366,7 @@ impl Session {
     }
 }
 
-/// Waits for the next event. Where the log is another one, the subscription has begun anew when this returns.
+/// Waits for the next event. If the event log was replaced, the subscription has been opened again when this returns.
 async fn advance(subscription: &mut Subscription, live: &Arc<Live>, reader: &Principal) -> Result<Next, Error> {
     let next = subscription.next().await?;
     if matches!(next, Next::Reset) {
@@ -370,23 +375,23 @@ async fn advance(subscription: &mut Subscription, live: &Arc<Live>, reader: &Pri
     Ok(next)
 }
 
-/// What the frame that is worked on comes to; waits for ever where there is none.
-async fn finished(working: &mut Option<Working>) -> Option<String> {
-    match working {
-        Some(working) => working.await,
+/// Waits for the frame that is being handled. Without one, it waits forever.
+async fn frame_done(in_progress: &mut Option<FrameWork>) -> Option<String> {
+    match in_progress {
+        Some(work) => work.await,
         None => std::future::pending().await,
     }
 }
 
-/// Writes, unless the reader does not read.
-async fn patiently(
+/// Waits for a write. Ends the session if the client does not read.
+async fn write_or_end(
     write: impl Future<Output = Result<(), axum::Error>>,
     overflowed: impl Future<Output = ()>,
 ) -> Result<(), End> {
     tokio::select! {
         biased;
-        written = write => written.map_err(|_| End::Over),
-        () = overflowed => Err(End::Told(TOO_SLOW)),
-        () = tokio::time::sleep(WRITE_TIMEOUT) => Err(End::Told(TOO_SLOW)),
+        written = write => written.map_err(|_| End::Gone),
+        () = overflowed => Err(End::Close(TOO_SLOW)),
+        () = tokio::time::sleep(WRITE_TIMEOUT) => Err(End::Close(TOO_SLOW)),
     }
 }

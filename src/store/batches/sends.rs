@@ -91,7 +91,9 @@ pub async fn append(conn: &mut Conn, append: Append<'_>, unrevoked_since: Option
         events::append(conn, &events).await?;
         let last = revocations::last_position(conn).await?;
         return match unrevoked_since {
-            Some(position) if position != last => Err(Error::Rerun("something was revoked meanwhile".into())),
+            Some(position) if position != last => {
+                Err(Error::Rerun("credentials were revoked during the transaction".into()))
+            }
             _ => Ok(()),
         };
     }
@@ -254,7 +256,7 @@ pub struct Note<'a> {
 pub async fn note(conn: &mut Conn, conversation: ConversationId, note: &Note<'_>) -> Result<NewEvent<'static>> {
     let (heads, ids) = lock_and_number(conn, &[conversation.0], 1).await?;
     let (Some(head), Some(id)) = (heads.first(), ids.first()) else {
-        return Err(Error::internal("a system message for a conversation that is not there"));
+        return Err(Error::internal("the conversation of a system message does not exist"));
     };
     let head = Head {
         last_seq: head.last_seq + 1,

@@ -71,7 +71,10 @@ pub fn check(file: &Path, report: Report<'_>) -> Result<Found> {
     if end.starts_with(LINE_START.as_bytes()) {
         open.seek(SeekFrom::Start(0)).map_err(io)?;
         if end != line(&mut open, content_length, report).map_err(io)? {
-            return Err(unusable(file, "its content does not match the digest at its end: it was damaged or changed"));
+            return Err(unusable(
+                file,
+                "its content does not match the digest at its end, so it was damaged or changed",
+            ));
         }
         return Ok(Found::Matches { bytes: content_length });
     }
@@ -80,7 +83,7 @@ pub fn check(file: &Path, report: Report<'_>) -> Result<Found> {
         return Err(unusable(file, what));
     }
     if header[APPLICATION_ID_OFFSET..].starts_with(&APPLICATION_ID.to_be_bytes()) {
-        return Err(unusable(file, "the digest that must end it is not there: it was cut short, damaged or changed"));
+        return Err(unusable(file, "the digest at its end is missing, so it was truncated, damaged or changed"));
     }
     Ok(Found::NoDigest)
 }

@@ -35,7 +35,7 @@ const NOT_COPIED: &[&str] = &["schema_migrations", "messaging_sequence"];
 /// When the source cannot be read, or the file cannot be written or synced. An incomplete file is removed.
 pub async fn backup(source: &Location, file: &Path, environment: Environment, report: Report<'_>) -> Result<()> {
     if file.exists() {
-        return Err(Error::internal(format!("{} exists already: name a new file", file.display())));
+        return Err(Error::internal(format!("{} exists already; choose a new file", file.display())));
     }
     let partial = with_suffix(file, ".partial");
     remove_database(&partial)?;
@@ -85,7 +85,8 @@ pub fn inspect(file: &Path, thorough: bool, report: Report<'_>) -> Result<Inspec
     let schema_version = check_structure(file, thorough)?;
     if schema_version > migrations::NEWEST {
         let newest = migrations::NEWEST;
-        let reason = format!("its schema version is {schema_version}, and this program knows only up to {newest}");
+        let reason =
+            format!("its schema version is {schema_version}, but this program supports versions up to {newest}");
         return Err(unusable(file, reason));
     }
     Ok(Inspected { digest, schema_version })
@@ -175,7 +176,7 @@ async fn restore_staged(
             let names: Vec<&str> = tables.iter().map(|table| &*table.name).chain(["messaging_sequence"]).collect();
             replace_rows(path, staged, old.then_some(kept.as_path()), &names, report)?;
             sync_folder_of(path).map_err(|error| {
-                Error::unavailable(format!("the backup was restored, but may be gone after a power cut: {error}"))
+                Error::unavailable(format!("the backup was restored, but a power failure could undo this: {error}"))
             })?;
             Ok(old.then(|| kept.display().to_string()))
         }
@@ -247,7 +248,9 @@ async fn copy_postgres_into_file(
     )
     .await?;
     if migrations::version(&mut conn).await? != Some(migrations::NEWEST) {
-        return Err(Error::internal("the database's schema is not of this version: start this version's server once"));
+        return Err(Error::internal(
+            "the schema version of the database is not the one of this program; start this server once",
+        ));
     }
     file.script("BEGIN; DELETE FROM event_log; DELETE FROM server_state").await?;
     let tables = tables(&mut file).await?;

@@ -150,13 +150,13 @@ async fn verify(conn: &mut Conn) -> Result<()> {
     for (version, found) in applied {
         let Some(known) = MIGRATIONS.iter().find(|migration| migration.version == version) else {
             return Err(Error::internal(format!(
-                "this database has schema version {version}, and this program knows only up to {NEWEST}: start the newer \
-                 Posthaste that it was used with, or restore a backup made before"
+                "this database has schema version {version}, but this program supports versions up to {NEWEST}. Use the newer \
+                 Posthaste, or restore a backup that was made before the upgrade"
             )));
         };
         if checksum(known) != found {
             return Err(Error::internal(format!(
-                "schema version {version} of this database is not the one this program knows: it was made by a changed build"
+                "schema version {version} of this database differs from the one of this program: a changed build has made it"
             )));
         }
     }
@@ -214,7 +214,7 @@ async fn refuse_foreign_tables(conn: &mut Conn) -> Result<()> {
     };
     if conn.one(tables, &[], |row| row.i64(0)).await? > 0 {
         return Err(Error::internal(format!(
-            "{place} holds tables that are neither Posthaste's nor the seed's: name another database"
+            "{place} contains tables that are neither Posthaste's nor the seed's. Use another database"
         )));
     }
     Ok(())

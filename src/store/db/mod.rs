@@ -213,7 +213,7 @@ impl Db {
     /// A connection outside any transaction, for a command that begins its own transactions. Only on PostgreSQL.
     pub(crate) async fn connection(&self) -> Result<Conn> {
         match self {
-            Self::Sqlite(_) => Err(Error::internal("SQLite's connections stay on their threads")),
+            Self::Sqlite(_) => Err(Error::internal("a SQLite connection cannot leave its thread")),
             Self::Postgres(database) => Ok(Conn::Postgres(database.connection(postgres::Purpose::Maintenance).await?)),
         }
     }
@@ -226,7 +226,7 @@ impl Db {
         limit: Duration,
     ) -> Result<()> {
         match self {
-            Self::Sqlite(_) => Err(Error::internal("SQLite's connections stay on their threads")),
+            Self::Sqlite(_) => Err(Error::internal("a SQLite connection cannot leave its thread")),
             Self::Postgres(database) => database.execute_outside_transaction(sql, parameters, limit).await,
         }
     }
@@ -365,7 +365,7 @@ impl Conn {
     {
         self.first(sql, parameters, read)
             .await?
-            .ok_or_else(|| Error::internal(format!("no row where one must be: {sql}")))
+            .ok_or_else(|| Error::internal(format!("the statement returned no row: {sql}")))
     }
 
     /// Like [`Conn::one`], for the last statement of a transaction. On PostgreSQL the COMMIT is sent together with it, which
@@ -386,7 +386,8 @@ impl Conn {
             Self::Sqlite(_) => self.one(sql, parameters, read).await,
             Self::Postgres(connection) => {
                 let found = connection.query_and_commit(sql, parameters).await?;
-                let row = found.first().ok_or_else(|| Error::internal(format!("no row where one must be: {sql}")))?;
+                let row =
+                    found.first().ok_or_else(|| Error::internal(format!("the statement returned no row: {sql}")))?;
                 read_row(&Row::Postgres(row), parameters, read)
             }
         }
@@ -540,7 +541,7 @@ impl Row<'_> {
             "BOOLEAN" => OwnedValue::Bool(self.bool(column)?),
             "TIMESTAMPTZ" => OwnedValue::Time(self.option_time(column)?),
             other => {
-                return Err(Error::internal(format!("a column has the type {other}, which no copy knows")));
+                return Err(Error::internal(format!("a column has the type {other}, which a backup cannot copy")));
             }
         })
     }

@@ -41,14 +41,14 @@ impl Location {
         if let Some(path) = url.strip_prefix("sqlite:") {
             let path = path.strip_prefix("//").unwrap_or(path);
             if path.is_empty() {
-                return Err("the database URL names no file: write sqlite:PATH".into());
+                return Err("The database URL has no file; write sqlite:PATH".into());
             }
             return Ok(Self::Sqlite(path.into()));
         }
         if url.starts_with("postgres://") || url.starts_with("postgresql://") {
             return Ok(Self::Postgres(url.to_owned()));
         }
-        Err("the database URL must begin with sqlite: or postgres://".into())
+        Err("The database URL must begin with sqlite: or postgres://".into())
     }
 }
 

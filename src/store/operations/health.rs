@@ -130,7 +130,7 @@ pub async fn compare(source: Source<'_>, report: &mut (dyn FnMut(u64) + Send)) -
 /// The last place of a batch. It must be after the previous place: damaged keys could lead back to rows that were already
 /// read, and the comparison would never end.
 fn last_place<T: PartialOrd>(before: T, last: T) -> Result<T> {
-    if last > before { Ok(last) } else { Err(Error::internal("the rows are not in the order of their keys")) }
+    if last > before { Ok(last) } else { Err(Error::internal("the rows are not in key order")) }
 }
 
 impl Compared {

@@ -119,7 +119,7 @@ impl Conn {
             return Ok(());
         }
         if self.failed {
-            return Err(Error::internal("a unit of work went on after a statement that failed"));
+            return Err(Error::internal("a unit of work continued after a failed statement"));
         }
         if self.begin_due && self.queued.is_empty() {
             self.begin_due = false;
@@ -151,7 +151,7 @@ impl Conn {
         work: impl AsyncFnOnce(&PoolEntry) -> Result<T, tokio_postgres::Error>,
     ) -> Result<T> {
         if self.pooled.is_broken() {
-            return Err(Error::unavailable("the database connection was lost"));
+            return Err(Error::unavailable("the connection to PostgreSQL was lost"));
         }
         let begin = std::mem::take(&mut self.begin_due).then(|| match self.purpose {
             Purpose::Request => BEGIN.as_str(),
@@ -177,7 +177,7 @@ impl Conn {
         let Ok(answer) = answer else {
             // The answer may still arrive, so the connection stays busy.
             self.pooled.mark_all_broken("a statement got no answer in time");
-            return Err(Error::unavailable("the database took too long to answer"));
+            return Err(Error::unavailable("PostgreSQL took too long to answer"));
         };
         self.pooled.busy = false;
         answer.map_err(|error| self.fail(error))

@@ -100,7 +100,7 @@ impl Target {
         let count = config.get_hosts().len().max(config.get_hostaddrs().len());
         let ports = config.get_ports().len();
         if count == 0 || ports > 1 && ports != count {
-            return Err(Error::internal("the PostgreSQL URL names no host, or not as many ports as hosts"));
+            return Err(Error::internal("the PostgreSQL URL has no host, or the numbers of hosts and ports differ"));
         }
         let wanted_attributes = config.get_target_session_attrs();
         let at_random = config.get_load_balance_hosts() == LoadBalanceHosts::Random;
@@ -130,7 +130,7 @@ impl Target {
                     return Ok(client);
                 }
                 Ok(Err(failure)) => failure,
-                Err(_) => Refusal::Other("the server took too long to accept a connection".into()),
+                Err(_) => Refusal::Other("PostgreSQL took too long to accept a connection".into()),
             };
             full |= matches!(failure, Refusal::Full(_));
             failures.push(if self.hosts.len() == 1 {
@@ -154,12 +154,15 @@ impl Target {
         let client = ClientWrapper::new(client, drive(connection));
         let checked = check_server(&client).await.map_err(connect_error)?;
         if self.wanted_attributes == TargetSessionAttrs::ReadWrite && checked.read_only {
-            return Err(Refusal::Other("the server takes no writes: it is a standby, or was made read-only (a command that only reads, such as backup, \
-                 takes it with ?target_session_attrs=any)".into()));
+            return Err(Refusal::Other(
+                "PostgreSQL is read-only: it is a standby, or is configured so. For a command that \
+                 only reads, such as backup, add ?target_session_attrs=any to the URL"
+                    .into(),
+            ));
         }
         if self.wanted_attributes == TargetSessionAttrs::ReadOnly && !checked.read_only {
             return Err(Refusal::Other(
-                "the server takes writes, and target_session_attrs asks for one that does not".into(),
+                "PostgreSQL accepts writes, but target_session_attrs asks for a read-only server".into(),
             ));
         }
         if checked.foreign_statements {
@@ -167,7 +170,9 @@ impl Target {
         }
         if !allow_unsafe_storage && !checked.unsafe_settings.is_empty() {
             let found = checked.unsafe_settings.join("; ");
-            return Err(Refusal::Other(format!("{found}; --allow-unsafe-storage accepts it as it is")));
+            return Err(Refusal::Other(format!(
+                "{found}; change this setting, or accept it with --allow-unsafe-storage"
+            )));
         }
         Ok(client)
     }
@@ -259,7 +264,7 @@ async fn check_server(client: &Client) -> Result<ServerCheck, tokio_postgres::Er
     for (name, lost) in [
         ("fsync", "a crash of the machine can destroy the database"),
         ("full_page_writes", "a crash of the machine can destroy pages of the database"),
-        ("synchronous_commit", "a crash of the server loses what was acknowledged last"),
+        ("synchronous_commit", "a crash of PostgreSQL loses the last acknowledged writes"),
     ] {
         if is(name, "off") {
             unsafe_settings.push(format!(
@@ -329,7 +334,8 @@ impl managed::Manager for Manager {
         let drive = |connection: ConnectionDriver| {
             tokio::spawn(async move {
                 if let Err(error) = connection.await {
-                    tracing::debug!(%error, "a database connection ended");
+                    let reason = connect_error(error);
+                    tracing::debug!(error = reason.text(), "a connection to PostgreSQL ended");
                 }
             })
         };
@@ -351,10 +357,10 @@ impl managed::Manager for Manager {
                 // A firewall that has dropped one idle connection has probably dropped all of them.
                 if self.retire_generation(entry.generation) {
                     let reason = match outcome {
-                        Ok(Err(error)) => error.to_string(),
+                        Ok(Err(error)) => connect_error(error).text().to_owned(),
                         _ => "no answer".to_owned(),
                     };
-                    tracing::warn!(reason, "an idle database connection did not answer: replacing all connections");
+                    tracing::warn!(reason, "an idle connection to PostgreSQL failed, so all connections are replaced");
                 }
                 Err(RecycleError::message("dead"))
             }

@@ -104,7 +104,7 @@ impl Database {
         loop {
             let mut connection = C::from(self.connection(Purpose::Request).await?);
             if tokio::time::timeout(WORK_TIMEOUT, unit.run(&mut connection)).await.is_err() {
-                unit.fail(Error::unavailable("the database took too long to answer"));
+                unit.fail(Error::unavailable("PostgreSQL took too long to answer"));
             }
             let again = should_run_again(unit.error(), attempt, connection.as_mut());
             drop(connection);
@@ -153,7 +153,7 @@ impl Database {
         loop {
             let mut connection = C::from(self.connection(purpose).await?);
             self.transaction(&mut connection, unit.as_mut(), purpose).await;
-            if !may_run_again(unit.error(), attempt, connection.as_mut()) {
+            if !should_run_again(unit.error(), attempt, connection.as_mut()) {
                 rerun_as_unavailable(unit.as_mut());
                 return Ok(());
             }
@@ -170,7 +170,7 @@ impl Database {
         };
         if tokio::time::timeout(limit, self.run(connection, unit)).await.is_err() {
             // The statement that still runs is ended when the connection is abandoned.
-            unit.fail(Error::unavailable("the database took too long to answer"));
+            unit.fail(Error::unavailable("PostgreSQL took too long to answer"));
         }
         if unit.error().is_some() {
             connection.as_mut().rollback().await;

@@ -44,7 +44,7 @@ pub fn check(url: &str) -> Result<()> {
 /// When the text is too long, or the database cannot be reached.
 pub async fn notify(database: &Database, text: &str) -> Result<()> {
     if text.len() > MAX_BYTES {
-        return Err(Error::internal("too long for NOTIFY"));
+        return Err(Error::internal("the payload is too long for NOTIFY"));
     }
     // Without this setting the commit of a NOTIFY would wait for a sync of the disk while it holds a lock that every NOTIFY
     // of the PostgreSQL cluster takes. A hint need not survive a crash. The setting ends with this statement.
@@ -70,7 +70,7 @@ impl Listener {
         // This connection writes nothing, so settings of durability do not matter.
         let client = target.connect(true, &drive).await.map_err(Refusal::into_error)?;
         let listening = timeout(LISTEN_TIMEOUT, client.batch_execute("LISTEN posthaste")).await;
-        let listening = listening.map_err(|_| Error::unavailable("the database took too long to answer"))?;
+        let listening = listening.map_err(|_| Error::unavailable("PostgreSQL took too long to answer"))?;
         listening.map_err(|error| errors::fault(error).error)?;
         Ok(Self { client, received })
     }

@@ -37,7 +37,7 @@ pub fn configure(url: &str) -> Result<(tokio_postgres::Config, MakeRustlsConnect
     let mut mode = parsed.ssl_mode.as_deref().map_or(Ok(Mode::Prefer), parse_mode)?;
     let root_file = parsed.ssl_root_file;
     let mut config = tokio_postgres::Config::from_str(&parsed.text)
-        .map_err(|_| Error::internal("the PostgreSQL URL has a parameter that cannot be used"))?;
+        .map_err(|_| Error::internal("the PostgreSQL URL has an invalid parameter"))?;
     if !parsed.names_session_attributes {
         config.target_session_attrs(TargetSessionAttrs::ReadWrite);
     }
@@ -102,7 +102,7 @@ fn roots(file: Option<&str>) -> Result<RootCertStore> {
     };
     store.add_parsable_certificates(certificates);
     if store.is_empty() {
-        return Err(Error::internal("no root certificate to check the server against: name one with sslrootcert"));
+        return Err(Error::internal("no root certificate to verify PostgreSQL with; give one with sslrootcert"));
     }
     Ok(store)
 }

@@ -99,8 +99,8 @@ impl CopyError {
 
 fn in_use(path: &Path, error: Error) -> Error {
     Error::unavailable(format!(
-        "a sync of {} has failed before, so its whole log has to be copied again, with no other process using it ({error}): end \
-         what has it open, then start again",
+        "a sync of {} failed before, so its whole write-ahead log must be copied again while no other process uses the \
+         database ({error}). Stop the other processes that have it open, then start again",
         path.display()
     ))
 }
@@ -135,11 +135,7 @@ pub fn frames_left_in_log(connection: &Connection) -> Result<u64> {
 /// [`Error::Unavailable`] when readers or another process blocked it for too long.
 pub fn empty_log(connection: &Connection) -> Result<()> {
     let busy: i64 = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)).map_err(translate)?;
-    if busy == 0 {
-        Ok(())
-    } else {
-        Err(Error::unavailable("the write-ahead log stayed in use by a reader or another process"))
-    }
+    if busy == 0 { Ok(()) } else { Err(Error::unavailable("a reader or another process uses the write-ahead log")) }
 }
 
 /// Copies the whole log with exclusive access to the database, including frames that count as copied.

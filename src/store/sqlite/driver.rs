@@ -122,7 +122,7 @@ impl rusqlite::ToSql for Value<'_> {
             Value::Texts(texts) => list(texts.iter().map(|text| Owned::Text((*text).to_owned()))),
             Value::ByteSlices(slices) => list(slices.iter().map(|bytes| Owned::Blob(bytes.to_vec()))),
             Value::OptionI64s(_) | Value::OptionTexts(_) | Value::OptionByteSlices(_) | Value::Times(_) => {
-                Err(rusqlite::Error::ToSqlConversionFailure("a list that only PostgreSQL takes".into()))
+                Err(rusqlite::Error::ToSqlConversionFailure("only PostgreSQL takes a list of this type".into()))
             }
         }
     }
@@ -177,7 +177,7 @@ fn column<'a>(row: &'a DriverRow<'_>, column: usize) -> Result<ValueRef<'a>> {
 }
 
 fn mismatch(value: ValueRef<'_>, column: usize, wanted: &str) -> Error {
-    Error::internal(format!("column {column} holds {}, not {wanted}", value.data_type()))
+    Error::internal(format!("column {column} contains {}, not {wanted}", value.data_type()))
 }
 
 pub(in crate::store) fn i64(row: &DriverRow<'_>, index: usize) -> Result<i64> {

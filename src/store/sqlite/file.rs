@@ -59,7 +59,7 @@ fn writing(file: &Path) -> impl Fn(rusqlite::Error) -> Error {
 /// Copies every page from one snapshot, while other connections read and write.
 pub fn copy_file(source: &Path, target_file: &Path, report: Report<'_>) -> Result<()> {
     if !source.exists() {
-        return Err(Error::internal(format!("{} does not exist: there is nothing to copy", source.display())));
+        return Err(Error::internal(format!("{} does not exist, so there is nothing to copy", source.display())));
     }
     let source = &resolved(source);
     start::check_files(source, None)?;

@@ -41,7 +41,9 @@ impl<C> Job<C> {
         }));
         match polled {
             Ok(Poll::Ready(())) => {}
-            Ok(Poll::Pending) => unit.fail(Error::internal("a unit of work awaited more than its own statements")),
+            Ok(Poll::Pending) => {
+                unit.fail(Error::internal("a unit of work awaited something other than its own statements"))
+            }
             Err(_) => unit.fail(Error::internal("a unit of work panicked")),
         }
         unit.error().is_none()

@@ -242,8 +242,8 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<std::thread:
 fn refuse_network_file_system(path: &Path, environment: &Environment) -> Result<()> {
     match mounts::network_type(folder_of(path)) {
         Some(kind) if !environment.allow_unsafe_storage => Err(Error::internal(format!(
-            "{} is on a network file system ({kind}), where a sent message may not be on any disk: keep it on a local disk, or \
-             use PostgreSQL. --allow-unsafe-storage starts all the same",
+            "{} is on a network file system ({kind}), where acknowledged data can be lost. Move it to a local disk, or use \
+             PostgreSQL. --allow-unsafe-storage starts anyway",
             path.display()
         ))),
         _ => Ok(()),

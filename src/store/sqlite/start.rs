@@ -75,16 +75,16 @@ fn refuse_empty(database: &Path, log_file: &Path, had_data: bool) -> Result<()> 
     let what = if database.exists() { "is empty" } else { "is missing" };
     if length(log_file)? > 0 {
         return Err(Error::internal(format!(
-            "{} {what}, and {} beside it is not: the log belongs to a database that is gone. Put the database's file back, or \
-             restore a backup into another folder",
+            "{} {what}, but its write-ahead log {} contains data. Put the database file back, or restore a backup into \
+             another folder",
             database.display(),
             log_file.display()
         )));
     }
     if had_data {
         return Err(Error::internal(format!(
-            "{} {what}, and {} says that there was data: put the database's file back. To begin anew, or to restore a backup \
-             here, remove {1} first",
+            "{} {what}, but {} says that there was data. Put the database file back. To start with an empty database, or to \
+             restore a backup here, remove {1} first",
             database.display(),
             state::path_of(database).display()
         )));
@@ -101,8 +101,9 @@ fn refuse_replaced(database: &Path, log_file: &Path, state: Option<Contents>) ->
         return Ok(());
     }
     Err(Error::internal(format!(
-        "{} is another file than the one that {} belongs to: copied into it, the log would destroy it. Put the file back that \
-         was there before. If this is the right one, remove {1} and {} first: what only the log holds is lost then",
+        "{} is another file than the one that the write-ahead log {} belongs to. Applying the log would destroy this file. Put \
+         the previous file back. If this file is the right one, remove {1} and {} first; the data that only the log contains \
+         is then lost",
         database.display(),
         log_file.display(),
         state::path_of(database).display()

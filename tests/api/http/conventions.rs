@@ -56,8 +56,10 @@ both!(unknown_paths_and_methods, async |place| {
         (Method::POST, "/healthz", "GET,HEAD"),
     ] {
         let answer = answer_of(server.request(method.clone(), target)).await;
-        answer.problem(405, "method_not_allowed");
+        let problem = answer.problem(405, "method_not_allowed");
         assert_eq!(answer.header("allow"), Some(allow), "{method} {target}");
+        let detail = format!("Method not allowed; allowed: {}", allow.replace(',', ", "));
+        assert_eq!(problem["detail"], detail, "{method} {target}");
     }
     let head = answer_of(server.request(Method::HEAD, "/api/users")).await;
     assert_eq!(head.status, 200);

@@ -112,7 +112,7 @@ both!(what_is_no_key_to_be_made_is_refused, async |place| {
         assert!(refused.stdout.is_empty() && text(&refused).starts_with("posthaste: "), "{}", text(&refused));
     }
     let unknown = posthaste(place, &["api-key", "revoke", "77"]);
-    assert_eq!((unknown.status.code(), text(&unknown)), (Some(1), "posthaste: there is no such API key\n".into()));
+    assert_eq!((unknown.status.code(), text(&unknown)), (Some(1), "posthaste: API key not found\n".into()));
     assert_eq!(server.get("/api/api-keys").await.json(), json!([]));
 });
 

@@ -439,7 +439,7 @@ both!(a_ban_by_the_command_line_reaches_a_running_server, async |place| {
     server.token_of("bugs").await;
     let nobody = posthaste(place, &["admin", "ban", "--user-name", "nobody"]);
     assert!(!nobody.status.success());
-    assert!(text(&nobody).contains("there is no user with this name"), "{}", text(&nobody));
+    assert!(text(&nobody).contains("No user has this name"), "{}", text(&nobody));
 });
 
 both!(many_log_ins_at_once_are_answered_and_bounded, async |place| {

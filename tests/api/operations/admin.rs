@@ -77,7 +77,7 @@ both!(a_ban_ends_everything_within_a_second_and_can_be_lifted, async |place| {
     for action in ["ban", "unban"] {
         let unknown = posthaste(place, &["admin", action, "--user-name", "nobody"]);
         assert_eq!(unknown.status.code(), Some(1));
-        assert_eq!(text(&unknown), "posthaste: there is no user with this name\n");
+        assert_eq!(text(&unknown), "posthaste: No user has this name\n");
     }
     admin.put("/api/admin/users/nobody/ban", &json!({})).await.problem(404, "user_not_found");
     admin.put("/api/admin/users/me/ban", &json!({})).await.problem(403, "act_as_required");
@@ -198,16 +198,16 @@ both!(what_is_no_account_is_refused_with_a_sentence, async |place| {
     let long = "x".repeat(300);
     let huge = vec![b'x'; 100_000];
     let cases: [(&[&str], &[u8], &str); 14] = [
-        (&["--user-name", "bugs"], b"", "taken"),
-        (&["--user-name", "BUGS"], b"", "taken"),
-        (&["--user-name", "me"], b"", "user_name is reserved"),
-        (&["--user-name", ""], b"", "user_name must have 1 to 32 characters"),
-        (&["--user-name", "a b"], b"", "user_name may hold"),
-        (&["--user-name", "x", "--email", "nonsense"], b"", "email must have the form"),
-        (&["--user-name", "x", "--email", "Bugs@EXAMPLE.org"], b"", "another account has this address"),
-        (&["--user-name", "x", "--first-name", &long], b"", "first_name may have up to 32 characters"),
-        (&["--user-name", "x", "--password-stdin"], b"", "standard input holds no password"),
-        (&["--user-name", "x", "--password-stdin"], b"\n", "standard input holds no password"),
+        (&["--user-name", "bugs"], b"", "This user name is in use"),
+        (&["--user-name", "BUGS"], b"", "This user name is in use"),
+        (&["--user-name", "me"], b"", "user_name: this name is reserved"),
+        (&["--user-name", ""], b"", "user_name: must have 1 to 32 characters"),
+        (&["--user-name", "a b"], b"", "user_name: must contain only"),
+        (&["--user-name", "x", "--email", "nonsense"], b"", "email: must have the form"),
+        (&["--user-name", "x", "--email", "Bugs@EXAMPLE.org"], b"", "Another account has this email address"),
+        (&["--user-name", "x", "--first-name", &long], b"", "first_name: must have at most 32 characters"),
+        (&["--user-name", "x", "--password-stdin"], b"", "standard input contains no password"),
+        (&["--user-name", "x", "--password-stdin"], b"\n", "standard input contains no password"),
         (&["--user-name", "x", "--password-stdin"], b"short\n", "password"),
         (&["--user-name", "x", "--password-stdin"], b"password123\n", "password"),
         (&["--user-name", "x", "--password-stdin"], b"\xff\xfe\xfd\xfc\xfb\xfa\xf9\xf8\n", "UTF-8"),

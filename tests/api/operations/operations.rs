@@ -132,7 +132,7 @@ both!(the_doctor_looks_at_everything, async |place| {
     drop(server);
     let well = posthaste(place, &["doctor"]);
     assert!(well.status.success(), "{}", text(&well));
-    assert!(text(&well).contains("conversations counted; message texts not compared: run --deep"), "{}", text(&well));
+    assert!(text(&well).contains("conversations counted; message texts not compared (use --deep)"), "{}", text(&well));
     for (wrong, right) in [("👍 2 🎉 1", "👍 2 🎉 2"), ("👍 2", "👍 2 🎉 2"), ("👍 2 🎉 2 ❤️ 1", "👍 2 🎉 2")]
     {
         let set = |counts| format!("UPDATE messaging.messages SET reaction_counts = '{counts}' WHERE {first}");
@@ -343,6 +343,20 @@ fn postgresql_is_reached_over_tls() {
         assert!(encrypted(&by_name, "nonsense", None).await.is_err());
         connect(&cluster_url()).await;
     });
+}
+
+#[test]
+fn the_version_has_a_commit_and_a_build_date() {
+    let output = Command::new(env!("CARGO_BIN_EXE_posthaste")).arg("--version").output().unwrap();
+    assert!(output.status.success());
+    let line = String::from_utf8(output.stdout).unwrap();
+    let start = concat!("posthaste ", env!("CARGO_PKG_VERSION"), " (commit ");
+    let (commit, date) = line.strip_prefix(start).unwrap().strip_suffix(")\n").unwrap().split_once(", built ").unwrap();
+    let is_hash = commit.len() >= 12 && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
+    assert!(commit == "unknown" || is_hash, "{line}");
+    let shape: String =
+        date.chars().map(|character| if character.is_ascii_digit() { '0' } else { character }).collect();
+    assert_eq!(shape, "0000-00-00", "{line}");
 }
 
 #[test]

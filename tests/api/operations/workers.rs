@@ -303,7 +303,7 @@ both!(a_task_that_keeps_failing_makes_the_server_not_ready, async |place| {
     let runs_since = Instant::now();
     let answer = server.get("/readyz").await;
     let document = answer.problem(503, "task_failing");
-    assert_eq!(document["detail"], "the task housekeeping of this server keeps failing");
+    assert_eq!(document["detail"], "The task housekeeping of this server fails repeatedly");
     assert!(answer.header("retry-after").is_some());
     wait_until("the server does not get ready", async || server.get("/readyz").await.status == 200).await;
     // The task has run for the recovery time, of which some had passed before it was seen to run.

@@ -1,4 +1,4 @@
-//! `/api/conversations`: making, seeing, changing and ending them.
+//! `/api/conversations`: creating, reading, changing and deleting conversations.
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
@@ -19,16 +19,18 @@ use crate::http::bodies::parameters::{ConversationPath, PageQuery};
 use crate::http::bodies::problem::Problem;
 use crate::http::state::HttpState;
 
-/// Bytes that one conversation takes in JSON, with its last message.
+/// The usual size of a conversation in JSON with its last message, in bytes.
 const CONVERSATION_BYTES: usize = 1_600;
 
-/// The caller's conversations, latest activity first. A hidden one comes back with its next message.
+/// List the caller's conversations
+///
+/// Ordered by latest activity. A hidden conversation appears again with its next message.
 #[utoipa::path(
     get,
     path = "/api/conversations",
     tag = "conversations",
     params(PageQuery),
-    responses((status = 200, description = "The conversations. `Link` names the next page while there is one.", body = Vec<ConversationBody<'_>>, headers(
+    responses((status = 200, description = "The conversations. `Link` has the address of the next page, if there is one.", body = Vec<ConversationBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/conversations?…>; rel=\"next\"`"),
     ))),
 )]
@@ -44,34 +46,34 @@ pub async fn list_conversations(
     Ok(list(to_json(&bodies, CONVERSATION_BYTES * bodies.len())?, uri.path(), next_page(page.next, limit, [])))
 }
 
-/// A conversation to be made.
+/// Request body for creating a conversation.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = NewConversation, example = json!({"kind": "group", "title": "Looney Tunes", "member_user_names": ["bugs", "duck"]}))]
 pub struct NewConversationBody {
     #[schema(inline)]
     kind: ConversationKind,
-    /// With whom, in a direct conversation; `me` for notes to oneself.
+    /// For a direct conversation: the other user, or `me` for notes to oneself.
     #[schema(min_length = 1, max_length = 32)]
     user_name: Option<String>,
-    /// Of a group: 1 to 100 characters.
+    /// For a group: the title, 1 to 100 characters.
     #[schema(min_length = 1, max_length = 100, pattern = r"^[^\u0000]*$")]
     title: Option<String>,
-    /// Of a group: an http or https address, or the path of an attachment.
+    /// For a group: an http or https URL or the path of an attachment.
     #[schema(max_length = 500)]
     avatar_url: Option<String>,
-    /// Of a group: who is in it from the beginning, beside the caller.
+    /// For a group: the first members besides the caller.
     #[schema(max_items = 1000)]
     member_user_names: Option<Vec<String>>,
-    /// Of a group: what those see who join later; `all` when it is absent.
+    /// For a group: which messages a member sees who joins later. `all` if absent.
     #[schema(inline)]
     history: Option<HistoryWord>,
-    /// Of a group: whether members may add others; false when it is absent.
+    /// For a group: whether members without the role owner or admin may add others. False if absent.
     members_can_add: Option<bool>,
 }
 
 impl NewConversationBody {
-    /// Fields that do not belong to the kind.
+    /// The errors for fields that do not apply to the kind of conversation.
     fn misplaced(&self) -> Vec<FieldError> {
         let (fields, detail): (&[(&'static str, bool)], _) = match self.kind {
             ConversationKind::Direct => (
@@ -82,34 +84,37 @@ impl NewConversationBody {
                     ("history", self.history.is_some()),
                     ("members_can_add", self.members_can_add.is_some()),
                 ],
-                "belongs to a group",
+                "only for a group",
             ),
-            ConversationKind::Group => (&[("user_name", self.user_name.is_some())], "belongs to a direct conversation"),
+            ConversationKind::Group => (&[("user_name", self.user_name.is_some())], "only for a direct conversation"),
         };
         fields.iter().filter(|(_, given)| *given).map(|(name, _)| FieldError::new(*name, "excluded", detail)).collect()
     }
 }
 
 fn required(field: &'static str) -> Error {
-    Error::invalid(field, "required", "is required for this kind of conversation")
+    Error::invalid(field, "required", "required for this kind of conversation")
 }
 
-/// Makes a group, which the caller owns, or opens the direct conversation with somebody.
+/// Create a conversation
+///
+/// Creates a group with the caller as its owner, or a direct conversation. If the direct conversation with this user already
+/// exists, it is returned with the status 200.
 #[utoipa::path(
     post,
     path = "/api/conversations",
     tag = "conversations",
     params(
-        ("Idempotency-Key" = Option<String>, Header, description = "For groups: a repeat with the same key and body is answered with the first answer, for 7 days. There is one direct conversation a pair anyway.", min_length = 1, max_length = 255, pattern = "^[ -~]+$"),
+        ("Idempotency-Key" = Option<String>, Header, description = "For groups: a repeated request with the same key and body has no second effect and gets the first answer again, for 7 days. A direct conversation exists only once for two users anyway.", min_length = 1, max_length = 255, pattern = "^[ -~]+$"),
     ),
     request_body = NewConversationBody,
     responses(
-        (status = 201, description = "Made.", body = ConversationBody<'_>, headers(
-            ("Location" = String, description = "Where the conversation is."),
-            ("Idempotency-Replayed" = Option<String>, description = "`true` on the answer to a repeat."),
+        (status = 201, description = "Created.", body = ConversationBody<'_>, headers(
+            ("Location" = String, description = "The path of the conversation."),
+            ("Idempotency-Replayed" = Option<String>, description = "`true` if this is the stored answer to an earlier request with the same key."),
         )),
-        (status = 200, description = "The direct conversation that there is.", body = ConversationBody<'_>),
-        (status = 403, description = "`not_friends`: somebody is written to and added by friends alone."),
+        (status = 200, description = "The existing direct conversation.", body = ConversationBody<'_>),
+        (status = 403, description = "`not_friends`: one of the users accepts messages and additions to groups only from friends."),
     ),
 )]
 pub async fn create_conversation(
@@ -144,7 +149,7 @@ pub async fn create_conversation(
                 history: new.history.map_or(History::All, HistoryWord::history),
                 members_can_add: new.members_can_add.unwrap_or_default(),
             };
-            let once = Once { request, render: render_made, sealed: false };
+            let once = Once { request, render: render_created, sealed: false };
             Ok(given(conversations::create_group(&state.app, &principal, group, once).await?))
         }
     }
@@ -154,7 +159,7 @@ fn location(shown: &Shown) -> String {
     format!("/api/conversations/{}", shown.conversation.head.id.0)
 }
 
-fn render_made(shown: &Shown) -> DomainResult<StoredAnswer> {
+fn render_created(shown: &Shown) -> DomainResult<StoredAnswer> {
     Ok(StoredAnswer {
         status: StatusCode::CREATED.as_u16(),
         location: Some(location(shown)),
@@ -162,15 +167,15 @@ fn render_made(shown: &Shown) -> DomainResult<StoredAnswer> {
     })
 }
 
-/// One conversation.
+/// Get a conversation
 #[utoipa::path(
     get,
     path = "/api/conversations/{id}",
     tag = "conversations",
     params(ConversationPath),
     responses(
-        (status = 200, description = "The conversation.", body = ConversationBody<'_>, headers(("ETag" = String, description = "Of this answer."))),
-        (status = 304, description = "`If-None-Match` names this answer."),
+        (status = 200, description = "The conversation.", body = ConversationBody<'_>, headers(("ETag" = String, description = "The entity tag of this answer."))),
+        (status = 304, description = "Not modified: the answer still has the entity tag in `If-None-Match`."),
     ),
 )]
 pub async fn get_conversation(
@@ -184,24 +189,24 @@ pub async fn get_conversation(
     resource(&headers, &ConversationBody::new(&shown)?)
 }
 
-/// What is to change about a conversation. What is left out stays.
+/// Request body for changing a conversation. An absent field is not changed.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = ConversationChanges, example = json!({"me": {"pinned": true, "draft": "nothing mu"}}))]
 pub struct ConversationChangesBody {
-    /// By an admin or owner.
+    /// Only admins and owners may change it.
     #[serde(default, deserialize_with = "not_null")]
     #[schema(nullable = false, min_length = 1, max_length = 100, pattern = r"^[^\u0000]*$")]
     title: Option<String>,
-    /// By an admin or owner; null takes it away.
+    /// Only admins and owners may change it. Null removes it.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>, max_length = 500)]
     avatar_url: Option<Option<String>>,
-    /// By an admin or owner.
+    /// Only admins and owners may change it.
     #[serde(default, deserialize_with = "not_null")]
     #[schema(inline, nullable = false)]
     history: Option<HistoryWord>,
-    /// By an admin or owner.
+    /// Only admins and owners may change it.
     #[serde(default, deserialize_with = "not_null")]
     #[schema(nullable = false)]
     members_can_add: Option<bool>,
@@ -210,12 +215,12 @@ pub struct ConversationChangesBody {
     me: Option<OwnChangesBody>,
 }
 
-/// What is to change for the caller alone.
+/// Changes of the caller's own state in the conversation. Other members do not see them.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = OwnMembershipChanges)]
 pub struct OwnChangesBody {
-    /// Null ends it.
+    /// The time until which the caller wants no notifications. Null ends the muting.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>, format = DateTime)]
     muted_until: Option<Option<String>>,
@@ -225,7 +230,7 @@ pub struct OwnChangesBody {
     #[serde(default, deserialize_with = "not_null")]
     #[schema(nullable = false)]
     archived: Option<bool>,
-    /// At most 8,000 characters; null or an empty one takes it away.
+    /// A saved draft of at most 8,000 characters. Null or an empty text removes it.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>, max_length = 8000, pattern = r"^[^\u0000]*$")]
     draft: Option<Option<String>>,
@@ -239,7 +244,9 @@ impl OwnChangesBody {
     }
 }
 
-/// Changes a group, or what the caller keeps of a conversation.
+/// Change a conversation
+///
+/// Changes the settings of a group, or the caller's own state in a conversation.
 #[utoipa::path(
     patch,
     path = "/api/conversations/{id}",
@@ -247,9 +254,9 @@ impl OwnChangesBody {
     params(ConversationPath),
     request_body = ConversationChangesBody,
     responses(
-        (status = 200, description = "The conversation as it is now.", body = ConversationBody<'_>),
-        (status = 403, description = "`insufficient_role`."),
-        (status = 409, description = "`not_a_group`."),
+        (status = 200, description = "The changed conversation.", body = ConversationBody<'_>),
+        (status = 403, description = "`insufficient_role`: the role of the caller does not allow this."),
+        (status = 409, description = "`not_a_group`: the conversation is direct."),
     ),
 )]
 pub async fn update_conversation(
@@ -270,15 +277,17 @@ pub async fn update_conversation(
     json(StatusCode::OK, &ConversationBody::new(&shown)?)
 }
 
-/// Ends a group, by its owner. A direct conversation is hidden from the caller until its next message.
+/// Delete a group or hide a direct conversation
+///
+/// Only an owner can delete a group. A direct conversation is hidden from the caller until its next message.
 #[utoipa::path(
     delete,
     path = "/api/conversations/{id}",
     tag = "conversations",
     params(ConversationPath),
     responses(
-        (status = 204, description = "Ended, or hidden."),
-        (status = 403, description = "`insufficient_role`."),
+        (status = 204, description = "Deleted or hidden."),
+        (status = 403, description = "`insufficient_role`: the role of the caller does not allow this."),
     ),
 )]
 pub async fn delete_conversation(

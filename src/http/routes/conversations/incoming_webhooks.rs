@@ -19,17 +19,19 @@ use crate::http::bodies::parameters::{GroupPath, IdSchema, IdempotencyKeyHeader,
 use crate::http::bodies::problem::Problem;
 use crate::http::state::HttpState;
 
-/// An incoming webhook to be made.
+/// Request body for creating an incoming webhook.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = NewIncomingWebhook, example = json!({"name": "CI"}))]
 pub struct NewIncomingWebhookBody {
-    /// Under which its messages appear.
+    /// The name under which its messages appear.
     #[schema(min_length = 1, max_length = 32)]
     name: String,
 }
 
-/// Makes an incoming webhook: an address at which programs write into a group. It is in this answer alone.
+/// Create an incoming webhook
+///
+/// Creates an address at which programs can post messages into a group. The address is shown only in this answer.
 #[utoipa::path(
     post,
     path = "/api/conversations/{id}/incoming-webhooks",
@@ -37,11 +39,11 @@ pub struct NewIncomingWebhookBody {
     params(GroupPath, IdempotencyKeyHeader),
     request_body = NewIncomingWebhookBody,
     responses(
-        (status = 201, description = "Made.", body = IncomingWebhookBody<'_>, headers(
+        (status = 201, description = "Created.", body = IncomingWebhookBody<'_>, headers(
             ("Location" = String, description = "`/api/conversations/{id}/incoming-webhooks`"),
-            ("Idempotency-Replayed" = Option<String>, description = "`true` on the answer to a repeat."),
+            ("Idempotency-Replayed" = Option<String>, description = "`true` if this is the stored answer to an earlier request with the same key."),
         )),
-        (status = 403, description = "`insufficient_role`."),
+        (status = 403, description = "`insufficient_role`: the role of the caller does not allow this."),
         (status = 409, description = "`not_a_group`, `too_many_incoming_webhooks`."),
     ),
 )]
@@ -54,10 +56,10 @@ pub async fn create_incoming_webhook(
     body: JsonBody<NewIncomingWebhookBody>,
 ) -> Result<Response, Problem> {
     let request = idempotency_key(&state.app, &headers, &principal, uri.path(), &body.bytes)?;
-    let once = Once { request, render: render_made, sealed: true };
+    let once = Once { request, render: render_created, sealed: true };
     let base_url = match &state.app.settings.public_url {
         Some(url) => url.clone(),
-        // As the caller reached it.
+        // The address at which the caller reached the server.
         None => {
             let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
             format!("http://{}", host.or(uri.host()).unwrap_or_default())
@@ -68,7 +70,7 @@ pub async fn create_incoming_webhook(
     Ok(given(made))
 }
 
-fn render_made(made: &Made) -> DomainResult<StoredAnswer> {
+fn render_created(made: &Made) -> DomainResult<StoredAnswer> {
     let body = IncomingWebhookBody::new(&made.incoming_webhook, Some(&made.url));
     Ok(StoredAnswer {
         status: StatusCode::CREATED.as_u16(),
@@ -77,18 +79,20 @@ fn render_made(made: &Made) -> DomainResult<StoredAnswer> {
     })
 }
 
-/// The incoming webhooks of a group, by id, without their addresses.
+/// List the incoming webhooks of a group
+///
+/// Ordered by id, without their addresses.
 #[utoipa::path(
     get,
     path = "/api/conversations/{id}/incoming-webhooks",
     tag = "integrations",
     params(GroupPath, PageQuery),
     responses(
-        (status = 200, description = "The incoming webhooks. `Link` names the next page while there is one.", body = Vec<IncomingWebhookBody<'_>>, headers(
+        (status = 200, description = "The incoming webhooks. `Link` has the address of the next page, if there is one.", body = Vec<IncomingWebhookBody<'_>>, headers(
             ("Link" = Option<String>, description = "`</api/conversations/…/incoming-webhooks?…>; rel=\"next\"`"),
         )),
-        (status = 403, description = "`insufficient_role`."),
-        (status = 409, description = "`not_a_group`."),
+        (status = 403, description = "`insufficient_role`: the role of the caller does not allow this."),
+        (status = 409, description = "`not_a_group`: the conversation is direct."),
     ),
 )]
 pub async fn list_incoming_webhooks(
@@ -108,27 +112,29 @@ pub async fn list_incoming_webhooks(
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct IncomingWebhookPath {
-    /// The group.
+    /// The id of the group.
     #[param(value_type = IdSchema, inline, example = 1)]
     id: i64,
-    /// The incoming webhook.
+    /// The id of the incoming webhook.
     #[param(value_type = IdSchema, inline, example = 1)]
     hook_id: i64,
 }
 
-/// Ends an incoming webhook. What came by it stays.
+/// Delete an incoming webhook
+///
+/// Its messages remain.
 #[utoipa::path(
     delete,
     path = "/api/conversations/{id}/incoming-webhooks/{hook_id}",
     tag = "integrations",
     params(IncomingWebhookPath),
     responses(
-        (status = 204, description = "Ended."),
-        (status = 403, description = "`insufficient_role`."),
-        (status = 409, description = "`not_a_group`."),
+        (status = 204, description = "Deleted."),
+        (status = 403, description = "`insufficient_role`: the role of the caller does not allow this."),
+        (status = 409, description = "`not_a_group`: the conversation is direct."),
     ),
 )]
-pub async fn end_incoming_webhook(
+pub async fn delete_incoming_webhook(
     State(state): State<HttpState>,
     PersonWriting(principal): PersonWriting,
     Path(path): Path<IncomingWebhookPath>,
@@ -138,7 +144,7 @@ pub async fn end_incoming_webhook(
     Ok(no_content())
 }
 
-/// What a program says, in Slack's shape. Fields that are not named here are left alone.
+/// A message of a program, in the format of Slack. Other fields are ignored.
 #[derive(Deserialize, ToSchema)]
 #[schema(example = json!({"text": "The build is green."}))]
 pub struct IncomingMessage {
@@ -146,11 +152,11 @@ pub struct IncomingMessage {
     text: String,
 }
 
-/// The same, as a form.
+/// A message of a program, as a form.
 #[derive(ToSchema)]
-#[expect(dead_code, reason = "for the document alone")]
+#[expect(dead_code, reason = "only for the OpenAPI document")]
 pub struct IncomingForm {
-    /// An `IncomingMessage` as JSON.
+    /// An `IncomingMessage` in JSON.
     #[schema(example = "{\"text\": \"The build is green.\"}")]
     payload: String,
 }
@@ -159,29 +165,31 @@ pub struct IncomingForm {
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct HookPath {
-    /// The token.
+    /// The token of the incoming webhook.
     #[param(example = "phh_0123456789abcdefghijklmnopqrstuvwxyzABCDEFG")]
     token: String,
 }
 
-/// Writes into a group, as Slack's incoming webhooks do. Whoever has the address may.
+/// Post a message through an incoming webhook
+///
+/// Accepts the format of Slack's incoming webhooks. The token in the address is the only credential.
 #[utoipa::path(
     post,
     path = "/api/hooks/{token}",
     tag = "integrations",
     params(
         HookPath,
-        ("Idempotency-Key" = Option<String>, Header, description = "A repeat with the same key and body writes nothing again, for 7 days.", min_length = 1, max_length = 255, pattern = "^[ -~]+$"),
+        ("Idempotency-Key" = Option<String>, Header, description = "A repeated request with the same key and body posts no second message, for 7 days.", min_length = 1, max_length = 255, pattern = "^[ -~]+$"),
     ),
     request_body(content((IncomingMessage = "application/json"), (IncomingForm = "application/x-www-form-urlencoded"))),
     responses(
-        (status = 200, description = "`ok`: the message is written.", body = String, content_type = "text/plain", headers(
-            ("Idempotency-Replayed" = Option<String>, description = "`true` on the answer to a repeat."),
+        (status = 200, description = "`ok`: the message was posted.", body = String, content_type = "text/plain", headers(
+            ("Idempotency-Replayed" = Option<String>, description = "`true` if this is the stored answer to an earlier request with the same key."),
         )),
         (status = 415, description = "The body is neither `application/json` in UTF-8 nor `application/x-www-form-urlencoded`."),
     ),
 )]
-pub async fn post_by_hook(
+pub async fn post_incoming_message(
     State(state): State<HttpState>,
     _caller: Public,
     headers: HeaderMap,
@@ -189,8 +197,8 @@ pub async fn post_by_hook(
     body: JsonOrPayload<IncomingMessage>,
 ) -> Result<Response, Problem> {
     let target = incoming_webhooks::find(&state.app, &path.token).await?;
-    if let Some(refusal) = state.limits.check(LimitKey::IncomingWebhook(target.id.0)).problem() {
-        return Err(refusal);
+    if let Some(problem) = state.limits.check(LimitKey::IncomingWebhook(target.id.0)).problem() {
+        return Err(problem);
     }
     let scope = format!("incoming-webhook:{}", target.id.0);
     let days = &state.app.key_days;

@@ -20,20 +20,22 @@ use crate::http::bodies::parameters::{GroupPath, IdSchema, IdempotencyKeyHeader,
 use crate::http::bodies::problem::Problem;
 use crate::http::state::HttpState;
 
-/// An invite to be made.
+/// Request body for creating an invite.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = NewInvite, example = json!({"max_uses": 1}))]
 pub struct NewInviteBody {
-    /// In 7 days when it is absent; within 365 days.
+    /// The time at which the invite expires, at most 365 days from now. 7 days from now if absent.
     #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Option<String>,
-    /// Any number of times when it is absent.
+    /// How often the invite can be used. No limit if absent.
     #[schema(minimum = 1, maximum = 10000)]
     max_uses: Option<i64>,
 }
 
-/// Makes an invite into a group. Its code is in this answer alone.
+/// Create an invite into a group
+///
+/// The code of the invite is shown only in this answer.
 #[utoipa::path(
     post,
     path = "/api/conversations/{id}/invites",
@@ -41,11 +43,11 @@ pub struct NewInviteBody {
     params(GroupPath, IdempotencyKeyHeader),
     request_body = NewInviteBody,
     responses(
-        (status = 201, description = "Made.", body = InviteBody<'_>, headers(
+        (status = 201, description = "Created.", body = InviteBody<'_>, headers(
             ("Location" = String, description = "`/api/conversations/{id}/invites`"),
-            ("Idempotency-Replayed" = Option<String>, description = "`true` on the answer to a repeat."),
+            ("Idempotency-Replayed" = Option<String>, description = "`true` if this is the stored answer to an earlier request with the same key."),
         )),
-        (status = 403, description = "`insufficient_role`."),
+        (status = 403, description = "`insufficient_role`: the role of the caller does not allow this."),
         (status = 409, description = "`not_a_group`, `too_many_invites`."),
     ),
 )]
@@ -60,11 +62,11 @@ pub async fn create_invite(
     let request = idempotency_key(&state.app, &headers, &principal, uri.path(), &body.bytes)?;
     let expires_at = body.value.expires_at.map(|text| time_field("expires_at", &text)).transpose()?;
     let new = NewInvite { expires_at, max_uses: body.value.max_uses };
-    let once = Once { request, render: render_made, sealed: true };
+    let once = Once { request, render: render_created, sealed: true };
     Ok(given(invites::create(&state.app, &principal, path.id, new, once).await?))
 }
 
-fn render_made(made: &Made) -> DomainResult<StoredAnswer> {
+fn render_created(made: &Made) -> DomainResult<StoredAnswer> {
     Ok(StoredAnswer {
         status: StatusCode::CREATED.as_u16(),
         location: Some(format!("/api/conversations/{}/invites", made.invite.conversation_id.0)),
@@ -72,18 +74,20 @@ fn render_made(made: &Made) -> DomainResult<StoredAnswer> {
     })
 }
 
-/// The invites into a group that are still good, by id, without their codes.
+/// List the invites into a group
+///
+/// Only invites that can still be used, ordered by id, without their codes.
 #[utoipa::path(
     get,
     path = "/api/conversations/{id}/invites",
     tag = "conversations",
     params(GroupPath, PageQuery),
     responses(
-        (status = 200, description = "The invites. `Link` names the next page while there is one.", body = Vec<InviteBody<'_>>, headers(
+        (status = 200, description = "The invites. `Link` has the address of the next page, if there is one.", body = Vec<InviteBody<'_>>, headers(
             ("Link" = Option<String>, description = "`</api/conversations/…/invites?…>; rel=\"next\"`"),
         )),
-        (status = 403, description = "`insufficient_role`."),
-        (status = 409, description = "`not_a_group`."),
+        (status = 403, description = "`insufficient_role`: the role of the caller does not allow this."),
+        (status = 409, description = "`not_a_group`: the conversation is direct."),
     ),
 )]
 pub async fn list_invites(
@@ -102,27 +106,27 @@ pub async fn list_invites(
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct InvitePath {
-    /// The group.
+    /// The id of the group.
     #[param(value_type = IdSchema, inline, example = 1)]
     id: i64,
-    /// The invite.
+    /// The id of the invite.
     #[param(value_type = IdSchema, inline, example = 1)]
     invite_id: i64,
 }
 
-/// Ends an invite.
+/// Delete an invite
 #[utoipa::path(
     delete,
     path = "/api/conversations/{id}/invites/{invite_id}",
     tag = "conversations",
     params(InvitePath),
     responses(
-        (status = 204, description = "Ended."),
-        (status = 403, description = "`insufficient_role`."),
-        (status = 409, description = "`not_a_group`."),
+        (status = 204, description = "Deleted."),
+        (status = 403, description = "`insufficient_role`: the role of the caller does not allow this."),
+        (status = 409, description = "`not_a_group`: the conversation is direct."),
     ),
 )]
-pub async fn end_invite(
+pub async fn delete_invite(
     State(state): State<HttpState>,
     PersonWriting(principal): PersonWriting,
     Path(path): Path<InvitePath>,
@@ -132,7 +136,7 @@ pub async fn end_invite(
     Ok(no_content())
 }
 
-/// What an invite leads to, for whoever has its code.
+/// What an invite leads to, as shown to everybody who has its code.
 #[derive(Serialize, ToSchema)]
 pub struct InviteGlimpse<'a> {
     conversation: GroupGlimpse<'a>,
@@ -140,7 +144,7 @@ pub struct InviteGlimpse<'a> {
     expires_at: Timestamp,
 }
 
-/// A group from outside.
+/// The part of a group that is shown to people with an invite.
 #[derive(Serialize, ToSchema)]
 pub struct GroupGlimpse<'a> {
     #[schema(example = "Looney Tunes")]
@@ -149,22 +153,24 @@ pub struct GroupGlimpse<'a> {
     member_count: i64,
 }
 
-/// An invite, by its code.
+/// An invite, identified by its code.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct InviteCodePath {
-    /// The code.
+    /// The code of the invite.
     #[param(example = "phi_0123456789abcdefghijklmnopqrstuvwxyzABCDEFG")]
     code: String,
 }
 
-/// Looks at an invite.
+/// Get the group that an invite leads to
+///
+/// Needs no credentials. Does not use the invite.
 #[utoipa::path(
     get,
     path = "/api/invites/{code}",
     tag = "conversations",
     params(InviteCodePath),
-    responses((status = 200, description = "Where it leads.", body = InviteGlimpse<'_>)),
+    responses((status = 200, description = "The group and the time at which the invite expires.", body = InviteGlimpse<'_>)),
 )]
 pub async fn get_invite(
     State(state): State<HttpState>,
@@ -181,7 +187,7 @@ pub async fn get_invite(
     json(StatusCode::OK, &InviteGlimpse { conversation, expires_at: invite.expires_at })
 }
 
-/// Uses an invite: the caller is a member of the group then.
+/// Join a group with an invite
 #[utoipa::path(
     post,
     path = "/api/invites/{code}",
@@ -189,7 +195,7 @@ pub async fn get_invite(
     params(InviteCodePath),
     responses(
         (status = 201, description = "Joined.", body = ConversationBody<'_>),
-        (status = 200, description = "The caller is in it already; the invite is not used.", body = ConversationBody<'_>),
+        (status = 200, description = "The caller is already a member. The invite is not used.", body = ConversationBody<'_>),
         (status = 409, description = "`too_many_members`."),
     ),
 )]

@@ -18,7 +18,7 @@ use crate::http::bodies::problem::Problem;
 use crate::http::bodies::users::UserBody;
 use crate::http::state::HttpState;
 
-/// Somebody in a conversation.
+/// A member of a conversation.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Member)]
 pub struct MemberBody<'a> {
@@ -39,13 +39,15 @@ impl<'a> MemberBody<'a> {
     }
 }
 
-/// The members of a conversation, by id.
+/// List the members of a conversation
+///
+/// Ordered by user id.
 #[utoipa::path(
     get,
     path = "/api/conversations/{id}/members",
     tag = "conversations",
     params(ConversationPath, PageQuery),
-    responses((status = 200, description = "The members. `Link` names the next page while there is one.", body = Vec<MemberBody<'_>>, headers(
+    responses((status = 200, description = "The members. `Link` has the address of the next page, if there is one.", body = Vec<MemberBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/conversations/…/members?…>; rel=\"next\"`"),
     ))),
 )]
@@ -62,12 +64,12 @@ pub async fn list_members(
     Ok(list(to_json(&bodies, 400 * bodies.len())?, uri.path(), next_page(page.next, limit, [])))
 }
 
-/// As what somebody is to be in a group.
+/// Request body for adding a member or changing a role.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"role": "admin"}))]
 pub struct MemberRole {
-    /// `member` for somebody new, and as it is for a member, when it is absent.
+    /// If absent, a new member gets the role `member`, and an existing member keeps the role.
     #[schema(inline)]
     role: Option<RoleWord>,
 }
@@ -76,15 +78,15 @@ pub struct MemberRole {
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct MemberPath {
-    /// The group.
+    /// The id of the group.
     #[param(value_type = IdSchema, inline, example = 1)]
     id: i64,
-    /// Whom.
+    /// The name of the user, or `me` for the caller.
     #[param(example = "bugs")]
     user_name: String,
 }
 
-/// Adds somebody to a group, or gives a member another role.
+/// Add a member to a group or change a role
 #[utoipa::path(
     put,
     path = "/api/conversations/{id}/members/{user_name}",
@@ -93,7 +95,7 @@ pub struct MemberPath {
     request_body = MemberRole,
     responses(
         (status = 201, description = "Added.", body = MemberBody<'_>),
-        (status = 200, description = "The member as they are now.", body = MemberBody<'_>),
+        (status = 200, description = "The member with the changed role.", body = MemberBody<'_>),
         (status = 403, description = "`insufficient_role`, `not_friends`."),
         (status = 409, description = "`not_a_group`, `last_owner`, `too_many_members`."),
     ),
@@ -110,15 +112,17 @@ pub async fn put_member(
     json(status, &MemberBody::new(&state, &shown, &principal))
 }
 
-/// Removes somebody from a group; `me` leaves it.
+/// Remove a member from a group or leave it
+///
+/// With `me` the caller leaves the group. When the last member leaves, the group is deleted.
 #[utoipa::path(
     delete,
     path = "/api/conversations/{id}/members/{user_name}",
     tag = "conversations",
     params(MemberPath),
     responses(
-        (status = 204, description = "Not in it any more. When the last one leaves, the group ends."),
-        (status = 403, description = "`insufficient_role`."),
+        (status = 204, description = "Removed."),
+        (status = 403, description = "`insufficient_role`: the role of the caller does not allow this."),
         (status = 409, description = "`not_a_group`, `last_owner`."),
     ),
 )]

@@ -1,4 +1,4 @@
-//! Routes of conversations and their members.
+//! Routes of conversations, members, invites and incoming webhooks.
 
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -23,10 +23,10 @@ pub fn routes() -> OpenApiRouter<HttpState> {
         .routes(routes!(members::list_members))
         .routes(routes!(members::put_member, members::remove_member))
         .routes(routes!(invites::create_invite, invites::list_invites))
-        .routes(routes!(invites::end_invite))
+        .routes(routes!(invites::delete_invite))
         .routes(routes!(invites::get_invite, invites::accept_invite))
         .routes(routes!(incoming_webhooks::create_incoming_webhook, incoming_webhooks::list_incoming_webhooks))
-        .routes(routes!(incoming_webhooks::end_incoming_webhook))
-        .routes(routes!(incoming_webhooks::post_by_hook))
-        .routes(routes!(typing::type_in_conversation))
+        .routes(routes!(incoming_webhooks::delete_incoming_webhook))
+        .routes(routes!(incoming_webhooks::post_incoming_message))
+        .routes(routes!(typing::report_typing))
 }

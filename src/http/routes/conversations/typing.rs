@@ -14,29 +14,32 @@ use crate::http::bodies::problem::Problem;
 use crate::http::state::HttpState;
 use crate::live::Whisper;
 
-/// Tells the others that the caller writes: they see it for five seconds. Once a second is enough; more is not told.
+/// Report that the caller is typing
+///
+/// Sends the ephemeral event `typing` to the other members. It is valid for five seconds. At most one event per second is sent;
+/// further requests in the same second have no effect.
 #[utoipa::path(
     post,
     path = "/api/conversations/{id}/typing",
     tag = "live",
     params(ConversationPath),
-    responses((status = 204, description = "Told to those who listen, in conversations of up to 100 members.")),
+    responses((status = 204, description = "Accepted. Events are sent only in conversations with at most 100 members.")),
 )]
-pub async fn type_in_conversation(
+pub async fn report_typing(
     State(state): State<HttpState>,
     PersonWriting(principal): PersonWriting,
     Path(path): Path<ConversationPath>,
     _query: Query<()>,
 ) -> Result<Response, Problem> {
-    if let Some(told) = typing::typing(&state.app, &principal, path.id).await? {
+    if let Some(typing) = typing::typing(&state.app, &principal, path.id).await? {
         let event = EphemeralEvent {
-            at: told.at,
-            conversation_id: Some(told.conversation),
-            actor_user_name: &told.user_name,
-            data: EphemeralData::Typing { until: told.until },
+            at: typing.at,
+            conversation_id: Some(typing.conversation),
+            actor_user_name: &typing.user_name,
+            data: EphemeralData::Typing { until: typing.until },
         };
         let event = render_ephemeral(&event)?;
-        state.live.whisper(Whisper { to: told.to, event });
+        state.live.whisper(Whisper { to: typing.to, event });
     }
     Ok(no_content())
 }

@@ -1,4 +1,4 @@
-//! `/api/events`: what happened, by long poll and as a stream of server-sent events (WHATWG HTML, section 9.2).
+//! `/api/events`: events by long poll and as a stream of server-sent events (WHATWG HTML, section 9.2).
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::base::error::Error;
-use crate::http::access::lease::{Lapse, Lease};
+use crate::http::access::lease::{LeaseEnd, StreamLease};
 use crate::http::access::policy::Reader;
 use crate::http::bodies::answers::{json_bytes, to_json};
 use crate::http::bodies::events::EventBody;
@@ -24,28 +24,28 @@ use crate::http::bodies::problem::Problem;
 use crate::http::state::HttpState;
 use crate::live::{Frame, Here, Next, Subscription};
 
-/// Events of one answer.
+/// The most events in one answer.
 const POLL_LIMIT: usize = 200;
 
-/// Events, and where to go on.
+/// Events and the cursor after them.
 #[derive(Serialize, ToSchema)]
 pub struct Events<'a> {
-    /// In their order. Empty means that the end of the log was reached.
+    /// The events in order. Empty if there is no newer event.
     #[schema(value_type = Vec<EventBody<'_>>)]
     events: Vec<&'a RawValue>,
-    /// What to ask with next.
+    /// The cursor for the next request.
     #[schema(example = "5f3a9c1e7b204d68-42")]
     cursor: String,
 }
 
-/// Where a poll begins, and how long it may wait.
+/// The parameters of a long poll.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct PollStart {
-    /// The cursor to go on behind, as an event or an answer gave it.
+    /// The cursor after which events are returned: that of an event or of an earlier answer.
     #[param(max_length = 64, example = "5f3a9c1e7b204d68-42")]
     after: Option<String>,
-    /// Seconds to wait for an event; 0 when it is absent.
+    /// The seconds to wait for an event. 0 if absent.
     #[serde(default, rename = "wait", deserialize_with = "wait_s")]
     #[param(value_type = Option<i64>, minimum = 0, maximum = 60)]
     wait_s: u64,
@@ -57,17 +57,18 @@ fn wait_s<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     within.ok_or_else(|| D::Error::invalid_value(Unexpected::Signed(seconds), &"must be between 0 and 60 seconds"))
 }
 
-/// Events behind a cursor. Without one, the cursor of now.
+/// Get events after a cursor
 ///
-/// Answers with up to 200 events as soon as there is one that the caller may see, and after `wait` seconds without any.
+/// Returns up to 200 events as soon as there is one that the caller may see, or no events after `wait` seconds. Without `after`,
+/// it returns the current cursor, from which the caller can continue.
 #[utoipa::path(
     get,
     path = "/api/events",
     tag = "live",
     params(PollStart),
     responses(
-        (status = 200, description = "Events.", body = Events<'_>),
-        (status = 410, description = "`cursor_expired`: events behind the cursor are not kept any more, or it is of another log."),
+        (status = 200, description = "The events.", body = Events<'_>),
+        (status = 410, description = "`cursor_expired`: the events after the cursor are no longer stored, or the cursor belongs to another event log."),
     ),
 )]
 pub async fn poll_events(
@@ -77,7 +78,7 @@ pub async fn poll_events(
     Query(PollStart { after, wait_s }): Query<PollStart>,
 ) -> Result<Response, Problem> {
     let mut subscription = Subscription::open(&state.live, &principal, after.as_deref()).await?;
-    let mut lease = Lease::new(&state, &headers, principal)?;
+    let mut lease = StreamLease::new(&state, &headers, principal)?;
     let deadline = Instant::now() + Duration::from_secs(wait_s);
     let stopped = state.live.stopped();
     tokio::pin!(stopped);
@@ -90,16 +91,16 @@ pub async fn poll_events(
                 next = subscription.next() => next?,
                 () = tokio::time::sleep_until(deadline) => break,
                 () = &mut stopped => break,
-                lapse = lease.lapse() => return Err(match lapse {
-                    Lapse::Ended => Error::Unauthenticated,
-                    Lapse::Unconfirmed => Error::unavailable("credentials cannot be confirmed"),
+                lease_end = lease.expired() => return Err(match lease_end {
+                    LeaseEnd::Invalid => Error::Unauthenticated,
+                    LeaseEnd::Unconfirmed => Error::unavailable("credentials cannot be confirmed"),
                 }.into()),
             },
         };
         match next {
             Next::Event(frame) => frames.push(frame),
             Next::Reset if frames.is_empty() => return Err(crate::domain::events::events::cursor_expired().into()),
-            // Asked again with the cursor, it begins in the log.
+            // The next request continues from the event log with the cursor.
             Next::Reset | Next::TooSlow => break,
         }
     }
@@ -110,26 +111,27 @@ pub async fn poll_events(
     Ok(json_bytes(axum::http::StatusCode::OK, to_json(&body, size_bytes + 80)?))
 }
 
-/// What a stream begins with.
+/// The data of the event `hello`, the first one of a stream.
 #[derive(Serialize, ToSchema)]
 pub struct Hello<'a> {
-    /// Where it begins.
+    /// The cursor at which the stream begins.
     cursor: &'a str,
 }
 
-/// Events as they happen, until the caller goes. `curl -N` shows them.
+/// Stream events
 ///
-/// The first event is called `hello`; `id` is the cursor, so that a browser's EventSource goes on by itself. `reset` says that
-/// events were forgotten: read what you show anew.
+/// Sends events as server-sent events until the caller disconnects. `curl -N` shows them. The first event is `hello`. The `id`
+/// of an event is its cursor, so that the EventSource of a browser continues after a reconnect. The event `reset` means that
+/// events after the cursor are no longer stored: load the current state again.
 #[utoipa::path(
     get,
     path = "/api/events/stream",
     tag = "live",
     params(
         StreamStart,
-        ("Last-Event-ID" = Option<String>, Header, description = "The same, as EventSource sends it; it goes before `after`.", max_length = 64),
+        ("Last-Event-ID" = Option<String>, Header, description = "A cursor, as EventSource sends it. It takes precedence over `after`.", max_length = 64),
     ),
-    responses((status = 200, description = "A stream of events: `data` is an Event.", content_type = "text/event-stream", body = String)),
+    responses((status = 200, description = "A stream of server-sent events. `data` is an Event.", content_type = "text/event-stream", body = String)),
 )]
 pub async fn stream_events(
     State(state): State<HttpState>,
@@ -140,12 +142,12 @@ pub async fn stream_events(
     let last = headers.get("last-event-id").filter(|last| !last.is_empty());
     let after = match last {
         Some(last) => {
-            let wrong = || Error::invalid("Last-Event-ID", "invalid_cursor", "is not a cursor of events");
+            let wrong = || Error::invalid("Last-Event-ID", "invalid_cursor", "not a cursor of the event log");
             Some(last.to_str().map_err(|_| wrong())?.to_owned())
         }
         None => after,
     };
-    let lease = Lease::new(&state, &headers, principal.clone())?;
+    let lease = StreamLease::new(&state, &headers, principal.clone())?;
     let mut head = String::from("retry: 2000\n");
     let subscription = match Subscription::open(&state.live, &principal, after.as_deref()).await {
         Err(Error::Gone { code, .. }) => {
@@ -158,16 +160,16 @@ pub async fn stream_events(
     let hello = serde_json::to_string(&Hello { cursor: &cursor }).map_err(Error::internal)?;
     head.push_str(&format!("event: hello\nid: {cursor}\ndata: {hello}\n\n"));
     let quiet_since = Instant::now();
-    let here = state.live.arrive(principal.viewer());
-    let streaming = Streaming { state, lease, subscription, _here: here, head: Some(head), quiet_since };
-    let body = futures_util::stream::unfold(streaming, |mut streaming| async move {
-        let bytes = streaming.next().await?;
-        Some((Ok::<Bytes, Infallible>(bytes), streaming))
+    let presence = state.live.arrive(principal.viewer());
+    let stream = EventStream { state, lease, subscription, _presence: presence, head: Some(head), quiet_since };
+    let body = futures_util::stream::unfold(stream, |mut stream| async move {
+        let bytes = stream.next().await?;
+        Some((Ok::<Bytes, Infallible>(bytes), stream))
     });
     let mut response = Response::new(Body::from_stream(body));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    // nginx would keep what it gets until it has a buffer full.
+    // Without this header, nginx would hold events back until its buffer is full.
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     Ok(response)
 }
@@ -176,18 +178,21 @@ fn reset(reason: &str) -> String {
     format!("event: reset\ndata: {{\"reason\":\"{reason}\"}}\n\n")
 }
 
-struct Streaming {
+/// The state of a stream of server-sent events.
+struct EventStream {
     state: HttpState,
-    lease: Lease,
+    lease: StreamLease,
     subscription: Subscription,
-    /// Its reader is online.
-    _here: Option<Here>,
+    /// Keeps the user online while the stream is open.
+    _presence: Option<Here>,
+    /// The beginning of the stream, until it is sent.
     head: Option<String>,
+    /// The time of the last output.
     quiet_since: Instant,
 }
 
-impl Streaming {
-    /// What is sent next; `None` ends the stream.
+impl EventStream {
+    /// The next output. `None` ends the stream.
     async fn next(&mut self) -> Option<Bytes> {
         if let Some(head) = self.head.take() {
             return Some(head.into());
@@ -196,7 +201,7 @@ impl Streaming {
         let next = tokio::select! {
             next = self.subscription.next() => next.ok()?,
             () = self.state.live.stopped() => return None,
-            _ = self.lease.lapse() => return None,
+            _ = self.lease.expired() => return None,
             () = tokio::time::sleep_until(keep_alive_at) => {
                 self.quiet_since = Instant::now();
                 return Some(Bytes::from_static(b":\n\n"));
@@ -204,14 +209,14 @@ impl Streaming {
         };
         self.quiet_since = Instant::now();
         match next {
-            Next::Event(frame) => Some(written(&frame, &self.subscription)),
-            // The browser comes back with its last cursor and gets a `reset` then.
+            Next::Event(frame) => Some(server_sent_event(&frame, &self.subscription)),
+            // The browser reconnects with its last cursor and then gets a `reset`.
             Next::Reset | Next::TooSlow => None,
         }
     }
 }
 
-fn written(frame: &Frame, subscription: &Subscription) -> Bytes {
+fn server_sent_event(frame: &Frame, subscription: &Subscription) -> Bytes {
     let json = frame.json();
     match frame.position {
         Some(_) => format!("id: {}\ndata: {json}\n\n", subscription.cursor()).into(),

@@ -1,4 +1,4 @@
-//! Routes of live events and webhooks.
+//! Routes of events and outgoing webhooks.
 
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;

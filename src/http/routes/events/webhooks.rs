@@ -1,4 +1,4 @@
-//! `/api/webhooks`.
+//! `/api/webhooks`: outgoing webhooks.
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
@@ -19,7 +19,7 @@ use crate::http::bodies::parameters::{IdSchema, IdempotencyKeyHeader, PageQuery}
 use crate::http::bodies::problem::Problem;
 use crate::http::state::HttpState;
 
-/// A webhook, without its secret.
+/// An outgoing webhook.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Webhook)]
 pub struct WebhookBody<'a> {
@@ -27,13 +27,13 @@ pub struct WebhookBody<'a> {
     id: i64,
     #[schema(example = "https://example.com/hook")]
     url: &'a str,
-    /// The types of events that are delivered; null for all.
+    /// The types of events that are delivered. Null for all types.
     #[schema(example = json!(["message.created"]))]
     event_types: Option<Vec<&'a str>>,
     enabled: bool,
     #[schema(value_type = String, format = DateTime, example = "2026-11-22T08:30:00.123456Z")]
     created_at: Timestamp,
-    /// What deliveries are signed with, once, in the answer that made it.
+    /// The secret that signs deliveries. It is shown only once, in the answer to the creation.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, example = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=")]
     secret: Option<String>,
@@ -52,28 +52,28 @@ impl<'a> WebhookBody<'a> {
     }
 }
 
-/// A delivery of an event.
+/// The delivery of an event to a webhook.
 #[derive(Serialize, ToSchema)]
 #[schema(as = WebhookDelivery)]
 pub struct DeliveryBody<'a> {
-    /// The event's place in the log, as in its cursor.
+    /// The position of the event in the event log, as in its cursor.
     #[schema(minimum = 1, example = 42)]
     position: i64,
     #[serde(rename = "type")]
     #[schema(example = "message.created")]
     kind: &'a str,
-    /// Null for what is between people.
+    /// Null if the event is not about a conversation.
     conversation_id: Option<i64>,
-    /// `pending`, `delivered`, or `dead`: given up.
+    /// `pending`, `delivered`, or `dead` if the delivery was given up.
     #[schema(example = "delivered")]
     state: &'a str,
     attempts: i64,
-    /// Null once it is not tried any more.
+    /// The time of the next attempt. Null if there is none.
     #[schema(value_type = Option<String>, format = DateTime)]
     next_at: Option<Timestamp>,
     #[schema(value_type = Option<String>, format = DateTime)]
     last_at: Option<Timestamp>,
-    /// What the receiver answered last; null when it did not.
+    /// The HTTP status of the last answer. Null if the receiver did not answer.
     #[schema(example = 200)]
     last_status: Option<i64>,
 }
@@ -93,13 +93,15 @@ impl<'a> DeliveryBody<'a> {
     }
 }
 
-/// The webhooks, by id.
+/// List webhooks
+///
+/// Ordered by id.
 #[utoipa::path(
     get,
     path = "/api/webhooks",
     tag = "integrations",
     params(PageQuery),
-    responses((status = 200, description = "The webhooks. `Link` names the next page while there is one.", body = Vec<WebhookBody<'_>>, headers(
+    responses((status = 200, description = "The webhooks. `Link` has the address of the next page, if there is one.", body = Vec<WebhookBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/webhooks?…>; rel=\"next\"`"),
     ))),
 )]
@@ -114,24 +116,26 @@ pub async fn list_webhooks(
     Ok(list(to_json(&bodies, 240 * bodies.len())?, uri.path(), next_page(page.next, limit, [])))
 }
 
-/// A webhook to be made.
+/// Request body for creating a webhook.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = NewWebhook, example = json!({"url": "https://example.com/hook", "event_types": ["message.created"]}))]
 pub struct NewWebhookBody {
-    /// Begins with `https://`, and is not private.
+    /// Must begin with `https://` and must not be a private address.
     #[schema(max_length = 2000)]
     url: String,
-    /// All when it is absent or null.
+    /// The types of events to deliver. All types if absent or null.
     #[schema(min_items = 1, max_items = 64)]
     event_types: Option<Vec<String>>,
-    /// True when it is absent.
+    /// True if absent.
     #[serde(default, deserialize_with = "not_null")]
     #[schema(nullable = false)]
     enabled: Option<bool>,
 }
 
-/// Makes a webhook, which gets every event from now on. Its secret is in this answer alone.
+/// Create a webhook
+///
+/// The webhook receives all events from now on. Its secret is shown only in this answer.
 #[utoipa::path(
     post,
     path = "/api/webhooks",
@@ -139,8 +143,8 @@ pub struct NewWebhookBody {
     params(IdempotencyKeyHeader),
     request_body = NewWebhookBody,
     responses(
-        (status = 201, description = "Made.", body = WebhookBody<'_>, headers(
-            ("Idempotency-Replayed" = Option<String>, description = "`true` on the answer to a repeat."),
+        (status = 201, description = "Created.", body = WebhookBody<'_>, headers(
+            ("Idempotency-Replayed" = Option<String>, description = "`true` if this is the stored answer to an earlier request with the same key."),
         )),
         (status = 409, description = "`too_many_webhooks`."),
     ),
@@ -156,17 +160,17 @@ pub async fn create_webhook(
     let NewWebhookBody { url, event_types, enabled } = body.value;
     let fields = Fields { url: Some(url), event_types: Some(event_types), enabled };
     let by = By::principal(&principal, state.app.clock.now());
-    let once = Once { request, render: render_made, sealed: true };
+    let once = Once { request, render: render_created, sealed: true };
     Ok(given(webhooks::create(&state.app, fields, by, once).await?))
 }
 
-fn render_made(made: &Webhook) -> DomainResult<StoredAnswer> {
+fn render_created(made: &Webhook) -> DomainResult<StoredAnswer> {
     let body = WebhookBody { secret: Some(webhooks::secret_text(&made.secret)), ..WebhookBody::new(made) };
     let body = serde_json::to_vec(&body).map_err(Error::internal)?;
     Ok(StoredAnswer { status: StatusCode::CREATED.as_u16(), location: None, body })
 }
 
-/// What is to change about a webhook. What is left out stays.
+/// Request body for changing a webhook. An absent field is not changed.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = WebhookChanges, example = json!({"enabled": false}))]
@@ -174,7 +178,7 @@ pub struct WebhookChangesBody {
     #[serde(default, deserialize_with = "not_null")]
     #[schema(nullable = false, max_length = 2000)]
     url: Option<String>,
-    /// Null for all.
+    /// The types of events to deliver. Null for all types.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<Vec<String>>, min_items = 1, max_items = 64)]
     event_types: Option<Option<Vec<String>>>,
@@ -187,19 +191,21 @@ pub struct WebhookChangesBody {
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct WebhookPath {
-    /// The webhook.
+    /// The id of the webhook.
     #[param(value_type = IdSchema, inline, example = 1)]
     id: i64,
 }
 
-/// Changes a webhook. One that is not enabled keeps its place.
+/// Change a webhook
+///
+/// A disabled webhook keeps its position in the event log and continues there when it is enabled again.
 #[utoipa::path(
     patch,
     path = "/api/webhooks/{id}",
     tag = "integrations",
     params(WebhookPath),
     request_body = WebhookChangesBody,
-    responses((status = 200, description = "The webhook as it is now.", body = WebhookBody<'_>)),
+    responses((status = 200, description = "The changed webhook.", body = WebhookBody<'_>)),
 )]
 pub async fn update_webhook(
     State(state): State<HttpState>,
@@ -214,13 +220,15 @@ pub async fn update_webhook(
     json(StatusCode::OK, &WebhookBody::new(&webhook))
 }
 
-/// Ends a webhook. Its ledger goes with it.
+/// Delete a webhook
+///
+/// Its list of deliveries is deleted too.
 #[utoipa::path(
     delete,
     path = "/api/webhooks/{id}",
     tag = "integrations",
     params(WebhookPath),
-    responses((status = 204, description = "Ended.")),
+    responses((status = 204, description = "Deleted.")),
 )]
 pub async fn delete_webhook(
     State(state): State<HttpState>,
@@ -233,13 +241,15 @@ pub async fn delete_webhook(
     Ok(no_content())
 }
 
-/// The last deliveries, the newest event first.
+/// List the latest deliveries of a webhook
+///
+/// Ordered from the newest event to the oldest.
 #[utoipa::path(
     get,
     path = "/api/webhooks/{id}/deliveries",
     tag = "integrations",
     params(WebhookPath, PageQuery),
-    responses((status = 200, description = "The deliveries. `Link` names the next page while there is one.", body = Vec<DeliveryBody<'_>>, headers(
+    responses((status = 200, description = "The deliveries. `Link` has the address of the next page, if there is one.", body = Vec<DeliveryBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/webhooks/1/deliveries?…>; rel=\"next\"`"),
     ))),
 )]
@@ -255,17 +265,19 @@ pub async fn list_deliveries(
     Ok(list(to_json(&bodies, 240 * bodies.len())?, uri.path(), next_page(page.next, limit, [])))
 }
 
-/// From where events are sent again.
+/// Request body for a replay.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = WebhookReplay, example = json!({"after": "5f3a9c1e7b204d68-42"}))]
 pub struct ReplayBody {
-    /// A cursor of events.
+    /// A cursor of the event log.
     #[schema(max_length = 64)]
     after: String,
 }
 
-/// Sends every event behind a cursor again, under the ids that they had.
+/// Deliver events to a webhook again
+///
+/// Delivers all events after the cursor again, with the same ids as before.
 #[utoipa::path(
     post,
     path = "/api/webhooks/{id}/replay",
@@ -273,8 +285,8 @@ pub struct ReplayBody {
     params(WebhookPath),
     request_body = ReplayBody,
     responses(
-        (status = 204, description = "They are on their way."),
-        (status = 410, description = "`cursor_expired`: events behind the cursor are not kept any more, or it is of another log."),
+        (status = 204, description = "The deliveries will begin."),
+        (status = 410, description = "`cursor_expired`: the events after the cursor are no longer stored, or the cursor belongs to another event log."),
     ),
 )]
 pub async fn replay_webhook(

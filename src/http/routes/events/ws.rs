@@ -1,4 +1,4 @@
-//! `/api/ws`: opening a WebSocket (RFC 6455). Its session is in `http/socket/`.
+//! `/api/ws`: opens a WebSocket (RFC 6455). Its session is in `http/socket/`.
 
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::{Request, State};
@@ -9,29 +9,30 @@ use tracing::{Instrument as _, Span};
 use crate::base::error::Error;
 use crate::base::tasks::log_panic;
 use crate::http::access::admission::SUBPROTOCOL;
-use crate::http::access::lease::Lease;
+use crate::http::access::lease::StreamLease;
 use crate::http::access::policy::Reader;
 use crate::http::bodies::extract::Query;
 use crate::http::bodies::parameters::StreamStart;
 use crate::http::bodies::problem::Problem;
 use crate::http::server::upgrade::Upgrade;
-use crate::http::socket::session::{FRAME_LIMIT_BYTES, READ_BUFFER_BYTES, Session, WRITE_BUFFER_BYTES};
+use crate::http::socket::session::{FRAME_LIMIT_BYTES, READ_BUFFER_BYTES, SocketSession, WRITE_BUFFER_BYTES};
 use crate::http::state::HttpState;
 use crate::live::Subscription;
 
-/// Opens a WebSocket: events as they happen, and frames that send.
+/// Open a WebSocket
 ///
-/// The server sends `{"type": "hello", "cursor", "heartbeat_ms", "user_name"}` first, then `event`, `reply`, `reset` and `pong`; the client may
-/// send `send`, `read`, `delivered`, `typing`, `presence` and `ping`. The token goes in the header, the cookie, or the
-/// subprotocols `posthaste, <token>`.
+/// Delivers events and accepts requests as frames. The first frame of the server is
+/// `{"type": "hello", "cursor", "heartbeat_ms", "user_name"}`. Further frames of the server have the types `event`, `reply`,
+/// `reset` and `pong`. Frames of the client have the types `send`, `read`, `delivered`, `typing`, `presence` and `ping`. The
+/// token is sent in the header `Authorization`, in the cookie, or in the subprotocols `posthaste, <token>`.
 #[utoipa::path(
     get,
     path = "/api/ws",
     tag = "live",
     params(StreamStart),
     responses(
-        (status = 101, description = "The connection is a WebSocket now."),
-        (status = 400, description = "Not a request for a WebSocket."),
+        (status = 101, description = "The connection has become a WebSocket."),
+        (status = 400, description = "The request does not ask for a WebSocket."),
     ),
 )]
 pub async fn open_socket(
@@ -42,9 +43,9 @@ pub async fn open_socket(
     Query(StreamStart { after }): Query<StreamStart>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let Upgrade { edge, place } = upgrade;
+    let Upgrade { edge, permit } = upgrade;
     let upgrade = websocket(&state, request).await?;
-    let lease = Lease::new(&state, &headers, principal.clone())?;
+    let lease = StreamLease::new(&state, &headers, principal.clone())?;
     let opened = match Subscription::open(&state.live, &principal, after.as_deref()).await {
         Err(Error::Gone { code, .. }) => (Subscription::open(&state.live, &principal, None).await?, Some(code)),
         opened => (opened?, None),
@@ -58,7 +59,7 @@ pub async fn open_socket(
         .write_buffer_size(WRITE_BUFFER_BYTES);
     let span = Span::current();
     Ok(upgrade.on_upgrade(move |socket| {
-        let session = Session::new(state, (edge, place), lease, socket);
+        let session = SocketSession::new(state, (edge, permit), lease, socket);
         log_panic("socket", Box::pin(session.run(subscription, reset))).instrument(span)
     }))
 }

@@ -19,19 +19,19 @@ use crate::http::bodies::parameters::{IdSchema, IdempotencyKeyHeader, PageQuery}
 use crate::http::bodies::problem::Problem;
 use crate::http::state::HttpState;
 
-/// What an API key lets its holder do. Each scope stands for itself.
+/// A scope of an API key. No scope includes another one.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
-    /// Read.
+    /// Requests that read.
     Read,
-    /// Write.
+    /// Requests that change something.
     Write,
-    /// Administer.
+    /// Administrative requests.
     Admin,
 }
 
-/// An API key, without the key.
+/// An API key.
 #[derive(Serialize, ToSchema)]
 #[schema(as = ApiKey)]
 pub struct ApiKeyBody<'a> {
@@ -43,14 +43,14 @@ pub struct ApiKeyBody<'a> {
     scopes: Vec<&'a str>,
     #[schema(value_type = String, format = DateTime, example = "2026-11-22T08:30:00.123456Z")]
     created_at: Timestamp,
-    /// The id of the user who made it; null when it was made on the command line or with another key.
+    /// The id of the user who created the key. Null if it was created on the command line or with another key.
     created_by: Option<i64>,
-    /// To within a minute.
+    /// The time of the last request with the key, exact to one minute.
     #[schema(value_type = Option<String>, format = DateTime)]
     last_used_at: Option<Timestamp>,
     #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Option<Timestamp>,
-    /// The key itself, once, in the answer that made it.
+    /// The secret. It is shown only once, in the answer to the creation.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "phk_0123456789abcdefghijklmnopqrstuvwxyzABCDEFG")]
     key: Option<&'a str>,
@@ -71,13 +71,15 @@ impl<'a> ApiKeyBody<'a> {
     }
 }
 
-/// The API keys, by id.
+/// List API keys
+///
+/// Ordered by id, without their secrets.
 #[utoipa::path(
     get,
     path = "/api/api-keys",
     tag = "administration",
     params(PageQuery),
-    responses((status = 200, description = "The keys. `Link` names the next page while there is one.", body = Vec<ApiKeyBody<'_>>, headers(
+    responses((status = 200, description = "The keys. `Link` has the address of the next page, if there is one.", body = Vec<ApiKeyBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/api-keys?…>; rel=\"next\"`"),
     ))),
 )]
@@ -92,30 +94,32 @@ pub async fn list_api_keys(
     Ok(list(to_json(&bodies, 240 * bodies.len())?, uri.path(), next_page(page.next, limit, [])))
 }
 
-/// A key to be made.
+/// Request body for creating an API key.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = NewApiKey, example = json!({"name": "the shop", "scopes": ["read", "write"]}))]
 pub struct NewApiKeyBody {
     #[schema(min_length = 1, max_length = 100)]
     name: String,
-    /// `read` and `write` when it is absent.
+    /// `read` and `write` if absent.
     #[schema(value_type = Option<Vec<Scope>>, min_items = 1)]
     scopes: Option<Vec<String>>,
-    /// When it ends; never when it is absent.
+    /// The time at which the key expires. Never if absent.
     #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Option<String>,
 }
 
-/// Makes an API key. The key itself is in this answer alone.
+/// Create an API key
+///
+/// The secret is shown only in this answer.
 #[utoipa::path(
     post,
     path = "/api/api-keys",
     tag = "administration",
     params(IdempotencyKeyHeader),
     request_body = NewApiKeyBody,
-    responses((status = 201, description = "Made.", body = ApiKeyBody<'_>, headers(
-        ("Idempotency-Replayed" = Option<String>, description = "`true` on the answer to a repeat."),
+    responses((status = 201, description = "Created.", body = ApiKeyBody<'_>, headers(
+        ("Idempotency-Replayed" = Option<String>, description = "`true` if this is the stored answer to an earlier request with the same key."),
     ))),
 )]
 pub async fn create_api_key(
@@ -133,11 +137,11 @@ pub async fn create_api_key(
         expires_at,
     };
     let by = By::principal(&principal, state.app.clock.now());
-    let once = Once { request, render: render_made, sealed: true };
+    let once = Once { request, render: render_created, sealed: true };
     Ok(given(api_keys::create(&state.app, new, by, once).await?))
 }
 
-fn render_made(made: &Made) -> DomainResult<StoredAnswer> {
+fn render_created(made: &Made) -> DomainResult<StoredAnswer> {
     let body = serde_json::to_vec(&ApiKeyBody::new(&made.key, Some(&made.text))).map_err(Error::internal)?;
     Ok(StoredAnswer { status: StatusCode::CREATED.as_u16(), location: None, body })
 }
@@ -146,12 +150,14 @@ fn render_made(made: &Made) -> DomainResult<StoredAnswer> {
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct ApiKeyPath {
-    /// The key's id.
+    /// The id of the key.
     #[param(value_type = IdSchema, inline, example = 1)]
     id: i64,
 }
 
-/// Revokes an API key.
+/// Revoke an API key
+///
+/// The key stops working within a second.
 #[utoipa::path(
     delete,
     path = "/api/api-keys/{id}",

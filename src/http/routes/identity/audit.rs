@@ -1,4 +1,4 @@
-//! `/api/admin/audit`.
+//! `/api/admin/audit`: the audit log.
 
 use axum::extract::State;
 use axum::http::Uri;
@@ -13,13 +13,15 @@ use crate::http::bodies::parameters::PageQuery;
 use crate::http::bodies::problem::Problem;
 use crate::http::state::HttpState;
 
-/// What happened to accounts and keys, newest first.
+/// List the entries of the audit log
+///
+/// Ordered from the newest to the oldest.
 #[utoipa::path(
     get,
     path = "/api/admin/audit",
     tag = "administration",
     params(PageQuery),
-    responses((status = 200, description = "The entries. `Link` names the next page while there is one.", body = Vec<AuditBody<'_>>, headers(
+    responses((status = 200, description = "The entries. `Link` has the address of the next page, if there is one.", body = Vec<AuditBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/admin/audit?…>; rel=\"next\"`"),
     ))),
 )]

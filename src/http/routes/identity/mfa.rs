@@ -1,4 +1,4 @@
-//! `/api/users/{user_name}/mfa`: the caller's second factor.
+//! `/api/users/{user_name}/mfa`: the second factor of the caller.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -14,20 +14,22 @@ use crate::http::bodies::parameters::OwnUserPath;
 use crate::http::bodies::problem::Problem;
 use crate::http::state::HttpState;
 
-/// What an authenticator needs.
+/// The secret of a second factor, in three forms for an authenticator app.
 #[derive(Serialize, ToSchema)]
 pub struct MfaOffer {
-    /// In base 32, for typing.
+    /// The secret in base 32, for typing.
     #[schema(example = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP")]
     secret: String,
-    /// For a link.
+    /// The secret as an otpauth URI, for a link.
     #[schema(example = "otpauth://totp/Posthaste:bugs?secret=JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP&issuer=Posthaste")]
     otpauth_uri: String,
-    /// For a camera: an SVG document.
+    /// The secret as a QR code: an SVG document.
     qr_svg: String,
 }
 
-/// Offers a secret for an authenticator. It counts once a code of it was sent back.
+/// Get a secret for a second factor
+///
+/// The second factor is enabled only after `PUT` with a code of the authenticator app.
 #[utoipa::path(
     post,
     path = "/api/users/{user_name}/mfa",
@@ -38,7 +40,7 @@ pub struct MfaOffer {
         (status = 409, description = "`mfa_enabled`."),
     ),
 )]
-pub async fn offer_mfa(
+pub async fn create_mfa_secret(
     State(state): State<HttpState>,
     PersonWriting(principal): PersonWriting,
     Path(path): Path<OwnUserPath>,
@@ -50,7 +52,7 @@ pub async fn offer_mfa(
     json(StatusCode::OK, &body)
 }
 
-/// A code of the authenticator.
+/// A code of the authenticator app.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"code": "123456"}))]
@@ -59,15 +61,15 @@ pub struct MfaCode {
     code: String,
 }
 
-/// The codes for when the authenticator is lost.
+/// The recovery codes, for use without the authenticator app.
 #[derive(Serialize, ToSchema)]
 pub struct RecoveryCodes {
-    /// Each works once.
+    /// Each code can be used once.
     #[schema(min_items = 10, max_items = 10)]
     recovery_codes: Vec<String>,
 }
 
-/// Switches the second factor on.
+/// Enable the second factor
 #[utoipa::path(
     put,
     path = "/api/users/{user_name}/mfa",
@@ -75,7 +77,7 @@ pub struct RecoveryCodes {
     params(OwnUserPath),
     request_body = MfaCode,
     responses(
-        (status = 200, description = "It is on. The recovery codes are shown this once.", body = RecoveryCodes),
+        (status = 200, description = "Enabled. The recovery codes are shown only in this answer.", body = RecoveryCodes),
         (status = 409, description = "`mfa_not_offered`, `mfa_enabled`."),
     ),
 )]
@@ -90,18 +92,18 @@ pub async fn enable_mfa(
     json(StatusCode::OK, &RecoveryCodes { recovery_codes })
 }
 
-/// What switches the second factor off.
+/// Request body for disabling the second factor.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"password": "what's up, doc?", "code": "123456"}))]
 pub struct MfaDisabling {
     password: String,
-    /// Of the authenticator, or a recovery code.
+    /// A code of the authenticator app or a recovery code.
     #[schema(max_length = 254)]
     code: String,
 }
 
-/// Switches the second factor off.
+/// Disable the second factor
 #[utoipa::path(
     post,
     path = "/api/users/{user_name}/mfa/disable",
@@ -109,7 +111,7 @@ pub struct MfaDisabling {
     params(OwnUserPath),
     request_body = MfaDisabling,
     responses(
-        (status = 204, description = "It is off."),
+        (status = 204, description = "Disabled."),
         (status = 409, description = "`mfa_not_enabled`."),
     ),
 )]

@@ -1,4 +1,4 @@
-//! Routes of accounts and credentials.
+//! Routes of users, credentials and the audit log.
 
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -18,14 +18,14 @@ pub fn routes() -> OpenApiRouter<HttpState> {
         .routes(routes!(users::list_users, users::register_user))
         .routes(routes!(users::get_user, users::update_user, users::erase_user))
         .routes(routes!(passwords::change_password))
-        .routes(routes!(passwords::ask_for_email_confirmation))
+        .routes(routes!(passwords::request_email_confirmation))
         .routes(routes!(passwords::confirm_email))
-        .routes(routes!(passwords::ask_for_password_reset))
+        .routes(routes!(passwords::request_password_reset))
         .routes(routes!(passwords::reset_password))
-        .routes(routes!(mfa::offer_mfa, mfa::enable_mfa))
+        .routes(routes!(mfa::create_mfa_secret, mfa::enable_mfa))
         .routes(routes!(mfa::disable_mfa))
         .routes(routes!(sessions::list_sessions, sessions::create_session))
-        .routes(routes!(sessions::end_session))
+        .routes(routes!(sessions::delete_session))
         .routes(routes!(api_keys::list_api_keys, api_keys::create_api_key))
         .routes(routes!(api_keys::revoke_api_key))
         .routes(routes!(audit::list_audit))

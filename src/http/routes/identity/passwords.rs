@@ -1,4 +1,4 @@
-//! Changing a password, resetting a forgotten one, confirming an address.
+//! Changing a password, resetting a forgotten password, and confirming an email address.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -17,19 +17,21 @@ use crate::http::bodies::parameters::OwnUserPath;
 use crate::http::bodies::problem::Problem;
 use crate::http::state::HttpState;
 
-/// A new password, and the one before.
+/// Request body for changing a password.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"current_password": "what's up, doc?", "new_password": "nothing much, you?"}))]
 pub struct PasswordChange {
-    /// May be left out where there is none yet.
+    /// May be absent if the account has no password.
     current_password: Option<String>,
-    /// 8 to 256 characters, not one of the commonest.
+    /// 8 to 256 characters, and not a common password.
     #[schema(min_length = 8, max_length = 256)]
     new_password: String,
 }
 
-/// Changes the caller's own password; their other sessions end.
+/// Change the caller's password
+///
+/// All other sessions of the caller end.
 #[utoipa::path(
     put,
     path = "/api/users/{user_name}/password",
@@ -49,7 +51,7 @@ pub async fn change_password(
     Ok(no_content())
 }
 
-/// Whose password is forgotten.
+/// Request body for asking for a password reset.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"email": "bugs@example.org"}))]
@@ -58,15 +60,17 @@ pub struct ResetRequest {
     email: String,
 }
 
-/// Sends a code for a new password to an address, if it is somebody's: the answer does not tell.
+/// Ask for a password reset by mail
+///
+/// Sends a code for a new password if a user has this email address. The answer does not reveal whether one has.
 #[utoipa::path(
     post,
     path = "/api/password-resets",
     tag = "sessions",
     request_body = ResetRequest,
-    responses((status = 202, description = "If the address is somebody's, a mail is on its way.")),
+    responses((status = 202, description = "Accepted. If a user has this address, a mail is sent.")),
 )]
-pub async fn ask_for_password_reset(
+pub async fn request_password_reset(
     State(state): State<HttpState>,
     _caller: Public,
     ClientAddress(address): ClientAddress,
@@ -75,10 +79,10 @@ pub async fn ask_for_password_reset(
     passwords::check_wanted(&body.value.email)?;
     let by = By::stranger(address, state.app.clock.now());
     let (app, email) = (state.app, body.value.email);
-    // Beside the answer, which so takes the same time whether there is somebody or not.
+    // In the background, so that the time of the answer does not reveal whether a user has this address.
     tasks::spawn("password-reset", async move {
         if let Err(error) = passwords::ask_for_reset(&app, by, email).await {
-            tracing::warn!(%error, "a code for a new password could not be sent");
+            tracing::warn!(%error, "cannot send a code for a password reset");
         }
     });
     Ok(accepted())
@@ -90,32 +94,34 @@ fn accepted() -> Response {
     response
 }
 
-/// A new password.
+/// Request body for setting a new password.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"new_password": "nothing much, you?"}))]
 pub struct NewPassword {
-    /// 8 to 256 characters, not one of the commonest.
+    /// 8 to 256 characters, and not a common password.
     #[schema(min_length = 8, max_length = 256)]
     new_password: String,
 }
 
-/// A password reset, by its code.
+/// A password reset, identified by its code.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct PasswordResetPath {
-    /// The code of the mail, or from an administrator.
+    /// The code from the mail or from an administrator.
     code: String,
 }
 
-/// Sets a new password with a code that was sent; every session ends. The code works once, within an hour.
+/// Set a new password with a code
+///
+/// All sessions of the user end. The code can be used once, within one hour.
 #[utoipa::path(
     put,
     path = "/api/password-resets/{code}",
     tag = "sessions",
     params(PasswordResetPath),
     request_body = NewPassword,
-    responses((status = 204, description = "Set.")),
+    responses((status = 204, description = "The password is set.")),
 )]
 pub async fn reset_password(
     State(state): State<HttpState>,
@@ -129,20 +135,20 @@ pub async fn reset_password(
     Ok(no_content())
 }
 
-/// Sends the caller a code that confirms their address.
+/// Send a code that confirms the caller's email address
 #[utoipa::path(
     post,
     path = "/api/users/{user_name}/email-confirmations",
     tag = "users",
     params(OwnUserPath),
     responses(
-        (status = 202, description = "A mail is on its way, unless there were too many in the last hour."),
-        (status = 422, description = "No mail can go to the address that is stored."),
+        (status = 202, description = "Accepted. A mail is sent, unless too many were sent in the last hour."),
+        (status = 422, description = "No mail can be sent to the stored address."),
         (status = 409, description = "`no_email`."),
         (status = 501, description = "`mail_not_configured`."),
     ),
 )]
-pub async fn ask_for_email_confirmation(
+pub async fn request_email_confirmation(
     State(state): State<HttpState>,
     PersonWriting(principal): PersonWriting,
     Path(path): Path<OwnUserPath>,
@@ -153,15 +159,17 @@ pub async fn ask_for_email_confirmation(
     Ok(accepted())
 }
 
-/// The confirmation of an address, by its code.
+/// The confirmation of an email address, identified by its code.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct EmailConfirmationPath {
-    /// The code of the mail.
+    /// The code from the mail.
     code: String,
 }
 
-/// Confirms an address with a code that was sent. The code works once, within a day.
+/// Confirm an email address with a code
+///
+/// The code can be used once, within one day.
 #[utoipa::path(
     put,
     path = "/api/email-confirmations/{code}",

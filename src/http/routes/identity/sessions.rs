@@ -1,4 +1,4 @@
-//! `/api/sessions`.
+//! `/api/sessions`: logging in, and the sessions of the caller.
 
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
@@ -22,40 +22,42 @@ use crate::http::bodies::sessions::SessionBody;
 use crate::http::bodies::users::UserBody;
 use crate::http::state::HttpState;
 
-/// Somebody who wants to log in.
+/// Request body for logging in.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"user_name": "bugs", "password": "what's up, doc?"}))]
 pub struct NewSession {
-    /// Who; or `email`.
+    /// The name of the user. Give either this or `email`.
     #[schema(min_length = 1, max_length = 254)]
     user_name: Option<String>,
-    /// Who; or `user_name`.
+    /// The email address of the user. Give either this or `user_name`.
     #[schema(min_length = 1, max_length = 254)]
     email: Option<String>,
-    /// May be left out where access is open.
+    /// May be absent under open access.
     password: Option<String>,
-    /// What the authenticator shows, or a recovery code, when a second factor is on.
+    /// A code of the authenticator app or a recovery code. Needed if a second factor is enabled.
     #[schema(max_length = 254)]
     code: Option<String>,
-    /// Whether the token goes into a cookie, for pages of this server, instead of the answer.
+    /// Whether the token is set as a cookie, for pages of this server, and not returned in the answer.
     #[serde(default)]
     cookie: bool,
 }
 
-/// A session that was made.
+/// A new session.
 #[derive(Serialize, ToSchema)]
 pub struct MadeSession<'a> {
-    /// Goes into `Authorization: Bearer …`; shown once. Null when it went into a cookie.
+    /// The token for `Authorization: Bearer …`. It is shown only once. Null if it was set as a cookie.
     #[schema(example = "phs_0123456789abcdefghijklmnopqrstuvwxyzABCDEFG")]
     token: Option<&'a str>,
-    /// When the session ends unless it is used before.
+    /// The time at which the session ends if it is not used before.
     #[schema(value_type = String, format = DateTime, example = "2026-12-22T08:30:00.123456Z")]
     expires_at: Timestamp,
     user: UserBody<'a>,
 }
 
-/// Logs in. With a second factor on and no code: 401 `mfa_required`.
+/// Log in
+///
+/// If a second factor is enabled and `code` is absent, the answer is 401 `mfa_required`.
 #[utoipa::path(
     post,
     path = "/api/sessions",
@@ -63,7 +65,7 @@ pub struct MadeSession<'a> {
     request_body = NewSession,
     responses(
         (status = 201, description = "Logged in.", body = MadeSession<'_>, headers(
-            ("Set-Cookie" = Option<String>, description = "The session, when `cookie` was true."),
+            ("Set-Cookie" = Option<String>, description = "The token of the session, if `cookie` is true."),
         )),
         (status = 401, description = "`invalid_credentials`, `mfa_required`."),
         (status = 403, description = "`banned`; `foreign_origin`."),
@@ -111,13 +113,15 @@ fn set_cookie(state: &HttpState, response: &mut Response, value: &str, lasts_s: 
     }
 }
 
-/// The caller's devices, by id; never a token.
+/// List the caller's sessions
+///
+/// Ordered by id, without their tokens.
 #[utoipa::path(
     get,
     path = "/api/sessions",
     tag = "sessions",
     params(PageQuery),
-    responses((status = 200, description = "The devices. `Link` names the next page while there is one.", body = Vec<SessionBody<'_>>, headers(
+    responses((status = 200, description = "The sessions. `Link` has the address of the next page, if there is one.", body = Vec<SessionBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/sessions?…>; rel=\"next\"`"),
     ))),
 )]
@@ -138,22 +142,22 @@ pub async fn list_sessions(
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct SessionPath {
-    /// The session's id, or `current`.
+    /// The id of the session, or `current` for the session of the request.
     #[param(example = "current")]
     id: String,
 }
 
-/// Ends one of the caller's sessions: logs that device out.
+/// Log out: end one of the caller's sessions
 #[utoipa::path(
     delete,
     path = "/api/sessions/{id}",
     tag = "sessions",
     params(SessionPath),
-    responses((status = 204, description = "Ended.", headers(
-        ("Set-Cookie" = Option<String>, description = "Takes the cookie away, when the session that called with it was ended."),
+    responses((status = 204, description = "The session has ended.", headers(
+        ("Set-Cookie" = Option<String>, description = "Removes the cookie, if the request used the cookie of the session that has ended."),
     ))),
 )]
-pub async fn end_session(
+pub async fn delete_session(
     State(state): State<HttpState>,
     PersonWriting(principal): PersonWriting,
     headers: HeaderMap,
@@ -163,7 +167,7 @@ pub async fn end_session(
     let session = if path.id == "current" { None } else { Some(SessionId(number_or_zero(&path.id))) };
     sessions::end(&state.app, &principal, session).await?;
     let mut response = no_content();
-    // Beside a bearer token, a cookie is another session's, which goes on.
+    // If the request has a bearer token too, the cookie belongs to another session, which continues.
     let by_cookie = !headers.contains_key(header::AUTHORIZATION);
     if by_cookie && session.is_none_or(|id| principal.credential() == Credential::Session(id)) {
         set_cookie(&state, &mut response, "", 0);

@@ -1,4 +1,4 @@
-//! `/api/users`.
+//! `/api/users`: listing, registering, reading, changing and erasing users.
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
@@ -25,18 +25,20 @@ use crate::http::state::HttpState;
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct UserSearch {
-    /// A prefix of a user name, a full name or a last name; case and accents do not matter.
+    /// A prefix of a user name, a full name or a last name. Case and accents are ignored.
     #[param(max_length = 64, example = "bu")]
     q: Option<String>,
 }
 
-/// Users, by id.
+/// List users
+///
+/// Ordered by id.
 #[utoipa::path(
     get,
     path = "/api/users",
     tag = "users",
     params(UserSearch, PageQuery),
-    responses((status = 200, description = "The users. `Link` names the next page while there is one.", body = Vec<UserBody<'_>>, headers(
+    responses((status = 200, description = "The users. `Link` has the address of the next page, if there is one.", body = Vec<UserBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/users?…>; rel=\"next\"`"),
     ))),
 )]
@@ -47,23 +49,23 @@ pub async fn list_users(
     Query((filter, page)): Query<(UserSearch, PageQuery)>,
 ) -> Result<Response, Problem> {
     let listing = Listing { query: filter.q, limit: page.limit, cursor: page.cursor };
-    let (wanted, limit) = (listing.query.clone(), listing.limit);
+    let (query, limit) = (listing.query.clone(), listing.limit);
     let page = users::list(&state.app, &principal, listing).await?;
     let bodies: Vec<UserBody<'_>> =
         page.entries.iter().map(|user| UserBody::new(&state.app, user, &principal)).collect();
-    let next = next_page(page.next, limit, wanted.map(|wanted| ("q", wanted)));
+    let next = next_page(page.next, limit, query.map(|query| ("q", query)));
     Ok(list(to_json(&bodies, 320 * bodies.len())?, uri.path(), next))
 }
 
-/// One user.
+/// Get a user
 #[utoipa::path(
     get,
     path = "/api/users/{user_name}",
     tag = "users",
     params(UserPath),
     responses(
-        (status = 200, description = "The user.", body = UserBody<'_>, headers(("ETag" = String, description = "Of this answer."))),
-        (status = 304, description = "`If-None-Match` names this answer."),
+        (status = 200, description = "The user.", body = UserBody<'_>, headers(("ETag" = String, description = "The entity tag of this answer."))),
+        (status = 304, description = "Not modified: the answer still has the entity tag in `If-None-Match`."),
     ),
 )]
 pub async fn get_user(
@@ -77,15 +79,15 @@ pub async fn get_user(
     resource(&headers, &UserBody::new(&state.app, &user, &principal))
 }
 
-/// Somebody to be made.
+/// Request body for creating a user.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"user_name": "bugs", "password": "what's up, doc?", "email": "bugs@example.org"}))]
 pub struct NewUser {
-    /// 1 to 32 of `A-Z a-z 0-9 . _ -`, with at least one letter or digit; never given twice.
+    /// 1 to 32 characters from `A-Z a-z 0-9 . _ -`, with at least one letter or digit. A name is never used for two users.
     #[schema(min_length = 1, max_length = 32, pattern = r"^[A-Za-z0-9._-]+$")]
     user_name: String,
-    /// 8 to 256 characters, not one of the commonest. An API key or an administrator may leave it out.
+    /// 8 to 256 characters, and not a common password. Optional for API keys and administrators.
     #[schema(min_length = 8, max_length = 256)]
     password: Option<String>,
     #[schema(max_length = 254)]
@@ -96,19 +98,22 @@ pub struct NewUser {
     last_name: Option<String>,
 }
 
-/// Makes an account: one's own where registration is open, anybody's as an administrator or with an API key.
+/// Create a user
+///
+/// Administrators and API keys can create any user. Without credentials, people can create their own account if registration is
+/// open.
 #[utoipa::path(
     post,
     path = "/api/users",
     tag = "users",
     params(
-        ("Idempotency-Key" = Option<String>, Header, description = "A repeat with the same key and body is answered with the first answer, for 7 days. Ignored without credentials.", min_length = 1, max_length = 255, pattern = "^[ -~]+$"),
+        ("Idempotency-Key" = Option<String>, Header, description = "A repeated request with the same key and body has no second effect and gets the first answer again, for 7 days. Ignored without credentials.", min_length = 1, max_length = 255, pattern = "^[ -~]+$"),
     ),
     request_body = NewUser,
     responses(
-        (status = 201, description = "Made.", body = UserBody<'_>, headers(
-            ("Location" = String, description = "Where the user is."),
-            ("Idempotency-Replayed" = Option<String>, description = "`true` on the answer to a repeat."),
+        (status = 201, description = "Created.", body = UserBody<'_>, headers(
+            ("Location" = String, description = "The path of the user."),
+            ("Idempotency-Replayed" = Option<String>, description = "`true` if this is the stored answer to an earlier request with the same key."),
         )),
         (status = 403, description = "`registration_closed`."),
         (status = 409, description = "`user_name_taken`, `email_taken`."),
@@ -148,14 +153,14 @@ pub async fn register_user(
 }
 
 fn render_for_everyone(user: &User) -> DomainResult<StoredAnswer> {
-    render_made(user, users::DirectMessagesFrom::Everyone)
+    render_created(user, users::DirectMessagesFrom::Everyone)
 }
 
 fn render_for_friends(user: &User) -> DomainResult<StoredAnswer> {
-    render_made(user, users::DirectMessagesFrom::Friends)
+    render_created(user, users::DirectMessagesFrom::Friends)
 }
 
-fn render_made(user: &User, default: users::DirectMessagesFrom) -> DomainResult<StoredAnswer> {
+fn render_created(user: &User, default: users::DirectMessagesFrom) -> DomainResult<StoredAnswer> {
     Ok(StoredAnswer {
         status: StatusCode::CREATED.as_u16(),
         location: Some(format!("/api/users/{}", user.user_name)),
@@ -163,7 +168,7 @@ fn render_made(user: &User, default: users::DirectMessagesFrom) -> DomainResult<
     })
 }
 
-/// What is to change about a user. What is left out stays.
+/// Request body for changing a user. An absent field is not changed.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"first_name": "Rebecca"}))]
@@ -174,17 +179,19 @@ pub struct UserChanges {
     #[serde(default, deserialize_with = "not_null")]
     #[schema(nullable = false, max_length = 32)]
     last_name: Option<String>,
-    /// Null takes it away. A new one is not confirmed.
+    /// Null removes the address. A new address is not confirmed.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>, max_length = 254)]
     email: Option<Option<String>>,
-    /// Null is what the server says.
+    /// Null uses the default of the server.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<DirectMessagesFrom>)]
     direct_messages_from: Option<Option<DirectMessagesFrom>>,
 }
 
-/// Changes a user: oneself, or anybody as an administrator.
+/// Change a user
+///
+/// Users can change themselves. Administrators can change every user.
 #[utoipa::path(
     patch,
     path = "/api/users/{user_name}",
@@ -192,7 +199,7 @@ pub struct UserChanges {
     params(UserPath),
     request_body = UserChanges,
     responses(
-        (status = 200, description = "The user as it is now.", body = UserBody<'_>),
+        (status = 200, description = "The changed user.", body = UserBody<'_>),
         (status = 409, description = "`email_taken`."),
     ),
 )]
@@ -218,11 +225,11 @@ pub async fn update_user(
     json(StatusCode::OK, &UserBody::new(&state.app, &user, &principal))
 }
 
-/// What becomes of an erased user's messages.
+/// What happens to the messages of an erased user.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ErasedMessages {
-    /// They stay, without a name.
+    /// They remain without the name of the sender.
     #[default]
     Keep,
     /// They become tombstones.
@@ -233,12 +240,15 @@ pub enum ErasedMessages {
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct ErasureChoice {
-    /// `keep` when it is absent.
+    /// What happens to the messages of the user. `keep` if absent.
     #[serde(default)]
     messages: ErasedMessages,
 }
 
-/// Erases a user, oneself or anybody as an administrator: for good.
+/// Erase a user
+///
+/// Deletes the user with all personal data. This cannot be undone. Users can erase themselves. Administrators can erase every
+/// user.
 #[utoipa::path(
     delete,
     path = "/api/users/{user_name}",
@@ -253,7 +263,7 @@ pub async fn erase_user(
     Query(query): Query<ErasureChoice>,
 ) -> Result<Response, Problem> {
     let delete_messages = query.messages == ErasedMessages::Delete;
-    // It goes on when the caller does not wait for it.
+    // A separate task, so that the erasure continues if the caller disconnects.
     let (app, user_name) = (state.app, path.user_name);
     let erasing =
         tasks::spawn("erasure", async move { erasure::erase(&app, &principal, &user_name, delete_messages).await });

@@ -1,4 +1,4 @@
-//! `/api/conversations/{id}/messages/{seq}/forward`.
+//! `/api/conversations/{id}/messages/{seq}/forward`: forwarding a message.
 
 use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
@@ -16,17 +16,19 @@ use crate::http::bodies::parameters::{IdempotencyKeyHeader, MessagePath};
 use crate::http::bodies::problem::Problem;
 use crate::http::state::HttpState;
 
-/// Where a message is to be said again.
+/// Request body for forwarding a message.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"conversation_id": 2}))]
 pub struct Forward {
-    /// A conversation that the caller is in.
+    /// The target: a conversation of the caller.
     #[schema(minimum = 1, maximum = 9_007_199_254_740_991_i64)]
     conversation_id: i64,
 }
 
-/// Sends what a message says into another conversation, as the caller's own message.
+/// Forward a message
+///
+/// Sends the text of a message to another conversation as a message of the caller.
 #[utoipa::path(
     post,
     path = "/api/conversations/{id}/messages/{seq}/forward",
@@ -35,8 +37,8 @@ pub struct Forward {
     request_body = Forward,
     responses(
         (status = 201, description = "Sent.", body = MessageBody<'_>, headers(
-            ("Location" = String, description = "Where the message is: `/api/conversations/{id}/messages/{seq}`."),
-            ("Idempotency-Replayed" = Option<String>, description = "`true` on the answer to a repeat."),
+            ("Location" = String, description = "The path of the new message: `/api/conversations/{id}/messages/{seq}`."),
+            ("Idempotency-Replayed" = Option<String>, description = "`true` if this is the stored answer to an earlier request with the same key."),
         )),
         (status = 409, description = "`message_deleted`, `not_forwardable`."),
     ),

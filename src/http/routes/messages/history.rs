@@ -1,4 +1,4 @@
-//! `/api/conversations/{id}/messages`: what was said, and changing it.
+//! `/api/conversations/{id}/messages`: reading, editing and deleting messages.
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
@@ -18,15 +18,15 @@ use crate::http::bodies::parameters::{ConversationPath, Date, IdSchema, LimitSch
 use crate::http::bodies::problem::Problem;
 use crate::http::state::HttpState;
 
-/// One message.
+/// Get a message
 #[utoipa::path(
     get,
     path = "/api/conversations/{id}/messages/{seq}",
     tag = "conversations",
     params(MessagePath),
     responses(
-        (status = 200, description = "The message.", body = MessageBody<'_>, headers(("ETag" = String, description = "Of this answer."))),
-        (status = 304, description = "`If-None-Match` names this answer."),
+        (status = 200, description = "The message.", body = MessageBody<'_>, headers(("ETag" = String, description = "The entity tag of this answer."))),
+        (status = 304, description = "Not modified: the answer still has the entity tag in `If-None-Match`."),
     ),
 )]
 pub async fn get_conversation_message(
@@ -40,35 +40,37 @@ pub async fn get_conversation_message(
     resource(&headers, &MessageBody::named(&message, &names))
 }
 
-/// Which part of a conversation to list.
+/// Which messages of a conversation to list.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct HistoryPlace {
-    /// What comes before this seq. One place alone may be named.
+    /// Messages before this `seq`. At most one of `before`, `after`, `around` and `date` is allowed.
     #[param(value_type = Option<IdSchema>, inline)]
     before: Option<i64>,
-    /// What comes after this seq.
+    /// Messages after this `seq`.
     #[param(minimum = 0, maximum = 9_007_199_254_740_991_i64)]
     after: Option<i64>,
-    /// This seq, with as many before as after it.
+    /// The message with this `seq`, with the same number of messages before and after it.
     #[param(value_type = Option<IdSchema>, inline)]
     around: Option<i64>,
-    /// From the first message sent on this date (UTC), or at this time, on.
+    /// Messages from this date (in UTC) or this time on.
     #[param(value_type = Option<String>, example = "2026-11-22")]
     date: Option<Date>,
-    /// Entries of the page; 50 when it is absent.
+    /// The number of entries on the page. 50 if absent.
     #[serde(default, deserialize_with = "limit")]
     #[param(value_type = Option<LimitSchema>, inline)]
     limit: Limit,
 }
 
-/// A page of a conversation, oldest first: the newest messages when no place is named.
+/// List the messages of a conversation
+///
+/// Ordered from the oldest to the newest. Without `before`, `after`, `around` and `date`, the page has the newest messages.
 #[utoipa::path(
     get,
     path = "/api/conversations/{id}/messages",
     tag = "conversations",
     params(ConversationPath, HistoryPlace),
-    responses((status = 200, description = "The messages by `seq`. `Link` names the next page while there is one: the older one, or with `after` the newer one.", body = Vec<MessageBody<'_>>, headers(
+    responses((status = 200, description = "The messages, ordered by `seq`. `Link` has the address of the next page, if there is one: the page with older messages, or with newer ones for `after`.", body = Vec<MessageBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/conversations/…>; rel=\"next\"`"),
     ))),
 )]
@@ -97,17 +99,19 @@ pub async fn list_conversation_messages(
     Ok(list(join(&page.messages), uri.path(), next))
 }
 
-/// Another body for a message.
+/// Request body for editing a message.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"body": "hey there"}))]
 pub struct MessageEdit {
-    /// 1 to 8,000 characters, kept byte for byte. U+0000 is refused.
+    /// The new text: 1 to 8,000 characters, stored byte for byte. U+0000 is refused.
     #[schema(min_length = 1, max_length = 8000, pattern = r"^[^\u0000]*$")]
     body: String,
 }
 
-/// Edits a message of the caller's own. What it said before is kept, for everyone who can see it.
+/// Edit a message
+///
+/// Only the sender can edit a message. The earlier text is kept and shown to everybody who can see the message.
 #[utoipa::path(
     patch,
     path = "/api/conversations/{id}/messages/{seq}",
@@ -115,7 +119,7 @@ pub struct MessageEdit {
     params(MessagePath),
     request_body = MessageEdit,
     responses(
-        (status = 200, description = "The message as it is now.", body = MessageBody<'_>),
+        (status = 200, description = "The edited message.", body = MessageBody<'_>),
         (status = 409, description = "`message_deleted`, `too_many_edits`."),
     ),
 )]
@@ -129,7 +133,10 @@ pub async fn edit_message(
     json(StatusCode::OK, &MessageBody::named(&edited.0, &edited.1))
 }
 
-/// Deletes a message: one's own, or any as an administrator. A tombstone stays in its place.
+/// Delete a message
+///
+/// Senders can delete their own messages. Administrators, and admins and owners of a group, can delete messages of others. A
+/// tombstone remains.
 #[utoipa::path(
     delete,
     path = "/api/conversations/{id}/messages/{seq}",
@@ -147,26 +154,28 @@ pub async fn delete_message(
     Ok(no_content())
 }
 
-/// A body that a message had.
+/// An earlier text of an edited message.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Edition)]
 pub struct EditionBody<'a> {
     #[schema(example = "hye")]
     body: &'a str,
-    /// When it was written.
+    /// The time at which this text was written.
     #[schema(value_type = String, format = DateTime, example = "2026-11-22T08:30:00.123456Z")]
     at: Timestamp,
 }
 
-/// What a message said before it was edited, oldest first; at most 100 bodies.
+/// List the earlier texts of a message
+///
+/// Ordered from the oldest to the newest, at most 100.
 #[utoipa::path(
     get,
     path = "/api/conversations/{id}/messages/{seq}/history",
     tag = "conversations",
     params(MessagePath),
-    responses((status = 200, description = "The earlier bodies; empty for a message that was never edited, and for a tombstone.", body = Vec<EditionBody<'_>>)),
+    responses((status = 200, description = "The earlier texts. Empty for a message that was never edited, and for a tombstone.", body = Vec<EditionBody<'_>>)),
 )]
-pub async fn list_editions(
+pub async fn list_earlier_texts(
     State(state): State<HttpState>,
     Reader(principal): Reader,
     Path(path): Path<MessagePath>,

@@ -1,4 +1,4 @@
-//! `/api/messages`.
+//! `/api/messages`: sending a message, and the timeline of a user.
 
 use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
@@ -21,35 +21,38 @@ use crate::http::bodies::problem::Problem;
 use crate::http::bodies::scheduled::{ScheduledBody, render_accepted};
 use crate::http::state::HttpState;
 
-/// A message to be sent.
+/// Request body for sending a message. Give exactly one of `recipient_user_name` and `conversation_id`.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"sender_user_name": "rdibari", "recipient_user_name": "bugs", "body": "hey"}))]
 pub struct SendMessage {
-    /// Who sends. May be left out when the caller is a user, and must be the caller's own name then.
+    /// The sender. Needed if the caller is not a user. Otherwise it may be absent or the caller's own name.
     #[schema(min_length = 1, max_length = 32)]
     sender_user_name: Option<String>,
-    /// To whom; or `conversation_id`.
+    /// The recipient of a direct message.
     #[schema(min_length = 1, max_length = 32)]
     recipient_user_name: Option<String>,
-    /// Where; or `recipient_user_name`.
+    /// The conversation to send to.
     #[schema(minimum = 1, maximum = 9_007_199_254_740_991_i64)]
     conversation_id: Option<i64>,
-    /// 1 to 8,000 characters, kept byte for byte. U+0000 is refused.
+    /// The text: 1 to 8,000 characters, stored byte for byte. U+0000 is refused.
     #[schema(min_length = 1, max_length = 8000, pattern = r"^[^\u0000]*$")]
     body: String,
-    /// The seq of a message of the same conversation.
+    /// The `seq` of the message that this one replies to, in the same conversation.
     #[schema(minimum = 1, maximum = 9_007_199_254_740_991_i64)]
     reply_to: Option<i64>,
-    /// Files uploaded before; none can be yet.
+    /// Not available yet: must be absent or empty.
     #[schema(max_items = 0)]
     attachment_ids: Option<Vec<i64>>,
-    /// When to send it, within a year: it is accepted with 202 then, and can be seen and taken back under `/api/scheduled`.
+    /// The time at which the message is sent, at most one year from now. The message is then accepted with 202, and can be read
+    /// and cancelled under `/api/scheduled`.
     #[schema(value_type = Option<String>, format = DateTime)]
     send_at: Option<String>,
 }
 
-/// Sends a message: it is on disk when the answer comes.
+/// Send a message
+///
+/// When the answer arrives, the message is stored on disk.
 #[utoipa::path(
     post,
     path = "/api/messages",
@@ -58,12 +61,12 @@ pub struct SendMessage {
     request_body = SendMessage,
     responses(
         (status = 201, description = "Sent.", body = MessageBody<'_>, headers(
-            ("Location" = String, description = "Where the message is: `/api/conversations/{id}/messages/{seq}`."),
-            ("Idempotency-Replayed" = Option<String>, description = "`true` on the answer to a repeat."),
+            ("Location" = String, description = "The path of the message: `/api/conversations/{id}/messages/{seq}`."),
+            ("Idempotency-Replayed" = Option<String>, description = "`true` if this is the stored answer to an earlier request with the same key."),
         )),
-        (status = 202, description = "Accepted for later: the message has `send_at`.", body = ScheduledBody<'_>, headers(
-            ("Location" = String, description = "Where it waits: `/api/scheduled/{id}`."),
-            ("Idempotency-Replayed" = Option<String>, description = "`true` on the answer to a repeat."),
+        (status = 202, description = "The message has `send_at` and was accepted as a scheduled message.", body = ScheduledBody<'_>, headers(
+            ("Location" = String, description = "The path of the scheduled message: `/api/scheduled/{id}`."),
+            ("Idempotency-Replayed" = Option<String>, description = "`true` if this is the stored answer to an earlier request with the same key."),
         )),
         (status = 409, description = "`too_many_scheduled`."),
     ),
@@ -93,11 +96,11 @@ pub async fn send_message(
     Ok(given(messages::send(&state.app, &principal, new, once).await?))
 }
 
-/// Whose timeline to list.
+/// The user of a timeline.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct TimelinePath {
-    /// Whose messages; `me` is the caller.
+    /// The name of the user, or `me` for the caller.
     #[param(example = "rdibari")]
     user_name: String,
 }
@@ -106,31 +109,34 @@ pub struct TimelinePath {
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct TimelineFilter {
-    /// The last so many days; 30 when no window is named. Not beside `since` or `until`.
+    /// Messages of the last days, by their number. 30 if `days`, `since` and `until` are absent. Cannot be combined with `since`
+    /// or `until`.
     #[param(value_type = Option<u32>, minimum = 1, maximum = 3650)]
     days: Option<i64>,
-    /// Sent then or later.
+    /// Messages sent at this time or later.
     #[serde(default, deserialize_with = "optional_time")]
     #[param(value_type = Option<String>, format = DateTime)]
     since: Option<Timestamp>,
-    /// Sent before.
+    /// Messages sent before this time.
     #[serde(default, deserialize_with = "optional_time")]
     #[param(value_type = Option<String>, format = DateTime)]
     until: Option<Timestamp>,
-    /// `asc`, oldest first, when it is absent.
+    /// `asc` (oldest first) if absent.
     #[serde(default)]
     order: Order,
-    /// Only the direct conversation with this user.
+    /// Only messages of the direct conversation with this user.
     with: Option<String>,
 }
 
-/// Every message of every conversation that the user is in.
+/// List the timeline of a user
+///
+/// The messages of all conversations of the user.
 #[utoipa::path(
     get,
     path = "/api/messages/{user_name}",
     tag = "messages",
     params(TimelinePath, TimelineFilter, PageQuery),
-    responses((status = 200, description = "The messages, by `timestamp_sent` and `id`. `Link` names the next page while there is one, with the window as it was resolved for the first.", body = Vec<MessageBody<'_>>, headers(
+    responses((status = 200, description = "The messages, ordered by `timestamp_sent` and `id`. `Link` has the address of the next page, if there is one. It keeps the time range of the first page.", body = Vec<MessageBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/messages/…>; rel=\"next\"`"),
     ))),
 )]
@@ -168,7 +174,7 @@ pub async fn list_messages(
     Ok(list(body, uri.path(), next))
 }
 
-/// The order of a list in time.
+/// The order of a list by time.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Order {

@@ -1,4 +1,4 @@
-//! Routes of messages.
+//! Routes of messages in conversations, the timeline and the search.
 
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -21,7 +21,7 @@ pub fn routes() -> OpenApiRouter<HttpState> {
         .routes(routes!(messages::list_messages))
         .routes(routes!(history::list_conversation_messages))
         .routes(routes!(history::get_conversation_message, history::edit_message, history::delete_message))
-        .routes(routes!(history::list_editions))
+        .routes(routes!(history::list_earlier_texts))
         .routes(routes!(receipts::report_receipts))
         .routes(routes!(receipts::list_receipts))
         .routes(routes!(reactions::put_reaction, reactions::delete_reaction))

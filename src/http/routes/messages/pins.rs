@@ -1,4 +1,4 @@
-//! `/api/conversations/{id}/pins`, and pinning.
+//! `/api/conversations/{id}/pins`: pinned messages.
 
 use axum::extract::State;
 use axum::http::Uri;
@@ -13,7 +13,9 @@ use crate::http::bodies::parameters::{ConversationPath, MessagePath, PageQuery};
 use crate::http::bodies::problem::Problem;
 use crate::http::state::HttpState;
 
-/// Pins a message: in a group by an admin or owner, in a direct conversation by either one.
+/// Pin a message
+///
+/// In a group, only admins and owners can pin messages. In a direct conversation, both users can.
 #[utoipa::path(
     put,
     path = "/api/conversations/{id}/messages/{seq}/pin",
@@ -34,13 +36,15 @@ pub async fn pin_message(
     Ok(no_content())
 }
 
-/// Takes a message's pin away: by whoever may pin it.
+/// Unpin a message
+///
+/// The same users can unpin a message who can pin it.
 #[utoipa::path(
     delete,
     path = "/api/conversations/{id}/messages/{seq}/pin",
     tag = "conversations",
     params(MessagePath),
-    responses((status = 204, description = "Not pinned any more.")),
+    responses((status = 204, description = "Unpinned.")),
 )]
 pub async fn unpin_message(
     State(state): State<HttpState>,
@@ -52,13 +56,15 @@ pub async fn unpin_message(
     Ok(no_content())
 }
 
-/// A conversation's pinned messages, the latest pin first.
+/// List the pinned messages of a conversation
+///
+/// Ordered from the latest pin to the earliest.
 #[utoipa::path(
     get,
     path = "/api/conversations/{id}/pins",
     tag = "conversations",
     params(ConversationPath, PageQuery),
-    responses((status = 200, description = "The messages. `Link` names the next page while there is one.", body = Vec<MessageBody<'_>>, headers(
+    responses((status = 200, description = "The messages. `Link` has the address of the next page, if there is one.", body = Vec<MessageBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/conversations/…>; rel=\"next\"`"),
     ))),
 )]

@@ -1,4 +1,4 @@
-//! `/api/conversations/{id}/messages/{seq}/reactions`.
+//! `/api/conversations/{id}/messages/{seq}/reactions`: reactions to a message.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -15,45 +15,45 @@ use crate::http::bodies::parameters::{IdSchema, MessagePath};
 use crate::http::bodies::problem::Problem;
 use crate::http::state::HttpState;
 
-/// One emoji under a message, and who put it there.
+/// A reaction to a message with the names of the users.
 #[derive(Serialize, ToSchema)]
 pub struct NamedReaction<'a> {
     #[schema(example = "👍")]
     emoji: &'a str,
-    /// How many people.
+    /// The number of users with this reaction.
     #[schema(minimum = 1, example = 1)]
     count: i64,
-    /// Whether the caller is among them.
+    /// Whether the caller has this reaction.
     me: bool,
-    /// Their names, the first 50 by their ids.
+    /// The names of the first 50 users, ordered by id.
     #[schema(max_items = 50, example = json!(["bugs"]))]
     user_names: &'a [String],
 }
 
-/// An emoji under a message.
+/// A reaction to a message.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct ReactionPath {
-    /// The conversation.
+    /// The id of the conversation.
     #[param(value_type = IdSchema, inline, example = 1)]
     id: i64,
-    /// The message's place in it.
+    /// The `seq` of the message in the conversation.
     #[param(value_type = IdSchema, inline, example = 1)]
     seq: i64,
-    /// The emoji itself, or its `:shortcode:`.
+    /// The emoji or its `:shortcode:`.
     #[param(example = ":+1:")]
     emoji: String,
 }
 
-/// Puts an emoji under a message.
+/// Add a reaction to a message
 #[utoipa::path(
     put,
     path = "/api/conversations/{id}/messages/{seq}/reactions/{emoji}",
     tag = "conversations",
     params(ReactionPath),
     responses(
-        (status = 201, description = "It is there now.", body = Reaction<'_>),
-        (status = 200, description = "It was there before.", body = Reaction<'_>),
+        (status = 201, description = "Added.", body = Reaction<'_>),
+        (status = 200, description = "The caller already had this reaction.", body = Reaction<'_>),
         (status = 409, description = "`message_deleted`, `too_many_reactions`."),
     ),
 )]
@@ -67,13 +67,13 @@ pub async fn put_reaction(
     json(if new { StatusCode::CREATED } else { StatusCode::OK }, &Reaction::new(&tally))
 }
 
-/// Takes an emoji of the caller's away from a message.
+/// Remove a reaction of the caller
 #[utoipa::path(
     delete,
     path = "/api/conversations/{id}/messages/{seq}/reactions/{emoji}",
     tag = "conversations",
     params(ReactionPath),
-    responses((status = 204, description = "It is gone.")),
+    responses((status = 204, description = "Removed.")),
 )]
 pub async fn delete_reaction(
     State(state): State<HttpState>,
@@ -85,13 +85,15 @@ pub async fn delete_reaction(
     Ok(no_content())
 }
 
-/// The emoji under a message, in the order in which they came, and who put them there; at most 20.
+/// List the reactions to a message
+///
+/// Ordered by their first addition, at most 20, with the names of the users.
 #[utoipa::path(
     get,
     path = "/api/conversations/{id}/messages/{seq}/reactions",
     tag = "conversations",
     params(MessagePath),
-    responses((status = 200, description = "The emoji.", body = Vec<NamedReaction<'_>>)),
+    responses((status = 200, description = "The reactions.", body = Vec<NamedReaction<'_>>)),
 )]
 pub async fn list_reactions(
     State(state): State<HttpState>,

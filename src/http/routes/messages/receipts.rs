@@ -1,4 +1,4 @@
-//! `/api/conversations/{id}/receipts`, and who has reached a message.
+//! `/api/conversations/{id}/receipts`: reporting receipts, and the receipts of a message.
 
 use axum::extract::State;
 use axum::http::{StatusCode, Uri};
@@ -16,27 +16,28 @@ use crate::http::bodies::parameters::{ConversationPath, MessagePath, PageQuery};
 use crate::http::bodies::problem::Problem;
 use crate::http::state::HttpState;
 
-/// Bytes that one entry takes in JSON.
+/// The usual size of an entry in JSON, in bytes.
 const RECEIPT_BYTES: usize = 140;
 
-/// How far the caller is. At least one field.
+/// Request body for reporting receipts. Give at least one field.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"read_seq": 3}))]
 pub struct ReceiptReport {
-    /// Up to where messages reached the caller. Less than before changes nothing.
+    /// The `seq` up to which messages were delivered to the caller. A smaller number than before has no effect.
     #[schema(minimum = 1, maximum = 9_007_199_254_740_991_i64)]
     delivered_seq: Option<i64>,
-    /// Up to where the caller read; they have reached the caller then as well.
+    /// The `seq` up to which the caller has read. These messages count as delivered too.
     #[schema(minimum = 1, maximum = 9_007_199_254_740_991_i64)]
     read_seq: Option<i64>,
-    /// The first message that the caller wants to count as unread, for themself alone; null takes that back.
+    /// The `seq` of the first message that the caller wants to mark as unread. Other members do not see this. Null removes the
+    /// mark.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<i64>, minimum = 1, maximum = 9_007_199_254_740_991_i64)]
     unread_from: Option<Option<i64>>,
 }
 
-/// How far the caller is, and what is left.
+/// The watermarks of the caller and the numbers of unread messages.
 #[derive(Serialize, ToSchema)]
 pub struct ReceiptState {
     #[schema(minimum = 0, example = 3)]
@@ -45,22 +46,25 @@ pub struct ReceiptState {
     read_seq: i64,
     #[schema(minimum = 1)]
     unread_from: Option<i64>,
-    /// Messages that the caller has not read.
+    /// The number of messages that the caller has not read.
     #[schema(minimum = 0)]
     unread_count: i64,
-    /// Those beyond `read_seq` that mention the caller.
+    /// The number of messages after `read_seq` that mention the caller.
     #[schema(minimum = 0)]
     mention_count: i64,
 }
 
-/// Says up to where messages reached the caller, and up to where they read. Neither goes back.
+/// Report receipts
+///
+/// Raises the caller's watermarks: the `seq` up to which messages were delivered, and up to which they were read. A watermark
+/// never decreases.
 #[utoipa::path(
     post,
     path = "/api/conversations/{id}/receipts",
     tag = "conversations",
     params(ConversationPath),
     request_body = ReceiptReport,
-    responses((status = 200, description = "How far the caller is now.", body = ReceiptState)),
+    responses((status = 200, description = "The watermarks after the report.", body = ReceiptState)),
 )]
 pub async fn report_receipts(
     State(state): State<HttpState>,
@@ -81,7 +85,7 @@ pub async fn report_receipts(
     json(StatusCode::OK, &body)
 }
 
-/// Who has reached a message, and when.
+/// The receipts of one member for a message.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Receipt)]
 pub struct ReceiptBody<'a> {
@@ -93,13 +97,15 @@ pub struct ReceiptBody<'a> {
     read_at: Option<Timestamp>,
 }
 
-/// Who has reached a message, by id: members who were there when it was sent, its sender aside.
+/// List the receipts of a message
+///
+/// Has the members who were in the conversation when the message was sent, without its sender, ordered by user id.
 #[utoipa::path(
     get,
     path = "/api/conversations/{id}/messages/{seq}/receipts",
     tag = "conversations",
     params(MessagePath, PageQuery),
-    responses((status = 200, description = "The members. `Link` names the next page while there is one.", body = Vec<ReceiptBody<'_>>, headers(
+    responses((status = 200, description = "The members. `Link` has the address of the next page, if there is one.", body = Vec<ReceiptBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/conversations/…>; rel=\"next\"`"),
     ))),
 )]

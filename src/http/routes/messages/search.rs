@@ -1,4 +1,4 @@
-//! `/api/search`.
+//! `/api/search`: searching messages.
 
 use axum::extract::State;
 use axum::http::Uri;
@@ -17,18 +17,19 @@ use crate::http::bodies::parameters::{Date, IdSchema, PageQuery};
 use crate::http::bodies::problem::Problem;
 use crate::http::state::HttpState;
 
-/// Bytes that one hit takes in JSON, about.
+/// The usual size of a hit in JSON, in bytes.
 const SEARCH_HIT_BYTES: usize = 1_024;
 
-/// A message that was found.
+/// A message that matches the search.
 #[derive(Serialize, ToSchema)]
 pub struct SearchHit<'a> {
     #[schema(inline = false)]
     message: MessageBody<'a>,
-    /// The part of its body around the first hit; `…` where it was cut.
+    /// The part of the text around the first match. `…` marks where the text was cut.
     #[schema(example = "Hey, whats up?", max_length = 162)]
     snippet: &'a str,
-    /// Where the hits are in the snippet: first character and the one behind the last, in Unicode code points.
+    /// The matches in the snippet: the position of the first character and the position after the last one, counted in Unicode
+    /// code points.
     #[schema(value_type = Vec<Vec<u32>>, example = json!([[0, 3]]))]
     ranges: &'a [[usize; 2]],
 }
@@ -40,40 +41,40 @@ impl<'a> SearchHit<'a> {
     }
 }
 
-/// Which messages to find.
+/// The conditions of a search.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct SearchFilter {
-    /// Words, all of which must be there; `"phrases"`; `prefix*`. Case and accents make no difference.
+    /// The search terms: words, `"phrases"` and `prefix*`. A message must match all of them. Case and accents are ignored.
     #[param(value_type = String, example = "whats up", max_length = 500)]
     q: Option<String>,
-    /// Only what this user wrote; `me` is the caller.
+    /// Only messages of this user, or of the caller with `me`.
     from: Option<String>,
-    /// Only what was said there.
+    /// Only messages of this conversation.
     #[param(value_type = Option<IdSchema>, inline)]
     conversation_id: Option<i64>,
-    /// Only what was sent before: a date, whose first moment in UTC is meant, or an RFC 3339 time.
+    /// Only messages sent before this date (its beginning in UTC) or this RFC 3339 time.
     #[param(value_type = Option<String>)]
     before: Option<Date>,
-    /// Only what was sent then or later: likewise.
+    /// Only messages sent at or after this date (its beginning in UTC) or this RFC 3339 time.
     #[param(value_type = Option<String>)]
     after: Option<Date>,
-    /// Only what has such a thing with it.
+    /// Only messages with an attachment or with a link.
     #[param(value_type = Option<HasWord>)]
     has: Option<String>,
 }
 
-/// Find messages by what is said in them.
+/// Search messages
 #[utoipa::path(
     get,
     path = "/api/search/messages",
     tag = "messages",
     params(SearchFilter, PageQuery),
     responses(
-        (status = 200, description = "What was found, newest first. `Link` names the next page while there is one.", body = Vec<SearchHit<'_>>, headers(
+        (status = 200, description = "The matching messages, newest first. `Link` has the address of the next page, if there is one.", body = Vec<SearchHit<'_>>, headers(
             ("Link" = Option<String>, description = "`</api/search/messages?…>; rel=\"next\"`"),
         )),
-        (status = 404, description = "`conversation_not_found`: there is none with this `conversation_id` that the caller sees."),
+        (status = 404, description = "`conversation_not_found`: the caller can see no conversation with this `conversation_id`."),
     ),
 )]
 pub async fn search_messages(
@@ -112,12 +113,12 @@ pub async fn search_messages(
     Ok(list(to_json(&hits, SEARCH_HIT_BYTES * hits.len())?, uri.path(), next))
 }
 
-/// What a message may have with it.
+/// What a message can contain.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum HasWord {
-    /// A file.
+    /// An attached file.
     Attachment,
-    /// A link.
+    /// An http or https link.
     Link,
 }

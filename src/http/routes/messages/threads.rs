@@ -1,4 +1,4 @@
-//! `/api/conversations/{id}/messages/{seq}/replies`.
+//! `/api/conversations/{id}/messages/{seq}/replies`: the thread of a message.
 
 use axum::extract::State;
 use axum::http::Uri;
@@ -13,13 +13,15 @@ use crate::http::bodies::parameters::{MessagePath, PageQuery};
 use crate::http::bodies::problem::Problem;
 use crate::http::state::HttpState;
 
-/// The messages that answer one, by `seq`.
+/// List the replies to a message
+///
+/// Ordered by `seq`.
 #[utoipa::path(
     get,
     path = "/api/conversations/{id}/messages/{seq}/replies",
     tag = "conversations",
     params(MessagePath, PageQuery),
-    responses((status = 200, description = "The messages, tombstones left out. `Link` names the next page while there is one.", body = Vec<MessageBody<'_>>, headers(
+    responses((status = 200, description = "The replies without tombstones. `Link` has the address of the next page, if there is one.", body = Vec<MessageBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/conversations/…>; rel=\"next\"`"),
     ))),
 )]

@@ -1,4 +1,4 @@
-//! `/api/admin`: what administrators do to accounts, and how much there is.
+//! `/api/admin`: bans, roles, password resets and statistics.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -18,16 +18,18 @@ use crate::http::bodies::problem::Problem;
 use crate::http::bodies::users::Role;
 use crate::http::state::HttpState;
 
-/// An account.
+/// A user.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct AccountPath {
-    /// The user's name.
+    /// The name of the user.
     #[param(example = "duck")]
     user_name: String,
 }
 
-/// Bans a user: every session ends at once, and nothing lets them in.
+/// Ban a user
+///
+/// All sessions of the user end within a second, and the user cannot log in any more.
 #[utoipa::path(
     put,
     path = "/api/admin/users/{user_name}/ban",
@@ -49,13 +51,13 @@ pub async fn ban_user(
     Ok(no_content())
 }
 
-/// Lets a banned user in again.
+/// Lift the ban of a user
 #[utoipa::path(
     delete,
     path = "/api/admin/users/{user_name}/ban",
     tag = "administration",
     params(AccountPath),
-    responses((status = 204, description = "Not banned any more.")),
+    responses((status = 204, description = "The user is not banned.")),
 )]
 pub async fn unban_user(
     State(state): State<HttpState>,
@@ -68,7 +70,7 @@ pub async fn unban_user(
     Ok(no_content())
 }
 
-/// A role.
+/// Request body for setting a role.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"role": "admin"}))]
@@ -77,14 +79,14 @@ pub struct RoleChange {
     role: Role,
 }
 
-/// Gives a user a role.
+/// Set the role of a user
 #[utoipa::path(
     put,
     path = "/api/admin/users/{user_name}/role",
     tag = "administration",
     params(AccountPath),
     request_body = RoleChange,
-    responses((status = 204, description = "Given.")),
+    responses((status = 204, description = "The role is set.")),
 )]
 pub async fn set_user_role(
     State(state): State<HttpState>,
@@ -101,26 +103,28 @@ pub async fn set_user_role(
     Ok(no_content())
 }
 
-/// A code for a new password.
+/// A code that sets a new password.
 #[derive(Serialize, ToSchema)]
 pub struct PasswordResetCode<'a> {
-    /// For `PUT /api/password-resets/{code}`; shown once.
+    /// The code for `PUT /api/password-resets/{code}`. It is shown only once.
     #[schema(example = "phr_0123456789abcdefghijklmnopqrstuvwxyzABCDEFG")]
     code: &'a str,
-    /// Where it goes.
+    /// The address that the code is used at.
     #[schema(example = "/api/password-resets/phr_0123456789abcdefghijklmnopqrstuvwxyzABCDEFG")]
     url: String,
     #[schema(value_type = String, format = DateTime, example = "2026-11-22T09:30:00.123456Z")]
     expires_at: Timestamp,
 }
 
-/// Makes a code with which a user sets a new password, for handing on where no mail is sent.
+/// Create a code that sets a new password
+///
+/// For administrators who hand over the code themselves, for example if the server sends no mail.
 #[utoipa::path(
     post,
     path = "/api/admin/users/{user_name}/password-resets",
     tag = "administration",
     params(AccountPath),
-    responses((status = 201, description = "Made. It works once, within an hour.", body = PasswordResetCode<'_>)),
+    responses((status = 201, description = "The code. It can be used once, within one hour.", body = PasswordResetCode<'_>)),
 )]
 pub async fn issue_password_reset(
     State(state): State<HttpState>,
@@ -138,39 +142,39 @@ pub async fn issue_password_reset(
     json(StatusCode::CREATED, &body)
 }
 
-/// How much there is.
+/// The numbers of stored objects.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Stats)]
 pub struct StatsBody {
-    /// People who are not erased.
+    /// Users who are not erased.
     #[schema(example = 4)]
     users: i64,
     #[schema(example = 0)]
     banned_users: i64,
-    /// Devices that are logged in.
+    /// Open sessions.
     #[schema(example = 2)]
     sessions: i64,
     #[schema(example = 1)]
     api_keys: i64,
     #[schema(example = 2)]
     conversations: i64,
-    /// Ever.
+    /// All messages ever sent.
     #[schema(example = 4)]
     messages_sent: i64,
-    /// Ever logged.
+    /// All events ever logged.
     #[schema(example = 4)]
     events: i64,
-    /// What the data takes on disk.
+    /// The size of the database on disk, in bytes.
     #[schema(example = 4_194_304)]
     database_bytes: i64,
 }
 
-/// How much there is.
+/// Get statistics
 #[utoipa::path(
     get,
     path = "/api/admin/stats",
     tag = "administration",
-    responses((status = 200, description = "The counts.", body = StatsBody)),
+    responses((status = 200, description = "The statistics.", body = StatsBody)),
 )]
 pub async fn get_stats(
     State(state): State<HttpState>,

@@ -1,4 +1,4 @@
-//! `/api/capabilities`: what this server can do, for clients that must choose before anyone logged in.
+//! `/api/capabilities`: the features and limits of this server, for clients before the log-in.
 
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
@@ -16,7 +16,7 @@ use crate::http::bodies::extract::{BODY_LIMIT_BYTES, Query};
 use crate::http::bodies::problem::Problem;
 use crate::http::state::HttpState;
 
-/// What this server can do.
+/// The features and limits of this server.
 #[derive(Serialize, ToSchema)]
 pub struct Capabilities {
     #[schema(example = "posthaste")]
@@ -24,35 +24,35 @@ pub struct Capabilities {
     #[schema(example = "0.1.0")]
     version: &'static str,
     access: AccessMode,
-    /// Whether the demo's people are there to be chosen from.
+    /// Whether the server runs with the users of the demo, from which a client can choose.
     demo: bool,
     registration: Registration,
-    /// Whether codes for a forgotten password are sent by mail.
+    /// Whether the server sends mail, such as codes for password resets.
     mail: bool,
     limits: Limits,
 }
 
-/// Who is let in.
+/// Whether requests need credentials.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AccessMode {
-    /// Callers with credentials.
+    /// Requests need credentials.
     Secured,
-    /// Everyone who reaches the server.
+    /// Open access: every request is allowed.
     Open,
 }
 
-/// Whether people may make accounts by themselves.
+/// Whether people may create their own accounts.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Registration {
-    /// They may.
+    /// Everybody may create an account.
     Open,
-    /// An administrator makes them.
+    /// Only administrators and API keys create accounts.
     Closed,
 }
 
-/// Limits that a client should know.
+/// Limits that clients should know.
 #[derive(Serialize, ToSchema)]
 pub struct Limits {
     #[schema(example = 8000)]
@@ -67,14 +67,16 @@ pub struct Limits {
     password_characters_max: usize,
 }
 
-/// What this server can do. Needs no credentials.
+/// Get the features and limits of the server
+///
+/// Needs no credentials.
 #[utoipa::path(
     get,
     path = "/api/capabilities",
     tag = "server",
     responses(
-        (status = 200, description = "What it can do.", body = Capabilities, headers(("ETag" = String, description = "Of this answer."))),
-        (status = 304, description = "`If-None-Match` names this answer."),
+        (status = 200, description = "The features and limits.", body = Capabilities, headers(("ETag" = String, description = "The entity tag of this answer."))),
+        (status = 304, description = "Not modified: the answer still has the entity tag in `If-None-Match`."),
     ),
 )]
 pub async fn get_capabilities(
@@ -105,7 +107,7 @@ pub async fn get_capabilities(
             },
         },
     )?;
-    // The same for everyone: a cache may keep it, and asks whether it still holds.
+    // The answer is the same for all callers, so a cache may store it and must revalidate it.
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     Ok(response)
 }

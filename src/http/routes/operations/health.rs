@@ -1,4 +1,4 @@
-//! `/healthz` and `/readyz`, for whoever watches the process.
+//! `/healthz` and `/readyz`, for the programs that monitor the process.
 
 use std::time::Duration;
 
@@ -14,30 +14,33 @@ use crate::http::bodies::answers::{json_bytes, to_json};
 use crate::http::bodies::problem::Problem;
 use crate::http::state::HttpState;
 
-/// How long the database may take to say that it is there.
+/// How long the database may take to answer.
 const READY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How the server is.
+/// The state of the server.
 #[derive(Serialize, ToSchema)]
 pub struct Health {
     #[schema(example = "ok")]
     status: &'static str,
 }
 
-/// Whether the process runs.
-#[utoipa::path(get, path = "/healthz", tag = "server", responses((status = 200, description = "It runs.", body = Health)))]
+/// Check that the process runs
+#[utoipa::path(get, path = "/healthz", tag = "server", responses((status = 200, description = "The process runs.", body = Health)))]
 pub async fn healthz() -> Result<Response, Problem> {
     Ok(json_bytes(StatusCode::OK, to_json(&Health { status: "ok" }, 32)?))
 }
 
-/// Whether it can serve: 503 while the database does not answer within 2 s, or cannot be written.
-#[utoipa::path(get, path = "/readyz", tag = "server", responses((status = 200, description = "It can serve.", body = Health)))]
+/// Check that the server can serve requests
+///
+/// The answer is 503 while the database does not answer within 2 seconds or cannot be written, or while a task of the server
+/// fails repeatedly.
+#[utoipa::path(get, path = "/readyz", tag = "server", responses((status = 200, description = "The server can serve requests.", body = Health)))]
 pub async fn readyz(State(state): State<HttpState>) -> Result<Response, Problem> {
     match tokio::time::timeout(READY_TIMEOUT, health::check(&state.app)).await {
         Ok(Ok(())) => match state.tasks.failing() {
             None => Ok(json_bytes(StatusCode::OK, to_json(&Health { status: "ready" }, 32)?)),
             Some(task) => {
-                let detail = format!("the task {task} of this server keeps failing");
+                let detail = format!("The task {task} of this server fails repeatedly");
                 Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "task_failing", detail).retry_after_s(1))
             }
         },

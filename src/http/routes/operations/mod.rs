@@ -1,4 +1,4 @@
-//! Routes for operators and about the server.
+//! Routes of administration, capabilities and health.
 
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;

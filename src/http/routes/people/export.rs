@@ -1,4 +1,4 @@
-//! `/api/users/{user_name}/export`.
+//! `/api/users/{user_name}/export`: the export of all data of a user.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ use crate::http::bodies::sessions::SessionBody;
 use crate::http::bodies::users::UserBody;
 use crate::http::state::HttpState;
 
-/// One line: what it is, and the thing itself.
+/// A line of an export: its type and its data.
 #[derive(Serialize)]
 #[serde(tag = "type", content = "data", rename_all = "snake_case")]
 enum Line<'a> {
@@ -43,7 +43,7 @@ enum Line<'a> {
     Session(SessionBody<'a>),
     AuditEntry(AuditBody<'a>),
     Report(ReportBody<'a>),
-    /// A friend, whom they asked, who asked them, whom they block.
+    /// Another user: a friend, a friend request in either direction, or a block.
     Person {
         relation: &'static str,
         user_name: &'a str,
@@ -88,11 +88,11 @@ enum Line<'a> {
         body: &'a str,
         at: Timestamp,
     },
-    /// The last line: without it, the stream was cut off.
+    /// The last line. An export without it is incomplete.
     End,
 }
 
-/// A line about something that the person has at a message. The domain names its type.
+/// A line about one user and one message. The domain names its type.
 #[derive(Serialize)]
 struct MarkLine<'a> {
     #[serde(rename = "type")]
@@ -110,23 +110,25 @@ struct MarkData<'a> {
     at: Option<Timestamp>,
 }
 
-/// Whose data is exported.
+/// The user whose data is exported.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct ExportPath {
-    /// The user's name; `me` is the caller.
+    /// The name of the user, or `me` for the caller.
     #[param(example = "me")]
     user_name: String,
 }
 
-/// Everything that is held about a user, as JSON lines: oneself, or anybody as an administrator. The last line has the type
-/// `end`.
+/// Export all data of a user
+///
+/// Returns all stored data of the user as JSON lines. The last line has the type `end`; without it, the export is incomplete.
+/// Users can export their own data. Administrators can export the data of every user.
 #[utoipa::path(
     get,
     path = "/api/users/{user_name}/export",
     tag = "users",
     params(ExportPath),
-    responses((status = 200, description = "One JSON object a line: `{\"type\": …, \"data\": …}`.", body = String, content_type = "application/jsonl")),
+    responses((status = 200, description = "One JSON object per line: `{\"type\": …, \"data\": …}`.", body = String, content_type = "application/jsonl")),
 )]
 pub async fn export_user(
     State(state): State<HttpState>,
@@ -135,7 +137,7 @@ pub async fn export_user(
     _query: Query<()>,
 ) -> Result<Response, Problem> {
     let mut export = export::begin(&state.app, &principal, &path.user_name).await?;
-    // Before anything is answered: whoever is erased at this moment gets an answer that says so.
+    // The first page is read before the answer begins, so that an error (such as a user who is being erased) has its own status.
     let first = page(&state.app, &mut export).await?.unwrap_or_default();
     let others = stream::try_unfold((state.app, Some(export)), |(app, export)| async move {
         let Some(mut export) = export else { return DomainResult::<_, Error>::Ok(None) };
@@ -173,7 +175,8 @@ fn conversation(belonging: &Belonging) -> Line<'_> {
 }
 
 async fn page(app: &Arc<App>, export: &mut Export) -> DomainResult<Option<Bytes>> {
-    let Some(items) = export.next(app).await.inspect_err(|error| tracing::error!(%error, "an export was cut off"))?
+    let Some(items) =
+        export.next(app).await.inspect_err(|error| tracing::error!(%error, "an export failed and is incomplete"))?
     else {
         return Ok(None);
     };

@@ -1,4 +1,4 @@
-//! `/api/friends` and `/api/blocks`.
+//! `/api/friends` and `/api/blocks`: friends, friend requests and blocks.
 
 use axum::extract::State;
 use axum::http::{StatusCode, Uri};
@@ -16,17 +16,17 @@ use crate::http::bodies::problem::Problem;
 use crate::http::bodies::users::UserBody;
 use crate::http::state::HttpState;
 
-/// What two people are to each other.
+/// The state of a friendship.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FriendState {
-    /// One asked, the other did not answer.
+    /// A friend request that was not answered.
     Asked,
-    /// Friends.
+    /// Both users have agreed.
     Friends,
 }
 
-/// What became of a request.
+/// A friendship or a friend request of the caller.
 #[derive(Serialize, ToSchema)]
 pub struct Friendship<'a> {
     #[schema(inline, value_type = FriendState)]
@@ -34,7 +34,7 @@ pub struct Friendship<'a> {
     user: UserBody<'a>,
 }
 
-async fn people(
+async fn list_users(
     state: HttpState,
     principal: Principal,
     which: Which,
@@ -51,13 +51,15 @@ async fn people(
     Ok(list(to_json(&bodies, 320 * bodies.len())?, uri.path(), next))
 }
 
-/// The caller's friends, by id.
+/// List the caller's friends
+///
+/// Ordered by user id.
 #[utoipa::path(
     get,
     path = "/api/friends",
     tag = "people",
     params(PageQuery),
-    responses((status = 200, description = "The friends. `Link` names the next page while there is one.", body = Vec<UserBody<'_>>, headers(
+    responses((status = 200, description = "The friends. `Link` has the address of the next page, if there is one.", body = Vec<UserBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/friends?…>; rel=\"next\"`"),
     ))),
 )]
@@ -67,17 +69,17 @@ pub async fn list_friends(
     uri: Uri,
     Query(page): Query<PageQuery>,
 ) -> Result<Response, Problem> {
-    people(state, principal, Which::Friends, &uri, page, None).await
+    list_users(state, principal, Which::Friends, &uri, page, None).await
 }
 
-/// Which requests.
+/// The direction of a friend request.
 #[derive(Clone, Copy, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RequestDirection {
-    /// Others asked the caller.
+    /// Requests to the caller.
     #[default]
     Incoming,
-    /// The caller asked others.
+    /// Requests of the caller.
     Outgoing,
 }
 
@@ -85,18 +87,20 @@ pub enum RequestDirection {
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct RequestFilter {
-    /// `incoming` when it is absent.
+    /// `incoming` if absent.
     #[serde(default)]
     direction: RequestDirection,
 }
 
-/// People who asked the caller to be their friend, or whom the caller asked, by id.
+/// List friend requests
+///
+/// Returns the users who have sent a request to the caller, or to whom the caller has sent one, ordered by user id.
 #[utoipa::path(
     get,
     path = "/api/friends/requests",
     tag = "people",
     params(RequestFilter, PageQuery),
-    responses((status = 200, description = "The people. `Link` names the next page while there is one.", body = Vec<UserBody<'_>>, headers(
+    responses((status = 200, description = "The users. `Link` has the address of the next page, if there is one.", body = Vec<UserBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/friends/requests?…>; rel=\"next\"`"),
     ))),
 )]
@@ -110,27 +114,29 @@ pub async fn list_friend_requests(
         RequestDirection::Incoming => (Which::Incoming, "incoming"),
         RequestDirection::Outgoing => (Which::Outgoing, "outgoing"),
     };
-    people(state, principal, which, &uri, page, Some(direction)).await
+    list_users(state, principal, which, &uri, page, Some(direction)).await
 }
 
-/// A friend, or somebody who may become one.
+/// Another user.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct FriendPath {
-    /// Somebody else's name.
+    /// The name of the other user.
     #[param(example = "bugs")]
     user_name: String,
 }
 
-/// Asks somebody to be a friend, or accepts what they asked.
+/// Send or accept a friend request
+///
+/// If the other user has already sent a request to the caller, it is accepted.
 #[utoipa::path(
     put,
     path = "/api/friends/{user_name}",
     tag = "people",
     params(FriendPath),
     responses(
-        (status = 201, description = "Asked.", body = Friendship<'_>),
-        (status = 200, description = "Accepted; or it was so before.", body = Friendship<'_>),
+        (status = 201, description = "The request was sent.", body = Friendship<'_>),
+        (status = 200, description = "The users are friends now, or the friendship or the request existed before.", body = Friendship<'_>),
         (status = 409, description = "`blocked`, `is_bot`, `too_many_friends`."),
     ),
 )]
@@ -145,13 +151,13 @@ pub async fn put_friend(
     json(status, &Friendship { state: asked.state.as_str(), user: UserBody::new(&state.app, &asked.user, &principal) })
 }
 
-/// Declines a request, takes one back, or ends a friendship.
+/// End a friendship, or decline or cancel a friend request
 #[utoipa::path(
     delete,
     path = "/api/friends/{user_name}",
     tag = "people",
     params(FriendPath),
-    responses((status = 204, description = "There is nothing between the two any more.")),
+    responses((status = 204, description = "There is no friendship and no request between the users.")),
 )]
 pub async fn delete_friend(
     State(state): State<HttpState>,
@@ -163,13 +169,15 @@ pub async fn delete_friend(
     Ok(no_content())
 }
 
-/// People whom the caller blocks, by id.
+/// List blocked users
+///
+/// Ordered by user id.
 #[utoipa::path(
     get,
     path = "/api/blocks",
     tag = "people",
     params(PageQuery),
-    responses((status = 200, description = "The people. `Link` names the next page while there is one.", body = Vec<UserBody<'_>>, headers(
+    responses((status = 200, description = "The users. `Link` has the address of the next page, if there is one.", body = Vec<UserBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/blocks?…>; rel=\"next\"`"),
     ))),
 )]
@@ -179,19 +187,22 @@ pub async fn list_blocks(
     uri: Uri,
     Query(page): Query<PageQuery>,
 ) -> Result<Response, Problem> {
-    people(state, principal, Which::Blocked, &uri, page, None).await
+    list_users(state, principal, Which::Blocked, &uri, page, None).await
 }
 
-/// Somebody to block.
+/// A user to block or unblock.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct BlockPath {
-    /// Somebody else's name.
+    /// The name of the other user.
     #[param(example = "duck")]
     user_name: String,
 }
 
-/// Blocks somebody: ends a friendship, and answers their direct messages as if only friends could write. They are not told.
+/// Block a user
+///
+/// Ends a friendship with the user. Direct messages of the user are refused in the same way as if the caller accepted them only
+/// from friends. The user is not notified.
 #[utoipa::path(
     put,
     path = "/api/blocks/{user_name}",
@@ -212,13 +223,13 @@ pub async fn put_block(
     Ok(no_content())
 }
 
-/// Ends a block.
+/// Unblock a user
 #[utoipa::path(
     delete,
     path = "/api/blocks/{user_name}",
     tag = "people",
     params(BlockPath),
-    responses((status = 204, description = "Not blocked any more.")),
+    responses((status = 204, description = "Unblocked.")),
 )]
 pub async fn delete_block(
     State(state): State<HttpState>,

@@ -1,4 +1,4 @@
-//! `/api/users/{user_name}/presence`.
+//! `/api/users/{user_name}/presence`: the presence of a user.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -15,37 +15,39 @@ use crate::http::bodies::parameters::UserPath;
 use crate::http::bodies::problem::Problem;
 use crate::http::state::HttpState;
 
-/// Whether somebody is there.
+/// The presence of a user.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Presence)]
 pub struct PresenceBody {
     #[schema(inline, value_type = PresenceState)]
     state: &'static str,
-    /// When they were there last. Null for who never was, and for whoever the caller may not see.
+    /// The time at which the user was last seen. Null if the user was never online, or if the caller may not see their presence.
     #[schema(value_type = Option<String>, format = DateTime, example = "2026-11-22T08:30:00.123456Z")]
     last_seen_at: Option<Timestamp>,
 }
 
-/// Whether somebody is there.
+/// The state of presence.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PresenceState {
-    /// A stream of events of theirs is open.
+    /// The user has an open stream of events.
     Online,
-    /// One is open, and their clients say that nobody looks.
+    /// The user has an open stream of events, and the clients report that nobody is at the device.
     Away,
-    /// None is.
+    /// The user has no open stream of events.
     Offline,
 }
 
-/// Whether somebody is there: for friends, and those who share a conversation of up to 100 members. For all others everybody is
-/// as if they had never been there.
+/// Get the presence of a user
+///
+/// Visible to friends and to users who share a conversation with at most 100 members. For all other callers the user is shown as
+/// offline and never seen.
 #[utoipa::path(
     get,
     path = "/api/users/{user_name}/presence",
     tag = "live",
     params(UserPath),
-    responses((status = 200, description = "Whether they are there.", body = PresenceBody)),
+    responses((status = 200, description = "The presence of the user.", body = PresenceBody)),
 )]
 pub async fn get_presence(
     State(state): State<HttpState>,

@@ -1,4 +1,4 @@
-//! Reporting messages, and `/api/admin/reports`.
+//! Reporting messages, and `/api/admin/reports`: the reports for administrators.
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
@@ -20,30 +20,30 @@ use crate::http::bodies::problem::Problem;
 use crate::http::bodies::reports::{ReportBody, ReportState};
 use crate::http::state::HttpState;
 
-/// What is wrong with a message.
+/// Request body for reporting a message.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"reason": "This is spam."}))]
 pub struct NewReport {
-    /// 1 to 1,000 characters. U+0000 is refused.
+    /// The reason: 1 to 1,000 characters. U+0000 is refused.
     #[schema(min_length = 1, max_length = 1000, pattern = r"^[^\u0000]*$")]
     reason: String,
 }
 
-/// A report, as administrators see it.
+/// A report as administrators see it.
 #[derive(Serialize, ToSchema)]
 pub struct ReviewedReport<'a> {
     #[serde(flatten)]
     report: ReportBody<'a>,
-    /// Null when the reporter was erased.
+    /// The user who made the report. Null after they were erased.
     #[schema(example = "bugs")]
     reporter_user_name: Option<&'a str>,
-    /// When somebody saw to it.
+    /// The time of the decision.
     #[schema(value_type = Option<String>, format = DateTime)]
     handled_at: Option<Timestamp>,
-    /// Who did; null for an API key too.
+    /// The administrator who decided. Null if an API key was used.
     handled_by_user_name: Option<&'a str>,
-    /// The message as it is now; null when its group was deleted.
+    /// The message in its present state. Null if its group was deleted.
     message: Option<MessageBody<'a>>,
 }
 
@@ -60,7 +60,9 @@ impl<'a> ReviewedReport<'a> {
     }
 }
 
-/// Reports a message of somebody else's to the administrators; once.
+/// Report a message to the administrators
+///
+/// A user can report each message of another user once.
 #[utoipa::path(
     post,
     path = "/api/conversations/{id}/messages/{seq}/report",
@@ -69,7 +71,7 @@ impl<'a> ReviewedReport<'a> {
     request_body = NewReport,
     responses(
         (status = 201, description = "Reported.", body = ReportBody<'_>, headers(
-            ("Idempotency-Replayed" = Option<String>, description = "`true` on the answer to a repeat."),
+            ("Idempotency-Replayed" = Option<String>, description = "`true` if this is the stored answer to an earlier request with the same key."),
         )),
         (status = 409, description = "`already_reported`, `message_deleted`, `too_many_reports`."),
     ),
@@ -83,12 +85,12 @@ pub async fn report_message(
     body: JsonBody<NewReport>,
 ) -> Result<Response, Problem> {
     let request = idempotency_key(&state.app, &headers, &principal, uri.path(), &body.bytes)?;
-    let once = Once { request, render: render_made, sealed: false };
+    let once = Once { request, render: render_created, sealed: false };
     let (conversation, seq) = (path.id, path.seq);
     Ok(given(reports::report(&state.app, &principal, conversation, seq, body.value.reason, once).await?))
 }
 
-fn render_made(report: &Report) -> DomainResult<StoredAnswer> {
+fn render_created(report: &Report) -> DomainResult<StoredAnswer> {
     let body = serde_json::to_vec(&ReportBody::new(report)).map_err(Error::internal)?;
     Ok(StoredAnswer { status: StatusCode::CREATED.as_u16(), location: None, body })
 }
@@ -97,18 +99,20 @@ fn render_made(report: &Report) -> DomainResult<StoredAnswer> {
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct ReportFilter {
-    /// `open` when it is absent.
+    /// `open` if absent.
     #[serde(default)]
     state: ReportState,
 }
 
-/// Reported messages, by the reports' ids.
+/// List reports
+///
+/// Ordered by the id of the report, each with the reported message.
 #[utoipa::path(
     get,
     path = "/api/admin/reports",
     tag = "administration",
     params(ReportFilter, PageQuery),
-    responses((status = 200, description = "The reports. `Link` names the next page while there is one.", body = Vec<ReviewedReport<'_>>, headers(
+    responses((status = 200, description = "The reports. `Link` has the address of the next page, if there is one.", body = Vec<ReviewedReport<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/admin/reports?…>; rel=\"next\"`"),
     ))),
 )]
@@ -119,33 +123,33 @@ pub async fn list_reports(
     Query((filter, page)): Query<(ReportFilter, PageQuery)>,
 ) -> Result<Response, Problem> {
     let PageQuery { limit, cursor } = page;
-    let wanted = filter.state.decision();
-    let (page, names) = reports::list(&state.app, &principal, wanted, limit, cursor.as_deref()).await?;
+    let state_filter = filter.state.decision();
+    let (page, names) = reports::list(&state.app, &principal, state_filter, limit, cursor.as_deref()).await?;
     let bodies: Vec<ReviewedReport<'_>> = page.entries.iter().map(|shown| ReviewedReport::new(shown, &names)).collect();
-    let next = next_page(page.next, limit, [("state", wanted.as_str().to_owned())]);
+    let next = next_page(page.next, limit, [("state", state_filter.as_str().to_owned())]);
     Ok(list(to_json(&bodies, 1_024 * bodies.len())?, uri.path(), next))
 }
 
-/// What became of a report.
+/// Request body for deciding a report.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"id": 1, "state": "resolved"}))]
 pub struct ReportDecision {
-    /// Which report.
+    /// The id of the report.
     #[schema(minimum = 1, maximum = 9_007_199_254_740_991_i64)]
     id: i64,
     #[schema(inline)]
     state: ReportState,
 }
 
-/// Says what became of a report.
+/// Decide a report
 #[utoipa::path(
     patch,
     path = "/api/admin/reports",
     tag = "administration",
     request_body = ReportDecision,
     responses(
-        (status = 200, description = "The report as it is now.", body = ReviewedReport<'_>),
+        (status = 200, description = "The decided report.", body = ReviewedReport<'_>),
         (status = 404, description = "`report_not_found`."),
     ),
 )]

@@ -1,4 +1,4 @@
-//! Routes of what is sent later.
+//! Routes of scheduled messages.
 
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;

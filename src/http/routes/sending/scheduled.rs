@@ -1,4 +1,4 @@
-//! `/api/scheduled`: messages that wait for their time.
+//! `/api/scheduled`: scheduled messages.
 
 use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
@@ -15,13 +15,15 @@ use crate::http::bodies::problem::Problem;
 use crate::http::bodies::scheduled::ScheduledBody;
 use crate::http::state::HttpState;
 
-/// The caller's messages that wait for their time, by id.
+/// List the caller's scheduled messages
+///
+/// Ordered by id. Includes messages whose send has failed.
 #[utoipa::path(
     get,
     path = "/api/scheduled",
     tag = "messages",
     params(PageQuery),
-    responses((status = 200, description = "The messages. `Link` names the next page while there is one.", body = Vec<ScheduledBody<'_>>, headers(
+    responses((status = 200, description = "The messages. `Link` has the address of the next page, if there is one.", body = Vec<ScheduledBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/scheduled?…>; rel=\"next\"`"),
     ))),
 )]
@@ -40,20 +42,20 @@ pub async fn list_scheduled(
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct ScheduledPath {
-    /// Which.
+    /// The id of the scheduled message.
     #[param(value_type = IdSchema, inline, example = 1)]
     id: i64,
 }
 
-/// One of the caller's messages that wait for their time.
+/// Get a scheduled message
 #[utoipa::path(
     get,
     path = "/api/scheduled/{id}",
     tag = "messages",
     params(ScheduledPath),
     responses(
-        (status = 200, description = "The message.", body = ScheduledBody<'_>, headers(("ETag" = String, description = "Of this answer."))),
-        (status = 304, description = "`If-None-Match` names this answer."),
+        (status = 200, description = "The message.", body = ScheduledBody<'_>, headers(("ETag" = String, description = "The entity tag of this answer."))),
+        (status = 304, description = "Not modified: the answer still has the entity tag in `If-None-Match`."),
     ),
 )]
 pub async fn get_scheduled(
@@ -67,13 +69,13 @@ pub async fn get_scheduled(
     resource(&headers, &ScheduledBody::new(&shown))
 }
 
-/// Takes a message back before its time.
+/// Cancel a scheduled message
 #[utoipa::path(
     delete,
     path = "/api/scheduled/{id}",
     tag = "messages",
     params(ScheduledPath),
-    responses((status = 204, description = "It will not be sent.")),
+    responses((status = 204, description = "Cancelled. The message will not be sent.")),
 )]
 pub async fn cancel_scheduled(
     State(state): State<HttpState>,
