@@ -1,9 +1,9 @@
-//! What accounts cost: requests with credentials beside the same ones under open access, and how long a
-//! log-in takes for somebody and for nobody.
+//! The cost of accounts: requests with credentials compared with the same requests under open access, and the time of a failed
+//! log-in for a name with an account and for a name without one.
 //!
-//! Invariant: one server answers the same requests by turns without credentials and with them, so that this is
-//! what differs between the rates. Sessions and the key are written into the database: logging in a thousand
-//! people would measure argon2.
+//! Invariant: one server answers the same requests in turns, without credentials and with them, so that the rates differ by
+//! nothing else. The sessions and the API key are written directly into the database, because logging in a thousand users would
+//! measure argon2.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -18,25 +18,25 @@ use crate::server::{Access, Server, Setup};
 use crate::settings::{Settings, say};
 use crate::turns::{TURNS, median, turn};
 
-/// A credential may cost a tenth.
-const LEAST_RATIO: f64 = 0.91;
-/// Log-ins of somebody, and as many of nobody.
+/// Credentials may reduce the rate by about a tenth.
+const MIN_RATIO: f64 = 0.91;
+/// Log-in attempts for the known name, and as many for unknown names.
 const LOG_INS: usize = 60;
-/// How far the two may be apart.
+/// The share by which the two medians may differ.
 const LOG_IN_SHARE: f64 = 0.1;
 const ANSWER_AT_MOST: Duration = Duration::from_secs(10);
 const KNOWN_NAME: &str = "somebody";
 
-/// A server under open access, which takes credentials as well.
+/// A server under open access that also accepts credentials.
 pub struct Callers<'a> {
     server: &'a Server,
     credentials: &'a Credentials,
-    /// What it is called in the figures.
+    /// The name of the database in the figures.
     database: &'static str,
 }
 
 impl<'a> Callers<'a> {
-    /// Looks whether the server tells good credentials from bad ones: else there would be nothing to compare.
+    /// Checks that the server accepts valid credentials and refuses invalid ones. Otherwise the comparison means nothing.
     pub fn of(database: &'static str, server: &'a Server, credentials: &'a Credentials) -> Outcome<Self> {
         let request = |token: &str| Request::get(server.address, "/api/users").with(&bearer(token));
         for (token, expected) in [(credentials.api_key.as_str(), 200), ("phk_0", 401)] {
@@ -48,13 +48,13 @@ impl<'a> Callers<'a> {
         Ok(Self { server, credentials, database })
     }
 
-    /// Reads. Comes before writing: the pages are those of the other reading figures.
+    /// Measures reads. Call it before any writes, so that the pages are those of the other figures for reads.
     pub fn read(&self, settings: &Settings) -> Outcome<Vec<Figure>> {
         say(&format!("{}: reading with credentials", self.database));
         self.compare("GET 50 messages", |caller| turn(settings.reads_as(self.server.address, caller)))
     }
 
-    /// Writes; `settle` is done before each load.
+    /// Measures writes. `settle` runs before each load.
     pub fn write(&self, settings: &Settings, settle: impl Fn() -> Outcome<()>) -> Outcome<Vec<Figure>> {
         say(&format!("{}: writing with credentials", self.database));
         self.compare("POST a message", |caller| {
@@ -63,7 +63,7 @@ impl<'a> Callers<'a> {
         })
     }
 
-    /// Each kind of caller in turn, with open access before and after them.
+    /// Runs each kind of caller in turn, with open access before and after them.
     fn compare(&self, what: &str, run: impl Fn(&Caller<'_>) -> Outcome<Measured>) -> Outcome<Vec<Figure>> {
         let mut secured = [
             ("a session each", Caller::Session(self.credentials), Vec::new()),
@@ -78,28 +78,28 @@ impl<'a> Callers<'a> {
             }
             let before = opens.last().map_or(0.0, |open| open.rate);
             let after = run(&Caller::Nobody)?;
-            let beside = f64::midpoint(before, after.rate);
-            let mut told = format!("  open access: {beside:.0}/s");
+            let open_rate = f64::midpoint(before, after.rate);
+            let mut line = format!("  open access: {open_rate:.0}/s");
             for ((name, _, ratios), turn) in secured.iter_mut().zip(turns) {
-                told.push_str(&format!(", {name}: {:.2}", turn.rate / beside));
-                ratios.push((turn, turn.rate / beside));
+                line.push_str(&format!(", {name}: {:.2}", turn.rate / open_rate));
+                ratios.push((turn, turn.rate / open_rate));
             }
-            say(&told);
+            say(&line);
             opens.push(after);
-            // The other way round every other time, so that no one is always the last.
+            // Reverses the order each time, so that no kind of caller is always the last.
             secured.reverse();
         }
         let open = median(opens.into_iter().map(|open| (open, open.rate)).collect());
         let figure = |(name, _, ratios): (&str, Caller<'_>, Vec<(Measured, f64)>)| {
             let (turn, ratio) = median(ratios);
             let what = format!("{what}, {}, {name}", self.database);
-            Figure::paired(&what, turn, ("open access", open.1), ratio, Target::Ratio(LEAST_RATIO))
+            Figure::paired(&what, turn, ("open access", open.1), ratio, Target::Ratio(MIN_RATIO))
         };
         Ok(secured.into_iter().map(figure).collect())
     }
 }
 
-/// Wrong passwords for a name that has one and for names that nobody has, in turns, one at a time.
+/// Sends wrong passwords for a name with an account and for names without one, in turns, one request at a time.
 pub fn log_in(database: &str, setup: &Setup) -> Outcome<[Figure; 2]> {
     say(&format!("{database}: logging in"));
     let open = Server::start(setup)?;
@@ -124,12 +124,12 @@ pub fn log_in(database: &str, setup: &Setup) -> Outcome<[Figure; 2]> {
     }
     known.sort();
     unknown.sort();
-    let beside = |what: &str, hundredth: usize, target| {
+    let open_rate = |what: &str, hundredth: usize, target| {
         let at = |times: &[Duration]| times[times.len() * hundredth / 100];
         Figure::time_beside(what, at(&unknown), ("for a known name", at(&known)), target)
     };
     let median = format!("log-in for an unknown name, {}, median", database);
-    Ok([beside(&median, 50, Target::Same(LOG_IN_SHARE)), beside("… 95th percentile", 95, Target::Nothing)])
+    Ok([open_rate(&median, 50, Target::Same(LOG_IN_SHARE)), open_rate("… 95th percentile", 95, Target::Nothing)])
 }
 
 fn fail_to_log_in(address: SocketAddr, user_name: &str) -> Outcome<Duration> {

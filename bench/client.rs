@@ -1,8 +1,8 @@
-//! The load: keep-alive connections over plain TCP that send requests built beforehand.
+//! The load: keep-alive connections over plain TCP that send requests which are built beforehand.
 //!
-//! Invariant: the client shares the machine with what it measures, so it does the least that still
-//! checks every answer: the status line and Content-Length are read, the body is counted, not kept.
-//! Limits and servers are driven by this same code, so its cost is on both sides of every ratio.
+//! Invariant: the client runs on the same machine as the server that it measures, so it does only the work that is needed to
+//! check every answer: it reads the status line and Content-Length, and counts the bytes of the body without keeping them. The
+//! same code drives the limits and the servers, so its cost is on both sides of every ratio.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -14,36 +14,37 @@ use std::time::{Duration, Instant};
 use crate::data::Random;
 use crate::process::{Context, Outcome};
 
-/// Connections of one load, all busy all the time.
+/// Connections of one load. All of them send without a pause.
 pub const CONNECTIONS: usize = 64;
-/// One thread keeps 64 connections busy on the machines tried; two measured the same, with a longer tail.
+/// One thread keeps 64 connections busy on the machines that were tried. Two threads reached the same rate with a longer tail
+/// of latencies.
 const THREADS: usize = 1;
 const BUFFER_BYTES: usize = 128 * 1024;
-/// How long a load may run over its time before it counts as stuck.
+/// How long a load may run beyond its time before it counts as stuck.
 const OVERTIME: Duration = Duration::from_secs(20);
 const KEY_BYTES: usize = 32;
 
-/// A request as its bytes.
+/// The bytes of a request.
 pub struct Request {
     bytes: Vec<u8>,
-    /// Where a fresh Idempotency-Key is written for each sending.
+    /// Where each sending writes a new Idempotency-Key.
     key_at: Option<usize>,
 }
 
 impl Request {
-    /// `GET path`.
+    /// Builds `GET path`.
     pub fn get(host: SocketAddr, path: &str) -> Self {
         let text = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
         Self { bytes: text.into_bytes(), key_at: None }
     }
 
-    /// `PUT path` without a body.
+    /// Builds `PUT path` without a body.
     pub fn put(host: SocketAddr, path: &str) -> Self {
         let text = format!("PUT {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\n\r\n");
         Self { bytes: text.into_bytes(), key_at: None }
     }
 
-    /// The same with another header field, written as it goes over the wire without the line's end.
+    /// Returns the request with one more header field, given as `Name: value` without the line end.
     pub fn with(mut self, header: &str) -> Self {
         let at = self.bytes.windows(2).position(|two| two == b"\r\n").map_or(self.bytes.len(), |end| end + 2);
         let line = format!("{header}\r\n");
@@ -52,7 +53,7 @@ impl Request {
         self
     }
 
-    /// `POST path` with a JSON body and, if asked for, a new random Idempotency-Key each time.
+    /// Builds `POST path` with a JSON body and, if `idempotent`, a new random Idempotency-Key for each sending.
     pub fn post(host: SocketAddr, path: &str, json: &str, idempotent: bool) -> Self {
         let mut text = format!(
             "POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n",
@@ -71,24 +72,24 @@ impl Request {
     }
 }
 
-/// What one load is.
+/// The settings of one load.
 #[derive(Clone)]
 pub struct Load {
-    /// Whom to ask.
+    /// The server.
     pub address: SocketAddr,
-    /// Each sending takes a random one of these.
+    /// Each sending takes a random one of these, unless `in_order` is set.
     pub requests: Arc<Vec<Request>>,
-    /// Whether the requests are taken in their order, each once, instead: the next one's place.
+    /// If set, the requests are taken in order, each one once. Holds the index of the next one.
     pub in_order: Option<Arc<AtomicUsize>>,
-    /// The statuses that are right.
+    /// The statuses that count as success.
     pub expected_statuses: RangeInclusive<u16>,
-    /// Time before counting starts.
+    /// Time before the measurement starts.
     pub warm_up: Duration,
-    /// Time that counts.
+    /// Time of the measurement.
     pub duration: Duration,
 }
 
-/// What came of it.
+/// The result of a load.
 #[derive(Clone, Copy, Default)]
 pub struct Measured {
     /// Answers per second.
@@ -100,7 +101,7 @@ pub struct Measured {
 }
 
 impl Load {
-    /// Runs the load. Any answer with another status than the expected one fails it.
+    /// Runs the load. Fails if any answer has an unexpected status.
     pub fn run(&self) -> Outcome<Measured> {
         let start = Instant::now() + self.warm_up;
         let window = Window { start, end: start + self.duration };
@@ -123,7 +124,7 @@ impl Load {
         runtime.block_on(async {
             let mut tasks = tokio::task::JoinSet::new();
             for connection in (thread..CONNECTIONS).step_by(THREADS) {
-                tasks.spawn(converse(self.clone(), window, Random::from_clock(connection as u64)));
+                tasks.spawn(run_connection(self.clone(), window, Random::from_clock(connection as u64)));
             }
             let mut tally = Tally::default();
             let limit = tokio::time::Instant::from_std(window.end + OVERTIME);
@@ -176,8 +177,8 @@ impl Tally {
     }
 }
 
-/// One connection, one request after the other, until the window closes.
-async fn converse(load: Load, window: Window, mut random: Random) -> Outcome<Tally> {
+/// Uses one connection for one request after the other until the window closes.
+async fn run_connection(load: Load, window: Window, mut random: Random) -> Outcome<Tally> {
     let stream =
         tokio::net::TcpStream::connect(load.address).await.context(format!("connecting to {}", load.address))?;
     stream.set_nodelay(true).context("setting TCP_NODELAY")?;
@@ -222,7 +223,7 @@ struct Connection {
 
 struct Answer {
     status: u16,
-    /// How much of the answer, from its first byte, is in the buffer at most.
+    /// At most how many bytes of the answer, from its first byte, are in the buffer.
     size_bytes: usize,
 }
 
@@ -248,7 +249,7 @@ impl Connection {
             .checked_sub(filled)
             .ok_or_else(|| "the server sent more than its Content-Length says".to_owned())?;
         while left > 0 {
-            // What is beyond the buffer overwrites its end: it is only counted.
+            // Bytes beyond the buffer overwrite its end. They are only counted.
             let from = filled.min(self.buffer.len() / 2);
             let to = self.buffer.len().min(from + left);
             let count = self.stream.read(&mut self.buffer[from..to]).await.context("reading a body")?;
@@ -274,7 +275,7 @@ struct Head {
 }
 
 impl Head {
-    /// None as long as the head is incomplete.
+    /// Returns `None` while the head is incomplete.
     fn read(bytes: &[u8]) -> Outcome<Option<Self>> {
         let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
             return Ok(None);
@@ -302,15 +303,13 @@ fn header<'a>(head: &'a [u8], name: &str) -> Option<&'a str> {
 
 /// One whole answer.
 pub struct Page {
-    /// Its status.
     pub status: u16,
-    /// Its Content-Type, empty if it has none.
+    /// Its Content-Type; empty if it has none.
     pub content_type: String,
-    /// Its body.
     pub body: Vec<u8>,
 }
 
-/// Sends one request on a connection of its own and keeps the whole answer.
+/// Sends one request on its own connection and keeps the whole answer.
 pub fn fetch(address: SocketAddr, request: &Request, at_most: Duration) -> Outcome<Page> {
     let mut stream = TcpStream::connect_timeout(&address, at_most).context(format!("connecting to {address}"))?;
     stream.set_read_timeout(Some(at_most)).context("setting a timeout")?;

@@ -1,7 +1,7 @@
-//! Groups, reactions, receipts and search beside sends and bare axum.
+//! Groups, reactions, receipts and search, compared with sends and with bare axum.
 //!
-//! Invariant: it comes after the other loads on a server, for it changes what they measure. Requests that change something
-//! are taken in order, each once: a repeat would change nothing.
+//! Invariant: this runs after the other loads on a server, because it changes what they measure. Requests that change data are
+//! taken in order, each one load_in_order: a repeated request would change nothing.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,16 +21,16 @@ use crate::settings::{Best, ROUNDS, Settings, say};
 
 const LIST_RATIO: f64 = 0.1;
 const HISTORY_RATIO: f64 = 0.25;
-/// A reaction, a receipt, a send into a large group: no more than a send. What turns differ by on a shared machine is
-/// let pass.
+/// A reaction, a receipt or a send into a large group costs no more than a send. The tenth allows for the difference between
+/// turns on a shared machine.
 const SEND_RATIO: f64 = 0.9;
 const SEARCH_AT_MOST_MS: f64 = 100.0;
 const ANSWER_AT_MOST: Duration = Duration::from_secs(10);
 /// Messages in the group whose pages are read.
 const GROUP_MESSAGES: u64 = 500;
-/// More than two turns of eight seconds use up.
-const MOST_REQUESTS: usize = 700_000;
-/// Enough that their distinct pairs with messages outlast the turns.
+/// More than two turns of eight seconds use.
+const MAX_REQUESTS: usize = 700_000;
+/// Enough that the distinct pairs of emoji and message last longer than the turns.
 const EMOJI: [&str; 10] = [
     "%F0%9F%91%8D",
     "%E2%9D%A4",
@@ -44,7 +44,7 @@ const EMOJI: [&str; 10] = [
     "%F0%9F%9A%80",
 ];
 
-/// Everything about conversations, on one server.
+/// Measures everything about conversations on one server.
 pub fn measure(
     database: &'static str,
     settings: &Settings,
@@ -53,7 +53,7 @@ pub fn measure(
     settle: impl Fn() -> Outcome<()>,
 ) -> Outcome<Vec<Figure>> {
     say(&format!("{database}: conversations"));
-    let bench = Bench { database, settings, server };
+    let bench = ConversationBench { database, settings, server };
     bench.fill_group()?;
     let mut figures = bench.reading(folder)?;
     figures.extend(bench.writing(settle)?);
@@ -61,13 +61,13 @@ pub fn measure(
     Ok(figures)
 }
 
-struct Bench<'a> {
+struct ConversationBench<'a> {
     database: &'static str,
     settings: &'a Settings,
     server: &'a Server,
 }
 
-impl Bench<'_> {
+impl ConversationBench<'_> {
     fn request(&self, user: u64, request: Request) -> Request {
         request.with(&format!("X-Act-As: {}", data::user_name(user)))
     }
@@ -92,13 +92,13 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Random ones of these requests, again and again.
+    /// A load that sends random ones of these requests.
     fn load(&self, requests: Vec<Request>, statuses: std::ops::RangeInclusive<u16>) -> Load {
         self.settings.load(self.server.address, requests, statuses)
     }
 
-    /// These requests in their order, each once.
-    fn once(&self, requests: Vec<Request>) -> Load {
+    /// A load that sends these requests in order, each one load_in_order.
+    fn load_in_order(&self, requests: Vec<Request>) -> Load {
         Load { in_order: Some(Arc::new(AtomicUsize::new(0))), ..self.load(requests, 200..=204) }
     }
 
@@ -139,7 +139,7 @@ impl Bench<'_> {
             let body = json!({ "conversation_id": group, "body": "hey are you coming to the meeting later today" });
             self.load((1..=members).map(|user| self.post(user, "/api/messages", &body)).collect(), 201..=201)
         };
-        let (reactions, receipts) = (self.once(self.reactions()), self.once(self.receipts()));
+        let (reactions, receipts) = (self.load_in_order(self.reactions()), self.load_in_order(self.receipts()));
         let (small, big) = (into(SMALL_GROUP, data::SMALL_GROUP_MEMBERS), into(BIG_GROUP, data::SMALL_GROUP_MEMBERS));
         let sends = self.sends();
         let mut best = ["sends", "reactions", "receipts", "into ten", "into ten thousand"].map(Best::of);
@@ -172,14 +172,14 @@ impl Bench<'_> {
                     requests.push(self.request(one, Request::put(self.server.address, &path)));
                 }
             }
-            if requests.len() > MOST_REQUESTS {
+            if requests.len() > MAX_REQUESTS {
                 break;
             }
         }
         requests
     }
 
-    /// Watermarks that each move on.
+    /// Receipts, each with a higher watermark than the one before.
     fn receipts(&self) -> Vec<Request> {
         let path = |conversation: u64| format!("/api/conversations/{conversation}/receipts");
         let mut requests = Vec::new();
@@ -190,7 +190,7 @@ impl Bench<'_> {
                     requests.push(self.post(user, &path(conversation), &json!({ "read_seq": seq })));
                 }
             }
-            if requests.len() > MOST_REQUESTS {
+            if requests.len() > MAX_REQUESTS {
                 break;
             }
         }

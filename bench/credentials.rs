@@ -1,4 +1,4 @@
-//! Credentials of all users, and the requests that carry them.
+//! Credentials of all users, and requests that carry them.
 
 use std::fs;
 use std::path::Path;
@@ -20,30 +20,30 @@ use crate::server::ISSUER_AND_AUDIENCE;
 const SECRET_DIGITS: usize = 64;
 const LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
-/// What lets each user in.
+/// The credentials of all users.
 pub struct Credentials {
     jwt_secret: String,
-    /// Of the key that stands for everyone.
+    /// The API key that acts for all users.
     pub api_key: String,
     sessions: Vec<String>,
     jwts: Vec<String>,
     made_at: SystemTime,
 }
 
-/// Who makes the requests of a load.
+/// The kind of caller that makes the requests of a load.
 pub enum Caller<'a> {
-    /// Without any credential.
+    /// No credentials.
     Nobody,
-    /// Each user with their session.
+    /// Each user with a session of their own.
     Session(&'a Credentials),
-    /// One API key for everyone.
+    /// One API key that acts for every user.
     ApiKey(&'a Credentials),
-    /// Each user with their JWT.
+    /// Each user with a JWT of their own.
     Jwt(&'a Credentials),
 }
 
 impl Caller<'_> {
-    /// The request as this user makes it.
+    /// Returns the request with the credentials of this user.
     pub fn sign(&self, user: u64, request: Request) -> Request {
         let index = user as usize - 1;
         match self {
@@ -57,13 +57,13 @@ impl Caller<'_> {
     }
 }
 
-/// The header of a request with a token.
+/// The header of a request with a bearer token.
 pub fn bearer(token: &str) -> String {
     format!("Authorization: Bearer {token}")
 }
 
 impl Credentials {
-    /// Makes them for all users; nobody knows of them yet.
+    /// Generates credentials for all users. They are not in a database yet.
     pub fn make() -> Outcome<Self> {
         let mut random = Random::from_clock(u64::from(std::process::id()));
         let jwt_secret = digits(&mut random);
@@ -79,12 +79,12 @@ impl Credentials {
         })
     }
 
-    /// Writes the secret that the server is to verify JWTs with.
+    /// Writes the secret with which the server verifies JWTs.
     pub fn put_jwt_secret_into(&self, path: &Path) -> Outcome<()> {
         fs::write(path, &self.jwt_secret).context("writing the JWT secret")
     }
 
-    /// Writes the sessions and the key. No server may have seen one of them before.
+    /// Writes the sessions and the API key. No server may have seen one of them before.
     pub fn put_into_sqlite(&self, path: &Path) -> Outcome<()> {
         self.write_sqlite(path).context(format!("writing sessions into {}", path.display()))
     }
@@ -110,7 +110,7 @@ impl Credentials {
         transaction.commit()
     }
 
-    /// Likewise.
+    /// Writes the sessions and the API key. No server may have seen one of them before.
     pub async fn put_into_postgres(&self, client: &Client) -> Result<(), tokio_postgres::Error> {
         let users: Vec<i64> = data::users().map(|user| user as i64).collect();
         let hashes: Vec<Vec<u8>> = self.sessions.iter().map(|token| hash(token)).collect();

@@ -1,8 +1,7 @@
-//! What the databases are filled with: the same people, conversations and messages in both.
+//! The contents of the databases: the same users, conversations and messages in both.
 //!
-//! Invariant: it is the history that a server would have written itself. Within a conversation id,
-//! seq and time rise together, seq is dense, and last_seq, last_sent_at and last_message_id of a
-//! conversation repeat its newest message.
+//! Invariant: the data is what a server would have written. Within a conversation id, seq and time rise together, seq has no
+//! gaps, and last_seq, last_sent_at and last_message_id of a conversation are those of its newest message.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,37 +10,36 @@ use rusqlite::params;
 
 use crate::process::{Context, Outcome};
 
-/// People, with ids from 1.
+/// Users, with ids from 1.
 pub const USERS: u64 = 1_000;
-/// Each user writes with the next ten and is written to by the ten before: 20 conversations each.
+/// Each user has conversations with the next ten users and with the ten before: 20 conversations each.
 const PARTNERS_AHEAD: u64 = 10;
-/// Direct ones, with ids from 1.
+/// Direct conversations, with ids from 1.
 pub const CONVERSATIONS: u64 = USERS * PARTNERS_AHEAD;
-/// People who do nothing but be in the large group, with ids behind the others'.
+/// Users who are only members of the large group. Their ids follow those of the other users.
 const EXTRAS: u64 = 9_000;
 /// The id of a group of the first ten users.
 pub const SMALL_GROUP: u64 = CONVERSATIONS + 1;
-/// How many they are.
 pub const SMALL_GROUP_MEMBERS: u64 = 10;
-/// The id of a group of everyone, extras included: ten thousand.
+/// The id of a group of all ten thousand users, extras included.
 pub const BIG_GROUP: u64 = CONVERSATIONS + 2;
-/// Posts go to the first conversation of each user: 1,000 of the 10,000.
+/// Sends go to the first conversation of each user: 1,000 of the 10,000.
 pub const BUSY_CONVERSATIONS: u64 = USERS;
 const BODY_BYTES: usize = 100;
 const SPREAD: Duration = Duration::from_secs(20 * 24 * 3600);
 const PAUSE_BEFORE_NOW: Duration = Duration::from_secs(60);
 const CHUNK: usize = 10_000;
 
-/// Small, fast and good enough for choosing rows: SplitMix64.
+/// SplitMix64: small, fast and good enough for choosing rows.
 pub struct Random(u64);
 
 impl Random {
-    /// The same choices every time.
+    /// Makes the same choices in every run.
     pub fn fixed(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// Other choices every time, so that idempotency keys never come twice.
+    /// Makes other choices in every run, so that idempotency keys never repeat.
     pub fn from_clock(stream: u64) -> Self {
         let nanoseconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
         let mut mixed = Self(nanoseconds ^ stream.wrapping_mul(0xd134_2543_de82_ef95));
@@ -61,7 +59,7 @@ impl Random {
         ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
     }
 
-    /// Fills the place with hexadecimal digits.
+    /// Fills `place` with hexadecimal digits.
     pub fn write_hex(&mut self, place: &mut [u8]) {
         for sixteen in place.chunks_mut(16) {
             let mut bits = self.next();
@@ -78,24 +76,24 @@ pub fn user_name(id: u64) -> String {
     format!("user{id:04}")
 }
 
-/// The ids of everyone.
+/// The ids of all users.
 pub fn users() -> impl Iterator<Item = u64> {
     1..=USERS
 }
 
-/// The two members of a conversation, by its id.
+/// The ids of the two members of a conversation.
 pub fn members(conversation_id: u64) -> (u64, u64) {
     let user = (conversation_id - 1) / PARTNERS_AHEAD;
     let step = (conversation_id - 1) % PARTNERS_AHEAD + 1;
     (user + 1, (user + step) % USERS + 1)
 }
 
-/// The groups, each with how many members it has: the first so many users.
+/// The groups with their numbers of members. The members are the first users by id.
 fn groups() -> [(i64, i64); 2] {
     [(SMALL_GROUP as i64, SMALL_GROUP_MEMBERS as i64), (BIG_GROUP as i64, (USERS + EXTRAS) as i64)]
 }
 
-/// The ids of the conversations that posts go to.
+/// The ids of the conversations that sends go to.
 pub fn busy_conversations() -> impl Iterator<Item = u64> {
     (0..BUSY_CONVERSATIONS).map(|user| user * PARTNERS_AHEAD + 1)
 }
@@ -126,7 +124,7 @@ struct Message {
     body: String,
 }
 
-/// Writes the history, oldest message first, and knows at the end where each conversation stands.
+/// Generates the messages, oldest first. At the end it knows the newest message of each conversation.
 struct History {
     random: Random,
     first_at_us: i64,
@@ -197,8 +195,8 @@ impl Iterator for History {
     }
 }
 
-/// Fills a SQLite database whose empty schema the server has made. No server may run on it. The next one makes the index of
-/// what was said, as in an upgrade.
+/// Fills a SQLite database whose empty schema the server has created. No server may run on it. The next server that starts
+/// builds the search index, as in an upgrade.
 pub fn fill_sqlite(path: &Path, message_count: u64) -> Outcome<()> {
     let doing = format!("filling {}", path.display());
     let mut history = History::new(message_count)?;
@@ -207,7 +205,7 @@ pub fn fill_sqlite(path: &Path, message_count: u64) -> Outcome<()> {
 
 fn write_sqlite(path: &Path, history: &mut History) -> rusqlite::Result<()> {
     let mut database = rusqlite::Connection::open_with_flags(path, rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    // One transaction and a cache that holds it: each page is written once.
+    // One transaction and a cache that holds all of it, so that each page is written once.
     database.execute_batch("PRAGMA synchronous = OFF; PRAGMA cache_size = -1000000;")?;
     let transaction = database.transaction()?;
     let start_us = history.first_at_us;
@@ -279,14 +277,14 @@ fn write_sqlite_conversations(transaction: &rusqlite::Transaction<'_>, history: 
     Ok(())
 }
 
-/// Fills a PostgreSQL database whose empty schema the server has made.
+/// Fills a PostgreSQL database whose empty schema the server has created.
 pub async fn fill_postgres(client: &mut tokio_postgres::Client, message_count: u64) -> Outcome<()> {
     let mut history = History::new(message_count)?;
-    write_postgres(client, &mut history).await.map_err(|error| format!("filling PostgreSQL: {}", full(&error)))
+    write_postgres(client, &mut history).await.map_err(|error| format!("filling PostgreSQL: {}", full_message(&error)))
 }
 
-/// tokio-postgres keeps the server's message in the source of its error.
-pub fn full(error: &tokio_postgres::Error) -> String {
+/// The text of an error with its cause. tokio-postgres keeps PostgreSQL's message in the source of its error.
+pub fn full_message(error: &tokio_postgres::Error) -> String {
     match error.as_db_error() {
         Some(database_error) => format!("{error}: {database_error}"),
         None => error.to_string(),

@@ -1,8 +1,8 @@
-//! The limits that the server is held against on this machine: bare axum, and bare axum before a bare
-//! group commit. Each runs in a process of its own (this executable again, with another argument),
-//! built and driven like the server, so that the ratio is what the server's own work costs.
+//! The limits that the server is compared with on this machine: bare axum, and bare axum in front of a bare group commit. Each
+//! limit runs in its own process (this executable again, with another argument). It is built and driven like the server, so
+//! that the ratio shows the cost of the server's own work.
 //!
-//! Invariant: a limit does only what cannot be left out, and does it the fastest way known here.
+//! Invariant: a limit does only the work that cannot be left out, and does it in the fastest known way.
 
 use std::collections::HashMap;
 use std::fs;
@@ -28,30 +28,30 @@ use crate::process::{Context, Outcome, Output, Process, Stop};
 
 /// The first argument of this executable when it runs as a limit.
 pub const ROLE: &str = "--run-as-limit";
-/// The writer checkpoints a log of 64 MB itself. Compared here, in inserts per second: SQLite's 1,000
-/// pages 17,000, 4,000 pages 27,000, 16,000 pages 31,000. Passive checkpoints from another thread fall
-/// to 10,000: a writer that is never idle never starts the log over, and a file that grows syncs slowly.
+/// The writer checkpoints a log of 64 MB itself. Compared on this machine, in inserts per second: SQLite's default of 1,000
+/// pages 17,000, 4,000 pages 27,000, 16,000 pages 31,000. Passive checkpoints from another thread reduce it to 10,000: a writer
+/// that is never idle never restarts the log, and a file that grows syncs slowly.
 const CHECKPOINT_PAGES: u32 = 16_000;
 const BATCH: usize = 256;
-const WAITING: usize = 1_024;
+const QUEUE_LIMIT: usize = 1_024;
 
-/// A limit that runs.
+/// A running limit.
 pub struct Limit {
-    /// Where it answers.
+    /// The address of the limit.
     pub address: SocketAddr,
     _process: Process,
 }
 
 impl Limit {
-    /// A bare axum handler that answers every GET with this page's bytes.
+    /// A bare axum handler that answers every GET with the bytes of this page.
     pub fn same_bytes(folder: &Path, page: &Page) -> Outcome<Self> {
         let file = folder.join("page.bin");
         fs::write(&file, &page.body).context("keeping the page")?;
         Self::start("bare axum", folder, &["bytes".into(), file, page.content_type.clone().into()])
     }
 
-    /// A bare axum handler for `POST /api/messages` and one thread that commits whatever is waiting,
-    /// over a copy of the loaded database.
+    /// A bare axum handler for `POST /api/messages`, and one thread that commits all waiting messages together, over a copy of
+    /// the loaded database.
     pub fn group_commit(folder: &Path, database: &Path) -> Outcome<Self> {
         let copy = folder.join("limit.db");
         fs::copy(database, &copy).context("copying the database for the limit")?;
@@ -66,20 +66,20 @@ impl Limit {
     fn start(name: &str, folder: &Path, arguments: &[PathBuf]) -> Outcome<Self> {
         let executable = std::env::current_exe().context("finding this executable")?;
         let mut command = Command::new(executable);
-        // It ends when its input does: even if this process is killed, the limit does not stay behind.
+        // The limit ends when its standard input closes, so it does not stay behind when this process is killed.
         command.arg(ROLE).args(arguments).stdin(Stdio::piped());
         let process = Process::start(name, &mut command, folder.join("limits.log"), Stop::Terminate, Output::Piped)?;
         let mut line = String::new();
         BufReader::new(process.take_stdout()?).read_line(&mut line).context(format!("listening to {name}"))?;
         let address = line.trim().parse().map_err(|_| {
             let words = process.last_words();
-            format!("{name} did not say where it listens; its last words:\n{words}")
+            format!("{name} did not print its address; the end of its log:\n{words}")
         })?;
         Ok(Self { address, _process: process })
     }
 }
 
-/// What the executable does when it was started as a limit.
+/// Runs as the limit that the arguments name.
 pub fn run(arguments: &[String]) -> Outcome<()> {
     let router = match arguments {
         [kind, file, content_type] if kind == "bytes" => same_bytes_router(file, content_type)?,
@@ -115,10 +115,10 @@ fn same_bytes_router(file: &str, content_type: &str) -> Outcome<Router> {
 
 fn broadcast_router() -> Router {
     use axum::extract::ws::{Message, Utf8Bytes, WebSocketUpgrade};
-    let sender = tokio::sync::broadcast::Sender::<Utf8Bytes>::new(WAITING);
+    let sender = tokio::sync::broadcast::Sender::<Utf8Bytes>::new(QUEUE_LIMIT);
     let posted = sender.clone();
     let send = move |body: String| {
-        // About as long as an event.
+        // Pads the frame to about the size of an event.
         let frame = format!("{{\"type\":\"event\",\"event\":{body},\"padding\":\"{}\"}}", "x".repeat(600));
         let _ = posted.send(frame.into());
         async { StatusCode::CREATED }
@@ -157,7 +157,7 @@ struct Inserted {
 
 fn group_commit_router(database: &str) -> Outcome<Router> {
     let writer = Writer::open(database).context("opening the database of the limit")?;
-    let (sender, receiver) = mpsc::channel(WAITING);
+    let (sender, receiver) = mpsc::channel(QUEUE_LIMIT);
     std::thread::spawn(move || {
         if let Err(error) = writer.run(receiver) {
             eprintln!("the writer of the limit failed: {error}");
@@ -187,12 +187,12 @@ async fn insert(State(writer): State<mpsc::Sender<Insert>>, body: Bytes) -> Resp
 
 struct Writer {
     connection: Connection,
-    /// Conversation and last seq of each busy pair.
-    standing: HashMap<(String, String), Standing>,
+    /// The conversation and the last seq of each busy pair of users.
+    heads: HashMap<(String, String), ConversationHead>,
     last_id: i64,
 }
 
-struct Standing {
+struct ConversationHead {
     conversation_id: i64,
     sender_id: i64,
     recipient_id: i64,
@@ -207,20 +207,24 @@ impl Writer {
             "PRAGMA synchronous = FULL; PRAGMA cache_size = -65536; PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}"
         ))?;
         let last_id = connection.query_row("SELECT max(id) FROM messages", [], |row| row.get(0))?;
-        let mut standing = HashMap::new();
+        let mut heads = HashMap::new();
         for id in data::busy_conversations() {
             let (sender, recipient) = data::members(id);
             let seq = connection
                 .query_row("SELECT last_seq FROM conversations WHERE id = ?1", [id as i64], |row| row.get(0))?;
-            let place =
-                Standing { conversation_id: id as i64, sender_id: sender as i64, recipient_id: recipient as i64, seq };
-            standing.insert((data::user_name(sender), data::user_name(recipient)), place);
+            let place = ConversationHead {
+                conversation_id: id as i64,
+                sender_id: sender as i64,
+                recipient_id: recipient as i64,
+                seq,
+            };
+            heads.insert((data::user_name(sender), data::user_name(recipient)), place);
         }
-        Ok(Self { connection, standing, last_id })
+        Ok(Self { connection, heads, last_id })
     }
 
     fn run(self, mut waiting: mpsc::Receiver<Insert>) -> rusqlite::Result<()> {
-        let Self { connection, mut standing, mut last_id } = self;
+        let Self { connection, mut heads, mut last_id } = self;
         let mut begin = connection.prepare("BEGIN IMMEDIATE")?;
         let mut commit = connection.prepare("COMMIT")?;
         let mut insert = connection.prepare(
@@ -234,13 +238,13 @@ impl Writer {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as i64;
             for Insert { message, answer } in batch.drain(..) {
                 let pair = (message.sender_user_name, message.recipient_user_name);
-                let Some(place) = standing.get_mut(&pair) else {
+                let Some(place) = heads.get_mut(&pair) else {
                     done.push((answer, None));
                     continue;
                 };
                 place.seq += 1;
                 last_id += 1;
-                let Standing { conversation_id, sender_id, recipient_id, seq } = *place;
+                let ConversationHead { conversation_id, sender_id, recipient_id, seq } = *place;
                 insert.execute(params![conversation_id, seq, last_id, now, sender_id, recipient_id, message.body])?;
                 done.push((answer, Some(Inserted { id: last_id, seq })));
             }

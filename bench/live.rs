@@ -1,6 +1,6 @@
-//! Events: how soon they come, how many at once, what a socket costs.
+//! Events: how event_delay they arrive, how many per second, and how much memory a socket takes.
 //!
-//! Invariant: what is received is counted frame by frame on real sockets, on both sides of a ratio by the same client.
+//! Invariant: one client counts the received frames on real sockets, one by one, on both sides of a ratio.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -42,7 +42,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 type Socket = WebSocketStream<TcpStream>;
 
-/// Everything about events, on one server.
+/// Measures everything about events on one server.
 pub fn measure(
     database: &'static str,
     settings: &Settings,
@@ -52,7 +52,7 @@ pub fn measure(
 ) -> Outcome<Vec<Figure>> {
     say(&format!("{database}: events"));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
-    let mut figures = vec![runtime.block_on(soon(database, settings, server.address))?];
+    let mut figures = vec![runtime.block_on(event_delay(database, settings, server.address))?];
     let bare = Limit::broadcast(folder)?;
     let ours = runtime.block_on(fan_out(server.address, true))?;
     let limit = runtime.block_on(fan_out(bare.address, false))?;
@@ -72,7 +72,8 @@ pub fn measure(
         settle()?;
         turn(settings.posts_as(server.address, &Caller::Nobody, false))
     };
-    // Whoever listens is on other machines: here, one thread reads for all of them, so that they take little from the server.
+    // In operation the readers are on other machines. Here one thread reads for all of them, so that they take little from the
+    // server.
     let ears = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let ears = ears.context("starting a runtime")?;
     let (mut alone, mut listened) = (vec![sends()?], Vec::with_capacity(TURNS));
@@ -115,7 +116,8 @@ async fn connect(address: SocketAddr, user: u64) -> Outcome<Socket> {
     request.headers_mut().insert("x-act-as", name);
     let stream = TcpStream::connect(address).await.context("connecting a socket")?;
     stream.set_nodelay(true).context("setting TCP_NODELAY")?;
-    // A buffer is filled with zeros for each read: a large one costs the client more than what it reads.
+    // The WebSocket library fills its buffer with zeros for each read. A large buffer costs the client more than the data that
+    // it reads.
     let config = WebSocketConfig::default().read_buffer_size(READ_BUFFER_BYTES);
     let opening = tokio_tungstenite::client_async_with_config(request, stream, Some(config));
     let (socket, _) = opening.await.context("opening a socket")?;
@@ -132,8 +134,8 @@ async fn text(socket: &mut Socket) -> Outcome<String> {
     }
 }
 
-/// How long after the answer to a send its event comes, in the middle.
-async fn soon(database: &str, settings: &Settings, address: SocketAddr) -> Outcome<Figure> {
+/// The median delay of an event after the answer to its send.
+async fn event_delay(database: &str, settings: &Settings, address: SocketAddr) -> Outcome<Figure> {
     let mut socket = connect(address, 2).await?;
     text(&mut socket).await?;
     let client = reqwest::Client::builder().no_proxy().build().context("making a client")?;
@@ -166,7 +168,7 @@ async fn soon(database: &str, settings: &Settings, address: SocketAddr) -> Outco
     Ok(Figure::time(&format!("event after the answer to its send, {database}"), middle, EVENT_AT_MOST_MS))
 }
 
-/// Sockets that count what they get.
+/// Sockets that count the frames that they receive.
 struct Listeners {
     tasks: JoinSet<()>,
     frames: Arc<AtomicU64>,
@@ -174,7 +176,7 @@ struct Listeners {
 }
 
 impl Listeners {
-    /// Opens them; each has had its first frame where it is greeted.
+    /// Opens the sockets. If `greeted`, waits until each has received its first frame.
     async fn open(address: SocketAddr, count: u64, greeted: bool) -> Outcome<Self> {
         let frames = Arc::new(AtomicU64::new(0));
         let (change, changed) = watch::channel(());
@@ -199,7 +201,7 @@ impl Listeners {
         Ok(Self { tasks, frames, changed })
     }
 
-    async fn reach(&mut self, count: u64) -> Outcome<()> {
+    async fn wait_for_frames(&mut self, count: u64) -> Outcome<()> {
         let frames = Arc::clone(&self.frames);
         let waiting = self.changed.wait_for(|()| frames.load(Ordering::Relaxed) >= count);
         let outcome = tokio::time::timeout(PATIENCE, waiting).await;
@@ -231,7 +233,7 @@ async fn fan_out(address: SocketAddr, ours: bool) -> Outcome<FanOut> {
         let started = Instant::now();
         send().await?;
         expected += LISTENERS;
-        listeners.reach(expected).await?;
+        listeners.wait_for_frames(expected).await?;
         taken.push(started.elapsed());
     }
     taken.sort_unstable();
@@ -241,7 +243,7 @@ async fn fan_out(address: SocketAddr, ours: bool) -> Outcome<FanOut> {
         sent?;
     }
     drop(sending);
-    listeners.reach(expected + BROADCASTS * LISTENERS).await?;
+    listeners.wait_for_frames(expected + BROADCASTS * LISTENERS).await?;
     let frames_per_second = (BROADCASTS * LISTENERS) as f64 / started.elapsed().as_secs_f64();
     Ok(FanOut { last: taken[taken.len() / 2], frames_per_second })
 }

@@ -1,11 +1,10 @@
-//! The load generator: figures of the server, each beside its limit measured in the same run.
+//! The load generator: figures of the server, each compared with a limit that is measured in the same run.
 //!
-//! `cargo bench --bench load` runs it. `POSTHASTE_BENCH_ONLY=sqlite|postgres` runs one half,
-//! `POSTHASTE_BENCH_PARTS=messages,callers,conversations,events,log-in` some of it (all),
-//! `POSTHASTE_BENCH_SECONDS` (8) is the time of one measurement, `POSTHASTE_BENCH_MESSAGES` (1000000)
-//! the size of the history, `POSTHASTE_BENCH_FOLDER` the place of the databases (`/var/tmp`), and
-//! `POSTHASTE_BIN` another server. A missed target is reported, not an error: an answer with a wrong
-//! status is one.
+//! `cargo bench --bench load` runs it. Environment variables: `POSTHASTE_BENCH_ONLY=sqlite|postgres` runs one database only,
+//! `POSTHASTE_BENCH_PARTS=messages,callers,conversations,events,log-in` selects parts (default: all), `POSTHASTE_BENCH_SECONDS`
+//! is the time of one measurement (default: 8), `POSTHASTE_BENCH_MESSAGES` is the number of messages in the database (default:
+//! 1000000), `POSTHASTE_BENCH_FOLDER` is the folder of the databases (default: `/var/tmp`), and `POSTHASTE_BIN` is another
+//! server executable. A missed target is reported and is not an error. An answer with an unexpected status is an error.
 
 #![allow(clippy::disallowed_methods, reason = "a load generator lives by the real clock")]
 
@@ -28,22 +27,22 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use process::Outcome;
-use settings::{Halves, Part, Settings};
+use settings::{Databases, Part, Settings};
 
 // The limits run in this executable, and the server allocates with mimalloc.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Below this, some user has fewer than the 50 messages of a page.
-const LEAST_MESSAGES: u64 = 100_000;
-/// Below this, some conversation is shorter than what is reacted to and read, or the distinct reactions run out.
-const LEAST_MESSAGES_FOR_CONVERSATIONS: u64 = 500_000;
+/// With fewer messages, some users have fewer than the 50 messages of a page.
+const MIN_MESSAGES: u64 = 100_000;
+/// With fewer messages, some conversations are shorter than the loads need, or the distinct reactions run out.
+const MIN_MESSAGES_FOR_CONVERSATIONS: u64 = 500_000;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match arguments.split_first() {
         Some((first, rest)) if first == limits::ROLE => limits::run(rest),
-        // Whatever else there is comes from cargo (`--bench`).
+        // Cargo passes further arguments (`--bench`).
         _ => bench(),
     };
     match outcome {
@@ -64,19 +63,19 @@ fn bench() -> Outcome<()> {
 }
 
 fn read_settings() -> Outcome<Settings> {
-    let halves = match std::env::var("POSTHASTE_BENCH_ONLY").as_deref() {
-        Err(_) | Ok("") => Halves { sqlite: true, postgres: true },
-        Ok("sqlite") => Halves { sqlite: true, postgres: false },
-        Ok("postgres") => Halves { sqlite: false, postgres: true },
+    let databases = match std::env::var("POSTHASTE_BENCH_ONLY").as_deref() {
+        Err(_) | Ok("") => Databases { sqlite: true, postgres: true },
+        Ok("sqlite") => Databases { sqlite: true, postgres: false },
+        Ok("postgres") => Databases { sqlite: false, postgres: true },
         Ok(other) => {
-            return Err(format!("POSTHASTE_BENCH_ONLY is sqlite or postgres, not {other:?}"));
+            return Err(format!("POSTHASTE_BENCH_ONLY must be sqlite or postgres, not {other:?}"));
         }
     };
     let parts = read_parts()?;
-    let least = if parts.contains(&Part::Conversations) { LEAST_MESSAGES_FOR_CONVERSATIONS } else { LEAST_MESSAGES };
+    let least = if parts.contains(&Part::Conversations) { MIN_MESSAGES_FOR_CONVERSATIONS } else { MIN_MESSAGES };
     Ok(Settings {
         binary: server::find_binary()?,
-        halves,
+        databases,
         parts,
         message_count: read_number("POSTHASTE_BENCH_MESSAGES", 1_000_000, least)?,
         duration: Duration::from_secs(read_number("POSTHASTE_BENCH_SECONDS", 8, 1)?),
@@ -91,7 +90,9 @@ fn read_parts() -> Outcome<Vec<Part>> {
     let part = |name: &str| {
         let names = Part::ALL.map(Part::name);
         let found = Part::ALL.into_iter().find(|part| part.name() == name);
-        found.ok_or_else(|| format!("POSTHASTE_BENCH_PARTS are of {}, not {name:?}", names.join(",")))
+        found.ok_or_else(|| {
+            format!("POSTHASTE_BENCH_PARTS must be a list of {}; {name:?} is none of them", names.join(","))
+        })
     };
     text.split(',').map(part).collect()
 }
@@ -101,7 +102,7 @@ fn read_number(name: &str, default: u64, at_least: u64) -> Outcome<u64> {
         Err(_) => Ok(default),
         Ok(text) => match text.parse() {
             Ok(number) if number >= at_least => Ok(number),
-            _ => Err(format!("{name} is a number from {at_least} on, not {text:?}")),
+            _ => Err(format!("{name} must be a number of at least {at_least}, not {text:?}")),
         },
     }
 }

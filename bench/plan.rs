@@ -1,7 +1,7 @@
-//! What is measured, in which order, and what is asked of it.
+//! What is measured, in which order, and the target of each figure.
 //!
-//! Invariant: limit and measured take turns, and the better of each counts, so that a disturbance from
-//! outside does not fall on one side alone. Reading comes before writing: the pages stay the same.
+//! Invariant: the limit and the server take turns, and the best result of each counts, so that a disturbance from outside does
+//! not affect one side alone. Reads are measured before writes, so that the pages stay the same.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -26,15 +26,15 @@ const STARTS: usize = 5;
 const MEMORY_AT_MOST_MIB: f64 = 120.0;
 const START_AT_MOST_MS: f64 = 150.0;
 
-/// Runs everything.
+/// Measures everything that the settings select.
 pub fn run(settings: &Settings) -> Outcome<(Vec<Figure>, Conditions)> {
     let folder = ScratchFolder::create()?;
     let mut figures = Vec::new();
     let mut version = None;
-    if settings.halves.sqlite {
+    if settings.databases.sqlite {
         run_sqlite(settings, folder.path(), &mut figures)?;
     }
-    if settings.halves.postgres {
+    if settings.databases.postgres {
         version = Some(run_postgres(settings, folder.path(), &mut figures)?);
     }
     let conditions =
@@ -58,9 +58,9 @@ fn run_sqlite(settings: &Settings, folder: &Path, figures: &mut Vec<Figure>) -> 
     say("SQLite: loading");
     let database = setup.data_dir.join("posthaste.db");
     data::fill_sqlite(&database, settings.message_count)?;
-    // It copies the database, so it comes before the server.
+    // The limit copies the database, so it runs before the server.
     let bare_writer = Limit::group_commit(folder, &database)?;
-    let settle = || settle_the_disk(folder);
+    let settle = || sync_disk(folder);
     credentials.put_into_sqlite(&database)?;
     let server = Server::start(&setup)?;
     if settings.takes(Part::Messages) {
@@ -83,7 +83,7 @@ fn run_sqlite(settings: &Settings, folder: &Path, figures: &mut Vec<Figure>) -> 
     Ok(())
 }
 
-/// What is measured alike on both databases; the server ends.
+/// Measures what is the same on both databases, then ends the server.
 fn measure_the_rest(
     database: &'static str,
     settings: &Settings,
@@ -122,8 +122,8 @@ fn read_sqlite(settings: &Settings, folder: &Path, server: &Server) -> Outcome<F
     Ok(Figure::rate("GET 50 messages, SQLite", reading.measured, (&name, limit.rate()), target))
 }
 
-/// Nothing that the one before has written is left to be written while the next one is measured.
-fn settle_the_disk(folder: &Path) -> Outcome<()> {
+/// Syncs the disk, so that nothing of one measurement is still to be written during the next one.
+fn sync_disk(folder: &Path) -> Outcome<()> {
     let synced = Command::new("sync").arg("--file-system").arg(folder).status().context("running sync")?;
     if synced.success() { Ok(()) } else { Err(format!("sync ended with {synced}")) }
 }
@@ -151,7 +151,7 @@ fn write_sqlite(
     ])
 }
 
-/// Returns the version of PostgreSQL.
+/// Measures PostgreSQL and returns its version.
 fn run_postgres(settings: &Settings, folder: &Path, figures: &mut Vec<Figure>) -> Outcome<String> {
     say("PostgreSQL: making a cluster");
     let cluster = Cluster::start(folder)?;
@@ -169,10 +169,10 @@ fn run_postgres(settings: &Settings, folder: &Path, figures: &mut Vec<Figure>) -
     drop(Server::start(&setup)?);
     say("PostgreSQL: loading");
     cluster.fill(settings.message_count)?;
-    // Twice: what makes the scratch tables is planned by statistics, too.
-    cluster.tidy()?;
+    // Twice, because the statements that create the scratch tables are planned by statistics, too.
+    cluster.vacuum()?;
     cluster.execute(postgres::SCRATCH_TABLES)?;
-    cluster.tidy()?;
+    cluster.vacuum()?;
     cluster.with_client(async |client| credentials.put_into_postgres(client).await)?;
     let server = Server::start(&setup)?;
     if settings.takes(Part::Messages) {
@@ -186,8 +186,8 @@ fn run_postgres(settings: &Settings, folder: &Path, figures: &mut Vec<Figure>) -
     if settings.takes(Part::Messages) {
         figures.extend(write_postgres(settings, &cluster, &server)?);
     }
-    // Each starts with plans for tables of their size and an empty log since the last checkpoint, whoever went before.
-    let settle = || cluster.tidy();
+    // Each measurement starts with plans for tables of their present size and an empty log since the last checkpoint.
+    let settle = || cluster.vacuum();
     if let Some(callers) = &callers {
         figures.extend(callers.write(settings, settle)?);
     }
@@ -219,7 +219,7 @@ fn write_postgres(settings: &Settings, cluster: &Cluster, server: &Server) -> Ou
     say("PostgreSQL: writing");
     let (mut limit, mut plain, mut keyed) = (Best::of("limit"), Best::of("server"), Best::of("with keys"));
     for _ in 0..ROUNDS {
-        // Each starts with an empty log since the last checkpoint, whoever went before.
+        // Each measurement starts with an empty log since the last checkpoint.
         cluster.execute("CHECKPOINT")?;
         limit.offer(settings.pgbench(cluster, postgres::INSERT_ONE, client::CONNECTIONS)?);
         cluster.execute("CHECKPOINT")?;
@@ -234,7 +234,7 @@ fn write_postgres(settings: &Settings, cluster: &Cluster, server: &Server) -> Ou
     ])
 }
 
-/// One answer of the server, after looking at whether it is what the load takes it for.
+/// One page of messages from the server, checked to be what the load expects.
 fn sample_page(address: SocketAddr) -> Outcome<Page> {
     let page = client::fetch(address, &Request::get(address, &page_path(1)), Duration::from_secs(10))?;
     let text = String::from_utf8_lossy(&page.body);
@@ -258,7 +258,7 @@ fn sample_page(address: SocketAddr) -> Outcome<Page> {
     Ok(page)
 }
 
-/// The median of several starts on the database as the load has left it.
+/// The median time of several starts on the database as the loads have left it.
 fn median_start(setup: &Setup) -> Outcome<Duration> {
     say("starting");
     let mut times = Vec::with_capacity(STARTS);

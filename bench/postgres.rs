@@ -1,7 +1,7 @@
-//! A throw-away PostgreSQL cluster with its default durability, and pgbench as the limit over it.
+//! A temporary PostgreSQL cluster with PostgreSQL's default durability, and pgbench as the limit over it.
 //!
-//! Invariant: it listens on one loopback port only, lives in the scratch folder, and is stopped before
-//! the folder is removed.
+//! Invariant: the cluster listens on one loopback port only, lies in the scratch folder, and is stopped before the folder is
+//! removed.
 
 use std::fs;
 use std::io::Read;
@@ -20,7 +20,7 @@ const READY_AT_MOST: Duration = Duration::from_secs(30);
 const OVERTIME: Duration = Duration::from_secs(30);
 const DATABASE: &str = "posthaste";
 
-/// A cluster that runs.
+/// A running cluster.
 pub struct Cluster {
     folder: PathBuf,
     programs: PathBuf,
@@ -28,7 +28,7 @@ pub struct Cluster {
     process: Process,
 }
 
-/// Beside the schema: which rows a page of each user has, and a copy of the messages to insert into.
+/// Tables beside the schema: the rows of a page of each user, and a copy of the messages from which rows are inserted.
 pub const SCRATCH_TABLES: &str = "
     CREATE TABLE bench_pages (user_id BIGINT PRIMARY KEY, conversation_ids BIGINT[], from_seqs BIGINT[]);
     INSERT INTO bench_pages
@@ -43,9 +43,9 @@ pub const SCRATCH_TABLES: &str = "
     INSERT INTO bench_messages SELECT * FROM messaging.messages ORDER BY id;
     CREATE SEQUENCE bench_sequence START 1000000000;";
 
-/// The limit for reading: the 50 rows of a page whose place in each conversation is already known.
-/// Compared here with 16 clients, in pages per second: these ranges 6,800 to 7,700, the 50 keys one by
-/// one 6,400 to 7,000, `FIND_PAGE` 3,500 to 4,100, 50 newest rows of each conversation by LATERAL 1,100.
+/// The limit for reads: the 50 rows of a page whose places in each conversation are already known. Compared on this machine
+/// with 16 clients, in pages per second: these ranges 6,800 to 7,700, the 50 keys one by one 6,400 to 7,000, `FIND_PAGE` 3,500
+/// to 4,100, 50 newest rows of each conversation by LATERAL 1,100.
 pub const READ_PAGE: &str = "
 \\set user random(1, 1000)
 SELECT m.id, m.conversation_id, m.seq, m.kind, m.sender_id, m.recipient_id, m.created_at, m.timestamp_sent, \
@@ -55,8 +55,8 @@ SELECT m.id, m.conversation_id, m.seq, m.kind, m.sender_id, m.recipient_id, m.cr
     WHERE page.user_id = :user ORDER BY m.timestamp_sent DESC, m.id DESC;
 ";
 
-/// The best plain query known that also finds the rows. It takes the newest eight of each conversation,
-/// so it is now and then wrong, which a server may not be.
+/// The best plain query that is known and also finds the rows. It takes the newest eight rows of each conversation, so some of
+/// its results are wrong, which a server may not return.
 pub const FIND_PAGE: &str = "
 \\set user random(1, 1000)
 SELECT m.id, m.conversation_id, m.seq, m.kind, m.sender_id, m.recipient_id, m.created_at, m.timestamp_sent, \
@@ -66,7 +66,7 @@ SELECT m.id, m.conversation_id, m.seq, m.kind, m.sender_id, m.recipient_id, m.cr
     WHERE mb.user_id = :user ORDER BY m.timestamp_sent DESC, m.id DESC LIMIT 50;
 ";
 
-/// The limit for writing: one row, one transaction, spread over the same 1,000 conversations.
+/// The limit for writes: one row in one transaction, spread over the same 1,000 conversations.
 pub const INSERT_ONE: &str = "
 \\set conversation 1 + 10 * random(0, 999)
 INSERT INTO bench_messages (conversation_id, seq, id, timestamp_sent, kind, sender_id, recipient_id, created_at, \
@@ -75,7 +75,7 @@ INSERT INTO bench_messages (conversation_id, seq, id, timestamp_sent, kind, send
 ";
 
 impl Cluster {
-    /// Makes and starts a cluster in the folder.
+    /// Creates and starts a cluster in the folder.
     pub fn start(folder: &Path) -> Outcome<Self> {
         let programs = find_programs()?;
         let data = folder.join("postgres");
@@ -94,7 +94,7 @@ impl Cluster {
         let port = server::free_address()?.port();
         let mut serve = Command::new(programs.join("postgres"));
         serve.arg("-D").arg(&data).args(["-p", &port.to_string()]);
-        // Room for pgbench beside the server's pool; everything else stays as it comes.
+        // Allows connections for pgbench besides those of the server's pool. All other settings are PostgreSQL's defaults.
         for setting in ["listen_addresses=127.0.0.1", "unix_socket_directories=", "max_connections=200"] {
             serve.args(["-c", setting]);
         }
@@ -107,12 +107,12 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// What the server takes as `--database-url`.
+    /// The value of the server's option `--database-url`.
     pub fn url(&self) -> String {
         format!("postgres://postgres@127.0.0.1:{}/{DATABASE}", self.port)
     }
 
-    /// Its version, as it says it.
+    /// The version that PostgreSQL reports.
     pub fn version(&self) -> Outcome<String> {
         self.with_client(async |client| client.query_one("SHOW server_version", &[]).await.map(|row| row.get(0)))
     }
@@ -125,7 +125,7 @@ impl Cluster {
         })
     }
 
-    /// Runs statements that answer nothing.
+    /// Runs statements that return no rows.
     pub fn execute(&self, statements: &str) -> Outcome<()> {
         self.with_client(async |client| client.batch_execute(statements).await)
     }
@@ -151,12 +151,12 @@ impl Cluster {
         process.take_stdout()?.read_to_string(&mut text).context("reading what pgbench said")?;
         text.lines()
             .find_map(|line| line.strip_prefix("tps = ")?.split_whitespace().next()?.parse().ok())
-            .ok_or_else(|| format!("pgbench said no rate:\n{text}"))
+            .ok_or_else(|| format!("pgbench reported no rate:\n{text}"))
     }
 
     /// Leaves the tables as autovacuum would have left them.
-    pub fn tidy(&self) -> Outcome<()> {
-        // VACUUM is no part of a transaction, and several statements in one message are one.
+    pub fn vacuum(&self) -> Outcome<()> {
+        // VACUUM cannot run in a transaction, and several statements in one message form a transaction.
         self.execute("VACUUM (ANALYZE)")?;
         self.execute("CHECKPOINT")
     }
@@ -178,7 +178,7 @@ impl Cluster {
         }
     }
 
-    /// Does something over a connection of its own.
+    /// Runs an action over a connection of its own.
     pub fn with_client<T>(&self, action: impl AsyncFnOnce(&Client) -> Result<T, tokio_postgres::Error>) -> Outcome<T> {
         self.with_client_of(DATABASE, action)
     }
@@ -190,7 +190,7 @@ impl Cluster {
     ) -> Outcome<T> {
         run_async(async {
             let client = self.connect(database).await?;
-            action(&client).await.map_err(|error| format!("PostgreSQL: {}", data::full(&error)))
+            action(&client).await.map_err(|error| format!("PostgreSQL: {}", data::full_message(&error)))
         })
     }
 
@@ -208,7 +208,7 @@ fn run_async<T>(future: impl Future<Output = Outcome<T>>) -> Outcome<T> {
     runtime.block_on(future)
 }
 
-/// Where initdb and its companions are: the newest installed version, else the search path.
+/// The folder of initdb and the other programs: the newest installed version, or else the search path.
 fn find_programs() -> Outcome<PathBuf> {
     let mut folders: Vec<(u32, PathBuf)> = fs::read_dir("/usr/lib/postgresql")
         .into_iter()
@@ -230,7 +230,7 @@ fn find_programs() -> Outcome<PathBuf> {
         })
 }
 
-/// Whom the cluster runs as: PostgreSQL refuses to be root.
+/// The user that the cluster runs as: PostgreSQL refuses to run as root.
 #[derive(Clone, Copy)]
 struct Owner {
     user: u32,
@@ -238,7 +238,7 @@ struct Owner {
 }
 
 impl Owner {
-    /// The user `postgres` if this process, which has made the folder, is root; else this user.
+    /// The user `postgres` if this process runs as root; otherwise this user.
     fn for_server(folder: &Path) -> Outcome<Option<Self>> {
         if fs::metadata(folder).context("looking at the scratch folder")?.uid() != 0 {
             return Ok(None);

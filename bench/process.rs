@@ -1,8 +1,8 @@
-//! Child processes and scratch folders, and the promise that none of them outlives the run.
+//! Child processes and scratch folders, none of which outlives the run.
 //!
-//! Invariant: whatever has to be undone is registered here, and is undone exactly once: by its guard
-//! at the end of the scope (also on an error or a panic), or by the interrupt watcher on Ctrl-C and
-//! SIGTERM. Only processes that were started here are ever signalled, by their id.
+//! Invariant: every clean-up action is registered here and runs exactly once: by its guard at the end of the scope (also after
+//! an error or a panic), or by the interrupt watcher on Ctrl-C and SIGTERM. Only processes that were started here receive
+//! signals, by their id.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -13,10 +13,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Outcomes carry a sentence for the person at the terminal; nobody branches on the kind of error.
+/// Errors are a sentence for the person at the terminal. No code depends on the kind of an error.
 pub type Outcome<T> = Result<T, String>;
 
-/// Says what was being done when something failed.
+/// Adds to an error what the program was doing when it happened.
 pub trait Context<T> {
     /// Turns the error into `doing: error`.
     fn context(self, doing: impl AsRef<str>) -> Outcome<T>;
@@ -30,28 +30,28 @@ impl<T, E: std::fmt::Display> Context<T> for Result<T, E> {
 
 type Action = Box<dyn FnOnce() + Send>;
 
-static TO_UNDO: Mutex<Vec<(u64, Action)>> = Mutex::new(Vec::new());
+static CLEAN_UPS: Mutex<Vec<(u64, Action)>> = Mutex::new(Vec::new());
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// Runs its action when dropped, unless the interrupt watcher was faster.
+/// Runs its action when dropped, unless the interrupt watcher has already run it.
 #[must_use]
-struct Undo {
+struct CleanUp {
     id: u64,
 }
 
-impl Undo {
+impl CleanUp {
     fn later(action: impl FnOnce() + Send + 'static) -> Self {
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        locked(&TO_UNDO).push((id, Box::new(action)));
+        locked(&CLEAN_UPS).push((id, Box::new(action)));
         Self { id }
     }
 }
 
-impl Drop for Undo {
+impl Drop for CleanUp {
     fn drop(&mut self) {
         // The lock is held while the action runs: the process must not end in the middle of it.
-        let mut to_undo = locked(&TO_UNDO);
+        let mut to_undo = locked(&CLEAN_UPS);
         if let Some(place) = to_undo.iter().position(|(id, _)| *id == self.id) {
             let (_, action) = to_undo.remove(place);
             action();
@@ -59,12 +59,12 @@ impl Drop for Undo {
     }
 }
 
-/// Whether the run was ended from outside; errors after that are its consequences.
+/// Whether the run was ended from outside. Later errors are consequences of that.
 pub fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)
 }
 
-/// Starts the thread that undoes everything, newest first, on Ctrl-C or SIGTERM.
+/// Starts the thread that runs all clean-up actions, newest first, on Ctrl-C or SIGTERM.
 pub fn watch_for_interrupt() -> Outcome<()> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the interrupt watcher")?;
@@ -80,25 +80,25 @@ pub fn watch_for_interrupt() -> Outcome<()> {
             }
         });
         INTERRUPTED.store(true, Ordering::Relaxed);
-        let mut to_undo = locked(&TO_UNDO);
+        let mut to_undo = locked(&CLEAN_UPS);
         while let Some((_, action)) = to_undo.pop() {
             action();
         }
-        // Still under the lock: nothing new can be registered between the clean-up and the end.
+        // The lock is still held, so nothing new can be registered between the clean-up and the end.
         std::process::exit(130);
     });
     Ok(())
 }
 
-/// A folder that is removed with everything in it.
+/// A folder that is removed with its contents.
 pub struct ScratchFolder {
     path: PathBuf,
-    _undo: Undo,
+    _undo: CleanUp,
 }
 
 impl ScratchFolder {
-    /// A fresh folder for this process. Durable writes are to be measured, so it must lie on a disk:
-    /// `/tmp` is often memory, `/var/tmp` is not. `POSTHASTE_BENCH_FOLDER` names another place.
+    /// Creates a new folder for this process. The bench measures durable writes, so the folder must lie on a disk: `/tmp` is
+    /// often in memory, `/var/tmp` is not. `POSTHASTE_BENCH_FOLDER` names another place.
     pub fn create() -> Outcome<Self> {
         let parent = match std::env::var_os("POSTHASTE_BENCH_FOLDER") {
             Some(folder) => PathBuf::from(folder),
@@ -108,22 +108,21 @@ impl ScratchFolder {
         let path = parent.join(format!("posthaste-bench-{}", std::process::id()));
         fs::create_dir_all(&path).context(format!("creating {}", path.display()))?;
         let doomed = path.clone();
-        let undo = Undo::later(move || {
+        let undo = CleanUp::later(move || {
             let _ = fs::remove_dir_all(doomed);
         });
         Ok(Self { path, _undo: undo })
     }
 
-    /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
     }
 }
 
-/// How a child is asked to end; `GRACE` later it is killed.
+/// The signal that asks a child to end. It is killed after `GRACE`.
 #[derive(Clone, Copy)]
 pub enum Stop {
-    /// SIGTERM: for servers that end gracefully by it.
+    /// SIGTERM, for servers that end gracefully on it.
     Terminate,
     /// SIGINT: PostgreSQL's fast shutdown (SIGTERM would wait for its clients).
     Interrupt,
@@ -131,18 +130,18 @@ pub enum Stop {
 
 const GRACE: Duration = Duration::from_secs(20);
 
-/// A child process that ends with its guard.
+/// A child process that ends when this guard is dropped.
 pub struct Process {
     name: String,
     id: u32,
     child: Arc<Mutex<Child>>,
     log: PathBuf,
-    _undo: Undo,
+    _undo: CleanUp,
 }
 
 impl Process {
-    /// Starts the command with its standard error going to `log`, and its output as well unless the
-    /// caller has piped it.
+    /// Starts the command. Its standard error goes to `log`, and so does its standard output unless `output` pipes it to the
+    /// caller.
     pub fn start(name: &str, command: &mut Command, log: PathBuf, stop: Stop, output: Output) -> Outcome<Self> {
         let file =
             File::options().create(true).append(true).open(&log).context(format!("opening {}", log.display()))?;
@@ -155,29 +154,30 @@ impl Process {
         let id = child.id();
         let child = Arc::new(Mutex::new(child));
         let doomed = Arc::clone(&child);
-        let undo = Undo::later(move || end(&mut locked(&doomed), stop));
+        let undo = CleanUp::later(move || end(&mut locked(&doomed), stop));
         Ok(Self { name: name.to_owned(), id, child, log, _undo: undo })
     }
 
-    /// The process id.
     pub fn id(&self) -> u32 {
         self.id
     }
 
-    /// The piped output, once.
+    /// The piped standard output. It can be taken once.
     pub fn take_stdout(&self) -> Outcome<std::process::ChildStdout> {
         locked(&self.child).stdout.take().ok_or_else(|| format!("the output of {} is not piped", self.name))
     }
 
-    /// An error with the end of its log if the process is no longer running.
+    /// Returns an error with the end of the log if the process is no longer running.
     pub fn check_running(&self) -> Outcome<()> {
         match self.exit_status()? {
             None => Ok(()),
-            Some(status) => Err(format!("{} ended with {status}; its last words:\n{}", self.name, self.last_words())),
+            Some(status) => {
+                Err(format!("{} ended with {status}; the end of its log:\n{}", self.name, self.last_words()))
+            }
         }
     }
 
-    /// Waits for the process to end by itself, successfully.
+    /// Waits until the process ends by itself with success.
     pub fn wait_for_success(&self, at_most: Duration) -> Outcome<()> {
         let deadline = Instant::now() + at_most;
         loop {
@@ -203,7 +203,7 @@ impl Process {
     }
 
     fn exit_status(&self) -> Outcome<Option<ExitStatus>> {
-        locked(&self.child).try_wait().context(format!("asking after {}", self.name))
+        locked(&self.child).try_wait().context(format!("checking {}", self.name))
     }
 }
 
@@ -212,7 +212,7 @@ impl Process {
 pub enum Output {
     /// To the log, with its standard error.
     Logged,
-    /// To the caller; small outputs only, nobody drains the pipe meanwhile.
+    /// To the caller. For small outputs only: nothing reads the pipe while the child runs.
     Piped,
 }
 
@@ -222,7 +222,7 @@ fn end(child: &mut Child, stop: Stop) {
         Stop::Interrupt => "INT",
     };
     if matches!(child.try_wait(), Ok(None)) {
-        // The shell's own `kill` is there even where no such program is installed.
+        // The `kill` of the shell exists even where no such program is installed.
         let _ = Command::new("sh").args(["-c", &format!("kill -{signal} {}", child.id())]).status();
     }
     let deadline = Instant::now() + GRACE;

@@ -1,7 +1,7 @@
-//! The figures: a table for people, a file for comparing runs.
+//! The figures: a table for people, and a file for comparing runs.
 //!
-//! Invariant: a figure stands beside the limit of the same run. A rate alone says what machine it was;
-//! the ratio says what the server costs.
+//! Invariant: each figure is shown with the limit of the same run. A rate alone depends on the machine; the ratio shows the
+//! cost of the server.
 
 use std::fs;
 use std::path::PathBuf;
@@ -14,38 +14,34 @@ use time::format_description::well_known::Rfc3339;
 use crate::client::{CONNECTIONS, Measured};
 use crate::process::{Context, Outcome};
 
-/// What is asked of a figure.
+/// The target of a figure.
 #[derive(Clone, Copy)]
 pub enum Target {
     /// At least this share of the limit.
     Ratio(f64),
-    /// As much as the limit, to this share of it in either direction.
+    /// Equal to the limit, within this share in either direction.
     Same(f64),
-    /// No more than this, in the figure's own unit.
+    /// At most this, in the figure's own unit.
     AtMost(f64),
-    /// Nothing: it is there to be seen.
+    /// No target: the figure is for information.
     Nothing,
 }
 
-/// One line.
+/// One line of the table.
 pub struct Figure {
     /// What was measured.
     pub what: String,
-    /// How much it was.
     pub value: f64,
-    /// Of what.
     pub unit: Unit,
     /// Median and 99th percentile, in microseconds.
     pub latency_us: Option<(u32, u32)>,
-    /// What it is held against.
+    /// The limit: its name and its value.
     pub limit: Option<(String, f64)>,
-    /// Measured against the limit pair by pair; else it is one divided by the other.
+    /// The ratio, if value and limit were measured in pairs. Otherwise the ratio is the value divided by the limit.
     pub paired_ratio: Option<f64>,
-    /// What is asked.
     pub target: Target,
 }
 
-/// The unit of a figure.
 #[derive(Clone, Copy)]
 pub enum Unit {
     /// Answers or transactions per second.
@@ -54,12 +50,11 @@ pub enum Unit {
     Mebibytes,
     /// 2^10 bytes.
     Kibibytes,
-    /// Milliseconds.
     Milliseconds,
 }
 
 impl Figure {
-    /// A rate beside its limit.
+    /// A rate and its limit.
     pub fn rate(what: &str, measured: Measured, limit: (&str, f64), target: Target) -> Self {
         Self {
             what: what.to_owned(),
@@ -72,23 +67,23 @@ impl Figure {
         }
     }
 
-    /// A rate beside its limit, and the ratio that pairs of them had.
+    /// A rate and its limit, with the ratio of pairs of measurements.
     pub fn paired(what: &str, measured: Measured, limit: (&str, f64), ratio: f64, target: Target) -> Self {
         Self { paired_ratio: Some(ratio), ..Self::rate(what, measured, limit, target) }
     }
 
-    /// Memory in use.
+    /// A size of memory, with the largest size allowed.
     pub fn memory(what: &str, size_bytes: u64, at_most_mib: f64) -> Self {
         let value = size_bytes as f64 / f64::from(1 << 20);
         Self::plain(what, value, Unit::Mebibytes, at_most_mib)
     }
 
-    /// Time taken.
+    /// A time, with the longest time allowed.
     pub fn time(what: &str, taken: Duration, at_most_ms: f64) -> Self {
         Self::plain(what, taken.as_secs_f64() * 1e3, Unit::Milliseconds, at_most_ms)
     }
 
-    /// Time taken, beside another one.
+    /// A time, compared with another one.
     pub fn time_beside(what: &str, taken: Duration, other: (&str, Duration), target: Target) -> Self {
         Self {
             what: what.to_owned(),
@@ -193,17 +188,17 @@ impl Unit {
     }
 }
 
-/// What the figures were taken with.
+/// The conditions under which the figures were measured.
 pub struct Conditions {
     /// Messages in the database.
     pub message_count: u64,
-    /// How long each measurement counted.
+    /// The time of each measurement.
     pub duration: Duration,
-    /// The server's version of PostgreSQL, if it took part.
+    /// The version of PostgreSQL, if it was measured.
     pub postgres: Option<String>,
 }
 
-/// Prints the table and keeps it as `bench/results/latest.json`.
+/// Prints the table and writes it to `bench/results/latest.json`.
 pub fn publish(figures: &[Figure], conditions: &Conditions) -> Outcome<()> {
     println!("\n{}", table(figures));
     let (measured, met) =
@@ -224,12 +219,12 @@ pub fn publish(figures: &[Figure], conditions: &Conditions) -> Outcome<()> {
     fs::create_dir_all(&folder).context(format!("creating {}", folder.display()))?;
     let path = folder.join("latest.json");
     fs::write(&path, format!("{document:#}\n")).context(format!("writing {}", path.display()))?;
-    println!("Kept in {}.", path.display());
+    println!("Written to {}.", path.display());
     Ok(())
 }
 
 fn package_folder() -> PathBuf {
-    // Cargo says it when it runs a bench; the built-in one is where the bench was compiled.
+    // Cargo sets this variable when it runs a bench. The default is the folder in which the bench was compiled.
     std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into()).into()
 }
 

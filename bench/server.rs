@@ -1,4 +1,4 @@
-//! The server under test: started, timed, weighed and stopped like an operator would.
+//! The server under test. It is started and stopped as an operator does it; its start time and its memory are measured.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -12,61 +12,57 @@ use crate::process::{Context, Outcome, Output, Process, Stop};
 
 const START_AT_MOST: Duration = Duration::from_secs(300);
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(1);
-/// Cargo builds the server before a bench and says where, if the bench belongs to its package.
-const BUILT_BESIDE: Option<&str> = option_env!("CARGO_BIN_EXE_posthaste");
+/// Cargo builds the server before a bench and sets this variable, if the bench belongs to the same package.
+const BUILT_BINARY: Option<&str> = option_env!("CARGO_BIN_EXE_posthaste");
 
-/// How the server is started.
+/// The options with which the server is started.
 #[derive(Clone)]
 pub struct Setup {
-    /// The executable.
     pub binary: PathBuf,
-    /// Its data directory.
     pub data_dir: PathBuf,
-    /// PostgreSQL instead of the SQLite database in the data directory.
+    /// The PostgreSQL database to use instead of the SQLite database in the data directory.
     pub database_url: Option<String>,
-    /// Whom it lets in.
     pub access: Access,
-    /// Holds the secret that JWTs are signed with.
+    /// The file with the secret that signs JWTs.
     pub jwt_secret_file: PathBuf,
-    /// Where its words go.
+    /// The file for its output.
     pub log: PathBuf,
 }
 
-/// Whom a server lets in.
+/// The callers that a server accepts.
 #[derive(Clone, Copy)]
 pub enum Access {
     /// Everyone.
     Open,
-    /// Who has credentials.
+    /// Callers with credentials.
     Secured,
 }
 
-/// What JWTs say of their issuer and their audience.
+/// The issuer and the audience in JWTs.
 pub const ISSUER_AND_AUDIENCE: &str = "bench";
 
-/// A server that answers.
+/// A running server.
 pub struct Server {
-    /// Where it answers.
     pub address: SocketAddr,
-    /// From its start to its first 200 on `/healthz`.
+    /// The time from its start to its first 200 on `/healthz`.
     pub start_time: Duration,
     process: Process,
 }
 
-/// The server's executable: `POSTHASTE_BIN`, else the one that was built with this bench.
+/// The server's executable: `POSTHASTE_BIN`, or else the one that was built with this bench.
 pub fn find_binary() -> Outcome<PathBuf> {
     if let Some(path) = std::env::var_os("POSTHASTE_BIN").map(PathBuf::from) {
         return if path.is_file() { Ok(path) } else { Err(format!("POSTHASTE_BIN: no file {}", path.display())) };
     }
     let executable = std::env::current_exe().context("finding this executable")?;
     let beside = executable.parent().and_then(Path::parent).map(|folder| folder.join("posthaste"));
-    BUILT_BESIDE.map(PathBuf::from).into_iter().chain(beside).find(|path| path.is_file()).ok_or_else(|| {
+    BUILT_BINARY.map(PathBuf::from).into_iter().chain(beside).find(|path| path.is_file()).ok_or_else(|| {
         "no posthaste executable: build it with `cargo build --release`, or set POSTHASTE_BIN".to_owned()
     })
 }
 
 impl Server {
-    /// Starts it and waits for its first 200.
+    /// Starts the server and waits for its first 200.
     pub fn start(setup: &Setup) -> Outcome<Self> {
         let address = free_address()?;
         let mut command = Command::new(&setup.binary);
@@ -82,7 +78,7 @@ impl Server {
         }
         command.stdin(Stdio::null());
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("POSTHASTE_")) {
-            // The operator's own settings are not what is measured.
+            // The settings of the operator's environment do not apply to the bench.
             command.env_remove(name);
         }
         let started_at = Instant::now();
@@ -94,7 +90,7 @@ impl Server {
                 Ok(_) | Err(_) if started_at.elapsed() < START_AT_MOST => thread::sleep(ASK_AGAIN_AFTER),
                 Ok(page) => return Err(format!("/healthz still answers {}", page.status)),
                 Err(error) => {
-                    return Err(format!("posthaste does not answer: {error}\n{}", process.last_words()));
+                    return Err(format!("the server does not answer: {error}\n{}", process.last_words()));
                 }
             }
             process.check_running()?;
@@ -102,7 +98,7 @@ impl Server {
         Ok(Self { address, start_time: started_at.elapsed(), process })
     }
 
-    /// Its anonymous resident memory: what it has allocated, without the pages of files.
+    /// The anonymous resident memory of the server: what it has allocated, without pages of files.
     pub fn anonymous_memory_bytes(&self) -> Outcome<u64> {
         self.process.check_running()?;
         let path = format!("/proc/{}/status", self.process.id());
@@ -115,7 +111,7 @@ impl Server {
     }
 }
 
-/// A port that was free a moment ago.
+/// A port that was free when this function looked.
 pub fn free_address() -> Outcome<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("looking for a free port")?;
     listener.local_addr().context("asking for the free port")

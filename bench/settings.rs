@@ -1,4 +1,4 @@
-//! What one run measures, the loads that it offers to the server, and what is reported to the terminal meanwhile.
+//! What one run measures, the loads that it sends to the server, and the lines that it prints meanwhile.
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -17,23 +17,21 @@ use crate::process::Outcome;
 /// Messages of a page.
 pub const PAGE: usize = 50;
 const WARM_UP: Duration = Duration::from_millis(1_500);
-/// How often each takes its turn.
+/// How many times each measurement is repeated.
 pub const ROUNDS: usize = 2;
 
-/// Which databases take part.
-pub struct Halves {
-    /// SQLite.
+/// The databases to measure.
+pub struct Databases {
     pub sqlite: bool,
-    /// PostgreSQL.
     pub postgres: bool,
 }
 
-/// What is measured together.
+/// A group of measurements that can be selected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     /// Reading and writing messages.
     Messages,
-    /// The same with credentials.
+    /// Reading and writing messages with credentials.
     Callers,
     /// Lists, groups, reactions, receipts, search.
     Conversations,
@@ -44,10 +42,10 @@ pub enum Part {
 }
 
 impl Part {
-    /// All of them, in their order.
+    /// All parts, in the order in which they are measured.
     pub const ALL: [Self; 5] = [Self::Messages, Self::Callers, Self::Conversations, Self::Events, Self::LogIn];
 
-    /// As `POSTHASTE_BENCH_PARTS` has it.
+    /// The name in `POSTHASTE_BENCH_PARTS`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Messages => "messages",
@@ -59,15 +57,14 @@ impl Part {
     }
 }
 
-/// What one run is.
+/// The settings of one run.
 pub struct Settings {
-    /// The server.
+    /// The server's executable.
     pub binary: PathBuf,
-    /// The databases.
-    pub halves: Halves,
-    /// Of what there is to measure.
+    pub databases: Databases,
+    /// The parts to measure.
     pub parts: Vec<Part>,
-    /// Messages in each.
+    /// Messages in each database.
     pub message_count: u64,
     /// Time of one measurement.
     pub duration: Duration,
@@ -79,23 +76,23 @@ impl Settings {
         self.parts.contains(&part)
     }
 
-    /// As [`Settings::reads_as`], without credentials.
+    /// Like [`Settings::reads_as`], without credentials.
     pub fn reads(&self, address: SocketAddr) -> Load {
         self.reads_as(address, &Caller::Nobody)
     }
 
-    /// As [`Settings::posts_as`], without credentials.
+    /// Like [`Settings::posts_as`], without credentials.
     pub fn posts(&self, address: SocketAddr, idempotent: bool) -> Load {
         self.posts_as(address, &Caller::Nobody, idempotent)
     }
 
-    /// Pages of all users, each asked for by that user.
+    /// Reads pages of all users. Each user asks for their own.
     pub fn reads_as(&self, address: SocketAddr, caller: &Caller<'_>) -> Load {
         let requests = data::users().map(|user| caller.sign(user, Request::get(address, &page_path(user)))).collect();
         self.load(address, requests, 200..=200)
     }
 
-    /// Messages into the busy conversations, each sent by its sender.
+    /// Sends messages into the busy conversations. Each user sends their own.
     pub fn posts_as(&self, address: SocketAddr, caller: &Caller<'_>, idempotent: bool) -> Load {
         let mut random = Random::fixed(7);
         let requests = data::busy_conversations()
@@ -112,33 +109,32 @@ impl Settings {
         self.load(address, requests, 201..=201)
     }
 
-    /// What pgbench reaches with a script.
+    /// The rate that pgbench reaches with a script.
     pub fn pgbench(&self, cluster: &Cluster, script: &str, clients: usize) -> Outcome<Measured> {
         let rate = cluster.pgbench(script, clients, WARM_UP, self.duration)?;
         Ok(Measured { rate, ..Measured::default() })
     }
 
-    /// Random ones of these requests, again and again.
+    /// A load that sends random ones of these requests.
     pub fn load(&self, address: SocketAddr, requests: Vec<Request>, expected_statuses: RangeInclusive<u16>) -> Load {
         let requests = Arc::new(requests);
         Load { address, requests, in_order: None, expected_statuses, warm_up: WARM_UP, duration: self.duration }
     }
 }
 
-/// The better of several measurements.
+/// The best of several measurements.
 pub struct Best {
     name: &'static str,
-    /// It.
     pub measured: Measured,
 }
 
 impl Best {
-    /// None yet.
+    /// Starts without a measurement.
     pub fn of(name: &'static str) -> Self {
         Self { name, measured: Measured::default() }
     }
 
-    /// Takes a measurement if it is better.
+    /// Prints a measurement and keeps it if it is the best so far.
     pub fn offer(&mut self, measured: Measured) {
         say(&format!("  {}: {:.0}/s", self.name, measured.rate));
         if measured.rate > self.measured.rate {
@@ -146,18 +142,17 @@ impl Best {
         }
     }
 
-    /// Its rate.
     pub fn rate(&self) -> f64 {
         self.measured.rate
     }
 }
 
-/// Where the newest messages of a user are.
+/// The path of the newest messages of a user.
 pub fn page_path(user: u64) -> String {
     format!("/api/messages/{}?limit={PAGE}&order=desc", data::user_name(user))
 }
 
-/// Writes a line for the operator.
+/// Prints a line for the operator.
 pub fn say(what: &str) {
     eprintln!("{what}");
 }

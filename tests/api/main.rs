@@ -1,4 +1,13 @@
-//! Black-box tests over real sockets. Every behaviour is tested on SQLite and on PostgreSQL by the same test: see `both!`.
+//! Tests of the API over real sockets. One test runs on SQLite and on PostgreSQL: see `both!`.
+//!
+//! Most tests see only answers, events, output of commands and rows. They use the library for four purposes:
+//!
+//! - `support::server` runs the server in the process of the tests, so that tests can set options that the command line does not
+//!   have: a clock, short time limits, single tasks switched off, panics.
+//! - A seeded generator makes random tests repeatable, and `Timestamp` reads and writes times.
+//! - Tests run one step of a task themselves: housekeeping, scheduled sends, search sorting, presence.
+//! - Tests cause what no request can cause, or check what no answer shows: an answer that cannot be rendered, a failing unit of
+//!   work, the rule who sees an event on generated rows, the translation of SQL for SQLite.
 
 mod conversations;
 mod documentation;

@@ -1,7 +1,8 @@
-//! Who may do what: every operation of the OpenAPI document, as every kind of caller, against a table.
+//! The authorization matrix: every operation of the OpenAPI document, tried by every kind of caller, compared with a table.
 //!
-//! Invariants: an operation that is not in the table fails, and so does a row that is no operation. What somebody may not see
-//! answers to the byte like what does not exist. A refused request changes nothing.
+//! Invariants: an operation that is missing in the table fails the test, and so does a row without an operation. For a caller
+//! who may not see something, the answer is byte for byte the one for something that does not exist. A refused request changes
+//! nothing.
 
 use std::collections::BTreeMap;
 
@@ -18,13 +19,13 @@ mod roles;
 mod scene;
 mod table;
 
-use cast::{Caller, Cast};
-use scene::{Scene, parts};
+use cast::{Caller, Fixture};
+use scene::{Case, parts};
 use table::{Outcome, table};
 
-/// The operations of the served document, each with its description.
-async fn documented(cast: &Cast) -> BTreeMap<String, Value> {
-    let document = cast.server.get("/openapi.json").await.json();
+/// The operations of the served OpenAPI document, each with its description.
+async fn documented(fixture: &Fixture) -> BTreeMap<String, Value> {
+    let document = fixture.server.get("/openapi.json").await.json();
     let mut operations = BTreeMap::new();
     for (path, item) in document["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
@@ -35,73 +36,73 @@ async fn documented(cast: &Cast) -> BTreeMap<String, Value> {
 }
 
 both!(every_operation_is_in_the_table, async |place| {
-    let cast = Cast::start(place).await;
-    let documented: Vec<String> = documented(&cast).await.into_keys().collect();
+    let fixture = Fixture::start(place).await;
+    let documented: Vec<String> = documented(&fixture).await.into_keys().collect();
     let expected: Vec<String> = table().into_keys().map(str::to_owned).collect();
     assert_eq!(documented, expected);
 });
 
-both!(everyone_may_do_what_the_table_says, async |place| {
-    let cast = Cast::start(place).await;
+both!(every_caller_may_do_what_the_table_says, async |place| {
+    let fixture = Fixture::start(place).await;
     let mut wrong = Vec::new();
     for (operation, row) in table() {
-        try_everyone(&cast, operation, &row, &mut wrong).await;
+        try_all_callers(&fixture, operation, &row, &mut wrong).await;
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 });
 
-both!(open_registration_is_for_everyone_who_may_write, async |place| {
-    let cast = Cast::start_with(place, true).await;
+both!(open_registration_is_for_every_caller_who_may_write, async |place| {
+    let fixture = Fixture::start_with(place, true).await;
     let operation = "POST /api/users";
-    let closed = Outcome::Refused { status: 403, code: "registration_closed", of_something_seen: false };
+    let closed = Outcome::Refused { status: 403, code: "registration_closed", of_visible_thing: false };
     let row = table()[operation]
         .iter()
         .map(|(column, outcome)| (*column, if *outcome == closed { Outcome::Done(201) } else { *outcome }))
         .collect();
     let mut wrong = Vec::new();
-    try_everyone(&cast, operation, &row, &mut wrong).await;
+    try_all_callers(&fixture, operation, &row, &mut wrong).await;
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    // Whoever makes an account makes an ordinary one.
-    let users = cast.workshop.all("/api/users?q=made").await;
+    // Every account that was created has the role `user`.
+    let users = fixture.open_server.all("/api/users?q=made").await;
     assert!(users.len() > 20, "{users:?}");
     assert!(users.iter().all(|user| user["role"] == "user"), "{users:?}");
 });
 
-/// Whoever is refused comes first, so that it shows when something happens all the same.
-async fn try_everyone(cast: &Cast, operation: &str, row: &BTreeMap<&str, Outcome>, wrong: &mut Vec<String>) {
-    let mut scene = Scene::new(cast, operation).await;
-    let callers = cast.callers(&scene.subject);
+/// Tries the refused callers first, so that an effect of their requests is noticed.
+async fn try_all_callers(fixture: &Fixture, operation: &str, row: &BTreeMap<&str, Outcome>, wrong: &mut Vec<String>) {
+    let mut case = Case::new(fixture, operation).await;
+    let callers = fixture.callers(&case.subject);
     let is_done = |caller: &Caller| matches!(row[&*caller.column], Outcome::Done(_));
-    let before = state(cast, &scene).await;
+    let before = state(fixture, &case).await;
     for caller in callers.iter().filter(|caller| !is_done(caller)) {
-        let answer = call(cast, caller, operation, &scene.path, scene.body.as_ref()).await;
+        let answer = call(fixture, caller, operation, &case.path, case.body.as_ref()).await;
         wrong.extend(difference(operation, caller, row, &answer));
     }
-    let after = state(cast, &scene).await;
+    let after = state(fixture, &case).await;
     if after != before {
-        wrong.push(format!("{operation}: who was refused changed something\n  {before}\n  {after}"));
+        wrong.push(format!("{operation}: a refused request changed something\n  {before}\n  {after}"));
     }
     let mut used = false;
     for index in (0..callers.len()).filter(|index| is_done(&callers[*index])) {
-        if used && !scene.lasts {
-            scene = Scene::new(cast, operation).await;
+        if used && !case.lasts {
+            case = Case::new(fixture, operation).await;
         }
         used = true;
-        let caller = &cast.callers(&scene.subject)[index];
-        let answer = call(cast, caller, operation, &scene.path, scene.body.as_ref()).await;
+        let caller = &fixture.callers(&case.subject)[index];
+        let answer = call(fixture, caller, operation, &case.path, case.body.as_ref()).await;
         wrong.extend(difference(operation, caller, row, &answer));
     }
 }
 
-async fn call(cast: &Cast, caller: &Caller, operation: &str, path: &str, body: Option<&Value>) -> Answer {
-    cast.call(caller, parts(operation).0, path, body).await
+async fn call(fixture: &Fixture, caller: &Caller, operation: &str, path: &str, body: Option<&Value>) -> Answer {
+    fixture.call(caller, parts(operation).0, path, body).await
 }
 
-/// What there is, and what the subject is.
-async fn state(cast: &Cast, scene: &Scene) -> Value {
-    let user = cast.workshop.get(&format!("/api/users/{}", scene.subject.user_name)).await.json();
-    let mut stats = cast.workshop.get("/api/admin/stats").await.json();
-    // It grows by itself.
+/// The statistics of the server, and the subject's account.
+async fn state(fixture: &Fixture, case: &Case) -> Value {
+    let user = fixture.open_server.get(&format!("/api/users/{}", case.subject.user_name)).await.json();
+    let mut stats = fixture.open_server.get("/api/admin/stats").await.json();
+    // The size of the database changes by itself.
     stats.as_object_mut().unwrap().remove("database_bytes");
     json!([user, stats])
 }
@@ -117,39 +118,41 @@ fn difference(operation: &str, caller: &Caller, row: &BTreeMap<&str, Outcome>, a
     (!as_expected).then(|| format!("{operation} as {}: {expected:?}, but {status} {body}", caller.name))
 }
 
-both!(what_may_not_be_seen_answers_like_what_does_not_exist, async |place| {
-    let cast = Cast::start(place).await;
+both!(hidden_things_answer_like_things_that_do_not_exist, async |place| {
+    let fixture = Fixture::start(place).await;
     let mut wrong = Vec::new();
     for (operation, row) in table().into_iter().filter(|(operation, _)| operation.contains('{')) {
-        let scene = Scene::new(&cast, operation).await;
-        for caller in cast.callers(&scene.subject) {
-            let mut faces = Vec::new();
-            for path in &scene.missing {
-                let answer = call(&cast, &caller, operation, path, scene.body.as_ref()).await;
-                faces.push((path, answer.status.as_u16(), face(&answer)));
+        let case = Case::new(&fixture, operation).await;
+        for caller in fixture.callers(&case.subject) {
+            let mut shown = Vec::new();
+            for path in &case.missing {
+                let answer = call(&fixture, &caller, operation, path, case.body.as_ref()).await;
+                shown.push((path, answer.status.as_u16(), shown_text(&answer)));
             }
-            let is_told_apart =
-                matches!(row[&*caller.column], Outcome::Done(_) | Outcome::Refused { of_something_seen: true, .. });
-            if is_told_apart {
-                // Who may see the thing learns that there is none.
-                let named = faces.iter().filter(|(_, status, _)| *status != 404);
-                wrong.extend(named.map(|(path, _, face)| format!("{operation} as {}: {path}\n{face}", caller.name)));
+            let may_see =
+                matches!(row[&*caller.column], Outcome::Done(_) | Outcome::Refused { of_visible_thing: true, .. });
+            if may_see {
+                // A caller who may see such things gets a 404.
+                let named = shown.iter().filter(|(_, status, _)| *status != 404);
+                wrong.extend(named.map(|(path, _, text)| format!("{operation} as {}: {path}\n{text}", caller.name)));
             } else {
-                let answer = call(&cast, &caller, operation, &scene.path, scene.body.as_ref()).await;
-                faces.push((&scene.path, answer.status.as_u16(), face(&answer)));
+                let answer = call(&fixture, &caller, operation, &case.path, case.body.as_ref()).await;
+                shown.push((&case.path, answer.status.as_u16(), shown_text(&answer)));
             }
-            for pair in faces.windows(2).filter(|pair| pair[0].2 != pair[1].2) {
-                let ((one, _, its_face), (other, _, other_face)) = (&pair[0], &pair[1]);
-                wrong
-                    .push(format!("{operation} as {} tells {one} from {other}\n{its_face}\n{other_face}", caller.name));
+            for pair in shown.windows(2).filter(|pair| pair[0].2 != pair[1].2) {
+                let ((one, _, its_text), (other, _, other_text)) = (&pair[0], &pair[1]);
+                wrong.push(format!(
+                    "{operation} as {} shows a difference between {one} and {other}\n{its_text}\n{other_text}",
+                    caller.name
+                ));
             }
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 });
 
-/// Everything that an answer shows but the time. The request's id is the same in all that are compared.
-fn face(answer: &Answer) -> String {
+/// Everything that an answer shows, except the date. All compared requests have the same request id.
+fn shown_text(answer: &Answer) -> String {
     let mut headers: Vec<String> = answer
         .headers
         .iter()

@@ -1,5 +1,5 @@
-//! No query reads a table that grows from end to end. Every statement of `src/store/` is explained on both databases, the
-//! way its driver says it; what may scan after all is named below, with its reason.
+//! No query reads the whole of a table that grows. Every statement of `src/store/` is explained on both databases in the way
+//! its driver sends it. The scans that are allowed are listed below with their reasons.
 
 mod postgres;
 mod sqlite;
@@ -12,40 +12,40 @@ use crate::support::place::Kind;
 use crate::support::{Place, Server};
 use statements::Statement;
 
-/// Fewer than this were not found, but overlooked.
-const FEWEST_STATEMENTS: usize = 180;
+/// With fewer statements than this, some were not found.
+const MIN_STATEMENTS: usize = 180;
 
 /// Files whose statements are not explained.
 const FILES_LEFT_OUT: &[(&str, &str)] = &[
     (
         "db/copy.rs",
-        "a backup and a restore read everything, in steps along the primary key; their texts are made at run time",
+        "a backup and a restore read everything, in steps of the primary key; their texts are built at run time",
     ),
-    ("db/migrations.rs", "runs once for each version, over the seed's tables and the catalogue"),
+    ("db/migrations.rs", "runs once for each version, on the seed's tables and the system catalogue"),
     ("sqlite/file.rs", "copies whole files, for backup and restore"),
     ("sqlite/scrub.rs", "reads pages of the file by number"),
 ];
 
-/// What stands in statements that one database alone runs.
+/// Texts that occur only in statements for one database.
 const DIALECT: &[(Kind, &str, &str)] = &[
-    (Kind::Postgres, "unnest(", "many rows in one statement, where a round trip costs as much as they do"),
-    (Kind::Postgres, "::", "a cast, in statements beside those"),
+    (Kind::Postgres, "unnest(", "many rows in one statement, because a round trip costs as much as the rows"),
+    (Kind::Postgres, "::", "a cast"),
     (Kind::Postgres, "nextval(", "message ids come from a sequence"),
-    (Kind::Postgres, "pg_prepared_statements", "a view of PostgreSQL, for finding poolers that mix statements up"),
-    (Kind::Postgres, "pg_notify(", "servers on one database tell each other"),
-    (Kind::Postgres, "gin_clean_pending_list(", "the full-text index of SQLite has no list to be sorted in"),
-    (Kind::Sqlite, "rowid", "the number of a row where it is no column"),
-    (Kind::Sqlite, "messaging.messaging_sequence ", "message ids come from a table where there are no sequences"),
+    (Kind::Postgres, "pg_prepared_statements", "a view of PostgreSQL, used to find poolers that confuse statements"),
+    (Kind::Postgres, "pg_notify(", "wake-ups between servers on one database"),
+    (Kind::Postgres, "gin_clean_pending_list(", "the full-text index of SQLite has no pending list"),
+    (Kind::Sqlite, "rowid", "the number of a row in a table without an id"),
+    (Kind::Sqlite, "messaging.messaging_sequence ", "message ids come from a table, because SQLite has no sequences"),
 ];
 
-/// Statements that neither their place nor their text gives away as one database's: by the file and a piece, with where they
-/// are explained, and why nowhere else.
-const NAMED: &[(&str, &str, &[Kind], &str)] = &[
+/// Statements for one database that neither their place nor their text identifies: the file, a part of the text, the databases
+/// on which they are explained, and the reason.
+const ONE_DATABASE: &[(&str, &str, &[Kind], &str)] = &[
     (
         "messages/search.rs",
         "search_entries WHERE id ",
         &[Kind::Postgres],
-        "the full-text table of SQLite calls it rowid",
+        "in the full-text table of SQLite the column is rowid",
     ),
     ("messages/search.rs", "SELECT total_changes()", &[Kind::Sqlite], "a function of SQLite"),
     ("messages/search.rs", "(search_entries, rank)", &[Kind::Sqlite], "a command to the full-text table of SQLite"),
@@ -53,23 +53,23 @@ const NAMED: &[(&str, &str, &[Kind], &str)] = &[
         "messages/search.rs",
         " FROM search_order ",
         &[],
-        "a temporary table, which a migration makes and reads by its key",
+        "a temporary table that a migration creates and reads by its key",
     ),
 ];
 
-/// Tables of a few rows, whatever happens on the server.
+/// Tables that stay small, whatever happens on the server.
 const SMALL_TABLES: &[(&str, &str)] = &[
     ("event_log", "one row"),
     ("server_state", "one row"),
-    ("messaging_sequence", "one row, SQLite's stand-in for a sequence"),
+    ("messaging_sequence", "one row, which replaces a sequence on SQLite"),
     ("schema_migrations", "a row for each version of the schema"),
-    ("webhooks", "twenty at most"),
-    ("erasures", "a row while an erasure is under way"),
-    ("presence_servers", "a row for each server that ran lately"),
+    ("webhooks", "at most twenty rows"),
+    ("erasures", "a row for each erasure in progress"),
+    ("presence_servers", "a row for each server that ran in the last minutes"),
 ];
 
-/// A scan that is meant: by the file, a piece of the statement, the table, and where.
-struct Meant {
+/// A scan that is allowed: the file, a part of the statement, the tables, and the databases.
+struct AllowedScan {
     file: &'static str,
     piece: &'static str,
     tables: &'static [&'static str],
@@ -79,100 +79,100 @@ struct Meant {
 
 const BOTH: &[Kind] = &[Kind::Sqlite, Kind::Postgres];
 
-const MEANT: &[Meant] = &[
-    Meant {
+const ALLOWED_SCANS: &[AllowedScan] = &[
+    AllowedScan {
         file: "operations/stats.rs",
         piece: "sum(last_seq)",
         tables: &["users", "api_keys", "conversations"],
         on: BOTH,
-        reason: "an administrator's page. It counts people, devices and conversations, never messages or events",
+        reason: "a page for administrators. It counts users, keys and conversations, never messages or events",
     },
-    Meant {
+    AllowedScan {
         file: "operations/health.rs",
         piece: "c.last_seq <> coalesce(",
         tables: &["conversations"],
         on: BOTH,
-        reason: "doctor, by hand: looks at every conversation, and at one message of each by the primary key",
+        reason: "only doctor runs it: every conversation, and one message of each by the primary key",
     },
-    Meant {
+    AllowedScan {
         file: "operations/health.rs",
         piece: "SELECT count(*) FROM messaging.conversations",
         tables: &["conversations"],
         on: BOTH,
-        reason: "doctor, by hand; --deep counts the messages of each by the primary key, too",
+        reason: "only doctor runs it; --deep also counts the messages of each by the primary key",
     },
-    Meant {
+    AllowedScan {
         file: "operations/health.rs",
         piece: "WHERE NOT EXISTS (SELECT 1 FROM messaging.conversations",
         tables: &["messages"],
         on: BOTH,
-        reason: "doctor --deep, by hand: looks for the conversation of every message",
+        reason: "only doctor --deep runs it: the conversation of every message",
     },
-    Meant {
+    AllowedScan {
         file: "operations/health.rs",
         piece: "HAVING m.reaction_counts IS NULL",
         tables: &["reactions"],
         on: BOTH,
-        reason: "doctor, by hand: counts every reaction, and looks at its message by the primary key",
+        reason: "only doctor runs it: counts every reaction and reads its message by the primary key",
     },
-    Meant {
+    AllowedScan {
         file: "operations/health.rs",
         piece: "m.reaction_counts IS NOT NULL",
         tables: &["messages"],
         on: BOTH,
-        reason: "doctor, by hand: looks for counts at every message",
+        reason: "only doctor runs it: the counts of every message",
     },
-    Meant {
+    AllowedScan {
         file: "identity/users.rs",
         piece: "SELECT count(*) FROM messaging.users",
         tables: &["users"],
         on: BOTH,
-        reason: "doctor, by hand",
+        reason: "only doctor runs it",
     },
-    Meant {
+    AllowedScan {
         file: "identity/users.rs",
         piece: "SELECT id FROM messaging.users LIMIT 1",
         tables: &["users"],
         on: BOTH,
         reason: "ends at the first row",
     },
-    Meant {
+    AllowedScan {
         file: "messages/search.rs",
         piece: "search_entries_content ORDER BY id DESC LIMIT 1",
         tables: &["search_entries_content"],
         on: &[Kind::Sqlite],
         reason: "ends at the first row of the primary key",
     },
-    Meant {
+    AllowedScan {
         file: "messages/search.rs",
         piece: "search_entries ORDER BY id DESC LIMIT 1",
         tables: &["search_entries"],
         on: &[Kind::Postgres],
         reason: "ends at the first row of the primary key",
     },
-    Meant {
+    AllowedScan {
         file: "conversations/conversations.rs",
         piece: "WHERE deleted_at IS NOT NULL ORDER BY deleted_at, id LIMIT $1",
         tables: &["conversations"],
         on: &[Kind::Postgres],
-        reason: "along a partial index that holds nothing but groups that are about to be removed, and up to a limit",
+        reason: "a partial index that only holds groups to be removed, with a limit",
     },
 ];
 
-/// A table, and how it is read where that is too much.
+/// A table that is read completely, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scan {
     pub table: String,
     pub how: String,
 }
 
-/// What a database said of one statement.
+/// The scans of one statement on one database, or its error.
 pub type Explained = Result<Vec<Scan>, String>;
 
 /// Whether a statement is explained on this database.
 fn is_explained(statement: &Statement, kind: Kind) -> bool {
     if let Some((_, _, kinds, _)) =
-        NAMED.iter().find(|(file, piece, ..)| statement.file == *file && statement.text.contains(piece))
+        ONE_DATABASE.iter().find(|(file, piece, ..)| statement.file == *file && statement.text.contains(piece))
     {
         return kinds.contains(&kind);
     }
@@ -184,13 +184,16 @@ fn every_statement() -> Vec<Statement> {
     let found = statements::of_folder(Path::new("src/store"));
     let left_out = |file: &str| FILES_LEFT_OUT.iter().any(|(name, _)| *name == file);
     for (name, _) in FILES_LEFT_OUT {
-        assert!(found.iter().any(|statement| statement.file == *name), "{name} has no statements to leave out");
+        assert!(
+            found.iter().any(|statement| statement.file == *name),
+            "{name} has no statements that could be left out"
+        );
     }
     let kept: Vec<Statement> = found.into_iter().filter(|statement| !left_out(&statement.file)).collect();
-    assert!(kept.len() >= FEWEST_STATEMENTS, "{} statements were found", kept.len());
-    for (file, piece, ..) in NAMED {
+    assert!(kept.len() >= MIN_STATEMENTS, "{} statements were found", kept.len());
+    for (file, piece, ..) in ONE_DATABASE {
         let known = kept.iter().any(|one| one.file == *file && one.text.contains(piece));
-        assert!(known, "NAMED has a statement that is gone: {file}: {piece}");
+        assert!(known, "ONE_DATABASE lists a statement that no longer exists: {file}: {piece}");
     }
     kept
 }
@@ -206,12 +209,12 @@ async fn explain(place: &Place, server: &Server, statements: &[Statement]) -> Ve
     }
 }
 
-both!(no_query_scans, async |place| {
+both!(no_query_reads_a_whole_table, async |place| {
     let server = Server::start(place).await;
     let statements: Vec<Statement> =
         every_statement().into_iter().filter(|one| is_explained(one, place.kind)).collect();
     let mut wrong = Vec::new();
-    let mut used = vec![Vec::new(); MEANT.len()];
+    let mut used = vec![Vec::new(); ALLOWED_SCANS.len()];
     for (statement, explained) in statements.iter().zip(explain(place, &server, &statements).await) {
         let at = format!("src/store/{}:{}", statement.file, statement.line);
         let scans = match explained {
@@ -219,14 +222,14 @@ both!(no_query_scans, async |place| {
             Err(reason) => {
                 wrong.push(format!(
                     "{at} cannot be explained on {:?}: {reason}\n    {}\n    If it runs on the other database alone, \
-                     put it into a match or an if let on Conn, or name it in DIALECT or NAMED.",
+                     put it into a match or an if let on Conn, or name it in DIALECT or ONE_DATABASE.",
                     place.kind, statement.text
                 ));
                 continue;
             }
         };
         for Scan { table, how } in scans.into_iter().filter(|scan| !is_small(&scan.table)) {
-            let meant = MEANT.iter().position(|meant| {
+            let meant = ALLOWED_SCANS.iter().position(|meant| {
                 meant.file == statement.file
                     && statement.text.contains(meant.piece)
                     && meant.tables.contains(&table.as_str())
@@ -238,27 +241,27 @@ both!(no_query_scans, async |place| {
             }
         }
     }
-    for (meant, used) in MEANT.iter().zip(used).filter(|(meant, _)| meant.on.contains(&place.kind)) {
+    for (meant, used) in ALLOWED_SCANS.iter().zip(used).filter(|(meant, _)| meant.on.contains(&place.kind)) {
         for table in meant.tables.iter().filter(|table| !used.iter().any(|used| used == *table)) {
-            let Meant { file, piece, reason, .. } = meant;
-            wrong.push(format!("MEANT lets {file} ({piece}) scan {table} ({reason}), which it does not"));
+            let AllowedScan { file, piece, reason, .. } = meant;
+            wrong.push(format!("ALLOWED_SCANS has an entry without a scan: {file} ({piece}), {table} ({reason})"));
         }
     }
     assert!(wrong.is_empty(), "{} of {} statements:\n\n{}", wrong.len(), statements.len(), wrong.join("\n\n"));
     server.stop().await;
 });
 
-/// Statements as nobody should write them, each with the tables that are told; and some that are as they should be.
-const TRIED: &[(&str, &[&str])] = &[
+/// Bad statements with the tables that must be reported, and some good ones.
+const EXAMPLES: &[(&str, &[&str])] = &[
     ("SELECT * FROM messaging.messages WHERE body = $1", &["messages"]),
     ("SELECT count(*) FROM messaging.users", &["users"]),
     ("SELECT id FROM messaging.conversations ORDER BY last_sent_at LIMIT $1", &["conversations"]),
     ("UPDATE messaging.users SET mfa = TRUE WHERE first_name = $1", &["users"]),
     ("DELETE FROM messaging.sessions WHERE agent = $1", &["sessions"]),
-    // The second column of a key alone does not lead anywhere.
+    // The second column of a key alone is no access path.
     ("SELECT body FROM messaging.messages AS m WHERE m.seq = $1", &["messages"]),
     ("SELECT at FROM messaging.message_edits e WHERE e.edition > $1 ORDER BY conversation_id", &["message_edits"]),
-    // A filter that may be left out is none.
+    // A filter in an OR does not restrict the rows.
     ("SELECT id FROM messaging.audit_log WHERE actor_id = $1 OR detail = $2", &["audit_log"]),
     (
         "WITH named AS (SELECT id FROM messaging.users WHERE last_name = $1)
@@ -279,7 +282,7 @@ const TRIED: &[(&str, &[&str])] = &[
     ),
 ];
 
-both!(scans_are_told, async |place| {
+both!(scans_of_bad_statements_are_reported, async |place| {
     let server = Server::start(place).await;
     let statement = |(text, _): &(&str, _)| Statement {
         file: "tried".into(),
@@ -287,8 +290,8 @@ both!(scans_are_told, async |place| {
         text: statements::one_line(text),
         only: None,
     };
-    let tried: Vec<Statement> = TRIED.iter().map(statement).collect();
-    for ((text, wanted), explained) in TRIED.iter().zip(explain(place, &server, &tried).await) {
+    let tried: Vec<Statement> = EXAMPLES.iter().map(statement).collect();
+    for ((text, wanted), explained) in EXAMPLES.iter().zip(explain(place, &server, &tried).await) {
         let scans = explained.unwrap_or_else(|reason| panic!("{text}: {reason}"));
         let mut tables: Vec<&str> =
             scans.iter().map(|scan| scan.table.as_str()).filter(|name| !is_small(name)).collect();

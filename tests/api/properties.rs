@@ -1,5 +1,5 @@
-//! Any sequence of calls gets the same answers from both databases, and they are the answers of a model that is too simple
-//! to be wrong.
+//! Any sequence of calls gets the same answers from both databases, and they are the answers of a model that is too simple to
+//! be wrong.
 
 mod model;
 
@@ -25,11 +25,12 @@ const MINUTE: i64 = 60_000_000;
 const DAY: i64 = 24 * 60 * MINUTE;
 const START: &str = "2026-11-22T08:30:00Z";
 
-/// One step of a sequence. A person is a number: below [`PEOPLE`] someone known, above in capitals, [`PEOPLE`] itself nobody.
+/// One step of a sequence. A user is a number: below [`PEOPLE`] an existing user, above it the same users in capital letters,
+/// and [`PEOPLE`] itself an unknown user.
 #[derive(Clone, Debug)]
 enum Call {
     Send(Send),
-    /// An earlier send with a key, as it was.
+    /// Repeats an earlier send that had a key.
     Repeat(u8),
     List(List),
     Read {
@@ -38,7 +39,7 @@ enum Call {
         seq: u8,
     },
     MoveClock(i64),
-    /// To the nearest midnight, back or forth, and this much beside it.
+    /// Moves the clock to the nearest midnight and by this many microseconds beside it.
     GoToMidnight(i64),
 }
 
@@ -55,7 +56,7 @@ struct Send {
 #[derive(Clone, Debug)]
 enum Target {
     Person(u8),
-    /// One that this case has made; when there are fewer, none.
+    /// A conversation of this case, by number. If there are fewer, an unknown one.
     Conversation(u8),
 }
 
@@ -67,7 +68,7 @@ struct List {
     window: Window,
     descending: Option<bool>,
     limit: Option<u8>,
-    /// How far the clock moves between two pages.
+    /// By how many microseconds the clock moves between two pages.
     drift: i64,
 }
 
@@ -80,7 +81,7 @@ enum Window {
     Between(Moment, Moment),
 }
 
-/// The moment of a message, or just beside it: where windows go wrong.
+/// The time of a message, or a time near it, where windows are most likely to be wrong.
 #[derive(Clone, Debug)]
 struct Moment {
     message: u8,
@@ -96,7 +97,7 @@ fn acting() -> impl Strategy<Value = Option<u8>> {
 }
 
 fn send() -> impl Strategy<Value = Call> {
-    // Who calls, and whom they name as the sender.
+    // The caller, and the sender that the body names.
     let sender = prop_oneof![
         12 => person().prop_map(|sender| (None, Some(sender))),
         3 => person().prop_map(|acting| (Some(acting), None)),
@@ -134,7 +135,7 @@ fn list() -> impl Strategy<Value = Call> {
 fn call() -> impl Strategy<Value = Call> {
     let read =
         (acting(), 0..8_u8, 0..8_u8).prop_map(|(acting, conversation, seq)| Call::Read { acting, conversation, seq });
-    // Back by minutes at most, so that a whole sequence does not go back by a day.
+    // Moves back by minutes at most, so that a sequence does not go back by a day.
     let step = prop_oneof![4 => 1..1_000_000_i64, 3 => -20 * MINUTE..0, 2 => 0..40 * MINUTE, 1 => 0..12 * DAY];
     let repeat = (0..16_u8).prop_map(Call::Repeat);
     prop_oneof![8 => send(), 2 => repeat, 3 => list(), 1 => read, 4 => step.prop_map(Call::MoveClock),
@@ -153,14 +154,14 @@ fn both_databases_answer_any_sequence_of_calls_as_the_model_does() {
         let postgres = Server::start_with(&places[1], options).await;
         (places, Servers { sqlite, postgres, micros })
     });
-    // The same cases every time, and no file of failures.
+    // The cases are the same in every run, and failures are not stored in a file.
     let config = Config { cases: CASES, failure_persistence: None, max_shrink_iters: 200, ..Config::default() };
     let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
     let runs = AtomicU32::new(0);
     let outcome = runner.run(&vec(call(), 1..=CALLS), |calls| {
-        // Nobody is in two cases, so that each begins with nothing.
+        // No user is in two cases, so that each case begins empty.
         let run = runs.fetch_add(1, Ordering::Relaxed);
-        // Later than every case before: after a clock that was set back by days, keys are kept for longer.
+        // Each case is later than the ones before, because keys are kept longer after a clock was set back by days.
         servers.micros.fetch_add(30 * DAY, Ordering::Relaxed);
         runtime.block_on(check(&servers, run, &calls));
         Ok(())
@@ -281,10 +282,10 @@ async fn check_list(servers: &Servers, model: &Model, list: &List) {
         target = next;
         servers.micros.fetch_add(list.drift, Ordering::Relaxed);
     }
-    assert!(pages.next().is_none(), "the list ends too early: {target}");
+    assert!(pages.next().is_none(), "the list has fewer messages than expected: {target}");
 }
 
-/// The same server twice, over both databases and one clock.
+/// Two servers, one for each database, with one clock.
 struct Servers {
     sqlite: Server,
     postgres: Server,
@@ -309,7 +310,7 @@ impl Servers {
         Timestamp::from_micros(self.micros.load(Ordering::Relaxed))
     }
 
-    /// The answer that both give.
+    /// The answer of both servers, which must be equal.
     async fn ask(&self, method: Method, target: &str, request: &Request) -> Answer {
         let ask = async |server: &Server| {
             let mut asked = server.request(method.clone(), target);
@@ -329,7 +330,7 @@ impl Servers {
     }
 }
 
-/// What must be equal: everything but the request's id.
+/// The parts of an answer that must be equal: everything except the request id.
 fn comparable(answer: &Answer) -> (u16, Value, Vec<(String, String)>) {
     let mut body = answer.json();
     if let Some(document) = body.as_object_mut() {

@@ -1,5 +1,5 @@
-//! Syncs that fail while a backup is made or restored: nothing is reported as done that may not be on disk. The faults are
-//! injected by strace, one failed sync a run, until every sync of the command has failed once.
+//! Syncs that fail during a backup or a restore: nothing is reported as done that may not be on disk. strace makes one sync
+//! fail in each run, until every sync of the command has failed once.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -9,9 +9,9 @@ use crate::operations::operations::text;
 use crate::support::place::Kind;
 use crate::support::{Place, Server, trace};
 
-/// SQLite syncs by the one, Posthaste itself by the other.
+/// SQLite syncs with the first, Posthaste itself with the second.
 const CALLS: [&str; 2] = ["fdatasync", "fsync"];
-/// More than any of these commands makes.
+/// More syncs than any of these commands makes.
 const SYNCS_LIMIT: usize = 200;
 
 /// A sync that failed.
@@ -22,7 +22,7 @@ struct Failed {
     by_sqlite: bool,
 }
 
-/// A command whose n-th such call fails, and that call; `None` when it makes fewer.
+/// Runs a command whose call number `number` fails. Returns that call, or `None` if the command makes fewer calls.
 fn run_failing(place: &Place, arguments: &[&str], call: &str, number: usize) -> (Output, Option<Failed>) {
     let log = place.folder.path().join("syncs");
     drop(std::fs::remove_file(&log));
@@ -37,7 +37,7 @@ fn run_failing(place: &Place, arguments: &[&str], call: &str, number: usize) -> 
         .output()
         .unwrap();
     let failed = trace::calls(&log).into_iter().find(|call| call.result == Some(-1));
-    // `7</tmp/x/name>`
+    // From `7</tmp/x/name>`.
     let name = |descriptor: &str| descriptor.rsplit('/').next().unwrap().trim_end_matches('>').to_owned();
     let failed = failed.map(|call| Failed { name: name(call.descriptor()), by_sqlite: call.name == "fdatasync" });
     (output, failed)
@@ -47,10 +47,10 @@ fn name_of(folder: &Path) -> String {
     folder.file_name().unwrap().to_str().unwrap().to_owned()
 }
 
-/// Whether a failed sync of SQLite's leaves a backup as good as another one.
+/// Whether the backup is complete although this sync of SQLite failed.
 fn is_ignored(place: &Place, failed: &Failed, folder: &Path) -> bool {
-    // SQLite ignores a failed sync of a folder. When the last reader of the source leaves, the source's log is emptied. What
-    // comes from PostgreSQL is in a log until it is copied and synced.
+    // SQLite ignores a failed sync of a folder. When the last reader of the source closes it, the source's log is emptied. Data
+    // from PostgreSQL is in a log until it is copied and synced.
     failed.name == name_of(folder)
         || failed.name.starts_with("posthaste.db")
         || (place.kind == Kind::Postgres && failed.name.starts_with("backup.partial"))
@@ -63,7 +63,7 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-both!(a_backup_whose_sync_fails_is_none, async |place| {
+both!(a_backup_whose_sync_fails_is_not_reported_as_made, async |place| {
     let server = Server::start(place).await;
     server.send("bugs", "duck", "kept").await;
     let folder = tempfile::tempdir().unwrap();
@@ -71,7 +71,7 @@ both!(a_backup_whose_sync_fails_is_none, async |place| {
     let mut failed_on = Vec::new();
     for call in CALLS {
         for number in 1.. {
-            assert!(number < SYNCS_LIMIT, "the syncs have no end");
+            assert!(number < SYNCS_LIMIT, "more syncs than expected");
             let (output, failed) = run_failing(place, &["backup", file.to_str().unwrap()], call, number);
             let Some(failed) = failed else {
                 assert!(output.status.success(), "{}", text(&output));
@@ -88,7 +88,7 @@ both!(a_backup_whose_sync_fails_is_none, async |place| {
             failed_on.push((failed, text(&output)));
         }
     }
-    // Its content, and its name. What we sync ourselves has a sentence of ours.
+    // The content of the backup, and its name. Errors of Posthaste's own syncs have a sentence of their own.
     for wanted in ["backup.partial", &name_of(folder.path())] {
         let ours = failed_on.iter().filter(|(failed, _)| failed.name == wanted && !failed.by_sqlite);
         let said: Vec<&str> = ours.map(|(_, said)| said.as_str()).collect();
@@ -115,25 +115,25 @@ both!(a_restore_whose_sync_fails_is_an_error, async |place| {
     let mut failed_on = Vec::new();
     for call in CALLS {
         for number in 1.. {
-            assert!(number < SYNCS_LIMIT, "the syncs have no end");
+            assert!(number < SYNCS_LIMIT, "more syncs than expected");
             let (output, failed) = run_failing(place, &["restore", file.to_str().unwrap()], call, number);
             let Some(failed) = failed else {
                 assert!(output.status.success(), "{}", text(&output));
                 break;
             };
-            // SQLite ignores a failed sync of a folder. Where it copies a log into a database, or prepares the copy
-            // of the backup, what was committed stays in the log.
+            // SQLite ignores a failed sync of a folder. While it copies a log into a database or prepares the copy of the
+            // backup, committed data stays in the log.
             let folder = name_of(place.folder.path());
             let beside = ["-journal", "-wal"].map(|suffix| format!("{staged}{suffix}"));
             let ignored = ["posthaste.db", "posthaste.db-wal", &folder, staged, &beside[0], &beside[1]];
             let ignored = failed.by_sqlite && ignored.contains(&failed.name.as_str());
-            assert!(ignored || !output.status.success(), "{failed:?}, and that is no error: {}", text(&output));
-            // All of what was, or all of what is restored.
+            assert!(ignored || !output.status.success(), "{failed:?} was not reported as an error: {}", text(&output));
+            // The messages from before the restore, or all messages of the backup.
             let messages = place.numbers("SELECT count(*) FROM messaging.messages").await[0][0];
             assert!([5, 6].contains(&messages), "{failed:?}: {messages}");
             if output.status.success() {
                 assert_eq!(messages, 5, "{failed:?}");
-                // What is kept has the second in its name.
+                // The name of the kept database contains the second.
                 tokio::time::sleep(std::time::Duration::from_millis(1_100)).await;
             }
             failed_on.push((failed, output.status.success(), text(&output)));
@@ -157,7 +157,7 @@ both!(a_restore_whose_sync_fails_is_an_error, async |place| {
 });
 
 #[test]
-fn a_folder_that_is_made_is_synced() {
+fn a_new_folder_is_synced() {
     crate::support::run(Kind::Sqlite, async |place| {
         let server = Server::start(place).await;
         let file = backup_of(place);
@@ -166,7 +166,7 @@ fn a_folder_that_is_made_is_synced() {
         let database = outer.join("for the data").join("posthaste.db");
         let url = format!("sqlite:{}", database.display());
         let arguments = ["restore", file.to_str().unwrap(), "--database-url", &url];
-        // The first two syncs are those of the folders above those that are made.
+        // The first two syncs are those of the parent folders of the new folders.
         for number in 1..=2 {
             let (output, failed) = run_failing(place, &arguments, "fsync", number);
             assert!(!output.status.success(), "{}", text(&output));

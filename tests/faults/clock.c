@@ -2,7 +2,7 @@
  * A wrong clock for one program and the programs that it starts, as a library for LD_PRELOAD.
  *
  * The file that POSTHASTE_CLOCK_SHIFT names holds one 64-bit integer in the machine's byte order: the seconds by which
- * the time of day is wrong. The file is mapped, so a write to it changes the clock at once. Clocks that nobody can set
+ * the time of day is wrong. The file is mapped, so a write to it changes the clock at once. Clocks that cannot be set
  * (CLOCK_MONOTONIC, CLOCK_BOOTTIME) stay right.
  */
 #define _GNU_SOURCE
@@ -23,7 +23,7 @@ __attribute__((constructor)) static void map_shift(void)
 	int file = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
 	void *mapped = file >= 0 ? mmap(NULL, sizeof(int64_t), PROT_READ, MAP_SHARED, file, 0) : MAP_FAILED;
 
-	/* A test with a right clock where a wrong one is wanted would prove nothing. */
+	/* A test that gets a right clock instead of a wrong one would prove nothing. */
 	if (mapped == MAP_FAILED)
 		abort();
 	close(file);

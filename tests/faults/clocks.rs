@@ -1,8 +1,8 @@
 //! Wrong clocks: of one node, and of the whole machine.
 //!
-//! Promised: on PostgreSQL the database's clock is the time on every node. A node whose own clock differs from it by more
-//! than a minute logs an error, deletes nothing by time and sends nothing scheduled. A clock that is set back doubles no
-//! idempotency key and locks nobody out.
+//! Promise: on PostgreSQL the clock of the database is the time of every node. A node whose own clock differs from it by more
+//! than a minute logs an error, deletes nothing by time and sends no scheduled messages. A clock that is set back makes no
+//! idempotency key valid twice and locks no user out.
 
 mod set_back;
 
@@ -24,11 +24,11 @@ use crate::support::{Answer, Place, answer_of, run};
 
 const DAY_S: i64 = 86_400;
 const SECOND: i64 = 1_000_000;
-/// How long a node may take to notice that a clock changed, on a machine that runs other tests too.
+/// How long a node may take to notice that a clock changed, on a machine that also runs other tests.
 const NOTICED_WITHIN: Duration = Duration::from_secs(60);
 const SKEWED: &str = "this machine's clock differs from the database's";
 
-/// A clock that is wrong by as much as the test wants, for the processes that are started with it.
+/// A clock that is wrong by as much as the test sets, for the processes that are started with it.
 struct WrongClock {
     folder: TempDir,
 }
@@ -36,7 +36,7 @@ struct WrongClock {
 impl WrongClock {
     fn new(shift_s: i64) -> Self {
         let folder = tempfile::Builder::new().prefix("posthaste-clock.").tempdir().unwrap();
-        // PostgreSQL runs as another user.
+        // PostgreSQL runs as another user and must be able to read the folder.
         let readable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(folder.path(), readable).unwrap();
         let clock = Self { folder };
@@ -59,7 +59,7 @@ impl WrongClock {
         self.folder.path().join("shift")
     }
 
-    /// Sets the clock: so many seconds ahead, or behind for a negative number.
+    /// Sets the clock ahead by so many seconds, or back for a negative number.
     fn set(&self, shift_s: i64) {
         let file = std::fs::File::options().create(true).truncate(false).write(true).open(self.shift_file()).unwrap();
         file.write_all_at(&shift_s.to_ne_bytes(), 0).unwrap();
@@ -83,7 +83,7 @@ impl WrongClock {
     }
 }
 
-/// A server as a process, and a client of it.
+/// A server process and a client for it.
 struct Node {
     process: Process,
     client: reqwest::Client,
@@ -100,7 +100,7 @@ impl Node {
         self.client.request(method, format!("http://{}{target}", self.process.address))
     }
 
-    /// A message from bugs to duck with further fields.
+    /// Sends a message from bugs to duck with further fields.
     async fn send(&self, body: &str, key: Option<&str>, more: Value) -> Answer {
         let mut message = json!({"sender_user_name": "bugs", "recipient_user_name": "duck", "body": body});
         message.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -117,7 +117,7 @@ impl Node {
         answer.json()
     }
 
-    /// Accepts a message for a later moment.
+    /// Schedules a message.
     async fn schedule(&self, body: &str, at: Timestamp) {
         let answer = self.send(body, None, json!({"send_at": at.to_string()})).await;
         assert_eq!(answer.status, 202, "{}", String::from_utf8_lossy(&answer.bytes));
@@ -152,7 +152,7 @@ impl Node {
         answer_of(self.request(Method::GET, "/api/users/me").bearer_auth(token)).await.status.as_u16()
     }
 
-    /// The seconds by which the node believes its machine's clock to be ahead of the database's.
+    /// By how many seconds the node believes its machine's clock to be ahead of the database's.
     async fn skew_s(&self) -> f64 {
         let metrics = answer_of(self.request(Method::GET, "/metrics")).await;
         let text = String::from_utf8(metrics.bytes).unwrap();
@@ -168,7 +168,7 @@ impl Node {
         }
     }
 
-    /// Waits until the node goes by a clock that was set back by a day or more.
+    /// Waits until the node uses a clock that was set back by a day or more.
     async fn wait_until_yesterday(&self) {
         let deadline = Instant::now() + NOTICED_WITHIN;
         loop {
@@ -224,7 +224,11 @@ fn a_node_200_days_ahead_deletes_nothing() {
         assert_eq!(healthy.sent("once", Some("key")).await, first);
         assert_eq!(healthy.messages("once").await.len(), 1);
         assert_eq!([wrong.who_am_i(&token).await, healthy.who_am_i(&token).await], [200, 200]);
-        assert_eq!([wrong.errors_about_the_clock(), healthy.errors_about_the_clock()], [1, 0], "one a minute");
+        assert_eq!(
+            [wrong.errors_about_the_clock(), healthy.errors_about_the_clock()],
+            [1, 0],
+            "at most one error a minute"
+        );
         let doctor = |clock: &WrongClock| {
             let output = Command::new(env!("CARGO_BIN_EXE_posthaste"))
                 .arg("doctor")
@@ -250,7 +254,7 @@ fn a_node_ten_minutes_ahead_sends_nothing_early() {
     run(Kind::Postgres, async |place| {
         let clock = WrongClock::new(0);
         let node = clock.start(place).await;
-        // It is set wrong while the server runs.
+        // The clock becomes wrong while the server runs.
         clock.set(600);
         node.schedule("in five minutes", in_s(300)).await;
         let soon = in_s(4);
@@ -260,12 +264,15 @@ fn a_node_ten_minutes_ahead_sends_nothing_early() {
         let sent_at = Timestamp::parse(sent["timestamp_sent"].as_str().unwrap()).unwrap();
         let earliest = before.plus_micros(-SECOND);
         assert!((earliest..in_s(1)).contains(&sent_at), "{sent_at} is not the database's time {before}");
-        // A node that was not heard of for an hour.
+        // A node that has not written its presence for an hour.
         place.sql("INSERT INTO messaging.presence_servers VALUES ('gone', now() - interval '1 hour', FALSE)").await;
         node.wait_for_skew(600).await;
         tokio::time::sleep(Duration::from_secs(6)).await;
-        assert_eq!(count(place, "presence_servers").await, 1, "a node with a wrong clock removes others");
-        assert!(node.messages("in four seconds").await.is_empty(), "a node with a wrong clock sends what is scheduled");
+        assert_eq!(count(place, "presence_servers").await, 1, "a node with a wrong clock removes the rows of others");
+        assert!(
+            node.messages("in four seconds").await.is_empty(),
+            "a node with a wrong clock sends scheduled messages"
+        );
         assert!(node.messages("in five minutes").await.is_empty(), "sent early");
         assert_eq!(node.errors_about_the_clock(), 1);
         clock.set(0);
@@ -274,7 +281,11 @@ fn a_node_ten_minutes_ahead_sends_nothing_early() {
         assert!(node.messages("in five minutes").await.is_empty(), "sent early");
         let deadline = Instant::now() + NOTICED_WITHIN;
         while count(place, "presence_servers").await > 0 {
-            assert!(Instant::now() < deadline, "a node that is gone stays:\n{}", node.process.log());
+            assert!(
+                Instant::now() < deadline,
+                "the rows of a node that has gone are not removed:\n{}",
+                node.process.log()
+            );
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     });
@@ -291,7 +302,7 @@ fn a_node_with_a_wrong_clock_repeats_no_delivery_to_a_webhook() {
         let new = json!({"url": receiver.url, "event_types": ["message.created"]});
         assert_eq!(answer_of(node.request(Method::POST, "/api/webhooks").json(&new)).await.status, 201);
         node.sent("hey", None).await;
-        // What is new is delivered. The first repetition would come after 5 s.
+        // New events are delivered. The first repetition would come after 5 s.
         receiver.wait(1).await;
         tokio::time::sleep(Duration::from_secs(8)).await;
         assert_eq!(receiver.bodies().len(), 1);
@@ -302,12 +313,12 @@ fn a_node_with_a_wrong_clock_repeats_no_delivery_to_a_webhook() {
 }
 
 #[test]
-fn a_node_within_the_limit_works_by_the_databases_clock() {
+fn a_node_within_the_limit_uses_the_databases_clock() {
     run(Kind::Postgres, async |place| {
         let healthy = Node::start(place, Wrapping::default()).await;
         let stays = healthy.log_in().await;
         healthy.log_in().await;
-        // The first one ends soon: by the other node's own clock it has ended.
+        // The first session ends soon. By the other node's clock it has already ended.
         let expiries = [("min", in_s(35)), ("max", in_s(-3_600))];
         for (which, at) in expiries {
             let row = format!("(SELECT {which}(id) FROM messaging.sessions)");
@@ -317,7 +328,7 @@ fn a_node_within_the_limit_works_by_the_databases_clock() {
         let node = clock.start(place).await;
         let deadline = Instant::now() + Duration::from_secs(20);
         while count(place, "sessions").await == 2 {
-            assert!(Instant::now() < deadline, "what has expired stays:\n{}", node.process.log());
+            assert!(Instant::now() < deadline, "expired sessions are not deleted:\n{}", node.process.log());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         assert_eq!(node.who_am_i(&stays).await, 200);
@@ -332,7 +343,8 @@ fn a_node_within_the_limit_works_by_the_databases_clock() {
     });
 }
 
-/// Keys that are used before a clock is set back by two days, while it is, and after it is right again.
+/// Uses keys before the clock is set back by two days, while it is wrong, and after it is right again. Each key stays valid
+/// once.
 async fn keys_hold(place: &Place, clock: &WrongClock) {
     let node = clock.start(place).await;
     let before = node.sent("before", Some("before")).await;
@@ -341,7 +353,7 @@ async fn keys_hold(place: &Place, clock: &WrongClock) {
     assert_eq!(node.sent("before", Some("before")).await, before);
     let back = node.sent("back", Some("back")).await;
     assert_eq!(node.sent("back", Some("back")).await, back);
-    // Nothing in memory outlives a restart.
+    // A restart empties the memory of the server.
     node.process.terminate().await;
     let node = clock.start(place).await;
     let again = node.sent("again", Some("again")).await;
@@ -358,12 +370,12 @@ async fn keys_hold(place: &Place, clock: &WrongClock) {
 }
 
 #[test]
-fn a_clock_set_back_by_two_days_doubles_no_key_on_sqlite() {
+fn a_clock_set_back_by_two_days_makes_no_key_valid_twice_on_sqlite() {
     run(Kind::Sqlite, async |place| keys_hold(place, &WrongClock::new(0)).await);
 }
 
 #[test]
-fn a_clock_set_back_by_two_days_doubles_no_key_on_postgres() {
+fn a_clock_set_back_by_two_days_makes_no_key_valid_twice_on_postgres() {
     run(Kind::Sqlite, async |_| {
         let clock = WrongClock::new(0);
         let cluster = clock.start_cluster().await;

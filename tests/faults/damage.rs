@@ -1,5 +1,5 @@
-//! Files that changed by themselves: single bits, and ends that are gone. A damaged backup is refused; of a damaged database
-//! nothing wrong is read without a word.
+//! Files that changed by themselves: single bits, and missing ends. A damaged backup is refused. Data from a damaged database
+//! is never served wrong without an error.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,13 +17,13 @@ use crate::support::people::{group, patch, say};
 use crate::support::place::Kind;
 use crate::support::{Place, Server, many, random, seeded};
 
-/// Messages of the database that is damaged, besides the demo's.
+/// Messages in the damaged database, besides those of the demo.
 const MESSAGES: usize = 300;
 /// Single bits that are flipped, each in a copy of its own.
 const FLIPS: usize = 50;
 const FLIPS_IN_SOAK: usize = 500;
 
-/// A few hundred messages in a few conversations.
+/// Sends a few hundred messages in a few conversations.
 async fn fill(server: &Server) {
     let room = group(server, "bugs", &["duck", "porky"], "all").await;
     for number in 0..MESSAGES {
@@ -39,7 +39,7 @@ async fn fill(server: &Server) {
     assert_eq!(edited.status, 200, "{}", String::from_utf8_lossy(&edited.bytes));
 }
 
-/// Copies a file with one bit flipped; which one, as a sentence.
+/// Copies a file with one bit flipped. Returns a description of the bit.
 fn flip(original: &[u8], copy: &Path, rng: &Rng) -> String {
     let (at, bit) = (random(rng, original.len() as u64) as usize, random(rng, 8) as u8);
     let mut bytes = original.to_vec();
@@ -52,14 +52,14 @@ fn restore(place: &Place, file: &Path) -> Output {
     posthaste(place, &["restore", file.to_str().unwrap()])
 }
 
-fn look_at(place: &Place, file: &Path) -> Output {
+fn check_backup(place: &Place, file: &Path) -> Output {
     posthaste(place, &["doctor", "--backup", file.to_str().unwrap()])
 }
 
-/// Restoring a file fails, and looking at it says so.
+/// Asserts that a restore of the file fails and that a check of the file reports it.
 #[track_caller]
 fn assert_refused(place: &Place, file: &Path, which: &str) {
-    for refused in [restore(place, file), look_at(place, file)] {
+    for refused in [restore(place, file), check_backup(place, file)] {
         let said = text(&refused);
         assert!(!refused.status.success(), "{which}: {said}");
         assert!(said.contains("cannot be used as a backup") && !said.contains("panicked"), "{which}: {said}");
@@ -73,7 +73,7 @@ both!(a_damaged_backup_is_refused, async |place| {
     let file = place.folder.path().join("backup");
     let backed_up = posthaste(place, &["backup", file.to_str().unwrap()]);
     assert!(backed_up.status.success(), "{}", text(&backed_up));
-    let well = look_at(place, &file);
+    let well = check_backup(place, &file);
     assert!(well.status.success() && text(&well).contains("bytes matches"), "{}", text(&well));
     assert!(text(&well).contains("structure sound (quick_check)"), "{}", text(&well));
 
@@ -84,22 +84,23 @@ both!(a_damaged_backup_is_refused, async |place| {
         let which = flip(&original, &damaged, &rng);
         assert_refused(place, &damaged, &which);
     }
-    // Each bit of the end, and of what marks that there is one.
+    // Flips a bit in each byte of the digest at the end and of the mark in the header that says there is one.
     for at in (68..72).chain(original.len() - 92..original.len()) {
         let mut bytes = original.clone();
         bytes[at] ^= 1 << (at % 8);
         std::fs::write(&damaged, bytes).unwrap();
-        let refused = look_at(place, &damaged);
+        let refused = check_backup(place, &damaged);
         assert!(!refused.status.success(), "byte {at}: {}", text(&refused));
     }
-    // Cut short: nothing, less than a header, a page, half of it, all but its last byte; and longer than it was.
+    // Files that are too short: empty, shorter than a header, one page, half, without the digest, without the last byte. And
+    // one that is too long.
     for length in [0, 1, 99, 4_096, original.len() / 2, original.len() - 91, original.len() - 1] {
         std::fs::write(&damaged, &original[..length]).unwrap();
         assert_refused(place, &damaged, &format!("{length} of {} bytes", original.len()));
     }
     std::fs::write(&damaged, [original.as_slice(), b"\n"].concat()).unwrap();
-    assert_refused(place, &damaged, "a byte too many");
-    // None of that touched the data. The backup itself goes in, and says so.
+    assert_refused(place, &damaged, "one byte more");
+    // None of this changed the data. The backup itself is restored, and the command says that its digest matches.
     assert_eq!(server.all("/api/messages/bugs").await, before);
     let restored = restore(place, &file);
     assert!(restored.status.success() && text(&restored).contains("matched its content"), "{}", text(&restored));
@@ -107,7 +108,7 @@ both!(a_damaged_backup_is_refused, async |place| {
     println!("{} flips and 7 cuts, all refused", many(FLIPS, FLIPS_IN_SOAK));
 });
 
-both!(a_backup_is_a_database_to_other_tools, async |place| {
+both!(other_tools_can_read_a_backup_as_a_database, async |place| {
     drop(Server::start(place).await);
     let file = place.folder.path().join("backup");
     assert!(posthaste(place, &["backup", file.to_str().unwrap()]).status.success());
@@ -122,26 +123,26 @@ db = sqlite3.connect(sys.argv[1])
 print(db.execute('PRAGMA quick_check').fetchone()[0], db.execute('SELECT count(*) FROM messages').fetchone()[0])";
     let read = Command::new("python3").args(["-c", script]).arg(&file).output().unwrap();
     assert_eq!(text(&read), "ok 4\n");
-    assert_eq!(std::fs::read(&file).unwrap(), original, "reading changes nothing");
-    assert!(look_at(place, &file).status.success());
-    // Once a tool has written into it, it is another file than was made.
+    assert_eq!(std::fs::read(&file).unwrap(), original, "reading the backup changes its file");
+    assert!(check_backup(place, &file).status.success());
+    // After another tool has written into the backup, its digest does not match.
     let connection = rusqlite::Connection::open(&file).unwrap();
     connection.execute_batch("UPDATE users SET first_name = 'Somebody else'").unwrap();
     drop(connection);
     assert_refused(place, &file, "changed");
 });
 
-both!(a_backup_of_before_is_restored_with_a_note, async |place| {
+both!(a_backup_of_an_earlier_version_is_restored_with_a_note, async |place| {
     let server = Server::start(place).await;
     server.send("bugs", "duck", "of before").await;
     let file = place.folder.path().join("backup");
     assert!(posthaste(place, &["backup", file.to_str().unwrap()]).status.success());
-    // As an earlier version left it: no mark, and nothing behind the last page.
+    // A backup of an earlier version: without the mark, and without bytes after the last page.
     let bytes = std::fs::read(&file).unwrap();
     let pages = bytes.len() / 4_096 * 4_096;
     std::fs::write(&file, &bytes[..pages]).unwrap();
     rusqlite::Connection::open(&file).unwrap().pragma_update(None, "application_id", 0).unwrap();
-    let looked = look_at(place, &file);
+    let looked = check_backup(place, &file);
     assert!(looked.status.success() && text(&looked).contains("has no digest"), "{}", text(&looked));
     let restored = restore(place, &file);
     assert!(restored.status.success(), "{}", text(&restored));
@@ -153,7 +154,7 @@ both!(a_backup_of_before_is_restored_with_a_note, async |place| {
     assert_eq!(server.all("/api/messages/duck").await.last().unwrap()["body"], "of before");
 });
 
-both!(what_was_restored_is_an_ordinary_database, async |place| {
+both!(a_restored_database_is_an_ordinary_database, async |place| {
     let server = Server::start(place).await;
     let file = place.folder.path().join("backup");
     assert!(posthaste(place, &["backup", file.to_str().unwrap()]).status.success());
@@ -170,17 +171,18 @@ both!(what_was_restored_is_an_ordinary_database, async |place| {
     }
     let mark = "PRAGMA application_id";
     assert_eq!(place.numbers(mark).await, [[0]]);
-    // What a restore kept is a backup itself.
+    // A database that a restore has kept is a valid backup.
     let kept = text(&restored).split("is kept as ").nth(1).unwrap().split(": remove").next().unwrap().to_owned();
-    let looked = look_at(place, Path::new(&kept));
+    let looked = check_backup(place, Path::new(&kept));
     assert!(looked.status.success() && text(&looked).contains("bytes matches"), "{}", text(&looked));
-    // A backup that was put in the data's place as a file works, and is no backup any more after a restore.
+    // A backup that is copied to the place of the database works as a database. After a restore it no longer counts as a
+    // backup.
     std::fs::copy(&file, place.sqlite_file()).unwrap();
     let server = Server::start(place).await;
     server.send("bugs", "duck", "written into what was a backup").await;
     let again = place.folder.path().join("again");
     assert!(posthaste(place, &["backup", again.to_str().unwrap()]).status.success());
-    assert!(look_at(place, &again).status.success());
+    assert!(check_backup(place, &again).status.success());
     assert!(restore(place, &again).status.success());
     assert_eq!(place.numbers(mark).await, [[0]]);
     assert_eq!(server.all("/api/messages/duck").await.last().unwrap()["body"], "written into what was a backup");
@@ -195,7 +197,7 @@ fn a_damaged_database_is_replaced_by_a_backup() {
         let file = place.folder.path().join("backup");
         assert!(posthaste(place, &["backup", file.to_str().unwrap()]).status.success());
         server.stop().await;
-        // The number of bytes lost between the rows of a page, which SQLite checks and otherwise has no need of.
+        // The count of unused bytes in a page between its rows. SQLite checks it and needs it for nothing else.
         let mut bytes = std::fs::read(place.sqlite_file()).unwrap();
         let text_of_a_row = b"message 7: ";
         let at = bytes.windows(text_of_a_row.len()).position(|window| window == text_of_a_row).unwrap();
@@ -213,10 +215,11 @@ fn a_damaged_database_is_replaced_by_a_backup() {
     });
 }
 
-/// Every text of a database by its place.
+/// The texts of a database by place.
 type Texts = BTreeMap<(i64, i64), String>;
 
-/// Reads every message of the conversations that were filled, as the server reads them; without those it refuses to give.
+/// Reads every message of the conversations that were filled, as the server reads them. Leaves out messages that it refuses to
+/// return.
 async fn read_texts(file: &Path, known: &Texts) -> Texts {
     let environment = Environment::new(Clock::System);
     let mut texts = Texts::new();
@@ -249,17 +252,17 @@ fn doctor(folder: &Path) -> Output {
 }
 
 #[test]
-fn a_damaged_database_serves_nothing_wrong() {
+fn a_damaged_database_serves_no_wrong_text() {
     crate::support::run(Kind::Sqlite, async |place| {
         let server = Server::start(place).await;
         fill(&server).await;
         server.stop().await;
         let original = std::fs::read(place.sqlite_file()).unwrap();
-        assert!(!place.folder.path().join("posthaste.db-wal").exists(), "everything is in the one file");
+        assert!(!place.folder.path().join("posthaste.db-wal").exists(), "the write-ahead log still exists");
         let folder = tempfile::tempdir().unwrap();
         let file: PathBuf = folder.path().join("posthaste.db");
         std::fs::write(&file, &original).unwrap();
-        let known = sent(&file);
+        let known = stored_texts(&file);
         assert_eq!(read_texts(&file, &known).await, known);
         assert!(doctor(folder.path()).status.success(), "{}", text(&doctor(folder.path())));
 
@@ -273,10 +276,10 @@ fn a_damaged_database_serves_nothing_wrong() {
             let looked = doctor(folder.path());
             let read = read_texts(&file, &known).await;
             for (place, body) in &read {
-                assert_eq!(known.get(place), Some(body), "{which} changed what is served of {place:?}");
+                assert_eq!(known.get(place), Some(body), "after {which} a wrong text is served for {place:?}");
             }
             if looked.status.success() {
-                assert_eq!(read, known, "{which} lost messages, and the doctor said\n{}", text(&looked));
+                assert_eq!(read, known, "{which} lost messages, and the doctor reported\n{}", text(&looked));
                 harmless += 1;
             } else {
                 reported += 1;
@@ -286,8 +289,8 @@ fn a_damaged_database_serves_nothing_wrong() {
     });
 }
 
-/// What a sound database holds, read beside the server.
-fn sent(file: &Path) -> Texts {
+/// The texts of an intact database, read beside the server.
+fn stored_texts(file: &Path) -> Texts {
     let connection = rusqlite::Connection::open(file).unwrap();
     let mut statement = connection.prepare("SELECT conversation_id, seq, body FROM messages").unwrap();
     let rows = statement.query_map([], |row| Ok(((row.get(0)?, row.get(1)?), row.get(2)?))).unwrap();

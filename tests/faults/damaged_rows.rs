@@ -1,4 +1,4 @@
-//! Rows that changed by themselves: a message that does not match its digest is never served, and nothing else stops for it.
+//! Rows that changed by themselves: a message that does not match its digest is never served, and everything else still works.
 
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ const MESSAGES_WITHOUT_DIGEST: &str =
     "SELECT (SELECT count(*) FROM messaging.messages WHERE digest IS NULL) + (SELECT count(*) FROM messaging.message_edits
       WHERE digest IS NULL)";
 
-/// Changes rows beside the server, and lets it forget what it has rendered.
+/// Changes a row on the database, and makes the server drop its rendered copy.
 async fn damage(place: &Place, set: &str, conversation: i64, seq: i64) {
     place
         .sql(&format!(
@@ -32,12 +32,12 @@ async fn damaged_reads(server: &Server) -> u64 {
     line.unwrap().parse().unwrap()
 }
 
-fn deep(place: &Place) -> (bool, String) {
+fn doctor_deep(place: &Place) -> (bool, String) {
     let looked = posthaste(place, &["doctor", "--deep"]);
     (looked.status.success(), text(&looked))
 }
 
-both!(a_changed_text_is_answered_nowhere, async |place| {
+both!(a_changed_text_is_never_served, async |place| {
     let server = Server::start(place).await;
     let room = group(&server, "bugs", &["duck"], "all").await;
     let first = say(&server, "bugs", room, "the carrot is a lie", None).await["seq"].as_i64().unwrap();
@@ -67,7 +67,7 @@ both!(a_changed_text_is_answered_nowhere, async |place| {
         assert!(problem["detail"].as_str().unwrap().contains("posthaste doctor --deep"), "{problem}");
     }
     assert_eq!(damaged_reads(&server).await, before + places.len() as u64 + 1);
-    // An export is cut off, without its last line.
+    // An export breaks off without its last line.
     let mut export = server.request(reqwest::Method::GET, "/api/users/duck/export").send().await.unwrap();
     let mut exported = Vec::new();
     let cut = loop {
@@ -79,12 +79,12 @@ both!(a_changed_text_is_answered_nowhere, async |place| {
     };
     let exported = String::from_utf8(exported).unwrap();
     assert!(cut && !exported.contains("reply!") && !exported.contains("twice"), "{exported}");
-    // Its neighbours are read as before.
+    // Its neighbours can still be read.
     assert_eq!(
         get(&server, "bugs", &format!("/api/conversations/{room}/messages/{first}")).await.json()["body"],
         "the carrot is a lie"
     );
-    // A wrong text is not forwarded, and does not become an earlier text.
+    // A damaged text cannot be forwarded, and does not become an earlier text of an edit.
     post(
         &server,
         "bugs",
@@ -102,44 +102,44 @@ both!(a_changed_text_is_answered_nowhere, async |place| {
     }
 });
 
-both!(the_doctor_compares_texts_when_asked, async |place| {
+both!(the_doctor_compares_texts_with_deep, async |place| {
     let server = Server::start(place).await;
     let room = group(&server, "bugs", &["duck"], "all").await;
     let seq = say(&server, "bugs", room, "first", None).await["seq"].clone();
     for body in ["second", "third"] {
         assert_eq!(edit(&server, "bugs", room, &seq, body).await.status, 200);
     }
-    let (well, said) = deep(place);
+    let (well, said) = doctor_deep(place);
     assert!(well && said.contains("6 messages and 2 earlier texts match"), "{said}");
     assert!(!said.contains("note  0") && !said.contains("no digest"), "{said}");
     damage(place, "body = 'fourth'", room, seq.as_i64().unwrap()).await;
     let usual = posthaste(place, &["doctor"]);
     assert!(usual.status.success(), "{}", text(&usual));
-    assert!(text(&usual).contains("message texts not compared (use --deep)"), "{}", text(&usual));
-    let (well, said) = deep(place);
+    assert!(text(&usual).contains("message texts not compared (use --doctor_deep)"), "{}", text(&usual));
+    let (well, said) = doctor_deep(place);
     assert!(!well && said.contains("1 messages or earlier texts are damaged"), "{said}");
     assert!(said.contains(&format!("message {seq} of conversation {room} is damaged")), "{said}");
     assert!(!said.contains("fourth") && !said.contains("third"), "{said}");
     damage(place, "body = 'third'", room, seq.as_i64().unwrap()).await;
-    assert!(deep(place).0);
+    assert!(doctor_deep(place).0);
 
     let history = format!("/api/conversations/{room}/messages/{seq}/history");
     assert_eq!(get(&server, "bugs", &history).await.json()[0]["body"], "first");
     place.sql("UPDATE messaging.message_edits SET body = 'zeroth' WHERE edition = 1").await;
     get(&server, "bugs", &history).await.problem(500, "damaged");
-    let (well, said) = deep(place);
+    let (well, said) = doctor_deep(place);
     assert!(!well && said.contains("its earlier body 1 does not match"), "{said}");
     place.sql("UPDATE messaging.message_edits SET body = 'first' WHERE edition = 1").await;
-    // A message that went, and one that is in no conversation.
+    // A message that is missing, and one whose conversation does not exist.
     place.sql(&format!("DELETE FROM messaging.messages WHERE conversation_id = {room} AND seq = 1")).await;
-    let (well, said) = deep(place);
+    let (well, said) = doctor_deep(place);
     assert!(!well && said.contains("1 conversations lack messages"), "{said}");
     place.sql(&format!("DELETE FROM messaging.conversations WHERE id = {room}")).await;
-    let (well, said) = deep(place);
+    let (well, said) = doctor_deep(place);
     assert!(!well && said.contains("1 messages are in no conversation"), "{said}");
 });
 
-both!(each_thing_that_a_digest_covers_is_covered, async |place| {
+both!(a_change_of_each_covered_column_is_found, async |place| {
     let server = Server::start(place).await;
     let room = group(&server, "bugs", &["duck"], "all").await;
     let second = say(&server, "bugs", room, "a text", Some(1)).await["seq"].as_i64().unwrap();
@@ -167,7 +167,7 @@ both!(each_thing_that_a_digest_covers_is_covered, async |place| {
         damage(place, right, room, seq).await;
         assert_eq!(read(seq).await.status, 200, "{right}");
     }
-    // Times come last: the others are put right exactly.
+    // Changes of times come last, because the other changes are undone exactly.
     for times in
         [later, "created_at = timestamp_sent, timestamp_sent = (SELECT min(timestamp_sent) FROM messaging.messages)"]
     {
@@ -176,7 +176,7 @@ both!(each_thing_that_a_digest_covers_is_covered, async |place| {
     }
 });
 
-both!(every_way_of_writing_leaves_a_digest_that_matches, async |place| {
+both!(every_kind_of_write_leaves_a_matching_digest, async |place| {
     let server = Server::start(place).await;
     let room = group(&server, "bugs", &["duck", "porky"], "all").await;
     let plain = say(&server, "bugs", room, "plain, with @duck", None).await["seq"].clone();
@@ -212,12 +212,12 @@ both!(every_way_of_writing_leaves_a_digest_that_matches, async |place| {
         204
     );
     assert_eq!(place.numbers(MESSAGES_WITHOUT_DIGEST).await, [[0]]);
-    let (well, said) = deep(place);
+    let (well, said) = doctor_deep(place);
     assert!(well && !said.contains("no digest"), "{said}");
     assert!(said.contains("and 2 earlier texts match"), "{said}");
     let tombstones = place.numbers("SELECT count(*) FROM messaging.messages WHERE deleted_at IS NOT NULL").await[0][0];
     assert!(tombstones >= 21, "{tombstones}");
-    // They come through a backup into either database.
+    // The digests are also correct after a backup and a restore into each database.
     let file = place.folder.path().join("backup");
     let backed_up = posthaste(place, &["backup", file.to_str().unwrap()]);
     assert!(backed_up.status.success(), "{}", text(&backed_up));
@@ -227,12 +227,12 @@ both!(every_way_of_writing_leaves_a_digest_that_matches, async |place| {
     let other = Place::new(if place.kind == Kind::Sqlite { Kind::Postgres } else { Kind::Sqlite }).await;
     let restored = posthaste(&other, &["restore", file.to_str().unwrap()]);
     assert!(restored.status.success(), "{}", text(&restored));
-    let (well, said) = deep(&other);
+    let (well, said) = doctor_deep(&other);
     assert!(well && !said.contains("no digest"), "{said}");
     other.remove().await;
 });
 
-both!(rows_of_before_are_read_without_a_digest, async |place| {
+both!(old_rows_are_read_without_a_digest, async |place| {
     let server = Server::start(place).await;
     let seq = server.send("rdibari", "bugs", "of before").await["seq"].clone();
     assert_eq!(edit(&server, "rdibari", 1, &seq, "of before, edited").await.status, 200);
@@ -243,36 +243,36 @@ both!(rows_of_before_are_read_without_a_digest, async |place| {
     assert_eq!(messages.last().unwrap()["body"], "of before, edited");
     let without = place.numbers(MESSAGES_WITHOUT_DIGEST).await[0][0];
     assert_eq!(without, 6, "five messages and an earlier text");
-    let (well, said) = deep(place);
+    let (well, said) = doctor_deep(place);
     assert!(well && said.contains("6 messages and earlier texts have no digest"), "{said}");
     // An edit writes a digest.
     assert_eq!(edit(&server, "rdibari", 1, &seq, "of now").await.status, 200);
     server.send("rdibari", "bugs", "of now too").await;
     assert_eq!(place.numbers(MESSAGES_WITHOUT_DIGEST).await, [[5]]);
-    let (well, said) = deep(place);
+    let (well, said) = doctor_deep(place);
     assert!(well && said.contains("2 messages and 1 earlier texts match"), "{said}");
 });
 
-both!(a_damaged_message_stops_nothing_else, async |place| {
+both!(a_damaged_message_affects_nothing_else, async |place| {
     let server = Server::start(place).await;
     let room = group(&server, "bugs", &["duck"], "all").await;
     let cursor = get(&server, "duck", "/api/events").await.json()["cursor"].as_str().unwrap().to_owned();
     let bad = say(&server, "bugs", room, "soon damaged", None).await["seq"].as_i64().unwrap();
     let good = say(&server, "bugs", room, "behind it", None).await["seq"].clone();
     damage(place, "body = 'now damaged'", room, bad).await;
-    // Events about it are left out, those behind it come.
+    // Events about the damaged message are left out. Later events arrive.
     let events = get(&server, "duck", &format!("/api/events?after={cursor}")).await.json();
     let bodies: Vec<&Value> = events["events"].as_array().unwrap().iter().map(|event| &event["data"]["body"]).collect();
     assert_eq!(bodies, ["behind it"], "{events}");
     assert_eq!(events["events"][0]["data"]["seq"], good);
     assert!(damaged_reads(&server).await >= 1);
-    // Sending goes on, and its sender gets rid of it.
+    // Sends still work, and the sender can delete the damaged message.
     say(&server, "duck", room, "an answer to it", Some(bad)).await;
     assert_eq!(delete(&server, "bugs", &format!("/api/conversations/{room}/messages/{bad}")).await.status, 204);
     let history = get(&server, "duck", &format!("/api/conversations/{room}/messages")).await;
     assert_eq!(history.status, 200, "{}", String::from_utf8_lossy(&history.bytes));
     assert!(!String::from_utf8_lossy(&history.bytes).contains("now damaged"));
-    // An erasure takes a damaged one along.
+    // An erasure also deletes a damaged message.
     let other = say(&server, "duck", room, "of a duck", None).await["seq"].as_i64().unwrap();
     assert_eq!(
         put(&server, "bugs", &format!("/api/conversations/{room}/messages/{other}/reactions/%F0%9F%91%8D"))

@@ -1,15 +1,16 @@
-/* A disk that fails on demand, and that forgets what was not synced: preloaded (LD_PRELOAD) into a server under test.
+/* A disk that fails on demand and loses what was not synced, as a library for LD_PRELOAD in a server under test.
  *
  * POSTHASTE_DISK_FOLDER  files below this folder are on the disk
  * POSTHASTE_DISK_RULES   a file with rules, read again at each call, so that a test changes them while the server runs
- * POSTHASTE_DISK_SYNCED  a folder that holds what a power loss would leave of each file, under the file's own name
+ * POSTHASTE_DISK_SYNCED  a folder with the contents that a power loss would leave of each file, under the file's own name
+ * POSTHASTE_DISK_MOUNTS  a file that is opened in the place of /proc/self/mountinfo
  *
  * A rule is a line: CALL SUFFIX ERRNO SKIP COUNT DELAY_MS. It applies to calls of one kind (open, read, write, sync) on files
  * whose path ends with SUFFIX. The first SKIP calls pass, the next COUNT (-1: all) wait for DELAY_MS and fail with ERRNO
  * (0: they only wait).
  *
- * The model of a power loss is that of Linux: a page that was written and not synced is lost. After a sync that failed, its
- * pages are clean in memory and not on the disk, so that a later sync which succeeds does not write them either. */
+ * The model of a power loss is that of Linux: a page that was written and not synced is lost. After a failed sync its pages
+ * count as clean in memory and are not on the disk, so that a later sync that succeeds does not write them either. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -62,7 +63,7 @@ static int ends_with(const char *text, const char *suffix) {
     return length >= wanted && strcmp(text + length - wanted, suffix) == 0;
 }
 
-/* What a call has to fail with, after its delay; 0 for a call that goes through. */
+/* The errno with which a call fails, after its delay; 0 for a call that succeeds. */
 static int fault(const char *call, const char *path) {
     const char *name = getenv("POSTHASTE_DISK_RULES");
     char text[RULES_BYTES] = {0};
@@ -122,7 +123,7 @@ static void written(const char *path, off_t offset, ssize_t count) {
     pthread_mutex_unlock(&lock);
 }
 
-/* Where the synced state of a file is kept. */
+/* Opens the copy that holds the synced state of a file. */
 static int open_synced(const char *path) {
     const char *folder = getenv("POSTHASTE_DISK_SYNCED");
     char name[PATH_MAX];
@@ -131,7 +132,7 @@ static int open_synced(const char *path) {
     return syscall(SYS_openat, AT_FDCWD, name, O_RDWR | O_CREAT, 0600);
 }
 
-/* After a sync: pages that it wrote are on the disk; pages of a sync that failed are forgotten. */
+/* After a sync: its pages are on the disk if it succeeded; otherwise they are lost. */
 static void synced(int fd, const char *path, int succeeded) {
     struct stat status;
     pthread_mutex_lock(&lock);

@@ -1,4 +1,4 @@
-//! A disk that fails on demand, under a real server: `disk.c`, compiled and preloaded.
+//! A disk that fails on demand, for a real server: `disk.c`, compiled and preloaded.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use crate::support::Place;
 use crate::support::process::{Process, Wrapping};
 
-/// The compiled library, which lives as long as the test run.
+/// The compiled library, which exists as long as the test run.
 fn library() -> &'static Path {
     static LIBRARY: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
     let (_, path) = LIBRARY.get_or_init(|| {
@@ -21,7 +21,7 @@ fn library() -> &'static Path {
     path
 }
 
-/// The disk below a test's data folder.
+/// The disk under the data folder of a test.
 pub struct Disk {
     folder: PathBuf,
     rules: PathBuf,
@@ -37,7 +37,7 @@ impl Disk {
         Self { folder: place.folder.path().canonicalize().unwrap(), rules, synced, mounts: None }
     }
 
-    /// What the server reads as its list of mounted file systems.
+    /// Sets the text that the server reads as its list of mounted file systems.
     pub fn with_mounts(mut self, text: &str) -> Self {
         let path = self.synced.path().join("mountinfo");
         std::fs::write(&path, text).unwrap();
@@ -45,20 +45,20 @@ impl Disk {
         self
     }
 
-    /// Fails calls from now on; see `disk.c` for the form of a rule.
+    /// Makes calls fail from now on. See `disk.c` for the form of a rule.
     pub fn fail(&self, rules: &str) {
-        // Renamed into place: a call never reads half of it.
+        // The file is renamed into place, so that no call reads an incomplete one.
         let next = self.rules.with_extension("next");
         std::fs::write(&next, format!("{rules}\n")).unwrap();
         std::fs::rename(next, &self.rules).unwrap();
     }
 
-    /// Lets every call through.
+    /// Lets all calls succeed again.
     pub fn mend(&self) {
         self.fail("");
     }
 
-    /// The words that put a command onto this disk.
+    /// The words that run a command on this disk.
     pub fn wrapper(&self) -> Vec<String> {
         let mut words = vec![
             "env".to_owned(),
@@ -71,7 +71,7 @@ impl Disk {
         words
     }
 
-    /// A server on this disk.
+    /// Starts a server on this disk.
     pub async fn start(&self, place: &Place, arguments: &[&str]) -> Process {
         Process::start_wrapped(place, self.wrapping(arguments)).await
     }
@@ -81,7 +81,7 @@ impl Disk {
         Wrapping { command: self.wrapper(), arguments, ..Wrapping::default() }
     }
 
-    /// The machine lost its power: the database's files are what was synced of them. Its server must be dead.
+    /// Simulates a power loss: the database's files become what was synced of them. The server must be dead.
     pub fn lose_power(&self) {
         let folder = self.synced_folder();
         for suffix in ["", "-wal", "-shm", "-state"] {

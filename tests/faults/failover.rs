@@ -1,8 +1,8 @@
-//! Failover: the primary dies, and its standby is promoted.
+//! Failover: the primary fails, and its standby is promoted.
 //!
-//! Promise: writes work within 5 s of the promotion, whether the URL names both servers or an address that moves, and also
-//! where the old primary comes back as a standby that a server has connected to. With synchronous replication nothing
-//! acknowledged is lost. `/readyz` is 503 while nothing can be written.
+//! Promise: writes work within 5 s of the promotion, whether the URL names both servers or an address that moves, and also if
+//! the old primary comes back as a standby and a server is connected to it. With synchronous replication no acknowledged write
+//! is lost. `/readyz` is 503 while nothing can be written.
 
 use std::time::{Duration, Instant};
 
@@ -16,12 +16,12 @@ use crate::support::cluster::Cluster;
 use crate::support::place::connect;
 use crate::support::process::{Process, Wrapping};
 
-/// From the promotion on, on a busy machine.
+/// Counted from the promotion, on a busy machine.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(8);
-/// How long no server can be written to.
+/// How long no PostgreSQL server accepts writes.
 const OUTAGE: Duration = Duration::from_secs(4);
 
-/// A primary whose commits wait for its standby, and a server's data on it.
+/// A primary whose commits wait for its standby, and the data of a node on it.
 struct Pair {
     primary: Cluster,
     standby: Cluster,
@@ -40,7 +40,7 @@ impl Pair {
         Self { primary, standby, place }
     }
 
-    /// Promotes the standby, and looks at the data there from now on.
+    /// Promotes the standby and uses its data from now on.
     async fn promote(&mut self) -> Instant {
         let promoted = connect(&self.standby.url()).await;
         let row = promoted.query_one("SELECT pg_promote(true, 30)", &[]).await.unwrap();
@@ -59,7 +59,7 @@ async fn start(place: &Place, url: String) -> Process {
     Process::start_wrapped(place, Wrapping { database_url: Some(url), ..Wrapping::default() }).await
 }
 
-/// Waits for sends after the promotion, and holds what was promised.
+/// Waits until sends work again after the promotion, and asserts the promise.
 async fn assert_recovered(pair: &Pair, node: &Process, load: Load, promoted: Instant) {
     load.accepts_more(100).await;
     let recovery = promoted.elapsed();
@@ -73,7 +73,7 @@ async fn assert_recovered(pair: &Pair, node: &Process, load: Load, promoted: Ins
 }
 
 #[test]
-fn an_address_that_moves_to_the_promoted_standby() {
+fn a_node_follows_an_address_that_moves_to_the_promoted_standby() {
     run(async |mut pair| {
         let proxy = Proxy::start(&pair.primary.url()).await;
         let node = start(&pair.place, proxy.url(&pair.place.postgres_url())).await;
@@ -88,7 +88,7 @@ fn an_address_that_moves_to_the_promoted_standby() {
 }
 
 #[test]
-fn a_primary_that_comes_back_as_a_standby_does_not_hold_the_server() {
+fn a_primary_that_comes_back_as_a_standby_does_not_keep_the_node() {
     run(async |mut pair| {
         let proxy = Proxy::start(&pair.primary.url()).await;
         let node = start(&pair.place, proxy.url(&pair.place.postgres_url())).await;
@@ -107,7 +107,7 @@ fn a_primary_that_comes_back_as_a_standby_does_not_hold_the_server() {
         assert_recovered(&pair, &node, load, promoted).await;
         let last = samples.last().unwrap().1;
         println!("/readyz is {last} while the server has only a standby");
-        assert_eq!(last, 503, "ready, while nothing can be written");
+        assert_eq!(last, 503, "/readyz reports ready while nothing can be written");
     });
 }
 
@@ -127,13 +127,13 @@ fn a_url_with_both_servers_finds_the_promoted_one() {
 }
 
 #[test]
-fn an_address_that_moves_without_a_word_from_the_old_primary() {
+fn a_node_follows_an_address_whose_old_primary_is_silent() {
     run(async |mut pair| {
         let proxy = Proxy::start(&pair.primary.url()).await;
         let node = start(&pair.place, proxy.url(&pair.place.postgres_url())).await;
         let load = Load::start(node.address, "silent");
         load.accepts_more(100).await;
-        // The machine loses its power: its connections stay as they are, and carry nothing.
+        // The machine loses its power: its connections stay open and carry nothing.
         proxy.set_existing(Flow::Stall);
         proxy.set_new(Flow::Stall);
         pair.primary.stop_immediately().await;
@@ -142,7 +142,7 @@ fn an_address_that_moves_without_a_word_from_the_old_primary() {
         proxy.retarget(&pair.standby.url());
         proxy.set_new(Flow::Pass);
         load.accepts_more(100).await;
-        // Dead connections are found by their silence, which takes longer than an error.
+        // Dead connections are found only when they stay silent, which takes longer than an error.
         let recovery = promoted.elapsed();
         println!("sends again {recovery:?} after the promotion");
         assert!(recovery < RECOVERY_LIMIT + Duration::from_secs(10), "{recovery:?}");

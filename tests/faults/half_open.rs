@@ -1,8 +1,8 @@
-//! Half-open connections: the network between a server and PostgreSQL falls silent, and neither side learns of it.
+//! Half-open connections: the network between a node and PostgreSQL goes silent, and neither side notices.
 //!
-//! Promise: a server whose connections are dead serves again within seconds over new ones. Meanwhile sockets stay alive:
-//! heartbeats and answers to pings do not wait for the database. What was missed comes afterwards, without a gap. Where
-//! the database stays silent, streams end, because nothing can confirm any more that their readers may listen.
+//! Promise: a node whose connections are dead works again within seconds over new ones. Meanwhile sockets stay alive:
+//! heartbeats and answers to pings do not wait for the database. Missed events arrive afterwards, without a gap. If the
+//! database stays silent, streams end, because nothing can confirm that their readers may still read.
 
 use std::time::{Duration, Instant};
 
@@ -25,22 +25,22 @@ use crate::support::process::{Process, Wrapping};
 use crate::support::watch::{Follower, Socket};
 use crate::support::{Options, Place, Server, run};
 
-/// How long a server may serve nothing after its connections fell silent.
+/// How long a node may answer nothing after its connections went silent.
 const GAP_LIMIT: Duration = Duration::from_secs(15);
 /// How long the answer to a ping may take.
 const PONG_LIMIT: Duration = Duration::from_secs(1);
 const PING_EVERY: Duration = Duration::from_millis(250);
-/// How long the database is silent while sockets are watched.
+/// How long the database is silent while the test observes sockets.
 const SILENCE: Duration = Duration::from_secs(6);
 const HEARTBEAT: Duration = Duration::from_millis(700);
-/// More frames than may wait on a socket.
+/// More frames than a socket's queue holds.
 const FRAMES: usize = 100;
-/// Callers who ask at once while the database is silent.
+/// Callers who ask together while the database is silent.
 const CALLERS: usize = 40;
-/// How long credentials that cannot be confirmed are good for, in a test.
+/// How long credentials stay valid without confirmation, in a test.
 const UNCONFIRMED: Duration = Duration::from_secs(2);
 
-/// Pings once; how long the answer took, and the events that came before it.
+/// Pings once. Returns the time of the answer, and the events that came before it.
 async fn ping(socket: &mut Socket) -> (Duration, Vec<Value>) {
     let asked = Instant::now();
     let mut events = Vec::new();
@@ -54,7 +54,7 @@ async fn ping(socket: &mut Socket) -> (Duration, Vec<Value>) {
     }
 }
 
-/// Pings for some time; the longest time that an answer took, and what came beside the answers.
+/// Pings for some time. Returns the longest time of an answer, and the other frames.
 async fn keep_pinging(socket: &mut Socket, during: Duration) -> (Duration, Vec<Value>) {
     let (begun, mut longest, mut events) = (Instant::now(), Duration::ZERO, Vec::new());
     while begun.elapsed() < during {
@@ -67,7 +67,7 @@ async fn keep_pinging(socket: &mut Socket, during: Duration) -> (Duration, Vec<V
 }
 
 #[test]
-fn a_node_serves_again_after_its_connections_fell_silent() {
+fn a_node_works_again_after_its_connections_went_silent() {
     run(Kind::Postgres, async |place| {
         let proxy = Proxy::start(&place.postgres_url()).await;
         let database_url = Some(proxy.url(&place.postgres_url()));
@@ -104,7 +104,7 @@ fn a_node_serves_again_after_its_connections_fell_silent() {
         repeat_lost(node.address, &mut attempts).await;
         assert_kept(place, &attempts).await;
         assert_dense(place).await;
-        follower.assert_told(place, before).await;
+        follower.assert_delivered(place, before).await;
     });
 }
 
@@ -119,7 +119,7 @@ fn a_socket_is_alive_while_the_database_is_silent_and_misses_nothing() {
         let mut talking = Socket::of(&node, "duck").await;
         let mut listening = Socket::of(&node, "porky").await;
         proxy.set(Flow::Stall);
-        // Work that waits for the database, with more work behind it.
+        // A send that waits for the database, with more sends after it.
         for number in 0..3 {
             let body = format!("of the socket {number}");
             talking.say(json!({"type": "send", "ref": number, "recipient_user_name": "porky", "body": body})).await;
@@ -133,7 +133,7 @@ fn a_socket_is_alive_while_the_database_is_silent_and_misses_nothing() {
             let (mut pings, until) = (0, tokio::time::Instant::now() + SILENCE);
             while let Ok(frame) = tokio::time::timeout_at(until, listening.stream.next()).await {
                 pings += usize::from(matches!(frame.unwrap().unwrap(), Message::Ping(_)));
-                // The library's own answer leaves with the next write.
+                // The pong that the library queues is sent with the next write.
                 listening.stream.flush().await.unwrap();
             }
             pings
@@ -204,7 +204,7 @@ fn polls_end_in_time_and_streams_stay_alive_while_the_database_is_silent() {
 }
 
 #[test]
-fn who_cannot_be_confirmed_is_closed_and_comes_back() {
+fn readers_that_cannot_be_confirmed_are_closed_and_can_return() {
     run(Kind::Postgres, async |place: &Place| {
         let proxy = Proxy::start(&place.postgres_url()).await;
         let timeouts = Timeouts { unconfirmed: UNCONFIRMED, ..Timeouts::default() };
@@ -263,7 +263,7 @@ fn callers_with_credentials_are_refused_together_while_the_database_is_silent() 
         let answer = node.post("/api/sessions", &json!({"user_name": "bugs", "password": PASSWORD})).await;
         let token = answer.json()["token"].as_str().unwrap().to_owned();
         proxy.set(Flow::Stall);
-        // The last look at the revocations is too old by now.
+        // The last read of the revocations is too old by now.
         tokio::time::sleep(Duration::from_secs(1)).await;
         let client = reqwest::Client::builder().no_proxy().timeout(super::ANSWER_TIMEOUT).build().unwrap();
         let calls = (0..CALLERS).map(async |_| {
@@ -280,8 +280,8 @@ fn callers_with_credentials_are_refused_together_while_the_database_is_silent() 
     });
 }
 
-// Frames that were sent before the other side closed are worked on, as requests whose answer nobody reads.
-both!(frames_before_a_close_are_worked_on, async |place| {
+// Frames that arrived before the close frame are processed, like requests whose answer is not read.
+both!(frames_before_a_close_frame_are_processed, async |place| {
     let server = Server::start(place).await;
     let mut socket = Socket::of(&server, "bugs").await;
     for number in 0..10 {
@@ -300,14 +300,14 @@ both!(frames_before_a_close_are_worked_on, async |place| {
     server.stop().await;
 });
 
-// Beyond its limit the queue of a socket's frames holds its sender back, and loses and reorders nothing.
-both!(more_frames_than_may_wait_are_worked_on_in_their_order, async |place| {
+// A full queue of a socket's frames holds its sender back. It loses and reorders nothing.
+both!(more_frames_than_the_queue_holds_are_processed_in_order, async |place| {
     let server = Server::start(place).await;
     let mut socket = Socket::of(&server, "porky").await;
     for number in 0..FRAMES {
         let frame = json!({"type": "send", "ref": number, "recipient_user_name": "duck", "body": "x".repeat(3_000)});
         socket.say(frame).await;
-        // One that is refused is answered in its turn as well.
+        // An invalid frame is answered in its order as well.
         socket.say(json!({"type": "nonsense", "ref": number})).await;
     }
     let mut replies = Vec::new();

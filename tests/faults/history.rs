@@ -1,9 +1,9 @@
-//! The history checker: clients work on two servers over one database while faults happen, and everything that they saw is
-//! held against what is promised at the end.
+//! The history checker: clients work on two nodes over one database while faults happen. At the end everything that they saw is
+//! compared with the promises.
 //!
-//! Promises: an acknowledged message is there once, where the answer said, in the order of its conversation. A read
-//! that begins after an acknowledged send sees it, on any server. Each reader gets each event that they may see once and in order, on
-//! whatever servers and in whatever ways they read. Unread counts are what a simple model says.
+//! Promises: an acknowledged message is stored once, at the place that the answer named, in the order of its conversation. A
+//! read that begins after an acknowledged send sees it, on any node. Each reader gets each event that they may see once and in
+//! order, on whichever nodes and in whichever ways they read. Unread counts agree with a simple model.
 
 mod clients;
 mod injector;
@@ -27,24 +27,24 @@ use crate::support::{is_soak, many, random, seeded};
 use clients::{Reader, Receipts};
 use injector::Injector;
 
-/// How long faults happen, in a test and in a soak.
+/// For how many seconds faults happen, in a test and in a soak.
 const DURING_S: (usize, usize) = (14, 100);
 const WRITERS: usize = 6;
 const PEOPLE: [&str; 4] = ["rdibari", "bugs", "duck", "porky"];
-/// Time for the servers to recover from the last fault.
+/// Time for the nodes to recover from the last fault.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What the clients share.
+/// The state that the clients share.
 pub struct World {
-    /// Where the servers are. One that is down keeps its last address.
+    /// The addresses of the nodes. A node that is down keeps its last address.
     pub nodes: Mutex<Vec<SocketAddr>>,
-    /// Nothing new is begun.
+    /// Set when no new work may begin.
     pub stop: AtomicBool,
-    /// Nothing more is written: who reads on to the end has read everything.
+    /// Set when nothing more is written: a reader that reaches the end then has read everything.
     pub is_written: AtomicBool,
-    /// Of each conversation the largest acknowledged seq, and who is in it.
+    /// The largest acknowledged seq of each conversation, and its members.
     pub newest: Mutex<HashMap<i64, (i64, [&'static str; 2])>>,
-    /// Reads that were made right behind an acknowledged send, on any server.
+    /// Reads directly after an acknowledged send, on any node.
     pub read_back: AtomicUsize,
     seed: u64,
 }
@@ -54,12 +54,12 @@ impl World {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// A generator of a client's own.
+    /// A random generator of one client.
     pub fn rng(&self, client: u64) -> Rng {
         Rng::Seeded(self.seed.wrapping_add(client.wrapping_mul(0x9E37_79B9)).into())
     }
 
-    /// Notes an acknowledged message.
+    /// Records an acknowledged message.
     pub fn note(&self, conversation: i64, seq: i64, (sender, recipient): (&'static str, &'static str)) {
         let mut newest = self.newest.lock().unwrap();
         let known = newest.entry(conversation).or_insert((seq, [sender, recipient]));
@@ -85,7 +85,7 @@ fn postgres() {
 fn run(kind: Kind) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
-        // A soak also stops the database and the bus, which others must not share.
+        // A soak also stops the database and the bus, which other tests must not share.
         let of_its_own = kind == Kind::Postgres && is_soak();
         let cluster = if of_its_own { Some(Cluster::start().await) } else { None };
         let nats = if of_its_own { Some(NatsServer::start().await) } else { None };
@@ -148,15 +148,15 @@ async fn check(place: &Place, cluster: Option<Cluster>, nats: Option<NatsServer>
     injector.end().await;
 }
 
-/// Each acknowledged message once and where its answer said, in the order of its conversation.
+/// Asserts that each acknowledged message is stored once at the place that its answer named, in the order of its conversation.
 async fn assert_history(place: &Place, attempts: &[Attempt]) {
     assert_kept(place, attempts).await;
     let mut unknown = attempts.iter().filter(|attempt| attempt.accepted().is_none() && attempt.key.is_some());
-    assert!(unknown.next().is_none(), "a send with a key was given up");
+    assert!(unknown.next().is_none(), "a send with a key has no known outcome");
     assert_in_order(place).await;
 }
 
-/// Everything that the reader may see was delivered, once and in order.
+/// Asserts that everything the reader may see was delivered, once and in order.
 async fn assert_read(place: &Place, person: Option<&str>, before: i64, reader: &Reader) {
     let only = person.map_or(String::new(), |person| {
         format!(
@@ -173,7 +173,8 @@ async fn assert_read(place: &Place, person: Option<&str>, before: i64, reader: &
     assert_eq!(delivered, expected, "{person:?}");
 }
 
-/// Watermarks are between what was acknowledged and what was tried, and the unread count is what lies beyond.
+/// Asserts that watermarks are between the acknowledged and the attempted ones, and that the unread count is the number of
+/// messages after them.
 async fn assert_unread(place: &Place, world: &World, receipts: &Receipts) {
     let node = world.nodes.lock().unwrap()[0];
     let conversations = world.newest.lock().unwrap().clone();
@@ -198,7 +199,7 @@ async fn assert_unread(place: &Place, world: &World, receipts: &Receipts) {
     }
 }
 
-/// Messages of a conversation are numbered without a gap, and their ids and times rise with their numbers.
+/// Asserts that messages are numbered without gaps in each conversation, and that their ids and times rise with the numbers.
 async fn assert_in_order(place: &Place) {
     let gaps = "SELECT conversation_id, count(*) FROM messaging.messages GROUP BY conversation_id
                 HAVING count(*) <> max(seq) OR min(seq) <> 1";
@@ -209,7 +210,7 @@ async fn assert_in_order(place: &Place) {
     assert_eq!(place.numbers(disordered).await, Vec::<Vec<i64>>::new());
 }
 
-/// Waits for something that must come about after the last fault.
+/// Asserts that something happens in time after the last fault.
 pub fn assert_in_time(begun: Instant, what: &str) {
-    assert!(begun.elapsed() < DRAIN_TIMEOUT, "it never comes about that {what}");
+    assert!(begun.elapsed() < DRAIN_TIMEOUT, "this never happens: {what}");
 }

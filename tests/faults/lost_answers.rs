@@ -1,7 +1,7 @@
-//! The answer to a COMMIT is lost behind a pooler, which reports an error of its own in its place.
+//! The answer to a COMMIT is lost behind a pooler, which reports an error of its own instead.
 //!
-//! Promise: what may have been committed is never run again by itself. A send without a key is there once, and its caller is
-//! told that the outcome is unknown (503); with a key the caller repeats it and gets the message that is there.
+//! Promise: work that may have been committed is not run again by the server. A send without a key is stored once, and its
+//! caller learns that the outcome is unknown (503). With a key the caller repeats the send and gets the stored message.
 
 use reqwest::Method;
 use serde_json::json;

@@ -1,8 +1,8 @@
-//! Faults of storage and network, one file a kind: what is promised against each is in docs/reliability.md.
+//! Faults of storage and network, one file for each kind. The promises against each are in docs/reliability.md.
 //!
-//! A kind needs a real fault: a disk that fails a call, a peer that falls silent, a server that is stopped. To add one,
-//! write a file here that injects the fault into a running server and holds the promise against what clients and the
-//! database saw. `proxy` stands between a server and PostgreSQL; `samples` measures while the fault lasts.
+//! A kind needs a real fault: a disk that fails a call, a peer that goes silent, a server that is stopped. To add one, write a
+//! file here that injects the fault into a running server and compares the promise with what clients and the database saw.
+//! `proxy` stands between a server and PostgreSQL; `samples` measures while the fault lasts.
 
 mod backup_sync;
 mod clocks;
@@ -35,12 +35,12 @@ use serde_json::Value;
 use crate::operations::durability::Attempt;
 use crate::support::server::{Answer, answer_of};
 
-/// Connections that one server may have: its pool, and the one that listens (docs/operating.md).
+/// Connections that one node may have: its pool, and the one that listens (docs/operating.md).
 const CONNECTIONS_OF_A_SERVER: i64 = 17;
-/// Longer than any limit of the server.
+/// Longer than any time limit of the server.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// A request of a person under open access.
+/// A request of a user under open access.
 async fn call(address: SocketAddr, person: &str, method: Method, target: &str, body: Option<Value>) -> Answer {
     let client = reqwest::Client::builder().no_proxy().timeout(ANSWER_TIMEOUT).build().unwrap();
     let request = client.request(method, format!("http://{address}{target}")).header("x-act-as", person);
@@ -51,7 +51,7 @@ async fn call(address: SocketAddr, person: &str, method: Method, target: &str, b
     .await
 }
 
-/// Asserts that every send that was refused was refused in the way that tells its sender to try again; how many there were.
+/// Asserts that every refusal tells the sender to try again. Returns the number of refusals.
 #[track_caller]
 fn assert_refused_for_now<'a>(attempts: impl IntoIterator<Item = &'a Attempt>) -> usize {
     let refusals = attempts.into_iter().filter_map(Attempt::refused);

@@ -1,6 +1,6 @@
-//! Passing faults: what PostgreSQL refuses now and takes a moment later.
+//! Temporary faults: errors of PostgreSQL that do not happen again a moment later.
 //!
-//! Promise: they are run again where that is safe, or answered with 503 and Retry-After. Never with 500.
+//! Promise: the work is run again where that is safe, or the request is answered with 503 and Retry-After. Never with 500.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,11 +19,11 @@ use crate::support::{Options, Server, many, random, run, seeded};
 
 const DURING: Duration = Duration::from_secs(6);
 const CALLERS: usize = 32;
-/// Requests of each caller where PostgreSQL gives few connections.
+/// Requests of each caller while PostgreSQL allows few connections.
 const REQUESTS: usize = 15;
 const FEW_CONNECTIONS: &str = "max_connections=12";
 
-/// Callers who read, react, edit and note receipts in one conversation, until they are stopped; every answer.
+/// Callers who read, react, edit and send receipts in one conversation until they are stopped, and all their answers.
 struct Crowd {
     stop: Arc<AtomicBool>,
     callers: Vec<tokio::task::JoinHandle<Vec<Answer>>>,
@@ -58,7 +58,7 @@ impl Crowd {
     }
 }
 
-/// One request, of a kind by its number.
+/// One request. The number selects its kind.
 async fn act(address: SocketAddr, conversation: i64, number: usize) -> Answer {
     let path = |rest: &str| format!("/api/conversations/{conversation}/{rest}");
     let person = ["rdibari", "bugs"][number / 5 % 2];
@@ -74,8 +74,9 @@ async fn act(address: SocketAddr, conversation: i64, number: usize) -> Answer {
     }
 }
 
-/// That each answer is a good one or a 503; how many were refused. Another caller may have taken a reaction back before.
-fn refused(answers: &[Answer]) -> usize {
+/// Asserts that each answer is a success or a 503, and returns how many were refused. A reaction may already have been removed
+/// by another caller.
+fn count_refused(answers: &[Answer]) -> usize {
     let refusals = answers.iter().filter(|answer| !answer.status.is_success() && answer.status != 404);
     refusals.map(assert_unavailable).count()
 }
@@ -94,7 +95,7 @@ fn a_serializable_role_fails_no_write() {
         let crowd = Crowd::start(place, server.address, 8).await;
         tokio::time::sleep(DURING).await;
         let (attempts, answers) = (load.stop().await, crowd.stop().await);
-        let (unsent, refused) = (assert_refused_for_now(&attempts), refused(&answers));
+        let (unsent, refused) = (assert_refused_for_now(&attempts), count_refused(&answers));
         println!("{unsent} of {} sends and {refused} of {} requests refused", attempts.len(), answers.len());
         assert_eq!((unsent, refused), (0, 0));
         assert_kept(place, &attempts).await;
@@ -103,12 +104,12 @@ fn a_serializable_role_fails_no_write() {
 }
 
 #[test]
-fn a_pool_takes_the_connections_that_there_are() {
+fn a_pool_works_with_the_connections_that_it_gets() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let cluster = Cluster::start_with(&[FEW_CONNECTIONS]).await;
         let place = Place::in_cluster(&cluster.url()).await;
-        // A superuser would also take the connections that are kept for superusers, and the test needs one.
+        // A superuser could also use the connections that PostgreSQL keeps for superusers, and the test needs one.
         place.sql(&format!("CREATE ROLE few LOGIN; GRANT ALL ON DATABASE {} TO few", place.database)).await;
         let database_url = Some(place.postgres_url().replacen("posthaste@", "few@", 1));
         let server = Server::start_with(&place, Options { database_url, ..Options::default() }).await;
@@ -129,7 +130,7 @@ fn a_pool_takes_the_connections_that_there_are() {
             answers.extend(caller.await.unwrap());
         }
         let attempts = load.stop().await;
-        let (unsent, refused) = (assert_refused_for_now(&attempts), refused(&answers));
+        let (unsent, refused) = (assert_refused_for_now(&attempts), count_refused(&answers));
         println!("{unsent} of {} sends and {refused} of {} requests refused", attempts.len(), answers.len());
         assert_eq!((unsent, refused), (0, 0));
         assert_kept(&place, &attempts).await;
@@ -168,7 +169,7 @@ fn cancelled_statements_and_ended_backends_are_refusals_for_now() {
         }
         load.accepts_more(50).await;
         let (mut attempts, answers) = (load.stop().await, crowd.stop().await);
-        let (unsent, refused) = (assert_refused_for_now(&attempts), refused(&answers));
+        let (unsent, refused) = (assert_refused_for_now(&attempts), count_refused(&answers));
         println!(
             "{cancelled} cancelled, {ended} ended: {unsent} of {} sends and {refused} of {} requests refused",
             attempts.len(),

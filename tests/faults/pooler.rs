@@ -1,8 +1,8 @@
 //! A pooler in transaction mode that does not keep prepared statements apart (PgBouncer before 1.21): a statement of one
-//! connection runs under the name that another one prepared.
+//! connection runs under the name that another connection prepared.
 //!
-//! Promise: a server refuses to start behind it, with a sentence that says why. Where it comes between later, every request
-//! is refused for now: never a 500, never a row of another statement.
+//! Promise: a server refuses to start behind it, with a sentence that says why. If the pooler is put between later, every
+//! request is refused with 503: never a 500, never a row of another statement.
 
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
@@ -18,10 +18,10 @@ use crate::support::{Place, run};
 
 const END_TIMEOUT: Duration = Duration::from_secs(30);
 const START_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long requests are made through the pooler.
+/// How long requests go through the pooler.
 const DURING: Duration = Duration::from_secs(4);
 
-/// PgBouncer in transaction mode, in front of the run's cluster.
+/// PgBouncer in transaction mode, in front of the cluster of the run.
 struct Pooler {
     folder: tempfile::TempDir,
     port: u16,
@@ -81,7 +81,7 @@ impl Drop for Pooler {
     }
 }
 
-/// Debian keeps it where only root's PATH leads.
+/// Debian installs PgBouncer in a folder that is only in root's PATH.
 fn program() -> String {
     let known = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer", "/usr/local/bin/pgbouncer"];
     let found = known.into_iter().find(|path| std::path::Path::new(path).exists());
@@ -92,7 +92,7 @@ fn program() -> String {
 fn a_server_refuses_to_start_behind_a_pooler_that_confuses_statements() {
     run(Kind::Postgres, async |place| {
         let pooler = Pooler::start(place).await;
-        // The schema is there, so that nothing but the pooler is in the way.
+        // The schema exists already, so that only the pooler can stop the start.
         Process::start(place).await.terminate().await;
         let wrapping = Wrapping { database_url: Some(pooler.url(place)), ..Wrapping::default() };
         let process = Process::spawn(place, wrapping);
@@ -107,7 +107,7 @@ fn a_server_refuses_to_start_behind_a_pooler_that_confuses_statements() {
 }
 
 #[test]
-fn a_pooler_that_comes_between_later_refuses_requests_for_now() {
+fn requests_are_refused_for_now_behind_a_pooler_that_is_added_later() {
     run(Kind::Postgres, async |place| {
         let pooler = Pooler::start(place).await;
         let proxy = Proxy::start(&place.postgres_url()).await;
@@ -131,7 +131,7 @@ fn a_pooler_that_comes_between_later_refuses_requests_for_now() {
         load.accepts_more(100).await;
         let mut attempts = load.stop().await;
         println!("{refused} reads and {} sends refused", assert_refused_for_now(&attempts));
-        assert!(refused > 0, "requests went through the pooler");
+        assert!(refused > 0, "no request was refused behind the pooler");
         repeat_lost(node.address, &mut attempts).await;
         assert_kept(place, &attempts).await;
         assert_dense(place).await;

@@ -1,8 +1,8 @@
-//! A TCP proxy on 127.0.0.1 in front of PostgreSQL, through which a server reaches its database.
+//! A TCP proxy on 127.0.0.1 in front of PostgreSQL, through which a node reaches its database.
 //!
-//! Faults are switched at any moment. A connection that is stalled stays open and carries nothing, as behind a firewall
-//! that drops packets: neither side learns of it. The proxy also reads the messages of clients, so that it can stall a
-//! server between the statement that numbers its events and its COMMIT, where it holds the lock that every writer needs.
+//! Faults can be switched at any moment. A stalled connection stays open and carries nothing, as behind a firewall that drops
+//! packets: neither side notices. The proxy also reads the messages of clients, so that it can stall a node between the
+//! statement that numbers its events and its COMMIT, while it holds the lock that every writer needs.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 
 /// The text of the statement that takes the lock on the event counter.
 const NUMBERING: &str = "UPDATE messaging.event_log";
-/// How long a test waits for a server to reach its COMMIT.
+/// How long a test waits for a node to reach its COMMIT.
 const HOLD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What happens to the bytes of a connection.
@@ -27,9 +27,9 @@ pub enum Flow {
     Pass,
     /// Nothing is forwarded in either direction.
     Stall,
-    /// Requests reach the database; its answers do not come back.
+    /// Requests reach the database. Its answers do not come back.
     StallAnswers,
-    /// Both sockets are closed. New connections in this state are closed at once.
+    /// Both sockets are closed. New connections in this state are closed immediately.
     Cut,
 }
 
@@ -77,7 +77,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// A proxy in front of the PostgreSQL server that a URL names.
+    /// Starts a proxy in front of the PostgreSQL server that a URL names.
     pub async fn start(url: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -93,35 +93,35 @@ impl Proxy {
         Self { address, shared, accepting }
     }
 
-    /// A URL with this proxy in the place of the database's own address.
+    /// The URL with the proxy's address instead of the database's own.
     pub fn url(&self, url: &str) -> String {
         let target = target_of(url).to_string();
         assert!(url.contains(&target), "{url} does not name {target}");
         url.replacen(&target, &self.address.to_string(), 1)
     }
 
-    /// The flow of all connections, those to come included.
+    /// Sets the flow of all connections, including later ones.
     pub fn set(&self, flow: Flow) {
         self.shared.set_all(flow);
     }
 
-    /// The flow of the connections that are open now. New ones keep theirs.
+    /// Sets the flow of the connections that are open now. Later ones keep theirs.
     pub fn set_existing(&self, flow: Flow) {
         self.shared.set_existing(flow);
     }
 
-    /// The flow of connections that are opened from now on.
+    /// Sets the flow of connections that are opened from now on.
     pub fn set_new(&self, flow: Flow) {
         *self.shared.new.lock().unwrap() = flow;
     }
 
-    /// New connections go to another server, as when an address moves to another machine.
+    /// Sends new connections to another server, as when an address moves to another machine.
     pub fn retarget(&self, url: &str) {
         *self.shared.target.lock().unwrap() = target_of(url);
     }
 
-    /// Arms the proxy: the next connection that sends a COMMIT after it has numbered events stalls every connection,
-    /// with the COMMIT not forwarded. The server behind the proxy has then vanished while it holds the event counter.
+    /// Arms the proxy: the next connection that sends a COMMIT after it has numbered events stalls all connections, and the
+    /// COMMIT is not forwarded. The node behind the proxy has then vanished while it holds the event counter.
     pub fn vanish_before_commit(&self) {
         self.shared.hold_commits.store(true, Ordering::SeqCst);
     }
@@ -151,7 +151,7 @@ impl Drop for Proxy {
 
 /// The address in a URL such as `postgres://user@127.0.0.1:5432/database`.
 pub fn target_of(url: &str) -> SocketAddr {
-    let (_, rest) = url.split_once('@').expect("a URL with a user");
+    let (_, rest) = url.split_once('@').expect("the URL must have a user");
     let end = rest.find('/').unwrap_or(rest.len());
     rest[..end].parse().unwrap_or_else(|error| panic!("{url}: {error}"))
 }
@@ -171,7 +171,8 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 async fn carry(client: TcpStream, mut flow: watch::Receiver<Flow>, shared: Arc<Shared>) {
     let mut cut = flow.clone();
     let carrying = async {
-        // The system accepts connections for a stalled machine; a client that connects through a firewall gets no answer.
+        // The operating system of a stalled machine still accepts connections. A client that connects through a firewall gets
+        // no answer.
         flow.wait_for(|flow| flow.lets(Direction::ToServer)).await.ok()?;
         let target = *shared.target.lock().unwrap();
         let server = TcpStream::connect(target).await.ok()?;
@@ -191,7 +192,7 @@ async fn carry(client: TcpStream, mut flow: watch::Receiver<Flow>, shared: Arc<S
     }
 }
 
-/// Forwards what one side sends, while the flow lets it.
+/// Forwards the bytes of one side while the flow allows it.
 async fn pump(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
@@ -210,12 +211,12 @@ async fn pump(
             _ = flow.changed() => continue,
         };
         if count == 0 {
-            // The side that closed takes the other one with it.
+            // When one side closes, the other one is closed too.
             drop(to.shutdown().await);
             return;
         }
         if direction == Direction::ToClient && loses.load(Ordering::SeqCst) {
-            // Until the database has surely committed.
+            // Waits long enough for the database to commit.
             let swallow = async { while from.read(&mut buffer).await.is_ok_and(|count| count > 0) {} };
             drop(tokio::time::timeout(Duration::from_millis(500), swallow).await);
             drop(to.write_all(&broken_connection()).await);
@@ -249,14 +250,14 @@ fn broken_connection() -> Vec<u8> {
 /// The messages of a client (PostgreSQL's manual, "Message Formats"), cut where a COMMIT begins.
 struct Messages {
     shared: Arc<Shared>,
-    /// Whether what the database answers on this connection is lost from now on.
+    /// Whether the database's answers on this connection are lost from now on.
     loses: Arc<AtomicBool>,
     waiting: Vec<u8>,
-    /// The first message has no type.
+    /// The first message has no type byte.
     started: bool,
     /// Names of prepared statements that number events.
     numbering: HashSet<Vec<u8>>,
-    /// The transaction under way has numbered events.
+    /// Whether the present transaction has numbered events.
     numbered: bool,
 }
 
@@ -265,7 +266,7 @@ impl Messages {
         Self { shared, loses, waiting: Vec::new(), started: false, numbering: HashSet::new(), numbered: false }
     }
 
-    /// Whole messages, in their order; true for a COMMIT of a transaction that has numbered events.
+    /// Splits off complete messages, in order. True for a COMMIT of a transaction that has numbered events.
     fn split(&mut self, bytes: &[u8]) -> Vec<(Vec<u8>, bool)> {
         self.waiting.extend_from_slice(bytes);
         let mut parts: Vec<(Vec<u8>, bool)> = Vec::new();
@@ -288,7 +289,7 @@ impl Messages {
         (self.waiting.len() >= length).then_some(length)
     }
 
-    /// Follows the state of the transaction; whether the message is the COMMIT of one that has numbered events.
+    /// Follows the state of the transaction. Returns whether the message is the COMMIT of one that has numbered events.
     fn look(&mut self, message: &[u8]) -> bool {
         let payload = &message[5..];
         let mut fields = payload.split(|byte| *byte == 0);
@@ -314,7 +315,7 @@ impl Messages {
         }
     }
 
-    /// Stalls everything, or loses the answer, if the proxy is armed for it.
+    /// Stalls all connections, or loses the answer, if the proxy is armed for that.
     fn hold(&self) {
         if self.shared.lose_answers.swap(false, Ordering::SeqCst) {
             self.loses.store(true, Ordering::SeqCst);

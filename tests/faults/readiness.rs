@@ -1,5 +1,5 @@
-//! `/readyz` says whether writing works, as the last writes showed, and is no load itself. SQLite only: what PostgreSQL's faults
-//! do to it is tested with them.
+//! `/readyz` reports whether writes work, from the outcome of the last writes, and causes no load itself. SQLite only: faults
+//! of PostgreSQL are tested in their own files.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -15,7 +15,7 @@ use crate::support::wire::{Wire, get_request, send_request};
 
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Frames of the write-ahead log that hold acknowledged commits, as the state beside it says.
+/// The number of frames of the write-ahead log that hold acknowledged commits, as the state file says.
 pub fn logged_frames(place: &Place) -> u64 {
     let state = std::fs::read_to_string(place.folder.path().join("posthaste.db-state")).unwrap();
     let mark = state.lines().nth(1).unwrap();
@@ -30,7 +30,7 @@ async fn get(address: SocketAddr, target: &str) -> Answer {
     Wire::connect(address).await.unwrap().exchange(&get_request(target)).await.unwrap()
 }
 
-/// Waits until `/readyz` has this status; how long that took.
+/// Waits until `/readyz` has this status. Returns the time that it took.
 async fn until_ready_is(address: SocketAddr, status: u16) -> Duration {
     let started = Instant::now();
     loop {
@@ -48,7 +48,7 @@ async fn until_ready_is(address: SocketAddr, status: u16) -> Duration {
 }
 
 #[test]
-fn writes_that_fail_are_known_with_and_without_load() {
+fn readyz_shows_failing_writes_with_and_without_load() {
     run(async |place| {
         let disk = Disk::new(place);
         let server = disk.start(place, &[]).await;
@@ -58,11 +58,11 @@ fn writes_that_fail_are_known_with_and_without_load() {
             if let Some(load) = &load {
                 load.accepts_more(20).await;
             }
-            // A read-only file system (EROFS), a full one (ENOSPC), one that fails (EIO).
+            // Errors of a read-only file system (EROFS), of a full one (ENOSPC), and of a failing one (EIO).
             disk.fail(&format!("write posthaste.db-wal {error} 0 -1 0"));
             let took = until_ready_is(server.address, 503).await;
             println!("errno {error}, load: {loaded}: 503 after {took:?}");
-            // Reading goes on.
+            // Reads still work.
             assert_eq!(get(server.address, "/api/messages/bugs").await.status, 200);
             assert_eq!(get(server.address, "/healthz").await.status, 200);
             disk.mend();
@@ -78,7 +78,7 @@ fn writes_that_fail_are_known_with_and_without_load() {
 }
 
 #[test]
-fn a_sync_that_takes_long_is_known_while_it_lasts() {
+fn readyz_shows_a_slow_sync_while_it_lasts() {
     run(async |place| {
         let disk = Disk::new(place);
         let server = disk.start(place, &[]).await;
@@ -97,15 +97,15 @@ fn a_sync_that_takes_long_is_known_while_it_lasts() {
 }
 
 #[test]
-fn asking_is_no_load() {
+fn readyz_causes_no_load() {
     run(async |place| {
         let server = Process::start(place).await;
-        // What the server writes by itself after its start.
+        // Waits for what the server writes by itself after its start.
         tokio::time::sleep(Duration::from_secs(1)).await;
         let mut wire = Wire::connect(server.address).await.unwrap();
         let (before, started) = (logged_frames(place), Instant::now());
         let mut asked = 0;
-        // Long enough for the outcome of a write to be out of date once.
+        // Long enough for the outcome of the last write to expire once.
         while started.elapsed() < Duration::from_secs(7) {
             assert_eq!(wire.exchange(&get_request("/readyz")).await.unwrap().status, 200);
             asked += 1;
@@ -118,7 +118,7 @@ fn asking_is_no_load() {
 }
 
 #[test]
-fn a_start_on_a_disk_that_takes_no_writes_is_refused() {
+fn a_start_on_a_disk_that_refuses_writes_is_refused() {
     run(async |place| {
         Process::start(place).await.terminate().await;
         let disk = Disk::new(place);
@@ -139,7 +139,7 @@ fn a_start_on_a_disk_that_takes_no_writes_is_refused() {
 }
 
 #[test]
-fn a_read_that_fails_is_503_and_passes() {
+fn a_failing_read_is_a_503_until_reads_work_again() {
     run(async |place| {
         let disk = Disk::new(place);
         let server = disk.start(place, &[]).await;
@@ -147,7 +147,7 @@ fn a_read_that_fails_is_503_and_passes() {
         load.accepts_more(400).await;
         let attempts = load.stop().await;
         server.kill();
-        // Nothing of it is in a cache of the new process.
+        // The new process has nothing of the file in memory.
         disk.fail("");
         let server = disk.start(place, &[]).await;
         for file in ["posthaste.db", "posthaste.db-wal"] {
@@ -180,7 +180,7 @@ fn a_read_that_fails_is_503_and_passes() {
     });
 }
 
-/// What was acknowledged is there; the test itself has sent more.
+/// Asserts that accepted messages are stored, beside those that the test itself has sent.
 async fn assert_kept_beside(place: &Place, attempts: &[crate::operations::durability::Attempt]) {
     let there = crate::operations::durability::stored(place).await;
     for attempt in attempts.iter().filter(|attempt| attempt.accepted().is_some()) {

@@ -1,4 +1,5 @@
-//! The file beneath is replaced, removed or emptied: the server must not acknowledge what the next start will not find.
+//! The database's file is replaced, removed or emptied: the server must not acknowledge writes that the next start will not
+//! find.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -19,8 +20,8 @@ fn file(place: &Place, suffix: &str) -> PathBuf {
     place.folder.path().join(format!("posthaste.db{suffix}"))
 }
 
-/// Waits for the server's end, which must be an orderly refusal; what it said.
-async fn ends(server: Process) -> String {
+/// Waits for the end of the server, which must be an orderly refusal. Returns its output.
+async fn wait_for_refusal(server: Process) -> String {
     let log = server.log_file();
     let status = server.ended(END_TIMEOUT).await;
     let said = std::fs::read_to_string(log).unwrap();
@@ -28,14 +29,14 @@ async fn ends(server: Process) -> String {
     said
 }
 
-/// A start that must be refused; what it said.
-async fn refused(place: &Place) -> String {
-    let said = ends(Process::spawn(place, Wrapping::default())).await;
+/// Starts a server that must refuse to start. Returns its output.
+async fn start_refused(place: &Place) -> String {
+    let said = wait_for_refusal(Process::spawn(place, Wrapping::default())).await;
     assert!(!said.contains("listening"), "{said}");
     said
 }
 
-/// What `posthaste doctor` says, and whether it finds everything in order.
+/// The output of `posthaste doctor`, and whether it found no problem.
 fn doctor(place: &Place) -> (bool, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_posthaste"))
         .args(["doctor", "--database-url", &place.url(), "--data-dir"])
@@ -45,14 +46,14 @@ fn doctor(place: &Place) -> (bool, String) {
     (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Does something to a file under load: the server ends, and what it acknowledged is there once the files are back.
-fn while_it_runs(change: impl Fn(&Place), back: impl Fn(&Place)) {
+/// Changes a file under load: the server ends, and everything that it acknowledged is there after the files are restored.
+fn change_file_under_load(change: impl Fn(&Place), back: impl Fn(&Place)) {
     run(async |place| {
         let server = Process::start(place).await;
         let load = Load::start(server.address, "before");
         load.accepts_more(100).await;
         change(place);
-        let said = ends(server).await;
+        let said = wait_for_refusal(server).await;
         assert!(said.lines().last().unwrap().contains("removed or replaced"), "{said}");
         let attempts = load.stop().await;
         back(place);
@@ -72,12 +73,12 @@ fn put_back(place: &Place, suffix: &str) {
 
 #[test]
 fn a_database_that_is_moved_away_ends_the_server() {
-    while_it_runs(|place| set_aside(place, ""), |place| put_back(place, ""));
+    change_file_under_load(|place| set_aside(place, ""), |place| put_back(place, ""));
 }
 
 #[test]
 fn a_database_that_is_replaced_ends_the_server() {
-    while_it_runs(
+    change_file_under_load(
         |place| {
             std::fs::copy(file(place, ""), file(place, ".copy")).unwrap();
             set_aside(place, "");
@@ -89,18 +90,21 @@ fn a_database_that_is_replaced_ends_the_server() {
 
 #[test]
 fn a_log_that_is_moved_away_ends_the_server() {
-    while_it_runs(|place| set_aside(place, "-wal"), |place| put_back(place, "-wal"));
+    change_file_under_load(|place| set_aside(place, "-wal"), |place| put_back(place, "-wal"));
 }
 
 #[test]
 fn an_index_of_the_log_that_is_moved_away_ends_the_server() {
-    while_it_runs(|place| set_aside(place, "-shm"), |place| drop(std::fs::remove_file(file(place, "-shm.aside"))));
+    change_file_under_load(
+        |place| set_aside(place, "-shm"),
+        |place| drop(std::fs::remove_file(file(place, "-shm.aside"))),
+    );
 }
 
 #[test]
-fn a_foreign_database_beside_the_log_of_the_old_one_is_refused_and_stays_whole() {
+fn a_foreign_database_beside_an_old_log_is_refused_and_not_changed() {
     run(async |place| {
-        // Another database: of a server that ended cleanly, so that all of it is in one file.
+        // Another database: its server ended cleanly, so that all of it is in one file.
         let other = Place::new(Kind::Sqlite).await;
         Process::start(&other).await.terminate().await;
         let server = Process::start(place).await;
@@ -109,11 +113,11 @@ fn a_foreign_database_beside_the_log_of_the_old_one_is_refused_and_stays_whole()
         set_aside(place, "");
         std::fs::copy(file(&other, ""), file(place, "")).unwrap();
         let foreign = std::fs::read(file(place, "")).unwrap();
-        assert!(ends(server).await.contains("removed or replaced"));
+        assert!(wait_for_refusal(server).await.contains("removed or replaced"));
         let attempts = load.stop().await;
-        // What starts it again by itself must not copy the log into it.
+        // An automatic restart must not copy the log into the foreign database.
         for _ in 0..2 {
-            let said = refused(place).await;
+            let said = start_refused(place).await;
             assert!(said.contains("is another file than the one"), "{said}");
         }
         assert!(std::fs::read(file(place, "")).unwrap() == foreign);
@@ -126,7 +130,7 @@ fn a_foreign_database_beside_the_log_of_the_old_one_is_refused_and_stays_whole()
 }
 
 #[test]
-fn a_folder_that_is_copied_as_a_whole_is_as_good_as_the_first() {
+fn a_copy_of_the_whole_folder_works_like_the_original() {
     run(async |place| {
         let server = Process::start(place).await;
         let load = Load::start(server.address, "before");
@@ -145,11 +149,11 @@ fn a_folder_that_is_copied_as_a_whole_is_as_good_as_the_first() {
 }
 
 #[test]
-fn the_database_may_be_a_link() {
+fn the_database_may_be_a_symbolic_link() {
     run(async |place| {
         let elsewhere = tempfile::tempdir().unwrap();
         let target = elsewhere.path().join("real.db");
-        // A link that leads to nothing yet, and one that leads to the database.
+        // A link to a file that does not exist yet, and a link to the database.
         std::os::unix::fs::symlink(&target, file(place, "")).unwrap();
         let mut attempts = Vec::new();
         for round in 0..2 {
@@ -167,16 +171,16 @@ fn the_database_may_be_a_link() {
 }
 
 #[test]
-fn without_any_load_it_is_noticed_too() {
+fn a_replaced_database_is_noticed_without_load() {
     run(async |place| {
         let server = Process::start(place).await;
         set_aside(place, "");
-        assert!(ends(server).await.contains("removed or replaced"));
+        assert!(wait_for_refusal(server).await.contains("removed or replaced"));
     });
 }
 
 #[test]
-fn where_data_was_an_empty_or_missing_file_is_refused() {
+fn an_empty_or_missing_file_is_refused_if_there_was_data() {
     run(async |place| {
         let server = Process::start(place).await;
         let load = Load::start(server.address, "before");
@@ -188,7 +192,7 @@ fn where_data_was_an_empty_or_missing_file_is_refused() {
             if !missing {
                 std::fs::write(file(place, ""), "").unwrap();
             }
-            let said = refused(place).await;
+            let said = start_refused(place).await;
             assert!(said.contains("there was data") && said.contains("posthaste.db-state"), "{said}");
             let (good, said) = doctor(place);
             assert!(!good && said.contains("wrong") && said.contains("there was data"), "{said}");
@@ -197,7 +201,7 @@ fn where_data_was_an_empty_or_missing_file_is_refused() {
         let server = Process::start(place).await;
         assert_kept(place, &attempts).await;
         server.terminate().await;
-        // To begin anew, an operator removes all of the files; a clean end may have removed some.
+        // An operator who wants to start anew removes all of the files. A clean end may already have removed some.
         for suffix in ["", "-wal", "-shm", "-state"] {
             drop(std::fs::remove_file(file(place, suffix)));
         }
@@ -215,12 +219,12 @@ fn an_empty_file_beside_a_log_is_refused() {
         let attempts = load.stop().await;
         std::fs::copy(file(place, ""), file(place, ".aside")).unwrap();
         std::fs::write(file(place, ""), "").unwrap();
-        // Also where only the log shows that there was data.
+        // Also if only the log shows that there was data.
         for file_of_state in [true, false] {
             if !file_of_state {
                 std::fs::remove_file(file(place, "-state")).unwrap();
             }
-            let said = refused(place).await;
+            let said = start_refused(place).await;
             assert!(said.contains("is empty") && said.contains("posthaste.db-wal"), "{said}");
         }
         put_back(place, "");

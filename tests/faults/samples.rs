@@ -1,4 +1,4 @@
-//! What is measured again and again while a fault lasts.
+//! Values that are measured repeatedly while a fault lasts.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,14 +11,14 @@ use crate::operations::durability::Load;
 use crate::support::Place;
 use crate::support::wire::{Wire, get_request};
 
-/// Values of one thing, each with the time at which it was read.
+/// Samples of one value, each with the time at which it was read.
 pub struct Samples<T> {
     stop: Arc<AtomicBool>,
     task: JoinHandle<Vec<(Instant, T)>>,
 }
 
 impl<T: Send + 'static> Samples<T> {
-    /// Begins to take samples, `every` so often.
+    /// Starts to take samples with this interval.
     pub fn take<F>(every: Duration, mut sample: impl FnMut() -> F + Send + 'static) -> Self
     where
         F: Future<Output = T> + Send,
@@ -51,7 +51,7 @@ pub fn accepted(load: &Load) -> Samples<usize> {
     })
 }
 
-/// The status of `/readyz`; 0 where there was no answer.
+/// The status of `/readyz`; 0 without an answer.
 pub fn readiness(address: SocketAddr) -> Samples<u16> {
     Samples::take(Duration::from_millis(100), move || async move {
         let Ok(mut wire) = Wire::connect(address).await else { return 0 };
@@ -59,7 +59,7 @@ pub fn readiness(address: SocketAddr) -> Samples<u16> {
     })
 }
 
-/// How many connections servers have to the place's database.
+/// The number of connections that nodes have to the place's database.
 pub async fn connections(place: &Place) -> Samples<i64> {
     let client = Arc::new(place.postgres().await);
     Samples::take(Duration::from_millis(100), move || {
@@ -72,7 +72,7 @@ pub async fn connections(place: &Place) -> Samples<i64> {
     })
 }
 
-/// The longest time in which a value stayed as it was.
+/// The longest time in which a value did not change.
 pub fn longest_gap<T: PartialEq>(samples: &[(Instant, T)]) -> Duration {
     let (mut longest, mut since) = (Duration::ZERO, 0);
     for (index, (at, value)) in samples.iter().enumerate() {
@@ -84,7 +84,6 @@ pub fn longest_gap<T: PartialEq>(samples: &[(Instant, T)]) -> Duration {
     longest
 }
 
-/// The largest value.
 pub fn most<T: Ord + Copy>(samples: &[(Instant, T)]) -> T {
     samples.iter().map(|(_, value)| *value).max().expect("at least one sample")
 }

@@ -1,6 +1,6 @@
-//! Settings of PostgreSQL that let an acknowledged commit be lost with the power.
+//! Settings of PostgreSQL with which an acknowledged commit can be lost in a power loss.
 //!
-//! Promise: a server refuses to start on them unless `--allow-unsafe-storage` is given, and `doctor` names them.
+//! Promise: a node refuses to start with them unless `--allow-unsafe-storage` is given, and `doctor` names them.
 
 use std::process::Command;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::support::process::{Process, Wrapping};
 
 const END_TIMEOUT: Duration = Duration::from_secs(30);
 const ALLOW: &str = "--allow-unsafe-storage";
-/// Each setting, how it is turned off, and how it is turned on again.
+/// Each setting, the statement that turns it off, and the one that turns it on again.
 const UNSAFE: &[(&str, &str, &str)] = &[
     ("fsync", "ALTER SYSTEM SET fsync = off", "ALTER SYSTEM RESET fsync"),
     ("full_page_writes", "ALTER SYSTEM SET full_page_writes = off", "ALTER SYSTEM RESET full_page_writes"),
@@ -31,7 +31,7 @@ fn unsafe_settings_are_refused_unless_they_are_allowed() {
         let place = Place::in_cluster(&cluster.url()).await;
         for (name, off, on) in UNSAFE {
             set(&place, off).await;
-            let (log, ended_well) = refused(&place).await;
+            let (log, ended_well) = start_refused(&place).await;
             assert!(!ended_well, "{off}: {log}");
             assert!(log.contains(name) && log.contains(ALLOW), "{off}: {log}");
             let wrapping = Wrapping { arguments: vec![ALLOW.to_owned()], ..Wrapping::default() };
@@ -49,12 +49,12 @@ fn unsafe_settings_are_refused_unless_they_are_allowed() {
 async fn set(place: &Place, sql: &str) {
     place.sql(sql).await;
     place.sql("SELECT pg_reload_conf()").await;
-    // The signal takes a moment to arrive at the postmaster.
+    // The signal takes a moment to reach the postmaster.
     tokio::time::sleep(Duration::from_millis(300)).await;
 }
 
-/// What a server says that is started without permission, and whether it ended well.
-async fn refused(place: &Place) -> (String, bool) {
+/// The output of a server that is started without permission, and whether it ended with success.
+async fn start_refused(place: &Place) -> (String, bool) {
     let process = Process::spawn(place, Wrapping::default());
     let log = process.log_file();
     let status = process.ended(END_TIMEOUT).await;

@@ -1,5 +1,4 @@
-//! A sync that fails: what it should have written may be lost, whatever a later sync says. SQLite only, where the server itself
-//! syncs.
+//! A failed sync: its data may be lost, even if a later sync succeeds. SQLite only, where the server itself syncs.
 
 use std::time::Duration;
 
@@ -10,12 +9,12 @@ use crate::support::place::Kind;
 use crate::support::process::Process;
 use crate::support::{Place, many};
 
-/// How long a server may take to end after a fault that it cannot outlive.
+/// How long a server may take to end after a fatal fault.
 const END_TIMEOUT: Duration = Duration::from_secs(20);
-/// Characters of a body: few messages fill the log.
+/// Characters of a body, so that few messages fill the log.
 const BODY_CHARACTERS: usize = 7_900;
 
-/// A sync of `file` fails while the log is copied into the database's file; then the power goes.
+/// A sync of `file` fails while the log is copied into the database's file. Then the power is lost.
 async fn checkpoint_fails(place: &Place, rule: &str) {
     let disk = Disk::new(place);
     let server = disk.start(place, &[]).await;
@@ -35,7 +34,7 @@ async fn checkpoint_fails(place: &Place, rule: &str) {
     let server = disk.start(place, &[]).await;
     assert_kept(place, &attempts).await;
     assert_dense(place).await;
-    // The log was copied whole by that start: what it copied outlives another power loss.
+    // That start copied the whole log and synced it, so its messages survive another power loss.
     let load = Load::start(server.address, "after");
     load.accepts_more(50).await;
     let attempts: Vec<Attempt> = attempts.into_iter().chain(load.stop().await).collect();
@@ -62,13 +61,13 @@ fn a_failed_sync_of_the_database_during_a_checkpoint_loses_nothing() {
 }
 
 #[test]
-fn after_a_failed_sync_nobody_else_may_have_the_database_open() {
+fn after_a_failed_sync_no_other_process_may_have_the_database_open() {
     run(async |place| {
         let disk = Disk::new(place);
         let server = disk.start(place, &[]).await;
         let load = Load::start_padded(server.address, "before", BODY_CHARACTERS);
         load.accepts_more(200).await;
-        // It keeps the log's index alive, in which everything counts as copied.
+        // The other process keeps the log's index in use. In that index everything counts as copied.
         let other = rusqlite::Connection::open(place.sqlite_file()).unwrap();
         other.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
         let count = |connection: &rusqlite::Connection| -> i64 {
@@ -102,7 +101,7 @@ fn a_failed_sync_of_the_log_ends_the_server_and_loses_nothing() {
 }
 
 #[test]
-fn without_a_fault_a_power_loss_leaves_what_was_acknowledged() {
+fn without_a_fault_a_power_loss_loses_no_acknowledged_message() {
     run(async |place| {
         let disk = Disk::new(place);
         let mut attempts = Vec::new();
@@ -122,7 +121,7 @@ fn without_a_fault_a_power_loss_leaves_what_was_acknowledged() {
 }
 
 #[test]
-fn a_start_whose_syncs_fail_says_so_and_ends() {
+fn a_start_whose_syncs_fail_ends_with_a_reason() {
     run(async |place| {
         let disk = Disk::new(place);
         let server = disk.start(place, &[]).await;
@@ -130,7 +129,7 @@ fn a_start_whose_syncs_fail_says_so_and_ends() {
         load.accepts_more(50).await;
         server.kill();
         let attempts = load.stop().await;
-        // The log, the file that it is copied into, and the folder that names them.
+        // The log, the file into which it is copied, and the folder that contains them.
         for file in ["posthaste.db-wal", "posthaste.db", place.folder.path().file_name().unwrap().to_str().unwrap()] {
             disk.fail(&format!("sync {file} 5 0 -1 0"));
             let server = Process::spawn(place, disk.wrapping(&[]));

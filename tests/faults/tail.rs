@@ -1,4 +1,4 @@
-//! A write-ahead log that is damaged: SQLite's recovery drops what is behind the damage without a word.
+//! A damaged write-ahead log: the recovery of SQLite drops everything after the damage without an error.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -20,8 +20,8 @@ fn log_file(place: &Place) -> PathBuf {
     place.folder.path().join("posthaste.db-wal")
 }
 
-/// A database whose server was killed, with everything that it acknowledged in the log.
-async fn killed(place: &Place) -> Vec<Attempt> {
+/// A database whose server was killed, with all acknowledged messages in the log.
+async fn kill_under_load(place: &Place) -> Vec<Attempt> {
     let server = Process::start(place).await;
     let load = Load::start(server.address, "before");
     load.accepts_more(400).await;
@@ -29,8 +29,8 @@ async fn killed(place: &Place) -> Vec<Attempt> {
     load.stop().await
 }
 
-/// What a start says that is refused.
-async fn refused(place: &Place) -> String {
+/// The output of a start that is refused.
+async fn start_refused(place: &Place) -> String {
     let server = Process::spawn(place, Wrapping::default());
     let log = server.log_file();
     let status = server.ended(std::time::Duration::from_secs(20)).await;
@@ -49,24 +49,24 @@ fn accepted_and_missing(
 #[test]
 fn damage_anywhere_in_the_log_is_refused_and_nothing_is_changed() {
     run(async |place| {
-        let attempts = killed(place).await;
+        let attempts = kill_under_load(place).await;
         let whole = std::fs::read(log_file(place)).unwrap();
         let (_, rng) = seeded();
-        // A commit that was under way may lie behind.
+        // A commit in progress may follow.
         let frames = logged_frames(place);
         assert!(frames > 100, "{frames}");
         let end = HEADER_BYTES + frames * FRAME_BYTES;
-        // In the header, and in the head and the page of the last frame.
+        // Positions in the header, and in the head and the page of the last frame.
         let mut places = vec![17, end - FRAME_BYTES + 4, end - FRAME_BYTES + 9, end - 100];
         places.extend((0..many(8, 100)).map(|_| random(&rng, end)));
         for at in places {
             let mut damaged = whole.clone();
             damaged[at as usize] ^= 1 << random(&rng, 8);
             std::fs::write(log_file(place), &damaged).unwrap();
-            let said = refused(place).await;
+            let said = start_refused(place).await;
             assert!(said.contains("--accept-lost-tail") && said.contains(" frames "), "{at}: {said}");
             assert!(std::fs::read(log_file(place)).unwrap() == damaged, "{at}");
-            // The other commands do not recover it behind the operator's back.
+            // Other commands do not recover the log without the operator's decision.
             let output = Command::new(env!("CARGO_BIN_EXE_posthaste"))
                 .args(["admin", "create-user", "--user-name", "late", "--database-url", &place.url()])
                 .output()
@@ -84,15 +84,15 @@ fn damage_anywhere_in_the_log_is_refused_and_nothing_is_changed() {
 #[test]
 fn a_log_that_is_cut_short_or_gone_is_refused() {
     run(async |place| {
-        let attempts = killed(place).await;
+        let attempts = kill_under_load(place).await;
         let whole = std::fs::read(log_file(place)).unwrap();
         for kept in [whole.len() / 2, whole.len() / 10, 20, 0] {
             std::fs::write(log_file(place), &whole[..kept]).unwrap();
-            let said = refused(place).await;
+            let said = start_refused(place).await;
             assert!(said.contains("--accept-lost-tail"), "{kept}: {said}");
         }
         std::fs::remove_file(log_file(place)).unwrap();
-        assert!(refused(place).await.contains("is missing"));
+        assert!(start_refused(place).await.contains("is missing"));
         std::fs::write(log_file(place), whole).unwrap();
         let server = Process::start(place).await;
         assert_kept(place, &attempts).await;
@@ -101,20 +101,20 @@ fn a_log_that_is_cut_short_or_gone_is_refused() {
 }
 
 #[test]
-fn who_accepts_the_loss_gets_what_can_be_read_and_a_copy_of_the_log() {
+fn accept_lost_tail_keeps_the_readable_part_and_a_copy_of_the_log() {
     run(async |place| {
-        let attempts = killed(place).await;
+        let attempts = kill_under_load(place).await;
         let mut damaged = std::fs::read(log_file(place)).unwrap();
         let at = damaged.len() / 2;
         damaged[at] ^= 1;
         std::fs::write(log_file(place), &damaged).unwrap();
-        refused(place).await;
+        start_refused(place).await;
         let accepting = || Wrapping { arguments: vec!["--accept-lost-tail".into()], ..Wrapping::default() };
         let server = Process::start_wrapped(place, accepting()).await;
         let there = stored(place).await;
         let missing = accepted_and_missing(&attempts, &there);
         assert!(missing > 0 && !there.is_empty(), "{missing}");
-        println!("{missing} of {} sends were behind the damage", attempts.len());
+        println!("{missing} of {} sends were after the damage", attempts.len());
         let copies: Vec<PathBuf> = std::fs::read_dir(place.folder.path())
             .unwrap()
             .map(|entry| entry.unwrap().path())
@@ -123,7 +123,7 @@ fn who_accepts_the_loss_gets_what_can_be_read_and_a_copy_of_the_log() {
         assert_eq!(copies.len(), 1);
         assert!(std::fs::read(&copies[0]).unwrap() == damaged);
         server.kill();
-        // It is accepted once: the next starts are normal ones.
+        // The loss is accepted once. The next starts are normal ones.
         let server = Process::start(place).await;
         let load = Load::start(server.address, "after");
         load.accepts_more(50).await;
@@ -137,10 +137,10 @@ fn who_accepts_the_loss_gets_what_can_be_read_and_a_copy_of_the_log() {
 }
 
 #[test]
-fn what_another_program_copied_out_of_the_log_is_no_loss() {
+fn data_that_another_program_copied_from_the_log_is_not_lost() {
     run(async |place| {
-        let attempts = killed(place).await;
-        // It recovers the log, and removes it when it closes, as the sqlite3 shell does.
+        let attempts = kill_under_load(place).await;
+        // Opening the database recovers the log, and closing removes it, as with the sqlite3 shell.
         std::thread::sleep(std::time::Duration::from_millis(50));
         drop(stored(place).await);
         assert!(!log_file(place).exists());
@@ -151,7 +151,7 @@ fn what_another_program_copied_out_of_the_log_is_no_loss() {
 }
 
 #[test]
-fn what_a_restore_has_put_there_is_not_lost_either() {
+fn data_of_a_restore_is_not_lost() {
     run(async |place| {
         let server = Process::start(place).await;
         let load = Load::start(server.address, "before");
@@ -165,7 +165,7 @@ fn what_a_restore_has_put_there_is_not_lost_either() {
         for suffix in ["", "-wal", "-shm", "-state"] {
             drop(std::fs::remove_file(place.folder.path().join(format!("posthaste.db{suffix}"))));
         }
-        // A new and nearly empty database, into which a restore brings the messages beside its server.
+        // A new and nearly empty database. A restore brings the messages into it beside its server.
         let server = Process::start(place).await;
         assert!(
             crate::operations::operations::posthaste(place, &["restore", backup.to_str().unwrap()]).status.success()
@@ -175,7 +175,7 @@ fn what_a_restore_has_put_there_is_not_lost_either() {
         let at = damaged.len() / 2;
         damaged[at] ^= 1;
         std::fs::write(log_file(place), &damaged).unwrap();
-        // The log is needed no more, or the start is refused.
+        // Either the log is no longer needed, or the start is refused.
         let mut server = Process::spawn(place, Wrapping::default());
         if server.starts().await {
             assert_kept(place, &attempts).await;

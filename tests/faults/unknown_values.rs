@@ -1,4 +1,4 @@
-//! Values in the database that no version wrote: a row with one is answered with 500, and never with what a guess would show.
+//! Values in the database that no version writes: a row with one is answered with 500, and never shown with a guessed value.
 
 use reqwest::Method;
 use serde_json::json;
@@ -19,8 +19,14 @@ fn assert_shows_nothing(answer: &Answer, code: &str, target: &str) {
     }
 }
 
-/// Asserts that each of `targets` is answered with 500 while a column holds an unknown value, and with 200 otherwise.
-async fn holds(server: &Server, place: &Place, [wrong, right]: [&str; 2], code: &str, targets: &[(&str, String)]) {
+/// Asserts that each target is answered with 500 while a column holds an unknown value, and with 200 otherwise.
+async fn assert_unknown_value_fails(
+    server: &Server,
+    place: &Place,
+    [wrong, right]: [&str; 2],
+    code: &str,
+    targets: &[(&str, String)],
+) {
     for (person, target) in targets {
         let answer = get(server, person, target).await;
         assert_eq!(answer.status, 200, "{target}: {}", String::from_utf8_lossy(&answer.bytes));
@@ -44,7 +50,7 @@ both!(an_unknown_word_is_answered_with_an_error, async |place| {
     assert_eq!(put(&server, "bugs", &format!("{path}/members/porky")).await.status, 201);
     assert_eq!(put(&server, "duck", &format!("{message}/reactions/:eyes:")).await.status, 201);
 
-    // Porky came after the message.
+    // Porky joined after the message.
     get(&server, "porky", &message).await.problem(404, "message_not_found");
     let read = [
         ("porky", path.clone()),
@@ -58,7 +64,7 @@ both!(an_unknown_word_is_answered_with_an_error, async |place| {
     for (column, right) in [("history", "since_joined"), ("kind", "group")] {
         let wrong = set("conversations", &format!("{column} = 'unknown'"), &of_room);
         let right = set("conversations", &format!("{column} = '{right}'"), &of_room);
-        holds(&server, place, [&wrong, &right], "internal", &read).await;
+        assert_unknown_value_fails(&server, place, [&wrong, &right], "internal", &read).await;
     }
     place.sql(&set("conversations", "history = 'unknown'", &of_room)).await;
     assert_shows_nothing(&get(&server, "porky", &message).await, "internal", &message);
@@ -76,33 +82,40 @@ both!(an_unknown_word_is_answered_with_an_error, async |place| {
         format!("conversation_id = {room} AND user_id = (SELECT id FROM messaging.users WHERE user_name = 'porky')");
     let sql = [set("members", "role = 'unknown'", &member), set("members", "role = 'member'", &member)];
     let read = [("porky", path.clone()), ("bugs", format!("{path}/members")), ("porky", format!("{path}/messages"))];
-    holds(&server, place, [&sql[0], &sql[1]], "internal", &read).await;
+    assert_unknown_value_fails(&server, place, [&sql[0], &sql[1]], "internal", &read).await;
 
     let duck = "user_name = 'duck'";
     let read = [("bugs", "/api/users/duck".to_owned()), ("bugs", "/api/users".to_owned())];
     let sql = [set("users", "role = 'unknown'", duck), set("users", "role = 'user'", duck)];
-    holds(&server, place, [&sql[0], &sql[1]], "internal", &read).await;
+    assert_unknown_value_fails(&server, place, [&sql[0], &sql[1]], "internal", &read).await;
 
     let of_message = format!("conversation_id = {room} AND seq = {seq}");
     for counts in ["👀 x", "👀", "👀 0", "👀 1 🎉"] {
         let wrong = set("messages", &format!("reaction_counts = '{counts}'"), &of_message);
         let right = set("messages", "reaction_counts = '👀 1'", &of_message);
         let read = [("bugs", message.clone()), ("bugs", format!("{message}/reactions"))];
-        holds(&server, place, [&wrong, &right], "damaged", &read).await;
+        assert_unknown_value_fails(&server, place, [&wrong, &right], "damaged", &read).await;
         place.sql(&wrong).await;
         assert_shows_nothing(&put(&server, "bugs", &reaction).await, "internal", &reaction);
         place.sql(&right).await;
     }
-    // The first message is one of the server's own. Without a digest nothing but its word speaks against it.
+    // The first message is a system message. Without a digest only its unknown word shows the damage.
     let first = format!("conversation_id = {room} AND seq = 1");
     let sql = [
         set("messages", "action = 'unknown', digest = NULL", &first),
         set("messages", "action = 'group_created'", &first),
     ];
-    holds(&server, place, [&sql[0], &sql[1]], "damaged", &[("bugs", format!("{path}/messages/1"))]).await;
+    assert_unknown_value_fails(
+        &server,
+        place,
+        [&sql[0], &sql[1]],
+        "damaged",
+        &[("bugs", format!("{path}/messages/1"))],
+    )
+    .await;
 });
 
-both!(who_cannot_be_read_gets_nothing_and_stops_nobody, async |place| {
+both!(a_user_who_cannot_be_read_affects_no_other_user, async |place| {
     let server = Server::start(place).await;
     let count = "SELECT count(*) FROM messaging.messages";
     let before = place.numbers(count).await[0][0];
@@ -111,7 +124,7 @@ both!(who_cannot_be_read_gets_nothing_and_stops_nobody, async |place| {
         post(&server, "bugs", "/api/messages", json!({"recipient_user_name": recipient, "body": SECRET})).await
     };
     for _ in 0..10 {
-        // They wait for each other in one batch.
+        // The sends wait in the same batch.
         let (refused, sent, other) = tokio::join!(send("rdibari"), send("duck"), send("porky"));
         assert_shows_nothing(&refused, "internal", "a send");
         assert!(sent.status == 201 && other.status == 201);
@@ -122,7 +135,7 @@ both!(who_cannot_be_read_gets_nothing_and_stops_nobody, async |place| {
     assert_eq!(send("rdibari").await.status, 201);
 });
 
-both!(an_event_that_cannot_be_read_keeps_no_other_back, async |place| {
+both!(an_unreadable_event_does_not_delay_others, async |place| {
     let server = Server::start(place).await;
     let cursor = get(&server, "duck", "/api/events").await.json()["cursor"].as_str().unwrap().to_owned();
     let room = group(&server, "bugs", &["duck"], "all").await;
@@ -134,7 +147,7 @@ both!(an_event_that_cannot_be_read_keeps_no_other_back, async |place| {
     assert!(events.iter().any(|event| event["data"]["body"] == "behind it"), "{events:?}");
 });
 
-both!(a_stored_answer_that_cannot_be_read_is_not_carried_out_again, async |place| {
+both!(a_repeat_with_an_unreadable_stored_answer_is_not_run_again, async |place| {
     let server = Server::start(place).await;
     let room = group(&server, "bugs", &["duck"], "all").await;
     let new = json!({"conversation_id": room, "body": "once"});
@@ -151,7 +164,7 @@ both!(a_stored_answer_that_cannot_be_read_is_not_carried_out_again, async |place
     );
 });
 
-both!(an_unknown_scope_opens_nothing, async |place| {
+both!(an_unknown_scope_gives_no_permission, async |place| {
     let server = Server::start(place).await;
     let made = server.post("/api/api-keys", &json!({"name": "a key", "scopes": ["read"]})).await.json();
     place.sql("UPDATE messaging.api_keys SET scopes = 'read unknown'").await;

@@ -1,7 +1,7 @@
-//! Locks held by the dead: a transaction that holds what every writer needs, and nobody ends it.
+//! Locks whose owner has vanished: a transaction holds what every writer needs, and its owner does not end it.
 //!
-//! Promise: it stops the other servers for a few seconds, never for as long as its owner is gone. Nothing acknowledged is
-//! lost, nothing is there twice, and no server takes more connections than documented.
+//! Promise: it stops the other nodes for a few seconds, never for as long as its owner is gone. No acknowledged write is lost,
+//! none is done twice, and no node uses more connections than documented.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -20,25 +20,25 @@ use crate::support::process::{Process, Wrapping, signal};
 use crate::support::wire::{Wire, get_request, send_request};
 use crate::support::{Server, run};
 
-/// PostgreSQL ends an abandoned transaction after 5 s; the rest is for a busy machine.
+/// PostgreSQL ends an abandoned transaction after 5 s. The rest is for a busy machine.
 const GAP_LIMIT: Duration = Duration::from_secs(9);
-/// How long a server may take to work again once nothing stands in its way.
+/// How long a node may take to work again after the obstacle is gone.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(15);
-/// How long a foreign transaction keeps its locks: longer than a statement of ours waits for one.
+/// How long a foreign transaction keeps its locks: longer than a statement of a node waits for one.
 const FOREIGN_LOCK: Duration = Duration::from_secs(12);
 /// How soon sends are accepted after a lock is gone.
 const AFTER_A_LOCK: Duration = Duration::from_secs(4);
-/// How long commits are stuck, and how soon `/readyz` says so.
+/// How long commits are stuck, and how soon `/readyz` reports it.
 const STUCK: Duration = Duration::from_secs(6);
 const NOT_READY_WITHIN: Duration = Duration::from_secs(5);
-/// How often a process is paused to catch it while it holds a lock, and how long it takes to see that it does.
+/// How many times a process is paused to catch it while it holds a lock, and how long it takes to see that it does.
 const PAUSES: usize = 30;
 const CATCH_AFTER: Duration = Duration::from_millis(300);
 const PAUSE_OF_A_NODE: Duration = Duration::from_secs(15);
 const PAUSE_OF_A_BACKEND: Duration = Duration::from_secs(12);
 
 struct Nodes {
-    /// Stands between the database and `node`.
+    /// The proxy between the database and `node`.
     proxy: Proxy,
     node: Process,
     other: Process,
@@ -63,7 +63,7 @@ fn a_node_that_vanishes_before_the_commit_of_a_send_stops_the_others_for_seconds
             Wire::connect(address).await.unwrap().exchange(&request).await.unwrap()
         })
         .await;
-        // Its sender repeats it elsewhere: it is there once.
+        // The sender repeats the send on the other node: it is stored once.
         let answer = Wire::connect(nodes.other.address).await.unwrap().exchange(&request).await.unwrap();
         assert_eq!(answer.status, 201, "{}", String::from_utf8_lossy(&answer.bytes));
         assert_eq!(place.numbers("SELECT count(*) FROM messaging.messages WHERE body = 'vanished'").await, [[1]]);
@@ -100,13 +100,13 @@ fn a_node_that_vanishes_before_the_commit_of_a_member_change_stops_the_others_fo
             made.json()["id"].as_i64().unwrap()
         );
         let answer = remove(nodes.other.address).await;
-        // The vanished one may have been committed after all, if its COMMIT reached PostgreSQL in time.
+        // The first change may have been committed after all, if its COMMIT reached PostgreSQL in time.
         assert!([204, 404].contains(&answer.status.as_u16()), "{}", answer.status);
         assert_eq!(place.numbers(&members).await, [[1]]);
     });
 }
 
-/// Lets `node` vanish in the middle of a write, while the other node sends. `bodies` are what the write may leave.
+/// Lets `node` vanish in the middle of a write while the other node sends. `bodies` are the bodies that the write may leave.
 async fn vanish(place: &Place, nodes: &Nodes, bodies: &[&str], write: impl AsyncFn(SocketAddr) -> super::Answer) {
     let Nodes { proxy, node, other } = nodes;
     let load = Load::start(other.address, "other");
@@ -120,7 +120,7 @@ async fn vanish(place: &Place, nodes: &Nodes, bodies: &[&str], write: impl Async
     }
     load.accepts_more(100).await;
     let gap = longest_gap(&sends.end().await);
-    // The network is back, with what it held.
+    // The network works again and delivers what it held.
     let back = Instant::now();
     proxy.set(Flow::Pass);
     let mut answers = Vec::new();
@@ -180,7 +180,7 @@ fn a_node_that_is_paused_in_the_middle_of_its_load_stops_the_others_for_seconds(
     });
 }
 
-/// Pauses a node, again and again until it is paused within a transaction; whether it was.
+/// Pauses a node repeatedly until it is paused within a transaction. Returns whether that happened.
 async fn pause_in_a_transaction(place: &Place, node: &Process) -> bool {
     let abandoned = "SELECT count(*) FROM pg_stat_activity
                       WHERE datname = current_database() AND state = 'idle in transaction'
@@ -275,7 +275,7 @@ fn a_paused_backend_of_postgres_loses_nothing() {
     });
 }
 
-/// Pauses a backend, again and again until that stops every send; its id, and whether it did.
+/// Pauses a backend repeatedly until that stops every send. Returns its id and whether that happened.
 async fn pause_a_busy_backend(place: &Place, load: &Load) -> (u32, bool) {
     let busy = "SELECT pid::bigint FROM pg_stat_activity
                  WHERE datname = current_database() AND application_name = 'posthaste'

@@ -1,7 +1,7 @@
 //! Units of work that fail, hang or are dropped in the middle.
 //!
-//! Promise: nothing is committed that did not succeed, events keep their order, and nothing goes on running on the database
-//! for a caller that has gone away.
+//! Promise: only successful work is committed, events keep their order, and nothing keeps running on the database for a caller
+//! that has gone away.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,13 +21,13 @@ use crate::both;
 use crate::support::place::Kind;
 use crate::support::{Place, Server, run};
 
-/// The pool's 16 connections, which may not be exceeded by a single one.
+/// The pool's 16 connections, a limit that may never be exceeded.
 const POOL_SIZE: i64 = 16;
-/// How soon a statement is gone from the database after its caller.
+/// How soon a statement is gone from the database after its caller has gone.
 const GONE_WITHIN: Duration = Duration::from_secs(8);
-/// When a statement without an end has failed at the latest; PostgreSQL ends it after 10 s.
+/// The latest time at which an endless statement has failed. PostgreSQL ends it after 10 s.
 const ENDED_WITHIN: Duration = Duration::from_secs(20);
-/// How soon a second host is tried when the first one is silent.
+/// How soon a second host is tried if the first one is silent.
 const SECOND_HOST_WITHIN: Duration = Duration::from_secs(10);
 
 async fn open(location: &Location) -> Db {
@@ -64,7 +64,7 @@ both!(events_of_one_unit_of_work_keep_their_order_around_a_revocation, async |pl
 });
 
 #[test]
-fn a_unit_of_work_that_ignores_a_failed_statement_is_no_success() {
+fn a_unit_of_work_that_ignores_a_failed_statement_fails() {
     run(Kind::Postgres, async |place| {
         Server::start(place).await.stop().await;
         let db = open(&place.location()).await;
@@ -87,7 +87,7 @@ fn a_unit_of_work_that_ignores_a_failed_statement_is_no_success() {
 }
 
 #[test]
-fn a_write_behind_a_begin_that_failed_does_not_happen() {
+fn a_write_after_a_failed_begin_does_not_happen() {
     run(Kind::Postgres, async |place| {
         Server::start(place).await.stop().await;
         let url = place.postgres_url();
@@ -106,7 +106,7 @@ fn a_write_behind_a_begin_that_failed_does_not_happen() {
     });
 }
 
-/// The address of a way to the server on which every BEGIN is a syntax error while it spoils.
+/// Starts a proxy to the server on which every BEGIN is a syntax error while `spoils` is set. Returns its address.
 async fn spoil_begins(server: String, spoils: Arc<AtomicBool>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -137,7 +137,7 @@ async fn spoil_begins(server: String, spoils: Arc<AtomicBool>) -> String {
 }
 
 #[test]
-fn readers_that_go_away_leave_nothing_behind_on_the_database() {
+fn callers_that_go_away_leave_no_statement_on_the_database() {
     run(Kind::Postgres, async |place| {
         let db = open(&place.location()).await;
         let sleep = || {
@@ -148,7 +148,10 @@ fn readers_that_go_away_leave_nothing_behind_on_the_database() {
         let most = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'posthaste'";
         for _ in 0..4 {
             let readers = futures_util::future::join_all((0..POOL_SIZE + 4).map(|_| sleep()));
-            assert!(tokio::time::timeout(Duration::from_millis(700), readers).await.is_err(), "slept too little");
+            assert!(
+                tokio::time::timeout(Duration::from_millis(700), readers).await.is_err(),
+                "the callers ended too early"
+            );
             let count = place.numbers(most).await[0][0];
             assert!(count <= POOL_SIZE, "{count} connections");
         }
@@ -157,10 +160,10 @@ fn readers_that_go_away_leave_nothing_behind_on_the_database() {
                            AND pid <> pg_backend_pid()";
         let dropped = Instant::now();
         while place.numbers(sleeping).await != [[0]] {
-            assert!(dropped.elapsed() < GONE_WITHIN, "statements go on without their callers");
+            assert!(dropped.elapsed() < GONE_WITHIN, "statements still run after their callers have gone");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        println!("nothing runs {:?} after the readers have gone", dropped.elapsed());
+        println!("no statement runs {:?} after the callers have gone", dropped.elapsed());
         let one =
             db.read((), |conn, ()| Box::pin(async move { conn.one("SELECT 1::bigint", &[], |row| row.i64(0)).await }));
         assert_eq!(one.await.unwrap(), 1);
@@ -169,7 +172,7 @@ fn readers_that_go_away_leave_nothing_behind_on_the_database() {
 }
 
 #[test]
-fn a_statement_without_an_end_is_ended_unless_it_is_maintenance() {
+fn an_endless_statement_is_ended_unless_it_is_maintenance() {
     run(Kind::Postgres, async |place| {
         let limit = format!("ALTER ROLE posthaste IN DATABASE {} SET statement_timeout = '1s'", place.database);
         place.sql(&limit).await;
@@ -192,9 +195,9 @@ fn a_statement_without_an_end_is_ended_unless_it_is_maintenance() {
 }
 
 #[test]
-fn a_silent_host_does_not_keep_from_the_next_one() {
+fn a_silent_host_does_not_block_the_next_one() {
     run(Kind::Postgres, async |place| {
-        // Accepts connections, and says nothing.
+        // A host that accepts connections and never answers.
         let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = place.postgres_url();
         let (before, after) = url.split_once("127.0.0.1").expect("the cluster listens on 127.0.0.1");
@@ -205,7 +208,7 @@ fn a_silent_host_does_not_keep_from_the_next_one() {
         let elapsed = begun.elapsed();
         println!("connected after {elapsed:?} to {}", location.describe());
         assert!(elapsed < SECOND_HOST_WITHIN, "{elapsed:?}");
-        // It is not asked again for further connections.
+        // Later connections do not try the silent host first.
         let begun = Instant::now();
         let reads = (0..POOL_SIZE).map(|_| {
             db.read((), |conn, ()| {

@@ -1,7 +1,7 @@
-//! Which area may import which: a list of what is allowed, compared with the code and with the picture in ARCHITECTURE.md.
+//! Which area may import which: a list of allowed imports, compared with the code and with the picture in ARCHITECTURE.md.
 //!
-//! A folder of `src/` is an area, and so is a file that stands alone there; `src/store`, `src/domain` and `src/http` are floors
-//! with areas inside.
+//! A folder of `src/` is an area, and so is a single file there. `src/store`, `src/domain` and `src/http` are floors, which
+//! contain areas.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::{code, sources};
 
-/// Areas whose tables an area of the domain may read and write.
+/// Areas of the store whose tables an area of the domain may use.
 const ROWS: &[&str] = &[
     "store/db",
     "store/identity",
@@ -22,7 +22,7 @@ const ROWS: &[&str] = &[
     "store/operations",
 ];
 
-/// Each area with the areas that it may import, besides itself and the folders it stands in.
+/// Each area with the areas that it may import, besides itself and the folders that contain it.
 const AREAS: &[(&str, &[&[&str]])] = &[
     ("base", &[&[]]),
     ("mail", &[&["base"]]),
@@ -247,10 +247,10 @@ const AREAS: &[(&str, &[&[&str]])] = &[
     ),
 ];
 
-/// Floors: folders that hold areas. Their own `mod.rs` only lists the areas.
+/// Folders that contain areas. Their own `mod.rs` only lists the areas.
 const FLOORS: &[&str] = &["store", "domain", "http"];
 
-/// A module: the path of names that leads to it.
+/// A module, as the names of its path.
 type Module = Vec<String>;
 
 /// Every module of `src/`, with its file.
@@ -281,10 +281,10 @@ fn area(module: &[String]) -> Option<String> {
     }
 }
 
-/// The modules that a file imports: `use` declarations and paths in the code.
+/// The modules that a file imports, by `use` declarations and by paths in the code.
 fn imports(module: &Module, file: &Path, all: &BTreeMap<Module, PathBuf>) -> BTreeSet<Module> {
     let lines: Vec<String> = code(file).into_iter().map(|(_, line)| line).collect();
-    // What a test imports says nothing about the layout.
+    // The imports of unit tests do not count.
     let text = lines.join("\n");
     let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
     let mut paths = Vec::new();
@@ -307,7 +307,7 @@ fn imports(module: &Module, file: &Path, all: &BTreeMap<Module, PathBuf>) -> BTr
     paths.iter().filter_map(|path| resolve(module, path, all)).filter(|found| found != module).collect()
 }
 
-/// The paths of a tree such as `crate::store::{self, db::{Conn, Db}}`.
+/// Expands a tree such as `crate::store::{self, db::{Conn, Db}}` into its paths.
 fn expand(prefix: &str, tree: &str, paths: &mut Vec<String>) {
     let tree = tree.trim();
     let Some((head, rest)) = tree.split_once('{') else {
@@ -332,7 +332,7 @@ fn expand(prefix: &str, tree: &str, paths: &mut Vec<String>) {
     }
 }
 
-/// The module that a path leads to or into; none when it leads out of the crate.
+/// The module that a path leads to or into; none if it leads out of the crate.
 fn resolve(from: &Module, path: &str, all: &BTreeMap<Module, PathBuf>) -> Option<Module> {
     let mut names = path.split("::").peekable();
     let mut full = match *names.peek()? {
@@ -356,14 +356,14 @@ fn resolve(from: &Module, path: &str, all: &BTreeMap<Module, PathBuf>) -> Option
     Some(full)
 }
 
-/// Who imports whom.
+/// All modules with the modules that they import.
 fn graph() -> BTreeMap<Module, BTreeSet<Module>> {
     let all = modules();
     all.iter().map(|(module, file)| (module.clone(), imports(module, file, &all))).collect()
 }
 
 #[test]
-fn an_area_imports_what_it_may() {
+fn an_area_imports_only_allowed_areas() {
     let allowed: BTreeMap<&str, BTreeSet<&str>> =
         AREAS.iter().map(|(area, lists)| (*area, lists.iter().copied().flatten().copied().collect())).collect();
     let mut used = BTreeSet::new();
@@ -372,7 +372,7 @@ fn an_area_imports_what_it_may() {
         let Some(area_from) = area(&from) else { continue };
         let Some(may) = allowed.get(&*area_from) else { continue };
         for to in imported {
-            // Naming a floor without going into it leads nowhere yet: the path in the code is looked at by itself.
+            // A `use` of a floor alone names no area. The paths in the code are checked by themselves.
             let Some(area_to) = area(&to) else { continue };
             if area_from != area_to && !may.contains(&*area_to) {
                 wrong.push(format!(
@@ -389,10 +389,10 @@ fn an_area_imports_what_it_may() {
 }
 
 #[test]
-fn areas_have_no_circles() {
+fn areas_have_no_import_cycles() {
     let graph = graph();
     let mut wrong = Vec::new();
-    for circle in circles(&graph) {
+    for circle in cycles(&graph) {
         let areas: BTreeSet<_> = circle.iter().filter_map(|module| area(module)).collect();
         if areas.len() > 1 {
             wrong.push(circle.iter().map(|module| module.join("::")).collect::<Vec<_>>().join(", "));
@@ -401,8 +401,8 @@ fn areas_have_no_circles() {
     assert!(wrong.is_empty(), "files of different areas import each other in a circle: {}", wrong.join("\n"));
 }
 
-/// Groups of modules that reach each other (strongly connected components, by two walks).
-fn circles(graph: &BTreeMap<Module, BTreeSet<Module>>) -> Vec<BTreeSet<Module>> {
+/// Groups of modules that reach each other (strongly connected components, found by two walks).
+fn cycles(graph: &BTreeMap<Module, BTreeSet<Module>>) -> Vec<BTreeSet<Module>> {
     let reach = |start: &Module| {
         let (mut seen, mut open) = (BTreeSet::new(), vec![start]);
         while let Some(next) = open.pop() {
@@ -425,7 +425,7 @@ fn circles(graph: &BTreeMap<Module, BTreeSet<Module>>) -> Vec<BTreeSet<Module>> 
 }
 
 #[test]
-fn areas_are_those_of_the_picture() {
+fn areas_agree_with_the_picture() {
     let tree: BTreeSet<String> = modules().keys().filter_map(|module| area(module)).collect();
     let listed: BTreeSet<String> = AREAS.iter().map(|(area, _)| (*area).to_owned()).collect();
     assert_eq!(tree, listed, "the areas of src/ and those of AREAS differ");

@@ -1,4 +1,5 @@
-//! House rules that the compiler does not check: imports, names that belong to one place, how handlers are written, lengths.
+//! House rules that the compiler does not check: imports, names that belong to one place, the form of handlers, lengths of
+//! files.
 
 mod documents;
 mod imports;
@@ -14,19 +15,19 @@ use posthaste::http::server::router::openapi_json;
 /// Lines of a source file.
 const MAX_LINES: usize = 600;
 
-/// Libraries that speak HTTP, with the folders that must not name them.
+/// Libraries that speak HTTP, and the folders that must not name them.
 const HTTP_LIBRARIES: (&[&str], &[&str]) =
     (&["axum", "hyper", "http::"], &["src/base", "src/mail", "src/store", "src/domain", "src/live", "src/workers"]);
 
-/// Names that stand in one place alone.
+/// Names that may occur in one place only.
 const HOMES: &[(&str, &str)] =
     &[("rusqlite", "src/store/sqlite/"), ("tokio_postgres", "src/store/postgres/"), ("lettre", "src/mail/")];
 
-/// What a handler takes to say who may call it: the types of `src/http/access/policy.rs`.
+/// The types with which a handler says who may call it: those of `src/http/access/policy.rs`.
 const POLICIES: &[&str] = &["Public", "Reader", "Writer", "PersonReading", "PersonWriting", "Administrator"];
 
-/// Roads to a caller, each with the files that may take it: those that let callers in, and the one that hands them on.
-const ROADS_TO_A_CALLER: &[(&str, &[&str])] = &[
+/// Ways to get a caller, each with the files that may use it: those that authenticate callers, and the one that passes them on.
+const WAYS_TO_A_CALLER: &[(&str, &[&str])] = &[
     ("Principal::new", &["src/domain/identity/credentials.rs"]),
     ("authenticate(", &["src/domain/identity/credentials.rs", "src/http/access/admission.rs"]),
     ("identify(", &["src/http/access/admission.rs"]),
@@ -49,7 +50,7 @@ fn sources(folder: &str) -> Vec<PathBuf> {
     found
 }
 
-/// The file's code lines with their numbers: comments may name anything.
+/// The lines of code of a file with their numbers. Comments may name anything.
 fn code(path: &Path) -> Vec<(usize, String)> {
     let text = fs::read_to_string(path).unwrap();
     let lines = text.lines().enumerate().map(|(index, line)| (index + 1, line.to_owned()));
@@ -57,7 +58,7 @@ fn code(path: &Path) -> Vec<(usize, String)> {
 }
 
 #[test]
-fn http_stays_on_its_floor() {
+fn only_http_names_http_libraries() {
     let (libraries, folders) = HTTP_LIBRARIES;
     let mut wrong = Vec::new();
     for file in folders.iter().flat_map(|folder| sources(folder)) {
@@ -70,7 +71,7 @@ fn http_stays_on_its_floor() {
 }
 
 #[test]
-fn drivers_are_named_at_home_alone() {
+fn drivers_are_named_only_in_their_folders() {
     let mut wrong = Vec::new();
     for file in sources("src") {
         for (name, home) in HOMES.iter().filter(|(_, home)| !file.starts_with(home)) {
@@ -83,7 +84,7 @@ fn drivers_are_named_at_home_alone() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// A handler's method and path, its name, what it takes, and the names of the structs that document its parameters.
+/// A handler: its method and path, its name, its parameters, and the names of the structs that document its parameters.
 struct Handler {
     at: String,
     method: String,
@@ -114,7 +115,7 @@ fn handlers() -> Vec<Handler> {
     handlers
 }
 
-/// The names in front of the first string, whatever stands between them.
+/// The identifiers before the first string.
 fn words(text: &str) -> Vec<String> {
     let text = text.split(['"', ')']).next().unwrap_or_default();
     let names = text.split(|character: char| !character.is_alphanumeric()).filter(|name| !name.is_empty());
@@ -136,7 +137,7 @@ fn parameters_are_parsed_and_documented_by_the_same_structs() {
         if path.contains('{') && taken("Path").is_none() {
             wrong.push(format!("{at} does not parse the parameters of {path}"));
         }
-        // Whichever it is refuses unknown parameters. A body refuses all of them.
+        // Each of these readers refuses unknown parameters, and a body refuses all of them.
         let readers = [": Query<", ": JsonBody<", ": JsonOrPayload<"];
         let count = readers.iter().filter(|reader| signature.contains(**reader)).count();
         if count != 1 {
@@ -163,7 +164,7 @@ fn every_handler_is_an_operation_of_the_document() {
 }
 
 #[test]
-fn every_route_says_who_may_call_it() {
+fn every_handler_has_exactly_one_policy() {
     let mut wrong = Vec::new();
     for Handler { at, method, path, signature, .. } in handlers().iter().filter(|handler| is_api(&handler.path)) {
         let parameters = signature.trim_end_matches([')', ' ', ',']).split(", ");
@@ -173,7 +174,7 @@ fn every_route_says_who_may_call_it() {
         if policies.len() != 1 {
             wrong.push(format!("{at} takes {policies:?}: exactly one of {POLICIES:?} must be there"));
         }
-        // Two places say that nothing has to be shown: both or neither.
+        // The policy and PUBLIC_ROUTES both say that a route is public, or neither does.
         let method = Method::from_bytes(method.as_bytes()).expect("a method");
         if policies.contains(&&"Public") != is_public(&method, path) {
             wrong.push(format!("{at} takes {policies:?}, but PUBLIC_ROUTES says otherwise of {method} {path}"));
@@ -183,7 +184,7 @@ fn every_route_says_who_may_call_it() {
 }
 
 #[test]
-fn policies_are_those_that_there_are() {
+fn the_list_of_policies_is_complete() {
     let policy = fs::read_to_string("src/http/access/policy.rs").unwrap();
     let mut found: Vec<&str> =
         policy.split("pub struct ").skip(1).filter_map(|rest| Some(rest.split_once('(')?.0)).collect();
@@ -194,20 +195,20 @@ fn policies_are_those_that_there_are() {
 }
 
 #[test]
-fn there_is_one_road_to_a_caller() {
+fn only_admission_and_policies_get_a_caller() {
     let mut wrong = Vec::new();
     for file in sources("src") {
         let text = file.display().to_string();
         for (number, line) in code(&file) {
-            let mut names: Vec<&str> = ROADS_TO_A_CALLER
+            let mut names: Vec<&str> = WAYS_TO_A_CALLER
                 .iter()
                 .filter(|(name, homes)| line.contains(name) && !homes.contains(&&*text))
                 .map(|(name, _)| *name)
                 .collect();
-            // Where the type is left to be inferred, no name would show.
+            // With an inferred type, no name of the type would appear.
             let hidden = text.starts_with("src/http/routes") || text == "src/http/bodies/extract.rs";
             names.extend(["extensions", "Extension"].into_iter().filter(|name| hidden && line.contains(name)));
-            // Every path of the API is documented, and so goes through a handler that is looked at above.
+            // Every path of the API is documented, and so goes through a handler that was checked above.
             names.extend([".route(\"/api", ".nest("].into_iter().filter(|name| line.contains(name)));
             wrong.extend(names.into_iter().map(|name| format!("{text}:{number} names {name}")));
         }
@@ -228,8 +229,8 @@ fn files_stay_short() {
     assert!(long.is_empty(), "{}", long.join("\n"));
 }
 
-/// Files that no other file declares as a module beside it: the roots of crates, and one that `tests/api/main.rs` declares with
-/// its path.
+/// Files that no file beside them declares as a module: the roots of crates, and one that `tests/api/main.rs` declares with its
+/// path.
 const ROOTS: &[&str] =
     &["src/lib.rs", "src/main.rs", "tests/api/main.rs", "tests/faults/mod.rs", "tests/tidy/main.rs", "bench/main.rs"];
 
@@ -257,7 +258,7 @@ fn every_file_is_compiled() {
 }
 
 #[test]
-fn every_module_says_what_it_is_for() {
+fn every_module_has_a_header() {
     let silent: Vec<String> = ["src", "tests", "bench"]
         .into_iter()
         .flat_map(sources)
@@ -279,9 +280,9 @@ fn a_noun_has_the_same_place_on_every_floor() {
 
 #[test]
 fn rows_are_read_by_name() {
-    /// Getters of a row by number beside each other; more columns are declared with `columns!`.
+    /// How many getters by column number may be in a row. Longer lists of columns are declared with `columns!`.
     const MOST_BY_NUMBER: usize = 3;
-    /// Where numbers are the point: the getters themselves.
+    /// Files in which numbers are right: the getters themselves.
     const AT_HOME: &[&str] = &["src/store/db/columns.rs", "src/store/sqlite/", "src/store/postgres/"];
     let mut wrong = Vec::new();
     for file in sources("src/store") {

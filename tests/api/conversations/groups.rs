@@ -15,7 +15,7 @@ async fn put(server: &Server, person: &str, target: &str, body: Value) -> Answer
     call(server, person, Method::PUT, target, Some(body)).await
 }
 
-/// A group of `owner` with others in it; where it is.
+/// Creates a group of `owner` with other members; returns its path.
 async fn group(server: &Server, owner: &str, members: &[&str], more: Value) -> String {
     let mut new = json!({"kind": "group", "title": "Looney Tunes", "member_user_names": members});
     new.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -54,7 +54,7 @@ fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
     list.iter().map(|(name, role)| ((*name).to_owned(), (*role).to_owned())).collect()
 }
 
-both!(a_group_is_made_read_and_written_by_its_members, async |place| {
+both!(members_create_read_and_write_a_group, async |place| {
     let server = Server::start(place).await;
     let group = group(&server, "bugs", &["duck", "bugs", "DUCK"], json!({})).await;
     let seen = get(&server, "duck", &group).await.json();
@@ -63,7 +63,7 @@ both!(a_group_is_made_read_and_written_by_its_members, async |place| {
         (&json!("group"), &json!("Looney Tunes"), &json!(2), &json!("all"), &Value::Null, &json!(2))
     );
     assert_eq!(seen["me"]["role"], "member");
-    assert_eq!(seen["me"]["unread_count"], 1, "that it was made");
+    assert_eq!(seen["me"]["unread_count"], 1, "the message about the creation");
     assert_eq!(get(&server, "bugs", &group).await.json()["me"]["unread_count"], 0);
     assert_eq!(seen["last_message"]["body"], "bugs created the group");
     assert_eq!(seen["last_message"]["kind"], "system");
@@ -76,20 +76,20 @@ both!(a_group_is_made_read_and_written_by_its_members, async |place| {
         (&json!(2), &Value::Null, &Value::Null)
     );
     assert_eq!(bodies(&server, "bugs", &group).await, ["bugs created the group", "quack"]);
-    // In the seed's list of both, and of nobody else.
+    // The message is in the timelines of both members, and in no other.
     assert!(server.all("/api/messages/bugs").await.iter().any(|message| message["body"] == "quack"));
     assert!(!server.all("/api/messages/porky").await.iter().any(|message| message["body"] == "quack"));
-    // To whoever is not in it there is no such thing, read or written.
+    // For a user who is not a member, reads and writes answer as if the group did not exist.
     for target in [group.clone(), format!("{group}/members"), format!("{group}/messages")] {
         get(&server, "porky", &target).await.problem(404, "conversation_not_found");
     }
     say(&server, "porky", &group, "omw").await.problem(404, "conversation_not_found");
-    // A caller that stands for nobody sees it, without anything of its own.
+    // A caller that acts for no user sees the group, without fields of their own.
     let bare = server.get(&group).await.json();
     assert_eq!((&bare["me"], &bare["title"]), (&Value::Null, &json!("Looney Tunes")));
 });
 
-both!(what_a_group_may_not_be_is_said_field_by_field, async |place| {
+both!(invalid_groups_are_refused_with_an_error_for_each_field, async |place| {
     let server = Server::start(place).await;
     let many: Vec<String> = (0..1_001).map(|number| format!("user{number}")).collect();
     for (body, fields) in [
@@ -111,12 +111,12 @@ both!(what_a_group_may_not_be_is_said_field_by_field, async |place| {
         post(&server, "bugs", "/api/conversations", body).await.invalid(&fields);
     }
     assert_eq!(get(&server, "bugs", "/api/conversations").await.json().as_array().unwrap().len(), 1);
-    // Somebody has to own it.
+    // A group needs an owner, so the caller must act as a user.
     let nobody = server.post("/api/conversations", &json!({"kind": "group", "title": "t"})).await;
     nobody.problem(403, "act_as_required");
 });
 
-both!(a_group_is_made_once_for_a_key, async |place| {
+both!(a_repeated_creation_with_the_same_key_creates_one_group, async |place| {
     let server = Server::start(place).await;
     let new = json!({"kind": "group", "title": "once", "member_user_names": ["duck"]});
     let make = || async {
@@ -130,7 +130,7 @@ both!(a_group_is_made_once_for_a_key, async |place| {
     assert_eq!(get(&server, "duck", "/api/conversations").await.json().as_array().unwrap().len(), 2);
 });
 
-both!(one_direct_conversation_a_pair, async |place| {
+both!(a_pair_of_users_has_one_direct_conversation, async |place| {
     let server = Server::start(place).await;
     let open = |person: &'static str, other: &'static str| {
         post(&server, person, "/api/conversations", json!({"kind": "direct", "user_name": other}))
@@ -138,7 +138,7 @@ both!(one_direct_conversation_a_pair, async |place| {
     let known = open("bugs", "RDIBARI").await;
     assert_eq!((known.status.as_u16(), &known.json()["id"]), (200, &json!(1)));
     assert_eq!(known.json()["peer"]["user_name"], "rdibari");
-    assert_eq!(known.json()["peer"]["email"], Value::Null, "of somebody else");
+    assert_eq!(known.json()["peer"]["email"], Value::Null, "the email address of another user is hidden");
     let made = open("bugs", "duck").await;
     assert_eq!(made.status, 201);
     assert_eq!((&made.json()["last_message"], &made.json()["last_seq"]), (&Value::Null, &json!(0)));
@@ -146,7 +146,7 @@ both!(one_direct_conversation_a_pair, async |place| {
     let notes = open("bugs", "me").await;
     assert_eq!((notes.status.as_u16(), &notes.json()["peer"]["user_name"]), (201, &json!("bugs")));
     assert_eq!(notes.json()["member_count"], 1);
-    // Both at once: one conversation.
+    // Two requests at the same time open one conversation.
     let (one, other) = tokio::join!(open("porky", "bugs"), open("bugs", "porky"));
     assert_eq!(one.json()["id"], other.json()["id"]);
     let pairs = place.numbers("SELECT count(*) FROM messaging.direct_conversations").await;
@@ -154,7 +154,7 @@ both!(one_direct_conversation_a_pair, async |place| {
     assert_eq!((pairs[0][0], conversations[0][0]), (5, 5));
 });
 
-both!(the_list_has_the_latest_activity_first, async |place| {
+both!(the_list_of_conversations_starts_with_the_latest_activity, async |place| {
     let server = Server::start(place).await;
     let first = group(&server, "bugs", &["duck"], json!({})).await;
     for number in 0..5 {
@@ -179,18 +179,22 @@ both!(the_list_has_the_latest_activity_first, async |place| {
     server.get("/api/conversations").await.problem(403, "act_as_required");
 });
 
-both!(members_are_added_by_who_may, async |place| {
+both!(roles_decide_who_adds_and_removes_members, async |place| {
     let server = Server::start(place).await;
     let group = group(&server, "bugs", &["duck"], json!({})).await;
     let member = |name: &str| format!("{group}/members/{name}");
-    // A member may not, where the group does not say so.
+    // A member may not add others unless the group allows it.
     put(&server, "duck", &member("porky"), json!({})).await.problem(403, "insufficient_role");
     assert_eq!(patch(&server, "bugs", &group, json!({"members_can_add": true})).await.status, 200);
     let added = put(&server, "duck", &member("porky"), json!({})).await;
     assert_eq!((added.status.as_u16(), &added.json()["role"]), (201, &json!("member")));
     assert_eq!(added.json()["user"]["user_name"], "porky");
-    assert_eq!(put(&server, "duck", &member("porky"), json!({})).await.status, 200, "is there already");
-    // As something more, by an owner alone; nobody raises themself.
+    assert_eq!(
+        put(&server, "duck", &member("porky"), json!({})).await.status,
+        200,
+        "duck's second request finds a member"
+    );
+    // Only an owner gives a higher role, and nobody raises their own role.
     delete(&server, "bugs", &member("porky")).await;
     put(&server, "duck", &member("porky"), json!({"role": "admin"})).await.problem(403, "insufficient_role");
     put(&server, "duck", &member("duck"), json!({"role": "admin"})).await.problem(403, "insufficient_role");
@@ -198,7 +202,7 @@ both!(members_are_added_by_who_may, async |place| {
     put(&server, "duck", &member("me"), json!({"role": "owner"})).await.problem(403, "insufficient_role");
     put(&server, "duck", &member("porky"), json!({"role": "admin"})).await.problem(403, "insufficient_role");
     assert_eq!(put(&server, "duck", &member("porky"), json!({})).await.status, 201);
-    // An admin removes members, not owners.
+    // An admin removes members and may not remove owners.
     delete(&server, "duck", &member("bugs")).await.problem(403, "insufficient_role");
     delete(&server, "porky", &member("duck")).await.problem(403, "insufficient_role");
     assert_eq!(delete(&server, "duck", &member("porky")).await.status, 204);
@@ -206,7 +210,7 @@ both!(members_are_added_by_who_may, async |place| {
     delete(&server, "duck", &member("nobody")).await.problem(404, "member_not_found");
     put(&server, "duck", &member("nobody"), json!({})).await.problem(404, "user_not_found");
     put(&server, "duck", &member("porky"), json!({"role": "king"})).await.invalid(&["role"]);
-    // Stepping down is everybody's own to do.
+    // All members may lower their own role.
     assert_eq!(put(&server, "duck", &member("me"), json!({"role": "member"})).await.json()["role"], "member");
     assert_eq!(
         bodies(&server, "bugs", &group).await,
@@ -223,7 +227,7 @@ both!(members_are_added_by_who_may, async |place| {
     assert_eq!(get(&server, "bugs", &group).await.json()["member_count"], 2);
 });
 
-both!(who_was_removed_finds_nothing_from_then_on, async |place| {
+both!(a_removed_member_no_longer_sees_the_group, async |place| {
     let server = Server::start(place).await;
     let group = group(&server, "bugs", &["duck", "porky"], json!({})).await;
     say(&server, "duck", &group, "quack").await;
@@ -244,11 +248,11 @@ both!(who_was_removed_finds_nothing_from_then_on, async |place| {
     delete(&server, "duck", &format!("{group}/members/me")).await.problem(404, "conversation_not_found");
     assert!(!server.all("/api/messages/duck").await.iter().any(|message| message["body"] == "quack"));
     assert_eq!(get(&server, "duck", "/api/conversations").await.json().as_array().unwrap().len(), 1);
-    // What they said stays for the others.
+    // The messages of a removed member stay for the others.
     assert_eq!(bodies(&server, "porky", &group).await[1], "quack");
 });
 
-both!(the_last_owner_stays_and_the_last_member_ends_the_group, async |place| {
+both!(the_last_owner_cannot_leave_and_the_last_member_ends_the_group, async |place| {
     let server = Server::start(place).await;
     let group = group(&server, "bugs", &["duck"], json!({})).await;
     let me = format!("{group}/members/me");
@@ -259,12 +263,12 @@ both!(the_last_owner_stays_and_the_last_member_ends_the_group, async |place| {
     assert_eq!(roles(&server, "duck", &group).await, pairs(&[("duck", "owner")]));
     assert_eq!(delete(&server, "duck", &me).await.status, 204);
     server.get(&group).await.problem(404, "conversation_not_found");
-    // A direct conversation has its two people.
+    // The members of a direct conversation never change.
     put(&server, "bugs", "/api/conversations/1/members/duck", json!({})).await.problem(409, "not_a_group");
     delete(&server, "bugs", "/api/conversations/1/members/me").await.problem(409, "not_a_group");
 });
 
-both!(titles_pictures_and_rules_are_changed_by_admins, async |place| {
+both!(admins_change_the_title_the_picture_and_the_rules, async |place| {
     let server = Server::start(place).await;
     let group = group(&server, "bugs", &["duck"], json!({})).await;
     patch(&server, "duck", &group, json!({"title": "Ducks"})).await.problem(403, "insufficient_role");
@@ -272,7 +276,11 @@ both!(titles_pictures_and_rules_are_changed_by_admins, async |place| {
     let changed = patch(&server, "bugs", &group, changes.clone()).await.json();
     assert_eq!((&changed["title"], &changed["avatar_url"]), (&changes["title"], &changes["avatar_url"]));
     assert_eq!(changed["history"], "since_joined");
-    assert_eq!(patch(&server, "bugs", &group, changes).await.json()["last_seq"], 4, "nothing changed");
+    assert_eq!(
+        patch(&server, "bugs", &group, changes).await.json()["last_seq"],
+        4,
+        "an unchanged title adds no message"
+    );
     let bare = patch(&server, "bugs", &group, json!({"avatar_url": null})).await.json();
     assert_eq!(bare["avatar_url"], Value::Null);
     for (body, field) in [
@@ -291,7 +299,7 @@ both!(titles_pictures_and_rules_are_changed_by_admins, async |place| {
     patch(&server, "bugs", "/api/conversations/1", json!({"title": "x"})).await.problem(409, "not_a_group");
 });
 
-both!(what_a_member_keeps_is_theirs_alone, async |place| {
+both!(drafts_and_marks_of_a_member_are_private, async |place| {
     let server = Server::start(place).await;
     let keeps = json!({
         "muted_until": "2030-01-01T00:00:00.000000Z", "pinned": true, "archived": true, "draft": "nothing mu",
@@ -307,7 +315,7 @@ both!(what_a_member_keeps_is_theirs_alone, async |place| {
         (&kept["me"]["draft"], &kept["me"]["muted_until"], &kept["me"]["archived"], &kept["me"]["pinned"]),
         (&Value::Null, &Value::Null, &json!(false), &json!(true))
     );
-    // Hidden until the next message.
+    // A deleted direct conversation is hidden until the next message.
     assert_eq!(delete(&server, "bugs", "/api/conversations/1").await.status, 204);
     assert!(get(&server, "bugs", "/api/conversations").await.json().as_array().unwrap().is_empty());
     assert_eq!(get(&server, "rdibari", "/api/conversations").await.json().as_array().unwrap().len(), 1);
@@ -316,7 +324,7 @@ both!(what_a_member_keeps_is_theirs_alone, async |place| {
     assert_eq!(get(&server, "bugs", "/api/conversations").await.json().as_array().unwrap().len(), 1);
 });
 
-both!(who_joins_later_sees_what_the_group_says, async |place| {
+both!(the_history_setting_decides_what_new_members_see, async |place| {
     let server = Server::start(place).await;
     let group = group(&server, "bugs", &["duck"], json!({"history": "since_joined"})).await;
     for number in 2..=5 {
@@ -340,18 +348,18 @@ both!(who_joins_later_sees_what_the_group_says, async |place| {
     let own: Vec<&Value> = timeline.iter().filter(|message| message["recipient_id"].is_null()).collect();
     assert_eq!(own.len(), 2);
     assert_eq!(server.all("/api/messages/porky").await.iter().filter(|m| m["recipient_id"].is_null()).count(), 2);
-    // What is not there for them cannot be answered either.
+    // A message that a member may not see cannot be answered by them either.
     let id: i64 = group.rsplit('/').next().unwrap().parse().unwrap();
     let reply = |seq: i64| json!({"conversation_id": id, "body": "x", "reply_to": seq});
     post(&server, "porky", "/api/messages", reply(5)).await.invalid(&["reply_to"]);
     assert_eq!(post(&server, "porky", "/api/messages", reply(7)).await.status, 201);
     assert_eq!(post(&server, "duck", "/api/messages", reply(5)).await.status, 201);
-    // Everything, once the group says so.
+    // The group now shows its whole history to all members.
     patch(&server, "bugs", &group, json!({"history": "all"})).await;
     assert_eq!(bodies(&server, "porky", &group).await[0], "bugs created the group");
 });
 
-both!(an_ended_group_is_gone_for_everybody, async |place| {
+both!(a_deleted_group_is_gone_for_all_members, async |place| {
     let server = Server::start(place).await;
     let group = group(&server, "bugs", &["duck"], json!({})).await;
     say(&server, "duck", &group, "a planted word: zyzzyva").await;
@@ -373,7 +381,7 @@ both!(an_ended_group_is_gone_for_everybody, async |place| {
     assert_eq!(place.numbers("SELECT count(*) FROM messaging.receipts").await, [[0]]);
 });
 
-both!(invites_lead_in_as_often_as_they_say, async |place| {
+both!(an_invite_admits_as_many_users_as_it_allows, async |place| {
     let server = Server::start(place).await;
     let group = group(&server, "bugs", &["duck"], json!({})).await;
     let invites = format!("{group}/invites");
@@ -385,15 +393,15 @@ both!(invites_lead_in_as_often_as_they_say, async |place| {
     let target = format!("/api/invites/{code}");
     let glimpse = server.get(&target).await.json();
     assert_eq!(glimpse["conversation"], json!({"title": "Looney Tunes", "avatar_url": null, "member_count": 2}));
-    // An invited person is an outsider before accepting.
+    // A user with an invite is no member before accepting it.
     get(&server, "porky", &group).await.problem(404, "conversation_not_found");
-    assert_eq!(post(&server, "duck", &target, json!({})).await.status, 200, "is in it already, and uses nothing");
+    assert_eq!(post(&server, "duck", &target, json!({})).await.status, 200, "a member accepts, which uses up nothing");
     let joined = post(&server, "porky", &target, json!({})).await;
     assert_eq!((joined.status.as_u16(), &joined.json()["me"]["role"]), (201, &json!("member")));
     assert_eq!(bodies(&server, "porky", &group).await, ["bugs created the group", "porky joined"]);
     post(&server, "rdibari", &target, json!({})).await.problem(404, "invite_not_found");
     server.get(&target).await.problem(404, "invite_not_found");
-    // Listed without codes while they are good; ended by hand.
+    // The list shows valid invites without their codes. An admin ends one.
     let listed = post(&server, "bugs", &invites, json!({})).await.json();
     let page = get(&server, "bugs", &invites).await.json();
     assert_eq!(page.as_array().unwrap().len(), 1);
@@ -414,7 +422,7 @@ both!(invites_lead_in_as_often_as_they_say, async |place| {
     post(&server, "bugs", "/api/conversations/1/invites", json!({})).await.problem(409, "not_a_group");
 });
 
-both!(fifty_accept_an_invite_for_one_and_one_wins, async |place| {
+both!(of_fifty_users_one_accepts_a_single_use_invite, async |place| {
     let server = Server::start(place).await;
     for number in 0..50 {
         let new = json!({"user_name": format!("guest{number}")});
@@ -432,7 +440,7 @@ both!(fifty_accept_an_invite_for_one_and_one_wins, async |place| {
     assert_eq!(get(&server, "bugs", &group).await.json()["member_count"], 2);
 });
 
-both!(who_is_blocked_or_no_friend_adds_nobody, async |place| {
+both!(blocked_users_and_strangers_cannot_add_a_user_to_a_group, async |place| {
     let server = Server::start(place).await;
     let group = group(&server, "bugs", &[], json!({})).await;
     assert_eq!(put(&server, "duck", "/api/blocks/bugs", json!({})).await.status, 204);
@@ -440,7 +448,7 @@ both!(who_is_blocked_or_no_friend_adds_nobody, async |place| {
     let own = patch(&server, "porky", "/api/users/me", json!({"direct_messages_from": "friends"})).await;
     assert_eq!(own.status, 200);
     let stranger = put(&server, "bugs", &format!("{group}/members/porky"), json!({})).await;
-    // The one looks like the other, but for the name.
+    // Both refusals are the same, except for the name.
     let text = |answer: &Answer| answer.problem(403, "not_friends")["detail"].as_str().unwrap().to_owned();
     assert_eq!(text(&blocked).replace("duck", "X"), text(&stranger).replace("porky", "X"));
     let new = json!({"kind": "group", "title": "t", "member_user_names": ["duck"]});
@@ -453,7 +461,7 @@ both!(who_is_blocked_or_no_friend_adds_nobody, async |place| {
     assert_eq!(post(&server, "bugs", "/api/conversations", direct).await.status, 201);
 });
 
-both!(admins_delete_what_others_said_and_members_do_not, async |place| {
+both!(admins_delete_messages_of_others_and_members_do_not, async |place| {
     let server = Server::start(place).await;
     let group = group(&server, "bugs", &["duck", "porky"], json!({})).await;
     say(&server, "duck", &group, "quack").await;
@@ -465,7 +473,7 @@ both!(admins_delete_what_others_said_and_members_do_not, async |place| {
     assert!(get(&server, "duck", &message).await.json()["deleted_at"].is_string());
 });
 
-both!(an_erased_owner_is_followed_by_the_oldest_admin, async |place| {
+both!(the_oldest_admin_becomes_owner_after_the_owner_is_erased, async |place| {
     let server = Server::start(place).await;
     let first = group(&server, "bugs", &["duck", "porky", "rdibari"], json!({})).await;
     put(&server, "bugs", &format!("{first}/members/rdibari"), json!({"role": "admin"})).await;
@@ -489,7 +497,7 @@ both!(an_erased_owner_is_followed_by_the_oldest_admin, async |place| {
     assert_eq!(get(&server, "duck", &first).await.json()["member_count"], 3);
 });
 
-both!(sixteen_writers_in_one_group_leave_no_gap, async |place| {
+both!(sixteen_writers_in_one_group_leave_no_gap_in_seq, async |place| {
     let server = Server::start_with(place, Options::default()).await;
     let names: Vec<String> = (0..16).map(|number| format!("writer{number}")).collect();
     for name in &names {
@@ -498,7 +506,7 @@ both!(sixteen_writers_in_one_group_leave_no_gap, async |place| {
     let members: Vec<&str> = names.iter().map(String::as_str).collect();
     let group = group(&server, "bugs", &members, json!({})).await;
     let reader = async {
-        // Nobody sees n + 1 without n.
+        // A reader that sees message n + 1 also sees message n.
         let mut last = 0;
         while last < 16 * 20 + 1 {
             let page = get(&server, "bugs", &format!("{group}/messages?after={last}&limit=200")).await.json();
@@ -518,9 +526,10 @@ both!(sixteen_writers_in_one_group_leave_no_gap, async |place| {
     assert_eq!(seqs[0], [321, 321]);
 });
 
-/// Of a group's members a send reads its sender. SQLite counts no reads; the bench compares sends into 10 and 10,000 there.
+/// A send reads one row of the group's members: the sender. SQLite counts no reads; the bench compares sends into groups of 10
+/// and of 10,000 there.
 #[test]
-fn a_send_into_a_large_group_does_not_read_its_members() {
+fn a_send_into_a_large_group_does_not_read_all_members() {
     const MEMBERS: i64 = 3_000;
     run(Kind::Postgres, async |place| {
         let server = Server::start(place).await;
@@ -532,7 +541,7 @@ fn a_send_into_a_large_group_does_not_read_its_members() {
                 room.rsplit('/').next().unwrap()
             ))
             .await;
-        // Most conversations are small, and that is what a plan is made for.
+        // Most conversations are small, and PostgreSQL plans for that.
         place
             .sql(
                 "INSERT INTO messaging.conversations (id, kind, created_at, created_by, last_seq, last_sent_at, last_message_id)
@@ -545,7 +554,7 @@ fn a_send_into_a_large_group_does_not_read_its_members() {
             .await;
         place.sql("ANALYZE messaging.members").await;
         let read = "SELECT coalesce(sum(idx_tup_read), 0)::bigint FROM pg_stat_user_indexes WHERE relname = 'members'";
-        // What a connection has read it tells once a second.
+        // A connection reports once a second which rows it has read.
         let sends = async || {
             for _ in 0..50 {
                 assert_eq!(say(&server, "bugs", &room, "hello").await.status, 201);

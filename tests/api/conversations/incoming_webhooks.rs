@@ -1,4 +1,4 @@
-//! `/api/conversations/{id}/incoming-webhooks` and `/api/hooks/{token}`: programs write into groups, in Slack's shape.
+//! `/api/conversations/{id}/incoming-webhooks` and `/api/hooks/{token}`: programs write into groups, with Slack's format.
 
 use futures_util::future::join_all;
 use posthaste::domain::access::principal::Access;
@@ -13,8 +13,8 @@ use crate::support::process::{Process, Wrapping};
 use crate::support::server::Answer;
 use crate::support::{Options, Place, Server, answer_of};
 
-/// An incoming webhook of a group, as it was answered.
-async fn hook(server: &Server, person: &str, group: i64, name: &str) -> Value {
+/// Creates an incoming webhook of a group and returns the answer.
+async fn create_webhook(server: &Server, person: &str, group: i64, name: &str) -> Value {
     let made = post(server, person, &path(group), json!({"name": name})).await;
     assert_eq!(made.status, 201, "{}", String::from_utf8_lossy(&made.bytes));
     made.json()
@@ -24,14 +24,14 @@ fn path(group: i64) -> String {
     format!("/api/conversations/{group}/incoming-webhooks")
 }
 
-/// Where it is written to: the URL without its server.
+/// The path at which the webhook accepts messages.
 fn target(hook: &Value) -> String {
     let url = hook["url"].as_str().unwrap();
     url[url.find("/api/").unwrap()..].to_owned()
 }
 
-/// What a program sends; nobody's request.
-async fn bring(server: &Server, target: &str, text: &str) -> Answer {
+/// Sends a text to a webhook, without credentials.
+async fn send_text(server: &Server, target: &str, text: &str) -> Answer {
     server.post(target, &json!({"text": text})).await
 }
 
@@ -53,35 +53,35 @@ async fn messages(server: &Server, person: &str, group: i64) -> Vec<Value> {
     answer.json().as_array().unwrap().clone()
 }
 
-/// What was said by people and bots.
-async fn said(server: &Server, person: &str, group: i64) -> Vec<String> {
+/// The texts of messages that users and bots sent.
+async fn texts_in(server: &Server, person: &str, group: i64) -> Vec<String> {
     let texts = messages(server, person, group).await.into_iter().filter(|message| message["kind"] == "text");
     texts.map(|message| message["body"].as_str().unwrap().to_owned()).collect()
 }
 
-/// The name of the bot that spoke last.
+/// The name of the bot that sent the last message.
 async fn last_sender(server: &Server, person: &str, group: i64) -> String {
     messages(server, person, group).await.last().unwrap()["sender_user_name"].as_str().unwrap().to_owned()
 }
 
-both!(a_program_writes_into_a_group, async |place| {
+both!(a_program_posts_messages_into_a_group, async |place| {
     let server = Server::start(place).await;
     let group = group(&server, "bugs", &["duck"], "all").await;
-    let made = hook(&server, "bugs", group, "CI & Ünïts").await;
+    let made = create_webhook(&server, "bugs", group, "CI & Ünïts").await;
     assert_eq!(made["name"], "CI & Ünïts");
     assert_eq!((&made["conversation_id"], &made["created_by_user_name"]), (&json!(group), &json!("bugs")));
     assert!(made["created_at"].is_string());
     let url = made["url"].as_str().unwrap();
     let token = url.strip_prefix(&format!("http://{}/api/hooks/", server.address)).unwrap();
     assert!(token.len() >= 40, "{token}");
-    // The one time that it is shown.
+    // The URL is shown once, in this answer.
     let mut shown = made.clone();
     shown.as_object_mut().unwrap().remove("url");
     assert_eq!(get(&server, "bugs", &path(group)).await.json(), json!([shown]));
     assert!(!place.everything().await.contains(token));
 
     let cursor = server.get("/api/events").await.json()["cursor"].as_str().unwrap().to_owned();
-    assert_ok(&bring(&server, &target(&made), "The build is red, @duck!").await);
+    assert_ok(&send_text(&server, &target(&made), "The build is red, @duck!").await);
     let message = messages(&server, "duck", group).await.pop().unwrap();
     assert_eq!((&message["body"], &message["kind"]), (&json!("The build is red, @duck!"), &json!("text")));
     assert_eq!(message["mentions"], json!(["duck"]));
@@ -94,7 +94,7 @@ both!(a_program_writes_into_a_group, async |place| {
     let listed = server.get(&format!("/api/users?q={bot}")).await.json();
     assert_eq!(listed[0]["is_bot"], true);
 
-    // It goes the way of every message.
+    // The message becomes an event like any other message.
     let events = get(&server, "duck", &format!("/api/events?after={cursor}")).await.json();
     let created = events["events"].as_array().unwrap().iter().find(|event| event["type"] == "message.created");
     assert_eq!(created.unwrap()["data"]["sender_user_name"], *bot);
@@ -107,10 +107,10 @@ both!(a_program_writes_into_a_group, async |place| {
     assert!(doctor.status.success(), "{}", text_of(&doctor));
 });
 
-both!(slack_s_shapes_are_taken, async |place| {
+both!(messages_in_the_format_of_slack_are_accepted, async |place| {
     let server = Server::start(place).await;
     let group = group(&server, "bugs", &["duck"], "all").await;
-    let hook = target(&hook(&server, "bugs", group, "CI").await);
+    let hook = target(&create_webhook(&server, "bugs", group, "CI").await);
     let full = json!({"text": "one", "username": "Somebody", "icon_emoji": ":tada:", "channel": "#general",
                       "attachments": [{"text": "more"}], "blocks": [], "unfurl_links": true});
     assert_ok(&server.post(&hook, &full).await);
@@ -122,7 +122,7 @@ both!(slack_s_shapes_are_taken, async |place| {
     let typed = "Application/X-WWW-Form-Urlencoded; charset=UTF-8";
     assert_ok(&bytes(&server, &hook, typed, format!("token=x&{}", form(r#"{"text": "three"}"#))).await);
     assert_ok(&bytes(&server, &hook, "application/json; charset=utf-8", r#"{"text": "four"}"#).await);
-    assert_eq!(said(&server, "duck", group).await, ["one", "two & a half = 2½ + 0", "three", "four"]);
+    assert_eq!(texts_in(&server, "duck", group).await, ["one", "two & a half = 2½ + 0", "three", "four"]);
 
     server.post(&hook, &json!({})).await.invalid(&["text"]);
     server.post(&hook, &json!({"text": ""})).await.invalid(&["text"]);
@@ -130,8 +130,8 @@ both!(slack_s_shapes_are_taken, async |place| {
     server.post(&hook, &json!({"text": 1})).await.invalid(&["text"]);
     server.post(&hook, &json!({"text": "a\0b"})).await.invalid(&["text"]);
     server.post(&hook, &json!(["text"])).await.invalid(&["body"]);
-    bring(&server, &hook, &"é".repeat(8_001)).await.invalid(&["text"]);
-    assert_ok(&bring(&server, &hook, &"é".repeat(8_000)).await);
+    send_text(&server, &hook, &"é".repeat(8_001)).await.invalid(&["text"]);
+    assert_ok(&send_text(&server, &hook, &"é".repeat(8_000)).await);
     bytes(&server, &hook, content_type, "").await.invalid(&["payload"]);
     bytes(&server, &hook, content_type, "text=hey").await.invalid(&["payload"]);
     bytes(&server, &hook, content_type, form(r#"{"text": ""}"#)).await.invalid(&["text"]);
@@ -148,16 +148,16 @@ both!(slack_s_shapes_are_taken, async |place| {
     }
     server.post(&format!("{hook}?wait=true"), &json!({"text": "x"})).await.invalid(&["wait"]);
     server.get(&hook).await.problem(405, "method_not_allowed");
-    assert_eq!(said(&server, "duck", group).await.len(), 5);
+    assert_eq!(texts_in(&server, "duck", group).await.len(), 5);
 });
 
-both!(a_token_that_is_none_is_like_nothing, async |place| {
+both!(an_unknown_token_answers_like_a_path_that_does_not_exist, async |place| {
     let server = Server::start_with(place, Options { access: Access::Secured, ..Options::default() }).await;
     let open = Server::start(place).await;
     let group = group(&open, "bugs", &["duck"], "all").await;
-    let made = hook(&open, "bugs", group, "CI").await;
-    // Nothing has to be shown, whatever else does.
-    assert_ok(&bring(&server, &target(&made), "hey").await);
+    let made = create_webhook(&open, "bugs", group, "CI").await;
+    // The webhook needs no credentials. Everything else under secured access does.
+    assert_ok(&send_text(&server, &target(&made), "hey").await);
     server.post(&path(group), &json!({"name": "CI"})).await.problem(401, "unauthenticated");
     let mut wrong: Vec<String> = (0..40).map(|index| format!("/api/hooks/phh_{index:043}")).collect();
     let right = target(&made);
@@ -172,17 +172,17 @@ both!(a_token_that_is_none_is_like_nothing, async |place| {
     ]);
     wrong.extend(["/api/hooks/x".into(), "/api/hooks/%27%20OR%201=1".into(), format!("/api/hooks/{}", made["id"])]);
     for target in wrong {
-        let mut problem = bring(&server, &target, "hey").await.problem(404, "incoming_webhook_not_found");
+        let mut problem = send_text(&server, &target, "hey").await.problem(404, "incoming_webhook_not_found");
         problem["request_id"] = Value::Null;
         assert!(!problem.to_string().contains("phh_"), "{problem}");
     }
-    assert_eq!(said(&open, "duck", group).await, ["hey"]);
+    assert_eq!(texts_in(&open, "duck", group).await, ["hey"]);
 });
 
-both!(who_may_make_list_and_end_them, async |place| {
+both!(roles_decide_who_creates_lists_and_deletes_webhooks, async |place| {
     let server = Server::start(place).await;
     let group = group(&server, "bugs", &["duck", "porky"], "all").await;
-    let made = hook(&server, "bugs", group, "CI").await;
+    let made = create_webhook(&server, "bugs", group, "CI").await;
     let one = format!("{}/{}", path(group), made["id"]);
     for name in ["", &"x".repeat(33), "a\0b"] {
         post(&server, "bugs", &path(group), json!({"name": name})).await.invalid(&["name"]);
@@ -198,11 +198,11 @@ both!(who_may_make_list_and_end_them, async |place| {
     delete(&server, "duck", &one).await.problem(403, "insufficient_role");
     delete(&server, "bugs", &format!("{}/{}", path(group), 999)).await.problem(404, "incoming_webhook_not_found");
     let elsewhere = self::group(&server, "porky", &["duck"], "all").await;
-    // Of another group it is none.
+    // The webhook belongs to another group.
     let misplaced = format!("{}/{}", path(elsewhere), made["id"]);
     delete(&server, "porky", &misplaced).await.problem(404, "incoming_webhook_not_found");
     for index in 0..19 {
-        hook(&server, "bugs", group, &format!("CI {index}")).await;
+        create_webhook(&server, "bugs", group, &format!("CI {index}")).await;
     }
     post(&server, "bugs", &path(group), json!({"name": "x"})).await.problem(409, "too_many_incoming_webhooks");
     let listed: Vec<Value> = {
@@ -215,10 +215,10 @@ both!(who_may_make_list_and_end_them, async |place| {
     assert!(listed.iter().all(|hook| hook.get("url").is_none()));
     assert_eq!(delete(&server, "bugs", &one).await.status, 204);
     delete(&server, "bugs", &one).await.problem(404, "incoming_webhook_not_found");
-    bring(&server, &target(&made), "hey").await.problem(404, "incoming_webhook_not_found");
-    hook(&server, "bugs", group, "CI").await;
+    send_text(&server, &target(&made), "hey").await.problem(404, "incoming_webhook_not_found");
+    create_webhook(&server, "bugs", group, "CI").await;
 
-    // A repeat makes nothing, and shows the URL once more.
+    // A repeat with the same key creates nothing and shows the URL again.
     let place = path(elsewhere);
     let first = post_once(&server, "porky", &place, "key", json!({"name": "CI"})).await;
     let again = post_once(&server, "porky", &place, "key", json!({"name": "CI"})).await;
@@ -227,17 +227,17 @@ both!(who_may_make_list_and_end_them, async |place| {
     assert_eq!(get(&server, "porky", &place).await.json().as_array().unwrap().len(), 1);
 });
 
-both!(what_was_said_outlasts_the_webhook, async |place| {
+both!(messages_stay_after_their_webhook_is_deleted, async |place| {
     let server = Server::start(place).await;
     let group = group(&server, "bugs", &["duck"], "all").await;
-    let made = hook(&server, "bugs", group, "CI").await;
-    assert_ok(&bring(&server, &target(&made), "a trace of it").await);
+    let made = create_webhook(&server, "bugs", group, "CI").await;
+    assert_ok(&send_text(&server, &target(&made), "a trace of it").await);
     let bot = last_sender(&server, "duck", group).await;
     assert_eq!(delete(&server, "bugs", &format!("{}/{}", path(group), made["id"])).await.status, 204);
     let kept = messages(&server, "duck", group).await.pop().unwrap();
     assert_eq!((&kept["body"], &kept["sender_user_name"]), (&json!("a trace of it"), &json!(bot)));
     assert_eq!(server.get(&format!("/api/users/{bot}")).await.json()["is_bot"], true);
-    // An administrator erases the bot, with what it said.
+    // An administrator erases the bot together with its messages.
     assert_eq!(
         answer_of(server.request(Method::DELETE, &format!("/api/users/{bot}?messages=delete"))).await.status,
         204
@@ -246,63 +246,63 @@ both!(what_was_said_outlasts_the_webhook, async |place| {
     assert_eq!((&kept["body"], &kept["sender_user_name"]), (&json!(""), &Value::Null), "{kept}");
     assert!(!place.everything().await.contains("a trace of it"));
 
-    // Of one that is still there, the webhook ends with its bot.
-    let made = hook(&server, "bugs", group, "CI").await;
-    assert_ok(&bring(&server, &target(&made), "another trace").await);
+    // Erasing the bot of a webhook that still exists deletes the webhook.
+    let made = create_webhook(&server, "bugs", group, "CI").await;
+    assert_ok(&send_text(&server, &target(&made), "another trace").await);
     let bot = last_sender(&server, "duck", group).await;
     assert_eq!(
         answer_of(server.request(Method::DELETE, &format!("/api/users/{bot}?messages=delete"))).await.status,
         204
     );
-    bring(&server, &target(&made), "hey").await.problem(404, "incoming_webhook_not_found");
+    send_text(&server, &target(&made), "hey").await.problem(404, "incoming_webhook_not_found");
     assert_eq!(get(&server, "bugs", &path(group)).await.json(), json!([]));
     assert!(!place.everything().await.contains("another trace"));
 
-    // A bot that is banned is silent until it is let in again.
-    let made = hook(&server, "bugs", group, "CI").await;
-    assert_ok(&bring(&server, &target(&made), "one").await);
+    // The webhook of a banned bot is refused until the ban is lifted.
+    let made = create_webhook(&server, "bugs", group, "CI").await;
+    assert_ok(&send_text(&server, &target(&made), "one").await);
     let ban = format!("/api/admin/users/{}/ban", last_sender(&server, "duck", group).await);
     assert_eq!(answer_of(server.request(Method::PUT, &ban)).await.status, 204);
-    bring(&server, &target(&made), "two").await.problem(404, "incoming_webhook_not_found");
+    send_text(&server, &target(&made), "two").await.problem(404, "incoming_webhook_not_found");
     assert_eq!(answer_of(server.request(Method::DELETE, &ban)).await.status, 204);
-    assert_ok(&bring(&server, &target(&made), "three").await);
-    assert_eq!(said(&server, "duck", group).await[2..], ["one", "three"]);
+    assert_ok(&send_text(&server, &target(&made), "three").await);
+    assert_eq!(texts_in(&server, "duck", group).await[2..], ["one", "three"]);
 });
 
-both!(it_is_the_group_s_and_ends_with_it, async |place| {
+both!(a_webhook_belongs_to_its_group_and_ends_with_it, async |place| {
     let server = Server::start(place).await;
     let group = group(&server, "bugs", &["duck", "porky"], "all").await;
     let role = json!({"role": "owner"});
     let member = format!("/api/conversations/{group}/members/duck");
     let raised = answer_of(server.request(Method::PUT, &member).header("x-act-as", "bugs").json(&role)).await;
     assert_eq!(raised.status, 200);
-    let made = hook(&server, "bugs", group, "CI").await;
-    // Who made it leaves, and is erased.
+    let made = create_webhook(&server, "bugs", group, "CI").await;
+    // The creator of the webhook leaves the group and is erased.
     assert_eq!(delete(&server, "bugs", &format!("/api/conversations/{group}/members/me")).await.status, 204);
-    assert_ok(&bring(&server, &target(&made), "still here").await);
+    assert_ok(&send_text(&server, &target(&made), "still here").await);
     get(&server, "bugs", &path(group)).await.problem(404, "conversation_not_found");
     assert_eq!(get(&server, "duck", &path(group)).await.json()[0]["created_by_user_name"], "bugs");
     assert_eq!(answer_of(server.request(Method::DELETE, "/api/users/bugs")).await.status, 204);
     assert_eq!(get(&server, "duck", &path(group)).await.json()[0]["created_by_user_name"], Value::Null);
-    assert_ok(&bring(&server, &target(&made), "and still").await);
+    assert_ok(&send_text(&server, &target(&made), "and still").await);
     assert_eq!(delete(&server, "duck", &format!("/api/conversations/{group}")).await.status, 204);
-    bring(&server, &target(&made), "hey").await.problem(404, "incoming_webhook_not_found");
+    send_text(&server, &target(&made), "hey").await.problem(404, "incoming_webhook_not_found");
     get(&server, "duck", &path(group)).await.problem(404, "conversation_not_found");
     assert_eq!(place.numbers("SELECT count(*) FROM messaging.incoming_webhooks").await, [[0]]);
-    // The last member takes it along, too.
+    // The webhook is also deleted when the last member leaves.
     let group = self::group(&server, "duck", &[], "all").await;
-    let made = hook(&server, "duck", group, "CI").await;
+    let made = create_webhook(&server, "duck", group, "CI").await;
     assert_eq!(delete(&server, "duck", &format!("/api/conversations/{group}/members/me")).await.status, 204);
-    bring(&server, &target(&made), "hey").await.problem(404, "incoming_webhook_not_found");
+    send_text(&server, &target(&made), "hey").await.problem(404, "incoming_webhook_not_found");
 });
 
-both!(a_bot_is_nobody_s_account, async |place| {
+both!(nobody_can_use_the_account_of_a_bot, async |place| {
     let server = Server::start(place).await;
     let group = group(&server, "bugs", &["duck"], "all").await;
-    let made = hook(&server, "bugs", group, "CI").await;
-    assert_ok(&bring(&server, &target(&made), "hey").await);
+    let made = create_webhook(&server, "bugs", group, "CI").await;
+    assert_ok(&send_text(&server, &target(&made), "hey").await);
     let bot = last_sender(&server, "duck", group).await;
-    // Not even where nothing has to be shown.
+    // A bot cannot log in, not even under open access.
     let log_in = server.post("/api/sessions", &json!({"user_name": bot})).await;
     log_in.problem(401, "invalid_credentials");
     get(&server, &bot, "/api/conversations").await.invalid(&["X-Act-As"]);
@@ -318,7 +318,7 @@ both!(a_bot_is_nobody_s_account, async |place| {
             server.post("/api/messages", &new).await.invalid(&["sender_user_name"]);
         }
     }
-    // It has no friends, takes no direct messages, and is in no group.
+    // A bot has no friends, accepts no direct messages, and is a member of no group.
     put(&server, "duck", &format!("/api/friends/{bot}")).await.problem(409, "is_bot");
     let direct = json!({"recipient_user_name": bot, "body": "hey"});
     post(&server, "duck", "/api/messages", direct.clone()).await.problem(403, "not_friends");
@@ -339,7 +339,7 @@ both!(a_bot_is_nobody_s_account, async |place| {
         .problem(404, "member_not_found");
     let members = get(&server, "duck", &format!("/api/conversations/{group}/members")).await.json();
     assert_eq!(members.as_array().unwrap().len(), 2);
-    // A reset code of an administrator's opens nothing either.
+    // A reset code from an administrator does not let a bot log in either.
     let code = server.post(&format!("/api/admin/users/{bot}/password-resets"), &json!({})).await.json();
     let reset = server.request(Method::PUT, &format!("/api/password-resets/{}", code["code"].as_str().unwrap()));
     answer_of(reset.json(&json!({"new_password": "what's up, doc?"}))).await;
@@ -347,11 +347,11 @@ both!(a_bot_is_nobody_s_account, async |place| {
     log_in.problem(401, "invalid_credentials");
 });
 
-both!(a_bot_holds_up_no_receipt, async |place| {
+both!(a_bot_does_not_count_in_receipts, async |place| {
     let server = Server::start(place).await;
     let group = group(&server, "bugs", &["duck"], "all").await;
-    let made = hook(&server, "bugs", group, "CI").await;
-    assert_ok(&bring(&server, &target(&made), "from the bot").await);
+    let made = create_webhook(&server, "bugs", group, "CI").await;
+    assert_ok(&send_text(&server, &target(&made), "from the bot").await);
     let sent = say(&server, "bugs", group, "from bugs", None).await;
     let read = json!({"read_seq": sent["seq"]});
     assert_eq!(post(&server, "duck", &format!("/api/conversations/{group}/receipts"), read).await.status, 200);
@@ -362,12 +362,12 @@ both!(a_bot_holds_up_no_receipt, async |place| {
     let readers = format!("/api/conversations/{group}/messages/{}/receipts", sent["seq"]);
     let readers = get(&server, "bugs", &readers).await.json();
     assert_eq!(readers.as_array().unwrap().len(), 1, "{readers}");
-    // Nobody is mentioned by the name of a bot.
+    // The name of a bot in a text is no mention.
     let bot = messages(&server, "bugs", group).await.into_iter().find(|message| message["body"] == "from the bot");
     let bot = bot.unwrap()["sender_user_name"].as_str().unwrap().to_owned();
     let said = say(&server, "duck", group, &format!("thanks, @{bot}"), None).await;
     assert_eq!(said["mentions"], json!([]));
-    // Its messages are answered, reacted to, and deleted by who may.
+    // Members answer a bot's message and react to it; admins delete it.
     let seq = said["seq"].as_i64().unwrap() - 2;
     let place_of = format!("/api/conversations/{group}/messages/{seq}");
     assert_eq!(put(&server, "duck", &format!("{place_of}/reactions/:tada:")).await.status, 201);
@@ -375,21 +375,21 @@ both!(a_bot_holds_up_no_receipt, async |place| {
     assert_eq!(delete(&server, "bugs", &place_of).await.status, 204);
 });
 
-both!(fifty_at_once_are_fifty_messages, async |place| {
+both!(fifty_requests_together_are_fifty_messages, async |place| {
     let server = Server::start(place).await;
     let group = group(&server, "bugs", &["duck"], "all").await;
-    let hook = target(&hook(&server, "bugs", group, "CI").await);
+    let hook = target(&create_webhook(&server, "bugs", group, "CI").await);
     let texts: Vec<String> = (0..50).map(|index| format!("number {index:02}")).collect();
-    for answer in join_all(texts.iter().map(|text| bring(&server, &hook, text))).await {
+    for answer in join_all(texts.iter().map(|text| send_text(&server, &hook, text))).await {
         assert_ok(&answer);
     }
-    let mut found = said(&server, "duck", group).await;
+    let mut found = texts_in(&server, "duck", group).await;
     found.sort();
     assert_eq!(found, texts);
     let seqs: Vec<i64> =
         messages(&server, "duck", group).await.iter().map(|message| message["seq"].as_i64().unwrap()).collect();
     assert_eq!(seqs, (1..=seqs.len() as i64).collect::<Vec<_>>());
-    // With one key it is one.
+    // Repeats with the same idempotency key are one message.
     let once = || {
         let request = server.request(Method::POST, &hook).header("idempotency-key", "build 7");
         answer_of(request.json(&json!({"text": "once"})))
@@ -398,43 +398,44 @@ both!(fifty_at_once_are_fifty_messages, async |place| {
     answers.iter().for_each(assert_ok);
     let replayed = |answer: &&Answer| answer.header("idempotency-replayed") == Some("true");
     assert_eq!(answers.iter().filter(replayed).count(), 7);
-    assert_eq!(said(&server, "duck", group).await.iter().filter(|body| *body == "once").count(), 1);
+    assert_eq!(texts_in(&server, "duck", group).await.iter().filter(|body| *body == "once").count(), 1);
     let request = server.request(Method::POST, &hook).header("idempotency-key", "build 7");
     let other = answer_of(request.json(&json!({"text": "twice"}))).await;
     other.problem(422, "idempotency_key_reused");
 });
 
-both!(a_webhook_writes_only_so_often, async |place| {
+both!(a_webhook_has_a_rate_limit, async |place| {
     let open = Server::start(place).await;
     let group = group(&open, "bugs", &["duck"], "all").await;
-    let (one, other) = (hook(&open, "bugs", group, "one").await, hook(&open, "bugs", group, "other").await);
+    let (one, other) =
+        (create_webhook(&open, "bugs", group, "one").await, create_webhook(&open, "bugs", group, "other").await);
     let server = Server::start_with(place, Options { rate_limits: true, ..Options::default() }).await;
     let mut granted = 0;
     let refused = loop {
-        let answer = bring(&server, &target(&one), "hey").await;
+        let answer = send_text(&server, &target(&one), "hey").await;
         if answer.status != 200 {
             break answer;
         }
         granted += 1;
     };
-    // Of one address 60 may come at once: it is the webhook's own limit.
+    // An address may send 60 requests together, so the refusal comes from the webhook's own limit.
     assert!((30..45).contains(&granted), "{granted}");
     refused.problem(429, "rate_limited");
     assert!(refused.header("retry-after").unwrap().parse::<u32>().unwrap() >= 1);
-    assert_ok(&bring(&server, &target(&other), "hey").await);
+    assert_ok(&send_text(&server, &target(&other), "hey").await);
 });
 
-both!(a_restart_and_the_public_url, async |place| {
+both!(a_webhook_works_after_a_restart_and_shows_the_public_url, async |place| {
     let origins = || OriginRules { public_origin: Some("https://chat.example.org".into()), ..OriginRules::default() };
     let server = Server::start_with(place, Options { origins: origins(), ..Options::default() }).await;
     let group = group(&server, "bugs", &["duck"], "all").await;
-    let made = hook(&server, "bugs", group, "CI").await;
+    let made = create_webhook(&server, "bugs", group, "CI").await;
     assert!(made["url"].as_str().unwrap().starts_with("https://chat.example.org/api/hooks/phh_"), "{made}");
-    assert_ok(&bring(&server, &target(&made), "before").await);
+    assert_ok(&send_text(&server, &target(&made), "before").await);
     server.stop().await;
     let server = Server::start(place).await;
-    assert_ok(&bring(&server, &target(&made), "after").await);
-    assert_eq!(said(&server, "duck", group).await, ["before", "after"]);
+    assert_ok(&send_text(&server, &target(&made), "after").await);
+    assert_eq!(texts_in(&server, "duck", group).await, ["before", "after"]);
     let senders: Vec<Value> = messages(&server, "duck", group)
         .await
         .iter()
@@ -482,12 +483,13 @@ both!(a_token_is_in_no_log_and_no_metric, async |place| {
     process.terminate().await;
 });
 
-both!(a_webhook_that_leads_back_here_does_not_go_round, async |place| {
+both!(an_outgoing_webhook_to_an_incoming_one_makes_no_loop, async |place| {
     let server = Server::start_with(place, Options { webhook_allow_private: true, ..Options::default() }).await;
     let group = group(&server, "bugs", &["duck"], "all").await;
-    let made = hook(&server, "bugs", group, "echo").await;
+    let made = create_webhook(&server, "bugs", group, "echo").await;
     let url = format!("http://{}{}", server.address, target(&made));
-    // What a delivery brings is no text, so it is refused, and what is refused makes no event.
+    // A delivery of an outgoing webhook has no field `text`, so the incoming webhook refuses it, and the refusal creates no
+    // event.
     let new = json!({"url": url, "event_types": ["message.created"]});
     let webhook = server.post("/api/webhooks", &new).await.json();
     say(&server, "duck", group, "hey", None).await;
@@ -501,5 +503,5 @@ both!(a_webhook_that_leads_back_here_does_not_go_round, async |place| {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-    assert_eq!(said(&server, "duck", group).await, ["hey"]);
+    assert_eq!(texts_in(&server, "duck", group).await, ["hey"]);
 });

@@ -1,4 +1,4 @@
-//! `POST /api/conversations/{id}/typing`: told to those who listen, and not kept.
+//! `POST /api/conversations/{id}/typing`: delivered to open readers, and not stored.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ async fn types(server: &Server, person: &str, conversation: i64) -> u16 {
     post(server, person, &format!("/api/conversations/{conversation}/typing"), json!({})).await.status.as_u16()
 }
 
-both!(the_others_see_who_writes, async |place| {
+both!(other_members_see_who_is_typing, async |place| {
     let server = Server::start(place).await;
     let room = group(&server, "bugs", &["duck", "porky"], "all").await;
     let mut duck = Socket::of(&server, "duck").await;
@@ -23,21 +23,21 @@ both!(the_others_see_who_writes, async |place| {
     assert_eq!(porky.next().await.unwrap().name, "hello");
     let before = place.numbers("SELECT last_position FROM messaging.event_log").await;
     assert_eq!(types(&server, "bugs", room).await, 204);
-    let told = duck.event().await;
-    assert_eq!((&told["type"], &told["cursor"]), (&json!("typing"), &Value::Null));
-    assert_eq!((&told["conversation_id"], &told["data"]["user_name"]), (&json!(room), &json!("bugs")));
+    let event = duck.event().await;
+    assert_eq!((&event["type"], &event["cursor"]), (&json!("typing"), &Value::Null));
+    assert_eq!((&event["conversation_id"], &event["data"]["user_name"]), (&json!(room), &json!("bugs")));
     let time = |value: &Value| moment(value.as_str().unwrap());
-    assert_eq!(time(&told["data"]["until"]) - time(&told["at"]), 5_000_000);
+    assert_eq!(time(&event["data"]["until"]) - time(&event["at"]), 5_000_000);
     let streamed = porky.next().await.unwrap();
-    assert_eq!((&streamed.data, streamed.id.as_str()), (&told, ""));
-    // Not again within a second, and never to oneself.
+    assert_eq!((&streamed.data, streamed.id.as_str()), (&event, ""));
+    // The event is not delivered again within a second, and never to its sender.
     assert_eq!(types(&server, "bugs", room).await, 204);
     assert!(duck.is_quiet().await);
     assert!(bugs.is_quiet().await);
     tokio::time::sleep(Duration::from_millis(700)).await;
     bugs.say(json!({"type": "typing", "conversation_id": room})).await;
     assert_eq!(duck.event().await["type"], "typing");
-    // Nothing is kept, and an event behind it has its cursor.
+    // Nothing is stored, and a later event has a valid cursor.
     assert_eq!(place.numbers("SELECT last_position FROM messaging.event_log").await, before);
     let cursor = duck.cursor.clone();
     drop(duck);
@@ -46,7 +46,7 @@ both!(the_others_see_who_writes, async |place| {
     assert_eq!(types(&server, "bugs", 999).await, 404);
 });
 
-both!(a_block_is_not_shown_by_it, async |place| {
+both!(typing_does_not_reveal_a_block, async |place| {
     let server = Server::start(place).await;
     let sent = server.send("bugs", "duck", "hi").await;
     let id = sent["conversation_id"].as_i64().unwrap();

@@ -1,4 +1,4 @@
-//! `/api/events`, `/api/events/stream` and `/api/ws`: what happened, once and in order, to those who may see it.
+//! `/api/events`, `/api/events/stream` and `/api/ws`: each event once and in order, for the users who may see it.
 
 mod faults;
 mod returns;
@@ -37,7 +37,7 @@ fn kinds(events: &[Value]) -> Vec<String> {
     events.iter().map(|event| event["type"].as_str().unwrap().to_owned()).collect()
 }
 
-both!(a_socket_is_told_what_the_log_tells, async |place| {
+both!(a_socket_delivers_the_events_of_the_log, async |place| {
     let server = Server::start(place).await;
     let room = group(&server, "bugs", &["duck", "porky"], "all").await;
     let first = say(&server, "bugs", room, "one", None).await;
@@ -62,16 +62,16 @@ both!(a_socket_is_told_what_the_log_tells, async |place| {
         };
         tokio::join!(futures_util::future::join_all(sends), keyed);
     }
-    let mut told = Vec::new();
-    while told.len() < 24 {
-        told.push(socket.event_of("message.created").await);
+    let mut received = Vec::new();
+    while received.len() < 24 {
+        received.push(socket.event_of("message.created").await);
     }
     let (mut logged, _) = poll(&server, "bugs", &begin).await;
     logged.retain(|event| event["type"] == "message.created");
-    assert_eq!(told, logged);
+    assert_eq!(received, logged);
 });
 
-both!(what_happens_is_polled_once_and_in_order, async |place| {
+both!(a_poll_returns_each_event_once_and_in_order, async |place| {
     let server = Server::start(place).await;
     let begin = now(&server, "bugs").await;
     let stranger = now(&server, "porky").await;
@@ -95,16 +95,16 @@ both!(what_happens_is_polled_once_and_in_order, async |place| {
         "receipt.updated",
         "message.deleted",
     ];
-    let told: Vec<String> = kinds(&events);
-    assert_eq!(told.len(), told.iter().filter(|kind| expected.contains(&kind.as_str())).count(), "{told:?}");
+    let types: Vec<String> = kinds(&events);
+    assert_eq!(types.len(), types.iter().filter(|kind| expected.contains(&kind.as_str())).count(), "{types:?}");
     for kind in ["conversation.created", "member.added", "reaction.added", "message.updated", "receipt.updated"] {
-        assert!(told.iter().any(|told| told == kind), "{kind} in {told:?}");
+        assert!(types.iter().any(|one| one == kind), "{kind} in {types:?}");
     }
     let of = |kind: &str| events.iter().find(|event| event["type"] == kind).unwrap().clone();
     assert_eq!(of("conversation.created")["data"]["id"], room);
     assert!(of("conversation.created")["data"]["me"].is_null());
     assert_eq!(of("conversation.created")["actor_user_name"], "bugs");
-    // As it is now: whoever reads late sees the tombstone.
+    // Events show the message as it is now: a late reader gets the tombstone.
     let created =
         events.iter().find(|event| event["type"] == "message.created" && event["data"]["seq"] == first["seq"]);
     assert_eq!(created.unwrap()["data"]["body"], "");
@@ -112,16 +112,16 @@ both!(what_happens_is_polled_once_and_in_order, async |place| {
     let reaction = of("reaction.added");
     assert_eq!((&reaction["data"]["user_name"], &reaction["data"]["emoji"]), (&json!("duck"), &json!("👍")));
     assert_eq!(of("receipt.updated")["data"]["read_seq"], first["seq"]);
-    // The end, from any place in between as well.
+    // The poll returns nothing after the end, and the rest after any cursor in between.
     assert_eq!(poll(&server, "bugs", &end).await.0, Vec::<Value>::new());
     let middle = events[3]["cursor"].as_str().unwrap();
     assert_eq!(poll(&server, "bugs", middle).await.0, events[4..].to_vec());
-    // Whoever is not in it sees nothing.
+    // A user outside the conversation sees none of its events.
     assert_eq!(poll(&server, "porky", &stranger).await.0, Vec::<Value>::new());
     assert_eq!(poll(&server, "duck", &begin).await.0, events);
 });
 
-both!(a_first_message_tells_of_its_conversation_before_itself, async |place| {
+both!(the_event_of_a_new_conversation_comes_before_its_first_message, async |place| {
     let server = Server::start(place).await;
     let count = "SELECT count(*) FROM messaging.conversations";
     let before = place.numbers(count).await[0][0];
@@ -133,7 +133,7 @@ both!(a_first_message_tells_of_its_conversation_before_itself, async |place| {
     assert_eq!(events[0]["data"]["id"], sent["conversation_id"]);
     assert_eq!(events[0]["actor_user_name"], "bugs");
     assert_eq!(poll(&server, "bugs", &begin).await.0, events);
-    // Many at once, and some of them for the same two.
+    // Many sends together, some of them between the same two users.
     let people = ["rdibari", "porky"];
     let sends = (0..12).map(|number| server.send(people[number % 2], people[number / 2 % 2], "many"));
     futures_util::future::join_all(sends).await;
@@ -146,7 +146,7 @@ both!(a_first_message_tells_of_its_conversation_before_itself, async |place| {
     assert_eq!(place.numbers(count).await, [[before + 4]]);
 });
 
-both!(a_cursor_of_nowhere_is_refused, async |place| {
+both!(an_unknown_cursor_is_refused, async |place| {
     let server = Server::start(place).await;
     let cursor = now(&server, "bugs").await;
     for garbage in ["x", "-1", "abc-", "abc-x", "ABC-1", "abc--1", "a%20b-1", "abc-99999999999999999999"] {
@@ -166,7 +166,7 @@ both!(a_cursor_of_nowhere_is_refused, async |place| {
     assert_eq!(stream.next().await.unwrap().name, "hello");
 });
 
-both!(a_poll_waits_for_what_comes, async |place| {
+both!(a_poll_waits_for_the_next_event, async |place| {
     let server = Server::start(place).await;
     let cursor = now(&server, "duck").await;
     let started = Instant::now();
@@ -182,11 +182,11 @@ both!(a_poll_waits_for_what_comes, async |place| {
     assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
     let answer = get(&server, "porky", &format!("/api/events?after={cursor}&wait=1")).await;
     assert_eq!(answer.json()["events"], json!([]));
-    // What nobody may see is passed over for good.
+    // The cursor moves past events that the reader may not see.
     assert_ne!(answer.json()["cursor"], cursor);
 });
 
-both!(a_socket_tells_and_sends, async |place| {
+both!(a_socket_delivers_events_and_accepts_sends, async |place| {
     let server = Server::start(place).await;
     let mut bugs = Socket::of(&server, "bugs").await;
     let mut duck = Socket::of(&server, "duck").await;
@@ -194,19 +194,19 @@ both!(a_socket_tells_and_sends, async |place| {
     assert!(bugs.hello["heartbeat_ms"].as_i64().unwrap() > 0);
     let sent = bugs.ask(json!({"type": "send", "recipient_user_name": "duck", "body": "hi"})).await;
     assert_eq!(sent["status"], 201, "{sent}");
-    let told = duck.event_of("message.created").await;
-    assert_eq!(told["data"]["body"], "hi");
-    assert_eq!(told["data"]["id"], sent["body"]["id"]);
-    assert!(told["cursor"].is_string() && told["at"].is_string());
+    let event = duck.event_of("message.created").await;
+    assert_eq!(event["data"]["body"], "hi");
+    assert_eq!(event["data"]["id"], sent["body"]["id"]);
+    assert!(event["cursor"].is_string() && event["at"].is_string());
     let id = sent["body"]["conversation_id"].clone();
     duck.say(json!({"type": "read", "conversation_id": id, "seq": 1})).await;
     let receipt = bugs.event_of("receipt.updated").await;
     assert_eq!((&receipt["data"]["user_name"], &receipt["data"]["read_seq"]), (&json!("duck"), &json!(1)));
-    // The same key, the same message.
+    // Two sends with the same idempotency key are one message.
     let new = json!({"type": "send", "conversation_id": id, "body": "once", "idempotency_key": "k"});
     let (one, two) = (bugs.ask(new.clone()).await, bugs.ask(new).await);
     assert_eq!((&one["status"], &one["body"]["id"]), (&two["status"], &two["body"]["id"]));
-    // Errors are those of requests, and the socket goes on.
+    // Errors have the form of HTTP errors, and the socket stays open.
     let wrong = bugs.ask(json!({"type": "send", "recipient_user_name": "nobody-at-all", "body": "hi"})).await;
     assert_eq!((&wrong["status"], &wrong["body"]["code"]), (&json!(422), &json!("invalid_fields")));
     for frame in
@@ -219,7 +219,7 @@ both!(a_socket_tells_and_sends, async |place| {
     assert_eq!(bugs.frame().await["status"], 422);
     bugs.say(json!({"type": "ping"})).await;
     assert_eq!(bugs.frame().await["type"], "pong");
-    // Goes on behind the cursor.
+    // A new socket continues after the cursor.
     let cursor = duck.cursor.clone();
     drop(duck);
     say(&server, "bugs", id.as_i64().unwrap(), "meanwhile", None).await;
@@ -235,7 +235,7 @@ both!(a_socket_tells_and_sends, async |place| {
     assert!(duck.is_quiet().await);
 });
 
-both!(a_stream_goes_on_behind_the_last_event, async |place| {
+both!(a_stream_continues_after_the_last_event, async |place| {
     let server = Server::start(place).await;
     let mut stream = Stream::open(&server, "duck", None).await;
     let hello = stream.next().await.unwrap();
@@ -253,7 +253,7 @@ both!(a_stream_goes_on_behind_the_last_event, async |place| {
     assert_eq!(stream.next().await.unwrap().data["data"]["body"], "two");
 });
 
-both!(who_is_removed_gets_nothing_more_but_the_removal, async |place| {
+both!(a_removed_member_gets_only_the_event_of_the_removal, async |place| {
     let server = Server::start(place).await;
     let room = group(&server, "bugs", &["duck", "porky"], "all").await;
     let mut duck = Socket::of(&server, "duck").await;
@@ -267,17 +267,17 @@ both!(who_is_removed_gets_nothing_more_but_the_removal, async |place| {
     assert_eq!((&removed["type"], &removed["data"]["user_name"]), (&json!("member.removed"), &json!("duck")));
     assert!(duck.is_quiet().await);
     while porky.event_of("message.created").await["data"]["body"] != "after" {}
-    // Nor by coming back.
+    // Reading with the old cursor does not show it either.
     let (events, _) = poll(&server, "duck", &before).await;
     assert_eq!(kinds(&events), ["member.removed"]);
-    // The end of a group is told to those who were in it.
+    // The end of a group is delivered to its last members.
     delete(&server, "bugs", &format!("/api/conversations/{room}")).await;
     let ended = porky.event_of("conversation.deleted").await;
     assert_eq!(ended["data"]["id"], room);
     assert!(duck.is_quiet().await);
 });
 
-both!(what_was_before_one_joined_is_not_told, async |place| {
+both!(a_new_member_gets_no_events_from_before_joining, async |place| {
     let server = Server::start(place).await;
     let room = group(&server, "bugs", &[], "since_joined").await;
     let begin = now(&server, "duck").await;
@@ -301,7 +301,7 @@ both!(what_was_before_one_joined_is_not_told, async |place| {
     assert!(events.iter().any(|event| event["data"]["body"] == "new"));
 });
 
-both!(between_two_people_and_of_everybody, async |place| {
+both!(events_reach_the_two_users_or_everybody_they_concern, async |place| {
     let server = Server::start(place).await;
     let mut duck = Socket::of(&server, "duck").await;
     let mut porky = Socket::of(&server, "porky").await;
@@ -320,7 +320,7 @@ both!(between_two_people_and_of_everybody, async |place| {
     }
 });
 
-both!(sockets_are_for_those_who_are_let_in, async |place| {
+both!(a_socket_needs_valid_credentials_and_origin, async |place| {
     let server = Server::secured(place, &["bugs", "duck"]).await;
     assert_eq!(Socket::open(&server, "/api/ws", &[]).await.err(), Some(401));
     assert_eq!(Socket::open(&server, "/api/ws?token=x", &[]).await.err(), Some(401));
@@ -329,7 +329,7 @@ both!(sockets_are_for_those_who_are_let_in, async |place| {
     let mut socket = Socket::open(&server, "/api/ws", &[("sec-websocket-protocol", &protocols)]).await.unwrap();
     let bearer = format!("Bearer {token}");
     let mut stream = Socket::open(&server, "/api/ws", &[("authorization", &bearer)]).await.unwrap();
-    // A page of another origin that rides on the cookie.
+    // A page of another origin that sends the user's cookie.
     let cookie = format!("posthaste_session={token}");
     let foreign = [("cookie", cookie.as_str()), ("origin", "https://evil.example")];
     assert_eq!(Socket::open(&server, "/api/ws", &foreign).await.err(), Some(403));
@@ -337,7 +337,7 @@ both!(sockets_are_for_those_who_are_let_in, async |place| {
     let own = format!("http://{}", server.address);
     let same = [("cookie", cookie.as_str()), ("origin", own.as_str())];
     assert_eq!(Socket::open(&server, "/api/ws", &same).await.unwrap().hello["user_name"], "bugs");
-    // Logged out: cut within a second.
+    // After the log-out the socket is closed within a second.
     assert_eq!(server.delete_as(&token, "/api/sessions/current").await.status, 204);
     let since = Instant::now();
     assert_eq!(socket.next().await, Err(4401));
@@ -345,7 +345,7 @@ both!(sockets_are_for_those_who_are_let_in, async |place| {
     assert!(since.elapsed() < Duration::from_millis(1_500), "{:?}", since.elapsed());
 });
 
-both!(a_frame_has_a_limit_and_the_server_says_when_it_stops, async |place| {
+both!(a_frame_has_a_size_limit_and_a_stopping_server_closes_with_a_code, async |place| {
     let server = Server::start(place).await;
     let mut bugs = Socket::of(&server, "bugs").await;
     bugs.say(json!({"type": "send", "body": "x".repeat(200_000)})).await;
@@ -361,8 +361,8 @@ both!(a_frame_has_a_limit_and_the_server_says_when_it_stops, async |place| {
     tokio::join!(stopping, reading);
 });
 
-// RFC 6455, 5.5.1.
-both!(a_socket_that_says_goodbye_is_answered, async |place| {
+// The closing handshake of RFC 6455, section 5.5.1.
+both!(a_close_frame_is_answered_with_a_close_frame, async |place| {
     let server = Server::start(place).await;
     for unanswered in [false, true] {
         let mut socket = Socket::of(&server, "duck").await;
@@ -379,7 +379,7 @@ both!(a_socket_that_says_goodbye_is_answered, async |place| {
                     answered = true;
                 }
                 Some(Ok(message)) => assert!(message.is_text(), "{message:?}"),
-                // After both have said it, the connection ends.
+                // After both close frames the connection ends.
                 None => break,
                 Some(Err(error)) => panic!("{error}"),
             }

@@ -1,4 +1,4 @@
-//! Several servers on one database: what happens on one is told by the others, with the bus and without.
+//! Several servers on one database: events of one are delivered by the others, with each bus and without one.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -18,16 +18,16 @@ use crate::support::place::Kind;
 use crate::support::watch::Socket;
 use crate::support::{Options, Place, Server, run};
 
-/// Events of which the median counts.
+/// Events whose median delay is compared.
 const ROUNDS: usize = 20;
-/// How long the bus may take.
-const SOON: Duration = Duration::from_millis(300);
-/// How long an event may take that no bus tells of.
-const BY_LOOKING: Duration = Duration::from_secs(2);
-/// How often the cursor goes from one server to the other.
+/// The longest delay of an event with the bus.
+const WITH_BUS: Duration = Duration::from_millis(300);
+/// The longest delay of an event without the bus, when servers read the log once a second.
+const WITHOUT_BUS: Duration = Duration::from_secs(2);
+/// How many times the cursor changes from one server to the other.
 const TURNS: usize = 200;
 
-/// One test on PostgreSQL, which alone has a bus of its own.
+/// Defines a test that runs on PostgreSQL only, which has a bus of its own.
 macro_rules! on_postgres {
     ($name:ident, $test:expr) => {
         #[test]
@@ -46,8 +46,8 @@ async fn two(place: &Place, bus: &BusSettings) -> (Server, Server) {
     (Server::start_with(place, options()).await, Server::start_with(place, options()).await)
 }
 
-/// From before a message is sent on one server until a socket on the other tells of it.
-async fn passing(one: &Server, socket: &mut Socket, body: &str) -> Duration {
+/// The time from before a message is sent on one server until a socket on the other one receives it.
+async fn delay(one: &Server, socket: &mut Socket, body: &str) -> Duration {
     let started = Instant::now();
     one.send("bugs", "duck", body).await;
     loop {
@@ -61,32 +61,32 @@ async fn passing(one: &Server, socket: &mut Socket, body: &str) -> Duration {
 async fn median(one: &Server, socket: &mut Socket, what: &str) -> Duration {
     let mut times = Vec::new();
     for round in 0..ROUNDS {
-        times.push(passing(one, socket, &format!("{what} {round}")).await);
-        // Not in step with the looks at the log.
+        times.push(delay(one, socket, &format!("{what} {round}")).await);
+        // The pause is no multiple of the servers' interval between reads of the log.
         tokio::time::sleep(Duration::from_millis(37)).await;
     }
     times.sort_unstable();
     times[ROUNDS / 2]
 }
 
-/// Waits until what is told on one server comes to the other before it looks by itself.
-async fn until_the_bus_tells(one: &Server, socket: &mut Socket, what: &str) {
+/// Waits until events of one server reach the other one before that reads the log by itself.
+async fn wait_until_the_bus_works(one: &Server, socket: &mut Socket, what: &str) {
     for round in 0..30 {
-        // Three in a row are no chance: a look comes once a second.
+        // Three short delays in a row are no coincidence: a server reads the log by itself once a second.
         let mut fast = 0;
         for part in 0..3 {
-            fast += usize::from(passing(one, socket, &format!("{what} {round} {part}")).await < SOON);
+            fast += usize::from(delay(one, socket, &format!("{what} {round} {part}")).await < WITH_BUS);
         }
         if fast == 3 {
             return;
         }
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
-    panic!("{what}: the bus does not tell");
+    panic!("{what}: the bus does not deliver wake-ups");
 }
 
-/// A whisper on one server is heard once on both, and is never in the log.
-async fn whispers_pass(one: &Server, other: &Server, place: &Place) {
+/// An ephemeral event of one server arrives once on both and is never in the log.
+async fn assert_ephemeral_events_pass(one: &Server, other: &Server, place: &Place) {
     let duck = place.numbers("SELECT id FROM messaging.users WHERE user_name = 'duck'").await[0][0];
     let mut here = Socket::of(one, "duck").await;
     let mut there = Socket::of(other, "duck").await;
@@ -99,10 +99,10 @@ async fn whispers_pass(one: &Server, other: &Server, place: &Place) {
 }
 
 /// Reads with one cursor from two servers in turn while messages are sent to both.
-async fn alternates(one: &Server, other: &Server) {
+async fn assert_cursor_works_on_both(one: &Server, other: &Server) {
     let mut cursor = get(one, "duck", "/api/events").await.json()["cursor"].as_str().unwrap().to_owned();
     let done = AtomicBool::new(false);
-    // For as long as it is read: a turn that finds nothing waits for a second.
+    // Sends as long as the reader reads: a turn without an event waits for a second.
     let writing = async {
         let mut sent = Vec::new();
         for number in 0.. {
@@ -136,7 +136,7 @@ async fn alternates(one: &Server, other: &Server) {
         seen
     };
     let (sent, mut seen) = tokio::join!(writing, reading);
-    // What came after the last turn: no more than one round of the writer.
+    // The events after the last turn: at most one round of the writer.
     let rest = get(other, "duck", &format!("/api/events?after={cursor}")).await.json();
     let rest = rest["events"].as_array().unwrap().iter().filter(|event| event["type"] == "message.created");
     seen.extend(rest.map(|event| event["data"]["body"].as_str().unwrap().to_owned()));
@@ -151,49 +151,49 @@ async fn alternates(one: &Server, other: &Server) {
     }
 }
 
-both!(without_a_bus_an_event_reaches_the_other_server_by_looking, async |place| {
+both!(without_a_bus_the_other_server_finds_an_event_in_the_log, async |place| {
     let (one, other) = two(place, &BusSettings::Local).await;
     let mut socket = Socket::of(&other, "duck").await;
     for round in 0..3 {
-        let took = passing(&one, &mut socket, &format!("by looking {round}")).await;
-        assert!(took < BY_LOOKING, "{took:?}");
+        let took = delay(&one, &mut socket, &format!("without a bus {round}")).await;
+        assert!(took < WITHOUT_BUS, "{took:?}");
     }
 });
 
 both!(without_a_bus_a_cursor_may_change_servers, async |place| {
     let (one, other) = two(place, &BusSettings::Local).await;
-    alternates(&one, &other).await;
+    assert_cursor_works_on_both(&one, &other).await;
 });
 
-on_postgres!(postgres_tells_the_other_server_soon, async |place| {
+on_postgres!(with_postgres_as_bus_the_other_server_delivers_soon, async |place| {
     let (one, other) = two(place, &by_postgres(place)).await;
     let mut socket = Socket::of(&other, "duck").await;
-    until_the_bus_tells(&one, &mut socket, "connecting").await;
+    wait_until_the_bus_works(&one, &mut socket, "connecting").await;
     let took = median(&one, &mut socket, "by postgres").await;
-    assert!(took < SOON, "{took:?}");
-    whispers_pass(&one, &other, place).await;
+    assert!(took < WITH_BUS, "{took:?}");
+    assert_ephemeral_events_pass(&one, &other, place).await;
 });
 
-on_postgres!(with_postgres_a_cursor_may_change_servers, async |place| {
+on_postgres!(with_postgres_as_bus_a_cursor_may_change_servers, async |place| {
     let (one, other) = two(place, &by_postgres(place)).await;
-    alternates(&one, &other).await;
+    assert_cursor_works_on_both(&one, &other).await;
 });
 
-on_postgres!(a_whisper_too_long_for_postgres_stays_on_its_server, async |place| {
+on_postgres!(an_ephemeral_event_too_long_for_postgres_stays_on_its_server, async |place| {
     let (one, other) = two(place, &by_postgres(place)).await;
     let mut socket = Socket::of(&other, "duck").await;
-    until_the_bus_tells(&one, &mut socket, "connecting").await;
+    wait_until_the_bus_works(&one, &mut socket, "connecting").await;
     let duck = place.numbers("SELECT id FROM messaging.users WHERE user_name = 'duck'").await[0][0];
     let event = json!({"type": "test.whisper", "data": {"word": "x".repeat(8_000)}});
     one.live.whisper(Whisper { to: vec![duck], event: event.to_string() });
     assert!(socket.is_quiet().await);
-    whispers_pass(&one, &other, place).await;
+    assert_ephemeral_events_pass(&one, &other, place).await;
 });
 
-on_postgres!(a_connection_that_listens_and_is_ended_comes_back, async |place| {
+on_postgres!(a_listening_connection_is_opened_again_after_its_end, async |place| {
     let (one, other) = two(place, &by_postgres(place)).await;
     let mut socket = Socket::of(&other, "duck").await;
-    until_the_bus_tells(&one, &mut socket, "before").await;
+    wait_until_the_bus_works(&one, &mut socket, "before").await;
     for round in 0..3 {
         let ended = place
             .numbers(
@@ -202,26 +202,26 @@ on_postgres!(a_connection_that_listens_and_is_ended_comes_back, async |place| {
             )
             .await;
         assert!(ended[0][0] >= 1, "{ended:?}");
-        // Whether the bus is there or not.
-        let took = passing(&one, &mut socket, &format!("meanwhile {round}")).await;
-        assert!(took < BY_LOOKING, "{took:?}");
-        until_the_bus_tells(&one, &mut socket, &format!("after {round}")).await;
+        // Events arrive whether the bus works at this moment or not.
+        let took = delay(&one, &mut socket, &format!("meanwhile {round}")).await;
+        assert!(took < WITHOUT_BUS, "{took:?}");
+        wait_until_the_bus_works(&one, &mut socket, &format!("after {round}")).await;
     }
 });
 
-on_postgres!(a_place_to_listen_that_answers_nothing_stops_nothing, async |place| {
-    // Nothing listens on port 1.
+on_postgres!(an_unreachable_listen_url_stops_nothing, async |place| {
+    // Port 1 has no listener.
     let nowhere = BusSettings::Postgres { listen_url: "postgres://posthaste@127.0.0.1:1/nowhere".into() };
     let (one, other) = two(place, &nowhere).await;
     let mut socket = Socket::of(&other, "duck").await;
-    let took = passing(&one, &mut socket, "by looking").await;
-    assert!(took < BY_LOOKING, "{took:?}");
+    let took = delay(&one, &mut socket, "without a bus").await;
+    assert!(took < WITHOUT_BUS, "{took:?}");
 });
 
-on_postgres!(what_others_say_on_the_bus_is_not_believed, async |place| {
+on_postgres!(forged_messages_on_the_bus_are_ignored, async |place| {
     let (one, other) = two(place, &by_postgres(place)).await;
     let mut socket = Socket::of(&other, "duck").await;
-    until_the_bus_tells(&one, &mut socket, "connecting").await;
+    wait_until_the_bus_works(&one, &mut socket, "connecting").await;
     let (client, connection) = tokio_postgres::connect(&place.postgres_url(), tokio_postgres::NoTls).await.unwrap();
     tokio::spawn(connection);
     let everyone: Vec<i64> = (1..=50).collect();
@@ -231,16 +231,16 @@ on_postgres!(what_others_say_on_the_bus_is_not_believed, async |place| {
         client.execute("SELECT pg_notify('posthaste', $1)", &[&text]).await.unwrap();
     }
     assert!(socket.is_quiet().await);
-    whispers_pass(&one, &other, place).await;
+    assert_ephemeral_events_pass(&one, &other, place).await;
 });
 
 on_postgres!(servers_do_not_echo_each_other, async |place| {
     let (one, other) = two(place, &by_postgres(place)).await;
     let mut socket = Socket::of(&other, "duck").await;
-    until_the_bus_tells(&one, &mut socket, "connecting").await;
-    let heard = Arc::new(AtomicI64::new(0));
+    wait_until_the_bus_works(&one, &mut socket, "connecting").await;
+    let notified = Arc::new(AtomicI64::new(0));
     let (client, mut connection) = tokio_postgres::connect(&place.postgres_url(), tokio_postgres::NoTls).await.unwrap();
-    let counted = Arc::clone(&heard);
+    let counted = Arc::clone(&notified);
     tokio::spawn(async move {
         while let Some(Ok(message)) = std::future::poll_fn(|context| connection.poll_message(context)).await {
             if matches!(message, tokio_postgres::AsyncMessage::Notification(_)) {
@@ -249,69 +249,69 @@ on_postgres!(servers_do_not_echo_each_other, async |place| {
         }
     });
     client.batch_execute("LISTEN posthaste").await.unwrap();
-    // Read on both: that commits nothing, or nothing that is in the log.
+    // Reads on both servers commit nothing, or nothing that is in the log.
     let mut here = Socket::of(&one, "duck").await;
-    let took = passing(&one, &mut here, "once").await;
-    assert!(took < BY_LOOKING, "{took:?}");
+    let took = delay(&one, &mut here, "once").await;
+    assert!(took < WITHOUT_BUS, "{took:?}");
     socket.event_of("message.created").await;
     tokio::time::sleep(Duration::from_millis(500)).await;
-    // One commit, one word; one more where the first was looked at between two of its commits.
-    let told = heard.load(Ordering::Relaxed);
-    assert!((1..=3).contains(&told), "{told}");
+    // One wake-up for the commit, and one more if the tailer read the log between two commits of the batch.
+    let wake_ups = notified.load(Ordering::Relaxed);
+    assert!((1..=3).contains(&wake_ups), "{wake_ups}");
 });
 
-on_postgres!(nats_tells_the_other_server_soon, async |place| {
+on_postgres!(with_nats_as_bus_the_other_server_delivers_soon, async |place| {
     let nats = NatsServer::start_with(Some("posthaste:secret%21")).await;
     let (one, other) = two(place, &BusSettings::Nats { url: nats.url() }).await;
     let mut socket = Socket::of(&other, "duck").await;
-    until_the_bus_tells(&one, &mut socket, "connecting").await;
+    wait_until_the_bus_works(&one, &mut socket, "connecting").await;
     let took = median(&one, &mut socket, "by nats").await;
-    assert!(took < SOON, "{took:?}");
-    whispers_pass(&one, &other, place).await;
+    assert!(took < WITH_BUS, "{took:?}");
+    assert_ephemeral_events_pass(&one, &other, place).await;
 });
 
-on_postgres!(with_nats_a_cursor_may_change_servers, async |place| {
+on_postgres!(with_nats_as_bus_a_cursor_may_change_servers, async |place| {
     let nats = NatsServer::start().await;
     let (one, other) = two(place, &BusSettings::Nats { url: nats.url() }).await;
-    alternates(&one, &other).await;
+    assert_cursor_works_on_both(&one, &other).await;
 });
 
-on_postgres!(nats_may_stop_and_come_back, async |place| {
+on_postgres!(servers_reconnect_to_nats_after_it_has_stopped, async |place| {
     let mut nats = NatsServer::start().await;
     let (one, other) = two(place, &BusSettings::Nats { url: nats.url() }).await;
     let mut socket = Socket::of(&other, "duck").await;
-    until_the_bus_tells(&one, &mut socket, "before").await;
+    wait_until_the_bus_works(&one, &mut socket, "before").await;
     for round in 0..2 {
         nats.stop();
         for part in 0..3 {
-            let took = passing(&one, &mut socket, &format!("meanwhile {round} {part}")).await;
-            assert!(took < BY_LOOKING, "{took:?}");
+            let took = delay(&one, &mut socket, &format!("meanwhile {round} {part}")).await;
+            assert!(took < WITHOUT_BUS, "{took:?}");
         }
         nats.start_again().await;
-        until_the_bus_tells(&one, &mut socket, &format!("after {round}")).await;
+        wait_until_the_bus_works(&one, &mut socket, &format!("after {round}")).await;
     }
-    whispers_pass(&one, &other, place).await;
+    assert_ephemeral_events_pass(&one, &other, place).await;
 });
 
-on_postgres!(nats_may_come_after_the_servers, async |place| {
+on_postgres!(servers_connect_to_nats_that_starts_after_them, async |place| {
     let mut nats = NatsServer::start().await;
     nats.stop();
     let (one, other) = two(place, &BusSettings::Nats { url: nats.url() }).await;
     let mut socket = Socket::of(&other, "duck").await;
-    let took = passing(&one, &mut socket, "without").await;
-    assert!(took < BY_LOOKING, "{took:?}");
+    let took = delay(&one, &mut socket, "without").await;
+    assert!(took < WITHOUT_BUS, "{took:?}");
     nats.start_again().await;
-    until_the_bus_tells(&one, &mut socket, "with").await;
+    wait_until_the_bus_works(&one, &mut socket, "with").await;
 });
 
-on_postgres!(installations_that_share_a_nats_server_do_not_hear_each_other, async |place| {
+on_postgres!(installations_that_share_a_nats_server_do_not_receive_each_others_events, async |place| {
     let nats = NatsServer::start().await;
     let elsewhere = Place::new(Kind::Sqlite).await;
     let bus = BusSettings::Nats { url: nats.url() };
     let (one, other) = two(place, &bus).await;
     let stranger = Server::start_with(&elsewhere, Options { bus, ..Options::default() }).await;
     let mut there = Socket::of(&other, "duck").await;
-    until_the_bus_tells(&one, &mut there, "connecting").await;
+    wait_until_the_bus_works(&one, &mut there, "connecting").await;
     let mut socket = Socket::of(&stranger, "duck").await;
     let everyone: Vec<i64> = (1..=50).collect();
     one.live.whisper(Whisper { to: everyone, event: json!({"type": "test.whisper"}).to_string() });
@@ -321,7 +321,7 @@ on_postgres!(installations_that_share_a_nats_server_do_not_hear_each_other, asyn
     elsewhere.remove().await;
 });
 
-both!(what_is_scheduled_leaves_once_from_two_servers, async |place| {
+both!(two_servers_send_each_scheduled_message_once, async |place| {
     let hand = Arc::new(AtomicI64::new(moment("2026-01-01T00:00:00Z")));
     let options = || Options { clock: Clock::Manual(Arc::clone(&hand)), ..Options::default() };
     let (one, other) = (Server::start_with(place, options()).await, Server::start_with(place, options()).await);
@@ -343,7 +343,7 @@ both!(what_is_scheduled_leaves_once_from_two_servers, async |place| {
         assert!(Instant::now() < deadline, "{left}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    // Time for one more round of both.
+    // Time for one more round of both servers.
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     let messages = one.all("/api/messages/duck?with=bugs").await;
     let bodies = |messages: &[Value]| {

@@ -1,5 +1,5 @@
-//! Who sees an event is said twice, in Rust for those who are online and in SQL for those who read on from a cursor. Over
-//! generated logs both say the same, and both say the same as the rule asked about each person alone.
+//! The rule who may see an event is written twice: in Rust for online readers, and in SQL for readers that continue from a
+//! cursor. Over generated logs both give the same result, and it is the result of the rule asked for each user alone.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
@@ -20,7 +20,7 @@ const PEOPLE: i64 = 6;
 const CONVERSATIONS: i64 = 3;
 const EVENTS: i64 = 120;
 const TIMES: [&str; 3] = ["2026-01-01 00:00:00+00", "2026-01-02 00:00:00+00", "2026-01-03 00:00:00+00"];
-/// How many times each answer was given, so that a generator that only makes invisible events is noticed.
+/// How many times each answer was given. It shows a generator that makes only invisible events.
 #[derive(Debug, Default)]
 struct Counts {
     seen: usize,
@@ -29,7 +29,7 @@ struct Counts {
     own_ends: usize,
 }
 
-/// Rows that need not be possible: the two have to agree on these as well.
+/// Generates rows that need not be possible: the two rules must agree on these as well.
 fn world(rng: &Rng, place: &Place) -> String {
     let number = |below: i64| random(rng, below as u64) as i64;
     let maybe = |number: i64, one_in: i64| {
@@ -75,7 +75,7 @@ fn world(rng: &Rng, place: &Place) -> String {
         }
     }
     for position in 1..=EVENTS {
-        // Removals and ends have rules of their own, and are drawn more often.
+        // Removals and ends of groups have rules of their own, so they are drawn more often.
         let kind = match number(4) {
             0 => Kind::MemberRemoved,
             1 => Kind::ConversationDeleted,
@@ -95,7 +95,7 @@ fn world(rng: &Rng, place: &Place) -> String {
     sql
 }
 
-/// Compares the three for every person and event of one world.
+/// Compares the three results for every user and event of one world.
 async fn compare(app: &App, rng: &Rng, counts: &mut Counts) {
     let (_, stretch) = events::tail(app, Some(0)).await.unwrap();
     assert_eq!(stretch.events.len() as i64, EVENTS);
@@ -121,7 +121,7 @@ async fn compare(app: &App, rng: &Rng, counts: &mut Counts) {
             (Kind::ConversationDeleted, Some(id)) => events::last_members(app, id, event.at).await.unwrap(),
             _ => BTreeSet::new(),
         };
-        // Everybody is online, or some: either way a group can have more members than there are people online.
+        // All or some users are online, so a group may have more members than there are users online.
         let online: HashMap<UserId, UserId> =
             everybody.iter().filter(|_| random(rng, 3) > 0).map(|person| (*person, *person)).collect();
         let mut delivered = Vec::new();
@@ -146,7 +146,7 @@ async fn compare(app: &App, rng: &Rng, counts: &mut Counts) {
     }
 }
 
-both!(the_rule_in_sql_is_the_rule_in_rust, async |place| {
+both!(sql_and_rust_agree_who_sees_an_event, async |place| {
     let (app, _) =
         App::open(&place.location(), Settings::default(), Clock::System, Rng::System, RENDERER).await.unwrap();
     let (_, rng) = seeded();

@@ -1,4 +1,4 @@
-//! Webhooks: what receivers of the operator's get.
+//! Outgoing webhooks: the deliveries that receivers get.
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -22,7 +22,7 @@ use crate::support::process::{Process, Wrapping};
 use crate::support::server::Options;
 use crate::support::{Place, Server, answer_of};
 
-/// A receiver. Its first answers are as told, the others are 204; a `0` never comes.
+/// A receiver of webhooks. Its first answers are the given statuses, the later ones are `then`. For `0` it never answers.
 pub struct Receiver {
     pub url: String,
     got: Arc<Mutex<Vec<(HeaderMap, Bytes)>>>,
@@ -78,7 +78,7 @@ async fn server(place: &Place) -> Server {
     Server::start_with(place, Options { webhook_allow_private: true, ..Options::default() }).await
 }
 
-async fn hook(server: &Server, receiver: &Receiver) -> Value {
+async fn create_webhook(server: &Server, receiver: &Receiver) -> Value {
     let made = server.post("/api/webhooks", &json!({"url": receiver.url, "event_types": ["message.created"]})).await;
     assert_eq!(made.status, 201, "{}", String::from_utf8_lossy(&made.bytes));
     made.json()
@@ -88,7 +88,7 @@ both!(a_delivery_is_signed_and_in_order_and_can_be_replayed, async |place| {
     let server = server(place).await;
     let cursor = server.get("/api/events").await.json()["cursor"].clone();
     let receiver = Receiver::start(&[], 204).await;
-    let made = hook(&server, &receiver).await;
+    let made = create_webhook(&server, &receiver).await;
     let expected: Vec<String> = (0..12).map(|index| format!("message {index}")).collect();
     for body in &expected {
         server.send("duck", "bugs", body).await;
@@ -102,7 +102,7 @@ both!(a_delivery_is_signed_and_in_order_and_can_be_replayed, async |place| {
     signed.extend_from_slice(&receiver.got.lock().unwrap()[0].1);
     let signature = format!("v1,{}", STANDARD.encode(hmac::sign(&key, &signed)));
     assert_eq!(receiver.header(0, "webhook-signature"), signature);
-    // Nobody is shown the secret again.
+    // The secret is not shown again.
     let listed = server.get("/api/webhooks").await.json();
     assert_eq!((listed[0]["id"].clone(), listed[0]["secret"].clone()), (made["id"].clone(), Value::Null));
     let target = format!("/api/webhooks/{}", made["id"]);
@@ -120,10 +120,10 @@ both!(a_delivery_is_signed_and_in_order_and_can_be_replayed, async |place| {
     server.get(&format!("{target}/deliveries")).await.problem(404, "webhook_not_found");
 });
 
-both!(a_failure_is_tried_again_and_holds_up_its_own_conversation_alone, async |place| {
+both!(a_failed_delivery_is_repeated_and_delays_only_its_own_conversation, async |place| {
     let server = server(place).await;
     let receiver = Receiver::start(&[500], 204).await;
-    let made = hook(&server, &receiver).await;
+    let made = create_webhook(&server, &receiver).await;
     server.send("duck", "bugs", "first").await;
     receiver.wait(1).await;
     server.send("duck", "bugs", "second").await;
@@ -146,11 +146,11 @@ both!(a_failure_is_tried_again_and_holds_up_its_own_conversation_alone, async |p
     }
 });
 
-both!(a_receiver_that_hangs_delays_no_other, async |place| {
+both!(a_receiver_that_does_not_answer_delays_no_other, async |place| {
     let server = server(place).await;
     let (hanging, other) = (Receiver::start(&[], 0).await, Receiver::start(&[], 204).await);
-    hook(&server, &hanging).await;
-    hook(&server, &other).await;
+    create_webhook(&server, &hanging).await;
+    create_webhook(&server, &other).await;
     server.send("duck", "bugs", "first").await;
     hanging.wait(1).await;
     let started = Instant::now();
@@ -160,12 +160,12 @@ both!(a_receiver_that_hangs_delays_no_other, async |place| {
     assert_eq!(hanging.bodies(), ["first"]);
 });
 
-both!(private_addresses_are_not_called, async |place| {
+both!(nothing_is_delivered_to_private_addresses, async |place| {
     let receiver = Receiver::start(&[], 204).await;
     let server = server(place).await;
-    hook(&server, &receiver).await;
+    create_webhook(&server, &receiver).await;
     server.stop().await;
-    // What was allowed once is not any more.
+    // The setting that allowed the address is now off.
     let server = Server::start(place).await;
     server.send("duck", "bugs", "hey").await;
     let hosts = [
@@ -215,11 +215,11 @@ both!(private_addresses_are_not_called, async |place| {
     assert!(receiver.events().is_empty());
 });
 
-/// What the published library of Standard Webhooks says to deliveries.
-async fn verified(deliveries: Vec<Value>) -> Vec<String> {
+/// The results of verifying deliveries with the published library of Standard Webhooks.
+async fn verify_with_library(deliveries: Vec<Value>) -> Vec<String> {
     tokio::task::spawn_blocking(move || {
         const PROGRAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/standardwebhooks");
-        // Two tests must not install at once.
+        // Two tests must not install it at the same time.
         static INSTALLING: Mutex<()> = Mutex::new(());
         let one_at_a_time = INSTALLING.lock().unwrap();
         assert!(Command::new(PROGRAM).status().unwrap().success(), "the library cannot be installed");
@@ -238,7 +238,7 @@ async fn verified(deliveries: Vec<Value>) -> Vec<String> {
 both!(the_library_that_receivers_use_verifies_deliveries, async |place| {
     let server = server(place).await;
     let receiver = Receiver::start(&[], 204).await;
-    let secret = hook(&server, &receiver).await["secret"].clone();
+    let secret = create_webhook(&server, &receiver).await["secret"].clone();
     server.send("duck", "bugs", "Olé, naïve „Ente“ 🦆 \u{202e}\n").await;
     receiver.wait(1).await;
     let (headers, body) = receiver.got.lock().unwrap()[0].clone();
@@ -249,10 +249,10 @@ both!(the_library_that_receivers_use_verifies_deliveries, async |place| {
         let headers = json!({"webhook-id": id, "webhook-timestamp": at, "webhook-signature": signature});
         json!({"secret": secret, "headers": headers, "body": body})
     };
-    // One bit of one byte.
+    // One bit of one byte is changed.
     let changed = body.replacen("naïve", "naïvd", 1);
     assert_eq!(changed.len(), body.len());
-    // Signed as it should be, but six minutes ago.
+    // The signature is valid, but six minutes old.
     let key = STANDARD.decode(secret.as_str().unwrap().strip_prefix("whsec_").unwrap()).unwrap();
     let then = (at.parse::<i64>().unwrap() - 360).to_string();
     let signed = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &key), format!("{id}.{then}.{body}").as_bytes());
@@ -260,7 +260,7 @@ both!(the_library_that_receivers_use_verifies_deliveries, async |place| {
     let mut other_id = delivery(&at, &signature, &body);
     other_id["headers"]["webhook-id"] = json!(format!("{id}0"));
     let mut other_secret = delivery(&at, &signature, &body);
-    other_secret["secret"] = hook(&server, &receiver).await["secret"].clone();
+    other_secret["secret"] = create_webhook(&server, &receiver).await["secret"].clone();
     let deliveries = vec![
         delivery(&at, &signature, &body),
         delivery(&at, &signature, &changed),
@@ -270,10 +270,10 @@ both!(the_library_that_receivers_use_verifies_deliveries, async |place| {
         other_secret,
     ];
     let (none, old) = ("No matching signature found", "Message timestamp too old");
-    assert_eq!(verified(deliveries).await, ["verified", none, old, old, none, none]);
+    assert_eq!(verify_with_library(deliveries).await, ["verified", none, old, old, none, none]);
 });
 
-/// Asserts that bodies arrived once each, and those of each conversation in their order.
+/// Asserts that each body arrived once, and that those of each conversation arrived in order.
 #[track_caller]
 fn assert_once_in_order(arrived: &[String], expected: &[Vec<String>]) {
     let sorted = |bodies: Vec<String>| {
@@ -288,7 +288,7 @@ fn assert_once_in_order(arrived: &[String], expected: &[Vec<String>]) {
     }
 }
 
-both!(of_two_servers_one_delivers_and_the_other_takes_over_after_it_died, async |place| {
+both!(of_two_servers_one_delivers_and_the_other_takes_over_after_its_death, async |place| {
     let arguments = vec!["--webhook-allow-private".into(), "true".into()];
     let dying = Process::start_wrapped(place, Wrapping { arguments, ..Wrapping::default() }).await;
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
@@ -300,7 +300,7 @@ both!(of_two_servers_one_delivers_and_the_other_takes_over_after_it_died, async 
     assert_eq!(answer_of(at_dying("/api/webhooks", new)).await.status, 201);
     let message = |to: &str, body: &str| json!({"sender_user_name": "duck", "recipient_user_name": to, "body": body});
     assert_eq!(answer_of(at_dying("/api/messages", message("bugs", "first"))).await.status, 201);
-    // It has the lease from here on.
+    // From here on the first server has the lease.
     receiver.wait(1).await;
 
     let now = Arc::new(AtomicI64::new(Clock::System.now().micros()));
@@ -319,7 +319,7 @@ both!(of_two_servers_one_delivers_and_the_other_takes_over_after_it_died, async 
         }
     }
     receiver.wait(21).await;
-    // What came twice would come by now.
+    // A duplicate would arrive by now.
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_once_in_order(&receiver.bodies(), &expected);
     let pending = "SELECT count(*) FROM messaging.webhook_deliveries WHERE state = 'pending'";
@@ -334,15 +334,15 @@ both!(of_two_servers_one_delivers_and_the_other_takes_over_after_it_died, async 
         }
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
-    assert_eq!(receiver.bodies().len(), 21, "the lease was not waited for");
+    assert_eq!(receiver.bodies().len(), 21, "the other server did not wait for the end of the lease");
     now.fetch_add(61_000_000, Ordering::Relaxed);
     receiver.wait(31).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_once_in_order(&receiver.bodies(), &expected);
 });
 
-/// Somebody who only counts who connects.
-async fn counting() -> (u16, Arc<AtomicUsize>) {
+/// A listener that only counts connections.
+async fn count_connections() -> (u16, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (port, count) = (listener.local_addr().unwrap().port(), Arc::new(AtomicUsize::new(0)));
     let counted = Arc::clone(&count);
@@ -354,7 +354,7 @@ async fn counting() -> (u16, Arc<AtomicUsize>) {
     (port, count)
 }
 
-async fn attempted(server: &Server, webhooks: usize, status: &Value) {
+async fn wait_for_attempts(server: &Server, webhooks: usize, status: &Value) {
     let started = Instant::now();
     for id in 1..=webhooks {
         let ledger = loop {
@@ -369,8 +369,8 @@ async fn attempted(server: &Server, webhooks: usize, status: &Value) {
     }
 }
 
-both!(what_leads_to_a_private_address_is_never_connected_to, async |place| {
-    let (port, connected) = counting().await;
+both!(names_and_links_to_private_addresses_are_never_connected_to, async |place| {
+    let (port, connected) = count_connections().await;
     let hosts = [
         "localhost",
         "localhost.",
@@ -390,13 +390,13 @@ both!(what_leads_to_a_private_address_is_never_connected_to, async |place| {
         }
     }
     server.stop().await;
-    // What was allowed once is not any more.
+    // The setting that allowed the addresses is now off.
     let server = Server::start(place).await;
     server.send("duck", "bugs", "hey").await;
-    attempted(&server, 2 * hosts.len(), &Value::Null).await;
+    wait_for_attempts(&server, 2 * hosts.len(), &Value::Null).await;
     assert_eq!(connected.load(Ordering::Relaxed), 0);
     server.stop().await;
-    // Nothing but the setting keeps it from being called.
+    // Only the setting kept the server from connecting.
     let server = self::server(place).await;
     let started = Instant::now();
     while connected.load(Ordering::Relaxed) == 0 {
@@ -407,7 +407,7 @@ both!(what_leads_to_a_private_address_is_never_connected_to, async |place| {
 });
 
 both!(a_redirect_is_not_followed, async |place| {
-    let (port, connected) = counting().await;
+    let (port, connected) = count_connections().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
     let to = format!("http://127.0.0.1:{port}/");
@@ -416,6 +416,6 @@ both!(a_redirect_is_not_followed, async |place| {
     let server = server(place).await;
     server.post("/api/webhooks", &json!({"url": url, "event_types": ["message.created"]})).await;
     server.send("duck", "bugs", "hey").await;
-    attempted(&server, 1, &json!(307)).await;
+    wait_for_attempts(&server, 1, &json!(307)).await;
     assert_eq!(connected.load(Ordering::Relaxed), 0);
 });

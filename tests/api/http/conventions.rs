@@ -1,4 +1,4 @@
-//! What holds for every path: problems, JSON, request ids, limits of HTTP, compression.
+//! Rules for every path: problem documents, JSON, request ids, limits of HTTP, compression.
 
 use std::io::Read;
 use std::time::Duration;
@@ -20,7 +20,7 @@ async fn post_bytes(server: &Server, content_type: Option<&str>, body: impl Into
     answer_of(request).await
 }
 
-/// The problem document in a raw answer.
+/// The problem document in the raw text of an answer.
 #[track_caller]
 fn raw_problem(answer: &str, status: u16) -> Value {
     assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
@@ -31,7 +31,7 @@ fn raw_problem(answer: &str, status: u16) -> Value {
     document
 }
 
-both!(unknown_paths_and_methods, async |place| {
+both!(unknown_paths_and_methods_are_refused_with_a_problem_document, async |place| {
     let server = Server::start(place).await;
     for target in [
         "/",
@@ -67,7 +67,7 @@ both!(unknown_paths_and_methods, async |place| {
     assert!(head.header("content-length").unwrap().parse::<u64>().unwrap() > 100);
 });
 
-both!(bodies_that_are_not_json, async |place| {
+both!(bodies_that_are_not_json_are_refused, async |place| {
     let server = Server::start(place).await;
     let json_type = Some("application/json");
     for body in [
@@ -93,12 +93,12 @@ both!(bodies_that_are_not_json, async |place| {
     post_bytes(&server, json_type, "{\"body\":\"a\",\"body\":\"b\"}").await.invalid(&["body"]);
     let named = post_bytes(&server, json_type, "{\"body\":\"a\",\"<script>\":1}").await.invalid(&["<script>"]);
     assert_eq!(named["errors"][0]["code"], "unknown_field");
-    // No body at all means {}, and needs no type.
+    // An empty body means {} and needs no Content-Type.
     post_bytes(&server, None, "").await.invalid(&["body"]);
     post_bytes(&server, json_type, "").await.invalid(&["body"]);
 });
 
-both!(bodies_of_the_wrong_type_or_size, async |place| {
+both!(bodies_of_a_wrong_type_or_size_are_refused, async |place| {
     let server = Server::start(place).await;
     let hey = json!({"sender_user_name": "bugs", "recipient_user_name": "duck", "body": "hey"}).to_string();
     for content_type in [
@@ -129,7 +129,7 @@ both!(bodies_of_the_wrong_type_or_size, async |place| {
     for length in [256 * 1024 + 1, 3 * 1024 * 1024] {
         post_bytes(&server, Some("application/json"), padded(length)).await.problem(413, "body_too_large");
     }
-    // Eight thousand characters fit, however they are escaped.
+    // A text of eight thousand characters is accepted in any JSON escaping.
     let escaped = "\\ud83d\\ude00".repeat(8_000);
     let body = hey.replace("\"hey\"", &format!("\"{escaped}\""));
     assert_eq!(post_bytes(&server, Some("application/json"), body).await.json()["body"], "😀".repeat(8_000));
@@ -153,7 +153,7 @@ both!(every_answer_has_a_request_id, async |place| {
     assert_eq!(first.header("x-content-type-options"), Some("nosniff"));
 });
 
-both!(heads_that_are_too_large_or_malformed, async |place| {
+both!(heads_that_are_too_large_or_malformed_are_refused, async |place| {
     let server = Server::start(place).await;
     let get = |more: &str| {
         format!("GET /api/users HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{more}\r\n").into_bytes()
@@ -179,11 +179,11 @@ both!(heads_that_are_too_large_or_malformed, async |place| {
             "{nonsense:?}"
         );
     }
-    // And the server is well.
+    // The server still works.
     assert_eq!(server.get("/healthz").await.status, 200);
 });
 
-both!(requests_that_never_end, async |place| {
+both!(requests_that_do_not_end_time_out, async |place| {
     let timeouts =
         Timeouts { head: Duration::from_millis(300), body: Duration::from_millis(300), ..Timeouts::default() };
     let server = Server::start_with(place, Options { timeouts, ..Options::default() }).await;
@@ -195,7 +195,7 @@ both!(requests_that_never_end, async |place| {
     )
     .await;
     assert_eq!(raw_problem(&body, 408)["code"], "request_timeout");
-    // A connection that only rests is closed without a word.
+    // An idle connection is closed without an answer.
     assert_eq!(raw(server.address, b"").await, "");
     let cut = {
         let mut stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
@@ -203,7 +203,7 @@ both!(requests_that_never_end, async |place| {
         stream.write_all(request).await.unwrap();
         stream.shutdown().await.unwrap();
         let mut answer = String::new();
-        // It may be cut off without an answer; it may not do harm.
+        // The connection may be cut off without an answer. It must do no harm.
         drop(stream.read_to_string(&mut answer).await);
         answer
     };
@@ -235,7 +235,7 @@ both!(answers_are_compressed_when_asked, async |place| {
     missing.problem(404, "not_found");
 });
 
-both!(many_requests_on_one_connection, async |place| {
+both!(many_requests_on_one_connection_are_answered, async |place| {
     let server = Server::start(place).await;
     let one = "GET /api/users/bugs HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let last = "GET /api/users/bugs HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
@@ -243,7 +243,7 @@ both!(many_requests_on_one_connection, async |place| {
     assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 21);
 });
 
-both!(one_connection_too_many_is_told_so, async |place| {
+both!(a_connection_above_the_limit_is_refused_with_503, async |place| {
     let server = Server::start_with(place, Options { connection_limit: 2, ..Options::default() }).await;
     let request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let mut held = Vec::new();
@@ -259,7 +259,7 @@ both!(one_connection_too_many_is_told_so, async |place| {
     assert_eq!(raw_problem(&refused, 503)["code"], "too_many_connections");
     assert!(refused.contains("retry-after: 1"), "{refused}");
     held.pop();
-    // The place is free as soon as the server has seen the end of that connection.
+    // The server accepts another connection as soon as it has seen the end of that one.
     for _ in 0..100 {
         if raw(server.address, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             .await
@@ -269,5 +269,5 @@ both!(one_connection_too_many_is_told_so, async |place| {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    panic!("the place of a closed connection is not given again");
+    panic!("the server accepts no new connection after one was closed");
 });

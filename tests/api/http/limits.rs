@@ -1,4 +1,4 @@
-//! How often somebody may call, and who sees the metrics.
+//! Rate limits, and who may read the metrics.
 
 use posthaste::http::access::client_address::TrustedProxies;
 use posthaste::http::access::limits::{ACCOUNT_QUOTA, ADDRESS_QUOTA, API_KEY_QUOTA};
@@ -20,20 +20,20 @@ fn behind_proxy() -> Options {
     Options { trusted_proxies: TrustedProxies::parse(&["127.0.0.1"]).unwrap(), ..limited() }
 }
 
-/// What the headers say: limit, remaining, reset.
+/// The values of the headers: limit, remaining, reset.
 #[track_caller]
-fn standing(answer: &Answer) -> [u32; 3] {
+fn rate_limit_headers(answer: &Answer) -> [u32; 3] {
     HEADERS.map(|name| answer.header(name).unwrap_or_else(|| panic!("no {name}")).parse().unwrap())
 }
 
 #[track_caller]
-fn unlimited(answer: &Answer) {
+fn assert_unlimited(answer: &Answer) {
     for name in HEADERS {
         assert_eq!(answer.header(name), None);
     }
 }
 
-/// Asks until it is refused; how many were let through.
+/// Sends requests until one is refused. Returns how many were allowed, and the refusal.
 async fn exhaust(request: impl Fn() -> RequestBuilder, at_most: u32) -> (u32, Answer) {
     for count in 0..=at_most {
         let answer = answer_of(request()).await;
@@ -41,57 +41,57 @@ async fn exhaust(request: impl Fn() -> RequestBuilder, at_most: u32) -> (u32, An
             return (count, answer);
         }
     }
-    panic!("{at_most} and no end");
+    panic!("none of {at_most} requests was refused");
 }
 
 #[track_caller]
-fn refused(answer: &Answer, quota: governor::Quota) {
+fn assert_refused(answer: &Answer, quota: governor::Quota) {
     answer.problem(429, "rate_limited");
-    let [limit, remaining, reset] = standing(answer);
+    let [limit, remaining, reset] = rate_limit_headers(answer);
     assert_eq!((limit, remaining), (quota.burst_size().get(), 0));
     assert!(reset >= 1);
     assert_eq!(answer.header("retry-after"), Some("1"));
 }
 
-both!(strangers_are_limited_by_address, async |place| {
+both!(callers_without_credentials_are_limited_by_address, async |place| {
     let server = Server::start_with(place, limited()).await;
     let first = server.get("/api/capabilities").await;
     assert_eq!(first.status, 200);
-    let [limit, remaining, reset] = standing(&first);
+    let [limit, remaining, reset] = rate_limit_headers(&first);
     assert_eq!((limit, remaining), (ADDRESS_QUOTA.burst_size().get(), limit - 1));
     assert_eq!(reset, 1);
-    // Wrong credentials, unknown paths and wrong headers about the address count alike.
+    // Wrong credentials, unknown paths and invalid headers about the address count alike.
     let ask = || {
         let address = format!("203.0.113.{}", limit);
         server.request(Method::GET, "/api/no/such/path").bearer_auth("phk_wrong").header("x-forwarded-for", address)
     };
     let (count, answer) = exhaust(ask, 3 * limit).await;
     assert!(count >= limit - 2, "{count}");
-    refused(&answer, ADDRESS_QUOTA);
+    assert_refused(&answer, ADDRESS_QUOTA);
     let login = json!({"user_name": "bugs", "password": "x"});
-    refused(&server.post("/api/sessions", &login).await, ADDRESS_QUOTA);
-    // What is not of the API is not counted, and whoever has credentials is somebody else.
+    assert_refused(&server.post("/api/sessions", &login).await, ADDRESS_QUOTA);
+    // Paths outside the API are not counted, and a caller with credentials has a limit of their own.
     for target in ["/healthz", "/readyz", "/openapi.json", "/docs/"] {
         let answer = server.get(target).await;
         assert_eq!(answer.status, 200);
-        unlimited(&answer);
+        assert_unlimited(&answer);
     }
     let key = server.api_key(&["read"]).await;
     let answer = Caller::new(&server, &key).get("/api/users").await;
-    assert_eq!((answer.status.as_u16(), standing(&answer)[0]), (200, API_KEY_QUOTA.burst_size().get()));
-    // One token comes back after a fifth of a second.
+    assert_eq!((answer.status.as_u16(), rate_limit_headers(&answer)[0]), (200, API_KEY_QUOTA.burst_size().get()));
+    // One request is allowed again after a fifth of a second.
     tokio::time::sleep(std::time::Duration::from_millis(1_000)).await;
     assert_eq!(server.get("/api/capabilities").await.status, 200);
 });
 
-both!(addresses_are_told_by_trusted_proxies_alone, async |place| {
+both!(only_trusted_proxies_forward_addresses, async |place| {
     let server = Server::start_with(place, behind_proxy()).await;
     let ask = |address: &str| server.request(Method::GET, "/api/users").header("x-forwarded-for", address.to_owned());
     let burst = ADDRESS_QUOTA.burst_size().get();
     let (count, answer) = exhaust(|| ask("2001:db8:1:2::1"), 3 * burst).await;
     assert!(count >= burst);
-    refused(&answer, ADDRESS_QUOTA);
-    // All of its /64 is one caller; what the caller wrote to the left is not looked at.
+    assert_refused(&answer, ADDRESS_QUOTA);
+    // All addresses of one /64 network are one caller. Addresses further to the left, which the caller wrote, are ignored.
     for same in [
         "2001:db8:1:2::2",
         "2001:db8:1:2:ffff:ffff:ffff:ffff",
@@ -103,11 +103,11 @@ both!(addresses_are_told_by_trusted_proxies_alone, async |place| {
     for other in ["2001:db8:1:3::1", "203.0.113.7", "::ffff:203.0.113.8", "2001:db8:1:2::1, 203.0.113.9"] {
         let answer = answer_of(ask(other)).await;
         answer.problem(401, "unauthenticated");
-        assert_eq!(standing(&answer)[1], burst - 1, "{other}");
+        assert_eq!(rate_limit_headers(&answer)[1], burst - 1, "{other}");
     }
-    // An IPv4 address is one caller whichever way it is written.
+    // An IPv4 address is one caller in both notations.
     let again = answer_of(ask("::ffff:203.0.113.7")).await;
-    assert_eq!(standing(&again)[1], burst - 2);
+    assert_eq!(rate_limit_headers(&again)[1], burst - 2);
 
     let direct = Server::start_with(place, limited()).await;
     let ask = |number: u32| {
@@ -117,44 +117,45 @@ both!(addresses_are_told_by_trusted_proxies_alone, async |place| {
     for number in 0..2 * burst {
         last = Some(answer_of(ask(number)).await);
     }
-    refused(&last.unwrap(), ADDRESS_QUOTA);
+    assert_refused(&last.unwrap(), ADDRESS_QUOTA);
 });
 
 both!(accounts_and_keys_have_limits_of_their_own, async |place| {
     let open = Server::start_with(place, Options { rate_limits: true, ..Options::default() }).await;
     let (phone, tablet) = (session(&open, "bugs").await, session(&open, "bugs").await);
     let duck = session(&open, "duck").await;
-    // Open access is loopback's, and not limited; but whoever shows credentials there is.
-    unlimited(&open.get("/api/users").await);
-    unlimited(&answer_of(open.request(Method::GET, "/api/users").header("x-act-as", "bugs")).await);
+    // Requests under open access come from loopback and are not limited. A caller with credentials is limited there, too.
+    assert_unlimited(&open.get("/api/users").await);
+    assert_unlimited(&answer_of(open.request(Method::GET, "/api/users").header("x-act-as", "bugs")).await);
     let server = Server::start_with(place, behind_proxy()).await;
     let (one, other) = (server.api_key(&["read", "write"]).await, server.api_key(&["read"]).await);
     let burst = ACCOUNT_QUOTA.burst_size().get();
-    // Every device of an account, from wherever, draws from one bucket.
+    // All devices of an account share one limit, from whatever address.
     for (number, token) in [&phone, &tablet, &phone].into_iter().enumerate() {
         let request = Caller::new(&server, token).request(Method::GET, "/api/users/me");
         let answer = answer_of(request.header("x-forwarded-for", format!("203.0.113.{number}"))).await;
-        let [limit, remaining, _] = standing(&answer);
+        let [limit, remaining, _] = rate_limit_headers(&answer);
         assert_eq!(limit, burst);
         assert!(remaining < burst - number as u32 + 1 && remaining > burst - 10, "{remaining}");
     }
-    assert_eq!(standing(&Caller::new(&server, &duck).get("/api/users/me").await)[1], burst - 1);
-    // A key is itself, whomever it acts for.
+    assert_eq!(rate_limit_headers(&Caller::new(&server, &duck).get("/api/users/me").await)[1], burst - 1);
+    // A key has its own limit, whatever user it acts for.
     let burst = API_KEY_QUOTA.burst_size().get();
     for (number, name) in ["bugs", "duck", "porky"].into_iter().enumerate() {
-        let [limit, remaining, _] = standing(&Caller::new(&server, &one).acting_as(name).get("/api/users/me").await);
+        let [limit, remaining, _] =
+            rate_limit_headers(&Caller::new(&server, &one).acting_as(name).get("/api/users/me").await);
         assert_eq!(limit, burst);
         assert!(remaining >= burst - number as u32 - 1, "{remaining}");
     }
-    assert_eq!(standing(&Caller::new(&server, &other).get("/api/users").await)[1], burst - 1);
-    // Refusals of another kind carry the headers too.
+    assert_eq!(rate_limit_headers(&Caller::new(&server, &other).get("/api/users").await)[1], burst - 1);
+    // Other refusals carry the headers, too.
     let answer = Caller::new(&server, &other).get("/api/admin/stats").await;
     answer.problem(403, "insufficient_scope");
-    standing(&answer);
-    standing(&Caller::new(&server, &other).get("/api/no/such/path").await);
+    rate_limit_headers(&answer);
+    rate_limit_headers(&Caller::new(&server, &other).get("/api/no/such/path").await);
 });
 
-both!(an_account_beyond_its_limit_is_refused_and_the_others_go_on, async |place| {
+both!(an_account_beyond_its_limit_is_refused_and_others_are_not, async |place| {
     let open = Server::start(place).await;
     let (bugs, duck) = (session(&open, "bugs").await, session(&open, "duck").await);
     let server = Server::start_with(place, limited()).await;
@@ -166,32 +167,32 @@ both!(an_account_beyond_its_limit_is_refused_and_the_others_go_on, async |place|
     }
     let refusal = refusal.unwrap();
     refusal.problem(429, "rate_limited");
-    assert_eq!(standing(&refusal)[..2], [burst, 0]);
+    assert_eq!(rate_limit_headers(&refusal)[..2], [burst, 0]);
     assert_eq!(refusal.header("retry-after"), Some("1"));
     assert_eq!(Caller::new(&server, &duck).get("/api/users/me").await.status, 200);
     assert_eq!(server.get("/api/capabilities").await.status, 200);
 });
 
-both!(without_rate_limits_nothing_is_said, async |place| {
+both!(without_rate_limits_answers_have_no_rate_limit_headers, async |place| {
     let server = Server::start_with(place, secured()).await;
     let key = server.api_key(&["read"]).await;
     for _ in 0..ADDRESS_QUOTA.burst_size().get() + 10 {
         let answer = server.get("/api/capabilities").await;
         assert_eq!(answer.status, 200);
-        unlimited(&answer);
+        assert_unlimited(&answer);
     }
-    unlimited(&server.get("/api/users").await);
-    unlimited(&Caller::new(&server, &key).get("/api/users").await);
+    assert_unlimited(&server.get("/api/users").await);
+    assert_unlimited(&Caller::new(&server, &key).get("/api/users").await);
 });
 
-both!(metrics_are_for_loopback_and_admin_keys, async |place| {
+both!(metrics_are_shown_to_loopback_and_admin_keys_only, async |place| {
     let open = Server::start(place).await;
     assert_eq!(open.get("/metrics").await.status, 200);
     open.request(Method::PUT, "/api/admin/users/duck/role").json(&json!({"role": "admin"})).send().await.unwrap();
     let (bugs, duck) = (session(&open, "bugs").await, session(&open, "duck").await);
     let direct = Server::start_with(place, secured()).await;
     assert_eq!(direct.get("/metrics").await.status, 200, "a loopback peer that is no proxy");
-    // Behind a proxy on loopback, every peer looks like loopback and none is.
+    // Behind a proxy on loopback every peer has a loopback address, and none counts as one.
     for options in
         [behind_proxy(), Options { access: posthaste::domain::access::principal::Access::Open, ..behind_proxy() }]
     {
@@ -203,7 +204,7 @@ both!(metrics_are_for_loopback_and_admin_keys, async |place| {
             let request = server.request(Method::GET, "/metrics").header("x-forwarded-for", address);
             answer_of(request).await.problem(404, "not_found");
         }
-        // An administrator's session is none of what may look: a key can be given to a scraper, and taken away from it.
+        // An administrator's session cannot read the metrics. A key can be given to a scraper and revoked again.
         for token in ["", "phk_wrong", &plain, &bugs, &duck] {
             Caller::new(&server, token).get("/metrics").await.problem(404, "not_found");
         }

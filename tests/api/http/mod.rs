@@ -1,4 +1,4 @@
-//! Tests of conventions, limits and proxies.
+//! Tests of HTTP: conventions, rate limits, proxies, and secrets in logs and answers.
 
 pub mod conventions;
 pub mod limits;

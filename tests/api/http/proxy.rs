@@ -1,5 +1,5 @@
-//! Behind a real nginx with the configuration of `packaging/nginx.conf`: over TLS everything is as without it, the caller's
-//! address is the one that nginx saw, and what nginx refuses by itself it refuses in the server's words.
+//! Behind a real nginx with the configuration of `packaging/nginx.conf`: over TLS everything works as without it, the caller's
+//! address is the one that nginx saw, and errors of nginx itself have the form of the server's errors.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -28,7 +28,7 @@ fn behind_nginx() -> Options {
     Options { trusted_proxies: TrustedProxies::parse(&["127.0.0.1"]).unwrap(), ..Options::default() }
 }
 
-/// A server with nginx in front: what nginx does is the same on every database.
+/// A server behind nginx, on SQLite: nginx does the same in front of every database.
 fn proxied(options: Options, test: impl AsyncFnOnce(&Place, &Server, &Nginx)) {
     run(Kind::Sqlite, async |place| {
         let server = Server::start_with(place, options).await;
@@ -42,7 +42,7 @@ fn send_body(text: &str) -> Value {
 }
 
 #[test]
-fn the_seeds_calls_work_over_tls() {
+fn the_requests_of_the_seed_work_over_tls() {
     proxied(behind_nginx(), async |_, server, nginx| {
         for version in [tls::Version::TLS_1_2, tls::Version::TLS_1_3] {
             let client = nginx.client().tls_version_min(version).tls_version_max(version).build().unwrap();
@@ -67,7 +67,7 @@ fn the_seeds_calls_work_over_tls() {
         encoded.problem(404, "user_not_found");
         let own = nginx.url("").to_owned();
         let write = client.post(nginx.url("/api/messages")).json(&send_body("hey"));
-        assert_eq!(answer_of(write.header("origin", own)).await.status, 201, "a page of the server's own may write");
+        assert_eq!(answer_of(write.header("origin", own)).await.status, 201, "a page of the own origin may write");
         let write = client.post(nginx.url("/api/messages")).json(&send_body("hey"));
         answer_of(write.header("origin", "https://evil.example")).await.problem(403, "foreign_origin");
     });
@@ -83,7 +83,7 @@ fn plain_http_is_sent_to_tls() {
 }
 
 #[test]
-fn bodies_are_refused_by_the_server_as_long_as_it_can() {
+fn bodies_up_to_the_limit_of_nginx_are_refused_by_the_server() {
     proxied(behind_nginx(), async |_, _, nginx| {
         let client = nginx.client().build().unwrap();
         let post = async |length: usize| {
@@ -94,11 +94,11 @@ fn bodies_are_refused_by_the_server_as_long_as_it_can() {
         };
         assert_eq!(post(100 * 1_024).await.status, 201);
         for length in [300 * 1_024, MIB] {
-            // Its own words have a request id.
+            // Answers of the server itself have a request id.
             let problem = post(length).await.problem(413, "body_too_large");
             assert!(!problem["request_id"].as_str().unwrap().is_empty(), "{problem}");
         }
-        // Only announced. At the limit it is for the server to decide, beyond it nginx does.
+        // The body is only announced by its Content-Length. At the limit the server decides, above it nginx does.
         let announced = async |target: &str, length: usize| {
             let head = format!("POST {target} HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: {length}\r\n\r\n{{}}");
             nginx.raw(head.into_bytes()).await
@@ -113,12 +113,12 @@ fn bodies_are_refused_by_the_server_as_long_as_it_can() {
 }
 
 #[test]
-fn a_refusal_comes_before_the_upload_is_through() {
+fn a_refusal_arrives_before_the_upload_is_complete() {
     let options = Options { access: Access::Secured, demo: false, ..behind_nginx() };
     proxied(options, async |_, _, nginx| {
         let client = nginx.client().build().unwrap();
-        // The server answers without having read them, and closes: no answer may be lost to that, neither the refusal nor
-        // the next one on the same connection.
+        // The server answers without having read the body, and closes the connection. That must not lose an answer, neither the
+        // refusal nor the next one on the same connection.
         for length in [1_024, 100 * 1_024, MIB, 20 * MIB].repeat(5) {
             let target = if length <= MIB { "/api/messages" } else { "/api/attachments" };
             for target in [target, "/api/attachments"] {
@@ -130,7 +130,7 @@ fn a_refusal_comes_before_the_upload_is_through() {
     });
 }
 
-both!(a_refusal_without_a_proxy_is_not_lost_either, async |place| {
+both!(a_refusal_without_a_proxy_is_not_lost, async |place| {
     let options = Options { access: Access::Secured, demo: false, ..Options::default() };
     let server = Server::start_with(place, options).await;
     for length in [1, 1_024, 100 * 1_024, MIB, 20 * MIB].repeat(3) {
@@ -138,7 +138,7 @@ both!(a_refusal_without_a_proxy_is_not_lost_either, async |place| {
         answer.problem(401, "unauthenticated");
         assert_eq!(answer.header("connection"), Some("close"));
     }
-    // Without a body, or with one that was read, the connection stays.
+    // The connection stays open after a request without a body, or with one that was read.
     assert_eq!(server.get("/api/users").await.header("connection"), None);
     assert_eq!(
         server.request(Method::POST, "/api/users").body("").send().await.unwrap().headers().get("connection"),
@@ -147,7 +147,7 @@ both!(a_refusal_without_a_proxy_is_not_lost_either, async |place| {
 });
 
 #[test]
-fn heads_are_refused_by_the_server_as_long_as_it_can() {
+fn heads_up_to_the_limit_of_nginx_are_refused_by_the_server() {
     proxied(behind_nginx(), async |_, _, nginx| {
         let get = |target: &str, more: &str| {
             format!("GET {target} HTTP/1.1\r\nHost: {NAME}\r\nX-Request-Id: mine\r\nConnection: close\r\n{more}\r\n")
@@ -174,7 +174,7 @@ fn heads_are_refused_by_the_server_as_long_as_it_can() {
 }
 
 #[test]
-fn metrics_do_not_get_through() {
+fn nginx_does_not_forward_metrics() {
     proxied(behind_nginx(), async |_, server, nginx| {
         let client = nginx.client().build().unwrap();
         for target in ["/metrics", "/metrics?x=1", "/%6detrics", "//metrics", "/api/../metrics"] {
@@ -182,15 +182,16 @@ fn metrics_do_not_get_through() {
             assert_problem(&answer, 404, "not_found");
         }
         assert_eq!(answer_of(client.get(nginx.url("/healthz"))).await.status, 200);
-        // The proxy is a loopback peer, and still finds none: neither would one that forgot to hold them back.
+        // The proxy is a loopback peer, and the server still shows it no metrics. So a proxy without a rule for the path would
+        // get none either.
         server.get("/metrics").await.problem(404, "not_found");
     });
 }
 
 #[test]
-fn a_server_that_is_gone_is_unavailable() {
+fn nginx_answers_503_without_a_server() {
     run(Kind::Sqlite, async |_| {
-        // Taken, so that nobody else listens there, and refused, because nobody does.
+        // The port is bound, so that no other process listens on it, and does not listen, so that connections are refused.
         let taken = TcpSocket::new_v4().unwrap();
         taken.bind(([127, 0, 0, 1], 0).into()).unwrap();
         let nginx = Nginx::start(taken.local_addr().unwrap()).await;
@@ -202,7 +203,7 @@ fn a_server_that_is_gone_is_unavailable() {
 }
 
 #[test]
-fn the_address_is_the_one_that_nginx_was_called_from() {
+fn the_server_gets_the_callers_address_from_nginx() {
     run(Kind::Sqlite, async |_| {
         let echo = Echo::start().await;
         let nginx = Nginx::start(echo.address).await;
@@ -221,12 +222,12 @@ fn the_address_is_the_one_that_nginx_was_called_from() {
             assert_eq!(headers["host"], format!("{NAME}:1"));
             assert!(!headers.contains_key("upgrade") && !headers.contains_key("connection"), "{answer}");
         }
-        assert_eq!(echo.connections.load(Ordering::Relaxed), 1, "connections to the server are kept");
+        assert_eq!(echo.connections.load(Ordering::Relaxed), 1, "nginx keeps its connections to the server");
     });
 }
 
 #[test]
-fn sockets_are_passed_on_and_other_upgrades_are_not() {
+fn websockets_are_forwarded_and_other_upgrades_are_not() {
     run(Kind::Sqlite, async |_| {
         let echo = Echo::start().await;
         let nginx = Nginx::start(echo.address).await;
@@ -251,20 +252,20 @@ fn sockets_are_passed_on_and_other_upgrades_are_not() {
 }
 
 #[test]
-fn events_arrive_at_once() {
+fn nginx_forwards_events_immediately() {
     run(Kind::Sqlite, async |_| {
         let echo = Echo::start().await;
         let nginx = Nginx::start(echo.address).await;
         let mut response = nginx.client().build().unwrap().get(nginx.url("/api/events/stream")).send().await.unwrap();
         assert_eq!(response.chunk().await.unwrap().unwrap(), "data: 1\n\n");
-        // The second one is written only after the first one was read here.
+        // The server writes the second event only after the first one has arrived here.
         echo.go_on.notify_one();
         assert_eq!(response.chunk().await.unwrap().unwrap(), "data: 2\n\n");
     });
 }
 
 #[test]
-fn over_the_public_name_open_access_answers() {
+fn open_access_answers_under_the_public_name() {
     let origins = OriginRules { public_origin: Some("https://chat.example".into()), cors_origins: Vec::new() };
     proxied(Options { origins, ..behind_nginx() }, async |_, _, nginx| {
         let get = |host: &str| format!("GET /api/users?limit=1 HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
@@ -275,7 +276,7 @@ fn over_the_public_name_open_access_answers() {
 }
 
 #[test]
-fn proxies_that_cannot_be_are_refused_at_the_start() {
+fn invalid_trusted_proxies_are_refused_at_the_start() {
     run(Kind::Sqlite, async |place| {
         for (value, reason) in
             [("10.0.0.0/33", "is not an IP address or a network"), ("::1,0.0.0.0/0", "includes all addresses")]
@@ -292,7 +293,7 @@ fn proxies_that_cannot_be_are_refused_at_the_start() {
     });
 }
 
-/// The problem document of an answer as it came over the wire.
+/// The problem document in the raw text of an answer.
 #[track_caller]
 fn assert_problem(answer: &str, status: u16, code: &str) -> Value {
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
@@ -306,7 +307,7 @@ fn assert_problem(answer: &str, status: u16, code: &str) -> Value {
     document
 }
 
-/// The request's line and headers that [`Echo`] sent back.
+/// The request line and the headers that [`Echo`] sent back.
 #[track_caller]
 fn echoed(answer: &str) -> (String, HeaderMap) {
     let (_, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
@@ -320,12 +321,12 @@ fn echoed(answer: &str) -> (String, HeaderMap) {
     (first, headers)
 }
 
-/// A backend that answers with the head it was sent, byte for byte; takes any upgrade and repeats what comes then; and has a
-/// stream of two events.
+/// A backend that answers with the bytes of the request's head. It also accepts any upgrade and repeats the bytes that follow,
+/// and it has a stream of two events.
 struct Echo {
     address: SocketAddr,
     connections: Arc<AtomicU32>,
-    /// Lets the second event go.
+    /// Allows the second event.
     go_on: Arc<Notify>,
 }
 
@@ -366,7 +367,7 @@ async fn answer(mut stream: TcpStream, go_on: Arc<Notify>) -> std::io::Result<()
         if line.starts_with("GET /api/events/stream ") {
             let start = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
             stream.write_all(format!("{start}data: 1\n\n").as_bytes()).await?;
-            // Without the word from the test it gives up, and the test fails.
+            // Without the notification from the test this fails, and so does the test.
             tokio::time::timeout(Duration::from_secs(10), go_on.notified()).await?;
             return stream.write_all(b"data: 2\n\n").await;
         }
@@ -376,7 +377,7 @@ async fn answer(mut stream: TcpStream, go_on: Arc<Notify>) -> std::io::Result<()
 }
 
 #[test]
-fn a_proxy_gets_no_metrics_even_on_loopback() {
+fn a_trusted_proxy_gets_no_metrics_even_on_loopback() {
     run(Kind::Sqlite, async |place| {
         for (proxies, status) in [(&[][..], 200), (&["10.0.0.0/8"][..], 200), (&["127.0.0.0/8"][..], 404)] {
             let trusted_proxies = TrustedProxies::parse(proxies).unwrap();

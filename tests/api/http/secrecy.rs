@@ -1,4 +1,4 @@
-//! What never reaches a log, a metric, or an answer to anybody else.
+//! Texts and secrets that must never appear in a log, a metric, or an answer to another caller.
 
 use aws_lc_rs::hmac;
 use base64::Engine as _;
@@ -10,16 +10,17 @@ use crate::both;
 use crate::messages::messages::poison;
 use crate::support::accounts::authenticator;
 use crate::support::answer_of;
+use crate::support::callers::now_micros;
 use crate::support::mail::MailServer;
 use crate::support::process::{Process, Wrapping};
 
-both!(what_people_write_stays_out_of_the_log, async |place| {
+both!(texts_of_users_are_not_in_the_log, async |place| {
     let wrapping = Wrapping { arguments: vec!["--log".into(), "debug".into()], ..Wrapping::default() };
     let process = Process::start_wrapped(place, wrapping).await;
     let (trigger, _) = poison(place);
     place.sql(trigger).await;
     if place.kind == crate::support::place::Kind::Postgres {
-        // PostgreSQL repeats the whole row in the details of such an error.
+        // PostgreSQL repeats the whole row in the detail of such an error.
         place.sql("ALTER TABLE messaging.messages ADD CHECK (body <> 'canary-body-refused')").await;
     }
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
@@ -31,7 +32,10 @@ both!(what_people_write_stays_out_of_the_log, async |place| {
             body == "poison" || (body == "canary-body-refused" && place.kind == crate::support::place::Kind::Postgres);
         let answer = answer_of(request.json(&message)).await;
         assert_eq!(answer.status, if refused { 500 } else { 201 });
-        assert!(!String::from_utf8_lossy(&answer.bytes).contains("poisoned"), "no cause in an answer");
+        assert!(
+            !String::from_utf8_lossy(&answer.bytes).contains("poisoned"),
+            "the answer shows the cause of the error"
+        );
     }
     answer_of(client.get(url("/api/users")).bearer_auth("canary-token")).await.problem(401, "unauthenticated");
     answer_of(client.get(url("/api/users?q=canary-query")).header("x-act-as", "canary-name")).await;
@@ -49,22 +53,22 @@ both!(what_people_write_stays_out_of_the_log, async |place| {
     answer_of(client.get(url("/api/users")).header("cookie", "posthaste_session=canary-cookie")).await;
     let metrics = String::from_utf8(answer_of(client.get(url("/metrics"))).await.bytes).unwrap();
     let log = process.log();
-    assert!(log.contains("poisoned"), "the cause is for the log: {log}");
+    assert!(log.contains("poisoned"), "the log does not show the cause: {log}");
     for text in [&log, &metrics] {
         assert!(!text.contains("canary"), "{text}");
     }
     process.terminate().await;
 });
 
-/// Every answer that somebody got, by what was asked.
-struct Asked {
+/// Every answer, by the name of its request.
+struct Requests {
     client: reqwest::Client,
     base: String,
     answers: Vec<(String, String)>,
 }
 
-impl Asked {
-    /// Asks, keeps the answer with its headers, and gives its body.
+impl Requests {
+    /// Sends a request, keeps the answer with its headers, and returns its body.
     async fn ask(
         &mut self,
         what: &str,
@@ -89,7 +93,7 @@ fn text_of(value: &Value) -> String {
     value.as_str().unwrap_or_else(|| panic!("no text: {value}")).to_owned()
 }
 
-both!(no_secret_is_told_but_to_whom_it_is_given, async |place| {
+both!(a_secret_is_shown_only_to_its_recipient, async |place| {
     let mut mails = MailServer::start().await;
     let secret_file = place.folder.path().join("jwt-secret");
     std::fs::write(&secret_file, "canary-jwt-secret-0123456789abcdef").unwrap();
@@ -107,27 +111,29 @@ both!(no_secret_is_told_but_to_whom_it_is_given, async |place| {
     let wrapping = Wrapping { arguments: words.into_iter().map(str::to_owned).collect(), ..Wrapping::default() };
     let process = Process::start_wrapped(place, wrapping).await;
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    let mut asked = Asked { client, base: format!("http://{}", process.address), answers: Vec::new() };
-    // Each secret, and the only things asked whose answers may hold it.
+    let mut requests = Requests { client, base: format!("http://{}", process.address), answers: Vec::new() };
+    // Each secret, with the names of the only requests whose answers may contain it.
     let mut secrets: Vec<(String, &[&str])> = Vec::new();
 
     for (name, password) in [("keeper", "canary-password-one"), ("canary.name", "canary-password-two")] {
         let body = json!({"user_name": name, "password": password, "first_name": "canary-first", "last_name": "canary-last",
                           "email": format!("{name}@example.org")});
-        asked.post("register", "/api/users", &body).await;
+        requests.post("register", "/api/users", &body).await;
     }
-    asked.post("register badly", "/api/users", &json!({"user_name": "x", "password": "canary"})).await;
-    asked.post("register badly", "/api/users", &json!({"user_name": "y", "password": ["canary-password-list"]})).await;
-    asked
+    requests.post("register badly", "/api/users", &json!({"user_name": "x", "password": "canary"})).await;
+    requests
+        .post("register badly", "/api/users", &json!({"user_name": "y", "password": ["canary-password-list"]}))
+        .await;
+    requests
         .post("register badly", "/api/users", &json!({"user_name": "canary/name", "password": "canary-password-3"}))
         .await;
     let login = json!({"user_name": "keeper", "password": "canary-password-one"});
-    let session = text_of(&asked.post("log in", "/api/sessions", &login).await["token"]);
+    let session = text_of(&requests.post("log in", "/api/sessions", &login).await["token"]);
     secrets.push((session.clone(), &["log in"]));
-    asked
+    requests
         .post("log in wrongly", "/api/sessions", &json!({"user_name": "keeper", "password": "canary-password-wrong"}))
         .await;
-    asked
+    requests
         .post(
             "log in wrongly",
             "/api/sessions",
@@ -135,37 +141,37 @@ both!(no_secret_is_told_but_to_whom_it_is_given, async |place| {
         )
         .await;
     let cookie = json!({"user_name": "keeper", "password": "canary-password-one", "cookie": true});
-    asked.post("log in by cookie", "/api/sessions", &cookie).await;
-    let cookie = asked.answers.last().unwrap().1.split("posthaste_session=").nth(1).unwrap()[..47].to_owned();
+    requests.post("log in by cookie", "/api/sessions", &cookie).await;
+    let cookie = requests.answers.last().unwrap().1.split("posthaste_session=").nth(1).unwrap()[..47].to_owned();
     secrets.push((cookie.clone(), &["log in by cookie"]));
     let with_cookie = |request: RequestBuilder| request.header("cookie", format!("posthaste_session={cookie}"));
-    asked.ask("me by cookie", Method::GET, "/api/users/me", with_cookie).await;
+    requests.ask("me by cookie", Method::GET, "/api/users/me", with_cookie).await;
     let with_session = |request: RequestBuilder| request.bearer_auth(&session);
 
-    let offer = asked.ask("offer", Method::POST, "/api/users/me/mfa", with_session).await;
+    let offer = requests.ask("offer", Method::POST, "/api/users/me/mfa", with_session).await;
     let shared = text_of(&offer["secret"]);
-    let code = authenticator(&shared, posthaste::base::time::Clock::System.now().micros());
+    let code = authenticator(&shared, now_micros());
     let body = json!({"code": code});
     let recovery =
-        asked.ask("switch on", Method::PUT, "/api/users/me/mfa", |request| with_session(request).json(&body)).await;
+        requests.ask("switch on", Method::PUT, "/api/users/me/mfa", |request| with_session(request).json(&body)).await;
     for code in recovery["recovery_codes"].as_array().unwrap() {
         secrets.push((text_of(code), &["switch on"]));
     }
     let used = json!({"user_name": "keeper", "password": "canary-password-one", "code": recovery["recovery_codes"][0]});
-    let second = text_of(&asked.post("log in with a code", "/api/sessions", &used).await["token"]);
+    let second = text_of(&requests.post("log in with a code", "/api/sessions", &used).await["token"]);
     secrets.push((second, &["log in with a code"]));
-    asked.post("log in with it again", "/api/sessions", &used).await;
+    requests.post("log in with it again", "/api/sessions", &used).await;
     secrets.push((shared, &["offer"]));
 
     let body = json!({"name": "canary-key-name", "scopes": ["read", "write", "admin"]});
     let once = |request: RequestBuilder| request.header("idempotency-key", "canary-idempotency").json(&body);
-    let key = text_of(&asked.ask("make a key", Method::POST, "/api/api-keys", once).await["key"]);
-    asked.ask("make a key", Method::POST, "/api/api-keys", once).await;
+    let key = text_of(&requests.ask("make a key", Method::POST, "/api/api-keys", once).await["key"]);
+    requests.ask("make a key", Method::POST, "/api/api-keys", once).await;
     secrets.push((key.clone(), &["make a key"]));
     let with_key = |request: RequestBuilder| request.bearer_auth(&key);
-    asked.ask("list keys", Method::GET, "/api/api-keys", with_key).await;
-    asked.ask("act", Method::GET, "/api/users", |request| with_key(request).header("x-act-as", "canary.name")).await;
-    asked
+    requests.ask("list keys", Method::GET, "/api/api-keys", with_key).await;
+    requests.ask("act", Method::GET, "/api/users", |request| with_key(request).header("x-act-as", "canary.name")).await;
+    requests
         .ask("act as nobody", Method::GET, "/api/users", |request| {
             with_key(request).header("x-act-as", "canary-nobody")
         })
@@ -176,49 +182,49 @@ both!(no_secret_is_told_but_to_whom_it_is_given, async |place| {
     let jwt = signed(&claims, b"canary-jwt-secret-0123456789abcdef");
     let forged = signed(&claims, b"another-canary-secret-0123456789");
     for (what, token) in [("me by JWT", &jwt), ("a forged JWT", &forged)] {
-        asked.ask(what, Method::GET, "/api/users/me", |request| request.bearer_auth(token)).await;
+        requests.ask(what, Method::GET, "/api/users/me", |request| request.bearer_auth(token)).await;
         for part in token.split('.').skip(1) {
             secrets.push((part.to_owned(), &[]));
         }
     }
 
-    let reset = asked.post("ask for a code", "/api/admin/users/canary.name/password-resets", &json!({})).await;
+    let reset = requests.post("ask for a code", "/api/admin/users/canary.name/password-resets", &json!({})).await;
     let reset = text_of(&reset["code"]);
     secrets.push((reset.clone(), &["ask for a code"]));
     let target = format!("/api/password-resets/{reset}");
     let weak = json!({"new_password": "canary"});
-    asked.ask("reset badly", Method::PUT, &target, |request| request.json(&weak)).await;
+    requests.ask("reset badly", Method::PUT, &target, |request| request.json(&weak)).await;
     let new = json!({"new_password": "canary-password-new"});
-    asked.ask("reset", Method::PUT, &target, |request| request.json(&new)).await;
-    asked.post("ask by mail", "/api/password-resets", &json!({"email": "canary.name@example.org"})).await;
+    requests.ask("reset", Method::PUT, &target, |request| request.json(&new)).await;
+    requests.post("ask by mail", "/api/password-resets", &json!({"email": "canary.name@example.org"})).await;
     let mailed = mails.next_mail().await.text;
     let mailed = mailed[mailed.find("phr_").unwrap()..].split_whitespace().next().unwrap().to_owned();
-    asked
+    requests
         .ask("reset by mail", Method::PUT, &format!("/api/password-resets/{mailed}"), |request| request.json(&new))
         .await;
     secrets.push((mailed, &[]));
 
     let message = json!({"sender_user_name": "canary.name", "recipient_user_name": "keeper", "body": "canary-body"});
-    asked.post("send", "/api/messages", &message).await;
-    asked.ask("look for it", Method::GET, "/api/users?q=canary-query", |request| request).await;
-    asked
+    requests.post("send", "/api/messages", &message).await;
+    requests.ask("look for it", Method::GET, "/api/users?q=canary-query", |request| request).await;
+    requests
         .ask("look wrongly", Method::GET, "/api/users?limit=canary-limit&cursor=canary-cursor", |request| request)
         .await;
-    asked.ask("a wrong path", Method::GET, "/api/canary-path/canary", |request| request).await;
-    asked.ask("nobody", Method::GET, "/api/users/canary-person", |request| request).await;
-    asked
+    requests.ask("a wrong path", Method::GET, "/api/canary-path/canary", |request| request).await;
+    requests.ask("nobody", Method::GET, "/api/users/canary-person", |request| request).await;
+    requests
         .ask("wrong scheme", Method::GET, "/api/users", |request| request.header("authorization", "Basic canary-basic"))
         .await;
-    asked
+    requests
         .ask("no JSON", Method::POST, "/api/messages", |request| {
             request.header("content-type", "application/json").body("{\"body\": \"canary-broken")
         })
         .await;
-    asked.ask("export", Method::GET, "/api/users/canary.name/export", with_key).await;
-    asked.ask("audit", Method::GET, "/api/admin/audit?limit=200", with_key).await;
-    asked.ask("erase", Method::DELETE, "/api/users/canary.name?messages=delete", with_key).await;
-    asked.ask("document", Method::GET, "/openapi.json", |request| request).await;
-    asked.ask("metrics", Method::GET, "/metrics", |request| request).await;
+    requests.ask("export", Method::GET, "/api/users/canary.name/export", with_key).await;
+    requests.ask("audit", Method::GET, "/api/admin/audit?limit=200", with_key).await;
+    requests.ask("erase", Method::DELETE, "/api/users/canary.name?messages=delete", with_key).await;
+    requests.ask("document", Method::GET, "/openapi.json", |request| request).await;
+    requests.ask("metrics", Method::GET, "/metrics", |request| request).await;
     process.terminate().await;
 
     let mut log = String::new();
@@ -229,7 +235,7 @@ both!(no_secret_is_told_but_to_whom_it_is_given, async |place| {
         }
     }
     assert!(log.contains("DEBUG") && log.contains("a JWT was refused"), "{log}");
-    // What was done to each is there, by its route's template alone.
+    // The requests are in the log, only by the templates of their routes.
     assert!(log.contains("/api/password-resets/{code}"), "{log}");
     for line in log.lines() {
         assert!(!line.contains("canary"), "{line}");
@@ -237,11 +243,11 @@ both!(no_secret_is_told_but_to_whom_it_is_given, async |place| {
             assert!(!line.contains(secret.as_str()), "{line}");
         }
     }
-    for (what, text) in &asked.answers {
+    for (what, text) in &requests.answers {
         for (secret, given_by) in &secrets {
             assert!(
                 given_by.contains(&what.as_str()) || !text.contains(secret.as_str()),
-                "{what} tells {secret}: {text}"
+                "{what} shows {secret}: {text}"
             );
         }
         for password in [
@@ -259,16 +265,16 @@ both!(no_secret_is_told_but_to_whom_it_is_given, async |place| {
             "canary-nobody",
             "canary-value",
         ] {
-            assert!(!text.contains(password), "{what} tells {password}: {text}");
+            assert!(!text.contains(password), "{what} shows {password}: {text}");
         }
         if what == "metrics" {
             assert!(!text.contains("canary") && text.contains("route=\"/api/sessions\""), "{text}");
         }
     }
-    assert!(asked.answers.len() > 35);
+    assert!(requests.answers.len() > 35);
 });
 
-/// A JWT of HS256.
+/// A JWT signed with HS256.
 fn signed(claims: &Value, secret: &[u8]) -> String {
     let part = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
     let message = format!("{}.{}", part(br#"{"alg":"HS256"}"#), part(claims.to_string().as_bytes()));

@@ -1,4 +1,4 @@
-//! Who is let in: secured, and open with its hosts and origins.
+//! Which requests are accepted: under secured access, and under open access with its rules for hosts and origins.
 
 use posthaste::domain::access::principal::Access;
 use posthaste::http::access::origin::OriginRules;
@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::both;
 use crate::support::{Options, Server, answer_of, raw};
 
-both!(secured_answers_nothing_without_credentials, async |place| {
+both!(secured_access_refuses_requests_without_credentials, async |place| {
     let options = Options { access: Access::Secured, demo: false, ..Options::default() };
     let server = Server::start_with(place, options).await;
     for (method, target) in [
@@ -37,7 +37,7 @@ both!(secured_answers_nothing_without_credentials, async |place| {
     }
     assert_eq!(server.get("/api/capabilities").await.json()["access"], "secured");
     server.post("/api/sessions", &json!({})).await.invalid(&["user_name"]);
-    // The methods of public ones are told apart from the others'.
+    // One path may have public and other methods.
     let text = json!({"text": "hey"});
     server.post("/api/hooks/abc", &text).await.problem(404, "incoming_webhook_not_found");
     server.get("/api/hooks/abc").await.problem(401, "unauthenticated");
@@ -45,7 +45,7 @@ both!(secured_answers_nothing_without_credentials, async |place| {
     server.get("/api/invites/abc/def").await.problem(401, "unauthenticated");
 });
 
-both!(open_access_answers_loopback_names_alone, async |place| {
+both!(open_access_answers_only_to_loopback_host_names, async |place| {
     let origins = OriginRules { public_origin: Some("https://chat.example.org".into()), cors_origins: Vec::new() };
     let server = Server::start_with(place, Options { origins, ..Options::default() }).await;
     let with_host = async |host: &str| {
@@ -71,7 +71,7 @@ both!(open_access_answers_loopback_names_alone, async |place| {
     assert!(without.starts_with("HTTP/1.1 421"), "{without}");
 });
 
-both!(open_access_checks_the_origin_of_what_writes, async |place| {
+both!(open_access_checks_the_origin_of_writes, async |place| {
     let origins = OriginRules {
         public_origin: Some("https://chat.example.org".into()),
         cors_origins: vec!["https://app.example".into()],
@@ -88,13 +88,14 @@ both!(open_access_checks_the_origin_of_what_writes, async |place| {
     for origin in ["https://evil.example", "null", "http://localhost:1", "https://chat.example.org.evil.example"] {
         send(origin).await.problem(403, "foreign_origin");
     }
-    // Reading is for the browser to refuse: no CORS header allows it.
+    // Reads from a foreign origin are answered. The browser does not show the answer to the page, because no CORS header allows
+    // it.
     let read = answer_of(server.request(Method::GET, "/api/users").header("origin", "https://evil.example")).await;
     assert_eq!(read.status, 200);
     assert_eq!(read.header("access-control-allow-origin"), None);
 });
 
-both!(cors_is_as_configured, async |place| {
+both!(cors_headers_follow_the_configuration, async |place| {
     let origins = OriginRules { public_origin: None, cors_origins: vec!["https://app.example".into()] };
     let options = Options { access: Access::Secured, demo: false, origins, ..Options::default() };
     let server = Server::start_with(place, options).await;
@@ -109,10 +110,10 @@ both!(cors_is_as_configured, async |place| {
     assert!(answer.header("access-control-allow-headers").unwrap().contains("idempotency-key"));
     assert!(answer.header("access-control-allow-methods").unwrap().contains("POST"));
     assert_eq!(answer.header("access-control-allow-credentials"), None);
-    // What only looks like a preflight is a request like any other.
+    // An OPTIONS request without the headers of a preflight is an ordinary request.
     let plain = answer_of(server.request(Method::OPTIONS, "/api/nothing")).await;
     plain.problem(401, "unauthenticated");
-    // Errors are readable for the page too.
+    // The page can also read errors.
     let refused = answer_of(server.request(Method::GET, "/api/users").header("origin", "https://app.example")).await;
     refused.problem(401, "unauthenticated");
     assert_eq!(refused.header("access-control-allow-origin"), Some("https://app.example"));

@@ -1,4 +1,4 @@
-//! API keys: made, shown once, used for anybody, revoked.
+//! API keys: created, shown once, used for any user, revoked.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -13,8 +13,8 @@ use crate::support::callers::{Caller, holds, moment, secured, session, within_a_
 use crate::support::place::bytes_of;
 use crate::support::{Options, Place, Server, answer_of};
 
-/// What `posthaste api-key create` prints on standard output; it says nothing else.
-fn made_by_hand(place: &Place, arguments: &[&str]) -> String {
+/// The standard output of `posthaste api-key create`, which is the key and nothing else.
+fn create_on_command_line(place: &Place, arguments: &[&str]) -> String {
     let mut words = vec!["api-key", "create", "--name", "by hand"];
     words.extend(arguments);
     let output = posthaste(place, &words);
@@ -31,12 +31,12 @@ fn is_key(text: &str) -> bool {
     text.strip_prefix("phk_").is_some_and(|random| random.len() == 43 && random.chars().all(known))
 }
 
-both!(a_key_is_made_shown_once_listed_used_and_revoked, async |place| {
+both!(a_key_is_created_shown_once_listed_used_and_revoked, async |place| {
     let open = Server::start(place).await;
     open.request(Method::PUT, "/api/admin/users/duck/role").json(&json!({"role": "admin"})).send().await.unwrap();
     let duck = session(&open, "duck").await;
     let server = Server::start_with(place, secured()).await;
-    let by_hand = made_by_hand(place, &["--scopes", "admin"]);
+    let by_hand = create_on_command_line(place, &["--scopes", "admin"]);
     let operator = Caller::new(&server, &by_hand);
     let administrator = Caller::new(&server, &duck);
 
@@ -57,8 +57,8 @@ both!(a_key_is_made_shown_once_listed_used_and_revoked, async |place| {
 
     assert_eq!(Caller::new(&server, &shop).get("/api/users").await.status, 200);
     let listed = administrator.get("/api/api-keys").await;
-    let told = String::from_utf8(listed.bytes.clone()).unwrap();
-    assert!(!told.contains("phk_") && !told.contains("\"key\""), "{told}");
+    let list = String::from_utf8(listed.bytes.clone()).unwrap();
+    assert!(!list.contains("phk_") && !list.contains("\"key\""), "{list}");
     let names: Vec<_> = listed.json().as_array().unwrap().iter().map(|key| key["name"].clone()).collect();
     assert_eq!(names, ["by hand", "the shop ✓", "x"]);
     let on_command_line = posthaste(place, &["api-key", "list"]);
@@ -80,7 +80,7 @@ both!(a_key_is_made_shown_once_listed_used_and_revoked, async |place| {
     assert_eq!(second.next(), None);
 });
 
-both!(what_is_no_key_to_be_made_is_refused, async |place| {
+both!(invalid_requests_for_a_key_are_refused, async |place| {
     let server = Server::start(place).await;
     let long = "x".repeat(101);
     for (body, field) in [
@@ -116,7 +116,7 @@ both!(what_is_no_key_to_be_made_is_refused, async |place| {
     assert_eq!(server.get("/api/api-keys").await.json(), json!([]));
 });
 
-both!(only_administrators_make_see_and_revoke_keys, async |place| {
+both!(only_administrators_create_list_and_revoke_keys, async |place| {
     let open = Server::start(place).await;
     let bugs = session(&open, "bugs").await;
     let plain = open.api_key(&["read", "write"]).await;
@@ -125,7 +125,7 @@ both!(only_administrators_make_see_and_revoke_keys, async |place| {
     let callers = [
         (Caller::new(&server, &bugs), "admin_required"),
         (Caller::new(&server, &plain), "insufficient_scope"),
-        // Whoever acts for a person has that person's rights, whatever the key may do.
+        // A caller that acts for a user has the rights of that user, whatever the scopes of the key are.
         (Caller::new(&server, &admin).acting_as("bugs"), "admin_required"),
     ];
     for (caller, code) in callers {
@@ -136,11 +136,11 @@ both!(only_administrators_make_see_and_revoke_keys, async |place| {
     assert_eq!(place.numbers("SELECT count(*) FROM messaging.api_keys").await, [[2]]);
 });
 
-both!(a_revoked_key_ends_within_a_second_on_every_server, async |place| {
+both!(a_revoked_key_is_refused_within_a_second_on_every_server, async |place| {
     let one = Server::start_with(place, secured()).await;
     let other = Server::start_with(place, secured()).await;
     let admin = one.api_key(&["read", "admin"]).await;
-    let key = made_by_hand(place, &["--scopes", "read"]);
+    let key = create_on_command_line(place, &["--scopes", "read"]);
     for server in [&one, &other] {
         assert_eq!(Caller::new(server, &key).get("/api/users").await.status, 200);
     }
@@ -150,18 +150,18 @@ both!(a_revoked_key_ends_within_a_second_on_every_server, async |place| {
         within_a_second(Caller::new(&other, &key), "/api/users", 401),
     );
 
-    let key = made_by_hand(place, &["--scopes", "read"]);
+    let key = create_on_command_line(place, &["--scopes", "read"]);
     for server in [&one, &other] {
         assert_eq!(Caller::new(server, &key).acting_as("bugs").get("/api/users").await.status, 200);
     }
     assert_eq!(Caller::new(&one, &admin).delete("/api/api-keys/3").await.status, 204);
     Caller::new(&one, &key).acting_as("bugs").get("/api/users").await.problem(401, "unauthenticated");
     within_a_second(Caller::new(&other, &key).acting_as("bugs"), "/api/users", 401).await;
-    // The other keys go on.
+    // Other keys stay valid.
     assert_eq!(Caller::new(&other, &admin).get("/api/users").await.status, 200);
 });
 
-both!(a_key_expires_and_tells_when_it_was_used, async |place| {
+both!(a_key_expires_and_shows_its_last_use, async |place| {
     let hand = Arc::new(AtomicI64::new(moment("2026-11-22T08:30:00Z")));
     let options = Options { clock: Clock::Manual(Arc::clone(&hand)), ..Options::default() };
     let server = Server::start_with(place, options).await;
@@ -171,7 +171,7 @@ both!(a_key_expires_and_tells_when_it_was_used, async |place| {
     let key = made["key"].as_str().unwrap();
     let caller = Caller::new(&server, key);
     let used = async |expected: &str| {
-        // It is written down beside the request.
+        // The use is recorded in the background.
         for _ in 0..200 {
             if server.get("/api/api-keys").await.json()[0]["last_used_at"] == expected {
                 return;
@@ -191,13 +191,13 @@ both!(a_key_expires_and_tells_when_it_was_used, async |place| {
     assert_eq!(caller.get("/api/users").await.status, 200);
     hand.store(moment("2026-11-22T08:40:00Z"), Ordering::Relaxed);
     caller.get("/api/users").await.problem(401, "unauthenticated");
-    // Also for a server that has never seen it, and for good.
+    // A server that has never seen the key refuses it too, and the refusal is permanent.
     let options = Options { clock: Clock::Manual(Arc::clone(&hand)), ..secured() };
     let other = Server::start_with(place, options).await;
     Caller::new(&other, key).get("/api/users").await.problem(401, "unauthenticated");
 });
 
-both!(a_key_does_what_its_scopes_say, async |place| {
+both!(a_key_does_what_its_scopes_allow, async |place| {
     let server = Server::start_with(place, secured()).await;
     let reads = server.api_key(&["read"]).await;
     let writes = server.api_key(&["write"]).await;
@@ -218,7 +218,7 @@ both!(a_key_does_what_its_scopes_say, async |place| {
             }
         }
     }
-    // A wrong letter more or less is another key.
+    // A key with one letter more, fewer or changed is another key.
     for wrong in [&reads[..46], &format!("{reads}A"), &reads.to_uppercase(), &reads.replace("phk_", "phs_"), "phk_"] {
         Caller::new(&server, wrong).get("/api/users").await.problem(401, "unauthenticated");
     }
@@ -226,7 +226,7 @@ both!(a_key_does_what_its_scopes_say, async |place| {
     answer_of(doubled).await.problem(401, "unauthenticated");
 });
 
-both!(a_key_acts_for_people, async |place| {
+both!(a_key_acts_for_users, async |place| {
     let open = Server::start(place).await;
     let bugs = session(&open, "bugs").await;
     let server = Server::start_with(place, secured()).await;
@@ -240,7 +240,7 @@ both!(a_key_acts_for_people, async |place| {
     let long = "x".repeat(20_000);
     for name in ["nobody", "", "me", "bugs ,duck", "bugs,duck", &long] {
         caller.acting_as(name).get("/api/users").await.invalid(&["X-Act-As"]);
-        // Nor does a route that needs no credentials take such a caller for a stranger.
+        // A public route does not treat such a caller as one without credentials.
         caller
             .acting_as(name)
             .post("/api/users", &json!({"user_name": "x", "password": "correct horse"}))
@@ -254,7 +254,7 @@ both!(a_key_acts_for_people, async |place| {
     answer_of(two).await.invalid(&["X-Act-As"]);
     Caller::new(&server, &bugs).acting_as("bugs").get("/api/users").await.problem(403, "act_as_not_allowed");
 
-    // A ban is felt by who is remembered already, on every server.
+    // A ban applies to cached callers too, on every server.
     let other = Server::start_with(place, secured()).await;
     let elsewhere = Caller::new(&other, &key).acting_as("bugs");
     assert_eq!(elsewhere.get("/api/users/me").await.status, 200);
@@ -265,7 +265,7 @@ both!(a_key_acts_for_people, async |place| {
     assert_eq!(caller.acting_as("bugs").get("/api/users/me").await.status, 200);
 });
 
-both!(idempotency_keys_belong_to_a_key_or_to_the_person_acted_for, async |place| {
+both!(idempotency_keys_belong_to_the_api_key_or_to_the_user_it_acts_for, async |place| {
     let open = Server::start(place).await;
     let bugs = session(&open, "bugs").await;
     let server = Server::start_with(place, secured()).await;
@@ -291,9 +291,9 @@ both!(idempotency_keys_belong_to_a_key_or_to_the_person_acted_for, async |place|
     assert_eq!(place.numbers("SELECT count(*) FROM messaging.messages").await, [[8]]);
 });
 
-both!(a_repeat_gets_the_same_key_which_nothing_keeps_in_clear, async |place| {
+both!(a_repeat_gets_the_same_key_which_is_never_stored_in_plain_text, async |place| {
     let server = Server::start_with(place, secured()).await;
-    let admin = made_by_hand(place, &["--scopes", "read,write,admin"]);
+    let admin = create_on_command_line(place, &["--scopes", "read,write,admin"]);
     let caller = Caller::new(&server, &admin);
     let body = json!({"name": "canary-name", "scopes": ["read"]});
     let first = caller.post_once("/api/api-keys", "once", &body).await;
@@ -319,16 +319,16 @@ both!(a_repeat_gets_the_same_key_which_nothing_keeps_in_clear, async |place| {
     assert_eq!(Caller::new(&server, &admin).post_once("/api/api-keys", "once", &body).await.bytes, first.bytes);
     assert_eq!(Caller::new(&server, &key).get("/api/users").await.status, 200);
     let kept = place.everything().await.into_bytes();
-    assert!(holds(&kept, "canary-name"), "the search finds what is there");
+    assert!(holds(&kept, "canary-name"), "the search itself works");
     for secret in [key.as_str(), &key[4..], &admin, &admin[4..], another["key"].as_str().unwrap()] {
-        assert!(!holds(&kept, secret), "a key is kept in clear");
+        assert!(!holds(&kept, secret), "a key is stored in plain text");
     }
     for entry in std::fs::read_dir(place.folder.path()).unwrap() {
         assert!(!holds(&bytes_of(&entry.unwrap().path()), &key[4..]));
     }
 });
 
-both!(a_key_made_at_the_same_moment_with_one_idempotency_key_is_one, async |place| {
+both!(requests_together_with_one_idempotency_key_create_one_api_key, async |place| {
     let (one, other) = (Server::start(place).await, Server::start(place).await);
     let body = json!({"name": "x"});
     let making = (0..16).map(|number| {
@@ -342,7 +342,7 @@ both!(a_key_made_at_the_same_moment_with_one_idempotency_key_is_one, async |plac
     assert_eq!(place.numbers("SELECT count(*) FROM messaging.api_keys").await, [[1]]);
 });
 
-both!(a_key_without_the_scope_takes_no_administrators_account, async |place| {
+both!(a_key_without_the_scope_admin_cannot_take_over_an_administrators_account, async |place| {
     let open = Server::start(place).await;
     open.request(Method::PUT, "/api/admin/users/duck/role").json(&json!({"role": "admin"})).send().await.unwrap();
     let server = Server::start_with(place, Options { demo: false, ..secured() }).await;
@@ -358,7 +358,8 @@ both!(a_key_without_the_scope_takes_no_administrators_account, async |place| {
         answer_of(request.json(body)).await.problem(403, "insufficient_scope");
     }
     assert_eq!(Caller::new(&server, &full).get("/api/users/duck").await.json()["email"], "duck@example.org");
-    // What opens no account is as ever; so are people who are no administrators, and keys with the scope.
+    // Changes that give no access to the account still work. So do all changes to accounts without the role admin, and by keys
+    // with the scope.
     let named = Caller::new(&server, &plain).acting_as("duck").request(Method::PATCH, "/api/users/me");
     assert_eq!(answer_of(named.json(&json!({"first_name": "Donald"}))).await.status, 200);
     for (key, person) in [(&plain, "bugs"), (&full, "duck")] {
@@ -370,7 +371,7 @@ both!(a_key_without_the_scope_takes_no_administrators_account, async |place| {
     }
 });
 
-both!(a_key_sends_nothing_for_who_is_banned, async |place| {
+both!(a_key_cannot_send_for_a_banned_user, async |place| {
     let server = Server::start(place).await;
     let key = server.api_key(&["read", "write", "admin"]).await;
     let key = Caller::new(&server, &key);
@@ -379,7 +380,7 @@ both!(a_key_sends_nothing_for_who_is_banned, async |place| {
     assert_eq!(key.put("/api/admin/users/bugs/ban", &json!({})).await.status, 204);
     key.post("/api/messages", &hey).await.invalid(&["sender_user_name"]);
     key.acting_as("bugs").post("/api/messages", &hey).await.invalid(&["X-Act-As"]);
-    // They are still written to, and their messages are still there.
+    // Others still write to a banned user, and the user's messages are still there.
     let back = json!({"sender_user_name": "duck", "recipient_user_name": "bugs", "body": "where are you?"});
     assert_eq!(key.post("/api/messages", &back).await.status, 201);
     assert_eq!(key.delete("/api/admin/users/bugs/ban").await.status, 204);

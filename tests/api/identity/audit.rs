@@ -17,28 +17,28 @@ use crate::support::mail::MailServer;
 use crate::support::server::Answer;
 use crate::support::{Options, Server, answer_of};
 
-/// From an address behind the trusted proxy.
+/// Adds the address of a caller behind the trusted proxy.
 fn from(request: RequestBuilder, address: &str) -> RequestBuilder {
     request.header("x-forwarded-for", address)
 }
 
-async fn expect(request: RequestBuilder, status: u16) -> Answer {
+async fn expect_status(request: RequestBuilder, status: u16) -> Answer {
     let answer = answer_of(request).await;
     assert_eq!(answer.status, status, "{}", String::from_utf8_lossy(&answer.bytes));
     answer
 }
 
-/// What happened, who did it, with which key, to whom, from where, and what else is told.
-type Told<T> = (T, Option<i64>, Option<i64>, Option<i64>, Option<T>, Option<T>);
+/// The action, the actor, the API key, the subject, the address and the detail of an entry.
+type Fields<T> = (T, Option<i64>, Option<i64>, Option<i64>, Option<T>, Option<T>);
 
-fn told(entry: &Value) -> Told<String> {
+fn fields_of(entry: &Value) -> Fields<String> {
     let text = |field: &str| entry[field].as_str().map(str::to_owned);
     let number = |field: &str| entry[field].as_i64();
     let action = text("action").unwrap();
     (action, number("actor_id"), number("api_key_id"), number("subject_id"), text("address"), text("detail"))
 }
 
-both!(every_event_is_told_with_who_what_when_and_where, async |place| {
+both!(every_entry_has_actor_action_subject_time_and_address, async |place| {
     let mut mails = MailServer::start().await;
     let hand = Arc::new(AtomicI64::new(moment("2026-11-22T08:30:00Z")));
     let options = Options {
@@ -52,7 +52,7 @@ both!(every_event_is_told_with_who_what_when_and_where, async |place| {
     let here = "203.0.113.7";
     let request = |method, target: &str| from(server.request(method, target), here);
     let by = |token: &str, method, target: &str| from(server.request(method, target), here).bearer_auth(token);
-    let mut expected: Vec<Told<&str>> = Vec::new();
+    let mut expected: Vec<Fields<&str>> = Vec::new();
     let later = || hand.fetch_add(60_000_000, Ordering::Relaxed);
     let now = || hand.load(Ordering::Relaxed);
 
@@ -61,20 +61,20 @@ both!(every_event_is_told_with_who_what_when_and_where, async |place| {
     later();
     let password = "canary of the mine";
     let body = json!({"user_name": "canaryname", "first_name": "canaryname", "password": password, "email": "canaryname@example.org"});
-    expect(request(Method::POST, "/api/users").json(&body), 201).await;
+    expect_status(request(Method::POST, "/api/users").json(&body), 201).await;
     expected.push(("user.created", None, None, Some(5), Some(here), None));
-    expect(by(&key, Method::POST, "/api/users").json(&json!({"user_name": "wendy"})), 201).await;
+    expect_status(by(&key, Method::POST, "/api/users").json(&json!({"user_name": "wendy"})), 201).await;
     expected.push(("user.created", None, Some(1), Some(6), Some(here), None));
     later();
     let wrong = json!({"user_name": "canaryname", "password": "canary wrong one"});
-    expect(request(Method::POST, "/api/sessions").json(&wrong), 401).await;
+    expect_status(request(Method::POST, "/api/sessions").json(&wrong), 401).await;
     expected.push(("session.refused", None, None, Some(5), Some(here), None));
     let nobody = json!({"user_name": "canarynobody", "password": "canary wrong one"});
-    expect(request(Method::POST, "/api/sessions").json(&nobody), 401).await;
+    expect_status(request(Method::POST, "/api/sessions").json(&nobody), 401).await;
     expected.push(("session.refused", None, None, None, Some(here), None));
     let login = json!({"user_name": "canaryname", "password": password});
     let log_in = async |body: &Value| {
-        let answer = expect(from(server.request(Method::POST, "/api/sessions"), here).json(body), 201).await;
+        let answer = expect_status(from(server.request(Method::POST, "/api/sessions"), here).json(body), 201).await;
         answer.json()["token"].as_str().unwrap().to_owned()
     };
     let token = log_in(&login).await;
@@ -82,78 +82,81 @@ both!(every_event_is_told_with_who_what_when_and_where, async |place| {
     later();
 
     let change = json!({"current_password": "canary wrong one", "new_password": "canary of another mine"});
-    expect(by(&token, Method::PUT, "/api/users/me/password").json(&change), 403).await;
+    expect_status(by(&token, Method::PUT, "/api/users/me/password").json(&change), 403).await;
     expected.push(("password.refused", Some(5), None, Some(5), Some(here), None));
     let change = json!({"current_password": password, "new_password": "canary of another mine"});
-    expect(by(&token, Method::PUT, "/api/users/me/password").json(&change), 204).await;
+    expect_status(by(&token, Method::PUT, "/api/users/me/password").json(&change), 204).await;
     expected.push(("password.changed", Some(5), None, Some(5), Some(here), None));
-    expect(by(&token, Method::PATCH, "/api/users/me").json(&json!({"email": "canarynew@example.org"})), 200).await;
+    expect_status(by(&token, Method::PATCH, "/api/users/me").json(&json!({"email": "canarynew@example.org"})), 200)
+        .await;
     expected.push(("email.changed", Some(5), None, Some(5), Some(here), None));
-    expect(by(&token, Method::PATCH, "/api/users/me").json(&json!({"first_name": "canaryname2"})), 200).await;
-    expect(by(&token, Method::POST, "/api/users/me/email-confirmations"), 202).await;
+    expect_status(by(&token, Method::PATCH, "/api/users/me").json(&json!({"first_name": "canaryname2"})), 200).await;
+    expect_status(by(&token, Method::POST, "/api/users/me/email-confirmations"), 202).await;
     let code_of = |text: &str, prefix: &str| {
         let at = text.find(prefix).unwrap();
         text[at..].split_whitespace().next().unwrap().to_owned()
     };
     let confirmation = code_of(&mails.next_mail().await.text, "phe_");
-    expect(request(Method::PUT, &format!("/api/email-confirmations/{confirmation}")), 204).await;
+    expect_status(request(Method::PUT, &format!("/api/email-confirmations/{confirmation}")), 204).await;
     expected.push(("email.confirmed", Some(5), None, Some(5), Some(here), None));
     later();
 
-    let offer = expect(by(&token, Method::POST, "/api/users/me/mfa"), 200).await.json();
+    let offer = expect_status(by(&token, Method::POST, "/api/users/me/mfa"), 200).await.json();
     let secret = offer["secret"].as_str().unwrap();
     let code = json!({"code": authenticator(secret, now())});
-    let recovery = expect(by(&token, Method::PUT, "/api/users/me/mfa").json(&code), 200).await.json();
+    let recovery = expect_status(by(&token, Method::PUT, "/api/users/me/mfa").json(&code), 200).await.json();
     expected.push(("mfa.enabled", Some(5), None, Some(5), Some(here), None));
     let recovery_code = recovery["recovery_codes"][0].as_str().unwrap();
     let with_code = json!({"user_name": "canaryname", "password": "canary of another mine", "code": recovery_code});
     let second = log_in(&with_code).await;
     expected.push(("mfa.recovery_code_used", Some(5), None, Some(5), Some(here), None));
     expected.push(("session.created", Some(5), None, Some(5), Some(here), None));
-    expect(from(server.request(Method::POST, "/api/sessions"), here).json(&with_code), 401).await;
+    expect_status(from(server.request(Method::POST, "/api/sessions"), here).json(&with_code), 401).await;
     expected.push(("session.refused", None, None, Some(5), Some(here), None));
-    expect(by(&second, Method::DELETE, "/api/sessions/current"), 204).await;
+    expect_status(by(&second, Method::DELETE, "/api/sessions/current"), 204).await;
     expected.push(("session.ended", Some(5), None, Some(5), Some(here), None));
     later();
     let off = json!({"password": "canary of another mine", "code": authenticator(secret, now())});
-    expect(by(&token, Method::POST, "/api/users/me/mfa/disable").json(&off), 204).await;
+    expect_status(by(&token, Method::POST, "/api/users/me/mfa/disable").json(&off), 204).await;
     expected.push(("mfa.disabled", Some(5), None, Some(5), Some(here), None));
 
-    expect(request(Method::POST, "/api/password-resets").json(&json!({"email": "canarynew@example.org"})), 202).await;
+    expect_status(request(Method::POST, "/api/password-resets").json(&json!({"email": "canarynew@example.org"})), 202)
+        .await;
     expected.push(("password.reset_asked", None, None, Some(5), Some(here), None));
     let reset = code_of(&mails.next_mail().await.text, "phr_");
     let new = json!({"new_password": "canary of the third mine"});
-    expect(request(Method::PUT, &format!("/api/password-resets/{reset}")).json(&new), 204).await;
+    expect_status(request(Method::PUT, &format!("/api/password-resets/{reset}")).json(&new), 204).await;
     expected.push(("password.reset", Some(5), None, Some(5), Some(here), None));
-    let asked = expect(by(&key, Method::POST, "/api/admin/users/canaryname/password-resets"), 201).await.json();
+    let asked = expect_status(by(&key, Method::POST, "/api/admin/users/canaryname/password-resets"), 201).await.json();
     expected.push(("password.reset_asked", None, Some(1), Some(5), Some(here), None));
     later();
 
     let role = |role: &str| by(&key, Method::PUT, "/api/admin/users/canaryname/role").json(&json!({"role": role}));
-    expect(role("admin"), 204).await;
+    expect_status(role("admin"), 204).await;
     expected.push(("role.changed", None, Some(1), Some(5), Some(here), Some("admin")));
     let token = log_in(&json!({"user_name": "canaryname", "password": "canary of the third mine"})).await;
     expected.push(("session.created", Some(5), None, Some(5), Some(here), None));
-    expect(by(&token, Method::PUT, "/api/admin/users/wendy/ban"), 204).await;
+    expect_status(by(&token, Method::PUT, "/api/admin/users/wendy/ban"), 204).await;
     expected.push(("user.banned", Some(5), None, Some(6), Some(here), None));
-    expect(by(&token, Method::DELETE, "/api/admin/users/wendy/ban"), 204).await;
+    expect_status(by(&token, Method::DELETE, "/api/admin/users/wendy/ban"), 204).await;
     expected.push(("user.unbanned", Some(5), None, Some(6), Some(here), None));
-    let made = expect(by(&token, Method::POST, "/api/api-keys").json(&json!({"name": "canarykey"})), 201).await.json();
+    let made =
+        expect_status(by(&token, Method::POST, "/api/api-keys").json(&json!({"name": "canarykey"})), 201).await.json();
     expected.push(("api_key.created", Some(5), None, None, Some(here), Some("key 2: read write")));
-    expect(by(&token, Method::DELETE, "/api/api-keys/2"), 204).await;
+    expect_status(by(&token, Method::DELETE, "/api/api-keys/2"), 204).await;
     expected.push(("api_key.revoked", Some(5), None, None, Some(here), Some("key 2")));
-    expect(by(&token, Method::GET, "/api/users/wendy/export"), 200).await;
+    expect_status(by(&token, Method::GET, "/api/users/wendy/export"), 200).await;
     expected.push(("user.exported", Some(5), None, Some(6), Some(here), None));
     let acting = by(&key, Method::GET, "/api/users/me/export").header("x-act-as", "wendy");
-    expect(acting, 200).await;
+    expect_status(acting, 200).await;
     expected.push(("user.exported", Some(6), Some(1), Some(6), Some(here), None));
     later();
-    expect(by(&token, Method::DELETE, "/api/users/wendy"), 204).await;
+    expect_status(by(&token, Method::DELETE, "/api/users/wendy"), 204).await;
     expected.push(("user.erased", Some(5), None, Some(6), Some(here), None));
-    let newest = expect(by(&key, Method::GET, "/api/admin/audit?limit=1"), 200).await.json();
+    let newest = expect_status(by(&key, Method::GET, "/api/admin/audit?limit=1"), 200).await.json();
     assert_eq!((&newest[0]["action"], &newest[0]["address"]), (&json!("user.erased"), &json!(here)));
-    expect(by(&token, Method::DELETE, "/api/users/me"), 204).await;
-    // What they did is told on, without where they were.
+    expect_status(by(&token, Method::DELETE, "/api/users/me"), 204).await;
+    // Entries about erased users stay, without their addresses.
     for entry in &mut expected {
         let theirs = entry.1 == Some(5) || entry.1 == Some(6);
         let strangers = entry.1.is_none() && [Some(5), Some(6)].contains(&entry.3);
@@ -163,17 +166,17 @@ both!(every_event_is_told_with_who_what_when_and_where, async |place| {
     }
     expected.push(("user.erased", Some(5), None, Some(5), None, None));
 
-    let answer = expect(by(&key, Method::GET, "/api/admin/audit?limit=200"), 200).await;
+    let answer = expect_status(by(&key, Method::GET, "/api/admin/audit?limit=200"), 200).await;
     let log = answer.json();
     let log = log.as_array().unwrap();
     expected.reverse();
-    let owned = |told: &Told<&str>| {
-        (told.0.to_owned(), told.1, told.2, told.3, told.4.map(str::to_owned), told.5.map(str::to_owned))
+    let owned = |fields: &Fields<&str>| {
+        (fields.0.to_owned(), fields.1, fields.2, fields.3, fields.4.map(str::to_owned), fields.5.map(str::to_owned))
     };
     let expected: Vec<_> = expected.iter().map(owned).collect();
-    assert_eq!(log.iter().map(told).collect::<Vec<_>>(), expected);
+    assert_eq!(log.iter().map(fields_of).collect::<Vec<_>>(), expected);
     let actions: std::collections::BTreeSet<_> = log.iter().map(|entry| entry["action"].as_str().unwrap()).collect();
-    assert_eq!(actions.len(), 20, "one that exists was not made to happen: {actions:?}");
+    assert_eq!(actions.len(), 20, "some action of the audit log is not tested here: {actions:?}");
     let times: Vec<_> = log.iter().map(|entry| entry["at"].as_str().unwrap()).collect();
     assert!(times.is_sorted_by(|newer, older| newer >= older), "{times:?}");
     assert_eq!(*times.last().unwrap(), "2026-11-22T08:30:00.000000Z");
@@ -196,7 +199,7 @@ both!(every_event_is_told_with_who_what_when_and_where, async |place| {
     }
 });
 
-both!(the_log_comes_in_pages_newest_first, async |place| {
+both!(the_audit_log_has_pages_and_starts_with_the_newest_entry, async |place| {
     let open = Server::start(place).await;
     let bugs = session(&open, "bugs").await;
     for _ in 0..24 {
@@ -210,7 +213,7 @@ both!(the_log_comes_in_pages_newest_first, async |place| {
             let answer = open.get(&page).await;
             assert_eq!(answer.header("cache-control"), Some("no-store"));
             ids.extend(answer.json().as_array().unwrap().iter().map(|entry| entry["actor_id"].as_i64().unwrap()));
-            // What is added meanwhile moves nothing.
+            // Entries that are added or deleted meanwhile do not move the pages.
             if count == 0 && limit == 7 {
                 session(&open, "porky").await;
                 place.sql("DELETE FROM messaging.audit_log WHERE actor_id = 4").await;
@@ -229,7 +232,7 @@ both!(the_log_comes_in_pages_newest_first, async |place| {
     Caller::new(&server, &plain).get("/api/admin/audit").await.problem(403, "insufficient_scope");
 });
 
-both!(what_the_operator_does_is_told_without_a_place, async |place| {
+both!(actions_on_the_command_line_are_logged_without_an_address, async |place| {
     let server = Server::start(place).await;
     for words in [
         &["admin", "create-user", "--user-name", "fifth"][..],
@@ -255,5 +258,5 @@ both!(what_the_operator_does_is_told_without_a_place, async |place| {
     ];
     let expected = expected
         .map(|(action, subject, detail)| (action.to_owned(), None, None, subject, None, detail.map(str::to_owned)));
-    assert_eq!(log.as_array().unwrap().iter().map(told).collect::<Vec<_>>(), expected);
+    assert_eq!(log.as_array().unwrap().iter().map(fields_of).collect::<Vec<_>>(), expected);
 });

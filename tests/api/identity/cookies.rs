@@ -1,4 +1,4 @@
-//! Sessions in a cookie: what pages of this server call with, and what pages of others must not.
+//! Sessions in a cookie: requests by pages of this server, and what pages of other origins must not do.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
@@ -24,7 +24,7 @@ fn logging_in(server: &Server, name: &str) -> RequestBuilder {
     server.request(Method::POST, "/api/sessions").json(&body)
 }
 
-/// The pair and the attributes of the only cookie that is set.
+/// The cookie's `name=value` and its attributes. Asserts that no other cookie is set.
 fn set_cookie(answer: &Answer) -> (String, Vec<String>) {
     let lines: Vec<_> = answer.headers.get_all("set-cookie").iter().collect();
     assert_eq!(lines.len(), 1);
@@ -38,7 +38,7 @@ async fn cookie_of(server: &Server, name: &str) -> String {
     set_cookie(&answer).0
 }
 
-both!(the_cookie_is_out_of_reach_for_scripts_and_other_sites, async |place| {
+both!(scripts_and_other_sites_cannot_use_the_cookie, async |place| {
     let clock = Clock::Manual(Arc::new(AtomicI64::new(Clock::System.now().micros())));
     for (public, secure) in
         [(None, false), (Some("http://chat.example.org"), false), (Some("https://chat.example.org"), true)]
@@ -63,12 +63,12 @@ both!(the_cookie_is_out_of_reach_for_scripts_and_other_sites, async |place| {
         assert_eq!(attributes, expected, "{public:?}");
         let read = server.request(Method::GET, "/api/users/me").header("cookie", &pair);
         assert_eq!(answer_of(read).await.json()["user_name"], "bugs");
-        // It is the same session whichever way it is shown.
+        // The same session works as a bearer token.
         assert_eq!(server.get_as(token, "/api/sessions").await.status, 200);
     }
 });
 
-both!(what_a_cookie_changes_comes_from_our_own_pages, async |place| {
+both!(writes_with_a_cookie_need_an_own_origin, async |place| {
     let public = "https://chat.example.org";
     let server = Server::secured_with(place, with_origins(Some(public), &["https://app.example"]), &["bugs"]).await;
     let cookie = cookie_of(&server, "bugs").await;
@@ -106,11 +106,11 @@ both!(what_a_cookie_changes_comes_from_our_own_pages, async |place| {
     for origin in [public, "HTTPS://Chat.Example.org"] {
         assert_eq!(answer_of(change(origin)).await.status, 200, "{origin}");
     }
-    // Of two origins neither is believed.
+    // A request with two Origin headers is refused.
     for second in [public, "https://evil.example"] {
         answer_of(change(public).header("origin", second)).await.problem(403, "foreign_origin");
     }
-    // Reading is for the browser to keep from other pages.
+    // Reads from other origins are answered. The browser does not show the answer to the page.
     for method in [Method::GET, Method::HEAD] {
         for origin in ["https://evil.example", "null"] {
             let read =
@@ -123,7 +123,7 @@ both!(what_a_cookie_changes_comes_from_our_own_pages, async |place| {
     }
 });
 
-both!(without_a_public_url_the_host_is_the_origin, async |place| {
+both!(without_a_public_url_the_host_decides_the_origin, async |place| {
     let server = Server::secured(place, &["bugs"]).await;
     let cookie = cookie_of(&server, "bugs").await;
     let host = server.address.to_string();
@@ -135,7 +135,7 @@ both!(without_a_public_url_the_host_is_the_origin, async |place| {
     for origin in ["http://127.0.0.1", "http://localhost", &format!("http://{host}.evil.example"), &host, "null"] {
         change(origin).await.problem(403, "foreign_origin");
     }
-    // Whoever names no host has no origin either.
+    // Without a host there is no own origin.
     let request = format!(
         "PATCH /api/users/me HTTP/1.1\r\nhost: \r\norigin: http://\r\ncookie: {cookie}\r\nconnection: close\r\n\
          content-type: application/json\r\ncontent-length: 2\r\n\r\n{{}}"
@@ -148,11 +148,11 @@ both!(a_bearer_token_wins_over_a_cookie, async |place| {
     let server = Server::secured(place, &["bugs", "duck"]).await;
     let cookie = cookie_of(&server, "bugs").await;
     let duck = server.token_of("duck").await;
-    // It needs no origin: no browser sends it by itself.
+    // A bearer token needs no origin, because no browser sends one by itself.
     let change = server.request_as(&duck, Method::PATCH, "/api/users/me").header("cookie", &cookie);
     let change = change.header("origin", "https://evil.example").json(&json!({"first_name": "Daffy"}));
     assert_eq!(answer_of(change).await.json()["user_name"], "duck");
-    // One that is not good is not mended by a cookie that is.
+    // A valid cookie does not replace an invalid token.
     for authorization in ["Bearer phs_nonsense", "Bearer ", "Basic YTpi", "phs_nonsense"] {
         let read = server.request(Method::GET, "/api/users/me").header("cookie", &cookie);
         answer_of(read.header("authorization", authorization)).await.problem(401, "unauthenticated");
@@ -161,10 +161,10 @@ both!(a_bearer_token_wins_over_a_cookie, async |place| {
     let out = answer_of(out).await;
     assert_eq!((out.status.as_u16(), out.header("set-cookie")), (204, None));
     let read = server.request(Method::GET, "/api/users/me").header("cookie", &cookie);
-    assert_eq!(answer_of(read).await.json()["user_name"], "bugs", "the cookie's session goes on");
+    assert_eq!(answer_of(read).await.json()["user_name"], "bugs", "the session of the cookie stays valid");
 });
 
-both!(logging_out_takes_the_cookie_away, async |place| {
+both!(logging_out_deletes_the_cookie, async |place| {
     let server = Server::secured_with(place, with_origins(Some("https://chat.example.org"), &[]), &["bugs"]).await;
     let (cookie, other) = (cookie_of(&server, "bugs").await, cookie_of(&server, "bugs").await);
     let delete = async |cookie: &str, target: &str| {
@@ -190,7 +190,7 @@ both!(logging_out_takes_the_cookie_away, async |place| {
     answer_of(read).await.problem(401, "unauthenticated");
 });
 
-both!(a_stale_cookie_keeps_nobody_out, async |place| {
+both!(an_expired_cookie_does_not_block_log_ins_or_open_access, async |place| {
     let options = Options { registration_open: true, ..with_origins(Some("https://chat.example.org"), &[]) };
     let server = Server::secured_with(place, options, &["bugs"]).await;
     for cookie in
@@ -213,7 +213,7 @@ both!(a_stale_cookie_keeps_nobody_out, async |place| {
     }
 });
 
-both!(no_other_page_logs_a_browser_in, async |place| {
+both!(pages_of_other_origins_cannot_log_a_browser_in, async |place| {
     let public = "https://chat.example.org";
     let server = Server::secured_with(place, with_origins(Some(public), &["https://app.example"]), &["bugs"]).await;
     for origin in ["https://evil.example", "null", "https://app.example"] {
@@ -222,7 +222,7 @@ both!(no_other_page_logs_a_browser_in, async |place| {
         assert_eq!(answer.header("set-cookie"), None);
     }
     assert_eq!(answer_of(logging_in(&server, "bugs").header("origin", public)).await.status, 201);
-    // A page that CORS lets in gets a token to keep, as any program does.
+    // A page of an origin that CORS allows gets a token in the body, as any program does.
     let body = json!({"user_name": "bugs", "password": PASSWORD});
     let program = server.request(Method::POST, "/api/sessions").header("origin", "https://app.example").json(&body);
     assert!(answer_of(program).await.json()["token"].is_string());
@@ -240,7 +240,7 @@ both!(the_cookie_is_found_among_others, async |place| {
     let open = Options { access: Access::Open, ..secured() };
     let server = Server::start_with(place, open).await;
     let stale = server.request(Method::GET, "/api/users").header("cookie", "posthaste_session=phs_nonsense");
-    assert_eq!(answer_of(stale).await.status, 200, "under open access nothing has to be shown");
+    assert_eq!(answer_of(stale).await.status, 200, "open access needs no credentials");
     let read = server.request(Method::GET, "/api/users/me").header("cookie", &cookie);
     assert_eq!(answer_of(read).await.json()["user_name"], "bugs");
 });

@@ -1,4 +1,4 @@
-//! JWTs of the operator's own backend, over the API. What the verifier refuses in detail is tested beside it.
+//! JWTs of the operator's own backend, over the API. The details of refused tokens are tested in the module of the verifier.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
@@ -16,14 +16,14 @@ use tokio::net::TcpListener;
 
 use crate::both;
 use crate::operations::operations::posthaste;
-use crate::support::callers::{Caller, moment, secured, session, within_a_second};
+use crate::support::callers::{Caller, moment, now_micros, secured, session, within_a_second};
 use crate::support::{Options, Place, Server, answer_of};
 
 const ISSUER: &str = "https://backend.example.org";
 const AUDIENCE: &str = "posthaste";
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 
-/// What the backend signs with.
+/// The key with which the backend signs.
 enum Signer {
     Hmac(Vec<u8>),
     Ec(EcdsaKeyPair),
@@ -62,9 +62,9 @@ impl Signer {
         self.token(&self.header(), &claims(user_name))
     }
 
-    /// The public half, as a key set has it.
+    /// The public key in the form of a key set (JWK).
     fn jwk(&self) -> Value {
-        let Self::Ec(pair) = self else { panic!("a secret has no public half") };
+        let Self::Ec(pair) = self else { panic!("a secret has no public key") };
         let (x, y) = pair.public_key().as_ref()[1..].split_at(32);
         let text = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
         json!({"kty": "EC", "crv": "P-256", "kid": "k1", "alg": "ES256", "use": "sig", "x": text(x), "y": text(y)})
@@ -72,7 +72,7 @@ impl Signer {
 }
 
 fn now_s() -> i64 {
-    Clock::System.now().micros() / 1_000_000
+    now_micros() / 1_000_000
 }
 
 fn claims(user_name: &str) -> Value {
@@ -95,13 +95,13 @@ fn with_keys(place: &Place, signer: &Signer) -> Options {
     Options { jwt: settings(KeySource::Jwks(path.to_str().unwrap().into()), true), ..secured() }
 }
 
-async fn refused(server: &Server, token: &str, why: &str) {
+async fn assert_refused(server: &Server, token: &str, why: &str) {
     let answer = Caller::new(server, token).get("/api/users").await;
     assert_eq!(answer.status, 401, "{why}: {}", String::from_utf8_lossy(&answer.bytes));
     answer.problem(401, "unauthenticated");
 }
 
-both!(a_good_token_is_its_person, async |place| {
+both!(a_valid_token_is_accepted_as_its_user, async |place| {
     let signer = Signer::secret();
     let server = Server::start_with(place, with_secret(place, false)).await;
     let token = signer.good("bugs");
@@ -118,7 +118,7 @@ both!(a_good_token_is_its_person, async |place| {
     let by_cookie = server.request(Method::GET, "/api/users").header("cookie", "posthaste_session=x");
     answer_of(by_cookie).await.problem(401, "unauthenticated");
 
-    // A person's own session and their token are one person to an idempotency key.
+    // A user's session and the same user's JWT share idempotency keys.
     let open = Server::start(place).await;
     let session = session(&open, "bugs").await;
     let note = json!({"recipient_user_name": "duck", "body": "once"});
@@ -126,21 +126,21 @@ both!(a_good_token_is_its_person, async |place| {
     assert_eq!(Caller::new(&server, &session).post_once("/api/messages", "k", &note).await.bytes, first.bytes);
 });
 
-both!(a_key_set_lets_people_in, async |place| {
+both!(tokens_are_verified_with_a_key_set, async |place| {
     let signer = Signer::ec();
     let server = Server::start_with(place, with_keys(place, &signer)).await;
     let token = signer.good("duck");
     assert_eq!(Caller::new(&server, &token).get("/api/users/me").await.json()["id"], 3);
     let newcomer = signer.good("newcomer");
     assert_eq!(Caller::new(&server, &newcomer).get("/api/users/me").await.json()["user_name"], "newcomer");
-    refused(&server, &Signer::ec().good("duck"), "another key of the same name").await;
+    assert_refused(&server, &Signer::ec().good("duck"), "another key with the same id").await;
 });
 
-both!(unknown_people_are_made_only_if_so_configured, async |place| {
+both!(unknown_users_are_created_only_if_configured, async |place| {
     let signer = Signer::secret();
     let newcomer = signer.good("New.Comer");
     let strict = Server::start_with(place, with_secret(place, false)).await;
-    refused(&strict, &newcomer, "nobody is made").await;
+    assert_refused(&strict, &newcomer, "no user is created").await;
     assert_eq!(place.numbers("SELECT count(*) FROM messaging.users").await, [[4]]);
 
     let (one, other) = (
@@ -161,7 +161,7 @@ both!(unknown_people_are_made_only_if_so_configured, async |place| {
         );
     }
     assert_eq!(place.numbers("SELECT count(*) FROM messaging.users").await, [[5]]);
-    // Nobody gets in by another road under the name that was made so.
+    // The user that was created by a token cannot log in in another way.
     one.post("/api/sessions", &json!({"user_name": "New.Comer", "password": "anything at all"}))
         .await
         .problem(401, "invalid_credentials");
@@ -172,7 +172,7 @@ both!(unknown_people_are_made_only_if_so_configured, async |place| {
     assert_eq!((&made[0]["subject_id"].is_i64(), &made[0]["address"]), (&true, &json!("127.0.0.1")));
 });
 
-both!(who_is_kept_out_or_gone_or_nobody_gets_in_by_no_token, async |place| {
+both!(tokens_of_banned_erased_and_unknown_users_are_refused, async |place| {
     let signer = Signer::secret();
     let server = Server::start_with(place, with_secret(place, true)).await;
     let other = Server::start_with(place, with_secret(place, true)).await;
@@ -185,28 +185,28 @@ both!(who_is_kept_out_or_gone_or_nobody_gets_in_by_no_token, async |place| {
         }
     }
     assert_eq!(admin.put("/api/admin/users/bugs/ban", &json!({})).await.status, 204);
-    refused(&server, &bugs, "banned").await;
-    refused(&server, &signer.good("bugs"), "banned, and a new token").await;
+    assert_refused(&server, &bugs, "banned").await;
+    assert_refused(&server, &signer.good("bugs"), "banned, and a new token").await;
     within_a_second(Caller::new(&other, &bugs), "/api/users", 401).await;
     assert_eq!(admin.delete("/api/admin/users/bugs/ban").await.status, 204);
     assert_eq!(Caller::new(&server, &bugs).get("/api/users/me").await.status, 200);
 
     assert_eq!(admin.delete("/api/users/duck").await.status, 204);
-    refused(&server, &duck, "erased").await;
+    assert_refused(&server, &duck, "erased").await;
     within_a_second(Caller::new(&other, &duck), "/api/users", 401).await;
-    refused(&server, &signer.good("duck"), "erased, and a new token").await;
-    refused(&server, &signer.good("Duck"), "erased, in other letters").await;
+    assert_refused(&server, &signer.good("duck"), "erased, and a new token").await;
+    assert_refused(&server, &signer.good("Duck"), "erased, in other case").await;
 
     for name in ["BUGS", "Bugs", "me", "ME", "requests", "", " ", "a b", "../admin", "x\0y", "\0", "ü", "...", "bugs\n"]
     {
-        refused(&server, &signer.good(name), name).await;
+        assert_refused(&server, &signer.good(name), name).await;
     }
-    refused(&server, &signer.good(&"x".repeat(33)), "too long").await;
-    refused(&server, &signer.good(&"x".repeat(4_000)), "much too long").await;
+    assert_refused(&server, &signer.good(&"x".repeat(33)), "too long").await;
+    assert_refused(&server, &signer.good(&"x".repeat(4_000)), "much too long").await;
     assert_eq!(place.numbers("SELECT count(*) FROM messaging.users").await, [[3]]);
 });
 
-both!(the_end_of_a_token_is_honoured_by_what_is_remembered, async |place| {
+both!(cached_tokens_end_at_their_expiry, async |place| {
     let hand = Arc::new(AtomicI64::new(moment("2026-11-22T08:30:00Z")));
     let options = Options { clock: Clock::Manual(Arc::clone(&hand)), ..with_secret(place, false) };
     let server = Server::start_with(place, options).await;
@@ -217,16 +217,16 @@ both!(the_end_of_a_token_is_honoured_by_what_is_remembered, async |place| {
     let caller = Caller::new(&server, &token);
     let at = |text: &str| hand.store(moment(text), Ordering::Relaxed);
     at("2026-11-22T08:29:49Z");
-    refused(&server, &token, "before its time").await;
+    assert_refused(&server, &token, "not valid yet").await;
     at("2026-11-22T08:29:51Z");
     assert_eq!(caller.get("/api/users").await.status, 200);
     at("2026-11-22T08:31:29.999999Z");
     assert_eq!(caller.get("/api/users").await.status, 200);
     at("2026-11-22T08:31:30Z");
-    refused(&server, &token, "over, with the leeway").await;
+    assert_refused(&server, &token, "expired, also with the leeway").await;
 });
 
-both!(a_clock_that_is_set_back_makes_nothing_remembered_hold_longer, async |place| {
+both!(a_clock_that_is_set_back_keeps_no_cached_token_valid_longer, async |place| {
     let hand = Arc::new(AtomicI64::new(moment("2026-11-22T08:30:00Z")));
     let options = Options { clock: Clock::Manual(Arc::clone(&hand)), ..with_secret(place, false) };
     let server = Server::start_with(place, options).await;
@@ -236,10 +236,10 @@ both!(a_clock_that_is_set_back_makes_nothing_remembered_hold_longer, async |plac
     let token = Signer::secret().token(&json!({"alg": "HS256"}), &claims);
     assert_eq!(Caller::new(&server, &token).get("/api/users").await.status, 200);
     hand.store(moment("2026-11-20T08:30:00Z"), Ordering::Relaxed);
-    refused(&server, &token, "before its time").await;
+    assert_refused(&server, &token, "not valid yet").await;
 });
 
-both!(a_demoted_administrator_is_none_within_a_second, async |place| {
+both!(a_demoted_administrator_loses_the_role_within_a_second, async |place| {
     let signer = Signer::secret();
     let server = Server::start_with(place, with_secret(place, false)).await;
     let set = |role: &str| posthaste(place, &["admin", "set-role", "--user-name", "duck", "--role", role]);
@@ -250,7 +250,7 @@ both!(a_demoted_administrator_is_none_within_a_second, async |place| {
     within_a_second(Caller::new(&server, &duck), "/api/admin/stats", 403).await.problem(403, "admin_required");
 });
 
-/// Counts who connects; nobody should.
+/// Counts connections. There must be none.
 async fn trap() -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/keys.json", listener.local_addr().unwrap());
@@ -264,7 +264,7 @@ async fn trap() -> (String, Arc<AtomicUsize>) {
     (url, count)
 }
 
-/// The claims with one of them exchanged; null takes it away.
+/// The claims with one of them replaced; `null` removes it.
 fn with(name: &str, value: Value) -> Value {
     let mut claims = claims("bugs");
     claims[name] = value;
@@ -272,7 +272,7 @@ fn with(name: &str, value: Value) -> Value {
     claims
 }
 
-both!(forged_tokens_let_nobody_in_and_fetch_nothing, async |place| {
+both!(forged_tokens_are_refused_and_cause_no_request_to_other_hosts, async |place| {
     let (url, visitors) = trap().await;
     let (secret, ec, thief) = (Signer::secret(), Signer::ec(), Signer::ec());
     let by_secret = Server::start_with(place, with_secret(place, true)).await;
@@ -282,11 +282,11 @@ both!(forged_tokens_let_nobody_in_and_fetch_nothing, async |place| {
         let (message, _) = good.rsplit_once('.').unwrap();
         for algorithm in ["none", "None", "NONE", "nOnE", "", "HS384", "RS512", "PS256", "ES384"] {
             let header = json!({"alg": algorithm, "typ": "JWT", "kid": "k1"});
-            refused(server, &signer.token(&header, &claims("bugs")), algorithm).await;
+            assert_refused(server, &signer.token(&header, &claims("bugs")), algorithm).await;
             let header = URL_SAFE_NO_PAD.encode(header.to_string());
             let claims = URL_SAFE_NO_PAD.encode(claims("bugs").to_string());
             for signature in ["", "AA"] {
-                refused(server, &format!("{header}.{claims}.{signature}"), algorithm).await;
+                assert_refused(server, &format!("{header}.{claims}.{signature}"), algorithm).await;
             }
         }
         for (token, why) in [
@@ -297,7 +297,7 @@ both!(forged_tokens_let_nobody_in_and_fetch_nothing, async |place| {
             (format!("{good}.AAAA"), "four parts"),
             (format!("{good}{}", "A".repeat(9_000)), "too long"),
         ] {
-            refused(server, &token, why).await;
+            assert_refused(server, &token, why).await;
         }
         for (name, value) in [
             ("exp", json!((now_s() + 600).to_string())),
@@ -323,7 +323,7 @@ both!(forged_tokens_let_nobody_in_and_fetch_nothing, async |place| {
             ("sub", json!(["bugs"])),
         ] {
             let claims = with(name, value);
-            refused(server, &signer.token(&signer.header(), &claims), &claims.to_string()).await;
+            assert_refused(server, &signer.token(&signer.header(), &claims), &claims.to_string()).await;
         }
         for (name, value) in [
             ("jku", json!(url)),
@@ -341,15 +341,15 @@ both!(forged_tokens_let_nobody_in_and_fetch_nothing, async |place| {
             for forger in [&thief, &Signer::Hmac(Vec::new())] {
                 let mut header = forger.header();
                 header[name] = value.clone();
-                refused(server, &forger.token(&header, &claims("bugs")), &header.to_string()).await;
+                assert_refused(server, &forger.token(&header, &claims("bugs")), &header.to_string()).await;
             }
         }
-        // What was refused left nothing behind that would keep the good one out.
+        // The refused tokens leave nothing behind that refuses a valid one.
         assert_eq!(Caller::new(server, &good).get("/api/users/me").await.json()["user_name"], "bugs");
         let several = signer.token(&signer.header(), &with("aud", json!(["x", AUDIENCE])));
         assert_eq!(Caller::new(server, &several).get("/api/users").await.status, 200);
     }
-    // The public key as if it were a secret, in every form in which somebody might take it.
+    // The public key used as a secret, in each form in which a verifier might take it.
     let Signer::Ec(pair) = &ec else { unreachable!() };
     let file = std::fs::read(place.folder.path().join("keys.json")).unwrap();
     for public in [pair.public_key().as_ref().to_vec(), ec.jwk().to_string().into_bytes(), file] {
@@ -357,14 +357,14 @@ both!(forged_tokens_let_nobody_in_and_fetch_nothing, async |place| {
             [json!({"alg": "HS256"}), json!({"alg": "HS256", "kid": "k1"}), json!({"alg": "ES256", "kid": "k1"})]
         {
             let forged = Signer::Hmac(public.clone()).token(&header, &claims("bugs"));
-            refused(&by_keys, &forged, "algorithm confusion").await;
+            assert_refused(&by_keys, &forged, "algorithm confusion").await;
         }
     }
-    refused(&by_secret, &ec.good("bugs"), "an asymmetric token where there is a secret").await;
-    refused(&by_keys, &secret.good("bugs"), "a secret's token where there are keys").await;
-    // Without any configuration no token is looked at.
+    assert_refused(&by_secret, &ec.good("bugs"), "an asymmetric token where a secret is configured").await;
+    assert_refused(&by_keys, &secret.good("bugs"), "a token signed with a secret where keys are configured").await;
+    // Without configuration every JWT is refused.
     let without = Server::start_with(place, secured()).await;
-    refused(&without, &secret.good("bugs"), "JWTs are off").await;
-    assert_eq!(visitors.load(Ordering::Relaxed), 0, "something was fetched");
+    assert_refused(&without, &secret.good("bugs"), "JWTs are not configured").await;
+    assert_eq!(visitors.load(Ordering::Relaxed), 0, "the server has fetched a key");
     assert_eq!(place.numbers("SELECT count(*) FROM messaging.users").await, [[4]]);
 });

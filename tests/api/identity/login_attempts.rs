@@ -1,4 +1,4 @@
-//! How often somebody may try to prove who they are.
+//! Limits on attempts to prove an identity.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
@@ -16,7 +16,7 @@ use crate::support::{Answer, Options, Server, answer_of};
 const SECOND: i64 = 1_000_000;
 const WRONG: &str = "not the password";
 
-/// Each attempt comes from another address, so that the limit of addresses is not what is met.
+/// Each attempt comes from another address, so that the rate limit of addresses does not apply.
 static ADDRESS: AtomicU32 = AtomicU32::new(0x0a00_0000);
 
 fn limited() -> (Arc<AtomicI64>, Options) {
@@ -36,7 +36,7 @@ async fn try_name(server: &Server, name: &str, password: &str) -> Answer {
     try_with(server, json!({"user_name": name, "password": password})).await
 }
 
-/// Asserts the refusal: the seconds to wait.
+/// Asserts that an attempt was refused and returns the seconds to wait.
 #[track_caller]
 fn wait_s(answer: &Answer) -> i64 {
     answer.problem(429, "too_many_attempts");
@@ -49,7 +49,7 @@ async fn use_up_free_attempts(server: &Server, name: &str) {
     }
 }
 
-both!(delays_grow_after_five_failures_for_whoever_is_named, async |place| {
+both!(delays_grow_after_five_failures_for_known_and_unknown_names, async |place| {
     let (hand, options) = limited();
     let server = Server::secured_with(place, options, &["bugs", "duck"]).await;
     for name in ["bugs", "nobody"] {
@@ -59,11 +59,11 @@ both!(delays_grow_after_five_failures_for_whoever_is_named, async |place| {
             let started = std::time::Instant::now();
             let refused = try_name(&server, name, WRONG).await;
             assert_eq!(wait_s(&refused), delay_s, "{name}");
-            assert!(started.elapsed() < std::time::Duration::from_secs(5), "it was held");
-            // Nor does asking again and again make it longer; the last moment of it is still too early.
+            assert!(started.elapsed() < std::time::Duration::from_secs(5), "a refusal is immediate");
+            // Further attempts during the delay do not extend it. One microsecond before its end it still applies.
             hand.fetch_add(delay_s * SECOND - 1, Ordering::Relaxed);
             assert_eq!(wait_s(&try_name(&server, name, WRONG).await), 1, "{name}");
-            assert_eq!(server.app.metrics.password_hashes.get(), before, "what is refused costs nothing");
+            assert_eq!(server.app.metrics.password_hashes.get(), before, "a refused attempt verifies no password");
             hand.fetch_add(1, Ordering::Relaxed);
             try_name(&server, name, WRONG).await.problem(401, "invalid_credentials");
         }
@@ -80,14 +80,14 @@ both!(the_right_password_is_refused_during_a_delay_and_ends_it_afterwards, async
     let server = Server::secured_with(place, options, &["bugs", "duck"]).await;
     use_up_free_attempts(&server, "bugs").await;
     assert_eq!(wait_s(&try_name(&server, "bugs", PASSWORD).await), 1);
-    assert_eq!(try_name(&server, "duck", PASSWORD).await.status, 201, "others are not concerned");
+    assert_eq!(try_name(&server, "duck", PASSWORD).await.status, 201, "the delay applies to one account only");
     hand.fetch_add(SECOND, Ordering::Relaxed);
     assert_eq!(try_name(&server, "bugs", PASSWORD).await.status, 201);
     use_up_free_attempts(&server, "bugs").await;
-    assert_eq!(wait_s(&try_name(&server, "bugs", WRONG).await), 1, "it begins anew");
+    assert_eq!(wait_s(&try_name(&server, "bugs", WRONG).await), 1, "the count starts again from zero");
 });
 
-both!(name_and_address_of_a_person_count_together, async |place| {
+both!(attempts_by_name_and_by_email_of_a_user_count_together, async |place| {
     let (_, options) = limited();
     let server = Server::secured_with(place, options, &["bugs"]).await;
     for who in [
@@ -106,7 +106,7 @@ both!(name_and_address_of_a_person_count_together, async |place| {
         body["password"] = PASSWORD.into();
         wait_s(&try_with(&server, body).await);
     }
-    // Names that nobody has are told apart, without regard to case; none of them stands for a person.
+    // Unknown names are counted one by one, without regard to case, and not as any user.
     for name in ["Nobody", "nobody", "NOBODY", "nobody", "nobody"] {
         try_name(&server, name, WRONG).await.problem(401, "invalid_credentials");
     }
@@ -116,7 +116,7 @@ both!(name_and_address_of_a_person_count_together, async |place| {
     try_name(&server, &format!("user {id}"), WRONG).await.problem(401, "invalid_credentials");
 });
 
-both!(fifty_attempts_at_once_are_no_more_than_the_free_ones, async |place| {
+both!(of_fifty_attempts_together_only_the_free_ones_are_tried, async |place| {
     let (_, options) = limited();
     let one = Arc::new(Server::secured_with(place, options.clone(), &["bugs"]).await);
     let other = Arc::new(Server::start_with(place, options).await);
@@ -141,7 +141,7 @@ both!(fifty_attempts_at_once_are_no_more_than_the_free_ones, async |place| {
     }
 });
 
-both!(attempts_are_shared_by_servers_and_outlive_them, async |place| {
+both!(attempts_are_shared_by_servers_and_survive_restarts, async |place| {
     let (hand, options) = limited();
     let one = Server::secured_with(place, options.clone(), &["bugs"]).await;
     let other = Server::start_with(place, options.clone()).await;
@@ -157,7 +157,7 @@ both!(attempts_are_shared_by_servers_and_outlive_them, async |place| {
     assert_eq!(wait_s(&try_name(&again, "bugs", PASSWORD).await), 2);
 });
 
-both!(attempts_are_forgotten_after_a_day, async |place| {
+both!(attempts_are_deleted_after_a_day, async |place| {
     let (hand, options) = limited();
     let server = Server::secured_with(place, options, &["bugs"]).await;
     for clean in [false, true] {
@@ -173,7 +173,7 @@ both!(attempts_are_forgotten_after_a_day, async |place| {
     assert_eq!(place.numbers("SELECT count(*) FROM messaging.login_attempts").await, [[0]]);
 });
 
-both!(a_clock_that_is_set_back_makes_no_delay_longer, async |place| {
+both!(a_clock_that_is_set_back_extends_no_delay, async |place| {
     let (hand, options) = limited();
     let server = Server::secured_with(place, options, &["bugs"]).await;
     use_up_free_attempts(&server, "bugs").await;
@@ -181,7 +181,7 @@ both!(a_clock_that_is_set_back_makes_no_delay_longer, async |place| {
     assert_eq!(wait_s(&try_name(&server, "bugs", PASSWORD).await), 1);
 });
 
-both!(nothing_is_delayed_with_limits_off, async |place| {
+both!(without_rate_limits_there_are_no_delays, async |place| {
     let (_, options) = limited();
     let server = Server::secured_with(place, Options { rate_limits: false, ..options }, &["bugs"]).await;
     for _ in 0..8 {
@@ -191,14 +191,14 @@ both!(nothing_is_delayed_with_limits_off, async |place| {
     assert_eq!(place.numbers("SELECT count(*) FROM messaging.login_attempts").await, [[0]]);
 });
 
-both!(what_was_not_looked_at_is_no_failure, async |place| {
+both!(an_attempt_that_was_not_verified_is_no_failure, async |place| {
     let (_, options) = limited();
     let server = Arc::new(Server::secured_with(place, options, &["bugs"]).await);
-    // Everything that hashes is busy, and so is everything that waits.
+    // 66 verifications fill all threads for hashing and the whole queue.
     let busy: Vec<_> = (0..66)
         .map(|_| {
             let passwords = server.app.passwords.clone();
-            // Again and again, so that it is busy for long enough on any machine.
+            // Several times each, so that the queue is full long enough on any machine.
             tokio::spawn(async move {
                 for _ in 0..3 {
                     drop(passwords.verify(PASSWORD.into(), None).await);
@@ -225,7 +225,7 @@ both!(what_was_not_looked_at_is_no_failure, async |place| {
     wait_s(&try_name(&server, "bugs", WRONG).await);
 });
 
-both!(proving_oneself_inside_counts_too, async |place| {
+both!(password_checks_of_logged_in_users_count_too, async |place| {
     let (hand, options) = limited();
     let server = Server::secured_with(place, options, &["bugs"]).await;
     let token = try_name(&server, "bugs", PASSWORD).await.json()["token"].as_str().unwrap().to_owned();
@@ -237,8 +237,8 @@ both!(proving_oneself_inside_counts_too, async |place| {
         change(WRONG).await.problem(403, "wrong_password");
     }
     assert_eq!(wait_s(&change(PASSWORD).await), 1);
-    assert_eq!(wait_s(&try_name(&server, "bugs", PASSWORD).await), 1, "they are counted with log-ins");
-    // A new password that is none is no attempt.
+    assert_eq!(wait_s(&try_name(&server, "bugs", PASSWORD).await), 1, "these attempts count with log-ins");
+    // A request with an invalid new password is no attempt.
     let short = json!({"current_password": WRONG, "new_password": "short"});
     server.put_as(&token, "/api/users/me/password", &short).await.invalid(&["new_password"]);
     hand.fetch_add(SECOND, Ordering::Relaxed);
@@ -247,7 +247,7 @@ both!(proving_oneself_inside_counts_too, async |place| {
     assert_eq!(try_name(&server, "bugs", "nothing much, you?").await.status, 201);
 });
 
-both!(whom_attempts_are_about_is_not_written_down, async |place| {
+both!(names_in_attempts_are_not_stored, async |place| {
     let (_, options) = limited();
     let server = Server::secured_with(place, options, &[]).await;
     try_name(&server, "hunter2-typed-in-the-wrong-field", WRONG).await.problem(401, "invalid_credentials");

@@ -17,7 +17,7 @@ const MFA: &str = "/api/users/me/mfa";
 const DISABLE: &str = "/api/users/me/mfa/disable";
 const STEP: i64 = 30_000_000;
 
-/// An authenticator, and the server's clock.
+/// An authenticator app that shares the server's clock.
 struct Authenticator {
     secret: String,
     hand: Arc<AtomicI64>,
@@ -28,12 +28,12 @@ impl Authenticator {
         Self { secret: secret.into(), hand: Arc::clone(hand) }
     }
 
-    /// The code that is shown `steps` from now.
+    /// The code of the time step that is `steps` after the present one.
     fn code(&self, steps: i64) -> String {
         authenticator(&self.secret, self.hand.load(Ordering::Relaxed) + steps * STEP)
     }
 
-    /// A code of none of the steps around now.
+    /// A code that is wrong for all time steps around the present one.
     fn wrong_code(&self) -> String {
         let right: Vec<String> = (-3..=3).map(|steps| self.code(steps)).collect();
         (0..).map(|number| format!("{number:06}")).find(|code| !right.contains(code)).unwrap()
@@ -47,16 +47,16 @@ async fn start(place: &crate::support::Place, rate_limits: bool) -> (Arc<AtomicI
     (hand, server)
 }
 
-async fn offer(server: &Server, token: &str) -> Value {
+async fn request_secret(server: &Server, token: &str) -> Value {
     let answer = answer_of(server.request_as(token, Method::POST, MFA)).await;
     assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.bytes));
     assert_eq!(answer.header("cache-control"), Some("no-store"));
     answer.json()
 }
 
-/// Switches the second factor on: the authenticator and the recovery codes.
+/// Enables the second factor. Returns the authenticator and the recovery codes.
 async fn enrol(server: &Server, hand: &Arc<AtomicI64>, token: &str) -> (Authenticator, Vec<String>) {
-    let offered = offer(server, token).await;
+    let offered = request_secret(server, token).await;
     let authenticator = Authenticator::new(offered["secret"].as_str().unwrap(), hand);
     let answer = server.put_as(token, MFA, &json!({"code": authenticator.code(0)})).await;
     assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.bytes));
@@ -76,7 +76,7 @@ async fn mfa_flag(server: &Server, token: &str) -> Value {
     server.get_as(token, "/api/users/me").await.json()["mfa"].clone()
 }
 
-/// As an XML parser reads it: each element is closed, every attribute quoted.
+/// Checks as an XML parser does that each element is closed and every attribute quoted.
 fn assert_is_svg(text: &str) {
     let script = "import sys, xml.etree.ElementTree as tree; print(tree.fromstring(sys.stdin.read()).tag)";
     let mut child = std::process::Command::new("python3")
@@ -91,13 +91,13 @@ fn assert_is_svg(text: &str) {
     assert_eq!(String::from_utf8(output.stdout).unwrap().trim(), "{http://www.w3.org/2000/svg}svg");
 }
 
-both!(a_second_factor_is_offered_and_switched_on_with_its_code, async |place| {
+both!(a_second_factor_is_offered_and_enabled_with_its_code, async |place| {
     let (hand, server) = start(place, false).await;
     let token = server.token_of("bugs").await;
     assert_eq!(mfa_flag(&server, &token).await, false);
     server.put_as(&token, MFA, &json!({"code": "123456"})).await.problem(409, "mfa_not_offered");
-    let first = offer(&server, &token).await;
-    let second = offer(&server, &token).await;
+    let first = request_secret(&server, &token).await;
+    let second = request_secret(&server, &token).await;
     assert_eq!(second.as_object().unwrap().keys().collect::<Vec<_>>(), ["otpauth_uri", "qr_svg", "secret"]);
     let secret = second["secret"].as_str().unwrap();
     assert_eq!(secret.len(), 32);
@@ -109,7 +109,7 @@ both!(a_second_factor_is_offered_and_switched_on_with_its_code, async |place| {
         assert!(parameters.get(name).is_none_or(|value| value == usual), "{parameters:?}");
     }
     assert_is_svg(second["qr_svg"].as_str().unwrap());
-    // An offer counts for nothing yet, and the last one is the one.
+    // An offer enables nothing yet, and only the last offer is valid.
     assert_eq!(mfa_flag(&server, &token).await, false);
     assert_eq!(log_in(&server, None).await.status, 201);
     let old = Authenticator::new(first["secret"].as_str().unwrap(), &hand);
@@ -121,7 +121,7 @@ both!(a_second_factor_is_offered_and_switched_on_with_its_code, async |place| {
     assert_eq!(on.status, 200);
     let codes: HashSet<String> =
         on.json()["recovery_codes"].as_array().unwrap().iter().map(|code| code.as_str().unwrap().to_owned()).collect();
-    assert_eq!(codes.len(), 10, "each another one");
+    assert_eq!(codes.len(), 10, "ten different recovery codes");
     assert!(codes.iter().all(|code| code.len() == 16));
     assert_eq!(mfa_flag(&server, &token).await, true);
     let kept = place.everything().await;
@@ -130,20 +130,20 @@ both!(a_second_factor_is_offered_and_switched_on_with_its_code, async |place| {
     server.put_as(&token, MFA, &json!({"code": authenticator.code(1)})).await.problem(409, "mfa_enabled");
 });
 
-both!(a_code_is_asked_for_and_works_once, async |place| {
+both!(a_code_is_required_and_works_once, async |place| {
     let (hand, server) = start(place, false).await;
     let token = server.token_of("bugs").await;
     let (authenticator, _) = enrol(&server, &hand, &token).await;
     let before = server.hashes().await;
     log_in(&server, None).await.problem(401, "mfa_required");
     assert_eq!(server.hashes().await - before, 1);
-    // That a code is needed is told to who knows the password alone.
+    // Only a caller with the right password learns that a code is needed.
     for code in [None, Some(authenticator.code(0))] {
         let mut body = json!({"user_name": "bugs", "password": "not the password"});
         body["code"] = code.into();
         server.log_in(body).await.problem(401, "invalid_credentials");
     }
-    // The one that switched it on is used up.
+    // The code that enabled the second factor is used up.
     log_in(&server, Some(&authenticator.code(0))).await.problem(401, "invalid_credentials");
     hand.fetch_add(STEP, Ordering::Relaxed);
     let wrong = log_in(&server, Some(&authenticator.wrong_code())).await;
@@ -157,7 +157,7 @@ both!(a_code_is_asked_for_and_works_once, async |place| {
     log_in(&server, Some(&code)).await.problem(401, "invalid_credentials");
 });
 
-both!(codes_of_one_step_to_either_side_are_taken, async |place| {
+both!(codes_of_the_previous_and_the_next_time_step_are_accepted, async |place| {
     let (hand, server) = start(place, false).await;
     let token = server.token_of("bugs").await;
     let (authenticator, _) = enrol(&server, &hand, &token).await;
@@ -167,7 +167,7 @@ both!(codes_of_one_step_to_either_side_are_taken, async |place| {
     }
     assert_eq!(log_in(&server, Some(&authenticator.code(-1))).await.status, 201);
     assert_eq!(log_in(&server, Some(&authenticator.code(1))).await.status, 201);
-    // A step before the last one that was used is over, though it was not used itself.
+    // A time step before the last one that was used is refused, although its code was not used.
     log_in(&server, Some(&authenticator.code(0))).await.problem(401, "invalid_credentials");
     log_in(&server, Some(&authenticator.code(1))).await.problem(401, "invalid_credentials");
     hand.fetch_add(2 * STEP, Ordering::Relaxed);
@@ -176,7 +176,7 @@ both!(codes_of_one_step_to_either_side_are_taken, async |place| {
     log_in(&server, Some(&authenticator.code(0))).await.problem(401, "invalid_credentials");
 });
 
-/// Uses one code fifty times at once, on two servers: how often it opened.
+/// Uses one code fifty times together on two servers. Returns how many times it was accepted.
 async fn fifty_at_once(servers: [&Arc<Server>; 2], code: &str) -> usize {
     let uses: Vec<_> = (0..50)
         .map(|number| {
@@ -196,7 +196,7 @@ async fn fifty_at_once(servers: [&Arc<Server>; 2], code: &str) -> usize {
     opened
 }
 
-both!(of_fifty_uses_at_once_one_wins, async |place| {
+both!(of_fifty_uses_of_a_code_together_one_is_accepted, async |place| {
     let (hand, server) = start(place, false).await;
     let token = server.token_of("bugs").await;
     let (authenticator, recovery) = enrol(&server, &hand, &token).await;
@@ -207,10 +207,10 @@ both!(of_fifty_uses_at_once_one_wins, async |place| {
     assert_eq!(fifty_at_once([&one, &other], &authenticator.code(0)).await, 1);
     assert_eq!(fifty_at_once([&one, &other], &recovery[0]).await, 1);
     assert_eq!(place.numbers("SELECT count(*) FROM messaging.recovery_codes").await, [[9]]);
-    // Of many that switch it on at once, one is told the recovery codes: those that count.
+    // Of many requests that enable the factor together, one gets the recovery codes, and these are valid.
     let off = json!({"password": PASSWORD, "code": recovery[1]});
     assert_eq!(one.post_as(&token, DISABLE, &off).await.status, 204);
-    let offered = offer(&one, &token).await;
+    let offered = request_secret(&one, &token).await;
     let code = Authenticator::new(offered["secret"].as_str().unwrap(), &hand).code(0);
     let enabling: Vec<_> = (0..10)
         .map(|_| {
@@ -218,21 +218,21 @@ both!(of_fifty_uses_at_once_one_wins, async |place| {
             tokio::spawn(async move { server.put_as(&token, MFA, &body).await })
         })
         .collect();
-    let mut told = Vec::new();
+    let mut enabled = Vec::new();
     for answer in enabling {
         let answer = answer.await.unwrap();
         if answer.status == 200 {
-            told.push(answer.json());
+            enabled.push(answer.json());
         } else {
             answer.problem(409, "mfa_enabled");
         }
     }
-    assert_eq!(told.len(), 1);
-    let code = told[0]["recovery_codes"][0].as_str().unwrap().to_owned();
+    assert_eq!(enabled.len(), 1);
+    let code = enabled[0]["recovery_codes"][0].as_str().unwrap().to_owned();
     assert_eq!(log_in(&one, Some(&code)).await.status, 201);
 });
 
-both!(a_recovery_code_works_once_however_it_is_typed, async |place| {
+both!(a_recovery_code_works_once_in_any_spelling, async |place| {
     let (hand, server) = start(place, false).await;
     let token = server.token_of("bugs").await;
     let (_, codes) = enrol(&server, &hand, &token).await;
@@ -253,7 +253,7 @@ both!(a_recovery_code_works_once_however_it_is_typed, async |place| {
     assert_eq!(mfa_flag(&server, &token).await, true);
 });
 
-both!(someone_elses_recovery_code_is_none, async |place| {
+both!(a_recovery_code_of_another_user_is_refused, async |place| {
     let (hand, server) = start(place, false).await;
     server.add_person("duck", Some(PASSWORD), false).await;
     let (bugs, duck) = (server.token_of("bugs").await, server.token_of("duck").await);
@@ -281,14 +281,14 @@ both!(someone_elses_recovery_code_is_none, async |place| {
     }
 });
 
-both!(switching_off_needs_password_and_code, async |place| {
+both!(disabling_needs_the_password_and_a_code, async |place| {
     let (hand, server) = start(place, false).await;
     let token = server.token_of("bugs").await;
     let off = async |password: &str, code: &str| {
         server.post_as(&token, DISABLE, &json!({"password": password, "code": code})).await
     };
     off(PASSWORD, "123456").await.problem(409, "mfa_not_enabled");
-    offer(&server, &token).await;
+    request_secret(&server, &token).await;
     off(PASSWORD, "123456").await.problem(409, "mfa_not_enabled");
     let (authenticator, codes) = enrol(&server, &hand, &token).await;
     hand.fetch_add(STEP, Ordering::Relaxed);
@@ -299,7 +299,7 @@ both!(switching_off_needs_password_and_code, async |place| {
     assert_eq!(off(PASSWORD, &authenticator.code(0)).await.status, 204);
     assert_eq!(mfa_flag(&server, &token).await, false);
     assert_eq!(log_in(&server, None).await.status, 201);
-    assert_eq!(log_in(&server, Some("whatever")).await.status, 201, "nobody asks for it");
+    assert_eq!(log_in(&server, Some("whatever")).await.status, 201, "the second factor is off");
     for table in ["totp_secrets", "recovery_codes"] {
         assert_eq!(place.numbers(&format!("SELECT count(*) FROM messaging.{table}")).await, [[0]]);
     }
@@ -312,7 +312,7 @@ both!(switching_off_needs_password_and_code, async |place| {
     assert_eq!(off(PASSWORD, &new_codes[0]).await.status, 204);
 });
 
-both!(a_missing_code_is_no_failure_and_a_wrong_one_is, async |place| {
+both!(a_missing_code_is_no_failure_and_a_wrong_code_is_one, async |place| {
     let (hand, server) = start(place, true).await;
     let token = server.token_of("bugs").await;
     let (authenticator, _) = enrol(&server, &hand, &token).await;
@@ -324,12 +324,12 @@ both!(a_missing_code_is_no_failure_and_a_wrong_one_is, async |place| {
     }
     log_in(&server, None).await.problem(429, "too_many_attempts");
     hand.fetch_add(1_000_000, Ordering::Relaxed);
-    // Nor does it begin a delay anew: the code follows at once.
+    // A missing code starts no delay either: the next attempt is allowed at once.
     log_in(&server, None).await.problem(401, "mfa_required");
     hand.fetch_add(STEP, Ordering::Relaxed);
     log_in(&server, None).await.problem(401, "mfa_required");
     assert_eq!(log_in(&server, Some(&authenticator.code(0))).await.status, 201);
-    // Inside, wrong proofs count with those of log-ins.
+    // Wrong codes and passwords of a logged-in user count together with those of log-ins.
     for number in 0..5 {
         let body =
             json!({"password": if number % 2 == 0 { PASSWORD } else { "wrong" }, "code": authenticator.wrong_code()});
@@ -341,7 +341,7 @@ both!(a_missing_code_is_no_failure_and_a_wrong_one_is, async |place| {
     log_in(&server, Some(&authenticator.code(1))).await.problem(429, "too_many_attempts");
 });
 
-both!(enrolling_does_not_wash_failures_away, async |place| {
+both!(enabling_the_second_factor_does_not_reset_failures, async |place| {
     let (hand, server) = start(place, true).await;
     let token = server.token_of("bugs").await;
     let change = json!({"current_password": "not the password", "new_password": "nothing much, you?"});
@@ -352,7 +352,7 @@ both!(enrolling_does_not_wash_failures_away, async |place| {
     server.put_as(&token, "/api/users/me/password", &change).await.problem(429, "too_many_attempts");
 });
 
-both!(a_new_password_leaves_the_second_factor_on, async |place| {
+both!(a_new_password_keeps_the_second_factor_enabled, async |place| {
     let (hand, server) = start(place, false).await;
     let token = server.token_of("bugs").await;
     let (_, codes) = enrol(&server, &hand, &token).await;
@@ -368,10 +368,10 @@ both!(a_new_password_leaves_the_second_factor_on, async |place| {
     assert_eq!(server.log_in(body).await.status, 201);
 });
 
-both!(wrong_bodies_are_named, async |place| {
+both!(invalid_bodies_name_their_fields, async |place| {
     let (hand, server) = start(place, false).await;
     let token = server.token_of("bugs").await;
-    offer(&server, &token).await;
+    request_secret(&server, &token).await;
     for body in [
         json!({}),
         json!({"code": null}),
@@ -399,18 +399,18 @@ both!(wrong_bodies_are_named, async |place| {
     }
     let key = server.api_key(&["read", "write", "admin"]).await;
     answer_of(server.request_as(&key, Method::POST, MFA)).await.problem(403, "act_as_required");
-    // A path of nobody tells that there is nobody.
+    // A path with an unknown user answers that there is no such user.
     answer_of(server.request_as(&token, Method::POST, "/api/users/nobody/mfa")).await.problem(404, "user_not_found");
 });
 
-both!(a_name_of_the_seed_may_hold_anything, async |place| {
+both!(the_qr_code_works_for_a_name_with_any_characters, async |place| {
     let (_, server) = start(place, false).await;
     let token = server.token_of("bugs").await;
     place.sql("UPDATE messaging.users SET user_name = 'B:u&g s?#é', user_name_key = 'b:u&g s?#é'").await;
-    // As every change beside the server: it is told, so that what it remembers of people is read again.
+    // The command records a revocation as every change beside the server does, so that the server drops its cache of users.
     assert!(posthaste(place, &["admin", "set-role", "--user-name", "B:u&g s?#é", "--role", "user"]).status.success());
     tokio::time::sleep(std::time::Duration::from_millis(600)).await;
-    let offered = offer(&server, &token).await;
+    let offered = request_secret(&server, &token).await;
     let uri = url::Url::parse(offered["otpauth_uri"].as_str().unwrap()).unwrap();
     let name = percent_encoding::percent_decode_str(uri.path()).decode_utf8().unwrap();
     assert_eq!(name, "/Posthaste:Bu&g s?#é");

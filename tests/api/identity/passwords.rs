@@ -1,11 +1,11 @@
-//! Changing a password, resetting a forgotten one by mail or by an administrator's code, confirming an address.
+//! Changing a password, resetting a forgotten one by mail or with a code from an administrator, and confirming an email
+//! address.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use posthaste::base::ids::hex;
 use posthaste::base::time::{Clock, Timestamp};
 use posthaste::domain::operations::housekeeping;
 use posthaste::mail::MailSettings;
@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use crate::both;
 use crate::operations::operations::{posthaste, text};
 use crate::support::accounts::{PASSWORD, secured, without_request_id};
+use crate::support::callers::hex;
 use crate::support::mail::{MailServer, ReceivedMail};
 use crate::support::{Answer, Options, Place, Server, answer_of};
 
@@ -33,7 +34,7 @@ async fn reset(server: &Server, code: &str, body: &Value) -> Answer {
     answer_of(server.request(Method::PUT, &format!("/api/password-resets/{code}")).json(body)).await
 }
 
-async fn ask(server: &Server, email: &str) -> Answer {
+async fn request_reset(server: &Server, email: &str) -> Answer {
     server.post("/api/password-resets", &json!({"email": email})).await
 }
 
@@ -41,11 +42,11 @@ async fn confirm(server: &Server, code: &str) -> Answer {
     answer_of(server.request(Method::PUT, &format!("/api/email-confirmations/{code}"))).await
 }
 
-async fn ask_for_confirmation(server: &Server, token: &str) -> Answer {
+async fn request_confirmation(server: &Server, token: &str) -> Answer {
     answer_of(server.request_as(token, Method::POST, "/api/users/me/email-confirmations")).await
 }
 
-/// The code of a mail.
+/// The code in a mail.
 fn code(mail: &ReceivedMail, prefix: &str) -> String {
     let mut words = mail.text.split_whitespace().filter(|word| word.starts_with(prefix));
     let code = words.next().unwrap_or_else(|| panic!("no {prefix} in {}", mail.text));
@@ -53,11 +54,11 @@ fn code(mail: &ReceivedMail, prefix: &str) -> String {
     code.to_owned()
 }
 
-async fn confirmed(place: &Place) -> i64 {
+async fn confirmed_count(place: &Place) -> i64 {
     place.numbers("SELECT count(*) FROM messaging.users WHERE email_confirmed_at IS NOT NULL").await[0][0]
 }
 
-/// A server that sends mail, with a clock that is set by hand.
+/// A server that sends mail, with a clock that the test moves.
 async fn mailing(place: &Place, people: &[&str]) -> (MailServer, Arc<AtomicI64>, Server) {
     let mail = MailServer::start().await;
     let hand = Arc::new(AtomicI64::new(Timestamp::parse("2026-11-22T08:30:00Z").unwrap().micros()));
@@ -89,7 +90,7 @@ both!(a_change_ends_the_other_sessions, async |place| {
     log_in(&server, "bugs", PASSWORD).await.problem(401, "invalid_credentials");
     assert_eq!(log_in(&server, "bugs", NEW).await.status, 201);
     assert!(!place.everything().await.contains(NEW));
-    // A person changes their own, and nobody else's.
+    // A user changes only their own password.
     server.put_as(&here, "/api/users/duck/password", &right).await.problem(403, "not_your_account");
     server.put_as(&here, "/api/users/nobody/password", &right).await.problem(404, "user_not_found");
     let key = server.api_key(&["read", "write", "admin"]).await;
@@ -98,7 +99,7 @@ both!(a_change_ends_the_other_sessions, async |place| {
     assert_eq!(log_in(&server, "duck", PASSWORD).await.status, 201);
 });
 
-both!(of_two_changes_at_once_one_is_made, async |place| {
+both!(of_two_changes_together_one_is_made, async |place| {
     let server = Arc::new(Server::secured(place, &["bugs"]).await);
     let token = server.token_of("bugs").await;
     let changes: Vec<_> = (0..8)
@@ -123,7 +124,7 @@ both!(of_two_changes_at_once_one_is_made, async |place| {
     assert_eq!(log_in(&server, "bugs", &format!("password of {}", made[0])).await.status, 201);
 });
 
-both!(a_new_password_follows_the_rules, async |place| {
+both!(a_new_password_must_follow_the_rules, async |place| {
     let server = Server::secured(place, &["longusername"]).await;
     let token = server.token_of("longusername").await;
     let change = async |body: Value| server.put_as(&token, "/api/users/me/password", &body).await;
@@ -160,14 +161,14 @@ both!(a_new_password_follows_the_rules, async |place| {
     }
     let overlong = json!({"current_password": "x".repeat(10_000), "new_password": NEW});
     change(overlong).await.problem(403, "wrong_password");
-    // None of that used the code up.
+    // The refused requests have not used up the code.
     let carrots = "🥕".repeat(241) + PASSWORD;
     assert_eq!(carrots.chars().count(), 256);
     assert_eq!(reset(&server, &code, &json!({"new_password": carrots})).await.status, 204);
     assert_eq!(log_in(&server, "longusername", &carrots).await.status, 201);
 });
 
-both!(who_has_no_password_sets_the_first_one, async |place| {
+both!(a_user_without_a_password_sets_the_first_one, async |place| {
     let server = Server::secured(place, &[]).await;
     server.add_person("bugs", None, false).await;
     let key = server.api_key(&["write"]).await;
@@ -184,23 +185,23 @@ both!(a_reset_comes_by_mail_and_works_once, async |place| {
     let (mut mail, _, server) = mailing(place, &["bugs"]).await;
     let token = server.token_of("bugs").await;
     assert_eq!(server.get_as(&token, "/api/users/me").await.status, 200);
-    assert_eq!(ask(&server, "BUGS@Example.ORG").await.status, 202);
+    assert_eq!(request_reset(&server, "BUGS@Example.ORG").await.status, 202);
     let received = mail.next_mail().await;
     assert_eq!(received.to, "bugs@example.org");
     let code = code(&received, "phr_");
     assert!(!received.text.contains(PASSWORD));
     let kept = place.everything().await;
     for secret in [code.as_str(), &code[4..], &hex(code.as_bytes()), &hex(&code.as_bytes()[4..])] {
-        assert!(!kept.contains(secret), "{secret} is kept");
+        assert!(!kept.contains(secret), "{secret} is stored");
     }
-    // It opens nothing else.
+    // The code is valid for nothing else.
     server.get_as(&code, "/api/users/me").await.problem(401, "unauthenticated");
     confirm(&server, &code).await.problem(404, "code_not_found");
     let before = server.hashes().await;
     for wrong in [&code[..46], &code.to_lowercase(), "phr_", "x", &"x".repeat(5_000)] {
         reset(&server, wrong, &new_password()).await.problem(404, "code_not_found");
     }
-    assert_eq!(server.hashes().await, before, "a code that is none costs nothing");
+    assert_eq!(server.hashes().await, before, "an invalid code causes no hashing");
     reset(&server, "a%00b", &new_password()).await.problem(404, "not_found");
     let done = reset(&server, &code, &new_password()).await;
     assert_eq!((done.status.as_u16(), done.bytes.len()), (204, 0));
@@ -209,13 +210,13 @@ both!(a_reset_comes_by_mail_and_works_once, async |place| {
     reset(&server, &code, &new_password()).await.problem(404, "code_not_found");
     log_in(&server, "bugs", PASSWORD).await.problem(401, "invalid_credentials");
     assert_eq!(log_in(&server, "bugs", NEW).await.status, 201);
-    // A code that was used says no more than one that never was.
+    // A used code answers like an unknown code.
     let used = reset(&server, &code, &new_password()).await;
     let never = reset(&server, &"x".repeat(47), &new_password()).await;
     assert_eq!(without_request_id(&used), without_request_id(&never));
 });
 
-both!(asking_for_a_reset_tells_nothing, async |place| {
+both!(requesting_a_reset_does_not_reveal_whether_an_account_exists, async |place| {
     let (mut mail, _, server) = mailing(place, &["bugs"]).await;
     let without_mail = Server::start_with(place, secured()).await;
     let mut first = None;
@@ -223,7 +224,7 @@ both!(asking_for_a_reset_tells_nothing, async |place| {
         for email in
             ["nobody@example.org", "bugs@example.org", "bugs", "", "\"<bugs@example.org>", "ünïcode@example.org"]
         {
-            let answer = ask(server, email).await;
+            let answer = request_reset(server, email).await;
             assert_eq!((answer.status.as_u16(), answer.bytes.len()), (202, 0), "{email}");
             let mut names: Vec<_> = answer.headers.keys().map(ToString::to_string).collect();
             names.sort();
@@ -245,7 +246,7 @@ both!(asking_for_a_reset_tells_nothing, async |place| {
     assert!(!mail.has_mail());
 });
 
-both!(of_fifty_uses_of_a_code_one_wins, async |place| {
+both!(of_fifty_uses_of_reset_codes_one_is_accepted, async |place| {
     let server = Arc::new(Server::secured(place, &["bugs"]).await);
     let admin = server.api_key(&["admin"]).await;
     let mut codes = Vec::new();
@@ -253,7 +254,7 @@ both!(of_fifty_uses_of_a_code_one_wins, async |place| {
         let issued = server.post_as(&admin, "/api/admin/users/bugs/password-resets", &json!({})).await;
         codes.push(issued.json()["code"].as_str().unwrap().to_owned());
     }
-    // Two codes of one person at once: whoever is first ends the other as well.
+    // Two codes of one user are used together: the first use also ends the other code.
     let uses: Vec<_> = (0..50)
         .map(|number| {
             let (server, code) = (Arc::clone(&server), codes[number % 2].clone());
@@ -275,15 +276,15 @@ both!(of_fifty_uses_of_a_code_one_wins, async |place| {
     assert_eq!(log_in(&server, "bugs", &format!("password of {}", won[0])).await.status, 201);
 });
 
-both!(a_code_works_for_an_hour, async |place| {
+both!(a_reset_code_is_valid_for_an_hour, async |place| {
     let (mut mail, hand, server) = mailing(place, &["bugs"]).await;
-    ask(&server, "bugs@example.org").await;
+    request_reset(&server, "bugs@example.org").await;
     let late = code(&mail.next_mail().await, "phr_");
     hand.fetch_add(HOUR, Ordering::Relaxed);
     reset(&server, &late, &new_password()).await.problem(404, "code_not_found");
     while housekeeping::batch(&server.app).await.unwrap() {}
-    // A clock that goes back does not bring back what was used.
-    ask(&server, "bugs@example.org").await;
+    // A clock that is set back does not make a used code valid again.
+    request_reset(&server, "bugs@example.org").await;
     let code = code(&mail.next_mail().await, "phr_");
     hand.fetch_add(HOUR - 1, Ordering::Relaxed);
     assert_eq!(reset(&server, &code, &new_password()).await.status, 204);
@@ -291,14 +292,14 @@ both!(a_code_works_for_an_hour, async |place| {
     reset(&server, &code, &new_password()).await.problem(404, "code_not_found");
 });
 
-/// The mails that arrive, at least so many: what was asked for before is done when one to somebody else is there.
-async fn arrived(mail: &mut MailServer, server: &Server, at_least: usize, other: &str) -> Vec<ReceivedMail> {
+/// Waits for at least this many mails. Earlier requests are finished when the mail of a later request to another user arrives.
+async fn wait_for_mails(mail: &mut MailServer, server: &Server, at_least: usize, other: &str) -> Vec<ReceivedMail> {
     let mut received = Vec::new();
     while received.len() < at_least {
         received.push(mail.next_mail().await);
     }
     tokio::time::sleep(Duration::from_millis(300)).await;
-    ask(server, other).await;
+    request_reset(server, other).await;
     loop {
         let next = mail.next_mail().await;
         if next.to == other {
@@ -308,96 +309,96 @@ async fn arrived(mail: &mut MailServer, server: &Server, at_least: usize, other:
     }
 }
 
-both!(three_mails_an_hour_and_no_more, async |place| {
+both!(a_user_gets_at_most_three_mails_an_hour, async |place| {
     let (mut mail, hand, server) = mailing(place, &["bugs", "duck", "porky"]).await;
-    // What an administrator hands on is no mail.
+    // Codes from administrators do not count as mails.
     let admin = server.api_key(&["admin"]).await;
     for _ in 0..4 {
         let issued = server.post_as(&admin, "/api/admin/users/bugs/password-resets", &json!({})).await;
         assert_eq!(issued.status, 201);
     }
-    let asking = (0..20).map(|_| ask(&server, "bugs@example.org"));
+    let asking = (0..20).map(|_| request_reset(&server, "bugs@example.org"));
     for answer in join_all(asking).await {
         assert_eq!(answer.status, 202);
     }
-    let received = arrived(&mut mail, &server, 3, "duck@example.org").await;
+    let received = wait_for_mails(&mut mail, &server, 3, "duck@example.org").await;
     assert_eq!(received.len(), 3);
-    // Each of them works, and using one makes no room for another.
+    // Each code works, and using one does not allow another mail.
     assert_eq!(reset(&server, &code(&received[1], "phr_"), &new_password()).await.status, 204);
     reset(&server, &code(&received[0], "phr_"), &new_password()).await.problem(404, "code_not_found");
     hand.fetch_add(HOUR - 1, Ordering::Relaxed);
     while housekeeping::batch(&server.app).await.unwrap() {}
-    ask(&server, "bugs@example.org").await;
-    assert_eq!(arrived(&mut mail, &server, 0, "duck@example.org").await.len(), 0);
+    request_reset(&server, "bugs@example.org").await;
+    assert_eq!(wait_for_mails(&mut mail, &server, 0, "duck@example.org").await.len(), 0);
     hand.fetch_add(1, Ordering::Relaxed);
-    ask(&server, "bugs@example.org").await;
-    assert_eq!(arrived(&mut mail, &server, 1, "porky@example.org").await.len(), 1);
+    request_reset(&server, "bugs@example.org").await;
+    assert_eq!(wait_for_mails(&mut mail, &server, 1, "porky@example.org").await.len(), 1);
 });
 
-both!(mails_from_before_the_clock_was_set_back_do_not_count, async |place| {
+both!(mails_dated_in_the_future_do_not_count, async |place| {
     let (mut mail, hand, server) = mailing(place, &["bugs", "duck", "porky"]).await;
     for _ in 0..4 {
-        ask(&server, "bugs@example.org").await;
+        request_reset(&server, "bugs@example.org").await;
     }
-    assert_eq!(arrived(&mut mail, &server, 3, "duck@example.org").await.len(), 3);
+    assert_eq!(wait_for_mails(&mut mail, &server, 3, "duck@example.org").await.len(), 3);
     hand.fetch_sub(48 * HOUR, Ordering::Relaxed);
-    ask(&server, "bugs@example.org").await;
-    assert_eq!(arrived(&mut mail, &server, 1, "porky@example.org").await.len(), 1);
+    request_reset(&server, "bugs@example.org").await;
+    assert_eq!(wait_for_mails(&mut mail, &server, 1, "porky@example.org").await.len(), 1);
 });
 
-both!(changing_ones_address_makes_no_room_for_more_mails, async |place| {
+both!(a_new_address_allows_no_further_mails, async |place| {
     let (mut mail, _, server) = mailing(place, &["bugs", "duck"]).await;
     let token = server.token_of("bugs").await;
     for round in 0..3 {
         let victim = json!({"email": format!("victim+{round}@example.org")});
         assert_eq!(server.patch_as(&token, "/api/users/me", &victim).await.status, 200);
         for _ in 0..2 {
-            assert_eq!(ask_for_confirmation(&server, &token).await.status, 202);
+            assert_eq!(request_confirmation(&server, &token).await.status, 202);
         }
     }
-    assert_eq!(arrived(&mut mail, &server, 3, "duck@example.org").await.len(), 3);
+    assert_eq!(wait_for_mails(&mut mail, &server, 3, "duck@example.org").await.len(), 3);
 });
 
-both!(a_new_address_takes_the_codes_of_the_one_before_along, async |place| {
+both!(a_new_address_ends_the_codes_of_the_old_one, async |place| {
     let (mut mail, _, server) = mailing(place, &["bugs"]).await;
     let token = server.token_of("bugs").await;
     let patch = async |email: Value| {
         let answer = server.patch_as(&token, "/api/users/me", &json!({"email": email})).await;
         assert_eq!(answer.status, 200);
     };
-    ask_for_confirmation(&server, &token).await;
+    request_confirmation(&server, &token).await;
     let first = code(&mail.next_mail().await, "phe_");
     assert_eq!(confirm(&server, &first).await.status, 204);
-    assert_eq!(confirmed(place).await, 1);
+    assert_eq!(confirmed_count(place).await, 1);
     confirm(&server, &first).await.problem(404, "code_not_found");
-    // The same address, written otherwise, stays confirmed.
+    // The same address in another spelling stays confirmed.
     patch(json!("Bugs@Example.org")).await;
-    assert_eq!(confirmed(place).await, 1);
-    ask(&server, "bugs@example.org").await;
+    assert_eq!(confirmed_count(place).await, 1);
+    request_reset(&server, "bugs@example.org").await;
     let reset_code = code(&mail.next_mail().await, "phr_");
-    ask_for_confirmation(&server, &token).await;
+    request_confirmation(&server, &token).await;
     let second = code(&mail.next_mail().await, "phe_");
     reset(&server, &second, &new_password()).await.problem(404, "code_not_found");
     patch(json!("bunny@example.org")).await;
-    assert_eq!(confirmed(place).await, 0);
+    assert_eq!(confirmed_count(place).await, 0);
     confirm(&server, &second).await.problem(404, "code_not_found");
     reset(&server, &reset_code, &new_password()).await.problem(404, "code_not_found");
     patch(json!("bugs@example.org")).await;
     confirm(&server, &second).await.problem(404, "code_not_found");
     reset(&server, &reset_code, &new_password()).await.problem(404, "code_not_found");
-    assert_eq!(confirmed(place).await, 0);
+    assert_eq!(confirmed_count(place).await, 0);
     patch(Value::Null).await;
-    ask_for_confirmation(&server, &token).await.problem(409, "no_email");
+    request_confirmation(&server, &token).await.problem(409, "no_email");
 });
 
-both!(an_address_is_confirmed_within_a_day, async |place| {
+both!(a_confirmation_code_is_valid_for_a_day, async |place| {
     let (mut mail, hand, server) = mailing(place, &["bugs", "duck"]).await;
     let (bugs, duck) = (server.token_of("bugs").await, server.token_of("duck").await);
-    ask_for_confirmation(&server, &bugs).await;
+    request_confirmation(&server, &bugs).await;
     let received = mail.next_mail().await;
     assert_eq!(received.to, "bugs@example.org");
     let late = code(&received, "phe_");
-    ask_for_confirmation(&server, &duck).await;
+    request_confirmation(&server, &duck).await;
     let code = code(&mail.next_mail().await, "phe_");
     assert!(!place.everything().await.contains(&code[4..]));
     hand.fetch_add(24 * HOUR - 1, Ordering::Relaxed);
@@ -405,32 +406,32 @@ both!(an_address_is_confirmed_within_a_day, async |place| {
     assert_eq!(confirm(&server, &code).await.status, 204);
     hand.fetch_add(1, Ordering::Relaxed);
     confirm(&server, &late).await.problem(404, "code_not_found");
-    assert_eq!(confirmed(place).await, 1);
+    assert_eq!(confirmed_count(place).await, 1);
     let others = server.request_as(&bugs, Method::POST, "/api/users/duck/email-confirmations");
     answer_of(others).await.problem(403, "not_your_account");
 });
 
-both!(without_mail_confirming_is_not_there, async |place| {
+both!(without_mail_there_is_no_confirmation, async |place| {
     let server = Server::secured(place, &["bugs"]).await;
     let token = server.token_of("bugs").await;
-    ask_for_confirmation(&server, &token).await.problem(501, "mail_not_configured");
-    assert_eq!(ask(&server, "bugs@example.org").await.status, 202);
+    request_confirmation(&server, &token).await.problem(501, "mail_not_configured");
+    assert_eq!(request_reset(&server, "bugs@example.org").await.status, 202);
     assert_eq!(place.numbers("SELECT count(*) FROM messaging.account_codes").await, [[0]]);
 });
 
-both!(an_address_that_no_mail_can_go_to_is_named, async |place| {
+both!(an_address_that_cannot_receive_mail_is_refused_by_name, async |place| {
     let (_mail, _, server) = mailing(place, &["bugs"]).await;
     let token = server.token_of("bugs").await;
-    // As the seed may have left it.
+    // An address as the seed may have stored it.
     place.sql("UPDATE messaging.users SET email = 'a@b@c,d', email_key = 'a@b@c,d'").await;
-    ask_for_confirmation(&server, &token).await.invalid(&["email"]);
-    assert_eq!(ask(&server, "a@b@c,d").await.status, 202);
+    request_confirmation(&server, &token).await.invalid(&["email"]);
+    assert_eq!(request_reset(&server, "a@b@c,d").await.status, 202);
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(place.numbers("SELECT count(*) FROM messaging.account_codes").await, [[0]]);
 });
 
-both!(a_reset_lets_in_who_was_kept_waiting, async |place| {
-    // The time stands still, so that a slow machine does not wait the delay out.
+both!(a_reset_ends_the_delay_of_log_ins, async |place| {
+    // The clock stands still, so that the delay does not end by itself on a slow machine.
     let clock = Clock::Manual(Arc::new(AtomicI64::new(Clock::System.now().micros())));
     let server = Server::secured_with(place, Options { clock, rate_limits: true, ..secured() }, &["bugs"]).await;
     for _ in 0..5 {
@@ -443,7 +444,7 @@ both!(a_reset_lets_in_who_was_kept_waiting, async |place| {
     assert_eq!(log_in(&server, "bugs", NEW).await.status, 201);
 });
 
-both!(administrators_hand_on_codes, async |place| {
+both!(administrators_create_reset_codes, async |place| {
     let server = Server::secured(place, &["bugs"]).await;
     server.add_person("admin", Some(PASSWORD), true).await;
     let (bugs, admin) = (server.token_of("bugs").await, server.token_of("admin").await);
@@ -459,7 +460,7 @@ both!(administrators_hand_on_codes, async |place| {
     let code = issued["code"].as_str().unwrap();
     assert_eq!(issued["url"], format!("/api/password-resets/{code}"));
     assert!(!place.everything().await.contains(&code[4..]));
-    // Nothing ends before it is used.
+    // A code ends no session until it is used.
     assert_eq!(server.get_as(&bugs, "/api/users/me").await.status, 200);
     assert_eq!(reset(&server, code, &new_password()).await.status, 204);
     server.get_as(&bugs, "/api/users/me").await.problem(401, "unauthenticated");
@@ -469,7 +470,7 @@ both!(administrators_hand_on_codes, async |place| {
     assert!(issued.status.success(), "{}", text(&issued));
     let printed = String::from_utf8(issued.stdout).unwrap();
     let code = printed.strip_suffix('\n').unwrap();
-    assert!(code.starts_with("phr_") && code.len() == 47, "the code and nothing else: {printed}");
+    assert!(code.starts_with("phr_") && code.len() == 47, "the output is not only the code: {printed}");
     assert_eq!(reset(&server, code, &json!({"new_password": PASSWORD})).await.status, 204);
     assert_eq!(log_in(&server, "bugs", PASSWORD).await.status, 201);
     let nobody = posthaste(place, &["admin", "reset-password", "--user-name", "nobody"]);

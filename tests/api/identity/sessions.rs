@@ -1,11 +1,11 @@
-//! `/api/sessions`: logging in, and the devices that are logged in.
+//! `/api/sessions`: logging in, and the list of logged-in devices.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use posthaste::base::ids::hex;
+use aws_lc_rs::digest::{SHA256, digest};
 use posthaste::base::time::{Clock, Timestamp};
 use posthaste::domain::identity::users::{self, Registration};
 use posthaste::domain::operations::housekeeping;
@@ -15,14 +15,15 @@ use serde_json::{Value, json};
 use crate::both;
 use crate::operations::operations::{posthaste, text};
 use crate::support::accounts::{PASSWORD, secured, without_request_id};
+use crate::support::callers::hex;
 use crate::support::process::Process;
 use crate::support::{Answer, Options, Server, answer_of};
 
-/// Beyond this a revocation is late.
+/// The longest time in which a revocation takes effect.
 const REVOKED_WITHIN: Duration = Duration::from_secs(1);
 const DAY: i64 = 86_400_000_000;
 
-both!(people_log_in_by_name_or_address_without_regard_to_case, async |place| {
+both!(users_log_in_by_name_or_email_without_regard_to_case, async |place| {
     let server = Server::secured(place, &["Bugs"]).await;
     for who in [json!({"user_name": "bugs"}), json!({"user_name": "BUGS"}), json!({"email": "bUGs@Example.ORG"})] {
         let mut body = who;
@@ -43,14 +44,14 @@ both!(people_log_in_by_name_or_address_without_regard_to_case, async |place| {
     }
 });
 
-/// What an answer tells, but for what is of each request alone.
-fn told(answer: &Answer) -> (u16, BTreeMap<String, String>, String) {
+/// Everything in an answer except what differs for each request.
+fn comparable(answer: &Answer) -> (u16, BTreeMap<String, String>, String) {
     let headers = answer.headers.iter().filter(|(name, _)| !["date", "x-request-id"].contains(&name.as_str()));
     let headers = headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
     (answer.status.as_u16(), headers.collect(), without_request_id(answer))
 }
 
-both!(whatever_is_wrong_looks_the_same_and_costs_one_hash, async |place| {
+both!(every_failed_log_in_looks_the_same_and_costs_one_hash, async |place| {
     let server = Server::secured(place, &["bugs", "gone"]).await;
     server.add_person("keyed", None, false).await;
     let admin = server.api_key(&["read", "write", "admin"]).await;
@@ -63,7 +64,7 @@ both!(whatever_is_wrong_looks_the_same_and_costs_one_hash, async |place| {
         for who in ["bugs", "nobody", "keyed", "gone", "", "me", "bugs@example.org", "ünïcode", "user 1", &long[..254]]
         {
             for field in ["user_name", "email"] {
-                // A third of the pairs: hashing is slow on purpose.
+                // Only a third of the pairs, because hashing is slow by design.
                 if (who.len() + password.len() + field.len()) % 3 != 0 {
                     continue;
                 }
@@ -71,8 +72,8 @@ both!(whatever_is_wrong_looks_the_same_and_costs_one_hash, async |place| {
                 let answer = server.log_in(json!({field: who, "password": password})).await;
                 assert_eq!(server.hashes().await - before, 1, "{field} {who:?} {password:?}");
                 answer.problem(401, "invalid_credentials");
-                let told = told(&answer);
-                assert_eq!(first.get_or_insert_with(|| told.clone()), &told, "{field} {who:?} {password:?}");
+                let seen = comparable(&answer);
+                assert_eq!(first.get_or_insert_with(|| seen.clone()), &seen, "{field} {who:?} {password:?}");
             }
         }
     }
@@ -81,16 +82,16 @@ both!(whatever_is_wrong_looks_the_same_and_costs_one_hash, async |place| {
     assert_eq!(server.hashes().await - before, 1);
 });
 
-both!(log_in_has_no_rules_for_passwords, async |place| {
+both!(a_log_in_accepts_passwords_that_break_todays_rules, async |place| {
     let server = Server::secured(place, &["bugs"]).await;
-    // As an import, or rules of before, may have left it.
+    // A password that an import or older rules may have stored.
     let hash = server.app.passwords.hash(&server.app.rng, "1".into()).await.unwrap();
     place.sql(&format!("UPDATE messaging.passwords SET hash = '{hash}'")).await;
     let answer = server.log_in(json!({"user_name": "bugs", "password": "1"})).await;
     assert_eq!(answer.status, 201);
 });
 
-both!(long_passwords_of_any_characters_open, async |place| {
+both!(long_passwords_with_any_characters_work, async |place| {
     let server = Server::secured(place, &[]).await;
     let password = "🥕e\u{301} \u{7f}\n".repeat(42) + "end.";
     assert_eq!(password.chars().count(), 256);
@@ -104,7 +105,7 @@ both!(long_passwords_of_any_characters_open, async |place| {
     }
 });
 
-both!(wrong_forms_are_named, async |place| {
+both!(invalid_fields_are_named, async |place| {
     let server = Server::secured(place, &["bugs"]).await;
     let long = "x".repeat(255);
     for (body, fields) in [
@@ -132,7 +133,7 @@ both!(wrong_forms_are_named, async |place| {
     ] {
         server.log_in(body).await.invalid(&fields);
     }
-    assert_eq!(server.hashes().await, 1, "the account's own");
+    assert_eq!(server.hashes().await, 1, "one hash for the new account");
     answer_of(server.request(Method::POST, "/api/sessions")).await.invalid(&["user_name"]);
     server.post("/api/sessions?x=1", &json!({"user_name": "bugs", "password": PASSWORD})).await.invalid(&["x"]);
     let huge = json!({"user_name": "bugs", "password": "x".repeat(300_000)});
@@ -143,18 +144,18 @@ both!(wrong_forms_are_named, async |place| {
     answer_of(form.body("{}")).await.problem(415, "unsupported_media_type");
 });
 
-both!(open_access_asks_for_no_password, async |place| {
+both!(open_access_needs_no_password, async |place| {
     let server = Server::start(place).await;
     let before = server.hashes().await;
     let answer = server.log_in(json!({"user_name": "bugs"})).await;
     assert_eq!(answer.status, 201);
     let token = answer.json()["token"].as_str().unwrap().to_owned();
     assert_eq!(server.get_as(&token, "/api/users/me").await.json()["user_name"], "bugs");
-    assert_eq!(server.hashes().await, before, "nothing to hash");
-    // The session is bugs', and no more: it does not see what open access sees.
+    assert_eq!(server.hashes().await, before, "no password was hashed");
+    // The session has only the rights of bugs, not those of open access.
     server.get_as(&token, "/api/messages/duck").await.problem(403, "not_your_messages");
     server.log_in(json!({"user_name": "nobody"})).await.problem(401, "invalid_credentials");
-    // Whoever shows a password shows the right one.
+    // A caller that gives a password must give the right one.
     server
         .log_in(json!({"user_name": "bugs", "password": "anything at all"}))
         .await
@@ -164,7 +165,7 @@ both!(open_access_asks_for_no_password, async |place| {
     server.log_in(json!({"user_name": "bugs"})).await.problem(403, "banned");
 });
 
-both!(the_demo_of_the_binary_asks_for_no_password, async |place| {
+both!(the_demo_of_the_binary_needs_no_password, async |place| {
     let process = Process::start(place).await;
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let url = |path: &str| format!("http://{}{path}", process.address);
@@ -176,7 +177,7 @@ both!(the_demo_of_the_binary_asks_for_no_password, async |place| {
     process.terminate().await;
 });
 
-both!(who_is_banned_learns_it_by_the_right_password_alone, async |place| {
+both!(a_ban_is_shown_only_with_the_right_password, async |place| {
     let server = Server::secured(place, &["bugs"]).await;
     let admin = server.api_key(&["admin"]).await;
     let token = server.token_of("bugs").await;
@@ -185,7 +186,7 @@ both!(who_is_banned_learns_it_by_the_right_password_alone, async |place| {
     server.get_as(&token, "/api/users/me").await.problem(401, "unauthenticated");
     let wrong = server.log_in(json!({"user_name": "bugs", "password": "not the password"})).await;
     let nobody = server.log_in(json!({"user_name": "nobody", "password": "not the password"})).await;
-    assert_eq!(told(&wrong), told(&nobody));
+    assert_eq!(comparable(&wrong), comparable(&nobody));
     let before = server.hashes().await;
     server.log_in(json!({"user_name": "bugs", "password": PASSWORD})).await.problem(403, "banned");
     assert_eq!(server.hashes().await - before, 1);
@@ -194,20 +195,20 @@ both!(who_is_banned_learns_it_by_the_right_password_alone, async |place| {
     server.get_as(&token, "/api/users/me").await.problem(401, "unauthenticated");
 });
 
-both!(a_token_is_kept_as_a_hash_alone, async |place| {
+both!(a_token_is_stored_only_as_a_hash, async |place| {
     let server = Server::secured(place, &["bugs"]).await;
     let token = server.token_of("bugs").await;
     server.get_as(&token, "/api/sessions").await;
     let kept = place.everything().await;
-    assert!(kept.contains("bugs@example.org"), "the search finds what is there");
+    assert!(kept.contains("bugs@example.org"), "the search itself works");
     let random = &token[4..];
     for secret in [token.as_str(), random, &hex(token.as_bytes()), &hex(random.as_bytes()), PASSWORD] {
-        assert!(!kept.contains(secret), "{secret} is kept");
+        assert!(!kept.contains(secret), "{secret} is stored");
     }
-    // Whoever reads the database gets in by nothing in it.
-    let hash = posthaste::domain::identity::tokens::hash(&token);
-    assert!(kept.contains(&hex(&hash)));
-    server.get_as(&format!("phs_{}", hex(&hash)), "/api/users/me").await.problem(401, "unauthenticated");
+    // Nothing in the database can be used to log in.
+    let hash = digest(&SHA256, token.as_bytes());
+    assert!(kept.contains(&hex(hash.as_ref())));
+    server.get_as(&format!("phs_{}", hex(hash.as_ref())), "/api/users/me").await.problem(401, "unauthenticated");
     for wrong in [random, &token[..46], &format!("{token}A"), &token.to_lowercase(), &token.replace("phs_", "phk_"), ""]
     {
         server.get_as(wrong, "/api/users/me").await.problem(401, "unauthenticated");
@@ -220,7 +221,7 @@ fn manual(from: &str) -> (Arc<AtomicI64>, Options) {
     (hand, options)
 }
 
-/// The only session, once `field` is `expected`: uses are noted beside the requests.
+/// Returns the only session once `field` is `expected`. Uses are recorded in the background.
 async fn session_with(server: &Server, token: &str, field: &str, expected: &str) -> Value {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
@@ -233,7 +234,7 @@ async fn session_with(server: &Server, token: &str, field: &str, expected: &str)
     }
 }
 
-both!(a_session_lasts_while_it_is_used_and_not_for_ever, async |place| {
+both!(a_session_is_extended_by_use_up_to_180_days, async |place| {
     let (hand, options) = manual("2026-01-01T00:00:00Z");
     let server = Server::secured_with(place, options, &["bugs"]).await;
     let answer = server.log_in(json!({"user_name": "bugs", "password": PASSWORD})).await.json();
@@ -243,13 +244,13 @@ both!(a_session_lasts_while_it_is_used_and_not_for_ever, async |place| {
     session_with(&server, used, "expires_at", "2026-03-01T23:59:59.999999Z").await;
     hand.fetch_add(1, Ordering::Relaxed);
     server.get_as(&idle, "/api/users/me").await.problem(401, "unauthenticated");
-    // The expired one is not listed, whether it was removed already or not.
+    // The expired session is not listed, whether it was deleted already or not.
     assert_eq!(server.get_as(used, "/api/sessions").await.json().as_array().unwrap().len(), 1);
     for days in [29, 29, 29, 29] {
         hand.fetch_add(days * DAY, Ordering::Relaxed);
         assert_eq!(server.get_as(used, "/api/users/me").await.status, 200);
     }
-    // 146 days have passed: from here on the end does not move beyond the 180th.
+    // 146 days have passed: from now on the session's end does not move beyond the 180th day.
     hand.fetch_add(10 * DAY, Ordering::Relaxed);
     session_with(&server, used, "expires_at", "2026-06-30T00:00:00.000000Z").await;
     hand.fetch_add(24 * DAY - 1, Ordering::Relaxed);
@@ -261,7 +262,7 @@ both!(a_session_lasts_while_it_is_used_and_not_for_ever, async |place| {
     assert_eq!(place.numbers("SELECT count(*) FROM messaging.sessions").await, [[0]]);
 });
 
-both!(use_is_noted_once_a_minute, async |place| {
+both!(the_use_of_a_session_is_recorded_once_a_minute, async |place| {
     let (hand, options) = manual("2026-01-01T00:00:00Z");
     let server = Server::secured_with(place, options.clone(), &["bugs"]).await;
     let other = Server::start_with(place, options).await;
@@ -323,7 +324,7 @@ both!(devices_are_listed_without_their_tokens, async |place| {
     assert_eq!(acting.as_array().unwrap().len(), 2);
 });
 
-both!(a_device_is_logged_out_by_its_owner_alone, async |place| {
+both!(only_its_owner_logs_a_device_out, async |place| {
     let server = Server::secured(place, &["bugs", "duck"]).await;
     let (bugs, phone, duck) =
         (server.token_of("bugs").await, server.token_of("bugs").await, server.token_of("duck").await);
@@ -346,7 +347,7 @@ both!(a_device_is_logged_out_by_its_owner_alone, async |place| {
     server.delete_as(&bugs, &format!("/api/sessions/{phones}")).await.problem(404, "session_not_found");
     let out = server.delete_as(&bugs, "/api/sessions/current").await;
     assert_eq!((out.status.as_u16(), out.bytes.len()), (204, 0));
-    assert_eq!(out.header("set-cookie"), None, "it was no cookie that called");
+    assert_eq!(out.header("set-cookie"), None, "a log-out with a token sets no cookie");
     server.get_as(&bugs, "/api/users/me").await.problem(401, "unauthenticated");
     let key = server.api_key(&["read", "write"]).await;
     let acting = server.request_as(&key, Method::DELETE, "/api/sessions/current").header("x-act-as", "duck");
@@ -376,7 +377,7 @@ both!(the_hundred_and_first_session_ends_the_oldest, async |place| {
     assert_eq!(listed.as_array().unwrap().len(), 100);
 });
 
-/// Waits until a token opens nothing on this server, which must be soon after `since`.
+/// Waits until this server refuses a token. That must happen within the limit after `since`.
 async fn revoked(server: &Server, token: &str, since: Instant) {
     loop {
         let asked = Instant::now();
@@ -389,7 +390,7 @@ async fn revoked(server: &Server, token: &str, since: Instant) {
     }
 }
 
-both!(what_is_revoked_ends_on_every_server_within_a_second, async |place| {
+both!(a_revoked_session_is_refused_within_a_second_on_every_server, async |place| {
     let one = Server::secured(place, &["bugs", "duck", "porky"]).await;
     let other = Server::start_with(place, secured()).await;
     let admin = one.api_key(&["read", "write", "admin"]).await;
@@ -425,7 +426,7 @@ both!(what_is_revoked_ends_on_every_server_within_a_second, async |place| {
     revoked(&one, &porky, since).await;
 });
 
-both!(a_ban_by_the_command_line_reaches_a_running_server, async |place| {
+both!(a_ban_on_the_command_line_reaches_a_running_server, async |place| {
     let server = Server::secured(place, &["bugs"]).await;
     let token = server.token_of("bugs").await;
     assert_eq!(server.get_as(&token, "/api/users/me").await.status, 200);
@@ -442,7 +443,7 @@ both!(a_ban_by_the_command_line_reaches_a_running_server, async |place| {
     assert!(text(&nobody).contains("No user has this name"), "{}", text(&nobody));
 });
 
-both!(many_log_ins_at_once_are_answered_and_bounded, async |place| {
+both!(many_log_ins_together_are_answered_and_bounded, async |place| {
     let server = Arc::new(Server::secured(place, &["bugs"]).await);
     let calls: Vec<_> = (0..100)
         .map(|_| {

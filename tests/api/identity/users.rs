@@ -11,7 +11,7 @@ use crate::operations::operations::posthaste;
 use crate::support::accounts::{PASSWORD, secured};
 use crate::support::{Answer, Options, Server, answer_of};
 
-both!(the_seed_lists_its_users, async |place| {
+both!(the_list_of_users_has_the_fields_of_the_seed, async |place| {
     let server = Server::start(place).await;
     let answer = server.get("/api/users").await;
     assert_eq!(answer.status, 200);
@@ -50,7 +50,7 @@ both!(the_seed_lists_its_users, async |place| {
     );
 });
 
-both!(users_come_in_pages, async |place| {
+both!(users_are_listed_in_pages, async |place| {
     let server = Server::start_with(place, Options { demo: false, ..Options::default() }).await;
     for number in 0..25 {
         server.add_user(&format!("user{number}"), "", "").await;
@@ -66,7 +66,7 @@ both!(users_come_in_pages, async |place| {
     assert!(link.ends_with("&q=user"), "{link}");
 });
 
-both!(a_prefix_finds_names_without_case_and_accents, async |place| {
+both!(a_prefix_finds_names_without_regard_to_case_and_accents, async |place| {
     let server = Server::start(place).await;
     server.add_user("zoe", "Zoë", "Ångström").await;
     server.add_user("percent", "100%", "under_score").await;
@@ -88,7 +88,7 @@ both!(a_prefix_finds_names_without_case_and_accents, async |place| {
     server.get(&format!("/api/users?q={}", "x".repeat(65))).await.invalid(&["q"]);
 });
 
-both!(one_user_by_name, async |place| {
+both!(a_user_is_found_by_name, async |place| {
     let server = Server::start(place).await;
     let answer = server.get("/api/users/BUGS").await;
     assert_eq!(answer.status, 200);
@@ -101,7 +101,7 @@ both!(one_user_by_name, async |place| {
     crate::support::answer_of(nobody).await.invalid(&["X-Act-As"]);
 });
 
-both!(who_acts_as_a_person_sees_the_address_of_that_person_alone, async |place| {
+both!(a_caller_acting_as_a_user_sees_only_that_users_email, async |place| {
     let server = Server::start(place).await;
     let list = server.request(reqwest::Method::GET, "/api/users").header("x-act-as", "bugs");
     let users = crate::support::answer_of(list).await.json();
@@ -111,7 +111,7 @@ both!(who_acts_as_a_person_sees_the_address_of_that_person_alone, async |place| 
     assert_eq!(shown[0]["direct_messages_from"], "everyone");
 });
 
-both!(wrong_parameters_are_named, async |place| {
+both!(invalid_parameters_are_named, async |place| {
     let server = Server::start(place).await;
     for limit in ["0", "201", "-1", "x", "", "1.5", "99999999999999999999"] {
         server.get(&format!("/api/users?limit={limit}")).await.invalid(&["limit"]);
@@ -127,16 +127,16 @@ both!(wrong_parameters_are_named, async |place| {
     server.get("/api/users/%ff").await.problem(404, "not_found");
 });
 
-both!(who_was_erased_on_another_server_neither_sends_nor_is_sent_to, async |place| {
+both!(a_user_erased_on_another_server_cannot_send_or_receive, async |place| {
     let here = Server::start(place).await;
     let there = Server::start_with(place, Options { demo: false, ..Options::default() }).await;
     let hey = |sender: &str, recipient: &str| json!({"sender_user_name": sender, "recipient_user_name": recipient, "body": "hey"});
-    // Both are known here, and so is their conversation.
+    // This server has both users and their conversation in its cache.
     assert_eq!(here.post("/api/messages", &hey("bugs", "duck")).await.status, 201);
     let stored = place.numbers("SELECT count(*) FROM messaging.messages").await;
     let erased = answer_of(there.request(Method::DELETE, "/api/users/duck")).await;
     assert_eq!(erased.status, 204);
-    // At once: this server has not looked at revocations since.
+    // Immediately, before this server reads the revocations again.
     here.post("/api/messages", &hey("bugs", "duck")).await.invalid(&["recipient_user_name"]);
     let from = here.post("/api/messages", &hey("duck", "bugs")).await;
     assert!([401, 422].contains(&from.status.as_u16()), "{}", from.status);
@@ -152,7 +152,7 @@ fn open_registration() -> Options {
     Options { registration_open: true, ..secured() }
 }
 
-both!(people_register_where_that_is_open, async |place| {
+both!(users_register_where_registration_is_open, async |place| {
     let server = Server::start_with(place, open_registration()).await;
     let body = json!({"user_name": "Bugs", "password": PASSWORD, "email": "Bugs@Example.org", "last_name": "Bunny"});
     let before = server.hashes().await;
@@ -180,7 +180,7 @@ both!(people_register_where_that_is_open, async |place| {
     assert_eq!(server.get_as(&token, answer.header("location").unwrap()).await.bytes, answer.bytes);
     let found = server.get_as(&token, "/api/users?q=bunn").await.json();
     assert_eq!(found[0]["id"], user["id"]);
-    // A stranger's key means nothing: there is nobody whose it could be.
+    // The idempotency key of a caller without credentials has no effect, because it belongs to no caller.
     let again = server.request(Method::POST, "/api/users").header("idempotency-key", "key");
     let body = json!({"user_name": "duck", "password": PASSWORD});
     assert_eq!(answer_of(again.json(&body)).await.status, 201);
@@ -188,7 +188,7 @@ both!(people_register_where_that_is_open, async |place| {
     answer_of(again.json(&body)).await.problem(409, "user_name_taken");
 });
 
-both!(where_registration_is_closed_only_administrators_make_accounts, async |place| {
+both!(with_closed_registration_only_administrators_create_accounts, async |place| {
     let server = Server::secured(place, &["bugs"]).await;
     server.add_person("admin", Some(PASSWORD), true).await;
     let (bugs, admin) = (server.token_of("bugs").await, server.token_of("admin").await);
@@ -203,18 +203,18 @@ both!(where_registration_is_closed_only_administrators_make_accounts, async |pla
     answer_of(acting.json(&body("duck"))).await.problem(403, "registration_closed");
     let reader = server.api_key(&["read", "admin"]).await;
     server.post_as(&reader, "/api/users", &body("duck")).await.problem(403, "insufficient_scope");
-    assert_eq!(server.hashes().await, before, "nothing is hashed for nobody");
+    assert_eq!(server.hashes().await, before, "no password was hashed");
     for (credential, name) in [(&admin, "porky"), (&key, "daffy")] {
         let made = server.post_as(credential, "/api/users", &json!({"user_name": name})).await;
         assert_eq!(made.status, 201, "{name}");
         assert_eq!(made.json()["direct_messages_from"], "everyone");
         server.log_in(body(name)).await.problem(401, "invalid_credentials");
     }
-    // No credential makes an administrator on the way.
+    // No caller can create an administrator.
     server.post_as(&admin, "/api/users", &json!({"user_name": "x", "role": "admin"})).await.invalid(&["role"]);
 });
 
-both!(who_registers_alone_needs_a_password, async |place| {
+both!(registration_without_an_administrator_needs_a_password, async |place| {
     let server = Server::start_with(place, open_registration()).await;
     server.add_person("bugs", Some(PASSWORD), false).await;
     let bugs = server.token_of("bugs").await;
@@ -224,7 +224,7 @@ both!(who_registers_alone_needs_a_password, async |place| {
     }
 });
 
-both!(names_and_addresses_are_taken_without_regard_to_case, async |place| {
+both!(names_and_emails_are_unique_without_regard_to_case, async |place| {
     let server = Server::start_with(place, open_registration()).await;
     let body = |name: &str, email: Option<&str>| json!({"user_name": name, "password": PASSWORD, "email": email});
     assert_eq!(register(&server, body("Bugs", Some("Bugs@Example.org"))).await.status, 201);
@@ -236,7 +236,8 @@ both!(names_and_addresses_are_taken_without_regard_to_case, async |place| {
     ] {
         register(&server, body(name, email)).await.problem(409, code);
     }
-    // Only ASCII is folded, in a name that can hold nothing else; people without an address do not meet in it.
+    // Names hold only ASCII characters, so only ASCII is folded. Users without an email address do not conflict with each
+    // other.
     for name in ["duck", "porky"] {
         assert_eq!(register(&server, body(name, None)).await.status, 201);
     }
@@ -260,7 +261,7 @@ both!(names_and_addresses_are_taken_without_regard_to_case, async |place| {
     assert_eq!(made, 1);
 });
 
-both!(names_of_the_erased_are_never_given_again, async |place| {
+both!(names_of_erased_users_are_never_used_again, async |place| {
     let server = Server::start_with(place, open_registration()).await;
     server.add_person("Bugs", Some(PASSWORD), false).await;
     let first = server.token_of("bugs").await;
@@ -278,7 +279,7 @@ both!(names_of_the_erased_are_never_given_again, async |place| {
     assert!(next.json()["id"].as_i64().unwrap() > id);
 });
 
-both!(wrong_fields_of_a_registration_are_named_all_at_once, async |place| {
+both!(all_invalid_fields_of_a_registration_are_named_together, async |place| {
     let server = Server::start_with(place, open_registration()).await;
     let with = |field: &str, value: Value| {
         let mut body = json!({"user_name": "bugs", "password": PASSWORD});
@@ -349,8 +350,8 @@ both!(wrong_fields_of_a_registration_are_named_all_at_once, async |place| {
     answer_of(server.request(Method::POST, "/api/users")).await.invalid(&["user_name"]);
     register(&server, json!([])).await.invalid(&["body"]);
     server.post("/api/users?x=1", &with("last_name", json!(""))).await.invalid(&["x"]);
-    assert_eq!(server.hashes().await, before, "nothing is hashed that is not wanted");
-    // What is just within the bounds is taken as it is.
+    assert_eq!(server.hashes().await, before, "no password of a refused request was hashed");
+    // Values at the limits are accepted unchanged.
     for (name, password) in [("x".repeat(32), "🥕mQ7🥕z!é".to_owned()), ("0".into(), "🥕".repeat(241) + PASSWORD)]
     {
         let names = " Zoë\t\u{202e}🥕 ".to_owned() + &"e\u{301}".repeat(11);
@@ -363,7 +364,7 @@ both!(wrong_fields_of_a_registration_are_named_all_at_once, async |place| {
     }
 });
 
-both!(an_account_is_made_once_for_a_key, async |place| {
+both!(a_repeated_creation_with_the_same_key_creates_one_account, async |place| {
     let server = Arc::new(Server::secured(place, &[]).await);
     let key = server.api_key(&["read", "write", "admin"]).await;
     let post = async |server: &Server, credential: &str, key: &str, body: &Value| {
@@ -379,10 +380,10 @@ both!(an_account_is_made_once_for_a_key, async |place| {
     assert_eq!((second.status.as_u16(), second.header("idempotency-replayed")), (201, Some("true")));
     assert_eq!(second.bytes, first.bytes);
     assert_eq!(second.header("location"), first.header("location"));
-    assert_eq!(server.hashes().await, before, "nothing is hashed twice");
+    assert_eq!(server.hashes().await, before, "a repeat hashes no password");
     let other = json!({"user_name": "bugs", "password": "nothing much, you?", "email": "bugs@example.org"});
     post(&server, &key, "k", &other).await.problem(422, "idempotency_key_reused");
-    // What was refused is not kept; another caller's key is another one.
+    // Refusals are not stored. The same key of another caller is another key.
     post(&server, &key, "l", &json!({"user_name": "bugs"})).await.problem(409, "user_name_taken");
     assert_eq!(post(&server, &key, "l", &json!({"user_name": "duck"})).await.status, 201);
     let other_key = server.api_key(&["write"]).await;
@@ -390,7 +391,7 @@ both!(an_account_is_made_once_for_a_key, async |place| {
     for wrong in ["", &"x".repeat(256)] {
         post(&server, &key, wrong, &json!({"user_name": "porky"})).await.invalid(&["Idempotency-Key"]);
     }
-    // Erasing somebody blanks what was kept of the answer.
+    // Erasing the user removes their data from the stored answer.
     let bugs = server.token_of("bugs").await;
     assert_eq!(server.delete_as(&bugs, "/api/users/me").await.status, 204);
     assert!(!place.everything().await.contains("bugs@example.org"));
@@ -399,11 +400,11 @@ both!(an_account_is_made_once_for_a_key, async |place| {
     assert_eq!((blanked.status.as_u16(), blanked.bytes.len()), (201, 0));
 });
 
-both!(a_repeat_at_once_waits_for_the_first, async |place| {
+both!(a_repeat_waits_for_the_first_request, async |place| {
     let server = Arc::new(Server::secured(place, &[]).await);
     let key = server.api_key(&["write"]).await;
     for round in 0..10 {
-        // Without a password nothing is hashed, so that they meet in the database.
+        // Without a password there is nothing to hash, so that the requests meet in the database.
         let body = json!({"user_name": format!("racer{round}"), "email": format!("racer{round}@example.org")});
         let racing: Vec<_> = (0..10)
             .map(|_| {
@@ -421,7 +422,7 @@ both!(a_repeat_at_once_waits_for_the_first, async |place| {
     }
 });
 
-both!(what_a_change_leaves_out_stays, async |place| {
+both!(fields_that_a_change_leaves_out_stay, async |place| {
     let server = Server::secured(place, &["bugs", "duck"]).await;
     let token = server.token_of("bugs").await;
     let patch = async |body: Value| server.patch_as(&token, "/api/users/me", &body).await;
@@ -442,7 +443,7 @@ both!(what_a_change_leaves_out_stays, async |place| {
     }
     let nothing = answer_of(server.request_as(&token, Method::PATCH, "/api/users/me")).await;
     assert_eq!(nothing.json()["email"], "BUGS@example.org");
-    // Null takes away what can be missing, and is no value for what cannot.
+    // Null removes an optional value and is refused for a required one.
     let user = patch(json!({"email": null, "direct_messages_from": null})).await.json();
     assert_eq!((&user["email"], &user["direct_messages_from"]), (&Value::Null, &json!("everyone")));
     assert_eq!(user["first_name"], "Bugs");
@@ -455,7 +456,7 @@ both!(what_a_change_leaves_out_stays, async |place| {
     assert_eq!((&user["email"], &user["first_name"]), (&Value::Null, &json!("Bugs")));
 });
 
-both!(wrong_changes_are_named, async |place| {
+both!(invalid_changes_name_their_fields, async |place| {
     let server = Server::secured(place, &["bugs"]).await;
     let token = server.token_of("bugs").await;
     let before = server.get_as(&token, "/api/users/me").await.bytes;
@@ -486,7 +487,7 @@ both!(wrong_changes_are_named, async |place| {
     assert_eq!(server.get_as(&token, "/api/users/me").await.bytes, before);
 });
 
-both!(people_change_themselves_and_administrators_everybody, async |place| {
+both!(users_change_themselves_and_administrators_change_everyone, async |place| {
     let server = Server::secured(place, &["bugs", "duck"]).await;
     server.add_person("admin", Some(PASSWORD), true).await;
     let (bugs, admin) = (server.token_of("bugs").await, server.token_of("admin").await);
@@ -500,14 +501,14 @@ both!(people_change_themselves_and_administrators_everybody, async |place| {
     assert_eq!(answer_of(acting.json(&body)).await.json()["user_name"], "duck");
     let changed = server.patch_as(&admin, "/api/users/DUCK", &json!({"email": "daffy@example.org"})).await.json();
     assert_eq!((&changed["user_name"], &changed["email"]), (&json!("duck"), &json!("daffy@example.org")));
-    // What is private stays so.
+    // Private fields stay private.
     let seen = server.get_as(&bugs, "/api/users/duck").await.json();
     assert_eq!((&seen["email"], &seen["direct_messages_from"]), (&Value::Null, &Value::Null));
     let listed = server.get_as(&bugs, "/api/users").await;
     assert!(!String::from_utf8_lossy(&listed.bytes).contains("daffy@example.org"));
 });
 
-both!(changes_at_once_do_not_undo_each_other, async |place| {
+both!(changes_together_do_not_undo_each_other, async |place| {
     let server = Arc::new(Server::secured(place, &["bugs"]).await);
     let token = server.token_of("bugs").await;
     for round in 0..10 {
@@ -530,7 +531,7 @@ both!(changes_at_once_do_not_undo_each_other, async |place| {
     }
 });
 
-both!(the_server_says_from_whom_messages_are_taken_by_default, async |place| {
+both!(the_server_sets_the_default_of_direct_messages_from, async |place| {
     for (default, said) in [(DirectMessagesFrom::Everyone, "everyone"), (DirectMessagesFrom::Friends, "friends")] {
         let options = Options { direct_messages_from: default, ..open_registration() };
         let server = Server::start_with(place, options).await;

@@ -1,10 +1,10 @@
-//! Fields that are not the caller's to set: refused by name, on every operation that takes a body.
+//! Fields that a caller may not set: every operation with a body refuses them by name.
 
 use reqwest::Method;
 
 use super::*;
 
-/// What somebody might try to set, each of the right type.
+/// Fields that a caller might try to set, each with a value of the right type.
 fn fields() -> Vec<(&'static str, Value)> {
     vec![
         ("role", json!("admin")),
@@ -42,70 +42,71 @@ fn assert_unknown(answer: &Answer, field: &str) {
     assert_eq!(document["errors"][0]["code"], "unknown_field", "{document}");
 }
 
-both!(nobody_makes_themself_what_they_are_not, async |place| {
-    let cast = Cast::start(place).await;
-    let subject = cast.subject(None).await;
+both!(a_user_cannot_change_fields_that_are_not_theirs_to_set, async |place| {
+    let fixture = Fixture::start(place).await;
+    let subject = fixture.subject(None).await;
     let profile = format!("/api/users/{}", subject.user_name);
-    let before = cast.workshop.get(&profile).await.json();
-    for caller in cast.callers(&subject).iter().filter(|caller| ["me", "ad", "*", "*/m"].contains(&&*caller.column)) {
+    let before = fixture.open_server.get(&profile).await.json();
+    for caller in fixture.callers(&subject).iter().filter(|caller| ["me", "ad", "*", "*/m"].contains(&&*caller.column))
+    {
         let target = if ["ad", "*"].contains(&&*caller.column) { &profile } else { "/api/users/me" };
         for (field, value) in fields() {
-            // Beside something that would be accepted: all of it is refused.
+            // The unknown field stands beside a valid one. The whole request is refused.
             let body = with(json!({"first_name": "Changed"}), field, value);
-            assert_unknown(&cast.call(caller, "PATCH", target, Some(&body)).await, field);
+            assert_unknown(&fixture.call(caller, "PATCH", target, Some(&body)).await, field);
         }
     }
-    assert_eq!(cast.workshop.get(&profile).await.json(), before);
-    // They are who they were.
-    let me = cast.server.request(Method::GET, "/api/users/me").bearer_auth(&subject.token);
+    assert_eq!(fixture.open_server.get(&profile).await.json(), before);
+    // The account is unchanged.
+    let me = fixture.server.request(Method::GET, "/api/users/me").bearer_auth(&subject.token);
     assert_eq!(answer_of(me).await.json(), before);
-    let stats = cast.server.request(Method::GET, "/api/admin/stats").bearer_auth(&subject.token);
+    let stats = fixture.server.request(Method::GET, "/api/admin/stats").bearer_auth(&subject.token);
     answer_of(stats).await.problem(403, "admin_required");
 });
 
-both!(nobody_is_made_what_they_are_not, async |place| {
-    let cast = Cast::start(place).await;
-    let subject = cast.subject(None).await;
-    let count = cast.workshop.get("/api/admin/stats").await.json()["users"].clone();
-    for caller in cast.callers(&subject).iter().filter(|caller| ["no", "ad", "w", "*"].contains(&&*caller.column)) {
+both!(a_new_user_cannot_be_given_fields_that_are_not_the_callers_to_set, async |place| {
+    let fixture = Fixture::start(place).await;
+    let subject = fixture.subject(None).await;
+    let count = fixture.open_server.get("/api/admin/stats").await.json()["users"].clone();
+    for caller in fixture.callers(&subject).iter().filter(|caller| ["no", "ad", "w", "*"].contains(&&*caller.column)) {
         for (field, value) in fields().into_iter().filter(|(field, _)| *field != "user_name") {
             let body = with(json!({"user_name": "newcomer", "password": "what's up, doc?"}), field, value);
-            assert_unknown(&cast.call(caller, "POST", "/api/users", Some(&body)).await, field);
+            assert_unknown(&fixture.call(caller, "POST", "/api/users", Some(&body)).await, field);
         }
     }
-    cast.workshop.get("/api/users/newcomer").await.problem(404, "user_not_found");
-    assert_eq!(cast.workshop.get("/api/admin/stats").await.json()["users"], count);
+    fixture.open_server.get("/api/users/newcomer").await.problem(404, "user_not_found");
+    assert_eq!(fixture.open_server.get("/api/admin/stats").await.json()["users"], count);
 });
 
-both!(no_operation_takes_a_field_that_it_does_not_name, async |place| {
-    let cast = Cast::start(place).await;
-    let document = cast.server.get("/openapi.json").await.json();
+both!(every_operation_refuses_unknown_fields, async |place| {
+    let fixture = Fixture::start(place).await;
+    let document = fixture.server.get("/openapi.json").await.json();
     let table = table();
     let mut tried = 0;
-    for (operation, description) in documented(&cast).await {
-        // Programs that write to Slack send fields that mean nothing here.
+    for (operation, description) in documented(&fixture).await {
+        // Programs that use Slack's format send fields that have no meaning here.
         if operation == "POST /api/hooks/{token}" {
             continue;
         }
         let schema = &description["requestBody"]["content"]["application/json"]["schema"]["$ref"];
         let Some(schema) = schema.as_str() else {
-            assert!(description["requestBody"].is_null(), "{operation}: its body is not a schema by name");
+            assert!(description["requestBody"].is_null(), "{operation}: its body has no named schema");
             continue;
         };
         let schema = document.pointer(schema.trim_start_matches('#')).unwrap();
         assert_eq!(schema["additionalProperties"], false, "{operation}");
-        let scene = Scene::new(&cast, &operation).await;
-        let before = state(&cast, &scene).await;
+        let case = Case::new(&fixture, &operation).await;
+        let before = state(&fixture, &case).await;
         let row = &table[&*operation];
-        let callers = cast.callers(&scene.subject);
-        // Somebody who is let in with what is left when the field is taken away.
+        let callers = fixture.callers(&case.subject);
+        // A caller whose request is accepted without the extra field.
         let caller = callers.iter().rfind(|caller| matches!(row[&*caller.column], Outcome::Done(_))).unwrap();
         for (field, value) in fields().into_iter().filter(|(field, _)| schema["properties"][*field].is_null()) {
-            let body = with(scene.body.clone().unwrap(), field, value);
-            assert_unknown(&call(&cast, caller, &operation, &scene.path, Some(&body)).await, field);
+            let body = with(case.body.clone().unwrap(), field, value);
+            assert_unknown(&call(&fixture, caller, &operation, &case.path, Some(&body)).await, field);
             tried += 1;
         }
-        assert_eq!(state(&cast, &scene).await, before, "{operation}");
+        assert_eq!(state(&fixture, &case).await, before, "{operation}");
     }
     assert!(tried > 150, "{tried}");
 });

@@ -1,7 +1,7 @@
-//! Everyone who calls: people, administrators, API keys, and those whose credentials are no good.
+//! All callers: users, administrators, API keys, and callers whose credentials are not valid.
 //!
-//! Two servers work on one database. At the secured one is tried who may do what. The workshop has open access, so that
-//! whatever a try needs is made there quickly and without knowing what the tries are about.
+//! Two servers work on one database. The permissions are tried on the secured server. The other one has open access: everything
+//! that a try needs is created there, without regard to the permissions under test.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -14,6 +14,7 @@ use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
+use crate::support::callers::now_micros;
 use crate::support::mail::MailServer;
 use crate::support::server::Answer;
 use crate::support::{Options, Place, Server, answer_of};
@@ -23,29 +24,29 @@ const ISSUER: &str = "https://backend.example.org";
 const AUDIENCE: &str = "posthaste";
 const DAY_S: i64 = 86_400;
 
-/// Who was erased, and who never was.
+/// The name of an erased user, and a name that was never used.
 pub const ERASED: &str = "erased";
 pub const NEVER: &str = "nobody-ever";
 
-pub struct Cast {
+pub struct Fixture {
     pub server: Server,
-    pub workshop: Server,
+    pub open_server: Server,
     pub mails: Mutex<MailServer>,
-    /// Tokens of persons.
+    /// Session tokens of users.
     other: String,
     admin: String,
-    /// API keys by the letters of their scopes.
+    /// API keys by the first letters of their scopes.
     keys: Vec<(&'static str, String)>,
-    /// Whoever counts as nobody.
-    nobodies: Vec<Caller>,
+    /// Callers without valid credentials.
+    invalid: Vec<Caller>,
     made: AtomicI64,
 }
 
-/// Somebody who calls.
+/// A caller with the headers of its credentials.
 #[derive(Clone, Debug)]
 pub struct Caller {
     pub name: String,
-    /// Of the table.
+    /// The caller's column in the table.
     pub column: String,
     pub headers: Vec<(&'static str, String)>,
 }
@@ -55,12 +56,12 @@ impl Caller {
         Self { name: name.into(), column: column.into(), headers }
     }
 
-    fn nobody(name: &str, headers: Vec<(&'static str, String)>) -> Self {
+    fn unauthenticated(name: &str, headers: Vec<(&'static str, String)>) -> Self {
         Self::new(name, "no", headers)
     }
 }
 
-/// The person whom a try is about.
+/// The user whom a request is about.
 #[derive(Clone, Debug)]
 pub struct Subject {
     pub user_name: String,
@@ -72,16 +73,16 @@ fn bearer(token: &str) -> (&'static str, String) {
     ("authorization", format!("Bearer {token}"))
 }
 
-/// A cookie, as a page of this origin makes a browser send it.
+/// A cookie, with the origin that a browser sends with it for a page of this origin.
 fn cookie(token: &str, origin: &str) -> Vec<(&'static str, String)> {
     vec![("cookie", format!("posthaste_session={token}")), ("origin", origin.to_owned())]
 }
 
 fn now_s() -> i64 {
-    Clock::System.now().micros() / 1_000_000
+    now_micros() / 1_000_000
 }
 
-/// As the operator's backend signs.
+/// A JWT as the operator's backend signs it.
 pub fn jwt(subject: &str, secret: &[u8], expires_in_s: i64) -> String {
     let claims = json!({"sub": subject, "iss": ISSUER, "aud": AUDIENCE, "exp": now_s() + expires_in_s});
     let key = jsonwebtoken::EncodingKey::from_secret(secret);
@@ -89,21 +90,21 @@ pub fn jwt(subject: &str, secret: &[u8], expires_in_s: i64) -> String {
 }
 
 #[track_caller]
-fn expect(answer: &Answer, status: u16) {
+fn expect_status(answer: &Answer, status: u16) {
     assert_eq!(answer.status, status, "{}", String::from_utf8_lossy(&answer.bytes));
 }
 
-impl Cast {
-    /// Registration is closed.
+impl Fixture {
+    /// Starts with closed registration.
     pub async fn start(place: &Place) -> Self {
         Self::start_with(place, false).await
     }
 
     pub async fn start_with(place: &Place, registration_open: bool) -> Self {
-        let (token, key) = Self::of_the_past(place).await;
+        let (token, key) = Self::expired_credentials(place).await;
         let mails = MailServer::start().await;
         let mail = MailSettings { url: mails.url(), from: "posthaste@example.org".into() };
-        let workshop =
+        let open_server =
             Server::start_with(place, Options { demo: false, mail: Some(mail.clone()), ..Options::default() }).await;
         let file = place.folder.path().join("jwt-secret");
         std::fs::write(&file, SECRET).unwrap();
@@ -122,35 +123,35 @@ impl Cast {
             ..Options::default()
         };
         let server = Server::start_with(place, options).await;
-        let mut cast = Self {
+        let mut fixture = Self {
             server,
-            workshop,
+            open_server,
             mails: Mutex::new(mails),
             other: String::new(),
             admin: String::new(),
             keys: Vec::new(),
-            nobodies: Vec::new(),
+            invalid: Vec::new(),
             made: AtomicI64::new(0),
         };
-        cast.other = cast.person("other", false).await;
-        cast.admin = cast.person("admin", true).await;
+        fixture.other = fixture.person("other", false).await;
+        fixture.admin = fixture.person("admin", true).await;
         for (letters, scopes) in
             [("r", vec!["read"]), ("w", vec!["write"]), ("a", vec!["admin"]), ("*", vec!["read", "write", "admin"])]
         {
-            let key = cast.key(&scopes).await.0;
-            cast.keys.push((letters, key));
+            let key = fixture.key(&scopes).await.0;
+            fixture.keys.push((letters, key));
         }
-        cast.nobodies = cast.nobodies_of(&token, &key).await;
-        cast
+        fixture.invalid = fixture.invalid_callers(&token, &key).await;
+        fixture
     }
 
-    /// An administrator's session and a key with every scope, which have expired by now.
-    async fn of_the_past(place: &Place) -> (String, String) {
+    /// A session of an administrator and an API key with every scope. Both have expired by now.
+    async fn expired_credentials(place: &Place) -> (String, String) {
         let past = Clock::Manual(Arc::new(AtomicI64::new((now_s() - 31 * DAY_S) * 1_000_000)));
         let server = Server::start_with(place, Options { demo: false, clock: past, ..Options::default() }).await;
-        expect(&server.post("/api/users", &json!({"user_name": "late"})).await, 201);
+        expect_status(&server.post("/api/users", &json!({"user_name": "late"})).await, 201);
         let role = server.request(Method::PUT, "/api/admin/users/late/role").json(&json!({"role": "admin"}));
-        expect(&answer_of(role).await, 204);
+        expect_status(&answer_of(role).await, 204);
         let session = server.post("/api/sessions", &json!({"user_name": "late"})).await.json();
         let expires_at = Clock::System.now().days_before(1).to_string();
         let key = json!({"name": "late", "scopes": ["read", "write", "admin"], "expires_at": expires_at});
@@ -159,16 +160,16 @@ impl Cast {
         (session["token"].as_str().unwrap().into(), key["key"].as_str().unwrap().into())
     }
 
-    /// Everybody here was an administrator, so that whoever is let in by mistake can do harm.
-    async fn nobodies_of(&self, expired_session: &str, expired_key: &str) -> Vec<Caller> {
+    /// Every user here was an administrator, so that a caller who is accepted by mistake can do damage.
+    async fn invalid_callers(&self, expired_session: &str, expired_key: &str) -> Vec<Caller> {
         let (ended, banned, erased) =
             (self.token("admin").await, self.person("banned", true).await, self.person(ERASED, true).await);
         let (revoked, id) = self.key(&["read", "write", "admin"]).await;
         let of_banned = jwt("banned", SECRET, 600);
         let of_erased = jwt(ERASED, SECRET, 600);
-        // They were good, and the server has seen that.
+        // These credentials were valid, and the server has accepted each of them.
         for token in [&ended, &banned, &erased, &revoked, &of_banned, &of_erased] {
-            expect(&answer_of(self.server.request(Method::GET, "/api/users").bearer_auth(token)).await, 200);
+            expect_status(&answer_of(self.server.request(Method::GET, "/api/users").bearer_auth(token)).await, 200);
         }
         for (method, target, token) in [
             (Method::DELETE, "/api/sessions/current".to_owned(), &ended),
@@ -176,7 +177,7 @@ impl Cast {
             (Method::DELETE, format!("/api/users/{ERASED}"), &self.admin),
             (Method::DELETE, format!("/api/api-keys/{id}"), &self.admin),
         ] {
-            expect(&answer_of(self.server.request(method, &target).bearer_auth(token)).await, 204);
+            expect_status(&answer_of(self.server.request(method, &target).bearer_auth(token)).await, 204);
         }
         let made_up = format!("phs_{}", "A".repeat(43));
         let with_token = [
@@ -190,24 +191,24 @@ impl Cast {
             ("a JWT of another backend", &jwt("admin", b"a secret that anybody could think of", 600)),
             ("a banned administrator's JWT", &of_banned),
             ("an erased administrator's JWT", &of_erased),
-            ("a JWT of nobody", &jwt(NEVER, SECRET, 600)),
+            ("a JWT of an unknown user", &jwt(NEVER, SECRET, 600)),
             ("a JWT of an administrator in other letters", &jwt("ADMIN", SECRET, 600)),
             ("a token that was made up", &made_up),
         ];
-        let mut nobodies = vec![
-            Caller::nobody("nobody", Vec::new()),
-            Caller::nobody("X-Act-As alone", vec![("x-act-as", "admin".into())]),
-            Caller::nobody("another scheme", vec![("authorization", "Basic YWRtaW46YWRtaW4=".into())]),
-            Caller::nobody("two tokens", vec![bearer(&self.admin), bearer(&self.admin)]),
-            Caller::nobody("a cookie that was ended", cookie(&ended, &self.server_origin())),
+        let mut invalid = vec![
+            Caller::unauthenticated("no credentials", Vec::new()),
+            Caller::unauthenticated("only X-Act-As", vec![("x-act-as", "admin".into())]),
+            Caller::unauthenticated("another scheme", vec![("authorization", "Basic YWRtaW46YWRtaW4=".into())]),
+            Caller::unauthenticated("two tokens", vec![bearer(&self.admin), bearer(&self.admin)]),
+            Caller::unauthenticated("a cookie of an ended session", cookie(&ended, &self.server_origin())),
         ];
-        nobodies.extend(with_token.map(|(name, token)| Caller::nobody(name, vec![bearer(token)])));
-        nobodies
+        invalid.extend(with_token.map(|(name, token)| Caller::unauthenticated(name, vec![bearer(token)])));
+        invalid
     }
 
-    /// Everyone, with the credentials of this subject.
+    /// All callers, with the credentials of this subject.
     pub fn callers(&self, subject: &Subject) -> Vec<Caller> {
-        let mut callers = self.nobodies.clone();
+        let mut callers = self.invalid.clone();
         callers.extend([
             Caller::new("the subject", "me", vec![bearer(&subject.token)]),
             Caller::new("the subject by JWT", "me", vec![bearer(&jwt(&subject.user_name, SECRET, 600))]),
@@ -240,7 +241,8 @@ impl Cast {
         callers
     }
 
-    /// A request at the secured server, as somebody. Its id is given, so that answers can be compared to the byte.
+    /// Sends a request to the secured server as one of the callers. The request id is fixed, so that answers can be compared
+    /// byte for byte.
     pub async fn call(&self, caller: &Caller, method: &str, target: &str, body: Option<&Value>) -> Answer {
         let method = Method::from_bytes(method.as_bytes()).unwrap();
         let mut request = self.server.request(method, target).header("x-request-id", "the-same-for-all");
@@ -250,39 +252,39 @@ impl Cast {
         answer_of(with_body(request, body)).await
     }
 
-    /// Somebody new, with an address and a session, and a password where one is needed.
+    /// Creates a user with an email address and a session, and with a password if one is given.
     pub async fn subject(&self, password: Option<&str>) -> Subject {
-        let user_name = self.fresh("subject");
+        let user_name = self.new_name("subject");
         let email = format!("{user_name}@example.org");
         let user = json!({"user_name": user_name, "email": email, "password": password});
-        expect(&self.workshop.post("/api/users", &user).await, 201);
+        expect_status(&self.open_server.post("/api/users", &user).await, 201);
         let token = self.token(&user_name).await;
         Subject { user_name, email, token }
     }
 
-    /// A name that nobody has.
-    pub fn fresh(&self, prefix: &str) -> String {
+    /// A name that no user has.
+    pub fn new_name(&self, prefix: &str) -> String {
         format!("{prefix}-{}", self.made.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// An API key: its text and its id.
+    /// Creates an API key. Returns its text and its id.
     pub async fn key(&self, scopes: &[&str]) -> (String, i64) {
-        let answer = self.workshop.post("/api/api-keys", &json!({"name": "key", "scopes": scopes})).await;
-        expect(&answer, 201);
+        let answer = self.open_server.post("/api/api-keys", &json!({"name": "key", "scopes": scopes})).await;
+        expect_status(&answer, 201);
         let key = answer.json();
         (key["key"].as_str().unwrap().into(), key["id"].as_i64().unwrap())
     }
 
-    /// A new session of somebody.
+    /// Creates a session of a user.
     pub async fn token(&self, user_name: &str) -> String {
-        let answer = self.workshop.post("/api/sessions", &json!({"user_name": user_name})).await;
-        expect(&answer, 201);
+        let answer = self.open_server.post("/api/sessions", &json!({"user_name": user_name})).await;
+        expect_status(&answer, 201);
         answer.json()["token"].as_str().unwrap().into()
     }
 
-    /// Does something at the workshop as a person, and expects it to succeed.
+    /// Sends a request to the server with open access as a user. It must succeed.
     pub async fn act_as(&self, user_name: &str, method: Method, target: &str, body: Option<&Value>) -> Answer {
-        let request = self.workshop.request(method, target).header("x-act-as", user_name);
+        let request = self.open_server.request(method, target).header("x-act-as", user_name);
         let answer = answer_of(with_body(request, body)).await;
         assert!(answer.status.is_success(), "{target}: {}", String::from_utf8_lossy(&answer.bytes));
         answer
@@ -293,11 +295,11 @@ impl Cast {
     }
 
     async fn person(&self, user_name: &str, admin: bool) -> String {
-        expect(&self.workshop.post("/api/users", &json!({"user_name": user_name})).await, 201);
+        expect_status(&self.open_server.post("/api/users", &json!({"user_name": user_name})).await, 201);
         if admin {
             let target = format!("/api/admin/users/{user_name}/role");
-            let role = self.workshop.request(Method::PUT, &target).json(&json!({"role": "admin"}));
-            expect(&answer_of(role).await, 204);
+            let role = self.open_server.request(Method::PUT, &target).json(&json!({"role": "admin"}));
+            expect_status(&answer_of(role).await, 204);
         }
         self.token(user_name).await
     }

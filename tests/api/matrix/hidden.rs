@@ -1,11 +1,11 @@
-//! What is hidden and not named by a path: in bodies, headers, queries and credentials.
+//! Things that are hidden and not named by a path: in bodies, headers, queries and credentials.
 
 use reqwest::Method;
 
 use super::cast::{ERASED, NEVER};
 use super::*;
 
-/// Two requests that must be answered alike.
+/// Two requests that must get the same answer.
 struct Pair {
     method: &'static str,
     targets: [String; 2],
@@ -24,16 +24,23 @@ impl Pair {
     #[track_caller]
     fn assert<'a>(
         &'a self,
-        cast: &'a Cast,
+        fixture: &'a Fixture,
         caller: &'a Caller,
         status: u16,
         code: &'a str,
     ) -> impl Future<Output = ()> + 'a {
         let place = std::panic::Location::caller();
         async move {
-            let one = cast.call(caller, self.method, &self.targets[0], self.bodies[0].as_ref()).await;
-            let other = cast.call(caller, self.method, &self.targets[1], self.bodies[1].as_ref()).await;
-            assert_eq!(face(&one), face(&other), "{place}: {} {:?} as {}", self.method, self.targets, caller.name);
+            let one = fixture.call(caller, self.method, &self.targets[0], self.bodies[0].as_ref()).await;
+            let other = fixture.call(caller, self.method, &self.targets[1], self.bodies[1].as_ref()).await;
+            assert_eq!(
+                shown_text(&one),
+                shown_text(&other),
+                "{place}: {} {:?} as {}",
+                self.method,
+                self.targets,
+                caller.name
+            );
             let text = String::from_utf8_lossy(&one.bytes);
             assert_eq!(one.status, status, "{place}: as {}: {text}", caller.name);
             if status >= 400 {
@@ -43,30 +50,30 @@ impl Pair {
     }
 }
 
-/// Of a column, whoever stands there.
-fn of<'a>(callers: &'a [Caller], columns: &'a [&str]) -> impl Iterator<Item = &'a Caller> {
+/// The callers in some columns.
+fn in_columns<'a>(callers: &'a [Caller], columns: &'a [&str]) -> impl Iterator<Item = &'a Caller> {
     callers.iter().filter(|caller| columns.contains(&&*caller.column))
 }
 
-both!(nobody_learns_which_paths_there_are, async |place| {
-    let cast = Cast::start(place).await;
-    let subject = cast.subject(None).await;
-    for caller in of(&cast.callers(&subject), &["no"]) {
+both!(unauthenticated_callers_do_not_learn_which_paths_exist, async |place| {
+    let fixture = Fixture::start(place).await;
+    let subject = fixture.subject(None).await;
+    for caller in in_columns(&fixture.callers(&subject), &["no"]) {
         for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
             for known in ["/api/messages", "/api/admin/stats", "/api/users/admin", "/api/conversations/1/messages/1"] {
                 for unknown in ["/api/none", "/api/", "/api", "/api/users/admin/none", "/api/a/%ff/%00"] {
-                    Pair::targets(method, known, unknown).assert(&cast, caller, 401, "unauthenticated").await;
+                    Pair::targets(method, known, unknown).assert(&fixture, caller, 401, "unauthenticated").await;
                 }
             }
         }
     }
 });
 
-both!(a_body_does_not_tell_what_is_hidden, async |place| {
-    let cast = Cast::start(place).await;
-    let subject = cast.subject(None).await;
-    let note = cast.workshop.send(&subject.user_name, &subject.user_name, "a note to myself").await;
-    let callers = cast.callers(&subject);
+both!(a_body_does_not_reveal_what_is_hidden, async |place| {
+    let fixture = Fixture::start(place).await;
+    let subject = fixture.subject(None).await;
+    let note = fixture.open_server.send(&subject.user_name, &subject.user_name, "a note to myself").await;
+    let callers = fixture.callers(&subject);
     let hidden = note["conversation_id"].as_i64().unwrap();
     let send = |conversation: i64, sender: Option<&str>| {
         let body = json!({"conversation_id": conversation, "reply_to": 1, "body": "let me in"});
@@ -76,61 +83,63 @@ both!(a_body_does_not_tell_what_is_hidden, async |place| {
         }
     };
     let none = 9_007_199_254_740_991_i64;
-    for caller in of(&callers, &["ot", "ad", "w/a", "*/a"]) {
+    for caller in in_columns(&callers, &["ot", "ad", "w/a", "*/a"]) {
         let pair = Pair::bodies("/api/messages", send(hidden, None), send(none, None));
-        pair.assert(&cast, caller, 404, "conversation_not_found").await;
+        pair.assert(&fixture, caller, 404, "conversation_not_found").await;
     }
-    for caller in of(&callers, &["w", "*"]) {
+    for caller in in_columns(&callers, &["w", "*"]) {
         let pair = Pair::bodies("/api/messages", send(hidden, Some("other")), send(none, Some("other")));
-        pair.assert(&cast, caller, 404, "conversation_not_found").await;
+        pair.assert(&fixture, caller, 404, "conversation_not_found").await;
     }
-    // Who was erased is nobody.
+    // An erased user answers like an unknown one.
     let to = |name: &str| json!({"recipient_user_name": name, "body": "are you there?"});
-    for caller in of(&callers, &["me", "ot", "ad", "w/m", "*/a"]) {
-        Pair::bodies("/api/messages", to(ERASED), to(NEVER)).assert(&cast, caller, 422, "invalid_fields").await;
+    for caller in in_columns(&callers, &["me", "ot", "ad", "w/m", "*/a"]) {
+        Pair::bodies("/api/messages", to(ERASED), to(NEVER)).assert(&fixture, caller, 422, "invalid_fields").await;
     }
     let from = |name: &str| json!({"sender_user_name": name, "recipient_user_name": "other", "body": "boo"});
-    for caller in of(&callers, &["w", "*"]) {
-        Pair::bodies("/api/messages", from(ERASED), from(NEVER)).assert(&cast, caller, 422, "invalid_fields").await;
+    for caller in in_columns(&callers, &["w", "*"]) {
+        Pair::bodies("/api/messages", from(ERASED), from(NEVER)).assert(&fixture, caller, 422, "invalid_fields").await;
     }
-    // A person may only say their own name, whoever else there is.
-    for caller in of(&callers, &["ot", "ad", "w/a"]) {
+    // A user may give only their own name as sender, whether the other user exists or not.
+    for caller in in_columns(&callers, &["ot", "ad", "w/a"]) {
         for other in ["subject-0", ERASED] {
-            Pair::bodies("/api/messages", from(other), from(NEVER)).assert(&cast, caller, 403, "not_the_sender").await;
+            Pair::bodies("/api/messages", from(other), from(NEVER))
+                .assert(&fixture, caller, 403, "not_the_sender")
+                .await;
         }
     }
 });
 
-both!(a_query_does_not_tell_who_was_erased, async |place| {
-    let cast = Cast::start(place).await;
-    let subject = cast.subject(None).await;
-    let callers = cast.callers(&subject);
-    for caller in of(&callers, &["me", "ot", "ad", "r", "*", "r/m", "*/a"]) {
+both!(a_query_does_not_reveal_erased_users, async |place| {
+    let fixture = Fixture::start(place).await;
+    let subject = fixture.subject(None).await;
+    let callers = fixture.callers(&subject);
+    for caller in in_columns(&callers, &["me", "ot", "ad", "r", "*", "r/m", "*/a"]) {
         let list = |name: &str| format!("/api/users?q={name}");
-        Pair::targets("GET", &list(ERASED), &list(NEVER)).assert(&cast, caller, 200, "").await;
+        Pair::targets("GET", &list(ERASED), &list(NEVER)).assert(&fixture, caller, 200, "").await;
     }
     let with = |name: &str| format!("/api/messages/{}?with={name}", subject.user_name);
-    for caller in of(&callers, &["me", "r", "r/m"]) {
-        Pair::targets("GET", &with(ERASED), &with(NEVER)).assert(&cast, caller, 422, "invalid_fields").await;
+    for caller in in_columns(&callers, &["me", "r", "r/m"]) {
+        Pair::targets("GET", &with(ERASED), &with(NEVER)).assert(&fixture, caller, 422, "invalid_fields").await;
     }
-    // Who may not read the messages learns nothing of whom they are with.
-    for caller in of(&callers, &["ot", "ad"]) {
+    // A caller who may not read the messages does not learn whether the other user exists.
+    for caller in in_columns(&callers, &["ot", "ad"]) {
         for there in ["other", ERASED] {
-            Pair::targets("GET", &with(there), &with(NEVER)).assert(&cast, caller, 403, "not_your_messages").await;
+            Pair::targets("GET", &with(there), &with(NEVER)).assert(&fixture, caller, 403, "not_your_messages").await;
         }
     }
 });
 
-both!(addresses_are_shown_to_whom_they_concern, async |place| {
-    let cast = Cast::start(place).await;
-    let subject = cast.subject(None).await;
-    // A key that acts for an administrator is none without the scope for it.
+both!(private_fields_are_shown_only_to_callers_who_may_see_them, async |place| {
+    let fixture = Fixture::start(place).await;
+    let subject = fixture.subject(None).await;
+    // A key without the scope `admin` that acts for an administrator sees no more than a user.
     for (columns, shown) in [(["me", "ad", "r", "*", "r/m", "*/m", "*/a"].as_slice(), true), (&["ot", "r/a"], false)] {
-        for caller in of(&cast.callers(&subject), columns) {
+        for caller in in_columns(&fixture.callers(&subject), columns) {
             let one = format!("/api/users/{}", subject.user_name);
             let many = format!("/api/users?q={}", subject.user_name);
-            let one = cast.call(caller, "GET", &one, None).await.json();
-            let many = cast.call(caller, "GET", &many, None).await.json();
+            let one = fixture.call(caller, "GET", &one, None).await.json();
+            let many = fixture.call(caller, "GET", &many, None).await.json();
             assert_eq!(one, many[0], "{}", caller.name);
             assert_eq!(one["user_name"], *subject.user_name, "{}", caller.name);
             for field in ["email", "direct_messages_from"] {
@@ -140,49 +149,49 @@ both!(addresses_are_shown_to_whom_they_concern, async |place| {
     }
 });
 
-both!(a_log_in_does_not_tell_who_there_is, async |place| {
-    let cast = Cast::start(place).await;
-    let subject = cast.subject(Some("what's up, doc?")).await;
+both!(a_log_in_does_not_reveal_which_users_exist, async |place| {
+    let fixture = Fixture::start(place).await;
+    let subject = fixture.subject(Some("what's up, doc?")).await;
     let nobody = Caller { name: "nobody".into(), column: "no".into(), headers: Vec::new() };
     let by_name = |name: &str| json!({"user_name": name, "password": "nothing much, you?"});
     for there in [&*subject.user_name, ERASED, "banned", "other"] {
         let pair = Pair::bodies("/api/sessions", by_name(there), by_name(NEVER));
-        pair.assert(&cast, &nobody, 401, "invalid_credentials").await;
+        pair.assert(&fixture, &nobody, 401, "invalid_credentials").await;
     }
     let by_email = |email: &str| json!({"email": email, "password": "nothing much, you?"});
     let pair = Pair::bodies("/api/sessions", by_email(&subject.email), by_email("nobody@example.org"));
-    pair.assert(&cast, &nobody, 401, "invalid_credentials").await;
+    pair.assert(&fixture, &nobody, 401, "invalid_credentials").await;
     let reset = |email: &str| json!({"email": email});
     let pair = Pair::bodies("/api/password-resets", reset(&subject.email), reset("nobody@example.org"));
-    pair.assert(&cast, &nobody, 202, "").await;
+    pair.assert(&fixture, &nobody, 202, "").await;
 });
 
-both!(a_key_acts_for_nobody_who_is_not_there, async |place| {
-    let cast = Cast::start(place).await;
-    let subject = cast.subject(None).await;
-    for caller in of(&cast.callers(&subject), &["r", "w", "a", "*"]) {
-        let mut faces = Vec::new();
-        // Whoever is kept out cannot be stood for either.
+both!(a_key_cannot_act_for_a_user_who_does_not_exist, async |place| {
+    let fixture = Fixture::start(place).await;
+    let subject = fixture.subject(None).await;
+    for caller in in_columns(&fixture.callers(&subject), &["r", "w", "a", "*"]) {
+        let mut shown = Vec::new();
+        // No caller can act as a banned user either.
         for name in [NEVER, ERASED, "banned", "so not", "me"] {
             let mut caller = caller.clone();
             caller.headers.push(("x-act-as", name.into()));
-            let answer = cast.call(&caller, "GET", "/api/users/me", None).await;
+            let answer = fixture.call(&caller, "GET", "/api/users/me", None).await;
             answer.invalid(&["X-Act-As"]);
-            faces.push(face(&answer));
+            shown.push(shown_text(&answer));
         }
-        faces.dedup();
-        assert_eq!(faces.len(), 1, "{faces:?}");
+        shown.dedup();
+        assert_eq!(shown.len(), 1, "{shown:?}");
     }
 });
 
-both!(a_name_and_a_code_are_gone_for_good, async |place| {
-    let cast = Cast::start(place).await;
-    let subject = cast.subject(None).await;
+both!(erased_names_and_used_codes_are_never_valid_again, async |place| {
+    let fixture = Fixture::start(place).await;
+    let subject = fixture.subject(None).await;
     let target = format!("/api/admin/users/{}/password-resets", subject.user_name);
-    let code = cast.workshop.post(&target, &json!({})).await.json()["code"].as_str().unwrap().to_owned();
+    let code = fixture.open_server.post(&target, &json!({})).await.json()["code"].as_str().unwrap().to_owned();
     let used = format!("/api/password-resets/{code}");
     let body = json!({"new_password": "nothing much, you?"});
-    let first = cast.server.request(Method::PUT, &used).json(&body);
+    let first = fixture.server.request(Method::PUT, &used).json(&body);
     assert_eq!(answer_of(first).await.status, 204);
     let nobody = Caller { name: "nobody".into(), column: "no".into(), headers: Vec::new() };
     let pair = Pair {
@@ -190,11 +199,11 @@ both!(a_name_and_a_code_are_gone_for_good, async |place| {
         targets: [used, "/api/password-resets/phr_none".into()],
         bodies: [Some(body.clone()), Some(body)],
     };
-    pair.assert(&cast, &nobody, 404, "code_not_found").await;
-    // A name is not given again: who was erased is, in this, like who is there.
+    pair.assert(&fixture, &nobody, 404, "code_not_found").await;
+    // The name of an erased user cannot be used again. Here it answers like the name of an existing user.
     let make = |name: &str| json!({"user_name": name});
-    let callers = cast.callers(&cast.subject(None).await);
-    for caller in of(&callers, &["ad", "w", "*", "*/a"]) {
-        Pair::bodies("/api/users", make(ERASED), make("other")).assert(&cast, caller, 409, "user_name_taken").await;
+    let callers = fixture.callers(&fixture.subject(None).await);
+    for caller in in_columns(&callers, &["ad", "w", "*", "*/a"]) {
+        Pair::bodies("/api/users", make(ERASED), make("other")).assert(&fixture, caller, 409, "user_name_taken").await;
     }
 });

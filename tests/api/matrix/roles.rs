@@ -1,24 +1,24 @@
-//! Who may do what in a group: every operation on a conversation, by everybody who can stand to it in some way.
+//! The permissions in a group: every operation on a conversation, by users with every relation to it.
 //!
-//! Invariants: an operation on a conversation that is not in the table fails, and so does a row that is no operation. To who
-//! is outside a conversation answers to the byte like one that does not exist.
+//! Invariants: an operation on a conversation that is missing in the table fails the test, and so does a row without an
+//! operation. For a user outside a conversation, the answer is byte for byte the one for a conversation that does not exist.
 
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::face;
+use super::shown_text;
 use crate::both;
 use crate::support::server::Answer;
 use crate::support::{Server, answer_of};
 
 /// The columns:
 ///
-/// - `out`, `inv`, `rem`: outside: never in it, invited and not come yet, removed from it.
-/// - `mem`, `adm`, `own`: a member, an admin, another owner than who made it.
-/// - `blk`: a member whom the group's maker blocks.
+/// - `out`, `inv`, `rem`: not a member: never was one, has an invite and has not accepted it, was removed.
+/// - `mem`, `adm`, `own`: a member, an admin, an owner other than the creator of the group.
+/// - `blk`: a member whom the creator of the group blocks.
 ///
-/// The group's maker said the message that is meant where one is meant, and is the member who is meant where one is meant. A
-/// cell is the status where it is done, else the code of a refusal in short.
+/// Where an operation is about a message, its sender is the creator of the group. Where it is about a member, that is the
+/// creator, too. A cell is the status if the operation is carried out, or else the short form of a refusal.
 const TABLE: &str = "
 operation                                               out inv rem mem adm own blk
 GET /api/conversations/{id}                             con con con 200 200 200 200
@@ -60,7 +60,7 @@ const REFUSALS: &[(&str, u16, &str)] = &[
     ("mym", 403, "not_your_message"),
 ];
 
-/// A group of `maker`, with somebody for each column.
+/// A group of `maker`, with a user for each column.
 struct Group<'a> {
     server: &'a Server,
     id: i64,
@@ -104,7 +104,7 @@ impl<'a> Group<'a> {
         Self { server, id, invite: number(invite), incoming_webhook: number(hook) }
     }
 
-    /// A request of an operation on this group, or on the one with another id.
+    /// Sends the request of an operation on this group, or on another conversation with this id.
     async fn try_as(&self, operation: &str, person: &str, id: i64) -> Answer {
         let (method, template) = operation.split_once(' ').unwrap();
         let target = template
@@ -114,7 +114,7 @@ impl<'a> Group<'a> {
             .replace("{emoji}", ":tada:")
             .replace("{invite_id}", &self.invite.to_string())
             .replace("{hook_id}", &self.incoming_webhook.to_string());
-        assert!(!target.contains('{'), "{operation}: say here what its parameters name");
+        assert!(!target.contains('{'), "{operation}: add values for its parameters here");
         let body = match operation {
             "POST /api/messages" => Some(json!({"conversation_id": id, "body": "hey"})),
             "POST /api/conversations/{id}/incoming-webhooks" => Some(json!({"name": "CI"})),
@@ -127,16 +127,16 @@ impl<'a> Group<'a> {
             _ => None,
         };
         if operation == "DELETE /api/conversations/{id}/messages/{seq}/reactions/{emoji}" {
-            // There is something to be taken back, for those who can put it there.
+            // Users who may add a reaction add one, so that there is one to remove.
             call(self.server, person, Method::PUT, &target, None).await;
         }
         call(self.server, person, method.parse().unwrap(), &target, body.as_ref()).await
     }
 }
 
-/// Where what the maker said is: behind that the group was made, two roles and a removal.
+/// The seq of the message of the creator. Before it come the system messages about the creation, two roles and a removal.
 const SAID_SEQ: i64 = 5;
-/// An id that nothing has.
+/// An id that does not exist.
 const NO_ID: i64 = 9_007_199_254_740_991;
 
 fn rows() -> Vec<(String, Vec<(&'static str, &'static str)>)> {
@@ -153,7 +153,7 @@ fn rows() -> Vec<(String, Vec<(&'static str, &'static str)>)> {
         .collect()
 }
 
-both!(everybody_in_a_group_may_do_what_the_table_says, async |place| {
+both!(every_user_may_do_in_a_group_what_the_table_says, async |place| {
     let server = Server::start(place).await;
     for name in ["maker", "out", "inv", "rem", "mem", "adm", "own", "blk"] {
         assert_eq!(server.post("/api/users", &json!({"user_name": name})).await.status, 201);
@@ -161,11 +161,11 @@ both!(everybody_in_a_group_may_do_what_the_table_says, async |place| {
     assert_eq!(call(&server, "maker", Method::PUT, "/api/blocks/blk", None).await.status, 204);
     let mut wrong = Vec::new();
     for (operation, cells) in rows() {
-        // Who is refused comes first, on one group.
+        // The refused users come first, all on one group.
         let mut group = Group::make(&server).await;
         for (person, cell) in &cells {
             let known = cell.parse::<u16>().is_ok() || REFUSALS.iter().any(|(word, ..)| word == cell);
-            assert!(known, "{operation} as {person}: {cell} is neither a status nor the short for a refusal");
+            assert!(known, "{operation} as {person}: {cell} is neither a status nor the short form of a refusal");
             let Some((_, status, code)) = REFUSALS.iter().find(|(word, ..)| word == cell) else { continue };
             let answer = group.try_as(&operation, person, group.id).await;
             if answer.status.as_u16() != *status || answer.json()["code"] != *code {
@@ -173,8 +173,8 @@ both!(everybody_in_a_group_may_do_what_the_table_says, async |place| {
             }
             if *status == 404 {
                 let nothing = group.try_as(&operation, person, NO_ID).await;
-                if face(&answer) != face(&nothing) {
-                    wrong.push(format!("{operation} as {person}\n{}\n{}", face(&answer), face(&nothing)));
+                if shown_text(&answer) != shown_text(&nothing) {
+                    wrong.push(format!("{operation} as {person}\n{}\n{}", shown_text(&answer), shown_text(&nothing)));
                 }
             }
         }

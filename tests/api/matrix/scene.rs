@@ -1,50 +1,51 @@
-//! A well-formed request for each operation, with whatever it needs to succeed, and the same for things that do not exist.
+//! A valid request for each operation, with everything that it needs to succeed, and the same request for things that do not
+//! exist.
 //!
-//! An operation needs a line here when its path names something other than a user, a conversation or a message, or when it
-//! takes a body.
+//! An operation needs a line here if its path names something other than a user, a conversation or a message, or if it has a
+//! body.
 
 use std::sync::LazyLock;
 
-use posthaste::base::time::Clock;
 use posthaste::domain::access::principal::Access;
 use posthaste::http::server::router::openapi_json;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::cast::{Cast, ERASED, NEVER, Subject};
+use super::cast::{ERASED, Fixture, NEVER, Subject};
 use crate::support::accounts::{PASSWORD, authenticator};
+use crate::support::callers::now_micros;
 
-/// An id that nothing has: the largest of all.
+/// An id that does not exist: the largest possible one.
 const NO_ID: &str = "9007199254740991";
 
 /// The OpenAPI document.
 static DOCUMENT: LazyLock<Value> =
     LazyLock::new(|| serde_json::from_str(&openapi_json(Access::Secured).unwrap()).unwrap());
 
-/// A try at an operation: for whom, and with what.
-pub struct Scene {
+/// A request of an operation, and the user whom it is about.
+pub struct Case {
     pub subject: Subject,
     pub path: String,
     pub body: Option<Value>,
-    /// Paths of the same operation to things that do not exist.
+    /// Paths of the same operation with things that do not exist.
     pub missing: Vec<String>,
-    /// Whether it can be tried again after it succeeded.
+    /// Whether the request can be repeated after it has succeeded.
     pub lasts: bool,
 }
 
-/// `METHOD /path/{template}`, taken apart.
+/// Splits `METHOD /path/{template}`.
 pub fn parts(operation: &str) -> (&str, &str) {
     operation.split_once(' ').unwrap()
 }
 
-impl Scene {
-    /// Makes somebody new and what the operation needs of them.
-    pub async fn new(cast: &Cast, operation: &str) -> Self {
+impl Case {
+    /// Creates a user and everything that the operation needs.
+    pub async fn new(fixture: &Fixture, operation: &str) -> Self {
         let (method, template) = parts(operation);
         let with_password = matches!(operation, "POST /api/sessions" | "POST /api/users/{user_name}/mfa/disable");
-        let subject = cast.subject(with_password.then_some(PASSWORD)).await;
-        let body = body(cast, operation, &subject).await;
-        let things = things(cast, operation, &subject).await;
+        let subject = fixture.subject(with_password.then_some(PASSWORD)).await;
+        let body = body(fixture, operation, &subject).await;
+        let things = things(fixture, operation, &subject).await;
         let mut paths = things.into_iter().map(|thing| fill_in(template, thing));
         let question = if template == "/api/search/messages" { "?q=hey" } else { "" };
         let path = paths.next().unwrap() + question;
@@ -53,7 +54,7 @@ impl Scene {
     }
 }
 
-/// A template with its parameters in their order.
+/// Fills the parameters of a template in order.
 fn fill_in(template: &str, values: Vec<String>) -> String {
     let mut path = String::new();
     let mut values = values.into_iter();
@@ -64,8 +65,8 @@ fn fill_in(template: &str, values: Vec<String>) -> String {
     path
 }
 
-/// What the path names: a thing of the subject's first, then things that do not exist.
-async fn things(cast: &Cast, operation: &str, subject: &Subject) -> Vec<Vec<String>> {
+/// The values for the path: first a thing of the subject, then things that do not exist.
+async fn things(fixture: &Fixture, operation: &str, subject: &Subject) -> Vec<Vec<String>> {
     let (method, template) = parts(operation);
     let names = |existing: String, missing: &[&str]| {
         let missing = missing.iter().map(|name| vec![(*name).to_owned()]);
@@ -73,116 +74,116 @@ async fn things(cast: &Cast, operation: &str, subject: &Subject) -> Vec<Vec<Stri
     };
     match template {
         "/api/sessions/{id}" => {
-            // The one that calls goes on.
-            cast.token(&subject.user_name).await;
-            let sessions = cast.act_as(&subject.user_name, Method::GET, "/api/sessions", None).await.json();
+            // The session of the caller stays.
+            fixture.token(&subject.user_name).await;
+            let sessions = fixture.act_as(&subject.user_name, Method::GET, "/api/sessions", None).await.json();
             let last = sessions.as_array().unwrap().last().unwrap()["id"].to_string();
             names(last, &[NO_ID, "0", "x"])
         }
         "/api/api-keys/{id}" => {
-            let (revoked, kept) = (cast.key(&["read"]).await.1, cast.key(&["read"]).await.1);
+            let (revoked, kept) = (fixture.key(&["read"]).await.1, fixture.key(&["read"]).await.1);
             let target = format!("/api/api-keys/{revoked}");
-            let answer = crate::support::answer_of(cast.workshop.request(Method::DELETE, &target)).await;
+            let answer = crate::support::answer_of(fixture.open_server.request(Method::DELETE, &target)).await;
             assert_eq!(answer.status, 204);
             names(kept.to_string(), &[NO_ID, "0", "x", &revoked.to_string()])
         }
         "/api/webhooks/{id}" | "/api/webhooks/{id}/deliveries" | "/api/webhooks/{id}/replay" => {
-            // There may be only so many.
-            for old in cast.workshop.get("/api/webhooks").await.json().as_array().unwrap() {
+            // The number of webhooks is limited.
+            for old in fixture.open_server.get("/api/webhooks").await.json().as_array().unwrap() {
                 let target = format!("/api/webhooks/{}", old["id"]);
-                crate::support::answer_of(cast.workshop.request(Method::DELETE, &target)).await;
+                crate::support::answer_of(fixture.open_server.request(Method::DELETE, &target)).await;
             }
             let new = json!({"url": "https://example.com/hook", "enabled": false});
-            let made = cast.workshop.post("/api/webhooks", &new).await.json();
+            let made = fixture.open_server.post("/api/webhooks", &new).await.json();
             names(made["id"].to_string(), &[NO_ID, "0", "x"])
         }
         "/api/friends/{user_name}" | "/api/blocks/{user_name}" => {
-            let other = cast.subject(None).await.user_name;
+            let other = fixture.subject(None).await.user_name;
             if method == "DELETE" {
-                // There is something to be ended.
+                // There must be something to end.
                 let target = template.replace("{user_name}", &other);
-                cast.act_as(&subject.user_name, Method::PUT, &target, None).await;
+                fixture.act_as(&subject.user_name, Method::PUT, &target, None).await;
             }
             names(other, &[NEVER, ERASED])
         }
         "/api/scheduled/{id}" => {
             let name = &subject.user_name;
             let new = json!({"recipient_user_name": name, "body": "later", "send_at": "2027-06-01T00:00:00Z"});
-            let made = cast.act_as(name, Method::POST, "/api/messages", Some(&new)).await.json();
+            let made = fixture.act_as(name, Method::POST, "/api/messages", Some(&new)).await.json();
             names(made["id"].to_string(), &[NO_ID, "0", "x"])
         }
         "/api/conversations/{id}"
         | "/api/conversations/{id}/members"
         | "/api/conversations/{id}/invites"
         | "/api/conversations/{id}/incoming-webhooks" => {
-            let (group, _) = group(cast, subject).await;
+            let (group, _) = group(fixture, subject).await;
             names(group, &[NO_ID, "0", "x"])
         }
         "/api/conversations/{id}/members/{user_name}" => {
-            let (group, member) = group(cast, subject).await;
-            let stranger = cast.subject(None).await.user_name;
+            let (group, member) = group(fixture, subject).await;
+            let stranger = fixture.subject(None).await.user_name;
             let whom = if method == "DELETE" { member } else { stranger };
             [(&*group, &*whom), (NO_ID, &whom), ("x", &whom)]
                 .map(|(id, name)| vec![id.to_owned(), name.to_owned()])
                 .into()
         }
         "/api/conversations/{id}/invites/{invite_id}" => {
-            let (group, _) = group(cast, subject).await;
+            let (group, _) = group(fixture, subject).await;
             let target = format!("/api/conversations/{group}/invites");
-            let made = cast.act_as(&subject.user_name, Method::POST, &target, None).await.json();
+            let made = fixture.act_as(&subject.user_name, Method::POST, &target, None).await.json();
             let invite = made["id"].to_string();
             [(&*group, &*invite), (&group, NO_ID), (&group, "x")]
                 .map(|(id, invite)| vec![id.to_owned(), invite.to_owned()])
                 .into()
         }
         "/api/conversations/{id}/incoming-webhooks/{hook_id}" => {
-            let (group, hook) = incoming_webhook(cast, subject).await;
+            let (group, hook) = incoming_webhook(fixture, subject).await;
             let hook = hook["id"].to_string();
             [(&*group, &*hook), (&group, NO_ID), (&group, "x")]
                 .map(|(id, hook)| vec![id.to_owned(), hook.to_owned()])
                 .into()
         }
         "/api/hooks/{token}" => {
-            let (_, hook) = incoming_webhook(cast, subject).await;
+            let (_, hook) = incoming_webhook(fixture, subject).await;
             let token = hook["url"].as_str().unwrap().rsplit('/').next().unwrap().to_owned();
             names(token, &["phh_none", "x"])
         }
         "/api/invites/{code}" => {
-            let (group, member) = group(cast, subject).await;
-            // So that the subject can come in by it.
+            let (group, member) = group(fixture, subject).await;
+            // A second owner, so that the subject can leave and come back with the invite.
             let target = format!("/api/conversations/{group}/members/{member}");
-            cast.act_as(&subject.user_name, Method::PUT, &target, Some(&json!({"role": "owner"}))).await;
+            fixture.act_as(&subject.user_name, Method::PUT, &target, Some(&json!({"role": "owner"}))).await;
             let target = format!("/api/conversations/{group}/invites");
-            let made = cast.act_as(&member, Method::POST, &target, None).await.json();
+            let made = fixture.act_as(&member, Method::POST, &target, None).await.json();
             let target = format!("/api/conversations/{group}/members/me");
-            assert_eq!(cast.act_as(&subject.user_name, Method::DELETE, &target, None).await.status, 204);
+            assert_eq!(fixture.act_as(&subject.user_name, Method::DELETE, &target, None).await.status, 204);
             names(made["code"].as_str().unwrap().to_owned(), &["phi_none", "x"])
         }
         "/api/conversations/{id}/messages/{seq}/report" | "/api/conversations/{id}/messages/{seq}/forward" => {
-            // One reports what others said.
-            let other = cast.subject(None).await.user_name;
-            messages(&cast.workshop.send(&other, &subject.user_name, "a word to you").await)
+            // Users report and forward messages of others.
+            let other = fixture.subject(None).await.user_name;
+            messages(&fixture.open_server.send(&other, &subject.user_name, "a word to you").await)
         }
         "/api/conversations/{id}/messages/{seq}/reactions/{emoji}" => {
-            let message = cast.workshop.send(&subject.user_name, &subject.user_name, "a note to myself").await;
+            let message = fixture.open_server.send(&subject.user_name, &subject.user_name, "a note to myself").await;
             let emoji = ":tada:".to_owned();
             let things: Vec<Vec<String>> =
                 messages(&message).into_iter().map(|place| [place, vec![emoji.clone()]].concat()).collect();
             if method == "DELETE" {
                 let target = fill_in(template, things[0].clone());
-                cast.act_as(&subject.user_name, Method::PUT, &target, None).await;
+                fixture.act_as(&subject.user_name, Method::PUT, &target, None).await;
             }
             things
         }
         "/api/password-resets/{code}" => {
             let target = format!("/api/admin/users/{}/password-resets", subject.user_name);
-            let code = cast.workshop.post(&target, &json!({})).await.json()["code"].as_str().unwrap().to_owned();
+            let code = fixture.open_server.post(&target, &json!({})).await.json()["code"].as_str().unwrap().to_owned();
             names(code, &["phr_none", "x"])
         }
-        "/api/email-confirmations/{code}" => names(confirmation_code(cast, subject).await, &["phe_none", "x"]),
+        "/api/email-confirmations/{code}" => names(confirmation_code(fixture, subject).await, &["phe_none", "x"]),
         _ => {
             let parameters: Vec<&str> = template.split('/').filter(|part| part.starts_with('{')).collect();
-            let note = || cast.workshop.send(&subject.user_name, &subject.user_name, "a note to myself");
+            let note = || fixture.open_server.send(&subject.user_name, &subject.user_name, "a note to myself");
             match parameters[..] {
                 [] => vec![Vec::new()],
                 ["{user_name}"] => names(subject.user_name.clone(), &[NEVER, ERASED, "so%20not"]),
@@ -190,13 +191,13 @@ async fn things(cast: &Cast, operation: &str, subject: &Subject) -> Vec<Vec<Stri
                     names(note().await["conversation_id"].to_string(), &[NO_ID, "0", "x"])
                 }
                 ["{id}", "{seq}"] => messages(&note().await),
-                _ => panic!("{template}: say here what its parameters name"),
+                _ => panic!("{template}: add values for its parameters here"),
             }
         }
     }
 }
 
-/// Where a message is, and places where there is none.
+/// The place of a message, and places without one.
 fn messages(message: &Value) -> Vec<Vec<String>> {
     let (id, seq) = (message["conversation_id"].to_string(), message["seq"].to_string());
     [(&*id, &*seq), (&id, "2"), (&id, "x"), (NO_ID, "1"), (NO_ID, NO_ID), ("x", "1")]
@@ -204,29 +205,29 @@ fn messages(message: &Value) -> Vec<Vec<String>> {
         .into()
 }
 
-/// A group that the subject owns, and somebody else in it.
-async fn group(cast: &Cast, subject: &Subject) -> (String, String) {
-    let member = cast.subject(None).await.user_name;
+/// A group that the subject owns, with another member.
+async fn group(fixture: &Fixture, subject: &Subject) -> (String, String) {
+    let member = fixture.subject(None).await.user_name;
     let new = json!({"kind": "group", "title": "a group", "member_user_names": [member]});
-    let made = cast.act_as(&subject.user_name, Method::POST, "/api/conversations", Some(&new)).await.json();
+    let made = fixture.act_as(&subject.user_name, Method::POST, "/api/conversations", Some(&new)).await.json();
     (made["id"].to_string(), member)
 }
 
 /// A group that the subject owns, and an incoming webhook of it.
-async fn incoming_webhook(cast: &Cast, subject: &Subject) -> (String, Value) {
-    let (group, _) = group(cast, subject).await;
+async fn incoming_webhook(fixture: &Fixture, subject: &Subject) -> (String, Value) {
+    let (group, _) = group(fixture, subject).await;
     let target = format!("/api/conversations/{group}/incoming-webhooks");
-    let made = cast.act_as(&subject.user_name, Method::POST, &target, Some(&json!({"name": "CI"}))).await;
+    let made = fixture.act_as(&subject.user_name, Method::POST, &target, Some(&json!({"name": "CI"}))).await;
     (group, made.json())
 }
 
-/// The code out of the mail.
-async fn confirmation_code(cast: &Cast, subject: &Subject) -> String {
-    let mut mails = cast.mails.lock().await;
+/// The code in the mail.
+async fn confirmation_code(fixture: &Fixture, subject: &Subject) -> String {
+    let mut mails = fixture.mails.lock().await;
     let target = format!("/api/users/{}/email-confirmations", subject.user_name);
-    cast.act_as(&subject.user_name, Method::POST, &target, None).await;
+    fixture.act_as(&subject.user_name, Method::POST, &target, None).await;
     loop {
-        // Other tries have left theirs.
+        // Skips mails of other requests.
         let mail = mails.next_mail().await;
         if mail.to == subject.email {
             let word = mail.text.split_whitespace().find(|word| word.starts_with("phe_"));
@@ -235,21 +236,21 @@ async fn confirmation_code(cast: &Cast, subject: &Subject) -> String {
     }
 }
 
-async fn body(cast: &Cast, operation: &str, subject: &Subject) -> Option<Value> {
+async fn body(fixture: &Fixture, operation: &str, subject: &Subject) -> Option<Value> {
     let (method, template) = parts(operation);
     DOCUMENT["paths"][template][method.to_ascii_lowercase()].get("requestBody")?;
     Some(match operation {
         "POST /api/sessions" => json!({"user_name": subject.user_name, "password": PASSWORD}),
         "POST /api/password-resets" => json!({"email": subject.email}),
         "PUT /api/password-resets/{code}" => json!({"new_password": "nothing much, you?"}),
-        "POST /api/users" => json!({"user_name": cast.fresh("made"), "password": PASSWORD}),
+        "POST /api/users" => json!({"user_name": fixture.new_name("made"), "password": PASSWORD}),
         "PATCH /api/users/{user_name}" => json!({"first_name": "Rebecca"}),
         "PUT /api/users/{user_name}/password" => json!({"new_password": "nothing much, you?"}),
-        "PUT /api/users/{user_name}/mfa" => json!({"code": offered_code(cast, subject).await}),
+        "PUT /api/users/{user_name}/mfa" => json!({"code": offered_code(fixture, subject).await}),
         "POST /api/users/{user_name}/mfa/disable" => {
-            let code = json!({"code": offered_code(cast, subject).await});
+            let code = json!({"code": offered_code(fixture, subject).await});
             let target = format!("/api/users/{}/mfa", subject.user_name);
-            let enabled = cast.act_as(&subject.user_name, Method::PUT, &target, Some(&code)).await.json();
+            let enabled = fixture.act_as(&subject.user_name, Method::PUT, &target, Some(&code)).await.json();
             json!({"password": PASSWORD, "code": enabled["recovery_codes"][0]})
         }
         "PATCH /api/conversations/{id}/messages/{seq}" => json!({"body": "hey"}),
@@ -260,38 +261,38 @@ async fn body(cast: &Cast, operation: &str, subject: &Subject) -> Option<Value> 
         "POST /api/webhooks" => json!({"url": "https://example.com/hook", "enabled": false}),
         "PATCH /api/webhooks/{id}" => json!({"event_types": ["message.created"]}),
         "POST /api/webhooks/{id}/replay" => {
-            json!({"after": cast.workshop.get("/api/events").await.json()["cursor"]})
+            json!({"after": fixture.open_server.get("/api/events").await.json()["cursor"]})
         }
         "POST /api/api-keys" => json!({"name": "the shop", "scopes": ["read"]}),
         "PUT /api/admin/users/{user_name}/role" => json!({"role": "admin"}),
         "POST /api/conversations/{id}/messages/{seq}/forward" => {
-            let note = cast.workshop.send(&subject.user_name, &subject.user_name, "more notes").await;
+            let note = fixture.open_server.send(&subject.user_name, &subject.user_name, "more notes").await;
             json!({"conversation_id": note["conversation_id"]})
         }
         "POST /api/conversations/{id}/messages/{seq}/report" => json!({"reason": "This is spam."}),
-        "PATCH /api/admin/reports" => json!({"id": reported(cast, subject).await, "state": "resolved"}),
+        "PATCH /api/admin/reports" => json!({"id": reported(fixture, subject).await, "state": "resolved"}),
         "POST /api/conversations" => json!({"kind": "group", "title": "a group"}),
         "PATCH /api/conversations/{id}" => json!({"title": "another title"}),
         "PUT /api/conversations/{id}/members/{user_name}" | "POST /api/conversations/{id}/invites" => json!({}),
         "POST /api/conversations/{id}/incoming-webhooks" => json!({"name": "CI"}),
         "POST /api/hooks/{token}" => json!({"text": "The build is green."}),
-        _ => panic!("{operation}: say here what its body is"),
+        _ => panic!("{operation}: add a body for it here"),
     })
 }
 
 /// A report of a message to the subject.
-async fn reported(cast: &Cast, subject: &Subject) -> i64 {
-    let other = cast.subject(None).await.user_name;
-    let message = cast.workshop.send(&other, &subject.user_name, "a word to you").await;
+async fn reported(fixture: &Fixture, subject: &Subject) -> i64 {
+    let other = fixture.subject(None).await.user_name;
+    let message = fixture.open_server.send(&other, &subject.user_name, "a word to you").await;
     let target = format!("/api/conversations/{}/messages/{}/report", message["conversation_id"], message["seq"]);
     let body = json!({"reason": "This is spam."});
-    let report = cast.act_as(&subject.user_name, Method::POST, &target, Some(&body)).await.json();
+    let report = fixture.act_as(&subject.user_name, Method::POST, &target, Some(&body)).await.json();
     report["id"].as_i64().unwrap()
 }
 
-/// What the authenticator shows for a secret that was offered.
-async fn offered_code(cast: &Cast, subject: &Subject) -> String {
+/// The code that an authenticator app shows for the offered secret.
+async fn offered_code(fixture: &Fixture, subject: &Subject) -> String {
     let target = format!("/api/users/{}/mfa", subject.user_name);
-    let offer = cast.act_as(&subject.user_name, Method::POST, &target, None).await.json();
-    authenticator(offer["secret"].as_str().unwrap(), Clock::System.now().micros())
+    let offer = fixture.act_as(&subject.user_name, Method::POST, &target, None).await.json();
+    authenticator(offer["secret"].as_str().unwrap(), now_micros())
 }

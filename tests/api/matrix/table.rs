@@ -1,19 +1,19 @@
-//! What is expected of every operation as every kind of caller, thought out from the contract.
+//! The expected outcome of every operation for every kind of caller. The table was written from docs/api.md, not from the code.
 
 use std::collections::BTreeMap;
 
 /// The columns:
 ///
-/// - `no`: nobody, and everyone whose credentials are no good: expired, revoked, banned, erased, made up. Where nothing has to
-///   be shown they count as nobody; elsewhere they are all refused alike.
-/// - `me`: the subject, who is the person that the request is about: by session, cookie and JWT.
+/// - `no`: callers without credentials, and with credentials that are not valid: expired, revoked, banned, erased, invented. On
+///   public routes they count as callers without credentials; on all others they are refused alike.
+/// - `me`: the subject, the user whom the request is about: by session, cookie and JWT.
 /// - `ot`, `ad`: another user, an administrator.
-/// - `r`, `w`, `a`, `*`: API keys with the scope `read`, `write`, `admin`, or all three, that act for nobody.
+/// - `r`, `w`, `a`, `*`: API keys with the scope `read`, `write`, `admin`, or all three, that act for no user.
 /// - `r/m` …: the same keys, acting for the subject. `r/a` …: acting for the administrator.
 ///
-/// Two more columns follow from what credentials are, see [`derived`].
+/// Two more columns follow from the kind of credentials, see [`derived`].
 ///
-/// A cell is a status where the request is carried out, else one of [`REFUSALS`].
+/// A cell is a status if the request is carried out, or else one of [`REFUSALS`].
 const TABLE: &str = "
 operation                                         no  me  ot  ad  r   w   a   *   r/m w/m a/m */m r/a w/a a/a */a
 
@@ -114,8 +114,8 @@ GET /api/admin/reports                            401 adm adm 200 scp scp 200 20
 PATCH /api/admin/reports                          401 adm adm 200 scp scp 200 200 scp scp adm adm scp scp 200 200
 ";
 
-/// The word of a cell, the status and the code, and whether it is said of a thing that the caller may see. All others must
-/// be said of things that do not exist too.
+/// The word in a cell, its status and code, and whether the refusal is given only for things that the caller may see. All other
+/// refusals must be given for things that do not exist, too.
 const REFUSALS: &[(&str, u16, &str, bool)] = &[
     ("401", 401, "unauthenticated", false),
     ("scp", 403, "insufficient_scope", false),
@@ -138,19 +138,19 @@ const REFUSALS: &[(&str, u16, &str, bool)] = &[
     ("blk", 404, "block_not_found", true),
 ];
 
-/// What comes of a request.
+/// The outcome of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Done(u16),
     Refused {
         status: u16,
         code: &'static str,
-        /// Whether that tells that the thing exists.
-        of_something_seen: bool,
+        /// Whether the refusal shows that the thing exists.
+        of_visible_thing: bool,
     },
 }
 
-/// Outcomes by column, by operation: `METHOD /path/{template}`.
+/// The outcomes by operation (`METHOD /path/{template}`) and column.
 pub type Table = BTreeMap<&'static str, BTreeMap<&'static str, Outcome>>;
 
 pub fn table() -> Table {
@@ -164,15 +164,18 @@ pub fn table() -> Table {
         let mut row: BTreeMap<&str, Outcome> = columns.iter().copied().zip(cells).collect();
         row.extend(derived(operation, row["no"], row["me"]));
         let known = table.insert(operation, row);
-        assert!(known.is_none(), "{operation} stands there twice");
+        assert!(known.is_none(), "{operation} is in the table twice");
     }
     table
 }
 
-/// - `ax`: a person's session with `X-Act-As`, which is for callers that are no person.
-/// - `fp`: the subject's cookie, sent by a page of a foreign origin. It may look, since its browser shows it nothing.
+/// The outcomes of two more columns:
 ///
-/// Where nothing has to be shown, both count as nobody.
+/// - `ax`: the session of a user with `X-Act-As`, which is only for callers that are no users.
+/// - `fp`: the subject's cookie, sent by a page of a foreign origin. Reads are answered, since the browser does not show the
+///   answer to the page.
+///
+/// On public routes both count as callers without credentials.
 fn derived(operation: &str, nobody: Outcome, subject: Outcome) -> [(&'static str, Outcome); 2] {
     if nobody != outcome("401") {
         return [("ax", nobody), ("fp", nobody)];
@@ -183,8 +186,8 @@ fn derived(operation: &str, nobody: Outcome, subject: Outcome) -> [(&'static str
 
 fn outcome(cell: &str) -> Outcome {
     match REFUSALS.iter().find(|(word, ..)| *word == cell) {
-        Some((_, status, code, of_something_seen)) => {
-            Outcome::Refused { status: *status, code, of_something_seen: *of_something_seen }
+        Some((_, status, code, of_visible_thing)) => {
+            Outcome::Refused { status: *status, code, of_visible_thing: *of_visible_thing }
         }
         None => Outcome::Done(cell.parse().unwrap()),
     }

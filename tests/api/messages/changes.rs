@@ -1,4 +1,4 @@
-//! Reactions and receipts at once: they share commits, and nobody gets what is another's.
+//! Many reactions and receipts together: they share commits, and each is answered by its own result.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::support::{Place, Server};
 const PEOPLE: [&str; 3] = ["bugs", "duck", "porky"];
 const THUMB: &str = "reactions/%F0%9F%91%8D";
 
-/// Counters and counted must agree after any changes.
+/// Asserts that each counter agrees with the rows that it counts.
 async fn assert_agreement(place: &Place) {
     let disagreeing = "SELECT count(*) FROM messaging.messages m
                         WHERE m.reaction_counts IS NOT NULL
@@ -27,7 +27,7 @@ async fn assert_agreement(place: &Place) {
     assert_eq!(place.numbers(log).await, [[0, 0]]);
 }
 
-both!(changes_that_wait_share_a_commit_and_fail_alone, async |place| {
+both!(changes_that_wait_share_a_commit_and_fail_one_by_one, async |place| {
     let server = Server::start(place).await;
     let room = group(&server, "bugs", &["duck", "porky"], "all").await;
     let stranger = group(&server, "rdibari", &[], "all").await;
@@ -60,7 +60,7 @@ both!(changes_that_wait_share_a_commit_and_fail_alone, async |place| {
         )
     };
     let release = async {
-        // As long as it takes for all of them to stand behind it.
+        // Long enough for all changes to wait in the queue.
         tokio::time::sleep(Duration::from_millis(700)).await;
         hold.release().await;
     };
@@ -81,7 +81,7 @@ both!(changes_that_wait_share_a_commit_and_fail_alone, async |place| {
     }
 });
 
-both!(changes_sends_and_edits_of_the_same_conversations_get_on, async |place| {
+both!(changes_sends_and_edits_of_the_same_conversations_do_not_block_each_other, async |place| {
     let server = Server::start(place).await;
     let mut rooms = Vec::new();
     for _ in 0..3 {
@@ -92,7 +92,7 @@ both!(changes_sends_and_edits_of_the_same_conversations_get_on, async |place| {
     let work = (0..90).map(|number: usize| {
         let (server, rooms) = (&server, &rooms);
         let person = PEOPLE[number % 3];
-        // Not all of them begin at the same end.
+        // The requests use the conversations in different orders.
         let (room, seq) = rooms[if number.is_multiple_of(2) { number / 3 % 3 } else { 2 - number / 3 % 3 }];
         let message = format!("/api/conversations/{room}/messages/{seq}");
         async move {
@@ -105,7 +105,7 @@ both!(changes_sends_and_edits_of_the_same_conversations_get_on, async |place| {
                 3 => patch(server, "bugs", &message, json!({"body": format!("edit {number}")})).await,
                 _ => post(server, person, "/api/messages", json!({"conversation_id": room, "body": "more"})).await,
             };
-            // Who takes back what is not there yet is told so.
+            // Removing a reaction that is not there yet is a 404.
             assert!(answer.status.is_success() || answer.status == 404, "{number}: {}", answer.status);
         }
     });

@@ -21,10 +21,10 @@ async fn edit(server: &Server, person: &str, body: &str) -> Answer {
     as_person(server, Method::PATCH, MESSAGE, person, Some(json!({"body": body}))).await
 }
 
-both!(an_edit_shows_everywhere_and_keeps_what_was_said, async |place| {
+both!(an_edit_shows_everywhere_and_keeps_the_earlier_text, async |place| {
     let server = Server::start(place).await;
     let before = server.get(MESSAGE).await.json();
-    // Read once, so that what was rendered is remembered.
+    // Reads the message once, so that it is in the tail.
     server.all("/api/messages/bugs").await;
     let answer = edit(&server, "rdibari", "Hey, what's up?").await;
     assert_eq!(answer.status, 200);
@@ -37,7 +37,7 @@ both!(an_edit_shows_everywhere_and_keeps_what_was_said, async |place| {
     assert_eq!(server.get(MESSAGE).await.json(), edited);
     assert!(server.all("/api/messages/bugs").await.contains(&edited));
     assert_eq!(server.get("/api/conversations/1/messages").await.json()[0], edited);
-    // The same body again is no edit.
+    // An edit to the same body changes nothing.
     assert_eq!(edit(&server, "rdibari", "Hey, what's up?").await.json(), edited);
     let again = edit(&server, "rdibari", "  <b>\"Hey\"</b> 🦆\n").await.json();
     assert_eq!(again["body"], "  <b>\"Hey\"</b> 🦆\n");
@@ -55,7 +55,7 @@ both!(an_edit_shows_everywhere_and_keeps_what_was_said, async |place| {
     assert_eq!(place.numbers(events).await, [[2]]);
 });
 
-both!(a_tombstone_holds_nothing, async |place| {
+both!(a_tombstone_has_no_text, async |place| {
     let server = Server::start(place).await;
     let word = "planted-word-7c1f";
     let send = json!({"sender_user_name": "rdibari", "recipient_user_name": "bugs", "body": format!("{word} one")});
@@ -72,7 +72,7 @@ both!(a_tombstone_holds_nothing, async |place| {
     assert_eq!(tombstone["seq"], sent["seq"]);
     assert!(server.all("/api/messages/bugs").await.contains(&tombstone));
     assert_eq!(server.get(&format!("{target}/history")).await.json(), json!([]));
-    // A repeat of the send does not send again, and does not tell either.
+    // A repeat of the send does not send again, and its answer no longer shows the text.
     let replayed = answer_of(keyed()).await;
     assert_eq!((replayed.status.as_u16(), replayed.bytes.as_slice()), (201, b"".as_slice()));
     assert_eq!(replayed.header("idempotency-replayed"), Some("true"));
@@ -80,18 +80,18 @@ both!(a_tombstone_holds_nothing, async |place| {
         let count = format!("SELECT count(*) FROM messaging.{table} WHERE {column} LIKE '%{word}%'");
         assert_eq!(place.numbers(&count).await, [[0]], "{table}");
     }
-    // Deleting a tombstone changes nothing; editing it is refused.
+    // Deleting a tombstone changes nothing. Editing it is refused.
     assert_eq!(as_person(&server, Method::DELETE, &target, "rdibari", None).await.status, 204);
     as_person(&server, Method::PATCH, &target, "rdibari", change).await.problem(409, "message_deleted");
     let events = "SELECT count(*) FROM messaging.events WHERE type = 'message.deleted'";
     assert_eq!(place.numbers(events).await, [[1]]);
 });
 
-both!(only_who_said_it_changes_it, async |place| {
+both!(only_the_sender_changes_a_message, async |place| {
     let server = Server::start(place).await;
     edit(&server, "bugs", "not mine").await.problem(403, "not_your_message");
     as_person(&server, Method::DELETE, MESSAGE, "bugs", None).await.problem(403, "not_your_message");
-    // To whom it is hidden, it does not exist.
+    // For users who may not see the message it does not exist.
     for (method, body) in [(Method::PATCH, Some(json!({"body": "x"}))), (Method::DELETE, None)] {
         let hidden = as_person(&server, method.clone(), MESSAGE, "duck", body.clone()).await;
         let absent = as_person(&server, method, "/api/conversations/1/messages/99", "rdibari", body).await;
@@ -104,13 +104,13 @@ both!(only_who_said_it_changes_it, async |place| {
     as_person(&server, Method::GET, &format!("{MESSAGE}/history"), "duck", None)
         .await
         .problem(404, "message_not_found");
-    // Editing needs a person; whoever stands for nobody may delete.
+    // Editing needs a user. A caller that acts for no user may delete.
     let nobody = server.request(Method::PATCH, MESSAGE).json(&json!({"body": "x"}));
     answer_of(nobody).await.problem(403, "act_as_required");
     assert_eq!(answer_of(server.request(Method::DELETE, MESSAGE)).await.status, 204);
 });
 
-both!(a_wrong_body_changes_nothing, async |place| {
+both!(an_invalid_body_changes_nothing, async |place| {
     let server = Server::start(place).await;
     let before = server.get(MESSAGE).await.json();
     edit(&server, "rdibari", "").await.invalid(&["body"]);
@@ -123,7 +123,7 @@ both!(a_wrong_body_changes_nothing, async |place| {
     assert_eq!(edit(&server, "rdibari", &"é".repeat(8_000)).await.status, 200);
 });
 
-both!(a_hundred_edits_and_no_more, async |place| {
+both!(a_message_has_at_most_a_hundred_edits, async |place| {
     let server = Server::start(place).await;
     for number in 0..100 {
         assert_eq!(edit(&server, "rdibari", &format!("edition {number}")).await.status, 200, "{number}");
@@ -134,7 +134,7 @@ both!(a_hundred_edits_and_no_more, async |place| {
     assert_eq!((history.len(), &history[99]["body"]), (100, &json!("edition 98")));
 });
 
-both!(edits_at_once_are_all_kept, async |place| {
+both!(edits_together_are_all_kept, async |place| {
     let server = Server::start(place).await;
     let bodies: Vec<String> = (0..16).map(|number| format!("edition {number}")).collect();
     let edits = futures_util::future::join_all(bodies.iter().map(|body| edit(&server, "rdibari", body))).await;

@@ -9,7 +9,7 @@ use crate::support::{Server, answer_of};
 
 const FORWARD: &str = "/api/conversations/1/messages/1/forward";
 
-both!(a_forward_says_it_again_as_ones_own, async |place| {
+both!(a_forward_is_a_new_message_of_the_caller, async |place| {
     let server = Server::start(place).await;
     let id = group(&server, "bugs", &["duck"], "all").await;
     say(&server, "bugs", 1, "with a thread", Some(1)).await;
@@ -29,12 +29,12 @@ both!(a_forward_says_it_again_as_ones_own, async |place| {
     }
     assert_eq!(sent.header("location"), Some(format!("/api/conversations/{id}/messages/{}", message["seq"]).as_str()));
     assert_eq!(get(&server, "duck", sent.header("location").unwrap()).await.json(), message);
-    // Into a direct conversation, and into the same one.
+    // A message can be forwarded into a direct conversation, also into its own.
     let sent = post(&server, "bugs", FORWARD, json!({"conversation_id": 1})).await;
     assert_eq!((sent.status.as_u16(), &sent.json()["recipient_user_name"]), (201, &json!("rdibari")));
 });
 
-both!(a_repeat_forwards_nothing, async |place| {
+both!(a_repeat_with_the_same_key_forwards_once, async |place| {
     let server = Server::start(place).await;
     let id = group(&server, "rdibari", &["duck"], "all").await;
     let body = json!({"conversation_id": id});
@@ -46,7 +46,7 @@ both!(a_repeat_forwards_nothing, async |place| {
     post_once(&server, "rdibari", FORWARD, "k", json!({"conversation_id": 1}))
         .await
         .problem(422, "idempotency_key_reused");
-    // Also when there is nothing to be forwarded any more.
+    // A repeat gets the first answer even after the message was deleted.
     assert_eq!(delete(&server, "rdibari", "/api/conversations/1/messages/1").await.status, 204);
     assert_eq!(post_once(&server, "rdibari", FORWARD, "k", body.clone()).await.bytes, first.bytes);
     post(&server, "rdibari", FORWARD, body).await.problem(409, "message_deleted");
@@ -54,7 +54,7 @@ both!(a_repeat_forwards_nothing, async |place| {
     assert_eq!(place.numbers(&messages).await, [[1]]);
 });
 
-both!(a_forward_needs_what_a_send_needs, async |place| {
+both!(a_forward_needs_the_permissions_of_a_send, async |place| {
     let server = Server::start(place).await;
     let id = group(&server, "duck", &["porky"], "all").await;
     post(&server, "bugs", FORWARD, json!({"conversation_id": id})).await.problem(404, "conversation_not_found");
@@ -65,10 +65,10 @@ both!(a_forward_needs_what_a_send_needs, async |place| {
     let body = Some(json!({"conversation_id": id}));
     let nowhere = "/api/conversations/99/messages/1/forward";
     assert_hidden(&server, "duck", Method::POST, FORWARD, nowhere, body.clone(), "message_not_found").await;
-    // What the server says stays where it is.
+    // System messages cannot be forwarded.
     let system = format!("/api/conversations/{id}/messages/1/forward");
     post(&server, "duck", &system, json!({"conversation_id": id})).await.problem(409, "not_forwardable");
-    // Friends alone.
+    // A user who accepts direct messages from friends only gets no forwards from others.
     let direct = server.send("bugs", "duck", "hey").await["conversation_id"].clone();
     let setting = json!({"direct_messages_from": "friends"});
     assert_eq!(call(&server, "duck", Method::PATCH, "/api/users/me", Some(setting)).await.status, 200);

@@ -9,9 +9,9 @@ fn seqs(page: &Value) -> Vec<i64> {
     page.as_array().unwrap().iter().map(|message| message["seq"].as_i64().unwrap()).collect()
 }
 
-both!(every_place_gives_the_stretch_it_names, async |place| {
+both!(each_parameter_selects_its_part_of_the_history, async |place| {
     let server = Server::start(place).await;
-    // The demo's conversation of rdibari and bugs has three messages; 37 more make forty.
+    // The demo's conversation of rdibari and bugs has three messages. 37 more make forty.
     for number in 4..=40 {
         server.send("bugs", "rdibari", &format!("message {number}")).await;
     }
@@ -40,11 +40,11 @@ both!(every_place_gives_the_stretch_it_names, async |place| {
         let wanted: Vec<i64> = whole.iter().copied().filter(|seq| (first..=last).contains(seq)).collect();
         assert_eq!(seqs(&answer.json()), wanted, "{query}");
     }
-    // The same message here, by itself and in the seed's list.
+    // The message is the same here, alone and in the timeline.
     let page = server.get(&format!("{base}?around=7&limit=1")).await.json();
     assert_eq!(page[0], server.get(&format!("{base}/7")).await.json());
     assert!(server.all("/api/messages/bugs").await.contains(&page[0]));
-    // By the time a message was sent: that very message comes first.
+    // `date` with the time of a message begins with that message.
     let at = page[0]["timestamp_sent"].as_str().unwrap();
     assert_eq!(seqs(&server.get(&format!("{base}?date={at}&limit=3")).await.json())[0], 7);
 });
@@ -67,7 +67,7 @@ both!(links_lead_through_the_whole_conversation, async |place| {
                 found.extend(page);
             }
             target = answer.next();
-            // Somebody goes on writing meanwhile.
+            // New messages arrive meanwhile.
             server.send("rdibari", "bugs", "meanwhile").await;
         }
         assert!(found.windows(2).all(|pair| pair[0] + 1 == pair[1]), "{start}: {found:?}");
@@ -76,7 +76,7 @@ both!(links_lead_through_the_whole_conversation, async |place| {
     }
 });
 
-both!(wrong_places_are_refused_and_strangers_find_nothing, async |place| {
+both!(invalid_parameters_are_refused_and_others_find_nothing, async |place| {
     let server = Server::start(place).await;
     let base = "/api/conversations/1/messages";
     for (query, field) in [

@@ -1,4 +1,4 @@
-//! Whom messages mention, and how it is counted.
+//! Which users a message mentions, and how mentions are counted.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -24,7 +24,7 @@ both!(members_are_mentioned_and_counted, async |place| {
     let send = json!({"sender_user_name": "rdibari", "recipient_user_name": "bugs", "body": body});
     let keyed = || server.request(Method::POST, "/api/messages").header("idempotency-key", "once").json(&send);
     let sent = answer_of(keyed()).await.json();
-    // As they write themselves, in the order of the text, each once.
+    // The names as the users have them, in the order of the text, each once.
     assert_eq!(sent["mentions"], json!(["bugs", "rdibari"]));
     assert_eq!(answer_of(keyed()).await.json(), sent);
     let target = "/api/conversations/1/messages/4";
@@ -32,8 +32,8 @@ both!(members_are_mentioned_and_counted, async |place| {
     assert_eq!(server.get("/api/conversations/1/messages").await.json()[3], sent);
     assert!(server.all("/api/messages/bugs").await.contains(&sent));
     assert_eq!(mention_count(&server, "bugs", 1).await, 1);
-    assert_eq!(mention_count(&server, "rdibari", 1).await, 0, "oneself does not count");
-    // By number it is the same; and what is read counts no more.
+    assert_eq!(mention_count(&server, "rdibari", 1).await, 0, "a mention of oneself does not count");
+    // The same when the conversation is given by id. Reading resets the count.
     let by_number = json!({"sender_user_name": "rdibari", "conversation_id": 1, "body": "@bugs"});
     assert_eq!(server.post("/api/messages", &by_number).await.json()["mentions"], json!(["bugs"]));
     assert_eq!(mention_count(&server, "bugs", 1).await, 2);
@@ -47,13 +47,13 @@ both!(members_are_mentioned_and_counted, async |place| {
 both!(edits_and_deletions_change_whom_a_message_mentions, async |place| {
     let server = Server::start(place).await;
     let target = "/api/conversations/1/messages/3";
-    // Kept as it was rendered.
+    // Reads the message once, so that it is in the tail.
     server.all("/api/messages/bugs").await;
     let edited = edit(&server, "rdibari", target, "@rdibari and @bugs").await;
     assert_eq!(edited["mentions"], json!(["rdibari", "bugs"]));
     assert!(server.all("/api/messages/bugs").await.contains(&edited));
     assert_eq!(mention_count(&server, "bugs", 1).await, 1);
-    // The writer has not read their own message of the demo: still, to name oneself does not count.
+    // The sender has not read their own message of the demo. A mention of oneself still does not count.
     assert_eq!(mention_count(&server, "rdibari", 1).await, 0);
     let edited = edit(&server, "rdibari", target, "`@bugs`").await;
     assert_eq!(edited["mentions"], json!([]));
@@ -66,13 +66,13 @@ both!(edits_and_deletions_change_whom_a_message_mentions, async |place| {
     assert_eq!(place.numbers("SELECT count(*) FROM messaging.mentions").await, [[0]]);
 });
 
-both!(the_longest_name_of_a_member_fits, async |place| {
+both!(the_longest_matching_name_of_a_member_is_mentioned, async |place| {
     let server = Server::start(place).await;
     for name in ["bugs.bunny", "Bugs.b"] {
         server.add_user(name, "", "").await;
     }
     let id = group(&server, &["rdibari", "bugs", "duck", "bugs.bunny"]).await;
-    // bugs.b is somebody, but no member.
+    // bugs.b is a user, but no member.
     let message = say(&server, id, "rdibari", "@bugs.bunny. @Bugs.b @porky @duck @bugs.bunnys").await;
     assert_eq!(message["mentions"], json!(["bugs.bunny", "bugs", "duck"]));
     for (person, count) in [("bugs.bunny", 1), ("bugs", 1), ("duck", 1), ("rdibari", 0)] {
@@ -84,7 +84,7 @@ both!(the_longest_name_of_a_member_fits, async |place| {
     assert_eq!(mention_count(&server, "bugs", id).await, 0);
 });
 
-both!(fifty_people_are_mentioned_and_no_more, async |place| {
+both!(a_message_mentions_at_most_fifty_users, async |place| {
     let server = Server::start(place).await;
     let names: Vec<String> = (0..60).map(|number| format!("p{number}.")).collect();
     for name in &names {

@@ -6,7 +6,7 @@ use crate::both;
 use crate::support::{Place, Server, answer_of};
 use reqwest::Method;
 
-both!(the_seed_sends_a_message, async |place| {
+both!(a_send_has_the_fields_of_the_seed, async |place| {
     let server = Server::start(place).await;
     let request = json!({"sender_user_name": "rdibari", "recipient_user_name": "bugs", "body": "hey"});
     let answer = server.post("/api/messages", &request).await;
@@ -38,7 +38,7 @@ both!(the_seed_sends_a_message, async |place| {
     assert_eq!(listed.last(), Some(&message));
 });
 
-both!(bodies_are_kept_byte_for_byte, async |place| {
+both!(bodies_are_stored_byte_for_byte, async |place| {
     let server = Server::start(place).await;
     let long = "é".repeat(8_000);
     for body in [
@@ -57,7 +57,7 @@ both!(bodies_are_kept_byte_for_byte, async |place| {
     }
 });
 
-both!(a_direct_conversation_is_made_once_for_a_pair, async |place| {
+both!(a_pair_of_users_gets_one_direct_conversation, async |place| {
     let server = Server::start(place).await;
     let first = server.send("bugs", "duck", "one").await;
     let second = server.send("duck", "bugs", "two").await;
@@ -68,7 +68,7 @@ both!(a_direct_conversation_is_made_once_for_a_pair, async |place| {
     assert_eq!(other["seq"], 1);
 });
 
-both!(notes_to_oneself, async |place| {
+both!(a_user_sends_notes_to_themself, async |place| {
     let server = Server::start(place).await;
     let note = server.send("bugs", "bugs", "buy carrots").await;
     assert_eq!(note["sender_id"], note["recipient_id"]);
@@ -79,7 +79,7 @@ both!(notes_to_oneself, async |place| {
     assert_eq!(listed.len(), 2);
 });
 
-both!(both_write_first_at_the_same_moment, async |place| {
+both!(two_users_who_both_send_first_share_one_conversation, async |place| {
     let server = Server::start(place).await;
     let sends = (0..40).map(|number| {
         let (sender, recipient) = if number % 2 == 0 { ("duck", "rdibari") } else { ("rdibari", "duck") };
@@ -97,7 +97,7 @@ both!(both_write_first_at_the_same_moment, async |place| {
     assert_dense(place).await;
 });
 
-both!(a_conversation_can_be_named_by_its_members, async |place| {
+both!(members_can_send_with_the_conversation_id, async |place| {
     let server = Server::start(place).await;
     let sent =
         server.post("/api/messages", &json!({"sender_user_name": "bugs", "conversation_id": 1, "body": "x"})).await;
@@ -114,20 +114,20 @@ both!(a_conversation_can_be_named_by_its_members, async |place| {
     }
 });
 
-both!(an_answer_names_a_message_of_its_conversation, async |place| {
+both!(a_reply_names_a_message_of_its_own_conversation, async |place| {
     let server = Server::start(place).await;
     let reply = |recipient: &str, seq: i64| json!({"sender_user_name": "rdibari", "recipient_user_name": recipient, "body": "x", "reply_to": seq});
     let sent = server.post("/api/messages", &reply("bugs", 2)).await;
     assert_eq!(sent.json()["reply_to"], 2);
     server.post("/api/messages", &reply("bugs", 5)).await.invalid(&["reply_to"]);
     server.post("/api/messages", &reply("bugs", 0)).await.invalid(&["reply_to"]);
-    // A conversation that does not exist has nothing to answer, and is not made by trying.
+    // In a conversation that does not exist there is no message to answer, and the attempt does not create the conversation.
     server.post("/api/messages", &reply("porky", 1)).await.invalid(&["reply_to"]);
     assert_eq!(place.numbers("SELECT count(*) FROM messaging.conversations").await, [[2]]);
     assert_dense(place).await;
 });
 
-both!(wrong_sends_name_every_field, async |place| {
+both!(invalid_sends_name_every_field, async |place| {
     let server = Server::start(place).await;
     let send = async |body: Value| server.post("/api/messages", &body).await;
     send(json!({"sender_user_name": "x", "recipient_user_name": "y", "body": "b"}))
@@ -171,7 +171,7 @@ both!(wrong_sends_name_every_field, async |place| {
     assert_eq!(before, [[4]]);
 });
 
-both!(a_person_sends_as_themself_alone, async |place| {
+both!(a_user_sends_only_as_themself, async |place| {
     let server = Server::start(place).await;
     let send = async |body: Value| {
         answer_of(server.request(Method::POST, "/api/messages").header("x-act-as", "bugs").json(&body)).await
@@ -183,7 +183,7 @@ both!(a_person_sends_as_themself_alone, async |place| {
     send(json!({"sender_user_name": "duck", "recipient_user_name": "bugs", "body": "x"}))
         .await
         .problem(403, "not_the_sender");
-    // What the person may not see does not exist.
+    // For users who may not see the message it does not exist.
     let seen =
         async |name: &str, target: &str| answer_of(server.request(Method::GET, target).header("x-act-as", name)).await;
     assert_eq!(seen("bugs", "/api/conversations/1/messages/1").await.status, 200);
@@ -196,7 +196,7 @@ both!(a_person_sends_as_themself_alone, async |place| {
     assert_eq!(without_id(hidden), without_id(absent));
 });
 
-both!(one_message_with_its_etag, async |place| {
+both!(a_message_has_an_etag, async |place| {
     let server = Server::start(place).await;
     let answer = server.get("/api/conversations/1/messages/2").await;
     assert_eq!(answer.json()["body"], "nothing much, you");
@@ -225,7 +225,7 @@ both!(one_message_with_its_etag, async |place| {
     }
 });
 
-both!(one_bad_send_in_a_batch_fails_alone, async |place| {
+both!(one_failing_send_in_a_batch_fails_alone, async |place| {
     let server = Server::start(place).await;
     let (trigger, removal) = poison(place);
     place.sql(trigger).await;
@@ -253,7 +253,8 @@ both!(one_bad_send_in_a_batch_fails_alone, async |place| {
     assert_dense(place).await;
 });
 
-/// A failure that only the database foresees: a trigger that refuses one body.
+/// A failure that only the database can cause: a trigger that refuses one body. Returns the statements that create
+/// and remove it.
 pub fn poison(place: &Place) -> (&'static str, &'static str) {
     match place.kind {
         crate::support::place::Kind::Sqlite => (
@@ -271,8 +272,8 @@ pub fn poison(place: &Place) -> (&'static str, &'static str) {
     }
 }
 
-/// What must hold of the tables after any sends: seq dense, heads right, one event a message and a
-/// conversation, in order.
+/// Asserts what holds after any sends: seq without gaps, correct heads, and one event for each message and each conversation,
+/// in order.
 pub async fn assert_dense(place: &Place) {
     let gaps = "SELECT conversation_id, count(*), max(seq), min(seq) FROM messaging.messages GROUP BY conversation_id
                 HAVING count(*) <> max(seq) OR min(seq) <> 1";

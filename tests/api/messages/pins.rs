@@ -15,7 +15,7 @@ async fn pins(server: &Server, person: &str, target: &str) -> Vec<i64> {
     answer.json().as_array().unwrap().iter().map(|message| message["seq"].as_i64().unwrap()).collect()
 }
 
-both!(a_pin_shows_everywhere_and_is_listed_latest_first, async |place| {
+both!(pins_show_everywhere_and_the_latest_is_listed_first, async |place| {
     let server = Server::start(place).await;
     assert_eq!(seen(&server, "bugs", MESSAGE).await["pinned_at"], Value::Null);
     for seq in [1, 3, 2] {
@@ -23,7 +23,7 @@ both!(a_pin_shows_everywhere_and_is_listed_latest_first, async |place| {
     }
     let pinned = seen(&server, "rdibari", MESSAGE).await;
     assert!(pinned["pinned_at"].as_str().unwrap() > pinned["timestamp_sent"].as_str().unwrap());
-    // Pinned again, it stays where it is.
+    // A second pin does not change the order.
     assert_eq!(put(&server, "rdibari", &format!("{MESSAGE}/pin")).await.status, 204);
     assert_eq!(seen(&server, "rdibari", MESSAGE).await, pinned);
     assert_eq!(pins(&server, "rdibari", "/api/conversations/1/pins").await, [2, 3, 1]);
@@ -34,7 +34,7 @@ both!(a_pin_shows_everywhere_and_is_listed_latest_first, async |place| {
     assert_eq!(delete(&server, "rdibari", "/api/conversations/1/messages/3/pin").await.status, 204);
     assert_eq!(delete(&server, "rdibari", "/api/conversations/1/messages/3/pin").await.status, 204);
     assert_eq!(seen(&server, "bugs", "/api/conversations/1/messages/3").await["pinned_at"], Value::Null);
-    // A message that is deleted is not pinned any more.
+    // A deleted message is no longer pinned.
     assert_eq!(delete(&server, "rdibari", MESSAGE).await.status, 204);
     assert_eq!(seen(&server, "bugs", MESSAGE).await["pinned_at"], Value::Null);
     assert_eq!(pins(&server, "rdibari", "/api/conversations/1/pins").await, [2]);
@@ -45,7 +45,7 @@ both!(a_pin_shows_everywhere_and_is_listed_latest_first, async |place| {
     assert_eq!(place.numbers(events).await, [[1]]);
 });
 
-both!(in_a_group_admins_pin, async |place| {
+both!(only_admins_pin_in_a_group, async |place| {
     let server = Server::start(place).await;
     let id = group(&server, "bugs", &["rdibari", "duck"], "since_joined").await;
     let admin = format!("/api/conversations/{id}/members/rdibari");
@@ -57,7 +57,7 @@ both!(in_a_group_admins_pin, async |place| {
     assert_eq!(put(&server, "rdibari", &pin).await.status, 204);
     delete(&server, "duck", &pin).await.problem(403, "insufficient_role");
     assert_eq!(delete(&server, "bugs", &pin).await.status, 204);
-    // Whoever administers the server, too.
+    // An administrator may pin, too.
     assert_eq!(answer_of(server.request(Method::PUT, &pin)).await.status, 204);
     let list = format!("/api/conversations/{id}/pins");
     assert_eq!(pins(&server, "duck", &list).await.len(), 1);
@@ -73,7 +73,7 @@ both!(in_a_group_admins_pin, async |place| {
     .await;
     assert_hidden(&server, "porky", Method::GET, &list, "/api/conversations/99/pins", None, "conversation_not_found")
         .await;
-    // Who joins later does not see what was pinned before their time.
+    // A new member does not see pinned messages from before joining.
     let porky = format!("/api/conversations/{id}/members/porky");
     assert_eq!(call(&server, "bugs", Method::PUT, &porky, Some(json!({}))).await.status, 201);
     assert_eq!(pins(&server, "porky", &list).await, [0_i64; 0]);
@@ -81,7 +81,7 @@ both!(in_a_group_admins_pin, async |place| {
     get(&server, "bugs", &format!("{list}?limit=201")).await.invalid(&["limit"]);
 });
 
-both!(a_hundred_pins_and_no_more, async |place| {
+both!(a_conversation_has_at_most_a_hundred_pins, async |place| {
     let server = Server::start(place).await;
     let id = group(&server, "bugs", &[], "all").await;
     for number in 0..101 {

@@ -1,4 +1,4 @@
-//! Emoji under messages.
+//! Reactions to messages.
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::Method;
@@ -27,7 +27,7 @@ async fn reactions(server: &Server, person: &str, message: &str) -> Value {
     seen(server, person, message).await["reactions"].clone()
 }
 
-both!(an_emoji_shows_everywhere_and_tells_each_reader_their_own, async |place| {
+both!(reactions_show_everywhere_with_the_readers_own_marked, async |place| {
     let server = Server::start(place).await;
     assert_eq!(reactions(&server, "bugs", MESSAGE).await, json!([]));
     let first = react(&server, "bugs", MESSAGE, "👍").await;
@@ -40,11 +40,11 @@ both!(an_emoji_shows_everywhere_and_tells_each_reader_their_own, async |place| {
     let shown = |thumb: bool, party: bool| json!([{"emoji": "👍", "count": 2, "me": thumb}, {"emoji": "🎉", "count": 1, "me": party}]);
     assert_eq!(reactions(&server, "bugs", MESSAGE).await, shown(true, true));
     assert_eq!(reactions(&server, "rdibari", MESSAGE).await, shown(true, false));
-    // Whoever stands for nobody has put nothing there.
+    // A caller that acts for no user has no reactions of their own.
     for page in ["/api/messages/bugs", "/api/conversations/1/messages"] {
         assert_eq!(server.get(page).await.json()[0]["reactions"], shown(false, false), "{page}");
     }
-    // The answer to an edit, and the last message of a conversation.
+    // The answer to an edit and the last message of a conversation show reactions, too.
     let edit = server.request(Method::PATCH, MESSAGE).header("x-act-as", "rdibari").json(&json!({"body": "hey"}));
     assert_eq!(answer_of(edit).await.json()["reactions"], shown(true, false));
     react(&server, "bugs", "/api/conversations/1/messages/3", "👀").await;
@@ -67,7 +67,7 @@ both!(an_emoji_shows_everywhere_and_tells_each_reader_their_own, async |place| {
         reactions(&server, "bugs", MESSAGE).await,
         json!([{"emoji": "👍", "count": 1, "me": false}, {"emoji": "🎉", "count": 1, "me": true}])
     );
-    // Who comes back comes last.
+    // An emoji that is removed and added again comes last.
     take_back(&server, "rdibari", MESSAGE, "👍").await;
     react(&server, "rdibari", MESSAGE, "👍").await;
     assert_eq!(
@@ -80,7 +80,7 @@ both!(an_emoji_shows_everywhere_and_tells_each_reader_their_own, async |place| {
     assert_eq!(place.numbers(&format!("{events} 'reaction.removed'")).await, [[2]]);
 });
 
-both!(an_emoji_is_itself_however_it_is_written, async |place| {
+both!(an_emoji_is_the_same_in_every_spelling, async |place| {
     let server = Server::start(place).await;
     let forms: &[(&str, &[&str])] = &[
         ("❤️", &["❤", "❤\u{FE0E}", ":heart:"]),
@@ -115,7 +115,7 @@ both!(an_emoji_is_itself_however_it_is_written, async |place| {
     answer_of(nobody).await.problem(403, "act_as_required");
 });
 
-both!(twenty_different_emoji_and_no_more, async |place| {
+both!(a_message_has_at_most_twenty_different_emoji, async |place| {
     let server = Server::start(place).await;
     let emoji: Vec<String> = ('🍇'..='🍛').map(String::from).collect();
     assert_eq!(emoji.len(), 21);
@@ -123,7 +123,7 @@ both!(twenty_different_emoji_and_no_more, async |place| {
         assert_eq!(react(&server, "bugs", MESSAGE, one).await.status, 201, "{one}");
     }
     react(&server, "rdibari", MESSAGE, &emoji[20]).await.problem(409, "too_many_reactions");
-    // More of what is there is no different emoji.
+    // Another reaction with an emoji that is already there is no further emoji.
     assert_eq!(react(&server, "rdibari", MESSAGE, &emoji[0]).await.status, 201);
     take_back(&server, "bugs", MESSAGE, &emoji[1]).await;
     assert_eq!(react(&server, "rdibari", MESSAGE, &emoji[20]).await.status, 201);
@@ -144,7 +144,7 @@ both!(a_tombstone_has_no_reactions, async |place| {
     assert_eq!(place.numbers("SELECT count(*) FROM messaging.reactions").await, [[0]]);
 });
 
-both!(who_does_not_see_a_message_puts_nothing_under_it, async |place| {
+both!(users_who_may_not_see_a_message_cannot_react_to_it, async |place| {
     let server = Server::start(place).await;
     react(&server, "bugs", MESSAGE, "👍").await;
     let nowhere = "/api/conversations/99/messages/1";
@@ -156,14 +156,14 @@ both!(who_does_not_see_a_message_puts_nothing_under_it, async |place| {
         let (there, nowhere) = (format!("{MESSAGE}{path}"), format!("{nowhere}{path}"));
         assert_hidden(&server, "duck", method, &there, &nowhere, None, "message_not_found").await;
     }
-    // Nor who joined a group after it, or was removed.
+    // A user who joined later, or was removed, cannot react either.
     let id = group(&server, "bugs", &["rdibari"], "since_joined").await;
     let before = path_of(&say(&server, "bugs", id, "before", None).await);
     put_member(&server, "bugs", id, "duck").await;
     let after = path_of(&say(&server, "bugs", id, "after", None).await);
     react(&server, "duck", &before, "👍").await.problem(404, "message_not_found");
     assert_eq!(react(&server, "duck", &after, "👍").await.status, 201);
-    // What the server says can be greeted.
+    // System messages accept reactions.
     assert_eq!(react(&server, "rdibari", &format!("/api/conversations/{id}/messages/1"), "👋").await.status, 201);
     assert_eq!(delete(&server, "bugs", &format!("/api/conversations/{id}/members/duck")).await.status, 204);
     react(&server, "duck", &after, "🎉").await.problem(404, "message_not_found");
@@ -176,7 +176,7 @@ async fn put_member(server: &Server, owner: &str, group: i64, member: &str) {
     assert_eq!(answer_of(request).await.status, 201);
 }
 
-both!(reactions_at_once_are_all_counted, async |place| {
+both!(reactions_together_are_all_counted, async |place| {
     let server = Server::start(place).await;
     let people: Vec<String> = (0..60).map(|number| format!("fan{number}")).collect();
     for person in &people {
@@ -193,7 +193,7 @@ both!(reactions_at_once_are_all_counted, async |place| {
     assert_eq!(counts, (1..=60).collect::<Vec<i64>>());
     let named = get(&server, "fan59", &format!("{message}/reactions")).await.json();
     assert_eq!((&named[0]["count"], &named[0]["me"]), (&json!(60), &json!(true)));
-    // The first fifty are named.
+    // The first fifty users are named.
     assert_eq!(named[0]["user_names"], json!(people[..50]));
     let removals =
         futures_util::future::join_all(people.iter().map(|person| take_back(&server, person, &message, "🥕"))).await;
@@ -201,7 +201,7 @@ both!(reactions_at_once_are_all_counted, async |place| {
     assert_eq!(reactions(&server, "bugs", &message).await, json!([]));
 });
 
-both!(who_is_erased_takes_their_reactions_along, async |place| {
+both!(an_erasure_removes_the_users_reactions, async |place| {
     let server = Server::start(place).await;
     let id = group(&server, "duck", &["bugs", "porky"], "all").await;
     let message = path_of(&say(&server, "duck", id, "rabbit season", None).await);
@@ -212,7 +212,7 @@ both!(who_is_erased_takes_their_reactions_along, async |place| {
         react(&server, "bugs", &message, emoji).await;
     }
     react(&server, "bugs", MESSAGE, "👍").await;
-    // Also where they are not any more.
+    // The erasure also removes reactions in conversations that the user has left.
     assert_eq!(delete(&server, "bugs", &format!("/api/conversations/{id}/members/me")).await.status, 204);
     seen(&server, "porky", &message).await;
     let exported = get(&server, "bugs", "/api/users/me/export").await;

@@ -1,4 +1,4 @@
-//! Receipts, unread counts, and who is told when.
+//! Receipts, unread counts, and the events about them.
 
 mod property;
 
@@ -20,16 +20,16 @@ pub async fn as_person(server: &Server, person: &str, method: Method, target: &s
     answer_of(request).await
 }
 
-async fn report(server: &Server, person: &str, body: Value) -> Answer {
+async fn send_receipt(server: &Server, person: &str, body: Value) -> Answer {
     as_person(server, person, Method::POST, RECEIPTS, Some(body)).await
 }
 
-/// Reports, and expects to be at: delivered, read, unread messages, mentions.
+/// Sends a receipt and expects this state: delivered, read, unread messages, mentions.
 #[track_caller]
 fn at<'a>(server: &'a Server, person: &'a str, body: Value, wanted: [i64; 4]) -> impl Future<Output = Value> + 'a {
     let place = std::panic::Location::caller();
     async move {
-        let answer = report(server, person, body).await;
+        let answer = send_receipt(server, person, body).await;
         assert_eq!(answer.status, 200, "{place}: {}", String::from_utf8_lossy(&answer.bytes));
         let answer = answer.json();
         let fields = ["delivered_seq", "read_seq", "unread_count", "mention_count"];
@@ -42,8 +42,8 @@ async fn message(server: &Server, seq: i64) -> Value {
     server.get(&format!("/api/conversations/1/messages/{seq}")).await.json()
 }
 
-/// Whether a message was delivered, and read.
-async fn reached(server: &Server, seq: i64) -> (bool, bool) {
+/// Whether a message is shown as delivered and as read.
+async fn delivered_and_read(server: &Server, seq: i64) -> (bool, bool) {
     let message = message(server, seq).await;
     (message["timestamp_delivered"].is_string(), message["timestamp_read"].is_string())
 }
@@ -52,7 +52,7 @@ async fn event_count(place: &Place, kind: &str) -> i64 {
     place.numbers(&format!("SELECT count(*) FROM messaging.events WHERE type = '{kind}'")).await[0][0]
 }
 
-/// A group of its first person's; what the server says about that is its first message.
+/// Creates a group of its first user. The system message about that is its first message.
 pub async fn group(server: &Server, people: &[&str]) -> i64 {
     let new = json!({"kind": "group", "title": "A group", "member_user_names": people[1..]});
     let made = as_person(server, people[0], Method::POST, "/api/conversations", Some(new)).await;
@@ -62,7 +62,7 @@ pub async fn group(server: &Server, people: &[&str]) -> i64 {
     made["id"].as_i64().unwrap()
 }
 
-/// Says something in a group.
+/// Sends a message into a group.
 pub async fn say(server: &Server, conversation: i64, sender: &str, body: &str) -> Value {
     let message = json!({"sender_user_name": sender, "conversation_id": conversation, "body": body});
     let answer = server.post("/api/messages", &message).await;
@@ -70,19 +70,19 @@ pub async fn say(server: &Server, conversation: i64, sender: &str, body: &str) -
     answer.json()
 }
 
-both!(watermarks_only_grow, async |place| {
+both!(watermarks_never_go_back, async |place| {
     let server = Server::start(place).await;
-    // Read before, so that what was rendered is remembered.
+    // Reads the messages once, so that they are in the tail.
     let untouched = server.all("/api/messages/bugs").await;
     assert!(untouched.iter().all(|one| one["timestamp_delivered"].is_null() && one["timestamp_read"].is_null()));
     at(&server, "bugs", json!({"delivered_seq": 1}), [1, 0, 3, 0]).await;
-    assert_eq!(reached(&server, 1).await, (true, false));
-    assert_eq!(reached(&server, 3).await, (false, false));
-    // Reading implies delivery.
+    assert_eq!(delivered_and_read(&server, 1).await, (true, false));
+    assert_eq!(delivered_and_read(&server, 3).await, (false, false));
+    // A read message counts as delivered.
     at(&server, "bugs", json!({"read_seq": 2}), [2, 2, 1, 0]).await;
-    assert_eq!(reached(&server, 1).await, (true, true));
+    assert_eq!(delivered_and_read(&server, 1).await, (true, true));
     at(&server, "bugs", json!({"delivered_seq": 3, "read_seq": 1}), [3, 2, 1, 0]).await;
-    assert_eq!(reached(&server, 3).await, (true, false));
+    assert_eq!(delivered_and_read(&server, 3).await, (true, false));
     let before = event_count(place, "receipt.updated").await;
     assert_eq!(before, 3);
     for same in [json!({"read_seq": 1}), json!({"delivered_seq": 1, "read_seq": 2}), json!({"delivered_seq": 3})] {
@@ -93,12 +93,12 @@ both!(watermarks_only_grow, async |place| {
     let actors = "SELECT count(*) FROM messaging.events WHERE type = 'receipt.updated' AND actor_id = 2
                      AND conversation_id = 1 AND seq IS NULL";
     assert_eq!(place.numbers(actors).await, [[4]]);
-    // One's own message is not reached by oneself.
-    assert_eq!(reached(&server, 2).await, (false, false));
+    // Senders do not count as readers of their own messages.
+    assert_eq!(delivered_and_read(&server, 2).await, (false, false));
     let rows = "SELECT seq FROM messaging.receipts WHERE user_id = 2 AND kind = ";
     assert_eq!(place.numbers(&format!("{rows}'delivered' ORDER BY seq")).await, [[1], [2], [3]]);
     assert_eq!(place.numbers(&format!("{rows}'read' ORDER BY seq")).await, [[2], [3]]);
-    // The same everywhere: alone, in a page, in the seed's list.
+    // The times are the same everywhere: in a single message, in a page, in the timeline.
     for seq in 1..=3 {
         let alone = message(&server, seq).await;
         let page = server.get("/api/conversations/1/messages").await.json();
@@ -112,7 +112,7 @@ both!(watermarks_only_grow, async |place| {
     assert!(time(&third, "timestamp_delivered") < time(&third, "timestamp_read"));
 });
 
-both!(wrong_reports_change_nothing, async |place| {
+both!(invalid_receipts_change_nothing, async |place| {
     let server = Server::start(place).await;
     for (body, fields) in [
         (json!({}), &["read_seq"][..]),
@@ -128,11 +128,11 @@ both!(wrong_reports_change_nothing, async |place| {
         (json!({"read_seq": 1.5}), &["read_seq"]),
         (json!({"read_seq": 1, "seq": 1}), &["seq"]),
     ] {
-        report(&server, "bugs", body).await.invalid(fields);
+        send_receipt(&server, "bugs", body).await.invalid(fields);
     }
     assert_eq!(place.numbers("SELECT count(*) FROM messaging.receipts").await, [[0]]);
     at(&server, "bugs", json!({"unread_from": null}), [0, 0, 3, 0]).await;
-    // Not in it, not there, nobody.
+    // A user outside the conversation, an unknown conversation, and a caller that acts for no user.
     for (person, target) in [("duck", RECEIPTS), ("bugs", "/api/conversations/99/receipts")] {
         let answer = as_person(&server, person, Method::POST, target, Some(json!({"read_seq": 1}))).await;
         answer.problem(404, "conversation_not_found");
@@ -147,19 +147,19 @@ both!(wrong_reports_change_nothing, async |place| {
     server.get(&format!("{who}?cursor=x")).await.invalid(&["cursor"]);
 });
 
-both!(who_wants_to_read_again_counts_alone, async |place| {
+both!(an_unread_mark_changes_only_the_users_own_count, async |place| {
     let server = Server::start(place).await;
     at(&server, "bugs", json!({"read_seq": 3}), [3, 3, 0, 0]).await;
     let events = event_count(place, "receipt.updated").await;
     let marked = at(&server, "bugs", json!({"unread_from": 2}), [3, 3, 2, 0]).await;
     assert_eq!(marked["unread_from"], 2);
-    // Nobody else sees anything of it.
+    // Other users do not see the mark.
     assert_eq!(event_count(place, "receipt.updated").await, events);
-    assert_eq!(reached(&server, 3).await, (true, true));
+    assert_eq!(delivered_and_read(&server, 3).await, (true, true));
     at(&server, "bugs", json!({"delivered_seq": 3}), [3, 3, 2, 0]).await;
     at(&server, "bugs", json!({"read_seq": 1}), [3, 3, 2, 0]).await;
     assert_eq!(at(&server, "bugs", json!({"unread_from": null}), [3, 3, 0, 0]).await["unread_from"], Value::Null);
-    // Being at the end sets it aside, and so does going on.
+    // Reading to the end clears the mark, and so does reading further.
     at(&server, "bugs", json!({"unread_from": 1}), [3, 3, 3, 0]).await;
     assert_eq!(at(&server, "bugs", json!({"read_seq": 3}), [3, 3, 0, 0]).await["unread_from"], Value::Null);
     at(&server, "bugs", json!({"unread_from": 1}), [3, 3, 3, 0]).await;
@@ -168,19 +168,19 @@ both!(who_wants_to_read_again_counts_alone, async |place| {
     }
     at(&server, "bugs", json!({"delivered_seq": 4}), [4, 3, 5, 0]).await;
     at(&server, "bugs", json!({"read_seq": 4}), [4, 4, 1, 0]).await;
-    // A marker ahead hides nothing that was not read.
+    // A mark ahead of the read watermark does not hide unread messages.
     at(&server, "bugs", json!({"unread_from": 5}), [4, 4, 1, 0]).await;
     server.send("bugs", "rdibari", "an answer").await;
     at(&server, "bugs", json!({"unread_from": null}), [6, 6, 0, 0]).await;
-    // With a report of what was read, it stands.
+    // A mark in the same request as a receipt stays.
     assert_eq!(at(&server, "bugs", json!({"read_seq": 6, "unread_from": 6}), [6, 6, 1, 0]).await["unread_from"], 6);
 });
 
-both!(who_sends_has_read_what_came_before, async |place| {
+both!(a_sender_has_read_all_earlier_messages, async |place| {
     let server = Server::start(place).await;
     server.all("/api/messages/rdibari").await;
     let sent = server.send("bugs", "rdibari", "an answer").await;
-    // Nothing can have reached the other one yet.
+    // A new message cannot have reached the recipient yet.
     assert!(sent["timestamp_delivered"].is_null() && sent["timestamp_read"].is_null());
     for seq in [1, 3] {
         let message = message(&server, seq).await;
@@ -188,10 +188,11 @@ both!(who_sends_has_read_what_came_before, async |place| {
         assert_eq!(message["timestamp_delivered"], sent["timestamp_sent"]);
         assert!(server.all("/api/messages/rdibari").await.contains(&message));
     }
-    assert_eq!(reached(&server, 2).await, (false, false));
+    assert_eq!(delivered_and_read(&server, 2).await, (false, false));
     at(&server, "bugs", json!({"unread_from": null}), [4, 4, 0, 0]).await;
     at(&server, "rdibari", json!({"unread_from": null}), [0, 0, 4, 0]).await;
-    // Once everything was read, a further message is no step: it tells the other one nothing.
+    // The sender has already read everything, so another send of theirs raises no watermark that others see and creates no
+    // event.
     let rows = "SELECT count(*) FROM messaging.receipts";
     assert_eq!(place.numbers(rows).await, [[2]]);
     let versions = "SELECT content_version FROM messaging.conversations WHERE id = 1";
@@ -199,7 +200,7 @@ both!(who_sends_has_read_what_came_before, async |place| {
     server.send("bugs", "rdibari", "and more").await;
     assert_eq!((place.numbers(rows).await, place.numbers(versions).await), (vec![vec![2]], version));
     assert_eq!(event_count(place, "receipt.updated").await, 0);
-    // Delivered, but not read: one step less.
+    // rdibari has received message 5 and not read it, so that the answer raises only the read watermark.
     at(&server, "rdibari", json!({"delivered_seq": 5}), [5, 0, 5, 0]).await;
     let delivered = message(&server, 5).await["timestamp_delivered"].clone();
     let answered = server.send("rdibari", "bugs", "oh").await;
@@ -209,7 +210,7 @@ both!(who_sends_has_read_what_came_before, async |place| {
     assert_eq!(place.numbers(rows).await, [[1]]);
 });
 
-both!(sends_at_once_leave_the_watermarks_of_one_order, async |place| {
+both!(sends_together_leave_the_watermarks_of_some_order, async |place| {
     let server = Server::start(place).await;
     let sends = (0..60).map(|number| {
         let (sender, recipient) = if number % 3 == 0 { ("bugs", "rdibari") } else { ("rdibari", "bugs") };
@@ -221,7 +222,7 @@ both!(sends_at_once_leave_the_watermarks_of_one_order, async |place| {
                   OR m.read_seq <> (SELECT max(s.seq) FROM messaging.messages s
                                      WHERE s.conversation_id = 1 AND s.sender_id = m.user_id))";
     assert_eq!(place.numbers(marks).await, Vec::<Vec<i64>>::new());
-    // Every message that the other one answered was read with the first answer.
+    // A recipient has read every message that was sent before their first answer.
     for message in server.all("/api/conversations/1/messages?after=0&limit=200").await {
         let later = format!(
             "SELECT coalesce(min(seq), 0) FROM messaging.messages WHERE conversation_id = 1 AND seq > {} AND seq > 3
@@ -256,7 +257,7 @@ both!(a_note_to_oneself_is_read_as_it_is_sent, async |place| {
     }
 });
 
-both!(nobody_reads_before_it_was_sent, async |place| {
+both!(no_message_is_read_before_it_was_sent, async |place| {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicI64, Ordering};
     let hand = Arc::new(AtomicI64::new(crate::support::callers::moment("2026-11-22T08:30:00Z")));
@@ -268,7 +269,7 @@ both!(nobody_reads_before_it_was_sent, async |place| {
     assert_eq!(message["timestamp_read"], message["timestamp_sent"]);
 });
 
-both!(what_an_upgrade_brought_along_wins, async |place| {
+both!(times_from_an_upgraded_database_stay, async |place| {
     let server = Server::start(place).await;
     let at_first = match place.kind {
         crate::support::place::Kind::Sqlite => "1577836800000000",
@@ -287,7 +288,7 @@ both!(what_an_upgrade_brought_along_wins, async |place| {
     assert_eq!(who[0]["read_at"], first["timestamp_read"]);
 });
 
-both!(in_a_group_all_must_have_reached_it, async |place| {
+both!(a_group_message_is_read_when_all_members_have_read_it, async |place| {
     let server = Server::start(place).await;
     let id = group(&server, &["rdibari", "bugs", "duck"]).await;
     let target = format!("/api/conversations/{id}/receipts");
@@ -296,7 +297,7 @@ both!(in_a_group_all_must_have_reached_it, async |place| {
         assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.bytes));
         answer.json()
     };
-    let reached = async |seq: i64| {
+    let delivered_and_read = async |seq: i64| {
         let message = server.get(&format!("/api/conversations/{id}/messages/{seq}")).await.json();
         let page = server.get(&format!("/api/conversations/{id}/messages")).await.json();
         assert_eq!(page[seq as usize - 1], message);
@@ -306,12 +307,12 @@ both!(in_a_group_all_must_have_reached_it, async |place| {
     };
     say(&server, id, "rdibari", "hello all").await;
     read("bugs", json!({"read_seq": 2})).await;
-    assert_eq!(reached(2).await, (false, false));
+    assert_eq!(delivered_and_read(2).await, (false, false));
     read("duck", json!({"delivered_seq": 2})).await;
-    assert_eq!(reached(2).await, (true, false));
+    assert_eq!(delivered_and_read(2).await, (true, false));
     read("duck", json!({"read_seq": 2})).await;
-    assert_eq!((reached(2).await, reached(1).await), ((true, true), (true, true)));
-    // The latest of the first steps.
+    assert_eq!((delivered_and_read(2).await, delivered_and_read(1).await), ((true, true), (true, true)));
+    // The time is the latest of the first times of all members.
     let who = server.get(&format!("/api/conversations/{id}/messages/2/receipts")).await.json();
     let message = server.get(&format!("/api/conversations/{id}/messages/2")).await.json();
     let names: Vec<_> = who.as_array().unwrap().iter().map(|one| one["user_name"].clone()).collect();
@@ -319,24 +320,24 @@ both!(in_a_group_all_must_have_reached_it, async |place| {
     assert_eq!(message["timestamp_read"], who[1]["read_at"]);
     assert_eq!(message["timestamp_delivered"], who[1]["delivered_at"]);
     assert!(who[0]["read_at"].as_str() < who[1]["read_at"].as_str());
-    // Page by page.
+    // The list has pages.
     let first = server.get(&format!("/api/conversations/{id}/messages/2/receipts?limit=1")).await;
     assert_eq!(first.json(), json!([who[0]]));
     let second = server.get(&first.next().unwrap()).await;
     assert_eq!((second.json(), second.next()), (json!([who[1]]), None));
-    // Saying something is reading what was said; who says it is asked for nothing.
+    // A send reads all messages before it. Its sender does not count as a reader.
     say(&server, id, "bugs", "hi").await;
-    assert_eq!(reached(3).await, (false, false));
+    assert_eq!(delivered_and_read(3).await, (false, false));
     say(&server, id, "duck", "quack").await;
     read("rdibari", json!({"read_seq": 3})).await;
-    assert_eq!(reached(3).await, (true, true));
+    assert_eq!(delivered_and_read(3).await, (true, true));
     assert_eq!(read("bugs", json!({"unread_from": null})).await["unread_count"], 1);
-    // The list has the same counts.
+    // The list of conversations has the same counts.
     let listed = as_person(&server, "bugs", Method::GET, "/api/conversations", None).await.json();
     assert_eq!((&listed[0]["id"], &listed[0]["me"]["unread_count"]), (&json!(id), &json!(1)));
 });
 
-both!(who_comes_and_goes_changes_who_is_asked, async |place| {
+both!(joining_and_leaving_change_who_must_have_read_a_message, async |place| {
     let server = Server::start(place).await;
     let id = group(&server, &["rdibari", "bugs", "duck"]).await;
     let target = format!("/api/conversations/{id}");
@@ -350,14 +351,14 @@ both!(who_comes_and_goes_changes_who_is_asked, async |place| {
     say(&server, id, "rdibari", "@duck @porky").await;
     read("bugs", json!({"read_seq": 2})).await;
     assert!(!is_read(2).await);
-    // Who has not read it leaves: all who are left have.
+    // The member who has not read it leaves. All others have read it.
     assert_eq!(read("duck", json!({"unread_from": null})).await.json()["mention_count"], 1);
     let left = as_person(&server, "duck", Method::DELETE, &format!("{target}/members/me"), None).await;
     assert_eq!(left.status, 204);
     assert!(is_read(2).await);
     read("duck", json!({"read_seq": 2})).await.problem(404, "conversation_not_found");
     assert_eq!(read("bugs", json!({"unread_from": null})).await.json()["unread_count"], 1);
-    // Who comes is not asked for what was there before, and does not stand among those who reached it.
+    // A new member does not count for messages from before joining, and is not in the list of their readers.
     for person in ["porky", "duck"] {
         let come =
             as_person(&server, "rdibari", Method::PUT, &format!("{target}/members/{person}"), Some(json!({}))).await;
@@ -366,7 +367,7 @@ both!(who_comes_and_goes_changes_who_is_asked, async |place| {
     assert!(is_read(2).await);
     let who = server.get(&format!("{target}/messages/2/receipts")).await.json();
     assert_eq!(who.as_array().unwrap().len(), 1);
-    // Their count begins where they came; nor does an old mention come back.
+    // The unread count of a new member starts at joining. An older mention does not count again.
     for (person, unread) in [("porky", 2), ("duck", 1)] {
         let standing = read(person, json!({"unread_from": null})).await.json();
         assert_eq!((&standing["unread_count"], &standing["mention_count"]), (&json!(unread), &json!(0)), "{person}");
@@ -376,7 +377,7 @@ both!(who_comes_and_goes_changes_who_is_asked, async |place| {
         assert_eq!(read(person, json!({"read_seq": seq})).await.json()["unread_count"], 0);
         assert_eq!(is_read(seq).await, all, "{person}");
     }
-    // What is hidden from who joined later can be no marker.
+    // A member cannot set the mark at a message that is hidden from them.
     let hide = as_person(&server, "rdibari", Method::PATCH, &target, Some(json!({"history": "since_joined"}))).await;
     assert_eq!(hide.status, 200);
     read("duck", json!({"unread_from": 1})).await.invalid(&["unread_from"]);
@@ -384,7 +385,7 @@ both!(who_comes_and_goes_changes_who_is_asked, async |place| {
     hidden.problem(404, "message_not_found");
 });
 
-both!(of_many_members_only_the_list_tells, async |place| {
+both!(in_a_large_group_only_the_list_shows_receipts, async |place| {
     let server = Server::start(place).await;
     let names: Vec<String> = (0..99).map(|number| format!("one.of.many{number}")).collect();
     for name in &names {
@@ -400,7 +401,11 @@ both!(of_many_members_only_the_list_tells, async |place| {
     as_person(&server, "bugs", Method::POST, &target, Some(json!({"read_seq": 2}))).await;
     say(&server, id, "rdibari", "more").await;
     say(&server, id, "bugs", "an answer").await;
-    assert_eq!(place.numbers(&versions).await, before, "no message looks different");
+    assert_eq!(
+        place.numbers(&versions).await,
+        before,
+        "the messages of a group of more than 100 members do not show times"
+    );
     for name in &names {
         as_person(&server, name, Method::POST, &target, Some(json!({"read_seq": 2}))).await;
     }
@@ -411,18 +416,18 @@ both!(of_many_members_only_the_list_tells, async |place| {
         assert_eq!(who.len(), count);
         assert!(who[0]["user_name"] == "bugs" && who.iter().all(|one| one["read_at"].is_string()));
     }
-    // With one less it can be told, and is.
+    // With one member less the times are shown.
     let left = format!("/api/conversations/{id}/members/{}", names[0]);
     assert_eq!(as_person(&server, "rdibari", Method::DELETE, &left, None).await.status, 204);
     assert!(message(2).await["timestamp_read"].is_string() && message(3).await["timestamp_read"].is_null());
 });
 
-both!(reports_at_once_leave_one_order, async |place| {
+both!(receipts_together_leave_one_order, async |place| {
     let server = Server::start(place).await;
     for _ in 0..20 {
         server.send("rdibari", "bugs", "hey").await;
     }
-    let reports = (1..=20).map(|seq| report(&server, "bugs", json!({"read_seq": seq})));
+    let reports = (1..=20).map(|seq| send_receipt(&server, "bugs", json!({"read_seq": seq})));
     let answers = futures_util::future::join_all(reports).await;
     assert!(answers.iter().all(|answer| answer.status == 200));
     at(&server, "bugs", json!({"unread_from": null}), [20, 20, 3, 0]).await;
@@ -433,7 +438,7 @@ both!(reports_at_once_leave_one_order, async |place| {
     assert_eq!(event_count(place, "receipt.updated").await, read.len() as i64);
 });
 
-both!(the_demo_is_unread_however_often_it_is_filled, async |place| {
+both!(the_demo_is_unread_after_every_start, async |place| {
     let server = Server::start(place).await;
     assert!(!demo::fill(&server.app).await.unwrap());
     for person in ["rdibari", "bugs"] {
@@ -442,12 +447,12 @@ both!(the_demo_is_unread_however_often_it_is_filled, async |place| {
     assert_eq!(place.numbers("SELECT count(*) FROM messaging.receipts").await, [[0]]);
 });
 
-both!(who_is_erased_leaves_no_receipts, async |place| {
+both!(an_erased_user_leaves_no_receipts, async |place| {
     let server = Server::start(place).await;
     server.send("duck", "bugs", "@bugs @duck").await;
     at(&server, "bugs", json!({"read_seq": 3}), [3, 3, 0, 0]).await;
     at(&server, "rdibari", json!({"read_seq": 2}), [2, 2, 1, 0]).await;
-    assert_eq!(reached(&server, 1).await, (true, true));
+    assert_eq!(delivered_and_read(&server, 1).await, (true, true));
     let lines = as_person(&server, "bugs", Method::GET, "/api/users/me/export", None).await;
     let lines: Vec<Value> =
         std::str::from_utf8(&lines.bytes).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -468,8 +473,8 @@ both!(who_is_erased_leaves_no_receipts, async |place| {
     assert_eq!(of("message").last().unwrap()["mentions"], json!(["bugs", "duck"]));
 
     assert_eq!(answer_of(server.request(Method::DELETE, "/api/users/bugs")).await.status, 204);
-    assert_eq!(reached(&server, 1).await, (false, false));
-    assert_eq!(reached(&server, 2).await, (true, true), "what others read of them stays");
+    assert_eq!(delivered_and_read(&server, 1).await, (false, false));
+    assert_eq!(delivered_and_read(&server, 2).await, (true, true), "the read state for others stays");
     assert_eq!(server.get("/api/conversations/1/messages/1/receipts").await.json(), json!([]));
     let mention = server.get("/api/conversations/3/messages/1").await.json();
     assert_eq!(mention["mentions"], json!(["duck"]));

@@ -1,4 +1,4 @@
-//! Searching messages: the same hits on both databases, only what the caller may see, and nothing left of what is gone.
+//! Searching messages: the same hits on both databases, only messages that the caller may see, and no hits of deleted texts.
 
 mod cases;
 
@@ -43,7 +43,7 @@ fn bodies(answer: &Answer) -> Vec<String> {
     hits.as_array().unwrap().iter().map(|hit| hit["message"]["body"].as_str().unwrap().to_owned()).collect()
 }
 
-/// What a hit shows as found.
+/// The marked parts of a hit.
 fn marked(hit: &Value) -> Vec<String> {
     let snippet: Vec<char> = hit["snippet"].as_str().unwrap().chars().collect();
     let ranges = hit["ranges"].as_array().unwrap();
@@ -53,7 +53,7 @@ fn marked(hit: &Value) -> Vec<String> {
     ends.chunks(2).map(|range| snippet[range[0]..range[1]].iter().collect()).collect()
 }
 
-/// A server without the demo's messages.
+/// A server without the messages of the demo.
 async fn with_people(place: &Place, options: Options) -> Server {
     let server = Server::start_with(place, Options { demo: false, ..options }).await;
     for name in ["rdibari", "bugs", "duck", "porky"] {
@@ -62,7 +62,8 @@ async fn with_people(place: &Place, options: Options) -> Server {
     server
 }
 
-/// A group with these members; what they see from before them, and how many messages it had when each joined.
+/// Inserts a group with these members. Each pair is a user and the last seq before the user joined; `history` decides whether
+/// members see earlier messages.
 async fn put_group(place: &Place, id: i64, history: &str, members: &[(i64, i64)]) {
     let mut sql = format!(
         "INSERT INTO messaging.conversations (id, kind, created_at, created_by, last_seq, last_sent_at, last_message_id, history)
@@ -77,14 +78,14 @@ async fn put_group(place: &Place, id: i64, history: &str, members: &[(i64, i64)]
     place.sql(&sql).await;
 }
 
-/// Says something in a group, as one of its members.
+/// Sends a message into a group.
 async fn say_in_group(server: &Server, group: i64, sender: &str, body: &str) {
     let message = json!({"sender_user_name": sender, "conversation_id": group, "body": body});
     let answer = server.post("/api/messages", &message).await;
     assert_eq!(answer.status, 201, "{}", String::from_utf8_lossy(&answer.bytes));
 }
 
-both!(the_same_is_found_on_both_databases, async |place| {
+both!(both_databases_find_the_same, async |place| {
     let server = with_people(place, Options::default()).await;
     for body in CORPUS {
         server.send("bugs", "duck", body).await;
@@ -110,7 +111,7 @@ both!(the_same_is_found_on_both_databases, async |place| {
     ask(&server, &[("q", &"x".repeat(501))]).await.invalid(&["q"]);
     assert_eq!(bodies(&ask(&server, &[("q", &"x".repeat(500))]).await).len(), 0);
     assert_eq!(bodies(&ask(&server, &[("q", &"東".repeat(500))]).await).len(), 0);
-    // A backup brings the index along, or has it made, whichever database it comes from and goes to.
+    // After a restore the index exists, whether the backup comes from and goes to the same kind of database or not.
     let file = place.folder.path().join("backup");
     let file = file.to_str().unwrap();
     assert!(posthaste(place, &["backup", file]).status.success());
@@ -131,7 +132,7 @@ both!(the_same_is_found_on_both_databases, async |place| {
     }
 });
 
-both!(garbage_is_never_a_fault_of_ours, async |place| {
+both!(no_query_text_causes_a_server_error, async |place| {
     let server = Server::start(place).await;
     let parts = [
         "\"",
@@ -184,7 +185,7 @@ both!(garbage_is_never_a_fault_of_ours, async |place| {
     server.get("/api/search/messages?q=hey&x=1").await.invalid(&["x"]);
 });
 
-both!(a_hit_is_shown_in_its_surroundings, async |place| {
+both!(a_hit_has_a_snippet_with_marked_ranges, async |place| {
     let server = Server::start(place).await;
     let long = format!("{} and a Nêedle, {}needle", "é ".repeat(200), "x ".repeat(100));
     let sent = server.send("bugs", "duck", &long).await;
@@ -199,12 +200,12 @@ both!(a_hit_is_shown_in_its_surroundings, async |place| {
     let hits = ask(&server, &[("q", "\"foo bar\" 東京都 京")]).await.json();
     assert_eq!(marked(&hits[0]), ["foo, BAR", "foo-bar", "東京都"]);
     assert_eq!(hits[0]["ranges"][0], json!([3, 11]));
-    // A word is longer than what is kept of it, and than the snippet.
+    // The word is longer than an index entry and than the snippet.
     let word = "w".repeat(300);
     server.send("bugs", "duck", &word).await;
     let hits = ask(&server, &[("q", &word)]).await.json();
     assert_eq!(hits[0]["ranges"], json!([[0, 160]]));
-    // As many places as there can be.
+    // The largest possible number of positions of a word.
     let many = "东 a ".repeat(2_000);
     server.send("bugs", "duck", &many).await;
     assert_eq!(ask(&server, &[("q", "\"东 a 东\"")]).await.json().as_array().unwrap().len(), 1);
@@ -213,7 +214,7 @@ both!(a_hit_is_shown_in_its_surroundings, async |place| {
     assert_eq!(bodies(&ask(&server, &[("q", "字漢字")]).await).len(), 1);
 });
 
-both!(filters_narrow_and_pages_go_on, async |place| {
+both!(filters_and_pages_work, async |place| {
     let hand = Arc::new(AtomicI64::new(moment("2026-11-01T08:30:00Z")));
     let options = Options { clock: Clock::Manual(Arc::clone(&hand)), ..Options::default() };
     let server = with_people(place, options).await;
@@ -269,7 +270,7 @@ both!(filters_narrow_and_pages_go_on, async |place| {
     assert_eq!(server.get(&first).await.json().as_array().unwrap().len(), 3);
 });
 
-both!(an_edit_and_a_deletion_are_seen_at_once, async |place| {
+both!(edits_and_deletions_are_searched_immediately, async |place| {
     let server = Server::start(place).await;
     let sent = server.send("bugs", "duck", "a purple elephant").await;
     let message = format!("/api/conversations/{}/messages/{}", sent["conversation_id"], sent["seq"]);
@@ -282,12 +283,12 @@ both!(an_edit_and_a_deletion_are_seen_at_once, async |place| {
     let deleted = answer_of(server.request(Method::DELETE, &message).header("x-act-as", "bugs")).await;
     assert_eq!(deleted.status, 204);
     assert_eq!((found("purple").await, found("green").await, found("elephant").await), (0, 0, 0));
-    assert_eq!(place.numbers("SELECT count(*) FROM messaging.search_entries").await, [[4]], "the demo's");
+    assert_eq!(place.numbers("SELECT count(*) FROM messaging.search_entries").await, [[4]], "the entries of the demo");
 });
 
-both!(nobody_finds_what_they_may_not_see, async |place| {
+both!(nobody_finds_messages_they_may_not_see, async |place| {
     let open = with_people(place, Options::default()).await;
-    // 1 rdibari, 2 bugs, 3 duck, 4 porky.
+    // User ids: 1 rdibari, 2 bugs, 3 duck, 4 porky.
     put_group(place, 100, "all", &[(1, 0), (2, 0), (3, 0)]).await;
     put_group(place, 101, "since_joined", &[(1, 0), (2, 2), (4, 3)]).await;
     for body in ["secret one", "secret two"] {
@@ -334,7 +335,7 @@ both!(nobody_finds_what_they_may_not_see, async |place| {
         ["secret nine", "secret seven"]
     );
 
-    // Who is put out finds nothing more of it, from then on; nor does anybody of what was ended.
+    // A removed member no longer finds messages of the group. Nobody finds messages of a deleted group.
     place.sql("DELETE FROM messaging.members WHERE conversation_id = 100 AND user_id = 2").await;
     place.sql("UPDATE messaging.conversations SET deleted_at = created_at WHERE id = 101").await;
     let of_bugs = session(&open, "bugs").await;
@@ -342,7 +343,7 @@ both!(nobody_finds_what_they_may_not_see, async |place| {
     assert_eq!(bodies(&Caller::new(&server, &key).get(&target(&[("q", "secret")])).await).len(), 5);
 });
 
-both!(a_group_is_searched_by_its_members_while_they_are_members, async |place| {
+both!(only_present_members_find_messages_of_a_group, async |place| {
     let server = with_people(place, Options::default()).await;
     let as_person = async |person: &str, method: Method, target: &str, body: Value| {
         answer_of(server.request(method, target).header("x-act-as", person).json(&body)).await
@@ -352,9 +353,9 @@ both!(a_group_is_searched_by_its_members_while_they_are_members, async |place| {
     let id = made["id"].as_i64().unwrap();
     say_in_group(&server, id, "bugs", "the first carrots").await;
     let found = async |person: &str| bodies(&ask_as(&server, person, &[("q", "carrots")]).await);
-    assert_eq!(found("duck").await, ["the first carrots"], "and not what the server says");
+    assert_eq!(found("duck").await, ["the first carrots"], "no system messages are found");
     assert_eq!(found("porky").await, Vec::<String>::new());
-    // Who comes later finds what came before, unless the group hides it.
+    // A new member finds earlier messages, unless the group hides them.
     let target = format!("/api/conversations/{id}");
     let added = as_person("rdibari", Method::PUT, &format!("{target}/members/porky"), json!({})).await;
     assert_eq!(added.status, 201);
@@ -366,7 +367,7 @@ both!(a_group_is_searched_by_its_members_while_they_are_members, async |place| {
     say_in_group(&server, id, "bugs", "more carrots").await;
     assert_eq!(found("porky").await, ["more carrots"]);
     assert_eq!(found("duck").await.len(), 2);
-    // Who is put out finds nothing of it from then on.
+    // A removed member no longer finds messages of the group.
     let removed = as_person("rdibari", Method::DELETE, &format!("{target}/members/duck"), json!({})).await;
     assert_eq!(removed.status, 204);
     assert_eq!(found("duck").await, Vec::<String>::new());
@@ -374,13 +375,13 @@ both!(a_group_is_searched_by_its_members_while_they_are_members, async |place| {
     assert_eq!(ended.status, 204);
     assert_eq!(found("bugs").await, Vec::<String>::new());
     assert_eq!(bodies(&ask(&server, &[("q", "carrots")]).await), Vec::<String>::new());
-    // What is removed of it afterwards is removed from the index.
+    // Deleting the messages of the group later also deletes their index entries.
     let removing = posthaste::domain::conversations::conversations::remove_ended(&server.app);
     removing.await.unwrap();
     assert_eq!(place.numbers("SELECT count(*) FROM messaging.search_entries").await, [[0]]);
 });
 
-both!(more_groups_than_one_question_names, async |place| {
+both!(a_user_in_more_groups_than_one_query_names_finds_everything, async |place| {
     let server = with_people(place, Options::default()).await;
     for group in 1_000..1_600 {
         put_group(place, group, "all", &[(2, 0)]).await;
@@ -396,11 +397,11 @@ both!(more_groups_than_one_question_names, async |place| {
     assert_eq!(bodies(&ask_as(&server, "duck", &[("q", "far")]).await).len(), 5);
 });
 
-both!(messages_of_before_are_found_after_the_upgrade, async |place| {
+both!(old_messages_are_found_after_the_upgrade, async |place| {
     let server = Server::start(place).await;
     server.send("bugs", "duck", "from of old").await;
     server.stop().await;
-    // As before the version that made the index; what came after it is taken back too, since versions come in their order.
+    // Goes back to the version before the index. Later versions are undone too, because versions are applied in order.
     place.back_to(5).await;
     let server = Server::start(place).await;
     assert_eq!(bodies(&ask(&server, &[("q", "of old")]).await), ["from of old"]);
@@ -409,10 +410,10 @@ both!(messages_of_before_are_found_after_the_upgrade, async |place| {
     assert_eq!(bodies(&ask(&server, &[("q", "from of")]).await), ["from of late", "from of old"]);
 });
 
-both!(nothing_is_left_of_what_was_said_by_who_was_erased, async |place| {
+both!(no_words_of_an_erased_users_messages_are_left, async |place| {
     let server = Server::start(place).await;
     let words = ["Grüßgöttle", "grußgottle", "葡萄酒庫", "xylophonist"];
-    // So many that pages of the index are told apart by how their words begin.
+    // So many words that inner pages of the index hold their prefixes.
     for number in 0..300 {
         let names: Vec<String> = (0..30).map(|index| format!("xylophonist{}", number * 30 + index)).collect();
         let body = format!("Grüßgöttle 葡萄酒庫{number} {}", names.join(" "));
@@ -421,7 +422,7 @@ both!(nothing_is_left_of_what_was_said_by_who_was_erased, async |place| {
     }
     let kept = place.everything().await.into_bytes();
     for word in words {
-        assert!(holds(&kept, word), "{word} is looked for where it is");
+        assert!(holds(&kept, word), "the search for remains does not find {word}");
     }
     for _ in 0..2 {
         let gone = answer_of(server.request(Method::DELETE, "/api/users/bugs?messages=delete")).await;
@@ -451,19 +452,19 @@ both!(a_message_can_be_found_as_soon_as_it_is_acknowledged, async |place| {
     assert_eq!(server.all(&target(&[("q", "storm"), ("limit", "7")])).await.len(), 96);
 });
 
-/// Only PostgreSQL lets new entries wait.
+/// Only PostgreSQL keeps new index entries in a pending list.
 #[test]
-fn what_waits_for_the_index_is_found_and_sorted_in_soon() {
+fn pending_entries_are_found_and_soon_sorted_into_the_index() {
     run(Kind::Postgres, async |place| {
         let options = Options { without_tasks: &["search-sorting"], ..Options::default() };
         let server = with_people(place, options).await;
         let sort_in = "SELECT gin_clean_pending_list('messaging.search_entries_terms')";
         server.send("bugs", "duck", "carrots wait").await;
         assert_eq!(bodies(&ask(&server, &[("q", "carrots")]).await), ["carrots wait"]);
-        assert_ne!(place.numbers(sort_in).await, [[0]], "it was sorted in at once");
+        assert_ne!(place.numbers(sort_in).await, [[0]], "the entry was not pending");
         let sorting = tokio::spawn(keep_sorted(Arc::clone(&server.app)));
-        // Nobody can look at the list without sorting it in, so each look has a message of its own.
-        // Sooner where somebody searches.
+        // Reading the length of the pending list also empties it, so each try sends a message of its own. The list is emptied
+        // sooner while somebody searches.
         for (searching, soon_ms) in [(false, 2_000), (true, 600)] {
             let deadline = Instant::now() + Duration::from_secs(20);
             loop {
@@ -475,16 +476,16 @@ fn what_waits_for_the_index_is_found_and_sorted_in_soon() {
                 if place.numbers(sort_in).await == [[0]] {
                     break;
                 }
-                assert!(Instant::now() < deadline, "nobody sorts it in");
+                assert!(Instant::now() < deadline, "the pending list is not emptied");
             }
         }
         sorting.abort();
     });
 }
 
-/// Version 10 turned the list on.
+/// Version 10 enabled the pending list.
 #[test]
-fn an_index_of_before_is_told_to_let_entries_wait() {
+fn the_upgrade_enables_the_pending_list_of_an_old_index() {
     run(Kind::Postgres, async |place| {
         Server::start(place).await.stop().await;
         place.back_to(9).await;
@@ -495,9 +496,9 @@ fn an_index_of_before_is_told_to_let_entries_wait() {
     });
 }
 
-/// Version 14 marked everything with smaller windows.
+/// Version 14 changed all entries to smaller windows.
 #[test]
-fn entries_of_before_get_the_marks_of_small_windows() {
+fn the_upgrade_gives_old_entries_the_smaller_windows() {
     run(Kind::Postgres, async |place| {
         let server = Server::start(place).await;
         for number in 1..=30 {

@@ -1,4 +1,4 @@
-//! Replies, and how they show on what they answer.
+//! Replies, and the thread that their root shows.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ async fn replies(server: &Server, person: &str, target: &str) -> Vec<i64> {
     answer.json().as_array().unwrap().iter().map(|message| message["seq"].as_i64().unwrap()).collect()
 }
 
-both!(replies_are_counted_on_what_they_answer, async |place| {
+both!(replies_are_counted_on_the_message_they_answer, async |place| {
     let server = Server::start(place).await;
     assert_eq!(seen(&server, "bugs", MESSAGE).await["thread"], Value::Null);
     let one = say(&server, "bugs", 1, "one", Some(1)).await;
@@ -24,11 +24,11 @@ both!(replies_are_counted_on_what_they_answer, async |place| {
     assert_eq!(thread, json!({"reply_count": 1, "last_reply_at": one["timestamp_sent"]}));
     let two = say(&server, "rdibari", 1, "two", Some(1)).await;
     say(&server, "rdibari", 1, "not in the thread", None).await;
-    // A reply may be answered as well; that is a thread of its own.
+    // A reply may be answered as well. That is a thread of its own.
     let three = say(&server, "bugs", 1, "three", one["seq"].as_i64()).await;
     let thread = seen(&server, "bugs", MESSAGE).await["thread"].clone();
     assert_eq!(thread, json!({"reply_count": 2, "last_reply_at": two["timestamp_sent"]}));
-    // Whoever sent since has read it.
+    // Users who sent a message since then have read it.
     let two = seen(&server, "bugs", "/api/conversations/1/messages/5").await;
     let list = format!("{MESSAGE}/replies");
     assert_eq!(get(&server, "bugs", &list).await.json()[1], two);
@@ -39,7 +39,7 @@ both!(replies_are_counted_on_what_they_answer, async |place| {
     assert_eq!(first.json()[0]["seq"], 4);
     let second = get(&server, "bugs", &first.next().unwrap()).await;
     assert_eq!((second.json(), second.next()), (json!([two]), None));
-    // A reply that is deleted does not count.
+    // A deleted reply does not count.
     assert_eq!(delete(&server, "rdibari", "/api/conversations/1/messages/5").await.status, 204);
     let thread = seen(&server, "bugs", MESSAGE).await["thread"].clone();
     assert_eq!(thread, json!({"reply_count": 1, "last_reply_at": one["timestamp_sent"]}));
@@ -47,10 +47,10 @@ both!(replies_are_counted_on_what_they_answer, async |place| {
     assert_eq!(delete(&server, "bugs", "/api/conversations/1/messages/4").await.status, 204);
     assert_eq!(seen(&server, "bugs", MESSAGE).await["thread"], Value::Null);
     assert_eq!(delete(&server, "bugs", "/api/conversations/1/messages/4").await.status, 204);
-    // What is deleted keeps its thread.
+    // A tombstone keeps its thread.
     let tombstone = seen(&server, "bugs", "/api/conversations/1/messages/4").await;
     assert_eq!(tombstone["thread"], json!({"reply_count": 1, "last_reply_at": three["timestamp_sent"]}));
-    // An erasure takes many away at once.
+    // An erasure deletes many replies together.
     say(&server, "bugs", 1, "four", Some(1)).await;
     say(&server, "bugs", 1, "five", Some(1)).await;
     let six = say(&server, "rdibari", 1, "six", Some(1)).await;
@@ -60,7 +60,7 @@ both!(replies_are_counted_on_what_they_answer, async |place| {
     assert_eq!(thread, json!({"reply_count": 1, "last_reply_at": six["timestamp_sent"]}));
 });
 
-both!(replies_at_once_are_all_counted, async |place| {
+both!(replies_together_are_all_counted, async |place| {
     let server = Server::start(place).await;
     let parents = [1, 2, 3];
     let sends = (0..48).map(|number| {
@@ -83,7 +83,7 @@ both!(replies_at_once_are_all_counted, async |place| {
     }
 });
 
-both!(only_what_one_sees_can_be_answered, async |place| {
+both!(only_visible_messages_can_be_answered, async |place| {
     let server = Server::start(place).await;
     let id = group(&server, "bugs", &["rdibari"], "since_joined").await;
     let before = say(&server, "bugs", id, "before", None).await;
@@ -102,7 +102,7 @@ both!(only_what_one_sees_can_be_answered, async |place| {
     get(&server, "bugs", &format!("{}?after=1", path(id, &after["seq"]))).await.invalid(&["after"]);
 });
 
-both!(replies_of_the_schema_before_are_counted, async |place| {
+both!(the_upgrade_counts_old_replies, async |place| {
     let server = Server::start(place).await;
     say(&server, "bugs", 1, "one", Some(1)).await;
     let two = say(&server, "bugs", 1, "two", Some(1)).await;

@@ -12,7 +12,7 @@ use crate::support::{Options, Place, Server, answer_of};
 
 const DAY_MICROS: i64 = 86_400_000_000;
 
-/// A server whose clock stands at 2026-11-22T08:30:00Z, and the clock's hand.
+/// A server whose clock stands at 2026-11-22T08:30:00Z, and the value that moves its clock.
 async fn at_a_standstill(place: &Place) -> (Server, Arc<AtomicI64>) {
     let hand = Arc::new(AtomicI64::new(Timestamp::parse("2026-11-22T08:30:00Z").unwrap().micros()));
     let clock = Clock::Manual(Arc::clone(&hand));
@@ -23,7 +23,7 @@ fn bodies(messages: &[Value]) -> Vec<&str> {
     messages.iter().map(|message| message["body"].as_str().unwrap()).collect()
 }
 
-both!(the_seed_lists_the_messages_of_a_user, async |place| {
+both!(the_timeline_has_the_fields_of_the_seed, async |place| {
     let server = Server::start(place).await;
     let rebecca = server.get("/api/messages/rdibari").await;
     assert_eq!(rebecca.status, 200);
@@ -37,7 +37,7 @@ both!(the_seed_lists_the_messages_of_a_user, async |place| {
     server.get("/api/messages/fakeuser").await.problem(404, "user_not_found");
 });
 
-both!(the_window_is_thirty_days_or_what_is_asked_for, async |place| {
+both!(the_window_is_thirty_days_or_the_requested_one, async |place| {
     let (server, hand) = at_a_standstill(place).await;
     for days in 1..=60 {
         hand.fetch_add(DAY_MICROS, Ordering::Relaxed);
@@ -48,7 +48,7 @@ both!(the_window_is_thirty_days_or_what_is_asked_for, async |place| {
         bodies(&messages).into_iter().map(str::to_owned).collect()
     };
     let days = |range: std::ops::RangeInclusive<i32>| range.map(|day| format!("day {day}")).collect::<Vec<_>>();
-    // Thirty days back from day 60 is the very moment of day 30: the beginning belongs to the window.
+    // Thirty days before day 60 is the exact time of day 30. The start belongs to the window.
     assert_eq!(list("").await, days(30..=60));
     assert_eq!(list("?days=1").await, days(59..=60));
     assert_eq!(list("?days=3650&with=bugs").await, days(1..=60));
@@ -65,7 +65,7 @@ both!(the_window_is_thirty_days_or_what_is_asked_for, async |place| {
     assert_eq!(list("?order=asc&limit=7").await, days(30..=60));
 });
 
-both!(wrong_windows_are_named, async |place| {
+both!(invalid_windows_name_their_parameters, async |place| {
     let server = Server::start(place).await;
     let list = async |query: &str| server.get(&format!("/api/messages/bugs?{query}")).await;
     list("days=5&since=2026-01-01T00:00:00Z").await.invalid(&["days"]);
@@ -86,14 +86,14 @@ both!(wrong_windows_are_named, async |place| {
     list(&format!("limit=1&order=asc&cursor={cursor}")).await.invalid(&["cursor"]);
 });
 
-both!(pages_join_without_gap_or_repeat, async |place| {
+both!(pages_have_neither_gaps_nor_repeats, async |place| {
     let (server, hand) = at_a_standstill(place).await;
     let others = ["rdibari", "duck", "porky", "bugs"];
     let mut expected = server.all("/api/messages/bugs").await;
     for number in 0..230_i64 {
-        // Runs of equal times, so that the id has to decide; and a clock that is set back now and then.
+        // Groups of equal times, so that the id decides the order, and a clock that is set back now and then.
         hand.fetch_add([0, 0, 1, 1_000_000, -5_000_000, 0][(number % 6) as usize], Ordering::Relaxed);
-        // One lively conversation, others that rest for long.
+        // One busy conversation, and others without messages for long times.
         let other = others[if number % 50 == 0 { (number / 50 % 4) as usize } else { usize::from(number % 3 == 0) }];
         let (sender, recipient) = if number % 2 == 0 { ("bugs", other) } else { (other, "bugs") };
         expected.push(server.send(sender, recipient, &format!("number {number}")).await);
@@ -102,7 +102,7 @@ both!(pages_join_without_gap_or_repeat, async |place| {
         |message: &Value| (message["timestamp_sent"].as_str().unwrap().to_owned(), message["id"].as_i64().unwrap());
     expected.sort_by_key(key);
     for message in &mut expected {
-        // As it is now: who answered has read it.
+        // Reads each message as it is now: users who answered have read it.
         let target = format!("/api/conversations/{}/messages/{}", message["conversation_id"], message["seq"]);
         *message = server.get(&target).await.json();
     }
@@ -128,7 +128,7 @@ both!(pages_join_without_gap_or_repeat, async |place| {
     crate::messages::messages::assert_dense(place).await;
 });
 
-both!(pages_stand_still_while_new_messages_come, async |place| {
+both!(pages_do_not_move_while_new_messages_arrive, async |place| {
     let (server, hand) = at_a_standstill(place).await;
     for number in 0..10 {
         server.send("bugs", "duck", &format!("{number}")).await;
@@ -141,14 +141,14 @@ both!(pages_stand_still_while_new_messages_come, async |place| {
     );
     hand.fetch_add(29 * DAY_MICROS, Ordering::Relaxed);
     server.send("bugs", "duck", "new").await;
-    // The window was resolved at the first page: two days later it has not slid on.
+    // The window is fixed on the first page: it has not moved two days later.
     hand.fetch_add(2 * DAY_MICROS, Ordering::Relaxed);
     let rest = server.all(&next).await;
     assert_eq!(bodies(&rest), ["5", "4", "3", "2", "1", "0", "omw"]);
     assert_eq!(bodies(&server.all("/api/messages/duck").await), ["new"]);
 });
 
-both!(a_path_that_needs_escaping_keeps_it_in_its_link, async |place| {
+both!(links_keep_the_escaping_of_the_path, async |place| {
     let server = Server::start(place).await;
     let link = server.get("/api/messages/%72dibari?limit=1&with=b%75gs").await.next().unwrap();
     assert!(link.starts_with("/api/messages/%72dibari?"), "{link}");
@@ -156,7 +156,7 @@ both!(a_path_that_needs_escaping_keeps_it_in_its_link, async |place| {
     assert_eq!(server.get(&link).await.json()[0]["body"], "nothing much, you");
 });
 
-both!(a_person_reads_their_own_messages_alone, async |place| {
+both!(users_read_only_their_own_messages, async |place| {
     let server = Server::start(place).await;
     let read = async |who: &str, whose: &str| {
         answer_of(server.request(Method::GET, &format!("/api/messages/{whose}")).header("x-act-as", who)).await

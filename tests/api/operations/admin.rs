@@ -16,8 +16,8 @@ async fn set_role(server: &Server, name: &str, role: &str) {
     assert_eq!(answer_of(request.json(&json!({"role": role}))).await.status, 204);
 }
 
-/// Runs a command with something on its standard input.
-fn posthaste_fed(place: &Place, arguments: &[&str], input: &[u8]) -> Output {
+/// Runs a command with `input` on its standard input.
+fn posthaste_with_input(place: &Place, arguments: &[&str], input: &[u8]) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_posthaste"))
         .args(arguments)
         .env("POSTHASTE_DATABASE_URL", place.url())
@@ -27,12 +27,12 @@ fn posthaste_fed(place: &Place, arguments: &[&str], input: &[u8]) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // It may have ended before it has read everything.
+    // The command may end before it has read everything.
     drop(child.stdin.take().unwrap().write_all(input));
     child.wait_with_output().unwrap()
 }
 
-both!(a_ban_ends_everything_within_a_second_and_can_be_lifted, async |place| {
+both!(a_ban_ends_all_access_within_a_second_and_can_be_lifted, async |place| {
     let open = Server::start(place).await;
     let bugs = session(&open, "bugs").await;
     let server = Server::start_with(place, secured()).await;
@@ -49,11 +49,11 @@ both!(a_ban_ends_everything_within_a_second_and_can_be_lifted, async |place| {
     Caller::new(&server, &bugs).get("/api/users").await.problem(401, "unauthenticated");
     within_a_second(Caller::new(&other, &bugs), "/api/users", 401).await;
     assert_eq!(place.numbers("SELECT count(*) FROM messaging.sessions").await, [[0]]);
-    // Nobody gets in under the name, with open access either.
+    // The banned user cannot log in or act, not even under open access.
     open.post("/api/sessions", &json!({"user_name": "bugs"})).await.problem(403, "banned");
     let acting = open.request(Method::GET, "/api/users/me").header("x-act-as", "bugs");
     answer_of(acting).await.invalid(&["X-Act-As"]);
-    // Who is banned is still there for the others.
+    // Others still see the banned user.
     assert_eq!(admin.get("/api/users/bugs").await.status, 200);
     assert_eq!(admin.get("/api/messages/bugs").await.json().as_array().unwrap().len(), 3);
     assert_eq!(admin.get("/api/admin/stats").await.json()["banned_users"], 1);
@@ -71,7 +71,7 @@ both!(a_ban_ends_everything_within_a_second_and_can_be_lifted, async |place| {
     );
     assert!(posthaste(place, &["admin", "unban", "--user-name", "bugs"]).status.success());
     assert_eq!(session(&open, "bugs").await.len(), 47);
-    // One entry for each that changed something.
+    // One entry for each command that changed something.
     let entries = "SELECT count(*) FROM messaging.audit_log WHERE action IN ('user.banned', 'user.unbanned')";
     assert_eq!(place.numbers(entries).await, [[4]]);
     for action in ["ban", "unban"] {
@@ -103,7 +103,7 @@ both!(roles_are_given_and_taken_within_a_second, async |place| {
         bugs.put("/api/admin/users/duck/role", &body).await.invalid(&["role"]);
     }
     bugs.put("/api/admin/users/nobody/role", &json!({"role": "admin"})).await.problem(404, "user_not_found");
-    // Addresses are an administrator's to see.
+    // Administrators see email addresses.
     assert_eq!(bugs.get("/api/users/duck").await.json()["email"], "duck@example.org");
     assert_eq!(duck.get("/api/users/bugs").await.json()["email"], Value::Null);
 
@@ -118,7 +118,7 @@ both!(roles_are_given_and_taken_within_a_second, async |place| {
     assert!(demoted.status.success(), "{}", text(&demoted));
     within_a_second(duck, "/api/admin/stats", 403).await.problem(403, "admin_required");
     assert!(!posthaste(place, &["admin", "set-role", "--user-name", "duck", "--role", "owner"]).status.success());
-    // The session goes on as what it is now.
+    // The session stays valid with the new role.
     assert_eq!(duck.get("/api/users/me").await.json()["role"], "user");
 });
 
@@ -131,14 +131,14 @@ both!(the_counts_are_right, async |place| {
         ["users", "banned_users", "sessions", "api_keys", "conversations", "messages_sent", "events"]
             .map(|field| of[field].as_i64().unwrap())
     };
-    // A first message tells of its conversation as well.
+    // A first message also creates the event of its conversation.
     assert_eq!(counts(&first), [4, 0, 0, 0, 2, 4, 6]);
     session(&server, "bugs").await;
     session(&server, "duck").await;
     server.api_key(&["read"]).await;
     server.add_user("fifth", "", "").await;
     server.send("fifth", "bugs", "hey").await;
-    // What is refused is not counted, at whatever point it was refused.
+    // Refused sends are not counted, wherever the refusal happens.
     let refused = json!({"sender_user_name": "bugs", "recipient_user_name": "rdibari", "body": "x", "reply_to": 99});
     for _ in 0..3 {
         server.post("/api/messages", &refused).await.invalid(&["reply_to"]);
@@ -147,7 +147,7 @@ both!(the_counts_are_right, async |place| {
     server.request(Method::PUT, "/api/admin/users/duck/ban").send().await.unwrap();
     assert_eq!(counts(&stats().await), [5, 1, 1, 1, 3, 6, 9]);
     server.request(Method::DELETE, "/api/users/bugs?messages=delete").send().await.unwrap();
-    // What was sent was sent; each tombstone is an event.
+    // Deleted messages still count as sent. Each tombstone is an event.
     assert_eq!(counts(&stats().await), [4, 1, 0, 1, 3, 6, 11]);
     let empty = Place::new(place.kind).await;
     let server = Server::start_with(&empty, Options { demo: false, ..Options::default() }).await;
@@ -156,7 +156,7 @@ both!(the_counts_are_right, async |place| {
     empty.remove().await;
 });
 
-both!(accounts_are_made_on_the_command_line, async |place| {
+both!(accounts_are_created_on_the_command_line, async |place| {
     let server = Server::start_with(place, secured()).await;
     let words = ["admin", "create-user", "--user-name", "root", "--email", "root@example.org", "--first-name", "Ada"];
     let mut with_password = words.to_vec();
@@ -170,7 +170,7 @@ both!(accounts_are_made_on_the_command_line, async |place| {
         words[3] = name;
         let email = format!("{name}@example.org");
         words[5] = &email;
-        let made = posthaste_fed(place, &words, input);
+        let made = posthaste_with_input(place, &words, input);
         assert!(made.status.success(), "{}", text(&made));
         assert!(made.stdout.is_empty());
         let login = json!({"user_name": name, "password": "correct horse battery"});
@@ -186,13 +186,13 @@ both!(accounts_are_made_on_the_command_line, async |place| {
     answer_of(server.request(Method::POST, "/api/sessions").json(&login)).await.problem(401, "invalid_credentials");
     let roles = "SELECT count(*) FROM messaging.users WHERE role = 'admin'";
     assert_eq!(place.numbers(roles).await, [[3]]);
-    // That somebody began as an administrator is in the log.
-    let told = "SELECT count(*) FROM messaging.audit_log
+    // The audit log shows that these users were created as administrators.
+    let entries = "SELECT count(*) FROM messaging.audit_log
                  WHERE action = 'user.created' AND actor_id IS NULL AND address IS NULL AND detail = 'admin'";
-    assert_eq!(place.numbers(told).await, [[3]]);
+    assert_eq!(place.numbers(entries).await, [[3]]);
 });
 
-both!(what_is_no_account_is_refused_with_a_sentence, async |place| {
+both!(invalid_accounts_are_refused_with_a_reason, async |place| {
     let server = Server::start(place).await;
     let users = server.all("/api/users").await;
     let long = "x".repeat(300);
@@ -216,12 +216,15 @@ both!(what_is_no_account_is_refused_with_a_sentence, async |place| {
     for (arguments, input, sentence) in cases {
         let mut words = vec!["admin", "create-user"];
         words.extend(arguments);
-        let refused = posthaste_fed(place, &words, input);
-        let told = text(&refused);
-        assert_eq!(refused.status.code(), Some(1), "{arguments:?}: {told}");
-        assert!(refused.stdout.is_empty() && told.starts_with("posthaste: ") && told.contains(sentence), "{told}");
-        assert_eq!(told.lines().count(), 1, "{told}");
-        assert!(!told.contains("short") && !told.contains("password123"), "{told}");
+        let refused = posthaste_with_input(place, &words, input);
+        let output = text(&refused);
+        assert_eq!(refused.status.code(), Some(1), "{arguments:?}: {output}");
+        assert!(
+            refused.stdout.is_empty() && output.starts_with("posthaste: ") && output.contains(sentence),
+            "{output}"
+        );
+        assert_eq!(output.lines().count(), 1, "{output}");
+        assert!(!output.contains("short") && !output.contains("password123"), "{output}");
     }
     assert_eq!(server.all("/api/users").await, users);
 });

@@ -1,4 +1,4 @@
-//! Acknowledged is durable: a 201 means that the message is there, once, whatever happens next.
+//! Durability: after a 201 the message is stored exactly once, whatever happens next.
 
 mod crash;
 mod faults;
@@ -26,28 +26,28 @@ use crate::support::wire::{Lost, Wire, send_request};
 const SENDERS: usize = 16;
 pub(crate) const PAIRS: &[(&str, &str)] =
     &[("rdibari", "bugs"), ("bugs", "duck"), ("duck", "duck"), ("porky", "rdibari"), ("bugs", "rdibari")];
-/// A sender that is refused asks again after this.
+/// The pause of a sender after a refusal.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Where a message is: `(conversation_id, seq, id)`.
+/// The place of a message: `(conversation_id, seq, id)`.
 pub(crate) type Position = (i64, i64, i64);
 
-/// One send, and what the sender knows of it.
+/// One send, and its outcome as the sender sees it.
 pub(crate) struct Attempt {
     sender: &'static str,
     recipient: &'static str,
-    /// No two attempts have the same.
+    /// Unique among all attempts.
     pub(crate) body: String,
     pub(crate) key: Option<String>,
     pub(crate) outcome: Outcome,
 }
 
 pub(crate) enum Outcome {
-    /// 201: it must be there.
+    /// 201: the message must be stored.
     Accepted(Position),
     /// Another answer.
     Refused(Answer),
-    /// It may be there, or not.
+    /// No complete answer: the message may be stored or not.
     Lost(Lost),
 }
 
@@ -74,7 +74,7 @@ impl Attempt {
         }
     }
 
-    /// Sends it with its key again, as a careful caller does who got no answer; it must be accepted now.
+    /// Sends it again with its key, as a careful caller does after a lost answer. Now it must be accepted.
     async fn repeat(&mut self, address: SocketAddr) {
         let answer = Wire::connect(address).await.unwrap().exchange(&self.request()).await.unwrap();
         assert_eq!(answer.status, 201, "{}", String::from_utf8_lossy(&answer.bytes));
@@ -95,7 +95,7 @@ pub(crate) fn outcome(answer: Result<Answer, Lost>, body: &str) -> Outcome {
     }
 }
 
-/// Senders at work, each on a connection of its own, one message after the other; every other one has a key.
+/// Senders, each with a connection of its own, that send one message after the other. Every second one uses keys.
 pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     pub(crate) counts: Arc<Counts>,
@@ -109,12 +109,12 @@ pub(crate) struct Counts {
 }
 
 impl Load {
-    /// Starts the senders; `name` tells their bodies from those of another load.
+    /// Starts the senders. `name` distinguishes their bodies from those of another load.
     pub(crate) fn start(address: SocketAddr, name: &str) -> Self {
         Self::start_padded(address, name, 0)
     }
 
-    /// Sends bodies of at least so many characters.
+    /// Sends bodies of at least `characters` characters.
     pub(crate) fn start_padded(address: SocketAddr, name: &str, characters: usize) -> Self {
         let (stop, counts) = (Arc::new(AtomicBool::new(false)), Arc::new(Counts::default()));
         let senders = (0..SENDERS)
@@ -143,12 +143,12 @@ impl Load {
     pub(crate) async fn wait_for(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(60);
         while !is_so(self) {
-            assert!(Instant::now() < deadline, "it never happens that {what}");
+            assert!(Instant::now() < deadline, "this never happens: {what}");
             tokio::time::sleep(PAUSE).await;
         }
     }
 
-    /// Lets each sender finish what it is doing.
+    /// Stops after each sender has finished its present send.
     pub(crate) async fn stop(self) -> Vec<Attempt> {
         self.stop.store(true, Ordering::Relaxed);
         let mut attempts = Vec::new();
@@ -194,7 +194,7 @@ async fn keep_sending(
     attempts
 }
 
-/// Sends on the open connection, or on a new one.
+/// Sends on the open connection, or opens a new one.
 async fn send(wire: &mut Option<Wire>, address: SocketAddr, request: &[u8]) -> Result<Answer, Lost> {
     let mut open = match wire.take() {
         Some(open) => open,
@@ -207,12 +207,12 @@ async fn send(wire: &mut Option<Wire>, address: SocketAddr, request: &[u8]) -> R
     Ok(answer)
 }
 
-/// The newest message that there is.
+/// The id of the newest message.
 pub(crate) async fn last_message(place: &Place) -> i64 {
     place.numbers("SELECT coalesce(max(id), 0) FROM messaging.messages").await[0][0]
 }
 
-/// Every message of the database, by its body.
+/// All messages of the database, by body.
 pub(crate) async fn stored(place: &Place) -> HashMap<String, Vec<Position>> {
     const SQL: &str = "SELECT body, conversation_id, seq, id FROM messaging.messages";
     let rows: Vec<(String, Position)> = match place.kind {
@@ -234,12 +234,13 @@ pub(crate) async fn stored(place: &Place) -> HashMap<String, Vec<Position>> {
     stored
 }
 
-/// What was accepted is there once, where the answer said; nothing is there twice; nothing is there that nobody sent.
+/// Asserts that each accepted message is stored once, at the place that the answer named, that no message is stored twice, and
+/// that every stored message was sent.
 pub(crate) async fn assert_kept(place: &Place, attempts: &[Attempt]) {
     assert_kept_beside(place, attempts, &[]).await;
 }
 
-/// [`assert_kept`] where there are other messages too, with these bodies.
+/// [`assert_kept`] for a database that also has other messages, with these bodies.
 pub(crate) async fn assert_kept_beside(place: &Place, attempts: &[Attempt], others: &[&str]) {
     let stored = stored(place).await;
     let mut known: HashSet<&str> = ["Hey, whats up?", "nothing much, you", "samees", "omw"].into();
@@ -249,19 +250,19 @@ pub(crate) async fn assert_kept_beside(place: &Place, attempts: &[Attempt], othe
         let found = stored.get(&attempt.body).map_or(&[][..], Vec::as_slice);
         match attempt.accepted() {
             Some(position) => assert_eq!(found, [position], "{} was accepted", attempt.body),
-            None => assert!(found.len() <= 1, "{} is there {} times", attempt.body, found.len()),
+            None => assert!(found.len() <= 1, "{} is stored {} times", attempt.body, found.len()),
         }
     }
     let strangers: Vec<&String> = stored.keys().filter(|body| !known.contains(body.as_str())).collect();
-    assert!(strangers.is_empty(), "nobody sent {strangers:?}");
+    assert!(strangers.is_empty(), "messages that were not sent are stored: {strangers:?}");
 }
 
-/// Repeats every send with a key whose outcome its sender does not know.
+/// Repeats every send that has a key and an unknown outcome. Returns their number.
 pub(crate) async fn repeat_lost(address: SocketAddr, attempts: &mut [Attempt]) -> usize {
     let lost = attempts.iter_mut().filter(|attempt| attempt.key.is_some() && attempt.accepted().is_none());
     let repeats: Vec<_> = lost.map(|attempt| attempt.repeat(address)).collect();
     let count = repeats.len();
-    // Each has a connection, and a process may not have thousands.
+    // Each repeat has a connection, and a process may not open thousands.
     futures_util::stream::iter(repeats).for_each_concurrent(256, |repeat| repeat).await;
     count
 }

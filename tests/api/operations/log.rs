@@ -1,4 +1,4 @@
-//! What the log says about one request, found by the id in its answer.
+//! The log lines of a request, found by the request id in its answer.
 
 use std::time::{Duration, Instant};
 
@@ -13,11 +13,11 @@ use crate::support::process::{Process, Wrapping};
 use crate::support::watch::Socket;
 use crate::support::{Answer, Place, answer_of};
 
-/// A line is written before the answer, or a moment after it.
+/// How long to wait for a line. It is written before the answer or a moment after it.
 const LINE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Sends at a time: more than batches under way, so that some of them share one.
+/// Sends together: more than there are batches in progress, so that some of them share a batch.
 const CROWD: usize = 12;
-/// How often a crowd tries to put the refused send into a batch with others.
+/// How many times a crowd tries to get the refused send into a batch with others.
 const CROWD_ATTEMPTS: usize = 50;
 
 async fn start(place: &Place, format: &str) -> Process {
@@ -38,23 +38,23 @@ fn id_of(answer: &Answer) -> String {
     answer.header("x-request-id").unwrap().to_owned()
 }
 
-/// Every complete line that is JSON. A panic or a shell would write others.
+/// Every complete line that is JSON. Lines of a panic or of the shell are not.
 fn lines(process: &Process) -> Vec<Value> {
     process.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
-/// The fields of the span `name` of a line.
+/// The fields of the span `name` in a line.
 fn span<'a>(line: &'a Value, name: &str) -> Option<&'a Value> {
     line["spans"].as_array()?.iter().find(|span| span["name"] == name)
 }
 
-/// Whether the batch of a line serves the request.
+/// Whether the line belongs to a batch that has this request.
 fn is_in_batch(line: &Value, id: &str) -> bool {
     let ids = span(line, "send_batch").and_then(|batch| batch["request_ids"].as_str());
     ids.is_some_and(|ids| ids.split(' ').any(|its| its == id))
 }
 
-/// Waits for a line.
+/// Waits for a line that is `wanted`.
 async fn line(process: &Process, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
     let deadline = Instant::now() + LINE_TIMEOUT;
     loop {
@@ -126,7 +126,7 @@ both!(a_failed_batch_is_logged_once_with_every_request_id, async |place| {
     }
     let (refused, others) = shared.expect("the refused send was never in a batch with another one");
     assert!(!others.is_empty());
-    // Then each was sent alone, in a unit of work that names no other request.
+    // After that each send runs alone, in a unit of work that names no other request.
     let alone = |id: String, succeeded: bool| {
         let process = &process;
         async move {
@@ -175,7 +175,7 @@ both!(an_unknown_word_is_logged_with_its_row, async |place| {
                 && span(line, "request").is_some_and(|request| request["request_id"] == *request_id)
         });
         let cause = cause.await["cause"].as_str().unwrap().to_owned();
-        // A long word is cut.
+        // A long word is shortened.
         let word = &word[..word.len().min(40)];
         assert!(cause.starts_with(&format!("{table}.{column} holds the word \"{word}\" in the row with ")), "{cause}");
         assert!(cause.contains(&format!(" {id}")), "{cause}");

@@ -1,4 +1,4 @@
-//! Mail on its way to a real SMTP server.
+//! Mail to a real SMTP server.
 
 use std::io::Write;
 use std::process::Command;
@@ -30,11 +30,11 @@ fn mail(to: &str, text: &str) -> Mail {
     Mail { to: to.into(), subject: "Ein neues Paßwort 🔑".into(), text: text.into() }
 }
 
-/// What is logged while it is held, on a runtime of one thread.
+/// Captures log lines while its guard is held, on a runtime with one thread.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+struct CapturedLog(Arc<Mutex<Vec<u8>>>);
 
-impl Log {
+impl CapturedLog {
     fn start(&self) -> tracing::subscriber::DefaultGuard {
         let log = self.clone();
         let builder = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_ansi(false);
@@ -54,7 +54,7 @@ impl Log {
     }
 }
 
-impl Write for Log {
+impl Write for CapturedLog {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.0.lock().unwrap().write(bytes)
     }
@@ -98,7 +98,7 @@ async fn a_text_arrives_as_it_was_written() {
 #[tokio::test]
 async fn a_mail_waits_for_the_smtp_server() {
     let port = free_port();
-    let log = Log::default();
+    let log = CapturedLog::default();
     let _guard = log.start();
     let (mailer, _) = start(&format!("smtp://127.0.0.1:{port}"));
     mailer.send(mail("bugs@example.org", "patience")).unwrap();
@@ -111,9 +111,9 @@ async fn a_mail_waits_for_the_smtp_server() {
 }
 
 #[tokio::test]
-async fn a_server_that_wants_a_password_gets_it_and_the_log_does_not() {
+async fn the_smtp_password_is_sent_and_not_logged() {
     let mut server = MailServer::start_on(0, Some("posthaste:canary-right")).await;
-    let log = Log::default();
+    let log = CapturedLog::default();
     let _guard = log.start();
     let (mailer, _) = start(&server.url());
     mailer.send(mail("bugs@example.org", "let in")).unwrap();
@@ -130,12 +130,12 @@ async fn a_server_that_wants_a_password_gets_it_and_the_log_does_not() {
 }
 
 #[tokio::test]
-async fn a_recipient_who_is_refused_is_not_tried_again() {
+async fn a_refused_recipient_is_not_tried_again() {
     let mut server = MailServer::start().await;
-    let log = Log::default();
+    let log = CapturedLog::default();
     let _guard = log.start();
     let (mailer, _) = start(&server.url());
-    // The server's answer repeats the address.
+    // The server's answer repeats the email address.
     mailer.send(mail("never-canary@example.org", "canary-text")).unwrap();
     mailer.send(mail("later-canary@example.org", "second try")).unwrap();
     mailer.send(mail("duck@example.org", "not held up")).unwrap();
@@ -148,7 +148,7 @@ async fn a_recipient_who_is_refused_is_not_tried_again() {
 }
 
 #[tokio::test]
-async fn a_full_queue_says_so() {
+async fn a_full_queue_refuses_mail() {
     let (mailer, _) = start(&format!("smtp://127.0.0.1:{}", free_port()));
     for _ in 0..QUEUE_LIMIT {
         mailer.send(mail("bugs@example.org", "waits")).unwrap();
@@ -158,7 +158,7 @@ async fn a_full_queue_says_so() {
 }
 
 #[tokio::test]
-async fn closing_lets_out_what_waits() {
+async fn closing_sends_waiting_mail() {
     let mut server = MailServer::start().await;
     let (mailer, _) = start(&server.url());
     for number in 0..10 {
@@ -174,8 +174,8 @@ async fn closing_lets_out_what_waits() {
 }
 
 #[tokio::test]
-async fn closing_takes_no_longer_than_it_may() {
-    // Accepts connections and says nothing.
+async fn closing_does_not_exceed_its_time_limit() {
+    // A server that accepts connections and never answers.
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (mailer, metrics) = start(&format!("smtp://{}", silent.local_addr().unwrap()));
     for _ in 0..3 {
@@ -187,7 +187,7 @@ async fn closing_takes_no_longer_than_it_may() {
     let metrics = metrics.render().unwrap();
     assert!(metrics.contains("posthaste_mails_total{outcome=\"failed\"} 3\n"), "{metrics}");
 
-    // Where nobody listens, nothing is waited for.
+    // If no server listens, closing does not wait.
     let (mailer, _) = start(&format!("smtp://127.0.0.1:{}", free_port()));
     mailer.send(mail("bugs@example.org", "lost")).unwrap();
     mailer.close(LIMIT).await;

@@ -1,4 +1,4 @@
-//! Tests of the operator's side: administration, mail, metrics, restores and durability.
+//! Tests for operators: administration, logs, mail, metrics, tasks, restores and durability.
 
 pub mod admin;
 pub mod durability;

@@ -1,4 +1,4 @@
-//! What an operator sees: health, metrics, documents, commands, upgrades, encrypted connections.
+//! Features for operators: health, metrics, documents, commands, upgrades, encrypted connections.
 
 use std::process::{Command, Output};
 
@@ -25,7 +25,7 @@ pub fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-both!(health_and_readiness, async |place| {
+both!(healthz_and_readyz_answer, async |place| {
     let server = Server::start(place).await;
     assert_eq!(server.get("/healthz").await.json()["status"], "ok");
     assert_eq!(server.get("/readyz").await.json()["status"], "ready");
@@ -39,7 +39,7 @@ both!(health_and_readiness, async |place| {
     assert!(refused.header("retry-after").is_some());
 });
 
-both!(metrics_count_by_route_template, async |place| {
+both!(metrics_are_counted_by_route_template, async |place| {
     let server = Server::start(place).await;
     for name in ["bugs", "duck", "nobody-secret"] {
         server.get(&format!("/api/messages/{name}?limit=3")).await;
@@ -92,7 +92,7 @@ both!(the_document_describes_every_operation, async |place| {
     assert_eq!(printed["components"], document["components"]);
 });
 
-both!(the_docs_need_nothing_from_outside, async |place| {
+both!(the_documentation_page_loads_nothing_from_other_hosts, async |place| {
     let server = Server::start(place).await;
     for (from, to) in [("/docs", "/docs/"), ("/redoc", "/docs/")] {
         let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
@@ -117,7 +117,7 @@ both!(the_docs_need_nothing_from_outside, async |place| {
     assert!(start.contains("/openapi.json") && !start.contains("https://"), "{start}");
 });
 
-both!(the_doctor_looks_at_everything, async |place| {
+both!(the_doctor_finds_each_kind_of_damage, async |place| {
     let fresh = posthaste(place, &["doctor"]);
     assert!(fresh.status.success(), "{}", text(&fresh));
     let server = Server::start(place).await;
@@ -143,17 +143,20 @@ both!(the_doctor_looks_at_everything, async |place| {
         place.sql(&set(right)).await;
     }
     place.sql(&format!("UPDATE messaging.messages SET reaction_counts = NULL WHERE {first}")).await;
-    assert!(!posthaste(place, &["doctor"]).status.success(), "reactions that are not counted");
+    assert!(!posthaste(place, &["doctor"]).status.success(), "the doctor misses reactions that are not counted");
     place.sql(&format!("DELETE FROM messaging.reactions WHERE {first}")).await;
-    assert!(posthaste(place, &["doctor"]).status.success(), "neither there nor counted");
+    assert!(
+        posthaste(place, &["doctor"]).status.success(),
+        "the doctor reports a message without reactions and counts"
+    );
     place.sql(&format!("UPDATE messaging.messages SET reaction_counts = '👍 2' WHERE {first}")).await;
-    assert!(!posthaste(place, &["doctor"]).status.success(), "counts of nothing");
+    assert!(!posthaste(place, &["doctor"]).status.success(), "the doctor misses counts without reactions");
     place.sql(&format!("UPDATE messaging.messages SET reaction_counts = NULL WHERE {first}")).await;
     place.sql("UPDATE messaging.conversations SET last_seq = 99 WHERE id = 1").await;
     let ill = posthaste(place, &["doctor"]);
     assert!(!ill.status.success(), "{}", text(&ill));
     assert!(text(&ill).contains("1 conversations disagree"), "{}", text(&ill));
-    assert!(!text(&ill).contains("posthaste@"), "no part of a URL's user: {}", text(&ill));
+    assert!(!text(&ill).contains("posthaste@"), "the output shows the user of the database URL: {}", text(&ill));
 });
 
 both!(a_newer_or_changed_schema_is_refused, async |place| {
@@ -167,7 +170,7 @@ both!(a_newer_or_changed_schema_is_refused, async |place| {
     assert!(!refused.status.success() && text(&refused).contains("changed build"), "{}", text(&refused));
 });
 
-both!(somebody_elses_tables_are_left_alone, async |place| {
+both!(tables_of_other_programs_are_left_alone, async |place| {
     match place.kind {
         Kind::Sqlite => place.sql("CREATE TABLE theirs (x)").await,
         Kind::Postgres => place.sql("CREATE SCHEMA messaging; CREATE TABLE messaging.users (x int)").await,
@@ -187,7 +190,7 @@ both!(open_access_stays_on_loopback, async |place| {
     }
 });
 
-both!(a_second_start_finds_everything_and_writes_no_demo, async |place| {
+both!(a_second_start_keeps_everything_and_writes_no_demo, async |place| {
     let server = Server::start(place).await;
     server.send("bugs", "duck", "kept").await;
     server.stop().await;
@@ -198,7 +201,7 @@ both!(a_second_start_finds_everything_and_writes_no_demo, async |place| {
     assert_dense(place).await;
 });
 
-/// The seed's data model, as its own document lists it.
+/// The seed's data model, copied from the seed's own document.
 const SEED_DDL: &str = "
     CREATE SCHEMA messaging;
     CREATE SEQUENCE messaging.messaging_sequence AS integer;
@@ -237,7 +240,7 @@ fn a_database_of_the_seed_is_upgraded_in_place() {
         assert_eq!(users[0]["created_at"], "2026-11-01T08:00:00.000000Z");
         assert_eq!(users[0]["modified_at"], "2026-11-02T08:00:00.000000Z");
         assert_eq!(users[1]["created_at"], "2026-11-01T08:00:00.123456Z");
-        // Nobody brought a second factor along, so the flag says so.
+        // No user of the seed's database has a second factor, and the flag shows that.
         assert_eq!(users[1]["mfa"], false);
         assert_eq!(users[2]["email"], "r@example.org");
         assert_eq!(users[2]["first_name"], "");
@@ -249,7 +252,7 @@ fn a_database_of_the_seed_is_upgraded_in_place() {
         assert_eq!(server.all("/api/messages/with%20spaces?days=60").await.len(), 1);
         assert_eq!(server.all("/api/messages/BUGS-3").await[0]["body"], "without times");
         assert_eq!(place.numbers("SELECT count(*) FROM messaging.messages").await, [[5]]);
-        // It goes on where the seed stopped.
+        // The numbers continue after those of the seed.
         let sent = server.send("rdibari", "bugs", "fourth").await;
         assert_eq!(
             (sent["id"].as_i64(), sent["seq"].as_i64(), sent["conversation_id"].clone()),
@@ -281,7 +284,7 @@ fn an_empty_database_of_the_seed_is_upgraded_too() {
 }
 
 #[test]
-fn psql_finds_what_the_seed_promised() {
+fn psql_finds_the_tables_and_columns_of_the_seed() {
     crate::support::run(Kind::Postgres, async |place: &Place| {
         let server = Server::start(place).await;
         server.send("bugs", "duck", "hey").await;
@@ -329,11 +332,11 @@ fn postgresql_is_reached_over_tls() {
         assert_eq!(encrypted(&by_name, "require", None).await, Ok(true));
         assert_eq!(encrypted(&by_name, "verify-full", Some(&authority)).await, Ok(true));
         assert_eq!(encrypted(&by_name, "verify-ca", Some(&authority)).await, Ok(true));
-        // The certificate is for localhost: under another name only the chain holds.
+        // The certificate is for localhost. Under another name only its chain is valid.
         let by_other_name = by_name.replace("@localhost", "@elsewhere.example").replace("?", "?hostaddr=127.0.0.1&");
         assert_eq!(encrypted(&by_other_name, "verify-ca", Some(&authority)).await, Ok(true));
         assert!(encrypted(&by_other_name, "verify-full", Some(&authority)).await.is_err());
-        // A root that did not sign it.
+        // A root certificate that has not signed the server's certificate.
         let stranger = place.folder.path().join("stranger.pem");
         std::fs::write(&stranger, rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap().cert.pem())
             .unwrap();
@@ -377,7 +380,7 @@ fn options_come_from_the_command_line_the_environment_and_a_file() {
     fn text_of(output: &Output) -> String {
         self::text(output)
     }
-    // Each of these fails before anything is opened, and says what it was told.
+    // Each of these fails before anything is opened, and names the invalid value.
     assert!(run("open = true\nlisten = \"0.0.0.0:1\"", &[], None).contains("0.0.0.0:1"));
     assert!(run("open = true\nlisten = \"0.0.0.0:1\"", &[], Some("0.0.0.0:2")).contains("0.0.0.0:2"));
     assert!(

@@ -1,4 +1,4 @@
-//! What tasks do after a restart, and when they cannot do their work.
+//! What tasks do after a restart, and when they cannot work.
 
 use std::pin::pin;
 use std::time::{Duration, Instant};
@@ -20,12 +20,12 @@ use crate::support::process::{Process, Wrapping};
 use crate::support::watch::Socket;
 use crate::support::{Answer, Options, Place, Server, answer_of, run};
 
-/// Between two ephemeral events that are published until one arrives.
+/// The pause between ephemeral events that are published until one arrives.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
-/// Longer than a task takes that looks for work once a second.
-const A_FEW_LOOKS: Duration = Duration::from_secs(4);
+/// Longer than the interval of a task that looks for work once a second.
+const SEVERAL_INTERVALS: Duration = Duration::from_secs(4);
 
-/// Publishes an ephemeral event on one server until a socket on the other one gets it.
+/// Publishes an ephemeral event on one server until a socket on the other one receives it.
 async fn bus_delivers(one: &Server, there: &mut Socket, to: i64, word: &str) {
     let event = json!({"type": "test.whisper", "data": {"word": word}});
     let publishing = async {
@@ -66,7 +66,7 @@ both!(housekeeping_deletes_after_a_restart, async |place| {
     let server = Server::start(place).await;
     let new = json!({"recipient_user_name": "duck", "body": "once"});
     assert_eq!(post_once(&server, "bugs", "/api/messages", "key", new).await.status, 201);
-    // The first run has looked already, and the next look is ten minutes away.
+    // The first run of the task has already looked for work, and the next time is in ten minutes.
     panic_once(&server, "housekeeping").await;
     wait_until("the key is lost", async || keys(place).await == 1).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -79,10 +79,10 @@ async fn keys(place: &Place) -> i64 {
     place.numbers("SELECT count(*) FROM messaging.idempotency_keys").await[0][0]
 }
 
-/// Sends, and sorts what waits into PostgreSQL's index a while later; how many pages waited.
+/// Sends a message, waits, and sorts pending entries into PostgreSQL's index. Returns how many pages were pending.
 async fn pages_waiting(server: &Server, place: &Place) -> i64 {
     server.send("bugs", "duck", "to be sorted").await;
-    tokio::time::sleep(A_FEW_LOOKS).await;
+    tokio::time::sleep(SEVERAL_INTERVALS).await;
     place.numbers("SELECT gin_clean_pending_list('messaging.search_entries_terms')").await[0][0]
 }
 
@@ -95,7 +95,8 @@ fn search_is_sorted_after_a_restart() {
         server.stop().await;
         let server = Server::start(place).await;
         panic_once(&server, "search-sorting").await;
-        wait_until("nothing is sorted", async || pages_waiting(&server, place).await == 0).await;
+        wait_until("pending entries are not sorted into the index", async || pages_waiting(&server, place).await == 0)
+            .await;
     });
 }
 
@@ -106,7 +107,7 @@ async fn is_online(server: &Server, person: &str) -> bool {
 both!(presence_keeps_its_name_when_its_task_fails, async |place| {
     let server = Server::start(place).await;
     group(&server, "bugs", &["duck", "rdibari", "porky"], "all").await;
-    // The first write: the task fails before it knows that its name is in the database.
+    // The task fails after its first write, before it knows that its name is stored.
     server.tasks.make_panic_at("presence", PanicPoint::PresenceWritten);
     let duck = Socket::of(&server, "duck").await;
     wait_until("presence is not written", async || server.tasks.has_panicked("presence")).await;
@@ -115,16 +116,16 @@ both!(presence_keeps_its_name_when_its_task_fails, async |place| {
     panic_once(&server, "presence").await;
     let porky = Socket::of(&server, "porky").await;
     wait_until("porky is not online", async || is_online(&server, "porky").await).await;
-    // Far sooner than a server that is no longer heard of is given up.
+    // Far sooner than the rows of a silent server are removed.
     drop((duck, rdibari, porky));
     for person in ["duck", "rdibari", "porky"] {
-        wait_until("somebody who left stays online", async || !is_online(&server, person).await).await;
+        wait_until("a user without a socket stays online", async || !is_online(&server, person).await).await;
     }
     assert_eq!(place.numbers("SELECT count(*) FROM messaging.presence_servers").await, [[1]]);
 });
 
-both!(a_queue_does_not_count_a_caller_who_has_gone, async |place| {
-    // What is sent waits until its caller goes.
+both!(the_queue_length_does_not_count_callers_who_have_gone, async |place| {
+    // The queues have no tasks, so a change waits until its caller goes away.
     let options = Options { without_tasks: &["send-queue", "change-queue"], ..Options::default() };
     let server = Server::start_with(place, options).await;
     let address = std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
@@ -163,12 +164,12 @@ both!(a_server_without_certificates_serves_everything_but_webhooks, async |place
     let new = json!({"sender_user_name": "bugs", "recipient_user_name": "duck", "body": "all the same"});
     assert_eq!(post("/api/messages", new).await.status, 201);
     let begun = Instant::now();
-    while begun.elapsed() < A_FEW_LOOKS {
+    while begun.elapsed() < SEVERAL_INTERVALS {
         let ready: Answer = answer_of(client.get(target("/readyz"))).await;
         assert_eq!(ready.status, 200);
         tokio::time::sleep(PUBLISH_INTERVAL).await;
     }
-    // It is logged once, and the task has not ended.
+    // The failure is logged once, and the task still runs.
     assert_eq!(complaints(), 1, "{}", server.log());
     let metrics = String::from_utf8(answer_of(client.get(target("/metrics"))).await.bytes).unwrap();
     assert!(metrics.contains("posthaste_task_restarts_total{task=\"webhooks\"} 0"), "{metrics}");

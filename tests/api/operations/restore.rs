@@ -1,4 +1,4 @@
-//! Backup and restore, beside a running server and across databases.
+//! Backup and restore, beside a running server and between databases.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -22,7 +22,7 @@ both!(a_backup_is_restored_with_everything, async |place| {
     let first = answer_of(keyed.json(&hey)).await;
     let before = server.all("/api/messages/duck").await;
     let users = server.all("/api/users").await;
-    let epoch = place_epoch(place).await;
+    let epoch = database_epoch(place).await;
 
     let file = place.folder.path().join("backup file");
     let file = file.to_str().unwrap();
@@ -31,7 +31,7 @@ both!(a_backup_is_restored_with_everything, async |place| {
     let again = posthaste(place, &["backup", file]);
     assert!(!again.status.success() && text(&again).contains("exists already"), "{}", text(&again));
 
-    // The server runs on through the restore, and shows what the backup held.
+    // The server keeps running during the restore, and then shows the contents of the backup.
     server.send("bugs", "duck", "after the backup").await;
     server.send("porky", "rdibari", "a new conversation").await;
     let restored = posthaste(place, &["restore", file]);
@@ -40,7 +40,7 @@ both!(a_backup_is_restored_with_everything, async |place| {
     assert_eq!(server.all("/api/messages/duck").await, before);
     assert_eq!(server.all("/api/users").await, users);
     assert_eq!(server.all("/api/messages/rdibari?with=porky").await, Vec::<Value>::new());
-    assert_ne!(place_epoch(place).await, epoch);
+    assert_ne!(database_epoch(place).await, epoch);
     let keyed = server.request(Method::POST, "/api/messages").header("idempotency-key", "kept");
     assert_eq!(answer_of(keyed.json(&hey)).await.bytes, first.bytes);
     let sent = server.send("bugs", "duck", "after the restore").await;
@@ -50,7 +50,7 @@ both!(a_backup_is_restored_with_everything, async |place| {
     assert_dense(place).await;
 });
 
-async fn place_epoch(place: &Place) -> i64 {
+async fn database_epoch(place: &Place) -> i64 {
     let digits = match place.kind {
         Kind::Sqlite => {
             "SELECT unicode(epoch) * 1000000 + unicode(substr(epoch, 2)) * 1000 + unicode(substr(epoch, 3)) FROM event_log"
@@ -81,7 +81,7 @@ both!(a_backup_goes_into_the_other_database, async |place| {
     other.remove().await;
 });
 
-both!(what_is_no_backup_is_not_restored, async |place| {
+both!(files_that_are_no_backups_are_not_restored, async |place| {
     let server = Server::start(place).await;
     let before = server.all("/api/messages/bugs").await;
     let file = place.folder.path().join("not a backup");
@@ -110,7 +110,7 @@ both!(nothing_that_was_acknowledged_during_a_restore_is_lost, async |place| {
             if answer.status == 201 {
                 acknowledged.push(body);
             }
-            // How many come to an end within a restore depends on the machine.
+            // How many sends are accepted during a restore depends on the machine.
             if acknowledged.len() == 3 {
                 begun.notify_one();
             }
@@ -130,8 +130,8 @@ both!(nothing_that_was_acknowledged_during_a_restore_is_lost, async |place| {
         assert!(restored.status.success(), "{}", text(&restored));
         text(&restored)
     };
-    let (acknowledged, told) = tokio::join!(sending, restoring);
-    let kept = told.split("is kept as ").nth(1).unwrap().split(": remove").next().unwrap();
+    let (acknowledged, output) = tokio::join!(sending, restoring);
+    let kept = output.split("is kept as ").nth(1).unwrap().split(": remove").next().unwrap();
     let mut found =
         server.all("/api/messages/duck").await.iter().map(|message| message["body"].clone()).collect::<Vec<_>>();
     match place.kind {
@@ -148,12 +148,12 @@ both!(nothing_that_was_acknowledged_during_a_restore_is_lost, async |place| {
         }
     }
     for body in acknowledged {
-        assert!(found.contains(&Value::from(body.as_str())), "{body} is nowhere");
+        assert!(found.contains(&Value::from(body.as_str())), "{body} is lost");
     }
     assert_dense(place).await;
 });
 
-both!(a_backup_is_one_file_for_its_owner_alone, async |place| {
+both!(a_backup_is_one_file_that_only_its_owner_can_read, async |place| {
     use std::os::unix::fs::PermissionsExt;
     drop(Server::start(place).await);
     let folder = tempfile::tempdir().unwrap();
@@ -164,10 +164,10 @@ both!(a_backup_is_one_file_for_its_owner_alone, async |place| {
     assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
 });
 
-/// Tables whose rows are not copied: what stands in them is made anew, or carried over in another form.
+/// Tables whose rows are not copied: they are built again, or copied in another form.
 const NOT_COPIED: &[&str] = &["search_entries", "messaging_sequence"];
 
-/// The tables that migrations make.
+/// All tables that the migrations create.
 pub fn tables() -> Vec<String> {
     let mut tables = Vec::new();
     for migration in std::fs::read_dir("migrations").unwrap().map(|entry| entry.unwrap().path()) {
@@ -180,7 +180,7 @@ pub fn tables() -> Vec<String> {
     tables
 }
 
-/// Puts a row with something in each column that needs it into a table; in some columns the values that are given.
+/// Inserts a row with a value in each required column. Some columns get the given values.
 pub async fn put_row(place: &Place, schema: &rusqlite::Connection, table: &str, given: &[(&str, &str)]) {
     let mut columns =
         schema.prepare("SELECT name, type FROM pragma_table_info(?1) WHERE \"notnull\" OR pk > 0").unwrap();

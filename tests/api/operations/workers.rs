@@ -1,6 +1,6 @@
-//! Tasks that fail: each is started again, and no caller loses anything by it.
+//! Tasks that fail: each is restarted, and no caller loses anything.
 //!
-//! The names of the tasks come from the supervisor, so a new task is tested without being named here.
+//! The names of the tasks come from the supervisor, so a new task is tested without a change here.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -29,25 +29,25 @@ use crate::support::place::Kind;
 use crate::support::watch::{Follower, Socket};
 use crate::support::{Answer, Options, Place, Server};
 
-/// How long something may take that must happen.
+/// How long to wait for something that must happen.
 pub(super) const LIMIT: Duration = Duration::from_secs(30);
-/// Long enough for a few panics within it on a busy machine.
+/// Long enough for several panics within this time on a busy machine.
 const RECOVERY_TIME: Duration = Duration::from_secs(10);
-/// Pauses of a queue after many panics are far shorter, and those of another task longer.
+/// The pauses of a queue after many panics are far shorter than this. Those of other tasks are longer.
 const QUEUE_PAUSE_LIMIT: Duration = Duration::from_secs(6);
-/// Between two messages of a sender.
+/// The pause between two messages of a sender.
 const PAUSE: Duration = Duration::from_millis(20);
-/// Senders with their recipients, each pair with a conversation of its own.
+/// Senders with their recipients. Each pair has a conversation of its own.
 const PAIRS: &[(&str, &str)] = &[("rdibari", "bugs"), ("duck", "porky"), ("porky", "rdibari"), ("duck", "duck")];
 
-/// What `/metrics` has under a name with labels.
+/// The value of a metric, by its name and labels.
 pub(super) async fn metric(server: &Server, name: &str) -> u64 {
     let text = String::from_utf8(server.get("/metrics").await.bytes).unwrap();
     let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    value.unwrap_or_else(|| panic!("{name} is not counted: {text}")).parse().unwrap()
+    value.unwrap_or_else(|| panic!("no metric {name}: {text}")).parse().unwrap()
 }
 
-/// How often a task was started again.
+/// How many times a task was restarted.
 pub(super) async fn restarts(server: &Server, task: &str) -> u64 {
     metric(server, &format!("posthaste_task_restarts_total{{task=\"{task}\"}}")).await
 }
@@ -58,18 +58,18 @@ pub(super) async fn panic_once(server: &Server, task: &str) {
     server.tasks.make_panic(task);
     let begun = Instant::now();
     while restarts(server, task).await == before {
-        assert!(begun.elapsed() < LIMIT, "{task} is not started again");
+        assert!(begun.elapsed() < LIMIT, "{task} is not restarted");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
-/// Sends a request until it is accepted. A task that does not run right now is the only reason for a refusal.
+/// Repeats a request until it is accepted. The only allowed reason for a refusal is a task that is not running at the moment.
 async fn until_accepted(status: u16, request: impl AsyncFn() -> Answer) -> Answer {
     until_one_of(&[status], false, request).await
 }
 
-/// Sends a request until its status is an expected one. Only a task that does not run right now may refuse it, and a batch
-/// that panicked if `batches_panic`.
+/// Repeats a request until its status is one of the expected ones. The only allowed reasons for a refusal are a task that is
+/// not running at the moment and, if `batches_panic`, a batch that panicked.
 async fn until_one_of(expected: &[u16], batches_panic: bool, request: impl AsyncFn() -> Answer) -> Answer {
     let begun = Instant::now();
     loop {
@@ -87,37 +87,37 @@ async fn until_one_of(expected: &[u16], batches_panic: bool, request: impl Async
     }
 }
 
-/// What waits beside sends while a task panics: a message for later, and a mail.
-struct Beside<'a> {
+/// Scheduled messages and mails, which wait beside the sends while tasks panic.
+struct Waiting<'a> {
     server: &'a Server,
     bodies: Vec<String>,
 }
 
-impl Beside<'_> {
+impl Waiting<'_> {
     async fn add(&mut self, name: &str) {
         let soon = Timestamp::from_micros(Clock::System.now().micros() + 300_000).to_string();
         let body = format!("scheduled during {name}");
         let new = json!({"recipient_user_name": "duck", "body": body, "send_at": soon});
         until_accepted(202, async || post(self.server, "bugs", "/api/messages", new.clone()).await).await;
         let mail = Mail { to: "bugs@example.org".into(), subject: "Hello".into(), text: name.into() };
-        // Nobody waits for a mail, so it is accepted also while its task is restarted.
+        // A mail has no caller who waits, so it is accepted also while its task is restarted.
         self.server.app.mailer.as_ref().unwrap().send(mail).unwrap();
         self.bodies.push(body);
     }
 }
 
-/// What goes on while tasks panic, at a rate that a webhook can follow.
+/// Requests that continue while tasks panic, at a rate that a webhook can follow.
 #[derive(Default)]
 struct Traffic {
     stopped: AtomicBool,
-    /// Whether a batch panics, which is answered with 500: it is committed or not.
+    /// Whether batches panic. Their requests are answered with 500 and may be committed or not.
     batches_panic: bool,
-    /// The bodies of messages that were accepted.
+    /// The bodies of accepted messages.
     accepted: Mutex<Vec<String>>,
 }
 
 impl Traffic {
-    /// Sends one message after the other, and repeats a refused one with its key.
+    /// Sends one message after the other. A refused one is repeated with its key.
     async fn keep_sending(&self, server: &Server, (sender, recipient): (&str, &str)) {
         for number in 0.. {
             if self.stopped.load(Ordering::Relaxed) {
@@ -132,10 +132,10 @@ impl Traffic {
         }
     }
 
-    /// Adds and removes a reaction: changes that are queued on PostgreSQL.
+    /// Adds and removes a reaction. On PostgreSQL such changes are queued.
     async fn keep_reacting(&self, server: &Server, message: &str) {
         let target = format!("{message}/reactions/%F0%9F%91%8D");
-        // A change without an answer may be made already.
+        // A change whose answer was an error may have been committed.
         let (added, removed): (&[u16], &[u16]) =
             if self.batches_panic { (&[201, 200], &[204, 404]) } else { (&[201], &[204]) };
         while !self.stopped.load(Ordering::Relaxed) {
@@ -162,7 +162,7 @@ pub(super) async fn wait_until(what: &str, is_so: impl AsyncFn() -> bool) {
     }
 }
 
-/// The bus that goes with a database.
+/// The bus for a kind of database.
 pub(super) fn bus_of(place: &Place, nats: &NatsServer) -> BusSettings {
     match place.kind {
         Kind::Sqlite => BusSettings::Nats { url: nats.url() },
@@ -177,8 +177,8 @@ async fn with_every_task(place: &Place, nats: &NatsServer, mails: &MailServer) -
     Server::start_with(place, Options { bus, mail, webhook_allow_private: true, ..Options::default() }).await
 }
 
-/// Lets tasks panic under load, one after the other, and asserts that nothing is lost and nothing is done twice. A name stands
-/// for each panic, and `panic` makes it.
+/// Makes tasks panic under load, one after the other, and asserts that nothing is lost and nothing is done twice. Each panic
+/// has a name, and `panic` causes it.
 async fn panic_under_load(
     place: &Place,
     batches_panic: bool,
@@ -196,7 +196,7 @@ async fn panic_under_load(
     let before = last_message(place).await;
     let follower = Follower::start(server.address).await;
     let traffic = Traffic { batches_panic, ..Traffic::default() };
-    let mut beside = Beside { server: &server, bodies: Vec::new() };
+    let mut beside = Waiting { server: &server, bodies: Vec::new() };
     let panics = async {
         for name in &names {
             traffic.accepts_more(5).await;
@@ -209,12 +209,12 @@ async fn panic_under_load(
     let sends = PAIRS.iter().map(|pair| traffic.keep_sending(&server, *pair));
     tokio::join!(panics, traffic.keep_reacting(&server, &message), futures_util::future::join_all(sends));
 
-    // Every message for later has left.
-    wait_until("a scheduled message does not leave", async || {
+    // All scheduled messages are sent.
+    wait_until("a scheduled message is not sent", async || {
         get(&server, "bugs", "/api/scheduled").await.json() == json!([])
     })
     .await;
-    // What was accepted is there, once, and nothing else.
+    // Each accepted message is stored once, and no others are.
     let mut expected = traffic.accepted.into_inner().unwrap();
     expected.append(&mut beside.bodies);
     expected.sort_unstable();
@@ -224,9 +224,9 @@ async fn panic_under_load(
     }
     found.sort_unstable();
     assert_eq!(found, expected);
-    // One socket has seen every message, and was never closed.
-    assert_eq!(follower.assert_told(place, before).await, 0);
-    // A webhook gets each at least once.
+    // One socket has received every message and was never closed.
+    assert_eq!(follower.assert_delivered(place, before).await, 0);
+    // The webhook gets each message at least once.
     wait_until("a webhook misses a message", async || {
         let delivered: HashSet<String> = receiver.bodies().into_iter().collect();
         expected.iter().all(|body| delivered.contains(body))
@@ -241,9 +241,9 @@ async fn panic_under_load(
     names.sort_unstable();
     assert_eq!(texts, names);
     assert!(!mails.has_mail());
-    // Presence goes on.
+    // Presence still works.
     let _socket = Socket::of(&server, "rdibari").await;
-    wait_until("nobody is online", async || {
+    wait_until("rdibari is not online", async || {
         get(&server, "bugs", "/api/users/rdibari/presence").await.json()["state"] == "online"
     })
     .await;
@@ -264,8 +264,8 @@ both!(every_task_panics_once_under_load_and_nothing_is_lost, async |place| {
     panic_under_load(place, false, names, panic).await;
 });
 
-/// Tasks with the places in the middle of their work at which they, or what they spawn, could lose something.
-const MIDDLES: &[(&str, PanicPoint)] = &[
+/// Tasks with the points in their work at which they, or tasks that they start, could lose something.
+const PANIC_POINTS: &[(&str, PanicPoint)] = &[
     ("send-queue", PanicPoint::BatchTaken),
     ("send-queue", PanicPoint::BatchCommitted),
     ("change-queue", PanicPoint::BatchTaken),
@@ -282,10 +282,10 @@ fn name_of((task, point): &(&str, PanicPoint)) -> String {
 both!(a_panic_in_the_middle_of_work_loses_nothing, async |place| {
     let names = |server: &Server| {
         let tasks = server.tasks.names();
-        MIDDLES.iter().filter(|(task, _)| tasks.contains(task)).map(name_of).collect::<Vec<_>>()
+        PANIC_POINTS.iter().filter(|(task, _)| tasks.contains(task)).map(name_of).collect::<Vec<_>>()
     };
     let panic = async |server: &Server, name: &str| {
-        let (task, point) = MIDDLES.iter().find(|middle| name_of(middle) == name).unwrap();
+        let (task, point) = PANIC_POINTS.iter().find(|middle| name_of(middle) == name).unwrap();
         server.tasks.make_panic_at(task, *point);
         wait_until(&format!("{name} is not reached"), async || server.tasks.has_panicked(task)).await;
     };
@@ -305,14 +305,14 @@ both!(a_task_that_keeps_failing_makes_the_server_not_ready, async |place| {
     let document = answer.problem(503, "task_failing");
     assert_eq!(document["detail"], "The task housekeeping of this server fails repeatedly");
     assert!(answer.header("retry-after").is_some());
-    wait_until("the server does not get ready", async || server.get("/readyz").await.status == 200).await;
-    // The task has run for the recovery time, of which some had passed before it was seen to run.
+    wait_until("the server does not become ready", async || server.get("/readyz").await.status == 200).await;
+    // The task has run for the recovery time. A part of it passed before the test saw the task run.
     assert!(runs_since.elapsed() > RECOVERY_TIME / 2, "{:?}", runs_since.elapsed());
     assert_eq!(restarts(&server, "housekeeping").await, 3);
     assert_eq!(restarts(&server, "clock").await, 0);
 });
 
-both!(a_queue_is_started_again_soon_however_often_it_has_failed, async |place| {
+both!(a_queue_is_restarted_soon_after_any_number_of_failures, async |place| {
     let server = Server::start(place).await;
     for _ in 0..7 {
         panic_once(&server, "send-queue").await;
@@ -323,7 +323,7 @@ both!(a_queue_is_started_again_soon_however_often_it_has_failed, async |place| {
     server.send("bugs", "duck", "afterwards").await;
 });
 
-/// Makes the task of the queue of sends panic until `send` meets a pause before a restart.
+/// Makes the task of the send queue panic until `send` is refused in a pause before a restart.
 async fn until_refused<T>(server: &Server, send: impl AsyncFn() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
@@ -335,7 +335,7 @@ async fn until_refused<T>(server: &Server, send: impl AsyncFn() -> Option<T>) ->
     }
 }
 
-both!(a_queue_without_its_task_says_so, async |place| {
+both!(a_queue_whose_task_does_not_run_refuses_sends, async |place| {
     let server = Server::start(place).await;
     let load = Load::start(server.address, "load");
     for _ in 0..3 {
@@ -344,7 +344,7 @@ both!(a_queue_without_its_task_says_so, async |place| {
     }
     load.accepts_more(50).await;
     let attempts = load.stop().await;
-    // Batches under way are answered all the same.
+    // Sends in batches that were in progress are answered.
     for attempt in &attempts {
         if let Some(answer) = attempt.refused() {
             answer.problem(503, "unavailable");
@@ -361,7 +361,7 @@ both!(a_queue_without_its_task_says_so, async |place| {
         ..NewMessage::default()
     };
     messages::send(&server.app, &principal, new("before"), Once::unanswered()).await.unwrap();
-    // One that was queued before the panic waits for the restart.
+    // A send that was queued before the panic waits for the restart instead of being refused.
     let error = until_refused(&server, async || {
         let sending = messages::send(&server.app, &principal, new("meanwhile"), Once::unanswered());
         tokio::time::timeout(Duration::from_millis(20), sending).await.ok()?.err()

@@ -1,4 +1,4 @@
-//! Erasing a person: what is gone, what stays, and that it is finished whatever happens.
+//! Erasing a user: what is deleted, what stays, and that an erasure is always completed.
 
 mod remains;
 mod storm;
@@ -34,14 +34,14 @@ fn message(sender: &str, recipient: &str, body: &str) -> Value {
     json!({"sender_user_name": sender, "recipient_user_name": recipient, "body": body})
 }
 
-/// The status and headers of before, and nothing else.
+/// Asserts that the repeat has the first answer's status and headers, and an empty body.
 fn assert_blank(repeat: &Answer) {
     assert_eq!(repeat.status, 201, "{}", String::from_utf8_lossy(&repeat.bytes));
     assert_eq!(String::from_utf8_lossy(&repeat.bytes), "");
     assert_eq!(repeat.header("idempotency-replayed"), Some("true"));
 }
 
-both!(who_erases_themself_is_gone_and_their_messages_stay, async |place| {
+both!(users_who_erase_themselves_are_gone_and_their_messages_stay, async |place| {
     let open = Server::start(place).await;
     let (bugs, phone) = (session(&open, "bugs").await, session(&open, "bugs").await);
     let (one, other) = (Server::start_with(place, secured()).await, Server::start_with(place, secured()).await);
@@ -51,7 +51,11 @@ both!(who_erases_themself_is_gone_and_their_messages_stay, async |place| {
     let answer_to_them = post_once(&open, "/api/messages", "to them", &message("rdibari", "bugs", "kept too")).await;
     let unrelated = post_once(&open, "/api/messages", "unrelated", &message("duck", "porky", "kept as well")).await;
     let before = reader.get("/api/messages/rdibari").await.json();
-    assert_eq!(elsewhere.get("/api/messages/rdibari").await.json(), before, "rendered, and remembered, on both");
+    assert_eq!(
+        elsewhere.get("/api/messages/rdibari").await.json(),
+        before,
+        "both servers have the messages in their tails"
+    );
     let seen = [Caller::new(&one, &phone), Caller::new(&other, &phone), Caller::new(&other, &bugs)];
     for caller in seen {
         assert_eq!(caller.get("/api/users/me").await.status, 200);
@@ -73,7 +77,7 @@ both!(who_erases_themself_is_gone_and_their_messages_stay, async |place| {
             answer.problem(404, "user_not_found");
         }
         caller.acting_as("bugs").get("/api/users").await.invalid(&["X-Act-As"]);
-        // The other person's timeline shows it at once, on every server.
+        // The other user's timeline shows the erasure immediately, on every server.
         let after = caller.get("/api/messages/rdibari").await.json();
         for (was, is) in before.as_array().unwrap().iter().zip(after.as_array().unwrap()) {
             let mut expected = was.clone();
@@ -83,7 +87,7 @@ both!(who_erases_themself_is_gone_and_their_messages_stay, async |place| {
                 }
             }
             if was["recipient_id"] == 2 {
-                // When they read what is not told any more.
+                // The times at which the erased user received and read messages are no longer shown.
                 expected["timestamp_delivered"] = Value::Null;
                 expected["timestamp_read"] = Value::Null;
             }
@@ -100,7 +104,7 @@ both!(who_erases_themself_is_gone_and_their_messages_stay, async |place| {
     assert_eq!(reader.get("/api/users").await.json().as_array().unwrap().len(), 3);
     open.delete_is_gone("/api/users/bugs").await;
 
-    // What was answered before holds names: of either side it is taken out, of others it is not.
+    // Stored answers to sends that name the user are emptied, whichever side the user was on. Others stay.
     assert_blank(&post_once(&open, "/api/messages", "theirs", &message("bugs", "rdibari", "kept")).await);
     let repeat = post_once(&open, "/api/messages", "to them", &message("rdibari", "bugs", "kept too")).await;
     assert_blank(&repeat);
@@ -120,13 +124,13 @@ both!(who_erases_themself_is_gone_and_their_messages_stay, async |place| {
 });
 
 impl Server {
-    /// Asserts that there is nobody to erase.
+    /// Asserts that the user to erase does not exist.
     async fn delete_is_gone(&self, target: &str) {
         erase(self, target).await.problem(404, "user_not_found");
     }
 }
 
-both!(who_is_erased_with_their_messages_leaves_tombstones, async |place| {
+both!(an_erasure_with_messages_leaves_tombstones, async |place| {
     let open = Server::start(place).await;
     open.request(Method::PUT, "/api/admin/users/duck/role").json(&json!({"role": "admin"})).send().await.unwrap();
     let duck = session(&open, "duck").await;
@@ -157,7 +161,7 @@ both!(who_is_erased_with_their_messages_leaves_tombstones, async |place| {
         let kept = porky.as_array().unwrap().iter().find(|entry| entry["recipient_id"] == 2).unwrap();
         assert_eq!((&kept["body"], &kept["recipient_user_name"]), (&json!("of somebody else"), &Value::Null));
     }
-    // One event a tombstone, in their order, by whom the message was; nothing of the others.
+    // One event for each tombstone, in order, with the message's sender as actor, and none for other messages.
     let events = "SELECT e.conversation_id, e.seq, e.actor_id FROM messaging.events e WHERE e.type = 'message.deleted'
                   ORDER BY e.position";
     let events = place.numbers(events).await;
@@ -171,7 +175,7 @@ both!(who_is_erased_with_their_messages_leaves_tombstones, async |place| {
     assert_eq!(place.numbers("SELECT count(*) FROM messaging.erasures").await, [[0]]);
 });
 
-both!(ids_and_names_are_never_given_again, async |place| {
+both!(ids_and_names_are_never_used_again, async |place| {
     let server = Server::start(place).await;
     let make = async |server: &Server, name: &str| server.post("/api/users", &json!({"user_name": name})).await;
     let id = make(&server, "Last.One").await.json()["id"].as_i64().unwrap();
@@ -192,7 +196,7 @@ both!(ids_and_names_are_never_given_again, async |place| {
 
     for kind in [Kind::Sqlite, Kind::Postgres] {
         let other = Place::new(kind).await;
-        // A server with a database of its own is restored into while it runs: it learns the names as well.
+        // The backup is restored beside a running server with a database of its own: it must not use the names again either.
         let server = Server::start_with(&other, Options { demo: false, ..Options::default() }).await;
         let restored = posthaste(&other, &["restore", file]);
         assert!(restored.status.success(), "{}", text(&restored));
@@ -209,7 +213,7 @@ both!(ids_and_names_are_never_given_again, async |place| {
     }
 });
 
-both!(ids_of_revoked_keys_and_of_the_log_survive_a_backup, async |place| {
+both!(ids_of_revoked_keys_and_of_the_audit_log_are_not_used_again_after_a_restore, async |place| {
     let server = Server::start(place).await;
     for _ in 0..3 {
         server.api_key(&["read"]).await;
@@ -225,14 +229,14 @@ both!(ids_of_revoked_keys_and_of_the_log_survive_a_backup, async |place| {
         let restored = posthaste(&other, &["restore", file]);
         assert!(restored.status.success(), "{}", text(&restored));
         let server = Server::start(&other).await;
-        // A key's id is the scope of its idempotency keys, and names it in the log.
+        // The id of a key must not be used again: it is the scope of idempotency keys and identifies the key in the audit log.
         let made = server.post("/api/api-keys", &json!({"name": "x"})).await.json();
         assert_eq!(made["id"], 4, "{kind:?}");
         other.remove().await;
     }
 });
 
-both!(accounts_made_with_an_idempotency_key_are_forgotten_too, async |place| {
+both!(an_erasure_empties_the_stored_answer_to_the_creation, async |place| {
     let server = Server::start(place).await;
     let body = json!({"user_name": "elmer", "first_name": "Elmer", "email": "elmer@example.org"});
     let made = post_once(&server, "/api/users", "k", &body).await;
@@ -244,12 +248,12 @@ both!(accounts_made_with_an_idempotency_key_are_forgotten_too, async |place| {
     assert_eq!(repeat.header("location"), None);
 });
 
-both!(old_conversations_forget_the_name_as_well, async |place| {
+both!(old_conversations_lose_the_name_as_well, async |place| {
     let hand = Arc::new(AtomicI64::new(moment("2026-11-01T08:30:00Z")));
     let options = Options { clock: Clock::Manual(Arc::clone(&hand)), ..Options::default() };
     let server = Server::start_with(place, options).await;
     server.send("porky", "bugs", "long ago").await;
-    // Long after the answers to sends were forgotten.
+    // Longer than the answers to sends are stored.
     hand.store(moment("2026-11-25T08:30:00Z"), Ordering::Relaxed);
     let before = server.all("/api/messages/porky?with=bugs").await;
     assert_eq!(before[0]["recipient_user_name"], "bugs");

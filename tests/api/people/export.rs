@@ -1,4 +1,4 @@
-//! Everything that is held about a person, as one stream.
+//! The export of everything that is stored about a user, as one stream.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use crate::support::callers::{Caller, secured, session};
 use crate::support::process::Process;
 use crate::support::{Server, answer_of};
 
-/// The lines of an export that came to its end.
+/// The lines of a complete export.
 fn lines(bytes: &[u8]) -> Vec<Value> {
     let text = std::str::from_utf8(bytes).unwrap();
     assert!(text.ends_with('\n'));
@@ -20,12 +20,12 @@ fn lines(bytes: &[u8]) -> Vec<Value> {
     lines
 }
 
-/// The data of the lines of a type.
+/// The data of all lines of one type.
 fn of_type<'a>(lines: &'a [Value], kind: &str) -> Vec<&'a Value> {
     lines.iter().filter(|line| line["type"] == kind).map(|line| &line["data"]).collect()
 }
 
-both!(an_export_has_everything_of_its_person_and_nothing_of_others, async |place| {
+both!(an_export_has_everything_about_its_user_and_nothing_about_others, async |place| {
     let open = Server::start(place).await;
     let body = json!({
         "user_name": "elmer", "first_name": "Elmer", "last_name": "Fudd", "email": "elmer@example.org",
@@ -48,7 +48,7 @@ both!(an_export_has_everything_of_its_person_and_nothing_of_others, async |place
     let duck = session(&open, "duck").await;
     let server = Server::start_with(place, secured()).await;
     let key = server.api_key(&["read", "write", "admin"]).await;
-    // What an administrator does to the account, from an address that is not Elmer's.
+    // An administrator changes Elmer's account from another address than Elmer's.
     assert_eq!(
         Caller::new(&server, &duck).put("/api/admin/users/elmer/role", &json!({"role": "user"})).await.status,
         204
@@ -90,13 +90,13 @@ both!(an_export_has_everything_of_its_person_and_nothing_of_others, async |place
         ["user.exported", "role.changed", "password.reset_asked", "session.created", "session.created", "user.created"]
     );
     assert_eq!(log[0]["address"], "127.0.0.1");
-    // Where an administrator called from is theirs, not Elmer's.
+    // The administrator's address belongs to the administrator and is not in Elmer's export.
     assert_eq!((&log[1]["actor_id"], &log[1]["address"]), (&json!(3), &Value::Null));
 
     let by_key = Caller::new(&server, &key).get("/api/users/ELMER/export").await;
     let by_admin = Caller::new(&server, &duck).get("/api/users/elmer/export").await;
     for answer in [&own, &by_key, &by_admin] {
-        let told = String::from_utf8(answer.bytes.clone()).unwrap();
+        let export = String::from_utf8(answer.bytes.clone()).unwrap();
         assert_eq!(of_type(&lines(&answer.bytes), "message").len(), 3);
         let secrets = [
             "wabbit season",
@@ -114,12 +114,12 @@ both!(an_export_has_everything_of_its_person_and_nothing_of_others, async |place
             "duck@example.org",
         ];
         for secret in secrets {
-            assert!(!told.contains(secret), "{secret}: {told}");
+            assert!(!export.contains(secret), "{secret}: {export}");
         }
     }
 });
 
-both!(an_export_is_for_its_person_and_administrators, async |place| {
+both!(an_export_is_for_its_user_and_administrators, async |place| {
     let open = Server::start(place).await;
     let bugs = session(&open, "bugs").await;
     let server = Server::start_with(place, secured()).await;
@@ -144,7 +144,7 @@ both!(an_export_is_for_its_person_and_administrators, async |place| {
     assert_eq!(place.numbers(exports).await, [[2]]);
 });
 
-/// Kilobytes of memory that the process holds now. What it maps of its file is the kernel's to take back, and not counted.
+/// The private memory of the process in KiB. Mapped pages of files are not counted, because the kernel can take them back.
 fn held_kib(process: &Process) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", process.id().unwrap())).unwrap();
     let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
@@ -157,7 +157,7 @@ both!(an_export_of_ten_thousand_long_messages_streams, async |place| {
     let url = format!("http://{}/api/users/bugs/export", process.address);
     let small = client.get(&url).send().await.unwrap().bytes().await.unwrap();
     let few = lines(&small).len();
-    // Eight thousand bytes each: eighty megabytes in all.
+    // Ten thousand messages of eight thousand bytes: eighty megabytes in all.
     let body = match place.kind {
         crate::support::place::Kind::Sqlite => "replace(hex(zeroblob(4000)), '0', 'm')",
         crate::support::place::Kind::Postgres => "repeat('m', 8000)",
@@ -172,12 +172,12 @@ both!(an_export_of_ten_thousand_long_messages_streams, async |place| {
         ends += part.iter().filter(|byte| **byte == b'\n').count();
         last.extend_from_slice(&part);
         last.drain(..last.len().saturating_sub(100));
-        // A reader that takes its time makes nobody else hold what it has not read yet.
+        // A slow reader must not make the server keep the unread rest in memory.
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         peak = peak.max(held_kib(&process));
     }
     assert!(last.ends_with(b"{\"type\":\"end\"}\n"));
-    // One line more than before: the first export is in the log now.
+    // One line more than before, because the first export is in the audit log now.
     assert_eq!(ends, few + 10_000 + 1);
     assert!(total > 80_000_000, "{total}");
     let grown = peak - before;
@@ -185,7 +185,7 @@ both!(an_export_of_ten_thousand_long_messages_streams, async |place| {
     process.terminate().await;
 });
 
-both!(an_export_beside_an_erasure_is_cut_off_and_not_wrong, async |place| {
+both!(an_export_during_an_erasure_is_cut_off_and_not_wrong, async |place| {
     let server = Server::start(place).await;
     put_messages(place, 1, 3_000, "'word'").await;
     let (export, gone) = tokio::join!(
@@ -195,7 +195,7 @@ both!(an_export_beside_an_erasure_is_cut_off_and_not_wrong, async |place| {
     assert_eq!(gone.unwrap().status(), 204);
     let export = export.unwrap();
     let status = export.status().as_u16();
-    // Whatever came: it is whole, or it does not look whole.
+    // The export is either complete or recognizably incomplete.
     match export.text().await {
         Ok(text) if status == 200 => assert!(text.ends_with("{\"type\":\"end\"}\n")),
         Ok(_) => assert_eq!(status, 404),
@@ -204,7 +204,7 @@ both!(an_export_beside_an_erasure_is_cut_off_and_not_wrong, async |place| {
     assert!(!posthaste(place, &["admin", "unban", "--user-name", "bugs"]).status.success());
 });
 
-both!(an_export_has_people_groups_and_what_waits, async |place| {
+both!(an_export_has_friends_groups_and_scheduled_messages, async |place| {
     let server = Server::start(place).await;
     let call = async |person: &str, method: Method, target: &str, body: Value| {
         let request = server.request(method, target).header("x-act-as", person);

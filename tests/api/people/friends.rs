@@ -1,4 +1,4 @@
-//! Friends, blocks, and whom people take direct messages from.
+//! Friends, blocks, and the setting that decides who may send direct messages.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -33,14 +33,14 @@ async fn event_count(place: &Place, kind: &str) -> i64 {
     place.numbers(&format!("SELECT count(*) FROM messaging.events WHERE type = '{kind}'")).await[0][0]
 }
 
-both!(asking_accepting_and_ending, async |place| {
+both!(friends_are_requested_accepted_and_ended, async |place| {
     let server = Server::start(place).await;
     let asked = ask(&server, "bugs", "duck").await;
     assert_eq!((asked.status.as_u16(), &asked.json()["state"]), (201, &json!("asked")));
     assert_eq!(asked.json()["user"]["user_name"], "duck");
-    // Somebody else's address is not shown for being asked.
+    // A request does not show the email address of the other user.
     assert_eq!(asked.json()["user"]["email"], Value::Null);
-    assert_eq!(ask(&server, "bugs", "DUCK").await.status, 200, "asked before");
+    assert_eq!(ask(&server, "bugs", "DUCK").await.status, 200, "a repeated request");
     assert_eq!(names(&server, "duck", "/api/friends/requests").await, ["bugs"]);
     assert_eq!(names(&server, "bugs", "/api/friends/requests?direction=outgoing").await, ["duck"]);
     assert!(names(&server, "bugs", "/api/friends/requests").await.is_empty());
@@ -55,7 +55,7 @@ both!(asking_accepting_and_ending, async |place| {
     assert_eq!(delete(&server, "duck", "/api/friends/bugs").await.status, 204);
     assert!(names(&server, "bugs", "/api/friends").await.is_empty());
     delete(&server, "duck", "/api/friends/bugs").await.problem(404, "friend_not_found");
-    // Declined, and taken back.
+    // A request is declined, and another one is withdrawn.
     ask(&server, "bugs", "porky").await;
     assert_eq!(delete(&server, "porky", "/api/friends/bugs").await.status, 204);
     ask(&server, "bugs", "porky").await;
@@ -66,7 +66,7 @@ both!(asking_accepting_and_ending, async |place| {
     }
 });
 
-both!(wrong_requests_are_told_why, async |place| {
+both!(invalid_friend_requests_are_refused_with_a_reason, async |place| {
     let server = Server::start(place).await;
     for target in ["/api/friends/bugs", "/api/friends/BUGS", "/api/friends/me", "/api/blocks/me"] {
         put(&server, "bugs", target).await.invalid(&["user_name"]);
@@ -86,7 +86,7 @@ both!(wrong_requests_are_told_why, async |place| {
     get(&server, "bugs", "/api/friends/requests?direction=up").await.invalid(&["direction"]);
 });
 
-both!(requests_that_cross_make_a_friendship, async |place| {
+both!(two_requests_in_opposite_directions_make_a_friendship, async |place| {
     let server = Server::start(place).await;
     for round in 0..20 {
         let (one, other) = tokio::join!(ask(&server, "bugs", "duck"), ask(&server, "duck", "bugs"));
@@ -116,20 +116,20 @@ both!(lists_have_pages, async |place| {
     assert_eq!(found, (0..7).map(|number| json!(format!("friend{number}"))).collect::<Vec<_>>());
 });
 
-both!(friends_alone_write_to_who_wants_it_so, async |place| {
+both!(only_friends_write_to_a_user_who_wants_that, async |place| {
     let server = Server::start(place).await;
-    // They are in a conversation already, and its number is no way around.
+    // The rule also holds in an existing conversation, by name and by id.
     let sent = send(&server, "bugs", "duck").await.json();
     take_from(&server, "duck", json!("friends")).await;
     send(&server, "bugs", "duck").await.problem(403, "not_friends");
     let by_number = json!({"sender_user_name": "bugs", "conversation_id": sent["conversation_id"], "body": "hey"});
     server.post("/api/messages", &by_number).await.problem(403, "not_friends");
-    // Nor does a refusal make a conversation.
+    // A refused send creates no conversation.
     let conversations = place.numbers("SELECT count(*) FROM messaging.conversations").await;
     server.add_user("stranger", "S", "S").await;
     send(&server, "stranger", "duck").await.problem(403, "not_friends");
     assert_eq!(place.numbers("SELECT count(*) FROM messaging.conversations").await, conversations);
-    // They themselves write to whom they like, and to themselves.
+    // The user themself may still write to anybody, and to themself.
     assert_eq!(send(&server, "duck", "bugs").await.status, 201);
     assert_eq!(send(&server, "duck", "duck").await.status, 201);
     ask(&server, "bugs", "duck").await;
@@ -143,7 +143,7 @@ both!(friends_alone_write_to_who_wants_it_so, async |place| {
     assert_eq!(send(&server, "bugs", "duck").await.status, 201);
 });
 
-both!(the_server_has_a_say_where_people_have_none, async |place| {
+both!(the_servers_default_holds_for_users_without_a_setting, async |place| {
     let options = Options {
         direct_messages_from: posthaste::domain::identity::users::DirectMessagesFrom::Friends,
         ..Options::default()
@@ -166,29 +166,33 @@ both!(a_block_does_not_reveal_itself, async |place| {
     assert_eq!(names(&server, "duck", "/api/blocks").await, ["bugs"]);
     assert!(names(&server, "bugs", "/api/blocks").await.is_empty());
     assert!(names(&server, "bugs", "/api/friends").await.is_empty(), "a block ends the friendship");
-    // The same answer as from somebody who takes messages from friends alone.
+    // The answer is the same as from a user who accepts messages from friends only.
     take_from(&server, "porky", json!("friends")).await;
     let mut blocked = send(&server, "bugs", "duck").await.problem(403, "not_friends");
     let mut friends_only = send(&server, "bugs", "porky").await.problem(403, "not_friends");
     blocked["request_id"] = Value::Null;
     friends_only["request_id"] = Value::Null;
     assert_eq!(blocked, friends_only);
-    // A request seems to go its way, and arrives nowhere.
+    // A friend request seems to succeed and does not arrive.
     let requested = event_count(place, "friend.requested").await;
     let asked = ask(&server, "bugs", "duck").await;
     assert_eq!((asked.status.as_u16(), &asked.json()["state"]), (201, &json!("asked")));
     assert_eq!(names(&server, "bugs", "/api/friends/requests?direction=outgoing").await, ["duck"]);
     assert!(names(&server, "duck", "/api/friends/requests").await.is_empty());
     assert_eq!(event_count(place, "friend.requested").await, requested);
-    // Who blocks does not ask, and still may write.
+    // A user cannot send a friend request to a user they block, and may still write to them.
     ask(&server, "duck", "bugs").await.problem(409, "blocked");
     assert_eq!(send(&server, "duck", "bugs").await.status, 201);
     assert_eq!(delete(&server, "duck", "/api/blocks/bugs").await.status, 204);
     assert_eq!(send(&server, "bugs", "duck").await.status, 201);
-    assert_eq!(names(&server, "duck", "/api/friends/requests").await, ["bugs"], "it arrives now");
+    assert_eq!(
+        names(&server, "duck", "/api/friends/requests").await,
+        ["bugs"],
+        "the request arrives after the block has ended"
+    );
 });
 
-both!(a_block_holds_on_another_server_at_once, async |place| {
+both!(a_block_holds_immediately_on_another_server, async |place| {
     let here = Server::start(place).await;
     let there = Server::start_with(place, Options { demo: false, ..Options::default() }).await;
     assert_eq!(send(&here, "bugs", "duck").await.status, 201);
@@ -196,7 +200,7 @@ both!(a_block_holds_on_another_server_at_once, async |place| {
     send(&here, "bugs", "duck").await.problem(403, "not_friends");
 });
 
-both!(who_is_erased_is_nobodys_friend, async |place| {
+both!(an_erased_user_has_no_friends, async |place| {
     let server = Server::start(place).await;
     ask(&server, "bugs", "duck").await;
     ask(&server, "duck", "bugs").await;
@@ -211,10 +215,10 @@ both!(who_is_erased_is_nobodys_friend, async |place| {
     assert_eq!(place.numbers("SELECT CAST(sum(block_count) AS BIGINT) FROM messaging.users").await, [[0]]);
 });
 
-both!(a_block_that_is_there_stays_there_at_the_limit, async |place| {
+both!(an_existing_block_can_be_repeated_at_the_limit, async |place| {
     let server = Server::start(place).await;
     assert_eq!(put(&server, "bugs", "/api/blocks/duck").await.status, 204);
-    // As many as one may have; nobody looks whether they are people.
+    // As many blocks as a user may have. The rows need not name existing users.
     place
         .sql(
             "INSERT INTO messaging.blocks (user_id, blocked_id, at)
@@ -226,7 +230,7 @@ both!(a_block_that_is_there_stays_there_at_the_limit, async |place| {
     put(&server, "bugs", "/api/blocks/porky").await.problem(409, "too_many_blocks");
 });
 
-both!(people_who_block_each_other_are_erased_at_the_same_moment, async |place| {
+both!(users_who_block_each_other_can_be_erased_together, async |place| {
     let server = Server::start(place).await;
     let names: Vec<String> = (0..12).map(|number| format!("rival{number}")).collect();
     for name in &names {

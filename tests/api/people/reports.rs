@@ -43,7 +43,7 @@ both!(a_report_goes_to_the_administrators, async |place| {
     }
     assert_eq!(listed["reporter_user_name"], "bugs");
     assert_eq!((&listed["handled_at"], &listed["handled_by_user_name"]), (&Value::Null, &Value::Null));
-    // The message is as it is now.
+    // The report shows the message as it is now.
     assert_eq!(listed["message"], server.get(MESSAGE).await.json());
     assert_eq!(delete(&server, "rdibari", MESSAGE).await.status, 204);
     assert!(server.get("/api/admin/reports").await.json()[0]["message"]["deleted_at"].is_string());
@@ -69,12 +69,12 @@ both!(a_report_goes_to_the_administrators, async |place| {
     server.get("/api/admin/reports?cursor=x").await.invalid(&["cursor"]);
 });
 
-both!(administrators_are_named_and_others_are_not_let_in, async |place| {
+both!(the_deciding_administrator_is_shown_and_others_are_refused, async |place| {
     let server = Server::start(place).await;
     let made = report(&server, "bugs", REPORT, "too familiar").await.json();
     let role = server.request(Method::PUT, "/api/admin/users/porky/role").json(&json!({"role": "admin"}));
     assert_eq!(answer_of(role).await.status, 204);
-    // Porky is in none of the two's conversation.
+    // Porky, an administrator, is no member of the conversation.
     let listed = get(&server, "porky", "/api/admin/reports").await.json();
     assert_eq!(listed[0]["message"]["body"], "Hey, whats up?");
     let request = server.request(Method::PATCH, "/api/admin/reports").header("x-act-as", "porky");
@@ -83,7 +83,7 @@ both!(administrators_are_named_and_others_are_not_let_in, async |place| {
     get(&server, "bugs", "/api/admin/reports").await.problem(403, "admin_required");
 });
 
-both!(a_message_is_reported_once_by_who_sees_it, async |place| {
+both!(each_user_who_sees_a_message_reports_it_once, async |place| {
     let server = Server::start(place).await;
     let made = post_once(&server, "bugs", REPORT, "k", json!({"reason": "é".repeat(1_000)})).await;
     assert_eq!(made.status, 201);
@@ -112,7 +112,7 @@ both!(a_message_is_reported_once_by_who_sees_it, async |place| {
     assert_eq!(queue(&server, "/api/admin/reports").await.len(), 1);
 });
 
-both!(the_queue_has_pages, async |place| {
+both!(the_list_of_reports_has_pages, async |place| {
     let server = Server::start(place).await;
     let id = group(&server, "bugs", &["duck", "porky"], "all").await;
     let mut made = Vec::new();
@@ -127,12 +127,12 @@ both!(the_queue_has_pages, async |place| {
     decide(&server, &made[2], "resolved").await;
     made.remove(2);
     assert_eq!(queue(&server, "/api/admin/reports?limit=3&state=open").await, made);
-    // A group that is deleted takes its messages along, and leaves the reports.
+    // Deleting a group deletes its messages. The reports stay.
     assert_eq!(delete(&server, "bugs", &format!("/api/conversations/{id}")).await.status, 204);
     assert_eq!(queue(&server, "/api/admin/reports?limit=3").await, made);
 });
 
-both!(who_is_erased_is_not_in_their_reports, async |place| {
+both!(an_erased_user_is_not_named_in_their_reports, async |place| {
     let server = Server::start(place).await;
     post_once(&server, "bugs", REPORT, "k", json!({"reason": "planted-word-5d2e"})).await;
     report(&server, "rdibari", "/api/conversations/1/messages/2/report", "of bugs").await;

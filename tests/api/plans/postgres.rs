@@ -1,6 +1,6 @@
-//! `EXPLAIN` of generic plans, which are those of prepared statements, with every way around an index as dear as can be: a
-//! sequential scan, and joins that read both sides from end to end, which a generic plan would take because it believes any
-//! LIMIT to let a tenth of a table through. What is left of them has no index that would serve.
+//! `EXPLAIN` of generic plans, as prepared statements have them, with all plans that avoid an index made as expensive as
+//! possible: sequential scans, and joins that read both sides completely. A generic plan would choose such joins because it
+//! assumes that a LIMIT passes a tenth of a table. Scans that are left then have no index that they could use.
 
 use std::collections::BTreeMap;
 
@@ -11,16 +11,16 @@ use super::statements::Statement;
 use super::{Explained, Scan, is_small};
 use crate::support::Place;
 
-/// Rows of every table that grows: enough that it matters which index is used.
+/// Rows in every table that grows: enough that the choice of the index matters.
 const ROWS: usize = 5_000;
 
-/// Columns of a few words each. Were every row's another one, looking through all of a table for one would seem worth it.
+/// Columns with only a few different words. If every row had another word, reading a whole table for one would seem worthwhile.
 const WORDS: &[&str] = &["kind", "state", "role", "type", "purpose", "history", "action"];
 
-/// An index: its table, and what it is ordered by first.
+/// An index: its table and its first column.
 struct Index {
     table: String,
-    /// A B-tree finds nothing without it.
+    /// `None` for an index other than a B-tree. A B-tree needs its first column to find rows.
     leading: Option<String>,
 }
 
@@ -34,7 +34,9 @@ pub async fn explain(place: &Place, statements: &[Statement]) -> Vec<Explained> 
     let mut explained = Vec::new();
     for statement in statements {
         explained.push(match plan(&client, &statement.text, "VERBOSE off").await {
-            Err(error) => Err(error.as_db_error().map_or_else(|| error.to_string(), |told| told.message().to_owned())),
+            Err(error) => {
+                Err(error.as_db_error().map_or_else(|| error.to_string(), |reported| reported.message().to_owned()))
+            }
             Ok(plan) => {
                 let mut scans = Vec::new();
                 collect(&plan[0]["Plan"], &indexes, &mut scans);
@@ -42,8 +44,8 @@ pub async fn explain(place: &Place, statements: &[Statement]) -> Vec<Explained> 
             }
         });
     }
-    // An EXISTS that is a value has two plans, and that which reads everything once is taken where a table was small when it
-    // was planned. Neither dearness shows all of them.
+    // An EXISTS whose value is used has two plans. The plan that reads everything once is chosen if the table was small at the
+    // time of planning. Neither of the two cost settings shows all of these plans.
     for seqscan in ["on", "off"] {
         let settings = format!(
             "SET enable_seqscan = {seqscan}; SET enable_hashjoin = on; SET enable_mergejoin = on; SET enable_indexscan = off;
@@ -88,7 +90,7 @@ async fn plan(client: &Client, text: &str, how: &str) -> Result<Value, tokio_pos
     Ok(serde_json::from_str(&lines.collect::<Vec<_>>().join("\n")).unwrap())
 }
 
-/// How many parameters a statement has.
+/// The number of parameters of a statement.
 fn parameters(text: &str) -> usize {
     let numbers = text.split('$').skip(1).filter_map(|rest| {
         let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
@@ -97,8 +99,7 @@ fn parameters(text: &str) -> usize {
     numbers.max().unwrap_or(0)
 }
 
-/// The scans of a plan and of what is below it. An index is read from end to end unless what is looked for in it names the
-/// column that it is ordered by first.
+/// The scans of a plan node and of the nodes below it. An index is read completely unless the condition uses its first column.
 fn collect(node: &Value, indexes: &BTreeMap<String, Index>, scans: &mut Vec<Scan>) {
     let text = |name: &str| node[name].as_str().unwrap_or_default();
     if text("Node Type") == "Seq Scan" {
@@ -115,7 +116,8 @@ fn collect(node: &Value, indexes: &BTreeMap<String, Index>, scans: &mut Vec<Scan
     }
 }
 
-/// `((conversation_id = $1) AND (seq > $2))`, `(ROW(last_sent_at, id) < ROW($1, $2))`: an index's own columns stand on the left.
+/// Such as `((conversation_id = $1) AND (seq > $2))` or `(ROW(last_sent_at, id) < ROW($1, $2))`: the index's own columns are on
+/// the left.
 fn is_looked_up(index: &Index, condition: &str) -> bool {
     let condition = condition.replace('"', "");
     match &index.leading {
@@ -137,7 +139,7 @@ async fn indexes(client: &Client) -> BTreeMap<String, Index> {
     rows.iter().map(index).collect()
 }
 
-/// Puts rows into every table that grows, whatever its columns are called, so that a new one is filled too.
+/// Inserts rows into every table that grows, by the types of its columns, so that new tables are filled too.
 async fn fill(client: &Client) {
     let sql = "SELECT c.table_name::text, c.column_name::text, c.data_type::text,
                       c.is_nullable = 'YES', c.column_default IS NOT NULL OR c.is_generated = 'ALWAYS'
@@ -153,13 +155,13 @@ async fn fill(client: &Client) {
             continue;
         }
         match value(&column, &kind) {
-            // Ten rows of a conversation and of a person; what may be absent mostly is.
+            // Ten rows for each conversation and user. Optional columns are mostly NULL.
             Some(value) if optional => {
                 let value = format!("CASE WHEN i % 10 = 0 THEN {value} END");
                 tables.entry(table).or_default().push((column, value));
             }
             Some(value) => tables.entry(table).or_default().push((column, value)),
-            None => assert!(optional || given, "{table}.{column} is {kind}: how is it filled?"),
+            None => assert!(optional || given, "{table}.{column} has the type {kind}: add a value for it here"),
         }
     }
     for (table, columns) in tables {

@@ -1,4 +1,4 @@
-//! `EXPLAIN QUERY PLAN`, through the server's own connection, so that its driver translates.
+//! `EXPLAIN QUERY PLAN` over the server's own connection, so that its driver translates the statements.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,7 @@ use super::statements::Statement;
 use super::{Explained, Scan};
 use crate::support::Server;
 
-/// What may follow a table's name and is not another name for it.
+/// Words that may follow a table's name and are no alias.
 const NO_ALIAS: &[&str] = &[
     "cross",
     "default",
@@ -64,8 +64,8 @@ async fn plans(conn: &mut Conn, texts: &[&'static str]) -> Vec<Result<Vec<String
     plans
 }
 
-/// The tables that a statement names, by what they are called in it: a plan says the alias alone. One alias may stand for
-/// several tables in several subqueries; then it is taken for all of them.
+/// The tables that a statement names, by their aliases: a plan shows only the alias. If several subqueries use one alias for
+/// several tables, it counts for all of them.
 fn names(text: &str, tables: &BTreeSet<String>) -> BTreeMap<String, BTreeSet<String>> {
     let mut names: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let mut words = Vec::new();
@@ -93,17 +93,18 @@ fn names(text: &str, tables: &BTreeSet<String>) -> BTreeMap<String, BTreeSet<Str
     names
 }
 
-/// The tables that a step of a plan reads from end to end. A scan of an index is one of the table: what bounds it, if
-/// anything does, is a LIMIT, and a filter that hardly any row passes takes that away.
+/// The tables that a step of a plan reads completely. A scan of an index counts as a scan of the table: only a LIMIT could end
+/// it early, and a filter that hardly any row passes makes that LIMIT useless.
 fn scans(step: &str, names: &BTreeMap<String, BTreeSet<String>>) -> Vec<Scan> {
     let mut words = step.split_whitespace();
     let (Some(verb @ ("SCAN" | "SEARCH")), Some(name)) = (words.next(), words.next()) else {
         return Vec::new();
     };
     let bounded = match step.split_once(" VIRTUAL TABLE INDEX ") {
-        // Full text: looked for by its terms, or by its number.
+        // Full-text search: by terms (M), or by row number (=).
         Some((_, plan)) => plan.split_once(':').is_some_and(|(_, plan)| plan.contains(['M', '='])),
-        // An index made for this one statement reads the table to be made; `ANY` tries every value of its first column.
+        // An AUTOMATIC index is built for this one statement by reading the whole table. `ANY` tries every value of the first
+        // column.
         None => verb == "SEARCH" && !step.contains(" AUTOMATIC ") && !step.contains("(ANY("),
     };
     if bounded {

@@ -1,5 +1,6 @@
-//! The SQL of the storage floor, read out of its sources: every literal that begins like a statement, and every `concat!` or
-//! `sql!` that puts one together, also from the columns of a type that `columns!` declares. So a new query is found without anybody naming it here.
+//! The SQL statements of `src/store/`, read from its sources: every literal that begins like a statement, and every `concat!`
+//! or `sql!` that builds one, also from the columns of a type that `columns!` declares. So a new query is found without a
+//! change here.
 
 use std::collections::HashMap;
 use std::iter::Peekable;
@@ -8,19 +9,19 @@ use std::str::Chars;
 
 use crate::support::place::Kind;
 
-/// A statement as the sources have it.
+/// A statement in the sources.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Statement {
     /// The file's name under `src/store/`.
     pub file: String,
     pub line: usize,
-    /// One space between words.
+    /// The text, with one space between words.
     pub text: String,
-    /// Set where the code around it runs on one database alone.
+    /// Set if the code around it runs on one database only.
     pub only: Option<Kind>,
 }
 
-/// Every statement of every file under a folder.
+/// All statements of all files in a folder.
 pub fn of_folder(folder: &Path) -> Vec<Statement> {
     let mut files = Vec::new();
     let mut open = vec![folder.to_owned()];
@@ -38,7 +39,7 @@ pub fn of_folder(folder: &Path) -> Vec<Statement> {
     of_sources(&sources)
 }
 
-/// Every statement of files, each with its name. Macros of one are known in the others.
+/// All statements of some files, given as name and text. Macros of one file are known in the others.
 pub fn of_sources(sources: &[(String, String)]) -> Vec<Statement> {
     let mut known = Known::default();
     let mut files = Vec::new();
@@ -48,7 +49,7 @@ pub fn of_sources(sources: &[(String, String)]) -> Vec<Statement> {
     }
     let mut statements = Vec::new();
     for (file, tokens) in files {
-        let sides = sides(&tokens);
+        let sides = databases_of_tokens(&tokens);
         let mut at = 0;
         while at < tokens.len() {
             let Some((text, next)) = literal(file, &tokens, at, &known) else {
@@ -91,14 +92,14 @@ impl Token {
     }
 }
 
-/// A part of what a macro puts together: a text, the text at this place of its arguments, or the columns of a type.
+/// A part of a text that a macro builds: a literal, the argument with this index, or the columns of a type.
 enum Part {
     Text(String),
     Argument(usize),
     Columns(String),
 }
 
-/// What puts texts together, by name.
+/// Macros and constants that build texts, by name.
 #[derive(Default)]
 struct Known {
     macros: HashMap<String, Vec<Part>>,
@@ -107,18 +108,18 @@ struct Known {
 }
 
 impl Known {
-    /// The columns of a type that a file names: its own, or the only ones of that name.
+    /// The columns of a type that a file names: the type of the same file, or the only one with that name.
     fn columns(&self, file: &str, name: &str) -> String {
         let of_name = |(its_file, its_name): &&(String, String)| its_name == name && its_file == file;
         let own = self.columns.keys().find(of_name);
         let mut others = self.columns.keys().filter(|(_, its_name)| its_name == name);
         let key = own.or_else(|| others.next().filter(|_| others.next().is_none()));
-        let key = key.unwrap_or_else(|| panic!("src/store/{file}: the columns of which {name}?"));
-        self.put_together(&key.0, &self.columns[key], &[]).unwrap()
+        let key = key.unwrap_or_else(|| panic!("src/store/{file}: no type {name} with columns, or several"));
+        self.build_text(&key.0, &self.columns[key], &[]).unwrap()
     }
 
-    /// The text of parts in a file.
-    fn put_together(&self, file: &str, parts: &[Part], arguments: &[String]) -> Option<String> {
+    /// The text of some parts in a file.
+    fn build_text(&self, file: &str, parts: &[Part], arguments: &[String]) -> Option<String> {
         let text = |part: &Part| match part {
             Part::Text(text) => Some(text.clone()),
             Part::Argument(number) => arguments.get(*number).cloned(),
@@ -128,7 +129,7 @@ impl Known {
     }
 }
 
-/// Rust as far as it matters here: literals, words and marks, without comments.
+/// The tokens of Rust source as far as they matter here: literals, words and marks, without comments.
 fn tokens(source: &str) -> Vec<Token> {
     let mut found = Vec::new();
     let mut line = 1;
@@ -156,8 +157,8 @@ fn tokens(source: &str) -> Vec<Token> {
                 }
                 continue;
             }
-            '"' => What::Text(quoted(&mut rest, &mut line)),
-            'r' if begins_raw(&rest) => What::Text(raw(&mut rest, &mut line)),
+            '"' => What::Text(string_literal(&mut rest, &mut line)),
+            'r' if begins_raw(&rest) => What::Text(raw_string_literal(&mut rest, &mut line)),
             '\'' => {
                 skip_quote(&mut rest);
                 continue;
@@ -176,8 +177,8 @@ fn tokens(source: &str) -> Vec<Token> {
     found
 }
 
-/// The rest of a text behind its quotation mark.
-fn quoted(rest: &mut Peekable<Chars<'_>>, line: &mut usize) -> String {
+/// The rest of a string literal after its opening quotation mark.
+fn string_literal(rest: &mut Peekable<Chars<'_>>, line: &mut usize) -> String {
     let mut text = String::new();
     while let Some(letter) = rest.next() {
         match letter {
@@ -191,7 +192,7 @@ fn quoted(rest: &mut Peekable<Chars<'_>>, line: &mut usize) -> String {
                 }
                 Some('n') => text.push('\n'),
                 Some('t') => text.push('\t'),
-                // \u{…} and \x.. stand in no statement.
+                // \u{…} and \x.. do not occur in statements.
                 Some(other) => text.push(other),
                 None => break,
             },
@@ -201,14 +202,14 @@ fn quoted(rest: &mut Peekable<Chars<'_>>, line: &mut usize) -> String {
             }
         }
     }
-    panic!("a text without an end");
+    panic!("a string literal without an end");
 }
 
 fn begins_raw(rest: &Peekable<Chars<'_>>) -> bool {
     rest.clone().find(|letter| *letter != '#') == Some('"')
 }
 
-fn raw(rest: &mut Peekable<Chars<'_>>, line: &mut usize) -> String {
+fn raw_string_literal(rest: &mut Peekable<Chars<'_>>, line: &mut usize) -> String {
     let mut end = "\"".to_owned();
     while rest.next_if_eq(&'#').is_some() {
         end.push('#');
@@ -223,10 +224,10 @@ fn raw(rest: &mut Peekable<Chars<'_>>, line: &mut usize) -> String {
             return text;
         }
     }
-    panic!("a raw text without an end");
+    panic!("a raw string literal without an end");
 }
 
-/// Behind an apostrophe: a character with its end, or a lifetime, whose name is a word like others.
+/// Skips the rest of a character literal. The name of a lifetime is left as an ordinary word.
 fn skip_quote(rest: &mut Peekable<Chars<'_>>) {
     let mut ahead = rest.clone();
     let first = ahead.next();
@@ -240,8 +241,8 @@ fn skip_quote(rest: &mut Peekable<Chars<'_>>) {
     }
 }
 
-/// Where the bracket at `at` ends: the place behind its partner.
-fn past_bracket(tokens: &[Token], at: usize) -> usize {
+/// The index after the bracket that closes the one at `at`.
+fn index_after_bracket(tokens: &[Token], at: usize) -> usize {
     let mut depth = 0;
     for (place, token) in tokens.iter().enumerate().skip(at) {
         match token.what {
@@ -253,7 +254,7 @@ fn past_bracket(tokens: &[Token], at: usize) -> usize {
             return place + 1;
         }
     }
-    panic!("a bracket of line {} that is never closed", tokens[at].line);
+    panic!("the bracket in line {} is never closed", tokens[at].line);
 }
 
 fn matches_words(tokens: &[Token], words: &[&str]) -> bool {
@@ -265,7 +266,7 @@ fn matches_words(tokens: &[Token], words: &[&str]) -> bool {
         })
 }
 
-/// Drops every item that is compiled for tests alone.
+/// Removes every item that is compiled only for tests.
 fn without_tests(tokens: Vec<Token>) -> Vec<Token> {
     let mut kept = Vec::new();
     let mut at = 0;
@@ -279,18 +280,18 @@ fn without_tests(tokens: Vec<Token>) -> Vec<Token> {
         while at < tokens.len() && !tokens[at].is('{') && !tokens[at].is(';') {
             at += 1;
         }
-        at = if at < tokens.len() && tokens[at].is('{') { past_bracket(&tokens, at) } else { at + 1 };
+        at = if at < tokens.len() && tokens[at].is('{') { index_after_bracket(&tokens, at) } else { at + 1 };
     }
     kept
 }
 
-/// Takes the definitions of macros out; those that put a text together become known.
+/// Removes the definitions of macros. Those that build a text become known.
 fn take_macros(file: &str, tokens: Vec<Token>, known: &mut Known) -> Vec<Token> {
     let mut kept = Vec::new();
     let mut at = 0;
     while at < tokens.len() {
         if matches_words(&tokens[at..], &["columns", "!", "{"]) {
-            let end = past_bracket(&tokens, at + 2);
+            let end = index_after_bracket(&tokens, at + 2);
             let key = (file.to_owned(), tokens[at + 3].word().unwrap().to_owned());
             known.columns.insert(key, column_list(&tokens[at + 3..end - 1]));
             at = end;
@@ -301,7 +302,7 @@ fn take_macros(file: &str, tokens: Vec<Token>, known: &mut Known) -> Vec<Token> 
             at += 1;
             continue;
         }
-        let end = past_bracket(&tokens, at + 3);
+        let end = index_after_bracket(&tokens, at + 3);
         let body = &tokens[at + 4..end - 1];
         match parts(body) {
             Some(parts) => {
@@ -310,7 +311,7 @@ fn take_macros(file: &str, tokens: Vec<Token>, known: &mut Known) -> Vec<Token> 
             None => {
                 let statement = body.iter().find(|token| matches!(&token.what, What::Text(text) if is_statement(text)));
                 if let Some(statement) = statement {
-                    panic!("src/store/{file}:{}: a macro that this test cannot read", statement.line);
+                    panic!("src/store/{file}:{}: this test cannot read this macro", statement.line);
                 }
             }
         }
@@ -327,7 +328,7 @@ fn parts(body: &[Token]) -> Option<Vec<Part>> {
     let concat = (arrow..body.len()).find(|at| matches_words(&body[*at..], &["concat", "!", "("]))?;
     let mut parts = Vec::new();
     let mut at = concat + 3;
-    let end = past_bracket(body, concat + 2) - 1;
+    let end = index_after_bracket(body, concat + 2) - 1;
     while at < end {
         match &body[at].what {
             What::Mark(',') => {}
@@ -360,12 +361,12 @@ fn column_list(body: &[Token]) -> Vec<Part> {
     parts
 }
 
-/// Whether tokens begin with `Type::COLUMNS`.
+/// Whether the tokens begin with `Type::COLUMNS`.
 fn is_columns(tokens: &[Token]) -> bool {
     tokens.len() > 1 && matches_words(&tokens[1..], &[":", ":", "COLUMNS"])
 }
 
-/// The text that begins at `at`, written out, put together by a macro or named, and the place behind it.
+/// The text that begins at `at`, whether literal, built by a macro or named, and the index after it.
 fn literal(file: &str, tokens: &[Token], at: usize, known: &Known) -> Option<(String, usize)> {
     let word = match &tokens[at].what {
         What::Text(text) => return Some((text.clone(), at + 1)),
@@ -379,7 +380,7 @@ fn literal(file: &str, tokens: &[Token], at: usize, known: &Known) -> Option<(St
     if parts.is_none() && word != "concat" && word != "sql" || !tokens.get(at + 1)?.is('!') {
         return None;
     }
-    let end = past_bracket(tokens, at + 2);
+    let end = index_after_bracket(tokens, at + 2);
     let mut arguments = Vec::new();
     let mut place = at + 3;
     while place < end - 1 {
@@ -393,26 +394,27 @@ fn literal(file: &str, tokens: &[Token], at: usize, known: &Known) -> Option<(St
     }
     let text = match parts {
         None => arguments.concat(),
-        Some(parts) => known.put_together(file, parts, &arguments)?,
+        Some(parts) => known.build_text(file, parts, &arguments)?,
     };
     Some((text, end))
 }
 
-/// For every token the database that alone comes by: that of `Conn::Sqlite(_) => …`, and of `if let Conn::Sqlite(_) = … { … }`.
-fn sides(tokens: &[Token]) -> Vec<Option<Kind>> {
+/// For every token the database on which alone it runs: that of `Conn::Sqlite(_) => …` and of `if let Conn::Sqlite(_) = … { …
+/// }`.
+fn databases_of_tokens(tokens: &[Token]) -> Vec<Option<Kind>> {
     let mut sides = vec![None; tokens.len()];
     for (name, kind) in [("Sqlite", Kind::Sqlite), ("Postgres", Kind::Postgres)] {
         for at in 0..tokens.len() {
             if !matches_words(&tokens[at..], &["Conn", ":", ":", name, "("]) {
                 continue;
             }
-            let mut start = past_bracket(tokens, at + 4);
+            let mut start = index_after_bracket(tokens, at + 4);
             let end = if matches_words(&tokens[start..], &["=", ">"]) {
                 start += 2;
                 end_of_arm(tokens, start)
             } else if at >= 2 && matches_words(&tokens[at - 2..], &["if", "let"]) {
                 start = (start..tokens.len()).find(|place| tokens[*place].is('{')).unwrap();
-                past_bracket(tokens, start)
+                index_after_bracket(tokens, start)
             } else {
                 continue;
             };
@@ -422,16 +424,16 @@ fn sides(tokens: &[Token]) -> Vec<Option<Kind>> {
     sides
 }
 
-/// Where the value of an arm ends: behind its braces, or at the comma or the brace that is not its own.
+/// The index after the value of a match arm: after its braces, or at the comma or brace that ends it.
 fn end_of_arm(tokens: &[Token], start: usize) -> usize {
     if tokens[start].is('{') {
-        return past_bracket(tokens, start);
+        return index_after_bracket(tokens, start);
     }
     let mut at = start;
     while at < tokens.len() {
         match tokens[at].what {
             What::Mark(',' | '}') => return at,
-            What::Mark('(' | '[' | '{') => at = past_bracket(tokens, at),
+            What::Mark('(' | '[' | '{') => at = index_after_bracket(tokens, at),
             _ => at += 1,
         }
     }
@@ -447,14 +449,14 @@ fn is_statement(text: &str) -> bool {
     ["SELECT", "INSERT", "UPDATE", "DELETE", "WITH"].contains(&first) && rest.len() > first.len()
 }
 
-/// Without comments and with one space between words, so that a list of exceptions can quote it.
+/// The text without comments and with one space between words, so that a list of exceptions can quote it.
 pub fn one_line(text: &str) -> String {
     let lines = text.lines().map(|line| line.split_once("--").map_or(line, |(code, _)| code));
     lines.flat_map(str::split_whitespace).collect::<Vec<_>>().join(" ")
 }
 
 #[test]
-fn statements_are_found_wherever_they_stand() {
+fn statements_are_found_in_all_forms() {
     let users = r##"
         //! "SELECT 1 FROM a_comment"
         /* "SELECT 2 FROM a_comment" */

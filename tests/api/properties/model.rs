@@ -1,4 +1,4 @@
-//! The rules of sending and listing over a plain vector of messages.
+//! The rules of sending and listing, over a plain vector of messages.
 
 use posthaste::base::time::Timestamp;
 use serde_json::{Value, json};
@@ -6,18 +6,18 @@ use serde_json::{Value, json};
 use super::{List, Request, Send, Target, Window};
 use crate::support::server::Answer;
 
-/// People of a case.
+/// The number of users of a case.
 pub const PEOPLE: u8 = 4;
 const KEPT_DAYS: i64 = 7;
-/// No conversation has it.
+/// An id that no conversation has.
 const NO_ID: i64 = 9_000_000_000;
 
-/// How many bodies there are.
+/// The number of bodies.
 pub const TEXTS: u8 = BODIES.len() as u8;
 const BODIES: &[&str] =
     &["", "hey", "é", "  spaces  ", "👩‍👩‍👧‍👦", "it's \"quoted\"", "line\nline", "$1 ?1", "%_\\", "0", "null"];
 
-/// The body of this number; the first one is empty, which nobody may send.
+/// The body with this number. The first one is empty and not allowed.
 pub fn text(number: u8) -> &'static str {
     BODIES[usize::from(number)]
 }
@@ -40,7 +40,7 @@ struct Message {
     seq: i64,
     id: i64,
     sent_at: Timestamp,
-    /// As it was answered.
+    /// The message as the server answered it.
     document: Value,
 }
 
@@ -53,7 +53,7 @@ struct Key {
     answer: Answer,
 }
 
-/// What must come back.
+/// The expected answer.
 pub enum Expected {
     Refusal(u16, &'static str, Vec<&'static str>),
     Replay(Answer),
@@ -130,7 +130,7 @@ impl Model {
         (0..PEOPLE).map(|person| self.name(person)).collect()
     }
 
-    /// How a call writes the person of this number.
+    /// The name with which a call names the user of this number.
     pub fn name(&self, number: u8) -> String {
         match number {
             PEOPLE => format!("nobody{}", self.run),
@@ -139,7 +139,7 @@ impl Model {
         }
     }
 
-    /// Whom the number names.
+    /// The user that the number means.
     fn person(number: u8) -> Option<u8> {
         match number {
             PEOPLE => None,
@@ -152,12 +152,12 @@ impl Model {
         format!("key {number} of {}", self.run)
     }
 
-    /// The id of a conversation of this case, or one that none has.
+    /// The id of a conversation of this case, or an unknown one.
     pub fn conversation_id(&self, number: u8) -> i64 {
         self.conversations.get(usize::from(number)).map_or(NO_ID, |conversation| conversation.id)
     }
 
-    /// One of the sends that had a key and were accepted.
+    /// One of the accepted sends that had a key.
     pub fn send_with_key(&self, number: u8) -> Option<Send> {
         self.keys.get(usize::from(number) % self.keys.len().max(1)).map(|used| used.send.clone())
     }
@@ -171,7 +171,7 @@ impl Model {
         self.messages.iter().rfind(|message| message.conversation == conversation)
     }
 
-    /// `None` where the answer is open: a key that was used anew after its days, by a clock that then went back.
+    /// `None` if both answers are possible: a key that was used again after its days, with a clock that was then set back.
     pub fn expect_send(&self, send: &Send, request: &Request, now: Timestamp) -> Option<Expected> {
         let acting = match send.acting.map(Self::person) {
             Some(None) => return Some(invalid(&["X-Act-As"])),
@@ -248,7 +248,7 @@ impl Model {
         })
     }
 
-    /// Notes what was sent.
+    /// Adds a message that was sent.
     pub fn sent(&mut self, send: &Send, request: &Request, now: Timestamp, answer: &Answer) {
         let document = answer.json();
         let number = |field: &str| document[field].as_i64().unwrap();
@@ -263,7 +263,7 @@ impl Model {
             self.conversations.len() - 1
         });
         let sent_at = Timestamp::parse(document["timestamp_sent"].as_str().unwrap()).unwrap();
-        // Who answers has read what was said to them.
+        // A sender who answers has read the messages before.
         for earlier in self.messages.iter_mut().filter(|one| one.conversation == conversation) {
             if earlier.document["recipient_id"] == document["sender_id"] && earlier.document["timestamp_read"].is_null()
             {
@@ -316,7 +316,7 @@ impl Model {
         }
     }
 
-    /// The window's beginning (inclusive) and end (exclusive).
+    /// The start (inclusive) and the end (exclusive) of the window.
     pub fn window(&self, window: &Window, now: Timestamp) -> (Timestamp, Option<Timestamp>) {
         let moment = |moment: &super::Moment| {
             let message = self.messages.get(usize::from(moment.message)).or(self.messages.last());
@@ -332,7 +332,7 @@ impl Model {
         }
     }
 
-    /// Every message that the list must show, in its order.
+    /// Every message that the list must show, in order.
     pub fn expect_list(
         &self,
         list: &List,

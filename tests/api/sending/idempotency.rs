@@ -1,4 +1,4 @@
-//! `Idempotency-Key` on what creates.
+//! `Idempotency-Key` on requests that create something.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -38,7 +38,7 @@ both!(a_repeat_gets_the_first_answer, async |place| {
     }
     let other = json!({"sender_user_name": "bugs", "recipient_user_name": "duck", "body": "hey!"});
     send(&server, "key 1", &other).await.problem(422, "idempotency_key_reused");
-    // The key is bound to the bytes, not to their meaning.
+    // The key belongs to the bytes of the body, not to their meaning.
     let spaced = server
         .request(Method::POST, "/api/messages")
         .header("idempotency-key", "key 1")
@@ -49,7 +49,7 @@ both!(a_repeat_gets_the_first_answer, async |place| {
     assert_eq!(place.numbers("SELECT count(*) FROM messaging.messages").await, [[6]]);
 });
 
-both!(a_key_holds_across_a_restart, async |place| {
+both!(a_key_is_valid_after_a_restart, async |place| {
     let server = Server::start(place).await;
     let first = send(&server, "key", &hey()).await;
     server.stop().await;
@@ -59,7 +59,7 @@ both!(a_key_holds_across_a_restart, async |place| {
     assert_eq!(again.header("idempotency-replayed"), Some("true"));
 });
 
-both!(only_success_is_stored, async |place| {
+both!(only_successful_answers_are_stored, async |place| {
     let server = Server::start(place).await;
     let to_nobody = json!({"sender_user_name": "bugs", "recipient_user_name": "later", "body": "hey"});
     send(&server, "key", &to_nobody).await.invalid(&["recipient_user_name"]);
@@ -69,7 +69,7 @@ both!(only_success_is_stored, async |place| {
     assert_eq!(sent.header("idempotency-replayed"), None);
 });
 
-both!(a_key_belongs_to_a_person, async |place| {
+both!(a_key_belongs_to_a_user, async |place| {
     let server = Server::start(place).await;
     let note = json!({"recipient_user_name": "porky", "body": "hey"});
     let as_person = |name: &'static str| {
@@ -89,7 +89,7 @@ both!(a_key_belongs_to_a_person, async |place| {
     assert_eq!(as_person("duck").await.header("idempotency-replayed"), Some("true"));
 });
 
-both!(keys_that_are_none_are_refused, async |place| {
+both!(invalid_keys_are_refused, async |place| {
     let server = Server::start(place).await;
     for key in ["", "tab\there", &"x".repeat(256)] {
         send(&server, key, &hey()).await.invalid(&["Idempotency-Key"]);
@@ -100,7 +100,7 @@ both!(keys_that_are_none_are_refused, async |place| {
         .json(&hey());
     answer_of(foreign).await.invalid(&["Idempotency-Key"]);
     assert_eq!(send(&server, &"x".repeat(255), &hey()).await.status, 201);
-    assert_eq!(send(&server, " ", &hey()).await.status, 422, "a header's outer spaces are not part of it");
+    assert_eq!(send(&server, " ", &hey()).await.status, 422, "spaces around a header's value are not part of it");
 });
 
 both!(keys_are_kept_for_seven_days, async |place| {
@@ -141,7 +141,7 @@ both!(an_answer_that_cannot_be_rendered_is_an_error_and_sends_nothing, async |pl
     };
     let rendered: fn(&Sent) -> Result<StoredAnswer, Error> =
         |_| Ok(StoredAnswer { status: 201, location: None, body: b"rendered".to_vec() });
-    // They wait for each other in one batch.
+    // Both sends wait in the same batch.
     let (refused, sent) =
         tokio::join!(send("one", |_| Err(Error::internal("cannot be rendered"))), send("two", rendered));
     assert!(matches!(refused, Err(Error::Internal(_))), "{refused:?}");
@@ -151,7 +151,7 @@ both!(an_answer_that_cannot_be_rendered_is_an_error_and_sends_nothing, async |pl
     };
     assert!(!replayed(sent));
     assert_eq!(place.numbers(count).await[0][0], before + 1);
-    // The key of the one that failed was not used up.
+    // The failed send has not used its key.
     assert!(!replayed(send("one", rendered).await));
     assert!(replayed(send("two", rendered).await));
     assert_eq!(place.numbers(count).await[0][0], before + 2);

@@ -1,4 +1,4 @@
-//! Tests of sends: repeats and what is sent later.
+//! Tests of sends: repeats and scheduled messages.
 
 pub mod idempotency;
 pub mod scheduled;

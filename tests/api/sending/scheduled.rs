@@ -1,4 +1,4 @@
-//! Messages that are sent later: `send_at` and `/api/scheduled`.
+//! Scheduled messages: `send_at` and `/api/scheduled`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -15,14 +15,14 @@ use crate::support::process::Process;
 use crate::support::server::Answer;
 use crate::support::{Options, Server, answer_of};
 
-/// A clock that is moved by hand, and a server's options with it. The test sends what is due.
+/// A clock that the test moves, and a server's options with it. The server's own task does not run: the test calls `send_due`.
 fn manual() -> (Arc<AtomicI64>, Options) {
     let hand = Arc::new(AtomicI64::new(moment("2026-01-01T00:00:00Z")));
     let without_tasks = &["scheduled-sends"];
     (Arc::clone(&hand), Options { clock: Clock::Manual(hand), without_tasks, ..Options::default() })
 }
 
-async fn later(server: &Server, person: &str, recipient: &str, body: &str, send_at: &str) -> Answer {
+async fn schedule(server: &Server, person: &str, recipient: &str, body: &str, send_at: &str) -> Answer {
     let new = json!({"recipient_user_name": recipient, "body": body, "send_at": send_at});
     post(server, person, "/api/messages", new).await
 }
@@ -31,10 +31,10 @@ async fn waiting(server: &Server, person: &str) -> Vec<Value> {
     get(server, person, "/api/scheduled").await.json().as_array().unwrap().clone()
 }
 
-both!(a_message_leaves_at_its_time_and_once, async |place| {
+both!(a_scheduled_message_is_sent_once_at_its_time, async |place| {
     let (hand, options) = manual();
     let server = Server::start_with(place, options).await;
-    let accepted = later(&server, "bugs", "duck", "happy new year", "2026-01-01T01:00:00Z").await;
+    let accepted = schedule(&server, "bugs", "duck", "happy new year", "2026-01-01T01:00:00Z").await;
     assert_eq!(accepted.status, 202, "{}", String::from_utf8_lossy(&accepted.bytes));
     let place_of = accepted.header("location").unwrap().to_owned();
     let accepted = accepted.json();
@@ -45,13 +45,13 @@ both!(a_message_leaves_at_its_time_and_once, async |place| {
     assert_eq!(waiting(&server, "bugs").await, [accepted]);
     get(&server, "duck", &place_of).await.problem(404, "scheduled_not_found");
     assert!(waiting(&server, "duck").await.is_empty());
-    // Not before its time.
+    // Nothing is sent before the time.
     hand.store(moment("2026-01-01T00:59:59Z"), Ordering::Relaxed);
     assert_eq!(send_due(&server.app).await.unwrap(), 0);
     let messages = || async { server.all("/api/messages/duck?with=bugs").await };
     assert!(messages().await.is_empty());
     hand.store(moment("2026-01-01T01:00:05Z"), Ordering::Relaxed);
-    // Two at once, as two servers would.
+    // Two runs together, as on two servers.
     let (one, other) = tokio::join!(send_due(&server.app), send_due(&server.app));
     assert!(one.unwrap() + other.unwrap() >= 1);
     let sent = messages().await;
@@ -69,10 +69,10 @@ both!(a_message_leaves_at_its_time_and_once, async |place| {
     delete(&server, "bugs", &place_of).await.problem(404, "scheduled_not_found");
 });
 
-both!(what_was_taken_back_is_not_sent, async |place| {
+both!(a_cancelled_message_is_not_sent, async |place| {
     let (hand, options) = manual();
     let server = Server::start_with(place, options).await;
-    let accepted = later(&server, "bugs", "duck", "no", "2026-01-02T00:00:00Z").await.json();
+    let accepted = schedule(&server, "bugs", "duck", "no", "2026-01-02T00:00:00Z").await.json();
     let target = format!("/api/scheduled/{}", accepted["id"]);
     delete(&server, "duck", &target).await.problem(404, "scheduled_not_found");
     assert_eq!(delete(&server, "bugs", &target).await.status, 204);
@@ -82,23 +82,23 @@ both!(what_was_taken_back_is_not_sent, async |place| {
     assert!(server.all("/api/messages/duck?with=bugs").await.is_empty());
 });
 
-both!(permissions_are_asked_twice, async |place| {
+both!(permissions_are_checked_when_accepting_and_when_sending, async |place| {
     let (hand, options) = manual();
     let server = Server::start_with(place, options).await;
     let new = json!({"kind": "group", "title": "Looney Tunes", "member_user_names": ["duck"]});
     let group = post(&server, "bugs", "/api/conversations", new).await.json()["id"].clone();
     let into = |body: &str| json!({"conversation_id": group, "body": body, "send_at": "2026-01-02T00:00:00Z"});
-    // Now: who is not in it, who is not there, what is not there to be answered.
+    // Checked when the message is accepted: membership, recipient, and the message to answer.
     let stranger = post(&server, "porky", "/api/messages", into("omw")).await;
     stranger.problem(404, "conversation_not_found");
-    later(&server, "bugs", "nobody", "x", "2026-01-02T00:00:00Z").await.invalid(&["recipient_user_name"]);
+    schedule(&server, "bugs", "nobody", "x", "2026-01-02T00:00:00Z").await.invalid(&["recipient_user_name"]);
     let mut reply = into("x");
     reply["reply_to"] = json!(99);
     post(&server, "duck", "/api/messages", reply).await.invalid(&["reply_to"]);
-    // Then: removed, blocked and erased since.
+    // Checked again when the message is sent: these users were removed, blocked or erased in between.
     assert_eq!(post(&server, "duck", "/api/messages", into("quack")).await.status, 202);
-    assert_eq!(later(&server, "duck", "porky", "hey", "2026-01-02T00:00:00Z").await.status, 202);
-    assert_eq!(later(&server, "bugs", "duck", "stays", "2026-01-02T00:00:01Z").await.status, 202);
+    assert_eq!(schedule(&server, "duck", "porky", "hey", "2026-01-02T00:00:00Z").await.status, 202);
+    assert_eq!(schedule(&server, "bugs", "duck", "stays", "2026-01-02T00:00:01Z").await.status, 202);
     let member = format!("/api/conversations/{group}/members/duck");
     assert_eq!(delete(&server, "bugs", &member).await.status, 204);
     assert_eq!(put(&server, "porky", "/api/blocks/duck").await.status, 204);
@@ -108,12 +108,12 @@ both!(permissions_are_asked_twice, async |place| {
     let failures: Vec<&str> = refused.iter().map(|message| message["failure"].as_str().unwrap()).collect();
     assert_eq!(failures, ["conversation_not_found", "not_friends"]);
     assert!(refused.iter().all(|message| message["failed_at"] == "2026-01-02T00:00:30.000000Z"));
-    assert_eq!(send_due(&server.app).await.unwrap(), 0, "it is not tried again");
+    assert_eq!(send_due(&server.app).await.unwrap(), 0, "a refused message is not tried again");
     assert_eq!(server.all("/api/messages/duck?with=bugs").await.len(), 1);
     assert!(server.all("/api/messages/porky").await.iter().all(|message| message["body"] != "hey"));
 });
 
-both!(a_key_accepts_once, async |place| {
+both!(a_repeat_with_the_same_key_schedules_once, async |place| {
     let (_, options) = manual();
     let server = Server::start_with(place, options).await;
     let new = json!({"recipient_user_name": "duck", "body": "x", "send_at": "2026-01-02T00:00:00Z"});
@@ -127,16 +127,16 @@ both!(a_key_accepts_once, async |place| {
     assert_eq!(waiting(&server, "bugs").await.len(), 1);
 });
 
-both!(an_erased_person_has_nothing_waiting, async |place| {
+both!(an_erased_user_has_no_scheduled_messages, async |place| {
     let (_, options) = manual();
     let server = Server::start_with(place, options).await;
-    later(&server, "bugs", "duck", "x", "2026-01-02T00:00:00Z").await;
-    later(&server, "duck", "bugs", "y", "2026-01-02T00:00:00Z").await;
+    schedule(&server, "bugs", "duck", "x", "2026-01-02T00:00:00Z").await;
+    schedule(&server, "duck", "bugs", "y", "2026-01-02T00:00:00Z").await;
     assert_eq!(delete(&server, "bugs", "/api/users/bugs").await.status, 204);
     assert_eq!(place.numbers("SELECT count(*) FROM messaging.scheduled_sends").await[0][0], 0);
 });
 
-both!(what_waits_survives_a_kill, async |place| {
+both!(scheduled_messages_survive_a_kill, async |place| {
     let process = Process::start(place).await;
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let send_at = Timestamp::from_micros(Clock::System.now().micros() + 1_500_000).to_string();

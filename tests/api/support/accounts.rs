@@ -1,4 +1,4 @@
-//! People with passwords, API keys, and calls with what they show.
+//! Users with passwords, API keys, and calls with credentials.
 
 use aws_lc_rs::hmac;
 use posthaste::domain::access::principal::Access;
@@ -9,16 +9,16 @@ use serde_json::{Value, json};
 
 use super::{Answer, Options, Place, Server, answer_of};
 
-/// Everybody's, unless a test is about another one.
+/// The password of every user, unless a test needs another one.
 pub const PASSWORD: &str = "what's up, doc?";
 
-/// Secured access, and nobody there yet.
+/// Secured access, without users.
 pub fn secured() -> Options {
     Options { access: Access::Secured, demo: false, ..Options::default() }
 }
 
 impl Server {
-    /// Secured access, with these people; each has the address NAME@example.org.
+    /// A server with secured access and these users. Each has the email address NAME@example.org.
     pub async fn secured(place: &Place, people: &[&str]) -> Self {
         Self::secured_with(place, secured(), people).await
     }
@@ -42,7 +42,7 @@ impl Server {
         users::create(&self.app, registration).await.unwrap();
     }
 
-    /// A new API key with these scopes.
+    /// Creates an API key with these scopes.
     pub async fn api_key(&self, scopes: &[&str]) -> String {
         let scopes = scopes.iter().map(|scope| (*scope).to_owned()).collect();
         let new = NewApiKey { name: "test".into(), scopes, expires_at: None };
@@ -53,7 +53,7 @@ impl Server {
         self.post("/api/sessions", &body).await
     }
 
-    /// Logs in with [`PASSWORD`]: the token.
+    /// Logs in with [`PASSWORD`]. Returns the token.
     pub async fn token_of(&self, user_name: &str) -> String {
         let answer = self.log_in(json!({"user_name": user_name, "password": PASSWORD})).await;
         assert_eq!(answer.status, 201, "{}", String::from_utf8_lossy(&answer.bytes));
@@ -84,7 +84,7 @@ impl Server {
         answer_of(self.request_as(token, Method::PATCH, target).json(body)).await
     }
 
-    /// Passwords that were hashed or verified so far.
+    /// How many passwords were hashed or verified so far.
     pub async fn hashes(&self) -> u64 {
         let metrics = String::from_utf8(self.get("/metrics").await.bytes).unwrap();
         let line = metrics.lines().find_map(|line| line.strip_prefix("posthaste_password_hashes_total "));
@@ -92,7 +92,7 @@ impl Server {
     }
 }
 
-/// What an authenticator shows at a moment, written from RFC 6238, RFC 4226 and RFC 4648, and from nothing of the server's.
+/// The code of an authenticator app at a time. Written from RFC 6238, RFC 4226 and RFC 4648, without any code of the server.
 pub fn authenticator(secret: &str, at_micros: i64) -> String {
     let mut bits = 0_u64;
     let mut count = 0;
@@ -114,10 +114,10 @@ pub fn authenticator(secret: &str, at_micros: i64) -> String {
     format!("{:06}", number % 1_000_000)
 }
 
-/// The answer's body without what is of the request alone.
+/// The body of an answer without its request id.
 pub fn without_request_id(answer: &Answer) -> String {
     let text = String::from_utf8(answer.bytes.clone()).unwrap();
-    let id = answer.header("x-request-id").expect("an answer without its id");
+    let id = answer.header("x-request-id").expect("the answer has no X-Request-Id");
     assert!(text.contains(id), "{text}");
     text.replace(id, "")
 }

@@ -1,5 +1,7 @@
 //! Callers with credentials.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use posthaste::base::time::Timestamp;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
@@ -7,7 +9,7 @@ use serde_json::{Value, json};
 use super::server::Answer;
 use super::{Options, Server, accounts, answer_of};
 
-/// Someone who shows a token.
+/// A caller with a token.
 #[derive(Clone, Copy)]
 pub struct Caller<'a> {
     pub server: &'a Server,
@@ -20,7 +22,7 @@ impl<'a> Caller<'a> {
         Self { server, token, act_as: None }
     }
 
-    /// The same program, acting for a person.
+    /// The same token, acting for a user.
     pub fn acting_as(self, name: &'a str) -> Self {
         Self { act_as: Some(name), ..self }
     }
@@ -55,19 +57,19 @@ impl<'a> Caller<'a> {
     }
 }
 
-/// The demo's people behind secured access.
+/// Secured access, with the users of the demo.
 pub fn secured() -> Options {
     Options { demo: true, ..accounts::secured() }
 }
 
-/// A session of a person, which open access gives without a password.
+/// A session of a user, which open access gives without a password.
 pub async fn session(open: &Server, user_name: &str) -> String {
     let answer = open.post("/api/sessions", &json!({"user_name": user_name})).await;
     assert_eq!(answer.status, 201, "{}", String::from_utf8_lossy(&answer.bytes));
     answer.json()["token"].as_str().unwrap().to_owned()
 }
 
-/// Asks until the answer has this status, for a second at most: what is revoked ends within that time.
+/// Repeats a GET until the answer has this status. That must happen within a second, the time limit of a revocation.
 pub async fn within_a_second(caller: Caller<'_>, target: &str, status: u16) -> Answer {
     let started = std::time::Instant::now();
     loop {
@@ -75,18 +77,27 @@ pub async fn within_a_second(caller: Caller<'_>, target: &str, status: u16) -> A
         if answer.status.as_u16() == status {
             return answer;
         }
-        assert!(started.elapsed().as_millis() < 1_000, "still {} after a second", answer.status);
+        assert!(started.elapsed().as_millis() < 1_000, "the status is still {} after a second", answer.status);
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
 }
 
-/// Whether a word is in some bytes: as it stands, or as a dump writes bytes.
+/// Whether some bytes contain a word: as it is, or in hexadecimal as a dump writes bytes.
 pub fn holds(kept: &[u8], word: &str) -> bool {
-    let hex: String = word.bytes().map(|byte| format!("{byte:02x}")).collect();
-    [word, &hex].iter().any(|form| kept.windows(form.len()).any(|window| window == form.as_bytes()))
+    [word, &hex(word.as_bytes())].iter().any(|form| kept.windows(form.len()).any(|window| window == form.as_bytes()))
 }
 
-/// A moment to set a clock by hand to.
+/// Bytes as lower-case hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The present time in microseconds since 1970.
+pub fn now_micros() -> i64 {
+    i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros()).unwrap()
+}
+
+/// A time in microseconds, as a manual clock takes it.
 pub fn moment(text: &str) -> i64 {
     Timestamp::parse(text).unwrap().micros()
 }

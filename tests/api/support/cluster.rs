@@ -1,4 +1,4 @@
-//! A PostgreSQL cluster of a test's own: to be traced as a whole, and stopped under load.
+//! A PostgreSQL cluster of a test's own, which can be traced as a whole and stopped under load.
 
 use std::path::PathBuf;
 use std::process::{Child, Command};
@@ -15,7 +15,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub struct Cluster {
     folder: TempDir,
-    /// What is put before the server's command: a tracer.
+    /// The words before the server's command: a tracer.
     wrapper: Vec<String>,
     /// Settings of the server, each as `name=value`.
     settings: Vec<String>,
@@ -24,12 +24,12 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// A new cluster with PostgreSQL's own settings for durability, started.
+    /// Starts a new cluster with PostgreSQL's default settings for durability.
     pub async fn start() -> Self {
         Self::start_wrapped(Vec::new()).await
     }
 
-    /// A new cluster with some settings of its own.
+    /// Starts a new cluster with some settings of its own.
     pub async fn start_with(settings: &[&str]) -> Self {
         Self::make(Vec::new(), settings).await
     }
@@ -41,7 +41,7 @@ impl Cluster {
     async fn make(wrapper: Vec<String>, settings: &[&str]) -> Self {
         let folder = tempfile::Builder::new().prefix("posthaste-cluster.").tempdir().unwrap();
         own(&folder);
-        // Only initdb's own files are not flushed (--no-sync); the running server flushes.
+        // Only the files of initdb are not synced (--no-sync). The running server syncs.
         let mut words = as_os_user();
         words.push(program("initdb"));
         words.push(format!("--pgdata={}", folder.path().join("data").display()));
@@ -69,7 +69,7 @@ impl Cluster {
         cluster
     }
 
-    /// A standby that streams from this cluster, started. Its name for `synchronous_standby_names` is `walreceiver`.
+    /// Starts a standby that streams from this cluster. Its name for `synchronous_standby_names` is `walreceiver`.
     pub async fn standby(&self) -> Self {
         let folder = tempfile::Builder::new().prefix("posthaste-standby.").tempdir().unwrap();
         own(&folder);
@@ -85,7 +85,7 @@ impl Cluster {
         standby
     }
 
-    /// Makes the stopped server a hot standby when it starts again.
+    /// The stopped server becomes a hot standby when it starts again.
     pub fn make_standby(&self) {
         std::fs::write(self.data().join("standby.signal"), "").unwrap();
     }
@@ -100,29 +100,29 @@ impl Cluster {
         }
     }
 
-    /// A superuser's connection.
+    /// The URL of a superuser's connection.
     pub fn url(&self) -> String {
         format!("postgres://posthaste@127.0.0.1:{}/postgres", self.port)
     }
 
-    /// Starts the server again, on its port.
+    /// Starts the server again, on the same port.
     pub async fn start_again(&mut self) {
         for attempt in 1.. {
             if self.try_start_server().await {
                 return;
             }
-            // What the last one left behind (a lock file, its port) may be there for a moment.
+            // A lock file or the port of the last server may remain for a moment.
             assert!(attempt < START_TRIES, "PostgreSQL did not start again:\n{}", self.log());
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
     }
 
-    /// Stops without a checkpoint and without a farewell to anyone, as a crash would; the next start recovers.
+    /// Stops without a checkpoint and without closing connections in order, as a crash does. The next start recovers.
     pub async fn stop_immediately(&mut self) {
         self.stop("QUIT").await;
     }
 
-    /// Disconnects everyone and stops cleanly.
+    /// Disconnects all clients and stops cleanly.
     pub async fn stop_cleanly(&mut self) {
         self.stop("INT").await;
     }
@@ -172,7 +172,7 @@ impl Cluster {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
-    /// The postmaster's id, which it writes where its data is. Without a wrapper it is the child's own.
+    /// The process id of the postmaster, which it writes into its data folder. Without a wrapper it is the id of the child.
     fn server_id(&self, child: &Child) -> u32 {
         if self.wrapper.is_empty() {
             return child.id();
@@ -210,10 +210,10 @@ fn program(name: &str) -> String {
 pub fn own(folder: &TempDir) {
     let script = r#"if [ "$(id -u)" = 0 ]; then chown "$1" "$2"; fi"#;
     let status = Command::new("sh").args(["-c", script, "sh", &os_user()]).arg(folder.path()).status();
-    assert!(status.is_ok_and(|status| status.success()), "a folder cannot be given away");
+    assert!(status.is_ok_and(|status| status.success()), "the owner of a folder cannot be changed");
 }
 
-/// What runs a program as the user that PostgreSQL accepts: it refuses to run as root.
+/// The words that run a program as the user for PostgreSQL, which refuses to run as root.
 pub fn as_os_user() -> Vec<String> {
     let id = |arguments: &[&str]| {
         let output = Command::new("id").args(arguments).output().unwrap();
@@ -232,8 +232,8 @@ pub fn as_os_user() -> Vec<String> {
         .into()
 }
 
-/// A port that nothing listens on, below the range from which the kernel takes ports for outgoing connections: it must
-/// still be free when the server comes back. Another program may take it first: the caller tries again then.
+/// A port that no process listens on. It is below the range from which the kernel takes ports for outgoing connections, because
+/// it must still be free when the server comes back. Another program may take it first; the caller then tries again.
 pub fn free_port() -> u16 {
     loop {
         let random = u16::from_le_bytes(Rng::System.bytes().unwrap());

@@ -1,6 +1,6 @@
-//! A real SMTP server (aiosmtpd) for mails to arrive at: for servers under test in this process or in one of their own.
+//! A real SMTP server (aiosmtpd) that receives mails from servers in this process and in others.
 //!
-//! Invariant: a server that cannot be had fails the test that wants it; nothing is skipped.
+//! Invariant: if the SMTP server cannot be installed, the test that needs it fails. No test is skipped.
 
 use std::io::{BufRead, BufReader, Lines};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -10,13 +10,13 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-/// A mail takes milliseconds; a machine that runs other tests too takes its time.
+/// A mail takes milliseconds, but the machine also runs other tests.
 const MAIL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What installs the server on first use, and becomes it.
+/// The program that installs the SMTP server on first use and then becomes it.
 const PROGRAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/mail-server");
 
-/// Two tests must not install at once.
+/// Two tests must not install it at the same time.
 static INSTALLING: Mutex<()> = Mutex::new(());
 
 pub struct MailServer {
@@ -29,14 +29,14 @@ pub struct MailServer {
 /// A mail as its recipient reads it.
 #[derive(Clone, Debug)]
 pub struct ReceivedMail {
-    /// The sender and the only recipient, as the SMTP server was told them.
+    /// The sender and the only recipient in the SMTP dialogue.
     pub from: String,
     pub to: String,
     pub subject: String,
-    /// Lines end with `\n`; the end of the last line is left out.
+    /// Lines end with `\n`. The end of the last line is left out.
     pub text: String,
     pub headers: Vec<(String, String)>,
-    /// Bytes of the longest line as it came over the wire.
+    /// Bytes of the longest line in the SMTP dialogue.
     pub longest_line: u64,
 }
 
@@ -48,12 +48,12 @@ impl ReceivedMail {
 }
 
 impl MailServer {
-    /// On a free port of 127.0.0.1; whoever connects may send.
+    /// Starts on a free port of 127.0.0.1. Every client may send.
     pub async fn start() -> Self {
         Self::start_on(0, None).await
     }
 
-    /// On a port; with `user:password`, nobody else may send.
+    /// Starts on a port. With `user:password`, only a client that logs in may send.
     pub async fn start_on(port: u16, login: Option<&'static str>) -> Self {
         let starting = tokio::task::spawn_blocking(move || {
             install();
@@ -71,19 +71,19 @@ impl MailServer {
         Self { port, login, child, mails }
     }
 
-    /// As `--smtp-url` takes it.
+    /// The value for `--smtp-url`.
     pub fn url(&self) -> String {
         let login = self.login.map(|login| format!("{login}@")).unwrap_or_default();
         format!("smtp://{login}127.0.0.1:{}", self.port)
     }
 
-    /// The next mail that arrives, or arrived and was not asked for yet.
+    /// The next mail, which may have arrived before.
     pub async fn next_mail(&mut self) -> ReceivedMail {
         let mail = tokio::time::timeout(MAIL_TIMEOUT, self.mails.recv()).await;
         mail.expect("no mail arrived").expect("the SMTP server ended")
     }
 
-    /// Whether a mail is there that was not asked for.
+    /// Whether a mail has arrived that no call of `next_mail` has returned.
     pub fn has_mail(&self) -> bool {
         !self.mails.is_empty()
     }
@@ -102,7 +102,7 @@ fn install() {
     assert!(status.success(), "the SMTP server of the tests cannot be installed");
 }
 
-/// Until the server ends.
+/// Forwards mails until the SMTP server ends.
 fn forward(lines: Lines<BufReader<ChildStdout>>, found: &mpsc::UnboundedSender<ReceivedMail>) {
     for line in lines.map_while(Result::ok) {
         let line: Value = serde_json::from_str(&line).unwrap();
@@ -117,7 +117,7 @@ fn forward(lines: Lines<BufReader<ChildStdout>>, found: &mpsc::UnboundedSender<R
             headers: headers.map(|header| (text(&header[0]), text(&header[1]))).collect(),
             longest_line: line["longest_line"].as_u64().unwrap(),
         };
-        // Whoever wanted it may be gone.
+        // The test may have ended.
         drop(found.send(mail));
     }
 }

@@ -1,9 +1,9 @@
-"""An SMTP server for the tests: keeps nothing, and writes each mail to standard output as a line of JSON.
+"""An SMTP server for the tests: stores nothing and writes each mail to standard output as a line of JSON.
 
     scripts/mail-server PORT [USER:PASSWORD]
 
-Port 0 is one that is free. The first line is {"port": …}. With a user, nobody else may send. Recipients whose address
-begins with "never" are refused for good, those that begin with "later" are told to come again the first time.
+Port 0 is any free port. The first line is {"port": …}. With a user, only this user may send. A recipient whose address
+begins with "never" is refused permanently. One whose address begins with "later" is refused temporarily the first time.
 It ends when its standard input ends, so that it never outlives the test.
 """
 
@@ -17,24 +17,24 @@ import warnings
 
 from aiosmtpd.smtp import SMTP, AuthResult
 
-# That a password goes over loopback unencrypted is meant here.
+# The warning is about unencrypted passwords, which are intended here on loopback.
 warnings.simplefilter("ignore")
 logging.getLogger("mail.log").setLevel(logging.ERROR)
 
 
-def say(line):
+def print_line(line):
     print(json.dumps(line), flush=True)
 
 
 class Handler:
     def __init__(self):
-        self.told_to_come_again = set()
+        self.refused_once = set()
 
     async def handle_RCPT(self, server, session, envelope, address, options):
         if address.startswith("never"):
             return f"550 5.1.1 <{address}> is not known here"
-        if address.startswith("later") and address not in self.told_to_come_again:
-            self.told_to_come_again.add(address)
+        if address.startswith("later") and address not in self.refused_once:
+            self.refused_once.add(address)
             return f"450 4.2.1 <{address}> has no time now"
         envelope.rcpt_tos.append(address)
         return "250 OK"
@@ -42,12 +42,12 @@ class Handler:
     async def handle_DATA(self, server, session, envelope):
         mail = email.message_from_bytes(envelope.content, policy=email.policy.default)
         text = mail.get_content().replace("\r\n", "\n")
-        say(
+        print_line(
             {
                 "from": envelope.mail_from,
                 "to": envelope.rcpt_tos,
                 "subject": mail["subject"],
-                # Every mail ends with the end of a line, which is none of the text's.
+                # Every mail ends with a line end that is not part of the text.
                 "text": text.removesuffix("\n"),
                 "headers": [[name, str(value)] for name, value in mail.items()],
                 "longest_line": max(len(line) for line in envelope.content.split(b"\r\n")),
@@ -72,7 +72,7 @@ async def main(port, login=None):
         return SMTP(handler, hostname="mail.test", **rules)
 
     server = await asyncio.get_running_loop().create_server(connection, "127.0.0.1", int(port))
-    say({"port": server.sockets[0].getsockname()[1]})
+    print_line({"port": server.sockets[0].getsockname()[1]})
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 
 

@@ -1,13 +1,13 @@
-//! What takes a version of the schema back, derived from the text of its migration: what it made is dropped.
+//! Statements that undo a version of the schema, derived from the text of its migration: they drop what it created.
 //!
-//! Rows that a migration changed stay as they are. The versions up to 5 made the schema, and are never taken back.
+//! Rows that a migration changed stay as they are. The versions up to 5 created the first schema and are never undone.
 
 use super::place::Kind;
 
-/// The first version that can be taken back.
+/// The first version that can be undone.
 const FIRST: i64 = 6;
 
-/// The statements that drop what a version made, the last one first.
+/// The statements that drop what a version created, in reverse order.
 pub fn undo(version: i64, kind: Kind) -> String {
     assert!(version >= FIRST, "version {version} is part of the first schema");
     let suffix = if kind == Kind::Sqlite { ".sqlite.sql" } else { ".postgres.sql" };
@@ -16,7 +16,7 @@ pub fn undo(version: i64, kind: Kind) -> String {
         let name = path.file_name().unwrap().to_str().unwrap();
         let is_common = name.matches('.').count() == 1;
         if name.starts_with(&format!("{version:04}_")) && (is_common || name.ends_with(suffix)) {
-            // The common text runs first.
+            // The text for both databases runs first.
             let part = std::fs::read_to_string(&path).unwrap();
             text = if is_common { part + &text } else { text + &part };
         }
@@ -38,8 +38,8 @@ fn undo_statement(statement: &str) -> Option<String> {
         ["ALTER", "TABLE", table, "ADD", "COLUMN", column, ..] => {
             Some(format!("ALTER TABLE {table} DROP COLUMN {column};"))
         }
-        // Rows, and settings of an index.
+        // Rows, and settings of an index, need no undoing.
         [] | ["INSERT" | "UPDATE", ..] | ["ALTER", "INDEX", ..] => None,
-        _ => panic!("say here how this is taken back: {statement}"),
+        _ => panic!("add here how this is undone: {statement}"),
     }
 }

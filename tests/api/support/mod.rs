@@ -1,4 +1,4 @@
-//! A server of its own for each test, on a database of its own.
+//! Support for tests: each test has a server of its own, on a database of its own.
 
 pub mod accounts;
 pub mod callers;
@@ -20,7 +20,7 @@ use posthaste::base::ids::Rng;
 pub use place::Place;
 pub use server::{Answer, Options, Server, answer_of, raw};
 
-/// Runs one test on both databases: `both!(name, async |place| { … })` gives `name::sqlite` and `name::postgres`.
+/// Defines one test for both databases: `both!(name, async |place| { … })` gives `name::sqlite` and `name::postgres`.
 #[macro_export]
 macro_rules! both {
     ($name:ident, $test:expr) => {
@@ -40,32 +40,32 @@ macro_rules! both {
     };
 }
 
-/// Whether this is `make soak`: the same tests, with more of everything.
+/// Whether this is `make soak`, which runs the same tests with larger numbers.
 pub fn is_soak() -> bool {
     std::env::var_os("POSTHASTE_SOAK").is_some()
 }
 
-/// How many of something a test takes, and how many `make soak` does.
+/// A number of something in a test: the usual one, or the one of `make soak`.
 pub fn many(usual: usize, in_soak: usize) -> usize {
     if is_soak() { in_soak } else { usual }
 }
 
-/// What tests choose by: of one seed, which is printed, and which `POSTHASTE_SEED` gives again.
+/// A generator for the random choices of a test. Prints its seed, which `POSTHASTE_SEED` sets.
 pub fn seeded() -> (u64, Rng) {
     let seed = match std::env::var("POSTHASTE_SEED") {
-        Ok(seed) => seed.parse().expect("POSTHASTE_SEED is a number"),
+        Ok(seed) => seed.parse().expect("POSTHASTE_SEED must be a number"),
         Err(_) => u64::from(u32::from_le_bytes(Rng::System.bytes().unwrap())),
     };
     println!("POSTHASTE_SEED={seed}");
     (seed, Rng::Seeded(seed.into()))
 }
 
-/// A number below another one.
+/// A random number below `below`.
 pub fn random(rng: &Rng, below: u64) -> u64 {
     u64::from_le_bytes(rng.bytes().unwrap()) % below
 }
 
-/// Gives the test a place for its data, and removes it afterwards.
+/// Gives the test a place for its data and removes it afterwards.
 pub fn run(kind: place::Kind, test: impl AsyncFnOnce(&Place)) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {

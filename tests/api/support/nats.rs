@@ -1,6 +1,6 @@
-//! A real NATS server, which tests stop and start again.
+//! A real NATS server that tests can stop and start again.
 //!
-//! Invariant: a server that cannot be had fails the test that wants it; nothing is skipped.
+//! Invariant: if the NATS server cannot be installed, the test that needs it fails. No test is skipped.
 
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
@@ -11,10 +11,10 @@ use super::cluster::free_port;
 const START_TRIES: u32 = 10;
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What installs the server on first use, and becomes it.
+/// The program that installs the NATS server on first use and then becomes it.
 const PROGRAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/nats-server");
 
-/// Two tests must not install at once.
+/// Two tests must not install it at the same time.
 static INSTALLING: Mutex<()> = Mutex::new(());
 
 pub struct NatsServer {
@@ -24,12 +24,12 @@ pub struct NatsServer {
 }
 
 impl NatsServer {
-    /// On a free port of 127.0.0.1; whoever connects may speak.
+    /// Starts on a free port of 127.0.0.1. Every client may connect.
     pub async fn start() -> Self {
         Self::start_with(None).await
     }
 
-    /// With `user:password` as a URL has them, nobody else may speak.
+    /// Starts with `user:password` in the form of a URL. Only clients that log in may connect.
     pub async fn start_with(login: Option<&'static str>) -> Self {
         tokio::task::spawn_blocking(|| {
             let _one_at_a_time = INSTALLING.lock().unwrap();
@@ -49,13 +49,13 @@ impl NatsServer {
         server
     }
 
-    /// As `--nats-url` takes it.
+    /// The value for `--nats-url`.
     pub fn url(&self) -> String {
         let login = self.login.map(|login| format!("{login}@")).unwrap_or_default();
         format!("nats://{login}127.0.0.1:{}", self.port)
     }
 
-    /// As a crash does.
+    /// Kills the server, as a crash does.
     pub fn stop(&mut self) {
         if let Some(mut child) = self.running.take() {
             drop(child.kill());
@@ -63,7 +63,7 @@ impl NatsServer {
         }
     }
 
-    /// Again, on its port.
+    /// Starts the server again, on the same port.
     pub async fn start_again(&mut self) {
         for attempt in 1.. {
             if self.try_start().await {

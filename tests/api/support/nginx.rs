@@ -1,6 +1,6 @@
-//! A real nginx with the configuration that operators are given, and a client that speaks TLS to it.
+//! A real nginx with the configuration that operators get, and a TLS client for it.
 //!
-//! Invariant: the process is one that was started here. It is ended by its id when its guard goes, also by a panic.
+//! Invariant: the process was started here. It is ended by its id when its guard is dropped, also after a panic.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
@@ -16,20 +16,20 @@ use tokio::net::{TcpListener, TcpSocket};
 
 use super::process::start;
 
-/// What is delivered.
+/// The configuration that is part of the product.
 const CONFIGURATION: &str = include_str!("../../../packaging/nginx.conf");
 /// The name in the test's certificate.
 pub const NAME: &str = "localhost";
 const START_TIMEOUT: Duration = Duration::from_secs(20);
-/// A port that was free may be taken before nginx has it.
+/// Another process may take the port before nginx listens on it.
 const START_TRIES: u32 = 5;
-/// A caller's address that is not the proxy's own.
+/// A caller's address that differs from the proxy's own.
 pub const CALLER: [u8; 4] = [127, 0, 0, 2];
 
 pub struct Nginx {
-    /// Where it speaks TLS.
+    /// The address for TLS.
     pub address: SocketAddr,
-    /// Where it sends callers on from, without TLS.
+    /// The address that redirects callers to TLS.
     pub plain_address: SocketAddr,
     certificate: rcgen::Certificate,
     child: Child,
@@ -37,7 +37,7 @@ pub struct Nginx {
 }
 
 impl Nginx {
-    /// In front of a server.
+    /// Starts nginx in front of a server.
     pub async fn start(backend: SocketAddr) -> Self {
         let mut tries = 1;
         loop {
@@ -69,7 +69,8 @@ impl Nginx {
         let child = start(&words, &folder.path().join("output.log"));
         let mut nginx = Self { address, plain_address, certificate: key.cert, child, folder };
         let deadline = Instant::now() + START_TIMEOUT;
-        // Written once both ports are its own. A connection would prove less: another test may have taken the port meanwhile.
+        // nginx writes this file when it listens on both ports. A connection would prove less: another test may have taken the
+        // port.
         while !nginx.folder.path().join("nginx.pid").exists() {
             if nginx.child.try_wait().unwrap().is_some() || Instant::now() > deadline {
                 return Err(nginx.log());
@@ -79,7 +80,7 @@ impl Nginx {
         Ok(nginx)
     }
 
-    /// Everything it had to say.
+    /// The output and the logs of nginx.
     pub fn log(&self) -> String {
         ["output.log", "error.log"]
             .map(|name| std::fs::read_to_string(self.folder.path().join(name)).unwrap_or_default())
@@ -90,7 +91,7 @@ impl Nginx {
         format!("https://{NAME}:{}{target}", self.address.port())
     }
 
-    /// A client that trusts its certificate alone, and calls from [`CALLER`].
+    /// A client that trusts only this certificate and calls from [`CALLER`].
     pub fn client(&self) -> ClientBuilder {
         Client::builder()
             .no_proxy()
@@ -101,7 +102,7 @@ impl Nginx {
             .timeout(Duration::from_secs(30))
     }
 
-    /// Sends bytes as they are over TLS, from [`CALLER`], and reads until the end, or until nothing comes for a second.
+    /// Sends bytes over TLS from [`CALLER`], and reads until the end or until nothing arrives for a second.
     pub async fn raw(&self, request: Vec<u8>) -> String {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind((CALLER, 0).into()).unwrap();
@@ -113,7 +114,7 @@ impl Nginx {
 
 impl Drop for Nginx {
     fn drop(&mut self) {
-        // It is one process without workers, so nothing is left behind.
+        // nginx runs as one process without workers, so nothing is left behind.
         if matches!(self.child.try_wait(), Ok(None)) {
             drop(self.child.kill());
             drop(self.child.wait());
@@ -133,7 +134,7 @@ fn exchange(stream: std::net::TcpStream, certificate: CertificateDer<'static>, r
         .with_no_client_auth();
     let connection = ClientConnection::new(Arc::new(config), ServerName::try_from(NAME).unwrap()).unwrap();
     let mut stream = StreamOwned::new(connection, stream);
-    // It may answer and close before it has read everything.
+    // The server may answer and close before it has read everything.
     drop(stream.write_all(request));
     let mut answer = Vec::new();
     let mut buffer = [0; 4_096];
@@ -146,20 +147,20 @@ fn exchange(stream: std::net::TcpStream, certificate: CertificateDer<'static>, r
     }
 }
 
-/// Debian's lies where only root's PATH leads.
+/// Debian installs nginx in a folder that is only in root's PATH.
 fn program() -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
     folders.push("/usr/sbin".into());
     let found = folders.into_iter().map(|folder| folder.join("nginx")).find(|file| file.is_file());
-    found.expect("no nginx to test with: run scripts/setup test")
+    found.expect("nginx is not installed: run scripts/setup test")
 }
 
 async fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
 }
 
-/// The delivered file with its placeholders replaced, and nothing else.
+/// The delivered file with its placeholders replaced and no other change.
 fn site(folder: &Path, backend: SocketAddr, address: SocketAddr, plain_address: SocketAddr) -> String {
     let mut text = CONFIGURATION.to_owned();
     for (placeholder, value) in [
@@ -179,7 +180,7 @@ fn site(folder: &Path, backend: SocketAddr, address: SocketAddr, plain_address: 
     text
 }
 
-/// What stands around a site in Debian's nginx.conf, as one process of the current user's in a folder of its own.
+/// The lines around a site in Debian's nginx.conf, for one process of the present user with all files in one folder.
 fn main(folder: &Path) -> String {
     let folder = folder.display();
     format!(

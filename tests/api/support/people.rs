@@ -1,4 +1,4 @@
-//! Requests of people under open access, which name themselves with `X-Act-As`.
+//! Requests of users under open access, which act as a user with `X-Act-As`.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::server::Answer;
 use super::{Server, answer_of};
 
-/// A request of a person.
+/// A request of a user.
 pub async fn call(server: &Server, person: &str, method: Method, target: &str, body: Option<Value>) -> Answer {
     let request = server.request(method, target).header("x-act-as", person);
     answer_of(match body {
@@ -42,7 +42,7 @@ pub async fn post_once(server: &Server, person: &str, target: &str, key: &str, b
     answer_of(request.json(&body)).await
 }
 
-/// A group of `owner` with others in it; its id.
+/// Creates a group of `owner` with other members. Returns its id.
 pub async fn group(server: &Server, owner: &str, members: &[&str], history: &str) -> i64 {
     let new = json!({"kind": "group", "title": "Looney Tunes", "member_user_names": members, "history": history});
     let made = post(server, owner, "/api/conversations", new).await;
@@ -50,7 +50,7 @@ pub async fn group(server: &Server, owner: &str, members: &[&str], history: &str
     made.json()["id"].as_i64().unwrap()
 }
 
-/// A message into a conversation; as it was answered.
+/// Sends a message into a conversation. Returns the answer's body.
 pub async fn say(server: &Server, person: &str, conversation: i64, body: &str, reply_to: Option<i64>) -> Value {
     let new = json!({"conversation_id": conversation, "body": body, "reply_to": reply_to});
     let sent = post(server, person, "/api/messages", new).await;
@@ -58,12 +58,12 @@ pub async fn say(server: &Server, person: &str, conversation: i64, body: &str, r
     sent.json()
 }
 
-/// Where a message is.
+/// The path of a message.
 pub fn path_of(message: &Value) -> String {
     format!("/api/conversations/{}/messages/{}", message["conversation_id"], message["seq"])
 }
 
-/// A message wherever somebody meets it: by itself, in its conversation, in their timeline. It is the same everywhere.
+/// A message as a user sees it: alone, in its conversation, in the user's timeline. Asserts that it is the same everywhere.
 pub async fn seen(server: &Server, person: &str, path: &str) -> Value {
     let alone = get(server, person, path).await.json();
     let (conversation, seq) = path.rsplit_once('/').unwrap();
@@ -71,7 +71,7 @@ pub async fn seen(server: &Server, person: &str, path: &str) -> Value {
     if alone["recipient_id"].is_i64() {
         pages.push(format!("/api/messages/{person}?order=desc&limit=200"));
     }
-    // Twice: as it is read, and as it is remembered.
+    // Each page twice: read from the database, and from memory.
     for page in pages.iter().chain(&pages) {
         let answer = get(server, person, page).await;
         assert_eq!(answer.status, 200, "{page}: {}", String::from_utf8_lossy(&answer.bytes));
@@ -81,7 +81,7 @@ pub async fn seen(server: &Server, person: &str, path: &str) -> Value {
     alone
 }
 
-/// Asserts that somebody gets the same 404 for a thing as for one that does not exist.
+/// Asserts that a user gets the same 404 for a thing as for one that does not exist.
 pub async fn assert_hidden(
     server: &Server,
     person: &str,

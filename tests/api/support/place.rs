@@ -1,10 +1,11 @@
-//! Where a test keeps its data: a file in a folder of its own, or a database of its own in the run's cluster.
+//! The database of a test: a SQLite file in a folder of its own, or a database of its own in the PostgreSQL cluster of the run.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use posthaste::store::driver::environment::Location;
 
+use super::callers::hex;
 use super::migrations;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,12 +18,12 @@ pub struct Place {
     pub kind: Kind,
     pub folder: tempfile::TempDir,
     pub database: String,
-    /// A superuser's connection to the cluster.
+    /// The URL of a superuser's connection to the cluster.
     cluster: String,
 }
 
-/// What a file holds, read by another process: one that closes a file of a database gives up its own locks on it (fcntl), and
-/// here that may be the server's process.
+/// Reads a file in another process. A process that closes a file of a SQLite database loses its own locks on the file (fcntl),
+/// and here that may be the server's process.
 pub fn bytes_of(file: &std::path::Path) -> Vec<u8> {
     let output = std::process::Command::new("cat").arg(file).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -39,14 +40,14 @@ impl Place {
         }
     }
 
-    /// A database in a cluster that may be another one than the run's.
+    /// A database in a cluster, which need not be the cluster of the run.
     pub async fn in_cluster(cluster: &str) -> Self {
         let place = Self::make(Kind::Postgres, cluster.to_owned());
         place.admin(&format!("CREATE DATABASE {}", place.database)).await;
         place
     }
 
-    /// The same database in another cluster: a standby that took over.
+    /// Uses the same database in another cluster: a standby that was promoted.
     pub fn move_to(&mut self, cluster: &str) {
         cluster.clone_into(&mut self.cluster);
     }
@@ -78,7 +79,7 @@ impl Place {
         Location::parse(&self.url()).unwrap()
     }
 
-    /// Runs SQL beside the server, written as PostgreSQL takes it.
+    /// Runs SQL on the database, beside the server. The text has PostgreSQL's syntax.
     pub async fn sql(&self, sql: &str) {
         match self.kind {
             Kind::Sqlite => {
@@ -90,7 +91,7 @@ impl Place {
         }
     }
 
-    /// Takes the schema back to an earlier version, as a server of that version left it.
+    /// Undoes the versions of the schema after `version`, as if a server of that version had written the database.
     pub async fn back_to(&self, version: i64) {
         let newest = self.numbers("SELECT max(version) FROM messaging.schema_migrations").await[0][0];
         for its_version in (version + 1..=newest).rev() {
@@ -100,7 +101,7 @@ impl Place {
         assert_eq!(self.numbers("SELECT max(version) FROM messaging.schema_migrations").await, [[version]]);
     }
 
-    /// Asks for whole numbers beside the server.
+    /// Reads integers by SQL on the database, beside the server.
     pub async fn numbers(&self, sql: &str) -> Vec<Vec<i64>> {
         match self.kind {
             Kind::Sqlite => {
@@ -117,8 +118,8 @@ impl Place {
         }
     }
 
-    /// Every row of every table as text, bytes in hexadecimal: to look for what must not be kept. Of SQLite its files as
-    /// they are, too.
+    /// Every row of every table as text, with bytes in hexadecimal, to search for what must not be stored. For SQLite also the
+    /// bytes of its files.
     pub async fn everything(&self) -> String {
         match self.kind {
             Kind::Sqlite => self.every_sqlite_row(),
@@ -151,7 +152,7 @@ impl Place {
                 text += &table;
                 for column in 0..columns {
                     text += &match row.get_ref(column).unwrap() {
-                        rusqlite::types::ValueRef::Blob(bytes) => format!(" {}", posthaste::base::ids::hex(bytes)),
+                        rusqlite::types::ValueRef::Blob(bytes) => format!(" {}", hex(bytes)),
                         other => format!(" {:?}", other.as_str().map_or_else(|_| format!("{other:?}"), str::to_owned)),
                     };
                 }
@@ -183,7 +184,7 @@ impl Place {
 
 pub fn cluster_url() -> String {
     std::env::var("POSTHASTE_TEST_POSTGRES_URL")
-        .expect("no PostgreSQL to test with: run make test, or scripts/with-postgres cargo test")
+        .expect("POSTHASTE_TEST_POSTGRES_URL is not set: run make test, or scripts/with-postgres cargo test")
 }
 
 pub async fn connect(url: &str) -> tokio_postgres::Client {

@@ -1,6 +1,6 @@
-//! The real binary as a process of its own: to be killed, ended, traced and limited.
+//! The real binary as a process of its own, which tests kill, end, trace and limit.
 //!
-//! Invariant: only processes that were started here are signalled, by their id, and none outlives its guard.
+//! Invariant: only processes that were started here receive signals, by their id, and none outlives its guard.
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -12,40 +12,40 @@ use std::time::{Duration, Instant};
 use super::Place;
 use super::wire::{Wire, get_request};
 
-/// A debug build under a tracer, on a machine that runs other tests too, takes its time.
+/// A debug build under a tracer is slow, and the machine also runs other tests.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(5);
 
 static STARTS: AtomicU32 = AtomicU32::new(0);
 
-/// `posthaste serve --demo`, on a free port of 127.0.0.1.
+/// `posthaste serve --demo` on a free port of 127.0.0.1.
 pub struct Process {
-    /// Where it listens, once it is ready.
+    /// The address of the server once it is ready.
     pub address: SocketAddr,
-    /// The server, or what is wrapped around it and ends with it.
+    /// The server, or a wrapper around it that ends with it.
     child: Child,
-    /// Holds the server's own id.
+    /// The file with the server's own process id.
     id_file: PathBuf,
     log: PathBuf,
 }
 
-/// What a server is started with beside its usual arguments.
+/// Additions to the usual command of a server.
 #[derive(Default)]
 pub struct Wrapping {
-    /// A command that runs the server: a tracer.
+    /// The words of a command that runs the server: a tracer.
     pub command: Vec<String>,
     /// Lines for the shell that becomes the server.
     pub preamble: &'static str,
-    /// More arguments of `serve`.
+    /// Further arguments of `serve`.
     pub arguments: Vec<String>,
-    /// Environment variables of the server alone, not of what is wrapped around it.
+    /// Environment variables of the server only, not of its wrapper.
     pub environment: Vec<(&'static str, String)>,
-    /// The database by another address than the place's own: through a proxy.
+    /// Another URL of the database than the place's own: through a proxy.
     pub database_url: Option<String>,
 }
 
 impl Process {
-    /// Starts the server on the place's database, and waits until it is ready.
+    /// Starts the server on the place's database and waits until it is ready.
     pub async fn start(place: &Place) -> Self {
         Self::start_wrapped(place, Wrapping::default()).await
     }
@@ -56,12 +56,12 @@ impl Process {
         process
     }
 
-    /// Starts the server and waits for nothing.
+    /// Starts the server without waiting.
     pub fn spawn(place: &Place, wrapping: Wrapping) -> Self {
         let number = STARTS.fetch_add(1, Ordering::Relaxed);
         let log = place.folder.path().join(format!("serve-{number}.log"));
         let id_file = place.folder.path().join(format!("serve-{number}.pid"));
-        // The shell writes its id and then becomes the server, whoever its parent is.
+        // The shell writes its id and then becomes the server, whatever its parent process is.
         let script = format!("{}\necho $$ >\"$0\"\nexec \"$@\"", wrapping.preamble);
         let mut words = wrapping.command;
         words.extend(["sh", "-c", &script].map(str::to_owned));
@@ -70,7 +70,7 @@ impl Process {
             words.push("env".to_owned());
             words.extend(wrapping.environment.iter().map(|(name, value)| format!("{name}={value}")));
         }
-        // Where times are compared, the server that is run in earnest.
+        // Tests that measure times may name a release build.
         let binary = std::env::var("POSTHASTE_TEST_BIN");
         words.push(binary.unwrap_or_else(|_| env!("CARGO_BIN_EXE_posthaste").to_owned()));
         words.extend(["serve", "--demo", "--rate-limits", "off", "--listen", "127.0.0.1:0"].map(str::to_owned));
@@ -93,12 +93,12 @@ impl Process {
             if let Some(status) = self.child.try_wait().unwrap() {
                 panic!("the server ended with {status} instead of starting:\n{}", self.log());
             }
-            assert!(Instant::now() < deadline, "the server did not get ready:\n{}", self.log());
+            assert!(Instant::now() < deadline, "the server did not become ready:\n{}", self.log());
             tokio::time::sleep(POLL).await;
         }
     }
 
-    /// Whether it gets ready; `false` when it ends instead.
+    /// Waits until the server is ready. Returns `false` if it ends instead.
     pub async fn starts(&mut self) -> bool {
         loop {
             if let Some(address) = listening_on(&self.log()) {
@@ -112,59 +112,59 @@ impl Process {
         }
     }
 
-    /// The server's own id, also where something is wrapped around it; `None` while there is only the wrapping.
+    /// The server's own process id, also inside a wrapper. `None` while only the wrapper runs.
     pub fn id(&self) -> Option<u32> {
         std::fs::read_to_string(&self.id_file).ok()?.trim().parse().ok()
     }
 
-    /// Everything it wrote to standard output and standard error.
+    /// Its standard output and standard error.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Where it writes that: for after its end.
+    /// The file of its output, for reading after its end.
     pub fn log_file(&self) -> PathBuf {
         self.log.clone()
     }
 
-    /// SIGKILL: it gets to do nothing more.
+    /// Sends SIGKILL.
     pub fn kill(mut self) {
         self.end_now();
     }
 
-    /// SIGSTOP: it does nothing until it is resumed.
+    /// Sends SIGSTOP: the server does nothing until it is resumed.
     pub fn pause(&self) {
-        signal("STOP", self.id().expect("the server has not begun"));
+        signal("STOP", self.id().expect("the server has no process id yet"));
     }
 
-    /// SIGCONT.
+    /// Sends SIGCONT.
     pub fn resume(&self) {
-        signal("CONT", self.id().expect("the server has not begun"));
+        signal("CONT", self.id().expect("the server has no process id yet"));
     }
 
-    /// SIGTERM.
-    pub fn ask_to_end(&self) {
-        signal("TERM", self.id().expect("the server has not begun"));
+    /// Sends SIGTERM.
+    pub fn send_sigterm(&self) {
+        signal("TERM", self.id().expect("the server has no process id yet"));
     }
 
-    /// Its exit status, once it has ended.
+    /// Waits for the end of the server. Returns its exit status.
     pub async fn ended(mut self, within: Duration) -> ExitStatus {
         wait(&mut self.child, within).await.unwrap_or_else(|| panic!("the server did not end:\n{}", self.log()))
     }
 
-    /// SIGTERM, and the wait for a good end.
+    /// Sends SIGTERM and waits for a successful end.
     pub async fn terminate(self) {
-        self.ask_to_end();
+        self.send_sigterm();
         let log = self.log.clone();
         let status = self.ended(Duration::from_secs(20)).await;
         assert!(status.success(), "{status}:\n{}", std::fs::read_to_string(log).unwrap_or_default());
     }
 
     fn end_now(&mut self) {
-        // Once reaped, the id may be another process's.
+        // After the child was reaped, its id may belong to another process.
         if matches!(self.child.try_wait(), Ok(None)) {
             match self.id() {
-                // What is wrapped around it ends by itself.
+                // The wrapper ends when the server does.
                 Some(id) if id != self.child.id() => drop(try_signal("KILL", id)),
                 _ => drop(self.child.kill()),
             }
@@ -192,18 +192,18 @@ pub fn start(words: &[String], log: &Path) -> Child {
         .unwrap_or_else(|error| panic!("{} cannot be started: {error}", words[0]))
 }
 
-/// Sends a signal to a process that was started here and is not reaped yet.
+/// Sends a signal to a process that was started here and was not reaped yet.
 pub fn signal(name: &str, id: u32) {
     let status = try_signal(name, id).unwrap();
     assert!(status.success(), "process {id} cannot be signalled");
 }
 
 fn try_signal(name: &str, id: u32) -> std::io::Result<ExitStatus> {
-    // The shell's own `kill`: it is there even where no such program is installed.
+    // The `kill` of the shell exists even where no such program is installed.
     Command::new("sh").args(["-c", &format!("kill -{name} {id}")]).status()
 }
 
-/// The exit status, once there is one.
+/// The exit status, or `None` after `within`.
 pub async fn wait(child: &mut Child, within: Duration) -> Option<ExitStatus> {
     let deadline = Instant::now() + within;
     loop {
@@ -215,7 +215,7 @@ pub async fn wait(child: &mut Child, within: Duration) -> Option<ExitStatus> {
     }
 }
 
-/// The address in the line that the server logs when it listens, in either format of the log.
+/// The address in the line that the server logs when it listens, in both formats of the log.
 pub fn listening_on(log: &str) -> Option<SocketAddr> {
     if let Some(line) = log.lines().find(|line| line.contains(r#""message":"listening""#)) {
         let line: serde_json::Value = serde_json::from_str(line).ok()?;

@@ -1,4 +1,4 @@
-//! The server under test: the library's own, on a real socket; and the client that talks to it.
+//! The server under test, run by the library on a real socket, and a client for it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ pub struct Options {
     pub clock: Clock,
     pub origins: OriginRules,
     pub trusted_proxies: TrustedProxies,
-    /// Off unless they are what a test is about: all of them call from one address.
+    /// Off in most tests, because all their requests come from one address.
     pub rate_limits: bool,
     pub registration_open: bool,
     pub direct_messages_from: DirectMessagesFrom,
@@ -46,9 +46,9 @@ pub struct Options {
     pub timeouts: Timeouts,
     pub connection_limit: usize,
     pub bus: BusSettings,
-    /// The database by another address than the place's own: through a proxy.
+    /// Another URL of the database than the place's own: through a proxy.
     pub database_url: Option<String>,
-    /// Tasks of the server that do not run, because the test does their work step by step.
+    /// Tasks that the server does not run, because the test does their work step by step.
     pub without_tasks: &'static [&'static str],
     /// How long a task that kept failing must run before the server is ready again.
     pub recovery_time: Duration,
@@ -88,7 +88,7 @@ pub struct Server {
     stopped: tokio::task::JoinHandle<()>,
 }
 
-/// An answer, read to its end.
+/// A complete answer.
 #[derive(Clone, Debug)]
 pub struct Answer {
     pub status: StatusCode,
@@ -115,7 +115,7 @@ impl Answer {
         Some(target.to_owned())
     }
 
-    /// Asserts an RFC 9457 document with this status and code, and returns it.
+    /// Asserts that the answer is an RFC 9457 document with this status and code, and returns it.
     #[track_caller]
     pub fn problem(&self, status: u16, code: &str) -> Value {
         let text = String::from_utf8_lossy(&self.bytes);
@@ -131,7 +131,7 @@ impl Answer {
         document
     }
 
-    /// Asserts 422 with exactly these fields.
+    /// Asserts a 422 with exactly these fields.
     #[track_caller]
     pub fn invalid(&self, fields: &[&str]) -> Value {
         let document = self.problem(422, "invalid_fields");
@@ -143,7 +143,7 @@ impl Answer {
 }
 
 impl Server {
-    /// The demo's data, open access.
+    /// Starts with the demo's data and open access.
     pub async fn start(place: &Place) -> Self {
         Self::start_with(place, Options::default()).await
     }
@@ -182,7 +182,7 @@ impl Server {
             ..HttpSettings::default()
         };
         let live = Live::new(Arc::clone(&app));
-        // A fatal fault ends a server's process, but not the tests'.
+        // A fatal fault ends the process of a real server. It must not end the process of the tests.
         let mut workers = Workers::new(&app, &live, &options.bus, |_| {}).unwrap();
         let tasks = workers.states().clone();
         let state = HttpState::new(Arc::clone(&app), Arc::clone(&live), tasks.clone(), settings);
@@ -199,7 +199,7 @@ impl Server {
         Self { address, app, live, tasks, client, stop: Some(stop), stopped }
     }
 
-    /// As Ctrl-C does.
+    /// Stops the server as Ctrl-C does.
     pub async fn stop(mut self) {
         drop(self.stop.take());
         self.stopped.await.unwrap();
@@ -217,7 +217,7 @@ impl Server {
         answer_of(self.request(Method::POST, target).json(body)).await
     }
 
-    /// Sends, and expects it to be accepted.
+    /// Sends a message, which must be accepted.
     #[track_caller]
     pub fn send<'a>(&'a self, sender: &'a str, recipient: &'a str, body: &'a str) -> impl Future<Output = Value> + 'a {
         let request = json!({"sender_user_name": sender, "recipient_user_name": recipient, "body": body});
@@ -228,7 +228,7 @@ impl Server {
         }
     }
 
-    /// Every entry of a list, page by page.
+    /// All entries of a list, page by page.
     pub async fn all(&self, first: &str) -> Vec<Value> {
         let mut entries = Vec::new();
         let mut target = Some(first.to_owned());
@@ -237,12 +237,12 @@ impl Server {
             assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.bytes));
             entries.extend(answer.json().as_array().unwrap().iter().cloned());
             target = answer.next();
-            assert!(entries.len() < 100_000, "a list without end");
+            assert!(entries.len() < 100_000, "the list does not end");
         }
         entries
     }
 
-    /// A user without a password, made beside the API.
+    /// Creates a user without a password, without the API.
     pub async fn add_user(&self, user_name: &str, first_name: &str, last_name: &str) {
         let registration = users::Registration {
             user_name: user_name.into(),
@@ -260,14 +260,14 @@ pub async fn answer_of(request: RequestBuilder) -> Answer {
     let mut response = request.send().await.unwrap();
     let (status, headers) = (response.status(), response.headers().clone());
     if headers.get("content-type").is_some_and(|kind| kind == "text/event-stream") {
-        // It does not end by itself.
+        // A stream does not end by itself, so only its first part is read.
         let bytes = response.chunk().await.unwrap().unwrap_or_default().to_vec();
         return Answer { status, headers, bytes };
     }
     Answer { status, headers, bytes: response.bytes().await.unwrap().to_vec() }
 }
 
-/// Sends bytes as they are and reads until the server closes, or falls silent for a second.
+/// Sends bytes, and reads until the server closes the connection or nothing arrives for a second.
 pub async fn raw(address: SocketAddr, request: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     // The server may answer and close before it has read everything.

@@ -1,26 +1,26 @@
-//! What processes asked of the kernel, in order: strace's log, read.
+//! The system calls of processes in order, read from the log of strace.
 //!
-//! A call that strace logs as begun runs after that moment, and one that it logs as ended was over before: the tracer stops
-//! the process on either side. So "ended before the other began" in the log is true of the calls themselves, also across two
-//! logs, which share the machine's clock.
+//! strace stops a process before and after each call. A call runs after the moment at which strace logs its start, and is over
+//! before the moment at which strace logs its end. So "ended before the other one started" in the log is also true of the calls
+//! themselves, and between two logs as well, because they share the machine's clock.
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::process::Command;
 
-/// Bytes of each argument that are logged: a whole page, or a whole write of PostgreSQL's log.
+/// How many bytes of each argument are logged: a whole page, or a whole write of PostgreSQL's log.
 const LOGGED_BYTES: usize = 1 << 20;
 
-/// One call of a process.
+/// A system call of a process.
 #[derive(Clone, Debug)]
 pub struct Call {
     pub name: String,
-    /// The arguments; a file descriptor comes with its path: `7</tmp/posthaste.db-wal>`.
+    /// The arguments. A file descriptor is logged with its path: `7</tmp/posthaste.db-wal>`.
     pub arguments: String,
     /// Microseconds since 1970.
     pub began: u64,
     pub ended: u64,
-    /// What the kernel answered; `None` where the process ended inside the call.
+    /// The result; `None` if the process ended inside the call.
     pub result: Option<i64>,
 }
 
@@ -34,7 +34,7 @@ impl Call {
         ["read", "readv", "recvfrom", "recvmsg"].contains(&self.name.as_str())
     }
 
-    /// Data that goes out to a peer, or to a file.
+    /// Whether the call sends data to a peer or to a file.
     pub fn is_write(&self) -> bool {
         ["write", "writev", "pwrite64", "pwritev", "pwritev2", "sendto", "sendmsg"].contains(&self.name.as_str())
     }
@@ -44,12 +44,12 @@ impl Call {
     }
 }
 
-/// The words that put strace before a command: every thread and every child, to `log`, only `calls`.
+/// The words that run a command under strace: it follows every thread and child, and logs only `calls` to `log`.
 pub fn tracer(log: &Path, calls: &str, more: &[&str]) -> Vec<String> {
     let version = Command::new("strace").arg("--version").output();
     assert!(
         version.is_ok_and(|output| output.status.success()),
-        "this test watches system calls and needs strace: run scripts/setup test, or install the package strace"
+        "this test reads system calls and needs strace: run scripts/setup test, or install the package strace"
     );
     let mut words: Vec<String> = ["strace", "-f", "--seccomp-bpf", "-ttt", "-T", "-y", "-o"].map(str::to_owned).into();
     words.push(log.display().to_string());
@@ -59,7 +59,7 @@ pub fn tracer(log: &Path, calls: &str, more: &[&str]) -> Vec<String> {
     words
 }
 
-/// Every call of a finished log, in the order in which they ended.
+/// Every call in a finished log, in the order of their ends.
 pub fn calls(log: &Path) -> Vec<Call> {
     let text = String::from_utf8_lossy(&std::fs::read(log).unwrap()).into_owned();
     let mut begun: HashMap<&str, (u64, &str)> = HashMap::new();
@@ -79,7 +79,7 @@ pub fn calls(log: &Path) -> Vec<Call> {
     calls
 }
 
-/// `PID SECONDS.MICROSECONDS event`; signals and exits are none of ours.
+/// Splits `PID SECONDS.MICROSECONDS event`. Lines about signals and exits are ignored.
 fn split(line: &str) -> Option<(&str, u64, &str)> {
     let (process, rest) = line.split_once(' ')?;
     let (time, event) = rest.trim_start().split_once(' ')?;
@@ -94,7 +94,7 @@ fn micros(seconds: &str) -> Option<u64> {
     format!("{whole}{fraction}").parse().ok()
 }
 
-/// `name(arguments) = result [error] <duration>`.
+/// Parses `name(arguments) = result [error] <duration>`.
 fn call(text: &str, began: u64, ended: Option<u64>) -> Option<Call> {
     let (name, rest) = text.split_once('(')?;
     let (rest, duration) = rest.rsplit_once(" <")?;

@@ -1,9 +1,9 @@
-"""What a receiver does with deliveries, by the published library of Standard Webhooks.
+"""Verifies deliveries as a receiver does, with the published library of Standard Webhooks.
 
     scripts/standardwebhooks verify
 
 Standard input is a JSON array of {"secret": …, "headers": {…}, "body": …}. Standard output is a JSON array of the same
-length: "verified", or what the library says against it.
+length: "verified", or the error of the library.
 """
 
 import json

@@ -1,4 +1,4 @@
-//! Readers of events, as clients have them: a WebSocket, and a stream of server-sent events.
+//! Clients that read events: a WebSocket, and a stream of server-sent events.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -15,20 +15,20 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use super::{Place, Server};
 
-/// How long something may take that must come.
+/// How long to wait for something that must arrive.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub struct Socket {
     pub stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
-    /// The cursor behind what came last.
+    /// The cursor of the last event.
     pub cursor: String,
     pub hello: Value,
-    /// Whether events of the type `presence` are wanted: they come whenever somebody opens a socket.
+    /// Whether events of type `presence` are returned. They arrive whenever a user opens a socket.
     pub presence: bool,
 }
 
 impl Socket {
-    /// Opens a socket with some headers; the status where it is refused.
+    /// Opens a socket with some headers. The error is the status of a refusal.
     pub async fn open(server: &Server, target: &str, headers: &[(&str, &str)]) -> Result<Self, u16> {
         Self::open_at(server.address, target, headers).await
     }
@@ -55,17 +55,17 @@ impl Socket {
         Ok(socket)
     }
 
-    /// Opens one for a person under open access.
+    /// Opens a socket of a user under open access.
     pub async fn of(server: &Server, person: &str) -> Self {
         Self::open(server, "/api/ws", &[("x-act-as", person)]).await.unwrap()
     }
 
-    /// Goes on behind a cursor.
+    /// Opens a socket that continues after a cursor.
     pub async fn behind(server: &Server, person: &str, cursor: &str) -> Self {
         Self::open(server, &format!("/api/ws?after={cursor}"), &[("x-act-as", person)]).await.unwrap()
     }
 
-    /// The next frame of ours, or the code with which the socket was closed.
+    /// The next text frame, or the code with which the socket was closed.
     pub async fn next(&mut self) -> Result<Value, u16> {
         loop {
             let message = tokio::time::timeout(PATIENCE, self.stream.next()).await.expect("a frame in time");
@@ -98,7 +98,7 @@ impl Socket {
         event
     }
 
-    /// The next event of a type; others before it are passed over.
+    /// The next event of a type. Events before it are skipped.
     pub async fn event_of(&mut self, kind: &str) -> Value {
         loop {
             let event = self.event().await;
@@ -108,7 +108,7 @@ impl Socket {
         }
     }
 
-    /// Whether nothing comes for a while.
+    /// Whether no frame arrives for 400 ms.
     pub async fn is_quiet(&mut self) -> bool {
         tokio::time::timeout(Duration::from_millis(400), self.frame()).await.is_err()
     }
@@ -117,7 +117,7 @@ impl Socket {
         self.stream.send(Message::text(frame.to_string())).await.unwrap();
     }
 
-    /// Says something and takes the answer to it.
+    /// Sends a frame and returns the reply.
     pub async fn ask(&mut self, mut frame: Value) -> Value {
         let reference = json!("asked");
         frame["ref"] = reference.clone();
@@ -182,7 +182,7 @@ impl Stream {
     }
 }
 
-/// A reader that follows everything, whatever happens to the server: it comes back with its cursor.
+/// A reader of all events that reconnects with its cursor whatever happens to the server.
 pub struct Follower {
     shared: Arc<Mutex<Followed>>,
     task: JoinHandle<()>,
@@ -191,13 +191,13 @@ pub struct Follower {
 #[derive(Debug, Default)]
 struct Followed {
     address: Option<SocketAddr>,
-    /// Ids of messages, in the order in which they were told.
+    /// Ids of messages, in the order of delivery.
     ids: Vec<i64>,
     returns: usize,
 }
 
 impl Follower {
-    /// Begins with what happens from now on.
+    /// Starts reading with the events from now on.
     pub async fn start(address: SocketAddr) -> Self {
         let shared = Arc::new(Mutex::new(Followed { address: Some(address), ..Followed::default() }));
         let followed = Arc::clone(&shared);
@@ -215,13 +215,14 @@ impl Follower {
         Self { shared, task }
     }
 
-    /// Where the server is from now on.
+    /// Sets the new address of the server.
     pub fn moved(&self, address: SocketAddr) {
         self.shared.lock().unwrap().address = Some(address);
     }
 
-    /// That every message behind those that there were before was told, once and in order; how often it came back.
-    pub async fn assert_told(self, place: &Place, before: i64) -> usize {
+    /// Asserts that every message with an id above `before` was delivered once and in order. Returns how many times the reader
+    /// reconnected.
+    pub async fn assert_delivered(self, place: &Place, before: i64) -> usize {
         let sql = format!("SELECT id FROM messaging.messages WHERE id > {before} ORDER BY id");
         let expected: BTreeSet<i64> = place.numbers(&sql).await.into_iter().flatten().collect();
         let deadline = tokio::time::Instant::now() + PATIENCE;
@@ -230,9 +231,9 @@ impl Follower {
         }
         self.task.abort();
         let followed = self.shared.lock().unwrap();
-        let told: BTreeSet<i64> = followed.ids.iter().copied().collect();
-        assert_eq!(told.len(), followed.ids.len(), "some were told twice");
-        assert_eq!(told, expected);
+        let delivered: BTreeSet<i64> = followed.ids.iter().copied().collect();
+        assert_eq!(delivered.len(), followed.ids.len(), "some messages were delivered twice");
+        assert_eq!(delivered, expected);
         followed.returns
     }
 }

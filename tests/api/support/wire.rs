@@ -1,4 +1,4 @@
-//! A client that knows what became of each request: never sent, sent and not answered, answered in part, or answered.
+//! A client that knows the outcome of each request: not sent, sent and not answered, answered in part, or answered.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use super::server::Answer;
 
-/// Longer than any limit of the server: an answer that takes longer will never come.
+/// Longer than any time limit of the server: an answer that takes longer never arrives.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// One connection, kept open between requests.
@@ -21,11 +21,11 @@ pub struct Wire {
 /// How a request ended without its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lost {
-    /// No connection: the server cannot have seen it.
+    /// No connection: the server cannot have received the request.
     Unsent,
-    /// It went out, and not a byte came back.
+    /// The request was sent, and no byte came back.
     Unanswered,
-    /// The answer broke off.
+    /// The connection ended within the answer.
     Cut,
 }
 
@@ -46,7 +46,7 @@ impl Wire {
         let mut chunk = [0; 8_192];
         loop {
             let reading = tokio::time::timeout(ANSWER_TIMEOUT, self.stream.read(&mut chunk));
-            match reading.await.expect("a request hangs without an answer") {
+            match reading.await.expect("no answer within the time limit") {
                 Ok(0) | Err(_) if received.is_empty() => return Err(Lost::Unanswered),
                 Ok(0) | Err(_) => return Err(Lost::Cut),
                 Ok(count) => received.extend_from_slice(&chunk[..count]),
@@ -63,7 +63,7 @@ impl Wire {
     }
 }
 
-/// The answer, when all of it is there.
+/// The answer, once it is complete.
 fn parse(received: &[u8]) -> Option<Answer> {
     let head_length = received.windows(4).position(|window| window == b"\r\n\r\n")?;
     let head = std::str::from_utf8(&received[..head_length]).unwrap();
@@ -75,12 +75,12 @@ fn parse(received: &[u8]) -> Option<Answer> {
         headers.append(HeaderName::try_from(name).unwrap(), HeaderValue::try_from(value).unwrap());
     }
     let length: usize =
-        headers.get("content-length").expect("an answer without its length").to_str().unwrap().parse().unwrap();
+        headers.get("content-length").expect("the answer has no Content-Length").to_str().unwrap().parse().unwrap();
     let body = received.get(head_length + 4..head_length + 4 + length)?;
     Some(Answer { status: StatusCode::from_bytes(&status.as_bytes()[..3]).unwrap(), headers, bytes: body.to_vec() })
 }
 
-/// `POST /api/messages` as it goes over the wire.
+/// The bytes of `POST /api/messages`.
 pub fn send_request(sender: &str, recipient: &str, body: &str, key: Option<&str>) -> Vec<u8> {
     let json =
         serde_json::json!({"sender_user_name": sender, "recipient_user_name": recipient, "body": body}).to_string();
@@ -92,7 +92,7 @@ pub fn send_request(sender: &str, recipient: &str, body: &str, key: Option<&str>
     .into_bytes()
 }
 
-/// A GET as it goes over the wire.
+/// The bytes of a GET.
 pub fn get_request(target: &str) -> Vec<u8> {
     format!("GET {target} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n").into_bytes()
 }

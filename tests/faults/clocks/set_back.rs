@@ -1,5 +1,5 @@
-//! A clock that is set back, also to correct one that was ahead: nothing is doubled, and nobody is locked out until the clock
-//! shows the old time again.
+//! A clock that is set back, also to correct one that was ahead: nothing is done twice, and no user is locked out until the
+//! clock shows the old time again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -22,13 +22,13 @@ use crate::support::{Options, Place, Server, answer_of};
 const DAY: i64 = DAY_S * SECOND;
 
 /// A server with a clock that the test moves.
-async fn by_hand(place: &Place, options: Options) -> (Arc<AtomicI64>, Server) {
+async fn with_manual_clock(place: &Place, options: Options) -> (Arc<AtomicI64>, Server) {
     let hand = Arc::new(AtomicI64::new(moment("2026-11-22T08:30:10Z")));
     let clock = Clock::Manual(Arc::clone(&hand));
     (hand, Server::start_with(place, Options { clock, ..options }).await)
 }
 
-/// A message with a key; the bytes of the answer.
+/// Sends a message with a key. Returns the bytes of the answer.
 async fn send_once(server: &Server, key: &str) -> Vec<u8> {
     let message = json!({"sender_user_name": "bugs", "recipient_user_name": "duck", "body": key});
     let request = server.request(Method::POST, "/api/messages").header("idempotency-key", key).json(&message);
@@ -37,7 +37,7 @@ async fn send_once(server: &Server, key: &str) -> Vec<u8> {
     answer.bytes
 }
 
-/// A moment as SQL.
+/// A time as an SQL literal.
 fn literal(place: &Place, at: Timestamp) -> String {
     match place.kind {
         Kind::Sqlite => at.micros().to_string(),
@@ -46,7 +46,7 @@ fn literal(place: &Place, at: Timestamp) -> String {
 }
 
 both!(a_clock_set_back_accepts_each_authenticator_code_once, async |place| {
-    let (hand, server) = by_hand(place, secured()).await;
+    let (hand, server) = with_manual_clock(place, secured()).await;
     server.add_person("bugs", Some(PASSWORD), false).await;
     let token = server.token_of("bugs").await;
     let offered = answer_of(server.request_as(&token, Method::POST, "/api/users/me/mfa")).await.json();
@@ -58,18 +58,22 @@ both!(a_clock_set_back_accepts_each_authenticator_code_once, async |place| {
         server.log_in(body).await.status.as_u16()
     };
     hand.fetch_add(60 * SECOND, Ordering::Relaxed);
-    assert_eq!([log_in(&code(1)).await, log_in(&code(0)).await], [201, 401], "as with a right clock");
+    assert_eq!(
+        [log_in(&code(1)).await, log_in(&code(0)).await],
+        [201, 401],
+        "each code is accepted once, as with a right clock"
+    );
     hand.fetch_add(-2 * DAY, Ordering::Relaxed);
     assert_eq!(log_in(&code(0)).await, 201);
     for steps in [0, -1] {
-        assert_eq!(log_in(&code(steps)).await, 401, "{steps} is used up");
+        assert_eq!(log_in(&code(steps)).await, 401, "the code of step {steps} is used up");
     }
     assert_eq!([log_in(&code(1)).await, log_in(&code(1)).await], [201, 401]);
-    // The clock is right again: what was used while it was not is no obstacle, and stays used.
+    // The clock is right again. Codes that were used while it was wrong stay used and do not block others.
     hand.fetch_add(2 * DAY, Ordering::Relaxed);
     hand.fetch_add(60 * SECOND, Ordering::Relaxed);
     assert_eq!([log_in(&code(0)).await, log_in(&code(0)).await], [201, 401]);
-    // At once it is used once.
+    // Of several log-ins together with one code, one succeeds.
     hand.fetch_add(-2 * DAY, Ordering::Relaxed);
     let at_once = code(0);
     let outcomes = futures_util::future::join_all((0..8).map(|_| log_in(&at_once))).await;
@@ -77,7 +81,7 @@ both!(a_clock_set_back_accepts_each_authenticator_code_once, async |place| {
 });
 
 both!(a_clock_set_back_keeps_nobody_waiting_for_a_log_in, async |place| {
-    let (hand, server) = by_hand(place, Options { rate_limits: true, ..secured() }).await;
+    let (hand, server) = with_manual_clock(place, Options { rate_limits: true, ..secured() }).await;
     server.add_person("bugs", Some(PASSWORD), false).await;
     let log_in = async |password: &str| {
         let body = json!({"user_name": "bugs", "password": password});
@@ -88,7 +92,7 @@ both!(a_clock_set_back_keeps_nobody_waiting_for_a_log_in, async |place| {
     }
     assert_eq!(log_in(PASSWORD).await, 429);
     hand.fetch_add(-2 * DAY, Ordering::Relaxed);
-    assert_eq!(log_in("not the password").await, 429, "no attempt for nothing");
+    assert_eq!(log_in("not the password").await, 429, "the delay has no exception");
     hand.fetch_add(2 * SECOND, Ordering::Relaxed);
     assert_eq!(log_in("not the password").await, 401);
     assert_eq!(log_in(PASSWORD).await, 429);
@@ -96,8 +100,8 @@ both!(a_clock_set_back_keeps_nobody_waiting_for_a_log_in, async |place| {
     assert_eq!(log_in(PASSWORD).await, 201);
 });
 
-both!(a_clock_that_was_ahead_leaves_keys_that_are_kept_and_found, async |place| {
-    let (hand, server) = by_hand(place, Options::default()).await;
+both!(keys_from_a_clock_that_was_ahead_stay_valid, async |place| {
+    let (hand, server) = with_manual_clock(place, Options::default()).await;
     let send = async |key: &str| send_once(&server, key).await;
     let before = send("before").await;
     hand.fetch_add(30 * DAY, Ordering::Relaxed);
@@ -114,8 +118,8 @@ both!(a_clock_that_was_ahead_leaves_keys_that_are_kept_and_found, async |place| 
     }
 });
 
-both!(keys_that_outlive_a_week_because_of_the_clock_are_erased_with_their_person, async |place| {
-    let (hand, server) = by_hand(place, Options::default()).await;
+both!(keys_that_a_wrong_clock_keeps_for_longer_are_erased_with_their_user, async |place| {
+    let (hand, server) = with_manual_clock(place, Options::default()).await;
     hand.fetch_add(30 * DAY, Ordering::Relaxed);
     send_once(&server, "ahead").await;
     hand.fetch_add(-30 * DAY, Ordering::Relaxed);
@@ -128,8 +132,8 @@ both!(keys_that_outlive_a_week_because_of_the_clock_are_erased_with_their_person
     assert_eq!(place.numbers(kept).await, [[0]]);
 });
 
-both!(a_delivery_that_waits_is_repeated_after_the_clock_was_set_back, async |place| {
-    let (hand, server) = by_hand(place, Options { webhook_allow_private: true, ..Options::default() }).await;
+both!(a_waiting_delivery_is_repeated_after_the_clock_was_set_back, async |place| {
+    let (hand, server) = with_manual_clock(place, Options { webhook_allow_private: true, ..Options::default() }).await;
     let receiver = Receiver::start(&[500], 204).await;
     let new = json!({"url": receiver.url, "event_types": ["message.created"]});
     assert_eq!(server.post("/api/webhooks", &new).await.status, 201);
@@ -154,7 +158,7 @@ both!(a_lease_from_before_the_clock_was_set_back_is_over, async |place| {
     receiver.wait(1).await;
 });
 
-both!(people_at_a_server_that_was_killed_before_the_clock_was_set_back_are_offline, async |place| {
+both!(users_of_a_server_that_was_killed_before_the_clock_was_set_back_are_offline, async |place| {
     let server = Server::start(place).await;
     let later = literal(place, in_s(2 * DAY_S));
     place
@@ -167,7 +171,7 @@ both!(people_at_a_server_that_was_killed_before_the_clock_was_set_back_are_offli
     assert_eq!(get(&server, "bugs", "/api/users/bugs/presence").await.json()["state"], "offline");
     let deadline = Instant::now() + NOTICED_WITHIN;
     while count(place, "presence_servers").await > 0 {
-        assert!(Instant::now() < deadline, "a server that is gone stays");
+        assert!(Instant::now() < deadline, "the rows of a killed server are not removed");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 });

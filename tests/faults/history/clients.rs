@@ -1,4 +1,4 @@
-//! The clients: writers, readers with a cursor, and one that notes receipts. Each takes any server for each request.
+//! The clients: writers, readers with a cursor, and one that sends receipts. Each request may go to any node.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -18,27 +18,27 @@ use crate::support::random;
 use crate::support::server::Answer;
 use crate::support::wire::{Lost, Wire};
 
-/// Longest pause between two requests of a client.
+/// The longest pause between two requests of a client.
 const PAUSE_MS: u64 = 20;
 const AFTER_A_REFUSAL: Duration = Duration::from_millis(50);
-/// How long a reader stays on a socket on which nothing comes.
+/// How long a reader stays on a socket on which nothing arrives.
 const QUIET: Duration = Duration::from_millis(700);
-/// Messages of a page of somebody's timeline.
+/// Messages on a page of a user's timeline.
 const TIMELINE_LIMIT: usize = 200;
-/// Longest time for opening a socket.
+/// The longest time for opening a socket.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
-/// Events of one visit to a socket.
+/// Events that a reader takes from one socket.
 const VISIT_EVENTS: u64 = 60;
-/// How long a client gives a request before it goes elsewhere.
+/// How long a client waits for a request before it uses another node.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// One request on a connection of its own, given up after a while.
+/// Sends one request on a connection of its own, with a time limit.
 async fn exchange(address: SocketAddr, request: &[u8]) -> Result<Answer, Lost> {
     let exchanging = async { Wire::connect(address).await?.exchange(request).await };
     tokio::time::timeout(REQUEST_TIMEOUT, exchanging).await.unwrap_or(Err(Lost::Unanswered))
 }
 
-/// A request as it goes over the wire.
+/// The bytes of a request.
 fn request(method: &str, target: &str, person: Option<&str>, body: Option<&Value>) -> Vec<u8> {
     let person = person.map(|person| format!("x-act-as: {person}\r\n")).unwrap_or_default();
     let body = body.map(Value::to_string).unwrap_or_default();
@@ -50,7 +50,7 @@ async fn pause(rng: &Rng) {
     tokio::time::sleep(Duration::from_millis(random(rng, PAUSE_MS))).await;
 }
 
-/// Whether the answer only says that another try may work. Anything else but success is a broken promise.
+/// Whether the answer only says that a later try may succeed. Any other answer except success breaks a promise.
 fn is_refused_for_now(answer: &Result<Answer, Lost>) -> bool {
     match answer {
         Err(_) => true,
@@ -65,7 +65,7 @@ fn is_refused_for_now(answer: &Result<Answer, Lost>) -> bool {
     }
 }
 
-/// Sends until the world ends. A send with a key is repeated, on any server, until it is accepted.
+/// Sends until the test ends. A send with a key is repeated, on any node, until it is accepted.
 pub async fn write(world: Arc<World>, number: u64) -> Vec<Attempt> {
     let rng = world.rng(number);
     let mut attempts = Vec::new();
@@ -97,7 +97,7 @@ pub async fn write(world: Arc<World>, number: u64) -> Vec<Attempt> {
     attempts
 }
 
-/// Reads, as its recipient and on any server, a message that was acknowledged.
+/// Reads an acknowledged message as its recipient, on any node.
 async fn read_back(world: &World, rng: &Rng, person: &str, (conversation, seq, id): (i64, i64, i64)) {
     let target = match random(rng, 2) {
         0 => format!("/api/conversations/{conversation}/messages?around={seq}"),
@@ -110,32 +110,32 @@ async fn read_back(world: &World, rng: &Rng, person: &str, (conversation, seq, i
             let page = answer.unwrap().json();
             let ids: Vec<i64> =
                 page.as_array().unwrap().iter().map(|message| message["id"].as_i64().unwrap()).collect();
-            // Where the answer took long, a whole page may have been sent behind the message.
+            // If the answer took long, a whole page of later messages may have been sent since.
             let is_passed = ids.len() == TIMELINE_LIMIT && ids.iter().all(|other| *other > id);
             assert!(ids.contains(&id) || is_passed, "{target} does not show the message {id}, which was acknowledged");
             world.read_back.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        assert_in_time(begun, "a page is read");
+        assert_in_time(begun, "a page can be read");
         tokio::time::sleep(AFTER_A_REFUSAL).await;
     }
 }
 
-/// A reader of events and what was delivered to it.
+/// A reader of events, and the events that it received.
 pub struct Reader {
     world: Arc<World>,
     rng: Rng,
     person: Option<&'static str>,
     cursor: String,
     position: i64,
-    /// Of messages, in the order of delivery.
+    /// Ids of messages, in the order of delivery.
     pub ids: Vec<i64>,
     pub events: usize,
     pub visits: usize,
 }
 
 impl Reader {
-    /// Begins with what happens from now on.
+    /// Starts with the events from now on.
     pub async fn begin(world: Arc<World>, number: u64, person: Option<&'static str>) -> Self {
         let rng = world.rng(number);
         let answer = exchange(world.node(&rng), &request("GET", "/api/events", person, None)).await.unwrap();
@@ -144,14 +144,14 @@ impl Reader {
         Self { world, rng, person, cursor, position, ids: Vec::new(), events: 0, visits: 0 }
     }
 
-    /// Reads on until nothing more is written and nothing more comes.
+    /// Reads until nothing more is written and no event is left.
     pub async fn run(mut self) -> Self {
         let mut ended = None;
         loop {
             let is_written = self.world.is_written.load(Ordering::Relaxed);
             let address = self.world.node(&self.rng);
             self.visits += 1;
-            // Only a poll can say that there is nothing more.
+            // Only a poll can show that there is nothing more.
             let is_empty = if is_written || random(&self.rng, 2) == 0 {
                 self.poll(address).await
             } else {
@@ -167,7 +167,7 @@ impl Reader {
         }
     }
 
-    /// Whether the server answered that nothing is behind the cursor.
+    /// Polls once. Returns whether no event is after the cursor.
     async fn poll(&mut self, address: SocketAddr) -> bool {
         let wait_s = if self.world.is_over() { 0 } else { random(&self.rng, 2) };
         let target = format!("/api/events?after={}&wait={wait_s}", self.cursor);
@@ -186,7 +186,7 @@ impl Reader {
         events.is_empty()
     }
 
-    /// Reads a number of events from a socket, or until nothing comes.
+    /// Reads some events from a socket, or until nothing arrives.
     async fn visit_socket(&mut self, address: SocketAddr) -> Option<()> {
         let mut opening = format!("ws://{address}/api/ws?after={}", self.cursor).into_client_request().unwrap();
         if let Some(person) = self.person {
@@ -228,7 +228,7 @@ fn position_of(cursor: &str) -> i64 {
     cursor.rsplit_once('-').unwrap().1.parse().unwrap()
 }
 
-/// Of each person and conversation, how far they have read: as it was acknowledged at least, and as it was tried at most.
+/// For each user and conversation the read watermark: the acknowledged one at least, the attempted one at most.
 #[derive(Default)]
 pub struct Receipts {
     bounds: HashMap<(&'static str, i64), (i64, i64)>,
@@ -236,7 +236,7 @@ pub struct Receipts {
 }
 
 impl Receipts {
-    /// Notes that people have read, until the world ends.
+    /// Sends receipts until the test ends.
     pub async fn run(world: Arc<World>) -> Self {
         let (rng, mut receipts) = (world.rng(1_000), Self::default());
         while !world.is_over() {

@@ -1,4 +1,4 @@
-//! Two servers on one database, and the faults that happen to them.
+//! Two nodes on one database, and the faults that happen to them.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -15,26 +15,26 @@ use crate::support::process::{Process, Wrapping};
 use crate::support::random;
 
 const NODES: usize = 2;
-/// Longest time between two faults.
+/// The longest time between two faults.
 const BETWEEN_MS: u64 = 1_000;
-/// Longest time that a fault lasts which ends.
+/// The longest time that a temporary fault lasts.
 const LASTS_MS: u64 = 2_500;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Fault {
-    /// SIGKILL, and another start.
+    /// SIGKILL, and a new start.
     Kill,
     /// SIGSTOP and SIGCONT.
     Pause,
-    /// All connections of a server to the database break.
+    /// All connections of a node to the database break.
     Cut,
-    /// Nothing passes between a server and the database for a while.
+    /// Nothing passes between a node and the database for some time.
     Stall,
-    /// The connections of a server to the database are dead from now on, and new ones work.
+    /// The present connections of a node to the database are dead, and new ones work.
     HalfOpen,
-    /// An administrator ends backends.
+    /// An administrator terminates backends.
     Terminate,
-    /// The database is stopped like in a crash, and started again.
+    /// The database is stopped as in a crash and started again.
     DatabaseOutage,
     BusOutage,
 }
@@ -43,7 +43,7 @@ const EVERYWHERE: &[Fault] = &[Fault::Kill, Fault::Pause];
 const ON_POSTGRES: &[Fault] =
     &[Fault::Kill, Fault::Pause, Fault::Cut, Fault::Stall, Fault::HalfOpen, Fault::Terminate, Fault::Terminate];
 
-/// A server, and what stands between it and PostgreSQL.
+/// A node, and the proxy between it and PostgreSQL.
 struct Node {
     process: Process,
     proxy: Option<Proxy>,
@@ -84,7 +84,7 @@ impl<'a> Injector<'a> {
         self.nodes.iter().map(|node| node.process.address).collect()
     }
 
-    /// Lets faults happen for some time; how many of each.
+    /// Makes faults happen for some time. Returns how many of each.
     pub async fn inject(&mut self, world: &World, during: Duration) -> BTreeMap<String, usize> {
         let mut kinds = if self.place.kind == Kind::Postgres { ON_POSTGRES } else { EVERYWHERE }.to_vec();
         if self.cluster.is_some() {
@@ -106,9 +106,9 @@ impl<'a> Injector<'a> {
         match fault {
             Fault::Kill => {
                 let process = self.start_process(self.nodes[at].proxy.as_ref());
-                // The dead one's address is kept until there is another one.
+                // The address of the killed node stays in use until there is a new one.
                 let old = self.nodes[at].process.id();
-                crate::support::process::signal("KILL", old.expect("a server that runs"));
+                crate::support::process::signal("KILL", old.expect("the server must be running"));
                 let process = process.await;
                 world.nodes.lock().unwrap()[at] = process.address;
                 self.nodes[at].process = process;
@@ -119,7 +119,7 @@ impl<'a> Injector<'a> {
                 self.nodes[at].process.resume();
             }
             Fault::Cut | Fault::HalfOpen | Fault::Stall => {
-                let proxy = self.nodes[at].proxy.as_ref().expect("a proxy in front of PostgreSQL");
+                let proxy = self.nodes[at].proxy.as_ref().expect("this fault needs a proxy");
                 match fault {
                     Fault::Cut => proxy.set_existing(Flow::Cut),
                     Fault::HalfOpen => proxy.set_existing(Flow::Stall),
@@ -137,13 +137,13 @@ impl<'a> Injector<'a> {
                 self.place.numbers(sql).await;
             }
             Fault::DatabaseOutage => {
-                let cluster = self.cluster.as_mut().expect("a cluster of the test's own");
+                let cluster = self.cluster.as_mut().expect("this fault needs a cluster of its own");
                 cluster.stop_immediately().await;
                 tokio::time::sleep(lasts).await;
                 cluster.start_again().await;
             }
             Fault::BusOutage => {
-                let nats = self.nats.as_mut().expect("a bus of the test's own");
+                let nats = self.nats.as_mut().expect("this fault needs a bus of its own");
                 nats.stop();
                 tokio::time::sleep(lasts).await;
                 nats.start_again().await;

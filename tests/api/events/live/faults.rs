@@ -1,4 +1,4 @@
-//! What must not make a reader miss an event, or get one twice.
+//! Faults that must not make a reader miss an event or get one twice.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,14 +20,14 @@ use crate::support::place::Kind;
 use crate::support::watch::{Follower, Socket};
 use crate::support::{Options, Place, Server};
 
-/// What a reader was told of messages: their ids, in the order of telling.
+/// The ids of the messages that a reader received, in the order of delivery.
 #[derive(Default)]
-pub struct Told {
+pub struct Received {
     pub ids: Vec<i64>,
     pub cursor: String,
 }
 
-impl Told {
+impl Received {
     pub fn note(&mut self, event: &Value) {
         self.cursor = event["cursor"].as_str().unwrap().to_owned();
         if event["type"] == "message.created" {
@@ -36,7 +36,7 @@ impl Told {
     }
 }
 
-both!(a_cursor_is_good_until_its_events_are_forgotten, async |place| {
+both!(a_cursor_is_valid_until_its_events_are_deleted, async |place| {
     let hand = Arc::new(AtomicI64::new(moment("2026-01-01T00:00:00Z")));
     let options = Options { clock: Clock::Manual(Arc::clone(&hand)), ..Options::default() };
     let server = Server::start_with(place, options).await;
@@ -54,7 +54,7 @@ both!(a_cursor_is_good_until_its_events_are_forgotten, async |place| {
     let mut socket = Socket::open(&server, &target, &[("x-act-as", "duck")]).await.unwrap();
     server.send("bugs", "duck", "now").await;
     assert_eq!(socket.event_of("message.created").await["data"]["body"], "now");
-    // A month without a word: nothing is left, and what is new has its place.
+    // A month later no event is left, and a new event still gets the next position.
     hand.store(moment("2026-06-01T00:00:00Z"), Ordering::Relaxed);
     while housekeeping::batch(&server.app).await.unwrap() {}
     assert_eq!(place.numbers("SELECT count(*) FROM messaging.events").await, [[0]]);
@@ -64,7 +64,7 @@ both!(a_cursor_is_good_until_its_events_are_forgotten, async |place| {
     assert_eq!(poll(&server, "duck", &end).await.0.last().unwrap()["data"]["body"], "again");
 });
 
-both!(who_does_not_read_is_closed_and_loses_nothing, async |place| {
+both!(a_socket_that_does_not_read_is_closed_and_its_reader_misses_nothing, async |place| {
     let server = Server::start(place).await;
     let mut slow = Socket::of(&server, "duck").await;
     let mut quick = Socket::of(&server, "duck").await;
@@ -84,27 +84,27 @@ both!(who_does_not_read_is_closed_and_loses_nothing, async |place| {
     };
     let ((), quick_ids) = tokio::join!(writing, reading);
     assert_eq!(quick_ids.len(), 2_400);
-    // What fitted on the way comes, then the end.
-    let mut told = Told { cursor, ..Told::default() };
+    // The frames that were already on their way arrive, then the close frame.
+    let mut received = Received { cursor, ..Received::default() };
     let code = loop {
         match slow.next().await {
-            Ok(frame) => told.note(&frame["event"]),
+            Ok(frame) => received.note(&frame["event"]),
             Err(code) => break code,
         }
     };
     assert!(code == 4008 || code == 0, "{code}");
-    assert!(told.ids.len() < 2_400, "it was read as it came");
-    let mut back = Socket::behind(&server, "duck", &told.cursor).await;
-    while told.ids.len() < 2_400 {
-        told.note(&back.event().await);
+    assert!(received.ids.len() < 2_400, "the slow reader was not slow: it received everything");
+    let mut back = Socket::behind(&server, "duck", &received.cursor).await;
+    while received.ids.len() < 2_400 {
+        received.note(&back.event().await);
     }
-    assert_eq!(told.ids, quick_ids);
+    assert_eq!(received.ids, quick_ids);
 });
 
-both!(who_says_nothing_is_closed, async |place| {
+both!(a_socket_that_does_not_answer_pings_is_closed, async |place| {
     let timeouts = Timeouts { heartbeat: Duration::from_millis(300), ..Timeouts::default() };
     let server = Server::start_with(place, Options { timeouts, ..Options::default() }).await;
-    // Answers pings, as its library does by itself.
+    // The WebSocket library of this client answers pings by itself.
     let mut present = Socket::of(&server, "bugs").await;
     let absent = Socket::of(&server, "duck").await;
     let tokio_tungstenite::MaybeTlsStream::Plain(mut stream) = absent.stream.into_inner() else { unreachable!() };
@@ -122,14 +122,14 @@ both!(who_says_nothing_is_closed, async |place| {
         assert_eq!(present.frame().await["type"], "pong");
     };
     let (bytes, ()) = tokio::join!(reading, staying);
-    // A ping or two, and the close with its code.
+    // One or two pings, and the close frame with its code.
     let code = 4408_u16.to_be_bytes();
     assert!(bytes.windows(2).any(|window| window == code), "{bytes:?}");
 });
 
-both!(who_comes_back_late_catches_up_while_more_comes, async |place| {
+both!(a_reader_that_returns_late_catches_up_while_new_events_arrive, async |place| {
     let server = Server::start(place).await;
-    let mut told = Told { cursor: now(&server, "duck").await, ..Told::default() };
+    let mut received = Received { cursor: now(&server, "duck").await, ..Received::default() };
     let mut sent = 0;
     let more = async |times: usize| {
         for _ in 0..times {
@@ -138,27 +138,27 @@ both!(who_comes_back_late_catches_up_while_more_comes, async |place| {
     };
     more(60).await;
     sent += 3_000;
-    let mut socket = Socket::behind(&server, "duck", &told.cursor).await;
+    let mut socket = Socket::behind(&server, "duck", &received.cursor).await;
     let writing = more(40);
     sent += 2_000;
     let reading = async {
-        while told.ids.len() < sent {
-            told.note(&socket.event().await);
-            if told.ids.len() < 500 {
+        while received.ids.len() < sent {
+            received.note(&socket.event().await);
+            if received.ids.len() < 500 {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         }
     };
     tokio::join!(writing, reading);
-    let distinct: BTreeSet<i64> = told.ids.iter().copied().collect();
+    let distinct: BTreeSet<i64> = received.ids.iter().copied().collect();
     assert_eq!(distinct.len(), sent);
-    assert!(told.ids.is_sorted());
+    assert!(received.ids.is_sorted());
     assert!(socket.is_quiet().await);
 });
 
-/// A transaction of somebody else that has taken its place in the log and takes its time: what comes behind waits for it.
+/// A foreign transaction that has taken its position in the log and stays open: every later event waits for it.
 #[test]
-fn a_slow_transaction_of_somebody_else_hides_nothing() {
+fn a_slow_foreign_transaction_hides_no_event() {
     crate::support::run(Kind::Postgres, async |place: &Place| {
         let server = Server::start(place).await;
         let before = place.numbers("SELECT max(id) FROM messaging.messages").await[0][0];
@@ -171,7 +171,7 @@ fn a_slow_transaction_of_somebody_else_hides_nothing() {
         let (sent, done) = (AtomicI64::new(0), AtomicBool::new(false));
         let slow = async {
             let mut transactions = 0;
-            // How many sends get in between depends on the machine.
+            // The number of sends in between depends on the machine.
             while transactions < 12 || (sent.load(Ordering::Relaxed) < 24 && transactions < 200) {
                 let took = "BEGIN; UPDATE messaging.event_log SET last_position = last_position + 1;
                             SELECT pg_sleep(0.05);
@@ -191,10 +191,10 @@ fn a_slow_transaction_of_somebody_else_hides_nothing() {
         };
         tokio::join!(slow, writing);
         assert!(sent.load(Ordering::Relaxed) >= 24, "{sent:?}");
-        // What the other transaction wrote is told at the latest with what comes behind it.
+        // The events of the other transaction are delivered at the latest with the next event.
         server.send("bugs", "duck", "the last").await;
-        follower.assert_told(place, before).await;
-        // Whoever sees everything sees every place, each once.
+        follower.assert_delivered(place, before).await;
+        // A caller that may see every event sees each position once.
         let (mut cursor, mut places) = (epoch_and_place, Vec::new());
         loop {
             let answer = server.get(&format!("/api/events?after={cursor}")).await.json();

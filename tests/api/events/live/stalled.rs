@@ -1,4 +1,5 @@
-//! Readers that take nothing of what they are told: they are closed, and cost neither memory nor others their time.
+//! Readers that do not read what is sent to them: they are closed, and they cost the server little memory and other readers
+//! little time.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ const PAGE: &str = "GET /api/messages/duck?limit=200&order=desc HTTP/1.1\r\nhost
 const STALL: Duration = Duration::from_millis(700);
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A connection whose system takes little that is not read.
+/// A connection with a small receive buffer, so that unread data soon holds the sender back.
 async fn connect(address: SocketAddr, request: &str) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(8 * 1_024).unwrap();
@@ -35,8 +36,8 @@ async fn connect(address: SocketAddr, request: &str) -> TcpStream {
     stream
 }
 
-/// One that listens, and was told so.
-async fn listen(address: SocketAddr, request: &str) -> TcpStream {
+/// A reader that has received its first data.
+async fn connect_reader(address: SocketAddr, request: &str) -> TcpStream {
     let mut stream = connect(address, request).await;
     let (mut bytes, mut chunk) = (Vec::new(), [0; 1_024]);
     while !bytes.windows(5).any(|window| window == b"hello") {
@@ -53,22 +54,22 @@ async fn fill(server: &Server, body: &str) {
     }
 }
 
-/// What is left to read of a connection; it ends.
-async fn rest(stream: &mut TcpStream) -> Vec<u8> {
+/// Reads the rest of a connection, which must end.
+async fn read_rest(stream: &mut TcpStream) -> Vec<u8> {
     let mut bytes = Vec::new();
-    // An end that was forced is one too.
-    drop(tokio::time::timeout(PATIENCE, stream.read_to_end(&mut bytes)).await.expect("it is not closed"));
+    // A connection that was reset has ended, too.
+    drop(tokio::time::timeout(PATIENCE, stream.read_to_end(&mut bytes)).await.expect("the connection is not closed"));
     bytes
 }
 
-both!(who_takes_nothing_is_closed, async |place| {
+both!(readers_that_do_not_read_are_closed, async |place| {
     let timeouts = Timeouts { stall: STALL, ..Timeouts::default() };
     let server = Server::start_with(place, Options { timeouts, ..Options::default() }).await;
     let body = "x".repeat(7_900);
-    let mut stream = listen(server.address, STREAM).await;
-    let mut socket = listen(server.address, SOCKET).await;
-    // It takes something now and then, and stays.
-    let mut slow = listen(server.address, STREAM).await;
+    let mut stream = connect_reader(server.address, STREAM).await;
+    let mut socket = connect_reader(server.address, SOCKET).await;
+    // A slow reader that still reads something now and then stays connected.
+    let mut slow = connect_reader(server.address, STREAM).await;
     let done = AtomicBool::new(false);
     let taking = async {
         let mut chunk = vec![0; 64 * 1_024];
@@ -83,21 +84,21 @@ both!(who_takes_nothing_is_closed, async |place| {
         done.store(true, Ordering::Relaxed);
     };
     tokio::join!(taking, filling);
-    // Answers that are not events, too.
+    // A connection that does not read ordinary answers is closed, too.
     let mut pages = connect(server.address, &PAGE.repeat(20)).await;
     tokio::time::sleep(STALL * 3).await;
-    assert!(rest(&mut stream).await.len() < 800 * body.len());
-    rest(&mut socket).await;
-    assert!(rest(&mut pages).await.len() < 20 * 200 * body.len());
+    assert!(read_rest(&mut stream).await.len() < 800 * body.len());
+    read_rest(&mut socket).await;
+    assert!(read_rest(&mut pages).await.len() < 20 * 200 * body.len());
     drop(slow);
     let deadline = Instant::now() + PATIENCE;
     while server.app.metrics.subscriptions.get() > 0 {
-        assert!(Instant::now() < deadline, "somebody still listens");
+        assert!(Instant::now() < deadline, "a reader is still connected");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 });
 
-/// How long each event of a load took, in their order.
+/// The delays of the events of a load, in order.
 struct Measured {
     latencies: Vec<Duration>,
 }
@@ -107,7 +108,7 @@ impl Measured {
         percentile(self.latencies.clone(), 99)
     }
 
-    /// The 99th percentile of each second, of which the one in the middle: what a machine does besides falls on some of them.
+    /// The median of the 99th percentiles of each second. The machine's other work affects some of the seconds.
     fn p99_of_a_second(&self) -> Duration {
         percentile(self.latencies.chunks(RATE as usize).map(|second| percentile(second.to_vec(), 99)).collect(), 50)
     }
@@ -118,12 +119,12 @@ fn percentile(mut of: Vec<Duration>, hundredth: usize) -> Duration {
     of[of.len() * hundredth / 100]
 }
 
-/// After how long a stalled reader comes back.
+/// The time after which a stalled reader connects again.
 const RETURN: Duration = Duration::from_secs(20);
-/// Sends in a second: a server is busy with them, and yet does not wait for a core.
+/// Sends per second. The rate keeps a server busy without letting it wait for a core.
 const RATE: u64 = 1_000;
 
-/// Sends `count` messages over some connections, each in its moment, which is in it, and takes them from a socket.
+/// Sends `count` messages over some connections, each with the moment of its send as text, and receives them on a socket.
 async fn load(address: SocketAddr, count: usize) -> Measured {
     let (mut reader, _) = tokio_tungstenite::connect_async(format!("ws://{address}/api/ws")).await.unwrap();
     reader.next().await.unwrap().unwrap();
@@ -160,7 +161,7 @@ async fn load(address: SocketAddr, count: usize) -> Measured {
     Measured { latencies }
 }
 
-/// Memory of a process that is its own, in bytes.
+/// The private memory of a process in bytes.
 fn own_memory(id: u32) -> i64 {
     let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
@@ -170,12 +171,12 @@ fn own_memory(id: u32) -> i64 {
 const MAX_GROWTH_BYTES: i64 = 64 * 1_024 * 1_024;
 
 #[cfg(target_os = "linux")]
-both!(readers_that_take_nothing_cost_little, async |place: &Place| {
+both!(readers_that_do_not_read_cost_little, async |place: &Place| {
     let (readers, events, compared) = (many(40, 200), many(2_000, 50_000), many(500, 25_000));
     let server = Process::start(place).await;
     let (address, id) = (server.address, server.id().unwrap());
-    // What a server needs for a load at all. PostgreSQL plans for tables of their size once it has looked, after a minute by
-    // itself: what is compared is not to be planned before and after that.
+    // The first load brings the server to its usual size. PostgreSQL plans for tables of their present size only after ANALYZE,
+    // which runs by itself after a minute. The loads that are compared must not have different plans.
     load(address, compared).await;
     if place.kind == Kind::Postgres {
         place.sql("ANALYZE").await;
@@ -186,11 +187,11 @@ both!(readers_that_take_nothing_cost_little, async |place: &Place| {
         .map(|number| {
             let request = if number % 2 == 0 { STREAM } else { SOCKET };
             tokio::spawn(async move {
-                // Who was closed comes back, and does no better. Not all at once: what many do that come at once is
-                // another matter.
+                // A reader that was closed connects again and stalls again. The readers do not connect all together, because
+                // many connections at the same moment are another test.
                 tokio::time::sleep(RETURN.mul_f64(number as f64 / readers as f64)).await;
                 loop {
-                    let _open = listen(address, request).await;
+                    let _open = connect_reader(address, request).await;
                     tokio::time::sleep(RETURN).await;
                 }
             })
@@ -210,7 +211,7 @@ both!(readers_that_take_nothing_cost_little, async |place: &Place| {
     for reader in stalled {
         reader.abort();
     }
-    // As it was, before and after: a machine has other things to do at times.
+    // The load without stalled readers runs before and after, because the machine does other work at times.
     without.latencies.extend(load(address, compared).await.latencies);
     println!(
         "{readers} stalled readers, {events} events: memory grew by {:.1} MiB; p99 of an event {:?}, without them {:?}",
@@ -219,7 +220,7 @@ both!(readers_that_take_nothing_cost_little, async |place: &Place| {
         without.p99()
     );
     let (with, without) = (with.p99_of_a_second(), without.p99_of_a_second());
-    println!("the median second's p99: {with:?}, without them {without:?}");
+    println!("p99 of the median second {with:?}, without them {without:?}");
     assert!(growth <= MAX_GROWTH_BYTES, "{growth}");
     if is_soak() {
         assert!(with <= without.mul_f64(1.5), "{with:?} {without:?}");

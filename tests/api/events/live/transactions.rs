@@ -1,5 +1,5 @@
-//! Transactions that are open at the same time beside the servers, each pausing wherever it likes and then committed or
-//! rolled back: the order of the log is that of their commits, and nobody is ahead of it.
+//! Transactions that are open at the same time on other connections. Each one pauses at random and is then committed or rolled
+//! back. Invariant: the order of the log is the order of the commits, and no reader gets an event before an earlier one.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -24,34 +24,34 @@ fn open_transactions_hide_and_repeat_nothing() {
         let begin = place.numbers("SELECT last_position FROM messaging.event_log").await[0][0];
         let cursor = now(&one, "duck").await;
         let left = AtomicUsize::new(WRITERS as usize);
-        let writing = (0..WRITERS).map(|writer| write(place, servers, of(seed, writer), &left));
+        let writing = (0..WRITERS).map(|writer| write(place, servers, rng_of(seed, writer), &left));
         let writing = futures_util::future::join_all(writing);
-        let readers = [0, 1, 2].map(|way| read(servers, of(seed, WRITERS + way), way, cursor.clone(), &left));
-        let (committed, told) = tokio::join!(writing, futures_util::future::join_all(readers));
+        let readers = [0, 1, 2].map(|way| read(servers, rng_of(seed, WRITERS + way), way, cursor.clone(), &left));
+        let (committed, delivered) = tokio::join!(writing, futures_util::future::join_all(readers));
         let end = place.numbers("SELECT last_position FROM messaging.event_log").await[0][0];
-        // What was rolled back has left no gap.
+        // A transaction that was rolled back leaves no gap.
         assert_eq!(end, begin + committed.iter().sum::<i64>());
-        for positions in told {
+        for positions in delivered {
             assert_eq!(positions, (begin + 1..=end).collect::<Vec<i64>>());
         }
-        println!("{} events of transactions that were open at once", end - begin);
+        println!("{} events of transactions that were open at the same time", end - begin);
     });
 }
 
-/// Choices of one of many under a seed.
-fn of(seed: u64, which: u64) -> Rng {
+/// A generator of random choices for one of several tasks, derived from the seed.
+fn rng_of(seed: u64, which: u64) -> Rng {
     Rng::Seeded((seed ^ (which << 40)).into())
 }
 
 async fn pause(rng: &Rng) {
-    // None at all half the time.
+    // Half of the time there is no pause.
     let pause_ms = random(rng, 8).saturating_sub(4);
     if pause_ms > 0 {
         tokio::time::sleep(Duration::from_millis(pause_ms)).await;
     }
 }
 
-/// Logs by SQL, as sends do: positions first, then the rows; how many events it committed.
+/// Writes events by SQL as sends do: first the positions, then the rows. Returns how many events it committed.
 async fn write(place: &Place, servers: [&Server; 2], rng: Rng, left: &AtomicUsize) -> i64 {
     const TAKE: &str = "UPDATE messaging.event_log SET last_position = last_position + $1 RETURNING last_position";
     const LOG: &str = "INSERT INTO messaging.events (position, type, actor_id, subject_id, at)
@@ -60,7 +60,7 @@ async fn write(place: &Place, servers: [&Server; 2], rng: Rng, left: &AtomicUsiz
     let mut committed = 0;
     for _ in 0..many(40, 1_000) {
         let transaction = connection.transaction().await.unwrap();
-        // Its snapshot may be older than what others commit before it takes its positions.
+        // The snapshot of the transaction may be older than commits of others that come before the transaction takes its positions.
         transaction.query("SELECT count(*) FROM messaging.users", &[]).await.unwrap();
         pause(&rng).await;
         let count = 1 + random(&rng, 3) as i64;
@@ -76,7 +76,7 @@ async fn write(place: &Place, servers: [&Server; 2], rng: Rng, left: &AtomicUsiz
             transaction.commit().await.unwrap();
             committed += count;
         }
-        // Somebody may tell one of them, or both, or nobody; of nothing, too.
+        // Wakes one server, both or none, also when nothing was written.
         for server in servers {
             if random(&rng, 2) == 0 {
                 server.live.look();
@@ -88,14 +88,14 @@ async fn write(place: &Place, servers: [&Server; 2], rng: Rng, left: &AtomicUsiz
     committed
 }
 
-/// Reads from both servers in turn, going away and coming back, until the writers are done and nothing more comes; the
-/// positions that were told.
+/// Reads from both servers in turn, disconnects and returns, until the writers have finished and no event is left. Returns the
+/// positions that were delivered.
 async fn read(servers: [&Server; 2], rng: Rng, way: u64, mut cursor: String, left: &AtomicUsize) -> Vec<i64> {
     let mut positions = Vec::new();
     loop {
         let done = left.load(Ordering::Relaxed) == 0;
         let server = servers[random(&rng, 2) as usize];
-        let told = match way {
+        let delivered = match way {
             0 => by_socket(server, &rng, &cursor).await,
             1 => by_stream(server, &rng, &cursor).await,
             _ => {
@@ -103,40 +103,40 @@ async fn read(servers: [&Server; 2], rng: Rng, way: u64, mut cursor: String, lef
                 answer["events"].as_array().unwrap().clone()
             }
         };
-        if done && told.is_empty() {
+        if done && delivered.is_empty() {
             return positions;
         }
-        for event in told {
+        for event in delivered {
             cursor = event["cursor"].as_str().unwrap().to_owned();
             positions.push(cursor.rsplit_once('-').unwrap().1.parse().unwrap());
         }
     }
 }
 
-/// Longer than the other server takes to look by itself: what has not come by then does not come.
+/// Longer than the other server's interval between reads of the log. An event that has not arrived by then does not arrive.
 const QUIET: Duration = Duration::from_millis(1_500);
 
 async fn by_socket(server: &Server, rng: &Rng, cursor: &str) -> Vec<Value> {
     let mut socket = Socket::behind(server, "duck", cursor).await;
-    let mut told = Vec::new();
+    let mut delivered = Vec::new();
     for _ in 0..=random(rng, 20) {
         match tokio::time::timeout(QUIET, socket.event()).await {
-            Ok(event) => told.push(event),
+            Ok(event) => delivered.push(event),
             Err(_) => break,
         }
     }
-    told
+    delivered
 }
 
 async fn by_stream(server: &Server, rng: &Rng, cursor: &str) -> Vec<Value> {
     let mut stream = Stream::open(server, "duck", Some(cursor)).await;
     assert_eq!(stream.next().await.unwrap().name, "hello");
-    let mut told = Vec::new();
+    let mut delivered = Vec::new();
     for _ in 0..=random(rng, 20) {
         match tokio::time::timeout(QUIET, stream.next()).await {
-            Ok(event) => told.push(event.unwrap().data),
+            Ok(event) => delivered.push(event.unwrap().data),
             Err(_) => break,
         }
     }
-    told
+    delivered
 }

@@ -1,5 +1,5 @@
-//! Any mix of sending, reading, editing and deleting leaves the counts and times of a model that is too simple to be wrong:
-//! it notes for each message and person when they reached it.
+//! Any sequence of sends, receipts, edits and deletions gives the counts and times of a model that is too simple to be wrong:
+//! it stores for each message and user when the message reached the user.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
@@ -19,12 +19,12 @@ use crate::support::{Options, Place, Server};
 const CASES: u32 = 16;
 const CALLS: usize = 80;
 const PEOPLE: usize = 3;
-/// Calls between two looks at everything.
+/// Calls between two comparisons of everything with the model.
 const CALLS_PER_LOOK: usize = 8;
 const START: &str = "2026-11-22T08:30:00Z";
-/// Who is in which conversation: of two, alone, a group.
+/// The members of each conversation: a direct one, notes to oneself, a group.
 const CONVERSATIONS: [&[usize]; 3] = [&[0, 1], &[0], &[0, 1, 2]];
-/// What is said, with people's numbers for their names, and whom it mentions.
+/// Bodies with `{N}` for the name of user N, and the users that they mention.
 const BODIES: &[(&str, &[usize])] = &[
     ("hey", &[]),
     ("@0 and @1.", &[0, 1]),
@@ -58,7 +58,7 @@ enum Call {
         place: usize,
         seq: i64,
     },
-    /// Of the group, by its owner, who stays.
+    /// A call on the group by its owner, who stays.
     Join(usize),
     Leave(usize),
     MoveClock(i64),
@@ -126,7 +126,7 @@ struct Model {
 
 #[derive(Default)]
 struct Conversation {
-    /// 0 until the first message made it.
+    /// 0 until the first message has created the conversation.
     id: i64,
     messages: Vec<Message>,
     members: [Member; PEOPLE],
@@ -147,7 +147,7 @@ struct Message {
     sent_at: Timestamp,
     mentions: Vec<usize>,
     deleted: bool,
-    /// When each person reached it.
+    /// When the message reached each user.
     delivered: [Option<Timestamp>; PEOPLE],
     read: [Option<Timestamp>; PEOPLE],
 }
@@ -176,7 +176,7 @@ impl Conversation {
         self.messages.push(Message { sender, system, sent_at, mentions, deleted: false, delivered, read });
     }
 
-    /// What the server says of what somebody did: they have read it, if they had read all before.
+    /// A system message about an action of `actor`: the actor has read it if they had read everything before.
     fn note(&mut self, actor: usize, now: Timestamp) {
         let (read_all, at) = (self.members[actor].read == self.last_seq(), self.last_sent_at().max(now));
         self.say(actor, at, true, Vec::new());
@@ -186,12 +186,12 @@ impl Conversation {
         }
     }
 
-    /// Those of some people who are in it.
+    /// The given users who are members.
     fn present(&self, people: &[usize]) -> Vec<usize> {
         people.iter().copied().filter(|person| !self.members[*person].gone).collect()
     }
 
-    /// One person comes up to there.
+    /// The watermarks of one user rise to these values.
     fn reach(&mut self, person: usize, delivered: i64, read: i64, at: Timestamp) {
         let member = &mut self.members[person];
         member.read = member.read.max(read);
@@ -217,7 +217,7 @@ impl Conversation {
         naming.filter(|message| !message.deleted).count() as i64
     }
 
-    fn standing(&self, person: usize) -> Value {
+    fn expected_state(&self, person: usize) -> Value {
         let Member { delivered, read, marker, .. } = self.members[person];
         let (unread, mentions) = (self.unread_count(person), self.mention_count(person));
         json!({"delivered_seq": delivered, "read_seq": read, "unread_from": marker, "unread_count": unread,
@@ -242,10 +242,10 @@ async fn check(server: &Server, micros: &AtomicI64, run: u32, calls: &[Call]) {
     for (number, call) in calls.iter().enumerate() {
         act(server, micros, &mut model, call).await;
         if number % CALLS_PER_LOOK == 0 {
-            look(server, &model).await;
+            assert_agrees_with_model(server, &model).await;
         }
     }
-    look(server, &model).await;
+    assert_agrees_with_model(server, &model).await;
 }
 
 async fn act(server: &Server, micros: &AtomicI64, model: &mut Model, call: &Call) {
@@ -311,7 +311,7 @@ async fn act(server: &Server, micros: &AtomicI64, model: &mut Model, call: &Call
             if let Some(marker) = marker {
                 conversation.members[person].marker = marker;
             }
-            assert_eq!(answer.json(), conversation.standing(person), "{call:?}");
+            assert_eq!(answer.json(), conversation.expected_state(person), "{call:?}");
         }
         Call::Edit { place, seq, body } => {
             let text = model.text(body);
@@ -374,8 +374,8 @@ async fn act(server: &Server, micros: &AtomicI64, model: &mut Model, call: &Call
     }
 }
 
-/// Everything that can be seen is as the model has it.
-async fn look(server: &Server, model: &Model) {
+/// Asserts that everything that can be seen agrees with the model.
+async fn assert_agrees_with_model(server: &Server, model: &Model) {
     for (conversation, members) in model.places.iter().zip(CONVERSATIONS) {
         if conversation.messages.is_empty() {
             continue;
@@ -384,7 +384,7 @@ async fn look(server: &Server, model: &Model) {
         let page = server.get(&format!("{target}/messages?after=0&limit=200")).await.json();
         assert_eq!(page.as_array().unwrap().len(), conversation.messages.len());
         for ((seen, message), seq) in page.as_array().unwrap().iter().zip(&conversation.messages).zip(1..) {
-            // All who were asked, and the latest of them; alone one is asked oneself.
+            // The message is read at the latest time of all users who must read it. In notes to oneself that is the sender.
             let mut asked = conversation.present(members);
             asked.retain(|person| {
                 members.len() == 1 || (*person != message.sender && conversation.members[*person].joined < seq)
@@ -415,7 +415,7 @@ async fn look(server: &Server, model: &Model) {
             let marker = json!({"unread_from": conversation.members[person].marker});
             let path = format!("{target}/receipts");
             let answer = as_person(server, &model.names[person], Method::POST, &path, Some(marker)).await;
-            assert_eq!(answer.json(), conversation.standing(person));
+            assert_eq!(answer.json(), conversation.expected_state(person));
         }
     }
 }

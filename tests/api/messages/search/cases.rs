@@ -1,6 +1,6 @@
-//! What is said, what is asked, and what is found: the same on both databases.
+//! The messages, the queries and the expected hits: the same on both databases.
 
-/// What was said, oldest first.
+/// The texts of the messages, oldest first.
 pub const CORPUS: &[&str] = &[
     /* 0 */ "The quick brown fox jumps over the lazy dog",
     /* 1 */ "A quick-witted fox; the dog was brown.",
@@ -34,7 +34,7 @@ pub const CORPUS: &[&str] = &[
     /* 29 */ "repeat repeat repeat",
 ];
 
-/// What is asked for, and where in the corpus it is.
+/// Each query with the positions of its hits in the corpus.
 pub const CASES: &[(&str, &[usize])] = &[
     ("fox", &[0, 1]),
     ("FOX", &[0, 1]),
@@ -154,7 +154,7 @@ pub const CASES: &[(&str, &[usize])] = &[
     ("fox 👍", &[0, 1]),
 ];
 
-/// Whose text is nothing to look for, or too much of it, and what is said of it.
+/// Queries without a word or with too many, and the error for each.
 pub const REFUSED: &[(&str, &str)] = &[
     ("", "no_search_terms"),
     (" ", "no_search_terms"),

@@ -1,4 +1,4 @@
-//! The server is killed at any moment, again and again.
+//! The server is killed at random times, many times.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -17,10 +17,10 @@ const ROUNDS: usize = 30;
 const KILL_BETWEEN_MS: Range<u64> = 30..300;
 const STARTS: usize = 20;
 const PAIRS_OF_STARTS: usize = 10;
-/// Over the time that a start takes on an empty database.
+/// Covers the time of a start on an empty database.
 const KILL_START_BETWEEN_MS: Range<u64> = 2..120;
 
-both!(a_killed_server_has_lost_and_doubled_nothing, async |place| {
+both!(a_killed_server_loses_and_duplicates_nothing, async |place| {
     let mut server = Process::start(place).await;
     let before = last_message(place).await;
     let follower = Follower::start(server.address).await;
@@ -35,7 +35,7 @@ both!(a_killed_server_has_lost_and_doubled_nothing, async |place| {
         let backends = backends(place).await;
         server = Process::start(place).await;
         follower.moved(server.address);
-        // Before the killed server's last transactions have ended, so that they meet their repeats.
+        // The repeats run before the transactions of the killed server have ended, so that both meet.
         repeated += repeat_lost(server.address, &mut sent).await;
         wait_for_end(place, &backends).await;
         attempts.extend(sent);
@@ -43,25 +43,25 @@ both!(a_killed_server_has_lost_and_doubled_nothing, async |place| {
         assert_kept(place, &attempts).await;
         assert_dense(place).await;
     }
-    let returns = follower.assert_told(place, before).await;
+    let returns = follower.assert_delivered(place, before).await;
     assert!(returns >= ROUNDS, "{returns}");
     server.terminate().await;
     let accepted = attempts.iter().filter(|attempt| attempt.accepted().is_some()).count();
     let lost = attempts.iter().filter(|attempt| matches!(attempt.outcome, Outcome::Lost(_))).count();
     println!("{accepted} accepted, {repeated} of them by a repeat; {lost} without an answer");
     assert!(accepted > ROUNDS * 10, "too few sends were accepted to show anything: {accepted}");
-    assert!(repeated > 0 && lost > 0, "no kill met a send on its way");
+    assert!(repeated > 0 && lost > 0, "no kill happened during a send");
     assert!(attempts.iter().all(|attempt| attempt.refused().is_none()));
 });
 
 both!(a_server_killed_while_it_starts_starts_again, async |place| {
     for _ in 0..STARTS {
-        // The place given is only said to be of one kind: each start needs an empty database.
+        // Only the kind of the given place matters: each start needs an empty database.
         let place = Place::new(place.kind).await;
         let server = Process::spawn(&place, Wrapping::default());
         let delay = random_delay(KILL_START_BETWEEN_MS);
         tokio::time::sleep(delay).await;
-        println!("killed after {delay:?}, having said: {}", server.log());
+        println!("killed after {delay:?}, its log: {}", server.log());
         server.kill();
         let server = Process::start(&place).await;
         assert_demo(&place).await;
@@ -70,7 +70,7 @@ both!(a_server_killed_while_it_starts_starts_again, async |place| {
     }
 });
 
-both!(servers_that_start_at_once_on_an_empty_database_share_it, async |place| {
+both!(servers_that_start_together_on_an_empty_database_share_it, async |place| {
     for _ in 0..PAIRS_OF_STARTS {
         let place = Place::new(place.kind).await;
         let (one, other) = tokio::join!(Process::start(&place), Process::start(&place));
@@ -81,12 +81,12 @@ both!(servers_that_start_at_once_on_an_empty_database_share_it, async |place| {
     }
 });
 
-/// The demo's rows are there, once.
+/// Asserts that the messages of the demo are stored once.
 async fn assert_demo(place: &Place) {
     let messages = place.numbers("SELECT conversation_id, seq FROM messaging.messages ORDER BY id").await;
     let seqs: Vec<i64> = messages.iter().map(|row| row[1]).collect();
     assert_eq!(seqs, [1, 2, 3, 1]);
-    // A sequence of PostgreSQL does not go back with the transaction of a server that was killed.
+    // A rollback does not reset a sequence of PostgreSQL, so the ids may have gaps.
     let people = place.numbers("SELECT id FROM messaging.users ORDER BY id").await;
     assert_eq!(people.len(), 4);
     assert_dense(place).await;
@@ -97,7 +97,7 @@ fn random_delay(between_ms: Range<u64>) -> Duration {
     Duration::from_millis(between_ms.start + random % (between_ms.end - between_ms.start))
 }
 
-/// The server processes of PostgreSQL that still work for a server that is gone.
+/// PostgreSQL backends that still work for a killed server.
 async fn backends(place: &Place) -> Vec<i64> {
     if place.kind == Kind::Sqlite {
         return Vec::new();

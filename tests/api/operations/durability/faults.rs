@@ -1,4 +1,4 @@
-//! The disk refuses: it is full, a file may not grow. SQLite only, where the server itself writes.
+//! The disk refuses writes: it is full, or a file may not grow. SQLite only, where the server itself writes.
 
 use std::process::Command;
 
@@ -13,9 +13,9 @@ const REFUSALS: usize = 64;
 const WAL_CALLS: &str = "write,pwrite64,fsync,fdatasync";
 
 #[test]
-fn a_file_that_may_not_grow_refuses_sends_until_it_may() {
+fn sends_are_refused_while_a_file_may_not_grow() {
     run(async |place| {
-        // Without the signal, a write beyond the limit fails with EFBIG.
+        // The shell ignores the signal SIGXFSZ, so that a write beyond the limit fails with EFBIG.
         let wrapping = Wrapping { preamble: "trap '' XFSZ", ..Wrapping::default() };
         let server = Process::start_wrapped(place, wrapping).await;
         let load = Load::start(server.address, "limited");
@@ -23,7 +23,7 @@ fn a_file_that_may_not_grow_refuses_sends_until_it_may() {
         let wal = place.folder.path().join("posthaste.db-wal");
         limit_file_size(&server, &(wal.metadata().unwrap().len() + 10_000).to_string());
         load.wait_for("sends are refused", |load| load.refused() >= REFUSALS).await;
-        // Reading goes on, and readiness says that writing does not.
+        // Reads still work, and `/readyz` reports that writes do not.
         let mut wire = Wire::connect(server.address).await.unwrap();
         assert_eq!(wire.exchange(&get_request("/api/messages/bugs")).await.unwrap().status, 200);
         wire.exchange(&get_request("/readyz")).await.unwrap().problem(503, "unavailable");
@@ -34,12 +34,12 @@ fn a_file_that_may_not_grow_refuses_sends_until_it_may() {
 }
 
 #[test]
-fn a_full_disk_refuses_sends_until_there_is_room() {
-    // The writes to the log that fail, by their number: long after the start, and many enough to fail many commits.
+fn sends_are_refused_while_the_disk_is_full() {
+    // Which writes to the log fail, by number: long after the start, and enough to fail many commits.
     run_with_fault("inject=write,pwrite64:error=ENOSPC:when=1500..1560", &[(507, "storage_full")]);
 }
 
-/// Lets some calls on the write-ahead log fail, under load.
+/// Makes some calls on the write-ahead log fail under load.
 fn run_with_fault(fault: &'static str, refusals: &'static [(u16, &'static str)]) {
     run(async |place| {
         let wal = place.folder.path().join("posthaste.db-wal").display().to_string();
@@ -57,7 +57,7 @@ fn run(test: impl AsyncFnOnce(&Place)) {
     crate::support::run(Kind::Sqlite, test);
 }
 
-/// Every refusal is one of these; what was accepted is there, also after a crash.
+/// Asserts that every refusal is one of these, and that accepted messages are stored, also after a kill.
 async fn check(place: &Place, server: Process, mut attempts: Vec<Attempt>, refusals: &[(u16, &str)]) {
     let refused: Vec<&Attempt> = attempts.iter().filter(|attempt| attempt.refused().is_some()).collect();
     let there = stored(place).await;
@@ -66,7 +66,7 @@ async fn check(place: &Place, server: Process, mut attempts: Vec<Attempt>, refus
         let (status, code) =
             refusals.iter().find(|(status, _)| answer.status == *status).copied().unwrap_or(refusals[0]);
         answer.problem(status, code);
-        assert!(!there.contains_key(&attempt.body), "{} was refused and is there", attempt.body);
+        assert!(!there.contains_key(&attempt.body), "{} was refused and is stored", attempt.body);
     }
     println!("{} of {} sends refused", refused.len(), attempts.len());
     assert_kept(place, &attempts).await;
@@ -80,7 +80,7 @@ async fn check(place: &Place, server: Process, mut attempts: Vec<Attempt>, refus
     server.terminate().await;
 }
 
-/// Bytes that the files of a process may have from now on.
+/// Limits the size of files that a process may write, from now on.
 fn limit_file_size(server: &Process, bytes: &str) {
     let id = server.id().unwrap();
     let status = Command::new("prlimit").args(["--pid", &id.to_string(), &format!("--fsize={bytes}:")]).status();

@@ -1,4 +1,4 @@
-//! PostgreSQL goes away under load and comes back.
+//! PostgreSQL stops under load and starts again.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -11,13 +11,13 @@ use crate::support::watch::Follower;
 use crate::support::wire::{Wire, get_request};
 use crate::support::{Place, Server, many};
 
-/// In a test, and in a soak.
+/// The number of outages in a test and in a soak.
 const OUTAGES: (usize, usize) = (2, 10);
 const REFUSALS: usize = 100;
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(15);
 
 #[test]
-fn the_server_outlives_an_outage_of_postgres() {
+fn the_server_survives_an_outage_of_postgres() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let mut cluster = Cluster::start().await;
@@ -49,7 +49,7 @@ fn the_server_outlives_an_outage_of_postgres() {
         let repeated = repeat_lost(server.address, &mut attempts).await;
         assert_kept(&place, &attempts).await;
         assert_dense(&place).await;
-        follower.assert_told(&place, before).await;
+        follower.assert_delivered(&place, before).await;
         println!("{} sends over {outages} outages, {repeated} repeated with their keys", attempts.len());
         server.stop().await;
     });
@@ -62,7 +62,7 @@ async fn get(address: SocketAddr, target: &str) -> Answer {
 async fn wait_until_ready(address: SocketAddr) {
     let deadline = Instant::now() + RECOVERY_TIMEOUT;
     while get(address, "/readyz").await.status != 200 {
-        assert!(Instant::now() < deadline, "the server does not find its database again");
+        assert!(Instant::now() < deadline, "the server does not reconnect to its database");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

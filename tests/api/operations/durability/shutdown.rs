@@ -1,4 +1,4 @@
-//! Ending gracefully: no request that the server has begun to answer stays without its answer.
+//! Graceful shutdown: every request that the server has begun to answer gets its answer.
 
 use std::time::{Duration, Instant};
 
@@ -13,18 +13,18 @@ use crate::support::wire::{Lost, Wire, get_request, send_request};
 const END_TIMEOUT: Duration = Duration::from_secs(10);
 const ROUNDS: usize = 5;
 
-both!(sends_under_way_at_the_end_are_answered, async |place| {
+both!(sends_in_progress_at_the_shutdown_are_answered, async |place| {
     let server = Process::start(place).await;
     let load = Load::start(server.address, "under way");
     let mut slow = Wire::connect(server.address).await.unwrap();
     let request = send_request("bugs", "duck", "slow", None);
     slow.write(&request[..request.len() - 5]).await.unwrap();
     load.accepts_more(100).await;
-    // Nothing can be written now, so every sender soon waits for its answer.
+    // Nothing can be written now, so soon every sender waits for its answer.
     let hold = Hold::take(place).await;
     let accepted = accepted_when_all_wait(&server, &load).await;
     let asked = Instant::now();
-    server.ask_to_end();
+    server.send_sigterm();
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(load.accepted(), accepted, "a send was accepted while nothing could be written");
     hold.release().await;
@@ -35,7 +35,7 @@ both!(sends_under_way_at_the_end_are_answered, async |place| {
     let status = server.ended(END_TIMEOUT.saturating_sub(asked.elapsed())).await;
     assert!(status.success(), "{status}");
     let mut attempts = load.stop().await;
-    assert_eq!(attempts.len(), accepted + SENDERS, "each sender had one send under way");
+    assert_eq!(attempts.len(), accepted + SENDERS, "each sender had one send in progress");
     assert!(attempts.iter().all(|attempt| attempt.accepted().is_some()));
     attempts.push(Attempt {
         sender: "bugs",
@@ -48,13 +48,13 @@ both!(sends_under_way_at_the_end_are_answered, async |place| {
     assert_dense(place).await;
 });
 
-both!(the_end_under_load_drops_nothing_that_was_begun, async |place| {
+both!(a_shutdown_under_load_drops_no_request_in_progress, async |place| {
     let mut server = Process::start(place).await;
     let mut attempts = Vec::new();
     for round in 0..ROUNDS {
         let load = Load::start(server.address, &format!("round {round}"));
         load.accepts_more(50).await;
-        server.ask_to_end();
+        server.send_sigterm();
         let status = server.ended(END_TIMEOUT).await;
         assert!(status.success(), "{status}");
         attempts.extend(load.stop().await);
@@ -65,11 +65,11 @@ both!(the_end_under_load_drops_nothing_that_was_begun, async |place| {
         for attempt in &attempts {
             match attempt.outcome {
                 Outcome::Accepted(_) => {}
-                // It met the closing of an idle connection: the server never read it.
+                // The connection was idle and was being closed: the server never read this request.
                 Outcome::Lost(Lost::Unanswered | Lost::Unsent) => {
                     assert!(!there.contains_key(&attempt.body), "{} was sent and not answered", attempt.body);
                 }
-                Outcome::Lost(Lost::Cut) => panic!("the answer to {} broke off", attempt.body),
+                Outcome::Lost(Lost::Cut) => panic!("the answer to {} ended early", attempt.body),
                 Outcome::Refused(ref answer) => panic!("{} got {answer:?}", attempt.body),
             }
         }
@@ -79,7 +79,7 @@ both!(the_end_under_load_drops_nothing_that_was_begun, async |place| {
     println!("{} sends, {unread} of them never read", attempts.len());
 });
 
-/// How many sends have been accepted once every sender waits for the database.
+/// Returns how many sends have been accepted once every sender waits for the database.
 ///
 /// A send that was committed just before the writes were held counts as waiting until its answer leaves, so the count of
 /// accepted sends must also have stopped rising.
@@ -104,7 +104,7 @@ async fn waiting_sends(server: &Process) -> usize {
     line.rsplit(' ').next().unwrap().parse().unwrap()
 }
 
-/// Keeps everyone else from writing.
+/// A lock that keeps all others from writing.
 pub enum Hold {
     Sqlite(rusqlite::Connection),
     Postgres(tokio_postgres::Client),

@@ -1,4 +1,4 @@
-//! Everyone repeats everything: one key is one message, on however many servers its repeats arrive.
+//! Many repeats of every request: one key is one message, on however many servers its repeats arrive.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
@@ -16,7 +16,7 @@ use crate::support::{Options, Place, Server, answer_of};
 
 const KEYS: usize = 1_000;
 const REPEATS: usize = 5;
-/// Keys under way at once; each of their repeats has a connection of its own.
+/// Keys in use at the same time. Each of their repeats has a connection of its own.
 const KEYS_AT_ONCE: usize = 24;
 
 both!(a_thousand_keys_sent_five_times_each_are_a_thousand_messages, async |place| {
@@ -40,7 +40,7 @@ both!(a_storm_over_two_servers_on_either_side_of_midnight_sends_each_key_once, a
     other.stop().await;
 });
 
-/// A server whose clock stands.
+/// A server whose clock stands still.
 fn at(moment: &str) -> Options {
     let micros = Timestamp::parse(moment).unwrap().micros();
     Options { clock: Clock::Manual(Arc::new(AtomicI64::new(micros))), ..Options::default() }
@@ -55,7 +55,7 @@ async fn storm(place: &Place, servers: &[&Server]) {
         .buffer_unordered(KEYS_AT_ONCE);
     while let Some((key, answers)) = storm.next().await {
         let first = answers.iter().find(|answer| answer.header("idempotency-replayed").is_none());
-        let first = first.unwrap_or_else(|| panic!("nobody sent key {key} first"));
+        let first = first.unwrap_or_else(|| panic!("no answer to key {key} is the first one"));
         for answer in &answers {
             assert_eq!(answer.status, 201, "key {key}: {}", String::from_utf8_lossy(&answer.bytes));
             assert_eq!(answer.bytes, first.bytes, "key {key}");

@@ -1,4 +1,4 @@
-//! kill -9 leaves the kernel's cache alone, so it cannot tell whether a 201 waited for the disk. The system calls can.
+//! System calls show whether a 201 waited for the disk. A kill cannot show it, because the kernel keeps its cache.
 
 use std::collections::{HashMap, HashSet};
 
@@ -33,7 +33,7 @@ fn each_201_follows_a_sync_of_its_message_on_postgres() {
     run(async {
         let logs = tempfile::tempdir().unwrap();
         let (cluster_log, server_log) = (logs.path().join("cluster"), logs.path().join("server"));
-        // A cluster of its own, so that nobody else's commits are among the calls.
+        // A cluster of the test's own, so that the trace has no commits of other tests.
         let mut cluster = Cluster::start_wrapped(trace::tracer(&cluster_log, FILE_CALLS, &[])).await;
         let place = Place::in_cluster(&cluster.url()).await;
         send_traced(&place, trace::tracer(&server_log, SOCKET_CALLS, &[])).await;
@@ -46,7 +46,7 @@ fn run(test: impl Future<Output = ()>) {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(test);
 }
 
-/// Starts the server under a tracer, sends, and ends it, so that the log is complete.
+/// Starts the server under a tracer, sends messages, and ends the server so that the trace is complete.
 async fn send_traced(place: &Place, command: Vec<String>) {
     let server = Process::start_wrapped(place, Wrapping { command, ..Wrapping::default() }).await;
     let senders = (0..CONNECTIONS).map(|connection| {
@@ -54,7 +54,7 @@ async fn send_traced(place: &Place, command: Vec<String>) {
         async move {
             let mut wire = Wire::connect(address).await.unwrap();
             for number in 0..SENDS_EACH {
-                // Three times: the head of a page may fall into one of them.
+                // The token is in the body three times, because one of them may be split by the head of a page.
                 let token = format!("{TOKEN}{:0TOKEN_DIGITS$}", connection * SENDS_EACH + number);
                 let body = format!("{token} {token} {token}");
                 let (sender, recipient) = super::PAIRS[number % super::PAIRS.len()];
@@ -67,35 +67,32 @@ async fn send_traced(place: &Place, command: Vec<String>) {
     server.terminate().await;
 }
 
-/// For every message: its request was read, then it was written to the database's log, then that log was synced, and only
-/// then its 201 was begun.
+/// Asserts for every message: the request was read, then the message was written to the database's log, then that log was
+/// synced, and only then the 201 was begun.
 fn assert_synced(server: &[Call], database: &[Call], log_name: &str) {
     let requests = first_by_token(server, |call| call.is_receive() && call.arguments.contains("POST /api/messages"));
     let answers = first_by_token(server, |call| call.is_write() && call.arguments.contains("HTTP/1.1 201"));
     let writes = first_by_token(database, |call| call.is_write() && call.descriptor().contains(log_name));
     let syncs: Vec<&Call> =
         database.iter().filter(|call| call.is_sync() && call.descriptor().contains(log_name)).collect();
-    assert_eq!(answers.len(), CONNECTIONS * SENDS_EACH, "not every answer was seen");
+    assert_eq!(answers.len(), CONNECTIONS * SENDS_EACH, "the trace does not have every answer");
     let mut used = HashSet::new();
     for (token, answer) in &answers {
-        let request = requests.get(token).unwrap_or_else(|| panic!("the request of {token} was not seen"));
+        let request = requests.get(token).unwrap_or_else(|| panic!("the trace does not have the request of {token}"));
         assert_eq!(request.descriptor(), answer.descriptor());
         let write = writes.get(token).unwrap_or_else(|| panic!("{token} was answered and never written"));
-        assert!(request.ended < write.began, "{token} was written before it was asked for");
+        assert!(request.ended < write.began, "{token} was written before its request was read");
         let sync =
             syncs.iter().find(|sync| write.ended < sync.began && sync.ended < answer.began && sync.result == Some(0));
         let sync = sync.unwrap_or_else(|| {
-            panic!(
-                "{token} was written until {} and answered from {} on, without a sync between",
-                write.ended, answer.began
-            )
+            panic!("{token} was written at {} and answered at {}, without a sync in between", write.ended, answer.began)
         });
         used.insert(sync.began);
     }
     println!("{} answers after {} syncs of {}", answers.len(), used.len(), syncs.len());
 }
 
-/// The first call that holds each token.
+/// The first call that contains each token.
 fn first_by_token(calls: &[Call], is_wanted: impl Fn(&Call) -> bool) -> HashMap<&str, &Call> {
     let mut first: HashMap<&str, &Call> = HashMap::new();
     for call in calls.iter().filter(|call| is_wanted(call)) {

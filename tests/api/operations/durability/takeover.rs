@@ -1,4 +1,4 @@
-//! One of two servers is killed in the middle of what is due: the other one goes on, and nothing leaves twice.
+//! One of two servers is killed while it sends scheduled messages. The other one continues, and nothing is sent twice.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -10,18 +10,19 @@ use serde_json::json;
 use super::stored;
 use crate::both;
 use crate::messages::messages::assert_dense;
+use crate::support::callers::now_micros;
 use crate::support::process::Process;
 use crate::support::wire::Wire;
 use crate::support::{Place, many, random, seeded};
 
-/// Messages that are due at the same moment, of each of some people.
+/// Messages of each sender with the same time.
 const DUE: usize = 100;
 const SENDERS: [&str; 4] = ["rdibari", "bugs", "duck", "porky"];
-/// By then all of them are accepted.
+/// Seconds after which the messages are due. By then all of them are accepted.
 const AHEAD_S: i64 = 5;
 const PATIENCE: Duration = Duration::from_secs(40);
 
-both!(what_is_scheduled_leaves_once_when_a_server_dies, async |place| {
+both!(scheduled_messages_are_sent_once_when_a_server_dies, async |place| {
     let (_, rng) = seeded();
     let mut servers = vec![Process::start(place).await, Process::start(place).await];
     let mut amid = 0;
@@ -30,10 +31,10 @@ both!(what_is_scheduled_leaves_once_when_a_server_dies, async |place| {
         amid += usize::from(kill_one(place, &mut servers, &rng, bodies.len()).await);
         let deadline = Instant::now() + PATIENCE;
         while waiting(place).await > 0 {
-            assert!(Instant::now() < deadline, "{} are left", waiting(place).await);
+            assert!(Instant::now() < deadline, "{} messages were not sent", waiting(place).await);
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        // Time for one more look of the one that is left.
+        // Time for one more run of the remaining server.
         tokio::time::sleep(Duration::from_millis(700)).await;
         let sent: HashMap<String, usize> =
             stored(place).await.into_iter().map(|(body, places)| (body, places.len())).collect();
@@ -43,16 +44,16 @@ both!(what_is_scheduled_leaves_once_when_a_server_dies, async |place| {
         assert_dense(place).await;
         servers.push(Process::start(place).await);
     }
-    assert!(amid > 0, "no kill met what was due");
-    println!("{amid} kills amid {} due messages", DUE * SENDERS.len());
+    assert!(amid > 0, "no kill happened while messages were being sent");
+    println!("{amid} kills during {} due messages", DUE * SENDERS.len());
     for server in servers {
         server.terminate().await;
     }
 });
 
-/// Has both servers accept messages for one moment; their bodies.
+/// Schedules messages for one moment on both servers. Returns their bodies.
 async fn schedule(servers: &[Process], round: usize) -> Vec<String> {
-    let send_at = Timestamp::from_micros(posthaste::base::time::Clock::System.now().micros() + AHEAD_S * 1_000_000);
+    let send_at = Timestamp::from_micros(now_micros() + AHEAD_S * 1_000_000);
     let each = SENDERS.iter().enumerate().map(async |(number, sender)| {
         let mut wire = Wire::connect(servers[number % servers.len()].address).await.unwrap();
         let mut bodies = Vec::new();
@@ -76,12 +77,12 @@ async fn schedule(servers: &[Process], round: usize) -> Vec<String> {
     futures_util::future::join_all(each).await.concat()
 }
 
-/// Kills one of the servers once some of the messages have left; whether some were still waiting then.
+/// Kills one of the servers after some of the messages have been sent. Returns whether some were still waiting.
 async fn kill_one(place: &Place, servers: &mut Vec<Process>, rng: &Rng, all: usize) -> bool {
     let left = all - (1 + random(rng, all as u64 / 2) as usize);
     let deadline = Instant::now() + PATIENCE;
     while waiting(place).await > left as i64 {
-        assert!(Instant::now() < deadline, "nothing leaves");
+        assert!(Instant::now() < deadline, "no scheduled message is sent");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     servers.remove(random(rng, 2) as usize).kill();

@@ -1,4 +1,4 @@
-//! What is left of a person in the bytes of the database: nothing.
+//! An erased user leaves nothing in the bytes of the database.
 
 use reqwest::Method;
 use serde_json::json;
@@ -8,12 +8,12 @@ use crate::both;
 use crate::support::callers::holds;
 use crate::support::{Server, answer_of};
 
-/// Stands in everything that is held about the person, and nowhere else.
+/// A word that is in everything stored about the user, and nowhere else.
 const WORD: &str = "xyzzy";
-/// Messages of either side: enough that pages of the database are split and moved.
+/// Messages sent and received: enough that pages of the database are split and moved.
 const MESSAGES: usize = 400;
 
-/// Makes the person, with the word in every field, devices, answers and messages.
+/// Creates the user, with the word in every field, device, stored answer and message.
 async fn plant(server: &Server) {
     let body = json!({
         "user_name": "xyzzy.name", "first_name": "Xyzzy-first", "last_name": "xyzzy-last",
@@ -27,9 +27,9 @@ async fn plant(server: &Server) {
     }
     let change = server.request(Method::PATCH, "/api/users/xyzzy.name");
     assert_eq!(answer_of(change.json(&json!({"first_name": "xyzzy-other"}))).await.status, 200);
-    // One after the other: the pages of the database see every size.
+    // One after the other, so that the pages of the database get every size.
     for number in 0..MESSAGES {
-        // Bodies within a page, and spread over several.
+        // Bodies that fit on a page, and bodies that need several.
         let body = format!("{} {number}", WORD.repeat(1 + number * 37 % 1_500));
         let other = ["bugs", "duck", "xyzzy.name"][number % 3];
         let key = format!("theirs {number}");
@@ -42,12 +42,12 @@ async fn plant(server: &Server) {
     server.all("/api/messages/xyzzy.name").await;
 }
 
-both!(nothing_is_found_of_who_was_erased_with_their_messages, async |place| {
+both!(an_erasure_with_messages_leaves_no_bytes, async |place| {
     let server = Server::start(place).await;
     plant(&server).await;
-    assert!(holds(&place.everything().await.into_bytes(), WORD), "the search finds what is there");
+    assert!(holds(&place.everything().await.into_bytes(), WORD), "the search itself works");
     assert_eq!(erase(&server, "/api/users/xyzzy.name?messages=delete").await.status, 204);
-    // The server still runs: its write-ahead log is looked at as well.
+    // The server still runs, so its write-ahead log is searched as well.
     let kept = place.everything().await.into_bytes();
     let places: Vec<usize> = kept
         .windows(WORD.len())
@@ -58,12 +58,12 @@ both!(nothing_is_found_of_who_was_erased_with_their_messages, async |place| {
     assert!(places.is_empty(), "found {} times, first at byte {}", places.len(), places[0]);
     assert!(!holds(&kept, WORD) && !holds(&kept, "Xyzzy"));
     let left = server.all("/api/messages/bugs").await;
-    assert!(left.iter().any(|entry| entry["body"] == "re 0"), "what others wrote stays");
+    assert!(left.iter().any(|entry| entry["body"] == "re 0"), "messages of others stay");
     server.stop().await;
     assert!(!holds(&place.everything().await.into_bytes(), WORD));
 });
 
-both!(with_kept_messages_only_their_bodies_are_left, async |place| {
+both!(an_erasure_without_messages_leaves_only_their_bodies, async |place| {
     let server = Server::start(place).await;
     let body = json!({"user_name": "plugh.name", "first_name": "plugh", "email": "plugh@example.org"});
     assert_eq!(post_once(&server, "/api/users", "k", &body).await.status, 201);

@@ -1,4 +1,4 @@
-//! Erasing while others write, and while the server is killed.
+//! Erasing a user while others send, and while the server is killed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,11 +15,11 @@ use crate::support::place::Kind;
 use crate::support::process::Process;
 use crate::support::{Place, Server, answer_of};
 
-/// Messages of the person who is erased while the server is killed.
+/// Messages of the user who is erased while the server is killed.
 const MESSAGES: i64 = 12_000;
 const ROUNDS: usize = 12;
 
-/// Puts messages from 2 to 1 behind those that their conversation has, without sending each.
+/// Inserts further messages from user 2 to user 1 into their conversation, without sending each.
 pub async fn put_messages(place: &Place, conversation: i64, count: i64, body: &str) {
     let last_seq =
         place.numbers(&format!("SELECT last_seq FROM messaging.conversations WHERE id = {conversation}")).await;
@@ -50,7 +50,7 @@ pub async fn put_messages(place: &Place, conversation: i64, count: i64, body: &s
         .await;
 }
 
-both!(an_erasure_that_a_kill_breaks_off_is_finished_after_the_restart, async |place| {
+both!(an_erasure_that_a_kill_interrupts_is_completed_after_the_restart, async |place| {
     let server = Process::start(place).await;
     put_messages(place, 1, MESSAGES, "'word by word'").await;
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
@@ -60,10 +60,10 @@ both!(an_erasure_that_a_kill_breaks_off_is_finished_after_the_restart, async |pl
     let started = Instant::now();
     let whole = place.numbers(left).await[0][0];
     while place.numbers(left).await[0][0] == whole {
-        assert!(started.elapsed() < Duration::from_secs(60), "it does not begin");
+        assert!(started.elapsed() < Duration::from_secs(60), "the erasure does not begin");
     }
     server.kill();
-    assert!(erasing.await.unwrap().is_err(), "it was finished before it could be broken off");
+    assert!(erasing.await.unwrap().is_err(), "the erasure was complete before the kill");
     assert_eq!(place.numbers("SELECT count(*) FROM messaging.erasures").await, [[1]]);
     assert!(place.numbers(left).await[0][0] > 0);
 
@@ -72,19 +72,19 @@ both!(an_erasure_that_a_kill_breaks_off_is_finished_after_the_restart, async |pl
     answer_of(users).await.problem(404, "user_not_found");
     let started = Instant::now();
     while place.numbers("SELECT count(*) FROM messaging.erasures").await != [[0]] {
-        assert!(started.elapsed() < Duration::from_secs(60), "it is not finished");
+        assert!(started.elapsed() < Duration::from_secs(60), "the erasure is not completed");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(place.numbers(left).await, [[0]]);
     let bodies = "SELECT count(*) FROM messaging.messages WHERE sender_id = 2 AND body <> ''";
     assert_eq!(place.numbers(bodies).await, [[0]]);
-    // Each of them once, whoever did it.
+    // One event for each message, whichever server wrote it.
     let events = "SELECT count(*), count(DISTINCT seq) FROM messaging.events WHERE type = 'message.deleted'";
     assert_eq!(place.numbers(events).await, [[MESSAGES + 1, MESSAGES + 1]]);
     server.terminate().await;
 });
 
-both!(nothing_is_sent_by_or_to_somebody_after_they_are_erased, async |place| {
+both!(nothing_is_sent_by_or_to_an_erased_user, async |place| {
     let (one, other) = (Arc::new(Server::start(place).await), Arc::new(Server::start(place).await));
     let mut accepted = 0;
     let mut ids = Vec::new();
@@ -113,7 +113,7 @@ both!(nothing_is_sent_by_or_to_somebody_after_they_are_erased, async |place| {
                         }
                         1 => server.post("/api/messages", &message(&name, "duck", "in their name")).await,
                         2 => server.post("/api/messages", &message("duck", &name, "to them")).await,
-                        // The first message of a conversation, and that at any moment.
+                        // The first message of a conversation, at any moment.
                         _ => {
                             let stranger = format!("{}{round}", if kind == 6 { "early" } else { "late" });
                             tokio::time::sleep(Duration::from_millis(if kind == 6 { 5 } else { 20 })).await;
@@ -155,7 +155,7 @@ both!(nothing_is_sent_by_or_to_somebody_after_they_are_erased, async |place| {
     }
 });
 
-both!(two_erasures_of_one_person_are_one, async |place| {
+both!(two_erasures_of_one_user_have_the_effect_of_one, async |place| {
     let (one, other) = (Server::start(place).await, Server::start(place).await);
     put_messages(place, 1, 1_500, "'word'").await;
     let (first, second) =

@@ -1,4 +1,4 @@
-//! What is kept for a person or about a message is deleted with it, in every table of the schema: also in one that is new.
+//! Rows about an erased user or a deleted message are deleted in every table of the schema, also in new tables.
 
 use super::erase;
 use crate::both;
@@ -7,8 +7,8 @@ use crate::support::people::delete;
 use crate::support::place::Kind;
 use crate::support::{Place, Server};
 
-/// Tables that keep rows with the `user_id` of an erased person.
-const KEPT_OF_PERSONS: &[(&str, &str)] = &[
+/// Tables that keep rows with the `user_id` of an erased user.
+const KEPT_OF_USERS: &[(&str, &str)] = &[
     ("erased_people", "the id, and a hash of the name: neither is given again"),
     ("members", "a direct conversation keeps both of its people"),
     ("revocations", "the erasure itself, for servers that remember the person's credentials"),
@@ -22,14 +22,14 @@ const KEPT_OF_MESSAGES: &[(&str, &str)] = &[
     ("reports", "administrators decide about them all the same"),
 ];
 
-/// The tables that have some columns.
+/// The tables that have all of some columns.
 fn tables_with(schema: &rusqlite::Connection, columns: &[&str]) -> Vec<String> {
     let mut column = schema.prepare("SELECT 1 FROM pragma_table_info(?1) WHERE name = ?2").unwrap();
     let mut has = |table: &str, name: &str| column.exists([table, name]).unwrap();
     tables().into_iter().filter(|table| columns.iter().all(|name| has(table, name))).collect()
 }
 
-/// Those of some tables that have rows of which a condition is true.
+/// Which of the tables have rows that fulfil a condition.
 async fn with_rows(place: &Place, tables: &[String], condition: &str) -> Vec<String> {
     let mut found = Vec::new();
     for table in tables {
@@ -39,13 +39,13 @@ async fn with_rows(place: &Place, tables: &[String], condition: &str) -> Vec<Str
     found
 }
 
-both!(no_table_keeps_rows_of_who_was_erased, async |place| {
+both!(no_table_keeps_rows_of_an_erased_user, async |place| {
     let described = Place::new(Kind::Sqlite).await;
     Server::start(&described).await.stop().await;
     let schema = rusqlite::Connection::open(described.sqlite_file()).unwrap();
     let server = Server::start(place).await;
     let mut tables = tables_with(&schema, &["user_id"]);
-    let kept: Vec<String> = KEPT_OF_PERSONS.iter().map(|(table, _)| (*table).to_owned()).collect();
+    let kept: Vec<String> = KEPT_OF_USERS.iter().map(|(table, _)| (*table).to_owned()).collect();
     for table in tables.iter().filter(|table| !kept.contains(table) && *table != "erasures") {
         if with_rows(place, std::slice::from_ref(table), "user_id = 2").await.is_empty() {
             put_row(place, &schema, table, &[("user_id", "2"), ("conversation_id", "1"), ("seq", "1")]).await;
@@ -53,7 +53,7 @@ both!(no_table_keeps_rows_of_who_was_erased, async |place| {
     }
     assert_eq!(erase(&server, "/api/users/bugs").await.status, 204);
     let left = with_rows(place, &tables, "user_id = 2").await;
-    assert_eq!(left, kept, "each with a row of the person");
+    assert_eq!(left, kept, "tables with rows of the erased user");
     tables.retain(|table| !kept.contains(table));
     assert!(tables.len() > 10, "{tables:?}");
 });
