@@ -1,15 +1,17 @@
-//! The bus: what one server tells the others on the same data, so that they need not wait for their next look at the log.
+//! The bus: messages between the servers that share a database, so that they need not wait for their next read of the event
+//! log.
 //!
-//! It carries two things: that there is something new in the log, and whispers, which are not logged. Both are hints. With a
-//! bus that is dead the log is looked at every [`POLL_INTERVAL`](super::POLL_INTERVAL), and whispers stay on their server.
+//! The bus carries wake-ups, which say that the event log has grown, and ephemeral events. Both may be lost. Without a working
+//! bus each server still reads the log every [`POLL_INTERVAL`](super::POLL_INTERVAL), and ephemeral events reach only the
+//! readers on their own server.
 //!
-//! What is said is signed with a key of the data: whoever else can speak there (every role of a database may NOTIFY) is not
-//! believed.
+//! Every message is signed with a key that is derived from a secret in the database, because others can also write to the bus:
+//! every role of a PostgreSQL database may NOTIFY. A message with a wrong signature is ignored.
 //!
 //! Invariants:
-//! - Nobody echoes: a server tells of the log only after a commit of its own that found the log moved, and passes on nothing
-//!   that it heard. What it said itself it does not hear.
-//! - Nothing that serves a request waits for the bus.
+//! - Messages are not forwarded: a server sends a wake-up only after a commit of its own after which the log had grown, and sends
+//!   on nothing that it received. It ignores its own messages.
+//! - No request waits for the bus.
 
 mod nats;
 mod postgres;
@@ -32,188 +34,195 @@ use crate::domain::events::events;
 use crate::store::db::Db;
 use crate::store::postgres::notify;
 
-/// Between two looks at whether the log has moved: what is committed meanwhile is told of together.
+/// The pause between two wake-ups. Commits within it share one wake-up.
 const COALESCING_INTERVAL: Duration = Duration::from_millis(5);
-/// How long to wait after the log could not be read.
-const PAUSE: Duration = Duration::from_secs(1);
+/// The pause after the event log could not be read.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// Which bus.
+/// Which bus this server uses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum BusSettings {
-    /// None: other servers find out by looking.
+    /// No bus: other servers notice new events when they next read the log.
     #[default]
     Local,
-    /// LISTEN and NOTIFY of the database.
+    /// LISTEN and NOTIFY of PostgreSQL.
     Postgres {
-        /// Where to listen: a connection without a pooler before it. Holds a password: never printed.
+        /// The URL of the connection that listens, which must not pass through a pooler. Contains a password: never print it.
         listen_url: String,
     },
     /// A NATS server.
     Nats {
-        /// Where: one URL, or several with commas between. Holds a password: never printed.
+        /// One URL, or several separated by commas. Contains a password: never print it.
         url: String,
     },
 }
 
-/// What one server tells the others.
+/// A message on the bus.
 #[derive(Debug, Serialize, Deserialize)]
-struct Message<'a> {
-    /// Which server says it, so that it does not listen to itself.
+struct BusMessage<'a> {
+    /// The name of the server that sent it. A server ignores its own messages.
     server: &'a str,
-    /// To be told there too; without it, there is something new in the log.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    whisper: Option<Whisper>,
+    /// An ephemeral event to deliver. `None` makes the message a wake-up.
+    #[serde(rename = "whisper", default, skip_serializing_if = "Option::is_none")]
+    ephemeral: Option<Whisper>,
 }
 
-/// The way to the other servers.
-enum Line {
+/// How messages reach the other servers.
+enum Transport {
     Postgres { listen_url: String },
     Nats(nats::Settings),
 }
 
-/// What tells the others.
-enum Mouth<'a> {
+/// Sends messages to the other servers.
+enum Publisher<'a> {
     Postgres(&'a App),
     Nats(nats::Connection),
 }
 
-impl Mouth<'_> {
-    async fn tell(&self, text: String) -> Result<()> {
+impl Publisher<'_> {
+    async fn publish(&self, text: String) -> Result<()> {
         match self {
             Self::Postgres(app) => app.db.notify(&text).await,
-            Self::Nats(connection) => connection.tell(text).await,
+            Self::Nats(connection) => connection.publish(text).await,
         }
     }
 }
 
-/// A server's end of the bus.
+/// The bus as one server uses it.
 pub struct Bus {
-    line: Option<Line>,
+    /// `None` without a bus.
+    transport: Option<Transport>,
+    /// Signs and verifies messages.
     key: hmac::Key,
-    /// This server among the others.
+    /// The name of this server on the bus, new at each start.
     server: String,
 }
 
 impl Bus {
-    /// Makes it ready; nothing is connected before [`run`](Self::run).
+    /// Checks the settings. Nothing connects before [`run`](Self::run).
     ///
     /// # Errors
-    /// [`Error::Internal`] with a sentence for the operator when the settings cannot be used.
+    /// [`Error::Internal`] with a sentence for the operator if the settings cannot be used.
     pub fn new(app: &App, settings: &BusSettings) -> Result<Self> {
-        let line = match settings {
+        let transport = match settings {
             BusSettings::Local => None,
             BusSettings::Postgres { listen_url } => {
                 if !matches!(app.db, Db::Postgres(_)) {
-                    return Err(Error::internal("the bus postgres needs a PostgreSQL database"));
+                    return Err(Error::internal("--bus postgres needs a PostgreSQL database"));
                 }
                 notify::check(listen_url)?;
-                Some(Line::Postgres { listen_url: listen_url.clone() })
+                Some(Transport::Postgres { listen_url: listen_url.clone() })
             }
-            BusSettings::Nats { url } => Some(Line::Nats(nats::Settings::new(app, url)?)),
+            BusSettings::Nats { url } => Some(Transport::Nats(nats::Settings::new(app, url)?)),
         };
         let key = Sha256::new().chain_update(b"posthaste bus signature ").chain_update(app.name_key).finalize();
         let key = hmac::Key::new(hmac::HMAC_SHA256, &key);
-        Ok(Self { line, key, server: hex(&app.rng.bytes::<8>().map_err(Error::internal)?) })
+        Ok(Self { transport, key, server: hex(&app.rng.bytes::<8>().map_err(Error::internal)?) })
     }
 
-    /// Whether other servers can be reached at all.
+    /// Whether there is no bus.
     pub fn is_local(&self) -> bool {
-        self.line.is_none()
+        self.transport.is_none()
     }
 
-    /// Publishes and listens for as long as the server runs. Ends when one of the two cannot go on.
+    /// Sends and receives messages as long as the server runs. Ends if either cannot continue.
     pub async fn run(&self, live: &Arc<Live>) {
-        match &self.line {
+        match &self.transport {
             None => {}
-            Some(Line::Postgres { listen_url }) => {
-                let mouth = Mouth::Postgres(&live.app);
-                self.exchange(live, &mouth, postgres::listen(listen_url, self, live)).await;
+            Some(Transport::Postgres { listen_url }) => {
+                let publisher = Publisher::Postgres(&live.app);
+                self.exchange(live, &publisher, postgres::receive(listen_url, self, live)).await;
             }
-            Some(Line::Nats(settings)) => match nats::Connection::open(settings, live).await {
-                Ok((connection, heard)) => {
-                    let mouth = Mouth::Nats(connection);
-                    self.exchange(live, &mouth, nats::listen(heard, self, live)).await;
+            Some(Transport::Nats(settings)) => match nats::Connection::open(settings, live).await {
+                Ok((connection, messages)) => {
+                    let publisher = Publisher::Nats(connection);
+                    self.exchange(live, &publisher, nats::receive(messages, self, live)).await;
                 }
-                Err(error) => tracing::error!(%error, "there is no bus: NATS cannot be used"),
+                Err(error) => tracing::error!(%error, "the bus does not run: NATS cannot be used"),
             },
         }
     }
 
-    async fn exchange(&self, live: &Live, mouth: &Mouth<'_>, listening: impl Future<Output = ()>) {
+    /// Sends and receives until one of the three parts ends.
+    async fn exchange(&self, live: &Live, publisher: &Publisher<'_>, receiving: impl Future<Output = ()>) {
         tokio::select! {
-            () = listening => {}
-            () = self.tell_of_the_log(live, mouth) => {}
-            () = self.tell_whispers(live, mouth) => {}
+            () = receiving => {}
+            () = self.send_wake_ups(live, publisher) => {}
+            () = self.send_ephemeral_events(live, publisher) => {}
         }
     }
 
-    async fn tell_of_the_log(&self, live: &Live, mouth: &Mouth<'_>) {
+    async fn send_wake_ups(&self, live: &Live, publisher: &Publisher<'_>) {
         let mut commits = live.app.commits.listen();
-        let mut told_of = None;
+        let mut announced = None;
         while commits.changed().await.is_ok() {
             match events::log(&live.app).await {
                 Ok(log) => {
                     let now = Some((log.epoch, log.last_position));
-                    if told_of != now {
-                        self.say(None, mouth).await;
-                        told_of = now;
+                    if announced != now {
+                        self.send(None, publisher).await;
+                        announced = now;
                     }
                     tokio::time::sleep(COALESCING_INTERVAL).await;
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "the log of events could not be read to tell of it");
-                    tokio::time::sleep(PAUSE).await;
+                    tracing::debug!(%error, "the event log could not be read, so other servers get no wake-up");
+                    tokio::time::sleep(RETRY_PAUSE).await;
                 }
             }
         }
     }
 
-    async fn tell_whispers(&self, live: &Live, mouth: &Mouth<'_>) {
-        let mut whispers = live.whispers();
+    async fn send_ephemeral_events(&self, live: &Live, publisher: &Publisher<'_>) {
+        let mut events = live.ephemeral_events();
         loop {
-            match whispers.recv().await {
-                Ok(whisper) => self.say(Some(whisper), mouth).await,
-                Err(RecvError::Lagged(count)) => tracing::debug!(count, "the bus was too slow for some whispers"),
+            match events.recv().await {
+                Ok(event) => self.send(Some(event), publisher).await,
+                Err(RecvError::Lagged(count)) => {
+                    tracing::debug!(count, "the bus was too slow; some ephemeral events reached only this server");
+                }
                 Err(RecvError::Closed) => return,
             }
         }
     }
 
-    async fn say(&self, whisper: Option<Whisper>, mouth: &Mouth<'_>) {
-        let text = serde_json::to_string(&Message { server: &self.server, whisper }).map_err(Error::internal);
+    async fn send(&self, ephemeral: Option<Whisper>, publisher: &Publisher<'_>) {
+        let text = serde_json::to_string(&BusMessage { server: &self.server, ephemeral }).map_err(Error::internal);
         let outcome = match text {
-            Ok(text) => mouth.tell(format!("{} {text}", STANDARD.encode(hmac::sign(&self.key, text.as_bytes())))).await,
+            Ok(text) => {
+                publisher.publish(format!("{} {text}", STANDARD.encode(hmac::sign(&self.key, text.as_bytes())))).await
+            }
             Err(error) => Err(error),
         };
         if let Err(error) = outcome {
-            tracing::debug!(%error, "other servers were not told, and will find out by themselves");
+            tracing::debug!(%error, "a message was not sent over the bus");
         }
     }
 
-    /// Something was said on the bus, by this server or another one.
-    fn hear(&self, live: &Live, text: &[u8]) {
-        let Some(text) = self.signed(text) else {
-            tracing::debug!("what came over the bus is not of a server on the same data");
+    /// Handles a message from the bus, which may come from this server itself.
+    fn handle(&self, live: &Live, text: &[u8]) {
+        let Some(text) = self.verified(text) else {
+            tracing::debug!("a message on the bus has a wrong signature: no server on this database sent it");
             return;
         };
-        let message: Message<'_> = match serde_json::from_str(text) {
+        let message: BusMessage<'_> = match serde_json::from_str(text) {
             Ok(message) => message,
             Err(error) => {
-                tracing::debug!(%error, "what came over the bus cannot be read");
+                tracing::debug!(%error, "a message on the bus is malformed");
                 return;
             }
         };
         if message.server == self.server {
             return;
         }
-        match message.whisper {
+        match message.ephemeral {
             None => live.look(),
-            Some(whisper) => live.hear(&whisper),
+            Some(event) => live.deliver_ephemeral(&event),
         }
     }
 
-    /// What is behind a signature that is right.
-    fn signed<'a>(&self, text: &'a [u8]) -> Option<&'a str> {
+    /// The text after the signature; `None` if the signature is wrong.
+    fn verified<'a>(&self, text: &'a [u8]) -> Option<&'a str> {
         let (signature, text) = std::str::from_utf8(text).ok()?.split_once(' ')?;
         hmac::verify(&self.key, text.as_bytes(), &STANDARD.decode(signature).ok()?).ok()?;
         Some(text)

@@ -1,15 +1,18 @@
-//! Events as they happen: one tailer a server reads the log in order and hands each event, serialised once, to those who may
-//! see it now.
+//! Live events. Each server runs one tailer, which reads the event log in order and puts each event into the queues of the
+//! readers that may see it.
+//!
+//! The tailer serialises an event once, and all queues share the result. A reader that catches up from the database, and each
+//! delivery of a webhook, serialise the event again.
 //!
 //! Invariants:
-//! - The log is the truth. What wakes the tailer is a hint; without any it looks every [`POLL_INTERVAL`].
-//! - A subscription gets every event behind its start that its reader may see, once and in order, or is told that it was too
-//!   slow; whoever comes back with a cursor goes on behind it.
-//! - Who may see an event is asked after it was read: whoever is removed from a conversation gets nothing of it any more but
-//!   the removal.
-//! - Queues are bounded. What waits in them is shared by all of them.
-//! - No reader misses an event when a task here fails and is started again: the position of the tailer, the queues of readers
-//!   and the names under which this server leases webhooks and writes presence are kept in [`Live`], not in a task.
+//! - The event log is the truth. A wake-up is only a hint; without one, the tailer reads the log every [`POLL_INTERVAL`].
+//! - A subscription gets every event after its start that its reader may see, once and in order. If the reader is too slow, the
+//!   subscription ends with [`Next::TooSlow`]. A reader that returns with a cursor continues after that cursor.
+//! - The audience of an event is determined after the event was read. A user who is removed from a conversation therefore gets
+//!   no further event of it, except the removal.
+//! - Queues are bounded. An event that waits in several queues is in memory once.
+//! - No reader misses an event when a task of this module fails and is restarted: the position of the tailer, the queues of
+//!   readers and the names under which this server leases webhooks and writes presence are kept in [`Live`], not in a task.
 
 pub mod bus;
 mod presence;
@@ -35,31 +38,31 @@ pub use presence::Here;
 use presence::Presence;
 use queue::Queue;
 pub use subscription::{Next, Subscription};
-use tailer::Tail;
-use webhooks::Worker;
+use tailer::TailerState;
+use webhooks::WebhookWorker;
 
-/// How often the log is looked at when nothing wakes the tailer.
+/// How often the tailer reads the event log when nothing wakes it.
 pub const POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// Subscriptions at once on one server.
+/// The most subscriptions that one server holds open.
 pub const SUBSCRIPTION_LIMIT: usize = 65_536;
 
-/// People to whom something that is not logged is told.
-pub const WHISPER_LIMIT: usize = 100;
-/// Whispers that wait for the bus; beyond it the oldest are lost.
-const WHISPERS_WAITING: usize = 256;
+/// The most users to whom one ephemeral event is delivered.
+pub const EPHEMERAL_AUDIENCE_LIMIT: usize = 100;
+/// The most ephemeral events that wait for the bus. One more drops the oldest.
+const EPHEMERAL_QUEUE_LIMIT: usize = 256;
 
-/// What comes around an event in a frame of a WebSocket.
+/// The JSON before and after an event in a frame of a WebSocket.
 const FRAME_HEAD: &str = r#"{"type":"event","event":"#;
 const FRAME_TAIL: &str = "}";
 
-/// An event that was serialised, for everyone who gets it.
+/// A serialised event, shared by all queues that hold it.
 #[derive(Debug)]
 pub struct Frame {
-    /// Its place in the log; `None` for what is not logged.
+    /// The position in the event log; `None` for an ephemeral event.
     pub position: Option<i64>,
-    /// Where it happened.
+    /// The conversation of the event; `None` for an event about users, and for an ephemeral event.
     conversation: Option<ConversationId>,
-    /// UTF-8. Shared by everyone who gets it.
+    /// The frame of a WebSocket, UTF-8.
     text: Bytes,
 }
 
@@ -73,60 +76,62 @@ impl Frame {
         Ok(Self { position, conversation, text: text.into() })
     }
 
-    /// The event.
+    /// The event as JSON.
     pub fn json(&self) -> &str {
         let json = &self.text[FRAME_HEAD.len()..self.text.len() - FRAME_TAIL.len()];
-        // It was made of a string.
+        // `new` made the text from a string, so it is valid UTF-8.
         std::str::from_utf8(json).unwrap_or_default()
     }
 
-    /// The event as a text frame of a WebSocket, UTF-8. Its bytes are shared.
+    /// The event as a text frame of a WebSocket, UTF-8. Copies no bytes.
     pub fn text(&self) -> Bytes {
         self.text.clone()
     }
 }
 
-/// Something that is told and not logged, on its way to those who may see it. Whoever is not there misses it.
+/// An ephemeral event with its audience: it is delivered to online users and not stored. Users who are offline miss it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Whisper {
-    /// To whom: at most [`WHISPER_LIMIT`] people.
+    /// The ids of the users who get it, at most [`EPHEMERAL_AUDIENCE_LIMIT`].
     pub to: Vec<i64>,
-    /// The event in JSON.
+    /// The event as JSON.
     pub event: String,
 }
 
-/// The live part of a server. Shared by `Arc`.
+/// The state of live events on one server: the readers, the tailer, presence and webhooks. Shared by `Arc`.
 pub struct Live {
     app: Arc<App>,
     readers: Mutex<Readers>,
-    /// Up to where readers have everything. Locked by the tailer while it runs.
-    tail: tokio::sync::Mutex<Tail>,
+    /// Locked by the tailer while it runs.
+    tailer: tokio::sync::Mutex<TailerState>,
     presence: Presence,
-    /// What delivers to webhooks, once there is one.
-    webhook_worker: Mutex<Option<Worker>>,
-    /// Rung when a subscription waits to begin, or another server says that there is something.
+    /// Delivers to webhooks. `None` until the first webhook is enabled.
+    webhook_worker: Mutex<Option<WebhookWorker>>,
+    /// Wakes the tailer: a subscription waits to start, or another server says that the event log has grown.
     wake: Notify,
-    whispers: broadcast::Sender<Whisper>,
+    ephemeral: broadcast::Sender<Whisper>,
     stopping: watch::Sender<bool>,
-    /// Many things happen at once.
-    crowded: AtomicBool,
+    /// See [`is_busy`](Self::is_busy). Set by the tailer.
+    is_busy: AtomicBool,
 }
 
 #[derive(Default)]
 struct Readers {
-    people: HashMap<UserId, Vec<Arc<Queue>>>,
-    /// Of viewers of everything.
-    all_seeing: Vec<Arc<Queue>>,
-    /// Not begun yet.
-    waiting: Vec<Arc<Queue>>,
+    /// The queues of each user.
+    users: HashMap<UserId, Vec<Arc<Queue>>>,
+    /// The queues of viewers who see everything.
+    unrestricted: Vec<Arc<Queue>>,
+    /// Queues that the tailer has not started yet.
+    unstarted: Vec<Arc<Queue>>,
+    /// How many subscriptions are open.
     count: usize,
 }
 
 impl Readers {
     fn list(&mut self, viewer: Viewer) -> &mut Vec<Arc<Queue>> {
         match viewer {
-            Viewer::Person(user) => self.people.entry(user).or_default(),
-            Viewer::Everything => &mut self.all_seeing,
+            Viewer::Person(user) => self.users.entry(user).or_default(),
+            Viewer::Everything => &mut self.unrestricted,
         }
     }
 
@@ -136,22 +141,22 @@ impl Readers {
 }
 
 impl Live {
-    /// The live part; nothing happens in it before [`run`](Self::run).
+    /// No event is delivered before [`run`](Self::run).
     pub fn new(app: Arc<App>) -> Arc<Self> {
         Arc::new(Self {
             app,
             readers: Mutex::default(),
-            tail: tokio::sync::Mutex::default(),
+            tailer: tokio::sync::Mutex::default(),
             presence: Presence::default(),
             webhook_worker: Mutex::default(),
             wake: Notify::new(),
-            whispers: broadcast::Sender::new(WHISPERS_WAITING),
+            ephemeral: broadcast::Sender::new(EPHEMERAL_QUEUE_LIMIT),
             stopping: watch::Sender::new(false),
-            crowded: AtomicBool::new(false),
+            is_busy: AtomicBool::new(false),
         })
     }
 
-    /// Tails the log until the server stops. A call behind one that was dropped goes on where that one was.
+    /// Runs the tailer until the server stops. If an earlier call was dropped, this one continues at its position.
     pub async fn run(self: Arc<Self>) {
         tailer::run(&self).await;
     }
@@ -161,12 +166,12 @@ impl Live {
         self.stopping.send_replace(true);
     }
 
-    /// Whether the server stops.
+    /// Whether the server is stopping.
     pub fn is_stopping(&self) -> bool {
         *self.stopping.borrow()
     }
 
-    /// True once the server stops.
+    /// A receiver whose value becomes true when the server stops.
     pub fn stopping(&self) -> watch::Receiver<bool> {
         self.stopping.subscribe()
     }
@@ -175,39 +180,40 @@ impl Live {
     pub fn stopped(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut stopping = self.stopping.subscribe();
         async move {
-            // The sender is ours: it does not go first.
+            // `self` owns the sender. If it is dropped, the server has stopped too.
             drop(stopping.wait_for(|stopping| *stopping).await);
         }
     }
 
-    /// Whether many things happen at once: then they are told together.
-    fn is_crowded(&self) -> bool {
-        self.crowded.load(Ordering::Relaxed)
+    /// Whether the event log is busy: the tailer finds many events at each read. Readers are then woken less often, and get several
+    /// events together.
+    fn is_busy(&self) -> bool {
+        self.is_busy.load(Ordering::Relaxed)
     }
 
-    /// There may be something new in the log.
+    /// Wakes the tailer: the event log may have grown.
     pub fn look(&self) {
         self.wake.notify_one();
     }
 
-    /// Tells something on every server.
-    pub fn whisper(&self, whisper: Whisper) {
-        self.hear(&whisper);
-        // Nobody listens where there is one server.
-        let _ = self.whispers.send(whisper);
+    /// Delivers an ephemeral event to its audience on every server.
+    pub fn whisper(&self, event: Whisper) {
+        self.deliver_ephemeral(&event);
+        // Without a bus nothing receives it, which is no error.
+        let _ = self.ephemeral.send(event);
     }
 
-    /// What is told here, for other servers.
-    pub fn whispers(&self) -> broadcast::Receiver<Whisper> {
-        self.whispers.subscribe()
+    /// The ephemeral events of this server, for the bus.
+    pub fn ephemeral_events(&self) -> broadcast::Receiver<Whisper> {
+        self.ephemeral.subscribe()
     }
 
-    /// Tells something to those who listen here: this server's own, or from another one.
-    pub fn hear(&self, whisper: &Whisper) {
-        let Ok(frame) = Frame::new(None, None, whisper.event.as_bytes()).map(Arc::new) else { return };
+    /// Delivers an ephemeral event, from this server or another one, to the readers on this server.
+    pub fn deliver_ephemeral(&self, event: &Whisper) {
+        let Ok(frame) = Frame::new(None, None, event.event.as_bytes()).map(Arc::new) else { return };
         let readers = self.readers();
-        for user in whisper.to.iter().take(WHISPER_LIMIT) {
-            for queue in readers.people.get(&UserId(*user)).into_iter().flatten() {
+        for user in event.to.iter().take(EPHEMERAL_AUDIENCE_LIMIT) {
+            for queue in readers.users.get(&UserId(*user)).into_iter().flatten() {
                 queue.push(&frame);
             }
         }
@@ -217,41 +223,42 @@ impl Live {
         self.readers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn enter(&self, viewer: Viewer) -> Result<Arc<Queue>> {
+    /// Adds a queue, which the tailer starts.
+    fn add_queue(&self, viewer: Viewer) -> Result<Arc<Queue>> {
         let queue = Arc::new(Queue::new(viewer));
         let mut readers = self.readers();
         if readers.count >= SUBSCRIPTION_LIMIT {
             return Err(Error::unavailable("too many subscriptions are open"));
         }
         readers.count += 1;
-        readers.waiting.push(Arc::clone(&queue));
+        readers.unstarted.push(Arc::clone(&queue));
         drop(readers);
         self.app.metrics.subscriptions.inc();
         self.wake.notify_one();
         Ok(queue)
     }
 
-    /// Lets a queue begin anew, further on.
-    fn enter_again(&self, queue: &Arc<Queue>) {
+    /// Empties a queue and lets the tailer start it again, at a later position.
+    fn restart_queue(&self, queue: &Arc<Queue>) {
         let mut readers = self.readers();
         let list = readers.list(queue.viewer);
         if let Some(at) = list.iter().position(|known| Arc::ptr_eq(known, queue)) {
             list.swap_remove(at);
         }
         queue.clear();
-        readers.waiting.push(Arc::clone(queue));
+        readers.unstarted.push(Arc::clone(queue));
         drop(readers);
         self.wake.notify_one();
     }
 
-    fn leave(&self, queue: &Arc<Queue>) {
+    fn remove_queue(&self, queue: &Arc<Queue>) {
         let mut readers = self.readers();
-        queue.leave();
-        readers.waiting.retain(|known| !Arc::ptr_eq(known, queue));
+        queue.close();
+        readers.unstarted.retain(|known| !Arc::ptr_eq(known, queue));
         let list = readers.list(queue.viewer);
         list.retain(|known| !Arc::ptr_eq(known, queue));
         if let (true, Viewer::Person(user)) = (list.is_empty(), queue.viewer) {
-            readers.people.remove(&user);
+            readers.users.remove(&user);
         }
         readers.count -= 1;
         self.app.metrics.subscriptions.dec();

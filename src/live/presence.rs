@@ -1,7 +1,8 @@
-//! Who is at this server: counted as streams begin and end, written down together, told to those who may see it.
+//! The presence of the users who are connected to this server. A stream or socket that starts or ends changes a count in memory.
+//! One task writes the changes to the database in batches and publishes them to the users who may see them.
 //!
-//! Invariants: nothing that serves a request waits for any of this; what could not be written is written later; where nobody
-//! is and nobody was, nothing is written.
+//! Invariants: no request waits for any of this. A change that could not be written is written later. While no user is connected
+//! or leaves, nothing is written.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::{Live, WHISPERS_WAITING, Whisper};
+use super::{EPHEMERAL_QUEUE_LIMIT, Live, Whisper};
 use crate::base::error::{Error, Result};
 use crate::base::ids::{UserId, hex};
 use crate::base::tasks::{self, PanicPoint};
@@ -19,104 +20,108 @@ use crate::domain::access::viewer::Viewer;
 use crate::domain::events::event_data::{EphemeralData, EphemeralEvent};
 use crate::domain::people::presence::{self, BATCH, Batch, Change, Changed, State};
 
-/// How often what changed is written down.
+/// How often changes are written to the database.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(300);
-/// How often a server at which somebody is says that it is still there.
+/// How often a server with online users renews its own row.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(30);
-/// How often it is looked for servers that are not there any more.
+/// How often this server looks for other servers that no longer renew their rows.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(2);
-/// How long somebody may be away without having gone.
-const ABSENCE: Duration = Duration::from_secs(2);
-/// How long to wait after the database did not answer.
-const PAUSE: Duration = Duration::from_secs(1);
-/// Batches that wait to be told of; beyond it they are not told.
-const BATCHES_WAITING: usize = 64;
-/// People whose audiences are read at once.
-const AUDIENCES_AT_ONCE: usize = 50;
-/// How long what is told at once waits at most for what waits for the bus before it.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// A user who has no stream for less than this time keeps their state.
+const GRACE_PERIOD: Duration = Duration::from_secs(2);
+/// The pause after an error of the database.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// The most batches of changes that wait to be published. Further ones are not published.
+const PUBLISH_QUEUE_LIMIT: usize = 64;
+/// The most users whose audiences are read in one query.
+const AUDIENCES_BATCH: usize = 50;
+/// How long publishing a batch waits at most for room in the queue of the bus.
+const BUS_WAIT_LIMIT: Duration = Duration::from_millis(500);
 
-/// The people at this server.
+/// The presence of the users of this server.
 #[derive(Default)]
 pub struct Presence {
-    people: Mutex<People>,
-    /// `None` before the first run of the task, which locks it. A task that is started again keeps the name.
-    server: tokio::sync::Mutex<Option<Server>>,
+    users: Mutex<Users>,
+    /// `None` before the first run of the task, which locks it. A task that is restarted keeps the name.
+    server: tokio::sync::Mutex<Option<ServerRow>>,
 }
 
 #[derive(Default)]
-struct People {
-    all: HashMap<UserId, Person>,
-    /// Of whom there may be something to be written.
+struct Users {
+    all: HashMap<UserId, UserPresence>,
+    /// Users with a change that may have to be written.
     changed: HashSet<UserId>,
 }
 
-struct Person {
+/// The presence of one user on this server.
+struct UserPresence {
+    /// The number of streams in the state `online`.
     online: usize,
+    /// The number of streams in the state `away`.
     away: usize,
-    /// As what they are here, or were last.
+    /// The state over all streams; without a stream, the last one.
     state: State,
-    /// When the last of their streams ended.
+    /// When the last stream ended; `None` while there is a stream.
     left: Option<(Instant, Timestamp)>,
-    /// What is written down of them.
+    /// The state in the database.
     written: Option<State>,
-    /// A write has begun and no result of it is known: the database may or may not have it.
+    /// Whether a write has started and its result is unknown: the database may or may not have the change.
     is_unconfirmed: bool,
 }
 
-impl Default for Person {
+impl Default for UserPresence {
     fn default() -> Self {
         Self { online: 0, away: 0, state: State::Online, left: None, written: None, is_unconfirmed: false }
     }
 }
 
-impl Person {
+impl UserPresence {
     fn count(&mut self, state: State) -> &mut usize {
         if state == State::Away { &mut self.away } else { &mut self.online }
     }
 
-    /// As what they are to be written down: a short absence is none.
+    /// The state that the database should have: `None` once the user has no stream for [`GRACE_PERIOD`].
     fn wanted(&self) -> Option<State> {
-        let here = self.left.is_none_or(|(left, _)| left.elapsed() < ABSENCE);
-        here.then_some(self.state)
+        let is_present = self.left.is_none_or(|(left, _)| left.elapsed() < GRACE_PERIOD);
+        is_present.then_some(self.state)
     }
 }
 
 impl Presence {
-    fn people(&self) -> MutexGuard<'_, People> {
-        self.people.lock().unwrap_or_else(PoisonError::into_inner)
+    fn users(&self) -> MutexGuard<'_, Users> {
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Counts one stream: `None` for `from` is a new stream, `None` for `to` is one that ends.
     fn change(&self, user: UserId, from: Option<State>, to: Option<State>, at: Timestamp) {
-        let mut people = self.people();
-        let person = people.all.entry(user).or_default();
+        let mut users = self.users();
+        let presence = users.all.entry(user).or_default();
         if let Some(from) = from {
-            *person.count(from) -= 1;
+            *presence.count(from) -= 1;
         }
         if let Some(to) = to {
-            *person.count(to) += 1;
+            *presence.count(to) += 1;
         }
-        if person.online + person.away == 0 {
-            person.left = Some((Instant::now(), at));
+        if presence.online + presence.away == 0 {
+            presence.left = Some((Instant::now(), at));
         } else {
-            person.left = None;
-            person.state = if person.online > 0 { State::Online } else { State::Away };
+            presence.left = None;
+            presence.state = if presence.online > 0 { State::Online } else { State::Away };
         }
-        people.changed.insert(user);
+        users.changed.insert(user);
     }
 
-    /// What is to be written down next, at most [`BATCH`] people.
+    /// The next changes to write, for at most [`BATCH`] users.
     fn due(&self, now: Timestamp) -> Vec<Change> {
-        let mut people = self.people();
-        let People { all, changed } = &mut *people;
+        let mut users = self.users();
+        let Users { all, changed } = &mut *users;
         let mut due = Vec::new();
         changed.retain(|user| {
-            let Some(person) = all.get_mut(user) else { return false };
-            let wanted = person.wanted();
-            if wanted != person.written || person.is_unconfirmed {
+            let Some(presence) = all.get_mut(user) else { return false };
+            let wanted = presence.wanted();
+            if wanted != presence.written || presence.is_unconfirmed {
                 if due.len() < BATCH {
-                    person.is_unconfirmed = true;
-                    let at = person.left.filter(|_| wanted.is_none()).map_or(now, |(_, at)| at);
+                    presence.is_unconfirmed = true;
+                    let at = presence.left.filter(|_| wanted.is_none()).map_or(now, |(_, at)| at);
                     due.push(Change { user: *user, state: wanted, at });
                 }
                 return true;
@@ -124,41 +129,42 @@ impl Presence {
             if wanted.is_none() {
                 all.remove(user);
             }
-            // Whoever left a moment ago is looked at again.
-            wanted.is_some() && person_left(all, *user)
+            // A user who left a moment ago is checked again, until the grace period is over.
+            wanted.is_some() && has_left(all, *user)
         });
         due
     }
 
-    fn written(&self, changes: &[Change]) {
-        let mut people = self.people();
+    /// Records that the database has these changes.
+    fn mark_written(&self, changes: &[Change]) {
+        let mut users = self.users();
         for change in changes {
-            if let Some(person) = people.all.get_mut(&change.user) {
-                (person.written, person.is_unconfirmed) = (change.state, false);
+            if let Some(presence) = users.all.get_mut(&change.user) {
+                (presence.written, presence.is_unconfirmed) = (change.state, false);
             }
         }
     }
 
-    /// Nothing is written down any more of anybody.
+    /// Records that the database has nothing about any user under the name of this server.
     fn forget_written(&self) {
-        let mut people = self.people();
-        let People { all, changed } = &mut *people;
-        for (user, person) in all {
-            (person.written, person.is_unconfirmed) = (None, false);
+        let mut users = self.users();
+        let Users { all, changed } = &mut *users;
+        for (user, presence) in all {
+            (presence.written, presence.is_unconfirmed) = (None, false);
             changed.insert(*user);
         }
     }
 
     fn is_empty(&self) -> bool {
-        self.people().all.is_empty()
+        self.users().all.is_empty()
     }
 }
 
-fn person_left(all: &HashMap<UserId, Person>, user: UserId) -> bool {
-    all.get(&user).is_some_and(|person| person.left.is_some())
+fn has_left(all: &HashMap<UserId, UserPresence>, user: UserId) -> bool {
+    all.get(&user).is_some_and(|presence| presence.left.is_some())
 }
 
-/// Somebody is here through one stream, until this is dropped.
+/// Counts one stream of a user until it is dropped.
 pub struct Here {
     live: Arc<Live>,
     user: UserId,
@@ -166,7 +172,7 @@ pub struct Here {
 }
 
 impl Here {
-    /// Whether they are at the device.
+    /// Sets the state of the stream: whether the user is at the device.
     pub fn say(&mut self, state: State) {
         self.live.presence.change(self.user, Some(self.state), Some(state), self.live.app.clock.now());
         self.state = state;
@@ -179,46 +185,48 @@ impl Drop for Here {
     }
 }
 
-/// This server, as others know it.
-struct Server {
+/// The row of this server in the database. The presence that this server writes counts as long as it renews this row.
+struct ServerRow {
     name: String,
-    /// Whether it is written down.
-    known: bool,
+    /// Whether the row is written.
+    is_written: bool,
 }
 
-impl Server {
+impl ServerRow {
     fn new(live: &Live) -> Result<Self> {
-        Ok(Self { name: hex(&live.app.rng.bytes::<8>().map_err(Error::internal)?), known: false })
+        Ok(Self { name: hex(&live.app.rng.bytes::<8>().map_err(Error::internal)?), is_written: false })
     }
 
-    /// Another one: nothing is written down under its name.
+    /// Takes a new name, under which nothing is written yet.
     fn renew(&mut self, live: &Live) -> Result<()> {
         *self = Self::new(live)?;
         live.presence.forget_written();
         Ok(())
     }
 
-    async fn flush(&mut self, live: &Live, tell: &mpsc::Sender<Vec<Changed>>) -> Result<()> {
+    /// Writes the changes that are due.
+    async fn flush(&mut self, live: &Live, publish: &mpsc::Sender<Vec<Changed>>) -> Result<()> {
         while !live.is_stopping() {
             let changes = live.presence.due(live.app.clock.now());
             if changes.is_empty() {
                 return Ok(());
             }
-            let batch = Batch { server: self.name.clone(), first: !self.known, changes: changes.clone() };
+            let batch = Batch { server: self.name.clone(), first: !self.is_written, changes: changes.clone() };
             match presence::write(&live.app, batch).await {
                 Ok(Some(changed)) => {
                     tasks::panic_point(PanicPoint::PresenceWritten);
-                    self.known = true;
-                    live.presence.written(&changes);
-                    pass_on(tell, changed);
-                    // Who came meanwhile waits for others: a batch each for a few would be many.
+                    self.is_written = true;
+                    live.presence.mark_written(&changes);
+                    queue_for_publishing(publish, changed);
+                    // Changes that came meanwhile wait for the next interval. Otherwise there would be many small batches.
                     if changes.len() < BATCH {
                         return Ok(());
                     }
                 }
                 Ok(None) => self.renew(live)?,
                 Err(error) => {
-                    // It may be written down after all: then others give the name up in time, and what stands under it.
+                    // The write may have succeeded all the same. Other servers then remove what stands under the old name, because
+                    // nobody renews its row.
                     self.renew(live)?;
                     return Err(error);
                 }
@@ -227,17 +235,19 @@ impl Server {
         Ok(())
     }
 
+    /// Renews the row. Takes a new name if another server has found the row out of date and ended it.
     async fn refresh(&mut self, live: &Live) -> Result<()> {
-        if self.known && !live.presence.is_empty() && !presence::refresh(&live.app, &self.name).await? {
+        if self.is_written && !live.presence.is_empty() && !presence::refresh(&live.app, &self.name).await? {
             self.renew(live)?;
         }
         Ok(())
     }
 
-    async fn sweep(&self, live: &Live, tell: &mpsc::Sender<Vec<Changed>>) -> Result<()> {
+    /// Removes the presence on servers that no longer renew their rows.
+    async fn sweep(&self, live: &Live, publish: &mpsc::Sender<Vec<Changed>>) -> Result<()> {
         while !live.is_stopping() {
             match presence::sweep(&live.app, &self.name).await? {
-                Some(changed) => pass_on(tell, changed),
+                Some(changed) => queue_for_publishing(publish, changed),
                 None => return Ok(()),
             }
         }
@@ -245,36 +255,36 @@ impl Server {
     }
 }
 
-fn pass_on(tell: &mpsc::Sender<Vec<Changed>>, changed: Vec<Changed>) {
-    if !changed.is_empty() && tell.try_send(changed).is_err() {
-        tracing::debug!("more people come and go than can be told");
+fn queue_for_publishing(publish: &mpsc::Sender<Vec<Changed>>, changed: Vec<Changed>) {
+    if !changed.is_empty() && publish.try_send(changed).is_err() {
+        tracing::debug!("too many changes of presence wait; some are written but not published");
     }
 }
 
 impl Live {
-    /// Counts somebody as here until what is returned is dropped; `None` for a viewer of everything.
+    /// Counts a new stream of the viewer until the returned value is dropped. `None` for a viewer of everything, who is no user.
     pub fn arrive(self: &Arc<Self>, viewer: Viewer) -> Option<Here> {
         let user = viewer.person()?;
         self.presence.change(user, None, Some(State::Online), self.app.clock.now());
         Some(Here { live: Arc::clone(self), user, state: State::Online })
     }
 
-    /// Writes down who is here, and tells of it, until the server stops.
-    pub async fn keep_presence(self: Arc<Self>) {
-        let (tell, told) = mpsc::channel(BATCHES_WAITING);
+    /// Writes and publishes changes of presence until the server stops.
+    pub async fn run_presence(self: Arc<Self>) {
+        let (publish, changes) = mpsc::channel(PUBLISH_QUEUE_LIMIT);
         tokio::select! {
-            outcome = self.write_presence(tell) => if let Err(error) = outcome {
-                tracing::error!(%error, "who is here is not written down");
+            outcome = self.write_presence(publish) => if let Err(error) = outcome {
+                tracing::error!(%error, "presence is not written");
             },
-            () = self.tell_presence(told) => {}
+            () = self.publish_presence(changes) => {}
         }
     }
 
-    async fn write_presence(&self, tell: mpsc::Sender<Vec<Changed>>) -> Result<()> {
+    async fn write_presence(&self, publish: mpsc::Sender<Vec<Changed>>) -> Result<()> {
         let mut server = self.presence.server.lock().await;
         let server = match &mut *server {
             Some(server) => server,
-            none => none.insert(Server::new(self)?),
+            none => none.insert(ServerRow::new(self)?),
         };
         let stopped = self.stopped();
         tokio::pin!(stopped);
@@ -288,7 +298,8 @@ impl Live {
                 () = tokio::time::sleep(pause) => {}
             }
             let now = self.app.clock.now();
-            // Rows of the future do not count: the one of this server must not stay one.
+            // A row with a time in the future does not count. After the clock was set back, this server's row has one, so it is
+            // renewed at once.
             let set_back = now.micros() < last.micros() - MAX_CLOCK_SKEW_MICROS;
             last = now;
             let work = async {
@@ -296,9 +307,9 @@ impl Live {
                     server.refresh(self).await?;
                     refreshed = Instant::now();
                 }
-                server.flush(self, &tell).await?;
+                server.flush(self, &publish).await?;
                 if swept.elapsed() >= SWEEP_INTERVAL {
-                    server.sweep(self, &tell).await?;
+                    server.sweep(self, &publish).await?;
                     swept = Instant::now();
                 }
                 Ok::<(), Error>(())
@@ -306,31 +317,31 @@ impl Live {
             pause = match work.await {
                 Ok(()) => FLUSH_INTERVAL,
                 Err(error) => {
-                    tracing::warn!(%error, "who is here could not be written down for now");
-                    PAUSE
+                    tracing::warn!(%error, "presence could not be written; trying again");
+                    RETRY_PAUSE
                 }
             };
         }
-        if server.known { presence::stop(&self.app, &server.name).await } else { Ok(()) }
+        if server.is_written { presence::stop(&self.app, &server.name).await } else { Ok(()) }
     }
 
-    async fn tell_presence(&self, mut told: mpsc::Receiver<Vec<Changed>>) {
-        while let Some(changed) = told.recv().await {
-            for some in changed.chunks(AUDIENCES_AT_ONCE) {
-                let people = some.iter().map(|one| one.user).collect();
-                match presence::audiences(&self.app, people).await {
+    async fn publish_presence(&self, mut changes: mpsc::Receiver<Vec<Changed>>) {
+        while let Some(changed) = changes.recv().await {
+            for some in changed.chunks(AUDIENCES_BATCH) {
+                let users = some.iter().map(|one| one.user).collect();
+                match presence::audiences(&self.app, users).await {
                     Ok(audiences) => {
                         let audiences: HashMap<UserId, Vec<i64>> = audiences.into_iter().collect();
-                        let whispers = some.iter().filter_map(|one| self.whisper_of(one, &audiences)).collect();
-                        self.tell_all(whispers).await;
+                        let events = some.iter().filter_map(|one| self.presence_event(one, &audiences)).collect();
+                        self.publish_all(events).await;
                     }
-                    Err(error) => tracing::debug!(%error, "who came and went is not told"),
+                    Err(error) => tracing::debug!(%error, "changes of presence are not published"),
                 }
             }
         }
     }
 
-    fn whisper_of(&self, changed: &Changed, audiences: &HashMap<UserId, Vec<i64>>) -> Option<Whisper> {
+    fn presence_event(&self, changed: &Changed, audiences: &HashMap<UserId, Vec<i64>>) -> Option<Whisper> {
         let to = audiences.get(&changed.user).filter(|to| !to.is_empty())?.clone();
         let event = EphemeralEvent {
             at: changed.at,
@@ -341,25 +352,26 @@ impl Live {
         match (self.app.renderer.ephemeral_event)(&event) {
             Ok(event) => Some(Whisper { to, event }),
             Err(error) => {
-                tracing::warn!(%error, "who came and went cannot be told");
+                tracing::warn!(%error, "a change of presence cannot be rendered");
                 None
             }
         }
     }
 
-    /// Tells here at once, and on other servers as the bus takes it: thousands who come at once must not push out what else
-    /// waits for it, and a bus that is slow must not make anybody here wait.
-    async fn tell_all(&self, whispers: Vec<Whisper>) {
-        for whisper in &whispers {
-            self.hear(whisper);
+    /// Delivers events to the readers on this server first, and then queues them for the bus. If thousands of users come online
+    /// together, their events must not push other events out of that queue, so this waits while the queue is more than half
+    /// full, for [`BUS_WAIT_LIMIT`] at most, so that a slow bus does not hold up the next batch.
+    async fn publish_all(&self, events: Vec<Whisper>) {
+        for event in &events {
+            self.deliver_ephemeral(event);
         }
         let since = Instant::now();
-        for whisper in whispers {
-            while self.whispers.len() > WHISPERS_WAITING / 2 && since.elapsed() < PATIENCE {
+        for event in events {
+            while self.ephemeral.len() > EPHEMERAL_QUEUE_LIMIT / 2 && since.elapsed() < BUS_WAIT_LIMIT {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            // Nobody listens where there is one server.
-            let _ = self.whispers.send(whisper);
+            // Without a bus nothing receives it, which is no error.
+            let _ = self.ephemeral.send(event);
         }
     }
 }
@@ -369,16 +381,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_departure_is_written_after_a_write_without_a_result() {
+    fn a_departure_is_written_even_if_the_result_of_the_last_write_is_unknown() {
         let (presence, user, now) = (Presence::default(), UserId(1), Timestamp::from_micros(0));
         presence.change(user, None, Some(State::Online), now);
         let states = || presence.due(now).iter().map(|change| change.state).collect::<Vec<_>>();
         assert_eq!(states(), [Some(State::Online)]);
-        // The task that wrote it has failed. The person leaves before another one writes.
+        // The task that wrote it has failed. The user leaves before the restarted task writes.
         presence.change(user, Some(State::Online), None, now);
-        presence.people().all.get_mut(&user).unwrap().left = Some((Instant::now() - ABSENCE, now));
+        presence.users().all.get_mut(&user).unwrap().left = Some((Instant::now() - GRACE_PERIOD, now));
         assert_eq!(states(), [None]);
-        presence.written(&[Change { user, state: None, at: now }]);
+        presence.mark_written(&[Change { user, state: None, at: now }]);
         assert_eq!(states(), []);
         assert!(presence.is_empty());
     }

@@ -1,7 +1,7 @@
-//! What waits for one reader.
+//! The queue of events that wait for one reader.
 //!
-//! Invariant: a queue holds at most [`LIMIT`] events. One more empties it and marks it as overflowed: whoever reads it goes on
-//! from the log, or is closed.
+//! Invariant: a queue holds at most [`LIMIT`] events. One more empties the queue and marks it as overflowed. The subscription then
+//! continues from the event log if it was still catching up; otherwise it ends as too slow.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,37 +13,36 @@ use super::Frame;
 use crate::base::ids::ConversationId;
 use crate::domain::access::viewer::Viewer;
 
-/// Events that wait for one reader.
+/// The most events that wait for one reader.
 pub const LIMIT: usize = 1_024;
-/// So many that wait are told, however soon after the last ones.
-const GATHERED: usize = 64;
+/// When this many events wait, the reader is woken even if it was woken a moment ago.
+const FULL_BATCH: usize = 64;
 
-/// Where a queue begins: it gets what is behind.
+/// Where a queue starts: it gets the events after this position.
 #[derive(Clone, Debug)]
 pub struct Start {
-    /// Of which log.
+    /// The epoch of the event log.
     pub epoch: Arc<str>,
-    /// The position.
     pub position: i64,
 }
 
-/// What a reader finds in its queue.
+/// The result of [`Queue::pop`].
 #[derive(Debug)]
 pub enum Popped {
     /// The next event.
     Frame(Arc<Frame>),
-    /// Nothing, for now.
+    /// No event waits.
     Empty,
-    /// The queue has not begun.
-    Waiting,
-    /// Too much came.
+    /// The tailer has not started the queue.
+    NotStarted,
+    /// More than [`LIMIT`] events came.
     Overflowed,
-    /// The log is another one.
+    /// The event log was replaced by another one.
     Reset,
 }
 
 #[derive(Default)]
-struct State {
+struct QueueState {
     start: Option<Start>,
     frames: VecDeque<Arc<Frame>>,
     overflowed: bool,
@@ -52,52 +51,51 @@ struct State {
 
 /// A bounded queue of events, written by the tailer and read by one subscription.
 pub struct Queue {
-    /// Who reads it.
+    /// With whose rights the reader reads.
     pub viewer: Viewer,
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
     changed: Notify,
-    gathered: Notify,
+    batch_is_full: Notify,
     overflow: Notify,
-    /// Its reader is gone.
-    left: AtomicBool,
+    is_closed: AtomicBool,
     purges: AtomicU64,
 }
 
 impl Queue {
-    /// One that has not begun.
+    /// A queue that the tailer has not started.
     pub fn new(viewer: Viewer) -> Self {
         Self {
             viewer,
             state: Mutex::default(),
             changed: Notify::new(),
-            gathered: Notify::new(),
+            batch_is_full: Notify::new(),
             overflow: Notify::new(),
-            left: AtomicBool::new(false),
+            is_closed: AtomicBool::new(false),
             purges: AtomicU64::new(0),
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// As new.
+    /// Makes the queue empty and not started.
     pub fn clear(&self) {
-        *self.state() = State::default();
+        *self.state() = QueueState::default();
     }
 
-    /// Begins.
+    /// Starts the queue.
     pub fn begin(&self, start: Start) {
         self.state().start = Some(start);
         self.changed.notify_one();
     }
 
-    /// Where it began.
+    /// Where the queue started; `None` before that.
     pub fn start(&self) -> Option<Start> {
         self.state().start.clone()
     }
 
-    /// Adds an event.
+    /// Adds an event, unless the queue has overflowed.
     pub fn push(&self, frame: &Arc<Frame>) {
         let mut state = self.state();
         if state.overflowed {
@@ -112,41 +110,43 @@ impl Queue {
             state.frames.push_back(Arc::clone(frame));
             let waiting = state.frames.len();
             drop(state);
-            if waiting == GATHERED {
-                self.gathered.notify_one();
+            if waiting == FULL_BATCH {
+                self.batch_is_full.notify_one();
             }
         }
         self.changed.notify_one();
     }
 
-    /// Its reader is gone. Said and asked while the list of readers is locked.
-    pub fn leave(&self) {
-        self.left.store(true, Ordering::Relaxed);
+    /// Marks the queue as closed: its subscription has ended. Called, like [`is_closed`](Self::is_closed), only while the list of
+    /// readers is locked.
+    pub fn close(&self) {
+        self.is_closed.store(true, Ordering::Relaxed);
     }
 
-    /// Whether its reader is gone.
-    pub fn has_left(&self) -> bool {
-        self.left.load(Ordering::Relaxed)
+    /// Whether the subscription has ended.
+    pub fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Relaxed)
     }
 
-    /// How often something was taken away. What was read from the log before the latest time is to be read again.
+    /// How often [`purge`](Self::purge) was called. Events that the subscription read from the log before the last call may
+    /// no longer be visible to the reader, so it reads them again.
     pub fn purges(&self) -> u64 {
         self.purges.load(Ordering::Acquire)
     }
 
-    /// Takes everything of a conversation away: its reader may not see it any more.
+    /// Removes all events of a conversation, because the reader may not see it any more.
     pub fn purge(&self, conversation: ConversationId) {
         self.purges.fetch_add(1, Ordering::AcqRel);
         self.state().frames.retain(|frame| frame.conversation != Some(conversation));
     }
 
-    /// The log is another one: nothing in here means anything.
+    /// Empties the queue because the event log was replaced: the positions of the old log have no meaning in the new one.
     pub fn reset(&self) {
-        *self.state() = State { reset: true, ..State::default() };
+        *self.state() = QueueState { reset: true, ..QueueState::default() };
         self.changed.notify_one();
     }
 
-    /// Takes the next event out.
+    /// Removes and returns the next event.
     pub fn pop(&self) -> Popped {
         let mut state = self.state();
         if state.reset {
@@ -156,12 +156,12 @@ impl Queue {
             return Popped::Overflowed;
         }
         if state.start.is_none() {
-            return Popped::Waiting;
+            return Popped::NotStarted;
         }
         match state.frames.pop_front() {
             Some(frame) => Popped::Frame(frame),
             None => {
-                // Thousands of queues that were full once must not keep their room.
+                // Frees the memory: there can be thousands of queues that were full once.
                 if state.frames.capacity() > 64 {
                     state.frames = VecDeque::new();
                 }
@@ -170,19 +170,19 @@ impl Queue {
         }
     }
 
-    /// Waits for a change. One that came before counts.
+    /// Waits for a change. Returns at once if one came since the last call.
     pub async fn changed(&self) {
         self.changed.notified().await;
     }
 
-    /// Waits until so many wait that they should be told.
-    pub async fn gathered(&self) {
-        if self.state().frames.len() < GATHERED {
-            self.gathered.notified().await;
+    /// Waits until [`FULL_BATCH`] events wait.
+    pub async fn batch_is_full(&self) {
+        if self.state().frames.len() < FULL_BATCH {
+            self.batch_is_full.notified().await;
         }
     }
 
-    /// Waits until too much has come.
+    /// Waits until more than [`LIMIT`] events have come.
     pub async fn overflowed(&self) {
         if !self.state().overflowed {
             self.overflow.notified().await;

@@ -1,7 +1,8 @@
-//! One reader's way through the log: what was missed from the database, then what comes from the tailer.
+//! A subscription: one reader's progress through the event log. It first reads the events that the reader has missed from the
+//! database, and then takes events from the queue that the tailer fills.
 //!
-//! Invariant: `position` is behind the last event that was given, or behind one that the reader may not see; what comes from
-//! the queue and is not behind it was given already.
+//! Invariant: only events after `position` are returned. An event up to `position` was returned before, or lies before the cursor
+//! that the reader started with, or is not visible to the reader. If the queue holds such an event, it is skipped.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,59 +17,73 @@ use crate::domain::access::principal::Principal;
 use crate::domain::access::viewer::Viewer;
 use crate::domain::events::events::{self, Cursor, cursor_expired};
 
-/// While many things happen at once, a reader is told of them at most so often: what came meanwhile comes together, with one
-/// waking up and one write for all of it.
-const GATHER_TIME: Duration = Duration::from_millis(100);
-/// How long a subscription may wait for the tailer to read the end of the log.
-const BEGIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// While the event log is busy, a reader is woken at most once in this time. It then gets all events since the last time together,
+/// with one wake-up and one write.
+const COALESCING_INTERVAL: Duration = Duration::from_millis(100);
+/// How long a subscription waits for the tailer to start its queue. The tailer must first read the event log to its end.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What comes next.
+/// What a subscription returns next.
 #[derive(Debug)]
 pub enum Next {
-    /// An event.
+    /// The next event.
     Event(Arc<Frame>),
-    /// The log is another one, or what comes next is forgotten: begin anew.
+    /// The event log was replaced, or the next events are no longer stored. The reader must start again without a cursor.
     Reset,
-    /// Too much came while it was not read.
+    /// The reader was too slow, and its queue has overflowed.
     TooSlow,
 }
 
-/// A reader of events. Ends when it is dropped.
+/// The subscription of one reader. It ends when it is dropped.
 pub struct Subscription {
     live: Arc<Live>,
     queue: Arc<Queue>,
     start: Start,
-    /// The cursor that the reader has now.
+    /// The position of the reader's cursor.
     position: i64,
-    /// Up to where the log was read for `page`.
+    /// The position up to which the log was read for `page`.
     scanned: i64,
+    /// Events that were read from the database and not returned yet.
     page: VecDeque<Arc<Frame>>,
+    /// [`Queue::purges`] when `page` was read.
     page_purges: u64,
-    /// Not everything before the start of the queue was given yet, or not all that came meanwhile.
-    behind: bool,
-    /// When the reader was told something last.
-    told: Option<Instant>,
+    /// Whether the reader is catching up: it has not yet got everything up to the start of the queue, or has not emptied the queue
+    /// since then. If the queue overflows during this time, the reader continues from the event log. If it overflows later, the
+    /// reader is too slow.
+    is_catching_up: bool,
+    /// When [`next`](Self::next) returned last.
+    last_returned: Option<Instant>,
 }
 
 impl Subscription {
-    /// Begins behind a cursor, or now.
+    /// Starts after a cursor; without one, at the end of the event log.
     ///
     /// # Errors
-    /// 422 for a cursor that is none, 410 `cursor_expired`; 503 when there are too many, or the log cannot be read.
+    /// 422 `invalid_cursor`; 410 `cursor_expired`; 503 if too many subscriptions are open, if the event log cannot be read, or if
+    /// the server is stopping.
     pub async fn open(live: &Arc<Live>, principal: &Principal, cursor: Option<&str>) -> Result<Self> {
         Self::open_for(live, principal.viewer(), cursor).await
     }
 
-    /// [`open`](Self::open) for a viewer.
+    /// Like [`open`](Self::open), for a viewer.
     pub(super) async fn open_for(live: &Arc<Live>, viewer: Viewer, cursor: Option<&str>) -> Result<Self> {
         let cursor = cursor.map(Cursor::read).transpose()?;
-        let queue = live.enter(viewer)?;
+        let queue = live.add_queue(viewer)?;
         let start = Start { epoch: Arc::default(), position: 0 };
         let live = Arc::clone(live);
         let page = VecDeque::new();
-        let mut subscription =
-            Self { live, queue, start, position: 0, scanned: 0, page, page_purges: 0, behind: false, told: None };
-        subscription.begin().await?;
+        let mut subscription = Self {
+            live,
+            queue,
+            start,
+            position: 0,
+            scanned: 0,
+            page,
+            page_purges: 0,
+            is_catching_up: false,
+            last_returned: None,
+        };
+        subscription.wait_for_start().await?;
         let Some(cursor) = cursor else {
             subscription.position = subscription.start.position;
             return Ok(subscription);
@@ -77,7 +92,7 @@ impl Subscription {
             return Err(cursor_expired());
         }
         if cursor.position > subscription.start.position {
-            // Another server may be further, but no server is further than the log.
+            // The cursor may come from another server, whose tailer is ahead of this one. No tailer is ahead of the log.
             let log = events::log(&subscription.live.app).await?;
             if cursor.position > log.last_position {
                 return Err(cursor_expired());
@@ -92,9 +107,10 @@ impl Subscription {
         Ok(subscription)
     }
 
-    async fn begin(&mut self) -> Result<()> {
+    /// Waits until the tailer has started the queue.
+    async fn wait_for_start(&mut self) -> Result<()> {
         let stopped = self.live.stopped();
-        let timeout = tokio::time::sleep(BEGIN_TIMEOUT);
+        let timeout = tokio::time::sleep(START_TIMEOUT);
         tokio::pin!(stopped, timeout);
         loop {
             if let Some(start) = self.queue.start() {
@@ -104,52 +120,52 @@ impl Subscription {
             tokio::select! {
                 () = self.queue.changed() => {}
                 () = &mut stopped => return Err(Error::unavailable("the server is stopping")),
-                () = &mut timeout => return Err(Error::unavailable("the log of events could not be read in time")),
+                () = &mut timeout => return Err(Error::unavailable("the event log could not be read in time")),
             }
         }
     }
 
-    /// The cursor behind what was given.
+    /// The cursor after the events that were returned.
     pub fn cursor(&self) -> String {
         Cursor::write(&self.start.epoch, self.position)
     }
 
-    /// Waits until too much has come for a reader that does not read.
+    /// Waits until the queue of a reader that does not read has overflowed. Never returns while the reader is catching up.
     pub async fn overflowed(&self) {
-        if self.behind || !self.page.is_empty() || self.position < self.start.position {
+        if self.is_catching_up || !self.page.is_empty() || self.position < self.start.position {
             std::future::pending::<()>().await;
         }
         self.queue.overflowed().await;
     }
 
-    /// The next event. Can be dropped and called again: nothing is lost.
+    /// Waits for the next event. If the future is dropped, no event is lost.
     ///
     /// # Errors
-    /// Of the database.
+    /// Errors of the database; 503 if the queue is not started in time.
     pub async fn next(&mut self) -> Result<Next> {
         loop {
             if let Some(next) = self.try_next().await? {
-                self.told = Some(Instant::now());
+                self.last_returned = Some(Instant::now());
                 return Ok(next);
             }
-            if let Some(told) = self.told.filter(|_| self.live.is_crowded()) {
+            if let Some(last_returned) = self.last_returned.filter(|_| self.live.is_busy()) {
                 tokio::select! {
-                    () = tokio::time::sleep_until(told + GATHER_TIME) => {}
-                    () = self.queue.gathered() => {}
+                    () = tokio::time::sleep_until(last_returned + COALESCING_INTERVAL) => {}
+                    () = self.queue.batch_is_full() => {}
                 }
             }
             self.queue.changed().await;
         }
     }
 
-    /// The next event, if there is one already.
+    /// The next event, if there is one now.
     ///
     /// # Errors
-    /// Of the database.
+    /// As [`next`](Self::next).
     pub async fn try_next(&mut self) -> Result<Option<Next>> {
         loop {
             if self.page_purges != self.queue.purges() {
-                // Something was taken from the reader since: what they may see is asked again.
+                // The reader has lost access to a conversation since the page was read. Reading it again checks what is visible.
                 self.page.clear();
                 self.scanned = self.position;
                 self.page_purges = self.queue.purges();
@@ -160,7 +176,7 @@ impl Subscription {
             }
             self.position = self.position.max(self.scanned);
             if self.position < self.start.position {
-                self.behind = true;
+                self.is_catching_up = true;
                 if let Some(next) = self.read_page().await? {
                     return Ok(Some(next));
                 }
@@ -175,22 +191,22 @@ impl Subscription {
                     }
                 },
                 Popped::Empty => {
-                    self.behind = false;
+                    self.is_catching_up = false;
                     return Ok(None);
                 }
                 Popped::Reset => return Ok(Some(Next::Reset)),
-                Popped::Overflowed if self.behind => self.live.enter_again(&self.queue),
-                Popped::Waiting => {
-                    self.behind = true;
-                    self.begin().await?;
+                Popped::Overflowed if self.is_catching_up => self.live.restart_queue(&self.queue),
+                Popped::NotStarted => {
+                    self.is_catching_up = true;
+                    self.wait_for_start().await?;
                 }
                 Popped::Overflowed => return Ok(Some(Next::TooSlow)),
             }
         }
     }
 
-    /// The next event that is in memory already. Neither waits nor asks the database; `None` says nothing about what
-    /// [`next`](Self::next) would find.
+    /// The next event, if it is in memory. Neither waits nor reads the database. After `None`, [`next`](Self::next) may still find
+    /// an event.
     pub fn next_in_memory(&mut self) -> Option<Arc<Frame>> {
         if self.page_purges != self.queue.purges() {
             return None;
@@ -205,7 +221,7 @@ impl Subscription {
                 return None;
             }
             match self.queue.pop() {
-                // The log contained it, and the reader has it.
+                // The reader already got it from the database.
                 Popped::Frame(frame) if frame.position.is_some_and(|position| position <= self.position) => {}
                 Popped::Frame(frame) => {
                     self.position = frame.position.unwrap_or(self.position);
@@ -216,7 +232,7 @@ impl Subscription {
         }
     }
 
-    /// Reads on in the log, up to where the queue begins.
+    /// Reads the next page from the event log, at most up to the start of the queue.
     async fn read_page(&mut self) -> Result<Option<Next>> {
         self.page_purges = self.queue.purges();
         let read = match events::read(&self.live.app, self.queue.viewer, self.position, self.start.position).await {
@@ -238,6 +254,6 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.live.leave(&self.queue);
+        self.live.remove_queue(&self.queue);
     }
 }

@@ -1,7 +1,7 @@
-//! Reads the log in order and hands it out.
+//! The tailer: reads the event log in order and puts each event into the queues of its readers.
 //!
-//! Invariant: who is in a conversation is remembered only while every change of it in the log up to the place that was read
-//! is known.
+//! Invariant: the members of a conversation are kept in memory only while every change of membership in the event log, up to the
+//! position that was read, is taken into account.
 
 #[cfg(test)]
 mod simulation;
@@ -18,39 +18,40 @@ use crate::domain::access::viewer::Viewer;
 use crate::domain::events::audience::{Audience, for_each_viewer};
 use crate::domain::events::events::{self, Cursor, Kind, Logged};
 
-/// Events that a look at the log finds, on an average of the last looks, from which on much happens at once: whoever sends then
-/// waits for others who send as well.
-const CROWD: f32 = 8.0;
-/// What the latest look counts in that average.
-const CROWD_WEIGHT: f32 = 0.125;
+/// The event log counts as busy when a read that finds anything finds at least this many events on average. Many users then
+/// send at the same time, and their events are committed together.
+const BUSY_EVENTS: f32 = 8.0;
+/// The weight of the latest read in that moving average.
+const AVERAGE_WEIGHT: f32 = 0.125;
 
-/// Members of conversations that are remembered.
-const AUDIENCE_LIMIT: usize = 200_000;
+/// The most members, over all conversations, that are kept in memory.
+const CACHED_MEMBERS_LIMIT: usize = 200_000;
 
-/// How far the log was read.
+/// What the tailer knows. It is kept in [`Live`], so that a tailer that is restarted continues with it.
 #[derive(Default)]
-pub(super) struct Tail {
+pub(super) struct TailerState {
     epoch: Option<Arc<str>>,
-    /// Up to where everything was handed out; `None` while nobody listens.
+    /// The position up to which every event was put into the queues; `None` while there are no readers.
     position: Option<i64>,
     audiences: HashMap<ConversationId, Audience>,
-    remembered: usize,
-    /// Events that a look finds, on average.
-    found: f32,
+    /// How many members `audiences` holds in all.
+    cached_members: usize,
+    /// The moving average of the events that a read finds.
+    events_per_read: f32,
 }
 
-/// Tails until the server stops.
+/// Runs the tailer until the server stops.
 pub async fn run(live: &Live) {
-    let mut tail = live.tail.lock().await;
-    tail.begin_again();
+    let mut tailer = live.tailer.lock().await;
+    tailer.prepare_restart();
     let mut commits = live.app.commits.listen();
     let stopped = live.stopped();
     tokio::pin!(stopped);
     loop {
-        let more = match tail.pass(live).await {
+        let more = match tailer.pass(live).await {
             Ok(more) => more,
             Err(error) => {
-                tracing::warn!(%error, "the log of events could not be read");
+                tracing::warn!(%error, "the event log could not be read");
                 tokio::time::sleep(POLL_INTERVAL).await;
                 false
             }
@@ -61,7 +62,7 @@ pub async fn run(live: &Live) {
         if more {
             continue;
         }
-        let idle = tail.position.is_none();
+        let idle = tailer.position.is_none();
         tokio::select! {
             changed = commits.changed(), if !idle => if changed.is_err() { return },
             () = live.wake.notified() => {}
@@ -71,42 +72,44 @@ pub async fn run(live: &Live) {
     }
 }
 
-impl Tail {
-    /// After a tailer that was dropped in the middle of anything. Events that it handed out in part are handed out again,
-    /// and subscriptions drop what they have. What it knew about members may be half changed, and is read again.
-    fn begin_again(&mut self) {
+impl TailerState {
+    /// Keeps only the position of an earlier tailer, which may have been dropped at any await. Events that it put into some queues
+    /// are delivered again, and subscriptions skip those that they have returned. The members in memory may be incomplete, so
+    /// they are read again.
+    fn prepare_restart(&mut self) {
         let Self { epoch, position, .. } = std::mem::take(self);
         *self = Self { epoch, position, ..Self::default() };
     }
 
-    /// Hands out what is new, up to a chunk; whether there is more.
+    /// Delivers the next chunk of new events. Returns whether there are more.
     async fn pass(&mut self, live: &Live) -> Result<bool> {
-        let nobody = {
+        let no_readers = {
             let readers = live.readers();
             readers.is_empty()
         };
-        live.app.fresh.want(!nobody);
-        if nobody {
+        live.app.fresh.want(!no_readers);
+        if no_readers {
             *self = Self::default();
             return Ok(false);
         }
-        // Taken before the log is read: they begin where this read ends.
-        let waiting = WaitingQueues::take(live);
-        let (more, start) = self.read_on(live).await?;
+        // Taken before the log is read, because they start where this read ends.
+        let unstarted = UnstartedQueues::take(live);
+        let (more, start) = self.read_next(live).await?;
         if !more {
-            waiting.begin(&start);
+            unstarted.start(&start);
         }
         Ok(more)
     }
 
-    async fn read_on(&mut self, live: &Live) -> Result<(bool, Start)> {
-        let (log, stretch) = events::tail(&live.app, self.position).await?;
+    /// Reads and delivers the next chunk. Returns whether there are more, and where a queue that starts now starts.
+    async fn read_next(&mut self, live: &Live) -> Result<(bool, Start)> {
+        let (log, chunk) = events::tail(&live.app, self.position).await?;
         let same = self.epoch.as_deref() == Some(log.epoch.as_str());
         let position = match self.position {
             Some(position) if same && position <= log.last_position => position,
             known => {
                 if known.is_some() {
-                    tracing::warn!("the log of events is another one: everybody begins anew");
+                    tracing::warn!("the event log was replaced; every reader must start again without a cursor");
                     reset_all(&mut live.readers());
                 }
                 *self = Self {
@@ -121,19 +124,19 @@ impl Tail {
         if self.position != Some(position) || position == log.last_position {
             return Ok((false, Start { epoch, position: self.position.unwrap_or(position) }));
         }
-        self.found += (stretch.events.len() as f32 - self.found) * CROWD_WEIGHT;
-        live.crowded.store(self.found >= CROWD, Ordering::Relaxed);
-        let up_to = stretch.up_to;
+        self.events_per_read += (chunk.events.len() as f32 - self.events_per_read) * AVERAGE_WEIGHT;
+        live.is_busy.store(self.events_per_read >= BUSY_EVENTS, Ordering::Relaxed);
+        let up_to = chunk.up_to;
         let more = up_to < log.last_position;
-        self.hand_out(live, &epoch, stretch.events, more).await?;
+        self.deliver(live, &epoch, chunk.events, more).await?;
         self.position = Some(up_to);
         Ok((more, Start { epoch, position: up_to }))
     }
 
-    async fn hand_out(&mut self, live: &Live, epoch: &str, rows: Vec<Logged>, more: bool) -> Result<()> {
-        self.learn(live, &rows, more).await?;
+    async fn deliver(&mut self, live: &Live, epoch: &str, rows: Vec<Logged>, more: bool) -> Result<()> {
+        self.refresh_audiences(live, &rows, more).await?;
         let mut wanted = Vec::with_capacity(rows.len());
-        let mut readers_of = Vec::with_capacity(rows.len());
+        let mut queues_of_wanted = Vec::with_capacity(rows.len());
         for row in rows {
             let last_members = match (row.kind, row.conversation_id) {
                 (Kind::ConversationDeleted, Some(id)) => events::last_members(&live.app, id, row.at).await?,
@@ -142,15 +145,16 @@ impl Tail {
             let queues = self.queues(&live.readers(), &row, &last_members);
             if !queues.is_empty() {
                 wanted.push(row);
-                readers_of.push(queues);
+                queues_of_wanted.push(queues);
             }
         }
         if wanted.is_empty() {
             return Ok(());
         }
         let loaded = events::load_all(&live.app, wanted.clone()).await?;
+        // An event that could not be loaded is missing here.
         let mut loaded = loaded.into_iter().peekable();
-        for (row, queues) in wanted.iter().zip(readers_of) {
+        for (row, queues) in wanted.iter().zip(queues_of_wanted) {
             let event = loaded.next_if(|event| event.position == row.position);
             let ends = matches!(row.kind, Kind::MemberRemoved | Kind::ConversationDeleted);
             let frame = match event {
@@ -161,6 +165,7 @@ impl Tail {
                 None => None,
             };
             for queue in queues {
+                // A user who has just lost access to the conversation must not get its earlier events, which may still wait.
                 if let Some(conversation) = row.conversation_id.filter(|_| ends)
                     && (row.kind == Kind::ConversationDeleted
                         || row.subject_id.is_some_and(|subject| queue.viewer == Viewer::Person(subject)))
@@ -176,12 +181,14 @@ impl Tail {
         Ok(())
     }
 
-    /// Forgets who is in conversations that change, and asks who is in those that are not known.
-    async fn learn(&mut self, live: &Live, rows: &[Logged], more: bool) -> Result<()> {
-        if more || self.remembered > AUDIENCE_LIMIT {
-            // What comes behind the chunk may change them as well.
+    /// Makes sure that the members of every conversation in `rows` are in memory. Where these events change the members or what
+    /// they see, the members are read again.
+    async fn refresh_audiences(&mut self, live: &Live, rows: &[Logged], more: bool) -> Result<()> {
+        if more || self.cached_members > CACHED_MEMBERS_LIMIT {
+            // Later chunks may hold changes of members that are committed already. Members that are read now include those
+            // changes; the members in memory do not.
             self.audiences.clear();
-            self.remembered = 0;
+            self.cached_members = 0;
         }
         for row in rows {
             let changes = matches!(
@@ -189,9 +196,9 @@ impl Tail {
                 Kind::MemberAdded | Kind::MemberRemoved | Kind::ConversationUpdated | Kind::ConversationDeleted
             );
             if let Some(id) = row.conversation_id.filter(|_| changes)
-                && let Some(known) = self.audiences.remove(&id)
+                && let Some(audience) = self.audiences.remove(&id)
             {
-                self.remembered -= known.len();
+                self.cached_members -= audience.len();
             }
         }
         let mut unknown: Vec<i64> = rows
@@ -205,48 +212,48 @@ impl Tail {
         if unknown.is_empty() {
             return Ok(());
         }
-        let mut found: HashMap<ConversationId, Vec<(UserId, i64)>> =
+        let mut members_of: HashMap<ConversationId, Vec<(UserId, i64)>> =
             unknown.iter().map(|id| (ConversationId(*id), Vec::new())).collect();
-        for (conversation, user, behind) in events::audiences(&live.app, unknown).await? {
-            found.entry(conversation).or_default().push((user, behind));
+        for (conversation, user, visible_after) in events::audiences(&live.app, unknown).await? {
+            members_of.entry(conversation).or_default().push((user, visible_after));
         }
-        for (conversation, members) in found {
-            self.remembered += members.len();
+        for (conversation, members) in members_of {
+            self.cached_members += members.len();
             self.audiences.insert(conversation, Audience::new(members));
         }
         Ok(())
     }
 
-    /// The queues that an event goes to.
+    /// The queues of the readers who may see an event.
     fn queues(&self, readers: &Readers, row: &Logged, last_members: &BTreeSet<UserId>) -> Vec<Arc<Queue>> {
-        let mut queues = readers.all_seeing.clone();
-        let nobody = Audience::default();
-        let audience = row.conversation_id.and_then(|id| self.audiences.get(&id)).unwrap_or(&nobody);
-        for_each_viewer(row, audience, last_members, &readers.people, |of_person| {
-            queues.extend(of_person.iter().cloned());
+        let mut queues = readers.unrestricted.clone();
+        let no_members = Audience::default();
+        let audience = row.conversation_id.and_then(|id| self.audiences.get(&id)).unwrap_or(&no_members);
+        for_each_viewer(row, audience, last_members, &readers.users, |of_user| {
+            queues.extend(of_user.iter().cloned());
         });
         queues
     }
 }
 
-/// Queues that have not begun, taken out of the list of readers. Those that did not begin wait again afterwards, whatever
-/// happened meanwhile.
-struct WaitingQueues<'a> {
+/// Queues that are not started, taken out of the list of readers. Dropping this without [`start`](Self::start), for example after
+/// an error, puts them back.
+struct UnstartedQueues<'a> {
     live: &'a Live,
     queues: Vec<Arc<Queue>>,
 }
 
-impl<'a> WaitingQueues<'a> {
+impl<'a> UnstartedQueues<'a> {
     fn take(live: &'a Live) -> Self {
-        let queues = std::mem::take(&mut live.readers().waiting);
+        let queues = std::mem::take(&mut live.readers().unstarted);
         Self { live, queues }
     }
 
-    fn begin(mut self, start: &Start) {
+    fn start(mut self, start: &Start) {
         let queues = std::mem::take(&mut self.queues);
         let mut readers = self.live.readers();
         for queue in queues {
-            if !queue.has_left() {
+            if !queue.is_closed() {
                 queue.begin(start.clone());
                 readers.list(queue.viewer).push(queue);
             }
@@ -254,18 +261,18 @@ impl<'a> WaitingQueues<'a> {
     }
 }
 
-impl Drop for WaitingQueues<'_> {
+impl Drop for UnstartedQueues<'_> {
     fn drop(&mut self) {
         if !self.queues.is_empty() {
-            self.live.readers().waiting.append(&mut self.queues);
+            self.live.readers().unstarted.append(&mut self.queues);
         }
     }
 }
 
 fn reset_all(readers: &mut Readers) {
-    let everyone: Vec<Arc<Queue>> =
-        readers.people.drain().flat_map(|(_, queues)| queues).chain(readers.all_seeing.drain(..)).collect();
-    for queue in everyone {
+    let queues: Vec<Arc<Queue>> =
+        readers.users.drain().flat_map(|(_, queues)| queues).chain(readers.unrestricted.drain(..)).collect();
+    for queue in queues {
         queue.reset();
     }
 }

@@ -1,7 +1,8 @@
-//! Delivers events to webhooks: a task for each, so that a receiver which hangs or fails hurts nobody else.
+//! Delivers events to webhooks. Each webhook has a task of its own, so that a receiver that hangs or fails does not delay others.
 //!
-//! Invariants: one server at a time delivers for a webhook, the one with its lease; at most [`PARALLEL`] requests of a webhook
-//! are under way, and one of each conversation; the address that is connected to is the one that was looked at.
+//! Invariants: one server at a time delivers for a webhook, the one that holds its lease. At most [`PARALLEL_REQUESTS`] requests
+//! of a webhook are in flight, at most one of them for each conversation. The client connects only to an IP address that it has
+//! checked, because it resolves a name once and uses that result.
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -20,25 +21,26 @@ use crate::base::tasks::{PanicPoint, log_panic, panic_point};
 use crate::domain::events::events::Cursor;
 use crate::domain::events::webhooks::{self, Delivery, Outcome, Webhook};
 
-/// How long a receiver may take.
+/// How long a receiver may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(15);
-/// Requests under way for one webhook.
-const PARALLEL: usize = 8;
-/// How long a lease lasts.
+/// The most requests in flight for one webhook.
+const PARALLEL_REQUESTS: usize = 8;
+/// How long a lease of a webhook lasts.
 const LEASE_US: i64 = 60_000_000;
-/// When it is renewed: more than [`TIMEOUT`] before its end, so that nobody else begins while a request is under way.
-const RENEWED_AFTER: Duration = Duration::from_secs(20);
+/// The age at which a lease is renewed. More than [`TIMEOUT`] then remains, so no other server starts while a request is in
+/// flight.
+const RENEW_AFTER: Duration = Duration::from_secs(20);
 
-/// Finds addresses, and keeps those back that must not be called.
+/// Resolves names, and returns only addresses of the public internet.
 struct PublicOnly;
 
 impl Resolve for PublicOnly {
     fn resolve(&self, name: Name) -> Resolving {
         Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let public: Vec<SocketAddr> = found.filter(|found| webhooks::is_public(found.ip())).collect();
+            let addresses = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            let public: Vec<SocketAddr> = addresses.filter(|address| webhooks::is_public(address.ip())).collect();
             if public.is_empty() {
-                return Err("has no public address".into());
+                return Err("the host has no public address".into());
             }
             Ok(Box::new(public.into_iter()) as Addrs)
         })
@@ -52,37 +54,37 @@ fn client(allow_private: bool) -> Result<reqwest::Client> {
         .retry(reqwest::retry::never())
         .referer(false)
         .no_proxy()
-        .pool_max_idle_per_host(PARALLEL)
+        .pool_max_idle_per_host(PARALLEL_REQUESTS)
         .connect_timeout(TIMEOUT)
         .timeout(TIMEOUT);
     let builder = if allow_private { builder } else { builder.https_only(true).dns_resolver(Arc::new(PublicOnly)) };
     builder.build().map_err(Error::internal)
 }
 
-/// What delivers. Kept for as long as the server runs, so that a task which is started again has the leases of the one that
-/// failed.
+/// What the tasks of all webhooks share. It is kept as long as the server runs, so that a task that is restarted still holds the
+/// leases.
 #[derive(Clone)]
-pub(super) struct Worker {
+pub(super) struct WebhookWorker {
     app: Arc<App>,
     client: reqwest::Client,
-    /// This server, as the holder of leases.
+    /// The name under which this server holds leases.
     holder: Arc<str>,
 }
 
 impl Live {
     /// Delivers to webhooks until the server stops.
-    pub async fn deliver(self: Arc<Self>) {
-        if let Err(error) = self.try_deliver().await {
+    pub async fn deliver_webhooks(self: Arc<Self>) {
+        if let Err(error) = self.try_deliver_webhooks().await {
             tracing::error!(%error, "webhooks are not delivered");
         }
     }
 
-    async fn try_deliver(&self) -> Result<()> {
+    async fn try_deliver_webhooks(&self) -> Result<()> {
         let stopped = self.stopped();
         tokio::pin!(stopped);
         let mut tasks: HashMap<WebhookId, AbortHandle> = HashMap::new();
         let mut running = JoinSet::new();
-        let mut is_known_to_fail = false;
+        let mut failure_is_logged = false;
         loop {
             match webhooks::enabled(&self.app).await {
                 Ok(enabled) => {
@@ -99,12 +101,12 @@ impl Live {
                         }
                         let worker = match self.webhook_worker() {
                             Ok(worker) => worker,
-                            // A machine without certificates serves everything else, and says this once.
+                            // A machine without CA certificates still does everything else. The log says this once.
                             Err(error) => {
-                                if !is_known_to_fail {
+                                if !failure_is_logged {
                                     tracing::error!(%error, "webhooks are not delivered");
                                 }
-                                is_known_to_fail = true;
+                                failure_is_logged = true;
                                 break;
                             }
                         };
@@ -112,7 +114,7 @@ impl Live {
                         tasks.insert(webhook.id, running.spawn(work.in_current_span()));
                     }
                 }
-                Err(error) => tracing::warn!(%error, "the webhooks could not be read"),
+                Err(error) => tracing::warn!(%error, "the list of webhooks could not be read"),
             }
             while running.try_join_next().is_some() {}
             tokio::select! {
@@ -121,46 +123,47 @@ impl Live {
             }
         }
         running.shutdown().await;
-        let worker = self.known_worker().clone();
+        let worker = self.lock_webhook_worker().clone();
         match worker {
             Some(worker) => webhooks::release(&self.app, worker.holder.to_string()).await,
             None => Ok(()),
         }
     }
 
-    /// Made once there is a webhook: it reads the machine's certificates.
-    fn webhook_worker(&self) -> Result<Worker> {
-        let mut known = self.known_worker();
-        match &*known {
+    /// Creates the worker when the first webhook needs it, because that reads the CA certificates of the machine.
+    fn webhook_worker(&self) -> Result<WebhookWorker> {
+        let mut worker = self.lock_webhook_worker();
+        match &*worker {
             Some(worker) => Ok(worker.clone()),
-            None => Ok(known.insert(Worker::new(self)?).clone()),
+            None => Ok(worker.insert(WebhookWorker::new(self)?).clone()),
         }
     }
 
-    fn known_worker(&self) -> MutexGuard<'_, Option<Worker>> {
+    fn lock_webhook_worker(&self) -> MutexGuard<'_, Option<WebhookWorker>> {
         self.webhook_worker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Worker {
+impl WebhookWorker {
     fn new(live: &Live) -> Result<Self> {
         let holder = hex(&live.app.rng.bytes::<8>().map_err(Error::internal)?).into();
         let client = client(live.app.settings.webhook_allow_private)?;
         Ok(Self { app: Arc::clone(&live.app), client, holder })
     }
 
+    /// Delivers for one webhook until it is aborted, or until a delivery panics.
     async fn run(self, id: WebhookId) {
         let mut commits = self.app.commits.listen();
-        let mut leased: Option<tokio::time::Instant> = None;
-        let mut under_way = JoinSet::new();
-        let mut busy = HashSet::new();
+        let mut leased_at: Option<tokio::time::Instant> = None;
+        let mut in_flight = JoinSet::new();
+        let mut busy_conversations = HashSet::new();
         loop {
-            // What was committed before this look needs no other one.
+            // The step below sees all commits so far, so they need not start another one.
             commits.borrow_and_update();
-            let more = match self.step(id, &mut leased, &mut under_way, &mut busy).await {
+            let more = match self.step(id, &mut leased_at, &mut in_flight, &mut busy_conversations).await {
                 Ok(more) => more,
                 Err(error) => {
-                    tracing::warn!(%error, webhook = id.0, "a webhook could not be served");
+                    tracing::warn!(%error, webhook = id.0, "deliveries of a webhook could not be prepared");
                     false
                 }
             };
@@ -168,84 +171,86 @@ impl Worker {
                 continue;
             }
             tokio::select! {
-                Some(ended) = under_way.join_next() => {
+                Some(ended) = in_flight.join_next() => {
                     match ended {
-                        Ok(conversation) => { busy.remove(&conversation); }
-                        // It panicked, and its conversation stays busy here: the next task begins anew.
+                        Ok(conversation) => { busy_conversations.remove(&conversation); }
+                        // It panicked, and this task does not know which conversation to free. A new task starts without
+                        // busy conversations.
                         Err(_) => return,
                     }
                 }
-                changed = commits.changed(), if leased.is_some() => if changed.is_err() { return },
+                changed = commits.changed(), if leased_at.is_some() => if changed.is_err() { return },
                 () = tokio::time::sleep(POLL_INTERVAL) => {}
             }
         }
     }
 
-    /// Takes up what is new and begins what is due; whether there is more to take up.
+    /// Renews the lease if necessary, queues new events, and starts the deliveries that are due. Returns whether to
+    /// call this again at once, because more events wait in the event log.
     async fn step(
         &self,
         id: WebhookId,
-        leased: &mut Option<tokio::time::Instant>,
-        under_way: &mut JoinSet<i64>,
-        busy: &mut HashSet<i64>,
+        leased_at: &mut Option<tokio::time::Instant>,
+        in_flight: &mut JoinSet<i64>,
+        busy_conversations: &mut HashSet<i64>,
     ) -> Result<bool> {
-        if leased.is_none_or(|since| since.elapsed() >= RENEWED_AFTER) {
-            *leased = None;
-            let since = tokio::time::Instant::now();
+        if leased_at.is_none_or(|at| at.elapsed() >= RENEW_AFTER) {
+            *leased_at = None;
+            let now = tokio::time::Instant::now();
             let until = self.app.clock.now().plus_micros(LEASE_US);
             if !webhooks::lease(&self.app, id, self.holder.to_string(), until).await? {
                 return Ok(false);
             }
-            *leased = Some(since);
+            *leased_at = Some(now);
         }
-        let more = webhooks::take_up(&self.app, id).await?;
-        if busy.len() >= PARALLEL {
+        let more = webhooks::queue_new_events(&self.app, id).await?;
+        if busy_conversations.len() >= PARALLEL_REQUESTS {
             return Ok(false);
         }
-        let due = webhooks::due(&self.app, id, 2 * PARALLEL as i64).await?;
+        let due = webhooks::due(&self.app, id, 2 * PARALLEL_REQUESTS as i64).await?;
         for delivery in due {
-            if busy.len() >= PARALLEL {
+            if busy_conversations.len() >= PARALLEL_REQUESTS {
                 return Ok(false);
             }
-            if busy.insert(delivery.conversation) {
-                under_way.spawn(log_panic("webhook-delivery", self.clone().deliver(id, delivery)).in_current_span());
+            if busy_conversations.insert(delivery.conversation) {
+                in_flight.spawn(log_panic("webhook-delivery", self.clone().deliver(id, delivery)).in_current_span());
             }
         }
         Ok(more)
     }
 
-    /// One attempt; its conversation is free afterwards.
+    /// Makes one attempt and records its outcome. Returns the conversation, which is not busy any more.
     async fn deliver(self, id: WebhookId, delivery: Delivery) -> i64 {
         let conversation = delivery.conversation;
         let attempt = self.attempt(id, &delivery).await;
         panic_point(PanicPoint::WebhookCalled);
-        let attempted = match attempt {
-            Ok(Some(outcome)) => webhooks::note(&self.app, id, delivery, outcome).await,
+        let recorded = match attempt {
+            Ok(Some(outcome)) => webhooks::record_attempt(&self.app, id, delivery, outcome).await,
             Ok(None) => Ok(()),
             Err(error) => Err(error),
         };
-        if let Err(error) = attempted {
-            tracing::warn!(%error, webhook = id.0, "a delivery could not be noted");
-            // It is still pending: not again at once.
+        if let Err(error) = recorded {
+            tracing::warn!(%error, webhook = id.0, "a delivery could not be made or recorded; it is repeated");
+            // It is still pending, and must not be repeated without a pause.
             tokio::time::sleep(POLL_INTERVAL).await;
         }
         conversation
     }
 
-    /// `None` when the webhook is gone.
+    /// Returns `None` if the webhook was deleted or disabled.
     async fn attempt(&self, id: WebhookId, delivery: &Delivery) -> Result<Option<Outcome>> {
         let Some(webhook) = webhooks::enabled(&self.app).await?.into_iter().find(|webhook| webhook.id == id) else {
             return Ok(None);
         };
         let (epoch, event) = webhooks::event_at(&self.app, delivery.position).await?;
-        let Some(event) = event else { return Ok(Some(Outcome::Gone)) };
+        let Some(event) = event else { return Ok(Some(Outcome::EventGone)) };
         let body = (self.app.renderer.event)(&event, &Cursor::write(&epoch, event.position))?;
         let message_id = format!("evt_{epoch}_{}", event.position);
         Ok(Some(self.send(&webhook, &message_id, body).await))
     }
 
     async fn send(&self, webhook: &Webhook, message_id: &str, body: Vec<u8>) -> Outcome {
-        // Hosts that are addresses never meet the resolver.
+        // A host that is an IP address does not pass through `PublicOnly`, so it is checked here.
         let Ok(url) = webhooks::check_url(&webhook.url, self.app.settings.webhook_allow_private) else {
             return Outcome::Failed;
         };
@@ -262,7 +267,7 @@ impl Worker {
         match request.send().await {
             Ok(response) => Outcome::Answered(response.status().as_u16()),
             Err(error) => {
-                tracing::debug!(error = %error.without_url(), webhook = webhook.id.0, "a receiver did not answer");
+                tracing::debug!(error = %error.without_url(), webhook = webhook.id.0, "the receiver of a webhook did not answer");
                 Outcome::Failed
             }
         }
@@ -273,9 +278,9 @@ impl Worker {
 mod tests {
     use super::*;
 
-    /// A name that is not refused for itself, but for what it stands for.
+    /// `client` does not check names. It refuses this one only because of the address to which it resolves.
     #[tokio::test]
-    async fn a_name_that_stands_for_a_private_address_is_not_connected_to() {
+    async fn the_client_does_not_connect_to_a_name_that_resolves_to_a_private_address() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let url = format!("https://localhost:{port}/");
@@ -283,7 +288,7 @@ mod tests {
         assert!(format!("{error:?}").contains("has no public address"), "{error:?}");
         let seen = tokio::time::timeout(Duration::from_millis(300), listener.accept()).await;
         assert!(seen.is_err(), "{seen:?}");
-        // The name is one that could be connected to.
+        // Without the restriction the client connects, so the name does resolve to the listener.
         drop(client(true).unwrap().post(url).timeout(TIMEOUT / 100).send().await);
         tokio::time::timeout(Duration::from_secs(5), listener.accept()).await.unwrap().unwrap();
     }

@@ -1,12 +1,14 @@
-//! Mail: a bounded queue, and one task that hands what is in it to an SMTP server.
+//! Mail: a bounded queue, and one task that sends the mails in it to an SMTP server.
 //!
-//! Mails that wait outlive that task: a task that is started again goes on with them. Each delivery runs in a task of its
-//! own, so that one under way ends once, with or without the other task.
+//! Mails that wait survive a failure of that task: the restarted task continues with them. Each attempt to deliver a mail runs in
+//! a task of its own, so that it ends exactly once even if the other task fails.
 //!
-//! Invariants: sending answers at once and never waits for the SMTP server. Beyond loopback nothing, least of all the
-//! password, goes over an unencrypted connection. What a caller chose (address, subject, text) stays inside its field of
-//! the mail, and neither it, nor the password, nor the words of an SMTP server are ever logged. The queue is in memory: what
-//! is in it is lost with the process, so only mails that somebody can ask for again belong here.
+//! Invariants:
+//! - [`Mailer::send`] returns at once and never waits for the SMTP server.
+//! - Except to a loopback address, no mail and no password is sent over an unencrypted connection.
+//! - Text that a caller chose (address, subject, text) cannot leave its field of the mail. Neither that text, nor the password, nor
+//!   the text of an SMTP answer is logged.
+//! - The queue is in memory, so its mails are lost with the process. Only mails that a user can request again may be sent here.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -32,24 +34,24 @@ use crate::base::request_id::RequestIds;
 use crate::base::tasks::{self, PanicPoint};
 use crate::base::time::Clock;
 
-/// The name of the task that delivers.
+/// The name of the task that sends mails.
 pub const TASK: &str = "mail";
-/// Mails that may wait, those that are tried again included.
+/// The most mails that wait, including those that wait for another attempt.
 pub const QUEUE_LIMIT: usize = 1_000;
-/// Bytes of an address (RFC 5321, 4.5.3.1.3).
+/// The longest address, in bytes (RFC 5321, section 4.5.3.1.3).
 pub const ADDRESS_LIMIT_BYTES: usize = 254;
-/// Characters of a subject.
+/// The longest subject, in characters.
 pub const SUBJECT_LIMIT: usize = 200;
-/// Bytes of a text.
+/// The longest text, in bytes.
 pub const TEXT_LIMIT_BYTES: usize = 64 << 10;
 
-/// How long one step of a delivery may take: connecting, STARTTLS, logging in, handing over.
+/// How long one step of a delivery may take: connecting, STARTTLS, logging in, or transferring the mail.
 const STEP_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long the farewell to an SMTP server may take: the mail is its business by then.
-const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a mail is kept and tried again.
-const KEPT_FOR: Duration = Duration::from_secs(600);
-/// The pause after the first failure; each further one doubles it.
+/// How long QUIT may take. It is short because the SMTP server has already accepted the mail.
+const QUIT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a mail is tried before it is given up.
+const RETRY_LIMIT: Duration = Duration::from_secs(600);
+/// The pause after the first failed attempt. Each further failure doubles it.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -58,11 +60,11 @@ const SUBMISSION_PORT: u16 = 587;
 /// The port of submission over TLS from the first byte (RFC 8314).
 const SUBMISSIONS_PORT: u16 = 465;
 
-/// What the operator says about mail.
+/// The operator's settings for mail.
 #[derive(Clone)]
 pub struct MailSettings {
-    /// `smtp://user:password@host:port`, encrypted by STARTTLS unless the host is loopback; or `smtps://…`, TLS from the
-    /// first byte. User, password and port may be left out; the ports are 587 and 465 then.
+    /// `smtp://user:password@host:port`, encrypted with STARTTLS unless the host is a loopback address, or `smtps://…`, with TLS
+    /// from the first byte. User, password and port are optional. The default ports are 587 and 465.
     pub url: String,
     /// The sender: `address@example.org`, or `Name <address@example.org>`.
     pub from: String,
@@ -74,18 +76,18 @@ impl fmt::Debug for MailSettings {
     }
 }
 
-/// One mail. It has no `Debug`: its text may let somebody in.
+/// One mail. It does not implement `Debug`, because its text may contain a code that gives access to an account.
 #[derive(Clone)]
 pub struct Mail {
     /// The recipient's address, ASCII, at most [`ADDRESS_LIMIT_BYTES`].
     pub to: String,
     /// At most [`SUBJECT_LIMIT`] characters, no control characters.
     pub subject: String,
-    /// Plain text, at most [`TEXT_LIMIT_BYTES`]; lines end with `\n`.
+    /// Plain text, at most [`TEXT_LIMIT_BYTES`]. Lines end with `\n`.
     pub text: String,
 }
 
-/// The way out. Cheap to clone.
+/// Sends mails through an SMTP server. Cheap to clone.
 #[derive(Clone)]
 pub struct Mailer {
     inner: Arc<Inner>,
@@ -95,30 +97,31 @@ struct Inner {
     from: Mailbox,
     clock: Clock,
     ids: RequestIds,
-    places: Arc<Semaphore>,
+    /// One permit for each mail that may still be queued, [`QUEUE_LIMIT`] in all.
+    permits: Arc<Semaphore>,
     metrics: Arc<Metrics>,
-    queue: mpsc::Sender<Waiting>,
+    queue: mpsc::Sender<QueuedMail>,
     phase: watch::Sender<Phase>,
-    /// Locked by the task that delivers.
-    courier: Mutex<Courier>,
+    /// Locked by the task that sends mails.
+    dispatcher: Mutex<Dispatcher>,
 }
 
-/// What becomes of the mails that wait.
+/// How mails that wait are treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// They are tried again until they are too old.
+    /// A mail is tried until [`RETRY_LIMIT`] is over.
     Open,
-    /// Each is tried once more, at once; no other mail is taken.
+    /// Each mail is tried once more, without a pause. No new mail is accepted.
     Closing,
-    /// None leaves any more, and each that still had its place has been counted as given up.
+    /// No mail is sent any more. Each mail that was still in the queue has been counted as failed.
     Closed,
 }
 
 impl Mailer {
-    /// An empty queue. Nothing leaves it before [`run`](Self::run).
+    /// A mailer with an empty queue. No mail is sent before [`run`](Self::run).
     ///
     /// # Errors
-    /// A sentence for the operator, without the password.
+    /// A sentence for the operator, which does not contain the password.
     pub fn new(
         settings: &MailSettings,
         clock: Clock,
@@ -126,96 +129,101 @@ impl Mailer {
         metrics: Arc<Metrics>,
     ) -> std::result::Result<Self, String> {
         let from = sender(&settings.from)?;
-        let server = Server::parse(&settings.url, &from)?;
-        let ids = RequestIds::new(rng).map_err(|error| format!("no randomness for the ids of mails: {error}"))?;
-        let (queue, waiting) = mpsc::channel(QUEUE_LIMIT);
+        let server = SmtpServer::parse(&settings.url, &from)?;
+        let ids =
+            RequestIds::new(rng).map_err(|error| format!("cannot read random bytes for the ids of mails: {error}"))?;
+        let (queue, queued) = mpsc::channel(QUEUE_LIMIT);
         let (phase, _) = watch::channel(Phase::Open);
         let inner = Inner {
             from,
             clock,
             ids,
-            places: Arc::new(Semaphore::new(QUEUE_LIMIT)),
+            permits: Arc::new(Semaphore::new(QUEUE_LIMIT)),
             metrics: Arc::clone(&metrics),
             queue,
-            courier: Mutex::new(Courier::new(server, metrics, waiting, phase.subscribe())),
+            dispatcher: Mutex::new(Dispatcher::new(server, metrics, queued, phase.subscribe())),
             phase,
         };
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Delivers for as long as it is polled, or until [`close`](Self::close) has ended.
+    /// Sends mails as long as it is polled, or until [`close`](Self::close) has ended.
     pub async fn run(&self) {
-        let mut courier = self.inner.courier.lock().await;
-        courier.run().await;
+        let mut dispatcher = self.inner.dispatcher.lock().await;
+        dispatcher.run().await;
     }
 
-    /// Takes a mail and returns at once. It leaves later, or is given up after 10 minutes; nobody is told but the log and
-    /// `posthaste_mails`. It can arrive twice, when an SMTP server took it and did not get to say so; both have one
-    /// Message-ID.
+    /// Queues a mail and returns at once. The mail is sent later. If that does not succeed within 10 minutes, it is given up;
+    /// only the log and the metric `posthaste_mails` show this. A mail can arrive twice, if the SMTP server accepted it but its
+    /// answer was lost. Both copies have the same Message-ID. While the task that sends mails is restarted, mails are accepted and
+    /// wait.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for what cannot stand in a mail; [`Error::Unavailable`] when too many wait, or after
-    /// [`Mailer::close`]. A mail also waits while the task that delivers is restarted.
+    /// [`Error::Invalid`] if a field of the mail is not valid; [`Error::Unavailable`] if too many mails wait, or after
+    /// [`Mailer::close`].
     pub fn send(&self, mail: Mail) -> Result<()> {
-        let letter = self.inner.letter(mail)?;
-        // Held to the end, so that `close` begins before this mail has a place or after it is in the queue.
+        let message = self.inner.encode(mail)?;
+        // Held until the end of the function. So `close` starts either before this mail has a permit or after it is queued.
         let phase = self.inner.phase.borrow();
         if *phase != Phase::Open {
-            return Err(Error::unavailable("mail is closed"));
+            return Err(Error::unavailable("the server is stopping and accepts no more mail"));
         }
-        let Ok(place) = Arc::clone(&self.inner.places).try_acquire_owned() else {
+        let Ok(permit) = Arc::clone(&self.inner.permits).try_acquire_owned() else {
             return Err(Error::unavailable("too many mails are waiting"));
         };
-        let waiting = Waiting { letter, accepted: Instant::now(), failures: 0, _place: place };
-        // It has room: each mail in it has a place.
-        self.inner.queue.try_send(waiting).map_err(|_| Error::internal("the queue of mails has no room"))
+        let mail = QueuedMail { message, accepted_at: Instant::now(), failures: 0, _permit: permit };
+        // The channel has room for all mails that have a permit.
+        self.inner
+            .queue
+            .try_send(mail)
+            .map_err(|_| Error::internal("the queue of mails is full although a permit was free"))
     }
 
-    /// Takes nothing more, tries everything that waits once more without its pause, and gives up what has not left after
+    /// Accepts no more mails, tries each mail that waits once more without a pause, and gives up those that are not sent within
     /// `limit`. A second call returns at once.
     pub async fn close(&self, limit: Duration) {
-        let begins = self.inner.phase.send_if_modified(|phase| {
+        let is_first_call = self.inner.phase.send_if_modified(|phase| {
             let is_open = *phase == Phase::Open;
             if is_open {
                 *phase = Phase::Closing;
             }
             is_open
         });
-        if !begins {
+        if !is_first_call {
             return;
         }
-        // A mail gives its place back when it has left or is given up.
-        drop(timeout(limit, self.inner.places.acquire_many(QUEUE_LIMIT as u32)).await);
+        // A mail returns its permit when it is sent or given up.
+        drop(timeout(limit, self.inner.permits.acquire_many(QUEUE_LIMIT as u32)).await);
         let mut count = 0;
         self.inner.phase.send_modify(|phase| {
             *phase = Phase::Closed;
-            count = QUEUE_LIMIT - self.inner.places.available_permits();
+            count = QUEUE_LIMIT - self.inner.permits.available_permits();
         });
         if count > 0 {
             self.inner.metrics.mails("failed").inc_by(count as u64);
-            tracing::warn!(count, "mails were given up: they had not left before the end");
+            tracing::warn!(count, "mails were given up: they were not sent before the server stopped");
         }
     }
 }
 
 impl Inner {
-    fn letter(&self, mail: Mail) -> Result<Letter> {
-        let mut wrong = Vec::new();
+    fn encode(&self, mail: Mail) -> Result<EncodedMail> {
+        let mut errors = Vec::new();
         let to = address(&mail.to);
         if to.is_none() {
-            wrong.push(FieldError::new("to", "invalid_address", "must be an email address"));
+            errors.push(FieldError::new("to", "invalid_address", "must be an email address"));
         }
         if mail.subject.chars().any(char::is_control) || mail.subject.chars().count() > SUBJECT_LIMIT {
-            wrong.push(FieldError::new("subject", "invalid_subject", "must be one line of at most 200 characters"));
+            errors.push(FieldError::new("subject", "invalid_subject", "must be one line of at most 200 characters"));
         }
         if mail.text.len() > TEXT_LIMIT_BYTES {
-            wrong.push(FieldError::new("text", "too_long", "must have at most 65536 bytes"));
+            errors.push(FieldError::new("text", "too_long", "must have at most 65536 bytes"));
         }
-        let Some(to) = to.filter(|_| wrong.is_empty()) else { return Err(Error::Invalid(wrong)) };
-        // Quoted-printable holds every text: any character, any length of a line, spaces at a line's end.
+        let Some(to) = to.filter(|_| errors.is_empty()) else { return Err(Error::Invalid(errors)) };
+        // Quoted-printable can hold every text: any character, lines of any length, and spaces at the end of a line.
         let text = mail.text.replace("\r\n", "\n");
         let body = Body::new_with_encoding(text, ContentTransferEncoding::QuotedPrintable)
-            .map_err(|_| Error::internal("a mail's text has no encoding"))?;
+            .map_err(|_| Error::internal("the text of a mail cannot be encoded as quoted-printable"))?;
         let now = u64::try_from(self.clock.now().micros()).unwrap_or(0);
         let envelope = Envelope::new(Some(self.from.email.clone()), vec![to.clone()]).map_err(Error::internal)?;
         let message = Message::builder()
@@ -225,38 +233,41 @@ impl Inner {
             .from(self.from.clone())
             .to(Mailbox::new(None, to))
             .subject(mail.subject)
-            // RFC 3834: no answer by a machine is wanted.
+            // RFC 3834: asks programs not to answer this mail automatically.
             .raw_header(HeaderValue::new(HeaderName::new_from_ascii_str("Auto-Submitted"), "auto-generated".to_owned()))
             .singlepart(SinglePart::builder().header(ContentType::TEXT_PLAIN).body(body))
             .map_err(Error::internal)?;
         let mut bytes = message.formatted();
-        // What ends the mail over the wire ends its last line too: without this, a blank line would be added.
+        // The end mark of SMTP starts with a line end, which also ends the last line. With two line ends, the mail would get an
+        // empty line at its end.
         if bytes.ends_with(b"\r\n") {
             bytes.truncate(bytes.len() - 2);
         }
-        Ok(Letter { envelope, bytes })
+        Ok(EncodedMail { envelope, bytes })
     }
 }
 
-/// A mail as it goes over the wire.
-struct Letter {
+/// A mail in the form in which SMTP transfers it.
+struct EncodedMail {
     envelope: Envelope,
     bytes: Vec<u8>,
 }
 
-struct Waiting {
-    letter: Letter,
-    accepted: Instant,
+/// A mail that waits to be sent.
+struct QueuedMail {
+    message: EncodedMail,
+    accepted_at: Instant,
+    /// Failed attempts so far.
     failures: u32,
-    /// Its place among [`QUEUE_LIMIT`], given back when the mail has left or is given up.
-    _place: OwnedSemaphorePermit,
+    /// The permit of the mail, returned when the mail is sent or given up.
+    _permit: OwnedSemaphorePermit,
 }
 
-impl Waiting {
-    /// When to try again after `failures`; `None` when that would be too late.
-    fn next_try(&self, now: Instant) -> Option<Instant> {
+impl QueuedMail {
+    /// The time of the next attempt after `failures` failed ones; `None` if it would be later than [`RETRY_LIMIT`] allows.
+    fn next_attempt(&self, now: Instant) -> Option<Instant> {
         let next = now + pause_after(self.failures);
-        (next.duration_since(self.accepted) <= KEPT_FOR).then_some(next)
+        (next.duration_since(self.accepted_at) <= RETRY_LIMIT).then_some(next)
     }
 }
 
@@ -265,28 +276,30 @@ fn pause_after(failures: u32) -> Duration {
     (FIRST_PAUSE * 2_u32.pow(doublings)).min(LONGEST_PAUSE)
 }
 
-/// Sends one mail at a time, whichever is due first.
-struct Courier {
-    server: Arc<Server>,
+/// Sends one mail at a time, the one that is due first.
+struct Dispatcher {
+    server: Arc<SmtpServer>,
     metrics: Arc<Metrics>,
-    queue: mpsc::Receiver<Waiting>,
+    queue: mpsc::Receiver<QueuedMail>,
     phase: watch::Receiver<Phase>,
-    /// By the moment of the next try; the number keeps two of one moment apart.
-    due: BTreeMap<(Instant, u64), Waiting>,
-    count: u64,
-    /// Whether the last try failed for a reason that should pass: said once, not for each mail.
-    trouble: bool,
-    /// Whether a mail is being delivered.
-    delivering: bool,
+    /// Mails by the time of their next attempt. The number keeps two mails with the same time apart.
+    due: BTreeMap<(Instant, u64), QueuedMail>,
+    /// The last number used in `due`.
+    last_number: u64,
+    /// Whether the last attempt failed for a temporary reason. The log says so once, not for each mail.
+    is_failing: bool,
+    /// Whether an attempt is running.
+    is_delivering: bool,
+    /// The task of an attempt sends the attempt back through this channel.
     ended: mpsc::Sender<Attempt>,
     attempts: mpsc::Receiver<Attempt>,
 }
 
-impl Courier {
+impl Dispatcher {
     fn new(
-        server: Server,
+        server: SmtpServer,
         metrics: Arc<Metrics>,
-        queue: mpsc::Receiver<Waiting>,
+        queue: mpsc::Receiver<QueuedMail>,
         phase: watch::Receiver<Phase>,
     ) -> Self {
         let (ended, attempts) = mpsc::channel(1);
@@ -296,9 +309,9 @@ impl Courier {
             queue,
             phase,
             due: BTreeMap::new(),
-            count: 0,
-            trouble: false,
-            delivering: false,
+            last_number: 0,
+            is_failing: false,
+            is_delivering: false,
             ended,
             attempts,
         }
@@ -311,124 +324,124 @@ impl Courier {
                 return;
             }
             let next = self.due.first_key_value().map(|((at, _), _)| *at);
-            if !self.delivering
+            if !self.is_delivering
                 && next.is_some_and(|at| phase == Phase::Closing || at <= Instant::now())
-                && let Some((_, waiting)) = self.due.pop_first()
+                && let Some((_, mail)) = self.due.pop_first()
             {
-                self.start(waiting, phase);
+                self.start(mail, phase);
                 continue;
             }
-            // No channel closes: whoever could send is kept here or in the queue.
+            // No channel closes, because `self` and `Inner` hold the senders.
             tokio::select! {
-                Some(waiting) = self.queue.recv() => self.wait_until(Instant::now(), waiting),
+                Some(mail) = self.queue.recv() => self.schedule(Instant::now(), mail),
                 Some(attempt) = self.attempts.recv() => {
-                    self.delivering = false;
-                    self.settle(attempt);
+                    self.is_delivering = false;
+                    self.finish(attempt);
                 }
                 Ok(()) = self.phase.changed() => {}
-                () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() && !self.delivering => {}
+                () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() && !self.is_delivering => {}
             }
         }
     }
 
-    /// Tries once, in a task of its own.
-    fn start(&mut self, waiting: Waiting, phase: Phase) {
-        if waiting.accepted.elapsed() > KEPT_FOR {
-            return self.give_up(waiting, "it waited for too long");
+    /// Starts an attempt in a task of its own.
+    fn start(&mut self, mail: QueuedMail, phase: Phase) {
+        if mail.accepted_at.elapsed() > RETRY_LIMIT {
+            return self.give_up(mail, "it waited for too long");
         }
-        self.delivering = true;
+        self.is_delivering = true;
         let (server, mut current) = (Arc::clone(&self.server), self.phase.clone());
-        let failure = Failure { permanent: false, reason: "the delivery panicked".to_owned() };
-        let attempt = Attempt { waiting, outcome: Err(failure), is_last: phase != Phase::Open };
-        let mut under_way = UnderWay { attempt: Some(attempt), ended: self.ended.clone() };
+        let failure = Failure { is_permanent: false, reason: "the delivery panicked".to_owned() };
+        let attempt = Attempt { mail, outcome: Err(failure), is_last: phase != Phase::Open };
+        let mut guard = AttemptGuard { attempt: Some(attempt), ended: self.ended.clone() };
         tasks::panic_point(PanicPoint::MailTaken);
         tasks::spawn("mail-delivery", async move {
-            let Some(attempt) = &mut under_way.attempt else { return };
+            let Some(attempt) = &mut guard.attempt else { return };
             tokio::select! {
-                outcome = server.deliver(&attempt.waiting.letter) => attempt.outcome = outcome,
+                outcome = server.deliver(&attempt.mail.message) => attempt.outcome = outcome,
                 _ = current.wait_for(|phase| *phase == Phase::Closed) => {}
             }
         });
     }
 
-    fn wait_until(&mut self, at: Instant, waiting: Waiting) {
-        self.count += 1;
-        self.due.insert((at, self.count), waiting);
+    fn schedule(&mut self, at: Instant, mail: QueuedMail) {
+        self.last_number += 1;
+        self.due.insert((at, self.last_number), mail);
     }
 
-    /// What failed for now waits for its next try, unless it was the last.
-    fn settle(&mut self, attempt: Attempt) {
-        let Attempt { mut waiting, outcome, is_last } = attempt;
+    /// Handles the outcome of an attempt. After a temporary failure the mail waits for its next attempt, unless this was the last.
+    fn finish(&mut self, attempt: Attempt) {
+        let Attempt { mut mail, outcome, is_last } = attempt;
         let failure = match outcome {
             Ok(()) => {
-                self.trouble = false;
-                self.end(waiting, "sent");
+                self.is_failing = false;
+                self.end(mail, "sent");
                 return;
             }
             Err(failure) => failure,
         };
-        waiting.failures += 1;
-        if failure.permanent {
-            return self.give_up(waiting, &failure.reason);
+        mail.failures += 1;
+        if failure.is_permanent {
+            return self.give_up(mail, &failure.reason);
         }
-        match waiting.next_try(Instant::now()).filter(|_| !is_last) {
+        match mail.next_attempt(Instant::now()).filter(|_| !is_last) {
             Some(at) => {
-                if !self.trouble {
-                    tracing::warn!(reason = failure.reason, "a mail cannot be sent for now; it is tried again");
+                if !self.is_failing {
+                    tracing::warn!(reason = failure.reason, "a mail could not be sent; it is tried again");
                 }
-                self.trouble = true;
-                self.wait_until(at, waiting);
+                self.is_failing = true;
+                self.schedule(at, mail);
             }
-            None => self.give_up(waiting, &failure.reason),
+            None => self.give_up(mail, &failure.reason),
         }
     }
 
-    fn give_up(&self, waiting: Waiting, reason: &str) {
-        if self.end(waiting, "failed") {
+    fn give_up(&self, mail: QueuedMail, reason: &str) {
+        if self.end(mail, "failed") {
             tracing::warn!(reason, "a mail was given up");
         }
     }
 
-    /// Counts a mail that ends and gives its place back; false when [`Mailer::close`] has counted it already.
-    fn end(&self, waiting: Waiting, outcome: &'static str) -> bool {
-        // `close` counts the places under the lock that this holds, so each mail is counted by one of the two.
+    /// Counts a mail that was sent or given up, and returns its permit. Returns false if [`Mailer::close`] has already counted it.
+    fn end(&self, mail: QueuedMail, outcome: &'static str) -> bool {
+        // `close` counts the missing permits under the lock that this function holds, so each mail is counted exactly once.
         let phase = self.phase.borrow();
         let is_counted = *phase == Phase::Closed;
         if !is_counted {
             self.metrics.mails(outcome).inc();
         }
-        drop(waiting);
+        drop(mail);
         !is_counted
     }
 }
 
-/// One try to deliver a mail.
+/// One attempt to deliver a mail.
 struct Attempt {
-    waiting: Waiting,
+    mail: QueuedMail,
     outcome: std::result::Result<(), Failure>,
-    /// Whether no other one follows.
+    /// Whether no other attempt follows.
     is_last: bool,
 }
 
-/// A try under way, given back when its task ends, by a panic too.
-struct UnderWay {
+/// Sends an attempt back to the [`Dispatcher`] when the task of the attempt ends, even if it panics.
+struct AttemptGuard {
     attempt: Option<Attempt>,
     ended: mpsc::Sender<Attempt>,
 }
 
-impl Drop for UnderWay {
+impl Drop for AttemptGuard {
     fn drop(&mut self) {
         if let Some(attempt) = self.attempt.take() {
-            // There is room for the only one under way.
+            // The channel has room, because only one attempt runs at a time.
             drop(self.ended.try_send(attempt));
         }
     }
 }
 
-/// Why a mail did not leave.
+/// Why an attempt failed.
 struct Failure {
-    permanent: bool,
-    /// For the log: in words of ours or of the operating system, never of the SMTP server, which may repeat an address.
+    is_permanent: bool,
+    /// For the log. The text is from this program or the operating system, never from the SMTP server, which may repeat an address.
     reason: String,
 }
 
@@ -438,14 +451,14 @@ impl Failure {
         let reason = if let Some(status) = error.status() {
             format!("the SMTP server answered {status}")
         } else if error.is_response() {
-            "the SMTP server's answer was cut off or not SMTP".to_owned()
+            "the answer of the SMTP server was incomplete or not SMTP".to_owned()
         } else if error.is_tls() {
             format!("TLS: {}", source())
         } else {
             source()
         };
-        // What the client itself refuses: no STARTTLS, no way to log in. Another try would be refused as well.
-        Self { permanent: error.is_permanent() || error.is_client(), reason }
+        // The client refuses by itself if the server offers no STARTTLS or no way to log in. Another attempt would fail too.
+        Self { is_permanent: error.is_permanent() || error.is_client(), reason }
     }
 }
 
@@ -456,39 +469,43 @@ enum Encryption {
     Implicit,
 }
 
-/// The SMTP server, decided.
-struct Server {
+/// How to reach the SMTP server.
+struct SmtpServer {
     host: String,
     port: u16,
     encryption: Encryption,
     tls: Option<TlsParameters>,
     credentials: Option<Credentials>,
+    /// The name for EHLO.
     hello: ClientId,
 }
 
-impl Server {
-    /// Reads the operator's URL. What is wrong is said without repeating it, for it holds the password.
+impl SmtpServer {
+    /// Reads the operator's URL. Errors do not repeat the URL, because it contains the password.
     fn parse(url: &str, from: &Mailbox) -> std::result::Result<Self, String> {
         let parsed = url::Url::parse(url).map_err(|error| {
-            format!("--smtp-url is no URL ({error}); special characters in the password must be percent-encoded")
+            format!("--smtp-url is not a URL ({error}); percent-encode special characters in the password")
         })?;
         if !matches!(parsed.path(), "" | "/") || parsed.query().is_some() || parsed.fragment().is_some() {
-            return Err("--smtp-url ends after the port; / ? and # in the password must be percent-encoded".into());
+            return Err("--smtp-url must end after the port; percent-encode / ? and # in the password".into());
         }
         let host = parsed.host_str().unwrap_or_default().trim_matches(['[', ']']).to_ascii_lowercase();
         if host.is_empty() {
-            return Err("--smtp-url names no host".into());
+            return Err("--smtp-url must contain a host".into());
         }
         let (encryption, default_port) = match parsed.scheme() {
             "smtps" => (Encryption::Implicit, SUBMISSIONS_PORT),
-            // On this machine there is nobody in between, and hardly ever a certificate.
+            // Nobody can read a connection within this machine, and local servers rarely have a certificate.
             "smtp" if is_loopback(&host) => (Encryption::None, SUBMISSION_PORT),
             "smtp" => (Encryption::StartTls, SUBMISSION_PORT),
             _ => return Err("--smtp-url must begin with smtp:// or smtps://".into()),
         };
         let tls = match encryption {
             Encryption::None => None,
-            _ => Some(TlsParameters::new(host.clone()).map_err(|error| format!("--smtp-url: no TLS: {error}"))?),
+            _ => Some(
+                TlsParameters::new(host.clone())
+                    .map_err(|error| format!("--smtp-url: TLS cannot be set up: {error}"))?,
+            ),
         };
         Ok(Self {
             port: parsed.port().unwrap_or(default_port),
@@ -500,33 +517,36 @@ impl Server {
         })
     }
 
-    /// One try, over a connection of its own.
-    async fn deliver(&self, letter: &Letter) -> std::result::Result<(), Failure> {
-        let place = (self.host.as_str(), self.port);
+    /// Makes one attempt, over a new connection.
+    async fn deliver(&self, mail: &EncodedMail) -> std::result::Result<(), Failure> {
+        let address = (self.host.as_str(), self.port);
         let implicit = self.tls.clone().filter(|_| self.encryption == Encryption::Implicit);
-        let connecting = AsyncSmtpConnection::connect_tokio1(place, Some(STEP_TIMEOUT), &self.hello, implicit, None);
+        let connecting = AsyncSmtpConnection::connect_tokio1(address, Some(STEP_TIMEOUT), &self.hello, implicit, None);
         let mut connection = step(connecting).await?;
         if self.encryption == Encryption::StartTls
             && let Some(tls) = &self.tls
         {
-            // Fails where the server does not offer it: nothing has been said to it yet.
+            // Fails if the server does not offer STARTTLS. No secret has been sent at this point.
             step(connection.starttls(tls.clone(), &self.hello)).await?;
         }
         if let Some(credentials) = &self.credentials {
             step(connection.auth(DEFAULT_MECHANISMS, credentials)).await?;
         }
-        step(connection.send(&letter.envelope, &letter.bytes)).await?;
-        drop(timeout(FAREWELL_TIMEOUT, connection.quit()).await);
+        step(connection.send(&mail.envelope, &mail.bytes)).await?;
+        drop(timeout(QUIT_TIMEOUT, connection.quit()).await);
         Ok(())
     }
 }
 
+/// Limits one step of a delivery to [`STEP_TIMEOUT`].
 async fn step<T>(
     work: impl Future<Output = std::result::Result<T, lettre::transport::smtp::Error>>,
 ) -> std::result::Result<T, Failure> {
     match timeout(STEP_TIMEOUT, work).await {
         Ok(outcome) => outcome.map_err(|error| Failure::of(&error)),
-        Err(_) => Err(Failure { permanent: false, reason: format!("no answer within {} s", STEP_TIMEOUT.as_secs()) }),
+        Err(_) => {
+            Err(Failure { is_permanent: false, reason: format!("no answer within {} s", STEP_TIMEOUT.as_secs()) })
+        }
     }
 }
 
@@ -544,7 +564,10 @@ fn credentials(url: &url::Url) -> std::result::Result<Option<Credentials>, Strin
     }
     match (decode(url.username()), url.password().and_then(decode)) {
         (Some(user), Some(password)) => Ok(Some(Credentials::new(user, password))),
-        _ => Err("--smtp-url needs both a user and a password, or neither, in UTF-8 and percent-encoded".into()),
+        _ => {
+            Err("--smtp-url must contain both a user and a password, or neither; both in UTF-8 and percent-encoded"
+                .into())
+        }
     }
 }
 
@@ -555,13 +578,13 @@ fn sender(text: &str) -> std::result::Result<Mailbox, String> {
     })
 }
 
-/// Whether mail can be sent to an address.
+/// Whether a mail can be sent to this address.
 pub fn is_address(text: &str) -> bool {
     address(text).is_some()
 }
 
-/// An address that can stand in a command and in a header as it is. Of what RFC 5321 allows, only quoted local parts with
-/// blanks, angle brackets or control characters are missing.
+/// Parses an address that can be put unchanged into an SMTP command and into a header. Accepts what RFC 5321 allows, except quoted
+/// local parts with spaces, angle brackets or control characters.
 fn address(text: &str) -> Option<Address> {
     let plain = text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'<' | b'>'));
     if plain && text.len() <= ADDRESS_LIMIT_BYTES { text.parse().ok() } else { None }

@@ -1,11 +1,11 @@
-//! What is decided about a mail before an SMTP server sees it. How it arrives is tested in `tests/api/operations/mail.rs`.
+//! Tests of settings, fields and retries without an SMTP server. `tests/api/operations/mail.rs` tests deliveries.
 
 use std::sync::atomic::AtomicI64;
 
 use super::*;
 
-fn parse(url: &str) -> std::result::Result<Server, String> {
-    Server::parse(url, &sender("posthaste@example.org").unwrap())
+fn parse(url: &str) -> std::result::Result<SmtpServer, String> {
+    SmtpServer::parse(url, &sender("posthaste@example.org").unwrap())
 }
 
 fn refusal(url: &str) -> String {
@@ -24,7 +24,7 @@ fn mail() -> Mail {
 }
 
 #[test]
-fn beyond_loopback_nothing_goes_unencrypted() {
+fn only_connections_to_loopback_are_unencrypted() {
     for (url, encryption, port) in [
         ("smtp://example.org", Encryption::StartTls, 587),
         ("smtp://user:password@example.org:25", Encryption::StartTls, 25),
@@ -47,7 +47,7 @@ fn beyond_loopback_nothing_goes_unencrypted() {
 }
 
 #[test]
-fn what_is_wrong_with_the_url_is_said_without_the_password() {
+fn errors_about_the_url_do_not_contain_the_password() {
     for url in [
         "",
         "canary",
@@ -81,7 +81,7 @@ fn the_sender_may_have_a_name() {
 }
 
 #[tokio::test]
-async fn no_field_reaches_beyond_itself() {
+async fn a_field_cannot_inject_other_fields_or_recipients() {
     let mailer = mailer("posthaste@example.org");
     for to in [
         "",
@@ -115,10 +115,10 @@ async fn no_field_reaches_beyond_itself() {
 }
 
 #[tokio::test]
-async fn a_letter_says_when_and_that_a_machine_wrote_it() {
+async fn an_encoded_mail_has_its_date_and_says_that_a_program_wrote_it() {
     let mailer = mailer("Post Haste <posthaste@example.org>");
-    let letter = mailer.inner.letter(Mail { text: "Zeile ä\r\n.\n\rend ".into(), ..mail() }).unwrap();
-    let text = String::from_utf8(letter.bytes).unwrap();
+    let encoded = mailer.inner.encode(Mail { text: "Zeile ä\r\n.\n\rend ".into(), ..mail() }).unwrap();
+    let text = String::from_utf8(encoded.bytes).unwrap();
     let (head, body) = text.split_once("\r\n\r\n").unwrap();
     for line in [
         "From: \"Post Haste\" <posthaste@example.org>",
@@ -134,41 +134,42 @@ async fn a_letter_says_when_and_that_a_machine_wrote_it() {
     let ids: Vec<&str> = head.split("\r\n").filter(|line| line.starts_with("Message-ID: <")).collect();
     assert!(ids.len() == 1 && ids[0].ends_with("@example.org>"), "{head}");
     assert_eq!(body, "Zeile =C3=A4\r\n.\r\n=0Dend=20");
-    let other = mailer.inner.letter(mail()).unwrap();
-    assert!(!String::from_utf8(other.bytes).unwrap().contains(ids[0]), "two mails with one Message-ID");
+    let other = mailer.inner.encode(mail()).unwrap();
+    assert!(!String::from_utf8(other.bytes).unwrap().contains(ids[0]), "two mails have the same Message-ID");
 }
 
 #[tokio::test]
-async fn a_mail_given_up_at_the_end_is_counted_once() {
+async fn a_mail_that_close_gives_up_is_counted_once() {
     let mailer = mailer("posthaste@example.org");
     let failed = || mailer.inner.metrics.mails("failed").get();
     for _ in 0..2 {
         mailer.send(mail()).unwrap();
     }
-    let mut courier = mailer.inner.courier.lock().await;
-    // One is under way and the other waits.
-    let waiting = courier.queue.recv().await.unwrap();
+    let mut dispatcher = mailer.inner.dispatcher.lock().await;
+    // One mail is being sent and the other one waits.
+    let first = dispatcher.queue.recv().await.unwrap();
     mailer.close(Duration::ZERO).await;
     assert_eq!(failed(), 2);
-    // Attempts end after that, with any outcome.
-    let failure = Failure { permanent: true, reason: "refused".into() };
-    courier.settle(Attempt { waiting, outcome: Err(failure), is_last: true });
-    let other = courier.queue.recv().await.unwrap();
-    courier.settle(Attempt { waiting: other, outcome: Ok(()), is_last: true });
+    // The attempts end later. Their outcomes are not counted.
+    let failure = Failure { is_permanent: true, reason: "refused".into() };
+    dispatcher.finish(Attempt { mail: first, outcome: Err(failure), is_last: true });
+    let other = dispatcher.queue.recv().await.unwrap();
+    dispatcher.finish(Attempt { mail: other, outcome: Ok(()), is_last: true });
     assert_eq!((failed(), mailer.inner.metrics.mails("sent").get()), (2, 0));
     assert!(mailer.send(mail()).is_err());
 }
 
 #[tokio::test]
-async fn pauses_grow_and_end_after_ten_minutes() {
+async fn pauses_grow_and_the_last_attempt_is_within_ten_minutes() {
     let seconds: Vec<u64> = (1..10).map(|failures| pause_after(failures).as_secs()).collect();
     assert_eq!(seconds, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
     assert_eq!(pause_after(u32::MAX), LONGEST_PAUSE);
     let mailer = mailer("posthaste@example.org");
-    let accepted = Instant::now();
-    let place = Arc::clone(&mailer.inner.places).try_acquire_owned().unwrap();
-    let waiting = Waiting { letter: mailer.inner.letter(mail()).unwrap(), accepted, failures: 7, _place: place };
-    let last = accepted + KEPT_FOR - LONGEST_PAUSE;
-    assert_eq!(waiting.next_try(last), Some(accepted + KEPT_FOR));
-    assert_eq!(waiting.next_try(last + Duration::from_millis(1)), None);
+    let accepted_at = Instant::now();
+    let permit = Arc::clone(&mailer.inner.permits).try_acquire_owned().unwrap();
+    let message = mailer.inner.encode(mail()).unwrap();
+    let queued = QueuedMail { message, accepted_at, failures: 7, _permit: permit };
+    let last = accepted_at + RETRY_LIMIT - LONGEST_PAUSE;
+    assert_eq!(queued.next_attempt(last), Some(accepted_at + RETRY_LIMIT));
+    assert_eq!(queued.next_attempt(last + Duration::from_millis(1)), None);
 }

@@ -1,7 +1,7 @@
 //! Every task that runs as long as the server, and the order in which they stop.
 //!
-//! Invariant: no task of that kind is started anywhere else, so all of them are named, watched and restarted in one way. What
-//! must outlive a failure of a task is kept in the `App` or in [`Live`], never in the task.
+//! Invariant: no such task is started anywhere else, so the supervisor names, watches and restarts all of them. State that must
+//! survive the failure of a task is kept in the `App` or in [`Live`], never in the task.
 
 pub mod supervisor;
 
@@ -24,14 +24,15 @@ const TAILER: &str = "tailer";
 const PRESENCE: &str = "presence";
 const WEBHOOKS: &str = "webhooks";
 
-/// The longest pause before the task of a queue is started again: callers wait for what was queued before it failed.
+/// The longest pause before the task of a queue is restarted. It is short because callers wait for the entries of the queue.
 const LONGEST_QUEUE_PAUSE: Duration = Duration::from_secs(1);
-/// How long webhooks and presence may take at the end: they give up their leases, and write that nobody is online here.
-const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long mail that waits may take to leave at the end.
+/// How long the tasks of webhooks and presence may take to stop: the first releases its leases, the second writes that this server
+/// has no online users any more.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long mails that wait may take to be sent while the server stops.
 const MAIL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The tasks of a server.
+/// The tasks of one server.
 pub struct Workers {
     app: Arc<App>,
     live: Arc<Live>,
@@ -44,7 +45,7 @@ impl Workers {
     /// [`start`](Self::start).
     ///
     /// # Errors
-    /// [`Error::Internal`](crate::base::error::Error::Internal) when the settings of the bus cannot be used.
+    /// [`Error::Internal`](crate::base::error::Error::Internal) if the settings of the bus cannot be used.
     pub fn new(app: &Arc<App>, live: &Arc<Live>, bus: &BusSettings, on_fatal_fault: fn(&str)) -> Result<Self> {
         let mut supervisor = Supervisor::new(Arc::clone(&app.metrics), live.stopping());
         supervisor.start(Task::new(FATAL_FAULT, app, move |app| async move {
@@ -54,12 +55,12 @@ impl Workers {
         Ok(Self { app: Arc::clone(app), live: Arc::clone(live), bus, supervisor })
     }
 
-    /// What is known of the tasks.
+    /// The states of the tasks, for `/readyz` and for tests.
     pub const fn states(&self) -> &TaskStates {
         self.supervisor.states()
     }
 
-    /// For tests: another recovery time than [`supervisor::RECOVERY_TIME`] for the tasks that are started from now on.
+    /// For tests: sets the recovery time of tasks that are started later. It is [`supervisor::RECOVERY_TIME`] otherwise.
     pub const fn set_recovery_time(&mut self, recovery_time: Duration) {
         self.supervisor.set_recovery_time(recovery_time);
     }
@@ -69,7 +70,7 @@ impl Workers {
         self.start_without(&[]);
     }
 
-    /// Starts every task except some: for tests that do the work of a task themselves, step by step.
+    /// Starts every task except those in `left_out`: for tests that do the work of a task themselves, step by step.
     pub fn start_without(&mut self, left_out: &[&str]) {
         for task in tasks(&self.app, &self.live, &self.bus) {
             if !left_out.contains(&task.name()) {
@@ -78,8 +79,8 @@ impl Workers {
         }
     }
 
-    /// Stops the tasks, after [`Live::stop`] and after the connections have ended. The one that waits for a fatal fault stays
-    /// until this is dropped: closing the database can still meet one.
+    /// Stops the tasks. Call it after [`Live::stop`] and after all connections have ended. The task that waits for a fatal fault
+    /// runs until this value is dropped, because a fatal fault can still occur while the database is being closed.
     pub async fn stop(&mut self) {
         let close_mail = async {
             if let Some(mailer) = &self.app.mailer {
@@ -90,16 +91,17 @@ impl Workers {
     }
 }
 
-/// Webhooks and presence write as they end, so the others run until then. Mail leaves last.
+/// The tasks of webhooks and presence write to the database as they stop, so the other tasks run until then. Mail is last, because
+/// the other tasks may still send some.
 async fn stop_in_order(supervisor: &mut Supervisor, close_mail: impl Future<Output = ()>) {
     supervisor.end(&[TAILER], Duration::ZERO).await;
-    supervisor.end(&[WEBHOOKS, PRESENCE], FAREWELL_TIMEOUT).await;
+    supervisor.end(&[WEBHOOKS, PRESENCE], RELEASE_TIMEOUT).await;
     supervisor.abort_all_but(&[FATAL_FAULT, mail::TASK]);
     close_mail.await;
     supervisor.abort_all_but(&[FATAL_FAULT]);
 }
 
-/// The tasks that a server with these settings and this database needs.
+/// The tasks that a server needs with these settings and this database.
 fn tasks(app: &Arc<App>, live: &Arc<Live>, bus: &Arc<Bus>) -> Vec<Task> {
     let mut tasks = vec![
         Task::new(send_queue::TASK, app, |app| async move { app.sends.run().await })
@@ -108,8 +110,8 @@ fn tasks(app: &Arc<App>, live: &Arc<Live>, bus: &Arc<Bus>) -> Vec<Task> {
         Task::new("housekeeping", app, housekeeping::run),
         Task::new("clock", app, clock::run),
         Task::new(TAILER, live, Live::run),
-        Task::new(PRESENCE, live, Live::keep_presence),
-        Task::new(WEBHOOKS, live, Live::deliver),
+        Task::new(PRESENCE, live, Live::run_presence),
+        Task::new(WEBHOOKS, live, Live::deliver_webhooks),
     ];
     if app.changes.is_used() {
         let task = Task::new(change_queue::TASK, app, |app| async move { app.changes.run().await });
@@ -144,17 +146,17 @@ mod tests {
     use super::*;
     use crate::base::metrics::Metrics;
 
-    /// What happened, in its order.
+    /// The endings of tasks, in their order.
     #[derive(Default)]
     struct Record(Mutex<Vec<String>>);
 
     impl Record {
-        fn add(&self, what: impl Into<String>) {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(what.into());
+        fn add(&self, entry: impl Into<String>) {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(entry.into());
         }
     }
 
-    /// Records that a task has ended, however it ends.
+    /// Records that a task has ended, by returning or by being aborted.
     struct Ending(Arc<Record>, &'static str);
 
     impl Drop for Ending {
@@ -164,13 +166,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn tasks_stop_in_their_order() {
+    async fn tasks_stop_in_the_right_order() {
         let stopping = watch::Sender::new(false);
         let mut supervisor = Supervisor::new(Arc::new(Metrics::new()), stopping.subscribe());
         let record = Arc::new(Record::default());
         for name in [FATAL_FAULT, TAILER, PRESENCE, WEBHOOKS, mail::TASK, send_queue::TASK, "clock"] {
             let stopping = stopping.subscribe();
-            let farewell = Duration::from_millis(if name == WEBHOOKS { 100 } else { 300 });
+            let stop_time = Duration::from_millis(if name == WEBHOOKS { 100 } else { 300 });
             supervisor.start(Task::new(name, &record, move |record| {
                 let ending = Ending(record, name);
                 let mut stopping = stopping.clone();
@@ -178,14 +180,14 @@ mod tests {
                     let _ending = ending;
                     if [PRESENCE, WEBHOOKS].contains(&name) {
                         drop(stopping.wait_for(|stopping| *stopping).await);
-                        tokio::time::sleep(farewell).await;
+                        tokio::time::sleep(stop_time).await;
                     } else {
                         std::future::pending::<()>().await;
                     }
                 }
             }));
         }
-        // Every task has begun.
+        // By then every task has started.
         tokio::time::sleep(Duration::from_millis(100)).await;
         stopping.send_replace(true);
         let close_mail = async {
@@ -198,7 +200,7 @@ mod tests {
         drop(supervisor);
         tokio::time::sleep(Duration::from_millis(100)).await;
         let mut ended = record.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        // Those two end together.
+        // The order of these two does not matter.
         ended[3..5].sort_unstable();
         assert_eq!(
             ended,

@@ -1,8 +1,8 @@
-//! Keeps tasks running: starts, names, watches, restarts and stops them.
+//! The supervisor: starts, names, watches, restarts and stops tasks.
 //!
-//! Invariants: a task that panics or returns is logged with its name, counted, and started again after a pause; a task that
-//! keeps failing is known to `/readyz` until it has run for [`RECOVERY_TIME`]. Only a task that returns while the server stops
-//! has done its work.
+//! Invariants: if a task panics or returns, the supervisor logs its name, counts the failure, and restarts it after a pause. A task
+//! that keeps failing makes `/readyz` answer 503 until the task has run for [`RECOVERY_TIME`]. A task may return only while the
+//! server stops; it is then not restarted.
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
@@ -21,37 +21,37 @@ use tracing::Instrument as _;
 use crate::base::metrics::Metrics;
 use crate::base::tasks::{PanicPoint, PanicSwitch};
 
-/// The pause before a task is started again after its first failure; each further failure doubles it.
+/// The pause before a task is restarted after its first failure. Each further failure doubles it.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// A task that has run for this long has recovered: `/readyz` no longer names it, and its next failure counts as its first. One
-/// time for both, so that no rhythm of failures makes `/readyz` alternate.
+/// A task that has run for this long has recovered: `/readyz` no longer names it, and its next failure counts as its first. Both
+/// use the same time, so that a task which fails at regular intervals does not make `/readyz` alternate between 200 and 503.
 pub const RECOVERY_TIME: Duration = Duration::from_secs(60);
 /// Failures without a recovery between them after which `/readyz` is 503.
 const FAILURES_UNTIL_NOT_READY: u32 = 3;
 
 type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A task that runs as long as the server: its name, and a function that begins its work.
+/// A task that runs as long as the server: its name, and a function that starts its work.
 pub struct Task {
     name: &'static str,
     longest_pause: Duration,
-    begin: Box<dyn Fn() -> Work + Send + Sync>,
+    start: Box<dyn Fn() -> Work + Send + Sync>,
 }
 
 impl Task {
-    /// A task that works on `state`, which outlives a failure of the task.
+    /// A task that runs `work` on `state`. The state survives a failure of the task.
     pub fn new<S, F>(name: &'static str, state: &Arc<S>, work: impl Fn(Arc<S>) -> F + Send + Sync + 'static) -> Self
     where
         S: Send + Sync + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
         let state = Arc::clone(state);
-        Self { name, longest_pause: LONGEST_PAUSE, begin: Box::new(move || Box::pin(work(Arc::clone(&state)))) }
+        Self { name, longest_pause: LONGEST_PAUSE, start: Box::new(move || Box::pin(work(Arc::clone(&state)))) }
     }
 
-    /// Shortens the longest pause before the task is started again.
+    /// Sets the longest pause before the task is restarted.
     pub fn with_longest_pause(self, longest_pause: Duration) -> Self {
         Self { longest_pause, ..self }
     }
@@ -62,7 +62,7 @@ impl Task {
     }
 }
 
-/// The owner of the tasks. They end when it is dropped.
+/// Owns the tasks. They end when it is dropped.
 pub struct Supervisor {
     states: TaskStates,
     metrics: Arc<Metrics>,
@@ -72,18 +72,18 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// Without tasks. `stopping` is true once the server stops.
+    /// A supervisor without tasks. The value of `stopping` becomes true when the server stops.
     pub fn new(metrics: Arc<Metrics>, stopping: watch::Receiver<bool>) -> Self {
         let (states, running) = (TaskStates::default(), BTreeMap::new());
         Self { states, metrics, stopping, recovery_time: RECOVERY_TIME, running }
     }
 
-    /// For tests: another recovery time for the tasks that are started from now on.
+    /// For tests: sets the recovery time of tasks that are started later.
     pub const fn set_recovery_time(&mut self, recovery_time: Duration) {
         self.recovery_time = recovery_time;
     }
 
-    /// What is known of the tasks.
+    /// The states of the tasks.
     pub const fn states(&self) -> &TaskStates {
         &self.states
     }
@@ -95,13 +95,13 @@ impl Supervisor {
         self.states.all().insert(name, Arc::clone(&state));
         let restarts = self.metrics.task_restarts(name);
         let (stopping, recovery_time) = (self.stopping.clone(), self.recovery_time);
-        let watched = Watched { task, state, restarts, stopping, recovery_time };
-        // Of the highest level, so that every filter of the log leaves the name in.
+        let supervised = SupervisedTask { task, state, restarts, stopping, recovery_time };
+        // The level is `error`, so that the name is logged with every log filter.
         let span = tracing::error_span!("worker", task = name);
-        self.running.insert(name, tokio::spawn(watched.keep_running().instrument(span)));
+        self.running.insert(name, tokio::spawn(supervised.keep_running().instrument(span)));
     }
 
-    /// Waits until some tasks have ended by themselves, and ends them after `limit`.
+    /// Waits until the named tasks have ended by themselves. Aborts them after `limit`.
     pub async fn end(&mut self, names: &[&'static str], limit: Duration) {
         let ending: Vec<JoinHandle<()>> = names.iter().filter_map(|name| self.running.remove(name)).collect();
         let aborts: Vec<_> = ending.iter().map(JoinHandle::abort_handle).collect();
@@ -109,7 +109,7 @@ impl Supervisor {
         aborts.iter().for_each(tokio::task::AbortHandle::abort);
     }
 
-    /// Ends every task at its next await, except some.
+    /// Aborts every task at its next await, except those in `kept`.
     pub fn abort_all_but(&mut self, kept: &[&'static str]) {
         self.running.retain(|name, task| {
             let stays = kept.contains(name);
@@ -127,8 +127,8 @@ impl Drop for Supervisor {
     }
 }
 
-/// A task with what the supervisor knows of it.
-struct Watched {
+/// A task and the supervisor's data about it.
+struct SupervisedTask {
     task: Task,
     state: Arc<TaskState>,
     restarts: Counter,
@@ -136,16 +136,16 @@ struct Watched {
     recovery_time: Duration,
 }
 
-impl Watched {
+impl SupervisedTask {
     async fn keep_running(self) {
         let name = self.task.name;
         let mut failures = 0;
         loop {
             match self.run(&mut failures).await {
                 Ok(()) if *self.stopping.borrow() => return,
-                Ok(()) => tracing::error!(task = name, "a task ended and is started again"),
-                // The panic hook has printed its message.
-                Err(_) => tracing::error!(task = name, "a task panicked and is started again"),
+                Ok(()) => tracing::error!(task = name, "a task ended; it is restarted"),
+                // The panic hook has printed the panic message.
+                Err(_) => tracing::error!(task = name, "a task panicked; it is restarted"),
             }
             failures += 1;
             if failures >= FAILURES_UNTIL_NOT_READY {
@@ -156,14 +156,14 @@ impl Watched {
         }
     }
 
-    /// Runs the task once, and forgets its failures when it has recovered.
+    /// Runs the task once. Resets `failures` when the task has run for the recovery time.
     async fn run(&self, failures: &mut u32) -> std::thread::Result<()> {
         let work = Arc::clone(&self.state.panic_switch).scope(async {
             tokio::select! {
                 biased;
                 () = self.state.panic_wanted.notified() => panic!("a test made this task panic"),
-                // Begun in here, so that a panic before the first await is caught as well.
-                () = async { (self.task.begin)().await } => {}
+                // Started inside this future, so that a panic before the first await is caught too.
+                () = async { (self.task.start)().await } => {}
             }
         });
         let mut work = pin!(AssertUnwindSafe(work).catch_unwind());
@@ -181,7 +181,7 @@ fn pause_after(failures: u32, longest: Duration) -> Duration {
     (FIRST_PAUSE * 2_u32.pow(doublings)).min(longest)
 }
 
-/// What is known of every task. Cheap to clone.
+/// The states of all tasks. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct TaskStates(Arc<Mutex<BTreeMap<&'static str, Arc<TaskState>>>>);
 
@@ -197,7 +197,7 @@ impl TaskStates {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The names of the tasks that were started.
+    /// The names of all tasks that were started.
     pub fn names(&self) -> Vec<&'static str> {
         self.all().keys().copied().collect()
     }
@@ -207,7 +207,7 @@ impl TaskStates {
         self.all().iter().find(|(_, state)| state.keeps_failing.load(Ordering::Relaxed)).map(|(name, _)| *name)
     }
 
-    /// For tests: makes a task panic once, at its next await, or at its next start if it does not run. Nothing in a server
+    /// For tests: makes a task panic once, at its next await, or at its next start if it is not running. A running server never
     /// calls this.
     pub fn make_panic(&self, name: &str) {
         if let Some(state) = self.all().get(name) {
@@ -215,7 +215,7 @@ impl TaskStates {
         }
     }
 
-    /// For tests: makes a task, or one that it has spawned, panic once in the middle of its work.
+    /// For tests: makes a task, or a task that it has spawned, panic once at a point in the middle of its work.
     pub fn make_panic_at(&self, name: &str, point: PanicPoint) {
         if let Some(state) = self.all().get(name) {
             state.panic_switch.set(point);
@@ -234,10 +234,10 @@ mod tests {
 
     use super::*;
 
-    /// How long something may take that must happen.
-    const LIMIT: Duration = Duration::from_secs(20);
+    /// How long [`wait_until`] waits.
+    const WAIT_LIMIT: Duration = Duration::from_secs(20);
 
-    /// A supervisor, and what says that the server stops.
+    /// A supervisor, and the sender with which a test says that the server stops.
     fn supervisor() -> (Supervisor, watch::Sender<bool>) {
         let stopping = watch::Sender::new(false);
         (Supervisor::new(Arc::new(Metrics::new()), stopping.subscribe()), stopping)
@@ -247,13 +247,13 @@ mod tests {
         supervisor.metrics.task_restarts(name).get()
     }
 
-    async fn wait_until(is_so: impl Fn() -> bool) {
+    async fn wait_until(condition: impl Fn() -> bool) {
         let waiting = async {
-            while !is_so() {
+            while !condition() {
                 sleep(Duration::from_millis(5)).await;
             }
         };
-        timeout(LIMIT, waiting).await.expect("it does not happen in time");
+        timeout(WAIT_LIMIT, waiting).await.expect("the condition is true in time");
     }
 
     #[test]
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_task_that_returns_is_started_again_until_the_server_stops() {
+    async fn a_task_that_returns_is_restarted_until_the_server_stops() {
         let (mut supervisor, stopping) = supervisor();
         let runs = Arc::new(AtomicU64::new(0));
         supervisor.start(Task::new("short", &runs, |runs| async move {
@@ -276,12 +276,12 @@ mod tests {
         wait_until(|| restarts(&supervisor, "short") >= 3).await;
         stopping.send_replace(true);
         wait_until(|| supervisor.running["short"].is_finished()).await;
-        // Each restart was a run, and the last run did not lead to another one.
+        // The first start and each restart ran the task once. The last run was not followed by a restart.
         assert_eq!(runs.load(Ordering::Relaxed), restarts(&supervisor, "short") + 1);
     }
 
     #[tokio::test]
-    async fn a_task_that_panics_while_the_server_stops_is_started_again() {
+    async fn a_task_that_panics_while_the_server_stops_is_restarted() {
         let (mut supervisor, stopping) = supervisor();
         stopping.send_replace(true);
         let runs = Arc::new(AtomicU64::new(0));
@@ -293,9 +293,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_task_is_not_ready_until_it_has_run_for_the_recovery_time() {
+    async fn a_task_counts_as_failing_until_it_has_run_for_the_recovery_time() {
         let (mut supervisor, _stopping) = supervisor();
-        // Longer than each of the first pauses, which do not count.
+        // Longer than the first pauses, because the time in which the task does not run must not count.
         let recovery_time = Duration::from_secs(2);
         supervisor.set_recovery_time(recovery_time);
         let runs = Arc::new(AtomicU64::new(0));
@@ -304,10 +304,10 @@ mod tests {
             std::future::pending::<()>().await;
         }));
         wait_until(|| runs.load(Ordering::Relaxed) == 4).await;
-        let works_since = std::time::Instant::now();
+        let running_since = std::time::Instant::now();
         assert_eq!(supervisor.states.failing(), Some("late"));
         wait_until(|| supervisor.states.failing().is_none()).await;
-        assert!(works_since.elapsed() >= recovery_time - Duration::from_millis(100), "{:?}", works_since.elapsed());
+        assert!(running_since.elapsed() >= recovery_time - Duration::from_millis(100), "{:?}", running_since.elapsed());
         // Failures before the recovery do not count.
         supervisor.states.make_panic("late");
         wait_until(|| restarts(&supervisor, "late") == 4).await;
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_is_caught_where_a_test_wants_it() {
+    async fn a_task_panics_at_the_point_that_a_test_chooses() {
         let (mut supervisor, _stopping) = supervisor();
         let wake = Arc::new(Notify::new());
         supervisor.start(Task::new("points", &wake, |wake| async move {

@@ -115,7 +115,7 @@ both!(the_doctor_compares_texts_with_deep, async |place| {
     damage(place, "body = 'fourth'", room, seq.as_i64().unwrap()).await;
     let usual = posthaste(place, &["doctor"]);
     assert!(usual.status.success(), "{}", text(&usual));
-    assert!(text(&usual).contains("message texts not compared (use --doctor_deep)"), "{}", text(&usual));
+    assert!(text(&usual).contains("message texts not compared (use --deep)"), "{}", text(&usual));
     let (well, said) = doctor_deep(place);
     assert!(!well && said.contains("1 messages or earlier texts are damaged"), "{said}");
     assert!(said.contains(&format!("message {seq} of conversation {room} is damaged")), "{said}");

@@ -1,4 +1,4 @@
-//! An event with what it is about, as readers get it.
+//! Events with their data, as readers get them.
 
 use crate::base::ids::ConversationId;
 use crate::base::time::Timestamp;
@@ -11,60 +11,60 @@ use crate::store::messages::messages::Message;
 use crate::store::messages::receipts::Watermarks;
 use crate::store::people::presence::State;
 
-/// An event with what it is about.
+/// An event with its data.
 #[derive(Clone, Debug)]
 pub struct Event {
-    /// Its place in the log.
+    /// The position in the event log.
     pub position: i64,
-    /// What happened.
+    /// The kind of the event.
     pub kind: Kind,
-    /// When.
+    /// When it happened.
     pub at: Timestamp,
-    /// Where, unless it is about people.
+    /// The conversation in which it happened; `None` for an event about users.
     pub conversation_id: Option<ConversationId>,
-    /// Who did it; `None` once they are erased.
+    /// The user who caused it; `None` once this user is erased.
     pub actor_user_name: Option<String>,
-    /// What it is about.
+    /// The objects to which the event refers, read when the event is read.
     pub data: Data,
 }
 
-/// What an event is about.
+/// The data of an event.
 #[derive(Clone, Debug)]
 pub enum Data {
-    /// A message, with the names of the people in it.
+    /// A message, and the names of the users in it.
     Message(Box<(Message, Names)>),
-    /// An emoji under a message.
+    /// A reaction that was added or removed.
     Reaction {
-        /// Which message.
+        /// The `seq` of the message.
         seq: i64,
         /// The emoji.
         emoji: String,
-        /// Whose.
+        /// The user who added or removed it; `None` once this user is erased.
         user_name: Option<String>,
-        /// How many people have put it there now.
+        /// How many users have added this emoji to the message now.
         count: i64,
     },
-    /// How far somebody has got.
+    /// The watermarks of a member.
     Receipt {
-        /// Who.
+        /// The member; `None` once this user is erased.
         user_name: Option<String>,
-        /// How far it was delivered, and read.
+        /// The highest `seq` that was delivered to the member, and that the member has read.
         watermarks: Watermarks,
-        /// When they moved.
+        /// When the watermarks changed.
         at: Timestamp,
     },
     /// A conversation.
     Conversation(Box<Conversation>),
-    /// Only which conversation: it is gone.
+    /// No data: the conversation was deleted, and only its id is known.
     Ended,
-    /// Somebody in a group.
+    /// A user who was or is a member of a group.
     Member {
-        /// Who.
+        /// The member; `None` once this user is erased.
         user_name: Option<String>,
-        /// As what; `None` once they are not in it.
+        /// The role now; `None` if the user is no longer a member.
         role: Option<Role>,
     },
-    /// Somebody.
+    /// A user.
     User(Box<User>),
 }
 
@@ -73,15 +73,15 @@ pub enum Data {
 pub struct EphemeralEvent<'a> {
     /// When it happened.
     pub at: Timestamp,
-    /// Where, unless it is about a user.
+    /// The conversation in which it happened; `None` for an event about a user.
     pub conversation_id: Option<ConversationId>,
-    /// The user whom it is about.
+    /// The user who is typing, or whose presence has changed.
     pub actor_user_name: &'a str,
-    /// What it is about.
+    /// The data of the event.
     pub data: EphemeralData,
 }
 
-/// What an [`EphemeralEvent`] is about.
+/// The data of an [`EphemeralEvent`].
 #[derive(Clone, Copy, Debug)]
 pub enum EphemeralData {
     /// The user is writing a message.

@@ -1,9 +1,11 @@
-//! What happened, from the log: references are looked up when an event is read, so it shows what is there now (but for a send that
-//! is told at once, see `fresh`).
+//! Reading events from the event log. The log holds references only. The objects are loaded when an event is read, so the event
+//! shows their current state. The exception is a message that this process has just sent: its event shows the message as it was
+//! sent (see [`recent_sends`](crate::domain::sending::recent_sends)).
 //!
-//! Invariants: an event's data is the same for every reader; a cursor names the log it is of, so that none of another log is
-//! taken for one of this; whoever comes back with a cursor gets every event behind it that they may see now, or is told that
-//! it cannot be.
+//! Invariants:
+//! - The data of an event is the same for every reader.
+//! - A cursor contains the epoch of its event log, so a cursor of another log is recognised.
+//! - A reader who returns with a cursor gets every later event that they may see now, or `cursor_expired`.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -17,49 +19,49 @@ use crate::domain::identity::names::{self, Names};
 use crate::domain::messages::message_reads::complete;
 use crate::store;
 use crate::store::db::Conn;
-pub use crate::store::events::events::{Kind, Log, Logged, Stretch};
+pub use crate::store::events::events::{EventLog, Kind, LogChunk, Logged};
 use crate::store::messages::messages::Message;
 
-/// Positions looked at in one read.
+/// The most positions that one read examines.
 pub const CHUNK: i64 = 1_000;
-/// Events of one read for one reader.
-const PAGE: i64 = 200;
-/// Characters of a cursor that is looked at at all.
-const MAX_CURSOR_CHARACTERS: usize = 64;
+/// The most events that one read returns to one reader.
+const PAGE_LIMIT: i64 = 200;
+/// The longest cursor. A longer one is rejected without parsing.
+const MAX_CURSOR_BYTES: usize = 64;
 
-/// A place in a log: behind the event at this position.
+/// A place in an event log: after the event at `position`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cursor {
-    /// Which log.
+    /// The epoch of the event log.
     pub epoch: String,
-    /// Where.
+    /// The position of the last event before this place.
     pub position: i64,
 }
 
 impl Cursor {
-    /// Reads a cursor as [`write`](Self::write) wrote it.
+    /// Parses a cursor that [`write`](Self::write) has returned.
     ///
     /// # Errors
-    /// 422 on `after`.
+    /// 422 `invalid_cursor` for the field `after`.
     pub fn read(text: &str) -> Result<Self> {
-        let read = || {
-            let (epoch, position) = text.rsplit_once('-').filter(|_| text.len() <= MAX_CURSOR_CHARACTERS)?;
+        let parse = || {
+            let (epoch, position) = text.rsplit_once('-').filter(|_| text.len() <= MAX_CURSOR_BYTES)?;
             let hexadecimal = !epoch.is_empty() && epoch.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
             let digits = !position.is_empty() && position.bytes().all(|byte| byte.is_ascii_digit());
             let position: i64 = position.parse().ok().filter(|position| *position <= MAX_ID)?;
             (hexadecimal && digits).then(|| Self { epoch: epoch.to_owned(), position })
         };
         let detail = "not a cursor of the event log; send the cursor of an event or of an answer unchanged";
-        read().ok_or_else(|| Error::invalid("after", "invalid_cursor", detail))
+        parse().ok_or_else(|| Error::invalid("after", "invalid_cursor", detail))
     }
 
-    /// As callers get it.
+    /// The text of a cursor, for callers.
     pub fn write(epoch: &str, position: i64) -> String {
         format!("{epoch}-{position}")
     }
 }
 
-/// Events behind the cursor are forgotten, or it is of another log.
+/// The error for a cursor after which events are no longer stored, and for a cursor of another event log.
 pub fn cursor_expired() -> Error {
     Error::Gone {
         code: "cursor_expired",
@@ -67,51 +69,51 @@ pub fn cursor_expired() -> Error {
     }
 }
 
-/// Events with what they are about.
+/// Events that were loaded with their data.
 #[derive(Debug, Default)]
 pub struct Loaded {
     /// The events, by position.
     pub events: Vec<Event>,
-    /// How many messages that they are about are damaged.
+    /// How many damaged messages were found.
     pub damaged: u64,
 }
 
-/// Looks up what events are about. An event about something that is gone is left out: nobody sees it any more. So is an event
-/// about a row that is damaged, or the events behind it would reach nobody.
+/// Loads the data of events. An event whose object no longer exists is left out, because nobody may see it any more. An event with
+/// a damaged row is left out too; otherwise, no reader would get the events after it.
 ///
 /// # Errors
-/// Of the database.
+/// Errors of the database.
 pub async fn load(conn: &mut Conn, log: &[Logged]) -> Result<Loaded> {
     let mut damaged = 0;
     let mut messages = messages_of(conn, log, &mut damaged).await?;
-    let people = log.iter().flat_map(|logged| [Some(logged.actor_id), logged.subject_id]).flatten();
-    let names = names::load(conn, people.collect()).await?;
+    let users = log.iter().flat_map(|logged| [Some(logged.actor_id), logged.subject_id]).flatten();
+    let names = names::load(conn, users.collect()).await?;
     let name = |id: UserId| names.get(&id).cloned();
-    let mut tellings: HashMap<Place, usize> = HashMap::new();
-    for place in log.iter().filter(|logged| is_of_message(logged)).filter_map(place) {
-        *tellings.entry(place).or_default() += 1;
+    let mut remaining_uses: HashMap<MessageKey, usize> = HashMap::new();
+    for key in log.iter().filter(|logged| is_of_message(logged)).filter_map(message_key) {
+        *remaining_uses.entry(key).or_default() += 1;
     }
     let mut events = Vec::with_capacity(log.len());
     for logged in log {
         let data = match logged.kind {
             Kind::MessageCreated | Kind::MessageUpdated | Kind::MessageDeleted => {
-                let place = place(logged);
-                let left = place.and_then(|place| tellings.get_mut(&place));
-                // The last telling takes it, those before it take copies.
-                let last = left.is_none_or(|left| {
-                    *left -= 1;
-                    *left == 0
+                let key = message_key(logged);
+                let remaining = key.and_then(|key| remaining_uses.get_mut(&key));
+                // Several events can refer to one message. The last of them moves it, the others clone it.
+                let is_last = remaining.is_none_or(|remaining| {
+                    *remaining -= 1;
+                    *remaining == 0
                 });
-                let found =
-                    place.and_then(|place| if last { messages.remove(&place) } else { messages.get(&place).cloned() });
-                found.map(Data::Message)
+                let message =
+                    key.and_then(|key| if is_last { messages.remove(&key) } else { messages.get(&key).cloned() });
+                message.map(Data::Message)
             }
             _ => match data_of(conn, logged, &names).await {
                 Err(error @ Error::UnknownValue { .. }) => {
-                    tracing::error!(%error, position = logged.position, "an event is left out");
+                    tracing::error!(%error, position = logged.position, "an event with an unknown value is left out");
                     None
                 }
-                found => found?,
+                data => data?,
             },
         };
         if let Some(data) = data {
@@ -122,17 +124,17 @@ pub async fn load(conn: &mut Conn, log: &[Logged]) -> Result<Loaded> {
     Ok(Loaded { events, damaged })
 }
 
-/// What an event is about that is not about a message; `None` where that is gone.
+/// Loads the data of an event that does not refer to a message; `None` if the object no longer exists.
 async fn data_of(conn: &mut Conn, logged: &Logged, names: &Names) -> Result<Option<Data>> {
     let name = |id: UserId| names.get(&id).cloned();
-    let found = match logged.kind {
+    let data = match logged.kind {
         Kind::MessageCreated | Kind::MessageUpdated | Kind::MessageDeleted => None,
         Kind::ReactionAdded | Kind::ReactionRemoved => reaction(conn, logged, name(logged.actor_id)).await?,
         Kind::ReceiptUpdated => match logged.conversation_id {
             Some(conversation) => {
-                let found = store::messages::receipts::watermarks_of(conn, conversation, logged.actor_id).await?;
+                let watermarks = store::messages::receipts::watermarks_of(conn, conversation, logged.actor_id).await?;
                 let user_name = name(logged.actor_id);
-                found.map(|watermarks| Data::Receipt { user_name, watermarks, at: logged.at })
+                watermarks.map(|watermarks| Data::Receipt { user_name, watermarks, at: logged.at })
             }
             None => None,
         },
@@ -153,12 +155,13 @@ async fn data_of(conn: &mut Conn, logged: &Logged, names: &Names) -> Result<Opti
             store::identity::users::by_id(conn, id).await?.map(|user| Data::User(Box::new(user)))
         }
     };
-    Ok(found)
+    Ok(data)
 }
 
-type Place = (ConversationId, i64);
+/// A conversation and a `seq` in it.
+type MessageKey = (ConversationId, i64);
 
-fn place(logged: &Logged) -> Option<Place> {
+fn message_key(logged: &Logged) -> Option<MessageKey> {
     logged.conversation_id.zip(logged.seq)
 }
 
@@ -166,125 +169,130 @@ const fn is_of_message(logged: &Logged) -> bool {
     matches!(logged.kind, Kind::MessageCreated | Kind::MessageUpdated | Kind::MessageDeleted)
 }
 
+/// Loads the messages of events. Counts damaged messages in `damaged` and leaves them out.
 async fn messages_of(
     conn: &mut Conn,
     log: &[Logged],
     damaged: &mut u64,
-) -> Result<HashMap<Place, Box<(Message, Names)>>> {
-    let places: Vec<Place> = log.iter().filter(|logged| is_of_message(logged)).filter_map(place).collect();
-    let mut messages = Vec::with_capacity(places.len());
-    for read in store::messages::messages::each_at(conn, &places).await? {
+) -> Result<HashMap<MessageKey, Box<(Message, Names)>>> {
+    let keys: Vec<MessageKey> = log.iter().filter(|logged| is_of_message(logged)).filter_map(message_key).collect();
+    let mut messages = Vec::with_capacity(keys.len());
+    for read in store::messages::messages::each_at(conn, &keys).await? {
         match read {
             Ok(message) => messages.push(message),
-            // One damaged message must not keep everybody from the events behind it.
+            // One damaged message must not stop all readers at this event.
             Err(error @ Error::Damaged { .. }) => {
-                tracing::error!(%error, "an event is left out: see posthaste doctor --deep");
+                tracing::error!(%error, "an event with a damaged message is left out; run posthaste doctor --deep");
                 *damaged += 1;
             }
             Err(error) => return Err(error),
         }
     }
     let names = complete(conn, &mut messages).await?;
-    let of = |message: Message| {
-        let people = [Some(message.sender_id), message.recipient_id, message.subject_id].into_iter().flatten();
-        let people = people.chain(message.mentions.iter().copied());
-        let own: Names = people.filter_map(|id| Some((id, names.get(&id)?.clone()))).collect();
+    let with_names = |message: Message| {
+        let users = [Some(message.sender_id), message.recipient_id, message.subject_id].into_iter().flatten();
+        let users = users.chain(message.mentions.iter().copied());
+        let own: Names = users.filter_map(|id| Some((id, names.get(&id)?.clone()))).collect();
         ((message.conversation_id, message.seq), Box::new((message, own)))
     };
-    Ok(messages.into_iter().map(of).collect())
+    Ok(messages.into_iter().map(with_names).collect())
 }
 
 async fn conversation(conn: &mut Conn, logged: &Logged) -> Result<Option<Data>> {
     let Some(id) = logged.conversation_id else { return Ok(None) };
-    let found = store::conversations::conversations::even_ended(conn, id).await?;
-    let gone = || (logged.kind == Kind::ConversationDeleted).then_some(Data::Ended);
-    Ok(found.map(|found| Data::Conversation(Box::new(found))).or_else(gone))
+    let conversation = store::conversations::conversations::even_ended(conn, id).await?;
+    let deleted = || (logged.kind == Kind::ConversationDeleted).then_some(Data::Ended);
+    Ok(conversation.map(|conversation| Data::Conversation(Box::new(conversation))).or_else(deleted))
 }
 
 async fn reaction(conn: &mut Conn, logged: &Logged, user_name: Option<String>) -> Result<Option<Data>> {
-    let (Some((conversation, seq)), Some(emoji)) = (place(logged), logged.detail.clone()) else { return Ok(None) };
+    let (Some((conversation, seq)), Some(emoji)) = (message_key(logged), logged.detail.clone()) else {
+        return Ok(None);
+    };
     let count = store::messages::reactions::count_of(conn, conversation, seq, &emoji).await?;
     Ok(Some(Data::Reaction { seq, emoji, user_name, count }))
 }
 
-/// The events behind a position that a reader may see, as far as one read looks.
+/// The result of [`read`].
 #[derive(Debug)]
-pub struct Read {
-    /// What the log was then.
-    pub log: Log,
-    /// They.
+pub struct EventPage {
+    /// The state of the event log at the time of the read.
+    pub log: EventLog,
+    /// The events that the reader may see.
     pub events: Vec<Event>,
-    /// Up to where was looked.
+    /// The position up to which the log was examined.
     pub up_to: i64,
 }
 
-/// Reads events behind `after` and not behind `end`, at most a page of them, and at most [`CHUNK`] positions.
+/// Reads the events after `after` and up to `end` that the viewer may see: at most 200 events, from at most [`CHUNK`] positions.
 ///
 /// # Errors
-/// 410 `cursor_expired` when some of them are forgotten; of the database.
-pub async fn read(app: &App, viewer: Viewer, after: i64, end: i64) -> Result<Read> {
+/// 410 `cursor_expired` if some of the events are no longer stored; errors of the database.
+pub async fn read(app: &App, viewer: Viewer, after: i64, end: i64) -> Result<EventPage> {
     app.db
         .read((viewer, after, end), |conn, (viewer, after, end)| {
             Box::pin(async move {
                 let log = store::events::events::log(conn).await?;
                 let up_to = (*end).min(after + CHUNK).min(log.last_position);
-                let found = match viewer {
+                let chunk = match viewer {
                     Viewer::Person(user) => {
-                        store::events::events::visible_between(conn, *user, *after, up_to, PAGE).await?
+                        store::events::events::visible_between(conn, *user, *after, up_to, PAGE_LIMIT).await?
                     }
-                    Viewer::Everything => store::events::events::between(conn, *after, up_to, PAGE).await?,
+                    Viewer::Everything => store::events::events::between(conn, *after, up_to, PAGE_LIMIT).await?,
                 };
-                // Asked again afterwards: what was forgotten while it was read is not in it.
-                let log = Log { trimmed_position: store::events::events::log(conn).await?.trimmed_position, ..log };
+                // Read again after the events, because some may have been deleted in between.
+                let log =
+                    EventLog { trimmed_position: store::events::events::log(conn).await?.trimmed_position, ..log };
                 if log.trimmed_position > *after {
                     return Err(cursor_expired());
                 }
-                Ok((load(conn, &found.events).await?, log, found.up_to))
+                Ok((load(conn, &chunk.events).await?, log, chunk.up_to))
             })
         })
         .await
-        .map(|(loaded, log, up_to)| Read { events: counted(app, loaded), log, up_to })
+        .map(|(loaded, log, up_to)| EventPage { events: count_damaged(app, loaded), log, up_to })
 }
 
-/// The events of a read, its damaged messages counted.
-pub(in crate::domain) fn counted(app: &App, loaded: Loaded) -> Vec<Event> {
+/// Adds the damaged messages to the metric, and returns the events.
+pub(in crate::domain) fn count_damaged(app: &App, loaded: Loaded) -> Vec<Event> {
     app.metrics.damaged_messages.inc_by(loaded.damaged);
     loaded.events
 }
 
-/// The log as it is now.
+/// The current state of the event log.
 ///
 /// # Errors
-/// Of the database.
-pub async fn log(app: &App) -> Result<Log> {
+/// Errors of the database.
+pub async fn log(app: &App) -> Result<EventLog> {
     app.db.read((), |conn, ()| Box::pin(store::events::events::log(conn))).await
 }
 
-/// The next events behind a position as they stand in the log, at most [`CHUNK`].
+/// The state of the event log and the next events after a position, without their data, at most [`CHUNK`]. Without a position, no
+/// events.
 ///
 /// # Errors
-/// Of the database.
-pub async fn tail(app: &App, after: Option<i64>) -> Result<(Log, Stretch)> {
+/// Errors of the database.
+pub async fn tail(app: &App, after: Option<i64>) -> Result<(EventLog, LogChunk)> {
     app.db
         .read(after, |conn, after| {
             Box::pin(async move {
                 let log = store::events::events::log(conn).await?;
-                let stretch = match *after {
+                let chunk = match *after {
                     Some(after) if after < log.last_position => {
                         store::events::events::between(conn, after, log.last_position.min(after + CHUNK), CHUNK).await?
                     }
-                    _ => Stretch { events: Vec::new(), up_to: log.last_position },
+                    _ => LogChunk { events: Vec::new(), up_to: log.last_position },
                 };
-                Ok((log, stretch))
+                Ok((log, chunk))
             })
         })
         .await
 }
 
-/// Who is in some conversations now, each with the seq behind which they see messages.
+/// The current members of conversations, each with the `seq` after which they see messages.
 ///
 /// # Errors
-/// Of the database.
+/// Errors of the database.
 pub async fn audiences(app: &App, conversations: Vec<i64>) -> Result<Vec<(ConversationId, UserId, i64)>> {
     app.db
         .read(conversations, |conn, conversations| {
@@ -293,23 +301,23 @@ pub async fn audiences(app: &App, conversations: Vec<i64>) -> Result<Vec<(Conver
         .await
 }
 
-/// Who was in a group when it ended.
+/// The members of a group at the moment `at`, when it was deleted.
 ///
 /// # Errors
-/// Of the database.
+/// Errors of the database.
 pub async fn last_members(app: &App, conversation: ConversationId, at: Timestamp) -> Result<BTreeSet<UserId>> {
     app.db
         .read((conversation, at), |conn, (conversation, at)| {
             Box::pin(store::events::events::last_members(conn, *conversation, *at))
         })
         .await
-        .map(|found| found.into_iter().collect())
+        .map(|members| members.into_iter().collect())
 }
 
-/// [`load`] on a connection of its own. Of a send that was only now, what it had is taken: it shows what was sent.
+/// Loads the data of events. A message that this process has just sent is taken from memory, so its event shows it as it was sent.
 ///
 /// # Errors
-/// Of the database.
+/// Errors of the database.
 pub async fn load_all(app: &App, log: Vec<Logged>) -> Result<Vec<Event>> {
     let (mut events, mut rest) = (Vec::with_capacity(log.len()), Vec::new());
     for logged in log {
@@ -320,7 +328,7 @@ pub async fn load_all(app: &App, log: Vec<Logged>) -> Result<Vec<Event>> {
     }
     if !rest.is_empty() {
         let loaded = app.db.read(rest, |conn, log| Box::pin(load(conn, log))).await?;
-        events.extend(counted(app, loaded));
+        events.extend(count_damaged(app, loaded));
         events.sort_unstable_by_key(|event| event.position);
     }
     Ok(events)

@@ -1,4 +1,4 @@
-//! Events: cursors, what an event shows and to whom, and outgoing webhooks.
+//! Events: cursors, the data and the audience of an event, and outgoing webhooks.
 
 pub mod audience;
 pub mod event_data;

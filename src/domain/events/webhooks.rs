@@ -1,8 +1,10 @@
-//! Webhooks: events on their way to receivers of the operator's.
+//! Outgoing webhooks: the delivery of events to addresses of the operator.
 //!
-//! Invariants: the events of a conversation arrive in their order, each at least once, always under the same id; one that
-//! cannot be delivered holds up its own conversation alone, and is given up after `WAITS`. Nothing is ever sent to an
-//! address that is not on the public internet, unless the operator allows it.
+//! Invariants:
+//! - The events of a conversation are delivered in order and at least once. Every attempt has the same id.
+//! - An event that cannot be delivered delays only the later events of its conversation. It is given up after all attempts of
+//!   `RETRY_DELAYS` have failed.
+//! - Nothing is sent to an address outside the public internet, unless the operator allows it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -26,21 +28,21 @@ use crate::store::db::Conn;
 use crate::store::events::events::Kind;
 pub use crate::store::events::webhooks::{Delivery, Webhook};
 
-/// Webhooks of a server.
+/// The most webhooks.
 pub const LIMIT: i64 = 20;
-/// Characters of a URL.
+/// The longest URL, in characters.
 pub const MAX_URL_CHARACTERS: usize = 2_000;
-/// Deliveries that are kept in the ledger of a webhook.
+/// The number of newest deliveries that a webhook keeps in its ledger. Pending deliveries are always kept.
 pub const LEDGER_LIMIT: i64 = 1_000;
-/// Deliveries that may wait for one webhook: beyond it nothing more is taken up from the log.
+/// The most deliveries of one webhook that are pending. While there are this many, no further events are queued from the event log.
 pub const PENDING_LIMIT: i64 = 10_000;
-/// Events that are taken up at once.
+/// The most events that are queued in one transaction.
 const CHUNK: i64 = 200;
 const LIST: &str = "webhooks";
 const LEDGER: &str = "webhook-deliveries";
 
-/// How long is waited after each failure: three days in all.
-const WAITS: [Duration; 10] = [
+/// The delay after each failed attempt, three days in all.
+const RETRY_DELAYS: [Duration; 10] = [
     Duration::from_secs(5),
     Duration::from_secs(30),
     Duration::from_mins(2),
@@ -53,18 +55,18 @@ const WAITS: [Duration; 10] = [
     Duration::from_hours(26),
 ];
 
-/// A webhook to be made, or what is changed about one: what is absent stays.
+/// The fields of a webhook that is created or changed. A field that is `None` stays as it is.
 #[derive(Clone, Debug, Default)]
 pub struct Fields {
-    /// Where.
+    /// The address to which events are delivered.
     pub url: Option<String>,
-    /// Which types; `Some(None)` for all.
+    /// The types of events that are delivered; `Some(None)` for all.
     pub event_types: Option<Option<Vec<String>>>,
-    /// Whether anything is delivered.
+    /// Whether events are delivered.
     pub enabled: Option<bool>,
 }
 
-/// Whether an address is one of the public internet.
+/// Whether an IP address belongs to the public internet.
 pub fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_public_v4(address),
@@ -90,16 +92,18 @@ const fn is_public_v4(address: Ipv4Addr) -> bool {
     !special
 }
 
-/// Only what is given out for the public internet, without what carries an IPv4 address in it (mapped, NAT64, 6to4, Teredo).
+/// Accepts only addresses that are assigned for the public internet (2000::/3). Excludes those that contain an IPv4 address
+/// (mapped, NAT64, 6to4, Teredo), because it could be a private one, and the addresses for documentation.
 const fn is_public_v6(address: Ipv6Addr) -> bool {
     let [a, b, ..] = address.segments();
     a & 0xE000 == 0x2000 && a != 0x2002 && !(a == 0x2001 && (b < 0x200 || b == 0xDB8)) && !(a == 0x3FFF && b < 0x1000)
 }
 
-/// Whether a URL may be called at all. What its name stands for is looked at again whenever it is called.
+/// Parses the URL of a webhook and checks whether it may be called. If its host is a name, the addresses of the name are checked at
+/// each call.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The reason why it may not be called.
 pub fn check_url(text: &str, allow_private: bool) -> std::result::Result<Url, &'static str> {
     let url = Url::parse(text).map_err(|_| "must be a URL")?;
     match url.scheme() {
@@ -113,7 +117,7 @@ pub fn check_url(text: &str, allow_private: bool) -> std::result::Result<Url, &'
     let address = match url.host() {
         Some(Host::Ipv4(address)) => Some(IpAddr::V4(address)),
         Some(Host::Ipv6(address)) => Some(IpAddr::V6(address)),
-        Some(Host::Domain(name)) if !allow_private && is_local_name(name) => return Err("must be a public host"),
+        Some(Host::Domain(name)) if !allow_private && is_local_name(name) => return Err("must have a public host"),
         Some(Host::Domain(_)) => None,
         None => return Err("must have a host"),
     };
@@ -152,12 +156,12 @@ fn apply(fields: Fields, webhook: &mut Webhook, allow_private: bool) -> Result<(
     if errors.is_empty() { Ok(()) } else { Err(Error::Invalid(errors)) }
 }
 
-/// The secret as its holder gets it.
+/// The text form of a secret, for the operator.
 pub fn secret_text(secret: &[u8]) -> String {
     format!("whsec_{}", STANDARD.encode(secret))
 }
 
-/// The signature of a delivery, by the Standard Webhooks scheme.
+/// The signature of a delivery, in the Standard Webhooks scheme.
 pub fn sign(secret: &[u8], id: &str, timestamp_s: i64, body: &[u8]) -> String {
     let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
     let mut context = hmac::Context::with_key(&key);
@@ -170,10 +174,10 @@ fn not_found() -> Error {
     Error::NotFound { code: "webhook_not_found", detail: "Webhook not found".into() }
 }
 
-/// Makes a webhook, which gets what happens from now on.
+/// Creates a webhook. It gets the events from now on.
 ///
 /// # Errors
-/// 422 with every field that is wrong; 409 `too_many_webhooks`.
+/// 422 with every invalid field; 409 `too_many_webhooks`.
 pub async fn create(app: &App, fields: Fields, by: By, once: Once<Webhook>) -> Result<Given> {
     let secret = app.rng.bytes::<32>().map_err(Error::internal)?.to_vec();
     let mut new = Webhook {
@@ -197,19 +201,20 @@ pub async fn create(app: &App, fields: Fields, by: By, once: Once<Webhook>) -> R
                     return Err(Error::Conflict { code: "too_many_webhooks", detail: detail.into() });
                 }
                 let position = store::events::events::last_position(conn).await?;
-                let mut made = Webhook { position, ..new.clone() };
-                made.id = store::events::webhooks::insert(conn, &made).await?;
-                audit::record(conn, by, Action::WebhookCreated, None, Some(format!("webhook {}", made.id.0))).await?;
-                once.give(conn, by.at, &made, by.actor).await
+                let mut created = Webhook { position, ..new.clone() };
+                created.id = store::events::webhooks::insert(conn, &created).await?;
+                audit::record(conn, by, Action::WebhookCreated, None, Some(format!("webhook {}", created.id.0)))
+                    .await?;
+                once.give(conn, by.at, &created, by.actor).await
             })
         })
         .await
 }
 
-/// Webhooks, by id.
+/// Lists webhooks by id.
 ///
 /// # Errors
-/// 422 for a cursor that is none.
+/// 422 `invalid_cursor`.
 pub async fn list(app: &App, limit: Limit, cursor: Option<&str>) -> Result<Page<Vec<Webhook>>> {
     let after = WebhookId(pagination::begin(LIST, cursor, 0)?);
     let found = app
@@ -224,7 +229,7 @@ pub async fn list(app: &App, limit: Limit, cursor: Option<&str>) -> Result<Page<
 /// Changes a webhook.
 ///
 /// # Errors
-/// 404 `webhook_not_found`; 422 with every field that is wrong.
+/// 404 `webhook_not_found`; 422 with every invalid field.
 pub async fn update(app: &App, id: WebhookId, fields: Fields, by: By) -> Result<Webhook> {
     let input = (id, fields, by, app.settings.webhook_allow_private);
     app.db
@@ -240,7 +245,7 @@ pub async fn update(app: &App, id: WebhookId, fields: Fields, by: By) -> Result<
         .await
 }
 
-/// Removes a webhook with its ledger.
+/// Deletes a webhook and its ledger.
 ///
 /// # Errors
 /// 404 `webhook_not_found`.
@@ -257,10 +262,10 @@ pub async fn delete(app: &App, id: WebhookId, by: By) -> Result<()> {
         .await
 }
 
-/// The ledger of a webhook, the newest event first.
+/// Lists the deliveries of a webhook, the newest event first.
 ///
 /// # Errors
-/// 404 `webhook_not_found`; 422 for a cursor that is none.
+/// 404 `webhook_not_found`; 422 `invalid_cursor`.
 pub async fn ledger(app: &App, id: WebhookId, limit: Limit, cursor: Option<&str>) -> Result<Page<Vec<Delivery>>> {
     let before = pagination::begin(LEDGER, cursor, MAX_ID)?;
     let found = app
@@ -275,10 +280,11 @@ pub async fn ledger(app: &App, id: WebhookId, limit: Limit, cursor: Option<&str>
     Ok(Page::new(LEDGER, found, limit, |last| [last.position]))
 }
 
-/// Sends everything behind a cursor again.
+/// Delivers all events after a cursor again.
 ///
 /// # Errors
-/// 404 `webhook_not_found`; 410 `cursor_expired`; 422 for a cursor that is none.
+/// 404 `webhook_not_found`; 410 `cursor_expired`; 422 `invalid_cursor`; 503 if events were queued for the webhook at the same
+/// time.
 pub async fn replay(app: &App, id: WebhookId, after: &str) -> Result<()> {
     let cursor = Cursor::read(after)?;
     app.db
@@ -290,31 +296,31 @@ pub async fn replay(app: &App, id: WebhookId, after: &str) -> Result<()> {
                 if log.epoch != cursor.epoch || !kept.contains(&cursor.position) {
                     return Err(events::cursor_expired());
                 }
-                // What was not taken up yet is not skipped.
+                // Never moves forwards, which would skip events that are not queued yet.
                 let to = cursor.position.min(found.position);
-                if store::events::webhooks::move_on(conn, *id, found.position, to).await? {
+                if store::events::webhooks::set_position(conn, *id, found.position, to).await? {
                     return Ok(());
                 }
-                Err(Error::unavailable("a delivery moved the webhook at the same time"))
+                Err(Error::unavailable("the position of the webhook was moved at the same time"))
             })
         })
         .await
 }
 
-/// Those that deliver.
+/// The webhooks that are enabled.
 ///
 /// # Errors
-/// Of the database.
+/// Errors of the database.
 pub async fn enabled(app: &App) -> Result<Vec<Webhook>> {
     let all = app.db.read((), |conn, ()| Box::pin(store::events::webhooks::list(conn, WebhookId(0), LIMIT))).await?;
     Ok(all.into_iter().filter(|webhook| webhook.enabled).collect())
 }
 
-/// Takes or keeps the lease of a webhook; whether it is the holder's until then. While the node's clock and the database's
-/// disagree, it takes only a lease that nobody has.
+/// Takes or renews the lease of a webhook. Returns whether `holder` has the lease until `until`. While the clocks of this node and
+/// of the database disagree, takes only a lease that no other node holds.
 ///
 /// # Errors
-/// Of the database.
+/// Errors of the database.
 pub async fn lease(app: &App, id: WebhookId, holder: String, until: Timestamp) -> Result<bool> {
     let valid = if app.clock.is_trusted() {
         (app.clock.now(), until.plus_micros(MAX_CLOCK_SKEW_MICROS))
@@ -328,20 +334,20 @@ pub async fn lease(app: &App, id: WebhookId, holder: String, until: Timestamp) -
         .await
 }
 
-/// Gives every lease of a holder back.
+/// Releases all leases of a holder.
 ///
 /// # Errors
-/// Of the database.
+/// Errors of the database.
 pub async fn release(app: &App, holder: String) -> Result<()> {
     app.db.write(holder, |conn, holder| Box::pin(store::events::webhooks::release(conn, holder))).await
 }
 
-/// Takes up what is behind a webhook's position; whether there is more.
+/// Queues deliveries for the events after the webhook's position. Returns whether to call this again because there are more.
 ///
 /// # Errors
-/// Of the database.
-pub async fn take_up(app: &App, id: WebhookId) -> Result<bool> {
-    // Nothing is written while there is nothing new.
+/// Errors of the database.
+pub async fn queue_new_events(app: &App, id: WebhookId) -> Result<bool> {
+    // A read comes first, so that nothing is written while there are no new events.
     let (webhook, last) = app
         .db
         .read(id, |conn, id| {
@@ -356,35 +362,36 @@ pub async fn take_up(app: &App, id: WebhookId) -> Result<bool> {
     if webhook.is_none_or(|webhook| webhook.position >= last) {
         return Ok(false);
     }
-    app.db.write((id, app.clock.now()), |conn, (id, now)| Box::pin(take_up_chunk(conn, *id, *now))).await
+    app.db.write((id, app.clock.now()), |conn, (id, now)| Box::pin(queue_chunk(conn, *id, *now))).await
 }
 
-async fn take_up_chunk(conn: &mut Conn, id: WebhookId, now: Timestamp) -> Result<bool> {
+async fn queue_chunk(conn: &mut Conn, id: WebhookId, now: Timestamp) -> Result<bool> {
     let Some(webhook) = store::events::webhooks::by_id(conn, id).await? else { return Ok(false) };
     let log = store::events::events::log(conn).await?;
     if store::events::webhooks::count_pending(conn, id, PENDING_LIMIT).await? >= PENDING_LIMIT {
         return Ok(false);
     }
-    // What was forgotten before it was taken up cannot be sent.
+    // Events that were deleted from the log before they were queued cannot be delivered.
     let after = webhook.position.max(log.trimmed_position);
-    let stretch = store::events::events::between(conn, after, log.last_position, CHUNK).await?;
-    if !store::events::webhooks::move_on(conn, id, webhook.position, stretch.up_to).await? {
+    let chunk = store::events::events::between(conn, after, log.last_position, CHUNK).await?;
+    // Another transaction has moved the position: the caller tries again.
+    if !store::events::webhooks::set_position(conn, id, webhook.position, chunk.up_to).await? {
         return Ok(true);
     }
     let types = webhook.event_types.as_deref();
     let wanted = |kind: &str| types.is_none_or(|types| types.split(' ').any(|word| word == kind));
-    for event in stretch.events.iter().filter(|event| wanted(event.kind.as_str())) {
-        store::events::webhooks::take_up(conn, id, event, now).await?;
+    for event in chunk.events.iter().filter(|event| wanted(event.kind.as_str())) {
+        store::events::webhooks::queue_delivery(conn, id, event, now).await?;
     }
     store::events::webhooks::trim(conn, id, LEDGER_LIMIT).await?;
-    Ok(stretch.up_to < log.last_position)
+    Ok(chunk.up_to < log.last_position)
 }
 
-/// What may be sent now: the first that waits in each conversation. While the node's clock and the database's disagree,
-/// nothing that was tried before.
+/// The deliveries that may be sent now: in each conversation, the first that is pending. While the clocks of this node and of the
+/// database disagree, only deliveries without an earlier attempt.
 ///
 /// # Errors
-/// Of the database.
+/// Errors of the database.
 pub async fn due(app: &App, id: WebhookId, limit: i64) -> Result<Vec<Delivery>> {
     let times = if app.clock.is_trusted() {
         let now = app.clock.now();
@@ -399,21 +406,22 @@ pub async fn due(app: &App, id: WebhookId, limit: i64) -> Result<Vec<Delivery>> 
         .await
 }
 
-/// An event of the log with the log's name; none when it is forgotten, or what it is about is gone.
+/// The epoch of the event log, and the event at a position. The event is `None` if it, or the object to which it refers, no longer
+/// exists.
 ///
 /// # Errors
-/// Of the database.
+/// Errors of the database.
 pub async fn event_at(app: &App, position: i64) -> Result<(String, Option<Event>)> {
     app.db
         .read(position, |conn, position| {
             Box::pin(async move {
                 let log = store::events::events::log(conn).await?;
-                let found = store::events::events::between(conn, *position - 1, *position, 1).await?;
-                Ok((log.epoch, events::load(conn, &found.events).await?))
+                let chunk = store::events::events::between(conn, *position - 1, *position, 1).await?;
+                Ok((log.epoch, events::load(conn, &chunk.events).await?))
             })
         })
         .await
-        .map(|(epoch, loaded)| (epoch, events::counted(app, loaded).pop()))
+        .map(|(epoch, loaded)| (epoch, events::count_damaged(app, loaded).pop()))
 }
 
 /// How an attempt ended.
@@ -421,35 +429,39 @@ pub async fn event_at(app: &App, position: i64) -> Result<(String, Option<Event>
 pub enum Outcome {
     /// The receiver answered with this status.
     Answered(u16),
-    /// It did not answer, or must not be called.
+    /// The receiver did not answer, or its address must not be called.
     Failed,
-    /// There is nothing to be sent any more.
-    Gone,
+    /// The event no longer exists.
+    EventGone,
 }
 
-/// Notes how an attempt ended.
+/// Records the outcome of an attempt. After a failure it sets the time of the next attempt, or gives the delivery up.
 ///
 /// # Errors
-/// Of the database.
-pub async fn note(app: &App, id: WebhookId, delivery: Delivery, outcome: Outcome) -> Result<()> {
+/// Errors of the database.
+pub async fn record_attempt(app: &App, id: WebhookId, delivery: Delivery, outcome: Outcome) -> Result<()> {
     let now = app.clock.now();
-    let wait = usize::try_from(delivery.attempts).ok().and_then(|attempts| WAITS.get(attempts));
+    let delay = usize::try_from(delivery.attempts).ok().and_then(|attempts| RETRY_DELAYS.get(attempts));
     let (state, last_status) = match outcome {
         Outcome::Answered(status @ 200..=299) => ("delivered", Some(status)),
-        Outcome::Gone => ("dead", None),
-        Outcome::Answered(status) if wait.is_some() => ("pending", Some(status)),
+        Outcome::EventGone => ("dead", None),
+        Outcome::Answered(status) if delay.is_some() => ("pending", Some(status)),
         Outcome::Answered(status) => ("dead", Some(status)),
-        Outcome::Failed if wait.is_some() => ("pending", None),
+        Outcome::Failed if delay.is_some() => ("pending", None),
         Outcome::Failed => ("dead", None),
     };
-    let wait_us = wait.map_or(0, |wait| i64::try_from(wait.as_micros()).unwrap_or(i64::MAX));
-    let noted = Delivery {
+    let delay_us = delay.map_or(0, |delay| i64::try_from(delay.as_micros()).unwrap_or(i64::MAX));
+    let updated = Delivery {
         state: state.to_owned(),
         attempts: delivery.attempts + 1,
-        next_at: now.plus_micros(wait_us),
+        next_at: now.plus_micros(delay_us),
         last_at: Some(now),
         last_status: last_status.map(i64::from),
         ..delivery
     };
-    app.db.write((id, noted), |conn, (id, noted)| Box::pin(store::events::webhooks::note(conn, *id, noted))).await
+    app.db
+        .write((id, updated), |conn, (id, updated)| {
+            Box::pin(store::events::webhooks::record_attempt(conn, *id, updated))
+        })
+        .await
 }

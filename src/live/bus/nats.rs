@@ -1,4 +1,4 @@
-//! The bus over NATS. The client connects, and connects again, by itself.
+//! The bus over NATS. The NATS client connects and reconnects by itself.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,23 +14,23 @@ use crate::app::App;
 use crate::base::error::{Error, Result};
 use crate::base::ids::hex;
 
-/// How often the connection is asked whether it is alive.
+/// How often the client checks that the connection is alive.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The longest time between two attempts to connect.
+/// The longest pause between two attempts to connect.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// Messages that were heard and wait to be read; beyond it they are lost.
-const HEARD_WAITING: usize = 1_024;
+/// The most received messages that wait to be handled. Further ones are dropped.
+const RECEIVED_LIMIT: usize = 1_024;
 
-/// What is shown to a NATS server.
+/// The credentials for a NATS server.
 #[derive(Clone)]
 enum Login {
-    Nothing,
+    None,
     Token(String),
     Password(String, String),
 }
 
-/// Where the servers of one NATS cluster are, and who is with us there.
+/// The NATS servers of one cluster, the credentials for them, and the subject that carries the messages.
 pub struct Settings {
     servers: Vec<ServerAddr>,
     login: Login,
@@ -38,31 +38,32 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Reads the URL: of one server, or of several with commas between.
+    /// Reads one URL, or several separated by commas.
     ///
     /// # Errors
-    /// [`Error::Internal`] with a sentence for the operator, without the URL's secrets.
+    /// [`Error::Internal`] with a sentence for the operator, which does not contain the secrets of the URL.
     pub fn new(app: &App, url: &str) -> Result<Self> {
         let urls: Option<Vec<url::Url>> = url.split(',').map(|url| url::Url::parse(url.trim()).ok()).collect();
         let urls = urls.filter(|urls| urls.iter().all(|url| matches!(url.scheme(), "nats" | "tls") && url.has_host()));
         let wrong = || Error::internal("--nats-url must be nats://host:port or tls://host:port");
         let urls = urls.ok_or_else(wrong)?;
-        // The client leaves what a URL says of it alone. The servers of a cluster have it in common.
-        let login = urls.iter().find_map(login_of).unwrap_or(Login::Nothing);
+        // The client ignores credentials in a URL. All servers of a cluster take the same ones.
+        let login = urls.iter().find_map(credentials).unwrap_or(Login::None);
         let bare = |mut url: url::Url| {
-            // What the client logs of a URL has no password in it then.
+            // The client logs URLs, so they must not contain the password.
             url.set_username("").and_then(|()| url.set_password(None)).ok()?;
             ServerAddr::from_url(url).ok()
         };
         let servers: Option<Vec<ServerAddr>> = urls.into_iter().map(bare).collect();
         let servers = servers.ok_or_else(wrong)?;
-        // Of the data, so that several installations may share a NATS server and not hear each other; not to be guessed.
+        // The subject is derived from a secret in the database: installations that share a NATS server do not receive each
+        // other's messages, and nobody can guess it.
         let key = Sha256::new().chain_update(b"posthaste bus ").chain_update(app.name_key).finalize();
         Ok(Self { servers, login, subject: format!("posthaste.{}", hex(&key[..16])) })
     }
 }
 
-fn login_of(url: &url::Url) -> Option<Login> {
+fn credentials(url: &url::Url) -> Option<Login> {
     let plain = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
     match (url.username(), url.password()) {
         ("", None) => None,
@@ -71,30 +72,31 @@ fn login_of(url: &url::Url) -> Option<Login> {
     }
 }
 
-/// A client of NATS, and what it hears.
+/// A client of NATS that publishes messages.
 pub struct Connection {
     client: Client,
     subject: String,
 }
 
 impl Connection {
-    /// Begins to connect; whether there is a server yet does not matter.
+    /// Starts to connect, and returns the client and the messages that it receives. Succeeds even while no NATS server can be
+    /// reached.
     ///
     /// # Errors
-    /// When the certificates of the system cannot be read.
+    /// [`Error::Internal`] if TLS cannot be set up; [`Error::Unavailable`] if the client cannot be started.
     pub async fn open(settings: &Settings, live: &Arc<Live>) -> Result<(Self, Subscriber)> {
         let live = Arc::clone(live);
-        let tell = move |event: Event| {
+        let on_event = move |event: Event| {
             let live = Arc::clone(&live);
             async move {
                 match event {
                     Event::Connected => {
                         tracing::debug!("connected to NATS");
-                        // What was told while nobody listened is in the log.
+                        // Wake-ups that were lost without a connection are made up for by reading the log.
                         live.look();
                     }
-                    Event::Disconnected => tracing::warn!("the connection to NATS was lost"),
-                    event => tracing::warn!(%event, "NATS"),
+                    Event::Disconnected => tracing::warn!("the connection to NATS was lost; the client connects again"),
+                    event => tracing::warn!(%event, "the NATS client reports a problem"),
                 }
             }
         };
@@ -107,25 +109,25 @@ impl Connection {
             .reconnect_delay_callback(|attempt| {
                 LONGEST_PAUSE.min(Duration::from_millis(50) * 2_u32.pow(attempt.min(10) as u32))
             })
-            .subscription_capacity(HEARD_WAITING)
-            .event_callback(tell);
+            .subscription_capacity(RECEIVED_LIMIT)
+            .event_callback(on_event);
         options = match settings.login.clone() {
-            Login::Nothing => options,
+            Login::None => options,
             Login::Token(token) => options.token(token),
             Login::Password(user, password) => options.user_and_password(user, password),
         };
-        // The client's own choice would be the process's default provider, which nobody sets here.
+        // Without this the client would use the default TLS provider of the process, and none is set.
         options = options.tls_client_config(tls()?);
         let client = options.connect(settings.servers.clone()).await.map_err(Error::unavailable)?;
-        let heard = client.subscribe(settings.subject.clone()).await.map_err(Error::unavailable)?;
-        Ok((Self { client, subject: settings.subject.clone() }, heard))
+        let messages = client.subscribe(settings.subject.clone()).await.map_err(Error::unavailable)?;
+        Ok((Self { client, subject: settings.subject.clone() }, messages))
     }
 
-    /// Tells every other server.
+    /// Sends a message to every other server.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] without a connection: a hint that waits for one is worth nothing any more.
-    pub async fn tell(&self, text: String) -> Result<()> {
+    /// [`Error::Unavailable`] without a connection. The message is not kept until there is one: it would come too late.
+    pub async fn publish(&self, text: String) -> Result<()> {
         if self.client.connection_state() != State::Connected {
             return Err(Error::unavailable("no connection to NATS"));
         }
@@ -133,10 +135,10 @@ impl Connection {
     }
 }
 
-/// Hears for as long as it is polled.
-pub async fn listen(mut heard: Subscriber, bus: &Bus, live: &Live) {
-    while let Some(message) = heard.next().await {
-        bus.hear(live, &message.payload);
+/// Handles the messages that are received, as long as it is polled.
+pub async fn receive(mut messages: Subscriber, bus: &Bus, live: &Live) {
+    while let Some(message) = messages.next().await {
+        bus.handle(live, &message.payload);
     }
 }
 

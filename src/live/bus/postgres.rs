@@ -1,35 +1,38 @@
-//! The bus over LISTEN and NOTIFY.
+//! The bus over LISTEN and NOTIFY of PostgreSQL.
 
 use std::time::Duration;
 
 use super::{Bus, Live};
 use crate::store::postgres::notify::Listener;
 
-/// How long to wait before connecting again: at first, and at most.
+/// The pause before the first attempt to connect again. Each further attempt doubles it.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// A connection that held this long was a good one: the next pause is the first again.
-const GOOD_CONNECTION: Duration = Duration::from_secs(10);
+/// After a connection that lasted this long, the next pause is [`FIRST_PAUSE`] again.
+const STABLE_AFTER: Duration = Duration::from_secs(10);
 
-/// Listens for as long as it is polled, and connects again when the connection is lost.
-pub async fn listen(url: &str, bus: &Bus, live: &Live) {
+/// Receives and handles messages as long as it is polled. Connects again when the connection is lost.
+pub async fn receive(url: &str, bus: &Bus, live: &Live) {
     let mut pause = FIRST_PAUSE;
     loop {
         match Listener::open(url).await {
             Ok(mut listener) => {
-                tracing::debug!("listening to other servers");
-                let begun = tokio::time::Instant::now();
-                // What was told while nobody listened is in the log.
+                tracing::debug!("connected to PostgreSQL for messages from other servers");
+                let connected_at = tokio::time::Instant::now();
+                // Wake-ups that were lost without a connection are made up for by reading the log.
                 live.look();
                 while let Some(text) = listener.next().await {
-                    bus.hear(live, text.as_bytes());
+                    bus.handle(live, text.as_bytes());
                 }
-                if begun.elapsed() >= GOOD_CONNECTION {
+                if connected_at.elapsed() >= STABLE_AFTER {
                     pause = FIRST_PAUSE;
                 }
-                tracing::warn!("the connection that listens to other servers was lost");
+                tracing::warn!("the connection for messages from other servers was lost; connecting again");
             }
-            Err(error) => tracing::warn!(%error, "other servers cannot be listened to"),
+            Err(error) => {
+                tracing::warn!(%error, "the connection for messages from other servers cannot be opened; trying again")
+            }
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);

@@ -1,12 +1,12 @@
-//! Readers and what may befall them, simulated: the tailers, queues and subscriptions of two servers on one SQLite file, and
-//! one thread that takes from a seed what happens next. Nothing is woken: that somebody looks is one of the things that may
-//! happen, too early, too late or twice, and what was begun stands still between two answers of the database while something
-//! else happens.
+//! A simulation of live events: the tailers, queues and subscriptions of two servers on one SQLite file. One thread chooses the
+//! next step from a seed. There are no wake-ups. A tailer or a reader runs only when its step is chosen, which may be too early,
+//! too late or twice in a row. A step runs until it needs an answer of the database; then other steps may come before it continues.
 //!
-//! Invariants, of every reader: nothing missed, nothing twice, all in order; nothing that they could not see at any moment
-//! since it was logged, they came, and their server has handed out what it has.
+//! Invariants, for every reader: it misses no event, gets none twice, and gets all in order. It never gets an event that it was not
+//! allowed to see at any time since the latest of three moments: the event was logged, the reader opened its subscription, and its
+//! server delivered everything up to its current position.
 //!
-//! `POSTHASTE_SEED=7` runs one seed alone, `POSTHASTE_SOAK=1` thousands that nobody has chosen.
+//! `POSTHASTE_SEED=7` runs one seed. `POSTHASTE_SOAK=1` runs thousands of random seeds.
 
 mod model;
 mod running;
@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 use std::time::Instant;
 
-use super::Tail;
+use super::TailerState;
 use crate::app::{App, Settings};
 use crate::base::error::{Error, Result};
 use crate::base::ids::{ConversationId, Rng, UserId};
@@ -35,17 +35,17 @@ use model::{Change, Model};
 use running::Running;
 
 const SEEDS: u64 = 200;
-const SEEDS_OF_A_SOAK: u64 = 3_000;
-/// What happens under one seed.
+const SOAK_SEEDS: u64 = 3_000;
+/// The number of steps for one seed.
 const STEPS: usize = 200;
 /// 2026-01-01.
 const NOW_US: i64 = 1_767_225_600_000_000;
 
-const PEOPLE: [UserId; 4] = [UserId(1), UserId(2), UserId(3), UserId(4)];
-/// Of the demo's data.
+const USERS: [UserId; 4] = [UserId(1), UserId(2), UserId(3), UserId(4)];
+/// Conversations of the demo data.
 const CONVERSATIONS: [ConversationId; 2] = [ConversationId(1), ConversationId(2)];
 
-/// Renders an event as the cursor behind it.
+/// Renders an event as the cursor after it.
 const RENDERER: Renderer = Renderer {
     message: |_, _| Ok(Vec::new()),
     event: |_, cursor| Ok(cursor.as_bytes().to_vec()),
@@ -53,7 +53,7 @@ const RENDERER: Renderer = Renderer {
 };
 
 #[test]
-fn whatever_happens_readers_get_everything_once() {
+fn every_reader_gets_each_event_once_and_in_order() {
     let folder = folder();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let _entered = runtime.enter();
@@ -69,7 +69,7 @@ fn whatever_happens_readers_get_everything_once() {
         Some(seed) => seed..seed + 1,
         None if number("POSTHASTE_SOAK").is_some() => {
             let first = u64::from(u32::from_le_bytes(Rng::System.bytes().unwrap()));
-            first..first + SEEDS_OF_A_SOAK
+            first..first + SOAK_SEEDS
         }
         None => 0..SEEDS,
     };
@@ -77,15 +77,15 @@ fn whatever_happens_readers_get_everything_once() {
     for seed in seeds.clone() {
         let simulated = catch_unwind(AssertUnwindSafe(|| World::new(&apps, seed).run(&mut counts)));
         if let Err(panic) = simulated {
-            eprintln!("this was POSTHASTE_SEED={seed}");
+            eprintln!("to run this again: POSTHASTE_SEED={seed}");
             resume_unwind(panic);
         }
     }
     println!("{} seeds in {:?}: {counts:?}", seeds.end - seeds.start, started.elapsed());
     if seeds.end - seeds.start > 1 {
-        // What never happened was not simulated.
-        let Counts { told, returns, too_slow, resets, rolled_back } = counts;
-        for count in [told, returns, too_slow, resets, rolled_back] {
+        // Each of these must have happened at least once, or the simulation does not cover it.
+        let Counts { delivered, returns, too_slow, resets, rolled_back } = counts;
+        for count in [delivered, returns, too_slow, resets, rolled_back] {
             assert!(count > 0, "{counts:?}");
         }
     }
@@ -94,51 +94,51 @@ fn whatever_happens_readers_get_everything_once() {
     }
 }
 
-/// In memory where there is such a place: what is simulated are not disks.
+/// A folder in memory where possible, because the simulation does not test disks.
 fn folder() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Counts {
-    told: usize,
+    delivered: usize,
     returns: usize,
     too_slow: usize,
     resets: usize,
     rolled_back: usize,
 }
 
-enum State {
-    Away,
+enum ReaderState {
+    Closed,
     Opening(Running<Result<Subscription>>),
-    Here(Subscription),
+    Open(Subscription),
     Reading(Running<(Subscription, Result<Option<Next>>)>),
 }
 
 struct Reader {
-    who: Viewer,
+    viewer: Viewer,
     server: usize,
-    state: State,
+    state: ReaderState,
     cursor: Option<String>,
-    /// The end of the log when it came.
-    came: i64,
-    /// Everything behind is to be told.
+    /// The end of the log when the reader opened its subscription.
+    opened_at: i64,
+    /// The reader must get all visible events after this position.
     start: i64,
-    /// What was told last.
+    /// The position of the last event that the reader got.
     last: i64,
-    told: BTreeSet<i64>,
+    delivered: BTreeSet<i64>,
 }
 
 enum Tailer {
-    Idle(Tail),
-    Passing(Running<(Tail, Result<bool>)>),
+    Idle(TailerState),
+    Passing(Running<(TailerState, Result<bool>)>),
 }
 
 struct Server {
     live: Arc<Live>,
     tailer: Option<Tailer>,
-    /// Up to where it had certainly handed everything out.
-    handed_out: Option<i64>,
+    /// The position up to which it has certainly put every event into the queues.
+    delivered_to: Option<i64>,
 }
 
 struct World<'a> {
@@ -153,29 +153,29 @@ impl<'a> World<'a> {
     fn new(apps: &'a [Arc<App>; 2], seed: u64) -> Self {
         let servers = std::array::from_fn(|index| Server {
             live: Live::new(Arc::clone(&apps[index])),
-            tailer: Some(Tailer::Idle(Tail::default())),
-            handed_out: None,
+            tailer: Some(Tailer::Idle(TailerState::default())),
+            delivered_to: None,
         });
-        let readers = PEOPLE.map(Viewer::Person).into_iter().chain([Viewer::Everything]).map(|who| Reader {
-            who,
+        let readers = USERS.map(Viewer::Person).into_iter().chain([Viewer::Everything]).map(|viewer| Reader {
+            viewer,
             server: 0,
-            state: State::Away,
+            state: ReaderState::Closed,
             cursor: None,
-            came: 0,
+            opened_at: 0,
             start: 0,
             last: 0,
-            told: BTreeSet::new(),
+            delivered: BTreeSet::new(),
         });
         let readers = readers.collect();
-        // Streams of seeds that follow each other would overlap.
+        // Without the multiplication, the random numbers of consecutive seeds would overlap.
         let rng = Rng::Seeded(seed.wrapping_mul(0xD134_2543_DE82_EF95).wrapping_add(1).into());
         let mut world = Self { apps, rng, servers, readers, model: Model::default() };
-        world.begin();
+        world.reset_data();
         world
     }
 
-    /// As under every seed: everybody is in everything, and nothing is left of what was before.
-    fn begin(&mut self) {
+    /// Makes the data the same for each seed: every user is in every conversation, and the event log is empty.
+    fn reset_data(&mut self) {
         let app = Arc::clone(&self.apps[0]);
         let outcome = Running::new(async move {
             app.db
@@ -183,7 +183,7 @@ impl<'a> World<'a> {
                     Box::pin(async move {
                         let at = Timestamp::from_micros(NOW_US);
                         for conversation in CONVERSATIONS {
-                            for user in PEOPLE {
+                            for user in USERS {
                                 store::conversations::members::delete(conn, conversation, user, at).await?;
                                 Change::Add(conversation, user).apply(conn, at).await?;
                             }
@@ -198,8 +198,8 @@ impl<'a> World<'a> {
         let base = outcome.finish().unwrap();
         self.model = Model { base, trimmed: base, ..Model::default() };
         for conversation in CONVERSATIONS {
-            for user in PEOPLE {
-                self.model.turns.insert((conversation, user), vec![base]);
+            for user in USERS {
+                self.model.membership_changes.insert((conversation, user), vec![base]);
             }
         }
     }
@@ -223,16 +223,16 @@ impl<'a> World<'a> {
                     let changes: Vec<Change> = (0..=self.below(3)).map(|_| self.change()).collect();
                     self.commit(changes, counts);
                 }
-                // Rarely, for it takes its time: more than a read of the log, or a queue, takes.
+                // Usually more events than one read of the log, or a queue, can hold. Rarely, because this is slow.
                 82..83 if self.below(4) == 0 => {
                     let conversation = self.one_of(&CONVERSATIONS);
                     let changes = vec![Change::Message(conversation); 900 + self.below(1_500) as usize];
                     self.commit(changes, counts);
                 }
-                82..88 => self.go_away(reader),
+                82..88 => self.disconnect(reader),
                 88..90 => self.trim(),
-                90..92 => self.settle(reader, counts),
-                92..96 => self.pass_on(server),
+                90..92 => self.catch_up(reader, counts),
+                92..96 => self.pass_to_end(server),
                 _ => {
                     for _ in 0..self.below(50) {
                         self.read(reader, counts);
@@ -241,23 +241,24 @@ impl<'a> World<'a> {
             }
         }
         for reader in 0..self.readers.len() {
-            self.settle(reader, counts);
+            self.catch_up(reader, counts);
         }
     }
 
     fn change(&self) -> Change {
-        let (conversation, user) = (self.one_of(&CONVERSATIONS), self.one_of(&PEOPLE));
+        let (conversation, user) = (self.one_of(&CONVERSATIONS), self.one_of(&USERS));
         match self.below(10) {
             0..5 => Change::Message(conversation),
             5 => Change::Conversation(conversation),
-            6 => Change::Person(user),
+            6 => Change::User(user),
             _ if self.model.is_member(conversation, user, self.model.last()) => Change::Remove(conversation, user),
             _ => Change::Add(conversation, user),
         }
     }
 
-    /// A transaction that takes its positions last, as all do, and may be rolled back even then.
+    /// Runs a transaction. It takes its positions last, as all transactions do, and may still be rolled back after that.
     fn commit(&mut self, mut changes: Vec<Change>, counts: &mut Counts) {
+        // Keeps at most one change of each membership.
         let mut moved = BTreeSet::new();
         changes.retain(|change| match change {
             Change::Add(conversation, user) | Change::Remove(conversation, user) => {
@@ -292,9 +293,10 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Forgets some of the oldest events; none that a tailer has still to hand out, which would be a month late.
+    /// Deletes some of the oldest events. Keeps those that a tailer has not yet delivered: a real server keeps events for a month,
+    /// and no tailer is that late.
     fn trim(&mut self) {
-        let end = self.servers.iter().filter_map(|server| server.handed_out).fold(self.model.last(), i64::min);
+        let end = self.servers.iter().filter_map(|server| server.delivered_to).fold(self.model.last(), i64::min);
         let room = end - self.model.trimmed;
         if room <= 0 {
             return;
@@ -312,25 +314,25 @@ impl<'a> World<'a> {
         self.model.trimmed += count;
     }
 
-    /// A tailer goes on to where it asks the database; `Some` at the end of a pass: whether there is more.
+    /// Runs a tailer until it waits for the database. At the end of a pass, returns whether there are more events.
     fn pass(&mut self, server: usize) -> Option<bool> {
         let server = &mut self.servers[server];
         let mut passing = match server.tailer.take().unwrap() {
             Tailer::Passing(passing) => passing,
-            Tailer::Idle(mut tail) => {
-                // One that begins does so at the end of the log.
-                server.handed_out = tail.position.or(Some(self.model.last()));
+            Tailer::Idle(mut tailer) => {
+                // A tailer without a position starts at the end of the log.
+                server.delivered_to = tailer.position.or(Some(self.model.last()));
                 let live = Arc::clone(&server.live);
                 Running::new(async move {
-                    let more = tail.pass(&live).await;
-                    (tail, more)
+                    let more = tailer.pass(&live).await;
+                    (tailer, more)
                 })
             }
         };
         match passing.poll() {
-            Some((tail, more)) => {
-                server.handed_out = tail.position;
-                server.tailer = Some(Tailer::Idle(tail));
+            Some((tailer, more)) => {
+                server.delivered_to = tailer.position;
+                server.tailer = Some(Tailer::Idle(tailer));
                 Some(more.unwrap())
             }
             None => {
@@ -341,110 +343,115 @@ impl<'a> World<'a> {
         }
     }
 
-    fn pass_on(&mut self, server: usize) {
-        // What is under way may have read the log before its end.
+    /// Runs passes until the tailer is at the end of the log.
+    fn pass_to_end(&mut self, server: usize) {
+        // A pass that is already running may have read the log before the latest commit.
         if let Some(Tailer::Passing(_)) = self.servers[server].tailer {
             while self.pass(server).is_none() {}
         }
         while self.pass(server) != Some(false) {}
     }
 
-    fn go_away(&mut self, reader: usize) {
+    /// Closes the subscription of a reader. The reader returns to a server that is chosen at random.
+    fn disconnect(&mut self, reader: usize) {
         let server = self.below(2) as usize;
         let reader = &mut self.readers[reader];
-        reader.state = State::Away;
+        reader.state = ReaderState::Closed;
         reader.server = server;
     }
 
-    /// A reader goes on to where it asks the database or waits for the tailer; whether it is at the end of what there is.
+    /// Runs a reader until it waits for the database or the tailer. Returns whether the reader has found no further event.
     fn read(&mut self, reader: usize, counts: &mut Counts) -> bool {
         let keeps_cursor = self.below(2) == 0;
         let reader = &mut self.readers[reader];
-        let Server { live, handed_out, .. } = &self.servers[reader.server];
-        let (live, handed_out) = (Arc::clone(live), *handed_out);
-        match std::mem::replace(&mut reader.state, State::Away) {
-            State::Away => {
-                let (who, cursor) = (reader.who, reader.cursor.clone());
-                reader.came = self.model.last();
-                reader.state =
-                    State::Opening(Running::new(
-                        async move { Subscription::open_for(&live, who, cursor.as_deref()).await },
-                    ));
+        let Server { live, delivered_to, .. } = &self.servers[reader.server];
+        let (live, delivered_to) = (Arc::clone(live), *delivered_to);
+        match std::mem::replace(&mut reader.state, ReaderState::Closed) {
+            ReaderState::Closed => {
+                let (viewer, cursor) = (reader.viewer, reader.cursor.clone());
+                reader.opened_at = self.model.last();
+                reader.state = ReaderState::Opening(Running::new(async move {
+                    Subscription::open_for(&live, viewer, cursor.as_deref()).await
+                }));
             }
-            State::Opening(mut opening) => match opening.poll() {
+            ReaderState::Opening(mut opening) => match opening.poll() {
                 Some(Ok(subscription)) => {
                     let position = Cursor::read(&subscription.cursor()).unwrap().position;
                     if reader.cursor.is_some() {
                         counts.returns += 1;
-                        assert!(position >= reader.last, "it begins before its cursor");
+                        assert!(position >= reader.last, "the subscription starts before its cursor");
                     } else {
-                        assert!((reader.came..=self.model.last()).contains(&position), "it begins elsewhere");
+                        assert!(
+                            (reader.opened_at..=self.model.last()).contains(&position),
+                            "the subscription starts at a wrong position"
+                        );
                         (reader.start, reader.last) = (position, position);
-                        reader.told.clear();
+                        reader.delivered.clear();
                         reader.cursor = Some(subscription.cursor());
                     }
-                    reader.state = State::Here(subscription);
+                    reader.state = ReaderState::Open(subscription);
                 }
                 Some(Err(Error::Gone { .. })) => {
                     let position = Cursor::read(reader.cursor.as_deref().unwrap()).unwrap().position;
-                    assert!(position < self.model.trimmed, "nothing behind its cursor is forgotten");
+                    assert!(position < self.model.trimmed, "no event after the cursor was deleted");
                     counts.resets += 1;
                     reader.cursor = None;
                 }
                 Some(Err(error)) => panic!("{error}"),
                 None => {
-                    wait_for_database(&live, reader.who, &opening);
-                    reader.state = State::Opening(opening);
+                    wait_for_database(&live, reader.viewer, &opening);
+                    reader.state = ReaderState::Opening(opening);
                 }
             },
-            State::Here(mut subscription) => {
-                reader.state = State::Reading(Running::new(async move {
+            ReaderState::Open(mut subscription) => {
+                reader.state = ReaderState::Reading(Running::new(async move {
                     let next = subscription.try_next().await;
                     (subscription, next)
                 }));
             }
-            State::Reading(mut reading) => match reading.poll() {
+            ReaderState::Reading(mut reading) => match reading.poll() {
                 Some((subscription, next)) => {
-                    let since = reader.came.max(handed_out.unwrap_or_default());
-                    return hear(reader, &self.model, since, subscription, next.unwrap(), keeps_cursor, counts);
+                    let since = reader.opened_at.max(delivered_to.unwrap_or_default());
+                    return check_next(reader, &self.model, since, subscription, next.unwrap(), keeps_cursor, counts);
                 }
                 None => {
-                    wait_for_database(&live, reader.who, &reading);
-                    reader.state = State::Reading(reading);
+                    wait_for_database(&live, reader.viewer, &reading);
+                    reader.state = ReaderState::Reading(reading);
                 }
             },
         }
         false
     }
 
-    /// Lets a reader come to the end of the log: it was told everything then.
-    fn settle(&mut self, reader: usize, counts: &mut Counts) {
-        // Twice: the first answer may be one to what was asked before.
+    /// Lets a reader reach the end of the log, and checks that it has got every event that it must get.
+    fn catch_up(&mut self, reader: usize, counts: &mut Counts) {
+        // Twice, because the first answer may belong to a read that started before the last pass.
         let mut ends = 0;
         while ends < 2 {
-            self.pass_on(self.readers[reader].server);
+            self.pass_to_end(self.readers[reader].server);
             ends += usize::from(self.read(reader, counts));
         }
         let (reader, model) = (&mut self.readers[reader], &self.model);
         for position in reader.start + 1..=model.last() {
-            if model.must_be_told(reader.who, position) {
-                assert!(reader.told.contains(&position), "{:?} missed {position}", reader.who);
+            if model.must_be_delivered(reader.viewer, position) {
+                assert!(reader.delivered.contains(&position), "{:?} missed {position}", reader.viewer);
             }
         }
         reader.start = model.last();
-        reader.told.clear();
+        reader.delivered.clear();
     }
 }
 
-/// Waits unless what is under way waits for the tailer: nobody is among its readers then.
-fn wait_for_database<T>(live: &Live, who: Viewer, running: &Running<T>) {
-    let waits_for_tailer = live.readers().list(who).is_empty();
+/// Waits for the database, unless `running` waits for the tailer. In that case the viewer has no started queue.
+fn wait_for_database<T>(live: &Live, viewer: Viewer, running: &Running<T>) {
+    let waits_for_tailer = live.readers().list(viewer).is_empty();
     if !waits_for_tailer {
         running.wait();
     }
 }
 
-fn hear(
+/// Checks what a subscription has returned. Returns whether there was no event.
+fn check_next(
     reader: &mut Reader,
     model: &Model,
     since: i64,
@@ -457,36 +464,36 @@ fn hear(
     match next {
         Some(Next::Event(frame)) => {
             let position = frame.position.unwrap();
-            assert!(position > reader.last, "{:?} is told of {position} behind {}", reader.who, reader.last);
+            assert!(position > reader.last, "{:?} gets {position} after {}", reader.viewer, reader.last);
             assert!(position <= model.last(), "{position} was never committed");
             assert!(
-                model.may_be_told(reader.who, position, since),
+                model.may_be_delivered(reader.viewer, position, since),
                 "{:?} must not see {position}: {:?}",
-                reader.who,
+                reader.viewer,
                 model.at(position)
             );
             assert_eq!(frame.json(), subscription.cursor());
-            counts.told += 1;
+            counts.delivered += 1;
             reader.last = position;
-            reader.told.insert(position);
+            reader.delivered.insert(position);
             reader.cursor = Some(subscription.cursor());
-            reader.state = State::Here(subscription);
+            reader.state = ReaderState::Open(subscription);
         }
         None => {
-            // It may be further than the event that came last.
+            // The cursor may be after the last event that the reader got. A reader may store either.
             if !keeps_cursor {
                 reader.cursor = Some(subscription.cursor());
             }
-            reader.state = State::Here(subscription);
+            reader.state = ReaderState::Open(subscription);
         }
         Some(Next::Reset) => {
             let position = Cursor::read(&subscription.cursor()).unwrap().position;
-            assert!(position < model.trimmed, "nothing behind {position} is forgotten");
+            assert!(position < model.trimmed, "no event after {position} was deleted");
             counts.resets += 1;
             reader.cursor = None;
         }
         Some(Next::TooSlow) => {
-            assert!(model.last() - reader.last > LIMIT as i64, "it was not too slow");
+            assert!(model.last() - reader.last > LIMIT as i64, "the reader was not too slow");
             counts.too_slow += 1;
             reader.cursor = Some(subscription.cursor());
         }

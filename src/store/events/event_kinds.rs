@@ -1,9 +1,9 @@
 //! The kinds of events, each defined once: its name in the code, its `type` in JSON, and its meaning.
 //!
-//! Invariant: a [`Kind`] is logged, an [`EphemeralKind`] is not. Webhooks are delivered from the log, so a webhook can ask for
-//! every [`Kind`] and for no [`EphemeralKind`]. `docs/api.md` lists all of them.
+//! Invariant: events of a [`Kind`] are stored in the event log, events of an [`EphemeralKind`] are not. Webhooks are delivered from
+//! the event log, so a webhook can ask for every [`Kind`] and for no [`EphemeralKind`]. `docs/api.md` lists all of them.
 
-/// Defines an enum of kinds. The comment of a kind is the sentence that `docs/api.md` has about it.
+/// Defines an enum of kinds. The doc comment of a kind is also its sentence in `docs/api.md`; a test compares the two.
 macro_rules! kinds {
     ($(#[$about:meta])* $name:ident { $(#[doc = $meaning:literal] $kind:ident = $word:literal,)+ }) => {
         $(#[$about])*

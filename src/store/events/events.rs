@@ -1,8 +1,9 @@
 //! Rows of `messaging.events`, and the one row of `messaging.event_log` that numbers them.
 //!
-//! Invariant: numbering is the last write of its transaction. Its counter row stays locked until the commit, so positions
-//! become visible in their order and a reader that saw one never meets a smaller one later. On PostgreSQL every statement that
-//! locks the row is sent in one flight with its COMMIT: a server that vanishes does not leave the row locked.
+//! Invariant: positions are assigned in the last write of a transaction. The counter row stays locked until the commit, so
+//! positions become visible in order, and a reader that has seen a position never finds a lower one later. On PostgreSQL every
+//! statement that locks the row is sent together with its COMMIT, without waiting for an answer in between, so that a node that
+//! fails does not leave the row locked.
 
 pub use super::event_kinds::Kind;
 use crate::base::error::Result;
@@ -13,52 +14,52 @@ use crate::store::db::columns::{columns, read, sql};
 use crate::store::driver::values::Value;
 use crate::store::postgres::Counter;
 
-/// An event to be logged: references only.
+/// An event to be added to the event log. It holds references only.
 #[derive(Clone, Copy, Debug)]
 pub struct NewEvent<'a> {
-    /// What.
+    /// The kind of the event.
     pub kind: Kind,
-    /// Where, unless it is between two people.
+    /// The conversation; `None` for an event about users.
     pub conversation_id: Option<ConversationId>,
-    /// Which message, if it is about one.
+    /// The `seq` of the message, if the event is about one.
     pub seq: Option<i64>,
-    /// Who did it.
+    /// The user who caused the event.
     pub actor_id: UserId,
-    /// To whom, if it is about somebody.
+    /// The user whom the event affects, if there is one.
     pub subject_id: Option<UserId>,
-    /// An emoji, where it is about one.
+    /// The emoji, if the event is about a reaction.
     pub detail: Option<&'a str>,
-    /// When.
+    /// When it happened.
     pub at: Timestamp,
 }
 
 impl NewEvent<'_> {
-    /// An event of a conversation.
+    /// An event in a conversation.
     pub const fn of_conversation(kind: Kind, conversation: ConversationId, actor_id: UserId, at: Timestamp) -> Self {
         let conversation_id = Some(conversation);
         Self { kind, conversation_id, seq: None, actor_id, subject_id: None, detail: None, at }
     }
 
-    /// An event between two people.
+    /// An event between two users, outside conversations.
     pub const fn between(kind: Kind, actor_id: UserId, subject: UserId, at: Timestamp) -> Self {
         Self { kind, conversation_id: None, seq: None, actor_id, subject_id: Some(subject), detail: None, at }
     }
 
-    /// Of a message of the conversation.
+    /// Sets the message of the event.
     #[must_use]
     pub const fn message(self, seq: i64) -> Self {
         Self { seq: Some(seq), ..self }
     }
 
-    /// About somebody.
+    /// Sets the user whom the event affects.
     #[must_use]
     pub const fn about(self, subject: UserId) -> Self {
         Self { subject_id: Some(subject), ..self }
     }
 }
 
-/// Logs events in the given order. On PostgreSQL they are numbered with the COMMIT, whatever the unit of work does until
-/// then; several calls keep their order.
+/// Adds events to the event log, in the given order. On PostgreSQL they get their positions with the COMMIT, even if the unit of
+/// work does other things after this call. The events of several calls stay in the order of the calls.
 pub async fn append(conn: &mut Conn, events: &[NewEvent<'_>]) -> Result<()> {
     if events.is_empty() {
         return Ok(());
@@ -106,7 +107,7 @@ async fn queue(connection: &mut crate::store::postgres::Conn, events: &[NewEvent
     connection
         .queue(
             Counter::Events,
-            // Without a counter the position is NULL, which the table refuses.
+            // If the counter row is missing, the position is NULL, which the table refuses.
             "WITH log AS (
                  UPDATE messaging.event_log SET last_position = last_position + $1 WHERE id = 1 RETURNING last_position)
              INSERT INTO messaging.events (position, type, conversation_id, seq, actor_id, subject_id, detail, at)
@@ -129,77 +130,77 @@ async fn queue(connection: &mut crate::store::postgres::Conn, events: &[NewEvent
         .await
 }
 
-/// Keeps every other transaction from logging until this one ends.
+/// Locks the counter row. No other transaction can add events until this one ends.
 pub async fn lock(conn: &mut Conn) -> Result<()> {
     conn.one("SELECT id FROM messaging.event_log WHERE id = 1 FOR UPDATE", &[], |row| row.i64(0)).await?;
     Ok(())
 }
 
-/// The position of the newest event; 0 while there is none.
+/// The position of the newest event; 0 if there was none yet.
 pub async fn last_position(conn: &mut Conn) -> Result<i64> {
     conn.one("SELECT last_position FROM messaging.event_log WHERE id = 1", &[], |row| row.i64(0)).await
 }
 
-/// Of the log itself.
+/// The state of the event log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Log {
-    /// Its name: another one after a restore or a move, where positions mean something else.
+pub struct EventLog {
+    /// The identity of the log. It changes when a backup is restored, because positions then refer to other events.
     pub epoch: String,
-    /// The position of the newest event; 0 while there is none.
+    /// The position of the newest event; 0 if there was none yet.
     pub last_position: i64,
-    /// The position of the newest event that is forgotten.
+    /// The position of the newest event that was deleted from the log; 0 if there was none yet.
     pub trimmed_position: i64,
 }
 
-/// What the log is now.
-pub async fn log(conn: &mut Conn) -> Result<Log> {
+/// The current state of the event log.
+pub async fn log(conn: &mut Conn) -> Result<EventLog> {
     let sql = "SELECT epoch, last_position, trimmed_position FROM messaging.event_log WHERE id = 1";
     conn.one(sql, &[], |row| {
-        Ok(Log { epoch: row.text(0)?.to_owned(), last_position: row.i64(1)?, trimmed_position: row.i64(2)? })
+        Ok(EventLog { epoch: row.text(0)?.to_owned(), last_position: row.i64(1)?, trimmed_position: row.i64(2)? })
     })
     .await
 }
 
-/// An event as it was logged.
+/// An event as it stands in the event log.
 #[derive(Clone, Debug)]
 pub struct Logged {
-    /// Its place in the log.
+    /// The position in the event log.
     pub position: i64,
-    /// What.
+    /// The kind of the event.
     pub kind: Kind,
-    /// Where.
+    /// The conversation; `None` for an event about users.
     pub conversation_id: Option<ConversationId>,
-    /// Which message.
+    /// The `seq` of the message, if the event is about one.
     pub seq: Option<i64>,
-    /// Who did it.
+    /// The user who caused the event; 0 if the row has none.
     pub actor_id: UserId,
-    /// To whom.
+    /// The user whom the event affects, if there is one.
     pub subject_id: Option<UserId>,
-    /// An emoji.
+    /// The emoji, if the event is about a reaction.
     pub detail: Option<String>,
-    /// When.
+    /// When it happened.
     pub at: Timestamp,
 }
 
-/// A stretch of the log.
+/// Consecutive events of the event log.
 #[derive(Debug, Default)]
-pub struct Stretch {
-    /// What happened in it.
+pub struct LogChunk {
+    /// The events, by position.
     pub events: Vec<Logged>,
-    /// Up to where it goes.
+    /// The position up to which the log was read.
     pub up_to: i64,
 }
 
-impl Stretch {
-    /// Of what was found up to `up_to`, the first `limit`. What a later version logged cannot be told by one that does not know
-    /// it, but was looked at.
+impl LogChunk {
+    /// `rows` are the first `limit` rows up to `up_to`. Events of a kind that only a later version knows are left out, but count as
+    /// read.
     fn new(rows: Vec<LogRow>, up_to: i64, limit: i64) -> Self {
         let cut = rows.last().filter(|_| rows.len() as i64 >= limit).map(|row| row.position);
         Self { events: rows.into_iter().filter_map(|row| row.logged).collect(), up_to: cut.unwrap_or(up_to) }
     }
 }
 
-/// A row of the log.
+/// A row of the event log.
 struct LogRow {
     position: i64,
     /// `None` for an event of a kind that only a later version knows.
@@ -224,9 +225,9 @@ columns! {
     }
 }
 
-/// Events behind `after`, up to `up_to`, in their order, the first `limit`.
-pub async fn between(conn: &mut Conn, after: i64, up_to: i64, limit: i64) -> Result<Stretch> {
-    let found = conn
+/// The first `limit` events after the position `after` and up to `up_to`.
+pub async fn between(conn: &mut Conn, after: i64, up_to: i64, limit: i64) -> Result<LogChunk> {
+    let rows = conn
         .rows(
             sql!(
                 "SELECT ",
@@ -237,16 +238,20 @@ pub async fn between(conn: &mut Conn, after: i64, up_to: i64, limit: i64) -> Res
             read,
         )
         .await?;
-    Ok(Stretch::new(found, up_to, limit))
+    Ok(LogChunk::new(rows, up_to, limit))
 }
 
-/// Those of [`between`] that somebody may see now: of conversations that they are in, from the message on that they see first;
-/// between them and somebody; of everybody; and their own removal, or the end of a group that they were in until then. This is
-/// the rule of `domain::audience::sees` in SQL, and `tests/api/events/visibility.rs` compares the two.
-pub async fn visible_between(conn: &mut Conn, user: UserId, after: i64, up_to: i64, limit: i64) -> Result<Stretch> {
-    let found = conn
+/// Like [`between`], with only the events that a user may see now. These are:
+/// - events of the user's conversations; events about a message only if the user sees that message,
+/// - events between the user and another user,
+/// - changes of the name of any user,
+/// - the removal of the user from a group, and the deletion of a group in which the user was until then.
+///
+/// This is the rule of `domain::events::audience::sees` in SQL. `tests/api/events/visibility.rs` compares the two.
+pub async fn visible_between(conn: &mut Conn, user: UserId, after: i64, up_to: i64, limit: i64) -> Result<LogChunk> {
+    let rows = conn
         .rows(
-            // An EXISTS beside an OR could be planned to read all former members.
+            // A count and not EXISTS: with an EXISTS under an OR, the database may choose a plan that reads all former members.
             sql!(
                 "SELECT ",
                 LogRow::COLUMNS,
@@ -266,10 +271,10 @@ pub async fn visible_between(conn: &mut Conn, user: UserId, after: i64, up_to: i
             read,
         )
         .await?;
-    Ok(Stretch::new(found, up_to, limit))
+    Ok(LogChunk::new(rows, up_to, limit))
 }
 
-/// Who was in a group when it ended at that moment.
+/// The members of a group at the moment `at`, when it was deleted.
 pub async fn last_members(conn: &mut Conn, conversation: ConversationId, at: Timestamp) -> Result<Vec<UserId>> {
     conn.rows(
         "SELECT user_id FROM messaging.former_members WHERE conversation_id = $1 AND left_at = $2",
@@ -279,14 +284,15 @@ pub async fn last_members(conn: &mut Conn, conversation: ConversationId, at: Tim
     .await
 }
 
-/// Forgets up to `limit` of the oldest events, as far as they were logged before a moment; how many.
+/// Deletes the oldest events, at most `limit`, that happened before a time. Returns how many were deleted.
 pub async fn trim(conn: &mut Conn, before: Timestamp, limit: i64) -> Result<u64> {
-    let Log { last_position, trimmed_position, .. } = log(conn).await?;
+    let EventLog { last_position, trimmed_position, .. } = log(conn).await?;
     let up_to = last_position.min(trimmed_position + limit);
     let range = [Value::I64(trimmed_position), Value::I64(up_to)];
-    // The first one that stays ends what goes: times follow positions but for clocks that differ a little.
-    let stays = "SELECT position, at FROM messaging.events WHERE position > $1 AND position <= $2 ORDER BY position";
-    let rows = conn.rows(stays, &range, |row| Ok((row.i64(0)?, row.time(1)?))).await?;
+    // Stops at the first event that is new enough to stay. Later positions have later times, apart from small differences between
+    // the clocks of nodes.
+    let sql = "SELECT position, at FROM messaging.events WHERE position > $1 AND position <= $2 ORDER BY position";
+    let rows = conn.rows(sql, &range, |row| Ok((row.i64(0)?, row.time(1)?))).await?;
     let last = match rows.iter().find(|(_, at)| *at >= before) {
         Some((position, _)) => position - 1,
         None => up_to,

@@ -1,7 +1,8 @@
 //! Rows of `messaging.webhooks` and `messaging.webhook_deliveries`.
 //!
-//! Invariant: what is behind a webhook's position has not been taken up; what is not behind it has a delivery, was not asked
-//! for, or is forgotten.
+//! Invariant: the events after a webhook's position are still to be queued; after a replay, again. Each event up to the position
+//! was queued as a delivery, unless it is older than the webhook, or of a type that the webhook does not ask for, or was deleted
+//! from the log before it could be queued.
 
 use super::events::Logged;
 use crate::base::error::Result;
@@ -11,43 +12,43 @@ use crate::store::db::Conn;
 use crate::store::db::columns::{columns, read, sql};
 use crate::store::driver::values::Value;
 
-/// Where events are delivered.
+/// An outgoing webhook.
 #[derive(Clone, Debug)]
 pub struct Webhook {
-    /// Given by the database.
+    /// Assigned by the database.
     pub id: WebhookId,
-    /// Where.
+    /// The address to which events are delivered.
     pub url: String,
-    /// Which types, with spaces between; all when there are none.
+    /// The types of events that are delivered, separated by spaces; `None` for all.
     pub event_types: Option<String>,
-    /// The key of its signatures.
+    /// The key of the signatures.
     pub secret: Vec<u8>,
-    /// Whether anything is delivered.
+    /// Whether events are delivered.
     pub enabled: bool,
-    /// When it was made.
+    /// When it was created.
     pub created_at: Timestamp,
-    /// Up to where events were taken up.
+    /// The position in the event log up to which events were queued.
     pub position: i64,
 }
 
-/// A delivery as it stands in the ledger.
+/// The delivery of one event, in the ledger of a webhook.
 #[derive(Clone, Debug)]
 pub struct Delivery {
-    /// Of which event.
+    /// The position of the event.
     pub position: i64,
     /// The type of the event.
     pub kind: String,
-    /// Where it happened; 0 for what is between people.
+    /// The conversation of the event; 0 for an event about users.
     pub conversation: i64,
     /// `pending`, `delivered` or `dead`.
     pub state: String,
-    /// How often it was tried.
+    /// The number of attempts.
     pub attempts: i64,
-    /// When it is tried next, while it is pending.
+    /// The time of the next attempt, while the delivery is pending.
     pub next_at: Timestamp,
-    /// When it was tried last.
+    /// The time of the last attempt.
     pub last_at: Option<Timestamp>,
-    /// What the receiver answered last, if it did.
+    /// The HTTP status of the last answer; `None` if the last attempt got no answer.
     pub last_status: Option<i64>,
 }
 
@@ -76,7 +77,7 @@ columns! {
     }
 }
 
-/// A new webhook; its id is not used.
+/// Inserts a webhook and returns its id. The `id` of `new` is ignored.
 pub async fn insert(conn: &mut Conn, new: &Webhook) -> Result<WebhookId> {
     conn.one(
         "INSERT INTO messaging.webhooks (url, event_types, secret, enabled, created_at, position)
@@ -94,12 +95,12 @@ pub async fn insert(conn: &mut Conn, new: &Webhook) -> Result<WebhookId> {
     .await
 }
 
-/// How many there are.
+/// The number of webhooks.
 pub async fn count(conn: &mut Conn) -> Result<i64> {
     conn.one("SELECT count(*) FROM messaging.webhooks", &[], |row| row.i64(0)).await
 }
 
-/// All of them behind `after`, by id.
+/// The webhooks with an id greater than `after`, by id.
 pub async fn list(conn: &mut Conn, after: WebhookId, limit: i64) -> Result<Vec<Webhook>> {
     conn.rows(
         sql!("SELECT ", Webhook::COLUMNS, " FROM messaging.webhooks WHERE id > $1 ORDER BY id LIMIT $2"),
@@ -109,13 +110,13 @@ pub async fn list(conn: &mut Conn, after: WebhookId, limit: i64) -> Result<Vec<W
     .await
 }
 
-/// One of them.
+/// The webhook with this id.
 pub async fn by_id(conn: &mut Conn, id: WebhookId) -> Result<Option<Webhook>> {
     conn.first(sql!("SELECT ", Webhook::COLUMNS, " FROM messaging.webhooks WHERE id = $1"), &[Value::I64(id.0)], read)
         .await
 }
 
-/// Changes what its maker may change.
+/// Updates the URL, the event types, and whether the webhook is enabled.
 pub async fn update(conn: &mut Conn, changed: &Webhook) -> Result<()> {
     conn.execute(
         "UPDATE messaging.webhooks SET url = $2, event_types = $3, enabled = $4 WHERE id = $1",
@@ -130,15 +131,15 @@ pub async fn update(conn: &mut Conn, changed: &Webhook) -> Result<()> {
     Ok(())
 }
 
-/// Removes one with its ledger; whether there was one.
+/// Deletes a webhook and its ledger. Returns whether it existed.
 pub async fn delete(conn: &mut Conn, id: WebhookId) -> Result<bool> {
     let removed = conn.execute("DELETE FROM messaging.webhooks WHERE id = $1", &[Value::I64(id.0)]).await?;
     conn.execute("DELETE FROM messaging.webhook_deliveries WHERE webhook_id = $1", &[Value::I64(id.0)]).await?;
     Ok(removed > 0)
 }
 
-/// Takes or keeps the lease; whether it is the holder's until then. Another holder's lease is over when it ends outside
-/// `valid`: before now, or later than a lease can end.
+/// Takes or renews the lease of an enabled webhook. Returns whether `holder` has it until `until`. A lease of another holder counts
+/// as expired if its end is outside `valid`: before now, or later than a lease can end (the clock was set back since then).
 pub async fn lease(
     conn: &mut Conn,
     id: WebhookId,
@@ -162,7 +163,7 @@ pub async fn lease(
     Ok(held > 0)
 }
 
-/// Gives every lease of a holder back.
+/// Releases all leases of a holder.
 pub async fn release(conn: &mut Conn, holder: &str) -> Result<()> {
     conn.execute(
         "UPDATE messaging.webhooks SET lease_holder = NULL, lease_until = NULL WHERE lease_holder = $1",
@@ -172,8 +173,8 @@ pub async fn release(conn: &mut Conn, holder: &str) -> Result<()> {
     Ok(())
 }
 
-/// Sets the position back or on, if it is still where it was read; whether it was.
-pub async fn move_on(conn: &mut Conn, id: WebhookId, from: i64, to: i64) -> Result<bool> {
+/// Sets the position to `to` if it is still `from`. Returns whether it was.
+pub async fn set_position(conn: &mut Conn, id: WebhookId, from: i64, to: i64) -> Result<bool> {
     let moved = conn
         .execute(
             "UPDATE messaging.webhooks SET position = $3 WHERE id = $1 AND position = $2",
@@ -183,8 +184,8 @@ pub async fn move_on(conn: &mut Conn, id: WebhookId, from: i64, to: i64) -> Resu
     Ok(moved > 0)
 }
 
-/// Takes an event up; one that was taken up before is sent again.
-pub async fn take_up(conn: &mut Conn, id: WebhookId, event: &Logged, now: Timestamp) -> Result<()> {
+/// Queues the delivery of an event. If the event was queued before, it is delivered again.
+pub async fn queue_delivery(conn: &mut Conn, id: WebhookId, event: &Logged, now: Timestamp) -> Result<()> {
     conn.execute(
         "INSERT INTO messaging.webhook_deliveries (webhook_id, position, type, conversation_id, state, attempts, next_at)
          VALUES ($1, $2, $3, $4, 'pending', 0, $5)
@@ -202,7 +203,7 @@ pub async fn take_up(conn: &mut Conn, id: WebhookId, event: &Logged, now: Timest
     Ok(())
 }
 
-/// How many wait, as far as `limit`.
+/// The number of pending deliveries, counted up to `limit`.
 pub async fn count_pending(conn: &mut Conn, id: WebhookId, limit: i64) -> Result<i64> {
     conn.one(
         "SELECT count(*) FROM (SELECT 1 FROM messaging.webhook_deliveries
@@ -213,8 +214,8 @@ pub async fn count_pending(conn: &mut Conn, id: WebhookId, limit: i64) -> Result
     .await
 }
 
-/// The first that waits in each conversation, where it was not tried yet or its time has come. A last attempt after
-/// `latest` was made before the clock was set back: its time has come too.
+/// The first pending delivery of each conversation, if it has had no attempt yet or its next attempt is due. A delivery is also due
+/// if its last attempt was after `latest`: then the clock was set back since that attempt.
 pub async fn due(
     conn: &mut Conn,
     id: WebhookId,
@@ -239,8 +240,8 @@ pub async fn due(
     .await
 }
 
-/// Notes how an attempt ended, unless the event was taken up anew in the meantime.
-pub async fn note(conn: &mut Conn, id: WebhookId, outcome: &Delivery) -> Result<()> {
+/// Records the outcome of an attempt, unless the event was queued again in the meantime.
+pub async fn record_attempt(conn: &mut Conn, id: WebhookId, outcome: &Delivery) -> Result<()> {
     conn.execute(
         "UPDATE messaging.webhook_deliveries
             SET state = $3, attempts = $4, next_at = $5, last_at = $6, last_status = $7
@@ -260,7 +261,7 @@ pub async fn note(conn: &mut Conn, id: WebhookId, outcome: &Delivery) -> Result<
     Ok(())
 }
 
-/// The ledger, from the newest event on, before `before`.
+/// The deliveries of events before the position `before`, the newest event first.
 pub async fn ledger(conn: &mut Conn, id: WebhookId, before: i64, limit: i64) -> Result<Vec<Delivery>> {
     conn.rows(
         sql!(
@@ -275,7 +276,7 @@ pub async fn ledger(conn: &mut Conn, id: WebhookId, before: i64, limit: i64) -> 
     .await
 }
 
-/// Forgets what has ended, but for the newest `kept`.
+/// Deletes deliveries that are not pending, except the newest `kept`.
 pub async fn trim(conn: &mut Conn, id: WebhookId, kept: i64) -> Result<()> {
     let oldest = "SELECT position FROM messaging.webhook_deliveries WHERE webhook_id = $1
                    ORDER BY position DESC LIMIT 1 OFFSET $2";

@@ -1,4 +1,4 @@
-//! What goes on step by step.
+//! A future that the simulation polls step by step.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -6,10 +6,10 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-/// Longer than any answer of the database takes.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long to wait for an answer of the database. No answer takes this long.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Something under way, which goes on only when it is told to.
+/// A future that makes progress only when the simulation polls it.
 pub struct Running<T> {
     future: Pin<Box<dyn Future<Output = T>>>,
     woken: Arc<Woken>,
@@ -38,12 +38,13 @@ impl<T> Running<T> {
         }
     }
 
-    /// Until the database has answered: when it reads is not left to chance, only what is made of it is.
+    /// Waits until the database has answered. So the simulation alone decides when a read happens, relative to other steps.
     pub fn wait(&self) {
-        let waiting = self.woken.1.wait_timeout_while(self.woken.0.lock().unwrap(), PATIENCE, |woken| !*woken);
-        assert!(!waiting.unwrap().1.timed_out(), "the database does not answer");
+        let waiting = self.woken.1.wait_timeout_while(self.woken.0.lock().unwrap(), ANSWER_TIMEOUT, |woken| !*woken);
+        assert!(!waiting.unwrap().1.timed_out(), "the database answers in time");
     }
 
+    /// Polls until the future is ready.
     pub fn finish(mut self) -> T {
         loop {
             match self.poll() {
