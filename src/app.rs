@@ -20,7 +20,7 @@ use crate::domain::messages::tails::Tails;
 use crate::domain::operations::database_clock;
 use crate::domain::operations::write_probe::WriteProbe;
 use crate::domain::sending::change_queue::ChangeQueue;
-use crate::domain::sending::recent_sends::Fresh;
+use crate::domain::sending::recent_sends::RecentSends;
 use crate::domain::sending::send_queue::SendQueue;
 use crate::domain::shared::idempotency::KeyDays;
 use crate::domain::shared::rendering::Renderer;
@@ -112,7 +112,7 @@ pub struct App {
     /// Notified by each search.
     pub searched: Notify,
     /// Messages that this process has sent in the last moments.
-    pub fresh: Arc<Fresh>,
+    pub recent_sends: Arc<RecentSends>,
     /// The tails of conversations: their newest messages, rendered as JSON.
     pub tails: Tails,
     /// The functions that render messages and events.
@@ -169,18 +169,18 @@ impl App {
         key_days.learn(&db).await?;
         let callers = KnownCallers::default();
         let revocations = Arc::clone(&callers.revocations);
-        let fresh = Arc::new(Fresh::default());
+        let recent_sends = Arc::new(RecentSends::default());
         let app = Self {
             sends: SendQueue::new(
                 db.clone(),
                 clock.clone(),
                 Arc::clone(&metrics),
                 revocations,
-                Arc::clone(&fresh),
+                Arc::clone(&recent_sends),
                 settings.direct_messages_from,
             ),
             searched: Notify::new(),
-            fresh,
+            recent_sends,
             changes: ChangeQueue::new(db.clone(), Arc::clone(&metrics)),
             request_ids: RequestIds::new(&rng).map_err(Error::internal)?,
             passwords: PasswordHashing::new(&rng, Arc::clone(&metrics))?,

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::broadcast::error::RecvError;
 
-use super::{Live, Whisper};
+use super::{EphemeralDelivery, Live};
 use crate::app::App;
 use crate::base::error::{Error, Result};
 use crate::base::ids::hex;
@@ -64,7 +64,7 @@ struct BusMessage<'a> {
     server: &'a str,
     /// An ephemeral event to deliver. `None` makes the message a wake-up.
     #[serde(rename = "whisper", default, skip_serializing_if = "Option::is_none")]
-    ephemeral: Option<Whisper>,
+    ephemeral: Option<EphemeralDelivery>,
 }
 
 /// How messages reach the other servers.
@@ -186,7 +186,7 @@ impl Bus {
         }
     }
 
-    async fn send(&self, ephemeral: Option<Whisper>, publisher: &Publisher<'_>) {
+    async fn send(&self, ephemeral: Option<EphemeralDelivery>, publisher: &Publisher<'_>) {
         let text = serde_json::to_string(&BusMessage { server: &self.server, ephemeral }).map_err(Error::internal);
         let outcome = match text {
             Ok(text) => {

@@ -34,8 +34,8 @@ use crate::app::App;
 use crate::base::error::{Error, Result};
 use crate::base::ids::{ConversationId, UserId};
 use crate::domain::access::viewer::Viewer;
-pub use presence::Here;
 use presence::Presence;
+pub use presence::PresenceGuard;
 use queue::Queue;
 pub use subscription::{Next, Subscription};
 use tailer::TailerState;
@@ -91,7 +91,7 @@ impl Frame {
 
 /// An ephemeral event with its audience: it is delivered to online users and not stored. Users who are offline miss it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Whisper {
+pub struct EphemeralDelivery {
     /// The ids of the users who get it, at most [`EPHEMERAL_AUDIENCE_LIMIT`].
     pub to: Vec<i64>,
     /// The event as JSON.
@@ -109,7 +109,7 @@ pub struct Live {
     webhook_worker: Mutex<Option<WebhookWorker>>,
     /// Wakes the tailer: a subscription waits to start, or another server says that the event log has grown.
     wake: Notify,
-    ephemeral: broadcast::Sender<Whisper>,
+    ephemeral: broadcast::Sender<EphemeralDelivery>,
     stopping: watch::Sender<bool>,
     /// See [`is_busy`](Self::is_busy). Set by the tailer.
     is_busy: AtomicBool,
@@ -197,19 +197,19 @@ impl Live {
     }
 
     /// Delivers an ephemeral event to its audience on every server.
-    pub fn whisper(&self, event: Whisper) {
+    pub fn publish_ephemeral(&self, event: EphemeralDelivery) {
         self.deliver_ephemeral(&event);
         // Without a bus nothing receives it, which is no error.
         let _ = self.ephemeral.send(event);
     }
 
     /// The ephemeral events of this server, for the bus.
-    pub fn ephemeral_events(&self) -> broadcast::Receiver<Whisper> {
+    pub fn ephemeral_events(&self) -> broadcast::Receiver<EphemeralDelivery> {
         self.ephemeral.subscribe()
     }
 
     /// Delivers an ephemeral event, from this server or another one, to the readers on this server.
-    pub fn deliver_ephemeral(&self, event: &Whisper) {
+    pub fn deliver_ephemeral(&self, event: &EphemeralDelivery) {
         let Ok(frame) = Frame::new(None, None, event.event.as_bytes()).map(Arc::new) else { return };
         let readers = self.readers();
         for user in event.to.iter().take(EPHEMERAL_AUDIENCE_LIMIT) {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::{EPHEMERAL_QUEUE_LIMIT, Live, Whisper};
+use super::{EPHEMERAL_QUEUE_LIMIT, EphemeralDelivery, Live};
 use crate::base::error::{Error, Result};
 use crate::base::ids::{UserId, hex};
 use crate::base::tasks::{self, PanicPoint};
@@ -165,13 +165,13 @@ fn has_left(all: &HashMap<UserId, UserPresence>, user: UserId) -> bool {
 }
 
 /// Counts one stream of a user until it is dropped.
-pub struct Here {
+pub struct PresenceGuard {
     live: Arc<Live>,
     user: UserId,
     state: State,
 }
 
-impl Here {
+impl PresenceGuard {
     /// Sets the state of the stream: whether the user is at the device.
     pub fn say(&mut self, state: State) {
         self.live.presence.change(self.user, Some(self.state), Some(state), self.live.app.clock.now());
@@ -179,7 +179,7 @@ impl Here {
     }
 }
 
-impl Drop for Here {
+impl Drop for PresenceGuard {
     fn drop(&mut self) {
         self.live.presence.change(self.user, Some(self.state), None, self.live.app.clock.now());
     }
@@ -263,10 +263,10 @@ fn queue_for_publishing(publish: &mpsc::Sender<Vec<Changed>>, changed: Vec<Chang
 
 impl Live {
     /// Counts a new stream of the viewer until the returned value is dropped. `None` for a viewer of everything, who is no user.
-    pub fn arrive(self: &Arc<Self>, viewer: Viewer) -> Option<Here> {
+    pub fn arrive(self: &Arc<Self>, viewer: Viewer) -> Option<PresenceGuard> {
         let user = viewer.person()?;
         self.presence.change(user, None, Some(State::Online), self.app.clock.now());
-        Some(Here { live: Arc::clone(self), user, state: State::Online })
+        Some(PresenceGuard { live: Arc::clone(self), user, state: State::Online })
     }
 
     /// Writes and publishes changes of presence until the server stops.
@@ -341,7 +341,7 @@ impl Live {
         }
     }
 
-    fn presence_event(&self, changed: &Changed, audiences: &HashMap<UserId, Vec<i64>>) -> Option<Whisper> {
+    fn presence_event(&self, changed: &Changed, audiences: &HashMap<UserId, Vec<i64>>) -> Option<EphemeralDelivery> {
         let to = audiences.get(&changed.user).filter(|to| !to.is_empty())?.clone();
         let event = EphemeralEvent {
             at: changed.at,
@@ -350,7 +350,7 @@ impl Live {
             data: EphemeralData::Presence { state: changed.state, last_seen_at: changed.last_seen_at },
         };
         match (self.app.renderer.ephemeral_event)(&event) {
-            Ok(event) => Some(Whisper { to, event }),
+            Ok(event) => Some(EphemeralDelivery { to, event }),
             Err(error) => {
                 tracing::warn!(%error, "a change of presence cannot be rendered");
                 None
@@ -361,7 +361,7 @@ impl Live {
     /// Delivers events to the readers on this server first, and then queues them for the bus. If thousands of users come online
     /// together, their events must not push other events out of that queue, so this waits while the queue is more than half
     /// full, for [`BUS_WAIT_LIMIT`] at most, so that a slow bus does not hold up the next batch.
-    async fn publish_all(&self, events: Vec<Whisper>) {
+    async fn publish_all(&self, events: Vec<EphemeralDelivery>) {
         for event in &events {
             self.deliver_ephemeral(event);
         }

@@ -16,7 +16,7 @@ use crate::base::error::Result;
 use crate::base::ids::{ConversationId, UserId};
 use crate::domain::access::viewer::Viewer;
 use crate::domain::events::audience::{Audience, for_each_viewer};
-use crate::domain::events::events::{self, Cursor, Kind, Logged};
+use crate::domain::events::events::{self, Cursor, Kind, LoggedEvent};
 
 /// The event log counts as busy when a read that finds anything finds at least this many events on average. Many users then
 /// send at the same time, and their events are committed together.
@@ -87,7 +87,7 @@ impl TailerState {
             let readers = live.readers();
             readers.is_empty()
         };
-        live.app.fresh.want(!no_readers);
+        live.app.recent_sends.want(!no_readers);
         if no_readers {
             *self = Self::default();
             return Ok(false);
@@ -133,7 +133,7 @@ impl TailerState {
         Ok((more, Start { epoch, position: up_to }))
     }
 
-    async fn deliver(&mut self, live: &Live, epoch: &str, rows: Vec<Logged>, more: bool) -> Result<()> {
+    async fn deliver(&mut self, live: &Live, epoch: &str, rows: Vec<LoggedEvent>, more: bool) -> Result<()> {
         self.refresh_audiences(live, &rows, more).await?;
         let mut wanted = Vec::with_capacity(rows.len());
         let mut queues_of_wanted = Vec::with_capacity(rows.len());
@@ -183,7 +183,7 @@ impl TailerState {
 
     /// Makes sure that the members of every conversation in `rows` are in memory. Where these events change the members or what
     /// they see, the members are read again.
-    async fn refresh_audiences(&mut self, live: &Live, rows: &[Logged], more: bool) -> Result<()> {
+    async fn refresh_audiences(&mut self, live: &Live, rows: &[LoggedEvent], more: bool) -> Result<()> {
         if more || self.cached_members > CACHED_MEMBERS_LIMIT {
             // Later chunks may hold changes of members that are committed already. Members that are read now include those
             // changes; the members in memory do not.
@@ -225,7 +225,7 @@ impl TailerState {
     }
 
     /// The queues of the readers who may see an event.
-    fn queues(&self, readers: &Readers, row: &Logged, last_members: &BTreeSet<UserId>) -> Vec<Arc<Queue>> {
+    fn queues(&self, readers: &Readers, row: &LoggedEvent, last_members: &BTreeSet<UserId>) -> Vec<Arc<Queue>> {
         let mut queues = readers.unrestricted.clone();
         let no_members = Audience::default();
         let audience = row.conversation_id.and_then(|id| self.audiences.get(&id)).unwrap_or(&no_members);

@@ -117,7 +117,7 @@ fn tasks(app: &Arc<App>, live: &Arc<Live>, bus: &Arc<Bus>) -> Vec<Task> {
         let task = Task::new(change_queue::TASK, app, |app| async move { app.changes.run().await });
         tasks.push(task.with_longest_pause(LONGEST_QUEUE_PAUSE));
     }
-    if search::entries_wait(app) {
+    if search::has_pending_entries(app) {
         tasks.push(Task::new("search-sorting", app, search::keep_sorted));
     }
     if app.mailer.is_some() {

@@ -17,7 +17,7 @@ use crate::store::db::backup_digest::Found;
 use crate::store::db::progress::Progress;
 use crate::store::db::{Conn, Db, copy, migrations};
 use crate::store::driver::environment::Location;
-use crate::store::operations::health::{self, Compared, Source};
+use crate::store::operations::health::{self, Comparison, Source};
 
 /// Checks the data.
 pub async fn of_database(data: &DataConfig, deep: bool) -> Vec<Finding> {
@@ -124,7 +124,7 @@ async fn contents(db: &Db, place: &str, deep: bool) -> Vec<Finding> {
 
 async fn count(db: &Db, deep: bool) -> Result<Counts> {
     // Other reads must end within seconds. Counting all rows can take longer.
-    db.read_at_length(deep, |conn, deep| Box::pin(counts(conn, *deep))).await
+    db.read_without_limit(deep, |conn, deep| Box::pin(counts(conn, *deep))).await
 }
 
 async fn counts(conn: &mut Conn, deep: bool) -> Result<Counts> {
@@ -145,7 +145,7 @@ async fn compare(source: Source<'_>, place: &str) -> Vec<Finding> {
     let mut line = ProgressLine::new("comparing messages");
     let compared = health::compare(source, &mut |rows| line.count(rows)).await;
     line.end();
-    let Compared { messages, earlier_bodies, without_digest, damaged, named } = match compared {
+    let Comparison { messages, earlier_bodies, without_digest, damaged, named } = match compared {
         Ok(compared) => compared,
         Err(error) => {
             return vec![Finding::Fault(format!("not every message can be read: {}", explain(place, &error)))];

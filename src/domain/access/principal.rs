@@ -12,7 +12,7 @@ use super::viewer::Viewer;
 use crate::base::error::{Error, Result};
 use crate::base::ids::{ApiKeyId, SessionId, UserId};
 use crate::store::identity::users::Account;
-pub use crate::store::identity::users::{Role, UserName};
+pub use crate::store::identity::users::{Role, UserSummary};
 
 /// Which callers the server accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,7 +109,7 @@ impl Principal {
     }
 
     /// The user who calls, or whom the caller acts as.
-    pub fn person(&self) -> Option<&UserName> {
+    pub fn person(&self) -> Option<&UserSummary> {
         self.person.as_ref().map(|account| &account.name)
     }
 
@@ -117,7 +117,7 @@ impl Principal {
     ///
     /// # Errors
     /// 403 `act_as_required` if there is none.
-    pub fn require_person(&self) -> Result<&UserName> {
+    pub fn require_person(&self) -> Result<&UserSummary> {
         self.person().ok_or(Error::Forbidden {
             code: "act_as_required",
             detail: "This request needs a user; name one with the header X-Act-As: user_name".into(),

@@ -15,21 +15,21 @@ use crate::base::ids::{ConversationId, UserId};
 use crate::base::text::fold_ascii;
 use crate::base::time::Timestamp;
 use crate::domain::access::membership::{conversation_not_found, locked_membership, require_group, require_role};
-use crate::domain::access::principal::{Principal, UserName};
+use crate::domain::access::principal::{Principal, UserSummary};
 use crate::domain::access::viewer::Viewer;
 use crate::domain::identity::users::{DirectMessagesFrom, User};
 use crate::domain::messages::tails::{Rendered, Tails};
 use crate::domain::messages::watermarks;
 use crate::domain::people::reachability;
 use crate::domain::sending::drafts::MAX_BODY_CHARACTERS;
-use crate::domain::shared::idempotency::{Given, Once};
+use crate::domain::shared::idempotency::{KeyedAnswer, Once};
 use crate::domain::shared::pagination::{Limit, Page, decode_cursor};
 use crate::store;
 use crate::store::batches::sends::{Note, note};
 pub use crate::store::conversations::conversation_kinds::{History, Kind};
 use crate::store::conversations::conversations::Pair;
 pub use crate::store::conversations::conversations::{Conversation, Group, Me};
-use crate::store::conversations::members::{Keeps, NewMember, Role};
+use crate::store::conversations::members::{MemberSettings, NewMember, Role};
 use crate::store::db::Conn;
 use crate::store::events::events::{self, NewEvent};
 use crate::store::messages::messages::{Action, Range};
@@ -187,7 +187,7 @@ pub struct NewGroup {
 struct NewGroupInput {
     group: Group,
     names: Vec<String>,
-    creator: UserName,
+    creator: UserSummary,
     now: Timestamp,
     showing: Showing,
     once: Once<Shown>,
@@ -197,7 +197,7 @@ struct NewGroupInput {
 ///
 /// # Errors
 /// 403 `act_as_required`, `not_friends`; 422 with every field that is wrong.
-pub async fn create_group(app: &App, principal: &Principal, new: NewGroup, once: Once<Shown>) -> Result<Given> {
+pub async fn create_group(app: &App, principal: &Principal, new: NewGroup, once: Once<Shown>) -> Result<KeyedAnswer> {
     let creator = principal.require_person()?.clone();
     let mut errors = Vec::new();
     errors.extend(check_title(&new.title));
@@ -220,7 +220,7 @@ pub async fn create_group(app: &App, principal: &Principal, new: NewGroup, once:
     app.db.write(input, |conn, input| Box::pin(make_group(conn, input))).await
 }
 
-async fn make_group(conn: &mut Conn, input: &NewGroupInput) -> Result<Given> {
+async fn make_group(conn: &mut Conn, input: &NewGroupInput) -> Result<KeyedAnswer> {
     let NewGroupInput { group, names, creator, now, showing, once } = input;
     if let Some(given) = once.given(conn, *now).await? {
         return Ok(given);
@@ -256,7 +256,7 @@ pub async fn open_direct(app: &App, principal: &Principal, user_name: &str) -> R
         .write(input, |conn, (showing, caller, key, now)| {
             Box::pin(async move {
                 let nobody = || Error::invalid("user_name", "user_not_found", "no user has this name");
-                let found = store::identity::users::names_by_keys(conn, &[key.as_str()]).await?;
+                let found = store::identity::users::summaries_by_keys(conn, &[key.as_str()]).await?;
                 let other = found.first().ok_or_else(nobody)?;
                 let pair = Pair::new(caller.id, other.id);
                 if let Some((_, id)) = store::conversations::conversations::direct(conn, &[pair]).await?.first() {
@@ -367,7 +367,7 @@ pub async fn update(app: &App, principal: &Principal, id: i64, changes: Changes)
 
 async fn keep(conn: &mut Conn, caller: UserId, before: &Conversation, changes: &OwnChanges) -> Result<()> {
     let kept = before.me.as_ref().map(|me| me.keeps.clone()).unwrap_or_default();
-    let keeps = Keeps {
+    let keeps = MemberSettings {
         muted_until: changes.muted_until.unwrap_or(kept.muted_until),
         pinned: changes.pinned.unwrap_or(kept.pinned),
         archived: changes.archived.unwrap_or(kept.archived),

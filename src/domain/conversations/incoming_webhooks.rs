@@ -20,7 +20,7 @@ use crate::domain::identity::tokens::{self, MAX_TOKEN_CHARACTERS, Token, TokenKi
 use crate::domain::identity::users::{self, MAX_NAME_CHARACTERS, Registration};
 use crate::domain::messages::messages::send_draft;
 use crate::domain::sending::drafts::{Draft, MAX_BODY_CHARACTERS, Recipient, Sender, Sent, check_text};
-use crate::domain::shared::idempotency::{Given, KeyedRequest, Once, StoredAnswer};
+use crate::domain::shared::idempotency::{KeyedAnswer, KeyedRequest, Once, StoredAnswer};
 use crate::domain::shared::pagination::{self, Limit, Page};
 use crate::store;
 pub use crate::store::conversations::incoming_webhooks::{IncomingWebhook, Target};
@@ -69,7 +69,7 @@ pub async fn create(
     name: String,
     base_url: &str,
     once: Once<Made>,
-) -> Result<Given> {
+) -> Result<KeyedAnswer> {
     let caller = principal.require_person()?;
     check_text("name", &name, MAX_NAME_CHARACTERS)?;
     let by = By::principal(principal, app.clock.now());
@@ -93,7 +93,7 @@ pub async fn create(
     app.db.write(input, |conn, input| Box::pin(insert(conn, input))).await
 }
 
-async fn insert(conn: &mut Conn, input: &Input) -> Result<Given> {
+async fn insert(conn: &mut Conn, input: &Input) -> Result<KeyedAnswer> {
     let Input { conversation, token, caller, by, once, .. } = input;
     if let Some(given) = once.given(conn, by.at).await? {
         return Ok(given);

@@ -17,7 +17,7 @@ use crate::domain::access::membership::{
 use crate::domain::access::principal::Principal;
 use crate::domain::access::viewer::Viewer;
 use crate::domain::identity::tokens::{self, MAX_TOKEN_CHARACTERS, SecretHash, Token, TokenKind};
-use crate::domain::shared::idempotency::{Given, Once};
+use crate::domain::shared::idempotency::{KeyedAnswer, Once};
 use crate::domain::shared::pagination::{self, Limit, Page};
 use crate::store;
 use crate::store::batches::sends::{Note, note};
@@ -74,7 +74,7 @@ pub async fn create(
     conversation: i64,
     new: NewInvite,
     once: Once<Made>,
-) -> Result<Given> {
+) -> Result<KeyedAnswer> {
     let caller = principal.require_person()?.id;
     let now = app.clock.now();
     let expires_at = new.expires_at.unwrap_or_else(|| now.plus_micros(DEFAULT_DAYS * DAY_MICROS));
@@ -102,7 +102,7 @@ pub async fn create(
     app.db.write(input, |conn, input| Box::pin(insert(conn, input))).await
 }
 
-async fn insert(conn: &mut Conn, input: &Input) -> Result<Given> {
+async fn insert(conn: &mut Conn, input: &Input) -> Result<KeyedAnswer> {
     let Input { invite, token, caller, once } = input;
     if let Some(given) = once.given(conn, invite.created_at).await? {
         return Ok(given);

@@ -17,7 +17,7 @@
 
 use std::collections::HashMap;
 
-use crate::domain::access::principal::{Principal, UserName};
+use crate::domain::access::principal::{Principal, UserSummary};
 
 use crate::app::App;
 use crate::base::error::{Error, FieldError, Result};
@@ -49,7 +49,7 @@ const LIST: &str = "members";
 /// 422 for each name that no user has; 403 `not_friends`.
 pub async fn people_to_add(
     conn: &mut Conn,
-    caller: &UserName,
+    caller: &UserSummary,
     names: &[String],
     default: DirectMessagesFrom,
 ) -> Result<Vec<UserId>> {
@@ -57,7 +57,7 @@ pub async fn people_to_add(
     let mut wanted: Vec<&str> = keys.iter().map(String::as_str).filter(|key| !key.contains('\0')).collect();
     wanted.sort_unstable();
     wanted.dedup();
-    let found = store::identity::users::names_by_keys(conn, &wanted).await?;
+    let found = store::identity::users::summaries_by_keys(conn, &wanted).await?;
     let mut ids: Vec<i64> = found.iter().map(|person| person.id.0).chain([caller.id.0]).collect();
     ids.sort_unstable();
     ids.dedup();
@@ -65,7 +65,7 @@ pub async fn people_to_add(
     if !existing.contains(&caller.id.0) {
         return Err(Error::Unauthenticated);
     }
-    let present: HashMap<&str, &UserName> = found
+    let present: HashMap<&str, &UserSummary> = found
         .iter()
         .filter(|person| existing.contains(&person.id.0))
         .map(|person| (person.user_name_key.as_str(), person))
@@ -129,7 +129,7 @@ pub async fn list(
 /// A request to change the membership of one user in a group.
 struct Change {
     conversation: ConversationId,
-    caller: UserName,
+    caller: UserSummary,
     key: String,
     role: Option<Role>,
     direct_messages_from: DirectMessagesFrom,
@@ -198,7 +198,12 @@ async fn put_in_transaction(conn: &mut Conn, change: &Change) -> Result<(Shown, 
     Ok((Shown { member, user }, before.is_none()))
 }
 
-async fn add(conn: &mut Conn, change: &Change, own: &Membership, other: &UserName) -> Result<Vec<NewEvent<'static>>> {
+async fn add(
+    conn: &mut Conn,
+    change: &Change,
+    own: &Membership,
+    other: &UserSummary,
+) -> Result<Vec<NewEvent<'static>>> {
     let role = change.role.unwrap_or(Role::Member);
     if !own.members_can_add {
         require_role(own, Role::Admin)?;
@@ -273,7 +278,7 @@ async fn remove_in_transaction(conn: &mut Conn, change: &Change) -> Result<()> {
     require_group(&own)?;
     let not_found =
         || Error::NotFound { code: "member_not_found", detail: "This user is not a member of the group".into() };
-    let found = store::identity::users::names_by_keys(conn, &[change.key.as_str()]).await?;
+    let found = store::identity::users::summaries_by_keys(conn, &[change.key.as_str()]).await?;
     let other = found.first().ok_or_else(not_found)?.id;
     let role = store::conversations::members::role_of(conn, change.conversation, other).await?.ok_or_else(not_found)?;
     let leaves = other == change.caller.id;

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::events::{Kind, Logged};
+use super::events::{Kind, LoggedEvent};
 use crate::base::ids::UserId;
 
 /// The members of a conversation, each with the `seq` after which they see messages. Sorted by user id.
@@ -39,7 +39,7 @@ impl Audience {
 
 /// Whether a user sees an event. `visible_after` is the `seq` after which the user sees messages of the conversation; `None` if the
 /// user is not a member. `last_members` are the users who were members of the group when the event deleted it.
-pub fn sees(event: &Logged, user: UserId, visible_after: Option<i64>, last_members: &BTreeSet<UserId>) -> bool {
+pub fn sees(event: &LoggedEvent, user: UserId, visible_after: Option<i64>, last_members: &BTreeSet<UserId>) -> bool {
     if event.conversation_id.is_none() {
         return event.kind == Kind::UserUpdated || event.actor_id == user || event.subject_id == Some(user);
     }
@@ -51,7 +51,7 @@ pub fn sees(event: &Logged, user: UserId, visible_after: Option<i64>, last_membe
 
 /// Calls `each` once with the value of every online user who sees an event.
 pub fn for_each_viewer<V>(
-    event: &Logged,
+    event: &LoggedEvent,
     audience: &Audience,
     last_members: &BTreeSet<UserId>,
     online: &HashMap<UserId, V>,

@@ -19,7 +19,7 @@ use crate::domain::identity::names::{self, Names};
 use crate::domain::messages::message_reads::complete;
 use crate::store;
 use crate::store::db::Conn;
-pub use crate::store::events::events::{EventLog, Kind, LogChunk, Logged};
+pub use crate::store::events::events::{EventLog, Kind, LogChunk, LoggedEvent};
 use crate::store::messages::messages::Message;
 
 /// The most positions that one read examines.
@@ -83,7 +83,7 @@ pub struct Loaded {
 ///
 /// # Errors
 /// Errors of the database.
-pub async fn load(conn: &mut Conn, log: &[Logged]) -> Result<Loaded> {
+pub async fn load(conn: &mut Conn, log: &[LoggedEvent]) -> Result<Loaded> {
     let mut damaged = 0;
     let mut messages = messages_of(conn, log, &mut damaged).await?;
     let users = log.iter().flat_map(|logged| [Some(logged.actor_id), logged.subject_id]).flatten();
@@ -117,7 +117,7 @@ pub async fn load(conn: &mut Conn, log: &[Logged]) -> Result<Loaded> {
             },
         };
         if let Some(data) = data {
-            let Logged { position, kind, at, conversation_id, actor_id, .. } = *logged;
+            let LoggedEvent { position, kind, at, conversation_id, actor_id, .. } = *logged;
             events.push(Event { position, kind, at, conversation_id, actor_user_name: name(actor_id), data });
         }
     }
@@ -125,7 +125,7 @@ pub async fn load(conn: &mut Conn, log: &[Logged]) -> Result<Loaded> {
 }
 
 /// Loads the data of an event that does not refer to a message; `None` if the object no longer exists.
-async fn data_of(conn: &mut Conn, logged: &Logged, names: &Names) -> Result<Option<Data>> {
+async fn data_of(conn: &mut Conn, logged: &LoggedEvent, names: &Names) -> Result<Option<Data>> {
     let name = |id: UserId| names.get(&id).cloned();
     let data = match logged.kind {
         Kind::MessageCreated | Kind::MessageUpdated | Kind::MessageDeleted => None,
@@ -161,18 +161,18 @@ async fn data_of(conn: &mut Conn, logged: &Logged, names: &Names) -> Result<Opti
 /// A conversation and a `seq` in it.
 type MessageKey = (ConversationId, i64);
 
-fn message_key(logged: &Logged) -> Option<MessageKey> {
+fn message_key(logged: &LoggedEvent) -> Option<MessageKey> {
     logged.conversation_id.zip(logged.seq)
 }
 
-const fn is_of_message(logged: &Logged) -> bool {
+const fn is_of_message(logged: &LoggedEvent) -> bool {
     matches!(logged.kind, Kind::MessageCreated | Kind::MessageUpdated | Kind::MessageDeleted)
 }
 
 /// Loads the messages of events. Counts damaged messages in `damaged` and leaves them out.
 async fn messages_of(
     conn: &mut Conn,
-    log: &[Logged],
+    log: &[LoggedEvent],
     damaged: &mut u64,
 ) -> Result<HashMap<MessageKey, Box<(Message, Names)>>> {
     let keys: Vec<MessageKey> = log.iter().filter(|logged| is_of_message(logged)).filter_map(message_key).collect();
@@ -198,14 +198,14 @@ async fn messages_of(
     Ok(messages.into_iter().map(with_names).collect())
 }
 
-async fn conversation(conn: &mut Conn, logged: &Logged) -> Result<Option<Data>> {
+async fn conversation(conn: &mut Conn, logged: &LoggedEvent) -> Result<Option<Data>> {
     let Some(id) = logged.conversation_id else { return Ok(None) };
-    let conversation = store::conversations::conversations::even_ended(conn, id).await?;
+    let conversation = store::conversations::conversations::including_deleted(conn, id).await?;
     let deleted = || (logged.kind == Kind::ConversationDeleted).then_some(Data::Ended);
     Ok(conversation.map(|conversation| Data::Conversation(Box::new(conversation))).or_else(deleted))
 }
 
-async fn reaction(conn: &mut Conn, logged: &Logged, user_name: Option<String>) -> Result<Option<Data>> {
+async fn reaction(conn: &mut Conn, logged: &LoggedEvent, user_name: Option<String>) -> Result<Option<Data>> {
     let (Some((conversation, seq)), Some(emoji)) = (message_key(logged), logged.detail.clone()) else {
         return Ok(None);
     };
@@ -318,10 +318,10 @@ pub async fn last_members(app: &App, conversation: ConversationId, at: Timestamp
 ///
 /// # Errors
 /// Errors of the database.
-pub async fn load_all(app: &App, log: Vec<Logged>) -> Result<Vec<Event>> {
+pub async fn load_all(app: &App, log: Vec<LoggedEvent>) -> Result<Vec<Event>> {
     let (mut events, mut rest) = (Vec::with_capacity(log.len()), Vec::new());
     for logged in log {
-        match app.fresh.take(&logged) {
+        match app.recent_sends.take(&logged) {
             Some(event) => events.push(event),
             None => rest.push(logged),
         }

@@ -21,7 +21,7 @@ use crate::base::error::{Error, FieldError, Result};
 use crate::base::ids::{MAX_ID, WebhookId};
 use crate::base::time::{MAX_CLOCK_SKEW_MICROS, Timestamp};
 use crate::domain::identity::audit::{self, Action, By};
-use crate::domain::shared::idempotency::{Given, Once};
+use crate::domain::shared::idempotency::{KeyedAnswer, Once};
 use crate::domain::shared::pagination::{self, Limit, Page};
 use crate::store;
 use crate::store::db::Conn;
@@ -178,7 +178,7 @@ fn not_found() -> Error {
 ///
 /// # Errors
 /// 422 with every invalid field; 409 `too_many_webhooks`.
-pub async fn create(app: &App, fields: Fields, by: By, once: Once<Webhook>) -> Result<Given> {
+pub async fn create(app: &App, fields: Fields, by: By, once: Once<Webhook>) -> Result<KeyedAnswer> {
     let secret = app.rng.bytes::<32>().map_err(Error::internal)?.to_vec();
     let mut new = Webhook {
         id: WebhookId(0),

@@ -9,7 +9,7 @@ use crate::base::error::{Error, FieldError, Result};
 use crate::base::ids::ApiKeyId;
 use crate::base::time::Timestamp;
 use crate::domain::access::principal::Scopes;
-use crate::domain::shared::idempotency::{Given, Once, StoredAnswer};
+use crate::domain::shared::idempotency::{KeyedAnswer, Once, StoredAnswer};
 use crate::domain::shared::pagination::{self, Limit, Page};
 use crate::store;
 use crate::store::db::Conn;
@@ -82,7 +82,7 @@ impl NewApiKey {
 ///
 /// # Errors
 /// 422 with every field that is wrong.
-pub async fn create(app: &App, new: NewApiKey, by: By, once: Once<Made>) -> Result<Given> {
+pub async fn create(app: &App, new: NewApiKey, by: By, once: Once<Made>) -> Result<KeyedAnswer> {
     let key = new.validate(&by)?;
     let token = Token::new(&app.rng, TokenKind::ApiKey)?;
     app.db.write(Input { token, key, by, once }, |conn, input| Box::pin(insert(conn, input))).await
@@ -99,7 +99,7 @@ pub async fn create_for_operator(app: &App, new: NewApiKey) -> Result<String> {
     String::from_utf8(given.answer.body).map_err(Error::internal)
 }
 
-async fn insert(conn: &mut Conn, input: &Input) -> Result<Given> {
+async fn insert(conn: &mut Conn, input: &Input) -> Result<KeyedAnswer> {
     let now = input.by.at;
     if let Some(given) = input.once.given(conn, now).await? {
         return Ok(given);

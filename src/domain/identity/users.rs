@@ -15,13 +15,13 @@ use crate::base::ids::UserId;
 use crate::base::text::{fold, fold_ascii, past_prefix};
 use crate::base::time::Timestamp;
 use crate::domain::access::principal::{Principal, Role};
-use crate::domain::shared::idempotency::{Given, Once};
+use crate::domain::shared::idempotency::{KeyedAnswer, Once};
 use crate::domain::shared::pagination::{self, Limit, Page};
 use crate::store::db::Conn;
 use crate::store::events::events::{self, NewEvent};
 use crate::store::identity::revocations::Revoked;
 pub use crate::store::identity::users::{DirectMessagesFrom, User};
-use crate::store::identity::users::{NewUser, Profile, UserName};
+use crate::store::identity::users::{NewUser, Profile, UserSummary};
 use crate::{mail, store};
 
 /// Longest user name, in characters.
@@ -118,7 +118,7 @@ pub async fn register(
     registration: Registration,
     by: By,
     once: Once<User>,
-) -> Result<Given> {
+) -> Result<KeyedAnswer> {
     // An API key without the scope `write` creates nothing, whatever user it acts as.
     if principal.is_some_and(|principal| !principal.scopes().write) {
         return Err(crate::domain::access::principal::insufficient_scope("write"));
@@ -141,7 +141,7 @@ pub async fn register(
 /// # Errors
 /// As [`register`].
 pub async fn provision(app: &App, registration: Registration, address: IpAddr) -> Result<()> {
-    insert(app, registration, By::stranger(address, app.clock.now()), Once::unanswered()).await.map(drop)
+    insert(app, registration, By::stranger(address, app.clock.now()), Once::without_key()).await.map(drop)
 }
 
 /// Creates an account for the operator, from the command line.
@@ -149,10 +149,10 @@ pub async fn provision(app: &App, registration: Registration, address: IpAddr) -
 /// # Errors
 /// As [`register`].
 pub async fn create(app: &App, registration: Registration) -> Result<()> {
-    insert(app, registration, By::operator(app.clock.now()), Once::unanswered()).await.map(drop)
+    insert(app, registration, By::operator(app.clock.now()), Once::without_key()).await.map(drop)
 }
 
-async fn insert(app: &App, registration: Registration, by: By, once: Once<User>) -> Result<Given> {
+async fn insert(app: &App, registration: Registration, by: By, once: Once<User>) -> Result<KeyedAnswer> {
     let password = registration.password.clone();
     let user = registration.validate(by.at)?;
     // A repeated request gets its stored answer before the password is hashed, which is expensive.
@@ -170,7 +170,7 @@ async fn insert(app: &App, registration: Registration, by: By, once: Once<User>)
     app.db.write(new, |conn, new| Box::pin(insert_account(conn, new))).await
 }
 
-async fn insert_account(conn: &mut Conn, new: &NewAccount) -> Result<Given> {
+async fn insert_account(conn: &mut Conn, new: &NewAccount) -> Result<KeyedAnswer> {
     let now = new.by.at;
     if let Some(given) = new.once.given(conn, now).await? {
         return Ok(given);
@@ -473,8 +473,8 @@ pub async fn require_self(app: &App, principal: &Principal, user_name: &str) -> 
 ///
 /// # Errors
 /// 404 `user_not_found`.
-pub async fn by_name(conn: &mut Conn, key: &str) -> Result<UserName> {
-    let found = store::identity::users::names_by_keys(conn, &[key]).await?;
+pub async fn by_name(conn: &mut Conn, key: &str) -> Result<UserSummary> {
+    let found = store::identity::users::summaries_by_keys(conn, &[key]).await?;
     found.into_iter().next().ok_or_else(not_found)
 }
 

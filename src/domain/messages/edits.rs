@@ -19,7 +19,7 @@ use crate::domain::sending::drafts::{MAX_BODY_CHARACTERS, check_text};
 use crate::store;
 use crate::store::db::Conn;
 use crate::store::events::events::{self, NewEvent};
-pub use crate::store::messages::edits::{Edition, Present};
+pub use crate::store::messages::edits::{EarlierText, Present};
 use crate::store::messages::messages::{Kind, Message};
 
 /// Most edits of a message.
@@ -72,7 +72,7 @@ async fn edit_in_transaction(conn: &mut Conn, change: &Change) -> Result<(Messag
             });
         }
         let written_at = current.edited_at.unwrap_or(current.created_at);
-        let before = Edition { body: current.body.clone(), at: written_at };
+        let before = EarlierText { body: current.body.clone(), at: written_at };
         store::messages::edits::put(conn, change.conversation, change.seq, editions + 1, &before).await?;
         store::messages::edits::set_body(conn, current, &change.body, change.now).await?;
         mentions::renew(conn, change.conversation, change.seq, person, &change.body).await?;
@@ -141,7 +141,7 @@ fn not_your_message() -> Error {
 ///
 /// # Errors
 /// 404 `message_not_found`.
-pub async fn list(app: &App, principal: &Principal, conversation: i64, seq: i64) -> Result<Vec<Edition>> {
+pub async fn list(app: &App, principal: &Principal, conversation: i64, seq: i64) -> Result<Vec<EarlierText>> {
     app.db
         .read((ConversationId(conversation), seq, principal.viewer()), |conn, (conversation, seq, viewer)| {
             Box::pin(async move {

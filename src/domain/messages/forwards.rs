@@ -12,7 +12,7 @@ use crate::base::time::Timestamp;
 use crate::domain::access::principal::Principal;
 use crate::domain::access::viewer::Viewer;
 use crate::domain::sending::drafts::{NewMessage, Sent};
-use crate::domain::shared::idempotency::{Given, Once};
+use crate::domain::shared::idempotency::{KeyedAnswer, Once};
 use crate::store::db::Conn;
 use crate::store::messages::messages::{Kind, Message};
 
@@ -28,7 +28,7 @@ enum Source {
     /// The message to forward.
     Message(Box<Message>),
     /// The stored answer of an earlier request with the same idempotency key.
-    Given(Given),
+    KeyedAnswer(KeyedAnswer),
 }
 
 /// Sends the body of a message into another conversation of the caller.
@@ -43,7 +43,7 @@ pub async fn forward(
     seq: i64,
     into: i64,
     once: Once<Sent>,
-) -> Result<Given> {
+) -> Result<KeyedAnswer> {
     principal.require_person()?;
     let input = Input {
         viewer: principal.viewer(),
@@ -54,7 +54,7 @@ pub async fn forward(
     };
     let message = match app.db.read(input, |conn, input| Box::pin(find_source(conn, input))).await? {
         Source::Message(message) => message,
-        Source::Given(given) => return Ok(given),
+        Source::KeyedAnswer(given) => return Ok(given),
     };
     if message.deleted_at.is_some() {
         return Err(message_deleted());
@@ -71,7 +71,7 @@ pub async fn forward(
 /// since.
 async fn find_source(conn: &mut Conn, input: &Input) -> Result<Source> {
     if let Some(given) = input.once.given(conn, input.now).await? {
-        return Ok(Source::Given(given));
+        return Ok(Source::KeyedAnswer(given));
     }
     let message = visible(conn, input.viewer, input.conversation, input.seq).await?;
     Ok(Source::Message(Box::new(message)))

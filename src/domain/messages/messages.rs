@@ -7,7 +7,7 @@ use crate::base::ids::ConversationId;
 use crate::domain::access::principal::Principal;
 use crate::domain::identity::names::Names;
 use crate::domain::sending::drafts::{Answer, Draft, NewMessage, Sent};
-use crate::domain::shared::idempotency::{Given, Once};
+use crate::domain::shared::idempotency::{KeyedAnswer, Once};
 pub use crate::store::messages::messages::Message;
 
 /// Sends a message.
@@ -15,7 +15,7 @@ pub use crate::store::messages::messages::Message;
 /// # Errors
 /// 422 for wrong fields and unknown users, 403 `not_the_sender`, `not_friends`, 404 `conversation_not_found`, 422
 /// `idempotency_key_reused`.
-pub async fn send(app: &App, principal: &Principal, new: NewMessage, once: Once<Sent>) -> Result<Given> {
+pub async fn send(app: &App, principal: &Principal, new: NewMessage, once: Once<Sent>) -> Result<KeyedAnswer> {
     send_draft(app, Draft::new(principal, new, once)?).await
 }
 
@@ -24,11 +24,11 @@ pub async fn send(app: &App, principal: &Principal, new: NewMessage, once: Once<
 ///
 /// # Errors
 /// The errors of the draft and of the rendering.
-pub async fn send_draft(app: &App, draft: Draft) -> Result<Given> {
+pub async fn send_draft(app: &App, draft: Draft) -> Result<KeyedAnswer> {
     let render = draft.once.render;
     match app.sends.send(draft).await? {
-        Answer::Sent(sent) => render(&sent).map(Given::now),
-        Answer::Given(given) => Ok(given),
+        Answer::Sent(sent) => render(&sent).map(KeyedAnswer::now),
+        Answer::KeyedAnswer(given) => Ok(given),
     }
 }
 

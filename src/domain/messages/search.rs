@@ -53,14 +53,14 @@ const LIST: &str = "search";
 const CUT: char = '…';
 
 /// Whether new entries wait before they are in the index. If so, [`keep_sorted`] must run.
-pub fn entries_wait(app: &App) -> bool {
-    search::entries_wait(&app.db)
+pub fn has_pending_entries(app: &App) -> bool {
+    search::has_pending_entries(&app.db)
 }
 
 /// Keeps the list of new entries short that PostgreSQL's index maintains, as long as the server runs. Every search
 /// reads that list, and a send that finds it full has to merge it.
 pub async fn keep_sorted(app: Arc<App>) {
-    if !search::entries_wait(&app.db) {
+    if !search::has_pending_entries(&app.db) {
         return;
     }
     let mut commits = app.commits.listen();
@@ -80,7 +80,7 @@ pub async fn keep_sorted(app: Arc<App>) {
 
 /// A search, as the caller wrote it.
 #[derive(Clone, Debug)]
-pub struct Question {
+pub struct SearchRequest {
     /// The text to search for.
     pub q: Option<String>,
     /// The user name of the sender.
@@ -127,7 +127,7 @@ struct Search {
 ///
 /// # Errors
 /// 422 for a wrong or empty query, or an unknown `from`; 404 `conversation_not_found`.
-pub async fn messages(app: &App, principal: &Principal, question: Question) -> Result<(Page<Vec<Found>>, Names)> {
+pub async fn messages(app: &App, principal: &Principal, question: SearchRequest) -> Result<(Page<Vec<Found>>, Names)> {
     let limit = question.limit;
     let search = check(principal, question)?;
     app.searched.notify_one();
@@ -136,7 +136,7 @@ pub async fn messages(app: &App, principal: &Principal, question: Question) -> R
     Ok((Page { entries, next }, names))
 }
 
-fn check(principal: &Principal, question: Question) -> Result<Search> {
+fn check(principal: &Principal, question: SearchRequest) -> Result<Search> {
     let mut errors = Vec::new();
     let phrases = phrases(question.q.as_deref()).unwrap_or_else(|error| {
         errors.push(error);
@@ -238,7 +238,7 @@ async fn run(conn: &mut Conn, search: &Search) -> Result<(Vec<Hit>, Vec<Found>, 
     let viewer = search.principal.viewer();
     let mut all: Vec<String> = search.mark.iter().map(|mark| (*mark).to_owned()).collect();
     if let Some(name) = &search.from {
-        let found = store::identity::users::names_by_keys(conn, &[name.as_str()]).await?;
+        let found = store::identity::users::summaries_by_keys(conn, &[name.as_str()]).await?;
         let Some(sender) = found.first() else {
             return Err(Error::invalid("from", "user_not_found", "no user has this name"));
         };

@@ -143,8 +143,11 @@ async fn heads(conn: &mut Conn, window: &Window) -> Result<Vec<(Head, i64)>> {
         check_reader(window, user)?;
         return Ok(heads);
     };
-    let user =
-        store::identity::users::names_by_keys(conn, &[key]).await?.into_iter().next().ok_or_else(users::not_found)?;
+    let user = store::identity::users::summaries_by_keys(conn, &[key])
+        .await?
+        .into_iter()
+        .next()
+        .ok_or_else(users::not_found)?;
     check_reader(window, user.id)?;
     let heads = heads_with(conn, window, user.id, with).await?;
     Ok(heads.into_iter().map(|head| (head, 1)).collect())
@@ -155,7 +158,7 @@ fn check_reader(window: &Window, user: UserId) -> Result<()> {
 }
 
 async fn heads_with(conn: &mut Conn, window: &Window, user: UserId, with: &str) -> Result<Vec<Head>> {
-    let found = store::identity::users::names_by_keys(conn, &[with]).await?;
+    let found = store::identity::users::summaries_by_keys(conn, &[with]).await?;
     let Some(other) = found.first() else {
         return Err(Error::invalid("with", "user_not_found", "no user has this name"));
     };

@@ -66,7 +66,7 @@ fn conversation(clock: &Clock) -> Batch {
         recipient: Recipient::Direct((*recipient).into()),
         body: (*body).into(),
         reply_to: None,
-        once: Once::unanswered(),
+        once: Once::without_key(),
         accepted_at: None,
         request_id: None,
     });

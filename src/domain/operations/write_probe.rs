@@ -6,7 +6,7 @@ use crate::base::error::{Error, Result};
 use crate::base::time::Clock;
 use crate::store;
 use crate::store::db::Db;
-use crate::store::driver::write_status::Writing;
+use crate::store::driver::write_status::WriteHealth;
 
 /// Writes a row to check whether writing works, when no recent write has shown it.
 ///
@@ -36,8 +36,10 @@ impl WriteProbe {
 /// The outcome of recent writes, if there was one.
 fn known(db: &Db) -> Option<Result<()>> {
     match db.writing() {
-        Writing::Works => Some(Ok(())),
-        Writing::Fails(reason) => Some(Err(Error::unavailable(format!("the database cannot be written: {reason}")))),
-        Writing::Unknown => None,
+        WriteHealth::Works => Some(Ok(())),
+        WriteHealth::Fails(reason) => {
+            Some(Err(Error::unavailable(format!("the database cannot be written: {reason}"))))
+        }
+        WriteHealth::Unknown => None,
     }
 }

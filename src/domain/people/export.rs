@@ -21,12 +21,12 @@ use crate::domain::identity::audit::{self, Action, By, Entry};
 use crate::domain::identity::names::Names;
 use crate::domain::identity::sessions::Session;
 use crate::domain::identity::users::{self, User};
-use crate::domain::messages::edits::Edition;
+use crate::domain::messages::edits::EarlierText;
 use crate::domain::messages::message_reads::complete_for;
 use crate::domain::messages::reactions::Reaction;
 use crate::domain::sending::scheduled::Scheduled;
 use crate::store;
-pub use crate::store::conversations::members::Belonging;
+pub use crate::store::conversations::members::PastOrPresentMembership;
 use crate::store::db::Conn;
 use crate::store::messages::mentions::Mention;
 use crate::store::messages::messages::{Message, Range};
@@ -63,7 +63,7 @@ pub enum Item {
     /// An incoming webhook that the user created.
     IncomingWebhook(IncomingWebhook),
     /// A conversation that the user is or was in.
-    Conversation(Belonging),
+    Conversation(PastOrPresentMembership),
     /// The watermarks of the user in a conversation.
     Watermarks(ConversationId, Watermarks),
     /// When a watermark of the user moved.
@@ -71,7 +71,7 @@ pub enum Item {
     /// A reaction of the user, or a message that mentions the user.
     Mark(Mark),
     /// A message that the user sent, or that was sent to them in a direct conversation, with its earlier bodies.
-    Message(Box<Message>, Names, Vec<Edition>),
+    Message(Box<Message>, Names, Vec<EarlierText>),
 }
 
 /// A row about one user and one message.

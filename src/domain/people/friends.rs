@@ -11,7 +11,7 @@ use crate::base::error::{Error, Result};
 use crate::base::ids::UserId;
 use crate::base::text::fold_ascii;
 use crate::base::time::Timestamp;
-use crate::domain::access::principal::{Principal, UserName};
+use crate::domain::access::principal::{Principal, UserSummary};
 use crate::domain::identity::users::{self, User};
 use crate::domain::shared::pagination::{self, Limit, Page};
 use crate::store;
@@ -94,7 +94,7 @@ pub async fn ask(app: &App, principal: &Principal, user_name: &str) -> Result<As
         .await
 }
 
-async fn ask_in_transaction(conn: &mut Conn, caller: &UserName, key: &str, now: Timestamp) -> Result<Asked> {
+async fn ask_in_transaction(conn: &mut Conn, caller: &UserSummary, key: &str, now: Timestamp) -> Result<Asked> {
     let LockedPair { caller, other } = lock_pair(conn, caller, key).await?;
     if other.is_bot {
         return Err(Error::Conflict { code: "is_bot", detail: "A bot cannot have friends".into() });
@@ -214,7 +214,7 @@ pub async fn unblock(app: &App, principal: &Principal, user_name: &str) -> Resul
         .await
 }
 
-fn parties(principal: &Principal, user_name: &str) -> Result<(UserName, String)> {
+fn parties(principal: &Principal, user_name: &str) -> Result<(UserSummary, String)> {
     let caller = principal.require_person()?.clone();
     let key = fold_ascii(principal.resolve(user_name)?);
     if key == caller.user_name_key {
@@ -223,7 +223,7 @@ fn parties(principal: &Principal, user_name: &str) -> Result<(UserName, String)>
     Ok((caller, key))
 }
 
-async fn lock_pair(conn: &mut Conn, caller: &UserName, key: &str) -> Result<LockedPair> {
+async fn lock_pair(conn: &mut Conn, caller: &UserSummary, key: &str) -> Result<LockedPair> {
     let other = store::identity::users::by_key(conn, key).await?.ok_or_else(users::not_found)?;
     for id in [caller.id.min(other.id), caller.id.max(other.id)] {
         if !store::identity::users::lock(conn, id).await? {

@@ -10,7 +10,7 @@ use crate::base::error::{Error, Result};
 use crate::base::ids::UserId;
 use crate::store;
 use crate::store::db::Conn;
-use crate::store::identity::users::{DirectMessagesFrom, UserName};
+use crate::store::identity::users::{DirectMessagesFrom, UserSummary};
 
 /// From pairs of a sender and a recipient, returns those in which the sender may not write to the recipient: the
 /// recipient accepts direct messages from friends only and the sender is not one, or the recipient blocks the sender.
@@ -21,11 +21,11 @@ use crate::store::identity::users::{DirectMessagesFrom, UserName};
 /// Errors of the database.
 pub async fn refused<'a>(
     conn: &mut Conn,
-    pairs: impl Iterator<Item = (UserId, &'a UserName)>,
+    pairs: impl Iterator<Item = (UserId, &'a UserSummary)>,
     default: DirectMessagesFrom,
 ) -> Result<BTreeSet<(UserId, UserId)>> {
     // A bot has no friends and reads nothing.
-    let friends_only = |person: &UserName| {
+    let friends_only = |person: &UserSummary| {
         person.is_bot || person.direct_messages_from.unwrap_or(default) == DirectMessagesFrom::Friends
     };
     let restricted: BTreeMap<(UserId, UserId), bool> = pairs
@@ -50,8 +50,8 @@ pub async fn refused<'a>(
 /// 403 `not_friends`.
 pub async fn require(
     conn: &mut Conn,
-    sender: &UserName,
-    people: &[UserName],
+    sender: &UserSummary,
+    people: &[UserSummary],
     default: DirectMessagesFrom,
 ) -> Result<()> {
     let pairs = people.iter().map(|person| (sender.id, person));

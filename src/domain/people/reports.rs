@@ -15,7 +15,7 @@ use crate::domain::identity::audit::{self, Action, By};
 use crate::domain::identity::names::Names;
 use crate::domain::messages::message_reads::{complete_for, lock_visible, message_deleted};
 use crate::domain::sending::drafts::check_text;
-use crate::domain::shared::idempotency::{Given, Once};
+use crate::domain::shared::idempotency::{KeyedAnswer, Once};
 use crate::domain::shared::pagination::{self, Limit, Page};
 use crate::store;
 use crate::store::db::Conn;
@@ -58,7 +58,7 @@ pub async fn report(
     seq: i64,
     reason: String,
     once: Once<Report>,
-) -> Result<Given> {
+) -> Result<KeyedAnswer> {
     let reporter = principal.require_person()?.id;
     check_text("reason", &reason, MAX_REASON_CHARACTERS)?;
     let new =
@@ -66,7 +66,7 @@ pub async fn report(
     app.db.write(new, |conn, new| Box::pin(insert_report(conn, new))).await
 }
 
-async fn insert_report(conn: &mut Conn, new: &NewReport) -> Result<Given> {
+async fn insert_report(conn: &mut Conn, new: &NewReport) -> Result<KeyedAnswer> {
     if let Some(given) = new.once.given(conn, new.now).await? {
         return Ok(given);
     }

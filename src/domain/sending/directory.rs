@@ -18,14 +18,14 @@ use crate::store;
 use crate::store::conversations::conversations::Pair;
 use crate::store::db::Db;
 use crate::store::identity::revocations::Revoked;
-use crate::store::identity::users::UserName;
+use crate::store::identity::users::UserSummary;
 
 /// Most users, and most conversations, in the cache.
 const CAPACITY: usize = 100_000;
 
 /// The cache.
 pub struct Directory {
-    people: Cache<String, (Mark, UserName)>,
+    people: Cache<String, (Mark, UserSummary)>,
     pairs: Cache<Pair, (Mark, ConversationId)>,
 }
 
@@ -41,7 +41,7 @@ pub struct DirectoryEntries {
     /// Up to which revocation this server had read when the entries were looked up.
     pub mark: Mark,
     /// Users by folded name.
-    pub people: HashMap<String, UserName>,
+    pub people: HashMap<String, UserSummary>,
     /// The direct conversations that exist, by their pairs of users.
     pub pairs: HashMap<Pair, ConversationId>,
     /// Whether something was revoked meanwhile. Then the batch reads the users from the database again.
@@ -99,16 +99,16 @@ impl Directory {
     }
 }
 
-fn pair(draft: &Draft, people: &HashMap<String, UserName>) -> Option<Pair> {
+fn pair(draft: &Draft, people: &HashMap<String, UserSummary>) -> Option<Pair> {
     let mut ids = draft_people::keys(draft).map(|key| people.get(key).map(|person| person.id));
     Some(Pair::new(ids.next()??, ids.next()??))
 }
 
-async fn read_people(db: &Db, keys: Vec<String>) -> Result<Vec<UserName>> {
+async fn read_people(db: &Db, keys: Vec<String>) -> Result<Vec<UserSummary>> {
     db.read(keys, |conn, keys| {
         Box::pin(async move {
             let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-            store::identity::users::names_by_keys(conn, &keys).await
+            store::identity::users::summaries_by_keys(conn, &keys).await
         })
     })
     .await

@@ -2,7 +2,7 @@
 
 use super::drafts::{Draft, Recipient, Sender};
 use crate::base::error::{Error, FieldError, Result};
-use crate::store::identity::users::UserName;
+use crate::store::identity::users::UserSummary;
 
 /// The folded user names in a draft: that of the sender, and that of the recipient if the draft names one.
 pub fn keys(draft: &Draft) -> impl Iterator<Item = &str> {
@@ -17,7 +17,10 @@ pub fn keys(draft: &Draft) -> impl Iterator<Item = &str> {
 ///
 /// # Errors
 /// 401 if the caller was erased or banned after they were authenticated; 422 for each name that no user has.
-pub fn resolve(draft: &Draft, find: impl Fn(&str) -> Option<UserName>) -> Result<(UserName, Option<UserName>)> {
+pub fn resolve(
+    draft: &Draft,
+    find: impl Fn(&str) -> Option<UserSummary>,
+) -> Result<(UserSummary, Option<UserSummary>)> {
     // A banned user cannot send, even if another caller acts as them. A bot can send only through its own incoming
     // webhook.
     let by_bot = matches!(draft.sender, Sender::Bot(_));

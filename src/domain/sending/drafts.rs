@@ -9,8 +9,8 @@ use crate::base::request_id::RequestId;
 use crate::base::text::fold_ascii;
 use crate::base::time::Timestamp;
 use crate::domain::access::principal::Principal;
-use crate::domain::shared::idempotency::{Given, Once};
-use crate::store::identity::users::UserName;
+use crate::domain::shared::idempotency::{KeyedAnswer, Once};
+use crate::store::identity::users::UserSummary;
 use crate::store::messages::messages::Message;
 
 /// Longest body, in characters.
@@ -52,18 +52,18 @@ pub enum Answer {
     /// Sent now. The caller of the queue renders it.
     Sent(Box<Sent>),
     /// Rendered and stored for an idempotency key, now or when the key was used first.
-    Given(Given),
+    KeyedAnswer(KeyedAnswer),
 }
 
 /// The sender of a draft.
 #[derive(Clone, Debug)]
 pub enum Sender {
     /// A user who was already looked up: the caller.
-    Known(UserName),
+    Known(UserSummary),
     /// A folded user name that is still to be looked up.
     Named(String),
     /// The bot of an incoming webhook.
-    Bot(UserName),
+    Bot(UserSummary),
 }
 
 impl Sender {

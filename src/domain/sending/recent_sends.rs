@@ -15,7 +15,7 @@ use crate::base::error::Result;
 use crate::base::ids::ConversationId;
 use crate::domain::events::event_data::{Data, Event};
 use crate::domain::identity::names::Names;
-use crate::store::events::events::{Kind, Logged};
+use crate::store::events::events::{Kind, LoggedEvent};
 
 /// Most messages kept.
 const MESSAGES_LIMIT: usize = 4_096;
@@ -24,7 +24,7 @@ const BODIES_LIMIT_BYTES: usize = 4 << 20;
 
 /// The recently sent messages of this process.
 #[derive(Default)]
-pub struct Fresh {
+pub struct RecentSends {
     enabled: AtomicBool,
     kept: Mutex<Kept>,
 }
@@ -35,7 +35,7 @@ struct Kept {
     bodies_bytes: usize,
 }
 
-impl Fresh {
+impl RecentSends {
     /// Starts or stops keeping messages. They are kept while a reader is connected.
     pub fn want(&self, enabled: bool) {
         if self.enabled.swap(enabled, Ordering::Relaxed) && !enabled {
@@ -64,8 +64,9 @@ impl Fresh {
     }
 
     /// The event for a log entry about a sent message, if the message is kept here.
-    pub fn take(&self, logged: &Logged) -> Option<Event> {
-        let Logged { position, kind: Kind::MessageCreated, at, conversation_id, seq, actor_id, .. } = *logged else {
+    pub fn take(&self, logged: &LoggedEvent) -> Option<Event> {
+        let LoggedEvent { position, kind: Kind::MessageCreated, at, conversation_id, seq, actor_id, .. } = *logged
+        else {
             return None;
         };
         let key = (conversation_id?, seq?);

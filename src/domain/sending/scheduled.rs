@@ -25,11 +25,11 @@ use crate::domain::access::viewer::Viewer;
 use crate::domain::identity::names::Names;
 use crate::domain::identity::users::DirectMessagesFrom;
 use crate::domain::people::reachability;
-use crate::domain::shared::idempotency::{Given, Once};
+use crate::domain::shared::idempotency::{KeyedAnswer, Once};
 use crate::domain::shared::pagination::{self, Limit, Page};
 use crate::store;
 use crate::store::db::Conn;
-use crate::store::identity::users::UserName;
+use crate::store::identity::users::UserSummary;
 pub use crate::store::messages::scheduled::Scheduled;
 
 /// Most days from now until a message is sent.
@@ -68,9 +68,9 @@ pub async fn schedule(
     new: NewMessage,
     send_at: Timestamp,
     once: Once<Shown>,
-) -> Result<Given> {
+) -> Result<KeyedAnswer> {
     let now = app.clock.now();
-    let draft = Draft::new(principal, new, Once::unanswered())?;
+    let draft = Draft::new(principal, new, Once::without_key())?;
     if send_at <= now || send_at > now.plus_micros(MAX_DAYS * 24 * 3_600 * 1_000_000) {
         let detail = format!("must be in the future, within {MAX_DAYS} days; leave it out to send immediately");
         return Err(Error::invalid("send_at", "out_of_range", detail));
@@ -79,7 +79,7 @@ pub async fn schedule(
     app.db.write(input, |conn, input| Box::pin(insert(conn, input))).await
 }
 
-async fn insert(conn: &mut Conn, input: &Input) -> Result<Given> {
+async fn insert(conn: &mut Conn, input: &Input) -> Result<KeyedAnswer> {
     let Input { draft, send_at, now, direct_messages_from, once } = input;
     if let Some(given) = once.given(conn, *now).await? {
         return Ok(given);
@@ -132,9 +132,9 @@ async fn insert(conn: &mut Conn, input: &Input) -> Result<Given> {
     once.give(conn, *now, &Shown { scheduled, names }, Some(sender.id)).await
 }
 
-async fn find_people(conn: &mut Conn, draft: &Draft) -> Result<(UserName, Option<UserName>)> {
+async fn find_people(conn: &mut Conn, draft: &Draft) -> Result<(UserSummary, Option<UserSummary>)> {
     let keys: Vec<&str> = draft_people::keys(draft).collect();
-    let found: HashMap<String, UserName> = store::identity::users::names_by_keys(conn, &keys)
+    let found: HashMap<String, UserSummary> = store::identity::users::summaries_by_keys(conn, &keys)
         .await?
         .into_iter()
         .map(|user| (user.user_name_key.clone(), user))
@@ -283,7 +283,7 @@ async fn send_one(app: &App, id: ScheduledId) -> Result<()> {
                 let batch = Batch::new(clock.clone(), vec![draft], known, *direct_messages_from);
                 // This is the last write of the transaction. If the message is refused, the transaction is rolled back.
                 match send_all(conn, &batch).await?.into_iter().next() {
-                    Some(Ok(Answer::Sent(_) | Answer::Given(_))) => Ok(()),
+                    Some(Ok(Answer::Sent(_) | Answer::KeyedAnswer(_))) => Ok(()),
                     Some(Err(error)) => Err(error),
                     None => Err(Error::internal("a draft has no answer after its batch")),
                 }
@@ -294,8 +294,8 @@ async fn send_one(app: &App, id: ScheduledId) -> Result<()> {
 
 async fn draft(conn: &mut Conn, scheduled: Scheduled) -> Result<Draft> {
     let ids: Vec<i64> = user_ids(&scheduled).map(|id| id.0).collect();
-    let people: HashMap<UserId, UserName> =
-        store::identity::users::people_by_ids(conn, &ids).await?.into_iter().map(|user| (user.id, user)).collect();
+    let people: HashMap<UserId, UserSummary> =
+        store::identity::users::summaries_by_ids(conn, &ids).await?.into_iter().map(|user| (user.id, user)).collect();
     let key = |id: UserId| people.get(&id).map(|user| user.user_name_key.clone()).ok_or(Error::Unauthenticated);
     let recipient = match (scheduled.recipient_id, scheduled.conversation_id) {
         (Some(recipient), _) => Recipient::Direct(key(recipient)?),
@@ -307,7 +307,7 @@ async fn draft(conn: &mut Conn, scheduled: Scheduled) -> Result<Draft> {
         recipient,
         body: scheduled.body,
         reply_to: scheduled.reply_to,
-        once: Once::unanswered(),
+        once: Once::without_key(),
         accepted_at: Some(scheduled.created_at),
         request_id: None,
     })

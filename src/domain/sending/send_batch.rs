@@ -23,13 +23,13 @@ use crate::base::time::{Clock, Timestamp};
 use crate::domain::access::membership::{RECEIPTS_MEMBER_LIMIT, conversation_not_found};
 use crate::domain::messages::mentions;
 use crate::domain::people::reachability;
-use crate::domain::shared::idempotency::{Once, Prepared, given_before, keep};
+use crate::domain::shared::idempotency::{Once, Prepared, keep, stored_answers};
 use crate::store;
 use crate::store::batches::sends::Append;
 use crate::store::conversations::conversations::{Head, Pair};
 use crate::store::db::Conn;
 use crate::store::events::events::{self, NewEvent};
-use crate::store::identity::users::{DirectMessagesFrom, UserName};
+use crate::store::identity::users::{DirectMessagesFrom, UserSummary};
 use crate::store::messages::mentions::Mention;
 use crate::store::messages::messages::{Decorations, Kind, Message, NewRow};
 use crate::store::messages::threads::Reply;
@@ -94,8 +94,8 @@ impl Batch {
 struct ResolvedDraft<'a> {
     index: usize,
     draft: &'a Draft,
-    sender: UserName,
-    recipient: Option<UserName>,
+    sender: UserSummary,
+    recipient: Option<UserSummary>,
     conversation: Target,
 }
 
@@ -136,8 +136,8 @@ async fn replay(
     answers: &mut [Option<Result<Answer>>],
 ) -> Result<()> {
     let requests: Vec<&Once<Sent>> = drafts.iter().map(|draft| &draft.once).collect();
-    for (answer, given) in answers.iter_mut().zip(given_before(conn, now, &requests).await?) {
-        *answer = given.map(|given| given.map(Answer::Given));
+    for (answer, given) in answers.iter_mut().zip(stored_answers(conn, now, &requests).await?) {
+        *answer = given.map(|given| given.map(Answer::KeyedAnswer));
     }
     Ok(())
 }
@@ -193,22 +193,22 @@ async fn people(
     conn: &mut Conn,
     open: &[(usize, &Draft)],
     known: &DirectoryEntries,
-) -> Result<HashMap<String, UserName>> {
+) -> Result<HashMap<String, UserSummary>> {
     let keys: BTreeSet<&str> = open.iter().flat_map(|(_, draft)| draft_people::keys(draft)).collect();
     let keys: Vec<&str> = keys.into_iter().filter(|key| !known.people.contains_key(*key)).collect();
     if keys.is_empty() {
         return Ok(HashMap::new());
     }
-    let found = store::identity::users::names_by_keys(conn, &keys).await?;
+    let found = store::identity::users::summaries_by_keys(conn, &keys).await?;
     Ok(found.into_iter().map(|user| (user.user_name_key.clone(), user)).collect())
 }
 
-fn person(found: &HashMap<String, UserName>, known: &DirectoryEntries, key: &str) -> Option<UserName> {
+fn person(found: &HashMap<String, UserSummary>, known: &DirectoryEntries, key: &str) -> Option<UserSummary> {
     known.people.get(key).or_else(|| found.get(key)).cloned()
 }
 
 /// The members of direct conversations. An erased member has no name.
-type DirectMembers = HashMap<ConversationId, Vec<(UserId, Option<UserName>)>>;
+type DirectMembers = HashMap<ConversationId, Vec<(UserId, Option<UserSummary>)>>;
 
 async fn direct_members(conn: &mut Conn, drafts: &[(usize, &Draft)]) -> Result<DirectMembers> {
     let ids: BTreeSet<i64> = drafts
@@ -225,7 +225,7 @@ async fn direct_members(conn: &mut Conn, drafts: &[(usize, &Draft)]) -> Result<D
     let rows = store::conversations::conversations::direct_members(conn, &ids).await?;
     let people: BTreeSet<i64> = rows.iter().map(|(_, user)| user.0).collect();
     let people: Vec<i64> = people.into_iter().collect();
-    let existing: HashMap<UserId, UserName> = store::identity::users::people_by_ids(conn, &people)
+    let existing: HashMap<UserId, UserSummary> = store::identity::users::summaries_by_ids(conn, &people)
         .await?
         .into_iter()
         .map(|person| (person.id, person))
@@ -291,7 +291,7 @@ async fn sending_members(
 
 /// The other member of a direct conversation, or the sender in notes to oneself. `None` if the sender is not a member,
 /// and `Some(None)` if the other member was erased.
-fn other_member(members: &DirectMembers, conversation: ConversationId, sender: UserId) -> Option<Option<UserName>> {
+fn other_member(members: &DirectMembers, conversation: ConversationId, sender: UserId) -> Option<Option<UserSummary>> {
     let members = members.get(&conversation)?;
     let own = members.iter().find(|(id, _)| *id == sender)?;
     Some(members.iter().find(|(id, _)| *id != sender).unwrap_or(own).1.clone())
@@ -431,7 +431,8 @@ async fn write(
     }
     appended?;
     for ((index, _, sent), prepared) in sent.into_iter().zip(prepared) {
-        answers[index] = Some(Ok(prepared.map_or_else(|| Answer::Sent(Box::new(sent)), |it| Answer::Given(it.give()))));
+        answers[index] =
+            Some(Ok(prepared.map_or_else(|| Answer::Sent(Box::new(sent)), |it| Answer::KeyedAnswer(it.give()))));
     }
     Ok(true)
 }
@@ -488,7 +489,7 @@ async fn drop_erased<'a>(
 ) -> Result<Vec<ResolvedDraft<'a>>> {
     let ids: BTreeSet<i64> = resolved.iter().flat_map(ResolvedDraft::people).map(|id| id.0).collect();
     let ids: Vec<i64> = ids.into_iter().collect();
-    let existing: HashMap<UserId, UserName> = store::identity::users::people_by_ids(conn, &ids)
+    let existing: HashMap<UserId, UserSummary> = store::identity::users::summaries_by_ids(conn, &ids)
         .await?
         .into_iter()
         .map(|person| (person.id, person))
@@ -518,7 +519,7 @@ async fn drop_unreachable<'a>(
     answers: &mut [Option<Result<Answer>>],
 ) -> Result<Vec<ResolvedDraft<'a>>> {
     let of = |resolved: &ResolvedDraft<'a>| Some((resolved.sender.id, resolved.recipient.clone()?));
-    let pairs: Vec<(UserId, UserName)> = resolved.iter().filter_map(of).collect();
+    let pairs: Vec<(UserId, UserSummary)> = resolved.iter().filter_map(of).collect();
     let pairs = pairs.iter().map(|(sender, recipient)| (*sender, recipient));
     let refused = reachability::refused(conn, pairs, batch.direct_messages_from).await?;
     if refused.is_empty() {

@@ -26,7 +26,7 @@ use tracing::{Instrument as _, Span};
 
 use super::directory::Directory;
 use super::drafts::{Answer, Draft, Recipient};
-use super::recent_sends::Fresh;
+use super::recent_sends::RecentSends;
 use super::send_batch::{Batch, send_all};
 use crate::base::error::{Error, Result};
 use crate::base::metrics::Metrics;
@@ -101,7 +101,7 @@ impl SendQueue {
         clock: Clock,
         metrics: Arc<Metrics>,
         revocations: Arc<Revocations>,
-        recent_sends: Arc<Fresh>,
+        recent_sends: Arc<RecentSends>,
         direct_messages_from: DirectMessagesFrom,
     ) -> Self {
         let (waiting, queue) = mpsc::channel(QUEUE_LIMIT);
@@ -249,7 +249,7 @@ struct BatchSender {
     clock: Clock,
     revocations: Arc<Revocations>,
     directory: Directory,
-    recent_sends: Arc<Fresh>,
+    recent_sends: Arc<RecentSends>,
     direct_messages_from: DirectMessagesFrom,
 }
 

@@ -120,7 +120,7 @@ pub struct KeyedRequest {
 
 /// A POST that creates something. It is executed once, however often it is repeated with its key. A unit of work that
 /// creates one thing uses [`given`](Self::given) and [`give`](Self::give). A batch of sends uses their forms for many
-/// requests: [`given_before`], [`prepare`](Self::prepare) and [`keep`].
+/// requests: [`stored_answers`], [`prepare`](Self::prepare) and [`keep`].
 #[derive(Clone, Debug)]
 pub struct Once<T> {
     /// The key, if the request came with one.
@@ -134,14 +134,14 @@ pub struct Once<T> {
 
 /// An answer, and whether it is a stored one.
 #[derive(Clone, Debug)]
-pub struct Given {
+pub struct KeyedAnswer {
     /// The answer.
     pub answer: StoredAnswer,
     /// Whether it is the stored answer of an earlier request.
     pub replayed: bool,
 }
 
-impl Given {
+impl KeyedAnswer {
     /// The answer of a request that was executed now.
     pub const fn now(answer: StoredAnswer) -> Self {
         Self { answer, replayed: false }
@@ -164,14 +164,14 @@ impl Prepared<'_> {
     }
 
     /// The answer to send.
-    pub fn give(self) -> Given {
-        Given::now(self.unsealed.unwrap_or(self.record.answer))
+    pub fn give(self) -> KeyedAnswer {
+        KeyedAnswer::now(self.unsealed.unwrap_or(self.record.answer))
     }
 }
 
 impl<T> Once<T> {
     /// A request without a key, whose answer nobody reads.
-    pub const fn unanswered() -> Self {
+    pub const fn without_key() -> Self {
         const fn nothing<T>(_: &T) -> Result<StoredAnswer> {
             Ok(StoredAnswer { status: 201, location: None, body: Vec::new() })
         }
@@ -182,16 +182,22 @@ impl<T> Once<T> {
     ///
     /// # Errors
     /// [`Error::IdempotencyKeyReused`]; errors of the database.
-    pub async fn given(&self, conn: &mut Conn, now: Timestamp) -> Result<Option<Given>> {
-        given_before(conn, now, &[self]).await?.pop().flatten().transpose()
+    pub async fn given(&self, conn: &mut Conn, now: Timestamp) -> Result<Option<KeyedAnswer>> {
+        stored_answers(conn, now, &[self]).await?.pop().flatten().transpose()
     }
 
     /// Renders the answer and stores it in the transaction. `subject` is the user whom the answer is about.
     ///
     /// # Errors
     /// [`Error::Rerun`] if another request with this key was committed first; errors of the database.
-    pub async fn give(&self, conn: &mut Conn, now: Timestamp, made: &T, subject: Option<UserId>) -> Result<Given> {
-        let Some(prepared) = self.prepare(made, subject)? else { return (self.render)(made).map(Given::now) };
+    pub async fn give(
+        &self,
+        conn: &mut Conn,
+        now: Timestamp,
+        made: &T,
+        subject: Option<UserId>,
+    ) -> Result<KeyedAnswer> {
+        let Some(prepared) = self.prepare(made, subject)? else { return (self.render)(made).map(KeyedAnswer::now) };
         keep(conn, now, &[&prepared]).await?;
         Ok(prepared.give())
     }
@@ -214,7 +220,7 @@ impl<T> Once<T> {
         Ok(Some(Prepared { record, days: &request.days, unsealed }))
     }
 
-    fn replay(&self, request: &KeyedRequest, record: &Record) -> Result<Given> {
+    fn replay(&self, request: &KeyedRequest, record: &Record) -> Result<KeyedAnswer> {
         if record.request_hash != request.request_hash {
             return Err(Error::IdempotencyKeyReused);
         }
@@ -222,7 +228,7 @@ impl<T> Once<T> {
         if self.sealed {
             answer.body = request.open(answer.body)?;
         }
-        Ok(Given { answer, replayed: true })
+        Ok(KeyedAnswer { answer, replayed: true })
     }
 }
 
@@ -231,11 +237,11 @@ impl<T> Once<T> {
 ///
 /// # Errors
 /// Errors of the database.
-pub async fn given_before<T>(
+pub async fn stored_answers<T>(
     conn: &mut Conn,
     now: Timestamp,
     requests: &[&Once<T>],
-) -> Result<Vec<Option<Result<Given>>>> {
+) -> Result<Vec<Option<Result<KeyedAnswer>>>> {
     let keyed: Vec<&KeyedRequest> = requests.iter().filter_map(|once| once.request.as_ref()).collect();
     let records = match keyed.first() {
         Some(first) => {

@@ -11,7 +11,7 @@ use super::problem::Problem;
 use crate::base::error::Error;
 use crate::base::ids::hex;
 use crate::base::time::Timestamp;
-use crate::domain::shared::idempotency::{Given, StoredAnswer};
+use crate::domain::shared::idempotency::{KeyedAnswer, StoredAnswer};
 use crate::domain::shared::pagination::Limit;
 
 /// The characters that are not percent-encoded in a query.
@@ -80,7 +80,7 @@ pub(in crate::http) fn list(bytes: Vec<u8>, path: &str, next: Option<Vec<(&str, 
 
 /// The answer to a POST that creates something. It may be the stored answer to an earlier request with the same idempotency
 /// key.
-pub(in crate::http) fn given(given: Given) -> Response {
+pub(in crate::http) fn given(given: KeyedAnswer) -> Response {
     let StoredAnswer { status, location, body } = given.answer;
     let mut response = json_bytes(StatusCode::from_u16(status).unwrap_or(StatusCode::CREATED), body);
     if let Some(location) = location.and_then(|location| HeaderValue::try_from(location).ok()) {

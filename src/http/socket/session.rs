@@ -28,7 +28,7 @@ use crate::http::bodies::problem::Problem;
 use crate::http::server::edge::Edge;
 use crate::http::server::upgrade::ConnectionPermit;
 use crate::http::state::HttpState;
-use crate::live::{Here, Live, Next, Subscription};
+use crate::live::{Live, Next, PresenceGuard, Subscription};
 
 /// The limit of a frame from a client, in bytes: the longest message with every character escaped.
 pub const FRAME_LIMIT_BYTES: usize = 128 * 1_024;
@@ -79,7 +79,7 @@ pub struct SocketSession {
     lease: StreamLease,
     socket: WebSocket,
     /// Keeps the user online. `None` if the caller is not a user, or the client is gone.
-    presence: Option<Here>,
+    presence: Option<PresenceGuard>,
     /// The time of the last frame from the client.
     received_at: Instant,
     /// The time of the last ping to the client.

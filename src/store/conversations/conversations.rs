@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use super::conversation_kinds::{History, Kind};
-use super::members::{Keeps, Role};
+use super::members::{MemberSettings, Role};
 use crate::base::error::Result;
 use crate::base::ids::{ConversationId, MessageId, UserId};
 use crate::base::time::Timestamp;
@@ -360,7 +360,7 @@ pub struct Me {
     /// Messages after `read_seq` that mention the member.
     pub mention_count: i64,
     /// The member's own settings.
-    pub keeps: Keeps,
+    pub keeps: MemberSettings,
 }
 
 columns! {
@@ -373,7 +373,7 @@ columns! {
         unread_from: "m.unread_from",
         mention_count: "(SELECT count(*) FROM messaging.mentions n
                           WHERE n.user_id = m.user_id AND n.conversation_id = c.id AND n.seq > m.read_seq)",
-        keeps: Keeps::COLUMNS,
+        keeps: MemberSettings::COLUMNS,
     }
 }
 
@@ -396,7 +396,7 @@ columns! {
 }
 
 /// A conversation without the part of a member, even when it is deleted and its messages are still being removed.
-pub async fn even_ended(conn: &mut Conn, id: ConversationId) -> Result<Option<Conversation>> {
+pub async fn including_deleted(conn: &mut Conn, id: ConversationId) -> Result<Option<Conversation>> {
     conn.first(
         sql!(
             "SELECT ",

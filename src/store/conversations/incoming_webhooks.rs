@@ -10,7 +10,7 @@ use crate::store::db::Conn;
 use crate::store::db::columns::{columns, read, sql};
 use crate::store::driver::values::Value;
 use crate::store::identity::sessions::SecretHash;
-use crate::store::identity::users::UserName;
+use crate::store::identity::users::UserSummary;
 
 /// An incoming webhook, without its token.
 #[derive(Clone, Debug)]
@@ -117,7 +117,7 @@ pub struct Target {
     /// The conversation into which it posts.
     pub conversation: ConversationId,
     /// The bot that is the sender.
-    pub bot: UserName,
+    pub bot: UserSummary,
 }
 
 /// The target of a token.
@@ -126,7 +126,7 @@ pub async fn by_token(conn: &mut Conn, token_hash: &SecretHash) -> Result<Option
     let Some((id, conversation, bot)) = conn.first(sql, &[Value::Bytes(token_hash)], read::<(_, _, i64)>).await? else {
         return Ok(None);
     };
-    let found = crate::store::identity::users::people_by_ids(conn, &[bot]).await?;
+    let found = crate::store::identity::users::summaries_by_ids(conn, &[bot]).await?;
     Ok(found.into_iter().next().map(|bot| Target { id, conversation, bot }))
 }
 

@@ -352,7 +352,7 @@ pub async fn one(conn: &mut Conn, conversation: ConversationId, user: UserId) ->
 
 /// A member's own settings for a conversation.
 #[derive(Clone, Debug, Default)]
-pub struct Keeps {
+pub struct MemberSettings {
     /// Until when the member gets no notifications.
     pub muted_until: Option<Timestamp>,
     /// Whether the conversation is shown first in the member's list.
@@ -364,7 +364,7 @@ pub struct Keeps {
 }
 
 columns! {
-    Keeps {
+    MemberSettings {
         muted_until: "m.muted_until",
         pinned: "m.pinned",
         archived: "m.archived",
@@ -373,7 +373,7 @@ columns! {
 }
 
 /// Updates a member's own settings.
-pub async fn keep(conn: &mut Conn, conversation: ConversationId, user: UserId, keeps: &Keeps) -> Result<()> {
+pub async fn keep(conn: &mut Conn, conversation: ConversationId, user: UserId, keeps: &MemberSettings) -> Result<()> {
     conn.execute(
         "UPDATE messaging.members SET muted_until = $3, pinned = $4, archived = $5, draft = $6
           WHERE conversation_id = $1 AND user_id = $2",
@@ -429,7 +429,7 @@ pub async fn groups_of(
 
 /// A conversation of which a user is or was a member.
 #[derive(Clone, Debug)]
-pub struct Belonging {
+pub struct PastOrPresentMembership {
     /// The conversation.
     pub conversation: ConversationId,
     /// The role of the user. `None` for a former member.
@@ -439,25 +439,30 @@ pub struct Belonging {
     /// When the user left. `None` for a member.
     pub left_at: Option<Timestamp>,
     /// The user's own settings.
-    pub keeps: Keeps,
+    pub keeps: MemberSettings,
 }
 
 columns! {
-    Belonging {
+    PastOrPresentMembership {
         conversation: "m.conversation_id",
         role: "m.role",
         joined_at: "m.joined_at",
         left_at: "m.left_at",
-        keeps: Keeps::COLUMNS,
+        keeps: MemberSettings::COLUMNS,
     }
 }
 
 /// Conversations of which a user is or was a member, in the order of their ids, after `after`.
-pub async fn belongings_of(conn: &mut Conn, user: UserId, after: ConversationId, limit: i64) -> Result<Vec<Belonging>> {
+pub async fn belongings_of(
+    conn: &mut Conn,
+    user: UserId,
+    after: ConversationId,
+    limit: i64,
+) -> Result<Vec<PastOrPresentMembership>> {
     conn.rows(
         sql!(
             "SELECT ",
-            Belonging::COLUMNS,
+            PastOrPresentMembership::COLUMNS,
             " FROM (SELECT conversation_id, role, joined_at, CAST(NULL AS TIMESTAMPTZ) AS left_at, muted_until, pinned,
                            archived, draft
                       FROM messaging.members WHERE user_id = $1 AND conversation_id > $2

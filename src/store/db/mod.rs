@@ -17,7 +17,7 @@ use super::driver::environment::{Environment, Location, Work};
 use super::driver::fatal::FatalFault;
 use super::driver::unit::{Unit, outcome, unit};
 use super::driver::values::{OwnedValue, Value};
-use super::driver::write_status::Writing;
+use super::driver::write_status::WriteHealth;
 use super::postgres::{self, notify};
 use super::sqlite;
 use crate::base::error::{Error, Result};
@@ -83,7 +83,7 @@ impl Db {
     /// # Errors
     /// As [`Db::read`].
     #[track_caller]
-    pub fn read_at_length<I, T>(&self, input: I, work: UnitOfWork<I, T>) -> impl Future<Output = Result<T>> + Send
+    pub fn read_without_limit<I, T>(&self, input: I, work: UnitOfWork<I, T>) -> impl Future<Output = Result<T>> + Send
     where
         I: Send + Sync + 'static,
         T: Send + 'static,
@@ -169,7 +169,7 @@ impl Db {
             (Self::Sqlite(database), Purpose::Read | Purpose::ReadAtLength) => database.read(unit).await,
             (Self::Sqlite(database), Purpose::Write | Purpose::Maintenance) => database.write(unit).await,
             (Self::Postgres(database), Purpose::Read) => database.read(unit).await,
-            (Self::Postgres(database), Purpose::ReadAtLength) => database.read_at_length(unit).await,
+            (Self::Postgres(database), Purpose::ReadAtLength) => database.read_without_limit(unit).await,
             (Self::Postgres(database), Purpose::Write) => database.write(unit, postgres::Purpose::Request).await,
             (Self::Postgres(database), Purpose::Maintenance) => {
                 database.write(unit, postgres::Purpose::Maintenance).await
@@ -178,7 +178,7 @@ impl Db {
     }
 
     /// Whether writes succeed, known from the outcome of recent writes.
-    pub fn writing(&self) -> Writing {
+    pub fn writing(&self) -> WriteHealth {
         self.environment().writing.now()
     }
 

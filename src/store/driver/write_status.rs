@@ -17,7 +17,7 @@ pub const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The status of writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Writing {
+pub enum WriteHealth {
     /// The last write succeeded, less than [`SIGNIFICANT_FOR`] ago.
     Works,
     /// The last write failed, less than [`RETRY_AFTER`] ago, or a write is stuck. Holds the reason.
@@ -52,15 +52,15 @@ impl WriteStatus {
     }
 
     /// The current status.
-    pub fn now(&self) -> Writing {
+    pub fn now(&self) -> WriteHealth {
         let outcomes = self.outcomes();
         if outcomes.waiting_since.is_some_and(|since| since.elapsed() >= STUCK_AFTER) {
-            return Writing::Fails("a write takes too long".into());
+            return WriteHealth::Fails("a write takes too long".into());
         }
         match (&outcomes.failed, outcomes.succeeded_at) {
-            (Some((at, reason)), _) if at.elapsed() < RETRY_AFTER => Writing::Fails(reason.clone()),
-            (None, Some(at)) if at.elapsed() < SIGNIFICANT_FOR => Writing::Works,
-            _ => Writing::Unknown,
+            (Some((at, reason)), _) if at.elapsed() < RETRY_AFTER => WriteHealth::Fails(reason.clone()),
+            (None, Some(at)) if at.elapsed() < SIGNIFICANT_FOR => WriteHealth::Works,
+            _ => WriteHealth::Unknown,
         }
     }
 
@@ -113,16 +113,16 @@ mod tests {
     #[test]
     fn the_last_outcome_decides() {
         let status = WriteStatus::default();
-        assert_eq!(status.now(), Writing::Unknown);
+        assert_eq!(status.now(), WriteHealth::Unknown);
         status.begin().succeeded();
-        assert_eq!(status.now(), Writing::Works);
+        assert_eq!(status.now(), WriteHealth::Works);
         status.begin().failed(&Error::StorageFull);
-        assert_eq!(status.now(), Writing::Fails("storage full".into()));
+        assert_eq!(status.now(), WriteHealth::Fails("storage full".into()));
         status.begin().failed(&Error::Unauthenticated);
-        assert_eq!(status.now(), Writing::Fails("storage full".into()));
+        assert_eq!(status.now(), WriteHealth::Fails("storage full".into()));
         drop(status.begin());
         status.begin().succeeded();
-        assert_eq!(status.now(), Writing::Works);
+        assert_eq!(status.now(), WriteHealth::Works);
     }
 
     #[test]
@@ -131,11 +131,11 @@ mod tests {
         status.begin().succeeded();
         let hanging = status.begin();
         status.outcomes().waiting_since = Instant::now().checked_sub(STUCK_AFTER);
-        assert!(matches!(status.now(), Writing::Fails(_)));
+        assert!(matches!(status.now(), WriteHealth::Fails(_)));
         // Another write succeeds meanwhile. So only one unit of work is slow, and writing works.
         status.begin().succeeded();
-        assert_eq!(status.now(), Writing::Works);
+        assert_eq!(status.now(), WriteHealth::Works);
         drop(hanging);
-        assert_eq!(status.now(), Writing::Works);
+        assert_eq!(status.now(), WriteHealth::Works);
     }
 }

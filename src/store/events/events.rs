@@ -163,7 +163,7 @@ pub async fn log(conn: &mut Conn) -> Result<EventLog> {
 
 /// An event as it stands in the event log.
 #[derive(Clone, Debug)]
-pub struct Logged {
+pub struct LoggedEvent {
     /// The position in the event log.
     pub position: i64,
     /// The kind of the event.
@@ -186,7 +186,7 @@ pub struct Logged {
 #[derive(Debug, Default)]
 pub struct LogChunk {
     /// The events, by position.
-    pub events: Vec<Logged>,
+    pub events: Vec<LoggedEvent>,
     /// The position up to which the log was read.
     pub up_to: i64,
 }
@@ -204,7 +204,7 @@ impl LogChunk {
 struct LogRow {
     position: i64,
     /// `None` for an event of a kind that only a later version knows.
-    logged: Option<Logged>,
+    logged: Option<LoggedEvent>,
 }
 
 columns! {
@@ -220,7 +220,7 @@ columns! {
     } => {
         let actor_id = Option::unwrap_or(actor_id, UserId(0));
         let logged = Kind::parse(kind)
-            .map(|kind| Logged { position, kind, conversation_id, seq, actor_id, subject_id, detail, at });
+            .map(|kind| LoggedEvent { position, kind, conversation_id, seq, actor_id, subject_id, detail, at });
         LogRow { position, logged }
     }
 }

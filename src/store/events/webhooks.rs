@@ -4,7 +4,7 @@
 //! was queued as a delivery, unless it is older than the webhook, or of a type that the webhook does not ask for, or was deleted
 //! from the log before it could be queued.
 
-use super::events::Logged;
+use super::events::LoggedEvent;
 use crate::base::error::Result;
 use crate::base::ids::WebhookId;
 use crate::base::time::Timestamp;
@@ -185,7 +185,7 @@ pub async fn set_position(conn: &mut Conn, id: WebhookId, from: i64, to: i64) ->
 }
 
 /// Queues the delivery of an event. If the event was queued before, it is delivered again.
-pub async fn queue_delivery(conn: &mut Conn, id: WebhookId, event: &Logged, now: Timestamp) -> Result<()> {
+pub async fn queue_delivery(conn: &mut Conn, id: WebhookId, event: &LoggedEvent, now: Timestamp) -> Result<()> {
     conn.execute(
         "INSERT INTO messaging.webhook_deliveries (webhook_id, position, type, conversation_id, state, attempts, next_at)
          VALUES ($1, $2, $3, $4, 'pending', 0, $5)

@@ -142,7 +142,7 @@ pub struct Profile {
 #[derive(Clone, Debug)]
 pub struct Account {
     /// The id, the name and the settings of the user.
-    pub name: UserName,
+    pub name: UserSummary,
     /// The role on the whole server.
     pub role: Role,
     /// When the user was banned. `None` for a user who is not banned.
@@ -158,7 +158,7 @@ impl Account {
 
 /// The parts of a user that a send needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UserName {
+pub struct UserSummary {
     /// The id of the user.
     pub id: UserId,
     /// As written.
@@ -197,7 +197,7 @@ columns! {
 }
 
 columns! {
-    UserName {
+    UserSummary {
         id: "u.id",
         user_name: "u.user_name",
         user_name_key: "u.user_name_key",
@@ -210,7 +210,7 @@ columns! {
 
 columns! {
     Account {
-        name: UserName::COLUMNS,
+        name: UserSummary::COLUMNS,
         role: "u.role",
         banned_at: "u.banned_at",
     }
@@ -223,14 +223,14 @@ pub async fn by_key(conn: &mut Conn, user_name_key: &str) -> Result<Option<User>
 }
 
 /// The users with these folded names. Names that do not exist are left out.
-pub async fn names_by_keys(conn: &mut Conn, user_name_keys: &[&str]) -> Result<Vec<UserName>> {
-    let sql = sql!("SELECT ", UserName::COLUMNS, " FROM messaging.users u WHERE u.user_name_key = ANY($1)");
+pub async fn summaries_by_keys(conn: &mut Conn, user_name_keys: &[&str]) -> Result<Vec<UserSummary>> {
+    let sql = sql!("SELECT ", UserSummary::COLUMNS, " FROM messaging.users u WHERE u.user_name_key = ANY($1)");
     conn.rows(sql, &[Value::Texts(user_name_keys)], read).await
 }
 
 /// The users with these ids. Ids that do not exist are left out.
-pub async fn people_by_ids(conn: &mut Conn, ids: &[i64]) -> Result<Vec<UserName>> {
-    let sql = sql!("SELECT ", UserName::COLUMNS, " FROM messaging.users u WHERE u.id = ANY($1)");
+pub async fn summaries_by_ids(conn: &mut Conn, ids: &[i64]) -> Result<Vec<UserSummary>> {
+    let sql = sql!("SELECT ", UserSummary::COLUMNS, " FROM messaging.users u WHERE u.id = ANY($1)");
     conn.rows(sql, &[Value::I64s(ids)], read).await
 }
 

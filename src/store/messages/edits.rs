@@ -31,14 +31,14 @@ pub struct Present {
 
 /// An earlier body of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Edition {
+pub struct EarlierText {
     /// The body.
     pub body: String,
     /// When it was written.
     pub at: Timestamp,
 }
 
-impl Edition {
+impl EarlierText {
     /// The digest of an earlier body. `number` counts the editions of the message from 1.
     fn digest(&self, conversation: ConversationId, seq: i64, number: i64) -> i64 {
         let mut fields = Fields::<6>::default();
@@ -78,7 +78,7 @@ pub async fn put(
     conversation: ConversationId,
     seq: i64,
     number: i64,
-    edition: &Edition,
+    edition: &EarlierText,
 ) -> Result<()> {
     conn.execute(
         "INSERT INTO messaging.message_edits (conversation_id, seq, edition, body, at, digest)
@@ -125,7 +125,7 @@ pub async fn count(conn: &mut Conn, conversation: ConversationId, seq: i64) -> R
 
 /// An earlier body that has not been compared with its digest.
 struct StoredEdition {
-    edition: Edition,
+    edition: EarlierText,
     digest: Option<i64>,
 }
 
@@ -134,14 +134,14 @@ columns! {
         body: "e.body",
         at: "e.at",
         digest: "e.digest",
-    } => StoredEdition { edition: Edition { body, at }, digest }
+    } => StoredEdition { edition: EarlierText { body, at }, digest }
 }
 
 /// The earlier bodies of a message, oldest first.
 ///
 /// # Errors
 /// [`Error::Damaged`] when one of them is damaged; errors of the database.
-pub async fn list(conn: &mut Conn, conversation: ConversationId, seq: i64) -> Result<Vec<Edition>> {
+pub async fn list(conn: &mut Conn, conversation: ConversationId, seq: i64) -> Result<Vec<EarlierText>> {
     conn.rows(
         sql!(
             "SELECT e.conversation_id, e.seq, e.edition, ",
@@ -178,7 +178,7 @@ pub async fn list_after(
 }
 
 /// Reads an earlier body, whose place comes first in the row, and compares it with its digest.
-fn checked_edition(row: &Row<'_>) -> Result<(Edition, Checked)> {
+fn checked_edition(row: &Row<'_>) -> Result<(EarlierText, Checked)> {
     let next = &mut 0;
     let (conversation, seq, number) = EditionPlace::read_from(row, next)?;
     let damaged = |source| Error::Damaged { conversation_id: conversation.0, seq, source };

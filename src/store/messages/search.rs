@@ -165,7 +165,7 @@ pub(in crate::store) async fn append(conn: &mut Conn, rows: &[NewRow<'_>]) -> Re
 }
 
 /// Whether the database has a list of pending entries. SQLite has none, because it merges entries when they are committed.
-pub fn entries_wait(db: &Db) -> bool {
+pub fn has_pending_entries(db: &Db) -> bool {
     matches!(db, Db::Postgres(_))
 }
 

@@ -78,7 +78,7 @@ enum Reader<'a> {
 
 /// The result of comparing texts with their digests.
 #[derive(Debug, Default)]
-pub struct Compared {
+pub struct Comparison {
     /// Messages that match their digests.
     pub messages: u64,
     /// Earlier bodies of messages that match their digests.
@@ -95,12 +95,12 @@ pub struct Compared {
 ///
 /// # Errors
 /// Errors of the database.
-pub async fn compare(source: Source<'_>, report: &mut (dyn FnMut(u64) + Send)) -> Result<Compared> {
+pub async fn compare(source: Source<'_>, report: &mut (dyn FnMut(u64) + Send)) -> Result<Comparison> {
     let mut reader = match source {
         Source::Db(db) => Reader::Db(db),
         Source::File(file) => Reader::File(Box::new(Conn::Sqlite(sqlite::file::open_to_read(file)?))),
     };
-    let mut found = Compared::default();
+    let mut found = Comparison::default();
     let mut rows_read = 0;
     let mut place = (ConversationId(i64::MIN), i64::MIN);
     loop {
@@ -133,7 +133,7 @@ fn last_place<T: PartialOrd>(before: T, last: T) -> Result<T> {
     if last > before { Ok(last) } else { Err(Error::internal("the rows are not in key order")) }
 }
 
-impl Compared {
+impl Comparison {
     /// Counts one result. Returns 1 when the row matches its digest, so that the caller can count it by its kind.
     fn count(&mut self, checked: Result<Checked>) -> Result<u64> {
         match checked {

@@ -78,7 +78,7 @@ pub async fn finish(conn: &mut Conn, user: UserId) -> Result<()> {
 
 /// The parts of a message that an erasure needs.
 #[derive(Clone, Debug)]
-pub struct Trace {
+pub struct ErasedMessage {
     /// The `seq` of the message.
     pub seq: i64,
     /// Whether the user sent it and it is not yet a tombstone.
@@ -89,12 +89,12 @@ pub struct Trace {
 
 // $2 is the user.
 columns! {
-    Trace {
+    ErasedMessage {
         seq: "seq",
         own: "sender_id = $2 AND deleted_at IS NULL",
         day: "idempotency_day",
         digest: "idempotency_digest",
-    } => Trace { seq, own, key: key(day, digest) }
+    } => ErasedMessage { seq, own, key: key(day, digest) }
 }
 
 /// Messages of a conversation in the order of `seq`, after `after`.
@@ -104,11 +104,11 @@ pub async fn traces(
     user: UserId,
     after: i64,
     limit: i64,
-) -> Result<Vec<Trace>> {
+) -> Result<Vec<ErasedMessage>> {
     conn.rows(
         sql!(
             "SELECT ",
-            Trace::COLUMNS,
+            ErasedMessage::COLUMNS,
             " FROM messaging.messages WHERE conversation_id = $1 AND seq > $3 ORDER BY seq LIMIT $4"
         ),
         &[Value::I64(conversation.0), Value::I64(user.0), Value::I64(after), Value::I64(limit)],

@@ -258,7 +258,7 @@ pub async fn forget(conn: &mut Conn, user: UserId) -> Result<()> {
 
 /// Blocks and friendships between senders and recipients.
 #[derive(Debug, Default)]
-pub struct Between {
+pub struct Relations {
     /// Pairs of a sender and a recipient where the recipient blocks the sender.
     pub blocked: BTreeSet<(UserId, UserId)>,
     /// Pairs of a sender and a recipient who are friends.
@@ -266,8 +266,8 @@ pub struct Between {
 }
 
 /// The blocks and friendships of pairs of a sender and a recipient.
-pub async fn between(conn: &mut Conn, pairs: &[(UserId, UserId)]) -> Result<Between> {
-    let mut between = Between::default();
+pub async fn between(conn: &mut Conn, pairs: &[(UserId, UserId)]) -> Result<Relations> {
+    let mut between = Relations::default();
     if let Conn::Sqlite(_) = conn {
         for (sender, recipient) in pairs {
             if blocks(conn, *recipient, *sender).await? {

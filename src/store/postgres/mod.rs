@@ -117,8 +117,8 @@ impl Database {
         }
     }
 
-    /// See [`crate::store::db::Db::read_at_length`].
-    pub async fn read_at_length<C: WorkConn<Conn>>(&self, mut unit: Box<dyn Unit<C>>) -> Result<Box<dyn Unit<C>>> {
+    /// See [`crate::store::db::Db::read_without_limit`].
+    pub async fn read_without_limit<C: WorkConn<Conn>>(&self, mut unit: Box<dyn Unit<C>>) -> Result<Box<dyn Unit<C>>> {
         let mut connection = C::from(self.connection(Purpose::Maintenance).await?);
         unit.run(&mut connection).await;
         Ok(unit)

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use posthaste::base::time::Clock;
-use posthaste::live::Whisper;
+use posthaste::live::EphemeralDelivery;
 use posthaste::live::bus::BusSettings;
 use serde_json::{Value, json};
 
@@ -92,7 +92,7 @@ async fn assert_ephemeral_events_pass(one: &Server, other: &Server, place: &Plac
     let mut there = Socket::of(other, "duck").await;
     let mut stranger = Socket::of(other, "bugs").await;
     let event = json!({"type": "test.whisper", "data": {"word": "psst"}});
-    one.live.whisper(Whisper { to: vec![duck], event: event.to_string() });
+    one.live.publish_ephemeral(EphemeralDelivery { to: vec![duck], event: event.to_string() });
     assert_eq!(here.event().await, event);
     assert_eq!(there.event().await, event);
     assert!(here.is_quiet().await && there.is_quiet().await && stranger.is_quiet().await);
@@ -185,7 +185,7 @@ on_postgres!(an_ephemeral_event_too_long_for_postgres_stays_on_its_server, async
     wait_until_the_bus_works(&one, &mut socket, "connecting").await;
     let duck = place.numbers("SELECT id FROM messaging.users WHERE user_name = 'duck'").await[0][0];
     let event = json!({"type": "test.whisper", "data": {"word": "x".repeat(8_000)}});
-    one.live.whisper(Whisper { to: vec![duck], event: event.to_string() });
+    one.live.publish_ephemeral(EphemeralDelivery { to: vec![duck], event: event.to_string() });
     assert!(socket.is_quiet().await);
     assert_ephemeral_events_pass(&one, &other, place).await;
 });
@@ -314,7 +314,7 @@ on_postgres!(installations_that_share_a_nats_server_do_not_receive_each_others_e
     wait_until_the_bus_works(&one, &mut there, "connecting").await;
     let mut socket = Socket::of(&stranger, "duck").await;
     let everyone: Vec<i64> = (1..=50).collect();
-    one.live.whisper(Whisper { to: everyone, event: json!({"type": "test.whisper"}).to_string() });
+    one.live.publish_ephemeral(EphemeralDelivery { to: everyone, event: json!({"type": "test.whisper"}).to_string() });
     assert_eq!(there.event().await["type"], "test.whisper");
     assert!(socket.is_quiet().await);
     stranger.stop().await;

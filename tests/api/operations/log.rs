@@ -177,7 +177,10 @@ both!(an_unknown_word_is_logged_with_its_row, async |place| {
         let cause = cause.await["cause"].as_str().unwrap().to_owned();
         // A long word is shortened.
         let word = &word[..word.len().min(40)];
-        assert!(cause.starts_with(&format!("{table}.{column} holds the word \"{word}\" in the row with ")), "{cause}");
+        assert!(
+            cause.starts_with(&format!("{table}.{column} contains the word \"{word}\" in the row with ")),
+            "{cause}"
+        );
         assert!(cause.contains(&format!(" {id}")), "{cause}");
         place.sql(&set(right)).await;
     }

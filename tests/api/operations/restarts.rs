@@ -8,7 +8,7 @@ use posthaste::domain::identity::credentials::{Credentials, authenticate};
 use posthaste::domain::messages::{messages, reactions};
 use posthaste::domain::sending::drafts::NewMessage;
 use posthaste::domain::shared::idempotency::Once;
-use posthaste::live::Whisper;
+use posthaste::live::EphemeralDelivery;
 use serde_json::{Value, json};
 
 use super::workers::{LIMIT, bus_of, metric, panic_once, wait_until};
@@ -30,7 +30,7 @@ async fn bus_delivers(one: &Server, there: &mut Socket, to: i64, word: &str) {
     let event = json!({"type": "test.whisper", "data": {"word": word}});
     let publishing = async {
         loop {
-            one.live.whisper(Whisper { to: vec![to], event: event.to_string() });
+            one.live.publish_ephemeral(EphemeralDelivery { to: vec![to], event: event.to_string() });
             tokio::time::sleep(PUBLISH_INTERVAL).await;
         }
     };
@@ -134,7 +134,7 @@ both!(the_queue_length_does_not_count_callers_who_have_gone, async |place| {
     let length = async |work: &str| metric(&server, &format!("posthaste_store_queue_length{{work=\"{work}\"}}")).await;
     {
         let new = NewMessage { recipient_user_name: Some("duck".into()), body: "lost".into(), ..NewMessage::default() };
-        let mut sending = pin!(messages::send(&server.app, &principal, new, Once::unanswered()));
+        let mut sending = pin!(messages::send(&server.app, &principal, new, Once::without_key()));
         assert!(tokio::time::timeout(Duration::from_millis(100), &mut sending).await.is_err());
         assert_eq!(length("send").await, 1);
     }

@@ -360,10 +360,10 @@ both!(a_queue_whose_task_does_not_run_refuses_sends, async |place| {
         body: body.into(),
         ..NewMessage::default()
     };
-    messages::send(&server.app, &principal, new("before"), Once::unanswered()).await.unwrap();
+    messages::send(&server.app, &principal, new("before"), Once::without_key()).await.unwrap();
     // A send that was queued before the panic waits for the restart instead of being refused.
     let error = until_refused(&server, async || {
-        let sending = messages::send(&server.app, &principal, new("meanwhile"), Once::unanswered());
+        let sending = messages::send(&server.app, &principal, new("meanwhile"), Once::without_key());
         tokio::time::timeout(Duration::from_millis(20), sending).await.ok()?.err()
     })
     .await;

@@ -347,7 +347,7 @@ fn parts(body: &[Token]) -> Option<Vec<Part>> {
 /// `Type { field: "…", field: Other::COLUMNS, … } …`
 fn column_list(body: &[Token]) -> Vec<Part> {
     let mut parts = Vec::new();
-    for at in 2..past_bracket(body, 1) - 1 {
+    for at in 2..index_after_bracket(body, 1) - 1 {
         let part = match &body[at].what {
             What::Text(text) => Part::Text(text.clone()),
             What::Word(word) if is_columns(&body[at..]) => Part::Columns(word.clone()),

@@ -1,8 +1,6 @@
 //! Callers with credentials.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
-use posthaste::base::time::Timestamp;
+use posthaste::base::time::{Clock, Timestamp};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
@@ -94,7 +92,7 @@ pub fn hex(bytes: &[u8]) -> String {
 
 /// The present time in microseconds since 1970.
 pub fn now_micros() -> i64 {
-    i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros()).unwrap()
+    Clock::System.now().micros()
 }
 
 /// A time in microseconds, as a manual clock takes it.

@@ -138,15 +138,15 @@ pub async fn delete_invite(
 
 /// What an invite leads to, as shown to everybody who has its code.
 #[derive(Serialize, ToSchema)]
-pub struct InviteGlimpse<'a> {
-    conversation: GroupGlimpse<'a>,
+pub struct InvitePreview<'a> {
+    conversation: GroupPreview<'a>,
     #[schema(value_type = String, format = DateTime)]
     expires_at: Timestamp,
 }
 
 /// The part of a group that is shown to people with an invite.
 #[derive(Serialize, ToSchema)]
-pub struct GroupGlimpse<'a> {
+pub struct GroupPreview<'a> {
     #[schema(example = "Looney Tunes")]
     title: Option<&'a str>,
     avatar_url: Option<&'a str>,
@@ -170,7 +170,7 @@ pub struct InviteCodePath {
     path = "/api/invites/{code}",
     tag = "conversations",
     params(InviteCodePath),
-    responses((status = 200, description = "The group and the time at which the invite expires.", body = InviteGlimpse<'_>)),
+    responses((status = 200, description = "The group and the time at which the invite expires.", body = InvitePreview<'_>)),
 )]
 pub async fn get_invite(
     State(state): State<HttpState>,
@@ -179,12 +179,12 @@ pub async fn get_invite(
     _query: Query<()>,
 ) -> Result<Response, Problem> {
     let (invite, group) = invites::look(&state.app, &path.code).await?;
-    let conversation = GroupGlimpse {
+    let conversation = GroupPreview {
         title: group.title.as_deref(),
         avatar_url: group.avatar_url.as_deref(),
         member_count: group.member_count,
     };
-    json(StatusCode::OK, &InviteGlimpse { conversation, expires_at: invite.expires_at })
+    json(StatusCode::OK, &InvitePreview { conversation, expires_at: invite.expires_at })
 }
 
 /// Join a group with an invite

@@ -12,7 +12,7 @@ use crate::http::bodies::extract::{Path, Query};
 use crate::http::bodies::parameters::ConversationPath;
 use crate::http::bodies::problem::Problem;
 use crate::http::state::HttpState;
-use crate::live::Whisper;
+use crate::live::EphemeralDelivery;
 
 /// Report that the caller is typing
 ///
@@ -39,7 +39,7 @@ pub async fn report_typing(
             data: EphemeralData::Typing { until: typing.until },
         };
         let event = render_ephemeral(&event)?;
-        state.live.whisper(Whisper { to: typing.to, event });
+        state.live.publish_ephemeral(EphemeralDelivery { to: typing.to, event });
     }
     Ok(no_content())
 }

@@ -22,7 +22,7 @@ use crate::http::bodies::extract::Query;
 use crate::http::bodies::parameters::{MAX_WAIT, StreamStart};
 use crate::http::bodies::problem::Problem;
 use crate::http::state::HttpState;
-use crate::live::{Frame, Here, Next, Subscription};
+use crate::live::{Frame, Next, PresenceGuard, Subscription};
 
 /// The most events in one answer.
 const POLL_LIMIT: usize = 200;
@@ -184,7 +184,7 @@ struct EventStream {
     lease: StreamLease,
     subscription: Subscription,
     /// Keeps the user online while the stream is open.
-    _presence: Option<Here>,
+    _presence: Option<PresenceGuard>,
     /// The beginning of the stream, until it is sent.
     head: Option<String>,
     /// The time of the last output.

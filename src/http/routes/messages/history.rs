@@ -156,7 +156,7 @@ pub async fn delete_message(
 
 /// An earlier text of an edited message.
 #[derive(Serialize, ToSchema)]
-#[schema(as = Edition)]
+#[schema(as = EarlierText)]
 pub struct EditionBody<'a> {
     #[schema(example = "hye")]
     body: &'a str,

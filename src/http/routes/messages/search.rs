@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::domain::identity::names::Names;
-use crate::domain::messages::search::{self, Found, Question};
+use crate::domain::messages::search::{self, Found, SearchRequest};
 use crate::domain::shared::pagination::Page;
 use crate::http::access::policy::Reader;
 use crate::http::bodies::answers::{list, to_json};
@@ -90,7 +90,7 @@ pub async fn search_messages(
         ("after", filter.after.as_ref().map(|date| date.text.clone())),
         ("has", filter.has.clone()),
     ];
-    let question = Question {
+    let question = SearchRequest {
         q: filter.q,
         from: filter.from,
         conversation_id: filter.conversation_id,

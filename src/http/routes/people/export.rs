@@ -15,8 +15,8 @@ use crate::app::App;
 use crate::base::error::{Error, Result as DomainResult};
 use crate::base::time::Timestamp;
 use crate::domain::conversations::members::Role;
-use crate::domain::messages::edits::Edition;
-use crate::domain::people::export::{self, Belonging, Export, Item, Mark};
+use crate::domain::messages::edits::EarlierText;
+use crate::domain::people::export::{self, Export, Item, Mark, PastOrPresentMembership};
 use crate::domain::people::friends::Which;
 use crate::http::access::policy::Reader;
 use crate::http::bodies::audit::AuditBody;
@@ -161,7 +161,7 @@ const fn relation(which: Which) -> &'static str {
     }
 }
 
-fn conversation(belonging: &Belonging) -> Line<'_> {
+fn conversation(belonging: &PastOrPresentMembership) -> Line<'_> {
     Line::Conversation {
         id: belonging.conversation.0,
         role: belonging.role.map(Role::as_str),
@@ -225,7 +225,7 @@ async fn page(app: &Arc<App>, export: &mut Export) -> DomainResult<Option<Bytes>
             Item::Message(message, names, editions) => {
                 let mut lines = line(&Line::Message(MessageBody::named(message, names)))?;
                 let (conversation_id, seq) = (message.conversation_id.0, message.seq);
-                for Edition { body, at } in editions {
+                for EarlierText { body, at } in editions {
                     lines.extend(line(&Line::EarlierBody { conversation_id, seq, body, at: *at })?);
                 }
                 lines
