@@ -116,11 +116,7 @@ impl Metrics {
                 Family::new_with_constructor(request_histogram),
             ),
             connections: register(all, "http_connections", "Open connections"),
-            connections_refused: register(
-                all,
-                "http_connections_refused",
-                "Connections refused because the limit was reached",
-            ),
+            connections_refused: register(all, "http_connections_refused", "Connections refused at the limit"),
             sockets: register(all, "live_sockets", "Open WebSockets"),
             subscriptions: register(all, "live_subscriptions", "Readers of events"),
             events_delivered: register(all, "live_events_delivered", "Events put into the queues of readers"),
@@ -147,7 +143,7 @@ impl Metrics {
             queue_length: register(
                 all,
                 "store_queue_length",
-                "Entries that wait in a queue: read, write, pool, send or change",
+                "Entries waiting to read, write, get a connection, send or change",
             ),
             pool_in_use: register(all, "store_pool_in_use", "Busy database connections"),
             pool_size: register(all, "store_pool_size", "Largest number of database connections"),
