@@ -1,7 +1,7 @@
 //! The messages of one conversation, a page at a time.
 //!
-//! Invariant: a page is a range of `seq`, which has no gaps and is never reused. So pages neither shift nor overlap
-//! while others write.
+//! Invariant: a page is a range of `seq`. The numbers have no gaps and are never reused, so pages neither shift nor
+//! overlap while other callers write.
 
 use super::tails::{Rendered, Tails};
 use crate::app::App;
@@ -55,7 +55,7 @@ struct Wanted {
     tails: Tails,
 }
 
-/// Lists a page of a conversation.
+/// Lists one page of the messages of a conversation.
 ///
 /// # Errors
 /// 422 for more than one field or a number that cannot be a `seq`; 404 `conversation_not_found`, also if the caller is
@@ -112,7 +112,7 @@ async fn read(conn: &mut Conn, wanted: &Wanted) -> Result<History> {
             (last - limit + 1, last)
         }
         Listing { after: Some(seq), .. } => (seq.max(least - 1) + 1, seq.max(least - 1) + limit),
-        // If the number is even, there is one message more before than after.
+        // If `limit` is even, the page has one more message before this `seq` than after it.
         Listing { around: Some(seq), .. } => {
             let first = seq.min(head.last_seq) - limit / 2;
             (first, first + limit - 1)
@@ -137,7 +137,7 @@ async fn read(conn: &mut Conn, wanted: &Wanted) -> Result<History> {
     } else {
         messages.first().map(|first| first.seq).filter(|seq| *seq > least).map(Next::Before)
     };
-    // The range is after the newest message, so the page is empty, but there may be messages before it.
+    // The range begins after the newest message. The page is empty, but there may be older messages.
     let past_the_end = messages.is_empty() && wanted.listing.after.is_none() && range.first_seq > head.last_seq;
     let next = next.or_else(|| (past_the_end && head.last_seq >= least).then_some(Next::Before(head.last_seq + 1)));
     Ok(History { messages, next })

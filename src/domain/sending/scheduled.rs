@@ -1,10 +1,10 @@
 //! Scheduled messages: accepted now and sent later.
 //!
 //! Invariants:
-//! - A scheduled message is sent once, by the server that first finds it due: it is removed from the table in the
-//!   transaction that sends it.
-//! - Whether it may be sent is checked when it is accepted, and again when it is sent. If it is refused then, it stays
-//!   in the table with the reason.
+//! - A scheduled message is sent once, by the node that takes it first: the transaction that sends it also removes it
+//!   from the table.
+//! - The server checks that the sender may send it when it is accepted, and again when it is due. A message that the
+//!   second check refuses stays in the table with the reason.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -32,13 +32,13 @@ use crate::store::db::Conn;
 use crate::store::identity::users::UserSummary;
 pub use crate::store::messages::scheduled::Scheduled;
 
-/// Most days from now until a message is sent.
+/// The longest time for which a message can be scheduled in advance, in days.
 pub const MAX_DAYS: i64 = 365;
 /// Most scheduled messages of one user.
 pub const MAX_SCHEDULED: i64 = 500;
-/// How often due messages are looked for.
+/// The time between two searches for due messages.
 const INTERVAL: Duration = Duration::from_millis(500);
-/// Most messages that are sent before due messages are looked for again.
+/// Maximum number of messages that are sent after one search for due messages.
 const BATCH_LIMIT: i64 = 200;
 const LIST: &str = "scheduled";
 
@@ -142,7 +142,7 @@ async fn find_people(conn: &mut Conn, draft: &Draft) -> Result<(UserSummary, Opt
     draft_people::resolve(draft, |key| found.get(key).cloned())
 }
 
-/// Lists the caller's messages that wait or were refused when they were due, by id.
+/// Lists the caller's scheduled messages, by id: those that wait, and those that were refused when they were due.
 ///
 /// # Errors
 /// 403 `act_as_required`; 422 if the cursor is invalid.
@@ -241,7 +241,7 @@ pub async fn send_due(app: &App) -> Result<usize> {
     let mut skipped = 0;
     for id in &due {
         let outcome = match send_one(app, *id).await {
-            // Something was revoked since the users were looked up, so they are looked up again.
+            // A revocation came during the attempt, so the attempt is repeated.
             Err(Error::Rerun(_)) => send_one(app, *id).await,
             outcome => outcome,
         };
@@ -254,7 +254,7 @@ pub async fn send_due(app: &App) -> Result<usize> {
             Err(Error::Invalid(errors)) => errors.first().map_or("invalid_fields", |error| error.code),
             Err(Error::Unauthenticated) => "user_not_found",
             Err(error @ Error::UnknownValue { .. }) => {
-                // It is tried again later. The messages after it do not wait for it.
+                // This message is tried again later. The messages after it do not have to wait.
                 tracing::error!(%error, scheduled = id.0, "a scheduled message could not be sent; trying it again later");
                 skipped += 1;
                 continue;
@@ -270,7 +270,7 @@ pub async fn send_due(app: &App) -> Result<usize> {
     Ok(due.len() - skipped)
 }
 
-/// Sends one message, unless another server has.
+/// Sends one message, unless it was cancelled or another node has sent it.
 async fn send_one(app: &App, id: ScheduledId) -> Result<()> {
     let mark = app.callers.revocations.current_mark(&app.db).await?;
     let input = (id, app.clock.clone(), mark, app.settings.direct_messages_from);
