@@ -32,7 +32,7 @@ pub use crate::store::events::webhooks::{Delivery, Webhook};
 pub const LIMIT: i64 = 20;
 /// The longest URL, in characters.
 pub const MAX_URL_CHARACTERS: usize = 2_000;
-/// The number of newest deliveries that a webhook keeps in its ledger. Pending deliveries are always kept.
+/// The number of newest deliveries whose records are kept for each webhook. Pending deliveries are always kept.
 pub const LEDGER_LIMIT: i64 = 1_000;
 /// The most deliveries of one webhook that are pending. While there are this many, no further events are queued from the event log.
 pub const PENDING_LIMIT: i64 = 10_000;
@@ -245,7 +245,7 @@ pub async fn update(app: &App, id: WebhookId, fields: Fields, by: By) -> Result<
         .await
 }
 
-/// Deletes a webhook and its ledger.
+/// Deletes a webhook and the records of its deliveries.
 ///
 /// # Errors
 /// 404 `webhook_not_found`.

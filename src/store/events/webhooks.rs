@@ -1,8 +1,8 @@
 //! Rows of `messaging.webhooks` and `messaging.webhook_deliveries`.
 //!
-//! Invariant: the events after a webhook's position are still to be queued; after a replay, again. Each event up to the position
-//! was queued as a delivery, unless it is older than the webhook, or of a type that the webhook does not ask for, or was deleted
-//! from the log before it could be queued.
+//! Invariant: the events after a webhook's position are waiting to be queued. A replay moves the position back, so that events are
+//! queued again. Each event up to the position was queued as a delivery, unless the event is older than the webhook, or the webhook
+//! does not ask for its type, or it was deleted from the event log before it could be queued.
 
 use super::events::LoggedEvent;
 use crate::base::error::Result;
@@ -21,7 +21,7 @@ pub struct Webhook {
     pub url: String,
     /// The types of events that are delivered, separated by spaces; `None` for all.
     pub event_types: Option<String>,
-    /// The key of the signatures.
+    /// The key with which deliveries are signed.
     pub secret: Vec<u8>,
     /// Whether events are delivered.
     pub enabled: bool,
@@ -31,7 +31,7 @@ pub struct Webhook {
     pub position: i64,
 }
 
-/// The delivery of one event, in the ledger of a webhook.
+/// The delivery of one event to one webhook.
 #[derive(Clone, Debug)]
 pub struct Delivery {
     /// The position of the event.
@@ -131,15 +131,17 @@ pub async fn update(conn: &mut Conn, changed: &Webhook) -> Result<()> {
     Ok(())
 }
 
-/// Deletes a webhook and its ledger. Returns whether it existed.
+/// Deletes a webhook and the records of its deliveries. Returns whether it existed.
 pub async fn delete(conn: &mut Conn, id: WebhookId) -> Result<bool> {
     let removed = conn.execute("DELETE FROM messaging.webhooks WHERE id = $1", &[Value::I64(id.0)]).await?;
     conn.execute("DELETE FROM messaging.webhook_deliveries WHERE webhook_id = $1", &[Value::I64(id.0)]).await?;
     Ok(removed > 0)
 }
 
-/// Takes or renews the lease of an enabled webhook. Returns whether `holder` has it until `until`. A lease of another holder counts
-/// as expired if its end is outside `valid`: before now, or later than a lease can end (the clock was set back since then).
+/// Takes or renews the lease of an enabled webhook for `holder`, until `until`. Returns whether `holder` has the lease.
+///
+/// `valid` is the range of times at which an unexpired lease can end. A lease of another holder counts as expired if it ends before
+/// that range, or after it. An end after the range shows that the clock was set back since the lease was taken.
 pub async fn lease(
     conn: &mut Conn,
     id: WebhookId,
@@ -173,7 +175,7 @@ pub async fn release(conn: &mut Conn, holder: &str) -> Result<()> {
     Ok(())
 }
 
-/// Sets the position to `to` if it is still `from`. Returns whether it was.
+/// Sets the position to `to` if it is still `from`. Returns whether it was set.
 pub async fn set_position(conn: &mut Conn, id: WebhookId, from: i64, to: i64) -> Result<bool> {
     let moved = conn
         .execute(
@@ -214,8 +216,8 @@ pub async fn count_pending(conn: &mut Conn, id: WebhookId, limit: i64) -> Result
     .await
 }
 
-/// The first pending delivery of each conversation, if it has had no attempt yet or its next attempt is due. A delivery is also due
-/// if its last attempt was after `latest`: then the clock was set back since that attempt.
+/// The first pending delivery of each conversation, if it is due: it has had no attempt yet, or the time of its next attempt has
+/// come. It is also due if its last attempt was after `latest`, because then the clock was set back since that attempt.
 pub async fn due(
     conn: &mut Conn,
     id: WebhookId,
@@ -276,7 +278,7 @@ pub async fn ledger(conn: &mut Conn, id: WebhookId, before: i64, limit: i64) -> 
     .await
 }
 
-/// Deletes deliveries that are not pending, except the newest `kept`.
+/// Keeps the newest `kept` deliveries, pending or not. Deletes older ones that are not pending.
 pub async fn trim(conn: &mut Conn, id: WebhookId, kept: i64) -> Result<()> {
     let oldest = "SELECT position FROM messaging.webhook_deliveries WHERE webhook_id = $1
                    ORDER BY position DESC LIMIT 1 OFFSET $2";
