@@ -1,8 +1,8 @@
-//! The load: keep-alive connections over plain TCP that send requests which are built beforehand.
+//! The client that makes the load: it sends prepared requests over keep-alive connections without TLS.
 //!
-//! Invariant: the client runs on the same machine as the server that it measures, so it does only the work that is needed to
-//! check every answer: it reads the status line and Content-Length, and counts the bytes of the body without keeping them. The
-//! same code drives the limits and the servers, so its cost is on both sides of every ratio.
+//! Invariant: the client does only the work that is needed to check every answer, because it shares the machine with the server
+//! that it measures. It reads the status line and Content-Length, and counts the bytes of the body without keeping them. The same
+//! client measures the server and the limits that the server is compared with, so its cost is in both numbers of every ratio.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -27,7 +27,7 @@ const KEY_BYTES: usize = 32;
 /// The bytes of a request.
 pub struct Request {
     bytes: Vec<u8>,
-    /// Where each sending writes a new Idempotency-Key.
+    /// The offset of the Idempotency-Key in `bytes`. Each time the request is sent, a new key is written there.
     key_at: Option<usize>,
 }
 
@@ -53,7 +53,7 @@ impl Request {
         self
     }
 
-    /// Builds `POST path` with a JSON body and, if `idempotent`, a new random Idempotency-Key for each sending.
+    /// Builds `POST path` with a JSON body and, if `idempotent`, a new random Idempotency-Key each time it is sent.
     pub fn post(host: SocketAddr, path: &str, json: &str, idempotent: bool) -> Self {
         let mut text = format!(
             "POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n",
@@ -77,9 +77,9 @@ impl Request {
 pub struct Load {
     /// The server.
     pub address: SocketAddr,
-    /// Each sending takes a random one of these, unless `in_order` is set.
+    /// The requests to send. Each is chosen at random, unless `in_order` is set.
     pub requests: Arc<Vec<Request>>,
-    /// If set, the requests are taken in order, each one once. Holds the index of the next one.
+    /// If set, each request is sent once, in order. The value is the index of the next one.
     pub in_order: Option<Arc<AtomicUsize>>,
     /// The statuses that count as success.
     pub expected_statuses: RangeInclusive<u16>,
@@ -177,7 +177,7 @@ impl Tally {
     }
 }
 
-/// Uses one connection for one request after the other until the window closes.
+/// Sends requests over one connection, one at a time, until the window ends.
 async fn run_connection(load: Load, window: Window, mut random: Random) -> Outcome<Tally> {
     let stream =
         tokio::net::TcpStream::connect(load.address).await.context(format!("connecting to {}", load.address))?;
@@ -223,7 +223,7 @@ struct Connection {
 
 struct Answer {
     status: u16,
-    /// At most how many bytes of the answer, from its first byte, are in the buffer.
+    /// Bytes of the buffer that the answer has filled. Only the first half of the buffer is sure to be the start of the answer.
     size_bytes: usize,
 }
 
@@ -249,7 +249,7 @@ impl Connection {
             .checked_sub(filled)
             .ok_or_else(|| "the server sent more than its Content-Length says".to_owned())?;
         while left > 0 {
-            // Bytes beyond the buffer overwrite its end. They are only counted.
+            // The start of the answer stays in the first half. Further bytes may overwrite the second half: they are only counted.
             let from = filled.min(self.buffer.len() / 2);
             let to = self.buffer.len().min(from + left);
             let count = self.stream.read(&mut self.buffer[from..to]).await.context("reading a body")?;

@@ -1,7 +1,8 @@
-//! The contents of the databases: the same users, conversations and messages in both.
+//! The data of the benchmarks: the same users, conversations and messages in SQLite and in PostgreSQL.
 //!
-//! Invariant: the data is what a server would have written. Within a conversation id, seq and time rise together, seq has no
-//! gaps, and last_seq, last_sent_at and last_message_id of a conversation are those of its newest message.
+//! Invariant: the data is what a server would have written. Within a conversation, `id`, `seq` and `timestamp_sent` rise together,
+//! and `seq` has no gaps. The columns `last_seq`, `last_sent_at` and `last_message_id` of a conversation are those of its newest
+//! message.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,18 +17,21 @@ pub const USERS: u64 = 1_000;
 const PARTNERS_AHEAD: u64 = 10;
 /// Direct conversations, with ids from 1.
 pub const CONVERSATIONS: u64 = USERS * PARTNERS_AHEAD;
-/// Users who are only members of the large group. Their ids follow those of the other users.
+/// Users whose only conversation is the large group. Their ids follow those of the other users.
 const EXTRAS: u64 = 9_000;
 /// The id of a group of the first ten users.
 pub const SMALL_GROUP: u64 = CONVERSATIONS + 1;
 pub const SMALL_GROUP_MEMBERS: u64 = 10;
 /// The id of a group of all ten thousand users, extras included.
 pub const BIG_GROUP: u64 = CONVERSATIONS + 2;
-/// Sends go to the first conversation of each user: 1,000 of the 10,000.
+/// Direct conversations that sends go to: the first one of each user, 1,000 of the 10,000.
 pub const BUSY_CONVERSATIONS: u64 = USERS;
 const BODY_BYTES: usize = 100;
+/// The time between the first and the last message.
 const SPREAD: Duration = Duration::from_secs(20 * 24 * 3600);
+/// The age of the newest message when the data is generated.
 const PAUSE_BEFORE_NOW: Duration = Duration::from_secs(60);
+/// Messages that one statement inserts into PostgreSQL.
 const CHUNK: usize = 10_000;
 
 /// SplitMix64: small, fast and good enough for choosing rows.
@@ -39,7 +43,7 @@ impl Random {
         Self(seed)
     }
 
-    /// Makes other choices in every run, so that idempotency keys never repeat.
+    /// Makes different choices in every run, so that idempotency keys never repeat.
     pub fn from_clock(stream: u64) -> Self {
         let nanoseconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
         let mut mixed = Self(nanoseconds ^ stream.wrapping_mul(0xd134_2543_de82_ef95));
@@ -88,7 +92,7 @@ pub fn members(conversation_id: u64) -> (u64, u64) {
     (user + 1, (user + step) % USERS + 1)
 }
 
-/// The groups with their numbers of members. The members are the first users by id.
+/// The id and the number of members of each group. The members are the users with the lowest ids.
 fn groups() -> [(i64, i64); 2] {
     [(SMALL_GROUP as i64, SMALL_GROUP_MEMBERS as i64), (BIG_GROUP as i64, (USERS + EXTRAS) as i64)]
 }
@@ -124,7 +128,7 @@ struct Message {
     body: String,
 }
 
-/// Generates the messages, oldest first. At the end it knows the newest message of each conversation.
+/// Generates the messages, oldest first. `newest` has the newest message of each conversation so far.
 struct History {
     random: Random,
     first_at_us: i64,
@@ -195,8 +199,8 @@ impl Iterator for History {
     }
 }
 
-/// Fills a SQLite database whose empty schema the server has created. No server may run on it. The next server that starts
-/// builds the search index, as in an upgrade.
+/// Fills an empty SQLite database whose schema the server has created. No server may have the database open. The schema is set
+/// back to version 5, so the next server that starts upgrades it and builds the search index.
 pub fn fill_sqlite(path: &Path, message_count: u64) -> Outcome<()> {
     let doing = format!("filling {}", path.display());
     let mut history = History::new(message_count)?;
@@ -205,7 +209,7 @@ pub fn fill_sqlite(path: &Path, message_count: u64) -> Outcome<()> {
 
 fn write_sqlite(path: &Path, history: &mut History) -> rusqlite::Result<()> {
     let mut database = rusqlite::Connection::open_with_flags(path, rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    // One transaction and a cache that holds all of it, so that each page is written once.
+    // There is one transaction, and the page cache holds all of it. So each page is written once.
     database.execute_batch("PRAGMA synchronous = OFF; PRAGMA cache_size = -1000000;")?;
     let transaction = database.transaction()?;
     let start_us = history.first_at_us;
@@ -277,13 +281,13 @@ fn write_sqlite_conversations(transaction: &rusqlite::Transaction<'_>, history: 
     Ok(())
 }
 
-/// Fills a PostgreSQL database whose empty schema the server has created.
+/// Fills an empty PostgreSQL database whose schema the server has created, and sets the schema back to version 5.
 pub async fn fill_postgres(client: &mut tokio_postgres::Client, message_count: u64) -> Outcome<()> {
     let mut history = History::new(message_count)?;
     write_postgres(client, &mut history).await.map_err(|error| format!("filling PostgreSQL: {}", full_message(&error)))
 }
 
-/// The text of an error with its cause. tokio-postgres keeps PostgreSQL's message in the source of its error.
+/// The text of an error, and PostgreSQL's message, which tokio-postgres keeps in the source of the error.
 pub fn full_message(error: &tokio_postgres::Error) -> String {
     match error.as_db_error() {
         Some(database_error) => format!("{error}: {database_error}"),
