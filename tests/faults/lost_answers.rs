@@ -1,7 +1,8 @@
-//! The answer to a COMMIT is lost behind a pooler, which reports an error of its own instead.
+//! Lost answers to a COMMIT: a pooler loses its connection to the database and answers the COMMIT with an error of its own.
 //!
-//! Promise: work that may have been committed is not run again by the server. A send without a key is stored once, and its
-//! caller learns that the outcome is unknown (503). With a key the caller repeats the send and gets the stored message.
+//! Promise: the server does not repeat a unit of work that may have been committed. A send without an idempotency key is stored
+//! once, and its caller gets 503, because the outcome is unknown. With a key, the caller repeats the send and gets the stored
+//! message.
 
 use reqwest::Method;
 use serde_json::json;

@@ -1,7 +1,7 @@
-//! Locks whose owner has vanished: a transaction holds what every writer needs, and its owner does not end it.
+//! Locks whose owner has vanished: a transaction holds a lock that every writer needs, and its client does not end it.
 //!
-//! Promise: it stops the other nodes for a few seconds, never for as long as its owner is gone. No acknowledged write is lost,
-//! none is done twice, and no node uses more connections than documented.
+//! Promise: such a transaction stops the other nodes for a few seconds only, even if its client is gone for longer. No acknowledged
+//! write is lost, no write is done twice, and no node uses more connections than documented.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -20,19 +20,21 @@ use crate::support::process::{Process, Wrapping, signal};
 use crate::support::wire::{Wire, get_request, send_request};
 use crate::support::{Server, run};
 
-/// PostgreSQL ends an abandoned transaction after 5 s. The rest is for a busy machine.
+/// PostgreSQL ends an abandoned transaction after 5 s. The other 4 s allow for a busy machine.
 const GAP_LIMIT: Duration = Duration::from_secs(9);
 /// How long a node may take to work again after the obstacle is gone.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(15);
-/// How long a foreign transaction keeps its locks: longer than a statement of a node waits for one.
+/// How long a foreign transaction keeps its locks: longer than the lock timeout of a node.
 const FOREIGN_LOCK: Duration = Duration::from_secs(12);
 /// How soon sends are accepted after a lock is gone.
 const AFTER_A_LOCK: Duration = Duration::from_secs(4);
-/// How long commits are stuck, and how soon `/readyz` reports it.
+/// How long a foreign lock blocks all commits.
 const STUCK: Duration = Duration::from_secs(6);
+/// How soon `/readyz` reports that commits are stuck, and that they work again.
 const NOT_READY_WITHIN: Duration = Duration::from_secs(5);
-/// How many times a process is paused to catch it while it holds a lock, and how long it takes to see that it does.
+/// Maximum number of pauses of a process in order to catch it while it holds a lock.
 const PAUSES: usize = 30;
+/// How long a process stays paused before the test checks whether it holds a lock.
 const CATCH_AFTER: Duration = Duration::from_millis(300);
 const PAUSE_OF_A_NODE: Duration = Duration::from_secs(15);
 const PAUSE_OF_A_BACKEND: Duration = Duration::from_secs(12);
@@ -63,7 +65,7 @@ fn a_node_that_vanishes_before_the_commit_of_a_send_stops_the_others_for_seconds
             Wire::connect(address).await.unwrap().exchange(&request).await.unwrap()
         })
         .await;
-        // The sender repeats the send on the other node: it is stored once.
+        // The sender repeats the send on the other node. The message is stored once.
         let answer = Wire::connect(nodes.other.address).await.unwrap().exchange(&request).await.unwrap();
         assert_eq!(answer.status, 201, "{}", String::from_utf8_lossy(&answer.bytes));
         assert_eq!(place.numbers("SELECT count(*) FROM messaging.messages WHERE body = 'vanished'").await, [[1]]);
@@ -106,7 +108,8 @@ fn a_node_that_vanishes_before_the_commit_of_a_member_change_stops_the_others_fo
     });
 }
 
-/// Lets `node` vanish in the middle of a write while the other node sends. `bodies` are the bodies that the write may leave.
+/// Cuts `node` off from the database before the commit of `write`, while the other node sends messages. `bodies` are the bodies of
+/// the messages that `write` may have stored.
 async fn vanish(place: &Place, nodes: &Nodes, bodies: &[&str], write: impl AsyncFn(SocketAddr) -> super::Answer) {
     let Nodes { proxy, node, other } = nodes;
     let load = Load::start(other.address, "other");
@@ -120,7 +123,7 @@ async fn vanish(place: &Place, nodes: &Nodes, bodies: &[&str], write: impl Async
     }
     load.accepts_more(100).await;
     let gap = longest_gap(&sends.end().await);
-    // The network works again and delivers what it held.
+    // The network works again and delivers the bytes that it held back.
     let back = Instant::now();
     proxy.set(Flow::Pass);
     let mut answers = Vec::new();
@@ -180,7 +183,8 @@ fn a_node_that_is_paused_in_the_middle_of_its_load_stops_the_others_for_seconds(
     });
 }
 
-/// Pauses a node repeatedly until it is paused within a transaction. Returns whether that happened.
+/// Pauses and resumes a node until a pause falls into a transaction. Leaves the node paused. Returns whether that
+/// succeeded.
 async fn pause_in_a_transaction(place: &Place, node: &Process) -> bool {
     let abandoned = "SELECT count(*) FROM pg_stat_activity
                       WHERE datname = current_database() AND state = 'idle in transaction'
@@ -275,7 +279,8 @@ fn a_paused_backend_of_postgres_loses_nothing() {
     });
 }
 
-/// Pauses a backend repeatedly until that stops every send. Returns its id and whether that happened.
+/// Pauses and resumes backends of PostgreSQL until a pause stops all sends. Leaves the last one paused. Returns its process id and
+/// whether its pause stopped all sends.
 async fn pause_a_busy_backend(place: &Place, load: &Load) -> (u32, bool) {
     let busy = "SELECT pid::bigint FROM pg_stat_activity
                  WHERE datname = current_database() AND application_name = 'posthaste'
