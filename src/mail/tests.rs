@@ -1,4 +1,4 @@
-//! Tests of settings, fields and retries without an SMTP server. `tests/api/operations/mail.rs` tests deliveries.
+//! Tests of settings, mail fields and retries, without an SMTP server. `tests/api/operations/mail.rs` tests sending.
 
 use std::sync::atomic::AtomicI64;
 
@@ -146,11 +146,11 @@ async fn a_mail_that_close_gives_up_is_counted_once() {
         mailer.send(mail()).unwrap();
     }
     let mut dispatcher = mailer.inner.dispatcher.lock().await;
-    // One mail is being sent and the other one waits.
+    // `close` comes while one mail is being sent and the other one waits.
     let first = dispatcher.queue.recv().await.unwrap();
     mailer.close(Duration::ZERO).await;
     assert_eq!(failed(), 2);
-    // The attempts end later. Their outcomes are not counted.
+    // The attempts end after `close`. Both mails have already been counted as failed, so the outcomes are not counted.
     let failure = Failure { is_permanent: true, reason: "refused".into() };
     dispatcher.finish(Attempt { mail: first, outcome: Err(failure), is_last: true });
     let other = dispatcher.queue.recv().await.unwrap();

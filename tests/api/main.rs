@@ -1,13 +1,13 @@
-//! Tests of the API over real sockets. One test runs on SQLite and on PostgreSQL: see `both!`.
+//! Tests of the API over real sockets. `both!` runs the same test on SQLite and on PostgreSQL.
 //!
-//! Most tests see only answers, events, output of commands and rows. They use the library for four purposes:
+//! Most tests check only answers, events, the output of commands, and rows. The tests use the library for four purposes:
 //!
 //! - `support::server` runs the server in the process of the tests, so that tests can set options that the command line does not
-//!   have: a clock, short time limits, single tasks switched off, panics.
+//!   have: a clock, short time limits, disabled tasks, panics.
 //! - A seeded generator makes random tests repeatable, and `Timestamp` reads and writes times.
 //! - Tests run one step of a task themselves: housekeeping, scheduled sends, search sorting, presence.
 //! - Tests cause what no request can cause, or check what no answer shows: an answer that cannot be rendered, a failing unit of
-//!   work, the rule who sees an event on generated rows, the translation of SQL for SQLite.
+//!   work, the audience of an event on generated rows, the translation of SQL for SQLite.
 
 mod conversations;
 mod documentation;

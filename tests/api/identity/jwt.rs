@@ -1,4 +1,4 @@
-//! JWTs of the operator's own backend, over the API. The details of refused tokens are tested in the module of the verifier.
+//! Requests with JWTs signed by the operator's own backend. The unit tests of the verifier cover invalid tokens in detail.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
@@ -140,7 +140,7 @@ both!(unknown_users_are_created_only_if_configured, async |place| {
     let signer = Signer::secret();
     let newcomer = signer.good("New.Comer");
     let strict = Server::start_with(place, with_secret(place, false)).await;
-    assert_refused(&strict, &newcomer, "no user is created").await;
+    assert_refused(&strict, &newcomer, "an unknown user, who must not be created").await;
     assert_eq!(place.numbers("SELECT count(*) FROM messaging.users").await, [[4]]);
 
     let (one, other) = (
@@ -161,7 +161,7 @@ both!(unknown_users_are_created_only_if_configured, async |place| {
         );
     }
     assert_eq!(place.numbers("SELECT count(*) FROM messaging.users").await, [[5]]);
-    // The user that was created by a token cannot log in in another way.
+    // A user whom a token has created has no password, so a log-in with a password is refused.
     one.post("/api/sessions", &json!({"user_name": "New.Comer", "password": "anything at all"}))
         .await
         .problem(401, "invalid_credentials");
@@ -186,7 +186,7 @@ both!(tokens_of_banned_erased_and_unknown_users_are_refused, async |place| {
     }
     assert_eq!(admin.put("/api/admin/users/bugs/ban", &json!({})).await.status, 204);
     assert_refused(&server, &bugs, "banned").await;
-    assert_refused(&server, &signer.good("bugs"), "banned, and a new token").await;
+    assert_refused(&server, &signer.good("bugs"), "a new token of a banned user").await;
     within_a_second(Caller::new(&other, &bugs), "/api/users", 401).await;
     assert_eq!(admin.delete("/api/admin/users/bugs/ban").await.status, 204);
     assert_eq!(Caller::new(&server, &bugs).get("/api/users/me").await.status, 200);
@@ -194,8 +194,8 @@ both!(tokens_of_banned_erased_and_unknown_users_are_refused, async |place| {
     assert_eq!(admin.delete("/api/users/duck").await.status, 204);
     assert_refused(&server, &duck, "erased").await;
     within_a_second(Caller::new(&other, &duck), "/api/users", 401).await;
-    assert_refused(&server, &signer.good("duck"), "erased, and a new token").await;
-    assert_refused(&server, &signer.good("Duck"), "erased, in other case").await;
+    assert_refused(&server, &signer.good("duck"), "a new token of an erased user").await;
+    assert_refused(&server, &signer.good("Duck"), "the name of an erased user in other letter case").await;
 
     for name in ["BUGS", "Bugs", "me", "ME", "requests", "", " ", "a b", "../admin", "x\0y", "\0", "ü", "...", "bugs\n"]
     {
@@ -223,7 +223,7 @@ both!(cached_tokens_end_at_their_expiry, async |place| {
     at("2026-11-22T08:31:29.999999Z");
     assert_eq!(caller.get("/api/users").await.status, 200);
     at("2026-11-22T08:31:30Z");
-    assert_refused(&server, &token, "expired, also with the leeway").await;
+    assert_refused(&server, &token, "expired, even with the leeway").await;
 });
 
 both!(a_clock_that_is_set_back_keeps_no_cached_token_valid_longer, async |place| {
@@ -250,7 +250,7 @@ both!(a_demoted_administrator_loses_the_role_within_a_second, async |place| {
     within_a_second(Caller::new(&server, &duck), "/api/admin/stats", 403).await.problem(403, "admin_required");
 });
 
-/// Counts connections. There must be none.
+/// Starts a listener to which the server must not connect. Returns its URL and the number of connections to it.
 async fn trap() -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/keys.json", listener.local_addr().unwrap());
@@ -344,12 +344,12 @@ both!(forged_tokens_are_refused_and_cause_no_request_to_other_hosts, async |plac
                 assert_refused(server, &forger.token(&header, &claims("bugs")), &header.to_string()).await;
             }
         }
-        // The refused tokens leave nothing behind that refuses a valid one.
+        // After all these refusals, valid tokens are still accepted.
         assert_eq!(Caller::new(server, &good).get("/api/users/me").await.json()["user_name"], "bugs");
         let several = signer.token(&signer.header(), &with("aud", json!(["x", AUDIENCE])));
         assert_eq!(Caller::new(server, &several).get("/api/users").await.status, 200);
     }
-    // The public key used as a secret, in each form in which a verifier might take it.
+    // The public key used as an HMAC secret, in each form in which a verifier might read it.
     let Signer::Ec(pair) = &ec else { unreachable!() };
     let file = std::fs::read(place.folder.path().join("keys.json")).unwrap();
     for public in [pair.public_key().as_ref().to_vec(), ec.jwk().to_string().into_bytes(), file] {

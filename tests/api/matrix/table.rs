@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 
 /// The columns:
 ///
-/// - `no`: callers without credentials, and with credentials that are not valid: expired, revoked, banned, erased, invented. On
-///   public routes they count as callers without credentials; on all others they are refused alike.
-/// - `me`: the subject, the user whom the request is about: by session, cookie and JWT.
+/// - `no`: callers without credentials, and callers with invalid ones: expired, revoked, made up, or of a banned or erased user. On
+///   public routes, both are treated as callers without credentials. On all other routes, both are refused in the same way.
+/// - `me`: the subject, that is, the user whom the request is about. The credentials are a session, a cookie or a JWT.
 /// - `ot`, `ad`: another user, an administrator.
-/// - `r`, `w`, `a`, `*`: API keys with the scope `read`, `write`, `admin`, or all three, that act for no user.
-/// - `r/m` …: the same keys, acting for the subject. `r/a` …: acting for the administrator.
+/// - `r`, `w`, `a`, `*`: API keys with the scope `read`, `write`, `admin`, or all three, that act as no user.
+/// - `r/m` …: the same keys, acting as the subject. `r/a` …: acting as the administrator.
 ///
 /// Two more columns follow from the kind of credentials, see [`derived`].
 ///
-/// A cell is a status if the request is carried out, or else one of [`REFUSALS`].
+/// A cell is the status of a request that is allowed, or one of [`REFUSALS`].
 const TABLE: &str = "
 operation                                         no  me  ot  ad  r   w   a   *   r/m w/m a/m */m r/a w/a a/a */a
 
@@ -114,8 +114,8 @@ GET /api/admin/reports                            401 adm adm 200 scp scp 200 20
 PATCH /api/admin/reports                          401 adm adm 200 scp scp 200 200 scp scp adm adm scp scp 200 200
 ";
 
-/// The word in a cell, its status and code, and whether the refusal is given only for things that the caller may see. All other
-/// refusals must be given for things that do not exist, too.
+/// For each refusal: the word in a cell, the status, the code, and whether it is given only for things that the caller may see. The
+/// other refusals must be the same for a thing that does not exist, so that they do not show which things exist.
 const REFUSALS: &[(&str, u16, &str, bool)] = &[
     ("401", 401, "unauthenticated", false),
     ("scp", 403, "insufficient_scope", false),
@@ -171,7 +171,7 @@ pub fn table() -> Table {
 
 /// The outcomes of two more columns:
 ///
-/// - `ax`: the session of a user with `X-Act-As`, which is only for callers that are no users.
+/// - `ax`: the session of a user, with the header `X-Act-As`, which callers that are users may not send.
 /// - `fp`: the subject's cookie, sent by a page of a foreign origin. Reads are answered, since the browser does not show the
 ///   answer to the page.
 ///

@@ -1,4 +1,4 @@
-//! Replies, and the thread that their root shows.
+//! Replies, and the field `thread` of the message to which they reply.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -24,11 +24,11 @@ both!(replies_are_counted_on_the_message_they_answer, async |place| {
     assert_eq!(thread, json!({"reply_count": 1, "last_reply_at": one["timestamp_sent"]}));
     let two = say(&server, "rdibari", 1, "two", Some(1)).await;
     say(&server, "rdibari", 1, "not in the thread", None).await;
-    // A reply may be answered as well. That is a thread of its own.
+    // A reply to a reply belongs to a thread of its own. Message 1 does not count it.
     let three = say(&server, "bugs", 1, "three", one["seq"].as_i64()).await;
     let thread = seen(&server, "bugs", MESSAGE).await["thread"].clone();
     assert_eq!(thread, json!({"reply_count": 2, "last_reply_at": two["timestamp_sent"]}));
-    // Users who sent a message since then have read it.
+    // Reads the second reply again. Its receipts have changed: a user who sends a message has read those before it.
     let two = seen(&server, "bugs", "/api/conversations/1/messages/5").await;
     let list = format!("{MESSAGE}/replies");
     assert_eq!(get(&server, "bugs", &list).await.json()[1], two);
@@ -50,7 +50,7 @@ both!(replies_are_counted_on_the_message_they_answer, async |place| {
     // A tombstone keeps its thread.
     let tombstone = seen(&server, "bugs", "/api/conversations/1/messages/4").await;
     assert_eq!(tombstone["thread"], json!({"reply_count": 1, "last_reply_at": three["timestamp_sent"]}));
-    // An erasure deletes many replies together.
+    // An erasure deletes several replies in one request.
     say(&server, "bugs", 1, "four", Some(1)).await;
     say(&server, "bugs", 1, "five", Some(1)).await;
     let six = say(&server, "rdibari", 1, "six", Some(1)).await;

@@ -12,7 +12,7 @@ use super::{Answer, Options, Place, Server, answer_of};
 /// The password of every user, unless a test needs another one.
 pub const PASSWORD: &str = "what's up, doc?";
 
-/// Secured access, without users.
+/// Options for secured access without the demo users.
 pub fn secured() -> Options {
     Options { access: Access::Secured, demo: false, ..Options::default() }
 }
@@ -92,7 +92,8 @@ impl Server {
     }
 }
 
-/// The code of an authenticator app at a time. Written from RFC 6238, RFC 4226 and RFC 4648, without any code of the server.
+/// Computes the code that an authenticator app shows at a time. Implements RFC 6238, RFC 4226 and RFC 4648 without using the
+/// server's code.
 pub fn authenticator(secret: &str, at_micros: i64) -> String {
     let mut bits = 0_u64;
     let mut count = 0;
