@@ -1,7 +1,7 @@
 //! Erasing a user: first the profile, then the traces of the user in conversations.
 //!
 //! Invariants:
-//! - Ids and user names are never used again.
+//! - Ids and user names are never given to another user.
 //! - An erased user looks like one that never existed, except for the id that their messages keep.
 //! - An erasure that was interrupted is completed after a restart.
 

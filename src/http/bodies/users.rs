@@ -12,7 +12,7 @@ use crate::domain::identity::users::{DirectMessagesFrom as StoredPreference, Use
 #[derive(Serialize, ToSchema)]
 #[schema(as = User)]
 pub struct UserBody<'a> {
-    /// Assigned by the server and never used again.
+    /// Assigned by the server. No other user ever gets the same id.
     #[schema(minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1)]
     id: i64,
     #[schema(example = "Rebecca")]
@@ -22,7 +22,7 @@ pub struct UserBody<'a> {
     /// Unique, ignoring ASCII case.
     #[schema(example = "rdibari")]
     user_name: &'a str,
-    /// Null unless the caller is this user, an administrator, an API key or uses open access.
+    /// Null unless the caller is this user, an administrator or an API key, or uses open access.
     #[schema(example = "rdibari@example.org")]
     email: Option<&'a str>,
     /// Whether a second factor is enabled.
@@ -36,7 +36,7 @@ pub struct UserBody<'a> {
     role: &'static str,
     /// Whether the user is a bot.
     is_bot: bool,
-    /// Null unless the caller is this user, an administrator, an API key or uses open access.
+    /// Null unless the caller is this user, an administrator or an API key, or uses open access.
     #[schema(inline, value_type = Option<DirectMessagesFrom>)]
     direct_messages_from: Option<&'static str>,
 }
