@@ -35,14 +35,14 @@ impl ProgressLine {
         }
     }
 
-    /// Shows the number of rows read, if their total number is unknown.
+    /// Shows the number of rows read so far. For activities whose total is unknown.
     pub fn count(&mut self, rows: u64) {
         if self.is_due() {
             self.write(&format!("{}: {rows} read", self.activity));
         }
     }
 
-    /// Whether an output is due. If so, notes the time of this output.
+    /// Whether an output is due. If it is due, stores the current time as the time of the last output.
     fn is_due(&mut self) -> bool {
         let interval = if self.terminal { TERMINAL_INTERVAL } else { LOG_INTERVAL };
         let due = self.shown.map_or(self.started.elapsed() >= SILENT, |shown| shown.elapsed() >= interval);
@@ -55,7 +55,7 @@ impl ProgressLine {
     fn write(&self, text: &str) {
         if self.terminal {
             eprint!("\r{text}   ");
-            // If the terminal cannot be written to, only a line of progress is lost.
+            // If the write fails, only a line of progress is lost.
             drop(std::io::stderr().flush());
         } else {
             eprintln!("{text}");

@@ -1,11 +1,11 @@
-//! Reads the clock of the database, which is the time of all nodes on PostgreSQL.
+//! Reads the clock of the database. On PostgreSQL, all nodes take the time from it.
 
 use crate::base::error::Result;
 use crate::base::time::Clock;
 use crate::store;
 use crate::store::db::Db;
 
-/// Reads the database's clock, if it is the source of the time.
+/// Sets `clock` from the clock of the database. Does nothing if `clock` takes its time from elsewhere.
 ///
 /// # Errors
 /// Errors of the database.
