@@ -23,7 +23,7 @@ const LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// The credentials of all users.
 pub struct Credentials {
     jwt_secret: String,
-    /// The API key that acts for all users.
+    /// The API key with which the client acts as each user.
     pub api_key: String,
     sessions: Vec<String>,
     jwts: Vec<String>,
@@ -36,7 +36,7 @@ pub enum Caller<'a> {
     Nobody,
     /// Each user with a session of their own.
     Session(&'a Credentials),
-    /// One API key that acts for every user.
+    /// One API key, with which the client acts as each user.
     ApiKey(&'a Credentials),
     /// Each user with a JWT of their own.
     Jwt(&'a Credentials),

@@ -15,7 +15,7 @@ pub struct AuditBody<'a> {
     /// The action, as a stable identifier.
     #[schema(example = "session.created")]
     action: &'a str,
-    /// The id of the user who did this. Null for an API key that acts for nobody, and for the command line.
+    /// The id of the user who did this. Null for an API key that acts as no user, and for the command line.
     #[schema(example = 1)]
     actor_id: Option<i64>,
     /// The id of the API key that was used. Null without one.

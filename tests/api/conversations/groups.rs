@@ -84,7 +84,7 @@ both!(members_create_read_and_write_a_group, async |place| {
         get(&server, "porky", &target).await.problem(404, "conversation_not_found");
     }
     say(&server, "porky", &group, "omw").await.problem(404, "conversation_not_found");
-    // A caller that acts for no user sees the group, without fields of their own.
+    // A caller that acts as no user sees the group, without fields of their own.
     let bare = server.get(&group).await.json();
     assert_eq!((&bare["me"], &bare["title"]), (&Value::Null, &json!("Looney Tunes")));
 });

@@ -133,7 +133,7 @@ both!(a_query_does_not_reveal_erased_users, async |place| {
 both!(private_fields_are_shown_only_to_callers_who_may_see_them, async |place| {
     let fixture = Fixture::start(place).await;
     let subject = fixture.subject(None).await;
-    // A key without the scope `admin` that acts for an administrator sees no more than a user.
+    // A key without the scope `admin` that acts as an administrator sees no more than a user.
     for (columns, shown) in [(["me", "ad", "r", "*", "r/m", "*/m", "*/a"].as_slice(), true), (&["ot", "r/a"], false)] {
         for caller in in_columns(&fixture.callers(&subject), columns) {
             let one = format!("/api/users/{}", subject.user_name);

@@ -104,7 +104,7 @@ both!(only_the_sender_changes_a_message, async |place| {
     as_person(&server, Method::GET, &format!("{MESSAGE}/history"), "duck", None)
         .await
         .problem(404, "message_not_found");
-    // Editing needs a user. A caller that acts for no user may delete.
+    // Editing needs a user. A caller that acts as no user may delete.
     let nobody = server.request(Method::PATCH, MESSAGE).json(&json!({"body": "x"}));
     answer_of(nobody).await.problem(403, "act_as_required");
     assert_eq!(answer_of(server.request(Method::DELETE, MESSAGE)).await.status, 204);

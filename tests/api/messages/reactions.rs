@@ -40,7 +40,7 @@ both!(reactions_show_everywhere_with_the_readers_own_marked, async |place| {
     let shown = |thumb: bool, party: bool| json!([{"emoji": "👍", "count": 2, "me": thumb}, {"emoji": "🎉", "count": 1, "me": party}]);
     assert_eq!(reactions(&server, "bugs", MESSAGE).await, shown(true, true));
     assert_eq!(reactions(&server, "rdibari", MESSAGE).await, shown(true, false));
-    // A caller that acts for no user has no reactions of their own.
+    // A caller that acts as no user has no reactions of their own.
     for page in ["/api/messages/bugs", "/api/conversations/1/messages"] {
         assert_eq!(server.get(page).await.json()[0]["reactions"], shown(false, false), "{page}");
     }

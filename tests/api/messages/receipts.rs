@@ -132,7 +132,7 @@ both!(invalid_receipts_change_nothing, async |place| {
     }
     assert_eq!(place.numbers("SELECT count(*) FROM messaging.receipts").await, [[0]]);
     at(&server, "bugs", json!({"unread_from": null}), [0, 0, 3, 0]).await;
-    // A user outside the conversation, an unknown conversation, and a caller that acts for no user.
+    // A user outside the conversation, an unknown conversation, and a caller that acts as no user.
     for (person, target) in [("duck", RECEIPTS), ("bugs", "/api/conversations/99/receipts")] {
         let answer = as_person(&server, person, Method::POST, target, Some(json!({"read_seq": 1}))).await;
         answer.problem(404, "conversation_not_found");

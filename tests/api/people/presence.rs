@@ -163,7 +163,7 @@ both!(an_invalid_state_is_refused_like_other_invalid_frames, async |place| {
     let reply = nobody.ask(json!({"type": "presence", "state": "away"})).await;
     assert_eq!((&reply["status"], &reply["body"]["code"]), (&json!(403), &json!("act_as_required")));
     wait_for_state(&server, "bugs", "rdibari", "online").await;
-    assert_eq!(count(place, "presence").await, 1, "a caller that acts for no user has no presence");
+    assert_eq!(count(place, "presence").await, 1, "a caller that acts as no user has no presence");
 });
 
 both!(presence_that_is_hidden_looks_like_a_user_who_was_never_online, async |place| {
@@ -225,7 +225,7 @@ both!(presence_that_is_hidden_looks_like_a_user_who_was_never_online, async |pla
     // A user who left the group has no connection any more.
     assert_eq!(delete(&server, "duck", &format!("/api/conversations/{room}/members/me")).await.status, 204);
     hidden("duck").await;
-    // A caller that acts for no user sees the presence of all users.
+    // A caller that acts as no user sees the presence of all users.
     assert_eq!(server.get(&target("bugs")).await.json()["state"], "online");
 });
 

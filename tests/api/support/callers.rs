@@ -20,7 +20,7 @@ impl<'a> Caller<'a> {
         Self { server, token, act_as: None }
     }
 
-    /// The same token, acting for a user.
+    /// The same token, acting as a user.
     pub fn acting_as(self, name: &'a str) -> Self {
         Self { act_as: Some(name), ..self }
     }
