@@ -11,9 +11,9 @@ use unicode_normalization::char::{compose, decompose_compatible, is_combining_ma
 
 /// Longest term, in characters. The rest of a longer word is ignored.
 pub const MAX_TERM_CHARACTERS: usize = 64;
-/// Most terms of one text. PostgreSQL counts positions up to 16,383.
+/// Maximum number of terms of one text. PostgreSQL counts positions up to 16,383.
 const MAX_TERMS: usize = 16_000;
-/// Most positions that are kept for one term of a text. PostgreSQL keeps 256.
+/// Maximum number of positions that are kept for one term of a text. PostgreSQL keeps 256.
 const MAX_REPEATS: usize = 200;
 
 /// The kind of a term.

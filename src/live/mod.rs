@@ -43,12 +43,12 @@ use webhooks::WebhookWorker;
 
 /// How often the tailer reads the event log when nothing wakes it.
 pub const POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// The most subscriptions that one server holds open.
+/// Maximum number of subscriptions that one server holds open.
 pub const SUBSCRIPTION_LIMIT: usize = 65_536;
 
-/// The most users to whom one ephemeral event is delivered.
+/// Maximum number of users to whom one ephemeral event is delivered.
 pub const EPHEMERAL_AUDIENCE_LIMIT: usize = 100;
-/// The most ephemeral events that wait for the bus. One more drops the oldest.
+/// Maximum number of ephemeral events that wait for the bus. One more drops the oldest.
 const EPHEMERAL_QUEUE_LIMIT: usize = 256;
 
 /// The JSON before and after an event in a frame of a WebSocket.

@@ -30,9 +30,9 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(2);
 const GRACE_PERIOD: Duration = Duration::from_secs(2);
 /// The pause after an error of the database.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
-/// The most batches of changes that wait to be published. Further ones are not published.
+/// Maximum number of batches of changes that wait to be published. Further ones are not published.
 const PUBLISH_QUEUE_LIMIT: usize = 64;
-/// The most users whose audiences are read in one query.
+/// Maximum number of users whose audiences are read in one query.
 const AUDIENCES_BATCH: usize = 50;
 /// How long publishing a batch waits at most for room in the queue of the bus.
 const BUS_WAIT_LIMIT: Duration = Duration::from_millis(500);

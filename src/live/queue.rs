@@ -13,7 +13,7 @@ use super::Frame;
 use crate::base::ids::ConversationId;
 use crate::domain::access::viewer::Viewer;
 
-/// The most events that wait for one reader.
+/// Maximum number of events that wait for one reader.
 pub const LIMIT: usize = 1_024;
 /// When this many events wait, the reader is woken even if it was woken a moment ago.
 const FULL_BATCH: usize = 64;

@@ -24,7 +24,7 @@ const BUSY_EVENTS: f32 = 8.0;
 /// The weight of the latest read in that moving average.
 const AVERAGE_WEIGHT: f32 = 0.125;
 
-/// The most members, over all conversations, that are kept in memory.
+/// Maximum number of members, over all conversations, that are kept in memory.
 const CACHED_MEMBERS_LIMIT: usize = 200_000;
 
 /// What the tailer knows. It is kept in [`Live`], so that a tailer that is restarted continues with it.

@@ -23,7 +23,7 @@ use crate::domain::events::webhooks::{self, Delivery, Outcome, Webhook};
 
 /// How long a receiver may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(15);
-/// The most requests in flight for one webhook.
+/// Maximum number of requests in flight for one webhook.
 const PARALLEL_REQUESTS: usize = 8;
 /// How long a lease of a webhook lasts.
 const LEASE_US: i64 = 60_000_000;

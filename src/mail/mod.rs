@@ -36,7 +36,7 @@ use crate::base::time::Clock;
 
 /// The name of the task that sends mails.
 pub const TASK: &str = "mail";
-/// The most mails that wait, including those that wait for another attempt.
+/// Maximum number of mails that wait, including those that wait for another attempt.
 pub const QUEUE_LIMIT: usize = 1_000;
 /// The longest address, in bytes (RFC 5321, section 4.5.3.1.3).
 pub const ADDRESS_LIMIT_BYTES: usize = 254;

@@ -437,7 +437,7 @@ pub async fn get_without_membership_check(conn: &mut Conn, id: ConversationId) -
     store::conversations::conversations::one(conn, id, None).await?.ok_or_else(conversation_not_found)
 }
 
-/// Most messages of an ended group that one transaction removes.
+/// Maximum number of messages of an ended group that one transaction removes.
 const REMOVED_AT_ONCE: i64 = 500;
 
 /// Removes a batch of messages of one group that has ended, and finally the group itself. Returns whether there may be

@@ -28,9 +28,9 @@ use crate::store::conversations::members::Role;
 use crate::store::db::Conn;
 use crate::store::identity::users::NewUser;
 
-/// Most incoming webhooks of a group.
+/// Maximum number of incoming webhooks of a group.
 pub const MAX_INCOMING_WEBHOOKS: i64 = 20;
-/// Most characters of the name that go into the bot's user name. With the suffix that makes it unique, it has at most
+/// Maximum number of characters of the name that go into the bot's user name. With the suffix that makes it unique, it has at most
 /// 32.
 const MAX_SLUG_CHARACTERS: usize = 19;
 /// How many user names are tried for a bot. Each has 32 random bits.

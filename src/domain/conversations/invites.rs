@@ -31,11 +31,11 @@ use crate::store::messages::messages::Action;
 const DAY_MICROS: i64 = 24 * 3_600 * 1_000_000;
 /// For how many days an invite is valid if its creator sets no end.
 pub const DEFAULT_DAYS: i64 = 7;
-/// Most days for which an invite can be valid.
+/// Maximum number of days for which an invite can be valid.
 pub const MAX_DAYS: i64 = 365;
-/// Most uses of an invite.
+/// Maximum number of uses of an invite.
 pub const MAX_USES: i64 = 10_000;
-/// Most valid invites of a group at a time.
+/// Maximum number of valid invites of a group at a time.
 pub const MAX_INVITES: i64 = 100;
 const LIST: &str = "invites";
 

@@ -37,9 +37,9 @@ use crate::store::db::Conn;
 use crate::store::events::events::{self, NewEvent};
 use crate::store::messages::messages::Action;
 
-/// Most members of a group.
+/// Maximum number of members of a group.
 pub const MAX_MEMBERS: i64 = 10_000;
-/// Most users who can be added in one request.
+/// Maximum number of users who can be added in one request.
 pub const MAX_ADDED: usize = 1_000;
 const LIST: &str = "members";
 

@@ -7,7 +7,7 @@ use crate::base::time::Timestamp;
 
 /// The shortest interval between two notices of one user in one conversation.
 const INTERVAL_MICROS: i64 = 1_000_000;
-/// Most pairs of a user and a conversation that are remembered.
+/// Maximum number of pairs of a user and a conversation that are remembered.
 const CAPACITY: usize = 10_000;
 
 /// When a typing notice of a user in a conversation was last published.

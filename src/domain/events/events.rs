@@ -22,9 +22,9 @@ use crate::store::db::Conn;
 pub use crate::store::events::events::{EventLog, Kind, LogChunk, LoggedEvent};
 use crate::store::messages::messages::Message;
 
-/// The most positions that one read examines.
+/// Maximum number of positions that one read examines.
 pub const CHUNK: i64 = 1_000;
-/// The most events that one read returns to one reader.
+/// Maximum number of events that one read returns to one reader.
 const PAGE_LIMIT: i64 = 200;
 /// The longest cursor. A longer one is rejected without parsing.
 const MAX_CURSOR_BYTES: usize = 64;

@@ -28,15 +28,15 @@ use crate::store::db::Conn;
 use crate::store::events::events::Kind;
 pub use crate::store::events::webhooks::{Delivery, Webhook};
 
-/// The most webhooks.
+/// Maximum number of webhooks.
 pub const LIMIT: i64 = 20;
 /// The longest URL, in characters.
 pub const MAX_URL_CHARACTERS: usize = 2_000;
 /// The number of newest deliveries whose records are kept for each webhook. Pending deliveries are always kept.
 pub const LEDGER_LIMIT: i64 = 1_000;
-/// The most deliveries of one webhook that are pending. While there are this many, no further events are queued from the event log.
+/// Maximum number of pending deliveries of one webhook. While there are this many, no further events are queued from the event log.
 pub const PENDING_LIMIT: i64 = 10_000;
-/// The most events that are queued in one transaction.
+/// Maximum number of events that are queued in one transaction.
 const CHUNK: i64 = 200;
 const LIST: &str = "webhooks";
 const LEDGER: &str = "webhook-deliveries";

@@ -15,7 +15,7 @@ use crate::domain::access::principal::Credential;
 use crate::store::identity::revocations::Revoked;
 use crate::store::identity::users::Account;
 
-/// Most entries in each of the two caches.
+/// Maximum number of entries in each of the two caches.
 const CAPACITY: usize = 100_000;
 
 /// The cached callers.

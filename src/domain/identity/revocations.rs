@@ -18,9 +18,9 @@ use crate::store::identity::revocations::Revoked;
 const MAX_AGE: Duration = Duration::from_millis(500);
 /// From this age on, one caller reads the revocations again while the others continue with what is known.
 const REFRESH_AGE: Duration = Duration::from_millis(250);
-/// Most subjects kept in memory. Beyond it, all cached credentials are looked up again once.
+/// Maximum number of subjects kept in memory. Beyond it, all cached credentials are looked up again once.
 const SUBJECT_LIMIT: usize = 10_000;
-/// Most revocations that one query reads. Beyond it, all cached credentials are looked up again once.
+/// Maximum number of revocations that one query reads. Beyond it, all cached credentials are looked up again once.
 const READ_LIMIT: i64 = 1_000;
 /// How many revocations the database keeps.
 pub const KEPT: i64 = 10_000;

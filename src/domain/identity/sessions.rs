@@ -29,7 +29,7 @@ use crate::store::identity::users::User;
 pub const SLIDING_MICROS: i64 = 30 * 86_400 * 1_000_000;
 /// How long a session lasts at most: 180 days.
 const ABSOLUTE_MICROS: i64 = 180 * 86_400 * 1_000_000;
-/// Most sessions of one user. A further one ends the oldest.
+/// Maximum number of sessions of one user. A further one ends the oldest.
 const SESSION_LIMIT: i64 = 100;
 /// How many characters of the client's `User-Agent` are kept.
 const AGENT_CHARACTERS: usize = 200;

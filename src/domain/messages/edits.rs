@@ -22,7 +22,7 @@ use crate::store::events::events::{self, NewEvent};
 pub use crate::store::messages::edits::{EarlierText, Present};
 use crate::store::messages::messages::{Kind, Message};
 
-/// Most edits of a message.
+/// Maximum number of edits of a message.
 pub const MAX_EDITS: i64 = 100;
 
 /// An edit or a deletion.

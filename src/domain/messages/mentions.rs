@@ -17,9 +17,9 @@ use crate::store::db::Conn;
 use crate::store::messages::mentions::Mention;
 use crate::store::messages::messages::{Kind, Message};
 
-/// Most users mentioned by one message. Further names are plain text.
+/// Maximum number of users mentioned by one message. Further names are plain text.
 pub const MAX_MENTIONS: usize = 50;
-/// Most places with an `@` that are examined in one message, whether or not a name follows.
+/// Maximum number of places with an `@` that are examined in one message, whether or not a name follows.
 const MAX_PLACES: usize = 500;
 /// Longest user name, in characters.
 const MAX_NAME_CHARACTERS: usize = 32;

@@ -17,7 +17,7 @@ use crate::store::db::Conn;
 use crate::store::events::events::{self, NewEvent};
 use crate::store::messages::messages::Message;
 
-/// Most pinned messages of a conversation.
+/// Maximum number of pinned messages of a conversation.
 pub const MAX_PINS: i64 = 100;
 const LIST: &str = "pins";
 

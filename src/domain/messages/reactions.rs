@@ -19,9 +19,9 @@ use crate::store::db::Conn;
 use crate::store::events::events::{self, NewEvent};
 pub use crate::store::messages::reactions::{Reaction, Tally};
 
-/// Most user names listed for each emoji.
+/// Maximum number of user names listed for each emoji.
 pub const MAX_NAMES: i64 = 50;
-/// Most reactions of an erased user that one transaction removes.
+/// Maximum number of reactions of an erased user that one transaction removes.
 const BATCH_ROWS: i64 = 200;
 
 /// An emoji on a message, with the names of users who added it.

@@ -31,7 +31,7 @@ use crate::store::messages::search::{self, ATTACHMENT_MARK, Bounds, Expression, 
 
 /// Longest query, in characters.
 pub const MAX_QUERY_CHARACTERS: usize = 500;
-/// Most words in a query. A run of a script without spaces counts as one word.
+/// Maximum number of words in a query. A run of a script without spaces counts as one word.
 pub const MAX_QUERY_WORDS: usize = 20;
 /// Shortest prefix of a word, in characters.
 pub const MIN_PREFIX_CHARACTERS: usize = 2;
@@ -39,7 +39,7 @@ pub const MIN_PREFIX_CHARACTERS: usize = 2;
 pub const SNIPPET_CHARACTERS: usize = 160;
 /// How many characters a snippet that is cut shows before the first hit.
 pub const SNIPPET_LEAD_CHARACTERS: usize = 40;
-/// Most groups that one query to the index names.
+/// Maximum number of groups that one query to the index names.
 const GROUPS_PER_QUERY: usize = 256;
 /// How long new messages wait before PostgreSQL merges them into its index. They are found meanwhile, too. Each merge
 /// writes every word once, however often it occurs, so rare merges save work.

@@ -26,9 +26,9 @@ use crate::store::conversations::conversations::Head;
 use crate::store::db::Conn;
 use crate::store::messages::messages::{Message, Range};
 
-/// Most memory for all tails together, in bytes.
+/// Maximum memory for all tails together, in bytes.
 const CAPACITY_BYTES: u64 = 48 << 20;
-/// Most messages in a tail.
+/// Maximum number of messages in a tail.
 const TAIL_LIMIT: usize = 64;
 /// Memory of a message besides its text, and of a tail besides its messages, in bytes.
 const OVERHEAD_BYTES: usize = 64;

@@ -10,7 +10,7 @@ use crate::store::db::Conn;
 use crate::store::messages::messages::Message;
 use crate::store::messages::reactions::Tally;
 
-/// Most different emoji on a message.
+/// Maximum number of different emoji on a message.
 pub const MAX_DISTINCT_EMOJI: usize = 20;
 
 /// Adds a reaction of the caller to the counts. Returns the new count of the emoji.

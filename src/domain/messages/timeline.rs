@@ -22,7 +22,7 @@ use crate::store::messages::messages::Range;
 
 /// Days in the window if the caller gives none.
 pub const DEFAULT_DAYS: i64 = 30;
-/// Most days in a window.
+/// Maximum number of days in a window.
 pub const MAX_DAYS: i64 = 3_650;
 const LIST: &str = "timeline";
 

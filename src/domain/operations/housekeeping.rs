@@ -18,7 +18,7 @@ use crate::domain::shared::idempotency::KEPT_DAYS;
 use crate::store;
 
 const MICROS_PER_DAY: i64 = 86_400 * 1_000_000;
-/// Most rows of one kind that one transaction deletes.
+/// Maximum number of rows of one kind that one transaction deletes.
 const BATCH_ROWS: i64 = 1_000;
 /// The pause after everything that has expired is deleted.
 const INTERVAL: Duration = Duration::from_secs(600);

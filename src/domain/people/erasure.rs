@@ -22,9 +22,9 @@ use crate::store::events::events::{Kind, NewEvent};
 use crate::store::identity::revocations::Revoked;
 use crate::store::people::erasure::Erasure;
 
-/// Most messages that one transaction changes.
+/// Maximum number of messages that one transaction changes.
 const BATCH_ROWS: i64 = 500;
-/// Most conversations that one query returns.
+/// Maximum number of conversations that one query returns.
 const CONVERSATIONS_PER_QUERY: i64 = 200;
 
 /// Erases a user; `me` stands for the caller. With `delete_messages`, their messages become tombstones; without it, the

@@ -21,7 +21,7 @@ use crate::store::identity::revocations::Revoked;
 use crate::store::people::friends::NewBlock;
 pub use crate::store::people::friends::State;
 
-/// Most friends and sent requests of one user together. The same limit applies to blocks.
+/// Maximum number of friends and sent requests of one user together. The same limit applies to blocks.
 pub const MAX_FRIENDS: i64 = 5_000;
 
 /// The result of a friend request.

@@ -22,9 +22,9 @@ use crate::store::people::presence::{LastSeen, Presence};
 
 /// The largest conversation, in members, whose members see each other's presence.
 pub const MEMBER_LIMIT: i64 = 100;
-/// Most users to whom a change of one user's presence is published.
+/// Maximum number of users to whom a change of one user's presence is published.
 pub const AUDIENCE_LIMIT: i64 = 100;
-/// Most users whose presence is written in one transaction.
+/// Maximum number of users whose presence is written in one transaction.
 pub const BATCH: usize = 500;
 /// How long the presence on a server is valid after the server last renewed its row: 90 s.
 const SERVER_VALID_MICROS: i64 = 90_000_000;

@@ -24,7 +24,7 @@ pub use crate::store::people::reports::{Report, State};
 
 /// Longest reason, in characters.
 pub const MAX_REASON_CHARACTERS: usize = 1_000;
-/// Most open reports of one user.
+/// Maximum number of open reports of one user.
 pub const MAX_OPEN_REPORTS: i64 = 1_000;
 const LIST: &str = "reports";
 

@@ -26,11 +26,11 @@ use crate::store::db::Db;
 
 /// The name of the task that empties the queue.
 pub const TASK: &str = "change-queue";
-/// Most changes in one transaction.
+/// Maximum number of changes in one transaction.
 const BATCH_LIMIT: usize = 128;
-/// Most batches that run at a time: one waits for its commit while the other is checked.
+/// Maximum number of batches that run at a time: one waits for its commit while the other is checked.
 const MAX_BATCHES_RUNNING: usize = 2;
-/// Most changes that wait.
+/// Maximum number of changes that wait.
 const QUEUE_LIMIT: usize = 8_192;
 
 /// A handle to the queue. Cheap to clone.

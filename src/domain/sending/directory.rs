@@ -20,7 +20,7 @@ use crate::store::db::Db;
 use crate::store::identity::revocations::Revoked;
 use crate::store::identity::users::UserSummary;
 
-/// Most users, and most conversations, in the cache.
+/// Maximum number of users in the cache. The same limit applies to conversations.
 const CAPACITY: usize = 100_000;
 
 /// The cache.

@@ -17,9 +17,9 @@ use crate::domain::events::event_data::{Data, Event};
 use crate::domain::identity::names::Names;
 use crate::store::events::events::{Kind, LoggedEvent};
 
-/// Most messages kept.
+/// Maximum number of messages kept.
 const MESSAGES_LIMIT: usize = 4_096;
-/// Most bytes of message bodies kept.
+/// Maximum size of the message bodies kept, in bytes.
 const BODIES_LIMIT_BYTES: usize = 4 << 20;
 
 /// The recently sent messages of this process.

@@ -34,7 +34,7 @@ pub use crate::store::messages::scheduled::Scheduled;
 
 /// The longest time for which a message can be scheduled in advance, in days.
 pub const MAX_DAYS: i64 = 365;
-/// Most scheduled messages of one user.
+/// Maximum number of scheduled messages of one user.
 pub const MAX_SCHEDULED: i64 = 500;
 /// The time between two searches for due messages.
 const INTERVAL: Duration = Duration::from_millis(500);

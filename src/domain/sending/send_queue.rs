@@ -40,11 +40,11 @@ use crate::store::identity::users::DirectMessagesFrom;
 /// The name of the task that empties the queue.
 pub const TASK: &str = "send-queue";
 
-/// Most drafts in one transaction.
+/// Maximum number of drafts in one transaction.
 const BATCH_LIMIT: usize = 128;
-/// Most batches that run at a time.
+/// Maximum number of batches that run at a time.
 const MAX_BATCHES_RUNNING: usize = 2;
-/// Most drafts that wait in the channel. As many again may wait in the dispatcher.
+/// Maximum number of drafts that wait in the channel. As many again may wait in the dispatcher.
 const QUEUE_LIMIT: usize = 8_192;
 
 /// A handle to the queue. Cheap to clone.

@@ -11,7 +11,7 @@ use crate::base::error::{Error, Result};
 
 /// Entries on a page if the caller gives no limit.
 pub const DEFAULT_LIMIT: usize = 50;
-/// Most entries on a page.
+/// Maximum number of entries on a page.
 pub const MAX_LIMIT: usize = 200;
 /// Longest cursor that is decoded, in bytes. The cursors made here are shorter.
 const MAX_CURSOR_BYTES: usize = 200;

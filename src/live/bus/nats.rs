@@ -19,7 +19,7 @@ const PING_INTERVAL: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest pause between two attempts to connect.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// The most received messages that wait to be handled. Further ones are dropped.
+/// Maximum number of received messages that wait to be handled. Further ones are dropped.
 const RECEIVED_LIMIT: usize = 1_024;
 
 /// The credentials for a NATS server.

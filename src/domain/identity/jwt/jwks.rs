@@ -32,7 +32,7 @@ use crate::base::time::Timestamp;
 
 /// Largest set, in bytes.
 const SET_LIMIT_BYTES: usize = 256 * 1024;
-/// Most keys in a set.
+/// Maximum number of keys in a set.
 const KEY_LIMIT: usize = 100;
 /// Allowed sizes of an RSA key, in bits. The upper limit keeps a verification cheap.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2_048..=8_192;

@@ -24,7 +24,7 @@ use crate::http::bodies::problem::Problem;
 use crate::http::state::HttpState;
 use crate::live::{Frame, Next, PresenceGuard, Subscription};
 
-/// The most events in one answer.
+/// Maximum number of events in one answer.
 const POLL_LIMIT: usize = 200;
 
 /// Events and the cursor after them.
