@@ -128,7 +128,7 @@ impl Queue {
         self.is_closed.load(Ordering::Relaxed)
     }
 
-    /// How often [`purge`](Self::purge) was called. Events that the subscription read from the log before the last call may
+    /// The number of calls of [`purge`](Self::purge). Events that the subscription read from the log before the last call may
     /// no longer be visible to the reader, so it reads them again.
     pub fn purges(&self) -> u64 {
         self.purges.load(Ordering::Acquire)

@@ -44,7 +44,7 @@ const LIST: &str = "invites";
 pub struct NewInvite {
     /// When it expires; `None` for [`DEFAULT_DAYS`] days from now.
     pub expires_at: Option<Timestamp>,
-    /// How often it may be used; `None` for any number of times.
+    /// Maximum number of uses. `None` for no limit.
     pub max_uses: Option<i64>,
 }
 

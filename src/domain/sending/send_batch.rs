@@ -167,7 +167,7 @@ async fn resolve<'a>(
                 let pair = Pair::new(sender.id, recipient.id);
                 (Some(recipient), Target::New(pair))
             }
-            // Whether the sender is a member is checked later, under the lock of the conversation.
+            // The membership of the sender is checked later, under the lock of the conversation.
             (None, Recipient::Conversation(id)) if groups.contains(id) => (None, Target::Group(*id)),
             (None, Recipient::Conversation(id)) => match other_member(&members, *id, sender.id) {
                 Some(Some(other)) => (Some(other), Target::Exists(*id)),

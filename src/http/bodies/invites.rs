@@ -18,7 +18,7 @@ pub struct InviteBody<'a> {
     created_at: Timestamp,
     #[schema(value_type = String, format = DateTime)]
     expires_at: Timestamp,
-    /// How often the invite can be used. Null for no limit.
+    /// Maximum number of uses. Null for no limit.
     max_uses: Option<i64>,
     uses: i64,
     /// The code. It is shown only once, in the answer to its creation.

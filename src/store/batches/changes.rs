@@ -196,7 +196,7 @@ pub async fn spots(conn: &mut Conn, spots: &[Spot]) -> Result<Vec<Option<Found>>
     Ok(found)
 }
 
-/// How often users are mentioned in conversations after a `seq`, in the order of `behind`.
+/// The number of mentions of a user in a conversation after a `seq`, for each entry of `behind`, in the same order.
 pub async fn mention_counts(conn: &mut Conn, behind: &[(ConversationId, UserId, i64)]) -> Result<Vec<i64>> {
     if let Conn::Sqlite(_) = conn {
         let mut counts = Vec::with_capacity(behind.len());

@@ -23,9 +23,9 @@ pub struct Invite {
     pub created_at: Timestamp,
     /// When it expires.
     pub expires_at: Timestamp,
-    /// How often it may be used. `None` for no limit.
+    /// Maximum number of uses. `None` for no limit.
     pub max_uses: Option<i64>,
-    /// How often it was used.
+    /// Number of uses so far.
     pub uses: i64,
 }
 

@@ -227,7 +227,7 @@ pub async fn insert(
 }
 
 async fn change_count(conn: &mut Conn, conversation: ConversationId, by: i64) -> Result<()> {
-    // Whether all members have read a message depends on who the members are, so the content version rises too.
+    // A change of the members can change which messages all members have read, so the content version rises too.
     conn.execute(
         "UPDATE messaging.conversations SET member_count = member_count + $2, content_version = content_version + 1
           WHERE id = $1",

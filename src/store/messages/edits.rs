@@ -113,7 +113,7 @@ pub async fn set_body(conn: &mut Conn, message: Message, body: &str, now: Timest
     search::renew(conn, message.conversation_id, &[message.seq]).await
 }
 
-/// How often a message was edited.
+/// The number of edits of a message.
 pub async fn count(conn: &mut Conn, conversation: ConversationId, seq: i64) -> Result<i64> {
     conn.one(
         "SELECT count(*) FROM messaging.message_edits WHERE conversation_id = $1 AND seq = $2",

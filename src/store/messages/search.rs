@@ -501,7 +501,7 @@ pub async fn rebuild_missing(conn: &mut Conn) -> Result<()> {
 }
 
 /// Begins to rewrite the whole index of SQLite. Without a rewrite, the upper pages of the index can keep the beginnings of
-/// deleted words, which they use to tell the lower pages apart. An entry that no search finds is inserted, so that there is
+/// deleted words, which they use to distinguish the lower pages. An entry that no search finds is inserted, so that there is
 /// something to merge.
 pub async fn begin_rewrite(conn: &mut Conn) -> Result<()> {
     if let Conn::Postgres(_) = conn {

@@ -43,7 +43,7 @@ use pool::Pool;
 const WORK_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the start waits for a second connection.
 const SECOND_CONNECTION_TIMEOUT: Duration = Duration::from_secs(4);
-/// How often a unit of work is tried that conflicts with another transaction (serialization failure, deadlock).
+/// Maximum number of attempts for a unit of work that conflicts with another transaction (serialization failure, deadlock).
 const RERUN_LIMIT: usize = 5;
 /// Half of the longest random pause before the second attempt, in milliseconds. The longest pause doubles with each attempt.
 const RERUN_PAUSE_MS: usize = 10;

@@ -110,7 +110,7 @@ both!(nothing_that_was_acknowledged_during_a_restore_is_lost, async |place| {
             if answer.status == 201 {
                 acknowledged.push(body);
             }
-            // How many sends are accepted during a restore depends on the machine.
+            // The number of sends that are accepted during a restore depends on the machine.
             if acknowledged.len() == 3 {
                 begun.notify_one();
             }

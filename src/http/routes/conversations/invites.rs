@@ -28,7 +28,7 @@ pub struct NewInviteBody {
     /// The time at which the invite expires, at most 365 days from now. 7 days from now if absent.
     #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Option<String>,
-    /// How often the invite can be used. No limit if absent.
+    /// Maximum number of uses. No limit if absent.
     #[schema(minimum = 1, maximum = 10000)]
     max_uses: Option<i64>,
 }
