@@ -51,7 +51,7 @@ async fn call(address: SocketAddr, person: &str, method: Method, target: &str, b
     .await
 }
 
-/// Asserts that every refusal tells the sender to try again. Returns the number of refusals.
+/// Asserts that every refusal is a 503 with `Retry-After`. Returns the number of refusals.
 #[track_caller]
 fn assert_refused_for_now<'a>(attempts: impl IntoIterator<Item = &'a Attempt>) -> usize {
     let refusals = attempts.into_iter().filter_map(Attempt::refused);

@@ -97,9 +97,9 @@ pub struct Decision {
 /// The state of a caller's quota after a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QuotaState {
-    /// The burst: requests that are allowed at once after a pause.
+    /// The burst: the number of requests that are allowed together after a pause.
     pub limit: u32,
-    /// Requests that are allowed at once now.
+    /// The number of requests that are allowed together now.
     pub remaining: u32,
     /// Seconds until `remaining` equals `limit` again, rounded up.
     pub reset_s: u32,

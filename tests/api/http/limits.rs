@@ -60,7 +60,7 @@ both!(callers_without_credentials_are_limited_by_address, async |place| {
     let [limit, remaining, reset] = rate_limit_headers(&first);
     assert_eq!((limit, remaining), (ADDRESS_QUOTA.burst_size().get(), limit - 1));
     assert_eq!(reset, 1);
-    // Wrong credentials, unknown paths and invalid headers about the address count alike.
+    // Wrong credentials, unknown paths and invalid headers about the address are counted in the same way.
     let ask = || {
         let address = format!("203.0.113.{}", limit);
         server.request(Method::GET, "/api/no/such/path").bearer_auth("phk_wrong").header("x-forwarded-for", address)
