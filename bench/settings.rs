@@ -1,4 +1,4 @@
-//! What one run measures, the loads that it sends to the server, and the lines that it prints meanwhile.
+//! The settings of one run: what it measures and which loads it sends to the server. Also prints its progress.
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -14,7 +14,7 @@ use crate::data::{self, Random};
 use crate::postgres::Cluster;
 use crate::process::Outcome;
 
-/// Messages of a page.
+/// Messages in a page.
 pub const PAGE: usize = 50;
 const WARM_UP: Duration = Duration::from_millis(1_500);
 /// How many times each measurement is repeated.
@@ -37,7 +37,7 @@ pub enum Part {
     Conversations,
     /// Events and their sockets.
     Events,
-    /// Log-ins and starts.
+    /// Log-ins and starts of the server.
     LogIn,
 }
 
@@ -86,13 +86,13 @@ impl Settings {
         self.posts_as(address, &Caller::Nobody, idempotent)
     }
 
-    /// Reads pages of all users. Each user asks for their own.
+    /// A load that reads pages of messages. Each request asks for the page of one user, with the credentials of that user.
     pub fn reads_as(&self, address: SocketAddr, caller: &Caller<'_>) -> Load {
         let requests = data::users().map(|user| caller.sign(user, Request::get(address, &page_path(user)))).collect();
         self.load(address, requests, 200..=200)
     }
 
-    /// Sends messages into the busy conversations. Each user sends their own.
+    /// A load that sends messages into the busy conversations. Each request has the credentials of the message's sender.
     pub fn posts_as(&self, address: SocketAddr, caller: &Caller<'_>, idempotent: bool) -> Load {
         let mut random = Random::fixed(7);
         let requests = data::busy_conversations()
@@ -115,14 +115,14 @@ impl Settings {
         Ok(Measured { rate, ..Measured::default() })
     }
 
-    /// A load that sends random ones of these requests.
+    /// A load that repeatedly picks one of these requests at random and sends it.
     pub fn load(&self, address: SocketAddr, requests: Vec<Request>, expected_statuses: RangeInclusive<u16>) -> Load {
         let requests = Arc::new(requests);
         Load { address, requests, in_order: None, expected_statuses, warm_up: WARM_UP, duration: self.duration }
     }
 }
 
-/// The best of several measurements.
+/// The measurement with the highest rate of several ones.
 pub struct Best {
     name: &'static str,
     pub measured: Measured,
@@ -152,7 +152,7 @@ pub fn page_path(user: u64) -> String {
     format!("/api/messages/{}?limit={PAGE}&order=desc", data::user_name(user))
 }
 
-/// Prints a line for the operator.
+/// Prints a line of progress to standard error.
 pub fn say(what: &str) {
     eprintln!("{what}");
 }

@@ -1,14 +1,16 @@
-//! Loads in turns. The speed of a shared machine changes within seconds by more than a tenth. So turns are short, each turn is
-//! compared with the turns of its limit before and after it, and the median of these ratios counts.
+//! Compares a load with another load, its limit, in short alternating runs, called turns. The speed of a shared machine can
+//! change by more than a tenth within seconds. So each turn is compared only with the turns of its limit directly before and
+//! after it. The result is the median of these ratios.
 
 use std::time::Duration;
 
 use crate::client::{Load, Measured};
 use crate::process::Outcome;
 
-/// Turns of each load. The number is even, so that each of several loads runs as often before the others as after them.
+/// Number of turns of each load. It is even because `accounts` reverses the order of its loads after each turn. So each load
+/// runs before the others as often as after them.
 pub const TURNS: usize = 10;
-/// The time of a turn, as a divisor of the time of other measurements.
+/// The duration of other measurements is divided by this number to get the duration of a turn.
 const TURN_SHARE: u32 = 4;
 const TURN_WARM_UP: Duration = Duration::from_millis(300);
 
@@ -17,7 +19,7 @@ pub fn turn(load: Load) -> Outcome<Measured> {
     Load { warm_up: TURN_WARM_UP, duration: load.duration / TURN_SHARE, ..load }.run()
 }
 
-/// The entry with the median of the second values.
+/// The entry whose second value is the median. If the number of entries is even, the upper of the two in the middle.
 pub fn median(mut measured: Vec<(Measured, f64)>) -> (Measured, f64) {
     measured.sort_by(|one, other| one.1.total_cmp(&other.1));
     measured[measured.len() / 2]
