@@ -4,7 +4,7 @@
 //! who can write into the database.
 //!
 //! Invariants: a statement that writes a column covered by a digest also writes the digest, or NULL when it cannot compute
-//! it. The covered fields change only with a migration that sets all earlier digests to NULL.
+//! it. A change of the list of covered fields needs a migration that sets all earlier digests to NULL.
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -19,8 +19,9 @@ pub enum Checked {
 
 /// The fields that a digest covers, in a fixed order and width.
 ///
-/// Each number takes eight bytes, so that two different rows never have the same bytes. A text is represented by its length
-/// and its own digest, so that it need not be copied.
+/// Each number takes eight bytes, so that each field has a fixed place and two rows with different numbers never have the same
+/// bytes. A text is represented by two numbers, its length and its XXH3-64, so that it need not be copied. `COUNT` says how many
+/// numbers there are, at most 32.
 pub(in crate::store) struct Fields<const COUNT: usize> {
     words: [u64; COUNT],
     next: usize,
@@ -38,7 +39,7 @@ impl<const COUNT: usize> Fields<COUNT> {
         self.next += 1;
     }
 
-    /// Adds whether the number is present, then the number, or 0 without one.
+    /// Adds two numbers: 1 and the number, or 0 and 0 for `None`.
     pub(in crate::store) fn put_option(&mut self, number: Option<i64>) {
         self.put(i64::from(number.is_some()));
         self.put(number.unwrap_or_default());
@@ -50,7 +51,7 @@ impl<const COUNT: usize> Fields<COUNT> {
     }
 
     pub(in crate::store) fn digest(&self) -> i64 {
-        debug_assert_eq!(self.next, COUNT, "one word for each field");
+        debug_assert_eq!(self.next, COUNT, "COUNT must be the number of words that were added");
         let mut bytes = [0; 256];
         for (place, word) in bytes.chunks_exact_mut(8).zip(self.words) {
             place.copy_from_slice(&word.to_le_bytes());

@@ -17,9 +17,10 @@ use super::{Database, errors, tls};
 use crate::base::error::{Error, Result};
 use crate::store::driver::values::Value;
 
-/// The limit of one text, in bytes. PostgreSQL's own limit is below 8,000.
+/// The longest text, in bytes. PostgreSQL refuses texts of 8,000 bytes or more.
 pub const MAX_BYTES: usize = 7_900;
-/// Received texts that wait to be read. When there are more, PostgreSQL keeps them.
+/// Most received texts that wait for [`Listener::next`]. When that many wait, this node stops reading from the connection, and
+/// PostgreSQL keeps further texts.
 const RECEIVED_LIMIT: usize = 1_024;
 /// How long nothing may arrive before the connection is tested with an empty query.
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
@@ -67,7 +68,7 @@ impl Listener {
         let target = Target::parse(url, "posthaste-listen")?;
         let (sender, received) = mpsc::channel(RECEIVED_LIMIT);
         let drive = move |connection: ConnectionDriver| tokio::spawn(forward(connection, sender.clone()));
-        // This connection writes nothing, so settings of durability do not matter.
+        // `true` accepts PostgreSQL settings that could lose commits in a crash. This connection writes nothing.
         let client = target.connect(true, &drive).await.map_err(Refusal::into_error)?;
         let listening = timeout(LISTEN_TIMEOUT, client.batch_execute("LISTEN posthaste")).await;
         let listening = listening.map_err(|_| Error::unavailable("PostgreSQL took too long to answer"))?;
