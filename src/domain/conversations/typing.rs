@@ -12,7 +12,7 @@ use crate::domain::access::viewer::Viewer;
 use crate::store;
 use crate::store::db::Conn;
 
-/// The largest conversation, in members, in which typing is published.
+/// Most members of a conversation in which typing is published.
 pub const MEMBER_LIMIT: i64 = 100;
 /// How long a notice is valid.
 const VALID_MICROS: i64 = 5_000_000;
@@ -52,8 +52,9 @@ pub async fn typing(app: &App, principal: &Principal, conversation: i64) -> Resu
     Ok(Some(Typing { conversation, user_name: person.user_name.clone(), at, until, to }))
 }
 
-/// The users who receive the notice: the other members. Nobody does in a direct conversation in which one user blocks
-/// the other, because the notice would show that the user is online.
+/// The users who receive the notice: the other members. Nobody receives it in a conversation of more than
+/// [`MEMBER_LIMIT`] members. Nor does anybody in a direct conversation in which one user blocks the other, because the
+/// notice would show that the user is online.
 async fn recipients(conn: &mut Conn, user: UserId, conversation: ConversationId) -> Result<Vec<i64>> {
     let own = membership(conn, Viewer::Person(user), conversation).await?;
     if own.member_count > MEMBER_LIMIT {

@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - A viewer who may not see a user's presence gets the same answer as for a user who was never online.
-//! - What others learn of a user is the state over all servers together, and each change of it is published once.
+//! - Other users see one state for a user, which is computed over all servers. Each change of this state is published
+//!   once.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +21,7 @@ use crate::store::people::presence as rows;
 pub use crate::store::people::presence::State;
 use crate::store::people::presence::{LastSeen, Presence};
 
-/// The largest conversation, in members, whose members see each other's presence.
+/// Most members of a conversation whose members see each other's presence.
 pub const MEMBER_LIMIT: i64 = 100;
 /// Maximum number of users to whom a change of one user's presence is published.
 pub const AUDIENCE_LIMIT: i64 = 100;
@@ -62,7 +63,8 @@ pub async fn seen(app: &App, principal: &Principal, user_name: &str) -> Result<S
         .await
 }
 
-/// Whether a viewer may see a user's presence, apart from blocks.
+/// Whether a viewer may see a user's presence: their own, that of a friend, or that of a user with whom they share a
+/// conversation of at most [`MEMBER_LIMIT`] members. [`visible_to`] takes blocks into account.
 async fn may_see(conn: &mut Conn, viewer: Viewer, user: UserId) -> Result<bool> {
     let person = match viewer {
         Viewer::Person(person) if person != user => person,
@@ -72,9 +74,9 @@ async fn may_see(conn: &mut Conn, viewer: Viewer, user: UserId) -> Result<bool> 
     Ok(!between.friends.is_empty() || rows::share_conversation(conn, person, user, MEMBER_LIMIT).await?)
 }
 
-/// The presence that a viewer sees who may see it. If one of the two blocks the other, the user appears to have gone
-/// offline when the block began. What was visible before the block neither vanishes nor changes, because that would
-/// reveal the block.
+/// The presence of a user as a viewer sees it for whom [`may_see`] is true. If one of the two blocks the other, the user
+/// appears to have gone offline when the block began. The time at which they were last seen before the block stays
+/// visible, because hiding it would reveal the block.
 async fn visible_to(conn: &mut Conn, viewer: Viewer, user: UserId, now: Timestamp) -> Result<Seen> {
     if let Viewer::Person(person) = viewer
         && person != user
@@ -85,7 +87,8 @@ async fn visible_to(conn: &mut Conn, viewer: Viewer, user: UserId, now: Timestam
     presence_of(conn, user, now).await
 }
 
-/// When `caller` last saw `user`, if `caller` sees nothing new from now on.
+/// The time at which `user` was last seen, as `caller` sees it now. A block stores this time, and `caller` sees it as
+/// long as the block lasts.
 ///
 /// # Errors
 /// Errors of the database.
@@ -156,14 +159,15 @@ pub struct Changed {
 pub struct Batch {
     /// The name of the server.
     pub server: String,
-    /// Whether no write under this name has succeeded as far as the server knows.
+    /// Whether the row of the server may not exist yet: the server knows of no write under this name that succeeded.
     pub first: bool,
     /// At most [`BATCH`] changes, one for each user.
     pub changes: Vec<Change>,
 }
 
-/// Writes changes of presence on one server. Returns the resulting changes over all servers. `None` if other servers
-/// have declared this one stopped meanwhile: then it needs a new name and must write all its users again.
+/// Writes changes of presence on one server. Returns the resulting changes over all servers. Returns `None` and writes
+/// nothing if other servers have declared this one stopped meanwhile. Then the server must take a new name and write all
+/// its users again.
 ///
 /// # Errors
 /// Errors of the database.
@@ -249,9 +253,9 @@ pub async fn stop(app: &App, server: &str) -> Result<()> {
         .await
 }
 
-/// Removes up to [`BATCH`] users of one server, other than `own`, that has stopped or disappeared. Returns the
-/// resulting changes over all servers. `None` if there is no such server, or while the clocks of the node and of the
-/// database disagree. It writes nothing if there is no such server.
+/// Finds a server, other than `own`, that has stopped or disappeared, and removes up to [`BATCH`] of its users from it.
+/// Returns the resulting changes over all servers. Returns `None` and writes nothing if there is no such server, or
+/// while the clocks of the node and of the database disagree.
 ///
 /// # Errors
 /// Errors of the database.
