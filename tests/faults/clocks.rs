@@ -1,8 +1,8 @@
 //! Wrong clocks: of one node, and of the whole machine.
 //!
 //! Promise: on PostgreSQL the clock of the database is the time of every node. A node whose own clock differs from it by more
-//! than a minute logs an error, deletes nothing by time and sends no scheduled messages. A clock that is set back makes no
-//! idempotency key valid twice and locks no user out.
+//! than a minute logs an error, deletes nothing by time and sends no scheduled messages. When a clock is set back, a repeated
+//! request with an idempotency key still has no second effect, and no user is locked out.
 
 mod set_back;
 
@@ -28,7 +28,8 @@ const SECOND: i64 = 1_000_000;
 const NOTICED_WITHIN: Duration = Duration::from_secs(60);
 const SKEWED: &str = "this machine's clock differs from the database's";
 
-/// A clock that is wrong by as much as the test sets, for the processes that are started with it.
+/// A wrong clock for the processes that are started with it. It is a library that they load with `LD_PRELOAD`. The test sets
+/// by how much the clock is wrong, also while they run.
 struct WrongClock {
     folder: TempDir,
 }
@@ -59,7 +60,7 @@ impl WrongClock {
         self.folder.path().join("shift")
     }
 
-    /// Sets the clock ahead by so many seconds, or back for a negative number.
+    /// Sets the clock ahead by `shift_s` seconds. A negative number sets it back.
     fn set(&self, shift_s: i64) {
         let file = std::fs::File::options().create(true).truncate(false).write(true).open(self.shift_file()).unwrap();
         file.write_all_at(&shift_s.to_ne_bytes(), 0).unwrap();
@@ -72,7 +73,7 @@ impl WrongClock {
         ]
     }
 
-    /// PostgreSQL with this clock.
+    /// Starts a PostgreSQL cluster with this clock.
     async fn start_cluster(&self) -> Cluster {
         let variables = self.environment().into_iter().map(|(name, value)| format!("{name}={value}"));
         Cluster::start_wrapped(std::iter::once("env".to_owned()).chain(variables).collect()).await
@@ -152,12 +153,12 @@ impl Node {
         answer_of(self.request(Method::GET, "/api/users/me").bearer_auth(token)).await.status.as_u16()
     }
 
-    /// By how many seconds the node believes its machine's clock to be ahead of the database's.
+    /// The metric of the node for how far its machine's clock is ahead of the database's, in seconds.
     async fn skew_s(&self) -> f64 {
         let metrics = answer_of(self.request(Method::GET, "/metrics")).await;
         let text = String::from_utf8(metrics.bytes).unwrap();
         let line = text.lines().find(|line| line.starts_with("posthaste_clock_skew_seconds "));
-        line.expect("no metric of the clock").rsplit_once(' ').unwrap().1.parse().unwrap()
+        line.expect("/metrics must contain the clock skew").rsplit_once(' ').unwrap().1.parse().unwrap()
     }
 
     async fn wait_for_skew(&self, about_s: i64) {
@@ -168,7 +169,8 @@ impl Node {
         }
     }
 
-    /// Waits until the node uses a clock that was set back by a day or more.
+    /// Waits until the node uses a clock that was set back by a day or more. A session expires 30 days after it was created, so
+    /// the expiry of a new session shows the time that the node uses.
     async fn wait_until_yesterday(&self) {
         let deadline = Instant::now() + NOTICED_WITHIN;
         loop {
@@ -178,7 +180,7 @@ impl Node {
             if Timestamp::parse(&expires_at).unwrap() < typical {
                 return;
             }
-            assert!(Instant::now() < deadline, "the clock is not read again:\n{}", self.process.log());
+            assert!(Instant::now() < deadline, "the node does not use the earlier time:\n{}", self.process.log());
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
@@ -264,14 +266,14 @@ fn a_node_ten_minutes_ahead_sends_nothing_early() {
         let sent_at = Timestamp::parse(sent["timestamp_sent"].as_str().unwrap()).unwrap();
         let earliest = before.plus_micros(-SECOND);
         assert!((earliest..in_s(1)).contains(&sent_at), "{sent_at} is not the database's time {before}");
-        // A node that has not written its presence for an hour.
+        // The row of another node, which has not renewed it for an hour.
         place.sql("INSERT INTO messaging.presence_servers VALUES ('gone', now() - interval '1 hour', FALSE)").await;
         node.wait_for_skew(600).await;
         tokio::time::sleep(Duration::from_secs(6)).await;
-        assert_eq!(count(place, "presence_servers").await, 1, "a node with a wrong clock removes the rows of others");
+        assert_eq!(count(place, "presence_servers").await, 1, "a node with a wrong clock removed another node's row");
         assert!(
             node.messages("in four seconds").await.is_empty(),
-            "a node with a wrong clock sends scheduled messages"
+            "a node with a wrong clock sent a scheduled message"
         );
         assert!(node.messages("in five minutes").await.is_empty(), "sent early");
         assert_eq!(node.errors_about_the_clock(), 1);
@@ -283,7 +285,7 @@ fn a_node_ten_minutes_ahead_sends_nothing_early() {
         while count(place, "presence_servers").await > 0 {
             assert!(
                 Instant::now() < deadline,
-                "the rows of a node that has gone are not removed:\n{}",
+                "the row of the node that has gone is not removed:\n{}",
                 node.process.log()
             );
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -302,7 +304,7 @@ fn a_node_with_a_wrong_clock_repeats_no_delivery_to_a_webhook() {
         let new = json!({"url": receiver.url, "event_types": ["message.created"]});
         assert_eq!(answer_of(node.request(Method::POST, "/api/webhooks").json(&new)).await.status, 201);
         node.sent("hey", None).await;
-        // New events are delivered. The first repetition would come after 5 s.
+        // The first attempt to deliver an event does not depend on the clock. The second would follow after 5 s.
         receiver.wait(1).await;
         tokio::time::sleep(Duration::from_secs(8)).await;
         assert_eq!(receiver.bodies().len(), 1);
@@ -318,7 +320,8 @@ fn a_node_within_the_limit_uses_the_databases_clock() {
         let healthy = Node::start(place, Wrapping::default()).await;
         let stays = healthy.log_in().await;
         healthy.log_in().await;
-        // The first session ends soon. By the other node's clock it has already ended.
+        // The first session expires in 35 s. By the machine's clock of the second node, 40 s ahead, it has already expired. The
+        // second session expired an hour ago.
         let expiries = [("min", in_s(35)), ("max", in_s(-3_600))];
         for (which, at) in expiries {
             let row = format!("(SELECT {which}(id) FROM messaging.sessions)");
@@ -343,8 +346,8 @@ fn a_node_within_the_limit_uses_the_databases_clock() {
     });
 }
 
-/// Uses keys before the clock is set back by two days, while it is wrong, and after it is right again. Each key stays valid
-/// once.
+/// Sends messages with idempotency keys before the clock is set back by two days, while it is wrong, and after it is right again.
+/// Asserts that a repeated request gets the first answer, also after restarts, and that each message is sent once.
 async fn keys_hold(place: &Place, clock: &WrongClock) {
     let node = clock.start(place).await;
     let before = node.sent("before", Some("before")).await;
@@ -353,7 +356,7 @@ async fn keys_hold(place: &Place, clock: &WrongClock) {
     assert_eq!(node.sent("before", Some("before")).await, before);
     let back = node.sent("back", Some("back")).await;
     assert_eq!(node.sent("back", Some("back")).await, back);
-    // A restart empties the memory of the server.
+    // After a restart the node has only what the database holds.
     node.process.terminate().await;
     let node = clock.start(place).await;
     let again = node.sent("again", Some("again")).await;
@@ -376,6 +379,7 @@ fn a_clock_set_back_by_two_days_makes_no_key_valid_twice_on_sqlite() {
 
 #[test]
 fn a_clock_set_back_by_two_days_makes_no_key_valid_twice_on_postgres() {
+    // `Kind::Sqlite`, because this test starts a PostgreSQL cluster of its own.
     run(Kind::Sqlite, async |_| {
         let clock = WrongClock::new(0);
         let cluster = clock.start_cluster().await;
@@ -385,6 +389,7 @@ fn a_clock_set_back_by_two_days_makes_no_key_valid_twice_on_postgres() {
 
 #[test]
 fn a_database_with_a_wrong_clock_sends_nothing_early() {
+    // `Kind::Sqlite`, because this test starts a PostgreSQL cluster of its own.
     run(Kind::Sqlite, async |_| {
         let clock = WrongClock::new(0);
         let cluster = clock.start_cluster().await;

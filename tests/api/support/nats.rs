@@ -11,10 +11,11 @@ use super::cluster::free_port;
 const START_TRIES: u32 = 10;
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The program that installs the NATS server on first use and then becomes it.
+/// Installs the NATS server on first use. With arguments it then replaces itself with the NATS server, which keeps its process
+/// id. Without arguments it ends after the installation.
 const PROGRAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/nats-server");
 
-/// Two tests must not install it at the same time.
+/// Held during the installation, so that two tests do not install the NATS server at the same time.
 static INSTALLING: Mutex<()> = Mutex::new(());
 
 pub struct NatsServer {
@@ -29,7 +30,7 @@ impl NatsServer {
         Self::start_with(None).await
     }
 
-    /// Starts with `user:password` in the form of a URL. Only clients that log in may connect.
+    /// Starts with a login, `user:password`, percent-encoded as in a URL. Only clients that log in with it may connect.
     pub async fn start_with(login: Option<&'static str>) -> Self {
         tokio::task::spawn_blocking(|| {
             let _one_at_a_time = INSTALLING.lock().unwrap();
@@ -55,7 +56,7 @@ impl NatsServer {
         format!("nats://{login}127.0.0.1:{}", self.port)
     }
 
-    /// Kills the server, as a crash does.
+    /// Kills the server, which simulates a crash.
     pub fn stop(&mut self) {
         if let Some(mut child) = self.running.take() {
             drop(child.kill());
