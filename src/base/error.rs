@@ -129,7 +129,8 @@ pub enum Error {
         /// The name of the constraint, or its columns if the database gives no name.
         constraint: String,
     },
-    /// The transaction conflicted with another one and must be run again. The store returns this error and handles it itself.
+    /// The transaction conflicted with another one and must be run again. On PostgreSQL the driver runs it again. On SQLite the
+    /// code that sends messages does.
     #[error("transaction must be run again: {0}")]
     Rerun(Source),
     /// A stored message cannot be read, or does not match its digest. Its text is not shown to anybody.

@@ -1,15 +1,16 @@
-//! The queue of changes (reactions and receipts). All changes that wait are made together in one transaction.
+//! The queue of changes (reactions and receipts). Changes that wait at the same time are made together, up to
+//! `BATCH_LIMIT` in one transaction.
 //!
-//! Every change that writes an event waits for the counter of the event log, which stays locked until the commit. A
-//! reaction in a transaction of its own would hold the counter for a whole sync of the disk. Together, many changes
-//! hold it as long as one send does.
+//! A transaction that writes an event locks the counter of the event log until its commit, which waits for a sync of the
+//! disk. If each reaction had a transaction of its own, sends would wait for one sync for each reaction. A batch of
+//! changes locks the counter for one sync only.
 //!
 //! Invariants:
 //! - A change is answered once, after its commit.
 //! - If a batch fails for an unforeseen reason, its changes are made again one by one, so that only the change that
 //!   causes the failure fails. A batch that may have been committed is not repeated.
-//! - The changes in the queue outlive the task that empties it. Each batch runs in a task of its own, which answers its
-//!   changes whatever happens to the task of the queue.
+//! - If the task that empties the queue fails, the changes in the queue remain, and the restarted task continues with
+//!   them. Each batch runs in a task of its own, which answers its changes even if the task of the queue fails.
 
 use std::sync::Arc;
 
@@ -51,7 +52,7 @@ struct QueuedChange {
 }
 
 impl ChangeQueue {
-    /// An empty queue. It is emptied while [`run`](Self::run) runs.
+    /// Creates an empty queue. Changes are made while [`run`](Self::run) is running.
     pub fn new(db: Db, metrics: Arc<Metrics>) -> Self {
         let (waiting, queue) = mpsc::channel(QUEUE_LIMIT);
         Self {
@@ -64,12 +65,12 @@ impl ChangeQueue {
         }
     }
 
-    /// Whether changes wait in this queue. They do not if the driver of the database groups commits itself.
+    /// Whether changes go through this queue. On SQLite they do not, because its driver groups commits by itself.
     pub fn is_used(&self) -> bool {
         !self.db.groups_commits()
     }
 
-    /// Empties the queue, as long as it is polled.
+    /// Makes the changes in the queue, until the returned future is dropped.
     pub async fn run(&self) {
         let mut queue = self.queue.lock().await;
         let _running = self.running.raise();
@@ -88,7 +89,7 @@ impl ChangeQueue {
                 let answers = make_all(&db, changes.into()).await;
                 tasks::panic_point(PanicPoint::BatchCommitted);
                 for (reply, answer) in replies.into_iter().zip(answers) {
-                    // If the caller has gone away, the answer is dropped. The change is made and can be read.
+                    // If the caller no longer waits, the answer is dropped. The change is committed all the same.
                     drop(reply.send(answer));
                 }
             };
@@ -143,11 +144,12 @@ async fn make_all(db: &Db, changes: Arc<[Change]>) -> Vec<Result<ChangeAnswer>> 
     answers
 }
 
-/// The span of a batch lists the requests that it serves. None of them is its parent.
+/// The tracing span of a batch. It lists the ids of all requests in the batch, and has the span of none of them as its
+/// parent.
 fn span_of<'a>(changes: impl Iterator<Item = &'a Change> + Clone) -> Span {
     let size = changes.clone().count();
     let request_ids = request_id::list(changes.filter_map(|change| change.request_id.as_ref()));
-    // Of the highest level, so that log lines of every level show the ids.
+    // A span of level error is enabled at every log level, so all log lines show the ids.
     tracing::error_span!(parent: None, "change_batch", size, %request_ids)
 }
 

@@ -1,21 +1,22 @@
-//! The queue of drafts. All drafts that wait are sent together in one transaction.
+//! The queue of drafts. Drafts that wait at the same time are sent together, up to `BATCH_LIMIT` in one transaction.
 //!
 //! Invariants:
 //! - A draft is answered once, after its commit.
-//! - Up to `MAX_BATCHES_RUNNING` batches run at a time: while one waits for its commit, the next is assembled and run
-//!   up to the counter of the event log.
-//! - Two running batches never share an idempotency key. Nor do they share a conversation that their drafts address in
-//!   the same way: by the same two user names, or by the same id. So such drafts keep their order, and neither batch
-//!   waits for the other's rows. A direct conversation may be in both batches if one draft names the recipient and the
-//!   other the id. Then the lock on the conversation's row decides which message comes first.
+//! - Up to `MAX_BATCHES_RUNNING` batches run at a time. While one waits for its commit, the next one is put together and
+//!   runs until it needs the counter of the event log, which the first one holds until its commit.
+//! - Two running batches never contain the same idempotency key.
+//! - Two running batches never contain drafts that name the same conversation in the same way: by the same two user
+//!   names, or by the same id. So such drafts keep their order, and neither batch waits for a row that the other has
+//!   locked. If one draft names a direct conversation by the recipient and another one by the id, the two drafts may be
+//!   in different running batches. Then the lock on the conversation's row decides which message comes first.
 //! - Two drafts with the same idempotency key are never in one batch, so a repeated request that arrives meanwhile
 //!   waits for the first.
 //! - If a batch fails for an unforeseen reason, its drafts are sent again one by one, so that only the draft that
 //!   causes the failure fails.
 //!
-//! The drafts in the queue, and the claims of running batches, outlive the task that empties the queue: a restarted
-//! task continues with them. Each batch runs in a task of its own. That task answers its drafts and releases its
-//! claims, whatever happens to the task of the queue.
+//! If the task that empties the queue fails, the drafts in the queue and the claims of running batches remain, and the
+//! restarted task continues with them. Each batch runs in a task of its own, which answers its drafts and releases its
+//! claims even if the task of the queue fails.
 
 use std::collections::{HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -60,11 +61,12 @@ pub struct SendQueue {
 struct QueuedDraft {
     draft: Draft,
     reply: oneshot::Sender<Result<Answer>>,
-    /// What the draft would wait for in the database: its conversation, and its idempotency key if it has one.
+    /// What the draft locks in the database: its conversation, and its idempotency key if it has one.
     claims: Claims,
 }
 
-/// Hashes of the things that two running batches may not share. A collision only makes a draft wait for a later batch.
+/// Hashes of the conversation and the idempotency key, which two running batches must not share. If two different ones
+/// have the same hash, a draft waits for a later batch, and nothing else happens.
 #[derive(Clone, Copy)]
 struct Claims {
     conversation: u64,
@@ -95,7 +97,7 @@ fn hash(value: impl Hash) -> u64 {
 }
 
 impl SendQueue {
-    /// An empty queue. It is emptied while [`run`](Self::run) runs.
+    /// Creates an empty queue. Drafts are sent while [`run`](Self::run) is running.
     pub fn new(
         db: Db,
         clock: Clock,
@@ -121,7 +123,7 @@ impl SendQueue {
         Self { waiting, metrics, running: Arc::default(), dispatcher: Arc::new(Mutex::new(dispatcher)) }
     }
 
-    /// Empties the queue, as long as it is polled.
+    /// Sends the drafts in the queue, until the returned future is dropped.
     pub async fn run(&self) {
         let mut dispatcher = self.dispatcher.lock().await;
         let _running = self.running.raise();
@@ -195,7 +197,7 @@ impl Dispatcher {
     fn start(&mut self, batch: Vec<QueuedDraft>) {
         self.batches_running += 1;
         let claims = batch.iter().flat_map(|waiting| waiting.claims.all()).collect();
-        // Made first: a panic from here on gives the claims back.
+        // The guard exists before anything that may panic, so a panic releases the claims.
         let claimed = ClaimsGuard { claims, ended: self.ended.clone() };
         tasks::panic_point(PanicPoint::BatchTaken);
         self.metrics.send_batch_size.observe(batch.len() as f64);
@@ -208,7 +210,8 @@ impl Dispatcher {
         span.in_scope(|| tasks::spawn("send-batch", running));
     }
 
-    /// Takes the oldest drafts that conflict with no running batch. No idempotency key is taken twice.
+    /// Takes the oldest drafts for the next batch. Leaves out a draft if a running batch has one of its claims, or if the
+    /// new batch already has its idempotency key.
     fn take_batch(&mut self) -> Vec<QueuedDraft> {
         let mut batch = Vec::new();
         let mut keys = HashSet::new();
@@ -265,8 +268,8 @@ impl BatchSender {
         tasks::panic_point(PanicPoint::BatchCommitted);
         self.recent_sends.keep(&answers);
         for (reply, answer) in replies.into_iter().zip(answers) {
-            // If the caller has gone away, the answer is dropped. A repeated request finds it under its idempotency
-            // key.
+            // If the caller no longer waits, the answer is dropped. The caller can repeat the request and gets the
+            // answer that is stored under its idempotency key.
             drop(reply.send(answer));
         }
     }
@@ -295,15 +298,16 @@ impl BatchSender {
     }
 }
 
-/// The span of a batch lists the requests that it serves. None of them is its parent.
+/// The tracing span of a batch. It lists the ids of all requests in the batch, and has the span of none of them as its
+/// parent.
 fn span_of<'a>(drafts: impl Iterator<Item = &'a Draft> + Clone) -> Span {
     let size = drafts.clone().count();
     let request_ids = request_id::list(drafts.filter_map(|draft| draft.request_id.as_ref()));
-    // Of the highest level, so that log lines of every level show the ids.
+    // A span of level error is enabled at every log level, so all log lines show the ids.
     tracing::error_span!(parent: None, "send_batch", size, %request_ids)
 }
 
-/// Whether each draft of the batch would fail with this error on its own as well.
+/// Whether every draft of the batch would also fail with this error if it were sent alone.
 const fn affects_whole_batch(error: &Error) -> bool {
     matches!(error, Error::Unavailable { .. } | Error::StorageFull)
 }
@@ -311,8 +315,8 @@ const fn affects_whole_batch(error: &Error) -> bool {
 async fn send_batch(db: &Db, batch: &Arc<Batch>) -> Vec<Result<Answer>> {
     let error = match write(db, Arc::clone(batch)).await {
         Ok(answers) => return answers,
-        // The batch now knows that it must check the users again. The PostgreSQL driver has already run it again; the
-        // SQLite driver leaves that to the caller.
+        // Only SQLite returns this error, because the PostgreSQL driver runs a batch again by itself. The first run has
+        // set `recheck_users`, so the second run reads the users again.
         Err(Error::Rerun(_)) => match write(db, Arc::clone(batch)).await {
             Ok(answers) => return answers,
             Err(error) => error,
@@ -323,8 +327,8 @@ async fn send_batch(db: &Db, batch: &Arc<Batch>) -> Vec<Result<Answer>> {
         return vec![Err(error)];
     }
     if affects_whole_batch(&error) {
-        // The batch may have been committed, because the answer to a COMMIT can be lost. So it is never sent again from
-        // here.
+        // The answer to a COMMIT can be lost, so the batch may have been committed. Sending it again could store a
+        // message twice.
         tracing::warn!(%error, "a batch of sends failed; no draft is sent again");
         return (0..batch.len()).map(|_| Err(copy_of(&error))).collect();
     }
