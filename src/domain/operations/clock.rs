@@ -2,13 +2,13 @@
 //!
 //! Invariants:
 //! - On PostgreSQL the time is the database's clock. On SQLite it is the machine's clock.
-//! - If the clock of a node's machine differs from the database's by more than [`MAX_CLOCK_SKEW`], the node deletes
-//!   nothing and sends nothing because of a time. This concerns rows that housekeeping deletes by age, scheduled
-//!   messages, repeated deliveries to webhooks, other nodes' leases on webhooks, and the presence of users on other
-//!   nodes. The node continues to accept and answer requests, by the database's clock.
+//! - If the clock of a node's machine differs from the database's by more than [`MAX_CLOCK_SKEW`], the node does nothing
+//!   that is allowed only after a certain time: it deletes no rows by age, sends no scheduled messages, repeats no
+//!   deliveries to webhooks, takes over no expired leases of other nodes, and removes no users of other nodes from the
+//!   presence. It continues to accept and answer requests, by the database's clock.
 //!
-//! The node does not simply trust the database, because two clocks that agree are rarely both wrong, and a late
-//! deletion does no harm.
+//! The database's clock alone could be wrong, and the node would then delete data too early. Two clocks that agree are
+//! rarely both wrong. A late deletion does no harm, so the node waits until they agree.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,7 +32,8 @@ pub async fn run(app: Arc<App>) {
     let mut read_at = Instant::now();
     let mut log = SkewLog::default();
     loop {
-        // While a machine sleeps, its monotonic clock stops too. Its time is then behind until the next reading.
+        // Between two readings the monotonic clock continues the time. It stops while the machine sleeps. The time is
+        // then behind, so the clocks no longer agree and the database's clock is read immediately.
         if !app.clock.is_trusted() || read_at.elapsed() >= READ_INTERVAL {
             read_at = Instant::now();
             if let Err(error) = renew(&app.db, &app.clock, &app.key_days).await {
@@ -44,8 +45,9 @@ pub async fn run(app: Arc<App>) {
     }
 }
 
-/// Reads the database's clock, and before it the newest day of an idempotency key: by the time the clock goes back, the
-/// node must know the days under which other nodes have stored keys.
+/// Reads the newest day under which an idempotency key is stored, and then the database's clock. The order matters: when
+/// the database's clock was set back, this node must know the days that other nodes have used before it uses the earlier
+/// time.
 async fn renew(db: &Db, clock: &Clock, key_days: &KeyDays) -> Result<()> {
     key_days.learn(db).await?;
     database_clock::read(db, clock).await
@@ -56,7 +58,7 @@ async fn renew(db: &Db, clock: &Clock, key_days: &KeyDays) -> Result<()> {
 struct SkewLog {
     /// When the last line about a difference was written.
     logged_at: Option<Instant>,
-    /// Whether the clocks differed when that line was written, and have not agreed since.
+    /// Whether the clocks have differed since that line was written. The next agreement is then logged.
     differs: bool,
 }
 
