@@ -121,7 +121,7 @@ impl By {
         Self { actor: None, api_key: None, address: None, at }
     }
 
-    /// The same caller, after it has become known which user it is.
+    /// The same caller, as the user that it has turned out to be.
     pub fn known_as(&self, actor: UserId) -> Self {
         Self { actor: Some(actor), ..self.clone() }
     }
@@ -150,8 +150,8 @@ pub async fn record(
     store::identity::audit::insert(conn, &entry).await
 }
 
-/// Writes an entry about an attempt that was refused and therefore has no transaction of its own. If the entry cannot
-/// be written, that is logged, and the caller gets the same answer.
+/// Writes an entry about a refused attempt, in a new transaction, because a refused attempt commits nothing. If the entry
+/// cannot be written, a warning is logged and the answer to the caller stays the same.
 pub async fn record_refusal(app: &App, by: By, action: Action, subject: Option<UserId>, detail: Option<String>) {
     let written = app
         .db

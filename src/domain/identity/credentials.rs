@@ -1,8 +1,8 @@
 //! Authentication: turns the credentials of a request into a principal.
 //!
 //! Invariants:
-//! - The result of a look-up is cached under the hash of the token. It is used only while `revocations` confirms it and
-//!   it has not expired.
+//! - The result of looking up a token is cached under the hash of the token. A cached result is used only if it has not
+//!   expired and no revocation came after it.
 //! - Credentials that are wrong, expired, revoked or of a banned user all fail in the same way.
 
 use std::net::IpAddr;
@@ -26,7 +26,7 @@ use crate::store::identity::users::Account;
 
 /// How long a verified JWT is cached.
 const JWT_TRUSTED_MICROS: i64 = 10 * 1_000_000;
-/// How often the use of credentials is recorded.
+/// The use of credentials is recorded at most once in this time.
 const TOUCH_MICROS: i64 = 60 * 1_000_000;
 
 /// The credentials of a request.
@@ -34,7 +34,7 @@ const TOUCH_MICROS: i64 = 60 * 1_000_000;
 pub struct Credentials {
     /// The token of `Authorization: Bearer`, or of the cookie.
     pub token: Option<String>,
-    /// `X-Act-As`: the user that a caller acts as who is not a user itself.
+    /// `X-Act-As`: the user in whose name the caller acts. Only for callers that are not users: API keys and open access.
     pub act_as: Option<String>,
     /// The network address of the caller.
     pub address: IpAddr,
@@ -157,15 +157,16 @@ async fn jwt(app: &Arc<App>, token: &str, address: IpAddr, mark: Mark, now: Time
             Err(error) => return Err(error),
         }
     }
-    // The case must match: two subjects of the operator's backend that differ only in case are not the same user here.
+    // Names that differ only in case belong to one user here, but to the operator's backend they may be two users. The
+    // case of the subject must therefore match, so that nobody gets access to the account of the other.
     Ok(account.filter(|account| account.may_call() && account.name.user_name == verified.subject).map(|account| {
         KnownCaller {
             mark,
             subject: Revoked::User(account.name.id),
             credential: Credential::Jwt,
             person: Some(Arc::new(account)),
-            // The key of the backend may be withdrawn before the token expires, so the token is verified again every
-            // few seconds.
+            // The operator may withdraw the key that signed the token before the token expires. So the token is verified
+            // again after `JWT_TRUSTED_MICROS`.
             expires_at: verified.expires_at.min(now.plus_micros(JWT_TRUSTED_MICROS)).micros().into(),
             touch_at: Timestamp::MAX.micros().into(),
             ends_at: verified.expires_at,
@@ -181,6 +182,7 @@ async fn account_by_key(app: &App, key: String) -> Result<Option<Account>> {
 /// Finds the user of `X-Act-As`.
 async fn look_up_person(app: &App, name: &str) -> Result<Arc<Account>> {
     let nobody = || Error::invalid("X-Act-As", "user_not_found", "no user has this name");
+    // UTF-8 has at most four bytes for each character.
     if name.len() > users::MAX_USER_NAME_CHARACTERS * 4 {
         return Err(nobody());
     }
@@ -197,8 +199,8 @@ async fn look_up_person(app: &App, name: &str) -> Result<Arc<Account>> {
     Ok(account)
 }
 
-/// Records that credentials are in use, at most once per `TOUCH_MICROS` and outside the request. For a session this
-/// also moves its expiry.
+/// Records that credentials are used, at most once per `TOUCH_MICROS`, in a task of its own, so that the request does not
+/// wait for it. Each record also postpones the expiry of a session.
 fn record_use(app: &Arc<App>, known: &KnownCaller, address: IpAddr) {
     let now = app.clock.now();
     let touch_at = known.touch_at.load(Ordering::Relaxed);

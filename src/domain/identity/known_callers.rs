@@ -1,7 +1,7 @@
-//! A cache of callers. Their credentials are stored under the hash of the token, and users named in `X-Act-As` under
-//! the name.
+//! The cache of callers. The result of looking up a token is stored under its hash, and a user named in `X-Act-As` under
+//! the user name.
 //!
-//! Invariant: an entry is used only if `revocations` confirms that it still holds.
+//! Invariant: an entry is used only if no revocation came after it.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
@@ -20,7 +20,7 @@ const CAPACITY: usize = 100_000;
 
 /// The cached callers.
 pub struct KnownCallers {
-    /// Decides whether a cached entry still holds.
+    /// Decides whether a revocation came after a cached entry.
     pub revocations: Arc<Revocations>,
     pub(in crate::domain) by_token: Cache<SecretHash, Arc<KnownCaller>>,
     pub(in crate::domain) by_name: Cache<String, Arc<KnownPerson>>,
@@ -38,7 +38,7 @@ pub(in crate::domain) struct KnownCaller {
     pub(in crate::domain) subject: Revoked,
     pub(in crate::domain) credential: Credential,
     pub(in crate::domain) person: Option<Arc<Account>>,
-    /// Microseconds since 1970. The use of a session moves it, up to `ends_at`.
+    /// Microseconds since 1970. Each recorded use of a session postpones it, at most to `ends_at`.
     pub(in crate::domain) expires_at: AtomicI64,
     pub(in crate::domain) ends_at: Timestamp,
     /// When it was read. If the clock is set back later, `expires_at` alone would keep the entry valid for too long.

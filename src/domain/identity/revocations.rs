@@ -106,7 +106,7 @@ impl Revocations {
         self.refresh_locked(db).await
     }
 
-    /// Whether something about `subject` that was read under `mark` still holds.
+    /// Whether what was read about `subject` under `mark` may still be used, because no revocation came after it.
     pub fn holds(&self, mark: Mark, subject: Revoked) -> bool {
         let known = self.known();
         mark.generation == known.mark.generation
