@@ -210,7 +210,7 @@ impl App {
 /// key for the hashes of user names.
 ///
 /// # Errors
-/// The operating system has no randomness.
+/// When the operating system cannot provide random bytes.
 pub fn migration_context(clock: &Clock, rng: &Rng) -> Result<migrations::Context> {
     let epoch = hex(&rng.bytes::<8>().map_err(Error::internal)?);
     Ok(migrations::Context { now: clock.now(), epoch, name_key: rng.bytes().map_err(Error::internal)? })

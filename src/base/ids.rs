@@ -77,7 +77,7 @@ impl Rng {
     /// `N` random bytes.
     ///
     /// # Errors
-    /// The operating system has no randomness.
+    /// When the operating system cannot provide random bytes.
     pub fn bytes<const N: usize>(&self) -> Result<[u8; N], std::io::Error> {
         let mut bytes = [0; N];
         match self {

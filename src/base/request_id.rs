@@ -61,7 +61,7 @@ impl RequestIds {
     /// Creates the generator of this process.
     ///
     /// # Errors
-    /// The operating system has no randomness.
+    /// When the operating system cannot provide random bytes.
     pub fn new(rng: &Rng) -> Result<Self, std::io::Error> {
         Ok(Self { process: u64::from_le_bytes(rng.bytes()?), count: AtomicU64::new(1) })
     }
