@@ -1,13 +1,13 @@
 //! Mail: a bounded queue, and one task that sends the mails in it to an SMTP server.
 //!
-//! Mails that wait survive a failure of that task: the restarted task continues with them. Each attempt to deliver a mail runs in
-//! a task of its own, so that it ends exactly once even if the other task fails.
+//! If that task fails, the mails in the queue remain, and the restarted task continues with them. Each attempt to deliver a mail
+//! runs in a task of its own, so that a failure of the other task neither interrupts nor repeats it.
 //!
 //! Invariants:
-//! - [`Mailer::send`] returns at once and never waits for the SMTP server.
+//! - [`Mailer::send`] returns immediately and never waits for the SMTP server.
 //! - Except to a loopback address, no mail and no password is sent over an unencrypted connection.
-//! - Text that a caller chose (address, subject, text) cannot leave its field of the mail. Neither that text, nor the password, nor
-//!   the text of an SMTP answer is logged.
+//! - Text that a caller chose (address, subject, text) cannot add a header, a recipient or an SMTP command. Neither that text, nor
+//!   the password, nor the text of an SMTP answer is logged.
 //! - The queue is in memory, so its mails are lost with the process. Only mails that a user can request again may be sent here.
 
 use std::collections::BTreeMap;
@@ -49,15 +49,15 @@ pub const TEXT_LIMIT_BYTES: usize = 64 << 10;
 const STEP_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long QUIT may take. It is short because the SMTP server has already accepted the mail.
 const QUIT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a mail is tried before it is given up.
+/// How long after a mail was accepted the last attempt to send it may start.
 const RETRY_LIMIT: Duration = Duration::from_secs(600);
 /// The pause after the first failed attempt. Each further failure doubles it.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// The port of submission (RFC 6409).
+/// The default port for `smtp://`: message submission (RFC 6409).
 const SUBMISSION_PORT: u16 = 587;
-/// The port of submission over TLS from the first byte (RFC 8314).
+/// The default port for `smtps://`: message submission with TLS from the first byte (RFC 8314).
 const SUBMISSIONS_PORT: u16 = 465;
 
 /// The operator's settings for mail.
@@ -106,7 +106,7 @@ struct Inner {
     dispatcher: Mutex<Dispatcher>,
 }
 
-/// How mails that wait are treated.
+/// Whether mails are accepted, and how often those in the queue are tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// A mail is tried until [`RETRY_LIMIT`] is over.
@@ -147,13 +147,13 @@ impl Mailer {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Sends mails as long as it is polled, or until [`close`](Self::close) has ended.
+    /// Sends mails until [`close`](Self::close) has ended or the returned future is dropped.
     pub async fn run(&self) {
         let mut dispatcher = self.inner.dispatcher.lock().await;
         dispatcher.run().await;
     }
 
-    /// Queues a mail and returns at once. The mail is sent later. If that does not succeed within 10 minutes, it is given up;
+    /// Queues a mail. The mail is sent later. If that does not succeed within 10 minutes, it is given up;
     /// only the log and the metric `posthaste_mails` show this. A mail can arrive twice, if the SMTP server accepted it but its
     /// answer was lost. Both copies have the same Message-ID. While the task that sends mails is restarted, mails are accepted and
     /// wait.
@@ -163,7 +163,8 @@ impl Mailer {
     /// [`Mailer::close`].
     pub fn send(&self, mail: Mail) -> Result<()> {
         let message = self.inner.encode(mail)?;
-        // Held until the end of the function. So `close` starts either before this mail has a permit or after it is queued.
+        // This read lock is held until the end of the function. So `close` changes the phase before it is taken, or after the mail is
+        // queued.
         let phase = self.inner.phase.borrow();
         if *phase != Phase::Open {
             return Err(Error::unavailable("the server is stopping and accepts no more mail"));
@@ -180,7 +181,7 @@ impl Mailer {
     }
 
     /// Accepts no more mails, tries each mail that waits once more without a pause, and gives up those that are not sent within
-    /// `limit`. A second call returns at once.
+    /// `limit`. A second call returns immediately.
     pub async fn close(&self, limit: Duration) {
         let is_first_call = self.inner.phase.send_if_modified(|phase| {
             let is_open = *phase == Phase::Open;
@@ -238,8 +239,8 @@ impl Inner {
             .singlepart(SinglePart::builder().header(ContentType::TEXT_PLAIN).body(body))
             .map_err(Error::internal)?;
         let mut bytes = message.formatted();
-        // The end mark of SMTP starts with a line end, which also ends the last line. With two line ends, the mail would get an
-        // empty line at its end.
+        // SMTP ends a mail with CRLF, a full stop and CRLF. The first CRLF also ends the last line of the mail. With another CRLF
+        // before it, the mail would end with an empty line.
         if bytes.ends_with(b"\r\n") {
             bytes.truncate(bytes.len() - 2);
         }
@@ -282,7 +283,7 @@ struct Dispatcher {
     metrics: Arc<Metrics>,
     queue: mpsc::Receiver<QueuedMail>,
     phase: watch::Receiver<Phase>,
-    /// Mails by the time of their next attempt. The number keeps two mails with the same time apart.
+    /// Mails by the time of their next attempt. The number distinguishes mails with the same time.
     due: BTreeMap<(Instant, u64), QueuedMail>,
     /// The last number used in `due`.
     last_number: u64,
@@ -404,7 +405,8 @@ impl Dispatcher {
 
     /// Counts a mail that was sent or given up, and returns its permit. Returns false if [`Mailer::close`] has already counted it.
     fn end(&self, mail: QueuedMail, outcome: &'static str) -> bool {
-        // `close` counts the missing permits under the lock that this function holds, so each mail is counted exactly once.
+        // `close` counts the permits in use under the write lock of `phase`. This read lock keeps it out, so each mail is counted
+        // exactly once.
         let phase = self.phase.borrow();
         let is_counted = *phase == Phase::Closed;
         if !is_counted {
@@ -457,7 +459,8 @@ impl Failure {
         } else {
             source()
         };
-        // The client refuses by itself if the server offers no STARTTLS or no way to log in. Another attempt would fail too.
+        // `is_client`: the SMTP client itself refuses, because the server offers no STARTTLS or no usable way to log in. Another
+        // attempt would fail too.
         Self { is_permanent: error.is_permanent() || error.is_client(), reason }
     }
 }
