@@ -299,7 +299,7 @@ impl Live {
             }
             let now = self.app.clock.now();
             // A row with a time in the future does not count. After the clock was set back, this server's row has one, so it is
-            // renewed at once.
+            // renewed immediately.
             let set_back = now.micros() < last.micros() - MAX_CLOCK_SKEW_MICROS;
             last = now;
             let work = async {

@@ -170,7 +170,7 @@ impl Queue {
         }
     }
 
-    /// Waits for a change. Returns at once if one came since the last call.
+    /// Waits for a change. Returns immediately if one came since the last call.
     pub async fn changed(&self) {
         self.changed.notified().await;
     }

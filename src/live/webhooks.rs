@@ -186,7 +186,7 @@ impl WebhookWorker {
     }
 
     /// Renews the lease if necessary, queues new events, and starts the deliveries that are due. Returns whether to
-    /// call this again at once, because more events wait in the event log.
+    /// call this again immediately, because more events wait in the event log.
     async fn step(
         &self,
         id: WebhookId,

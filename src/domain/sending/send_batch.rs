@@ -551,7 +551,7 @@ impl ResolvedDraft<'_> {
     }
 
     fn become_message(self, head: &Head) -> Sent {
-        // A note to oneself is delivered and read at once.
+        // A note to oneself is delivered and read when it is sent.
         let to_oneself = self.recipient.as_ref().is_some_and(|recipient| recipient.id == self.sender.id);
         let reached_at = to_oneself.then_some(head.last_sent_at);
         Sent {

@@ -97,9 +97,9 @@ pub struct Decision {
 /// The state of a caller's quota after a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QuotaState {
-    /// The burst: the number of requests that are allowed together after a pause.
+    /// The burst: how many requests the caller may make without waiting after a pause.
     pub limit: u32,
-    /// The number of requests that are allowed together now.
+    /// How many requests the caller may make now without waiting.
     pub remaining: u32,
     /// Seconds until `remaining` equals `limit` again, rounded up.
     pub reset_s: u32,

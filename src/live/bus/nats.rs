@@ -135,7 +135,7 @@ impl Connection {
     }
 }
 
-/// Handles the messages that are received, as long as it is polled.
+/// Handles the messages that are received, until the subscription ends.
 pub async fn receive(mut messages: Subscriber, bus: &Bus, live: &Live) {
     while let Some(message) = messages.next().await {
         bus.handle(live, &message.payload);

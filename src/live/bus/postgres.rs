@@ -12,7 +12,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// After a connection that lasted this long, the next pause is [`FIRST_PAUSE`] again.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 
-/// Receives and handles messages as long as it is polled. Connects again when the connection is lost.
+/// Receives and handles messages until the returned future is dropped. Connects again when the connection is lost.
 pub async fn receive(url: &str, bus: &Bus, live: &Live) {
     let mut pause = FIRST_PAUSE;
     loop {
