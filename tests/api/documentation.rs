@@ -58,7 +58,7 @@ async fn run_document(place: &Place, document: &str, at_least: usize) {
         }
         let Some(printed) = shell.run(&at, &block.text) else { continue };
         run += 1;
-        // Only a block that follows directly, without a line between, is the result.
+        // A block is the expected result only if it follows directly, without a line between.
         let behind = block.line + block.text.lines().count() + 2;
         match blocks.get(index + 1).filter(|next| next.line == behind) {
             Some(next) if next.language == "json" => assert_json(&at, &next.text, &printed),

@@ -1,5 +1,5 @@
-//! Any sequence of calls gets the same answers from both databases, and they are the answers of a model that is too simple to
-//! be wrong.
+//! Property test: a server on SQLite and a server on PostgreSQL give the same answers to any sequence of calls. The answers are
+//! those of a model, which is so simple that a reader can see that it is right.
 
 mod model;
 
@@ -25,8 +25,8 @@ const MINUTE: i64 = 60_000_000;
 const DAY: i64 = 24 * 60 * MINUTE;
 const START: &str = "2026-11-22T08:30:00Z";
 
-/// One step of a sequence. A user is a number: below [`PEOPLE`] an existing user, above it the same users in capital letters,
-/// and [`PEOPLE`] itself an unknown user.
+/// One step of a sequence. A user is given by a number. A number below [`PEOPLE`] is an existing user, [`PEOPLE`] is an unknown
+/// user, and a number above it is one of the existing users, with the name in capital letters.
 #[derive(Clone, Debug)]
 enum Call {
     Send(Send),
@@ -39,7 +39,7 @@ enum Call {
         seq: u8,
     },
     MoveClock(i64),
-    /// Moves the clock to the nearest midnight and by this many microseconds beside it.
+    /// Moves the clock to this many microseconds after the nearest midnight, or before it if the number is negative.
     GoToMidnight(i64),
 }
 
@@ -56,7 +56,7 @@ struct Send {
 #[derive(Clone, Debug)]
 enum Target {
     Person(u8),
-    /// A conversation of this case, by number. If there are fewer, an unknown one.
+    /// A conversation of this case, by number. If the case has no conversation with this number, one that does not exist.
     Conversation(u8),
 }
 
@@ -81,7 +81,7 @@ enum Window {
     Between(Moment, Moment),
 }
 
-/// The time of a message, or a time near it, where windows are most likely to be wrong.
+/// The time of a message plus `beside_micros`. A time window is most likely to be wrong if it begins or ends near a message.
 #[derive(Clone, Debug)]
 struct Moment {
     message: u8,
@@ -97,7 +97,7 @@ fn acting() -> impl Strategy<Value = Option<u8>> {
 }
 
 fn send() -> impl Strategy<Value = Call> {
-    // The caller, and the sender that the body names.
+    // The user in `X-Act-As`, and the sender that the body names.
     let sender = prop_oneof![
         12 => person().prop_map(|sender| (None, Some(sender))),
         3 => person().prop_map(|acting| (Some(acting), None)),
@@ -135,7 +135,7 @@ fn list() -> impl Strategy<Value = Call> {
 fn call() -> impl Strategy<Value = Call> {
     let read =
         (acting(), 0..8_u8, 0..8_u8).prop_map(|(acting, conversation, seq)| Call::Read { acting, conversation, seq });
-    // Moves back by minutes at most, so that a sequence does not go back by a day.
+    // One step goes back by at most 20 minutes, so that a sequence does not go back by a day.
     let step = prop_oneof![4 => 1..1_000_000_i64, 3 => -20 * MINUTE..0, 2 => 0..40 * MINUTE, 1 => 0..12 * DAY];
     let repeat = (0..16_u8).prop_map(Call::Repeat);
     prop_oneof![8 => send(), 2 => repeat, 3 => list(), 1 => read, 4 => step.prop_map(Call::MoveClock),
@@ -159,9 +159,10 @@ fn both_databases_answer_any_sequence_of_calls_as_the_model_does() {
     let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
     let runs = AtomicU32::new(0);
     let outcome = runner.run(&vec(call(), 1..=CALLS), |calls| {
-        // No user is in two cases, so that each case begins empty.
+        // Each case has users of its own, so it begins without messages.
         let run = runs.fetch_add(1, Ordering::Relaxed);
-        // Each case is later than the ones before, because keys are kept longer after a clock was set back by days.
+        // Each case starts 30 days after the end of the one before. If it started at `START` again, the clock would go back by
+        // days, and the servers would keep idempotency keys longer than the model expects.
         servers.micros.fetch_add(30 * DAY, Ordering::Relaxed);
         runtime.block_on(check(&servers, run, &calls));
         Ok(())
@@ -310,7 +311,7 @@ impl Servers {
         Timestamp::from_micros(self.micros.load(Ordering::Relaxed))
     }
 
-    /// The answer of both servers, which must be equal.
+    /// Sends the request to both servers, asserts that their answers are equal, and returns the answer.
     async fn ask(&self, method: Method, target: &str, request: &Request) -> Answer {
         let ask = async |server: &Server| {
             let mut asked = server.request(method.clone(), target);
@@ -330,7 +331,7 @@ impl Servers {
     }
 }
 
-/// The parts of an answer that must be equal: everything except the request id.
+/// The parts of an answer that must be equal: everything except the request id, and the headers `Date` and `Content-Length`.
 fn comparable(answer: &Answer) -> (u16, Value, Vec<(String, String)>) {
     let mut body = answer.json();
     if let Some(document) = body.as_object_mut() {

@@ -2,7 +2,7 @@
  * A wrong clock for one program and the programs that it starts, as a library for LD_PRELOAD.
  *
  * The file that POSTHASTE_CLOCK_SHIFT names holds one 64-bit integer in the machine's byte order: the seconds by which
- * the time of day is wrong. The file is mapped, so a write to it changes the clock at once. Clocks that cannot be set
+ * the time of day is wrong. The file is mapped, so a write to it changes the clock immediately. Clocks that cannot be set
  * (CLOCK_MONOTONIC, CLOCK_BOOTTIME) stay right.
  */
 #define _GNU_SOURCE

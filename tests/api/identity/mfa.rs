@@ -324,7 +324,7 @@ both!(a_missing_code_is_no_failure_and_a_wrong_code_is_one, async |place| {
     }
     log_in(&server, None).await.problem(429, "too_many_attempts");
     hand.fetch_add(1_000_000, Ordering::Relaxed);
-    // A missing code starts no delay either: the next attempt is allowed at once.
+    // A missing code starts no delay either: the next attempt is allowed immediately.
     log_in(&server, None).await.problem(401, "mfa_required");
     hand.fetch_add(STEP, Ordering::Relaxed);
     log_in(&server, None).await.problem(401, "mfa_required");

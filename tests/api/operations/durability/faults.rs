@@ -1,4 +1,5 @@
-//! The disk refuses writes: it is full, or a file may not grow. SQLite only, where the server itself writes.
+//! The disk refuses writes: it is full, or a file may not grow. These tests run on SQLite only, because there the server
+//! itself writes the files of the database.
 
 use std::process::Command;
 
@@ -35,11 +36,12 @@ fn sends_are_refused_while_a_file_may_not_grow() {
 
 #[test]
 fn sends_are_refused_while_the_disk_is_full() {
-    // Which writes to the log fail, by number: long after the start, and enough to fail many commits.
+    // The 1,500th to the 1,560th write to the write-ahead log fail. By then the server has started and messages are being
+    // sent. So many failing writes make several commits fail.
     run_with_fault("inject=write,pwrite64:error=ENOSPC:when=1500..1560", &[(507, "storage_full")]);
 }
 
-/// Makes some calls on the write-ahead log fail under load.
+/// Runs the server under strace, which makes some system calls on the write-ahead log fail, and sends messages meanwhile.
 fn run_with_fault(fault: &'static str, refusals: &'static [(u16, &'static str)]) {
     run(async |place| {
         let wal = place.folder.path().join("posthaste.db-wal").display().to_string();
@@ -57,7 +59,8 @@ fn run(test: impl AsyncFnOnce(&Place)) {
     crate::support::run(Kind::Sqlite, test);
 }
 
-/// Asserts that every refusal is one of these, and that accepted messages are stored, also after a kill.
+/// Asserts that every refused send got a status and code from `refusals` and is not stored. Asserts that accepted messages are
+/// stored, also after the server is killed.
 async fn check(place: &Place, server: Process, mut attempts: Vec<Attempt>, refusals: &[(u16, &str)]) {
     let refused: Vec<&Attempt> = attempts.iter().filter(|attempt| attempt.refused().is_some()).collect();
     let there = stored(place).await;
@@ -66,7 +69,7 @@ async fn check(place: &Place, server: Process, mut attempts: Vec<Attempt>, refus
         let (status, code) =
             refusals.iter().find(|(status, _)| answer.status == *status).copied().unwrap_or(refusals[0]);
         answer.problem(status, code);
-        assert!(!there.contains_key(&attempt.body), "{} was refused and is stored", attempt.body);
+        assert!(!there.contains_key(&attempt.body), "{} was refused, but is stored", attempt.body);
     }
     println!("{} of {} sends refused", refused.len(), attempts.len());
     assert_kept(place, &attempts).await;
@@ -80,7 +83,7 @@ async fn check(place: &Place, server: Process, mut attempts: Vec<Attempt>, refus
     server.terminate().await;
 }
 
-/// Limits the size of files that a process may write, from now on.
+/// Sets the limit of the running process for the size of a file, in bytes or `unlimited`.
 fn limit_file_size(server: &Process, bytes: &str) {
     let id = server.id().unwrap();
     let status = Command::new("prlimit").args(["--pid", &id.to_string(), &format!("--fsize={bytes}:")]).status();
