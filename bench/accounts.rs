@@ -1,9 +1,9 @@
 //! The cost of accounts: requests with credentials compared with the same requests under open access, and the time of a failed
 //! log-in for a name with an account and for a name without one.
 //!
-//! Invariant: one server answers the same requests in turns, without credentials and with them, so that the rates differ by
-//! nothing else. The sessions and the API key are written directly into the database, because logging in a thousand users would
-//! measure argon2.
+//! Invariant: one server answers the same requests in alternating turns, without and with credentials. So the credentials are the
+//! only difference between the rates. The sessions and the API key are written directly into the database, because logging in a
+//! thousand users would measure argon2.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -63,7 +63,7 @@ impl<'a> Callers<'a> {
         })
     }
 
-    /// Runs each kind of caller in turn, with open access before and after them.
+    /// Runs a turn of each kind of caller, one after another, with a turn of open access before and after these.
     fn compare(&self, what: &str, run: impl Fn(&Caller<'_>) -> Outcome<Measured>) -> Outcome<Vec<Figure>> {
         let mut secured = [
             ("a session each", Caller::Session(self.credentials), Vec::new()),

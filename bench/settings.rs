@@ -122,7 +122,7 @@ impl Settings {
     }
 }
 
-/// The measurement with the highest rate of several ones.
+/// Of several measurements, the one with the highest rate.
 pub struct Best {
     name: &'static str,
     pub measured: Measured,

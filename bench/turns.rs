@@ -1,5 +1,5 @@
 //! Compares a load with another load, its limit, in short alternating runs, called turns. The speed of a shared machine can
-//! change by more than a tenth within seconds. So each turn is compared only with the turns of its limit directly before and
+//! change by more than a tenth within seconds. So each turn is compared only with the nearest turns of its limit before and
 //! after it. The result is the median of these ratios.
 
 use std::time::Duration;
