@@ -153,18 +153,17 @@ impl Mailer {
         dispatcher.run().await;
     }
 
-    /// Queues a mail. The mail is sent later. If that does not succeed within 10 minutes, it is given up;
-    /// only the log and the metric `posthaste_mails` show this. A mail can arrive twice, if the SMTP server accepted it but its
-    /// answer was lost. Both copies have the same Message-ID. While the task that sends mails is restarted, mails are accepted and
-    /// wait.
+    /// Queues a mail. The mail is sent later. If that does not succeed within 10 minutes, the mail is given up, and only the log
+    /// and the metric `posthaste_mails` show this. A mail can arrive twice, if the SMTP server accepted it but its answer was lost.
+    /// Both copies have the same Message-ID. While the task that sends mails is restarted, mails are accepted and wait.
     ///
     /// # Errors
     /// [`Error::Invalid`] if a field of the mail is not valid; [`Error::Unavailable`] if too many mails wait, or after
     /// [`Mailer::close`].
     pub fn send(&self, mail: Mail) -> Result<()> {
         let message = self.inner.encode(mail)?;
-        // This read lock is held until the end of the function. So `close` changes the phase before it is taken, or after the mail is
-        // queued.
+        // This read lock is held until the end of the function. So `close` changes the phase before the lock is taken, or after the
+        // mail is queued.
         let phase = self.inner.phase.borrow();
         if *phase != Phase::Open {
             return Err(Error::unavailable("the server is stopping and accepts no more mail"));

@@ -4,8 +4,8 @@
 //! - On PostgreSQL the time is the database's clock. On SQLite it is the machine's clock.
 //! - If the clock of a node's machine differs from the database's by more than [`MAX_CLOCK_SKEW`], the node does nothing
 //!   that is allowed only after a certain time: it deletes no rows by age, sends no scheduled messages, repeats no
-//!   deliveries to webhooks, takes over no expired leases of other nodes, and removes no users of other nodes from the
-//!   presence. It continues to accept and answer requests, by the database's clock.
+//!   deliveries to webhooks, takes over no expired leases of other nodes, and does not remove the presence of users on
+//!   other nodes. It continues to accept and answer requests, by the database's clock.
 //!
 //! The database's clock alone could be wrong, and the node would then delete data too early. Two clocks that agree are
 //! rarely both wrong. A late deletion does no harm, so the node waits until they agree.
@@ -32,8 +32,8 @@ pub async fn run(app: Arc<App>) {
     let mut read_at = Instant::now();
     let mut log = SkewLog::default();
     loop {
-        // Between two readings the monotonic clock continues the time. It stops while the machine sleeps. The time is
-        // then behind, so the clocks no longer agree and the database's clock is read immediately.
+        // Between two readings the monotonic clock continues the time. That clock stops while the machine sleeps. If the
+        // time is so far behind afterwards that it is not trusted, the database's clock is read immediately.
         if !app.clock.is_trusted() || read_at.elapsed() >= READ_INTERVAL {
             read_at = Instant::now();
             if let Err(error) = renew(&app.db, &app.clock, &app.key_days).await {
