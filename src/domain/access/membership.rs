@@ -12,7 +12,8 @@ pub use crate::store::conversations::members::Role;
 use crate::store::conversations::members::Standing;
 use crate::store::db::Conn;
 
-/// Most members of a conversation in which each message shows whether all members have received and read it.
+/// The maximum number of members of a conversation in which each message shows whether all members have received and read
+/// it.
 pub const RECEIPTS_MEMBER_LIMIT: i64 = 100;
 
 /// The access of a viewer to a conversation: that of a member, or that of a viewer who may see everything.

@@ -12,7 +12,7 @@ use crate::domain::access::viewer::Viewer;
 use crate::store;
 use crate::store::db::Conn;
 
-/// Most members of a conversation in which typing is published.
+/// The maximum number of members of a conversation in which typing is published.
 pub const MEMBER_LIMIT: i64 = 100;
 /// How long a notice is valid.
 const VALID_MICROS: i64 = 5_000_000;

@@ -121,7 +121,7 @@ impl By {
         Self { actor: None, api_key: None, address: None, at }
     }
 
-    /// The same caller, as the user that it has turned out to be.
+    /// The same caller with its user, once that is known.
     pub fn known_as(&self, actor: UserId) -> Self {
         Self { actor: Some(actor), ..self.clone() }
     }

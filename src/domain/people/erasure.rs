@@ -239,8 +239,8 @@ async fn clean_batch(
     let lock = store::conversations::conversations::lock_one(conn, conversation).await?;
     let traces = store::people::erasure::traces(conn, conversation, erasure.user, after, BATCH_ROWS).await?;
     let Some(last) = traces.last().filter(|_| lock) else { return Ok(None) };
-    // The stored answer to a message shows the names of both users, whoever sent it. So all stored answers of the
-    // conversation are emptied.
+    // The stored answer to a message shows the names of its sender and of its recipient. So all stored answers of the
+    // conversation are emptied, also those to messages of the other user.
     let keys: Vec<_> = traces.iter().filter_map(|trace| trace.key).collect();
     store::shared::idempotency::blank(conn, &keys).await?;
     let own: Vec<i64> =

@@ -21,11 +21,11 @@ use crate::store::people::presence as rows;
 pub use crate::store::people::presence::State;
 use crate::store::people::presence::{LastSeen, Presence};
 
-/// Most members of a conversation whose members see each other's presence.
+/// The maximum number of members of a conversation whose members see each other's presence.
 pub const MEMBER_LIMIT: i64 = 100;
-/// Maximum number of users to whom a change of one user's presence is published.
+/// The maximum number of users to whom a change of one user's presence is published.
 pub const AUDIENCE_LIMIT: i64 = 100;
-/// Maximum number of users whose presence is written in one transaction.
+/// The maximum number of users whose presence is written in one transaction.
 pub const BATCH: usize = 500;
 /// How long the presence on a server is valid after the server last renewed its row: 90 s.
 const SERVER_VALID_MICROS: i64 = 90_000_000;
@@ -74,7 +74,7 @@ async fn may_see(conn: &mut Conn, viewer: Viewer, user: UserId) -> Result<bool> 
     Ok(!between.friends.is_empty() || rows::share_conversation(conn, person, user, MEMBER_LIMIT).await?)
 }
 
-/// The presence of a user as a viewer sees it for whom [`may_see`] is true. If one of the two blocks the other, the user
+/// The presence of a user, as seen by a viewer for whom [`may_see`] is true. If one of the two blocks the other, the user
 /// appears to have gone offline when the block began. The time at which they were last seen before the block stays
 /// visible, because hiding it would reveal the block.
 async fn visible_to(conn: &mut Conn, viewer: Viewer, user: UserId, now: Timestamp) -> Result<Seen> {

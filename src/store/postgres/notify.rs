@@ -22,7 +22,7 @@ pub const MAX_BYTES: usize = 7_900;
 /// Most received texts that wait for [`Listener::next`]. When that many wait, this node stops reading from the connection, and
 /// PostgreSQL keeps further texts.
 const RECEIVED_LIMIT: usize = 1_024;
-/// How long nothing may arrive before the connection is tested with an empty query.
+/// The time without a text after which the connection is tested with an empty query.
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 /// How long the answer to that test may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);

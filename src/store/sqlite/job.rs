@@ -64,7 +64,7 @@ impl<C> Job<C> {
         !self.reply.is_closed()
     }
 
-    /// Answers the caller, who may have gone away.
+    /// Answers the caller. If the caller no longer waits, the answer is dropped.
     pub fn answer(self) {
         drop(self.reply.send(self.unit));
     }
