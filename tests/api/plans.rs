@@ -57,7 +57,7 @@ const ONE_DATABASE: &[(&str, &str, &[Kind], &str)] = &[
     ),
 ];
 
-/// Tables that stay small, whatever happens on the server.
+/// Tables that stay small on every server, and why.
 const SMALL_TABLES: &[(&str, &str)] = &[
     ("event_log", "one row"),
     ("server_state", "one row"),

@@ -1,7 +1,7 @@
 //! Units of work that fail, hang or are dropped in the middle.
 //!
 //! Promise: only successful work is committed, events keep their order, and nothing keeps running on the database for a caller
-//! that has gone away.
+//! that no longer waits.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -182,7 +182,7 @@ impl Stream {
     }
 }
 
-/// A reader of all events that reconnects with its cursor whatever happens to the server.
+/// A reader of all events. When its connection ends for any reason, it connects again with its cursor.
 pub struct Follower {
     shared: Arc<Mutex<Followed>>,
     task: JoinHandle<()>,

@@ -16,7 +16,8 @@ const WAL_CALLS: &str = "write,pwrite64,fsync,fdatasync";
 #[test]
 fn sends_are_refused_while_a_file_may_not_grow() {
     run(async |place| {
-        // The shell ignores the signal SIGXFSZ, so that a write beyond the limit fails with EFBIG.
+        // The shell that starts the server ignores SIGXFSZ, and the server inherits this. So a write beyond the limit fails
+        // with EFBIG and does not end the server.
         let wrapping = Wrapping { preamble: "trap '' XFSZ", ..Wrapping::default() };
         let server = Process::start_wrapped(place, wrapping).await;
         let load = Load::start(server.address, "limited");
