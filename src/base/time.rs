@@ -17,8 +17,8 @@ use time::format_description::well_known::Rfc3339;
 
 const MICROS_PER_SECOND: i64 = 1_000_000;
 const MICROS_PER_DAY: i64 = 86_400 * MICROS_PER_SECOND;
-/// The largest accepted difference between the clocks of the machine and of the database. With a larger one, one of the two
-/// clocks is wrong and nobody knows which, so the server deletes no expired data and sends no scheduled messages.
+/// The largest accepted difference between the clocks of the machine and of the database. If the difference is larger, one of
+/// the clocks is wrong, and the server cannot know which. So it deletes no expired data and sends no scheduled messages.
 pub const MAX_CLOCK_SKEW: Duration = Duration::from_secs(60);
 /// [`MAX_CLOCK_SKEW`] in microseconds.
 pub const MAX_CLOCK_SKEW_MICROS: i64 = MAX_CLOCK_SKEW.as_secs() as i64 * MICROS_PER_SECOND;
@@ -159,8 +159,8 @@ fn machine_time() -> Timestamp {
     Timestamp::from_micros(i64::try_from(since_1970.as_micros()).unwrap_or(i64::MAX))
 }
 
-/// The clock of the database. It is read from time to time. Between two readings the monotonic clock of the machine, which
-/// nobody can set, continues it.
+/// The clock of the database. It is read from time to time. Between two readings, the machine's monotonic clock continues the
+/// time. That clock cannot be set.
 #[derive(Debug)]
 pub struct DatabaseClock {
     started: Instant,

@@ -27,7 +27,7 @@ pub enum Access {
 /// The scopes of an API key. No scope includes another one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Scopes {
-    /// May read what the user it acts as may read, or everything if it acts as nobody.
+    /// May read what the user in whose name it acts may read, or everything if it acts as no user.
     pub read: bool,
     /// May write on the same terms.
     pub write: bool,
@@ -133,7 +133,7 @@ impl Principal {
     }
 
     /// Whether the caller may administer the server: a user with the role `admin`, or an API key with the scope `admin`
-    /// that acts as nobody. An API key that acts as an administrator needs the scope as well.
+    /// that acts as no user. An API key that acts as an administrator needs the scope as well.
     pub fn is_admin(&self) -> bool {
         self.scopes().admin && self.person.as_ref().is_none_or(|account| account.role == Role::Admin)
     }
@@ -143,7 +143,7 @@ impl Principal {
         self.person().map_or(Viewer::Everything, |person| Viewer::Person(person.id))
     }
 
-    /// Whether the caller acts as nobody, and therefore sees everything.
+    /// Whether the caller is no user and acts as none, and therefore sees everything.
     pub const fn sees_everything(&self) -> bool {
         self.person.is_none()
     }
@@ -164,7 +164,7 @@ impl Principal {
     }
 
     /// Checks that the caller could be some user or an administrator. Call it before looking up any user: an API key
-    /// that acts as nobody and lacks the scope `admin` must not learn which users exist.
+    /// that acts as no user and lacks the scope `admin` must not learn which users exist.
     ///
     /// # Errors
     /// 403 `not_your_account`.
@@ -183,8 +183,8 @@ impl Principal {
         Err(not_your_account())
     }
 
-    /// The scope within which the caller's idempotency keys are unique: the user, whatever the credentials; the API key
-    /// if it acts as nobody; a single scope for open access.
+    /// The scope within which the caller's idempotency keys are unique: the user, with any credentials; otherwise the API
+    /// key, or a single scope for open access.
     pub fn idempotency_scope(&self) -> String {
         match (self.person(), self.credential) {
             (Some(person), _) => format!("user:{}", person.id.0),
@@ -206,7 +206,7 @@ impl Principal {
     /// Resolves the user name in a path: `me` stands for the caller's own name.
     ///
     /// # Errors
-    /// 403 `act_as_required` for `me` if the caller acts as nobody.
+    /// 403 `act_as_required` for `me` if the caller acts as no user.
     pub fn resolve<'a>(&'a self, user_name: &'a str) -> Result<&'a str> {
         if user_name == "me" { Ok(&self.require_person()?.user_name) } else { Ok(user_name) }
     }

@@ -7,7 +7,7 @@ use crate::base::ids::UserId;
 pub enum Viewer {
     /// A user, who sees what a member of the conversation may see.
     Person(UserId),
-    /// A caller that acts as nobody, such as an API key of the operator. It sees everything.
+    /// A caller that acts as no user, such as an API key of the operator. It sees everything.
     Everything,
 }
 

@@ -37,9 +37,9 @@ use crate::store::db::Conn;
 use crate::store::events::events::{self, NewEvent};
 use crate::store::messages::messages::Action;
 
-/// Maximum number of members of a group.
+/// The maximum number of members of a group.
 pub const MAX_MEMBERS: i64 = 10_000;
-/// Maximum number of users who can be added in one request.
+/// The maximum number of users who can be added in one request.
 pub const MAX_ADDED: usize = 1_000;
 const LIST: &str = "members";
 

@@ -106,8 +106,8 @@ struct NewAccount {
     once: Once<User>,
 }
 
-/// Creates an account. Anybody may create their own if registration is open. Administrators, and callers that act as
-/// nobody with an API key, may create one for anybody, and may omit the password.
+/// Creates an account. Anybody may create their own if registration is open. Administrators, and API keys that act as no
+/// user, may create one for anybody, and may omit the password.
 ///
 /// # Errors
 /// 403 `insufficient_scope`, `registration_closed`; 422 with every field that is wrong; 409 `user_name_taken`,

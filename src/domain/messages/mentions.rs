@@ -17,7 +17,7 @@ use crate::store::db::Conn;
 use crate::store::messages::mentions::Mention;
 use crate::store::messages::messages::{Kind, Message};
 
-/// Maximum number of users mentioned by one message. Further names are plain text.
+/// The maximum number of users whom one message mentions. Further names are plain text.
 pub const MAX_MENTIONS: usize = 50;
 /// Maximum number of places with an `@` that are examined in one message, whether or not a name follows.
 const MAX_PLACES: usize = 500;

@@ -114,8 +114,8 @@ impl Tails {
         Ok(pages)
     }
 
-    /// Renders again the messages that a reader has reacted to, because cached messages mark nobody's reactions as their
-    /// own. If there are no reactions, the database is not asked.
+    /// Renders again the messages to which a reader has reacted, because a cached message does not mark which reactions are
+    /// the reader's own. If there are no reactions, the database is not asked.
     ///
     /// # Errors
     /// Errors of the database.

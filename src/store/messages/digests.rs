@@ -1,6 +1,6 @@
 //! Digests of messages and of their earlier bodies. They reveal damage to a stored row.
 //!
-//! A digest is XXH3-64. It reveals accidents (a flipped bit, a row under another key). It does not protect against somebody
+//! A digest is XXH3-64. It reveals accidents (a flipped bit, a row under another key). It does not protect against an attacker
 //! who can write into the database.
 //!
 //! Invariants: a statement that writes a column covered by a digest also writes the digest, or NULL when it cannot compute
