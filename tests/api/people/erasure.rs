@@ -188,7 +188,7 @@ both!(ids_and_names_are_never_used_again, async |place| {
     taken(&server).await;
     let by_hand = posthaste(place, &["admin", "create-user", "--user-name", "LAST.one"]);
     assert_eq!(by_hand.status.code(), Some(1));
-    assert!(text(&by_hand).contains("taken"), "{}", text(&by_hand));
+    assert!(text(&by_hand).contains("in use or was used before"), "{}", text(&by_hand));
     let file = place.folder.path().join("backup");
     let file = file.to_str().unwrap();
     assert!(posthaste(place, &["backup", file]).status.success());
