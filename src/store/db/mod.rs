@@ -8,9 +8,9 @@ pub mod progress;
 pub(in crate::store) mod words;
 
 use std::panic::Location as CodeLocation;
-use std::pin::Pin;
 use std::time::{Duration, Instant};
 
+use futures_util::future::BoxFuture;
 use tracing::Instrument as _;
 
 use super::driver::environment::{Environment, Location, Work};
@@ -141,7 +141,7 @@ impl Db {
         purpose: Purpose,
         caller: &'static CodeLocation<'static>,
         unit: Box<dyn Unit<Conn>>,
-    ) -> Pin<Box<dyn Future<Output = Result<Box<dyn Unit<Conn>>>> + Send + '_>> {
+    ) -> BoxFuture<'_, Result<Box<dyn Unit<Conn>>>> {
         let source = std::fmt::from_fn(|formatter| write!(formatter, "{}:{}", caller.file(), caller.line()));
         let span = tracing::debug_span!("unit_of_work", kind = purpose.name(), %source);
         let started = (!span.is_disabled()).then(Instant::now);
