@@ -292,11 +292,11 @@ mod tests {
             (ServeOptions { jwt_audience: None, ..jwks("keys.json") }, "JWTs need --jwt-audience"),
             (ServeOptions { jwt_audience: Some(String::new()), ..jwks("keys.json") }, "--jwt-audience is empty"),
             (jwks(""), "--jwt-jwks is empty"),
-            (jwks("http://example.org/jwks.json"), "must be https"),
-            (jwks("http://127.0.0.1.example.org/jwks.json"), "must be https"),
-            (jwks("http://localhost@example.org/jwks.json"), "must be https"),
-            (jwks("https://user:word@example.org/jwks.json"), "user name or password"),
-            (jwks("ftp://example.org/jwks.json"), "must be a file or an https URL"),
+            (jwks("http://example.org/jwks.json"), "must use https"),
+            (jwks("http://127.0.0.1.example.org/jwks.json"), "must use https"),
+            (jwks("http://localhost@example.org/jwks.json"), "must use https"),
+            (jwks("https://user:word@example.org/jwks.json"), "must not contain a user name or a password"),
+            (jwks("ftp://example.org/jwks.json"), "must be the path of a file, or a URL with https"),
             (jwks("https://"), "not a URL"),
         ];
         for (options, sentence) in wrong {

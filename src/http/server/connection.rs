@@ -90,7 +90,7 @@ impl Body for WatchedBody {
 pub struct Connection {
     stream: TcpStream,
     /// Whether bytes of a request have arrived that were not answered.
-    without_key: bool,
+    has_unanswered_bytes: bool,
     watch: BodyWatch,
     /// How long a peer may accept no data.
     stall_timeout: Duration,
@@ -103,7 +103,7 @@ pub struct Connection {
 impl Connection {
     /// Wraps an accepted stream. `watch` also wraps the bodies of its requests.
     pub fn new(stream: TcpStream, watch: BodyWatch, stall_timeout: Duration) -> Self {
-        Self { stream, without_key: false, watch, stall_timeout, stalled: None, lingering: None }
+        Self { stream, has_unanswered_bytes: false, watch, stall_timeout, stalled: None, lingering: None }
     }
 
     /// The result of a write, or an error if the peer has accepted no data for too long.
@@ -172,7 +172,7 @@ impl AsyncRead for Connection {
         let before = buffer.filled().len();
         let outcome = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if buffer.filled().len() > before {
-            self.without_key = true;
+            self.has_unanswered_bytes = true;
         }
         outcome
     }
@@ -180,16 +180,16 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.without_key
+        if self.has_unanswered_bytes
             && let Some(answer) = replacement(bytes)
         {
-            self.without_key = false;
+            self.has_unanswered_bytes = false;
             // The buffer of the socket has room, because nothing was written before. If it has not, the connection is closed
             // without this answer.
             drop(self.stream.try_write(&answer));
             return Poll::Ready(Ok(bytes.len()));
         }
-        self.without_key = false;
+        self.has_unanswered_bytes = false;
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.unless_stalled(written, cx)
     }
@@ -200,14 +200,14 @@ impl AsyncWrite for Connection {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let first = slices.iter().find(|slice| !slice.is_empty());
-        if self.without_key
+        if self.has_unanswered_bytes
             && let Some(answer) = first.and_then(|first| replacement(first))
         {
-            self.without_key = false;
+            self.has_unanswered_bytes = false;
             drop(self.stream.try_write(&answer));
             return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
         }
-        self.without_key = false;
+        self.has_unanswered_bytes = false;
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
         self.unless_stalled(written, cx)
     }
@@ -238,7 +238,7 @@ impl AsyncWrite for Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        if self.without_key && !self.watch.upgraded.load(Ordering::Relaxed) {
+        if self.has_unanswered_bytes && !self.watch.upgraded.load(Ordering::Relaxed) {
             let answer = canned(408, "Request Timeout", "request_timeout", "The request took too long to arrive");
             // This fails if the peer is gone.
             drop(self.stream.try_write(&answer));

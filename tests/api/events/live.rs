@@ -364,9 +364,9 @@ both!(a_frame_has_a_size_limit_and_a_stopping_server_closes_with_a_code, async |
 // The closing handshake of RFC 6455, section 5.5.1.
 both!(a_close_frame_is_answered_with_a_close_frame, async |place| {
     let server = Server::start(place).await;
-    for without_key in [false, true] {
+    for has_unread_frame in [false, true] {
         let mut socket = Socket::of(&server, "duck").await;
-        if without_key {
+        if has_unread_frame {
             socket.say(json!({"type": "presence", "state": "away"})).await;
         }
         let frame = CloseFrame { code: CloseCode::Normal, reason: "done".into() };
