@@ -11,11 +11,12 @@ use crate::store::messages::messages::Message;
 /// Renders a message with the names of the people in it.
 pub type RenderMessage = fn(&Message, &Names) -> Result<Vec<u8>>;
 
-/// The functions of `http` that render domain values as JSON for the floors below it. There is one set of them, which
+/// The functions of `http` that render domain values as JSON for the layers below it. There is one set of them, which
 /// [`App`](crate::app::App) holds.
 ///
-/// They are called below `http` because the bytes are shared there: the tails keep rendered messages for all readers, and
-/// one frame goes to every reader of an event. So each value is rendered once, and not once for each request or reader.
+/// They are called below `http` because the bytes are shared there: a tail keeps rendered messages for all readers, and the
+/// tailer renders an event once for the queues of all its readers. Two callers render the event again: a reader that catches up
+/// from the database, and each delivery to a webhook.
 #[derive(Clone, Copy)]
 pub struct Renderer {
     /// Renders a message.
