@@ -5,12 +5,12 @@
 //! bus each server still reads the log every [`POLL_INTERVAL`](super::POLL_INTERVAL), and ephemeral events reach only the
 //! readers on their own server.
 //!
-//! Every message is signed with a key that is derived from a secret in the database, because others can also write to the bus:
-//! every role of a PostgreSQL database may NOTIFY. A message with a wrong signature is ignored.
+//! Every message is signed with a key that is derived from a secret in the database, because other programs can write to the bus
+//! too: every role of a PostgreSQL database may NOTIFY. A message with a wrong signature is ignored.
 //!
 //! Invariants:
-//! - Messages are not forwarded: a server sends a wake-up only after a commit of its own after which the log had grown, and sends
-//!   on nothing that it received. It ignores its own messages.
+//! - A server does not forward messages. It sends a wake-up only after a commit of its own, and only if the event log has grown.
+//!   It ignores its own messages.
 //! - No request waits for the bus.
 
 mod nats;
@@ -47,12 +47,12 @@ pub enum BusSettings {
     Local,
     /// LISTEN and NOTIFY of PostgreSQL.
     Postgres {
-        /// The URL of the connection that listens, which must not pass through a pooler. Contains a password: never print it.
+        /// The URL for LISTEN. It must not lead to a pooler. It can contain a password: never print it.
         listen_url: String,
     },
     /// A NATS server.
     Nats {
-        /// One URL, or several separated by commas. Contains a password: never print it.
+        /// One URL, or several separated by commas. They can contain a password: never print them.
         url: String,
     },
 }
@@ -88,7 +88,7 @@ impl Publisher<'_> {
     }
 }
 
-/// The bus as one server uses it.
+/// The connection of one server to the bus.
 pub struct Bus {
     /// `None` without a bus.
     transport: Option<Transport>,
@@ -99,7 +99,7 @@ pub struct Bus {
 }
 
 impl Bus {
-    /// Checks the settings. Nothing connects before [`run`](Self::run).
+    /// Checks the settings. Opens no connection before [`run`](Self::run).
     ///
     /// # Errors
     /// [`Error::Internal`] with a sentence for the operator if the settings cannot be used.

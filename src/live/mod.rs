@@ -9,7 +9,7 @@
 //! - A subscription gets every event after its start that its reader may see, once and in order. If the reader is too slow, the
 //!   subscription ends with [`Next::TooSlow`]. A reader that returns with a cursor continues after that cursor.
 //! - The audience of an event is determined after the event was read. A user who is removed from a conversation therefore gets
-//!   no further event of it, except the removal.
+//!   no further event of that conversation, except the removal.
 //! - Queues are bounded. An event that waits in several queues is in memory once.
 //! - No reader misses an event when a task of this module fails and is restarted: the position of the tailer, the queues of
 //!   readers and the names under which this server leases webhooks and writes presence are kept in [`Live`], not in a task.
@@ -141,7 +141,7 @@ impl Readers {
 }
 
 impl Live {
-    /// No event is delivered before [`run`](Self::run).
+    /// Creates the state without readers. No event is delivered before [`run`](Self::run).
     pub fn new(app: Arc<App>) -> Arc<Self> {
         Arc::new(Self {
             app,
@@ -156,7 +156,7 @@ impl Live {
         })
     }
 
-    /// Runs the tailer until the server stops. If an earlier call was dropped, this one continues at its position.
+    /// Runs the tailer until the server stops. If an earlier call was dropped, this call continues at the position of that one.
     pub async fn run(self: Arc<Self>) {
         tailer::run(&self).await;
     }
@@ -199,7 +199,7 @@ impl Live {
     /// Delivers an ephemeral event to its audience on every server.
     pub fn publish_ephemeral(&self, event: EphemeralDelivery) {
         self.deliver_ephemeral(&event);
-        // Without a bus nothing receives it, which is no error.
+        // Without a bus the channel has no receiver. That is not an error.
         let _ = self.ephemeral.send(event);
     }
 

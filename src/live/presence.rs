@@ -1,8 +1,8 @@
 //! The presence of the users who are connected to this server. A stream or socket that starts or ends changes a count in memory.
 //! One task writes the changes to the database in batches and publishes them to the users who may see them.
 //!
-//! Invariants: no request waits for any of this. A change that could not be written is written later. While no user is connected
-//! or leaves, nothing is written.
+//! Invariants: no request waits for any of this. A change that could not be written is written later. Nothing is written while no
+//! user is connected and none has left a moment ago.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,7 +26,7 @@ const FLUSH_INTERVAL: Duration = Duration::from_millis(300);
 const REFRESH_INTERVAL: Duration = Duration::from_secs(30);
 /// How often this server looks for other servers that no longer renew their rows.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(2);
-/// A user who has no stream for less than this time keeps their state.
+/// A user without a stream keeps their state for this time.
 const GRACE_PERIOD: Duration = Duration::from_secs(2);
 /// The pause after an error of the database.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -41,7 +41,7 @@ const BUS_WAIT_LIMIT: Duration = Duration::from_millis(500);
 #[derive(Default)]
 pub struct Presence {
     users: Mutex<Users>,
-    /// `None` before the first run of the task, which locks it. A task that is restarted keeps the name.
+    /// `None` before the first run of the task. The task locks this while it runs. A restarted task keeps the name.
     server: tokio::sync::Mutex<Option<ServerRow>>,
 }
 
@@ -145,7 +145,7 @@ impl Presence {
         }
     }
 
-    /// Records that the database has nothing about any user under the name of this server.
+    /// Records that the database has no presence of any user under the name of this server.
     fn forget_written(&self) {
         let mut users = self.users();
         let Users { all, changed } = &mut *users;
@@ -185,7 +185,7 @@ impl Drop for PresenceGuard {
     }
 }
 
-/// The row of this server in the database. The presence that this server writes counts as long as it renews this row.
+/// The row of this server in the database. The presence that this server writes is valid only while the server renews this row.
 struct ServerRow {
     name: String,
     /// Whether the row is written.
@@ -225,8 +225,8 @@ impl ServerRow {
                 }
                 Ok(None) => self.renew(live)?,
                 Err(error) => {
-                    // The write may have succeeded all the same. Other servers then remove what stands under the old name, because
-                    // nobody renews its row.
+                    // The write may have succeeded despite the error. Other servers then remove the presence under the old name,
+                    // because nobody renews the row of that name.
                     self.renew(live)?;
                     return Err(error);
                 }
@@ -235,7 +235,7 @@ impl ServerRow {
         Ok(())
     }
 
-    /// Renews the row. Takes a new name if another server has found the row out of date and ended it.
+    /// Renews the row. Takes a new name if another server has found the row out of date and declared this server stopped.
     async fn refresh(&mut self, live: &Live) -> Result<()> {
         if self.is_written && !live.presence.is_empty() && !presence::refresh(&live.app, &self.name).await? {
             self.renew(live)?;
@@ -262,7 +262,7 @@ fn queue_for_publishing(publish: &mpsc::Sender<Vec<Changed>>, changed: Vec<Chang
 }
 
 impl Live {
-    /// Counts a new stream of the viewer until the returned value is dropped. `None` for a viewer of everything, who is no user.
+    /// Counts a new stream of the viewer until the returned value is dropped. Returns `None` for a viewer that is not a user.
     pub fn arrive(self: &Arc<Self>, viewer: Viewer) -> Option<PresenceGuard> {
         let user = viewer.person()?;
         self.presence.change(user, None, Some(State::Online), self.app.clock.now());
@@ -358,9 +358,9 @@ impl Live {
         }
     }
 
-    /// Delivers events to the readers on this server first, and then queues them for the bus. If thousands of users come online
-    /// together, their events must not push other events out of that queue, so this waits while the queue is more than half
-    /// full, for [`BUS_WAIT_LIMIT`] at most, so that a slow bus does not hold up the next batch.
+    /// Delivers events to the readers on this server first, and then queues them for the bus. While the queue of the bus is more
+    /// than half full, this waits: if thousands of users come online together, their events must not push other events out of
+    /// the queue. It waits for [`BUS_WAIT_LIMIT`] at most, so that a slow bus does not hold up the next batch.
     async fn publish_all(&self, events: Vec<EphemeralDelivery>) {
         for event in &events {
             self.deliver_ephemeral(event);
@@ -370,7 +370,7 @@ impl Live {
             while self.ephemeral.len() > EPHEMERAL_QUEUE_LIMIT / 2 && since.elapsed() < BUS_WAIT_LIMIT {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            // Without a bus nothing receives it, which is no error.
+            // Without a bus the channel has no receiver. That is not an error.
             let _ = self.ephemeral.send(event);
         }
     }

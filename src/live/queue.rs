@@ -1,6 +1,6 @@
 //! The queue of events that wait for one reader.
 //!
-//! Invariant: a queue holds at most [`LIMIT`] events. One more empties the queue and marks it as overflowed. The subscription then
+//! Invariant: a queue holds at most [`LIMIT`] events. The next event empties it and marks it as overflowed. The subscription then
 //! continues from the event log if it was still catching up; otherwise it ends as too slow.
 
 use std::collections::VecDeque;
@@ -35,7 +35,7 @@ pub enum Popped {
     Empty,
     /// The tailer has not started the queue.
     NotStarted,
-    /// More than [`LIMIT`] events came.
+    /// An event came while [`LIMIT`] events were waiting.
     Overflowed,
     /// The event log was replaced by another one.
     Reset,
@@ -51,7 +51,7 @@ struct QueueState {
 
 /// A bounded queue of events, written by the tailer and read by one subscription.
 pub struct Queue {
-    /// With whose rights the reader reads.
+    /// The viewer with whose rights the reader reads.
     pub viewer: Viewer,
     state: Mutex<QueueState>,
     changed: Notify,
@@ -129,7 +129,7 @@ impl Queue {
     }
 
     /// The number of calls of [`purge`](Self::purge). Events that the subscription read from the log before the last call may
-    /// no longer be visible to the reader, so it reads them again.
+    /// no longer be visible to the reader, so the subscription reads them again.
     pub fn purges(&self) -> u64 {
         self.purges.load(Ordering::Acquire)
     }
@@ -170,7 +170,7 @@ impl Queue {
         }
     }
 
-    /// Waits for a change. Returns immediately if one came since the last call.
+    /// Waits for a change. Returns immediately if there was one since the last call.
     pub async fn changed(&self) {
         self.changed.notified().await;
     }
@@ -182,7 +182,7 @@ impl Queue {
         }
     }
 
-    /// Waits until more than [`LIMIT`] events have come.
+    /// Waits until the queue has overflowed.
     pub async fn overflowed(&self) {
         if !self.state().overflowed {
             self.overflow.notified().await;

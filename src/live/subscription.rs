@@ -17,8 +17,8 @@ use crate::domain::access::principal::Principal;
 use crate::domain::access::viewer::Viewer;
 use crate::domain::events::events::{self, Cursor, cursor_expired};
 
-/// While the event log is busy, a reader is woken at most once in this time. It then gets all events since the last time together,
-/// with one wake-up and one write.
+/// While the event log is busy, a reader waits this long after its last event before it is woken, or until a full batch of events
+/// waits. It then gets all waiting events together, with one wake-up and one write.
 const COALESCING_INTERVAL: Duration = Duration::from_millis(100);
 /// How long a subscription waits for the tailer to start its queue. The tailer must first read the event log to its end.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
@@ -47,9 +47,9 @@ pub struct Subscription {
     page: VecDeque<Arc<Frame>>,
     /// [`Queue::purges`] when `page` was read.
     page_purges: u64,
-    /// Whether the reader is catching up: it has not yet got everything up to the start of the queue, or has not emptied the queue
-    /// since then. If the queue overflows during this time, the reader continues from the event log. If it overflows later, the
-    /// reader is too slow.
+    /// Whether the reader is catching up. This begins when the reader has not yet got all events up to the start of the queue, and
+    /// ends when the reader has emptied the queue. If the queue overflows during this time, the reader continues from the event
+    /// log. If it overflows at any other time, the reader is too slow.
     is_catching_up: bool,
     /// When [`next`](Self::next) returned last.
     last_returned: Option<Instant>,
@@ -130,7 +130,8 @@ impl Subscription {
         Cursor::write(&self.start.epoch, self.position)
     }
 
-    /// Waits until the queue of a reader that does not read has overflowed. Never returns while the reader is catching up.
+    /// Waits until the queue has overflowed, because the reader takes no events from it. Never returns while the reader is catching
+    /// up.
     pub async fn overflowed(&self) {
         if self.is_catching_up || !self.page.is_empty() || self.position < self.start.position {
             std::future::pending::<()>().await;
@@ -165,7 +166,8 @@ impl Subscription {
     pub async fn try_next(&mut self) -> Result<Option<Next>> {
         loop {
             if self.page_purges != self.queue.purges() {
-                // The reader has lost access to a conversation since the page was read. Reading it again checks what is visible.
+                // The reader has lost access to a conversation since the page was read. The page is read again, because a read
+                // returns only events that the reader may see.
                 self.page.clear();
                 self.scanned = self.position;
                 self.page_purges = self.queue.purges();
@@ -221,7 +223,7 @@ impl Subscription {
                 return None;
             }
             match self.queue.pop() {
-                // The reader already got it from the database.
+                // The reader already got this event from the database.
                 Popped::Frame(frame) if frame.position.is_some_and(|position| position <= self.position) => {}
                 Popped::Frame(frame) => {
                     self.position = frame.position.unwrap_or(self.position);

@@ -1,7 +1,7 @@
 //! The tailer: reads the event log in order and puts each event into the queues of its readers.
 //!
-//! Invariant: the members of a conversation are kept in memory only while every change of membership in the event log, up to the
-//! position that was read, is taken into account.
+//! Invariant: the members of a conversation that are in memory include every change of membership in the event log up to the
+//! position that was read. Members that may lack a change are dropped and read again.
 
 #[cfg(test)]
 mod simulation;
@@ -18,8 +18,8 @@ use crate::domain::access::viewer::Viewer;
 use crate::domain::events::audience::{Audience, for_each_viewer};
 use crate::domain::events::events::{self, Cursor, Kind, LoggedEvent};
 
-/// The event log counts as busy when a read that finds anything finds at least this many events on average. Many users then
-/// send at the same time, and their events are committed together.
+/// The event log counts as busy while a read finds at least this many events on average. Reads that find no event are left out of
+/// the average. In a busy log, many users send at the same time, and their events are committed together.
 const BUSY_EVENTS: f32 = 8.0;
 /// The weight of the latest read in that moving average.
 const AVERAGE_WEIGHT: f32 = 0.125;
@@ -27,7 +27,7 @@ const AVERAGE_WEIGHT: f32 = 0.125;
 /// Maximum number of members, over all conversations, that are kept in memory.
 const CACHED_MEMBERS_LIMIT: usize = 200_000;
 
-/// What the tailer knows. It is kept in [`Live`], so that a tailer that is restarted continues with it.
+/// The state of the tailer. It is kept in [`Live`], so that a restarted tailer continues with it.
 #[derive(Default)]
 pub(super) struct TailerState {
     epoch: Option<Arc<str>>,
@@ -92,7 +92,7 @@ impl TailerState {
             *self = Self::default();
             return Ok(false);
         }
-        // Taken before the log is read, because they start where this read ends.
+        // The queues are taken before the log is read, because they start where this read ends.
         let unstarted = UnstartedQueues::take(live);
         let (more, start) = self.read_next(live).await?;
         if !more {
@@ -101,7 +101,7 @@ impl TailerState {
         Ok(more)
     }
 
-    /// Reads and delivers the next chunk. Returns whether there are more, and where a queue that starts now starts.
+    /// Reads and delivers the next chunk. Returns whether there are more events, and the start for queues that are started now.
     async fn read_next(&mut self, live: &Live) -> Result<(bool, Start)> {
         let (log, chunk) = events::tail(&live.app, self.position).await?;
         let same = self.epoch.as_deref() == Some(log.epoch.as_str());
@@ -165,7 +165,8 @@ impl TailerState {
                 None => None,
             };
             for queue in queues {
-                // A user who has just lost access to the conversation must not get its earlier events, which may still wait.
+                // A user who has just lost access to the conversation must not get its earlier events, which may still be in the
+                // queue.
                 if let Some(conversation) = row.conversation_id.filter(|_| ends)
                     && (row.kind == Kind::ConversationDeleted
                         || row.subject_id.is_some_and(|subject| queue.viewer == Viewer::Person(subject)))

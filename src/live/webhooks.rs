@@ -1,8 +1,8 @@
 //! Delivers events to webhooks. Each webhook has a task of its own, so that a receiver that hangs or fails does not delay others.
 //!
-//! Invariants: one server at a time delivers for a webhook, the one that holds its lease. At most [`PARALLEL_REQUESTS`] requests
-//! of a webhook are in flight, at most one of them for each conversation. The client connects only to an IP address that it has
-//! checked, because it resolves a name once and uses that result.
+//! Invariants: only the server that holds the lease of a webhook delivers to it. At most [`PARALLEL_REQUESTS`] requests of a
+//! webhook are in flight, at most one of them for each conversation. Unless private addresses are allowed, the client connects only
+//! to an IP address that it has checked: it resolves a name once, checks the result and connects to that result.
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -61,8 +61,8 @@ fn client(allow_private: bool) -> Result<reqwest::Client> {
     builder.build().map_err(Error::internal)
 }
 
-/// What the tasks of all webhooks share. It is kept as long as the server runs, so that a task that is restarted still holds the
-/// leases.
+/// The values that the tasks of all webhooks share. They are kept as long as the server runs, so that a restarted task still holds
+/// the leases.
 #[derive(Clone)]
 pub(super) struct WebhookWorker {
     app: Arc<App>,
@@ -101,7 +101,7 @@ impl Live {
                         }
                         let worker = match self.webhook_worker() {
                             Ok(worker) => worker,
-                            // A machine without CA certificates still does everything else. The log says this once.
+                            // On a machine without CA certificates everything else still works. The error is logged once.
                             Err(error) => {
                                 if !failure_is_logged {
                                     tracing::error!(%error, "webhooks are not delivered");
@@ -130,7 +130,8 @@ impl Live {
         }
     }
 
-    /// Creates the worker when the first webhook needs it, because that reads the CA certificates of the machine.
+    /// Returns the worker. It is created when the first webhook needs it and not earlier, because creating it reads the CA
+    /// certificates of the machine.
     fn webhook_worker(&self) -> Result<WebhookWorker> {
         let mut worker = self.lock_webhook_worker();
         match &*worker {
@@ -151,14 +152,14 @@ impl WebhookWorker {
         Ok(Self { app: Arc::clone(&live.app), client, holder })
     }
 
-    /// Delivers for one webhook until it is aborted, or until a delivery panics.
+    /// Delivers to one webhook until this task is aborted or a delivery panics.
     async fn run(self, id: WebhookId) {
         let mut commits = self.app.commits.listen();
         let mut leased_at: Option<tokio::time::Instant> = None;
         let mut in_flight = JoinSet::new();
         let mut busy_conversations = HashSet::new();
         loop {
-            // The step below sees all commits so far, so they need not start another one.
+            // The step below sees all commits so far, so they need not start another step.
             commits.borrow_and_update();
             let more = match self.step(id, &mut leased_at, &mut in_flight, &mut busy_conversations).await {
                 Ok(more) => more,
@@ -174,8 +175,8 @@ impl WebhookWorker {
                 Some(ended) = in_flight.join_next() => {
                     match ended {
                         Ok(conversation) => { busy_conversations.remove(&conversation); }
-                        // It panicked, and this task does not know which conversation to free. A new task starts without
-                        // busy conversations.
+                        // The delivery panicked, and this task does not know which conversation to free. A new task starts
+                        // without busy conversations.
                         Err(_) => return,
                     }
                 }
@@ -231,7 +232,7 @@ impl WebhookWorker {
         };
         if let Err(error) = recorded {
             tracing::warn!(%error, webhook = id.0, "a delivery could not be made or recorded; it is repeated");
-            // It is still pending, and must not be repeated without a pause.
+            // The delivery is still pending, and must not be repeated without a pause.
             tokio::time::sleep(POLL_INTERVAL).await;
         }
         conversation
@@ -278,7 +279,7 @@ impl WebhookWorker {
 mod tests {
     use super::*;
 
-    /// `client` does not check names. It refuses this one only because of the address to which it resolves.
+    /// `client` does not check names. It refuses this name only because the name resolves to a private address.
     #[tokio::test]
     async fn the_client_does_not_connect_to_a_name_that_resolves_to_a_private_address() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -92,7 +92,7 @@ impl Connection {
                 match event {
                     Event::Connected => {
                         tracing::debug!("connected to NATS");
-                        // Wake-ups that were lost without a connection are made up for by reading the log.
+                        // Wake-ups are lost while there is no connection. So the tailer reads the log now.
                         live.look();
                     }
                     Event::Disconnected => tracing::warn!("the connection to NATS was lost; the client connects again"),
@@ -126,7 +126,7 @@ impl Connection {
     /// Sends a message to every other server.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] without a connection. The message is not kept until there is one: it would come too late.
+    /// [`Error::Unavailable`] without a connection. The message is then dropped: after a reconnect it would come too late.
     pub async fn publish(&self, text: String) -> Result<()> {
         if self.client.connection_state() != State::Connected {
             return Err(Error::unavailable("no connection to NATS"));

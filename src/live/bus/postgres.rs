@@ -20,7 +20,7 @@ pub async fn receive(url: &str, bus: &Bus, live: &Live) {
             Ok(mut listener) => {
                 tracing::debug!("connected to PostgreSQL for messages from other servers");
                 let connected_at = tokio::time::Instant::now();
-                // Wake-ups that were lost without a connection are made up for by reading the log.
+                // Wake-ups are lost while there is no connection. So the tailer reads the log now.
                 live.look();
                 while let Some(text) = listener.next().await {
                     bus.handle(live, text.as_bytes());

@@ -137,7 +137,7 @@ enum Tailer {
 struct Server {
     live: Arc<Live>,
     tailer: Option<Tailer>,
-    /// The position up to which it has certainly put every event into the queues.
+    /// The position up to which the tailer has certainly put every event into the queues.
     delivered_to: Option<i64>,
 }
 
@@ -256,7 +256,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Runs a transaction. It takes its positions last, as all transactions do, and may still be rolled back after that.
+    /// Runs a transaction. Like every transaction, it takes its positions in the event log last. It may be rolled back after that.
     fn commit(&mut self, mut changes: Vec<Change>, counts: &mut Counts) {
         // Keeps at most one change of each membership.
         let mut moved = BTreeSet::new();

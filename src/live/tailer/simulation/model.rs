@@ -111,7 +111,7 @@ impl Model {
         membership_is_unchanged && (is_own_removal || self.is_member(conversation, user, position))
     }
 
-    /// Whether a reader may get the event at `position` now. What the reader may see was determined when the log ended at `since`,
+    /// Whether a reader may get the event at `position` now. The audience of the event was determined when the log ended at `since`
     /// or later.
     pub fn may_be_delivered(&self, reader: Viewer, position: i64, since: i64) -> bool {
         let change = self.at(position);

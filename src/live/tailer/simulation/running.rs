@@ -38,7 +38,7 @@ impl<T> Running<T> {
         }
     }
 
-    /// Waits until the database has answered. So the simulation alone decides when a read happens, relative to other steps.
+    /// Waits until the database has answered. Then the order of reads and other steps depends only on the simulation.
     pub fn wait(&self) {
         let waiting = self.woken.1.wait_timeout_while(self.woken.0.lock().unwrap(), ANSWER_TIMEOUT, |woken| !*woken);
         assert!(!waiting.unwrap().1.timed_out(), "the database answers in time");
