@@ -1,7 +1,7 @@
 //! Mail: a bounded queue, and one task that sends the mails in it to an SMTP server.
 //!
 //! If that task fails, the mails in the queue remain, and the restarted task continues with them. Each attempt to deliver a mail
-//! runs in a task of its own, so that a failure of the other task neither interrupts nor repeats it.
+//! runs in a task of its own, so that a failure of the sending task neither interrupts nor repeats the attempt.
 //!
 //! Invariants:
 //! - [`Mailer::send`] returns immediately and never waits for the SMTP server.
@@ -49,7 +49,7 @@ pub const TEXT_LIMIT_BYTES: usize = 64 << 10;
 const STEP_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long QUIT may take. It is short because the SMTP server has already accepted the mail.
 const QUIT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long after a mail was accepted the last attempt to send it may start.
+/// The age of a mail, counted from when it was accepted, after which no new attempt to send it starts.
 const RETRY_LIMIT: Duration = Duration::from_secs(600);
 /// The pause after the first failed attempt. Each further failure doubles it.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -162,8 +162,8 @@ impl Mailer {
     /// [`Mailer::close`].
     pub fn send(&self, mail: Mail) -> Result<()> {
         let message = self.inner.encode(mail)?;
-        // This read lock is held until the end of the function. So `close` changes the phase before the lock is taken, or after the
-        // mail is queued.
+        // This read lock is held until the end of the function. So `close` changes the phase either before the lock is taken or
+        // after the mail is queued.
         let phase = self.inner.phase.borrow();
         if *phase != Phase::Open {
             return Err(Error::unavailable("the server is stopping and accepts no more mail"));
@@ -238,8 +238,8 @@ impl Inner {
             .singlepart(SinglePart::builder().header(ContentType::TEXT_PLAIN).body(body))
             .map_err(Error::internal)?;
         let mut bytes = message.formatted();
-        // SMTP ends a mail with CRLF, a full stop and CRLF. The first CRLF also ends the last line of the mail. With another CRLF
-        // before it, the mail would end with an empty line.
+        // SMTP ends a mail with CRLF, a full stop and CRLF. The first CRLF also ends the last line of the mail, so the line must
+        // not have a CRLF of its own: the mail would then end with an empty line.
         if bytes.ends_with(b"\r\n") {
             bytes.truncate(bytes.len() - 2);
         }
@@ -404,8 +404,8 @@ impl Dispatcher {
 
     /// Counts a mail that was sent or given up, and returns its permit. Returns false if [`Mailer::close`] has already counted it.
     fn end(&self, mail: QueuedMail, outcome: &'static str) -> bool {
-        // `close` counts the permits in use under the write lock of `phase`. This read lock keeps it out, so each mail is counted
-        // exactly once.
+        // `close` counts the permits in use under the write lock of `phase`. It cannot do so while this read lock is held, so each
+        // mail is counted exactly once.
         let phase = self.phase.borrow();
         let is_counted = *phase == Phase::Closed;
         if !is_counted {
@@ -497,7 +497,7 @@ impl SmtpServer {
         }
         let (encryption, default_port) = match parsed.scheme() {
             "smtps" => (Encryption::Implicit, SUBMISSIONS_PORT),
-            // Nobody can read a connection within this machine, and local servers rarely have a certificate.
+            // Other machines cannot read a loopback connection, and local servers rarely have a certificate.
             "smtp" if is_loopback(&host) => (Encryption::None, SUBMISSION_PORT),
             "smtp" => (Encryption::StartTls, SUBMISSION_PORT),
             _ => return Err("--smtp-url must begin with smtp:// or smtps://".into()),
