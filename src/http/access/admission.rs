@@ -2,8 +2,8 @@
 //!
 //! Invariants:
 //! - Admission comes before routing, so that callers without credentials cannot find out which paths exist.
-//! - On a public route, invalid credentials count as no credentials. Valid credentials are never ignored because something
-//!   else is wrong.
+//! - On a public route, credentials that are refused with 401 or 403 count as no credentials. Any other error, such as 422 for
+//!   `X-Act-As` or 503, is the answer to the request.
 //! - A browser sends a cookie with every request, also with those of foreign pages. So a cookie does not authorise unsafe
 //!   requests from other origins.
 
@@ -61,8 +61,8 @@ pub fn is_public(method: &Method, path: &str) -> bool {
     })
 }
 
-/// Finds the caller and stores the [`Principal`] in the extensions of the request. The decision of the rate limit belongs in
-/// the headers of the answer, also of an error.
+/// Finds the caller and stores the [`Principal`] in the extensions of the request. The edge writes the decision of the rate limit
+/// into the headers of the answer, also if the answer is an error.
 pub async fn admit(state: &HttpState, request: &mut Request) -> (Decision, Result<(), Problem>) {
     let address = address_of(state, request.extensions(), request.headers());
     request.extensions_mut().insert(ClientAddress(address));
@@ -95,7 +95,7 @@ fn address_of(state: &HttpState, extensions: &Extensions, headers: &HeaderMap) -
     }
 }
 
-/// The rate limit of a caller. `None` under open access, which is for loopback.
+/// The rate limit of a caller. `None` for a caller without credentials, whom open access admits.
 fn limit_key(principal: &Principal) -> Option<LimitKey> {
     match (principal.credential(), principal.person()) {
         (Credential::ApiKey(id, _), _) => Some(LimitKey::ApiKey(id.0)),
@@ -152,7 +152,7 @@ impl ShownCredentials {
     /// The credentials of a request that was admitted as `principal`.
     ///
     /// # Errors
-    /// Only those that the admission of the request would have had.
+    /// Those of [`identify`] for malformed headers. They do not occur, because the request was admitted with the same headers.
     pub fn new(headers: &HeaderMap, principal: &Principal) -> Result<Self, Problem> {
         let (credentials, by_cookie) = shown_credentials(headers, principal.address())?;
         Ok(Self { credentials, by_cookie, viewer: principal.viewer() })
@@ -174,11 +174,12 @@ impl ShownCredentials {
 
 /// The result of checking credentials again.
 pub enum CredentialCheck {
-    /// They are valid. `None` under open access, if the session of the cookie has ended: that has no effect there.
+    /// They are valid, and belong to this caller. `None` under open access if the session of the cookie has ended: there, the end
+    /// of a session has no effect.
     Valid(Option<Box<Principal>>),
-    /// The database did not answer.
+    /// The check failed, for example because the database did not answer.
     Unknown,
-    /// They are no longer valid.
+    /// They are no longer valid, or now belong to another viewer.
     Invalid,
 }
 

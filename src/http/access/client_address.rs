@@ -11,7 +11,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 /// The header in which proxies write addresses.
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-/// The limit of entries of `X-Forwarded-For` that are read, and so of proxies in a row.
+/// Maximum number of entries of `X-Forwarded-For` that are read. More proxies in a row are not supported.
 const ENTRIES_LIMIT: usize = 64;
 /// The length of the prefix of IPv4-mapped IPv6 addresses (`::ffff:0:0/96`), in bits.
 const MAPPED_PREFIX_BITS: u8 = 96;
@@ -228,7 +228,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a caller sends, the entry that the proxy appended decides.
+        /// The entry that the proxy appended decides, and no text of the caller changes that.
         #[test]
         fn no_text_of_the_caller_is_trusted(text in proptest::collection::vec(0x20u8..=0xfe, 0..200)) {
             prop_assume!(!text.contains(&0x7f));

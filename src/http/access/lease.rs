@@ -1,8 +1,9 @@
 //! The lease of a stream, a WebSocket or a long poll: its permission to continue while the caller's credentials are valid.
 //!
 //! Invariants: while the database answers, a revocation ends the lease within a second. While the database does not answer, the
-//! lease continues for `Timeouts::unconfirmed` and no longer. A task that awaits [`StreamLease::expired`] can do other work at
-//! the same time, because a check that waits for the database blocks nothing.
+//! lease continues for `Timeouts::unconfirmed`. It continues longer only until the running check has had `LEAST_CHECK_TIME`. A task
+//! that awaits [`StreamLease::expired`] can do other work at the same time, because a check that waits for the database blocks
+//! nothing.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -30,7 +31,7 @@ pub enum LeaseEnd {
 
 type Checking = Pin<Box<dyn Future<Output = CredentialCheck> + Send>>;
 
-/// The least time that each check gets.
+/// Each check gets at least this time.
 const LEAST_CHECK_TIME: Duration = Duration::from_secs(1);
 
 /// The permission of one caller to continue receiving events.
@@ -48,7 +49,7 @@ impl StreamLease {
     /// Creates the lease of a request that was admitted as `principal`.
     ///
     /// # Errors
-    /// Only those that the admission of the request would have had.
+    /// Those of [`ShownCredentials::new`].
     pub fn new(state: &HttpState, headers: &HeaderMap, principal: Principal) -> Result<Self, Problem> {
         let shown = Arc::new(ShownCredentials::new(headers, &principal)?);
         let mut tick = tokio::time::interval(CHECK_INTERVAL);
@@ -71,8 +72,8 @@ impl StreamLease {
                 self.checking = Some((Box::pin(async move { shown.check(&state).await }), Instant::now()));
                 continue;
             };
-            // If this future was not polled for a long time, or the machine was paused, that does not mean that the database
-            // is silent. So each check gets at least LEAST_CHECK_TIME.
+            // The limit may have passed because this future was not polled for a long time, or because the machine was paused. The
+            // database may still answer, so each check gets at least LEAST_CHECK_TIME.
             let limit = (self.confirmed_at + self.state.settings.timeouts.unconfirmed).max(*since + LEAST_CHECK_TIME);
             let Ok(outcome) = tokio::time::timeout_at(limit, checking).await else { return LeaseEnd::Unconfirmed };
             self.checking = None;

@@ -4,7 +4,7 @@
 //! with credentials. A request over the limit is refused immediately and never delayed.
 //!
 //! Each caller has a bucket with `burst` units that is refilled at a constant rate. The stored state of a bucket is one time:
-//! when it will be full (GCRA). The bucket that was unused for longest is evicted first. An evicted bucket starts full again.
+//! when it will be full (GCRA). A full cache evicts buckets that are seldom used. An evicted bucket starts full again.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -47,7 +47,7 @@ const fn quota(per_second: u32, burst: u32) -> Quota {
     Quota::per_second(NonZeroU32::new(per_second).unwrap()).allow_burst(NonZeroU32::new(burst).unwrap())
 }
 
-/// What a rate limit counts requests by.
+/// The key under which a rate limit counts a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LimitKey {
     /// A user with all their sessions, by the user's id.
@@ -97,7 +97,7 @@ pub struct Decision {
 /// The state of a caller's quota after a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QuotaState {
-    /// The burst: how many requests the caller may make without waiting after a pause.
+    /// The burst: how many requests in a row the caller may make after a pause.
     pub limit: u32,
     /// How many requests the caller may make now without waiting.
     pub remaining: u32,

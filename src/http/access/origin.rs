@@ -1,7 +1,7 @@
 //! Checks of the headers `Host` and `Origin`.
 //!
-//! Invariant: open access allows every request that reaches the server. So it answers only under host names that a foreign page
-//! cannot take over (DNS rebinding), and it refuses unsafe requests of foreign pages (cross-site request forgery).
+//! Invariant: open access allows every request that reaches the server. So the server then answers only under host names that a
+//! foreign page cannot take over (DNS rebinding), and refuses unsafe requests of foreign pages (cross-site request forgery).
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -83,7 +83,7 @@ impl OriginRules {
     }
 }
 
-/// Whether a request changes nothing, so that a foreign page may make a browser send it. A request for a WebSocket is not safe,
+/// Whether a request changes nothing. A foreign page may make a browser send such a request. A request for a WebSocket is not safe,
 /// although it is a GET: browsers let pages of all origins read and write on WebSockets.
 fn is_safe(method: &Method, headers: &HeaderMap) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) && !headers.contains_key(header::UPGRADE)

@@ -1,6 +1,6 @@
 //! The tracing span of a request. Every line that is logged while the request is handled has the fields of the span.
 //!
-//! Invariant: a field is an id, a name from a fixed list or the template of a route. The only text of a caller in it is the
+//! Invariant: a field is an id, a name from a fixed list or the template of a route. The only text of a caller in the fields is the
 //! request id, which consists of visible ASCII characters.
 
 use std::pin::Pin;
@@ -19,7 +19,7 @@ use crate::domain::access::principal::{Credential, Principal};
 
 /// Creates the span of a request. Fields that are not known yet are recorded later.
 pub fn open(request_id: &RequestId, method: &Method) -> Span {
-    // At the highest level, so that lines of all levels have the id.
+    // The level is `error`, so that every log filter keeps the span and lines of all levels have the id.
     tracing::error_span!(
         "request",
         %request_id,
