@@ -50,7 +50,7 @@ pub struct Timeouts {
     pub request: Duration,
     /// Between two pings on a WebSocket from which nothing arrives. It is closed after two pings without an answer.
     pub heartbeat: Duration,
-    /// How long a peer may accept no data while some is written to it. Then the connection is closed.
+    /// How long a peer may accept no data while the server writes to it. After this time the connection is closed.
     pub stall: Duration,
     /// Between two comments that keep a stream of server-sent events alive while it has no events.
     pub keep_alive: Duration,
@@ -80,13 +80,13 @@ pub const CONNECTION_LIMIT: usize = 16_384;
 pub struct HttpSettings {
     /// Limits of time.
     pub timeouts: Timeouts,
-    /// The limit of open connections. One more is answered with 503 and closed.
+    /// The limit of open connections. A further connection is answered with 503 and closed.
     pub connection_limit: usize,
     /// The hosts and origins of the server, and the other origins that may call it.
     pub origins: OriginRules,
     /// The proxies whose `X-Forwarded-For` is trusted.
     pub trusted_proxies: TrustedProxies,
-    /// Whether metrics have a separate address. Then `/metrics` does not exist on the address of the API.
+    /// Whether metrics have a separate address. If so, `/metrics` does not exist on the address of the API.
     pub metrics_elsewhere: bool,
 }
 

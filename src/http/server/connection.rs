@@ -1,12 +1,13 @@
 //! The TCP stream of a connection, with three additions to hyper.
 //!
-//! - hyper answers a head that it cannot parse, or that is too large, with an empty 400 or 431, and closes the connection if a
-//!   head is never completed. This wrapper turns both into problem documents. It examines only the first bytes of each write.
+//! - hyper answers a head that it cannot parse or that is too large with an empty 400, 414 or 431. It closes the connection if a
+//!   head is never completed. In both cases this wrapper answers with a problem document. It examines only the first write after
+//!   bytes of a request have arrived.
 //! - A peer that accepts no data for a while is disconnected, in every protocol. TCP alone would keep the connection, and its
 //!   permit, for as long as the peer's system answers.
 //! - Answers are not lost. A request may be refused before its body has arrived, and then hyper closes the connection. If the
 //!   rest of the body arrived at a closed socket, the system would reset the connection, and the peer (usually a proxy) might
-//!   never read the answer. So the rest is read and discarded for a while.
+//!   never read the answer. So this wrapper reads and discards the rest for a while.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -34,8 +35,8 @@ pub struct BodyWatch {
 }
 
 impl BodyWatch {
-    /// Whether a part of the body has not been read. Then the answer must announce the end of the connection, because the server
-    /// would not read another request on it.
+    /// Whether a part of the body has not been read. Then the answer must announce that the connection ends, because the server
+    /// would not read another request on this connection.
     pub fn is_unread(&self) -> bool {
         self.unread.load(Ordering::Relaxed)
     }
@@ -89,14 +90,14 @@ impl Body for WatchedBody {
 /// A TCP stream with the additions of this module.
 pub struct Connection {
     stream: TcpStream,
-    /// Whether bytes of a request have arrived that were not answered.
+    /// Whether bytes of a request have arrived and nothing has been written since.
     has_unanswered_bytes: bool,
     watch: BodyWatch,
     /// How long a peer may accept no data.
     stall_timeout: Duration,
-    /// The end of `stall_timeout`, while a write is pending.
+    /// The time at which `stall_timeout` ends. Set while a write is pending.
     stalled: Option<Pin<Box<Sleep>>>,
-    /// The end of reading and discarding. Set once the sending side is shut down.
+    /// The time at which reading and discarding ends. Set once the sending side is shut down.
     lingering: Option<Pin<Box<Sleep>>>,
 }
 
@@ -184,8 +185,8 @@ impl AsyncWrite for Connection {
             && let Some(answer) = replacement(bytes)
         {
             self.has_unanswered_bytes = false;
-            // The buffer of the socket has room, because nothing was written before. If it has not, the connection is closed
-            // without this answer.
+            // This short answer usually fits into the send buffer of the socket. If it does not fit, the connection is closed
+            // without it.
             drop(self.stream.try_write(&answer));
             return Poll::Ready(Ok(bytes.len()));
         }

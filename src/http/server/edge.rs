@@ -1,8 +1,8 @@
 //! The edge, which every request passes: it assigns the request id, runs the checks before routing and completes the answer.
 //!
 //! Invariants: under `/api`, credentials are checked before routing, so that callers without them cannot find out which paths
-//! exist. Every answer has the request id, every error is a problem document, and every request is counted under the template of
-//! its route.
+//! exist. Every answer that passes the edge has the request id, and every error is a problem document. Every request is counted
+//! under the template of its route.
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
@@ -43,7 +43,7 @@ const REQUEST_ID_LIMIT_BYTES: usize = 128;
 const COMPRESS_FROM_BYTES: u64 = 1_024;
 /// The label for requests that match no route.
 const UNMATCHED_ROUTE: &str = "unmatched";
-/// An answer that takes this long is logged as a warning.
+/// An answer that takes at least this long is logged as a warning, except that of a long poll.
 const SLOW: Duration = Duration::from_secs(1);
 
 /// The router with the work of the edge around it.
@@ -112,7 +112,8 @@ impl Edge {
         response
     }
 
-    /// Completes an answer that no handler gave, like all other answers.
+    /// Completes an answer that did not come from a handler, as the edge completes all answers: with the request id, other headers
+    /// and, for an error, the problem document.
     pub fn finish_response(&self, response: Response) -> Response {
         let request_id = request_id(&self.state, &HeaderMap::new());
         request_span::open(&request_id, &Method::POST).in_scope(|| finish(response, &request_id, true))
@@ -156,7 +157,7 @@ impl Edge {
         metrics.request_duration_seconds.get_or_create(&labels).observe(took.as_secs_f64());
         let duration_ms = took.as_secs_f64() * 1_000.0;
         let status = status.as_u16();
-        // A long poll may wait for events, so its duration says nothing.
+        // A long poll may wait for events, so a long duration is not a sign of a problem.
         let slow = took >= SLOW && route != POLL_PATH;
         if status >= 500 || slow {
             tracing::warn!(status, duration_ms, "answered");
@@ -260,7 +261,7 @@ fn finish(mut response: Response, request_id: &RequestId, personal: bool) -> Res
     response
 }
 
-/// The problem for an error answer that no handler wrote: one of axum or of a layer.
+/// The problem for an error answer that axum or a layer wrote, and not a handler.
 fn problem_without_cause(response: &Response) -> Problem {
     let allowed = response.headers().get(header::ALLOW).and_then(|allowed| allowed.to_str().ok());
     match (response.status(), allowed) {

@@ -1,7 +1,7 @@
 //! Accepting and ending connections.
 //!
-//! Invariants: the number of open connections never exceeds the setting; one more connection is answered with 503 and closed.
-//! After the shutdown signal no connection is accepted and requests that have arrived are answered. Connections that are still
+//! Invariants: the number of open connections never exceeds the setting. A further connection is answered with 503 and closed.
+//! After the shutdown signal no connection is accepted, and requests that have arrived are answered. Connections that are still
 //! open after [`SHUTDOWN_TIMEOUT`] are closed.
 
 pub mod connection;
@@ -107,7 +107,8 @@ fn cors(origins: &[String]) -> Result<Option<CorsLayer>> {
     ))
 }
 
-/// The edge, with the CORS layer for cross-origin requests only, because that layer would answer every OPTIONS request itself.
+/// The edge, with the CORS layer around it for cross-origin requests. Other requests go to the edge directly, because that layer
+/// would answer every OPTIONS request itself.
 #[derive(Clone)]
 struct CorsEdge {
     edge: Edge,

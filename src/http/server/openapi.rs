@@ -56,7 +56,7 @@ pub fn base() -> utoipa::openapi::OpenApi {
     Document::openapi()
 }
 
-/// Adds to the generated document the security schemes and the errors of every operation.
+/// Adds the security schemes and the errors of every operation to the generated document.
 pub fn complete(mut document: utoipa::openapi::OpenApi, access: Access) -> utoipa::openapi::OpenApi {
     let bearer = SecurityScheme::Http(
         HttpBuilder::new()

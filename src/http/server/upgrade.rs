@@ -1,4 +1,4 @@
-//! What a request for the WebSocket takes from its HTTP connection.
+//! The parts of an HTTP connection that the session of a WebSocket takes over.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ impl ConnectionPermit {
     }
 }
 
-/// The parts that the session of a WebSocket needs.
+/// The parts that the session takes over.
 pub struct Upgrade {
     /// Answers the frames that stand for requests.
     pub edge: Edge,

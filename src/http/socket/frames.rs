@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use crate::base::error::FieldError;
 use crate::domain::people::presence;
 
-/// The limit of the body of a reply.
+/// The limit of the body of a reply, in bytes.
 const REPLY_LIMIT_BYTES: usize = 4 * 1_024 * 1_024;
 
 /// A frame from a client.

@@ -5,7 +5,7 @@
 //!   and in order. Events are delivered meanwhile.
 //! - A socket whose client does not read is closed. The client reconnects with its cursor and loses no event.
 //! - Work that waits for the database does not delay reading from the socket, so heartbeats and answers to pings continue while
-//!   the database is silent.
+//!   the database does not answer.
 
 use std::collections::VecDeque;
 use std::pin::{Pin, pin};
@@ -34,16 +34,16 @@ use crate::live::{Live, Next, PresenceGuard, Subscription};
 pub const FRAME_LIMIT_BYTES: usize = 128 * 1_024;
 /// The size of the read buffer of a socket, in bytes. Small, because there may be thousands of idle sockets.
 pub const READ_BUFFER_BYTES: usize = 4 * 1_024;
-/// The bytes that are collected before they are written to a socket, so that events are written together. Allocated when
-/// needed.
+/// The number of bytes that a socket collects before it writes them, so that one write carries several events. The buffer is
+/// allocated when it is needed.
 pub const WRITE_BUFFER_BYTES: usize = 8 * 1_024;
-/// Events that are written before other work of the socket gets its turn.
+/// Maximum number of events that are written before the socket does other work.
 const EVENTS_PER_WRITE: usize = 64;
 /// Frames that may wait while one is handled. At this limit the socket is not read, so its pings wait too.
 const FRAMES_WAITING_LIMIT: usize = 32;
 /// The limit of the total size of waiting frames, in bytes.
 const FRAMES_WAITING_LIMIT_BYTES: usize = 2 * FRAME_LIMIT_BYTES;
-/// The time added to two heartbeats, after which a socket from which nothing arrives is closed.
+/// A socket is closed when nothing has arrived for two heartbeats plus this time.
 const HEARTBEAT_GRACE: Duration = Duration::from_millis(800);
 /// How long writing a frame may take.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -128,7 +128,7 @@ impl SocketSession {
                 }
                 End::Gone => true,
             };
-            // RFC 6455, 5.5.1: both sides send a Close frame. Reading flushes ours and waits for that of the client.
+            // RFC 6455, 5.5.1: both sides send a Close frame. Reading flushes the server's frame and waits for the client's.
             if wait_for_close {
                 while let Some(Ok(_)) = self.socket.recv().await {}
             }
@@ -186,7 +186,7 @@ impl SocketSession {
         }
     }
 
-    /// Whether the next frame is read: the session is not ending, and few frames wait.
+    /// Whether the next frame is read: the session is not ending, and the waiting frames are below both limits.
     fn is_reading(&self) -> bool {
         self.ending.is_none()
             && self.waiting.len() < FRAMES_WAITING_LIMIT
@@ -294,7 +294,7 @@ impl SocketSession {
         Ok(())
     }
 
-    /// Stops reading. Frames that were read before are still handled, because the client cannot know whether they were.
+    /// Stops reading. Frames that have been read are still handled, because the client cannot know whether the server handled them.
     fn stop_reading(&mut self, end: End) -> Result<(), End> {
         if matches!(end, End::Gone) {
             self.presence = None;
@@ -303,7 +303,8 @@ impl SocketSession {
         Ok(())
     }
 
-    /// Handles waiting frames until one of them needs to wait itself.
+    /// Starts the waiting frames in order, until the work of one of them is in progress. A frame that is answered without such
+    /// work does not stop the loop.
     async fn start_waiting_frames(&mut self) -> Result<(), End> {
         while self.in_progress.is_none()
             && let Some((size_bytes, client_frame)) = self.waiting.pop_front()
@@ -366,7 +367,7 @@ impl SocketSession {
     }
 }
 
-/// Waits for the next event. If the event log was replaced, the subscription has been opened again when this returns.
+/// Waits for the next event. If it is [`Next::Reset`], this function has opened the subscription again, without a cursor.
 async fn advance(subscription: &mut Subscription, live: &Arc<Live>, reader: &Principal) -> Result<Next, Error> {
     let next = subscription.next().await?;
     if matches!(next, Next::Reset) {
