@@ -79,7 +79,7 @@ pub enum ConversationKind {
     Group,
 }
 
-/// Which messages a member can see who joined later.
+/// Which messages a member who joined later can see.
 #[derive(Clone, Copy, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum HistoryWord {

@@ -45,7 +45,7 @@ impl<T: DeserializeOwned> FromRequestParts<HttpState> for Path<T> {
 }
 
 /// The parameters of the query as the fields of `T`, each at most once. `T` is `()` for a route without parameters. A route
-/// with a body has none, which [`JsonBody`] and [`JsonOrPayload`] check.
+/// with a body has no query parameters: [`JsonBody`] and [`JsonOrPayload`] refuse them.
 pub struct Query<T>(pub T);
 
 impl<T: DeserializeOwned> FromRequestParts<HttpState> for Query<T> {
@@ -143,7 +143,7 @@ impl<T: DeserializeOwned> FromRequest<HttpState> for JsonOrPayload<T> {
         if payloads.next().is_some() {
             return Err(wrong("duplicate", "must not be given more than once").into());
         }
-        // The form is well-formed, so the error is about its field.
+        // The form is well-formed, so the error names its field `payload`.
         if serde_json::from_str::<serde::de::IgnoredAny>(&payload).is_err() {
             return Err(wrong("malformed_json", "must be a JSON object with a field text").into());
         }

@@ -75,7 +75,7 @@ impl Problem {
         Self { status, code, detail: detail.into(), errors: Vec::new(), retry_after_s: None, cause: None }
     }
 
-    /// The problem for a status that came without one: for example, axum's own answer for an unknown path.
+    /// The problem for an answer that has only a status, for example axum's own answer for an unknown path.
     pub fn of_status(status: StatusCode) -> Self {
         let (code, detail) = match status {
             StatusCode::NOT_FOUND => ("not_found", "Nothing exists at this path"),

@@ -65,7 +65,7 @@ pub struct NewConversationBody {
     /// For a group: the first members besides the caller.
     #[schema(max_items = 1000)]
     member_user_names: Option<Vec<String>>,
-    /// For a group: which messages a member sees who joins later. `all` if absent.
+    /// For a group: which messages a member who joins later can see. `all` if absent.
     #[schema(inline)]
     history: Option<HistoryWord>,
     /// For a group: whether members without the role owner or admin may add others. False if absent.

@@ -136,7 +136,7 @@ pub async fn delete_invite(
     Ok(no_content())
 }
 
-/// What an invite leads to, as shown to everybody who has its code.
+/// The group that an invite leads to, as shown to everybody who has the code of the invite.
 #[derive(Serialize, ToSchema)]
 pub struct InvitePreview<'a> {
     conversation: GroupPreview<'a>,

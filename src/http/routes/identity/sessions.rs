@@ -167,7 +167,7 @@ pub async fn delete_session(
     let session = if path.id == "current" { None } else { Some(SessionId(number_or_zero(&path.id))) };
     sessions::end(&state.app, &principal, session).await?;
     let mut response = no_content();
-    // If the request has a bearer token too, the cookie belongs to another session, which continues.
+    // If the request has a bearer token, that token names the session. A cookie then belongs to another session, which continues.
     let by_cookie = !headers.contains_key(header::AUTHORIZATION);
     if by_cookie && session.is_none_or(|id| principal.credential() == Credential::Session(id)) {
         set_cookie(&state, &mut response, "", 0);

@@ -109,7 +109,7 @@ pub struct TimelinePath {
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct TimelineFilter {
-    /// Messages of the last days, by their number. 30 if `days`, `since` and `until` are absent. Cannot be combined with `since`
+    /// Messages of this number of days before now. 30 if `days`, `since` and `until` are absent. Cannot be combined with `since`
     /// or `until`.
     #[param(value_type = Option<u32>, minimum = 1, maximum = 3650)]
     days: Option<i64>,

@@ -38,7 +38,7 @@ pub async fn pin_message(
 
 /// Unpin a message
 ///
-/// The same users can unpin a message who can pin it.
+/// The users who can pin a message can also unpin it.
 #[utoipa::path(
     delete,
     path = "/api/conversations/{id}/messages/{seq}/pin",

@@ -92,7 +92,7 @@ enum Line<'a> {
     End,
 }
 
-/// A line about one user and one message. The domain names its type.
+/// A line about one user and one message. The domain provides the name of its type.
 #[derive(Serialize)]
 struct MarkLine<'a> {
     #[serde(rename = "type")]

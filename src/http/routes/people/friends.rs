@@ -20,7 +20,7 @@ use crate::http::state::HttpState;
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FriendState {
-    /// A friend request that was not answered.
+    /// A friend request that has not been answered yet.
     Asked,
     /// Both users have agreed.
     Friends,
