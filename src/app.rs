@@ -39,7 +39,7 @@ pub const EVENT_RETENTION_DAYS: i64 = 30;
 pub struct Settings {
     /// Whether requests need credentials.
     pub access: Access,
-    /// Whether the server runs with the data of the demo.
+    /// Whether the server runs with `--demo`.
     pub demo: bool,
     /// Whether rate limits apply, those on log-in attempts included.
     pub rate_limits: bool,
@@ -64,7 +64,7 @@ pub struct Settings {
 }
 
 impl Default for Settings {
-    /// The settings without any option.
+    /// The settings of a server that is started without options.
     fn default() -> Self {
         Self {
             access: Access::Secured,
@@ -95,7 +95,7 @@ pub struct App {
     pub commits: Commits,
     /// The clock.
     pub clock: Clock,
-    /// The days for which idempotency keys are stored.
+    /// The days under which idempotency keys are stored and looked up.
     pub key_days: KeyDays,
     /// The source of randomness.
     pub rng: Rng,
@@ -109,7 +109,7 @@ pub struct App {
     pub sends: SendQueue,
     /// The queue of changes: reactions and receipts. On PostgreSQL, its task writes them in batches.
     pub changes: ChangeQueue,
-    /// Notified by each search.
+    /// Each search notifies it.
     pub searched: Notify,
     /// Messages that this process has sent in the last moments.
     pub recent_sends: Arc<RecentSends>,
@@ -125,7 +125,7 @@ pub struct App {
     pub jwt: Option<JwtVerifier>,
     /// Sends mail.
     pub mailer: Option<Mailer>,
-    /// The key for the hashes of user names.
+    /// The secret of the database: the key for the hashes of user names. The keys of the bus are derived from it.
     pub name_key: [u8; 32],
 }
 
@@ -156,7 +156,7 @@ impl App {
             None => None,
         };
         let db = Db::open(location, environment).await?;
-        // Everything above this line works without the time.
+        // The code above this line does not use the time.
         database_clock::read(&db, &clock).await?;
         let jwt = match &settings.jwt {
             Some(jwt) => Some(JwtVerifier::open(jwt.clone(), clock.now()).await.map_err(Error::internal)?),

@@ -12,7 +12,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// A cause that is written to the log only.
 pub type Source = Box<dyn std::error::Error + Send + Sync>;
 
-/// Characters of a stored word that the log shows at most.
+/// Maximum number of characters of a stored word that an error shows.
 const SHOWN_WORD_CHARACTERS: usize = 40;
 
 /// The reason why one field is invalid.
@@ -130,7 +130,7 @@ pub enum Error {
         constraint: String,
     },
     /// The transaction conflicted with another one and must be run again. On PostgreSQL the driver runs it again. On SQLite the
-    /// code that sends messages does.
+    /// code that sends messages runs it again.
     #[error("transaction must be run again: {0}")]
     Rerun(Source),
     /// A stored message cannot be read, or does not match its digest. Its text is not shown to anybody.
@@ -149,9 +149,9 @@ pub enum Error {
     UnknownValue {
         /// The table and the column, for the log.
         column: &'static str,
-        /// What the column holds, for the log.
+        /// A description of the value, for the log.
         value: String,
-        /// How the row is found, for the log. Empty until [`Error::in_row`].
+        /// A description of the row, for the log. Empty until [`Error::in_row`].
         row: String,
     },
     /// A fault of the server.
@@ -174,13 +174,14 @@ impl Error {
         Self::Internal(source.into())
     }
 
-    /// A column of words that holds an unknown one. A long word is cut, because a damaged row can hold any text.
+    /// The error for a column that must contain one of several fixed words and contains another one. A long word is cut, because a
+    /// damaged row can contain any text.
     pub fn unknown_word(column: &'static str, word: &str) -> Self {
         let shown: String = word.chars().take(SHOWN_WORD_CHARACTERS).collect();
         Self::unknown_value(column, format!("the word {shown:?}"))
     }
 
-    /// A column that holds an unknown value, described in words that may be logged.
+    /// The error for a column that contains an unknown value. `value` describes the value in words that may be logged.
     pub fn unknown_value(column: &'static str, value: impl Into<String>) -> Self {
         Self::UnknownValue { column, value: value.into(), row: String::new() }
     }

@@ -1,4 +1,4 @@
-//! The metrics of the server, in the format of Prometheus.
+//! The metrics of the server, in the text format of OpenMetrics, which Prometheus reads.
 //!
 //! Invariant: labels contain fixed words, route templates, methods and statuses, and never text of a caller.
 
@@ -34,7 +34,7 @@ pub struct RouteLabels {
 /// The labels of queues.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct WorkLabels {
-    /// `read` and `write` on SQLite, `pool` and `change` on PostgreSQL, `send` on both.
+    /// The queue: `read` or `write` on SQLite, `pool` or `change` on PostgreSQL, `send` on both.
     pub work: &'static str,
 }
 
@@ -172,7 +172,7 @@ impl Metrics {
         }
     }
 
-    /// Renders all metrics in the text format of Prometheus.
+    /// Renders all metrics in the text format of OpenMetrics.
     ///
     /// # Errors
     /// The formatter fails.
@@ -182,7 +182,8 @@ impl Metrics {
         Ok(text)
     }
 
-    /// Counts one entry in the queue `work` until the result is dropped. If the caller goes away, its future drops the result.
+    /// Counts one entry in the queue `work` until the result is dropped. If the caller disconnects, the future of the request is
+    /// dropped, and the result with it.
     pub fn enter_queue(&self, work: &'static str) -> InQueue {
         let length = self.queue_length.get_or_create_owned(&WorkLabels { work });
         length.inc();
@@ -209,7 +210,7 @@ impl Drop for InQueue {
     }
 }
 
-/// Makes a metric, registers it and returns it. `/metrics` shows metrics in the order in which they are registered.
+/// Creates a metric, registers it and returns it. `/metrics` shows metrics in the order in which they are registered.
 fn register<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
     let metric = M::default();
     registry.register(name, help, metric.clone());

@@ -1,6 +1,6 @@
-//! Helpers for background tasks: logging of panics, and a flag that says whether the task of a queue runs.
+//! Helpers for background tasks: logging of panics, and a flag that says whether the task of a queue has ended.
 //!
-//! A task that runs as long as the server is not started here, but by the supervisor in `workers`.
+//! Tasks that run as long as the server are not started here. The supervisor in `workers` starts them.
 //!
 //! Invariant: a task that is spawned here has the [`PanicSwitch`] of the supervised task that spawned it, if there is one.
 
@@ -25,7 +25,7 @@ pub fn log_panic<T>(name: &'static str, work: impl Future<Output = T>) -> impl F
         match AssertUnwindSafe(work).catch_unwind().await {
             Ok(outcome) => outcome,
             Err(panic) => {
-                // Without the message of the panic, which the panic hook prints: it may contain text of a caller.
+                // This line leaves out the message of the panic, which may contain text of a caller. The panic hook prints it.
                 tracing::error!(task = name, "a task panicked");
                 resume_unwind(panic)
             }
@@ -48,23 +48,23 @@ pub enum PanicPoint {
     ScheduledSent,
     /// A mail has left its queue and has not been delivered.
     MailTaken,
-    /// A webhook has received an event and this is not recorded.
+    /// A webhook has received an event, and the delivery is not recorded.
     WebhookCalled,
     /// Presence is written and the result is not recorded.
     PresenceWritten,
 }
 
-/// Lets a test make a supervised task panic at a [`PanicPoint`]. Nothing in a server uses it.
+/// Lets a test make a supervised task panic at a [`PanicPoint`]. A running server never sets it.
 #[derive(Debug, Default)]
 pub struct PanicSwitch(Mutex<Option<PanicPoint>>);
 
 impl PanicSwitch {
-    /// Makes the next task that reaches `point` panic, once.
+    /// Makes the next task under this switch that reaches `point` panic, once.
     pub fn set(&self, point: PanicPoint) {
         *self.lock() = Some(point);
     }
 
-    /// Whether no task has reached the point since [`set`](Self::set).
+    /// Whether a point is set and no task has reached it yet.
     pub fn is_set(&self) -> bool {
         self.lock().is_some()
     }
@@ -96,7 +96,7 @@ pub struct RunFlag {
 }
 
 impl RunFlag {
-    /// Marks the task as running until the guard is dropped. A panic drops it too.
+    /// Marks the task as running until the guard is dropped. A panic drops the guard too.
     pub fn raise(&self) -> RunGuard<'_> {
         self.ended.store(false, Ordering::Release);
         RunGuard(self)

@@ -1,7 +1,7 @@
 //! Splits text into search terms.
 //!
 //! Invariants: messages and queries are split by the same function, in Rust and never in a database, so that both databases
-//! find the same messages. Terms contain only letters and digits, so neither search index needs escaping. Text in a script
+//! find the same messages. Terms contain only letters and digits, so they need no escaping in the search indexes. Text in a script
 //! without spaces between words is split into all pairs of adjacent characters, plus the last character of each run alone, so
 //! that any part of the text can be found.
 
@@ -98,7 +98,7 @@ fn split_run(run: &[Folded], terms: &mut Vec<Term>) {
     }));
 }
 
-/// The terms of a text by position. `None` where a term has occurred so often before that its position is not kept.
+/// The terms of a text by position. `None` at a position where the term has already occurred `MAX_REPEATS` times in the text.
 pub fn places(text: &str) -> Vec<Option<String>> {
     let terms = terms(text);
     if terms.len() <= MAX_REPEATS {
@@ -150,8 +150,8 @@ fn class_of(character: char) -> CharacterClass {
     }
 }
 
-/// Folds case, accents and compatibility forms, as `text::fold` does for names, and records which characters each folded one
-/// comes from. Unlike `text::fold`, it keeps the marks that form another letter in Kana and Hangul.
+/// Folds case, accents and compatibility forms, as `text::fold` does for names, and records from which characters of the text each
+/// folded character comes. Unlike `text::fold`, it keeps the marks that form another letter in Kana and Hangul.
 fn fold(text: &str) -> Vec<Folded> {
     let mut folded: Vec<Folded> = Vec::with_capacity(text.len());
     for (at, character) in text.chars().enumerate() {

@@ -19,7 +19,8 @@ pub fn fold(text: &str) -> String {
     lower.nfkd().filter(|character| !is_combining_mark(*character)).collect()
 }
 
-/// An upper bound, in byte order, of all texts that begin with `prefix`. It works because no character is above U+10FFFF.
+/// An upper bound, in byte order, of all texts that begin with `prefix`. It works because U+10FFFF is the largest code point and is
+/// never assigned to a character.
 pub fn past_prefix(prefix: &str) -> String {
     format!("{prefix}\u{10FFFF}")
 }
