@@ -1,8 +1,8 @@
-//! Prepares two things that the crate includes: the list of the files in `migrations/`, so that a new version of the schema is
-//! named in no other place, and the commit and the date of a release build, which `posthaste --version` prints.
+//! Prepares two things that the crate includes. The first is the list of the files in `migrations/`, so that a new version of the
+//! schema needs no entry elsewhere. The second is the commit and the date of a release build, which `posthaste --version` prints.
 //!
 //! Invariant: a build without git, or from an archive of the sources, succeeds with the commit "unknown". A debug build does
-//! not ask for the commit, because each new commit would compile the whole crate again.
+//! not ask for the commit. Otherwise each new commit would compile the whole crate again.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ fn main() {
     record_build();
 }
 
-/// A version of the schema: its name, and the texts for both databases, for SQLite and for PostgreSQL.
+/// A version of the schema: its name, and the files with SQL for both databases, for SQLite only and for PostgreSQL only.
 type Version = (String, [Option<PathBuf>; 3]);
 
 fn list_migrations() {

@@ -12,7 +12,7 @@ use crate::domain::identity::audit::By;
 use crate::domain::identity::passwords;
 use crate::domain::identity::users::{self, Registration};
 
-/// At most this many bytes are read as a password. Longer than any valid password.
+/// Maximum number of bytes that are read as a password. It is larger than any valid password.
 const PASSWORD_LIMIT_BYTES: u64 = 4_096;
 
 /// The subcommands.

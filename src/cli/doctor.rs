@@ -1,6 +1,6 @@
 //! The command `posthaste doctor`: checks of the machine, the configuration and the data.
 //!
-//! Invariant: it changes nothing, except for a small file that it writes into the data folder and removes again.
+//! Invariant: the command changes nothing, except for a small file that it writes into the data folder and removes again.
 
 mod contents;
 

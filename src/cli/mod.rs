@@ -138,7 +138,8 @@ fn environment(allow_unsafe_storage: bool) -> Environment {
     Environment { allow_unsafe_storage, ..Environment::new(Clock::System) }
 }
 
-/// An error as a sentence for the operator: `place`, the database or the file it is about, then the error and its causes.
+/// Describes an error for the operator: first `place` (the database or file that the error is about), then the error and its
+/// causes.
 fn explain(place: &str, error: &Error) -> String {
     match error {
         Error::Internal(source) | Error::Unavailable { source, .. } => {

@@ -82,7 +82,7 @@ async fn serve(config: ServeConfig) -> Result<(), String> {
 /// Ends the process immediately after a fatal fault. The database stays open on purpose: closing it would copy the
 /// write-ahead log.
 fn end_process(sentence: &str) {
-    // Held until the process ends, so that no other thread writes a line after this one.
+    // The lock is held until the process ends, so that no other thread writes a line after this one.
     let _log = std::io::stderr().lock();
     tracing::error!("{sentence}");
     std::process::exit(1);
@@ -97,8 +97,8 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, String> {
     })
 }
 
-/// Waits for SIGTERM or SIGINT. The handlers are installed when this function is called, not when its future is first
-/// polled: before that, a signal would end the process immediately.
+/// Waits for SIGTERM or SIGINT. The handlers are installed when this function is called, not when its future is first polled.
+/// Without handlers, a signal ends the process immediately.
 fn stop_signal() -> impl Future<Output = ()> {
     let stream = |kind| signal(kind).map_err(|error| tracing::error!(%error, "cannot install a signal handler"));
     let streams = (stream(SignalKind::terminate()), stream(SignalKind::interrupt()));

@@ -1,4 +1,4 @@
-//! The option `--bus`: how servers on the same data notify each other. It must fit the database.
+//! The option `--bus`: how servers on the same data notify each other. The bus over PostgreSQL needs a PostgreSQL database.
 
 use clap::ValueEnum;
 use serde::Deserialize;
@@ -11,7 +11,7 @@ use crate::store::driver::environment::Location;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BusKind {
-    /// No other server uses the data.
+    /// No bus, for data that no other server uses.
     Local,
     /// Over PostgreSQL, with LISTEN and NOTIFY.
     Postgres,

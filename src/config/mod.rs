@@ -1,4 +1,5 @@
-//! The configuration: the command line comes before the environment, then the configuration file, then the defaults.
+//! The configuration. A flag takes precedence over an environment variable, a variable over the configuration file, and the file
+//! over the default.
 //!
 //! Invariant: only `options` defines options. This module checks their values together and derives the settings. An
 //! unknown key in the configuration file is an error that names the key.

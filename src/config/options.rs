@@ -14,7 +14,8 @@ use serde::Deserialize;
 use super::bus::BusKind;
 use crate::app::EVENT_RETENTION_DAYS;
 
-/// The allowed range of `event_retention_days`. The flag is checked by its parser, a value from the file by `config`.
+/// The allowed range of `event_retention_days`. The parser of the command line checks the flag and the variable. `config` checks
+/// the value again, because it can come from the file.
 pub(super) const EVENT_RETENTION_RANGE_DAYS: RangeInclusive<i64> = 1..=3650;
 
 /// Generates, from groups of options:

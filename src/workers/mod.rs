@@ -24,7 +24,7 @@ const TAILER: &str = "tailer";
 const PRESENCE: &str = "presence";
 const WEBHOOKS: &str = "webhooks";
 
-/// The longest pause before the task of a queue is restarted. It is short because callers wait for the entries of the queue.
+/// The longest pause before the task of a queue is restarted. It is short because callers wait until their entries are written.
 const LONGEST_QUEUE_PAUSE: Duration = Duration::from_secs(1);
 /// How long the tasks of webhooks and presence may take to stop: the first releases its leases, the second writes that this server
 /// has no online users any more.
@@ -70,7 +70,7 @@ impl Workers {
         self.start_without(&[]);
     }
 
-    /// Starts every task except those in `left_out`: for tests that do the work of a task themselves, step by step.
+    /// For tests: starts every task except those in `left_out`, whose work the test does itself, step by step.
     pub fn start_without(&mut self, left_out: &[&str]) {
         for task in tasks(&self.app, &self.live, &self.bus) {
             if !left_out.contains(&task.name()) {

@@ -25,10 +25,10 @@ use crate::base::tasks::{PanicPoint, PanicSwitch};
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// A task that has run for this long has recovered: `/readyz` no longer names it, and its next failure counts as its first. Both
-/// use the same time, so that a task which fails at regular intervals does not make `/readyz` alternate between 200 and 503.
+/// A task that has run for this long has recovered: `/readyz` no longer names it, and its next failure counts as its first. The
+/// time is the same for both, so that a task that fails at regular intervals does not make `/readyz` alternate between 200 and 503.
 pub const RECOVERY_TIME: Duration = Duration::from_secs(60);
-/// Failures without a recovery between them after which `/readyz` is 503.
+/// After this many failures without a recovery between them, `/readyz` answers 503.
 const FAILURES_UNTIL_NOT_READY: u32 = 3;
 
 type Work = Pin<Box<dyn Future<Output = ()> + Send>>;

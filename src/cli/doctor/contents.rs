@@ -1,6 +1,6 @@
 //! The checks of `posthaste doctor` on the data or on a backup.
 //!
-//! Invariant: each result says what was checked and how. It claims nothing about data that was not checked.
+//! Invariant: each result says what was checked and how, and claims nothing about data that was not checked.
 
 use std::path::Path;
 use std::sync::Arc;
