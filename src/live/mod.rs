@@ -48,7 +48,7 @@ pub const SUBSCRIPTION_LIMIT: usize = 65_536;
 
 /// Maximum number of users to whom one ephemeral event is delivered.
 pub const EPHEMERAL_AUDIENCE_LIMIT: usize = 100;
-/// Maximum number of ephemeral events that wait for the bus. One more drops the oldest.
+/// Maximum number of ephemeral events that wait for the bus. A further event drops the oldest one.
 const EPHEMERAL_QUEUE_LIMIT: usize = 256;
 
 /// The JSON before and after an event in a frame of a WebSocket.
@@ -79,7 +79,7 @@ impl Frame {
     /// The event as JSON.
     pub fn json(&self) -> &str {
         let json = &self.text[FRAME_HEAD.len()..self.text.len() - FRAME_TAIL.len()];
-        // `new` made the text from a string, so it is valid UTF-8.
+        // `new` creates the text from a string, so it is valid UTF-8.
         std::str::from_utf8(json).unwrap_or_default()
     }
 

@@ -23,7 +23,7 @@ const COALESCING_INTERVAL: Duration = Duration::from_millis(100);
 /// How long a subscription waits for the tailer to start its queue. The tailer must first read the event log to its end.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a subscription returns next.
+/// The result of [`Subscription::next`].
 #[derive(Debug)]
 pub enum Next {
     /// The next event.

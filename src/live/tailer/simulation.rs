@@ -2,9 +2,9 @@
 //! next step from a seed. There are no wake-ups. A tailer or a reader runs only when its step is chosen, which may be too early,
 //! too late or twice in a row. A step runs until it needs an answer of the database; then other steps may come before it continues.
 //!
-//! Invariants, for every reader: it misses no event, gets none twice, and gets all in order. It never gets an event that it was not
-//! allowed to see at any time since the latest of three moments: the event was logged, the reader opened its subscription, and its
-//! server delivered everything up to its current position.
+//! Invariants, for every reader: it misses no event, gets none twice, and gets all in order. It gets an event only if it was
+//! allowed to see the event at the latest of three moments or at some time after that. The moments are: the event was logged; the
+//! reader opened its subscription; the log ended at the position up to which the server of the reader has delivered.
 //!
 //! `POSTHASTE_SEED=7` runs one seed. `POSTHASTE_SOAK=1` runs thousands of random seeds.
 
