@@ -4,8 +4,8 @@
 //! - Admission comes before routing, so that callers without credentials cannot find out which paths exist.
 //! - On a public route, credentials that are refused with 401 or 403 count as no credentials. Any other error, such as 422 for
 //!   `X-Act-As` or 503, is the answer to the request.
-//! - A browser sends a cookie with every request, also with those of foreign pages. So a cookie does not authorise unsafe
-//!   requests from other origins.
+//! - A browser can send the cookie with requests of foreign pages too. So a cookie does not authorise unsafe requests from other
+//!   origins.
 
 use std::net::IpAddr;
 

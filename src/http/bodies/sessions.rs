@@ -19,7 +19,7 @@ pub struct SessionBody<'a> {
     /// The time of the last request, exact to one minute.
     #[schema(value_type = String, format = DateTime, example = "2026-11-22T08:30:00.123456Z")]
     last_seen_at: Timestamp,
-    /// The time at which the session ends if it is not used before.
+    /// The time at which the session ends, unless it is used before that time.
     #[schema(value_type = String, format = DateTime, example = "2026-12-22T08:30:00.123456Z")]
     expires_at: Timestamp,
     /// The `User-Agent` of the log-in.

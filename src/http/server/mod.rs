@@ -107,8 +107,8 @@ fn cors(origins: &[String]) -> Result<Option<CorsLayer>> {
     ))
 }
 
-/// The edge, with the CORS layer around it for cross-origin requests. Other requests go to the edge directly, because that layer
-/// would answer every OPTIONS request itself.
+/// The edge, with the CORS layer around it for requests that have the header `Origin`. An OPTIONS request that is not a CORS
+/// preflight goes to the edge directly, because the layer would answer it itself.
 #[derive(Clone)]
 struct CorsEdge {
     edge: Edge,

@@ -49,7 +49,7 @@ pub struct MadeSession<'a> {
     /// The token for `Authorization: Bearer …`. It is shown only once. Null if it was set as a cookie.
     #[schema(example = "phs_0123456789abcdefghijklmnopqrstuvwxyzABCDEFG")]
     token: Option<&'a str>,
-    /// The time at which the session ends if it is not used before.
+    /// The time at which the session ends, unless it is used before that time.
     #[schema(value_type = String, format = DateTime, example = "2026-12-22T08:30:00.123456Z")]
     expires_at: Timestamp,
     user: UserBody<'a>,

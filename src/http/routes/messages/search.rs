@@ -113,7 +113,7 @@ pub async fn search_messages(
     Ok(list(to_json(&hits, SEARCH_HIT_BYTES * hits.len())?, uri.path(), next))
 }
 
-/// What a message can contain.
+/// Content that a search can require in a message.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum HasWord {

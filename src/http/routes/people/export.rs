@@ -137,7 +137,7 @@ pub async fn export_user(
     _query: Query<()>,
 ) -> Result<Response, Problem> {
     let mut export = export::begin(&state.app, &principal, &path.user_name).await?;
-    // The first page is read before the answer begins, so that an error (such as a user who is being erased) has its own status.
+    // The first page is read before the answer begins, so that an error (such as a user who is being erased) can set the status.
     let first = page(&state.app, &mut export).await?.unwrap_or_default();
     let others = stream::try_unfold((state.app, Some(export)), |(app, export)| async move {
         let Some(mut export) = export else { return DomainResult::<_, Error>::Ok(None) };
