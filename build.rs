@@ -1,7 +1,7 @@
 //! Prepares two things that the crate includes. The first is the list of the files in `migrations/`, so that a new version of the
-//! schema needs no entry elsewhere. The second is the commit and the date of a release build, which `posthaste --version` prints.
+//! schema needs no entry elsewhere. The second is the commit and the date of the build, which `posthaste --version` prints.
 //!
-//! Invariant: a build without git, or from an archive of the sources, succeeds with the commit "unknown". A debug build does
+//! Invariant: a release build without git, or from an archive of the sources, succeeds with the commit "unknown". A debug build does
 //! not ask for the commit. Otherwise each new commit would compile the whole crate again.
 
 use std::collections::BTreeMap;
@@ -71,7 +71,7 @@ fn commit() -> Option<String> {
         return None;
     }
     // HEAD changes with a checkout, and the file of the branch with a commit. If git has packed the file of the branch, the
-    // log of HEAD still changes. A file that does not exist is left out, because cargo would run this script each time.
+    // log of HEAD still changes. A file that does not exist is left out, because with it cargo would run this script each time.
     let branch = git(&["symbolic-ref", "--quiet", "HEAD"]);
     for name in ["HEAD", "logs/HEAD"].into_iter().chain(branch.as_deref()) {
         let path = git(&["rev-parse", "--git-path", name])?;

@@ -66,7 +66,7 @@ impl RequestIds {
         Ok(Self { process: u64::from_le_bytes(rng.bytes()?), count: AtomicU64::new(1) })
     }
 
-    /// The next id: 24 hexadecimal digits.
+    /// The next id: 24 hexadecimal digits, and more after 2^32 ids.
     pub fn next(&self) -> RequestId {
         let count = self.count.fetch_add(1, Ordering::Relaxed);
         RequestId(format!("{:016x}{count:08x}", self.process).into())

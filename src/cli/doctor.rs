@@ -43,7 +43,7 @@ pub struct Options {
     backup: Option<PathBuf>,
 }
 
-/// Runs the checks and prints the results. The exit status is 1 if something is wrong.
+/// Runs the checks and prints the results. The exit status is 1 if a check has found a fault.
 pub fn run(options: &Options, data: &DataOptions) -> Result<ExitCode, String> {
     if let Some(file) = &options.backup {
         return Ok(print(block_on(contents::of_backup(file, options.deep))?));
@@ -99,7 +99,7 @@ fn open_files() -> Finding {
 }
 
 fn free_space(folder: &Path) -> Finding {
-    // df, because the standard library has no statvfs.
+    // This runs df, because the standard library has no statvfs.
     let output = std::process::Command::new("df").arg("-Pk").arg(folder).output();
     let free = output.ok().and_then(|output| {
         let text = String::from_utf8(output.stdout).ok()?;

@@ -30,7 +30,7 @@ pub fn run(data: &DataOptions, options: ServeOptions) -> Result<ExitCode, String
         .build()
         .map_err(|error| format!("cannot start the async runtime: {error}"))?;
     let outcome = runtime.block_on(serve(config));
-    // Every request is answered by now. A name look-up that hangs must not delay the end of the process.
+    // The connections have ended or have had their time to end. A name look-up that hangs must not delay the end of the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
     outcome.map(|()| ExitCode::SUCCESS)
 }
