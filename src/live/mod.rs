@@ -11,8 +11,9 @@
 //! - The audience of an event is determined after the event was read. A user who is removed from a conversation therefore gets
 //!   no further event of that conversation, except the removal.
 //! - Queues are bounded. An event that waits in several queues is in memory once.
-//! - No reader misses an event when a task of this module fails and is restarted: the position of the tailer, the queues of
-//!   readers and the names under which this server leases webhooks and writes presence are kept in [`Live`], not in a task.
+//! - No reader misses an event when a task of this module fails and is restarted. The state that a restarted task needs is kept in
+//!   [`Live`], not in the task: the position of the tailer, the queues of readers, and the names under which this server leases
+//!   webhooks and writes presence.
 
 pub mod bus;
 mod presence;

@@ -238,8 +238,8 @@ impl Inner {
             .singlepart(SinglePart::builder().header(ContentType::TEXT_PLAIN).body(body))
             .map_err(Error::internal)?;
         let mut bytes = message.formatted();
-        // SMTP ends a mail with CRLF, a full stop and CRLF. The first CRLF also ends the last line of the mail, so the line must
-        // not have a CRLF of its own: the mail would then end with an empty line.
+        // SMTP ends a mail with CRLF, a full stop and CRLF. The first CRLF also ends the last line of the mail. If that line had a
+        // CRLF of its own, the mail would end with an empty line.
         if bytes.ends_with(b"\r\n") {
             bytes.truncate(bytes.len() - 2);
         }

@@ -56,8 +56,8 @@ impl Settings {
         };
         let servers: Option<Vec<ServerAddr>> = urls.into_iter().map(bare).collect();
         let servers = servers.ok_or_else(wrong)?;
-        // The subject is derived from a secret in the database: installations that share a NATS server do not receive each
-        // other's messages, and nobody can guess it.
+        // The subject is derived from a secret in the database, so nobody can guess it. Installations that share a NATS server do
+        // not receive each other's messages, because their subjects differ.
         let key = Sha256::new().chain_update(b"posthaste bus ").chain_update(app.name_key).finalize();
         Ok(Self { servers, login, subject: format!("posthaste.{}", hex(&key[..16])) })
     }
