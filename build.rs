@@ -1,8 +1,8 @@
 //! Prepares two things that the crate includes. The first is the list of the files in `migrations/`, so that a new version of the
 //! schema needs no entry elsewhere. The second is the commit and the date of the build, which `posthaste --version` prints.
 //!
-//! Invariant: a release build without git, or from an archive of the sources, succeeds with the commit "unknown". A debug build does
-//! not ask for the commit. Otherwise each new commit would compile the whole crate again.
+//! Invariant: a release build without git, or from an archive of the sources, succeeds with the commit "unknown". A debug build
+//! does not ask for the commit. Otherwise each new commit would compile the whole crate again.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -206,8 +206,8 @@ impl App {
     }
 }
 
-/// The inputs of a migration: the time, the epoch for a new event log (which makes cursors of other logs invalid) and a new
-/// key for the hashes of user names.
+/// The inputs of a migration: the time, the epoch for a new event log, and a new key for the hashes of user names. The epoch makes
+/// cursors of other event logs invalid.
 ///
 /// # Errors
 /// When the operating system cannot provide random bytes.

@@ -2,8 +2,8 @@
 //!
 //! Invariants: messages and queries are split by the same function, in Rust and never in a database, so that both databases
 //! find the same messages. Terms contain only letters and digits, so they need no escaping in the search indexes. Text in a script
-//! without spaces between words is split into all pairs of adjacent characters, plus the last character of each run alone, so
-//! that any part of the text can be found.
+//! without spaces between words is split into all pairs of adjacent characters, and the last character of each run is a term of
+//! its own. So any part of the text can be found.
 
 use std::collections::HashMap;
 

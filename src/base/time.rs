@@ -183,8 +183,8 @@ impl DatabaseClock {
     }
 
     /// Uses a reading of the database's clock: the query was sent at `asked_at`, took `round_trip` and returned `time`. If the
-    /// difference to the previous reading is not larger than the round trip, the clock is not changed, so that the time does
-    /// not jump with each reading.
+    /// reading differs from this clock by no more than the round trip, the clock is not changed. Otherwise the time would jump
+    /// with each reading.
     pub fn set(&self, time: Timestamp, asked_at: Instant, round_trip: Duration) {
         let answered_after = asked_at.saturating_duration_since(self.started) + round_trip / 2;
         let micros_at_start = time.micros().saturating_sub(micros(answered_after));

@@ -26,8 +26,8 @@ const WEBHOOKS: &str = "webhooks";
 
 /// The longest pause before the task of a queue is restarted. It is short because callers wait until their entries are written.
 const LONGEST_QUEUE_PAUSE: Duration = Duration::from_secs(1);
-/// How long the tasks of webhooks and presence may take to stop: the first releases its leases, the second writes that this server
-/// has no online users any more.
+/// How long the tasks of webhooks and presence may take to stop. The task of webhooks releases its leases. The task of presence
+/// writes that this server has no online users any more.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long mails that wait may take to be sent while the server stops.
 const MAIL_TIMEOUT: Duration = Duration::from_secs(5);

@@ -146,8 +146,8 @@ impl SocketSession {
         let mut step = self.send_hello(&subscription.cursor(), reset).await;
         loop {
             let next = {
-                // This future is kept while other work is done: if it were dropped and created again each time, a slow read of
-                // the database might never finish.
+                // This future is kept while other work is done. If each loop created it again, a slow read of the database might
+                // never finish.
                 let mut advancing = pin!(advance(&mut subscription, &live, &reader));
                 loop {
                     if let Err(end) = step {
