@@ -1,9 +1,9 @@
 //! The digest at the end of a backup file.
 //!
-//! A backup is a SQLite database with one line of text after its last page. SQLite reads as many pages as the file's header
-//! names, and ignores what comes after them. The line holds the SHA-256 of everything before it. A mark in the file's header
-//! (`PRAGMA application_id`) says that the line must be present. Without the mark, a file that lost its line would look like
-//! a backup of an older version, which wrote no line.
+//! A backup is a SQLite database with one line of text after its last page. SQLite reads the number of pages that is stored
+//! in the file's header, and ignores the bytes after them. The line holds the SHA-256 of everything before it. A mark in
+//! the file's header (`PRAGMA application_id`) says that the line must be present. Without the mark, a file that lost its
+//! line would look like a backup of an older version, which wrote no line.
 //!
 //! Invariant: [`check`] finds any changed bit, and any truncation, of a file that [`append`] finished.
 
@@ -26,9 +26,9 @@ const HEADER_BYTES: usize = 100;
 const SQLITE_MAGIC: &[u8] = b"SQLite format 3\0";
 /// The start of the line. 64 hexadecimal digits and a line feed follow.
 const LINE_START: &str = "\nposthaste backup, sha256 ";
-/// The length of the line. It is shorter than a page; otherwise SQLite would count it as one.
+/// The length of the line. It must be shorter than a page; otherwise SQLite would count the line as a page.
 const LINE_BYTES: usize = LINE_START.len() + 64 + 1;
-/// How much of the file is read in one call.
+/// The number of bytes that are read in one call.
 const CHUNK_BYTES: usize = 1 << 20;
 
 /// The result of [`check`] for a file in which no damage was found.
@@ -88,8 +88,8 @@ pub fn check(file: &Path, report: Report<'_>) -> Result<Found> {
     Ok(Found::NoDigest)
 }
 
-/// Appends the digest to a marked copy and syncs the file. The structure of the copy is not checked, because a restore also
-/// keeps a copy of a damaged database.
+/// Appends the digest to a copy that has its mark, and syncs the file. The structure of the copy is not checked, because
+/// the copy of the old data that a restore keeps may be damaged.
 pub fn append_digest_and_sync(copy: &Path, report: Report<'_>) -> Result<()> {
     // The pages must be on disk before the digest is computed from them. The second sync covers the line.
     sync_file(copy)?;

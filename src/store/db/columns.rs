@@ -1,7 +1,7 @@
 //! Reading rows by name: one list of columns produces both the text of a query and the code that reads its rows.
 //!
-//! Invariant: the text and the reading use the same list in the same order, so they cannot differ. Columns are numbered when
-//! the program is compiled, so no name is looked up while a query runs.
+//! Invariant: the text and the reading use the same list in the same order, so they cannot differ. Columns are read by
+//! their position, so no name is looked up while a query runs.
 
 use super::Row;
 use crate::base::error::Result;
@@ -37,8 +37,8 @@ pub(in crate::store) fn read_joined<'r, T: Columns<'r>>(row: &'r Row<'_>, next: 
     T::read_from(row, next).map(Some)
 }
 
-/// Concatenates texts at compile time: literals, and the `COLUMNS` of types. The result is a `'static` text, which the
-/// drivers need because they identify a statement by it.
+/// Concatenates texts at compile time: literals, and the `COLUMNS` of types. The result is a `'static` text. The drivers
+/// need one, because they identify a statement by its text.
 macro_rules! sql {
     ($($part:expr),+ $(,)?) => {{
         const PARTS: &[&str] = &[$($part),+];
@@ -54,12 +54,12 @@ macro_rules! sql {
 /// Declares the columns of a type once: each field with its SQL expression.
 ///
 /// `columns! { Session { id: "s.id", agent: "s.agent" } }` defines `Session::COLUMNS`, which is `s.id, s.agent`, for use in
-/// `sql!("SELECT ", Session::COLUMNS, " FROM messaging.sessions s")`, and lets [`read`] read a `Session`. A field can also
-/// have the columns of its own type in place of an SQL expression: `head: Head::COLUMNS`. A field of type `Option<Session>`
-/// is `None` when a LEFT JOIN found no row ([`read_joined`]).
+/// `sql!("SELECT ", Session::COLUMNS, " FROM messaging.sessions s")`, and lets [`read`] read a `Session`. If the type of a
+/// field has columns itself, these replace the SQL expression: `head: Head::COLUMNS`. A field of type `Option<Session>` is
+/// `None` when a LEFT JOIN found no row ([`read_joined`]).
 ///
-/// When a field is computed from columns, an expression follows in which each column is a variable:
-/// `{ day: "k.day", digest: "k.digest" } => Session { key: key(day, digest) }`.
+/// When a field is computed from several columns, an expression for the whole value follows the list. In it, each column is
+/// a variable: `{ day: "k.day", digest: "k.digest" } => Session { key: key(day, digest) }`.
 macro_rules! columns {
     ($type:ident { $($field:ident: $sql:expr),+ $(,)? }) => {
         $crate::store::db::columns::columns!($type { $($field: $sql),+ } => $type { $($field),+ });
@@ -106,7 +106,7 @@ macro_rules! column {
     };
 }
 
-/// Makes a type that is stored as a word readable. The type must have a function `parse`.
+/// Makes a type that is stored as a word readable from one column. The type must have a function `parse`.
 macro_rules! word_column {
     ($type:ident) => {
         $crate::store::db::columns::column!($type, |row, at| row.text(at).and_then($type::parse), |row, at| {
@@ -117,7 +117,7 @@ macro_rules! word_column {
 
 pub(in crate::store) use {column, columns, sql, word_column};
 
-/// The length in bytes of all texts together.
+/// The sum of the lengths of all texts, in bytes.
 pub(in crate::store) const fn length(parts: &[&str]) -> usize {
     let mut length = 0;
     let mut index = 0;

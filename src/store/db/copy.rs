@@ -3,9 +3,9 @@
 //! A backup is a SQLite database with the schema of Posthaste, whichever database it comes from. So there is only one
 //! format, any SQLite tool can read it, and it can be restored into either database.
 //!
-//! Invariants: a copy is one snapshot of its source, taken while others write. A restore is one transaction, keeps the data
-//! that it replaces, and renews the epoch of the event log, so that no cursor from before the restore is accepted after it.
-//! Nothing is reported as done before it is synced to disk.
+//! Invariants: a copy is one snapshot of its source, and other connections can write while it is taken. A restore is one
+//! transaction, keeps the data that it replaces, and renews the epoch of the event log, so that no cursor from before the
+//! restore is accepted after it. Nothing is reported as done before it is synced to disk.
 
 use std::path::{Path, PathBuf};
 
@@ -24,8 +24,9 @@ use crate::store::sqlite::file::{check_structure, copy_file, mark_and_close, rep
 /// Rows that are copied between two reports of progress.
 const ROWS_PER_STEP: i64 = 1_000;
 
-/// Tables that are not copied row by row: each database has its own `schema_migrations`, and PostgreSQL has a sequence in
-/// place of `messaging_sequence`. The search index is not copied either; it is rebuilt from the messages.
+/// Tables that are not copied row by row. Each database has its own `schema_migrations`, and PostgreSQL has a sequence in
+/// place of the table `messaging_sequence`. A copy from or to PostgreSQL also leaves out the search index; the restore
+/// builds it from the messages.
 const NOT_COPIED: &[&str] = &["schema_migrations", "messaging_sequence"];
 
 /// Copies the data of `source` into a new file that ends with a digest of its content. The file is synced to disk before it
@@ -47,11 +48,12 @@ pub async fn backup(source: &Location, file: &Path, environment: Environment, re
     let finished = copied.and_then(|()| finish(&partial, report)).and_then(|()| {
         std::fs::rename(&partial, file).map_err(Error::unavailable)?;
         sync_folder_of(file).inspect_err(|_| {
-            // A power loss could remove the name. If removing the file fails too, the error is still the same.
+            // A power loss could still remove the new name, so the backup is removed. If that fails too, the error of the
+            // sync is returned.
             drop(std::fs::remove_file(file));
         })
     });
-    // Also removes the files that SQLite left beside the partial file, after the rename too.
+    // After the rename too, this removes the files that SQLite left beside the partial file.
     remove_database(&partial)?;
     finished
 }
@@ -63,7 +65,7 @@ fn finish(copy: &Path, report: Report<'_>) -> Result<()> {
     append_digest_and_sync(copy, report)
 }
 
-/// What [`inspect`] found out about a backup that can be restored.
+/// The result of [`inspect`] for a backup that can be restored.
 #[derive(Clone, Copy, Debug)]
 pub struct Inspected {
     /// Whether the file has a digest. If it has one, the digest matches.
@@ -149,11 +151,13 @@ async fn restore_staged(
         .write(epoch, |conn, epoch| {
             Box::pin(async move {
                 conn.execute("UPDATE messaging.event_log SET epoch = $1", &[Value::Text(epoch)]).await?;
-                // The content versions jump, so that nothing that was rendered before the restore is taken for current.
+                // The content versions rise by a large step, so that no answer from before the restore is taken for
+                // current.
                 let step = i64::from_str_radix(epoch.get(..10).unwrap_or("1"), 16).unwrap_or(1);
                 let sql = "UPDATE messaging.conversations SET content_version = content_version + $1";
                 conn.execute(sql, &[Value::I64(step)]).await?;
-                // The position of revocations jumps too, so that a running node does not trust its cached credentials.
+                // The position of revocations rises by the same step, so that a running node does not trust its cached
+                // credentials.
                 let sql = "UPDATE messaging.server_state SET last_revocation = last_revocation + $1";
                 conn.execute(sql, &[Value::I64(step)]).await.map(drop)
             })
@@ -276,14 +280,15 @@ struct Replacement {
 }
 
 /// Renames the current schema, creates a new one and fills it with the rows of the staged file. Returns the name of the
-/// renamed schema, if it had tables, and the number of rows.
+/// renamed schema and the number of copied rows. The name is `None` when the old schema had no tables.
 async fn replace_postgres(conn: &mut Conn, input: &Replacement) -> Result<(Option<String>, u64)> {
     let tables = "SELECT count(*) FROM information_schema.tables WHERE table_schema = 'messaging'";
     let had_data = conn.one(tables, &[], |row| row.i64(0)).await? > 0;
     let kept = format!("messaging_before_restore_{}", stamp(input.context.now));
     if had_data {
         // Renaming takes no lock on the tables. Without this lock, a send that began in the old schema would end in the new
-        // one. Every transaction first looks up users, so those that wait for this lock begin in the new schema.
+        // one. Every transaction looks up users first. So a transaction that waits for this lock has read nothing yet, and
+        // continues in the new schema.
         if migrations::version(conn).await?.is_some() {
             conn.script("LOCK TABLE messaging.users, messaging.conversations IN ACCESS EXCLUSIVE MODE").await?;
         }
@@ -318,7 +323,7 @@ async fn replace_postgres(conn: &mut Conn, input: &Replacement) -> Result<(Optio
     Ok((had_data.then(|| format!("schema {kept}")), total))
 }
 
-/// A table as the schema of a SQLite file describes it. The file keeps the type names of PostgreSQL.
+/// A table, as it is described in the schema of a SQLite file. That schema uses the type names of PostgreSQL.
 #[derive(Clone, Debug)]
 struct Table {
     name: String,
@@ -326,8 +331,8 @@ struct Table {
     columns: Vec<(String, String)>,
     /// The columns of the primary key, in the order of the key.
     key: Vec<String>,
-    /// Whether the database assigns the ids. No id is assigned twice, even after its row is deleted, so a copy carries the
-    /// last id.
+    /// Whether the database assigns the ids. No id is assigned twice, even after its row is deleted. So the last assigned
+    /// id of the table is copied too.
     is_numbered: bool,
 }
 

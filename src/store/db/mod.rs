@@ -65,7 +65,7 @@ impl Db {
         })
     }
 
-    /// Runs `work` as a read.
+    /// Runs `work` as a read. On SQLite all its statements see one snapshot. On PostgreSQL each statement sees its own one.
     ///
     /// # Errors
     /// The errors of `work`, and [`Error::Unavailable`] when the database cannot be reached or its queue is full.
@@ -132,10 +132,11 @@ impl Db {
         async move { outcome::<Conn, I, T>(running.await?) }
     }
 
-    /// Runs a unit of work in a span, and logs how long it took, its time in a queue included. Its name is the line of the
-    /// source that starts it, so that no name is missing or used twice.
+    /// Runs a unit of work in a span, and logs how long it took, including its time in a queue. The span identifies the
+    /// unit of work by the file and line of its caller, so every unit of work has a name of its own.
     ///
-    /// The future is boxed so that what calls it is small and the compiler needs to know it once.
+    /// The future is boxed, so that the futures of the callers stay small and the compiler does not analyze this future
+    /// again for each of them.
     fn run_untyped(
         &self,
         purpose: Purpose,
@@ -156,7 +157,7 @@ impl Db {
             }
             if let Some(started) = started {
                 let duration_ms = started.elapsed().as_secs_f64() * 1_000.0;
-                // Not the error, which may quote what a caller wrote.
+                // The error itself is not logged, because it may quote text of a caller.
                 tracing::debug!(duration_ms, succeeded = error.is_none(), "a unit of work ended");
             }
             ended
@@ -182,7 +183,7 @@ impl Db {
         self.environment().writing.now()
     }
 
-    /// Where a fatal fault is declared.
+    /// Holds the fatal fault, if one was declared.
     pub fn fatal_fault(&self) -> &FatalFault {
         &self.environment().fatal
     }
@@ -194,15 +195,16 @@ impl Db {
         }
     }
 
-    /// Whether the driver puts waiting units of work into one commit by itself. SQLite's writer thread does.
+    /// Whether the driver combines waiting units of work into one commit (group commit). SQLite's writer thread does.
     pub fn groups_commits(&self) -> bool {
         matches!(self, Self::Sqlite(_))
     }
 
-    /// Removes the remains of overwritten data from SQLite's files: overwrites free space, copies the log and truncates it.
+    /// Removes the remains of deleted and changed data from SQLite's files: overwrites free space in the database file,
+    /// copies the write-ahead log into it and truncates the log. Does nothing on PostgreSQL.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when readers or another process blocked it for too long.
+    /// [`Error::Unavailable`] when readers or another process kept the log in use for too long.
     pub async fn flush(&self) -> Result<()> {
         match self {
             Self::Sqlite(database) => database.flush().await,
@@ -243,7 +245,7 @@ impl Db {
         }
     }
 
-    /// One sentence for each setting of PostgreSQL with which a crash can lose acknowledged data.
+    /// Returns one sentence for each setting of PostgreSQL with which a crash can lose acknowledged data. Empty on SQLite.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the database cannot be reached.
@@ -254,7 +256,8 @@ impl Db {
         }
     }
 
-    /// Accepts no new work, and closes each connection after its current work. On SQLite this waits for all accepted work.
+    /// Refuses new work, and closes each connection after its current work. On SQLite this function waits until all
+    /// accepted work is done.
     pub async fn close(&self) {
         match self {
             Self::Sqlite(database) => database.close().await,
@@ -263,7 +266,7 @@ impl Db {
     }
 }
 
-/// What a unit of work is run for.
+/// The kind of a unit of work. It decides on which connection the unit runs, and with which time limits.
 #[derive(Clone, Copy)]
 enum Purpose {
     Read,
@@ -284,7 +287,7 @@ impl Purpose {
 }
 
 impl Conn {
-    /// All rows of a query. `read` is called for each row as it arrives.
+    /// Runs a query and returns what `read` returns for each row.
     ///
     /// # Errors
     /// Errors of the database, translated, and errors of `read`.
@@ -306,7 +309,7 @@ impl Conn {
         Ok(rows)
     }
 
-    /// Every row of a query. Not generic, so that it is compiled once.
+    /// Calls `each` with every row of a query. The function is not generic, so that it is compiled once.
     async fn for_each(
         &mut self,
         sql: &'static str,
@@ -326,7 +329,7 @@ impl Conn {
         }
     }
 
-    /// The first row of a query.
+    /// Runs a query and returns its first row. `None` when there is no row.
     ///
     /// # Errors
     /// As [`Conn::rows`].
@@ -350,7 +353,7 @@ impl Conn {
         Ok(first)
     }
 
-    /// The only row of a query that always returns one.
+    /// Runs a query that always returns a row, and returns the first one.
     ///
     /// # Errors
     /// As [`Conn::rows`], and [`Error::Internal`] when there is no row.
@@ -416,7 +419,7 @@ impl Conn {
     }
 }
 
-/// Reads a row. An error that names an unknown value names the row as well.
+/// Reads a row. [`Error::UnknownValue`] is extended with a description of the row.
 fn read_row<T>(row: &Row<'_>, parameters: &[Value<'_>], read: impl FnOnce(&Row<'_>) -> Result<T>) -> Result<T> {
     read(row).map_err(|error| error.in_row(|| row.describe(parameters)))
 }
@@ -512,8 +515,8 @@ impl Row<'_> {
         option_time -> Option<Timestamp>
     );
 
-    /// Identifies the row for an operator: its ids, and the numbers in the query that found it. Texts are left out, because a
-    /// caller may have written them.
+    /// Describes the row for an operator: its ids, and the numbers among the parameters of the query. Texts are left out,
+    /// because they may come from a caller.
     pub(in crate::store) fn describe(&self, parameters: &[Value<'_>]) -> String {
         let names: Vec<&str> = match self {
             Self::Sqlite(row) => row.as_ref().column_names().collect(),
@@ -529,7 +532,7 @@ impl Row<'_> {
         ids.chain(numbers).collect::<Vec<_>>().join(", ")
     }
 
-    /// A column with the type `kind`, which the schema names.
+    /// Reads a column as an owned value. `kind` is the type of the column in the schema.
     ///
     /// # Errors
     /// [`Error::Internal`] when copies do not support the type.

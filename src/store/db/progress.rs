@@ -3,7 +3,7 @@
 /// How much of a copy is done.
 #[derive(Clone, Copy, Debug)]
 pub struct Progress {
-    /// The current step, as words for the operator.
+    /// A description of the current step, for the operator.
     pub step: &'static str,
     /// Pages, rows or bytes done.
     pub done: u64,
@@ -14,5 +14,5 @@ pub struct Progress {
 /// The function that is called with each report of progress.
 pub type Report<'a> = &'a mut (dyn FnMut(Progress) + Send);
 
-/// The name of the step of a restore that replaces the rows.
+/// The description of the step in which a restore replaces the rows.
 pub const RESTORING: &str = "replacing rows";

@@ -1,7 +1,7 @@
-//! Enums that are stored as words in columns.
+//! Reads enums that are stored as words in columns.
 //!
-//! Invariant: an unknown word is an error and never becomes a default. A default would be a guess, and a wrong guess could
-//! show more than the row allows.
+//! Invariant: for [`parse`] an unknown word is an error. It never becomes a default. A default would be a guess, and a
+//! wrong guess could show more than the row allows.
 
 use crate::base::error::{Error, Result};
 
