@@ -22,7 +22,7 @@ use crate::store::driver::files::sync_error;
 /// How often the files are checked while nothing is written.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The progress of the log, shared by the writer, its commit hook and the checkpoint thread.
+/// The progress of the log, shared by the writer, its hook for the write-ahead log and the checkpoint thread.
 #[derive(Default)]
 pub struct LogProgress {
     /// Pages in the log after the last commit.
@@ -30,11 +30,13 @@ pub struct LogProgress {
     /// The same number until the writer has recorded that commit in the state file, then 0. A commit without changes leaves
     /// it at 0.
     pub unmarked_pages: AtomicI64,
-    /// Whether the checkpoint thread has copied what was in the log when the writer asked for it.
+    /// Whether the checkpoint thread has ended the checkpoint that the writer requested, successfully or with an error
+    /// other than a failed sync. The writer sets it back to `false`.
     pub copied: AtomicBool,
 }
 
-/// The thread that copies the log when the writer asks for it, and checks the files regularly.
+/// The thread that copies the log when the writer requests it, and checks the files once a second while nothing is
+/// requested.
 pub struct Checkpointer {
     pub connection: Connection,
     /// The database's file.
@@ -67,15 +69,15 @@ impl Checkpointer {
             Err(CopyError::Sync(error)) => self.guard.sync_failed(&error),
             Err(CopyError::Other(error)) => {
                 tracing::warn!(%error, "a checkpoint of the write-ahead log failed");
-                // The writer asks again after the log has grown by another checkpoint's worth of pages.
+                // The writer requests the next checkpoint after the log has grown by `WAL_CHECKPOINT_PAGES`.
                 self.log.copied.store(true, Ordering::Relaxed);
             }
         }
     }
 
-    /// Copies the log, and then once more what was committed meanwhile, so that little is left for the writer. SQLite syncs
-    /// the file only when the whole log is copied. This function syncs it in any case, so that the writer's own sync is
-    /// short.
+    /// Copies the log, and then copies what was committed meanwhile, so that the writer has little left to copy. SQLite
+    /// syncs the file only when the whole log is copied. This function syncs it in any case, so that the writer's own sync
+    /// is short.
     fn copy_and_sync(&self) -> Result<(), CopyError> {
         for _ in 0..2 {
             checkpoint_passively(&self.connection).map_err(CopyError::of)?;

@@ -26,8 +26,8 @@ pub fn open_connection(path: &Path) -> Result<Connection> {
     let connection = Connection::open_with_flags(path, OpenFlags::default()).map_err(translate)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(translate)?;
     connection.set_prepared_statement_cache_capacity(STATEMENT_CACHE);
-    // Without this guarantee SQLite uses bound values for planning, and plans a statement again whenever a value changes. A
-    // debugger showed this in the query of every page.
+    // SQLite's query planner stability guarantee. Without it SQLite uses the values of parameters for planning, and plans a
+    // statement again when a value changes. A debugger showed this for the query that loads a page of a list.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(translate)?;
     rusqlite::vtab::array::load_module(&connection).map_err(translate)?;
     // `secure_delete`: erased data is overwritten in the file, not only unlinked.
@@ -79,7 +79,7 @@ pub fn open_reader(path: &Path) -> Result<Connection> {
     Ok(connection)
 }
 
-/// Opens a connection for a command that has the file to itself.
+/// Opens a connection for a command, when no other process uses the file.
 pub fn open_alone(path: &Path) -> Result<Conn> {
     open_connection(path).map(Conn::new)
 }

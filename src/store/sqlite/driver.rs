@@ -73,7 +73,7 @@ fn translated<'a>(texts: &'a mut HashMap<(usize, usize), Box<str>>, sql: &'stati
     texts.entry((sql.as_ptr().addr(), sql.len())).or_insert_with(|| rewrite(sql).into_boxed_str())
 }
 
-/// Row locks of PostgreSQL. They are removed, because SQLite has only one writer.
+/// The clauses of PostgreSQL that lock rows. They are removed, because SQLite has only one writer and needs no row locks.
 const ROW_LOCKS: &[&str] =
     &[" FOR UPDATE", " FOR NO KEY UPDATE", " FOR SHARE", " FOR KEY SHARE", " SKIP LOCKED", " NOWAIT"];
 
@@ -148,7 +148,7 @@ pub(in crate::store) fn translate(error: rusqlite::Error) -> Error {
             Error::Duplicate { constraint: constraint.replace('.', "_") }
         }
         ErrorCode::DiskFull => Error::StorageFull,
-        // SQLite also reports a page that the disk did not return as "malformed" (SQLITE_IOERR_CORRUPTFS becomes
+        // SQLite reports a page that the disk could not read as "malformed" too (SQLITE_IOERR_CORRUPTFS becomes
         // SQLITE_CORRUPT).
         ErrorCode::DatabaseCorrupt => {
             tracing::error!(%error, "the database's file is damaged or cannot be read: run `posthaste doctor`");

@@ -80,7 +80,8 @@ pub fn copy_file(source: &Path, target_file: &Path, report: Report<'_>) -> Resul
             match step {
                 StepResult::Done => break,
                 StepResult::More => {}
-                // The target's server holds the write lock, for milliseconds.
+                // `Busy` or `Locked`: another connection holds a lock that the copy needs. It does so for milliseconds
+                // only.
                 _ => std::thread::sleep(std::time::Duration::from_millis(5)),
             }
         }
@@ -88,15 +89,15 @@ pub fn copy_file(source: &Path, target_file: &Path, report: Report<'_>) -> Resul
     target.execute_batch("PRAGMA wal_checkpoint(PASSIVE)").map_err(writing(target_file))
 }
 
-/// Turns a closed database into a single file without a log beside it, and marks it as one that ends with a digest.
+/// Turns a closed database into a single file without a log beside it, and sets the mark of a file that ends with a digest.
 pub fn mark_and_close(file: &Path) -> Result<()> {
     let connection = open_connection(file)?;
     set_journal_mode(&connection, "PRAGMA journal_mode = DELETE").map_err(writing(file))?;
     connection.pragma_update(None, "application_id", APPLICATION_ID).map_err(writing(file))
 }
 
-/// Replaces all rows of `target` with the rows of `source`, in one transaction while a server may run. The old database is
-/// copied to `kept` first. The same transaction keeps other writers out, so no commit is lost between the copy and the
+/// Replaces all rows of `target` with the rows of `source` in one transaction. A server may run meanwhile. The old database
+/// is copied to `kept` first. The same transaction keeps other writers out, so no commit is lost between the copy and the
 /// replacement.
 pub fn replace_rows(
     target: &Path,
@@ -134,7 +135,7 @@ pub fn replace_rows(
         search::SQLITE_TABLE.replace("messaging.", "main."),
     );
     connection.execute_batch(&index).map_err(translate)?;
-    // No id is given out twice, not even one whose row is gone, such as an erased user or a revoked key.
+    // No id is assigned twice, even when its row no longer exists, as for an erased user or a revoked key.
     connection
         .execute_batch(
             "INSERT INTO main.sqlite_sequence (name, seq)
@@ -153,7 +154,8 @@ pub fn replace_rows(
     mark_log(&connection, &resolved(target))
 }
 
-/// Copies the committed frames of the log, and records in the state file how many frames are still only in the log.
+/// Copies the committed frames of the log into the database's file, and records in the state file how many frames of the
+/// log must be kept.
 fn mark_log(connection: &Connection, database: &Path) -> Result<()> {
     let state = StateFile::open(database).map_err(Error::unavailable)?;
     let left = checkpoint::frames_left_in_log(connection).inspect_err(|error| {

@@ -1,9 +1,8 @@
 //! Checks that run on each commit before it is acknowledged, and once a second.
 //!
-//! Invariants: the files that SQLite has open are the files that the next start will find under their names. After a failed
-//! sync no further sync is trusted: the data of the failed sync may be lost, and a later successful sync does not prove
-//! otherwise (Linux marks the pages of a failed sync as clean; see "Can Applications Recover from fsync Failures?",
-//! Rebello et al., 2020).
+//! Invariants: the files that SQLite has open are the files that the next start opens by their names. After a failed sync
+//! no later sync counts: the data of the failed sync may be lost, even if a later sync succeeds (Linux marks the pages of a
+//! failed sync as clean; see "Can Applications Recover from fsync Failures?", Rebello et al., 2020).
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -113,7 +112,7 @@ impl FileGuard {
         }
     }
 
-    /// Fails once a fatal fault was declared.
+    /// Returns an error if a fatal fault was declared.
     ///
     /// # Errors
     /// [`Error::Unavailable`] after a fatal fault.
@@ -127,7 +126,7 @@ impl FileGuard {
     /// Declares the fatal fault after a failed sync, and records it in the state file for other processes and the next
     /// start.
     pub fn sync_failed(&self, error: &Error) {
-        // The fault holds even if it cannot be recorded.
+        // The fault is declared even if it cannot be recorded.
         drop(self.state.set_sync_failed(true));
         self.fatal.declare(format!(
             "a sync of {} or of its write-ahead log failed ({error}), so its data may be lost. This server acknowledges nothing \

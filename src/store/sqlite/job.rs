@@ -1,7 +1,7 @@
 //! Units of work in the queue of a thread, and their answers.
 //!
-//! Invariant: a unit of work is polled once. It awaits only statements, and with SQLite these are complete on the first
-//! poll. A panic in a unit of work is an error of that unit alone.
+//! Invariants: a unit of work is polled only once. It awaits only statements, and with SQLite these are complete on the
+//! first poll. A panic in a unit of work is an error of this unit and does not affect others.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::{Context, Poll, Waker};
@@ -30,11 +30,12 @@ impl<C> Job<C> {
         Self { unit, reply, span: Span::current() }
     }
 
-    /// Runs it inside the transaction. Returns whether it succeeded.
+    /// Runs the unit of work inside the transaction. Returns whether the unit succeeded.
     pub fn run(&mut self, conn: &mut C) -> bool {
         let _entered = self.span.enter();
         let unit = &mut self.unit;
-        // The thread serves all requests, so a panic must not end it. The savepoint is rolled back as after any error.
+        // The thread serves all requests, so a panic must not end it. What the unit changed is rolled back as after any
+        // error.
         let polled = catch_unwind(AssertUnwindSafe(|| {
             let mut future = unit.run(conn);
             future.as_mut().poll(&mut Context::from_waker(Waker::noop()))
@@ -49,12 +50,12 @@ impl<C> Job<C> {
         unit.error().is_none()
     }
 
-    /// Replaces its outcome by a failure.
+    /// Replaces the outcome of the unit of work by a failure.
     pub fn fail(&mut self, error: Error) {
         self.unit.fail(error);
     }
 
-    /// The error with which it failed.
+    /// The error of the unit of work, if it failed.
     pub fn error(&self) -> Option<&Error> {
         self.unit.error()
     }
@@ -70,7 +71,7 @@ impl<C> Job<C> {
     }
 }
 
-/// Runs reads until every sender is gone.
+/// Runs reads until every sender of the channel is dropped.
 pub fn read_loop<C: WorkConn<Conn>>(conn: &mut C, jobs: &Receiver<Job<C>>, metrics: &Metrics) {
     while let Ok(mut job) = jobs.recv() {
         if !job.is_caller_waiting() {

@@ -1,9 +1,9 @@
 //! The SQLite driver: one writer thread with group commit, several reader threads, and a checkpoint thread.
 //!
-//! Invariants: only this folder names `rusqlite`. Each connection belongs to one thread, and units of work reach the threads
-//! through bounded queues. A full queue is answered with [`Error::Unavailable`]; no caller waits without limit. When the
-//! driver opens the database's file outside SQLite, it closes that file only after all SQLite connections to it, because a
-//! process that closes a file loses its locks on it (POSIX `fcntl`).
+//! Invariants: only this folder names `rusqlite`. Each connection belongs to one thread, and units of work reach the
+//! threads through bounded queues. If a queue is full, the caller gets [`Error::Unavailable`] and does not wait. When the
+//! driver opens the database's file itself, without SQLite, it closes that handle only after all SQLite connections to the
+//! file are closed. A process that closes any handle of a file loses all its locks on the file (POSIX `fcntl`).
 
 mod checkpoint;
 pub(super) mod connection;
@@ -44,9 +44,9 @@ use crate::base::error::{Error, Result};
 
 pub use driver::{Conn, DriverRow};
 
-/// Units of work that may wait for the writer thread.
+/// The maximum number of units of work that wait for the writer thread.
 const WRITE_QUEUE_LIMIT: usize = 4_096;
-/// Units of work that may wait for a reader thread.
+/// The maximum number of units of work that wait for a reader thread.
 const READ_QUEUE_LIMIT: usize = 4_096;
 
 /// An open SQLite database. Its units of work get a connection of the type `C`.
@@ -60,7 +60,8 @@ impl<C> Clone for Database<C> {
     }
 }
 
-/// A queue of units of work. `None` after closing: a thread ends when its channel has no sender.
+/// The sender of a queue of units of work. Closing the database sets it to `None`, because a thread ends when its channel
+/// has no sender.
 type JobQueue<C> = Mutex<Option<Sender<Job<C>>>>;
 
 struct Inner<C> {
@@ -184,7 +185,7 @@ impl<C: WorkConn<Conn>> Database<C> {
         }
     }
 
-    /// Lets the threads finish the accepted work, and ends them.
+    /// Refuses new work, waits until the threads have finished the accepted work, and ends them.
     pub async fn close(&self) {
         let inner = Arc::clone(&self.inner);
         let ended = tokio::task::spawn_blocking(move || inner.close()).await;
@@ -211,7 +212,8 @@ impl<C> Inner<C> {
 }
 
 impl<C: Send + 'static> Database<C> {
-    /// Overwrites the remains of old rows in the file, copies the whole log into it and truncates the log.
+    /// Overwrites the remains of old rows in the database file, copies the whole write-ahead log into the file and
+    /// truncates the log.
     pub async fn flush(&self) -> Result<()> {
         let inner = Arc::clone(&self.inner);
         let flushing = tokio::task::spawn_blocking(move || {
@@ -229,7 +231,7 @@ impl<C: Send + 'static> Database<C> {
     }
 }
 
-/// Whether a database has existed at this path. If so, a missing file is a loss and not a new database.
+/// Whether a database has existed at this path. If it has, a missing file means lost data, and not a new database.
 pub fn had_data(path: &Path) -> bool {
     state::path_of(&resolved(path)).exists()
 }
@@ -250,9 +252,10 @@ fn refuse_network_file_system(path: &Path, environment: &Environment) -> Result<
     }
 }
 
-/// Makes everything in the log durable before any request is served. Frames that a killed process wrote without a sync can
-/// be read, but may not be on disk: a repeated send that is answered from them would be acknowledged too early. The same
-/// holds for a log whose sync failed. `empty` also truncates the log, for a start that gives up the log's tail.
+/// Makes everything in the log durable before any request is served. A killed process may have written frames without a
+/// sync. They can be read, but may not be on disk, and so may the frames of a log whose sync failed. If a repeated send
+/// were answered from such frames, it would be acknowledged too early. `empty` also truncates the log, for a start that
+/// continues without the end of the log.
 fn make_log_durable(writer: &Connection, guard: &FileGuard, empty: bool) -> Result<()> {
     let copied = if empty { empty_log(writer).map(|()| true) } else { checkpoint_passively(writer) };
     match copied {

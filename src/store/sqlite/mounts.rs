@@ -40,8 +40,8 @@ pub fn network_type(folder: &Path) -> Option<String> {
     type_of(&text, &existing).filter(|kind| NETWORK_TYPES.contains(&kind.as_str()))
 }
 
-/// The type of the file system that holds a path. The longest mount point that contains the path decides, and the last one
-/// of several at the same place.
+/// The type of the file system that holds a path. The longest mount point that contains the path decides. If several file
+/// systems are mounted at the same place, the last one decides.
 fn type_of(mounts: &str, path: &Path) -> Option<String> {
     // `36 35 98:0 /root /mount/point rw,noatime master:1 - ext4 /dev/sda rw`; see proc_pid_mountinfo(5).
     let mounts = mounts.lines().filter_map(|line| {
@@ -54,7 +54,7 @@ fn type_of(mounts: &str, path: &Path) -> Option<String> {
         .map(|(_, kind)| kind.to_owned())
 }
 
-/// Decodes a mount point: spaces and similar characters are written as three octal digits.
+/// Decodes a mount point: the kernel writes a space, tab, line feed or backslash as `\` and three octal digits.
 fn unescaped(text: &str) -> PathBuf {
     let replaced = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
     replaced.into_iter().fold(text.to_owned(), |text, (escape, plain)| text.replace(escape, plain)).into()

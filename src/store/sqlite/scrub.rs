@@ -14,14 +14,14 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 use super::driver::translate;
 use crate::base::error::Result;
 
-/// Pages that are read in one snapshot.
+/// The number of pages that are read in one snapshot.
 const PAGES_PER_SNAPSHOT: i64 = 1_024;
-/// Pages that are overwritten in one transaction.
+/// The maximum number of pages that are overwritten in one transaction.
 const PAGES_PER_TRANSACTION: usize = 256;
 /// Pause between two transactions, so that other connections can write.
 const PAUSE: Duration = Duration::from_millis(5);
-/// From this page number on, a page that continues a long row may look like a page of rows, because it begins with a page
-/// number.
+/// A file with this number of pages or more is not scrubbed. A page that continues a long row begins with a page number of
+/// four bytes. From this number on, the first byte can be the same as in a page of rows.
 const PAGES_LIMIT: i64 = 0x0200_0000;
 
 /// The free space of a page: between the list of row offsets and the rows. `None` for a page without such space.
@@ -77,7 +77,7 @@ pub fn scrub(connection: &mut Connection) -> Result<()> {
     Ok(())
 }
 
-/// The numbers of those pages whose free space holds remains of old rows.
+/// The numbers of the pages whose free space contains remains of old rows.
 fn pages_with_remains(
     connection: &mut Connection,
     numbers: std::ops::RangeInclusive<i64>,

@@ -1,8 +1,9 @@
-//! Checks of the files before SQLite opens them. SQLite would take some damage for a normal state: an empty file for a new
-//! database, and a log that breaks off for one that ends there.
+//! Checks the files before SQLite opens them. SQLite does not recognize some damage: it uses an empty file as a new
+//! database, and a log that is damaged in the middle as a log that ends there.
 //!
-//! Invariant: these checks change nothing. When acknowledged data may be gone, the start is refused with a sentence for the
-//! operator, unless the operator has accepted the loss (`--accept-lost-tail`). Then the log is copied first.
+//! Invariant: these checks change nothing. When acknowledged data may be lost, the start is refused with a sentence for the
+//! operator. If the operator has accepted the loss (`--accept-lost-tail`), the checks copy the log to another file, and the
+//! start continues.
 
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
@@ -18,17 +19,17 @@ use crate::store::driver::files::{stamp, sync_file, with_suffix};
 /// How long to wait before checking again whether another process writes the files.
 const RECHECK_AFTER: Duration = Duration::from_millis(300);
 
-/// What the start must do as a result of the checks.
+/// The result of the checks: what the start must do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StartActions {
-    /// A sync failed before. Frames that count as copied from the log may not be in the file.
+    /// Whether a sync failed before. If so, frames that are recorded as copied from the log may not be in the file.
     pub sync_failed: bool,
-    /// The operator continues without the log's tail, so the log must be emptied.
+    /// Whether the operator continues without the end of the log. If so, the log must be emptied.
     pub must_empty_log: bool,
 }
 
-/// Checks the files of a database before they are opened. If `accepted_at` holds a time, the operator continues without the
-/// part of the log that cannot be read. A copy of the log is kept and named after that time.
+/// Checks the files of a database before they are opened. If `accepted_at` is set, the operator has accepted to continue
+/// without the part of the log that cannot be read. A copy of the log is then kept in a file whose name contains this time.
 ///
 /// # Errors
 /// [`Error::Internal`] with a sentence for the operator when acknowledged data is or may be gone; [`Error::Unavailable`]
@@ -63,7 +64,7 @@ pub fn check_files(database: &Path, accepted_at: Option<Timestamp>) -> Result<St
     Ok(StartActions { sync_failed, must_empty_log: true })
 }
 
-/// Refuses an empty or missing file where data has existed. SQLite would take it for a new database.
+/// Refuses an empty or missing file where data has existed. SQLite would use it as a new database.
 fn refuse_empty(database: &Path, log_file: &Path, had_data: bool) -> Result<()> {
     let length = |path: &Path| match path.metadata() {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(0),
@@ -92,8 +93,8 @@ fn refuse_empty(database: &Path, log_file: &Path, had_data: bool) -> Result<()> 
     Ok(())
 }
 
-/// Refuses a database that was put beside the log of another one, because SQLite would copy that log into it. A folder that
-/// was copied as a whole passes this check, because its log is another file too.
+/// Refuses a database that was put beside the log of another one, because SQLite would copy that log into it. A copy of a
+/// whole folder passes this check, because the log in it is another file too.
 fn refuse_replaced(database: &Path, log_file: &Path, state: Option<Contents>) -> Result<()> {
     let Some(known) = state.and_then(|state| state.files).filter(|files| files.database != 0) else { return Ok(()) };
     let (Ok(file), Ok(log)) = (database.metadata(), log_file.metadata()) else { return Ok(()) };
@@ -110,8 +111,8 @@ fn refuse_replaced(database: &Path, log_file: &Path, state: Option<Contents>) ->
     )))
 }
 
-/// Whether the log or the state file changes. Then they are in use by a process that cannot be seen here, for example in
-/// another container.
+/// Whether the log or the state file changes during [`RECHECK_AFTER`]. If so, a process that is not visible in
+/// `/proc/locks` uses them, for example in another container.
 fn is_being_written(database: &Path, log_file: &Path, before: Option<Contents>) -> bool {
     let length = || log_file.metadata().map_or(0, |found| found.len());
     let (length_before, mark_before) = (length(), before.map(|state| (state.mark, state.written_at)));
@@ -125,7 +126,8 @@ fn describe_loss(log: &LogContents, state: Option<Contents>, file_is_older: bool
     let mark = state.and_then(|state| state.mark);
     let marked = mark.map_or(0, |mark| mark.frames);
     match log {
-        // When the file is newer than the mark, another program may have copied the log into it and removed the log.
+        // If the database's file is newer than the state file, another program may have copied the log into it and removed
+        // the log.
         LogContents::Absent => (marked > 0 && file_is_older).then(|| {
             format!(
                 "the write-ahead log is missing; it had {marked} frames that were not yet in the database. \
@@ -145,10 +147,10 @@ fn describe_loss(log: &LogContents, state: Option<Contents>, file_is_older: bool
                     let certain = mark.frames.saturating_sub(read);
                     if mark.frames > 0 && scan.cut_off_commit_was_synced { certain.max(scan.cut_off) } else { certain }
                 }
-                // The mark is of another run of the log. Of two cut-off commits the first one had been synced.
+                // The mark belongs to another run of the log. If a frame follows a cut-off commit, that commit was synced.
                 Some(_) if scan.cut_off_commit_was_synced => scan.cut_off,
                 Some(_) => 0,
-                // There is no mark. A single frame may be one that a killed process was still writing.
+                // There is no mark. A killed process may have left a single incomplete frame, which is not a loss.
                 None if scan.cut_off > 1 => scan.cut_off,
                 None => 0,
             };
@@ -161,7 +163,7 @@ fn describe_loss(log: &LogContents, state: Option<Contents>, file_is_older: bool
     }
 }
 
-/// Whether the database's file was written before the state file. If so, nothing has copied the log into it since.
+/// Whether the database's file was last written before the state file. If so, the log was not copied into it since then.
 fn is_older_than_state(database: &Path, state: Option<Contents>) -> bool {
     let modified = database.metadata().and_then(|found| found.modified());
     match (modified, state) {
@@ -170,7 +172,8 @@ fn is_older_than_state(database: &Path, state: Option<Contents>) -> bool {
     }
 }
 
-/// Copies the log to a name that is not overwritten, and returns that name.
+/// Copies the log to a file with `accepted_at` in its name, so that a later start does not overwrite it. Returns the name,
+/// or `nothing` when there is no log.
 fn keep_log_copy(log_file: &Path, log: &LogContents, accepted_at: Timestamp) -> Result<String> {
     if *log == LogContents::Absent {
         return Ok("nothing".into());
@@ -181,8 +184,8 @@ fn keep_log_copy(log_file: &Path, log: &LogContents, accepted_at: Timestamp) -> 
     Ok(kept.display().to_string())
 }
 
-/// Whether a process has the database open, which shows in its file locks (`/proc/locks`). Always `false` on systems without
-/// that file.
+/// Whether a process has the database open. This is read from its file locks in `/proc/locks`. Always `false` on systems
+/// without `/proc/locks`.
 fn is_open_elsewhere(database: &Path) -> bool {
     let Ok(locks) = std::fs::read_to_string("/proc/locks") else { return false };
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();

@@ -1,7 +1,7 @@
 //! The state file beside the database (`posthaste.db-state`). It records which data must be present.
 //!
-//! It is written after each commit but not synced. After a crash of the process it is exact; after a crash of the machine it
-//! may be behind. So its contents are a lower bound.
+//! The file is written after each commit but not synced. After a crash of the process it covers every acknowledged commit.
+//! After a crash of the machine it may lack the last ones. So it records the minimum of what must be present.
 //!
 //! Invariant: a commit is recorded here before it is acknowledged. The file exists from the first start on, so that an empty
 //! folder can be distinguished from a folder whose database is gone.
@@ -32,7 +32,7 @@ const LENGTH_BYTES: u64 = FILES_AT + 6 + 16 + 1 + 16 + 1;
 pub struct Mark {
     /// Identifies the run of the log.
     pub salts: Salts,
-    /// Frames of the log, or 0 when all of them are in the database's file.
+    /// The number of frames in the log. 0 when all of them are in the database's file.
     pub frames: u64,
 }
 
@@ -49,7 +49,7 @@ pub struct Identities {
 /// system records one, because inodes are reused.
 pub fn identity(file: &Metadata) -> u64 {
     let made = file.created().ok().and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
-    // Truncation keeps the low bits of the time, which are the ones that differ.
+    // The cast keeps the low bits of the time, in which two times differ most.
     file.ino() ^ made.map_or(0, |made| made.as_nanos() as u64)
 }
 
@@ -58,7 +58,7 @@ pub fn identity(file: &Metadata) -> u64 {
 pub struct Contents {
     /// `None` when the line cannot be read.
     pub mark: Option<Mark>,
-    /// Whether a sync failed. Then frames that count as copied may not be in the database's file.
+    /// Whether a sync failed. If so, frames that are recorded as copied may not be in the database's file.
     pub sync_failed: bool,
     /// `None` when the line cannot be read.
     pub files: Option<Identities>,
@@ -112,7 +112,7 @@ impl StateFile {
         let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).clone();
         let file = options.open(path_of(database))?;
         let state = Self(file);
-        // A complete file is not written here, because its modification time must be that of the last mark.
+        // A complete file is not written again, because its modification time must stay the time of the last mark.
         if state.0.metadata()?.len() < LENGTH_BYTES {
             state.0.write_all_at(HEAD.as_bytes(), 0)?;
             state.mark(Mark { salts: Salts::default(), frames: 0 })?;
@@ -122,7 +122,7 @@ impl StateFile {
         Ok(state)
     }
 
-    /// Records how far the log reaches.
+    /// Records the length of the log.
     ///
     /// # Errors
     /// When the file cannot be written.

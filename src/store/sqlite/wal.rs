@@ -11,10 +11,11 @@ use std::path::Path;
 const HEADER_BYTES: usize = 32;
 const FRAME_HEADER_BYTES: usize = 24;
 const MAGIC: u32 = 0x377f_0682;
-/// The size of the largest page, in bytes.
+/// The largest page size that SQLite supports, in bytes.
 const PAGE_LIMIT_BYTES: u32 = 65_536;
 
-/// Distinguishes one run of the log from the next: both salts of its header.
+/// Both salts of the log's header. They distinguish one run of the log from the next: SQLite changes them each time it
+/// starts to write the log from its beginning.
 pub type Salts = [u8; 8];
 
 /// The contents of a log.
@@ -22,7 +23,7 @@ pub type Salts = [u8; 8];
 pub enum LogContents {
     /// The file is missing or empty.
     Absent,
-    /// The header is damaged, so recovery uses nothing of the log.
+    /// The header is damaged, so recovery uses no frame of the log.
     HeaderDamaged {
         /// The size of the file in bytes.
         bytes: u64,
@@ -38,11 +39,13 @@ pub struct Scan {
     pub salts: Salts,
     /// Frames that recovery uses: up to the last commit whose checksums are valid.
     pub recovered: u64,
-    /// Frames of this run from the first frame with an invalid checksum on, including that frame.
+    /// Frames of this run that recovery drops: the first frame with an invalid checksum, and all frames of this run after
+    /// it.
     pub cut_off: u64,
-    /// Commits among the cut-off frames.
+    /// The number of commits among the cut-off frames.
     pub cut_off_commits: u64,
-    /// Whether a frame follows a commit that was cut off. Then that commit was synced, because the next one began after it.
+    /// Whether a cut-off commit is followed by a frame whose checksum continues from it. If so, the commit was synced,
+    /// because the next commit begins only after the sync.
     pub cut_off_commit_was_synced: bool,
 }
 
@@ -103,7 +106,7 @@ impl Chain {
         (chain.sum == (number(header, 24), number(header, 28))).then_some(chain)
     }
 
-    /// The chain after a frame, taken from the checksum that the frame's header states.
+    /// The chain after a frame. The checksum is taken from the header of the frame and not computed.
     fn after(&self, header: &[u8]) -> Self {
         Self { sum: (number(header, 16), number(header, 20)), ..*self }
     }

@@ -1,9 +1,10 @@
 //! The writer thread: group commit, and the size of the write-ahead log.
 //!
-//! Invariants: all waiting units of work go into one transaction, each in its own savepoint, and no caller is answered
-//! before the COMMIT. A unit that fails does not affect the others; a COMMIT that fails fails all units in it. Before
-//! callers are answered, the commit is recorded in the state file, and the files must still be the ones that were opened.
-//! After a fatal fault all work is refused. The writer never does most of a checkpoint; another thread does.
+//! Invariants: up to `COMMIT_BATCH_LIMIT` waiting units of work go into one transaction, and no caller is answered before
+//! the COMMIT. Each unit after the first successful one runs in its own savepoint. A unit that fails does not affect the
+//! others. If the COMMIT fails, all units in it fail. Before callers are answered, the commit is recorded in the state
+//! file, and the files must still be the ones that were opened. After a fatal fault all work is refused. While the server
+//! runs, another thread copies most of the log in a checkpoint, and the writer only the rest.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,12 +20,13 @@ use crate::base::error::{Error, Result};
 use crate::store::driver::environment::{Environment, WorkConn};
 use crate::store::driver::write_status::WriteAttempt;
 
-/// Units of work in one commit.
+/// The maximum number of units of work in one commit.
 const COMMIT_BATCH_LIMIT: usize = 256;
 /// The page size of a new file, in bytes. A file keeps the page size that it was created with.
 const PAGE_SIZE_BYTES: i64 = 4_096;
 /// The length of the write-ahead log, in pages (64 MiB), at which it is copied into the file and restarted. With a smaller
-/// value the file is synced so often that commits wait for it; with a larger one a restart after a crash has more to read.
+/// value, the file is synced so often that commits wait for the syncs. With a larger value, a start after a crash has more
+/// to read.
 pub const WAL_CHECKPOINT_PAGES: i64 = 16_384;
 
 pub struct Writer<C> {
@@ -40,7 +42,7 @@ pub struct Writer<C> {
 }
 
 impl<C: WorkConn<Conn>> Writer<C> {
-    /// Runs until every sender is gone.
+    /// Runs until every sender of the channel is dropped.
     pub fn run(mut self, jobs: &Receiver<Job<C>>) {
         while let Ok(first) = jobs.recv() {
             let mut batch = vec![first];
@@ -71,8 +73,8 @@ impl<C: WorkConn<Conn>> Writer<C> {
         let mut done = 0;
         let mut kept = false;
         while done < batch.len() {
-            // As long as the transaction holds no result, no savepoint is needed: a failure can roll back the whole
-            // transaction. A savepoint would copy every page that the unit changes.
+            // As long as no unit has succeeded in the transaction, no savepoint is needed: after a failure the whole
+            // transaction is rolled back. A savepoint has a cost: SQLite copies every page that the unit changes.
             let ran = if kept { self.run_in_savepoint(&mut batch[done]) } else { self.run_first(&mut batch[done]) };
             match ran {
                 UnitOutcome::Kept => kept = true,
@@ -99,7 +101,7 @@ impl<C: WorkConn<Conn>> Writer<C> {
         let committed = self.commit_and_check();
         match &committed {
             Ok(true) => write.succeeded(),
-            // Nothing was changed, so nothing was written. This says nothing about the next write.
+            // Nothing was changed, so nothing was written. The outcome does not show whether writing works.
             Ok(false) => {}
             Err(error) => write.failed(error),
         }
@@ -139,8 +141,8 @@ impl<C: WorkConn<Conn>> Writer<C> {
         }
     }
 
-    /// Declares the fatal fault if the unit failed in a sync. A unit that outgrows the page cache writes to the log before
-    /// its COMMIT, and the header of a new log is synced at that moment.
+    /// Declares the fatal fault if the unit failed because of a sync. A unit can cause a sync before its COMMIT: if its
+    /// changes do not fit into the page cache, SQLite writes to the log early, and syncs the header of a new log.
     fn note_failure(&self, job: &Job<C>) {
         if let Some(error) = job.error().filter(|error| is_failed_sync(error)) {
             self.guard.sync_failed(error);
@@ -200,7 +202,7 @@ impl<C: WorkConn<Conn>> Writer<C> {
         }
     }
 
-    /// Copies the rest of the log. If the whole log is then in the file, that is recorded in the state file.
+    /// Copies the rest of the log. If the whole log is in the file afterwards, this is recorded in the state file.
     fn copy_rest(&mut self) {
         let copied = checkpoint_passively(&self.conn.as_mut().connection)
             .and_then(|complete| if complete { self.guard.mark_copied() } else { Ok(()) });
@@ -216,8 +218,9 @@ impl<C: WorkConn<Conn>> Writer<C> {
         let pages = self.log.pages.load(Ordering::Relaxed);
         self.environment.metrics.wal_size_bytes.set(pages * PAGE_SIZE_BYTES);
         if self.log.copied.swap(false, Ordering::Relaxed) {
-            // The checkpoint thread has copied all but the last commits. Copying those while nothing is written lets the
-            // next commit restart the log, unless a reader still uses it. Then a later checkpoint does.
+            // The checkpoint thread has copied all commits except the last ones. The writer copies those now, while nothing
+            // is written, so that the next commit can restart the log. If a reader still uses the log, it restarts after a
+            // later checkpoint.
             self.copy_rest();
             self.checkpoint_at_pages = pages + WAL_CHECKPOINT_PAGES;
         } else if pages < WAL_CHECKPOINT_PAGES {
