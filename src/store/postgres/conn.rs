@@ -1,11 +1,13 @@
 //! A connection in use: its statements and its transaction.
 //!
 //! Invariants:
-//! - Every transaction begins by setting its own limits, which end with it. So a process that vanishes in the middle of a
-//!   transaction holds its locks for `IDLE_TIMEOUT` at most.
-//! - The statements that number events and revocations take locks that all transactions wait for. They are sent last,
-//!   together with the COMMIT. See [`Conn::queue`].
-//! - If a statement gets no answer within `STATEMENT_LIMIT`, its connection and all others of the pool are not used again.
+//! - Every transaction begins by setting its own time limits, which end with it. So if a process vanishes in the middle of
+//!   a transaction, its locks are released `IDLE_TIMEOUT` after its last statement (`MAINTENANCE_IDLE_TIMEOUT` for
+//!   migrations and restores).
+//! - The statements that number events and revocations lock the rows of counters, and other transactions that use the
+//!   counters wait for these locks. So these statements are sent last, together with the COMMIT. See [`Conn::queue`].
+//! - If a statement of a request gets no answer within `STATEMENT_LIMIT`, all connections of the pool that exist at that
+//!   moment are replaced.
 
 use std::fmt::Write as _;
 use std::sync::LazyLock;
@@ -30,14 +32,14 @@ const MAINTENANCE_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a statement may wait for a lock. Shorter than `STATEMENT_TIMEOUT`, so that the log names the lock as the reason.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(8);
-/// How long the driver waits for the answer to a statement. Longer than `STATEMENT_TIMEOUT`, so it ends only when PostgreSQL
-/// failed to end the statement.
+/// How long the driver waits for the answer to a statement. Longer than `STATEMENT_TIMEOUT`, so it is reached only when
+/// PostgreSQL did not end the statement in time.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(12);
 /// How long the driver waits for a ROLLBACK before it abandons the connection.
 const ROLLBACK_LIMIT: Duration = Duration::from_secs(2);
 
-/// Begins the transaction of a request. The isolation level is set, because a role can have another default. `READ WRITE` is
-/// not set, because a database that was made read-only must stay so.
+/// Begins the transaction of a request. The isolation level is set, because a role can have another default. `READ WRITE`
+/// is not set, because a database that an administrator made read-only must stay read-only.
 static BEGIN: LazyLock<String> =
     LazyLock::new(|| begin(IDLE_TIMEOUT, &[("statement_timeout", STATEMENT_TIMEOUT), ("lock_timeout", LOCK_TIMEOUT)]));
 /// Begins a migration or a restore. The time limits of the role are switched off for it.
@@ -59,7 +61,7 @@ fn begin(idle: Duration, limits: &[(&str, Duration)]) -> String {
 pub enum Purpose {
     /// A request. Every statement has a time limit.
     Request,
-    /// Migrations, restores and backups. No time limits.
+    /// Migrations, restores and backups. Their statements have no time limit.
     Maintenance,
 }
 
@@ -84,9 +86,9 @@ pub struct Conn {
     pooled: PooledConnection,
     purpose: Purpose,
     begin_due: bool,
-    /// The COMMIT was already sent together with the last statement.
+    /// Whether the COMMIT was already sent, together with the last statement, and succeeded.
     committed: bool,
-    /// A statement of the transaction failed. A COMMIT would then roll back and yet succeed.
+    /// Whether a statement of the transaction failed. If so, PostgreSQL rolls back at a COMMIT but reports success.
     failed: bool,
     queued: Vec<Queued>,
 }
@@ -143,8 +145,8 @@ impl Conn {
     }
 
     /// Sends the statements of `work`, after a BEGIN if one is due. Statements that only read are sent together with the
-    /// BEGIN. Statements that write wait for its success: after a failed BEGIN each of them would be a transaction of its
-    /// own.
+    /// BEGIN. Statements that write wait until the BEGIN has succeeded. After a failed BEGIN, each of them would be
+    /// committed as a transaction of its own.
     async fn send<T>(
         &mut self,
         writes: bool,
@@ -195,8 +197,8 @@ impl Conn {
     }
 
     /// Keeps a statement until the end of the transaction, where it is sent together with the COMMIT. The statement locks a
-    /// counter that all other transactions wait for, so there must be no round trip between the lock and the commit.
-    /// Statements of one counter keep their order. A statement that does not find its row must fail with an SQL error,
+    /// counter, and other transactions wait for this lock. So there must be no round trip between the lock and the commit.
+    /// Statements of one counter keep their order. If the statement does not find its row, it must fail with an SQL error,
     /// because its result is not read.
     pub(in crate::store) async fn queue(
         &mut self,
@@ -266,7 +268,7 @@ impl Conn {
     }
 
     async fn prepare(&mut self, sql: &str) -> Result<Statement> {
-        // Prepared before the BEGIN, so that the statement itself can be sent right after it.
+        // The statement is prepared before the BEGIN, so that it can be sent directly after the BEGIN.
         let begin_due = std::mem::take(&mut self.begin_due);
         let prepared = self.send(false, async |entry| entry.client.prepare_cached(sql).await).await;
         self.begin_due = begin_due;
@@ -303,7 +305,7 @@ fn writes(sql: &str) -> bool {
     })
 }
 
-/// Polls futures in their order until all are complete.
+/// Polls all futures, always in their order, until all are complete.
 async fn in_order<T>(futures: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
     let mut futures: Vec<_> = futures.map(|future| Box::pin(futures_util::future::maybe_done(future))).collect();
     std::future::poll_fn(|context| {
@@ -325,7 +327,7 @@ fn as_dynamic(values: &[Encoded]) -> Vec<&(dyn ToSql + Sync)> {
     values.iter().map(|value| value as _).collect()
 }
 
-/// A parameter in the form in which it is sent. `None` is NULL.
+/// A parameter in PostgreSQL's binary format. `None` is NULL.
 #[derive(Debug)]
 struct Encoded(Option<Bytes>);
 

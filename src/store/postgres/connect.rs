@@ -1,8 +1,8 @@
 //! Connecting: the choice of the host, time limits, and checks of the PostgreSQL server.
 //!
 //! Invariants:
-//! - A connection is used only after its PostgreSQL server was checked: it accepts writes, its settings keep acknowledged
-//!   data, and no pooler mixes up prepared statements.
+//! - A connection is used only after a check of its PostgreSQL server: the server accepts writes, its settings do not lose
+//!   acknowledged data, and no pooler mixes up prepared statements. The URL and the options can relax the first two.
 //! - Every operation here ends within a named time, even when a peer accepts a connection and then sends nothing.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -24,7 +24,8 @@ use crate::base::ids::Rng;
 
 /// How long connecting may take, including the check, when the URL names one host.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The same for each of several hosts. Shorter, so that a host that does not answer leaves time for the next one.
+/// The same limit for each host, when the URL names several. It is shorter, so that a host that does not answer leaves time
+/// for the next one.
 const HOST_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long sent bytes may stay unacknowledged by the peer before the operating system closes the connection.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -40,11 +41,13 @@ const DEFAULT_KEEPALIVE_IDLE: Duration = Duration::from_secs(2 * 60 * 60);
 const UNCHECKED_IDLE: Duration = Duration::from_secs(1);
 /// How long the answer to that test may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
-/// A pooled connection that is older is replaced. So the pool leaves a server that the host name no longer points to.
+/// A pooled connection that is older is replaced. So the pool stops using a server after the host name points to another
+/// one.
 const MAX_AGE: Duration = Duration::from_secs(600);
 
-/// The query that checks a PostgreSQL server before a connection is used. tokio_postgres names its prepared statements `s`
-/// and a number. On a new connection such statements belong to another connection.
+/// The query that checks a PostgreSQL server before a connection is used. The query also counts prepared statements named
+/// `s` and a number, as tokio_postgres names them. A new connection has none of its own, so they belong to another
+/// connection.
 const SERVER_CHECK: &str = "SELECT current_setting('transaction_read_only') AS read_only, current_setting('fsync') AS fsync,
     current_setting('full_page_writes') AS full_page_writes, current_setting('synchronous_commit') AS synchronous_commit,
     (SELECT count(*) FROM pg_catalog.pg_prepared_statements WHERE name ~ '^s[0-9]+$') AS foreign_statements";
@@ -61,7 +64,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Converts to an error that may go away by itself.
+    /// Converts to [`Error::Unavailable`]: the cause may disappear without a change of this program.
     pub fn into_error(self) -> Error {
         match self {
             Self::Full(text) | Self::Other(text) => Error::unavailable(text),
@@ -82,8 +85,8 @@ pub struct Target {
     connector: MakeRustlsConnect,
     wanted_attributes: TargetSessionAttrs,
     at_random: bool,
-    /// The index of the host that was connected to last. It is tried first, so that a host that does not answer costs its
-    /// time limit only once.
+    /// The index of the host that was connected to last. It is tried first, so that the pool waits only once for a host
+    /// that does not answer.
     preferred: AtomicUsize,
 }
 
@@ -150,7 +153,7 @@ impl Target {
         drive: &(dyn Fn(ConnectionDriver) -> JoinHandle<()> + Send + Sync),
     ) -> Result<ClientWrapper, Refusal> {
         let (client, connection) = self.hosts[index].connect(self.connector.clone()).await.map_err(connect_error)?;
-        // From here on the connection closes whenever the client is dropped.
+        // From here on, dropping the client closes the connection.
         let client = ClientWrapper::new(client, drive(connection));
         let checked = check_server(&client).await.map_err(connect_error)?;
         if self.wanted_attributes == TargetSessionAttrs::ReadWrite && checked.read_only {
@@ -218,7 +221,8 @@ fn config_for_host(all: &Config, index: usize) -> Config {
         .keepalives_idle(given_idle.unwrap_or(KEEPALIVE_IDLE))
         .keepalives_interval(all.get_keepalives_interval().unwrap_or(KEEPALIVE_INTERVAL))
         .keepalives_retries(all.get_keepalives_retries().unwrap_or(KEEPALIVE_RETRIES));
-    // The check after connecting finds out whether the server accepts writes, together with everything else.
+    // The check after connecting also reads whether the server accepts writes, so tokio_postgres need not ask for it
+    // separately.
     config.target_session_attrs(TargetSessionAttrs::Any);
     config
 }
@@ -292,7 +296,7 @@ pub async fn unsafe_settings(client: &Client) -> Result<Vec<String>, tokio_postg
 pub struct PoolEntry {
     /// The client of the connection.
     pub client: ClientWrapper,
-    /// The pool's generation when the connection was made.
+    /// The pool's generation when the connection was created.
     pub generation: u64,
     /// When the connection was last returned to the pool.
     pub returned_at: Instant,
@@ -302,7 +306,7 @@ pub struct PoolEntry {
 pub struct Manager {
     target: Target,
     allow_unsafe_storage: bool,
-    /// Increased to retire all connections made so far.
+    /// The current generation of the pool. It is increased to retire all connections that exist.
     generation: AtomicU64,
 }
 
@@ -329,7 +333,8 @@ impl managed::Manager for Manager {
     type Error = Refusal;
 
     async fn create(&self) -> Result<PoolEntry, Refusal> {
-        // Read before connecting, so that this connection is retired too if its generation is retired meanwhile.
+        // The generation is read before connecting. If it is retired while this connection is created, this connection is
+        // retired too.
         let generation = self.generation.load(Ordering::Acquire);
         let drive = |connection: ConnectionDriver| {
             tokio::spawn(async move {
@@ -370,7 +375,7 @@ impl managed::Manager for Manager {
 
 /// A random number below `limit`.
 pub fn jitter(limit: usize) -> usize {
-    // Nothing depends on the quality of the randomness.
+    // A weak random number, or 0 without randomness, does no harm here.
     let bytes = Rng::System.bytes().unwrap_or_default();
     usize::from_le_bytes(bytes) % limit.max(1)
 }

@@ -1,7 +1,7 @@
-//! Translates PostgreSQL's errors, and decides which connections each of them makes unusable.
+//! Translates PostgreSQL's errors, and decides for each error which connections must not be used again.
 //!
-//! Invariant: an error that can go away by itself is [`Error::Unavailable`] or [`Error::Rerun`], never [`Error::Internal`].
-//! Only this file knows SQLSTATEs.
+//! Invariant: an error that can disappear without a change of this program or its data is [`Error::Unavailable`] or
+//! [`Error::Rerun`], never [`Error::Internal`]. Only this file knows SQLSTATEs.
 
 use std::error::Error as _;
 
@@ -13,18 +13,18 @@ use crate::base::error::Error;
 pub const MIXED_STATEMENTS: &str = "a connection pooler in transaction mode mixes up the prepared statements of its \
     connections: use PgBouncer 1.21 or newer with max_prepared_statements above 0, or a pool mode of session";
 
-/// What an error makes unusable.
+/// What must not be used again after an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Affected {
-    /// Only the statement. The connection can be used further.
+    /// Only the statement failed. The connection can be used further.
     Statement,
     /// The connection: its process in PostgreSQL is gone, or in a state that no statement repairs.
     Connection,
-    /// All connections made so far, because the cause affects all of them.
+    /// All connections that exist, because the cause affects all of them.
     Pool,
 }
 
-/// A translated error, and what it makes unusable.
+/// A translated error, and what must not be used again after it.
 pub struct Fault {
     /// The error for the caller.
     pub error: Error,
@@ -66,8 +66,8 @@ pub fn fault(error: tokio_postgres::Error) -> Fault {
         SqlState::UNIQUE_VIOLATION => {
             Error::Duplicate { constraint: reported.constraint().unwrap_or_default().to_owned() }
         }
-        // A statement divides by zero on purpose when its assumption no longer holds (`store::batches::sends::append`). A
-        // feature that is not supported is a prepared plan that a migration has made invalid.
+        // A statement divides by zero on purpose when its assumption no longer holds (`store::batches::sends::append`).
+        // PostgreSQL reports `FEATURE_NOT_SUPPORTED` when a migration has made the plan of a prepared statement invalid.
         SqlState::T_R_SERIALIZATION_FAILURE
         | SqlState::T_R_DEADLOCK_DETECTED
         | SqlState::TRANSACTION_ROLLBACK
@@ -80,7 +80,7 @@ pub fn fault(error: tokio_postgres::Error) -> Fault {
     Fault { error, affected }
 }
 
-/// Whether an error can go away without a change of this program or its data.
+/// Whether an error can disappear without a change of this program or its data.
 fn is_transient(state: &SqlState) -> bool {
     // 08: connection; 25: transaction state, such as a standby (25006) or a transaction that was idle for too long (25P03);
     // 28: authorization, which can change while passwords are rotated; 53: resources; 55: locks and objects in use;
@@ -90,7 +90,8 @@ fn is_transient(state: &SqlState) -> bool {
         || *state == SqlState::INVALID_CATALOG_NAME
 }
 
-/// Whether PostgreSQL ran a statement of another connection in place of this connection's statement.
+/// Whether an error shows that a pooler mixes up the prepared statements of its connections: PostgreSQL does not know a
+/// statement of this connection, already has one of its name, or has run another one in its place.
 fn mixes_statements(reported: &DbError) -> bool {
     let code = reported.code();
     let misplaced = *code == SqlState::INVALID_SQL_STATEMENT_NAME || *code == SqlState::DUPLICATE_PSTATEMENT;

@@ -4,12 +4,13 @@
 //! - No setting and no lock outlives its transaction on a connection (no SET, no session lock), so a pooler in transaction
 //!   mode can be used.
 //! - A write runs in its own task, so a caller that goes away never leaves an unfinished transaction in the pool.
-//! - A process that vanishes holds its locks for a few seconds at most, and no wait is unlimited: PostgreSQL limits every
-//!   transaction, and this driver limits every statement as well.
-//! - Events and revocations are numbered by statements that are sent together with the COMMIT, regardless of when the unit
-//!   of work added them.
+//! - A process that vanishes holds its locks for a few seconds at most, and no request waits without limit: PostgreSQL
+//!   limits every transaction of a request, and this driver limits every statement of one. Migrations and restores have
+//!   longer limits or none.
+//! - Events and revocations are numbered by statements that are sent together with the COMMIT, even if the unit of work
+//!   added them earlier.
 //! - If the answer to a COMMIT is lost, the error is [`Error::Unavailable`] and the driver does not run the unit of work
-//!   again. Only an idempotency key can tell whether it was committed.
+//!   again. Only a repeat with the same idempotency key shows whether it was committed.
 
 mod conn;
 mod connect;
@@ -45,7 +46,7 @@ const WORK_TIMEOUT: Duration = Duration::from_secs(30);
 const SECOND_CONNECTION_TIMEOUT: Duration = Duration::from_secs(4);
 /// Maximum number of attempts for a unit of work that conflicts with another transaction (serialization failure, deadlock).
 const RERUN_LIMIT: usize = 5;
-/// Half of the longest random pause before the second attempt, in milliseconds. The longest pause doubles with each attempt.
+/// The pause after attempt number n is a random time below this value times 2 to the power of n, in milliseconds.
 const RERUN_PAUSE_MS: usize = 10;
 
 /// An open PostgreSQL database.
@@ -73,9 +74,9 @@ impl Database {
         &self.environment
     }
 
-    /// Detects a pooler that mixes up prepared statements of different connections. The second connection begins
-    /// a transaction. A pooler that shares PostgreSQL's connections then gives it the one that the first connection has just
-    /// used.
+    /// Detects a pooler that mixes up prepared statements of different connections. The second connection begins a
+    /// transaction. A pooler that shares PostgreSQL's connections then gives it the connection to PostgreSQL that the first
+    /// connection has just used.
     async fn check_statements_are_kept_apart(&self) -> Result<()> {
         const NAMED: &str = "SELECT 'the statement of one connection'";
         // A pooler that keeps statements apart gives them names of its own, which do not match this pattern.
@@ -133,7 +134,7 @@ impl Database {
         let database = self.clone();
         let running = async move {
             let status = Arc::clone(&database.environment.writing);
-            // Maintenance may take long. That says nothing about other writes, so it is not recorded.
+            // Maintenance may take long without a fault of the storage, so its outcome is not recorded.
             let write = (purpose == Purpose::Request).then(|| status.begin());
             let record = database.run_until_decided(&mut unit, purpose).await;
             if let Err(error) = record {
@@ -147,7 +148,8 @@ impl Database {
         tokio::spawn(running.in_current_span()).await.map_err(Error::internal)
     }
 
-    /// Runs a unit in a transaction, again where that can help. An error is one of the connection; the unit has its own.
+    /// Runs a unit in a transaction, and runs it again when [`should_run_again`] says so. The returned error means that no
+    /// connection was available. An error of the unit is stored in the unit.
     async fn run_until_decided<C: WorkConn<Conn>>(&self, unit: &mut Box<dyn Unit<C>>, purpose: Purpose) -> Result<()> {
         let mut attempt = 1;
         loop {
@@ -169,7 +171,7 @@ impl Database {
             Purpose::Maintenance => Duration::MAX,
         };
         if tokio::time::timeout(limit, self.run(connection, unit)).await.is_err() {
-            // The statement that still runs is ended when the connection is abandoned.
+            // A statement that is still running is ended after the connection was abandoned.
             unit.fail(Error::unavailable("PostgreSQL took too long to answer"));
         }
         if unit.error().is_some() {
@@ -242,7 +244,7 @@ fn rerun_as_unavailable<C>(unit: &mut dyn Unit<C>) {
     }
 }
 
-/// Waits for a random time, so that units of work that conflicted do not conflict again.
+/// Waits for a random time, so that two units of work that conflicted do not run at the same moment again.
 async fn pause(attempt: usize) {
     let limit_ms = RERUN_PAUSE_MS << attempt;
     tokio::time::sleep(Duration::from_millis(jitter(limit_ms) as u64)).await;

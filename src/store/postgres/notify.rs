@@ -1,5 +1,5 @@
-//! NOTIFY and LISTEN: short texts that one node sends to all nodes on the same database. They are hints: a text may be lost,
-//! and no node may depend on receiving one.
+//! NOTIFY and LISTEN: short texts that one node sends to all nodes on the same database. They are hints: a text may be
+//! lost, so no node depends on receiving one.
 //!
 //! Invariant: texts are sent through the pool, in their own transactions, so that no other transaction waits for them. Texts
 //! are received on a separate connection, which must not go through a pooler.
@@ -19,8 +19,8 @@ use crate::store::driver::values::Value;
 
 /// The longest text, in bytes. PostgreSQL refuses texts of 8,000 bytes or more.
 pub const MAX_BYTES: usize = 7_900;
-/// Most received texts that wait for [`Listener::next`]. When that many wait, this node stops reading from the connection, and
-/// PostgreSQL keeps further texts.
+/// The maximum number of received texts that wait for [`Listener::next`]. At this number the node stops reading from the
+/// connection, and PostgreSQL keeps further texts.
 const RECEIVED_LIMIT: usize = 1_024;
 /// The time without a text after which the connection is tested with an empty query.
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
@@ -83,7 +83,7 @@ impl Listener {
                 received = self.received.recv() => return received,
                 () = sleep(PROBE_INTERVAL) => {}
             }
-            // A broken connection cannot be distinguished from a quiet one without a test.
+            // Without a test, a broken connection looks like one on which no text was sent.
             let answer = timeout(PROBE_TIMEOUT, self.client.simple_query("")).await;
             if !matches!(answer, Ok(Ok(_))) {
                 return None;
@@ -92,7 +92,8 @@ impl Listener {
     }
 }
 
-/// Runs a connection and forwards the received texts. Ends with the connection, which ends when its client is dropped.
+/// Runs a connection and forwards the received texts. Returns when the connection ends, which also happens when its client
+/// is dropped.
 async fn forward(mut connection: ConnectionDriver, sender: mpsc::Sender<String>) {
     let mut messages = pin!(futures_util::stream::poll_fn(|context| connection.poll_message(context)));
     while let Some(Ok(message)) = futures_util::StreamExt::next(&mut messages).await {

@@ -1,11 +1,11 @@
-//! The connection pool: waiting for a connection, and ending the work of a connection that was abandoned.
+//! The connection pool: waiting for a connection, and ending the work on a connection that was abandoned.
 //!
 //! Invariants:
 //! - PostgreSQL never has more connections of this pool than `POOL_SIZE`. An abandoned connection keeps its slot until
 //!   PostgreSQL has confirmed that nothing runs on it, or until `ABANDONED_TIMEOUT` has passed.
 //! - A connection for which a cancel request was sent is closed. Such a request can arrive late, and must not cancel the
 //!   next unit of work.
-//! - When the fault of one connection affects all of them, all are replaced.
+//! - If one connection fails for a reason that affects all of them, all connections are replaced.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,13 +19,13 @@ use super::connect::{Manager, PoolEntry, Refusal, Target};
 use crate::base::error::{Error, Result};
 use crate::base::metrics::{InQueue, Metrics};
 
-/// Connections of one node. Requests, batches of sends and commands share them.
+/// The maximum number of connections of one node. Requests, batches of sends and commands share them.
 pub const POOL_SIZE: usize = 16;
-/// Requests that may wait for a connection.
+/// The maximum number of requests that wait for a connection.
 const WAITING_LIMIT: usize = 4_096;
 /// How long a request waits for a connection.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the pool stays smaller by one slot after PostgreSQL refused a further connection.
+/// After PostgreSQL has refused a further connection, the pool has one slot less for this time.
 const GROW_AFTER: Duration = Duration::from_secs(10);
 /// Pause before the next attempt when PostgreSQL accepts no connection at all.
 const FULL_RETRY_AFTER: Duration = Duration::from_millis(200);
@@ -35,16 +35,17 @@ const CANCEL_AFTER: Duration = Duration::from_millis(200);
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long an abandoned connection keeps its slot at most.
 const ABANDONED_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long PostgreSQL may take to end its process after an idle connection was closed.
+/// The pause between closing an idle connection that was abandoned and releasing its slot. PostgreSQL needs it to end the
+/// process of the connection.
 const CLOSE_TIME: Duration = Duration::from_millis(100);
 
 /// The pool of connections. Cheap to clone.
 #[derive(Clone)]
 pub struct Pool {
     connections: managed::Pool<Manager>,
-    /// One permit for each connection that exists or may be made.
+    /// One permit for each connection that exists or may be created.
     slots: Arc<Semaphore>,
-    /// Slots that are removed for a while, because PostgreSQL accepts no more connections.
+    /// The number of slots that are removed for a while, because PostgreSQL accepts no more connections.
     removed_slots: Arc<AtomicUsize>,
     waiting: Arc<AtomicUsize>,
     metrics: Arc<Metrics>,
@@ -58,7 +59,7 @@ impl Pool {
     pub fn new(target: Target, allow_unsafe_storage: bool, metrics: Arc<Metrics>) -> Result<Self> {
         let connections = managed::Pool::builder(Manager::new(target, allow_unsafe_storage))
             .max_size(POOL_SIZE)
-            // The connection that was used last is the least likely to have been dropped by a firewall.
+            // The pool reuses the connection that was used last. It is the least likely to have been dropped by a firewall.
             .queue_mode(managed::QueueMode::Lifo)
             .build()
             .map_err(Error::internal)?;
@@ -156,7 +157,7 @@ impl Drop for WaitingRequest<'_> {
     }
 }
 
-/// A connection that is in use, outside the pool.
+/// A connection that was taken from the pool and is in use.
 pub struct PooledConnection {
     pool: Pool,
     object: Option<Object<Manager>>,
@@ -164,10 +165,10 @@ pub struct PooledConnection {
     slot: Option<OwnedSemaphorePermit>,
     /// Whether a transaction is open, as far as this process knows.
     pub in_transaction: bool,
-    /// Whether something was sent that has no answer yet.
+    /// Whether a statement was sent and its answer has not arrived yet.
     pub busy: bool,
-    /// Whether what was sent ends with a COMMIT. It is not cancelled, because PostgreSQL could then skip the wait for its
-    /// standby.
+    /// Whether the statements that were sent end with a COMMIT. They are not cancelled, because a cancel request could end
+    /// PostgreSQL's wait for a synchronous standby.
     pub committing: bool,
     /// Whether the connection must not be used again.
     broken: bool,
@@ -240,7 +241,7 @@ impl Drop for PooledConnection {
     }
 }
 
-/// A connection that was abandoned during its work, because of a time limit or because the caller went away.
+/// A connection that was abandoned during its work, because a time limit was reached or its caller no longer waits.
 struct Abandoned {
     object: Object<Manager>,
     busy: bool,
@@ -268,7 +269,7 @@ impl Abandoned {
     }
 }
 
-/// Ends what runs on a connection. Returns whether a cancel request was sent.
+/// Ends the work on a connection. Returns whether a cancel request was sent.
 async fn end_work(
     entry: &PoolEntry,
     pool: &Pool,
@@ -281,7 +282,7 @@ async fn end_work(
     let last_statement = if committing { "" } else { "ROLLBACK" };
     let answer = entry.client.batch_execute(last_statement);
     tokio::pin!(answer);
-    // An unusable connection already had its time, so the cancel request is sent immediately.
+    // A broken connection is not returned to the pool, so its work is cancelled without waiting.
     let cancel_after = if broken { Duration::ZERO } else { CANCEL_AFTER };
     if let Ok(answer) = timeout(cancel_after, &mut answer).await {
         return answer.map(|()| false);

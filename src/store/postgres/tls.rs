@@ -27,8 +27,8 @@ enum Mode {
     VerifyFull,
 }
 
-/// The settings of a URL and the TLS connector for its connections. Unless the URL says otherwise, only a server that
-/// accepts writes is used.
+/// The settings of a URL and the TLS connector for its connections. Unless the URL contains `target_session_attrs`, only a
+/// server that accepts writes is used.
 ///
 /// # Errors
 /// [`Error::Internal`] with a sentence for the operator. It does not contain the URL, which can hold a password.
@@ -47,7 +47,7 @@ pub fn configure(url: &str) -> Result<(tokio_postgres::Config, MakeRustlsConnect
         Mode::Require | Mode::VerifyCa | Mode::VerifyFull => SslMode::Require,
     });
     if mode == Mode::Require && root_file.is_some() {
-        // libpq does the same: if a root certificate is named, the server's certificate is checked against it.
+        // As in libpq: if the URL has `sslrootcert`, the server's certificate is checked against it.
         mode = Mode::VerifyCa;
     }
     let client = client_config(mode, root_file.as_deref())?;
@@ -107,8 +107,9 @@ fn roots(file: Option<&str>) -> Result<RootCertStore> {
     Ok(store)
 }
 
-/// Verifies less than the full check. With a chain (`verify-ca`) everything but the server's name is checked; without one
-/// (`require`, `prefer`) any certificate is accepted. The signatures of the handshake are always checked.
+/// Checks less of a certificate than rustls does by default. With a chain (`verify-ca`) everything but the server's name is
+/// checked; without one (`require`, `prefer`) any certificate is accepted. The signatures of the handshake are always
+/// checked.
 #[derive(Debug)]
 struct Verifier {
     provider: Arc<CryptoProvider>,

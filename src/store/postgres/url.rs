@@ -46,10 +46,11 @@ pub fn parse(url: &str) -> Result<Url> {
             }
             "target_session_attrs" => {
                 parsed.names_session_attributes = true;
-                // libpq has two words with the same meaning. tokio_postgres knows only one of them.
+                // tokio_postgres does not support libpq's value `primary`. The closest value that it supports is
+                // `read-write`.
                 if decoded == "primary" { Cow::Borrowed("read-write") } else { Cow::Borrowed(value) }
             }
-            // tokio_postgres would read everything before an @ as user and password.
+            // An @ is encoded, because tokio_postgres would read everything before it as user and password.
             _ => Cow::Owned(value.replace('@', "%40")),
         };
         parsed.text.push(separator);
@@ -63,17 +64,17 @@ fn unreadable(reason: &str) -> Error {
     Error::internal(format!("the PostgreSQL URL cannot be read: it {reason}"))
 }
 
-/// Where the query begins, including its question mark. The end of the URL when there is no query.
+/// The index of the question mark at which the query begins. The length of the URL when there is no query.
 fn query_start(url: &str) -> Option<usize> {
     let authority = url.find("://")? + 3;
-    // A password can contain a question mark, but then an @ follows before any slash.
+    // A password can contain a question mark. In that case an @ follows before the first slash.
     let end = url[authority..].find('/').map_or(url.len(), |slash| authority + slash);
     let hosts = url[authority..end].rfind('@').map_or(authority, |at| authority + at + 1);
     Some(url[hosts..].find('?').map_or(url.len(), |mark| hosts + mark))
 }
 
-/// The hosts and the database of a URL, for a log. Only "PostgreSQL" when the URL is so unusual that the result might
-/// contain a password.
+/// The hosts and the database of a URL, for a log. Returns only "PostgreSQL" when the URL has an unusual form, so that the
+/// result could contain a password.
 pub fn describe(url: &str) -> String {
     hosts_and_database(url).map_or_else(|| "PostgreSQL".to_owned(), |place| format!("PostgreSQL {place}"))
 }
