@@ -1,9 +1,10 @@
-//! The storage layer: queries written once, two drivers, and units of work.
+//! The storage layer: queries that are written once for both databases, the two drivers, and units of work.
 //!
 //! Invariants:
 //! - A unit of work is one transaction. When [`db::Db::write`] returns success, the transaction is on disk; when it returns
 //!   an error, either nothing was committed or the outcome of the commit is unknown.
-//! - A unit of work is a `Fn` over its input, because a driver may run it again. It awaits only its own statements.
+//! - A unit of work is a function that borrows its input, because a driver may run it again. It awaits only its own
+//!   statements.
 //! - SQL is written in one form: parameters are `$1`, tables are `messaging.name`, lists are `= ANY($1)`. Only the drivers
 //!   translate this form where their database needs another one.
 //! - Only `sqlite/` names rusqlite, and only `postgres/` names tokio_postgres.

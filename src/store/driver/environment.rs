@@ -1,7 +1,8 @@
-//! The interface between the drivers and the rest of the program: where the data is, what a driver is given, and what a unit
-//! of work is.
+//! The interface between the drivers and the rest of the program: the location of the data, the environment of a driver,
+//! and the future that a unit of work returns.
 //!
-//! Invariant: nothing here names a driver. Each driver imports this file, and no driver imports the types of the other one.
+//! Invariant: nothing here names the types of a driver. Each driver imports this file, and no driver imports the types of
+//! the other one.
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -14,16 +15,16 @@ use crate::base::error::Result;
 use crate::base::metrics::Metrics;
 use crate::base::time::Clock;
 
-/// What a unit of work returns: a future that borrows its connection.
+/// The return type of a unit of work: a future that borrows its connection.
 pub type Work<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 
-/// The connection that a unit of work gets. It is made from the driver's own connection `D`, and lends it back to the
-/// driver.
+/// The connection that a unit of work gets. It is created from the driver's own connection `D`, and the driver borrows `D`
+/// from it.
 pub trait WorkConn<D>: From<D> + AsMut<D> + Send + 'static {}
 
 impl<C, D> WorkConn<D> for C where C: From<D> + AsMut<D> + Send + 'static {}
 
-/// Where the data is.
+/// The location of the data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Location {
     /// A file, with its write-ahead log beside it.
@@ -52,7 +53,7 @@ impl Location {
     }
 }
 
-/// What a driver gets from the rest of the program.
+/// Everything that a driver gets from the rest of the program.
 #[derive(Clone)]
 pub struct Environment {
     /// The clock.
@@ -67,7 +68,7 @@ pub struct Environment {
     pub fatal: FatalFault,
     /// Whether SQLite continues without the part of its write-ahead log that cannot be read (`--accept-lost-tail`).
     pub accept_lost_tail: bool,
-    /// Whether to work on storage that can lose acknowledged data: PostgreSQL with `fsync`, `full_page_writes` or
+    /// Whether to use storage that can lose acknowledged data: PostgreSQL with `fsync`, `full_page_writes` or
     /// `synchronous_commit` off, SQLite on a network file system.
     pub allow_unsafe_storage: bool,
 }
@@ -103,7 +104,7 @@ impl Commits {
         self.0.send_replace(());
     }
 
-    /// A receiver of the commits from now on. Commits that happen before the receiver is read count as one change.
+    /// A receiver that reports commits from now on. Several commits between two reads of the receiver count as one change.
     pub fn listen(&self) -> tokio::sync::watch::Receiver<()> {
         self.0.subscribe()
     }

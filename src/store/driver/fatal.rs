@@ -1,7 +1,8 @@
 //! The fatal fault: a fault of storage after which this process acknowledges nothing.
 //!
 //! Invariant: a declared fault is never withdrawn. From then on the SQLite writer refuses all work and no checkpoint runs.
-//! `serve` ends the process without closing the database, so the next start finds the files as they were after the fault.
+//! `serve` ends the process without closing the database, so the files stay as they were after the fault until the next
+//! start.
 
 use std::sync::Arc;
 

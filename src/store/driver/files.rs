@@ -1,7 +1,7 @@
-//! Files beside the databases: their names, and syncing them to disk.
+//! The names of the files beside a database, and functions that sync files and folders to disk.
 //!
-//! Invariant: a failed sync is an error of its own that names the file. SQLite ignores a failed sync of a folder, so the
-//! functions here sync folders.
+//! Invariant: a failed sync is an error that names the file or folder. SQLite ignores a failed sync of a folder, so the
+//! program syncs folders with the functions here.
 
 use std::fs::File;
 use std::io;

@@ -1,4 +1,4 @@
-//! What both drivers share: the types of values, the environment, the fatal fault, and files.
+//! Code that both drivers share: values, units of work, the environment, the status of writes, the fatal fault, and files.
 
 pub mod environment;
 pub mod fatal;

@@ -1,7 +1,8 @@
-//! A unit of work whose types the drivers do not know.
+//! Units of work in a form in which the drivers need not know the types of their inputs and results.
 //!
-//! Invariant: a driver handles every unit of work with the same compiled code. Its input and its result have other types in
-//! each call; were the drivers generic over them, queues, transactions and tasks would be compiled two hundred times.
+//! Invariant: a driver handles every unit of work with the same compiled code. The input and the result have other types in
+//! each call. If the drivers were generic over these types, the compiler would generate the code of queues, transactions
+//! and tasks two hundred times.
 
 use std::any::Any;
 use std::future::Future;
@@ -12,13 +13,13 @@ use crate::base::error::{Error, Result};
 
 /// A unit of work over a connection `C`, and its outcome once it has run.
 pub trait Unit<C>: Send {
-    /// Runs it and keeps the outcome. It can be run again.
+    /// Runs the unit of work and stores the outcome in it. The unit can be run again.
     fn run<'a>(&'a mut self, conn: &'a mut C) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
     /// Replaces the outcome by a failure.
     fn fail(&mut self, error: Error);
     /// The error of the last run, if it failed.
     fn error(&self) -> Option<&Error>;
-    /// The whole unit, for [`outcome`].
+    /// Converts the unit for [`outcome`], which restores its type.
     fn into_any(self: Box<Self>) -> Box<dyn Any>;
 }
 
@@ -61,7 +62,7 @@ where
     Box::new(Typed { input, work, outcome: Err(Error::unavailable("the unit of work did not run")) })
 }
 
-/// The outcome of a unit that was made with the same types.
+/// The outcome of a unit that was created with the same types.
 ///
 /// # Errors
 /// Of the unit of work; [`Error::Internal`] for a unit with other types.

@@ -1,5 +1,5 @@
-//! Values that statements take as parameters, and values that copies between the databases carry. Both databases have their
-//! types.
+//! Values that statements take as parameters, and values that copies between the databases carry. Both databases support a
+//! type, unless its variant says otherwise.
 
 use crate::base::time::Timestamp;
 
@@ -28,11 +28,11 @@ pub enum Value<'a> {
     I64s(&'a [i64]),
     /// BIGINT[] with NULLs. Only on PostgreSQL.
     OptionI64s(&'a [Option<i64>]),
-    /// TEXT[].
+    /// TEXT[]. SQLite supports it only in `= ANY($1)`.
     Texts(&'a [&'a str]),
     /// TEXT[] with NULLs. Only on PostgreSQL.
     OptionTexts(&'a [Option<&'a str>]),
-    /// BYTEA[].
+    /// BYTEA[]. SQLite supports it only in `= ANY($1)`.
     ByteSlices(&'a [&'a [u8]]),
     /// BYTEA[] with NULLs. Only on PostgreSQL.
     OptionByteSlices(&'a [Option<&'a [u8]>]),
@@ -40,7 +40,7 @@ pub enum Value<'a> {
     Times(&'a [Timestamp]),
 }
 
-/// A value that was read by the type that the schema names. Copies between the databases carry these.
+/// A value of a column, read with the type of the column in the schema. Copies between the databases use it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum OwnedValue {
     /// BIGINT or NULL.

@@ -1,7 +1,8 @@
 //! Whether writes succeed, known from the outcome of recent writes.
 //!
 //! Invariant: the status reports only what was observed. If writes are in progress for longer than [`STUCK_AFTER`] and none
-//! succeeds, the status is a failure for as long as that lasts, because a sync that hangs returns no error.
+//! succeeds, the status is a failure until one succeeds or all have ended. A sync that hangs returns no error, so there is
+//! no other sign of it.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,9 +11,9 @@ use crate::base::error::Error;
 
 /// How long writes may be in progress without a success before the status is a failure.
 pub const STUCK_AFTER: Duration = Duration::from_secs(2);
-/// How long after a successful write the status says that writes work.
+/// For this time after a successful write, the status is [`WriteHealth::Works`].
 pub const SIGNIFICANT_FOR: Duration = Duration::from_secs(5);
-/// How long after a failure the status stays a failure. After that it is unknown, so that another write is attempted.
+/// For this time after a failure, the status is a failure. After that it is unknown, so that another write is attempted.
 pub const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The status of writes.
@@ -33,7 +34,8 @@ pub struct WriteStatus(Mutex<Outcomes>);
 #[derive(Debug, Default)]
 struct Outcomes {
     in_progress: u32,
-    /// Since when at least one write is in progress and none has succeeded.
+    /// The start of the current period in which writes are in progress and none has succeeded. `None` when no write is in
+    /// progress.
     waiting_since: Option<Instant>,
     succeeded_at: Option<Instant>,
     failed: Option<(Instant, String)>,
@@ -79,8 +81,8 @@ impl WriteAttempt<'_> {
         outcomes.waiting_since = Some(now);
     }
 
-    /// Records that the write failed. Only failures of storage count: a unit of work that returns another error says nothing
-    /// about the storage.
+    /// Records that the write failed. Only failures of storage count. Another error of a unit of work does not mean that
+    /// the storage fails.
     pub fn failed(self, error: &Error) {
         if matches!(error, Error::Unavailable { .. } | Error::StorageFull) {
             self.0.outcomes().failed = Some((Instant::now(), error.to_string()));
@@ -132,7 +134,7 @@ mod tests {
         let hanging = status.begin();
         status.outcomes().waiting_since = Instant::now().checked_sub(STUCK_AFTER);
         assert!(matches!(status.now(), WriteHealth::Fails(_)));
-        // Another write succeeds meanwhile. So only one unit of work is slow, and writing works.
+        // Another write succeeds meanwhile, which shows that writing works and that only one unit of work is slow.
         status.begin().succeeded();
         assert_eq!(status.now(), WriteHealth::Works);
         drop(hanging);

@@ -1,7 +1,7 @@
 //! Rows of `messaging.idempotency_keys`.
 //!
-//! Invariant: rows are clustered by day, so that random keys touch only the pages of today. A look-up names every day that
-//! is kept.
+//! Invariant: rows are clustered by day, so that new keys, which are random, change only the pages of the current day. A
+//! look-up therefore names every day whose keys are still stored.
 
 use crate::base::error::{Error, Result};
 use crate::base::ids::UserId;
@@ -9,7 +9,7 @@ use crate::store::db::Conn;
 use crate::store::db::columns::{columns, read, sql};
 use crate::store::driver::values::Value;
 
-/// Identifies an idempotency key in its scope: the first 16 bytes of a SHA-256.
+/// Identifies an idempotency key in its scope: the first 16 bytes of the SHA-256 of both.
 pub type Digest = [u8; 16];
 
 /// The answer to a request, stored so that a repeated request gets the same one.
@@ -141,7 +141,7 @@ pub async fn delete_before(conn: &mut Conn, day: i64, limit: i64) -> Result<u64>
     .await
 }
 
-/// Removes the bodies of stored answers. The keys stay, so that a repeated request still has no further effect.
+/// Removes the bodies of stored answers. The rows stay, so that a repeat still has no further effect.
 pub async fn blank(conn: &mut Conn, keys: &[(i64, Digest)]) -> Result<()> {
     for (day, digest) in keys {
         conn.execute(
