@@ -1,7 +1,7 @@
 //! Rows of `messaging.account_codes`: codes that are sent to users and work once.
 //!
 //! Invariants: one conditional statement uses up a code, so that only one of several concurrent uses succeeds. A code that
-//! was used or ended is kept for a while, so that it still counts as sent.
+//! was used or ended stays in the table for a while, because it still counts as sent.
 
 use super::sessions::SecretHash;
 use crate::base::error::Result;
@@ -11,10 +11,10 @@ use crate::store::db::Conn;
 use crate::store::db::columns::{columns, read, sql};
 use crate::store::driver::values::Value;
 
-/// The expiry time of a code that was used or ended. It is so far in the past that no clock is set back to it.
+/// The expiry time of a code that was used or ended: 1970-01-01. No clock is set back so far that the code works again.
 const ENDED: Timestamp = Timestamp::from_micros(0);
 
-/// What a code is for.
+/// The purpose of a code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// Setting a new password.
@@ -119,7 +119,7 @@ pub async fn count_sent(
     .await
 }
 
-/// Ends all codes of a user for one purpose.
+/// Ends all codes of a user for one purpose, so that they no longer work.
 pub async fn end_of(conn: &mut Conn, user: UserId, purpose: Purpose) -> Result<()> {
     conn.execute(
         "UPDATE messaging.account_codes SET expires_at = $3 WHERE user_id = $1 AND purpose = $2",

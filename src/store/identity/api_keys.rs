@@ -79,7 +79,7 @@ pub async fn list(conn: &mut Conn, after: ApiKeyId, limit: i64) -> Result<Vec<Ap
     .await
 }
 
-/// Records that a key was used.
+/// Records when a key was last used.
 pub async fn touch(conn: &mut Conn, id: ApiKeyId, used_at: Timestamp) -> Result<()> {
     conn.execute(
         "UPDATE messaging.api_keys SET last_used_at = $2 WHERE id = $1",

@@ -17,9 +17,9 @@ pub struct Entry {
     pub at: Timestamp,
     /// The action, as a stable word such as `session.created`.
     pub action: String,
-    /// The user who did it.
+    /// The user who performed the action.
     pub actor_id: Option<UserId>,
-    /// The API key that did it.
+    /// The API key that performed the action.
     pub api_key_id: Option<ApiKeyId>,
     /// The user whose account was affected.
     pub subject_id: Option<UserId>,
@@ -89,8 +89,8 @@ pub async fn list_of(conn: &mut Conn, user: UserId, before: i64, limit: i64) -> 
     .await
 }
 
-/// Removes the addresses from the entries of a user's own actions, and of actions without a user as actor on that user,
-/// because those addresses may be the user's own. Ids and details name nobody. They stay for later investigations.
+/// Removes the addresses from entries that may contain an address of a user: entries of the user's own actions, and entries
+/// about the user that have no user as actor. Ids and details stay for later investigations, because they contain no names.
 pub async fn blank(conn: &mut Conn, user: UserId) -> Result<()> {
     conn.execute(
         "UPDATE messaging.audit_log SET address = NULL

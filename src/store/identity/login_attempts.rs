@@ -7,7 +7,7 @@ use crate::base::time::Timestamp;
 use crate::store::db::Conn;
 use crate::store::driver::values::Value;
 
-/// The subject of attempts, as a keyed hash.
+/// Identifies a user, or a name that no user has, as a keyed hash. Attempts are counted for each subject.
 pub type Subject = [u8; 16];
 
 /// The failed attempts and the time of the last attempt.
@@ -19,8 +19,8 @@ pub struct Attempts {
     pub last_at: Timestamp,
 }
 
-/// Reads the attempts so far, and locks their row until the transaction ends. A missing row is created first: a row that
-/// does not exist cannot be locked, so each of several concurrent first attempts would take itself for the first one.
+/// Reads the attempts so far, and locks their row until the transaction ends. A missing row is created first, because a row
+/// that does not exist cannot be locked. Otherwise several concurrent attempts could each count as the first one.
 pub async fn lock(conn: &mut Conn, subject: &Subject, now: Timestamp) -> Result<Attempts> {
     conn.execute(
         "INSERT INTO messaging.login_attempts (subject, failures, last_at) VALUES ($1, 0, $2) ON CONFLICT DO NOTHING",
@@ -41,8 +41,8 @@ pub async fn put(conn: &mut Conn, subject: &Subject, attempts: Attempts) -> Resu
     Ok(())
 }
 
-/// Undoes the attempt that was made at `at`, because it was neither a failure nor a success. If it was the last attempt, the
-/// time of the last attempt becomes `before` again.
+/// Removes the attempt of the time `at` from the count, because it was neither a failure nor a success. If it was the last
+/// attempt, the time of the last attempt becomes `before` again.
 pub async fn take_back(conn: &mut Conn, subject: &Subject, at: Timestamp, before: Timestamp) -> Result<()> {
     conn.execute(
         "UPDATE messaging.login_attempts

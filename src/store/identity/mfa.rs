@@ -14,7 +14,7 @@ use crate::store::driver::values::Value;
 pub struct Secret {
     /// The shared secret.
     pub secret: Vec<u8>,
-    /// When the first code confirmed the secret. `None` while it is only offered.
+    /// When the user confirmed the secret with a first code. `None` for a secret that is offered and not confirmed yet.
     pub enabled_at: Option<Timestamp>,
 }
 
@@ -28,7 +28,8 @@ pub async fn secret(conn: &mut Conn, user: UserId) -> Result<Option<Secret>> {
     .await
 }
 
-/// Stores an offered secret, and replaces one that was only offered. Returns `false` when a secret is already enabled.
+/// Stores an offered secret. It replaces an earlier one that was not confirmed. Returns `false` when a secret is already
+/// enabled.
 pub async fn offer(conn: &mut Conn, user: UserId, secret: &[u8]) -> Result<bool> {
     let count = conn
         .execute(
@@ -53,8 +54,8 @@ pub async fn enable(conn: &mut Conn, user: UserId, secret: &[u8], step: i64, now
     Ok(count > 0)
 }
 
-/// Uses up a time step and all steps before it. Returns `false` when the step was already used up. If the last used step is
-/// after `latest`, it came from a wrong clock: it is ignored, and the last step moves back to `step`.
+/// Uses up a time step and all steps before it. Returns `false` when the step was already used up. A last used step after
+/// `latest` was recorded with a wrong clock. It is ignored, and the last used step moves back to `step`.
 pub async fn use_step(conn: &mut Conn, user: UserId, step: i64, latest: i64) -> Result<bool> {
     let count = conn
         .execute(

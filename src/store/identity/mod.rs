@@ -10,7 +10,7 @@ pub mod revocations;
 pub mod sessions;
 pub mod users;
 
-/// Statements that delete what is kept for person $1, when the person is erased.
+/// Statements that remove the personal data of person $1 during an erasure.
 pub(in crate::store) const DELETED_WITH_PERSON: &[&str] = &[
     "DELETE FROM messaging.passwords WHERE user_id = $1",
     "DELETE FROM messaging.sessions WHERE user_id = $1",

@@ -1,7 +1,7 @@
 //! Rows of `messaging.revocations`, and the row of `messaging.server_state` that numbers them.
 //!
-//! Invariant: a revocation takes its position from a row that stays locked until the commit. So when a node has seen a
-//! position, it has seen all smaller ones.
+//! Invariant: a revocation takes its position from a row that stays locked until the commit. So positions become visible in
+//! their order: when a node has read a position, no smaller one appears later.
 
 use crate::base::error::Result;
 use crate::base::ids::{ApiKeyId, UserId};
@@ -10,7 +10,7 @@ use crate::store::db::{Conn, Row};
 use crate::store::driver::values::Value;
 use crate::store::postgres::Counter;
 
-/// What a revocation applies to. Cached credentials of it must be read again.
+/// The user or API key of a revocation. A node that has cached their credentials must read them again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Revoked {
     /// All credentials of a user.
@@ -19,8 +19,9 @@ pub enum Revoked {
     ApiKey(ApiKeyId),
 }
 
-/// Adds a revocation, which makes every node read the credentials again. On PostgreSQL the revocation is numbered together
-/// with the COMMIT, after the events of the transaction. On SQLite it must be the last write of the transaction.
+/// Adds a revocation, so that every node reads the credentials from the database again. On PostgreSQL the revocation is
+/// numbered together with the COMMIT, after the events of the transaction. On SQLite it must be the last write of the
+/// transaction.
 pub async fn insert(conn: &mut Conn, revoked: Revoked, now: Timestamp) -> Result<()> {
     let (user, api_key) = match revoked {
         Revoked::User(id) => (Some(id.0), None),
@@ -61,7 +62,7 @@ fn revocation(row: &Row<'_>) -> Result<(i64, Option<Revoked>)> {
     Ok((row.i64(0)?, user.or(row.option_i64(2)?.map(|id| Revoked::ApiKey(ApiKeyId(id))))))
 }
 
-/// Revocations after a position, in the order of their positions. `None` for one that names neither a user nor a key.
+/// Revocations after a position, in the order of their positions. `None` for a row that has neither a user nor a key.
 pub async fn after(conn: &mut Conn, position: i64, limit: i64) -> Result<Vec<(i64, Option<Revoked>)>> {
     conn.rows(
         "SELECT position, user_id, api_key_id FROM messaging.revocations WHERE position > $1 ORDER BY position LIMIT $2",

@@ -9,7 +9,7 @@ use crate::store::db::Conn;
 use crate::store::db::columns::{columns, read, sql};
 use crate::store::driver::values::Value;
 
-/// The hash of a secret that a caller shows: a token, a key or a code.
+/// The hash of a secret that a caller sends: a token, a key or a code.
 pub type SecretHash = [u8; 32];
 
 /// A log-in of a user on one device.
@@ -23,9 +23,9 @@ pub struct Session {
     pub created_at: Timestamp,
     /// When the session was last used, accurate to a few minutes.
     pub last_seen_at: Timestamp,
-    /// When the session ends if it is not used before.
+    /// When the session ends if it is not used again.
     pub expires_at: Timestamp,
-    /// When the session ends even if it is used.
+    /// When the session ends in any case, even if it is in use.
     pub ends_at: Timestamp,
     /// The User-Agent of the client.
     pub agent: String,

@@ -32,7 +32,7 @@ pub struct User {
     pub modified_at: Timestamp,
     /// The role on the whole server.
     pub role: Role,
-    /// Whether the user belongs to a program.
+    /// Whether the user is a bot.
     pub is_bot: bool,
     /// Who may send direct messages to the user. `None` for the default of the server.
     pub direct_messages_from: Option<DirectMessagesFrom>,
@@ -138,7 +138,7 @@ pub struct Profile {
     pub email_confirmed_at: Option<Timestamp>,
 }
 
-/// The parts of a user that every request needs for its access check.
+/// The parts of a user that the access check of every request needs.
 #[derive(Clone, Debug)]
 pub struct Account {
     /// The id, the name and the settings of the user.
@@ -150,7 +150,8 @@ pub struct Account {
 }
 
 impl Account {
-    /// Whether the user may call. A bot may not, and nobody may act as one.
+    /// Whether requests may come from the user, or from a caller who acts as the user. `false` for a banned user and for a
+    /// bot.
     pub const fn may_call(&self) -> bool {
         self.banned_at.is_none() && !self.name.is_bot
     }
@@ -171,7 +172,7 @@ pub struct UserSummary {
     pub blocks_someone: bool,
     /// Whether the user is banned.
     pub is_banned: bool,
-    /// Whether the user belongs to a program, which is the only one that writes under this name.
+    /// Whether the user is a bot. Only the program that posts to the bot's incoming webhook writes under its name.
     pub is_bot: bool,
 }
 
@@ -216,7 +217,7 @@ columns! {
     }
 }
 
-/// One user by folded name.
+/// The user with this folded name.
 pub async fn by_key(conn: &mut Conn, user_name_key: &str) -> Result<Option<User>> {
     let sql = sql!("SELECT ", User::COLUMNS, " FROM messaging.users u WHERE u.user_name_key = $1");
     conn.first(sql, &[Value::Text(user_name_key)], read).await
@@ -245,9 +246,9 @@ pub async fn list(conn: &mut Conn, after: UserId, limit: i64) -> Result<Vec<User
     conn.rows(sql, &[Value::I64(after.0), Value::I64(limit)], read).await
 }
 
-/// Users who have a name that begins with a folded prefix, in the order of their ids, after `after`. `user_name` is folded
-/// like user names, `name` like full names. Each is a pair of the prefix and the first text after all texts with that
-/// prefix.
+/// Users who have a name that begins with a folded prefix, in the order of their ids, after `after`. The prefix in
+/// `user_name` is folded like user names, the one in `name` like full names. Each is a pair: the prefix, and the first text
+/// that sorts after all texts with this prefix.
 pub async fn with_prefix(
     conn: &mut Conn,
     user_name: (&str, &str),
@@ -279,7 +280,7 @@ pub async fn with_prefix(
     .await
 }
 
-/// Whether there is any user.
+/// Whether at least one user exists.
 pub async fn any(conn: &mut Conn) -> Result<bool> {
     Ok(conn.first("SELECT id FROM messaging.users LIMIT 1", &[], |row| row.i64(0)).await?.is_some())
 }
@@ -310,7 +311,8 @@ pub async fn insert(conn: &mut Conn, user: &NewUser) -> Result<UserId> {
     .await
 }
 
-/// Inserts a new bot: a user under whose name a program writes, and who takes no direct messages.
+/// Inserts a new bot: a user under whose name a program writes. A bot accepts direct messages only from friends and has no
+/// friends, so it gets none.
 ///
 /// # Errors
 /// [`crate::base::error::Error::Duplicate`] with `users_user_name_key`.
