@@ -1,7 +1,7 @@
-//! Digests of messages and of their earlier bodies. They reveal damage to a stored row.
+//! Digests of messages and of their earlier bodies. They detect damage to a stored row.
 //!
-//! A digest is XXH3-64. It reveals accidents (a flipped bit, a row under another key). It does not protect against an attacker
-//! who can write into the database.
+//! A digest is XXH3-64. It detects accidental damage (a flipped bit, a row under another key). It does not protect against
+//! an attacker who can write into the database.
 //!
 //! Invariants: a statement that writes a column covered by a digest also writes the digest, or NULL when it cannot compute
 //! it. A change of the list of covered fields needs a migration that sets all earlier digests to NULL.
@@ -19,9 +19,9 @@ pub enum Checked {
 
 /// The fields that a digest covers, in a fixed order and width.
 ///
-/// Each number takes eight bytes, so that each field has a fixed place and two rows with different numbers never have the same
-/// bytes. A text is represented by two numbers, its length and its XXH3-64, so that it need not be copied. `COUNT` says how many
-/// numbers there are, at most 32.
+/// Each number takes eight bytes. So each field has a fixed place, and rows with different numbers never produce the same
+/// bytes. A text is represented by two numbers, its length and its XXH3-64, so that it need not be copied. `COUNT` is the
+/// number of these numbers, at most 32.
 pub(in crate::store) struct Fields<const COUNT: usize> {
     words: [u64; COUNT],
     next: usize,

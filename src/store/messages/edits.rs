@@ -1,4 +1,4 @@
-//! Rows of `messaging.message_edits`: the earlier bodies of messages. Also the edits that create them.
+//! Rows of `messaging.message_edits`: the earlier bodies of messages. Also the statements of the edits that create them.
 //!
 //! Invariants: a message changes only under the lock of its conversation. A change of an existing message raises the
 //! `content_version` of the conversation. A tombstone has no earlier bodies.
@@ -14,7 +14,7 @@ use crate::store::db::{Conn, Row};
 use crate::store::driver::values::Value;
 use crate::store::shared::idempotency::{Digest, key};
 
-/// The parts of a message that a change needs.
+/// The parts of a message that an edit or a deletion needs.
 #[derive(Debug)]
 pub struct Present {
     /// The sender.
@@ -25,7 +25,7 @@ pub struct Present {
     pub deleted: bool,
     /// The idempotency key under which the answer to its send is stored.
     pub key: Option<(i64, Digest)>,
-    /// The message, or the error that says how it is damaged. A damaged message can still be deleted.
+    /// The message, or an error that describes its damage. A damaged message can still be deleted.
     pub message: Result<Message>,
 }
 
@@ -62,7 +62,7 @@ columns! {
     } => Present { sender_id, kind, deleted, key: key(day, digest), message }
 }
 
-/// A message that is about to be changed.
+/// Reads a message that is about to be changed. `None` when it does not exist.
 pub async fn present_message(conn: &mut Conn, conversation: ConversationId, seq: i64) -> Result<Option<Present>> {
     conn.first(
         sql!("SELECT ", Present::COLUMNS, " FROM messaging.messages m WHERE m.conversation_id = $1 AND m.seq = $2"),
@@ -137,7 +137,7 @@ columns! {
     } => StoredEdition { edition: EarlierText { body, at }, digest }
 }
 
-/// The earlier bodies of a message, oldest first.
+/// Lists the earlier bodies of a message, oldest first.
 ///
 /// # Errors
 /// [`Error::Damaged`] when one of them is damaged; errors of the database.

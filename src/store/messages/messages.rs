@@ -32,10 +32,10 @@ pub struct Message {
     pub recipient_id: Option<UserId>,
     /// When the server accepted it.
     pub created_at: Timestamp,
-    /// When it was delivered to the recipient, if the row says so. For most messages this is computed from the receipts
-    /// (`domain::messages::watermarks`).
+    /// When it was delivered to the recipient, if the row contains this time. For most messages it is computed from the
+    /// receipts instead (`domain::messages::watermarks`).
     pub timestamp_delivered: Option<Timestamp>,
-    /// When the recipient read it. Otherwise like `timestamp_delivered`.
+    /// When the recipient read it. As for `timestamp_delivered`, only few rows contain it.
     pub timestamp_read: Option<Timestamp>,
     /// The `seq` of the message that it replies to.
     pub reply_to: Option<i64>,
@@ -56,8 +56,9 @@ pub struct Message {
 }
 
 impl Message {
-    /// The digest of the fields that identify the message and of its content. It leaves out everything that changes without
-    /// reading the message: the times of delivery and reading, its replies, reactions and pin, and the key of its send.
+    /// The digest of the fields that identify the message and of its content. It leaves out the fields that statements
+    /// change without reading the message: the times of delivery and reading, the replies, reactions and pin, and the
+    /// idempotency key of the send.
     pub(in crate::store) fn digest(&self) -> i64 {
         // Stored digests depend on the order and the width of the fields, so both must not change.
         let mut fields = Fields::<22>::default();
@@ -92,7 +93,7 @@ pub struct Decorations {
     pub reactions: Vec<Tally>,
 }
 
-/// A message to append, with what belongs to its row.
+/// A message to append, with the other values of its row.
 #[derive(Clone, Copy, Debug)]
 pub struct NewRow<'a> {
     /// The message.
@@ -130,7 +131,7 @@ impl Kind {
     }
 }
 
-/// What a system message reports.
+/// The action that a system message reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each is its word")]
 pub enum Action {
@@ -268,7 +269,7 @@ fn checked_message(row: &Row<'_>, next: &mut usize) -> Result<(Message, Checked)
     }
 }
 
-/// A message, or the error that says how it is damaged. Its columns must be the last ones of the row.
+/// A message, or an error that describes its damage. Its columns must be the last ones of the row.
 impl Columns<'_> for Result<Message> {
     fn read_from(row: &Row<'_>, next: &mut usize) -> Result<Self> {
         Ok(checked_message(row, next).map(|(message, _)| message))
@@ -379,8 +380,8 @@ pub async fn list_after(
     .await
 }
 
-/// How many messages of each conversation come before `(sent_at, id)`. This is the `seq` of the last one, found by binary
-/// search.
+/// The number of messages of each conversation before `(sent_at, id)`. It equals the `seq` of the last of them, which is
+/// found by binary search.
 pub async fn count_before(
     conn: &mut Conn,
     conversations: &[i64],

@@ -12,16 +12,16 @@ pub mod scheduled;
 pub mod search;
 pub mod threads;
 
-/// Statements that delete what belongs to messages of conversation $1 with the seqs $2, when these are deleted or their
-/// conversation has ended.
+/// Statements that delete the earlier bodies, mentions and reactions of the messages of conversation $1 with the `seq`s $2.
+/// They run when the messages become tombstones, and when the messages of a deleted conversation are deleted.
 const DELETED_WITH_MESSAGES: &[&str] = &[
     "DELETE FROM messaging.message_edits WHERE conversation_id = $1 AND seq = ANY($2)",
     "DELETE FROM messaging.mentions WHERE conversation_id = $1 AND seq = ANY($2)",
     "DELETE FROM messaging.reactions WHERE conversation_id = $1 AND seq = ANY($2)",
 ];
 
-/// Statements that delete what is kept for person $1, when the person is erased. What can be many rows is deleted in batches
-/// afterwards (`domain/people/erasure.rs`).
+/// Statements that remove the personal data of person $1 during an erasure. Tables that can have many rows for one person
+/// are not among them; their rows are deleted in batches afterwards (`domain/people/erasure.rs`).
 pub(in crate::store) const DELETED_WITH_PERSON: &[&str] = &[
     "DELETE FROM messaging.scheduled_sends WHERE sender_id = $1",
     "DELETE FROM messaging.scheduled_sends WHERE recipient_id = $1",

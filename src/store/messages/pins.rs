@@ -28,7 +28,8 @@ pub async fn set(conn: &mut Conn, conversation: ConversationId, seq: i64, pinned
     Ok(())
 }
 
-/// The `seq`s of the pinned messages of a conversation from `first_seq` on, the latest pin first, after the place `before`.
+/// The `seq`s of the pinned messages of a conversation from `first_seq` on, the latest pin first. Only pins that are older
+/// than the place `before`.
 pub async fn list(
     conn: &mut Conn,
     conversation: ConversationId,

@@ -44,7 +44,7 @@ pub struct Watermarks {
     pub delivered_seq: i64,
     /// The `seq` of the last message that was read.
     pub read_seq: i64,
-    /// The `seq` that the member has marked as unread from there on.
+    /// The `seq` of the first message that the member has marked as unread.
     pub unread_from: Option<i64>,
 }
 
@@ -111,7 +111,8 @@ pub(in crate::store) async fn insert(
 /// for SQLite. PostgreSQL does it in the statement that inserts the messages (`store::batches::sends`).
 pub(in crate::store) async fn follow_send(conn: &mut Conn, message: &Message) -> Result<bool> {
     let place = [Value::I64(message.conversation_id.0), Value::I64(message.sender_id.0), Value::I64(message.seq)];
-    // Most senders have read everything, so that only their own row changes. Then everything is delivered to them as well.
+    // Most senders have read everything before their message, so only their row in `members` changes. Everything that was
+    // read was also delivered, so both watermarks rise by 1.
     let moved = conn
         .execute(
             "UPDATE messaging.members SET delivered_seq = $3, read_seq = $3, unread_from = NULL
@@ -135,7 +136,7 @@ pub(in crate::store) async fn follow_send(conn: &mut Conn, message: &Message) ->
     Ok(true)
 }
 
-/// The steps of a member that show when the member reached the messages of a range.
+/// The steps of a member from which the times of delivery and reading of the messages of a range are computed.
 #[derive(Clone, Debug)]
 pub struct Progress {
     /// The member.
@@ -159,7 +160,7 @@ impl Progress {
     }
 }
 
-/// A member, with one of the member's steps if there is one.
+/// A member with one step. `None` for a member without steps in the range.
 struct ProgressRow {
     conversation: ConversationId,
     user: UserId,
@@ -193,8 +194,8 @@ columns! {
 }
 
 /// The members of each range's conversation, with their steps from the first message of the range to the first step that
-/// reaches its last message. No two ranges may be in one conversation. Conversations of more than `member_limit` members are
-/// left out.
+/// reaches its last message. Each conversation may have only one range. Conversations of more than `member_limit` members
+/// are left out.
 pub async fn progress(
     conn: &mut Conn,
     ranges: &[Range],
@@ -330,7 +331,7 @@ pub async fn of_message(conn: &mut Conn, message: &Message, after: UserId, limit
     .await
 }
 
-/// A stored step.
+/// A step as it is stored.
 #[derive(Clone, Copy, Debug)]
 pub struct Kept {
     /// The conversation.

@@ -11,7 +11,8 @@ use crate::base::time::Timestamp;
 use crate::store::db::Conn;
 use crate::store::driver::values::Value;
 
-/// Turns messages of a conversation into tombstones, and deletes what belongs to them. They must not be tombstones yet.
+/// Turns messages of a conversation into tombstones, and deletes their earlier bodies, mentions and reactions. The messages
+/// must not be tombstones yet.
 pub async fn make_tombstones(
     conn: &mut Conn,
     conversation: ConversationId,
@@ -60,7 +61,7 @@ async fn delete_belongings(conn: &mut Conn, conversation: ConversationId, seqs: 
     Ok(())
 }
 
-/// Stores the digests of messages that are given as the database now has them.
+/// Stores the digests of messages. `messages` must contain the same values as the rows in the database.
 async fn write_digests(conn: &mut Conn, messages: &[Message]) -> Result<()> {
     if let Conn::Sqlite(_) = conn {
         for message in messages {

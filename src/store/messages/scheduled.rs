@@ -1,7 +1,7 @@
 //! Rows of `messaging.scheduled_sends`.
 //!
-//! Invariant: the transaction that sends a message also deletes its row, so it is sent only once, even when several nodes
-//! try.
+//! Invariant: the transaction that sends a scheduled message also deletes its row. So the message is sent only once, even
+//! when several nodes try.
 
 use crate::base::error::Result;
 use crate::base::ids::{ConversationId, ScheduledId, UserId};

@@ -1,8 +1,8 @@
 //! Rows of `messaging.search_entries`: the search index over the text of messages.
 //!
-//! Each message with text has one entry, which is one stream of terms: the words of its body with their positions, and marks
-//! for its conversation and its sender. A mark contains a colon, which no word does. SQLite indexes the stream with FTS5,
-//! PostgreSQL as a tsvector with GIN. The dictionaries of both are not used.
+//! Each message with text has one entry. The entry is a stream of terms: the words of the body with their positions, and
+//! marks, for example for the conversation and the sender. A mark contains a colon, which no word does. SQLite indexes the
+//! stream with FTS5, PostgreSQL as a tsvector with GIN. The dictionaries of the two databases are not used.
 //!
 //! Invariants: an entry is inserted, updated and deleted in the same transaction as its message, under the lock of the
 //! conversation. Tombstones and system messages have no entry. The query of the index contains the marks of the
@@ -22,9 +22,10 @@ use crate::store::driver::values::Value;
 const ENTRIES_PER_STEP: i64 = 1_000;
 /// Entries between two log lines that report the progress of a rebuild.
 const ENTRIES_PER_REPORT: i64 = 100_000;
-/// The three sizes of windows of ids, as powers of two, with the letters of their marks. See [`newest_postgres`].
+/// The three sizes of windows of ids, each with the letter of its marks. A number n means windows of 2 to the power of n
+/// ids. See [`newest_postgres`].
 const WINDOW_BITS: [(char, u32); 3] = [('u', 9), ('v', 13), ('w', 17)];
-/// How many windows of each size are searched before the whole index.
+/// How many windows of each size are searched before the rest of the index.
 const WINDOWS: [usize; 3] = [2, 2, 8];
 /// Pages of FTS5 that are written in one step of a rewrite.
 const MERGE_PAGES: i64 = 200;
@@ -36,8 +37,8 @@ const CLOCK_SLACK_MICROS: i64 = 3_600_000_000;
 /// The statements that create the index of SQLite.
 pub(in crate::store) const SQLITE_TABLE: &str = include_str!("../../../migrations/0006_search.sqlite.sql");
 /// The index of PostgreSQL. New entries wait in a pending list of at most 4,096 KiB, so that many of them are merged into
-/// the index together. Merging them one by one would cost a send more than everything else. [`sort_in`] keeps the list
-/// short, because each search reads it from end to end.
+/// the index together. Merging them one by one would take longer than all other work of a send. [`sort_in`] keeps the list
+/// short, because each search reads the whole list.
 const POSTGRES_INDEX: &str = "CREATE INDEX search_entries_terms ON messaging.search_entries USING gin (terms)
                                WITH (fastupdate = on, gin_pending_list_limit = 4096)";
 
@@ -70,8 +71,8 @@ pub struct Phrase {
     pub prefix: bool,
 }
 
-/// A condition on entries: an entry must have each phrase, each mark of `all`, and, unless `any` is empty, one mark of
-/// `any`.
+/// A condition on entries. An entry must contain each phrase and each mark of `all`. Unless `any` is empty, it must also
+/// contain at least one mark of `any`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Expression {
     /// The phrases of words.
@@ -82,7 +83,7 @@ pub struct Expression {
     pub any: Vec<String>,
 }
 
-/// The range of messages that are searched. Of the entries found in it, the newest are returned.
+/// The range of messages that are searched, and the maximum number of hits. The newest hits are returned.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     /// The smallest message id.
@@ -130,7 +131,8 @@ fn marks(message: &Message) -> Option<Vec<String>> {
     Some(marks)
 }
 
-/// The stream for FTS5, which splits it at spaces. A colon alone takes the position of a term that is not indexed.
+/// The stream for FTS5, which splits it at spaces. A colon alone stands at the position of a term that is not indexed, so
+/// that the later terms keep their positions.
 fn sqlite_stream(message: &Message) -> Option<String> {
     let mut stream = marks(message)?.join(" ");
     for term in terms::places(&message.body) {
@@ -277,8 +279,8 @@ pub async fn newest(conn: &mut Conn, expression: &Expression, bounds: Bounds) ->
 
 /// Searches PostgreSQL from the newest messages to older ones. GIN returns hits in no order, so a query for a common word
 /// would read all messages with that word. To avoid this, each entry has marks for the windows of ids that it belongs to.
-/// Windows are searched from the newest on, small ones first, then larger ones. After these windows, which span about a
-/// million ids, the rest is searched in one query: a word with so few hits until then is rare.
+/// Windows are searched from the newest on, small ones first, then larger ones. These windows span about a million ids. The
+/// rest is searched in one query, because a word that has few hits in them is rare.
 async fn newest_postgres(conn: &mut Conn, expression: &Expression, bounds: Bounds) -> Result<Vec<Hit>> {
     let newest = "SELECT coalesce(max(id), 0) FROM messaging.search_entries WHERE id < $1";
     let newest = conn.one(newest, &[Value::I64(bounds.before_id)], |row| row.i64(0)).await?;
@@ -325,8 +327,8 @@ async fn query_postgres(conn: &mut Conn, query: &str, bounds: Bounds) -> Result<
     .await
 }
 
-/// The query in the syntax of FTS5. Terms hold only letters and digits, and marks also a colon, so that quoted they contain
-/// no operators.
+/// The query in the syntax of FTS5. Terms consist of letters and digits; marks also contain a colon. All of them are
+/// quoted, so they contain no operators.
 fn sqlite_query(expression: &Expression) -> String {
     let phrases = expression
         .phrases
@@ -356,13 +358,13 @@ fn postgres_query(expression: &Expression) -> String {
 }
 
 /// The smallest id from which on messages may have been sent at `at` or later, found by binary search. Ids rise with time,
-/// except for differences between clocks and for messages that are being sent at the same moment; an hour of slack covers
-/// both.
+/// except for differences between clocks and for messages that are being sent at the same moment; one hour is subtracted to
+/// cover both.
 pub async fn first_id_since(conn: &mut Conn, at: Timestamp) -> Result<i64> {
     id_at(conn, at.plus_micros(-CLOCK_SLACK_MICROS)).await
 }
 
-/// An id from which on no message was sent before `at`, found in the same way.
+/// An id from which on no message was sent before `at`. It is found like [`first_id_since`], with one hour added.
 pub async fn last_id_before(conn: &mut Conn, at: Timestamp) -> Result<i64> {
     id_at(conn, at.plus_micros(CLOCK_SLACK_MICROS)).await
 }
@@ -372,7 +374,8 @@ async fn id_at(conn: &mut Conn, at: Timestamp) -> Result<i64> {
         Some(last) => (0, last + 1),
         None => return Ok(1),
     };
-    // All entries up to `before` were sent earlier. Entries from `behind` on were not, or there are none.
+    // All entries up to the id `before` were sent before `at`. Entries from the id `behind` on were sent at `at` or later,
+    // or do not exist.
     while behind - before > 1 {
         let middle = before + (behind - before) / 2;
         match entry_from(conn, middle).await? {
@@ -463,7 +466,7 @@ pub async fn rebuild(conn: &mut Conn) -> Result<()> {
              CREATE UNIQUE INDEX search_order_id ON search_order (id)"
         }
     };
-    // In the order of ids, so that both indexes grow only at their ends.
+    // Messages are indexed in the order of their ids, so that new entries are always added at the end.
     conn.script(order).await?;
     let (mut after, mut done) = (0, 0);
     loop {
@@ -495,14 +498,14 @@ pub async fn rebuild(conn: &mut Conn) -> Result<()> {
     conn.script("DROP TABLE search_order").await
 }
 
-/// [`rebuild`], but only when the index is empty. A backup of PostgreSQL contains no index.
+/// Like [`rebuild`], but does nothing when the index has entries. A backup of PostgreSQL contains no index.
 pub async fn rebuild_missing(conn: &mut Conn) -> Result<()> {
     if last_entry(conn).await?.is_none() { rebuild(conn).await } else { Ok(()) }
 }
 
-/// Begins to rewrite the whole index of SQLite. Without a rewrite, the upper pages of the index can keep the beginnings of
-/// deleted words, which they use to distinguish the lower pages. An entry that no search finds is inserted, so that there is
-/// something to merge.
+/// Begins to rewrite the whole index of SQLite. Without a rewrite, the upper pages of the index can still contain the
+/// beginnings of deleted words, which separate the lower pages from each other. This function inserts an entry that no
+/// search finds, so that there is something to merge.
 pub async fn begin_rewrite(conn: &mut Conn) -> Result<()> {
     if let Conn::Postgres(_) = conn {
         return Ok(());
@@ -523,7 +526,7 @@ pub async fn rewrite(conn: &mut Conn, first: bool) -> Result<bool> {
     let sql = "INSERT INTO messaging.search_entries (search_entries, rank) VALUES ('merge', $1)";
     conn.execute(sql, &[Value::I64(pages)]).await?;
     let after = conn.one(changes, &[], |row| row.i64(0)).await?;
-    // As the documentation of SQLite says, a merge that had nothing to do counts as less than two changes.
+    // According to the documentation of SQLite, a merge that had nothing to do changes this number by less than two.
     if after - before >= 2 {
         return Ok(true);
     }

@@ -1,7 +1,7 @@
 //! Threads: the number of replies to a message, which is stored in the row of the message.
 //!
-//! Invariant: `reply_count` is the number of replies that are not tombstones, and `last_reply_at` is when the last of those
-//! was sent. Both change under the lock of the conversation, in the transaction that adds or removes a reply.
+//! Invariant: `reply_count` is the number of replies that are not tombstones, and `last_reply_at` is the time at which the
+//! last of them was sent. Both change under the lock of the conversation, in the transaction that adds or removes a reply.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ pub struct Reply {
     pub sent_at: Timestamp,
 }
 
-/// Adds new replies to the counts of their parents. The parents look different then, so the content versions of their
+/// Adds new replies to the counts of their parents. This changes what the parents show, so the content versions of their
 /// conversations rise too.
 pub async fn raise(conn: &mut Conn, replies: &[Reply]) -> Result<()> {
     let mut parents: BTreeMap<(ConversationId, i64), (i64, Timestamp)> = BTreeMap::new();
