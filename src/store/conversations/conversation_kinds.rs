@@ -6,9 +6,9 @@ use crate::store::db::words;
 /// The kind of a conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Of two users, or of one user alone (notes to oneself).
+    /// A conversation of two users, or of one user alone (notes to oneself).
     Direct,
-    /// Of any number of members.
+    /// A conversation with a title, which users join and leave.
     Group,
 }
 

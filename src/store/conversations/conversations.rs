@@ -22,15 +22,15 @@ pub struct Head {
     pub id: ConversationId,
     /// The number of its messages, which is the `seq` of the newest one.
     pub last_seq: i64,
-    /// When the newest message was sent. Without messages, when the conversation was created.
+    /// When the newest message was sent. In a conversation without messages, when it was created.
     pub last_sent_at: Timestamp,
-    /// The id of the newest message. 0 without messages.
+    /// The id of the newest message. 0 in a conversation without messages.
     pub last_message_id: MessageId,
     /// Rises with each change of what the existing messages show.
     pub content_version: i64,
 }
 
-/// The two users of a direct conversation, the smaller id first. Both are the same user for notes to oneself.
+/// The two users of a direct conversation, the smaller id first. For notes to oneself, both are the same user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Pair {
     /// The smaller id.
@@ -71,8 +71,8 @@ columns! {
     }
 }
 
-/// Finds a user by folded name, with the heads of the user's conversations in which a message was sent at `since` or later.
-/// Each head comes with the first `seq` that the user sees. `None` when no user has this name.
+/// Finds a user by folded name, and the heads of those conversations of the user in which a message was sent at `since` or
+/// later. Each head comes with the first `seq` that the user sees. `None` when no user has this name.
 pub async fn heads_of_user(
     conn: &mut Conn,
     user_name_key: &str,
@@ -118,8 +118,8 @@ pub async fn head_since(conn: &mut Conn, id: ConversationId, since: Timestamp) -
     .await
 }
 
-/// The heads of conversations that are about to be written. Only for SQLite, where no row lock is needed because there is
-/// only one writer.
+/// Reads the heads of conversations before the transaction writes to them. Only for SQLite, which needs no row locks
+/// because it has only one writer.
 pub(in crate::store) async fn lock(conn: &mut Conn, ids: &[i64]) -> Result<Vec<Head>> {
     conn.rows(
         sql!(
@@ -235,7 +235,7 @@ pub async fn create_direct(
     Ok((id, true))
 }
 
-/// Those of the conversations that are groups and are not deleted.
+/// The conversations among `ids` that are groups and not deleted.
 pub async fn groups_among(conn: &mut Conn, ids: &[i64]) -> Result<Vec<ConversationId>> {
     conn.rows(
         "SELECT id FROM messaging.conversations WHERE id = ANY($1) AND kind = 'group' AND deleted_at IS NULL",
@@ -248,7 +248,8 @@ pub async fn groups_among(conn: &mut Conn, ids: &[i64]) -> Result<Vec<Conversati
 /// The members of direct conversations: one or two rows for each. Groups are left out.
 pub async fn direct_members(conn: &mut Conn, ids: &[i64]) -> Result<Vec<(ConversationId, UserId)>> {
     conn.rows(
-        // MATERIALIZED, so that no members of a group among the ids are read. A group can have ten thousand members.
+        // MATERIALIZED, so that the database finds the direct conversations first, and does not read the members of groups.
+        // A group can have ten thousand members.
         "WITH direct AS MATERIALIZED (
              SELECT id FROM messaging.conversations WHERE id = ANY($1) AND kind = 'direct')
          SELECT m.conversation_id, m.user_id FROM direct JOIN messaging.members m ON m.conversation_id = direct.id
@@ -282,14 +283,14 @@ pub async fn of_user(
     .await
 }
 
-/// Raises the content version of a conversation, because its existing messages look different now.
+/// Raises the content version of a conversation, after a change of what its existing messages show.
 pub async fn mark_changed(conn: &mut Conn, id: ConversationId) -> Result<()> {
     let sql = "UPDATE messaging.conversations SET content_version = content_version + 1 WHERE id = $1";
     conn.execute(sql, &[Value::I64(id.0)]).await?;
     Ok(())
 }
 
-/// [`mark_changed`], but only for a conversation of at most `member_limit` members.
+/// Like [`mark_changed`], but changes nothing in a conversation of more than `member_limit` members.
 pub(in crate::store) async fn mark_changed_up_to(conn: &mut Conn, id: ConversationId, member_limit: i64) -> Result<()> {
     conn.execute(
         "UPDATE messaging.conversations SET content_version = content_version + 1 WHERE id = $1 AND member_count <= $2",
@@ -299,7 +300,7 @@ pub(in crate::store) async fn mark_changed_up_to(conn: &mut Conn, id: Conversati
     Ok(())
 }
 
-/// Those of the conversations that are deleted.
+/// The conversations among `ids` that are deleted.
 pub async fn deleted(conn: &mut Conn, ids: &[i64]) -> Result<BTreeSet<i64>> {
     let sql = "SELECT id FROM messaging.conversations WHERE id = ANY($1) AND deleted_at IS NOT NULL";
     Ok(conn.rows(sql, &[Value::I64s(ids)], |row| row.i64(0)).await?.into_iter().collect())
@@ -336,7 +337,8 @@ pub struct Conversation {
     pub history: History,
     /// Whether members may add others.
     pub members_can_add: bool,
-    /// The other user of a direct conversation. `None` for a group, and when no member was asked for.
+    /// The other user of a direct conversation, or the user alone for notes to oneself. `None` for a group, and when `me`
+    /// is `None`.
     pub peer: Option<UserId>,
     /// The part that belongs to the member. `None` when the user is not a member or no user was given.
     pub me: Option<Me>,
@@ -355,7 +357,7 @@ pub struct Me {
     pub read_seq: i64,
     /// The watermark of delivered messages.
     pub delivered_seq: i64,
-    /// The `seq` that the member has marked as unread from there on.
+    /// The `seq` of the first message that the member has marked as unread.
     pub unread_from: Option<i64>,
     /// Messages after `read_seq` that mention the member.
     pub mention_count: i64,
@@ -395,7 +397,8 @@ columns! {
     }
 }
 
-/// A conversation without the part of a member, even when it is deleted and its messages are still being removed.
+/// A conversation without the part of a member. It is also returned after it was deleted, as long as its messages are being
+/// removed.
 pub async fn including_deleted(conn: &mut Conn, id: ConversationId) -> Result<Option<Conversation>> {
     conn.first(
         sql!(
@@ -500,7 +503,7 @@ pub async fn update_group(conn: &mut Conn, id: ConversationId, group: &Group) ->
     Ok(())
 }
 
-/// Marks a group as deleted, so that nobody sees it. Its messages are removed later, in small batches.
+/// Marks a group as deleted, so that no user sees it. Its messages are removed later, in small batches.
 pub async fn end(conn: &mut Conn, id: ConversationId, at: Timestamp) -> Result<()> {
     conn.execute(
         "UPDATE messaging.conversations

@@ -1,7 +1,7 @@
 //! Rows of `messaging.incoming_webhooks`.
 //!
-//! Invariants: only its row lets a bot send. When the row is deleted, the bot is recorded as a former member of the group,
-//! so that an erasure finds the bot's messages.
+//! Invariants: a bot can send only while its incoming webhook has a row. When the row is deleted, the bot is recorded as a
+//! former member of the group, so that an erasure finds the bot's messages.
 
 use crate::base::error::Result;
 use crate::base::ids::{ConversationId, IncomingWebhookId, UserId};
@@ -109,7 +109,7 @@ pub async fn made_by(
     .await
 }
 
-/// What the token of an incoming webhook gives access to.
+/// The conversation and the bot to which the token of an incoming webhook gives access.
 #[derive(Clone, Debug)]
 pub struct Target {
     /// The incoming webhook.

@@ -1,6 +1,7 @@
 //! Rows of `messaging.invites`.
 //!
-//! Invariant: one conditional update counts a use, so an invite is never used more often than allowed.
+//! Invariant: one conditional statement checks the number of uses and raises it, so an invite is never used more often than
+//! allowed.
 
 use crate::base::error::Result;
 use crate::base::ids::{ConversationId, InviteId, UserId};
@@ -15,7 +16,7 @@ use crate::store::identity::sessions::SecretHash;
 pub struct Invite {
     /// Assigned by the database.
     pub id: InviteId,
-    /// The group that it admits to.
+    /// The group that users join with it.
     pub conversation_id: ConversationId,
     /// The user who created it. `None` after that user was erased.
     pub created_by: Option<UserId>,

@@ -1,7 +1,7 @@
 //! Rows of `messaging.members`: the members of a conversation with their roles and their own settings.
 //!
-//! Invariant: a row is inserted or deleted under the lock of its conversation, and `member_count` of the conversation
-//! changes with it.
+//! Invariant: a row is inserted or deleted under the lock of its conversation, and the same transaction changes
+//! `member_count` of the conversation.
 
 use super::conversation_kinds::{History, Kind};
 use crate::base::error::Result;
@@ -54,7 +54,7 @@ pub struct Standing {
     pub last_seq: i64,
     /// The number of members.
     pub member_count: i64,
-    /// The user's role, and the number of messages when the user joined. `None` when the user is not a member.
+    /// The role of the user, and the number of messages when the user joined. `None` when the user is not a member.
     pub member: Option<(Role, i64)>,
 }
 
@@ -75,8 +75,8 @@ columns! {
     }
 }
 
-/// A conversation, with the membership of `user` if one is given and is a member. `None` when the conversation does not
-/// exist or is deleted.
+/// Reads a conversation. If `user` is given and is a member, the result includes the membership. `None` when the
+/// conversation does not exist or is deleted.
 pub async fn standing_of(
     conn: &mut Conn,
     conversation: ConversationId,
@@ -116,8 +116,8 @@ columns! {
     } => SendingMember { conversation, user, first_seq: History::first_seq(history, joined_seq) }
 }
 
-/// The memberships of those pairs of a conversation and a user that have one. The caller must hold the locks of the
-/// conversations.
+/// The memberships for pairs of a conversation and a user. A pair without a membership is left out. The caller must hold
+/// the locks of the conversations.
 pub async fn sending(conn: &mut Conn, pairs: &[(ConversationId, UserId)]) -> Result<Vec<SendingMember>> {
     if let Conn::Sqlite(_) = conn {
         let mut found = Vec::with_capacity(pairs.len());
@@ -164,8 +164,8 @@ pub struct NewMember {
     pub role: Role,
 }
 
-/// Inserts members whose watermarks begin at `last_seq`, and returns those who were not members before. The caller must hold
-/// the lock of the conversation.
+/// Inserts members with both watermarks at `last_seq`, and returns the users who were not members before. The caller must
+/// hold the lock of the conversation.
 pub async fn insert(
     conn: &mut Conn,
     conversation: ConversationId,
@@ -227,7 +227,8 @@ pub async fn insert(
 }
 
 async fn change_count(conn: &mut Conn, conversation: ConversationId, by: i64) -> Result<()> {
-    // A change of the members can change which messages all members have read, so the content version rises too.
+    // Messages show whether all members have read them, which a change of the members can change. So the content version
+    // rises too.
     conn.execute(
         "UPDATE messaging.conversations SET member_count = member_count + $2, content_version = content_version + 1
           WHERE id = $1",
@@ -296,7 +297,8 @@ pub async fn has_other_owner(conn: &mut Conn, conversation: ConversationId, user
     Ok(found.is_some())
 }
 
-/// The member who would become owner in place of `user`: the admin who joined first, or without admins the member who did.
+/// The member who becomes owner when `user` no longer is: the admin who joined first. If there is no admin, the member who
+/// joined first.
 pub async fn successor(conn: &mut Conn, conversation: ConversationId, user: UserId) -> Result<Option<UserId>> {
     conn.first(
         "SELECT user_id FROM messaging.members WHERE conversation_id = $1 AND user_id <> $2
@@ -478,9 +480,9 @@ pub async fn belongings_of(
     .await
 }
 
-/// The members of conversations, each with the `seq` after which the member sees messages. One query serves many
-/// conversations, so an unknown word in `history` is not an error here. It is treated like `since_joined`, which shows the
-/// least.
+/// The members of conversations. With each member comes a `seq`: the member sees the messages after it. An unknown word in
+/// `history` is not an error here, because the error would affect all conversations of the query. The word is treated like
+/// `since_joined`, which shows the fewest messages.
 pub async fn audiences(conn: &mut Conn, conversations: &[i64]) -> Result<Vec<(ConversationId, UserId, i64)>> {
     conn.rows(
         "SELECT m.conversation_id, m.user_id, CASE WHEN c.history = 'all' THEN 0 ELSE m.joined_seq END

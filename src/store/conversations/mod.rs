@@ -6,6 +6,6 @@ pub mod incoming_webhooks;
 pub mod invites;
 pub mod members;
 
-/// Statements that delete what is kept for person $1, when the person is erased.
+/// Statements that remove the personal data of person $1 during an erasure.
 pub(in crate::store) const DELETED_WITH_PERSON: &[&str] =
     &["UPDATE messaging.members SET draft = NULL WHERE user_id = $1"];
