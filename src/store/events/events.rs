@@ -1,9 +1,9 @@
 //! Rows of `messaging.events`, and the one row of `messaging.event_log` that numbers them.
 //!
 //! Invariant: positions are assigned in the last write of a transaction. The counter row stays locked until the commit, so
-//! positions become visible in order, and a reader that has seen a position never finds a lower one later. On PostgreSQL every
-//! statement that locks the row is sent together with its COMMIT, without waiting for an answer in between, so that a node that
-//! fails does not leave the row locked.
+//! positions become visible in order, and a reader that has seen a position never finds a lower one later. On PostgreSQL
+//! every statement that locks the row is sent together with its COMMIT, and the node does not wait for an answer in
+//! between. So a node that fails does not leave the row locked.
 
 pub use super::event_kinds::Kind;
 use crate::base::error::Result;
@@ -14,7 +14,8 @@ use crate::store::db::columns::{columns, read, sql};
 use crate::store::driver::values::Value;
 use crate::store::postgres::Counter;
 
-/// An event to be added to the event log. It holds references only.
+/// An event to be added to the event log. It contains the ids of what it refers to. Its only text is the emoji of a
+/// reaction.
 #[derive(Clone, Copy, Debug)]
 pub struct NewEvent<'a> {
     /// The kind of the event.
@@ -58,8 +59,8 @@ impl NewEvent<'_> {
     }
 }
 
-/// Adds events to the event log, in the given order. On PostgreSQL they get their positions with the COMMIT, even if the unit of
-/// work does other things after this call. The events of several calls stay in the order of the calls.
+/// Adds events to the event log, in the given order. On PostgreSQL they get their positions with the COMMIT, even if the
+/// unit of work runs other statements after this call. The events of several calls stay in the order of the calls.
 pub async fn append(conn: &mut Conn, events: &[NewEvent<'_>]) -> Result<()> {
     if events.is_empty() {
         return Ok(());
@@ -161,7 +162,7 @@ pub async fn log(conn: &mut Conn) -> Result<EventLog> {
     .await
 }
 
-/// An event as it stands in the event log.
+/// An event as it is stored in the event log.
 #[derive(Clone, Debug)]
 pub struct LoggedEvent {
     /// The position in the event log.
@@ -192,8 +193,8 @@ pub struct LogChunk {
 }
 
 impl LogChunk {
-    /// `rows` are the first `limit` rows up to `up_to`. Events of a kind that only a later version knows are left out, but count as
-    /// read.
+    /// Creates a chunk from `rows`, the first `limit` rows up to the position `up_to`. Events of a kind that only a later
+    /// version knows are left out, but `up_to` passes them.
     fn new(rows: Vec<LogRow>, up_to: i64, limit: i64) -> Self {
         let cut = rows.last().filter(|_| rows.len() as i64 >= limit).map(|row| row.position);
         Self { events: rows.into_iter().filter_map(|row| row.logged).collect(), up_to: cut.unwrap_or(up_to) }
@@ -245,13 +246,14 @@ pub async fn between(conn: &mut Conn, after: i64, up_to: i64, limit: i64) -> Res
 /// - events of the user's conversations; events about a message only if the user sees that message,
 /// - events between the user and another user,
 /// - changes of the name of any user,
-/// - the removal of the user from a group, and the deletion of a group in which the user was until then.
+/// - the removal of the user from a group, and the deletion of a group of which the user was a member until then.
 ///
 /// This is the rule of `domain::events::audience::sees` in SQL. `tests/api/events/visibility.rs` compares the two.
 pub async fn visible_between(conn: &mut Conn, user: UserId, after: i64, up_to: i64, limit: i64) -> Result<LogChunk> {
     let rows = conn
         .rows(
-            // A count and not EXISTS: with an EXISTS under an OR, the database may choose a plan that reads all former members.
+            // The query uses a count and not EXISTS. With an EXISTS under an OR, the database may choose a plan that reads
+            // all former members.
             sql!(
                 "SELECT ",
                 LogRow::COLUMNS,
@@ -274,7 +276,7 @@ pub async fn visible_between(conn: &mut Conn, user: UserId, after: i64, up_to: i
     Ok(LogChunk::new(rows, up_to, limit))
 }
 
-/// The members of a group at the moment `at`, when it was deleted.
+/// The users who were members of a group when it was deleted. `at` is the time of the deletion.
 pub async fn last_members(conn: &mut Conn, conversation: ConversationId, at: Timestamp) -> Result<Vec<UserId>> {
     conn.rows(
         "SELECT user_id FROM messaging.former_members WHERE conversation_id = $1 AND left_at = $2",
@@ -289,8 +291,8 @@ pub async fn trim(conn: &mut Conn, before: Timestamp, limit: i64) -> Result<u64>
     let EventLog { last_position, trimmed_position, .. } = log(conn).await?;
     let up_to = last_position.min(trimmed_position + limit);
     let range = [Value::I64(trimmed_position), Value::I64(up_to)];
-    // Stops at the first event that is new enough to stay. Later positions have later times, apart from small differences between
-    // the clocks of nodes.
+    // The deletion ends before the first event that is new enough to stay. Later positions have later times, apart from
+    // small differences between the clocks of nodes.
     let sql = "SELECT position, at FROM messaging.events WHERE position > $1 AND position <= $2 ORDER BY position";
     let rows = conn.rows(sql, &range, |row| Ok((row.i64(0)?, row.time(1)?))).await?;
     let last = match rows.iter().find(|(_, at)| *at >= before) {

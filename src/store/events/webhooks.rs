@@ -1,8 +1,9 @@
 //! Rows of `messaging.webhooks` and `messaging.webhook_deliveries`.
 //!
-//! Invariant: the events after a webhook's position are waiting to be queued. A replay moves the position back, so that events are
-//! queued again. Each event up to the position was queued as a delivery, unless the event is older than the webhook, or the webhook
-//! does not ask for its type, or it was deleted from the event log before it could be queued.
+//! Invariant: the events after a webhook's position are not queued yet. Each event up to the position was queued as a
+//! delivery. Exceptions are events that are older than the webhook, events of a type that the webhook does not ask for, and
+//! events that were deleted from the event log before they were queued. A replay moves the position back, so that events
+//! are queued again.
 
 use super::events::LoggedEvent;
 use crate::base::error::Result;
@@ -27,7 +28,7 @@ pub struct Webhook {
     pub enabled: bool,
     /// When it was created.
     pub created_at: Timestamp,
-    /// The position in the event log up to which events were queued.
+    /// The position in the event log up to which events were queued as deliveries.
     pub position: i64,
 }
 
@@ -140,8 +141,9 @@ pub async fn delete(conn: &mut Conn, id: WebhookId) -> Result<bool> {
 
 /// Takes or renews the lease of an enabled webhook for `holder`, until `until`. Returns whether `holder` has the lease.
 ///
-/// `valid` is the range of times at which an unexpired lease can end. A lease of another holder counts as expired if it ends before
-/// that range, or after it. An end after the range shows that the clock was set back since the lease was taken.
+/// `valid` is the range of times at which an unexpired lease can end. A lease of another holder counts as expired if it
+/// ends before that range, or after it. If the lease ends after that range, the clock was set back since the lease was
+/// taken.
 pub async fn lease(
     conn: &mut Conn,
     id: WebhookId,
@@ -216,8 +218,9 @@ pub async fn count_pending(conn: &mut Conn, id: WebhookId, limit: i64) -> Result
     .await
 }
 
-/// The first pending delivery of each conversation, if it is due: it has had no attempt yet, or the time of its next attempt has
-/// come. It is also due if its last attempt was after `latest`, because then the clock was set back since that attempt.
+/// The first pending delivery of each conversation, if it is due: it has had no attempt yet, or the time of its next
+/// attempt has come. It is also due if its last attempt was after `latest`. In that case the clock was set back since the
+/// attempt.
 pub async fn due(
     conn: &mut Conn,
     id: WebhookId,
