@@ -105,7 +105,8 @@ pub async fn lock(conn: &mut Conn, ids: &[i64]) -> Result<HashMap<ConversationId
     Ok(conn.rows(sql, &[Value::I64s(ids)], read).await?.into_iter().collect())
 }
 
-/// The members among pairs of a conversation and a user. The caller must hold the locks of the conversations.
+/// The memberships for pairs of a conversation and a user. A pair without a membership is left out. The caller must hold
+/// the locks of the conversations.
 pub async fn members(
     conn: &mut Conn,
     pairs: &[(ConversationId, UserId)],
@@ -221,7 +222,7 @@ pub async fn mention_counts(conn: &mut Conn, behind: &[(ConversationId, UserId, 
     .await
 }
 
-/// Everything that a batch of small changes writes. It contains nothing twice.
+/// Everything that a batch of small changes writes. No row is in a list twice.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
     /// Reactions to add, and when they were added.
@@ -234,7 +235,7 @@ pub struct Outcome {
     pub watermarks: Vec<(ConversationId, UserId, Watermarks)>,
     /// The steps to insert.
     pub steps: Vec<Step>,
-    /// Conversations whose messages look different now, so that their content version rises.
+    /// Conversations whose content version rises, because their messages show something else now.
     pub changed: Vec<ConversationId>,
     /// Events to log, in their order.
     pub events: Vec<NewEvent<'static>>,
@@ -243,12 +244,12 @@ pub struct Outcome {
 impl Outcome {
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
-        // Every other change comes with watermarks or with an event.
+        // Each other list is empty unless there are also watermarks or events.
         self.watermarks.is_empty() && self.events.is_empty()
     }
 }
 
-/// Writes the outcome of a batch. It must be the last statement of its transaction, because on PostgreSQL the COMMIT is sent
+/// Writes the outcome of a batch. It must be the last call of its transaction, because on PostgreSQL the COMMIT is sent
 /// with it.
 pub async fn write(conn: &mut Conn, outcome: &Outcome) -> Result<()> {
     match conn {
@@ -279,7 +280,7 @@ async fn write_each(conn: &mut Conn, outcome: &Outcome) -> Result<()> {
     events::append(conn, &outcome.events).await
 }
 
-/// The statement of [`write_set`]. Each list of an [`Outcome`] comes as columns.
+/// The statement of [`write_set`]. Each list of an [`Outcome`] is passed as arrays, one for each column.
 const WRITE_SET: &str =
     "WITH added AS (
          INSERT INTO messaging.reactions (conversation_id, seq, emoji, user_id, at)
@@ -366,7 +367,7 @@ async fn write_set(conn: &mut Conn, outcome: &Outcome) -> Result<()> {
     .await
 }
 
-/// The parts of spots as columns, for `unnest`.
+/// The fields of spots as arrays, for `unnest`.
 struct Spots {
     conversations: Vec<i64>,
     seqs: Vec<i64>,

@@ -26,7 +26,7 @@ pub async fn lock_and_number(conn: &mut Conn, conversations: &[i64], count: usiz
         return Ok((heads, messages::next_ids(conn, count).await?));
     }
     let mut heads = Vec::with_capacity(conversations.len());
-    // The branches of a UNION ALL run in their order, so no id is taken before all locks are held.
+    // The branches of a UNION ALL run in their order, so ids are taken only after all conversations are locked.
     let ids = conn
         .rows(
             sql!(
@@ -62,18 +62,18 @@ pub struct Append<'a> {
     pub rows: &'a [NewRow<'a>],
     /// The mentions in the messages.
     pub mentions: &'a [Mention],
-    /// Up to this number of members, earlier messages look different after a sender has read them, so the content version
-    /// rises.
+    /// The maximum number of members of a conversation whose messages show whether all members have read them. In such a
+    /// conversation the content version rises when a send marks earlier messages as read.
     pub member_limit: i64,
 }
 
 /// Appends messages, updates the heads of their conversations and the watermarks of their senders, and logs the events:
-/// first those of new conversations, then those of the messages. It must be the last statement of its transaction, because
-/// on PostgreSQL the COMMIT is sent with it.
+/// first those of new conversations, then those of the messages. It must be the last call of its transaction, because on
+/// PostgreSQL the COMMIT is sent with it.
 ///
 /// # Errors
-/// [`Error::Rerun`] when `unrevoked_since` is not the position of the last revocation. This is read while the conversations
-/// are locked.
+/// [`Error::Rerun`] when `unrevoked_since` is given and is not the position of the last revocation. The position is read
+/// while the conversations are locked.
 pub async fn append(conn: &mut Conn, append: Append<'_>, unrevoked_since: Option<i64>) -> Result<()> {
     let Append { heads, made, rows, mentions, member_limit } = append;
     if let Conn::Sqlite(_) = conn {
@@ -107,8 +107,8 @@ pub async fn append(conn: &mut Conn, append: Append<'_>, unrevoked_since: Option
     let streams: Vec<Option<String>> = rows.iter().map(|row| search::postgres_stream(row.message)).collect();
     let streams: Vec<Option<&str>> = streams.iter().map(Option::as_deref).collect();
     conn.one_and_commit(
-        // `passed` holds the steps of senders who had not read everything before their message. The watermark before is the
-        // one from before this statement, or the sender's previous message in the batch.
+        // `passed` contains the steps of senders who had not read everything before their message. `before` is the sender's
+        // previous message in the batch. If there is none, the sender's watermark in the database counts.
         "WITH passed AS (
              SELECT s.conversation_id, s.user_id, k.kind, s.seq, s.at
                FROM unnest($20::bigint[], $21::bigint[], $22::bigint[], $23::bigint[], $24::timestamptz[])
@@ -210,13 +210,14 @@ pub async fn append(conn: &mut Conn, append: Append<'_>, unrevoked_since: Option
     .await
 }
 
-/// The messages that move the watermarks of their senders, as columns for `unnest`.
+/// The messages that move the watermarks of their senders, as arrays for `unnest`.
 #[derive(Default)]
 struct WatermarkMoves {
     conversations: Vec<i64>,
     users: Vec<i64>,
     seqs: Vec<i64>,
-    /// The `seq` of the sender's previous message in the same batch. The sender's watermark is there by then.
+    /// The `seq` of the sender's previous message in the same batch, if there is one. That message has moved the sender's
+    /// watermark to itself.
     before: Vec<Option<i64>>,
     times: Vec<Timestamp>,
 }
@@ -241,7 +242,7 @@ impl WatermarkMoves {
 pub struct Note<'a> {
     /// The action that it reports.
     pub action: Action,
-    /// The user who did it.
+    /// The user who performed the action.
     pub actor: UserId,
     /// The user who is affected by it.
     pub subject: Option<UserId>,
