@@ -1,7 +1,7 @@
 //! Erasures: removing a user from every table.
 //!
-//! Invariant: [`forget_person`] removes its rows in one transaction. It adds a row to `messaging.erasures`, which stays
-//! until the user's messages are processed too. So every erasure that begins is also finished, even after a crash.
+//! Invariant: the transaction of [`forget_person`] also inserts a row into `messaging.erasures`. The row stays until the
+//! user's messages are processed too. So every erasure that begins is finished, even after a crash.
 
 use crate::base::error::Result;
 use crate::base::ids::{ConversationId, UserId};
@@ -21,7 +21,8 @@ pub struct Erasure {
     pub delete_messages: bool,
 }
 
-/// Removes the profile of a user and everything that lets the user log in.
+/// Deletes a user with profile, credentials, presence, scheduled messages and saved drafts, and records that the erasure
+/// has begun. `name_digest` is the keyed hash of the user name.
 pub async fn forget_person(
     conn: &mut Conn,
     user: UserId,
@@ -30,7 +31,7 @@ pub async fn forget_person(
     now: Timestamp,
 ) -> Result<()> {
     conversations::incoming_webhooks::forget(conn, user).await?;
-    // A bot can send only with its incoming webhook, so that is deleted too.
+    // A bot can send only while it has its incoming webhook, so the webhook is deleted too.
     conversations::incoming_webhooks::delete_of_bot(conn, user, now).await?;
     let areas = [
         identity::DELETED_WITH_PERSON,
@@ -69,7 +70,7 @@ pub async fn unfinished(conn: &mut Conn) -> Result<Vec<Erasure>> {
     .await
 }
 
-/// Deletes the record of an erasure, because it is finished.
+/// Deletes the record of a finished erasure, and the rows that record the user as a former member.
 pub async fn finish(conn: &mut Conn, user: UserId) -> Result<()> {
     conn.execute("DELETE FROM messaging.former_members WHERE user_id = $1", &[Value::I64(user.0)]).await?;
     conn.execute("DELETE FROM messaging.erasures WHERE user_id = $1", &[Value::I64(user.0)]).await?;
@@ -97,7 +98,7 @@ columns! {
     } => ErasedMessage { seq, own, key: key(day, digest) }
 }
 
-/// Messages of a conversation in the order of `seq`, after `after`.
+/// Messages of a conversation in the order of `seq`, after `after`. `own` of each result is computed for `user`.
 pub async fn traces(
     conn: &mut Conn,
     conversation: ConversationId,

@@ -1,8 +1,8 @@
 //! Rows of `messaging.friendships` and `messaging.blocks`.
 //!
-//! Invariants: two friends have one row in each direction; a request has one row, of the user who asked. Before any of this
-//! changes, the rows of both users in `messaging.users` are locked in the order of their ids, so that two requests that
-//! cross see each other.
+//! Invariants: two friends have one row in each direction; a request has one row, of the user who asked. Before a
+//! transaction changes these rows, it locks the rows of both users in `messaging.users`, in the order of their ids. So when
+//! two users ask each other at the same moment, the second transaction sees the request of the first one.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +14,7 @@ use crate::store::db::{Conn, Row};
 use crate::store::driver::values::Value;
 use crate::store::identity::users::User;
 
-/// The state of a row: the relation of its user to its friend.
+/// The state of a row: the relation of `user_id` to `friend_id`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// The user has asked, and has no answer yet.
@@ -72,7 +72,7 @@ pub async fn delete(conn: &mut Conn, one: UserId, other: UserId) -> Result<bool>
     Ok(count > 0)
 }
 
-/// How many users a user has asked or is friends with.
+/// The number of users whom a user has asked or who are friends of the user.
 pub async fn count(conn: &mut Conn, user: UserId) -> Result<i64> {
     conn.one("SELECT count(*) FROM messaging.friendships WHERE user_id = $1", &[Value::I64(user.0)], |row| row.i64(0))
         .await
@@ -137,8 +137,8 @@ pub async fn blocks(conn: &mut Conn, user: UserId, other: UserId) -> Result<bool
     Ok(found.is_some())
 }
 
-/// When `user` was last seen before the block, which is what `viewer` sees while one of the two blocks the other. The outer
-/// `None` means that neither blocks the other.
+/// The last-seen time of `user` that `viewer` sees while one of the two blocks the other: the time from before the block.
+/// The outer `None` means that neither blocks the other, the inner one that there is no such time.
 pub async fn seen_before_block(conn: &mut Conn, viewer: UserId, user: UserId) -> Result<Option<Option<Timestamp>>> {
     conn.first(
         "SELECT CASE WHEN user_id = $2 THEN user_seen_at ELSE blocked_seen_at END FROM messaging.blocks
@@ -158,9 +158,9 @@ pub struct NewBlock {
     pub blocked: UserId,
     /// When the block begins.
     pub at: Timestamp,
-    /// When `user` was last seen, as `blocked` sees it from now on.
+    /// When `user` was last seen. `blocked` sees this time as long as the block lasts.
     pub user_seen_at: Option<Timestamp>,
-    /// When `blocked` was last seen, as `user` sees it from now on.
+    /// When `blocked` was last seen. `user` sees this time as long as the block lasts.
     pub blocked_seen_at: Option<Timestamp>,
 }
 

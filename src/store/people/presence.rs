@@ -1,8 +1,8 @@
 //! Rows of `messaging.presence_servers`, `messaging.presence` and `messaging.last_seen`.
 //!
 //! Invariant: a transaction that changes the presence of a user holds the lock of the user's row in `messaging.last_seen`.
-//! Without it, when a user leaves two nodes at the same moment, each node could see the other node's row and report the user
-//! as still online.
+//! Without the lock, when a user disconnects from two nodes at the same moment, each node could still see the row of the
+//! other node and report the user as online.
 
 use std::collections::BTreeMap;
 
@@ -40,8 +40,8 @@ impl State {
     }
 }
 
-// An unknown word is read as offline, and is not an error. This shows the least, and the next change of the user overwrites
-// the row. An error would stop the presence of all users in the same batch.
+// An unknown word is read as offline, and is not an error. Offline reveals the least about the user, and the next change of
+// the user's presence overwrites the word. An error would stop the presence of all users in the same batch.
 column!(State, |row, at| {
     let word = row.text(at)?;
     Ok(State::parse(word).unwrap_or_else(|| {
@@ -51,7 +51,7 @@ column!(State, |row, at| {
     }))
 });
 
-/// A node, as its row says.
+/// The row of a node.
 #[derive(Clone, Debug)]
 pub struct Server {
     /// The name of the node.
@@ -75,7 +75,7 @@ pub struct Presence {
     pub stopped: bool,
 }
 
-/// The presence of a user that was last published to other users.
+/// The presence of a user as it was last published to other users.
 #[derive(Clone, Copy, Debug)]
 pub struct LastSeen {
     /// The user.
@@ -86,8 +86,8 @@ pub struct LastSeen {
     pub at: Timestamp,
 }
 
-/// The time by which nodes are considered alive. On PostgreSQL it is the time of PostgreSQL, because the clocks of nodes can
-/// differ. On SQLite it is `ours`, because all its servers run on one machine.
+/// The current time. Whether a node is alive is decided with it. On PostgreSQL it is the time of PostgreSQL, because the
+/// clocks of nodes can differ. On SQLite it is `ours`, because all servers that share the file run on one machine.
 pub async fn clock(conn: &mut Conn, ours: Timestamp) -> Result<Timestamp> {
     match conn {
         Conn::Sqlite(_) => Ok(ours),
@@ -95,8 +95,8 @@ pub async fn clock(conn: &mut Conn, ours: Timestamp) -> Result<Timestamp> {
     }
 }
 
-/// Inserts the row of a node, or refreshes it if an earlier insert was committed without an answer. Returns false if the node
-/// has stopped or was given up since.
+/// Inserts the row of a node, or renews it if an earlier insert was committed although its answer was lost. Returns `false`
+/// when the node has stopped or was declared dead since then.
 pub async fn insert_server(conn: &mut Conn, server: &str, now: Timestamp) -> Result<bool> {
     let count = conn
         .execute(
@@ -129,8 +129,8 @@ pub async fn stop_server(conn: &mut Conn, server: &str, now: Timestamp) -> Resul
     Ok(())
 }
 
-/// Declares a node dead if it did not renew its row between two moments, so that it cannot continue under the same name.
-/// Returns `false` when it has renewed its row meanwhile.
+/// Declares a node dead if it last renewed its row outside the time between two moments. A dead node cannot continue under
+/// the same name. Returns `false` when it has renewed its row meanwhile.
 pub async fn give_up_server(conn: &mut Conn, server: &str, (from, to): (Timestamp, Timestamp)) -> Result<bool> {
     let count = conn
         .execute(
@@ -167,8 +167,8 @@ pub async fn people_at(conn: &mut Conn, server: &str, limit: i64) -> Result<Vec<
     .await
 }
 
-/// Prevents users from being erased until the transaction ends. Returns the names of those who exist. This lock is weaker
-/// than [`lock_shared`](crate::store::identity::users::lock_shared): changes of an account do not wait for it.
+/// Prevents users from being erased until the transaction ends. Returns the names of the users who exist. This lock is
+/// weaker than [`lock_shared`](crate::store::identity::users::lock_shared): changes of an account do not wait for it.
 pub async fn lock_names(conn: &mut Conn, ids: &[i64]) -> Result<BTreeMap<UserId, String>> {
     let sql = "SELECT id, user_name FROM messaging.users WHERE id = ANY($1) ORDER BY id FOR KEY SHARE";
     let found = conn.rows(sql, &[Value::I64s(ids)], |row| Ok((UserId(row.i64(0)?), row.text(1)?.to_owned()))).await?;
@@ -207,7 +207,7 @@ pub async fn lock_last_seen(conn: &mut Conn, ids: &[i64], now: Timestamp) -> Res
     .await
 }
 
-/// Stores the presence that is published of users.
+/// Stores the published presence of users.
 pub async fn put_last_seen(conn: &mut Conn, seen: &[LastSeen]) -> Result<()> {
     if let Conn::Sqlite(_) = conn {
         for one in seen {
@@ -309,12 +309,13 @@ pub async fn share_conversation(conn: &mut Conn, one: UserId, other: UserId, mem
     Ok(found.is_some())
 }
 
-/// The users who may see the presence of a user, up to `limit`, those who are present first. They are the user's friends,
-/// and the users who share a conversation of at most `member_limit` members, without those who block the user or are
-/// blocked.
+/// Up to `limit` users who may see the presence of a user. They are the user's friends, and the users who share a
+/// conversation of at most `member_limit` members with the user. Users who block the user or whom the user blocks are left
+/// out. Users who are present at a node come first.
 pub async fn audience(conn: &mut Conn, user: UserId, member_limit: i64, limit: i64) -> Result<Vec<i64>> {
     conn.rows(
-        // The sort key is a count, because for an EXISTS the planner could choose to read the whole table of presence.
+        // The sort key is a count and not an EXISTS. For an EXISTS the planner could choose to read the whole table
+        // `presence`.
         "SELECT a.id FROM (
              SELECT f.friend_id AS id FROM messaging.friendships f WHERE f.user_id = $1 AND f.state = 'friends'
              UNION

@@ -54,7 +54,7 @@ pub struct Report {
     pub reporter: Option<UserId>,
     /// The reason in the words of the reporter. Empty after the reporter was erased.
     pub reason: String,
-    /// Whether and how it was handled.
+    /// The state of the report.
     pub state: State,
     /// When it was reported.
     pub created_at: Timestamp,
@@ -165,7 +165,7 @@ pub async fn of_user(
     .await
 }
 
-/// Removes a user, and the reasons that the user wrote, from the user's reports.
+/// Removes the id of a user from the reports that the user submitted, and the reasons that the user wrote.
 pub async fn forget(conn: &mut Conn, reporter: UserId) -> Result<()> {
     conn.execute(
         "UPDATE messaging.reports SET reporter_id = NULL, reason = '' WHERE reporter_id = $1",
