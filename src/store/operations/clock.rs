@@ -6,7 +6,7 @@ use crate::base::error::Result;
 use crate::base::time::Timestamp;
 use crate::store::db::Conn;
 
-/// Number of readings of the clock. The one with the shortest round trip is used. The first reading on a connection is
+/// How often the clock is read. The reading with the shortest round trip is used. The first reading on a connection is
 /// slower, because it also prepares the statement.
 const READINGS: usize = 3;
 

@@ -1,7 +1,7 @@
-//! The checks of `doctor`, which look for damage.
+//! The checks with which `posthaste doctor` searches for damage.
 //!
-//! Invariant: everything that is reported as checked was read. Rows are compared in batches, so that no snapshot is held for
-//! long.
+//! Invariants: a row is reported as checked only after it was read. Rows are compared in batches, so that no snapshot stays
+//! open for long.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ use crate::store::sqlite;
 
 /// Rows that are compared in one read.
 const ROWS_PER_BATCH: i64 = 1_000;
-/// How many damaged messages are named. The others are only counted.
+/// The maximum number of damaged rows that are described. Further ones are only counted.
 const NAMED_LIMIT: usize = 5;
 
 /// The first fault that SQLite finds in the structure of its file. `thorough` also checks the indexes. `None` when there is
@@ -87,7 +87,7 @@ pub struct Comparison {
     pub without_digest: u64,
     /// Damaged messages and earlier bodies.
     pub damaged: u64,
-    /// The first damaged ones, one sentence each.
+    /// One sentence for each of the first damaged rows.
     pub named: Vec<String>,
 }
 
@@ -127,8 +127,8 @@ pub async fn compare(source: Source<'_>, report: &mut (dyn FnMut(u64) + Send)) -
     Ok(found)
 }
 
-/// The last place of a batch. It must be after the previous place: damaged keys could lead back to rows that were already
-/// read, and the comparison would never end.
+/// The last place of a batch. It must be after the previous place. Otherwise damaged keys could lead back to rows that were
+/// already read, and the comparison would never end.
 fn last_place<T: PartialOrd>(before: T, last: T) -> Result<T> {
     if last > before { Ok(last) } else { Err(Error::internal("the rows are not in key order")) }
 }
@@ -174,16 +174,16 @@ impl Reader<'_> {
     }
 }
 
-/// Writes a row, to find out whether writing works. Each call writes another value, because SQLite writes nothing when no
-/// value changes.
+/// Writes a row, to test whether writing works. Each call writes another value, because SQLite writes nothing when no value
+/// changes.
 pub async fn probe_writing(conn: &mut Conn, now: Timestamp) -> Result<()> {
     conn.execute("UPDATE messaging.server_state SET write_probed_at = $1 WHERE id = 1", &[Value::Time(now)])
         .await
         .map(drop)
 }
 
-/// How many conversations disagree with their messages about the last `seq`, for example after a wrong restore or a manual
-/// change of the tables.
+/// How many conversations have a `last_seq` that is not the highest `seq` of their messages, for example after a wrong
+/// restore or a manual change of the tables.
 pub async fn count_broken_conversations(conn: &mut Conn) -> Result<i64> {
     conn.one(
         "SELECT count(*) FROM messaging.conversations c
@@ -195,10 +195,10 @@ pub async fn count_broken_conversations(conn: &mut Conn) -> Result<i64> {
     .await
 }
 
-/// How many messages have counts that disagree with their reactions. The order of the emoji is not checked, because nothing
-/// else records when each emoji was first added.
+/// How many messages have counts of reactions that differ from their rows in `messaging.reactions`. The order of the emoji
+/// is not checked, because nothing else records when each emoji was first added.
 pub async fn count_miscounted_messages(conn: &mut Conn) -> Result<i64> {
-    // The counts hold each emoji followed by its number and nothing else, separated by spaces.
+    // The stored counts are pairs of an emoji and its count. All parts are separated by one space.
     let under_messages = conn
         .one(
             "SELECT count(*) FROM (
