@@ -1,8 +1,8 @@
-//! JWTs that the operator's own backend issues: they name the user who calls.
+//! JWTs that the operator's own backend issues. A JWT names the user who calls.
 //!
 //! Invariants:
-//! - The key decides which algorithm verifies a token, never the token: the header must name the algorithm of the key.
-//!   A secret verifies HS256 only, and a key set never does.
+//! - The key decides which algorithm verifies a token. A token whose header names another algorithm is refused. A
+//!   secret verifies HS256 only, and a key set never verifies HS256.
 //! - Nothing that a token names is fetched or opened. Its `kid` is looked up in a map; `jku`, `jwk`, `x5u` and `x5c`
 //!   are not read.
 //! - A caller with an invalid token learns only that it is not authenticated. The reason is logged at level debug,
@@ -34,9 +34,9 @@ const TOKEN_LIMIT_BYTES: usize = 8 * 1024;
 const KID_LIMIT_CHARS: usize = 256;
 /// By how much the backend's clock may differ from the server's.
 const LEEWAY_MICROS: i64 = 30 * 1_000_000;
-/// Shortest secret, in bytes. A shorter one could be guessed from one token; RFC 7518 requires the length of the hash.
+/// Shortest secret, in bytes. A shorter one could be guessed from one token. RFC 7518 requires the length of the hash.
 const SECRET_MINIMUM_BYTES: usize = 32;
-/// Largest secret file, in bytes. A larger file is not a secret but a wrong file.
+/// Largest secret file, in bytes. A larger file cannot be a secret, so the operator has named the wrong file.
 const SECRET_LIMIT_BYTES: usize = 64 * 1024;
 
 /// The operator's settings for JWTs.
@@ -48,7 +48,7 @@ pub struct JwtSettings {
     pub issuer: String,
     /// The value that `aud` must contain.
     pub audience: String,
-    /// Whether a user is created for a `sub` that is not a user name yet.
+    /// Whether a user is created for a `sub` that is not the name of a user.
     pub provision: bool,
 }
 
@@ -97,8 +97,8 @@ pub struct Verified {
 }
 
 impl JwtVerifier {
-    /// Reads the secret or the keys. If a URL cannot be fetched, that is no error: the keys are fetched when they are
-    /// first needed.
+    /// Reads the secret or the keys. If the keys cannot be fetched from their URL, the verifier is created without
+    /// keys, and fetches them when a token needs them.
     ///
     /// # Errors
     /// A sentence for the operator.
@@ -110,7 +110,7 @@ impl JwtVerifier {
         Ok(Self { keys, issuer: settings.issuer, audience: settings.audience, provision: settings.provision })
     }
 
-    /// Whether a user is created for a subject that is not a user name yet.
+    /// Whether a user is created for a subject that is not the name of a user.
     pub const fn provisions(&self) -> bool {
         self.provision
     }
@@ -204,7 +204,7 @@ impl<'a> Token<'a> {
             return Err("the token does not have three parts");
         }
         let header = Object::decode(header).ok_or("the header is not a JSON object in base64url")?;
-        // `crit` lists extensions that a reader must understand (RFC 7515), and this one understands none.
+        // `crit` lists extensions that the reader of a token must understand (RFC 7515). This code understands none.
         if header.0.contains_key("crit") {
             return Err("the header requires an extension (crit)");
         }
@@ -227,7 +227,7 @@ impl<'a> Token<'a> {
         Ok(Self { algorithm, kid: kid.map(ToOwned::to_owned), claims, message, signature })
     }
 
-    /// The caller has checked that the algorithm is that of the key.
+    /// Verifies the signature. The caller has checked that the algorithm is that of the key.
     fn is_signed_by(&self, key: &DecodingKey) -> bool {
         jsonwebtoken::crypto::verify(self.signature, self.message.as_bytes(), key, self.algorithm).unwrap_or(false)
     }
@@ -239,7 +239,8 @@ fn is_access_type(typ: &str) -> bool {
     matches!(typ.strip_prefix("application/").unwrap_or(&typ), "jwt" | "at+jwt")
 }
 
-/// A JSON object without duplicate names. Of a duplicate name, different readers could use different values.
+/// A JSON object without duplicate names. An object with a duplicate name is refused, because parsers differ in which
+/// of the values they use.
 struct Object(BTreeMap<String, Value>);
 
 impl Object {

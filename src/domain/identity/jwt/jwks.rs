@@ -2,11 +2,11 @@
 //!
 //! Invariants:
 //! - A key has one algorithm, which is fixed when the set is read. Symmetric keys in a set are never used.
-//! - Whatever tokens callers send, only one fetch runs at a time, and there is a minimum interval between fetches. A
-//!   fetch has a time limit and a size limit, follows no redirects, and continues if the caller who caused it goes
+//! - Only one fetch runs at a time, and there is a minimum interval between fetches, whatever tokens callers send. A
+//!   fetch has a time limit and a size limit, and follows no redirects. It continues if the caller who caused it goes
 //!   away.
-//! - Intervals are measured with the time that the caller passes in, as an absolute difference, so a clock that is set
-//!   back ends them as well.
+//! - Intervals are measured with the time that the caller passes in, as an absolute difference. So an interval also
+//!   ends when the clock is set back.
 
 use std::collections::HashMap;
 use std::error::Error as _;
@@ -40,18 +40,18 @@ const RSA_BITS: std::ops::RangeInclusive<usize> = 2_048..=8_192;
 const RSA_EXPONENT_LIMIT_BYTES: usize = 4;
 /// Bytes of a coordinate on P-256 and of a point on Ed25519.
 const COORDINATE_BYTES: usize = 32;
-/// Time limit for connecting, and the same limit for the whole fetch.
+/// Time limit for connecting. The same limit applies to the whole fetch.
 pub(super) const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 
 const MICROS_PER_SECOND: i64 = 1_000_000;
-/// From this age on, the keys are fetched again. Meanwhile they continue to verify tokens.
+/// From this age on, the keys are fetched again in the background. Meanwhile they still verify tokens.
 const REFRESH_MICROS: i64 = 600 * MICROS_PER_SECOND;
-/// From this age on, the keys verify tokens only after an attempt to fetch them. No token has arrived for a long time
-/// then, and a key that was withdrawn meanwhile must not verify one more token.
+/// From this age on, a token waits for an attempt to fetch the keys, unless an attempt failed lately. Keys reach this
+/// age if no token arrives for a long time. A key that was withdrawn in that time must not verify one more token.
 const RECHECK_MICROS: i64 = 2 * REFRESH_MICROS;
-/// From this age on, the keys verify nothing.
+/// From this age on, the keys verify no token.
 const STALE_MICROS: i64 = 86_400 * MICROS_PER_SECOND;
-/// Minimum interval between two fetches, however many tokens name unknown keys.
+/// Minimum interval between two fetches, however many tokens have an unknown `kid`.
 const FETCH_INTERVAL_MICROS: i64 = 30 * MICROS_PER_SECOND;
 /// Minimum interval between two fetches while there are no keys, so that no JWT can be verified.
 const FIRST_FETCH_INTERVAL_MICROS: i64 = 2 * MICROS_PER_SECOND;
@@ -169,7 +169,7 @@ impl KeySet {
             keys: Vec<Value>,
         }
 
-        // The parser's own message is not passed on, because it may quote the contents.
+        // The message of the parser is not part of the error, because it may quote the contents.
         let form: Form = serde_json::from_slice(bytes)
             .map_err(|error| format!("not a JSON Web Key Set (line {}, column {})", error.line(), error.column()))?;
         if form.keys.len() > KEY_LIMIT {
@@ -218,7 +218,7 @@ impl KeySet {
     }
 }
 
-/// The members of a key that are read.
+/// The members of a JSON Web Key that this code reads.
 #[derive(Deserialize)]
 struct Jwk {
     kty: String,
@@ -303,7 +303,7 @@ const fn differ_by(one: Timestamp, other: Timestamp, micros: i64) -> bool {
     one.micros().abs_diff(other.micros()) >= micros.unsigned_abs()
 }
 
-/// Locks the state. Poisoning is ignored: no code that holds the lock can panic and leave the state half written.
+/// Locks the state. Poisoning is ignored, because no code panics after it has written only a part of the state.
 fn locked<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -338,7 +338,8 @@ impl SetFile {
         let known = {
             let mut state = locked(&self.state);
             let due = differ_by(now, state.checked_at, FILE_INTERVAL_MICROS);
-            // Set before the check, so that other callers do not check as well. They use the keys that are loaded.
+            // Set before the check, so that other callers do not check the file as well. They use the keys that are
+            // already loaded.
             due.then(|| state.checked_at = now).map(|()| state.version)
         };
         if let Some(known) = known
@@ -350,7 +351,7 @@ impl SetFile {
     }
 
     async fn reload_if_changed(&self, known: Version) -> Result<(), String> {
-        // Read before the contents: a change in between is then seen at the next check.
+        // Read before the contents. If the file changes in between, the next check sees the change.
         let version = version(&self.path).await?;
         if version != known {
             let set = read_set(&self.path).await?;
@@ -396,7 +397,7 @@ struct RemoteSetState {
     began_at: Option<Timestamp>,
     /// When the last failed fetch began, unless a later one succeeded.
     failed_at: Option<Timestamp>,
-    /// Its sender is dropped when the last fetch ends.
+    /// A channel whose sender is dropped when the last fetch ends.
     running: Option<watch::Receiver<()>>,
 }
 
@@ -483,7 +484,8 @@ impl RemoteSet {
         state.began_at = Some(now);
         state.running = Some(running.clone());
         let remote = Arc::clone(self);
-        // In a task of its own: the fetch serves everybody who waits, and the caller who caused it may go away.
+        // The fetch runs in a task of its own, because several callers may wait for it, and the caller who caused it
+        // may go away.
         tasks::spawn("jwks-fetch", async move {
             remote.fetch(now).await;
             drop(end);
@@ -544,7 +546,8 @@ fn client(url: &Url, timeout: Duration) -> reqwest::Result<reqwest::Client> {
     if url.scheme() == "https" {
         builder.https_only(true).build()
     } else {
-        // No certificate is checked for `http:`, so the certificates of the machine are not loaded and need not exist.
+        // No certificate is checked for `http:`. So the certificates of the machine are not loaded, and the machine
+        // needs none.
         builder.tls_certs_only([]).build()
     }
 }

@@ -1,5 +1,5 @@
-//! Tests of which tokens are accepted. The tests sign tokens with another library than the one that verifies them, and
-//! write every header and every claim by hand.
+//! Tests of which tokens are accepted. The library that signs the tokens is not the one that verifies them. Every
+//! header and every claim is written by hand.
 //!
 //! Invariant: each attack is tried against a verifier that accepts the same token without the attack.
 
@@ -102,7 +102,7 @@ impl Signer {
         format!("{message}.{}", URL_SAFE_NO_PAD.encode(signed))
     }
 
-    /// A valid token, signed with this key and naming it by this `kid`.
+    /// A valid token that is signed with this key. Its header has this `kid`.
     fn good(&self, kid: &str) -> String {
         self.token(&json!({"alg": self.algorithm(), "kid": kid}).to_string(), &claims().to_string())
     }
@@ -277,7 +277,7 @@ async fn the_key_decides_the_algorithm_not_the_header() {
             }
         }
     }
-    // Correctly signed with the same key, but with another algorithm of its family.
+    // A correct signature with the same key, but with another algorithm of its family.
     let others: [(&str, &'static dyn signature::RsaEncoding); 3] = [
         ("RS512", &signature::RSA_PKCS1_SHA512),
         ("PS256", &signature::RSA_PSS_SHA256),
@@ -318,7 +318,7 @@ async fn keys_inside_a_token_are_not_used() {
             }
             let (header, claims) = (header.to_string(), claims().to_string());
             assert!(!accepts(&verifier, &forger.token(&header, &claims)).await, "{header}");
-            // They do not harm a token of the real key either, because they are not read.
+            // The extra members do not harm a token that the real key has signed, because they are not read.
             assert_eq!(accepts(&verifier, &EC.token(&header, &claims)).await, kid != Some("other"), "{header}");
         }
     }

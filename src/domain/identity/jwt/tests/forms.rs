@@ -149,8 +149,8 @@ async fn a_kid_only_selects_a_key_of_the_set() {
         assert!(accepts(&known, &ED.good(name)).await, "{name}");
         let strange = with_keys(&[ED.jwk("it"), EC.jwk("other")]).await;
         assert!(!accepts(&strange, &ED.good(name)).await, "{name}");
-        // Nor is the content of a file with that name used as a secret. Vulnerable libraries have read `/dev/null` as
-        // an empty secret.
+        // The content of a file with that name is not used as a secret either. Vulnerable libraries have read
+        // `/dev/null` as an empty secret.
         assert!(!accepts(&strange, &Signer::Hmac(vec![]).good(name)).await, "{name}");
     }
     let (longest, too_long) = ("é".repeat(KID_LIMIT_CHARS), "é".repeat(KID_LIMIT_CHARS + 1));

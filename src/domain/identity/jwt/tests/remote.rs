@@ -16,7 +16,7 @@ use url::Url;
 use super::*;
 use crate::domain::identity::jwt::jwks::{FETCH_TIMEOUT, RemoteSet};
 
-/// Longer than any operation here takes, unless a test is about slowness.
+/// A time limit that no operation reaches, except in the tests of slow servers.
 const LONG: Duration = Duration::from_secs(20);
 
 /// How the server answers a request.
@@ -142,7 +142,7 @@ async fn tokens_of_unknown_keys_cause_one_fetch_in_30_seconds() {
         assert_eq!(verify_many(&verifier, |_| "same".into(), now).await, 0);
         assert_eq!(server.count(), count + 1);
     }
-    // A server that fails is not asked more often.
+    // A server that fails is not contacted more often.
     server.answers(Answer::Close);
     assert_eq!(verify_many(&verifier, |_| "unknown".into(), after(300)).await, 0);
     assert_eq!(verify_many(&verifier, |_| "unknown".into(), after(320)).await, 0);
@@ -239,7 +239,7 @@ async fn invalid_answers_leave_the_keys_unchanged() {
     assert_eq!(server.count(), 10);
     server.answers(Answer::Raw(with_status("200 OK", &good)));
     assert!(accepts_at(&verifier, &ED.good("new"), after(now + 31)).await);
-    // An empty set is a set: the backend withdraws every key.
+    // An empty set is valid: the backend has withdrawn every key.
     server.answers(Answer::Keys(vec![]));
     assert!(!accepts_at(&verifier, &ED.good("unknown"), after(now + 62)).await);
     assert!(!accepts_at(&verifier, &ED.good("new"), after(now + 62)).await);

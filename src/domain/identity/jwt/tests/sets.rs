@@ -196,7 +196,7 @@ async fn a_changed_file_is_read_again_after_10_seconds() {
     assert!(accepts_at(&verifier, &EC.good("new"), after(60)).await);
     write(&set(&[ED.jwk("old"), EC.jwk("new")]));
     assert!(accepts_at(&verifier, &ED.good("old"), after(90)).await);
-    // An empty set is intended: no token is accepted any more.
+    // An empty set is valid: the backend has withdrawn every key, and no token is accepted any more.
     write(&set(&[]));
     assert!(!accepts_at(&verifier, &EC.good("new"), after(120)).await);
     write(&set(&[ED.jwk("old")]));
