@@ -121,7 +121,7 @@ impl By {
         Self { actor: None, api_key: None, address: None, at }
     }
 
-    /// The same caller with its user, once that is known.
+    /// The same caller, with the user that was found in the meantime.
     pub fn known_as(&self, actor: UserId) -> Self {
         Self { actor: Some(actor), ..self.clone() }
     }

@@ -1,9 +1,9 @@
 //! Refuses passwords that attackers try first. No network is used.
 //!
 //! Invariant: the result depends on the password only. The list in `common_passwords.txt` holds sorted words in lower
-//! case, one a line. A word stands for itself, for its usual spellings (`p4$$w0rd`), and for itself with a short tail
-//! (`password2026!`). The check refuses passwords that are easy to guess. It does not measure strength: a password that
-//! passes may still be weak.
+//! case, one in each line. A password is refused if it is a word of the list, a usual spelling of one (`p4$$w0rd`), or
+//! such a word with a short tail (`password2026!`). The check refuses passwords that are easy to guess. It does not
+//! measure strength: a password that passes may still be weak.
 
 /// The list of common words.
 const WORDS: &str = include_str!("../common_passwords.txt");
@@ -32,21 +32,21 @@ const ROWS: &[&str] = &[
 
 /// Shortest run, in characters.
 const SHORTEST_RUN: usize = 3;
-/// Longest pattern, in characters, that is weak however often it is repeated.
+/// Longest pattern, in characters, whose repetition is always weak, even if the pattern itself is not.
 const LONGEST_WEAK_UNIT: usize = 4;
 /// Longest pattern, in characters. Repetitions of longer ones are not searched for.
 const LONGEST_UNIT: usize = 32;
 /// Shortest word before a tail, in characters.
 const SHORTEST_STEM: usize = 4;
-/// How many digits in a tail count as adding almost nothing, in any order.
+/// A tail with at most this many digits, in any order, adds almost nothing to a word.
 const TAIL_DIGITS: usize = 4;
-/// How many other characters in a tail count as adding almost nothing.
+/// A tail with more than this many other characters is not weak.
 const TAIL_SIGNS: usize = 3;
 /// Longest tail, in characters, that is cut off.
 const TAIL_LIMIT: usize = 16;
 
-/// Whether attackers would try `password` first: it is a word of the list or a simple pattern, as it is or disguised.
-/// Meant for passwords of at least 8 characters.
+/// Whether attackers would try `password` first: it is a word of the list or a simple pattern, possibly with characters
+/// replaced and with a short tail. Meant for passwords of at least 8 characters.
 pub fn is_common(password: &str) -> bool {
     let characters: Vec<char> = password.to_lowercase().chars().collect();
     // Every length of the tail is tried, because the beginning of the tail may be the end of the word: hell0, hell0123.
@@ -57,15 +57,15 @@ pub fn is_common(password: &str) -> bool {
     })
 }
 
-/// Whether the text is a word of the list, made of runs, or a repetition of either.
+/// Whether the text is a word of the list, consists of runs, repeats one of these, or repeats a short pattern.
 fn is_weak(text: &[char]) -> bool {
     let unit = unit_of(text);
     let repeated = unit.len() < text.len();
     (repeated && unit.len() <= LONGEST_WEAK_UNIT) || is_made_of_runs(text) || is_made_of_runs(unit) || is_listed(unit)
 }
 
-/// The shortest pattern that gives the text when it is repeated, or the text itself if there is none. The last
-/// repetition of a short pattern may be incomplete.
+/// The shortest pattern whose repetition is the text, or the text itself if there is none. The last repetition of a
+/// short pattern may be incomplete.
 fn unit_of(text: &[char]) -> &[char] {
     let repeats = |length: &usize| {
         let whole = *length <= LONGEST_WEAK_UNIT || text.len().is_multiple_of(*length);

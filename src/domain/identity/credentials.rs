@@ -157,16 +157,16 @@ async fn jwt(app: &Arc<App>, token: &str, address: IpAddr, mark: Mark, now: Time
             Err(error) => return Err(error),
         }
     }
-    // Names that differ only in case belong to one user here, but to the operator's backend they may be two users. The
-    // case of the subject must therefore match, so that nobody gets access to the account of the other.
+    // Names that differ only in case are one user here, but they may be two users of the operator's backend. So the
+    // subject must have the same case as the user name. Otherwise one of the two could use the account of the other.
     Ok(account.filter(|account| account.may_call() && account.name.user_name == verified.subject).map(|account| {
         KnownCaller {
             mark,
             subject: Revoked::User(account.name.id),
             credential: Credential::Jwt,
             person: Some(Arc::new(account)),
-            // The operator may withdraw the key that signed the token before the token expires. So the token is verified
-            // again after `JWT_TRUSTED_MICROS`.
+            // The operator may withdraw the signing key before the token expires. So the token is verified again after
+            // `JWT_TRUSTED_MICROS`.
             expires_at: verified.expires_at.min(now.plus_micros(JWT_TRUSTED_MICROS)).micros().into(),
             touch_at: Timestamp::MAX.micros().into(),
             ends_at: verified.expires_at,
@@ -199,8 +199,8 @@ async fn look_up_person(app: &App, name: &str) -> Result<Arc<Account>> {
     Ok(account)
 }
 
-/// Records that credentials are used, at most once per `TOUCH_MICROS`, in a task of its own, so that the request does not
-/// wait for it. Each record also postpones the expiry of a session.
+/// Records that credentials are used, at most once in `TOUCH_MICROS`. A task of its own writes the record, so the
+/// request does not wait for it. Each record also postpones the expiry of a session.
 fn record_use(app: &Arc<App>, known: &KnownCaller, address: IpAddr) {
     let now = app.clock.now();
     let touch_at = known.touch_at.load(Ordering::Relaxed);

@@ -1,5 +1,5 @@
-//! The cache of callers. The result of looking up a token is stored under its hash, and a user named in `X-Act-As` under
-//! the user name.
+//! The cache of callers. The result of looking up a token is stored under the hash of the token. A user named in
+//! `X-Act-As` is stored under the user name.
 //!
 //! Invariant: an entry is used only if no revocation came after it.
 
@@ -41,7 +41,8 @@ pub(in crate::domain) struct KnownCaller {
     /// Microseconds since 1970. Each recorded use of a session postpones it, at most to `ends_at`.
     pub(in crate::domain) expires_at: AtomicI64,
     pub(in crate::domain) ends_at: Timestamp,
-    /// When it was read. If the clock is set back later, `expires_at` alone would keep the entry valid for too long.
+    /// When the credentials were read. If the clock is set back later, `expires_at` alone would keep the entry valid
+    /// for too long.
     pub(in crate::domain) read_at: Timestamp,
     /// When the next use is to be recorded in the database: microseconds since 1970.
     pub(in crate::domain) touch_at: AtomicI64,

@@ -1,10 +1,10 @@
 //! Limits how often a password may be tried for one account.
 //!
 //! Invariants:
-//! - An attempt is counted before the password is checked, so many attempts at the same time count as much as attempts
-//!   one after another.
+//! - An attempt is counted before the password is checked. So many attempts at the same time count as much as the same
+//!   number of attempts one after another.
 //! - Attempts for names that no user has are counted in the same way as for existing users.
-//! - A request that comes too early is refused; it is never delayed.
+//! - A request that comes too early is refused. The server never delays a request.
 
 use sha2::{Digest as _, Sha256};
 
@@ -18,7 +18,7 @@ pub use crate::store::identity::login_attempts::Subject;
 
 /// Attempts without any delay.
 const FREE_ATTEMPTS: i64 = 5;
-/// The longest delay, in seconds. With a longer one, a stranger could lock a user out.
+/// The longest delay, in seconds. With a longer one, a stranger could keep a user from logging in.
 const MAX_DELAY_S: i64 = 60;
 /// After this time without an attempt, the earlier attempts no longer count.
 pub const FORGOTTEN_AFTER_MICROS: i64 = 24 * 3_600 * 1_000_000;
@@ -51,7 +51,7 @@ pub struct Attempt(Option<Counted>);
 struct Counted {
     subject: Subject,
     at: Timestamp,
-    /// The time of the attempt before it.
+    /// The time of the previous attempt.
     before: Timestamp,
 }
 
@@ -104,7 +104,7 @@ fn too_many(wait_s: i64) -> Error {
     Error::RateLimited { code: "too_many_attempts", retry_after_s: u32::try_from(wait_s).unwrap_or(u32::MAX) }
 }
 
-/// Uncounts an attempt that has neither failed nor succeeded.
+/// Removes an attempt from the count, because it has neither failed nor succeeded.
 ///
 /// # Errors
 /// Errors of the database.
@@ -126,7 +126,8 @@ fn are_forgotten(attempts: Attempts, now: Timestamp) -> bool {
     now >= attempts.last_at.plus_micros(FORGOTTEN_AFTER_MICROS)
 }
 
-/// Seconds until the next attempt is allowed: 0 for the first attempts, then 1, 2, 4 and so on after each failure.
+/// Seconds until the next attempt is allowed: 0 for the first attempts, then 1, 2, 4 and so on, at most
+/// [`MAX_DELAY_S`].
 fn wait_s(attempts: Attempts, now: Timestamp) -> i64 {
     let beyond = attempts.failures - FREE_ATTEMPTS;
     if beyond < 0 || are_forgotten(attempts, now) {

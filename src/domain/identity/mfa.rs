@@ -22,9 +22,10 @@ use crate::store::db::Conn;
 const SECRET_BYTES: usize = 20;
 /// Length of a time step in seconds.
 const STEP_S: i64 = 30;
-/// How many steps the last used step may be ahead of the present one: 10 steps are five minutes. With correct clocks
-/// one step is enough, for an authenticator whose clock is ahead. The other steps are for a small correction of the
-/// clock: after it, codes of the last minutes must not become valid again, because somebody may have seen them.
+/// If the last used step is at most this many steps after the present one, it still counts as used: 10 steps are five
+/// minutes. With correct clocks one step is enough, for an authenticator whose clock is ahead. The other steps are for
+/// a clock that is set back a little. After such a correction, codes of the last minutes must not become valid again,
+/// because somebody may have seen them.
 const STEPS_AHEAD: i64 = 10;
 /// Digits of a code.
 const DIGITS: usize = 6;
@@ -47,11 +48,11 @@ pub struct Offer {
     pub qr_svg: String,
 }
 
-/// A code that has the right form, and the right digits if it is one of the authenticator app. Only the database knows
-/// whether it has been used.
+/// A code that has been parsed. A code of the authenticator app has also been compared with the secret. A recovery code
+/// has not been compared with anything. Only the database knows whether a code has been used.
 #[derive(Clone, Debug)]
 pub enum Code {
-    /// The time step that the code belongs to.
+    /// The time step of a code of the authenticator app.
     Step(i64),
     /// The hash of a recovery code.
     Recovery([u8; 32]),
@@ -106,14 +107,15 @@ pub(in crate::domain) fn read_code(secret: &[u8], typed: &str, now: Timestamp) -
 
 /// Marks a code as used. Returns whether it was still valid.
 ///
-/// After the clock was set back, the last used step lies in the future, and every code would be refused until the clock
-/// reaches it again. So a last used step that is more than [`STEPS_AHEAD`] ahead does not count. Replays remain
-/// impossible while the clock runs normally, because each accepted code becomes the last used step.
+/// After the clock was set back, the last used step lies in the future. If it counted, every code would be refused
+/// until the clock reaches that step again. So a last used step that is more than [`STEPS_AHEAD`] ahead is ignored.
+/// While the clock runs normally, no code works twice, because each accepted code becomes the last used step.
 ///
-/// There are two cases. If the clock was ahead before and is right now, the codes of the present were never accepted
-/// before. If the present clock is wrong, codes of the time it shows become valid again. They help only an attacker who
-/// recorded one at that time and also knows the password; an authenticator with the right time shows other codes. This
-/// cannot be avoided with a clock that shows the same time twice, because the codes depend on nothing else.
+/// There are two cases. In the first, the clock was ahead before and is right now. Then no code of the present time was
+/// accepted before. In the second, the clock is wrong now. Then the codes of the time that it shows become valid again.
+/// They help only an attacker who recorded such a code and also knows the password, because an authenticator with the
+/// right time shows other codes. A clock that shows the same time twice always has this effect, because a code depends
+/// only on the secret and the time.
 pub(in crate::domain) async fn use_up(conn: &mut Conn, user: UserId, code: &Code, by: &By) -> Result<bool> {
     match code {
         Code::Step(step) => store::identity::mfa::use_step(conn, user, *step, step_at(by.at) + STEPS_AHEAD).await,
@@ -136,7 +138,8 @@ fn recovery_code(app: &App) -> Result<String> {
     Ok(random.iter().map(|byte| RECOVERY_ALPHABET[usize::from(byte & 31)] as char).collect())
 }
 
-/// Makes a secret and offers it to the caller. It takes effect when the caller sends back a code made with it.
+/// Creates a secret and returns it to the caller. The second factor is enabled when the caller sends back a code of
+/// this secret.
 ///
 /// # Errors
 /// 403 `act_as_required`; 409 `mfa_enabled`.

@@ -10,7 +10,7 @@ use crate::store::db::Conn;
 /// User names by id. Erased users are missing.
 pub type Names = HashMap<UserId, String>;
 
-/// Loads the names of these users; ids may repeat.
+/// Loads the names of these users. An id may occur several times.
 ///
 /// # Errors
 /// Errors of the database.

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - Hashes are argon2id with the parameters that OWASP recommends: 19 MiB, 2 passes, 1 lane.
-//! - Never more than `MAX_CONCURRENT_HASHES` are computed at a time, on threads that may block.
+//! - At most `MAX_CONCURRENT_HASHES` hashes are computed at a time, on threads that may block.
 //! - Lengths are limited before anything is hashed.
 //! - Verifying costs one hash even if the user does not exist or has no password.
 
@@ -36,7 +36,7 @@ const LANES: u32 = 1;
 /// Bytes of salt.
 const SALT_BYTES: usize = 16;
 
-/// Checks a new password. `names` are texts that it must not equal: the user's own name and address.
+/// Checks a new password. `names` are texts that it must not equal: the user name and the e-mail address of the user.
 pub fn check_new(field: &'static str, password: &str, names: &[&str]) -> Option<FieldError> {
     let characters = password.chars().count();
     if characters < MIN_PASSWORD_CHARACTERS {
@@ -64,13 +64,13 @@ pub fn check_shown(field: &'static str, password: &str) -> Option<FieldError> {
 pub struct PasswordHashing {
     running: Arc<Semaphore>,
     admitted: Arc<Semaphore>,
-    /// A hash that no password matches. It stands in for users who do not exist or have no password.
+    /// A hash that no password matches. It is used for users who do not exist or have no password.
     stand_in: Arc<str>,
     metrics: Arc<Metrics>,
 }
 
 impl PasswordHashing {
-    /// Also makes the stand-in hash, from random bytes.
+    /// Creates the limits for hashing, and a stand-in hash that consists of random bytes.
     ///
     /// # Errors
     /// An internal error if the system gives no random bytes.
@@ -118,7 +118,7 @@ impl PasswordHashing {
         let _admission = self.admitted.try_acquire().map_err(busy)?;
         let permit = Arc::clone(&self.running).acquire_owned().await.map_err(Error::internal)?;
         self.metrics.password_hashes.inc();
-        // The closure owns the permit: if the caller goes away, the permit is released only when the work is done.
+        // The closure owns the permit. If the caller goes away, the permit is released only when the work is done.
         tokio::task::spawn_blocking(move || {
             let outcome = work();
             drop(permit);

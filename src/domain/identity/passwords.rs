@@ -115,7 +115,7 @@ async fn replace(
     store::identity::revocations::insert(conn, Revoked::User(user), by.at).await
 }
 
-/// A code that resets a password, which an administrator passes on to the user.
+/// A code that resets a password. An administrator passes it on to the user.
 pub struct ResetCode {
     /// The code in clear. Only its hash is stored.
     pub code: String,
@@ -123,7 +123,7 @@ pub struct ResetCode {
     pub expires_at: Timestamp,
 }
 
-/// Makes a code that resets a password. An administrator passes it on to the user.
+/// Creates a code that resets a password. An administrator passes it on to the user.
 ///
 /// # Errors
 /// 404 `user_not_found`.
@@ -148,7 +148,7 @@ pub async fn issue(app: &App, by: By, user_name: &str) -> Result<ResetCode> {
     Ok(ResetCode { code: token.text, expires_at })
 }
 
-/// The URL to which a code for a new password is sent.
+/// The URL of the request that sets a new password with this code.
 pub fn reset_url(app: &App, code: &str) -> String {
     let server = app.settings.public_url.as_deref().unwrap_or_default().trim_end_matches('/');
     format!("{server}/api/password-resets/{code}")
@@ -169,10 +169,12 @@ pub fn check_wanted(email: &str) -> Result<()> {
     Ok(())
 }
 
-/// Sends a code that resets a password to this address, if a user has it. The result does not show whether one has.
+/// Sends a code that resets a password to this address, if a user has it. The value that is returned does not show
+/// whether a user has it. Errors may show it, so they must not reach the caller of the request.
 ///
 /// # Errors
-/// Errors of the database or of the mail queue only.
+/// Errors of the database or of the mail queue; 422 if the stored address was never checked and no mail can be sent to
+/// it.
 pub async fn ask_for_reset(app: &App, by: By, email: String) -> Result<()> {
     if app.mailer.is_none() {
         return Ok(());
@@ -219,7 +221,7 @@ struct Sent {
 
 async fn send_code(app: &App, by: By, user: &User, about: Sent) -> Result<()> {
     let (Some(mailer), Some(email)) = (&app.mailer, user.email.clone()) else { return Ok(()) };
-    // Addresses that an older schema stored were never checked.
+    // An older schema stored addresses without checking them.
     if let Some(error) = check_email(&email) {
         return Err(Error::Invalid(vec![error]));
     }
@@ -238,7 +240,7 @@ async fn send_code(app: &App, by: By, user: &User, about: Sent) -> Result<()> {
         .db
         .write((token.hash, about, code, by), |conn, (hash, about, code, by)| {
             Box::pin(async move {
-                // A code that lies in the future was sent before the clock was set back. It must not count forever.
+                // If the clock was set back, a code that was sent before lies in the future. It must not count forever.
                 let counted = (by.at.plus_micros(-SENT_CODES_WINDOW_MICROS), by.at.plus_micros(MAX_CLOCK_SKEW_MICROS));
                 if !store::identity::users::lock(conn, code.user_id).await?
                     || store::identity::account_codes::count_sent(conn, code.user_id, about.purpose, counted).await?
@@ -289,7 +291,7 @@ fn unknown_code() -> Error {
 /// 404 `code_not_found`; 422 for `new_password`, in which case the code stays valid.
 pub async fn reset(app: &App, by: By, code: &str, new: String) -> Result<()> {
     let hash = tokens::hash(code);
-    // An unknown code is refused before the expensive argon2 call.
+    // An unknown code is refused before the password is hashed, which is expensive.
     let found = app
         .db
         .read((hash, by.at), |conn, (hash, now)| {
@@ -314,7 +316,7 @@ pub async fn reset(app: &App, by: By, code: &str, new: String) -> Result<()> {
                 {
                     return Err(unknown_code());
                 }
-                // Failed attempts with the old password must not delay the owner, who logs in with the new one.
+                // Failed attempts with the old password must not delay the user, who logs in with the new one.
                 store::identity::login_attempts::forget(conn, subject).await?;
                 replace(conn, *user, new_hash, None, &by.known_as(*user), Action::PasswordReset).await
             })

@@ -1,8 +1,8 @@
-//! Decides whether cached credentials still hold.
+//! Decides whether cached credentials are still valid.
 //!
 //! Invariant: cached credentials are used only while the last read of the database's revocations is at most `MAX_AGE`
-//! old, and only if nothing about their subject was revoked after they were read. So a revocation takes effect on every
-//! server within that time, whether it was made by this server, by another one or on the command line.
+//! old, and only if nothing about their subject was revoked after the credentials were read. So a revocation takes
+//! effect on every server within `MAX_AGE`, whether this server, another server or the command line made it.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -16,7 +16,7 @@ use crate::store::identity::revocations::Revoked;
 
 /// How old the last read of the revocations may be.
 const MAX_AGE: Duration = Duration::from_millis(500);
-/// From this age on, one caller reads the revocations again while the others continue with what is known.
+/// From this age on, one caller reads the revocations again, while the others use the known revocations.
 const REFRESH_AGE: Duration = Duration::from_millis(250);
 /// Maximum number of subjects kept in memory. Beyond it, all cached credentials are looked up again once.
 const SUBJECT_LIMIT: usize = 10_000;
@@ -42,7 +42,8 @@ struct KnownRevocations {
     last_of: HashMap<Revoked, i64>,
 }
 
-/// Up to which revocation this server has read. Whatever is read from the database afterwards is cached with this mark.
+/// The last revocation that this server has read. Data that is read from the database afterwards is cached with this
+/// mark.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mark {
     /// A different generation means that revocations were missed, so everything cached before counts as revoked.
@@ -84,8 +85,8 @@ impl Revocations {
             } else {
                 let asked_at = self.micros_now();
                 let _turn = self.refresh_lock.lock().await;
-                // Callers who waited for a read that failed return its error. If each of them tried again while the
-                // database does not answer, the last one would wait for all the others.
+                // If the read that these callers waited for has failed, they return an error. If each of them tried
+                // again while the database does not answer, the last one would wait for all the others.
                 if self.failed_at.load(Ordering::Acquire) > asked_at {
                     return Err(Error::unavailable("revocations could not be read"));
                 }
@@ -106,7 +107,8 @@ impl Revocations {
         self.refresh_locked(db).await
     }
 
-    /// Whether what was read about `subject` under `mark` may still be used, because no revocation came after it.
+    /// Whether data about `subject` that was read under `mark` may still be used: no revocation of `subject` came after
+    /// it.
     pub fn holds(&self, mark: Mark, subject: Revoked) -> bool {
         let known = self.known();
         mark.generation == known.mark.generation
@@ -138,7 +140,8 @@ impl Revocations {
     }
 
     async fn read(&self, db: &Db) -> Result<()> {
-        // Taken before the query: a revocation that is made while the database answers may not be in the result.
+        // Taken before the query, because a revocation that is made while the database answers may be missing from the
+        // result.
         let asked_at = self.micros_now();
         let from = self.known().mark.position;
         let (last, rows) = db
@@ -155,7 +158,7 @@ impl Revocations {
             })
             .await?;
         let mut known = self.known();
-        // After a restore, positions may jump in either direction.
+        // After a restore, positions may jump forwards or backwards. Then revocations are missing from what was read.
         let whole = last >= from
             && rows.first().is_none_or(|(position, _)| *position == from + 1)
             && rows.last().map_or(from, |(position, _)| *position) >= last;

@@ -1,8 +1,8 @@
 //! Logging in, and the sessions of users.
 //!
 //! Invariants:
-//! - An attempt to log in with a password costs one argon2 call, whether or not the user exists, and every failure
-//!   looks the same.
+//! - An attempt to log in with a password costs one argon2 call, whether or not the user exists, unless it is refused
+//!   because it comes too early. A wrong name, a wrong password and a wrong code get the same error.
 //! - The password and the second factor that a session relies on are checked again in the transaction that creates it.
 
 use std::net::IpAddr;
@@ -213,12 +213,12 @@ async fn open(
     Ok(LoggedIn { token: token.text, expires_at, ends_at, user })
 }
 
-/// Inserts the session. Returns whether older sessions were ended to make room.
+/// Inserts the session. Returns whether it ended older sessions of the user, which had more than [`SESSION_LIMIT`].
 async fn insert(conn: &mut Conn, new: &NewSession) -> Result<bool> {
     let user = new.session.user_id;
     let by = new.by.known_as(user);
-    // The user may have been erased or banned since the password was checked, or the password or the second factor may
-    // have been changed. Then the check no longer holds.
+    // Since the password was checked, the user may have been erased or banned, or the password or the second factor may
+    // have been changed. Then the log-in is refused.
     let exists = store::identity::users::lock(conn, user).await?;
     let banned = store::identity::users::account_by_id(conn, user).await?.is_none_or(|account| !account.may_call());
     if !exists || banned {

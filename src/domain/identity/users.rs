@@ -179,15 +179,16 @@ async fn insert_account(conn: &mut Conn, new: &NewAccount) -> Result<KeyedAnswer
     if store::people::erasure::was_erased(conn, &digest).await? {
         return Err(name_taken());
     }
-    // Checked here and not left to the constraints of the tables: if both the name and the address are taken, the error
-    // must not depend on the database.
+    // Checked here and not left to the constraints of the tables. If both the name and the address are taken, the two
+    // databases could report different constraints, and the error must not depend on the database.
     if let Some(taken) = find_taken(conn, &new.user).await? {
-        // A repetition of this same request may have been committed after its key was looked up above.
+        // A repetition of this request may have been committed after the look-up of its key above.
         return new.once.given(conn, now).await?.ok_or(taken);
     }
     let id = match store::identity::users::insert(conn, &new.user).await {
         Ok(id) => id,
-        // The same, but the repetition was not committed when its key was looked up. By now it is.
+        // A repetition of this request was committed after both look-ups of its key. The transaction runs again, and
+        // finds the stored answer.
         Err(Error::Duplicate { constraint }) if new.once.request.is_some() => {
             return Err(Error::Rerun(constraint.into()));
         }
@@ -305,7 +306,7 @@ async fn apply(conn: &mut Conn, key: &str, principal: &Principal, changes: &Chan
         events::append(conn, &[NewEvent::between(events::Kind::UserUpdated, actor, id, by.at)]).await?;
     }
     if profile.direct_messages_from != user.direct_messages_from {
-        // Servers cache from whom a user accepts direct messages.
+        // Servers cache this setting. The revocation makes them read it again.
         store::identity::revocations::insert(conn, Revoked::User(id), by.at).await?;
     }
     store::identity::users::by_id(conn, id).await?.ok_or_else(not_found)
@@ -452,8 +453,8 @@ pub async fn get(app: &App, principal: &Principal, user_name: &str) -> Result<Us
     app.db.read(key, |conn, key| Box::pin(store::identity::users::by_key(conn, key))).await?.ok_or_else(not_found)
 }
 
-/// Checks that a path names the caller, and that the caller may change the credentials of the account. `me` stands for
-/// the caller.
+/// Checks that the user named in a path is the caller, and that the caller may change the credentials of the account.
+/// `me` stands for the caller.
 ///
 /// # Errors
 /// 404 `user_not_found`; 403 `act_as_required`, `not_your_account`, `insufficient_scope`.
