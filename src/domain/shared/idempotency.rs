@@ -3,7 +3,8 @@
 //! Invariant: the record of a key is written in the transaction of the change that it belongs to, so either both are
 //! stored or neither is.
 //!
-//! Invariant: the day under which keys are stored never goes back, whatever the clock does; see [`KeyDays`].
+//! Invariant: the day under which keys are stored goes back by at most one day, whatever the clock does; see
+//! [`KeyDays`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -20,7 +21,8 @@ pub use crate::store::shared::idempotency::{Digest, Record, StoredAnswer};
 
 /// For how many days a key is kept, not counting today.
 pub const KEPT_DAYS: i64 = 7;
-/// How close to midnight a key is also looked up under the neighbouring day. The clocks of two nodes differ by less.
+/// Within this time before or after midnight, a key is also looked up under the neighbouring day before it is stored.
+/// The clocks of two nodes differ by less.
 const AROUND_MIDNIGHT_MICROS: i64 = 60 * 60 * 1_000_000;
 /// Longest key, in characters.
 pub const MAX_KEY_CHARACTERS: usize = 255;
@@ -31,13 +33,13 @@ pub const MAX_KEY_CHARACTERS: usize = 255;
 /// newest day with a key is later than tomorrow, keys are stored under that day, and they are looked up around both
 /// days. Deletion uses today's date only, which is never the later one.
 ///
-/// The newest day is kept in memory, so a send needs no extra query. It is read from the database at the start and
-/// every few seconds, always before the database's clock is read. So a node that goes back to an earlier day already
-/// knows the days under which other nodes have stored keys.
+/// The newest day is kept in memory, so a send needs no extra query. It is read from the database at the start of the
+/// server, and then every few seconds just before the database's clock is read. So a node that goes back to an earlier
+/// day already knows the days under which other nodes have stored keys.
 #[derive(Clone, Debug, Default)]
 pub struct KeyDays {
     newest: Arc<AtomicI64>,
-    /// The newest day that keys of an earlier day were stored under, because the clock had been set back.
+    /// The newest day under which a key was stored while the clock showed an earlier day, because it had been set back.
     set_back_until: Arc<AtomicI64>,
 }
 
@@ -56,13 +58,13 @@ impl KeyDays {
 
     /// The day under which a key is stored now.
     pub fn current(&self, now: Timestamp) -> i64 {
-        // The day counts from the attempt on. If the transaction is rolled back, this does no harm.
+        // The day counts even if the transaction is rolled back later. This does no harm.
         let newest = self.newest.fetch_max(now.day(), Ordering::Relaxed);
         self.later_day(newest, now).unwrap_or(now.day())
     }
 
-    /// The newest day, if keys of today are stored under it. Tomorrow is always looked up as well, so a small
-    /// correction of the clock around midnight does not need this.
+    /// The newest day, if today's keys are stored under it. A small correction of the clock around midnight does not
+    /// need this, because tomorrow is always looked up as well.
     fn later_day(&self, newest: i64, now: Timestamp) -> Option<i64> {
         let is_later = newest > now.day() + 1;
         if is_later {
@@ -71,8 +73,8 @@ impl KeyDays {
         is_later.then_some(newest)
     }
 
-    /// Whether keys may be stored under a later day than that of their messages: the clock was set back, and keys of
-    /// that time are still kept.
+    /// Whether keys may be stored under a later day than the day of their messages. This is so if the clock was set
+    /// back and keys of that time are still kept.
     pub fn are_late(&self, now: Timestamp) -> bool {
         self.later_day(self.newest.load(Ordering::Relaxed), now);
         self.set_back_until.load(Ordering::Relaxed) >= now.day() - KEPT_DAYS - 1
@@ -91,10 +93,10 @@ impl KeyDays {
         days
     }
 
-    /// The days, other than the current one, that another node may consider the current one.
+    /// The days other than this node's current day that another node may use as its current day.
     fn neighbouring(&self, now: Timestamp) -> Vec<i64> {
         let current = self.current(now);
-        // Another node may not have read the clock since it was set back.
+        // Another node may not have read the clock yet since it was set back.
         let newest = self.newest.load(Ordering::Relaxed);
         if newest > now.day() {
             return (newest - 1..=newest + 1).filter(|day| *day != current).collect();
@@ -114,19 +116,20 @@ pub struct KeyedRequest {
     pub request_hash: [u8; 32],
     /// Encrypts an answer that holds a secret. It is derived from the key itself, of which only `digest` is stored.
     seal: [u8; 32],
-    /// Under which days the key is stored and looked up.
+    /// The days under which the key is stored and looked up.
     pub days: KeyDays,
 }
 
 /// A POST that creates something. It is executed once, however often it is repeated with its key. A unit of work that
-/// creates one thing uses [`given`](Self::given) and [`give`](Self::give). A batch of sends uses their forms for many
-/// requests: [`stored_answers`], [`prepare`](Self::prepare) and [`keep`].
+/// creates one object uses [`given`](Self::given) and [`give`](Self::give). A batch of sends uses the functions for
+/// many requests: [`stored_answers`], [`prepare`](Self::prepare) and [`keep`].
 #[derive(Clone, Debug)]
 pub struct Once<T> {
     /// The key, if the request came with one.
     pub request: Option<KeyedRequest>,
-    /// Renders the answer from what was made. It is called in the transaction, because the answer is stored there. Each route
-    /// has its own function, so it comes with the request and not from [`Renderer`](super::rendering::Renderer).
+    /// Renders the answer from the object that was created. It is called in the transaction, because the answer is
+    /// stored there. Each route has its own function, so it comes with the request and not from
+    /// [`Renderer`](super::rendering::Renderer).
     pub render: fn(&T) -> Result<StoredAnswer>,
     /// Whether the answer holds a secret. Such an answer is stored encrypted.
     pub sealed: bool,
@@ -148,7 +151,7 @@ impl KeyedAnswer {
     }
 }
 
-/// An answer to a request with a key. It is sent after its record is stored.
+/// An answer to a request with a key. It is sent after its record has been stored.
 #[derive(Debug)]
 pub struct Prepared<'a> {
     record: Record,
@@ -202,8 +205,8 @@ impl<T> Once<T> {
         Ok(prepared.give())
     }
 
-    /// Renders the answer and makes the record to store; `None` for a request without a key. `subject` is the user whom
-    /// the answer is about, unless it is about a message.
+    /// Renders the answer and builds the record to store; `None` for a request without a key. `subject` is the user
+    /// whom the answer is about; `None` if it is about a message.
     ///
     /// # Errors
     /// Errors of the rendering.
@@ -232,8 +235,8 @@ impl<T> Once<T> {
     }
 }
 
-/// Looks up the stored answers of several requests with one query. An entry is `None` for a request that is new or has
-/// no key, and [`Error::IdempotencyKeyReused`] for one whose key was used with a different request.
+/// Looks up the stored answers of several requests with one query. The entry of a request is `None` if the request is
+/// new or has no key. It is [`Error::IdempotencyKeyReused`] if the key was used with a different request.
 ///
 /// # Errors
 /// Errors of the database.
@@ -288,9 +291,9 @@ impl KeyedRequest {
         Ok(LessSafeKey::new(key))
     }
 
-    /// Returns the nonce, the encrypted body and its tag. The nonce is derived from the body: when a request is
-    /// repeated after its record was deleted, a different answer is encrypted with the same key, and it must not use
-    /// the nonce of the first one.
+    /// Returns the nonce, the encrypted body and its tag. The nonce is derived from the body. If a request is repeated
+    /// after its record was deleted, a different answer is encrypted with the same key, and it must not use the nonce
+    /// of the first answer.
     fn seal(&self, mut body: Vec<u8>) -> Result<Vec<u8>> {
         let mut nonce = [0; NONCE_LEN];
         nonce.copy_from_slice(&hash(&[b"nonce", &self.seal, &body])[..NONCE_LEN]);
@@ -323,8 +326,9 @@ pub async fn keep(conn: &mut Conn, now: Timestamp, prepared: &[&Prepared<'_>]) -
     let day = days.current(now);
     let mut records: Vec<&Record> = prepared.iter().map(|prepared| &prepared.record).collect();
     records.sort_unstable_by_key(|record| record.digest);
-    // Two nodes on different sides of midnight do not conflict on the row of the key. Nodes that send wait for each
-    // other at the lock of the conversation, so what the first has committed is visible to the second here.
+    // Two nodes on different sides of midnight store a key under different days, so their rows do not conflict. This
+    // search finds the other row: two nodes that send wait for each other at the lock of the conversation, so the
+    // second one sees here what the first one has committed.
     let neighbouring = days.neighbouring(now);
     if !neighbouring.is_empty() {
         let digests: Vec<&[u8]> = records.iter().map(|record| record.digest.as_slice()).collect();

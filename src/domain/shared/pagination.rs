@@ -1,8 +1,8 @@
 //! Pages of lists: how many entries a page has, and where it begins.
 //!
-//! Invariant: a cursor is opaque to callers. It marks a place by the values of an entry, never by an offset, so entries
-//! that do not change are neither repeated nor skipped. A cursor carries the name of its list, and other lists refuse
-//! it.
+//! Invariant: callers cannot interpret a cursor. It marks a place by the values of an entry, never by an offset, so
+//! entries that do not change are neither repeated nor skipped. A cursor contains the name of its list, and other lists
+//! refuse it.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -13,7 +13,7 @@ use crate::base::error::{Error, Result};
 pub const DEFAULT_LIMIT: usize = 50;
 /// Maximum number of entries on a page.
 pub const MAX_LIMIT: usize = 200;
-/// Longest cursor that is decoded, in bytes. The cursors made here are shorter.
+/// Longest cursor that is decoded, in bytes. The cursors of this server are shorter.
 const MAX_CURSOR_BYTES: usize = 200;
 
 /// The number of entries on a page: 1..=[`MAX_LIMIT`].
@@ -56,7 +56,7 @@ pub struct Page<T> {
 }
 
 impl<T> Page<Vec<T>> {
-    /// Makes a page of the list called `list` from up to [`Limit::to_read`] entries. `place` returns the values that
+    /// Builds a page of the list called `list` from up to [`Limit::to_read`] entries. `place` returns the values that
     /// mark the place of an entry.
     pub fn new<const N: usize>(list: &str, mut read: Vec<T>, limit: Limit, place: impl FnOnce(&T) -> [i64; N]) -> Self {
         let more = read.len() > limit.0;
@@ -89,7 +89,7 @@ pub fn encode_cursor(list: &str, place: &[i64]) -> String {
 /// Decodes a cursor of the list called `list`.
 ///
 /// # Errors
-/// 422 for the field `cursor` if this list did not make it.
+/// 422 for the field `cursor` if it is not a cursor of this list.
 pub fn decode_cursor<const N: usize>(list: &str, cursor: &str) -> Result<[i64; N]> {
     let place = (|| {
         if cursor.len() > MAX_CURSOR_BYTES {
