@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - Ids and user names are never given to another user.
-//! - An erased user looks like one that never existed, except for the id that their messages keep.
+//! - An erased user looks like a user that never existed, except for the id that their messages keep.
 //! - An erasure that was interrupted is completed after a restart.
 
 use crate::app::App;
@@ -67,7 +67,7 @@ pub async fn erase(app: &App, principal: &Principal, user_name: &str, delete_mes
     finish(app, Erasure { user, delete_messages }).await
 }
 
-/// Completes erasures that were interrupted. If one of them meets damaged data, that is logged, and the others
+/// Completes erasures that were interrupted. If one of them finds damaged data, the error is logged, and the others
 /// continue.
 ///
 /// # Errors
@@ -115,7 +115,7 @@ async fn finish(app: &App, erasure: Erasure) -> Result<()> {
     app.db.write(erasure.user, |conn, user| Box::pin(store::people::erasure::finish(conn, *user))).await
 }
 
-/// Removes the user's reactions, also those to messages that they may no longer see.
+/// Removes the user's reactions, also those to messages that the user may no longer see.
 async fn forget_reactions(app: &App, erasure: Erasure) -> Result<()> {
     loop {
         let input = (erasure.user, app.clock.now());
@@ -126,7 +126,7 @@ async fn forget_reactions(app: &App, erasure: Erasure) -> Result<()> {
     }
 }
 
-/// Rewrites the search index in steps, so that it keeps no words that are not in any message.
+/// Rewrites the search index in steps, so that it keeps no words that no message contains.
 async fn rewrite_index(app: &App) -> Result<()> {
     app.db.write((), |conn, ()| Box::pin(store::messages::search::begin_rewrite(conn))).await?;
     let mut first = true;
@@ -182,8 +182,8 @@ async fn leave_groups(app: &App, erasure: Erasure) -> Result<()> {
 /// Removes the traces of the user in one conversation, in batches.
 async fn clean_conversation(app: &App, erasure: Erasure, conversation: ConversationId) -> Result<()> {
     let now = app.clock.now();
-    // Receipts are personal data and are no longer shown. This runs at least one batch, which raises the content
-    // version: names are part of the rendered messages in the cache, and must be looked up again.
+    // Receipts are personal data and are no longer shown. The loop runs at least one batch. Each batch raises the
+    // content version, because the cached messages contain names, which must be looked up again.
     while app.db.write((conversation, erasure.user), |conn, input| Box::pin(forget_receipts(conn, input))).await? {}
     let mut after = if erasure.delete_messages {
         0
@@ -240,7 +240,7 @@ async fn clean_batch(
     let traces = store::people::erasure::traces(conn, conversation, erasure.user, after, BATCH_ROWS).await?;
     let Some(last) = traces.last().filter(|_| lock) else { return Ok(None) };
     // The stored answer to a message shows the names of its sender and of its recipient. So all stored answers of the
-    // conversation are emptied, also those to messages of the other user.
+    // conversation are emptied, also the answers to messages of the other user.
     let keys: Vec<_> = traces.iter().filter_map(|trace| trace.key).collect();
     store::shared::idempotency::blank(conn, &keys).await?;
     let own: Vec<i64> =

@@ -54,7 +54,7 @@ pub enum Item {
     Audit(Entry),
     /// A message that the user reported.
     Report(Report),
-    /// The name of a user who has this relation to them.
+    /// The name of a user who has this relation to the exported user.
     Person(Which, String),
     /// A scheduled message of the user.
     Scheduled(Scheduled),
@@ -104,12 +104,12 @@ enum Stage {
     Invites(InviteId),
     IncomingWebhooks(IncomingWebhookId),
     Conversations(ConversationId),
-    /// Conversations whose messages are still to be read; the last seq that was read of the first of them; the last
-    /// conversation of the page.
+    /// The conversations whose messages are still to be read, the last seq that was read in the first of them, and the
+    /// last conversation of the page.
     Messages(VecDeque<ConversationId>, i64, ConversationId),
     Watermarks(ConversationId),
-    /// Conversations whose receipts are still to be read; the last receipt that was read of the first of them; the last
-    /// conversation of the page.
+    /// The conversations whose receipts are still to be read, the last receipt that was read in the first of them, and
+    /// the last conversation of the page.
     Receipts(VecDeque<ConversationId>, (&'static str, i64), ConversationId),
     Mentions(ConversationId, i64),
     Done,
@@ -338,8 +338,8 @@ async fn incoming_webhooks(app: &App, user: UserId, after: IncomingWebhookId) ->
     Ok((found.into_iter().map(Item::IncomingWebhook).collect(), stage))
 }
 
-/// Removes the network address if the entry was caused by somebody else: the user may not learn where an administrator
-/// called from.
+/// Removes the network address if another user caused the entry, or an API key that acted as no user. The user may not
+/// learn from where an administrator called.
 fn without_foreign_address(entry: Entry, user: UserId) -> Entry {
     let by_somebody_else = entry.actor_id.map_or(entry.api_key_id.is_some(), |actor| actor != user);
     Entry { address: entry.address.filter(|_| !by_somebody_else), ..entry }

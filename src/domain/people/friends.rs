@@ -2,8 +2,8 @@
 //!
 //! Invariants:
 //! - If two users request each other's friendship, they become friends.
-//! - A block does not show: for the blocked user, the other one seems to accept messages from friends only and to leave
-//!   requests unanswered.
+//! - A block does not show. To the blocked user, the other one seems to accept messages from friends only, and seems to
+//!   leave requests unanswered.
 
 use super::presence;
 use crate::app::App;
@@ -27,7 +27,7 @@ pub const MAX_FRIENDS: i64 = 5_000;
 /// The result of a friend request.
 #[derive(Clone, Debug)]
 pub struct Asked {
-    /// What the two users are to each other now.
+    /// The relation of the two users now.
     pub state: State,
     /// Whether this call created a new request.
     pub new: bool,
@@ -187,7 +187,7 @@ pub async fn block(app: &App, principal: &Principal, user_name: &str) -> Result<
                 if were_friends {
                     log(conn, Kind::FriendRemoved, caller, other.id, *now).await?;
                 }
-                // Servers cache whether a user blocks anybody.
+                // Servers cache whether a user blocks anybody. The revocation makes them read it again.
                 store::identity::revocations::insert(conn, Revoked::User(caller), *now).await
             })
         })

@@ -1,8 +1,8 @@
 //! Presence: whether a user is online, and when they were last seen.
 //!
 //! Invariants:
-//! - A viewer who may not see a user's presence gets the same answer as for a user who was never online.
-//! - Other users see one state for a user, which is computed over all servers. Each change of this state is published
+//! - If a viewer may not see a user's presence, they get the same answer as for a user who was never online.
+//! - Other users see one state of a user, which is computed over all servers. Each change of this state is published
 //!   once.
 
 use std::collections::BTreeMap;
@@ -159,7 +159,7 @@ pub struct Changed {
 pub struct Batch {
     /// The name of the server.
     pub server: String,
-    /// Whether the row of the server may not exist yet: the server knows of no write under this name that succeeded.
+    /// True until a write under this name is known to have succeeded. Until then, the row of the server may not exist.
     pub first: bool,
     /// At most [`BATCH`] changes, one for each user.
     pub changes: Vec<Change>,

@@ -1,7 +1,7 @@
-//! Who may write to whom, and who may add whom to a group.
+//! Decides who may write to whom, and who may add whom to a group.
 //!
-//! Invariant: a block does not show. For a sender, a recipient who blocks them looks the same as one who accepts direct
-//! messages from friends only.
+//! Invariant: a block does not show. To a sender, a recipient who blocks them looks the same as a recipient who accepts
+//! direct messages from friends only.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,9 +12,9 @@ use crate::store;
 use crate::store::db::Conn;
 use crate::store::identity::users::{DirectMessagesFrom, UserSummary};
 
-/// From pairs of a sender and a recipient, returns those in which the sender may not write to the recipient: the
-/// recipient accepts direct messages from friends only and the sender is not one, or the recipient blocks the sender.
-/// The database is asked only about recipients who restrict their messages or block somebody, and never about notes to
+/// Returns the pairs of a sender and a recipient in which the sender may not write to the recipient: the recipient
+/// accepts direct messages from friends only and the sender is not a friend, or the recipient blocks the sender. The
+/// database is queried only for recipients who restrict their messages or block somebody, and never for notes to
 /// oneself. `default` applies to recipients who have not set `direct_messages_from`.
 ///
 /// # Errors
@@ -24,7 +24,7 @@ pub async fn refused<'a>(
     pairs: impl Iterator<Item = (UserId, &'a UserSummary)>,
     default: DirectMessagesFrom,
 ) -> Result<BTreeSet<(UserId, UserId)>> {
-    // A bot has no friends and reads nothing.
+    // A bot has no friends and reads nothing, so nobody may write to it.
     let friends_only = |person: &UserSummary| {
         person.is_bot || person.direct_messages_from.unwrap_or(default) == DirectMessagesFrom::Friends
     };

@@ -1,7 +1,7 @@
 //! Reports: users report messages to the administrators, who decide about them.
 //!
 //! Invariants:
-//! - A user can report a message that they may see, once, and not a message of their own.
+//! - A user can report a message once, if they may see it and have not sent it.
 //! - Administrators see reported messages of every conversation.
 //! - The audit log shows who decided about a report.
 
@@ -70,7 +70,7 @@ async fn insert_report(conn: &mut Conn, new: &NewReport) -> Result<KeyedAnswer> 
     if let Some(given) = new.once.given(conn, new.now).await? {
         return Ok(given);
     }
-    // Locks the user, so that a user who is being erased leaves no report behind.
+    // Locks the user, so that no report is stored for a user who is being erased.
     if store::identity::users::lock_shared(conn, &[new.reporter.0]).await?.is_empty() {
         return Err(Error::Unauthenticated);
     }
