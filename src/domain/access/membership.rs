@@ -1,6 +1,6 @@
 //! What a caller may do in a conversation.
 //!
-//! Invariant: a [`Membership`] is read from the database in the transaction that relies on it; a write locks the
+//! Invariant: a [`Membership`] is read from the database in the transaction that relies on it. A write locks the
 //! conversation first. A user who is not a member gets the same answer as for a conversation that does not exist.
 
 use super::viewer::Viewer;
@@ -16,7 +16,7 @@ use crate::store::db::Conn;
 /// it.
 pub const RECEIPTS_MEMBER_LIMIT: i64 = 100;
 
-/// The access of a viewer to a conversation: that of a member, or that of a viewer who may see everything.
+/// The access of a viewer to a conversation. The viewer is a member, or may see everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Membership {
     /// The conversation.
@@ -115,8 +115,8 @@ pub fn require_group(membership: &Membership) -> Result<()> {
     }
 }
 
-/// Locks a conversation until the transaction ends, for a caller who may not be a member. The caller of this function
-/// has checked another right, such as an invite.
+/// Locks a conversation until the transaction ends, without checking that the caller is a member. The function that
+/// calls this one has checked another right, such as an invite.
 ///
 /// # Errors
 /// 404 `conversation_not_found`.

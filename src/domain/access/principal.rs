@@ -1,6 +1,6 @@
 //! The caller of a request, and what they may see and do.
 //!
-//! Invariant: a [`Principal`] is made only by `credentials`, which has checked the credentials of the caller. Every
+//! Invariant: only `credentials` creates a [`Principal`], after it has checked the credentials of the caller. Every
 //! permission is a method of the principal. An attempt to log in is a [`LogIn`], which gives no permission.
 //!
 //! [`LogIn`]: crate::domain::identity::sessions::LogIn
@@ -29,7 +29,7 @@ pub enum Access {
 pub struct Scopes {
     /// May read what the user in whose name it acts may read, or everything if it acts as no user.
     pub read: bool,
-    /// May write on the same terms.
+    /// May write, within the same limits.
     pub write: bool,
     /// May call the routes for administrators.
     pub admin: bool,
@@ -108,12 +108,12 @@ impl Principal {
         self.address
     }
 
-    /// The user who calls, or whom the caller acts as.
+    /// The user who calls, or in whose name the caller acts.
     pub fn person(&self) -> Option<&UserSummary> {
         self.person.as_ref().map(|account| &account.name)
     }
 
-    /// The user who calls, or whom the caller acts as.
+    /// The user who calls, or in whose name the caller acts.
     ///
     /// # Errors
     /// 403 `act_as_required` if there is none.
@@ -138,12 +138,12 @@ impl Principal {
         self.scopes().admin && self.person.as_ref().is_none_or(|account| account.role == Role::Admin)
     }
 
-    /// With whose rights the caller reads.
+    /// The viewer with whose rights the caller reads.
     pub fn viewer(&self) -> Viewer {
         self.person().map_or(Viewer::Everything, |person| Viewer::Person(person.id))
     }
 
-    /// Whether the caller is no user and acts as none, and therefore sees everything.
+    /// Whether the caller is not a user and acts as none. Such a caller sees everything.
     pub const fn sees_everything(&self) -> bool {
         self.person.is_none()
     }
@@ -163,8 +163,8 @@ impl Principal {
         self.may_read_for(user) || self.is_admin()
     }
 
-    /// Checks that the caller could be some user or an administrator. Call it before looking up any user: an API key
-    /// that acts as no user and lacks the scope `admin` must not learn which users exist.
+    /// Checks that the caller is a user, acts as a user, or is an administrator. Call it before looking up any user: an
+    /// API key that acts as no user and lacks the scope `admin` must not learn which users exist.
     ///
     /// # Errors
     /// 403 `not_your_account`.
@@ -183,8 +183,8 @@ impl Principal {
         Err(not_your_account())
     }
 
-    /// The scope within which the caller's idempotency keys are unique: the user, with any credentials; otherwise the API
-    /// key, or a single scope for open access.
+    /// The scope within which the caller's idempotency keys are unique. It is the user, whatever credentials they use.
+    /// For a caller that acts as no user, it is the API key, or a single scope for open access.
     pub fn idempotency_scope(&self) -> String {
         match (self.person(), self.credential) {
             (Some(person), _) => format!("user:{}", person.id.0),
@@ -193,8 +193,8 @@ impl Principal {
         }
     }
 
-    /// Checks that the caller may change the credentials of the user. An API key that acts as an administrator could
-    /// use such a change to become an administrator itself, so it needs the scope `admin`.
+    /// Checks that the caller may change the credentials of the user. If an API key acts as an administrator, it could
+    /// use such a change to log in as that administrator. So it needs the scope `admin`.
     ///
     /// # Errors
     /// 403 `insufficient_scope`.

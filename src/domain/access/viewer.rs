@@ -1,8 +1,8 @@
-//! The viewer: with whose rights something is read.
+//! The viewer: the user with whose rights data is read, or a viewer who may read everything.
 
 use crate::base::ids::UserId;
 
-/// With whose rights something is read.
+/// The user with whose rights data is read, or a viewer who may read everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Viewer {
     /// A user, who sees what a member of the conversation may see.
@@ -12,7 +12,7 @@ pub enum Viewer {
 }
 
 impl Viewer {
-    /// The user; `None` for a viewer of everything.
+    /// The user; `None` for a viewer who may read everything.
     pub const fn person(self) -> Option<UserId> {
         match self {
             Self::Person(id) => Some(id),
