@@ -1,8 +1,8 @@
 //! The audience of an event.
 //!
-//! Invariant: [`sees`] is the rule. `store::events::events::visible_between` repeats it in SQL, so that a reader who continues from
-//! a cursor does not load events of other users. `tests/api/events/visibility.rs` compares the two on generated event logs, on both
-//! databases.
+//! Invariant: [`sees`] is the rule. `store::events::events::visible_between` repeats it in SQL, so that a reader who
+//! continues from a cursor does not load events of other users. `tests/api/events/visibility.rs` compares the two on
+//! generated event logs, on both databases.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -14,7 +14,7 @@ use crate::base::ids::UserId;
 pub struct Audience(Box<[(UserId, i64)]>);
 
 impl Audience {
-    /// `members` may be in any order, and must contain each member once.
+    /// Creates an audience. `members` may be in any order, and must contain each member once.
     pub fn new(mut members: Vec<(UserId, i64)>) -> Self {
         members.sort_unstable();
         Self(members.into())
@@ -49,7 +49,7 @@ pub fn sees(event: &LoggedEvent, user: UserId, visible_after: Option<i64>, last_
         || (event.kind == Kind::ConversationDeleted && last_members.contains(&user))
 }
 
-/// Calls `each` once with the value of every online user who sees an event.
+/// Calls `each` once for every online user who sees an event, with the value of the user in `online`.
 pub fn for_each_viewer<V>(
     event: &LoggedEvent,
     audience: &Audience,

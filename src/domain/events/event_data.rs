@@ -41,7 +41,7 @@ pub enum Data {
         emoji: String,
         /// The user who added or removed it; `None` once this user is erased.
         user_name: Option<String>,
-        /// How many users have added this emoji to the message now.
+        /// The number of users with this reaction when the event is read.
         count: i64,
     },
     /// The watermarks of a member.
@@ -86,7 +86,7 @@ pub struct EphemeralEvent<'a> {
 pub enum EphemeralData {
     /// The user is writing a message.
     Typing {
-        /// When to stop showing it, if no other such event comes.
+        /// When to stop showing it, unless another typing event arrives before.
         until: Timestamp,
     },
     /// The presence of the user has changed.

@@ -1,6 +1,6 @@
-//! Reading events from the event log. The log holds references only. The objects are loaded when an event is read, so the event
-//! shows their current state. The exception is a message that this process has just sent: its event shows the message as it was
-//! sent (see [`recent_sends`](crate::domain::sending::recent_sends)).
+//! Reading events from the event log. The log contains references only. The objects are loaded when an event is read,
+//! so the event shows their current state. The exception is a message that this process sent in the last moments: its
+//! event may show the message as it was sent (see [`recent_sends`](crate::domain::sending::recent_sends)).
 //!
 //! Invariants:
 //! - The data of an event is the same for every reader.
@@ -61,7 +61,8 @@ impl Cursor {
     }
 }
 
-/// The error for a cursor after which events are no longer stored, and for a cursor of another event log.
+/// The error for a cursor of another event log, and for a cursor after which events are missing because they were
+/// deleted.
 pub fn cursor_expired() -> Error {
     Error::Gone {
         code: "cursor_expired",
@@ -78,8 +79,8 @@ pub struct Loaded {
     pub damaged: u64,
 }
 
-/// Loads the data of events. An event whose object no longer exists is left out, because nobody may see it any more. An event with
-/// a damaged row is left out too; otherwise, no reader would get the events after it.
+/// Loads the data of events. An event whose object no longer exists is left out, because nobody may see the object any
+/// more. An event with a damaged row is left out too. Otherwise no reader would get the events after it.
 ///
 /// # Errors
 /// Errors of the database.
@@ -180,7 +181,7 @@ async fn messages_of(
     for read in store::messages::messages::each_at(conn, &keys).await? {
         match read {
             Ok(message) => messages.push(message),
-            // One damaged message must not stop all readers at this event.
+            // One damaged message must not keep all readers from the events after it.
             Err(error @ Error::Damaged { .. }) => {
                 tracing::error!(%error, "an event with a damaged message is left out; run posthaste doctor --deep");
                 *damaged += 1;
@@ -267,8 +268,8 @@ pub async fn log(app: &App) -> Result<EventLog> {
     app.db.read((), |conn, ()| Box::pin(store::events::events::log(conn))).await
 }
 
-/// The state of the event log and the next events after a position, without their data, at most [`CHUNK`]. Without a position, no
-/// events.
+/// The state of the event log, and the next events after a position: at most [`CHUNK`], without their data. Without a
+/// position, there are no events.
 ///
 /// # Errors
 /// Errors of the database.
@@ -314,7 +315,8 @@ pub async fn last_members(app: &App, conversation: ConversationId, at: Timestamp
         .map(|members| members.into_iter().collect())
 }
 
-/// Loads the data of events. A message that this process has just sent is taken from memory, so its event shows it as it was sent.
+/// Loads the data of events. If a message is in `recent_sends`, it is taken from there, so its event shows it as it was
+/// sent.
 ///
 /// # Errors
 /// Errors of the database.

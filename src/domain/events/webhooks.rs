@@ -2,8 +2,8 @@
 //!
 //! Invariants:
 //! - The events of a conversation are delivered in order and at least once. Every attempt has the same id.
-//! - An event that cannot be delivered delays only the later events of its conversation. It is given up after all attempts of
-//!   `RETRY_DELAYS` have failed.
+//! - An event that cannot be delivered delays only the later events of its conversation. Its delivery becomes `dead`
+//!   when the attempt after the last delay of `RETRY_DELAYS` has failed.
 //! - Nothing is sent to an address outside the public internet, unless the operator allows it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -41,7 +41,7 @@ const CHUNK: i64 = 200;
 const LIST: &str = "webhooks";
 const LEDGER: &str = "webhook-deliveries";
 
-/// The delay after each failed attempt, three days in all.
+/// The delay after each failed attempt. Together they are three days. The attempt after the last delay is the last one.
 const RETRY_DELAYS: [Duration; 10] = [
     Duration::from_secs(5),
     Duration::from_secs(30),
@@ -99,8 +99,8 @@ const fn is_public_v6(address: Ipv6Addr) -> bool {
     a & 0xE000 == 0x2000 && a != 0x2002 && !(a == 0x2001 && (b < 0x200 || b == 0xDB8)) && !(a == 0x3FFF && b < 0x1000)
 }
 
-/// Parses the URL of a webhook and checks whether it may be called. If its host is a name, the addresses of the name are checked at
-/// each call.
+/// Parses the URL of a webhook and checks whether it may be called. If its host is a name, the addresses of the name
+/// are checked at each call.
 ///
 /// # Errors
 /// The reason why it may not be called.
@@ -174,7 +174,7 @@ fn not_found() -> Error {
     Error::NotFound { code: "webhook_not_found", detail: "Webhook not found".into() }
 }
 
-/// Creates a webhook. It gets the events from now on.
+/// Creates a webhook. It receives the events that are logged after it.
 ///
 /// # Errors
 /// 422 with every invalid field; 409 `too_many_webhooks`.
@@ -296,7 +296,7 @@ pub async fn replay(app: &App, id: WebhookId, after: &str) -> Result<()> {
                 if log.epoch != cursor.epoch || !kept.contains(&cursor.position) {
                     return Err(events::cursor_expired());
                 }
-                // Never moves forwards, which would skip events that are not queued yet.
+                // The position never moves forwards, because that would skip events that are not queued yet.
                 let to = cursor.position.min(found.position);
                 if store::events::webhooks::set_position(conn, *id, found.position, to).await? {
                     return Ok(());
@@ -342,12 +342,13 @@ pub async fn release(app: &App, holder: String) -> Result<()> {
     app.db.write(holder, |conn, holder| Box::pin(store::events::webhooks::release(conn, holder))).await
 }
 
-/// Queues deliveries for the events after the webhook's position. Returns whether to call this again because there are more.
+/// Queues deliveries for the events after the webhook's position. Returns whether to call this again, because there are
+/// more events or because another transaction has moved the position.
 ///
 /// # Errors
 /// Errors of the database.
 pub async fn queue_new_events(app: &App, id: WebhookId) -> Result<bool> {
-    // A read comes first, so that nothing is written while there are no new events.
+    // Reads first, so that nothing is written while there are no new events.
     let (webhook, last) = app
         .db
         .read(id, |conn, id| {
@@ -374,7 +375,7 @@ async fn queue_chunk(conn: &mut Conn, id: WebhookId, now: Timestamp) -> Result<b
     // Events that were deleted from the log before they were queued cannot be delivered.
     let after = webhook.position.max(log.trimmed_position);
     let chunk = store::events::events::between(conn, after, log.last_position, CHUNK).await?;
-    // Another transaction has moved the position: the caller tries again.
+    // Another transaction has moved the position. The caller tries again.
     if !store::events::webhooks::set_position(conn, id, webhook.position, chunk.up_to).await? {
         return Ok(true);
     }
@@ -387,8 +388,8 @@ async fn queue_chunk(conn: &mut Conn, id: WebhookId, now: Timestamp) -> Result<b
     Ok(chunk.up_to < log.last_position)
 }
 
-/// The deliveries that may be sent now: in each conversation, the first that is pending. While the clocks of this node and of the
-/// database disagree, only deliveries without an earlier attempt.
+/// The deliveries that may be sent now: in each conversation, the first pending one. While the clocks of this node and
+/// of the database disagree, these are only deliveries without an earlier attempt.
 ///
 /// # Errors
 /// Errors of the database.
@@ -435,7 +436,8 @@ pub enum Outcome {
     EventGone,
 }
 
-/// Records the outcome of an attempt. After a failure it sets the time of the next attempt, or gives the delivery up.
+/// Records the outcome of an attempt. After a failure, sets the time of the next attempt. After the last attempt, the
+/// delivery becomes `dead`.
 ///
 /// # Errors
 /// Errors of the database.
