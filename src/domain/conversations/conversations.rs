@@ -3,8 +3,8 @@
 //! Invariants:
 //! - There is one direct conversation for each pair of users.
 //! - A group with members has at least one owner.
-//! - Each change of a group writes events, and a system message where members should see the change, in the same
-//!   transaction. Changes of a member's own settings are not published to other members.
+//! - Each change of a group writes events in the same transaction. It also writes a system message if members should
+//!   see the change. Changes of a member's own settings write no event.
 
 use std::collections::HashMap;
 
@@ -55,7 +55,7 @@ pub struct Shown {
     pub direct_messages_from: DirectMessagesFrom,
 }
 
-/// What is needed to show conversations to a caller.
+/// The values besides the conversation from which a [`Shown`] is built.
 #[derive(Clone)]
 struct Showing {
     principal: Principal,
@@ -178,7 +178,7 @@ pub struct NewGroup {
     pub avatar_url: Option<String>,
     /// The first members besides the caller: at most [`MAX_ADDED`].
     pub member_user_names: Vec<String>,
-    /// Which earlier messages new members may see.
+    /// Which earlier messages are visible to new members.
     pub history: History,
     /// Whether ordinary members may add other users.
     pub members_can_add: bool,
@@ -289,7 +289,7 @@ pub struct Changes {
     pub title: Option<String>,
     /// The address of its picture; `Some(None)` removes it.
     pub avatar_url: Option<Option<String>>,
-    /// Which earlier messages members may see who joined later.
+    /// Which earlier messages are visible to members who joined later.
     pub history: Option<History>,
     /// Whether ordinary members may add other users.
     pub members_can_add: Option<bool>,
@@ -300,7 +300,7 @@ pub struct Changes {
 /// Changes to a member's own settings for a conversation; `None` leaves a field unchanged.
 #[derive(Clone, Debug, Default)]
 pub struct OwnChanges {
-    /// No notifications until then; `Some(None)` ends the muting.
+    /// Until when clients show no notifications; `Some(None)` ends the muting.
     pub muted_until: Option<Option<Timestamp>>,
     /// Whether clients show the conversation first.
     pub pinned: Option<bool>,
@@ -428,8 +428,8 @@ pub async fn delete(app: &App, principal: &Principal, id: i64) -> Result<()> {
         .await
 }
 
-/// Reads a conversation for a caller who may not be a member. The caller of this function has checked another right,
-/// such as an invite. The result holds no messages and no members.
+/// Reads a conversation without checking that the caller is a member. The function that calls this one has checked
+/// another right, such as an invite. The result contains no messages and no members.
 ///
 /// # Errors
 /// 404 `conversation_not_found`.
@@ -440,8 +440,8 @@ pub async fn get_without_membership_check(conn: &mut Conn, id: ConversationId) -
 /// Maximum number of messages of an ended group that one transaction removes.
 const REMOVED_AT_ONCE: i64 = 500;
 
-/// Removes a batch of messages of one group that has ended, and finally the group itself. Returns whether there may be
-/// more.
+/// Removes a batch of messages of one group that has ended. If no message is left, removes the group itself. Returns
+/// whether there may be more to remove.
 ///
 /// # Errors
 /// Errors of the database.

@@ -5,7 +5,7 @@
 //! - The messages are sent by a bot that belongs to the webhook. The bot is not a member: it reads nothing, does not
 //!   count for receipts, and is not counted, listed or mentioned.
 //! - A bot can send only through its webhook, and only while the webhook exists.
-//! - A token that has ended gets the same answer as a token that never existed.
+//! - The token of a deleted webhook gets the same answer as a token that never existed.
 
 use crate::app::App;
 use crate::base::error::{Error, Result};
@@ -30,8 +30,8 @@ use crate::store::identity::users::NewUser;
 
 /// Maximum number of incoming webhooks of a group.
 pub const MAX_INCOMING_WEBHOOKS: i64 = 20;
-/// Maximum number of characters of the name that go into the bot's user name. With the suffix that makes it unique, it has at most
-/// 32.
+/// Maximum number of characters that the bot's user name takes from the name of the webhook. With the suffix that makes
+/// it unique, the user name has at most 32 characters.
 const MAX_SLUG_CHARACTERS: usize = 19;
 /// How many user names are tried for a bot. Each has 32 random bits.
 const NAMES_TRIED: usize = 4;
@@ -47,7 +47,7 @@ pub struct Made {
 
 struct Input {
     conversation: ConversationId,
-    /// The account of the bot, once for each user name to try.
+    /// The account of the bot, in one version for each user name to try.
     bots: Vec<NewUser>,
     token: Token,
     base_url: String,
@@ -235,7 +235,7 @@ pub async fn post(app: &App, target: Target, text: String, request: Option<Keyed
     }
 }
 
-/// The stored answer. It shows nothing of the message.
+/// The stored answer. It contains nothing of the message.
 const fn render(_: &Sent) -> Result<StoredAnswer> {
     Ok(StoredAnswer { status: 200, location: None, body: Vec::new() })
 }

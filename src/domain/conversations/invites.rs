@@ -1,9 +1,9 @@
-//! Invites to groups: codes with which anybody who has them may join, until they expire or are used up.
+//! Invites to groups. An invite is a code with which anybody who has it may join, until it expires or is used up.
 //!
 //! Invariants:
 //! - Only the hash of a code is stored.
 //! - A use is counted in the transaction that adds the member.
-//! - A code that has ended gets the same answer as a code that never existed.
+//! - A code that expired, was used up or was deleted gets the same answer as a code that never existed.
 
 use super::conversations::{Conversation, get_without_membership_check};
 use super::members::join;
@@ -52,7 +52,7 @@ pub struct NewInvite {
 pub struct Made {
     /// The invite as it is stored.
     pub invite: Invite,
-    /// The code to hand out.
+    /// The code, for the users who may join.
     pub code: String,
 }
 

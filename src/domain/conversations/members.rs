@@ -3,8 +3,8 @@
 //! Invariants:
 //! - The table below shows what each role may do. Nobody can raise their own role.
 //! - A group with members has at least one owner.
-//! - A user who does not accept direct messages from the caller cannot be added by the caller either. The error is the
-//!   same if that user blocks the caller.
+//! - If a user does not accept direct messages from the caller, the caller cannot add that user either. The error is
+//!   the same if that user blocks the caller.
 //!
 //! | | member | admin | owner |
 //! | --- | --- | --- | --- |
@@ -43,10 +43,11 @@ pub const MAX_MEMBERS: i64 = 10_000;
 pub const MAX_ADDED: usize = 1_000;
 const LIST: &str = "members";
 
-/// Finds the users with these names and locks them, so that they are not erased before the transaction ends.
+/// Finds the users with these names. Locks them and the caller, so that none of them is erased before the transaction
+/// ends.
 ///
 /// # Errors
-/// 422 for each name that no user has; 403 `not_friends`.
+/// 401 if the caller was erased; 422 for the first ten names that no user has; 403 `not_friends`.
 pub async fn people_to_add(
     conn: &mut Conn,
     caller: &UserSummary,
@@ -297,7 +298,8 @@ async fn remove_in_transaction(conn: &mut Conn, change: &Change) -> Result<()> {
     events::append(conn, &[change.event(events::Kind::MemberRemoved, other), message]).await
 }
 
-/// Removes an erased user from one of their groups. If they were the only owner, another member becomes owner.
+/// Removes an erased user from one of their groups. If they were the only owner, another member becomes owner. If they
+/// were the only member, the group ends.
 ///
 /// # Errors
 /// Errors of the database.
@@ -307,8 +309,8 @@ pub async fn remove_erased(conn: &mut Conn, conversation: ConversationId, user: 
     let was_owner = match store::conversations::members::role_of(conn, conversation, user).await {
         Ok(None) => return Ok(()),
         Ok(Some(role)) => role == Role::Owner,
-        // An erasure continues even if the row is damaged. The user is then treated as an owner, because they may have
-        // been the only one.
+        // An erasure continues even if the row is damaged. Then the user counts as an owner, because they may have been
+        // the only one.
         Err(Error::UnknownValue { .. }) => true,
         Err(error) => return Err(error),
     };
@@ -329,7 +331,7 @@ pub async fn remove_erased(conn: &mut Conn, conversation: ConversationId, user: 
     events::append(conn, &log).await
 }
 
-/// Ends a locked group: from here on nobody sees it. These must be the last statements of a transaction.
+/// Ends a locked group. From then on nobody sees it. Call this at the end of a transaction.
 ///
 /// # Errors
 /// Errors of the database.

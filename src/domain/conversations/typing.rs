@@ -26,14 +26,14 @@ pub struct Typing {
     pub user_name: String,
     /// When the user was typing.
     pub at: Timestamp,
-    /// Until when the notice is valid, unless a newer one arrives.
+    /// When the notice stops being valid, unless a newer one arrives.
     pub until: Timestamp,
     /// The ids of the users who receive it.
     pub to: Vec<i64>,
 }
 
-/// Reports that the caller is typing. Returns the notice to publish; `None` if nobody receives it or one was published
-/// less than a second ago.
+/// Reports that the caller is typing. Returns the notice to publish. Returns `None` if there is nobody to receive it,
+/// or if one was published less than a second ago.
 ///
 /// # Errors
 /// 403 `act_as_required`; 404 `conversation_not_found`.
@@ -52,9 +52,9 @@ pub async fn typing(app: &App, principal: &Principal, conversation: i64) -> Resu
     Ok(Some(Typing { conversation, user_name: person.user_name.clone(), at, until, to }))
 }
 
-/// The users who receive the notice: the other members. Nobody receives it in a conversation of more than
-/// [`MEMBER_LIMIT`] members. Nor does anybody in a direct conversation in which one user blocks the other, because the
-/// notice would show that the user is online.
+/// The users who receive the notice: the other members. There are none in a conversation of more than [`MEMBER_LIMIT`]
+/// members. There are also none in a direct conversation in which one user blocks the other, because the notice would
+/// show that the user is online.
 async fn recipients(conn: &mut Conn, user: UserId, conversation: ConversationId) -> Result<Vec<i64>> {
     let own = membership(conn, Viewer::Person(user), conversation).await?;
     if own.member_count > MEMBER_LIMIT {
