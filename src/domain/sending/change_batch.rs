@@ -1,10 +1,10 @@
 //! A batch of changes (reactions and receipts), checked and written together.
 //!
 //! Invariants:
-//! - Each change is checked against the state that the earlier changes of the batch leave, so a batch has the same
+//! - Each change is checked against the state that the earlier changes of the batch produce. So a batch has the same
 //!   result as its changes one after another. A change that is not allowed fails alone.
-//! - Locks are taken in the same order as everywhere: users (by id), conversations (by id), the counter of the event
-//!   log. So there are no deadlocks.
+//! - Locks are taken in the same order as everywhere else: users (by id), conversations (by id), the counter of the
+//!   event log. So there are no deadlocks.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
@@ -23,7 +23,7 @@ use crate::store::db::Conn;
 use crate::store::events::events::{Kind, NewEvent};
 use crate::store::messages::reactions::Tally;
 
-/// A reaction or a receipt on its way to the database.
+/// A reaction or a receipt that is to be written to the database.
 #[derive(Clone, Debug)]
 pub struct Change {
     /// The user who makes the change.
@@ -56,7 +56,7 @@ pub enum ChangeAnswer {
     Reacted(Tally, bool),
     /// The reaction was removed.
     Unreacted,
-    /// The watermarks of the user, and what is unread.
+    /// The watermarks of the user, and the number of unread messages and mentions.
     Reported(Standing),
 }
 
@@ -87,7 +87,7 @@ pub async fn change_all(conn: &mut Conn, changes: &[Change]) -> Result<Vec<Resul
     Ok(answers)
 }
 
-/// Adds to each reported state how many unread messages mention the user.
+/// Sets in each answer to a receipt how many messages after the `read` watermark mention the user.
 async fn count_mentions(conn: &mut Conn, changes: &[Change], answers: &mut [Result<ChangeAnswer>]) -> Result<()> {
     let mut standings = Vec::new();
     let mut behind = Vec::new();
@@ -114,14 +114,15 @@ struct MessageState {
     changed: bool,
 }
 
-/// Whether a user's reaction existed before the batch, and since when it exists now.
+/// Whether a user's reaction existed before the batch, and when it was added; `now` is `None` if it does not exist now.
 #[derive(Clone, Copy)]
 struct ReactionState {
     before: bool,
     now: Option<Timestamp>,
 }
 
-/// Everything that the batch is about: as it was read, and as the changes made so far leave it.
+/// The rows that the changes of the batch concern. They start as they were read from the database, and each change
+/// updates them.
 struct BatchState {
     /// Users who exist. They are locked, so they cannot be erased before the transaction ends.
     people: BTreeSet<i64>,
@@ -169,14 +170,14 @@ impl BatchState {
         }
     }
 
-    /// The conversation, and the first message that the member may see.
+    /// The conversation of a change, and the `seq` of the first message that the member may see.
     fn conversation_of(&self, change: &Change) -> Option<(Place, i64)> {
         let place = *self.places.get(&change.conversation)?;
         let member = self.members.get(&(change.conversation, change.person))?;
         Some((place, place.history.first_seq(member.joined_seq)))
     }
 
-    /// The message and the reaction that a change is about.
+    /// The message and the reaction that a change concerns.
     fn message_of(&mut self, change: &Change) -> Result<(Spot, &mut MessageState, &mut ReactionState)> {
         let spot = change.spot().ok_or_else(message_not_found)?;
         if !self.people.contains(&change.person.0) {
@@ -254,7 +255,7 @@ impl BatchState {
         Ok(Standing { watermarks: after, unread_count, mention_count: 0 })
     }
 
-    /// What is to be written. A reaction that is removed and added again within the batch keeps its row.
+    /// The rows to write. A reaction that is removed and added again within the batch keeps its row.
     fn outcome(self) -> Outcome {
         let Self { members, messages, spots, advanced, steps, changed, events, .. } = self;
         let mut outcome = Outcome { steps, changed: changed.into_iter().collect(), events, ..Outcome::default() };

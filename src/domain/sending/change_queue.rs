@@ -1,12 +1,12 @@
 //! The queue of changes (reactions and receipts). Changes that wait at the same time are made together, up to
 //! `BATCH_LIMIT` in one transaction.
 //!
-//! A transaction that writes an event locks the counter of the event log until its commit, which waits for a sync of the
-//! disk. If each reaction had a transaction of its own, sends would wait for one sync for each reaction. A batch of
-//! changes locks the counter for one sync only.
+//! A transaction that writes an event locks the counter of the event log until its commit, and the commit waits for a
+//! sync of the disk. If each reaction had a transaction of its own, a send would wait for one sync for each reaction
+//! before it. A batch of changes locks the counter for one sync only.
 //!
 //! Invariants:
-//! - A change is answered once, after its commit.
+//! - A change gets one answer, after its batch is committed or has failed.
 //! - If a batch fails for an unforeseen reason, its changes are made again one by one, so that only the change that
 //!   causes the failure fails. A batch that may have been committed is not repeated.
 //! - If the task that empties the queue fails, the changes in the queue remain, and the restarted task continues with
@@ -41,7 +41,7 @@ pub struct ChangeQueue {
     waiting: mpsc::Sender<QueuedChange>,
     metrics: Arc<Metrics>,
     running: Arc<RunFlag>,
-    /// Locked by the task that empties the queue.
+    /// The receiving end, which the task that empties the queue keeps locked.
     queue: Arc<Mutex<mpsc::Receiver<QueuedChange>>>,
     batch_permits: Arc<Semaphore>,
 }
@@ -89,7 +89,7 @@ impl ChangeQueue {
                 let answers = make_all(&db, changes.into()).await;
                 tasks::panic_point(PanicPoint::BatchCommitted);
                 for (reply, answer) in replies.into_iter().zip(answers) {
-                    // If the caller no longer waits, the answer is dropped. The change is committed all the same.
+                    // If the caller no longer waits, the answer is dropped. The change is committed nevertheless.
                     drop(reply.send(answer));
                 }
             };
@@ -144,8 +144,8 @@ async fn make_all(db: &Db, changes: Arc<[Change]>) -> Vec<Result<ChangeAnswer>> 
     answers
 }
 
-/// The tracing span of a batch. It lists the ids of all requests in the batch, and has the span of none of them as its
-/// parent.
+/// The tracing span of a batch. It lists the ids of all requests in the batch. It has no parent, because no request
+/// alone caused it.
 fn span_of<'a>(changes: impl Iterator<Item = &'a Change> + Clone) -> Span {
     let size = changes.clone().count();
     let request_ids = request_id::list(changes.filter_map(|change| change.request_id.as_ref()));

@@ -1,8 +1,8 @@
 //! A cache of the users and direct conversations that sends name.
 //!
-//! Invariants: a cached entry was committed when it was read, and is used only while `revocations` says that nothing
-//! about its user was revoked since. The batch that uses it checks again under its own locks (`send_batch`), so an
-//! erasure that this server has not heard of yet is not missed.
+//! Invariants: a cached entry was committed when it was read. It is used only while `revocations` knows of no
+//! revocation of its user since then. The batch that uses the entry checks again under its own locks (`send_batch`), so
+//! an erasure that this server does not know of yet is not missed.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::AtomicBool;
@@ -38,19 +38,19 @@ impl Default for Directory {
 /// The entries that a batch needs.
 #[derive(Debug, Default)]
 pub struct DirectoryEntries {
-    /// Up to which revocation this server had read when the entries were looked up.
+    /// The last revocation that this server had read when the entries were looked up.
     pub mark: Mark,
     /// Users by folded name.
     pub people: HashMap<String, UserSummary>,
     /// The direct conversations that exist, by their pairs of users.
     pub pairs: HashMap<Pair, ConversationId>,
-    /// Whether something was revoked meanwhile. Then the batch reads the users from the database again.
+    /// Whether something was revoked since then. If so, the batch reads the users from the database again.
     pub recheck_users: AtomicBool,
 }
 
 impl Directory {
     /// Looks up the users and direct conversations that drafts name, in the cache and then in the database. A user who
-    /// is missing from the result may have been created since.
+    /// is missing from the result may have been created after the look-up.
     ///
     /// # Errors
     /// Errors of the database.

@@ -1,6 +1,6 @@
 //! Drafts: messages that are checked and wait to be written, and the answers to sends.
 //!
-//! Invariant: a [`Draft`] is a message of the right form. Whether it may be sent is decided by `send_batch`, in the
+//! Invariant: a [`Draft`] is a message whose fields are valid. `send_batch` decides whether it may be sent, in the
 //! transaction that sends it.
 
 use crate::base::error::{Error, FieldError, Result};
@@ -49,9 +49,9 @@ pub struct Sent {
 /// The answer to a send.
 #[derive(Clone, Debug)]
 pub enum Answer {
-    /// Sent now. The caller of the queue renders it.
+    /// The message was sent now. The caller of the queue renders the answer.
     Sent(Box<Sent>),
-    /// Rendered and stored for an idempotency key, now or when the key was used first.
+    /// The answer was rendered and stored under the idempotency key, either now or when the key was first used.
     KeyedAnswer(KeyedAnswer),
 }
 
@@ -85,7 +85,7 @@ pub enum Recipient {
     Conversation(ConversationId),
 }
 
-/// A message of the right form. Whether it may be sent is decided in the transaction that sends it.
+/// A message whose fields are valid. The transaction that sends it decides whether it may be sent.
 #[derive(Clone, Debug)]
 pub struct Draft {
     /// The sender.
@@ -96,7 +96,7 @@ pub struct Draft {
     pub body: String,
     /// The `seq` of the message that it replies to.
     pub reply_to: Option<i64>,
-    /// Its idempotency key, and how its answer is rendered.
+    /// Its idempotency key, and the function that renders its answer.
     pub once: Once<Sent>,
     /// When a scheduled message was accepted; `None` for a message that is sent now.
     pub accepted_at: Option<Timestamp>,
@@ -105,7 +105,7 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// Checks the form of every field of a message.
+    /// Validates every field of a message.
     ///
     /// # Errors
     /// 422 with every field that is wrong; 403 `not_the_sender`.
@@ -161,8 +161,8 @@ impl Draft {
 
 fn check_form(new: &NewMessage) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    // A character has at most four bytes and at least one: a body with no more bytes than the limit need not be
-    // counted.
+    // Every character has at least one byte. So the characters of a body need not be counted if its bytes are within
+    // the limit.
     if new.body.is_empty() {
         errors.push(FieldError::new("body", "required", "must have at least one character"));
     } else if new.body.len() > MAX_BODY_CHARACTERS && new.body.chars().count() > MAX_BODY_CHARACTERS {

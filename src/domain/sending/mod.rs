@@ -1,5 +1,5 @@
-//! Sending messages: the queues, the batches, caches for them, and scheduled messages. Reactions and receipts have a
-//! queue and batches of their own.
+//! Sending messages: the queues, the batches, their caches, and scheduled messages. Reactions and receipts have a queue
+//! and batches of their own.
 
 pub mod change_batch;
 pub mod change_queue;

@@ -1,10 +1,10 @@
-//! Messages that this process sent in the last moments. The live tailer delivers them from here instead of reading them
-//! back from the database.
+//! Messages that this process sent in the last moments, without an idempotency key. The live tailer delivers them from
+//! here instead of reading them back from the database.
 //!
 //! Invariants:
 //! - Nothing is kept while no reader is connected, and never more than a few megabytes.
-//! - A message is taken out for one event only: the event of its own sending. A message that is not here is read from
-//!   the database.
+//! - A message is taken out for one event only: the event about its sending. A message that is not here is read from the
+//!   database.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,7 +43,7 @@ impl RecentSends {
         }
     }
 
-    /// Keeps the messages of a batch. Call this after the commit.
+    /// Keeps the messages of a batch that have no idempotency key. Call this after the commit.
     pub fn keep(&self, answers: &[Result<Answer>]) {
         if !self.enabled.load(Ordering::Relaxed) {
             return;
@@ -51,7 +51,8 @@ impl RecentSends {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         for answer in answers {
             let Ok(Answer::Sent(sent)) = answer else { continue };
-            // The tailer has read the older messages from the database meanwhile, so they are dropped.
+            // All kept messages are dropped when a limit is reached. The tailer reads those that it still needs from
+            // the database.
             if kept.messages.len() >= MESSAGES_LIMIT || kept.bodies_bytes >= BODIES_LIMIT_BYTES {
                 *kept = Kept::default();
             }
@@ -77,7 +78,7 @@ impl RecentSends {
             sent
         };
         let Sent { message, sender_user_name, recipient_user_name, mentioned_user_names } = sent;
-        // If the database was replaced by another one, it may have a different message in this place.
+        // If the database was replaced by another one, it may have a different message with this `seq`.
         if message.timestamp_sent != at || message.sender_id != actor_id {
             return None;
         }

@@ -1,10 +1,10 @@
 //! Scheduled messages: accepted now and sent later.
 //!
 //! Invariants:
-//! - A scheduled message is sent once, by the node that takes it first: the transaction that sends it also removes it
+//! - A scheduled message is sent once, by the node that takes it first. The transaction that sends it also removes it
 //!   from the table.
-//! - The server checks that the sender may send it when it is accepted, and again when it is due. A message that the
-//!   second check refuses stays in the table with the reason.
+//! - The server checks whether the sender may send the message when it is accepted, and again when it is due. A message
+//!   that the second check refuses stays in the table with the reason.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -241,7 +241,7 @@ pub async fn send_due(app: &App) -> Result<usize> {
     let mut skipped = 0;
     for id in &due {
         let outcome = match send_one(app, *id).await {
-            // A revocation came during the attempt, so the attempt is repeated.
+            // A revocation was written during the attempt, so the attempt is repeated.
             Err(Error::Rerun(_)) => send_one(app, *id).await,
             outcome => outcome,
         };

@@ -1,8 +1,8 @@
 //! A batch of sends, checked and written together.
 //!
 //! Invariants:
-//! - Drafts that fail for expected reasons are removed first, one by one. The others are written with one statement for
-//!   each table.
+//! - Drafts that fail for expected reasons are answered first and left out. The other drafts are written together, with
+//!   one statement for each table.
 //! - Locks are always taken in this order: users who get a new direct conversation (by id), pairs of new direct
 //!   conversations (sorted), conversations (by id), idempotency keys (sorted), the counter of the event log. So there
 //!   are no deadlocks.
@@ -47,7 +47,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// At least one draft, and no idempotency key twice.
+    /// Creates a batch. `drafts` must contain at least one draft, and no idempotency key twice.
     pub fn new(
         clock: Clock,
         drafts: Vec<Draft>,
@@ -57,7 +57,7 @@ impl Batch {
         Self { clock, drafts, known: Arc::new(known), direct_messages_from, follows: true }
     }
 
-    /// The same batch, in which sending does not mark earlier messages as read.
+    /// Changes the batch so that sending its messages marks no earlier messages as read.
     #[must_use]
     pub fn leaving_unread(self) -> Self {
         Self { follows: false, ..self }
@@ -142,7 +142,7 @@ async fn replay(
     Ok(())
 }
 
-/// Looks up the users and conversations of the drafts, and answers those that cannot be sent.
+/// Looks up the users and conversations of the drafts, and answers the drafts that cannot be sent.
 async fn resolve<'a>(
     conn: &mut Conn,
     batch: &'a Batch,
@@ -237,7 +237,7 @@ async fn direct_members(conn: &mut Conn, drafts: &[(usize, &Draft)]) -> Result<D
     Ok(members)
 }
 
-/// Those conversations named by drafts that are groups.
+/// The groups among the conversations that drafts name.
 async fn groups(
     conn: &mut Conn,
     drafts: &[(usize, &Draft)],
@@ -257,8 +257,8 @@ async fn groups(
     Ok(store::conversations::conversations::groups_among(conn, &ids).await?.into_iter().collect())
 }
 
-/// The first message that each sender may see in the group that they write to. A sender who is missing from the result
-/// is neither a member nor the bot of an incoming webhook of the group. The groups must be locked.
+/// The `seq` of the first message that each sender may see in the group that they write to. A sender who is missing
+/// from the result is neither a member nor the bot of an incoming webhook of the group. The groups must be locked.
 async fn sending_members(
     conn: &mut Conn,
     resolved: &[ResolvedDraft<'_>],
@@ -356,8 +356,9 @@ async fn create_conversations<'a>(
     Ok(kept)
 }
 
-/// Prevents the erasure of users while a conversation is created for them. Returns those who exist. An erasure looks
-/// for conversations after it has removed its user, so it either finds the new conversation or prevents its creation.
+/// Locks users, so that they are not erased while a conversation is created for them. Returns those who exist. An
+/// erasure looks for conversations after it has removed its user. So it either finds the new conversation or prevents
+/// its creation.
 async fn lock_people(conn: &mut Conn, openers: &[(Pair, UserId)]) -> Result<BTreeSet<i64>> {
     let ids: BTreeSet<i64> = openers.iter().flat_map(|(pair, _)| [pair.lower.0, pair.higher.0]).collect();
     if ids.is_empty() {
@@ -389,7 +390,8 @@ async fn write(
     let ids: Vec<i64> = ids.into_iter().collect();
     let (heads, message_ids) = store::batches::sends::lock_and_number(conn, &ids, resolved.len()).await?;
     let mut heads: HashMap<ConversationId, Head> = heads.into_iter().map(|head| (head.id, head)).collect();
-    // Checked while the locks are held, so that an erasure that is not visible here finds what is written here.
+    // Checked while the locks are held. So an erasure that is not visible yet finds the messages that this batch
+    // writes.
     let recheck_users = batch.known.recheck_users.load(Ordering::Relaxed);
     let resolved = if recheck_users { drop_erased(conn, batch, resolved, answers).await? } else { resolved };
     let members = sending_members(conn, &resolved).await?;
@@ -446,7 +448,7 @@ fn assign_numbers<'a>(
     members: &HashMap<(ConversationId, UserId), i64>,
     answers: &mut [Option<Result<Answer>>],
 ) -> Result<Vec<(usize, &'a Once<Sent>, Sent)>> {
-    // Nobody can see the messages of this batch yet, so nothing can be a reply to them.
+    // Nobody can see the messages of this batch yet, so no draft of the batch can be a reply to one of them.
     let visible: HashMap<ConversationId, i64> = heads.values().map(|head| (head.id, head.last_seq)).collect();
     let mut sent = Vec::with_capacity(resolved.len());
     for (resolved, id) in resolved.into_iter().zip(message_ids) {
@@ -460,7 +462,7 @@ fn assign_numbers<'a>(
         };
         let Some(head) = resolved.conversation_id().and_then(|id| heads.get_mut(&id)) else {
             if matches!(resolved.draft.recipient, Recipient::Direct(_)) {
-                // The conversation comes from the cache, and the database was replaced since.
+                // The conversation comes from the cache, and the database has been replaced since it was cached.
                 return Err(Error::unavailable("a conversation known to this server is missing in the database"));
             }
             answers[resolved.index] = Some(Err(conversation_not_found()));

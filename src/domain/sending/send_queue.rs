@@ -1,20 +1,20 @@
 //! The queue of drafts. Drafts that wait at the same time are sent together, up to `BATCH_LIMIT` in one transaction.
 //!
 //! Invariants:
-//! - A draft is answered once, after its commit.
-//! - Up to `MAX_BATCHES_RUNNING` batches run at a time. While one waits for its commit, the next one is put together and
-//!   runs until it needs the counter of the event log, which the first one holds until its commit.
+//! - A draft gets one answer, after its batch is committed or has failed.
+//! - Up to `MAX_BATCHES_RUNNING` batches run at a time. While one batch waits for its commit, the next one is collected
+//!   and runs. It stops when it needs the counter of the event log, which the first batch has locked until its commit.
 //! - Two running batches never contain the same idempotency key.
 //! - Two running batches never contain drafts that name the same conversation in the same way: by the same two user
 //!   names, or by the same id. So such drafts keep their order, and neither batch waits for a row that the other has
 //!   locked. If one draft names a direct conversation by the recipient and another one by the id, the two drafts may be
 //!   in different running batches. Then the lock on the conversation's row decides which message comes first.
-//! - Two drafts with the same idempotency key are never in one batch, so a repeated request that arrives meanwhile
-//!   waits for the first.
+//! - Two drafts with the same idempotency key are never in one batch. So a repeated request that arrives while the
+//!   first one is sent waits for its answer.
 //! - If a batch fails for an unforeseen reason, its drafts are sent again one by one, so that only the draft that
 //!   causes the failure fails.
 //!
-//! If the task that empties the queue fails, the drafts in the queue and the claims of running batches remain, and the
+//! If the task that empties the queue fails, the drafts in the queue and the claims of running batches remain. The
 //! restarted task continues with them. Each batch runs in a task of its own, which answers its drafts and releases its
 //! claims even if the task of the queue fails.
 
@@ -45,7 +45,7 @@ pub const TASK: &str = "send-queue";
 const BATCH_LIMIT: usize = 128;
 /// Maximum number of batches that run at a time.
 const MAX_BATCHES_RUNNING: usize = 2;
-/// Maximum number of drafts that wait in the channel. As many again may wait in the dispatcher.
+/// Maximum number of drafts that wait in the channel. The same number may wait in the dispatcher as well.
 const QUEUE_LIMIT: usize = 8_192;
 
 /// A handle to the queue. Cheap to clone.
@@ -54,19 +54,19 @@ pub struct SendQueue {
     waiting: mpsc::Sender<QueuedDraft>,
     metrics: Arc<Metrics>,
     running: Arc<RunFlag>,
-    /// Locked by the task that empties the queue.
+    /// The dispatcher, which the task that empties the queue keeps locked.
     dispatcher: Arc<Mutex<Dispatcher>>,
 }
 
 struct QueuedDraft {
     draft: Draft,
     reply: oneshot::Sender<Result<Answer>>,
-    /// What the draft locks in the database: its conversation, and its idempotency key if it has one.
+    /// The conversation of the draft, and its idempotency key if it has one. The draft locks them in the database.
     claims: Claims,
 }
 
 /// Hashes of the conversation and the idempotency key, which two running batches must not share. If two different ones
-/// have the same hash, a draft waits for a later batch, and nothing else happens.
+/// have the same hash, the only effect is that a draft waits for a later batch.
 #[derive(Clone, Copy)]
 struct Claims {
     conversation: u64,
@@ -174,7 +174,7 @@ impl Dispatcher {
                 }
                 self.start(batch);
             }
-            // Neither channel closes: this struct holds a sender of one, and every handle to the queue holds a sender
+            // Neither channel closes. This struct holds a sender of one, and every handle to the queue holds a sender
             // of the other.
             tokio::select! {
                 Some(waiting) = self.queue.recv(), if self.ready.len() < QUEUE_LIMIT => self.ready.push_back(waiting),
@@ -241,12 +241,12 @@ struct ClaimsGuard {
 
 impl Drop for ClaimsGuard {
     fn drop(&mut self) {
-        // The channel has room for every running batch.
+        // The channel has room for the claims of every running batch.
         drop(self.ended.try_send(std::mem::take(&mut self.claims)));
     }
 }
 
-/// What is needed to send a batch.
+/// The services that sending a batch uses.
 struct BatchSender {
     db: Db,
     clock: Clock,
@@ -298,8 +298,8 @@ impl BatchSender {
     }
 }
 
-/// The tracing span of a batch. It lists the ids of all requests in the batch, and has the span of none of them as its
-/// parent.
+/// The tracing span of a batch. It lists the ids of all requests in the batch. It has no parent, because no request
+/// alone caused it.
 fn span_of<'a>(drafts: impl Iterator<Item = &'a Draft> + Clone) -> Span {
     let size = drafts.clone().count();
     let request_ids = request_id::list(drafts.filter_map(|draft| draft.request_id.as_ref()));
@@ -307,7 +307,8 @@ fn span_of<'a>(drafts: impl Iterator<Item = &'a Draft> + Clone) -> Span {
     tracing::error_span!(parent: None, "send_batch", size, %request_ids)
 }
 
-/// Whether every draft of the batch would also fail with this error if it were sent alone.
+/// Whether an error concerns the whole batch and not one of its drafts: the database is unavailable or has no space
+/// left.
 const fn affects_whole_batch(error: &Error) -> bool {
     matches!(error, Error::Unavailable { .. } | Error::StorageFull)
 }
