@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - Only the sender edits a message.
-//! - Nothing of the text of a deleted message remains, neither in its tombstone nor in a stored answer.
+//! - No text of a deleted message remains, neither in its tombstone nor in a stored answer.
 //! - The event of a change is written in the same transaction, as its last write.
 
 use super::mentions;
@@ -84,7 +84,7 @@ async fn edit_in_transaction(conn: &mut Conn, change: &Change) -> Result<(Messag
     Ok((message, names))
 }
 
-/// Deletes a message. Its sender may do this, an admin or owner of the group, and an administrator of the server.
+/// Deletes a message. The sender, an admin or owner of the group, and an administrator of the server may do this.
 /// Deleting a tombstone changes nothing.
 ///
 /// # Errors

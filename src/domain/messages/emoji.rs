@@ -1,7 +1,7 @@
 //! The emoji that can be used as reactions.
 //!
-//! Invariant: an emoji is stored in one form, which Unicode calls fully qualified, however it was written. Forms with
-//! other variation selectors, or with none, are the same emoji.
+//! Invariant: an emoji is stored in one form, which Unicode calls fully qualified, however the user wrote it. Forms
+//! with other variation selectors, or with none, are the same emoji.
 
 /// Variation selectors: code points that choose between text and picture.
 const VARIATION_SELECTORS: [char; 2] = ['\u{FE0E}', '\u{FE0F}'];
@@ -15,15 +15,15 @@ pub fn parse(text: &str) -> Option<&'static str> {
         return emojis::get_by_shortcode(shortcode).map(emojis::Emoji::as_str);
     }
     let bare = without_selectors(text);
-    // A lone digit is not the emoji of its keycap, although the library lists it as one of its forms.
+    // A digit alone is not the emoji of its keycap, although the library accepts it as a form of that emoji.
     [text, &bare, &qualified(&bare)]
         .into_iter()
         .filter_map(|form| emojis::get(form).map(emojis::Emoji::as_str))
         .find(|emoji| without_selectors(emoji) == bare)
 }
 
-/// Adds a variation selector after each part that would be text without one. A part with a skin tone is a picture
-/// without a selector.
+/// Adds a variation selector after each part that would be shown as text without one. A part with a skin tone is shown
+/// as a picture without a selector.
 fn qualified(bare: &str) -> String {
     let mut text = String::new();
     let mut characters = bare.chars().peekable();

@@ -67,8 +67,8 @@ pub async fn forward(
     send(app, principal, new, once).await
 }
 
-/// A repeated request gets its stored answer before the message is read, because the message may have been deleted
-/// since.
+/// Finds the message to forward. A repeated request gets its stored answer before the message is read, because the
+/// message may have been deleted since.
 async fn find_source(conn: &mut Conn, input: &Input) -> Result<Source> {
     if let Some(given) = input.once.given(conn, input.now).await? {
         return Ok(Source::KeyedAnswer(given));

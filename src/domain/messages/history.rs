@@ -1,6 +1,6 @@
 //! The messages of one conversation, a page at a time.
 //!
-//! Invariant: a page is a range of `seq`. The numbers have no gaps and are never reused, so pages neither shift nor
+//! Invariant: a page is a range of `seq`. The numbers have no gaps and are never reused. So pages neither shift nor
 //! overlap while other callers write.
 
 use super::tails::{Rendered, Tails};
@@ -112,7 +112,7 @@ async fn read(conn: &mut Conn, wanted: &Wanted) -> Result<History> {
             (last - limit + 1, last)
         }
         Listing { after: Some(seq), .. } => (seq.max(least - 1) + 1, seq.max(least - 1) + limit),
-        // If `limit` is even, the page has one more message before this `seq` than after it.
+        // If `limit` is even, the page has one message more before this `seq` than after it.
         Listing { around: Some(seq), .. } => {
             let first = seq.min(head.last_seq) - limit / 2;
             (first, first + limit - 1)

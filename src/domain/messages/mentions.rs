@@ -1,8 +1,10 @@
 //! Mentions: `@user_name` in the text of a message.
 //!
 //! Invariants:
-//! - Only users who are members when the message is written are mentioned, each by the longest name that fits.
-//! - A sender who mentions themselves is shown among the mentioned users but not counted, so there is no row for them.
+//! - Only users who are members when the message is written are mentioned. Each `@` mentions the longest name that
+//!   fits.
+//! - If senders mention themselves, they are shown among the mentioned users, but no row is written and they are not
+//!   counted.
 //! - A body without `@` costs no query.
 
 use std::collections::{BTreeSet, HashMap};
@@ -19,12 +21,13 @@ use crate::store::messages::messages::{Kind, Message};
 
 /// The maximum number of users whom one message mentions. Further names are plain text.
 pub const MAX_MENTIONS: usize = 50;
-/// Maximum number of places with an `@` that are examined in one message, whether or not a name follows.
+/// Maximum number of places in one message where name characters after an `@` are examined, whether or not a user has
+/// that name.
 const MAX_PLACES: usize = 500;
 /// Longest user name, in characters.
 const MAX_NAME_CHARACTERS: usize = 32;
 
-/// Finds the users mentioned by messages that are about to be sent. Their conversations are locked.
+/// Finds the users whom messages mention, before the messages are sent. The caller has locked their conversations.
 ///
 /// # Errors
 /// Errors of the database.
@@ -82,7 +85,7 @@ pub fn rows(message: &Message) -> impl Iterator<Item = Mention> + '_ {
     others.map(|user| Mention { conversation: message.conversation_id, seq: message.seq, user: *user })
 }
 
-/// Replaces the mentions of a message whose body was edited. Its conversation is locked.
+/// Replaces the mentions of a message whose body was edited. The caller has locked its conversation.
 ///
 /// # Errors
 /// Errors of the database.
@@ -114,7 +117,7 @@ pub async fn load(conn: &mut Conn, messages: &mut [Message]) -> Result<()> {
     }
     for message in messages.iter_mut().filter(|message| may_mention(message)) {
         message.mentions = found.remove(&(message.conversation_id, message.seq)).unwrap_or_default();
-        // There is no row for the sender. [`order`] keeps them only if the text names them.
+        // There is no row for the sender. [`order`] removes the sender again unless the text mentions them.
         message.mentions.push(message.sender_id);
     }
     Ok(())
@@ -152,7 +155,7 @@ fn mentioned<T>(body: &str, find: impl Fn(&str) -> Option<(UserId, T)>) -> Vec<(
     found
 }
 
-/// The characters after each `@` that may begin a mention, as far as they can belong to a name.
+/// The characters after each `@` that may begin a mention, up to the first one that cannot belong to a name.
 fn name_runs(body: &str) -> Vec<&str> {
     let mut runs = Vec::new();
     for text in outside_code(body) {
@@ -178,9 +181,9 @@ const fn is_name_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')
 }
 
-/// The parts of a text that are not code, by the rules of CommonMark: code is between two runs of backticks of the same
-/// length within a paragraph, or between fences of at least three backticks at the beginning of lines. A run without a
-/// second one is text.
+/// The parts of a text that are not code, by the rules of CommonMark. Code is between two runs of backticks of the same
+/// length within a paragraph, or between fences of at least three backticks at the beginning of lines. A run of
+/// backticks without a second run of its length is text.
 fn outside_code(body: &str) -> Vec<&str> {
     let mut parts = Vec::new();
     if !body.contains('`') {
@@ -313,7 +316,7 @@ mod tests {
         let everyone = |key: &str| Some((UserId(key.parse().ok()?), ()));
         let numbers: String = (1..=60).map(|number| format!("@{number} ")).collect();
         assert_eq!(mentioned(&numbers, everyone).len(), MAX_MENTIONS);
-        // Runs of every length, none with a second one of the same length. The search for it must stay fast.
+        // Runs of every length, but no two of the same length. The search for a second run must stay fast.
         let unpaired: String = (1..126).map(|length| "`".repeat(length) + "x").collect();
         assert_eq!(outside_code(&unpaired), [unpaired.as_str()]);
     }

@@ -1,5 +1,4 @@
-//! Reads messages inside a unit of work: checks whether a viewer may see them, and loads the data that is shown with
-//! them.
+//! Reads messages inside a unit of work: checks whether a viewer may see them, and loads the data that belongs to them.
 
 use super::{mentions, tallies, watermarks};
 use crate::base::error::{Error, Result};
@@ -53,8 +52,8 @@ pub async fn lock_visible(
     Ok((membership, message))
 }
 
-/// Loads what is not stored in the rows of messages: times of receipts and mentions. Returns the names of all users in
-/// them.
+/// Loads the data of messages that their rows do not contain: times of receipts, and mentions. Returns the names of all
+/// users in the messages.
 ///
 /// # Errors
 /// Errors of the database.

@@ -29,7 +29,7 @@ struct Change {
     now: Timestamp,
 }
 
-/// Pins or unpins a message. Nothing happens if it already is in that state.
+/// Pins or unpins a message. Does nothing if the message is already in that state.
 ///
 /// # Errors
 /// 404 `message_not_found`; 403 `insufficient_role`; 409 `message_deleted`, `too_many_pins`.

@@ -3,7 +3,7 @@
 //! Invariants:
 //! - A user adds an emoji to a message at most once.
 //! - A tombstone has no reactions.
-//! - Each emoji has one form (`emoji`), so a heart is the same reaction however it was typed.
+//! - Each emoji has one form (see `emoji`), so a heart is the same reaction however it was typed.
 
 use super::message_reads::visible;
 use super::{emoji, tallies};
@@ -92,7 +92,7 @@ pub async fn list(app: &App, principal: &Principal, conversation: i64, seq: i64)
         .await
 }
 
-/// Removes a batch of an erased user's reactions in one conversation. Returns whether there may be more.
+/// Removes a batch of an erased user's reactions, all in one conversation. Returns whether there may be more.
 ///
 /// # Errors
 /// Errors of the database.
@@ -105,8 +105,8 @@ pub async fn forget(conn: &mut Conn, user: UserId, now: Timestamp) -> Result<boo
     batch.retain(|reaction| reaction.conversation == conversation);
     for Reaction { seq, emoji, .. } in &batch {
         store::messages::reactions::delete(conn, conversation, *seq, emoji, user).await?;
-        // An erasure continues even if a message is damaged. The message itself is not read, and counts that cannot be
-        // read stay as they are.
+        // An erasure continues even if a message is damaged. The message itself is not read. Counts that cannot be read
+        // stay unchanged.
         match store::messages::reactions::tallies_of(conn, conversation, *seq).await {
             Ok(Some(mut tallies)) => {
                 tallies::remove_one(&mut tallies, emoji);

@@ -2,8 +2,8 @@
 //!
 //! Invariants:
 //! - Watermarks never go back, and a message that is read is also delivered.
-//! - The time at which a member has read a message is that of the first move of their watermark to or past it, and
-//!   never before the message was sent. The same holds for delivery.
+//! - A member has read a message at the time when their watermark first moved to or past it, and never before the
+//!   message was sent. The same holds for delivery.
 //! - The marker `unread_from` of a member is not shown to anybody else.
 
 use super::message_reads::{complete, visible};
@@ -20,10 +20,10 @@ use crate::store;
 use crate::store::messages::messages::Message;
 pub use crate::store::messages::receipts::Receipt;
 
-/// The list of members who have received a message; used in its cursors.
+/// The name of the list of members who have received a message, for its cursors.
 const LIST: &str = "receipts";
 
-/// Records up to where the caller has received or read messages. Returns the resulting state.
+/// Records up to where the caller has received or read messages. Returns the watermarks after that.
 ///
 /// # Errors
 /// 403 `act_as_required`; 404 `conversation_not_found`; 422 for a `seq` outside the conversation.

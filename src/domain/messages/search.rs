@@ -1,11 +1,10 @@
 //! Full-text search for messages.
 //!
 //! Invariants:
-//! - Only messages that the caller may see are searched. The query to the index names the caller's conversations. In a
-//!   group that hides its history from the caller, it is limited to messages from the first one that the caller may
-//!   see.
-//! - A query is read as words, phrases and prefixes of words; everything else in it is ignored. There are no syntax
-//!   errors: a query is refused only for its length, its number of words, a prefix that is too short, or because it has
+//! - Only messages that the caller may see are searched. The query to the index names the caller's conversations. If a
+//!   group hides earlier messages from the caller, the query begins at the first message that the caller may see.
+//! - A query is read as words, phrases and prefixes of words. Everything else in it is ignored, so there are no syntax
+//!   errors. A query is refused only for its length, its number of words, a prefix that is too short, or because it has
 //!   no words.
 
 use std::collections::BTreeSet;
@@ -37,12 +36,12 @@ pub const MAX_QUERY_WORDS: usize = 20;
 pub const MIN_PREFIX_CHARACTERS: usize = 2;
 /// Longest snippet, in characters, without the marks where it was cut.
 pub const SNIPPET_CHARACTERS: usize = 160;
-/// How many characters a snippet that is cut shows before the first hit.
+/// If the beginning of a snippet is cut off, the snippet shows at least this many characters before the first hit.
 pub const SNIPPET_LEAD_CHARACTERS: usize = 40;
 /// Maximum number of groups that one query to the index names.
 const GROUPS_PER_QUERY: usize = 256;
-/// How long new messages wait before PostgreSQL merges them into its index. They are found meanwhile, too. Each merge
-/// writes every word once, however often it occurs, so rare merges save work.
+/// How long new messages wait before PostgreSQL merges them into its index. Searches find them meanwhile, too. Each
+/// merge writes every word once, however often the word occurs, so rare merges save work.
 const SORTING_INTERVAL: Duration = Duration::from_secs(1);
 /// The same interval while users search.
 const SEARCHED_SORTING_INTERVAL: Duration = Duration::from_millis(200);
@@ -52,13 +51,13 @@ const LIST: &str = "search";
 /// Marks where a snippet was cut.
 const CUT: char = '…';
 
-/// Whether new entries wait before they are in the index. If so, [`keep_sorted`] must run.
+/// Whether the search index collects new entries in a list before it merges them. If so, [`keep_sorted`] must run.
 pub fn has_pending_entries(app: &App) -> bool {
     search::has_pending_entries(&app.db)
 }
 
-/// Keeps the list of new entries short that PostgreSQL's index maintains, as long as the server runs. Every search
-/// reads that list, and a send that finds it full has to merge it.
+/// Merges new entries into PostgreSQL's search index, as long as the server runs. This keeps the list of new entries
+/// short. Every search reads that list, and a send that finds it full has to merge it.
 pub async fn keep_sorted(app: Arc<App>) {
     if !search::has_pending_entries(&app.db) {
         return;
@@ -110,7 +109,7 @@ pub struct Found {
     pub ranges: Vec<[usize; 2]>,
 }
 
-/// A search whose form is right.
+/// A validated search.
 struct Search {
     principal: Principal,
     phrases: Vec<Phrase>,
@@ -126,7 +125,8 @@ struct Search {
 /// Searches for messages. Returns them newest first, with the names of the users in them.
 ///
 /// # Errors
-/// 422 for a wrong or empty query, or an unknown `from`; 404 `conversation_not_found`.
+/// 422 for a wrong or empty query, or an unknown `from`; 404 `conversation_not_found`; 403 `act_as_required` if `from`
+/// is `me` and the caller acts as no user.
 pub async fn messages(app: &App, principal: &Principal, question: SearchRequest) -> Result<(Page<Vec<Found>>, Names)> {
     let limit = question.limit;
     let search = check(principal, question)?;
@@ -170,8 +170,8 @@ fn check(principal: &Principal, question: SearchRequest) -> Result<Search> {
     })
 }
 
-/// Parses a query. Quotes enclose phrases. A star after a word makes it a prefix. Other characters separate words,
-/// except inside a part without spaces: its words form a phrase.
+/// Parses a query. Quotes enclose phrases. A star after a word makes the word a prefix. Other characters separate
+/// words. The words of a part without spaces form a phrase.
 fn phrases(q: Option<&str>) -> Result<Vec<Phrase>, FieldError> {
     let wrong = |code, detail: String| FieldError::new("q", code, detail);
     let q = q.ok_or_else(|| wrong("required", "required".into()))?;
@@ -217,9 +217,10 @@ fn is_short(last: &str, terms: &[Term]) -> bool {
     is_word && last.chars().count() < MIN_PREFIX_CHARACTERS
 }
 
-/// Makes a phrase of terms. In a script without spaces, a run may continue in the text where the phrase ends. So its
-/// last character is searched for as the beginning of a pair if the run has only this character, and not at all
-/// otherwise.
+/// Builds a phrase from terms. In a script without spaces, the terms of a run are its pairs of adjacent characters and
+/// its last character. The run may continue in the text where the phrase ends, and then the text does not have this
+/// last character as a term. If the run has several characters, its last character is not searched for, because the
+/// last pair contains it. If the run has only one character, it is searched for as the beginning of a pair.
 fn phrase(terms: &[Term], open: bool) -> Option<Phrase> {
     let last = terms.last()?;
     let mut kept = terms;
@@ -274,9 +275,9 @@ async fn run(conn: &mut Conn, search: &Search) -> Result<(Vec<Hit>, Vec<Found>, 
     Ok((hits, entries, names))
 }
 
-/// What one query to the index searches.
+/// The part of the index that one query searches.
 struct IndexQuery {
-    /// Marks, of which a message must have at least one; empty to search everything.
+    /// Marks of which a message must have at least one; empty to search all messages.
     any: Vec<String>,
     least_id: i64,
 }
@@ -323,7 +324,7 @@ async fn load(conn: &mut Conn, search: &Search, hits: &[Hit]) -> Result<(Vec<Fou
     let names = complete_for(conn, search.principal.viewer(), &mut messages).await?;
     let mut found = Vec::with_capacity(messages.len());
     for message in messages {
-        // No hit: the message was edited after the index was searched.
+        // Without a hit, the message was edited after the index was searched.
         let Some(hits) = hits_in(&message.body, &search.phrases) else { continue };
         let (snippet, ranges) = snippet(&message.body, &hits);
         found.push(Found { message, snippet, ranges });
@@ -336,7 +337,7 @@ fn conversations_of(hits: &[Hit]) -> Vec<i64> {
     ids.into_iter().collect()
 }
 
-/// Where the phrases are in a text, in characters, ascending and without overlap; `None` if one of them is missing.
+/// The places of the phrases in a text, in characters, ascending and without overlap; `None` if a phrase is missing.
 fn hits_in(body: &str, phrases: &[Phrase]) -> Option<Vec<[usize; 2]>> {
     let terms = terms(body);
     let mut hits = Vec::new();

@@ -2,8 +2,8 @@
 //!
 //! Invariants:
 //! - A tail is used only if the conversation's row was read in the same request and has the same `content_version`. So
-//!   tails are correct with several nodes and with other programs that write to the database, and need no invalidation
-//!   messages.
+//!   tails are correct even if several nodes or other programs write to the database, and no messages are needed to
+//!   invalidate them.
 //! - A tail is the same for all readers. [`Tails::mark_own`] marks the reactions of one reader in a copy.
 //! - The memory of all tails is limited by `CAPACITY_BYTES`.
 
@@ -44,7 +44,8 @@ pub struct Rendered {
     pub seq: i64,
     /// The JSON text.
     pub text: Arc<[u8]>,
-    /// The message itself, to render it again with a reader's own reactions marked; `None` if it has no reactions.
+    /// The message itself, to render it again with a reader's own reactions marked; `None` if the message has no
+    /// reactions.
     reacted: Option<Arc<Reacted>>,
 }
 
@@ -85,7 +86,7 @@ impl Weighter<ConversationId, Arc<Tail>> for TailWeight {
 }
 
 impl Tails {
-    /// An empty cache of messages that are rendered by `render`.
+    /// Creates an empty cache of messages that `render` renders.
     pub fn new(render: RenderMessage) -> Self {
         let expected = (CAPACITY_BYTES / 4_096) as usize;
         Self { cache: Arc::new(Cache::with_weighter(expected, CAPACITY_BYTES, TailWeight)), render }
@@ -114,8 +115,8 @@ impl Tails {
         Ok(pages)
     }
 
-    /// Renders again the messages to which a reader has reacted, because a cached message does not mark which reactions are
-    /// the reader's own. If there are no reactions, the database is not asked.
+    /// Renders again the messages to which a reader has reacted, because a cached message does not mark which reactions
+    /// are the reader's own. Makes no query if the messages have no reactions.
     ///
     /// # Errors
     /// Errors of the database.
@@ -152,11 +153,10 @@ impl Tails {
         self.cache.get(&head.id).filter(|tail| tail.content_version == head.content_version)
     }
 
-    /// Keeps messages as the new tail, if they reach to the end of the conversation.
+    /// Keeps messages as the new tail, if they include the newest message of the conversation.
     fn keep(&self, head: &Head, mut messages: Vec<Rendered>) {
         if messages.last().is_some_and(|last| last.seq == head.last_seq) {
-            // The old tail may end before the messages that were read now begin. Then the new tail begins after the
-            // gap.
+            // The old tail may end before the first message that was read now. Then the new tail begins after the gap.
             let gap = messages.windows(2).rposition(|pair| pair[0].seq + 1 != pair[1].seq).map_or(0, |index| index + 1);
             let surplus = messages.len().saturating_sub(TAIL_LIMIT);
             messages.drain(..gap.max(surplus));
@@ -166,7 +166,7 @@ impl Tails {
     }
 }
 
-/// The part of `messages`, ordered by seq, that lies in the range.
+/// The part of `messages` that lies in the range. `messages` are ordered by seq.
 fn within<'a>(messages: &'a [Rendered], range: &Range) -> &'a [Rendered] {
     let from = messages.partition_point(|message| message.seq < range.first_seq);
     let to = messages.partition_point(|message| message.seq <= range.last_seq);
@@ -230,8 +230,8 @@ mod tests {
         with_gap.extend(messages(8..=9));
         tails.keep(&head(9, 0), with_gap);
         assert_eq!(range(), Some((8, 9)));
-        // Messages that do not reach the end are not kept, a tail of another version is not used, and the length of a
-        // tail is limited.
+        // Messages that do not include the newest one are not kept. A tail of another version is not used. The length
+        // of a tail is limited.
         tails.keep(&head(12, 0), messages(1..=11));
         assert_eq!(range(), Some((8, 9)));
         assert!(tails.valid(&head(9, 1)).is_none());

@@ -35,7 +35,7 @@ pub fn add_one(tallies: &mut Vec<Tally>, emoji: &str) -> Result<Tally> {
     Ok(tally_of(tallies, emoji))
 }
 
-/// The count of an emoji, as a user sees it who has reacted with it.
+/// The count of an emoji for a user who has reacted with it: `me` is true.
 pub fn tally_of(tallies: &[Tally], emoji: &str) -> Tally {
     let count = tallies.iter().find(|tally| tally.emoji == emoji).map_or(0, |tally| tally.count);
     Tally { emoji: emoji.to_owned(), count, me: true }
@@ -49,7 +49,7 @@ pub fn remove_one(tallies: &mut Vec<Tally>, emoji: &str) {
     tallies.retain(|tally| tally.count > 0);
 }
 
-/// Marks the viewer's own reactions in messages. If the messages have no reactions, the database is not asked.
+/// Marks the viewer's own reactions in messages. Makes no query if the messages have no reactions.
 ///
 /// # Errors
 /// Errors of the database.

@@ -1,7 +1,7 @@
 //! Threads: the replies to a message.
 //!
-//! Invariant: the list has as many messages as the count of replies says: both leave out tombstones. Whoever may see a
-//! message may also see its replies, because they are newer.
+//! Invariant: the list of replies has as many messages as the count of replies, because both leave out tombstones. A
+//! user who may see a message may also see its replies, because the replies are newer.
 
 use super::message_reads::{complete_for, visible};
 use crate::app::App;

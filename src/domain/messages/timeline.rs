@@ -1,9 +1,9 @@
 //! The timeline of a user: the messages of all their conversations as one list, ordered by `(timestamp_sent, id)`.
 //!
 //! The database has no such list, because each send would have to write a row for every member. Instead, the newest
-//! messages of each conversation are read and merged, until no message that was not read can belong to the page. This
-//! relies on two invariants of the store: `seq` has no gaps, and `(timestamp_sent, id)` rises with it. So the messages
-//! to read are a range of `seq`, and the place of a cursor in a conversation is found by binary search.
+//! messages of each conversation are read and merged, until the page can contain none of the messages that were not
+//! read. This relies on two invariants of the store: `seq` has no gaps, and `(timestamp_sent, id)` rises with `seq`. So
+//! the messages to read are a range of `seq`, and the place of a cursor in a conversation is found by binary search.
 
 use super::messages;
 use super::tails::{Rendered, Tails};
@@ -29,7 +29,7 @@ const LIST: &str = "timeline";
 /// Which messages to list.
 #[derive(Clone, Debug)]
 pub struct Listing {
-    /// The last so many days; not together with `since` or `until`.
+    /// The number of days before now; not together with `since` or `until`.
     pub days: Option<i64>,
     /// Messages sent at or after this time; not together with `days`.
     pub since: Option<Timestamp>,
@@ -121,7 +121,7 @@ fn resolve_since(listing: &Listing, now: Timestamp) -> Result<Timestamp> {
     }
     Ok(match (listing.since, listing.until) {
         (Some(since), _) => since,
-        // A window with an end only begins 30 days before it.
+        // If only the end is given, the window begins 30 days before it.
         (None, Some(until)) => until.days_before(DEFAULT_DAYS),
         (None, None) => now.days_before(listing.days.unwrap_or(DEFAULT_DAYS)),
     })
@@ -169,12 +169,13 @@ async fn heads_with(conn: &mut Conn, window: &Window, user: UserId, with: &str) 
     }
 }
 
-/// What is left to read of one conversation: `first_seq..=last_seq`, from the end at which the order begins.
+/// The messages of one conversation that are still to be read: `first_seq..=last_seq`. In descending order they are
+/// read from `last_seq` on, otherwise from `first_seq` on.
 struct Stretch {
     head: Head,
     first_seq: i64,
     last_seq: i64,
-    /// The place of the last message that was read. What is left lies beyond it.
+    /// The place of the last message that was read. The messages still to be read lie beyond it.
     frontier: Option<Place>,
 }
 
@@ -183,7 +184,8 @@ impl Stretch {
         self.first_seq > self.last_seq
     }
 
-    /// Whether messages beyond the frontier may still belong to the page, which ends with `last` so far.
+    /// Whether messages beyond the frontier may still belong to the page. `last` is the place of the last message of
+    /// the page if the page is full.
     fn is_due(&self, window: &Window, last: Option<Place>) -> bool {
         let Some(frontier) = self.frontier.filter(|_| !self.is_exhausted()) else { return false };
         if window.descending {
@@ -228,8 +230,8 @@ async fn stretches(conn: &mut Conn, window: &Window, mut heads: Vec<(Head, i64)>
             frontier: None,
         })
         .collect();
-    // If the window begins inside a conversation, the place is searched for. Otherwise reading begins at the end of the
-    // conversation.
+    // If the window has a boundary where reading begins, the place of the boundary in each conversation is searched
+    // for. Otherwise reading begins at the end of the conversation.
     let end = if window.descending { to } else { Some(window.from) };
     let Some(end) = end else { return Ok(stretches) };
     let sought: Vec<i64> = heads
@@ -254,14 +256,15 @@ async fn stretches(conn: &mut Conn, window: &Window, mut heads: Vec<(Head, i64)>
     Ok(stretches)
 }
 
-/// Reads ranges until the first `wanted` messages are certain.
+/// Reads ranges until no message that was not read can belong to the first `wanted` messages.
 async fn merge(conn: &mut Conn, window: &Window, stretches: &mut [Stretch]) -> Result<Vec<Rendered>> {
     let place = |message: &Rendered| (message.sent_at, message.id);
     let in_window =
         |message: &Rendered| place(message) >= window.from && window.to.is_none_or(|to| place(message) < to);
     let mut messages: Vec<Rendered> = Vec::new();
     let mut due: Vec<usize> = (0..stretches.len()).collect();
-    // Twice the equal share. That is enough in nine of ten conversations, so a second round is rare and short.
+    // Twice the equal share of each conversation. That is enough in nine of ten conversations, so a second round is
+    // rare and short.
     let mut share = (2 * window.wanted).div_ceil(stretches.len().max(1));
     while !due.is_empty() {
         share = share.min(window.wanted);

@@ -1,5 +1,5 @@
-//! Watermarks: up to where each member of a conversation has received and read messages. From them follows what is
-//! unread, and when a message was delivered and read.
+//! Watermarks: up to where each member of a conversation has received and read messages. The number of unread messages,
+//! and the times when a message was delivered and read, are computed from them.
 //!
 //! Invariant: watermarks never go back, and a message that is read is also delivered.
 
@@ -22,11 +22,11 @@ pub struct Report {
     pub delivered_seq: Option<i64>,
     /// The last `seq` that was read.
     pub read_seq: Option<i64>,
-    /// The first message that counts as unread although it was read; `Some(None)` removes this marker.
+    /// The first message that counts as unread, even if it was read; `Some(None)` removes this marker.
     pub unread_from: Option<Option<i64>>,
 }
 
-/// The watermarks of a member, and what is unread.
+/// The watermarks of a member, and the number of unread messages and mentions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
     /// The watermarks.
@@ -59,11 +59,11 @@ pub fn assert_within(report: &Report, first: i64, last: i64, first_seen: i64) ->
     if errors.is_empty() { Ok(()) } else { Err(Error::Invalid(errors)) }
 }
 
-/// The watermarks after a report, and the moves that lead to them.
+/// The watermarks after a report. Also returns each watermark that rises, with its new `seq`.
 pub fn step(before: Watermarks, report: &Report, last_seq: i64) -> (Watermarks, Vec<(Kind, i64)>) {
     let read_seq = before.read_seq.max(report.read_seq.unwrap_or(0));
     let delivered_seq = before.delivered_seq.max(report.delivered_seq.unwrap_or(0)).max(read_seq);
-    // The marker is removed when the member reads on, or reports the end of the conversation.
+    // The marker is removed if the member reads further messages, or reports the last message as read.
     let removes_marker = read_seq > before.read_seq || report.read_seq == Some(last_seq);
     let kept = before.unread_from.filter(|_| !removes_marker);
     let after = Watermarks { delivered_seq, read_seq, unread_from: report.unread_from.unwrap_or(kept) };
@@ -71,7 +71,7 @@ pub fn step(before: Watermarks, report: &Report, last_seq: i64) -> (Watermarks, 
     (after, steps.into_iter().filter(|(_, from, to)| from < to).map(|(kind, _, to)| (kind, to)).collect())
 }
 
-/// Sets when messages were delivered and read, unless that is stored with the message.
+/// Sets the times when messages were delivered and read, except times that are stored with the message.
 ///
 /// # Errors
 /// Errors of the database.
@@ -107,7 +107,7 @@ pub async fn set_times(conn: &mut Conn, messages: &mut [Message]) -> Result<()> 
 }
 
 /// When a message was delivered or read: by its recipient, or in a group by all present members who had joined before
-/// it. `None` if one of them has not reached it.
+/// it. `None` if one of these users has not received or read it, or if there is no such user.
 fn reached(message: &Message, members: &[Progress], kind: Kind) -> Option<Timestamp> {
     let must_reach = |member: &&Progress| match message.recipient_id {
         Some(recipient) => member.user == recipient,
