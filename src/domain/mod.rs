@@ -1,10 +1,10 @@
-//! The rules of the product: who may do what, which input is valid, and what each operation reads and writes. One
-//! folder for each area, and in it one file for each noun.
+//! The rules of the product: who may do what, which input is valid, and what each operation reads and writes. Each area
+//! has a folder, and each noun has a file in the folder of its area.
 //!
 //! Invariants:
-//! - The domain does not depend on the HTTP server: nothing here uses axum or hyper, and errors carry codes, not
-//!   statuses. Two parts know something of HTTP: answers that are stored for idempotency keys hold a status and a
-//!   `Location`, and the keys of JWTs are downloaded with an HTTP client.
+//! - The domain does not depend on the HTTP server: nothing here uses axum or hyper, and errors have codes, not
+//!   statuses. Two parts know HTTP. Answers that are stored for idempotency keys contain a status and a `Location`. The
+//!   keys of JWTs are downloaded with an HTTP client.
 //! - No SQL is written here. Queries are functions of `store`.
 
 pub mod access;

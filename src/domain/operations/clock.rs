@@ -1,14 +1,14 @@
-//! The time that all nodes share, and what a node does not do while its clock is not trusted.
+//! The time that all nodes share, and the work that a node does not do while its clock is not trusted.
 //!
 //! Invariants:
 //! - On PostgreSQL the time is the database's clock. On SQLite it is the machine's clock.
-//! - If the clock of a node's machine differs from the database's by more than [`MAX_CLOCK_SKEW`], the node does nothing
-//!   that is allowed only after a certain time: it deletes no rows by age, sends no scheduled messages, repeats no
+//! - If the clock of a node's machine differs from the database's by more than [`MAX_CLOCK_SKEW`], the node does no
+//!   work that is allowed only after a certain time. It deletes no rows by age, sends no scheduled messages, repeats no
 //!   deliveries to webhooks, takes over no expired leases of other nodes, and does not remove the presence of users on
 //!   other nodes. It continues to accept and answer requests, by the database's clock.
 //!
-//! The database's clock alone could be wrong, and the node would then delete data too early. Two clocks that agree are
-//! rarely both wrong. A late deletion does no harm, so the node waits until they agree.
+//! If the database's clock alone were wrong and the node trusted it, the node would delete data too early. Two clocks
+//! that agree are rarely both wrong. A late deletion does no harm, so the node waits until they agree.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,8 +32,8 @@ pub async fn run(app: Arc<App>) {
     let mut read_at = Instant::now();
     let mut log = SkewLog::default();
     loop {
-        // Between two readings the monotonic clock continues the time. That clock stops while the machine sleeps. If the
-        // time is so far behind afterwards that it is not trusted, the database's clock is read immediately.
+        // Between two readings, the monotonic clock continues the time. The monotonic clock stops while the machine
+        // sleeps. If the time is then so far behind that it is not trusted, the database's clock is read immediately.
         if !app.clock.is_trusted() || read_at.elapsed() >= READ_INTERVAL {
             read_at = Instant::now();
             if let Err(error) = renew(&app.db, &app.clock, &app.key_days).await {
@@ -45,9 +45,9 @@ pub async fn run(app: Arc<App>) {
     }
 }
 
-/// Reads the newest day under which an idempotency key is stored, and then the database's clock. The order matters: when
-/// the database's clock was set back, this node must know the days that other nodes have used before it uses the earlier
-/// time.
+/// Reads the newest day under which an idempotency key is stored, and then the database's clock. The order matters. If
+/// the database's clock was set back, this node must know the days that other nodes have used before it uses the
+/// earlier time.
 async fn renew(db: &Db, clock: &Clock, key_days: &KeyDays) -> Result<()> {
     key_days.learn(db).await?;
     database_clock::read(db, clock).await
@@ -58,7 +58,7 @@ async fn renew(db: &Db, clock: &Clock, key_days: &KeyDays) -> Result<()> {
 struct SkewLog {
     /// When the last line about a difference was written.
     logged_at: Option<Instant>,
-    /// Whether the clocks have differed since that line was written. The next agreement is then logged.
+    /// Whether a difference was logged since the clocks last agreed. If so, the next agreement is logged.
     differs: bool,
 }
 

@@ -34,8 +34,8 @@ pub async fn fill(app: &App) -> Result<bool> {
     app.db
         .write(app.clock.clone(), |conn, clock| {
             Box::pin(async move {
-                // Two servers may start at the same time: the second one waits for this lock, and then finds the users
-                // of the first.
+                // Two servers may start at the same time. The second one waits for this lock, and then finds the users
+                // of the first one.
                 store::events::events::lock(conn).await?;
                 if store::identity::users::any(conn).await? {
                     return Ok(false);

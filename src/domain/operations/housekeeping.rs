@@ -1,7 +1,7 @@
 //! Background work: deletes expired rows, and completes work that a restart interrupted.
 //!
 //! Invariants:
-//! - It works in small batches, so that sends continue in between.
+//! - The work is done in small batches, so that sends continue in between.
 //! - While the clocks of the node and of the database disagree, nothing is deleted because of its age.
 
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::store;
 const MICROS_PER_DAY: i64 = 86_400 * 1_000_000;
 /// Maximum number of rows of one kind that one transaction deletes.
 const BATCH_ROWS: i64 = 1_000;
-/// The pause after everything that has expired is deleted.
+/// The pause when all expired rows are deleted, and after an error.
 const INTERVAL: Duration = Duration::from_secs(600);
 /// The pause between two batches, in which sends continue.
 const PAUSE: Duration = Duration::from_millis(100);

@@ -1,13 +1,13 @@
 //! Counts for administrators.
 //!
-//! Invariant: the result holds numbers only and identifies nobody.
+//! Invariant: the result contains numbers only, and identifies no user.
 
 use crate::app::App;
 use crate::base::error::Result;
 use crate::store;
 pub use crate::store::operations::stats::Stats;
 
-/// Counts users, conversations, messages and so on.
+/// Counts users, conversations, messages and other objects.
 ///
 /// # Errors
 /// Errors of the database.

@@ -8,10 +8,10 @@ use crate::store;
 use crate::store::db::Db;
 use crate::store::driver::write_status::WriteHealth;
 
-/// Writes a row to check whether writing works, when no recent write has shown it.
+/// Writes a row to check whether writing works, if no recent write has shown it.
 ///
-/// Invariant: only one probe runs at a time. Its outcome is the answer for everybody who asks in the next seconds, so
-/// frequent health checks cause no load.
+/// Invariant: only one probe runs at a time. Its outcome is the answer to all checks in the next seconds, so frequent
+/// health checks cause no load.
 #[derive(Default)]
 pub struct WriteProbe(Mutex<()>);
 
