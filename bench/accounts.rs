@@ -1,9 +1,9 @@
 //! The cost of accounts: requests with credentials compared with the same requests under open access, and the time of a failed
 //! log-in for a name with an account and for a name without one.
 //!
-//! Invariant: one server answers the same requests in alternating turns, without and with credentials. So the credentials are the
-//! only difference between the rates. The sessions and the API key are written directly into the database, because logging in a
-//! thousand users would measure argon2.
+//! Invariant: one server answers the same requests in turns, alternately without and with credentials. So the credentials are
+//! the only difference between the rates. The sessions and the API key are written directly into the database, because logging
+//! in a thousand users would measure argon2.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -20,9 +20,9 @@ use crate::turns::{TURNS, median, turn};
 
 /// Credentials may reduce the rate by about a tenth.
 const MIN_RATIO: f64 = 0.91;
-/// Log-in attempts for the known name, and as many for unknown names.
+/// Number of log-in attempts for the known name, and also the number for unknown names.
 const LOG_INS: usize = 60;
-/// The share by which the two medians may differ.
+/// The two median times may differ by this share.
 const LOG_IN_SHARE: f64 = 0.1;
 const ANSWER_AT_MOST: Duration = Duration::from_secs(10);
 const KNOWN_NAME: &str = "somebody";
@@ -31,7 +31,7 @@ const KNOWN_NAME: &str = "somebody";
 pub struct Callers<'a> {
     server: &'a Server,
     credentials: &'a Credentials,
-    /// The name of the database in the figures.
+    /// The name of the database, as the figures show it.
     database: &'static str,
 }
 
@@ -63,7 +63,7 @@ impl<'a> Callers<'a> {
         })
     }
 
-    /// Runs a turn of each kind of caller, one after another, with a turn of open access before and after these.
+    /// Runs one turn for each kind of caller with credentials, between two turns under open access, and repeats this.
     fn compare(&self, what: &str, run: impl Fn(&Caller<'_>) -> Outcome<Measured>) -> Outcome<Vec<Figure>> {
         let mut secured = [
             ("a session each", Caller::Session(self.credentials), Vec::new()),
@@ -86,7 +86,7 @@ impl<'a> Callers<'a> {
             }
             say(&line);
             opens.push(after);
-            // Reverses the order each time, so that no kind of caller is always the last.
+            // Reverses the order each time, so that no kind of caller always runs last.
             secured.reverse();
         }
         let open = median(opens.into_iter().map(|open| (open, open.rate)).collect());

@@ -1,4 +1,4 @@
-//! The client that makes the load: it sends prepared requests over keep-alive connections without TLS.
+//! The client that generates the load: it sends prepared requests over keep-alive connections without TLS.
 //!
 //! Invariant: the client does only the work that is needed to check every answer, because it shares the machine with the server
 //! that it measures. It reads the status line and Content-Length, and counts the bytes of the body without keeping them. The same
@@ -20,7 +20,7 @@ pub const CONNECTIONS: usize = 64;
 /// of latencies.
 const THREADS: usize = 1;
 const BUFFER_BYTES: usize = 128 * 1024;
-/// How long a load may run beyond its time before it counts as stuck.
+/// A load that still runs this long after its planned end counts as stuck.
 const OVERTIME: Duration = Duration::from_secs(20);
 const KEY_BYTES: usize = 32;
 
@@ -223,7 +223,8 @@ struct Connection {
 
 struct Answer {
     status: u16,
-    /// Bytes of the buffer that the answer has filled. Only the first half of the buffer is sure to be the start of the answer.
+    /// Bytes of the buffer that the answer has filled. Only the first half of the buffer always holds the start of the answer:
+    /// the rest of a long answer overwrites the second half.
     size_bytes: usize,
 }
 
@@ -249,7 +250,8 @@ impl Connection {
             .checked_sub(filled)
             .ok_or_else(|| "the server sent more than its Content-Length says".to_owned())?;
         while left > 0 {
-            // The start of the answer stays in the first half. Further bytes may overwrite the second half: they are only counted.
+            // Keeps the start of the answer in the first half of the buffer. Further bytes are only counted, so they may
+            // overwrite the second half.
             let from = filled.min(self.buffer.len() / 2);
             let to = self.buffer.len().min(from + left);
             let count = self.stream.read(&mut self.buffer[from..to]).await.context("reading a body")?;

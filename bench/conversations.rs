@@ -1,7 +1,7 @@
 //! Groups, reactions, receipts and search, compared with sends and with bare axum.
 //!
 //! Invariant: this runs after the other loads on a server, because it changes what they measure. Requests that change data are
-//! taken in order, each one load_in_order: a repeated request would change nothing.
+//! sent in order, each of them once: a repeated request would change nothing.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,16 +21,16 @@ use crate::settings::{Best, ROUNDS, Settings, say};
 
 const LIST_RATIO: f64 = 0.1;
 const HISTORY_RATIO: f64 = 0.25;
-/// A reaction, a receipt or a send into a large group costs no more than a send. The tenth allows for the difference between
-/// turns on a shared machine.
+/// A reaction or a receipt costs no more than a send, and a send into a group of 10,000 no more than a send into a group of 10.
+/// The missing tenth allows for differences between measurements on a shared machine.
 const SEND_RATIO: f64 = 0.9;
 const SEARCH_AT_MOST_MS: f64 = 100.0;
 const ANSWER_AT_MOST: Duration = Duration::from_secs(10);
 /// Messages in the group whose pages are read.
 const GROUP_MESSAGES: u64 = 500;
-/// More than two turns of eight seconds use.
+/// A load prepares no further requests once it has more than this many. Its measurements of eight seconds send fewer.
 const MAX_REQUESTS: usize = 700_000;
-/// Enough that the distinct pairs of emoji and message last longer than the turns.
+/// So many that the measurements end before all distinct pairs of emoji and message have been used.
 const EMOJI: [&str; 10] = [
     "%F0%9F%91%8D",
     "%E2%9D%A4",
@@ -92,12 +92,12 @@ impl ConversationBench<'_> {
         Ok(())
     }
 
-    /// A load that sends random ones of these requests.
+    /// A load that repeatedly picks one of these requests at random and sends it.
     fn load(&self, requests: Vec<Request>, statuses: std::ops::RangeInclusive<u16>) -> Load {
         self.settings.load(self.server.address, requests, statuses)
     }
 
-    /// A load that sends these requests in order, each one load_in_order.
+    /// A load that sends these requests in order, each of them once.
     fn load_in_order(&self, requests: Vec<Request>) -> Load {
         Load { in_order: Some(Arc::new(AtomicUsize::new(0))), ..self.load(requests, 200..=204) }
     }
@@ -161,7 +161,7 @@ impl ConversationBench<'_> {
         ])
     }
 
-    /// Distinct reactions, spread over all conversations.
+    /// Distinct reactions, in every third direct conversation.
     fn reactions(&self) -> Vec<Request> {
         let mut requests = Vec::new();
         for seq in 1..=self.settings.message_count / data::CONVERSATIONS / 4 {
@@ -179,7 +179,7 @@ impl ConversationBench<'_> {
         requests
     }
 
-    /// Receipts, each with a higher watermark than the one before.
+    /// Receipts. Each one raises the read watermark of its user in its conversation.
     fn receipts(&self) -> Vec<Request> {
         let path = |conversation: u64| format!("/api/conversations/{conversation}/receipts");
         let mut requests = Vec::new();

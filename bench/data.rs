@@ -38,12 +38,12 @@ const CHUNK: usize = 10_000;
 pub struct Random(u64);
 
 impl Random {
-    /// Makes the same choices in every run.
+    /// A generator that returns the same numbers in every run.
     pub fn fixed(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// Makes different choices in every run, so that idempotency keys never repeat.
+    /// A generator that returns different numbers in every run, so that idempotency keys never repeat.
     pub fn from_clock(stream: u64) -> Self {
         let nanoseconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
         let mut mixed = Self(nanoseconds ^ stream.wrapping_mul(0xd134_2543_de82_ef95));
@@ -128,7 +128,7 @@ struct Message {
     body: String,
 }
 
-/// Generates the messages, oldest first. `newest` has the newest message of each conversation so far.
+/// Generates the messages, oldest first. `newest` holds the newest message of each conversation so far.
 struct History {
     random: Random,
     first_at_us: i64,
@@ -209,7 +209,7 @@ pub fn fill_sqlite(path: &Path, message_count: u64) -> Outcome<()> {
 
 fn write_sqlite(path: &Path, history: &mut History) -> rusqlite::Result<()> {
     let mut database = rusqlite::Connection::open_with_flags(path, rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    // There is one transaction, and the page cache holds all of it. So each page is written once.
+    // All rows are written in one transaction, and the page cache holds the whole transaction. So each page is written once.
     database.execute_batch("PRAGMA synchronous = OFF; PRAGMA cache_size = -1000000;")?;
     let transaction = database.transaction()?;
     let start_us = history.first_at_us;

@@ -2,7 +2,7 @@
 //! limit runs in its own process (this executable again, with another argument). It is built and driven like the server, so
 //! that the ratio shows the cost of the server's own work.
 //!
-//! Invariant: a limit does only the work that cannot be left out, and does it in the fastest known way.
+//! Invariant: a limit does only the work that no server can avoid, in the fastest known way.
 
 use std::collections::HashMap;
 use std::fs;
@@ -28,9 +28,10 @@ use crate::process::{Context, Outcome, Output, Process, Stop};
 
 /// The first argument of this executable when it runs as a limit.
 pub const ROLE: &str = "--run-as-limit";
-/// The writer checkpoints a log of 64 MB itself. Compared on this machine, in inserts per second: SQLite's default of 1,000
-/// pages 17,000, 4,000 pages 27,000, 16,000 pages 31,000. Passive checkpoints from another thread reduce it to 10,000: a writer
-/// that is never idle never restarts the log, and a file that grows syncs slowly.
+/// The writer itself runs a checkpoint when the write-ahead log has reached 64 MB (pages of 4 KiB). Compared on this machine,
+/// in inserts per second: SQLite's default of 1,000 pages 17,000, 4,000 pages 27,000, 16,000 pages 31,000. With passive
+/// checkpoints from another thread the rate is only 10,000: a writer that is never idle never starts the log from its beginning
+/// again, and syncs of a growing file are slow.
 const CHECKPOINT_PAGES: u32 = 16_000;
 const BATCH: usize = 256;
 const QUEUE_LIMIT: usize = 1_024;

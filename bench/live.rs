@@ -1,6 +1,6 @@
-//! Events: how event_delay they arrive, how many per second, and how much memory a socket takes.
+//! Events: how soon after the answer to a send they arrive, how many arrive per second, and how much memory a socket takes.
 //!
-//! Invariant: one client counts the received frames on real sockets, one by one, on both sides of a ratio.
+//! Invariant: for both sides of a ratio, the same client counts each frame that it receives on real sockets.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -72,8 +72,8 @@ pub fn measure(
         settle()?;
         turn(settings.posts_as(server.address, &Caller::Nobody, false))
     };
-    // In operation the readers are on other machines. Here one thread reads for all of them, so that they take little from the
-    // server.
+    // In operation the readers are on other machines. Here one thread reads for all of them, so that they take little processor
+    // time from the server.
     let ears = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let ears = ears.context("starting a runtime")?;
     let (mut alone, mut listened) = (vec![sends()?], Vec::with_capacity(TURNS));
@@ -134,7 +134,7 @@ async fn text(socket: &mut Socket) -> Outcome<String> {
     }
 }
 
-/// The median delay of an event after the answer to its send.
+/// The median of the times from the answer to a send until its event arrives.
 async fn event_delay(database: &str, settings: &Settings, address: SocketAddr) -> Outcome<Figure> {
     let mut socket = connect(address, 2).await?;
     text(&mut socket).await?;

@@ -35,7 +35,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// With fewer messages, some users have fewer than the 50 messages of a page.
 const MIN_MESSAGES: u64 = 100_000;
-/// With fewer messages, some conversations are shorter than the loads need, or the distinct reactions run out.
+/// With fewer messages, some conversations are too short for the loads, or the load of reactions has too few distinct pairs of
+/// emoji and message.
 const MIN_MESSAGES_FOR_CONVERSATIONS: u64 = 500_000;
 
 fn main() -> ExitCode {

@@ -1,7 +1,7 @@
 //! What is measured, in which order, and the target of each figure.
 //!
-//! Invariant: the limit and the server take turns, and the best result of each counts, so that a disturbance from outside does
-//! not affect one side alone. Reads are measured before writes, so that the pages stay the same.
+//! Invariant: the limit and the server are measured alternately, and the best result of each counts, so that a disturbance from
+//! outside does not affect one side alone. Reads are measured before writes, so that the pages stay the same.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -58,7 +58,7 @@ fn run_sqlite(settings: &Settings, folder: &Path, figures: &mut Vec<Figure>) -> 
     say("SQLite: loading");
     let database = setup.data_dir.join("posthaste.db");
     data::fill_sqlite(&database, settings.message_count)?;
-    // The limit copies the database, so it runs before the server.
+    // The limit copies the database file, so it is started before the server.
     let bare_writer = Limit::group_commit(folder, &database)?;
     let settle = || sync_disk(folder);
     credentials.put_into_sqlite(&database)?;
@@ -83,7 +83,8 @@ fn run_sqlite(settings: &Settings, folder: &Path, figures: &mut Vec<Figure>) -> 
     Ok(())
 }
 
-/// Measures what is the same on both databases, then ends the server.
+/// Runs the measurements that are the same on both databases: conversations, events, log-ins and starts. Ends the server before
+/// the last two.
 fn measure_the_rest(
     database: &'static str,
     settings: &Settings,
@@ -122,7 +123,7 @@ fn read_sqlite(settings: &Settings, folder: &Path, server: &Server) -> Outcome<F
     Ok(Figure::rate("GET 50 messages, SQLite", reading.measured, (&name, limit.rate()), target))
 }
 
-/// Syncs the disk, so that nothing of one measurement is still to be written during the next one.
+/// Syncs the file system, so that no data of one measurement is written to disk during the next one.
 fn sync_disk(folder: &Path) -> Outcome<()> {
     let synced = Command::new("sync").arg("--file-system").arg(folder).status().context("running sync")?;
     if synced.success() { Ok(()) } else { Err(format!("sync ended with {synced}")) }
@@ -169,7 +170,8 @@ fn run_postgres(settings: &Settings, folder: &Path, figures: &mut Vec<Figure>) -
     drop(Server::start(&setup)?);
     say("PostgreSQL: loading");
     cluster.fill(settings.message_count)?;
-    // Twice, because the statements that create the scratch tables are planned by statistics, too.
+    // Collects statistics twice: first for the statements that create the scratch tables, and then for the scratch tables
+    // themselves.
     cluster.vacuum()?;
     cluster.execute(postgres::SCRATCH_TABLES)?;
     cluster.vacuum()?;
@@ -186,7 +188,8 @@ fn run_postgres(settings: &Settings, folder: &Path, figures: &mut Vec<Figure>) -
     if settings.takes(Part::Messages) {
         figures.extend(write_postgres(settings, &cluster, &server)?);
     }
-    // Each measurement starts with plans for tables of their present size and an empty log since the last checkpoint.
+    // Before each measurement, ANALYZE lets PostgreSQL plan for the present size of the tables, and a checkpoint lets every
+    // measurement start with an empty log since the last checkpoint.
     let settle = || cluster.vacuum();
     if let Some(callers) = &callers {
         figures.extend(callers.write(settings, settle)?);
@@ -219,7 +222,8 @@ fn write_postgres(settings: &Settings, cluster: &Cluster, server: &Server) -> Ou
     say("PostgreSQL: writing");
     let (mut limit, mut plain, mut keyed) = (Best::of("limit"), Best::of("server"), Best::of("with keys"));
     for _ in 0..ROUNDS {
-        // Each measurement starts with an empty log since the last checkpoint.
+        // Runs a checkpoint before each measurement, so that every measurement starts with an empty log since the last
+        // checkpoint.
         cluster.execute("CHECKPOINT")?;
         limit.offer(settings.pgbench(cluster, postgres::INSERT_ONE, client::CONNECTIONS)?);
         cluster.execute("CHECKPOINT")?;
@@ -258,7 +262,7 @@ fn sample_page(address: SocketAddr) -> Outcome<Page> {
     Ok(page)
 }
 
-/// The median time of several starts on the database as the loads have left it.
+/// The median time of several starts, on the database as it is after the loads.
 fn median_start(setup: &Setup) -> Outcome<Duration> {
     say("starting");
     let mut times = Vec::with_capacity(STARTS);

@@ -28,7 +28,8 @@ pub struct Cluster {
     process: Process,
 }
 
-/// Tables beside the schema: the rows of a page of each user, and a copy of the messages from which rows are inserted.
+/// Tables outside the schema `messaging`: for each user, the conversations of their newest 50 messages with the lowest seq in
+/// each; and a copy of the messages, into which `INSERT_ONE` inserts.
 pub const SCRATCH_TABLES: &str = "
     CREATE TABLE bench_pages (user_id BIGINT PRIMARY KEY, conversation_ids BIGINT[], from_seqs BIGINT[]);
     INSERT INTO bench_pages
@@ -43,9 +44,9 @@ pub const SCRATCH_TABLES: &str = "
     INSERT INTO bench_messages SELECT * FROM messaging.messages ORDER BY id;
     CREATE SEQUENCE bench_sequence START 1000000000;";
 
-/// The limit for reads: the 50 rows of a page whose places in each conversation are already known. Compared on this machine
-/// with 16 clients, in pages per second: these ranges 6,800 to 7,700, the 50 keys one by one 6,400 to 7,000, `FIND_PAGE` 3,500
-/// to 4,100, 50 newest rows of each conversation by LATERAL 1,100.
+/// The limit for reads: selects the 50 rows of a page when it is already known where the page begins in each conversation.
+/// Compared on this machine with 16 clients, in pages per second: these ranges 6,800 to 7,700, the 50 keys one by one 6,400 to
+/// 7,000, `FIND_PAGE` 3,500 to 4,100, 50 newest rows of each conversation by LATERAL 1,100.
 pub const READ_PAGE: &str = "
 \\set user random(1, 1000)
 SELECT m.id, m.conversation_id, m.seq, m.kind, m.sender_id, m.recipient_id, m.created_at, m.timestamp_sent, \
@@ -55,8 +56,8 @@ SELECT m.id, m.conversation_id, m.seq, m.kind, m.sender_id, m.recipient_id, m.cr
     WHERE page.user_id = :user ORDER BY m.timestamp_sent DESC, m.id DESC;
 ";
 
-/// The best plain query that is known and also finds the rows. It takes the newest eight rows of each conversation, so some of
-/// its results are wrong, which a server may not return.
+/// The fastest known plain query that also finds out which rows belong to the page. It reads only the newest eight rows of each
+/// conversation, so some of its results are wrong. A server must not return wrong results.
 pub const FIND_PAGE: &str = "
 \\set user random(1, 1000)
 SELECT m.id, m.conversation_id, m.seq, m.kind, m.sender_id, m.recipient_id, m.created_at, m.timestamp_sent, \
@@ -66,7 +67,8 @@ SELECT m.id, m.conversation_id, m.seq, m.kind, m.sender_id, m.recipient_id, m.cr
     WHERE mb.user_id = :user ORDER BY m.timestamp_sent DESC, m.id DESC LIMIT 50;
 ";
 
-/// The limit for writes: one row in one transaction, spread over the same 1,000 conversations.
+/// The limit for writes: each transaction inserts one row. The rows are spread over the same 1,000 conversations as the sends
+/// to the server.
 pub const INSERT_ONE: &str = "
 \\set conversation 1 + 10 * random(0, 999)
 INSERT INTO bench_messages (conversation_id, seq, id, timestamp_sent, kind, sender_id, recipient_id, created_at, \
@@ -154,7 +156,7 @@ impl Cluster {
             .ok_or_else(|| format!("pgbench reported no rate:\n{text}"))
     }
 
-    /// Leaves the tables as autovacuum would have left them.
+    /// Vacuums and analyzes all tables, as autovacuum does in operation, and then runs a checkpoint.
     pub fn vacuum(&self) -> Outcome<()> {
         // VACUUM cannot run in a transaction, and several statements in one message form a transaction.
         self.execute("VACUUM (ANALYZE)")?;

@@ -83,7 +83,7 @@ impl Figure {
         Self::plain(what, taken.as_secs_f64() * 1e3, Unit::Milliseconds, at_most_ms)
     }
 
-    /// A time, compared with another one.
+    /// A time with another time as its limit.
     pub fn time_beside(what: &str, taken: Duration, other: (&str, Duration), target: Target) -> Self {
         Self {
             what: what.to_owned(),

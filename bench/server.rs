@@ -1,4 +1,4 @@
-//! The server under test. It is started and stopped as an operator does it; its start time and its memory are measured.
+//! The server under test. It is started and stopped in the way an operator does it. Its start time and its memory are measured.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};

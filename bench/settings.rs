@@ -129,7 +129,7 @@ pub struct Best {
 }
 
 impl Best {
-    /// Starts without a measurement.
+    /// A name without a measurement yet.
     pub fn of(name: &'static str) -> Self {
         Self { name, measured: Measured::default() }
     }
