@@ -1,5 +1,5 @@
-//! Syncs that fail during a backup or a restore: nothing is reported as done that may not be on disk. strace makes one sync
-//! fail in each run, until every sync of the command has failed once.
+//! Syncs that fail during a backup or a restore: the command does not report success if its data may not be on disk. In each
+//! run strace makes one sync fail, until every sync of the command has failed once.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -9,7 +9,7 @@ use crate::operations::operations::text;
 use crate::support::place::Kind;
 use crate::support::{Place, Server, trace};
 
-/// SQLite syncs with the first, Posthaste itself with the second.
+/// The system calls that sync: SQLite uses the first one, Posthaste itself the second one.
 const CALLS: [&str; 2] = ["fdatasync", "fsync"];
 /// More syncs than any of these commands makes.
 const SYNCS_LIMIT: usize = 200;
@@ -22,7 +22,8 @@ struct Failed {
     by_sqlite: bool,
 }
 
-/// Runs a command whose call number `number` fails. Returns that call, or `None` if the command makes fewer calls.
+/// Runs a command and makes the call with this number fail, counted from 1. Returns the output and the failed sync, or `None`
+/// if the command makes fewer calls.
 fn run_failing(place: &Place, arguments: &[&str], call: &str, number: usize) -> (Output, Option<Failed>) {
     let log = place.folder.path().join("syncs");
     drop(std::fs::remove_file(&log));
@@ -49,8 +50,9 @@ fn name_of(folder: &Path) -> String {
 
 /// Whether the backup is complete although this sync of SQLite failed.
 fn is_ignored(place: &Place, failed: &Failed, folder: &Path) -> bool {
-    // SQLite ignores a failed sync of a folder. When the last reader of the source closes it, the source's log is emptied. Data
-    // from PostgreSQL is in a log until it is copied and synced.
+    // Three kinds of sync by SQLite may fail without harm to the backup. SQLite ignores a failed sync of a folder. A sync of
+    // the source database happens when its last reader closes it and the source's write-ahead log is emptied. Data from
+    // PostgreSQL stays in a write-ahead log until it has been copied and synced.
     failed.name == name_of(folder)
         || failed.name.starts_with("posthaste.db")
         || (place.kind == Kind::Postgres && failed.name.starts_with("backup.partial"))
@@ -88,7 +90,8 @@ both!(a_backup_whose_sync_fails_is_not_reported_as_made, async |place| {
             failed_on.push((failed, text(&output)));
         }
     }
-    // The content of the backup, and its name. Errors of Posthaste's own syncs have a sentence of their own.
+    // Posthaste itself syncs the content of the backup and the folder that holds its name. The error text of a failed sync says
+    // so.
     for wanted in ["backup.partial", &name_of(folder.path())] {
         let ours = failed_on.iter().filter(|(failed, _)| failed.name == wanted && !failed.by_sqlite);
         let said: Vec<&str> = ours.map(|(_, said)| said.as_str()).collect();
@@ -121,19 +124,20 @@ both!(a_restore_whose_sync_fails_is_an_error, async |place| {
                 assert!(output.status.success(), "{}", text(&output));
                 break;
             };
-            // SQLite ignores a failed sync of a folder. While it copies a log into a database or prepares the copy of the
-            // backup, committed data stays in the log.
+            // SQLite ignores a failed sync of a folder. While SQLite copies a write-ahead log into its database, or prepares
+            // the copy of the backup, committed data stays in the log.
             let folder = name_of(place.folder.path());
             let beside = ["-journal", "-wal"].map(|suffix| format!("{staged}{suffix}"));
             let ignored = ["posthaste.db", "posthaste.db-wal", &folder, staged, &beside[0], &beside[1]];
             let ignored = failed.by_sqlite && ignored.contains(&failed.name.as_str());
             assert!(ignored || !output.status.success(), "{failed:?} was not reported as an error: {}", text(&output));
-            // The messages from before the restore, or all messages of the backup.
+            // The database holds all six messages from before the restore, or all five of the backup.
             let messages = place.numbers("SELECT count(*) FROM messaging.messages").await[0][0];
             assert!([5, 6].contains(&messages), "{failed:?}: {messages}");
             if output.status.success() {
                 assert_eq!(messages, 5, "{failed:?}");
-                // The name of the kept database contains the second.
+                // The name under which the old database is kept contains the time in seconds, and the next restore needs
+                // another name.
                 tokio::time::sleep(std::time::Duration::from_millis(1_100)).await;
             }
             failed_on.push((failed, output.status.success(), text(&output)));
@@ -166,7 +170,7 @@ fn a_new_folder_is_synced() {
         let database = outer.join("for the data").join("posthaste.db");
         let url = format!("sqlite:{}", database.display());
         let arguments = ["restore", file.to_str().unwrap(), "--database-url", &url];
-        // The first two syncs are those of the parent folders of the new folders.
+        // The first two syncs are those of the folders that contain the two new folders.
         for number in 1..=2 {
             let (output, failed) = run_failing(place, &arguments, "fsync", number);
             assert!(!output.status.success(), "{}", text(&output));

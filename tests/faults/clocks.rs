@@ -1,8 +1,8 @@
 //! Wrong clocks: of one node, and of the whole machine.
 //!
-//! Promise: on PostgreSQL the clock of the database is the time of every node. A node whose own clock differs from it by more
-//! than a minute logs an error, deletes nothing by time and sends no scheduled messages. When a clock is set back, a repeated
-//! request with an idempotency key still has no second effect, and no user is locked out.
+//! Promise: on PostgreSQL every node takes the time from the clock of the database. A node whose own clock differs from it by
+//! more than a minute logs an error, deletes nothing by time and sends no scheduled messages. When a clock is set back, a
+//! repeated request with an idempotency key still has no second effect, and no user is locked out.
 
 mod set_back;
 
@@ -24,12 +24,12 @@ use crate::support::{Answer, Place, answer_of, run};
 
 const DAY_S: i64 = 86_400;
 const SECOND: i64 = 1_000_000;
-/// How long a node may take to notice that a clock changed, on a machine that also runs other tests.
+/// A node must notice within this time that a clock changed. The time is long because the machine also runs other tests.
 const NOTICED_WITHIN: Duration = Duration::from_secs(60);
 const SKEWED: &str = "this machine's clock differs from the database's";
 
-/// A wrong clock for the processes that are started with it. It is a library that they load with `LD_PRELOAD`. The test sets
-/// by how much the clock is wrong, also while they run.
+/// A wrong clock for the processes that are started with it. It is a library that these processes load with `LD_PRELOAD`. The
+/// test can change the error of the clock while they run.
 struct WrongClock {
     folder: TempDir,
 }
@@ -101,7 +101,7 @@ impl Node {
         self.client.request(method, format!("http://{}{target}", self.process.address))
     }
 
-    /// Sends a message from bugs to duck with further fields.
+    /// Sends a message from bugs to duck. `more` holds further fields of the request body.
     async fn send(&self, body: &str, key: Option<&str>, more: Value) -> Answer {
         let mut message = json!({"sender_user_name": "bugs", "recipient_user_name": "duck", "body": body});
         message.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -118,7 +118,7 @@ impl Node {
         answer.json()
     }
 
-    /// Schedules a message.
+    /// Schedules a message from bugs to duck.
     async fn schedule(&self, body: &str, at: Timestamp) {
         let answer = self.send(body, None, json!({"send_at": at.to_string()})).await;
         assert_eq!(answer.status, 202, "{}", String::from_utf8_lossy(&answer.bytes));
@@ -153,7 +153,7 @@ impl Node {
         answer_of(self.request(Method::GET, "/api/users/me").bearer_auth(token)).await.status.as_u16()
     }
 
-    /// The metric of the node for how far its machine's clock is ahead of the database's, in seconds.
+    /// The node's metric of its clock skew: by how many seconds its machine's clock is ahead of the database's clock.
     async fn skew_s(&self) -> f64 {
         let metrics = answer_of(self.request(Method::GET, "/metrics")).await;
         let text = String::from_utf8(metrics.bytes).unwrap();
@@ -266,7 +266,7 @@ fn a_node_ten_minutes_ahead_sends_nothing_early() {
         let sent_at = Timestamp::parse(sent["timestamp_sent"].as_str().unwrap()).unwrap();
         let earliest = before.plus_micros(-SECOND);
         assert!((earliest..in_s(1)).contains(&sent_at), "{sent_at} is not the database's time {before}");
-        // The row of another node, which has not renewed it for an hour.
+        // Inserts the row of a node that has not renewed it for an hour.
         place.sql("INSERT INTO messaging.presence_servers VALUES ('gone', now() - interval '1 hour', FALSE)").await;
         node.wait_for_skew(600).await;
         tokio::time::sleep(Duration::from_secs(6)).await;
@@ -320,8 +320,8 @@ fn a_node_within_the_limit_uses_the_databases_clock() {
         let healthy = Node::start(place, Wrapping::default()).await;
         let stays = healthy.log_in().await;
         healthy.log_in().await;
-        // The first session expires in 35 s. By the machine's clock of the second node, 40 s ahead, it has already expired. The
-        // second session expired an hour ago.
+        // The first session expires in 35 s. The clock of the second node's machine is 40 s ahead, so by that clock the session
+        // has already expired. The second session expired an hour ago.
         let expiries = [("min", in_s(35)), ("max", in_s(-3_600))];
         for (which, at) in expiries {
             let row = format!("(SELECT {which}(id) FROM messaging.sessions)");
@@ -356,7 +356,7 @@ async fn keys_hold(place: &Place, clock: &WrongClock) {
     assert_eq!(node.sent("before", Some("before")).await, before);
     let back = node.sent("back", Some("back")).await;
     assert_eq!(node.sent("back", Some("back")).await, back);
-    // After a restart the node has only what the database holds.
+    // After a restart the node has an empty memory and knows only what the database holds.
     node.process.terminate().await;
     let node = clock.start(place).await;
     let again = node.sent("again", Some("again")).await;

@@ -1,5 +1,5 @@
-//! Files that changed by themselves: single bits, and missing ends. A damaged backup is refused. Data from a damaged database
-//! is never served wrong without an error.
+//! Damaged files: a single bit is flipped, or the end of the file is missing. A damaged backup is refused. From a damaged
+//! database the server returns correct data or an error, never wrong data.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,9 +17,9 @@ use crate::support::people::{group, patch, say};
 use crate::support::place::Kind;
 use crate::support::{Place, Server, many, random, seeded};
 
-/// Messages in the damaged database, besides those of the demo.
+/// Number of messages in the damaged database, besides those of the demo.
 const MESSAGES: usize = 300;
-/// Single bits that are flipped, each in a copy of its own.
+/// Number of damaged copies of a file. In each copy one bit is flipped.
 const FLIPS: usize = 50;
 const FLIPS_IN_SOAK: usize = 500;
 
@@ -84,7 +84,8 @@ both!(a_damaged_backup_is_refused, async |place| {
         let which = flip(&original, &damaged, &rng);
         assert_refused(place, &damaged, &which);
     }
-    // Flips a bit in each byte of the digest at the end and of the mark in the header that says there is one.
+    // Flips one bit in each byte of the digest at the end of the file, and in each byte of the mark in the header. The mark
+    // says that there is a digest.
     for at in (68..72).chain(original.len() - 92..original.len()) {
         let mut bytes = original.clone();
         bytes[at] ^= 1 << (at % 8);
@@ -92,15 +93,16 @@ both!(a_damaged_backup_is_refused, async |place| {
         let refused = check_backup(place, &damaged);
         assert!(!refused.status.success(), "byte {at}: {}", text(&refused));
     }
-    // Files that are too short: empty, shorter than a header, one page, half, without the digest, without the last byte. And
-    // one that is too long.
+    // Files that are too short: empty, shorter than a header, one page, half, without the digest, without the last byte. The
+    // last file is too long.
     for length in [0, 1, 99, 4_096, original.len() / 2, original.len() - 91, original.len() - 1] {
         std::fs::write(&damaged, &original[..length]).unwrap();
         assert_refused(place, &damaged, &format!("{length} of {} bytes", original.len()));
     }
     std::fs::write(&damaged, [original.as_slice(), b"\n"].concat()).unwrap();
     assert_refused(place, &damaged, "one byte more");
-    // None of this changed the data. The backup itself is restored, and the command says that its digest matches.
+    // The refused files changed no data. Restoring the undamaged backup succeeds, and the command prints that the digest
+    // matches.
     assert_eq!(server.all("/api/messages/bugs").await, before);
     let restored = restore(place, &file);
     assert!(restored.status.success() && text(&restored).contains("matched its content"), "{}", text(&restored));
@@ -197,7 +199,8 @@ fn a_damaged_database_is_replaced_by_a_backup() {
         let file = place.folder.path().join("backup");
         assert!(posthaste(place, &["backup", file.to_str().unwrap()]).status.success());
         server.stop().await;
-        // The count of unused bytes in a page between its rows. SQLite checks it and needs it for nothing else.
+        // Damages the number of unused bytes between the rows of a page. SQLite only compares this number and does not use it
+        // to read rows.
         let mut bytes = std::fs::read(place.sqlite_file()).unwrap();
         let text_of_a_row = b"message 7: ";
         let at = bytes.windows(text_of_a_row.len()).position(|window| window == text_of_a_row).unwrap();
@@ -215,11 +218,11 @@ fn a_damaged_database_is_replaced_by_a_backup() {
     });
 }
 
-/// The texts of a database by place.
+/// The texts of the messages in a database, by conversation id and seq.
 type Texts = BTreeMap<(i64, i64), String>;
 
-/// Reads every message of the conversations that were filled, as the server reads them. Leaves out messages that it refuses to
-/// return.
+/// Reads every message of the filled conversations in the way the server reads them. The result lacks messages that the server
+/// refuses to return.
 async fn read_texts(file: &Path, known: &Texts) -> Texts {
     let environment = Environment::new(Clock::System);
     let mut texts = Texts::new();
@@ -289,7 +292,7 @@ fn a_damaged_database_serves_no_wrong_text() {
     });
 }
 
-/// The texts of an intact database, read beside the server.
+/// The texts of an intact database, read directly from the file.
 fn stored_texts(file: &Path) -> Texts {
     let connection = rusqlite::Connection::open(file).unwrap();
     let mut statement = connection.prepare("SELECT conversation_id, seq, body FROM messages").unwrap();

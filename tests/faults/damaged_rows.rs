@@ -1,4 +1,4 @@
-//! Rows that changed by themselves: a message that does not match its digest is never served, and everything else still works.
+//! Damaged rows: the server never returns a message that does not match its digest, and everything else still works.
 
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ const MESSAGES_WITHOUT_DIGEST: &str =
     "SELECT (SELECT count(*) FROM messaging.messages WHERE digest IS NULL) + (SELECT count(*) FROM messaging.message_edits
       WHERE digest IS NULL)";
 
-/// Changes a row on the database, and makes the server drop its rendered copy.
+/// Changes a row directly in the database, and makes the server drop its rendered copy of the message.
 async fn damage(place: &Place, set: &str, conversation: i64, seq: i64) {
     place
         .sql(&format!(
@@ -67,7 +67,7 @@ both!(a_changed_text_is_never_served, async |place| {
         assert!(problem["detail"].as_str().unwrap().contains("posthaste doctor --deep"), "{problem}");
     }
     assert_eq!(damaged_reads(&server).await, before + places.len() as u64 + 1);
-    // An export breaks off without its last line.
+    // An export that meets the damaged message ends early, without its last line.
     let mut export = server.request(reqwest::Method::GET, "/api/users/duck/export").send().await.unwrap();
     let mut exported = Vec::new();
     let cut = loop {
@@ -84,7 +84,7 @@ both!(a_changed_text_is_never_served, async |place| {
         get(&server, "bugs", &format!("/api/conversations/{room}/messages/{first}")).await.json()["body"],
         "the carrot is a lie"
     );
-    // A damaged text cannot be forwarded, and does not become an earlier text of an edit.
+    // A damaged message cannot be forwarded, and an edit does not store its damaged text as an earlier version.
     post(
         &server,
         "bugs",
@@ -130,7 +130,7 @@ both!(the_doctor_compares_texts_with_deep, async |place| {
     let (well, said) = doctor_deep(place);
     assert!(!well && said.contains("its earlier body 1 does not match"), "{said}");
     place.sql("UPDATE messaging.message_edits SET body = 'first' WHERE edition = 1").await;
-    // A message that is missing, and one whose conversation does not exist.
+    // `doctor` finds a missing message, and a message whose conversation does not exist.
     place.sql(&format!("DELETE FROM messaging.messages WHERE conversation_id = {room} AND seq = 1")).await;
     let (well, said) = doctor_deep(place);
     assert!(!well && said.contains("1 conversations lack messages"), "{said}");
@@ -167,7 +167,7 @@ both!(a_change_of_each_covered_column_is_found, async |place| {
         damage(place, right, room, seq).await;
         assert_eq!(read(seq).await.status, 200, "{right}");
     }
-    // Changes of times come last, because the other changes are undone exactly.
+    // Changes of times come last, because they are not undone; all other changes are undone exactly.
     for times in
         [later, "created_at = timestamp_sent, timestamp_sent = (SELECT min(timestamp_sent) FROM messaging.messages)"]
     {

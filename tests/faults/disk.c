@@ -1,16 +1,16 @@
 /* A disk that fails on demand and loses what was not synced, as a library for LD_PRELOAD in a server under test.
  *
- * POSTHASTE_DISK_FOLDER  files below this folder are on the disk
- * POSTHASTE_DISK_RULES   a file with rules, read again at each call, so that a test changes them while the server runs
- * POSTHASTE_DISK_SYNCED  a folder with the contents that a power loss would leave of each file, under the file's own name
- * POSTHASTE_DISK_MOUNTS  a file that is opened in the place of /proc/self/mountinfo
+ * POSTHASTE_DISK_FOLDER  a folder: all files below it are on the disk
+ * POSTHASTE_DISK_RULES   a file with rules; it is read at each call, so that a test can change the rules while the server runs
+ * POSTHASTE_DISK_SYNCED  a folder with a copy of each file, under the same name: what would be left of it after a power loss
+ * POSTHASTE_DISK_MOUNTS  a file that is opened instead of /proc/self/mountinfo
  *
  * A rule is a line: CALL SUFFIX ERRNO SKIP COUNT DELAY_MS. It applies to calls of one kind (open, read, write, sync) on files
  * whose path ends with SUFFIX. The first SKIP calls pass, the next COUNT (-1: all) wait for DELAY_MS and fail with ERRNO
  * (0: they only wait).
  *
- * The model of a power loss is that of Linux: a page that was written and not synced is lost. After a failed sync its pages
- * count as clean in memory and are not on the disk, so that a later sync that succeeds does not write them either. */
+ * The model of a power loss is that of Linux: a page that was written and not synced is lost. After a failed sync the kernel
+ * treats its pages as clean, although they are not on the disk. So a later sync succeeds and does not write them either. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -34,8 +34,8 @@
 
 struct file {
     char path[PATH_MAX];
-    unsigned char *dirty; /* one byte a page */
-    long pages;           /* up to where anything may be dirty */
+    unsigned char *dirty; /* one byte for each page: 1 if it was written and not synced */
+    long pages;           /* all dirty pages are before this one */
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -132,7 +132,7 @@ static int open_synced(const char *path) {
     return syscall(SYS_openat, AT_FDCWD, name, O_RDWR | O_CREAT, 0600);
 }
 
-/* After a sync: its pages are on the disk if it succeeded; otherwise they are lost. */
+/* Records the end of a sync. If it succeeded, its pages are on the disk. Otherwise they are lost. */
 static void synced(int fd, const char *path, int succeeded) {
     struct stat status;
     pthread_mutex_lock(&lock);

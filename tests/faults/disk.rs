@@ -1,4 +1,5 @@
-//! A disk that fails on demand, for a real server: `disk.c`, compiled and preloaded.
+//! A disk that fails on demand, for a real server. It is the library `disk.c`, which is compiled here and which the server
+//! loads with `LD_PRELOAD`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,7 +8,7 @@ use std::sync::OnceLock;
 use crate::support::Place;
 use crate::support::process::{Process, Wrapping};
 
-/// The compiled library, which exists as long as the test run.
+/// The path of the compiled library. The library is compiled once in a test run.
 fn library() -> &'static Path {
     static LIBRARY: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
     let (_, path) = LIBRARY.get_or_init(|| {

@@ -25,7 +25,7 @@ use crate::support::process::{Process, Wrapping};
 use crate::support::watch::{Follower, Socket};
 use crate::support::{Options, Place, Server, run};
 
-/// How long a node may answer nothing after its connections went silent.
+/// A node must answer again within this time after its connections went silent.
 const GAP_LIMIT: Duration = Duration::from_secs(15);
 /// How long the answer to a ping may take.
 const PONG_LIMIT: Duration = Duration::from_secs(1);
@@ -35,12 +35,12 @@ const SILENCE: Duration = Duration::from_secs(6);
 const HEARTBEAT: Duration = Duration::from_millis(700);
 /// More frames than a socket's queue holds.
 const FRAMES: usize = 100;
-/// Callers who ask together while the database is silent.
+/// Number of callers who send a request at the same time while the database is silent.
 const CALLERS: usize = 40;
-/// How long credentials stay valid without confirmation, in a test.
+/// In these tests, the credentials of a reader stay valid for this long while the database cannot confirm them.
 const UNCONFIRMED: Duration = Duration::from_secs(2);
 
-/// Pings once. Returns the time of the answer, and the events that came before it.
+/// Pings once. Returns how long the answer took, and the events that came before it.
 async fn ping(socket: &mut Socket) -> (Duration, Vec<Value>) {
     let asked = Instant::now();
     let mut events = Vec::new();
@@ -54,7 +54,7 @@ async fn ping(socket: &mut Socket) -> (Duration, Vec<Value>) {
     }
 }
 
-/// Pings for some time. Returns the longest time of an answer, and the other frames.
+/// Pings repeatedly for some time. Returns the longest time that an answer took, and all other frames.
 async fn keep_pinging(socket: &mut Socket, during: Duration) -> (Duration, Vec<Value>) {
     let (begun, mut longest, mut events) = (Instant::now(), Duration::ZERO, Vec::new());
     while begun.elapsed() < during {
@@ -119,7 +119,7 @@ fn a_socket_is_alive_while_the_database_is_silent_and_misses_nothing() {
         let mut talking = Socket::of(&node, "duck").await;
         let mut listening = Socket::of(&node, "porky").await;
         proxy.set(Flow::Stall);
-        // A send that waits for the database, with more sends after it.
+        // The first send waits for the database, and two more sends wait behind it.
         for number in 0..3 {
             let body = format!("of the socket {number}");
             talking.say(json!({"type": "send", "ref": number, "recipient_user_name": "porky", "body": body})).await;
@@ -133,7 +133,7 @@ fn a_socket_is_alive_while_the_database_is_silent_and_misses_nothing() {
             let (mut pings, until) = (0, tokio::time::Instant::now() + SILENCE);
             while let Ok(frame) = tokio::time::timeout_at(until, listening.stream.next()).await {
                 pings += usize::from(matches!(frame.unwrap().unwrap(), Message::Ping(_)));
-                // The pong that the library queues is sent with the next write.
+                // The WebSocket library only queues its pong. The flush sends it.
                 listening.stream.flush().await.unwrap();
             }
             pings
@@ -263,7 +263,7 @@ fn callers_with_credentials_are_refused_together_while_the_database_is_silent() 
         let answer = node.post("/api/sessions", &json!({"user_name": "bugs", "password": PASSWORD})).await;
         let token = answer.json()["token"].as_str().unwrap().to_owned();
         proxy.set(Flow::Stall);
-        // The last read of the revocations is too old by now.
+        // After this time the node's last read of the revocations is too old to rely on.
         tokio::time::sleep(Duration::from_secs(1)).await;
         let client = reqwest::Client::builder().no_proxy().timeout(super::ANSWER_TIMEOUT).build().unwrap();
         let calls = (0..CALLERS).map(async |_| {
@@ -280,7 +280,8 @@ fn callers_with_credentials_are_refused_together_while_the_database_is_silent() 
     });
 }
 
-// Frames that arrived before the close frame are processed, like requests whose answer is not read.
+// The server processes frames that arrived before the close frame, just as it processes a request whose caller does not wait
+// for the answer.
 both!(frames_before_a_close_frame_are_processed, async |place| {
     let server = Server::start(place).await;
     let mut socket = Socket::of(&server, "bugs").await;
@@ -300,14 +301,15 @@ both!(frames_before_a_close_frame_are_processed, async |place| {
     server.stop().await;
 });
 
-// A full queue of a socket's frames holds its sender back. It loses and reorders nothing.
+// While the queue of a socket's incoming frames is full, the client must wait. No frame is lost, and the frames keep their
+// order.
 both!(more_frames_than_the_queue_holds_are_processed_in_order, async |place| {
     let server = Server::start(place).await;
     let mut socket = Socket::of(&server, "porky").await;
     for number in 0..FRAMES {
         let frame = json!({"type": "send", "ref": number, "recipient_user_name": "duck", "body": "x".repeat(3_000)});
         socket.say(frame).await;
-        // An invalid frame is answered in its order as well.
+        // Invalid frames are also answered in the order in which they arrived.
         socket.say(json!({"type": "nonsense", "ref": number})).await;
     }
     let mut replies = Vec::new();

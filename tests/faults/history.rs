@@ -1,9 +1,9 @@
-//! The history checker: clients work on two nodes over one database while faults happen. At the end everything that they saw is
-//! compared with the promises.
+//! The history checker: clients work on two nodes over one database while faults happen. At the end everything that the clients
+//! saw is compared with the promises.
 //!
 //! Promises: an acknowledged message is stored once, at the place that the answer named, in the order of its conversation. A
 //! read that begins after an acknowledged send sees it, on any node. Each reader gets each event that they may see once and in
-//! order, on whichever nodes and in whichever ways they read. Unread counts agree with a simple model.
+//! order, even if they change nodes and ways of reading. Unread counts agree with a simple model.
 
 mod clients;
 mod injector;
@@ -40,11 +40,11 @@ pub struct World {
     pub nodes: Mutex<Vec<SocketAddr>>,
     /// Set when no new work may begin.
     pub stop: AtomicBool,
-    /// Set when nothing more is written: a reader that reaches the end then has read everything.
+    /// Set when all writers have ended. A reader that reaches the end of the event log after that has read everything.
     pub is_written: AtomicBool,
     /// The largest acknowledged seq of each conversation, and its members.
     pub newest: Mutex<HashMap<i64, (i64, [&'static str; 2])>>,
-    /// Reads directly after an acknowledged send, on any node.
+    /// Number of reads that found an acknowledged message directly after its send, on any node.
     pub read_back: AtomicUsize,
     seed: u64,
 }
@@ -173,8 +173,9 @@ async fn assert_read(place: &Place, person: Option<&str>, before: i64, reader: &
     assert_eq!(delivered, expected, "{person:?}");
 }
 
-/// Asserts that watermarks are between the acknowledged and the attempted ones, and that the unread count is the number of
-/// messages after them.
+/// Asserts that each read watermark is at least the highest acknowledged one and at most the highest attempted one, and that
+/// the unread count is the number of messages after the watermark. A user has also read everything up to their own last
+/// message.
 async fn assert_unread(place: &Place, world: &World, receipts: &Receipts) {
     let node = world.nodes.lock().unwrap()[0];
     let conversations = world.newest.lock().unwrap().clone();

@@ -1,4 +1,5 @@
-//! Lost answers to a COMMIT: a pooler loses its connection to the database and answers the COMMIT with an error of its own.
+//! Lost answers to a COMMIT: a pooler loses its connection to the database, and the server gets the pooler's own error as the
+//! answer to its COMMIT.
 //!
 //! Promise: the server does not repeat a unit of work that may have been committed. A send without an idempotency key is stored
 //! once, and its caller gets 503, because the outcome is unknown. With a key, the caller repeats the send and gets the stored

@@ -1,7 +1,7 @@
 //! Faults of storage and network, one file for each kind. The promises against each are in docs/reliability.md.
 //!
-//! A kind needs a real fault: a disk that fails a call, a peer that goes silent, a server that is stopped. To add one, write a
-//! file here that injects the fault into a running server and compares the promise with what clients and the database saw.
+//! Each kind is a real fault: a disk that fails a call, a peer that goes silent, a server that is stopped. To add one, write a
+//! file here that injects the fault into a running server, and compare what clients and the database saw with the promise.
 //! `proxy` stands between a server and PostgreSQL; `samples` measures while the fault lasts.
 
 mod backup_sync;
@@ -35,7 +35,7 @@ use serde_json::Value;
 use crate::operations::durability::Attempt;
 use crate::support::server::{Answer, answer_of};
 
-/// Connections that one node may have: its pool, and the one that listens (docs/operating.md).
+/// Maximum number of connections of one node to PostgreSQL: 16 in its pool, and one that listens (docs/operating.md).
 const CONNECTIONS_OF_A_SERVER: i64 = 17;
 /// Longer than any time limit of the server.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(90);

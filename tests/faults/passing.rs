@@ -1,6 +1,7 @@
-//! Temporary faults: errors of PostgreSQL that do not happen again a moment later.
+//! Temporary faults: errors of PostgreSQL that are over a moment later.
 //!
-//! Promise: the work is run again where that is safe, or the request is answered with 503 and Retry-After. Never with 500.
+//! Promise: the unit of work is run again where that is safe. Otherwise the request is answered with 503 and Retry-After, never
+//! with 500.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,11 +20,12 @@ use crate::support::{Options, Server, many, random, run, seeded};
 
 const DURING: Duration = Duration::from_secs(6);
 const CALLERS: usize = 32;
-/// Requests of each caller while PostgreSQL allows few connections.
+/// Number of requests of each caller while PostgreSQL allows few connections.
 const REQUESTS: usize = 15;
 const FEW_CONNECTIONS: &str = "max_connections=12";
 
-/// Callers who read, react, edit and send receipts in one conversation until they are stopped, and all their answers.
+/// Callers who read, react, edit and send receipts in one conversation until they are stopped. The tasks return all their
+/// answers.
 struct Crowd {
     stop: Arc<AtomicBool>,
     callers: Vec<tokio::task::JoinHandle<Vec<Answer>>>,
@@ -109,7 +111,8 @@ fn a_pool_works_with_the_connections_that_it_gets() {
     runtime.block_on(async {
         let cluster = Cluster::start_with(&[FEW_CONNECTIONS]).await;
         let place = Place::in_cluster(&cluster.url()).await;
-        // A superuser could also use the connections that PostgreSQL keeps for superusers, and the test needs one.
+        // The server must not connect as a superuser: it could then use the connections that PostgreSQL keeps for superusers,
+        // and the test needs one of them.
         place.sql(&format!("CREATE ROLE few LOGIN; GRANT ALL ON DATABASE {} TO few", place.database)).await;
         let database_url = Some(place.postgres_url().replacen("posthaste@", "few@", 1));
         let server = Server::start_with(&place, Options { database_url, ..Options::default() }).await;

@@ -1,8 +1,8 @@
 //! A pooler in transaction mode that does not keep prepared statements apart (PgBouncer before 1.21): a statement of one
 //! connection runs under the name that another connection prepared.
 //!
-//! Promise: a server refuses to start behind it, with a sentence that says why. If the pooler is put between later, every
-//! request is refused with 503: never a 500, never a row of another statement.
+//! Promise: a server refuses to start behind such a pooler and says why. If the pooler is put between the server and the
+//! database later, every request is refused with 503. No request gets a 500 or a row of another statement.
 
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use crate::support::{Place, run};
 
 const END_TIMEOUT: Duration = Duration::from_secs(30);
 const START_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long requests go through the pooler.
+/// How long the test sends requests through the pooler.
 const DURING: Duration = Duration::from_secs(4);
 
 /// PgBouncer in transaction mode, in front of the cluster of the run.
@@ -92,7 +92,7 @@ fn program() -> String {
 fn a_server_refuses_to_start_behind_a_pooler_that_confuses_statements() {
     run(Kind::Postgres, async |place| {
         let pooler = Pooler::start(place).await;
-        // The schema exists already, so that only the pooler can stop the start.
+        // Creates the schema first, so that only the pooler can be the reason of the refused start.
         Process::start(place).await.terminate().await;
         let wrapping = Wrapping { database_url: Some(pooler.url(place)), ..Wrapping::default() };
         let process = Process::spawn(place, wrapping);

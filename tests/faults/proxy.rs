@@ -2,7 +2,7 @@
 //!
 //! Faults can be switched at any moment. A stalled connection stays open and carries nothing, as behind a firewall that drops
 //! packets: neither side notices. The proxy also reads the messages of clients, so that it can stall a node between the
-//! statement that numbers its events and its COMMIT, while it holds the lock that every writer needs.
+//! statement that numbers its events and its COMMIT. At that point the node holds the lock that every writer needs.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -120,14 +120,15 @@ impl Proxy {
         *self.shared.target.lock().unwrap() = target_of(url);
     }
 
-    /// Arms the proxy: the next connection that sends a COMMIT after it has numbered events stalls all connections, and the
-    /// COMMIT is not forwarded. The node behind the proxy has then vanished while it holds the event counter.
+    /// Arms the proxy: when a connection next sends a COMMIT after it has numbered events, the proxy stalls all connections and
+    /// does not forward the COMMIT. For the database, the node behind the proxy has then vanished while it holds the lock on
+    /// the event counter.
     pub fn vanish_before_commit(&self) {
         self.shared.hold_commits.store(true, Ordering::SeqCst);
     }
 
-    /// Arms the proxy: the answer to the next COMMIT of a transaction that has numbered events is replaced by the error with
-    /// which a pooler reports that its own connection to the database broke.
+    /// Arms the proxy: it replaces the answer to the next COMMIT of a transaction that has numbered events. The client gets the
+    /// error that a pooler sends when the pooler's own connection to the database breaks.
     pub fn lose_answer_of_commit(&self) {
         self.shared.lose_answers.store(true, Ordering::SeqCst);
     }
@@ -171,8 +172,8 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 async fn carry(client: TcpStream, mut flow: watch::Receiver<Flow>, shared: Arc<Shared>) {
     let mut cut = flow.clone();
     let carrying = async {
-        // The operating system of a stalled machine still accepts connections. A client that connects through a firewall gets
-        // no answer.
+        // A new connection in a stalled state is accepted here, as the operating system of a stalled machine does, and gets no
+        // answer, as behind a firewall.
         flow.wait_for(|flow| flow.lets(Direction::ToServer)).await.ok()?;
         let target = *shared.target.lock().unwrap();
         let server = TcpStream::connect(target).await.ok()?;
@@ -216,7 +217,7 @@ async fn pump(
             return;
         }
         if direction == Direction::ToClient && loses.load(Ordering::SeqCst) {
-            // Waits long enough for the database to commit.
+            // Drops the answer of the database and waits long enough for the database to commit.
             let swallow = async { while from.read(&mut buffer).await.is_ok_and(|count| count > 0) {} };
             drop(tokio::time::timeout(Duration::from_millis(500), swallow).await);
             drop(to.write_all(&broken_connection()).await);
@@ -247,7 +248,8 @@ fn broken_connection() -> Vec<u8> {
     message
 }
 
-/// The messages of a client (PostgreSQL's manual, "Message Formats"), cut where a COMMIT begins.
+/// Splits the bytes of a client into messages (PostgreSQL's manual, "Message Formats"), so that the proxy can act before a
+/// COMMIT is forwarded.
 struct Messages {
     shared: Arc<Shared>,
     /// Whether the database's answers on this connection are lost from now on.
@@ -266,7 +268,8 @@ impl Messages {
         Self { shared, loses, waiting: Vec::new(), started: false, numbering: HashSet::new(), numbered: false }
     }
 
-    /// Splits off complete messages, in order. True for a COMMIT of a transaction that has numbered events.
+    /// Splits off complete messages, in order. Each part has a flag: `true` if it begins with the COMMIT of a transaction that
+    /// has numbered events.
     fn split(&mut self, bytes: &[u8]) -> Vec<(Vec<u8>, bool)> {
         self.waiting.extend_from_slice(bytes);
         let mut parts: Vec<(Vec<u8>, bool)> = Vec::new();
@@ -289,7 +292,8 @@ impl Messages {
         (self.waiting.len() >= length).then_some(length)
     }
 
-    /// Follows the state of the transaction. Returns whether the message is the COMMIT of one that has numbered events.
+    /// Updates the state of the transaction. Returns whether the message is the COMMIT of a transaction that has numbered
+    /// events.
     fn look(&mut self, message: &[u8]) -> bool {
         let payload = &message[5..];
         let mut fields = payload.split(|byte| *byte == 0);

@@ -1,5 +1,5 @@
-//! `/readyz` reports whether writes work, from the outcome of the last writes, and causes no load itself. SQLite only: faults
-//! of PostgreSQL are tested in their own files.
+//! `/readyz` reports whether writes work. It knows this from the outcome of the last writes, so it causes no load itself.
+//! SQLite only: faults of PostgreSQL are tested in their own files.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -15,7 +15,7 @@ use crate::support::wire::{Wire, get_request, send_request};
 
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// The number of frames of the write-ahead log that hold acknowledged commits, as the state file says.
+/// Reads from the state file how many frames of the write-ahead log hold acknowledged commits.
 pub fn logged_frames(place: &Place) -> u64 {
     let state = std::fs::read_to_string(place.folder.path().join("posthaste.db-state")).unwrap();
     let mark = state.lines().nth(1).unwrap();
@@ -100,7 +100,7 @@ fn readyz_shows_a_slow_sync_while_it_lasts() {
 fn readyz_causes_no_load() {
     run(async |place| {
         let server = Process::start(place).await;
-        // Waits for what the server writes by itself after its start.
+        // Waits until the server has finished the writes that it does by itself after its start.
         tokio::time::sleep(Duration::from_secs(1)).await;
         let mut wire = Wire::connect(server.address).await.unwrap();
         let (before, started) = (logged_frames(place), Instant::now());
@@ -147,7 +147,7 @@ fn a_failing_read_is_a_503_until_reads_work_again() {
         load.accepts_more(400).await;
         let attempts = load.stop().await;
         server.kill();
-        // The new process has nothing of the file in memory.
+        // Starts a new process, which has no part of the file in memory and must read it from the disk.
         disk.fail("");
         let server = disk.start(place, &[]).await;
         for file in ["posthaste.db", "posthaste.db-wal"] {
@@ -180,7 +180,7 @@ fn a_failing_read_is_a_503_until_reads_work_again() {
     });
 }
 
-/// Asserts that accepted messages are stored, beside those that the test itself has sent.
+/// Asserts that each accepted message is stored once. The database may hold other messages, which the test itself has sent.
 async fn assert_kept_beside(place: &Place, attempts: &[crate::operations::durability::Attempt]) {
     let there = crate::operations::durability::stored(place).await;
     for attempt in attempts.iter().filter(|attempt| attempt.accepted().is_some()) {

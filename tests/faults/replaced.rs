@@ -1,5 +1,5 @@
-//! The database's file is replaced, removed or emptied: the server must not acknowledge writes that the next start will not
-//! find.
+//! The database file is replaced, removed or emptied: the server must not acknowledge writes that are missing after the next
+//! start.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -20,7 +20,7 @@ fn file(place: &Place, suffix: &str) -> PathBuf {
     place.folder.path().join(format!("posthaste.db{suffix}"))
 }
 
-/// Waits for the end of the server, which must be an orderly refusal. Returns its output.
+/// Waits until the server ends with exit status 1. Returns its output.
 async fn wait_for_refusal(server: Process) -> String {
     let log = server.log_file();
     let status = server.ended(END_TIMEOUT).await;
@@ -46,7 +46,8 @@ fn doctor(place: &Place) -> (bool, String) {
     (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Changes a file under load: the server ends, and everything that it acknowledged is there after the files are restored.
+/// Runs `change` on the files under load, and asserts that the server ends. After `back` has restored the files, everything
+/// that the server acknowledged must be there.
 fn change_file_under_load(change: impl Fn(&Place), back: impl Fn(&Place)) {
     run(async |place| {
         let server = Process::start(place).await;
@@ -104,7 +105,7 @@ fn an_index_of_the_log_that_is_moved_away_ends_the_server() {
 #[test]
 fn a_foreign_database_beside_an_old_log_is_refused_and_not_changed() {
     run(async |place| {
-        // Another database: its server ended cleanly, so that all of it is in one file.
+        // Creates another database. Its server ends cleanly, so that all of its data is in one file.
         let other = Place::new(Kind::Sqlite).await;
         Process::start(&other).await.terminate().await;
         let server = Process::start(place).await;
@@ -153,7 +154,7 @@ fn the_database_may_be_a_symbolic_link() {
     run(async |place| {
         let elsewhere = tempfile::tempdir().unwrap();
         let target = elsewhere.path().join("real.db");
-        // A link to a file that does not exist yet, and a link to the database.
+        // In the first round the link points to a file that does not exist yet. After that it points to the database.
         std::os::unix::fs::symlink(&target, file(place, "")).unwrap();
         let mut attempts = Vec::new();
         for round in 0..2 {
@@ -201,7 +202,8 @@ fn an_empty_or_missing_file_is_refused_if_there_was_data() {
         let server = Process::start(place).await;
         assert_kept(place, &attempts).await;
         server.terminate().await;
-        // An operator who wants to start anew removes all of the files. A clean end may already have removed some.
+        // An operator who wants an empty database removes all of the files. A clean end of the server may already have removed
+        // some of them.
         for suffix in ["", "-wal", "-shm", "-state"] {
             drop(std::fs::remove_file(file(place, suffix)));
         }
@@ -219,7 +221,7 @@ fn an_empty_file_beside_a_log_is_refused() {
         let attempts = load.stop().await;
         std::fs::copy(file(place, ""), file(place, ".aside")).unwrap();
         std::fs::write(file(place, ""), "").unwrap();
-        // Also if only the log shows that there was data.
+        // The second start is refused although the state file is gone: the write-ahead log alone shows that there was data.
         for file_of_state in [true, false] {
             if !file_of_state {
                 std::fs::remove_file(file(place, "-state")).unwrap();

@@ -11,7 +11,7 @@ use crate::operations::durability::Load;
 use crate::support::Place;
 use crate::support::wire::{Wire, get_request};
 
-/// Samples of one value, each with the time at which it was read.
+/// A task that takes samples of one value. Each sample has the time at which the value was read.
 pub struct Samples<T> {
     stop: Arc<AtomicBool>,
     task: JoinHandle<Vec<(Instant, T)>>,
@@ -42,7 +42,7 @@ impl<T: Send + 'static> Samples<T> {
     }
 }
 
-/// How many sends of a load were accepted.
+/// Samples how many sends of a load have been accepted.
 pub fn accepted(load: &Load) -> Samples<usize> {
     let counts = Arc::clone(&load.counts);
     Samples::take(Duration::from_millis(5), move || {
@@ -51,7 +51,7 @@ pub fn accepted(load: &Load) -> Samples<usize> {
     })
 }
 
-/// The status of `/readyz`; 0 without an answer.
+/// Samples the status of `/readyz`. The value is 0 if there was no answer.
 pub fn readiness(address: SocketAddr) -> Samples<u16> {
     Samples::take(Duration::from_millis(100), move || async move {
         let Ok(mut wire) = Wire::connect(address).await else { return 0 };
@@ -59,7 +59,7 @@ pub fn readiness(address: SocketAddr) -> Samples<u16> {
     })
 }
 
-/// The number of connections that nodes have to the place's database.
+/// Samples the number of connections of all nodes to the database.
 pub async fn connections(place: &Place) -> Samples<i64> {
     let client = Arc::new(place.postgres().await);
     Samples::take(Duration::from_millis(100), move || {

@@ -11,7 +11,7 @@ use crate::support::process::{Process, Wrapping};
 
 const END_TIMEOUT: Duration = Duration::from_secs(30);
 const ALLOW: &str = "--allow-unsafe-storage";
-/// Each setting, the statement that turns it off, and the one that turns it on again.
+/// Each setting, the statement that makes it unsafe, and the statement that resets it.
 const UNSAFE: &[(&str, &str, &str)] = &[
     ("fsync", "ALTER SYSTEM SET fsync = off", "ALTER SYSTEM RESET fsync"),
     ("full_page_writes", "ALTER SYSTEM SET full_page_writes = off", "ALTER SYSTEM RESET full_page_writes"),
@@ -49,11 +49,11 @@ fn unsafe_settings_are_refused_unless_they_are_allowed() {
 async fn set(place: &Place, sql: &str) {
     place.sql(sql).await;
     place.sql("SELECT pg_reload_conf()").await;
-    // The signal takes a moment to reach the postmaster.
+    // PostgreSQL reads its configuration again after a signal to the postmaster, which takes a moment.
     tokio::time::sleep(Duration::from_millis(300)).await;
 }
 
-/// The output of a server that is started without permission, and whether it ended with success.
+/// Starts a server without `--allow-unsafe-storage`. Returns its output and whether it ended with success.
 async fn start_refused(place: &Place) -> (String, bool) {
     let process = Process::spawn(place, Wrapping::default());
     let log = process.log_file();

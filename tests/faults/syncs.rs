@@ -11,10 +11,11 @@ use crate::support::{Place, many};
 
 /// How long a server may take to end after a fatal fault.
 const END_TIMEOUT: Duration = Duration::from_secs(20);
-/// Characters of a body, so that few messages fill the log.
+/// Characters of a message body. Bodies are long, so that few messages fill the write-ahead log.
 const BODY_CHARACTERS: usize = 7_900;
 
-/// A sync of `file` fails while the log is copied into the database's file. Then the power is lost.
+/// Makes a sync fail by `rule` under load, which ends the server. Then the power is lost. Asserts that no accepted message is
+/// lost.
 async fn checkpoint_fails(place: &Place, rule: &str) {
     let disk = Disk::new(place);
     let server = disk.start(place, &[]).await;
@@ -34,7 +35,7 @@ async fn checkpoint_fails(place: &Place, rule: &str) {
     let server = disk.start(place, &[]).await;
     assert_kept(place, &attempts).await;
     assert_dense(place).await;
-    // That start copied the whole log and synced it, so its messages survive another power loss.
+    // The last start copied the whole log into the database file and synced it, so the messages survive another power loss.
     let load = Load::start(server.address, "after");
     load.accepts_more(50).await;
     let attempts: Vec<Attempt> = attempts.into_iter().chain(load.stop().await).collect();
@@ -67,7 +68,8 @@ fn after_a_failed_sync_no_other_process_may_have_the_database_open() {
         let server = disk.start(place, &[]).await;
         let load = Load::start_padded(server.address, "before", BODY_CHARACTERS);
         load.accepts_more(200).await;
-        // The other process keeps the log's index in use. In that index everything counts as copied.
+        // The process of the test keeps the index of the write-ahead log in use. According to that index, the whole log has
+        // been copied into the database file.
         let other = rusqlite::Connection::open(place.sqlite_file()).unwrap();
         other.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
         let count = |connection: &rusqlite::Connection| -> i64 {

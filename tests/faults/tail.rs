@@ -1,4 +1,5 @@
-//! A damaged write-ahead log: the recovery of SQLite drops everything after the damage without an error.
+//! A damaged write-ahead log. SQLite's own recovery drops everything after the damage without an error, so the server checks
+//! the log before.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -20,7 +21,7 @@ fn log_file(place: &Place) -> PathBuf {
     place.folder.path().join("posthaste.db-wal")
 }
 
-/// A database whose server was killed, with all acknowledged messages in the log.
+/// Sends messages and kills the server, so that all acknowledged messages are in the write-ahead log.
 async fn kill_under_load(place: &Place) -> Vec<Attempt> {
     let server = Process::start(place).await;
     let load = Load::start(server.address, "before");
@@ -52,11 +53,12 @@ fn damage_anywhere_in_the_log_is_refused_and_nothing_is_changed() {
         let attempts = kill_under_load(place).await;
         let whole = std::fs::read(log_file(place)).unwrap();
         let (_, rng) = seeded();
-        // A commit in progress may follow.
+        // Frames of an unfinished commit may follow the acknowledged ones, so the state file says where the acknowledged ones
+        // end.
         let frames = logged_frames(place);
         assert!(frames > 100, "{frames}");
         let end = HEADER_BYTES + frames * FRAME_BYTES;
-        // Positions in the header, and in the head and the page of the last frame.
+        // Positions in the header of the log, and in the header and the page of its last frame.
         let mut places = vec![17, end - FRAME_BYTES + 4, end - FRAME_BYTES + 9, end - 100];
         places.extend((0..many(8, 100)).map(|_| random(&rng, end)));
         for at in places {
@@ -123,7 +125,7 @@ fn accept_lost_tail_keeps_the_readable_part_and_a_copy_of_the_log() {
         assert_eq!(copies.len(), 1);
         assert!(std::fs::read(&copies[0]).unwrap() == damaged);
         server.kill();
-        // The loss is accepted once. The next starts are normal ones.
+        // `--accept-lost-tail` is needed once. The next starts work without it.
         let server = Process::start(place).await;
         let load = Load::start(server.address, "after");
         load.accepts_more(50).await;
@@ -140,7 +142,7 @@ fn accept_lost_tail_keeps_the_readable_part_and_a_copy_of_the_log() {
 fn data_that_another_program_copied_from_the_log_is_not_lost() {
     run(async |place| {
         let attempts = kill_under_load(place).await;
-        // Opening the database recovers the log, and closing removes it, as with the sqlite3 shell.
+        // Opens and closes the database, as the sqlite3 shell does: opening recovers the log, and closing removes it.
         std::thread::sleep(std::time::Duration::from_millis(50));
         drop(stored(place).await);
         assert!(!log_file(place).exists());
@@ -165,7 +167,7 @@ fn data_of_a_restore_is_not_lost() {
         for suffix in ["", "-wal", "-shm", "-state"] {
             drop(std::fs::remove_file(place.folder.path().join(format!("posthaste.db{suffix}"))));
         }
-        // A new and nearly empty database. A restore brings the messages into it beside its server.
+        // Starts on a new and nearly empty database. A restore writes the messages of the backup into it while the server runs.
         let server = Process::start(place).await;
         assert!(
             crate::operations::operations::posthaste(place, &["restore", backup.to_str().unwrap()]).status.success()
@@ -175,7 +177,7 @@ fn data_of_a_restore_is_not_lost() {
         let at = damaged.len() / 2;
         damaged[at] ^= 1;
         std::fs::write(log_file(place), &damaged).unwrap();
-        // Either the log is no longer needed, or the start is refused.
+        // If the server starts, the damaged log was no longer needed. Otherwise the start is refused.
         let mut server = Process::spawn(place, Wrapping::default());
         if server.starts().await {
             assert_kept(place, &attempts).await;

@@ -1,4 +1,5 @@
-//! Values in the database that no version writes: a row with one is answered with 500, and never shown with a guessed value.
+//! Values in the database that no version of the server writes. A request that needs such a row is answered with 500. The
+//! server never shows a guessed value instead.
 
 use reqwest::Method;
 use serde_json::json;
@@ -99,7 +100,7 @@ both!(an_unknown_word_is_answered_with_an_error, async |place| {
         assert_shows_nothing(&put(&server, "bugs", &reaction).await, "internal", &reaction);
         place.sql(&right).await;
     }
-    // The first message is a system message. Without a digest only its unknown word shows the damage.
+    // The first message is a system message. Its digest is removed, so that only the unknown word shows the damage.
     let first = format!("conversation_id = {room} AND seq = 1");
     let sql = [
         set("messages", "action = 'unknown', digest = NULL", &first),
@@ -124,7 +125,7 @@ both!(a_user_who_cannot_be_read_affects_no_other_user, async |place| {
         post(&server, "bugs", "/api/messages", json!({"recipient_user_name": recipient, "body": SECRET})).await
     };
     for _ in 0..10 {
-        // The sends wait in the same batch.
+        // The three sends wait in the same batch.
         let (refused, sent, other) = tokio::join!(send("rdibari"), send("duck"), send("porky"));
         assert_shows_nothing(&refused, "internal", "a send");
         assert!(sent.status == 201 && other.status == 201);

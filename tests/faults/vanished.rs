@@ -20,9 +20,10 @@ use crate::support::process::{Process, Wrapping, signal};
 use crate::support::wire::{Wire, get_request, send_request};
 use crate::support::{Server, run};
 
-/// PostgreSQL ends an abandoned transaction after 5 s. The other 4 s allow for a busy machine.
+/// The longest time in which the other node may send nothing. PostgreSQL ends an abandoned transaction after 5 s. The other 4 s
+/// allow for a busy machine.
 const GAP_LIMIT: Duration = Duration::from_secs(9);
-/// How long a node may take to work again after the obstacle is gone.
+/// A node must work again within this time after the fault has ended.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(15);
 /// How long a foreign transaction keeps its locks: longer than the lock timeout of a node.
 const FOREIGN_LOCK: Duration = Duration::from_secs(12);
@@ -30,9 +31,9 @@ const FOREIGN_LOCK: Duration = Duration::from_secs(12);
 const AFTER_A_LOCK: Duration = Duration::from_secs(4);
 /// How long a foreign lock blocks all commits.
 const STUCK: Duration = Duration::from_secs(6);
-/// How soon `/readyz` reports that commits are stuck, and that they work again.
+/// `/readyz` must report within this time that commits are stuck, and later that they work again.
 const NOT_READY_WITHIN: Duration = Duration::from_secs(5);
-/// Maximum number of pauses of a process in order to catch it while it holds a lock.
+/// A test pauses a process at most this many times to catch it while it holds a lock.
 const PAUSES: usize = 30;
 /// How long a process stays paused before the test checks whether it holds a lock.
 const CATCH_AFTER: Duration = Duration::from_millis(300);
@@ -102,7 +103,8 @@ fn a_node_that_vanishes_before_the_commit_of_a_member_change_stops_the_others_fo
             made.json()["id"].as_i64().unwrap()
         );
         let answer = remove(nodes.other.address).await;
-        // The first change may have been committed after all, if its COMMIT reached PostgreSQL in time.
+        // The answer is 404 if the COMMIT of the first change reached PostgreSQL in time, so that the member is already
+        // removed.
         assert!([204, 404].contains(&answer.status.as_u16()), "{}", answer.status);
         assert_eq!(place.numbers(&members).await, [[1]]);
     });

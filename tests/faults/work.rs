@@ -21,13 +21,13 @@ use crate::both;
 use crate::support::place::Kind;
 use crate::support::{Place, Server, run};
 
-/// The pool's 16 connections, a limit that may never be exceeded.
+/// The number of connections in the pool. It must never be exceeded.
 const POOL_SIZE: i64 = 16;
-/// How soon a statement is gone from the database after its caller has gone.
+/// A statement must have ended on the database within this time after its caller has gone.
 const GONE_WITHIN: Duration = Duration::from_secs(8);
-/// The latest time at which an endless statement has failed. PostgreSQL ends it after 10 s.
+/// A statement that would never end must have failed within this time. PostgreSQL ends it after 10 s.
 const ENDED_WITHIN: Duration = Duration::from_secs(20);
-/// How soon a second host is tried if the first one is silent.
+/// The second host of a URL must be tried within this time if the first one is silent.
 const SECOND_HOST_WITHIN: Duration = Duration::from_secs(10);
 
 async fn open(location: &Location) -> Db {
@@ -197,7 +197,7 @@ fn an_endless_statement_is_ended_unless_it_is_maintenance() {
 #[test]
 fn a_silent_host_does_not_block_the_next_one() {
     run(Kind::Postgres, async |place| {
-        // A host that accepts connections and never answers.
+        // Puts a host that accepts connections and never answers before the real one.
         let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = place.postgres_url();
         let (before, after) = url.split_once("127.0.0.1").expect("the cluster listens on 127.0.0.1");

@@ -1,5 +1,5 @@
-//! A clock that is set back, also to correct one that was ahead: nothing is done twice, and no user is locked out until the
-//! clock shows the old time again.
+//! A clock that is set back, for example to correct a clock that was ahead. Nothing is done twice, and users need not wait
+//! until the clock shows the old time again to log in.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -69,11 +69,11 @@ both!(a_clock_set_back_accepts_each_authenticator_code_once, async |place| {
         assert_eq!(log_in(&code(steps)).await, 401, "the code of step {steps} is used up");
     }
     assert_eq!([log_in(&code(1)).await, log_in(&code(1)).await], [201, 401]);
-    // The clock is right again. Codes that were used while it was wrong stay used and do not block others.
+    // The clock is right again. Codes that were used while it was wrong stay used, and they do not make later codes invalid.
     hand.fetch_add(2 * DAY, Ordering::Relaxed);
     hand.fetch_add(60 * SECOND, Ordering::Relaxed);
     assert_eq!([log_in(&code(0)).await, log_in(&code(0)).await], [201, 401]);
-    // Of several log-ins together with one code, one succeeds.
+    // Of several simultaneous log-ins with one code, one succeeds.
     hand.fetch_add(-2 * DAY, Ordering::Relaxed);
     let at_once = code(0);
     let outcomes = futures_util::future::join_all((0..8).map(|_| log_in(&at_once))).await;

@@ -50,7 +50,8 @@ async fn pause(rng: &Rng) {
     tokio::time::sleep(Duration::from_millis(random(rng, PAUSE_MS))).await;
 }
 
-/// Whether the answer only says that a later try may succeed. Any other answer except success breaks a promise.
+/// Whether the answer only says that a later try may succeed. Panics if the answer is neither a success nor such a refusal,
+/// because that breaks a promise.
 fn is_refused_for_now(answer: &Result<Answer, Lost>) -> bool {
     match answer {
         Err(_) => true,
@@ -110,7 +111,7 @@ async fn read_back(world: &World, rng: &Rng, person: &str, (conversation, seq, i
             let page = answer.unwrap().json();
             let ids: Vec<i64> =
                 page.as_array().unwrap().iter().map(|message| message["id"].as_i64().unwrap()).collect();
-            // If the answer took long, a whole page of later messages may have been sent since.
+            // If the answer took long, so many later messages may have been sent that they fill the whole page.
             let is_passed = ids.len() == TIMELINE_LIMIT && ids.iter().all(|other| *other > id);
             assert!(ids.contains(&id) || is_passed, "{target} does not show the message {id}, which was acknowledged");
             world.read_back.fetch_add(1, Ordering::Relaxed);
@@ -144,14 +145,14 @@ impl Reader {
         Self { world, rng, person, cursor, position, ids: Vec::new(), events: 0, visits: 0 }
     }
 
-    /// Reads until nothing more is written and no event is left.
+    /// Reads until all writers have ended and no event is left.
     pub async fn run(mut self) -> Self {
         let mut ended = None;
         loop {
             let is_written = self.world.is_written.load(Ordering::Relaxed);
             let address = self.world.node(&self.rng);
             self.visits += 1;
-            // Only a poll can show that there is nothing more.
+            // Polls at the end, because only a poll shows that no event is left.
             let is_empty = if is_written || random(&self.rng, 2) == 0 {
                 self.poll(address).await
             } else {
@@ -186,7 +187,7 @@ impl Reader {
         events.is_empty()
     }
 
-    /// Reads some events from a socket, or until nothing arrives.
+    /// Reads a random number of events from a socket. Stops earlier if nothing arrives or the socket ends.
     async fn visit_socket(&mut self, address: SocketAddr) -> Option<()> {
         let mut opening = format!("ws://{address}/api/ws?after={}", self.cursor).into_client_request().unwrap();
         if let Some(person) = self.person {
@@ -228,7 +229,7 @@ fn position_of(cursor: &str) -> i64 {
     cursor.rsplit_once('-').unwrap().1.parse().unwrap()
 }
 
-/// For each user and conversation the read watermark: the acknowledged one at least, the attempted one at most.
+/// Bounds of the read watermark for each user and conversation: the highest acknowledged one and the highest attempted one.
 #[derive(Default)]
 pub struct Receipts {
     bounds: HashMap<(&'static str, i64), (i64, i64)>,

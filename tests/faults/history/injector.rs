@@ -28,9 +28,9 @@ enum Fault {
     Pause,
     /// All connections of a node to the database break.
     Cut,
-    /// Nothing passes between a node and the database for some time.
+    /// For some time nothing passes between a node and the database, not even over new connections.
     Stall,
-    /// The present connections of a node to the database are dead, and new ones work.
+    /// The open connections of a node to the database go silent. New connections work.
     HalfOpen,
     /// An administrator terminates backends.
     Terminate,
@@ -106,7 +106,7 @@ impl<'a> Injector<'a> {
         match fault {
             Fault::Kill => {
                 let process = self.start_process(self.nodes[at].proxy.as_ref());
-                // The address of the killed node stays in use until there is a new one.
+                // Clients continue to use the address of the killed node until the new process has an address.
                 let old = self.nodes[at].process.id();
                 crate::support::process::signal("KILL", old.expect("the server must be running"));
                 let process = process.await;
