@@ -71,7 +71,7 @@ both!(a_ban_ends_all_access_within_a_second_and_can_be_lifted, async |place| {
     );
     assert!(posthaste(place, &["admin", "unban", "--user-name", "bugs"]).status.success());
     assert_eq!(session(&open, "bugs").await.len(), 47);
-    // One entry for each command that changed something.
+    // The audit log has one entry for each command that changed something.
     let entries = "SELECT count(*) FROM messaging.audit_log WHERE action IN ('user.banned', 'user.unbanned')";
     assert_eq!(place.numbers(entries).await, [[4]]);
     for action in ["ban", "unban"] {
@@ -131,14 +131,14 @@ both!(the_counts_are_right, async |place| {
         ["users", "banned_users", "sessions", "api_keys", "conversations", "messages_sent", "events"]
             .map(|field| of[field].as_i64().unwrap())
     };
-    // A first message also creates the event of its conversation.
+    // The first message of a conversation also creates an event about the conversation.
     assert_eq!(counts(&first), [4, 0, 0, 0, 2, 4, 6]);
     session(&server, "bugs").await;
     session(&server, "duck").await;
     server.api_key(&["read"]).await;
     server.add_user("fifth", "", "").await;
     server.send("fifth", "bugs", "hey").await;
-    // Refused sends are not counted, wherever the refusal happens.
+    // Refused sends are not counted, no matter which part of the server refuses them.
     let refused = json!({"sender_user_name": "bugs", "recipient_user_name": "rdibari", "body": "x", "reply_to": 99});
     for _ in 0..3 {
         server.post("/api/messages", &refused).await.invalid(&["reply_to"]);

@@ -1,4 +1,5 @@
-//! Durability: after a 201 the message is stored exactly once, whatever happens next.
+//! Durability: after a 201 the message is stored exactly once, also if the server is killed, the disk is full or the database
+//! stops.
 
 mod crash;
 mod faults;
@@ -74,7 +75,7 @@ impl Attempt {
         }
     }
 
-    /// Sends it again with its key, as a careful caller does after a lost answer. Now it must be accepted.
+    /// Sends the message again with its key, as a caller should after a lost answer. The send must now be accepted.
     async fn repeat(&mut self, address: SocketAddr) {
         let answer = Wire::connect(address).await.unwrap().exchange(&self.request()).await.unwrap();
         assert_eq!(answer.status, 201, "{}", String::from_utf8_lossy(&answer.bytes));
@@ -95,7 +96,8 @@ pub(crate) fn outcome(answer: Result<Answer, Lost>, body: &str) -> Outcome {
     }
 }
 
-/// Senders, each with a connection of its own, that send one message after the other. Every second one uses keys.
+/// Senders, each with a connection of its own, that send one message after the other. Every second sender uses idempotency
+/// keys.
 pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     pub(crate) counts: Arc<Counts>,
@@ -109,12 +111,12 @@ pub(crate) struct Counts {
 }
 
 impl Load {
-    /// Starts the senders. `name` distinguishes their bodies from those of another load.
+    /// Starts the senders. The bodies of their messages contain `name`, so that they differ from those of another load.
     pub(crate) fn start(address: SocketAddr, name: &str) -> Self {
         Self::start_padded(address, name, 0)
     }
 
-    /// Sends bodies of at least `characters` characters.
+    /// Starts senders whose message bodies have at least `characters` characters.
     pub(crate) fn start_padded(address: SocketAddr, name: &str, characters: usize) -> Self {
         let (stop, counts) = (Arc::new(AtomicBool::new(false)), Arc::new(Counts::default()));
         let senders = (0..SENDERS)
@@ -134,7 +136,7 @@ impl Load {
         self.counts.refused.load(Ordering::Relaxed)
     }
 
-    /// Waits until `count` sends more were accepted.
+    /// Waits until `count` more sends have been accepted.
     pub(crate) async fn accepts_more(&self, count: usize) {
         let target = self.accepted() + count;
         self.wait_for("sends are accepted", |load| load.accepted() >= target).await;
@@ -148,7 +150,7 @@ impl Load {
         }
     }
 
-    /// Stops after each sender has finished its present send.
+    /// Stops each sender after its present send. Returns all sends.
     pub(crate) async fn stop(self) -> Vec<Attempt> {
         self.stop.store(true, Ordering::Relaxed);
         let mut attempts = Vec::new();
@@ -234,13 +236,13 @@ pub(crate) async fn stored(place: &Place) -> HashMap<String, Vec<Position>> {
     stored
 }
 
-/// Asserts that each accepted message is stored once, at the place that the answer named, that no message is stored twice, and
-/// that every stored message was sent.
+/// Asserts three things: each accepted message is stored once, at the place that its answer named; no message is stored twice;
+/// and every stored message was sent.
 pub(crate) async fn assert_kept(place: &Place, attempts: &[Attempt]) {
     assert_kept_beside(place, attempts, &[]).await;
 }
 
-/// [`assert_kept`] for a database that also has other messages, with these bodies.
+/// Like [`assert_kept`], for a database that may also hold messages with the bodies in `others`.
 pub(crate) async fn assert_kept_beside(place: &Place, attempts: &[Attempt], others: &[&str]) {
     let stored = stored(place).await;
     let mut known: HashSet<&str> = ["Hey, whats up?", "nothing much, you", "samees", "omw"].into();
@@ -262,7 +264,7 @@ pub(crate) async fn repeat_lost(address: SocketAddr, attempts: &mut [Attempt]) -
     let lost = attempts.iter_mut().filter(|attempt| attempt.key.is_some() && attempt.accepted().is_none());
     let repeats: Vec<_> = lost.map(|attempt| attempt.repeat(address)).collect();
     let count = repeats.len();
-    // Each repeat has a connection, and a process may not open thousands.
+    // Each repeat has a connection of its own, and a process cannot open thousands of them at the same time.
     futures_util::stream::iter(repeats).for_each_concurrent(256, |repeat| repeat).await;
     count
 }

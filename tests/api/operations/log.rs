@@ -1,4 +1,4 @@
-//! The log lines of a request, found by the request id in its answer.
+//! The log lines of a request. Tests find them by the request id in the answer.
 
 use std::time::{Duration, Instant};
 
@@ -13,11 +13,12 @@ use crate::support::process::{Process, Wrapping};
 use crate::support::watch::Socket;
 use crate::support::{Answer, Place, answer_of};
 
-/// How long to wait for a line. It is written before the answer or a moment after it.
+/// The longest wait for a log line. The server writes a line before the answer or a moment after it.
 const LINE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Sends together: more than there are batches in progress, so that some of them share a batch.
+/// Number of sends at the same time. It is higher than the number of batches that can be in progress, so that some sends share
+/// a batch.
 const CROWD: usize = 12;
-/// How many times a crowd tries to get the refused send into a batch with others.
+/// The test repeats this many times to get the refused send into a batch with other sends.
 const CROWD_ATTEMPTS: usize = 50;
 
 async fn start(place: &Place, format: &str) -> Process {
@@ -38,7 +39,7 @@ fn id_of(answer: &Answer) -> String {
     answer.header("x-request-id").unwrap().to_owned()
 }
 
-/// Every complete line that is JSON. Lines of a panic or of the shell are not.
+/// All complete lines that are JSON. Lines of a panic or of the shell are left out, because they are not JSON.
 fn lines(process: &Process) -> Vec<Value> {
     process.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
@@ -54,7 +55,7 @@ fn is_in_batch(line: &Value, id: &str) -> bool {
     ids.is_some_and(|ids| ids.split(' ').any(|its| its == id))
 }
 
-/// Waits for a line that is `wanted`.
+/// Waits for a line for which `wanted` returns true. `what` names the line if it does not appear.
 async fn line(process: &Process, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
     let deadline = Instant::now() + LINE_TIMEOUT;
     loop {
@@ -126,7 +127,7 @@ both!(a_failed_batch_is_logged_once_with_every_request_id, async |place| {
     }
     let (refused, others) = shared.expect("the refused send was never in a batch with another one");
     assert!(!others.is_empty());
-    // After that each send runs alone, in a unit of work that names no other request.
+    // After the failure of the batch, each of its sends runs alone, in a unit of work whose log line names no other request.
     let alone = |id: String, succeeded: bool| {
         let process = &process;
         async move {

@@ -30,7 +30,7 @@ fn mail(to: &str, text: &str) -> Mail {
     Mail { to: to.into(), subject: "Ein neues Paßwort 🔑".into(), text: text.into() }
 }
 
-/// Captures log lines while its guard is held, on a runtime with one thread.
+/// Captures log lines as long as its guard exists. It works only on a runtime with one thread.
 #[derive(Clone, Default)]
 struct CapturedLog(Arc<Mutex<Vec<u8>>>);
 
@@ -135,7 +135,7 @@ async fn a_refused_recipient_is_not_tried_again() {
     let log = CapturedLog::default();
     let _guard = log.start();
     let (mailer, _) = start(&server.url());
-    // The server's answer repeats the email address.
+    // The SMTP server repeats the email address in its refusal. The log must not contain the address.
     mailer.send(mail("never-canary@example.org", "canary-text")).unwrap();
     mailer.send(mail("later-canary@example.org", "second try")).unwrap();
     mailer.send(mail("duck@example.org", "not held up")).unwrap();
@@ -175,7 +175,7 @@ async fn closing_sends_waiting_mail() {
 
 #[tokio::test]
 async fn closing_does_not_exceed_its_time_limit() {
-    // A server that accepts connections and never answers.
+    // Connects to an SMTP server that accepts connections and never answers.
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (mailer, metrics) = start(&format!("smtp://{}", silent.local_addr().unwrap()));
     for _ in 0..3 {
@@ -187,7 +187,7 @@ async fn closing_does_not_exceed_its_time_limit() {
     let metrics = metrics.render().unwrap();
     assert!(metrics.contains("posthaste_mails_total{outcome=\"failed\"} 3\n"), "{metrics}");
 
-    // If no server listens, closing does not wait.
+    // If no SMTP server listens, `close` returns without waiting.
     let (mailer, _) = start(&format!("smtp://127.0.0.1:{}", free_port()));
     mailer.send(mail("bugs@example.org", "lost")).unwrap();
     mailer.close(LIMIT).await;

@@ -240,7 +240,7 @@ fn a_database_of_the_seed_is_upgraded_in_place() {
         assert_eq!(users[0]["created_at"], "2026-11-01T08:00:00.000000Z");
         assert_eq!(users[0]["modified_at"], "2026-11-02T08:00:00.000000Z");
         assert_eq!(users[1]["created_at"], "2026-11-01T08:00:00.123456Z");
-        // No user of the seed's database has a second factor, and the flag shows that.
+        // No user of the seed's database has a second factor, so `mfa` is false for all of them.
         assert_eq!(users[1]["mfa"], false);
         assert_eq!(users[2]["email"], "r@example.org");
         assert_eq!(users[2]["first_name"], "");
@@ -332,11 +332,12 @@ fn postgresql_is_reached_over_tls() {
         assert_eq!(encrypted(&by_name, "require", None).await, Ok(true));
         assert_eq!(encrypted(&by_name, "verify-full", Some(&authority)).await, Ok(true));
         assert_eq!(encrypted(&by_name, "verify-ca", Some(&authority)).await, Ok(true));
-        // The certificate is for localhost. Under another name only its chain is valid.
+        // The certificate is for localhost. For another host name only the certificate chain is valid, so `verify-ca` accepts
+        // it and `verify-full` does not.
         let by_other_name = by_name.replace("@localhost", "@elsewhere.example").replace("?", "?hostaddr=127.0.0.1&");
         assert_eq!(encrypted(&by_other_name, "verify-ca", Some(&authority)).await, Ok(true));
         assert!(encrypted(&by_other_name, "verify-full", Some(&authority)).await.is_err());
-        // A root certificate that has not signed the server's certificate.
+        // Uses a root certificate that has not signed the server's certificate.
         let stranger = place.folder.path().join("stranger.pem");
         std::fs::write(&stranger, rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap().cert.pem())
             .unwrap();
@@ -356,7 +357,7 @@ fn the_version_has_a_commit_and_a_build_date() {
     let start = concat!("posthaste ", env!("CARGO_PKG_VERSION"), " (commit ");
     let (commit, date) = line.strip_prefix(start).unwrap().strip_suffix(")\n").unwrap().split_once(", built ").unwrap();
     let is_hash = commit.len() >= 12 && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
-    // A debug build does not record the commit, because each commit would compile everything again.
+    // A debug build does not contain the commit, because each new commit would then compile everything again.
     let is_debug = cfg!(debug_assertions) && commit == "debug build";
     assert!(is_debug || commit == "unknown" || is_hash, "{line}");
     let shape: String =

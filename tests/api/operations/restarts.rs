@@ -1,4 +1,4 @@
-//! What tasks do after a restart, and when they cannot work.
+//! What tasks do after they were restarted, and what happens while they cannot work.
 
 use std::pin::pin;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ use crate::support::process::{Process, Wrapping};
 use crate::support::watch::Socket;
 use crate::support::{Answer, Options, Place, Server, answer_of, run};
 
-/// The pause between ephemeral events that are published until one arrives.
+/// Ephemeral events are published with this pause until one arrives.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
 /// Longer than the interval of a task that looks for work once a second.
 const SEVERAL_INTERVALS: Duration = Duration::from_secs(4);
@@ -66,7 +66,8 @@ both!(housekeeping_deletes_after_a_restart, async |place| {
     let server = Server::start(place).await;
     let new = json!({"recipient_user_name": "duck", "body": "once"});
     assert_eq!(post_once(&server, "bugs", "/api/messages", "key", new).await.status, 201);
-    // The first run of the task has already looked for work, and the next time is in ten minutes.
+    // The restarted task looks for work immediately and then only after ten minutes. So the old key is deleted soon only if the
+    // second restart looks again.
     panic_once(&server, "housekeeping").await;
     wait_until("the key is lost", async || keys(place).await == 1).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -79,7 +80,8 @@ async fn keys(place: &Place) -> i64 {
     place.numbers("SELECT count(*) FROM messaging.idempotency_keys").await[0][0]
 }
 
-/// Sends a message, waits, and sorts pending entries into PostgreSQL's index. Returns how many pages were pending.
+/// Sends a message and waits. Then counts the pages of pending index entries, which also sorts these entries into PostgreSQL's
+/// index.
 async fn pages_waiting(server: &Server, place: &Place) -> i64 {
     server.send("bugs", "duck", "to be sorted").await;
     tokio::time::sleep(SEVERAL_INTERVALS).await;
@@ -107,7 +109,7 @@ async fn is_online(server: &Server, person: &str) -> bool {
 both!(presence_keeps_its_name_when_its_task_fails, async |place| {
     let server = Server::start(place).await;
     group(&server, "bugs", &["duck", "rdibari", "porky"], "all").await;
-    // The task fails after its first write, before it knows that its name is stored.
+    // The task panics after its first write, before it has noted that the server's name is stored.
     server.tasks.make_panic_at("presence", PanicPoint::PresenceWritten);
     let duck = Socket::of(&server, "duck").await;
     wait_until("presence is not written", async || server.tasks.has_panicked("presence")).await;
@@ -116,7 +118,7 @@ both!(presence_keeps_its_name_when_its_task_fails, async |place| {
     panic_once(&server, "presence").await;
     let porky = Socket::of(&server, "porky").await;
     wait_until("porky is not online", async || is_online(&server, "porky").await).await;
-    // Far sooner than the rows of a silent server are removed.
+    // The users go offline long before the rows of a silent server would be removed.
     drop((duck, rdibari, porky));
     for person in ["duck", "rdibari", "porky"] {
         wait_until("a user without a socket stays online", async || !is_online(&server, person).await).await;
@@ -125,7 +127,7 @@ both!(presence_keeps_its_name_when_its_task_fails, async |place| {
 });
 
 both!(the_queue_length_does_not_count_callers_who_have_gone, async |place| {
-    // The queues have no tasks, so a change waits until its caller goes away.
+    // The queues have no tasks, so a send or a change waits until its caller goes away.
     let options = Options { without_tasks: &["send-queue", "change-queue"], ..Options::default() };
     let server = Server::start_with(place, options).await;
     let address = std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
@@ -169,7 +171,7 @@ both!(a_server_without_certificates_serves_everything_but_webhooks, async |place
         assert_eq!(ready.status, 200);
         tokio::time::sleep(PUBLISH_INTERVAL).await;
     }
-    // The failure is logged once, and the task still runs.
+    // The failure was logged once, and the task was not restarted.
     assert_eq!(complaints(), 1, "{}", server.log());
     let metrics = String::from_utf8(answer_of(client.get(target("/metrics"))).await.bytes).unwrap();
     assert!(metrics.contains("posthaste_task_restarts_total{task=\"webhooks\"} 0"), "{metrics}");

@@ -31,7 +31,7 @@ both!(a_backup_is_restored_with_everything, async |place| {
     let again = posthaste(place, &["backup", file]);
     assert!(!again.status.success() && text(&again).contains("exists already"), "{}", text(&again));
 
-    // The server keeps running during the restore, and then shows the contents of the backup.
+    // The server runs during the restore. After it the server shows the contents of the backup.
     server.send("bugs", "duck", "after the backup").await;
     server.send("porky", "rdibari", "a new conversation").await;
     let restored = posthaste(place, &["restore", file]);
@@ -110,7 +110,7 @@ both!(nothing_that_was_acknowledged_during_a_restore_is_lost, async |place| {
             if answer.status == 201 {
                 acknowledged.push(body);
             }
-            // The number of sends that are accepted during a restore depends on the machine.
+            // Lets the restore begin after three sends. How many sends are accepted during the restore depends on the machine.
             if acknowledged.len() == 3 {
                 begun.notify_one();
             }
@@ -164,7 +164,7 @@ both!(a_backup_is_one_file_that_only_its_owner_can_read, async |place| {
     assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
 });
 
-/// Tables whose rows are not copied: they are built again, or copied in another form.
+/// Tables whose rows are not copied, because they are built again or copied in another form.
 const NOT_COPIED: &[&str] = &["search_entries", "messaging_sequence"];
 
 /// All tables that the migrations create.
@@ -180,7 +180,7 @@ pub fn tables() -> Vec<String> {
     tables
 }
 
-/// Inserts a row with a value in each required column. Some columns get the given values.
+/// Inserts a row with a value in each required column. `given` holds the values of some columns.
 pub async fn put_row(place: &Place, schema: &rusqlite::Connection, table: &str, given: &[(&str, &str)]) {
     let mut columns =
         schema.prepare("SELECT name, type FROM pragma_table_info(?1) WHERE \"notnull\" OR pk > 0").unwrap();

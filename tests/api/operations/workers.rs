@@ -29,11 +29,13 @@ use crate::support::place::Kind;
 use crate::support::watch::{Follower, Socket};
 use crate::support::{Answer, Options, Place, Server};
 
-/// How long to wait for something that must happen.
+/// The longest wait for something that must happen.
 pub(super) const LIMIT: Duration = Duration::from_secs(30);
-/// Long enough for several panics within this time on a busy machine.
+/// How long a task that kept failing must run before the server is ready again. It is so long that a test can cause several
+/// panics within this time on a busy machine.
 const RECOVERY_TIME: Duration = Duration::from_secs(10);
-/// The pauses of a queue after many panics are far shorter than this. Those of other tasks are longer.
+/// The longest time in which a queue must be restarted after many panics. Its pauses before restarts are far shorter than this.
+/// Those of other tasks are longer.
 const QUEUE_PAUSE_LIMIT: Duration = Duration::from_secs(6);
 /// The pause between two messages of a sender.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -63,13 +65,13 @@ pub(super) async fn panic_once(server: &Server, task: &str) {
     }
 }
 
-/// Repeats a request until it is accepted. The only allowed reason for a refusal is a task that is not running at the moment.
+/// Repeats a request until it is accepted. A refusal is allowed only while a task is not running.
 async fn until_accepted(status: u16, request: impl AsyncFn() -> Answer) -> Answer {
     until_one_of(&[status], false, request).await
 }
 
-/// Repeats a request until its status is one of the expected ones. The only allowed reasons for a refusal are a task that is
-/// not running at the moment and, if `batches_panic`, a batch that panicked.
+/// Repeats a request until its status is one of the expected ones. A refusal is allowed only while a task is not running or, if
+/// `batches_panic` is set, because a batch panicked.
 async fn until_one_of(expected: &[u16], batches_panic: bool, request: impl AsyncFn() -> Answer) -> Answer {
     let begun = Instant::now();
     loop {
@@ -87,7 +89,7 @@ async fn until_one_of(expected: &[u16], batches_panic: bool, request: impl Async
     }
 }
 
-/// Scheduled messages and mails, which wait beside the sends while tasks panic.
+/// Scheduled messages and mails that wait while tasks panic.
 struct Waiting<'a> {
     server: &'a Server,
     bodies: Vec<String>,
@@ -100,7 +102,7 @@ impl Waiting<'_> {
         let new = json!({"recipient_user_name": "duck", "body": body, "send_at": soon});
         until_accepted(202, async || post(self.server, "bugs", "/api/messages", new.clone()).await).await;
         let mail = Mail { to: "bugs@example.org".into(), subject: "Hello".into(), text: name.into() };
-        // A mail has no caller who waits, so it is accepted also while its task is restarted.
+        // No caller waits for a mail, so mails are accepted even while their task is being restarted.
         self.server.app.mailer.as_ref().unwrap().send(mail).unwrap();
         self.bodies.push(body);
     }
@@ -177,8 +179,8 @@ async fn with_every_task(place: &Place, nats: &NatsServer, mails: &MailServer) -
     Server::start_with(place, Options { bus, mail, webhook_allow_private: true, ..Options::default() }).await
 }
 
-/// Makes tasks panic under load, one after the other, and asserts that nothing is lost and nothing is done twice. Each panic
-/// has a name, and `panic` causes it.
+/// Makes tasks panic under load, one after the other, and asserts that nothing is lost and nothing is done twice. `names`
+/// returns the names of the panics, and `panic` causes the panic with a name.
 async fn panic_under_load(
     place: &Place,
     batches_panic: bool,
@@ -264,7 +266,8 @@ both!(every_task_panics_once_under_load_and_nothing_is_lost, async |place| {
     panic_under_load(place, false, names, panic).await;
 });
 
-/// Tasks with the points in their work at which they, or tasks that they start, could lose something.
+/// Points at which a panic could lose something, each with its task. Some points are in work that the task starts as a task of
+/// its own.
 const PANIC_POINTS: &[(&str, PanicPoint)] = &[
     ("send-queue", PanicPoint::BatchTaken),
     ("send-queue", PanicPoint::BatchCommitted),
@@ -306,7 +309,7 @@ both!(a_task_that_keeps_failing_makes_the_server_not_ready, async |place| {
     assert_eq!(document["detail"], "The task housekeeping of this server fails repeatedly");
     assert!(answer.header("retry-after").is_some());
     wait_until("the server does not become ready", async || server.get("/readyz").await.status == 200).await;
-    // The task has run for the recovery time. A part of it passed before the test saw the task run.
+    // The task has run for the recovery time. Part of that time passed before the test noticed that the task runs.
     assert!(runs_since.elapsed() > RECOVERY_TIME / 2, "{:?}", runs_since.elapsed());
     assert_eq!(restarts(&server, "housekeeping").await, 3);
     assert_eq!(restarts(&server, "clock").await, 0);
@@ -344,7 +347,7 @@ both!(a_queue_whose_task_does_not_run_refuses_sends, async |place| {
     }
     load.accepts_more(50).await;
     let attempts = load.stop().await;
-    // Sends in batches that were in progress are answered.
+    // The panic loses no send: each one is accepted or gets a 503.
     for attempt in &attempts {
         if let Some(answer) = attempt.refused() {
             answer.problem(503, "unavailable");
@@ -361,7 +364,8 @@ both!(a_queue_whose_task_does_not_run_refuses_sends, async |place| {
         ..NewMessage::default()
     };
     messages::send(&server.app, &principal, new("before"), Once::without_key()).await.unwrap();
-    // A send that was queued before the panic waits for the restart instead of being refused.
+    // A send that was queued before the panic is not refused but waits for the restart. The timeout ends it, so that the next
+    // attempt can be refused.
     let error = until_refused(&server, async || {
         let sending = messages::send(&server.app, &principal, new("meanwhile"), Once::without_key());
         tokio::time::timeout(Duration::from_millis(20), sending).await.ok()?.err()

@@ -17,7 +17,7 @@ const ROUNDS: usize = 30;
 const KILL_BETWEEN_MS: Range<u64> = 30..300;
 const STARTS: usize = 20;
 const PAIRS_OF_STARTS: usize = 10;
-/// Covers the time of a start on an empty database.
+/// The time from the start of a server until it is killed. The range covers a whole start on an empty database.
 const KILL_START_BETWEEN_MS: Range<u64> = 2..120;
 
 both!(a_killed_server_loses_and_duplicates_nothing, async |place| {
@@ -35,7 +35,8 @@ both!(a_killed_server_loses_and_duplicates_nothing, async |place| {
         let backends = backends(place).await;
         server = Process::start(place).await;
         follower.moved(server.address);
-        // The repeats run before the transactions of the killed server have ended, so that both meet.
+        // Repeats the sends without waiting for the last transactions of the killed server, so that both can be in progress at
+        // the same time.
         repeated += repeat_lost(server.address, &mut sent).await;
         wait_for_end(place, &backends).await;
         attempts.extend(sent);
@@ -56,7 +57,7 @@ both!(a_killed_server_loses_and_duplicates_nothing, async |place| {
 
 both!(a_server_killed_while_it_starts_starts_again, async |place| {
     for _ in 0..STARTS {
-        // Only the kind of the given place matters: each start needs an empty database.
+        // Each start needs an empty database, so only the kind of the given place is used.
         let place = Place::new(place.kind).await;
         let server = Process::spawn(&place, Wrapping::default());
         let delay = random_delay(KILL_START_BETWEEN_MS);
@@ -97,7 +98,7 @@ fn random_delay(between_ms: Range<u64>) -> Duration {
     Duration::from_millis(between_ms.start + random % (between_ms.end - between_ms.start))
 }
 
-/// PostgreSQL backends that still work for a killed server.
+/// The process ids of PostgreSQL backends that still work for a killed server.
 async fn backends(place: &Place) -> Vec<i64> {
     if place.kind == Kind::Sqlite {
         return Vec::new();

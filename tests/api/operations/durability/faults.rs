@@ -37,12 +37,12 @@ fn sends_are_refused_while_a_file_may_not_grow() {
 
 #[test]
 fn sends_are_refused_while_the_disk_is_full() {
-    // The 1,500th to the 1,560th write to the write-ahead log fail. By then the server has started and messages are being
-    // sent. So many failing writes make several commits fail.
+    // The 1,500th to the 1,560th write to the write-ahead log fail. By then the server has started and the senders are sending.
+    // These 61 failing writes make several commits fail.
     run_with_fault("inject=write,pwrite64:error=ENOSPC:when=1500..1560", &[(507, "storage_full")]);
 }
 
-/// Runs the server under strace, which makes some system calls on the write-ahead log fail, and sends messages meanwhile.
+/// Sends messages to a server under strace, which makes some system calls on the write-ahead log fail.
 fn run_with_fault(fault: &'static str, refusals: &'static [(u16, &'static str)]) {
     run(async |place| {
         let wal = place.folder.path().join("posthaste.db-wal").display().to_string();
@@ -84,7 +84,7 @@ async fn check(place: &Place, server: Process, mut attempts: Vec<Attempt>, refus
     server.terminate().await;
 }
 
-/// Sets the limit of the running process for the size of a file, in bytes or `unlimited`.
+/// Sets the maximum size of a file that the running server may write: a number of bytes, or `unlimited`.
 fn limit_file_size(server: &Process, bytes: &str) {
     let id = server.id().unwrap();
     let status = Command::new("prlimit").args(["--pid", &id.to_string(), &format!("--fsize={bytes}:")]).status();

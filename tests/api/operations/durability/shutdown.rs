@@ -20,7 +20,7 @@ both!(sends_in_progress_at_the_shutdown_are_answered, async |place| {
     let request = send_request("bugs", "duck", "slow", None);
     slow.write(&request[..request.len() - 5]).await.unwrap();
     load.accepts_more(100).await;
-    // Nothing can be written now, so soon every sender waits for its answer.
+    // Until `hold` is released, nothing can be written, so soon every sender waits for its answer.
     let hold = Hold::take(place).await;
     let accepted = accepted_when_all_wait(&server, &load).await;
     let asked = Instant::now();
@@ -65,7 +65,7 @@ both!(a_shutdown_under_load_drops_no_request_in_progress, async |place| {
         for attempt in &attempts {
             match attempt.outcome {
                 Outcome::Accepted(_) => {}
-                // The connection was idle and was being closed: the server never read this request.
+                // The server was closing this idle connection when the request was sent, so it never read the request.
                 Outcome::Lost(Lost::Unanswered | Lost::Unsent) => {
                     assert!(!there.contains_key(&attempt.body), "{} was sent and not answered", attempt.body);
                 }
@@ -79,10 +79,10 @@ both!(a_shutdown_under_load_drops_no_request_in_progress, async |place| {
     println!("{} sends, {unread} of them never read", attempts.len());
 });
 
-/// Returns how many sends have been accepted once every sender waits for the database.
+/// Waits until every sender waits for the database. Returns how many sends have been accepted by then.
 ///
-/// A send that was committed just before the writes were held counts as waiting until its answer leaves, so the count of
-/// accepted sends must also have stopped rising.
+/// A send that was committed just before the writes were blocked counts as waiting until its answer is sent. So the function
+/// also waits until the number of accepted sends no longer rises.
 async fn accepted_when_all_wait(server: &Process, load: &Load) -> usize {
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {
@@ -96,7 +96,7 @@ async fn accepted_when_all_wait(server: &Process, load: &Load) -> usize {
     }
 }
 
-/// How many sends wait for the database, as the server itself counts them.
+/// The number of sends that wait for the database, from the server's own metrics.
 async fn waiting_sends(server: &Process) -> usize {
     let answer = Wire::connect(server.address).await.unwrap().exchange(&get_request("/metrics")).await.unwrap();
     let text = String::from_utf8(answer.bytes).unwrap();
@@ -104,7 +104,7 @@ async fn waiting_sends(server: &Process) -> usize {
     line.rsplit(' ').next().unwrap().parse().unwrap()
 }
 
-/// A lock that keeps all others from writing.
+/// A lock that prevents all other connections from writing.
 pub enum Hold {
     Sqlite(rusqlite::Connection),
     Postgres(tokio_postgres::Client),

@@ -1,4 +1,4 @@
-//! Many repeats of every request: one key is one message, on however many servers its repeats arrive.
+//! Many repeats of every request: all requests with one key create one message, even if they arrive on several servers.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
@@ -16,7 +16,7 @@ use crate::support::{Options, Place, Server, answer_of};
 
 const KEYS: usize = 1_000;
 const REPEATS: usize = 5;
-/// Keys in use at the same time. Each of their repeats has a connection of its own.
+/// Number of keys in use at the same time. Each request with a key has a connection of its own.
 const KEYS_AT_ONCE: usize = 24;
 
 both!(a_thousand_keys_sent_five_times_each_are_a_thousand_messages, async |place| {
@@ -40,7 +40,7 @@ both!(a_storm_over_two_servers_on_either_side_of_midnight_sends_each_key_once, a
     other.stop().await;
 });
 
-/// A server whose clock stands still.
+/// Options for a server whose clock always shows this time.
 fn at(moment: &str) -> Options {
     let micros = Timestamp::parse(moment).unwrap().micros();
     Options { clock: Clock::Manual(Arc::new(AtomicI64::new(micros))), ..Options::default() }

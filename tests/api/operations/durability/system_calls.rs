@@ -1,4 +1,5 @@
-//! System calls show whether a 201 waited for the disk. A kill cannot show it, because the kernel keeps its cache.
+//! Whether each 201 waited for the disk, checked by the order of system calls. Killing the server cannot show this, because the
+//! kernel keeps written data in its cache.
 
 use std::collections::{HashMap, HashSet};
 
@@ -33,7 +34,7 @@ fn each_201_follows_a_sync_of_its_message_on_postgres() {
     run(async {
         let logs = tempfile::tempdir().unwrap();
         let (cluster_log, server_log) = (logs.path().join("cluster"), logs.path().join("server"));
-        // A cluster of the test's own, so that the trace has no commits of other tests.
+        // The test starts its own cluster, so that the trace contains no commits of other tests.
         let mut cluster = Cluster::start_wrapped(trace::tracer(&cluster_log, FILE_CALLS, &[])).await;
         let place = Place::in_cluster(&cluster.url()).await;
         send_traced(&place, trace::tracer(&server_log, SOCKET_CALLS, &[])).await;
@@ -54,7 +55,7 @@ async fn send_traced(place: &Place, command: Vec<String>) {
         async move {
             let mut wire = Wire::connect(address).await.unwrap();
             for number in 0..SENDS_EACH {
-                // The token is in the body three times, because one of them may be split by the head of a page.
+                // The body contains the token three times, because the header of a page of the log may split one of them.
                 let token = format!("{TOKEN}{:0TOKEN_DIGITS$}", connection * SENDS_EACH + number);
                 let body = format!("{token} {token} {token}");
                 let (sender, recipient) = super::PAIRS[number % super::PAIRS.len()];

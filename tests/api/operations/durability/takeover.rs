@@ -15,7 +15,7 @@ use crate::support::process::Process;
 use crate::support::wire::Wire;
 use crate::support::{Place, many, random, seeded};
 
-/// Messages of each sender with the same time.
+/// Number of messages that each sender schedules for the same time.
 const DUE: usize = 100;
 const SENDERS: [&str; 4] = ["rdibari", "bugs", "duck", "porky"];
 /// Seconds after which the messages are due. By then all of them are accepted.
@@ -34,7 +34,7 @@ both!(scheduled_messages_are_sent_once_when_a_server_dies, async |place| {
             assert!(Instant::now() < deadline, "{} messages were not sent", waiting(place).await);
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        // Time for one more run of the remaining server.
+        // Waits until the remaining server has looked for due messages once more.
         tokio::time::sleep(Duration::from_millis(700)).await;
         let sent: HashMap<String, usize> =
             stored(place).await.into_iter().map(|(body, places)| (body, places.len())).collect();
