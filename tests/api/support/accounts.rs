@@ -84,7 +84,7 @@ impl Server {
         answer_of(self.request_as(token, Method::PATCH, target).json(body)).await
     }
 
-    /// How many passwords were hashed or verified so far.
+    /// The number of passwords that the server has hashed or verified so far.
     pub async fn hashes(&self) -> u64 {
         let metrics = String::from_utf8(self.get("/metrics").await.bytes).unwrap();
         let line = metrics.lines().find_map(|line| line.strip_prefix("posthaste_password_hashes_total "));
@@ -92,8 +92,8 @@ impl Server {
     }
 }
 
-/// Computes the code that an authenticator app shows at a time. Implements RFC 6238, RFC 4226 and RFC 4648 without using the
-/// server's code.
+/// Computes the code that an authenticator app shows at the time `at_micros`. Implements RFC 6238, RFC 4226 and RFC 4648
+/// without using the server's code.
 pub fn authenticator(secret: &str, at_micros: i64) -> String {
     let mut bits = 0_u64;
     let mut count = 0;

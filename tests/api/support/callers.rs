@@ -55,19 +55,20 @@ impl<'a> Caller<'a> {
     }
 }
 
-/// Secured access, with the users of the demo.
+/// Options for secured access with the users of the demo.
 pub fn secured() -> Options {
     Options { demo: true, ..accounts::secured() }
 }
 
-/// A session of a user, which open access gives without a password.
+/// Creates a session of a user and returns its token. Under open access this needs no password.
 pub async fn session(open: &Server, user_name: &str) -> String {
     let answer = open.post("/api/sessions", &json!({"user_name": user_name})).await;
     assert_eq!(answer.status, 201, "{}", String::from_utf8_lossy(&answer.bytes));
     answer.json()["token"].as_str().unwrap().to_owned()
 }
 
-/// Repeats a GET until the answer has this status. That must happen within a second, the time limit of a revocation.
+/// Repeats a GET until the answer has this status. This must happen within one second, because a revocation must take effect
+/// within one second.
 pub async fn within_a_second(caller: Caller<'_>, target: &str, status: u16) -> Answer {
     let started = std::time::Instant::now();
     loop {
@@ -80,7 +81,7 @@ pub async fn within_a_second(caller: Caller<'_>, target: &str, status: u16) -> A
     }
 }
 
-/// Whether some bytes contain a word: as it is, or in hexadecimal as a dump writes bytes.
+/// Whether `kept` contains a word, either as it is or in hexadecimal, as a dump of the database writes bytes.
 pub fn holds(kept: &[u8], word: &str) -> bool {
     [word, &hex(word.as_bytes())].iter().any(|form| kept.windows(form.len()).any(|window| window == form.as_bytes()))
 }
@@ -95,7 +96,7 @@ pub fn now_micros() -> i64 {
     Clock::System.now().micros()
 }
 
-/// A time in microseconds, as a manual clock takes it.
+/// Parses a time. Returns microseconds since 1970, the unit of a manual clock.
 pub fn moment(text: &str) -> i64 {
     Timestamp::parse(text).unwrap().micros()
 }

@@ -1,4 +1,4 @@
-//! A PostgreSQL cluster of a test's own, which can be traced as a whole and stopped under load.
+//! A PostgreSQL cluster for one test, which can trace the whole cluster and stop it under load.
 
 use std::path::PathBuf;
 use std::process::{Child, Command};
@@ -15,7 +15,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub struct Cluster {
     folder: TempDir,
-    /// The words before the server's command: a tracer.
+    /// Words before the command of the server, for example those of a tracer.
     wrapper: Vec<String>,
     /// Settings of the server, each as `name=value`.
     settings: Vec<String>,
@@ -41,7 +41,7 @@ impl Cluster {
     async fn make(wrapper: Vec<String>, settings: &[&str]) -> Self {
         let folder = tempfile::Builder::new().prefix("posthaste-cluster.").tempdir().unwrap();
         own(&folder);
-        // Only the files of initdb are not synced (--no-sync). The running server syncs.
+        // With --no-sync, initdb does not sync the files that it creates. The running server does sync.
         let mut words = as_os_user();
         words.push(program("initdb"));
         words.push(format!("--pgdata={}", folder.path().join("data").display()));
@@ -85,7 +85,7 @@ impl Cluster {
         standby
     }
 
-    /// The stopped server becomes a hot standby when it starts again.
+    /// Makes the stopped server become a hot standby at its next start.
     pub fn make_standby(&self) {
         std::fs::write(self.data().join("standby.signal"), "").unwrap();
     }
@@ -172,7 +172,8 @@ impl Cluster {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
-    /// The process id of the postmaster, which it writes into its data folder. Without a wrapper it is the id of the child.
+    /// The process id of the postmaster. Without a wrapper it is the id of the child. Otherwise it is read from the file that
+    /// the postmaster writes into its data folder.
     fn server_id(&self, child: &Child) -> u32 {
         if self.wrapper.is_empty() {
             return child.id();
@@ -206,14 +207,15 @@ fn program(name: &str) -> String {
     format!("{}/{name}", variable("POSTHASTE_TEST_POSTGRES_BIN"))
 }
 
-/// Gives a folder to the user that the server runs as.
+/// Makes the user that runs PostgreSQL the owner of a folder.
 pub fn own(folder: &TempDir) {
     let script = r#"if [ "$(id -u)" = 0 ]; then chown "$1" "$2"; fi"#;
     let status = Command::new("sh").args(["-c", script, "sh", &os_user()]).arg(folder.path()).status();
     assert!(status.is_ok_and(|status| status.success()), "the owner of a folder cannot be changed");
 }
 
-/// The words that run a program as the user for PostgreSQL, which refuses to run as root.
+/// The words before a command that run it as the user for PostgreSQL, which refuses to run as root. Empty if this process does
+/// not run as root.
 pub fn as_os_user() -> Vec<String> {
     let id = |arguments: &[&str]| {
         let output = Command::new("id").args(arguments).output().unwrap();
@@ -233,7 +235,8 @@ pub fn as_os_user() -> Vec<String> {
 }
 
 /// A port that no process listens on. It is below the range from which the kernel takes ports for outgoing connections, because
-/// it must still be free when the server comes back. Another program may take it first; the caller then tries again.
+/// it must still be free when a stopped server starts again. If another program takes the port first, the caller must try
+/// another one.
 pub fn free_port() -> u16 {
     loop {
         let random = u16::from_le_bytes(Rng::System.bytes().unwrap());

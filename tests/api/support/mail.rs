@@ -10,13 +10,13 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-/// A mail takes milliseconds, but the machine also runs other tests.
+/// The longest wait for a mail. A mail takes milliseconds, but the machine also runs other tests.
 const MAIL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The program that installs the SMTP server on first use and then becomes it.
+/// Installs the SMTP server on first use, and then replaces itself with the SMTP server.
 const PROGRAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/mail-server");
 
-/// Two tests must not install it at the same time.
+/// Held during the installation, so that two tests do not install the SMTP server at the same time.
 static INSTALLING: Mutex<()> = Mutex::new(());
 
 pub struct MailServer {
@@ -33,7 +33,7 @@ pub struct ReceivedMail {
     pub from: String,
     pub to: String,
     pub subject: String,
-    /// Lines end with `\n`. The end of the last line is left out.
+    /// Lines end with `\n`, except the last one.
     pub text: String,
     pub headers: Vec<(String, String)>,
     /// Bytes of the longest line in the SMTP dialogue.
@@ -77,7 +77,7 @@ impl MailServer {
         format!("smtp://{login}127.0.0.1:{}", self.port)
     }
 
-    /// The next mail, which may have arrived before.
+    /// The next mail. It may have arrived before this call.
     pub async fn next_mail(&mut self) -> ReceivedMail {
         let mail = tokio::time::timeout(MAIL_TIMEOUT, self.mails.recv()).await;
         mail.expect("no mail arrived").expect("the SMTP server ended")
@@ -117,7 +117,7 @@ fn forward(lines: Lines<BufReader<ChildStdout>>, found: &mpsc::UnboundedSender<R
             headers: headers.map(|header| (text(&header[0]), text(&header[1]))).collect(),
             longest_line: line["longest_line"].as_u64().unwrap(),
         };
-        // The test may have ended.
+        // Sending fails if the test has already ended.
         drop(found.send(mail));
     }
 }

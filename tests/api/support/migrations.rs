@@ -16,7 +16,7 @@ pub fn undo(version: i64, kind: Kind) -> String {
         let name = path.file_name().unwrap().to_str().unwrap();
         let is_common = name.matches('.').count() == 1;
         if name.starts_with(&format!("{version:04}_")) && (is_common || name.ends_with(suffix)) {
-            // The text for both databases runs first.
+            // The file for both databases runs before the file for one of them.
             let part = std::fs::read_to_string(&path).unwrap();
             text = if is_common { part + &text } else { text + &part };
         }
@@ -38,7 +38,7 @@ fn undo_statement(statement: &str) -> Option<String> {
         ["ALTER", "TABLE", table, "ADD", "COLUMN", column, ..] => {
             Some(format!("ALTER TABLE {table} DROP COLUMN {column};"))
         }
-        // Rows, and settings of an index, need no undoing.
+        // Changes of rows and of the settings of an index are not undone.
         [] | ["INSERT" | "UPDATE", ..] | ["ALTER", "INDEX", ..] => None,
         _ => panic!("add here how this is undone: {statement}"),
     }

@@ -1,4 +1,4 @@
-//! Support for tests: each test has a server of its own, on a database of its own.
+//! Support for tests. Each test starts its own server on its own database.
 
 pub mod accounts;
 pub mod callers;
@@ -40,17 +40,17 @@ macro_rules! both {
     };
 }
 
-/// Whether this is `make soak`, which runs the same tests with larger numbers.
+/// Whether the tests run under `make soak`, which runs the same tests with larger numbers.
 pub fn is_soak() -> bool {
     std::env::var_os("POSTHASTE_SOAK").is_some()
 }
 
-/// A number of something in a test: the usual one, or the one of `make soak`.
+/// Returns `usual`, or `in_soak` if the tests run under `make soak`.
 pub fn many(usual: usize, in_soak: usize) -> usize {
     if is_soak() { in_soak } else { usual }
 }
 
-/// A generator for the random choices of a test. Prints its seed, which `POSTHASTE_SEED` sets.
+/// Creates a random generator for a test and prints its seed. The environment variable `POSTHASTE_SEED` sets the seed.
 pub fn seeded() -> (u64, Rng) {
     let seed = match std::env::var("POSTHASTE_SEED") {
         Ok(seed) => seed.parse().expect("POSTHASTE_SEED must be a number"),
@@ -65,7 +65,7 @@ pub fn random(rng: &Rng, below: u64) -> u64 {
     u64::from_le_bytes(rng.bytes().unwrap()) % below
 }
 
-/// Gives the test a place for its data and removes it afterwards.
+/// Runs a test with a new place for its data, and removes the place afterwards.
 pub fn run(kind: place::Kind, test: impl AsyncFnOnce(&Place)) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {

@@ -1,6 +1,7 @@
 //! A real nginx with the configuration that operators get, and a TLS client for it.
 //!
-//! Invariant: the process was started here. It is ended by its id when its guard is dropped, also after a panic.
+//! Invariant: only the process that was started here is ended. Its guard ends it by its id when the guard is dropped, also
+//! after a panic.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
@@ -16,7 +17,7 @@ use tokio::net::{TcpListener, TcpSocket};
 
 use super::process::start;
 
-/// The configuration that is part of the product.
+/// The configuration file that is delivered to operators.
 const CONFIGURATION: &str = include_str!("../../../packaging/nginx.conf");
 /// The name in the test's certificate.
 pub const NAME: &str = "localhost";
@@ -69,8 +70,8 @@ impl Nginx {
         let child = start(&words, &folder.path().join("output.log"));
         let mut nginx = Self { address, plain_address, certificate: key.cert, child, folder };
         let deadline = Instant::now() + START_TIMEOUT;
-        // nginx writes this file when it listens on both ports. A connection would prove less: another test may have taken the
-        // port.
+        // nginx writes this file when it listens on both ports. A successful connection would not prove that, because another
+        // test may have taken the port.
         while !nginx.folder.path().join("nginx.pid").exists() {
             if nginx.child.try_wait().unwrap().is_some() || Instant::now() > deadline {
                 return Err(nginx.log());
@@ -114,7 +115,7 @@ impl Nginx {
 
 impl Drop for Nginx {
     fn drop(&mut self) {
-        // nginx runs as one process without workers, so nothing is left behind.
+        // nginx runs as one process without workers, so no other process remains.
         if matches!(self.child.try_wait(), Ok(None)) {
             drop(self.child.kill());
             drop(self.child.wait());
@@ -160,7 +161,7 @@ async fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
 }
 
-/// The delivered file with its placeholders replaced and no other change.
+/// The delivered configuration. Only its placeholders are replaced.
 fn site(folder: &Path, backend: SocketAddr, address: SocketAddr, plain_address: SocketAddr) -> String {
     let mut text = CONFIGURATION.to_owned();
     for (placeholder, value) in [
@@ -180,7 +181,8 @@ fn site(folder: &Path, backend: SocketAddr, address: SocketAddr, plain_address: 
     text
 }
 
-/// The lines around a site in Debian's nginx.conf, for one process of the present user with all files in one folder.
+/// The main configuration, like the lines around a site in Debian's nginx.conf. nginx runs as one process of the present user,
+/// with all its files in one folder.
 fn main(folder: &Path) -> String {
     let folder = folder.display();
     format!(

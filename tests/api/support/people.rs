@@ -1,4 +1,4 @@
-//! Requests of users under open access, which act as a user with `X-Act-As`.
+//! Requests under open access that act as a user with `X-Act-As`.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -63,7 +63,8 @@ pub fn path_of(message: &Value) -> String {
     format!("/api/conversations/{}/messages/{}", message["conversation_id"], message["seq"])
 }
 
-/// A message as a user sees it: alone, in its conversation, in the user's timeline. Asserts that it is the same everywhere.
+/// Reads a message as a user: alone, in a page of its conversation and, for direct messages, in the user's timeline. Asserts
+/// that the message is the same in all of them, and returns it.
 pub async fn seen(server: &Server, person: &str, path: &str) -> Value {
     let alone = get(server, person, path).await.json();
     let (conversation, seq) = path.rsplit_once('/').unwrap();
@@ -71,7 +72,7 @@ pub async fn seen(server: &Server, person: &str, path: &str) -> Value {
     if alone["recipient_id"].is_i64() {
         pages.push(format!("/api/messages/{person}?order=desc&limit=200"));
     }
-    // Each page twice: read from the database, and from memory.
+    // Reads each page twice: the first time from the database, the second time from memory.
     for page in pages.iter().chain(&pages) {
         let answer = get(server, person, page).await;
         assert_eq!(answer.status, 200, "{page}: {}", String::from_utf8_lossy(&answer.bytes));
@@ -81,7 +82,7 @@ pub async fn seen(server: &Server, person: &str, path: &str) -> Value {
     alone
 }
 
-/// Asserts that a user gets the same 404 for a thing as for one that does not exist.
+/// Asserts that a user gets the same 404 for `there`, which exists, as for `nowhere`, which does not exist.
 pub async fn assert_hidden(
     server: &Server,
     person: &str,

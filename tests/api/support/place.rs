@@ -22,8 +22,8 @@ pub struct Place {
     cluster: String,
 }
 
-/// Reads a file in another process. A process that closes a file of a SQLite database loses its own locks on the file (fcntl),
-/// and here that may be the server's process.
+/// Reads a file in another process. A process that closes a file of a SQLite database loses its own locks on that file (fcntl),
+/// and the server may run in the process of the tests.
 pub fn bytes_of(file: &std::path::Path) -> Vec<u8> {
     let output = std::process::Command::new("cat").arg(file).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -40,14 +40,14 @@ impl Place {
         }
     }
 
-    /// A database in a cluster, which need not be the cluster of the run.
+    /// Creates a database in a cluster. It need not be the cluster of the test run.
     pub async fn in_cluster(cluster: &str) -> Self {
         let place = Self::make(Kind::Postgres, cluster.to_owned());
         place.admin(&format!("CREATE DATABASE {}", place.database)).await;
         place
     }
 
-    /// Uses the same database in another cluster: a standby that was promoted.
+    /// Uses the same database in another cluster from now on, for example in a promoted standby.
     pub fn move_to(&mut self, cluster: &str) {
         cluster.clone_into(&mut self.cluster);
     }
@@ -79,7 +79,8 @@ impl Place {
         Location::parse(&self.url()).unwrap()
     }
 
-    /// Runs SQL on the database, beside the server. The text has PostgreSQL's syntax.
+    /// Runs SQL directly on the database, over its own connection. The text names tables as `messaging.TABLE`; on SQLite the
+    /// prefix is removed.
     pub async fn sql(&self, sql: &str) {
         match self.kind {
             Kind::Sqlite => {
@@ -91,7 +92,7 @@ impl Place {
         }
     }
 
-    /// Undoes the versions of the schema after `version`, as if a server of that version had written the database.
+    /// Undoes all versions of the schema after `version`. The schema is then the one of a server with that version.
     pub async fn back_to(&self, version: i64) {
         let newest = self.numbers("SELECT max(version) FROM messaging.schema_migrations").await[0][0];
         for its_version in (version + 1..=newest).rev() {
@@ -101,7 +102,7 @@ impl Place {
         assert_eq!(self.numbers("SELECT max(version) FROM messaging.schema_migrations").await, [[version]]);
     }
 
-    /// Reads integers by SQL on the database, beside the server.
+    /// Reads integers by SQL directly from the database, over its own connection.
     pub async fn numbers(&self, sql: &str) -> Vec<Vec<i64>> {
         match self.kind {
             Kind::Sqlite => {
@@ -118,8 +119,8 @@ impl Place {
         }
     }
 
-    /// Every row of every table as text, with bytes in hexadecimal, to search for what must not be stored. For SQLite also the
-    /// bytes of its files.
+    /// Every row of every table as text, with bytes in hexadecimal, so that a test can search for data that must not be stored.
+    /// For SQLite the result also has the bytes of the database files.
     pub async fn everything(&self) -> String {
         match self.kind {
             Kind::Sqlite => self.every_sqlite_row(),

@@ -1,6 +1,6 @@
-//! The real binary as a process of its own, which tests kill, end, trace and limit.
+//! The real server binary as a process, which tests can kill, end, trace and limit.
 //!
-//! Invariant: only processes that were started here receive signals, by their id, and none outlives its guard.
+//! Invariant: signals go only to processes that were started here, by their id, and no process outlives its guard.
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::Place;
 use super::wire::{Wire, get_request};
 
-/// A debug build under a tracer is slow, and the machine also runs other tests.
+/// The longest wait for the start of a server. A debug build under a tracer is slow, and the machine also runs other tests.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(5);
 
@@ -22,7 +22,7 @@ static STARTS: AtomicU32 = AtomicU32::new(0);
 pub struct Process {
     /// The address of the server once it is ready.
     pub address: SocketAddr,
-    /// The server, or a wrapper around it that ends with it.
+    /// The server, or a wrapper that ends when the server ends.
     child: Child,
     /// The file with the server's own process id.
     id_file: PathBuf,
@@ -32,15 +32,15 @@ pub struct Process {
 /// Additions to the usual command of a server.
 #[derive(Default)]
 pub struct Wrapping {
-    /// The words of a command that runs the server: a tracer.
+    /// Words of a command that runs the server, for example a tracer.
     pub command: Vec<String>,
-    /// Lines for the shell that becomes the server.
+    /// Lines that the shell runs before it becomes the server.
     pub preamble: &'static str,
     /// Further arguments of `serve`.
     pub arguments: Vec<String>,
     /// Environment variables of the server only, not of its wrapper.
     pub environment: Vec<(&'static str, String)>,
-    /// Another URL of the database than the place's own: through a proxy.
+    /// The URL of the database if it is not the place's own, for example to go through a proxy.
     pub database_url: Option<String>,
 }
 
@@ -61,7 +61,7 @@ impl Process {
         let number = STARTS.fetch_add(1, Ordering::Relaxed);
         let log = place.folder.path().join(format!("serve-{number}.log"));
         let id_file = place.folder.path().join(format!("serve-{number}.pid"));
-        // The shell writes its id and then becomes the server, whatever its parent process is.
+        // The shell writes its process id and then becomes the server. So the id is known also if a wrapper starts the shell.
         let script = format!("{}\necho $$ >\"$0\"\nexec \"$@\"", wrapping.preamble);
         let mut words = wrapping.command;
         words.extend(["sh", "-c", &script].map(str::to_owned));
@@ -70,7 +70,7 @@ impl Process {
             words.push("env".to_owned());
             words.extend(wrapping.environment.iter().map(|(name, value)| format!("{name}={value}")));
         }
-        // Tests that measure times may name a release build.
+        // Tests that measure times can set this variable to a release build.
         let binary = std::env::var("POSTHASTE_TEST_BIN");
         words.push(binary.unwrap_or_else(|_| env!("CARGO_BIN_EXE_posthaste").to_owned()));
         words.extend(["serve", "--demo", "--rate-limits", "off", "--listen", "127.0.0.1:0"].map(str::to_owned));
@@ -117,12 +117,12 @@ impl Process {
         std::fs::read_to_string(&self.id_file).ok()?.trim().parse().ok()
     }
 
-    /// Its standard output and standard error.
+    /// The server's standard output and standard error.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// The file of its output, for reading after its end.
+    /// The file with the server's output, which can be read after the server has ended.
     pub fn log_file(&self) -> PathBuf {
         self.log.clone()
     }
@@ -161,7 +161,7 @@ impl Process {
     }
 
     fn end_now(&mut self) {
-        // After the child was reaped, its id may belong to another process.
+        // Once the child has been reaped, its process id may belong to another process.
         if matches!(self.child.try_wait(), Ok(None)) {
             match self.id() {
                 // The wrapper ends when the server does.
@@ -199,11 +199,11 @@ pub fn signal(name: &str, id: u32) {
 }
 
 fn try_signal(name: &str, id: u32) -> std::io::Result<ExitStatus> {
-    // The `kill` of the shell exists even where no such program is installed.
+    // Uses the `kill` that is built into the shell, because the program may not be installed.
     Command::new("sh").args(["-c", &format!("kill -{name} {id}")]).status()
 }
 
-/// The exit status, or `None` after `within`.
+/// Waits for the exit status. Returns `None` if the process still runs after `within`.
 pub async fn wait(child: &mut Child, within: Duration) -> Option<ExitStatus> {
     let deadline = Instant::now() + within;
     loop {
@@ -215,7 +215,7 @@ pub async fn wait(child: &mut Child, within: Duration) -> Option<ExitStatus> {
     }
 }
 
-/// The address in the line that the server logs when it listens, in both formats of the log.
+/// The address in the line that the server logs when it listens. Reads both log formats.
 pub fn listening_on(log: &str) -> Option<SocketAddr> {
     if let Some(line) = log.lines().find(|line| line.contains(r#""message":"listening""#)) {
         let line: serde_json::Value = serde_json::from_str(line).ok()?;

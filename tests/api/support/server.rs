@@ -1,4 +1,4 @@
-//! The server under test, run by the library on a real socket, and a client for it.
+//! The server under test, which the library runs on a real socket, and a client for it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ pub struct Options {
     pub clock: Clock,
     pub origins: OriginRules,
     pub trusted_proxies: TrustedProxies,
-    /// Off in most tests, because all their requests come from one address.
+    /// Rate limits are off in most tests, because all requests of a test come from one address.
     pub rate_limits: bool,
     pub registration_open: bool,
     pub direct_messages_from: DirectMessagesFrom,
@@ -46,9 +46,9 @@ pub struct Options {
     pub timeouts: Timeouts,
     pub connection_limit: usize,
     pub bus: BusSettings,
-    /// Another URL of the database than the place's own: through a proxy.
+    /// The URL of the database if it is not the place's own, for example to go through a proxy.
     pub database_url: Option<String>,
-    /// Tasks that the server does not run, because the test does their work step by step.
+    /// Names of tasks that the server does not run. The test runs their steps itself, or tests the server without them.
     pub without_tasks: &'static [&'static str],
     /// How long a task that kept failing must run before the server is ready again.
     pub recovery_time: Duration,
@@ -182,7 +182,8 @@ impl Server {
             ..HttpSettings::default()
         };
         let live = Live::new(Arc::clone(&app));
-        // A fatal fault ends the process of a real server. It must not end the process of the tests.
+        // A fatal fault ends the process of a real server. Here the closure does nothing, because this is the process of the
+        // tests.
         let mut workers = Workers::new(&app, &live, &options.bus, |_| {}).unwrap();
         let tasks = workers.states().clone();
         let state = HttpState::new(Arc::clone(&app), Arc::clone(&live), tasks.clone(), settings);
@@ -242,7 +243,7 @@ impl Server {
         entries
     }
 
-    /// Creates a user without a password, without the API.
+    /// Creates a user without a password, by calling the library instead of the API.
     pub async fn add_user(&self, user_name: &str, first_name: &str, last_name: &str) {
         let registration = users::Registration {
             user_name: user_name.into(),
@@ -270,7 +271,7 @@ pub async fn answer_of(request: RequestBuilder) -> Answer {
 /// Sends bytes, and reads until the server closes the connection or nothing arrives for a second.
 pub async fn raw(address: SocketAddr, request: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    // The server may answer and close before it has read everything.
+    // The server may answer and close the connection before it has read all bytes, so errors are ignored.
     drop(stream.write_all(request).await);
     let mut answer = Vec::new();
     let mut buffer = [0; 4096];

@@ -1,14 +1,15 @@
 //! The system calls of processes in order, read from the log of strace.
 //!
-//! strace stops a process before and after each call. A call runs after the moment at which strace logs its start, and is over
-//! before the moment at which strace logs its end. So "ended before the other one started" in the log is also true of the calls
-//! themselves, and between two logs as well, because they share the machine's clock.
+//! strace stops a process before and after each call. So a call begins after strace has logged its start, and ends before
+//! strace logs its end. If call A ends in the log before call B starts, A has really ended before B started. This is also true
+//! for two logs, because both have times of the machine's clock.
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::process::Command;
 
-/// How many bytes of each argument are logged: a whole page, or a whole write of PostgreSQL's log.
+/// How many bytes of each argument are logged. They are enough for a whole page, and for a whole write to PostgreSQL's
+/// write-ahead log.
 const LOGGED_BYTES: usize = 1 << 20;
 
 /// A system call of a process.
@@ -44,7 +45,8 @@ impl Call {
     }
 }
 
-/// The words that run a command under strace: it follows every thread and child, and logs only `calls` to `log`.
+/// The words before a command that run it under strace. strace follows every thread and child process, and writes only `calls`
+/// to `log`.
 pub fn tracer(log: &Path, calls: &str, more: &[&str]) -> Vec<String> {
     let version = Command::new("strace").arg("--version").output();
     assert!(
@@ -79,7 +81,7 @@ pub fn calls(log: &Path) -> Vec<Call> {
     calls
 }
 
-/// Splits `PID SECONDS.MICROSECONDS event`. Lines about signals and exits are ignored.
+/// Splits a line of the form `PID SECONDS.MICROSECONDS event`. Returns `None` for lines about signals and exits.
 fn split(line: &str) -> Option<(&str, u64, &str)> {
     let (process, rest) = line.split_once(' ')?;
     let (time, event) = rest.trim_start().split_once(' ')?;

@@ -1,4 +1,4 @@
-//! Clients that read events: a WebSocket, and a stream of server-sent events.
+//! Clients that read events over a WebSocket or over a stream of server-sent events.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use super::{Place, Server};
 
-/// How long to wait for something that must arrive.
+/// The longest wait for something that must arrive.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub struct Socket {
@@ -23,12 +23,13 @@ pub struct Socket {
     /// The cursor of the last event.
     pub cursor: String,
     pub hello: Value,
-    /// Whether events of type `presence` are returned. They arrive whenever a user opens a socket.
+    /// Whether events of type `presence` are returned. Most tests skip them, because they arrive whenever a user opens a
+    /// socket.
     pub presence: bool,
 }
 
 impl Socket {
-    /// Opens a socket with some headers. The error is the status of a refusal.
+    /// Opens a socket with these headers. If the server refuses it, the error is the status of the answer.
     pub async fn open(server: &Server, target: &str, headers: &[(&str, &str)]) -> Result<Self, u16> {
         Self::open_at(server.address, target, headers).await
     }
@@ -60,7 +61,7 @@ impl Socket {
         Self::open(server, "/api/ws", &[("x-act-as", person)]).await.unwrap()
     }
 
-    /// Opens a socket that continues after a cursor.
+    /// Opens a socket of a user under open access that continues after a cursor.
     pub async fn behind(server: &Server, person: &str, cursor: &str) -> Self {
         Self::open(server, &format!("/api/ws?after={cursor}"), &[("x-act-as", person)]).await.unwrap()
     }
@@ -215,7 +216,7 @@ impl Follower {
         Self { shared, task }
     }
 
-    /// Sets the new address of the server.
+    /// Sets the address that the reader connects to from now on.
     pub fn moved(&self, address: SocketAddr) {
         self.shared.lock().unwrap().address = Some(address);
     }

@@ -1,4 +1,4 @@
-//! A client that knows the outcome of each request: not sent, sent and not answered, answered in part, or answered.
+//! A client that distinguishes four outcomes of a request: not sent, sent and not answered, answered in part, or answered.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use super::server::Answer;
 
-/// Longer than any time limit of the server: an answer that takes longer never arrives.
+/// The longest wait for an answer. It is longer than any time limit of the server, so a later answer would never arrive.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// One connection, kept open between requests.
@@ -37,7 +37,7 @@ impl Wire {
     }
 
     pub async fn write(&mut self, bytes: &[u8]) -> Result<(), Lost> {
-        // Some of it may have arrived.
+        // The server may have received a part of the request before the error.
         self.stream.write_all(bytes).await.map_err(|_| Lost::Unanswered)
     }
 
@@ -63,7 +63,7 @@ impl Wire {
     }
 }
 
-/// The answer, once it is complete.
+/// Parses an answer. Returns `None` while the answer is incomplete.
 fn parse(received: &[u8]) -> Option<Answer> {
     let head_length = received.windows(4).position(|window| window == b"\r\n\r\n")?;
     let head = std::str::from_utf8(&received[..head_length]).unwrap();
