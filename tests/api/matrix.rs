@@ -1,8 +1,8 @@
-//! The authorization matrix: every operation of the OpenAPI document, tried by every kind of caller, compared with a table.
+//! The authorization matrix: every kind of caller tries every operation of the OpenAPI document. The outcomes are compared with
+//! a table.
 //!
-//! Invariants: an operation that is missing in the table fails the test, and so does a row without an operation. For a caller
-//! who may not see something, the answer is byte for byte the one for something that does not exist. A refused request changes
-//! nothing.
+//! Invariants: the test fails if an operation is missing in the table, or if a row has no operation. A caller who may not see a
+//! thing gets, byte for byte, the answer for a thing that does not exist. A refused request changes nothing.
 
 use std::collections::BTreeMap;
 
@@ -68,7 +68,8 @@ both!(open_registration_is_for_every_caller_who_may_write, async |place| {
     assert!(users.iter().all(|user| user["role"] == "user"), "{users:?}");
 });
 
-/// Tries the refused callers first, so that an effect of their requests is noticed.
+/// Tries the callers who are refused first, and asserts that their requests have changed nothing. Then tries the callers who
+/// are allowed.
 async fn try_all_callers(fixture: &Fixture, operation: &str, row: &BTreeMap<&str, Outcome>, wrong: &mut Vec<String>) {
     let mut case = Case::new(fixture, operation).await;
     let callers = fixture.callers(&case.subject);
@@ -132,7 +133,7 @@ both!(hidden_things_answer_like_things_that_do_not_exist, async |place| {
             let may_see =
                 matches!(row[&*caller.column], Outcome::Done(_) | Outcome::Refused { of_visible_thing: true, .. });
             if may_see {
-                // A caller who may see such things gets a 404.
+                // For a caller who may see such things, a missing one is a 404.
                 let named = shown.iter().filter(|(_, status, _)| *status != 404);
                 wrong.extend(named.map(|(path, _, text)| format!("{operation} as {}: {path}\n{text}", caller.name)));
             } else {
@@ -151,7 +152,8 @@ both!(hidden_things_answer_like_things_that_do_not_exist, async |place| {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 });
 
-/// Everything that an answer shows, except the date. All compared requests have the same request id.
+/// The status, the headers except the date, and the body of an answer, as one text. All compared requests have the same request
+/// id.
 fn shown_text(answer: &Answer) -> String {
     let mut headers: Vec<String> = answer
         .headers

@@ -1,4 +1,4 @@
-//! Fields that a caller may not set: every operation with a body refuses them by name.
+//! Fields that a caller may not set. Every operation with a body refuses them, and the error names the field.
 
 use reqwest::Method;
 
@@ -51,7 +51,7 @@ both!(a_user_cannot_change_fields_that_are_not_theirs_to_set, async |place| {
     {
         let target = if ["ad", "*"].contains(&&*caller.column) { &profile } else { "/api/users/me" };
         for (field, value) in fields() {
-            // The unknown field stands beside a valid one. The whole request is refused.
+            // The body has a valid field beside the unknown one. The whole request is refused.
             let body = with(json!({"first_name": "Changed"}), field, value);
             assert_unknown(&fixture.call(caller, "PATCH", target, Some(&body)).await, field);
         }
@@ -99,7 +99,7 @@ both!(every_operation_refuses_unknown_fields, async |place| {
         let before = state(&fixture, &case).await;
         let row = &table[&*operation];
         let callers = fixture.callers(&case.subject);
-        // A caller whose request is accepted without the extra field.
+        // Chooses a caller whose request is accepted without the extra field.
         let caller = callers.iter().rfind(|caller| matches!(row[&*caller.column], Outcome::Done(_))).unwrap();
         for (field, value) in fields().into_iter().filter(|(field, _)| schema["properties"][*field].is_null()) {
             let body = with(case.body.clone().unwrap(), field, value);

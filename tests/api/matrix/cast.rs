@@ -1,7 +1,7 @@
 //! All callers: users, administrators, API keys, and callers whose credentials are not valid.
 //!
-//! Two servers work on one database. The permissions are tried on the secured server. The other one has open access: everything
-//! that a try needs is created there, without regard to the permissions under test.
+//! Two servers work on one database. The tests of permissions send their requests to the secured server. The other server has
+//! open access. Everything that a test needs is created there, where the permissions under test do not matter.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -35,14 +35,14 @@ pub struct Fixture {
     /// Session tokens of users.
     other: String,
     admin: String,
-    /// API keys by the first letters of their scopes.
+    /// API keys, each with the name of its column in the table: the first letter of its scope, or `*` for all scopes.
     keys: Vec<(&'static str, String)>,
     /// Callers without valid credentials.
     invalid: Vec<Caller>,
     made: AtomicI64,
 }
 
-/// A caller with the headers of its credentials.
+/// A caller: a name for messages, a column of the table, and the headers with its credentials.
 #[derive(Clone, Debug)]
 pub struct Caller {
     pub name: String,
@@ -73,7 +73,7 @@ fn bearer(token: &str) -> (&'static str, String) {
     ("authorization", format!("Bearer {token}"))
 }
 
-/// A cookie, with the origin that a browser sends with it for a page of this origin.
+/// The headers that a browser sends for a page of this origin: the cookie and `Origin`.
 fn cookie(token: &str, origin: &str) -> Vec<(&'static str, String)> {
     vec![("cookie", format!("posthaste_session={token}")), ("origin", origin.to_owned())]
 }
@@ -145,7 +145,7 @@ impl Fixture {
         fixture
     }
 
-    /// A session of an administrator and an API key with every scope. Both have expired by now.
+    /// Creates a session of an administrator and an API key with every scope. Both have expired already.
     async fn expired_credentials(place: &Place) -> (String, String) {
         let past = Clock::Manual(Arc::new(AtomicI64::new((now_s() - 31 * DAY_S) * 1_000_000)));
         let server = Server::start_with(place, Options { demo: false, clock: past, ..Options::default() }).await;
@@ -160,7 +160,8 @@ impl Fixture {
         (session["token"].as_str().unwrap().into(), key["key"].as_str().unwrap().into())
     }
 
-    /// Every user here was an administrator, so that a caller who is accepted by mistake can do damage.
+    /// Creates the callers with invalid credentials. Nearly all of their credentials had every permission, so that a caller who
+    /// is accepted by mistake succeeds and the test notices it.
     async fn invalid_callers(&self, expired_session: &str, expired_key: &str) -> Vec<Caller> {
         let (ended, banned, erased) =
             (self.token("admin").await, self.person("banned", true).await, self.person(ERASED, true).await);

@@ -1,4 +1,4 @@
-//! Things that are hidden and not named by a path: in bodies, headers, queries and credentials.
+//! Hidden things that a request does not name in its path, but in its body, a header, its query or its credentials.
 
 use reqwest::Method;
 
@@ -91,7 +91,7 @@ both!(a_body_does_not_reveal_what_is_hidden, async |place| {
         let pair = Pair::bodies("/api/messages", send(hidden, Some("other")), send(none, Some("other")));
         pair.assert(&fixture, caller, 404, "conversation_not_found").await;
     }
-    // An erased user answers like an unknown one.
+    // A message to an erased user gets the same answer as a message to an unknown user.
     let to = |name: &str| json!({"recipient_user_name": name, "body": "are you there?"});
     for caller in in_columns(&callers, &["me", "ot", "ad", "w/m", "*/a"]) {
         Pair::bodies("/api/messages", to(ERASED), to(NEVER)).assert(&fixture, caller, 422, "invalid_fields").await;
@@ -133,7 +133,7 @@ both!(a_query_does_not_reveal_erased_users, async |place| {
 both!(private_fields_are_shown_only_to_callers_who_may_see_them, async |place| {
     let fixture = Fixture::start(place).await;
     let subject = fixture.subject(None).await;
-    // A key without the scope `admin` that acts as an administrator sees no more than a user.
+    // A key without the scope `admin` that acts as an administrator sees only what every user sees.
     for (columns, shown) in [(["me", "ad", "r", "*", "r/m", "*/m", "*/a"].as_slice(), true), (&["ot", "r/a"], false)] {
         for caller in in_columns(&fixture.callers(&subject), columns) {
             let one = format!("/api/users/{}", subject.user_name);
@@ -200,7 +200,7 @@ both!(erased_names_and_used_codes_are_never_valid_again, async |place| {
         bodies: [Some(body.clone()), Some(body)],
     };
     pair.assert(&fixture, &nobody, 404, "code_not_found").await;
-    // The name of an erased user cannot be used again. Here it answers like the name of an existing user.
+    // The name of an erased user cannot be used again. The refusal is the same as for the name of an existing user.
     let make = |name: &str| json!({"user_name": name});
     let callers = fixture.callers(&fixture.subject(None).await);
     for caller in in_columns(&callers, &["ad", "w", "*", "*/a"]) {

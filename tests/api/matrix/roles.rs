@@ -1,7 +1,7 @@
-//! The permissions in a group: every operation on a conversation, by users with every relation to it.
+//! The permissions in a group: users with every relation to the group try every operation on a conversation.
 //!
-//! Invariants: an operation on a conversation that is missing in the table fails the test, and so does a row without an
-//! operation. For a user outside a conversation, the answer is byte for byte the one for a conversation that does not exist.
+//! Invariants: the test fails if an operation on a conversation is missing in the table, or if a row has no operation. A user
+//! outside a conversation gets, byte for byte, the answer for a conversation that does not exist.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -13,12 +13,13 @@ use crate::support::{Server, answer_of};
 
 /// The columns:
 ///
-/// - `out`, `inv`, `rem`: not a member: never was one, has an invite and has not accepted it, was removed.
+/// - `out`, `inv`, `rem`: users who are not members. `out` never was one, `inv` has an invite and has not accepted it, `rem`
+///   was removed.
 /// - `mem`, `adm`, `own`: a member, an admin, an owner other than the creator of the group.
 /// - `blk`: a member whom the creator of the group blocks.
 ///
-/// Where an operation is about a message, its sender is the creator of the group. Where it is about a member, that is the
-/// creator, too. A cell is the status if the operation is carried out, or else the short form of a refusal.
+/// Where an operation is about a message, its sender is the creator of the group. Where it is about a member, this member is
+/// the creator as well. A cell is the status if the operation is allowed, or else the short form of a refusal.
 const TABLE: &str = "
 operation                                               out inv rem mem adm own blk
 GET /api/conversations/{id}                             con con con 200 200 200 200
@@ -60,7 +61,8 @@ const REFUSALS: &[(&str, u16, &str)] = &[
     ("mym", 403, "not_your_message"),
 ];
 
-/// A group of `maker`, with a user for each column.
+/// A group that the user `maker` has created, with an invite and an incoming webhook. Each column of the table has a user with
+/// its name.
 struct Group<'a> {
     server: &'a Server,
     id: i64,
@@ -104,7 +106,7 @@ impl<'a> Group<'a> {
         Self { server, id, invite: number(invite), incoming_webhook: number(hook) }
     }
 
-    /// Sends the request of an operation on this group, or on another conversation with this id.
+    /// Sends the request of an operation on the conversation `id`: this group or another one.
     async fn try_as(&self, operation: &str, person: &str, id: i64) -> Answer {
         let (method, template) = operation.split_once(' ').unwrap();
         let target = template
@@ -127,14 +129,15 @@ impl<'a> Group<'a> {
             _ => None,
         };
         if operation == "DELETE /api/conversations/{id}/messages/{seq}/reactions/{emoji}" {
-            // Users who may add a reaction add one, so that there is one to remove.
+            // Tries to add a reaction first, so that there is one to remove.
             call(self.server, person, Method::PUT, &target, None).await;
         }
         call(self.server, person, method.parse().unwrap(), &target, body.as_ref()).await
     }
 }
 
-/// The seq of the message of the creator. Before it come the system messages about the creation, two roles and a removal.
+/// The seq of the creator's message. The four messages before it are system messages: about the creation of the group, two
+/// changes of roles and a removal.
 const SAID_SEQ: i64 = 5;
 /// An id that does not exist.
 const NO_ID: i64 = 9_007_199_254_740_991;
@@ -161,7 +164,7 @@ both!(every_user_may_do_in_a_group_what_the_table_says, async |place| {
     assert_eq!(call(&server, "maker", Method::PUT, "/api/blocks/blk", None).await.status, 204);
     let mut wrong = Vec::new();
     for (operation, cells) in rows() {
-        // The refused users come first, all on one group.
+        // Tries the users who are refused first, all on one group.
         let mut group = Group::make(&server).await;
         for (person, cell) in &cells {
             let known = cell.parse::<u16>().is_ok() || REFUSALS.iter().any(|(word, ..)| word == cell);

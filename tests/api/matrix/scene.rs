@@ -1,8 +1,8 @@
-//! A valid request for each operation, with everything that it needs to succeed, and the same request for things that do not
+//! For each operation, a valid request with everything that it needs to succeed, and the same request for things that do not
 //! exist.
 //!
-//! An operation needs a line here if its path names something other than a user, a conversation or a message, or if it has a
-//! body.
+//! A new operation needs a line in this file if its path names something other than a user, a conversation or a message, or if
+//! it has a body.
 
 use std::sync::LazyLock;
 
@@ -65,7 +65,8 @@ fn fill_in(template: &str, values: Vec<String>) -> String {
     path
 }
 
-/// The values for the path: first a thing of the subject, then things that do not exist.
+/// Values for the parameters of the path. The first entry names a thing of the subject, the others name things that do not
+/// exist.
 async fn things(fixture: &Fixture, operation: &str, subject: &Subject) -> Vec<Vec<String>> {
     let (method, template) = parts(operation);
     let names = |existing: String, missing: &[&str]| {
@@ -74,7 +75,7 @@ async fn things(fixture: &Fixture, operation: &str, subject: &Subject) -> Vec<Ve
     };
     match template {
         "/api/sessions/{id}" => {
-            // The session of the caller stays.
+            // Creates a second session, so that the request does not end the session of the caller.
             fixture.token(&subject.user_name).await;
             let sessions = fixture.act_as(&subject.user_name, Method::GET, "/api/sessions", None).await.json();
             let last = sessions.as_array().unwrap().last().unwrap()["id"].to_string();
@@ -88,7 +89,7 @@ async fn things(fixture: &Fixture, operation: &str, subject: &Subject) -> Vec<Ve
             names(kept.to_string(), &[NO_ID, "0", "x", &revoked.to_string()])
         }
         "/api/webhooks/{id}" | "/api/webhooks/{id}/deliveries" | "/api/webhooks/{id}/replay" => {
-            // The number of webhooks is limited.
+            // Deletes older webhooks, because the number of webhooks is limited.
             for old in fixture.open_server.get("/api/webhooks").await.json().as_array().unwrap() {
                 let target = format!("/api/webhooks/{}", old["id"]);
                 crate::support::answer_of(fixture.open_server.request(Method::DELETE, &target)).await;
@@ -100,7 +101,7 @@ async fn things(fixture: &Fixture, operation: &str, subject: &Subject) -> Vec<Ve
         "/api/friends/{user_name}" | "/api/blocks/{user_name}" => {
             let other = fixture.subject(None).await.user_name;
             if method == "DELETE" {
-                // There must be something to end.
+                // Creates the friend request or the block that the operation ends.
                 let target = template.replace("{user_name}", &other);
                 fixture.act_as(&subject.user_name, Method::PUT, &target, None).await;
             }
@@ -150,7 +151,7 @@ async fn things(fixture: &Fixture, operation: &str, subject: &Subject) -> Vec<Ve
         }
         "/api/invites/{code}" => {
             let (group, member) = group(fixture, subject).await;
-            // A second owner, so that the subject can leave and come back with the invite.
+            // Makes the member a second owner, so that the subject can leave the group and join again with the invite.
             let target = format!("/api/conversations/{group}/members/{member}");
             fixture.act_as(&subject.user_name, Method::PUT, &target, Some(&json!({"role": "owner"}))).await;
             let target = format!("/api/conversations/{group}/invites");
@@ -160,7 +161,7 @@ async fn things(fixture: &Fixture, operation: &str, subject: &Subject) -> Vec<Ve
             names(made["code"].as_str().unwrap().to_owned(), &["phi_none", "x"])
         }
         "/api/conversations/{id}/messages/{seq}/report" | "/api/conversations/{id}/messages/{seq}/forward" => {
-            // Users report and forward messages of others.
+            // Creates a message of another user, because users report and forward messages of others.
             let other = fixture.subject(None).await.user_name;
             messages(&fixture.open_server.send(&other, &subject.user_name, "a word to you").await)
         }
@@ -197,7 +198,7 @@ async fn things(fixture: &Fixture, operation: &str, subject: &Subject) -> Vec<Ve
     }
 }
 
-/// The place of a message, and places without one.
+/// Conversation id and seq of a message, followed by pairs that name no message.
 fn messages(message: &Value) -> Vec<Vec<String>> {
     let (id, seq) = (message["conversation_id"].to_string(), message["seq"].to_string());
     [(&*id, &*seq), (&id, "2"), (&id, "x"), (NO_ID, "1"), (NO_ID, NO_ID), ("x", "1")]
@@ -221,7 +222,7 @@ async fn incoming_webhook(fixture: &Fixture, subject: &Subject) -> (String, Valu
     (group, made.json())
 }
 
-/// The code in the mail.
+/// Requests a code to confirm the subject's email address, and reads the code from the mail.
 async fn confirmation_code(fixture: &Fixture, subject: &Subject) -> String {
     let mut mails = fixture.mails.lock().await;
     let target = format!("/api/users/{}/email-confirmations", subject.user_name);
@@ -280,7 +281,7 @@ async fn body(fixture: &Fixture, operation: &str, subject: &Subject) -> Option<V
     })
 }
 
-/// A report of a message to the subject.
+/// Makes the subject report a message that it has received. Returns the id of the report.
 async fn reported(fixture: &Fixture, subject: &Subject) -> i64 {
     let other = fixture.subject(None).await.user_name;
     let message = fixture.open_server.send(&other, &subject.user_name, "a word to you").await;
@@ -290,7 +291,7 @@ async fn reported(fixture: &Fixture, subject: &Subject) -> i64 {
     report["id"].as_i64().unwrap()
 }
 
-/// The code that an authenticator app shows for the offered secret.
+/// Requests a secret for an authenticator app. Returns the code that the app shows for it.
 async fn offered_code(fixture: &Fixture, subject: &Subject) -> String {
     let target = format!("/api/users/{}/mfa", subject.user_name);
     let offer = fixture.act_as(&subject.user_name, Method::POST, &target, None).await.json();

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 /// The columns:
 ///
-/// - `no`: callers without credentials, and callers with invalid ones: expired, revoked, made up, or of a banned or erased user. On
-///   public routes, both are treated as callers without credentials. On all other routes, both are refused in the same way.
+/// - `no`: callers without credentials, and callers with invalid credentials: expired, revoked, invented, or of a banned or
+///   erased user. Public routes treat both as callers without credentials. All other routes refuse both in the same way.
 /// - `me`: the subject, that is, the user whom the request is about. The credentials are a session, a cookie or a JWT.
 /// - `ot`, `ad`: another user, an administrator.
 /// - `r`, `w`, `a`, `*`: API keys with the scope `read`, `write`, `admin`, or all three, that act as no user.
@@ -114,8 +114,8 @@ GET /api/admin/reports                            401 adm adm 200 scp scp 200 20
 PATCH /api/admin/reports                          401 adm adm 200 scp scp 200 200 scp scp adm adm scp scp 200 200
 ";
 
-/// For each refusal: the word in a cell, the status, the code, and whether it is given only for things that the caller may see. The
-/// other refusals must be the same for a thing that does not exist, so that they do not show which things exist.
+/// For each refusal: the word in a cell, the status, the code, and whether callers get it only for things that they may see.
+/// All other refusals must be the same for a thing that does not exist, so that they do not show which things exist.
 const REFUSALS: &[(&str, u16, &str, bool)] = &[
     ("401", 401, "unauthenticated", false),
     ("scp", 403, "insufficient_scope", false),
