@@ -1,5 +1,5 @@
-//! No query reads the whole of a table that grows. Every statement of `src/store/` is explained on both databases in the way
-//! its driver sends it. The scans that are allowed are listed below with their reasons.
+//! No query reads all rows of a table that grows. The test runs EXPLAIN for every statement of `src/store/` on both databases,
+//! in the form in which the driver sends the statement. Allowed scans are listed below with their reasons.
 
 mod postgres;
 mod sqlite;
@@ -12,7 +12,7 @@ use crate::support::place::Kind;
 use crate::support::{Place, Server};
 use statements::Statement;
 
-/// With fewer statements than this, some were not found.
+/// If the test finds fewer statements than this, it has missed some.
 const MIN_STATEMENTS: usize = 180;
 
 /// Files whose statements are not explained.
@@ -26,7 +26,7 @@ const FILES_LEFT_OUT: &[(&str, &str)] = &[
     ("sqlite/scrub.rs", "reads pages of the file by number"),
 ];
 
-/// Texts that occur only in statements for one database.
+/// Parts of a text that show that a statement is for one database only, each with the reason.
 const DIALECT: &[(Kind, &str, &str)] = &[
     (Kind::Postgres, "unnest(", "many rows in one statement, because a round trip costs as much as the rows"),
     (Kind::Postgres, "::", "a cast"),
@@ -38,8 +38,8 @@ const DIALECT: &[(Kind, &str, &str)] = &[
     (Kind::Sqlite, "messaging.messaging_sequence ", "message ids come from a table, because SQLite has no sequences"),
 ];
 
-/// Statements for one database that neither their place nor their text identifies: the file, a part of the text, the databases
-/// on which they are explained, and the reason.
+/// Statements for one database that the test recognizes neither by the code around them nor by [`DIALECT`]: the file, a part of
+/// the text, the databases on which they are explained, and the reason.
 const ONE_DATABASE: &[(&str, &str, &[Kind], &str)] = &[
     (
         "messages/search.rs",
@@ -159,14 +159,14 @@ const ALLOWED_SCANS: &[AllowedScan] = &[
     },
 ];
 
-/// A table that is read completely, and how.
+/// A table that a plan reads completely, and the step of the plan that does it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scan {
     pub table: String,
     pub how: String,
 }
 
-/// The scans of one statement on one database, or its error.
+/// The scans of one statement on one database, or the error of its EXPLAIN.
 pub type Explained = Result<Vec<Scan>, String>;
 
 /// Whether a statement is explained on this database.
@@ -251,17 +251,17 @@ both!(no_query_reads_a_whole_table, async |place| {
     server.stop().await;
 });
 
-/// Bad statements with the tables that must be reported, and some good ones.
+/// Statements that test this test, each with the tables that must be reported. Good statements have none.
 const EXAMPLES: &[(&str, &[&str])] = &[
     ("SELECT * FROM messaging.messages WHERE body = $1", &["messages"]),
     ("SELECT count(*) FROM messaging.users", &["users"]),
     ("SELECT id FROM messaging.conversations ORDER BY last_sent_at LIMIT $1", &["conversations"]),
     ("UPDATE messaging.users SET mfa = TRUE WHERE first_name = $1", &["users"]),
     ("DELETE FROM messaging.sessions WHERE agent = $1", &["sessions"]),
-    // The second column of a key alone is no access path.
+    // An index cannot be used with a condition on its second column alone.
     ("SELECT body FROM messaging.messages AS m WHERE m.seq = $1", &["messages"]),
     ("SELECT at FROM messaging.message_edits e WHERE e.edition > $1 ORDER BY conversation_id", &["message_edits"]),
-    // A filter in an OR does not restrict the rows.
+    // With OR, a condition on an indexed column does not restrict the rows that are read.
     ("SELECT id FROM messaging.audit_log WHERE actor_id = $1 OR detail = $2", &["audit_log"]),
     (
         "WITH named AS (SELECT id FROM messaging.users WHERE last_name = $1)

@@ -1,6 +1,6 @@
-//! `EXPLAIN` of generic plans, as prepared statements have them, with all plans that avoid an index made as expensive as
-//! possible: sequential scans, and joins that read both sides completely. A generic plan would choose such joins because it
-//! assumes that a LIMIT passes a tenth of a table. Scans that are left then have no index that they could use.
+//! `EXPLAIN` of generic plans, which prepared statements use. Sequential scans, and joins that read both sides completely, are
+//! disabled, which makes them as expensive as possible. Without that, a generic plan would choose such joins, because it
+//! assumes that a LIMIT returns a tenth of a table. A scan that remains in a plan has no index that it could use.
 
 use std::collections::BTreeMap;
 
@@ -11,10 +11,11 @@ use super::statements::Statement;
 use super::{Explained, Scan, is_small};
 use crate::support::Place;
 
-/// Rows in every table that grows: enough that the choice of the index matters.
+/// Number of rows in every table that grows. There are so many that it matters which index a plan uses.
 const ROWS: usize = 5_000;
 
-/// Columns with only a few different words. If every row had another word, reading a whole table for one would seem worthwhile.
+/// Columns that hold only a few different words. If every row had a different word, PostgreSQL's statistics would make it seem
+/// cheap to read a whole table for one word.
 const WORDS: &[&str] = &["kind", "state", "role", "type", "purpose", "history", "action"];
 
 /// An index: its table and its first column.
@@ -44,8 +45,9 @@ pub async fn explain(place: &Place, statements: &[Statement]) -> Vec<Explained> 
             }
         });
     }
-    // An EXISTS whose value is used has two plans. The plan that reads everything once is chosen if the table was small at the
-    // time of planning. Neither of the two cost settings shows all of these plans.
+    // An EXISTS in an expression has two alternative plans. PostgreSQL uses the one that reads everything once into a hash
+    // table if the table was small at the time of planning. Some of these plans appear only with sequential scans enabled,
+    // others only without.
     for seqscan in ["on", "off"] {
         let settings = format!(
             "SET enable_seqscan = {seqscan}; SET enable_hashjoin = on; SET enable_mergejoin = on; SET enable_indexscan = off;
@@ -64,7 +66,7 @@ pub async fn explain(place: &Place, statements: &[Statement]) -> Vec<Explained> 
     explained
 }
 
-/// Tables that are read into the hash table of a subplan.
+/// Adds the tables that a subplan reads completely into a hash table.
 fn collect_hashed(node: &Value, whole: &str, scans: &mut Vec<Scan>) {
     for below in node["Plans"].as_array().into_iter().flatten() {
         let name = below["Subplan Name"].as_str().unwrap_or_default();
@@ -99,7 +101,8 @@ fn parameters(text: &str) -> usize {
     numbers.max().unwrap_or(0)
 }
 
-/// The scans of a plan node and of the nodes below it. An index is read completely unless the condition uses its first column.
+/// Adds the scans of a plan node and of the nodes below it. An index counts as read completely unless the condition uses its
+/// first column.
 fn collect(node: &Value, indexes: &BTreeMap<String, Index>, scans: &mut Vec<Scan>) {
     let text = |name: &str| node[name].as_str().unwrap_or_default();
     if text("Node Type") == "Seq Scan" {
@@ -116,8 +119,8 @@ fn collect(node: &Value, indexes: &BTreeMap<String, Index>, scans: &mut Vec<Scan
     }
 }
 
-/// Such as `((conversation_id = $1) AND (seq > $2))` or `(ROW(last_sent_at, id) < ROW($1, $2))`: the index's own columns are on
-/// the left.
+/// Whether an index condition uses the first column of the index. Conditions look like `((conversation_id = $1) AND (seq >
+/// $2))` or `(ROW(last_sent_at, id) < ROW($1, $2))`: the columns of the index are on the left.
 fn is_looked_up(index: &Index, condition: &str) -> bool {
     let condition = condition.replace('"', "");
     match &index.leading {
@@ -139,7 +142,7 @@ async fn indexes(client: &Client) -> BTreeMap<String, Index> {
     rows.iter().map(index).collect()
 }
 
-/// Inserts rows into every table that grows, by the types of its columns, so that new tables are filled too.
+/// Inserts rows into every table that grows. The values depend on the types of the columns, so that new tables are filled too.
 async fn fill(client: &Client) {
     let sql = "SELECT c.table_name::text, c.column_name::text, c.data_type::text,
                       c.is_nullable = 'YES', c.column_default IS NOT NULL OR c.is_generated = 'ALWAYS'
@@ -155,7 +158,7 @@ async fn fill(client: &Client) {
             continue;
         }
         match value(&column, &kind) {
-            // Ten rows for each conversation and user. Optional columns are mostly NULL.
+            // Optional columns are NULL in nine rows of ten.
             Some(value) if optional => {
                 let value = format!("CASE WHEN i % 10 = 0 THEN {value} END");
                 tables.entry(table).or_default().push((column, value));

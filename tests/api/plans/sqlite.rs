@@ -1,4 +1,4 @@
-//! `EXPLAIN QUERY PLAN` over the server's own connection, so that its driver translates the statements.
+//! `EXPLAIN QUERY PLAN` over the server's own connection. So the statements are translated by its driver, like all statements.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,7 @@ use super::statements::Statement;
 use super::{Explained, Scan};
 use crate::support::Server;
 
-/// Words that may follow a table's name and are no alias.
+/// Words that may follow the name of a table and are not its alias.
 const NO_ALIAS: &[&str] = &[
     "cross",
     "default",
@@ -34,7 +34,7 @@ const NO_ALIAS: &[&str] = &[
 ];
 
 pub async fn explain(server: &Server, statements: &[Statement]) -> Vec<Explained> {
-    // The driver takes texts that live as long as the process.
+    // The driver accepts only texts that live as long as the process, so the texts are leaked.
     let texts: Vec<&'static str> =
         statements.iter().map(|one| &*String::leak(format!("EXPLAIN QUERY PLAN {}", one.text))).collect();
     let (tables, plans) = server
@@ -64,8 +64,8 @@ async fn plans(conn: &mut Conn, texts: &[&'static str]) -> Vec<Result<Vec<String
     plans
 }
 
-/// The tables that a statement names, by their aliases: a plan shows only the alias. If several subqueries use one alias for
-/// several tables, it counts for all of them.
+/// The tables that a statement names, by name and by alias, because a plan shows only the alias. If several subqueries use the
+/// same alias for different tables, the alias stands for all of these tables.
 fn names(text: &str, tables: &BTreeSet<String>) -> BTreeMap<String, BTreeSet<String>> {
     let mut names: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let mut words = Vec::new();
@@ -93,18 +93,18 @@ fn names(text: &str, tables: &BTreeSet<String>) -> BTreeMap<String, BTreeSet<Str
     names
 }
 
-/// The tables that a step of a plan reads completely. A scan of an index counts as a scan of the table: only a LIMIT could end
-/// it early, and a filter that hardly any row passes makes that LIMIT useless.
+/// The tables that a step of a plan reads completely. A scan of an index counts as a scan of the table. Only a LIMIT could end
+/// it early, and not if a filter lets hardly any row pass.
 fn scans(step: &str, names: &BTreeMap<String, BTreeSet<String>>) -> Vec<Scan> {
     let mut words = step.split_whitespace();
     let (Some(verb @ ("SCAN" | "SEARCH")), Some(name)) = (words.next(), words.next()) else {
         return Vec::new();
     };
     let bounded = match step.split_once(" VIRTUAL TABLE INDEX ") {
-        // Full-text search: by terms (M), or by row number (=).
+        // A full-text search is bounded if it looks up terms (M) or a row number (=).
         Some((_, plan)) => plan.split_once(':').is_some_and(|(_, plan)| plan.contains(['M', '='])),
-        // An AUTOMATIC index is built for this one statement by reading the whole table. `ANY` tries every value of the first
-        // column.
+        // SQLite builds an AUTOMATIC index for one statement by reading the whole table. With `ANY` it tries every value of the
+        // first column.
         None => verb == "SEARCH" && !step.contains(" AUTOMATIC ") && !step.contains("(ANY("),
     };
     if bounded {

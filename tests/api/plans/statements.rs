@@ -1,5 +1,5 @@
-//! The SQL statements of `src/store/`, read from its sources: every literal that begins like a statement, and every `concat!`
-//! or `sql!` that builds one, also from the columns of a type that `columns!` declares. So a new query is found without a
+//! The SQL statements of `src/store/`, read from its sources. A statement is a literal that begins like one, or the result of a
+//! `concat!` or `sql!`, which may contain the columns of a type that `columns!` declares. So a new query is found without a
 //! change here.
 
 use std::collections::HashMap;
@@ -17,7 +17,7 @@ pub struct Statement {
     pub line: usize,
     /// The text, with one space between words.
     pub text: String,
-    /// Set if the code around it runs on one database only.
+    /// The database on which the code around the statement runs. `None` if it runs on both.
     pub only: Option<Kind>,
 }
 
@@ -39,7 +39,7 @@ pub fn of_folder(folder: &Path) -> Vec<Statement> {
     of_sources(&sources)
 }
 
-/// All statements of some files, given as name and text. Macros of one file are known in the others.
+/// All statements of some files, given as name and text. A file can use the macros of the other files.
 pub fn of_sources(sources: &[(String, String)]) -> Vec<Statement> {
     let mut known = Known::default();
     let mut files = Vec::new();
@@ -103,12 +103,13 @@ enum Part {
 #[derive(Default)]
 struct Known {
     macros: HashMap<String, Vec<Part>>,
-    /// The columns of types, by the file that declares them and the type.
+    /// The columns of types, by the declaring file and the name of the type.
     columns: HashMap<(String, String), Vec<Part>>,
 }
 
 impl Known {
-    /// The columns of a type that a file names: the type of the same file, or the only one with that name.
+    /// The columns of the type with this name, as used in `file`: the type of the same file, or else the only type with that
+    /// name.
     fn columns(&self, file: &str, name: &str) -> String {
         let of_name = |(its_file, its_name): &&(String, String)| its_name == name && its_file == file;
         let own = self.columns.keys().find(of_name);
@@ -129,7 +130,7 @@ impl Known {
     }
 }
 
-/// The tokens of Rust source as far as they matter here: literals, words and marks, without comments.
+/// Splits Rust source into the tokens that matter here: string literals, words and punctuation marks. Comments are left out.
 fn tokens(source: &str) -> Vec<Token> {
     let mut found = Vec::new();
     let mut line = 1;
@@ -227,7 +228,8 @@ fn raw_string_literal(rest: &mut Peekable<Chars<'_>>, line: &mut usize) -> Strin
     panic!("a raw string literal without an end");
 }
 
-/// Skips the rest of a character literal. The name of a lifetime is left as an ordinary word.
+/// Skips the rest of a character literal. If the quote begins a lifetime, the name of the lifetime is not skipped and becomes
+/// an ordinary word.
 fn skip_quote(rest: &mut Peekable<Chars<'_>>) {
     let mut ahead = rest.clone();
     let first = ahead.next();
@@ -285,7 +287,7 @@ fn without_tests(tokens: Vec<Token>) -> Vec<Token> {
     kept
 }
 
-/// Removes the definitions of macros. Those that build a text become known.
+/// Removes the definitions of macros, and adds those that build a text to `known`.
 fn take_macros(file: &str, tokens: Vec<Token>, known: &mut Known) -> Vec<Token> {
     let mut kept = Vec::new();
     let mut at = 0;
@@ -320,7 +322,7 @@ fn take_macros(file: &str, tokens: Vec<Token>, known: &mut Known) -> Vec<Token> 
     kept
 }
 
-/// `($one:literal, …) => { concat!("…", $one, …) }`
+/// Reads the body of a macro of the form `($one:literal, …) => { concat!("…", $one, …) }`.
 fn parts(body: &[Token]) -> Option<Vec<Part>> {
     let arrow = (0..body.len()).find(|at| body[*at].is('=') && body.get(at + 1).is_some_and(|next| next.is('>')))?;
     let dollars = (0..arrow).filter(|at| body[*at].is('$'));
@@ -344,7 +346,7 @@ fn parts(body: &[Token]) -> Option<Vec<Part>> {
     Some(parts)
 }
 
-/// `Type { field: "…", field: Other::COLUMNS, … } …`
+/// Reads a list of columns of the form `Type { field: "…", field: Other::COLUMNS, … } …`.
 fn column_list(body: &[Token]) -> Vec<Part> {
     let mut parts = Vec::new();
     for at in 2..index_after_bracket(body, 1) - 1 {
@@ -366,7 +368,7 @@ fn is_columns(tokens: &[Token]) -> bool {
     tokens.len() > 1 && matches_words(&tokens[1..], &[":", ":", "COLUMNS"])
 }
 
-/// The text that begins at `at`, whether literal, built by a macro or named, and the index after it.
+/// The text that begins at `at`, and the index after it. The text is a literal, the result of a macro, or `Type::COLUMNS`.
 fn literal(file: &str, tokens: &[Token], at: usize, known: &Known) -> Option<(String, usize)> {
     let word = match &tokens[at].what {
         What::Text(text) => return Some((text.clone(), at + 1)),
@@ -399,8 +401,8 @@ fn literal(file: &str, tokens: &[Token], at: usize, known: &Known) -> Option<(St
     Some((text, end))
 }
 
-/// For every token the database on which alone it runs: that of `Conn::Sqlite(_) => …` and of `if let Conn::Sqlite(_) = … { …
-/// }`.
+/// For every token, the database if the code runs on one database only: inside `Conn::Sqlite(_) => …` or `if let
+/// Conn::Sqlite(_) = … { … }`, and the same for `Postgres`.
 fn databases_of_tokens(tokens: &[Token]) -> Vec<Option<Kind>> {
     let mut sides = vec![None; tokens.len()];
     for (name, kind) in [("Sqlite", Kind::Sqlite), ("Postgres", Kind::Postgres)] {
