@@ -1,10 +1,10 @@
-//! What Markdown files point at exists: links to files and to headings, and paths of the tree named in the text.
+//! Everything to which Markdown files refer must exist: files and headings in links, and paths of the repository in the text.
 
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Folders at the root of the tree. A word in code quotes that begins with one of them is taken for a path.
+/// Folders at the root of the repository. A word in code quotes that begins with one of them counts as a path.
 const ROOTS: &[&str] = &[
     "src/",
     "tests/",
@@ -19,7 +19,7 @@ const ROOTS: &[&str] = &[
     "examples/",
 ];
 
-/// Parts of paths that stand for a name which the reader chooses.
+/// Parts of paths that the reader replaces by a name.
 const PLACEHOLDERS: &[&str] = &["AREA", "NNNN", "NAME"];
 
 fn documents() -> Vec<PathBuf> {
@@ -48,7 +48,7 @@ fn prose(document: &Path) -> Vec<(usize, String)> {
     lines
 }
 
-/// The anchors of a document's headings, as Markdown on the web makes them.
+/// The anchors of a document's headings, as web sites that show Markdown generate them.
 fn anchors(document: &Path) -> HashSet<String> {
     let headings = prose(document).into_iter().filter(|(_, line)| line.starts_with('#'));
     headings.map(|(_, line)| anchor(line.trim_start_matches('#').trim())).collect()
@@ -60,7 +60,7 @@ fn anchor(heading: &str) -> String {
     kept.map(|c| if c == ' ' { '-' } else { c }).collect()
 }
 
-/// The targets of the links in a line: what stands in parentheses behind a closing bracket.
+/// The targets of the links in a line: the text in parentheses after a closing bracket.
 fn links(line: &str) -> impl Iterator<Item = &str> {
     line.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target)
 }
@@ -95,7 +95,8 @@ fn paths_in_documents_exist() {
     for document in documents() {
         for (number, line) in prose(&document) {
             for word in quoted(&line).filter(|word| ROOTS.iter().any(|root| word.starts_with(root))) {
-                // `src/a.rs::name` names something in a file, and a list of alternatives or a command names several.
+                // `src/a.rs::name` names an item in a file. A word with a list of alternatives, or a command, names several
+                // things.
                 let path = word.split("::").next().unwrap_or(word).split(' ').next().unwrap_or(word);
                 let is_pattern =
                     path.contains(['{', '*', '<', '…']) || PLACEHOLDERS.iter().any(|word| path.contains(word));

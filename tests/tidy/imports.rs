@@ -1,7 +1,8 @@
-//! Which area may import which: a list of allowed imports, compared with the code and with the picture in ARCHITECTURE.md.
+//! Which area may import which other areas. The list of allowed imports is compared with the code and with the picture in
+//! ARCHITECTURE.md.
 //!
-//! A folder of `src/` is an area, and so is a single file there. `src/store`, `src/domain` and `src/http` are floors, which
-//! contain areas.
+//! A folder of `src/` is an area, and so is a single file there. `src/store`, `src/domain` and `src/http` are layers (here
+//! called floors), which contain areas.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -22,7 +23,7 @@ const ROWS: &[&str] = &[
     "store/operations",
 ];
 
-/// Each area with the areas that it may import, besides itself and the folders that contain it.
+/// For each area, the areas that it may import, besides itself and the folders that contain it.
 const AREAS: &[(&str, &[&[&str]])] = &[
     ("base", &[&[]]),
     ("mail", &[&["base"]]),
@@ -247,7 +248,7 @@ const AREAS: &[(&str, &[&[&str]])] = &[
     ),
 ];
 
-/// Folders that contain areas. Their own `mod.rs` only lists the areas.
+/// Folders that contain areas. The `mod.rs` of such a folder only lists its areas.
 const FLOORS: &[&str] = &["store", "domain", "http"];
 
 /// A module, as the names of its path.
@@ -271,7 +272,7 @@ fn module(file: &Path) -> Module {
     names
 }
 
-/// The area of a module; none for `lib.rs` and the floors' own files.
+/// The area of a module. `None` for `lib.rs` and for the `mod.rs` of a floor.
 fn area(module: &[String]) -> Option<String> {
     match module {
         [] => None,
@@ -332,7 +333,7 @@ fn expand(prefix: &str, tree: &str, paths: &mut Vec<String>) {
     }
 }
 
-/// The module that a path leads to or into; none if it leads out of the crate.
+/// The module that a path names, or the module of the item that it names. `None` if the path leads out of the crate.
 fn resolve(from: &Module, path: &str, all: &BTreeMap<Module, PathBuf>) -> Option<Module> {
     let mut names = path.split("::").peekable();
     let mut full = match *names.peek()? {
@@ -372,7 +373,7 @@ fn an_area_imports_only_allowed_areas() {
         let Some(area_from) = area(&from) else { continue };
         let Some(may) = allowed.get(&*area_from) else { continue };
         for to in imported {
-            // A `use` of a floor alone names no area. The paths in the code are checked by themselves.
+            // A `use` of a floor alone names no area. Paths in the code that begin with it are checked separately.
             let Some(area_to) = area(&to) else { continue };
             if area_from != area_to && !may.contains(&*area_to) {
                 wrong.push(format!(
@@ -401,7 +402,7 @@ fn areas_have_no_import_cycles() {
     assert!(wrong.is_empty(), "files of different areas import each other in a circle: {}", wrong.join("\n"));
 }
 
-/// Groups of modules that reach each other (strongly connected components, found by two walks).
+/// Groups of modules that import each other, also over other modules: the strongly connected components of the graph.
 fn cycles(graph: &BTreeMap<Module, BTreeSet<Module>>) -> Vec<BTreeSet<Module>> {
     let reach = |start: &Module| {
         let (mut seen, mut open) = (BTreeSet::new(), vec![start]);

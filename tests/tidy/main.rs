@@ -1,5 +1,5 @@
-//! House rules that the compiler does not check: imports, names that belong to one place, the form of handlers, lengths of
-//! files.
+//! Rules of this repository that the compiler does not check: imports, names that may occur in one place only, the form of
+//! handlers, lengths of files.
 
 mod documents;
 mod imports;
@@ -12,7 +12,7 @@ use posthaste::domain::access::principal::Access;
 use posthaste::http::access::admission::{is_api, is_public};
 use posthaste::http::server::router::openapi_json;
 
-/// Lines of a source file.
+/// Maximum number of lines of a source file.
 const MAX_LINES: usize = 600;
 
 /// Libraries that speak HTTP, and the folders that must not name them.
@@ -26,7 +26,8 @@ const HOMES: &[(&str, &str)] =
 /// The types with which a handler says who may call it: those of `src/http/access/policy.rs`.
 const POLICIES: &[&str] = &["Public", "Reader", "Writer", "PersonReading", "PersonWriting", "Administrator"];
 
-/// Ways to get a caller, each with the files that may use it: those that authenticate callers, and the one that passes them on.
+/// Expressions that create or pass on a caller, each with the files that may use it: those that authenticate callers, and the
+/// one that passes them to handlers.
 const WAYS_TO_A_CALLER: &[(&str, &[&str])] = &[
     ("Principal::new", &["src/domain/identity/credentials.rs"]),
     ("authenticate(", &["src/domain/identity/credentials.rs", "src/http/access/admission.rs"]),
@@ -50,7 +51,7 @@ fn sources(folder: &str) -> Vec<PathBuf> {
     found
 }
 
-/// The lines of code of a file with their numbers. Comments may name anything.
+/// The lines of code of a file with their numbers, without comments, which may name anything.
 fn code(path: &Path) -> Vec<(usize, String)> {
     let text = fs::read_to_string(path).unwrap();
     let lines = text.lines().enumerate().map(|(index, line)| (index + 1, line.to_owned()));
@@ -84,7 +85,8 @@ fn drivers_are_named_only_in_their_folders() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// A handler: its method and path, its name, its parameters, and the names of the structs that document its parameters.
+/// A handler: its place in the code, method and path, its parameters, and the names of the structs that document its
+/// parameters.
 struct Handler {
     at: String,
     method: String,
@@ -137,7 +139,7 @@ fn parameters_are_parsed_and_documented_by_the_same_structs() {
         if path.contains('{') && taken("Path").is_none() {
             wrong.push(format!("{at} does not parse the parameters of {path}"));
         }
-        // Each of these readers refuses unknown parameters, and a body refuses all of them.
+        // Each of these extractors refuses unknown query parameters. Those for bodies refuse all query parameters.
         let readers = [": Query<", ": JsonBody<", ": JsonOrPayload<"];
         let count = readers.iter().filter(|reader| signature.contains(**reader)).count();
         if count != 1 {
@@ -174,7 +176,7 @@ fn every_handler_has_exactly_one_policy() {
         if policies.len() != 1 {
             wrong.push(format!("{at} takes {policies:?}: exactly one of {POLICIES:?} must be there"));
         }
-        // The policy and PUBLIC_ROUTES both say that a route is public, or neither does.
+        // A route is public according to both its policy and PUBLIC_ROUTES, or according to neither.
         let method = Method::from_bytes(method.as_bytes()).expect("a method");
         if policies.contains(&&"Public") != is_public(&method, path) {
             wrong.push(format!("{at} takes {policies:?}, but PUBLIC_ROUTES says otherwise of {method} {path}"));
@@ -205,7 +207,8 @@ fn only_admission_and_policies_get_a_caller() {
                 .filter(|(name, homes)| line.contains(name) && !homes.contains(&&*text))
                 .map(|(name, _)| *name)
                 .collect();
-            // With an inferred type, no name of the type would appear.
+            // Request extensions are forbidden here: with an inferred type, the name of a caller's type would not appear in the
+            // code.
             let hidden = text.starts_with("src/http/routes") || text == "src/http/bodies/extract.rs";
             names.extend(["extensions", "Extension"].into_iter().filter(|name| hidden && line.contains(name)));
             // Every path of the API is documented, and so goes through a handler that was checked above.
@@ -229,8 +232,8 @@ fn files_stay_short() {
     assert!(long.is_empty(), "{}", long.join("\n"));
 }
 
-/// Files that no file beside them declares as a module: the roots of crates, and one that `tests/api/main.rs` declares with its
-/// path.
+/// Files that are not declared as a module by a file in the same folder: the roots of crates, and one that `tests/api/main.rs`
+/// declares with its path.
 const ROOTS: &[&str] =
     &["src/lib.rs", "src/main.rs", "tests/api/main.rs", "tests/faults/mod.rs", "tests/tidy/main.rs", "bench/main.rs"];
 
@@ -280,9 +283,9 @@ fn a_noun_has_the_same_place_on_every_floor() {
 
 #[test]
 fn rows_are_read_by_name() {
-    /// How many getters by column number may be in a row. Longer lists of columns are declared with `columns!`.
+    /// Maximum number of consecutive getters by column number. Longer lists of columns are declared with `columns!`.
     const MOST_BY_NUMBER: usize = 3;
-    /// Files in which numbers are right: the getters themselves.
+    /// Files that may use numbers, because they contain the getters themselves.
     const AT_HOME: &[&str] = &["src/store/db/columns.rs", "src/store/sqlite/", "src/store/postgres/"];
     let mut wrong = Vec::new();
     for file in sources("src/store") {
