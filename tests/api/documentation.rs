@@ -1,8 +1,9 @@
-//! The examples of README.md and docs/api.md, run as they stand against a fresh server.
+//! Runs the examples of README.md and docs/api.md, without changes, against a new server.
 //!
-//! A block marked `sh` is run by the shell. The block right behind it, marked `json` or `text`, is what it must print: `…`
-//! stands for anything, and a `…` of its own in an object or a list for further members. A block without such a neighbour
-//! must succeed. The blocks of a file run in their order and share their variables.
+//! The shell runs each block marked `sh`. If a block marked `json` or `text` follows directly, the commands must print its
+//! content. In that content `…` inside a text stands for any characters. A separate `…` stands for any value or, in an object
+//! or at the end of a list, for further members. A block without such a following block must succeed. The blocks of a file run
+//! in their order and share their variables.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use crate::both;
 use crate::support::place::Place;
 use crate::support::process::{self, Process};
 
-/// Lines that no test runs, with the reason. A line is left out when it begins with one of these.
+/// Beginnings of lines that the test does not run, each with the reason.
 const NOT_RUN: &[(&str, &str)] = &[
     ("make ", "builds the server, or runs these tests; the server of the test takes its place"),
     ("docker-compose ", "needs a container engine, which build machines do not have"),
@@ -41,7 +42,7 @@ struct Block {
     text: String,
 }
 
-/// Runs the examples of a document, at least `at_least` of them.
+/// Runs the examples of a document, and asserts that there are at least `at_least` of them.
 async fn run_document(place: &Place, document: &str, at_least: usize) {
     let server = Process::start(place).await;
     let folder = place.folder.path().join("examples");
@@ -58,7 +59,7 @@ async fn run_document(place: &Place, document: &str, at_least: usize) {
         }
         let Some(printed) = shell.run(&at, &block.text) else { continue };
         run += 1;
-        // A block is the expected result only if it follows directly, without a line between.
+        // A block is the expected output only if it follows directly, with no line between the two blocks.
         let behind = block.line + block.text.lines().count() + 2;
         match blocks.get(index + 1).filter(|next| next.line == behind) {
             Some(next) if next.language == "json" => assert_json(&at, &next.text, &printed),
@@ -100,7 +101,7 @@ struct Shell {
 }
 
 impl Shell {
-    /// Runs the commands of a block and returns what they print; `None` when no line of it is to be run.
+    /// Runs the commands of a block and returns what they print. Returns `None` if all of its lines are left out.
     fn run(&mut self, at: &str, block: &str) -> Option<String> {
         let mut script = String::new();
         let mut started = false;
@@ -110,7 +111,7 @@ impl Shell {
                 continue;
             }
             if line.starts_with("target/release/posthaste serve ") {
-                // What stands before it prepares it.
+                // The lines before the start of a server prepare it, so they run first.
                 self.run_script(at, &std::mem::take(&mut script));
                 self.start_server(at, line);
                 started = true;
@@ -129,7 +130,7 @@ impl Shell {
         if script.is_empty() {
             return String::new();
         }
-        // Variables of earlier blocks are read, and those of this one are kept.
+        // Reads the variables of earlier blocks first, and stores all variables at the end for later blocks.
         let whole = format!(
             "set -ea\nif [ -f .variables ]; then . ./.variables; fi\n{}\nexport -p >.variables\n",
             self.placed(script)
@@ -166,7 +167,7 @@ impl Shell {
         self.servers.push((named, address, child));
     }
 
-    /// The text with this machine's binary and addresses.
+    /// Replaces the binary and the addresses in a text by those of this test.
     fn placed(&self, text: &str) -> String {
         let mut text = text.replace("target/release/posthaste", env!("CARGO_BIN_EXE_posthaste"));
         for (named, address, _) in &self.servers {
@@ -198,7 +199,7 @@ fn assert_text(at: &str, expected: &str, printed: &str) {
 
 fn assert_json(at: &str, expected: &str, printed: &str) {
     let expected: Value = serde_json::from_str(&readable(expected)).unwrap_or_else(|error| panic!("{at}: {error}"));
-    // Of several answers the document shows the last one.
+    // If the commands print several answers, the document shows only the last one.
     let answers: Result<Vec<Value>, _> = serde_json::Deserializer::from_str(printed).into_iter().collect();
     let answer = answers.ok().and_then(|mut answers| answers.pop());
     let answer = answer.unwrap_or_else(|| panic!("{at}: the answer is no JSON: {printed}"));
@@ -207,7 +208,7 @@ fn assert_json(at: &str, expected: &str, printed: &str) {
     }
 }
 
-/// The example as JSON: a `…` outside a string becomes a string, or a member with that name.
+/// Makes an example valid JSON: a `…` outside a string becomes the string "…" or, in an object, a member with that name.
 fn readable(example: &str) -> String {
     let mut out = String::new();
     let mut open = Vec::new();
@@ -240,7 +241,7 @@ fn readable(example: &str) -> String {
     out
 }
 
-/// Compares an answer with an example; an error names the place.
+/// Compares an answer with an example. The error names the place of the difference.
 fn compare(expected: &Value, answer: &Value) -> Result<(), String> {
     match (expected, answer) {
         (Value::String(pattern), _) if pattern == ANYTHING => Ok(()),
@@ -272,7 +273,7 @@ fn compare(expected: &Value, answer: &Value) -> Result<(), String> {
     }
 }
 
-/// Whether a text is the pattern, in which each `…` stands for any characters.
+/// Whether a text matches a pattern, in which each `…` stands for any characters.
 fn matches(pattern: &str, text: &str) -> bool {
     let mut parts = pattern.split(ANYTHING);
     let Some(mut rest) = parts.next().and_then(|beginning| text.strip_prefix(beginning)) else { return false };
