@@ -1,4 +1,4 @@
-//! Many reactions and receipts together: they share commits, and each is answered by its own result.
+//! Many simultaneous reactions and receipts share commits, and each request gets its own result.
 
 use std::time::Duration;
 
@@ -60,7 +60,7 @@ both!(changes_that_wait_share_a_commit_and_fail_one_by_one, async |place| {
         )
     };
     let release = async {
-        // Long enough for all changes to wait in the queue.
+        // Holds the lock until all changes wait in the queue.
         tokio::time::sleep(Duration::from_millis(700)).await;
         hold.release().await;
     };

@@ -24,7 +24,7 @@ both!(members_are_mentioned_and_counted, async |place| {
     let send = json!({"sender_user_name": "rdibari", "recipient_user_name": "bugs", "body": body});
     let keyed = || server.request(Method::POST, "/api/messages").header("idempotency-key", "once").json(&send);
     let sent = answer_of(keyed()).await.json();
-    // The names as the users have them, in the order of the text, each once.
+    // The mentioned names are spelled as in the accounts and in the order of the text. Each name occurs once.
     assert_eq!(sent["mentions"], json!(["bugs", "rdibari"]));
     assert_eq!(answer_of(keyed()).await.json(), sent);
     let target = "/api/conversations/1/messages/4";
@@ -33,7 +33,7 @@ both!(members_are_mentioned_and_counted, async |place| {
     assert!(server.all("/api/messages/bugs").await.contains(&sent));
     assert_eq!(mention_count(&server, "bugs", 1).await, 1);
     assert_eq!(mention_count(&server, "rdibari", 1).await, 0, "a mention of oneself does not count");
-    // The same when the conversation is given by id. Reading resets the count.
+    // Mentions work in the same way if the request names the conversation by its id. Reading resets the count.
     let by_number = json!({"sender_user_name": "rdibari", "conversation_id": 1, "body": "@bugs"});
     assert_eq!(server.post("/api/messages", &by_number).await.json()["mentions"], json!(["bugs"]));
     assert_eq!(mention_count(&server, "bugs", 1).await, 2);
@@ -53,7 +53,7 @@ both!(edits_and_deletions_change_whom_a_message_mentions, async |place| {
     assert_eq!(edited["mentions"], json!(["rdibari", "bugs"]));
     assert!(server.all("/api/messages/bugs").await.contains(&edited));
     assert_eq!(mention_count(&server, "bugs", 1).await, 1);
-    // The sender has not read their own message of the demo. A mention of oneself still does not count.
+    // A mention of oneself does not count, not even for rdibari, who has not read their own messages of the demo.
     assert_eq!(mention_count(&server, "rdibari", 1).await, 0);
     let edited = edit(&server, "rdibari", target, "`@bugs`").await;
     assert_eq!(edited["mentions"], json!([]));

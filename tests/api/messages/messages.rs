@@ -121,7 +121,7 @@ both!(a_reply_names_a_message_of_its_own_conversation, async |place| {
     assert_eq!(sent.json()["reply_to"], 2);
     server.post("/api/messages", &reply("bugs", 5)).await.invalid(&["reply_to"]);
     server.post("/api/messages", &reply("bugs", 0)).await.invalid(&["reply_to"]);
-    // In a conversation that does not exist there is no message to answer, and the attempt does not create the conversation.
+    // A first message cannot be a reply, and the refused attempt does not create the conversation.
     server.post("/api/messages", &reply("porky", 1)).await.invalid(&["reply_to"]);
     assert_eq!(place.numbers("SELECT count(*) FROM messaging.conversations").await, [[2]]);
     assert_dense(place).await;
@@ -253,8 +253,8 @@ both!(one_failing_send_in_a_batch_fails_alone, async |place| {
     assert_dense(place).await;
 });
 
-/// A failure that only the database can cause: a trigger that refuses one body. Returns the statements that create
-/// and remove it.
+/// Statements that create and remove a trigger which refuses one body. It stands for a failure that only the database can
+/// cause.
 pub fn poison(place: &Place) -> (&'static str, &'static str) {
     match place.kind {
         crate::support::place::Kind::Sqlite => (

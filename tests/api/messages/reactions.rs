@@ -123,7 +123,7 @@ both!(a_message_has_at_most_twenty_different_emoji, async |place| {
         assert_eq!(react(&server, "bugs", MESSAGE, one).await.status, 201, "{one}");
     }
     react(&server, "rdibari", MESSAGE, &emoji[20]).await.problem(409, "too_many_reactions");
-    // Another reaction with an emoji that is already there is no further emoji.
+    // A reaction with an emoji that the message already has does not count as a further emoji.
     assert_eq!(react(&server, "rdibari", MESSAGE, &emoji[0]).await.status, 201);
     take_back(&server, "bugs", MESSAGE, &emoji[1]).await;
     assert_eq!(react(&server, "rdibari", MESSAGE, &emoji[20]).await.status, 201);

@@ -24,7 +24,8 @@ async fn send_receipt(server: &Server, person: &str, body: Value) -> Answer {
     as_person(server, person, Method::POST, RECEIPTS, Some(body)).await
 }
 
-/// Sends a receipt and expects this state: delivered, read, unread messages, mentions.
+/// Sends a receipt and asserts the new state of the user: the watermarks `delivered` and `read`, the unread count and the
+/// mention count.
 #[track_caller]
 fn at<'a>(server: &'a Server, person: &'a str, body: Value, wanted: [i64; 4]) -> impl Future<Output = Value> + 'a {
     let place = std::panic::Location::caller();
@@ -52,7 +53,7 @@ async fn event_count(place: &Place, kind: &str) -> i64 {
     place.numbers(&format!("SELECT count(*) FROM messaging.events WHERE type = '{kind}'")).await[0][0]
 }
 
-/// Creates a group of its first user. The system message about that is its first message.
+/// Creates a group with the first user as its owner. Its first message is the system message about the creation.
 pub async fn group(server: &Server, people: &[&str]) -> i64 {
     let new = json!({"kind": "group", "title": "A group", "member_user_names": people[1..]});
     let made = as_person(server, people[0], Method::POST, "/api/conversations", Some(new)).await;
@@ -93,7 +94,7 @@ both!(watermarks_never_go_back, async |place| {
     let actors = "SELECT count(*) FROM messaging.events WHERE type = 'receipt.updated' AND actor_id = 2
                      AND conversation_id = 1 AND seq IS NULL";
     assert_eq!(place.numbers(actors).await, [[4]]);
-    // Senders do not count as readers of their own messages.
+    // A receipt does not mark the user's own messages as delivered or read.
     assert_eq!(delivered_and_read(&server, 2).await, (false, false));
     let rows = "SELECT seq FROM messaging.receipts WHERE user_id = 2 AND kind = ";
     assert_eq!(place.numbers(&format!("{rows}'delivered' ORDER BY seq")).await, [[1], [2], [3]]);
@@ -159,7 +160,7 @@ both!(an_unread_mark_changes_only_the_users_own_count, async |place| {
     at(&server, "bugs", json!({"delivered_seq": 3}), [3, 3, 2, 0]).await;
     at(&server, "bugs", json!({"read_seq": 1}), [3, 3, 2, 0]).await;
     assert_eq!(at(&server, "bugs", json!({"unread_from": null}), [3, 3, 0, 0]).await["unread_from"], Value::Null);
-    // Reading to the end clears the mark, and so does reading further.
+    // Reading to the end clears the mark `unread_from`, and so does a receipt that raises the read watermark.
     at(&server, "bugs", json!({"unread_from": 1}), [3, 3, 3, 0]).await;
     assert_eq!(at(&server, "bugs", json!({"read_seq": 3}), [3, 3, 0, 0]).await["unread_from"], Value::Null);
     at(&server, "bugs", json!({"unread_from": 1}), [3, 3, 3, 0]).await;
@@ -191,8 +192,8 @@ both!(a_sender_has_read_all_earlier_messages, async |place| {
     assert_eq!(delivered_and_read(&server, 2).await, (false, false));
     at(&server, "bugs", json!({"unread_from": null}), [4, 4, 0, 0]).await;
     at(&server, "rdibari", json!({"unread_from": null}), [0, 0, 4, 0]).await;
-    // The sender has already read everything, so another send of theirs raises no watermark that others see and creates no
-    // event.
+    // The sender has already read all messages before, so another send of theirs raises no watermark that others see and
+    // creates no event.
     let rows = "SELECT count(*) FROM messaging.receipts";
     assert_eq!(place.numbers(rows).await, [[2]]);
     let versions = "SELECT content_version FROM messaging.conversations WHERE id = 1";
@@ -200,7 +201,7 @@ both!(a_sender_has_read_all_earlier_messages, async |place| {
     server.send("bugs", "rdibari", "and more").await;
     assert_eq!((place.numbers(rows).await, place.numbers(versions).await), (vec![vec![2]], version));
     assert_eq!(event_count(place, "receipt.updated").await, 0);
-    // rdibari has received message 5 and not read it, so that the answer raises only the read watermark.
+    // rdibari has received message 5 and not read it, so rdibari's answer raises only the read watermark for it.
     at(&server, "rdibari", json!({"delivered_seq": 5}), [5, 0, 5, 0]).await;
     let delivered = message(&server, 5).await["timestamp_delivered"].clone();
     let answered = server.send("rdibari", "bugs", "oh").await;
@@ -222,7 +223,7 @@ both!(sends_together_leave_the_watermarks_of_some_order, async |place| {
                   OR m.read_seq <> (SELECT max(s.seq) FROM messaging.messages s
                                      WHERE s.conversation_id = 1 AND s.sender_id = m.user_id))";
     assert_eq!(place.numbers(marks).await, Vec::<Vec<i64>>::new());
-    // A recipient has read every message that was sent before their first answer.
+    // A recipient's answer marks every message before it as read, at the time of the answer.
     for message in server.all("/api/conversations/1/messages?after=0&limit=200").await {
         let later = format!(
             "SELECT coalesce(min(seq), 0) FROM messaging.messages WHERE conversation_id = 1 AND seq > {} AND seq > 3
@@ -312,7 +313,7 @@ both!(a_group_message_is_read_when_all_members_have_read_it, async |place| {
     assert_eq!(delivered_and_read(2).await, (true, false));
     read("duck", json!({"read_seq": 2})).await;
     assert_eq!((delivered_and_read(2).await, delivered_and_read(1).await), ((true, true), (true, true)));
-    // The time is the latest of the first times of all members.
+    // The times of the message are those of the member who received and read it last.
     let who = server.get(&format!("/api/conversations/{id}/messages/2/receipts")).await.json();
     let message = server.get(&format!("/api/conversations/{id}/messages/2")).await.json();
     let names: Vec<_> = who.as_array().unwrap().iter().map(|one| one["user_name"].clone()).collect();
@@ -351,7 +352,7 @@ both!(joining_and_leaving_change_who_must_have_read_a_message, async |place| {
     say(&server, id, "rdibari", "@duck @porky").await;
     read("bugs", json!({"read_seq": 2})).await;
     assert!(!is_read(2).await);
-    // The member who has not read it leaves. All others have read it.
+    // The only member who has not read the message leaves. Then all members have read it.
     assert_eq!(read("duck", json!({"unread_from": null})).await.json()["mention_count"], 1);
     let left = as_person(&server, "duck", Method::DELETE, &format!("{target}/members/me"), None).await;
     assert_eq!(left.status, 204);

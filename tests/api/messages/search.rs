@@ -53,7 +53,7 @@ fn marked(hit: &Value) -> Vec<String> {
     ends.chunks(2).map(|range| snippet[range[0]..range[1]].iter().collect()).collect()
 }
 
-/// A server without the messages of the demo.
+/// A server with four users, named like those of the demo, and without messages.
 async fn with_people(place: &Place, options: Options) -> Server {
     let server = Server::start_with(place, Options { demo: false, ..options }).await;
     for name in ["rdibari", "bugs", "duck", "porky"] {
@@ -62,8 +62,8 @@ async fn with_people(place: &Place, options: Options) -> Server {
     server
 }
 
-/// Inserts a group with these members. Each pair is a user and the last seq before the user joined; `history` decides whether
-/// members see earlier messages.
+/// Inserts a group with these members. Each pair is a user id and the last seq before the user joined. `history` decides
+/// whether members see messages from before they joined.
 async fn put_group(place: &Place, id: i64, history: &str, members: &[(i64, i64)]) {
     let mut sql = format!(
         "INSERT INTO messaging.conversations (id, kind, created_at, created_by, last_seq, last_sent_at, last_message_id, history)
@@ -205,7 +205,7 @@ both!(a_hit_has_a_snippet_with_marked_ranges, async |place| {
     server.send("bugs", "duck", &word).await;
     let hits = ask(&server, &[("q", &word)]).await.json();
     assert_eq!(hits[0]["ranges"], json!([[0, 160]]));
-    // The largest possible number of positions of a word.
+    // A message with as many positions of one word as possible.
     let many = "东 a ".repeat(2_000);
     server.send("bugs", "duck", &many).await;
     assert_eq!(ask(&server, &[("q", "\"东 a 东\"")]).await.json().as_array().unwrap().len(), 1);
@@ -401,7 +401,8 @@ both!(old_messages_are_found_after_the_upgrade, async |place| {
     let server = Server::start(place).await;
     server.send("bugs", "duck", "from of old").await;
     server.stop().await;
-    // Goes back to the version before the index. Later versions are undone too, because versions are applied in order.
+    // Goes back to the schema before the version that created the index. Later versions are undone too, because versions are
+    // applied in order.
     place.back_to(5).await;
     let server = Server::start(place).await;
     assert_eq!(bodies(&ask(&server, &[("q", "of old")]).await), ["from of old"]);
@@ -413,7 +414,7 @@ both!(old_messages_are_found_after_the_upgrade, async |place| {
 both!(no_words_of_an_erased_users_messages_are_left, async |place| {
     let server = Server::start(place).await;
     let words = ["Grüßgöttle", "grußgottle", "葡萄酒庫", "xylophonist"];
-    // So many words that inner pages of the index hold their prefixes.
+    // Sends so many different words that inner pages of the index hold their prefixes.
     for number in 0..300 {
         let names: Vec<String> = (0..30).map(|index| format!("xylophonist{}", number * 30 + index)).collect();
         let body = format!("Grüßgöttle 葡萄酒庫{number} {}", names.join(" "));
@@ -463,8 +464,8 @@ fn pending_entries_are_found_and_soon_sorted_into_the_index() {
         assert_eq!(bodies(&ask(&server, &[("q", "carrots")]).await), ["carrots wait"]);
         assert_ne!(place.numbers(sort_in).await, [[0]], "the entry was not pending");
         let sorting = tokio::spawn(keep_sorted(Arc::clone(&server.app)));
-        // Reading the length of the pending list also empties it, so each try sends a message of its own. The list is emptied
-        // sooner while somebody searches.
+        // Reading the length of the pending list also empties it, so each attempt sends a new message. While users search, the
+        // task empties the list sooner.
         for (searching, soon_ms) in [(false, 2_000), (true, 600)] {
             let deadline = Instant::now() + Duration::from_secs(20);
             loop {

@@ -28,7 +28,7 @@ both!(replies_are_counted_on_the_message_they_answer, async |place| {
     let three = say(&server, "bugs", 1, "three", one["seq"].as_i64()).await;
     let thread = seen(&server, "bugs", MESSAGE).await["thread"].clone();
     assert_eq!(thread, json!({"reply_count": 2, "last_reply_at": two["timestamp_sent"]}));
-    // Reads the second reply again. Its receipts have changed: a user who sends a message has read those before it.
+    // Reads the second reply again, because its times have changed: a user who sends a message has read all messages before it.
     let two = seen(&server, "bugs", "/api/conversations/1/messages/5").await;
     let list = format!("{MESSAGE}/replies");
     assert_eq!(get(&server, "bugs", &list).await.json()[1], two);

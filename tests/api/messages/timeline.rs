@@ -12,7 +12,7 @@ use crate::support::{Options, Place, Server, answer_of};
 
 const DAY_MICROS: i64 = 86_400_000_000;
 
-/// A server whose clock stands at 2026-11-22T08:30:00Z, and the value that moves its clock.
+/// A server whose clock stands still at 2026-11-22T08:30:00Z, and the value with which the test moves the clock.
 async fn at_a_standstill(place: &Place) -> (Server, Arc<AtomicI64>) {
     let hand = Arc::new(AtomicI64::new(Timestamp::parse("2026-11-22T08:30:00Z").unwrap().micros()));
     let clock = Clock::Manual(Arc::clone(&hand));
@@ -91,9 +91,9 @@ both!(pages_have_neither_gaps_nor_repeats, async |place| {
     let others = ["rdibari", "duck", "porky", "bugs"];
     let mut expected = server.all("/api/messages/bugs").await;
     for number in 0..230_i64 {
-        // Groups of equal times, so that the id decides the order, and a clock that is set back now and then.
+        // Some messages get the same time, so that their ids decide the order. Sometimes the clock is set back.
         hand.fetch_add([0, 0, 1, 1_000_000, -5_000_000, 0][(number % 6) as usize], Ordering::Relaxed);
-        // One busy conversation, and others without messages for long times.
+        // One conversation is busy. The others have no messages for long periods.
         let other = others[if number % 50 == 0 { (number / 50 % 4) as usize } else { usize::from(number % 3 == 0) }];
         let (sender, recipient) = if number % 2 == 0 { ("bugs", other) } else { (other, "bugs") };
         expected.push(server.send(sender, recipient, &format!("number {number}")).await);
@@ -102,7 +102,7 @@ both!(pages_have_neither_gaps_nor_repeats, async |place| {
         |message: &Value| (message["timestamp_sent"].as_str().unwrap().to_owned(), message["id"].as_i64().unwrap());
     expected.sort_by_key(key);
     for message in &mut expected {
-        // Reads each message as it is now: users who answered have read it.
+        // Reads each message again, because answers have marked it as read since it was sent.
         let target = format!("/api/conversations/{}/messages/{}", message["conversation_id"], message["seq"]);
         *message = server.get(&target).await.json();
     }

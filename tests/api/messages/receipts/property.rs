@@ -1,5 +1,5 @@
-//! Any sequence of sends, receipts, edits and deletions gives the counts and times of a model that is too simple to be wrong:
-//! it stores for each message and user when the message reached the user.
+//! After any sequence of sends, receipts, edits and deletions, the counts and times agree with those of a model. The model is
+//! so simple that a reader can see that it is right: it stores for each message and user when the message reached the user.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
@@ -19,12 +19,13 @@ use crate::support::{Options, Place, Server};
 const CASES: u32 = 16;
 const CALLS: usize = 80;
 const PEOPLE: usize = 3;
-/// Calls between two comparisons of everything with the model.
+/// Number of calls between two comparisons of the whole state with the model.
 const CALLS_PER_LOOK: usize = 8;
 const START: &str = "2026-11-22T08:30:00Z";
 /// The members of each conversation: a direct one, notes to oneself, a group.
 const CONVERSATIONS: [&[usize]; 3] = [&[0, 1], &[0], &[0, 1, 2]];
-/// Bodies with `{N}` for the name of user N, and the users that they mention.
+/// Bodies, each with the users that it mentions. In a body, `@0`, `@1` and `@2` stand for mentions of the users with these
+/// numbers.
 const BODIES: &[(&str, &[usize])] = &[
     ("hey", &[]),
     ("@0 and @1.", &[0, 1]),
@@ -58,7 +59,7 @@ enum Call {
         place: usize,
         seq: i64,
     },
-    /// A call on the group by its owner, who stays.
+    /// The owner of the group adds this user. The owner never leaves.
     Join(usize),
     Leave(usize),
     MoveClock(i64),
@@ -176,7 +177,7 @@ impl Conversation {
         self.messages.push(Message { sender, system, sent_at, mentions, deleted: false, delivered, read });
     }
 
-    /// A system message about an action of `actor`: the actor has read it if they had read everything before.
+    /// Adds a system message about an action of `actor`. The actor has read it if they had read all messages before it.
     fn note(&mut self, actor: usize, now: Timestamp) {
         let (read_all, at) = (self.members[actor].read == self.last_seq(), self.last_sent_at().max(now));
         self.say(actor, at, true, Vec::new());
@@ -186,12 +187,12 @@ impl Conversation {
         }
     }
 
-    /// The given users who are members.
+    /// Those of the given users who are members now.
     fn present(&self, people: &[usize]) -> Vec<usize> {
         people.iter().copied().filter(|person| !self.members[*person].gone).collect()
     }
 
-    /// The watermarks of one user rise to these values.
+    /// Raises the watermarks of a user to at least these values.
     fn reach(&mut self, person: usize, delivered: i64, read: i64, at: Timestamp) {
         let member = &mut self.members[person];
         member.read = member.read.max(read);
@@ -384,7 +385,8 @@ async fn assert_agrees_with_model(server: &Server, model: &Model) {
         let page = server.get(&format!("{target}/messages?after=0&limit=200")).await.json();
         assert_eq!(page.as_array().unwrap().len(), conversation.messages.len());
         for ((seen, message), seq) in page.as_array().unwrap().iter().zip(&conversation.messages).zip(1..) {
-            // The message is read at the latest time of all users who must read it. In notes to oneself that is the sender.
+            // The time at which a message was read is the latest time of all users who must read it. In notes to oneself that
+            // user is the sender.
             let mut asked = conversation.present(members);
             asked.retain(|person| {
                 members.len() == 1 || (*person != message.sender && conversation.members[*person].joined < seq)

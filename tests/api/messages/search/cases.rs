@@ -1,4 +1,4 @@
-//! The messages, the queries and the expected hits: the same on both databases.
+//! The messages, the queries and the expected hits. They are the same on both databases.
 
 /// The texts of the messages, oldest first.
 pub const CORPUS: &[&str] = &[
@@ -154,7 +154,7 @@ pub const CASES: &[(&str, &[usize])] = &[
     ("fox 👍", &[0, 1]),
 ];
 
-/// Queries without a word or with too many, and the error for each.
+/// Refused queries, which have no word or too many words, each with its error.
 pub const REFUSED: &[(&str, &str)] = &[
     ("", "no_search_terms"),
     (" ", "no_search_terms"),
