@@ -104,7 +104,7 @@ both!(users_who_erase_themselves_are_gone_and_their_messages_stay, async |place|
     assert_eq!(reader.get("/api/users").await.json().as_array().unwrap().len(), 3);
     open.delete_is_gone("/api/users/bugs").await;
 
-    // Stored answers to sends that name the user are emptied, whichever side the user was on. Others stay.
+    // Stored answers to sends are emptied if the erased user was the sender or the recipient. Other stored answers stay.
     assert_blank(&post_once(&open, "/api/messages", "theirs", &message("bugs", "rdibari", "kept")).await);
     let repeat = post_once(&open, "/api/messages", "to them", &message("rdibari", "bugs", "kept too")).await;
     assert_blank(&repeat);
@@ -124,7 +124,7 @@ both!(users_who_erase_themselves_are_gone_and_their_messages_stay, async |place|
 });
 
 impl Server {
-    /// Asserts that the user to erase does not exist.
+    /// Asserts that erasing this user is answered with 404.
     async fn delete_is_gone(&self, target: &str) {
         erase(self, target).await.problem(404, "user_not_found");
     }
@@ -196,7 +196,8 @@ both!(ids_and_names_are_never_used_again, async |place| {
 
     for kind in [Kind::Sqlite, Kind::Postgres] {
         let other = Place::new(kind).await;
-        // The backup is restored beside a running server with a database of its own: it must not use the names again either.
+        // The backup is restored into the database of another running server. This server must not give the names to new users
+        // either.
         let server = Server::start_with(&other, Options { demo: false, ..Options::default() }).await;
         let restored = posthaste(&other, &["restore", file]);
         assert!(restored.status.success(), "{}", text(&restored));
@@ -229,7 +230,8 @@ both!(ids_of_revoked_keys_and_of_the_audit_log_are_not_used_again_after_a_restor
         let restored = posthaste(&other, &["restore", file]);
         assert!(restored.status.success(), "{}", text(&restored));
         let server = Server::start(&other).await;
-        // The id of a key must not be used again: it is the scope of idempotency keys and identifies the key in the audit log.
+        // The id of an API key must not be used again: idempotency keys belong to this id, and the audit log names the API key
+        // by it.
         let made = server.post("/api/api-keys", &json!({"name": "x"})).await.json();
         assert_eq!(made["id"], 4, "{kind:?}");
         other.remove().await;
@@ -253,7 +255,7 @@ both!(old_conversations_lose_the_name_as_well, async |place| {
     let options = Options { clock: Clock::Manual(Arc::clone(&hand)), ..Options::default() };
     let server = Server::start_with(place, options).await;
     server.send("porky", "bugs", "long ago").await;
-    // Longer than the answers to sends are stored.
+    // Moves the clock so far that the stored answers to sends have expired.
     hand.store(moment("2026-11-25T08:30:00Z"), Ordering::Relaxed);
     let before = server.all("/api/messages/porky?with=bugs").await;
     assert_eq!(before[0]["recipient_user_name"], "bugs");

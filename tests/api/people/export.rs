@@ -172,12 +172,12 @@ both!(an_export_of_ten_thousand_long_messages_streams, async |place| {
         ends += part.iter().filter(|byte| **byte == b'\n').count();
         last.extend_from_slice(&part);
         last.drain(..last.len().saturating_sub(100));
-        // A slow reader must not make the server keep the unread rest in memory.
+        // Reads slowly. The server must not keep the unread rest of the export in memory.
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         peak = peak.max(held_kib(&process));
     }
     assert!(last.ends_with(b"{\"type\":\"end\"}\n"));
-    // One line more than before, because the first export is in the audit log now.
+    // There is one line more, because the audit log now has an entry about the first export.
     assert_eq!(ends, few + 10_000 + 1);
     assert!(total > 80_000_000, "{total}");
     let grown = peak - before;

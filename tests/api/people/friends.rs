@@ -218,7 +218,7 @@ both!(an_erased_user_has_no_friends, async |place| {
 both!(an_existing_block_can_be_repeated_at_the_limit, async |place| {
     let server = Server::start(place).await;
     assert_eq!(put(&server, "bugs", "/api/blocks/duck").await.status, 204);
-    // As many blocks as a user may have. The rows need not name existing users.
+    // Inserts as many blocks as a user may have. The rows need not name existing users.
     place
         .sql(
             "INSERT INTO messaging.blocks (user_id, blocked_id, at)

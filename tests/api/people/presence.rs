@@ -14,7 +14,7 @@ use crate::support::place::Kind;
 use crate::support::watch::{Socket, Stream};
 use crate::support::{Options, Place, Server, answer_of, run};
 
-/// How long a change may take to be stored, including the delay before a user counts as offline.
+/// A change must be stored within this time. It includes the delay before a user counts as offline.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Longer than a change takes to be stored.
 const LONG_ENOUGH: Duration = Duration::from_millis(1_200);
@@ -29,7 +29,7 @@ async fn presence_of(server: &Server, asking: &str, person: &str) -> Value {
     answer.json()
 }
 
-/// Waits until a user is seen in a state.
+/// Waits until the user `asking` sees the user `person` in this state.
 async fn wait_for_state(server: &Server, asking: &str, person: &str, state: &str) -> Value {
     let started = Instant::now();
     loop {
@@ -128,7 +128,7 @@ both!(users_are_away_when_all_their_sockets_say_so, async |place| {
     let seen = wait_for_state(&server, "bugs", "rdibari", "away").await;
     assert!(seen["last_seen_at"].is_string());
     assert!(laptop.is_quiet().await);
-    // A stream of server-sent events has no state of its own and counts as online.
+    // A stream of server-sent events cannot set a state, so it counts as online.
     let stream = Stream::open(&server, "rdibari", None).await;
     wait_for_state(&server, "bugs", "rdibari", "online").await;
     drop(stream);
@@ -182,19 +182,20 @@ both!(presence_that_is_hidden_looks_like_a_user_who_was_never_online, async |pla
         let answer = get(&server, person, &target("bugs")).await;
         assert_eq!(comparable(&answer), comparable(&never), "{person}");
     };
-    // Users without a connection, and a user who has only sent a friend request.
+    // Presence is hidden from a user who shares nothing with bugs, and from one who has only sent a friend request.
     hidden("duck").await;
     put(&server, "duck", "/api/friends/bugs").await;
     hidden("duck").await;
     befriend(&server, "bugs", "duck").await;
     assert_eq!(presence_of(&server, "duck", "bugs").await["state"], "online");
-    // A block in either direction, whatever the two users share.
+    // A block in either direction hides presence, even if the two users are friends or share a group.
     let room = group(&server, "bugs", &["duck", "porky"], "all").await;
     assert_eq!(presence_of(&server, "porky", "bugs").await["state"], "online");
     for (one, other) in [("bugs", "duck"), ("duck", "bugs")] {
         let seen = presence_of(&server, "duck", "bugs").await["last_seen_at"].clone();
         put(&server, one, &format!("/api/blocks/{other}")).await;
-        // The last known state does not disappear: the user seems to have gone offline and not come back.
+        // The last-seen time does not disappear. To the blocked side it looks as if the user had gone offline and not come
+        // back.
         let gone = presence_of(&server, "duck", "bugs").await;
         assert_eq!(gone["state"], "offline");
         assert!(seen.is_string() && gone["last_seen_at"].is_string(), "{seen} {gone}");
@@ -222,7 +223,7 @@ both!(presence_that_is_hidden_looks_like_a_user_who_was_never_online, async |pla
     assert_eq!(presence_of(&server, "duck", "bugs").await, gone);
     delete(&server, "bugs", "/api/blocks/duck").await;
     delete(&server, "duck", "/api/friends/bugs").await;
-    // A user who left the group has no connection any more.
+    // After leaving the group, duck shares nothing with bugs any more.
     assert_eq!(delete(&server, "duck", &format!("/api/conversations/{room}/members/me")).await.status, 204);
     hidden("duck").await;
     // A caller that acts as no user sees the presence of all users.
@@ -268,7 +269,7 @@ both!(changes_are_delivered_to_users_who_may_see_them, async |place| {
     let mut duck = watch_presence(&server, "duck").await;
     let mut porky = watch_presence(&server, "porky").await;
     let mut rdibari = watch_presence(&server, "rdibari").await;
-    // Porky shares a conversation with the watcher.
+    // Duck sees porky's presence, because they share a conversation.
     assert_eq!(next_presence(&mut duck, "porky").await["data"]["state"], "online");
     tokio::time::sleep(LONG_ENOUGH).await;
     let before = place.numbers("SELECT last_position FROM messaging.event_log").await;
@@ -280,7 +281,7 @@ both!(changes_are_delivered_to_users_who_may_see_them, async |place| {
     assert!(moment(event["data"]["last_seen_at"].as_str().unwrap()) <= moment(event["at"].as_str().unwrap()));
     assert_eq!(event.as_object().unwrap().len(), 5, "{event}");
     assert_eq!(next_presence(&mut rdibari, "bugs").await, event);
-    // A second device changes nothing, neither its start nor its end.
+    // Neither the connection of a second device nor its end changes the presence.
     let second = Socket::of(&server, "bugs").await;
     tokio::time::sleep(LONG_ENOUGH).await;
     drop(second);
@@ -298,7 +299,7 @@ both!(changes_are_delivered_to_users_who_may_see_them, async |place| {
     let mut bugs = watch_presence(&server, "bugs").await;
     tokio::time::sleep(LONG_ENOUGH * 3).await;
     assert!(duck.is_quiet().await);
-    // No event to users without a connection, to oneself, or in the event log.
+    // Users who share nothing with bugs get no event about bugs, bugs gets none about themself, and the event log holds none.
     while let Ok(frame) = tokio::time::timeout(Duration::from_millis(400), porky.frame()).await {
         assert_ne!(frame["event"]["data"]["user_name"], "bugs", "{frame}");
     }
@@ -356,7 +357,7 @@ both!(the_presence_of_a_user_is_one_over_all_servers, async |place| {
     tokio::time::sleep(LONG_ENOUGH).await;
     assert!(rdibari.is_quiet().await, "still online on the other server");
     drop(here);
-    // Only the server with the away socket is left, and it publishes the change.
+    // Only the server with the socket in the state `away` is left. It publishes the change.
     assert_eq!(next_presence(&mut rdibari, "bugs").await["data"]["state"], "away");
     for server in [&one, &other] {
         assert_eq!(wait_for_state(server, "rdibari", "bugs", "away").await["state"], "away");
@@ -392,7 +393,7 @@ both!(users_of_a_killed_server_are_offline, async |place| {
     let server = Server::start(place).await;
     let mut rdibari = watch_presence(&server, "rdibari").await;
     wait_for_state(&server, "bugs", "rdibari", "online").await;
-    // Inserts another server with two online users, which has not written for two minutes.
+    // Inserts another server with one online user. It wrote as recently as the running server.
     let ids = place.numbers("SELECT id FROM messaging.users WHERE user_name = 'bugs'").await;
     let seen_at = "(SELECT max(seen_at) FROM messaging.presence_servers)";
     place
@@ -411,7 +412,7 @@ both!(users_of_a_killed_server_are_offline, async |place| {
         Kind::Postgres => "seen_at - interval '120 seconds'",
     };
     place.sql(&format!("UPDATE messaging.presence_servers SET seen_at = {old} WHERE server = 'killed'")).await;
-    // The users are offline immediately, before the server's rows are removed.
+    // The user is offline immediately, before the rows of the killed server are removed.
     assert_eq!(presence_of(&server, "rdibari", "bugs").await["state"], "offline");
     assert_eq!(next_presence(&mut rdibari, "bugs").await["data"]["state"], "offline");
     let started = Instant::now();
@@ -472,7 +473,7 @@ both!(a_server_that_stops_leaves_no_user_online, async |place| {
     let mut duck = watch_presence(&other, "duck").await;
     wait_for_state(&other, "porky", "duck", "online").await;
     tokio::time::sleep(LONG_ENOUGH).await;
-    // Bugs connects to the other server soon and so never was offline. Porky is offline immediately.
+    // Bugs connects to the other server soon, so nobody sees bugs offline. Porky is offline immediately.
     let ((), _back) = tokio::join!(one.stop(), Socket::of(&other, "bugs"));
     drop((bugs, porky));
     assert_eq!(presence_of(&other, "duck", "porky").await["state"], "offline");
@@ -548,7 +549,7 @@ both!(an_erased_user_leaves_no_presence_and_an_export_shows_it, async |place| {
     );
     for _ in 0..2 {
         assert_eq!((count(place, "presence").await, count(place, "last_seen").await), (0, 0));
-        // The socket ends soon after, and nothing is stored about the erased user then.
+        // The socket of the erased user ends soon after the erasure. Its end must store nothing about the user.
         tokio::time::sleep(LONG_ENOUGH * 3).await;
     }
     get(&server, "rdibari", &target("bugs")).await.problem(404, "user_not_found");

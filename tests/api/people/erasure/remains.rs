@@ -8,12 +8,12 @@ use crate::both;
 use crate::support::callers::holds;
 use crate::support::{Server, answer_of};
 
-/// A word that is in everything stored about the user, and nowhere else.
+/// A word that occurs in all data about the user and in no other data.
 const WORD: &str = "xyzzy";
-/// Messages sent and received: enough that pages of the database are split and moved.
+/// Number of messages that the user sends and receives. There are so many that pages of the database are split and moved.
 const MESSAGES: usize = 400;
 
-/// Creates the user, with the word in every field, device, stored answer and message.
+/// Creates the user with data of every kind: fields, devices, stored answers, messages. All of it contains the word.
 async fn plant(server: &Server) {
     let body = json!({
         "user_name": "xyzzy.name", "first_name": "Xyzzy-first", "last_name": "xyzzy-last",
@@ -27,7 +27,7 @@ async fn plant(server: &Server) {
     }
     let change = server.request(Method::PATCH, "/api/users/xyzzy.name");
     assert_eq!(answer_of(change.json(&json!({"first_name": "xyzzy-other"}))).await.status, 200);
-    // One after the other, so that the pages of the database get every size.
+    // Sends one message after the other, so that the pages of the database are filled to every degree.
     for number in 0..MESSAGES {
         // Bodies that fit on a page, and bodies that need several.
         let body = format!("{} {number}", WORD.repeat(1 + number * 37 % 1_500));

@@ -19,7 +19,7 @@ use crate::support::{Place, Server, answer_of};
 const MESSAGES: i64 = 12_000;
 const ROUNDS: usize = 12;
 
-/// Inserts further messages from user 2 to user 1 into their conversation, without sending each.
+/// Inserts messages from user 2 to user 1 directly into the database, after the last message of their conversation.
 pub async fn put_messages(place: &Place, conversation: i64, count: i64, body: &str) {
     let last_seq =
         place.numbers(&format!("SELECT last_seq FROM messaging.conversations WHERE id = {conversation}")).await;
@@ -113,7 +113,7 @@ both!(nothing_is_sent_by_or_to_an_erased_user, async |place| {
                         }
                         1 => server.post("/api/messages", &message(&name, "duck", "in their name")).await,
                         2 => server.post("/api/messages", &message("duck", &name, "to them")).await,
-                        // The first message of a conversation, at any moment.
+                        // Sends the first message of a new conversation at some moment before, during or after the erasure.
                         _ => {
                             let stranger = format!("{}{round}", if kind == 6 { "early" } else { "late" });
                             tokio::time::sleep(Duration::from_millis(if kind == 6 { 5 } else { 20 })).await;
