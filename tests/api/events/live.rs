@@ -104,7 +104,7 @@ both!(a_poll_returns_each_event_once_and_in_order, async |place| {
     assert_eq!(of("conversation.created")["data"]["id"], room);
     assert!(of("conversation.created")["data"]["me"].is_null());
     assert_eq!(of("conversation.created")["actor_user_name"], "bugs");
-    // Events show the message as it is now: a late reader gets the tombstone.
+    // An event shows the present state of the message, so a late reader gets the tombstone.
     let created =
         events.iter().find(|event| event["type"] == "message.created" && event["data"]["seq"] == first["seq"]);
     assert_eq!(created.unwrap()["data"]["body"], "");

@@ -1,4 +1,4 @@
-//! Several servers on one database: events of one are delivered by the others, with each bus and without one.
+//! Several servers on one database: each server delivers the events of the others, with each kind of bus and without a bus.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -22,9 +22,9 @@ use crate::support::{Options, Place, Server, run};
 const ROUNDS: usize = 20;
 /// The longest delay of an event with the bus.
 const WITH_BUS: Duration = Duration::from_millis(300);
-/// The longest delay of an event without the bus, when servers read the log once a second.
+/// The longest delay of an event without the bus. Servers then read the event log once a second.
 const WITHOUT_BUS: Duration = Duration::from_secs(2);
-/// How many times the cursor changes from one server to the other.
+/// Number of reads with the same cursor, alternately from the two servers.
 const TURNS: usize = 200;
 
 /// Defines a test that runs on PostgreSQL only, which has a bus of its own.
@@ -46,7 +46,7 @@ async fn two(place: &Place, bus: &BusSettings) -> (Server, Server) {
     (Server::start_with(place, options()).await, Server::start_with(place, options()).await)
 }
 
-/// The time from before a message is sent on one server until a socket on the other one receives it.
+/// Sends a message on one server. Returns the time until a socket on the other server has received it.
 async fn delay(one: &Server, socket: &mut Socket, body: &str) -> Duration {
     let started = Instant::now();
     one.send("bugs", "duck", body).await;
@@ -62,14 +62,14 @@ async fn median(one: &Server, socket: &mut Socket, what: &str) -> Duration {
     let mut times = Vec::new();
     for round in 0..ROUNDS {
         times.push(delay(one, socket, &format!("{what} {round}")).await);
-        // The pause is no multiple of the servers' interval between reads of the log.
+        // The pause keeps the sends from falling into step with the servers' reads of the log, which happen once a second.
         tokio::time::sleep(Duration::from_millis(37)).await;
     }
     times.sort_unstable();
     times[ROUNDS / 2]
 }
 
-/// Waits until events of one server reach the other one before that reads the log by itself.
+/// Waits until the other server delivers events of the first one sooner than it would by its own reads of the log.
 async fn wait_until_the_bus_works(one: &Server, socket: &mut Socket, what: &str) {
     for round in 0..30 {
         // Three short delays in a row are no coincidence: a server reads the log by itself once a second.
@@ -85,7 +85,7 @@ async fn wait_until_the_bus_works(one: &Server, socket: &mut Socket, what: &str)
     panic!("{what}: the bus does not deliver wake-ups");
 }
 
-/// An ephemeral event of one server arrives once on both and is never in the log.
+/// Asserts that an ephemeral event of one server arrives once at its user's sockets on both servers, and at no other socket.
 async fn assert_ephemeral_events_pass(one: &Server, other: &Server, place: &Place) {
     let duck = place.numbers("SELECT id FROM messaging.users WHERE user_name = 'duck'").await[0][0];
     let mut here = Socket::of(one, "duck").await;
@@ -102,7 +102,7 @@ async fn assert_ephemeral_events_pass(one: &Server, other: &Server, place: &Plac
 async fn assert_cursor_works_on_both(one: &Server, other: &Server) {
     let mut cursor = get(one, "duck", "/api/events").await.json()["cursor"].as_str().unwrap().to_owned();
     let done = AtomicBool::new(false);
-    // Sends as long as the reader reads: a turn without an event waits for a second.
+    // Sends as long as the reader reads, because every second read waits up to a second for an event.
     let writing = async {
         let mut sent = Vec::new();
         for number in 0.. {
@@ -136,7 +136,7 @@ async fn assert_cursor_works_on_both(one: &Server, other: &Server) {
         seen
     };
     let (sent, mut seen) = tokio::join!(writing, reading);
-    // The events after the last turn: at most one round of the writer.
+    // Reads the events after the last turn. They are at most those of one round of the writer.
     let rest = get(other, "duck", &format!("/api/events?after={cursor}")).await.json();
     let rest = rest["events"].as_array().unwrap().iter().filter(|event| event["type"] == "message.created");
     seen.extend(rest.map(|event| event["data"]["body"].as_str().unwrap().to_owned()));
@@ -249,7 +249,7 @@ on_postgres!(servers_do_not_echo_each_other, async |place| {
         }
     });
     client.batch_execute("LISTEN posthaste").await.unwrap();
-    // Reads on both servers commit nothing, or nothing that is in the log.
+    // A socket on each server receives the event. Delivering it writes no event, so the servers must send no further wake-ups.
     let mut here = Socket::of(&one, "duck").await;
     let took = delay(&one, &mut here, "once").await;
     assert!(took < WITHOUT_BUS, "{took:?}");
@@ -343,7 +343,7 @@ both!(two_servers_send_each_scheduled_message_once, async |place| {
         assert!(Instant::now() < deadline, "{left}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    // Time for one more round of both servers.
+    // Waits until both servers have looked for work once more.
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     let messages = one.all("/api/messages/duck?with=bugs").await;
     let bodies = |messages: &[Value]| {

@@ -1,5 +1,6 @@
-//! The rule who may see an event is written twice: in Rust for online readers, and in SQL for readers that continue from a
-//! cursor. Over generated logs both give the same result, and it is the result of the rule asked for each user alone.
+//! The rule that decides who may see an event exists twice: in Rust for online readers, and in SQL for readers that continue
+//! from a cursor. On generated event logs both must give the same result, and so must the Rust rule when it is applied to one
+//! user alone.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
@@ -20,7 +21,7 @@ const PEOPLE: i64 = 6;
 const CONVERSATIONS: i64 = 3;
 const EVENTS: i64 = 120;
 const TIMES: [&str; 3] = ["2026-01-01 00:00:00+00", "2026-01-02 00:00:00+00", "2026-01-03 00:00:00+00"];
-/// How many times each answer was given. It shows a generator that makes only invisible events.
+/// How many times each result occurred. The counts show whether the generator creates only invisible events.
 #[derive(Debug, Default)]
 struct Counts {
     seen: usize,
@@ -29,7 +30,7 @@ struct Counts {
     own_ends: usize,
 }
 
-/// Generates rows that need not be possible: the two rules must agree on these as well.
+/// Generates rows, also combinations that no server would write. The two rules must agree on these as well.
 fn world(rng: &Rng, place: &Place) -> String {
     let number = |below: i64| random(rng, below as u64) as i64;
     let maybe = |number: i64, one_in: i64| {
@@ -95,7 +96,7 @@ fn world(rng: &Rng, place: &Place) -> String {
     sql
 }
 
-/// Compares the three results for every user and event of one world.
+/// Compares the three results for every user and event of one generated database.
 async fn compare(app: &App, rng: &Rng, counts: &mut Counts) {
     let (_, stretch) = events::tail(app, Some(0)).await.unwrap();
     assert_eq!(stretch.events.len() as i64, EVENTS);

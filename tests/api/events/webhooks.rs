@@ -22,7 +22,8 @@ use crate::support::process::{Process, Wrapping};
 use crate::support::server::Options;
 use crate::support::{Place, Server, answer_of};
 
-/// A receiver of webhooks. Its first answers are the given statuses, the later ones are `then`. For `0` it never answers.
+/// A receiver of webhooks. It answers the first deliveries with the given statuses and all later ones with `then`. For the
+/// status `0` it never answers.
 pub struct Receiver {
     pub url: String,
     got: Arc<Mutex<Vec<(HeaderMap, Bytes)>>>,
@@ -300,7 +301,7 @@ both!(of_two_servers_one_delivers_and_the_other_takes_over_after_its_death, asyn
     assert_eq!(answer_of(at_dying("/api/webhooks", new)).await.status, 201);
     let message = |to: &str, body: &str| json!({"sender_user_name": "duck", "recipient_user_name": to, "body": body});
     assert_eq!(answer_of(at_dying("/api/messages", message("bugs", "first"))).await.status, 201);
-    // From here on the first server has the lease.
+    // After the first delivery the first server holds the lease.
     receiver.wait(1).await;
 
     let now = Arc::new(AtomicI64::new(Clock::System.now().micros()));
@@ -396,7 +397,7 @@ both!(names_and_links_to_private_addresses_are_never_connected_to, async |place|
     wait_for_attempts(&server, 2 * hosts.len(), &Value::Null).await;
     assert_eq!(connected.load(Ordering::Relaxed), 0);
     server.stop().await;
-    // Only the setting kept the server from connecting.
+    // With the setting the server does connect, so only the setting prevented it before.
     let server = self::server(place).await;
     let started = Instant::now();
     while connected.load(Ordering::Relaxed) == 0 {

@@ -54,7 +54,7 @@ both!(a_cursor_is_valid_until_its_events_are_deleted, async |place| {
     let mut socket = Socket::open(&server, &target, &[("x-act-as", "duck")]).await.unwrap();
     server.send("bugs", "duck", "now").await;
     assert_eq!(socket.event_of("message.created").await["data"]["body"], "now");
-    // A month later no event is left, and a new event still gets the next position.
+    // Months later no event is left in the log, and a new event still gets the next position.
     hand.store(moment("2026-06-01T00:00:00Z"), Ordering::Relaxed);
     while housekeeping::batch(&server.app).await.unwrap() {}
     assert_eq!(place.numbers("SELECT count(*) FROM messaging.events").await, [[0]]);
@@ -84,7 +84,7 @@ both!(a_socket_that_does_not_read_is_closed_and_its_reader_misses_nothing, async
     };
     let ((), quick_ids) = tokio::join!(writing, reading);
     assert_eq!(quick_ids.len(), 2_400);
-    // The frames that were already on their way arrive, then the close frame.
+    // Frames that were already sent still arrive, and after them the close frame.
     let mut received = Received { cursor, ..Received::default() };
     let code = loop {
         match slow.next().await {
@@ -156,7 +156,7 @@ both!(a_reader_that_returns_late_catches_up_while_new_events_arrive, async |plac
     assert!(socket.is_quiet().await);
 });
 
-/// A foreign transaction that has taken its position in the log and stays open: every later event waits for it.
+/// A foreign transaction takes a position in the log and stays open for a while. Every later event waits for it.
 #[test]
 fn a_slow_foreign_transaction_hides_no_event() {
     crate::support::run(Kind::Postgres, async |place: &Place| {
@@ -171,7 +171,7 @@ fn a_slow_foreign_transaction_hides_no_event() {
         let (sent, done) = (AtomicI64::new(0), AtomicBool::new(false));
         let slow = async {
             let mut transactions = 0;
-            // The number of sends in between depends on the machine.
+            // Repeats until there were enough sends meanwhile. How many there are depends on the machine.
             while transactions < 12 || (sent.load(Ordering::Relaxed) < 24 && transactions < 200) {
                 let took = "BEGIN; UPDATE messaging.event_log SET last_position = last_position + 1;
                             SELECT pg_sleep(0.05);

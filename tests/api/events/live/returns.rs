@@ -1,5 +1,5 @@
-//! Readers that disconnect and return at random while messages are sent, with each way of reading: from one server, and from
-//! two servers in turn with each bus.
+//! Readers that disconnect and return at random while messages are sent, with each way of reading. They read from one server,
+//! or alternately from two servers with each kind of bus.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -17,7 +17,7 @@ use crate::support::place::Kind;
 use crate::support::watch::{Socket, Stream};
 use crate::support::{Options, Place, Server, many, random, run, seeded};
 
-/// Returns of each reader in a soak.
+/// How many times each reader returns in a soak.
 const RETURNS_IN_SOAK: usize = 1_000;
 /// How many messages the writer may be ahead of a reader.
 const MAX_AHEAD: usize = 60;
@@ -61,7 +61,7 @@ async fn disconnect_and_return(servers: &[&Server], returns: usize) {
     let writing = async {
         let mut sent = Vec::new();
         while !done.load(Ordering::Relaxed) {
-            // The writer stays only a little ahead: a reader that returns reads the log page by page.
+            // The writer waits if it is too far ahead of a reader, because a reader that returns reads the log page by page.
             if received.iter().any(|received| received.load(Ordering::Relaxed).saturating_add(MAX_AHEAD) < sent.len()) {
                 tokio::time::sleep(Duration::from_millis(2)).await;
                 continue;

@@ -1,5 +1,5 @@
-//! Readers that do not read what is sent to them: they are closed, and they cost the server little memory and other readers
-//! little time.
+//! Readers that do not read the data that they get. The server closes them. They cost the server little memory, and they hardly
+//! delay other readers.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ const PAGE: &str = "GET /api/messages/duck?limit=200&order=desc HTTP/1.1\r\nhost
 const STALL: Duration = Duration::from_millis(700);
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A connection with a small receive buffer, so that unread data soon holds the sender back.
+/// A connection with a small receive buffer, so that the server soon cannot send when data is not read.
 async fn connect(address: SocketAddr, request: &str) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(8 * 1_024).unwrap();
@@ -119,9 +119,9 @@ fn percentile(mut of: Vec<Duration>, hundredth: usize) -> Duration {
     of[of.len() * hundredth / 100]
 }
 
-/// The time after which a stalled reader connects again.
+/// A stalled reader closes its connection and connects again after this time.
 const RETURN: Duration = Duration::from_secs(20);
-/// Sends per second. The rate keeps a server busy without letting it wait for a core.
+/// Sends per second. At this rate the server is busy and still does not have to wait for a processor core.
 const RATE: u64 = 1_000;
 
 /// Sends `count` messages over some connections, each with the moment of its send as text, and receives them on a socket.

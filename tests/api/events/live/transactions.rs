@@ -60,7 +60,8 @@ async fn write(place: &Place, servers: [&Server; 2], rng: Rng, left: &AtomicUsiz
     let mut committed = 0;
     for _ in 0..many(40, 1_000) {
         let transaction = connection.transaction().await.unwrap();
-        // The snapshot of the transaction may be older than commits of others that come before the transaction takes its positions.
+        // This query may take the transaction's snapshot. Other transactions can commit after it and before this transaction
+        // takes its positions.
         transaction.query("SELECT count(*) FROM messaging.users", &[]).await.unwrap();
         pause(&rng).await;
         let count = 1 + random(&rng, 3) as i64;
@@ -76,7 +77,7 @@ async fn write(place: &Place, servers: [&Server; 2], rng: Rng, left: &AtomicUsiz
             transaction.commit().await.unwrap();
             committed += count;
         }
-        // Wakes one server, both or none, also when nothing was written.
+        // Wakes one server, both or none, even if the transaction was rolled back.
         for server in servers {
             if random(&rng, 2) == 0 {
                 server.live.look();
@@ -113,7 +114,8 @@ async fn read(servers: [&Server; 2], rng: Rng, way: u64, mut cursor: String, lef
     }
 }
 
-/// Longer than the other server's interval between reads of the log. An event that has not arrived by then does not arrive.
+/// Longer than the interval at which a server reads the log by itself. An event that has not arrived after this time will not
+/// arrive.
 const QUIET: Duration = Duration::from_millis(1_500);
 
 async fn by_socket(server: &Server, rng: &Rng, cursor: &str) -> Vec<Value> {
