@@ -1,5 +1,5 @@
-//! Property test: a server on SQLite and a server on PostgreSQL give the same answers to any sequence of calls. The answers are
-//! those of a model, which is so simple that a reader can see that it is right.
+//! Property test: a server on SQLite and a server on PostgreSQL give the same answers to any sequence of calls. The answers
+//! also agree with a model, which is so simple that a reader can see that it is right.
 
 mod model;
 
@@ -25,8 +25,8 @@ const MINUTE: i64 = 60_000_000;
 const DAY: i64 = 24 * 60 * MINUTE;
 const START: &str = "2026-11-22T08:30:00Z";
 
-/// One step of a sequence. A user is given by a number. A number below [`PEOPLE`] is an existing user, [`PEOPLE`] is an unknown
-/// user, and a number above it is one of the existing users, with the name in capital letters.
+/// One step of a sequence. Users are given by numbers. A number below [`PEOPLE`] stands for an existing user, and [`PEOPLE`]
+/// for an unknown one. A higher number stands for an existing user whose name is sent in capital letters.
 #[derive(Clone, Debug)]
 enum Call {
     Send(Send),
@@ -56,7 +56,8 @@ struct Send {
 #[derive(Clone, Debug)]
 enum Target {
     Person(u8),
-    /// A conversation of this case, by number. If the case has no conversation with this number, one that does not exist.
+    /// The number of a conversation of this case. If the case has no conversation with this number, the call names one that
+    /// does not exist.
     Conversation(u8),
 }
 
@@ -135,7 +136,7 @@ fn list() -> impl Strategy<Value = Call> {
 fn call() -> impl Strategy<Value = Call> {
     let read =
         (acting(), 0..8_u8, 0..8_u8).prop_map(|(acting, conversation, seq)| Call::Read { acting, conversation, seq });
-    // One step goes back by at most 20 minutes, so that a sequence does not go back by a day.
+    // One step moves the clock back by at most 20 minutes, so that a whole sequence does not move it back by a day.
     let step = prop_oneof![4 => 1..1_000_000_i64, 3 => -20 * MINUTE..0, 2 => 0..40 * MINUTE, 1 => 0..12 * DAY];
     let repeat = (0..16_u8).prop_map(Call::Repeat);
     prop_oneof![8 => send(), 2 => repeat, 3 => list(), 1 => read, 4 => step.prop_map(Call::MoveClock),

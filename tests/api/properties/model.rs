@@ -40,7 +40,7 @@ struct Message {
     seq: i64,
     id: i64,
     sent_at: Timestamp,
-    /// The message as the server answered it.
+    /// The message as in the answer of the server, with the times that it has by now.
     document: Value,
 }
 
@@ -130,7 +130,7 @@ impl Model {
         (0..PEOPLE).map(|person| self.name(person)).collect()
     }
 
-    /// The name with which a call names the user of this number.
+    /// The user name that a call sends for this number.
     pub fn name(&self, number: u8) -> String {
         match number {
             PEOPLE => format!("nobody{}", self.run),
@@ -139,7 +139,7 @@ impl Model {
         }
     }
 
-    /// The user that the number means.
+    /// The existing user for whom this number stands, or `None` for the unknown user.
     fn person(number: u8) -> Option<u8> {
         match number {
             PEOPLE => None,
@@ -171,7 +171,8 @@ impl Model {
         self.messages.iter().rfind(|message| message.conversation == conversation)
     }
 
-    /// `None` if both answers are possible: a key that was used again after its days, with a clock that was then set back.
+    /// The expected answer to a send. `None` if the key was used for two messages and both answers are possible: the key was
+    /// used again after it had expired, and then the clock was set back.
     pub fn expect_send(&self, send: &Send, request: &Request, now: Timestamp) -> Option<Expected> {
         let acting = match send.acting.map(Self::person) {
             Some(None) => return Some(invalid(&["X-Act-As"])),
@@ -263,7 +264,7 @@ impl Model {
             self.conversations.len() - 1
         });
         let sent_at = Timestamp::parse(document["timestamp_sent"].as_str().unwrap()).unwrap();
-        // A sender who answers has read the messages before.
+        // A sender who answers has read the messages before the answer.
         for earlier in self.messages.iter_mut().filter(|one| one.conversation == conversation) {
             if earlier.document["recipient_id"] == document["sender_id"] && earlier.document["timestamp_read"].is_null()
             {

@@ -15,7 +15,8 @@ use crate::support::process::Process;
 use crate::support::server::Answer;
 use crate::support::{Options, Server, answer_of};
 
-/// A clock that the test moves, and a server's options with it. The server's own task does not run: the test calls `send_due`.
+/// A clock that the test moves, and options for a server with this clock. The server's own task does not run, because the test
+/// calls `send_due`.
 fn manual() -> (Arc<AtomicI64>, Options) {
     let hand = Arc::new(AtomicI64::new(moment("2026-01-01T00:00:00Z")));
     let without_tasks = &["scheduled-sends"];
@@ -51,7 +52,7 @@ both!(a_scheduled_message_is_sent_once_at_its_time, async |place| {
     let messages = || async { server.all("/api/messages/duck?with=bugs").await };
     assert!(messages().await.is_empty());
     hand.store(moment("2026-01-01T01:00:05Z"), Ordering::Relaxed);
-    // Two runs together, as on two servers.
+    // Two simultaneous runs, as on two servers.
     let (one, other) = tokio::join!(send_due(&server.app), send_due(&server.app));
     assert!(one.unwrap() + other.unwrap() >= 1);
     let sent = messages().await;
@@ -88,14 +89,14 @@ both!(permissions_are_checked_when_accepting_and_when_sending, async |place| {
     let new = json!({"kind": "group", "title": "Looney Tunes", "member_user_names": ["duck"]});
     let group = post(&server, "bugs", "/api/conversations", new).await.json()["id"].clone();
     let into = |body: &str| json!({"conversation_id": group, "body": body, "send_at": "2026-01-02T00:00:00Z"});
-    // Checked when the message is accepted: membership, recipient, and the message to answer.
+    // Membership, the recipient and the message to answer are checked when a scheduled message is accepted.
     let stranger = post(&server, "porky", "/api/messages", into("omw")).await;
     stranger.problem(404, "conversation_not_found");
     schedule(&server, "bugs", "nobody", "x", "2026-01-02T00:00:00Z").await.invalid(&["recipient_user_name"]);
     let mut reply = into("x");
     reply["reply_to"] = json!(99);
     post(&server, "duck", "/api/messages", reply).await.invalid(&["reply_to"]);
-    // Checked again when the message is sent: these users were removed, blocked or erased in between.
+    // They are checked again when the message is sent. In between, these users are removed, blocked or erased.
     assert_eq!(post(&server, "duck", "/api/messages", into("quack")).await.status, 202);
     assert_eq!(schedule(&server, "duck", "porky", "hey", "2026-01-02T00:00:00Z").await.status, 202);
     assert_eq!(schedule(&server, "bugs", "duck", "stays", "2026-01-02T00:00:01Z").await.status, 202);
