@@ -90,6 +90,13 @@ both!(an_unknown_word_is_answered_with_an_error, async |place| {
     let sql = [set("users", "role = 'unknown'", duck), set("users", "role = 'user'", duck)];
     assert_unknown_value_fails(&server, place, [&sql[0], &sql[1]], "internal", &read).await;
 
+    // An unknown state of a friend request is not taken for a request, which the other user could accept.
+    assert_eq!(put(&server, "porky", "/api/friends/duck").await.status, 201);
+    place.sql(&set("friendships", "state = 'unknown'", "state = 'asked'")).await;
+    assert_shows_nothing(&put(&server, "duck", "/api/friends/porky").await, "internal", "accepting a request");
+    place.sql(&set("friendships", "state = 'asked'", "state = 'unknown'")).await;
+    assert_eq!(put(&server, "duck", "/api/friends/porky").await.status, 200);
+
     let of_message = format!("conversation_id = {room} AND seq = {seq}");
     for counts in ["👀 x", "👀", "👀 0", "👀 1 🎉"] {
         let wrong = set("messages", &format!("reaction_counts = '{counts}'"), &of_message);

@@ -24,7 +24,7 @@ mod tests {
     use crate::store::conversations::members;
     use crate::store::identity::users;
     use crate::store::messages::{messages, receipts};
-    use crate::store::people::reports;
+    use crate::store::people::{friends, reports};
 
     /// Asserts that each word is read as the value that it was written from, and that other texts are refused.
     fn assert_words<T: Copy + PartialEq + std::fmt::Debug>(
@@ -59,5 +59,7 @@ mod tests {
         assert_words(&[receipts::Kind::Delivered, receipts::Kind::Read], receipts::Kind::as_str, receipts::Kind::parse);
         let state = [reports::State::Open, reports::State::Resolved, reports::State::Dismissed];
         assert_words(&state, reports::State::as_str, reports::State::parse);
+        let friendship = [friends::State::Asked, friends::State::Friends];
+        assert_words(&friendship, friends::State::as_str, friends::State::parse);
     }
 }

@@ -10,7 +10,7 @@ use crate::base::error::Result;
 use crate::base::ids::UserId;
 use crate::base::time::Timestamp;
 use crate::store::db::columns::{read, sql};
-use crate::store::db::{Conn, Row};
+use crate::store::db::{Conn, Row, words};
 use crate::store::driver::values::Value;
 use crate::store::identity::users::User;
 
@@ -31,10 +31,18 @@ impl State {
             Self::Friends => "friends",
         }
     }
+
+    /// The state with this word.
+    ///
+    /// # Errors
+    /// [`Error::UnknownValue`](crate::base::error::Error::UnknownValue).
+    pub fn parse(word: &str) -> Result<Self> {
+        words::parse("friendships.state", &[Self::Asked, Self::Friends], Self::as_str, word)
+    }
 }
 
 fn state(row: &Row<'_>) -> Result<State> {
-    Ok(if row.text(0)? == "friends" { State::Friends } else { State::Asked })
+    State::parse(row.text(0)?)
 }
 
 /// The state of the row from `user` to `friend`.
