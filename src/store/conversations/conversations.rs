@@ -189,7 +189,7 @@ pub async fn direct(conn: &mut Conn, pairs: &[Pair]) -> Result<Vec<(Pair, Conver
 }
 
 /// Creates the direct conversation of a pair, or returns the one that another transaction created at the same moment. The
-/// `bool` says whether it is new.
+/// `bool` is `true` when it is new.
 pub async fn create_direct(
     conn: &mut Conn,
     pair: Pair,

@@ -227,7 +227,7 @@ pub async fn insert(
 }
 
 async fn change_count(conn: &mut Conn, conversation: ConversationId, by: i64) -> Result<()> {
-    // Messages show whether all members have read them, which a change of the members can change. So the content version
+    // Messages show whether all members have read them. A change of the members can change this, so the content version
     // rises too.
     conn.execute(
         "UPDATE messaging.conversations SET member_count = member_count + $2, content_version = content_version + 1

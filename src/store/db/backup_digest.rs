@@ -2,7 +2,7 @@
 //!
 //! A backup is a SQLite database with one line of text after its last page. SQLite reads the number of pages that is stored
 //! in the file's header, and ignores the bytes after them. The line holds the SHA-256 of everything before it. A mark in
-//! the file's header (`PRAGMA application_id`) says that the line must be present. Without the mark, a file that lost its
+//! the file's header (`PRAGMA application_id`) shows that the line must be present. Without the mark, a file that lost its
 //! line would look like a backup of an older version, which wrote no line.
 //!
 //! Invariant: [`check`] finds any changed bit, and any truncation, of a file that [`append`] finished.

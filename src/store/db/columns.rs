@@ -88,7 +88,8 @@ macro_rules! columns {
     };
 }
 
-/// Makes a type readable from one column with a getter of [`Row`]. A second getter reads the column when it can be NULL.
+/// Makes a type readable from one column, with a getter of [`Row`]. A second getter is for columns that can be NULL; it
+/// makes `Option` of the type readable.
 macro_rules! column {
     ($type:ty, $get:expr, $get_option:expr) => {
         $crate::store::db::columns::column!($type, $get);

@@ -78,7 +78,7 @@ impl Db {
         self.run::<I, T>(Purpose::Read, CodeLocation::caller(), unit(input, work))
     }
 
-    /// Runs `work` as a read without a time limit, for work that reads the whole database.
+    /// Like [`Db::read`], but without a time limit. For work that reads the whole database.
     ///
     /// # Errors
     /// As [`Db::read`].
@@ -105,7 +105,7 @@ impl Db {
         self.run::<I, T>(Purpose::Write, CodeLocation::caller(), unit(input, work))
     }
 
-    /// Like [`Db::write`], without a time limit, for migrations and restores.
+    /// Like [`Db::write`], but without a time limit. For migrations and restores.
     ///
     /// # Errors
     /// As [`Db::write`].

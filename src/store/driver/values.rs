@@ -1,4 +1,4 @@
-//! Values that statements take as parameters, and values that copies between the databases carry. Both databases support a
+//! Values that statements take as parameters, and values that copies between the databases use. Both databases support a
 //! type, unless its variant says otherwise.
 
 use crate::base::time::Timestamp;

@@ -3,7 +3,8 @@
 //! Invariant: positions are assigned in the last write of a transaction. The counter row stays locked until the commit, so
 //! positions become visible in order, and a reader that has seen a position never finds a lower one later. On PostgreSQL
 //! every statement that locks the row is sent together with its COMMIT, and the node does not wait for an answer in
-//! between. So a node that fails does not leave the row locked.
+//! between. So a node that fails does not leave the row locked. The exception is [`lock`], which only the creation of the
+//! demo data uses.
 
 pub use super::event_kinds::Kind;
 use crate::base::error::Result;
@@ -14,8 +15,8 @@ use crate::store::db::columns::{columns, read, sql};
 use crate::store::driver::values::Value;
 use crate::store::postgres::Counter;
 
-/// An event to be added to the event log. It contains the ids of what it refers to. Its only text is the emoji of a
-/// reaction.
+/// An event to be added to the event log. It refers to users, conversations and messages by their ids. Its only text is the
+/// emoji of a reaction.
 #[derive(Clone, Copy, Debug)]
 pub struct NewEvent<'a> {
     /// The kind of the event.

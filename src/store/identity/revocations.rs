@@ -72,7 +72,7 @@ pub async fn after(conn: &mut Conn, position: i64, limit: i64) -> Result<Vec<(i6
     .await
 }
 
-/// Deletes all but the last `kept` revocations. Returns how many.
+/// Deletes all revocations except the last `kept` ones. Returns how many.
 pub async fn trim(conn: &mut Conn, kept: i64) -> Result<u64> {
     let last = last_position(conn).await?;
     conn.execute("DELETE FROM messaging.revocations WHERE position <= $1", &[Value::I64(last - kept)]).await

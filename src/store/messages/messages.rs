@@ -1,7 +1,7 @@
 //! Rows of `messaging.messages`.
 //!
-//! Invariant: within one conversation `seq` has no gaps, and `(timestamp_sent, id)` rises with it. So a position in time can
-//! be found by binary search over `seq`, and no index other than the primary key is needed.
+//! Invariant: within one conversation `seq` has no gaps, and `(timestamp_sent, id)` rises with it. So a position in time is
+//! found by binary search over `seq` with the primary key, and no index on the time is needed.
 
 use super::digests::{Checked, Fields};
 use super::reactions::Tally;

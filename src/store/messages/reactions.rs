@@ -10,7 +10,7 @@ use crate::store::db::columns::{column, columns, read, sql};
 use crate::store::db::{Conn, Row};
 use crate::store::driver::values::Value;
 
-/// An emoji under a message, with its count.
+/// An emoji that was added to a message, and the number of users who added it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tally {
     /// The emoji.

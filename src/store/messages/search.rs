@@ -31,7 +31,7 @@ const WINDOWS: [usize; 3] = [2, 2, 8];
 const MERGE_PAGES: i64 = 200;
 /// How long merging the pending entries may take.
 const MERGE_TIMEOUT: Duration = Duration::from_secs(60);
-/// By how much the clocks of nodes on one database may differ.
+/// The largest difference between the clocks of nodes on one database that a search by time allows for: one hour.
 const CLOCK_SLACK_MICROS: i64 = 3_600_000_000;
 
 /// The statements that create the index of SQLite.

@@ -86,8 +86,8 @@ pub struct LastSeen {
     pub at: Timestamp,
 }
 
-/// The current time. Whether a node is alive is decided with it. On PostgreSQL it is the time of PostgreSQL, because the
-/// clocks of nodes can differ. On SQLite it is `ours`, because all servers that share the file run on one machine.
+/// The current time, for deciding which nodes are alive. On PostgreSQL it is the time of PostgreSQL, because the clocks of
+/// nodes can differ. On SQLite it is `ours`, because all servers that share the file run on one machine.
 pub async fn clock(conn: &mut Conn, ours: Timestamp) -> Result<Timestamp> {
     match conn {
         Conn::Sqlite(_) => Ok(ours),

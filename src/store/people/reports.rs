@@ -52,7 +52,7 @@ pub struct Report {
     pub seq: i64,
     /// The user who reported it. `None` after that user was erased.
     pub reporter: Option<UserId>,
-    /// The reason in the words of the reporter. Empty after the reporter was erased.
+    /// The reason, as the reporter wrote it. Empty after the reporter was erased.
     pub reason: String,
     /// The state of the report.
     pub state: State,

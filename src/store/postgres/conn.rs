@@ -86,7 +86,7 @@ pub struct Conn {
     pooled: PooledConnection,
     purpose: Purpose,
     begin_due: bool,
-    /// Whether the COMMIT was already sent, together with the last statement, and succeeded.
+    /// Whether the COMMIT was already sent, together with the last statement, and got no error as its answer.
     committed: bool,
     /// Whether a statement of the transaction failed. If so, PostgreSQL rolls back at a COMMIT but reports success.
     failed: bool,
@@ -135,7 +135,7 @@ impl Conn {
         if std::mem::take(&mut self.begin_due) {
             self.pooled.in_transaction = false;
         }
-        // If the rollback is not possible here, the pool ends the transaction when the connection is returned.
+        // If no ROLLBACK can be sent here, the pool ends the transaction when the connection is dropped.
         if self.pooled.in_transaction && !self.pooled.busy && !self.pooled.is_broken() {
             self.pooled.busy = true;
             let answer = timeout(ROLLBACK_LIMIT, self.pooled.entry().client.batch_execute("ROLLBACK")).await;
@@ -260,7 +260,8 @@ impl Conn {
         match (outcome, ended) {
             (Ok(rows), Ok(())) => Ok(rows),
             (Err(error), _) | (Ok(_), Err(error)) => {
-                // If the connection was lost, the COMMIT may have been executed. So the unit of work is not run again.
+                // If the connection was lost, PostgreSQL may have executed the COMMIT. `committing` is `true` in that case,
+                // so that the unit of work is not run again.
                 self.pooled.committing = !errors::proves_rollback(&error);
                 Err(self.fail(error))
             }

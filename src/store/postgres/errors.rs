@@ -18,7 +18,7 @@ pub const MIXED_STATEMENTS: &str = "a connection pooler in transaction mode mixe
 pub enum Affected {
     /// Only the statement failed. The connection can be used further.
     Statement,
-    /// The connection: its process in PostgreSQL is gone, or in a state that no statement repairs.
+    /// The connection: its process in PostgreSQL has ended, or is in a state that no statement repairs.
     Connection,
     /// All connections that exist, because the cause affects all of them.
     Pool,

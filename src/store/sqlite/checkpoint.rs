@@ -27,8 +27,8 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 pub struct LogProgress {
     /// Pages in the log after the last commit.
     pub pages: AtomicI64,
-    /// The same number until the writer has recorded that commit in the state file, then 0. A commit without changes leaves
-    /// it at 0.
+    /// Pages in the log after a commit that the writer has not yet recorded in the state file. 0 when there is no such
+    /// commit. A commit without changes leaves it at 0.
     pub unmarked_pages: AtomicI64,
     /// Whether the checkpoint thread has ended the checkpoint that the writer requested, successfully or with an error
     /// other than a failed sync. The writer sets it back to `false`.
@@ -54,7 +54,8 @@ impl Checkpointer {
                 Ok(()) => {}
                 Err(RecvTimeoutError::Timeout) => {
                     self.guard.check_others();
-                    // The guard has declared the fault; `serve` ends the process.
+                    // The error needs no handling here: the guard has declared the fatal fault, and `serve` ends the
+                    // process.
                     drop(self.guard.check());
                 }
                 Err(RecvTimeoutError::Disconnected) => break,

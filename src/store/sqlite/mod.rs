@@ -253,9 +253,9 @@ fn refuse_network_file_system(path: &Path, environment: &Environment) -> Result<
 }
 
 /// Makes everything in the log durable before any request is served. A killed process may have written frames without a
-/// sync. They can be read, but may not be on disk, and so may the frames of a log whose sync failed. If a repeated send
-/// were answered from such frames, it would be acknowledged too early. `empty` also truncates the log, for a start that
-/// continues without the end of the log.
+/// sync. They can be read, but may not be on disk. The same holds for the frames of a log whose sync failed. If a repeated
+/// send were answered from such frames, it would be acknowledged too early. `empty` also truncates the log, for a start
+/// that continues without the end of the log.
 fn make_log_durable(writer: &Connection, guard: &FileGuard, empty: bool) -> Result<()> {
     let copied = if empty { empty_log(writer).map(|()| true) } else { checkpoint_passively(writer) };
     match copied {

@@ -1,4 +1,4 @@
-//! Overwrites free space inside the pages of the file.
+//! Overwrites free space inside the pages of the database file.
 //!
 //! With `secure_delete` SQLite overwrites deleted rows in place. But when SQLite splits or merges pages it copies rows, and
 //! the old copies remain in space that is now free. Deleting such a row later overwrites only the new copy.

@@ -32,7 +32,7 @@ pub struct StartActions {
 /// without the part of the log that cannot be read. A copy of the log is then kept in a file whose name contains this time.
 ///
 /// # Errors
-/// [`Error::Internal`] with a sentence for the operator when acknowledged data is or may be gone; [`Error::Unavailable`]
+/// [`Error::Internal`] with a sentence for the operator when acknowledged data is or may be lost; [`Error::Unavailable`]
 /// when the files cannot be read.
 pub fn check_files(database: &Path, accepted_at: Option<Timestamp>) -> Result<StartActions> {
     let state = state::read(database).map_err(Error::unavailable)?;

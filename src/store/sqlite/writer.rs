@@ -22,7 +22,8 @@ use crate::store::driver::write_status::WriteAttempt;
 
 /// The maximum number of units of work in one commit.
 const COMMIT_BATCH_LIMIT: usize = 256;
-/// The page size of a new file, in bytes. A file keeps the page size that it was created with.
+/// SQLite's page size for a new file, in bytes. The size of the log is reported with it. A file keeps the page size that it
+/// was created with.
 const PAGE_SIZE_BYTES: i64 = 4_096;
 /// The length of the write-ahead log, in pages (64 MiB), at which it is copied into the file and restarted. With a smaller
 /// value, the file is synced so often that commits wait for the syncs. With a larger value, a start after a crash has more
