@@ -107,8 +107,8 @@ pub async fn append(conn: &mut Conn, append: Append<'_>, unrevoked_since: Option
     let streams: Vec<Option<String>> = rows.iter().map(|row| search::postgres_stream(row.message)).collect();
     let streams: Vec<Option<&str>> = streams.iter().map(Option::as_deref).collect();
     conn.one_and_commit(
-        // `passed` contains the steps of senders who had not read everything before their message. `before` is the sender's
-        // previous message in the batch. If there is none, the sender's watermark in the database counts.
+        // `passed` contains the steps of senders who had not read everything before their message. `before` is the `seq` of
+        // the sender's previous message in the batch. If there is none, the sender's watermark in the database counts.
         "WITH passed AS (
              SELECT s.conversation_id, s.user_id, k.kind, s.seq, s.at
                FROM unnest($20::bigint[], $21::bigint[], $22::bigint[], $23::bigint[], $24::timestamptz[])

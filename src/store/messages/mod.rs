@@ -21,7 +21,7 @@ const DELETED_WITH_MESSAGES: &[&str] = &[
 ];
 
 /// Statements that remove the personal data of person $1 during an erasure. Tables that can have many rows for one person
-/// are not among them; their rows are deleted in batches afterwards (`domain/people/erasure.rs`).
+/// have no statement here. Their rows are deleted in batches afterwards (`domain/people/erasure.rs`).
 pub(in crate::store) const DELETED_WITH_PERSON: &[&str] = &[
     "DELETE FROM messaging.scheduled_sends WHERE sender_id = $1",
     "DELETE FROM messaging.scheduled_sends WHERE recipient_id = $1",

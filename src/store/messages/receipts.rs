@@ -160,7 +160,7 @@ impl Progress {
     }
 }
 
-/// A member with one step. `None` for a member without steps in the range.
+/// A member with one step. `step` is `None` when the query found no step for the row.
 struct ProgressRow {
     conversation: ConversationId,
     user: UserId,

@@ -2,8 +2,8 @@
 //!
 //! Invariants:
 //! - Every transaction begins by setting its own time limits, which end with it. So if a process vanishes in the middle of
-//!   a transaction, its locks are released `IDLE_TIMEOUT` after its last statement (`MAINTENANCE_IDLE_TIMEOUT` for
-//!   migrations and restores).
+//!   a transaction, its locks are released at the latest `IDLE_TIMEOUT` after the end of its last statement
+//!   (`MAINTENANCE_IDLE_TIMEOUT` for migrations and restores).
 //! - The statements that number events and revocations lock the rows of counters, and other transactions that use the
 //!   counters wait for these locks. So these statements are sent last, together with the COMMIT. See [`Conn::queue`].
 //! - If a statement of a request gets no answer within `STATEMENT_LIMIT`, all connections of the pool that exist at that
