@@ -137,7 +137,7 @@ async fn insert_bot(conn: &mut Conn, bots: &[NewUser]) -> Result<UserId> {
     Err(Error::unavailable("no free user name was found for a bot"))
 }
 
-/// The part of the bot's user name that comes from the name of the webhook.
+/// Builds the part of the bot's user name that comes from the name of the webhook.
 fn slug(name: &str) -> String {
     let words = fold_ascii(name);
     let words = words.split(|character: char| !character.is_ascii_alphanumeric()).filter(|word| !word.is_empty());

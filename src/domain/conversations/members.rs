@@ -177,7 +177,8 @@ pub async fn put(
 
 async fn put_in_transaction(conn: &mut Conn, change: &Change) -> Result<(Shown, bool)> {
     // First checks that the caller is a member. Any other caller gets 404 `conversation_not_found`, and no error that
-    // shows whether the user exists. Users are locked before the conversation, in the order of locks.
+    // shows whether the user exists. The users are locked before the conversation, because locks are always taken in
+    // this order.
     membership(conn, Viewer::Person(change.caller.id), change.conversation).await?;
     let other = users::by_name(conn, &change.key).await?;
     let mut ids = [change.caller.id.0, other.id.0];

@@ -59,8 +59,8 @@ pub enum Code {
 }
 
 fn totp(secret: &[u8], user_name: &str) -> Result<Totp> {
-    // A colon separates the account's name from the issuer in the URI, so it is removed from the name. User names that
-    // an older schema stored may hold one.
+    // A colon separates the issuer from the account's name in the URI, so it is removed from the name. User names that
+    // an older schema stored may contain colons.
     let account: String = user_name.chars().filter(|character| *character != ':').collect();
     Builder::new()
         .with_secret(Secret::from(secret.to_vec()))

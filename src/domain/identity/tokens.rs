@@ -56,7 +56,7 @@ pub struct Token {
 }
 
 impl Token {
-    /// Makes a token.
+    /// Creates a random token.
     ///
     /// # Errors
     /// An internal error if the system gives no random bytes.

@@ -280,7 +280,8 @@ async fn apply(conn: &mut Conn, key: &str, principal: &Principal, changes: &Chan
     let email = changes.email.clone().unwrap_or_else(|| user.email.clone());
     let other_address = email.as_deref().map(fold_ascii) != user.email.as_deref().map(fold_ascii);
     if other_address {
-        // Codes that reset a password are sent to the address, so changing the address means control over the account.
+        // Codes that reset a password are sent to the address. So a caller who can change the address controls the
+        // account.
         principal.require_account_control()?;
     }
     let first_name = changes.first_name.clone().unwrap_or_else(|| user.first_name.clone());

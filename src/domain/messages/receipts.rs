@@ -76,7 +76,7 @@ pub async fn list(
     Ok(Page::new(LIST, read, limit, |receipt| [receipt.user.0]))
 }
 
-/// In a direct conversation, the receipt of the recipient follows from the times of the message itself.
+/// The receipt of the recipient in a direct conversation. It is computed from the times of the message.
 fn of_recipient(message: &Message, names: &Names) -> Option<Receipt> {
     let user = message.recipient_id?;
     let Message { timestamp_delivered: delivered_at, timestamp_read: read_at, .. } = *message;

@@ -26,7 +26,7 @@ use crate::store::messages::reactions::Tally;
 /// A reaction or a receipt that is to be written to the database.
 #[derive(Clone, Debug)]
 pub struct Change {
-    /// The user who makes the change.
+    /// The user whose reaction or receipt it is.
     pub person: UserId,
     /// The conversation.
     pub conversation: ConversationId,
@@ -34,7 +34,7 @@ pub struct Change {
     pub kind: ChangeKind,
     /// The time of the change.
     pub now: Timestamp,
-    /// The request that makes the change.
+    /// The request that caused the change.
     pub request_id: Option<RequestId>,
 }
 
@@ -72,7 +72,7 @@ impl Change {
     }
 }
 
-/// Makes every change that is allowed. Returns one answer for each change, in their order.
+/// Checks the changes and writes those that are allowed. Returns one answer for each change, in their order.
 ///
 /// # Errors
 /// Only errors that affect the whole batch. Then nothing was written.

@@ -1,4 +1,4 @@
-//! The queue of changes (reactions and receipts). Changes that wait at the same time are made together, up to
+//! The queue of changes (reactions and receipts). Changes that wait at the same time are written together, up to
 //! `BATCH_LIMIT` in one transaction.
 //!
 //! A transaction that writes an event locks the counter of the event log until its commit, and the commit waits for a
@@ -7,7 +7,7 @@
 //!
 //! Invariants:
 //! - A change gets one answer, after its batch is committed or has failed.
-//! - If a batch fails for an unforeseen reason, its changes are made again one by one, so that only the change that
+//! - If a batch fails for an unforeseen reason, its changes are tried again one by one, so that only the change that
 //!   causes the failure fails. A batch that may have been committed is not repeated.
 //! - If the task that empties the queue fails, the changes in the queue remain, and the restarted task continues with
 //!   them. Each batch runs in a task of its own, which answers its changes even if the task of the queue fails.
@@ -52,7 +52,7 @@ struct QueuedChange {
 }
 
 impl ChangeQueue {
-    /// Creates an empty queue. Changes are made while [`run`](Self::run) is running.
+    /// Creates an empty queue. Changes are written while [`run`](Self::run) is running.
     pub fn new(db: Db, metrics: Arc<Metrics>) -> Self {
         let (waiting, queue) = mpsc::channel(QUEUE_LIMIT);
         Self {
@@ -70,7 +70,7 @@ impl ChangeQueue {
         !self.db.groups_commits()
     }
 
-    /// Makes the changes in the queue, until the returned future is dropped.
+    /// Writes the changes in the queue, until the returned future is dropped.
     pub async fn run(&self) {
         let mut queue = self.queue.lock().await;
         let _running = self.running.raise();
@@ -97,7 +97,7 @@ impl ChangeQueue {
         }
     }
 
-    /// Makes a change, together with the other changes that wait.
+    /// Writes a change, together with the other changes that wait.
     ///
     /// # Errors
     /// The errors of the change; [`Error::Unavailable`] if too many changes wait, or if the task that empties the queue

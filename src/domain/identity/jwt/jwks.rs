@@ -66,7 +66,7 @@ pub(super) enum SetLocation {
 }
 
 impl SetLocation {
-    /// Parses the option. Error texts do not repeat it, because a URL may hold a password.
+    /// Parses the option. Error texts do not repeat the option, because a URL may contain a password.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         if text.is_empty() {
             return Err("--jwt-jwks is empty: give the path of a file or a URL".into());
