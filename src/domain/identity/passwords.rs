@@ -117,7 +117,7 @@ async fn replace(
 
 /// A code that resets a password. An administrator passes it on to the user.
 pub struct ResetCode {
-    /// The code in clear. Only its hash is stored.
+    /// The code in plain text. Only its hash is stored.
     pub code: String,
     /// When the code expires.
     pub expires_at: Timestamp,

@@ -213,7 +213,8 @@ async fn open(
     Ok(LoggedIn { token: token.text, expires_at, ends_at, user })
 }
 
-/// Inserts the session. Returns whether it ended older sessions of the user, which had more than [`SESSION_LIMIT`].
+/// Inserts the session. If the user then has more than [`SESSION_LIMIT`] sessions, ends the oldest ones. Returns
+/// whether any were ended.
 async fn insert(conn: &mut Conn, new: &NewSession) -> Result<bool> {
     let user = new.session.user_id;
     let by = new.by.known_as(user);

@@ -230,8 +230,8 @@ async fn stretches(conn: &mut Conn, window: &Window, mut heads: Vec<(Head, i64)>
             frontier: None,
         })
         .collect();
-    // If the window has a boundary where reading begins, the place of the boundary in each conversation is searched
-    // for. Otherwise reading begins at the end of the conversation.
+    // If reading begins at a boundary of the window, the place of this boundary in each conversation is searched for.
+    // Otherwise reading begins at the end of the conversation.
     let end = if window.descending { to } else { Some(window.from) };
     let Some(end) = end else { return Ok(stretches) };
     let sought: Vec<i64> = heads

@@ -116,7 +116,7 @@ pub async fn last_seen_at(conn: &mut Conn, user: UserId, now: Timestamp) -> Resu
     Ok(presence_of(conn, user, now).await?.last_seen_at)
 }
 
-/// The state of a user over all servers: the highest one on any server whose row is still valid.
+/// The state of a user over all servers: the highest of the user's states on servers whose rows are still valid.
 fn overall_state(rows: &[Presence], user: UserId, now: Timestamp) -> State {
     let is_valid_row = |one: &&Presence| one.user == user && !one.stopped && is_valid(one.seen_at, now);
     rows.iter().filter(is_valid_row).map(|one| one.state).max().unwrap_or(State::Offline)

@@ -114,7 +114,8 @@ struct MessageState {
     changed: bool,
 }
 
-/// Whether a user's reaction existed before the batch, and when it was added; `now` is `None` if it does not exist now.
+/// Whether a user's reaction existed before the batch, and when the present one was added; `now` is `None` if there is
+/// none.
 #[derive(Clone, Copy)]
 struct ReactionState {
     before: bool,

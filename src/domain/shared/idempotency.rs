@@ -114,7 +114,8 @@ pub struct KeyedRequest {
     pub digest: Digest,
     /// Hash of the method, the path and the body.
     pub request_hash: [u8; 32],
-    /// Encrypts an answer that holds a secret. It is derived from the key itself, of which only `digest` is stored.
+    /// The key that encrypts an answer with a secret. It is derived from the scope, the idempotency key and the body of
+    /// the request. The idempotency key is not stored, only its hash `digest`.
     seal: [u8; 32],
     /// The days under which the key is stored and looked up.
     pub days: KeyDays,
@@ -156,7 +157,7 @@ impl KeyedAnswer {
 pub struct Prepared<'a> {
     record: Record,
     days: &'a KeyDays,
-    /// The answer in clear, if the record holds it encrypted.
+    /// The answer in plain text, if the record contains it encrypted.
     unsealed: Option<StoredAnswer>,
 }
 
