@@ -37,7 +37,7 @@ both!(secured_access_refuses_requests_without_credentials, async |place| {
     }
     assert_eq!(server.get("/api/capabilities").await.json()["access"], "secured");
     server.post("/api/sessions", &json!({})).await.invalid(&["user_name"]);
-    // One path may have public and other methods.
+    // The same path has a public method and methods that need credentials.
     let text = json!({"text": "hey"});
     server.post("/api/hooks/abc", &text).await.problem(404, "incoming_webhook_not_found");
     server.get("/api/hooks/abc").await.problem(401, "unauthenticated");

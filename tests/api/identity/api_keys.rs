@@ -13,7 +13,7 @@ use crate::support::callers::{Caller, holds, moment, secured, session, within_a_
 use crate::support::place::bytes_of;
 use crate::support::{Options, Place, Server, answer_of};
 
-/// The standard output of `posthaste api-key create`, which is the key and nothing else.
+/// Runs `posthaste api-key create`. Returns its standard output, which is only the key.
 fn create_on_command_line(place: &Place, arguments: &[&str]) -> String {
     let mut words = vec!["api-key", "create", "--name", "by hand"];
     words.extend(arguments);
@@ -171,7 +171,7 @@ both!(a_key_expires_and_shows_its_last_use, async |place| {
     let key = made["key"].as_str().unwrap();
     let caller = Caller::new(&server, key);
     let used = async |expected: &str| {
-        // The use is recorded in the background.
+        // The server records the use in the background, so the test waits for it.
         for _ in 0..200 {
             if server.get("/api/api-keys").await.json()[0]["last_used_at"] == expected {
                 return;
@@ -191,7 +191,7 @@ both!(a_key_expires_and_shows_its_last_use, async |place| {
     assert_eq!(caller.get("/api/users").await.status, 200);
     hand.store(moment("2026-11-22T08:40:00Z"), Ordering::Relaxed);
     caller.get("/api/users").await.problem(401, "unauthenticated");
-    // A server that has never seen the key refuses it too, and the refusal is permanent.
+    // Another server, which has not seen the key before, refuses it too. The refusal is permanent.
     let options = Options { clock: Clock::Manual(Arc::clone(&hand)), ..secured() };
     let other = Server::start_with(place, options).await;
     Caller::new(&other, key).get("/api/users").await.problem(401, "unauthenticated");
@@ -240,7 +240,7 @@ both!(a_key_acts_for_users, async |place| {
     let long = "x".repeat(20_000);
     for name in ["nobody", "", "me", "bugs ,duck", "bugs,duck", &long] {
         caller.acting_as(name).get("/api/users").await.invalid(&["X-Act-As"]);
-        // A public route does not treat such a caller as one without credentials.
+        // Even a public route refuses such a caller instead of treating it as one without credentials.
         caller
             .acting_as(name)
             .post("/api/users", &json!({"user_name": "x", "password": "correct horse"}))
@@ -254,7 +254,7 @@ both!(a_key_acts_for_users, async |place| {
     answer_of(two).await.invalid(&["X-Act-As"]);
     Caller::new(&server, &bugs).acting_as("bugs").get("/api/users").await.problem(403, "act_as_not_allowed");
 
-    // A ban applies to cached callers too, on every server.
+    // A ban also applies to callers that are cached, on every server.
     let other = Server::start_with(place, secured()).await;
     let elsewhere = Caller::new(&other, &key).acting_as("bugs");
     assert_eq!(elsewhere.get("/api/users/me").await.status, 200);
@@ -358,8 +358,8 @@ both!(a_key_without_the_scope_admin_cannot_take_over_an_administrators_account, 
         answer_of(request.json(body)).await.problem(403, "insufficient_scope");
     }
     assert_eq!(Caller::new(&server, &full).get("/api/users/duck").await.json()["email"], "duck@example.org");
-    // Changes that give no access to the account still work. So do all changes to accounts without the role admin, and by keys
-    // with the scope.
+    // Changes that give no access to an administrator's account are still allowed. All changes are allowed to accounts without
+    // the role `admin`, and to API keys with the scope `admin`.
     let named = Caller::new(&server, &plain).acting_as("duck").request(Method::PATCH, "/api/users/me");
     assert_eq!(answer_of(named.json(&json!({"first_name": "Donald"}))).await.status, 200);
     for (key, person) in [(&plain, "bugs"), (&full, "duck")] {

@@ -17,7 +17,7 @@ use crate::support::mail::MailServer;
 use crate::support::server::Answer;
 use crate::support::{Options, Server, answer_of};
 
-/// Adds the address of a caller behind the trusted proxy.
+/// Sets the address of the caller, as a trusted proxy does.
 fn from(request: RequestBuilder, address: &str) -> RequestBuilder {
     request.header("x-forwarded-for", address)
 }

@@ -1,4 +1,4 @@
-//! Sessions in a cookie: requests by pages of this server, and what pages of other origins must not do.
+//! Sessions in a cookie: requests of pages of this server, and requests that pages of other origins must not be able to make.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
@@ -135,7 +135,7 @@ both!(without_a_public_url_the_host_decides_the_origin, async |place| {
     for origin in ["http://127.0.0.1", "http://localhost", &format!("http://{host}.evil.example"), &host, "null"] {
         change(origin).await.problem(403, "foreign_origin");
     }
-    // Without a host there is no own origin.
+    // If the request names no host, no origin counts as the server's own.
     let request = format!(
         "PATCH /api/users/me HTTP/1.1\r\nhost: \r\norigin: http://\r\ncookie: {cookie}\r\nconnection: close\r\n\
          content-type: application/json\r\ncontent-length: 2\r\n\r\n{{}}"
@@ -148,7 +148,7 @@ both!(a_bearer_token_wins_over_a_cookie, async |place| {
     let server = Server::secured(place, &["bugs", "duck"]).await;
     let cookie = cookie_of(&server, "bugs").await;
     let duck = server.token_of("duck").await;
-    // A bearer token needs no origin, because no browser sends one by itself.
+    // A request with a bearer token is allowed from every origin, because no browser sends a bearer token by itself.
     let change = server.request_as(&duck, Method::PATCH, "/api/users/me").header("cookie", &cookie);
     let change = change.header("origin", "https://evil.example").json(&json!({"first_name": "Daffy"}));
     assert_eq!(answer_of(change).await.json()["user_name"], "duck");
@@ -222,7 +222,7 @@ both!(pages_of_other_origins_cannot_log_a_browser_in, async |place| {
         assert_eq!(answer.header("set-cookie"), None);
     }
     assert_eq!(answer_of(logging_in(&server, "bugs").header("origin", public)).await.status, 201);
-    // A page of an origin that CORS allows gets a token in the body, as any program does.
+    // A page of an origin that CORS allows gets its token in the body of the answer, like any other program.
     let body = json!({"user_name": "bugs", "password": PASSWORD});
     let program = server.request(Method::POST, "/api/sessions").header("origin", "https://app.example").json(&body);
     assert!(answer_of(program).await.json()["token"].is_string());

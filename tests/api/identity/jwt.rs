@@ -250,7 +250,7 @@ both!(a_demoted_administrator_loses_the_role_within_a_second, async |place| {
     within_a_second(Caller::new(&server, &duck), "/api/admin/stats", 403).await.problem(403, "admin_required");
 });
 
-/// Starts a listener to which the server must not connect. Returns its URL and the number of connections to it.
+/// Starts a listener to which the server must not connect. Returns its URL and a counter of the connections to it.
 async fn trap() -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/keys.json", listener.local_addr().unwrap());
@@ -349,7 +349,7 @@ both!(forged_tokens_are_refused_and_cause_no_request_to_other_hosts, async |plac
         let several = signer.token(&signer.header(), &with("aud", json!(["x", AUDIENCE])));
         assert_eq!(Caller::new(server, &several).get("/api/users").await.status, 200);
     }
-    // The public key used as an HMAC secret, in each form in which a verifier might read it.
+    // Signs with the public key as an HMAC secret, in each form in which a careless verifier might use it.
     let Signer::Ec(pair) = &ec else { unreachable!() };
     let file = std::fs::read(place.folder.path().join("keys.json")).unwrap();
     for public in [pair.public_key().as_ref().to_vec(), ec.jwk().to_string().into_bytes(), file] {

@@ -1,4 +1,4 @@
-//! Limits on attempts to prove an identity.
+//! Limits on attempts to log in or to prove an identity in another way.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
@@ -16,7 +16,8 @@ use crate::support::{Answer, Options, Server, answer_of};
 const SECOND: i64 = 1_000_000;
 const WRONG: &str = "not the password";
 
-/// Each attempt comes from another address, so that the rate limit of addresses does not apply.
+/// The address of the next attempt. Each attempt comes from another address, so that the rate limit for addresses does not
+/// apply.
 static ADDRESS: AtomicU32 = AtomicU32::new(0x0a00_0000);
 
 fn limited() -> (Arc<AtomicI64>, Options) {
@@ -36,7 +37,7 @@ async fn try_name(server: &Server, name: &str, password: &str) -> Answer {
     try_with(server, json!({"user_name": name, "password": password})).await
 }
 
-/// Asserts that an attempt was refused and returns the seconds to wait.
+/// Asserts that an attempt was refused. Returns how many seconds the caller must wait.
 #[track_caller]
 fn wait_s(answer: &Answer) -> i64 {
     answer.problem(429, "too_many_attempts");
@@ -60,7 +61,7 @@ both!(delays_grow_after_five_failures_for_known_and_unknown_names, async |place|
             let refused = try_name(&server, name, WRONG).await;
             assert_eq!(wait_s(&refused), delay_s, "{name}");
             assert!(started.elapsed() < std::time::Duration::from_secs(5), "a refusal is immediate");
-            // Further attempts during the delay do not extend it. One microsecond before its end it still applies.
+            // Further attempts during the delay do not extend it. It applies until its last microsecond.
             hand.fetch_add(delay_s * SECOND - 1, Ordering::Relaxed);
             assert_eq!(wait_s(&try_name(&server, name, WRONG).await), 1, "{name}");
             assert_eq!(server.app.metrics.password_hashes.get(), before, "a refused attempt verifies no password");
@@ -106,7 +107,7 @@ both!(attempts_by_name_and_by_email_of_a_user_count_together, async |place| {
         body["password"] = PASSWORD.into();
         wait_s(&try_with(&server, body).await);
     }
-    // Unknown names are counted one by one, without regard to case, and not as any user.
+    // Failed attempts for an unknown name count for this name alone, without regard to case, and for no user.
     for name in ["Nobody", "nobody", "NOBODY", "nobody", "nobody"] {
         try_name(&server, name, WRONG).await.problem(401, "invalid_credentials");
     }
@@ -194,11 +195,11 @@ both!(without_rate_limits_there_are_no_delays, async |place| {
 both!(an_attempt_that_was_not_verified_is_no_failure, async |place| {
     let (_, options) = limited();
     let server = Arc::new(Server::secured_with(place, options, &["bugs"]).await);
-    // 66 verifications fill all threads for hashing and the whole queue.
+    // 66 simultaneous verifications occupy all threads for hashing and fill their queue.
     let busy: Vec<_> = (0..66)
         .map(|_| {
             let passwords = server.app.passwords.clone();
-            // Several times each, so that the queue is full long enough on any machine.
+            // Each task verifies several times, so that the queue stays full long enough on any machine.
             tokio::spawn(async move {
                 for _ in 0..3 {
                     drop(passwords.verify(PASSWORD.into(), None).await);
@@ -238,7 +239,7 @@ both!(password_checks_of_logged_in_users_count_too, async |place| {
     }
     assert_eq!(wait_s(&change(PASSWORD).await), 1);
     assert_eq!(wait_s(&try_name(&server, "bugs", PASSWORD).await), 1, "these attempts count with log-ins");
-    // A request with an invalid new password is no attempt.
+    // A request with an invalid new password does not count as an attempt.
     let short = json!({"current_password": WRONG, "new_password": "short"});
     server.put_as(&token, "/api/users/me/password", &short).await.invalid(&["new_password"]);
     hand.fetch_add(SECOND, Ordering::Relaxed);

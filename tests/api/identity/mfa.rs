@@ -28,7 +28,7 @@ impl Authenticator {
         Self { secret: secret.into(), hand: Arc::clone(hand) }
     }
 
-    /// The code of the time step that is `steps` after the present one.
+    /// The code for the time step that is `steps` steps after the present one.
     fn code(&self, steps: i64) -> String {
         authenticator(&self.secret, self.hand.load(Ordering::Relaxed) + steps * STEP)
     }
@@ -76,7 +76,7 @@ async fn mfa_flag(server: &Server, token: &str) -> Value {
     server.get_as(token, "/api/users/me").await.json()["mfa"].clone()
 }
 
-/// Checks as an XML parser does that each element is closed and every attribute quoted.
+/// Asserts that an XML parser accepts the text.
 fn assert_is_svg(text: &str) {
     let script = "import sys, xml.etree.ElementTree as tree; print(tree.fromstring(sys.stdin.read()).tag)";
     let mut child = std::process::Command::new("python3")
@@ -109,7 +109,7 @@ both!(a_second_factor_is_offered_and_enabled_with_its_code, async |place| {
         assert!(parameters.get(name).is_none_or(|value| value == usual), "{parameters:?}");
     }
     assert_is_svg(second["qr_svg"].as_str().unwrap());
-    // An offer enables nothing yet, and only the last offer is valid.
+    // A request for a secret does not enable the second factor, and only the secret that was offered last is valid.
     assert_eq!(mfa_flag(&server, &token).await, false);
     assert_eq!(log_in(&server, None).await.status, 201);
     let old = Authenticator::new(first["secret"].as_str().unwrap(), &hand);
@@ -167,7 +167,7 @@ both!(codes_of_the_previous_and_the_next_time_step_are_accepted, async |place| {
     }
     assert_eq!(log_in(&server, Some(&authenticator.code(-1))).await.status, 201);
     assert_eq!(log_in(&server, Some(&authenticator.code(1))).await.status, 201);
-    // A time step before the last one that was used is refused, although its code was not used.
+    // A code for a time step before the last used one is refused, although it was never used.
     log_in(&server, Some(&authenticator.code(0))).await.problem(401, "invalid_credentials");
     log_in(&server, Some(&authenticator.code(1))).await.problem(401, "invalid_credentials");
     hand.fetch_add(2 * STEP, Ordering::Relaxed);
@@ -176,7 +176,7 @@ both!(codes_of_the_previous_and_the_next_time_step_are_accepted, async |place| {
     log_in(&server, Some(&authenticator.code(0))).await.problem(401, "invalid_credentials");
 });
 
-/// Uses one code fifty times together on two servers. Returns how many times it was accepted.
+/// Uses one code in fifty simultaneous requests on two servers. Returns how many times it was accepted.
 async fn fifty_at_once(servers: [&Arc<Server>; 2], code: &str) -> usize {
     let uses: Vec<_> = (0..50)
         .map(|number| {
@@ -207,7 +207,7 @@ both!(of_fifty_uses_of_a_code_together_one_is_accepted, async |place| {
     assert_eq!(fifty_at_once([&one, &other], &authenticator.code(0)).await, 1);
     assert_eq!(fifty_at_once([&one, &other], &recovery[0]).await, 1);
     assert_eq!(place.numbers("SELECT count(*) FROM messaging.recovery_codes").await, [[9]]);
-    // Of many requests that enable the factor together, one gets the recovery codes, and these are valid.
+    // Of many simultaneous requests that enable the second factor, one gets the recovery codes, and these codes are valid.
     let off = json!({"password": PASSWORD, "code": recovery[1]});
     assert_eq!(one.post_as(&token, DISABLE, &off).await.status, 204);
     let offered = request_secret(&one, &token).await;
@@ -329,7 +329,7 @@ both!(a_missing_code_is_no_failure_and_a_wrong_code_is_one, async |place| {
     hand.fetch_add(STEP, Ordering::Relaxed);
     log_in(&server, None).await.problem(401, "mfa_required");
     assert_eq!(log_in(&server, Some(&authenticator.code(0))).await.status, 201);
-    // Wrong codes and passwords of a logged-in user count together with those of log-ins.
+    // Wrong codes and passwords in requests of a logged-in user count together with those of log-ins.
     for number in 0..5 {
         let body =
             json!({"password": if number % 2 == 0 { PASSWORD } else { "wrong" }, "code": authenticator.wrong_code()});
@@ -399,7 +399,7 @@ both!(invalid_bodies_name_their_fields, async |place| {
     }
     let key = server.api_key(&["read", "write", "admin"]).await;
     answer_of(server.request_as(&key, Method::POST, MFA)).await.problem(403, "act_as_required");
-    // A path with an unknown user answers that there is no such user.
+    // A path with an unknown user name gets a 404 with the code `user_not_found`.
     answer_of(server.request_as(&token, Method::POST, "/api/users/nobody/mfa")).await.problem(404, "user_not_found");
 });
 
@@ -407,7 +407,8 @@ both!(the_qr_code_works_for_a_name_with_any_characters, async |place| {
     let (_, server) = start(place, false).await;
     let token = server.token_of("bugs").await;
     place.sql("UPDATE messaging.users SET user_name = 'B:u&g s?#é', user_name_key = 'b:u&g s?#é'").await;
-    // The command records a revocation as every change beside the server does, so that the server drops its cache of users.
+    // Like every change that does not go through the server, the command records a revocation. So the server drops its cache of
+    // users.
     assert!(posthaste(place, &["admin", "set-role", "--user-name", "B:u&g s?#é", "--role", "user"]).status.success());
     tokio::time::sleep(std::time::Duration::from_millis(600)).await;
     let offered = request_secret(&server, &token).await;

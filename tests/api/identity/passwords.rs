@@ -194,7 +194,7 @@ both!(a_reset_comes_by_mail_and_works_once, async |place| {
     for secret in [code.as_str(), &code[4..], &hex(code.as_bytes()), &hex(&code.as_bytes()[4..])] {
         assert!(!kept.contains(secret), "{secret} is stored");
     }
-    // The code is valid for nothing else.
+    // The code cannot be used for anything else.
     server.get_as(&code, "/api/users/me").await.problem(401, "unauthenticated");
     confirm(&server, &code).await.problem(404, "code_not_found");
     let before = server.hashes().await;
@@ -210,7 +210,7 @@ both!(a_reset_comes_by_mail_and_works_once, async |place| {
     reset(&server, &code, &new_password()).await.problem(404, "code_not_found");
     log_in(&server, "bugs", PASSWORD).await.problem(401, "invalid_credentials");
     assert_eq!(log_in(&server, "bugs", NEW).await.status, 201);
-    // A used code answers like an unknown code.
+    // A used code gets the same answer as an unknown code.
     let used = reset(&server, &code, &new_password()).await;
     let never = reset(&server, &"x".repeat(47), &new_password()).await;
     assert_eq!(without_request_id(&used), without_request_id(&never));
@@ -254,7 +254,7 @@ both!(of_fifty_uses_of_reset_codes_one_is_accepted, async |place| {
         let issued = server.post_as(&admin, "/api/admin/users/bugs/password-resets", &json!({})).await;
         codes.push(issued.json()["code"].as_str().unwrap().to_owned());
     }
-    // Two codes of one user are used together: the first use also ends the other code.
+    // Uses two codes of one user in many simultaneous requests. The first use of either code also ends the other code.
     let uses: Vec<_> = (0..50)
         .map(|number| {
             let (server, code) = (Arc::clone(&server), codes[number % 2].clone());
@@ -292,7 +292,8 @@ both!(a_reset_code_is_valid_for_an_hour, async |place| {
     reset(&server, &code, &new_password()).await.problem(404, "code_not_found");
 });
 
-/// Waits for at least this many mails. Earlier requests are finished when the mail of a later request to another user arrives.
+/// Returns all mails that arrive, at least this many. To know that no more mails follow, it requests one for the user `other`:
+/// when that mail arrives, earlier requests are finished.
 async fn wait_for_mails(mail: &mut MailServer, server: &Server, at_least: usize, other: &str) -> Vec<ReceivedMail> {
     let mut received = Vec::new();
     while received.len() < at_least {
@@ -311,7 +312,7 @@ async fn wait_for_mails(mail: &mut MailServer, server: &Server, at_least: usize,
 
 both!(a_user_gets_at_most_three_mails_an_hour, async |place| {
     let (mut mail, hand, server) = mailing(place, &["bugs", "duck", "porky"]).await;
-    // Codes from administrators do not count as mails.
+    // Codes from administrators do not count for the limit of mails.
     let admin = server.api_key(&["admin"]).await;
     for _ in 0..4 {
         let issued = server.post_as(&admin, "/api/admin/users/bugs/password-resets", &json!({})).await;
@@ -422,7 +423,7 @@ both!(without_mail_there_is_no_confirmation, async |place| {
 both!(an_address_that_cannot_receive_mail_is_refused_by_name, async |place| {
     let (_mail, _, server) = mailing(place, &["bugs"]).await;
     let token = server.token_of("bugs").await;
-    // An address as the seed may have stored it.
+    // Stores an invalid address, which the seed may have accepted.
     place.sql("UPDATE messaging.users SET email = 'a@b@c,d', email_key = 'a@b@c,d'").await;
     request_confirmation(&server, &token).await.invalid(&["email"]);
     assert_eq!(request_reset(&server, "a@b@c,d").await.status, 202);
@@ -431,7 +432,7 @@ both!(an_address_that_cannot_receive_mail_is_refused_by_name, async |place| {
 });
 
 both!(a_reset_ends_the_delay_of_log_ins, async |place| {
-    // The clock stands still, so that the delay does not end by itself on a slow machine.
+    // The clock stands still, so that the delay after failed attempts does not end on a slow machine.
     let clock = Clock::Manual(Arc::new(AtomicI64::new(Clock::System.now().micros())));
     let server = Server::secured_with(place, Options { clock, rate_limits: true, ..secured() }, &["bugs"]).await;
     for _ in 0..5 {

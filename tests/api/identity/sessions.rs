@@ -19,7 +19,7 @@ use crate::support::callers::hex;
 use crate::support::process::Process;
 use crate::support::{Answer, Options, Server, answer_of};
 
-/// The longest time in which a revocation takes effect.
+/// A revocation must take effect within this time.
 const REVOKED_WITHIN: Duration = Duration::from_secs(1);
 const DAY: i64 = 86_400_000_000;
 
@@ -44,7 +44,7 @@ both!(users_log_in_by_name_or_email_without_regard_to_case, async |place| {
     }
 });
 
-/// Everything in an answer except what differs for each request.
+/// The status, the headers and the body of an answer, without the parts that differ for each request.
 fn comparable(answer: &Answer) -> (u16, BTreeMap<String, String>, String) {
     let headers = answer.headers.iter().filter(|(name, _)| !["date", "x-request-id"].contains(&name.as_str()));
     let headers = headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
@@ -64,7 +64,7 @@ both!(every_failed_log_in_looks_the_same_and_costs_one_hash, async |place| {
         for who in ["bugs", "nobody", "keyed", "gone", "", "me", "bugs@example.org", "ünïcode", "user 1", &long[..254]]
         {
             for field in ["user_name", "email"] {
-                // Only a third of the pairs, because hashing is slow by design.
+                // Tries only a third of the combinations, because hashing is slow by design.
                 if (who.len() + password.len() + field.len()) % 3 != 0 {
                     continue;
                 }
@@ -84,7 +84,7 @@ both!(every_failed_log_in_looks_the_same_and_costs_one_hash, async |place| {
 
 both!(a_log_in_accepts_passwords_that_break_todays_rules, async |place| {
     let server = Server::secured(place, &["bugs"]).await;
-    // A password that an import or older rules may have stored.
+    // Stores a password that is too short by today's rules. An import or older rules may have stored such a password.
     let hash = server.app.passwords.hash(&server.app.rng, "1".into()).await.unwrap();
     place.sql(&format!("UPDATE messaging.passwords SET hash = '{hash}'")).await;
     let answer = server.log_in(json!({"user_name": "bugs", "password": "1"})).await;
@@ -155,7 +155,7 @@ both!(open_access_needs_no_password, async |place| {
     // The session has only the rights of bugs, not those of open access.
     server.get_as(&token, "/api/messages/duck").await.problem(403, "not_your_messages");
     server.log_in(json!({"user_name": "nobody"})).await.problem(401, "invalid_credentials");
-    // A caller that gives a password must give the right one.
+    // Even under open access, a log-in with a password needs the right password.
     server
         .log_in(json!({"user_name": "bugs", "password": "anything at all"}))
         .await
@@ -244,7 +244,7 @@ both!(a_session_is_extended_by_use_up_to_180_days, async |place| {
     session_with(&server, used, "expires_at", "2026-03-01T23:59:59.999999Z").await;
     hand.fetch_add(1, Ordering::Relaxed);
     server.get_as(&idle, "/api/users/me").await.problem(401, "unauthenticated");
-    // The expired session is not listed, whether it was deleted already or not.
+    // The expired session is not listed, even if it has not been deleted yet.
     assert_eq!(server.get_as(used, "/api/sessions").await.json().as_array().unwrap().len(), 1);
     for days in [29, 29, 29, 29] {
         hand.fetch_add(days * DAY, Ordering::Relaxed);
@@ -377,7 +377,7 @@ both!(the_hundred_and_first_session_ends_the_oldest, async |place| {
     assert_eq!(listed.as_array().unwrap().len(), 100);
 });
 
-/// Waits until this server refuses a token. That must happen within the limit after `since`.
+/// Waits until this server refuses a token, and asserts that this happens within [`REVOKED_WITHIN`] after `since`.
 async fn revoked(server: &Server, token: &str, since: Instant) {
     loop {
         let asked = Instant::now();

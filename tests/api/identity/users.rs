@@ -131,12 +131,12 @@ both!(a_user_erased_on_another_server_cannot_send_or_receive, async |place| {
     let here = Server::start(place).await;
     let there = Server::start_with(place, Options { demo: false, ..Options::default() }).await;
     let hey = |sender: &str, recipient: &str| json!({"sender_user_name": sender, "recipient_user_name": recipient, "body": "hey"});
-    // This server has both users and their conversation in its cache.
+    // After this send, this server has both users and their conversation in its cache.
     assert_eq!(here.post("/api/messages", &hey("bugs", "duck")).await.status, 201);
     let stored = place.numbers("SELECT count(*) FROM messaging.messages").await;
     let erased = answer_of(there.request(Method::DELETE, "/api/users/duck")).await;
     assert_eq!(erased.status, 204);
-    // Immediately, before this server reads the revocations again.
+    // The send is refused immediately, even before this server reads the revocations again.
     here.post("/api/messages", &hey("bugs", "duck")).await.invalid(&["recipient_user_name"]);
     let from = here.post("/api/messages", &hey("duck", "bugs")).await;
     assert!([401, 422].contains(&from.status.as_u16()), "{}", from.status);
@@ -180,7 +180,7 @@ both!(users_register_where_registration_is_open, async |place| {
     assert_eq!(server.get_as(&token, answer.header("location").unwrap()).await.bytes, answer.bytes);
     let found = server.get_as(&token, "/api/users?q=bunn").await.json();
     assert_eq!(found[0]["id"], user["id"]);
-    // The idempotency key of a caller without credentials has no effect, because it belongs to no caller.
+    // Without credentials an idempotency key has no effect, because a key belongs to a caller.
     let again = server.request(Method::POST, "/api/users").header("idempotency-key", "key");
     let body = json!({"user_name": "duck", "password": PASSWORD});
     assert_eq!(answer_of(again.json(&body)).await.status, 201);
@@ -236,8 +236,8 @@ both!(names_and_emails_are_unique_without_regard_to_case, async |place| {
     ] {
         register(&server, body(name, email)).await.problem(409, code);
     }
-    // Names hold only ASCII characters, so only ASCII is folded. Users without an email address do not conflict with each
-    // other.
+    // User names contain only ASCII characters, so only ASCII letters are compared without regard to case. Several users may
+    // have no email address.
     for name in ["duck", "porky"] {
         assert_eq!(register(&server, body(name, None)).await.status, 201);
     }
@@ -383,7 +383,7 @@ both!(a_repeated_creation_with_the_same_key_creates_one_account, async |place| {
     assert_eq!(server.hashes().await, before, "a repeat hashes no password");
     let other = json!({"user_name": "bugs", "password": "nothing much, you?", "email": "bugs@example.org"});
     post(&server, &key, "k", &other).await.problem(422, "idempotency_key_reused");
-    // Refusals are not stored. The same key of another caller is another key.
+    // A refusal is not stored, so the key can be used again. The same key text of another caller is a different key.
     post(&server, &key, "l", &json!({"user_name": "bugs"})).await.problem(409, "user_name_taken");
     assert_eq!(post(&server, &key, "l", &json!({"user_name": "duck"})).await.status, 201);
     let other_key = server.api_key(&["write"]).await;
@@ -404,7 +404,7 @@ both!(a_repeat_waits_for_the_first_request, async |place| {
     let server = Arc::new(Server::secured(place, &[]).await);
     let key = server.api_key(&["write"]).await;
     for round in 0..10 {
-        // Without a password there is nothing to hash, so that the requests meet in the database.
+        // The users have no password. So no time is spent on hashing, and the requests reach the database at the same time.
         let body = json!({"user_name": format!("racer{round}"), "email": format!("racer{round}@example.org")});
         let racing: Vec<_> = (0..10)
             .map(|_| {
