@@ -146,7 +146,7 @@ both!(a_pair_of_users_has_one_direct_conversation, async |place| {
     let notes = open("bugs", "me").await;
     assert_eq!((notes.status.as_u16(), &notes.json()["peer"]["user_name"]), (201, &json!("bugs")));
     assert_eq!(notes.json()["member_count"], 1);
-    // Two requests at the same time open one conversation.
+    // Two simultaneous requests open only one conversation.
     let (one, other) = tokio::join!(open("porky", "bugs"), open("bugs", "porky"));
     assert_eq!(one.json()["id"], other.json()["id"]);
     let pairs = place.numbers("SELECT count(*) FROM messaging.direct_conversations").await;
@@ -194,7 +194,7 @@ both!(roles_decide_who_adds_and_removes_members, async |place| {
         200,
         "duck's second request finds a member"
     );
-    // Only an owner gives a higher role, and nobody raises their own role.
+    // Only an owner may give a member a higher role, and nobody may raise their own role.
     delete(&server, "bugs", &member("porky")).await;
     put(&server, "duck", &member("porky"), json!({"role": "admin"})).await.problem(403, "insufficient_role");
     put(&server, "duck", &member("duck"), json!({"role": "admin"})).await.problem(403, "insufficient_role");
@@ -202,7 +202,7 @@ both!(roles_decide_who_adds_and_removes_members, async |place| {
     put(&server, "duck", &member("me"), json!({"role": "owner"})).await.problem(403, "insufficient_role");
     put(&server, "duck", &member("porky"), json!({"role": "admin"})).await.problem(403, "insufficient_role");
     assert_eq!(put(&server, "duck", &member("porky"), json!({})).await.status, 201);
-    // An admin removes members and may not remove owners.
+    // An admin may remove members and may not remove owners.
     delete(&server, "duck", &member("bugs")).await.problem(403, "insufficient_role");
     delete(&server, "porky", &member("duck")).await.problem(403, "insufficient_role");
     assert_eq!(delete(&server, "duck", &member("porky")).await.status, 204);
@@ -348,7 +348,7 @@ both!(the_history_setting_decides_what_new_members_see, async |place| {
     let own: Vec<&Value> = timeline.iter().filter(|message| message["recipient_id"].is_null()).collect();
     assert_eq!(own.len(), 2);
     assert_eq!(server.all("/api/messages/porky").await.iter().filter(|m| m["recipient_id"].is_null()).count(), 2);
-    // A message that a member may not see cannot be answered by them either.
+    // A member cannot reply to a message that they may not see.
     let id: i64 = group.rsplit('/').next().unwrap().parse().unwrap();
     let reply = |seq: i64| json!({"conversation_id": id, "body": "x", "reply_to": seq});
     post(&server, "porky", "/api/messages", reply(5)).await.invalid(&["reply_to"]);
@@ -448,7 +448,7 @@ both!(blocked_users_and_strangers_cannot_add_a_user_to_a_group, async |place| {
     let own = patch(&server, "porky", "/api/users/me", json!({"direct_messages_from": "friends"})).await;
     assert_eq!(own.status, 200);
     let stranger = put(&server, "bugs", &format!("{group}/members/porky"), json!({})).await;
-    // Both refusals are the same, except for the name.
+    // A user who blocks the caller and one who accepts only friends cause the same refusal, except for the name in it.
     let text = |answer: &Answer| answer.problem(403, "not_friends")["detail"].as_str().unwrap().to_owned();
     assert_eq!(text(&blocked).replace("duck", "X"), text(&stranger).replace("porky", "X"));
     let new = json!({"kind": "group", "title": "t", "member_user_names": ["duck"]});
@@ -506,7 +506,7 @@ both!(sixteen_writers_in_one_group_leave_no_gap_in_seq, async |place| {
     let members: Vec<&str> = names.iter().map(String::as_str).collect();
     let group = group(&server, "bugs", &members, json!({})).await;
     let reader = async {
-        // A reader that sees message n + 1 also sees message n.
+        // A reader that sees message n + 1 must also see message n.
         let mut last = 0;
         while last < 16 * 20 + 1 {
             let page = get(&server, "bugs", &format!("{group}/messages?after={last}&limit=200")).await.json();
@@ -526,8 +526,8 @@ both!(sixteen_writers_in_one_group_leave_no_gap_in_seq, async |place| {
     assert_eq!(seqs[0], [321, 321]);
 });
 
-/// A send reads one row of the group's members: the sender. SQLite counts no reads; the bench compares sends into groups of 10
-/// and of 10,000 there.
+/// A send reads only one row of the group's members, that of the sender. The test needs PostgreSQL, because SQLite does not
+/// count reads. For SQLite the bench compares sends into groups of 10 and of 10,000.
 #[test]
 fn a_send_into_a_large_group_does_not_read_all_members() {
     const MEMBERS: i64 = 3_000;
@@ -541,7 +541,7 @@ fn a_send_into_a_large_group_does_not_read_all_members() {
                 room.rsplit('/').next().unwrap()
             ))
             .await;
-        // Most conversations are small, and PostgreSQL plans for that.
+        // Inserts many small conversations, so that PostgreSQL plans for small ones, as in operation.
         place
             .sql(
                 "INSERT INTO messaging.conversations (id, kind, created_at, created_by, last_seq, last_sent_at, last_message_id)
@@ -554,7 +554,7 @@ fn a_send_into_a_large_group_does_not_read_all_members() {
             .await;
         place.sql("ANALYZE messaging.members").await;
         let read = "SELECT coalesce(sum(idx_tup_read), 0)::bigint FROM pg_stat_user_indexes WHERE relname = 'members'";
-        // A connection reports once a second which rows it has read.
+        // A PostgreSQL connection updates its statistics about rows only once a second.
         let sends = async || {
             for _ in 0..50 {
                 assert_eq!(say(&server, "bugs", &room, "hello").await.status, 201);

@@ -1,4 +1,4 @@
-//! `/api/conversations/{id}/incoming-webhooks` and `/api/hooks/{token}`: programs write into groups, with Slack's format.
+//! `/api/conversations/{id}/incoming-webhooks` and `/api/hooks/{token}`: programs post messages into groups, in Slack's format.
 
 use futures_util::future::join_all;
 use posthaste::domain::access::principal::Access;
@@ -53,7 +53,7 @@ async fn messages(server: &Server, person: &str, group: i64) -> Vec<Value> {
     answer.json().as_array().unwrap().clone()
 }
 
-/// The texts of messages that users and bots sent.
+/// The texts of the messages of users and bots, without system messages.
 async fn texts_in(server: &Server, person: &str, group: i64) -> Vec<String> {
     let texts = messages(server, person, group).await.into_iter().filter(|message| message["kind"] == "text");
     texts.map(|message| message["body"].as_str().unwrap().to_owned()).collect()
@@ -156,7 +156,7 @@ both!(an_unknown_token_answers_like_a_path_that_does_not_exist, async |place| {
     let open = Server::start(place).await;
     let group = group(&open, "bugs", &["duck"], "all").await;
     let made = create_webhook(&open, "bugs", group, "CI").await;
-    // The webhook needs no credentials. Everything else under secured access does.
+    // Under secured access, posting to the webhook needs no credentials, and managing webhooks does.
     assert_ok(&send_text(&server, &target(&made), "hey").await);
     server.post(&path(group), &json!({"name": "CI"})).await.problem(401, "unauthenticated");
     let mut wrong: Vec<String> = (0..40).map(|index| format!("/api/hooks/phh_{index:043}")).collect();
@@ -418,7 +418,7 @@ both!(a_webhook_has_a_rate_limit, async |place| {
         }
         granted += 1;
     };
-    // An address may send 60 requests together, so the refusal comes from the webhook's own limit.
+    // One address may send a burst of 60 requests, so the refusal comes from the webhook's own limit.
     assert!((30..45).contains(&granted), "{granted}");
     refused.problem(429, "rate_limited");
     assert!(refused.header("retry-after").unwrap().parse::<u32>().unwrap() >= 1);
