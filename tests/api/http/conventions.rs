@@ -203,7 +203,7 @@ both!(requests_that_do_not_end_time_out, async |place| {
         stream.write_all(request).await.unwrap();
         stream.shutdown().await.unwrap();
         let mut answer = String::new();
-        // The connection may be cut off without an answer. It must do no harm.
+        // The server may cut the connection off without an answer, so a read error is ignored.
         drop(stream.read_to_string(&mut answer).await);
         answer
     };
@@ -259,7 +259,7 @@ both!(a_connection_above_the_limit_is_refused_with_503, async |place| {
     assert_eq!(raw_problem(&refused, 503)["code"], "too_many_connections");
     assert!(refused.contains("retry-after: 1"), "{refused}");
     held.pop();
-    // The server accepts another connection as soon as it has seen the end of that one.
+    // The server accepts another connection only after it has noticed the end of that one, so the test tries repeatedly.
     for _ in 0..100 {
         if raw(server.address, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             .await

@@ -60,7 +60,7 @@ both!(callers_without_credentials_are_limited_by_address, async |place| {
     let [limit, remaining, reset] = rate_limit_headers(&first);
     assert_eq!((limit, remaining), (ADDRESS_QUOTA.burst_size().get(), limit - 1));
     assert_eq!(reset, 1);
-    // Wrong credentials, unknown paths and invalid headers about the address are counted in the same way.
+    // Requests with wrong credentials, an unknown path or an invalid header about the address are counted like all others.
     let ask = || {
         let address = format!("203.0.113.{}", limit);
         server.request(Method::GET, "/api/no/such/path").bearer_auth("phk_wrong").header("x-forwarded-for", address)
@@ -91,7 +91,8 @@ both!(only_trusted_proxies_forward_addresses, async |place| {
     let (count, answer) = exhaust(|| ask("2001:db8:1:2::1"), 3 * burst).await;
     assert!(count >= burst);
     assert_refused(&answer, ADDRESS_QUOTA);
-    // All addresses of one /64 network are one caller. Addresses further to the left, which the caller wrote, are ignored.
+    // All IPv6 addresses of one /64 network count as one caller. Addresses further to the left in the header are ignored,
+    // because the caller wrote them.
     for same in [
         "2001:db8:1:2::2",
         "2001:db8:1:2:ffff:ffff:ffff:ffff",
@@ -105,7 +106,7 @@ both!(only_trusted_proxies_forward_addresses, async |place| {
         answer.problem(401, "unauthenticated");
         assert_eq!(rate_limit_headers(&answer)[1], burst - 1, "{other}");
     }
-    // An IPv4 address is one caller in both notations.
+    // An IPv4 address counts as the same caller in both notations.
     let again = answer_of(ask("::ffff:203.0.113.7")).await;
     assert_eq!(rate_limit_headers(&again)[1], burst - 2);
 
@@ -139,7 +140,7 @@ both!(accounts_and_keys_have_limits_of_their_own, async |place| {
         assert!(remaining < burst - number as u32 + 1 && remaining > burst - 10, "{remaining}");
     }
     assert_eq!(rate_limit_headers(&Caller::new(&server, &duck).get("/api/users/me").await)[1], burst - 1);
-    // A key has its own limit, whatever user it acts for.
+    // An API key has one limit, shared by all users it acts as.
     let burst = API_KEY_QUOTA.burst_size().get();
     for (number, name) in ["bugs", "duck", "porky"].into_iter().enumerate() {
         let [limit, remaining, _] =
@@ -192,7 +193,7 @@ both!(metrics_are_shown_to_loopback_and_admin_keys_only, async |place| {
     let (bugs, duck) = (session(&open, "bugs").await, session(&open, "duck").await);
     let direct = Server::start_with(place, secured()).await;
     assert_eq!(direct.get("/metrics").await.status, 200, "a loopback peer that is no proxy");
-    // Behind a proxy on loopback every peer has a loopback address, and none counts as one.
+    // Behind a proxy on loopback every connection comes from a loopback address, so none of them counts as a local caller.
     for options in
         [behind_proxy(), Options { access: posthaste::domain::access::principal::Access::Open, ..behind_proxy() }]
     {

@@ -1,5 +1,5 @@
-//! Behind a real nginx with the configuration of `packaging/nginx.conf`: over TLS everything works as without it, the caller's
-//! address is the one that nginx saw, and errors of nginx itself have the form of the server's errors.
+//! Behind a real nginx with the configuration of `packaging/nginx.conf`: everything works over TLS as it does without TLS, the
+//! server uses the caller's address that nginx saw, and errors of nginx itself have the form of the server's errors.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -28,7 +28,7 @@ fn behind_nginx() -> Options {
     Options { trusted_proxies: TrustedProxies::parse(&["127.0.0.1"]).unwrap(), ..Options::default() }
 }
 
-/// A server behind nginx, on SQLite: nginx does the same in front of every database.
+/// Runs a test with a server behind nginx. The server uses SQLite only, because the database makes no difference to nginx.
 fn proxied(options: Options, test: impl AsyncFnOnce(&Place, &Server, &Nginx)) {
     run(Kind::Sqlite, async |place| {
         let server = Server::start_with(place, options).await;
@@ -98,7 +98,8 @@ fn bodies_up_to_the_limit_of_nginx_are_refused_by_the_server() {
             let problem = post(length).await.problem(413, "body_too_large");
             assert!(!problem["request_id"].as_str().unwrap().is_empty(), "{problem}");
         }
-        // The body is only announced by its Content-Length. At the limit the server decides, above it nginx does.
+        // Sends a Content-Length without that many bytes of a body. At the limit the server answers, above the limit nginx
+        // does.
         let announced = async |target: &str, length: usize| {
             let head = format!("POST {target} HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: {length}\r\n\r\n{{}}");
             nginx.raw(head.into_bytes()).await
@@ -117,8 +118,8 @@ fn a_refusal_arrives_before_the_upload_is_complete() {
     let options = Options { access: Access::Secured, demo: false, ..behind_nginx() };
     proxied(options, async |_, _, nginx| {
         let client = nginx.client().build().unwrap();
-        // The server answers without having read the body, and closes the connection. That must not lose an answer, neither the
-        // refusal nor the next one on the same connection.
+        // The server answers before it has read the body, and closes the connection. The client must still get this refusal and
+        // the answer to its next request.
         for length in [1_024, 100 * 1_024, MIB, 20 * MIB].repeat(5) {
             let target = if length <= MIB { "/api/messages" } else { "/api/attachments" };
             for target in [target, "/api/attachments"] {
@@ -182,8 +183,8 @@ fn nginx_does_not_forward_metrics() {
             assert_problem(&answer, 404, "not_found");
         }
         assert_eq!(answer_of(client.get(nginx.url("/healthz"))).await.status, 200);
-        // The proxy is a loopback peer, and the server still shows it no metrics. So a proxy without a rule for the path would
-        // get none either.
+        // The proxy connects from loopback, and the server still refuses it the metrics. So a proxy without a rule for this
+        // path would not get them either.
         server.get("/metrics").await.problem(404, "not_found");
     });
 }
@@ -191,7 +192,7 @@ fn nginx_does_not_forward_metrics() {
 #[test]
 fn nginx_answers_503_without_a_server() {
     run(Kind::Sqlite, async |_| {
-        // The port is bound, so that no other process listens on it, and does not listen, so that connections are refused.
+        // The socket is bound and does not listen: no other process can take the port, and connections to it are refused.
         let taken = TcpSocket::new_v4().unwrap();
         taken.bind(([127, 0, 0, 1], 0).into()).unwrap();
         let nginx = Nginx::start(taken.local_addr().unwrap()).await;
@@ -367,7 +368,7 @@ async fn answer(mut stream: TcpStream, go_on: Arc<Notify>) -> std::io::Result<()
         if line.starts_with("GET /api/events/stream ") {
             let start = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
             stream.write_all(format!("{start}data: 1\n\n").as_bytes()).await?;
-            // Without the notification from the test this fails, and so does the test.
+            // Without the notification from the test this times out, and the test fails.
             tokio::time::timeout(Duration::from_secs(10), go_on.notified()).await?;
             return stream.write_all(b"data: 2\n\n").await;
         }

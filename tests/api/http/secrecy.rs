@@ -60,7 +60,7 @@ both!(texts_of_users_are_not_in_the_log, async |place| {
     process.terminate().await;
 });
 
-/// Every answer, by the name of its request.
+/// Sends requests and keeps every answer under the name of its request.
 struct Requests {
     client: reqwest::Client,
     base: String,
@@ -235,7 +235,7 @@ both!(a_secret_is_shown_only_to_its_recipient, async |place| {
         }
     }
     assert!(log.contains("DEBUG") && log.contains("a JWT was refused"), "{log}");
-    // The requests are in the log, only by the templates of their routes.
+    // The log names each request only by the template of its route.
     assert!(log.contains("/api/password-resets/{code}"), "{log}");
     for line in log.lines() {
         assert!(!line.contains("canary"), "{line}");
