@@ -177,8 +177,8 @@ both!(a_restored_database_is_an_ordinary_database, async |place| {
     let kept = text(&restored).split("is kept as ").nth(1).unwrap().split(": remove").next().unwrap().to_owned();
     let looked = check_backup(place, Path::new(&kept));
     assert!(looked.status.success() && text(&looked).contains("bytes matches"), "{}", text(&looked));
-    // A backup that is copied to the place of the database works as a database. After a restore it no longer counts as a
-    // backup.
+    // A backup that is copied to the path of the database works as a database. After a restore the database does not carry the
+    // mark of a backup.
     std::fs::copy(&file, place.sqlite_file()).unwrap();
     let server = Server::start(place).await;
     server.send("bugs", "duck", "written into what was a backup").await;

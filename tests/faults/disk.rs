@@ -82,7 +82,7 @@ impl Disk {
         Wrapping { command: self.wrapper(), arguments, ..Wrapping::default() }
     }
 
-    /// Simulates a power loss: the database's files become what was synced of them. The server must be dead.
+    /// Simulates a power loss: replaces the database files by their synced contents. The server must have ended before.
     pub fn lose_power(&self) {
         let folder = self.synced_folder();
         for suffix in ["", "-wal", "-shm", "-state"] {

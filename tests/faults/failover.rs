@@ -1,8 +1,8 @@
 //! Failover: the primary fails, and its standby is promoted.
 //!
-//! Promise: writes work within 5 s of the promotion, whether the URL names both servers or an address that moves, and also if
-//! the old primary comes back as a standby and a server is connected to it. With synchronous replication no acknowledged write
-//! is lost. `/readyz` is 503 while nothing can be written.
+//! Promise: writes work again within 5 s after the promotion. The URL may name both servers, or an address that moves to the
+//! new primary. The promise also holds if the old primary comes back as a standby while a node is connected to it. With
+//! synchronous replication no acknowledged write is lost. `/readyz` is 503 while nothing can be written.
 
 use std::time::{Duration, Instant};
 

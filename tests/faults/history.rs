@@ -211,7 +211,7 @@ async fn assert_in_order(place: &Place) {
     assert_eq!(place.numbers(disordered).await, Vec::<Vec<i64>>::new());
 }
 
-/// Asserts that something happens in time after the last fault.
+/// Asserts that less than [`DRAIN_TIMEOUT`] has passed since `begun`. `what` names what must happen in this time.
 pub fn assert_in_time(begun: Instant, what: &str) {
     assert!(begun.elapsed() < DRAIN_TIMEOUT, "this never happens: {what}");
 }

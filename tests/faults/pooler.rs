@@ -1,5 +1,5 @@
-//! A pooler in transaction mode that does not keep prepared statements apart (PgBouncer before 1.21): a statement of one
-//! connection runs under the name that another connection prepared.
+//! A pooler in transaction mode that does not separate the prepared statements of its clients (PgBouncer before 1.21). When one
+//! connection executes a prepared statement by its name, a statement that another connection prepared under this name may run.
 //!
 //! Promise: a server refuses to start behind such a pooler and says why. If the pooler is put between the server and the
 //! database later, every request is refused with 503. No request gets a 500 or a row of another statement.

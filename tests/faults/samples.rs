@@ -18,7 +18,7 @@ pub struct Samples<T> {
 }
 
 impl<T: Send + 'static> Samples<T> {
-    /// Starts to take samples with this interval.
+    /// Starts to take samples, with a pause of `every` after each of them.
     pub fn take<F>(every: Duration, mut sample: impl FnMut() -> F + Send + 'static) -> Self
     where
         F: Future<Output = T> + Send,

@@ -27,7 +27,7 @@ const GAP_LIMIT: Duration = Duration::from_secs(9);
 const RECOVERY_LIMIT: Duration = Duration::from_secs(15);
 /// How long a foreign transaction keeps its locks: longer than the lock timeout of a node.
 const FOREIGN_LOCK: Duration = Duration::from_secs(12);
-/// How soon sends are accepted after a lock is gone.
+/// Sends must be accepted again within this time after a lock is gone.
 const AFTER_A_LOCK: Duration = Duration::from_secs(4);
 /// How long a foreign lock blocks all commits.
 const STUCK: Duration = Duration::from_secs(6);
