@@ -306,7 +306,7 @@ fn header<'a>(head: &'a [u8], name: &str) -> Option<&'a str> {
 /// One whole answer.
 pub struct Page {
     pub status: u16,
-    /// Its Content-Type; empty if it has none.
+    /// The Content-Type of the answer; empty if it has none.
     pub content_type: String,
     pub body: Vec<u8>,
 }

@@ -11,27 +11,27 @@ use rusqlite::params;
 
 use crate::process::{Context, Outcome};
 
-/// Users, with ids from 1.
+/// Number of users. Their ids begin at 1.
 pub const USERS: u64 = 1_000;
 /// Each user has conversations with the next ten users and with the ten before: 20 conversations each.
 const PARTNERS_AHEAD: u64 = 10;
-/// Direct conversations, with ids from 1.
+/// Number of direct conversations. Their ids begin at 1.
 pub const CONVERSATIONS: u64 = USERS * PARTNERS_AHEAD;
-/// Users whose only conversation is the large group. Their ids follow those of the other users.
+/// Number of further users, whose only conversation is the large group. Their ids follow those of the other users.
 const EXTRAS: u64 = 9_000;
 /// The id of a group of the first ten users.
 pub const SMALL_GROUP: u64 = CONVERSATIONS + 1;
 pub const SMALL_GROUP_MEMBERS: u64 = 10;
 /// The id of a group of all ten thousand users, extras included.
 pub const BIG_GROUP: u64 = CONVERSATIONS + 2;
-/// Direct conversations that sends go to: the first one of each user, 1,000 of the 10,000.
+/// Number of direct conversations that sends go to: the first one of each user, 1,000 of the 10,000.
 pub const BUSY_CONVERSATIONS: u64 = USERS;
 const BODY_BYTES: usize = 100;
 /// The time between the first and the last message.
 const SPREAD: Duration = Duration::from_secs(20 * 24 * 3600);
 /// The age of the newest message when the data is generated.
 const PAUSE_BEFORE_NOW: Duration = Duration::from_secs(60);
-/// Messages that one statement inserts into PostgreSQL.
+/// Number of messages that one statement inserts into PostgreSQL.
 const CHUNK: usize = 10_000;
 
 /// SplitMix64: small, fast and good enough for choosing rows.

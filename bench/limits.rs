@@ -1,6 +1,6 @@
 //! The limits that the server is compared with on this machine: bare axum, and bare axum in front of a bare group commit. Each
-//! limit runs in its own process (this executable again, with another argument). It is built and driven like the server, so
-//! that the ratio shows the cost of the server's own work.
+//! limit runs in its own process (this executable again, with another argument). A limit is built like the server and gets the
+//! same load, so that the ratio shows the cost of the server's own work.
 //!
 //! Invariant: a limit does only the work that no server can avoid, in the fastest known way.
 

@@ -29,7 +29,7 @@ use std::time::Duration;
 use process::Outcome;
 use settings::{Databases, Part, Settings};
 
-// The limits run in this executable, and the server allocates with mimalloc.
+// The server allocates with mimalloc, and so must the limits, which run in this executable.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

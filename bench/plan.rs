@@ -238,7 +238,7 @@ fn write_postgres(settings: &Settings, cluster: &Cluster, server: &Server) -> Ou
     ])
 }
 
-/// One page of messages from the server, checked to be what the load expects.
+/// Reads one page of messages from the server, and checks that it is what the load expects.
 fn sample_page(address: SocketAddr) -> Outcome<Page> {
     let page = client::fetch(address, &Request::get(address, &page_path(1)), Duration::from_secs(10))?;
     let text = String::from_utf8_lossy(&page.body);

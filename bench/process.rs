@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Errors are a sentence for the person at the terminal. No code depends on the kind of an error.
+/// An error is a sentence for the person at the terminal. No code depends on the kind of an error.
 pub type Outcome<T> = Result<T, String>;
 
 /// Adds to an error what the program was doing when it happened.
@@ -50,7 +50,7 @@ impl CleanUp {
 
 impl Drop for CleanUp {
     fn drop(&mut self) {
-        // The lock is held while the action runs: the process must not end in the middle of it.
+        // Holds the lock while the action runs, because the process must not end in the middle of the action.
         let mut to_undo = locked(&CLEAN_UPS);
         if let Some(place) = to_undo.iter().position(|(id, _)| *id == self.id) {
             let (_, action) = to_undo.remove(place);
@@ -59,7 +59,7 @@ impl Drop for CleanUp {
     }
 }
 
-/// Whether the run was ended from outside. Later errors are consequences of that.
+/// Whether Ctrl-C or SIGTERM has ended the run. Later errors are consequences of that.
 pub fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)
 }
@@ -222,7 +222,7 @@ fn end(child: &mut Child, stop: Stop) {
         Stop::Interrupt => "INT",
     };
     if matches!(child.try_wait(), Ok(None)) {
-        // The `kill` of the shell exists even where no such program is installed.
+        // Uses the `kill` that is built into the shell, because the program may not be installed.
         let _ = Command::new("sh").args(["-c", &format!("kill -{signal} {}", child.id())]).status();
     }
     let deadline = Instant::now() + GRACE;

@@ -25,7 +25,7 @@ pub struct Setup {
     pub access: Access,
     /// The file with the secret that signs JWTs.
     pub jwt_secret_file: PathBuf,
-    /// The file for its output.
+    /// The file for the server's output.
     pub log: PathBuf,
 }
 
@@ -44,7 +44,7 @@ pub const ISSUER_AND_AUDIENCE: &str = "bench";
 /// A running server.
 pub struct Server {
     pub address: SocketAddr,
-    /// The time from its start to its first 200 on `/healthz`.
+    /// The time from the start of the server to its first 200 on `/healthz`.
     pub start_time: Duration,
     process: Process,
 }

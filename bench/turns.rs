@@ -19,7 +19,7 @@ pub fn turn(load: Load) -> Outcome<Measured> {
     Load { warm_up: TURN_WARM_UP, duration: load.duration / TURN_SHARE, ..load }.run()
 }
 
-/// The entry whose second value is the median. If the number of entries is even, the upper of the two in the middle.
+/// The entry whose second value is the median. If the number of entries is even, the upper one of the two in the middle.
 pub fn median(mut measured: Vec<(Measured, f64)>) -> (Measured, f64) {
     measured.sort_by(|one, other| one.1.total_cmp(&other.1));
     measured[measured.len() / 2]

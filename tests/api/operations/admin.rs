@@ -1,4 +1,4 @@
-//! Administration: bans, roles, counts, and the commands that do the same beside a running server.
+//! Administration: bans, roles, counts, and the commands that do the same in the database while a server runs.
 
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};

@@ -383,7 +383,7 @@ fn options_come_from_the_command_line_the_environment_and_a_file() {
     fn text_of(output: &Output) -> String {
         self::text(output)
     }
-    // Each of these fails before anything is opened, and names the invalid value.
+    // Each of these starts fails before the server opens anything, and the error names the invalid value.
     assert!(run("open = true\nlisten = \"0.0.0.0:1\"", &[], None).contains("0.0.0.0:1"));
     assert!(run("open = true\nlisten = \"0.0.0.0:1\"", &[], Some("0.0.0.0:2")).contains("0.0.0.0:2"));
     assert!(

@@ -1,4 +1,4 @@
-//! Backup and restore, beside a running server and between databases.
+//! Backup and restore while a server runs, and from one kind of database to the other.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

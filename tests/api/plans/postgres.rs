@@ -1,6 +1,6 @@
 //! `EXPLAIN` of generic plans, which prepared statements use. Sequential scans, and joins that read both sides completely, are
-//! disabled, which makes them as expensive as possible. Without that, a generic plan would choose such joins, because it
-//! assumes that a LIMIT returns a tenth of a table. A scan that remains in a plan has no index that it could use.
+//! disabled. PostgreSQL then plans as if they were as expensive as possible. Otherwise a generic plan would choose such joins,
+//! because it assumes that a LIMIT returns a tenth of a table. A scan that remains in a plan has no index that it could use.
 
 use std::collections::BTreeMap;
 
@@ -119,8 +119,8 @@ fn collect(node: &Value, indexes: &BTreeMap<String, Index>, scans: &mut Vec<Scan
     }
 }
 
-/// Whether an index condition uses the first column of the index. Conditions look like `((conversation_id = $1) AND (seq >
-/// $2))` or `(ROW(last_sent_at, id) < ROW($1, $2))`: the columns of the index are on the left.
+/// Whether an index condition uses the first column of the index. In a condition the columns of the index are on the left, for
+/// example `((conversation_id = $1) AND (seq > $2))` or `(ROW(last_sent_at, id) < ROW($1, $2))`.
 fn is_looked_up(index: &Index, condition: &str) -> bool {
     let condition = condition.replace('"', "");
     match &index.leading {

@@ -401,8 +401,8 @@ fn literal(file: &str, tokens: &[Token], at: usize, known: &Known) -> Option<(St
     Some((text, end))
 }
 
-/// For every token, the database if the code runs on one database only: inside `Conn::Sqlite(_) => …` or `if let
-/// Conn::Sqlite(_) = … { … }`, and the same for `Postgres`.
+/// For every token, the database if the code runs on one database only. This is code in a match arm `Conn::Sqlite(_) => …`, or
+/// in the block of `if let Conn::Sqlite(_) = …`, and the same for `Conn::Postgres`.
 fn databases_of_tokens(tokens: &[Token]) -> Vec<Option<Kind>> {
     let mut sides = vec![None; tokens.len()];
     for (name, kind) in [("Sqlite", Kind::Sqlite), ("Postgres", Kind::Postgres)] {

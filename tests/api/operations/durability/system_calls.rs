@@ -1,5 +1,5 @@
-//! Whether each 201 waited for the disk, checked by the order of system calls. Killing the server cannot show this, because the
-//! kernel keeps written data in its cache.
+//! The order of system calls shows that each 201 waited for the disk. A test that kills the server cannot show this, because
+//! the kernel keeps written data in its cache.
 
 use std::collections::{HashMap, HashSet};
 
