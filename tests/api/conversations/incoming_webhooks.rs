@@ -367,7 +367,7 @@ both!(a_bot_does_not_count_in_receipts, async |place| {
     let bot = bot.unwrap()["sender_user_name"].as_str().unwrap().to_owned();
     let said = say(&server, "duck", group, &format!("thanks, @{bot}"), None).await;
     assert_eq!(said["mentions"], json!([]));
-    // Members answer a bot's message and react to it; admins delete it.
+    // Members may reply to a bot's message and react to it, and admins may delete it.
     let seq = said["seq"].as_i64().unwrap() - 2;
     let place_of = format!("/api/conversations/{group}/messages/{seq}");
     assert_eq!(put(&server, "duck", &format!("{place_of}/reactions/:tada:")).await.status, 201);

@@ -131,7 +131,7 @@ both!(accounts_and_keys_have_limits_of_their_own, async |place| {
     let server = Server::start_with(place, behind_proxy()).await;
     let (one, other) = (server.api_key(&["read", "write"]).await, server.api_key(&["read"]).await);
     let burst = ACCOUNT_QUOTA.burst_size().get();
-    // All devices of an account share one limit, from whatever address.
+    // All devices of an account share one limit, even if their addresses differ.
     for (number, token) in [&phone, &tablet, &phone].into_iter().enumerate() {
         let request = Caller::new(&server, token).request(Method::GET, "/api/users/me");
         let answer = answer_of(request.header("x-forwarded-for", format!("203.0.113.{number}"))).await;
@@ -205,7 +205,8 @@ both!(metrics_are_shown_to_loopback_and_admin_keys_only, async |place| {
             let request = server.request(Method::GET, "/metrics").header("x-forwarded-for", address);
             answer_of(request).await.problem(404, "not_found");
         }
-        // An administrator's session cannot read the metrics. A key can be given to a scraper and revoked again.
+        // A session of an administrator cannot read the metrics. A program that collects metrics gets an API key, which can be
+        // revoked.
         for token in ["", "phk_wrong", &plain, &bugs, &duck] {
             Caller::new(&server, token).get("/metrics").await.problem(404, "not_found");
         }

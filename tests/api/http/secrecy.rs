@@ -20,7 +20,7 @@ both!(texts_of_users_are_not_in_the_log, async |place| {
     let (trigger, _) = poison(place);
     place.sql(trigger).await;
     if place.kind == crate::support::place::Kind::Postgres {
-        // PostgreSQL repeats the whole row in the detail of such an error.
+        // Makes PostgreSQL refuse one message. In the detail of such an error PostgreSQL repeats the whole row.
         place.sql("ALTER TABLE messaging.messages ADD CHECK (body <> 'canary-body-refused')").await;
     }
     let client = reqwest::Client::builder().no_proxy().build().unwrap();

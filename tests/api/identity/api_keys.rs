@@ -125,7 +125,7 @@ both!(only_administrators_create_list_and_revoke_keys, async |place| {
     let callers = [
         (Caller::new(&server, &bugs), "admin_required"),
         (Caller::new(&server, &plain), "insufficient_scope"),
-        // A caller that acts as a user has the rights of that user, whatever the scopes of the key are.
+        // An API key that acts as a user has at most the rights of that user, even with the scope `admin`.
         (Caller::new(&server, &admin).acting_as("bugs"), "admin_required"),
     ];
     for (caller, code) in callers {

@@ -213,7 +213,7 @@ both!(the_audit_log_has_pages_and_starts_with_the_newest_entry, async |place| {
             let answer = open.get(&page).await;
             assert_eq!(answer.header("cache-control"), Some("no-store"));
             ids.extend(answer.json().as_array().unwrap().iter().map(|entry| entry["actor_id"].as_i64().unwrap()));
-            // Entries that are added or deleted meanwhile do not move the pages.
+            // Entries that are added or deleted while the test reads do not shift the later pages.
             if count == 0 && limit == 7 {
                 session(&open, "porky").await;
                 place.sql("DELETE FROM messaging.audit_log WHERE actor_id = 4").await;

@@ -324,7 +324,7 @@ both!(a_user_gets_at_most_three_mails_an_hour, async |place| {
     }
     let received = wait_for_mails(&mut mail, &server, 3, "duck@example.org").await;
     assert_eq!(received.len(), 3);
-    // Each code works, and using one does not allow another mail.
+    // Using a code does not allow another mail before the hour is over. It also ends the user's other codes.
     assert_eq!(reset(&server, &code(&received[1], "phr_"), &new_password()).await.status, 204);
     reset(&server, &code(&received[0], "phr_"), &new_password()).await.problem(404, "code_not_found");
     hand.fetch_add(HOUR - 1, Ordering::Relaxed);

@@ -166,7 +166,7 @@ both!(a_block_does_not_reveal_itself, async |place| {
     assert_eq!(names(&server, "duck", "/api/blocks").await, ["bugs"]);
     assert!(names(&server, "bugs", "/api/blocks").await.is_empty());
     assert!(names(&server, "bugs", "/api/friends").await.is_empty(), "a block ends the friendship");
-    // The answer is the same as from a user who accepts messages from friends only.
+    // The sender gets the same answer as for a recipient who accepts messages from friends only.
     take_from(&server, "porky", json!("friends")).await;
     let mut blocked = send(&server, "bugs", "duck").await.problem(403, "not_friends");
     let mut friends_only = send(&server, "bugs", "porky").await.problem(403, "not_friends");

@@ -199,7 +199,7 @@ both!(presence_that_is_hidden_looks_like_a_user_who_was_never_online, async |pla
         let gone = presence_of(&server, "duck", "bugs").await;
         assert_eq!(gone["state"], "offline");
         assert!(seen.is_string() && gone["last_seen_at"].is_string(), "{seen} {gone}");
-        // Others see the user go and come. The blocked user does not.
+        // Other users see bugs go offline and come back. The blocked side does not.
         drop(bugs);
         wait_for_state(&server, "porky", "bugs", "offline").await;
         assert_eq!(presence_of(&server, "duck", "bugs").await, gone);
@@ -213,7 +213,8 @@ both!(presence_that_is_hidden_looks_like_a_user_who_was_never_online, async |pla
         delete(&server, other, &format!("/api/blocks/{one}")).await;
         assert_eq!(presence_of(&server, "duck", "bugs").await["state"], "online", "they share a group");
     }
-    // A user who was offline when the block began keeps their last-seen time for the blocked user, also after coming back.
+    // If a user was offline when a block began, the blocked user sees the same last-seen time even after the user has come
+    // back.
     drop(bugs);
     wait_for_state(&server, "porky", "bugs", "offline").await;
     let gone = presence_of(&server, "duck", "bugs").await;
@@ -372,7 +373,7 @@ both!(the_presence_of_a_user_is_one_over_all_servers, async |place| {
     assert!(rdibari.is_quiet().await, "once");
 });
 
-/// On PostgreSQL, where the bus carries the events of other servers.
+/// Runs on PostgreSQL only, where the bus carries the ephemeral events of other servers.
 #[test]
 fn a_change_at_another_server_is_delivered() {
     run(Kind::Postgres, async |place| {

@@ -38,7 +38,7 @@ both!(a_repeat_gets_the_first_answer, async |place| {
     }
     let other = json!({"sender_user_name": "bugs", "recipient_user_name": "duck", "body": "hey!"});
     send(&server, "key 1", &other).await.problem(422, "idempotency_key_reused");
-    // The key belongs to the bytes of the body, not to their meaning.
+    // A repeat must have the same body, byte for byte. Equal JSON in other bytes is another request.
     let spaced = server
         .request(Method::POST, "/api/messages")
         .header("idempotency-key", "key 1")
