@@ -402,7 +402,7 @@ fn areas_have_no_import_cycles() {
     assert!(wrong.is_empty(), "files of different areas import each other in a circle: {}", wrong.join("\n"));
 }
 
-/// Groups of modules that import each other, also over other modules: the strongly connected components of the graph.
+/// Groups of modules that import each other, directly or through other modules: the strongly connected components of the graph.
 fn cycles(graph: &BTreeMap<Module, BTreeSet<Module>>) -> Vec<BTreeSet<Module>> {
     let reach = |start: &Module| {
         let (mut seen, mut open) = (BTreeSet::new(), vec![start]);

@@ -18,7 +18,7 @@ use crate::support::place::Kind;
 use crate::support::watch::Socket;
 use crate::support::{Options, Place, Server, run};
 
-/// Events whose median delay is compared.
+/// Number of events of which the median delay is measured.
 const ROUNDS: usize = 20;
 /// The longest delay of an event with the bus.
 const WITH_BUS: Duration = Duration::from_millis(300);
@@ -202,7 +202,7 @@ on_postgres!(a_listening_connection_is_opened_again_after_its_end, async |place|
             )
             .await;
         assert!(ended[0][0] >= 1, "{ended:?}");
-        // Events arrive whether the bus works at this moment or not.
+        // Events arrive even while the bus does not work.
         let took = delay(&one, &mut socket, &format!("meanwhile {round}")).await;
         assert!(took < WITHOUT_BUS, "{took:?}");
         wait_until_the_bus_works(&one, &mut socket, &format!("after {round}")).await;

@@ -220,7 +220,7 @@ both!(nothing_is_delivered_to_private_addresses, async |place| {
 async fn verify_with_library(deliveries: Vec<Value>) -> Vec<String> {
     tokio::task::spawn_blocking(move || {
         const PROGRAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/standardwebhooks");
-        // Two tests must not install it at the same time.
+        // Held during the installation, so that two tests do not install the library at the same time.
         static INSTALLING: Mutex<()> = Mutex::new(());
         let one_at_a_time = INSTALLING.lock().unwrap();
         assert!(Command::new(PROGRAM).status().unwrap().success(), "the library cannot be installed");

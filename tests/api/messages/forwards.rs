@@ -29,7 +29,7 @@ both!(a_forward_is_a_new_message_of_the_caller, async |place| {
     }
     assert_eq!(sent.header("location"), Some(format!("/api/conversations/{id}/messages/{}", message["seq"]).as_str()));
     assert_eq!(get(&server, "duck", sent.header("location").unwrap()).await.json(), message);
-    // A message can be forwarded into a direct conversation, also into its own.
+    // A message can be forwarded into a direct conversation, even into the conversation from which it comes.
     let sent = post(&server, "bugs", FORWARD, json!({"conversation_id": 1})).await;
     assert_eq!((sent.status.as_u16(), &sent.json()["recipient_user_name"]), (201, &json!("rdibari")));
 });

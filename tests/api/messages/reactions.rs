@@ -193,7 +193,7 @@ both!(reactions_together_are_all_counted, async |place| {
     assert_eq!(counts, (1..=60).collect::<Vec<i64>>());
     let named = get(&server, "fan59", &format!("{message}/reactions")).await.json();
     assert_eq!((&named[0]["count"], &named[0]["me"]), (&json!(60), &json!(true)));
-    // The first fifty users are named.
+    // An answer names only the first fifty users of a reaction.
     assert_eq!(named[0]["user_names"], json!(people[..50]));
     let removals =
         futures_util::future::join_all(people.iter().map(|person| take_back(&server, person, &message, "🥕"))).await;

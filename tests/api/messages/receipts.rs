@@ -417,7 +417,7 @@ both!(in_a_large_group_only_the_list_shows_receipts, async |place| {
         assert_eq!(who.len(), count);
         assert!(who[0]["user_name"] == "bugs" && who.iter().all(|one| one["read_at"].is_string()));
     }
-    // With one member less the times are shown.
+    // After one member has left, the times are shown.
     let left = format!("/api/conversations/{id}/members/{}", names[0]);
     assert_eq!(as_person(&server, "rdibari", Method::DELETE, &left, None).await.status, 204);
     assert!(message(2).await["timestamp_read"].is_string() && message(3).await["timestamp_read"].is_null());

@@ -111,7 +111,7 @@ both!(both_databases_find_the_same, async |place| {
     ask(&server, &[("q", &"x".repeat(501))]).await.invalid(&["q"]);
     assert_eq!(bodies(&ask(&server, &[("q", &"x".repeat(500))]).await).len(), 0);
     assert_eq!(bodies(&ask(&server, &[("q", &"東".repeat(500))]).await).len(), 0);
-    // After a restore the index exists, whether the backup comes from and goes to the same kind of database or not.
+    // After a restore the index exists, even if the backup was made on the other kind of database.
     let file = place.folder.path().join("backup");
     let file = file.to_str().unwrap();
     assert!(posthaste(place, &["backup", file]).status.success());

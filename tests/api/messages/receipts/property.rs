@@ -24,8 +24,8 @@ const CALLS_PER_LOOK: usize = 8;
 const START: &str = "2026-11-22T08:30:00Z";
 /// The members of each conversation: a direct one, notes to oneself, a group.
 const CONVERSATIONS: [&[usize]; 3] = [&[0, 1], &[0], &[0, 1, 2]];
-/// Bodies, each with the users that it mentions. In a body, `@0`, `@1` and `@2` stand for mentions of the users with these
-/// numbers.
+/// Bodies, each with the users that it mentions. In a body, `@0`, `@1` and `@2` stand for `@` and the name of the user with
+/// this number.
 const BODIES: &[(&str, &[usize])] = &[
     ("hey", &[]),
     ("@0 and @1.", &[0, 1]),
