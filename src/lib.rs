@@ -5,11 +5,13 @@
 
 pub mod app;
 pub mod base;
+pub mod blobs;
 pub mod cli;
 pub mod config;
 pub mod domain;
 pub mod http;
 pub mod live;
 pub mod mail;
+pub mod media;
 pub mod store;
 pub mod workers;
