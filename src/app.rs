@@ -13,6 +13,7 @@ use crate::base::request_id::RequestIds;
 use crate::base::time::{Clock, DatabaseClock};
 use crate::domain::access::principal::Access;
 use crate::domain::conversations::typing_throttle::TypingThrottle;
+use crate::domain::files::files::{FileSettings, Files};
 use crate::domain::identity::jwt::{JwtSettings, JwtVerifier};
 use crate::domain::identity::known_callers::KnownCallers;
 use crate::domain::identity::password_hashing::PasswordHashing;
@@ -61,6 +62,8 @@ pub struct Settings {
     pub jwt: Option<JwtSettings>,
     /// How mail is sent. `None` if the server sends no mail.
     pub mail: Option<MailSettings>,
+    /// Where files are stored. `None` if this process works with no files.
+    pub files: Option<FileSettings>,
 }
 
 impl Default for Settings {
@@ -79,6 +82,7 @@ impl Default for Settings {
             allow_unsafe_storage: false,
             jwt: None,
             mail: None,
+            files: None,
         }
     }
 }
@@ -125,6 +129,8 @@ pub struct App {
     pub jwt: Option<JwtVerifier>,
     /// Sends mail.
     pub mailer: Option<Mailer>,
+    /// Stores and inspects files.
+    pub files: Option<Files>,
     /// The secret of the database: the key for the hashes of user names. The keys of the bus are derived from it.
     pub name_key: [u8; 32],
 }
@@ -160,6 +166,10 @@ impl App {
         database_clock::read(&db, &clock).await?;
         let jwt = match &settings.jwt {
             Some(jwt) => Some(JwtVerifier::open(jwt.clone(), clock.now()).await.map_err(Error::internal)?),
+            None => None,
+        };
+        let files = match &settings.files {
+            Some(files) => Some(Files::open(files.clone()).await?),
             None => None,
         };
         let context = migration_context(&clock, &rng)?;
@@ -201,6 +211,7 @@ impl App {
             settings,
             jwt,
             mailer,
+            files,
         };
         Ok((app, report))
     }

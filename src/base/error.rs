@@ -106,6 +106,22 @@ pub enum Error {
         /// The reason and what to do, as a sentence.
         detail: &'static str,
     },
+    /// The request is too large, or needs more space than the caller has.
+    #[error("too large: {code}")]
+    TooLarge {
+        /// The limit, as a stable identifier.
+        code: &'static str,
+        /// The limit, as a sentence.
+        detail: Cow<'static, str>,
+    },
+    /// The content of the request is well-formed and cannot be used.
+    #[error("unusable: {code}")]
+    Unusable {
+        /// The reason, as a stable identifier.
+        code: &'static str,
+        /// The reason, as a sentence.
+        detail: Cow<'static, str>,
+    },
     /// One or more fields are invalid.
     #[error("invalid: {0:?}")]
     Invalid(Vec<FieldError>),

@@ -55,6 +55,14 @@ id!(
     InviteId
 );
 id!(
+    /// The id of an attachment.
+    AttachmentId
+);
+id!(
+    /// The id of a blob: the stored bytes of a file.
+    BlobId
+);
+id!(
     /// The id of a report.
     ReportId
 );

@@ -11,11 +11,15 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 pub use bus::BusKind;
+use options::{
+    ALL_FILES_RANGE_MIB, DataValues, EVENT_RETENTION_RANGE_DAYS, FILES_RANGE_MIB, File, MAX_FILE_RANGE_MIB, ServeValues,
+};
 pub use options::{Correspondents, DataOptions, LogFormat, Registration, Secret, ServeOptions, Switch};
-use options::{DataValues, EVENT_RETENTION_RANGE_DAYS, File, ServeValues};
 
 use crate::app::Settings;
+use crate::blobs;
 use crate::domain::access::principal::Access;
+use crate::domain::files::files::FileSettings;
 use crate::domain::identity::jwt::{JwtSettings, KeySource};
 use crate::domain::identity::users::DirectMessagesFrom;
 use crate::http::access::client_address::TrustedProxies;
@@ -26,6 +30,7 @@ use crate::store::driver::environment::Location;
 
 /// The configuration file in the working directory, read if `--config` is not given.
 const DEFAULT_FILE: &str = "posthaste.toml";
+const MIB: i64 = 1_024 * 1_024;
 
 /// The settings of the data, derived from the options.
 #[derive(Clone, Debug)]
@@ -34,6 +39,8 @@ pub struct DataConfig {
     pub data_dir: PathBuf,
     /// The database.
     pub location: Location,
+    /// Where the bytes of files are stored.
+    pub blobs: blobs::Location,
     /// Whether storage that can lose acknowledged data is accepted.
     pub allow_unsafe_storage: bool,
 }
@@ -95,10 +102,23 @@ pub fn serve(data_options: &DataOptions, options: ServeOptions) -> Result<(Serve
     let jwt = jwt_settings(&values)?;
     let trusted_proxies =
         TrustedProxies::parse(&values.trusted_proxies).map_err(|error| format!("--trusted-proxies {error}"))?;
-    let days = EVENT_RETENTION_RANGE_DAYS;
-    if !days.contains(&values.event_retention_days) {
-        return Err(format!("event_retention_days must be between {} and {}", days.start(), days.end()));
+    for (key, value, range) in [
+        ("event_retention_days", values.event_retention_days, EVENT_RETENTION_RANGE_DAYS),
+        ("max_file_mib", values.max_file_mib, MAX_FILE_RANGE_MIB),
+        ("user_files_mib", values.user_files_mib, FILES_RANGE_MIB),
+        ("all_files_mib", values.all_files_mib, ALL_FILES_RANGE_MIB),
+    ] {
+        if !range.contains(&value) {
+            return Err(format!("{key} must be between {} and {}", range.start(), range.end()));
+        }
     }
+    let files = FileSettings {
+        location: data.blobs.clone(),
+        spool: data.data_dir.join("uploads"),
+        max_file_bytes: values.max_file_mib.unsigned_abs() * MIB.unsigned_abs(),
+        max_user_bytes: values.user_files_mib * MIB,
+        max_server_bytes: values.all_files_mib * MIB,
+    };
     let bus = bus::settings(&data.location, values.bus, values.listen_url, values.nats_url)?;
     let settings = Settings {
         access: if open { Access::Open } else { Access::Secured },
@@ -116,6 +136,7 @@ pub fn serve(data_options: &DataOptions, options: ServeOptions) -> Result<(Serve
         allow_unsafe_storage: data.allow_unsafe_storage,
         jwt,
         mail: mail_settings(values.smtp_url, values.mail_from)?,
+        files: Some(files),
     };
     let metrics_listen = values.metrics_listen;
     let config = ServeConfig { data, listen, settings, origins, trusted_proxies, metrics_listen, bus };
@@ -127,7 +148,11 @@ fn data_config(values: DataValues) -> Result<DataConfig, String> {
         Some(url) => Location::parse(&url)?,
         None => Location::Sqlite(values.data_dir.join("posthaste.db")),
     };
-    Ok(DataConfig { data_dir: values.data_dir, location, allow_unsafe_storage: values.allow_unsafe_storage })
+    let blobs = match values.blob_url {
+        Some(url) => url.parse().map_err(|error| format!("--blob-url: {error}"))?,
+        None => blobs::Location::Folder(values.data_dir.join("files")),
+    };
+    Ok(DataConfig { data_dir: values.data_dir, location, blobs, allow_unsafe_storage: values.allow_unsafe_storage })
 }
 
 fn origin_rules(public_url: Option<&str>, cors_origin: &[String]) -> Result<OriginRules, String> {

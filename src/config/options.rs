@@ -18,6 +18,13 @@ use crate::app::EVENT_RETENTION_DAYS;
 /// the value again, because it can come from the file.
 pub(super) const EVENT_RETENTION_RANGE_DAYS: RangeInclusive<i64> = 1..=3650;
 
+/// The allowed range of `max_file_mib`.
+pub(super) const MAX_FILE_RANGE_MIB: RangeInclusive<i64> = 1..=10_240;
+/// The allowed range of `user_files_mib`.
+pub(super) const FILES_RANGE_MIB: RangeInclusive<i64> = 1..=1_048_576;
+/// The allowed range of `all_files_mib`.
+pub(super) const ALL_FILES_RANGE_MIB: RangeInclusive<i64> = 1..=1_073_741_824;
+
 /// Generates, from groups of options:
 /// - for each group, a struct with the values from the command line and the environment, for clap;
 /// - for each group, a struct with the effective values, and the function that computes them;
@@ -87,6 +94,9 @@ options! {
         /// Database: sqlite:PATH or postgres://user:password@host/name?sslmode=… [default: posthaste.db in the data folder]
         #[arg(long, env = "POSTHASTE_DATABASE_URL", value_name = "URL", hide_env_values = true)]
         database_url: String,
+        /// Where the bytes of files are stored: file:DIR or s3://bucket/prefix?region=… [default: the folder files in the data folder]
+        #[arg(long, env = "POSTHASTE_BLOB_URL", value_name = "URL")]
+        blob_url: String,
         /// Configuration file in TOML. Keys are option names with _ instead of - [default: posthaste.toml, if it exists]
         #[arg(long, env = "POSTHASTE_CONFIG", value_name = "FILE")]
         config: PathBuf; skip,
@@ -154,6 +164,15 @@ options! {
         /// Days for which events are kept for readers that reconnect: 1 to 3650 [default: 30]
         #[arg(long, env = "POSTHASTE_EVENT_RETENTION_DAYS", value_name = "DAYS", value_parser = clap::value_parser!(i64).range(EVENT_RETENTION_RANGE_DAYS))]
         event_retention_days: i64 = EVENT_RETENTION_DAYS,
+        /// Limit of one uploaded file in MiB: 1 to 10240 [default: 128]
+        #[arg(long, env = "POSTHASTE_MAX_FILE_MIB", value_name = "MIB", value_parser = clap::value_parser!(i64).range(MAX_FILE_RANGE_MIB))]
+        max_file_mib: i64 = 128,
+        /// Limit of the files of one user in MiB: 1 to 1048576 [default: 10240]
+        #[arg(long, env = "POSTHASTE_USER_FILES_MIB", value_name = "MIB", value_parser = clap::value_parser!(i64).range(FILES_RANGE_MIB))]
+        user_files_mib: i64 = 10_240,
+        /// Limit of all files together in MiB: 1 to 1073741824. Uploads beyond it are refused with 507 [default: 1048576]
+        #[arg(long, env = "POSTHASTE_ALL_FILES_MIB", value_name = "MIB", value_parser = clap::value_parser!(i64).range(ALL_FILES_RANGE_MIB))]
+        all_files_mib: i64 = 1_048_576,
         /// Start without the unreadable end of SQLite's write-ahead log, and keep a copy of the log. Use once; has no variable
         #[arg(long, action = ArgAction::SetTrue)]
         accept_lost_tail: bool = false; skip,

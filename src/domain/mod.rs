@@ -10,6 +10,7 @@
 pub mod access;
 pub mod conversations;
 pub mod events;
+pub mod files;
 pub mod identity;
 pub mod messages;
 pub mod operations;

@@ -14,6 +14,7 @@ pub mod conversations;
 pub mod db;
 pub mod driver;
 pub mod events;
+pub mod files;
 pub mod identity;
 pub mod messages;
 pub mod operations;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::app::App;
 use crate::base::error::Result;
+use crate::domain::files::sweep;
 use crate::domain::messages::search;
 use crate::domain::operations::{clock, housekeeping};
 use crate::domain::sending::{change_queue, scheduled, send_queue};
@@ -119,6 +120,9 @@ fn tasks(app: &Arc<App>, live: &Arc<Live>, bus: &Arc<Bus>) -> Vec<Task> {
     }
     if search::has_pending_entries(app) {
         tasks.push(Task::new("search-sorting", app, search::keep_sorted));
+    }
+    if app.files.is_some() {
+        tasks.push(Task::new(sweep::TASK, app, sweep::run));
     }
     if app.mailer.is_some() {
         tasks.push(Task::new(mail::TASK, app, |app| async move {

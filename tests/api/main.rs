@@ -14,6 +14,7 @@ mod documentation;
 mod events;
 #[path = "../faults/mod.rs"]
 mod faults;
+mod files;
 mod http;
 mod identity;
 mod matrix;

@@ -18,6 +18,7 @@ const ROWS: &[&str] = &[
     "store/conversations",
     "store/messages",
     "store/events",
+    "store/files",
     "store/batches",
     "store/shared",
     "store/operations",
@@ -27,6 +28,8 @@ const ROWS: &[&str] = &[
 const AREAS: &[(&str, &[&[&str]])] = &[
     ("base", &[&[]]),
     ("mail", &[&["base"]]),
+    ("blobs", &[&[]]),
+    ("media", &[&[]]),
     ("store/driver", &[&["base"]]),
     ("store/sqlite", &[&["base", "store/driver", "store/db", "store/messages"]]),
     ("store/postgres", &[&["base", "store/driver"]]),
@@ -46,7 +49,8 @@ const AREAS: &[(&str, &[&[&str]])] = &[
         ]],
     ),
     ("store/conversations", &[&["base", "store/driver", "store/db", "store/identity"]]),
-    ("store/messages", &[&["base", "store/driver", "store/db", "store/shared", "store/conversations"]]),
+    ("store/files", &[&["base", "store/driver", "store/db"]]),
+    ("store/messages", &[&["base", "store/driver", "store/db", "store/shared", "store/conversations", "store/files"]]),
     ("store/events", &[&["base", "store/driver", "store/postgres", "store/db"]]),
     (
         "store/batches",
@@ -58,6 +62,7 @@ const AREAS: &[(&str, &[&[&str]])] = &[
             "store/conversations",
             "store/messages",
             "store/events",
+            "store/files",
         ]],
     ),
     ("store/operations", &[&["base", "store/driver", "store/sqlite", "store/db", "store/messages"]]),
@@ -120,6 +125,7 @@ const AREAS: &[(&str, &[&[&str]])] = &[
         "domain/events",
         &[ROWS, &["base", "domain/access", "domain/shared", "domain/identity", "domain/messages", "app"]],
     ),
+    ("domain/files", &[ROWS, &["base", "blobs", "media", "domain/access", "domain/shared", "app"]]),
     (
         "domain/operations",
         &[
@@ -139,6 +145,7 @@ const AREAS: &[(&str, &[&[&str]])] = &[
     (
         "app",
         &[&[
+            "domain/files",
             "base",
             "mail",
             "store/driver",
@@ -170,10 +177,15 @@ const AREAS: &[(&str, &[&[&str]])] = &[
             "app",
         ]],
     ),
-    ("workers", &[&["base", "mail", "domain/messages", "domain/sending", "domain/operations", "app", "live"]]),
+    (
+        "workers",
+        &[&["domain/files", "base", "mail", "domain/messages", "domain/sending", "domain/operations", "app", "live"]],
+    ),
     (
         "http/bodies",
         &[&[
+            "blobs",
+            "domain/files",
             "base",
             "domain/access",
             "domain/shared",
@@ -205,6 +217,7 @@ const AREAS: &[(&str, &[&[&str]])] = &[
     (
         "http/routes",
         &[&[
+            "domain/files",
             "base",
             "domain/access",
             "domain/shared",
@@ -225,7 +238,20 @@ const AREAS: &[(&str, &[&[&str]])] = &[
         ]],
     ),
     ("http/server", &[&["base", "domain/access", "http/bodies", "http/state", "http/access", "http/routes"]]),
-    ("config", &[&["mail", "store/driver", "domain/access", "domain/identity", "app", "live", "http/access"]]),
+    (
+        "config",
+        &[&[
+            "blobs",
+            "domain/files",
+            "mail",
+            "store/driver",
+            "domain/access",
+            "domain/identity",
+            "app",
+            "live",
+            "http/access",
+        ]],
+    ),
     (
         "cli",
         &[&[

@@ -223,6 +223,7 @@ pub async fn post(app: &App, target: Target, text: String, request: Option<Keyed
         recipient: Recipient::Conversation(target.conversation),
         body: text,
         reply_to: None,
+        attachment_ids: Vec::new(),
         once: Once { request, render, sealed: false },
         accepted_at: None,
         request_id: RequestId::current(),

@@ -47,7 +47,9 @@ pub async fn edit(
     body: String,
 ) -> Result<(Message, Names)> {
     principal.require_person()?;
-    check_text("body", &body, MAX_BODY_CHARACTERS)?;
+    if !body.is_empty() {
+        check_text("body", &body, MAX_BODY_CHARACTERS)?;
+    }
     let conversation = ConversationId(conversation);
     let change = Change { conversation, seq, principal: principal.clone(), body, now: app.clock.now() };
     app.db.write(change, |conn, change| Box::pin(edit_in_transaction(conn, change))).await
@@ -63,6 +65,9 @@ async fn edit_in_transaction(conn: &mut Conn, change: &Change) -> Result<(Messag
         return Err(message_deleted());
     }
     let current = present.message?;
+    if current.attachments.list().is_empty() {
+        check_text("body", &change.body, MAX_BODY_CHARACTERS)?;
+    }
     if current.body != change.body {
         let editions = store::messages::edits::count(conn, change.conversation, change.seq).await?;
         if editions >= MAX_EDITS {

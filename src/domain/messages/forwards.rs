@@ -1,4 +1,4 @@
-//! Forwarding: sending the text of a message into another conversation.
+//! Forwarding: sending the text and the attachments of a message into another conversation.
 //!
 //! Invariant: a forward is an ordinary send by the caller. It needs the same permissions and is refused for the same
 //! reasons.
@@ -63,7 +63,12 @@ pub async fn forward(
         let detail = "System messages cannot be forwarded".into();
         return Err(Error::Conflict { code: "not_forwardable", detail });
     }
-    let new = NewMessage { conversation_id: Some(into), body: message.body, ..NewMessage::default() };
+    let new = NewMessage {
+        conversation_id: Some(into),
+        attachment_ids: message.attachments.list().iter().map(|attachment| attachment.id).collect(),
+        body: message.body,
+        ..NewMessage::default()
+    };
     send(app, principal, new, once).await
 }
 

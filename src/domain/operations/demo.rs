@@ -66,6 +66,7 @@ fn conversation(clock: &Clock) -> Batch {
         recipient: Recipient::Direct((*recipient).into()),
         body: (*body).into(),
         reply_to: None,
+        attachment_ids: Vec::new(),
         once: Once::without_key(),
         accepted_at: None,
         request_id: None,

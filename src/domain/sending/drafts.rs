@@ -15,6 +15,8 @@ use crate::store::messages::messages::Message;
 
 /// Longest body, in characters.
 pub const MAX_BODY_CHARACTERS: usize = 8_000;
+/// Most attachments of a message.
+pub const MAX_ATTACHMENTS: usize = 10;
 
 /// A message as the caller wrote it. Not checked yet.
 #[derive(Clone, Debug, Default)]
@@ -25,11 +27,11 @@ pub struct NewMessage {
     pub recipient_user_name: Option<String>,
     /// The conversation. Give exactly one of this and `recipient_user_name`.
     pub conversation_id: Option<i64>,
-    /// 1 to [`MAX_BODY_CHARACTERS`] characters.
+    /// At most [`MAX_BODY_CHARACTERS`] characters; at least one if there are no attachments.
     pub body: String,
     /// The `seq` of the message in the same conversation that this one replies to.
     pub reply_to: Option<i64>,
-    /// Attachments. Not supported yet, so every id is refused.
+    /// At most [`MAX_ATTACHMENTS`] different attachments.
     pub attachment_ids: Vec<i64>,
 }
 
@@ -96,6 +98,8 @@ pub struct Draft {
     pub body: String,
     /// The `seq` of the message that it replies to.
     pub reply_to: Option<i64>,
+    /// The attachments, each once.
+    pub attachment_ids: Vec<i64>,
     /// Its idempotency key, and the function that renders its answer.
     pub once: Once<Sent>,
     /// When a scheduled message was accepted; `None` for a message that is sent now.
@@ -150,6 +154,7 @@ impl Draft {
                 recipient,
                 body: new.body,
                 reply_to: new.reply_to,
+                attachment_ids: new.attachment_ids,
                 once,
                 accepted_at: None,
                 request_id: RequestId::current(),
@@ -163,7 +168,7 @@ fn check_form(new: &NewMessage) -> Vec<FieldError> {
     let mut errors = Vec::new();
     // Every character has at least one byte. So the characters of a body need not be counted if its bytes are within
     // the limit.
-    if new.body.is_empty() {
+    if new.body.is_empty() && new.attachment_ids.is_empty() {
         errors.push(FieldError::new("body", "required", "must have at least one character"));
     } else if new.body.len() > MAX_BODY_CHARACTERS && new.body.chars().count() > MAX_BODY_CHARACTERS {
         errors.push(FieldError::new("body", "too_long", format!("must have at most {MAX_BODY_CHARACTERS} characters")));
@@ -183,10 +188,22 @@ fn check_form(new: &NewMessage) -> Vec<FieldError> {
             errors.push(FieldError::new(field, "out_of_range", "must be between 1 and 2^53 - 1"));
         }
     }
-    if !new.attachment_ids.is_empty() {
-        errors.push(FieldError::new("attachment_ids", "attachment_not_found", "no attachment has this id"));
-    }
+    errors.extend(check_attachment_ids(&new.attachment_ids));
     errors
+}
+
+fn check_attachment_ids(ids: &[i64]) -> Option<FieldError> {
+    let error = |code, detail: String| Some(FieldError::new("attachment_ids", code, detail));
+    if ids.len() > MAX_ATTACHMENTS {
+        return error("too_many", format!("must have at most {MAX_ATTACHMENTS} entries"));
+    }
+    if ids.iter().any(|id| !(1..=MAX_ID).contains(id)) {
+        return error("out_of_range", "must be between 1 and 2^53 - 1".into());
+    }
+    if ids.iter().enumerate().any(|(index, id)| ids[..index].contains(id)) {
+        return error("duplicate", "must not contain an id more than once".into());
+    }
+    None
 }
 
 /// Checks that a text has 1 to `most` characters and no U+0000.

@@ -4,6 +4,7 @@
 pub mod change_batch;
 pub mod change_queue;
 pub mod directory;
+pub mod draft_attachments;
 pub mod draft_people;
 pub mod drafts;
 pub mod recent_sends;

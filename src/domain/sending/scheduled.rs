@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::directory::DirectoryEntries;
+use super::draft_attachments::LockedAttachments;
 use super::draft_people;
 use super::drafts::{Answer, Draft, NewMessage, Recipient, Sender};
 use super::send_batch::{Batch, reply_to_not_found, send_all};
@@ -30,7 +31,7 @@ use crate::domain::shared::pagination::{self, Limit, Page};
 use crate::store;
 use crate::store::db::Conn;
 use crate::store::identity::users::UserSummary;
-pub use crate::store::messages::scheduled::Scheduled;
+pub use crate::store::messages::scheduled::{AttachmentIds, Scheduled};
 
 /// The longest time for which a message can be scheduled in advance, in days.
 pub const MAX_DAYS: i64 = 365;
@@ -41,6 +42,8 @@ const INTERVAL: Duration = Duration::from_millis(500);
 /// Maximum number of messages that are sent after one search for due messages.
 const BATCH_LIMIT: i64 = 200;
 const LIST: &str = "scheduled";
+/// How long the attachments of a scheduled message are kept after the time at which it is to be sent, and after it was cancelled.
+const UNSENT_MICROS: i64 = 24 * 3_600 * 1_000_000;
 
 /// A scheduled message with the names of its sender and recipient.
 pub struct Shown {
@@ -115,6 +118,12 @@ async fn insert(conn: &mut Conn, input: &Input) -> Result<KeyedAnswer> {
         }
         Recipient::Direct(_) => None,
     };
+    // Checked now, and again when the message is due.
+    LockedAttachments::lock(conn, std::iter::once((sender.id, draft.attachment_ids.as_slice())))
+        .await?
+        .list(sender.id, &draft.attachment_ids)?;
+    let expires_at = send_at.plus_micros(UNSENT_MICROS);
+    store::files::attachments::set_expiry(conn, &draft.attachment_ids, expires_at).await?;
     let mut scheduled = Scheduled {
         id: ScheduledId(0),
         sender_id: sender.id,
@@ -122,6 +131,7 @@ async fn insert(conn: &mut Conn, input: &Input) -> Result<KeyedAnswer> {
         conversation_id,
         body: draft.body.clone(),
         reply_to: draft.reply_to,
+        attachment_ids: AttachmentIds(draft.attachment_ids.clone()),
         created_at: *now,
         send_at: *send_at,
         failed_at: None,
@@ -184,9 +194,14 @@ pub async fn get(app: &App, principal: &Principal, id: i64) -> Result<Shown> {
 pub async fn cancel(app: &App, principal: &Principal, id: i64) -> Result<()> {
     let person = principal.require_person()?.id;
     app.db
-        .write((person, ScheduledId(id)), |conn, (person, id)| {
+        .write((person, ScheduledId(id), app.clock.now()), |conn, (person, id, now)| {
             Box::pin(async move {
-                if store::messages::scheduled::delete(conn, *person, *id).await? { Ok(()) } else { Err(not_found()) }
+                let found = store::messages::scheduled::one(conn, *person, *id).await?.ok_or_else(not_found)?;
+                if !store::messages::scheduled::delete(conn, *person, *id).await? {
+                    return Err(not_found());
+                }
+                let expires_at = now.plus_micros(UNSENT_MICROS);
+                store::files::attachments::set_expiry(conn, &found.attachment_ids.0, expires_at).await
             })
         })
         .await
@@ -307,6 +322,7 @@ async fn draft(conn: &mut Conn, scheduled: Scheduled) -> Result<Draft> {
         recipient,
         body: scheduled.body,
         reply_to: scheduled.reply_to,
+        attachment_ids: scheduled.attachment_ids.0,
         once: Once::without_key(),
         accepted_at: Some(scheduled.created_at),
         request_id: None,

@@ -4,8 +4,8 @@
 //! - Drafts that fail for expected reasons are answered first and left out. The other drafts are written together, with
 //!   one statement for each table.
 //! - Locks are always taken in this order: users who get a new direct conversation (by id), pairs of new direct
-//!   conversations (sorted), conversations (by id), idempotency keys (sorted), the counter of the event log. So there
-//!   are no deadlocks.
+//!   conversations (sorted), conversations (by id), attachments (by id), idempotency keys (sorted), the counter of the
+//!   event log. So there are no deadlocks.
 //! - `seq`, `id` and `timestamp_sent` are assigned under the lock of the conversation and rise together.
 //! - Cached users and conversations are used only if nothing was revoked since they were read. This is checked under
 //!   the locks of the conversations, so an erasure either finds the message or prevents it from being sent.
@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::directory::DirectoryEntries;
+use super::draft_attachments;
 use super::draft_people;
 use super::drafts::{Answer, Draft, Recipient, Sent};
 use crate::base::error::{Error, Result};
@@ -29,6 +30,7 @@ use crate::store::batches::sends::Append;
 use crate::store::conversations::conversations::{Head, Pair};
 use crate::store::db::Conn;
 use crate::store::events::events::{self, NewEvent};
+use crate::store::files::attachments::{AttachmentList, Held};
 use crate::store::identity::users::{DirectMessagesFrom, UserSummary};
 use crate::store::messages::mentions::Mention;
 use crate::store::messages::messages::{Decorations, Kind, Message, NewRow};
@@ -395,7 +397,8 @@ async fn write(
     let recheck_users = batch.known.recheck_users.load(Ordering::Relaxed);
     let resolved = if recheck_users { drop_erased(conn, batch, resolved, answers).await? } else { resolved };
     let members = sending_members(conn, &resolved).await?;
-    let mut sent = assign_numbers(now, resolved, message_ids, &mut heads, &members, answers)?;
+    let mut attachments = draft_attachments::lists(conn, resolved.iter().map(ResolvedDraft::attachments)).await?;
+    let mut sent = assign_numbers(now, resolved, message_ids, &mut heads, &members, &mut attachments, answers)?;
     if sent.is_empty() {
         return Ok(false);
     }
@@ -424,8 +427,15 @@ async fn write(
     store::messages::threads::raise(conn, &replies).await?;
     let unrevoked_since = (!recheck_users).then(|| batch.known.mark.position());
     let mentions: Vec<Mention> = sent.iter().flat_map(|(_, _, sent)| mentions::rows(&sent.message)).collect();
-    let append =
-        Append { heads: &heads, made: created, rows: &rows, mentions: &mentions, member_limit: RECEIPTS_MEMBER_LIMIT };
+    let held: Vec<Held> = sent.iter().flat_map(|(_, _, sent)| draft_attachments::rows(&sent.message)).collect();
+    let append = Append {
+        heads: &heads,
+        made: created,
+        rows: &rows,
+        mentions: &mentions,
+        held: &held,
+        member_limit: RECEIPTS_MEMBER_LIMIT,
+    };
     let appended = store::batches::sends::append(conn, append, unrevoked_since).await;
     if let Err(Error::Rerun(_)) = appended {
         // A user may have been erased or banned, so the next run must look up the users again.
@@ -446,6 +456,7 @@ fn assign_numbers<'a>(
     message_ids: Vec<i64>,
     heads: &mut HashMap<ConversationId, Head>,
     members: &HashMap<(ConversationId, UserId), i64>,
+    attachments: &mut HashMap<usize, Result<AttachmentList>>,
     answers: &mut [Option<Result<Answer>>],
 ) -> Result<Vec<(usize, &'a Once<Sent>, Sent)>> {
     // Nobody can see the messages of this batch yet, so no draft of the batch can be a reply to one of them.
@@ -473,11 +484,18 @@ fn assign_numbers<'a>(
             answers[resolved.index] = Some(Err(reply_to_not_found()));
             continue;
         }
+        let attachments = match attachments.remove(&resolved.index).transpose() {
+            Ok(attachments) => attachments.unwrap_or_default(),
+            Err(error) => {
+                answers[resolved.index] = Some(Err(error));
+                continue;
+            }
+        };
         head.last_seq += 1;
         // The times of messages never decrease, even if the clock was set back.
         head.last_sent_at = head.last_sent_at.max(now);
         head.last_message_id = MessageId(id);
-        sent.push((resolved.index, &resolved.draft.once, resolved.become_message(head)));
+        sent.push((resolved.index, &resolved.draft.once, resolved.become_message(head, attachments)));
     }
     Ok(sent)
 }
@@ -548,11 +566,16 @@ impl ResolvedDraft<'_> {
         }
     }
 
+    /// The index of the draft, its sender and its attachments.
+    fn attachments(&self) -> (usize, UserId, &[i64]) {
+        (self.index, self.sender.id, &self.draft.attachment_ids)
+    }
+
     fn people(&self) -> impl Iterator<Item = UserId> {
         [Some(self.sender.id), self.recipient.as_ref().map(|recipient| recipient.id)].into_iter().flatten()
     }
 
-    fn become_message(self, head: &Head) -> Sent {
+    fn become_message(self, head: &Head, attachments: AttachmentList) -> Sent {
         // A note to oneself is delivered and read when it is sent.
         let to_oneself = self.recipient.as_ref().is_some_and(|recipient| recipient.id == self.sender.id);
         let reached_at = to_oneself.then_some(head.last_sent_at);
@@ -575,6 +598,7 @@ impl ResolvedDraft<'_> {
                 action: None,
                 subject_id: None,
                 mentions: Vec::new(),
+                attachments,
                 decorations: Decorations::default(),
             },
             sender_user_name: self.sender.user_name,

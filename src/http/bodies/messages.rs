@@ -7,6 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::answers::to_json;
+use super::attachments::AttachmentBody;
 use super::problem::Problem;
 use crate::base::error::Result;
 use crate::base::time::Timestamp;
@@ -78,7 +79,7 @@ pub struct MessageBody<'a> {
     /// The names of the mentioned members.
     mentions: Vec<&'a str>,
     reactions: Vec<Reaction<'a>>,
-    attachments: Vec<Attachment<'a>>,
+    attachments: Vec<AttachmentBody<'a>>,
     /// Null if the message is not pinned.
     #[schema(value_type = Option<String>, format = DateTime)]
     pinned_at: Option<Timestamp>,
@@ -132,21 +133,6 @@ impl<'a> Reaction<'a> {
     }
 }
 
-/// A file attached to a message.
-#[derive(Serialize, ToSchema)]
-pub struct Attachment<'a> {
-    id: i64,
-    url: &'a str,
-    thumbnail_url: Option<&'a str>,
-    content_type: &'a str,
-    file_name: Option<&'a str>,
-    size_bytes: i64,
-    width: Option<i64>,
-    height: Option<i64>,
-    blurhash: Option<&'a str>,
-    duration_ms: Option<i64>,
-}
-
 impl<'a> MessageBody<'a> {
     /// The JSON form of a message with the given user names.
     pub fn new(
@@ -175,7 +161,7 @@ impl<'a> MessageBody<'a> {
             thread: Thread::of(message),
             mentions,
             reactions: message.decorations.reactions.iter().map(Reaction::new).collect(),
-            attachments: Vec::new(),
+            attachments: message.attachments.list().iter().map(AttachmentBody::new).collect(),
             pinned_at: message.decorations.pinned_at,
         }
     }

@@ -1,10 +1,14 @@
 //! The types of requests and answers, and the extractors of parameters and bodies.
 
 pub mod answers;
+pub mod attachments;
 pub mod audit;
 pub mod conversations;
+pub mod disposition;
 pub mod events;
 pub mod extract;
+pub mod file_answer;
+pub mod file_body;
 pub mod incoming_webhooks;
 pub mod invites;
 pub mod messages;

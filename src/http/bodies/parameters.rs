@@ -57,6 +57,15 @@ pub struct OwnUserPath {
     pub user_name: String,
 }
 
+/// An attachment.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct AttachmentPath {
+    /// The id of the attachment.
+    #[param(value_type = IdSchema, inline, example = 1)]
+    pub id: i64,
+}
+
 /// A conversation.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
@@ -85,6 +94,18 @@ pub struct MessagePath {
     /// The `seq` of the message in the conversation.
     #[param(value_type = IdSchema, inline, example = 1)]
     pub seq: i64,
+}
+
+/// The headers with which an uploader states what the server cannot measure.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+pub struct StatedMediaHeaders {
+    /// The duration of audio or video in milliseconds. Used if the server cannot measure it.
+    #[param(rename = "Posthaste-Duration-Ms", minimum = 0, maximum = 86_400_000)]
+    _duration_ms: Option<i64>,
+    /// The loudness of 64 equal parts of an audio file, one byte each, in base64. Used if the server cannot measure it.
+    #[param(rename = "Posthaste-Waveform", min_length = 88, max_length = 88)]
+    _waveform: Option<String>,
 }
 
 /// The header that [`idempotency_key`](super::extract::idempotency_key) reads.

@@ -153,12 +153,17 @@ impl From<Error> for Problem {
                 "Send valid credentials in the Authorization header",
             ),
             Error::LogInFailed { code, detail } => Self::new(StatusCode::UNAUTHORIZED, code, detail),
-            Error::RateLimited { code, retry_after_s } => Self::too_many(code, "attempts", retry_after_s),
+            Error::RateLimited { code, retry_after_s } => {
+                let what = if code == "too_many_uploads" { "uploads at the same time" } else { "attempts" };
+                Self::too_many(code, what, retry_after_s)
+            }
             Error::Conflict { code, detail } => Self::new(StatusCode::CONFLICT, code, detail),
             Error::Gone { code, detail } => Self::new(StatusCode::GONE, code, detail),
             Error::NotConfigured { code, detail } => Self::new(StatusCode::NOT_IMPLEMENTED, code, detail),
             Error::Forbidden { code, detail } => Self::new(StatusCode::FORBIDDEN, code, detail),
             Error::NotFound { code, detail } => Self::new(StatusCode::NOT_FOUND, code, detail),
+            Error::TooLarge { code, detail } => Self::new(StatusCode::PAYLOAD_TOO_LARGE, code, detail),
+            Error::Unusable { code, detail } => Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, detail),
             Error::Invalid(errors) => {
                 let detail = errors.iter().map(FieldError::to_string).collect::<Vec<_>>().join("; ");
                 Self { errors, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_fields", detail) }

@@ -27,6 +27,8 @@ pub struct ScheduledBody<'a> {
     body: &'a str,
     #[schema(minimum = 1)]
     reply_to: Option<i64>,
+    /// The ids of the attachments.
+    attachment_ids: &'a [i64],
     /// The time at which the server accepted the message.
     #[schema(value_type = String, format = DateTime, example = "2026-11-22T08:30:00.123456Z")]
     created_at: Timestamp,
@@ -53,6 +55,7 @@ impl<'a> ScheduledBody<'a> {
             conversation_id: scheduled.conversation_id.map(|id| id.0),
             body: &scheduled.body,
             reply_to: scheduled.reply_to,
+            attachment_ids: &scheduled.attachment_ids.0,
             created_at: scheduled.created_at,
             send_at: scheduled.send_at,
             failed_at: scheduled.failed_at,

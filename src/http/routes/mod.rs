@@ -2,6 +2,7 @@
 
 pub mod conversations;
 pub mod events;
+pub mod files;
 pub mod identity;
 pub mod messages;
 pub mod operations;

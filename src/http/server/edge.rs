@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
 use axum::extract::{MatchedPath, Request};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use tower::{Service, ServiceExt};
@@ -27,12 +27,17 @@ use crate::domain::access::principal::{Access, Principal};
 use crate::http::access::admission::admit;
 use crate::http::access::limits::{Decision, write_headers};
 use crate::http::access::request_span::{self, method_name};
+use crate::http::bodies::file_answer::Uncompressed;
 use crate::http::bodies::parameters::MAX_WAIT;
 use crate::http::bodies::problem::{PROBLEM_JSON, Problem};
 use crate::http::state::HttpState;
 
 /// The path of the long poll. Its requests may take longer than others.
 const POLL_PATH: &str = "/api/events";
+/// The path of uploads. Their requests take as long as the file takes to arrive.
+const UPLOAD_PATH: &str = "/api/attachments";
+/// The longest time in which a file arrives.
+const UPLOAD_TIME: Duration = Duration::from_secs(3_600);
 /// The limit of all header fields together, in bytes. Smaller than hyper's buffer, so that the edge refuses the request.
 const HEADERS_LIMIT_BYTES: usize = 32 * 1_024;
 /// The limit of path and query, in bytes.
@@ -122,8 +127,7 @@ impl Edge {
     /// Admits and routes the request. A timeout or a panic becomes an error answer.
     async fn answer(&self, mut request: Request, compressed: bool) -> Response {
         let router = self.router.clone();
-        let waits = if request.uri().path() == POLL_PATH { MAX_WAIT } else { Duration::ZERO };
-        let allowed = self.state.settings.timeouts.request + waits;
+        let allowed = self.state.settings.timeouts.request + extra_time(&request);
         let answering = async move {
             let (decision, admitted) =
                 if self.guarded { admit(&self.state, &mut request).await } else { (Decision::UNLIMITED, Ok(())) };
@@ -157,8 +161,8 @@ impl Edge {
         metrics.request_duration_seconds.get_or_create(&labels).observe(took.as_secs_f64());
         let duration_ms = took.as_secs_f64() * 1_000.0;
         let status = status.as_u16();
-        // A long poll may wait for events, so a long duration is not a sign of a problem.
-        let slow = took >= SLOW && route != POLL_PATH;
+        // A long poll waits for events, and an upload for its file, so a long duration is not a sign of a problem.
+        let slow = took >= SLOW && ![POLL_PATH, UPLOAD_PATH].contains(&route);
         if status >= 500 || slow {
             tracing::warn!(status, duration_ms, "answered");
         } else if status >= 400 {
@@ -176,10 +180,22 @@ async fn route(router: axum::Router, request: Request, compressed: bool) -> Resp
     }
     let predicate = SizeAbove::new(COMPRESS_FROM_BYTES)
         .and(NotForContentType::new("text/event-stream"))
-        .and(NotForContentType::IMAGES);
+        .and(NotForContentType::IMAGES)
+        .and(|_: StatusCode, _: Version, _: &HeaderMap, extensions: &Extensions| {
+            extensions.get::<Uncompressed>().is_none()
+        });
     let mut service = tower::Layer::layer(&CompressionLayer::new().compress_when(predicate), router);
     let Ok(response) = service.call(request).await;
     response.map(Body::new)
+}
+
+/// How much longer than others a request may take until the head of its answer.
+fn extra_time(request: &Request) -> Duration {
+    match request.uri().path() {
+        POLL_PATH => MAX_WAIT,
+        UPLOAD_PATH if request.method() == Method::POST => UPLOAD_TIME,
+        _ => Duration::ZERO,
+    }
 }
 
 /// A slot in which the router stores the template of the matched route, for the metrics.

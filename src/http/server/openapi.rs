@@ -44,6 +44,7 @@ use crate::http::routes::people::friends::{FriendState, RequestDirection};
         (name = "administration", description = "API keys, roles, bans, reports, statistics and the audit log."),
         (name = "live", description = "Events from one ordered log, by long poll, as server-sent events or on a WebSocket. Typing and presence."),
         (name = "messages", description = "Sending and reading messages."),
+        (name = "files", description = "Uploading files, and reading them."),
         (name = "conversations", description = "Conversations, their members and their messages."),
         (name = "integrations", description = "Outgoing webhooks and incoming webhooks."),
         (name = "server", description = "Capabilities and health of the server."),

@@ -15,7 +15,7 @@ use super::{metrics, openapi};
 use crate::base::error::Error;
 use crate::domain::access::principal::Access;
 use crate::http::bodies::problem::Problem;
-use crate::http::routes::{conversations, events, identity, messages, operations, people, sending};
+use crate::http::routes::{conversations, events, files, identity, messages, operations, people, sending};
 use crate::http::state::HttpState;
 
 /// The Content-Security-Policy of Swagger UI: it may load only files of this server. Inline styles are allowed because its page
@@ -28,6 +28,7 @@ fn documented() -> OpenApiRouter<HttpState> {
     OpenApiRouter::with_openapi(openapi::base())
         .merge(conversations::routes())
         .merge(events::routes())
+        .merge(files::routes())
         .merge(identity::routes())
         .merge(messages::routes())
         .merge(operations::routes())

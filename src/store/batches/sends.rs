@@ -14,6 +14,7 @@ use crate::store::db::Conn;
 use crate::store::db::columns::{read, sql};
 use crate::store::driver::values::Value;
 use crate::store::events::events::{self, Kind, NewEvent};
+use crate::store::files::attachments::{self, AttachmentList, Held};
 use crate::store::identity::revocations;
 use crate::store::messages::mentions::{self, Mention};
 use crate::store::messages::messages::{self, Action, Decorations, Message, NewRow};
@@ -62,6 +63,8 @@ pub struct Append<'a> {
     pub rows: &'a [NewRow<'a>],
     /// The mentions in the messages.
     pub mentions: &'a [Mention],
+    /// Which messages hold which attachments. The attachments must be locked.
+    pub held: &'a [Held],
     /// The maximum number of members of a conversation whose messages show whether all members have read them. In such a
     /// conversation the content version rises when a send marks earlier messages as read.
     pub member_limit: i64,
@@ -75,7 +78,8 @@ pub struct Append<'a> {
 /// [`Error::Rerun`] when `unrevoked_since` is given and is not the position of the last revocation. The position is read
 /// while the conversations are locked.
 pub async fn append(conn: &mut Conn, append: Append<'_>, unrevoked_since: Option<i64>) -> Result<()> {
-    let Append { heads, made, rows, mentions, member_limit } = append;
+    let Append { heads, made, rows, mentions, held, member_limit } = append;
+    attachments::hold(conn, held).await?;
     if let Conn::Sqlite(_) = conn {
         conversations::advance(conn, heads).await?;
         messages::append(conn, rows).await?;
@@ -106,6 +110,7 @@ pub async fn append(conn: &mut Conn, append: Append<'_>, unrevoked_since: Option
     let moves = WatermarkMoves::new(rows);
     let streams: Vec<Option<String>> = rows.iter().map(|row| search::postgres_stream(row.message)).collect();
     let streams: Vec<Option<&str>> = streams.iter().map(Option::as_deref).collect();
+    let attachments: Vec<Option<&str>> = rows.iter().map(|row| row.message.attachments.stored()).collect();
     conn.one_and_commit(
         // `passed` contains the steps of senders who had not read everything before their message. `before` is the `seq` of
         // the sender's previous message in the batch. If there is none, the sender's watermark in the database counts.
@@ -137,10 +142,11 @@ pub async fn append(conn: &mut Conn, append: Append<'_>, unrevoked_since: Option
               WHERE c.id = n.id RETURNING 1),
          stored AS (
              INSERT INTO messaging.messages (conversation_id, seq, id, timestamp_sent, kind, sender_id, recipient_id,
-                                             created_at, reply_to, body, idempotency_day, idempotency_digest, digest)
+                                             created_at, reply_to, body, idempotency_day, idempotency_digest, digest,
+                                             attachments)
              SELECT * FROM unnest($5::bigint[], $6::bigint[], $7::bigint[], $8::timestamptz[], $9::text[],
                                   $10::bigint[], $11::bigint[], $12::timestamptz[], $13::bigint[], $14::text[],
-                                  $17::bigint[], $18::bytea[], $34::bigint[])
+                                  $17::bigint[], $18::bytea[], $34::bigint[], $35::text[])
              RETURNING 1),
          indexed AS (
              INSERT INTO messaging.search_entries (id, conversation_id, seq, timestamp_sent, terms)
@@ -204,6 +210,7 @@ pub async fn append(conn: &mut Conn, append: Append<'_>, unrevoked_since: Option
             Value::I64s(&made.iter().map(|event| event.actor_id.0).collect::<Vec<_>>()),
             Value::Times(&made.iter().map(|event| event.at).collect::<Vec<_>>()),
             Value::I64s(&column(rows, Message::digest)),
+            Value::OptionTexts(&attachments),
         ],
         |_| Ok(()),
     )
@@ -283,6 +290,7 @@ pub async fn note(conn: &mut Conn, conversation: ConversationId, note: &Note<'_>
         action: Some(note.action),
         subject_id: note.subject,
         mentions: Vec::new(),
+        attachments: AttachmentList::default(),
         decorations: Decorations::default(),
     };
     conn.execute(

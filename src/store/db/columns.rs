@@ -4,10 +4,10 @@
 //! their position, so no name is looked up while a query runs.
 
 use super::Row;
-use crate::base::error::Result;
+use crate::base::error::{Error, Result};
 use crate::base::ids::{
-    ApiKeyId, ConversationId, IncomingWebhookId, InviteId, MessageId, ReportId, ScheduledId, SessionId, UserId,
-    WebhookId,
+    ApiKeyId, AttachmentId, BlobId, ConversationId, IncomingWebhookId, InviteId, MessageId, ReportId, ScheduledId,
+    SessionId, UserId, WebhookId,
 };
 use crate::base::time::Timestamp;
 
@@ -148,8 +148,15 @@ column!(bool, |row, at| row.bool(at));
 column!(&'r str, |row, at| row.text(at), |row, at| row.option_text(at));
 column!(String, |row, at| row.text(at).map(str::to_owned), |row, at| Ok(row.option_text(at)?.map(str::to_owned)));
 column!(&'r [u8], |row, at| row.bytes(at), |row, at| row.option_bytes(at));
-column!(Vec<u8>, |row, at| row.bytes(at).map(<[u8]>::to_vec));
+column!(Vec<u8>, |row, at| row.bytes(at).map(<[u8]>::to_vec), |row, at| {
+    Ok(row.option_bytes(at)?.map(<[u8]>::to_vec))
+});
+column!([u8; 32], |row, at| row.bytes(at).and_then(array), |row, at| row.option_bytes(at)?.map(array).transpose());
 column!(Timestamp, |row, at| row.time(at), |row, at| row.option_time(at));
+
+fn array<const LENGTH: usize>(bytes: &[u8]) -> Result<[u8; LENGTH]> {
+    bytes.try_into().map_err(Error::internal)
+}
 
 macro_rules! id_columns {
     ($($id:ident),+ $(,)?) => {
@@ -159,6 +166,8 @@ macro_rules! id_columns {
 
 id_columns!(
     ApiKeyId,
+    AttachmentId,
+    BlobId,
     ConversationId,
     IncomingWebhookId,
     InviteId,

@@ -11,6 +11,7 @@ use crate::base::time::Timestamp;
 use crate::store::db::columns::{Columns, columns, read, sql, word_column};
 use crate::store::db::{Conn, Row, words};
 use crate::store::driver::values::Value;
+use crate::store::files::attachments::AttachmentList;
 use crate::store::shared::idempotency::Digest;
 
 /// A message as it is stored.
@@ -51,6 +52,8 @@ pub struct Message {
     pub subject_id: Option<UserId>,
     /// The mentioned users, in the order of the text. Filled in separately (`domain::messages::mentions`).
     pub mentions: Vec<UserId>,
+    /// The files that were sent with it.
+    pub attachments: AttachmentList,
     /// The replies, reactions and pin that were added to it.
     pub decorations: Decorations,
 }
@@ -76,6 +79,12 @@ impl Message {
         fields.put_option(self.deleted_at.map(|at| at.micros()));
         fields.put_text(self.action.map(|action| action.as_str()).unwrap_or_default());
         fields.put_option(self.subject_id.map(|id| id.0));
+        let digest = fields.digest();
+        let Some(attachments) = self.attachments.stored() else { return digest };
+        // So that the digests of messages without attachments are those of versions that knew no attachments.
+        let mut fields = Fields::<3>::default();
+        fields.put(digest);
+        fields.put_text(attachments);
         fields.digest()
     }
 }
@@ -217,6 +226,7 @@ columns! {
         deleted_at: "m.deleted_at",
         action: "m.action",
         subject_id: "m.subject_id",
+        attachments: "m.attachments",
         reply_count: "m.reply_count",
         last_reply_at: "m.last_reply_at",
         pinned_at: "m.pinned_at",
@@ -241,6 +251,7 @@ columns! {
             action,
             subject_id,
             mentions: Vec::new(),
+            attachments,
             decorations: Decorations { reply_count, last_reply_at, pinned_at, reactions },
         },
         digest,
@@ -423,8 +434,9 @@ pub(in crate::store) async fn append(conn: &mut Conn, rows: &[NewRow<'_>]) -> Re
     for NewRow { message, key, .. } in rows {
         conn.execute(
             "INSERT INTO messaging.messages (conversation_id, seq, id, timestamp_sent, kind, sender_id, recipient_id,
-                                             created_at, reply_to, body, idempotency_day, idempotency_digest, digest)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+                                             created_at, reply_to, body, idempotency_day, idempotency_digest, digest,
+                                             attachments)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
             &[
                 Value::I64(message.conversation_id.0),
                 Value::I64(message.seq),
@@ -439,6 +451,7 @@ pub(in crate::store) async fn append(conn: &mut Conn, rows: &[NewRow<'_>]) -> Re
                 Value::OptionI64(key.map(|(day, _)| day)),
                 Value::OptionBytes(key.map(|(_, digest)| digest.as_slice())),
                 Value::I64(message.digest()),
+                Value::OptionText(message.attachments.stored()),
             ],
         )
         .await?;

@@ -12,9 +12,14 @@ pub mod scheduled;
 pub mod search;
 pub mod threads;
 
-/// Statements that delete the earlier bodies, mentions and reactions of the messages of conversation $1 with the `seq`s $2.
+/// Statements that delete the earlier bodies, mentions, reactions and attachments of the messages of conversation $1 with the `seq`s $2.
 /// They run when the messages become tombstones, and when the messages of a deleted conversation are deleted.
 const DELETED_WITH_MESSAGES: &[&str] = &[
+    // The time of the upload has passed, so the next sweep deletes the attachments that nothing else uses.
+    "UPDATE messaging.attachments SET expires_at = created_at
+      WHERE id IN (SELECT attachment_id FROM messaging.message_attachments
+                    WHERE conversation_id = $1 AND seq = ANY($2))",
+    "DELETE FROM messaging.message_attachments WHERE conversation_id = $1 AND seq = ANY($2)",
     "DELETE FROM messaging.message_edits WHERE conversation_id = $1 AND seq = ANY($2)",
     "DELETE FROM messaging.mentions WHERE conversation_id = $1 AND seq = ANY($2)",
     "DELETE FROM messaging.reactions WHERE conversation_id = $1 AND seq = ANY($2)",

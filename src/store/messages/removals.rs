@@ -10,8 +10,9 @@ use crate::base::ids::ConversationId;
 use crate::base::time::Timestamp;
 use crate::store::db::Conn;
 use crate::store::driver::values::Value;
+use crate::store::files::attachments::AttachmentList;
 
-/// Turns messages of a conversation into tombstones, and deletes their earlier bodies, mentions and reactions. The messages
+/// Turns messages of a conversation into tombstones, and deletes their earlier bodies, mentions, reactions and attachments. The messages
 /// must not be tombstones yet.
 pub async fn make_tombstones(
     conn: &mut Conn,
@@ -24,14 +25,21 @@ pub async fn make_tombstones(
     delete_belongings(conn, conversation, seqs).await?;
     conn.execute(
         "UPDATE messaging.messages
-            SET body = '', deleted_at = $3, edited_at = NULL, pinned_at = NULL, reaction_counts = NULL, digest = NULL
+            SET body = '', deleted_at = $3, edited_at = NULL, pinned_at = NULL, reaction_counts = NULL,
+                attachments = NULL, digest = NULL
           WHERE conversation_id = $1 AND seq = ANY($2)",
         &[Value::I64(conversation.0), Value::I64s(seqs), Value::Time(now)],
     )
     .await?;
     // A damaged message gets no digest, because what remains of it may be wrong.
     let sound = before.into_iter().filter_map(Result::ok);
-    let tombstone = |message| Message { body: String::new(), deleted_at: Some(now), edited_at: None, ..message };
+    let tombstone = |message| Message {
+        body: String::new(),
+        attachments: AttachmentList::default(),
+        deleted_at: Some(now),
+        edited_at: None,
+        ..message
+    };
     write_digests(conn, &sound.map(tombstone).collect::<Vec<_>>()).await?;
     search::renew(conn, conversation, seqs).await?;
     threads::lower(conn, conversation, seqs).await

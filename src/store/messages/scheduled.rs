@@ -3,11 +3,11 @@
 //! Invariant: the transaction that sends a scheduled message also deletes its row. So the message is sent only once, even
 //! when several nodes try.
 
-use crate::base::error::Result;
+use crate::base::error::{Error, Result};
 use crate::base::ids::{ConversationId, ScheduledId, UserId};
 use crate::base::time::Timestamp;
-use crate::store::db::Conn;
-use crate::store::db::columns::{columns, read, sql};
+use crate::store::db::columns::{Columns, columns, read, sql};
+use crate::store::db::{Conn, Row};
 use crate::store::driver::values::Value;
 
 /// A message that is sent at a later time.
@@ -25,6 +25,8 @@ pub struct Scheduled {
     pub body: String,
     /// The `seq` of the message that it replies to.
     pub reply_to: Option<i64>,
+    /// The attachments, in the order in which the sender gave them.
+    pub attachment_ids: AttachmentIds,
     /// When the server accepted it.
     pub created_at: Timestamp,
     /// When it is to be sent.
@@ -35,6 +37,25 @@ pub struct Scheduled {
     pub failure: Option<String>,
 }
 
+/// Ids of attachments. The database stores them as a text, separated by spaces.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AttachmentIds(pub Vec<i64>);
+
+impl AttachmentIds {
+    fn stored(&self) -> Option<String> {
+        let ids: Vec<String> = self.0.iter().map(i64::to_string).collect();
+        (!ids.is_empty()).then(|| ids.join(" "))
+    }
+}
+
+impl Columns<'_> for AttachmentIds {
+    fn read_from(row: &Row<'_>, next: &mut usize) -> Result<Self> {
+        let Some(stored) = <Option<&str> as Columns<'_>>::read_from(row, next)? else { return Ok(Self::default()) };
+        let ids = stored.split(' ').map(str::parse).collect::<Result<Vec<i64>, _>>().map_err(Error::internal)?;
+        Ok(Self(ids))
+    }
+}
+
 columns! {
     Scheduled {
         id: "id",
@@ -43,6 +64,7 @@ columns! {
         conversation_id: "conversation_id",
         body: "body",
         reply_to: "reply_to",
+        attachment_ids: "attachment_ids",
         created_at: "created_at",
         send_at: "send_at",
         failed_at: "failed_at",
@@ -54,8 +76,8 @@ columns! {
 pub async fn insert(conn: &mut Conn, new: &Scheduled) -> Result<ScheduledId> {
     conn.one(
         "INSERT INTO messaging.scheduled_sends (sender_id, recipient_id, conversation_id, body, reply_to, created_at,
-                                                send_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING id",
+                                                send_at, attachment_ids)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING id",
         &[
             Value::I64(new.sender_id.0),
             Value::OptionI64(new.recipient_id.map(|id| id.0)),
@@ -64,6 +86,7 @@ pub async fn insert(conn: &mut Conn, new: &Scheduled) -> Result<ScheduledId> {
             Value::OptionI64(new.reply_to),
             Value::Time(new.created_at),
             Value::Time(new.send_at),
+            Value::OptionText(new.attachment_ids.stored().as_deref()),
         ],
         |row| row.i64(0).map(ScheduledId),
     )

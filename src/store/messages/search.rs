@@ -115,7 +115,7 @@ fn hit(row: &Row<'_>) -> Result<Hit> {
 
 /// The marks of a message. `None` for a message that is not indexed.
 fn marks(message: &Message) -> Option<Vec<String>> {
-    if message.kind == Kind::System || message.deleted_at.is_some() || message.body.is_empty() {
+    if message.kind == Kind::System || message.deleted_at.is_some() {
         return None;
     }
     let mut marks = vec![conversation_mark(message.conversation_id), sender_mark(message.sender_id)];
@@ -127,6 +127,9 @@ fn marks(message: &Message) -> Option<Vec<String>> {
     }
     if terms::has_link(&message.body) {
         marks.push(LINK_MARK.into());
+    }
+    if !message.attachments.list().is_empty() {
+        marks.push(ATTACHMENT_MARK.into());
     }
     Some(marks)
 }

@@ -107,6 +107,11 @@ async fn things(fixture: &Fixture, operation: &str, subject: &Subject) -> Vec<Ve
             }
             names(other, &[NEVER, ERASED])
         }
+        "/api/attachments/{id}" | "/api/attachments/{id}/thumbnail" => {
+            let bytes = crate::support::files::png(30, 30);
+            let id = crate::support::files::uploaded(&fixture.open_server, &subject.user_name, "a.png", &bytes).await;
+            names(id.to_string(), &[NO_ID, "0", "x"])
+        }
         "/api/scheduled/{id}" => {
             let name = &subject.user_name;
             let new = json!({"recipient_user_name": name, "body": "later", "send_at": "2027-06-01T00:00:00Z"});
@@ -256,6 +261,7 @@ async fn body(fixture: &Fixture, operation: &str, subject: &Subject) -> Option<V
         }
         "PATCH /api/conversations/{id}/messages/{seq}" => json!({"body": "hey"}),
         "POST /api/conversations/{id}/receipts" => json!({"read_seq": 1}),
+        "POST /api/attachments" => json!({"any": "file"}),
         "POST /api/messages" => {
             json!({"sender_user_name": subject.user_name, "recipient_user_name": "other", "body": "Hey, whats up?"})
         }

@@ -43,6 +43,9 @@ POST /api/users/{user_name}/mfa/disable           401 204 own own scp act scp ac
 
 POST /api/messages                                401 201 snd snd scp 201 scp 201 scp 201 scp 201 scp snd scp snd
 GET /api/messages/{user_name}                     401 200 msg msg 200 scp scp 200 200 scp scp 200 msg scp scp msg
+POST /api/attachments                             401 201 201 201 scp act scp act scp 201 scp 201 scp 201 scp 201
+GET /api/attachments/{id}                         401 200 att att 200 scp scp 200 200 scp scp 200 att scp scp att
+GET /api/attachments/{id}/thumbnail               401 200 att att 200 scp scp 200 200 scp scp 200 att scp scp att
 GET /api/scheduled                                401 200 200 200 act scp scp act 200 scp scp 200 200 scp scp 200
 GET /api/scheduled/{id}                           401 200 sch sch act scp scp act 200 scp scp 200 sch scp scp sch
 DELETE /api/scheduled/{id}                        401 204 sch sch scp act scp act scp 204 scp 204 scp sch scp sch
@@ -132,6 +135,7 @@ const REFUSALS: &[(&str, u16, &str, bool)] = &[
     ("mym", 403, "not_your_message", true),
     ("rol", 403, "insufficient_role", true),
     ("non", 404, "message_not_found", false),
+    ("att", 404, "attachment_not_found", false),
     ("sch", 404, "scheduled_not_found", false),
     ("con", 404, "conversation_not_found", false),
     ("fri", 404, "friend_not_found", true),

@@ -134,6 +134,7 @@ both!(an_answer_that_cannot_be_rendered_is_an_error_and_sends_nothing, async |pl
             recipient: Recipient::Direct("duck".into()),
             body: "hey".into(),
             reply_to: None,
+            attachment_ids: Vec::new(),
             once: Once { request: Some(request), render, sealed: false },
             accepted_at: None,
             request_id: None,

@@ -7,7 +7,9 @@ use std::time::Duration;
 use posthaste::app::{App, Settings};
 use posthaste::base::ids::Rng;
 use posthaste::base::time::Clock;
+use posthaste::blobs;
 use posthaste::domain::access::principal::Access;
+use posthaste::domain::files::files::{FileSettings, MAX_FILE_BYTES, MAX_USER_BYTES};
 use posthaste::domain::identity::jwt::JwtSettings;
 use posthaste::domain::identity::users::{self, DirectMessagesFrom};
 use posthaste::domain::operations::demo;
@@ -43,6 +45,10 @@ pub struct Options {
     pub webhook_allow_private: bool,
     pub jwt: Option<JwtSettings>,
     pub mail: Option<MailSettings>,
+    /// Where the bytes of files are stored, if not in the folder of the place.
+    pub blobs: Option<blobs::Location>,
+    pub max_file_bytes: u64,
+    pub max_user_bytes: i64,
     pub timeouts: Timeouts,
     pub connection_limit: usize,
     pub bus: BusSettings,
@@ -68,6 +74,9 @@ impl Default for Options {
             webhook_allow_private: false,
             jwt: None,
             mail: None,
+            blobs: None,
+            max_file_bytes: MAX_FILE_BYTES,
+            max_user_bytes: MAX_USER_BYTES,
             timeouts: Timeouts::default(),
             connection_limit: CONNECTION_LIMIT,
             bus: BusSettings::Local,
@@ -162,6 +171,13 @@ impl Server {
             allow_unsafe_storage: false,
             jwt: options.jwt,
             mail: options.mail,
+            files: Some(FileSettings {
+                location: options.blobs.unwrap_or_else(|| blobs::Location::Folder(place.folder.path().join("files"))),
+                spool: place.folder.path().join("uploads"),
+                max_file_bytes: options.max_file_bytes,
+                max_user_bytes: options.max_user_bytes,
+                max_server_bytes: MAX_USER_BYTES,
+            }),
         };
         let location = match &options.database_url {
             Some(url) => store::driver::environment::Location::parse(url).unwrap(),

@@ -13,7 +13,7 @@ use crate::domain::sending::drafts::NewMessage;
 use crate::domain::sending::scheduled;
 use crate::domain::shared::idempotency::Once;
 use crate::http::access::policy::{Reader, Writer};
-use crate::http::bodies::answers::{given, list, time_field};
+use crate::http::bodies::answers::{given, list, not_null, time_field};
 use crate::http::bodies::extract::{JsonBody, Path, Query, idempotency_key};
 use crate::http::bodies::messages::{MessageBody, join, render_sent};
 use crate::http::bodies::parameters::{IdempotencyKeyHeader, PageQuery, optional_time};
@@ -35,14 +35,15 @@ pub struct SendMessage {
     /// The conversation to send to.
     #[schema(minimum = 1, maximum = 9_007_199_254_740_991_i64)]
     conversation_id: Option<i64>,
-    /// The text: 1 to 8,000 characters, stored byte for byte. U+0000 is refused.
-    #[schema(min_length = 1, max_length = 8000, pattern = r"^[^\u0000]*$")]
-    body: String,
+    /// The text: 1 to 8,000 characters, stored byte for byte. May be empty or absent if there are attachments. U+0000 is refused.
+    #[serde(default, deserialize_with = "not_null")]
+    #[schema(nullable = false, max_length = 8000, pattern = r"^[^\u0000]*$")]
+    body: Option<String>,
     /// The `seq` of the message that this one replies to, in the same conversation.
     #[schema(minimum = 1, maximum = 9_007_199_254_740_991_i64)]
     reply_to: Option<i64>,
-    /// Not available yet: must be absent or empty.
-    #[schema(max_items = 0)]
+    /// The files that the message holds, in this order: ids of attachments that the sender uploaded or may see.
+    #[schema(max_items = 10)]
     attachment_ids: Option<Vec<i64>>,
     /// The time at which the message is sent, at most one year from now. The message is then accepted with 202, and can be read
     /// and cancelled under `/api/scheduled`.
@@ -83,7 +84,7 @@ pub async fn send_message(
         sender_user_name: body.value.sender_user_name,
         recipient_user_name: body.value.recipient_user_name,
         conversation_id: body.value.conversation_id,
-        body: body.value.body,
+        body: body.value.body.unwrap_or_default(),
         reply_to: body.value.reply_to,
         attachment_ids: body.value.attachment_ids.unwrap_or_default(),
     };

@@ -1,0 +1,103 @@
+//! Attachments: uploaded files, and who may see them.
+//!
+//! Invariant: an attachment is visible to its uploader and to everybody who may see a message that holds it. For everybody else it
+//! does not exist.
+
+use crate::app::App;
+use crate::base::error::{Error, Result};
+use crate::domain::access::principal::Principal;
+use crate::domain::access::viewer::Viewer;
+use crate::domain::files::files::Files;
+use crate::store;
+use crate::store::db::Conn;
+pub use crate::store::files::attachments::{Attachment, Description};
+use crate::store::files::blobs::Blob;
+
+/// The parts of an attachment that can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The file.
+    File,
+    /// The thumbnail.
+    Thumbnail,
+}
+
+/// The bytes of one part of an attachment.
+#[derive(Clone, Debug)]
+pub struct Content {
+    /// The attachment.
+    pub attachment: i64,
+    /// The bytes.
+    pub blob: Blob,
+    /// Their media type.
+    pub content_type: String,
+    /// The name of the file. A thumbnail has none.
+    pub file_name: Option<String>,
+}
+
+/// The store of files.
+///
+/// # Errors
+/// 501 `files_not_configured`.
+pub fn files(app: &App) -> Result<&Files> {
+    app.files
+        .as_ref()
+        .ok_or(Error::NotConfigured { code: "files_not_configured", detail: "This server stores no files" })
+}
+
+/// Finds the bytes of a part of an attachment that the caller may see.
+///
+/// # Errors
+/// 404 `attachment_not_found`, also if it has no such part.
+pub async fn content(app: &App, principal: &Principal, id: i64, part: Part) -> Result<Content> {
+    let attachment =
+        app.db.read((principal.viewer(), id), |conn, (viewer, id)| Box::pin(visible(conn, *viewer, *id))).await?;
+    let Attachment { description, blob, thumbnail, .. } = attachment;
+    match part {
+        Part::File => Ok(Content {
+            attachment: id,
+            blob,
+            content_type: description.content_type,
+            file_name: description.file_name,
+        }),
+        Part::Thumbnail => {
+            let (blob, content_type) = thumbnail.ok_or_else(not_found)?;
+            Ok(Content { attachment: id, blob, content_type, file_name: None })
+        }
+    }
+}
+
+/// Checks again whether a caller may see an attachment, during a long download.
+///
+/// # Errors
+/// 404 `attachment_not_found`.
+pub async fn check_visible(app: &App, viewer: Viewer, id: i64) -> Result<()> {
+    app.db
+        .read((viewer, id), |conn, (viewer, id)| {
+            Box::pin(async move { if sees(conn, *viewer, *id).await? { Ok(()) } else { Err(not_found()) } })
+        })
+        .await
+}
+
+/// Reads an attachment that the viewer may see.
+///
+/// # Errors
+/// 404 `attachment_not_found`.
+pub async fn visible(conn: &mut Conn, viewer: Viewer, id: i64) -> Result<Attachment> {
+    if !sees(conn, viewer, id).await? {
+        return Err(not_found());
+    }
+    store::files::attachments::by_ids(conn, &[id]).await?.pop().ok_or_else(not_found)
+}
+
+async fn sees(conn: &mut Conn, viewer: Viewer, id: i64) -> Result<bool> {
+    match viewer {
+        Viewer::Everything => Ok(true),
+        Viewer::Person(user) => Ok(!store::files::attachments::visible_among(conn, user, &[id]).await?.is_empty()),
+    }
+}
+
+/// The error for an attachment that does not exist or that the caller may not see.
+pub fn not_found() -> Error {
+    Error::NotFound { code: "attachment_not_found", detail: "Attachment not found".into() }
+}

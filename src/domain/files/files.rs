@@ -1,0 +1,129 @@
+//! [`Files`]: the store of bytes, the pool that inspects media, and the limits of uploads.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Semaphore;
+
+use crate::base::error::{Error, Result};
+use crate::base::ids::UserId;
+use crate::blobs::{BlobError, Blobs, Location};
+use crate::media::{self, Inspected, Refusal};
+
+/// The default limit of one file, in bytes.
+pub const MAX_FILE_BYTES: u64 = 128 * 1_024 * 1_024;
+/// The default limit of the files of one user, in bytes.
+pub const MAX_USER_BYTES: i64 = 10 * 1_024 * 1_024 * 1_024;
+/// Maximum number of uploads of one user at the same time.
+const UPLOADS_PER_USER: usize = 6;
+/// Maximum number of uploads at the same time.
+const UPLOADS: usize = 64;
+/// Most images that are decoded at the same time. Each takes up to 200 MB of memory while it is decoded.
+const DECODERS: usize = 2;
+
+/// The settings of files.
+#[derive(Clone, Debug)]
+pub struct FileSettings {
+    /// Where the bytes are stored.
+    pub location: Location,
+    /// A local folder for uploads that are not complete yet.
+    pub spool: PathBuf,
+    /// The limit of one file, in bytes.
+    pub max_file_bytes: u64,
+    /// The limit of the files of one user, in bytes.
+    pub max_user_bytes: i64,
+    /// The limit of all files together, in bytes.
+    pub max_server_bytes: i64,
+}
+
+/// Everything that works with the bytes of files.
+pub struct Files {
+    /// The store of bytes.
+    pub blobs: Blobs,
+    /// The settings.
+    pub settings: FileSettings,
+    decoders: Arc<Semaphore>,
+    uploads: Arc<Mutex<HashMap<UserId, usize>>>,
+}
+
+impl Files {
+    /// Opens the store of bytes.
+    ///
+    /// # Errors
+    /// The store cannot be used.
+    pub async fn open(settings: FileSettings) -> Result<Self> {
+        let blobs = Blobs::open(&settings.location, &settings.spool).await.map_err(blob_error)?;
+        let decoders = std::thread::available_parallelism().map_or(1, usize::from).min(DECODERS);
+        Ok(Self { blobs, settings, decoders: Arc::new(Semaphore::new(decoders)), uploads: Arc::default() })
+    }
+
+    /// Permission for one more upload of a user.
+    ///
+    /// # Errors
+    /// 429 `too_many_uploads`; 503 if the whole server has too many.
+    pub fn begin_upload(&self, user: UserId) -> Result<UploadPermit> {
+        let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
+        if uploads.values().sum::<usize>() >= UPLOADS {
+            return Err(Error::unavailable("too many uploads are running"));
+        }
+        let own = uploads.entry(user).or_default();
+        if *own >= UPLOADS_PER_USER {
+            return Err(Error::RateLimited { code: "too_many_uploads", retry_after_s: 5 });
+        }
+        *own += 1;
+        Ok(UploadPermit { uploads: Arc::clone(&self.uploads), user })
+    }
+
+    /// Inspects an uploaded file on the pool for media. If metadata had to be removed, the clean file is written to `target`.
+    ///
+    /// # Errors
+    /// 422 `image_too_large`, `damaged_file`.
+    pub async fn inspect(&self, source: PathBuf, target: PathBuf) -> Result<Inspected> {
+        let _decoder = self.decoders.acquire().await.map_err(Error::internal)?;
+        let inspecting =
+            tokio::task::spawn_blocking(move || media::inspect(&source, &target, &media::Limits::default()));
+        inspecting.await.map_err(Error::internal)?.map_err(|refusal| match refusal {
+            Refusal::TooLarge(detail) => Error::Unusable { code: "image_too_large", detail: detail.into() },
+            Refusal::Damaged(detail) => Error::Unusable { code: "damaged_file", detail: detail.into() },
+            Refusal::Io(error) => storage_error(error),
+        })
+    }
+}
+
+/// Counts one upload of a user until it is dropped.
+pub struct UploadPermit {
+    uploads: Arc<Mutex<HashMap<UserId, usize>>>,
+    user: UserId,
+}
+
+impl Drop for UploadPermit {
+    fn drop(&mut self) {
+        let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = uploads.get_mut(&self.user) {
+            *own -= 1;
+            if *own == 0 {
+                uploads.remove(&self.user);
+            }
+        }
+    }
+}
+
+fn storage_error(error: std::io::Error) -> Error {
+    match error.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Error::StorageFull,
+        _ => Error::internal(error),
+    }
+}
+
+/// The error of the domain for an error of the store of bytes.
+pub fn blob_error(error: BlobError) -> Error {
+    match error {
+        BlobError::StorageFull(source) => {
+            tracing::error!(%source, "the storage for files is full");
+            Error::StorageFull
+        }
+        error @ BlobError::Unavailable(_) => Error::Unavailable { retry_after_s: 5, source: Box::new(error) },
+        error => Error::internal(error),
+    }
+}

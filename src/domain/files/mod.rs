@@ -1,0 +1,7 @@
+//! Files: uploads, who may see an attachment, and when its bytes are deleted.
+
+pub mod attachments;
+pub mod file_names;
+pub mod files;
+pub mod sweep;
+pub mod uploads;

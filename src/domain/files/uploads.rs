@@ -1,0 +1,261 @@
+//! Uploading a file.
+//!
+//! Invariants:
+//! - The bytes go to a local file while they arrive, never into memory as a whole.
+//! - The answer is sent after the bytes are on disk and the row of the attachment is committed. A crash before leaves at most bytes
+//!   whose row says that they were claimed, and [`sweep`](super::sweep) deletes them.
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+
+use super::attachments::{Attachment, Description, files};
+use super::file_names;
+use super::files::{FileSettings, Files, UploadPermit, blob_error};
+use crate::app::App;
+use crate::base::error::{Error, Result};
+use crate::blobs::{BlobName, SpoolFile, Spooled};
+use crate::domain::access::principal::Principal;
+use crate::domain::shared::idempotency::{KeyedAnswer, Once};
+use crate::media::Inspected;
+use crate::store;
+use crate::store::db::Conn;
+use crate::store::files::blobs::{Blob, Hash};
+
+/// How long an attachment that no message holds is kept.
+pub const UNSENT_MICROS: i64 = 24 * 3_600 * 1_000_000;
+
+/// What the uploader says about a file.
+#[derive(Clone, Debug, Default)]
+pub struct Stated {
+    /// The name of the file.
+    pub file_name: Option<String>,
+    /// Duration of audio or video, if the server cannot measure it.
+    pub duration_ms: Option<i64>,
+    /// The loudness of 64 equal parts, if the server cannot measure it.
+    pub waveform: Option<Vec<u8>>,
+}
+
+/// A file that is arriving.
+pub struct Incoming {
+    file: SpoolFile,
+    max_bytes: u64,
+    received_bytes: u64,
+    permit: UploadPermit,
+}
+
+/// A file that has arrived completely.
+pub struct Received {
+    spooled: Spooled,
+    _permit: UploadPermit,
+}
+
+/// Begins an upload of the caller. `announced_bytes` is the size that the request announces, if it does.
+///
+/// # Errors
+/// 403 `act_as_required`; 413 `file_too_large`, `file_quota_exceeded`; 429 `too_many_uploads`; 507 if the server has no room.
+pub async fn begin(app: &App, principal: &Principal, announced_bytes: Option<u64>) -> Result<Incoming> {
+    let person = principal.require_person()?.id;
+    let files = files(app)?;
+    let max_bytes = files.settings.max_file_bytes;
+    if announced_bytes.is_some_and(|bytes| bytes > max_bytes) {
+        return Err(too_large(max_bytes));
+    }
+    let permit = files.begin_upload(person)?;
+    let (own_bytes, all_bytes) = app
+        .db
+        .read(person, |conn, person| {
+            Box::pin(async move {
+                let own = store::files::usage::size_bytes(conn, *person).await?;
+                Ok((own, store::files::usage::size_bytes(conn, store::files::usage::SERVER).await?))
+            })
+        })
+        .await?;
+    let announced = i64::try_from(announced_bytes.unwrap_or_default()).unwrap_or(i64::MAX);
+    if own_bytes.saturating_add(announced) > files.settings.max_user_bytes {
+        return Err(over_quota());
+    }
+    if all_bytes.saturating_add(announced) > files.settings.max_server_bytes {
+        return Err(Error::StorageFull);
+    }
+    let file = files.blobs.spool().await.map_err(blob_error)?;
+    Ok(Incoming { file, max_bytes, received_bytes: 0, permit })
+}
+
+impl Incoming {
+    /// Writes the next bytes.
+    ///
+    /// # Errors
+    /// 413 `file_too_large`; 507 if the disk is full.
+    pub async fn write(&mut self, bytes: Bytes) -> Result<()> {
+        self.received_bytes += bytes.len() as u64;
+        if self.received_bytes > self.max_bytes {
+            return Err(too_large(self.max_bytes));
+        }
+        self.file.write(&bytes).await.map_err(blob_error)
+    }
+
+    /// Completes the file.
+    ///
+    /// # Errors
+    /// 422 for an empty file; 507 if the disk is full.
+    pub async fn finish(self) -> Result<Received> {
+        if self.received_bytes == 0 {
+            return Err(Error::invalid("file", "required", "must have at least one byte"));
+        }
+        Ok(Received { spooled: self.file.finish().await.map_err(blob_error)?, _permit: self.permit })
+    }
+}
+
+impl Received {
+    /// SHA-256 of the bytes that arrived.
+    pub const fn sha256(&self) -> &[u8; 32] {
+        &self.spooled.sha256
+    }
+}
+
+struct NewAttachment {
+    attachment: Attachment,
+    once: Once<Attachment>,
+    max_user_bytes: i64,
+    max_server_bytes: i64,
+}
+
+/// Makes an attachment of a file that has arrived.
+///
+/// # Errors
+/// 413 `file_quota_exceeded`; 422 `image_too_large`, `damaged_file`, `invalid_file_name`, `idempotency_key_reused`; 503 and 507 if
+/// the bytes cannot be stored.
+pub async fn create(
+    app: &App,
+    principal: &Principal,
+    received: Received,
+    stated: Stated,
+    once: Once<Attachment>,
+) -> Result<KeyedAnswer> {
+    let person = principal.require_person()?.id;
+    let files = files(app)?;
+    if let Some(name) = &stated.file_name {
+        file_names::check(name)?;
+    }
+    let now = app.clock.now();
+    let given = app.db.read((once.clone(), now), |conn, (once, now)| Box::pin(once.given(conn, *now))).await?;
+    if let Some(given) = given {
+        return Ok(given);
+    }
+    let (stored, inspected) = inspect(files, received.spooled).await?;
+    let blob = store_file(app, files, &stored).await?;
+    let thumbnail = match &inspected.thumbnail {
+        Some(thumbnail) => {
+            let bytes = Bytes::from(thumbnail.bytes.clone());
+            Some((store_bytes(app, files, bytes).await?, thumbnail.content_type.to_owned()))
+        }
+        None => None,
+    };
+    let attachment = Attachment {
+        description: describe(&inspected, &stated, blob.size_bytes, thumbnail.is_some()),
+        uploader_id: person,
+        blob,
+        thumbnail,
+        created_at: now,
+    };
+    let FileSettings { max_user_bytes, max_server_bytes, .. } = files.settings;
+    let new = NewAttachment { attachment, once, max_user_bytes, max_server_bytes };
+    app.db.write(new, |conn, new| Box::pin(insert(conn, new))).await
+}
+
+/// Inspects the file, and returns the file to store: the one that arrived, or one without its metadata.
+async fn inspect(files: &Files, spooled: Spooled) -> Result<(Spooled, Inspected)> {
+    let clean = files.blobs.spool().await.map_err(blob_error)?;
+    let inspected = files.inspect(spooled.path.clone(), clean.path().to_owned()).await?;
+    if inspected.cleaned {
+        return Ok((clean.finish_written().await.map_err(blob_error)?, inspected));
+    }
+    Ok((spooled, inspected))
+}
+
+/// Stores the bytes of a file, unless equal bytes are stored already.
+async fn store_file(app: &App, files: &Files, spooled: &Spooled) -> Result<Blob> {
+    let (blob, is_stored) = claim(app, spooled.sha256, spooled.size_bytes).await?;
+    if !is_stored {
+        files.blobs.put(&BlobName::new(blob.sha256, blob.id.0), &spooled.path).await.map_err(blob_error)?;
+    }
+    Ok(blob)
+}
+
+async fn store_bytes(app: &App, files: &Files, bytes: Bytes) -> Result<Blob> {
+    let (blob, is_stored) = claim(app, Sha256::digest(&bytes).into(), bytes.len() as u64).await?;
+    if !is_stored {
+        files.blobs.put_bytes(&BlobName::new(blob.sha256, blob.id.0), bytes).await.map_err(blob_error)?;
+    }
+    Ok(blob)
+}
+
+async fn claim(app: &App, sha256: Hash, size_bytes: u64) -> Result<(Blob, bool)> {
+    let input = (sha256, i64::try_from(size_bytes).map_err(Error::internal)?, app.clock.now());
+    app.db
+        .write(input, |conn, (sha256, size_bytes, now)| {
+            Box::pin(store::files::blobs::claim(conn, sha256, *size_bytes, *now))
+        })
+        .await
+}
+
+async fn insert(conn: &mut Conn, new: &NewAttachment) -> Result<KeyedAnswer> {
+    let NewAttachment { attachment, once, max_user_bytes, max_server_bytes } = new;
+    let now = attachment.created_at;
+    if let Some(given) = once.given(conn, now).await? {
+        return Ok(given);
+    }
+    let mut blobs = vec![attachment.blob];
+    blobs.extend(attachment.thumbnail.as_ref().map(|(blob, _)| *blob));
+    blobs.sort_unstable_by_key(|blob| blob.id);
+    if !store::files::blobs::lock(conn, &blobs).await? {
+        // The last attachment with equal bytes was deleted a moment ago.
+        return Err(Error::unavailable("the bytes of an upload are being deleted"));
+    }
+    for blob in blobs {
+        if !store::files::blobs::add_reference(conn, blob, *max_server_bytes).await? {
+            return Err(Error::StorageFull);
+        }
+    }
+    let uploader = attachment.uploader_id;
+    if !store::files::usage::add(conn, uploader, attachment.description.size_bytes, *max_user_bytes).await? {
+        return Err(over_quota());
+    }
+    let id = store::files::attachments::insert(conn, attachment, now.plus_micros(UNSENT_MICROS)).await?;
+    let mut made = attachment.clone();
+    made.description.id = id.0;
+    once.give(conn, now, &made, Some(uploader)).await
+}
+
+fn describe(inspected: &Inspected, stated: &Stated, size_bytes: i64, has_thumbnail: bool) -> Description {
+    let is_played = matches!(inspected.kind, crate::media::Kind::Audio | crate::media::Kind::Video);
+    let measured_duration = inspected.duration_ms.and_then(|duration| i64::try_from(duration).ok());
+    let stated_duration = stated.duration_ms.filter(|_| is_played && measured_duration.is_none());
+    let measured_waveform = inspected.waveform.map(|waveform| waveform.to_vec());
+    let is_audio = inspected.kind == crate::media::Kind::Audio;
+    let stated_waveform = stated.waveform.clone().filter(|_| is_audio && measured_waveform.is_none());
+    Description {
+        id: 0,
+        content_type: inspected.content_type.clone(),
+        file_name: stated.file_name.clone(),
+        size_bytes,
+        width: inspected.width.map(i64::from),
+        height: inspected.height.map(i64::from),
+        blurhash: inspected.blurhash.clone(),
+        measured: stated_duration.is_none() && stated_waveform.is_none(),
+        duration_ms: measured_duration.or(stated_duration),
+        waveform: measured_waveform.or(stated_waveform),
+        has_thumbnail,
+    }
+}
+
+fn too_large(max_bytes: u64) -> Error {
+    Error::TooLarge { code: "file_too_large", detail: format!("A file has at most {max_bytes} bytes").into() }
+}
+
+fn over_quota() -> Error {
+    Error::TooLarge {
+        code: "file_quota_exceeded",
+        detail: "Your files take all the space that one user has; delete messages with files first".into(),
+    }
+}

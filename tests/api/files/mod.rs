@@ -1,0 +1,5 @@
+//! Tests of the routes of `http/routes/files/`.
+
+mod attachments;
+mod bad_input;
+mod sweep;
