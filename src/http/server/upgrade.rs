@@ -1,4 +1,4 @@
-//! The parts of an HTTP connection that the session of a WebSocket takes over.
+//! The parts of an HTTP connection that a `SocketSession` takes over.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ impl ConnectionPermit {
     }
 }
 
-/// The parts that the session takes over.
+/// The parts that the socket session takes over.
 pub struct Upgrade {
     /// Answers the frames that stand for requests.
     pub edge: Edge,

@@ -61,7 +61,8 @@ pub fn presence_of(frame: ClientFrame) -> Result<presence::State, Vec<FieldError
     }
 }
 
-/// The request that a frame stands for, the `ref` of the frame, and whether the frame always gets a reply.
+/// Returns the request that a frame stands for, the `ref` of the frame, and a flag. If the flag is `false`, the frame gets a
+/// reply only if it has a `ref` or if the request fails.
 ///
 /// # Errors
 /// The fields that are invalid.

@@ -1,4 +1,4 @@
-//! The session of `/api/ws`: events and requests on one WebSocket (RFC 6455).
+//! The socket session of `/api/ws`: events and requests on one open WebSocket (RFC 6455).
 //!
 //! Invariants:
 //! - A frame is handled like a request, with the same rules, limits and errors. The frames of a socket are handled one at a time
@@ -62,7 +62,7 @@ const HEARTBEAT_MISSED: (u16, &str) = (4408, "nothing was received for two heart
 /// The handling of a frame. The result is the reply, if the frame gets one.
 type FrameWork = Pin<Box<dyn Future<Output = Option<String>> + Send>>;
 
-/// Why a session ends.
+/// Why a socket session ends.
 enum End {
     /// The server closes the socket, with this code and reason.
     Close((u16, &'static str)),
@@ -70,7 +70,7 @@ enum End {
     Gone,
 }
 
-/// An open WebSocket.
+/// The handling of one open WebSocket.
 pub struct SocketSession {
     /// Counts the socket as an open connection.
     _permit: ConnectionPermit,
@@ -89,12 +89,12 @@ pub struct SocketSession {
     /// The frames that wait, each with its size in bytes. `None` is a malformed frame.
     waiting: VecDeque<(usize, Option<ClientFrame>)>,
     waiting_bytes: usize,
-    /// If set, nothing more is read, and the session ends for this reason once all earlier frames are handled.
+    /// If set, nothing more is read, and the socket session ends for this reason once all earlier frames are handled.
     ending: Option<End>,
 }
 
 impl SocketSession {
-    /// Creates the session of a socket that has just been opened.
+    /// Creates the socket session of a WebSocket that has just been opened.
     pub fn new(state: HttpState, upgrade: (Edge, ConnectionPermit), lease: StreamLease, socket: WebSocket) -> Self {
         let now = Instant::now();
         let presence = state.live.arrive(lease.principal().viewer());
@@ -115,7 +115,7 @@ impl SocketSession {
         }
     }
 
-    /// Delivers events and handles frames until the session ends.
+    /// Delivers events and handles frames until the socket session ends.
     pub async fn run(mut self, subscription: Subscription, reset: Option<&'static str>) {
         let metrics = Arc::clone(&self.state.app.metrics);
         metrics.sockets.inc();
@@ -186,7 +186,7 @@ impl SocketSession {
         }
     }
 
-    /// Whether the next frame is read: the session is not ending, and the waiting frames are below both limits.
+    /// Whether the next frame is read: the socket session is not ending, and the waiting frames are below both limits.
     fn is_reading(&self) -> bool {
         self.ending.is_none()
             && self.waiting.len() < FRAMES_WAITING_LIMIT
@@ -248,7 +248,7 @@ impl SocketSession {
         (self.received_at.max(self.pinged_at) + heartbeat).min(self.received_at + heartbeat * 2 + HEARTBEAT_GRACE)
     }
 
-    /// Pings the client, or ends the session if nothing has been received for too long.
+    /// Pings the client, or ends the socket session if nothing has been received for too long.
     async fn check_heartbeat(&mut self, heartbeat: Duration) -> Result<(), End> {
         if self.received_at.elapsed() >= heartbeat * 2 + HEARTBEAT_GRACE {
             return Err(End::Close(HEARTBEAT_MISSED));
@@ -384,7 +384,7 @@ async fn frame_done(in_progress: &mut Option<FrameWork>) -> Option<String> {
     }
 }
 
-/// Waits for a write. Ends the session if the client does not read.
+/// Waits for a write. Ends the socket session if the client does not read.
 async fn write_or_end(
     write: impl Future<Output = Result<(), axum::Error>>,
     overflowed: impl Future<Output = ()>,

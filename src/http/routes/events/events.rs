@@ -42,7 +42,8 @@ pub struct Events<'a> {
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct PollStart {
-    /// The cursor after which events are returned: that of an event or of an earlier answer.
+    /// Returns the events after this cursor: that of an event or of an earlier answer. If absent, only events that happen
+    /// from now on.
     #[param(max_length = 64, example = "5f3a9c1e7b204d68-42")]
     after: Option<String>,
     /// The seconds to wait for an event. 0 if absent.
@@ -111,7 +112,7 @@ pub async fn poll_events(
     Ok(json_bytes(axum::http::StatusCode::OK, to_json(&body, size_bytes + 80)?))
 }
 
-/// The data of the event `hello`, the first one of a stream.
+/// The data of the event `hello`, which begins a stream. Only a `reset` comes before it.
 #[derive(Serialize, ToSchema)]
 pub struct Hello<'a> {
     /// The cursor at which the stream begins.
@@ -120,9 +121,10 @@ pub struct Hello<'a> {
 
 /// Stream events
 ///
-/// Sends events as server-sent events until the caller disconnects. `curl -N` shows them. The first event is `hello`. The `id`
-/// of an event is its cursor, so that the EventSource of a browser continues after a reconnect. The event `reset` means that
-/// events after the cursor are no longer stored: load the current state again.
+/// Sends events as server-sent events until the caller disconnects. `curl -N` shows them. The first event is `hello`, or
+/// `reset` and then `hello` if the cursor has expired. The `id` of an event is its cursor, so that the EventSource of a
+/// browser continues after a reconnect. The event `reset` means that events after the cursor are no longer stored: load the
+/// current state again.
 #[utoipa::path(
     get,
     path = "/api/events/stream",

@@ -1,4 +1,4 @@
-//! `/api/ws`: opens a WebSocket (RFC 6455). Its session is in `http/socket/`.
+//! `/api/ws`: opens a WebSocket (RFC 6455). `http/socket/` handles the open socket.
 
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::{Request, State};
@@ -21,10 +21,11 @@ use crate::live::Subscription;
 
 /// Open a WebSocket
 ///
-/// Delivers events and accepts requests as frames. The first frame of the server is
-/// `{"type": "hello", "cursor", "heartbeat_ms", "user_name"}`. Further frames of the server have the types `event`, `reply`,
-/// `reset` and `pong`. Frames of the client have the types `send`, `read`, `delivered`, `typing`, `presence` and `ping`. The
-/// token is sent in the header `Authorization`, in the cookie, or in the subprotocols `posthaste, <token>`.
+/// Delivers events and accepts requests as frames. The first frame of the server has the type `hello` and the fields `cursor`,
+/// `heartbeat_ms` and `user_name`. If the cursor in `after` has expired, a frame `reset` comes before it. A later `reset` is
+/// also followed by a new `hello`. Further frames of the server have the types `event`, `reply` and `pong`. Frames of the
+/// client have the types `send`, `read`, `delivered`, `typing`, `presence` and `ping`. Credentials are sent in the header
+/// `Authorization`, as the session cookie, or as the second of the subprotocols `posthaste, <token>`.
 #[utoipa::path(
     get,
     path = "/api/ws",
@@ -38,27 +39,27 @@ use crate::live::Subscription;
 pub async fn open_socket(
     State(state): State<HttpState>,
     Reader(principal): Reader,
-    upgrade: Upgrade,
+    connection_parts: Upgrade,
     headers: HeaderMap,
     Query(StreamStart { after }): Query<StreamStart>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let Upgrade { edge, permit } = upgrade;
-    let upgrade = websocket(&state, request).await?;
+    let Upgrade { edge, permit } = connection_parts;
+    let handshake = websocket(&state, request).await?;
     let lease = StreamLease::new(&state, &headers, principal.clone())?;
     let opened = match Subscription::open(&state.live, &principal, after.as_deref()).await {
         Err(Error::Gone { code, .. }) => (Subscription::open(&state.live, &principal, None).await?, Some(code)),
         opened => (opened?, None),
     };
     let (subscription, reset) = opened;
-    let upgrade = upgrade
+    let handshake = handshake
         .protocols([SUBPROTOCOL])
         .max_message_size(FRAME_LIMIT_BYTES)
         .max_frame_size(FRAME_LIMIT_BYTES)
         .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(WRITE_BUFFER_BYTES);
     let span = Span::current();
-    Ok(upgrade.on_upgrade(move |socket| {
+    Ok(handshake.on_upgrade(move |socket| {
         let session = SocketSession::new(state, (edge, permit), lease, socket);
         log_panic("socket", Box::pin(session.run(subscription, reset))).instrument(span)
     }))
