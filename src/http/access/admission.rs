@@ -78,7 +78,7 @@ pub async fn admit(state: &HttpState, request: &mut Request) -> (Decision, Resul
             request.extensions_mut().insert(principal);
             (key, Ok(()))
         }
-        Err(problem) if public && problem.is_refusal() => (Some(LimitKey::Address(address)), Ok(())),
+        Err(problem) if public && problem.refuses_caller() => (Some(LimitKey::Address(address)), Ok(())),
         Err(problem) => (Some(LimitKey::Address(address)), Err(problem)),
     };
     let decision = key.map_or(Decision::UNLIMITED, |key| state.limits.check(key));

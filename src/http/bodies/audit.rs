@@ -12,7 +12,7 @@ use crate::domain::identity::audit::Entry;
 pub struct AuditBody<'a> {
     #[schema(value_type = String, format = DateTime, example = "2026-11-22T08:30:00.123456Z")]
     at: Timestamp,
-    /// The action, as a stable identifier.
+    /// A stable identifier of the action.
     #[schema(example = "session.created")]
     action: &'a str,
     /// The id of the user who did this. Null for an API key that acts as no user, and for the command line.

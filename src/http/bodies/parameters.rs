@@ -1,6 +1,7 @@
-//! Parameters of paths and queries that several routes share. Each struct parses its parameters and documents them.
+//! Parameters that several routes share.
 //!
-//! Invariant: the documentation of a parameter is on the field that it is parsed into.
+//! Invariant: a struct for a path or a query parses its parameters, and the comment of each field is the documentation of that
+//! parameter. [`IdempotencyKeyHeader`], [`IdSchema`] and [`LimitSchema`] parse nothing: they are only for the OpenAPI document.
 
 use std::time::Duration;
 
@@ -15,31 +16,32 @@ use crate::domain::shared::pagination::{Limit, MAX_LIMIT};
 /// The longest wait of a long poll.
 pub const MAX_WAIT: Duration = Duration::from_secs(60);
 
-/// The largest integer that JavaScript represents exactly. Ids and seqs are not larger.
-const MAX_EXACT_INTEGER: i64 = 9_007_199_254_740_991;
+/// `Number.MAX_SAFE_INTEGER` of JavaScript. Ids and seqs are not larger.
+const MAX_SAFE_INTEGER: i64 = 9_007_199_254_740_991;
 
-/// The page of a list.
+/// Query parameters that select a page of a list.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct PageQuery {
-    /// The number of entries on the page. 50 if absent.
+    /// The maximum number of entries on the page. 50 if absent.
     #[serde(default, deserialize_with = "limit")]
     #[param(value_type = Option<LimitSchema>, inline)]
     pub limit: Limit,
-    /// Marks the beginning of the page. Use the link in the `Link` header of the previous page unchanged.
+    /// Where the page begins. If absent, at the start of the list. The `Link` header of a page has the path of the next
+    /// page, with this parameter: request that path unchanged.
     pub cursor: Option<String>,
 }
 
-/// The start of a stream of events.
+/// The query parameter that says after which event a stream begins.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct StreamStart {
-    /// The cursor after which events are delivered.
+    /// Delivers the events after this cursor. If absent, only events that happen from now on.
     #[param(max_length = 64)]
     pub after: Option<String>,
 }
 
-/// A user.
+/// Path parameter of a route about one user.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct UserPath {
@@ -48,7 +50,7 @@ pub struct UserPath {
     pub user_name: String,
 }
 
-/// The caller's own user.
+/// Path parameter of a route about the caller's own user.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct OwnUserPath {
@@ -57,7 +59,7 @@ pub struct OwnUserPath {
     pub user_name: String,
 }
 
-/// An attachment.
+/// Path parameter of a route about one attachment.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct AttachmentPath {
@@ -66,7 +68,7 @@ pub struct AttachmentPath {
     pub id: i64,
 }
 
-/// A conversation.
+/// Path parameter of a route about one conversation.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct ConversationPath {
@@ -75,7 +77,7 @@ pub struct ConversationPath {
     pub id: i64,
 }
 
-/// A group.
+/// Path parameter of a route about one group.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct GroupPath {
@@ -84,7 +86,7 @@ pub struct GroupPath {
     pub id: i64,
 }
 
-/// A message of a conversation.
+/// Path parameters of a route about one message of a conversation.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct MessagePath {
@@ -128,7 +130,7 @@ impl PartialSchema for IdSchema {
             .schema_type(Type::Integer)
             .format(Some(SchemaFormat::KnownFormat(KnownFormat::Int64)))
             .minimum(Some(1))
-            .maximum(Some(MAX_EXACT_INTEGER));
+            .maximum(Some(MAX_SAFE_INTEGER));
         number.into()
     }
 }

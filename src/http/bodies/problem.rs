@@ -1,7 +1,8 @@
-//! Error answers as problem documents (RFC 9457). This is the only file that maps errors to HTTP statuses.
+//! Error answers as problem documents (RFC 9457). This is the only file that maps [`Error`] to HTTP statuses.
 //!
-//! Invariant: a problem document contains only fixed text and the names of the caller's own fields. The cause of an error
-//! goes to the log, once, with the request id. The edge renders the document, because it knows the request id.
+//! Invariant: a problem document never contains stored data or the value of a field. Beside fixed text it has only the names of
+//! fields, scopes, methods, tasks and allowed values, limits, waiting times and the request id. The cause of an error goes
+//! to the log, once, with the request id. The edge renders the document, because it knows the request id.
 
 use std::borrow::Cow;
 
@@ -105,8 +106,8 @@ impl Problem {
         Self::new(StatusCode::TOO_MANY_REQUESTS, code, detail).retry_after_s(retry_after_s)
     }
 
-    /// Whether the status is 401 or 403: the caller was refused, and neither the request nor the server has a fault.
-    pub fn is_refusal(&self) -> bool {
+    /// Whether the caller was refused: the status is 401 or 403. A public route is then answered as without credentials.
+    pub fn refuses_caller(&self) -> bool {
         matches!(self.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
     }
 
@@ -236,7 +237,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn details_are_sentences() {
+    fn details_name_the_numbers_and_fields() {
         let detail = |problem: Problem| problem.detail;
         assert_eq!(
             detail(Problem::too_many("rate_limited", "requests", 1)),

@@ -28,7 +28,7 @@ use crate::http::routes::people::friends::{FriendState, RequestDirection};
     info(
         title = "Posthaste",
         description = "A self-hosted messaging API. Errors are problem documents (RFC 9457). Lists are JSON arrays; the \
-                       Link header has the address of the next page. Times are in RFC 3339 format, in UTC with \
+                       Link header has the path of the next page. Times are in RFC 3339 format, in UTC with \
                        microseconds.",
         license(name = "MIT", identifier = "MIT"),
     ),

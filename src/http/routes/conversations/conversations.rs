@@ -30,7 +30,7 @@ const CONVERSATION_BYTES: usize = 1_600;
     path = "/api/conversations",
     tag = "conversations",
     params(PageQuery),
-    responses((status = 200, description = "The conversations. `Link` has the address of the next page, if there is one.", body = Vec<ConversationBody<'_>>, headers(
+    responses((status = 200, description = "The conversations. `Link` has the path of the next page, if there is one.", body = Vec<ConversationBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/conversations?…>; rel=\"next\"`"),
     ))),
 )]

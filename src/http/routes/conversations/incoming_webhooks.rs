@@ -88,7 +88,7 @@ fn render_created(made: &Made) -> DomainResult<StoredAnswer> {
     tag = "integrations",
     params(GroupPath, PageQuery),
     responses(
-        (status = 200, description = "The incoming webhooks. `Link` has the address of the next page, if there is one.", body = Vec<IncomingWebhookBody<'_>>, headers(
+        (status = 200, description = "The incoming webhooks. `Link` has the path of the next page, if there is one.", body = Vec<IncomingWebhookBody<'_>>, headers(
             ("Link" = Option<String>, description = "`</api/conversations/…/incoming-webhooks?…>; rel=\"next\"`"),
         )),
         (status = 403, description = "`insufficient_role`: the role of the caller does not allow this."),
@@ -108,7 +108,7 @@ pub async fn list_incoming_webhooks(
     Ok(list(to_json(&bodies, 240 * bodies.len())?, uri.path(), next_page(page.next, limit, [])))
 }
 
-/// An incoming webhook of a group.
+/// Path parameters of a route about one incoming webhook of a group.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct IncomingWebhookPath {
@@ -161,7 +161,7 @@ pub struct IncomingForm {
     payload: String,
 }
 
-/// The address of an incoming webhook.
+/// Path parameter of the address of an incoming webhook.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct HookPath {

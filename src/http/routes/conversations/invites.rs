@@ -83,7 +83,7 @@ fn render_created(made: &Made) -> DomainResult<StoredAnswer> {
     tag = "conversations",
     params(GroupPath, PageQuery),
     responses(
-        (status = 200, description = "The invites. `Link` has the address of the next page, if there is one.", body = Vec<InviteBody<'_>>, headers(
+        (status = 200, description = "The invites. `Link` has the path of the next page, if there is one.", body = Vec<InviteBody<'_>>, headers(
             ("Link" = Option<String>, description = "`</api/conversations/…/invites?…>; rel=\"next\"`"),
         )),
         (status = 403, description = "`insufficient_role`: the role of the caller does not allow this."),
@@ -102,7 +102,7 @@ pub async fn list_invites(
     Ok(list(to_json(&bodies, 240 * bodies.len())?, uri.path(), next_page(page.next, limit, [])))
 }
 
-/// An invite into a group.
+/// Path parameters of a route about one invite into a group.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct InvitePath {
@@ -153,7 +153,7 @@ pub struct GroupPreview<'a> {
     member_count: i64,
 }
 
-/// An invite, identified by its code.
+/// Path parameter of a route about an invite, identified by its code.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct InviteCodePath {

@@ -47,7 +47,7 @@ impl<'a> MemberBody<'a> {
     path = "/api/conversations/{id}/members",
     tag = "conversations",
     params(ConversationPath, PageQuery),
-    responses((status = 200, description = "The members. `Link` has the address of the next page, if there is one.", body = Vec<MemberBody<'_>>, headers(
+    responses((status = 200, description = "The members. `Link` has the path of the next page, if there is one.", body = Vec<MemberBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/conversations/…/members?…>; rel=\"next\"`"),
     ))),
 )]
@@ -74,7 +74,7 @@ pub struct MemberRole {
     role: Option<RoleWord>,
 }
 
-/// A member of a group.
+/// Path parameters of a route about one member of a group.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct MemberPath {

@@ -101,7 +101,7 @@ impl<'a> DeliveryBody<'a> {
     path = "/api/webhooks",
     tag = "integrations",
     params(PageQuery),
-    responses((status = 200, description = "The webhooks. `Link` has the address of the next page, if there is one.", body = Vec<WebhookBody<'_>>, headers(
+    responses((status = 200, description = "The webhooks. `Link` has the path of the next page, if there is one.", body = Vec<WebhookBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/webhooks?…>; rel=\"next\"`"),
     ))),
 )]
@@ -187,7 +187,7 @@ pub struct WebhookChangesBody {
     enabled: Option<bool>,
 }
 
-/// A webhook.
+/// Path parameter of a route about one webhook.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct WebhookPath {
@@ -249,7 +249,7 @@ pub async fn delete_webhook(
     path = "/api/webhooks/{id}/deliveries",
     tag = "integrations",
     params(WebhookPath, PageQuery),
-    responses((status = 200, description = "The deliveries. `Link` has the address of the next page, if there is one.", body = Vec<DeliveryBody<'_>>, headers(
+    responses((status = 200, description = "The deliveries. `Link` has the path of the next page, if there is one.", body = Vec<DeliveryBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/webhooks/1/deliveries?…>; rel=\"next\"`"),
     ))),
 )]

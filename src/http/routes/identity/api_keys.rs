@@ -79,7 +79,7 @@ impl<'a> ApiKeyBody<'a> {
     path = "/api/api-keys",
     tag = "administration",
     params(PageQuery),
-    responses((status = 200, description = "The keys. `Link` has the address of the next page, if there is one.", body = Vec<ApiKeyBody<'_>>, headers(
+    responses((status = 200, description = "The keys. `Link` has the path of the next page, if there is one.", body = Vec<ApiKeyBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/api-keys?…>; rel=\"next\"`"),
     ))),
 )]
@@ -146,7 +146,7 @@ fn render_created(made: &Made) -> DomainResult<StoredAnswer> {
     Ok(StoredAnswer { status: StatusCode::CREATED.as_u16(), location: None, body })
 }
 
-/// An API key.
+/// Path parameter of a route about one API key.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct ApiKeyPath {

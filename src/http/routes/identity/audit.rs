@@ -21,7 +21,7 @@ use crate::http::state::HttpState;
     path = "/api/admin/audit",
     tag = "administration",
     params(PageQuery),
-    responses((status = 200, description = "The entries. `Link` has the address of the next page, if there is one.", body = Vec<AuditBody<'_>>, headers(
+    responses((status = 200, description = "The entries. `Link` has the path of the next page, if there is one.", body = Vec<AuditBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/admin/audit?…>; rel=\"next\"`"),
     ))),
 )]

@@ -104,7 +104,7 @@ pub struct NewPassword {
     new_password: String,
 }
 
-/// A password reset, identified by its code.
+/// Path parameter of a route about one password reset.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct PasswordResetPath {
@@ -159,7 +159,7 @@ pub async fn request_email_confirmation(
     Ok(accepted())
 }
 
-/// The confirmation of an email address, identified by its code.
+/// Path parameter of a route about the confirmation of one email address.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct EmailConfirmationPath {

@@ -121,7 +121,7 @@ fn set_cookie(state: &HttpState, response: &mut Response, value: &str, lasts_s: 
     path = "/api/sessions",
     tag = "sessions",
     params(PageQuery),
-    responses((status = 200, description = "The sessions. `Link` has the address of the next page, if there is one.", body = Vec<SessionBody<'_>>, headers(
+    responses((status = 200, description = "The sessions. `Link` has the path of the next page, if there is one.", body = Vec<SessionBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/sessions?…>; rel=\"next\"`"),
     ))),
 )]
@@ -138,7 +138,7 @@ pub async fn list_sessions(
     Ok(list(to_json(&bodies, 320 * bodies.len())?, uri.path(), next_page(page.next, limit, [])))
 }
 
-/// A session.
+/// Path parameter of a route about one session.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct SessionPath {

@@ -38,7 +38,7 @@ pub struct UserSearch {
     path = "/api/users",
     tag = "users",
     params(UserSearch, PageQuery),
-    responses((status = 200, description = "The users. `Link` has the address of the next page, if there is one.", body = Vec<UserBody<'_>>, headers(
+    responses((status = 200, description = "The users. `Link` has the path of the next page, if there is one.", body = Vec<UserBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/users?…>; rel=\"next\"`"),
     ))),
 )]

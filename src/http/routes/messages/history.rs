@@ -56,7 +56,7 @@ pub struct HistoryPlace {
     /// Messages from this date (in UTC) or this time on.
     #[param(value_type = Option<String>, example = "2026-11-22")]
     date: Option<Date>,
-    /// The number of entries on the page. 50 if absent.
+    /// The maximum number of entries on the page. 50 if absent.
     #[serde(default, deserialize_with = "limit")]
     #[param(value_type = Option<LimitSchema>, inline)]
     limit: Limit,
@@ -70,7 +70,7 @@ pub struct HistoryPlace {
     path = "/api/conversations/{id}/messages",
     tag = "conversations",
     params(ConversationPath, HistoryPlace),
-    responses((status = 200, description = "The messages, ordered by `seq`. `Link` has the address of the next page, if there is one: the page with older messages, or with newer ones for `after`.", body = Vec<MessageBody<'_>>, headers(
+    responses((status = 200, description = "The messages, ordered by `seq`. `Link` has the path of the next page, if there is one: the page with older messages, or with newer ones for `after`.", body = Vec<MessageBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/conversations/…>; rel=\"next\"`"),
     ))),
 )]

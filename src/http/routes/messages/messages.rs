@@ -97,7 +97,7 @@ pub async fn send_message(
     Ok(given(messages::send(&state.app, &principal, new, once).await?))
 }
 
-/// The user of a timeline.
+/// Path parameter of a route about the timeline of one user.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct TimelinePath {
@@ -137,7 +137,7 @@ pub struct TimelineFilter {
     path = "/api/messages/{user_name}",
     tag = "messages",
     params(TimelinePath, TimelineFilter, PageQuery),
-    responses((status = 200, description = "The messages, ordered by `timestamp_sent` and `id`. `Link` has the address of the next page, if there is one. It keeps the time range of the first page.", body = Vec<MessageBody<'_>>, headers(
+    responses((status = 200, description = "The messages, ordered by `timestamp_sent` and `id`. `Link` has the path of the next page, if there is one. It keeps the time range of the first page.", body = Vec<MessageBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/messages/…>; rel=\"next\"`"),
     ))),
 )]

@@ -64,7 +64,7 @@ pub async fn unpin_message(
     path = "/api/conversations/{id}/pins",
     tag = "conversations",
     params(ConversationPath, PageQuery),
-    responses((status = 200, description = "The messages. `Link` has the address of the next page, if there is one.", body = Vec<MessageBody<'_>>, headers(
+    responses((status = 200, description = "The messages. `Link` has the path of the next page, if there is one.", body = Vec<MessageBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/conversations/…>; rel=\"next\"`"),
     ))),
 )]

@@ -30,7 +30,7 @@ pub struct NamedReaction<'a> {
     user_names: &'a [String],
 }
 
-/// A reaction to a message.
+/// Path parameters of a route about one reaction to a message.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct ReactionPath {

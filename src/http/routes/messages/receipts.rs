@@ -105,7 +105,7 @@ pub struct ReceiptBody<'a> {
     path = "/api/conversations/{id}/messages/{seq}/receipts",
     tag = "conversations",
     params(MessagePath, PageQuery),
-    responses((status = 200, description = "The members. `Link` has the address of the next page, if there is one.", body = Vec<ReceiptBody<'_>>, headers(
+    responses((status = 200, description = "The members. `Link` has the path of the next page, if there is one.", body = Vec<ReceiptBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/conversations/…>; rel=\"next\"`"),
     ))),
 )]

@@ -71,7 +71,7 @@ pub struct SearchFilter {
     tag = "messages",
     params(SearchFilter, PageQuery),
     responses(
-        (status = 200, description = "The matching messages, newest first. `Link` has the address of the next page, if there is one.", body = Vec<SearchHit<'_>>, headers(
+        (status = 200, description = "The matching messages, newest first. `Link` has the path of the next page, if there is one.", body = Vec<SearchHit<'_>>, headers(
             ("Link" = Option<String>, description = "`</api/search/messages?…>; rel=\"next\"`"),
         )),
         (status = 404, description = "`conversation_not_found`: the caller can see no conversation with this `conversation_id`."),

@@ -18,7 +18,7 @@ use crate::http::bodies::problem::Problem;
 use crate::http::bodies::users::Role;
 use crate::http::state::HttpState;
 
-/// A user.
+/// Path parameter of a route about the account of one user.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct AccountPath {

@@ -110,7 +110,7 @@ struct MarkData<'a> {
     at: Option<Timestamp>,
 }
 
-/// The user whose data is exported.
+/// Path parameter of the route that exports the data of a user.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct ExportPath {

@@ -59,7 +59,7 @@ async fn list_users(
     path = "/api/friends",
     tag = "people",
     params(PageQuery),
-    responses((status = 200, description = "The friends. `Link` has the address of the next page, if there is one.", body = Vec<UserBody<'_>>, headers(
+    responses((status = 200, description = "The friends. `Link` has the path of the next page, if there is one.", body = Vec<UserBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/friends?…>; rel=\"next\"`"),
     ))),
 )]
@@ -100,7 +100,7 @@ pub struct RequestFilter {
     path = "/api/friends/requests",
     tag = "people",
     params(RequestFilter, PageQuery),
-    responses((status = 200, description = "The users. `Link` has the address of the next page, if there is one.", body = Vec<UserBody<'_>>, headers(
+    responses((status = 200, description = "The users. `Link` has the path of the next page, if there is one.", body = Vec<UserBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/friends/requests?…>; rel=\"next\"`"),
     ))),
 )]
@@ -117,7 +117,7 @@ pub async fn list_friend_requests(
     list_users(state, principal, which, &uri, page, Some(direction)).await
 }
 
-/// Another user.
+/// Path parameter of a route about a friend or a friend request.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct FriendPath {
@@ -177,7 +177,7 @@ pub async fn delete_friend(
     path = "/api/blocks",
     tag = "people",
     params(PageQuery),
-    responses((status = 200, description = "The users. `Link` has the address of the next page, if there is one.", body = Vec<UserBody<'_>>, headers(
+    responses((status = 200, description = "The users. `Link` has the path of the next page, if there is one.", body = Vec<UserBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/blocks?…>; rel=\"next\"`"),
     ))),
 )]
@@ -190,7 +190,7 @@ pub async fn list_blocks(
     list_users(state, principal, Which::Blocked, &uri, page, None).await
 }
 
-/// A user to block or unblock.
+/// Path parameter of a route that blocks or unblocks a user.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct BlockPath {

@@ -112,7 +112,7 @@ pub struct ReportFilter {
     path = "/api/admin/reports",
     tag = "administration",
     params(ReportFilter, PageQuery),
-    responses((status = 200, description = "The reports. `Link` has the address of the next page, if there is one.", body = Vec<ReviewedReport<'_>>, headers(
+    responses((status = 200, description = "The reports. `Link` has the path of the next page, if there is one.", body = Vec<ReviewedReport<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/admin/reports?…>; rel=\"next\"`"),
     ))),
 )]

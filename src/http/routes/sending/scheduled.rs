@@ -23,7 +23,7 @@ use crate::http::state::HttpState;
     path = "/api/scheduled",
     tag = "messages",
     params(PageQuery),
-    responses((status = 200, description = "The messages. `Link` has the address of the next page, if there is one.", body = Vec<ScheduledBody<'_>>, headers(
+    responses((status = 200, description = "The messages. `Link` has the path of the next page, if there is one.", body = Vec<ScheduledBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/scheduled?…>; rel=\"next\"`"),
     ))),
 )]
@@ -38,7 +38,7 @@ pub async fn list_scheduled(
     Ok(list(to_json(&bodies, 400 * bodies.len())?, uri.path(), next_page(page.next, limit, [])))
 }
 
-/// A scheduled message.
+/// Path parameter of a route about one scheduled message.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct ScheduledPath {
