@@ -1,7 +1,7 @@
 //! The error type of all layers.
 //!
-//! Invariant: the parts that a caller may read (`code`, `detail`) are separate from the parts that only the log may contain
-//! (the source of [`Error::Internal`] and [`Error::Unavailable`]).
+//! Invariant: callers see only codes, details, the invalid fields and waiting times. All other parts of an error (sources,
+//! constraints, columns, values, rows) are for the log.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,7 +12,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// A cause that is written to the log only.
 pub type Source = Box<dyn std::error::Error + Send + Sync>;
 
-/// Maximum number of characters of a stored word that an error shows.
+/// If a column contains an unknown word, the error shows at most this many characters of the word.
 const SHOWN_WORD_CHARACTERS: usize = 40;
 
 /// The reason why one field is invalid.
@@ -50,18 +50,18 @@ pub enum Error {
     /// The credentials are missing or invalid.
     #[error("unauthenticated")]
     Unauthenticated,
-    /// A log-in failed, or needs another factor.
+    /// A log-in failed, or needs a second factor.
     #[error("log-in failed: {code}")]
     LogInFailed {
-        /// The reason, as a stable identifier.
+        /// A stable identifier of the reason, such as `invalid_credentials`.
         code: &'static str,
-        /// The reason and what to do, as a sentence.
+        /// A sentence that says what is wrong or what to do.
         detail: &'static str,
     },
     /// Too many attempts.
     #[error("rate limited: {code}")]
     RateLimited {
-        /// The limit, as a stable identifier.
+        /// A stable identifier of the limit, such as `too_many_attempts`.
         code: &'static str,
         /// Seconds until the next attempt is allowed.
         retry_after_s: u32,
@@ -69,41 +69,41 @@ pub enum Error {
     /// The request conflicts with the stored state.
     #[error("conflict: {code}")]
     Conflict {
-        /// The conflict, as a stable identifier.
+        /// A stable identifier of the conflict, such as `user_name_taken`.
         code: &'static str,
-        /// The conflict, as a sentence.
+        /// A sentence that describes the conflict.
         detail: Cow<'static, str>,
     },
     /// The operation needs an option that the operator has not set.
     #[error("not configured: {code}")]
     NotConfigured {
-        /// The missing part, as a stable identifier.
+        /// A stable identifier of what is not configured, such as `mail_not_configured`.
         code: &'static str,
-        /// The missing part, as a sentence.
+        /// A sentence that names the missing option.
         detail: &'static str,
     },
     /// The caller may see the object but may not do this to it.
     #[error("forbidden: {code}")]
     Forbidden {
-        /// The reason, as a stable identifier.
+        /// A stable identifier of the reason, such as `insufficient_role`.
         code: &'static str,
-        /// The reason, as a sentence.
+        /// A sentence that gives the reason.
         detail: Cow<'static, str>,
     },
     /// The object does not exist, or the caller may not know that it exists.
     #[error("not found: {code}")]
     NotFound {
-        /// The missing object, as a stable identifier.
+        /// A stable identifier of what is missing, such as `conversation_not_found`.
         code: &'static str,
-        /// The missing object, as a sentence.
+        /// A sentence that says what is missing.
         detail: Cow<'static, str>,
     },
     /// The object existed and is no longer stored.
     #[error("gone: {code}")]
     Gone {
-        /// The object, as a stable identifier.
+        /// A stable identifier of what is gone, such as `cursor_expired`.
         code: &'static str,
-        /// The reason and what to do, as a sentence.
+        /// A sentence that gives the reason and says what to do.
         detail: &'static str,
     },
     /// The request is too large, or needs more space than the caller has.
@@ -139,7 +139,8 @@ pub enum Error {
     /// The disk is full, or the quota of the database is used up.
     #[error("storage full")]
     StorageFull,
-    /// A row with this key already exists. The store returns this error and the domain translates it.
+    /// A row with this key already exists. The store returns this error, and the domain replaces it with one for the
+    /// caller.
     #[error("duplicate: {constraint}")]
     Duplicate {
         /// The name of the constraint, or its columns if the database gives no name.
@@ -159,15 +160,15 @@ pub enum Error {
         /// The cause, for the log.
         source: Source,
     },
-    /// A column contains a value that this version does not know: the row is damaged, or another program wrote it. Readers
-    /// get this error and never a guessed value.
+    /// A column contains a value that this version does not know: the row is damaged, or another program wrote it. Code
+    /// that reads the column returns this error. It never guesses a value.
     #[error("{column} contains {value}{row}, which this version does not know")]
     UnknownValue {
         /// The table and the column, for the log.
         column: &'static str,
         /// A description of the value, for the log.
         value: String,
-        /// A description of the row, for the log. Empty until [`Error::in_row`].
+        /// A description of the row, for the log. Empty until [`Error::in_row`] sets it.
         row: String,
     },
     /// A fault of the server.

@@ -224,7 +224,7 @@ fn name_taken() -> Error {
     }
 }
 
-/// Translates the violation of a unique constraint into an error for the caller.
+/// Replaces the violation of a unique constraint with an error for the caller.
 fn taken(error: Error) -> Error {
     match error {
         Error::Duplicate { constraint } if constraint == "users_user_name_key" => name_taken(),
