@@ -5,8 +5,8 @@
 //!   an error, either nothing was committed or the outcome of the commit is unknown.
 //! - A unit of work is a function that borrows its input, because a driver may run it again. It awaits only its own
 //!   statements.
-//! - SQL is written in one form: parameters are `$1`, tables are `messaging.name`, lists are `= ANY($1)`. Only the drivers
-//!   translate this form where their database needs another one.
+//! - SQL is written in one form: parameters are `$1`, tables are `messaging.name`, lists are `= ANY($1)`. The SQLite
+//!   driver rewrites this form. A function has a text for each database only where one text cannot serve both.
 //! - Only `sqlite/` names rusqlite, and only `postgres/` names tokio_postgres.
 
 pub mod batches;

@@ -7,7 +7,7 @@
 //! - A seeded generator makes random tests repeatable, and `Timestamp` reads and writes times.
 //! - Tests run one step of a task themselves: housekeeping, scheduled sends, search sorting, presence.
 //! - Tests cause what no request can cause, or check what no answer shows: an answer that cannot be rendered, a failing unit of
-//!   work, the audience of an event on generated rows, the translation of SQL for SQLite.
+//!   work, the audience of an event on generated rows, the rewriting of SQL for SQLite.
 
 mod conversations;
 mod documentation;

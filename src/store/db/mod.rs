@@ -204,7 +204,7 @@ impl Db {
     /// copies the write-ahead log into it and truncates the log. Does nothing on PostgreSQL.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when readers or another process kept the log in use for too long.
+    /// [`Error::Unavailable`] when readers or another process kept the write-ahead log in use for too long.
     pub async fn flush(&self) -> Result<()> {
         match self {
             Self::Sqlite(database) => database.flush().await,
@@ -290,7 +290,7 @@ impl Conn {
     /// Runs a query and returns what `read` returns for each row.
     ///
     /// # Errors
-    /// Errors of the database, translated, and errors of `read`.
+    /// Errors of the database, and errors of `read`.
     pub async fn rows<T>(
         &mut self,
         sql: &'static str,
@@ -399,7 +399,7 @@ impl Conn {
     /// Runs a statement that returns no rows, and returns the number of rows that it changed.
     ///
     /// # Errors
-    /// Errors of the database, translated.
+    /// Errors of the database.
     pub async fn execute(&mut self, sql: &'static str, parameters: &[Value<'_>]) -> Result<u64> {
         match self {
             Self::Sqlite(connection) => connection.execute(sql, parameters),
@@ -410,7 +410,7 @@ impl Conn {
     /// Runs a script of several statements without parameters. For migrations and copies.
     ///
     /// # Errors
-    /// Errors of the database, translated.
+    /// Errors of the database.
     pub async fn script(&mut self, sql: &str) -> Result<()> {
         match self {
             Self::Sqlite(connection) => connection.script(sql),

@@ -1,4 +1,4 @@
-//! Translates PostgreSQL's errors, and decides for each error which connections must not be used again.
+//! Converts PostgreSQL's errors to [`Error`], and decides for each error which connections must not be used again.
 //!
 //! Invariant: an error that can disappear without a change of this program or its data is [`Error::Unavailable`] or
 //! [`Error::Rerun`], never [`Error::Internal`]. Only this file knows SQLSTATEs.
@@ -24,7 +24,7 @@ pub enum Affected {
     Pool,
 }
 
-/// A translated error, and what must not be used again after it.
+/// The error for the caller, and what must not be used again after it.
 pub struct Fault {
     /// The error for the caller.
     pub error: Error,
@@ -44,7 +44,7 @@ pub fn proves_rollback(error: &tokio_postgres::Error) -> bool {
     })
 }
 
-/// Translates an error.
+/// Converts an error of PostgreSQL.
 pub fn fault(error: tokio_postgres::Error) -> Fault {
     // The full text of the error has a DETAIL that repeats the row. It may hold personal data, so it is not logged.
     let Some(reported) = error.as_db_error() else {

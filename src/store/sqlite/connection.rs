@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::driver::{Conn, translate};
+use super::driver::{Conn, error_from_sqlite};
 use crate::base::error::Result;
 
 /// How long a statement waits for a lock that another process holds (backup, restore, a command line).
@@ -23,17 +23,17 @@ const STATEMENT_CACHE: usize = 256;
 /// Opens a connection with the settings that all connections share. The file is not mapped into memory, because a failed
 /// read of a mapped page would end the process with a signal.
 pub fn open_connection(path: &Path) -> Result<Connection> {
-    let connection = Connection::open_with_flags(path, OpenFlags::default()).map_err(translate)?;
-    connection.busy_timeout(BUSY_TIMEOUT).map_err(translate)?;
+    let connection = Connection::open_with_flags(path, OpenFlags::default()).map_err(error_from_sqlite)?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(error_from_sqlite)?;
     connection.set_prepared_statement_cache_capacity(STATEMENT_CACHE);
     // SQLite's query planner stability guarantee. Without it SQLite uses the values of parameters for planning, and plans a
     // statement again when a value changes. A debugger showed this for the query that loads a page of a list.
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(translate)?;
-    rusqlite::vtab::array::load_module(&connection).map_err(translate)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(error_from_sqlite)?;
+    rusqlite::vtab::array::load_module(&connection).map_err(error_from_sqlite)?;
     // `secure_delete`: erased data is overwritten in the file, not only unlinked.
     let settings = [("synchronous", 2), ("cache_size", -PAGE_CACHE_KIB), ("foreign_keys", 0), ("secure_delete", 1)];
     for (name, value) in settings {
-        connection.pragma_update(None, name, value).map_err(translate)?;
+        connection.pragma_update(None, name, value).map_err(error_from_sqlite)?;
     }
     Ok(connection)
 }
@@ -42,10 +42,10 @@ pub fn open_connection(path: &Path) -> Result<Connection> {
 pub fn open_writer(path: &Path) -> Result<Connection> {
     let connection = open_connection(path)?;
     switch_to_wal(&connection)?;
-    // SQLite creates the log's file on the first access to the database.
-    connection.pragma_query(None, "schema_version", |_| Ok(())).map_err(translate)?;
-    connection.pragma_update(None, "wal_autocheckpoint", 0).map_err(translate)?;
-    connection.pragma_update(None, "cache_size", -WRITER_CACHE_KIB).map_err(translate)?;
+    // SQLite creates the file of the write-ahead log on the first access to the database.
+    connection.pragma_query(None, "schema_version", |_| Ok(())).map_err(error_from_sqlite)?;
+    connection.pragma_update(None, "wal_autocheckpoint", 0).map_err(error_from_sqlite)?;
+    connection.pragma_update(None, "cache_size", -WRITER_CACHE_KIB).map_err(error_from_sqlite)?;
     Ok(connection)
 }
 
@@ -58,7 +58,7 @@ fn switch_to_wal(connection: &Connection) -> Result<()> {
             Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && Instant::now() < deadline => {
                 std::thread::sleep(BUSY_PAUSE);
             }
-            outcome => return outcome.map_err(translate),
+            outcome => return outcome.map_err(error_from_sqlite),
         }
     }
 }
@@ -75,7 +75,7 @@ pub fn set_journal_mode(connection: &Connection, pragma: &str) -> rusqlite::Resu
 /// Opens a connection that refuses to write.
 pub fn open_reader(path: &Path) -> Result<Connection> {
     let connection = open_connection(path)?;
-    connection.pragma_update(None, "query_only", true).map_err(translate)?;
+    connection.pragma_update(None, "query_only", true).map_err(error_from_sqlite)?;
     Ok(connection)
 }
 

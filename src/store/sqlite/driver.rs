@@ -1,6 +1,7 @@
 //! One SQLite connection: statements, parameters, rows and errors.
 //!
-//! Invariant: the differences between SQLite's SQL and PostgreSQL's are translated here and nowhere else.
+//! Invariant: every statement is rewritten here from PostgreSQL's notation to SQLite's. A statement that SQLite does not
+//! understand after that has a text for each database in the function that runs it (`Conn::Sqlite`).
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -12,10 +13,10 @@ use crate::base::error::{Error, Result};
 use crate::base::time::Timestamp;
 use crate::store::driver::values::Value;
 
-/// The row under SQLite's cursor.
+/// The current row of a running query.
 pub type DriverRow<'a> = rusqlite::Row<'a>;
 
-/// One SQLite connection, with the translations of the statements that it has run.
+/// One SQLite connection, with the rewritten texts of the statements that it has run.
 pub struct Conn {
     pub(in crate::store) connection: Connection,
     texts: HashMap<(usize, usize), Box<str>>,
@@ -34,25 +35,25 @@ impl Conn {
         parameters: &[Value<'_>],
         mut each: impl FnMut(&DriverRow<'_>) -> Result<()>,
     ) -> Result<()> {
-        let text = translated(&mut self.texts, sql);
-        let mut statement = self.connection.prepare_cached(text).map_err(translate)?;
+        let text = rewritten_sql(&mut self.texts, sql);
+        let mut statement = self.connection.prepare_cached(text).map_err(error_from_sqlite)?;
         bind(&mut statement, parameters)?;
         let mut rows = statement.raw_query();
-        while let Some(row) = rows.next().map_err(translate)? {
+        while let Some(row) = rows.next().map_err(error_from_sqlite)? {
             each(row)?;
         }
         Ok(())
     }
 
     pub(in crate::store) fn execute(&mut self, sql: &'static str, parameters: &[Value<'_>]) -> Result<u64> {
-        let text = translated(&mut self.texts, sql);
-        let mut statement = self.connection.prepare_cached(text).map_err(translate)?;
+        let text = rewritten_sql(&mut self.texts, sql);
+        let mut statement = self.connection.prepare_cached(text).map_err(error_from_sqlite)?;
         bind(&mut statement, parameters)?;
-        statement.raw_execute().map(|count| count as u64).map_err(translate)
+        statement.raw_execute().map(|count| count as u64).map_err(error_from_sqlite)
     }
 
     pub(in crate::store) fn script(&mut self, sql: &str) -> Result<()> {
-        self.connection.execute_batch(&rewrite(sql)).map_err(translate)
+        self.connection.execute_batch(&rewrite(sql)).map_err(error_from_sqlite)
     }
 
     pub(in crate::store) fn is_in_transaction(&self) -> bool {
@@ -68,7 +69,7 @@ impl Conn {
     }
 }
 
-fn translated<'a>(texts: &'a mut HashMap<(usize, usize), Box<str>>, sql: &'static str) -> &'a str {
+fn rewritten_sql<'a>(texts: &'a mut HashMap<(usize, usize), Box<str>>, sql: &'static str) -> &'a str {
     // A `'static` text is identified by its address, so the look-up does not hash the text.
     texts.entry((sql.as_ptr().addr(), sql.len())).or_insert_with(|| rewrite(sql).into_boxed_str())
 }
@@ -77,7 +78,7 @@ fn translated<'a>(texts: &'a mut HashMap<(usize, usize), Box<str>>, sql: &'stati
 const ROW_LOCKS: &[&str] =
     &[" FOR UPDATE", " FOR NO KEY UPDATE", " FOR SHARE", " FOR KEY SHARE", " SKIP LOCKED", " NOWAIT"];
 
-/// Translates PostgreSQL's notation into SQLite's. `$1` becomes `?1`, because `$1` is a named parameter in SQLite, numbered
+/// Rewrites PostgreSQL's notation to SQLite's. `$1` becomes `?1`, because `$1` is a named parameter in SQLite, numbered
 /// by its first appearance.
 fn rewrite(sql: &str) -> String {
     let mut text = sql.replace("messaging.", "");
@@ -100,7 +101,7 @@ fn rewrite(sql: &str) -> String {
 
 fn bind(statement: &mut Statement<'_>, parameters: &[Value<'_>]) -> Result<()> {
     for (index, parameter) in parameters.iter().enumerate() {
-        statement.raw_bind_parameter(index + 1, parameter).map_err(translate)?;
+        statement.raw_bind_parameter(index + 1, parameter).map_err(error_from_sqlite)?;
     }
     Ok(())
 }
@@ -129,12 +130,12 @@ impl rusqlite::ToSql for Value<'_> {
 }
 
 fn list<'a>(values: impl Iterator<Item = Owned>) -> rusqlite::Result<ToSqlOutput<'a>> {
-    // The rarray module finds the pointer by this name.
+    // SQLite's table function `rarray` accepts only a bound pointer of the type `rarray`.
     Ok(ToSqlOutput::from_rc(Rc::new(values.collect::<Vec<_>>()), c"rarray"))
 }
 
-/// Translates an error of SQLite. Only this function knows SQLite's error codes.
-pub(in crate::store) fn translate(error: rusqlite::Error) -> Error {
+/// Converts an error of SQLite to an [`Error`]. Only this function knows SQLite's error codes.
+pub(in crate::store) fn error_from_sqlite(error: rusqlite::Error) -> Error {
     let rusqlite::Error::SqliteFailure(failure, ref message) = error else {
         return Error::internal(error);
     };
@@ -165,7 +166,7 @@ pub(in crate::store) fn translate(error: rusqlite::Error) -> Error {
     }
 }
 
-/// Whether the error is a failed sync: of the log at a commit, or of the file at a checkpoint.
+/// Whether the error is a failed sync of the write-ahead log, of the database file or of their folder.
 pub(super) fn is_failed_sync(error: &Error) -> bool {
     let Error::Unavailable { source, .. } = error else { return false };
     matches!(source.downcast_ref(), Some(rusqlite::Error::SqliteFailure(failure, _))
@@ -173,7 +174,7 @@ pub(super) fn is_failed_sync(error: &Error) -> bool {
 }
 
 fn column<'a>(row: &'a DriverRow<'_>, column: usize) -> Result<ValueRef<'a>> {
-    row.get_ref(column).map_err(translate)
+    row.get_ref(column).map_err(error_from_sqlite)
 }
 
 fn mismatch(value: ValueRef<'_>, column: usize, wanted: &str) -> Error {

@@ -10,7 +10,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, ffi};
 
 use super::connection::{open_connection, resolved, set_journal_mode};
-use super::driver::{Conn, is_failed_sync, translate};
+use super::driver::{Conn, error_from_sqlite, is_failed_sync};
 use super::state::{Mark, StateFile};
 use super::{checkpoint, start, wal};
 use crate::base::error::{Error, Result};
@@ -41,18 +41,18 @@ pub fn check_structure(file: &Path, thorough: bool) -> Result<i64> {
 
 /// Opens a read-only connection to a file that no process writes.
 pub fn open_to_read(file: &Path) -> Result<Conn> {
-    let connection = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(translate)?;
+    let connection = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(error_from_sqlite)?;
     Ok(Conn::new(connection))
 }
 
-/// Translates an error of writing `file`. A failed sync is reported with the file's name.
+/// Converts an error of writing `file` to an [`Error`]. A failed sync is reported with the file's name.
 fn writing(file: &Path) -> impl Fn(rusqlite::Error) -> Error {
     move |error| {
         let code = error.sqlite_error().map(|failure| failure.extended_code);
         if code == Some(ffi::SQLITE_IOERR_FSYNC) {
             return Error::unavailable(format!("{} could not be synced to disk: {error}", file.display()));
         }
-        translate(error)
+        error_from_sqlite(error)
     }
 }
 
@@ -64,13 +64,13 @@ pub fn copy_file(source: &Path, target_file: &Path, report: Report<'_>) -> Resul
     let source = &resolved(source);
     start::check_files(source, None)?;
     let source = open_connection(source)?;
-    // A command that only reads must not copy the log when it closes; that is the server's task.
-    source.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(translate)?;
+    // A command that only reads must not copy the write-ahead log when it closes; that is the server's task.
+    source.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(error_from_sqlite)?;
     // Keep a snapshot open. Without it, each write of another connection would restart the copy.
-    source.execute_batch("BEGIN; SELECT count(*) FROM sqlite_master").map_err(translate)?;
+    source.execute_batch("BEGIN; SELECT count(*) FROM sqlite_master").map_err(error_from_sqlite)?;
     let mut target = open_connection(target_file)?;
     {
-        let backup = Backup::new(&source, &mut target).map_err(translate)?;
+        let backup = Backup::new(&source, &mut target).map_err(error_from_sqlite)?;
         loop {
             let step = backup.step(PAGES_PER_STEP).map_err(writing(target_file))?;
             let progress = backup.progress();
@@ -89,7 +89,8 @@ pub fn copy_file(source: &Path, target_file: &Path, report: Report<'_>) -> Resul
     target.execute_batch("PRAGMA wal_checkpoint(PASSIVE)").map_err(writing(target_file))
 }
 
-/// Turns a closed database into a single file without a log beside it, and sets the mark of a file that ends with a digest.
+/// Turns a closed database into a single file without a write-ahead log beside it, and sets the mark of a file that ends
+/// with a digest.
 pub fn mark_and_close(file: &Path) -> Result<()> {
     let connection = open_connection(file)?;
     set_journal_mode(&connection, "PRAGMA journal_mode = DELETE").map_err(writing(file))?;
@@ -108,8 +109,8 @@ pub fn replace_rows(
 ) -> Result<()> {
     let connection = open_connection(target)?;
     let source = source.to_str().ok_or_else(|| Error::internal("the path is not UTF-8"))?;
-    connection.execute("ATTACH DATABASE ?1 AS restored", [source]).map_err(translate)?;
-    connection.execute_batch("BEGIN IMMEDIATE").map_err(translate)?;
+    connection.execute("ATTACH DATABASE ?1 AS restored", [source]).map_err(error_from_sqlite)?;
+    connection.execute_batch("BEGIN IMMEDIATE").map_err(error_from_sqlite)?;
     if let Some(kept) = kept {
         copy_file(target, kept, report)?;
         mark_and_close(kept)?;
@@ -118,11 +119,11 @@ pub fn replace_rows(
     }
     // If the target is a backup file that was put in place, it has the mark of a backup. The mark is removed, because the
     // replaced file has no valid digest.
-    connection.pragma_update(Some("main"), "application_id", 0).map_err(translate)?;
+    connection.pragma_update(Some("main"), "application_id", 0).map_err(error_from_sqlite)?;
     let total = tables.len() as u64;
     for (done, table) in (1..).zip(tables) {
         let replace = format!("DELETE FROM main.{table}; INSERT INTO main.{table} SELECT * FROM restored.{table}");
-        connection.execute_batch(&replace).map_err(translate)?;
+        connection.execute_batch(&replace).map_err(error_from_sqlite)?;
         report(Progress { step: RESTORING, done, total });
     }
     // The search index is a virtual table, which cannot be copied like the others. It is created anew and its entries are
@@ -134,7 +135,7 @@ pub fn replace_rows(
              SELECT rowid, terms, conversation_id, seq, timestamp_sent FROM restored.search_entries ORDER BY rowid",
         search::SQLITE_TABLE.replace("messaging.", "main."),
     );
-    connection.execute_batch(&index).map_err(translate)?;
+    connection.execute_batch(&index).map_err(error_from_sqlite)?;
     // No id is assigned twice, even when its row no longer exists, as for an erased user or a revoked key.
     connection
         .execute_batch(
@@ -148,14 +149,14 @@ pub fn replace_rows(
              UPDATE main.sqlite_sequence SET seq = max(seq, coalesce((SELECT max(user_id) FROM main.erased_people), 0))
               WHERE name = 'users'",
         )
-        .map_err(translate)?;
+        .map_err(error_from_sqlite)?;
     connection.execute_batch("COMMIT").map_err(writing(target))?;
-    connection.execute_batch("DETACH DATABASE restored").map_err(translate)?;
+    connection.execute_batch("DETACH DATABASE restored").map_err(error_from_sqlite)?;
     mark_log(&connection, &resolved(target))
 }
 
-/// Copies the committed frames of the log into the database's file, and records in the state file how many frames of the
-/// log must be kept.
+/// Copies the committed frames of the write-ahead log into the database's file, and records in the state file how many frames
+/// of the log must be kept.
 fn mark_log(connection: &Connection, database: &Path) -> Result<()> {
     let state = StateFile::open(database).map_err(Error::unavailable)?;
     let left = checkpoint::frames_left_in_log(connection).inspect_err(|error| {

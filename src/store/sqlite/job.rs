@@ -78,7 +78,7 @@ pub fn read_loop<C: WorkConn<Conn>>(conn: &mut C, jobs: &Receiver<Job<C>>, metri
             continue;
         }
         metrics.pool_in_use.inc();
-        // One transaction, so that all statements of the unit see one snapshot and the log is locked once.
+        // One transaction, so that all statements of the unit see one snapshot and the write-ahead log is locked once.
         match conn.as_mut().execute("BEGIN", &[]) {
             Ok(_) => {
                 job.run(conn);

@@ -31,7 +31,7 @@ use checkpoint::{
     Checkpointer, LogProgress, checkpoint_passively, copy_whole_log_alone, describe_failed_sync, empty_log,
 };
 use connection::{open_connection, open_reader, open_writer, resolved};
-use driver::{is_failed_sync, translate};
+use driver::{error_from_sqlite, is_failed_sync};
 use guard::FileGuard;
 use job::{Job, closed, read_loop};
 use state::StateFile;
@@ -108,7 +108,7 @@ impl<C: WorkConn<Conn>> Database<C> {
             hooked.unmarked_pages.store(i64::from(pages), Ordering::Relaxed);
             Ok(())
         };
-        writer.wal_hook(Some(hook)).map_err(translate)?;
+        writer.wal_hook(Some(hook)).map_err(error_from_sqlite)?;
         let writer = Writer {
             conn: C::from(Conn::new(writer)),
             environment: environment.clone(),
@@ -252,19 +252,20 @@ fn refuse_network_file_system(path: &Path, environment: &Environment) -> Result<
     }
 }
 
-/// Makes everything in the log durable before any request is served. A killed process may have written frames without a
-/// sync. They can be read, but may not be on disk. The same holds for the frames of a log whose sync failed. If a repeated
-/// send were answered from such frames, it would be acknowledged too early. `empty` also truncates the log, for a start
-/// that continues without the end of the log.
+/// Makes everything in the write-ahead log durable before any request is served. A killed process may have written frames
+/// without a sync. They can be read, but may not be on disk. The same holds for the frames of a log whose sync failed. If a
+/// repeated send were answered from such frames, it would be acknowledged too early. `empty` also truncates the log, for a
+/// start that continues without the end of the log.
 fn make_log_durable(writer: &Connection, guard: &FileGuard, empty: bool) -> Result<()> {
     let copied = if empty { empty_log(writer).map(|()| true) } else { checkpoint_passively(writer) };
     match copied {
         Ok(true) => guard.mark_copied(),
-        // Another process reads or copies the log. The log can hold frames of a killed process that were never synced.
+        // Another process reads or copies the write-ahead log. The log can hold frames of a killed process that were never
+        // synced.
         Ok(false) => guard.sync_log(),
         Err(error) => {
             if is_failed_sync(&error) {
-                guard.sync_failed(&error);
+                guard.declare_failed_sync(&error);
                 guard.prepare_close(writer);
             }
             Err(describe_failed_sync(error))

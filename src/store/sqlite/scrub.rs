@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
-use super::driver::translate;
+use super::driver::error_from_sqlite;
 use crate::base::error::Result;
 
 /// The number of pages that are read in one snapshot.
@@ -57,7 +57,7 @@ fn scrubbed(connection: &Connection, number: i64) -> rusqlite::Result<Option<Vec
 
 /// Overwrites the free space of all pages.
 pub fn scrub(connection: &mut Connection) -> Result<()> {
-    let pages: i64 = connection.query_row("PRAGMA page_count", [], |row| row.get(0)).map_err(translate)?;
+    let pages: i64 = connection.query_row("PRAGMA page_count", [], |row| row.get(0)).map_err(error_from_sqlite)?;
     if pages >= PAGES_LIMIT {
         tracing::warn!(
             "the database's file is too large to overwrite free space in its pages: erased data may remain there"
@@ -67,9 +67,9 @@ pub fn scrub(connection: &mut Connection) -> Result<()> {
     let mut next = 1;
     while next <= pages {
         let last = pages.min(next + PAGES_PER_SNAPSHOT - 1);
-        let found = pages_with_remains(connection, next..=last).map_err(translate)?;
+        let found = pages_with_remains(connection, next..=last).map_err(error_from_sqlite)?;
         for numbers in found.chunks(PAGES_PER_TRANSACTION) {
-            overwrite(connection, numbers).map_err(translate)?;
+            overwrite(connection, numbers).map_err(error_from_sqlite)?;
             std::thread::sleep(PAUSE);
         }
         next = last + 1;

@@ -1,9 +1,9 @@
 //! Checks the files before SQLite opens them. SQLite does not recognize some damage: it uses an empty file as a new
-//! database, and a log that is damaged in the middle as a log that ends there.
+//! database, and a write-ahead log that is damaged in the middle as one that ends there.
 //!
 //! Invariant: these checks change nothing. When acknowledged data may be lost, the start is refused with a sentence for the
-//! operator. If the operator has accepted the loss (`--accept-lost-tail`), the checks copy the log to another file, and the
-//! start continues.
+//! operator. If the operator has accepted the loss (`--accept-lost-tail`), the checks copy the write-ahead log to another
+//! file, and the start continues.
 
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
@@ -22,14 +22,16 @@ const RECHECK_AFTER: Duration = Duration::from_millis(300);
 /// The result of the checks: what the start must do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StartActions {
-    /// Whether a sync failed before. If so, frames that are recorded as copied from the log may not be in the file.
+    /// Whether a sync failed before. If so, frames that are recorded as copied from the write-ahead log may not be in
+    /// the database's file.
     pub sync_failed: bool,
-    /// Whether the operator continues without the end of the log. If so, the log must be emptied.
+    /// Whether the operator continues without the end of the write-ahead log. If so, the log must be emptied.
     pub must_empty_log: bool,
 }
 
 /// Checks the files of a database before they are opened. If `accepted_at` is set, the operator has accepted to continue
-/// without the part of the log that cannot be read. A copy of the log is then kept in a file whose name contains this time.
+/// without the part of the write-ahead log that cannot be read. A copy of the log is then kept in a file whose name contains
+/// this time.
 ///
 /// # Errors
 /// [`Error::Internal`] with a sentence for the operator when acknowledged data is or may be lost; [`Error::Unavailable`]
@@ -38,7 +40,7 @@ pub fn check_files(database: &Path, accepted_at: Option<Timestamp>) -> Result<St
     let state = state::read(database).map_err(Error::unavailable)?;
     let sync_failed = state.is_some_and(|state| state.sync_failed);
     if is_open_elsewhere(database) {
-        // The log grows while it is read, and the process that opened the database first has checked it.
+        // The write-ahead log grows while it is read, and the process that opened the database first has checked it.
         return Ok(StartActions { sync_failed, must_empty_log: false });
     }
     let log_file = with_suffix(database, "-wal");
@@ -93,8 +95,8 @@ fn refuse_empty(database: &Path, log_file: &Path, had_data: bool) -> Result<()> 
     Ok(())
 }
 
-/// Refuses a database that was put beside the log of another one, because SQLite would copy that log into it. A copy of a
-/// whole folder passes this check, because the log in it is another file too.
+/// Refuses a database that was put beside the write-ahead log of another one, because SQLite would copy that log into it. A
+/// copy of a whole folder passes this check, because the log in it is another file too.
 fn refuse_replaced(database: &Path, log_file: &Path, state: Option<Contents>) -> Result<()> {
     let Some(known) = state.and_then(|state| state.files).filter(|files| files.database != 0) else { return Ok(()) };
     let (Ok(file), Ok(log)) = (database.metadata(), log_file.metadata()) else { return Ok(()) };
@@ -111,7 +113,7 @@ fn refuse_replaced(database: &Path, log_file: &Path, state: Option<Contents>) ->
     )))
 }
 
-/// Whether the log or the state file changes during [`RECHECK_AFTER`]. If so, a process that is not visible in
+/// Whether the write-ahead log or the state file changes during [`RECHECK_AFTER`]. If so, a process that is not visible in
 /// `/proc/locks` uses them, for example in another container.
 fn is_being_written(database: &Path, log_file: &Path, before: Option<Contents>) -> bool {
     let length = || log_file.metadata().map_or(0, |found| found.len());
@@ -121,13 +123,13 @@ fn is_being_written(database: &Path, log_file: &Path, before: Option<Contents>) 
     length() != length_before || now != mark_before
 }
 
-/// Describes, as a sentence for the operator, the acknowledged frames that recovery would drop. `None` when there are none.
+/// A sentence that describes to the operator the acknowledged WAL frames that recovery would drop. `None` when there are none.
 fn describe_loss(log: &LogContents, state: Option<Contents>, file_is_older: bool) -> Option<String> {
     let mark = state.and_then(|state| state.mark);
     let marked = mark.map_or(0, |mark| mark.frames);
     match log {
-        // If the database's file is newer than the state file, another program may have copied the log into it and removed
-        // the log.
+        // If the database's file is newer than the state file, another program may have copied the write-ahead log into it
+        // and removed the log.
         LogContents::Absent => (marked > 0 && file_is_older).then(|| {
             format!(
                 "the write-ahead log is missing; it had {marked} frames that were not yet in the database. \
@@ -163,7 +165,8 @@ fn describe_loss(log: &LogContents, state: Option<Contents>, file_is_older: bool
     }
 }
 
-/// Whether the database's file was last written before the state file. If so, the log was not copied into it since then.
+/// Whether the database's file was last written before the state file. If so, the write-ahead log was not copied into it
+/// since then.
 fn is_older_than_state(database: &Path, state: Option<Contents>) -> bool {
     let modified = database.metadata().and_then(|found| found.modified());
     match (modified, state) {
@@ -172,8 +175,8 @@ fn is_older_than_state(database: &Path, state: Option<Contents>) -> bool {
     }
 }
 
-/// Copies the log to a file with `accepted_at` in its name, so that a later start does not overwrite it. Returns the name,
-/// or `nothing` when there is no log.
+/// Copies the write-ahead log to a file with `accepted_at` in its name, so that a later start does not overwrite it. Returns
+/// the name, or `nothing` when there is no log.
 fn keep_log_copy(log_file: &Path, log: &LogContents, accepted_at: Timestamp) -> Result<String> {
     if *log == LogContents::Absent {
         return Ok("nothing".into());

@@ -16,23 +16,23 @@ use super::wal::Salts;
 use crate::store::driver::files::with_suffix;
 
 const HEAD: &str = "posthaste-state 1\n";
-/// `wal `, the salts in hexadecimal and the number of frames. The line has a fixed length, because it is overwritten in
-/// place.
+/// `wal `, the salts of the write-ahead log in hexadecimal and the number of its frames. The line has a fixed length,
+/// because it is overwritten in place.
 const MARK_AT: u64 = HEAD.len() as u64;
 const MARK_BYTES: u64 = 4 + 16 + 1 + 12 + 1;
 const SYNCED_AT: u64 = MARK_AT + MARK_BYTES;
 /// `synced yes` or `synced no `.
 const SYNCED_BYTES: u64 = 11;
-/// `files `, then the identities of the database's file and of the log in hexadecimal.
+/// `files `, then the identities of the database's file and of the write-ahead log in hexadecimal.
 const FILES_AT: u64 = SYNCED_AT + SYNCED_BYTES;
 const LENGTH_BYTES: u64 = FILES_AT + 6 + 16 + 1 + 16 + 1;
 
-/// The length of the log at the last recorded commit.
+/// The length of the write-ahead log at the last recorded commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark {
-    /// Identifies the run of the log.
+    /// Identifies the run of the write-ahead log.
     pub salts: Salts,
-    /// The number of frames in the log. 0 when all of them are in the database's file.
+    /// The number of frames in the write-ahead log. 0 when all of them are in the database's file.
     pub frames: u64,
 }
 
@@ -58,7 +58,7 @@ pub fn identity(file: &Metadata) -> u64 {
 pub struct Contents {
     /// `None` when the line cannot be read.
     pub mark: Option<Mark>,
-    /// Whether a sync failed. If so, frames that are recorded as copied may not be in the database's file.
+    /// Whether a sync failed. If so, WAL frames that are recorded as copied may not be in the database's file.
     pub sync_failed: bool,
     /// `None` when the line cannot be read.
     pub files: Option<Identities>,
@@ -122,7 +122,7 @@ impl StateFile {
         Ok(state)
     }
 
-    /// Records the length of the log.
+    /// Records the length of the write-ahead log.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -139,7 +139,7 @@ impl StateFile {
         self.0.write_all_at(if failed { b"synced no \n" } else { b"synced yes\n" }, SYNCED_AT)
     }
 
-    /// Records that the whole log was copied and synced after a failed sync.
+    /// Records that the whole write-ahead log was copied and synced after a failed sync.
     ///
     /// # Errors
     /// When the file cannot be written or synced.

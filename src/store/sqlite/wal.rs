@@ -1,8 +1,9 @@
 //! Reads a write-ahead log as SQLite's recovery does (<https://www.sqlite.org/fileformat2.html#walformat>).
 //!
-//! Recovery uses the frames up to the last commit whose chain of checksums is valid, and silently drops the frames after it.
-//! Both a crash and damage leave such a tail. After a crash it holds frames of a commit that was never acknowledged; after
-//! damage it holds frames of acknowledged commits. This module counts the frames of the tail.
+//! A frame of the log is one page with a header. Recovery uses the frames up to the last commit whose chain of checksums is
+//! valid, and silently drops the frames after it. Both a crash and damage leave such a tail. After a crash it holds frames
+//! of a commit that was never acknowledged; after damage it holds frames of acknowledged commits. This module counts the
+//! frames of the tail.
 
 use std::fs::File;
 use std::io::{self, BufReader, ErrorKind, Read};
@@ -14,11 +15,11 @@ const MAGIC: u32 = 0x377f_0682;
 /// The largest page size that SQLite supports, in bytes.
 const PAGE_LIMIT_BYTES: u32 = 65_536;
 
-/// Both salts of the log's header. They distinguish one run of the log from the next: SQLite changes them each time it
-/// starts to write the log from its beginning.
+/// Both salts of the write-ahead log's header. They distinguish one run of the log from the next: SQLite changes them each
+/// time it starts to write the log from its beginning.
 pub type Salts = [u8; 8];
 
-/// The contents of a log.
+/// The contents of a write-ahead log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogContents {
     /// The file is missing or empty.
@@ -49,7 +50,7 @@ pub struct Scan {
     pub cut_off_commit_was_synced: bool,
 }
 
-/// Reads a log from its beginning to its end.
+/// Reads a write-ahead log from its beginning to its end.
 ///
 /// # Errors
 /// Errors of reading the file.
@@ -73,7 +74,7 @@ pub fn read(path: &Path) -> io::Result<LogContents> {
     }
 }
 
-/// The salts of the current run of the log. Reads only the header.
+/// The salts of the current run of the write-ahead log. Reads only the header.
 ///
 /// # Errors
 /// Errors of reading the file.
@@ -189,7 +190,7 @@ fn number(bytes: &[u8], at: usize) -> u32 {
 mod tests {
     use super::*;
 
-    /// A log with several commits, as a killed process leaves it, and the number of frames after each commit.
+    /// A write-ahead log with several commits, as a killed process leaves it, and the number of frames after each commit.
     fn log(commits: usize) -> (tempfile::TempDir, std::path::PathBuf, Vec<u64>) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("db");

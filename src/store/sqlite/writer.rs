@@ -22,8 +22,8 @@ use crate::store::driver::write_status::WriteAttempt;
 
 /// The maximum number of units of work in one commit.
 const COMMIT_BATCH_LIMIT: usize = 256;
-/// SQLite's page size for a new file, in bytes. The size of the log is reported with it. A file keeps the page size that it
-/// was created with.
+/// SQLite's page size for a new file, in bytes. The size of the write-ahead log is reported with it. A file keeps the page
+/// size that it was created with.
 const PAGE_SIZE_BYTES: i64 = 4_096;
 /// The length of the write-ahead log, in pages (64 MiB), at which it is copied into the file and restarted. With a smaller
 /// value, the file is synced so often that commits wait for the syncs. With a larger value, a start after a crash has more
@@ -38,7 +38,7 @@ pub struct Writer<C> {
     /// Wakes the checkpoint thread.
     pub checkpoint: Sender<()>,
     pub log: Arc<LogProgress>,
-    /// The length of the log at which the checkpoint thread is woken next, in pages.
+    /// The length of the write-ahead log at which the checkpoint thread is woken next, in pages.
     pub checkpoint_at_pages: i64,
 }
 
@@ -55,7 +55,7 @@ impl<C: WorkConn<Conn>> Writer<C> {
             }
             self.check_log_size();
         }
-        // SQLite empties the log when the last connection closes. A checkpoint before that keeps it short.
+        // SQLite empties the write-ahead log when the last connection closes. A checkpoint before that keeps it short.
         if self.guard.refuse_after_fault().is_ok() {
             self.copy_rest();
         }
@@ -143,10 +143,10 @@ impl<C: WorkConn<Conn>> Writer<C> {
     }
 
     /// Declares the fatal fault if the unit failed because of a sync. A unit can cause a sync before its COMMIT: if its
-    /// changes do not fit into the page cache, SQLite writes to the log early, and syncs the header of a new log.
+    /// changes do not fit into the page cache, SQLite writes to the write-ahead log early, and syncs the header of a new log.
     fn note_failure(&self, job: &Job<C>) {
         if let Some(error) = job.error().filter(|error| is_failed_sync(error)) {
-            self.guard.sync_failed(error);
+            self.guard.declare_failed_sync(error);
         }
     }
 
@@ -203,7 +203,7 @@ impl<C: WorkConn<Conn>> Writer<C> {
         }
     }
 
-    /// Copies the rest of the log. If the whole log is in the file afterwards, this is recorded in the state file.
+    /// Copies the rest of the write-ahead log. If the whole log is in the file afterwards, this is recorded in the state file.
     fn copy_rest(&mut self) {
         let copied = checkpoint_passively(&self.conn.as_mut().connection)
             .and_then(|complete| if complete { self.guard.mark_copied() } else { Ok(()) });
@@ -213,8 +213,8 @@ impl<C: WorkConn<Conn>> Writer<C> {
         }
     }
 
-    /// Requests a checkpoint when the log is long, and finishes one so that the log can restart. A log that never restarts
-    /// grows without limit.
+    /// Requests a checkpoint when the write-ahead log is long, and finishes one so that the log can restart. A log that
+    /// never restarts grows without limit.
     fn check_log_size(&mut self) {
         let pages = self.log.pages.load(Ordering::Relaxed);
         self.environment.metrics.wal_size_bytes.set(pages * PAGE_SIZE_BYTES);

@@ -1,4 +1,4 @@
-//! `EXPLAIN QUERY PLAN` over the server's own connection. So the statements are translated by its driver, like all statements.
+//! `EXPLAIN QUERY PLAN` over the server's own connection. So its driver rewrites the statements, as it does all statements.
 
 use std::collections::{BTreeMap, BTreeSet};
 
