@@ -19,7 +19,7 @@ impl Default for FatalFault {
 }
 
 impl FatalFault {
-    /// Declares a fault, given as a sentence for the operator. Only the first declared fault is kept.
+    /// Declares a fault. `sentence` describes it to the operator. Only the first declared fault is kept.
     pub fn declare(&self, sentence: impl Into<Arc<str>>) {
         self.0.send_if_modified(|declared| {
             let first = declared.is_none();

@@ -59,7 +59,7 @@ pub type ConnectionDriver = Connection<Socket, <MakeRustlsConnect as MakeTlsConn
 pub enum Refusal {
     /// PostgreSQL accepts no more connections.
     Full(String),
-    /// Another reason, as a sentence for the operator.
+    /// Another reason. The text is a sentence for the operator.
     Other(String),
 }
 
