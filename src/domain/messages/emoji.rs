@@ -15,15 +15,16 @@ pub fn parse(text: &str) -> Option<&'static str> {
         return emojis::get_by_shortcode(shortcode).map(emojis::Emoji::as_str);
     }
     let bare = without_selectors(text);
-    // A digit alone is not the emoji of its keycap, although the library accepts it as a form of that emoji.
+    // The library takes a digit such as `1` for the keycap emoji 1️⃣. The last line rejects that: without selectors, the found
+    // emoji must equal the text.
     [text, &bare, &qualified(&bare)]
         .into_iter()
         .filter_map(|form| emojis::get(form).map(emojis::Emoji::as_str))
         .find(|emoji| without_selectors(emoji) == bare)
 }
 
-/// Adds a variation selector after each part that would be shown as text without one. A part with a skin tone is shown
-/// as a picture without a selector.
+/// Adds a variation selector after each character that is shown as text if no selector follows. A character with a skin tone
+/// needs none, because it is shown as a picture.
 fn qualified(bare: &str) -> String {
     let mut text = String::new();
     let mut characters = bare.chars().peekable();
