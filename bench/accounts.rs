@@ -18,7 +18,7 @@ use crate::server::{Access, Server, Setup};
 use crate::settings::{Settings, say};
 use crate::turns::{TURNS, median, turn};
 
-/// Credentials may reduce the rate by about a tenth.
+/// Smallest allowed rate with credentials, as a share of the rate under open access.
 const MIN_RATIO: f64 = 0.91;
 /// Number of log-in attempts for the known name, and also the number for unknown names.
 const LOG_INS: usize = 60;
@@ -54,7 +54,7 @@ impl<'a> Callers<'a> {
         self.compare("GET 50 messages", |caller| turn(settings.reads_as(self.server.address, caller)))
     }
 
-    /// Measures writes. `settle` runs before each load.
+    /// Measures writes. `settle` runs before each load. It finishes the background work of the load before.
     pub fn write(&self, settings: &Settings, settle: impl Fn() -> Outcome<()>) -> Outcome<Vec<Figure>> {
         say(&format!("{}: writing with credentials", self.database));
         self.compare("POST a message", |caller| {

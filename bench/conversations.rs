@@ -1,7 +1,8 @@
-//! Groups, reactions, receipts and search, compared with sends and with bare axum.
+//! Groups, reactions, receipts and search, compared with sends and with bare axum (a handler that only returns fixed bytes, see
+//! `limits.rs`).
 //!
-//! Invariant: this runs after the other loads on a server, because it changes what they measure. Requests that change data are
-//! sent in order, each of them once: a repeated request would change nothing.
+//! Invariant: this runs after the loads of the parts `messages` and `callers`, because it changes the data that they measure.
+//! Reactions and receipts are sent in order, each of them once: a repeated one would change nothing.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,18 +20,21 @@ use crate::report::{Figure, Target};
 use crate::server::Server;
 use crate::settings::{Best, ROUNDS, Settings, say};
 
+/// Smallest allowed rate of `GET /api/conversations`, as a share of the rate of bare axum.
 const LIST_RATIO: f64 = 0.1;
+/// Smallest allowed rate of `GET /api/conversations/{id}/messages`, as a share of the rate of bare axum.
 const HISTORY_RATIO: f64 = 0.25;
 /// A reaction or a receipt costs no more than a send, and a send into a group of 10,000 no more than a send into a group of 10.
-/// The missing tenth allows for differences between measurements on a shared machine.
+/// The target is 0.9 and not 1, because measurements on a shared machine differ.
 const SEND_RATIO: f64 = 0.9;
 const SEARCH_AT_MOST_MS: f64 = 100.0;
 const ANSWER_AT_MOST: Duration = Duration::from_secs(10);
 /// Messages in the group whose pages are read.
 const GROUP_MESSAGES: u64 = 500;
-/// A load prepares no further requests once it has more than this many. Its measurements of eight seconds send fewer.
+/// The preparation of a load stops when it has more than this many requests. All rounds of a load together send fewer, with the
+/// default of 8 s for each measurement.
 const MAX_REQUESTS: usize = 700_000;
-/// So many that the measurements end before all distinct pairs of emoji and message have been used.
+/// Ten emoji are enough: the measurements end before all distinct pairs of emoji and message have been used.
 const EMOJI: [&str; 10] = [
     "%F0%9F%91%8D",
     "%E2%9D%A4",
@@ -44,7 +48,8 @@ const EMOJI: [&str; 10] = [
     "%F0%9F%9A%80",
 ];
 
-/// Measures everything about conversations on one server.
+/// Measures everything about conversations on one server. `settle` runs before each write load. It finishes the background work
+/// of the load before: a sync of the file system, or VACUUM and a checkpoint.
 pub fn measure(
     database: &'static str,
     settings: &Settings,
@@ -142,7 +147,8 @@ impl ConversationBench<'_> {
         let (reactions, receipts) = (self.load_in_order(self.reactions()), self.load_in_order(self.receipts()));
         let (small, big) = (into(SMALL_GROUP, data::SMALL_GROUP_MEMBERS), into(BIG_GROUP, data::SMALL_GROUP_MEMBERS));
         let sends = self.sends();
-        let mut best = ["sends", "reactions", "receipts", "into ten", "into ten thousand"].map(Best::of);
+        let mut best =
+            ["sends", "reactions", "receipts", "sends to a group of 10", "sends to a group of 10,000"].map(Best::of);
         for _ in 0..ROUNDS {
             for (best, load) in best.iter_mut().zip([&sends, &reactions, &receipts, &small, &big]) {
                 settle()?;

@@ -34,15 +34,18 @@ const SINGLE_BROADCASTS: usize = 50;
 const SENDS_PER_SECOND: u64 = 100;
 const EVENT_AT_MOST_MS: f64 = 3.0;
 const FAN_OUT_AT_MOST_MS: f64 = 50.0;
+/// Smallest allowed rate of frames, as a share of the rate of bare axum with a broadcast channel.
 const FRAMES_RATIO: f64 = 0.5;
 const IDLE_AT_MOST_KIB: f64 = 20.0;
+/// Smallest allowed rate of sends while sockets listen, as a share of the rate while none listens.
 const LISTENED_RATIO: f64 = 0.8;
 const READ_BUFFER_BYTES: usize = 4_096;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 type Socket = WebSocketStream<TcpStream>;
 
-/// Measures everything about events on one server.
+/// Measures everything about events on one server. `settle` runs before each load of sends. It finishes the background work of
+/// the load before.
 pub fn measure(
     database: &'static str,
     settings: &Settings,

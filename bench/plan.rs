@@ -84,7 +84,7 @@ fn run_sqlite(settings: &Settings, folder: &Path, figures: &mut Vec<Figure>) -> 
 }
 
 /// Runs the measurements that are the same on both databases: conversations, events, log-ins and starts. Ends the server before
-/// the last two.
+/// the last two. `settle` runs before each write load. It finishes the background work of the load before.
 fn measure_the_rest(
     database: &'static str,
     settings: &Settings,
