@@ -68,7 +68,7 @@ both!(open_registration_is_for_every_caller_who_may_write, async |place| {
     assert!(users.iter().all(|user| user["role"] == "user"), "{users:?}");
 });
 
-/// Tries the callers who are refused first, and asserts that their requests have changed nothing. Then tries the callers who
+/// First tries all callers who must be refused, and asserts that their requests have changed nothing. Then tries the callers who
 /// are allowed.
 async fn try_all_callers(fixture: &Fixture, operation: &str, row: &BTreeMap<&str, Outcome>, wrong: &mut Vec<String>) {
     let mut case = Case::new(fixture, operation).await;

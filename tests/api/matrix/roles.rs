@@ -1,7 +1,8 @@
 //! The permissions in a group: users with every relation to the group try every operation on a conversation.
 //!
-//! Invariants: the test fails if an operation on a conversation is missing in the table, or if a row has no operation. A user
-//! outside a conversation gets, byte for byte, the answer for a conversation that does not exist.
+//! Invariants: the test fails if an operation on a conversation is missing in the table, or if the table has a row for an
+//! operation that the API does not have. A user outside a conversation gets, byte for byte, the answer for a conversation that
+//! does not exist.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -13,8 +14,8 @@ use crate::support::{Server, answer_of};
 
 /// The columns:
 ///
-/// - `out`, `inv`, `rem`: users who are not members. `out` never was one, `inv` has an invite and has not accepted it, `rem`
-///   was removed.
+/// - `out`, `inv`, `rem`: users who are not members. `out` never was one, `inv` has seen the preview of an invite and has not
+///   joined with it, `rem` was removed.
 /// - `mem`, `adm`, `own`: a member, an admin, an owner other than the creator of the group.
 /// - `blk`: a member whom the creator of the group blocks.
 ///
@@ -36,8 +37,8 @@ POST /api/conversations/{id}/incoming-webhooks          con con con rol 201 201 
 DELETE /api/conversations/{id}/incoming-webhooks/{hook_id} con con con rol 204 204 rol
 GET /api/conversations/{id}/messages                    con con con 200 200 200 200
 GET /api/conversations/{id}/messages/{seq}              non non non 200 200 200 200
-PATCH /api/conversations/{id}/messages/{seq}            non non non mym mym mym mym
-DELETE /api/conversations/{id}/messages/{seq}           non non non mym 204 204 mym
+PATCH /api/conversations/{id}/messages/{seq}            non non non nym nym nym nym
+DELETE /api/conversations/{id}/messages/{seq}           non non non nym 204 204 nym
 GET /api/conversations/{id}/messages/{seq}/history      non non non 200 200 200 200
 PUT /api/conversations/{id}/messages/{seq}/reactions/{emoji} non non non 201 201 201 201
 DELETE /api/conversations/{id}/messages/{seq}/reactions/{emoji} non non non 204 204 204 204
@@ -54,11 +55,12 @@ POST /api/conversations/{id}/typing                     con con con 204 204 204 
 POST /api/messages                                      con con con 201 201 201 201
 ";
 
+/// For each refusal: its short form in the table, the status and the code.
 const REFUSALS: &[(&str, u16, &str)] = &[
     ("con", 404, "conversation_not_found"),
     ("non", 404, "message_not_found"),
     ("rol", 403, "insufficient_role"),
-    ("mym", 403, "not_your_message"),
+    ("nym", 403, "not_your_message"),
 ];
 
 /// A group that the user `maker` has created, with an invite and an incoming webhook. Each column of the table has a user with
@@ -86,32 +88,34 @@ impl<'a> Group<'a> {
         let made = call(server, "maker", Method::POST, "/api/conversations", Some(&new)).await;
         assert_eq!(made.status, 201, "{}", String::from_utf8_lossy(&made.bytes));
         let id = made.json()["id"].as_i64().unwrap();
-        let place = format!("/api/conversations/{id}");
+        let path = format!("/api/conversations/{id}");
         for (name, role) in [("adm", "admin"), ("own", "owner")] {
             let body = json!({"role": role});
-            let given = call(server, "maker", Method::PUT, &format!("{place}/members/{name}"), Some(&body)).await;
+            let given = call(server, "maker", Method::PUT, &format!("{path}/members/{name}"), Some(&body)).await;
             assert_eq!(given.status, 200);
         }
-        let removed = call(server, "maker", Method::DELETE, &format!("{place}/members/rem"), None).await;
+        let removed = call(server, "maker", Method::DELETE, &format!("{path}/members/rem"), None).await;
         assert_eq!(removed.status, 204);
-        let invite = call(server, "maker", Method::POST, &format!("{place}/invites"), None).await;
+        let invite = call(server, "maker", Method::POST, &format!("{path}/invites"), None).await;
         assert_eq!(invite.status, 201);
+        let preview = format!("/api/invites/{}", invite.json()["code"].as_str().unwrap());
+        assert_eq!(call(server, "inv", Method::GET, &preview, None).await.status, 200);
         let named = json!({"name": "CI"});
-        let hook = call(server, "maker", Method::POST, &format!("{place}/incoming-webhooks"), Some(&named)).await;
+        let hook = call(server, "maker", Method::POST, &format!("{path}/incoming-webhooks"), Some(&named)).await;
         assert_eq!(hook.status, 201);
-        let said = json!({"conversation_id": id, "body": "what's up, doc?"});
-        let sent = call(server, "maker", Method::POST, "/api/messages", Some(&said)).await.json();
-        assert_eq!(sent["seq"], SAID_SEQ);
+        let message = json!({"conversation_id": id, "body": "what's up, doc?"});
+        let sent = call(server, "maker", Method::POST, "/api/messages", Some(&message)).await.json();
+        assert_eq!(sent["seq"], MESSAGE_SEQ);
         let number = |answer: Answer| answer.json()["id"].as_i64().unwrap();
         Self { server, id, invite: number(invite), incoming_webhook: number(hook) }
     }
 
-    /// Sends the request of an operation on the conversation `id`: this group or another one.
+    /// Sends the request of an operation on the conversation `id`: this group, or [`NO_ID`].
     async fn try_as(&self, operation: &str, person: &str, id: i64) -> Answer {
         let (method, template) = operation.split_once(' ').unwrap();
         let target = template
             .replace("{id}", &id.to_string())
-            .replace("{seq}", &SAID_SEQ.to_string())
+            .replace("{seq}", &MESSAGE_SEQ.to_string())
             .replace("{user_name}", "maker")
             .replace("{emoji}", ":tada:")
             .replace("{invite_id}", &self.invite.to_string())
@@ -125,7 +129,7 @@ impl<'a> Group<'a> {
             "POST /api/conversations/{id}/messages/{seq}/forward" => Some(json!({"conversation_id": self.id})),
             "POST /api/conversations/{id}/messages/{seq}/report" => Some(json!({"reason": "This is spam."})),
             "PATCH /api/conversations/{id}/messages/{seq}" => Some(json!({"body": "nothing much"})),
-            "POST /api/conversations/{id}/receipts" => Some(json!({"read_seq": SAID_SEQ})),
+            "POST /api/conversations/{id}/receipts" => Some(json!({"read_seq": MESSAGE_SEQ})),
             _ => None,
         };
         if operation == "DELETE /api/conversations/{id}/messages/{seq}/reactions/{emoji}" {
@@ -138,8 +142,8 @@ impl<'a> Group<'a> {
 
 /// The seq of the creator's message. The four messages before it are system messages: about the creation of the group, two
 /// changes of roles and a removal.
-const SAID_SEQ: i64 = 5;
-/// An id that does not exist.
+const MESSAGE_SEQ: i64 = 5;
+/// The id of a conversation that does not exist.
 const NO_ID: i64 = 9_007_199_254_740_991;
 
 fn rows() -> Vec<(String, Vec<(&'static str, &'static str)>)> {
@@ -164,7 +168,7 @@ both!(every_user_may_do_in_a_group_what_the_table_says, async |place| {
     assert_eq!(call(&server, "maker", Method::PUT, "/api/blocks/blk", None).await.status, 204);
     let mut wrong = Vec::new();
     for (operation, cells) in rows() {
-        // Tries the users who are refused first, all on one group.
+        // First tries all users who must be refused. They share one group, because a refused request changes nothing.
         let mut group = Group::make(&server).await;
         for (person, cell) in &cells {
             let known = cell.parse::<u16>().is_ok() || REFUSALS.iter().any(|(word, ..)| word == cell);

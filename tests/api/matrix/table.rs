@@ -69,7 +69,7 @@ POST /api/invites/{code}                          401 201 201 201 scp act scp ac
 GET /api/conversations/{id}/messages              401 200 con con 200 scp scp 200 200 scp scp 200 con scp scp con
 GET /api/conversations/{id}/messages/{seq}        401 200 non non 200 scp scp 200 200 scp scp 200 non scp scp non
 PATCH /api/conversations/{id}/messages/{seq}      401 200 non non scp act scp act scp 200 scp 200 scp non scp non
-DELETE /api/conversations/{id}/messages/{seq}     401 204 non non scp mym scp 204 scp 204 scp 204 scp non scp non
+DELETE /api/conversations/{id}/messages/{seq}     401 204 non non scp nym scp 204 scp 204 scp 204 scp non scp non
 GET /api/conversations/{id}/messages/{seq}/history 401 200 non non 200 scp scp 200 200 scp scp 200 non scp scp non
 PUT /api/conversations/{id}/messages/{seq}/reactions/{emoji} 401 201 non non scp act scp act scp 201 scp 201 scp non scp non
 DELETE /api/conversations/{id}/messages/{seq}/reactions/{emoji} 401 204 non non scp act scp act scp 204 scp 204 scp non scp non
@@ -132,7 +132,7 @@ const REFUSALS: &[(&str, u16, &str, bool)] = &[
     ("msg", 403, "not_your_messages", true),
     ("snd", 403, "not_the_sender", true),
     ("ses", 404, "session_not_found", false),
-    ("mym", 403, "not_your_message", true),
+    ("nym", 403, "not_your_message", true),
     ("rol", 403, "insufficient_role", true),
     ("non", 404, "message_not_found", false),
     ("att", 404, "attachment_not_found", false),
