@@ -40,11 +40,11 @@ both!(each_parameter_selects_its_part_of_the_history, async |place| {
         let wanted: Vec<i64> = whole.iter().copied().filter(|seq| (first..=last).contains(seq)).collect();
         assert_eq!(seqs(&answer.json()), wanted, "{query}");
     }
-    // The message is the same here, alone and in the timeline.
+    // Message 7 has the same JSON in this page, in `GET …/messages/7` and in the timeline.
     let page = server.get(&format!("{base}?around=7&limit=1")).await.json();
     assert_eq!(page[0], server.get(&format!("{base}/7")).await.json());
     assert!(server.all("/api/messages/bugs").await.contains(&page[0]));
-    // `date` with the time of a message begins with that message.
+    // If `date` is the time of a message, the page begins with that message.
     let at = page[0]["timestamp_sent"].as_str().unwrap();
     assert_eq!(seqs(&server.get(&format!("{base}?date={at}&limit=3")).await.json())[0], 7);
 });
@@ -76,7 +76,7 @@ both!(links_lead_through_the_whole_conversation, async |place| {
     }
 });
 
-both!(invalid_parameters_are_refused_and_others_find_nothing, async |place| {
+both!(invalid_parameters_are_refused_and_non_members_get_404, async |place| {
     let server = Server::start(place).await;
     let base = "/api/conversations/1/messages";
     for (query, field) in [
