@@ -38,7 +38,7 @@ fn run_failing(place: &Place, arguments: &[&str], call: &str, number: usize) -> 
         .output()
         .unwrap();
     let failed = trace::calls(&log).into_iter().find(|call| call.result == Some(-1));
-    // From `7</tmp/x/name>`.
+    // strace logs a descriptor as `7</tmp/x/name>`. Returns `name`.
     let name = |descriptor: &str| descriptor.rsplit('/').next().unwrap().trim_end_matches('>').to_owned();
     let failed = failed.map(|call| Failed { name: name(call.descriptor()), by_sqlite: call.name == "fdatasync" });
     (output, failed)
@@ -49,12 +49,12 @@ fn name_of(folder: &Path) -> String {
 }
 
 /// Whether the backup is complete although this sync of SQLite failed.
-fn is_ignored(place: &Place, failed: &Failed, folder: &Path) -> bool {
-    // Three kinds of sync by SQLite may fail without harm to the backup. SQLite ignores a failed sync of a folder. A sync of
-    // the source database happens when its last reader closes it and the source's write-ahead log is emptied. Data from
-    // PostgreSQL stays in a write-ahead log until it has been copied and synced.
+fn is_harmless(place: &Place, failed: &Failed, folder: &Path) -> bool {
+    // SQLite ignores a failed sync of a folder.
     failed.name == name_of(folder)
+        // A sync of the source does not concern the backup.
         || failed.name.starts_with("posthaste.db")
+        // Rows from PostgreSQL stay in the write-ahead log of `backup.partial` until they are copied and synced.
         || (place.kind == Kind::Postgres && failed.name.starts_with("backup.partial"))
 }
 
@@ -82,7 +82,11 @@ both!(a_backup_whose_sync_fails_is_not_reported_as_made, async |place| {
                 break;
             };
             if output.status.success() {
-                assert!(failed.by_sqlite && is_ignored(place, &failed, folder.path()), "{failed:?}: {}", text(&output));
+                assert!(
+                    failed.by_sqlite && is_harmless(place, &failed, folder.path()),
+                    "{failed:?}: {}",
+                    text(&output)
+                );
                 std::fs::remove_file(&file).unwrap();
                 continue;
             }
@@ -90,15 +94,15 @@ both!(a_backup_whose_sync_fails_is_not_reported_as_made, async |place| {
             failed_on.push((failed, text(&output)));
         }
     }
-    // Posthaste itself syncs the content of the backup and the folder that holds its name. The error text of a failed sync says
-    // so.
+    // Posthaste itself syncs the content of the backup and the folder that holds its name. If such a sync
+    // fails, the error says that the file or the folder could not be synced.
     for wanted in ["backup.partial", &name_of(folder.path())] {
         let ours = failed_on.iter().filter(|(failed, _)| failed.name == wanted && !failed.by_sqlite);
         let said: Vec<&str> = ours.map(|(_, said)| said.as_str()).collect();
         assert!(!said.is_empty(), "{wanted}: {failed_on:?}");
         assert!(said.iter().all(|said| said.contains("could not be synced to disk")), "{wanted}: {said:?}");
     }
-    println!("{} syncs of a backup failed, each was an error", failed_on.len());
+    println!("{} failed syncs made the backup fail", failed_on.len());
 });
 
 fn backup_of(place: &Place) -> PathBuf {
@@ -124,14 +128,15 @@ both!(a_restore_whose_sync_fails_is_an_error, async |place| {
                 assert!(output.status.success(), "{}", text(&output));
                 break;
             };
-            // SQLite ignores a failed sync of a folder. While SQLite copies a write-ahead log into its database, or prepares
-            // the copy of the backup, committed data stays in the log.
+            // SQLite ignores a failed sync of a folder. A failed sync of a checkpoint of the database loses nothing: the
+            // data is still in the write-ahead log. The staged copy of the backup is deleted after the restore, so its data
+            // need not be on disk.
             let folder = name_of(place.folder.path());
             let beside = ["-journal", "-wal"].map(|suffix| format!("{staged}{suffix}"));
-            let ignored = ["posthaste.db", "posthaste.db-wal", &folder, staged, &beside[0], &beside[1]];
-            let ignored = failed.by_sqlite && ignored.contains(&failed.name.as_str());
-            assert!(ignored || !output.status.success(), "{failed:?} was not reported as an error: {}", text(&output));
-            // The database holds all six messages from before the restore, or all five of the backup.
+            let harmless = ["posthaste.db", "posthaste.db-wal", &folder, staged, &beside[0], &beside[1]];
+            let harmless = failed.by_sqlite && harmless.contains(&failed.name.as_str());
+            assert!(harmless || !output.status.success(), "{failed:?} was not reported as an error: {}", text(&output));
+            // Six messages before the restore (four of the demo data and two sends), five in the backup.
             let messages = place.numbers("SELECT count(*) FROM messaging.messages").await[0][0];
             assert!([5, 6].contains(&messages), "{failed:?}: {messages}");
             if output.status.success() {
@@ -157,11 +162,11 @@ both!(a_restore_whose_sync_fails_is_an_error, async |place| {
         assert!(said.iter().any(|said| said.contains("could not be synced to disk")), "{name}: {failed_on:?}");
     }
     let errors = failed_on.iter().filter(|(_, done, _)| !done).count();
-    println!("{} syncs of a restore failed, {errors} were errors", failed_on.len());
+    println!("{} syncs failed during a restore; the command reported {errors} of them as errors", failed_on.len());
 });
 
 #[test]
-fn a_new_folder_is_synced() {
+fn the_parent_of_a_new_folder_is_synced() {
     crate::support::run(Kind::Sqlite, async |place| {
         let server = Server::start(place).await;
         let file = backup_of(place);

@@ -2,8 +2,8 @@
 //! answer to its COMMIT.
 //!
 //! Promise: the server does not repeat a unit of work that may have been committed. A send without an idempotency key is stored
-//! once, and its caller gets 503, because the outcome is unknown. With a key, the caller repeats the send and gets the stored
-//! message.
+//! once, and its caller gets 503, because the outcome is unknown. With a key the
+//! caller could repeat the send and would get the stored message; this test sends no key.
 
 use reqwest::Method;
 use serde_json::json;
