@@ -10,7 +10,7 @@ CREATE TABLE messaging.blobs (
     touched_at TIMESTAMPTZ NOT NULL
 );
 CREATE UNIQUE INDEX blobs_sha256 ON messaging.blobs (sha256) WHERE state <> 'deleting';
-CREATE INDEX blobs_unused ON messaging.blobs (touched_at, id) WHERE reference_count = 0;
+CREATE INDEX blobs_unused ON messaging.blobs (state, touched_at, id) WHERE reference_count = 0;
 
 -- Uploaded files. expires_at is the time at which the attachment is deleted unless something uses it; NULL while something does.
 CREATE TABLE messaging.attachments (

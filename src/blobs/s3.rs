@@ -276,6 +276,10 @@ impl Drop for Upload {
 /// Creates the client of a bucket. Sends nothing.
 fn client(location: &S3Location, variable: impl Fn(&str) -> Option<String>) -> Result<AmazonS3, BlobError> {
     let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
+    let (id, secret) = (variable("AWS_ACCESS_KEY_ID"), variable("AWS_SECRET_ACCESS_KEY"));
+    if id.is_some() != secret.is_some() {
+        return Err(BlobError::other("Set both AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or neither of them."));
+    }
     let region = (location.region.clone())
         .or_else(|| variable("AWS_REGION"))
         .or_else(|| variable("AWS_DEFAULT_REGION"))
@@ -315,5 +319,44 @@ fn endpoint(location: &S3Location, region: &str) -> (String, String) {
     } else {
         let host = format!("{}.{host}", location.bucket);
         (format!("{scheme}://{host}"), host)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::blobs::Location;
+
+    fn s3(text: &str) -> S3Location {
+        match text.parse() {
+            Ok(Location::S3(location)) => location,
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_bucket_is_in_the_path_or_in_the_host() {
+        for (text, address, host) in [
+            ("s3://my-bucket", "https://my-bucket.s3.eu-west-3.amazonaws.com", "my-bucket.s3.eu-west-3.amazonaws.com"),
+            ("s3://my-bucket?path_style=true", "https://s3.eu-west-3.amazonaws.com", "s3.eu-west-3.amazonaws.com"),
+            ("s3://my-bucket?endpoint=http://[::1]:9000", "http://[::1]:9000", "[::1]:9000"),
+            (
+                "s3://my-bucket?endpoint=https://s3.example.org&path_style=false",
+                "https://my-bucket.s3.example.org",
+                "my-bucket.s3.example.org",
+            ),
+        ] {
+            assert_eq!(endpoint(&s3(text), "eu-west-3"), (address.into(), host.into()), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn one_half_of_the_credentials_is_refused() {
+        for half in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"] {
+            let variable = |name: &str| (name == half).then(|| "hunter2".to_owned());
+            let error = S3Store::open(&s3("s3://my-bucket"), variable).await.unwrap_err();
+            assert!(error.to_string().starts_with("Set both"), "{error}");
+            assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+        }
     }
 }

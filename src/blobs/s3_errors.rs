@@ -36,11 +36,11 @@ const SET_CREDENTIALS: &str =
 
 /// The meaning of an answer of the bucket that is neither a success nor temporary.
 fn meaning(status: u16, code: &str, text: &str, bucket: &str, error: Source) -> BlobError {
+    if status == 507 || matches!(code, "XMinioStorageFull" | "QuotaExceeded" | "InsufficientStorage") {
+        return BlobError::StorageFull(described(format!("S3 has no space left ({text})"), error));
+    }
     let other = |sentence: String| BlobError::Other(described(sentence, error));
     match (status, code) {
-        (507, _) | (_, "XMinioStorageFull" | "QuotaExceeded" | "InsufficientStorage" | "EntityTooLarge") => {
-            BlobError::StorageFull(other_source(text))
-        }
         (_, "NoSuchBucket") => other(format!(
             "The bucket {bucket} does not exist. Create it, or correct its name or the endpoint in the location."
         )),
@@ -58,10 +58,6 @@ fn meaning(status: u16, code: &str, text: &str, bucket: &str, error: Source) -> 
         }
         _ => other(format!("S3 refused a request for the bucket {bucket} ({text}).")),
     }
-}
-
-fn other_source(text: &str) -> Source {
-    format!("S3 has no space left ({text})").into()
 }
 
 /// The failed request that an error of the S3 client contains.

@@ -37,7 +37,7 @@ impl BlobStream {
 
     /// The stream of an answer of S3, which must have `size_bytes` bytes.
     pub(super) fn of_answer(answer: BoxStream<'static, Result<Bytes, BlobError>>, size_bytes: u64) -> Self {
-        let chunks = AnswerChunks { answer, buffer: BytesMut::new(), size_bytes, is_finished: false };
+        let chunks = AnswerChunks { answer, piece: Bytes::new(), size_bytes };
         let stream = futures_util::stream::try_unfold(chunks, |mut chunks| async move {
             Ok(chunks.next().await?.map(|chunk| (chunk, chunks)))
         });
@@ -81,7 +81,7 @@ impl FileChunks {
     /// Reads the first chunk. Blocks. The range must lie within the file.
     pub(super) fn start(file: File, path: Arc<Path>, start: u64, end: u64) -> Result<Self, BlobError> {
         let size_bytes = chunk_size(start, end);
-        let first = read_chunk(&file, &path, start, size_bytes)?;
+        let first = read_chunk(&file, &path, start, vec![0; size_bytes])?;
         let next = start + size_bytes as u64;
         let ahead = if first.is_empty() { Ahead::Nothing } else { Ahead::Ready(first) };
         Ok(Self { file: Arc::new(file), path, next, end, ahead })
@@ -107,7 +107,9 @@ impl FileChunks {
         let (file, path, start) = (Arc::clone(&self.file), Arc::clone(&self.path), self.next);
         let size_bytes = chunk_size(start, self.end);
         self.next += size_bytes as u64;
-        Ahead::Reading(tokio::task::spawn_blocking(move || read_chunk(&file, &path, start, size_bytes)))
+        // Allocated here, because this thread also frees the chunks. The allocator then uses their memory again at once.
+        let bytes = vec![0; size_bytes];
+        Ahead::Reading(tokio::task::spawn_blocking(move || read_chunk(&file, &path, start, bytes)))
     }
 }
 
@@ -116,8 +118,7 @@ fn chunk_size(start: u64, end: u64) -> usize {
     usize::try_from(end.saturating_sub(start)).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES)
 }
 
-fn read_chunk(file: &File, path: &Path, start: u64, size_bytes: usize) -> Result<Bytes, BlobError> {
-    let mut bytes = vec![0; size_bytes];
+fn read_chunk(file: &File, path: &Path, start: u64, mut bytes: Vec<u8>) -> Result<Bytes, BlobError> {
     file.read_exact_at(&mut bytes, start).map_err(|error| BlobError::io("read", path, error))?;
     Ok(bytes.into())
 }
@@ -125,32 +126,43 @@ fn read_chunk(file: &File, path: &Path, start: u64, size_bytes: usize) -> Result
 /// Cuts an answer of S3 into chunks of similar sizes. The pieces of an answer have the sizes that the network gives them.
 struct AnswerChunks {
     answer: BoxStream<'static, Result<Bytes, BlobError>>,
-    buffer: BytesMut,
+    /// What is left of the last piece.
+    piece: Bytes,
     /// Number of bytes that the answer must still yield.
     size_bytes: u64,
-    is_finished: bool,
 }
 
 impl AnswerChunks {
     async fn next(&mut self) -> Result<Option<Bytes>, BlobError> {
-        while self.buffer.len() < SMALLEST_CHUNK_BYTES && !self.is_finished {
-            let Some(piece) = self.answer.next().await.transpose()? else {
-                self.is_finished = true;
-                break;
-            };
-            self.size_bytes = self.size_bytes.checked_sub(piece.len() as u64).ok_or_else(wrong_size)?;
-            if self.buffer.is_empty() && (SMALLEST_CHUNK_BYTES..=CHUNK_BYTES).contains(&piece.len()) {
-                return Ok(Some(piece));
-            }
-            self.buffer.extend_from_slice(&piece);
-        }
-        if self.is_finished && self.size_bytes > 0 {
-            return Err(wrong_size());
-        }
-        if self.buffer.is_empty() {
+        if self.piece.is_empty() && !self.next_piece().await? {
             return Ok(None);
         }
-        Ok(Some(self.buffer.split_to(self.buffer.len().min(CHUNK_BYTES)).freeze()))
+        if self.piece.len() >= SMALLEST_CHUNK_BYTES {
+            return Ok(Some(self.cut(CHUNK_BYTES)));
+        }
+        // All buffers have the same size, so that the allocator can use the memory of one for the next.
+        let mut buffer = BytesMut::with_capacity(CHUNK_BYTES);
+        while buffer.len() < SMALLEST_CHUNK_BYTES && (!self.piece.is_empty() || self.next_piece().await?) {
+            buffer.extend_from_slice(&self.cut(CHUNK_BYTES - buffer.len()));
+        }
+        Ok(Some(buffer.freeze()))
+    }
+
+    /// Waits for the next piece. `false`: the answer is complete.
+    async fn next_piece(&mut self) -> Result<bool, BlobError> {
+        while self.piece.is_empty() {
+            let Some(piece) = self.answer.next().await.transpose()? else {
+                return if self.size_bytes == 0 { Ok(false) } else { Err(wrong_size()) };
+            };
+            self.size_bytes = self.size_bytes.checked_sub(piece.len() as u64).ok_or_else(wrong_size)?;
+            self.piece = piece;
+        }
+        Ok(true)
+    }
+
+    /// Takes at most this number of bytes from the piece.
+    fn cut(&mut self, limit_bytes: usize) -> Bytes {
+        self.piece.split_to(self.piece.len().min(limit_bytes))
     }
 }
 

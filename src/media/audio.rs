@@ -84,18 +84,14 @@ fn measure_with(source: &Path, offset: u64, open: Open) -> Result<Measured> {
     let Ok(decoder) = get_codecs().make_audio_decoder(parameters, &AudioDecoderOptions::default()) else {
         return Ok(Measured { duration_ms: declared_ms, waveform: None });
     };
-    let mut decoding = Decoding {
-        decoder,
-        envelope: Envelope::new(),
-        samples: Vec::new(),
-        decoded: Duration::ZERO,
-        damaged_packets: 0,
-    };
+    let mut decoding =
+        Decoding { decoder, envelope: Envelope::new(), samples: Vec::new(), decoded_ns: 0, damaged_packets: 0 };
     let complete = decoding.run(reader.as_mut(), track.id, deadline);
     if !complete {
         return Ok(Measured { duration_ms: declared_ms, waveform: None });
     }
-    let decoded_ms = u64::try_from(decoding.decoded.as_millis()).ok().filter(|decoded_ms| *decoded_ms > 0);
+    // Rounded, because the duration of a packet is seldom a whole number.
+    let decoded_ms = Some((decoding.decoded_ns + 500_000) / 1_000_000).filter(|decoded_ms| *decoded_ms > 0);
     Ok(Measured { duration_ms: decoded_ms.or(declared_ms), waveform: decoding.envelope.into_parts() })
 }
 
@@ -110,14 +106,14 @@ struct Decoding {
     decoder: Box<dyn AudioDecoder>,
     envelope: Envelope,
     samples: Vec<f32>,
-    decoded: Duration,
+    decoded_ns: u64,
     damaged_packets: u32,
 }
 
 impl Decoding {
     /// Decodes a track. Returns true if the end of the file was reached.
     fn run(&mut self, reader: &mut dyn FormatReader, track_id: u32, deadline: Instant) -> bool {
-        while self.decoded.as_secs() < MAX_DECODED_S && self.damaged_packets < MAX_DAMAGED_PACKETS {
+        while self.decoded_ns < MAX_DECODED_S * 1_000_000_000 && self.damaged_packets < MAX_DAMAGED_PACKETS {
             let packet = match reader.next_packet() {
                 Ok(Some(packet)) => packet,
                 Ok(None) => return true,
@@ -137,7 +133,7 @@ impl Decoding {
                     if rate == 0 || channels == 0 {
                         return false;
                     }
-                    self.decoded += Duration::from_secs(buffer.frames() as u64) / rate;
+                    self.decoded_ns += buffer.frames() as u64 * 1_000_000_000 / u64::from(rate);
                     buffer.copy_to_vec_interleaved(&mut self.samples);
                     self.envelope.add(&self.samples, channels);
                 }

@@ -3,6 +3,7 @@
 //! Invariant: cleaning changes only the bytes of metadata items. The length of the file and the picture stay the same. A file whose
 //! structure is broken is stored as it is, apart from the metadata that was found.
 
+use std::collections::HashMap;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
@@ -14,6 +15,10 @@ use super::{Inspected, Refusal};
 
 /// Maximum size of the list of items and of the list of their places. Pictures of phones have some hundred items.
 const MAX_LIST_BYTES: u64 = 1024 * 1024;
+
+/// EXIF metadata without entries, as an item holds it: the offset of the TIFF header, the header, and an empty directory. Some
+/// decoders refuse a picture whose EXIF metadata is not valid, so zeros alone are not enough.
+const EMPTY_EXIF: &[u8] = b"\0\0\0\0MM\0\x2A\0\0\0\x08\0\0\0\0\0\0";
 
 pub(super) fn inspect(mut inspected: Inspected, source: &Path, target: &Path) -> Result<Inspected, Refusal> {
     let movie = iso::walk(source)?;
@@ -32,7 +37,7 @@ pub(super) fn inspect(mut inspected: Inspected, source: &Path, target: &Path) ->
 
 /// Adds the bytes of all metadata items.
 fn erase_items(reader: &mut BlockReader, meta: &BoxHeader, erasures: &mut Erasures) -> io::Result<()> {
-    let (mut items, mut places, mut inner_data) = (Vec::new(), Vec::new(), 0..0);
+    let (mut items, mut places, mut inner_data) = (Items::new(), Vec::new(), 0..0);
     // The content of this box starts with a version and flags.
     reader.seek_to(meta.body + 4)?;
     while let Some(header) = next_box(reader, meta.end)? {
@@ -78,13 +83,23 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// The ids of the items with EXIF or XMP metadata, from an `iinf` box.
-fn metadata_items(list: &[u8]) -> Option<Vec<u64>> {
+/// Kinds of metadata.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Metadata {
+    Exif,
+    Xmp,
+}
+
+/// Items with metadata, by their ids.
+type Items = HashMap<u64, Metadata>;
+
+/// The items with metadata, from an `iinf` box.
+fn metadata_items(list: &[u8]) -> Option<Items> {
     let mut fields = Fields { rest: list };
     let version = fields.number(1)?;
     fields.number(3)?;
     let count = fields.number(if version == 0 { 2 } else { 4 })?;
-    let mut found = Vec::new();
+    let mut found = Items::new();
     for _ in 0..count {
         let Some(size) = fields.number(4).and_then(|size| usize::try_from(size).ok()) else { break };
         let Some(entry) = size.checked_sub(4).and_then(|size| fields.bytes(size)) else { break };
@@ -93,8 +108,8 @@ fn metadata_items(list: &[u8]) -> Option<Vec<u64>> {
     Some(found)
 }
 
-/// The id of an item, from an `infe` box without its size, if the item is metadata.
-fn metadata_item(entry: &[u8]) -> Option<u64> {
+/// An item from an `infe` box without its size, if the item is metadata.
+fn metadata_item(entry: &[u8]) -> Option<(u64, Metadata)> {
     let mut fields = Fields { rest: entry };
     if fields.bytes(4)? != b"infe" {
         return None;
@@ -103,12 +118,19 @@ fn metadata_item(entry: &[u8]) -> Option<u64> {
     fields.number(3)?;
     let id = fields.number(if version == 3 { 4 } else { 2 })?;
     fields.number(2)?;
+    if version < 2 {
+        return None;
+    }
     // XMP is the only kind of MIME item that cameras write.
-    (version >= 2 && matches!(fields.bytes(4)?, b"Exif" | b"mime")).then_some(id)
+    match fields.bytes(4)? {
+        b"Exif" => Some((id, Metadata::Exif)),
+        b"mime" => Some((id, Metadata::Xmp)),
+        _ => None,
+    }
 }
 
 /// Adds the bytes of items, from an `iloc` box.
-fn locate(list: &[u8], items: &[u64], inner_data: &Range<u64>, file_bytes: u64, erasures: &mut Erasures) -> Option<()> {
+fn locate(list: &[u8], items: &Items, inner_data: &Range<u64>, file_bytes: u64, erasures: &mut Erasures) -> Option<()> {
     let mut fields = Fields { rest: list };
     let version = fields.number(1)?;
     fields.number(3)?;
@@ -127,7 +149,12 @@ fn locate(list: &[u8], items: &[u64], inner_data: &Range<u64>, file_bytes: u64, 
         fields.number(2)?;
         let base = fields.number(base_bytes)?;
         let extents = fields.number(2)?;
-        for _ in 0..extents {
+        let item = items.get(&id);
+        // Extents without numbers would cost time, but no bytes of the list.
+        if extents > 1 && index_bytes + offset_bytes + length_bytes == 0 {
+            return None;
+        }
+        for extent in 0..extents {
             fields.number(index_bytes)?;
             let offset = fields.number(offset_bytes)?.checked_add(base)?;
             let length = fields.number(length_bytes)?;
@@ -136,11 +163,12 @@ fn locate(list: &[u8], items: &[u64], inner_data: &Range<u64>, file_bytes: u64, 
                 1 => inner_data.clone(),
                 _ => continue,
             };
-            if items.contains(&id) {
+            if let Some(item) = item {
                 let start = whole.start.checked_add(offset)?;
                 // A length of zero means the rest.
                 let end = if length == 0 { whole.end } else { start.checked_add(length)?.min(whole.end) };
-                erasures.zero(start..end);
+                let replacement = if *item == Metadata::Exif && extent == 0 { EMPTY_EXIF } else { &[] };
+                erasures.replace(start..end, replacement);
             }
         }
     }

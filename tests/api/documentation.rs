@@ -47,6 +47,8 @@ async fn run_document(place: &Place, document: &str, at_least: usize) {
     let server = Process::start(place).await;
     let folder = place.folder.path().join("examples");
     std::fs::create_dir(&folder).unwrap();
+    // The commands of README.md run in the root of the repository.
+    std::os::unix::fs::symlink(std::fs::canonicalize("docs").unwrap(), folder.join("docs")).unwrap();
     let mut shell = Shell { folder, first: server.address, servers: Vec::new() };
     let blocks = blocks(Path::new(document));
     let mut run = 0;

@@ -43,6 +43,7 @@ const AREAS: &[(&str, &[&[&str]])] = &[
             "store/driver",
             "store/db",
             "store/shared",
+            "store/files",
             "store/identity",
             "store/conversations",
             "store/messages",

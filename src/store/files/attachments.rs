@@ -203,14 +203,13 @@ pub async fn lock(conn: &mut Conn, ids: &[i64]) -> Result<Vec<i64>> {
 /// see.
 pub async fn visible_among(conn: &mut Conn, user: UserId, ids: &[i64]) -> Result<Vec<i64>> {
     conn.rows(
-        "SELECT a.id FROM messaging.attachments a
-          WHERE a.id = ANY($2)
-            AND (a.uploader_id = $1
-                 OR EXISTS (SELECT 1 FROM messaging.message_attachments h
-                              JOIN messaging.members m ON m.conversation_id = h.conversation_id AND m.user_id = $1
-                              JOIN messaging.conversations c ON c.id = h.conversation_id
-                             WHERE h.attachment_id = a.id AND c.deleted_at IS NULL
-                               AND (c.history = 'all' OR h.seq > m.joined_seq)))",
+        "SELECT a.id FROM messaging.attachments a WHERE a.id = ANY($2) AND a.uploader_id = $1
+         UNION
+         SELECT h.attachment_id
+           FROM messaging.message_attachments h
+           JOIN messaging.members m ON m.conversation_id = h.conversation_id AND m.user_id = $1
+           JOIN messaging.conversations c ON c.id = h.conversation_id
+          WHERE h.attachment_id = ANY($2) AND c.deleted_at IS NULL AND (c.history = 'all' OR h.seq > m.joined_seq)",
         &[Value::I64(user.0), Value::I64s(ids)],
         |row| row.i64(0),
     )

@@ -3,3 +3,7 @@
 pub mod attachments;
 pub mod blobs;
 pub mod usage;
+
+/// Statements that remove the personal data of person $1 during an erasure. The attachments of the user's messages stay as long as
+/// the messages.
+pub(in crate::store) const DELETED_WITH_PERSON: &[&str] = &["DELETE FROM messaging.file_usage WHERE user_id = $1"];

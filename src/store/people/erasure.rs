@@ -10,7 +10,7 @@ use crate::store::db::Conn;
 use crate::store::db::columns::{columns, read, sql};
 use crate::store::driver::values::Value;
 use crate::store::shared::idempotency::{Digest, key};
-use crate::store::{conversations, identity, messages};
+use crate::store::{conversations, files, identity, messages};
 
 /// An erasure that is not finished.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +37,7 @@ pub async fn forget_person(
         identity::DELETED_WITH_PERSON,
         messages::DELETED_WITH_PERSON,
         conversations::DELETED_WITH_PERSON,
+        files::DELETED_WITH_PERSON,
         super::DELETED_WITH_PERSON,
         &["DELETE FROM messaging.users WHERE id = $1"],
     ];

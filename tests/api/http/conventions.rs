@@ -94,8 +94,9 @@ both!(bodies_that_are_not_json_are_refused, async |place| {
     let named = post_bytes(&server, json_type, "{\"body\":\"a\",\"<script>\":1}").await.invalid(&["<script>"]);
     assert_eq!(named["errors"][0]["code"], "unknown_field");
     // An empty body means {} and needs no Content-Type.
-    post_bytes(&server, None, "").await.invalid(&["body"]);
-    post_bytes(&server, json_type, "").await.invalid(&["body"]);
+    let missing = ["body", "sender_user_name", "recipient_user_name"];
+    post_bytes(&server, None, "").await.invalid(&missing);
+    post_bytes(&server, json_type, "").await.invalid(&missing);
 });
 
 both!(bodies_of_a_wrong_type_or_size_are_refused, async |place| {
