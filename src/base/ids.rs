@@ -63,6 +63,10 @@ id!(
     BlobId
 );
 id!(
+    /// The id of a resumable upload.
+    UploadId
+);
+id!(
     /// The id of a report.
     ReportId
 );

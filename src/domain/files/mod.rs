@@ -3,5 +3,6 @@
 pub mod attachments;
 pub mod file_names;
 pub mod files;
+pub mod resumable_uploads;
 pub mod sweep;
 pub mod uploads;

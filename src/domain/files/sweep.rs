@@ -1,4 +1,5 @@
-//! Deleting files that nothing uses: attachments that were never sent or whose messages are gone, and bytes without an attachment.
+//! Deleting files that nothing uses: attachments that were never sent or whose messages are gone, resumable uploads that were not
+//! completed, and bytes without an attachment.
 //!
 //! Invariant: bytes are deleted after the transaction that says that nothing refers to them, and their row after them. So a crash at
 //! any moment leaves a row that says what is still to be done.
@@ -52,6 +53,15 @@ pub async fn batch(app: &App, files: &Files) -> Result<bool> {
                 .write((expired, now), |conn, (expired, now)| {
                     Box::pin(store::files::attachments::delete_unused(conn, expired, *now))
                 })
+                .await?;
+        }
+        let uploads = app
+            .db
+            .read(now, |conn, now| Box::pin(store::files::resumable_uploads::expired(conn, *now, BATCH_LIMIT)))
+            .await?;
+        if !uploads.is_empty() {
+            app.db
+                .write(uploads, |conn, uploads| Box::pin(store::files::resumable_uploads::delete(conn, uploads)))
                 .await?;
         }
         let before = now.plus_micros(-CLAIM_MICROS);

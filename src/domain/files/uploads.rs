@@ -13,6 +13,7 @@ use super::file_names;
 use super::files::{FileSettings, Files, UploadPermit, blob_error};
 use crate::app::App;
 use crate::base::error::{Error, Result};
+use crate::base::ids::{AttachmentId, UploadId, UserId};
 use crate::blobs::{BlobName, SpoolFile, Spooled};
 use crate::domain::access::principal::Principal;
 use crate::domain::shared::idempotency::{KeyedAnswer, Once};
@@ -60,7 +61,6 @@ pub async fn begin(app: &App, principal: &Principal, announced_bytes: Option<u64
     if announced_bytes.is_some_and(|bytes| bytes > max_bytes) {
         return Err(too_large(max_bytes));
     }
-    let permit = files.begin_upload(person)?;
     let (own_bytes, all_bytes) = app
         .db
         .read(person, |conn, person| {
@@ -77,6 +77,16 @@ pub async fn begin(app: &App, principal: &Principal, announced_bytes: Option<u64
     if all_bytes.saturating_add(announced) > files.settings.max_server_bytes {
         return Err(Error::StorageFull);
     }
+    begin_with_limit(app, principal, max_bytes).await
+}
+
+/// Begins to receive at most `max_bytes`, without a check of the space that the caller's files take.
+///
+/// # Errors
+/// 403 `act_as_required`; 429 `too_many_uploads`; 507 if the disk is full.
+pub(super) async fn begin_with_limit(app: &App, principal: &Principal, max_bytes: u64) -> Result<Incoming> {
+    let files = files(app)?;
+    let permit = files.begin_upload(principal.require_person()?.id)?;
     let file = files.blobs.spool().await.map_err(blob_error)?;
     Ok(Incoming { file, max_bytes, received_bytes: 0, permit })
 }
@@ -92,6 +102,11 @@ impl Incoming {
             return Err(too_large(self.max_bytes));
         }
         self.file.write(&bytes).await.map_err(blob_error)
+    }
+
+    /// Whether no byte has arrived.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.received_bytes == 0
     }
 
     /// Completes the file.
@@ -110,6 +125,10 @@ impl Received {
     /// SHA-256 of the bytes that arrived.
     pub const fn sha256(&self) -> &[u8; 32] {
         &self.spooled.sha256
+    }
+
+    pub(super) fn into_spooled(self) -> Spooled {
+        self.spooled
     }
 }
 
@@ -142,6 +161,45 @@ pub async fn create(
     if let Some(given) = given {
         return Ok(given);
     }
+    let attachment = prepare(app, files, person, received, &stated).await?;
+    let FileSettings { max_user_bytes, max_server_bytes, .. } = files.settings;
+    let new = NewAttachment { attachment, once, max_user_bytes, max_server_bytes };
+    app.db.write(new, |conn, new| Box::pin(insert(conn, new))).await
+}
+
+/// Makes an attachment of a complete resumable upload, and records it in the upload.
+///
+/// # Errors
+/// As [`create`].
+pub(super) async fn create_of_upload(
+    app: &App,
+    principal: &Principal,
+    received: Received,
+    stated: Stated,
+    upload: UploadId,
+) -> Result<AttachmentId> {
+    let files = files(app)?;
+    let attachment = prepare(app, files, principal.require_person()?.id, received, &stated).await?;
+    let FileSettings { max_user_bytes, max_server_bytes, .. } = files.settings;
+    let new = NewAttachment { attachment, once: Once::without_key(), max_user_bytes, max_server_bytes };
+    app.db
+        .write((new, upload), |conn, (new, upload)| {
+            Box::pin(async move {
+                let id = insert_row(conn, new).await?;
+                store::files::resumable_uploads::complete(conn, *upload, id).await.map(|()| id)
+            })
+        })
+        .await
+}
+
+/// Inspects a file, stores its bytes, and describes the attachment to insert.
+async fn prepare(
+    app: &App,
+    files: &Files,
+    uploader_id: UserId,
+    received: Received,
+    stated: &Stated,
+) -> Result<Attachment> {
     let (stored, inspected) = inspect(files, received.spooled).await?;
     let blob = store_file(app, files, &stored).await?;
     let thumbnail = match &inspected.thumbnail {
@@ -151,16 +209,13 @@ pub async fn create(
         }
         None => None,
     };
-    let attachment = Attachment {
-        description: describe(&inspected, &stated, blob.size_bytes, thumbnail.is_some()),
-        uploader_id: person,
+    Ok(Attachment {
+        description: describe(&inspected, stated, blob.size_bytes, thumbnail.is_some()),
+        uploader_id,
         blob,
         thumbnail,
-        created_at: now,
-    };
-    let FileSettings { max_user_bytes, max_server_bytes, .. } = files.settings;
-    let new = NewAttachment { attachment, once, max_user_bytes, max_server_bytes };
-    app.db.write(new, |conn, new| Box::pin(insert(conn, new))).await
+        created_at: app.clock.now(),
+    })
 }
 
 /// Inspects the file, and returns the file to store: the one that arrived, or one without its metadata.
@@ -174,7 +229,7 @@ async fn inspect(files: &Files, spooled: Spooled) -> Result<(Spooled, Inspected)
 }
 
 /// Stores the bytes of a file, unless equal bytes are stored already.
-async fn store_file(app: &App, files: &Files, spooled: &Spooled) -> Result<Blob> {
+pub(super) async fn store_file(app: &App, files: &Files, spooled: &Spooled) -> Result<Blob> {
     let (blob, is_stored) = claim(app, spooled.sha256, spooled.size_bytes).await?;
     if !is_stored {
         files.blobs.put(&BlobName::new(blob.sha256, blob.id.0), &spooled.path).await.map_err(blob_error)?;
@@ -200,11 +255,19 @@ async fn claim(app: &App, sha256: Hash, size_bytes: u64) -> Result<(Blob, bool)>
 }
 
 async fn insert(conn: &mut Conn, new: &NewAttachment) -> Result<KeyedAnswer> {
-    let NewAttachment { attachment, once, max_user_bytes, max_server_bytes } = new;
+    let NewAttachment { attachment, once, .. } = new;
     let now = attachment.created_at;
     if let Some(given) = once.given(conn, now).await? {
         return Ok(given);
     }
+    let id = insert_row(conn, new).await?;
+    let mut made = attachment.clone();
+    made.description.id = id.0;
+    once.give(conn, now, &made, Some(attachment.uploader_id)).await
+}
+
+async fn insert_row(conn: &mut Conn, new: &NewAttachment) -> Result<AttachmentId> {
+    let NewAttachment { attachment, max_user_bytes, max_server_bytes, .. } = new;
     let mut blobs = vec![attachment.blob];
     blobs.extend(attachment.thumbnail.as_ref().map(|(blob, _)| *blob));
     blobs.sort_unstable_by_key(|blob| blob.id);
@@ -221,10 +284,8 @@ async fn insert(conn: &mut Conn, new: &NewAttachment) -> Result<KeyedAnswer> {
     if !store::files::usage::add(conn, uploader, attachment.description.size_bytes, *max_user_bytes).await? {
         return Err(over_quota());
     }
-    let id = store::files::attachments::insert(conn, attachment, now.plus_micros(UNSENT_MICROS)).await?;
-    let mut made = attachment.clone();
-    made.description.id = id.0;
-    once.give(conn, now, &made, Some(uploader)).await
+    let expires_at = attachment.created_at.plus_micros(UNSENT_MICROS);
+    store::files::attachments::insert(conn, attachment, expires_at).await
 }
 
 fn describe(inspected: &Inspected, stated: &Stated, size_bytes: i64, has_thumbnail: bool) -> Description {
@@ -249,11 +310,11 @@ fn describe(inspected: &Inspected, stated: &Stated, size_bytes: i64, has_thumbna
     }
 }
 
-fn too_large(max_bytes: u64) -> Error {
+pub(super) fn too_large(max_bytes: u64) -> Error {
     Error::TooLarge { code: "file_too_large", detail: format!("A file has at most {max_bytes} bytes").into() }
 }
 
-fn over_quota() -> Error {
+pub(super) fn over_quota() -> Error {
     Error::TooLarge {
         code: "file_quota_exceeded",
         detail: "Your files take all the space that one user has; delete messages with files first".into(),

@@ -54,6 +54,7 @@ pub async fn erase(app: &App, principal: &Principal, user_name: &str, delete_mes
                 store::people::friends::forget(conn, user).await?;
                 store::people::reports::forget(conn, user).await?;
                 store::files::attachments::expire_of(conn, user, by.at).await?;
+                store::files::resumable_uploads::forget(conn, user).await?;
                 // The address belongs to the personal data of a user who erases their own account, so it is not logged.
                 // The address of an administrator is logged as usual.
                 let address = by.address.clone().filter(|_| by.actor != Some(user));

@@ -49,7 +49,7 @@ pub async fn receive(
     // The announced size of a form includes its boundaries, so only the bytes of the file are compared with the limit.
     let announced = announced.filter(|_| boundary.is_none());
     let mut incoming = uploads::begin(app, principal, announced).await?;
-    let mut pieces = Pieces { body, stall_timeout };
+    let mut pieces = Pieces::new(body, stall_timeout);
     let file_name = match boundary {
         None => {
             while let Some(piece) = pieces.next().await? {
@@ -80,13 +80,22 @@ fn boundary(headers: &HeaderMap) -> Result<Option<Vec<u8>>, Problem> {
 }
 
 /// The pieces of a body as they arrive.
-struct Pieces {
+pub struct Pieces {
     body: Body,
     stall_timeout: Duration,
 }
 
 impl Pieces {
-    async fn next(&mut self) -> Result<Option<Bytes>, Problem> {
+    /// The pieces of `body`. `stall_timeout` is the longest pause between two of them.
+    pub const fn new(body: Body, stall_timeout: Duration) -> Self {
+        Self { body, stall_timeout }
+    }
+
+    /// The next piece. `None` at the end of the body.
+    ///
+    /// # Errors
+    /// 400 if the body ends too early; 408 if it does not arrive.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Problem> {
         loop {
             let Ok(frame) = tokio::time::timeout(self.stall_timeout, self.body.frame()).await else {
                 let detail = "The body took too long to arrive";

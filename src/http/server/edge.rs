@@ -36,6 +36,8 @@ use crate::http::state::HttpState;
 const POLL_PATH: &str = "/api/events";
 /// The path of uploads. Their requests take as long as the file takes to arrive.
 const UPLOAD_PATH: &str = "/api/attachments";
+/// The beginning of the paths of resumable uploads.
+const PARTS_PATH: &str = "/api/uploads/";
 /// The longest time in which a file arrives.
 const UPLOAD_TIME: Duration = Duration::from_secs(3_600);
 /// The limit of all header fields together, in bytes. Smaller than hyper's buffer, so that the edge refuses the request.
@@ -162,7 +164,7 @@ impl Edge {
         let duration_ms = took.as_secs_f64() * 1_000.0;
         let status = status.as_u16();
         // A long poll waits for events, and an upload for its file, so a long duration is not a sign of a problem.
-        let slow = took >= SLOW && ![POLL_PATH, UPLOAD_PATH].contains(&route);
+        let slow = took >= SLOW && ![POLL_PATH, UPLOAD_PATH].contains(&route) && !route.starts_with(PARTS_PATH);
         if status >= 500 || slow {
             tracing::warn!(status, duration_ms, "answered");
         } else if status >= 400 {
@@ -194,6 +196,7 @@ fn extra_time(request: &Request) -> Duration {
     match request.uri().path() {
         POLL_PATH => MAX_WAIT,
         UPLOAD_PATH if request.method() == Method::POST => UPLOAD_TIME,
+        path if path.starts_with(PARTS_PATH) && request.method() == Method::PATCH => UPLOAD_TIME,
         _ => Duration::ZERO,
     }
 }

@@ -96,6 +96,9 @@ fn cors(origins: &[String]) -> Result<Option<CorsLayer>> {
         HeaderName::from_static("ratelimit-reset"),
         HeaderName::from_static("idempotency-replayed"),
         HeaderName::from_static("x-request-id"),
+        HeaderName::from_static("tus-resumable"),
+        HeaderName::from_static("upload-length"),
+        HeaderName::from_static("upload-offset"),
     ];
     Ok(Some(
         CorsLayer::new()

@@ -79,6 +79,7 @@ pub fn complete(mut document: utoipa::openapi::OpenApi, access: Access) -> utoip
             ("put", &mut item.put),
             ("patch", &mut item.patch),
             ("delete", &mut item.delete),
+            ("head", &mut item.head),
         ];
         for (method, operation) in operations {
             let Some(operation) = operation else { continue };

@@ -7,7 +7,7 @@ use super::Row;
 use crate::base::error::{Error, Result};
 use crate::base::ids::{
     ApiKeyId, AttachmentId, BlobId, ConversationId, IncomingWebhookId, InviteId, MessageId, ReportId, ScheduledId,
-    SessionId, UserId, WebhookId,
+    SessionId, UploadId, UserId, WebhookId,
 };
 use crate::base::time::Timestamp;
 
@@ -175,6 +175,7 @@ id_columns!(
     ReportId,
     ScheduledId,
     SessionId,
+    UploadId,
     UserId,
     WebhookId,
 );

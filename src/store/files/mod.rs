@@ -2,6 +2,7 @@
 
 pub mod attachments;
 pub mod blobs;
+pub mod resumable_uploads;
 pub mod usage;
 
 /// Statements that remove the personal data of person $1 during an erasure. The attachments of the user's messages stay as long as

@@ -2,4 +2,5 @@
 
 mod attachments;
 mod bad_input;
+mod resumable_uploads;
 mod sweep;

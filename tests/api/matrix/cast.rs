@@ -250,6 +250,14 @@ impl Fixture {
         for (name, value) in &caller.headers {
             request = request.header(*name, value);
         }
+        if target.starts_with("/api/uploads") {
+            request =
+                request.header("tus-resumable", "1.0.0").header("upload-length", 1_000).header("upload-offset", 0);
+            if let Some(body) = body {
+                request = request.header("content-type", "application/offset+octet-stream").body(body.to_string());
+            }
+            return answer_of(request).await;
+        }
         answer_of(with_body(request, body)).await
     }
 

@@ -49,7 +49,8 @@ impl Case {
         let mut paths = things.into_iter().map(|thing| fill_in(template, thing));
         let question = if template == "/api/search/messages" { "?q=hey" } else { "" };
         let path = paths.next().unwrap() + question;
-        let lasts = method == "GET" || matches!(operation, "POST /api/sessions" | "POST /api/password-resets");
+        let lasts = ["GET", "HEAD"].contains(&method)
+            || matches!(operation, "POST /api/sessions" | "POST /api/password-resets");
         Self { subject, path, body, missing: paths.collect(), lasts }
     }
 }
@@ -111,6 +112,13 @@ async fn things(fixture: &Fixture, operation: &str, subject: &Subject) -> Vec<Ve
             let bytes = crate::support::files::png(30, 30);
             let id = crate::support::files::uploaded(&fixture.open_server, &subject.user_name, "a.png", &bytes).await;
             names(id.to_string(), &[NO_ID, "0", "x"])
+        }
+        "/api/uploads/{id}" => {
+            let request =
+                fixture.open_server.request(Method::POST, "/api/uploads").header("x-act-as", &subject.user_name);
+            let request = request.header("tus-resumable", "1.0.0").header("upload-length", 1_000);
+            let made = crate::support::answer_of(request).await.json();
+            names(made["id"].to_string(), &[NO_ID, "0", "x"])
         }
         "/api/scheduled/{id}" => {
             let name = &subject.user_name;
@@ -261,7 +269,7 @@ async fn body(fixture: &Fixture, operation: &str, subject: &Subject) -> Option<V
         }
         "PATCH /api/conversations/{id}/messages/{seq}" => json!({"body": "hey"}),
         "POST /api/conversations/{id}/receipts" => json!({"read_seq": 1}),
-        "POST /api/attachments" => json!({"any": "file"}),
+        "POST /api/attachments" | "PATCH /api/uploads/{id}" => json!({"any": "file"}),
         "POST /api/messages" => {
             json!({"sender_user_name": subject.user_name, "recipient_user_name": "other", "body": "Hey, whats up?"})
         }

@@ -46,6 +46,10 @@ GET /api/messages/{user_name}                     401 200 msg msg 200 scp scp 20
 POST /api/attachments                             401 201 201 201 scp act scp act scp 201 scp 201 scp 201 scp 201
 GET /api/attachments/{id}                         401 200 att att 200 scp scp 200 200 scp scp 200 att scp scp att
 GET /api/attachments/{id}/thumbnail               401 200 att att 200 scp scp 200 200 scp scp 200 att scp scp att
+POST /api/uploads                                 401 201 201 201 scp act scp act scp 201 scp 201 scp 201 scp 201
+HEAD /api/uploads/{id}                            401 200 upl upl act scp scp act 200 scp scp 200 upl scp scp upl
+PATCH /api/uploads/{id}                           401 204 upl upl scp act scp act scp 204 scp 204 scp upl scp upl
+DELETE /api/uploads/{id}                          401 204 upl upl scp act scp act scp 204 scp 204 scp upl scp upl
 GET /api/scheduled                                401 200 200 200 act scp scp act 200 scp scp 200 200 scp scp 200
 GET /api/scheduled/{id}                           401 200 sch sch act scp scp act 200 scp scp 200 sch scp scp sch
 DELETE /api/scheduled/{id}                        401 204 sch sch scp act scp act scp 204 scp 204 scp sch scp sch
@@ -136,6 +140,7 @@ const REFUSALS: &[(&str, u16, &str, bool)] = &[
     ("rol", 403, "insufficient_role", true),
     ("non", 404, "message_not_found", false),
     ("att", 404, "attachment_not_found", false),
+    ("upl", 404, "upload_not_found", false),
     ("sch", 404, "scheduled_not_found", false),
     ("con", 404, "conversation_not_found", false),
     ("fri", 404, "friend_not_found", true),
@@ -184,7 +189,8 @@ fn derived(operation: &str, nobody: Outcome, subject: Outcome) -> [(&'static str
     if nobody != outcome("401") {
         return [("ax", nobody), ("fp", nobody)];
     }
-    let by_page = if operation.starts_with("GET ") { subject } else { outcome("for") };
+    let by_page =
+        if operation.starts_with("GET ") || operation.starts_with("HEAD ") { subject } else { outcome("for") };
     [("ax", outcome("nax")), ("fp", by_page)]
 }
 

@@ -6,6 +6,7 @@ use utoipa_axum::routes;
 use crate::http::state::HttpState;
 
 pub mod attachments;
+pub mod resumable_uploads;
 
 /// The routes of this area.
 pub fn routes() -> OpenApiRouter<HttpState> {
@@ -13,4 +14,10 @@ pub fn routes() -> OpenApiRouter<HttpState> {
         .routes(routes!(attachments::upload_attachment))
         .routes(routes!(attachments::get_attachment))
         .routes(routes!(attachments::get_thumbnail))
+        .routes(routes!(resumable_uploads::create_upload))
+        .routes(routes!(
+            resumable_uploads::get_upload_offset,
+            resumable_uploads::add_upload_part,
+            resumable_uploads::delete_upload
+        ))
 }

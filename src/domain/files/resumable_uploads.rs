@@ -1,0 +1,250 @@
+//! Resumable uploads: a file that arrives in several requests, so that a bad network costs only what was not acknowledged.
+//!
+//! Invariants:
+//! - Each request stores what arrived as a blob of its own, on disk, before its offset is acknowledged. So an upload goes on after a
+//!   restart, and through another node.
+//! - Two requests cannot add bytes at the same offset.
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+
+use super::attachments::{self, Attachment, files};
+use super::file_names;
+use super::files::{FileSettings, Files, blob_error};
+use super::uploads::{self, Incoming, Stated, over_quota, store_file, too_large};
+use crate::app::App;
+use crate::base::error::{Error, Result};
+use crate::base::ids::{AttachmentId, UploadId};
+use crate::blobs::BlobName;
+use crate::domain::access::principal::Principal;
+use crate::domain::access::viewer::Viewer;
+use crate::domain::shared::idempotency::{KeyedAnswer, Once};
+use crate::store;
+use crate::store::db::Conn;
+use crate::store::files::blobs::Blob;
+pub use crate::store::files::resumable_uploads::ResumableUpload;
+
+/// Maximum number of incomplete uploads of a user.
+pub const MAX_OPEN: i64 = 10;
+/// Maximum number of requests that add bytes to one upload.
+pub const MAX_PARTS: i64 = 1_000;
+/// How long an upload is kept after its creation.
+const KEPT_MICROS: i64 = 24 * 3_600 * 1_000_000;
+
+struct NewUpload {
+    upload: ResumableUpload,
+    once: Once<ResumableUpload>,
+    max_user_bytes: i64,
+}
+
+/// Creates an upload without bytes.
+///
+/// # Errors
+/// 403 `act_as_required`; 409 `too_many_open_uploads`; 413 `file_too_large`, `file_quota_exceeded`; 422 for the size and the name.
+pub async fn create(
+    app: &App,
+    principal: &Principal,
+    size_bytes: i64,
+    file_name: Option<String>,
+    once: Once<ResumableUpload>,
+) -> Result<KeyedAnswer> {
+    let person = principal.require_person()?.id;
+    let FileSettings { max_file_bytes, max_user_bytes, .. } = files(app)?.settings;
+    if size_bytes < 1 {
+        return Err(Error::invalid("Upload-Length", "out_of_range", "must be at least 1"));
+    }
+    if size_bytes.unsigned_abs() > max_file_bytes {
+        return Err(too_large(max_file_bytes));
+    }
+    if let Some(name) = &file_name {
+        file_names::check(name)?;
+    }
+    let upload = ResumableUpload {
+        id: UploadId(0),
+        user_id: person,
+        file_name,
+        size_bytes,
+        offset_bytes: 0,
+        attachment_id: None,
+        expires_at: app.clock.now().plus_micros(KEPT_MICROS),
+    };
+    let new = NewUpload { upload, once, max_user_bytes };
+    app.db.write(new, |conn, new| Box::pin(insert(conn, new))).await
+}
+
+async fn insert(conn: &mut Conn, new: &NewUpload) -> Result<KeyedAnswer> {
+    let NewUpload { upload, once, max_user_bytes } = new;
+    let now = upload.expires_at.plus_micros(-KEPT_MICROS);
+    if let Some(given) = once.given(conn, now).await? {
+        return Ok(given);
+    }
+    // Locks the user, so that two requests count one after the other, and so that no upload is created for an erased user.
+    if store::identity::users::lock_shared(conn, &[upload.user_id.0]).await?.is_empty() {
+        return Err(Error::Unauthenticated);
+    }
+    if store::files::resumable_uploads::count_open(conn, upload.user_id).await? >= MAX_OPEN {
+        let detail = format!("A user has at most {MAX_OPEN} incomplete uploads; complete or delete one first").into();
+        return Err(Error::Conflict { code: "too_many_open_uploads", detail });
+    }
+    if store::files::usage::size_bytes(conn, upload.user_id).await? + upload.size_bytes > *max_user_bytes {
+        return Err(over_quota());
+    }
+    let id = store::files::resumable_uploads::insert(conn, upload).await?;
+    let made = ResumableUpload { id, ..upload.clone() };
+    once.give(conn, now, &made, Some(upload.user_id)).await
+}
+
+/// Reads an upload of the caller.
+///
+/// # Errors
+/// 403 `act_as_required`; 404 `upload_not_found`, also if it has expired.
+pub async fn get(app: &App, principal: &Principal, id: i64) -> Result<ResumableUpload> {
+    let person = principal.require_person()?.id;
+    let found = app
+        .db
+        .read((person, UploadId(id)), |conn, (person, id)| {
+            Box::pin(store::files::resumable_uploads::one(conn, *person, *id))
+        })
+        .await?;
+    found.filter(|upload| upload.expires_at > app.clock.now()).ok_or_else(not_found)
+}
+
+/// Deletes an upload of the caller with the bytes that have arrived. The attachment of a complete upload stays.
+///
+/// # Errors
+/// 403 `act_as_required`; 404 `upload_not_found`.
+pub async fn delete(app: &App, principal: &Principal, id: i64) -> Result<()> {
+    let upload = get(app, principal, id).await?;
+    app.db
+        .write(upload.id.0, |conn, id| {
+            Box::pin(store::files::resumable_uploads::delete(conn, std::slice::from_ref(id)))
+        })
+        .await
+}
+
+/// The next bytes of an upload that are arriving.
+pub struct Part {
+    upload: ResumableUpload,
+    incoming: Incoming,
+}
+
+/// Begins to receive the bytes from `offset_bytes` on. `None` if all bytes have arrived: then [`finish`] is next.
+///
+/// # Errors
+/// 403 `act_as_required`; 404 `upload_not_found`; 409 `upload_offset_mismatch`, `too_many_parts`; 429 `too_many_uploads`.
+pub async fn begin_part(
+    app: &App,
+    principal: &Principal,
+    id: i64,
+    offset_bytes: i64,
+) -> Result<(ResumableUpload, Option<Part>)> {
+    let upload = get(app, principal, id).await?;
+    if upload.offset_bytes != offset_bytes {
+        return Err(offset_mismatch(upload.offset_bytes));
+    }
+    if upload.offset_bytes == upload.size_bytes {
+        return Ok((upload, None));
+    }
+    let parts =
+        app.db.read(upload.id, |conn, id| Box::pin(store::files::resumable_uploads::count_parts(conn, *id))).await?;
+    if parts >= MAX_PARTS {
+        let detail = format!("An upload has at most {MAX_PARTS} parts; begin again with larger parts").into();
+        return Err(Error::Conflict { code: "too_many_parts", detail });
+    }
+    let rest = (upload.size_bytes - upload.offset_bytes).unsigned_abs();
+    let incoming = uploads::begin_with_limit(app, principal, rest).await?;
+    Ok((upload.clone(), Some(Part { upload, incoming })))
+}
+
+impl Part {
+    /// Writes the next bytes.
+    ///
+    /// # Errors
+    /// 413 `file_too_large` if more arrives than the upload has; 507 if the disk is full.
+    pub async fn write(&mut self, bytes: Bytes) -> Result<()> {
+        self.incoming.write(bytes).await
+    }
+
+    /// Stores what has arrived, also if the request was cut off. Returns the upload with its new offset.
+    ///
+    /// # Errors
+    /// 409 `upload_offset_mismatch` if another request was faster; 503 and 507 if the bytes cannot be stored.
+    pub async fn store(self, app: &App) -> Result<ResumableUpload> {
+        let Self { upload, incoming } = self;
+        if incoming.is_empty() {
+            return Ok(upload);
+        }
+        let files = files(app)?;
+        let blob = store_file(app, files, &incoming.finish().await?.into_spooled()).await?;
+        let input = (upload, blob, files.settings.max_server_bytes);
+        app.db.write(input, |conn, (upload, blob, limit)| Box::pin(add_part(conn, upload, *blob, *limit))).await
+    }
+}
+
+async fn add_part(conn: &mut Conn, upload: &ResumableUpload, blob: Blob, limit_bytes: i64) -> Result<ResumableUpload> {
+    if !store::files::blobs::lock(conn, &[blob]).await? {
+        return Err(Error::unavailable("the bytes of an upload are being deleted"));
+    }
+    if !store::files::blobs::add_reference(conn, blob, limit_bytes).await? {
+        return Err(Error::StorageFull);
+    }
+    if !store::files::resumable_uploads::add_part(conn, upload.id, upload.offset_bytes, &blob).await? {
+        let current =
+            store::files::resumable_uploads::one(conn, upload.user_id, upload.id).await?.ok_or_else(not_found)?;
+        return Err(offset_mismatch(current.offset_bytes));
+    }
+    Ok(ResumableUpload { offset_bytes: upload.offset_bytes + blob.size_bytes, ..upload.clone() })
+}
+
+/// Makes the attachment of an upload whose bytes have all arrived, or returns the one that was made before.
+///
+/// # Errors
+/// Those of [`uploads::create`]. After a 422 the upload is deleted, because another attempt cannot succeed.
+pub async fn finish(app: &App, principal: &Principal, upload: &ResumableUpload) -> Result<Attachment> {
+    let person = principal.require_person()?.id;
+    let current = get(app, principal, upload.id.0).await?;
+    let id = match current.attachment_id {
+        Some(id) => id,
+        None => match assemble(app, principal, &current).await {
+            Ok(id) => id,
+            Err(error @ (Error::Unusable { .. } | Error::Invalid(_))) => {
+                delete(app, principal, upload.id.0).await?;
+                return Err(error);
+            }
+            Err(error) => return Err(error),
+        },
+    };
+    app.db
+        .read((person, id), |conn, (person, id)| Box::pin(attachments::visible(conn, Viewer::Person(*person), id.0)))
+        .await
+}
+
+async fn assemble(app: &App, principal: &Principal, upload: &ResumableUpload) -> Result<AttachmentId> {
+    let files = files(app)?;
+    let parts = app.db.read(upload.id, |conn, id| Box::pin(store::files::resumable_uploads::parts(conn, *id))).await?;
+    let mut incoming = uploads::begin_with_limit(app, principal, upload.size_bytes.unsigned_abs()).await?;
+    for part in parts {
+        copy(files, part, &mut incoming).await?;
+    }
+    let stated = Stated { file_name: upload.file_name.clone(), ..Stated::default() };
+    uploads::create_of_upload(app, principal, incoming.finish().await?, stated, upload.id).await
+}
+
+async fn copy(files: &Files, part: Blob, incoming: &mut Incoming) -> Result<()> {
+    let name = BlobName::new(part.sha256, part.id.0);
+    let mut bytes = files.blobs.read(&name, 0..part.size_bytes.unsigned_abs()).await.map_err(blob_error)?;
+    while let Some(piece) = bytes.next().await {
+        incoming.write(piece.map_err(blob_error)?).await?;
+    }
+    Ok(())
+}
+
+fn offset_mismatch(offset_bytes: i64) -> Error {
+    let detail = format!("Upload-Offset must be {offset_bytes}, the number of bytes that have arrived");
+    Error::Conflict { code: "upload_offset_mismatch", detail: detail.into() }
+}
+
+fn not_found() -> Error {
+    let detail = "Upload not found; it may have expired";
+    Error::NotFound { code: "upload_not_found", detail: detail.into() }
+}
