@@ -19,7 +19,7 @@ build: ## build target/release/posthaste
 
 test: ## test everything on SQLite and on PostgreSQL
 	@scripts/setup build test
-	scripts/in-memory scripts/with-postgres cargo test --locked
+	scripts/in-memory scripts/with-postgres scripts/with-s3 cargo test --locked
 
 # One test at a time: the tests measure times, and share the cores of the machine with the servers that they measure.
 soak: ## run the fault tests for longer: more seeds, reconnects, restarts, stalled readers

@@ -41,7 +41,7 @@ pub struct WorkLabels {
 /// The labels of an outcome.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct OutcomeLabels {
-    /// `sent` or `failed`.
+    /// Of mails `sent` or `failed`; of uploads `stored`, `refused` or `failed`.
     pub outcome: &'static str,
 }
 
@@ -89,6 +89,12 @@ pub struct Metrics {
     pub events_delivered: Counter,
     /// Mails that an SMTP server accepted, and mails that were given up.
     pub mails: Family<OutcomeLabels, Counter>,
+    /// Uploads that were stored, refused because of a limit or of their content, or failed because of the server.
+    pub uploads: Family<OutcomeLabels, Counter>,
+    /// Stored files and thumbnails at the last count.
+    pub files: Gauge,
+    /// The bytes of all stored files and thumbnails at the last count.
+    pub files_size_bytes: Gauge,
     /// Restarts of tasks that panicked or ended.
     pub task_restarts: Family<TaskLabels, Counter>,
     /// Seconds by which the machine's clock is ahead of the database's.
@@ -160,6 +166,15 @@ impl Metrics {
                 "Reads of a message that did not match its digest",
             ),
             mails: register(all, "mails", "Mails sent and mails given up"),
+            uploads: register(all, "uploads", "Uploads stored, refused and failed"),
+            files: register(all, "files", "Stored files and thumbnails at the last count"),
+            files_size_bytes: register_with_unit(
+                all,
+                "files_size",
+                "Size of all stored files and thumbnails at the last count",
+                Unit::Bytes,
+                Gauge::default(),
+            ),
             task_restarts: register(all, "task_restarts", "Restarts of tasks that panicked or ended"),
             clock_skew_seconds: register_with_unit(
                 all,
@@ -193,6 +208,11 @@ impl Metrics {
     /// The counter of mails with an outcome: `sent` or `failed`.
     pub fn mails(&self, outcome: &'static str) -> Counter {
         self.mails.get_or_create_owned(&OutcomeLabels { outcome })
+    }
+
+    /// The counter of uploads with an outcome: `stored`, `refused` or `failed`.
+    pub fn uploads(&self, outcome: &'static str) -> Counter {
+        self.uploads.get_or_create_owned(&OutcomeLabels { outcome })
     }
 
     /// The counter of restarts of a task.

@@ -53,6 +53,17 @@ impl FolderStore {
         .await
     }
 
+    /// Opens the folder for reading. Nothing is created or checked.
+    pub(super) fn open_to_read(path: PathBuf) -> Result<Self, BlobError> {
+        let unfinished = TemporaryFolder::unopened(&path.join(UNFINISHED))?;
+        Ok(Self { path, unfinished, known: Vec::new() })
+    }
+
+    /// Deletes unfinished files of processes that have ended.
+    pub(super) async fn delete_unfinished(self: Arc<Self>) -> Result<(), BlobError> {
+        blocking(move || self.unfinished.clean()).await
+    }
+
     /// Moves a file to the path of a blob.
     pub(super) async fn put(self: Arc<Self>, name: BlobName, file: PathBuf) -> Result<(), BlobError> {
         blocking(move || {

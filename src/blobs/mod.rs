@@ -72,6 +72,36 @@ impl Blobs {
         Ok(Self { store, spool })
     }
 
+    /// Opens the storage for reading. A folder is neither created nor checked: a missing folder has no blobs. A bucket is checked as
+    /// by [`Self::open`].
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_to_read(location: &Location) -> Result<Self, BlobError> {
+        let store = match location {
+            Location::Folder(path) => Store::Folder(Arc::new(FolderStore::open_to_read(path.clone())?)),
+            Location::S3(location) => {
+                Store::S3(Arc::new(S3Store::open(location, |name| std::env::var(name).ok()).await?))
+            }
+        };
+        Ok(Self { store, spool: TemporaryFolder::unopened(Path::new(""))? })
+    }
+
+    /// Deletes the unfinished files of processes that have ended, a minute after their last change at the earliest.
+    ///
+    /// [`Self::open`] does the same. A server that starts again right after it was killed finds these files too new.
+    ///
+    /// # Errors
+    /// [`BlobError::StorageFull`], [`BlobError::Other`].
+    pub async fn delete_unfinished(&self) -> Result<(), BlobError> {
+        let spool = self.spool.clone();
+        files::blocking(move || spool.clean()).await?;
+        match &self.store {
+            Store::Folder(folder) => Arc::clone(folder).delete_unfinished().await,
+            Store::S3(_) => Ok(()),
+        }
+    }
+
     /// Creates a temporary file for an upload.
     ///
     /// # Errors

@@ -27,6 +27,9 @@ pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// No attempt begins later than this after the first one. With [`ANSWER_TIMEOUT`] a call without a body ends within 20 s.
 pub(super) const RETRY_WINDOW: Duration = Duration::from_secs(6);
+/// A request with a body has [`ANSWER_TIMEOUT`] and the time that its body takes at this speed, but not more than
+/// [`REQUEST_TIMEOUT`]. So a small upload also ends within 20 s if S3 does not answer.
+const SLOWEST_UPLOAD_BYTES_PER_S: u64 = 400_000;
 /// Maximum number of attempts of one request.
 const MAX_ATTEMPTS: u32 = 4;
 /// The pause after the first failed attempt. Each further pause is twice as long.
@@ -147,14 +150,10 @@ impl HttpService for Service {
 impl Service {
     /// Sends a request once. An answer that is not a success is an error.
     async fn attempt(&self, request: HttpRequest) -> Result<HttpResponse, FailureKind> {
-        let has_body = request.body().content_length() > 0;
+        let sending = Duration::from_secs(request.body().content_length() as u64 / SLOWEST_UPLOAD_BYTES_PER_S);
+        let limit = (ANSWER_TIMEOUT + sending).min(REQUEST_TIMEOUT);
         let is_post = request.method() == Method::POST;
-        let mut answer = if has_body {
-            // The client has REQUEST_TIMEOUT for it.
-            self.send(request).await?
-        } else {
-            tokio::time::timeout(ANSWER_TIMEOUT, self.send(request)).await.map_err(no_answer)??
-        };
+        let mut answer = tokio::time::timeout(limit, self.send(request)).await.map_err(no_answer)??;
         let status = answer.status();
         if !status.is_success() {
             return Err(failed_answer(status, &read_document(&mut answer).await?));

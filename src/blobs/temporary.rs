@@ -38,8 +38,19 @@ impl TemporaryFolder {
     /// Opens the folder: creates it, checks that files can be written, and deletes what earlier processes left.
     pub(super) fn open(path: &Path) -> Result<Self, BlobError> {
         files::make_folder(path)?;
-        let folder = Self { path: path.into(), owner: random_number()?, next: Arc::new(AtomicU64::new(0)) };
-        let probe = folder.create()?;
+        let folder = Self::unopened(path)?;
+        folder.clean()?;
+        Ok(folder)
+    }
+
+    /// The folder without a check that it exists, for a storage that is only read.
+    pub(super) fn unopened(path: &Path) -> Result<Self, BlobError> {
+        Ok(Self { path: path.into(), owner: random_number()?, next: Arc::new(AtomicU64::new(0)) })
+    }
+
+    /// Checks that files can be written, and deletes what earlier processes left.
+    pub(super) fn clean(&self) -> Result<(), BlobError> {
+        let probe = self.create()?;
         (&*probe.file)
             .write_all(b"x")
             .and_then(|()| probe.file.sync_all())
@@ -50,8 +61,7 @@ impl TemporaryFolder {
             .metadata()
             .and_then(|metadata| metadata.modified())
             .map_err(|error| BlobError::io("read the times of", &probe.path, error))?;
-        folder.delete_abandoned(now)?;
-        Ok(folder)
+        self.delete_abandoned(now)
     }
 
     /// Creates an empty file with a lock.

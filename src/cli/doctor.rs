@@ -3,6 +3,7 @@
 //! Invariant: the command changes nothing, except for a small file that it writes into the data folder and removes again.
 
 mod contents;
+mod stored_files;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -35,7 +36,8 @@ enum Finding {
 /// Additional checks.
 #[derive(clap::Args)]
 pub struct Options {
-    /// Also read every message and compare it with its digest and, on SQLite, check every index. Reads all data
+    /// Also read every message and compare it with its digest, compare every uploaded file with its SHA-256 and, on SQLite,
+    /// check every index. Reads all data
     #[arg(long)]
     deep: bool,
     /// Check this backup instead of the data: its digest, its structure and its schema version

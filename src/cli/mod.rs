@@ -58,11 +58,13 @@ enum Command {
         #[command(subcommand)]
         action: api_key::Action,
     },
-    /// Write all data into one new file. The server may be running. The file is a SQLite database, also for data from
-    /// PostgreSQL, and can be restored into either database
+    /// Write all data into one new file, and the uploaded files into the folder FILE.files beside it. The server may be
+    /// running. The file is a SQLite database, also for data from PostgreSQL, and can be restored into either database
     Backup {
         /// File to write; it must not exist
         file: std::path::PathBuf,
+        #[command(flatten)]
+        options: backup::Options,
         #[command(flatten)]
         data: DataOptions,
     },
@@ -70,6 +72,8 @@ enum Command {
     Restore {
         /// File that the command backup wrote
         file: std::path::PathBuf,
+        #[command(flatten)]
+        options: restore::Options,
         #[command(flatten)]
         data: DataOptions,
     },
@@ -90,8 +94,8 @@ pub fn run() -> ExitCode {
         Command::Serve { data, serve } => serve::run(&data, *serve),
         Command::Admin { action } => admin::run(action),
         Command::ApiKey { action } => api_key::run(action),
-        Command::Backup { file, data } => backup::run(&file, &data),
-        Command::Restore { file, data } => restore::run(&file, &data),
+        Command::Backup { file, options, data } => backup::run(&file, &options, &data),
+        Command::Restore { file, options, data } => restore::run(&file, &options, &data),
         Command::Doctor { options, data } => doctor::run(&options, &data),
         Command::Openapi => openapi::run(),
     };

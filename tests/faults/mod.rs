@@ -10,6 +10,7 @@ mod damage;
 mod damaged_rows;
 mod disk;
 mod failover;
+mod files;
 mod half_open;
 mod history;
 mod lost_answers;

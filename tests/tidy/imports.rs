@@ -126,7 +126,7 @@ const AREAS: &[(&str, &[&[&str]])] = &[
         "domain/events",
         &[ROWS, &["base", "domain/access", "domain/shared", "domain/identity", "domain/messages", "app"]],
     ),
-    ("domain/files", &[ROWS, &["base", "blobs", "media", "domain/access", "domain/shared", "app"]]),
+    ("domain/files", &[ROWS, &["base", "store/driver", "blobs", "media", "domain/access", "domain/shared", "app"]]),
     (
         "domain/operations",
         &[
@@ -257,6 +257,8 @@ const AREAS: &[(&str, &[&[&str]])] = &[
         "cli",
         &[&[
             "base",
+            "blobs",
+            "domain/files",
             "store/driver",
             "store/sqlite",
             "store/db",

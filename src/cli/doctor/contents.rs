@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::Finding;
+use super::{Finding, stored_files};
 use crate::base::error::Result;
 use crate::base::time::Clock;
 use crate::cli::progress::ProgressLine;
@@ -39,7 +39,10 @@ pub async fn of_database(data: &DataConfig, deep: bool) -> Vec<Finding> {
         Err(error) => findings.push(Finding::Fault(explain(&place, &error))),
     }
     match db.read((), |conn, ()| Box::pin(migrations::version(conn))).await {
-        Ok(Some(version)) if version == migrations::NEWEST => findings.extend(contents(&db, &place, deep).await),
+        Ok(Some(version)) if version == migrations::NEWEST => {
+            findings.extend(contents(&db, &place, deep).await);
+            findings.extend(stored_files::of_server(&db, &data.blobs, deep).await);
+        }
         Ok(Some(version)) if version < migrations::NEWEST => {
             findings.push(Finding::Warning(format!("schema version {version}; the server upgrades it when it starts")));
         }
@@ -188,6 +191,7 @@ pub async fn of_backup(file: &Path, deep: bool) -> Vec<Finding> {
     });
     let pragma = if deep { "integrity_check" } else { "quick_check" };
     findings.push(Finding::Sound(format!("structure sound ({pragma})")));
+    findings.extend(stored_files::of_backup(file, deep).await);
     let version = inspected.schema_version;
     findings.push(Finding::Sound(format!("schema version {version}, which this program can restore")));
     if !deep {

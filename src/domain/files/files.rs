@@ -1,7 +1,7 @@
 //! [`Files`]: the store of bytes, the pool that inspects media, and the limits of uploads.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Semaphore;
@@ -53,7 +53,7 @@ impl Files {
     /// # Errors
     /// The store cannot be used.
     pub async fn open(settings: FileSettings) -> Result<Self> {
-        let blobs = Blobs::open(&settings.location, &settings.spool).await.map_err(blob_error)?;
+        let blobs = open_blobs(&settings.location, &settings.spool).await?;
         let decoders = std::thread::available_parallelism().map_or(1, usize::from).min(DECODERS);
         Ok(Self { blobs, settings, decoders: Arc::new(Semaphore::new(decoders)), uploads: Arc::default() })
     }
@@ -89,6 +89,22 @@ impl Files {
             Refusal::Io(error) => storage_error(error),
         })
     }
+}
+
+/// Opens a store of bytes. `spool` is a local folder for files that are not complete yet.
+///
+/// # Errors
+/// [`Error::Unavailable`] with a sentence that names the location.
+pub async fn open_blobs(location: &Location, spool: &Path) -> Result<Blobs> {
+    Blobs::open(location, spool).await.map_err(|error| {
+        let mut text = format!("the files cannot be stored in {location}: {error}");
+        let mut cause = std::error::Error::source(&error);
+        while let Some(error) = cause {
+            text.push_str(&format!(": {error}"));
+            cause = error.source();
+        }
+        Error::unavailable(text)
+    })
 }
 
 /// Counts one upload of a user until it is dropped.

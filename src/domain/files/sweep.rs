@@ -2,15 +2,18 @@
 //! completed, and bytes without an attachment.
 //!
 //! Invariant: bytes are deleted after the transaction that says that nothing refers to them, and their row after them. So a crash at
-//! any moment leaves a row that says what is still to be done.
+//! any moment leaves a row that says what is still to be done. Bytes without a row are left over from a restore, or from a power
+//! loss that undid their deletion. They get a row before they are deleted.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::files::{Files, blob_error};
+use super::inventory::{self, Orphans, Rows};
 use crate::app::App;
 use crate::base::error::Result;
-use crate::blobs::BlobName;
 use crate::store;
 
 /// The name of the task.
@@ -21,11 +24,45 @@ const INTERVAL: Duration = Duration::from_secs(2);
 const BATCH_LIMIT: i64 = 200;
 /// After this time, an upload that has claimed its bytes has ended.
 const CLAIM_MICROS: i64 = 2 * 3_600 * 1_000_000;
+/// The pause between two counts of all files. Unfinished files of earlier processes are deleted in the same interval.
+const COUNT_INTERVAL: Duration = Duration::from_secs(10 * 60);
+/// Time between the start of the server and the first search for orphans: stored bytes without a row.
+const FIRST_ORPHAN_SEARCH: Duration = Duration::from_secs(3_600);
+/// The pause between two searches for orphans.
+const ORPHAN_INTERVAL: Duration = Duration::from_secs(24 * 3_600);
+/// The pause after a search that failed or that did not delete all orphans.
+const NEXT_ORPHAN_SEARCH: Duration = Duration::from_secs(10 * 60);
+/// Orphans are deleted after this time. A restore or an upload may still be going to write the row of newer bytes.
+pub const ORPHAN_MICROS: i64 = 24 * 3_600 * 1_000_000;
+/// Maximum number of orphans that one search deletes.
+const ORPHAN_LIMIT: usize = 10_000;
+/// If there are more orphans than this, and they are most of the stored bytes, then nothing is deleted: the location probably
+/// belongs to another server.
+const SUSPICIOUS_ORPHANS: u64 = 1_000;
 
 /// Deletes unused files, as long as the server runs.
 pub async fn run(app: Arc<App>) {
     let Some(files) = &app.files else { return std::future::pending().await };
+    let mut next_count = Instant::now();
+    let mut next_orphan_search = Instant::now() + FIRST_ORPHAN_SEARCH;
     loop {
+        if next_count <= Instant::now() {
+            next_count = Instant::now() + COUNT_INTERVAL;
+            if let Err(error) = count(&app, files).await {
+                tracing::warn!(%error, "the files could not be counted");
+            }
+        }
+        if next_orphan_search <= Instant::now() {
+            let pause = match delete_orphans(&app, files).await {
+                Ok(true) => ORPHAN_INTERVAL,
+                Ok(false) => NEXT_ORPHAN_SEARCH,
+                Err(error) => {
+                    tracing::warn!(%error, "files without a row could not be searched; trying again later");
+                    NEXT_ORPHAN_SEARCH
+                }
+            };
+            next_orphan_search = Instant::now() + pause;
+        }
         match batch(&app, files).await {
             Ok(true) => {}
             Ok(false) => tokio::time::sleep(INTERVAL).await,
@@ -75,10 +112,59 @@ pub async fn batch(app: &App, files: &Files) -> Result<bool> {
     }
     let mut ids = Vec::with_capacity(deleting.len());
     for blob in &deleting {
-        let name = BlobName::new(blob.sha256, blob.id.0);
-        files.blobs.delete(&name).await.map_err(blob_error)?;
+        files.blobs.delete(&inventory::name_of(blob)).await.map_err(blob_error)?;
         ids.push(blob.id.0);
     }
     app.db.write(ids, |conn, ids| Box::pin(store::files::blobs::delete(conn, ids))).await?;
     Ok(more || deleting.len() as i64 == BATCH_LIMIT)
+}
+
+/// Counts the files for the metrics, and deletes unfinished files of processes that were killed.
+async fn count(app: &App, files: &Files) -> Result<()> {
+    let totals = Rows::Db(&app.db).totals().await?;
+    app.metrics.files.set(totals.stored);
+    app.metrics.files_size_bytes.set(totals.stored_size_bytes);
+    files.blobs.delete_unfinished().await.map_err(blob_error)
+}
+
+/// Deletes stored bytes that have no row and are older than a day. [`batch`] deletes those that get a row here. Returns whether
+/// the search is complete: if not, another search finds the rest.
+///
+/// # Errors
+/// Errors of the database and of the store of bytes.
+pub async fn delete_orphans(app: &App, files: &Files) -> Result<bool> {
+    if !app.clock.is_trusted() {
+        return Ok(false);
+    }
+    let now = app.clock.now();
+    let before = now.plus_micros(-ORPHAN_MICROS);
+    let Orphans { listed, count, size_bytes, first } =
+        inventory::find_orphans(&app.db, &files.blobs, before, ORPHAN_LIMIT).await?;
+    if count == 0 {
+        return Ok(true);
+    }
+    if count > SUSPICIOUS_ORPHANS && count > listed / 2 {
+        tracing::error!(
+            count,
+            listed,
+            "most of the stored files have no row in this database, so none of them is deleted; check --blob-url, which may name \
+             the files of another server"
+        );
+        return Ok(true);
+    }
+    let is_complete = first.len() as u64 == count;
+    for orphans in first.chunks(usize::try_from(BATCH_LIMIT).unwrap_or(1)) {
+        let orphans = orphans.to_vec();
+        app.db
+            .write((orphans.clone(), now), |conn, (orphans, now)| {
+                Box::pin(store::files::blobs::adopt_orphans(conn, orphans, *now))
+            })
+            .await?;
+        // The id of these belongs to another blob, so no upload can ever write to these names.
+        for orphan in inventory::without_row(&app.db, orphans).await? {
+            files.blobs.delete(&inventory::name_of(&orphan)).await.map_err(blob_error)?;
+        }
+    }
+    tracing::info!(count, size_bytes, "deleting stored files that have no row");
+    Ok(is_complete)
 }

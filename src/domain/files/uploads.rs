@@ -5,6 +5,8 @@
 //! - The answer is sent after the bytes are on disk and the row of the attachment is committed. A crash before leaves at most bytes
 //!   whose row says that they were claimed, and [`sweep`](super::sweep) deletes them.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
@@ -14,6 +16,7 @@ use super::files::{FileSettings, Files, UploadPermit, blob_error};
 use crate::app::App;
 use crate::base::error::{Error, Result};
 use crate::base::ids::{AttachmentId, UploadId, UserId};
+use crate::base::metrics::Metrics;
 use crate::blobs::{BlobName, SpoolFile, Spooled};
 use crate::domain::access::principal::Principal;
 use crate::domain::shared::idempotency::{KeyedAnswer, Once};
@@ -42,6 +45,7 @@ pub struct Incoming {
     max_bytes: u64,
     received_bytes: u64,
     permit: UploadPermit,
+    metrics: Arc<Metrics>,
 }
 
 /// A file that has arrived completely.
@@ -55,6 +59,10 @@ pub struct Received {
 /// # Errors
 /// 403 `act_as_required`; 413 `file_too_large`, `file_quota_exceeded`; 429 `too_many_uploads`; 507 if the server has no room.
 pub async fn begin(app: &App, principal: &Principal, announced_bytes: Option<u64>) -> Result<Incoming> {
+    counted(&app.metrics, begin_uncounted(app, principal, announced_bytes).await)
+}
+
+async fn begin_uncounted(app: &App, principal: &Principal, announced_bytes: Option<u64>) -> Result<Incoming> {
     let person = principal.require_person()?.id;
     let files = files(app)?;
     let max_bytes = files.settings.max_file_bytes;
@@ -88,7 +96,7 @@ pub(super) async fn begin_with_limit(app: &App, principal: &Principal, max_bytes
     let files = files(app)?;
     let permit = files.begin_upload(principal.require_person()?.id)?;
     let file = files.blobs.spool().await.map_err(blob_error)?;
-    Ok(Incoming { file, max_bytes, received_bytes: 0, permit })
+    Ok(Incoming { file, max_bytes, received_bytes: 0, permit, metrics: Arc::clone(&app.metrics) })
 }
 
 impl Incoming {
@@ -98,10 +106,12 @@ impl Incoming {
     /// 413 `file_too_large`; 507 if the disk is full.
     pub async fn write(&mut self, bytes: Bytes) -> Result<()> {
         self.received_bytes += bytes.len() as u64;
-        if self.received_bytes > self.max_bytes {
-            return Err(too_large(self.max_bytes));
-        }
-        self.file.write(&bytes).await.map_err(blob_error)
+        let written = if self.received_bytes > self.max_bytes {
+            Err(too_large(self.max_bytes))
+        } else {
+            self.file.write(&bytes).await.map_err(blob_error)
+        };
+        counted(&self.metrics, written)
     }
 
     /// Whether no byte has arrived.
@@ -114,10 +124,12 @@ impl Incoming {
     /// # Errors
     /// 422 for an empty file; 507 if the disk is full.
     pub async fn finish(self) -> Result<Received> {
-        if self.received_bytes == 0 {
-            return Err(Error::invalid("file", "required", "must have at least one byte"));
-        }
-        Ok(Received { spooled: self.file.finish().await.map_err(blob_error)?, _permit: self.permit })
+        let finished = if self.received_bytes == 0 {
+            Err(Error::invalid("file", "required", "must have at least one byte"))
+        } else {
+            self.file.finish().await.map_err(blob_error)
+        };
+        Ok(Received { spooled: counted(&self.metrics, finished)?, _permit: self.permit })
     }
 }
 
@@ -145,6 +157,26 @@ struct NewAttachment {
 /// 413 `file_quota_exceeded`; 422 `image_too_large`, `damaged_file`, `invalid_file_name`, `idempotency_key_reused`; 503 and 507 if
 /// the bytes cannot be stored.
 pub async fn create(
+    app: &App,
+    principal: &Principal,
+    received: Received,
+    stated: Stated,
+    once: Once<Attachment>,
+) -> Result<KeyedAnswer> {
+    let created = counted(&app.metrics, create_uncounted(app, principal, received, stated, once).await)?;
+    app.metrics.uploads("stored").inc();
+    Ok(created)
+}
+
+/// Counts an upload that ends with an error.
+fn counted<T>(metrics: &Metrics, result: Result<T>) -> Result<T> {
+    result.inspect_err(|error| {
+        let is_refused = !matches!(error, Error::Unavailable { .. } | Error::StorageFull | Error::Internal(_));
+        metrics.uploads(if is_refused { "refused" } else { "failed" }).inc();
+    })
+}
+
+async fn create_uncounted(
     app: &App,
     principal: &Principal,
     received: Received,
@@ -179,17 +211,22 @@ pub(super) async fn create_of_upload(
     upload: UploadId,
 ) -> Result<AttachmentId> {
     let files = files(app)?;
-    let attachment = prepare(app, files, principal.require_person()?.id, received, &stated).await?;
+    let prepared = prepare(app, files, principal.require_person()?.id, received, &stated).await;
+    let attachment = counted(&app.metrics, prepared)?;
     let FileSettings { max_user_bytes, max_server_bytes, .. } = files.settings;
     let new = NewAttachment { attachment, once: Once::without_key(), max_user_bytes, max_server_bytes };
-    app.db
+    let inserted = app
+        .db
         .write((new, upload), |conn, (new, upload)| {
             Box::pin(async move {
                 let id = insert_row(conn, new).await?;
                 store::files::resumable_uploads::complete(conn, *upload, id).await.map(|()| id)
             })
         })
-        .await
+        .await;
+    let id = counted(&app.metrics, inserted)?;
+    app.metrics.uploads("stored").inc();
+    Ok(id)
 }
 
 /// Inspects a file, stores its bytes, and describes the attachment to insert.

@@ -7,7 +7,7 @@
 
 use crate::app::App;
 use crate::base::error::{Error, Result};
-use crate::base::ids::{ConversationId, MessageId, UserId};
+use crate::base::ids::{AttachmentId, ConversationId, MessageId, UserId};
 use crate::base::text::fold_ascii;
 use crate::base::time::Timestamp;
 use crate::domain::access::principal::Principal;
@@ -105,6 +105,7 @@ async fn finish(app: &App, erasure: Erasure) -> Result<()> {
         }
     }
     while app.db.write(erasure.user, |conn, user| Box::pin(forget_elsewhere(conn, *user))).await? {}
+    forget_files(app, erasure.user).await?;
     if erasure.delete_messages {
         rewrite_index(app).await?;
     }
@@ -125,6 +126,28 @@ async fn forget_reactions(app: &App, erasure: Erasure) -> Result<()> {
         if !more {
             return Ok(());
         }
+    }
+}
+
+/// Deletes the rows of the user's files that no message holds, so that their names are gone before the database is flushed. The task
+/// that deletes unused files deletes the bytes.
+async fn forget_files(app: &App, user: UserId) -> Result<()> {
+    let now = app.clock.now();
+    let mut after = AttachmentId(0);
+    loop {
+        let expired = app
+            .db
+            .read((user, after, now), |conn, (user, after, now)| {
+                Box::pin(store::files::attachments::expired_of(conn, *user, *after, *now, BATCH_ROWS))
+            })
+            .await?;
+        let Some(last) = expired.last() else { return Ok(()) };
+        after = AttachmentId(*last);
+        app.db
+            .write((expired, now), |conn, (expired, now)| {
+                Box::pin(store::files::attachments::delete_unused(conn, expired, *now))
+            })
+            .await?;
     }
 }
 

@@ -10,7 +10,7 @@ use super::presence;
 use super::reports::Report;
 use crate::app::App;
 use crate::base::error::Result;
-use crate::base::ids::{ConversationId, IncomingWebhookId, InviteId, ScheduledId, SessionId, UserId};
+use crate::base::ids::{AttachmentId, ConversationId, IncomingWebhookId, InviteId, ScheduledId, SessionId, UserId};
 use crate::base::text::fold_ascii;
 use crate::base::time::Timestamp;
 use crate::domain::access::principal::Principal;
@@ -28,6 +28,7 @@ use crate::domain::sending::scheduled::Scheduled;
 use crate::store;
 pub use crate::store::conversations::members::PastOrPresentMembership;
 use crate::store::db::Conn;
+use crate::store::files::attachments::Attachment;
 use crate::store::messages::mentions::Mention;
 use crate::store::messages::messages::{Message, Range};
 use crate::store::messages::receipts::{Kept, Watermarks};
@@ -58,6 +59,8 @@ pub enum Item {
     Person(Which, String),
     /// A scheduled message of the user.
     Scheduled(Scheduled),
+    /// A file that the user uploaded.
+    Attachment(Box<Attachment>),
     /// An invite that the user created.
     Invite(Invite),
     /// An incoming webhook that the user created.
@@ -101,6 +104,7 @@ enum Stage {
     /// Users with this relation, starting after this user.
     People(Which, UserId),
     Scheduled(ScheduledId),
+    Attachments(AttachmentId),
     Invites(InviteId),
     IncomingWebhooks(IncomingWebhookId),
     Conversations(ConversationId),
@@ -152,6 +156,7 @@ impl Export {
             Stage::Reports(conversation, seq) => reports(app, user, (conversation, seq)).await?,
             Stage::People(which, after) => people(app, user, which, after).await?,
             Stage::Scheduled(after) => scheduled(app, user, after).await?,
+            Stage::Attachments(after) => attachments(app, user, after).await?,
             Stage::Invites(after) => invites(app, user, after).await?,
             Stage::IncomingWebhooks(after) => incoming_webhooks(app, user, after).await?,
             Stage::Conversations(after) => conversations(app, user, after).await?,
@@ -310,8 +315,20 @@ async fn scheduled(app: &App, user: UserId, after: ScheduledId) -> Result<(Vec<I
             Box::pin(store::messages::scheduled::list(conn, *user, *after, PAGE_ROWS))
         })
         .await?;
-    let stage = found.last().map_or(Stage::Invites(InviteId(0)), |last| Stage::Scheduled(last.id));
+    let stage = found.last().map_or(Stage::Attachments(AttachmentId(0)), |last| Stage::Scheduled(last.id));
     Ok((found.into_iter().map(Item::Scheduled).collect(), stage))
+}
+
+async fn attachments(app: &App, user: UserId, after: AttachmentId) -> Result<(Vec<Item>, Stage)> {
+    let found = app
+        .db
+        .read((user, after), |conn, (user, after)| {
+            Box::pin(store::files::attachments::uploaded_by(conn, *user, *after, PAGE_ROWS))
+        })
+        .await?;
+    let next = Stage::Invites(InviteId(0));
+    let stage = found.last().map_or(next, |last| Stage::Attachments(AttachmentId(last.description.id)));
+    Ok((found.into_iter().map(|found| Item::Attachment(Box::new(found))).collect(), stage))
 }
 
 async fn invites(app: &App, user: UserId, after: InviteId) -> Result<(Vec<Item>, Stage)> {

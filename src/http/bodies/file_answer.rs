@@ -15,8 +15,9 @@ use tokio::time::Instant;
 
 use super::disposition;
 use super::problem::Problem;
+use crate::base::error::Error;
 use crate::base::ids::hex;
-use crate::blobs::{BlobName, BlobStream};
+use crate::blobs::{BlobError, BlobName, BlobStream};
 use crate::domain::files::attachments::{Content, files};
 use crate::domain::files::files::blob_error;
 use crate::http::state::HttpState;
@@ -38,7 +39,7 @@ pub type Permission = Arc<dyn Fn() -> futures_util::future::BoxFuture<'static, b
 /// The answer to a request for a file.
 ///
 /// # Errors
-/// 416 `range_not_satisfiable`; 503 if the store of bytes does not answer.
+/// 410 `file_lost`; 416 `range_not_satisfiable`; 503 if the store of bytes does not answer.
 pub async fn answer(
     state: &HttpState,
     headers: &HeaderMap,
@@ -82,7 +83,10 @@ async fn send(
 ) -> Result<Response, Problem> {
     let length = range.end - range.start;
     let name = BlobName::new(content.blob.sha256, content.blob.id.0);
-    let bytes = files(&state.app)?.blobs.read(&name, range).await.map_err(blob_error)?;
+    let bytes = files(&state.app)?.blobs.read(&name, range).await.map_err(|error| match error {
+        BlobError::NotFound => lost(content, &name),
+        error => blob_error(error),
+    })?;
     let mut response = Response::new(Body::from_stream(while_permitted(bytes, permission)));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
@@ -90,6 +94,12 @@ async fn send(
     let inline = is_shown_inline(&content.content_type);
     headers.insert(header::CONTENT_DISPOSITION, disposition::header_value(inline, content.file_name.as_deref()));
     Ok(response)
+}
+
+/// The error for a file whose bytes are gone although its row exists, for example after a restore without files.
+fn lost(content: &Content, name: &BlobName) -> Error {
+    tracing::error!(attachment = content.attachment, %name, "the bytes of a file are missing; run posthaste doctor");
+    Error::Gone { code: "file_lost", detail: "The server has lost the bytes of this file; ask for it to be sent again" }
 }
 
 /// Passes the bytes on, and ends with an error when the caller may no longer read them. The error closes the connection, so that

@@ -29,33 +29,100 @@ const ROWS_PER_STEP: i64 = 1_000;
 /// builds it from the messages.
 const NOT_COPIED: &[&str] = &["schema_migrations", "messaging_sequence"];
 
-/// Copies the data of `source` into a new file that ends with a digest of its content. The file is synced to disk before it
-/// gets its final name.
+/// The first version of the schema that has files.
+const FILES_VERSION: i64 = 17;
+
+/// A backup that does not have its final name yet. Dropping it removes the copy.
+pub struct PartialBackup {
+    partial: PathBuf,
+    file: PathBuf,
+}
+
+impl PartialBackup {
+    /// Copies the data of `source` into a file beside `file`, which must not exist.
+    ///
+    /// # Errors
+    /// When the source cannot be read or the file cannot be written. An incomplete file is removed.
+    pub async fn copy(source: &Location, file: &Path, environment: Environment, report: Report<'_>) -> Result<Self> {
+        if file.exists() {
+            return Err(Error::internal(format!("{} exists already; choose a new file", file.display())));
+        }
+        let backup = Self { partial: with_suffix(file, ".partial"), file: file.to_owned() };
+        remove_database(&backup.partial)?;
+        create_private_file(&backup.partial)?;
+        match source {
+            Location::Sqlite(path) => copy_file(path, &backup.partial, report)?,
+            Location::Postgres(_) => copy_postgres_into_file(source, &backup.partial, environment, report).await?,
+        }
+        Ok(backup)
+    }
+
+    /// The final name.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// Opens the copy, for reading and for [`mark_lost`].
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn open(&self) -> Result<Conn> {
+        open_alone(&self.partial).map(Conn::Sqlite)
+    }
+
+    /// Appends a digest of the content, syncs the file to disk and gives it its final name. No connection to it may be open.
+    ///
+    /// # Errors
+    /// When the file cannot be written or synced. The file is then removed.
+    pub fn publish(self, report: Report<'_>) -> Result<()> {
+        let (partial, file) = (&self.partial, &self.file);
+        let finished = finish(partial, report).and_then(|()| {
+            std::fs::rename(partial, file).map_err(Error::unavailable)?;
+            sync_folder_of(file).inspect_err(|_| {
+                // A power loss could still remove the new name, so the backup is removed. If that fails too, the error of
+                // the sync is returned.
+                drop(std::fs::remove_file(file));
+            })
+        });
+        // After the rename too, this removes the files that SQLite left beside the partial file.
+        remove_database(partial)?;
+        finished
+    }
+}
+
+impl Drop for PartialBackup {
+    fn drop(&mut self) {
+        // The next backup with this name removes what is left.
+        drop(remove_database(&self.partial));
+    }
+}
+
+/// Opens a backup for reading.
 ///
 /// # Errors
-/// When the source cannot be read, or the file cannot be written or synced. An incomplete file is removed.
-pub async fn backup(source: &Location, file: &Path, environment: Environment, report: Report<'_>) -> Result<()> {
-    if file.exists() {
-        return Err(Error::internal(format!("{} exists already; choose a new file", file.display())));
+/// When it cannot be opened.
+pub fn open_to_read(file: &Path) -> Result<Conn> {
+    crate::store::sqlite::file::open_to_read(file).map(Conn::Sqlite)
+}
+
+/// Whether the schema of a copy has files.
+///
+/// # Errors
+/// Errors of the database.
+pub async fn holds_files(copy: &mut Conn) -> Result<bool> {
+    Ok(migrations::version(copy).await?.is_some_and(|version| version >= FILES_VERSION))
+}
+
+/// Marks stored blobs as lost: their bytes are not there.
+///
+/// # Errors
+/// Errors of the database.
+pub async fn mark_lost(copy: &mut Conn, blobs: &[i64]) -> Result<()> {
+    if blobs.is_empty() {
+        return Ok(());
     }
-    let partial = with_suffix(file, ".partial");
-    remove_database(&partial)?;
-    create_private_file(&partial)?;
-    let copied = match source {
-        Location::Sqlite(path) => copy_file(path, &partial, report),
-        Location::Postgres(_) => copy_postgres_into_file(source, &partial, environment, report).await,
-    };
-    let finished = copied.and_then(|()| finish(&partial, report)).and_then(|()| {
-        std::fs::rename(&partial, file).map_err(Error::unavailable)?;
-        sync_folder_of(file).inspect_err(|_| {
-            // A power loss could still remove the new name, so the backup is removed. If that fails too, the error of the
-            // sync is returned.
-            drop(std::fs::remove_file(file));
-        })
-    });
-    // After the rename too, this removes the files that SQLite left beside the partial file.
-    remove_database(&partial)?;
-    finished
+    let sql = "UPDATE messaging.blobs SET state = 'lost' WHERE id = ANY($1) AND state = 'stored'";
+    copy.execute(sql, &[Value::I64s(blobs)]).await.map(drop)
 }
 
 /// Turns a copy that no process has open into a single file, checks its structure, appends its digest and syncs it.
@@ -103,7 +170,7 @@ pub struct Restored {
     pub digest: Found,
 }
 
-/// Replaces all data at `target` with the data of a backup.
+/// Replaces all data at `target` with the data of a backup. Blobs with the ids `lost` are marked as lost.
 ///
 /// # Errors
 /// When the file cannot be used ([`inspect`]), or when the target cannot be written or synced. The target is then unchanged,
@@ -113,6 +180,7 @@ pub async fn restore(
     target: &Location,
     environment: Environment,
     context: migrations::Context,
+    lost: Vec<i64>,
     report: Report<'_>,
 ) -> Result<Restored> {
     let digest = inspect(file, false, report)?.digest;
@@ -123,7 +191,7 @@ pub async fn restore(
     };
     make_folder(folder_of(&staged))?;
     remove_database(&staged)?;
-    let outcome = restore_staged(file, &staged, target, environment, context, report).await;
+    let outcome = restore_staged(file, &staged, target, environment, context, lost, report).await;
     remove_database(&staged)?;
     outcome.map(|kept| Restored { kept, digest })
 }
@@ -134,6 +202,7 @@ async fn restore_staged(
     target: &Location,
     environment: Environment,
     context: migrations::Context,
+    lost: Vec<i64>,
     report: Report<'_>,
 ) -> Result<Option<String>> {
     create_private_file(staged)?;
@@ -148,8 +217,9 @@ async fn restore_staged(
         staged_db.maintain((), |conn, ()| Box::pin(search::rebuild_missing(conn))).await?;
     }
     staged_db
-        .write(epoch, |conn, epoch| {
+        .write((epoch, lost), |conn, (epoch, lost)| {
             Box::pin(async move {
+                mark_lost(conn, lost).await?;
                 conn.execute("UPDATE messaging.event_log SET epoch = $1", &[Value::Text(epoch)]).await?;
                 // The content versions rise by a large step, so that no answer from before the restore is taken for
                 // current.

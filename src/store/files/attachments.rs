@@ -193,6 +193,28 @@ pub async fn by_ids(conn: &mut Conn, ids: &[i64]) -> Result<Vec<Attachment>> {
     .await
 }
 
+/// The next attachments that a user uploaded, after an id and in the order of their ids.
+pub async fn uploaded_by(
+    conn: &mut Conn,
+    uploader: UserId,
+    after: AttachmentId,
+    limit: i64,
+) -> Result<Vec<Attachment>> {
+    conn.rows(
+        sql!(
+            "SELECT ",
+            Attachment::COLUMNS,
+            " FROM messaging.attachments a
+              JOIN messaging.blobs b ON b.id = a.blob_id
+              LEFT JOIN messaging.blobs t ON t.id = a.thumbnail_blob_id
+              WHERE a.uploader_id = $1 AND a.id > $2 ORDER BY a.id LIMIT $3"
+        ),
+        &[Value::I64(uploader.0), Value::I64(after.0), Value::I64(limit)],
+        read,
+    )
+    .await
+}
+
 /// Locks attachments until the transaction ends, so that they are not deleted. Returns the ids of those that exist.
 pub async fn lock(conn: &mut Conn, ids: &[i64]) -> Result<Vec<i64>> {
     let sql = "SELECT id FROM messaging.attachments WHERE id = ANY($1) ORDER BY id FOR UPDATE";
@@ -272,6 +294,23 @@ pub async fn expired(conn: &mut Conn, now: Timestamp, limit: i64) -> Result<Vec<
     conn.rows(
         "SELECT id FROM messaging.attachments WHERE expires_at <= $1 ORDER BY expires_at, id LIMIT $2",
         &[Value::Time(now), Value::I64(limit)],
+        |row| row.i64(0),
+    )
+    .await
+}
+
+/// The ids of a user's attachments that may be deleted, after an id and in order. [`delete_unused`] decides.
+pub async fn expired_of(
+    conn: &mut Conn,
+    uploader: UserId,
+    after: AttachmentId,
+    now: Timestamp,
+    limit: i64,
+) -> Result<Vec<i64>> {
+    conn.rows(
+        "SELECT id FROM messaging.attachments
+          WHERE uploader_id = $1 AND id > $2 AND expires_at <= $3 ORDER BY id LIMIT $4",
+        &[Value::I64(uploader.0), Value::I64(after.0), Value::Time(now), Value::I64(limit)],
         |row| row.i64(0),
     )
     .await

@@ -4,6 +4,7 @@
 //! - The row of a blob exists before its bytes are written and until they are deleted.
 //! - A blob in the state `deleting` gets no new reference, so its bytes can be deleted at any time.
 //! - A blob in the state `claimed` becomes `deleting` only when its upload must have ended.
+//! - A blob in the state `lost` had no bytes when its backup was made or restored. The next upload of equal bytes stores them again.
 
 use super::usage;
 use crate::base::error::Result;
@@ -147,7 +148,66 @@ pub async fn list_stored(conn: &mut Conn, after: BlobId, limit: i64) -> Result<V
     .await
 }
 
-/// The ids among `ids` that have a row.
-pub async fn existing(conn: &mut Conn, ids: &[i64]) -> Result<Vec<i64>> {
-    conn.rows("SELECT id FROM messaging.blobs WHERE id = ANY($1)", &[Value::I64s(ids)], |row| row.i64(0)).await
+/// The blobs among `ids` that have a row, in any state.
+pub async fn existing(conn: &mut Conn, ids: &[i64]) -> Result<Vec<Blob>> {
+    conn.rows(sql!("SELECT ", Blob::COLUMNS, " FROM messaging.blobs b WHERE b.id = ANY($1)"), &[Value::I64s(ids)], read)
+        .await
+}
+
+/// The blobs among `ids` whose bytes should exist.
+pub async fn stored_among(conn: &mut Conn, ids: &[i64]) -> Result<Vec<Blob>> {
+    conn.rows(
+        sql!("SELECT ", Blob::COLUMNS, " FROM messaging.blobs b WHERE b.id = ANY($1) AND b.state = 'stored'"),
+        &[Value::I64s(ids)],
+        read,
+    )
+    .await
+}
+
+/// Inserts a row in the state `deleting` for each stored object without one, so that the sweep deletes the object and no upload
+/// gets its id. An object whose id belongs to another blob gets no row.
+pub async fn adopt_orphans(conn: &mut Conn, orphans: &[Blob], now: Timestamp) -> Result<()> {
+    for Blob { id, sha256, size_bytes } in orphans {
+        conn.execute(
+            "INSERT INTO messaging.blobs (id, sha256, size_bytes, state, reference_count, touched_at)
+             VALUES ($1, $2, $3, 'deleting', 0, $4)
+             ON CONFLICT (id) DO NOTHING",
+            &[Value::I64(id.0), Value::Bytes(sha256), Value::I64(*size_bytes), Value::Time(now)],
+        )
+        .await?;
+    }
+    // SQLite never assigns an id below one that was inserted.
+    if let (Conn::Postgres(_), Some(last)) = (&*conn, orphans.iter().map(|orphan| orphan.id.0).max()) {
+        conn.first(
+            "SELECT setval('messaging.blobs_id_seq', $1)::text FROM messaging.blobs_id_seq WHERE last_value < $1",
+            &[Value::I64(last)],
+            |_| Ok(()),
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+/// Numbers of blobs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Totals {
+    /// Blobs whose bytes should exist.
+    pub stored: i64,
+    /// Their bytes.
+    pub stored_size_bytes: i64,
+    /// Blobs in the state `lost`.
+    pub lost: i64,
+}
+
+columns! {
+    Totals {
+        stored: "CAST(coalesce(sum(CASE WHEN b.state = 'stored' THEN 1 ELSE 0 END), 0) AS BIGINT)",
+        stored_size_bytes: "CAST(coalesce(sum(CASE WHEN b.state = 'stored' THEN b.size_bytes ELSE 0 END), 0) AS BIGINT)",
+        lost: "CAST(coalesce(sum(CASE WHEN b.state = 'lost' THEN 1 ELSE 0 END), 0) AS BIGINT)",
+    }
+}
+
+/// Counts all blobs. The cost grows with their number.
+pub async fn totals(conn: &mut Conn) -> Result<Totals> {
+    conn.one(sql!("SELECT ", Totals::COLUMNS, " FROM messaging.blobs b"), &[], read).await
 }

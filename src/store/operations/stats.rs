@@ -1,6 +1,6 @@
 //! Counts over the tables.
 //!
-//! Invariant: the cost of counting rows grows with users, sessions and conversations, but never with messages or events.
+//! Invariant: the cost of counting rows grows with users, sessions, conversations and files, but never with messages or events.
 
 use crate::base::error::Result;
 use crate::base::time::Timestamp;
@@ -25,7 +25,11 @@ pub struct Stats {
     pub messages_sent: i64,
     /// Events logged since the database was created.
     pub events: i64,
-    /// The size of the data on disk, in bytes.
+    /// Stored files, thumbnails included. Equal files count once.
+    pub files: i64,
+    /// Their bytes.
+    pub files_size_bytes: i64,
+    /// The size of the database on disk, in bytes.
     pub database_bytes: i64,
 }
 
@@ -41,6 +45,9 @@ columns! {
         // id too.
         messages_sent: "(SELECT CAST(coalesce(sum(last_seq), 0) AS BIGINT) FROM messaging.conversations)",
         events: "(SELECT last_position FROM messaging.event_log WHERE id = 1)",
+        files: "(SELECT count(*) FROM messaging.blobs WHERE state = 'stored')",
+        // The row of user 0 counts the bytes of all files.
+        files_size_bytes: "(SELECT coalesce(max(size_bytes), 0) FROM messaging.file_usage WHERE user_id = 0)",
         database_bytes: "CAST($2 AS BIGINT)",
     }
 }

@@ -2,5 +2,7 @@
 
 mod attachments;
 mod bad_input;
+mod copies;
 mod resumable_uploads;
+mod s3;
 mod sweep;

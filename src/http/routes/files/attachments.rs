@@ -110,6 +110,7 @@ fn stated_media(headers: &HeaderMap) -> DomainResult<Stated> {
         )),
         (status = 206, description = "The part of the file that `Range` asks for.", body = Vec<u8>, content_type = "application/octet-stream"),
         (status = 304, description = "Not modified: the file still has the entity tag in `If-None-Match`."),
+        (status = 410, description = "`file_lost`: the bytes of the file are missing."),
         (status = 416, description = "`range_not_satisfiable`."),
     ),
 )]
@@ -137,6 +138,7 @@ pub async fn get_attachment(
         )),
         (status = 206, description = "The part of the thumbnail that `Range` asks for.", body = Vec<u8>, content_type = "application/octet-stream"),
         (status = 304, description = "Not modified: the thumbnail still has the entity tag in `If-None-Match`."),
+        (status = 410, description = "`file_lost`: the bytes of the file are missing."),
         (status = 416, description = "`range_not_satisfiable`."),
     ),
 )]

@@ -164,9 +164,21 @@ pub struct StatsBody {
     /// All events ever logged.
     #[schema(example = 4)]
     events: i64,
+    /// The stored files.
+    files: FileStatsBody,
     /// The size of the database on disk, in bytes.
     #[schema(example = 4_194_304)]
     database_bytes: i64,
+}
+
+/// The stored files. Equal files are stored and counted once; thumbnails are counted too.
+#[derive(Serialize, ToSchema)]
+#[schema(as = FileStats)]
+pub struct FileStatsBody {
+    #[schema(example = 2)]
+    count: i64,
+    #[schema(example = 48_213)]
+    size_bytes: i64,
 }
 
 /// Get statistics
@@ -192,6 +204,7 @@ pub async fn get_stats(
             conversations: stats.conversations,
             messages_sent: stats.messages_sent,
             events: stats.events,
+            files: FileStatsBody { count: stats.files, size_bytes: stats.files_size_bytes },
             database_bytes: stats.database_bytes,
         },
     )

@@ -19,6 +19,7 @@ use crate::domain::messages::edits::EarlierText;
 use crate::domain::people::export::{self, Export, Item, Mark, PastOrPresentMembership};
 use crate::domain::people::friends::Which;
 use crate::http::access::policy::Reader;
+use crate::http::bodies::attachments::AttachmentBody;
 use crate::http::bodies::audit::AuditBody;
 use crate::http::bodies::extract::{Path, Query};
 use crate::http::bodies::incoming_webhooks::IncomingWebhookBody;
@@ -56,6 +57,11 @@ enum Line<'a> {
         reply_to: Option<i64>,
         created_at: Timestamp,
         send_at: Timestamp,
+    },
+    Attachment {
+        #[serde(flatten)]
+        attachment: AttachmentBody<'a>,
+        uploaded_at: Timestamp,
     },
     Invite(InviteBody<'a>),
     IncomingWebhook(IncomingWebhookBody<'a>),
@@ -202,6 +208,10 @@ async fn page(app: &Arc<App>, export: &mut Export) -> DomainResult<Option<Bytes>
                 reply_to: scheduled.reply_to,
                 created_at: scheduled.created_at,
                 send_at: scheduled.send_at,
+            })?,
+            Item::Attachment(found) => line(&Line::Attachment {
+                attachment: AttachmentBody::new(&found.description),
+                uploaded_at: found.created_at,
             })?,
             Item::Invite(invite) => line(&Line::Invite(InviteBody::new(invite, None)))?,
             Item::IncomingWebhook(found) => line(&Line::IncomingWebhook(IncomingWebhookBody::new(found, None)))?,
