@@ -94,6 +94,7 @@ const AREAS: &[(&str, &[&[&str]])] = &[
                 "base",
                 "domain/access",
                 "domain/shared",
+                "domain/files",
                 "domain/identity",
                 "domain/people",
                 "domain/messages",
@@ -126,7 +127,10 @@ const AREAS: &[(&str, &[&[&str]])] = &[
         "domain/events",
         &[ROWS, &["base", "domain/access", "domain/shared", "domain/identity", "domain/messages", "app"]],
     ),
-    ("domain/files", &[ROWS, &["base", "store/driver", "blobs", "media", "domain/access", "domain/shared", "app"]]),
+    (
+        "domain/files",
+        &[ROWS, &["base", "store/driver", "blobs", "media", "domain/access", "domain/shared", "domain/identity", "app"]],
+    ),
     (
         "domain/operations",
         &[

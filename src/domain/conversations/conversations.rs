@@ -11,12 +11,15 @@ use std::collections::HashMap;
 use super::members::{self, MAX_ADDED};
 use crate::app::App;
 use crate::base::error::{Error, FieldError, Result};
-use crate::base::ids::{ConversationId, UserId};
+use crate::base::ids::{AttachmentId, ConversationId, UserId};
 use crate::base::text::fold_ascii;
 use crate::base::time::Timestamp;
-use crate::domain::access::membership::{conversation_not_found, locked_membership, require_group, require_role};
+use crate::domain::access::membership::{
+    conversation_not_found, locked_membership, membership, require_group, require_role,
+};
 use crate::domain::access::principal::{Principal, UserSummary};
 use crate::domain::access::viewer::Viewer;
+use crate::domain::files::avatars::{self, NewAvatar};
 use crate::domain::identity::users::{DirectMessagesFrom, User};
 use crate::domain::messages::tails::{Rendered, Tails};
 use crate::domain::messages::watermarks;
@@ -289,6 +292,8 @@ pub struct Changes {
     pub title: Option<String>,
     /// The address of its picture; `Some(None)` removes it.
     pub avatar_url: Option<Option<String>>,
+    /// The attachment that becomes its picture, in place of `avatar_url`.
+    pub avatar: Option<AttachmentId>,
     /// Which earlier messages are visible to members who joined later.
     pub history: Option<History>,
     /// Whether ordinary members may add other users.
@@ -327,7 +332,11 @@ impl Changes {
     }
 
     const fn of_group(&self) -> bool {
-        self.title.is_some() || self.avatar_url.is_some() || self.history.is_some() || self.members_can_add.is_some()
+        self.title.is_some()
+            || self.avatar_url.is_some()
+            || self.avatar.is_some()
+            || self.history.is_some()
+            || self.members_can_add.is_some()
     }
 }
 
@@ -388,7 +397,7 @@ async fn change_group(
     let title = before.title.clone().unwrap_or_default();
     let after = Group {
         title: changes.title.clone().unwrap_or_else(|| title.clone()),
-        avatar_url: changes.avatar_url.clone().unwrap_or_else(|| before.avatar_url.clone()),
+        avatar_url: change_avatar(conn, caller, before, changes).await?,
         history: changes.history.unwrap_or(before.history),
         members_can_add: changes.members_can_add.unwrap_or(before.members_can_add),
     };
@@ -406,6 +415,61 @@ async fn change_group(
         log.push(note(conn, id, &Note { action: *action, actor: caller, subject: None, detail, at: now }).await?);
     }
     Ok(log)
+}
+
+/// Holds the attachment that becomes the picture of a locked group, and releases the one that no longer is. Returns the address of
+/// the picture.
+async fn change_avatar(
+    conn: &mut Conn,
+    caller: UserId,
+    before: &Conversation,
+    changes: &Changes,
+) -> Result<Option<String>> {
+    let id = before.head.id;
+    if let Some(chosen) = changes.avatar {
+        let current = store::files::avatars::of_group(conn, id).await?;
+        let held = avatars::hold(conn, caller, chosen, current).await?;
+        store::files::avatars::set_of_group(conn, id, Some(held)).await?;
+        return Ok(Some(avatars::path(held)));
+    }
+    let url = changes.avatar_url.as_ref().filter(|url| **url != before.avatar_url);
+    let Some(url) = url else { return Ok(before.avatar_url.clone()) };
+    store::files::avatars::release_of_group(conn, id).await?;
+    Ok(url.clone())
+}
+
+/// Checks, before a picture arrives, that the caller may change the picture of a group.
+///
+/// # Errors
+/// 404 `conversation_not_found`; 403 `act_as_required`, `insufficient_role`; 409 `not_a_group`.
+pub async fn check_may_set_avatar(app: &App, principal: &Principal, id: i64) -> Result<()> {
+    let caller = principal.require_person()?.id;
+    app.db
+        .read((caller, ConversationId(id)), |conn, (caller, id)| {
+            Box::pin(async move {
+                let membership = membership(conn, Viewer::Person(*caller), *id).await?;
+                require_group(&membership)?;
+                require_role(&membership, Role::Admin)
+            })
+        })
+        .await
+}
+
+/// Sets the picture of a group.
+///
+/// # Errors
+/// Those of [`update`], [`avatars::attachment`] and [`avatars::hold`].
+pub async fn set_avatar(app: &App, principal: &Principal, id: i64, new: NewAvatar) -> Result<Shown> {
+    let avatar = avatars::attachment(app, principal, new).await?;
+    update(app, principal, id, Changes { avatar: Some(avatar), ..Changes::default() }).await
+}
+
+/// Removes the picture of a group.
+///
+/// # Errors
+/// Those of [`update`].
+pub async fn remove_avatar(app: &App, principal: &Principal, id: i64) -> Result<()> {
+    update(app, principal, id, Changes { avatar_url: Some(None), ..Changes::default() }).await.map(drop)
 }
 
 /// Ends a group, if the caller is an owner. Hides a direct conversation from the caller's list until its next message.

@@ -340,6 +340,7 @@ pub async fn end_group(conn: &mut Conn, id: ConversationId, actor: UserId, now: 
     store::conversations::invites::delete_of(conn, id).await?;
     store::conversations::incoming_webhooks::delete_of(conn, id, now).await?;
     store::conversations::members::delete_all(conn, id, now).await?;
+    store::files::avatars::release_of_group(conn, id).await?;
     store::conversations::conversations::end(conn, id, now).await?;
     events::append(conn, &[NewEvent::of_conversation(events::Kind::ConversationDeleted, id, actor, now)]).await
 }

@@ -1,7 +1,7 @@
 //! Attachments: uploaded files, and who may see them.
 //!
-//! Invariant: an attachment is visible to its uploader and to everybody who may see a message that holds it. For everybody else it
-//! does not exist.
+//! Invariant: an attachment is visible to its uploader, to everybody who may see a message that holds it, and to everybody who may
+//! see whose picture it is. For everybody else it does not exist.
 
 use crate::app::App;
 use crate::base::error::{Error, Result};
@@ -52,17 +52,23 @@ pub fn files(app: &App) -> Result<&Files> {
 pub async fn content(app: &App, principal: &Principal, id: i64, part: Part) -> Result<Content> {
     let attachment =
         app.db.read((principal.viewer(), id), |conn, (viewer, id)| Box::pin(visible(conn, *viewer, *id))).await?;
+    part_of(attachment, part).ok_or_else(not_found)
+}
+
+/// The bytes of one part of an attachment. `None` if it has no such part.
+pub fn part_of(attachment: Attachment, part: Part) -> Option<Content> {
     let Attachment { description, blob, thumbnail, .. } = attachment;
+    let id = description.id;
     match part {
-        Part::File => Ok(Content {
+        Part::File => Some(Content {
             attachment: id,
             blob,
             content_type: description.content_type,
             file_name: description.file_name,
         }),
         Part::Thumbnail => {
-            let (blob, content_type) = thumbnail.ok_or_else(not_found)?;
-            Ok(Content { attachment: id, blob, content_type, file_name: None })
+            let (blob, content_type) = thumbnail?;
+            Some(Content { attachment: id, blob, content_type, file_name: None })
         }
     }
 }

@@ -2,9 +2,11 @@
 
 pub mod attachments;
 pub mod copies;
+pub mod avatars;
 pub mod file_names;
 pub mod files;
 pub mod inventory;
 pub mod resumable_uploads;
+pub mod links;
 pub mod sweep;
 pub mod uploads;

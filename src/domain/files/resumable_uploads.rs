@@ -152,7 +152,7 @@ pub async fn begin_part(
         return Err(Error::Conflict { code: "too_many_parts", detail });
     }
     let rest = (upload.size_bytes - upload.offset_bytes).unsigned_abs();
-    let incoming = uploads::begin_with_limit(app, principal, rest).await?;
+    let incoming = uploads::begin_with_limit(app, upload.user_id, rest).await?;
     Ok((upload.clone(), Some(Part { upload, incoming })))
 }
 
@@ -222,7 +222,7 @@ pub async fn finish(app: &App, principal: &Principal, upload: &ResumableUpload) 
 async fn assemble(app: &App, principal: &Principal, upload: &ResumableUpload) -> Result<AttachmentId> {
     let files = files(app)?;
     let parts = app.db.read(upload.id, |conn, id| Box::pin(store::files::resumable_uploads::parts(conn, *id))).await?;
-    let mut incoming = uploads::begin_with_limit(app, principal, upload.size_bytes.unsigned_abs()).await?;
+    let mut incoming = uploads::begin_with_limit(app, upload.user_id, upload.size_bytes.unsigned_abs()).await?;
     for part in parts {
         copy(files, part, &mut incoming).await?;
     }

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::attachments::{Attachment, Description, files};
+use super::avatars::not_an_image;
 use super::file_names;
 use super::files::{FileSettings, Files, UploadPermit, blob_error};
 use crate::app::App;
@@ -20,7 +21,7 @@ use crate::base::metrics::Metrics;
 use crate::blobs::{BlobName, SpoolFile, Spooled};
 use crate::domain::access::principal::Principal;
 use crate::domain::shared::idempotency::{KeyedAnswer, Once};
-use crate::media::Inspected;
+use crate::media::{Inspected, Kind};
 use crate::store;
 use crate::store::db::Conn;
 use crate::store::files::blobs::{Blob, Hash};
@@ -59,42 +60,68 @@ pub struct Received {
 /// # Errors
 /// 403 `act_as_required`; 413 `file_too_large`, `file_quota_exceeded`; 429 `too_many_uploads`; 507 if the server has no room.
 pub async fn begin(app: &App, principal: &Principal, announced_bytes: Option<u64>) -> Result<Incoming> {
-    counted(&app.metrics, begin_uncounted(app, principal, announced_bytes).await)
+    begin_up_to(app, principal, announced_bytes, u64::MAX).await
 }
 
-async fn begin_uncounted(app: &App, principal: &Principal, announced_bytes: Option<u64>) -> Result<Incoming> {
-    let person = principal.require_person()?.id;
+/// Begins an upload of at most `max_bytes`, and at most the limit of the server.
+///
+/// # Errors
+/// As [`begin`].
+pub async fn begin_up_to(
+    app: &App,
+    principal: &Principal,
+    announced_bytes: Option<u64>,
+    max_bytes: u64,
+) -> Result<Incoming> {
+    begin_for(app, principal.require_person()?.id, announced_bytes, max_bytes).await
+}
+
+/// Begins an upload, also for a caller that is no user. `owner` is the user whose uploads and bytes are counted.
+///
+/// # Errors
+/// As [`begin`].
+pub async fn begin_for(app: &App, owner: UserId, announced_bytes: Option<u64>, max_bytes: u64) -> Result<Incoming> {
+    counted(&app.metrics, begin_uncounted(app, owner, announced_bytes, max_bytes).await)
+}
+
+async fn begin_uncounted(
+    app: &App,
+    owner: UserId,
+    announced_bytes: Option<u64>,
+    max_bytes: u64,
+) -> Result<Incoming> {
     let files = files(app)?;
-    let max_bytes = files.settings.max_file_bytes;
+    let max_bytes = files.settings.max_file_bytes.min(max_bytes);
     if announced_bytes.is_some_and(|bytes| bytes > max_bytes) {
         return Err(too_large(max_bytes));
     }
     let (own_bytes, all_bytes) = app
         .db
-        .read(person, |conn, person| {
+        .read(owner, |conn, owner| {
             Box::pin(async move {
-                let own = store::files::usage::size_bytes(conn, *person).await?;
+                let own = store::files::usage::size_bytes(conn, *owner).await?;
                 Ok((own, store::files::usage::size_bytes(conn, store::files::usage::SERVER).await?))
             })
         })
         .await?;
     let announced = i64::try_from(announced_bytes.unwrap_or_default()).unwrap_or(i64::MAX);
-    if own_bytes.saturating_add(announced) > files.settings.max_user_bytes {
+    let is_user = owner != store::files::usage::SERVER;
+    if is_user && own_bytes.saturating_add(announced) > files.settings.max_user_bytes {
         return Err(over_quota());
     }
     if all_bytes.saturating_add(announced) > files.settings.max_server_bytes {
         return Err(Error::StorageFull);
     }
-    begin_with_limit(app, principal, max_bytes).await
+    begin_with_limit(app, owner, max_bytes).await
 }
 
-/// Begins to receive at most `max_bytes`, without a check of the space that the caller's files take.
+/// Begins to receive at most `max_bytes`, without a check of the space that the files of `owner` take.
 ///
 /// # Errors
-/// 403 `act_as_required`; 429 `too_many_uploads`; 507 if the disk is full.
-pub(super) async fn begin_with_limit(app: &App, principal: &Principal, max_bytes: u64) -> Result<Incoming> {
+/// 429 `too_many_uploads`; 507 if the disk is full.
+pub(super) async fn begin_with_limit(app: &App, owner: UserId, max_bytes: u64) -> Result<Incoming> {
     let files = files(app)?;
-    let permit = files.begin_upload(principal.require_person()?.id)?;
+    let permit = files.begin_upload(owner)?;
     let file = files.blobs.spool().await.map_err(blob_error)?;
     Ok(Incoming { file, max_bytes, received_bytes: 0, permit, metrics: Arc::clone(&app.metrics) })
 }
@@ -193,7 +220,7 @@ async fn create_uncounted(
     if let Some(given) = given {
         return Ok(given);
     }
-    let attachment = prepare(app, files, person, received, &stated).await?;
+    let attachment = prepare(app, files, person, received, &stated, |_| Ok(())).await?;
     let FileSettings { max_user_bytes, max_server_bytes, .. } = files.settings;
     let new = NewAttachment { attachment, once, max_user_bytes, max_server_bytes };
     app.db.write(new, |conn, new| Box::pin(insert(conn, new))).await
@@ -211,7 +238,7 @@ pub(super) async fn create_of_upload(
     upload: UploadId,
 ) -> Result<AttachmentId> {
     let files = files(app)?;
-    let prepared = prepare(app, files, principal.require_person()?.id, received, &stated).await;
+    let prepared = prepare(app, files, principal.require_person()?.id, received, &stated, |_| Ok(())).await;
     let attachment = counted(&app.metrics, prepared)?;
     let FileSettings { max_user_bytes, max_server_bytes, .. } = files.settings;
     let new = NewAttachment { attachment, once: Once::without_key(), max_user_bytes, max_server_bytes };
@@ -229,15 +256,36 @@ pub(super) async fn create_of_upload(
     Ok(id)
 }
 
-/// Inspects a file, stores its bytes, and describes the attachment to insert.
+/// Makes an attachment of an image that has arrived. Nothing of any other file is stored.
+///
+/// # Errors
+/// 413 `file_quota_exceeded`; 422 `not_an_image`, `image_too_large`, `damaged_file`; 503 and 507 if the bytes cannot be stored.
+pub async fn create_image(app: &App, principal: &Principal, received: Received) -> Result<AttachmentId> {
+    let person = principal.require_person()?.id;
+    let files = files(app)?;
+    let check = |inspected: &Inspected| if inspected.kind == Kind::Image { Ok(()) } else { Err(not_an_image()) };
+    let prepared = prepare(app, files, person, received, &Stated::default(), check).await;
+    let attachment = counted(&app.metrics, prepared)?;
+    let FileSettings { max_user_bytes, max_server_bytes, .. } = files.settings;
+    let new = NewAttachment { attachment, once: Once::without_key(), max_user_bytes, max_server_bytes };
+    let inserted = app.db.write(new, |conn, new| Box::pin(insert_row(conn, new))).await;
+    let id = counted(&app.metrics, inserted)?;
+    app.metrics.uploads("stored").inc();
+    Ok(id)
+}
+
+/// Inspects a file, stores its bytes, and describes the attachment to insert. `check` refuses files before anything of them is
+/// stored.
 async fn prepare(
     app: &App,
     files: &Files,
     uploader_id: UserId,
     received: Received,
     stated: &Stated,
+    check: fn(&Inspected) -> Result<()>,
 ) -> Result<Attachment> {
     let (stored, inspected) = inspect(files, received.spooled).await?;
+    check(&inspected)?;
     let blob = store_file(app, files, &stored).await?;
     let thumbnail = match &inspected.thumbnail {
         Some(thumbnail) => {

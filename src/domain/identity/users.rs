@@ -460,9 +460,18 @@ pub async fn get(app: &App, principal: &Principal, user_name: &str) -> Result<Us
 /// # Errors
 /// 404 `user_not_found`; 403 `act_as_required`, `not_your_account`, `insufficient_scope`.
 pub async fn require_self(app: &App, principal: &Principal, user_name: &str) -> Result<()> {
+    require_own_name(app, principal, user_name).await?;
+    principal.require_account_control()
+}
+
+/// Checks that the user named in a path is the caller. `me` stands for the caller.
+///
+/// # Errors
+/// 404 `user_not_found`; 403 `act_as_required`, `not_your_account`.
+pub async fn require_own_name(app: &App, principal: &Principal, user_name: &str) -> Result<()> {
     let key = fold_ascii(principal.resolve(user_name)?);
     if principal.person().is_some_and(|person| person.user_name_key == key) {
-        return principal.require_account_control();
+        return Ok(());
     }
     app.db
         .read(key, |conn, key| Box::pin(store::identity::users::account_by_key(conn, key)))

@@ -39,6 +39,8 @@ const PUBLIC_ROUTES: &[(Method, &str)] = &[
     (Method::PUT, "/api/password-resets/{}"),
     (Method::PUT, "/api/email-confirmations/{}"),
     (Method::GET, "/api/invites/{}"),
+    // The token in the path is the permission.
+    (Method::GET, "/api/files/{}"),
     (Method::POST, "/api/hooks/{}"),
 ];
 

@@ -31,9 +31,24 @@ pub struct ReceivedFile {
 /// Receives the file of a request. `stall_timeout` is the longest pause between two pieces of the body.
 ///
 /// # Errors
+/// Those of [`receive_up_to`].
+pub async fn receive(
+    app: &App,
+    principal: &Principal,
+    headers: &HeaderMap,
+    body: Body,
+    stall_timeout: Duration,
+) -> Result<ReceivedFile, Problem> {
+    receive_up_to(u64::MAX, app, principal, headers, body, stall_timeout).await
+}
+
+/// Receives the file of a request, which has at most `max_bytes` and at most the limit of the server.
+///
+/// # Errors
 /// Those of [`uploads::begin`]; 400 for a malformed form; 408 if the body does not arrive; 415 for a Content-Encoding; 422 for a form
 /// that is not one file.
-pub async fn receive(
+pub async fn receive_up_to(
+    max_bytes: u64,
     app: &App,
     principal: &Principal,
     headers: &HeaderMap,
@@ -48,7 +63,7 @@ pub async fn receive(
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     // The announced size of a form includes its boundaries, so only the bytes of the file are compared with the limit.
     let announced = announced.filter(|_| boundary.is_none());
-    let mut incoming = uploads::begin(app, principal, announced).await?;
+    let mut incoming = uploads::begin_up_to(app, principal, announced, max_bytes).await?;
     let mut pieces = Pieces::new(body, stall_timeout);
     let file_name = match boundary {
         None => {

@@ -68,6 +68,15 @@ pub struct AttachmentPath {
     pub id: i64,
 }
 
+/// Path parameter of a link to a file.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct LinkPath {
+    /// The token of the link.
+    #[param(max_length = 128)]
+    pub token: String,
+}
+
 /// Path parameter of a route about one conversation.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]

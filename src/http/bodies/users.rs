@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 use crate::app::App;
 use crate::base::time::Timestamp;
 use crate::domain::access::principal::Principal;
+use crate::domain::files::avatars;
 use crate::domain::identity::users::{DirectMessagesFrom as StoredPreference, User};
 
 /// A user: a person or a bot.
@@ -31,7 +32,9 @@ pub struct UserBody<'a> {
     created_at: Timestamp,
     #[schema(value_type = String, format = DateTime, example = "2026-11-22T08:30:00.123456Z")]
     modified_at: Timestamp,
-    avatar_url: Option<&'a str>,
+    /// The path of the user's picture. Null without a picture. Another picture has another path.
+    #[schema(example = "/api/attachments/1/thumbnail")]
+    avatar_url: Option<String>,
     #[schema(inline, value_type = Role)]
     role: &'static str,
     /// Whether the user is a bot.
@@ -85,7 +88,7 @@ impl<'a> UserBody<'a> {
             mfa: user.mfa,
             created_at: user.created_at,
             modified_at: user.modified_at,
-            avatar_url: None,
+            avatar_url: user.avatar_id.map(avatars::path),
             role: user.role.as_str(),
             is_bot: user.is_bot,
             direct_messages_from: private.then(|| user.direct_messages_from.unwrap_or(default).as_str()),

@@ -38,6 +38,8 @@ const POLL_PATH: &str = "/api/events";
 const UPLOAD_PATH: &str = "/api/attachments";
 /// The beginning of the paths of resumable uploads.
 const PARTS_PATH: &str = "/api/uploads/";
+/// The end of the paths of pictures, which are uploads too.
+const AVATAR_SUFFIX: &str = "/avatar";
 /// The longest time in which a file arrives.
 const UPLOAD_TIME: Duration = Duration::from_secs(3_600);
 /// The limit of all header fields together, in bytes. Smaller than hyper's buffer, so that the edge refuses the request.
@@ -164,7 +166,10 @@ impl Edge {
         let duration_ms = took.as_secs_f64() * 1_000.0;
         let status = status.as_u16();
         // A long poll waits for events, and an upload for its file, so a long duration is not a sign of a problem.
-        let slow = took >= SLOW && ![POLL_PATH, UPLOAD_PATH].contains(&route) && !route.starts_with(PARTS_PATH);
+        let waits = [POLL_PATH, UPLOAD_PATH].contains(&route)
+            || route.starts_with(PARTS_PATH)
+            || route.ends_with(AVATAR_SUFFIX);
+        let slow = took >= SLOW && !waits;
         if status >= 500 || slow {
             tracing::warn!(status, duration_ms, "answered");
         } else if status >= 400 {
@@ -197,6 +202,7 @@ fn extra_time(request: &Request) -> Duration {
         POLL_PATH => MAX_WAIT,
         UPLOAD_PATH if request.method() == Method::POST => UPLOAD_TIME,
         path if path.starts_with(PARTS_PATH) && request.method() == Method::PATCH => UPLOAD_TIME,
+        path if request.method() == Method::PUT && path.ends_with(AVATAR_SUFFIX) => UPLOAD_TIME,
         _ => Duration::ZERO,
     }
 }

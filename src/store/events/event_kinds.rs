@@ -66,7 +66,7 @@ kinds! {
         ReactionRemoved = "reaction.removed",
         /// Messages were delivered to a member or read by them.
         ReceiptUpdated = "receipt.updated",
-        /// The name of a user changed.
+        /// The name or the picture of a user changed.
         UserUpdated = "user.updated",
     }
 }

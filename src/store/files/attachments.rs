@@ -221,9 +221,10 @@ pub async fn lock(conn: &mut Conn, ids: &[i64]) -> Result<Vec<i64>> {
     conn.rows(sql, &[Value::I64s(ids)], |row| row.i64(0)).await
 }
 
-/// The ids among `ids` of attachments that a user may see: those that the user uploaded, and those of messages that the user may
-/// see.
+/// The ids among `ids` of attachments that a user may see: those that the user uploaded, those of messages that the user may
+/// see, the pictures of all users, and those of the user's groups.
 pub async fn visible_among(conn: &mut Conn, user: UserId, ids: &[i64]) -> Result<Vec<i64>> {
+    // One SELECT for each reason: with OR between them, PostgreSQL would read whole tables.
     conn.rows(
         "SELECT a.id FROM messaging.attachments a WHERE a.id = ANY($2) AND a.uploader_id = $1
          UNION
@@ -231,7 +232,13 @@ pub async fn visible_among(conn: &mut Conn, user: UserId, ids: &[i64]) -> Result
            FROM messaging.message_attachments h
            JOIN messaging.members m ON m.conversation_id = h.conversation_id AND m.user_id = $1
            JOIN messaging.conversations c ON c.id = h.conversation_id
-          WHERE h.attachment_id = ANY($2) AND c.deleted_at IS NULL AND (c.history = 'all' OR h.seq > m.joined_seq)",
+          WHERE h.attachment_id = ANY($2) AND c.deleted_at IS NULL AND (c.history = 'all' OR h.seq > m.joined_seq)
+         UNION
+         SELECT p.avatar_id FROM messaging.users p WHERE p.avatar_id = ANY($2)
+         UNION
+         SELECT g.avatar_id FROM messaging.conversations g
+           JOIN messaging.members n ON n.conversation_id = g.id AND n.user_id = $1
+          WHERE g.avatar_id = ANY($2) AND g.deleted_at IS NULL",
         &[Value::I64(user.0), Value::I64s(ids)],
         |row| row.i64(0),
     )
@@ -370,7 +377,11 @@ async fn used_among(conn: &mut Conn, ids: &[i64]) -> Result<Vec<i64>> {
     conn.rows(
         "SELECT a.id FROM messaging.attachments a
           WHERE a.id = ANY($1)
-            AND EXISTS (SELECT 1 FROM messaging.message_attachments h WHERE h.attachment_id = a.id)",
+            AND EXISTS (SELECT 1 FROM messaging.message_attachments h WHERE h.attachment_id = a.id)
+         UNION
+         SELECT p.avatar_id FROM messaging.users p WHERE p.avatar_id = ANY($1)
+         UNION
+         SELECT g.avatar_id FROM messaging.conversations g WHERE g.avatar_id = ANY($1)",
         &[Value::I64s(ids)],
         |row| row.i64(0),
     )

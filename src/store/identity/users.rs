@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use crate::base::error::Result;
-use crate::base::ids::UserId;
+use crate::base::ids::{AttachmentId, UserId};
 use crate::base::time::Timestamp;
 use crate::store::db::columns::{columns, read, sql, word_column};
 use crate::store::db::{Conn, words};
@@ -40,6 +40,8 @@ pub struct User {
     pub email_confirmed_at: Option<Timestamp>,
     /// When the user was banned. `None` for a user who is not banned.
     pub banned_at: Option<Timestamp>,
+    /// The attachment that is the user's picture. `None` without a picture.
+    pub avatar_id: Option<AttachmentId>,
 }
 
 /// The role of a user on the whole server.
@@ -194,6 +196,7 @@ columns! {
         direct_messages_from: "u.direct_messages_from",
         email_confirmed_at: "u.email_confirmed_at",
         banned_at: "u.banned_at",
+        avatar_id: "u.avatar_id",
     }
 }
 

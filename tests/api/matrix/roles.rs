@@ -26,6 +26,8 @@ operation                                               out inv rem mem adm own 
 GET /api/conversations/{id}                             con con con 200 200 200 200
 PATCH /api/conversations/{id}                           con con con rol 200 200 rol
 DELETE /api/conversations/{id}                          con con con rol rol 204 rol
+PUT /api/conversations/{id}/avatar                      con con con rol 200 200 rol
+DELETE /api/conversations/{id}/avatar                   con con con rol 204 204 rol
 GET /api/conversations/{id}/members                     con con con 200 200 200 200
 PUT /api/conversations/{id}/members/{user_name}         con con con rol rol 200 rol
 DELETE /api/conversations/{id}/members/{user_name}      con con con rol rol 204 rol
@@ -125,6 +127,11 @@ impl<'a> Group<'a> {
             "POST /api/messages" => Some(json!({"conversation_id": id, "body": "hey"})),
             "POST /api/conversations/{id}/incoming-webhooks" => Some(json!({"name": "CI"})),
             "PATCH /api/conversations/{id}" => Some(json!({"title": "another title"})),
+            "PUT /api/conversations/{id}/avatar" => {
+                let bytes = crate::support::files::png(20, 20);
+                let picture = crate::support::files::uploaded(self.server, person, "a.png", &bytes).await;
+                Some(json!({"attachment_id": picture}))
+            }
             "PUT /api/conversations/{id}/members/{user_name}" => Some(json!({"role": "admin"})),
             "POST /api/conversations/{id}/messages/{seq}/forward" => Some(json!({"conversation_id": self.id})),
             "POST /api/conversations/{id}/messages/{seq}/report" => Some(json!({"reason": "This is spam."})),

@@ -108,10 +108,15 @@ async fn things(fixture: &Fixture, operation: &str, subject: &Subject) -> Vec<Ve
             }
             names(other, &[NEVER, ERASED])
         }
-        "/api/attachments/{id}" | "/api/attachments/{id}/thumbnail" => {
-            let bytes = crate::support::files::png(30, 30);
-            let id = crate::support::files::uploaded(&fixture.open_server, &subject.user_name, "a.png", &bytes).await;
-            names(id.to_string(), &[NO_ID, "0", "x"])
+        "/api/attachments/{id}" | "/api/attachments/{id}/thumbnail" | "/api/attachments/{id}/links" => {
+            names(picture(fixture, subject).await.to_string(), &[NO_ID, "0", "x"])
+        }
+        "/api/files/{token}" => {
+            let target = format!("/api/attachments/{}/links", picture(fixture, subject).await);
+            let made = fixture.act_as(&subject.user_name, Method::POST, &target, Some(&json!({}))).await.json();
+            let token = made["url"].as_str().unwrap().rsplit('/').next().unwrap().to_owned();
+            let changed = token.replace(|letter: char| letter.is_ascii_uppercase(), "a");
+            names(token, &["x", "AAAA", &changed])
         }
         "/api/uploads/{id}" => {
             let request =
@@ -127,6 +132,7 @@ async fn things(fixture: &Fixture, operation: &str, subject: &Subject) -> Vec<Ve
             names(made["id"].to_string(), &[NO_ID, "0", "x"])
         }
         "/api/conversations/{id}"
+        | "/api/conversations/{id}/avatar"
         | "/api/conversations/{id}/members"
         | "/api/conversations/{id}/invites"
         | "/api/conversations/{id}/incoming-webhooks" => {
@@ -211,6 +217,12 @@ async fn things(fixture: &Fixture, operation: &str, subject: &Subject) -> Vec<Ve
     }
 }
 
+/// A picture that the subject has uploaded. Returns its id.
+async fn picture(fixture: &Fixture, subject: &Subject) -> i64 {
+    let bytes = crate::support::files::png(30, 30);
+    crate::support::files::uploaded(&fixture.open_server, &subject.user_name, "a.png", &bytes).await
+}
+
 /// Conversation id and seq of a message, followed by pairs that name no message.
 fn messages(message: &Value) -> Vec<Vec<String>> {
     let (id, seq) = (message["conversation_id"].to_string(), message["seq"].to_string());
@@ -270,6 +282,10 @@ async fn body(fixture: &Fixture, operation: &str, subject: &Subject) -> Option<V
         "PATCH /api/conversations/{id}/messages/{seq}" => json!({"body": "hey"}),
         "POST /api/conversations/{id}/receipts" => json!({"read_seq": 1}),
         "POST /api/attachments" | "PATCH /api/uploads/{id}" => json!({"any": "file"}),
+        "POST /api/attachments/{id}/links" => json!({"expires_in_s": 60}),
+        "PUT /api/users/{user_name}/avatar" | "PUT /api/conversations/{id}/avatar" => {
+            json!({"attachment_id": picture(fixture, subject).await})
+        }
         "POST /api/messages" => {
             json!({"sender_user_name": subject.user_name, "recipient_user_name": "other", "body": "Hey, whats up?"})
         }

@@ -36,6 +36,8 @@ DELETE /api/users/{user_name}                     401 204 own 204 scp key scp 20
 GET /api/users/{user_name}/presence               401 200 200 200 200 scp scp 200 200 scp scp 200 200 scp scp 200
 GET /api/users/{user_name}/export                 401 200 own 200 key scp scp 200 200 scp scp 200 own scp scp 200
 PUT /api/users/{user_name}/password               401 204 own own scp act scp act scp 204 scp 204 scp own scp own
+PUT /api/users/{user_name}/avatar                 401 200 own own scp act scp act scp 200 scp 200 scp own scp own
+DELETE /api/users/{user_name}/avatar              401 204 own 204 scp key scp 204 scp 204 scp 204 scp own scp 204
 POST /api/users/{user_name}/email-confirmations   401 202 own own scp act scp act scp 202 scp 202 scp own scp own
 POST /api/users/{user_name}/mfa                   401 200 own own scp act scp act scp 200 scp 200 scp own scp own
 PUT /api/users/{user_name}/mfa                    401 200 own own scp act scp act scp 200 scp 200 scp own scp own
@@ -50,6 +52,8 @@ POST /api/uploads                                 401 201 201 201 scp act scp ac
 HEAD /api/uploads/{id}                            401 200 upl upl act scp scp act 200 scp scp 200 upl scp scp upl
 PATCH /api/uploads/{id}                           401 204 upl upl scp act scp act scp 204 scp 204 scp upl scp upl
 DELETE /api/uploads/{id}                          401 204 upl upl scp act scp act scp 204 scp 204 scp upl scp upl
+POST /api/attachments/{id}/links                  401 200 att att act scp scp act 200 scp scp 200 att scp scp att
+GET /api/files/{token}                            200 200 200 200 200 200 200 200 200 200 200 200 200 200 200 200
 GET /api/scheduled                                401 200 200 200 act scp scp act 200 scp scp 200 200 scp scp 200
 GET /api/scheduled/{id}                           401 200 sch sch act scp scp act 200 scp scp 200 sch scp scp sch
 DELETE /api/scheduled/{id}                        401 204 sch sch scp act scp act scp 204 scp 204 scp sch scp sch
@@ -58,6 +62,8 @@ POST /api/conversations                           401 201 201 201 scp act scp ac
 GET /api/conversations/{id}                       401 200 con con 200 scp scp 200 200 scp scp 200 con scp scp con
 PATCH /api/conversations/{id}                     401 200 con con scp act scp act scp 200 scp 200 scp con scp con
 DELETE /api/conversations/{id}                    401 204 con con scp act scp act scp 204 scp 204 scp con scp con
+PUT /api/conversations/{id}/avatar                401 200 con con scp act scp act scp 200 scp 200 scp con scp con
+DELETE /api/conversations/{id}/avatar             401 204 con con scp act scp act scp 204 scp 204 scp con scp con
 GET /api/conversations/{id}/members               401 200 con con 200 scp scp 200 200 scp scp 200 con scp scp con
 PUT /api/conversations/{id}/members/{user_name}   401 201 con con scp act scp act scp 201 scp 201 scp con scp con
 DELETE /api/conversations/{id}/members/{user_name} 401 204 con con scp act scp act scp 204 scp 204 scp con scp con

@@ -269,6 +269,7 @@ pub async fn update_conversation(
     let changes = Changes {
         title: body.title,
         avatar_url: body.avatar_url,
+        avatar: None,
         history: body.history.map(HistoryWord::history),
         members_can_add: body.members_can_add,
         me: body.me.map(OwnChangesBody::read).transpose()?,

@@ -6,6 +6,8 @@ use utoipa_axum::routes;
 use crate::http::state::HttpState;
 
 pub mod attachments;
+pub mod avatars;
+pub mod links;
 pub mod resumable_uploads;
 
 /// The routes of this area.
@@ -20,4 +22,8 @@ pub fn routes() -> OpenApiRouter<HttpState> {
             resumable_uploads::add_upload_part,
             resumable_uploads::delete_upload
         ))
+        .routes(routes!(links::create_link))
+        .routes(routes!(links::get_linked_file))
+        .routes(routes!(avatars::put_user_avatar, avatars::delete_user_avatar))
+        .routes(routes!(avatars::put_group_avatar, avatars::delete_group_avatar))
 }
