@@ -48,6 +48,8 @@ pub struct Settings {
     pub registration_open: bool,
     /// Default for users who have not set `direct_messages_from`.
     pub direct_messages_from: DirectMessagesFrom,
+    /// Whether all users may add custom emoji, and not only administrators.
+    pub members_add_emoji: bool,
     /// Days for which events are kept.
     pub event_retention_days: i64,
     /// Whether SQLite starts without the unreadable end of its write-ahead log.
@@ -75,6 +77,7 @@ impl Default for Settings {
             rate_limits: true,
             registration_open: false,
             direct_messages_from: DirectMessagesFrom::Everyone,
+            members_add_emoji: false,
             event_retention_days: EVENT_RETENTION_DAYS,
             accept_lost_tail: false,
             webhook_allow_private: false,

@@ -67,6 +67,10 @@ id!(
     UploadId
 );
 id!(
+    /// The id of a custom emoji.
+    EmojiId
+);
+id!(
     /// The id of a report.
     ReportId
 );

@@ -14,7 +14,7 @@ pub use bus::BusKind;
 use options::{
     ALL_FILES_RANGE_MIB, DataValues, EVENT_RETENTION_RANGE_DAYS, FILES_RANGE_MIB, File, MAX_FILE_RANGE_MIB, ServeValues,
 };
-pub use options::{Correspondents, DataOptions, LogFormat, Registration, Secret, ServeOptions, Switch};
+pub use options::{Correspondents, DataOptions, EmojiEditors, LogFormat, Registration, Secret, ServeOptions, Switch};
 
 use crate::app::Settings;
 use crate::blobs;
@@ -129,6 +129,7 @@ pub fn serve(data_options: &DataOptions, options: ServeOptions) -> Result<(Serve
             Correspondents::Everyone => DirectMessagesFrom::Everyone,
             Correspondents::Friends => DirectMessagesFrom::Friends,
         },
+        members_add_emoji: values.custom_emoji == EmojiEditors::Everyone,
         event_retention_days: values.event_retention_days,
         accept_lost_tail: values.accept_lost_tail,
         webhook_allow_private: values.webhook_allow_private,

@@ -173,6 +173,9 @@ options! {
         /// Limit of all files together in MiB: 1 to 1073741824. Uploads beyond it are refused with 507 [default: 1048576]
         #[arg(long, env = "POSTHASTE_ALL_FILES_MIB", value_name = "MIB", value_parser = clap::value_parser!(i64).range(ALL_FILES_RANGE_MIB))]
         all_files_mib: i64 = 1_048_576,
+        /// Who may add custom emoji [default: admins]
+        #[arg(long, env = "POSTHASTE_CUSTOM_EMOJI", value_name = "admins|everyone")]
+        custom_emoji: EmojiEditors = EmojiEditors::Admins,
         /// Start without the unreadable end of SQLite's write-ahead log, and keep a copy of the log. Use once; has no variable
         #[arg(long, action = ArgAction::SetTrue)]
         accept_lost_tail: bool = false; skip,
@@ -257,6 +260,16 @@ pub enum Registration {
     Open,
     /// Only administrators and API keys create accounts.
     Closed,
+}
+
+/// Who may add custom emoji.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EmojiEditors {
+    /// Administrators.
+    Admins,
+    /// Every user.
+    Everyone,
 }
 
 /// Default for users who have not set `direct_messages_from`.

@@ -129,7 +129,20 @@ const AREAS: &[(&str, &[&[&str]])] = &[
     ),
     (
         "domain/files",
-        &[ROWS, &["base", "store/driver", "blobs", "media", "domain/access", "domain/shared", "domain/identity", "app"]],
+        &[
+            ROWS,
+            &[
+                "base",
+                "store/driver",
+                "blobs",
+                "media",
+                "domain/access",
+                "domain/shared",
+                "domain/identity",
+                "domain/messages",
+                "app",
+            ],
+        ],
     ),
     (
         "domain/operations",

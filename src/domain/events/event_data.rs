@@ -8,6 +8,7 @@ use crate::store::conversations::members::Role;
 use crate::store::events::event_kinds::{EphemeralKind, Kind};
 use crate::store::identity::users::User;
 use crate::store::messages::messages::Message;
+use crate::store::messages::reactions::Tally;
 use crate::store::messages::receipts::Watermarks;
 use crate::store::people::presence::State;
 
@@ -37,12 +38,10 @@ pub enum Data {
     Reaction {
         /// The `seq` of the message.
         seq: i64,
-        /// The emoji.
-        emoji: String,
+        /// The emoji, and the number of users with this reaction when the event is read.
+        tally: Tally,
         /// The user who added or removed it; `None` once this user is erased.
         user_name: Option<String>,
-        /// The number of users with this reaction when the event is read.
-        count: i64,
     },
     /// The watermarks of a member.
     Receipt {

@@ -17,10 +17,12 @@ use crate::base::time::Timestamp;
 use crate::domain::access::viewer::Viewer;
 use crate::domain::identity::names::{self, Names};
 use crate::domain::messages::message_reads::complete;
+use crate::domain::messages::tallies;
 use crate::store;
 use crate::store::db::Conn;
 pub use crate::store::events::events::{EventLog, Kind, LogChunk, LoggedEvent};
 use crate::store::messages::messages::Message;
+use crate::store::messages::reactions::Tally;
 
 /// Maximum number of positions that one read examines.
 pub const CHUNK: i64 = 1_000;
@@ -211,7 +213,9 @@ async fn reaction(conn: &mut Conn, logged: &LoggedEvent, user_name: Option<Strin
         return Ok(None);
     };
     let count = store::messages::reactions::count_of(conn, conversation, seq, &emoji).await?;
-    Ok(Some(Data::Reaction { seq, emoji, user_name, count }))
+    let mut tally = Tally { emoji, custom: None, count, me: false };
+    tallies::set_names_of(conn, &mut [&mut tally]).await?;
+    Ok(Some(Data::Reaction { seq, tally, user_name }))
 }
 
 /// The result of [`read`].

@@ -1,12 +1,14 @@
-//! Files: uploads, who may see an attachment, and when its bytes are deleted.
+//! Files: uploads, who may see an attachment, when its bytes are deleted, and emoji.
 
 pub mod attachments;
-pub mod copies;
 pub mod avatars;
+pub mod copies;
+pub mod custom_emoji;
+pub mod emoji_list;
 pub mod file_names;
 pub mod files;
 pub mod inventory;
-pub mod resumable_uploads;
 pub mod links;
+pub mod resumable_uploads;
 pub mod sweep;
 pub mod uploads;

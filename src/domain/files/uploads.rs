@@ -84,12 +84,7 @@ pub async fn begin_for(app: &App, owner: UserId, announced_bytes: Option<u64>, m
     counted(&app.metrics, begin_uncounted(app, owner, announced_bytes, max_bytes).await)
 }
 
-async fn begin_uncounted(
-    app: &App,
-    owner: UserId,
-    announced_bytes: Option<u64>,
-    max_bytes: u64,
-) -> Result<Incoming> {
+async fn begin_uncounted(app: &App, owner: UserId, announced_bytes: Option<u64>, max_bytes: u64) -> Result<Incoming> {
     let files = files(app)?;
     let max_bytes = files.settings.max_file_bytes.min(max_bytes);
     if announced_bytes.is_some_and(|bytes| bytes > max_bytes) {
@@ -168,6 +163,37 @@ impl Received {
 
     pub(super) fn into_spooled(self) -> Spooled {
         self.spooled
+    }
+}
+
+/// Inspects a picture that has arrived and stores its bytes. The blob has no reference yet. `check` gets the SHA-256 of the bytes to
+/// store, and may refuse the picture before it is stored.
+///
+/// # Errors
+/// The error of `check`; 422 `image_too_large`, `damaged_file`; 503 and 507 if the bytes cannot be stored.
+pub async fn store_picture(
+    app: &App,
+    received: Received,
+    check: impl FnOnce(&Inspected, &Hash) -> Result<()>,
+) -> Result<(Blob, Inspected)> {
+    let files = files(app)?;
+    let (stored, inspected) = inspect(files, received.spooled).await?;
+    check(&inspected, &stored.sha256)?;
+    Ok((store_file(app, files, &stored).await?, inspected))
+}
+
+/// Adds a reference to a blob that [`store_picture`] has stored.
+///
+/// # Errors
+/// 503 if the bytes are being deleted; 507 `storage_full`.
+pub async fn add_reference(conn: &mut Conn, blob: Blob, max_server_bytes: i64) -> Result<()> {
+    if !store::files::blobs::lock(conn, &[blob]).await? {
+        return Err(Error::unavailable("the bytes of an upload are being deleted"));
+    }
+    if store::files::blobs::add_reference(conn, blob, max_server_bytes).await? {
+        Ok(())
+    } else {
+        Err(Error::StorageFull)
     }
 }
 

@@ -3,6 +3,11 @@
 //! Invariant: an emoji is stored in one form, which Unicode calls fully qualified, however the user wrote it. Forms
 //! with other variation selectors, or with none, are the same emoji.
 
+use super::emoji_catalog;
+use crate::base::error::Error;
+
+/// Maximum number of characters in the name of a custom emoji.
+pub const MAX_NAME_CHARACTERS: usize = 64;
 /// Variation selectors: code points that choose between text and picture.
 const VARIATION_SELECTORS: [char; 2] = ['\u{FE0E}', '\u{FE0F}'];
 /// Skin tones: code points that change the colour of the emoji before them.
@@ -12,7 +17,7 @@ const SKIN_TONES: std::ops::RangeInclusive<char> = '\u{1F3FB}'..='\u{1F3FF}';
 pub fn parse(text: &str) -> Option<&'static str> {
     let shortcode = text.strip_prefix(':').and_then(|text| text.strip_suffix(':'));
     if let Some(shortcode) = shortcode {
-        return emojis::get_by_shortcode(shortcode).map(emojis::Emoji::as_str);
+        return emoji_catalog::by_shortcode(shortcode).map(|emoji| emoji.character);
     }
     let bare = without_selectors(text);
     // The library takes a digit such as `1` for the keycap emoji 1️⃣. The last line rejects that: without selectors, the found
@@ -21,6 +26,23 @@ pub fn parse(text: &str) -> Option<&'static str> {
         .into_iter()
         .filter_map(|form| emojis::get(form).map(emojis::Emoji::as_str))
         .find(|emoji| without_selectors(emoji) == bare)
+}
+
+/// The name in `:name:`, if a custom emoji can have it.
+pub fn custom_name(text: &str) -> Option<&str> {
+    let name = text.strip_prefix(':')?.strip_suffix(':')?;
+    is_custom_name(name).then_some(name)
+}
+
+/// Whether a custom emoji can have this name, apart from the names of the Unicode set.
+pub fn is_custom_name(name: &str) -> bool {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+    (1..=MAX_NAME_CHARACTERS).contains(&name.len()) && name.bytes().all(is_allowed)
+}
+
+/// The error for a text that is no emoji.
+pub fn unknown_emoji() -> Error {
+    Error::invalid("emoji", "unknown_emoji", "must be one emoji or the :shortcode: of one")
 }
 
 /// Adds a variation selector after each character that is shown as text if no selector follows. A character with a skin tone

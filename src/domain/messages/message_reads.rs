@@ -52,14 +52,15 @@ pub async fn lock_visible(
     Ok((membership, message))
 }
 
-/// Loads the data of messages that their rows do not contain: times of receipts, and mentions. Returns the names of all
-/// users in the messages.
+/// Loads the data of messages that their rows do not contain: times of receipts, mentions, and names of custom emoji. Returns
+/// the names of all users in the messages.
 ///
 /// # Errors
 /// Errors of the database.
 pub async fn complete(conn: &mut Conn, messages: &mut [Message]) -> Result<Names> {
     watermarks::set_times(conn, messages).await?;
     mentions::load(conn, messages).await?;
+    tallies::set_names(conn, messages).await?;
     let people = messages.iter().flat_map(|message| {
         let people = [Some(message.sender_id), message.recipient_id, message.subject_id].into_iter().flatten();
         people.chain(message.mentions.iter().copied())

@@ -2,6 +2,7 @@
 
 pub mod edits;
 pub mod emoji;
+pub mod emoji_catalog;
 pub mod forwards;
 pub mod history;
 pub mod mentions;

@@ -3,7 +3,10 @@
 //! Invariants:
 //! - A user adds an emoji to a message at most once.
 //! - A tombstone has no reactions.
-//! - Each emoji has one form (see `emoji`), so a heart is the same reaction however it was typed.
+//! - Each emoji has one form (see `emoji`), so a heart is the same reaction however it was typed. A custom emoji is stored by its
+//!   id, so a reaction shows the present name of the emoji.
+
+use std::sync::Arc;
 
 use super::message_reads::visible;
 use super::{emoji, tallies};
@@ -11,12 +14,15 @@ use crate::app::App;
 use crate::base::error::{Error, Result};
 use crate::base::ids::{ConversationId, UserId};
 use crate::base::request_id::RequestId;
+use crate::base::text::fold_ascii;
 use crate::base::time::Timestamp;
 use crate::domain::access::principal::Principal;
 use crate::domain::sending::change_batch::{Change, ChangeAnswer, ChangeKind};
 use crate::store;
 use crate::store::db::Conn;
 use crate::store::events::events::{self, NewEvent};
+use crate::store::files::custom_emoji;
+pub use crate::store::files::custom_emoji::NamedEmoji;
 pub use crate::store::messages::reactions::{Reaction, Tally};
 
 /// Maximum number of user names listed for each emoji.
@@ -38,14 +44,38 @@ async fn change(
     principal: &Principal,
     conversation: i64,
     emoji: &str,
-    kind: impl FnOnce(&'static str) -> ChangeKind,
+    is_addition: bool,
+    kind: impl FnOnce(Arc<str>) -> ChangeKind,
 ) -> Result<ChangeAnswer> {
     let person = principal.require_person()?.id;
-    let emoji = emoji::parse(emoji)
-        .ok_or_else(|| Error::invalid("emoji", "unknown_emoji", "must be one emoji or the :shortcode: of one"))?;
+    let emoji = match emoji::parse(emoji) {
+        Some(emoji) => emoji.into(),
+        None => custom_key(app, emoji, is_addition).await?.ok_or_else(emoji::unknown_emoji)?,
+    };
     let conversation = ConversationId(conversation);
     let request_id = RequestId::current();
     app.changes.make(Change { person, conversation, kind: kind(emoji), now: app.clock.now(), request_id }).await
+}
+
+/// The key of the custom emoji that a path names: by its `:name:`, or by its key. A reaction with a deleted emoji can be removed, so
+/// then the name may also be the last one of a deleted emoji, unless another emoji has it now.
+async fn custom_key(app: &App, text: &str, is_addition: bool) -> Result<Option<Arc<str>>> {
+    if let Some(id) = custom_emoji::id_of(text) {
+        // Whether the emoji still exists is checked in the transaction that adds the reaction.
+        return Ok(Some(custom_emoji::key(id).into()));
+    }
+    let Some(name_key) = emoji::custom_name(text).map(fold_ascii) else { return Ok(None) };
+    app.db
+        .read((name_key, is_addition), |conn, (name_key, is_addition)| {
+            Box::pin(async move {
+                let mut id = custom_emoji::id_by_name(conn, name_key).await?;
+                if id.is_none() && !is_addition {
+                    id = custom_emoji::deleted_id_by_name(conn, name_key).await?;
+                }
+                Ok(id.map(|id| custom_emoji::key(id).into()))
+            })
+        })
+        .await
 }
 
 /// Adds a reaction of the caller. Returns the count of the emoji, and whether the reaction is new.
@@ -53,10 +83,23 @@ async fn change(
 /// # Errors
 /// 403 `act_as_required`; 404 `message_not_found`; 409 `message_deleted`, `too_many_reactions`; 422 for `emoji`.
 pub async fn add(app: &App, principal: &Principal, conversation: i64, seq: i64, emoji: &str) -> Result<(Tally, bool)> {
-    match change(app, principal, conversation, emoji, |emoji| ChangeKind::React(seq, emoji)).await? {
-        ChangeAnswer::Reacted(tally, new) => Ok((tally, new)),
-        _ => Err(Error::internal("the answer to a reaction has the wrong type")),
+    let answer = change(app, principal, conversation, emoji, true, |emoji| ChangeKind::React(seq, emoji)).await?;
+    let ChangeAnswer::Reacted(mut tally, new) = answer else {
+        return Err(Error::internal("the answer to a reaction has the wrong type"));
+    };
+    if custom_emoji::id_of(&tally.emoji).is_some() {
+        tally = app
+            .db
+            .read(tally, |conn, tally| {
+                Box::pin(async move {
+                    let mut tally = tally.clone();
+                    tallies::set_names_of(conn, &mut [&mut tally]).await?;
+                    Ok(tally)
+                })
+            })
+            .await?;
     }
+    Ok((tally, new))
 }
 
 /// Removes a reaction of the caller.
@@ -64,7 +107,7 @@ pub async fn add(app: &App, principal: &Principal, conversation: i64, seq: i64, 
 /// # Errors
 /// 403 `act_as_required`; 404 `message_not_found`, `reaction_not_found`; 422 for `emoji`.
 pub async fn remove(app: &App, principal: &Principal, conversation: i64, seq: i64, emoji: &str) -> Result<()> {
-    change(app, principal, conversation, emoji, |emoji| ChangeKind::Unreact(seq, emoji)).await?;
+    change(app, principal, conversation, emoji, false, |emoji| ChangeKind::Unreact(seq, emoji)).await?;
     Ok(())
 }
 
@@ -79,6 +122,7 @@ pub async fn list(app: &App, principal: &Principal, conversation: i64, seq: i64)
             Box::pin(async move {
                 let mut messages = [visible(conn, *viewer, *conversation, *seq).await?];
                 tallies::mark_own(conn, *viewer, &mut messages).await?;
+                tallies::set_names(conn, &mut messages).await?;
                 let [message] = messages;
                 let mut named = Vec::with_capacity(message.decorations.reactions.len());
                 for tally in message.decorations.reactions {

@@ -4,7 +4,8 @@
 //! - A tail is used only if the conversation's row was read in the same request and has the same `content_version`. So
 //!   tails are correct even if several nodes or other programs write to the database, and no messages are needed to
 //!   invalidate them.
-//! - A tail is the same for all readers. [`Tails::mark_own`] marks the reactions of one reader in a copy.
+//! - A tail is the same for all readers. [`Tails::mark_own`] marks the reactions of one reader in a copy. A rename of a custom
+//!   emoji does not change the `content_version`, so the same function sets the present names.
 //! - The memory of all tails is limited by `CAPACITY_BYTES`.
 
 use std::collections::HashMap;
@@ -115,24 +116,27 @@ impl Tails {
         Ok(pages)
     }
 
-    /// Renders again the messages to which a reader has reacted, because a cached message does not mark which reactions
-    /// are the reader's own. Makes no query if the messages have no reactions.
+    /// Renders again the messages whose cached text is not right for the reader: a cached message does not mark which reactions
+    /// are the reader's own, and it may have an earlier name of a custom emoji. Makes no query if the messages have no reactions.
     ///
     /// # Errors
     /// Errors of the database.
     pub async fn mark_own(&self, conn: &mut Conn, viewer: Viewer, entries: &mut [Rendered]) -> Result<()> {
+        let is_person = viewer != Viewer::Everything;
         let reacted: Vec<(usize, Arc<Reacted>)> = entries
             .iter()
             .enumerate()
             .filter_map(|(index, entry)| Some((index, Arc::clone(entry.reacted.as_ref()?))))
+            .filter(|(_, reacted)| is_person || tallies::has_custom(&reacted.message))
             .collect();
-        if viewer == Viewer::Everything || reacted.is_empty() {
+        if reacted.is_empty() {
             return Ok(());
         }
         let mut messages: Vec<Message> = reacted.iter().map(|(_, reacted)| reacted.message.clone()).collect();
         tallies::mark_own(conn, viewer, &mut messages).await?;
+        tallies::set_names(conn, &mut messages).await?;
         for ((index, reacted), message) in reacted.iter().zip(&messages) {
-            if message.decorations.reactions.iter().any(|tally| tally.me) {
+            if message.decorations.reactions != reacted.message.decorations.reactions {
                 entries[*index].text = (self.render)(message, &reacted.names)?.into();
             }
         }

@@ -1,12 +1,13 @@
-//! Counts of the reactions to a message by emoji, and which of them include a reaction of the viewer.
+//! Counts of the reactions to a message by emoji, which of them include a reaction of the viewer, and the names of custom emoji.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::base::error::{Error, Result};
-use crate::base::ids::ConversationId;
+use crate::base::ids::{ConversationId, EmojiId};
 use crate::domain::access::viewer::Viewer;
 use crate::store;
 use crate::store::db::Conn;
+use crate::store::files::custom_emoji::{self, NamedEmoji};
 use crate::store::messages::messages::Message;
 use crate::store::messages::reactions::Tally;
 
@@ -27,7 +28,7 @@ pub fn add_one(tallies: &mut Vec<Tally>, emoji: &str) -> Result<Tally> {
             });
         }
         None => {
-            tallies.push(Tally { emoji: emoji.to_owned(), count: 0, me: false });
+            tallies.push(Tally { emoji: emoji.to_owned(), custom: None, count: 0, me: false });
             tallies.len() - 1
         }
     };
@@ -38,7 +39,7 @@ pub fn add_one(tallies: &mut Vec<Tally>, emoji: &str) -> Result<Tally> {
 /// The count of an emoji for a user who has reacted with it: `me` is true.
 pub fn tally_of(tallies: &[Tally], emoji: &str) -> Tally {
     let count = tallies.iter().find(|tally| tally.emoji == emoji).map_or(0, |tally| tally.count);
-    Tally { emoji: emoji.to_owned(), count, me: true }
+    Tally { emoji: emoji.to_owned(), custom: None, count, me: true }
 }
 
 /// Removes a reaction from the counts.
@@ -71,4 +72,50 @@ pub async fn mark_own(conn: &mut Conn, viewer: Viewer, messages: &mut [Message])
         }
     }
     Ok(())
+}
+
+/// Whether a message has a reaction with a custom emoji.
+pub fn has_custom(message: &Message) -> bool {
+    message.decorations.reactions.iter().any(|tally| custom_emoji::id_of(&tally.emoji).is_some())
+}
+
+/// Sets the present names of the custom emoji of messages. Makes no query if there are none.
+///
+/// # Errors
+/// Errors of the database.
+pub async fn set_names(conn: &mut Conn, messages: &mut [Message]) -> Result<()> {
+    let mut tallies: Vec<&mut Tally> =
+        messages.iter_mut().flat_map(|message| message.decorations.reactions.iter_mut()).collect();
+    set_names_of(conn, &mut tallies).await
+}
+
+/// As [`set_names`], for single counts.
+///
+/// # Errors
+/// Errors of the database.
+pub async fn set_names_of(conn: &mut Conn, tallies: &mut [&mut Tally]) -> Result<()> {
+    let names = names(conn, tallies.iter().map(|tally| tally.emoji.as_str())).await?;
+    for tally in tallies {
+        tally.custom = custom_emoji::id_of(&tally.emoji).map(|id| named(&names, id));
+    }
+    Ok(())
+}
+
+/// The names of the custom emoji among the emoji of reactions.
+///
+/// # Errors
+/// Errors of the database.
+pub async fn names(conn: &mut Conn, emoji: impl Iterator<Item = &str>) -> Result<HashMap<EmojiId, String>> {
+    let ids: BTreeSet<i64> = emoji.filter_map(custom_emoji::id_of).map(|id| id.0).collect();
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let found = custom_emoji::names(conn, &Vec::from_iter(ids)).await?;
+    Ok(found.into_iter().map(|NamedEmoji { id, name }| (id, name)).collect())
+}
+
+/// A custom emoji with its name from `names`. An emoji without a row, which only an event about a removed reaction can name, is
+/// shown with its key instead of a name.
+pub fn named(names: &HashMap<EmojiId, String>, id: EmojiId) -> NamedEmoji {
+    NamedEmoji { id, name: names.get(&id).cloned().unwrap_or_else(|| custom_emoji::key(id)) }
 }

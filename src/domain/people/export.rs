@@ -10,7 +10,9 @@ use super::presence;
 use super::reports::Report;
 use crate::app::App;
 use crate::base::error::Result;
-use crate::base::ids::{AttachmentId, ConversationId, IncomingWebhookId, InviteId, ScheduledId, SessionId, UserId};
+use crate::base::ids::{
+    AttachmentId, ConversationId, EmojiId, IncomingWebhookId, InviteId, ScheduledId, SessionId, UserId,
+};
 use crate::base::text::fold_ascii;
 use crate::base::time::Timestamp;
 use crate::domain::access::principal::Principal;
@@ -24,11 +26,13 @@ use crate::domain::identity::users::{self, User};
 use crate::domain::messages::edits::EarlierText;
 use crate::domain::messages::message_reads::complete_for;
 use crate::domain::messages::reactions::Reaction;
+use crate::domain::messages::tallies;
 use crate::domain::sending::scheduled::Scheduled;
 use crate::store;
 pub use crate::store::conversations::members::PastOrPresentMembership;
 use crate::store::db::Conn;
 use crate::store::files::attachments::Attachment;
+use crate::store::files::custom_emoji::{self, CustomEmoji};
 use crate::store::messages::mentions::Mention;
 use crate::store::messages::messages::{Message, Range};
 use crate::store::messages::receipts::{Kept, Watermarks};
@@ -65,6 +69,8 @@ pub enum Item {
     Invite(Invite),
     /// An incoming webhook that the user created.
     IncomingWebhook(IncomingWebhook),
+    /// A custom emoji that the user added.
+    CustomEmoji(Box<CustomEmoji>),
     /// A conversation that the user is or was in.
     Conversation(PastOrPresentMembership),
     /// The watermarks of the user in a conversation.
@@ -107,6 +113,7 @@ enum Stage {
     Attachments(AttachmentId),
     Invites(InviteId),
     IncomingWebhooks(IncomingWebhookId),
+    CustomEmoji(EmojiId),
     Conversations(ConversationId),
     /// The conversations whose messages are still to be read, the last seq that was read in the first of them, and the
     /// last conversation of the page.
@@ -159,6 +166,7 @@ impl Export {
             Stage::Attachments(after) => attachments(app, user, after).await?,
             Stage::Invites(after) => invites(app, user, after).await?,
             Stage::IncomingWebhooks(after) => incoming_webhooks(app, user, after).await?,
+            Stage::CustomEmoji(after) => emoji_of(app, user, after).await?,
             Stage::Conversations(after) => conversations(app, user, after).await?,
             Stage::Messages(mut ids, after, last) => match ids.front().copied() {
                 None => (Vec::new(), Stage::Conversations(last)),
@@ -266,16 +274,23 @@ async fn mentions(app: &App, user: UserId, after: (ConversationId, i64)) -> Resu
 }
 
 async fn reactions(app: &App, user: UserId, after: (ConversationId, i64, String)) -> Result<(Vec<Item>, Stage)> {
-    let found = app
+    let (found, names) = app
         .db
         .read((user, after), |conn, (user, (conversation, seq, emoji))| {
-            Box::pin(store::messages::reactions::of_user(conn, *user, (*conversation, *seq, emoji), PAGE_ROWS))
+            Box::pin(async move {
+                let after = (*conversation, *seq, emoji.as_str());
+                let found = store::messages::reactions::of_user(conn, *user, after, PAGE_ROWS).await?;
+                let names = tallies::names(conn, found.iter().map(|reaction| reaction.emoji.as_str())).await?;
+                Ok((found, names))
+            })
         })
         .await?;
     let stage = found.last().map_or(Stage::Reports(ConversationId(0), 0), |last| {
         Stage::Reactions(last.conversation, last.seq, last.emoji.clone())
     });
     let mark = |Reaction { conversation, seq, emoji, at }| {
+        let custom = custom_emoji::id_of(&emoji).map(|id| format!(":{}:", tallies::named(&names, id).name));
+        let emoji = custom.unwrap_or(emoji);
         Item::Mark(Mark { line_type: "reaction", conversation, seq, emoji: Some(emoji), at: Some(at) })
     };
     Ok((found.into_iter().map(mark).collect(), stage))
@@ -350,9 +365,18 @@ async fn incoming_webhooks(app: &App, user: UserId, after: IncomingWebhookId) ->
             Box::pin(store::conversations::incoming_webhooks::made_by(conn, *user, *after, PAGE_ROWS))
         })
         .await?;
-    let next = Stage::Conversations(ConversationId(0));
-    let stage = found.last().map_or(next, |last| Stage::IncomingWebhooks(last.id));
+    let stage = found.last().map_or(Stage::CustomEmoji(EmojiId(0)), |last| Stage::IncomingWebhooks(last.id));
     Ok((found.into_iter().map(Item::IncomingWebhook).collect(), stage))
+}
+
+async fn emoji_of(app: &App, user: UserId, after: EmojiId) -> Result<(Vec<Item>, Stage)> {
+    let found = app
+        .db
+        .read((user, after), |conn, (user, after)| Box::pin(custom_emoji::of_user(conn, *user, *after, PAGE_ROWS)))
+        .await?;
+    let next = Stage::Conversations(ConversationId(0));
+    let stage = found.last().map_or(next, |last| Stage::CustomEmoji(last.id));
+    Ok((found.into_iter().map(|emoji| Item::CustomEmoji(Box::new(emoji))).collect(), stage))
 }
 
 /// Removes the network address if another user caused the entry, or an API key that acted as no user. The user may not

@@ -3,17 +3,19 @@
 //! Invariants:
 //! - Each change is checked against the state that the earlier changes of the batch produce. So a batch has the same
 //!   result as its changes one after another. A change that is not allowed fails alone.
-//! - Locks are taken in the same order as everywhere else: users (by id), conversations (by id), the counter of the
-//!   event log. So there are no deadlocks.
+//! - Locks are taken in the same order as everywhere else: users (by id), custom emoji (by id), conversations (by id), the
+//!   counter of the event log. So there are no deadlocks.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use crate::base::error::{Error, Result};
-use crate::base::ids::{ConversationId, UserId};
+use crate::base::ids::{ConversationId, EmojiId, UserId};
 use crate::base::request_id::RequestId;
 use crate::base::time::Timestamp;
 use crate::domain::access::membership::{RECEIPTS_MEMBER_LIMIT, conversation_not_found};
+use crate::domain::messages::emoji::unknown_emoji;
 use crate::domain::messages::message_reads::{message_deleted, message_not_found};
 use crate::domain::messages::tallies;
 use crate::domain::messages::watermarks::{self, Report, Standing};
@@ -21,6 +23,7 @@ use crate::store;
 use crate::store::batches::changes::{Found, Member, Outcome, Place, Spot, Step};
 use crate::store::db::Conn;
 use crate::store::events::events::{Kind, NewEvent};
+use crate::store::files::custom_emoji;
 use crate::store::messages::reactions::Tally;
 
 /// A reaction or a receipt that is to be written to the database.
@@ -39,12 +42,12 @@ pub struct Change {
 }
 
 /// The kinds of change.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum ChangeKind {
-    /// Adds a reaction with this emoji to the message with this seq.
-    React(i64, &'static str),
+    /// Adds a reaction with this emoji to the message with this seq. A custom emoji has the form `custom:ID`.
+    React(i64, Arc<str>),
     /// Removes that reaction.
-    Unreact(i64, &'static str),
+    Unreact(i64, Arc<str>),
     /// Reports how far the user has received or read messages.
     Report(Report),
 }
@@ -61,12 +64,18 @@ pub enum ChangeAnswer {
 }
 
 impl Change {
-    fn spot(&self) -> Option<Spot> {
-        let (ChangeKind::React(seq, emoji) | ChangeKind::Unreact(seq, emoji)) = self.kind else { return None };
-        Some(Spot { conversation: self.conversation, seq, user: self.person, emoji })
+    fn spot(&self) -> Option<Spot<'_>> {
+        let (ChangeKind::React(seq, emoji) | ChangeKind::Unreact(seq, emoji)) = &self.kind else { return None };
+        Some(Spot { conversation: self.conversation, seq: *seq, user: self.person, emoji })
     }
 
-    fn event(&self, kind: Kind, at: Timestamp) -> NewEvent<'static> {
+    /// The custom emoji with which this change adds a reaction.
+    fn added_custom_emoji(&self) -> Option<EmojiId> {
+        let ChangeKind::React(_, emoji) = &self.kind else { return None };
+        custom_emoji::id_of(emoji)
+    }
+
+    fn event(&self, kind: Kind, at: Timestamp) -> NewEvent<'_> {
         let event = NewEvent::of_conversation(kind, self.conversation, self.person, at);
         self.spot().map_or(event, |spot| NewEvent { detail: Some(spot.emoji), ..event.message(spot.seq) })
     }
@@ -124,27 +133,34 @@ struct ReactionState {
 
 /// The rows that the changes of the batch concern. They start as they were read from the database, and each change
 /// updates them.
-struct BatchState {
+struct BatchState<'a> {
     /// Users who exist. They are locked, so they cannot be erased before the transaction ends.
     people: BTreeSet<i64>,
+    /// Custom emoji that are not deleted. They are locked too.
+    custom_emoji: Vec<EmojiId>,
     places: HashMap<ConversationId, Place>,
     members: HashMap<(ConversationId, UserId), Member>,
     messages: HashMap<(ConversationId, i64), MessageState>,
-    spots: HashMap<Spot, ReactionState>,
+    spots: HashMap<Spot<'a>, ReactionState>,
     advanced: BTreeSet<(ConversationId, UserId)>,
     steps: Vec<Step>,
     changed: BTreeSet<ConversationId>,
-    events: Vec<NewEvent<'static>>,
+    events: Vec<NewEvent<'a>>,
 }
 
-impl BatchState {
-    async fn read(conn: &mut Conn, changes: &[Change]) -> Result<Self> {
-        let at: BTreeSet<Spot> = changes.iter().filter_map(Change::spot).collect();
-        let at: Vec<Spot> = at.into_iter().collect();
+impl<'a> BatchState<'a> {
+    async fn read(conn: &mut Conn, changes: &'a [Change]) -> Result<Self> {
+        let at: BTreeSet<Spot<'a>> = changes.iter().filter_map(Change::spot).collect();
+        let at: Vec<Spot<'a>> = at.into_iter().collect();
         let reacting: BTreeSet<i64> = at.iter().map(|spot| spot.user.0).collect();
         let people = match reacting.is_empty() {
             true => reacting,
             false => store::identity::users::lock_shared(conn, &Vec::from_iter(reacting)).await?,
+        };
+        let custom: BTreeSet<i64> = changes.iter().filter_map(Change::added_custom_emoji).map(|id| id.0).collect();
+        let custom_emoji = match custom.is_empty() {
+            true => Vec::new(),
+            false => custom_emoji::lock_shared(conn, &Vec::from_iter(custom)).await?,
         };
         let ids: BTreeSet<i64> = changes.iter().map(|change| change.conversation.0).collect();
         let places = store::batches::changes::lock(conn, &Vec::from_iter(ids)).await?;
@@ -160,14 +176,14 @@ impl BatchState {
             messages.entry((spot.conversation, spot.seq)).or_insert(MessageState { deleted, tallies, changed: false });
         }
         let (advanced, steps, changed, events) = Default::default();
-        Ok(Self { people, places, members, messages, spots, advanced, steps, changed, events })
+        Ok(Self { people, custom_emoji, places, members, messages, spots, advanced, steps, changed, events })
     }
 
-    fn apply(&mut self, change: &Change) -> Result<ChangeAnswer> {
-        match change.kind {
+    fn apply(&mut self, change: &'a Change) -> Result<ChangeAnswer> {
+        match &change.kind {
             ChangeKind::React(..) => self.react(change),
             ChangeKind::Unreact(..) => self.unreact(change),
-            ChangeKind::Report(report) => self.report(change, &report).map(ChangeAnswer::Reported),
+            ChangeKind::Report(report) => self.report(change, report).map(ChangeAnswer::Reported),
         }
     }
 
@@ -179,7 +195,7 @@ impl BatchState {
     }
 
     /// The message and the reaction that a change concerns.
-    fn message_of(&mut self, change: &Change) -> Result<(Spot, &mut MessageState, &mut ReactionState)> {
+    fn message_of(&mut self, change: &'a Change) -> Result<(Spot<'a>, &mut MessageState, &mut ReactionState)> {
         let spot = change.spot().ok_or_else(message_not_found)?;
         if !self.people.contains(&change.person.0) {
             return Err(Error::Unauthenticated);
@@ -195,10 +211,14 @@ impl BatchState {
         }
     }
 
-    fn react(&mut self, change: &Change) -> Result<ChangeAnswer> {
+    fn react(&mut self, change: &'a Change) -> Result<ChangeAnswer> {
+        let is_usable = change.added_custom_emoji().is_none_or(|id| self.custom_emoji.contains(&id));
         let (spot, message, reaction) = self.message_of(change)?;
         if message.deleted {
             return Err(message_deleted());
+        }
+        if !is_usable {
+            return Err(unknown_emoji());
         }
         let new = reaction.now.is_none();
         let tally = if new {
@@ -215,7 +235,7 @@ impl BatchState {
         Ok(ChangeAnswer::Reacted(tally, new))
     }
 
-    fn unreact(&mut self, change: &Change) -> Result<ChangeAnswer> {
+    fn unreact(&mut self, change: &'a Change) -> Result<ChangeAnswer> {
         let (spot, message, reaction) = self.message_of(change)?;
         if reaction.now.take().is_none() {
             let detail = "You have not added this emoji to the message".into();
@@ -227,16 +247,16 @@ impl BatchState {
         Ok(ChangeAnswer::Unreacted)
     }
 
-    fn add_event(&mut self, change: &Change, kind: Kind) {
+    fn add_event(&mut self, change: &'a Change, kind: Kind) {
         self.changed.insert(change.conversation);
         self.events.push(change.event(kind, change.now));
     }
 
     /// Applies a receipt. Unread mentions are counted afterwards.
-    fn report(&mut self, change: &Change, report: &Report) -> Result<Standing> {
+    fn report(&mut self, change: &'a Change, report: &Report) -> Result<Standing> {
         let (place, first_seq) = self.conversation_of(change).ok_or_else(conversation_not_found)?;
         watermarks::assert_within(report, 1, place.last_seq, first_seq)?;
-        let Change { person: user, conversation, now, .. } = *change;
+        let &Change { person: user, conversation, now, .. } = change;
         let member = self.members.get_mut(&(conversation, user)).ok_or_else(conversation_not_found)?;
         let (after, steps) = watermarks::step(member.watermarks, report, place.last_seq);
         if after != member.watermarks {
@@ -257,7 +277,7 @@ impl BatchState {
     }
 
     /// The rows to write. A reaction that is removed and added again within the batch keeps its row.
-    fn outcome(self) -> Outcome {
+    fn outcome(self) -> Outcome<'a> {
         let Self { members, messages, spots, advanced, steps, changed, events, .. } = self;
         let mut outcome = Outcome { steps, changed: changed.into_iter().collect(), events, ..Outcome::default() };
         for (spot, ReactionState { before, now }) in spots {

@@ -1,10 +1,12 @@
 //! The JSON form of events.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::conversations::ConversationBody;
-use super::messages::MessageBody;
+use super::messages::{MessageBody, ShownEmoji};
 use super::users::UserBody;
 use crate::base::error::{Error, Result as DomainResult};
 use crate::base::time::Timestamp;
@@ -48,8 +50,17 @@ pub enum DataBody<'a> {
     Reaction {
         /// The `seq` of the message.
         seq: i64,
-        /// The emoji.
-        emoji: &'a str,
+        /// The emoji, or `:name:` for a custom emoji.
+        #[schema(value_type = String)]
+        emoji: Cow<'a, str>,
+        /// The id of a custom emoji. Absent for an emoji of the Unicode set.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        #[schema(nullable = false)]
+        custom_emoji_id: Option<i64>,
+        /// The path of the picture of a custom emoji. Absent for an emoji of the Unicode set.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        #[schema(nullable = false)]
+        url: Option<String>,
         /// The user who added or removed it. Null after they were erased.
         user_name: Option<&'a str>,
         /// The number of users with this reaction now.
@@ -110,8 +121,10 @@ pub enum DataBody<'a> {
 pub fn render(event: &Event, cursor: &str) -> DomainResult<Vec<u8>> {
     let data = match &event.data {
         Data::Message(found) => DataBody::Message(Box::new(MessageBody::named(&found.0, &found.1).for_all_readers())),
-        Data::Reaction { seq, emoji, user_name, count } => {
-            DataBody::Reaction { seq: *seq, emoji, user_name: user_name.as_deref(), count: *count }
+        Data::Reaction { seq, tally, user_name } => {
+            let ShownEmoji { emoji, custom_emoji_id, url } = ShownEmoji::new(tally);
+            let (user_name, count) = (user_name.as_deref(), tally.count);
+            DataBody::Reaction { seq: *seq, emoji, custom_emoji_id, url, user_name, count }
         }
         Data::Receipt { user_name, watermarks, at } => DataBody::Receipt {
             user_name: user_name.as_deref(),

@@ -55,14 +55,10 @@ pub async fn receive_up_to(
     body: Body,
     stall_timeout: Duration,
 ) -> Result<ReceivedFile, Problem> {
-    if headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
-        let detail = "Send the file without Content-Encoding";
-        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
-    }
+    require_plain(headers)?;
     let boundary = boundary(headers)?;
-    let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     // The announced size of a form includes its boundaries, so only the bytes of the file are compared with the limit.
-    let announced = announced.filter(|_| boundary.is_none());
+    let announced = announced_bytes(headers).filter(|_| boundary.is_none());
     let mut incoming = uploads::begin_up_to(app, principal, announced, max_bytes).await?;
     let mut pieces = Pieces::new(body, stall_timeout);
     let file_name = match boundary {
@@ -75,6 +71,37 @@ pub async fn receive_up_to(
         Some(boundary) => receive_form(&mut pieces, &mut incoming, &boundary).await?,
     };
     Ok(ReceivedFile { received: incoming.finish().await?, file_name })
+}
+
+/// The size that a request announces.
+pub fn announced_bytes(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// Receives a body that is the file itself. `stall_timeout` is the longest pause between two pieces of the body.
+///
+/// # Errors
+/// Those of [`Incoming::write`] and [`Incoming::finish`]; 408 if the body does not arrive; 415 for a Content-Encoding.
+pub async fn receive_raw(
+    mut incoming: Incoming,
+    headers: &HeaderMap,
+    body: Body,
+    stall_timeout: Duration,
+) -> Result<Received, Problem> {
+    require_plain(headers)?;
+    let mut pieces = Pieces { body, stall_timeout };
+    while let Some(piece) = pieces.next().await? {
+        incoming.write(piece).await?;
+    }
+    Ok(incoming.finish().await?)
+}
+
+fn require_plain(headers: &HeaderMap) -> Result<(), Problem> {
+    if headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+        let detail = "Send the file without Content-Encoding";
+        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
+    }
+    Ok(())
 }
 
 /// The boundary of a form. `None` if the body is not a form.

@@ -8,13 +8,14 @@ use utoipa::ToSchema;
 
 use super::answers::to_json;
 use super::attachments::AttachmentBody;
+use super::emoji;
 use super::problem::Problem;
 use crate::base::error::Result;
 use crate::base::time::Timestamp;
 use crate::domain::conversations::system_messages;
 use crate::domain::identity::names::Names;
 use crate::domain::messages::messages::Message;
-use crate::domain::messages::reactions::Tally;
+use crate::domain::messages::reactions::{NamedEmoji, Tally};
 use crate::domain::messages::tails::Rendered;
 use crate::domain::sending::drafts::Sent;
 use crate::domain::shared::idempotency::StoredAnswer;
@@ -115,8 +116,17 @@ impl Thread {
 /// An emoji on a message.
 #[derive(Serialize, ToSchema)]
 pub struct Reaction<'a> {
-    #[schema(example = "👍")]
-    emoji: &'a str,
+    /// The emoji, or `:name:` for a custom emoji.
+    #[schema(example = "👍", value_type = String)]
+    emoji: Cow<'a, str>,
+    /// The id of a custom emoji. Absent for an emoji of the Unicode set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, nullable = false)]
+    custom_emoji_id: Option<i64>,
+    /// The path of the picture of a custom emoji. Absent for an emoji of the Unicode set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    url: Option<String>,
     /// The number of users with this reaction.
     #[schema(minimum = 1, example = 1)]
     count: i64,
@@ -129,7 +139,32 @@ pub struct Reaction<'a> {
 impl<'a> Reaction<'a> {
     /// The JSON form of a reaction.
     pub fn new(tally: &'a Tally) -> Self {
-        Self { emoji: &tally.emoji, count: tally.count, me: Some(tally.me) }
+        let ShownEmoji { emoji, custom_emoji_id, url } = ShownEmoji::new(tally);
+        Self { emoji, custom_emoji_id, url, count: tally.count, me: Some(tally.me) }
+    }
+}
+
+/// How the emoji of a reaction is shown.
+pub struct ShownEmoji<'a> {
+    /// The emoji, or `:name:` for a custom emoji.
+    pub emoji: Cow<'a, str>,
+    /// The id of a custom emoji.
+    pub custom_emoji_id: Option<i64>,
+    /// The path of the picture of a custom emoji.
+    pub url: Option<String>,
+}
+
+impl<'a> ShownEmoji<'a> {
+    /// The emoji of a count.
+    pub fn new(tally: &'a Tally) -> Self {
+        match &tally.custom {
+            Some(NamedEmoji { id, name }) => Self {
+                emoji: Cow::Owned(format!(":{name}:")),
+                custom_emoji_id: Some(id.0),
+                url: Some(emoji::url(id.0)),
+            },
+            None => Self { emoji: Cow::Borrowed(&tally.emoji), custom_emoji_id: None, url: None },
+        }
     }
 }
 

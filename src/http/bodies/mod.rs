@@ -5,6 +5,7 @@ pub mod attachments;
 pub mod audit;
 pub mod conversations;
 pub mod disposition;
+pub mod emoji;
 pub mod events;
 pub mod extract;
 pub mod file_answer;

@@ -57,15 +57,15 @@ columns! {
 
 /// Identifies one possible reaction: an emoji of one user under one message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Spot {
+pub struct Spot<'a> {
     /// The conversation.
     pub conversation: ConversationId,
     /// The `seq` of the message.
     pub seq: i64,
     /// The user.
     pub user: UserId,
-    /// The emoji.
-    pub emoji: &'static str,
+    /// The emoji. A custom emoji has the form `custom:ID`.
+    pub emoji: &'a str,
 }
 
 /// The state of the message and of the reaction that a [`Spot`] identifies.
@@ -147,7 +147,7 @@ pub async fn members(
 }
 
 /// The state of each spot, in the order of `spots`. `None` when the message does not exist.
-pub async fn spots(conn: &mut Conn, spots: &[Spot]) -> Result<Vec<Option<Found>>> {
+pub async fn spots(conn: &mut Conn, spots: &[Spot<'_>]) -> Result<Vec<Option<Found>>> {
     let found_of = |(deleted, tallies, there)| Found { deleted, tallies, there };
     if let Conn::Sqlite(_) = conn {
         let mut found = Vec::with_capacity(spots.len());
@@ -224,11 +224,11 @@ pub async fn mention_counts(conn: &mut Conn, behind: &[(ConversationId, UserId, 
 
 /// Everything that a batch of small changes writes. No row is in a list twice.
 #[derive(Clone, Debug, Default)]
-pub struct Outcome {
+pub struct Outcome<'a> {
     /// Reactions to add, and when they were added.
-    pub added: Vec<(Spot, Timestamp)>,
+    pub added: Vec<(Spot<'a>, Timestamp)>,
     /// Reactions to remove.
-    pub removed: Vec<Spot>,
+    pub removed: Vec<Spot<'a>>,
     /// The new counts of reactions to messages.
     pub tallies: Vec<(ConversationId, i64, Vec<Tally>)>,
     /// The new watermarks of members.
@@ -238,10 +238,10 @@ pub struct Outcome {
     /// Conversations whose content version rises, because their messages show something else now.
     pub changed: Vec<ConversationId>,
     /// Events to log, in their order.
-    pub events: Vec<NewEvent<'static>>,
+    pub events: Vec<NewEvent<'a>>,
 }
 
-impl Outcome {
+impl Outcome<'_> {
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
         // Each other list is empty unless there are also watermarks or events.
@@ -251,14 +251,14 @@ impl Outcome {
 
 /// Writes the outcome of a batch. It must be the last call of its transaction, because on PostgreSQL the COMMIT is sent
 /// with it.
-pub async fn write(conn: &mut Conn, outcome: &Outcome) -> Result<()> {
+pub async fn write(conn: &mut Conn, outcome: &Outcome<'_>) -> Result<()> {
     match conn {
         Conn::Sqlite(_) => write_each(conn, outcome).await,
         Conn::Postgres(_) => write_set(conn, outcome).await,
     }
 }
 
-async fn write_each(conn: &mut Conn, outcome: &Outcome) -> Result<()> {
+async fn write_each(conn: &mut Conn, outcome: &Outcome<'_>) -> Result<()> {
     for (Spot { conversation, seq, user, emoji }, at) in &outcome.added {
         reactions::insert(conn, *conversation, *seq, emoji, *user, *at).await?;
     }
@@ -321,7 +321,7 @@ const WRITE_SET: &str =
                 WITH ORDINALITY AS e (type, conversation_id, seq, actor_id, detail, at, place))
      SELECT 1";
 
-async fn write_set(conn: &mut Conn, outcome: &Outcome) -> Result<()> {
+async fn write_set(conn: &mut Conn, outcome: &Outcome<'_>) -> Result<()> {
     let Outcome { added, removed, tallies, watermarks, steps, changed, events } = outcome;
     let [added_spots, removed_spots] = [Spots::new(added.iter().map(|(spot, _)| spot)), Spots::new(removed.iter())];
     let counts: Vec<Option<String>> = tallies.iter().map(|(.., tallies)| write_tallies(tallies)).collect();
@@ -368,15 +368,18 @@ async fn write_set(conn: &mut Conn, outcome: &Outcome) -> Result<()> {
 }
 
 /// The fields of spots as arrays, for `unnest`.
-struct Spots {
+struct Spots<'a> {
     conversations: Vec<i64>,
     seqs: Vec<i64>,
-    emoji: Vec<&'static str>,
+    emoji: Vec<&'a str>,
     users: Vec<i64>,
 }
 
-impl Spots {
-    fn new<'a>(spots: impl Iterator<Item = &'a Spot> + Clone) -> Self {
+impl<'a> Spots<'a> {
+    fn new<'s>(spots: impl Iterator<Item = &'s Spot<'a>> + Clone) -> Self
+    where
+        'a: 's,
+    {
         Self {
             conversations: spots.clone().map(|spot| spot.conversation.0).collect(),
             seqs: spots.clone().map(|spot| spot.seq).collect(),

@@ -6,8 +6,8 @@
 use super::Row;
 use crate::base::error::{Error, Result};
 use crate::base::ids::{
-    ApiKeyId, AttachmentId, BlobId, ConversationId, IncomingWebhookId, InviteId, MessageId, ReportId, ScheduledId,
-    SessionId, UploadId, UserId, WebhookId,
+    ApiKeyId, AttachmentId, BlobId, ConversationId, EmojiId, IncomingWebhookId, InviteId, MessageId, ReportId,
+    ScheduledId, SessionId, UploadId, UserId, WebhookId,
 };
 use crate::base::time::Timestamp;
 
@@ -169,6 +169,7 @@ id_columns!(
     AttachmentId,
     BlobId,
     ConversationId,
+    EmojiId,
     IncomingWebhookId,
     InviteId,
     MessageId,

@@ -1,8 +1,9 @@
-//! Rows of uploaded files: attachments, and the blobs that hold their bytes.
+//! Rows of uploaded files: attachments, custom emoji, and the blobs that hold their bytes.
 
 pub mod attachments;
 pub mod avatars;
 pub mod blobs;
+pub mod custom_emoji;
 pub mod resumable_uploads;
 pub mod usage;
 

@@ -9,12 +9,16 @@ use crate::base::time::Timestamp;
 use crate::store::db::columns::{column, columns, read, sql};
 use crate::store::db::{Conn, Row};
 use crate::store::driver::values::Value;
+use crate::store::files::custom_emoji::NamedEmoji;
 
 /// An emoji that was added to a message, and the number of users who added it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tally {
-    /// The emoji.
+    /// The emoji. A custom emoji has the form `custom:ID`.
     pub emoji: String,
+    /// The custom emoji. Not stored, but filled in when messages are read, because its name can change. `None` for a Unicode
+    /// emoji.
+    pub custom: Option<NamedEmoji>,
     /// How many users have added it.
     pub count: i64,
     /// Whether the viewer is one of them. Not stored, but filled in for each viewer.
@@ -48,7 +52,7 @@ fn read_tallies(text: &str) -> Result<Vec<Tally>> {
     let mut tallies = Vec::new();
     while let Some(emoji) = words.next() {
         let count = words.next().and_then(|count| count.parse().ok()).filter(|count| *count > 0).ok_or_else(unknown)?;
-        tallies.push(Tally { emoji: emoji.to_owned(), count, me: false });
+        tallies.push(Tally { emoji: emoji.to_owned(), custom: None, count, me: false });
     }
     Ok(tallies)
 }
@@ -188,13 +192,25 @@ pub async fn of_user(
     .await
 }
 
+/// How often a user has used each emoji, among up to `limit` of their reactions: those in the newest conversations.
+pub async fn uses_of(conn: &mut Conn, user: UserId, limit: i64) -> Result<Vec<(String, i64)>> {
+    conn.rows(
+        "SELECT r.emoji, count(*) FROM (SELECT emoji FROM messaging.reactions WHERE user_id = $1
+                                         ORDER BY conversation_id DESC, seq DESC LIMIT $2) AS r
+          GROUP BY r.emoji",
+        &[Value::I64(user.0), Value::I64(limit)],
+        read,
+    )
+    .await
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn counts_are_read_as_they_were_written() {
-        let tally = |emoji: &str, count| Tally { emoji: emoji.into(), count, me: false };
+        let tally = |emoji: &str, count| Tally { emoji: emoji.into(), custom: None, count, me: false };
         let tallies = vec![tally("👍", 3), tally("❤️", 10_000), tally("👩🏿‍❤️‍👨🏼", 1)];
         assert_eq!(read_tallies(&write_tallies(&tallies).unwrap()).unwrap(), tallies);
         assert_eq!(write_tallies(&[]), None);

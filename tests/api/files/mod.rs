@@ -4,6 +4,7 @@ mod attachments;
 mod avatars;
 mod bad_input;
 mod copies;
+mod emoji;
 mod links;
 mod resumable_uploads;
 mod s3;

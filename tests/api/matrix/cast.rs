@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use posthaste::base::time::Clock;
 use posthaste::domain::access::principal::Access;
 use posthaste::domain::identity::jwt::{JwtSettings, KeySource};
@@ -316,6 +318,7 @@ impl Fixture {
 
 fn with_body(request: RequestBuilder, body: Option<&Value>) -> RequestBuilder {
     match body {
+        Some(Value::String(bytes)) => request.body(BASE64_STANDARD.decode(bytes).unwrap()),
         Some(body) => request.json(body),
         None => request,
     }

@@ -6,6 +6,8 @@
 
 use std::sync::LazyLock;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use posthaste::domain::access::principal::Access;
 use posthaste::http::server::router::openapi_json;
 use reqwest::Method;
@@ -26,6 +28,7 @@ static DOCUMENT: LazyLock<Value> =
 pub struct Case {
     pub subject: Subject,
     pub path: String,
+    /// An object, or bytes in base64 that are sent as they are.
     pub body: Option<Value>,
     /// Paths of the same operation with things that do not exist.
     pub missing: Vec<String>,
@@ -124,6 +127,18 @@ async fn things(fixture: &Fixture, operation: &str, subject: &Subject) -> Vec<Ve
             let request = request.header("tus-resumable", "1.0.0").header("upload-length", 1_000);
             let made = crate::support::answer_of(request).await.json();
             names(made["id"].to_string(), &[NO_ID, "0", "x"])
+        }
+        "/api/emoji/{name}" => {
+            let name = fixture.new_name("emoji");
+            if method == "PUT" {
+                return vec![vec![name]];
+            }
+            add_emoji(fixture, &name).await;
+            names(name, &["nowhere", "x"])
+        }
+        "/api/emoji/custom/{id}" => {
+            let id = add_emoji(fixture, &fixture.new_name("emoji")).await;
+            names(id.to_string(), &[NO_ID, "0", "x"])
         }
         "/api/scheduled/{id}" => {
             let name = &subject.user_name;
@@ -231,6 +246,14 @@ fn messages(message: &Value) -> Vec<Vec<String>> {
         .into()
 }
 
+/// Adds a custom emoji, and returns its id.
+async fn add_emoji(fixture: &Fixture, name: &str) -> i64 {
+    let request = fixture.open_server.request(Method::PUT, &format!("/api/emoji/{name}"));
+    let answer = crate::support::answer_of(request.body(crate::support::files::png(8, 8))).await;
+    assert_eq!(answer.status, 201, "{}", String::from_utf8_lossy(&answer.bytes));
+    answer.json()["id"].as_i64().unwrap()
+}
+
 /// A group that the subject owns, with another member.
 async fn group(fixture: &Fixture, subject: &Subject) -> (String, String) {
     let member = fixture.subject(None).await.user_name;
@@ -286,6 +309,8 @@ async fn body(fixture: &Fixture, operation: &str, subject: &Subject) -> Option<V
         "PUT /api/users/{user_name}/avatar" | "PUT /api/conversations/{id}/avatar" => {
             json!({"attachment_id": picture(fixture, subject).await})
         }
+        "PUT /api/emoji/{name}" => BASE64_STANDARD.encode(crate::support::files::png(8, 8)).into(),
+        "PATCH /api/emoji/{name}" => json!({"name": fixture.new_name("emoji")}),
         "POST /api/messages" => {
             json!({"sender_user_name": subject.user_name, "recipient_user_name": "other", "body": "Hey, whats up?"})
         }

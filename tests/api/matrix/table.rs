@@ -54,6 +54,11 @@ PATCH /api/uploads/{id}                           401 204 upl upl scp act scp ac
 DELETE /api/uploads/{id}                          401 204 upl upl scp act scp act scp 204 scp 204 scp upl scp upl
 POST /api/attachments/{id}/links                  401 200 att att act scp scp act 200 scp scp 200 att scp scp att
 GET /api/files/{token}                            200 200 200 200 200 200 200 200 200 200 200 200 200 200 200 200
+GET /api/emoji                                    401 200 200 200 200 scp scp 200 200 scp scp 200 200 scp scp 200
+PUT /api/emoji/{name}                             401 adm adm 201 scp scp scp 201 scp scp scp adm scp scp scp 201
+PATCH /api/emoji/{name}                           401 adm adm 200 scp scp scp 200 scp scp scp adm scp scp scp 200
+DELETE /api/emoji/{name}                          401 adm adm 204 scp scp scp 204 scp scp scp adm scp scp scp 204
+GET /api/emoji/custom/{id}                        401 200 200 200 200 scp scp 200 200 scp scp 200 200 scp scp 200
 GET /api/scheduled                                401 200 200 200 act scp scp act 200 scp scp 200 200 scp scp 200
 GET /api/scheduled/{id}                           401 200 sch sch act scp scp act 200 scp scp 200 sch scp scp sch
 DELETE /api/scheduled/{id}                        401 204 sch sch scp act scp act scp 204 scp 204 scp sch scp sch

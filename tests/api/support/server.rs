@@ -47,6 +47,7 @@ pub struct Options {
     pub mail: Option<MailSettings>,
     /// Where the bytes of files are stored, if not in the folder of the place.
     pub blobs: Option<blobs::Location>,
+    pub members_add_emoji: bool,
     pub max_file_bytes: u64,
     pub max_user_bytes: i64,
     pub timeouts: Timeouts,
@@ -75,6 +76,7 @@ impl Default for Options {
             jwt: None,
             mail: None,
             blobs: None,
+            members_add_emoji: false,
             max_file_bytes: MAX_FILE_BYTES,
             max_user_bytes: MAX_USER_BYTES,
             timeouts: Timeouts::default(),
@@ -164,6 +166,7 @@ impl Server {
             rate_limits: options.rate_limits,
             registration_open: options.registration_open,
             direct_messages_from: options.direct_messages_from,
+            members_add_emoji: options.members_add_emoji,
             event_retention_days: posthaste::app::EVENT_RETENTION_DAYS,
             accept_lost_tail: false,
             webhook_allow_private: options.webhook_allow_private,

@@ -1,4 +1,4 @@
-//! Routes of files: uploads, and the bytes of attachments.
+//! Routes of files: uploads, the bytes of attachments, and emoji.
 
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -7,6 +7,7 @@ use crate::http::state::HttpState;
 
 pub mod attachments;
 pub mod avatars;
+pub mod emoji;
 pub mod links;
 pub mod resumable_uploads;
 
@@ -26,4 +27,7 @@ pub fn routes() -> OpenApiRouter<HttpState> {
         .routes(routes!(links::get_linked_file))
         .routes(routes!(avatars::put_user_avatar, avatars::delete_user_avatar))
         .routes(routes!(avatars::put_group_avatar, avatars::delete_group_avatar))
+        .routes(routes!(emoji::list_emoji))
+        .routes(routes!(emoji::put_emoji, emoji::rename_emoji, emoji::delete_emoji))
+        .routes(routes!(emoji::get_emoji_picture))
 }

@@ -1,16 +1,18 @@
 //! `/api/conversations/{id}/messages/{seq}/reactions`: reactions to a message.
 
+use std::borrow::Cow;
+
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::domain::messages::reactions;
+use crate::domain::messages::reactions::{self, Named};
 use crate::http::access::policy::{PersonWriting, Reader};
 use crate::http::bodies::answers::{json, no_content};
 use crate::http::bodies::extract::{Path, Query};
-use crate::http::bodies::messages::Reaction;
+use crate::http::bodies::messages::{Reaction, ShownEmoji};
 use crate::http::bodies::parameters::{IdSchema, MessagePath};
 use crate::http::bodies::problem::Problem;
 use crate::http::state::HttpState;
@@ -18,8 +20,17 @@ use crate::http::state::HttpState;
 /// A reaction to a message with the names of the users.
 #[derive(Serialize, ToSchema)]
 pub struct NamedReaction<'a> {
-    #[schema(example = "👍")]
-    emoji: &'a str,
+    /// The emoji, or `:name:` for a custom emoji.
+    #[schema(example = "👍", value_type = String)]
+    emoji: Cow<'a, str>,
+    /// The id of a custom emoji. Absent for an emoji of the Unicode set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, nullable = false)]
+    custom_emoji_id: Option<i64>,
+    /// The path of the picture of a custom emoji. Absent for an emoji of the Unicode set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    url: Option<String>,
     /// The number of users with this reaction.
     #[schema(minimum = 1, example = 1)]
     count: i64,
@@ -40,7 +51,7 @@ pub struct ReactionPath {
     /// The `seq` of the message in the conversation.
     #[param(value_type = IdSchema, inline, example = 1)]
     seq: i64,
-    /// The emoji or its `:shortcode:`.
+    /// The emoji or its `:shortcode:`; or a custom emoji by its `:name:`, or by its id as `custom:1`.
     #[param(example = ":+1:")]
     emoji: String,
 }
@@ -104,11 +115,9 @@ pub async fn list_reactions(
     let named = reactions::list(&state.app, &principal, path.id, path.seq).await?;
     let bodies: Vec<NamedReaction<'_>> = named
         .iter()
-        .map(|named| NamedReaction {
-            emoji: &named.tally.emoji,
-            count: named.tally.count,
-            me: named.tally.me,
-            user_names: &named.user_names,
+        .map(|Named { tally, user_names }| {
+            let ShownEmoji { emoji, custom_emoji_id, url } = ShownEmoji::new(tally);
+            NamedReaction { emoji, custom_emoji_id, url, count: tally.count, me: tally.me, user_names }
         })
         .collect();
     json(StatusCode::OK, &bodies)

@@ -15,12 +15,14 @@ use crate::app::App;
 use crate::base::error::{Error, Result as DomainResult};
 use crate::base::time::Timestamp;
 use crate::domain::conversations::members::Role;
+use crate::domain::files::custom_emoji::CustomEmoji;
 use crate::domain::messages::edits::EarlierText;
 use crate::domain::people::export::{self, Export, Item, Mark, PastOrPresentMembership};
 use crate::domain::people::friends::Which;
 use crate::http::access::policy::Reader;
 use crate::http::bodies::attachments::AttachmentBody;
 use crate::http::bodies::audit::AuditBody;
+use crate::http::bodies::emoji::{EmojiBody, listed};
 use crate::http::bodies::extract::{Path, Query};
 use crate::http::bodies::incoming_webhooks::IncomingWebhookBody;
 use crate::http::bodies::invites::InviteBody;
@@ -65,6 +67,7 @@ enum Line<'a> {
     },
     Invite(InviteBody<'a>),
     IncomingWebhook(IncomingWebhookBody<'a>),
+    CustomEmoji(EmojiBody<'a>),
     Conversation {
         id: i64,
         role: Option<&'static str>,
@@ -215,6 +218,7 @@ async fn page(app: &Arc<App>, export: &mut Export) -> DomainResult<Option<Bytes>
             })?,
             Item::Invite(invite) => line(&Line::Invite(InviteBody::new(invite, None)))?,
             Item::IncomingWebhook(found) => line(&Line::IncomingWebhook(IncomingWebhookBody::new(found, None)))?,
+            Item::CustomEmoji(emoji) => line(&Line::CustomEmoji(EmojiBody::new(&listed(CustomEmoji::clone(emoji)))))?,
             Item::Conversation(belonging) => line(&conversation(belonging))?,
             Item::Watermarks(id, watermarks) => line(&Line::Watermarks {
                 conversation_id: id.0,
