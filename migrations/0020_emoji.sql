@@ -14,6 +14,5 @@ CREATE UNIQUE INDEX custom_emoji_name_key ON messaging.custom_emoji (name_key) W
 CREATE INDEX custom_emoji_deleted_name_key ON messaging.custom_emoji (name_key, id) WHERE deleted_at IS NOT NULL;
 CREATE INDEX custom_emoji_created_by ON messaging.custom_emoji (created_by, id) WHERE created_by IS NOT NULL;
 
--- Finds out whether a reaction refers to a custom emoji. The semicolon is the character after the colon, so the index holds the
--- reactions that begin with custom: and no others.
-CREATE INDEX reactions_custom_emoji ON messaging.reactions (emoji) WHERE emoji >= 'custom:' AND emoji < 'custom;';
+-- Finds out whether a reaction refers to a custom emoji. After custom: there are only digits, which come before the letter a.
+CREATE INDEX reactions_custom_emoji ON messaging.reactions (emoji) WHERE emoji >= 'custom:' AND emoji < 'custom:a';

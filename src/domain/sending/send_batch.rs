@@ -225,18 +225,19 @@ async fn direct_members(conn: &mut Conn, drafts: &[(usize, &Draft)]) -> Result<D
     }
     let ids: Vec<i64> = ids.into_iter().collect();
     let rows = store::conversations::conversations::direct_members(conn, &ids).await?;
-    let people: BTreeSet<i64> = rows.iter().map(|(_, user)| user.0).collect();
-    let people: Vec<i64> = people.into_iter().collect();
-    let existing: HashMap<UserId, UserSummary> = store::identity::users::summaries_by_ids(conn, &people)
-        .await?
-        .into_iter()
-        .map(|person| (person.id, person))
-        .collect();
+    let existing = existing_users(conn, rows.iter().map(|(_, user)| *user)).await?;
     let mut members = DirectMembers::new();
     for (conversation, id) in rows {
         members.entry(conversation).or_default().push((id, existing.get(&id).cloned()));
     }
     Ok(members)
+}
+
+async fn existing_users(conn: &mut Conn, ids: impl Iterator<Item = UserId>) -> Result<HashMap<UserId, UserSummary>> {
+    let ids: BTreeSet<i64> = ids.map(|id| id.0).collect();
+    let ids: Vec<i64> = ids.into_iter().collect();
+    let found = store::identity::users::summaries_by_ids(conn, &ids).await?;
+    Ok(found.into_iter().map(|person| (person.id, person)).collect())
 }
 
 /// The groups among the conversations that drafts name.
@@ -417,13 +418,7 @@ async fn write(
             follows: batch.follows,
         })
         .collect();
-    let replies: Vec<Reply> = sent
-        .iter()
-        .filter_map(|(.., Sent { message, .. })| {
-            let (conversation, sent_at) = (message.conversation_id, message.timestamp_sent);
-            Some(Reply { conversation, parent: message.reply_to?, sent_at })
-        })
-        .collect();
+    let replies: Vec<Reply> = sent.iter().filter_map(|(.., sent)| Reply::of(&sent.message)).collect();
     store::messages::threads::raise(conn, &replies).await?;
     let unrevoked_since = (!recheck_users).then(|| batch.known.mark.position());
     let mentions: Vec<Mention> = sent.iter().flat_map(|(_, _, sent)| mentions::rows(&sent.message)).collect();
@@ -484,18 +479,19 @@ fn assign_numbers<'a>(
             answers[resolved.index] = Some(Err(reply_to_not_found()));
             continue;
         }
-        let attachments = match attachments.remove(&resolved.index).transpose() {
-            Ok(attachments) => attachments.unwrap_or_default(),
-            Err(error) => {
-                answers[resolved.index] = Some(Err(error));
-                continue;
-            }
+        let attachments = attachments.remove(&resolved.index).transpose();
+        let Ok(attachments) = attachments.map_err(|error| answers[resolved.index] = Some(Err(error))) else {
+            continue;
         };
         head.last_seq += 1;
         // The times of messages never decrease, even if the clock was set back.
         head.last_sent_at = head.last_sent_at.max(now);
         head.last_message_id = MessageId(id);
-        sent.push((resolved.index, &resolved.draft.once, resolved.become_message(head, attachments)));
+        sent.push((
+            resolved.index,
+            &resolved.draft.once,
+            resolved.become_message(head, attachments.unwrap_or_default()),
+        ));
     }
     Ok(sent)
 }
@@ -507,13 +503,7 @@ async fn drop_erased<'a>(
     resolved: Vec<ResolvedDraft<'a>>,
     answers: &mut [Option<Result<Answer>>],
 ) -> Result<Vec<ResolvedDraft<'a>>> {
-    let ids: BTreeSet<i64> = resolved.iter().flat_map(ResolvedDraft::people).map(|id| id.0).collect();
-    let ids: Vec<i64> = ids.into_iter().collect();
-    let existing: HashMap<UserId, UserSummary> = store::identity::users::summaries_by_ids(conn, &ids)
-        .await?
-        .into_iter()
-        .map(|person| (person.id, person))
-        .collect();
+    let existing = existing_users(conn, resolved.iter().flat_map(ResolvedDraft::people)).await?;
     let mut kept = Vec::with_capacity(resolved.len());
     for mut resolved in resolved {
         let recipient = resolved.recipient.as_ref().map(|recipient| recipient.id);

@@ -205,7 +205,7 @@ pub async fn rename(conn: &mut Conn, id: EmojiId, name: &str, name_key: &str) ->
 pub async fn is_used(conn: &mut Conn, id: EmojiId) -> Result<bool> {
     // The bounds are those of the index that holds only such reactions.
     let sql = "SELECT EXISTS (SELECT 1 FROM messaging.reactions
-                               WHERE emoji = $1 AND emoji >= 'custom:' AND emoji < 'custom;')";
+                               WHERE emoji = $1 AND emoji >= 'custom:' AND emoji < 'custom:a')";
     conn.one(sql, &[Value::Text(&key(id))], |row| row.bool(0)).await
 }
 

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use super::messages::Message;
 use crate::base::error::Result;
 use crate::base::ids::ConversationId;
 use crate::base::time::Timestamp;
@@ -20,6 +21,14 @@ pub struct Reply {
     pub parent: i64,
     /// When the reply was sent.
     pub sent_at: Timestamp,
+}
+
+impl Reply {
+    /// The reply that a message is. `None` if it replies to nothing.
+    pub fn of(message: &Message) -> Option<Self> {
+        let (conversation, sent_at) = (message.conversation_id, message.timestamp_sent);
+        Some(Self { conversation, parent: message.reply_to?, sent_at })
+    }
 }
 
 /// Adds new replies to the counts of their parents. This changes what the parents show, so the content versions of their
