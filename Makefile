@@ -13,7 +13,7 @@ run: build ## build and start with demo data on http://127.0.0.1:8000, data in .
 
 build: ## build target/release/posthaste
 	@scripts/setup build
-	@echo "make build: compiling target/release/posthaste: about 5 minutes the first time on two cores, seconds if nothing has changed"
+	@echo "make build: compiling target/release/posthaste: about 6 minutes the first time on two cores, seconds if nothing has changed"
 	cargo build --release --locked
 	@scripts/split-debug target/release/posthaste
 

@@ -136,7 +136,7 @@ fn parse_s3(text: &str) -> Result<S3Location, BlobError> {
             "path_style" => path_style.replace(parse_bool(&value)?).is_some(),
             // The value may be a secret. The name is shown only if it cannot be one.
             "access_key_id" | "secret_access_key" | "session_token" | "access_key" | "secret_key" | "token" => {
-                return invalid(format!("The location of blobs must not contain {name}. {USE_ENVIRONMENT}"));
+                return invalid(format!("The location of blobs must not contain {name}. {SET_CREDENTIALS}"));
             }
             _ => {
                 return invalid("The location of blobs has an unknown parameter: use region, endpoint and path_style.");
@@ -150,14 +150,15 @@ fn parse_s3(text: &str) -> Result<S3Location, BlobError> {
     Ok(S3Location { bucket: bucket.into(), prefix: prefix.into(), region, endpoint, path_style })
 }
 
-const USE_ENVIRONMENT: &str =
+/// The end of an error about credentials.
+pub(super) const SET_CREDENTIALS: &str =
     "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment, or give the machine a role.";
 
 fn refuse_credentials(url: &Url, what: &str) -> Result<(), BlobError> {
     if url.username().is_empty() && url.password().is_none() {
         return Ok(());
     }
-    invalid(format!("{what} must not contain a user name or a password. {USE_ENVIRONMENT}"))
+    invalid(format!("{what} must not contain a user name or a password. {SET_CREDENTIALS}"))
 }
 
 fn check_bucket(bucket: &str) -> Result<(), BlobError> {

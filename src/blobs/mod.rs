@@ -72,8 +72,8 @@ impl Blobs {
         Ok(Self { store, spool })
     }
 
-    /// Opens the storage for reading. A folder is neither created nor checked: a missing folder has no blobs. A bucket is checked as
-    /// by [`Self::open`].
+    /// Opens the storage for reading. A folder is neither created nor checked: a missing folder has no blobs. A bucket is listed, and
+    /// nothing is written into it.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -81,7 +81,7 @@ impl Blobs {
         let store = match location {
             Location::Folder(path) => Store::Folder(Arc::new(FolderStore::open_to_read(path.clone())?)),
             Location::S3(location) => {
-                Store::S3(Arc::new(S3Store::open(location, |name| std::env::var(name).ok()).await?))
+                Store::S3(Arc::new(S3Store::open_to_read(location, |name| std::env::var(name).ok()).await?))
             }
         };
         Ok(Self { store, spool: TemporaryFolder::unopened(Path::new(""))? })
@@ -141,7 +141,7 @@ impl Blobs {
     ///
     /// # Errors
     /// [`BlobError::NotFound`]. [`BlobError::Unavailable`] within 20 s. [`BlobError::Other`] if the range is not within the
-    /// blob. The stream yields the same errors.
+    /// blob. The stream yields the same errors, and [`BlobError::Unavailable`] if S3 sends nothing for 30 s.
     pub async fn read(&self, name: &BlobName, range: Range<u64>) -> Result<BlobStream, BlobError> {
         if range.start > range.end {
             return Err(BlobError::other("the range of a blob ends before it begins"));

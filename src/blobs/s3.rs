@@ -77,15 +77,24 @@ impl S3Store {
         location: &S3Location,
         variable: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, BlobError> {
+        let store = Self::open_to_read(location, variable).await?;
+        let probe = store.key(PROBE);
+        store.client.put(&probe, Bytes::from_static(b"x").into()).await.map_err(|error| store.error(error))?;
+        store.client.delete(&probe).await.map_err(|error| store.error(error))?;
+        Ok(store)
+    }
+
+    /// Checks that the bucket can be listed. `variable` reads the environment.
+    pub(super) async fn open_to_read(
+        location: &S3Location,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, BlobError> {
         let store = Self {
             client: client(location, variable)?,
             bucket: location.bucket.clone(),
             prefix: location.prefix.clone(),
             parts: Semaphore::new(PARTS_IN_MEMORY),
         };
-        let probe = store.key(PROBE);
-        store.client.put(&probe, Bytes::from_static(b"x").into()).await.map_err(|error| store.error(error))?;
-        store.client.delete(&probe).await.map_err(|error| store.error(error))?;
         store.client.list(store.list_prefix().as_ref()).next().await.transpose().map_err(|error| store.error(error))?;
         Ok(store)
     }
@@ -135,6 +144,7 @@ impl S3Store {
                 // The upload is complete if an earlier attempt succeeded and only its answer was lost.
                 let error = self.error(error);
                 if self.client.head(key).await.is_ok_and(|stored| stored.size == source.size_bytes) {
+                    upload.is_open = false;
                     return Ok(());
                 }
                 Err(error)
@@ -266,7 +276,7 @@ impl Drop for Upload {
         let (client, key, id) = (self.client.clone(), self.key.clone(), std::mem::take(&mut self.id));
         runtime.spawn(async move {
             match client.abort_multipart(&key, &id).await {
-                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                Ok(()) => {}
                 Err(error) => tracing::warn!(%key, %error, "could not abort an upload to S3"),
             }
         });

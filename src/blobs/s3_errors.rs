@@ -5,6 +5,7 @@
 use std::error::Error;
 
 use super::error::{BlobError, Source, described};
+use super::location::SET_CREDENTIALS;
 use super::s3_http::{FailureKind, S3Failure};
 
 /// Converts an error of the S3 client. `bucket` is the name of the bucket.
@@ -30,9 +31,6 @@ pub(super) fn blob_error(error: object_store::Error, bucket: &str) -> BlobError 
         FailureKind::Answer { status, code, .. } => meaning(*status, &code.clone(), &text, bucket, error.into()),
     }
 }
-
-const SET_CREDENTIALS: &str =
-    "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment, or give the machine a role.";
 
 /// The meaning of an answer of the bucket that is neither a success nor temporary.
 fn meaning(status: u16, code: &str, text: &str, bucket: &str, error: Source) -> BlobError {

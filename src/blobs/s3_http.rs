@@ -1,7 +1,8 @@
 //! Sends the requests of the S3 client.
 //!
 //! Invariant: a call ends within a bounded time, and a failed call is an [`S3Failure`] that says what S3 answered. Requests are
-//! repeated here and nowhere else. Each request of this program has the same effect when it is repeated.
+//! repeated here and nowhere else. Each request of this program has the same effect when it is repeated, except that a repeated
+//! start of an upload in parts can leave an unfinished upload in the bucket.
 
 use std::error::Error;
 use std::fmt;

@@ -86,7 +86,7 @@ async fn back_up(file: &Path, options: &Options, data: &DataConfig, report: Repo
         Files::Copied(copied?)
     };
     let published = backup.publish(report);
-    if published.is_err() && matches!(files, Files::Copied(_)) {
+    if published.is_err() && matches!(files, Files::Copied(_)) && !file.exists() {
         copies::discard(file)?;
     }
     published.map(|()| files)

@@ -87,7 +87,7 @@ pub enum Kind {
     Audio,
     /// Moving pictures.
     Video,
-    /// All other files. They are never rendered, which includes SVG, HTML, AVIF and HEIC.
+    /// All other files, which includes SVG, HTML, AVIF and HEIC. The server never decodes them.
     Other,
 }
 

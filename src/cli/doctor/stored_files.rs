@@ -1,6 +1,6 @@
 //! The checks of `posthaste doctor` on uploaded files.
 //!
-//! Invariant: nothing is written, also not to the storage of files. A bucket is checked with a small object that is deleted again.
+//! Invariant: nothing is written.
 
 use std::path::Path;
 
@@ -15,8 +15,8 @@ use crate::domain::files::files::blob_error;
 use crate::domain::files::inventory::{self, Faults, Orphans, Rows, Totals};
 use crate::store::db::{Db, copy};
 
-/// Stored bytes without a row are counted after this time.
-const ORPHAN_MICROS: i64 = 2 * 3_600 * 1_000_000;
+/// Stored bytes without a row are counted after this time. Younger ones can belong to an upload that is running.
+const RECENT_MICROS: i64 = 2 * 3_600 * 1_000_000;
 
 /// Checks the files of a server.
 pub async fn of_server(db: &Db, location: &Location, deep: bool) -> Vec<Finding> {
@@ -34,7 +34,7 @@ async fn server(db: &Db, location: &Location, place: &str, deep: bool) -> Result
     let faults = inventory::check(Rows::Db(db), &blobs, deep, &mut |progress| line.show(progress)).await?;
     line.end();
     let mut findings = of_files(place, totals, &faults, deep);
-    let before = Clock::System.now().plus_micros(-ORPHAN_MICROS);
+    let before = Clock::System.now().plus_micros(-RECENT_MICROS);
     let Orphans { count, size_bytes, .. } = inventory::find_orphans(db, &blobs, before, 0).await?;
     if count > 0 {
         findings.push(Finding::Warning(format!(

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use super::members::{self, MAX_ADDED};
 use crate::app::App;
 use crate::base::error::{Error, FieldError, Result};
-use crate::base::ids::{AttachmentId, ConversationId, UserId};
+use crate::base::ids::{ConversationId, UserId};
 use crate::base::text::fold_ascii;
 use crate::base::time::Timestamp;
 use crate::domain::access::membership::{
@@ -293,7 +293,7 @@ pub struct Changes {
     /// The address of its picture; `Some(None)` removes it.
     pub avatar_url: Option<Option<String>>,
     /// The attachment that becomes its picture, in place of `avatar_url`.
-    pub avatar: Option<AttachmentId>,
+    pub avatar: Option<avatars::Chosen>,
     /// Which earlier messages are visible to members who joined later.
     pub history: Option<History>,
     /// Whether ordinary members may add other users.
@@ -458,9 +458,9 @@ pub async fn check_may_set_avatar(app: &App, principal: &Principal, id: i64) -> 
 /// Sets the picture of a group.
 ///
 /// # Errors
-/// Those of [`update`], [`avatars::attachment`] and [`avatars::hold`].
+/// Those of [`update`], [`avatars::choose`] and [`avatars::hold`].
 pub async fn set_avatar(app: &App, principal: &Principal, id: i64, new: NewAvatar) -> Result<Shown> {
-    let avatar = avatars::attachment(app, principal, new).await?;
+    let avatar = avatars::choose(app, principal, new).await?;
     update(app, principal, id, Changes { avatar: Some(avatar), ..Changes::default() }).await
 }
 

@@ -3,11 +3,15 @@
 //! Invariant: an attachment is visible to its uploader, to everybody who may see a message that holds it, and to everybody who may
 //! see whose picture it is. For everybody else it does not exist.
 
+use std::ops::Range;
+
 use crate::app::App;
 use crate::base::error::{Error, Result};
+use crate::blobs::BlobError;
+pub use crate::blobs::BlobStream;
 use crate::domain::access::principal::Principal;
 use crate::domain::access::viewer::Viewer;
-use crate::domain::files::files::Files;
+use crate::domain::files::files::{Files, blob_error, blob_name};
 use crate::store;
 use crate::store::db::Conn;
 pub use crate::store::files::attachments::{Attachment, Description};
@@ -25,8 +29,6 @@ pub enum Part {
 /// The bytes of one part of an attachment.
 #[derive(Clone, Debug)]
 pub struct Content {
-    /// The attachment.
-    pub attachment: i64,
     /// The bytes.
     pub blob: Blob,
     /// Their media type.
@@ -58,19 +60,32 @@ pub async fn content(app: &App, principal: &Principal, id: i64, part: Part) -> R
 /// The bytes of one part of an attachment. `None` if it has no such part.
 pub fn part_of(attachment: Attachment, part: Part) -> Option<Content> {
     let Attachment { description, blob, thumbnail, .. } = attachment;
-    let id = description.id;
     match part {
-        Part::File => Some(Content {
-            attachment: id,
-            blob,
-            content_type: description.content_type,
-            file_name: description.file_name,
-        }),
+        Part::File => Some(Content { blob, content_type: description.content_type, file_name: description.file_name }),
         Part::Thumbnail => {
             let (blob, content_type) = thumbnail?;
-            Some(Content { attachment: id, blob, content_type, file_name: None })
+            Some(Content { blob, content_type, file_name: None })
         }
     }
+}
+
+/// Reads a range of the bytes of a blob.
+///
+/// # Errors
+/// 410 `file_lost` if the bytes are gone although their row exists, for example after a restore without files; 503 if the store of
+/// bytes does not answer.
+pub async fn read(app: &App, blob: &Blob, range: Range<u64>) -> Result<BlobStream> {
+    let name = blob_name(blob);
+    files(app)?.blobs.read(&name, range).await.map_err(|error| match error {
+        BlobError::NotFound => {
+            tracing::error!(%name, "the bytes of a file are missing; run posthaste doctor");
+            Error::Gone {
+                code: "file_lost",
+                detail: "The server has lost the bytes of this file; ask for it to be sent again",
+            }
+        }
+        error => blob_error(error),
+    })
 }
 
 /// Checks again whether a caller may see an attachment, during a long download.

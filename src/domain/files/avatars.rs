@@ -33,14 +33,24 @@ pub fn path(avatar: AttachmentId) -> String {
     format!("/api/attachments/{}/thumbnail", avatar.0)
 }
 
+/// The attachment that is to become a picture.
+#[derive(Clone, Copy, Debug)]
+pub struct Chosen {
+    id: AttachmentId,
+    /// Whether it was uploaded for this purpose. The caller named it otherwise.
+    is_uploaded: bool,
+}
+
 /// Makes an attachment of a picture if it was uploaded. [`hold`] checks an attachment that the caller named.
 ///
 /// # Errors
 /// Those of [`uploads::create_image`].
-pub async fn attachment(app: &App, principal: &Principal, new: NewAvatar) -> Result<AttachmentId> {
+pub async fn choose(app: &App, principal: &Principal, new: NewAvatar) -> Result<Chosen> {
     match new {
-        NewAvatar::Attachment(id) => Ok(AttachmentId(id)),
-        NewAvatar::Uploaded(received) => uploads::create_image(app, principal, received).await,
+        NewAvatar::Attachment(id) => Ok(Chosen { id: AttachmentId(id), is_uploaded: false }),
+        NewAvatar::Uploaded(received) => {
+            Ok(Chosen { id: uploads::create_image(app, principal, received).await?, is_uploaded: true })
+        }
     }
 }
 
@@ -52,9 +62,10 @@ pub async fn attachment(app: &App, principal: &Principal, new: NewAvatar) -> Res
 pub async fn hold(
     conn: &mut Conn,
     caller: UserId,
-    chosen: AttachmentId,
+    chosen: Chosen,
     current: Option<AttachmentId>,
 ) -> Result<AttachmentId> {
+    let Chosen { id: chosen, is_uploaded } = chosen;
     let not_found = || Error::invalid("attachment_id", "attachment_not_found", "no attachment has this id");
     let ids: Vec<i64> = std::iter::once(chosen).chain(current).map(|id| id.0).collect();
     store::files::attachments::lock(conn, &ids).await?;
@@ -67,7 +78,7 @@ pub async fn hold(
     check_image(&picture.description)?;
     if let Some(current) = current {
         if with_id(current).is_some_and(|old| old.blob.id == picture.blob.id) {
-            if chosen != current {
+            if chosen != current && is_uploaded {
                 store::files::avatars::release(conn, chosen).await?;
             }
             return Ok(current);
@@ -98,7 +109,7 @@ pub fn not_an_image() -> Error {
 /// 401 if the caller was erased; those of [`uploads::create_image`] and [`hold`].
 pub async fn set_own(app: &App, principal: &Principal, new: NewAvatar) -> Result<User> {
     let caller = principal.require_person()?.id;
-    let chosen = attachment(app, principal, new).await?;
+    let chosen = choose(app, principal, new).await?;
     app.db
         .write((caller, chosen, app.clock.now()), |conn, (caller, chosen, now)| {
             Box::pin(async move {

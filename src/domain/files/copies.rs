@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use futures_util::StreamExt;
 
-use super::files::{blob_error, open_blobs};
-use super::inventory::{self, Fault, Faults, Rows, Totals, name_of, next_id, unreadable};
+use super::files::{blob_error, blob_name, open_blobs};
+use super::inventory::{self, Fault, Faults, Rows, Totals, next_id, unreadable};
 use crate::base::error::{Error, Result};
 use crate::base::ids::BlobId;
 use crate::blobs::{BlobError, Blobs, Location, SpoolFile};
@@ -130,7 +130,7 @@ async fn copy_and_mark(
         )));
     }
     let all = faults.ids();
-    copy::mark_lost(&mut rows, &all).await?;
+    store::files::blobs::mark_lost(&mut rows, &all).await?;
     let deleted_meanwhile = (all.len() - lost.missing.len() - lost.damaged.len()) as u64;
     Ok(BackedUp { files, size_bytes, deleted_meanwhile, lost })
 }
@@ -174,7 +174,7 @@ async fn copy_all(rows: &mut Conn, from: &Blobs, to: &Blobs, report: Report<'_>)
 
 /// Copies the bytes of one blob, unless they are missing or damaged.
 async fn copy_one(from: &Blobs, to: &Blobs, blob: &Blob) -> Result<Option<Fault>> {
-    let name = name_of(blob);
+    let name = blob_name(blob);
     let mut bytes = match from.read(&name, 0..blob.size_bytes.unsigned_abs()).await {
         Ok(bytes) => bytes,
         Err(BlobError::NotFound) => return Ok(Some(Fault::Missing)),

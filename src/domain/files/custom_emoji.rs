@@ -94,6 +94,15 @@ struct Creation {
 /// As [`begin`]; 409 `emoji_name_taken`, `too_many_emoji`; 422 `unsupported_image_type`, `image_too_large`, `damaged_file`; 503 and
 /// 507 if the bytes cannot be stored.
 pub async fn create(app: &App, principal: &Principal, name: &str, picture: Received) -> Result<(CustomEmoji, bool)> {
+    uploads::stored(&app.metrics, create_uncounted(app, principal, name, picture).await)
+}
+
+async fn create_uncounted(
+    app: &App,
+    principal: &Principal,
+    name: &str,
+    picture: Received,
+) -> Result<(CustomEmoji, bool)> {
     let editor = Editor::new(app, principal)?;
     check_name(name)?;
     let name_key = fold_ascii(name);
@@ -141,7 +150,7 @@ async fn insert(conn: &mut Conn, Creation { new, max_server_bytes }: &Creation) 
         let is_repeated = is_same(&present, &new.name, new.created_by) && present.blob.id == new.blob.id;
         return if is_repeated { Ok((present, false)) } else { Err(name_taken()) };
     }
-    uploads::add_reference(conn, new.blob, *max_server_bytes).await?;
+    uploads::add_references(conn, &[new.blob], *max_server_bytes).await?;
     let id = rows::insert(conn, new).await?;
     let NewEmoji { name, blob, content_type, created_by, created_at, .. } = new.clone();
     Ok((CustomEmoji { id, name, blob, content_type, created_by, created_at, deleted_at: None }, true))
@@ -210,7 +219,7 @@ pub async fn delete(app: &App, principal: &Principal, name: &str) -> Result<()> 
 pub async fn content(app: &App, id: i64) -> Result<Content> {
     let emoji = app.db.read(id, |conn, id| Box::pin(rows::by_id(conn, EmojiId(*id)))).await?;
     let CustomEmoji { blob, content_type, .. } = emoji.ok_or_else(not_found)?;
-    Ok(Content { attachment: id, blob, content_type, file_name: None })
+    Ok(Content { blob, content_type, file_name: None })
 }
 
 fn check_name(name: &str) -> Result<()> {

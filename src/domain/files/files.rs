@@ -8,8 +8,9 @@ use tokio::sync::Semaphore;
 
 use crate::base::error::{Error, Result};
 use crate::base::ids::UserId;
-use crate::blobs::{BlobError, Blobs, Location};
+use crate::blobs::{BlobError, BlobName, Blobs, Location, Spooled};
 use crate::media::{self, Inspected, Refusal};
+use crate::store::files::blobs::Blob;
 
 /// The default limit of one file, in bytes.
 pub const MAX_FILE_BYTES: u64 = 128 * 1_024 * 1_024;
@@ -19,7 +20,7 @@ pub const MAX_USER_BYTES: i64 = 10 * 1_024 * 1_024 * 1_024;
 const UPLOADS_PER_USER: usize = 6;
 /// Maximum number of uploads at the same time.
 const UPLOADS: usize = 64;
-/// Most images that are decoded at the same time. Each takes up to 200 MB of memory while it is decoded.
+/// Most images that are decoded at the same time. Each takes up to 400 MB of memory while it is decoded, and more if it is turned.
 const DECODERS: usize = 2;
 
 /// The settings of files.
@@ -75,19 +76,27 @@ impl Files {
         Ok(UploadPermit { uploads: Arc::clone(&self.uploads), user })
     }
 
-    /// Inspects an uploaded file on the pool for media. If metadata had to be removed, the clean file is written to `target`.
+    /// Inspects an uploaded file on the pool for media. Returns the file to store: the one that arrived, or one without its metadata.
     ///
     /// # Errors
     /// 422 `image_too_large`, `damaged_file`.
-    pub async fn inspect(&self, source: PathBuf, target: PathBuf) -> Result<Inspected> {
-        let _decoder = self.decoders.acquire().await.map_err(Error::internal)?;
-        let inspecting =
-            tokio::task::spawn_blocking(move || media::inspect(&source, &target, &media::Limits::default()));
-        inspecting.await.map_err(Error::internal)?.map_err(|refusal| match refusal {
+    pub async fn inspect(&self, arrived: Spooled) -> Result<(Spooled, Inspected)> {
+        let decoder = Arc::clone(&self.decoders).acquire_owned().await.map_err(Error::internal)?;
+        let clean = self.blobs.spool().await.map_err(blob_error)?;
+        // The closure owns the permit and the files, because it continues if the caller stops waiting.
+        let inspecting = tokio::task::spawn_blocking(move || {
+            let _decoder = decoder;
+            let inspected = media::inspect(&arrived.path, clean.path(), &media::Limits::default());
+            (arrived, clean, inspected)
+        });
+        let (arrived, clean, inspected) = inspecting.await.map_err(Error::internal)?;
+        let inspected = inspected.map_err(|refusal| match refusal {
             Refusal::TooLarge(detail) => Error::Unusable { code: "image_too_large", detail: detail.into() },
             Refusal::Damaged(detail) => Error::Unusable { code: "damaged_file", detail: detail.into() },
             Refusal::Io(error) => storage_error(error),
-        })
+        })?;
+        let stored = if inspected.cleaned { clean.finish_written().await.map_err(blob_error)? } else { arrived };
+        Ok((stored, inspected))
     }
 }
 
@@ -130,6 +139,11 @@ fn storage_error(error: std::io::Error) -> Error {
         std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Error::StorageFull,
         _ => Error::internal(error),
     }
+}
+
+/// The name of the object with the bytes of a blob.
+pub fn blob_name(blob: &Blob) -> BlobName {
+    BlobName::new(blob.sha256, blob.id.0)
 }
 
 /// The error of the domain for an error of the store of bytes.

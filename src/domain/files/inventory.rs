@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use futures_util::StreamExt;
 use sha2::{Digest, Sha256};
 
-use super::files::blob_error;
+use super::files::{blob_error, blob_name};
 use crate::base::error::{Error, Result};
 use crate::base::ids::BlobId;
 use crate::base::time::Timestamp;
@@ -25,11 +25,6 @@ const ROWS_PER_BATCH: i64 = 1_000;
 const BLOBS_AT_A_TIME: usize = 8;
 /// The maximum number of blobs that are named in a result. Further ones are only counted.
 const NAMED_LIMIT: usize = 5;
-
-/// The name of the object with the bytes of a blob.
-pub fn name_of(blob: &Blob) -> BlobName {
-    BlobName::new(blob.sha256, blob.id.0)
-}
 
 /// The rows of blobs: those of a server's database, or those of a copy.
 pub enum Rows<'a> {
@@ -106,7 +101,7 @@ impl Faults {
     pub fn first_names(&self) -> String {
         let mut all = self.missing.iter().chain(&self.damaged);
         let mut text =
-            all.by_ref().take(NAMED_LIMIT).map(|blob| name_of(blob).to_string()).collect::<Vec<_>>().join(", ");
+            all.by_ref().take(NAMED_LIMIT).map(|blob| blob_name(blob).to_string()).collect::<Vec<_>>().join(", ");
         if all.next().is_some() {
             text.push_str(", …");
         }
@@ -145,7 +140,7 @@ pub fn next_id(before: BlobId, last: BlobId) -> Result<BlobId> {
 
 /// What is wrong with the bytes of a blob, if anything is.
 async fn look_at(blobs: &Blobs, blob: &Blob, deep: bool) -> Result<Option<Fault>> {
-    let name = name_of(blob);
+    let name = blob_name(blob);
     let size_bytes = match blobs.size(&name).await {
         Ok(size_bytes) => size_bytes,
         Err(BlobError::NotFound) => return Ok(Some(Fault::Missing)),
@@ -226,8 +221,8 @@ pub async fn without_row(db: &Db, objects: Vec<Blob>) -> Result<Vec<Blob>> {
     let ids: Vec<i64> = objects.iter().map(|blob| blob.id.0).collect();
     let known = db.read(ids, |conn, ids| Box::pin(store::files::blobs::existing(conn, ids))).await?;
     // The id alone is not enough: after a restore, PostgreSQL can assign an id again.
-    let known: HashSet<BlobName> = known.iter().map(name_of).collect();
-    Ok(objects.into_iter().filter(|blob| !known.contains(&name_of(blob))).collect())
+    let known: HashSet<BlobName> = known.iter().map(blob_name).collect();
+    Ok(objects.into_iter().filter(|blob| !known.contains(&blob_name(blob))).collect())
 }
 
 fn blob_of(listed: &Listed) -> Blob {

@@ -3,19 +3,18 @@
 //! Invariants:
 //! - Each request stores what arrived as a blob of its own, on disk, before its offset is acknowledged. So an upload goes on after a
 //!   restart, and through another node.
-//! - Two requests cannot add bytes at the same offset.
+//! - Two requests cannot add bytes at the same offset, and cannot make two attachments of one upload.
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 
 use super::attachments::{self, Attachment, files};
 use super::file_names;
-use super::files::{FileSettings, Files, blob_error};
+use super::files::{FileSettings, blob_error};
 use super::uploads::{self, Incoming, Stated, over_quota, store_file, too_large};
 use crate::app::App;
 use crate::base::error::{Error, Result};
 use crate::base::ids::{AttachmentId, UploadId};
-use crate::blobs::BlobName;
 use crate::domain::access::principal::Principal;
 use crate::domain::access::viewer::Viewer;
 use crate::domain::shared::idempotency::{KeyedAnswer, Once};
@@ -79,14 +78,16 @@ async fn insert(conn: &mut Conn, new: &NewUpload) -> Result<KeyedAnswer> {
         return Ok(given);
     }
     // Locks the user, so that two requests count one after the other, and so that no upload is created for an erased user.
-    if store::identity::users::lock_shared(conn, &[upload.user_id.0]).await?.is_empty() {
+    if !store::identity::users::lock(conn, upload.user_id).await? {
         return Err(Error::Unauthenticated);
     }
-    if store::files::resumable_uploads::count_open(conn, upload.user_id).await? >= MAX_OPEN {
+    let (open, open_bytes) = store::files::resumable_uploads::open_of(conn, upload.user_id).await?;
+    if open >= MAX_OPEN {
         let detail = format!("A user has at most {MAX_OPEN} incomplete uploads; complete or delete one first").into();
         return Err(Error::Conflict { code: "too_many_open_uploads", detail });
     }
-    if store::files::usage::size_bytes(conn, upload.user_id).await? + upload.size_bytes > *max_user_bytes {
+    let used_bytes = store::files::usage::size_bytes(conn, upload.user_id).await?;
+    if used_bytes + open_bytes + upload.size_bytes > *max_user_bytes {
         return Err(over_quota());
     }
     let id = store::files::resumable_uploads::insert(conn, upload).await?;
@@ -171,28 +172,24 @@ impl Part {
     /// 409 `upload_offset_mismatch` if another request was faster; 503 and 507 if the bytes cannot be stored.
     pub async fn store(self, app: &App) -> Result<ResumableUpload> {
         let Self { upload, incoming } = self;
-        if incoming.is_empty() {
+        if incoming.received_bytes() == 0 {
             return Ok(upload);
         }
         let files = files(app)?;
-        let blob = store_file(app, files, &incoming.finish().await?.into_spooled()).await?;
+        let received = incoming.finish().await?;
+        let blob = store_file(app, files, received.spooled()).await?;
         let input = (upload, blob, files.settings.max_server_bytes);
         app.db.write(input, |conn, (upload, blob, limit)| Box::pin(add_part(conn, upload, *blob, *limit))).await
     }
 }
 
 async fn add_part(conn: &mut Conn, upload: &ResumableUpload, blob: Blob, limit_bytes: i64) -> Result<ResumableUpload> {
-    if !store::files::blobs::lock(conn, &[blob]).await? {
-        return Err(Error::unavailable("the bytes of an upload are being deleted"));
-    }
-    if !store::files::blobs::add_reference(conn, blob, limit_bytes).await? {
-        return Err(Error::StorageFull);
-    }
     if !store::files::resumable_uploads::add_part(conn, upload.id, upload.offset_bytes, &blob).await? {
         let current =
             store::files::resumable_uploads::one(conn, upload.user_id, upload.id).await?.ok_or_else(not_found)?;
         return Err(offset_mismatch(current.offset_bytes));
     }
+    uploads::add_references(conn, &[blob], limit_bytes).await?;
     Ok(ResumableUpload { offset_bytes: upload.offset_bytes + blob.size_bytes, ..upload.clone() })
 }
 
@@ -202,10 +199,9 @@ async fn add_part(conn: &mut Conn, upload: &ResumableUpload, blob: Blob, limit_b
 /// Those of [`uploads::create`]. After a 422 the upload is deleted, because another attempt cannot succeed.
 pub async fn finish(app: &App, principal: &Principal, upload: &ResumableUpload) -> Result<Attachment> {
     let person = principal.require_person()?.id;
-    let current = get(app, principal, upload.id.0).await?;
-    let id = match current.attachment_id {
+    let id = match upload.attachment_id {
         Some(id) => id,
-        None => match assemble(app, principal, &current).await {
+        None => match assemble(app, principal, upload).await {
             Ok(id) => id,
             Err(error @ (Error::Unusable { .. } | Error::Invalid(_))) => {
                 delete(app, principal, upload.id.0).await?;
@@ -220,19 +216,21 @@ pub async fn finish(app: &App, principal: &Principal, upload: &ResumableUpload) 
 }
 
 async fn assemble(app: &App, principal: &Principal, upload: &ResumableUpload) -> Result<AttachmentId> {
-    let files = files(app)?;
     let parts = app.db.read(upload.id, |conn, id| Box::pin(store::files::resumable_uploads::parts(conn, *id))).await?;
     let mut incoming = uploads::begin_with_limit(app, upload.user_id, upload.size_bytes.unsigned_abs()).await?;
     for part in parts {
-        copy(files, part, &mut incoming).await?;
+        copy(app, part, &mut incoming).await?;
+    }
+    if incoming.received_bytes() != upload.size_bytes.unsigned_abs() {
+        // Another request has completed the upload and deleted its parts. A repeated request finds the attachment.
+        return Err(Error::unavailable("another request completes this upload"));
     }
     let stated = Stated { file_name: upload.file_name.clone(), ..Stated::default() };
     uploads::create_of_upload(app, principal, incoming.finish().await?, stated, upload.id).await
 }
 
-async fn copy(files: &Files, part: Blob, incoming: &mut Incoming) -> Result<()> {
-    let name = BlobName::new(part.sha256, part.id.0);
-    let mut bytes = files.blobs.read(&name, 0..part.size_bytes.unsigned_abs()).await.map_err(blob_error)?;
+async fn copy(app: &App, part: Blob, incoming: &mut Incoming) -> Result<()> {
+    let mut bytes = attachments::read(app, &part, 0..part.size_bytes.unsigned_abs()).await?;
     while let Some(piece) = bytes.next().await {
         incoming.write(piece.map_err(blob_error)?).await?;
     }

@@ -10,10 +10,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::files::{Files, blob_error};
+use super::files::{Files, blob_error, blob_name};
 use super::inventory::{self, Orphans, Rows};
 use crate::app::App;
 use crate::base::error::Result;
+use crate::base::ids::EmojiId;
+use crate::blobs::BlobError;
 use crate::store;
 
 /// The name of the task.
@@ -110,21 +112,67 @@ pub async fn batch(app: &App, files: &Files) -> Result<bool> {
     if deleting.is_empty() {
         return Ok(more);
     }
-    let mut ids = Vec::with_capacity(deleting.len());
+    let (mut deleted, mut failed, mut failure) = (Vec::new(), Vec::new(), None);
     for blob in &deleting {
-        files.blobs.delete(&inventory::name_of(blob)).await.map_err(blob_error)?;
-        ids.push(blob.id.0);
+        match files.blobs.delete(&blob_name(blob)).await {
+            Ok(()) => deleted.push(blob.id.0),
+            Err(error @ BlobError::Unavailable(_)) => {
+                failure = Some(error);
+                break;
+            }
+            Err(error) => {
+                failed.push(blob.id.0);
+                failure = Some(error);
+            }
+        }
     }
-    app.db.write(ids, |conn, ids| Box::pin(store::files::blobs::delete(conn, ids))).await?;
-    Ok(more || deleting.len() as i64 == BATCH_LIMIT)
+    app.db
+        .write((deleted, failed, app.clock.now()), |conn, (deleted, failed, now)| {
+            Box::pin(async move {
+                store::files::blobs::delete(conn, deleted).await?;
+                // They come last in the next batch, so that they do not stop the others.
+                store::files::blobs::postpone(conn, failed, *now).await
+            })
+        })
+        .await?;
+    match failure {
+        Some(error) => Err(blob_error(error)),
+        None => Ok(more || deleting.len() as i64 == BATCH_LIMIT),
+    }
 }
 
-/// Counts the files for the metrics, and deletes unfinished files of processes that were killed.
+/// Counts the files for the metrics, and deletes unused emoji and unfinished files of processes that were killed.
 async fn count(app: &App, files: &Files) -> Result<()> {
     let totals = Rows::Db(&app.db).totals().await?;
     app.metrics.files.set(totals.stored);
     app.metrics.files_size_bytes.set(totals.stored_size_bytes);
+    delete_unused_emoji(app).await?;
     files.blobs.delete_unfinished().await.map_err(blob_error)
+}
+
+/// Deletes the custom emoji that were deleted while reactions showed them, and that no reaction shows any more.
+///
+/// # Errors
+/// Errors of the database.
+pub async fn delete_unused_emoji(app: &App) -> Result<()> {
+    let mut after = EmojiId(0);
+    loop {
+        let input = (after, BATCH_LIMIT, app.clock.now());
+        let deleted = app
+            .db
+            .write(input, |conn, (after, limit, now)| {
+                Box::pin(async move {
+                    let deleted = store::files::custom_emoji::deleted_after(conn, *after, *limit).await?;
+                    for id in &deleted {
+                        store::files::custom_emoji::delete(conn, *id, *now).await?;
+                    }
+                    Ok(deleted)
+                })
+            })
+            .await?;
+        let Some(last) = deleted.last() else { return Ok(()) };
+        after = *last;
+    }
 }
 
 /// Deletes stored bytes that have no row and are older than a day. [`batch`] deletes those that get a row here. Returns whether
@@ -162,7 +210,7 @@ pub async fn delete_orphans(app: &App, files: &Files) -> Result<bool> {
             .await?;
         // The id of these belongs to another blob, so no upload can ever write to these names.
         for orphan in inventory::without_row(&app.db, orphans).await? {
-            files.blobs.delete(&inventory::name_of(&orphan)).await.map_err(blob_error)?;
+            files.blobs.delete(&blob_name(&orphan)).await.map_err(blob_error)?;
         }
     }
     tracing::info!(count, size_bytes, "deleting stored files that have no row");

@@ -13,21 +13,18 @@ use sha2::{Digest, Sha256};
 use super::attachments::{Attachment, Description, files};
 use super::avatars::not_an_image;
 use super::file_names;
-use super::files::{FileSettings, Files, UploadPermit, blob_error};
+use super::files::{FileSettings, Files, UploadPermit, blob_error, blob_name};
 use crate::app::App;
 use crate::base::error::{Error, Result};
 use crate::base::ids::{AttachmentId, UploadId, UserId};
 use crate::base::metrics::Metrics;
-use crate::blobs::{BlobName, SpoolFile, Spooled};
+use crate::blobs::{SpoolFile, Spooled};
 use crate::domain::access::principal::Principal;
 use crate::domain::shared::idempotency::{KeyedAnswer, Once};
 use crate::media::{Inspected, Kind};
 use crate::store;
 use crate::store::db::Conn;
 use crate::store::files::blobs::{Blob, Hash};
-
-/// How long an attachment that no message holds is kept.
-pub const UNSENT_MICROS: i64 = 24 * 3_600 * 1_000_000;
 
 /// What the uploader says about a file.
 #[derive(Clone, Debug, Default)]
@@ -136,9 +133,9 @@ impl Incoming {
         counted(&self.metrics, written)
     }
 
-    /// Whether no byte has arrived.
-    pub(super) const fn is_empty(&self) -> bool {
-        self.received_bytes == 0
+    /// How many bytes have arrived.
+    pub(super) const fn received_bytes(&self) -> u64 {
+        self.received_bytes
     }
 
     /// Completes the file.
@@ -161,8 +158,9 @@ impl Received {
         &self.spooled.sha256
     }
 
-    pub(super) fn into_spooled(self) -> Spooled {
-        self.spooled
+    /// The complete file. The upload counts as running as long as `self` lives.
+    pub(super) const fn spooled(&self) -> &Spooled {
+        &self.spooled
     }
 }
 
@@ -177,29 +175,30 @@ pub async fn store_picture(
     check: impl FnOnce(&Inspected, &Hash) -> Result<()>,
 ) -> Result<(Blob, Inspected)> {
     let files = files(app)?;
-    let (stored, inspected) = inspect(files, received.spooled).await?;
+    let (stored, inspected) = files.inspect(received.spooled).await?;
     check(&inspected, &stored.sha256)?;
     Ok((store_file(app, files, &stored).await?, inspected))
 }
 
-/// Adds a reference to a blob that [`store_picture`] has stored.
+/// Adds references to blobs whose bytes are stored.
 ///
 /// # Errors
 /// 503 if the bytes are being deleted; 507 `storage_full`.
-pub async fn add_reference(conn: &mut Conn, blob: Blob, max_server_bytes: i64) -> Result<()> {
-    if !store::files::blobs::lock(conn, &[blob]).await? {
+pub async fn add_references(conn: &mut Conn, blobs: &[Blob], max_server_bytes: i64) -> Result<()> {
+    if !store::files::blobs::lock(conn, blobs).await? {
+        // The last holder of equal bytes was deleted a moment ago.
         return Err(Error::unavailable("the bytes of an upload are being deleted"));
     }
-    if store::files::blobs::add_reference(conn, blob, max_server_bytes).await? {
-        Ok(())
-    } else {
-        Err(Error::StorageFull)
+    for blob in blobs {
+        if !store::files::blobs::add_reference(conn, *blob, max_server_bytes).await? {
+            return Err(Error::StorageFull);
+        }
     }
+    Ok(())
 }
 
 struct NewAttachment {
     attachment: Attachment,
-    once: Once<Attachment>,
     max_user_bytes: i64,
     max_server_bytes: i64,
 }
@@ -207,8 +206,8 @@ struct NewAttachment {
 /// Makes an attachment of a file that has arrived.
 ///
 /// # Errors
-/// 413 `file_quota_exceeded`; 422 `image_too_large`, `damaged_file`, `invalid_file_name`, `idempotency_key_reused`; 503 and 507 if
-/// the bytes cannot be stored.
+/// 401 if the caller was erased meanwhile; 413 `file_quota_exceeded`; 422 `image_too_large`, `damaged_file`, `invalid_file_name`,
+/// `idempotency_key_reused`; 503 and 507 if the bytes cannot be stored.
 pub async fn create(
     app: &App,
     principal: &Principal,
@@ -216,9 +215,68 @@ pub async fn create(
     stated: Stated,
     once: Once<Attachment>,
 ) -> Result<KeyedAnswer> {
-    let created = counted(&app.metrics, create_uncounted(app, principal, received, stated, once).await)?;
-    app.metrics.uploads("stored").inc();
-    Ok(created)
+    let person = principal.require_person()?.id;
+    let creating = async {
+        if let Some(name) = &stated.file_name {
+            file_names::check(name)?;
+        }
+        let now = app.clock.now();
+        let given = app.db.read((once.clone(), now), |conn, (once, now)| Box::pin(once.given(conn, *now))).await?;
+        if let Some(given) = given {
+            return Ok(given);
+        }
+        let new = prepare(app, person, received, &stated, |_| Ok(())).await?;
+        app.db.write((new, once), |conn, (new, once)| Box::pin(insert(conn, new, once))).await
+    };
+    stored(&app.metrics, creating.await)
+}
+
+/// Makes an attachment of a complete resumable upload, and records it in the upload.
+///
+/// # Errors
+/// As [`create`]; 503 if another request completes the upload.
+pub(super) async fn create_of_upload(
+    app: &App,
+    principal: &Principal,
+    received: Received,
+    stated: Stated,
+    upload: UploadId,
+) -> Result<AttachmentId> {
+    let person = principal.require_person()?.id;
+    let creating = async {
+        let new = prepare(app, person, received, &stated, |_| Ok(())).await?;
+        app.db.write((new, upload), |conn, (new, upload)| Box::pin(insert_of_upload(conn, new, *upload))).await
+    };
+    stored(&app.metrics, creating.await)
+}
+
+async fn insert_of_upload(conn: &mut Conn, new: &NewAttachment, upload: UploadId) -> Result<AttachmentId> {
+    let id = insert_row(conn, new).await?;
+    if !store::files::resumable_uploads::complete(conn, upload, id).await? {
+        return Err(Error::unavailable("another request has completed this upload"));
+    }
+    Ok(id)
+}
+
+/// Makes an attachment of an image that has arrived. Nothing of any other file is stored.
+///
+/// # Errors
+/// As [`create`]; 422 `not_an_image`.
+pub async fn create_image(app: &App, principal: &Principal, received: Received) -> Result<AttachmentId> {
+    let person = principal.require_person()?.id;
+    let check = |inspected: &Inspected| if inspected.kind == Kind::Image { Ok(()) } else { Err(not_an_image()) };
+    let creating = async {
+        let new = prepare(app, person, received, &Stated::default(), check).await?;
+        app.db.write(new, |conn, new| Box::pin(insert_row(conn, new))).await
+    };
+    stored(&app.metrics, creating.await)
+}
+
+/// Counts an upload that has ended.
+pub(super) fn stored<T>(metrics: &Metrics, result: Result<T>) -> Result<T> {
+    counted(metrics, result).inspect(|_| {
+        metrics.uploads("stored").inc();
+    })
 }
 
 /// Counts an upload that ends with an error.
@@ -229,88 +287,17 @@ fn counted<T>(metrics: &Metrics, result: Result<T>) -> Result<T> {
     })
 }
 
-async fn create_uncounted(
-    app: &App,
-    principal: &Principal,
-    received: Received,
-    stated: Stated,
-    once: Once<Attachment>,
-) -> Result<KeyedAnswer> {
-    let person = principal.require_person()?.id;
-    let files = files(app)?;
-    if let Some(name) = &stated.file_name {
-        file_names::check(name)?;
-    }
-    let now = app.clock.now();
-    let given = app.db.read((once.clone(), now), |conn, (once, now)| Box::pin(once.given(conn, *now))).await?;
-    if let Some(given) = given {
-        return Ok(given);
-    }
-    let attachment = prepare(app, files, person, received, &stated, |_| Ok(())).await?;
-    let FileSettings { max_user_bytes, max_server_bytes, .. } = files.settings;
-    let new = NewAttachment { attachment, once, max_user_bytes, max_server_bytes };
-    app.db.write(new, |conn, new| Box::pin(insert(conn, new))).await
-}
-
-/// Makes an attachment of a complete resumable upload, and records it in the upload.
-///
-/// # Errors
-/// As [`create`].
-pub(super) async fn create_of_upload(
-    app: &App,
-    principal: &Principal,
-    received: Received,
-    stated: Stated,
-    upload: UploadId,
-) -> Result<AttachmentId> {
-    let files = files(app)?;
-    let prepared = prepare(app, files, principal.require_person()?.id, received, &stated, |_| Ok(())).await;
-    let attachment = counted(&app.metrics, prepared)?;
-    let FileSettings { max_user_bytes, max_server_bytes, .. } = files.settings;
-    let new = NewAttachment { attachment, once: Once::without_key(), max_user_bytes, max_server_bytes };
-    let inserted = app
-        .db
-        .write((new, upload), |conn, (new, upload)| {
-            Box::pin(async move {
-                let id = insert_row(conn, new).await?;
-                store::files::resumable_uploads::complete(conn, *upload, id).await.map(|()| id)
-            })
-        })
-        .await;
-    let id = counted(&app.metrics, inserted)?;
-    app.metrics.uploads("stored").inc();
-    Ok(id)
-}
-
-/// Makes an attachment of an image that has arrived. Nothing of any other file is stored.
-///
-/// # Errors
-/// 413 `file_quota_exceeded`; 422 `not_an_image`, `image_too_large`, `damaged_file`; 503 and 507 if the bytes cannot be stored.
-pub async fn create_image(app: &App, principal: &Principal, received: Received) -> Result<AttachmentId> {
-    let person = principal.require_person()?.id;
-    let files = files(app)?;
-    let check = |inspected: &Inspected| if inspected.kind == Kind::Image { Ok(()) } else { Err(not_an_image()) };
-    let prepared = prepare(app, files, person, received, &Stated::default(), check).await;
-    let attachment = counted(&app.metrics, prepared)?;
-    let FileSettings { max_user_bytes, max_server_bytes, .. } = files.settings;
-    let new = NewAttachment { attachment, once: Once::without_key(), max_user_bytes, max_server_bytes };
-    let inserted = app.db.write(new, |conn, new| Box::pin(insert_row(conn, new))).await;
-    let id = counted(&app.metrics, inserted)?;
-    app.metrics.uploads("stored").inc();
-    Ok(id)
-}
-
 /// Inspects a file, stores its bytes, and describes the attachment to insert. `check` refuses files before anything of them is
 /// stored.
 async fn prepare(
     app: &App,
-    files: &Files,
     uploader_id: UserId,
     received: Received,
     stated: &Stated,
     check: fn(&Inspected) -> Result<()>,
-) -> Result<Attachment> {
-    let (stored, inspected) = inspect(files, received.spooled).await?;
+) -> Result<NewAttachment> {
+    let files = files(app)?;
+    let (stored, inspected) = files.inspect(received.spooled).await?;
     check(&inspected)?;
     let blob = store_file(app, files, &stored).await?;
     let thumbnail = match &inspected.thumbnail {
@@ -320,30 +307,17 @@ async fn prepare(
         }
         None => None,
     };
-    Ok(Attachment {
-        description: describe(&inspected, stated, blob.size_bytes, thumbnail.is_some()),
-        uploader_id,
-        blob,
-        thumbnail,
-        created_at: app.clock.now(),
-    })
-}
-
-/// Inspects the file, and returns the file to store: the one that arrived, or one without its metadata.
-async fn inspect(files: &Files, spooled: Spooled) -> Result<(Spooled, Inspected)> {
-    let clean = files.blobs.spool().await.map_err(blob_error)?;
-    let inspected = files.inspect(spooled.path.clone(), clean.path().to_owned()).await?;
-    if inspected.cleaned {
-        return Ok((clean.finish_written().await.map_err(blob_error)?, inspected));
-    }
-    Ok((spooled, inspected))
+    let FileSettings { max_user_bytes, max_server_bytes, .. } = files.settings;
+    let description = describe(&inspected, stated, blob.size_bytes, thumbnail.is_some());
+    let attachment = Attachment { description, uploader_id, blob, thumbnail, created_at: app.clock.now() };
+    Ok(NewAttachment { attachment, max_user_bytes, max_server_bytes })
 }
 
 /// Stores the bytes of a file, unless equal bytes are stored already.
 pub(super) async fn store_file(app: &App, files: &Files, spooled: &Spooled) -> Result<Blob> {
     let (blob, is_stored) = claim(app, spooled.sha256, spooled.size_bytes).await?;
     if !is_stored {
-        files.blobs.put(&BlobName::new(blob.sha256, blob.id.0), &spooled.path).await.map_err(blob_error)?;
+        files.blobs.put(&blob_name(&blob), &spooled.path).await.map_err(blob_error)?;
     }
     Ok(blob)
 }
@@ -351,7 +325,7 @@ pub(super) async fn store_file(app: &App, files: &Files, spooled: &Spooled) -> R
 async fn store_bytes(app: &App, files: &Files, bytes: Bytes) -> Result<Blob> {
     let (blob, is_stored) = claim(app, Sha256::digest(&bytes).into(), bytes.len() as u64).await?;
     if !is_stored {
-        files.blobs.put_bytes(&BlobName::new(blob.sha256, blob.id.0), bytes).await.map_err(blob_error)?;
+        files.blobs.put_bytes(&blob_name(&blob), bytes).await.map_err(blob_error)?;
     }
     Ok(blob)
 }
@@ -365,37 +339,32 @@ async fn claim(app: &App, sha256: Hash, size_bytes: u64) -> Result<(Blob, bool)>
         .await
 }
 
-async fn insert(conn: &mut Conn, new: &NewAttachment) -> Result<KeyedAnswer> {
-    let NewAttachment { attachment, once, .. } = new;
-    let now = attachment.created_at;
+async fn insert(conn: &mut Conn, new: &NewAttachment, once: &Once<Attachment>) -> Result<KeyedAnswer> {
+    let now = new.attachment.created_at;
     if let Some(given) = once.given(conn, now).await? {
         return Ok(given);
     }
     let id = insert_row(conn, new).await?;
-    let mut made = attachment.clone();
+    let mut made = new.attachment.clone();
     made.description.id = id.0;
-    once.give(conn, now, &made, Some(attachment.uploader_id)).await
+    once.give(conn, now, &made, Some(new.attachment.uploader_id)).await
 }
 
 async fn insert_row(conn: &mut Conn, new: &NewAttachment) -> Result<AttachmentId> {
     let NewAttachment { attachment, max_user_bytes, max_server_bytes, .. } = new;
+    let uploader = attachment.uploader_id;
+    // An upload takes long enough for its user to be erased meanwhile.
+    if store::identity::users::lock_shared(conn, &[uploader.0]).await?.is_empty() {
+        return Err(Error::Unauthenticated);
+    }
     let mut blobs = vec![attachment.blob];
     blobs.extend(attachment.thumbnail.as_ref().map(|(blob, _)| *blob));
     blobs.sort_unstable_by_key(|blob| blob.id);
-    if !store::files::blobs::lock(conn, &blobs).await? {
-        // The last attachment with equal bytes was deleted a moment ago.
-        return Err(Error::unavailable("the bytes of an upload are being deleted"));
-    }
-    for blob in blobs {
-        if !store::files::blobs::add_reference(conn, blob, *max_server_bytes).await? {
-            return Err(Error::StorageFull);
-        }
-    }
-    let uploader = attachment.uploader_id;
+    add_references(conn, &blobs, *max_server_bytes).await?;
     if !store::files::usage::add(conn, uploader, attachment.description.size_bytes, *max_user_bytes).await? {
         return Err(over_quota());
     }
-    let expires_at = attachment.created_at.plus_micros(UNSENT_MICROS);
+    let expires_at = attachment.created_at.plus_micros(store::files::attachments::UNSENT_MICROS);
     store::files::attachments::insert(conn, attachment, expires_at).await
 }
 

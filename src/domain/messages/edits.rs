@@ -65,7 +65,7 @@ async fn edit_in_transaction(conn: &mut Conn, change: &Change) -> Result<(Messag
         return Err(message_deleted());
     }
     let current = present.message?;
-    if current.attachments.list().is_empty() {
+    if change.body.is_empty() && current.attachments.list().is_empty() {
         check_text("body", &change.body, MAX_BODY_CHARACTERS)?;
     }
     if current.body != change.body {

@@ -3,7 +3,7 @@
 //! Invariants:
 //! - On PostgreSQL the time is the database's clock. On SQLite it is the machine's clock.
 //! - If the clock of a node's machine differs from the database's by more than [`MAX_CLOCK_SKEW`], the node does no
-//!   work that is allowed only after a certain time. It deletes no rows by age, sends no scheduled messages, repeats no
+//!   work that is allowed only after a certain time. It deletes no rows or files by age, sends no scheduled messages, repeats no
 //!   deliveries to webhooks, takes over no expired leases of other nodes, and does not remove the presence of users on
 //!   other nodes. It continues to accept and answer requests, by the database's clock.
 //!

@@ -42,8 +42,6 @@ const INTERVAL: Duration = Duration::from_millis(500);
 /// Maximum number of messages that are sent after one search for due messages.
 const BATCH_LIMIT: i64 = 200;
 const LIST: &str = "scheduled";
-/// How long the attachments of a scheduled message are kept after the time at which it is to be sent, and after it was cancelled.
-const UNSENT_MICROS: i64 = 24 * 3_600 * 1_000_000;
 
 /// A scheduled message with the names of its sender and recipient.
 pub struct Shown {
@@ -122,8 +120,6 @@ async fn insert(conn: &mut Conn, input: &Input) -> Result<KeyedAnswer> {
     LockedAttachments::lock(conn, std::iter::once((sender.id, draft.attachment_ids.as_slice())))
         .await?
         .list(sender.id, &draft.attachment_ids)?;
-    let expires_at = send_at.plus_micros(UNSENT_MICROS);
-    store::files::attachments::set_expiry(conn, &draft.attachment_ids, expires_at).await?;
     let mut scheduled = Scheduled {
         id: ScheduledId(0),
         sender_id: sender.id,
@@ -200,7 +196,7 @@ pub async fn cancel(app: &App, principal: &Principal, id: i64) -> Result<()> {
                 if !store::messages::scheduled::delete(conn, *person, *id).await? {
                     return Err(not_found());
                 }
-                let expires_at = now.plus_micros(UNSENT_MICROS);
+                let expires_at = now.plus_micros(store::files::attachments::UNSENT_MICROS);
                 store::files::attachments::set_expiry(conn, &found.attachment_ids.0, expires_at).await
             })
         })

@@ -36,11 +36,7 @@ pub(in crate::http) fn to_json(value: &impl Serialize, capacity_bytes: usize) ->
 pub(in crate::http) fn resource(headers: &HeaderMap, value: &impl Serialize) -> Result<Response, Problem> {
     let bytes = to_json(value, 1_024)?;
     let tag = format!("\"{}\"", hex(&Sha256::digest(&bytes)[..16]));
-    let known =
-        headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok()).any(|list| {
-            list.split(',').map(str::trim).any(|known| known == "*" || known.trim_start_matches("W/") == tag)
-        });
-    let mut response = if known {
+    let mut response = if has_version(headers, &tag) {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         response
@@ -51,6 +47,15 @@ pub(in crate::http) fn resource(headers: &HeaderMap, value: &impl Serialize) -> 
         response.headers_mut().insert(header::ETAG, tag);
     }
     Ok(response)
+}
+
+/// Whether the caller already has the version with this entity tag (RFC 9110, section 13.1.2).
+pub(in crate::http) fn has_version(headers: &HeaderMap, tag: &str) -> bool {
+    headers
+        .get_all(header::IF_NONE_MATCH)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .any(|list| list.split(',').map(str::trim).any(|known| known == "*" || known.trim_start_matches("W/") == tag))
 }
 
 /// The query parameters of the link to the next page of a list. `more` has the other parameters of the request.

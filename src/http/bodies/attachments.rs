@@ -14,7 +14,7 @@ pub struct AttachmentBody<'a> {
     /// The path of the file.
     #[schema(example = "/api/attachments/1")]
     url: String,
-    /// The path of a smaller picture, at most 360 pixels wide and high. Null if the file is not an image.
+    /// The path of a smaller picture, at most 360 pixels wide and high. Null unless the file is JPEG, PNG, GIF or WebP.
     #[schema(example = "/api/attachments/1/thumbnail")]
     thumbnail_url: Option<String>,
     /// The media type, found by reading the file.

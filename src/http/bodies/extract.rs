@@ -8,7 +8,8 @@ use std::time::Duration;
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
 use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
@@ -92,6 +93,27 @@ fn decode(text: &str) -> Result<String, Problem> {
     }
 }
 
+/// The version of the protocol tus for resumable uploads.
+pub const TUS_VERSION: &str = "1.0.0";
+
+/// A request with the supported version of tus. Other requests are answered with 412 and the supported version.
+pub struct TusVersion;
+
+impl FromRequestParts<HttpState> for TusVersion {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, _: &HttpState) -> Result<Self, Response> {
+        if parts.headers.get("tus-resumable").is_some_and(|version| version == TUS_VERSION) {
+            return Ok(Self);
+        }
+        let detail = "Send the header Tus-Resumable: 1.0.0";
+        let mut response =
+            Problem::new(StatusCode::PRECONDITION_FAILED, "unsupported_tus_version", detail).into_response();
+        response.headers_mut().insert("tus-version", HeaderValue::from_static(TUS_VERSION));
+        Err(response)
+    }
+}
+
 /// A JSON body and its bytes, for a route without query parameters.
 pub struct JsonBody<T> {
     /// The value.
@@ -153,20 +175,22 @@ impl<T: DeserializeOwned> FromRequest<HttpState> for JsonOrPayload<T> {
     }
 }
 
-fn is_form(headers: &HeaderMap) -> bool {
+/// The media type in `Content-Type`, and its parameters. Both are empty without the header.
+pub fn media_type(headers: &HeaderMap) -> (&str, &str) {
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = content_type.split(';').next().unwrap_or_default().trim();
-    essence.eq_ignore_ascii_case("application/x-www-form-urlencoded")
+    let (media_type, parameters) = content_type.split_once(';').unwrap_or((content_type, ""));
+    (media_type.trim(), parameters)
+}
+
+fn is_form(headers: &HeaderMap) -> bool {
+    media_type(headers).0.eq_ignore_ascii_case("application/x-www-form-urlencoded")
         && headers.get(header::CONTENT_ENCODING).is_none_or(|encoding| encoding == "identity")
 }
 
 fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
-    let unsupported = |detail| Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
-    if headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
-        return unsupported("Send the body without Content-Encoding");
-    }
+    refuse_encoding(headers)?;
     let Some(content_type) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else {
-        return unsupported("Send the header Content-Type: application/json");
+        return Err(unsupported("Send the header Content-Type: application/json"));
     };
     let mut parts = content_type.split(';').map(str::trim);
     let essence = parts.next().unwrap_or_default();
@@ -179,7 +203,7 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
     if essence.eq_ignore_ascii_case("application/json") && utf8 {
         Ok(())
     } else {
-        unsupported("Send the body as application/json in UTF-8")
+        Err(unsupported("Send the body as application/json in UTF-8"))
     }
 }
 
@@ -189,9 +213,7 @@ async fn read_body(mut body: Body, timeout: Duration) -> Result<Bytes, Problem> 
         let mut rest: Vec<u8> = Vec::new();
         let mut length = 0;
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|_| {
-                Problem::new(StatusCode::BAD_REQUEST, "malformed_body", "The body ended before its Content-Length")
-            })?;
+            let frame = frame.map_err(|_| body_cut_off())?;
             let Ok(data) = frame.into_data() else { continue };
             length += data.len();
             if length > DRAIN_LIMIT_BYTES {
@@ -214,8 +236,34 @@ async fn read_body(mut body: Body, timeout: Duration) -> Result<Bytes, Problem> 
     };
     match tokio::time::timeout(timeout, reading).await {
         Ok(outcome) => outcome,
-        Err(_) => Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", "The body took too long to arrive")),
+        Err(_) => Err(body_too_slow()),
     }
+}
+
+/// The problem for a body that ends too early.
+pub(super) fn body_cut_off() -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "malformed_body", "The body ended before its Content-Length")
+}
+
+/// The problem for a body that does not arrive in time.
+pub fn body_too_slow() -> Problem {
+    Problem::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", "The body took too long to arrive")
+}
+
+/// Refuses an encoded body, because the server does not decode bodies.
+///
+/// # Errors
+/// 415 `unsupported_media_type`.
+pub(super) fn refuse_encoding(headers: &HeaderMap) -> Result<(), Problem> {
+    if headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+        return Err(unsupported("Send the body without Content-Encoding"));
+    }
+    Ok(())
+}
+
+/// The problem for a body of a type that the route does not take. `detail` says which type it takes.
+pub fn unsupported(detail: &'static str) -> Problem {
+    Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail)
 }
 
 fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {

@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use http_body_util::BodyExt;
 
 use super::disposition;
+use super::extract::{body_cut_off, body_too_slow, media_type, refuse_encoding};
 use super::problem::Problem;
 use crate::app::App;
 use crate::base::error::Error;
@@ -55,21 +56,16 @@ pub async fn receive_up_to(
     body: Body,
     stall_timeout: Duration,
 ) -> Result<ReceivedFile, Problem> {
-    require_plain(headers)?;
-    let boundary = boundary(headers)?;
-    // The announced size of a form includes its boundaries, so only the bytes of the file are compared with the limit.
-    let announced = announced_bytes(headers).filter(|_| boundary.is_none());
-    let mut incoming = uploads::begin_up_to(app, principal, announced, max_bytes).await?;
-    let mut pieces = Pieces::new(body, stall_timeout);
-    let file_name = match boundary {
-        None => {
-            while let Some(piece) = pieces.next().await? {
-                incoming.write(piece).await?;
-            }
-            disposition::file_name(headers)?
-        }
-        Some(boundary) => receive_form(&mut pieces, &mut incoming, &boundary).await?,
+    let Some(boundary) = boundary(headers)? else {
+        let file_name = disposition::file_name(headers)?;
+        let incoming = uploads::begin_up_to(app, principal, announced_bytes(headers), max_bytes).await?;
+        let received = receive_raw(incoming, headers, body, stall_timeout).await?;
+        return Ok(ReceivedFile { received, file_name });
     };
+    let mut pieces = Pieces::new(headers, body, stall_timeout)?;
+    // The announced size of a form includes its boundaries, so it is not compared with the limit.
+    let mut incoming = uploads::begin_up_to(app, principal, None, max_bytes).await?;
+    let file_name = receive_form(&mut pieces, &mut incoming, &boundary).await?;
     Ok(ReceivedFile { received: incoming.finish().await?, file_name })
 }
 
@@ -88,37 +84,24 @@ pub async fn receive_raw(
     body: Body,
     stall_timeout: Duration,
 ) -> Result<Received, Problem> {
-    require_plain(headers)?;
-    let mut pieces = Pieces { body, stall_timeout };
+    let mut pieces = Pieces::new(headers, body, stall_timeout)?;
     while let Some(piece) = pieces.next().await? {
         incoming.write(piece).await?;
     }
     Ok(incoming.finish().await?)
 }
 
-fn require_plain(headers: &HeaderMap) -> Result<(), Problem> {
-    if headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
-        let detail = "Send the file without Content-Encoding";
-        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
-    }
-    Ok(())
-}
-
 /// The boundary of a form. `None` if the body is not a form.
 fn boundary(headers: &HeaderMap) -> Result<Option<Vec<u8>>, Problem> {
-    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let Some((essence, parameters)) = content_type.split_once(';') else {
-        let is_form = content_type.trim().eq_ignore_ascii_case("multipart/form-data");
-        return if is_form { Err(malformed_form("it has no boundary")) } else { Ok(None) };
-    };
-    if !essence.trim().eq_ignore_ascii_case("multipart/form-data") {
+    let (media_type, parameters) = media_type(headers);
+    if !media_type.eq_ignore_ascii_case("multipart/form-data") {
         return Ok(None);
     }
     let boundary = disposition::parameters(parameters)
         .find(|(name, _)| name.eq_ignore_ascii_case("boundary"))
         .map(|(_, value)| value.into_bytes())
         .filter(|boundary| (1..=BOUNDARY_LIMIT_BYTES).contains(&boundary.len()));
-    boundary.map(Some).ok_or_else(|| malformed_form("its boundary must have 1 to 70 characters"))
+    boundary.map(Some).ok_or_else(|| malformed_form("it needs a boundary of 1 to 70 characters"))
 }
 
 /// The pieces of a body as they arrive.
@@ -129,8 +112,12 @@ pub struct Pieces {
 
 impl Pieces {
     /// The pieces of `body`. `stall_timeout` is the longest pause between two of them.
-    pub const fn new(body: Body, stall_timeout: Duration) -> Self {
-        Self { body, stall_timeout }
+    ///
+    /// # Errors
+    /// 415 for a Content-Encoding, because the server does not decode bodies.
+    pub fn new(headers: &HeaderMap, body: Body, stall_timeout: Duration) -> Result<Self, Problem> {
+        refuse_encoding(headers)?;
+        Ok(Self { body, stall_timeout })
     }
 
     /// The next piece. `None` at the end of the body.
@@ -139,16 +126,10 @@ impl Pieces {
     /// 400 if the body ends too early; 408 if it does not arrive.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Problem> {
         loop {
-            let Ok(frame) = tokio::time::timeout(self.stall_timeout, self.body.frame()).await else {
-                let detail = "The body took too long to arrive";
-                return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail));
-            };
-            match frame {
+            let frame = tokio::time::timeout(self.stall_timeout, self.body.frame());
+            match frame.await.map_err(|_| body_too_slow())? {
                 None => return Ok(None),
-                Some(Err(_)) => {
-                    let detail = "The body ended before its Content-Length";
-                    return Err(Problem::new(StatusCode::BAD_REQUEST, "malformed_body", detail));
-                }
+                Some(Err(_)) => return Err(body_cut_off()),
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data()
                         && !data.is_empty()

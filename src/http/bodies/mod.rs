@@ -8,7 +8,6 @@ pub mod disposition;
 pub mod emoji;
 pub mod events;
 pub mod extract;
-pub mod file_answer;
 pub mod file_body;
 pub mod incoming_webhooks;
 pub mod invites;

@@ -27,7 +27,6 @@ use crate::domain::access::principal::{Access, Principal};
 use crate::http::access::admission::admit;
 use crate::http::access::limits::{Decision, write_headers};
 use crate::http::access::request_span::{self, method_name};
-use crate::http::bodies::file_answer::Uncompressed;
 use crate::http::bodies::parameters::MAX_WAIT;
 use crate::http::bodies::problem::{PROBLEM_JSON, Problem};
 use crate::http::state::HttpState;
@@ -40,6 +39,8 @@ const UPLOAD_PATH: &str = "/api/attachments";
 const PARTS_PATH: &str = "/api/uploads/";
 /// The end of the paths of pictures, which are uploads too.
 const AVATAR_SUFFIX: &str = "/avatar";
+/// The beginning of the paths of custom emoji, whose pictures are uploads too.
+const EMOJI_PATH: &str = "/api/emoji/";
 /// The longest time in which a file arrives.
 const UPLOAD_TIME: Duration = Duration::from_secs(3_600);
 /// The limit of all header fields together, in bytes. Smaller than hyper's buffer, so that the edge refuses the request.
@@ -131,7 +132,7 @@ impl Edge {
     /// Admits and routes the request. A timeout or a panic becomes an error answer.
     async fn answer(&self, mut request: Request, compressed: bool) -> Response {
         let router = self.router.clone();
-        let allowed = self.state.settings.timeouts.request + extra_time(&request);
+        let allowed = self.state.settings.timeouts.request + extra_time(request.method(), request.uri().path());
         let answering = async move {
             let (decision, admitted) =
                 if self.guarded { admit(&self.state, &mut request).await } else { (Decision::UNLIMITED, Ok(())) };
@@ -150,7 +151,7 @@ impl Edge {
     }
 
     fn count(&self, method: &Method, route: Option<MatchedPath>, status: StatusCode, took: Duration) {
-        let method = method_name(method);
+        let label = method_name(method);
         let route = match &route {
             Some(path) => path.as_str(),
             None => {
@@ -158,17 +159,15 @@ impl Edge {
                 UNMATCHED_ROUTE
             }
         };
+        let waits = !extra_time(method, route).is_zero();
         let metrics = &self.state.app.metrics;
-        let labels = RequestLabels { method, route: route.to_owned(), status: status.as_u16() };
+        let labels = RequestLabels { method: label, route: route.to_owned(), status: status.as_u16() };
         metrics.requests.get_or_create(&labels).inc();
         let labels = RouteLabels { route: labels.route };
         metrics.request_duration_seconds.get_or_create(&labels).observe(took.as_secs_f64());
         let duration_ms = took.as_secs_f64() * 1_000.0;
         let status = status.as_u16();
         // A long poll waits for events, and an upload for its file, so a long duration is not a sign of a problem.
-        let waits = [POLL_PATH, UPLOAD_PATH].contains(&route)
-            || route.starts_with(PARTS_PATH)
-            || route.ends_with(AVATAR_SUFFIX);
         let slow = took >= SLOW && !waits;
         if status >= 500 || slow {
             tracing::warn!(status, duration_ms, "answered");
@@ -188,21 +187,22 @@ async fn route(router: axum::Router, request: Request, compressed: bool) -> Resp
     let predicate = SizeAbove::new(COMPRESS_FROM_BYTES)
         .and(NotForContentType::new("text/event-stream"))
         .and(NotForContentType::IMAGES)
-        .and(|_: StatusCode, _: Version, _: &HeaderMap, extensions: &Extensions| {
-            extensions.get::<Uncompressed>().is_none()
+        // Ranges refer to the bytes of the file.
+        .and(|_: StatusCode, _: Version, headers: &HeaderMap, _: &Extensions| {
+            !headers.contains_key(header::ACCEPT_RANGES)
         });
     let mut service = tower::Layer::layer(&CompressionLayer::new().compress_when(predicate), router);
     let Ok(response) = service.call(request).await;
     response.map(Body::new)
 }
 
-/// How much longer than others a request may take until the head of its answer.
-fn extra_time(request: &Request) -> Duration {
-    match request.uri().path() {
-        POLL_PATH => MAX_WAIT,
-        UPLOAD_PATH if request.method() == Method::POST => UPLOAD_TIME,
-        path if path.starts_with(PARTS_PATH) && request.method() == Method::PATCH => UPLOAD_TIME,
-        path if request.method() == Method::PUT && path.ends_with(AVATAR_SUFFIX) => UPLOAD_TIME,
+/// How much longer than others a request may take until the head of its answer. `path` may be the template of a route.
+fn extra_time(method: &Method, path: &str) -> Duration {
+    match (method.as_str(), path) {
+        (_, POLL_PATH) => MAX_WAIT,
+        ("POST", UPLOAD_PATH) => UPLOAD_TIME,
+        ("PATCH", path) if path.starts_with(PARTS_PATH) => UPLOAD_TIME,
+        ("PUT", path) if path.ends_with(AVATAR_SUFFIX) || path.starts_with(EMOJI_PATH) => UPLOAD_TIME,
         _ => Duration::ZERO,
     }
 }

@@ -17,6 +17,7 @@ use crate::base::error::{Error, Result};
 use crate::store::driver::environment::{Environment, Location};
 use crate::store::driver::files::{folder_of, make_folder, stamp, sync_file, sync_folder_of, with_suffix};
 use crate::store::driver::values::{OwnedValue, Value};
+use crate::store::files::blobs;
 use crate::store::messages::search;
 use crate::store::sqlite::connection::open_alone;
 use crate::store::sqlite::file::{check_structure, copy_file, mark_and_close, replace_rows};
@@ -62,7 +63,7 @@ impl PartialBackup {
         &self.file
     }
 
-    /// Opens the copy, for reading and for [`mark_lost`].
+    /// Opens the copy, for reading and for [`mark_lost`](crate::store::files::blobs::mark_lost).
     ///
     /// # Errors
     /// When it cannot be opened.
@@ -84,8 +85,7 @@ impl PartialBackup {
                 drop(std::fs::remove_file(file));
             })
         });
-        // After the rename too, this removes the files that SQLite left beside the partial file.
-        remove_database(partial)?;
+        // After the rename too, dropping `self` removes the files that SQLite left beside the partial file.
         finished
     }
 }
@@ -111,18 +111,6 @@ pub fn open_to_read(file: &Path) -> Result<Conn> {
 /// Errors of the database.
 pub async fn holds_files(copy: &mut Conn) -> Result<bool> {
     Ok(migrations::version(copy).await?.is_some_and(|version| version >= FILES_VERSION))
-}
-
-/// Marks stored blobs as lost: their bytes are not there.
-///
-/// # Errors
-/// Errors of the database.
-pub async fn mark_lost(copy: &mut Conn, blobs: &[i64]) -> Result<()> {
-    if blobs.is_empty() {
-        return Ok(());
-    }
-    let sql = "UPDATE messaging.blobs SET state = 'lost' WHERE id = ANY($1) AND state = 'stored'";
-    copy.execute(sql, &[Value::I64s(blobs)]).await.map(drop)
 }
 
 /// Turns a copy that no process has open into a single file, checks its structure, appends its digest and syncs it.
@@ -219,7 +207,7 @@ async fn restore_staged(
     staged_db
         .write((epoch, lost), |conn, (epoch, lost)| {
             Box::pin(async move {
-                mark_lost(conn, lost).await?;
+                blobs::mark_lost(conn, lost).await?;
                 conn.execute("UPDATE messaging.event_log SET epoch = $1", &[Value::Text(epoch)]).await?;
                 // The content versions rise by a large step, so that no answer from before the restore is taken for
                 // current.

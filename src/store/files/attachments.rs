@@ -15,6 +15,9 @@ use crate::store::db::columns::{Columns, columns, read, sql};
 use crate::store::db::{Conn, Row};
 use crate::store::driver::values::Value;
 
+/// How long an attachment that nothing uses is kept.
+pub const UNSENT_MICROS: i64 = 24 * 3_600 * 1_000_000;
+
 /// The description of an attachment, as a message holds it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Description {
@@ -286,17 +289,17 @@ pub async fn hold(conn: &mut Conn, held: &[Held]) -> Result<()> {
     Ok(())
 }
 
-/// Changes when unused attachments expire.
+/// Lets attachments expire at a time, unless something uses them then.
 pub async fn set_expiry(conn: &mut Conn, ids: &[i64], expires_at: Timestamp) -> Result<()> {
     conn.execute(
-        "UPDATE messaging.attachments SET expires_at = $2 WHERE id = ANY($1) AND expires_at IS NOT NULL",
+        "UPDATE messaging.attachments SET expires_at = $2 WHERE id = ANY($1)",
         &[Value::I64s(ids), Value::Time(expires_at)],
     )
     .await
     .map(drop)
 }
 
-/// The ids of attachments that may be deleted, because nothing may use them any more. The next function decides.
+/// The ids of attachments that may be deleted, because nothing may use them any more. [`delete_unused`] decides.
 pub async fn expired(conn: &mut Conn, now: Timestamp, limit: i64) -> Result<Vec<i64>> {
     conn.rows(
         "SELECT id FROM messaging.attachments WHERE expires_at <= $1 ORDER BY expires_at, id LIMIT $2",
@@ -378,6 +381,8 @@ async fn used_among(conn: &mut Conn, ids: &[i64]) -> Result<Vec<i64>> {
         "SELECT a.id FROM messaging.attachments a
           WHERE a.id = ANY($1)
             AND EXISTS (SELECT 1 FROM messaging.message_attachments h WHERE h.attachment_id = a.id)
+         UNION
+         SELECT s.attachment_id FROM messaging.scheduled_attachments s WHERE s.attachment_id = ANY($1)
          UNION
          SELECT p.avatar_id FROM messaging.users p WHERE p.avatar_id = ANY($1)
          UNION

@@ -80,6 +80,7 @@ pub async fn add_reference(conn: &mut Conn, blob: Blob, limit_bytes: i64) -> Res
 pub async fn remove_references(conn: &mut Conn, blobs: &[BlobId]) -> Result<()> {
     let mut blobs = blobs.to_vec();
     blobs.sort_unstable();
+    let mut freed_bytes = 0;
     for blob in blobs {
         let freed = conn
             .first(
@@ -92,11 +93,10 @@ pub async fn remove_references(conn: &mut Conn, blobs: &[BlobId]) -> Result<()> 
                 |row| row.option_i64(0),
             )
             .await?;
-        if let Some(Some(size_bytes)) = freed {
-            usage::remove(conn, usage::SERVER, size_bytes).await?;
-        }
+        freed_bytes += freed.flatten().unwrap_or_default();
     }
-    Ok(())
+    // Last, because uploads lock their blobs before this row too.
+    usage::remove(conn, usage::SERVER, freed_bytes).await
 }
 
 /// Whether there are blobs for [`give_up_claims`].
@@ -132,6 +132,12 @@ pub async fn deleting(conn: &mut Conn, limit: i64) -> Result<Vec<Blob>> {
 pub async fn delete(conn: &mut Conn, blobs: &[i64]) -> Result<()> {
     let sql = "DELETE FROM messaging.blobs WHERE id = ANY($1) AND state = 'deleting'";
     conn.execute(sql, &[Value::I64s(blobs)]).await.map(drop)
+}
+
+/// Moves blobs whose bytes could not be deleted behind the others.
+pub async fn postpone(conn: &mut Conn, blobs: &[i64], now: Timestamp) -> Result<()> {
+    let sql = "UPDATE messaging.blobs SET touched_at = $2 WHERE id = ANY($1) AND state = 'deleting'";
+    conn.execute(sql, &[Value::I64s(blobs), Value::Time(now)]).await.map(drop)
 }
 
 /// The next blobs after an id, in the order of their ids, whose bytes should exist.
@@ -210,4 +216,16 @@ columns! {
 /// Counts all blobs. The cost grows with their number.
 pub async fn totals(conn: &mut Conn) -> Result<Totals> {
     conn.one(sql!("SELECT ", Totals::COLUMNS, " FROM messaging.blobs b"), &[], read).await
+}
+
+/// Marks stored blobs as lost: their bytes are not there.
+///
+/// # Errors
+/// Errors of the database.
+pub async fn mark_lost(conn: &mut Conn, blobs: &[i64]) -> Result<()> {
+    if blobs.is_empty() {
+        return Ok(());
+    }
+    let sql = "UPDATE messaging.blobs SET state = 'lost' WHERE id = ANY($1) AND state = 'stored'";
+    conn.execute(sql, &[Value::I64s(blobs)]).await.map(drop)
 }

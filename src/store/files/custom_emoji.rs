@@ -209,10 +209,16 @@ pub async fn is_used(conn: &mut Conn, id: EmojiId) -> Result<bool> {
     conn.one(sql, &[Value::Text(&key(id))], |row| row.bool(0)).await
 }
 
-/// Deletes a locked emoji. If a reaction refers to it, the row and the picture stay.
+/// The next deleted emoji after an id.
+pub async fn deleted_after(conn: &mut Conn, after: EmojiId, limit: i64) -> Result<Vec<EmojiId>> {
+    let sql = "SELECT id FROM messaging.custom_emoji WHERE deleted_at IS NOT NULL AND id > $1 ORDER BY id LIMIT $2";
+    conn.rows(sql, &[Value::I64(after.0), Value::I64(limit)], read).await
+}
+
+/// Deletes a locked or deleted emoji. If a reaction refers to it, the row and the picture stay.
 pub async fn delete(conn: &mut Conn, id: EmojiId, now: Timestamp) -> Result<()> {
     if is_used(conn, id).await? {
-        let sql = "UPDATE messaging.custom_emoji SET deleted_at = $2 WHERE id = $1";
+        let sql = "UPDATE messaging.custom_emoji SET deleted_at = $2 WHERE id = $1 AND deleted_at IS NULL";
         return conn.execute(sql, &[Value::I64(id.0), Value::Time(now)]).await.map(drop);
     }
     let sql = "DELETE FROM messaging.custom_emoji WHERE id = $1 RETURNING blob_id";

@@ -57,10 +57,11 @@ pub async fn insert(conn: &mut Conn, new: &ResumableUpload) -> Result<UploadId> 
     .await
 }
 
-/// How many uploads of a user are not complete.
-pub async fn count_open(conn: &mut Conn, user: UserId) -> Result<i64> {
-    let sql = "SELECT count(*) FROM messaging.resumable_uploads WHERE user_id = $1 AND attachment_id IS NULL";
-    conn.one(sql, &[Value::I64(user.0)], |row| row.i64(0)).await
+/// How many uploads of a user are not complete, and how many bytes their files have.
+pub async fn open_of(conn: &mut Conn, user: UserId) -> Result<(i64, i64)> {
+    let sql = "SELECT count(*), CAST(coalesce(sum(size_bytes), 0) AS BIGINT) FROM messaging.resumable_uploads
+                WHERE user_id = $1 AND attachment_id IS NULL";
+    conn.one(sql, &[Value::I64(user.0)], read).await
 }
 
 /// One upload of a user.
@@ -77,7 +78,7 @@ pub async fn one(conn: &mut Conn, user: UserId, id: UploadId) -> Result<Option<R
     .await
 }
 
-/// Adds a part that begins at `offset_bytes`, and whose blob has a reference for it. Returns false if the upload has gone on or ended
+/// Adds a part that begins at `offset_bytes`. Its blob must get a reference in the same transaction. Returns false if the upload has gone on or ended
 /// meanwhile. Then the caller must roll the transaction back.
 pub async fn add_part(conn: &mut Conn, id: UploadId, offset_bytes: i64, blob: &Blob) -> Result<bool> {
     let advanced = conn
@@ -119,15 +120,17 @@ pub async fn parts(conn: &mut Conn, id: UploadId) -> Result<Vec<Blob>> {
     .await
 }
 
-/// Records the attachment of a complete upload, and deletes its parts.
-pub async fn complete(conn: &mut Conn, id: UploadId, attachment: AttachmentId) -> Result<()> {
+/// Records the attachment of a complete upload, and deletes its parts. Returns false if the upload has an attachment already or was
+/// deleted. Then the caller must roll the transaction back.
+pub async fn complete(conn: &mut Conn, id: UploadId, attachment: AttachmentId) -> Result<bool> {
+    let completed = conn
+        .execute(
+            "UPDATE messaging.resumable_uploads SET attachment_id = $2 WHERE id = $1 AND attachment_id IS NULL",
+            &[Value::I64(id.0), Value::I64(attachment.0)],
+        )
+        .await?;
     delete_parts(conn, &[id.0]).await?;
-    conn.execute(
-        "UPDATE messaging.resumable_uploads SET attachment_id = $2 WHERE id = $1",
-        &[Value::I64(id.0), Value::I64(attachment.0)],
-    )
-    .await
-    .map(drop)
+    Ok(completed > 0)
 }
 
 /// The ids of uploads that have expired.
@@ -140,10 +143,10 @@ pub async fn expired(conn: &mut Conn, now: Timestamp, limit: i64) -> Result<Vec<
     .await
 }
 
-/// Deletes uploads with their parts.
+/// Deletes uploads with their parts. The rows of the uploads come first, so that no part is added meanwhile.
 pub async fn delete(conn: &mut Conn, ids: &[i64]) -> Result<()> {
-    delete_parts(conn, ids).await?;
-    conn.execute("DELETE FROM messaging.resumable_uploads WHERE id = ANY($1)", &[Value::I64s(ids)]).await.map(drop)
+    conn.execute("DELETE FROM messaging.resumable_uploads WHERE id = ANY($1)", &[Value::I64s(ids)]).await?;
+    delete_parts(conn, ids).await
 }
 
 /// Deletes the uploads of an erased user with their parts.

@@ -72,9 +72,9 @@ columns! {
     }
 }
 
-/// Inserts a scheduled message. The `id` of `new` is ignored.
+/// Inserts a scheduled message. The `id` of `new` is ignored. Its attachments must be locked.
 pub async fn insert(conn: &mut Conn, new: &Scheduled) -> Result<ScheduledId> {
-    conn.one(
+    let id = conn.one(
         "INSERT INTO messaging.scheduled_sends (sender_id, recipient_id, conversation_id, body, reply_to, created_at,
                                                 send_at, attachment_ids)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING id",
@@ -90,7 +90,15 @@ pub async fn insert(conn: &mut Conn, new: &Scheduled) -> Result<ScheduledId> {
         ],
         |row| row.i64(0).map(ScheduledId),
     )
-    .await
+    .await?;
+    for attachment in &new.attachment_ids.0 {
+        conn.execute(
+            "INSERT INTO messaging.scheduled_attachments (scheduled_id, attachment_id) VALUES ($1, $2)",
+            &[Value::I64(id.0), Value::I64(*attachment)],
+        )
+        .await?;
+    }
+    Ok(id)
 }
 
 /// The scheduled messages of a user in the order of their ids, after `after`.
@@ -126,7 +134,11 @@ pub async fn one(conn: &mut Conn, sender: UserId, id: ScheduledId) -> Result<Opt
 /// Deletes a scheduled message of a user, and returns whether it existed.
 pub async fn delete(conn: &mut Conn, sender: UserId, id: ScheduledId) -> Result<bool> {
     let sql = "DELETE FROM messaging.scheduled_sends WHERE id = $1 AND sender_id = $2";
-    Ok(conn.execute(sql, &[Value::I64(id.0), Value::I64(sender.0)]).await? > 0)
+    let deleted = conn.execute(sql, &[Value::I64(id.0), Value::I64(sender.0)]).await? > 0;
+    if deleted {
+        delete_attachments(conn, id).await?;
+    }
+    Ok(deleted)
 }
 
 /// The scheduled messages whose time has come, the earliest first. Refused ones are left out.
@@ -150,8 +162,14 @@ pub async fn take(conn: &mut Conn, id: ScheduledId) -> Result<Option<Scheduled>>
     let found = conn.first(sql, &[Value::I64(id.0)], read).await?;
     if found.is_some() {
         conn.execute("DELETE FROM messaging.scheduled_sends WHERE id = $1", &[Value::I64(id.0)]).await?;
+        delete_attachments(conn, id).await?;
     }
     Ok(found)
+}
+
+async fn delete_attachments(conn: &mut Conn, id: ScheduledId) -> Result<()> {
+    let sql = "DELETE FROM messaging.scheduled_attachments WHERE scheduled_id = $1";
+    conn.execute(sql, &[Value::I64(id.0)]).await.map(drop)
 }
 
 /// Records that sending a scheduled message was refused.

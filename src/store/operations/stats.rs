@@ -46,8 +46,8 @@ columns! {
         messages_sent: "(SELECT CAST(coalesce(sum(last_seq), 0) AS BIGINT) FROM messaging.conversations)",
         events: "(SELECT last_position FROM messaging.event_log WHERE id = 1)",
         files: "(SELECT count(*) FROM messaging.blobs WHERE state = 'stored')",
-        // The row of user 0 counts the bytes of all files.
-        files_size_bytes: "(SELECT coalesce(max(size_bytes), 0) FROM messaging.file_usage WHERE user_id = 0)",
+        files_size_bytes: "(SELECT CAST(coalesce(sum(size_bytes), 0) AS BIGINT) FROM messaging.blobs
+                             WHERE state = 'stored')",
         database_bytes: "CAST($2 AS BIGINT)",
     }
 }

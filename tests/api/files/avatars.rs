@@ -114,7 +114,7 @@ both!(an_attachment_becomes_a_picture_and_lives_as_long, async |place| {
     let server = Server::start(place).await;
     let id = uploaded(&server, "bugs", "a.png", &png(50, 50)).await;
     let sent = send_with(&server, "bugs", "duck", &[id]).await;
-    // Whoever may see a picture may take it.
+    // A user can take every picture that they can see.
     let url = url_of(&put_attachment(&server, "duck", "/api/users/me/avatar", id).await);
     assert_eq!(url, format!("/api/attachments/{id}/thumbnail"));
     assert_eq!(get(&server, "porky", &url).await.status, 200);

@@ -1,10 +1,12 @@
 //! Uploads that are refused. Nothing of them stays on disk.
 
+use std::io::Write;
+
 use reqwest::Method;
 use serde_json::json;
 
 use crate::both;
-use crate::support::files::{noise, png, stored, upload, uploaded};
+use crate::support::files::{noise, png, stored, upload, uploaded, wait_for_stored};
 use crate::support::{Options, Server, answer_of, raw};
 
 both!(sizes_and_numbers_have_limits, async |place| {
@@ -75,14 +77,29 @@ both!(a_cut_upload_leaves_nothing, async |place| {
         let mut request = format!("{head}{framing}").into_bytes();
         request.extend_from_slice(&noise(50_000));
         let stream = std::net::TcpStream::connect(server.address).unwrap();
-        std::io::Write::write_all(&mut &stream, &request).unwrap();
+        (&stream).write_all(&request).unwrap();
+        wait_for_stored(place, 1).await;
         drop(stream);
+        wait_for_stored(place, 0).await;
     }
-    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
-    assert_eq!(stored(place), [""; 0]);
     let answer =
         raw(server.address, format!("{head}Content-Encoding: gzip\r\nContent-Length: 1\r\n\r\na").as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 415"), "{answer}");
+});
+
+both!(an_upload_whose_user_is_erased_meanwhile_leaves_nothing, async |place| {
+    let server = Server::start(place).await;
+    let head = "POST /api/attachments HTTP/1.1\r\nHost: localhost\r\nX-Act-As: bugs\r\nConnection: close\r\nContent-Length: 10\r\n\r\n01234";
+    let mut stream = std::net::TcpStream::connect(server.address).unwrap();
+    stream.write_all(head.as_bytes()).unwrap();
+    wait_for_stored(place, 1).await;
+    assert_eq!(server.request(Method::DELETE, "/api/users/bugs").send().await.unwrap().status(), 204);
+    stream.write_all(b"56789").unwrap();
+    let answer =
+        tokio::task::spawn_blocking(move || std::io::read_to_string(stream).unwrap_or_default()).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+    assert_eq!(place.numbers("SELECT count(*) FROM messaging.attachments").await, [[0]]);
+    assert_eq!(place.numbers("SELECT count(*) FROM messaging.file_usage WHERE user_id > 0").await, [[0]]);
 });
 
 both!(pictures_that_cannot_be_decoded_are_refused, async |place| {

@@ -300,6 +300,10 @@ both!(reactions_show_the_present_name_of_a_custom_emoji_everywhere, async |place
     assert_eq!(remove(&server, "polly").await.status, 204);
     assert_eq!(delete(&server, "bugs", &reaction(MESSAGE, ":polly:")).await.status, 204);
     assert_eq!(get(&server, "bugs", MESSAGE).await.json()["reactions"], json!([]));
+    // After its last reaction, nothing of it stays.
+    posthaste::domain::files::sweep::delete_unused_emoji(&server.app).await.unwrap();
+    assert_eq!(server.get(emoji["url"].as_str().unwrap()).await.status, 404);
+    assert_eq!(place.numbers("SELECT count(*) FROM messaging.custom_emoji").await, [[0]]);
 });
 
 both!(a_reaction_and_a_deletion_at_the_same_time_leave_no_reaction_without_an_emoji, async |place| {

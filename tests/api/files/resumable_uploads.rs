@@ -126,6 +126,8 @@ both!(wrong_requests_are_refused, async |place| {
     add(&server, "duck", &path, 0, b"abc").await.problem(404, "upload_not_found");
     assert_eq!(answer_of(tus(&server, "duck", Method::HEAD, &path)).await.status, 404);
     let request = tus(&server, "bugs", Method::PATCH, &path).header("upload-offset", "0").body("abc");
+    let encoded = request.try_clone().unwrap().header("content-type", "application/offset+octet-stream");
+    answer_of(encoded.header("content-encoding", "gzip")).await.problem(415, "unsupported_media_type");
     answer_of(request).await.problem(415, "unsupported_media_type");
     for _ in 1..10 {
         created(&server, "bugs", 10).await;
@@ -163,4 +165,61 @@ both!(an_upload_that_is_not_completed_expires, async |place| {
     hand.fetch_add(24 * 3_600 * 1_000_000 + 1, Ordering::Relaxed);
     assert_eq!(answer_of(tus(&server, "bugs", Method::HEAD, &path)).await.status, 404);
     wait_for_stored(place, 0).await;
+});
+
+both!(a_request_that_comes_while_another_one_completes_the_upload_is_told_to_try_again, async |place| {
+    let server = Server::start(place).await;
+    let path = created(&server, "bugs", 10).await;
+    assert_eq!(add(&server, "bugs", &path, 0, b"0123456789").await.status, 200);
+    // As the second request sees the upload: the first one has used the parts, and has not recorded the attachment yet.
+    place.sql("UPDATE messaging.resumable_uploads SET attachment_id = NULL").await;
+    add(&server, "bugs", &path, 10, b"").await.problem(503, "unavailable");
+    assert_eq!(offset(&server, "bugs", &path).await, 10);
+    assert_eq!(place.numbers("SELECT count(*) FROM messaging.attachments").await, [[1]]);
+});
+
+both!(what_arrived_before_a_connection_broke_counts, async |place| {
+    let server = Server::start(place).await;
+    let bytes = noise(3_000_000);
+    let path = created(&server, "bugs", bytes.len()).await;
+    let head = |offset: usize| {
+        format!(
+            "PATCH {path} HTTP/1.1\r\nHost: localhost\r\nX-Act-As: bugs\r\nTus-Resumable: 1.0.0\r\nUpload-Offset: {offset}\r\n\
+             Content-Type: application/offset+octet-stream\r\nContent-Length: {}\r\n\r\n",
+            bytes.len() - offset
+        )
+    };
+    let wait = async |least: usize| {
+        for _ in 0..200 {
+            let now = offset(&server, "bugs", &path).await;
+            if now >= least {
+                return now;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        panic!("{} bytes count", offset(&server, "bugs", &path).await);
+    };
+    // The client is gone before the answer, once in the middle of the body and once right after its last byte.
+    let mut stream = TcpStream::connect(server.address).unwrap();
+    stream.write_all(head(0).as_bytes()).unwrap();
+    stream.write_all(&bytes[..1_000_000]).unwrap();
+    // The server has read what its buffers held.
+    wait_for_stored(place, 1).await;
+    drop(stream);
+    let sent = wait(1).await;
+    let mut stream = TcpStream::connect(server.address).unwrap();
+    stream.write_all(head(sent).as_bytes()).unwrap();
+    stream.write_all(&bytes[sent..]).unwrap();
+    drop(stream);
+    wait(bytes.len()).await;
+    for _ in 0..200 {
+        let answer = add(&server, "bugs", &path, bytes.len(), b"").await;
+        if answer.status == 200 {
+            assert!(get(&server, "bugs", answer.json()["url"].as_str().unwrap()).await.bytes == bytes);
+            return;
+        }
+        answer.problem(503, "unavailable");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    panic!("the upload has no attachment");
 });

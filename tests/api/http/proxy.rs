@@ -105,10 +105,16 @@ fn bodies_up_to_the_limit_of_nginx_are_refused_by_the_server() {
             nginx.raw(head.into_bytes()).await
         };
         assert_problem(&announced("/api/messages", MIB + 1).await, 413, "body_too_large");
-        for target in ["/api/attachments", "/api/emoji/x", "/api/gifs/x"] {
-            let at_limit = announced(target, 128 * MIB).await;
+        for target in [
+            "/api/attachments",
+            "/api/emoji/x",
+            "/api/uploads/1",
+            "/api/users/me/avatar",
+            "/api/conversations/1/avatar",
+        ] {
+            let at_limit = announced(target, 129 * MIB).await;
             assert!(at_limit.to_ascii_lowercase().contains("\r\nx-request-id: "), "the server's: {at_limit}");
-            assert_problem(&announced(target, 128 * MIB + 1).await, 413, "body_too_large");
+            assert_problem(&announced(target, 129 * MIB + 1).await, 413, "body_too_large");
         }
     });
 }

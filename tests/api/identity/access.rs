@@ -35,7 +35,9 @@ both!(secured_access_refuses_requests_without_credentials, async |place| {
     for target in ["/healthz", "/readyz", "/openapi.json", "/docs/", "/api/capabilities"] {
         assert_eq!(server.get(target).await.status, 200, "{target}");
     }
-    assert_eq!(server.get("/api/capabilities").await.json()["access"], "secured");
+    let capabilities = server.get("/api/capabilities").await.json();
+    assert_eq!((&capabilities["access"], &capabilities["files"]), (&json!("secured"), &json!(true)));
+    assert_eq!(capabilities["limits"]["file_bytes"], 128 * 1_024 * 1_024);
     server.post("/api/sessions", &json!({})).await.invalid(&["user_name"]);
     // The same path has a public method and methods that need credentials.
     let text = json!({"text": "hey"});

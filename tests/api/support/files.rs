@@ -67,7 +67,6 @@ pub fn stored(place: &Place) -> Vec<String> {
             }
         }
     }
-    names.retain(|name| !name.contains("lock"));
     names.sort();
     names
 }

@@ -8,19 +8,17 @@ use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::Response;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use futures_util::FutureExt;
 
+use super::file_answer::{self, Confirmation, FileResponses};
 use crate::base::error::{Error, Result as DomainResult};
 use crate::domain::access::principal::Principal;
 use crate::domain::files::attachments::{self, Attachment, Part};
 use crate::domain::files::uploads::{self, Stated};
 use crate::domain::shared::idempotency::{Once, StoredAnswer};
-use crate::http::access::admission::{CredentialCheck, ShownCredentials};
 use crate::http::access::policy::{PersonWriting, Reader};
 use crate::http::bodies::answers::given;
 use crate::http::bodies::attachments::AttachmentBody;
 use crate::http::bodies::extract::{Path, Query, idempotency_key};
-use crate::http::bodies::file_answer::{self, Permission};
 use crate::http::bodies::file_body::receive;
 use crate::http::bodies::parameters::{AttachmentPath, IdempotencyKeyHeader, StatedMediaHeaders};
 use crate::http::bodies::problem::Problem;
@@ -97,23 +95,8 @@ fn stated_media(headers: &HeaderMap) -> DomainResult<Stated> {
 
 /// Get a file
 ///
-/// For its uploader, and for everybody who may see a message that holds it. Files that a browser could run are served as downloads.
-#[utoipa::path(
-    get,
-    path = "/api/attachments/{id}",
-    tag = "files",
-    params(AttachmentPath),
-    responses(
-        (status = 200, description = "The file.", body = Vec<u8>, content_type = "application/octet-stream", headers(
-            ("ETag" = String, description = "The entity tag of the file."),
-            ("Content-Disposition" = String, description = "`inline` for pictures, audio and video, else `attachment`; with the name of the file."),
-        )),
-        (status = 206, description = "The part of the file that `Range` asks for.", body = Vec<u8>, content_type = "application/octet-stream"),
-        (status = 304, description = "Not modified: the file still has the entity tag in `If-None-Match`."),
-        (status = 410, description = "`file_lost`: the bytes of the file are missing."),
-        (status = 416, description = "`range_not_satisfiable`."),
-    ),
-)]
+/// For its uploader, and for everybody who may see a message that holds it or whose picture it is. Files that a browser could run are served as downloads.
+#[utoipa::path(get, path = "/api/attachments/{id}", tag = "files", params(AttachmentPath), responses(FileResponses))]
 pub async fn get_attachment(
     State(state): State<HttpState>,
     Reader(principal): Reader,
@@ -132,15 +115,7 @@ pub async fn get_attachment(
     path = "/api/attachments/{id}/thumbnail",
     tag = "files",
     params(AttachmentPath),
-    responses(
-        (status = 200, description = "The thumbnail.", body = Vec<u8>, content_type = "application/octet-stream", headers(
-            ("ETag" = String, description = "The entity tag of the thumbnail."),
-        )),
-        (status = 206, description = "The part of the thumbnail that `Range` asks for.", body = Vec<u8>, content_type = "application/octet-stream"),
-        (status = 304, description = "Not modified: the thumbnail still has the entity tag in `If-None-Match`."),
-        (status = 410, description = "`file_lost`: the bytes of the file are missing."),
-        (status = 416, description = "`range_not_satisfiable`."),
-    ),
+    responses(FileResponses)
 )]
 pub async fn get_thumbnail(
     State(state): State<HttpState>,
@@ -160,18 +135,10 @@ async fn answer(
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
     let content = attachments::content(&state.app, principal, id, part).await?;
-    let shown = Arc::new(ShownCredentials::new(headers, principal)?);
-    let (owned, viewer) = (state.clone(), principal.viewer());
-    let permission: Permission = Arc::new(move || {
-        let (state, shown) = (owned.clone(), Arc::clone(&shown));
-        async move {
-            if matches!(shown.check(&state).await, CredentialCheck::Invalid) {
-                return false;
-            }
-            // While the database does not answer, the download continues.
-            !matches!(attachments::check_visible(&state.app, viewer, id).await, Err(Error::NotFound { .. }))
-        }
-        .boxed()
-    });
+    let (app, viewer) = (Arc::clone(&state.app), principal.viewer());
+    let permission = file_answer::permission(state, headers, principal, move || {
+        let app = Arc::clone(&app);
+        async move { Confirmation::of(&attachments::check_visible(&app, viewer, id).await) }
+    })?;
     file_answer::answer(state, headers, &content, permission).await
 }

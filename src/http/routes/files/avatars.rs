@@ -1,7 +1,7 @@
 //! `/api/users/{user_name}/avatar` and `/api/conversations/{id}/avatar`: the pictures of users and groups.
 
 use axum::extract::{FromRequest, Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -13,7 +13,7 @@ use crate::domain::identity::users;
 use crate::http::access::policy::{PersonWriting, Writer};
 use crate::http::bodies::answers::{json, no_content};
 use crate::http::bodies::conversations::ConversationBody;
-use crate::http::bodies::extract::{JsonBody, Path, Query};
+use crate::http::bodies::extract::{JsonBody, Path, Query, media_type};
 use crate::http::bodies::file_body::receive_up_to;
 use crate::http::bodies::parameters::{GroupPath, OwnUserPath, UserPath};
 use crate::http::bodies::problem::Problem;
@@ -32,7 +32,7 @@ pub struct AvatarChoice {
 
 /// Reads a picture: the id of an attachment as JSON, or else the bytes of an image.
 async fn read_avatar(state: &HttpState, principal: &Principal, request: Request) -> Result<NewAvatar, Problem> {
-    if is_json(request.headers()) {
+    if media_type(request.headers()).0.eq_ignore_ascii_case("application/json") {
         let choice = JsonBody::<AvatarChoice>::from_request(request, state).await?;
         return Ok(NewAvatar::Attachment(choice.value.attachment_id));
     }
@@ -40,11 +40,6 @@ async fn read_avatar(state: &HttpState, principal: &Principal, request: Request)
     let stall_timeout = state.settings.timeouts.body;
     let file = receive_up_to(MAX_AVATAR_BYTES, &state.app, principal, &parts.headers, body, stall_timeout).await?;
     Ok(NewAvatar::Uploaded(file.received))
-}
-
-fn is_json(headers: &HeaderMap) -> bool {
-    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    content_type.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
 }
 
 /// Set the caller's picture

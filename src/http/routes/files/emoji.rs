@@ -1,22 +1,18 @@
 //! `/api/emoji`: the Unicode set and custom emoji.
 
-use std::sync::Arc;
-
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::Response;
-use futures_util::FutureExt;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
+use super::file_answer::{self, Confirmation, FileResponses};
 use crate::domain::files::{custom_emoji, emoji_list};
-use crate::http::access::admission::{CredentialCheck, ShownCredentials};
 use crate::http::access::policy::{Reader, Writer};
 use crate::http::bodies::answers::{json, list, next_page, no_content, to_json};
 use crate::http::bodies::emoji::{EmojiBody, listed, url};
 use crate::http::bodies::extract::{JsonBody, Path, Query};
-use crate::http::bodies::file_answer::{self, Permission};
 use crate::http::bodies::file_body::{announced_bytes, receive_raw};
 use crate::http::bodies::parameters::{IdSchema, PageQuery};
 use crate::http::bodies::problem::Problem;
@@ -176,20 +172,7 @@ pub async fn delete_emoji(
 /// Get the picture of a custom emoji
 ///
 /// It never changes. The picture of a deleted emoji is served while reactions show it.
-#[utoipa::path(
-    get,
-    path = "/api/emoji/custom/{id}",
-    tag = "files",
-    params(PicturePath),
-    responses(
-        (status = 200, description = "The picture.", body = Vec<u8>, content_type = "application/octet-stream", headers(
-            ("ETag" = String, description = "The entity tag of the picture."),
-        )),
-        (status = 206, description = "The part of the picture that `Range` asks for.", body = Vec<u8>, content_type = "application/octet-stream"),
-        (status = 304, description = "Not modified: the picture still has the entity tag in `If-None-Match`."),
-        (status = 416, description = "`range_not_satisfiable`."),
-    ),
-)]
+#[utoipa::path(get, path = "/api/emoji/custom/{id}", tag = "files", params(PicturePath), responses(FileResponses))]
 pub async fn get_emoji_picture(
     State(state): State<HttpState>,
     Reader(principal): Reader,
@@ -198,11 +181,7 @@ pub async fn get_emoji_picture(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let content = custom_emoji::content(&state.app, id).await?;
-    let shown = Arc::new(ShownCredentials::new(&headers, &principal)?);
-    let owned = state.clone();
-    let permission: Permission = Arc::new(move || {
-        let (state, shown) = (owned.clone(), Arc::clone(&shown));
-        async move { !matches!(shown.check(&state).await, CredentialCheck::Invalid) }.boxed()
-    });
+    let permission =
+        file_answer::permission(&state, &headers, &principal, || std::future::ready(Confirmation::Confirmed))?;
     file_answer::answer(&state, &headers, &content, permission).await
 }

@@ -9,13 +9,12 @@ use futures_util::FutureExt;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::base::error::Error;
+use super::file_answer::{self, Confirmation, FileResponses, Permission};
 use crate::base::time::Timestamp;
 use crate::domain::files::links;
 use crate::http::access::policy::{PersonReading, Public};
 use crate::http::bodies::answers::{json, not_null};
 use crate::http::bodies::extract::{JsonBody, Path, Query};
-use crate::http::bodies::file_answer::{self, Permission};
 use crate::http::bodies::parameters::{AttachmentPath, LinkPath};
 use crate::http::bodies::problem::Problem;
 use crate::http::state::HttpState;
@@ -41,7 +40,7 @@ pub struct LinksBody {
     /// A path that gives the file without credentials.
     #[schema(example = "/api/files/q0Ck6nUrzDkCKcl9uU8V7ybs0eU0bLsnm3QJrM9kYdHk1bYw3b2oTj1x0Tn8N3p5oXk1dEE")]
     url: String,
-    /// A path that gives the thumbnail without credentials. Null if the file is not an image.
+    /// A path that gives the thumbnail without credentials. Null unless the file is a JPEG, PNG, GIF or WebP image.
     thumbnail_url: Option<String>,
     #[schema(value_type = String, format = DateTime, example = "2026-11-22T08:35:00.123456Z")]
     expires_at: Timestamp,
@@ -50,7 +49,7 @@ pub struct LinksBody {
 /// Make links to a file
 ///
 /// The links need no credentials, so an `<img>` element or a media player can use them. Each use is checked as a request of the
-/// caller: a link ends when the caller may not see the file any more. Whoever has the link can use it.
+/// caller: a link ends when the caller may not see the file any more. Everybody who has the link can use it.
 #[utoipa::path(
     post,
     path = "/api/attachments/{id}/links",
@@ -75,21 +74,7 @@ pub async fn create_link(
 /// Get a file by its link
 ///
 /// Needs no credentials.
-#[utoipa::path(
-    get,
-    path = "/api/files/{token}",
-    tag = "files",
-    params(LinkPath),
-    responses(
-        (status = 200, description = "The file or its thumbnail.", body = Vec<u8>, content_type = "application/octet-stream", headers(
-            ("ETag" = String, description = "The entity tag of the file."),
-            ("Content-Disposition" = String, description = "`inline` for pictures, audio and video, else `attachment`; with the name of the file."),
-        )),
-        (status = 206, description = "The part of the file that `Range` asks for.", body = Vec<u8>, content_type = "application/octet-stream"),
-        (status = 304, description = "Not modified: the file still has the entity tag in `If-None-Match`."),
-        (status = 416, description = "`range_not_satisfiable`."),
-    ),
-)]
+#[utoipa::path(get, path = "/api/files/{token}", tag = "files", params(LinkPath), responses(FileResponses))]
 pub async fn get_linked_file(
     State(state): State<HttpState>,
     _caller: Public,
@@ -102,8 +87,7 @@ pub async fn get_linked_file(
     let app = Arc::clone(&state.app);
     let permission: Permission = Arc::new(move || {
         let app = Arc::clone(&app);
-        // While the database does not answer, the download continues.
-        async move { !matches!(links::content(&app, link).await, Err(Error::NotFound { .. })) }.boxed()
+        async move { Confirmation::of(&links::content(&app, link).await) }.boxed()
     });
     let mut response = file_answer::answer(&state, &headers, &content, permission).await?;
     let left_s = (link.expires_at.micros() - state.app.clock.now().micros()).max(0) / 1_000_000;

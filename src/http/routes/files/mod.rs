@@ -8,6 +8,7 @@ use crate::http::state::HttpState;
 pub mod attachments;
 pub mod avatars;
 pub mod emoji;
+pub mod file_answer;
 pub mod links;
 pub mod resumable_uploads;
 

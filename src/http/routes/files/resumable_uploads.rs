@@ -1,34 +1,38 @@
 //! `/api/uploads`: resumable uploads with the protocol tus 1.0 (<https://tus.io/protocols/resumable-upload>).
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::base::error::{Error, Result as DomainResult};
+use crate::base::tasks;
 use crate::base::time::Timestamp;
-use crate::domain::files::resumable_uploads::{self, ResumableUpload};
+use crate::domain::files::resumable_uploads::{self, Part, ResumableUpload};
 use crate::domain::shared::idempotency::{Once, StoredAnswer};
 use crate::http::access::policy::{PersonReading, PersonWriting};
 use crate::http::bodies::answers::{given, json, no_content};
 use crate::http::bodies::attachments::AttachmentBody;
-use crate::http::bodies::extract::{Path, Query, idempotency_key};
+use crate::http::bodies::extract::{
+    Path, Query, TUS_VERSION, TusVersion, body_too_slow, idempotency_key, media_type, unsupported,
+};
 use crate::http::bodies::file_body::Pieces;
 use crate::http::bodies::parameters::{IdSchema, IdempotencyKeyHeader};
 use crate::http::bodies::problem::Problem;
 use crate::http::state::HttpState;
 
-/// The version of the protocol.
-const VERSION: &str = "1.0.0";
-const TUS_RESUMABLE: HeaderName = HeaderName::from_static("tus-resumable");
-const TUS_VERSION: HeaderName = HeaderName::from_static("tus-version");
 const UPLOAD_LENGTH: HeaderName = HeaderName::from_static("upload-length");
 const UPLOAD_METADATA: HeaderName = HeaderName::from_static("upload-metadata");
 const UPLOAD_OFFSET: HeaderName = HeaderName::from_static("upload-offset");
+/// How long one request may take to add bytes. Then it is answered with 408, and a client goes on with the next request.
+const RECEIVE_TIME: Duration = Duration::from_secs(50 * 60);
 const PART_TYPE: &str = "application/offset+octet-stream";
 
 /// A file that arrives in several requests.
@@ -121,13 +125,11 @@ pub struct UploadPath {
 pub async fn create_upload(
     State(state): State<HttpState>,
     PersonWriting(principal): PersonWriting,
+    _version: TusVersion,
     uri: Uri,
     headers: HeaderMap,
     _query: Query<()>,
 ) -> Result<Response, Problem> {
-    if let Some(refusal) = wrong_version(&headers) {
-        return Ok(refusal);
-    }
     let size_bytes = number(&headers, &UPLOAD_LENGTH, "Upload-Length")?;
     let metadata = headers.get(&UPLOAD_METADATA).map(HeaderValue::as_bytes).unwrap_or_default();
     let file_name = file_name(metadata)?;
@@ -167,13 +169,10 @@ fn render_created(made: &ResumableUpload) -> DomainResult<StoredAnswer> {
 pub async fn get_upload_offset(
     State(state): State<HttpState>,
     PersonReading(principal): PersonReading,
+    _version: TusVersion,
     Path(UploadPath { id }): Path<UploadPath>,
-    headers: HeaderMap,
     _query: Query<()>,
 ) -> Result<Response, Problem> {
-    if let Some(refusal) = wrong_version(&headers) {
-        return Ok(refusal);
-    }
     let upload = resumable_uploads::get(&state.app, &principal, id).await?;
     Ok(with_offset(StatusCode::OK.into_response(), &upload))
 }
@@ -202,39 +201,49 @@ pub async fn get_upload_offset(
 pub async fn add_upload_part(
     State(state): State<HttpState>,
     PersonWriting(principal): PersonWriting,
+    _version: TusVersion,
     Path(UploadPath { id }): Path<UploadPath>,
     headers: HeaderMap,
     _query: Query<()>,
     body: Body,
 ) -> Result<Response, Problem> {
-    if let Some(refusal) = wrong_version(&headers) {
-        return Ok(refusal);
-    }
-    if headers.get(header::CONTENT_TYPE).is_none_or(|content_type| content_type != PART_TYPE) {
-        let detail = "Send the body as application/offset+octet-stream";
-        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
+    if media_type(&headers).0 != PART_TYPE {
+        return Err(unsupported("Send the body as application/offset+octet-stream"));
     }
     let offset_bytes = number(&headers, &UPLOAD_OFFSET, "Upload-Offset")?;
-    let (mut upload, part) = resumable_uploads::begin_part(&state.app, &principal, id, offset_bytes).await?;
-    if let Some(mut part) = part {
-        let mut pieces = Pieces::new(body, state.settings.timeouts.body);
-        let cut_off = loop {
-            match pieces.next().await {
-                Ok(Some(piece)) => part.write(piece).await?,
-                Ok(None) => break None,
-                Err(problem) => break Some(problem),
-            }
+    let pieces = Pieces::new(&headers, body, state.settings.timeouts.body)?;
+    let (upload, part) = resumable_uploads::begin_part(&state.app, &principal, id, offset_bytes).await?;
+    // A task of its own, because the request ends with its connection, and the bytes that arrived count also then.
+    let adding = tasks::spawn("upload", async move {
+        let upload = match part {
+            Some(part) => store_part(&state, part, pieces).await?,
+            None => upload,
         };
-        upload = part.store(&state.app).await?;
-        if let Some(problem) = cut_off {
-            return Err(problem);
+        if upload.offset_bytes < upload.size_bytes {
+            return Ok(with_offset(no_content(), &upload));
         }
-    }
-    if upload.offset_bytes < upload.size_bytes {
-        return Ok(with_offset(no_content(), &upload));
-    }
-    let attachment = resumable_uploads::finish(&state.app, &principal, &upload).await?;
-    Ok(with_offset(json(StatusCode::OK, &AttachmentBody::new(&attachment.description))?, &upload))
+        let attachment = resumable_uploads::finish(&state.app, &principal, &upload).await?;
+        Ok(with_offset(json(StatusCode::OK, &AttachmentBody::new(&attachment.description))?, &upload))
+    });
+    adding.await.map_err(Error::internal)?
+}
+
+/// Stores the pieces that arrive until [`RECEIVE_TIME`] has passed.
+///
+/// # Errors
+/// The problem that ended the body, after what had arrived before was stored.
+async fn store_part(state: &HttpState, mut part: Part, mut pieces: Pieces) -> Result<ResumableUpload, Problem> {
+    let end = Instant::now() + RECEIVE_TIME;
+    let cut_off = loop {
+        match tokio::time::timeout_at(end, pieces.next()).await {
+            Ok(Ok(Some(piece))) => part.write(piece).await?,
+            Ok(Ok(None)) => break None,
+            Ok(Err(problem)) => break Some(problem),
+            Err(_) => break Some(body_too_slow()),
+        }
+    };
+    let upload = part.store(&state.app).await?;
+    cut_off.map_or(Ok(upload), Err)
 }
 
 /// Cancel a resumable upload
@@ -250,30 +259,16 @@ pub async fn add_upload_part(
 pub async fn delete_upload(
     State(state): State<HttpState>,
     PersonWriting(principal): PersonWriting,
+    _version: TusVersion,
     Path(UploadPath { id }): Path<UploadPath>,
-    headers: HeaderMap,
     _query: Query<()>,
 ) -> Result<Response, Problem> {
-    if let Some(refusal) = wrong_version(&headers) {
-        return Ok(refusal);
-    }
     resumable_uploads::delete(&state.app, &principal, id).await?;
     Ok(versioned(no_content()))
 }
 
-/// The answer to a request with another version of the protocol.
-fn wrong_version(headers: &HeaderMap) -> Option<Response> {
-    if headers.get(&TUS_RESUMABLE).is_some_and(|version| version == VERSION) {
-        return None;
-    }
-    let detail = "Send the header Tus-Resumable: 1.0.0";
-    let mut response = Problem::new(StatusCode::PRECONDITION_FAILED, "unsupported_tus_version", detail).into_response();
-    response.headers_mut().insert(TUS_VERSION, HeaderValue::from_static(VERSION));
-    Some(response)
-}
-
 fn versioned(mut response: Response) -> Response {
-    response.headers_mut().insert(TUS_RESUMABLE, HeaderValue::from_static(VERSION));
+    response.headers_mut().insert("tus-resumable", HeaderValue::from_static(TUS_VERSION));
     response
 }
 

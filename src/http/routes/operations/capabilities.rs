@@ -7,6 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::domain::access::principal::Access;
+use crate::domain::files::{avatars, custom_emoji, resumable_uploads};
 use crate::domain::identity::password_hashing::{MAX_PASSWORD_CHARACTERS, MIN_PASSWORD_CHARACTERS};
 use crate::domain::sending::drafts;
 use crate::domain::shared::pagination;
@@ -29,6 +30,9 @@ pub struct Capabilities {
     registration: Registration,
     /// Whether the server sends mail, such as codes for password resets.
     mail: bool,
+    /// Whether the server stores files.
+    files: bool,
+    custom_emoji: EmojiEditors,
     limits: Limits,
 }
 
@@ -52,6 +56,16 @@ pub enum Registration {
     Closed,
 }
 
+/// Who may add custom emoji.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum EmojiEditors {
+    /// Administrators, and API keys with the scope `admin`.
+    Admins,
+    /// Every user.
+    Everyone,
+}
+
 /// Limits that clients should know.
 #[derive(Serialize, ToSchema)]
 pub struct Limits {
@@ -65,6 +79,21 @@ pub struct Limits {
     password_characters_min: usize,
     #[schema(example = 256)]
     password_characters_max: usize,
+    #[schema(example = 10)]
+    message_attachments: usize,
+    /// Bytes of one uploaded file. 0 if the server stores no files.
+    #[schema(example = 134_217_728)]
+    file_bytes: u64,
+    /// Bytes of all files of one user. 0 if the server stores no files.
+    #[schema(example = 10_737_418_240_i64)]
+    user_files_bytes: i64,
+    #[schema(example = 8_388_608)]
+    avatar_bytes: u64,
+    #[schema(example = 262_144)]
+    emoji_bytes: u64,
+    /// Resumable uploads of one user that are open at the same time.
+    #[schema(example = 10)]
+    open_uploads: i64,
 }
 
 /// Get the features and limits of the server
@@ -86,6 +115,7 @@ pub async fn get_capabilities(
     _query: Query<()>,
 ) -> Result<Response, Problem> {
     let settings = &state.app.settings;
+    let files = state.app.files.as_ref().map(|files| &files.settings);
     let mut response = resource(
         &headers,
         &Capabilities {
@@ -98,12 +128,20 @@ pub async fn get_capabilities(
             demo: settings.demo,
             registration: if settings.registration_open { Registration::Open } else { Registration::Closed },
             mail: state.app.mailer.is_some(),
+            files: files.is_some(),
+            custom_emoji: if settings.members_add_emoji { EmojiEditors::Everyone } else { EmojiEditors::Admins },
             limits: Limits {
                 message_body_characters: drafts::MAX_BODY_CHARACTERS,
                 page_entries: pagination::MAX_LIMIT,
                 json_body_bytes: BODY_LIMIT_BYTES,
                 password_characters_min: MIN_PASSWORD_CHARACTERS,
                 password_characters_max: MAX_PASSWORD_CHARACTERS,
+                message_attachments: drafts::MAX_ATTACHMENTS,
+                file_bytes: files.map_or(0, |files| files.max_file_bytes),
+                user_files_bytes: files.map_or(0, |files| files.max_user_bytes),
+                avatar_bytes: avatars::MAX_AVATAR_BYTES,
+                emoji_bytes: custom_emoji::MAX_PICTURE_BYTES,
+                open_uploads: resumable_uploads::MAX_OPEN,
             },
         },
     )?;

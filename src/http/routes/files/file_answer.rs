@@ -3,6 +3,7 @@
 //! Invariant: the permission to read the file is checked again while the bytes are sent, so a revocation ends a download within
 //! about a second.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,31 +11,112 @@ use std::time::Duration;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use futures_util::{StreamExt, stream};
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt, stream};
 use tokio::time::Instant;
+use utoipa::openapi::{Content as MediaContent, HeaderBuilder, RefOr, ResponseBuilder, ResponsesBuilder};
+use utoipa::{IntoResponses, PartialSchema};
 
-use super::disposition;
-use super::problem::Problem;
 use crate::base::error::Error;
 use crate::base::ids::hex;
-use crate::blobs::{BlobError, BlobName, BlobStream};
-use crate::domain::files::attachments::{Content, files};
-use crate::domain::files::files::blob_error;
+use crate::domain::access::principal::Principal;
+use crate::domain::files::attachments::{self, BlobStream, Content};
+use crate::http::access::admission::{CredentialCheck, ShownCredentials};
+use crate::http::bodies::answers::has_version;
+use crate::http::bodies::disposition;
+use crate::http::bodies::problem::Problem;
 use crate::http::state::HttpState;
 
+/// The longest time of one check. A database that does not answer does not stop the download.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time between two checks of the permission.
 const CHECK_INTERVAL: Duration = Duration::from_millis(400);
-/// A file never changes, so it can be cached for a year by the browser of whoever may see it.
+/// A file never changes, so the browser of a reader may keep it for a year.
 const CACHE_CONTROL: &str = "private, max-age=31536000, immutable";
 /// A page that a browser would make of the file has no origin and runs nothing.
 const POLICY: &str = "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'; sandbox";
 
-/// Marks an answer that must not be compressed, because ranges refer to its bytes.
-#[derive(Clone, Copy)]
-pub struct Uncompressed;
+/// The responses of a route that serves a file, for the OpenAPI document.
+pub struct FileResponses;
+
+impl IntoResponses for FileResponses {
+    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+        let bytes = || MediaContent::new(Some(<Vec<u8> as PartialSchema>::schema()));
+        let text = |description: &str| {
+            HeaderBuilder::new().schema(Some(String::schema())).description(Some(description)).build()
+        };
+        let response = |description: &str| ResponseBuilder::new().description(description);
+        let whole = response("The file.")
+            .content("application/octet-stream", bytes())
+            .header("ETag", text("The entity tag of the file."))
+            .header(
+                "Content-Disposition",
+                text("`inline` for pictures, audio and video, else `attachment`; with the name of the file if it has one."),
+            );
+        let part = response("The part of the file that `Range` asks for.").content("application/octet-stream", bytes());
+        ResponsesBuilder::new()
+            .response("200", whole)
+            .response("206", part)
+            .response("304", response("Not modified: the file still has the entity tag in `If-None-Match`."))
+            .response("410", response("`file_lost`: the bytes of the file are missing."))
+            .response("416", response("`range_not_satisfiable`."))
+            .build()
+            .into()
+    }
+}
+
+/// Whether the caller may still read a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Confirmation {
+    /// The caller may.
+    Confirmed,
+    /// The database has not answered.
+    Unknown,
+    /// The caller may not.
+    Refused,
+}
+
+impl Confirmation {
+    /// The meaning of the outcome of a read.
+    pub fn of<T>(outcome: &Result<T, Error>) -> Self {
+        match outcome {
+            Ok(_) => Self::Confirmed,
+            Err(Error::NotFound { .. }) => Self::Refused,
+            Err(_) => Self::Unknown,
+        }
+    }
+}
 
 /// Checks whether the caller may still read the file.
-pub type Permission = Arc<dyn Fn() -> futures_util::future::BoxFuture<'static, bool> + Send + Sync>;
+pub type Permission = Arc<dyn Fn() -> BoxFuture<'static, Confirmation> + Send + Sync>;
+
+/// The permission of a caller with credentials. `visible` checks whether the caller may see the file.
+///
+/// # Errors
+/// Those of [`ShownCredentials::new`].
+pub fn permission<F>(
+    state: &HttpState,
+    headers: &HeaderMap,
+    principal: &Principal,
+    visible: impl Fn() -> F + Clone + Send + Sync + 'static,
+) -> Result<Permission, Problem>
+where
+    F: Future<Output = Confirmation> + Send,
+{
+    let shown = Arc::new(ShownCredentials::new(headers, principal)?);
+    let state = state.clone();
+    Ok(Arc::new(move || {
+        let (state, shown, visible) = (state.clone(), Arc::clone(&shown), visible.clone());
+        async move {
+            match shown.check(&state).await {
+                CredentialCheck::Valid(_) => visible().await,
+                CredentialCheck::Unknown => Confirmation::Unknown,
+                CredentialCheck::Invalid => Confirmation::Refused,
+            }
+        }
+        .boxed()
+    }))
+}
 
 /// The answer to a request for a file.
 ///
@@ -48,7 +130,7 @@ pub async fn answer(
 ) -> Result<Response, Problem> {
     let size_bytes = content.blob.size_bytes.unsigned_abs();
     let tag = format!("\"{}\"", hex(&content.blob.sha256[..16]));
-    let mut response = if matches(headers.get_all(header::IF_NONE_MATCH), &tag) {
+    let mut response = if has_version(headers, &tag) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
         let if_range = headers.get(header::IF_RANGE);
@@ -71,7 +153,6 @@ pub async fn answer(
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(CACHE_CONTROL));
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    response.extensions_mut().insert(Uncompressed);
     Ok(response)
 }
 
@@ -82,12 +163,14 @@ async fn send(
     permission: Permission,
 ) -> Result<Response, Problem> {
     let length = range.end - range.start;
-    let name = BlobName::new(content.blob.sha256, content.blob.id.0);
-    let bytes = files(&state.app)?.blobs.read(&name, range).await.map_err(|error| match error {
-        BlobError::NotFound => lost(content, &name),
-        error => blob_error(error),
-    })?;
-    let mut response = Response::new(Body::from_stream(while_permitted(bytes, permission)));
+    let bytes = attachments::read(&state.app, &content.blob, range).await?;
+    let now = Instant::now();
+    let unconfirmed = state.settings.timeouts.unconfirmed;
+    let download = Download { bytes, permission, unconfirmed, checked_at: now, confirmed_at: now };
+    let pieces = stream::try_unfold(download, |mut download| async move {
+        Ok::<_, std::io::Error>(download.next().await?.map(|piece| (piece, download)))
+    });
+    let mut response = Response::new(Body::from_stream(pieces));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     headers.insert(header::CONTENT_TYPE, value(&content.content_type));
@@ -96,34 +179,36 @@ async fn send(
     Ok(response)
 }
 
-/// The error for a file whose bytes are gone although its row exists, for example after a restore without files.
-fn lost(content: &Content, name: &BlobName) -> Error {
-    tracing::error!(attachment = content.attachment, %name, "the bytes of a file are missing; run posthaste doctor");
-    Error::Gone { code: "file_lost", detail: "The server has lost the bytes of this file; ask for it to be sent again" }
-}
-
-/// Passes the bytes on, and ends with an error when the caller may no longer read them. The error closes the connection, so that
-/// the caller does not take the part for the whole.
-fn while_permitted(
+/// The bytes of a file that is being sent.
+struct Download {
     bytes: BlobStream,
     permission: Permission,
-) -> impl futures_util::Stream<Item = std::io::Result<Bytes>> {
-    stream::try_unfold((bytes, permission, Instant::now()), |(mut bytes, permission, mut checked_at)| async move {
-        if checked_at.elapsed() >= CHECK_INTERVAL {
-            if !permission().await {
-                return Err(std::io::Error::other("the caller may no longer read the file"));
+    /// How long the download may go on while the permission is unknown.
+    unconfirmed: Duration,
+    checked_at: Instant,
+    confirmed_at: Instant,
+}
+
+impl Download {
+    /// The next piece. It ends with an error when the caller may no longer read the file. The error closes the connection, so that
+    /// the caller does not take the part for the whole.
+    async fn next(&mut self) -> std::io::Result<Option<Bytes>> {
+        if self.checked_at.elapsed() >= CHECK_INTERVAL {
+            let checking = tokio::time::timeout(CHECK_TIMEOUT, (self.permission)());
+            self.checked_at = Instant::now();
+            match checking.await.unwrap_or(Confirmation::Unknown) {
+                Confirmation::Confirmed => self.confirmed_at = Instant::now(),
+                Confirmation::Unknown if self.confirmed_at.elapsed() < self.unconfirmed => {}
+                Confirmation::Unknown | Confirmation::Refused => {
+                    return Err(std::io::Error::other("the caller may no longer read the file"));
+                }
             }
-            checked_at = Instant::now();
         }
-        match bytes.next().await {
-            None => Ok(None),
-            Some(Ok(piece)) => Ok(Some((piece, (bytes, permission, checked_at)))),
-            Some(Err(error)) => {
-                tracing::error!(%error, "a file could not be read to its end");
-                Err(std::io::Error::other(error))
-            }
-        }
-    })
+        self.bytes.next().await.transpose().map_err(|error| {
+            tracing::error!(%error, "a file could not be read to its end");
+            std::io::Error::other(error)
+        })
+    }
 }
 
 /// Whether a browser may show a file of this type. Types that can contain scripts are always downloads.
@@ -134,14 +219,6 @@ fn is_shown_inline(content_type: &str) -> bool {
 
 fn value(text: &str) -> HeaderValue {
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("application/octet-stream"))
-}
-
-/// Whether one of the header's entity tags is `tag` (RFC 9110, section 13.1.2).
-fn matches<'a>(values: impl IntoIterator<Item = &'a HeaderValue>, tag: &str) -> bool {
-    values
-        .into_iter()
-        .filter_map(|value| value.to_str().ok())
-        .any(|list| list.split(',').map(str::trim).any(|known| known == "*" || known.trim_start_matches("W/") == tag))
 }
 
 #[derive(Debug, PartialEq, Eq)]
