@@ -13,5 +13,6 @@ pub mod http;
 pub mod live;
 pub mod mail;
 pub mod media;
+pub mod outbound;
 pub mod store;
 pub mod workers;

@@ -2,14 +2,12 @@
 //!
 //! Invariants: only the server that holds the lease of a webhook delivers to it. At most [`PARALLEL_REQUESTS`] requests of a
 //! webhook are in flight, at most one of them for each conversation. Unless private addresses are allowed, the client connects only
-//! to an IP address that it has checked: it resolves a name once, checks the result and connects to that result.
+//! to addresses of the public internet.
 
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::Instrument as _;
 
@@ -20,6 +18,7 @@ use crate::base::ids::{WebhookId, hex};
 use crate::base::tasks::{PanicPoint, log_panic, panic_point};
 use crate::domain::events::events::Cursor;
 use crate::domain::events::webhooks::{self, Delivery, Outcome, Webhook};
+use crate::outbound::{self, addresses::check_url};
 
 /// How long a receiver may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -30,36 +29,6 @@ const LEASE_US: i64 = 60_000_000;
 /// The age at which a lease is renewed. More than [`TIMEOUT`] then remains, so no other server starts while a request is in
 /// flight.
 const RENEW_AFTER: Duration = Duration::from_secs(20);
-
-/// Resolves names, and returns only addresses of the public internet.
-struct PublicOnly;
-
-impl Resolve for PublicOnly {
-    fn resolve(&self, name: Name) -> Resolving {
-        Box::pin(async move {
-            let addresses = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let public: Vec<SocketAddr> = addresses.filter(|address| webhooks::is_public(address.ip())).collect();
-            if public.is_empty() {
-                return Err("the host has no public address".into());
-            }
-            Ok(Box::new(public.into_iter()) as Addrs)
-        })
-    }
-}
-
-fn client(allow_private: bool) -> Result<reqwest::Client> {
-    let builder = reqwest::Client::builder()
-        .user_agent(concat!("posthaste/", env!("CARGO_PKG_VERSION")))
-        .redirect(reqwest::redirect::Policy::none())
-        .retry(reqwest::retry::never())
-        .referer(false)
-        .no_proxy()
-        .pool_max_idle_per_host(PARALLEL_REQUESTS)
-        .connect_timeout(TIMEOUT)
-        .timeout(TIMEOUT);
-    let builder = if allow_private { builder } else { builder.https_only(true).dns_resolver(Arc::new(PublicOnly)) };
-    builder.build().map_err(Error::internal)
-}
 
 /// The values that the tasks of all webhooks share. They are kept as long as the server runs, so that a restarted task still holds
 /// the leases.
@@ -148,7 +117,8 @@ impl Live {
 impl WebhookWorker {
     fn new(live: &Live) -> Result<Self> {
         let holder = hex(&live.app.rng.bytes::<8>().map_err(Error::internal)?).into();
-        let client = client(live.app.settings.webhook_allow_private)?;
+        let reach = webhooks::reach(live.app.settings.webhook_allow_private);
+        let client = outbound::client(reach, TIMEOUT, PARALLEL_REQUESTS).map_err(Error::internal)?;
         Ok(Self { app: Arc::clone(&live.app), client, holder })
     }
 
@@ -251,8 +221,8 @@ impl WebhookWorker {
     }
 
     async fn send(&self, webhook: &Webhook, message_id: &str, body: Vec<u8>) -> Outcome {
-        // A host that is an IP address does not pass through `PublicOnly`, so it is checked here.
-        let Ok(url) = webhooks::check_url(&webhook.url, self.app.settings.webhook_allow_private) else {
+        // The client checks only hosts that are names.
+        let Ok(url) = check_url(&webhook.url, webhooks::reach(self.app.settings.webhook_allow_private)) else {
             return Outcome::Failed;
         };
         let timestamp_s = self.app.clock.now().micros().div_euclid(1_000_000);
@@ -272,25 +242,5 @@ impl WebhookWorker {
                 Outcome::Failed
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// `client` does not check names. It refuses this name only because the name resolves to a private address.
-    #[tokio::test]
-    async fn the_client_does_not_connect_to_a_name_that_resolves_to_a_private_address() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let url = format!("https://localhost:{port}/");
-        let error = client(false).unwrap().post(&url).send().await.unwrap_err();
-        assert!(format!("{error:?}").contains("has no public address"), "{error:?}");
-        let seen = tokio::time::timeout(Duration::from_millis(300), listener.accept()).await;
-        assert!(seen.is_err(), "{seen:?}");
-        // Without the restriction the client connects, so the name does resolve to the listener.
-        drop(client(true).unwrap().post(url).timeout(TIMEOUT / 100).send().await);
-        tokio::time::timeout(Duration::from_secs(5), listener.accept()).await.unwrap().unwrap();
     }
 }

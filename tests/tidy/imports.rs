@@ -30,10 +30,22 @@ const AREAS: &[(&str, &[&[&str]])] = &[
     ("mail", &[&["base"]]),
     ("blobs", &[&[]]),
     ("media", &[&[]]),
+    ("outbound", &[&[]]),
     ("store/driver", &[&["base"]]),
     ("store/sqlite", &[&["base", "store/driver", "store/db", "store/messages"]]),
     ("store/postgres", &[&["base", "store/driver"]]),
-    ("store/db", &[&["base", "store/driver", "store/sqlite", "store/postgres", "store/identity", "store/messages"]]),
+    (
+        "store/db",
+        &[&[
+            "base",
+            "store/driver",
+            "store/sqlite",
+            "store/postgres",
+            "store/identity",
+            "store/messages",
+            "store/files",
+        ]],
+    ),
     ("store/shared", &[&["base", "store/driver", "store/db"]]),
     ("store/identity", &[&["base", "store/driver", "store/postgres", "store/db"]]),
     (
@@ -125,7 +137,7 @@ const AREAS: &[(&str, &[&[&str]])] = &[
     ),
     (
         "domain/events",
-        &[ROWS, &["base", "domain/access", "domain/shared", "domain/identity", "domain/messages", "app"]],
+        &[ROWS, &["base", "outbound", "domain/access", "domain/shared", "domain/identity", "domain/messages", "app"]],
     ),
     (
         "domain/files",
@@ -182,6 +194,7 @@ const AREAS: &[(&str, &[&[&str]])] = &[
         "live",
         &[&[
             "base",
+            "outbound",
             "store/driver",
             "store/postgres",
             "store/db",

@@ -6,13 +6,11 @@
 //!   when the attempt after the last delay of `RETRY_DELAYS` has failed.
 //! - Nothing is sent to an address outside the public internet, unless the operator allows it.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use url::{Host, Url};
 
 use super::event_data::Event;
 use super::events::{self, Cursor};
@@ -23,6 +21,7 @@ use crate::base::time::{MAX_CLOCK_SKEW_MICROS, Timestamp};
 use crate::domain::identity::audit::{self, Action, By};
 use crate::domain::shared::idempotency::{KeyedAnswer, Once};
 use crate::domain::shared::pagination::{self, Limit, Page};
+use crate::outbound::addresses::{Reach, check_url};
 use crate::store;
 use crate::store::db::Conn;
 use crate::store::events::events::Kind;
@@ -66,70 +65,9 @@ pub struct Fields {
     pub enabled: Option<bool>,
 }
 
-/// Whether an IP address belongs to the public internet.
-pub fn is_public(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => is_public_v4(address),
-        IpAddr::V6(address) => is_public_v6(address),
-    }
-}
-
-const fn is_public_v4(address: Ipv4Addr) -> bool {
-    let [a, b, c, _] = address.octets();
-    let special = matches!(
-        (a, b, c),
-        (0 | 10 | 127 | 224..=255, _, _)
-            | (100, 64..=127, _)
-            | (169, 254, _)
-            | (172, 16..=31, _)
-            | (192, 168, _)
-            | (192, 0, 0 | 2)
-            | (192, 88, 99)
-            | (198, 18 | 19, _)
-            | (198, 51, 100)
-            | (203, 0, 113)
-    );
-    !special
-}
-
-/// Accepts only addresses that are assigned for the public internet (2000::/3). Excludes those that contain an IPv4 address
-/// (mapped, NAT64, 6to4, Teredo), because it could be a private one, and the addresses for documentation.
-const fn is_public_v6(address: Ipv6Addr) -> bool {
-    let [a, b, ..] = address.segments();
-    a & 0xE000 == 0x2000 && a != 0x2002 && !(a == 0x2001 && (b < 0x200 || b == 0xDB8)) && !(a == 0x3FFF && b < 0x1000)
-}
-
-/// Parses the URL of a webhook and checks whether it may be called. If its host is a name, the addresses of the name
-/// are checked at each call.
-///
-/// # Errors
-/// The reason why it may not be called.
-pub fn check_url(text: &str, allow_private: bool) -> std::result::Result<Url, &'static str> {
-    let url = Url::parse(text).map_err(|_| "must be a URL")?;
-    match url.scheme() {
-        "https" => {}
-        "http" if allow_private => {}
-        _ => return Err("must begin with https://"),
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err("must not contain a user name or a password");
-    }
-    let address = match url.host() {
-        Some(Host::Ipv4(address)) => Some(IpAddr::V4(address)),
-        Some(Host::Ipv6(address)) => Some(IpAddr::V6(address)),
-        Some(Host::Domain(name)) if !allow_private && is_local_name(name) => return Err("must have a public host"),
-        Some(Host::Domain(_)) => None,
-        None => return Err("must have a host"),
-    };
-    if address.is_some_and(|address| !allow_private && !is_public(address)) {
-        return Err("must not be a private address");
-    }
-    Ok(url)
-}
-
-fn is_local_name(name: &str) -> bool {
-    let name = name.trim_end_matches('.');
-    name == "localhost" || name.ends_with(".localhost")
+/// What the client of webhooks may call.
+pub const fn reach(allow_private: bool) -> Reach {
+    if allow_private { Reach::Anywhere } else { Reach::PublicHttps }
 }
 
 fn apply(fields: Fields, webhook: &mut Webhook, allow_private: bool) -> Result<()> {
@@ -137,7 +75,7 @@ fn apply(fields: Fields, webhook: &mut Webhook, allow_private: bool) -> Result<(
     if let Some(url) = fields.url {
         if url.chars().count() > MAX_URL_CHARACTERS {
             errors.push(FieldError::new("url", "out_of_range", "must have at most 2000 characters"));
-        } else if let Err(detail) = check_url(&url, allow_private) {
+        } else if let Err(detail) = check_url(&url, reach(allow_private)) {
             errors.push(FieldError::new("url", "wrong_value", detail));
         }
         webhook.url = url;
