@@ -38,6 +38,18 @@ impl Request {
         Self { bytes: text.into_bytes(), key_at: None }
     }
 
+    /// Builds `POST path` with the bytes of a file.
+    pub fn upload(host: SocketAddr, path: &str, content: &[u8]) -> Self {
+        let mut bytes = Vec::with_capacity(content.len() + 256);
+        let size = content.len();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/octet-stream\r\nContent-Length: {size}\r\n\r\n"
+        );
+        bytes.extend_from_slice(head.as_bytes());
+        bytes.extend_from_slice(content);
+        Self { bytes, key_at: None }
+    }
+
     /// Builds `PUT path` without a body.
     pub fn put(host: SocketAddr, path: &str) -> Self {
         let text = format!("PUT {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\n\r\n");
@@ -309,6 +321,38 @@ pub struct Page {
     /// The Content-Type of the answer; empty if it has none.
     pub content_type: String,
     pub body: Vec<u8>,
+}
+
+/// Sends one request on its own connection, and counts the bytes of the answer's body without keeping them. Fails if the status is
+/// not the expected one.
+pub fn transfer(address: SocketAddr, request: &Request, expected_status: u16, at_most: Duration) -> Outcome<usize> {
+    let mut stream = TcpStream::connect_timeout(&address, at_most).context(format!("connecting to {address}"))?;
+    stream.set_read_timeout(Some(at_most)).context("setting a timeout")?;
+    stream.set_write_timeout(Some(at_most)).context("setting a timeout")?;
+    stream.write_all(&request.bytes).context("sending a file")?;
+    let mut buffer = vec![0; 256 * 1024];
+    let mut filled = 0;
+    let head = loop {
+        let count = stream.read(&mut buffer[filled..]).context("reading an answer")?;
+        if count == 0 {
+            return Err(format!("{address} closed a connection without a complete answer"));
+        }
+        filled += count;
+        if let Some(head) = Head::read(&buffer[..filled])? {
+            break head;
+        }
+    };
+    if head.status != expected_status {
+        return Err(format!("the answer was {}", String::from_utf8_lossy(&buffer[..filled])));
+    }
+    let mut left = (head.head_bytes + head.body_bytes).saturating_sub(filled);
+    while left > 0 {
+        match stream.read(&mut buffer).context("reading a file")? {
+            0 => return Err(format!("{address} closed a connection within a file")),
+            count => left = left.saturating_sub(count),
+        }
+    }
+    Ok(head.body_bytes)
 }
 
 /// Sends one request on its own connection and keeps the whole answer.

@@ -11,6 +11,12 @@ use rusqlite::params;
 
 use crate::process::{Context, Outcome};
 
+#[path = "../tests/api/support/migrations.rs"]
+mod migrations;
+
+/// The version of the schema into which the data is written. The next server that starts upgrades it and builds the search index.
+const FIRST_SCHEMA: i64 = 5;
+
 /// Number of users. Their ids begin at 1.
 pub const USERS: u64 = 1_000;
 /// Each user has conversations with the next ten users and with the ten before: 20 conversations each.
@@ -50,7 +56,7 @@ impl Random {
         Self(mixed.next())
     }
 
-    fn next(&mut self) -> u64 {
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -234,17 +240,18 @@ fn write_sqlite(path: &Path, history: &mut History) -> rusqlite::Result<()> {
     write_sqlite_conversations(&transaction, history)?;
     transaction.execute("DELETE FROM messaging_sequence", [])?;
     transaction.execute("INSERT INTO messaging_sequence (id, last_value) VALUES (1, ?1)", [history.message_count])?;
-    transaction.execute_batch(
-        "ALTER TABLE messages DROP COLUMN digest; ALTER TABLE message_edits DROP COLUMN digest;
-         ALTER TABLE blocks DROP COLUMN user_seen_at; ALTER TABLE blocks DROP COLUMN blocked_seen_at;
-         DROP TABLE incoming_webhooks; DROP TABLE presence; DROP TABLE presence_servers; DROP TABLE last_seen;
-         DROP TABLE webhook_deliveries; DROP TABLE webhooks; DROP TABLE search_entries; ALTER TABLE messages DROP COLUMN reaction_counts;
-         DROP INDEX former_members_conversation_id; ALTER TABLE event_log DROP COLUMN trimmed_position;
-         DELETE FROM schema_migrations WHERE version >= 6",
-    )?;
+    let newest = transaction.query_row("SELECT max(version) FROM schema_migrations", [], |row| row.get(0))?;
+    transaction.execute_batch(&back_to_first_schema(newest, "sqlite").replace("messaging.", ""))?;
     transaction.commit()?;
     database.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
     database.execute_batch("PRAGMA synchronous = FULL;")
+}
+
+/// Statements that set a schema of version `newest` back to [`FIRST_SCHEMA`].
+fn back_to_first_schema(newest: i64, database: &str) -> String {
+    let undone = (FIRST_SCHEMA + 1..=newest).rev().map(|version| migrations::undo(version, database));
+    let forgotten = format!("DELETE FROM messaging.schema_migrations WHERE version > {FIRST_SCHEMA};");
+    undone.chain([forgotten]).collect()
 }
 
 fn write_sqlite_conversations(transaction: &rusqlite::Transaction<'_>, history: &History) -> rusqlite::Result<()> {
@@ -393,17 +400,8 @@ async fn write_postgres_conversations(
             )
             .await?;
     }
-    transaction
-        .batch_execute(
-            "ALTER TABLE messaging.messages DROP COLUMN digest; ALTER TABLE messaging.message_edits DROP COLUMN digest;
-             ALTER TABLE messaging.blocks DROP COLUMN user_seen_at; ALTER TABLE messaging.blocks DROP COLUMN blocked_seen_at;
-             DROP TABLE messaging.incoming_webhooks; DROP TABLE messaging.presence; DROP TABLE messaging.presence_servers; DROP TABLE messaging.last_seen;
-             DROP TABLE messaging.webhook_deliveries; DROP TABLE messaging.webhooks; DROP TABLE messaging.search_entries; ALTER TABLE messaging.messages DROP COLUMN reaction_counts;
-             DROP INDEX messaging.former_members_conversation_id;
-             ALTER TABLE messaging.event_log DROP COLUMN trimmed_position;
-             DELETE FROM messaging.schema_migrations WHERE version >= 6",
-        )
-        .await?;
+    let newest = transaction.query_one("SELECT max(version) FROM messaging.schema_migrations", &[]).await?.get(0);
+    transaction.batch_execute(&back_to_first_schema(newest, "postgres")).await?;
     transaction
         .execute(
             "SELECT setval('messaging.messaging_sequence', $1),

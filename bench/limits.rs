@@ -10,16 +10,20 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Router;
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use bytes::BytesMut;
+use futures_util::{StreamExt, stream};
 use rusqlite::{Connection, params};
 use serde::Deserialize;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::client::Page;
@@ -35,6 +39,7 @@ pub const ROLE: &str = "--run-as-limit";
 const CHECKPOINT_PAGES: u32 = 16_000;
 const BATCH: usize = 256;
 const QUEUE_LIMIT: usize = 1_024;
+const FILE_PIECE_BYTES: usize = 256 * 1024;
 
 /// A running limit.
 pub struct Limit {
@@ -64,6 +69,14 @@ impl Limit {
         Self::start("bare broadcast", folder, &["broadcast".into()])
     }
 
+    /// A bare axum handler that streams the body of each POST into a file, syncs the file and answers with its path. GET on that path
+    /// streams the file back.
+    pub fn files(folder: &Path) -> Outcome<Self> {
+        let files = folder.join("limit-files");
+        fs::create_dir_all(&files).context("making the folder of the limit")?;
+        Self::start("bare files", folder, &["files".into(), files])
+    }
+
     fn start(name: &str, folder: &Path, arguments: &[PathBuf]) -> Outcome<Self> {
         let executable = std::env::current_exe().context("finding this executable")?;
         let mut command = Command::new(executable);
@@ -86,6 +99,7 @@ pub fn run(arguments: &[String]) -> Outcome<()> {
         [kind, file, content_type] if kind == "bytes" => same_bytes_router(file, content_type)?,
         [kind, database] if kind == "group-commit" => group_commit_router(database)?,
         [kind] if kind == "broadcast" => broadcast_router(),
+        [kind, folder] if kind == "files" => files_router(folder.into()),
         _ => return Err(format!("no such limit: {arguments:?}")),
     };
     std::thread::spawn(|| {
@@ -112,6 +126,49 @@ fn same_bytes_router(file: &str, content_type: &str) -> Outcome<Router> {
         async move { answer }
     };
     Ok(Router::new().fallback(get(answer)))
+}
+
+fn files_router(folder: PathBuf) -> Router {
+    let receive = |State(folder): State<PathBuf>, body: Body| async move {
+        match receive_file(&folder, body).await {
+            Ok(path) => (StatusCode::CREATED, path).into_response(),
+            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error).into_response(),
+        }
+    };
+    let send = |State(folder): State<PathBuf>, axum::extract::Path(name): axum::extract::Path<String>| async move {
+        match send_file(&folder.join(name)).await {
+            Ok(answer) => answer,
+            Err(error) => (StatusCode::NOT_FOUND, error.to_string()).into_response(),
+        }
+    };
+    Router::new()
+        .route("/files", post(receive))
+        .route("/files/{name}", get(send))
+        .layer(axum::extract::DefaultBodyLimit::disable())
+        .with_state(folder)
+}
+
+async fn receive_file(folder: &Path, body: Body) -> Outcome<String> {
+    static NUMBER: AtomicU64 = AtomicU64::new(1);
+    let name = NUMBER.fetch_add(1, Ordering::Relaxed).to_string();
+    let mut file = tokio::fs::File::create(folder.join(&name)).await.context("making a file")?;
+    let mut body = body.into_data_stream();
+    while let Some(bytes) = body.next().await {
+        file.write_all(&bytes.context("receiving a file")?).await.context("writing a file")?;
+    }
+    file.sync_all().await.context("syncing a file")?;
+    Ok(format!("/files/{name}"))
+}
+
+async fn send_file(path: &Path) -> std::io::Result<Response> {
+    let file = tokio::fs::File::open(path).await?;
+    let size = file.metadata().await?.len();
+    let pieces = stream::try_unfold(file, |mut file| async move {
+        let mut piece = BytesMut::with_capacity(FILE_PIECE_BYTES);
+        let count = file.read_buf(&mut piece).await?;
+        Ok::<_, std::io::Error>((count > 0).then(|| (piece.freeze(), file)))
+    });
+    Ok(([(header::CONTENT_LENGTH, size)], Body::from_stream(pieces)).into_response())
 }
 
 fn broadcast_router() -> Router {

@@ -1,7 +1,7 @@
 //! The load generator: figures of the server, each compared with a limit that is measured in the same run.
 //!
 //! `cargo bench --bench load` runs it. Environment variables: `POSTHASTE_BENCH_ONLY=sqlite|postgres` runs one database only,
-//! `POSTHASTE_BENCH_PARTS=messages,callers,conversations,events,log-in` selects parts (default: all), `POSTHASTE_BENCH_SECONDS`
+//! `POSTHASTE_BENCH_PARTS=messages,callers,conversations,events,files,log-in` selects parts (default: all), `POSTHASTE_BENCH_SECONDS`
 //! is the time of one measurement (default: 8), `POSTHASTE_BENCH_MESSAGES` is the number of messages in the database (default:
 //! 1000000), `POSTHASTE_BENCH_FOLDER` is the folder of the databases (default: `/var/tmp`), and `POSTHASTE_BIN` is another
 //! server executable. A missed target is reported and is not an error. An answer with an unexpected status is an error.
@@ -13,6 +13,7 @@ mod client;
 mod conversations;
 mod credentials;
 mod data;
+mod files;
 mod limits;
 mod live;
 mod plan;

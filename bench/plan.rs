@@ -20,7 +20,7 @@ use crate::process::{Context, Outcome, ScratchFolder};
 use crate::report::{Conditions, Figure, Target};
 use crate::server::{Access, Server, Setup};
 use crate::settings::{Best, PAGE, Part, ROUNDS, Settings, page_path, say};
-use crate::{conversations, data, live};
+use crate::{conversations, data, files, live};
 
 const STARTS: usize = 5;
 const MEMORY_AT_MOST_MIB: f64 = 120.0;
@@ -83,7 +83,7 @@ fn run_sqlite(settings: &Settings, folder: &Path, figures: &mut Vec<Figure>) -> 
     Ok(())
 }
 
-/// Runs the measurements that are the same on both databases: conversations, events, log-ins and starts. Ends the server before
+/// Runs the measurements that are the same on both databases: conversations, events, files, log-ins and starts. Ends the server before
 /// the last two. `settle` runs before each write load. It finishes the background work of the load before.
 fn measure_the_rest(
     database: &'static str,
@@ -99,6 +99,9 @@ fn measure_the_rest(
     }
     if settings.takes(Part::Events) {
         figures.extend(live::measure(database, settings, folder, &server, &settle)?);
+    }
+    if settings.takes(Part::Files) {
+        figures.extend(files::measure(database, settings, folder, &server, &settle)?);
     }
     drop(server);
     if settings.takes(Part::LogIn) {

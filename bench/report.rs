@@ -21,6 +21,8 @@ pub enum Target {
     Ratio(f64),
     /// Equal to the limit, within this share in either direction.
     Same(f64),
+    /// At most this many times the limit.
+    TimesAtMost(f64),
     /// At most this, in the figure's own unit.
     AtMost(f64),
     /// No target: the figure is for information.
@@ -46,6 +48,8 @@ pub struct Figure {
 pub enum Unit {
     /// Answers or transactions per second.
     PerSecond,
+    /// 2^20 bytes per second.
+    MebibytesPerSecond,
     /// 2^20 bytes.
     Mebibytes,
     /// 2^10 bytes.
@@ -116,6 +120,7 @@ impl Figure {
         match self.target {
             Target::Ratio(least) => Some(self.ratio().is_some_and(|ratio| ratio >= least)),
             Target::Same(share) => Some(self.ratio().is_some_and(|ratio| (ratio - 1.0).abs() <= share)),
+            Target::TimesAtMost(most) => Some(self.ratio().is_some_and(|ratio| ratio <= most)),
             Target::AtMost(most) => Some(self.value <= most),
             Target::Nothing => None,
         }
@@ -125,6 +130,7 @@ impl Figure {
         let target = match self.target {
             Target::Ratio(least) => format!("≥ {least:.2}"),
             Target::Same(share) => format!("1 ± {share:.2}"),
+            Target::TimesAtMost(most) => format!("≤ {most:.2}"),
             Target::AtMost(most) => format!("≤ {}", self.unit.show(most)),
             Target::Nothing => String::new(),
         };
@@ -150,6 +156,7 @@ impl Figure {
         let target = match self.target {
             Target::Ratio(least) => json!({ "ratio_at_least": least }),
             Target::Same(share) => json!({ "ratio_from": 1.0 - share, "ratio_to": 1.0 + share }),
+            Target::TimesAtMost(most) => json!({ "ratio_at_most": most }),
             Target::AtMost(most) => json!({ "at_most": most }),
             Target::Nothing => Value::Null,
         };
@@ -172,6 +179,7 @@ impl Unit {
     fn show(self, value: f64) -> String {
         match self {
             Unit::PerSecond => format!("{}/s", thousands(value)),
+            Unit::MebibytesPerSecond => format!("{value:.0} MiB/s"),
             Unit::Mebibytes => format!("{value:.0} MiB"),
             Unit::Kibibytes => format!("{value:.1} KiB"),
             Unit::Milliseconds => format!("{value:.1} ms"),
@@ -181,6 +189,7 @@ impl Unit {
     fn name(self) -> &'static str {
         match self {
             Unit::PerSecond => "per_second",
+            Unit::MebibytesPerSecond => "mebibytes_per_second",
             Unit::Mebibytes => "mebibytes",
             Unit::Kibibytes => "kibibytes",
             Unit::Milliseconds => "milliseconds",

@@ -37,13 +37,16 @@ pub enum Part {
     Conversations,
     /// Events and their sockets.
     Events,
+    /// Uploads, downloads, thumbnails, pages with attachments.
+    Files,
     /// Log-ins and starts of the server.
     LogIn,
 }
 
 impl Part {
     /// All parts, in the order in which they are measured.
-    pub const ALL: [Self; 5] = [Self::Messages, Self::Callers, Self::Conversations, Self::Events, Self::LogIn];
+    pub const ALL: [Self; 6] =
+        [Self::Messages, Self::Callers, Self::Conversations, Self::Events, Self::Files, Self::LogIn];
 
     /// The name in `POSTHASTE_BENCH_PARTS`.
     pub fn name(self) -> &'static str {
@@ -52,6 +55,7 @@ impl Part {
             Self::Callers => "callers",
             Self::Conversations => "conversations",
             Self::Events => "events",
+            Self::Files => "files",
             Self::LogIn => "log-in",
         }
     }

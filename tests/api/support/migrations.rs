@@ -1,21 +1,20 @@
 //! Statements that undo a version of the schema, derived from the text of its migration: they drop what it created.
 //!
-//! Rows that a migration changed stay as they are. The versions up to 5 created the first schema and are never undone.
-
-use super::place::Kind;
+//! Rows that a migration changed stay as they are. The versions up to 5 created the first schema and are never undone. The load
+//! generator (`bench/data.rs`) contains this file too.
 
 /// The first version that can be undone.
 const FIRST: i64 = 6;
 
-/// The statements that drop what a version created, in reverse order.
-pub fn undo(version: i64, kind: Kind) -> String {
+/// The statements that drop what a version created, in reverse order. `database` is `sqlite` or `postgres`.
+pub fn undo(version: i64, database: &str) -> String {
     assert!(version >= FIRST, "version {version} is part of the first schema");
-    let suffix = if kind == Kind::Sqlite { ".sqlite.sql" } else { ".postgres.sql" };
+    let suffix = format!(".{database}.sql");
     let mut text = String::new();
     for path in std::fs::read_dir("migrations").unwrap().map(|entry| entry.unwrap().path()) {
         let name = path.file_name().unwrap().to_str().unwrap();
         let is_common = name.matches('.').count() == 1;
-        if name.starts_with(&format!("{version:04}_")) && (is_common || name.ends_with(suffix)) {
+        if name.starts_with(&format!("{version:04}_")) && (is_common || name.ends_with(&suffix)) {
             // The file for both databases runs before the file for one of them.
             let part = std::fs::read_to_string(&path).unwrap();
             text = if is_common { part + &text } else { text + &part };

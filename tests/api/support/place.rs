@@ -94,9 +94,10 @@ impl Place {
 
     /// Undoes all versions of the schema after `version`. The schema is then the one of a server with that version.
     pub async fn back_to(&self, version: i64) {
+        let database = if self.kind == Kind::Sqlite { "sqlite" } else { "postgres" };
         let newest = self.numbers("SELECT max(version) FROM messaging.schema_migrations").await[0][0];
         for its_version in (version + 1..=newest).rev() {
-            self.sql(&migrations::undo(its_version, self.kind)).await;
+            self.sql(&migrations::undo(its_version, database)).await;
             self.sql(&format!("DELETE FROM messaging.schema_migrations WHERE version = {its_version}")).await;
         }
         assert_eq!(self.numbers("SELECT max(version) FROM messaging.schema_migrations").await, [[version]]);
