@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
+use bytes::Bytes;
 use tokio::task::JoinHandle;
 
 use super::error::BlobError;
@@ -15,6 +16,9 @@ use super::temporary::{TemporaryFile, TemporaryFolder};
 
 /// Number of bytes that are collected before they are written. A file has at most two such buffers.
 const BUFFER_BYTES: usize = 256 * 1024;
+/// A piece of at least this many bytes is written as it is. Smaller ones are copied into the buffer, because a small piece can keep a
+/// large block of memory from being used again.
+const DIRECT_BYTES: usize = 64 * 1024;
 
 /// A private temporary file that receives an upload. Dropping it deletes the file.
 ///
@@ -74,10 +78,20 @@ impl SpoolFile {
     ///
     /// # Errors
     /// [`BlobError::StorageFull`], [`BlobError::Other`]. An error of these bytes may be returned by a later call.
-    pub async fn write(&mut self, mut bytes: &[u8]) -> Result<(), BlobError> {
+    pub async fn write(&mut self, piece: Bytes) -> Result<(), BlobError> {
+        self.size_bytes += piece.len() as u64;
+        if piece.len() >= DIRECT_BYTES {
+            if !self.buffer.is_empty() {
+                self.write_buffer().await?;
+            }
+            let Progress { digest, spare } = self.wait_for_writer().await?;
+            self.start_write(digest, move |write| write(&piece).map(|()| spare));
+            return Ok(());
+        }
+        let mut bytes: &[u8] = &piece;
         while !bytes.is_empty() {
             if self.buffer.len() >= BUFFER_BYTES {
-                self.start_write().await?;
+                self.write_buffer().await?;
             }
             if self.buffer.capacity() == 0 {
                 // Small files get a small buffer.
@@ -85,7 +99,6 @@ impl SpoolFile {
             }
             let (now, later) = bytes.split_at(bytes.len().min(BUFFER_BYTES - self.buffer.len()));
             self.buffer.extend_from_slice(now);
-            self.size_bytes += now.len() as u64;
             bytes = later;
         }
         Ok(())
@@ -102,7 +115,7 @@ impl SpoolFile {
     /// [`BlobError::StorageFull`], [`BlobError::Other`].
     pub async fn finish(mut self) -> Result<Spooled, BlobError> {
         if !self.buffer.is_empty() {
-            self.start_write().await?;
+            self.write_buffer().await?;
         }
         let progress = self.wait_for_writer().await?;
         let mut sha256 = [0; 32];
@@ -145,20 +158,33 @@ impl SpoolFile {
         .await
     }
 
-    /// Hands the full buffer to a thread, and takes the spare one.
-    async fn start_write(&mut self) -> Result<(), BlobError> {
-        let mut progress = self.wait_for_writer().await?;
-        let mut full = std::mem::replace(&mut self.buffer, std::mem::take(&mut progress.spare));
+    /// Hands the buffer to a thread, and takes the spare one.
+    async fn write_buffer(&mut self) -> Result<(), BlobError> {
+        let Progress { digest, spare } = self.wait_for_writer().await?;
+        let mut full = std::mem::replace(&mut self.buffer, spare);
+        self.start_write(digest, move |write| {
+            write(&full)?;
+            full.clear();
+            Ok(full)
+        });
+        Ok(())
+    }
+
+    /// Runs `work` on a thread for blocking work. It gets a function that writes and hashes bytes, and returns the spare buffer.
+    fn start_write<W>(&mut self, mut digest: digest::Context, work: W)
+    where
+        W: FnOnce(&mut dyn FnMut(&[u8]) -> Result<(), BlobError>) -> Result<Vec<u8>, BlobError> + Send + 'static,
+    {
         let file = Arc::clone(&self.file.file);
         let path = self.file.path.clone();
         self.writer = Writer::Busy(tokio::task::spawn_blocking(move || {
-            (&*file).write_all(&full).map_err(|error| BlobError::io("write", &path, error))?;
-            progress.digest.update(&full);
-            full.clear();
-            progress.spare = full;
-            Ok(progress)
+            let spare = work(&mut |bytes| {
+                (&*file).write_all(bytes).map_err(|error| BlobError::io("write", &path, error))?;
+                digest.update(bytes);
+                Ok(())
+            })?;
+            Ok(Progress { digest, spare })
         }));
-        Ok(())
     }
 
     /// Waits for the running write. The writer is left as failed: the caller starts a new write or ends the file.

@@ -183,7 +183,7 @@ async fn copy_one(from: &Blobs, to: &Blobs, blob: &Blob) -> Result<Option<Fault>
     let mut file: SpoolFile = to.spool().await.map_err(blob_error)?;
     while let Some(piece) = bytes.next().await {
         match piece {
-            Ok(piece) => file.write(&piece).await.map_err(blob_error)?,
+            Ok(piece) => file.write(piece).await.map_err(blob_error)?,
             Err(error) => return unreadable(error),
         }
     }

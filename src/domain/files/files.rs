@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::base::error::{Error, Result};
 use crate::base::ids::UserId;
@@ -22,6 +22,9 @@ const UPLOADS_PER_USER: usize = 6;
 const UPLOADS: usize = 64;
 /// Most images that are decoded at the same time. Each takes up to 400 MB of memory while it is decoded, and more if it is turned.
 const DECODERS: usize = 2;
+/// The lowest priority of a thread, as a nice value.
+#[cfg(target_os = "linux")]
+const LOWEST_PRIORITY: i32 = 19;
 
 /// The settings of files.
 #[derive(Clone, Debug)]
@@ -84,11 +87,11 @@ impl Files {
         let decoder = Arc::clone(&self.decoders).acquire_owned().await.map_err(Error::internal)?;
         let clean = self.blobs.spool().await.map_err(blob_error)?;
         // The closure owns the permit and the files, because it continues if the caller stops waiting.
-        let inspecting = tokio::task::spawn_blocking(move || {
+        let inspecting = on_background_thread(move || {
             let _decoder = decoder;
             let inspected = media::inspect(&arrived.path, clean.path(), &media::Limits::default());
             (arrived, clean, inspected)
-        });
+        })?;
         let (arrived, clean, inspected) = inspecting.await.map_err(Error::internal)?;
         let inspected = inspected.map_err(|refusal| match refusal {
             Refusal::TooLarge(detail) => Error::Unusable { code: "image_too_large", detail: detail.into() },
@@ -98,6 +101,22 @@ impl Files {
         let stored = if inspected.cleaned { clean.finish_written().await.map_err(blob_error)? } else { arrived };
         Ok((stored, inspected))
     }
+}
+
+/// Runs work on a thread of its own with the lowest priority, so that it takes only processor time that nothing else needs. A thread of
+/// the runtime cannot be used: it must not keep the low priority, and an unprivileged process cannot raise it again.
+fn on_background_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<oneshot::Receiver<T>> {
+    let (send, receive) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("media".into()).spawn(move || {
+        // On Linux, this sets the priority of the calling thread only.
+        #[cfg(target_os = "linux")]
+        if let Err(error) = rustix::process::setpriority_process(None, LOWEST_PRIORITY) {
+            tracing::debug!(%error, "the priority of a thread could not be set");
+        }
+        drop(send.send(work()));
+    });
+    thread.map_err(Error::internal)?;
+    Ok(receive)
 }
 
 /// Opens a store of bytes. `spool` is a local folder for files that are not complete yet.

@@ -128,7 +128,7 @@ impl Incoming {
         let written = if self.received_bytes > self.max_bytes {
             Err(too_large(self.max_bytes))
         } else {
-            self.file.write(&bytes).await.map_err(blob_error)
+            self.file.write(bytes).await.map_err(blob_error)
         };
         counted(&self.metrics, written)
     }
