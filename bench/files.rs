@@ -1,7 +1,7 @@
-//! Files: uploads and downloads compared with bare axum and a file, thumbnails compared with the same work on bare threads, and pages
-//! of messages with attachments compared with pages of messages without.
+//! Files: uploads and downloads compared with bare axum and a file, thumbnails compared with threads that only decode, resize and
+//! encode, and pages of messages with attachments compared with pages of messages without.
 //!
-//! Invariant: every file differs, so the server stores each one. Both sides of a ratio sync what they have written.
+//! Invariant: the large files differ, so the server stores each one. Both sides of the upload ratio sync what they have written.
 
 use std::io::Cursor;
 use std::net::SocketAddr;
@@ -35,10 +35,10 @@ const DIFFERENT_PICTURES: usize = 100;
 /// Two megapixels.
 const PICTURE_WIDTH: u32 = 1_632;
 const PICTURE_HEIGHT: u32 = 1_224;
-const THUMBNAIL_SIDE: u32 = 320;
+const THUMBNAIL_SIDE: u32 = 360;
 /// Connections that upload pictures, each as a user of its own.
 const UPLOADERS: usize = 4;
-/// Smallest allowed rate of thumbnails, as a share of the rate of bare threads that only decode and resize.
+/// Minimum rate of thumbnails, as a share of the rate of threads that only decode, resize and encode.
 const THUMBNAIL_RATIO: f64 = 0.5;
 const SENDS_PER_SECOND: u64 = 100;
 /// How many times the 99th percentile of sends may grow while thumbnails are made.
@@ -157,7 +157,7 @@ fn as_user(user: u64, request: Request) -> Request {
     request.with(&format!("X-Act-As: {}", data::user_name(user)))
 }
 
-/// Reads pages of a group whose messages have an attachment each, and pages of another group, in turn.
+/// Reads pages of a direct conversation whose messages have one attachment each, and pages of another one without, in turn.
 fn pages(database: &str, settings: &Settings, server: &Server) -> Outcome<Figure> {
     let plain = fill_direct(server, 3, false)?;
     let with_files = fill_direct(server, 5, true)?;

@@ -19,7 +19,7 @@ use futures_util::stream::{StreamExt, TryStreamExt};
 
 use super::error::BlobError;
 use super::files::{self, blocking};
-use super::listing::{ForeignNames, Listed, Listing, name_of_path};
+use super::listing::{Listed, Listing, name_of_path};
 use super::name::BlobName;
 use super::stream::{BlobStream, FileChunks};
 use super::temporary::{TemporaryFile, TemporaryFolder};
@@ -36,8 +36,8 @@ const NAMES_PER_BATCH: usize = 1000;
 pub(super) struct FolderStore {
     path: PathBuf,
     unfinished: TemporaryFolder,
-    /// Of which folders `ab` this process has synced the name. A folder that exists may have been created by a process
-    /// that ended before it synced the name.
+    /// For each folder `ab`, whether this process has synced its name. An existing folder may have been created by a process that
+    /// ended before it synced the name.
     known: Vec<AtomicBool>,
 }
 
@@ -140,16 +140,10 @@ impl FolderStore {
 
     /// All blobs, one folder `ab` after the other.
     pub(super) fn list(&self) -> Listing {
-        let foreign = ForeignNames::default();
-        let listing = FolderListing {
-            path: self.path.clone(),
-            folders: (0..=u8::MAX).collect(),
-            open: None,
-            foreign: foreign.clone(),
-        };
+        let listing = FolderListing { path: self.path.clone(), folders: (0..=u8::MAX).collect(), open: None };
         let batches = futures_util::stream::try_unfold(listing, |listing| blocking(move || listing.next_batch()));
         let stream = batches.map_ok(|batch| futures_util::stream::iter(batch.into_iter().map(Ok))).try_flatten();
-        Listing::new(stream.boxed(), foreign)
+        stream.boxed()
     }
 
     fn path_of(&self, name: &BlobName) -> PathBuf {
@@ -233,7 +227,6 @@ struct FolderListing {
     /// The folders that were not opened yet.
     folders: VecDeque<u8>,
     open: Option<(u8, ReadDir)>,
-    foreign: ForeignNames,
 }
 
 impl FolderListing {
@@ -249,7 +242,7 @@ impl FolderListing {
             let entry = entry.map_err(|error| BlobError::io("list", &folder, error))?;
             match listed(number, &entry) {
                 Ok(Some(listed)) => batch.push(listed),
-                Ok(None) => self.foreign.add_one(),
+                Ok(None) => {}
                 // The blob was deleted meanwhile.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(BlobError::io("read the size of", &entry.path(), error)),

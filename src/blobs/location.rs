@@ -191,7 +191,7 @@ fn parse_region(value: &str) -> Result<String, BlobError> {
     if !value.is_empty() && value.len() <= LONGEST_BUCKET && value.bytes().all(allowed) {
         return Ok(value.into());
     }
-    invalid("The region must have letters, digits and hyphens, such as eu-central-1.")
+    invalid("The region must have 1 to 63 letters, digits, hyphens and underscores, for example eu-central-1.")
 }
 
 fn parse_endpoint(value: &str) -> Result<String, BlobError> {

@@ -1,7 +1,7 @@
 //! The bytes of files, in a folder of the local disk or in a bucket of S3.
 //!
-//! Invariant: a blob is complete and durable when [`Blobs::put`] returns, and its bytes never change. A failed or dropped
-//! operation leaves nothing that looks like a blob. The memory of each operation is bounded, whatever the size of the blob.
+//! Invariant: a blob is complete and durable when [`Blobs::put`] succeeds, and its bytes never change. After a failed or dropped
+//! operation the blob is complete or does not exist. The memory of each operation is bounded, whatever the size of the blob.
 //!
 //! This module knows no database. Who owns a blob, and whether it may be read or deleted, is decided by its callers.
 
@@ -51,8 +51,9 @@ enum Store {
 impl Blobs {
     /// Opens the storage. Creates missing folders, which only their owner can use, and checks that blobs can be written.
     ///
-    /// `spool` is a local folder. A file is moved from there to a folder of the same file system without a copy. What a killed
-    /// process left there is deleted. Several processes may use one spool and one location.
+    /// `spool` is a local folder for uploads that are not finished. If it is on the file system of `location`, a finished file is moved
+    /// and not copied. Unfinished files of processes that have ended are deleted, as in [`Self::delete_unfinished`]. Several processes
+    /// may use one spool and one location.
     ///
     /// The credentials of S3 are read from the environment (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`).
     /// Without them they are those of the role of the machine, of the container or of a web identity.
@@ -174,7 +175,7 @@ impl Blobs {
         }
     }
 
-    /// Lists all blobs, for a sweep that finds blobs without an owner.
+    /// Lists all blobs. The search for orphans compares them with the rows of the database.
     pub fn list(&self) -> Listing {
         match &self.store {
             Store::Folder(folder) => folder.list(),

@@ -22,7 +22,7 @@ use tokio::sync::Semaphore;
 
 use super::error::BlobError;
 use super::files::blocking;
-use super::listing::{ForeignNames, Listed, Listing, name_of_path};
+use super::listing::{Listed, Listing, name_of_path};
 use super::location::S3Location;
 use super::name::BlobName;
 use super::s3_errors::blob_error;
@@ -197,26 +197,19 @@ impl S3Store {
 
     /// All blobs, in the order of their keys. S3 lists 1,000 keys in a request.
     pub(super) fn list(&self) -> Listing {
-        let foreign = ForeignNames::default();
-        let counted = foreign.clone();
         let bucket = self.bucket.clone();
         let prefix = if self.prefix.is_empty() { String::new() } else { format!("{}/", self.prefix) };
         let stream = self.client.list(self.list_prefix().as_ref()).filter_map(move |object| {
-            let listed = match object {
-                Err(error) => Some(Err(blob_error(error, &bucket))),
-                Ok(object) => match object.location.as_ref().strip_prefix(&prefix).and_then(name_of_path) {
-                    Some(name) => {
-                        Some(Ok(Listed { name, size_bytes: object.size, modified_at: object.last_modified.into() }))
-                    }
-                    None => {
-                        counted.add_one();
-                        None
-                    }
-                },
-            };
+            let listed =
+                match object {
+                    Err(error) => Some(Err(blob_error(error, &bucket))),
+                    Ok(object) => object.location.as_ref().strip_prefix(&prefix).and_then(name_of_path).map(|name| {
+                        Ok(Listed { name, size_bytes: object.size, modified_at: object.last_modified.into() })
+                    }),
+                };
             std::future::ready(listed)
         });
-        Listing::new(stream.boxed(), foreign)
+        stream.boxed()
     }
 
     fn key(&self, path: &str) -> Key {

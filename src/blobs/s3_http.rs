@@ -198,15 +198,19 @@ fn with_body(answer: reqwest::Response, convert: impl FnOnce(reqwest::Body) -> H
     HttpResponse::from_parts(parts, convert(body))
 }
 
-/// Reads a short answer. The rest of a long one is left out.
+/// Reads a short answer within [`REQUEST_TIMEOUT`]. The rest of a long one is left out.
 async fn read_document(answer: &mut reqwest::Response) -> Result<String, FailureKind> {
     let mut bytes = BytesMut::new();
-    while bytes.len() < MAX_DOCUMENT_BYTES {
-        match answer.chunk().await.map_err(|error| no_answer(error.without_url()))? {
-            Some(chunk) => bytes.extend_from_slice(&chunk),
-            None => break,
+    let reading = async {
+        while bytes.len() < MAX_DOCUMENT_BYTES {
+            match answer.chunk().await.map_err(|error| no_answer(error.without_url()))? {
+                Some(chunk) => bytes.extend_from_slice(&chunk),
+                None => break,
+            }
         }
-    }
+        Ok(())
+    };
+    tokio::time::timeout(REQUEST_TIMEOUT, reading).await.map_err(no_answer)??;
     bytes.truncate(MAX_DOCUMENT_BYTES);
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

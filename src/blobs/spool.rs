@@ -31,7 +31,7 @@ pub struct SpoolFile {
     writer: Writer,
 }
 
-/// Who has the digest and the spare buffer.
+/// Whether a thread writes at the moment. While it does, the digest and the spare buffer are there.
 #[derive(Debug)]
 enum Writer {
     Idle(Progress),

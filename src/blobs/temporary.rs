@@ -1,7 +1,8 @@
 //! Temporary files: a folder of files that are not finished.
 //!
-//! Invariant: a temporary file is deleted when its owner drops it. It is locked while its owner lives, so the files that a
-//! killed process leaves are recognized and deleted at the next start. A file that another process writes is kept.
+//! Invariant: dropping a [`TemporaryFile`] deletes the file. The file is locked until then, so the files that a killed process
+//! leaves are recognized: [`TemporaryFolder::clean`] deletes them when they have not changed for a minute. A file that another process
+//! writes is kept.
 
 use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, Write};

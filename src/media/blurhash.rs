@@ -1,4 +1,4 @@
-//! BlurHash: a picture as a string of about 30 characters, from which a client paints a blurred preview.
+//! BlurHash: a string of 28 characters from which a client paints a blurred preview of an image.
 //!
 //! Invariant: the string follows the BlurHash specification, with 4 horizontal and 3 vertical components.
 

@@ -38,7 +38,7 @@ impl Erasures {
         self.zero(range);
     }
 
-    /// Overwrites a range with zeros. A file with more ranges than cameras write keeps the last ones.
+    /// Overwrites a range with zeros. Ranges after the first [`MAX_RANGES`] are ignored, so their bytes stay in the file.
     pub(super) fn zero(&mut self, range: Range<u64>) {
         if !range.is_empty() && self.zeros.len() < MAX_RANGES {
             self.zeros.push(range);

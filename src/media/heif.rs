@@ -1,7 +1,8 @@
 //! HEIC and AVIF (ISO/IEC 23008-12): removal of EXIF and XMP metadata. The picture is not decoded.
 //!
-//! Invariant: cleaning changes only the bytes of metadata items. The length of the file and the picture stay the same. A file whose
-//! structure is broken is stored as it is, apart from the metadata that was found.
+//! Invariant: cleaning changes only the bytes of metadata items, and boxes that are turned into `free` boxes: `udta`, `uuid` and unknown
+//! boxes of the outermost level. The length of the file and the picture stay the same. If the structure of a file is broken, only the
+//! metadata that was found before the fault is erased.
 
 use std::collections::HashMap;
 use std::io;

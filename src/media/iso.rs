@@ -1,4 +1,5 @@
-//! MP4, QuickTime and their relatives (ISO/IEC 14496-12): measures, and removal of the place where a video was taken.
+//! MP4, QuickTime and related formats (ISO/IEC 14496-12): reads dimensions and duration, and removes metadata such as the location where a
+//! video was recorded.
 //!
 //! Invariant: cleaning changes neither the length of a file nor the position of its samples. Boxes with metadata become `free`
 //! boxes of the same size that hold zeros, so offsets into the file stay valid.

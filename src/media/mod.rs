@@ -120,8 +120,8 @@ pub struct Inspected {
     pub blurhash: Option<String>,
     /// Duration in milliseconds. Audio and video only; null if it is unknown.
     pub duration_ms: Option<u64>,
-    /// The loudness of 64 equal parts. The loudest part has 255. Audio only; null if the codec is unknown or the recording is
-    /// longer than 30 minutes.
+    /// The loudness of 64 equal parts. The loudest part has 255; all parts of a silent recording have 0. Audio only; `None` if the
+    /// codec is unknown, the recording is longer than 30 minutes, or it cannot be decoded within 10 s.
     pub waveform: Option<[u8; 64]>,
     /// The image has more than one frame.
     pub animated: bool,

@@ -1,6 +1,7 @@
 //! Thumbnails.
 //!
-//! Invariant: a thumbnail has the shape of its image, is never larger than it, and has no metadata besides a small colour profile.
+//! Invariant: a thumbnail has the aspect ratio of its image (rounded to whole pixels), is never larger, and has no metadata except a small
+//! colour profile.
 
 use image::codecs::jpeg::JpegEncoder;
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};

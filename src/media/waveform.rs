@@ -49,7 +49,7 @@ impl Envelope {
         }
     }
 
-    /// The parts, scaled so that the loudest has 255. Returns `None` if nothing was added.
+    /// The parts, scaled so that the loudest has 255. All parts of a silent recording are 0. Returns `None` if nothing was added.
     pub(super) fn into_parts(mut self) -> Option<[u8; PARTS]> {
         if self.frames > 0 {
             self.complete_window();

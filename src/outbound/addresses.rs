@@ -13,7 +13,7 @@ pub enum Reach {
     Anywhere,
     /// Addresses of the public internet, with `https:`.
     PublicHttps,
-    /// Addresses of the public internet, with `https:` or `http:`, and only at the usual ports 443 and 80.
+    /// Addresses of the public internet, with `https:` at port 443 or `http:` at port 80.
     PublicWeb,
 }
 

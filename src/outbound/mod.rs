@@ -1,8 +1,8 @@
-//! HTTP requests of the server to addresses that other people choose.
+//! HTTP requests of the server to addresses that the operator or callers choose.
 //!
 //! Invariants:
-//! - A client that may call public addresses only connects to an IP address that it has checked: it resolves a name once, checks the
-//!   result and connects to that result.
+//! - A client that is limited to public addresses connects only to IP addresses that were checked: it resolves a name, removes the
+//!   addresses that are not public, and connects to one of the others.
 //! - No request goes through a proxy, because a proxy would connect to addresses that nobody has checked.
 //! - No error contains a URL, because a URL can contain a secret.
 

@@ -1,7 +1,8 @@
 //! Attachments: uploaded files, and who may see them.
 //!
-//! Invariant: an attachment is visible to its uploader, to everybody who may see a message that holds it, and to everybody who may
-//! see whose picture it is. For everybody else it does not exist.
+//! Invariant: a user sees the attachments that they uploaded, those of messages that they may see, the pictures of all users, and the
+//! pictures of their groups. A caller that acts as no user sees every attachment ([`Viewer::Everything`]). For every other caller an
+//! attachment does not exist.
 
 use std::ops::Range;
 

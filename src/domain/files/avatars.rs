@@ -1,8 +1,8 @@
 //! The pictures of users and groups.
 //!
 //! Invariants:
-//! - A picture is an attachment that the server recognised as an image, so it has a thumbnail.
-//! - The picture of a user is visible to every caller, that of a group to its members, as long as it is the picture.
+//! - A picture is an attachment with a thumbnail: a JPEG, PNG, GIF or WebP image.
+//! - While an attachment is the picture of a user, every caller may see it. While it is the picture of a group, its members may see it.
 
 use super::attachments::Description;
 use super::uploads::{self, Received};
@@ -28,7 +28,7 @@ pub enum NewAvatar {
     Attachment(i64),
 }
 
-/// The path of a picture. Another picture has another path.
+/// The path of a picture. It changes when the picture changes, so clients can cache the answer.
 pub fn path(avatar: AttachmentId) -> String {
     format!("/api/attachments/{}/thumbnail", avatar.0)
 }
@@ -37,11 +37,11 @@ pub fn path(avatar: AttachmentId) -> String {
 #[derive(Clone, Copy, Debug)]
 pub struct Chosen {
     id: AttachmentId,
-    /// Whether it was uploaded for this purpose. The caller named it otherwise.
+    /// True if the request contained the image. False if it contained the id of an attachment.
     is_uploaded: bool,
 }
 
-/// Makes an attachment of a picture if it was uploaded. [`hold`] checks an attachment that the caller named.
+/// Creates an attachment if the request contained an image. An attachment that the request names is not checked here, but in [`hold`].
 ///
 /// # Errors
 /// Those of [`uploads::create_image`].
@@ -54,8 +54,8 @@ pub async fn choose(app: &App, principal: &Principal, new: NewAvatar) -> Result<
     }
 }
 
-/// Locks the attachment `chosen`, which becomes the picture in place of `current`, and returns the new picture. If both have
-/// the same bytes, this is `current`, so that a repeated upload changes nothing.
+/// Locks the attachment `chosen`, makes it the picture instead of `current`, and returns the id of the new picture. If both have the
+/// same bytes, the picture stays `current`, so a repeated upload changes nothing.
 ///
 /// # Errors
 /// 422 for `attachment_id` if the caller may not see the attachment; 422 `not_an_image`.

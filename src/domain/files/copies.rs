@@ -2,8 +2,9 @@
 //! a server stores files.
 //!
 //! Invariants:
-//! - Bytes are compared with their SHA-256 while they are copied, and other bytes are not copied.
-//! - A backup has the bytes of every blob whose row says `stored`. The copy of the database says of every other blob that it is lost.
+//! - The SHA-256 of each file is computed while it is copied. A file with a wrong SHA-256 is not stored in the target.
+//! - A backup with files contains the bytes of every blob that is `stored` in its copy of the database. A blob that was `stored` on the
+//!   server and whose bytes were not copied is `lost` in the copy.
 //! - A restore writes bytes before the rows that refer to them, and deletes nothing.
 
 use std::collections::HashSet;
@@ -114,7 +115,7 @@ async fn copy_and_mark(
     let target = open_blobs(&Location::Folder(partial.to_owned()), &partial.join(UNFINISHED)).await?;
     let mut rows = backup.open()?;
     let (files, size_bytes, faults) = copy_all(&mut rows, source, &target, report).await?;
-    // A file that the server does not know any more was deleted together with its messages.
+    // A blob that is no longer `stored` in the live database was deleted during the backup, so it is not lost.
     let expected = still_stored(live, &faults.ids()).await?;
     let mut lost = Faults::default();
     for (blobs, fault) in [(&faults.missing, Fault::Missing), (&faults.damaged, Fault::Damaged)] {
@@ -135,7 +136,7 @@ async fn copy_and_mark(
     Ok(BackedUp { files, size_bytes, deleted_meanwhile, lost })
 }
 
-/// The ids among `ids` of blobs that a server's database still says to be stored.
+/// The ids among `ids` whose blobs are still `stored` in the database of the server.
 async fn still_stored(live: &Db, ids: &[i64]) -> Result<HashSet<i64>> {
     let mut stored = HashSet::new();
     for ids in ids.chunks(IDS_PER_BATCH) {
@@ -241,8 +242,8 @@ pub fn unusable(faults: &Faults) -> Error {
     ))
 }
 
-/// Copies the files again that a running server has deleted since [`restore`] copied them, because its old rows said so. Call it
-/// after the rows were replaced. Returns how many there were.
+/// Copies files again that a running server deleted after [`restore`] had copied them and before the rows were replaced. Call it after
+/// the rows were replaced. Returns the number of files.
 ///
 /// # Errors
 /// Errors of the database, of the folder and of the store of bytes.

@@ -1,7 +1,7 @@
 //! Custom emoji: emoji with pictures that administrators add, and members too if the operator allows it.
 //!
 //! Invariants:
-//! - No custom emoji has the name of another one or a shortcode of the Unicode set, ignoring case.
+//! - Custom emoji that are not deleted have different names, ignoring case, and none has a shortcode of the Unicode set.
 //! - Reactions refer to an emoji by its id. After a rename they show the new name. After a deletion they keep the picture and the
 //!   last name, and no new reaction with the emoji is possible.
 //! - The picture of an id never changes, so it can be cached.
@@ -25,7 +25,7 @@ use crate::store::files::usage::SERVER;
 
 /// Maximum number of custom emoji that are not deleted.
 pub const MAX_CUSTOM_EMOJI: i64 = 1_000;
-/// Maximum number of custom emoji together with the deleted ones that reactions still show.
+/// Maximum number of custom emoji, including deleted ones that reactions still show.
 const MAX_KEPT_EMOJI: i64 = 10_000;
 /// The limit of a picture, in bytes.
 pub const MAX_PICTURE_BYTES: u64 = 256 * 1_024;
@@ -57,7 +57,7 @@ impl Editor {
         Err(Error::Forbidden { code: "admin_required", detail: "Only administrators may change custom emoji".into() })
     }
 
-    /// Locks and reads the emoji with a name.
+    /// Locks and reads the emoji with a name, and checks that the editor may change it.
     async fn lock(self, conn: &mut Conn, name: &str) -> Result<CustomEmoji> {
         let id = rows::lock_by_name(conn, &fold_ascii(name)).await?.ok_or_else(not_found)?;
         let emoji = rows::by_id(conn, id).await?.ok_or_else(not_found)?;
@@ -75,11 +75,11 @@ impl Editor {
 ///
 /// # Errors
 /// 403 `admin_required`, `insufficient_scope`; 409 `emoji_name_taken` for the name of an emoji of the Unicode set; 413
-/// `file_too_large`; 422 for `name`; those of [`uploads::begin`].
+/// `file_too_large`; 422 for `name`; those of [`uploads::begin_for_server`].
 pub async fn begin(app: &App, principal: &Principal, name: &str, announced_bytes: Option<u64>) -> Result<Incoming> {
     let editor = Editor::new(app, principal)?;
     check_name(name)?;
-    uploads::begin_for(app, editor.user.unwrap_or(SERVER), announced_bytes, MAX_PICTURE_BYTES).await
+    uploads::begin_for_server(app, editor.user.unwrap_or(SERVER), announced_bytes, MAX_PICTURE_BYTES).await
 }
 
 struct Creation {
@@ -138,8 +138,9 @@ async fn present_or_room(conn: &mut Conn, name_key: &str) -> Result<Option<Custo
     }
     let (live, kept) = rows::count(conn).await?;
     if live >= MAX_CUSTOM_EMOJI || kept >= MAX_KEPT_EMOJI {
-        let detail =
-            format!("There are {live} custom emoji, and {kept} together with deleted ones that reactions show");
+        let detail = format!(
+            "There can be {MAX_CUSTOM_EMOJI} custom emoji, and {MAX_KEPT_EMOJI} with the deleted ones that reactions show"
+        );
         return Err(Error::Conflict { code: "too_many_emoji", detail: detail.into() });
     }
     Ok(None)
@@ -224,7 +225,7 @@ pub async fn content(app: &App, id: i64) -> Result<Content> {
 
 fn check_name(name: &str) -> Result<()> {
     if !is_custom_name(name) {
-        let detail = "must have 1 to 64 characters: letters without accents, digits, _ and -";
+        let detail = "must have 1 to 64 characters: A to Z, a to z, 0 to 9, _ and -";
         return Err(Error::invalid("name", "invalid_emoji_name", detail));
     }
     match emoji_catalog::by_shortcode(&fold_ascii(name)) {

@@ -1,7 +1,7 @@
 //! The list of emoji: the Unicode set and the custom emoji, for pickers and for the completion of `:name`.
 //!
-//! Invariant: the order is total, and a cursor marks a place by the values that determine it. An emoji whose values do not change
-//! between two pages is neither repeated nor skipped.
+//! Invariant: the order is total. A cursor contains the three values by which the last emoji of a page is sorted. An emoji whose values
+//! do not change between two pages is neither repeated nor skipped.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -45,7 +45,7 @@ impl ListedEmoji {
 /// The values that determine the place of an emoji: the most used first, then the best matches, then the order of the set.
 type Place = (Reverse<i64>, i64, i64);
 
-/// Lists the emoji that match `q`, those that the caller has used most first. Without `q` all emoji.
+/// Lists the emoji that match `q`, or all emoji if `q` is absent. The emoji that the caller has used most come first.
 ///
 /// # Errors
 /// 422 for `q` and `cursor`.

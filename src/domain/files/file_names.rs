@@ -1,7 +1,6 @@
 //! File names that uploaders give.
 //!
-//! Invariant: a stored name is one component of a path, has no control characters, and shows its characters in the order in which
-//! they are stored.
+//! Invariant: a stored name is one component of a path, and contains neither control characters nor directional formatting characters.
 
 use crate::base::error::{Error, Result};
 
@@ -26,8 +25,8 @@ pub fn check(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Whether a character changes the order in which others are shown, so that `exe.gpj` could look like `jpg.exe`. Unicode calls these
-/// characters explicit formatting characters (Unicode Standard Annex 9, section 2).
+/// Whether a character changes the order in which other characters are shown, so that a name that ends in `gpj.exe` could be shown as
+/// `exe.jpg`. Unicode calls these characters directional formatting characters (Unicode Standard Annex 9, section 2).
 const fn changes_direction(character: char) -> bool {
     matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

@@ -1,4 +1,4 @@
-//! [`Files`]: the store of bytes, the pool that inspects media, and the limits of uploads.
+//! [`Files`]: the storage of blobs, the limit of files that are inspected at the same time, and the limits of uploads.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,8 @@ pub const MAX_USER_BYTES: i64 = 10 * 1_024 * 1_024 * 1_024;
 const UPLOADS_PER_USER: usize = 6;
 /// Maximum number of uploads at the same time.
 const UPLOADS: usize = 64;
-/// Most images that are decoded at the same time. Each takes up to 400 MB of memory while it is decoded, and more if it is turned.
+/// Maximum number of files that are inspected at the same time. An image takes up to 400 MB of memory while it is decoded, and more if
+/// it is rotated.
 const DECODERS: usize = 2;
 /// The lowest priority of a thread, as a nice value.
 #[cfg(target_os = "linux")]
@@ -62,7 +63,7 @@ impl Files {
         Ok(Self { blobs, settings, decoders: Arc::new(Semaphore::new(decoders)), uploads: Arc::default() })
     }
 
-    /// Permission for one more upload of a user.
+    /// Counts one more running upload of a user. The upload ends when the permit is dropped.
     ///
     /// # Errors
     /// 429 `too_many_uploads`; 503 if the whole server has too many.
@@ -79,7 +80,7 @@ impl Files {
         Ok(UploadPermit { uploads: Arc::clone(&self.uploads), user })
     }
 
-    /// Inspects an uploaded file on the pool for media. Returns the file to store: the one that arrived, or one without its metadata.
+    /// Inspects an uploaded file on a thread for blocking work. Returns the file to store: the received one, or a copy without metadata.
     ///
     /// # Errors
     /// 422 `image_too_large`, `damaged_file`.

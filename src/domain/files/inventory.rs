@@ -21,7 +21,7 @@ pub use crate::store::files::blobs::Totals;
 
 /// Rows and names that are compared in one read.
 const ROWS_PER_BATCH: i64 = 1_000;
-/// Blobs that are looked at at the same time. Looking at one is a request to S3.
+/// Maximum number of blobs that are checked at the same time. Each check is at least one request to S3.
 const BLOBS_AT_A_TIME: usize = 8;
 /// The maximum number of blobs that are named in a result. Further ones are only counted.
 const NAMED_LIMIT: usize = 5;
@@ -133,7 +133,8 @@ pub async fn check(mut rows: Rows<'_>, blobs: &Blobs, deep: bool, report: Report
     }
 }
 
-/// The last id of a batch. It must be after the previous one. Otherwise damaged ids could lead back to rows that were read.
+/// Checks that the last id of a batch is greater than that of the previous batch, and returns it. Without this check, a damaged index
+/// could return the same rows again without end.
 pub fn next_id(before: BlobId, last: BlobId) -> Result<BlobId> {
     if last > before { Ok(last) } else { Err(Error::internal("the rows of files are not in key order")) }
 }

@@ -1,7 +1,8 @@
 //! Links: URLs that give one part of an attachment without credentials, for `<img>` elements and media players.
 //!
 //! Invariants:
-//! - A link is a sealed token. Nothing is stored, and nobody can read or change what the token says.
+//! - A link contains an encrypted and authenticated token (AES-256-GCM). The server stores nothing for it, and only a server with the
+//!   secret of this database can read or create a token.
 //! - Each use of a link is checked as a request of the user for whom it was made. When that user may not see the attachment any
 //!   more, or the link has expired, it looks like a link that was never made.
 
@@ -23,7 +24,7 @@ use crate::store;
 pub const MIN_LIFETIME_S: i64 = 10;
 /// Longest lifetime of a link, in seconds.
 pub const MAX_LIFETIME_S: i64 = 3_600;
-/// The lifetime of a link whose maker names none, in seconds.
+/// Default lifetime of a link, in seconds.
 pub const DEFAULT_LIFETIME_S: i64 = 300;
 
 /// The content of a token: id, part, user and expiry.
@@ -40,7 +41,7 @@ pub struct Links {
     pub expires_at: Timestamp,
 }
 
-/// What a token says. It was sealed by this server, so it is true.
+/// The content of a token. The authentication tag shows that a server with the secret of this database created it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Link {
     attachment: i64,
@@ -79,8 +80,8 @@ pub fn open(app: &App, token: &str) -> Result<Link> {
     if link.expires_at <= app.clock.now() { Err(not_found()) } else { Ok(link) }
 }
 
-/// Finds the bytes that a link gives, if its user may still see them. A download that has begun calls this again: it may go on
-/// after the link has expired, but not after the permission has ended.
+/// Finds the bytes of a link, if its user may still see them. A running download calls this again. The expiry is not checked here, so
+/// a download may continue after the link has expired, but not after the user has lost the permission.
 ///
 /// # Errors
 /// 404 `link_not_found`.

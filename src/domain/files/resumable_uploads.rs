@@ -1,8 +1,9 @@
-//! Resumable uploads: a file that arrives in several requests, so that a bad network costs only what was not acknowledged.
+//! Resumable uploads: a file that arrives in several requests. After a broken connection, a client sends only the bytes again that
+//! were not stored.
 //!
 //! Invariants:
-//! - Each request stores what arrived as a blob of its own, on disk, before its offset is acknowledged. So an upload goes on after a
-//!   restart, and through another node.
+//! - Each request stores the received bytes as a separate blob before it acknowledges the new offset. So an upload can continue after a
+//!   restart and through another node.
 //! - Two requests cannot add bytes at the same offset, and cannot make two attachments of one upload.
 
 use bytes::Bytes;
@@ -39,7 +40,8 @@ struct NewUpload {
 /// Creates an upload without bytes.
 ///
 /// # Errors
-/// 403 `act_as_required`; 409 `too_many_open_uploads`; 413 `file_too_large`, `file_quota_exceeded`; 422 for the size and the name.
+/// 401 if the caller was erased; 403 `act_as_required`; 409 `too_many_open_uploads`; 413 `file_too_large`, `file_quota_exceeded`; 422
+/// `invalid_file_name`, `idempotency_key_reused`, and for the size.
 pub async fn create(
     app: &App,
     principal: &Principal,
@@ -132,7 +134,8 @@ pub struct Part {
 /// Begins to receive the bytes from `offset_bytes` on. `None` if all bytes have arrived: then [`finish`] is next.
 ///
 /// # Errors
-/// 403 `act_as_required`; 404 `upload_not_found`; 409 `upload_offset_mismatch`, `too_many_parts`; 429 `too_many_uploads`.
+/// 403 `act_as_required`; 404 `upload_not_found`; 409 `upload_offset_mismatch`, `too_many_parts`; 429 `too_many_uploads`; 503 if the
+/// whole server has too many; 507 if the disk is full.
 pub async fn begin_part(
     app: &App,
     principal: &Principal,
@@ -163,7 +166,13 @@ impl Part {
     /// # Errors
     /// 413 `file_too_large` if more arrives than the upload has; 507 if the disk is full.
     pub async fn write(&mut self, bytes: Bytes) -> Result<()> {
-        self.incoming.write(bytes).await
+        self.incoming.write(bytes).await.map_err(|error| match error {
+            Error::TooLarge { code, .. } => {
+                let rest = self.upload.size_bytes - self.upload.offset_bytes;
+                Error::TooLarge { code, detail: format!("Only {rest} bytes of this upload are missing").into() }
+            }
+            error => error,
+        })
     }
 
     /// Stores what has arrived, also if the request was cut off. Returns the upload with its new offset.
@@ -196,7 +205,8 @@ async fn add_part(conn: &mut Conn, upload: &ResumableUpload, blob: Blob, limit_b
 /// Makes the attachment of an upload whose bytes have all arrived, or returns the one that was made before.
 ///
 /// # Errors
-/// Those of [`uploads::create`]. After a 422 the upload is deleted, because another attempt cannot succeed.
+/// Those of [`uploads::create`]; 410 `file_lost` if the bytes of a part are missing; 503 if another request completes the upload. After
+/// a 422 the upload is deleted, because another attempt cannot succeed.
 pub async fn finish(app: &App, principal: &Principal, upload: &ResumableUpload) -> Result<Attachment> {
     let person = principal.require_person()?.id;
     let id = match upload.attachment_id {

@@ -1,9 +1,9 @@
 //! Deleting files that nothing uses: attachments that were never sent or whose messages are gone, resumable uploads that were not
 //! completed, and bytes without an attachment.
 //!
-//! Invariant: bytes are deleted after the transaction that says that nothing refers to them, and their row after them. So a crash at
-//! any moment leaves a row that says what is still to be done. Bytes without a row are left over from a restore, or from a power
-//! loss that undid their deletion. They get a row before they are deleted.
+//! Invariant: a transaction first records that nothing refers to a blob (`deleting`), then its bytes are deleted, and then its row. So
+//! after a crash at any moment a row shows which bytes must still be deleted. Bytes without a row are left over from a restore, or from
+//! a power loss that undid their deletion. They get a row before they are deleted, unless their id belongs to another blob.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ pub const TASK: &str = "files";
 const INTERVAL: Duration = Duration::from_secs(2);
 /// Maximum number of attachments, and of blobs, that one batch deletes.
 const BATCH_LIMIT: i64 = 200;
-/// After this time, an upload that has claimed its bytes has ended.
+/// Age after which a claim is taken for abandoned. Longer than the time limit of an upload request (`UPLOAD_TIME` in the edge).
 const CLAIM_MICROS: i64 = 2 * 3_600 * 1_000_000;
 /// The pause between two counts of all files. Unfinished files of earlier processes are deleted in the same interval.
 const COUNT_INTERVAL: Duration = Duration::from_secs(10 * 60);
@@ -34,11 +34,11 @@ const FIRST_ORPHAN_SEARCH: Duration = Duration::from_secs(3_600);
 const ORPHAN_INTERVAL: Duration = Duration::from_secs(24 * 3_600);
 /// The pause after a search that failed or that did not delete all orphans.
 const NEXT_ORPHAN_SEARCH: Duration = Duration::from_secs(10 * 60);
-/// Orphans are deleted after this time. A restore or an upload may still be going to write the row of newer bytes.
+/// Minimum age of an orphan that is deleted. Newer bytes may belong to a restore that has not written their rows yet.
 pub const ORPHAN_MICROS: i64 = 24 * 3_600 * 1_000_000;
 /// Maximum number of orphans that one search deletes.
 const ORPHAN_LIMIT: usize = 10_000;
-/// If there are more orphans than this, and they are most of the stored bytes, then nothing is deleted: the location probably
+/// If there are more orphans than this, and they are more than half of the stored objects, nothing is deleted: the location probably
 /// belongs to another server.
 const SUSPICIOUS_ORPHANS: u64 = 1_000;
 
@@ -150,7 +150,7 @@ async fn count(app: &App, files: &Files) -> Result<()> {
     files.blobs.delete_unfinished().await.map_err(blob_error)
 }
 
-/// Deletes the custom emoji that were deleted while reactions showed them, and that no reaction shows any more.
+/// Removes the rows and pictures of custom emoji that are marked as deleted and that no reaction shows any more.
 ///
 /// # Errors
 /// Errors of the database.
@@ -208,7 +208,7 @@ pub async fn delete_orphans(app: &App, files: &Files) -> Result<bool> {
                 Box::pin(store::files::blobs::adopt_orphans(conn, orphans, *now))
             })
             .await?;
-        // The id of these belongs to another blob, so no upload can ever write to these names.
+        // These objects got no row, because their ids belong to other blobs. No upload can ever use their names.
         for orphan in inventory::without_row(&app.db, orphans).await? {
             files.blobs.delete(&blob_name(&orphan)).await.map_err(blob_error)?;
         }

@@ -2,8 +2,8 @@
 //!
 //! Invariants:
 //! - The bytes go to a local file while they arrive, never into memory as a whole.
-//! - The answer is sent after the bytes are on disk and the row of the attachment is committed. A crash before leaves at most bytes
-//!   whose row says that they were claimed, and [`sweep`](super::sweep) deletes them.
+//! - The answer is sent after the bytes are on disk and the row of the attachment is committed. A crash before that leaves at most a
+//!   blob in the state `claimed`, which [`sweep`](super::sweep) deletes.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ use crate::store;
 use crate::store::db::Conn;
 use crate::store::files::blobs::{Blob, Hash};
 
-/// What the uploader says about a file.
+/// The file name, duration and waveform that the uploader states.
 #[derive(Clone, Debug, Default)]
 pub struct Stated {
     /// The name of the file.
@@ -70,18 +70,42 @@ pub async fn begin_up_to(
     announced_bytes: Option<u64>,
     max_bytes: u64,
 ) -> Result<Incoming> {
-    begin_for(app, principal.require_person()?.id, announced_bytes, max_bytes).await
+    let owner = principal.require_person()?.id;
+    let max_user_bytes = files(app)?.settings.max_user_bytes;
+    begin_for(app, owner, announced_bytes, max_bytes, max_user_bytes).await
 }
 
-/// Begins an upload, also for a caller that is no user. `owner` is the user whose uploads and bytes are counted.
+/// Begins an upload whose bytes are counted for the server and not for a user, also for a caller that is not a user. The running
+/// uploads of `owner` are limited.
 ///
 /// # Errors
-/// As [`begin`].
-pub async fn begin_for(app: &App, owner: UserId, announced_bytes: Option<u64>, max_bytes: u64) -> Result<Incoming> {
-    counted(&app.metrics, begin_uncounted(app, owner, announced_bytes, max_bytes).await)
+/// As [`begin`], without `file_quota_exceeded`.
+pub async fn begin_for_server(
+    app: &App,
+    owner: UserId,
+    announced_bytes: Option<u64>,
+    max_bytes: u64,
+) -> Result<Incoming> {
+    begin_for(app, owner, announced_bytes, max_bytes, i64::MAX).await
 }
 
-async fn begin_uncounted(app: &App, owner: UserId, announced_bytes: Option<u64>, max_bytes: u64) -> Result<Incoming> {
+async fn begin_for(
+    app: &App,
+    owner: UserId,
+    announced_bytes: Option<u64>,
+    max_bytes: u64,
+    max_user_bytes: i64,
+) -> Result<Incoming> {
+    counted(&app.metrics, begin_uncounted(app, owner, announced_bytes, max_bytes, max_user_bytes).await)
+}
+
+async fn begin_uncounted(
+    app: &App,
+    owner: UserId,
+    announced_bytes: Option<u64>,
+    max_bytes: u64,
+    max_user_bytes: i64,
+) -> Result<Incoming> {
     let files = files(app)?;
     let max_bytes = files.settings.max_file_bytes.min(max_bytes);
     if announced_bytes.is_some_and(|bytes| bytes > max_bytes) {
@@ -97,8 +121,7 @@ async fn begin_uncounted(app: &App, owner: UserId, announced_bytes: Option<u64>,
         })
         .await?;
     let announced = i64::try_from(announced_bytes.unwrap_or_default()).unwrap_or(i64::MAX);
-    let is_user = owner != store::files::usage::SERVER;
-    if is_user && own_bytes.saturating_add(announced) > files.settings.max_user_bytes {
+    if own_bytes.saturating_add(announced) > max_user_bytes {
         return Err(over_quota());
     }
     if all_bytes.saturating_add(announced) > files.settings.max_server_bytes {
@@ -110,7 +133,7 @@ async fn begin_uncounted(app: &App, owner: UserId, announced_bytes: Option<u64>,
 /// Begins to receive at most `max_bytes`, without a check of the space that the files of `owner` take.
 ///
 /// # Errors
-/// 429 `too_many_uploads`; 507 if the disk is full.
+/// 429 `too_many_uploads`; 503 if the whole server has too many; 507 if the disk is full.
 pub(super) async fn begin_with_limit(app: &App, owner: UserId, max_bytes: u64) -> Result<Incoming> {
     let files = files(app)?;
     let permit = files.begin_upload(owner)?;
@@ -158,14 +181,14 @@ impl Received {
         &self.spooled.sha256
     }
 
-    /// The complete file. The upload counts as running as long as `self` lives.
+    /// The complete file. The upload counts as running until `self` is dropped.
     pub(super) const fn spooled(&self) -> &Spooled {
         &self.spooled
     }
 }
 
-/// Inspects a picture that has arrived and stores its bytes. The blob has no reference yet. `check` gets the SHA-256 of the bytes to
-/// store, and may refuse the picture before it is stored.
+/// Inspects a received picture and stores its bytes. The returned blob has no reference yet. `check` receives the SHA-256 of the bytes
+/// that will be stored, and can refuse the picture before anything is stored.
 ///
 /// # Errors
 /// The error of `check`; 422 `image_too_large`, `damaged_file`; 503 and 507 if the bytes cannot be stored.
@@ -186,7 +209,7 @@ pub async fn store_picture(
 /// 503 if the bytes are being deleted; 507 `storage_full`.
 pub async fn add_references(conn: &mut Conn, blobs: &[Blob], max_server_bytes: i64) -> Result<()> {
     if !store::files::blobs::lock(conn, blobs).await? {
-        // The last holder of equal bytes was deleted a moment ago.
+        // The last reference to equal bytes was removed after `claim`, so a deletion may be running.
         return Err(Error::unavailable("the bytes of an upload are being deleted"));
     }
     for blob in blobs {
@@ -203,7 +226,7 @@ struct NewAttachment {
     max_server_bytes: i64,
 }
 
-/// Makes an attachment of a file that has arrived.
+/// Creates an attachment from a received file.
 ///
 /// # Errors
 /// 401 if the caller was erased meanwhile; 413 `file_quota_exceeded`; 422 `image_too_large`, `damaged_file`, `invalid_file_name`,
@@ -231,7 +254,7 @@ pub async fn create(
     stored(&app.metrics, creating.await)
 }
 
-/// Makes an attachment of a complete resumable upload, and records it in the upload.
+/// Creates an attachment from a complete resumable upload, and stores its id in the row of the upload.
 ///
 /// # Errors
 /// As [`create`]; 503 if another request completes the upload.
@@ -258,7 +281,7 @@ async fn insert_of_upload(conn: &mut Conn, new: &NewAttachment, upload: UploadId
     Ok(id)
 }
 
-/// Makes an attachment of an image that has arrived. Nothing of any other file is stored.
+/// Creates an attachment from a received image. A file that is not an image is refused before anything of it is stored.
 ///
 /// # Errors
 /// As [`create`]; 422 `not_an_image`.
@@ -272,14 +295,14 @@ pub async fn create_image(app: &App, principal: &Principal, received: Received) 
     stored(&app.metrics, creating.await)
 }
 
-/// Counts an upload that has ended.
+/// Counts an upload by its outcome: `stored`, `refused` or `failed`.
 pub(super) fn stored<T>(metrics: &Metrics, result: Result<T>) -> Result<T> {
     counted(metrics, result).inspect(|_| {
         metrics.uploads("stored").inc();
     })
 }
 
-/// Counts an upload that ends with an error.
+/// Counts an upload that ends with an error as `refused` (a fault of the request) or `failed` (a fault of the server).
 fn counted<T>(metrics: &Metrics, result: Result<T>) -> Result<T> {
     result.inspect_err(|error| {
         let is_refused = !matches!(error, Error::Unavailable { .. } | Error::StorageFull | Error::Internal(_));
@@ -353,7 +376,7 @@ async fn insert(conn: &mut Conn, new: &NewAttachment, once: &Once<Attachment>) -
 async fn insert_row(conn: &mut Conn, new: &NewAttachment) -> Result<AttachmentId> {
     let NewAttachment { attachment, max_user_bytes, max_server_bytes, .. } = new;
     let uploader = attachment.uploader_id;
-    // An upload takes long enough for its user to be erased meanwhile.
+    // The user may have been erased while the upload ran.
     if store::identity::users::lock_shared(conn, &[uploader.0]).await?.is_empty() {
         return Err(Error::Unauthenticated);
     }
@@ -397,6 +420,8 @@ pub(super) fn too_large(max_bytes: u64) -> Error {
 pub(super) fn over_quota() -> Error {
     Error::TooLarge {
         code: "file_quota_exceeded",
-        detail: "Your files take all the space that one user has; delete messages with files first".into(),
+        detail:
+            "With this file, your files would take more space than one user may use; delete messages with files first"
+                .into(),
     }
 }

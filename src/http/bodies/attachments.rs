@@ -40,7 +40,7 @@ pub struct AttachmentBody<'a> {
     /// The loudness of 64 equal parts of an audio file.
     #[schema(min_items = 64, max_items = 64)]
     waveform: Option<Vec<u8>>,
-    /// False if `duration_ms` and `waveform` were given by the uploader and not measured by the server.
+    /// False if `duration_ms` or `waveform` was stated by the uploader instead of measured by the server.
     measured: bool,
 }
 

@@ -5,8 +5,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 
 use crate::base::error::{Error, Result};
 
-/// The characters that are not percent-encoded in `filename*` (RFC 8187, section 3.2.1).
-const ATTRIBUTE_SAFE: &AsciiSet =
+/// The characters that are percent-encoded in `filename*`. All others are in `attr-char` of RFC 8187, section 3.2.1.
+const ATTRIBUTE_ENCODED: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'!').remove(b'$').remove(b'&');
 
 /// The file name in the header of a request. `None` without one.
@@ -103,7 +103,7 @@ pub fn header_value(inline: bool, file_name: Option<&str>) -> HeaderValue {
                 .chars()
                 .map(|it| if it.is_ascii_graphic() && !"\"\\%".contains(it) || it == ' ' { it } else { '_' })
                 .collect();
-            format!("{kind}; filename=\"{plain}\"; filename*=UTF-8''{}", utf8_percent_encode(name, ATTRIBUTE_SAFE))
+            format!("{kind}; filename=\"{plain}\"; filename*=UTF-8''{}", utf8_percent_encode(name, ATTRIBUTE_ENCODED))
         }
     };
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("attachment"))

@@ -166,7 +166,7 @@ async fn receive_form(
     }
     let file_name = part_file_name(&buffer[first.len()..head_end])?;
     buffer.drain(..head_end + 4);
-    // What could be the beginning of the delimiter stays in the buffer until the next piece has arrived.
+    // Bytes that may be the beginning of the delimiter stay in the buffer until the next piece has arrived.
     loop {
         if let Some(at) = find(&buffer, &delimiter) {
             let rest = buffer.split_off(at + delimiter.len());

@@ -45,7 +45,7 @@ pub struct Description {
     /// The loudness of 64 equal parts of an audio file, each 0 to 255.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waveform: Option<Vec<u8>>,
-    /// Whether the server measured duration and waveform. False if they are the uploader's statement.
+    /// False if `duration_ms` or `waveform` was stated by the uploader. True also if both are `None`.
     pub measured: bool,
     /// Whether there is a thumbnail.
     pub has_thumbnail: bool,
@@ -299,7 +299,7 @@ pub async fn set_expiry(conn: &mut Conn, ids: &[i64], expires_at: Timestamp) -> 
     .map(drop)
 }
 
-/// The ids of attachments that may be deleted, because nothing may use them any more. [`delete_unused`] decides.
+/// The ids of attachments whose `expires_at` has passed. [`delete_unused`] checks whether something uses them.
 pub async fn expired(conn: &mut Conn, now: Timestamp, limit: i64) -> Result<Vec<i64>> {
     conn.rows(
         "SELECT id FROM messaging.attachments WHERE expires_at <= $1 ORDER BY expires_at, id LIMIT $2",
@@ -309,7 +309,8 @@ pub async fn expired(conn: &mut Conn, now: Timestamp, limit: i64) -> Result<Vec<
     .await
 }
 
-/// The ids of a user's attachments that may be deleted, after an id and in order. [`delete_unused`] decides.
+/// The ids of a user's attachments whose `expires_at` has passed, after an id and in the order of the ids. [`delete_unused`] checks
+/// whether something uses them.
 pub async fn expired_of(
     conn: &mut Conn,
     uploader: UserId,
@@ -326,7 +327,7 @@ pub async fn expired_of(
     .await
 }
 
-/// What a deleted attachment took.
+/// The uploader, the size and the blobs of a deleted attachment.
 struct Freed {
     uploader_id: UserId,
     size_bytes: i64,
@@ -343,8 +344,8 @@ columns! {
     }
 }
 
-/// Deletes the expired attachments among `ids` that nothing uses. Those that something uses do not expire any more. Returns how
-/// many were deleted.
+/// Deletes the expired attachments among `ids` that nothing uses. Sets `expires_at` of the used ones to NULL. Skips those that are
+/// locked. Returns the number of deleted attachments.
 pub async fn delete_unused(conn: &mut Conn, ids: &[i64], now: Timestamp) -> Result<usize> {
     let locked = conn
         .rows(
@@ -393,7 +394,7 @@ async fn used_among(conn: &mut Conn, ids: &[i64]) -> Result<Vec<i64>> {
     .await
 }
 
-/// Lets the attachments of an erased user that no message holds expire now.
+/// Sets the expiry of an erased user's attachments to `now`. Attachments without an expiry, which something uses, stay as they are.
 pub async fn expire_of(conn: &mut Conn, uploader: UserId, now: Timestamp) -> Result<()> {
     conn.execute(
         "UPDATE messaging.attachments SET expires_at = $2 WHERE uploader_id = $1 AND expires_at > $2",

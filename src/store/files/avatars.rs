@@ -49,12 +49,12 @@ pub async fn keep(conn: &mut Conn, avatar: AttachmentId) -> Result<()> {
 
 /// Lets an attachment expire that is no longer a picture.
 pub async fn release(conn: &mut Conn, avatar: AttachmentId) -> Result<()> {
-    // The time of the upload has passed, so the next sweep deletes the attachment unless something else uses it.
+    // `created_at` is in the past, so the next sweep deletes the attachment unless something else uses it.
     let sql = "UPDATE messaging.attachments SET expires_at = created_at WHERE id = $1";
     conn.execute(sql, &[Value::I64(avatar.0)]).await.map(drop)
 }
 
-/// Lets the picture of a group expire, which ends in the same transaction.
+/// Removes the picture of a group and lets its attachment expire.
 pub async fn release_of_group(conn: &mut Conn, group: ConversationId) -> Result<()> {
     if let Some(avatar) = of_group(conn, group).await? {
         release(conn, avatar).await?;

@@ -1,7 +1,8 @@
 //! Rows of `messaging.blobs`: the bytes of files, each stored once.
 //!
 //! Invariants:
-//! - The row of a blob exists before its bytes are written and until they are deleted.
+//! - An upload inserts the row of a blob before it writes the bytes. The row is deleted after the bytes. Only a restore writes bytes
+//!   before their row.
 //! - A blob in the state `deleting` gets no new reference, so its bytes can be deleted at any time.
 //! - A blob in the state `claimed` becomes `deleting` only when its upload must have ended.
 //! - A blob in the state `lost` had no bytes when its backup was made or restored. The next upload of equal bytes stores them again.
@@ -17,7 +18,7 @@ use crate::store::driver::values::Value;
 /// SHA-256 of the bytes of a blob.
 pub type Hash = [u8; 32];
 
-/// A stored object: the blob's id and the hash of its bytes.
+/// A blob: the id, the hash and the number of its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Blob {
     /// Assigned by the database. Part of the name of the stored object.
@@ -36,8 +37,8 @@ columns! {
     }
 }
 
-/// Finds or inserts the blob with these bytes, and notes the time, so that it is not taken for abandoned. Returns whether its
-/// bytes are stored already.
+/// Finds or inserts the blob with these bytes, and sets `touched_at`, so that the sweep does not take the claim for abandoned. Returns
+/// the blob and whether its bytes are already stored.
 pub async fn claim(conn: &mut Conn, sha256: &Hash, size_bytes: i64, now: Timestamp) -> Result<(Blob, bool)> {
     conn.one(
         "INSERT INTO messaging.blobs (sha256, size_bytes, state, reference_count, touched_at)

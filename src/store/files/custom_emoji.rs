@@ -117,13 +117,13 @@ pub async fn by_id(conn: &mut Conn, id: EmojiId) -> Result<Option<CustomEmoji>> 
     .await
 }
 
-/// The emoji with a name, unless it is deleted.
+/// The id of the emoji with a name, unless it is deleted.
 pub async fn id_by_name(conn: &mut Conn, name_key: &str) -> Result<Option<EmojiId>> {
     let sql = "SELECT id FROM messaging.custom_emoji WHERE name_key = $1 AND deleted_at IS NULL";
     conn.first(sql, &[Value::Text(name_key)], read).await
 }
 
-/// The emoji that was added last among the deleted emoji with a name.
+/// The id of the deleted emoji with a name. If there are several, the one that was added last.
 pub async fn deleted_id_by_name(conn: &mut Conn, name_key: &str) -> Result<Option<EmojiId>> {
     let sql = "SELECT id FROM messaging.custom_emoji WHERE name_key = $1 AND deleted_at IS NOT NULL
                 ORDER BY id DESC LIMIT 1";
@@ -159,7 +159,7 @@ pub async fn count(conn: &mut Conn) -> Result<(i64, i64)> {
 pub struct NewEmoji {
     /// The name.
     pub name: String,
-    /// The name without differences of case.
+    /// The name in lower case, by which emoji are found and compared.
     pub name_key: String,
     /// The bytes of the picture.
     pub blob: Blob,

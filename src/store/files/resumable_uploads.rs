@@ -78,8 +78,9 @@ pub async fn one(conn: &mut Conn, user: UserId, id: UploadId) -> Result<Option<R
     .await
 }
 
-/// Adds a part that begins at `offset_bytes`. Its blob must get a reference in the same transaction. Returns false if the upload has gone on or ended
-/// meanwhile. Then the caller must roll the transaction back.
+/// Adds a part that begins at `offset_bytes`. The caller must add a reference to its blob in the same transaction. Returns false if the
+/// offset of the upload is no longer `offset_bytes`, or the upload is complete or deleted. Then the caller must roll the transaction
+/// back.
 pub async fn add_part(conn: &mut Conn, id: UploadId, offset_bytes: i64, blob: &Blob) -> Result<bool> {
     let advanced = conn
         .execute(

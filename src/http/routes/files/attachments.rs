@@ -28,7 +28,7 @@ use crate::http::state::HttpState;
 ///
 /// The body is the file, with its name in `Content-Disposition`, or a form (`multipart/form-data`) with one file. The server finds
 /// the media type by reading the file, and removes metadata such as the place of a photo. A message holds the file when its
-/// `attachment_ids` contain the id. A file that no message holds is deleted after 24 hours.
+/// `attachment_ids` contain the id. A file that neither a message, a scheduled message nor a picture uses is deleted after 24 hours.
 #[utoipa::path(
     post,
     path = "/api/attachments",
@@ -95,7 +95,9 @@ fn stated_media(headers: &HeaderMap) -> DomainResult<Stated> {
 
 /// Get a file
 ///
-/// For its uploader, and for everybody who may see a message that holds it or whose picture it is. Files that a browser could run are served as downloads.
+/// A user can read the files that they uploaded, those of messages that they may see, the pictures of all users and the pictures of
+/// their groups. A caller that is not a user can read every file. Only JPEG, PNG, GIF, WebP and AVIF images, audio and video are served
+/// `inline`. Every other file is served as a download.
 #[utoipa::path(get, path = "/api/attachments/{id}", tag = "files", params(AttachmentPath), responses(FileResponses))]
 pub async fn get_attachment(
     State(state): State<HttpState>,

@@ -1,7 +1,7 @@
 //! Answers with the bytes of a file: entity tags, ranges (RFC 9110, section 14) and headers that keep a browser from running it.
 //!
 //! Invariant: the permission to read the file is checked again while the bytes are sent, so a revocation ends a download within
-//! about a second.
+//! about a second while the database answers, and within `Timeouts::unconfirmed` if it does not.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -27,13 +27,13 @@ use crate::http::bodies::disposition;
 use crate::http::bodies::problem::Problem;
 use crate::http::state::HttpState;
 
-/// The longest time of one check. A database that does not answer does not stop the download.
+/// Maximum time of one check. If the database does not answer, the download continues until `Timeouts::unconfirmed` has passed.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time between two checks of the permission.
 const CHECK_INTERVAL: Duration = Duration::from_millis(400);
 /// A file never changes, so the browser of a reader may keep it for a year.
 const CACHE_CONTROL: &str = "private, max-age=31536000, immutable";
-/// A page that a browser would make of the file has no origin and runs nothing.
+/// If a browser renders the file as a page, the page has no origin and runs no scripts.
 const POLICY: &str = "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'; sandbox";
 
 /// The responses of a route that serves a file, for the OpenAPI document.
@@ -51,7 +51,7 @@ impl IntoResponses for FileResponses {
             .header("ETag", text("The entity tag of the file."))
             .header(
                 "Content-Disposition",
-                text("`inline` for pictures, audio and video, else `attachment`; with the name of the file if it has one."),
+                text("`inline` for JPEG, PNG, GIF, WebP, AVIF, audio and video, else `attachment`; with the name of the file if it has one."),
             );
         let part = response("The part of the file that `Range` asks for.").content("application/octet-stream", bytes());
         ResponsesBuilder::new()
@@ -77,7 +77,7 @@ pub enum Confirmation {
 }
 
 impl Confirmation {
-    /// The meaning of the outcome of a read.
+    /// Converts the outcome of reading the file's row: 404 means [`Self::Refused`], any other error [`Self::Unknown`].
     pub fn of<T>(outcome: &Result<T, Error>) -> Self {
         match outcome {
             Ok(_) => Self::Confirmed,

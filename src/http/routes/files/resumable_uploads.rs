@@ -195,6 +195,8 @@ pub async fn get_upload_offset(
             ("Upload-Offset" = i64, description = "The number of bytes that have arrived."),
         )),
         (status = 409, description = "`upload_offset_mismatch` or `too_many_parts`."),
+        (status = 413, description = "`file_too_large` if more arrives than `Upload-Length`, or `file_quota_exceeded`."),
+        (status = 507, description = "`storage_full`."),
         (status = 412, description = "`unsupported_tus_version`. The header `Tus-Version` has the supported one."),
     ),
 )]
