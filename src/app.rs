@@ -14,6 +14,7 @@ use crate::base::time::{Clock, DatabaseClock};
 use crate::domain::access::principal::Access;
 use crate::domain::conversations::typing_throttle::TypingThrottle;
 use crate::domain::files::files::{FileSettings, Files};
+use crate::domain::files::gifs::{GifSearch, GifSettings};
 use crate::domain::identity::jwt::{JwtSettings, JwtVerifier};
 use crate::domain::identity::known_callers::KnownCallers;
 use crate::domain::identity::password_hashing::PasswordHashing;
@@ -66,6 +67,8 @@ pub struct Settings {
     pub mail: Option<MailSettings>,
     /// Where files are stored. `None` if this process works with no files.
     pub files: Option<FileSettings>,
+    /// How GIFs are searched. `None` if they are not.
+    pub gifs: Option<GifSettings>,
 }
 
 impl Default for Settings {
@@ -86,6 +89,7 @@ impl Default for Settings {
             jwt: None,
             mail: None,
             files: None,
+            gifs: None,
         }
     }
 }
@@ -134,6 +138,8 @@ pub struct App {
     pub mailer: Option<Mailer>,
     /// Stores and inspects files.
     pub files: Option<Files>,
+    /// Searches GIFs.
+    pub gifs: Option<GifSearch>,
     /// The secret of the database: the key for the hashes of user names. The keys of the bus are derived from it.
     pub name_key: [u8; 32],
 }
@@ -175,6 +181,7 @@ impl App {
             Some(files) => Some(Files::open(files.clone()).await?),
             None => None,
         };
+        let gifs = settings.gifs.clone().map(GifSearch::new);
         let context = migration_context(&clock, &rng)?;
         let report = migrations::migrate(&db, context).await?;
         let name_key = db.read((), |conn, ()| Box::pin(store::identity::revocations::name_key(conn))).await?;
@@ -215,6 +222,7 @@ impl App {
             jwt,
             mailer,
             files,
+            gifs,
         };
         Ok((app, report))
     }

@@ -136,6 +136,18 @@ pub enum Error {
         /// The cause, for the log.
         source: Source,
     },
+    /// Another service on which the request depends does not answer.
+    #[error("{code}: {source}")]
+    Upstream {
+        /// A stable identifier of the service, such as `gif_provider_unavailable`.
+        code: &'static str,
+        /// A sentence for the caller.
+        detail: &'static str,
+        /// Seconds after which the caller should try again.
+        retry_after_s: u32,
+        /// The cause, for the log.
+        source: Source,
+    },
     /// The disk is full, or the quota of the database is used up.
     #[error("storage full")]
     StorageFull,

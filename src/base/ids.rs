@@ -71,6 +71,10 @@ id!(
     EmojiId
 );
 id!(
+    /// The id of a GIF of the server itself.
+    GifId
+);
+id!(
     /// The id of a report.
     ReportId
 );

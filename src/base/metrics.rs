@@ -41,7 +41,7 @@ pub struct WorkLabels {
 /// The labels of an outcome.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct OutcomeLabels {
-    /// Of mails `sent` or `failed`; of uploads `stored`, `refused` or `failed`.
+    /// Of requests for GIFs `answered` or `failed`; of mails `sent` or `failed`; of uploads `stored`, `refused` or `failed`.
     pub outcome: &'static str,
 }
 
@@ -91,6 +91,8 @@ pub struct Metrics {
     pub mails: Family<OutcomeLabels, Counter>,
     /// Uploads that were stored, refused because of a limit or of their content, or failed because of the server.
     pub uploads: Family<OutcomeLabels, Counter>,
+    /// Requests to the service for GIFs.
+    pub gif_requests: Family<OutcomeLabels, Counter>,
     /// Stored files and thumbnails at the last count.
     pub files: Gauge,
     /// The bytes of all stored files and thumbnails at the last count.
@@ -167,6 +169,7 @@ impl Metrics {
             ),
             mails: register(all, "mails", "Mails sent and mails given up"),
             uploads: register(all, "uploads", "Uploads stored, refused and failed"),
+            gif_requests: register(all, "gif_requests", "Requests to the service for GIFs, answered and failed"),
             files: register(all, "files", "Stored files and thumbnails at the last count"),
             files_size_bytes: register_with_unit(
                 all,
@@ -213,6 +216,11 @@ impl Metrics {
     /// The counter of uploads with an outcome: `stored`, `refused` or `failed`.
     pub fn uploads(&self, outcome: &'static str) -> Counter {
         self.uploads.get_or_create_owned(&OutcomeLabels { outcome })
+    }
+
+    /// The counter of requests to the service for GIFs with an outcome: `answered` or `failed`.
+    pub fn gif_requests(&self, outcome: &'static str) -> Counter {
+        self.gif_requests.get_or_create_owned(&OutcomeLabels { outcome })
     }
 
     /// The counter of restarts of a task.

@@ -5,6 +5,7 @@
 //! unknown key in the configuration file is an error that names the key.
 
 mod bus;
+mod gifs;
 mod options;
 
 use std::net::SocketAddr;
@@ -14,7 +15,10 @@ pub use bus::BusKind;
 use options::{
     ALL_FILES_RANGE_MIB, DataValues, EVENT_RETENTION_RANGE_DAYS, FILES_RANGE_MIB, File, MAX_FILE_RANGE_MIB, ServeValues,
 };
-pub use options::{Correspondents, DataOptions, EmojiEditors, LogFormat, Registration, Secret, ServeOptions, Switch};
+pub use options::{
+    Correspondents, DataOptions, EmojiEditors, GifProvider, GifRating, LogFormat, Registration, Secret, ServeOptions,
+    Switch,
+};
 
 use crate::app::Settings;
 use crate::blobs;
@@ -119,6 +123,8 @@ pub fn serve(data_options: &DataOptions, options: ServeOptions) -> Result<(Serve
         max_user_bytes: values.user_files_mib * MIB,
         max_server_bytes: values.all_files_mib * MIB,
     };
+    let provider = values.gif_provider.unwrap_or(if values.demo { GifProvider::Local } else { GifProvider::Off });
+    let gifs = gifs::settings(provider, values.gif_api_key, values.gif_url.as_deref(), values.gif_rating)?;
     let bus = bus::settings(&data.location, values.bus, values.listen_url, values.nats_url)?;
     let settings = Settings {
         access: if open { Access::Open } else { Access::Secured },
@@ -138,6 +144,7 @@ pub fn serve(data_options: &DataOptions, options: ServeOptions) -> Result<(Serve
         jwt,
         mail: mail_settings(values.smtp_url, values.mail_from)?,
         files: Some(files),
+        gifs,
     };
     let metrics_listen = values.metrics_listen;
     let config = ServeConfig { data, listen, settings, origins, trusted_proxies, metrics_listen, bus };

@@ -176,6 +176,18 @@ options! {
         /// Who may add custom emoji [default: admins]
         #[arg(long, env = "POSTHASTE_CUSTOM_EMOJI", value_name = "admins|everyone")]
         custom_emoji: EmojiEditors = EmojiEditors::Admins,
+        /// Where GIFs are searched: nowhere, among those that administrators add, or in a service [default: off; local with --demo]
+        #[arg(long, env = "POSTHASTE_GIF_PROVIDER", value_name = "off|local|klipy|giphy")]
+        gif_provider: GifProvider,
+        /// Key for --gif-provider klipy or giphy
+        #[arg(long, env = "POSTHASTE_GIF_API_KEY", value_name = "KEY", hide_env_values = true)]
+        gif_api_key: Secret,
+        /// Address of the GIF service [default: its public address]
+        #[arg(long, env = "POSTHASTE_GIF_URL", value_name = "URL", hide_env_values = true)]
+        gif_url: String,
+        /// GIFs for a narrower audience are not shown [default: pg]
+        #[arg(long, env = "POSTHASTE_GIF_RATING", value_name = "g|pg|pg-13|r")]
+        gif_rating: GifRating = GifRating::Pg,
         /// Start without the unreadable end of SQLite's write-ahead log, and keep a copy of the log. Use once; has no variable
         #[arg(long, action = ArgAction::SetTrue)]
         accept_lost_tail: bool = false; skip,
@@ -272,6 +284,36 @@ pub enum EmojiEditors {
     Everyone,
 }
 
+/// Where GIFs are searched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GifProvider {
+    /// Nowhere.
+    Off,
+    /// Among the GIFs that administrators add.
+    Local,
+    /// KLIPY.
+    Klipy,
+    /// GIPHY.
+    Giphy,
+}
+
+/// For which audience GIFs are suitable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GifRating {
+    /// Everybody.
+    G,
+    /// Parental guidance is advised.
+    Pg,
+    /// From 13 years.
+    #[value(name = "pg-13")]
+    #[serde(rename = "pg-13")]
+    Pg13,
+    /// Adults.
+    R,
+}
+
 /// Default for users who have not set `direct_messages_from`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -347,8 +389,10 @@ mod tests {
         for option in ServeLine::command().get_arguments() {
             let help = option.get_help().map(ToString::to_string).unwrap_or_default();
             let default = help.split_once("[default: ").and_then(|(_, rest)| rest.strip_suffix(']'));
-            // The defaults of `bus` and `listen_url` depend on other options.
-            if let Some(default) = default.filter(|_| !["bus", "listen_url"].contains(&option.get_id().as_str())) {
+            // The defaults of these depend on other options.
+            if let Some(default) = default
+                .filter(|_| !["bus", "listen_url", "gif_provider", "gif_url"].contains(&option.get_id().as_str()))
+            {
                 let flag = format!("--{}={default}", option.get_long().unwrap());
                 assert_eq!(decided(&["posthaste", &flag]), by_default, "{flag}");
                 compared += 1;

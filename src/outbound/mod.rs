@@ -68,6 +68,7 @@ pub fn client(reach: Reach, timeout: Duration, max_idle: usize) -> reqwest::Resu
 pub struct Fetcher {
     client: reqwest::Client,
     reach: Reach,
+    max_redirects: usize,
 }
 
 /// Why a document could not be fetched.
@@ -103,16 +104,24 @@ impl Fetcher {
     /// The machine has no CA certificates.
     pub fn new(reach: Reach, timeout: Duration) -> reqwest::Result<Self> {
         // Idle connections are not kept: consecutive requests seldom go to the same host.
-        Ok(Self { client: client(reach, timeout, 0)?, reach })
+        Ok(Self { client: client(reach, timeout, 0)?, reach, max_redirects: MAX_REDIRECTS })
     }
 
-    /// Gets a document. Follows at most [`MAX_REDIRECTS`] redirects. Returns also answers that are errors.
+    /// Creates a fetcher that follows no redirects.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn without_redirects(reach: Reach, timeout: Duration) -> reqwest::Result<Self> {
+        Ok(Self { max_redirects: 0, ..Self::new(reach, timeout)? })
+    }
+
+    /// Gets a document, and follows redirects. Returns also answers that are errors.
     ///
     /// # Errors
     /// [`FetchError`].
     pub async fn get(&self, url: &str, accept: &'static str) -> Result<Fetched, FetchError> {
         let mut url = check_url(url, self.reach).map_err(FetchError::Forbidden)?;
-        for _ in 0..=MAX_REDIRECTS {
+        for _ in 0..=self.max_redirects {
             let request = self.client.get(url.clone()).header(ACCEPT, HeaderValue::from_static(accept));
             let response = request.send().await.map_err(failed)?;
             let target = match response.status().as_u16() {
@@ -239,6 +248,11 @@ mod tests {
 
         let port = host(vec![redirect("/next"); MAX_REDIRECTS + 1]).await;
         let error = fetcher.get(&format!("http://127.0.0.1:{port}/"), "text/plain").await.unwrap_err();
+        assert_eq!(error.to_string(), "there are too many redirects");
+
+        let port = host(vec![redirect("/next")]).await;
+        let without = Fetcher::without_redirects(Reach::Anywhere, TIMEOUT).unwrap();
+        let error = without.get(&format!("http://127.0.0.1:{port}/"), "text/plain").await.unwrap_err();
         assert_eq!(error.to_string(), "there are too many redirects");
 
         let port = host(vec![document]).await;

@@ -148,6 +148,7 @@ const AREAS: &[(&str, &[&[&str]])] = &[
                 "store/driver",
                 "blobs",
                 "media",
+                "outbound",
                 "domain/access",
                 "domain/shared",
                 "domain/identity",

@@ -238,20 +238,42 @@ pub async fn create(
     stated: Stated,
     once: Once<Attachment>,
 ) -> Result<KeyedAnswer> {
+    create_checked(app, principal, received, stated, once, |_| Ok(())).await
+}
+
+/// Creates an attachment from a received file, unless `check` refuses it. Nothing of a refused file is stored.
+///
+/// # Errors
+/// Those of [`create`] and of `check`.
+pub(super) async fn create_checked(
+    app: &App,
+    principal: &Principal,
+    received: Received,
+    stated: Stated,
+    once: Once<Attachment>,
+    check: fn(&Inspected) -> Result<()>,
+) -> Result<KeyedAnswer> {
     let person = principal.require_person()?.id;
     let creating = async {
         if let Some(name) = &stated.file_name {
             file_names::check(name)?;
         }
-        let now = app.clock.now();
-        let given = app.db.read((once.clone(), now), |conn, (once, now)| Box::pin(once.given(conn, *now))).await?;
-        if let Some(given) = given {
+        if let Some(given) = given(app, &once).await? {
             return Ok(given);
         }
-        let new = prepare(app, person, received, &stated, |_| Ok(())).await?;
+        let new = prepare(app, person, received, &stated, check).await?;
         app.db.write((new, once), |conn, (new, once)| Box::pin(insert(conn, new, once))).await
     };
     stored(&app.metrics, creating.await)
+}
+
+/// The stored answer to an earlier request with the same idempotency key.
+///
+/// # Errors
+/// 422 `idempotency_key_reused`.
+pub(super) async fn given(app: &App, once: &Once<Attachment>) -> Result<Option<KeyedAnswer>> {
+    let now = app.clock.now();
+    app.db.read((once.clone(), now), |conn, (once, now)| Box::pin(once.given(conn, *now))).await
 }
 
 /// Creates an attachment from a complete resumable upload, and stores its id in the row of the upload.
@@ -305,7 +327,10 @@ pub(super) fn stored<T>(metrics: &Metrics, result: Result<T>) -> Result<T> {
 /// Counts an upload that ends with an error as `refused` (a fault of the request) or `failed` (a fault of the server).
 fn counted<T>(metrics: &Metrics, result: Result<T>) -> Result<T> {
     result.inspect_err(|error| {
-        let is_refused = !matches!(error, Error::Unavailable { .. } | Error::StorageFull | Error::Internal(_));
+        let is_refused = !matches!(
+            error,
+            Error::Unavailable { .. } | Error::Upstream { .. } | Error::StorageFull | Error::Internal(_)
+        );
         metrics.uploads(if is_refused { "refused" } else { "failed" }).inc();
     })
 }

@@ -31,6 +31,11 @@ pub const ADDRESS_QUOTA: Quota = quota(5, 60);
 /// Messages of one incoming webhook per second, and the burst after a pause.
 pub const INCOMING_WEBHOOK_QUOTA: Quota = quota(1, 30);
 
+/// Searches for GIFs of one user per second, and the burst after a pause.
+pub const GIF_SEARCH_QUOTA: Quota = quota(1, 30);
+/// Previews of GIFs for one user per second, and the burst after a pause. A page has up to 50.
+pub const GIF_PREVIEW_QUOTA: Quota = quota(20, 200);
+
 /// The number of accounts, API keys and incoming webhooks whose buckets are kept, about 150 bytes each. A power of two, so
 /// that the shards of the cache hold exactly this number.
 pub const CALLERS_LIMIT: usize = 131_072;
@@ -56,6 +61,10 @@ pub enum LimitKey {
     ApiKey(i64),
     /// An incoming webhook, by its id.
     IncomingWebhook(i64),
+    /// The searches for GIFs of a user, by the user's id.
+    GifSearch(i64),
+    /// The previews of GIFs for a user, by the user's id.
+    GifPreview(i64),
     /// An address without valid credentials.
     Address(IpAddr),
 }
@@ -66,6 +75,8 @@ enum Caller {
     Account(i64),
     ApiKey(i64),
     IncomingWebhook(i64),
+    GifSearch(i64),
+    GifPreview(i64),
 }
 
 /// A key of the cache of addresses.
@@ -164,6 +175,8 @@ impl<C: Clock + Clone> Limits<C> {
             LimitKey::IncomingWebhook(id) => {
                 self.check_bucket(&self.callers, Caller::IncomingWebhook(id), INCOMING_WEBHOOK_QUOTA)
             }
+            LimitKey::GifSearch(id) => self.check_bucket(&self.callers, Caller::GifSearch(id), GIF_SEARCH_QUOTA),
+            LimitKey::GifPreview(id) => self.check_bucket(&self.callers, Caller::GifPreview(id), GIF_PREVIEW_QUOTA),
             LimitKey::Address(address) => self.check_bucket(&self.addresses, AddressKey::of(address), ADDRESS_QUOTA),
         }
     }

@@ -9,6 +9,7 @@ pub mod emoji;
 pub mod events;
 pub mod extract;
 pub mod file_body;
+pub mod gifs;
 pub mod incoming_webhooks;
 pub mod invites;
 pub mod messages;

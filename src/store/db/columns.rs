@@ -6,7 +6,7 @@
 use super::Row;
 use crate::base::error::{Error, Result};
 use crate::base::ids::{
-    ApiKeyId, AttachmentId, BlobId, ConversationId, EmojiId, IncomingWebhookId, InviteId, MessageId, ReportId,
+    ApiKeyId, AttachmentId, BlobId, ConversationId, EmojiId, GifId, IncomingWebhookId, InviteId, MessageId, ReportId,
     ScheduledId, SessionId, UploadId, UserId, WebhookId,
 };
 use crate::base::time::Timestamp;
@@ -170,6 +170,7 @@ id_columns!(
     BlobId,
     ConversationId,
     EmojiId,
+    GifId,
     IncomingWebhookId,
     InviteId,
     MessageId,

@@ -1,9 +1,10 @@
-//! Rows of uploaded files: attachments, custom emoji, and the blobs that hold their bytes.
+//! Rows of uploaded files: attachments, custom emoji, GIFs, and the blobs that hold their bytes.
 
 pub mod attachments;
 pub mod avatars;
 pub mod blobs;
 pub mod custom_emoji;
+pub mod gifs;
 pub mod resumable_uploads;
 pub mod usage;
 

@@ -10,6 +10,7 @@ use posthaste::base::time::Clock;
 use posthaste::blobs;
 use posthaste::domain::access::principal::Access;
 use posthaste::domain::files::files::{FileSettings, MAX_FILE_BYTES, MAX_USER_BYTES};
+use posthaste::domain::files::gifs::GifSettings;
 use posthaste::domain::identity::jwt::JwtSettings;
 use posthaste::domain::identity::users::{self, DirectMessagesFrom};
 use posthaste::domain::operations::demo;
@@ -48,6 +49,8 @@ pub struct Options {
     /// Where the bytes of files are stored, if not in the folder of the place.
     pub blobs: Option<blobs::Location>,
     pub members_add_emoji: bool,
+    /// Where GIFs are searched, if anywhere.
+    pub gifs: Option<GifSettings>,
     pub max_file_bytes: u64,
     pub max_user_bytes: i64,
     pub timeouts: Timeouts,
@@ -77,6 +80,7 @@ impl Default for Options {
             mail: None,
             blobs: None,
             members_add_emoji: false,
+            gifs: None,
             max_file_bytes: MAX_FILE_BYTES,
             max_user_bytes: MAX_USER_BYTES,
             timeouts: Timeouts::default(),
@@ -181,6 +185,7 @@ impl Server {
                 max_user_bytes: options.max_user_bytes,
                 max_server_bytes: MAX_USER_BYTES,
             }),
+            gifs: options.gifs,
         };
         let location = match &options.database_url {
             Some(url) => store::driver::environment::Location::parse(url).unwrap(),

@@ -151,9 +151,25 @@ pub async fn answer(
     headers.insert(header::ETAG, value(&tag));
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(CACHE_CONTROL));
+    keep_inert(headers);
+    Ok(response)
+}
+
+/// Headers that keep a browser from running a file.
+fn keep_inert(headers: &mut HeaderMap) {
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    Ok(response)
+}
+
+/// The answer with a small image that this server does not store. The browser of the reader may keep it for an hour.
+pub fn small(content_type: &'static str, bytes: Bytes) -> Response {
+    let mut response = Response::new(Body::from(bytes));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(header::CONTENT_DISPOSITION, disposition::header_value(true, None));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, max-age=3600"));
+    keep_inert(headers);
+    response
 }
 
 async fn send(

@@ -1,4 +1,4 @@
-//! Routes of files: uploads, the bytes of attachments, and emoji.
+//! Routes of files: uploads, the bytes of attachments, emoji, and GIFs.
 
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -9,6 +9,7 @@ pub mod attachments;
 pub mod avatars;
 pub mod emoji;
 pub mod file_answer;
+pub mod gifs;
 pub mod links;
 pub mod resumable_uploads;
 
@@ -31,4 +32,11 @@ pub fn routes() -> OpenApiRouter<HttpState> {
         .routes(routes!(emoji::list_emoji))
         .routes(routes!(emoji::put_emoji, emoji::rename_emoji, emoji::delete_emoji))
         .routes(routes!(emoji::get_emoji_picture))
+        .routes(routes!(gifs::search_gifs))
+        .routes(routes!(gifs::list_trending_gifs))
+        .routes(routes!(gifs::get_gif_preview))
+        .routes(routes!(gifs::attach_gif))
+        .routes(routes!(gifs::list_gifs, gifs::add_gif))
+        .routes(routes!(gifs::delete_gif))
+        .routes(routes!(gifs::delete_gif_pack))
 }

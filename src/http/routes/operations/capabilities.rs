@@ -7,6 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::domain::access::principal::Access;
+use crate::domain::files::gif_provider::Service;
 use crate::domain::files::{avatars, custom_emoji, resumable_uploads};
 use crate::domain::identity::password_hashing::{MAX_PASSWORD_CHARACTERS, MIN_PASSWORD_CHARACTERS};
 use crate::domain::sending::drafts;
@@ -33,6 +34,8 @@ pub struct Capabilities {
     /// Whether the server stores files.
     files: bool,
     custom_emoji: EmojiEditors,
+    /// Where GIFs are searched. Null if `/api/gifs/search` is not configured.
+    gif_search: Option<GifSearch>,
     limits: Limits,
 }
 
@@ -64,6 +67,16 @@ pub enum EmojiEditors {
     Admins,
     /// Every user.
     Everyone,
+}
+
+/// Where GIFs are searched.
+#[derive(Serialize, ToSchema)]
+pub struct GifSearch {
+    /// `local`, `klipy` or `giphy`.
+    #[schema(example = "local")]
+    provider: &'static str,
+    /// The text that a client must show beside the GIFs of a service. Null for GIFs of this server.
+    attribution: Option<&'static str>,
 }
 
 /// Limits that clients should know.
@@ -130,6 +143,10 @@ pub async fn get_capabilities(
             mail: state.app.mailer.is_some(),
             files: files.is_some(),
             custom_emoji: if settings.members_add_emoji { EmojiEditors::Everyone } else { EmojiEditors::Admins },
+            gif_search: state.app.gifs.as_ref().map(|gifs| GifSearch {
+                provider: gifs.service().map_or("local", Service::as_str),
+                attribution: gifs.service().map(Service::attribution),
+            }),
             limits: Limits {
                 message_body_characters: drafts::MAX_BODY_CHARACTERS,
                 page_entries: pagination::MAX_LIMIT,
