@@ -15,6 +15,7 @@ use crate::base::ids::Rng;
 use crate::base::time::Clock;
 use crate::config::{self, DataOptions, LogConfig, LogFormat, ServeConfig, ServeOptions};
 use crate::domain::access::principal::Access;
+use crate::domain::files::demo_gifs;
 use crate::domain::operations::{demo, health};
 use crate::http::server;
 use crate::http::state::{CONNECTION_LIMIT, HttpSettings, HttpState, RENDERER, Timeouts};
@@ -59,7 +60,8 @@ async fn serve(config: ServeConfig) -> Result<(), String> {
     // A server that cannot write must not log that it listens.
     health::check(&app).await.map_err(|error| explain(&place, &error))?;
     if demo && demo::fill(&app).await.map_err(|error| explain(&place, &error))? {
-        tracing::info!("created the users and messages of the demo");
+        demo_gifs::fill(&app).await.map_err(|error| explain(&place, &error))?;
+        tracing::info!("created the users, messages and GIFs of the demo");
     }
     let settings = HttpSettings {
         timeouts: Timeouts::default(),

@@ -1,9 +1,10 @@
-//! Files: uploads, who may see an attachment, when its bytes are deleted, and emoji.
+//! Files: uploads, who may see an attachment, when its bytes are deleted, emoji, and GIFs.
 
 pub mod attachments;
 pub mod avatars;
 pub mod copies;
 pub mod custom_emoji;
+pub mod demo_gifs;
 pub mod emoji_list;
 pub mod file_names;
 pub mod files;

@@ -5,6 +5,7 @@ mod avatars;
 mod bad_input;
 mod copies;
 mod emoji;
+mod gifs;
 mod links;
 mod resumable_uploads;
 mod s3;

@@ -10,6 +10,8 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use posthaste::base::time::Clock;
 use posthaste::domain::access::principal::Access;
+use posthaste::domain::files::gif_packs::Rating;
+use posthaste::domain::files::gifs::{GifSettings, GifSource};
 use posthaste::domain::identity::jwt::{JwtSettings, KeySource};
 use posthaste::mail::MailSettings;
 use reqwest::{Method, RequestBuilder};
@@ -106,8 +108,9 @@ impl Fixture {
         let (token, key) = Self::expired_credentials(place).await;
         let mails = MailServer::start().await;
         let mail = MailSettings { url: mails.url(), from: "posthaste@example.org".into() };
-        let open_server =
-            Server::start_with(place, Options { demo: false, mail: Some(mail.clone()), ..Options::default() }).await;
+        let gifs = Some(GifSettings { source: GifSource::Local, rating: Rating::R });
+        let options = Options { demo: false, mail: Some(mail.clone()), gifs: gifs.clone(), ..Options::default() };
+        let open_server = Server::start_with(place, options).await;
         let file = place.folder.path().join("jwt-secret");
         std::fs::write(&file, SECRET).unwrap();
         let jwt = JwtSettings {
@@ -122,6 +125,7 @@ impl Fixture {
             registration_open,
             jwt: Some(jwt),
             mail: Some(mail),
+            gifs,
             ..Options::default()
         };
         let server = Server::start_with(place, options).await;

@@ -50,7 +50,11 @@ impl Case {
         let body = body(fixture, operation, &subject).await;
         let things = things(fixture, operation, &subject).await;
         let mut paths = things.into_iter().map(|thing| fill_in(template, thing));
-        let question = if template == "/api/search/messages" { "?q=hey" } else { "" };
+        let question = match operation {
+            "GET /api/search/messages" | "GET /api/gifs/search" => "?q=hey",
+            "POST /api/gifs" => "?pack=a&title=a",
+            _ => "",
+        };
         let path = paths.next().unwrap() + question;
         let lasts = ["GET", "HEAD"].contains(&method)
             || matches!(operation, "POST /api/sessions" | "POST /api/password-resets");
@@ -135,6 +139,14 @@ async fn things(fixture: &Fixture, operation: &str, subject: &Subject) -> Vec<Ve
             }
             add_emoji(fixture, &name).await;
             names(name, &["nowhere", "x"])
+        }
+        "/api/gifs/{id}" | "/api/gifs/{id}/preview" | "/api/gifs/{id}/attach" => {
+            names(add_gif(fixture, "a").await.to_string(), &[NO_ID, "0", "x"])
+        }
+        "/api/gifs/packs/{pack}" => {
+            let pack = fixture.new_name("pack");
+            add_gif(fixture, &pack).await;
+            names(pack, &["nowhere"])
         }
         "/api/emoji/custom/{id}" => {
             let id = add_emoji(fixture, &fixture.new_name("emoji")).await;
@@ -254,6 +266,14 @@ async fn add_emoji(fixture: &Fixture, name: &str) -> i64 {
     answer.json()["id"].as_i64().unwrap()
 }
 
+/// Adds a GIF to a pack, and returns its id.
+async fn add_gif(fixture: &Fixture, pack: &str) -> i64 {
+    let request = fixture.open_server.request(Method::POST, &format!("/api/gifs?pack={pack}&title=a"));
+    let answer = crate::support::answer_of(request.body(crate::support::files::gif(8, 8))).await;
+    assert_eq!(answer.status, 201, "{}", String::from_utf8_lossy(&answer.bytes));
+    answer.json()["id"].as_i64().unwrap()
+}
+
 /// A group that the subject owns, with another member.
 async fn group(fixture: &Fixture, subject: &Subject) -> (String, String) {
     let member = fixture.subject(None).await.user_name;
@@ -310,6 +330,7 @@ async fn body(fixture: &Fixture, operation: &str, subject: &Subject) -> Option<V
             json!({"attachment_id": picture(fixture, subject).await})
         }
         "PUT /api/emoji/{name}" => BASE64_STANDARD.encode(crate::support::files::png(8, 8)).into(),
+        "POST /api/gifs" => BASE64_STANDARD.encode(crate::support::files::gif(8, 8)).into(),
         "PATCH /api/emoji/{name}" => json!({"name": fixture.new_name("emoji")}),
         "POST /api/messages" => {
             json!({"sender_user_name": subject.user_name, "recipient_user_name": "other", "body": "Hey, whats up?"})

@@ -59,6 +59,14 @@ PUT /api/emoji/{name}                             401 adm adm 201 scp scp scp 20
 PATCH /api/emoji/{name}                           401 adm adm 200 scp scp scp 200 scp scp scp adm scp scp scp 200
 DELETE /api/emoji/{name}                          401 adm adm 204 scp scp scp 204 scp scp scp adm scp scp scp 204
 GET /api/emoji/custom/{id}                        401 200 200 200 200 scp scp 200 200 scp scp 200 200 scp scp 200
+GET /api/gifs/search                              401 200 200 200 200 scp scp 200 200 scp scp 200 200 scp scp 200
+GET /api/gifs/trending                            401 200 200 200 200 scp scp 200 200 scp scp 200 200 scp scp 200
+GET /api/gifs/{id}/preview                        401 200 200 200 200 scp scp 200 200 scp scp 200 200 scp scp 200
+POST /api/gifs/{id}/attach                        401 201 201 201 scp act scp act scp 201 scp 201 scp 201 scp 201
+GET /api/gifs                                     401 adm adm 200 scp scp 200 200 scp scp adm adm scp scp 200 200
+POST /api/gifs                                    401 adm adm 201 scp scp 201 201 scp scp adm adm scp scp 201 201
+DELETE /api/gifs/{id}                             401 adm adm 204 scp scp 204 204 scp scp adm adm scp scp 204 204
+DELETE /api/gifs/packs/{pack}                     401 adm adm 204 scp scp 204 204 scp scp adm adm scp scp 204 204
 GET /api/scheduled                                401 200 200 200 act scp scp act 200 scp scp 200 200 scp scp 200
 GET /api/scheduled/{id}                           401 200 sch sch act scp scp act 200 scp scp 200 sch scp scp sch
 DELETE /api/scheduled/{id}                        401 204 sch sch scp act scp act scp 204 scp 204 scp sch scp sch

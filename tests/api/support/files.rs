@@ -18,6 +18,11 @@ pub fn png(width: u32, height: u32) -> Vec<u8> {
     encoded(&picture(width, height), ImageFormat::Png)
 }
 
+/// A GIF with one frame.
+pub fn gif(width: u32, height: u32) -> Vec<u8> {
+    encoded(&picture(width, height), ImageFormat::Gif)
+}
+
 pub fn encoded(picture: &DynamicImage, format: ImageFormat) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
     picture.write_to(&mut bytes, format).unwrap();

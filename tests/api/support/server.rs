@@ -9,8 +9,9 @@ use posthaste::base::ids::Rng;
 use posthaste::base::time::Clock;
 use posthaste::blobs;
 use posthaste::domain::access::principal::Access;
+use posthaste::domain::files::demo_gifs;
 use posthaste::domain::files::files::{FileSettings, MAX_FILE_BYTES, MAX_USER_BYTES};
-use posthaste::domain::files::gifs::GifSettings;
+use posthaste::domain::files::gifs::{GifSettings, GifSource};
 use posthaste::domain::identity::jwt::JwtSettings;
 use posthaste::domain::identity::users::{self, DirectMessagesFrom};
 use posthaste::domain::operations::demo;
@@ -187,14 +188,16 @@ impl Server {
             }),
             gifs: options.gifs,
         };
+        // Only tests of GIFs need them.
+        let with_gifs = matches!(&settings.gifs, Some(gifs) if matches!(gifs.source, GifSource::Local));
         let location = match &options.database_url {
             Some(url) => store::driver::environment::Location::parse(url).unwrap(),
             None => place.location(),
         };
         let (app, _) = App::open(&location, settings, options.clock, Rng::System, RENDERER).await.unwrap();
         let app = Arc::new(app);
-        if options.demo {
-            demo::fill(&app).await.unwrap();
+        if options.demo && demo::fill(&app).await.unwrap() && with_gifs {
+            demo_gifs::fill(&app).await.unwrap();
         }
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
