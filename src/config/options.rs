@@ -176,6 +176,9 @@ options! {
         /// Who may add custom emoji [default: admins]
         #[arg(long, env = "POSTHASTE_CUSTOM_EMOJI", value_name = "admins|everyone")]
         custom_emoji: EmojiEditors = EmojiEditors::Admins,
+        /// Which addresses are called to show previews of the links in messages [default: off]
+        #[arg(long, env = "POSTHASTE_LINK_PREVIEWS", value_name = "off|public|any")]
+        link_previews: LinkPreviewReach = LinkPreviewReach::Off,
         /// Start without the unreadable end of SQLite's write-ahead log, and keep a copy of the log. Use once; has no variable
         #[arg(long, action = ArgAction::SetTrue)]
         accept_lost_tail: bool = false; skip,
@@ -270,6 +273,18 @@ pub enum EmojiEditors {
     Admins,
     /// Every user.
     Everyone,
+}
+
+/// Which addresses are called for previews of links.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LinkPreviewReach {
+    /// None: messages get no previews.
+    Off,
+    /// Addresses of the public internet.
+    Public,
+    /// All addresses, private ones included.
+    Any,
 }
 
 /// Default for users who have not set `direct_messages_from`.

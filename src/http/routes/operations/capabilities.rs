@@ -33,6 +33,8 @@ pub struct Capabilities {
     /// Whether the server stores files.
     files: bool,
     custom_emoji: EmojiEditors,
+    /// Whether messages get previews of their links.
+    link_previews: bool,
     limits: Limits,
 }
 
@@ -130,6 +132,7 @@ pub async fn get_capabilities(
             mail: state.app.mailer.is_some(),
             files: files.is_some(),
             custom_emoji: if settings.members_add_emoji { EmojiEditors::Everyone } else { EmojiEditors::Admins },
+            link_previews: settings.link_previews.is_some(),
             limits: Limits {
                 message_body_characters: drafts::MAX_BODY_CHARACTERS,
                 page_entries: pagination::MAX_LIMIT,
