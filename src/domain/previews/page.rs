@@ -155,7 +155,9 @@ pub fn clean(text: &str, max: usize) -> Option<String> {
         let mut is_first = true;
         for character in word {
             if count + 1 + usize::from(is_first && count > 0) > max {
-                cleaned.pop();
+                if count == max {
+                    cleaned.pop();
+                }
                 cleaned.truncate(cleaned.trim_end().len());
                 cleaned.push('…');
                 return Some(cleaned);
@@ -179,3 +181,6 @@ fn is_invisible(character: char) -> bool {
         || matches!(character, '\u{202A}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{FEFF}' | '\u{FFF9}'..='\u{FFFB}')
         || matches!(character, '\u{E0000}'..='\u{E007F}')
 }
+
+#[cfg(test)]
+mod tests;
