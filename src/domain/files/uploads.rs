@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use super::attachments::{Attachment, Description, files};
 use super::avatars::not_an_image;
 use super::file_names;
-use super::files::{FileSettings, Files, UploadPermit, blob_error, blob_name};
+use super::files::{FileSettings, Files, NewAttachment, UploadPermit, blob_error, blob_name};
 use crate::app::App;
 use crate::base::error::{Error, Result};
 use crate::base::ids::{AttachmentId, UploadId, UserId};
@@ -198,13 +198,6 @@ pub async fn add_references(conn: &mut Conn, blobs: &[Blob], max_server_bytes: i
     Ok(())
 }
 
-#[derive(Clone)]
-struct NewAttachment {
-    attachment: Attachment,
-    max_user_bytes: i64,
-    max_server_bytes: i64,
-}
-
 /// Makes an attachment of a file that has arrived.
 ///
 /// # Errors
@@ -273,17 +266,13 @@ pub async fn create_image(app: &App, principal: &Principal, received: Received) 
     stored(&app.metrics, creating.await)
 }
 
-/// An image that the server has fetched. Its bytes are stored, and no attachment refers to them yet.
-#[derive(Clone)]
-pub struct PreparedImage(NewAttachment);
-
 /// Inspects an image that the server has fetched, and stores its bytes for at least an hour. Nothing of any other file is stored.
 ///
 /// # Errors
 /// 422 `not_an_image`, `image_too_large`, `damaged_file`; 503 and 507 if the bytes cannot be stored.
-pub async fn prepare_image(app: &App, received: Received) -> Result<PreparedImage> {
+pub async fn prepare_image(app: &App, received: Received) -> Result<NewAttachment> {
     let prepared = prepare(app, store::files::usage::SERVER, received, &Stated::default(), check_image).await;
-    stored(&app.metrics, prepared).map(PreparedImage)
+    stored(&app.metrics, prepared)
 }
 
 /// Inserts an attachment of a user that has the bytes of an image.
@@ -292,7 +281,7 @@ pub async fn prepare_image(app: &App, received: Received) -> Result<PreparedImag
 /// 401 if the user was erased; 413 `file_quota_exceeded`; 503 if the bytes have been deleted since the image was prepared; 507.
 pub async fn insert_image(
     conn: &mut Conn,
-    PreparedImage(image): &PreparedImage,
+    image: &NewAttachment,
     uploader_id: UserId,
     now: Timestamp,
 ) -> Result<Description> {

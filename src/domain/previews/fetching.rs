@@ -14,9 +14,11 @@ use tokio::time::{Instant, timeout_at};
 use url::Url;
 
 use super::page::{self, MAX_TITLE_CHARACTERS};
+use super::queue::Page;
 use crate::app::App;
 use crate::base::error::Result;
-use crate::domain::files::uploads::{self, PreparedImage};
+use crate::domain::files::files::NewAttachment;
+use crate::domain::files::uploads;
 use crate::outbound::{FetchError, Fetched, Fetcher};
 use crate::store::files::usage;
 
@@ -29,16 +31,6 @@ const IMAGE_BYTES: u64 = 5 * 1_024 * 1_024;
 /// The media types that the server asks for.
 const ACCEPT_PAGE: &str = "text/html, application/xhtml+xml, image/*;q=0.5";
 const ACCEPT_IMAGE: &str = "image/webp, image/png, image/jpeg, image/gif";
-
-/// What a page says about itself.
-pub struct Page {
-    /// Its title. `None` if the URL leads to an image without a name.
-    pub title: Option<String>,
-    /// Its description.
-    pub description: Option<String>,
-    /// Its image. The bytes are stored, and no attachment refers to them yet.
-    pub image: Option<PreparedImage>,
-}
 
 /// Fetches what a URL leads to. `None` if it is no page with a title and no image.
 ///
@@ -74,7 +66,7 @@ pub async fn fetch(app: &App, fetcher: &Fetcher, url: &str) -> std::result::Resu
     Ok(Some(Page { title: Some(title), description: described.description, image }))
 }
 
-async fn fetch_image(app: &App, fetcher: &Fetcher, url: &Url) -> Option<PreparedImage> {
+async fn fetch_image(app: &App, fetcher: &Fetcher, url: &Url) -> Option<NewAttachment> {
     let fetched = fetcher.get(url.as_str(), ACCEPT_IMAGE).await.ok()?;
     if fetched.status() != 200 || fetched.is_encoded() {
         return None;
@@ -83,7 +75,7 @@ async fn fetch_image(app: &App, fetcher: &Fetcher, url: &Url) -> Option<Prepared
 }
 
 /// Reads and stores an image. `None` if it cannot be stored: it is too large, damaged or of another type, or there is no space.
-async fn receive_image(app: &App, fetched: Fetched) -> Option<PreparedImage> {
+async fn receive_image(app: &App, fetched: Fetched) -> Option<NewAttachment> {
     match store_image(app, fetched).await {
         Ok(image) => image,
         Err(error) => {
@@ -93,7 +85,7 @@ async fn receive_image(app: &App, fetched: Fetched) -> Option<PreparedImage> {
     }
 }
 
-async fn store_image(app: &App, mut fetched: Fetched) -> Result<Option<PreparedImage>> {
+async fn store_image(app: &App, mut fetched: Fetched) -> Result<Option<NewAttachment>> {
     // The image does not belong to a user yet, because several messages can show it.
     let mut incoming = uploads::begin_for(app, usage::SERVER, None, IMAGE_BYTES).await?;
     loop {

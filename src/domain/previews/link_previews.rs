@@ -9,8 +9,8 @@
 
 use std::sync::Arc;
 
-use super::fetching::{self, Page};
-use super::queue::{Job, LinkPreviews, Request};
+use super::fetching;
+use super::queue::{Job, LinkPreviews, Page, Request};
 use crate::app::App;
 use crate::base::error::{Error, Result};
 use crate::base::links::previewed_url;

@@ -14,10 +14,10 @@ use quick_cache::sync::Cache;
 use tokio::sync::Notify;
 use url::Url;
 
-use super::fetching::Page;
 use crate::base::ids::{ConversationId, UserId};
 use crate::base::links::previewed_url;
 use crate::base::metrics::Metrics;
+use crate::domain::files::files::NewAttachment;
 use crate::outbound::addresses::Reach;
 use crate::store::messages::messages::{Kind, Message};
 
@@ -49,6 +49,16 @@ pub struct Request {
     pub sender: UserId,
     /// The URL as it is in the text.
     pub url: String,
+}
+
+/// What a page says about itself.
+pub struct Page {
+    /// Its title. `None` if the URL leads to an image without a name.
+    pub title: Option<String>,
+    /// Its description.
+    pub description: Option<String>,
+    /// Its image. Each message that shows it gets an attachment with the same bytes.
+    pub image: Option<NewAttachment>,
 }
 
 /// What is known about a URL. `None` if it leads to nothing with a preview.
