@@ -82,7 +82,7 @@ pub struct MessageBody<'a> {
     reactions: Vec<Reaction<'a>>,
     attachments: Vec<AttachmentBody<'a>>,
     /// The preview of the first link in the text. Null if there is none, and until it is made.
-    link_preview: Option<LinkPreviewBody<'a>>,
+    link_preview: Option<Box<LinkPreviewBody<'a>>>,
     /// Null if the message is not pinned.
     #[schema(value_type = Option<String>, format = DateTime)]
     pinned_at: Option<Timestamp>,
@@ -227,7 +227,7 @@ impl<'a> MessageBody<'a> {
             mentions,
             reactions: message.decorations.reactions.iter().map(Reaction::new).collect(),
             attachments: message.attachments.list().iter().map(AttachmentBody::new).collect(),
-            link_preview: message.link_preview.preview().map(LinkPreviewBody::new),
+            link_preview: message.link_preview.preview().map(LinkPreviewBody::new).map(Box::new),
             pinned_at: message.decorations.pinned_at,
         }
     }

@@ -7,7 +7,7 @@ use super::*;
 use crate::both;
 use crate::support::answer_of;
 use crate::support::files::{stored, wait_for_stored};
-use crate::support::people::{assert_hidden, delete, patch, post_once, seen};
+use crate::support::people::{assert_hidden, delete, post_once, seen};
 use crate::support::watch::Socket;
 
 both!(a_preview_arrives_after_the_message, async |place| {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use posthaste::outbound::addresses::Reach;
 use serde_json::{Value, json};
 
-use crate::support::people::{get, path_of, post};
+use crate::support::people::{get, patch, path_of, post};
 use crate::support::site::{Reply, Site, html};
 use crate::support::{Options, Place, Server};
 
@@ -17,12 +17,25 @@ use crate::support::{Options, Place, Server};
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// A server that makes previews, also of private addresses.
-async fn start(place: &Place) -> Server {
+pub async fn start(place: &Place) -> Server {
     Server::start_with(place, options()).await
 }
 
 fn options() -> Options {
     Options { link_previews: Some(Reach::Anywhere), ..Options::default() }
+}
+
+/// Sends messages with a preview, with one that an edit removes, and without one.
+pub async fn change_previews(server: &Server) {
+    let site = site().await;
+    for path in ["kept", "removed"] {
+        let sent = send(server, &format!("{}/{path}", site.url)).await;
+        preview_of(server, &sent).await;
+        let body = if path == "kept" { format!("see {}/kept", site.url) } else { "no link".to_owned() };
+        let edited = patch(server, "bugs", &path_of(&sent), json!({"body": body})).await.json();
+        assert_eq!(edited["link_preview"].is_object(), path == "kept");
+    }
+    send_new(server, json!({"recipient_user_name": "duck", "body": site.url, "link_preview": false})).await;
 }
 
 /// A site with an image under `/image.png`. All other pages have their path as title, and this image.

@@ -103,7 +103,7 @@ both!(a_message_that_is_deleted_meanwhile_gets_no_preview, async |place| {
     }
     assert_eq!(delete(&server, "bugs", &path_of(&sent)).await.status, 204);
     let body = json!({"body": "no link any more"});
-    assert_eq!(crate::support::people::patch(&server, "bugs", &path_of(&edited), body).await.status, 200);
+    assert_eq!(patch(&server, "bugs", &path_of(&edited), body).await.status, 200);
     wait_for_outcomes(&server, "none", 2).await;
     for message in [&sent, &edited] {
         assert_eq!(get(&server, "bugs", &path_of(message)).await.json()["link_preview"], Value::Null);
