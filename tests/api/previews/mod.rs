@@ -27,7 +27,7 @@ fn options() -> Options {
 
 /// Sends messages with a preview, with one that an edit removes, and without one.
 pub async fn change_previews(server: &Server) {
-    let site = site().await;
+    let site = Site::start(|target| html(&format!("<title>{target}</title>"))).await;
     for path in ["kept", "removed"] {
         let sent = send(server, &format!("{}/{path}", site.url)).await;
         preview_of(server, &sent).await;
