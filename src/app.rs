@@ -21,12 +21,14 @@ use crate::domain::identity::password_hashing::PasswordHashing;
 use crate::domain::messages::tails::Tails;
 use crate::domain::operations::database_clock;
 use crate::domain::operations::write_probe::WriteProbe;
+use crate::domain::previews::queue::LinkPreviews;
 use crate::domain::sending::change_queue::ChangeQueue;
 use crate::domain::sending::recent_sends::RecentSends;
 use crate::domain::sending::send_queue::SendQueue;
 use crate::domain::shared::idempotency::KeyDays;
 use crate::domain::shared::rendering::Renderer;
 use crate::mail::{MailSettings, Mailer};
+use crate::outbound::addresses::Reach;
 use crate::store;
 use crate::store::db::Db;
 use crate::store::db::migrations::{self, Report};
@@ -57,6 +59,8 @@ pub struct Settings {
     pub accept_lost_tail: bool,
     /// Whether webhooks may use private addresses and plain http.
     pub webhook_allow_private: bool,
+    /// Which addresses the server calls for previews of links. `None` if it makes no previews.
+    pub link_previews: Option<Reach>,
     /// The public URL of the server.
     pub public_url: Option<String>,
     /// Whether storage that can lose acknowledged data is accepted.
@@ -84,6 +88,7 @@ impl Default for Settings {
             event_retention_days: EVENT_RETENTION_DAYS,
             accept_lost_tail: false,
             webhook_allow_private: false,
+            link_previews: None,
             public_url: None,
             allow_unsafe_storage: false,
             jwt: None,
@@ -140,6 +145,8 @@ pub struct App {
     pub files: Option<Files>,
     /// Searches GIFs.
     pub gifs: Option<GifSearch>,
+    /// The messages whose links wait for a preview. `None` if the server makes no previews.
+    pub link_previews: Option<Arc<LinkPreviews>>,
     /// The secret of the database: the key for the hashes of user names. The keys of the bus are derived from it.
     pub name_key: [u8; 32],
 }
@@ -190,6 +197,8 @@ impl App {
         let callers = KnownCallers::default();
         let revocations = Arc::clone(&callers.revocations);
         let recent_sends = Arc::new(RecentSends::default());
+        let link_previews =
+            settings.link_previews.map(|reach| Arc::new(LinkPreviews::new(reach, Arc::clone(&metrics))));
         let app = Self {
             sends: SendQueue::new(
                 db.clone(),
@@ -197,6 +206,7 @@ impl App {
                 Arc::clone(&metrics),
                 revocations,
                 Arc::clone(&recent_sends),
+                link_previews.clone(),
                 settings.direct_messages_from,
             ),
             searched: Notify::new(),
@@ -223,6 +233,7 @@ impl App {
             mailer,
             files,
             gifs,
+            link_previews,
         };
         Ok((app, report))
     }

@@ -41,7 +41,8 @@ pub struct WorkLabels {
 /// The labels of an outcome.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct OutcomeLabels {
-    /// Of requests for GIFs `answered` or `failed`; of mails `sent` or `failed`; of uploads `stored`, `refused` or `failed`.
+    /// Of requests for GIFs `answered` or `failed`; of mails `sent` or `failed`; of uploads `stored`, `refused` or `failed`;
+    /// of link previews see [`Metrics::link_previews`].
     pub outcome: &'static str,
 }
 
@@ -93,6 +94,8 @@ pub struct Metrics {
     pub uploads: Family<OutcomeLabels, Counter>,
     /// Requests to the service for GIFs.
     pub gif_requests: Family<OutcomeLabels, Counter>,
+    /// Previews of links that were made, and the reasons why others were not.
+    pub link_previews: Family<OutcomeLabels, Counter>,
     /// Stored files and thumbnails at the last count.
     pub files: Gauge,
     /// The bytes of all stored files and thumbnails at the last count.
@@ -170,6 +173,7 @@ impl Metrics {
             mails: register(all, "mails", "Mails sent and mails given up"),
             uploads: register(all, "uploads", "Uploads stored, refused and failed"),
             gif_requests: register(all, "gif_requests", "Requests to the service for GIFs, answered and failed"),
+            link_previews: register(all, "link_previews", "Link previews made, and messages that got none"),
             files: register(all, "files", "Stored files and thumbnails at the last count"),
             files_size_bytes: register_with_unit(
                 all,
@@ -221,6 +225,12 @@ impl Metrics {
     /// The counter of requests to the service for GIFs with an outcome: `answered` or `failed`.
     pub fn gif_requests(&self, outcome: &'static str) -> Counter {
         self.gif_requests.get_or_create_owned(&OutcomeLabels { outcome })
+    }
+
+    /// The counter of link previews with an outcome: `made`; `none` if the page has no title or the message has changed; `failed`
+    /// if the page cannot be fetched; `limited` by the limit of the sender; `dropped` because the queue was full.
+    pub fn link_previews(&self, outcome: &'static str) -> Counter {
+        self.link_previews.get_or_create_owned(&OutcomeLabels { outcome })
     }
 
     /// The counter of restarts of a task.

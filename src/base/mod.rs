@@ -3,6 +3,7 @@
 
 pub mod error;
 pub mod ids;
+pub mod links;
 pub mod metrics;
 pub mod request_id;
 pub mod tasks;

@@ -16,8 +16,8 @@ use options::{
     ALL_FILES_RANGE_MIB, DataValues, EVENT_RETENTION_RANGE_DAYS, FILES_RANGE_MIB, File, MAX_FILE_RANGE_MIB, ServeValues,
 };
 pub use options::{
-    Correspondents, DataOptions, EmojiEditors, GifProvider, GifRating, LogFormat, Registration, Secret, ServeOptions,
-    Switch,
+    Correspondents, DataOptions, EmojiEditors, GifProvider, GifRating, LinkPreviewReach, LogFormat, Registration,
+    Secret, ServeOptions, Switch,
 };
 
 use crate::app::Settings;
@@ -30,6 +30,7 @@ use crate::http::access::client_address::TrustedProxies;
 use crate::http::access::origin::{OriginRules, origin_of};
 use crate::live::bus::BusSettings;
 use crate::mail::MailSettings;
+use crate::outbound::addresses::Reach;
 use crate::store::driver::environment::Location;
 
 /// The configuration file in the working directory, read if `--config` is not given.
@@ -139,6 +140,11 @@ pub fn serve(data_options: &DataOptions, options: ServeOptions) -> Result<(Serve
         event_retention_days: values.event_retention_days,
         accept_lost_tail: values.accept_lost_tail,
         webhook_allow_private: values.webhook_allow_private,
+        link_previews: match values.link_previews {
+            LinkPreviewReach::Off => None,
+            LinkPreviewReach::Public => Some(Reach::PublicWeb),
+            LinkPreviewReach::Any => Some(Reach::Anywhere),
+        },
         public_url: values.public_url,
         allow_unsafe_storage: data.allow_unsafe_storage,
         jwt,

@@ -188,6 +188,9 @@ options! {
         /// GIFs for a narrower audience are not shown [default: pg]
         #[arg(long, env = "POSTHASTE_GIF_RATING", value_name = "g|pg|pg-13|r")]
         gif_rating: GifRating = GifRating::Pg,
+        /// Which addresses are called to show previews of the links in messages [default: off]
+        #[arg(long, env = "POSTHASTE_LINK_PREVIEWS", value_name = "off|public|any")]
+        link_previews: LinkPreviewReach = LinkPreviewReach::Off,
         /// Start without the unreadable end of SQLite's write-ahead log, and keep a copy of the log. Use once; has no variable
         #[arg(long, action = ArgAction::SetTrue)]
         accept_lost_tail: bool = false; skip,
@@ -312,6 +315,18 @@ pub enum GifRating {
     Pg13,
     /// Adults.
     R,
+}
+
+/// Which addresses are called for previews of links.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LinkPreviewReach {
+    /// None: messages get no previews.
+    Off,
+    /// Addresses of the public internet.
+    Public,
+    /// All addresses, private ones included.
+    Any,
 }
 
 /// Default for users who have not set `direct_messages_from`.

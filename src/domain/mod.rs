@@ -15,5 +15,6 @@ pub mod identity;
 pub mod messages;
 pub mod operations;
 pub mod people;
+pub mod previews;
 pub mod sending;
 pub mod shared;

@@ -4,6 +4,7 @@
 //! - A client that is limited to public addresses connects only to IP addresses that were checked: it resolves a name, removes the
 //!   addresses that are not public, and connects to one of the others.
 //! - No request goes through a proxy, because a proxy would connect to addresses that nobody has checked.
+//! - No content is decompressed, because a small answer could become a large one.
 //! - No error contains a URL, because a URL can contain a secret.
 
 pub mod addresses;
@@ -16,7 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue, LOCATION};
+use reqwest::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, LOCATION};
 use url::Url;
 
 use self::addresses::{Reach, check_url, is_public};
@@ -52,6 +53,10 @@ pub fn client(reach: Reach, timeout: Duration, max_idle: usize) -> reqwest::Resu
         .retry(reqwest::retry::never())
         .referer(false)
         .no_proxy()
+        .no_gzip()
+        .no_brotli()
+        .no_zstd()
+        .no_deflate()
         .pool_max_idle_per_host(max_idle)
         .connect_timeout(timeout)
         .timeout(timeout);
@@ -145,6 +150,11 @@ impl Fetched {
     /// The header `Content-Type`.
     pub fn content_type(&self) -> Option<&str> {
         self.response.headers().get(CONTENT_TYPE)?.to_str().ok()
+    }
+
+    /// Whether the content is compressed, although the request did not ask for this.
+    pub fn is_encoded(&self) -> bool {
+        self.response.headers().get(CONTENT_ENCODING).is_some_and(|value| value != "identity")
     }
 
     /// The next bytes of the content. `None` at its end.

@@ -13,6 +13,7 @@ use crate::base::error::Result;
 use crate::domain::files::sweep;
 use crate::domain::messages::search;
 use crate::domain::operations::{clock, housekeeping};
+use crate::domain::previews::link_previews;
 use crate::domain::sending::{change_queue, scheduled, send_queue};
 use crate::live::Live;
 use crate::live::bus::{Bus, BusSettings};
@@ -123,6 +124,9 @@ fn tasks(app: &Arc<App>, live: &Arc<Live>, bus: &Arc<Bus>) -> Vec<Task> {
     }
     if app.files.is_some() {
         tasks.push(Task::new(sweep::TASK, app, sweep::run));
+    }
+    if app.link_previews.is_some() {
+        tasks.push(Task::new(link_previews::TASK, app, link_previews::run));
     }
     if app.mailer.is_some() {
         tasks.push(Task::new(mail::TASK, app, |app| async move {

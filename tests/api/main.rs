@@ -22,6 +22,7 @@ mod messages;
 mod operations;
 mod people;
 mod plans;
+mod previews;
 mod properties;
 mod sending;
 mod support;

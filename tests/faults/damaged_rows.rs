@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::both;
 use crate::operations::operations::{posthaste, text};
+use crate::previews;
 use crate::support::people::{call, delete, get, group, patch, post, post_once, put, say};
 use crate::support::server::Answer;
 use crate::support::{Place, Server};
@@ -160,6 +161,7 @@ both!(a_change_of_each_covered_column_is_found, async |place| {
         ("action = 'member_left'", "action = 'group_created'", 1),
         ("action = NULL", "action = 'group_created'", 1),
         ("subject_id = 1", "subject_id = NULL", 1),
+        ("link_preview = 'declined'", "link_preview = NULL", second),
     ];
     for (wrong, right, seq) in columns {
         damage(place, wrong, room, seq).await;
@@ -177,7 +179,7 @@ both!(a_change_of_each_covered_column_is_found, async |place| {
 });
 
 both!(every_kind_of_write_leaves_a_matching_digest, async |place| {
-    let server = Server::start(place).await;
+    let server = previews::start(place).await;
     let room = group(&server, "bugs", &["duck", "porky"], "all").await;
     let plain = say(&server, "bugs", room, "plain, with @duck", None).await["seq"].clone();
     say(&server, "duck", room, "a reply 👍 \u{0}".trim_end_matches('\0'), Some(1)).await;
@@ -203,6 +205,7 @@ both!(every_kind_of_write_leaves_a_matching_digest, async |place| {
     let url = hook["url"].as_str().unwrap();
     let brought = server.post(&url[url.find("/api/").unwrap()..], &json!({"text": "built"})).await;
     assert_eq!(brought.status, 200);
+    previews::change_previews(&server).await;
     server.send("duck", "duck", "a note").await;
     for number in 0..20 {
         server.send("rdibari", "porky", &format!("№ {number}")).await;
@@ -214,7 +217,7 @@ both!(every_kind_of_write_leaves_a_matching_digest, async |place| {
     assert_eq!(place.numbers(MESSAGES_WITHOUT_DIGEST).await, [[0]]);
     let (well, said) = doctor_deep(place);
     assert!(well && !said.contains("no digest"), "{said}");
-    assert!(said.contains("and 2 earlier texts match"), "{said}");
+    assert!(said.contains("and 4 earlier texts match"), "{said}");
     let tombstones = place.numbers("SELECT count(*) FROM messaging.messages WHERE deleted_at IS NOT NULL").await[0][0];
     assert!(tombstones >= 21, "{tombstones}");
     // The digests are also correct after a backup and a restore into each database.

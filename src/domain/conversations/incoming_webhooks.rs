@@ -224,6 +224,7 @@ pub async fn post(app: &App, target: Target, text: String, request: Option<Keyed
         body: text,
         reply_to: None,
         attachment_ids: Vec::new(),
+        link_preview_declined: false,
         once: Once { request, render, sealed: false },
         accepted_at: None,
         request_id: RequestId::current(),

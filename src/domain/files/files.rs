@@ -10,6 +10,7 @@ use crate::base::error::{Error, Result};
 use crate::base::ids::UserId;
 use crate::blobs::{BlobError, BlobName, Blobs, Location, Spooled};
 use crate::media::{self, Inspected, Refusal};
+use crate::store::files::attachments::Attachment;
 use crate::store::files::blobs::Blob;
 
 /// The default limit of one file, in bytes.
@@ -37,6 +38,17 @@ pub struct FileSettings {
     /// The limit of one file, in bytes.
     pub max_file_bytes: u64,
     /// The limit of the files of one user, in bytes.
+    pub max_user_bytes: i64,
+    /// The limit of all files together, in bytes.
+    pub max_server_bytes: i64,
+}
+
+/// An attachment that is still to be inserted. Its bytes are stored, and nothing refers to them yet.
+#[derive(Clone)]
+pub struct NewAttachment {
+    /// The attachment. The id of its description has no meaning.
+    pub attachment: Attachment,
+    /// The limit of the files of its user, in bytes.
     pub max_user_bytes: i64,
     /// The limit of all files together, in bytes.
     pub max_server_bytes: i64,

@@ -13,11 +13,12 @@ use sha2::{Digest, Sha256};
 use super::attachments::{Attachment, Description, files};
 use super::avatars::not_an_image;
 use super::file_names;
-use super::files::{FileSettings, Files, UploadPermit, blob_error, blob_name};
+use super::files::{FileSettings, Files, NewAttachment, UploadPermit, blob_error, blob_name};
 use crate::app::App;
 use crate::base::error::{Error, Result};
 use crate::base::ids::{AttachmentId, UploadId, UserId};
 use crate::base::metrics::Metrics;
+use crate::base::time::Timestamp;
 use crate::blobs::{SpoolFile, Spooled};
 use crate::domain::access::principal::Principal;
 use crate::domain::shared::idempotency::{KeyedAnswer, Once};
@@ -220,12 +221,6 @@ pub async fn add_references(conn: &mut Conn, blobs: &[Blob], max_server_bytes: i
     Ok(())
 }
 
-struct NewAttachment {
-    attachment: Attachment,
-    max_user_bytes: i64,
-    max_server_bytes: i64,
-}
-
 /// Creates an attachment from a received file.
 ///
 /// # Errors
@@ -309,12 +304,40 @@ async fn insert_of_upload(conn: &mut Conn, new: &NewAttachment, upload: UploadId
 /// As [`create`]; 422 `not_an_image`.
 pub async fn create_image(app: &App, principal: &Principal, received: Received) -> Result<AttachmentId> {
     let person = principal.require_person()?.id;
-    let check = |inspected: &Inspected| if inspected.kind == Kind::Image { Ok(()) } else { Err(not_an_image()) };
     let creating = async {
-        let new = prepare(app, person, received, &Stated::default(), check).await?;
+        let new = prepare(app, person, received, &Stated::default(), check_image).await?;
         app.db.write(new, |conn, new| Box::pin(insert_row(conn, new))).await
     };
     stored(&app.metrics, creating.await)
+}
+
+/// Inspects an image that the server has fetched, and stores its bytes for at least an hour. Nothing of any other file is stored.
+///
+/// # Errors
+/// 422 `not_an_image`, `image_too_large`, `damaged_file`; 503 and 507 if the bytes cannot be stored.
+pub async fn prepare_image(app: &App, received: Received) -> Result<NewAttachment> {
+    let prepared = prepare(app, store::files::usage::SERVER, received, &Stated::default(), check_image).await;
+    stored(&app.metrics, prepared)
+}
+
+/// Inserts an attachment of a user that has the bytes of an image.
+///
+/// # Errors
+/// 401 if the user was erased; 413 `file_quota_exceeded`; 503 if the bytes have been deleted since the image was prepared; 507.
+pub async fn insert_image(
+    conn: &mut Conn,
+    image: &NewAttachment,
+    uploader_id: UserId,
+    now: Timestamp,
+) -> Result<Description> {
+    let attachment = Attachment { uploader_id, created_at: now, ..image.attachment.clone() };
+    let new = NewAttachment { attachment, ..*image };
+    let id = insert_row(conn, &new).await?;
+    Ok(Description { id: id.0, ..new.attachment.description })
+}
+
+fn check_image(inspected: &Inspected) -> Result<()> {
+    if inspected.kind == Kind::Image { Ok(()) } else { Err(not_an_image()) }
 }
 
 /// Counts an upload by its outcome: `stored`, `refused` or `failed`.

@@ -10,6 +10,7 @@ use super::message_reads::{complete_for, message_deleted, message_not_found, req
 use crate::app::App;
 use crate::base::error::{Error, Result};
 use crate::base::ids::{ConversationId, UserId};
+use crate::base::links::previewed_url;
 use crate::base::time::Timestamp;
 use crate::domain::access::membership::{Membership, Role};
 use crate::domain::access::principal::Principal;
@@ -52,7 +53,11 @@ pub async fn edit(
     }
     let conversation = ConversationId(conversation);
     let change = Change { conversation, seq, principal: principal.clone(), body, now: app.clock.now() };
-    app.db.write(change, |conn, change| Box::pin(edit_in_transaction(conn, change))).await
+    let edited = app.db.write(change, |conn, change| Box::pin(edit_in_transaction(conn, change))).await?;
+    if let Some(previews) = &app.link_previews {
+        previews.offer(&edited.0);
+    }
+    Ok(edited)
 }
 
 async fn edit_in_transaction(conn: &mut Conn, change: &Change) -> Result<(Message, Names)> {
@@ -79,7 +84,8 @@ async fn edit_in_transaction(conn: &mut Conn, change: &Change) -> Result<(Messag
         let written_at = current.edited_at.unwrap_or(current.created_at);
         let before = EarlierText { body: current.body.clone(), at: written_at };
         store::messages::edits::put(conn, change.conversation, change.seq, editions + 1, &before).await?;
-        store::messages::edits::set_body(conn, current, &change.body, change.now).await?;
+        let keeps_preview = previewed_url(&current.body) == previewed_url(&change.body);
+        store::messages::edits::set_body(conn, current, &change.body, keeps_preview, change.now).await?;
         mentions::renew(conn, change.conversation, change.seq, person, &change.body).await?;
         log(conn, change, events::Kind::MessageUpdated, person).await?;
     }

@@ -66,6 +66,7 @@ pub async fn forward(
     let new = NewMessage {
         conversation_id: Some(into),
         attachment_ids: message.attachments.list().iter().map(|attachment| attachment.id).collect(),
+        link_preview_declined: message.link_preview.is_declined(),
         body: message.body,
         ..NewMessage::default()
     };

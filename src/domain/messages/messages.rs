@@ -8,6 +8,7 @@ use crate::domain::access::principal::Principal;
 use crate::domain::identity::names::Names;
 use crate::domain::sending::drafts::{Answer, Draft, NewMessage, Sent};
 use crate::domain::shared::idempotency::{KeyedAnswer, Once};
+pub use crate::store::messages::link_previews::Preview;
 pub use crate::store::messages::messages::Message;
 
 /// Sends a message.
@@ -28,7 +29,7 @@ pub async fn send_draft(app: &App, draft: Draft) -> Result<KeyedAnswer> {
     let render = draft.once.render;
     match app.sends.send(draft).await? {
         Answer::Sent(sent) => render(&sent).map(KeyedAnswer::now),
-        Answer::KeyedAnswer(given) => Ok(given),
+        Answer::SentWithKey(given, _) | Answer::KeyedAnswer(given) => Ok(given),
     }
 }
 

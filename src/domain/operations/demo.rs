@@ -67,6 +67,7 @@ fn conversation(clock: &Clock) -> Batch {
         body: (*body).into(),
         reply_to: None,
         attachment_ids: Vec::new(),
+        link_preview_declined: false,
         once: Once::without_key(),
         accepted_at: None,
         request_id: None,

@@ -33,6 +33,8 @@ pub struct NewMessage {
     pub reply_to: Option<i64>,
     /// At most [`MAX_ATTACHMENTS`] different attachments.
     pub attachment_ids: Vec<i64>,
+    /// Whether the sender wants no preview of its link.
+    pub link_preview_declined: bool,
 }
 
 /// A message that was sent.
@@ -53,8 +55,29 @@ pub struct Sent {
 pub enum Answer {
     /// The message was sent now. The caller of the queue renders the answer.
     Sent(Box<Sent>),
-    /// The answer was rendered and stored under the idempotency key, either now or when the key was first used.
+    /// The message was sent now. Its answer was rendered and stored under the idempotency key.
+    SentWithKey(KeyedAnswer, Box<Message>),
+    /// The answer was stored under the idempotency key when the key was first used.
     KeyedAnswer(KeyedAnswer),
+}
+
+impl Answer {
+    /// The answer to a message that was sent now. `keyed` is the stored answer if the send has an idempotency key.
+    pub fn sent(sent: Sent, keyed: Option<KeyedAnswer>) -> Self {
+        match keyed {
+            Some(keyed) => Self::SentWithKey(keyed, Box::new(sent.message)),
+            None => Self::Sent(Box::new(sent)),
+        }
+    }
+
+    /// The message that was sent now.
+    pub fn message(&self) -> Option<&Message> {
+        match self {
+            Self::Sent(sent) => Some(&sent.message),
+            Self::SentWithKey(_, message) => Some(message),
+            Self::KeyedAnswer(_) => None,
+        }
+    }
 }
 
 /// The sender of a draft.
@@ -100,6 +123,8 @@ pub struct Draft {
     pub reply_to: Option<i64>,
     /// The attachments, each once.
     pub attachment_ids: Vec<i64>,
+    /// Whether the sender wants no preview of its link.
+    pub link_preview_declined: bool,
     /// Its idempotency key, and the function that renders its answer.
     pub once: Once<Sent>,
     /// When a scheduled message was accepted; `None` for a message that is sent now.
@@ -155,6 +180,7 @@ impl Draft {
                 body: new.body,
                 reply_to: new.reply_to,
                 attachment_ids: new.attachment_ids,
+                link_preview_declined: new.link_preview_declined,
                 once,
                 accepted_at: None,
                 request_id: RequestId::current(),

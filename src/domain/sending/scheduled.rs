@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::directory::DirectoryEntries;
 use super::draft_attachments::LockedAttachments;
 use super::draft_people;
-use super::drafts::{Answer, Draft, NewMessage, Recipient, Sender};
+use super::drafts::{Draft, NewMessage, Recipient, Sender};
 use super::send_batch::{Batch, reply_to_not_found, send_all};
 use crate::app::App;
 use crate::base::error::{Error, Result};
@@ -31,6 +31,7 @@ use crate::domain::shared::pagination::{self, Limit, Page};
 use crate::store;
 use crate::store::db::Conn;
 use crate::store::identity::users::UserSummary;
+use crate::store::messages::messages::Message;
 pub use crate::store::messages::scheduled::{AttachmentIds, Scheduled};
 
 /// The longest time for which a message can be scheduled in advance, in days.
@@ -128,6 +129,7 @@ async fn insert(conn: &mut Conn, input: &Input) -> Result<KeyedAnswer> {
         body: draft.body.clone(),
         reply_to: draft.reply_to,
         attachment_ids: AttachmentIds(draft.attachment_ids.clone()),
+        link_preview_declined: draft.link_preview_declined,
         created_at: *now,
         send_at: *send_at,
         failed_at: None,
@@ -257,7 +259,10 @@ pub async fn send_due(app: &App) -> Result<usize> {
             outcome => outcome,
         };
         let failure = match outcome {
-            Ok(()) => {
+            Ok(sent) => {
+                if let (Some(previews), Some(message)) = (&app.link_previews, sent.as_deref()) {
+                    previews.offer(message);
+                }
                 tasks::panic_point(PanicPoint::ScheduledSent);
                 continue;
             }
@@ -281,20 +286,20 @@ pub async fn send_due(app: &App) -> Result<usize> {
     Ok(due.len() - skipped)
 }
 
-/// Sends one message, unless it was cancelled or another node has sent it.
-async fn send_one(app: &App, id: ScheduledId) -> Result<()> {
+/// Sends one message and returns it, unless it was cancelled or another node has sent it.
+async fn send_one(app: &App, id: ScheduledId) -> Result<Option<Box<Message>>> {
     let mark = app.callers.revocations.current_mark(&app.db).await?;
     let input = (id, app.clock.clone(), mark, app.settings.direct_messages_from);
     app.db
         .write(input, |conn, (id, clock, mark, direct_messages_from)| {
             Box::pin(async move {
-                let Some(scheduled) = store::messages::scheduled::take(conn, *id).await? else { return Ok(()) };
+                let Some(scheduled) = store::messages::scheduled::take(conn, *id).await? else { return Ok(None) };
                 let draft = draft(conn, scheduled).await?;
                 let known = DirectoryEntries { mark: *mark, ..DirectoryEntries::default() };
                 let batch = Batch::new(clock.clone(), vec![draft], known, *direct_messages_from);
                 // This is the last write of the transaction. If the message is refused, the transaction is rolled back.
                 match send_all(conn, &batch).await?.into_iter().next() {
-                    Some(Ok(Answer::Sent(_) | Answer::KeyedAnswer(_))) => Ok(()),
+                    Some(Ok(answer)) => Ok(answer.message().cloned().map(Box::new)),
                     Some(Err(error)) => Err(error),
                     None => Err(Error::internal("a draft has no answer after its batch")),
                 }
@@ -319,6 +324,7 @@ async fn draft(conn: &mut Conn, scheduled: Scheduled) -> Result<Draft> {
         body: scheduled.body,
         reply_to: scheduled.reply_to,
         attachment_ids: scheduled.attachment_ids.0,
+        link_preview_declined: scheduled.link_preview_declined,
         once: Once::without_key(),
         accepted_at: Some(scheduled.created_at),
         request_id: None,

@@ -32,6 +32,7 @@ use crate::store::db::Conn;
 use crate::store::events::events::{self, NewEvent};
 use crate::store::files::attachments::{AttachmentList, Held};
 use crate::store::identity::users::{DirectMessagesFrom, UserSummary};
+use crate::store::messages::link_previews::LinkPreview;
 use crate::store::messages::mentions::Mention;
 use crate::store::messages::messages::{Decorations, Kind, Message, NewRow};
 use crate::store::messages::threads::Reply;
@@ -438,8 +439,7 @@ async fn write(
     }
     appended?;
     for ((index, _, sent), prepared) in sent.into_iter().zip(prepared) {
-        answers[index] =
-            Some(Ok(prepared.map_or_else(|| Answer::Sent(Box::new(sent)), |it| Answer::KeyedAnswer(it.give()))));
+        answers[index] = Some(Ok(Answer::sent(sent, prepared.map(Prepared::give))));
     }
     Ok(true)
 }
@@ -589,6 +589,7 @@ impl ResolvedDraft<'_> {
                 subject_id: None,
                 mentions: Vec::new(),
                 attachments,
+                link_preview: LinkPreview::of_new(self.draft.link_preview_declined),
                 decorations: Decorations::default(),
             },
             sender_user_name: self.sender.user_name,

@@ -35,6 +35,7 @@ use crate::base::request_id;
 use crate::base::tasks::{self, PanicPoint, RunFlag};
 use crate::base::time::Clock;
 use crate::domain::identity::revocations::Revocations;
+use crate::domain::previews::queue::LinkPreviews;
 use crate::store::db::Db;
 use crate::store::identity::users::DirectMessagesFrom;
 
@@ -104,12 +105,14 @@ impl SendQueue {
         metrics: Arc<Metrics>,
         revocations: Arc<Revocations>,
         recent_sends: Arc<RecentSends>,
+        link_previews: Option<Arc<LinkPreviews>>,
         direct_messages_from: DirectMessagesFrom,
     ) -> Self {
         let (waiting, queue) = mpsc::channel(QUEUE_LIMIT);
         let (ended, batches_ended) = mpsc::channel(MAX_BATCHES_RUNNING);
+        let directory = Directory::default();
         let sender =
-            BatchSender { db, clock, revocations, directory: Directory::default(), recent_sends, direct_messages_from };
+            BatchSender { db, clock, revocations, directory, recent_sends, link_previews, direct_messages_from };
         let dispatcher = Dispatcher {
             sender: Arc::new(sender),
             metrics: Arc::clone(&metrics),
@@ -253,6 +256,7 @@ struct BatchSender {
     revocations: Arc<Revocations>,
     directory: Directory,
     recent_sends: Arc<RecentSends>,
+    link_previews: Option<Arc<LinkPreviews>>,
     direct_messages_from: DirectMessagesFrom,
 }
 
@@ -267,6 +271,9 @@ impl BatchSender {
         let answers = self.send(drafts).await;
         tasks::panic_point(PanicPoint::BatchCommitted);
         self.recent_sends.keep(&answers);
+        if let Some(previews) = &self.link_previews {
+            answers.iter().flatten().filter_map(Answer::message).for_each(|message| previews.offer(message));
+        }
         for (reply, answer) in replies.into_iter().zip(answers) {
             // If the caller no longer waits, the answer is dropped. The caller can repeat the request and gets the
             // answer that is stored under its idempotency key.

@@ -14,7 +14,7 @@ use crate::base::error::Result;
 use crate::base::time::Timestamp;
 use crate::domain::conversations::system_messages;
 use crate::domain::identity::names::Names;
-use crate::domain::messages::messages::Message;
+use crate::domain::messages::messages::{Message, Preview};
 use crate::domain::messages::reactions::{NamedEmoji, Tally};
 use crate::domain::messages::tails::Rendered;
 use crate::domain::sending::drafts::Sent;
@@ -81,9 +81,39 @@ pub struct MessageBody<'a> {
     mentions: Vec<&'a str>,
     reactions: Vec<Reaction<'a>>,
     attachments: Vec<AttachmentBody<'a>>,
+    /// The preview of the first link in the text. Null if there is none, and until it is made.
+    link_preview: Option<Box<LinkPreviewBody<'a>>>,
     /// Null if the message is not pinned.
     #[schema(value_type = Option<String>, format = DateTime)]
     pinned_at: Option<Timestamp>,
+}
+
+/// The preview of a link: what its page says about itself.
+#[derive(Serialize, ToSchema)]
+#[schema(as = LinkPreview)]
+pub struct LinkPreviewBody<'a> {
+    /// The URL as it is in the text.
+    #[schema(example = "https://example.org/news", max_length = 2000)]
+    url: &'a str,
+    /// The title of the page, or the file name of an image. Null if an image has no name.
+    #[schema(example = "News", max_length = 200)]
+    title: Option<&'a str>,
+    #[schema(max_length = 400)]
+    description: Option<&'a str>,
+    /// The image of the page. Null if it has none, and if its image could not be stored.
+    image: Option<AttachmentBody<'a>>,
+}
+
+impl<'a> LinkPreviewBody<'a> {
+    fn new(preview: &'a Preview) -> Self {
+        let Preview { url, title, description, image } = preview;
+        Self {
+            url,
+            title: title.as_deref(),
+            description: description.as_deref(),
+            image: image.as_ref().map(AttachmentBody::new),
+        }
+    }
 }
 
 /// The kind of a message.
@@ -197,6 +227,7 @@ impl<'a> MessageBody<'a> {
             mentions,
             reactions: message.decorations.reactions.iter().map(Reaction::new).collect(),
             attachments: message.attachments.list().iter().map(AttachmentBody::new).collect(),
+            link_preview: message.link_preview.preview().map(LinkPreviewBody::new).map(Box::new),
             pinned_at: message.decorations.pinned_at,
         }
     }

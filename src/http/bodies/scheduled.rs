@@ -29,6 +29,8 @@ pub struct ScheduledBody<'a> {
     reply_to: Option<i64>,
     /// The ids of the attachments.
     attachment_ids: &'a [i64],
+    /// False if the sender wants no preview of a link.
+    link_preview: bool,
     /// The time at which the server accepted the message.
     #[schema(value_type = String, format = DateTime, example = "2026-11-22T08:30:00.123456Z")]
     created_at: Timestamp,
@@ -56,6 +58,7 @@ impl<'a> ScheduledBody<'a> {
             body: &scheduled.body,
             reply_to: scheduled.reply_to,
             attachment_ids: &scheduled.attachment_ids.0,
+            link_preview: !scheduled.link_preview_declined,
             created_at: scheduled.created_at,
             send_at: scheduled.send_at,
             failed_at: scheduled.failed_at,

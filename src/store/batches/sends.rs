@@ -16,6 +16,7 @@ use crate::store::driver::values::Value;
 use crate::store::events::events::{self, Kind, NewEvent};
 use crate::store::files::attachments::{self, AttachmentList, Held};
 use crate::store::identity::revocations;
+use crate::store::messages::link_previews::LinkPreview;
 use crate::store::messages::mentions::{self, Mention};
 use crate::store::messages::messages::{self, Action, Decorations, Message, NewRow};
 use crate::store::messages::{receipts, search};
@@ -111,6 +112,7 @@ pub async fn append(conn: &mut Conn, append: Append<'_>, unrevoked_since: Option
     let streams: Vec<Option<String>> = rows.iter().map(|row| search::postgres_stream(row.message)).collect();
     let streams: Vec<Option<&str>> = streams.iter().map(Option::as_deref).collect();
     let attachments: Vec<Option<&str>> = rows.iter().map(|row| row.message.attachments.stored()).collect();
+    let previews: Vec<Option<&str>> = rows.iter().map(|row| row.message.link_preview.stored()).collect();
     conn.one_and_commit(
         // `passed` contains the steps of senders who had not read everything before their message. `before` is the `seq` of
         // the sender's previous message in the batch. If there is none, the sender's watermark in the database counts.
@@ -143,10 +145,10 @@ pub async fn append(conn: &mut Conn, append: Append<'_>, unrevoked_since: Option
          stored AS (
              INSERT INTO messaging.messages (conversation_id, seq, id, timestamp_sent, kind, sender_id, recipient_id,
                                              created_at, reply_to, body, idempotency_day, idempotency_digest, digest,
-                                             attachments)
+                                             attachments, link_preview)
              SELECT * FROM unnest($5::bigint[], $6::bigint[], $7::bigint[], $8::timestamptz[], $9::text[],
                                   $10::bigint[], $11::bigint[], $12::timestamptz[], $13::bigint[], $14::text[],
-                                  $17::bigint[], $18::bytea[], $34::bigint[], $35::text[])
+                                  $17::bigint[], $18::bytea[], $34::bigint[], $35::text[], $36::text[])
              RETURNING 1),
          indexed AS (
              INSERT INTO messaging.search_entries (id, conversation_id, seq, timestamp_sent, terms)
@@ -211,6 +213,7 @@ pub async fn append(conn: &mut Conn, append: Append<'_>, unrevoked_since: Option
             Value::Times(&made.iter().map(|event| event.at).collect::<Vec<_>>()),
             Value::I64s(&column(rows, Message::digest)),
             Value::OptionTexts(&attachments),
+            Value::OptionTexts(&previews),
         ],
         |_| Ok(()),
     )
@@ -291,6 +294,7 @@ pub async fn note(conn: &mut Conn, conversation: ConversationId, note: &Note<'_>
         subject_id: note.subject,
         mentions: Vec::new(),
         attachments: AttachmentList::default(),
+        link_preview: LinkPreview::default(),
         decorations: Decorations::default(),
     };
     conn.execute(

@@ -289,6 +289,17 @@ pub async fn hold(conn: &mut Conn, held: &[Held]) -> Result<()> {
     Ok(())
 }
 
+/// Removes an attachment from a message. The next sweep deletes it, unless something else uses it.
+pub async fn let_go(conn: &mut Conn, Held { conversation, seq, attachment }: Held) -> Result<()> {
+    conn.execute(
+        "DELETE FROM messaging.message_attachments WHERE conversation_id = $1 AND seq = $2 AND attachment_id = $3",
+        &[Value::I64(conversation.0), Value::I64(seq), Value::I64(attachment.0)],
+    )
+    .await?;
+    let sql = "UPDATE messaging.attachments SET expires_at = created_at WHERE id = $1";
+    conn.execute(sql, &[Value::I64(attachment.0)]).await.map(drop)
+}
+
 /// Lets attachments expire at a time, unless something uses them then.
 pub async fn set_expiry(conn: &mut Conn, ids: &[i64], expires_at: Timestamp) -> Result<()> {
     conn.execute(

@@ -4,6 +4,7 @@
 //! `content_version` of the conversation. A tombstone has no earlier bodies.
 
 use super::digests::{Checked, Fields};
+use super::link_previews;
 use super::messages::{Kind, Message, StoredMessage};
 use super::search;
 use crate::base::error::{Error, Result};
@@ -96,17 +97,28 @@ pub async fn put(
     Ok(())
 }
 
-/// Replaces the body of a message. `message` is its current state.
-pub async fn set_body(conn: &mut Conn, message: Message, body: &str, now: Timestamp) -> Result<()> {
-    let message = Message { body: body.to_owned(), edited_at: Some(now), ..message };
+/// Replaces the body of a message. `message` is its current state. `keeps_preview` is whether the first link stays the same.
+pub async fn set_body(
+    conn: &mut Conn,
+    message: Message,
+    body: &str,
+    keeps_preview: bool,
+    now: Timestamp,
+) -> Result<()> {
+    let mut message = Message { body: body.to_owned(), edited_at: Some(now), ..message };
+    if !keeps_preview {
+        link_previews::take(conn, &mut message).await?;
+    }
     conn.execute(
-        "UPDATE messaging.messages SET body = $3, edited_at = $4, digest = $5 WHERE conversation_id = $1 AND seq = $2",
+        "UPDATE messaging.messages SET body = $3, edited_at = $4, digest = $5, link_preview = $6
+          WHERE conversation_id = $1 AND seq = $2",
         &[
             Value::I64(message.conversation_id.0),
             Value::I64(message.seq),
             Value::Text(body),
             Value::Time(now),
             Value::I64(message.digest()),
+            Value::OptionText(message.link_preview.stored()),
         ],
     )
     .await?;

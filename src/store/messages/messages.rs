@@ -4,6 +4,7 @@
 //! found by binary search over `seq` with the primary key, and no index on the time is needed.
 
 use super::digests::{Checked, Fields};
+use super::link_previews::LinkPreview;
 use super::reactions::Tally;
 use crate::base::error::{Error, Result};
 use crate::base::ids::{ConversationId, MessageId, UserId};
@@ -54,6 +55,8 @@ pub struct Message {
     pub mentions: Vec<UserId>,
     /// The files that were sent with it.
     pub attachments: AttachmentList,
+    /// The preview of the first link in its text.
+    pub link_preview: LinkPreview,
     /// The replies, reactions and pin that were added to it.
     pub decorations: Decorations,
 }
@@ -79,13 +82,23 @@ impl Message {
         fields.put_option(self.deleted_at.map(|at| at.micros()));
         fields.put_text(self.action.map(|action| action.as_str()).unwrap_or_default());
         fields.put_option(self.subject_id.map(|id| id.0));
-        let digest = fields.digest();
-        let Some(attachments) = self.attachments.stored() else { return digest };
-        // So that the digests of messages without attachments are those of versions that knew no attachments.
-        let mut fields = Fields::<3>::default();
-        fields.put(digest);
-        fields.put_text(attachments);
-        fields.digest()
+        // So that the digests of messages without attachments and previews are those of versions that did not know these.
+        let mut digest = fields.digest();
+        if let Some(attachments) = self.attachments.stored() {
+            let mut fields = Fields::<3>::default();
+            fields.put(digest);
+            fields.put_text(attachments);
+            digest = fields.digest();
+        }
+        if let Some(preview) = self.link_preview.stored() {
+            // The longer list differs from that of a message with attachments.
+            let mut fields = Fields::<4>::default();
+            fields.put(digest);
+            fields.put_text(preview);
+            fields.put(0);
+            digest = fields.digest();
+        }
+        digest
     }
 }
 
@@ -227,6 +240,7 @@ columns! {
         action: "m.action",
         subject_id: "m.subject_id",
         attachments: "m.attachments",
+        link_preview: "m.link_preview",
         reply_count: "m.reply_count",
         last_reply_at: "m.last_reply_at",
         pinned_at: "m.pinned_at",
@@ -252,6 +266,7 @@ columns! {
             subject_id,
             mentions: Vec::new(),
             attachments,
+            link_preview,
             decorations: Decorations { reply_count, last_reply_at, pinned_at, reactions },
         },
         digest,
@@ -435,8 +450,8 @@ pub(in crate::store) async fn append(conn: &mut Conn, rows: &[NewRow<'_>]) -> Re
         conn.execute(
             "INSERT INTO messaging.messages (conversation_id, seq, id, timestamp_sent, kind, sender_id, recipient_id,
                                              created_at, reply_to, body, idempotency_day, idempotency_digest, digest,
-                                             attachments)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+                                             attachments, link_preview)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
             &[
                 Value::I64(message.conversation_id.0),
                 Value::I64(message.seq),
@@ -452,6 +467,7 @@ pub(in crate::store) async fn append(conn: &mut Conn, rows: &[NewRow<'_>]) -> Re
                 Value::OptionBytes(key.map(|(_, digest)| digest.as_slice())),
                 Value::I64(message.digest()),
                 Value::OptionText(message.attachments.stored()),
+                Value::OptionText(message.link_preview.stored()),
             ],
         )
         .await?;

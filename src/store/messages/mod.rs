@@ -2,6 +2,7 @@
 
 pub mod digests;
 pub mod edits;
+pub mod link_previews;
 pub mod mentions;
 pub mod messages;
 pub mod pins;

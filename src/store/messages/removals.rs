@@ -3,6 +3,7 @@
 //! Invariant: removed text leaves the search index in the same transaction. The digest of a tombstone covers what remains of
 //! the message.
 
+use super::link_previews::LinkPreview;
 use super::messages::{self, Message};
 use super::{DELETED_WITH_MESSAGES, search, threads};
 use crate::base::error::Result;
@@ -26,7 +27,7 @@ pub async fn make_tombstones(
     conn.execute(
         "UPDATE messaging.messages
             SET body = '', deleted_at = $3, edited_at = NULL, pinned_at = NULL, reaction_counts = NULL,
-                attachments = NULL, digest = NULL
+                attachments = NULL, link_preview = NULL, digest = NULL
           WHERE conversation_id = $1 AND seq = ANY($2)",
         &[Value::I64(conversation.0), Value::I64s(seqs), Value::Time(now)],
     )
@@ -36,6 +37,7 @@ pub async fn make_tombstones(
     let tombstone = |message| Message {
         body: String::new(),
         attachments: AttachmentList::default(),
+        link_preview: LinkPreview::default(),
         deleted_at: Some(now),
         edited_at: None,
         ..message

@@ -27,6 +27,8 @@ pub struct Scheduled {
     pub reply_to: Option<i64>,
     /// The attachments, in the order in which the sender gave them.
     pub attachment_ids: AttachmentIds,
+    /// Whether the sender wants no preview of its link.
+    pub link_preview_declined: bool,
     /// When the server accepted it.
     pub created_at: Timestamp,
     /// When it is to be sent.
@@ -65,6 +67,7 @@ columns! {
         body: "body",
         reply_to: "reply_to",
         attachment_ids: "attachment_ids",
+        link_preview_declined: "link_preview_declined",
         created_at: "created_at",
         send_at: "send_at",
         failed_at: "failed_at",
@@ -76,8 +79,8 @@ columns! {
 pub async fn insert(conn: &mut Conn, new: &Scheduled) -> Result<ScheduledId> {
     let id = conn.one(
         "INSERT INTO messaging.scheduled_sends (sender_id, recipient_id, conversation_id, body, reply_to, created_at,
-                                                send_at, attachment_ids)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING id",
+                                                send_at, attachment_ids, link_preview_declined)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING id",
         &[
             Value::I64(new.sender_id.0),
             Value::OptionI64(new.recipient_id.map(|id| id.0)),
@@ -87,6 +90,7 @@ pub async fn insert(conn: &mut Conn, new: &Scheduled) -> Result<ScheduledId> {
             Value::Time(new.created_at),
             Value::Time(new.send_at),
             Value::OptionText(new.attachment_ids.stored().as_deref()),
+            Value::Bool(new.link_preview_declined),
         ],
         |row| row.i64(0).map(ScheduledId),
     )

@@ -16,6 +16,7 @@ use posthaste::domain::sending::drafts::NewMessage;
 use posthaste::domain::shared::idempotency::Once;
 use posthaste::live::bus::BusSettings;
 use posthaste::mail::{Mail, MailSettings};
+use posthaste::outbound::addresses::Reach;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
@@ -176,7 +177,9 @@ pub(super) fn bus_of(place: &Place, nats: &NatsServer) -> BusSettings {
 async fn with_every_task(place: &Place, nats: &NatsServer, mails: &MailServer) -> Server {
     let bus = bus_of(place, nats);
     let mail = Some(MailSettings { url: mails.url(), from: "posthaste@example.org".into() });
-    Server::start_with(place, Options { bus, mail, webhook_allow_private: true, ..Options::default() }).await
+    let link_previews = Some(Reach::Anywhere);
+    let options = Options { bus, mail, webhook_allow_private: true, link_previews, ..Options::default() };
+    Server::start_with(place, options).await
 }
 
 /// Makes tasks panic under load, one after the other, and asserts that nothing is lost and nothing is done twice. `names`

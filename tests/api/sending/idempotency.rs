@@ -135,6 +135,7 @@ both!(an_answer_that_cannot_be_rendered_is_an_error_and_sends_nothing, async |pl
             body: "hey".into(),
             reply_to: None,
             attachment_ids: Vec::new(),
+            link_preview_declined: false,
             once: Once { request: Some(request), render, sealed: false },
             accepted_at: None,
             request_id: None,

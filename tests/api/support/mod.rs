@@ -12,6 +12,7 @@ pub mod people;
 pub mod place;
 pub mod process;
 pub mod server;
+pub mod site;
 pub mod trace;
 pub mod watch;
 pub mod wire;

@@ -22,6 +22,7 @@ use posthaste::http::state::{CONNECTION_LIMIT, HttpSettings, HttpState, RENDERER
 use posthaste::live::Live;
 use posthaste::live::bus::BusSettings;
 use posthaste::mail::MailSettings;
+use posthaste::outbound::addresses::Reach;
 use posthaste::store;
 use posthaste::workers::supervisor::RECOVERY_TIME;
 use posthaste::workers::{TaskStates, Workers};
@@ -45,6 +46,7 @@ pub struct Options {
     pub registration_open: bool,
     pub direct_messages_from: DirectMessagesFrom,
     pub webhook_allow_private: bool,
+    pub link_previews: Option<Reach>,
     pub jwt: Option<JwtSettings>,
     pub mail: Option<MailSettings>,
     /// Where the bytes of files are stored, if not in the folder of the place.
@@ -77,6 +79,7 @@ impl Default for Options {
             registration_open: false,
             direct_messages_from: DirectMessagesFrom::Everyone,
             webhook_allow_private: false,
+            link_previews: None,
             jwt: None,
             mail: None,
             blobs: None,
@@ -175,6 +178,7 @@ impl Server {
             event_retention_days: posthaste::app::EVENT_RETENTION_DAYS,
             accept_lost_tail: false,
             webhook_allow_private: options.webhook_allow_private,
+            link_previews: options.link_previews,
             public_url: options.origins.public_origin.clone(),
             allow_unsafe_storage: false,
             jwt: options.jwt,

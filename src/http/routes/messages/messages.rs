@@ -45,6 +45,8 @@ pub struct SendMessage {
     /// The files that the message holds, in this order: ids of attachments that the sender uploaded or may see.
     #[schema(max_items = 10)]
     attachment_ids: Option<Vec<i64>>,
+    /// Whether the message gets a preview of the first link in its text, if the server makes previews. True if absent.
+    link_preview: Option<bool>,
     /// The time at which the message is sent, at most one year from now. The message is then accepted with 202, and can be read
     /// and cancelled under `/api/scheduled`.
     #[schema(value_type = Option<String>, format = DateTime)]
@@ -87,6 +89,7 @@ pub async fn send_message(
         body: body.value.body.unwrap_or_default(),
         reply_to: body.value.reply_to,
         attachment_ids: body.value.attachment_ids.unwrap_or_default(),
+        link_preview_declined: body.value.link_preview == Some(false),
     };
     if let Some(text) = &body.value.send_at {
         let send_at = time_field("send_at", text)?;

@@ -36,6 +36,8 @@ pub struct Capabilities {
     custom_emoji: EmojiEditors,
     /// Where GIFs are searched. Null if `/api/gifs/search` is not configured.
     gif_search: Option<GifSearch>,
+    /// Whether messages get previews of their links.
+    link_previews: bool,
     limits: Limits,
 }
 
@@ -147,6 +149,7 @@ pub async fn get_capabilities(
                 provider: gifs.service().map_or("local", Service::as_str),
                 attribution: gifs.service().map(Service::attribution),
             }),
+            link_previews: settings.link_previews.is_some(),
             limits: Limits {
                 message_body_characters: drafts::MAX_BODY_CHARACTERS,
                 page_entries: pagination::MAX_LIMIT,
