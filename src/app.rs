@@ -14,7 +14,7 @@ use crate::base::time::{Clock, DatabaseClock};
 use crate::domain::access::principal::Access;
 use crate::domain::conversations::typing_throttle::TypingThrottle;
 use crate::domain::files::files::{FileSettings, Files};
-use crate::domain::files::gifs::{GifSearch, GifSettings};
+use crate::domain::files::gif_search::{GifSearch, GifSettings};
 use crate::domain::identity::jwt::{JwtSettings, JwtVerifier};
 use crate::domain::identity::known_callers::KnownCallers;
 use crate::domain::identity::password_hashing::PasswordHashing;

@@ -3,9 +3,9 @@
 use url::Url;
 
 use super::options::{GifProvider, GifRating, Secret};
-use crate::domain::files::gif_packs::Rating;
 use crate::domain::files::gif_provider::{Service, ServiceSettings};
-use crate::domain::files::gifs::{GifSettings, GifSource};
+use crate::domain::files::gif_search::Rating;
+use crate::domain::files::gif_search::{GifSettings, GifSource};
 
 /// Derives the settings. `None` if GIFs are not searched.
 ///

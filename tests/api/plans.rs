@@ -65,6 +65,7 @@ const SMALL_TABLES: &[(&str, &str)] = &[
     ("schema_migrations", "a row for each version of the schema"),
     ("blobs_id_seq", "a sequence, which has one row"),
     ("custom_emoji", "at most 10,000 rows"),
+    ("gifs", "at most 5,000 rows"),
     ("webhooks", "at most twenty rows"),
     ("erasures", "a row for each erasure in progress"),
     ("presence_servers", "a row for each server that ran in the last minutes"),

@@ -6,6 +6,7 @@
 use std::collections::{BTreeSet, HashSet};
 
 use super::attachments::{Content, files};
+use super::gif_search::not_found;
 use super::uploads::{self, Incoming, Received};
 use crate::app::App;
 use crate::base::error::{Error, Result};
@@ -179,8 +180,14 @@ pub(super) async fn newest(
     cursor: Option<&str>,
 ) -> Result<Page<Vec<StoredGif>>> {
     let before = pagination::begin(LIST, cursor, MAX_ID)?;
-    let read = app.db.read(before, |conn, before| Box::pin(rows::before(conn, GifId(*before), MAX_GIFS))).await?;
-    Ok(suitable(read, rating, limit))
+    let ratings: Vec<Rating> = Rating::ALL.into_iter().filter(|other| *other <= rating).collect();
+    let read = app
+        .db
+        .read((before, ratings, limit), |conn, (before, ratings, limit)| {
+            Box::pin(rows::rated_before(conn, GifId(*before), ratings, limit.to_read()))
+        })
+        .await?;
+    Ok(Page::new(LIST, read, limit, |gif| [gif.id.0]))
 }
 
 async fn found(conn: &mut Conn, terms: &BTreeSet<String>, before: i64) -> Result<Vec<StoredGif>> {
@@ -249,9 +256,4 @@ async fn delete_batch(conn: &mut Conn, pack: &str) -> Result<usize> {
         rows::delete(conn, *id).await?;
     }
     Ok(ids.len())
-}
-
-/// The error for a GIF that does not exist.
-pub(super) fn not_found() -> Error {
-    Error::NotFound { code: "gif_not_found", detail: "GIF not found".into() }
 }

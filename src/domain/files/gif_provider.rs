@@ -7,21 +7,28 @@
 //! - The bytes of a GIF are read only from public addresses with `https:`, or from the origin that the operator has configured.
 
 use std::fmt;
-use std::sync::OnceLock;
-use std::time::Duration;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use url::Url;
 
-use super::gif_packs::Rating;
 use crate::base::error::{Error, Result};
 use crate::outbound::addresses::Reach;
 use crate::outbound::{FetchError, Fetched, Fetcher};
+use crate::store::files::gifs::Rating;
 
 /// Maximum time of one request to a service, with its answer.
 const TIMEOUT: Duration = Duration::from_secs(8);
+/// Maximum time in which a file is read.
+const FILE_TIMEOUT: Duration = Duration::from_secs(30);
+/// The least time between two warnings about the key.
+const WARNING_INTERVAL: Duration = Duration::from_secs(60);
+/// Titles are cut to this number of characters.
+const MAX_TITLE_CHARACTERS: usize = 200;
 /// Maximum number of bytes of a list of GIFs.
 const MAX_LIST_BYTES: usize = 2 * 1_024 * 1_024;
 /// Maximum number of characters of an id.
@@ -135,27 +142,32 @@ pub struct Provider {
     pub settings: ServiceSettings,
     rating: Rating,
     fetchers: OnceLock<std::result::Result<Fetchers, String>>,
+    /// When the log said last that the key is refused.
+    warned_at: Mutex<Option<Instant>>,
 }
 
 /// The fetchers are created when they are first needed, so that a machine without CA certificates can start the server.
 struct Fetchers {
-    /// For the origin that the operator has configured.
-    own: Fetcher,
-    /// For all other addresses.
-    public: Fetcher,
+    /// For lists.
+    lists: Fetcher,
+    /// For files at the origin that the operator has configured.
+    own_files: Fetcher,
+    /// For files at all other addresses.
+    public_files: Fetcher,
 }
 
 impl Provider {
     /// Creates the client. GIFs for a narrower audience than `rating` are left out.
     pub const fn new(settings: ServiceSettings, rating: Rating) -> Self {
-        Self { settings, rating, fetchers: OnceLock::new() }
+        Self { settings, rating, fetchers: OnceLock::new(), warned_at: Mutex::new(None) }
     }
 
     fn fetchers(&self) -> Result<&Fetchers> {
         let make = || {
             Ok(Fetchers {
-                own: Fetcher::without_redirects(Reach::Anywhere, TIMEOUT)?,
-                public: Fetcher::new(Reach::PublicHttps, TIMEOUT)?,
+                lists: Fetcher::without_redirects(Reach::Anywhere, TIMEOUT)?,
+                own_files: Fetcher::without_redirects(Reach::Anywhere, FILE_TIMEOUT)?,
+                public_files: Fetcher::new(Reach::PublicHttps, FILE_TIMEOUT)?,
             })
         };
         let made = self.fetchers.get_or_init(|| make().map_err(|error: reqwest::Error| error.to_string()));
@@ -172,12 +184,15 @@ impl Provider {
             Service::Giphy => {
                 let list: GiphyList = self.ask(&url).await?;
                 let read = i64::try_from(list.data.len()).unwrap_or(i64::MAX);
-                let has_more = read > 0 && question.offset().saturating_add(read) < list.pagination.total_count;
+                let has_more = match list.pagination.total_count {
+                    Some(total) => read > 0 && question.offset().saturating_add(read) < total,
+                    None => list.data.len() >= question.limit,
+                };
                 Ok(RemotePage { gifs: self.giphy_gifs(list.data), has_more })
             }
             Service::Klipy => {
                 let list: KlipyAnswer<KlipyPage> = self.ask(&url).await?;
-                let gifs = list.data.data.into_iter().filter_map(KlipyGif::into_gif).collect();
+                let gifs = klipy_gifs(list.data.data);
                 Ok(RemotePage { gifs, has_more: list.data.has_next })
             }
         }
@@ -233,7 +248,7 @@ impl Provider {
                     .append_pair("content_filter", self.content_filter())
                     .append_pair("format_filter", "gif,webp");
                 let Some(found) = self.ask_if_found::<KlipyAnswer<KlipyPage>>(&url).await? else { return Ok(None) };
-                Ok(found.data.data.into_iter().filter_map(KlipyGif::into_gif).find(|gif| gif.id == id))
+                Ok(klipy_gifs(found.data.data).into_iter().find(|gif| gif.id == id))
             }
         }
     }
@@ -243,9 +258,10 @@ impl Provider {
     /// # Errors
     /// 503 `gif_provider_unavailable`.
     pub async fn file(&self, url: &str) -> Result<Fetched> {
-        let Fetchers { own, public } = self.fetchers()?;
+        let Fetchers { own_files, public_files, .. } = self.fetchers()?;
         let is_own = Url::parse(url).is_ok_and(|url| url.origin() == self.settings.url.origin());
-        let fetched = if is_own { own } else { public }.get(url, "image/gif, image/webp").await.map_err(failed)?;
+        let fetched =
+            if is_own { own_files } else { public_files }.get(url, "image/gif, image/webp").await.map_err(failed)?;
         match fetched.status() {
             200 => Ok(fetched),
             status => Err(unavailable(format!("a file was answered with status {status}"))),
@@ -266,12 +282,12 @@ impl Provider {
 
     /// `None` if the service answers 404.
     async fn ask_if_found<T: DeserializeOwned>(&self, url: &Url) -> Result<Option<T>> {
-        let fetched = self.fetchers()?.own.get(url.as_str(), "application/json").await.map_err(failed)?;
+        let fetched = self.fetchers()?.lists.get(url.as_str(), "application/json").await.map_err(failed)?;
         match fetched.status() {
             200 => {}
             404 => return Ok(None),
             status @ (401 | 403) => {
-                tracing::warn!(status, "the GIF service refuses the key; check --gif-api-key");
+                self.warn_of_key(status);
                 return Err(unavailable(format!("the key was refused with status {status}")));
             }
             status => return Err(unavailable(format!("a request was answered with status {status}"))),
@@ -284,6 +300,14 @@ impl Provider {
         parsed.map(Some).map_err(|error| unavailable(format!("an answer could not be read: {error}")))
     }
 
+    fn warn_of_key(&self, status: u16) {
+        let mut warned_at = self.warned_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if warned_at.is_none_or(|at| at.elapsed() >= WARNING_INTERVAL) {
+            *warned_at = Some(Instant::now());
+            tracing::warn!(status, "the GIF service refuses the key; check --gif-api-key");
+        }
+    }
+
     /// The level of KLIPY's filter.
     const fn content_filter(&self) -> &'static str {
         match self.rating {
@@ -294,10 +318,22 @@ impl Provider {
         }
     }
 
-    fn giphy_gifs(&self, gifs: Vec<GiphyGif>) -> Vec<RemoteGif> {
-        let suitable = |gif: &GiphyGif| Rating::parse(&gif.rating).is_ok_and(|rating| rating <= self.rating);
-        gifs.into_iter().filter(suitable).filter_map(GiphyGif::into_gif).collect()
+    /// The suitable ones. An item that cannot be read is left out, so that it does not spoil the list.
+    fn giphy_gifs(&self, items: Vec<Value>) -> Vec<RemoteGif> {
+        let suitable = |gif: &GiphyGif| gif.rating().is_some_and(|rating| rating <= self.rating);
+        let gifs = items.into_iter().filter_map(|item| serde_json::from_value::<GiphyGif>(item).ok());
+        gifs.filter(suitable).filter_map(GiphyGif::into_gif).collect()
     }
+}
+
+/// The GIFs among the items of a page. Advertisements, and items that cannot be read, are left out.
+fn klipy_gifs(items: Vec<Value>) -> Vec<RemoteGif> {
+    let gifs = items.into_iter().filter_map(|item| serde_json::from_value::<KlipyGif>(item).ok());
+    gifs.filter_map(KlipyGif::into_gif).collect()
+}
+
+fn cut(title: &str) -> String {
+    title.chars().take(MAX_TITLE_CHARACTERS).collect()
 }
 
 /// Whether a text can be the id of a GIF of a service.
@@ -322,20 +358,19 @@ pub(super) fn unavailable(reason: String) -> Error {
 
 #[derive(Deserialize)]
 struct GiphyList {
-    data: Vec<GiphyGif>,
+    data: Vec<Value>,
     #[serde(default)]
     pagination: GiphyPagination,
 }
 
 #[derive(Deserialize)]
 struct GiphyOne {
-    data: GiphyGif,
+    data: Value,
 }
 
 #[derive(Default, Deserialize)]
 struct GiphyPagination {
-    #[serde(default)]
-    total_count: i64,
+    total_count: Option<i64>,
 }
 
 #[derive(Deserialize)]
@@ -372,6 +407,11 @@ struct GiphyImage {
 }
 
 impl GiphyGif {
+    fn rating(&self) -> Option<Rating> {
+        // "y" is for all ages, as "g" is.
+        if self.rating == "y" { Some(Rating::G) } else { Rating::parse(&self.rating).ok() }
+    }
+
     fn into_gif(self) -> Option<RemoteGif> {
         let GiphyImages { original, downsized, fixed_width, preview_gif } = self.images;
         let file = downsized.or(original)?;
@@ -379,7 +419,7 @@ impl GiphyGif {
         is_id(&self.id).then_some(())?;
         Some(RemoteGif {
             id: self.id,
-            title: self.title,
+            title: cut(&self.title),
             width: file.width.parse().ok()?,
             height: file.height.parse().ok()?,
             preview_url: preview.url,
@@ -397,7 +437,7 @@ struct KlipyAnswer<T> {
 
 #[derive(Deserialize)]
 struct KlipyPage {
-    data: Vec<KlipyGif>,
+    data: Vec<Value>,
     #[serde(default)]
     has_next: bool,
 }
@@ -448,7 +488,7 @@ impl KlipyGif {
         let file = md.or(hd).or(sm).or(xs)?;
         Some(RemoteGif {
             id: self.slug,
-            title: self.title.unwrap_or_default(),
+            title: cut(&self.title.unwrap_or_default()),
             width: file.width,
             height: file.height,
             preview_url,

@@ -10,6 +10,7 @@ pub mod file_names;
 pub mod files;
 pub mod gif_packs;
 pub mod gif_provider;
+pub mod gif_search;
 pub mod gifs;
 pub mod inventory;
 pub mod links;

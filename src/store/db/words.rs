@@ -59,6 +59,8 @@ mod tests {
         assert_words(&[receipts::Kind::Delivered, receipts::Kind::Read], receipts::Kind::as_str, receipts::Kind::parse);
         let state = [reports::State::Open, reports::State::Resolved, reports::State::Dismissed];
         assert_words(&state, reports::State::as_str, reports::State::parse);
+        let rating = crate::store::files::gifs::Rating::ALL;
+        assert_words(&rating, crate::store::files::gifs::Rating::as_str, crate::store::files::gifs::Rating::parse);
         let friendship = [friends::State::Asked, friends::State::Friends];
         assert_words(&friendship, friends::State::as_str, friends::State::parse);
     }

@@ -38,7 +38,7 @@ kinds! {
     Kind {
         /// A message was sent.
         MessageCreated = "message.created",
-        /// A message was edited, pinned or unpinned.
+        /// A message was edited, pinned or unpinned, or got a preview of its link.
         MessageUpdated = "message.updated",
         /// A message was deleted.
         MessageDeleted = "message.deleted",

@@ -155,6 +155,18 @@ pub async fn before(conn: &mut Conn, before: GifId, limit: i64) -> Result<Vec<St
     conn.rows(sql, &[Value::I64(before.0), Value::I64(limit)], read).await
 }
 
+/// The next GIFs with one of some ratings before an id, newest first.
+pub async fn rated_before(conn: &mut Conn, before: GifId, ratings: &[Rating], limit: i64) -> Result<Vec<StoredGif>> {
+    let ratings: Vec<&str> = ratings.iter().map(|rating| rating.as_str()).collect();
+    let sql = sql!(
+        "SELECT ",
+        StoredGif::COLUMNS,
+        " FROM messaging.gifs g JOIN messaging.blobs b ON b.id = g.blob_id
+          WHERE g.id < $1 AND g.rating = ANY($2) ORDER BY g.id DESC LIMIT $3"
+    );
+    conn.rows(sql, &[Value::I64(before.0), Value::Texts(&ratings), Value::I64(limit)], read).await
+}
+
 /// The ids of the GIFs with a word that begins with `prefix`.
 pub async fn with_prefix(conn: &mut Conn, prefix: &str) -> Result<Vec<i64>> {
     let end = past_prefix(prefix);

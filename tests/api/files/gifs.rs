@@ -9,9 +9,9 @@ use axum::body::Body;
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use posthaste::base::time::Clock;
-use posthaste::domain::files::gif_packs::Rating;
 use posthaste::domain::files::gif_provider::{Service, ServiceSettings};
-use posthaste::domain::files::gifs::{GifSettings, GifSource};
+use posthaste::domain::files::gif_search::Rating;
+use posthaste::domain::files::gif_search::{GifSettings, GifSource};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -138,6 +138,7 @@ async fn giphy() -> StandIn {
             data.push(giphy_gif(base, "rude", "r"));
             data.push(giphy_gif(base, "unrated", ""));
             data.push(giphy_gif(base, "../../admin", "g"));
+            data.push(json!({"id": 7, "images": null}));
             return answered(&json!({"data": data, "pagination": {"total_count": 500, "count": 8, "offset": 0}}));
         }
         if target.starts_with("/v1/gifs/late?") {
@@ -171,7 +172,7 @@ async fn klipy() -> StandIn {
             return answered(&page(vec![], false));
         }
         if target.contains("/gifs/search") || target.contains("/gifs/trending") {
-            let has_next = !target.contains("page=2");
+            let has_next = !target.contains("&page=2&");
             return answered(&page(vec![one("dog"), advertisement], has_next));
         }
         None
@@ -297,7 +298,7 @@ both!(giphy_is_searched_through_the_server, async |place| {
     assert_eq!(found[0], cat);
     let text = String::from_utf8_lossy(&answer.bytes);
     assert!(!text.contains(KEY) && !text.contains(&stand_in.url), "{text}");
-    let asked = format!("/v1/gifs/search?q=happy+cat&api_key={KEY}&limit=8&offset=0&rating=pg");
+    let asked = format!("/v1/gifs/search?q=happy+c%C3%A1t&api_key={KEY}&limit=8&offset=0&rating=pg");
     assert_eq!(stand_in.asked(), [asked]);
     // The next page is the page of the service.
     server.get(&answer.next().unwrap()).await;

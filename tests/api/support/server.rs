@@ -11,7 +11,7 @@ use posthaste::blobs;
 use posthaste::domain::access::principal::Access;
 use posthaste::domain::files::demo_gifs;
 use posthaste::domain::files::files::{FileSettings, MAX_FILE_BYTES, MAX_USER_BYTES};
-use posthaste::domain::files::gifs::{GifSettings, GifSource};
+use posthaste::domain::files::gif_search::{GifSettings, GifSource};
 use posthaste::domain::identity::jwt::JwtSettings;
 use posthaste::domain::identity::users::{self, DirectMessagesFrom};
 use posthaste::domain::operations::demo;

@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::Response;
 use serde::Deserialize;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::IntoParams;
 
 use super::file_answer::{self, Confirmation, FileResponses};
 use crate::base::error::{Error, Result as DomainResult};
@@ -32,9 +32,9 @@ const GIF_BYTES: usize = 300;
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct GifQuery {
-    /// Words to search.
+    /// Words to search. Required.
     #[param(min_length = 1, max_length = 50, example = "ball")]
-    q: String,
+    q: Option<String>,
 }
 
 /// Path parameter of a route about one GIF that a search has found.
@@ -64,39 +64,26 @@ pub struct PackPath {
     pack: String,
 }
 
-/// For which audience a GIF is suitable.
-#[derive(Clone, Copy, Deserialize, ToSchema)]
-pub enum RatingWord {
-    /// Everybody.
-    #[serde(rename = "g")]
-    G,
-    /// Parental guidance is advised.
-    #[serde(rename = "pg")]
-    Pg,
-    /// From 13 years.
-    #[serde(rename = "pg-13")]
-    Pg13,
-    /// Adults.
-    #[serde(rename = "r")]
-    R,
-}
-
 /// What is said about a new GIF.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct NewGifQuery {
-    /// The name of the pack.
+    /// The name of the pack. Required.
     #[param(min_length = 1, max_length = 64, example = "party")]
-    pack: String,
-    /// What the GIF shows.
+    pack: Option<String>,
+    /// What the GIF shows. Required.
     #[param(min_length = 1, max_length = 64, example = "Bouncing ball")]
-    title: String,
+    title: Option<String>,
     /// Further words by which it is found, separated by commas: at most 20 of at most 64 characters.
     #[param(max_length = 1300, example = "ball,jump")]
     tags: Option<String>,
-    /// For which audience it is suitable. `g` if absent.
-    #[param(inline)]
-    rating: Option<RatingWord>,
+    /// For which audience it is suitable: `g`, `pg`, `pg-13` or `r`. `g` if absent.
+    #[param(pattern = "^(g|pg|pg-13|r)$", example = "g")]
+    rating: Option<String>,
+}
+
+fn required(parameter: &'static str) -> Error {
+    Error::invalid(parameter, "required", "required")
 }
 
 fn check_limit(state: &HttpState, principal: &Principal, key: fn(i64) -> LimitKey) -> Result<(), Problem> {
@@ -129,7 +116,8 @@ pub async fn search_gifs(
     uri: Uri,
     Query((query, page)): Query<(GifQuery, PageQuery)>,
 ) -> Result<Response, Problem> {
-    listed(&state, &principal, uri.path(), Some(query.q), page).await
+    let q = query.q.ok_or_else(|| required("q"))?;
+    listed(&state, &principal, uri.path(), Some(q), page).await
 }
 
 /// List popular GIFs
@@ -296,14 +284,17 @@ pub async fn add_gif(
     body: Body,
 ) -> Result<Response, Problem> {
     let rating = match query.rating {
-        None | Some(RatingWord::G) => Rating::G,
-        Some(RatingWord::Pg) => Rating::Pg,
-        Some(RatingWord::Pg13) => Rating::Pg13,
-        Some(RatingWord::R) => Rating::R,
+        None => Rating::G,
+        Some(word) => Rating::ALL
+            .into_iter()
+            .find(|rating| rating.as_str() == word)
+            .ok_or_else(|| Error::invalid("rating", "out_of_range", "must be g, pg, pg-13 or r"))?,
     };
+    let pack = query.pack.ok_or_else(|| required("pack"))?;
+    let title = query.title.ok_or_else(|| required("title"))?;
     let tags = query.tags.filter(|tags| !tags.is_empty());
     let tags = tags.map(|tags| tags.split(',').map(|tag| tag.trim().to_owned()).collect()).unwrap_or_default();
-    let new = NewGif { pack: query.pack, title: query.title, tags, rating };
+    let new = NewGif { pack, title, tags, rating };
     let incoming = gif_packs::begin(&state.app, &principal, &new, announced_bytes(&headers)).await?;
     let received = receive_raw(incoming, &headers, body, state.settings.timeouts.body).await?;
     let gif = gif_packs::create(&state.app, new, received).await?;
