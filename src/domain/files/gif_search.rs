@@ -1,6 +1,6 @@
 //! The state of the search for GIFs in a service: its client and its kept answers.
 //!
-//! Invariant: of equal requests at the same time, only one is made. Answers are kept for [`KEPT_MICROS`] in bounded memory.
+//! Invariant: of equal requests at the same time, only one is made. Answers are kept for `KEPT_MICROS` in bounded memory.
 
 use std::sync::Arc;
 

@@ -3,7 +3,7 @@
 //! Invariants:
 //! - The client of [`outbound`](crate::outbound) makes every request, so each address is checked. Requests contain nothing about the
 //!   message or its sender.
-//! - A page is fetched within [`TIMEOUT`], its image included. No more than [`PAGE_BYTES`] of a page and [`IMAGE_BYTES`] of an image
+//! - A page is fetched within [`TIMEOUT`], its image included. No more than `PAGE_BYTES` of a page and `IMAGE_BYTES` of an image
 //!   are read.
 //! - An image is inspected like an uploaded one, and stored without its metadata.
 

@@ -2,8 +2,8 @@
 //!
 //! Invariants:
 //! - Offering a message never waits. If the queue is full, the message gets no preview.
-//! - At most [`MAX_JOBS`] previews are made at a time, and at most one of them for each host.
-//! - A user causes at most [`MAX_FETCHES`] fetches in [`FETCH_WINDOW`]. A page that is still known needs no fetch.
+//! - At most `MAX_JOBS` previews are made at a time, and at most one of them for each host.
+//! - A user causes at most [`MAX_FETCHES`] fetches in `FETCH_WINDOW`. A page that is still known needs no fetch.
 //! - Everything is in memory only. A message whose server stops before its preview is made stays without one.
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -31,7 +31,7 @@ const CACHE_PAGES: usize = 1_024;
 const PAGE_LIFETIME: Duration = Duration::from_secs(3_600);
 /// How long it is remembered that a URL has no page with a preview.
 const FAILURE_LIFETIME: Duration = Duration::from_secs(600);
-/// Maximum number of fetches for the messages of one user in [`FETCH_WINDOW`].
+/// Maximum number of fetches for the messages of one user in `FETCH_WINDOW`.
 pub const MAX_FETCHES: u32 = 20;
 /// The time in which the fetches of a user are counted.
 const FETCH_WINDOW: Duration = Duration::from_secs(60);

@@ -7,7 +7,7 @@ use axum::response::Response;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::file_answer::{self, Confirmation, FileResponses};
+use super::file_answer::{self, Confirmation};
 use crate::base::error::{Error, Result as DomainResult};
 use crate::domain::access::principal::Principal;
 use crate::domain::files::attachments::Attachment;
@@ -168,7 +168,11 @@ async fn listed(
     tag = "files",
     params(GifPath),
     responses(
-        FileResponses,
+        (status = 200, description = "The preview.", content((Vec<u8> = "image/gif"), (Vec<u8> = "image/webp"))),
+        (status = 206, description = "The part that `Range` asks for, of a GIF of this server.", content((Vec<u8> = "image/gif"), (Vec<u8> = "image/webp"))),
+        (status = 304, description = "Not modified: the file still has the entity tag in `If-None-Match`."),
+        (status = 410, description = "`file_lost`: the bytes of the file are missing."),
+        (status = 416, description = "`range_not_satisfiable`."),
         (status = 501, description = "`gif_search_not_configured`."),
         (status = 503, description = "`gif_provider_unavailable`."),
     ),
