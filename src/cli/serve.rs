@@ -60,8 +60,10 @@ async fn serve(config: ServeConfig) -> Result<(), String> {
     // A server that cannot write must not log that it listens.
     health::check(&app).await.map_err(|error| explain(&place, &error))?;
     if demo && demo::fill(&app).await.map_err(|error| explain(&place, &error))? {
-        demo_gifs::fill(&app).await.map_err(|error| explain(&place, &error))?;
-        tracing::info!("created the users, messages and GIFs of the demo");
+        if app.gifs.as_ref().is_some_and(|gifs| gifs.service().is_none()) {
+            demo_gifs::fill(&app).await.map_err(|error| explain(&place, &error))?;
+        }
+        tracing::info!("created the data of the demo");
     }
     let settings = HttpSettings {
         timeouts: Timeouts::default(),

@@ -12,10 +12,12 @@ use super::disk::Disk;
 use crate::both;
 use crate::support::files::{noise, stored, wait_for_stored};
 use crate::support::place::Kind;
-use crate::support::process::Process;
+use crate::support::process::{Process, Wrapping};
 use crate::support::server::{Answer, answer_of};
 use crate::support::{Place, Server};
 
+/// The GIFs of the demo would be among the stored files.
+const WITHOUT_GIFS: [&str; 2] = ["--gif-provider", "off"];
 /// The error of a full disk.
 const ENOSPC: i32 = 28;
 
@@ -31,7 +33,7 @@ async fn read(server: &Process, id: i64) -> Answer {
 
 both!(a_full_disk_stores_nothing_of_an_upload, async |place| {
     let disk = Disk::new(place);
-    let server = disk.start(place, &[]).await;
+    let server = disk.start(place, &WITHOUT_GIFS).await;
     let before = upload(&server, &noise(50_000)).await.json()["id"].as_i64().unwrap();
     let large = noise(900_000);
     let mut rules = vec![
@@ -84,7 +86,8 @@ fn age(folder: &Path, by: Duration) {
 }
 
 both!(a_server_that_is_killed_during_an_upload_leaves_no_bytes, async |place| {
-    let server = Process::start(place).await;
+    let arguments = WITHOUT_GIFS.map(str::to_owned).into();
+    let server = Process::start_wrapped(place, Wrapping { arguments, ..Wrapping::default() }).await;
     let head = "POST /api/attachments HTTP/1.1\r\nHost: localhost\r\nX-Act-As: bugs\r\nContent-Length: 2000000\r\n\r\n";
     let mut stream = std::net::TcpStream::connect(server.address).unwrap();
     stream.write_all(head.as_bytes()).unwrap();
@@ -109,7 +112,7 @@ both!(a_server_that_is_killed_during_an_upload_leaves_no_bytes, async |place| {
 
 both!(a_server_that_is_killed_between_the_bytes_and_the_row_leaves_no_bytes, async |place| {
     let disk = Disk::new(place);
-    let server = disk.start(place, &[]).await;
+    let server = disk.start(place, &WITHOUT_GIFS).await;
     let bytes = noise(100_000);
     let folder = format!("/files/{:02x}", Sha256::digest(&bytes)[0]);
     // The bytes have their name. The sync of the folder that holds the name waits.

@@ -101,7 +101,8 @@ impl Gate {
 }
 
 async fn wait_for_keys(store: SocketAddr, bucket: &str, count: usize) {
-    for _ in 0..200 {
+    // A deletion that began while the store did not answer is repeated after up to 16 s.
+    for _ in 0..800 {
         if keys(store, bucket).await == count {
             return;
         }

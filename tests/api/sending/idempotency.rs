@@ -148,7 +148,9 @@ both!(an_answer_that_cannot_be_rendered_is_an_error_and_sends_nothing, async |pl
         tokio::join!(send("one", |_| Err(Error::internal("cannot be rendered"))), send("two", rendered));
     assert!(matches!(refused, Err(Error::Internal(_))), "{refused:?}");
     let replayed = |answer: Result<SendAnswer, Error>| match answer {
-        Ok(SendAnswer::KeyedAnswer(given)) if given.answer.body == b"rendered" => given.replayed,
+        Ok(SendAnswer::KeyedAnswer(given) | SendAnswer::SentWithKey(given, _)) if given.answer.body == b"rendered" => {
+            given.replayed
+        }
         other => panic!("{other:?}"),
     };
     assert!(!replayed(sent));
