@@ -149,6 +149,11 @@ impl Inspected {
     }
 }
 
+/// The media type of a JPEG, PNG, GIF or WebP file, by its first bytes. The rest of the file can still be damaged.
+pub fn image_type(head: &[u8]) -> Option<&'static str> {
+    sniff::image_type(head)
+}
+
 /// Inspects the file `source`. If it holds something that must not be stored, such as the place where a photo was taken, a
 /// cleaned copy is written to `target`, which is replaced if it exists. The copy is not synced to disk. `source` is not changed.
 ///

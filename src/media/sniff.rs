@@ -135,6 +135,11 @@ pub(super) fn sniff(path: &Path) -> io::Result<Format> {
     Ok(Format::Other(markup(&head).unwrap_or("text/plain; charset=utf-8")))
 }
 
+/// The media type of an image that a decoder knows, by the first bytes of its file.
+pub(super) fn image_type(head: &[u8]) -> Option<&'static str> {
+    signature(head).filter(|format| format.image_format().is_some()).map(Format::content_type)
+}
+
 fn signature(head: &[u8]) -> Option<Format> {
     if let Some((_, format)) = SIGNATURES.iter().find(|(signature, _)| head.starts_with(signature)) {
         return Some(*format);

@@ -41,13 +41,10 @@ impl Resolve for PublicOnly {
     }
 }
 
-/// Creates a client that keeps at most `max_idle` connections to a host. A request with its answer takes at most `timeout`. The client
-/// follows no redirects. The caller checks each URL with [`check_url`], because a host that is an IP address is not resolved.
-///
-/// # Errors
-/// The machine has no CA certificates.
-pub fn client(reach: Reach, timeout: Duration, max_idle: usize) -> reqwest::Result<reqwest::Client> {
-    let builder = reqwest::Client::builder()
+/// The settings that all clients of the server share. A request with its answer takes at most `timeout`. A client follows no redirects
+/// and keeps no idle connections.
+pub fn builder(timeout: Duration) -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
         .user_agent(concat!("posthaste/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())
         .retry(reqwest::retry::never())
@@ -57,9 +54,18 @@ pub fn client(reach: Reach, timeout: Duration, max_idle: usize) -> reqwest::Resu
         .no_brotli()
         .no_zstd()
         .no_deflate()
-        .pool_max_idle_per_host(max_idle)
+        .pool_max_idle_per_host(0)
         .connect_timeout(timeout)
-        .timeout(timeout);
+        .timeout(timeout)
+}
+
+/// Creates a client that keeps at most `max_idle` connections to a host. A request with its answer takes at most `timeout`. The client
+/// follows no redirects. The caller checks each URL with [`check_url`], because a host that is an IP address is not resolved.
+///
+/// # Errors
+/// The machine has no CA certificates.
+pub fn client(reach: Reach, timeout: Duration, max_idle: usize) -> reqwest::Result<reqwest::Client> {
+    let builder = builder(timeout).pool_max_idle_per_host(max_idle);
     match reach {
         Reach::Anywhere => builder,
         Reach::PublicWeb => builder.dns_resolver(Arc::new(PublicOnly)),
@@ -182,8 +188,12 @@ impl Fetched {
     }
 }
 
-/// The error with its causes, without the URL.
 fn failed(error: reqwest::Error) -> FetchError {
+    FetchError::Failed(explain(error))
+}
+
+/// The error with its causes, without the URL.
+pub fn explain(error: reqwest::Error) -> String {
     let error = error.without_url();
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -191,7 +201,7 @@ fn failed(error: reqwest::Error) -> FetchError {
         text = format!("{text}: {error}");
         cause = error.source();
     }
-    FetchError::Failed(text)
+    text
 }
 
 #[cfg(test)]

@@ -81,7 +81,7 @@ const AREAS: &[(&str, &[&[&str]])] = &[
     ("store/operations", &[&["base", "store/driver", "store/sqlite", "store/db", "store/messages"]]),
     ("domain/access", &[ROWS, &["base"]]),
     ("domain/shared", &[ROWS, &["base", "domain/identity", "domain/events"]]),
-    ("domain/identity", &[ROWS, &["base", "mail", "domain/access", "domain/shared", "app"]]),
+    ("domain/identity", &[ROWS, &["base", "mail", "outbound", "domain/access", "domain/shared", "app"]]),
     (
         "domain/people",
         &[

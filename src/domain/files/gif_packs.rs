@@ -6,7 +6,7 @@
 use std::collections::{BTreeSet, HashSet};
 
 use super::attachments::{Content, files};
-use super::gif_search::not_found;
+use super::gif_search::{GIF_TYPES, not_found};
 use super::uploads::{self, Incoming, Received};
 use crate::app::App;
 use crate::base::error::{Error, Result};
@@ -34,8 +34,6 @@ pub const MAX_TEXT_CHARACTERS: usize = 64;
 const GIFS_PER_BATCH: i64 = 100;
 /// The name of the list in cursors.
 const LIST: &str = "gifs";
-/// The media types of GIFs.
-const TYPES: [&str; 2] = ["image/gif", "image/webp"];
 
 /// What an administrator says about a new GIF.
 #[derive(Clone, Debug)]
@@ -116,7 +114,7 @@ async fn create_uncounted(app: &App, new: NewGif, received: Received) -> Result<
 }
 
 fn check_type(picture: &Inspected) -> Result<()> {
-    if TYPES.contains(&picture.content_type.as_str()) && picture.width.is_some() && picture.height.is_some() {
+    if GIF_TYPES.contains(&picture.content_type.as_str()) && picture.width.is_some() && picture.height.is_some() {
         return Ok(());
     }
     Err(Error::Unusable { code: "unsupported_image_type", detail: "The file must be a GIF or a WebP image".into() })
@@ -144,12 +142,7 @@ fn too_many(detail: String) -> Error {
 /// # Errors
 /// 422 for `cursor`.
 pub async fn list(app: &App, limit: Limit, cursor: Option<&str>) -> Result<Page<Vec<StoredGif>>> {
-    let before = pagination::begin(LIST, cursor, MAX_ID)?;
-    let read = app
-        .db
-        .read((before, limit), |conn, (before, limit)| Box::pin(rows::before(conn, GifId(*before), limit.to_read())))
-        .await?;
-    Ok(Page::new(LIST, read, limit, |gif| [gif.id.0]))
+    newest(app, Rating::R, limit, cursor).await
 }
 
 /// The GIFs that a search finds, newest first, as far as `rating` allows.
@@ -184,7 +177,7 @@ pub(super) async fn newest(
     let read = app
         .db
         .read((before, ratings, limit), |conn, (before, ratings, limit)| {
-            Box::pin(rows::rated_before(conn, GifId(*before), ratings, limit.to_read()))
+            Box::pin(rows::before(conn, GifId(*before), ratings, limit.to_read()))
         })
         .await?;
     Ok(Page::new(LIST, read, limit, |gif| [gif.id.0]))

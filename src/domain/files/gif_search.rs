@@ -11,8 +11,11 @@ use super::gif_provider::{Provider, Question, RemoteGif, RemotePage, Service, Se
 use crate::base::error::{Error, Result};
 use crate::base::metrics::Metrics;
 use crate::base::time::Timestamp;
+use crate::media;
 pub use crate::store::files::gifs::Rating;
 
+/// The media types of GIFs.
+pub const GIF_TYPES: [&str; 2] = ["image/gif", "image/webp"];
 /// Maximum number of bytes of a preview.
 const MAX_PREVIEW_BYTES: usize = 4 * 1_024 * 1_024;
 /// How long answers of a service are kept.
@@ -174,7 +177,7 @@ impl Remote {
             let fetched = counted(metrics, self.provider.file(&gif.preview_url).await)?;
             let read = fetched.read(MAX_PREVIEW_BYTES).await;
             let (bytes, is_whole) = read.map_err(|error| unavailable(error.to_string()))?;
-            let content_type = image_type(&bytes).filter(|_| is_whole);
+            let content_type = gif_type(&bytes).filter(|_| is_whole);
             let content_type = content_type.ok_or_else(|| unavailable("a preview is not a small image".into()))?;
             Ok::<_, Error>(Kept::new(Preview { bytes: bytes.into(), content_type }, now))
         };
@@ -188,13 +191,9 @@ pub fn counted<T>(metrics: &Metrics, result: Result<T>) -> Result<T> {
     result
 }
 
-/// The type of an image that browsers show, by its first bytes.
-pub fn image_type(bytes: &[u8]) -> Option<&'static str> {
-    match bytes {
-        [b'G', b'I', b'F', b'8', ..] => Some("image/gif"),
-        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Some("image/webp"),
-        _ => None,
-    }
+/// The type of a GIF or a WebP image, by its first bytes.
+pub fn gif_type(head: &[u8]) -> Option<&'static str> {
+    media::image_type(head).filter(|content_type| GIF_TYPES.contains(content_type))
 }
 
 /// The error for a GIF that does not exist.

@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use super::attachments::{self, Attachment, Content};
 use super::gif_packs::{self, StoredGif};
 use super::gif_provider::{Question, RemoteGif, Service, unavailable};
-use super::gif_search::{GifSearch, Preview, counted, image_type, not_found};
+use super::gif_search::{GIF_TYPES, GifSearch, Preview, counted, gif_type, not_found};
 use super::uploads::{self, Stated};
 use crate::app::App;
 use crate::base::error::{Error, Result};
@@ -138,7 +138,7 @@ pub async fn attach(app: &App, principal: &Principal, id: &str, once: Once<Attac
             let mut bytes = attachments::read(app, &gif.blob, 0..gif.blob.size_bytes.unsigned_abs()).await?;
             while let Some(piece) = bytes.next().await {
                 let piece = piece.map_err(super::files::blob_error)?;
-                first_type = first_type.or_else(|| image_type(&piece));
+                first_type = first_type.or_else(|| gif_type(&piece));
                 incoming.write(piece).await?;
             }
             (incoming.finish().await?, gif.title)
@@ -148,7 +148,7 @@ pub async fn attach(app: &App, principal: &Principal, id: &str, once: Once<Attac
             let mut incoming = uploads::begin_up_to(app, principal, None, MAX_FILE_BYTES).await?;
             let mut fetched = counted(&app.metrics, remote.provider.file(&gif.file_url).await)?;
             while let Some(piece) = fetched.chunk().await.map_err(|error| unavailable(error.to_string()))? {
-                first_type = first_type.or_else(|| image_type(&piece));
+                first_type = first_type.or_else(|| gif_type(&piece));
                 incoming.write(piece).await?;
             }
             (incoming.finish().await?, gif.title.clone())
@@ -159,7 +159,7 @@ pub async fn attach(app: &App, principal: &Principal, id: &str, once: Once<Attac
 }
 
 fn check_image(inspected: &Inspected) -> Result<()> {
-    let is_gif = ["image/gif", "image/webp"].contains(&inspected.content_type.as_str());
+    let is_gif = GIF_TYPES.contains(&inspected.content_type.as_str());
     if is_gif && inspected.kind == Kind::Image { Ok(()) } else { Err(unavailable("a file is not a GIF".into())) }
 }
 

@@ -144,19 +144,8 @@ pub async fn by_ids(conn: &mut Conn, ids: &[i64]) -> Result<Vec<StoredGif>> {
     conn.rows(sql, &[Value::I64s(ids)], read).await
 }
 
-/// The next GIFs before an id, newest first.
-pub async fn before(conn: &mut Conn, before: GifId, limit: i64) -> Result<Vec<StoredGif>> {
-    let sql = sql!(
-        "SELECT ",
-        StoredGif::COLUMNS,
-        " FROM messaging.gifs g JOIN messaging.blobs b ON b.id = g.blob_id
-          WHERE g.id < $1 ORDER BY g.id DESC LIMIT $2"
-    );
-    conn.rows(sql, &[Value::I64(before.0), Value::I64(limit)], read).await
-}
-
 /// The next GIFs with one of some ratings before an id, newest first.
-pub async fn rated_before(conn: &mut Conn, before: GifId, ratings: &[Rating], limit: i64) -> Result<Vec<StoredGif>> {
+pub async fn before(conn: &mut Conn, before: GifId, ratings: &[Rating], limit: i64) -> Result<Vec<StoredGif>> {
     let ratings: Vec<&str> = ratings.iter().map(|rating| rating.as_str()).collect();
     let sql = sql!(
         "SELECT ",

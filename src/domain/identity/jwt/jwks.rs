@@ -9,7 +9,6 @@
 //!   ends when the clock is set back.
 
 use std::collections::HashMap;
-use std::error::Error as _;
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -29,6 +28,7 @@ use super::{KID_LIMIT_CHARS, read_at_most, refused};
 use crate::base::error::{Error, Result};
 use crate::base::tasks;
 use crate::base::time::Timestamp;
+use crate::outbound::{self, explain};
 
 /// Largest set, in bytes.
 const SET_LIMIT_BYTES: usize = 256 * 1024;
@@ -533,16 +533,7 @@ async fn wait_for_end(mut fetch: watch::Receiver<()>) {
 }
 
 fn client(url: &Url, timeout: Duration) -> reqwest::Result<reqwest::Client> {
-    let builder = reqwest::Client::builder()
-        .user_agent(concat!("posthaste/", env!("CARGO_PKG_VERSION")))
-        .redirect(reqwest::redirect::Policy::none())
-        .retry(reqwest::retry::never())
-        .referer(false)
-        .no_proxy()
-        .no_gzip()
-        .pool_max_idle_per_host(0)
-        .connect_timeout(timeout)
-        .timeout(timeout);
+    let builder = outbound::builder(timeout);
     if url.scheme() == "https" {
         builder.https_only(true).build()
     } else {
@@ -550,16 +541,4 @@ fn client(url: &Url, timeout: Duration) -> reqwest::Result<reqwest::Client> {
         // needs none.
         builder.tls_certs_only([]).build()
     }
-}
-
-/// The error with its causes, without the URL.
-fn explain(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -62,7 +62,8 @@ pub async fn upload_attachment(
     Ok(given(uploads::create(&state.app, &principal, file.received, stated, once).await?))
 }
 
-fn render_created(made: &Attachment) -> DomainResult<StoredAnswer> {
+/// The answer to a request that has created an attachment.
+pub(super) fn render_created(made: &Attachment) -> DomainResult<StoredAnswer> {
     Ok(StoredAnswer {
         status: StatusCode::CREATED.as_u16(),
         location: Some(format!("/api/attachments/{}", made.description.id)),

@@ -7,13 +7,13 @@ use axum::response::Response;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
+use super::attachments::render_created;
 use super::file_answer::{self, Confirmation};
-use crate::base::error::{Error, Result as DomainResult};
+use crate::base::error::Error;
 use crate::domain::access::principal::Principal;
-use crate::domain::files::attachments::Attachment;
 use crate::domain::files::gif_packs::{self, NewGif, Rating};
 use crate::domain::files::gifs::{self, PreviewSource};
-use crate::domain::shared::idempotency::{Once, StoredAnswer};
+use crate::domain::shared::idempotency::Once;
 use crate::http::access::limits::LimitKey;
 use crate::http::access::policy::{Administrator, PersonWriting, Reader};
 use crate::http::bodies::answers::{given, json, list, next_page, no_content, to_json};
@@ -227,14 +227,6 @@ pub async fn attach_gif(
     let request = idempotency_key(&state.app, &headers, &principal, uri.path(), id.as_bytes())?;
     let once = Once { request, render: render_created, sealed: false };
     Ok(given(gifs::attach(&state.app, &principal, &id, once).await?))
-}
-
-fn render_created(made: &Attachment) -> DomainResult<StoredAnswer> {
-    Ok(StoredAnswer {
-        status: StatusCode::CREATED.as_u16(),
-        location: Some(format!("/api/attachments/{}", made.description.id)),
-        body: serde_json::to_vec(&AttachmentBody::new(&made.description)).map_err(Error::internal)?,
-    })
 }
 
 /// List the GIFs of this server
