@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use super::call;
 use super::disk::Disk;
 use crate::both;
-use crate::support::files::{noise, stored, wait_for_stored};
+use crate::support::files::{age_blobs, noise, stored, wait_for_stored};
 use crate::support::place::Kind;
 use crate::support::process::{Process, Wrapping};
 use crate::support::server::{Answer, answer_of};
@@ -139,11 +139,7 @@ both!(a_server_that_is_killed_between_the_bytes_and_the_row_leaves_no_bytes, asy
 
     let server = Server::start(place).await;
     assert_eq!(stored(place).len(), 1, "the upload could still be running on another node");
-    let back = match place.kind {
-        Kind::Sqlite => "UPDATE messaging.blobs SET touched_at = touched_at - 10800000000",
-        Kind::Postgres => "UPDATE messaging.blobs SET touched_at = touched_at - interval '3 hours'",
-    };
-    place.sql(back).await;
+    age_blobs(place).await;
     wait_for_stored(place, 0).await;
     assert_eq!(place.numbers("SELECT count(*) FROM messaging.blobs").await, [[0]]);
     server.stop().await;

@@ -6,6 +6,7 @@ use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use super::place::Kind;
 use super::{Answer, Place, Server, answer_of};
 
 /// A picture with a pattern.
@@ -56,6 +57,15 @@ pub async fn send_with(server: &Server, sender: &str, recipient: &str, attachmen
     let answer = server.post("/api/messages", &body).await;
     assert_eq!(answer.status, 201, "{}", String::from_utf8_lossy(&answer.bytes));
     answer.json()
+}
+
+/// Lets three hours pass for all blobs, so that the sweep deletes those that were only claimed.
+pub async fn age_blobs(place: &Place) {
+    let back = match place.kind {
+        Kind::Sqlite => "UPDATE messaging.blobs SET touched_at = touched_at - 10800000000",
+        Kind::Postgres => "UPDATE messaging.blobs SET touched_at = touched_at - interval '3 hours'",
+    };
+    place.sql(back).await;
 }
 
 /// The names of the stored objects in the folder of a place, and of unfinished uploads.
