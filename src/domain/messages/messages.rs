@@ -1,13 +1,16 @@
 //! Sending a message, and reading one message.
 
-use super::message_reads::{complete_for, visible};
+use super::message_reads::{complete_for, message_not_found, visible};
 use crate::app::App;
 use crate::base::error::{Error, Result};
-use crate::base::ids::ConversationId;
+use crate::base::ids::{ConversationId, MessageId};
 use crate::domain::access::principal::Principal;
+use crate::domain::access::viewer::Viewer;
 use crate::domain::identity::names::Names;
 use crate::domain::sending::drafts::{Answer, Draft, NewMessage, Sent};
 use crate::domain::shared::idempotency::{KeyedAnswer, Once};
+use crate::store;
+use crate::store::db::Conn;
 pub use crate::store::messages::link_previews::Preview;
 pub use crate::store::messages::messages::Message;
 
@@ -40,13 +43,31 @@ pub async fn send_draft(app: &App, draft: Draft) -> Result<KeyedAnswer> {
 pub async fn get(app: &App, principal: &Principal, conversation: i64, seq: i64) -> Result<(Message, Names)> {
     app.db
         .read((ConversationId(conversation), seq, principal.viewer()), |conn, (conversation, seq, viewer)| {
+            Box::pin(shown(conn, *viewer, *conversation, *seq))
+        })
+        .await
+}
+
+/// As [`get`], for the message with an id.
+///
+/// # Errors
+/// As [`get`].
+pub async fn get_by_id(app: &App, principal: &Principal, id: i64) -> Result<(Message, Names)> {
+    app.db
+        .read((MessageId(id), principal.viewer()), |conn, (id, viewer)| {
             Box::pin(async move {
-                let mut message = visible(conn, *viewer, *conversation, *seq).await?;
-                let names = complete_for(conn, *viewer, std::slice::from_mut(&mut message)).await?;
-                Ok((message, names))
+                let place = store::messages::messages::place_of(conn, *id).await?;
+                let (conversation, seq) = place.ok_or_else(message_not_found)?;
+                shown(conn, *viewer, conversation, seq).await
             })
         })
         .await
+}
+
+async fn shown(conn: &mut Conn, viewer: Viewer, conversation: ConversationId, seq: i64) -> Result<(Message, Names)> {
+    let mut message = visible(conn, viewer, conversation, seq).await?;
+    let names = complete_for(conn, viewer, std::slice::from_mut(&mut message)).await?;
+    Ok((message, names))
 }
 
 /// The error for a caller who asks for the messages of another user.

@@ -354,6 +354,11 @@ pub async fn one(conn: &mut Conn, conversation: ConversationId, seq: i64) -> Res
     Ok(in_ranges(conn, &[range]).await?.into_iter().next())
 }
 
+/// The conversation and `seq` of a message. `None` when it does not exist.
+pub async fn place_of(conn: &mut Conn, id: MessageId) -> Result<Option<(ConversationId, i64)>> {
+    conn.first("SELECT conversation_id, seq FROM messaging.messages WHERE id = $1", &[Value::I64(id.0)], read).await
+}
+
 /// Messages of a conversation with the given `seq`s, in the order of `seqs`.
 pub async fn by_seqs(conn: &mut Conn, conversation: ConversationId, seqs: &[i64]) -> Result<Vec<Message>> {
     let places: Vec<(ConversationId, i64)> = seqs.iter().map(|seq| (conversation, *seq)).collect();

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::both;
+use crate::support::people::{delete, get, group};
 use crate::support::{Place, Server, answer_of};
 use reqwest::Method;
 
@@ -36,6 +37,34 @@ both!(a_send_has_the_fields_of_the_seed, async |place| {
     assert_eq!(found.bytes, answer.bytes);
     let listed = server.all("/api/messages/bugs").await;
     assert_eq!(listed.last(), Some(&message));
+});
+
+both!(a_message_is_found_by_its_id, async |place| {
+    let server = Server::start(place).await;
+    let sent = server.send("rdibari", "bugs", "hey").await;
+    let target = format!("/api/messages/by-id/{}", sent["id"]);
+    let found = get(&server, "bugs", &target).await;
+    assert_eq!(found.status, 200);
+    let elsewhere = get(&server, "bugs", &format!("/api/conversations/1/messages/{}", sent["seq"])).await;
+    assert_eq!(found.bytes, elsewhere.bytes, "the same as under its conversation");
+    assert_eq!(found.header("etag"), elsewhere.header("etag"));
+    assert_eq!(server.get(&target).await.json(), sent, "a backend reads it too");
+    // Somebody who may not see the message gets the answer for a message that does not exist.
+    get(&server, "duck", &target).await.problem(404, "message_not_found");
+    get(&server, "bugs", "/api/messages/by-id/999999").await.problem(404, "message_not_found");
+    // A system message has an id too, and so has a deleted message.
+    let group = group(&server, "rdibari", &["bugs"], "all").await;
+    let history = get(&server, "bugs", &format!("/api/conversations/{group}/messages")).await.json();
+    assert_eq!(history[0]["kind"], "system");
+    assert_eq!(get(&server, "bugs", &format!("/api/messages/by-id/{}", history[0]["id"])).await.json(), history[0]);
+    delete(&server, "rdibari", &format!("/api/conversations/1/messages/{}", sent["seq"])).await;
+    assert!(get(&server, "bugs", &target).await.json()["deleted_at"].is_string());
+    // Who leaves the group no longer sees what follows, and not what was before.
+    let said = json!({"sender_user_name": "rdibari", "conversation_id": group, "body": "x"});
+    let said = format!("/api/messages/by-id/{}", server.post("/api/messages", &said).await.json()["id"]);
+    assert_eq!(get(&server, "bugs", &said).await.status, 200);
+    delete(&server, "bugs", &format!("/api/conversations/{group}/members/me")).await;
+    get(&server, "bugs", &said).await.problem(404, "message_not_found");
 });
 
 both!(bodies_are_stored_byte_for_byte, async |place| {

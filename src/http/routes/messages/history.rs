@@ -1,4 +1,4 @@
-//! `/api/conversations/{id}/messages`: reading, editing and deleting messages.
+//! `/api/conversations/{id}/messages`: reading, editing and deleting messages. `/api/messages/by-id/{id}`: reading one by its id.
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
@@ -38,6 +38,39 @@ pub async fn get_conversation_message(
 ) -> Result<Response, Problem> {
     let (message, names) = messages::get(&state.app, &principal, path.id, path.seq).await?;
     resource(&headers, &MessageBody::named(&message, &names))
+}
+
+/// Get a message by its id
+///
+/// The same message as under its conversation, for callers that know only the `id`.
+#[utoipa::path(
+    get,
+    path = "/api/messages/by-id/{id}",
+    tag = "messages",
+    params(MessageIdPath),
+    responses(
+        (status = 200, description = "The message.", body = MessageBody<'_>, headers(("ETag" = String, description = "The entity tag of this answer."))),
+        (status = 304, description = "Not modified: the answer still has the entity tag in `If-None-Match`."),
+    ),
+)]
+pub async fn get_message_by_id(
+    State(state): State<HttpState>,
+    Reader(principal): Reader,
+    headers: HeaderMap,
+    Path(path): Path<MessageIdPath>,
+    _query: Query<()>,
+) -> Result<Response, Problem> {
+    let (message, names) = messages::get_by_id(&state.app, &principal, path.id).await?;
+    resource(&headers, &MessageBody::named(&message, &names))
+}
+
+/// Path parameter of a route about one message of any conversation.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct MessageIdPath {
+    /// The `id` of the message.
+    #[param(value_type = IdSchema, inline, example = 1)]
+    id: i64,
 }
 
 /// Which messages of a conversation to list.

@@ -21,6 +21,7 @@ pub fn routes() -> OpenApiRouter<HttpState> {
         .routes(routes!(messages::list_messages))
         .routes(routes!(history::list_conversation_messages))
         .routes(routes!(history::get_conversation_message, history::edit_message, history::delete_message))
+        .routes(routes!(history::get_message_by_id))
         .routes(routes!(history::list_earlier_texts))
         .routes(routes!(receipts::report_receipts))
         .routes(routes!(receipts::list_receipts))
