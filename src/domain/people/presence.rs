@@ -5,7 +5,7 @@
 //! - Other users see one state of a user, which is computed over all servers. Each change of this state is published
 //!   once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::app::App;
 use crate::base::error::Result;
@@ -25,6 +25,8 @@ use crate::store::people::presence::{LastSeen, Presence};
 pub const MEMBER_LIMIT: i64 = 100;
 /// The maximum number of users to whom a change of one user's presence is published.
 pub const AUDIENCE_LIMIT: i64 = 100;
+/// The maximum number of users in one request for the presence of several users.
+pub const ASKED_LIMIT: usize = 100;
 /// The maximum number of users whose presence is written in one transaction.
 pub const BATCH: usize = 500;
 /// How long the presence on a server is valid after the server last renewed its row: 90 s.
@@ -49,42 +51,78 @@ const NEVER_SEEN: Seen = Seen { state: State::Offline, last_seen_at: None };
 /// # Errors
 /// 404 `user_not_found`; 403 `act_as_required`.
 pub async fn seen(app: &App, principal: &Principal, user_name: &str) -> Result<Seen> {
-    let key = fold_ascii(principal.resolve(user_name)?);
+    let found = seen_among(app, principal, &[user_name.to_owned()]).await?;
+    found.into_iter().next().map(|(_, seen)| seen).ok_or_else(not_found)
+}
+
+/// The names and the presence of several users, as far as the caller may see it, in the order of `user_names`; `me` stands for the
+/// caller. Names of nobody are left out, and a name that occurs again is not repeated.
+///
+/// # Errors
+/// 403 `act_as_required`.
+pub async fn seen_among(app: &App, principal: &Principal, user_names: &[String]) -> Result<Vec<(String, Seen)>> {
+    let mut keys: Vec<String> = Vec::with_capacity(user_names.len());
+    for user_name in user_names {
+        let key = fold_ascii(principal.resolve(user_name)?);
+        if !keys.contains(&key) {
+            keys.push(key);
+        }
+    }
     app.db
-        .read((key, principal.viewer(), app.clock.now()), |conn, (key, viewer, now)| {
+        .read((keys, principal.viewer(), app.clock.now()), |conn, (keys, viewer, now)| {
             Box::pin(async move {
-                let user = store::identity::users::account_by_key(conn, key).await?.ok_or_else(not_found)?.name.id;
-                if !may_see(conn, *viewer, user).await? {
-                    return Ok(NEVER_SEEN);
-                }
-                visible_to(conn, *viewer, user, *now).await
+                let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+                let mut users = store::identity::users::summaries_by_keys(conn, &keys).await?;
+                users.sort_by_cached_key(|user| keys.iter().position(|key| *key == fold_ascii(&user.user_name)));
+                let ids: Vec<UserId> = users.iter().map(|user| user.id).collect();
+                let may_see = visible_among(conn, *viewer, &ids).await?;
+                let seen = seen_by(conn, *viewer, &may_see, *now).await?;
+                let presence = |user: &UserId| seen.get(user).copied().unwrap_or(NEVER_SEEN);
+                Ok(users.into_iter().map(|user| (user.user_name, presence(&user.id))).collect())
             })
         })
         .await
 }
 
-/// Whether a viewer may see a user's presence: their own, that of a friend, or that of a user with whom they share a
-/// conversation of at most [`MEMBER_LIMIT`] members. [`visible_to`] takes blocks into account.
-async fn may_see(conn: &mut Conn, viewer: Viewer, user: UserId) -> Result<bool> {
-    let person = match viewer {
-        Viewer::Person(person) if person != user => person,
-        Viewer::Person(_) | Viewer::Everything => return Ok(true),
+/// Those of the users whose presence a viewer may see: the viewer's own, that of friends, and that of users with whom they share a
+/// conversation of at most [`MEMBER_LIMIT`] members. [`seen_by`] takes blocks into account.
+async fn visible_among(conn: &mut Conn, viewer: Viewer, users: &[UserId]) -> Result<Vec<UserId>> {
+    let Viewer::Person(person) = viewer else {
+        return Ok(users.to_vec());
     };
-    let between = store::people::friends::between(conn, &[(person, user)]).await?;
-    Ok(!between.friends.is_empty() || rows::share_conversation(conn, person, user, MEMBER_LIMIT).await?)
+    let pairs: Vec<(UserId, UserId)> = users.iter().map(|user| (person, *user)).collect();
+    let between = store::people::friends::between(conn, &pairs).await?;
+    let ids: Vec<i64> = users.iter().map(|user| user.0).collect();
+    let sharing = rows::sharing_conversation(conn, person, &ids, MEMBER_LIMIT).await?;
+    let may_see =
+        |user: &UserId| *user == person || between.friends.contains(&(person, *user)) || sharing.contains(user);
+    Ok(users.iter().copied().filter(may_see).collect())
 }
 
-/// The presence of a user, as seen by a viewer for whom [`may_see`] is true. If one of the two blocks the other, the user
-/// appears to have gone offline when the block began. The time at which they were last seen before the block stays
-/// visible, because hiding it would reveal the block.
-async fn visible_to(conn: &mut Conn, viewer: Viewer, user: UserId, now: Timestamp) -> Result<Seen> {
-    if let Viewer::Person(person) = viewer
-        && person != user
-        && let Some(last_seen_at) = store::people::friends::seen_before_block(conn, person, user).await?
-    {
-        return Ok(Seen { state: State::Offline, last_seen_at });
+/// The presence of users, as seen by a viewer who [may see](visible_among) it. If one of two users blocks the other, each appears
+/// to have gone offline when the block began. The time at which they were last seen before the block stays visible, because hiding it
+/// would reveal the block.
+async fn seen_by(
+    conn: &mut Conn,
+    viewer: Viewer,
+    users: &[UserId],
+    now: Timestamp,
+) -> Result<HashMap<UserId, Seen>> {
+    let ids: Vec<i64> = users.iter().map(|user| user.0).collect();
+    let now = rows::clock(conn, now).await?;
+    let present = rows::of_people(conn, &ids).await?;
+    let stored: HashMap<UserId, Timestamp> = rows::last_seen_of(conn, &ids).await?.into_iter().collect();
+    let presence_of = |user: UserId| {
+        let times = present.iter().filter(|one| one.user == user).map(|one| one.seen_at);
+        Seen { state: overall_state(&present, user, now), last_seen_at: times.chain(stored.get(&user).copied()).max() }
+    };
+    let mut seen: HashMap<UserId, Seen> = users.iter().map(|user| (*user, presence_of(*user))).collect();
+    if let Viewer::Person(person) = viewer {
+        for (user, last_seen_at) in store::people::friends::seen_before_blocks(conn, person, &ids).await? {
+            seen.insert(user, Seen { state: State::Offline, last_seen_at });
+        }
     }
-    presence_of(conn, user, now).await
+    Ok(seen)
 }
 
 /// The time at which `user` was last seen, as `caller` sees it now. A block stores this time, and `caller` sees it as
@@ -93,19 +131,10 @@ async fn visible_to(conn: &mut Conn, viewer: Viewer, user: UserId, now: Timestam
 /// # Errors
 /// Errors of the database.
 pub async fn last_seen_by(conn: &mut Conn, caller: UserId, user: UserId, now: Timestamp) -> Result<Option<Timestamp>> {
-    let seen = visible_to(conn, Viewer::Person(caller), user, now).await?;
-    match seen.state {
-        State::Offline => Ok(seen.last_seen_at),
-        State::Online | State::Away => Ok(Some(rows::clock(conn, now).await?)),
+    match seen_by(conn, Viewer::Person(caller), &[user], now).await?.get(&user) {
+        Some(Seen { state: State::Online | State::Away, .. }) => Ok(Some(rows::clock(conn, now).await?)),
+        seen => Ok(seen.and_then(|seen| seen.last_seen_at)),
     }
-}
-
-async fn presence_of(conn: &mut Conn, user: UserId, now: Timestamp) -> Result<Seen> {
-    let now = rows::clock(conn, now).await?;
-    let present = rows::of_people(conn, &[user.0]).await?;
-    let times = present.iter().map(|one| one.seen_at);
-    let last_seen_at = times.chain(rows::last_seen_at(conn, user).await?).max();
-    Ok(Seen { state: overall_state(&present, user, now), last_seen_at })
 }
 
 /// When a user was last seen, for their export.
@@ -113,7 +142,7 @@ async fn presence_of(conn: &mut Conn, user: UserId, now: Timestamp) -> Result<Se
 /// # Errors
 /// Errors of the database.
 pub async fn last_seen_at(conn: &mut Conn, user: UserId, now: Timestamp) -> Result<Option<Timestamp>> {
-    Ok(presence_of(conn, user, now).await?.last_seen_at)
+    Ok(seen_by(conn, Viewer::Everything, &[user], now).await?.get(&user).and_then(|seen| seen.last_seen_at))
 }
 
 /// The state of a user over all servers: the highest of the user's states on servers whose rows are still valid.

@@ -145,14 +145,19 @@ pub async fn blocks(conn: &mut Conn, user: UserId, other: UserId) -> Result<bool
     Ok(found.is_some())
 }
 
-/// The last-seen time of `user` that `viewer` sees while one of the two blocks the other: the time from before the block.
-/// The outer `None` means that neither blocks the other, the inner one that there is no such time.
-pub async fn seen_before_block(conn: &mut Conn, viewer: UserId, user: UserId) -> Result<Option<Option<Timestamp>>> {
-    conn.first(
-        "SELECT CASE WHEN user_id = $2 THEN user_seen_at ELSE blocked_seen_at END FROM messaging.blocks
-          WHERE (user_id = $1 AND blocked_id = $2) OR (user_id = $2 AND blocked_id = $1) LIMIT 1",
-        &[Value::I64(viewer.0), Value::I64(user.0)],
-        |row| row.option_time(0),
+/// Those of the users `ids` who block `viewer` or whom `viewer` blocks, each with the last-seen time that `viewer` sees meanwhile: the
+/// time from before the block, if there is one. A user is listed twice if both block each other.
+pub async fn seen_before_blocks(
+    conn: &mut Conn,
+    viewer: UserId,
+    ids: &[i64],
+) -> Result<Vec<(UserId, Option<Timestamp>)>> {
+    conn.rows(
+        "SELECT blocked_id, blocked_seen_at FROM messaging.blocks WHERE user_id = $1 AND blocked_id = ANY($2)
+         UNION ALL
+         SELECT user_id, user_seen_at FROM messaging.blocks WHERE blocked_id = $1 AND user_id = ANY($2)",
+        &[Value::I64(viewer.0), Value::I64s(ids)],
+        read,
     )
     .await
 }

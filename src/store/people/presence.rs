@@ -289,24 +289,22 @@ pub async fn of_people(conn: &mut Conn, ids: &[i64]) -> Result<Vec<Presence>> {
     .await
 }
 
-/// When a user was last seen, according to the stored row.
-pub async fn last_seen_at(conn: &mut Conn, user: UserId) -> Result<Option<Timestamp>> {
-    conn.first("SELECT at FROM messaging.last_seen WHERE user_id = $1", &[Value::I64(user.0)], |row| row.time(0)).await
+/// When users were last seen, according to the stored rows. Users who were never seen are left out.
+pub async fn last_seen_of(conn: &mut Conn, ids: &[i64]) -> Result<Vec<(UserId, Timestamp)>> {
+    conn.rows("SELECT user_id, at FROM messaging.last_seen WHERE user_id = ANY($1)", &[Value::I64s(ids)], read).await
 }
 
-/// Whether two users share a conversation of at most `member_limit` members.
-pub async fn share_conversation(conn: &mut Conn, one: UserId, other: UserId, member_limit: i64) -> Result<bool> {
-    let found = conn
-        .first(
-            "SELECT m.conversation_id FROM messaging.members m
-               JOIN messaging.members o ON o.conversation_id = m.conversation_id AND o.user_id = $2
-               JOIN messaging.conversations c ON c.id = m.conversation_id
-              WHERE m.user_id = $1 AND c.member_count <= $3 AND c.deleted_at IS NULL LIMIT 1",
-            &[Value::I64(one.0), Value::I64(other.0), Value::I64(member_limit)],
-            |row| row.i64(0),
-        )
-        .await?;
-    Ok(found.is_some())
+/// Those of the users `ids` who share a conversation of at most `member_limit` members with `user`.
+pub async fn sharing_conversation(conn: &mut Conn, user: UserId, ids: &[i64], member_limit: i64) -> Result<Vec<UserId>> {
+    conn.rows(
+        "SELECT DISTINCT o.user_id FROM messaging.members m
+           JOIN messaging.members o ON o.conversation_id = m.conversation_id AND o.user_id = ANY($2)
+           JOIN messaging.conversations c ON c.id = m.conversation_id
+          WHERE m.user_id = $1 AND c.member_count <= $3 AND c.deleted_at IS NULL",
+        &[Value::I64(user.0), Value::I64s(ids), Value::I64(member_limit)],
+        read,
+    )
+    .await
 }
 
 /// Up to `limit` users who may see the presence of a user. They are the user's friends, and the users who share a

@@ -52,6 +52,7 @@ impl Case {
         let mut paths = things.into_iter().map(|thing| fill_in(template, thing));
         let question = match operation {
             "GET /api/search/messages" | "GET /api/gifs/search" => "?q=hey",
+            "GET /api/presence" => "?user_names=rdibari",
             "POST /api/gifs" => "?pack=a&title=a",
             _ => "",
         };
@@ -234,6 +235,9 @@ async fn things(fixture: &Fixture, operation: &str, subject: &Subject) -> Vec<Ve
             match parameters[..] {
                 [] => vec![Vec::new()],
                 ["{user_name}"] => names(subject.user_name.clone(), &[NEVER, ERASED, "so%20not"]),
+                ["{id}"] if template == "/api/messages/by-id/{id}" => {
+                    names(note().await["id"].to_string(), &[NO_ID, "0", "x"])
+                }
                 ["{id}"] if template.starts_with("/api/conversations/") => {
                     names(note().await["conversation_id"].to_string(), &[NO_ID, "0", "x"])
                 }

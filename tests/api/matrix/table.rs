@@ -34,6 +34,7 @@ GET /api/users/{user_name}                        401 200 200 200 200 scp scp 20
 PATCH /api/users/{user_name}                      401 200 own 200 scp key scp 200 scp 200 scp 200 scp own scp 200
 DELETE /api/users/{user_name}                     401 204 own 204 scp key scp 204 scp 204 scp 204 scp own scp 204
 GET /api/users/{user_name}/presence               401 200 200 200 200 scp scp 200 200 scp scp 200 200 scp scp 200
+GET /api/presence                                 401 200 200 200 200 scp scp 200 200 scp scp 200 200 scp scp 200
 GET /api/users/{user_name}/export                 401 200 own 200 key scp scp 200 200 scp scp 200 own scp scp 200
 PUT /api/users/{user_name}/password               401 204 own own scp act scp act scp 204 scp 204 scp own scp own
 PUT /api/users/{user_name}/avatar                 401 200 own own scp act scp act scp 200 scp 200 scp own scp own
@@ -45,6 +46,7 @@ POST /api/users/{user_name}/mfa/disable           401 204 own own scp act scp ac
 
 POST /api/messages                                401 201 snd snd scp 201 scp 201 scp 201 scp 201 scp snd scp snd
 GET /api/messages/{user_name}                     401 200 msg msg 200 scp scp 200 200 scp scp 200 msg scp scp msg
+GET /api/messages/by-id/{id}                      401 200 non non 200 scp scp 200 200 scp scp 200 non scp scp non
 POST /api/attachments                             401 201 201 201 scp act scp act scp 201 scp 201 scp 201 scp 201
 GET /api/attachments/{id}                         401 200 att att 200 scp scp 200 200 scp scp 200 att scp scp att
 GET /api/attachments/{id}/thumbnail               401 200 att att 200 scp scp 200 200 scp scp 200 att scp scp att

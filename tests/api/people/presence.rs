@@ -113,6 +113,46 @@ both!(users_are_online_while_a_stream_of_theirs_is_open, async |place| {
     server.stop().await;
 });
 
+both!(the_presence_of_several_users_is_what_each_of_them_shows, async |place| {
+    let server = Server::start(place).await;
+    let _phone = Socket::of(&server, "rdibari").await;
+    let _laptop = Socket::of(&server, "duck").await;
+    wait_for_state(&server, "bugs", "rdibari", "online").await;
+    wait_for_state(&server, "duck", "me", "online").await;
+    let list = async |asking: &str, names: &str| get(&server, asking, &format!("/api/presence?user_names={names}")).await;
+    let of = |listed: &Value| -> Vec<(String, String)> {
+        let text = |one: &Value, field: &str| one[field].as_str().unwrap().to_owned();
+        listed.as_array().unwrap().iter().map(|one| (text(one, "user_name"), text(one, "state"))).collect()
+    };
+    // bugs shares no conversation with duck. The order is that of the names. Case, spaces and repetitions do not matter.
+    let listed = list("bugs", "duck,RDIBARI,%20me%20,rdibari,nobody").await.json();
+    let shown = |name: &str, state: &str| (name.to_owned(), state.to_owned());
+    assert_eq!(of(&listed), [shown("duck", "offline"), shown("rdibari", "online"), shown("bugs", "offline")]);
+    for one in listed.as_array().unwrap() {
+        let mut alone = presence_of(&server, "bugs", one["user_name"].as_str().unwrap()).await;
+        alone["user_name"] = one["user_name"].clone();
+        // The time moves on while somebody is online.
+        alone["last_seen_at"] = one["last_seen_at"].clone();
+        assert_eq!(*one, alone);
+    }
+    assert_eq!(listed[0]["last_seen_at"], Value::Null, "as if duck had never been online");
+    // A backend sees everybody, and a block hides one of them.
+    let all = server.get("/api/presence?user_names=duck,rdibari").await.json();
+    assert_eq!(of(&all), [shown("duck", "online"), shown("rdibari", "online")]);
+    put(&server, "rdibari", "/api/blocks/bugs").await;
+    assert_eq!(of(&list("bugs", "rdibari").await.json()), [shown("rdibari", "offline")]);
+    assert_eq!(list("bugs", "nobody").await.json(), json!([]));
+    // A hundred names are allowed, and at least one is needed.
+    let names = |count: usize| (0..count).map(|number| format!("user{number}")).collect::<Vec<_>>().join(",");
+    assert_eq!(list("bugs", &names(100)).await.status, 200);
+    for wrong in [names(101), String::new(), ",%20,".to_owned(), "bugs,%00".to_owned()] {
+        list("bugs", &wrong).await.invalid(&["user_names"]);
+    }
+    get(&server, "bugs", "/api/presence").await.invalid(&["user_names"]);
+    server.get("/api/presence?user_names=me").await.problem(403, "act_as_required");
+    server.stop().await;
+});
+
 both!(users_are_away_when_all_their_sockets_say_so, async |place| {
     let server = Server::start(place).await;
     let mut phone = Socket::of(&server, "rdibari").await;

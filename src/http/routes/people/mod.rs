@@ -22,4 +22,5 @@ pub fn routes() -> OpenApiRouter<HttpState> {
         .routes(routes!(friends::list_blocks))
         .routes(routes!(friends::put_block, friends::delete_block))
         .routes(routes!(presence::get_presence))
+        .routes(routes!(presence::list_presence))
 }
