@@ -32,7 +32,7 @@ pub use spool::{SpoolFile, Spooled};
 pub use stream::BlobStream;
 
 use folder::FolderStore;
-use s3::S3Store;
+use s3::{S3Store, check_environment};
 use temporary::TemporaryFolder;
 
 /// The storage of blobs, and the spool for uploads that are not finished. A clone shares both.
@@ -67,6 +67,7 @@ impl Blobs {
         let store = match location {
             Location::Folder(path) => Store::Folder(Arc::new(FolderStore::open(path.clone()).await?)),
             Location::S3(location) => {
+                check_environment()?;
                 Store::S3(Arc::new(S3Store::open(location, |name| std::env::var(name).ok()).await?))
             }
         };
@@ -82,6 +83,7 @@ impl Blobs {
         let store = match location {
             Location::Folder(path) => Store::Folder(Arc::new(FolderStore::open_to_read(path.clone())?)),
             Location::S3(location) => {
+                check_environment()?;
                 Store::S3(Arc::new(S3Store::open_to_read(location, |name| std::env::var(name).ok()).await?))
             }
         };

@@ -57,6 +57,20 @@ const CREDENTIAL_VARIABLES: [(&str, AmazonS3ConfigKey); 9] = [
     ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", AmazonS3ConfigKey::ContainerAuthorizationTokenFile),
 ];
 
+/// Checks that the variables of the environment are UTF-8. Otherwise a variable that is set would count as absent.
+///
+/// # Errors
+/// [`BlobError::InvalidLocation`] with the name of the variable.
+pub(super) fn check_environment() -> Result<(), BlobError> {
+    let names = CREDENTIAL_VARIABLES.iter().map(|(name, _)| *name).chain(["AWS_REGION", "AWS_DEFAULT_REGION"]);
+    for name in names {
+        if matches!(std::env::var(name), Err(std::env::VarError::NotUnicode(_))) {
+            return Err(BlobError::InvalidLocation(format!("The variable {name} in the environment is not UTF-8.")));
+        }
+    }
+    Ok(())
+}
+
 /// The storage in a bucket.
 pub(super) struct S3Store {
     client: AmazonS3,

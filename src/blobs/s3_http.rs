@@ -212,7 +212,9 @@ async fn read_document(answer: &mut reqwest::Response) -> Result<String, Failure
     };
     tokio::time::timeout(REQUEST_TIMEOUT, reading).await.map_err(no_answer)??;
     bytes.truncate(MAX_DOCUMENT_BYTES);
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    // A limit can cut a character, and a proxy can answer in another encoding. The text up to there is used.
+    let valid = bytes.utf8_chunks().next().map_or("", |chunk| chunk.valid());
+    Ok(valid.to_owned())
 }
 
 fn failed_answer(status: StatusCode, document: &str) -> FailureKind {

@@ -1,6 +1,7 @@
 //! The option `--bus`: how servers on the same data notify each other. The bus over PostgreSQL needs a PostgreSQL database.
 
 use clap::ValueEnum;
+use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 
 use super::Secret;
@@ -43,6 +44,10 @@ pub fn settings(
     match (kind, database_url) {
         (BusKind::Nats, _) => match nats_url {
             None => Err("--bus nats needs --nats-url, the address of the NATS server, such as nats://host:4222".into()),
+            Some(Secret(url)) if !url.split(',').all(has_utf8_credentials) => {
+                Err("the user name, the password or the token in --nats-url is not UTF-8; percent-encode its UTF-8 bytes"
+                    .into())
+            }
             Some(Secret(url)) if url.split(',').all(is_nats_url) => Ok(BusSettings::Nats { url }),
             Some(_) => {
                 Err("--nats-url must be nats://host:port or tls://host:port; separate several with commas".into())
@@ -63,6 +68,12 @@ pub fn settings(
             Ok(BusSettings::Postgres { listen_url })
         }
     }
+}
+
+fn has_utf8_credentials(url: &str) -> bool {
+    let is_utf8 = |text: &str| percent_decode_str(text).decode_utf8().is_ok();
+    url::Url::parse(url.trim())
+        .map_or(true, |url| is_utf8(url.username()) && is_utf8(url.password().unwrap_or_default()))
 }
 
 fn is_nats_url(url: &str) -> bool {
@@ -103,6 +114,7 @@ mod tests {
             (postgres, nats(None, url), "--nats-url is for --bus nats"),
             (postgres, nats(Some(BusKind::Nats), "nats://one,http://user:word@two"), "--nats-url must be nats://"),
             (postgres, nats(Some(BusKind::Nats), ""), "--nats-url must be nats://"),
+            (postgres, nats(Some(BusKind::Nats), "nats://one,nats://user:word%E9@two"), "is not UTF-8"),
             (sqlite, with(Some(BusKind::Postgres), None), "--bus postgres needs a PostgreSQL database"),
             (sqlite, with(None, Some(direct)), "--listen-url is for --bus postgres"),
             (postgres, with(Some(BusKind::Local), Some(direct)), "--listen-url is for --bus postgres"),

@@ -222,9 +222,14 @@ fn bearer(headers: &HeaderMap) -> Result<Option<String>, Problem> {
 }
 
 fn session_cookie(headers: &HeaderMap) -> Option<String> {
-    let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
-    let mut pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    pairs.find(|(name, _)| *name == SESSION_COOKIE).map(|(_, value)| value.to_owned())
+    // Cookies of other programs on the same host can have any bytes, so the line as a whole need not be UTF-8.
+    let lines = headers.get_all(header::COOKIE).iter();
+    let pairs = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
+    let mut values = pairs.filter_map(|pair| {
+        let (name, value) = std::str::from_utf8(pair).ok()?.trim().split_once('=')?;
+        (name == SESSION_COOKIE).then_some(value)
+    });
+    values.next().map(str::to_owned)
 }
 
 /// Checks that a request may read the metrics: it comes from a loopback peer that is not a proxy, or has an API key with the

@@ -2,7 +2,6 @@
 //!
 //! Invariant: unknown, repeated and oversized input and values of the wrong type are refused here, with the name of the field.
 
-use std::borrow::Cow;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -11,7 +10,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
-use percent_encoding::percent_decode_str;
+use percent_encoding::percent_decode;
 use serde::de::DeserializeOwned;
 
 use super::parameter_reader::{read_path, read_query};
@@ -66,9 +65,9 @@ struct RawQuery {
 impl RawQuery {
     fn parse(uri: &Uri) -> Result<Self, Problem> {
         let mut given = Self { parameters: Vec::new(), errors: Vec::new() };
-        for pair in uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let (name, value) = (decode(name)?, decode(value)?);
+        let pairs = form_pairs(uri.query().unwrap_or_default().as_bytes())
+            .ok_or_else(|| Problem::new(StatusCode::BAD_REQUEST, "malformed_query", "The query is not UTF-8"))?;
+        for (name, value) in pairs {
             if value.contains('\0') || name.contains('\0') {
                 given.errors.push(FieldError::new(name.replace('\0', "?"), "nul_character", "must not contain U+0000"));
             } else if given.parameters.iter().any(|(known, _)| *known == name) {
@@ -85,12 +84,22 @@ impl RawQuery {
     }
 }
 
-fn decode(text: &str) -> Result<String, Problem> {
-    let spaced: Cow<'_, str> = if text.contains('+') { text.replace('+', " ").into() } else { text.into() };
-    match percent_decode_str(&spaced).decode_utf8() {
-        Ok(decoded) => Ok(decoded.into_owned()),
-        Err(_) => Err(Problem::new(StatusCode::BAD_REQUEST, "malformed_query", "The query is not UTF-8")),
-    }
+/// The names and values of a query or of a form (`application/x-www-form-urlencoded`), decoded. `None` if one of them is not
+/// UTF-8: replacing the invalid bytes would store another text than the caller sent.
+fn form_pairs(encoded: &[u8]) -> Option<Vec<(String, String)>> {
+    let decode = |text: &[u8]| {
+        let spaced: Vec<u8> = text.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect();
+        String::from_utf8(percent_decode(&spaced).collect()).ok()
+    };
+    encoded
+        .split(|byte| *byte == b'&')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| {
+            let mut halves = pair.splitn(2, |byte| *byte == b'=');
+            let (name, value) = (halves.next().unwrap_or_default(), halves.next().unwrap_or_default());
+            Some((decode(name)?, decode(value)?))
+        })
+        .collect()
 }
 
 /// The version of the protocol tus for resumable uploads.
@@ -158,18 +167,26 @@ impl<T: DeserializeOwned> FromRequest<HttpState> for JsonOrPayload<T> {
             return Ok(Self { value, bytes });
         }
         let query = RawQuery::parse(request.uri())?;
+        if !is_utf8_declared(request.headers()) {
+            return Err(unsupported("Send the form in UTF-8"));
+        }
         let bytes = read_body(request.into_body(), state.settings.timeouts.body).await?;
-        let mut payloads = url::form_urlencoded::parse(&bytes).filter(|(name, _)| name == "payload");
+        let pairs = form_pairs(&bytes).ok_or_else(|| {
+            let detail = "The form is not UTF-8; encode its text as UTF-8";
+            Problem::new(StatusCode::BAD_REQUEST, "malformed_form", detail)
+        })?;
+        let mut payloads = pairs.into_iter().filter(|(name, _)| name == "payload");
         let wrong = |code, detail| Error::invalid("payload", code, detail);
         let (_, payload) = payloads.next().ok_or_else(|| wrong("required", "required in a form"))?;
         if payloads.next().is_some() {
             return Err(wrong("duplicate", "must not be given more than once").into());
         }
         // The form is well-formed, so the error names its field `payload`.
-        if serde_json::from_str::<serde::de::IgnoredAny>(&payload).is_err() {
+        let payload = without_bom(payload.as_bytes());
+        if serde_json::from_slice::<serde::de::IgnoredAny>(payload).is_err() {
             return Err(wrong("malformed_json", "must be a JSON object with a field text").into());
         }
-        let value = parse_json(payload.as_bytes())?;
+        let value = parse_json(payload)?;
         query.read::<()>()?;
         Ok(Self { value, bytes })
     }
@@ -189,22 +206,27 @@ fn is_form(headers: &HeaderMap) -> bool {
 
 fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
     refuse_encoding(headers)?;
-    let Some(content_type) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else {
-        return Err(unsupported("Send the header Content-Type: application/json"));
-    };
-    let mut parts = content_type.split(';').map(str::trim);
-    let essence = parts.next().unwrap_or_default();
-    let utf8 = parts.all(|parameter| match parameter.split_once('=') {
+    match media_type(headers).0 {
+        "" => Err(unsupported("Send the header Content-Type: application/json")),
+        essence if essence.eq_ignore_ascii_case("application/json") && is_utf8_declared(headers) => Ok(()),
+        _ => Err(unsupported("Send the body as application/json in UTF-8")),
+    }
+}
+
+/// Whether `Content-Type` has no `charset`, or that of UTF-8. Some programs leave out the hyphen.
+fn is_utf8_declared(headers: &HeaderMap) -> bool {
+    media_type(headers).1.split(';').all(|parameter| match parameter.split_once('=') {
         Some((name, value)) if name.trim().eq_ignore_ascii_case("charset") => {
-            value.trim().trim_matches('"').eq_ignore_ascii_case("utf-8")
+            let charset = value.trim().trim_matches('"');
+            charset.eq_ignore_ascii_case("utf-8") || charset.eq_ignore_ascii_case("utf8")
         }
         _ => true,
-    });
-    if essence.eq_ignore_ascii_case("application/json") && utf8 {
-        Ok(())
-    } else {
-        Err(unsupported("Send the body as application/json in UTF-8"))
-    }
+    })
+}
+
+/// The text after a byte order mark. RFC 8259, section 8.1 forbids to send one before JSON, and allows to ignore it.
+fn without_bom(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes)
 }
 
 async fn read_body(mut body: Body, timeout: Duration) -> Result<Bytes, Problem> {
@@ -267,6 +289,7 @@ pub fn unsupported(detail: &'static str) -> Problem {
 }
 
 fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let bytes = without_bom(bytes);
     // serde would accept an array with the values of the fields in order. Here only an object is valid.
     let is_object = bytes.trim_ascii_start().first() == Some(&b'{');
     if is_object && let Ok(value) = serde_json::from_slice(bytes) {

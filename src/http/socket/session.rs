@@ -285,7 +285,7 @@ impl SocketSession {
             Message::Ping(_) | Message::Pong(_) => return Ok(()),
             Message::Close(_) => return self.stop_reading(End::Gone),
         };
-        let client_frame: Option<ClientFrame> = serde_json::from_str(text.as_str()).ok();
+        let client_frame: Option<ClientFrame> = serde_json::from_str(text.as_str().trim_start_matches('\u{feff}')).ok();
         if client_frame.as_ref().is_some_and(|client_frame| client_frame.kind == "ping") {
             return self.send_json(&json!({"type": "pong"})).await;
         }

@@ -48,7 +48,9 @@ impl Settings {
         let wrong = || Error::internal("--nats-url must be nats://host:port or tls://host:port");
         let urls = urls.ok_or_else(wrong)?;
         // The client ignores credentials in a URL. All servers of a cluster take the same ones.
-        let login = urls.iter().find_map(credentials).unwrap_or(Login::None);
+        let login = urls.iter().find_map(credentials).unwrap_or(Some(Login::None));
+        let not_utf8 = "the user name, the password or the token in --nats-url is not UTF-8; percent-encode its UTF-8 bytes";
+        let login = login.ok_or_else(|| Error::internal(not_utf8))?;
         let bare = |mut url: url::Url| {
             // The client logs URLs, so they must not contain the password.
             url.set_username("").and_then(|()| url.set_password(None)).ok()?;
@@ -63,12 +65,13 @@ impl Settings {
     }
 }
 
-fn credentials(url: &url::Url) -> Option<Login> {
-    let plain = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+/// The credentials in a URL. `None` if there are none, and `Some(None)` if they are not UTF-8.
+fn credentials(url: &url::Url) -> Option<Option<Login>> {
+    let plain = |text| Some(percent_decode_str(text).decode_utf8().ok()?.into_owned());
     match (url.username(), url.password()) {
         ("", None) => None,
-        (token, None) => Some(Login::Token(plain(token))),
-        (user, Some(password)) => Some(Login::Password(plain(user), plain(password))),
+        (token, None) => Some(plain(token).map(Login::Token)),
+        (user, Some(password)) => Some(plain(user).zip(plain(password)).map(|(user, password)| Login::Password(user, password))),
     }
 }
 

@@ -83,7 +83,8 @@ pub fn read(database: &Path) -> io::Result<Option<Contents>> {
     let path = path_of(database);
     let text = match std::fs::read(&path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        read => String::from_utf8_lossy(&read?).into_owned(),
+        // The text up to the first damaged byte.
+        read => read?.utf8_chunks().next().map_or_else(String::new, |chunk| chunk.valid().to_owned()),
     };
     let mut lines = text.lines().skip(1);
     let mark = lines.next().and_then(parse);

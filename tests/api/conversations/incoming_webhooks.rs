@@ -122,7 +122,9 @@ both!(messages_in_the_format_of_slack_are_accepted, async |place| {
     let typed = "Application/X-WWW-Form-Urlencoded; charset=UTF-8";
     assert_ok(&bytes(&server, &hook, typed, format!("token=x&{}", form(r#"{"text": "three"}"#))).await);
     assert_ok(&bytes(&server, &hook, "application/json; charset=utf-8", r#"{"text": "four"}"#).await);
-    assert_eq!(texts_in(&server, "duck", group).await, ["one", "two & a half = 2½ + 0", "three", "four"]);
+    let marked = form("\u{feff}{\"text\": \"five\"}");
+    assert_ok(&bytes(&server, &hook, "application/x-www-form-urlencoded; charset=utf8", marked).await);
+    assert_eq!(texts_in(&server, "duck", group).await, ["one", "two & a half = 2½ + 0", "three", "four", "five"]);
 
     server.post(&hook, &json!({})).await.invalid(&["text"]);
     server.post(&hook, &json!({"text": ""})).await.invalid(&["text"]);
@@ -137,7 +139,22 @@ both!(messages_in_the_format_of_slack_are_accepted, async |place| {
     bytes(&server, &hook, content_type, form(r#"{"text": ""}"#)).await.invalid(&["text"]);
     bytes(&server, &hook, content_type, format!("{0}&{0}", form(r#"{"text": "x"}"#))).await.invalid(&["payload"]);
     bytes(&server, &hook, content_type, "payload=hey").await.invalid(&["payload"]);
-    bytes(&server, &hook, content_type, b"payload=%ff%00\xff".as_slice()).await.invalid(&["payload"]);
+    // Bytes that are not UTF-8 are refused. Stored with replacement characters, the text would be another one.
+    for form in [
+        b"payload=%7B%22text%22%3A%22caf%E9%22%7D".as_slice(),
+        b"payload=%7B%22text%22%3A%22caf\xE9%22%7D",
+        b"payload=%7B%22text%22%3A%22x%22%7D&note=caf%E9",
+        b"caf%E9=x&payload=%7B%22text%22%3A%22x%22%7D",
+        b"payload=%7B%22text%22%3A%22%ED%A0%80%22%7D",
+        b"payload=%ff%00\xff",
+    ] {
+        let answer = bytes(&server, &hook, content_type, form).await;
+        let problem = answer.problem(400, "malformed_form");
+        assert!(problem["detail"].as_str().unwrap().contains("UTF-8"), "{problem}");
+    }
+    let latin = "application/x-www-form-urlencoded; charset=iso-8859-1";
+    let answer = bytes(&server, &hook, latin, form(r#"{"text": "x"}"#)).await;
+    answer.problem(415, "unsupported_media_type");
     bytes(&server, &hook, "application/json", "hey").await.problem(400, "malformed_json");
     for other in ["text/plain", "multipart/form-data; boundary=x", "application/json; charset=latin1", "x"] {
         bytes(&server, &hook, other, r#"{"text": "x"}"#).await.problem(415, "unsupported_media_type");
@@ -148,7 +165,7 @@ both!(messages_in_the_format_of_slack_are_accepted, async |place| {
     }
     server.post(&format!("{hook}?wait=true"), &json!({"text": "x"})).await.invalid(&["wait"]);
     server.get(&hook).await.problem(405, "method_not_allowed");
-    assert_eq!(texts_in(&server, "duck", group).await.len(), 5);
+    assert_eq!(texts_in(&server, "duck", group).await.len(), 6, "the five above and the long one");
 });
 
 both!(an_unknown_token_answers_like_a_path_that_does_not_exist, async |place| {

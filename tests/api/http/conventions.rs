@@ -80,7 +80,8 @@ both!(bodies_that_are_not_json_are_refused, async |place| {
         b"{\"body\": 5, ",
         b"{\"body\": \"a\nb\"}",
         b"{} {}",
-        b"\xef\xbb\xbf{}",
+        b"\xef\xbb\xbf",
+        b"\xef\xbb\xbf\xef\xbb\xbf{}",
         b"   ",
     ] {
         post_bytes(&server, json_type, body).await.problem(400, "malformed_json");
@@ -116,9 +117,14 @@ both!(bodies_of_a_wrong_type_or_size_are_refused, async |place| {
         "APPLICATION/JSON",
         "application/json; charset=utf-8",
         "application/json;charset=\"UTF-8\"",
+        "application/json; charset=utf8",
+        "application/json; charset=\"UTF8\"; q=1",
     ] {
         assert_eq!(post_bytes(&server, Some(content_type), hey.as_str()).await.status, 201, "{content_type}");
     }
+    // Some programs write a byte order mark before JSON.
+    let marked = format!("\u{feff}{hey}");
+    assert_eq!(post_bytes(&server, Some("application/json"), marked).await.json()["body"], "hey");
     let encoded = server
         .request(Method::POST, "/api/messages")
         .header("content-type", "application/json")

@@ -61,6 +61,10 @@ both!(scripts_and_other_sites_cannot_use_the_cookie, async |place| {
         expected.extend(secure.then_some("Secure"));
         attributes.sort();
         assert_eq!(attributes, expected, "{public:?}");
+        // A cookie of another program may have bytes that are not UTF-8.
+        let mixed = reqwest::header::HeaderValue::from_bytes(&[b"other=caf\xe9; ", pair.as_bytes()].concat()).unwrap();
+        let read = server.request(Method::GET, "/api/users/me").header("cookie", mixed);
+        assert_eq!(answer_of(read).await.status, 200);
         let read = server.request(Method::GET, "/api/users/me").header("cookie", &pair);
         assert_eq!(answer_of(read).await.json()["user_name"], "bugs");
         // The same session works as a bearer token.

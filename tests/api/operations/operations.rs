@@ -394,6 +394,24 @@ fn options_come_from_the_command_line_the_environment_and_a_file() {
     assert!(!run("database_url = \"mysql://x:secret@y\"", &[], None).contains("secret"));
     assert!(run("", &["--cors-origin", "nonsense"], None).contains("nonsense is not an origin"));
     assert!(run("", &["--rate-limits", "maybe"], None).contains("maybe"));
+    for url in ["nats://caf%E9:secret@one", "nats://x:secret%FF@one", "nats://caf%E9@one"] {
+        let output = run("", &["--bus", "nats", "--nats-url", url], None);
+        assert!(output.contains("not UTF-8") && !output.contains("secret"), "{output}");
+    }
+    std::fs::write(&file, b"jwt_issuer = \"caf\xe9\"").unwrap();
+    let invalid = Command::new(env!("CARGO_BIN_EXE_posthaste")).args(["serve", "--config"]).arg(&file).output().unwrap();
+    assert!(!invalid.status.success() && text_of(&invalid).contains("UTF-8"), "{}", text_of(&invalid));
+    let bytes = std::os::unix::ffi::OsStrExt::from_bytes(b"caf\xe9");
+    let invalid = |name: &str, arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_posthaste"));
+        let folder: &std::ffi::OsStr = folder.path().as_ref();
+        let output = command.args(arguments).env("POSTHASTE_DATA_DIR", folder).env(name, bytes).output().unwrap();
+        assert!(!output.status.success());
+        text_of(&output)
+    };
+    assert!(invalid("POSTHASTE_JWT_ISSUER", &["serve"]).contains("UTF-8"));
+    let secret = invalid("AWS_SECRET_ACCESS_KEY", &["serve", "--blob-url", "s3://bucket?endpoint=http://127.0.0.1:1"]);
+    assert!(secret.contains("AWS_SECRET_ACCESS_KEY in the environment is not UTF-8"), "{secret}");
     let help = Command::new(env!("CARGO_BIN_EXE_posthaste")).args(["serve", "--help"]).output().unwrap();
     for option in [
         "--listen",
