@@ -10,6 +10,7 @@ use crate::both;
 use crate::messages::messages::assert_dense;
 use crate::support::people::put;
 use crate::support::place::{Kind, cluster_url, connect};
+use crate::support::process::{Process, Wrapping};
 use crate::support::{Options, Place, Server, answer_of};
 
 pub fn posthaste(place: &Place, arguments: &[&str]) -> Output {
@@ -346,6 +347,44 @@ fn postgresql_is_reached_over_tls() {
         }
         assert!(encrypted(&by_name, "nonsense", None).await.is_err());
         connect(&cluster_url()).await;
+    });
+}
+
+/// As libpq does: `%` and two digits stand for a byte, and `+` stands for itself.
+#[test]
+fn parameters_of_a_postgresql_url_are_percent_decoded() {
+    crate::support::run(Kind::Postgres, async |place: &Place| {
+        let with = |more: &str| format!("{}&{more}", place.postgres_url());
+        let url = with("application_name=a%20b%2Bc+d&options=-c%20statement_timeout%3D50s%20-c%20lock_timeout=49s");
+        let process = Process::start_wrapped(place, Wrapping { database_url: Some(url.clone()), ..Wrapping::default() });
+        let process = process.await;
+        let named = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'a b+c+d' AND datname = current_database()";
+        assert!(place.numbers(named).await[0][0] > 0, "{}", process.log());
+        process.terminate().await;
+        let file = place.folder.path().join("copy").display().to_string();
+        let run = |url: &str, arguments: &[&str]| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_posthaste"));
+            let output = command
+                .args(arguments)
+                .env("POSTHASTE_DATABASE_URL", url)
+                .env("POSTHASTE_DATA_DIR", place.folder.path())
+                .output()
+                .unwrap();
+            (output.status.success(), text(&output))
+        };
+        for arguments in
+            [&["doctor"][..], &["backup", &file], &["restore", &file], &["api-key", "create", "--name", "x"], &["api-key", "list"]]
+        {
+            let (succeeded, output) = run(&url, arguments);
+            assert!(succeeded, "{arguments:?}: {output}");
+        }
+        // The options reach PostgreSQL: with this one it accepts no writes.
+        let read_only = with("options=-c%20default_transaction_read_only%3Don");
+        let (succeeded, output) = run(&read_only, &["api-key", "create", "--name", "y"]);
+        assert!(!succeeded && output.contains("read-only"), "{output}");
+        // A plus is not a space, so PostgreSQL refuses these options.
+        let plus = with("options=-c+statement_timeout=5s");
+        assert!(!run(&plus, &["api-key", "list"]).0);
     });
 }
 
