@@ -24,6 +24,8 @@ pub const MAX_CLOCK_SKEW: Duration = Duration::from_secs(60);
 pub const MAX_CLOCK_SKEW_MICROS: i64 = MAX_CLOCK_SKEW.as_secs() as i64 * MICROS_PER_SECOND;
 /// The length of `2026-11-22T08:30:00.123456Z`.
 const TEXT_LENGTH: usize = 27;
+/// The length of `2026-11-22`.
+const DATE_LENGTH: usize = 10;
 
 /// Microseconds since 1970-01-01T00:00:00Z; years 0000 to 9999.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -66,9 +68,11 @@ impl Timestamp {
         Self::from_micros(self.0.saturating_add(micros))
     }
 
-    /// Parses an RFC 3339 date-time with any offset. Digits beyond microseconds are cut off.
+    /// Parses an RFC 3339 date-time with any offset, or a date such as `2026-11-22`, which stands for its first moment in UTC.
+    /// Digits beyond microseconds are cut off.
     pub fn parse(text: &str) -> Option<Self> {
-        let parsed = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+        let midnight = (text.len() == DATE_LENGTH).then(|| format!("{text}T00:00:00Z"));
+        let parsed = OffsetDateTime::parse(midnight.as_deref().unwrap_or(text), &Rfc3339).ok()?;
         let micros = parsed.unix_timestamp_nanos().div_euclid(1_000);
         let micros = i64::try_from(micros).ok()?;
         (Self::MIN.0..=Self::MAX.0).contains(&micros).then_some(Self(micros))
@@ -249,7 +253,19 @@ mod tests {
     #[test]
     fn offsets_are_parsed_and_other_texts_are_refused() {
         assert_eq!(Timestamp::parse("2026-11-22T10:30:00+02:00"), Timestamp::parse("2026-11-22T08:30:00Z"));
-        for text in ["", "yesterday", "2026-11-22", "2026-13-01T00:00:00Z", "2026-11-22T08:30:00"] {
+        assert_eq!(Timestamp::parse("2026-11-22"), Timestamp::parse("2026-11-22T00:00:00Z"));
+        for text in [
+            "",
+            "yesterday",
+            "0123456789",
+            "2026-11-31",
+            "2026-11-22T",
+            "2026-11-22 ",
+            "26-11-22",
+            "20261122",
+            "2026-13-01T00:00:00Z",
+            "2026-11-22T08:30:00",
+        ] {
             assert_eq!(Timestamp::parse(text), None, "{text}");
         }
     }

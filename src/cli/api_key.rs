@@ -23,7 +23,7 @@ pub enum Action {
         /// Scopes of the key, separated by commas: read, write, admin
         #[arg(long, value_name = "SCOPES", value_delimiter = ',', default_value = "read,write")]
         scopes: Vec<String>,
-        /// Time at which the key expires, in RFC 3339 [default: never]
+        /// Time at which the key expires, in RFC 3339, or a date: its beginning in UTC [default: never]
         #[arg(long, value_name = "TIME")]
         expires_at: Option<String>,
         #[command(flatten)]
@@ -51,7 +51,7 @@ pub fn run(action: Action) -> Result<ExitCode, String> {
                 None => None,
                 Some(text) => Some(
                     Timestamp::parse(&text)
-                        .ok_or_else(|| format!("--expires-at {text} is not a time such as 2027-01-31T00:00:00Z"))?,
+                        .ok_or_else(|| format!("--expires-at {text} is neither a date such as 2027-01-31 nor a time such as 2027-01-31T08:30:00Z"))?,
                 ),
             };
             let new = NewApiKey { name, scopes, expires_at };

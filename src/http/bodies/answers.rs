@@ -109,13 +109,13 @@ pub(in crate::http) fn no_content() -> Response {
     response
 }
 
-/// Parses a time in a body.
+/// Parses a time or a date in a body.
 ///
 /// # Errors
 /// 422 on `field`.
 pub(in crate::http) fn time_field(field: &'static str, text: &str) -> crate::base::error::Result<Timestamp> {
-    Timestamp::parse(text)
-        .ok_or_else(|| Error::invalid(field, "wrong_type", "must be an RFC 3339 time such as 2026-11-22T08:30:00Z"))
+    let rule = "must be a date such as 2026-11-22, or an RFC 3339 time such as 2026-11-22T08:30:00Z";
+    Timestamp::parse(text).ok_or_else(|| Error::invalid(field, "wrong_type", rule))
 }
 
 /// Deserializes a field that may be absent but not null.

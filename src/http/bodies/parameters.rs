@@ -162,6 +162,10 @@ impl PartialSchema for LimitSchema {
 
 impl ToSchema for LimitSchema {}
 
+/// The rule for a date or a time in a query.
+const TIME_RULE: &str =
+    "must be a date such as 2026-11-22, or an RFC 3339 time such as 2026-11-22T08:30:00Z (write + as %2B)";
+
 /// A date or a time.
 pub struct Date {
     /// The text as the caller wrote it.
@@ -173,9 +177,7 @@ pub struct Date {
 impl<'de> Deserialize<'de> for Date {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let begins_at = Timestamp::parse(&text)
-            .or_else(|| Timestamp::parse(&format!("{text}T00:00:00Z")))
-            .ok_or_else(|| D::Error::custom("must be a date such as 2026-11-22 or an RFC 3339 time"))?;
+        let begins_at = Timestamp::parse(&text).ok_or_else(|| D::Error::custom(TIME_RULE))?;
         Ok(Self { text, begins_at })
     }
 }
@@ -190,13 +192,11 @@ pub fn limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Limit, D::Err
     Limit::new(entries).ok_or_else(|| D::Error::invalid_value(Unexpected::Signed(entries), &&*bounds))
 }
 
-/// Deserializes an RFC 3339 time that may be absent.
+/// Deserializes a date or an RFC 3339 time that may be absent.
 ///
 /// # Errors
 /// It is not such a time.
 pub fn optional_time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    let time = Timestamp::parse(&text)
-        .ok_or_else(|| D::Error::custom("must be an RFC 3339 time such as 2026-11-22T08:30:00Z (write + as %2B)"))?;
-    Ok(Some(time))
+    let date = Date::deserialize(deserializer)?;
+    Ok(Some(date.begins_at))
 }

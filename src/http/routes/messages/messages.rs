@@ -117,13 +117,13 @@ pub struct TimelineFilter {
     /// or `until`.
     #[param(value_type = Option<u32>, minimum = 1, maximum = 3650)]
     days: Option<i64>,
-    /// Messages sent at this time or later.
+    /// Messages sent at this time or later. A date stands for its beginning in UTC.
     #[serde(default, deserialize_with = "optional_time")]
-    #[param(value_type = Option<String>, format = DateTime)]
+    #[param(value_type = Option<String>)]
     since: Option<Timestamp>,
-    /// Messages sent before this time.
+    /// Messages sent before this time. A date stands for its beginning in UTC.
     #[serde(default, deserialize_with = "optional_time")]
-    #[param(value_type = Option<String>, format = DateTime)]
+    #[param(value_type = Option<String>)]
     until: Option<Timestamp>,
     /// `asc` (oldest first) if absent.
     #[serde(default)]
