@@ -1,4 +1,4 @@
-//! Folding of text, for comparison and search.
+//! Folding of text, for comparison and search; the sentence that lists words.
 //!
 //! Invariant: folding happens here and never in SQL, so that both databases agree. A folded text is only a key: texts are
 //! stored and shown as they were written.
@@ -25,9 +25,25 @@ pub fn past_prefix(prefix: &str) -> String {
     format!("{prefix}\u{10FFFF}")
 }
 
+/// The sentence for a value that must be one of several words.
+pub fn choices(words: &[&str]) -> String {
+    match words {
+        [] => "must not be given".to_owned(),
+        [word] => format!("must be {word}"),
+        [first @ .., last] => format!("must be {} or {last}", first.join(", ")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_are_listed_in_a_sentence() {
+        assert_eq!(choices(&["direct", "group"]), "must be direct or group");
+        assert_eq!(choices(&["a", "b", "c"]), "must be a, b or c");
+        assert_eq!(choices(&["a"]), "must be a");
+    }
 
     #[test]
     fn case_and_accents_fold() {

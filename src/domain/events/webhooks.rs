@@ -83,7 +83,9 @@ fn apply(fields: Fields, webhook: &mut Webhook, allow_private: bool) -> Result<(
     match fields.event_types {
         Some(Some(types)) => {
             if types.is_empty() || types.len() > 64 || types.iter().any(|word| Kind::parse(word).is_none()) {
-                errors.push(FieldError::new("event_types", "wrong_value", "must be a list of event types or null"));
+                let known: Vec<&str> = Kind::ALL.iter().map(|kind| kind.as_str()).collect();
+                let detail = format!("must be null or a list of 1 to 64 event types, each one of {}", known.join(", "));
+                errors.push(FieldError::new("event_types", "wrong_value", detail));
             }
             webhook.event_types = Some(types.join(" "));
         }

@@ -160,7 +160,10 @@ fn check_form(log_in: &LogIn) -> Result<(String, bool)> {
         _ if !errors.is_empty() => Err(Error::Invalid(errors)),
         (Some(name), None) => Ok((fold_ascii(name), false)),
         (None, Some(email)) => Ok((fold_ascii(email), true)),
-        _ => Err(Error::invalid("user_name", "required", "Give exactly one of user_name and email")),
+        (name, _) => {
+            let code = if name.is_some() { "excluded" } else { "required" };
+            Err(Error::invalid("user_name", code, "Give exactly one of user_name and email"))
+        }
     }
 }
 

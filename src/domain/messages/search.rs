@@ -146,7 +146,7 @@ fn check(principal: &Principal, question: SearchRequest) -> Result<Search> {
         "attachment" => Some(ATTACHMENT_MARK),
         "link" => Some(LINK_MARK),
         _ => {
-            errors.push(FieldError::new("has", "wrong_value", "must be one of attachment, link"));
+            errors.push(FieldError::new("has", "wrong_value", "must be attachment or link"));
             None
         }
     });

@@ -164,12 +164,10 @@ impl Draft {
         let recipient = match (new.recipient_user_name, new.conversation_id) {
             (Some(name), None) => Some(Recipient::Direct(fold_ascii(&name))),
             (None, Some(id)) => Some(Recipient::Conversation(ConversationId(id))),
-            _ => {
-                errors.push(FieldError::new(
-                    "recipient_user_name",
-                    "required",
-                    "Give exactly one of recipient_user_name and conversation_id",
-                ));
+            (recipient, _) => {
+                let code = if recipient.is_some() { "excluded" } else { "required" };
+                let detail = "Give exactly one of recipient_user_name and conversation_id";
+                errors.push(FieldError::new("recipient_user_name", code, detail));
                 None
             }
         };

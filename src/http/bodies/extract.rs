@@ -13,6 +13,7 @@ use http_body_util::BodyExt;
 use percent_encoding::percent_decode;
 use serde::de::DeserializeOwned;
 
+use super::field_errors;
 use super::parameter_reader::{read_path, read_query};
 use super::problem::Problem;
 use crate::app::App;
@@ -297,7 +298,10 @@ fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     }
     // serde may report a wrong type before a later syntax error, and it reports some wrong types as syntax errors (such as `true`
     // in place of a variant). So the syntax is checked separately.
-    if let Err(error) = serde_json::from_slice::<serde_json::Value>(bytes) {
+    // A number like 1e400 is valid JSON, and an error of its field.
+    if let Err(error) = serde_json::from_slice::<serde_json::Value>(bytes)
+        && !field_errors::is_number_too_large(&error.to_string())
+    {
         return Err(Problem::new(
             StatusCode::BAD_REQUEST,
             "malformed_json",
@@ -305,33 +309,15 @@ fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
         ));
     }
     if !is_object {
-        return Err(field_problem(".", ""));
+        return Err(Error::invalid("body", "wrong_type", "must be a JSON object").into());
     }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let outcome: Result<T, _> = serde_path_to_error::deserialize(&mut reader);
     let Err(error) = outcome else {
         return Err(Problem::of_status(StatusCode::BAD_REQUEST));
     };
-    let path = error.path().to_string();
-    Err(field_problem(&path, &error.into_inner().to_string()))
-}
-
-/// Converts an error message of serde to a field error. Only the name of the field is taken from the message.
-fn field_problem(path: &str, message: &str) -> Problem {
-    let named = |prefix: &str| message.strip_prefix(prefix)?.split('`').next().map(str::to_owned);
-    let (field, code, detail) = if let Some(name) = named("unknown field `") {
-        (name, "unknown_field", "unknown field")
-    } else if let Some(name) = named("missing field `") {
-        (name, "required", "required")
-    } else if let Some(name) = named("duplicate field `") {
-        (name, "duplicate", "must not be given more than once")
-    } else if path == "." {
-        ("body".into(), "wrong_type", "must be a JSON object")
-    } else {
-        (path.to_owned(), "wrong_type", "wrong type or out of range")
-    };
-    let field: String = field.chars().take(64).collect();
-    Error::invalid(field, code, detail).into()
+    let path = error.path().clone();
+    Err(Error::Invalid(vec![field_errors::of_body::<T>(bytes, &path, &error.into_inner().to_string())]).into())
 }
 
 /// The idempotency key of a request, bound to its caller, path and body. `None` without the header.

@@ -8,6 +8,7 @@ pub mod disposition;
 pub mod emoji;
 pub mod events;
 pub mod extract;
+pub mod field_errors;
 pub mod file_body;
 pub mod gifs;
 pub mod incoming_webhooks;

@@ -11,7 +11,9 @@ use serde::de::{self, DeserializeOwned, Deserializer, Expected, IntoDeserializer
 use serde::forward_to_deserialize_any;
 use serde_path_to_error::Segment;
 
+use super::field_errors;
 use crate::base::error::{Error, FieldError};
+use crate::base::text::choices;
 
 /// Reads the parameters of a path into `T`: a struct, or a tuple of structs.
 ///
@@ -91,12 +93,19 @@ impl de::Error for ParameterError {
         Self { code: "wrong_type", detail: message.to_string().into() }
     }
 
+    fn invalid_type(_: Unexpected<'_>, expected: &dyn Expected) -> Self {
+        // Every parameter is a text, so the sentence does not say what was found.
+        let reason = field_errors::wrong_type("", &expected.to_string());
+        let (code, detail) = reason.unwrap_or(("wrong_type", "has the wrong type".into()));
+        Self { code, detail }
+    }
+
     fn invalid_value(_: Unexpected<'_>, expected: &dyn Expected) -> Self {
         Self { code: "out_of_range", detail: expected.to_string().into() }
     }
 
     fn unknown_variant(_: &str, expected: &'static [&'static str]) -> Self {
-        Self { code: "wrong_value", detail: format!("must be one of {}", expected.join(", ")).into() }
+        Self { code: "wrong_value", detail: choices(expected).into() }
     }
 }
 
@@ -168,8 +177,22 @@ impl<'de> Deserializer<'de> for Text<'_> {
     }
 
     fn deserialize_i64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ParameterError> {
-        let number = (self.number)(self.text);
-        visitor.visit_i64(number.ok_or_else(|| <ParameterError as de::Error>::custom("must be a whole number"))?)
+        if let Some(number) = (self.number)(self.text) {
+            return visitor.visit_i64(number);
+        }
+        let digits = self.text.strip_prefix(['-', '+']).unwrap_or(self.text);
+        let is_whole = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+        let reason = field_errors::wrong_type(if is_whole { "integer" } else { "" }, "i64");
+        let (code, detail) = reason.unwrap_or(("wrong_type", "must be a whole number".into()));
+        Err(ParameterError { code, detail })
+    }
+
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ParameterError> {
+        match self.text {
+            "true" => visitor.visit_bool(true),
+            "false" => visitor.visit_bool(false),
+            text => visitor.visit_str(text),
+        }
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ParameterError> {
@@ -186,7 +209,7 @@ impl<'de> Deserializer<'de> for Text<'_> {
     }
 
     forward_to_deserialize_any! {
-        bool i8 i16 i32 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct
+        i8 i16 i32 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct
         newtype_struct seq tuple tuple_struct map struct identifier ignored_any
     }
 }
@@ -216,6 +239,7 @@ mod tests {
     #[derive(Debug, PartialEq, Deserialize)]
     struct Filter {
         days: Option<i64>,
+        whole: Option<bool>,
         #[serde(default)]
         order: Order,
     }
@@ -232,22 +256,25 @@ mod tests {
     #[test]
     fn the_structs_of_a_tuple_share_the_parameters() {
         let read = |pairs| read_query::<(Filter, Position)>(given(pairs), Vec::new()).unwrap();
-        assert_eq!(read(&[]), (Filter { days: None, order: Order::Asc }, Position { after: None }));
-        let all = read(&[("after", "7"), ("order", "desc"), ("days", "-1")]);
-        assert_eq!(all, (Filter { days: Some(-1), order: Order::Desc }, Position { after: Some(7) }));
+        assert_eq!(read(&[]), (Filter { days: None, whole: None, order: Order::Asc }, Position { after: None }));
+        let all = read(&[("after", "7"), ("order", "desc"), ("days", "-1"), ("whole", "false")]);
+        let filter = Filter { days: Some(-1), whole: Some(false), order: Order::Desc };
+        assert_eq!(all, (filter, Position { after: Some(7) }));
     }
 
     #[test]
     fn all_invalid_parameters_are_reported() {
-        let pairs = [("x", "1"), ("after", "y"), ("order", "up"), ("days", "1.5")];
+        let pairs =
+            [("x", "1"), ("after", "9223372036854775808"), ("order", "up"), ("days", "1.5"), ("whole", "maybe")];
         let earlier = vec![FieldError::new("z", "duplicate", "must not be given more than once")];
         let Err(Error::Invalid(errors)) = read_query::<(Filter, Position)>(given(&pairs), earlier) else { panic!() };
         let named: Vec<_> = errors.iter().map(|error| (&*error.field, error.code, &*error.detail)).collect();
         let expected = [
             ("z", "duplicate", "must not be given more than once"),
             ("days", "wrong_type", "must be a whole number"),
-            ("order", "wrong_value", "must be one of asc, desc"),
-            ("after", "wrong_type", "must be a whole number"),
+            ("whole", "wrong_type", "must be true or false"),
+            ("order", "wrong_value", "must be asc or desc"),
+            ("after", "out_of_range", "must be a whole number between -2^63 and 2^63 - 1"),
             ("x", "unknown_parameter", "unknown parameter"),
         ];
         assert_eq!(named, expected);
