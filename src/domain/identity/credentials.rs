@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::jwt;
 use super::known_callers::{KnownCaller, KnownPerson};
 use super::revocations::Mark;
 use super::sessions::SLIDING_MICROS;
@@ -71,7 +72,7 @@ pub async fn authenticate(app: &Arc<App>, credentials: Credentials) -> Result<Pr
 
 async fn look_up(app: &Arc<App>, token: &str, address: IpAddr) -> Result<Arc<KnownCaller>> {
     if token.is_empty() || token.len() > MAX_TOKEN_CHARACTERS {
-        return Err(Error::Unauthenticated);
+        return Err(refused("a token", "it is empty or too long"));
     }
     let now = app.clock.now();
     let mark = app.callers.revocations.current_mark(&app.db).await?;
@@ -85,16 +86,24 @@ async fn look_up(app: &Arc<App>, token: &str, address: IpAddr) -> Result<Arc<Kno
         }
         app.callers.by_token.remove(&hash);
     }
-    let found = if token.starts_with(TokenKind::ApiKey.prefix()) {
-        api_key(app, hash, mark, now).await?
+    let known = if token.starts_with(TokenKind::ApiKey.prefix()) {
+        let found = api_key(app, hash, mark, now).await?;
+        found.ok_or_else(|| refused("an API key", "it is unknown, revoked or expired"))?
     } else if token.starts_with(TokenKind::Session.prefix()) {
-        session(app, hash, mark, now).await?
+        let found = session(app, hash, mark, now).await?;
+        found.ok_or_else(|| refused("a session token", "the session is unknown or has ended, or the user may not call"))?
     } else {
         jwt(app, token, address, mark, now).await?
     };
-    let known = Arc::new(found.ok_or(Error::Unauthenticated)?);
+    let known = Arc::new(known);
     app.callers.by_token.insert(hash, Arc::clone(&known));
     Ok(known)
+}
+
+/// The error for refused credentials. Logs the reason, which must not contain text of the credentials.
+fn refused(kind: &'static str, reason: &'static str) -> Error {
+    tracing::info!(reason, "{kind} was refused");
+    Error::Unauthenticated
 }
 
 async fn session(app: &App, hash: SecretHash, mark: Mark, now: Timestamp) -> Result<Option<KnownCaller>> {
@@ -139,12 +148,14 @@ async fn api_key(app: &App, hash: SecretHash, mark: Mark, now: Timestamp) -> Res
     }))
 }
 
-async fn jwt(app: &Arc<App>, token: &str, address: IpAddr, mark: Mark, now: Timestamp) -> Result<Option<KnownCaller>> {
-    let Some(verifier) = &app.jwt else { return Ok(None) };
+async fn jwt(app: &Arc<App>, token: &str, address: IpAddr, mark: Mark, now: Timestamp) -> Result<KnownCaller> {
+    let Some(verifier) = &app.jwt else {
+        return Err(refused("a token", "it is no API key and no session token, and this server accepts no JWTs"));
+    };
     let verified = verifier.verify(token, now).await?;
     // PostgreSQL accepts no U+0000 in a text, not even as a parameter of a query.
     if verified.subject.contains('\0') {
-        return Ok(None);
+        return Err(jwt::refused("sub contains U+0000"));
     }
     let key = fold_ascii(&verified.subject);
     let mut account = account_by_key(app, key.clone()).await?;
@@ -153,26 +164,31 @@ async fn jwt(app: &Arc<App>, token: &str, address: IpAddr, mark: Mark, now: Time
         match users::provision(app, registration, address).await {
             // Another request may have created the account meanwhile. Then that account is used.
             Ok(()) | Err(Error::Conflict { .. }) => account = account_by_key(app, key).await?,
-            Err(Error::Invalid(_)) => return Ok(None),
+            Err(Error::Invalid(_)) => return Err(jwt::refused("no user has the name in sub, and it cannot be a user name")),
             Err(error) => return Err(error),
         }
     }
     // Names that differ only in case are one user here, but they may be two users of the operator's backend. So the
     // subject must have the same case as the user name. Otherwise one of the two could use the account of the other.
-    Ok(account.filter(|account| account.may_call() && account.name.user_name == verified.subject).map(|account| {
-        KnownCaller {
-            mark,
-            subject: Revoked::User(account.name.id),
-            credential: Credential::Jwt,
-            person: Some(Arc::new(account)),
-            // The operator may withdraw the signing key before the token expires. So the token is verified again after
-            // `JWT_TRUSTED_MICROS`.
-            expires_at: verified.expires_at.min(now.plus_micros(JWT_TRUSTED_MICROS)).micros().into(),
-            touch_at: Timestamp::MAX.micros().into(),
-            ends_at: verified.expires_at,
-            read_at: now,
-        }
-    }))
+    let account = account.ok_or_else(|| jwt::refused("no user has the name in sub"))?;
+    if account.name.user_name != verified.subject {
+        return Err(jwt::refused("sub and the user name differ in upper and lower case"));
+    }
+    if !account.may_call() {
+        return Err(jwt::refused("the user in sub is banned or a bot"));
+    }
+    Ok(KnownCaller {
+        mark,
+        subject: Revoked::User(account.name.id),
+        credential: Credential::Jwt,
+        person: Some(Arc::new(account)),
+        // The operator may withdraw the signing key before the token expires. So the token is verified again after
+        // `JWT_TRUSTED_MICROS`.
+        expires_at: verified.expires_at.min(now.plus_micros(JWT_TRUSTED_MICROS)).micros().into(),
+        touch_at: Timestamp::MAX.micros().into(),
+        ends_at: verified.expires_at,
+        read_at: now,
+    })
 }
 
 async fn account_by_key(app: &App, key: String) -> Result<Option<Account>> {

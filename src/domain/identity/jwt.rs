@@ -5,8 +5,8 @@
 //!   secret verifies HS256 only, and a key set never verifies HS256.
 //! - Nothing that a token names is fetched or opened. Its `kid` is looked up in a map; `jku`, `jwk`, `x5u` and `x5c`
 //!   are not read.
-//! - A caller with an invalid token learns only that it is not authenticated. The reason is logged at level debug,
-//!   without the token.
+//! - A caller with an invalid token learns only that it is not authenticated. The reason is logged at level info,
+//!   with the id of the request and without the token.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -177,8 +177,9 @@ fn with_leeway(at: Timestamp) -> Timestamp {
     Timestamp::from_micros(at.micros().saturating_add(LEEWAY_MICROS))
 }
 
-fn refused(reason: &'static str) -> Error {
-    tracing::debug!(reason, "a JWT was refused");
+/// The error for a refused token. Logs the reason, which must not contain text of the token.
+pub(super) fn refused(reason: &'static str) -> Error {
+    tracing::info!(reason, "a JWT was refused");
     Error::Unauthenticated
 }
 

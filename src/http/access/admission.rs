@@ -217,7 +217,10 @@ fn bearer(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     });
     match token {
         Some(token) => Ok(Some(token)),
-        None => Err(Error::Unauthenticated.into()),
+        None => {
+            tracing::info!(reason = "it is not one Bearer token", "a header Authorization was refused");
+            Err(Error::Unauthenticated.into())
+        }
     }
 }
 

@@ -61,6 +61,8 @@ const SLOW: Duration = Duration::from_secs(1);
 pub struct Edge {
     state: HttpState,
     router: axum::Router,
+    /// Has the same routes, and runs none of their handlers: it only notes the matched route.
+    route_names: axum::Router,
     /// Whether hosts, origins and credentials are checked. False only on the separate address for metrics.
     guarded: bool,
 }
@@ -68,12 +70,12 @@ pub struct Edge {
 impl Edge {
     /// Wraps the router of the API.
     pub fn new(state: HttpState, router: axum::Router) -> Self {
-        Self { state, router, guarded: true }
+        Self { state, route_names: names_only(&router), router, guarded: true }
     }
 
     /// Wraps a router without access control.
     pub fn unguarded(state: HttpState, router: axum::Router) -> Self {
-        Self { state, router, guarded: false }
+        Self { state, route_names: names_only(&router), router, guarded: false }
     }
 
     async fn handle(self, mut request: Request, request_id: RequestId) -> Response {
@@ -82,10 +84,13 @@ impl Edge {
         let compressed = request.headers().contains_key(header::ACCEPT_ENCODING);
         let personal = request.uri().path().starts_with("/api/");
         let route = RouteSlot::default();
+        request.extensions_mut().insert(route.clone());
         let response = match check(&self.state, &request, self.guarded) {
-            Err(problem) => problem.into_response(),
+            Err(problem) => {
+                self.note_route(&request).await;
+                problem.into_response()
+            }
             Ok(()) => {
-                request.extensions_mut().insert(route.clone());
                 if request.headers().contains_key(header::UPGRADE) {
                     request.extensions_mut().insert(self.clone());
                 }
@@ -138,7 +143,10 @@ impl Edge {
                 if self.guarded { admit(&self.state, &mut request).await } else { (Decision::UNLIMITED, Ok(())) };
             let mut response = match admitted {
                 Ok(()) => route(router, request, compressed).await,
-                Err(problem) => problem.into_response(),
+                Err(problem) => {
+                    self.note_route(&request).await;
+                    problem.into_response()
+                }
             };
             write_headers(&decision, response.headers_mut());
             response
@@ -147,6 +155,21 @@ impl Edge {
             Ok(Ok(response)) => response,
             Ok(Err(_)) => Problem::from(Error::internal("a handler panicked")).into_response(),
             Err(_) => Problem::from(Error::unavailable("a request took too long")).into_response(),
+        }
+    }
+
+    /// Notes the route of a request that is refused before routing, for the log and the metrics. The answer does not depend on
+    /// it.
+    fn note_route(&self, request: &Request) -> impl Future<Output = ()> + Send + use<> {
+        let mut named = Request::new(Body::empty());
+        named.method_mut().clone_from(request.method());
+        named.uri_mut().clone_from(request.uri());
+        if let Some(slot) = request.extensions().get::<RouteSlot>() {
+            named.extensions_mut().insert(slot.clone());
+        }
+        let routes = self.route_names.clone();
+        async move {
+            let Ok(_) = routes.oneshot(named).await;
         }
     }
 
@@ -177,6 +200,16 @@ impl Edge {
             tracing::debug!(status, duration_ms, "answered");
         }
     }
+}
+
+/// A router with the same routes that notes the matched route and answers nothing.
+fn names_only(router: &axum::Router) -> axum::Router {
+    router.clone().layer(tower::layer::layer_fn(|_: axum::routing::Route| {
+        tower::service_fn(|mut request: Request| async move {
+            RouteSlot::note(&mut request);
+            Ok::<_, Infallible>(Response::new(Body::empty()))
+        })
+    }))
 }
 
 async fn route(router: axum::Router, request: Request, compressed: bool) -> Response {

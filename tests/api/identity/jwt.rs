@@ -15,8 +15,10 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::both;
+use crate::operations::log::{line, span};
 use crate::operations::operations::posthaste;
 use crate::support::callers::{Caller, moment, now_micros, secured, session, within_a_second};
+use crate::support::process::{Process, Wrapping};
 use crate::support::{Options, Place, Server, answer_of};
 
 const ISSUER: &str = "https://backend.example.org";
@@ -367,4 +369,63 @@ both!(forged_tokens_are_refused_and_cause_no_request_to_other_hosts, async |plac
     assert_refused(&without, &secret.good("bugs"), "JWTs are not configured").await;
     assert_eq!(visitors.load(Ordering::Relaxed), 0, "the server has fetched a key");
     assert_eq!(place.numbers("SELECT count(*) FROM messaging.users").await, [[4]]);
+});
+
+both!(the_log_says_why_a_token_was_refused, async |place| {
+    let path = place.folder.path().join("secret");
+    std::fs::write(&path, SECRET).unwrap();
+    let arguments = [
+        ["--jwt-hs256-secret-file", path.to_str().unwrap()],
+        ["--jwt-issuer", ISSUER],
+        ["--jwt-audience", AUDIENCE],
+        ["--log", "info"],
+        ["--log-format", "json"],
+    ];
+    let arguments = arguments.concat().iter().map(|word| (*word).to_owned()).collect();
+    let process = Process::start_wrapped(place, Wrapping { arguments, ..Wrapping::default() }).await;
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let signer = Signer::secret();
+    let with = |name: &str, value: Value| {
+        let mut claims = claims("bugs");
+        claims[name] = value;
+        signer.token(&signer.header(), &claims)
+    };
+    let cases = [
+        (with("exp", json!(now_s() - 600)), "the token has expired"),
+        (with("nbf", json!(now_s() + 600)), "not valid yet"),
+        (with("iss", json!("https://other.example.org")), "iss is not the configured issuer"),
+        (with("aud", json!("other")), "aud does not contain the configured audience"),
+        (with("sub", json!("nobody-here")), "no user has the name in sub"),
+        (with("sub", json!("BUGS")), "differ in upper and lower case"),
+        (Signer::Hmac(vec![7; 32]).good("bugs"), "the signature is wrong"),
+        (Signer::ec().good("bugs"), "the algorithm does not fit"),
+        (signer.token(&json!({"alg": "none"}), &claims("bugs")), "alg is not one of"),
+        ("nonsense-token".to_owned(), "does not have three parts"),
+        ("phk_nonsense-key".to_owned(), "unknown, revoked or expired"),
+        ("phs_nonsense-session".to_owned(), "unknown or has ended"),
+    ];
+    for (number, (token, reason)) in cases.iter().enumerate() {
+        let id = format!("refused-{number}");
+        let request = client.get(format!("http://{}/api/messages/porky?limit=3", process.address));
+        let answer = answer_of(request.bearer_auth(token).header("x-request-id", &id)).await;
+        answer.problem(401, "unauthenticated");
+        let of_request = |line: &Value| span(line, "request").is_some_and(|request| request["request_id"] == *id);
+        let refused = line(&process, reason, |line| of_request(line) && line["reason"].is_string()).await;
+        assert!(refused["reason"].as_str().unwrap().contains(reason), "{reason}: {refused}");
+        assert_eq!(refused["level"], "INFO");
+        let answered = line(&process, "the answer", |line| of_request(line) && line["message"] == "answered").await;
+        assert_eq!(span(&answered, "request").unwrap()["route"], "/api/messages/{user_name}", "{answered}");
+    }
+    let log = process.log();
+    for (token, reason) in &cases {
+        assert!(token.split('.').all(|part| !log.contains(part)), "{reason}: {log}");
+    }
+    assert!(!log.contains("nobody-here") && !log.contains("porky"), "{log}");
+    let metrics = client.get(format!("http://{}/metrics", process.address)).send().await.unwrap().text().await.unwrap();
+    let counted = format!(
+        "posthaste_http_requests_total{{method=\"GET\",route=\"/api/messages/{{user_name}}\",status=\"401\"}} {}",
+        cases.len()
+    );
+    assert!(metrics.contains(&counted), "{metrics}");
+    process.terminate().await;
 });

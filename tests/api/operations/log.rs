@@ -45,7 +45,7 @@ fn lines(process: &Process) -> Vec<Value> {
 }
 
 /// The fields of the span `name` in a line.
-fn span<'a>(line: &'a Value, name: &str) -> Option<&'a Value> {
+pub fn span<'a>(line: &'a Value, name: &str) -> Option<&'a Value> {
     line["spans"].as_array()?.iter().find(|span| span["name"] == name)
 }
 
@@ -56,7 +56,7 @@ fn is_in_batch(line: &Value, id: &str) -> bool {
 }
 
 /// Waits for a line for which `wanted` returns true. `what` names the line if it does not appear.
-async fn line(process: &Process, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+pub async fn line(process: &Process, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
     let deadline = Instant::now() + LINE_TIMEOUT;
     loop {
         if let Some(line) = lines(process).into_iter().find(|line| wanted(line)) {
