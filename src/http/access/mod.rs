@@ -2,6 +2,7 @@
 
 pub mod admission;
 pub mod client_address;
+pub mod host;
 pub mod lease;
 pub mod limits;
 pub mod origin;

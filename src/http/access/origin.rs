@@ -23,8 +23,8 @@ impl OriginRules {
     ///
     /// # Errors
     /// 421 for a foreign `Host`, 403 for a foreign `Origin` on an unsafe method.
-    pub fn check_open(&self, method: &Method, headers: &HeaderMap, uri_host: Option<&str>) -> Result<(), Problem> {
-        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).or(uri_host);
+    pub fn check_open(&self, method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
+        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
         if !host.is_some_and(|host| self.is_own_host(host)) {
             return Err(Problem::new(
                 StatusCode::MISDIRECTED_REQUEST,

@@ -7,9 +7,10 @@
 //!   permit, for as long as the peer's system answers.
 //! - Answers are not lost. A request may be refused before its body has arrived, and then hyper closes the connection. If the
 //!   rest of the body arrived at a closed socket, the system would reset the connection, and the peer (usually a proxy) might
-//!   never read the answer. So this wrapper reads and discards the rest for a while.
+//!   never read the answer. So this wrapper reads and discards the rest for a while. It does the same after a WebSocket.
 
 use std::io::{self, IoSlice};
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,12 +19,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
+use crate::base::tasks;
+
 /// How long the rest of a refused body is read and discarded after the answer.
 const LINGER: Duration = Duration::from_secs(5);
+/// How long the rest of what a peer sends on a closed WebSocket is read and discarded.
+const SOCKET_LINGER: Duration = Duration::from_secs(1);
 /// The size of the buffer for discarded bytes.
 const LINGER_BUFFER_BYTES: usize = 8 * 1_024;
 
@@ -239,12 +244,33 @@ impl AsyncWrite for Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
+        if self.watch.upgraded.load(Ordering::Relaxed) {
+            linger_after_upgrade(&self.stream);
+        }
         if self.has_unanswered_bytes && !self.watch.upgraded.load(Ordering::Relaxed) {
             let answer = canned(408, "Request Timeout", "request_timeout", "The request took too long to arrive");
             // This fails if the peer is gone.
             drop(self.stream.try_write(&answer));
         }
     }
+}
+
+/// Closes the sending side of a WebSocket, and reads and discards what the peer still sends. Otherwise the system would reset the
+/// connection, and the peer might never read the frame that says why it was closed.
+fn linger_after_upgrade(stream: &TcpStream) {
+    // There is no runtime when the program ends.
+    if tokio::runtime::Handle::try_current().is_err() {
+        return;
+    }
+    let copied = stream.as_fd().try_clone_to_owned().map(std::net::TcpStream::from).and_then(TcpStream::from_std);
+    let Ok(mut stream) = copied else { return };
+    tasks::spawn("linger", async move {
+        // An error means that the peer is gone.
+        if stream.shutdown().await.is_ok() {
+            let mut end = Box::pin(tokio::time::sleep(SOCKET_LINGER));
+            std::future::poll_fn(|cx| Connection::poll_linger(&mut stream, &mut end, cx)).await;
+        }
+    });
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ use crate::base::metrics::{RequestLabels, RouteLabels};
 use crate::base::request_id::RequestId;
 use crate::domain::access::principal::{Access, Principal};
 use crate::http::access::admission::admit;
+use crate::http::access::host;
 use crate::http::access::limits::{Decision, write_headers};
 use crate::http::access::request_span::{self, method_name};
 use crate::http::bodies::parameters::MAX_WAIT;
@@ -85,7 +86,7 @@ impl Edge {
         let personal = request.uri().path().starts_with("/api/");
         let route = RouteSlot::default();
         request.extensions_mut().insert(route.clone());
-        let response = match check(&self.state, &request, self.guarded) {
+        let response = match check(&self.state, &mut request, self.guarded) {
             Err(problem) => {
                 self.note_route(&request).await;
                 problem.into_response()
@@ -269,7 +270,7 @@ fn request_id(state: &HttpState, headers: &HeaderMap) -> RequestId {
 }
 
 /// The checks before admission and routing.
-fn check(state: &HttpState, request: &Request, guarded: bool) -> Result<(), Problem> {
+fn check(state: &HttpState, request: &mut Request, guarded: bool) -> Result<(), Problem> {
     let headers = request.headers();
     let size_bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
     if size_bytes > HEADERS_LIMIT_BYTES {
@@ -287,9 +288,10 @@ fn check(state: &HttpState, request: &Request, guarded: bool) -> Result<(), Prob
             "The request target must have at most 16 KiB",
         ));
     }
+    host::settle(request)?;
     match state.app.settings.access {
         _ if !guarded => Ok(()),
-        Access::Open => state.settings.origins.check_open(request.method(), headers, uri.host()),
+        Access::Open => state.settings.origins.check_open(request.method(), request.headers()),
         Access::Secured => Ok(()),
     }
 }

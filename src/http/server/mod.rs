@@ -30,6 +30,7 @@ use tower::{Layer, ServiceExt};
 use tower_http::cors::{AllowHeaders, AllowOrigin, Cors, CorsLayer};
 
 use super::access::client_address::PeerAddress;
+use super::access::host;
 use super::state::HttpState;
 use crate::base::error::{Error, Result};
 use crate::base::metrics::Metrics;
@@ -127,11 +128,16 @@ impl tower::Service<Request> for CorsEdge {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request) -> Self::Future {
+    fn call(&mut self, mut request: Request) -> Self::Future {
         let cross_origin = request.headers().contains_key(header::ORIGIN);
         let preflight = request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
         match &self.cors {
-            Some(cors) if cross_origin && (preflight || request.method() != Method::OPTIONS) => {
+            // The layer answers a preflight itself. One with an invalid `Host` goes to the edge, which refuses it.
+            Some(cors)
+                if cross_origin
+                    && (preflight || request.method() != Method::OPTIONS)
+                    && host::settle(&mut request).is_ok() =>
+            {
                 let answering = cors.clone().oneshot(request);
                 Box::pin(answering)
             }

@@ -52,7 +52,9 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 const RESTART: (u16, &str) = (1012, "the server restarts; reconnect with the cursor");
 const TOO_LARGE: (u16, &str) = (1009, "a frame must have at most 128 KiB");
+const PROTOCOL_ERROR: (u16, &str) = (1002, "a frame breaks the rules of the WebSocket protocol (RFC 6455)");
 const NOT_UNDERSTOOD: (u16, &str) = (1003, "frames must be text");
+const NOT_UTF8: (u16, &str) = (1007, "a text is not UTF-8");
 const FAILED: (u16, &str) = (1011, "events cannot be read now; reconnect with the cursor");
 const UNCONFIRMED: (u16, &str) = (1011, "credentials cannot be confirmed now; reconnect with the cursor");
 const TOO_SLOW: (u16, &str) = (4008, "too slow; reconnect with the cursor, no event is lost");
@@ -272,10 +274,7 @@ impl SocketSession {
     async fn receive(&mut self, frame: Option<Result<Message, axum::Error>>) -> Result<(), End> {
         let message = match frame {
             None => return self.stop_reading(End::Gone),
-            Some(Err(error)) => {
-                let too_large = error.to_string().contains("too long");
-                return self.stop_reading(if too_large { End::Close(TOO_LARGE) } else { End::Gone });
-            }
+            Some(Err(error)) => return self.stop_reading(end_of(error)),
             Some(Ok(message)) => message,
         };
         self.received_at = Instant::now();
@@ -364,6 +363,20 @@ impl SocketSession {
             self.write(Message::Text(text.into())).await?;
         }
         Ok(None)
+    }
+}
+
+/// How the socket session ends after an error of reading.
+fn end_of(error: axum::Error) -> End {
+    use tungstenite::Error;
+    use tungstenite::error::ProtocolError;
+    match error.into_inner().downcast_ref() {
+        Some(Error::Capacity(_)) => End::Close(TOO_LARGE),
+        Some(Error::Utf8(_)) => End::Close(NOT_UTF8),
+        // The connection has ended.
+        Some(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => End::Gone,
+        Some(Error::Protocol(_)) => End::Close(PROTOCOL_ERROR),
+        _ => End::Gone,
     }
 }
 

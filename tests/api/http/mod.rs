@@ -1,7 +1,8 @@
-//! Tests of HTTP: conventions, fields, rate limits, proxies, and secrets in logs and answers.
+//! Tests of HTTP: conventions, fields, handshakes, rate limits, proxies, and secrets in logs and answers.
 
 pub mod conventions;
 pub mod fields;
+pub mod handshake;
 pub mod limits;
 pub mod proxy;
 pub mod secrecy;

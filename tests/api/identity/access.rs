@@ -63,14 +63,19 @@ both!(open_access_answers_only_to_loopback_host_names, async |place| {
         "127.0.0.1.evil.example",
         "chat.example.org.evil.example",
         "10.0.0.1",
-        "",
     ] {
         let answer = with_host(host).await;
         assert!(answer.starts_with("HTTP/1.1 421"), "{host}: {answer}");
         assert!(answer.contains("\"code\":\"foreign_host\""), "{answer}");
     }
-    let without = raw(server.address, b"GET /api/users HTTP/1.1\r\nConnection: close\r\n\r\n").await;
-    assert!(without.starts_with("HTTP/1.1 421"), "{without}");
+    for host in ["Host: \r\n", ""] {
+        let request = format!("GET /api/users HTTP/1.1\r\n{host}Connection: close\r\n\r\n");
+        let without = raw(server.address, request.as_bytes()).await;
+        assert!(without.starts_with("HTTP/1.1 400"), "{without}");
+    }
+    // HTTP/1.0 needs no Host. Without one, the request names no host of the server.
+    let without = raw(server.address, b"GET /api/users HTTP/1.0\r\n\r\n").await;
+    assert!(without.contains(" 421 "), "{without}");
 });
 
 both!(open_access_checks_the_origin_of_writes, async |place| {

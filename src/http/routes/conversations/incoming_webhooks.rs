@@ -62,7 +62,7 @@ pub async fn create_incoming_webhook(
         // The address at which the caller reached the server.
         None => {
             let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-            format!("http://{}", host.or(uri.host()).unwrap_or_default())
+            format!("http://{}", host.unwrap_or_default())
         }
     };
     let name = body.value.name;

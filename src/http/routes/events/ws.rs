@@ -2,8 +2,10 @@
 
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::{Request, State};
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use tracing::{Instrument as _, Span};
 
 use crate::base::error::Error;
@@ -18,6 +20,11 @@ use crate::http::server::upgrade::Upgrade;
 use crate::http::socket::session::{FRAME_LIMIT_BYTES, READ_BUFFER_BYTES, SocketSession, WRITE_BUFFER_BYTES};
 use crate::http::state::HttpState;
 use crate::live::Subscription;
+
+/// The only version of the protocol.
+const WEBSOCKET_VERSION: &str = "13";
+/// The length of a decoded `Sec-WebSocket-Key`.
+const WEBSOCKET_KEY_BYTES: usize = 16;
 
 /// Open a WebSocket
 ///
@@ -34,6 +41,7 @@ use crate::live::Subscription;
     responses(
         (status = 101, description = "The connection has become a WebSocket."),
         (status = 400, description = "The request does not ask for a WebSocket."),
+        (status = 426, description = "`unsupported_websocket_version`: `Sec-WebSocket-Version` is not 13."),
     ),
 )]
 pub async fn open_socket(
@@ -45,6 +53,9 @@ pub async fn open_socket(
     request: Request,
 ) -> Result<Response, Problem> {
     let Upgrade { edge, permit } = connection_parts;
+    if let Some(refusal) = refused_handshake(&headers) {
+        return Ok(refusal);
+    }
     let handshake = websocket(&state, request).await?;
     let lease = StreamLease::new(&state, &headers, principal.clone())?;
     let opened = match Subscription::open(&state.live, &principal, after.as_deref()).await {
@@ -63,6 +74,30 @@ pub async fn open_socket(
         let session = SocketSession::new(state, (edge, permit), lease, socket);
         log_panic("socket", Box::pin(session.run(subscription, reset))).instrument(span)
     }))
+}
+
+/// The answer to a handshake with another version of the protocol or with an invalid key (RFC 6455, section 4.2).
+fn refused_handshake(headers: &HeaderMap) -> Option<Response> {
+    let only = |name| {
+        let mut values = headers.get_all(name).iter();
+        values.next().filter(|_| values.next().is_none()).map(HeaderValue::as_bytes)
+    };
+    if only(header::SEC_WEBSOCKET_VERSION) != Some(WEBSOCKET_VERSION.as_bytes()) {
+        let detail = "Send Sec-WebSocket-Version: 13";
+        let problem = Problem::new(StatusCode::UPGRADE_REQUIRED, "unsupported_websocket_version", detail);
+        let mut response = problem.into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static(WEBSOCKET_VERSION));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        return Some(response);
+    }
+    let key = only(header::SEC_WEBSOCKET_KEY).and_then(|key| BASE64_STANDARD.decode(key).ok());
+    if key.is_none_or(|key| key.len() != WEBSOCKET_KEY_BYTES) {
+        let detail = "Send one Sec-WebSocket-Key with 16 bytes in base64";
+        return Some(Problem::new(StatusCode::BAD_REQUEST, "websocket_required", detail).into_response());
+    }
+    None
 }
 
 async fn websocket(state: &HttpState, request: Request) -> Result<WebSocketUpgrade, Problem> {
