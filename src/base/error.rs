@@ -151,6 +151,9 @@ pub enum Error {
     /// The disk is full, or the quota of the database is used up.
     #[error("storage full")]
     StorageFull,
+    /// The object has another version than the caller expects.
+    #[error("precondition failed")]
+    PreconditionFailed,
     /// A row with this key already exists. The store returns this error, and the domain replaces it with one for the
     /// caller.
     #[error("duplicate: {constraint}")]

@@ -44,10 +44,10 @@ pub fn settings(
     match (kind, database_url) {
         (BusKind::Nats, _) => match nats_url {
             None => Err("--bus nats needs --nats-url, the address of the NATS server, such as nats://host:4222".into()),
-            Some(Secret(url)) if !url.split(',').all(has_utf8_credentials) => {
-                Err("the user name, the password or the token in --nats-url is not UTF-8; percent-encode its UTF-8 bytes"
-                    .into())
-            }
+            Some(Secret(url)) if !url.split(',').all(has_utf8_credentials) => Err(
+                "the user name, the password or the token in --nats-url is not UTF-8; percent-encode its UTF-8 bytes"
+                    .into(),
+            ),
             Some(Secret(url)) if url.split(',').all(is_nats_url) => Ok(BusSettings::Nats { url }),
             Some(_) => {
                 Err("--nats-url must be nats://host:port or tls://host:port; separate several with commas".into())

@@ -27,6 +27,7 @@ use crate::domain::people::reachability;
 use crate::domain::sending::drafts::MAX_BODY_CHARACTERS;
 use crate::domain::shared::idempotency::{KeyedAnswer, Once};
 use crate::domain::shared::pagination::{Limit, Page, decode_cursor};
+use crate::domain::shared::precondition::Precondition;
 use crate::store;
 use crate::store::batches::sends::{Note, note};
 pub use crate::store::conversations::conversation_kinds::{History, Kind};
@@ -123,6 +124,11 @@ impl Showing {
         let found = found.filter(|conversation| viewer == Viewer::Everything || conversation.me.is_some());
         let mut shown = self.show(conn, vec![found.ok_or_else(conversation_not_found)?]).await?;
         shown.pop().ok_or_else(conversation_not_found)
+    }
+
+    /// Checks the condition of a change.
+    async fn require(&self, conn: &mut Conn, id: ConversationId, unchanged: &Precondition<Shown>) -> Result<()> {
+        if unchanged.is_set() { unchanged.require(&self.show_one(conn, id).await?) } else { Ok(()) }
     }
 }
 
@@ -344,24 +350,33 @@ impl Changes {
 ///
 /// # Errors
 /// 404 `conversation_not_found`; 403 `act_as_required`, `insufficient_role`; 409 `not_a_group`; 422 with every field
-/// that is wrong.
-pub async fn update(app: &App, principal: &Principal, id: i64, changes: Changes) -> Result<Shown> {
+/// that is wrong; 412 if the conversation does not meet `unchanged`.
+pub async fn update(
+    app: &App,
+    principal: &Principal,
+    id: i64,
+    changes: Changes,
+    unchanged: Precondition<Shown>,
+) -> Result<Shown> {
     principal.require_person()?;
     changes.check()?;
-    let input = (Showing::new(app, principal), ConversationId(id), changes, app.clock.now());
+    let input = (Showing::new(app, principal), ConversationId(id), changes, app.clock.now(), unchanged);
     app.db
-        .write(input, |conn, (showing, id, changes, now)| {
+        .write(input, |conn, (showing, id, changes, now, unchanged)| {
             Box::pin(async move {
                 let caller = showing.principal.require_person()?.id;
                 let membership = locked_membership(conn, Viewer::Person(caller), *id).await?;
                 let before = store::conversations::conversations::one(conn, *id, Some(caller)).await?;
                 let before = before.ok_or_else(conversation_not_found)?;
+                if changes.of_group() {
+                    require_group(&membership)?;
+                    require_role(&membership, Role::Admin)?;
+                }
+                showing.require(conn, *id, unchanged).await?;
                 if let Some(own) = &changes.me {
                     keep(conn, caller, &before, own).await?;
                 }
                 let log = if changes.of_group() {
-                    require_group(&membership)?;
-                    require_role(&membership, Role::Admin)?;
                     change_group(conn, caller, &before, changes, *now).await?
                 } else {
                     Vec::new()
@@ -461,7 +476,7 @@ pub async fn check_may_set_avatar(app: &App, principal: &Principal, id: i64) -> 
 /// Those of [`update`], [`avatars::choose`] and [`avatars::hold`].
 pub async fn set_avatar(app: &App, principal: &Principal, id: i64, new: NewAvatar) -> Result<Shown> {
     let avatar = avatars::choose(app, principal, new).await?;
-    update(app, principal, id, Changes { avatar: Some(avatar), ..Changes::default() }).await
+    update(app, principal, id, Changes { avatar: Some(avatar), ..Changes::default() }, Precondition::none()).await
 }
 
 /// Removes the picture of a group.
@@ -469,23 +484,28 @@ pub async fn set_avatar(app: &App, principal: &Principal, id: i64, new: NewAvata
 /// # Errors
 /// Those of [`update`].
 pub async fn remove_avatar(app: &App, principal: &Principal, id: i64) -> Result<()> {
-    update(app, principal, id, Changes { avatar_url: Some(None), ..Changes::default() }).await.map(drop)
+    let changes = Changes { avatar_url: Some(None), ..Changes::default() };
+    update(app, principal, id, changes, Precondition::none()).await.map(drop)
 }
 
 /// Ends a group, if the caller is an owner. Hides a direct conversation from the caller's list until its next message.
 ///
 /// # Errors
-/// 404 `conversation_not_found`; 403 `act_as_required`, `insufficient_role`.
-pub async fn delete(app: &App, principal: &Principal, id: i64) -> Result<()> {
+/// 404 `conversation_not_found`; 403 `act_as_required`, `insufficient_role`; 412 if the conversation does not meet `unchanged`.
+pub async fn delete(app: &App, principal: &Principal, id: i64, unchanged: Precondition<Shown>) -> Result<()> {
     let caller = principal.require_person()?.id;
+    let input = (caller, ConversationId(id), app.clock.now(), Showing::new(app, principal), unchanged);
     app.db
-        .write((caller, ConversationId(id), app.clock.now()), |conn, (caller, id, now)| {
+        .write(input, |conn, (caller, id, now, showing, unchanged)| {
             Box::pin(async move {
                 let membership = locked_membership(conn, Viewer::Person(*caller), *id).await?;
+                if membership.kind != Kind::Direct {
+                    require_role(&membership, Role::Owner)?;
+                }
+                showing.require(conn, *id, unchanged).await?;
                 if membership.kind == Kind::Direct {
                     return store::conversations::members::hide(conn, *id, *caller, membership.last_seq + 1).await;
                 }
-                require_role(&membership, Role::Owner)?;
                 members::end_group(conn, *id, *caller, *now).await
             })
         })

@@ -58,7 +58,11 @@ impl NewApiKey {
         let scopes =
             Scopes::parse(self.scopes.iter().map(String::as_str)).filter(|scopes| *scopes != Scopes::default());
         if scopes.is_none() {
-            errors.push(FieldError::new("scopes", "wrong_value", "must be a list of one or more of read, write and admin"));
+            errors.push(FieldError::new(
+                "scopes",
+                "wrong_value",
+                "must be a list of one or more of read, write and admin",
+            ));
         }
         if self.expires_at.is_some_and(|at| at <= by.at) {
             errors.push(FieldError::new("expires_at", "out_of_range", "must be in the future"));

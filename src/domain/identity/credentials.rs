@@ -91,7 +91,9 @@ async fn look_up(app: &Arc<App>, token: &str, address: IpAddr) -> Result<Arc<Kno
         found.ok_or_else(|| refused("an API key", "it is unknown, revoked or expired"))?
     } else if token.starts_with(TokenKind::Session.prefix()) {
         let found = session(app, hash, mark, now).await?;
-        found.ok_or_else(|| refused("a session token", "the session is unknown or has ended, or the user may not call"))?
+        found.ok_or_else(|| {
+            refused("a session token", "the session is unknown or has ended, or the user may not call")
+        })?
     } else {
         jwt(app, token, address, mark, now).await?
     };
@@ -164,7 +166,9 @@ async fn jwt(app: &Arc<App>, token: &str, address: IpAddr, mark: Mark, now: Time
         match users::provision(app, registration, address).await {
             // Another request may have created the account meanwhile. Then that account is used.
             Ok(()) | Err(Error::Conflict { .. }) => account = account_by_key(app, key).await?,
-            Err(Error::Invalid(_)) => return Err(jwt::refused("no user has the name in sub, and it cannot be a user name")),
+            Err(Error::Invalid(_)) => {
+                return Err(jwt::refused("no user has the name in sub, and it cannot be a user name"));
+            }
             Err(error) => return Err(error),
         }
     }

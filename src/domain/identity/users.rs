@@ -17,6 +17,7 @@ use crate::base::time::Timestamp;
 use crate::domain::access::principal::{Principal, Role};
 use crate::domain::shared::idempotency::{KeyedAnswer, Once};
 use crate::domain::shared::pagination::{self, Limit, Page};
+use crate::domain::shared::precondition::Precondition;
 use crate::store::db::Conn;
 use crate::store::events::events::{self, NewEvent};
 use crate::store::identity::revocations::Revoked;
@@ -250,8 +251,14 @@ pub struct Changes {
 ///
 /// # Errors
 /// 404 `user_not_found`; 403 `act_as_required`, `not_your_account`, `insufficient_scope`; 422 with every field that is
-/// wrong; 409 `email_taken`.
-pub async fn update(app: &App, principal: &Principal, user_name: &str, changes: Changes) -> Result<User> {
+/// wrong; 409 `email_taken`; 412 if the user does not meet `unchanged`.
+pub async fn update(
+    app: &App,
+    principal: &Principal,
+    user_name: &str,
+    changes: Changes,
+    unchanged: Precondition<User>,
+) -> Result<User> {
     let mut errors = Vec::new();
     errors.extend(changes.first_name.as_deref().and_then(|name| check_name("first_name", name)));
     errors.extend(changes.last_name.as_deref().and_then(|name| check_name("last_name", name)));
@@ -262,16 +269,25 @@ pub async fn update(app: &App, principal: &Principal, user_name: &str, changes: 
     let key = fold_ascii(principal.resolve(user_name)?);
     principal.require_person_or_admin()?;
     let by = By::principal(principal, app.clock.now());
-    let input = (key, principal.clone(), changes, by);
+    let input = (key, principal.clone(), changes, by, unchanged);
     let user = app
         .db
-        .write(input, |conn, (key, principal, changes, by)| Box::pin(apply(conn, key, principal, changes, by)))
+        .write(input, |conn, (key, principal, changes, by, unchanged)| {
+            Box::pin(apply(conn, key, principal, changes, by, unchanged))
+        })
         .await?;
     app.callers.revocations.refresh(&app.db).await?;
     Ok(user)
 }
 
-async fn apply(conn: &mut Conn, key: &str, principal: &Principal, changes: &Changes, by: &By) -> Result<User> {
+async fn apply(
+    conn: &mut Conn,
+    key: &str,
+    principal: &Principal,
+    changes: &Changes,
+    by: &By,
+    unchanged: &Precondition<User>,
+) -> Result<User> {
     let id = store::identity::users::account_by_key(conn, key).await?.ok_or_else(not_found)?.name.id;
     principal.require_self_or_admin(id)?;
     // Read under the lock, so that of two concurrent changes neither overwrites the other.
@@ -284,6 +300,7 @@ async fn apply(conn: &mut Conn, key: &str, principal: &Principal, changes: &Chan
         // account.
         principal.require_account_control()?;
     }
+    unchanged.require(&user)?;
     let first_name = changes.first_name.clone().unwrap_or_else(|| user.first_name.clone());
     let last_name = changes.last_name.clone().unwrap_or_else(|| user.last_name.clone());
     let profile = Profile {

@@ -6,7 +6,7 @@
 //! - The event of a change is written in the same transaction, as its last write.
 
 use super::mentions;
-use super::message_reads::{complete_for, message_deleted, message_not_found, require_visible};
+use super::message_reads::{complete_for, message_deleted, message_not_found, require_visible, visible};
 use crate::app::App;
 use crate::base::error::{Error, Result};
 use crate::base::ids::{ConversationId, UserId};
@@ -17,6 +17,7 @@ use crate::domain::access::principal::Principal;
 use crate::domain::access::viewer::Viewer;
 use crate::domain::identity::names::Names;
 use crate::domain::sending::drafts::{MAX_BODY_CHARACTERS, check_text};
+use crate::domain::shared::precondition::Precondition;
 use crate::store;
 use crate::store::db::Conn;
 use crate::store::events::events::{self, NewEvent};
@@ -33,26 +34,41 @@ struct Change {
     principal: Principal,
     body: String,
     now: Timestamp,
+    unchanged: Precondition<(Message, Names)>,
+}
+
+impl Change {
+    /// Checks the condition of a change of a locked message.
+    async fn require_unchanged(&self, conn: &mut Conn) -> Result<()> {
+        if !self.unchanged.is_set() {
+            return Ok(());
+        }
+        let viewer = self.principal.viewer();
+        let mut message = visible(conn, viewer, self.conversation, self.seq).await?;
+        let names = complete_for(conn, viewer, std::slice::from_mut(&mut message)).await?;
+        self.unchanged.require(&(message, names))
+    }
 }
 
 /// Replaces the body of a message. Only its sender may do this.
 ///
 /// # Errors
 /// 404 `message_not_found`; 403 `not_your_message`, `act_as_required`; 409 `message_deleted`, `too_many_edits`; 422 for
-/// `body`.
+/// `body`; 412 if the message does not meet `unchanged`.
 pub async fn edit(
     app: &App,
     principal: &Principal,
     conversation: i64,
     seq: i64,
     body: String,
+    unchanged: Precondition<(Message, Names)>,
 ) -> Result<(Message, Names)> {
     principal.require_person()?;
     if !body.is_empty() {
         check_text("body", &body, MAX_BODY_CHARACTERS)?;
     }
     let conversation = ConversationId(conversation);
-    let change = Change { conversation, seq, principal: principal.clone(), body, now: app.clock.now() };
+    let change = Change { conversation, seq, principal: principal.clone(), body, now: app.clock.now(), unchanged };
     let edited = app.db.write(change, |conn, change| Box::pin(edit_in_transaction(conn, change))).await?;
     if let Some(previews) = &app.link_previews {
         previews.offer(&edited.0);
@@ -73,6 +89,7 @@ async fn edit_in_transaction(conn: &mut Conn, change: &Change) -> Result<(Messag
     if change.body.is_empty() && current.attachments.list().is_empty() {
         check_text("body", &change.body, MAX_BODY_CHARACTERS)?;
     }
+    change.require_unchanged(conn).await?;
     if current.body != change.body {
         let editions = store::messages::edits::count(conn, change.conversation, change.seq).await?;
         if editions >= MAX_EDITS {
@@ -99,10 +116,16 @@ async fn edit_in_transaction(conn: &mut Conn, change: &Change) -> Result<(Messag
 /// Deleting a tombstone changes nothing.
 ///
 /// # Errors
-/// 404 `message_not_found`; 403 `not_your_message`.
-pub async fn delete(app: &App, principal: &Principal, conversation: i64, seq: i64) -> Result<()> {
-    let conversation = ConversationId(conversation);
-    let change = Change { conversation, seq, principal: principal.clone(), body: String::new(), now: app.clock.now() };
+/// 404 `message_not_found`; 403 `not_your_message`; 412 if the message does not meet `unchanged`.
+pub async fn delete(
+    app: &App,
+    principal: &Principal,
+    conversation: i64,
+    seq: i64,
+    unchanged: Precondition<(Message, Names)>,
+) -> Result<()> {
+    let (conversation, now) = (ConversationId(conversation), app.clock.now());
+    let change = Change { conversation, seq, principal: principal.clone(), body: String::new(), now, unchanged };
     app.db.write(change, |conn, change| Box::pin(delete_in_transaction(conn, change))).await
 }
 
@@ -113,6 +136,7 @@ async fn delete_in_transaction(conn: &mut Conn, change: &Change) -> Result<()> {
     if !moderates && (viewer != Viewer::Person(present.sender_id) || present.kind == Kind::System) {
         return Err(not_your_message());
     }
+    change.require_unchanged(conn).await?;
     if present.deleted {
         return Ok(());
     }

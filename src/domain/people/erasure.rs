@@ -13,9 +13,10 @@ use crate::base::time::Timestamp;
 use crate::domain::access::principal::Principal;
 use crate::domain::conversations::members;
 use crate::domain::identity::audit::{self, Action, By};
-use crate::domain::identity::users;
+use crate::domain::identity::users::{self, User};
 use crate::domain::messages::reactions;
 use crate::domain::shared::idempotency::KEPT_DAYS;
+use crate::domain::shared::precondition::Precondition;
 use crate::store;
 use crate::store::db::Conn;
 use crate::store::events::events::{Kind, NewEvent};
@@ -31,15 +32,22 @@ const CONVERSATIONS_PER_QUERY: i64 = 200;
 /// messages stay.
 ///
 /// # Errors
-/// 404 `user_not_found`; 403 `act_as_required`, `not_your_account`, `insufficient_scope`.
-pub async fn erase(app: &App, principal: &Principal, user_name: &str, delete_messages: bool) -> Result<()> {
+/// 404 `user_not_found`; 403 `act_as_required`, `not_your_account`, `insufficient_scope`; 412 if the user does not meet
+/// `unchanged`.
+pub async fn erase(
+    app: &App,
+    principal: &Principal,
+    user_name: &str,
+    delete_messages: bool,
+    unchanged: Precondition<User>,
+) -> Result<()> {
     let key = fold_ascii(principal.resolve(user_name)?);
     principal.require_person_or_admin()?;
     let by = By::principal(principal, app.clock.now());
-    let input = (key, principal.clone(), by, delete_messages);
+    let input = (key, principal.clone(), by, delete_messages, unchanged);
     let user = app
         .db
-        .write(input, |conn, (key, principal, by, delete_messages)| {
+        .write(input, |conn, (key, principal, by, delete_messages, unchanged)| {
             Box::pin(async move {
                 let account = store::identity::users::account_by_key(conn, key).await?.ok_or_else(users::not_found)?;
                 let user = account.name.id;
@@ -47,6 +55,10 @@ pub async fn erase(app: &App, principal: &Principal, user_name: &str, delete_mes
                 principal.require_account_control()?;
                 if !store::people::friends::lock_with_blockers(conn, user).await? {
                     return Err(users::not_found());
+                }
+                if unchanged.is_set() {
+                    let shown = store::identity::users::by_id(conn, user).await?.ok_or_else(users::not_found)?;
+                    unchanged.require(&shown)?;
                 }
                 let digest = users::name_digest(conn, key).await?;
                 store::shared::idempotency::blank_of(conn, user).await?;

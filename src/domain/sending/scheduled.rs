@@ -28,6 +28,7 @@ use crate::domain::identity::users::DirectMessagesFrom;
 use crate::domain::people::reachability;
 use crate::domain::shared::idempotency::{KeyedAnswer, Once};
 use crate::domain::shared::pagination::{self, Limit, Page};
+use crate::domain::shared::precondition::Precondition;
 use crate::store;
 use crate::store::db::Conn;
 use crate::store::identity::users::UserSummary;
@@ -188,13 +189,17 @@ pub async fn get(app: &App, principal: &Principal, id: i64) -> Result<Shown> {
 /// Cancels one of the caller's scheduled messages.
 ///
 /// # Errors
-/// 403 `act_as_required`; 404 `scheduled_not_found`, also if it has been sent.
-pub async fn cancel(app: &App, principal: &Principal, id: i64) -> Result<()> {
+/// 403 `act_as_required`; 404 `scheduled_not_found`, also if it has been sent; 412 if it does not meet `unchanged`.
+pub async fn cancel(app: &App, principal: &Principal, id: i64, unchanged: Precondition<Shown>) -> Result<()> {
     let person = principal.require_person()?.id;
     app.db
-        .write((person, ScheduledId(id), app.clock.now()), |conn, (person, id, now)| {
+        .write((person, ScheduledId(id), app.clock.now(), unchanged), |conn, (person, id, now, unchanged)| {
             Box::pin(async move {
                 let found = store::messages::scheduled::one(conn, *person, *id).await?.ok_or_else(not_found)?;
+                if unchanged.is_set() {
+                    let shown = show(conn, vec![found.clone()]).await?.pop().ok_or_else(not_found)?;
+                    unchanged.require(&shown)?;
+                }
                 if !store::messages::scheduled::delete(conn, *person, *id).await? {
                     return Err(not_found());
                 }

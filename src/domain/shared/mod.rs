@@ -2,4 +2,5 @@
 
 pub mod idempotency;
 pub mod pagination;
+pub mod precondition;
 pub mod rendering;

@@ -95,8 +95,29 @@ mod tests {
             assert!(is_authority(valid.as_bytes()), "{valid}");
         }
         for invalid in [
-            "", " ", ":80", "a b", "a/b@c", "user@a", "a:b", "a:80:80", "a:65536", "a:+1", "[::1", "[::1]x", "[x]", "::1",
-            "a?b", "a#b", "a\\b", "a%2", "a%zz", "ex\u{e4}mple.org", "a\"b", "<a>", "http://a",
+            "",
+            " ",
+            ":80",
+            "a b",
+            "a/b@c",
+            "user@a",
+            "a:b",
+            "a:80:80",
+            "a:65536",
+            "a:+1",
+            "[::1",
+            "[::1]x",
+            "[x]",
+            "::1",
+            "a?b",
+            "a#b",
+            "a\\b",
+            "a%2",
+            "a%zz",
+            "ex\u{e4}mple.org",
+            "a\"b",
+            "<a>",
+            "http://a",
         ] {
             assert!(!is_authority(invalid.as_bytes()), "{invalid}");
         }

@@ -1,19 +1,20 @@
 //! Helpers that build answers: JSON, lists with links, entity tags.
 
 use axum::body::{Body, Bytes};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
+use super::conditions::entity_tag;
 use super::problem::Problem;
 use crate::base::error::Error;
-use crate::base::ids::hex;
 use crate::base::time::Timestamp;
 use crate::domain::shared::idempotency::{KeyedAnswer, StoredAnswer};
 use crate::domain::shared::pagination::Limit;
 
+/// The usual size of a resource in JSON, in bytes.
+pub(in crate::http) const RESOURCE_BYTES: usize = 1_024;
 /// The characters that are not percent-encoded in a query.
 const QUERY_SAFE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b':').remove(b'~');
 
@@ -32,30 +33,13 @@ pub(in crate::http) fn to_json(value: &impl Serialize, capacity_bytes: usize) ->
     Ok(bytes)
 }
 
-/// An answer with one resource and its ETag, or 304 if the caller already has this version (RFC 9110, section 13.1.2).
-pub(in crate::http) fn resource(headers: &HeaderMap, value: &impl Serialize) -> Result<Response, Problem> {
-    let bytes = to_json(value, 1_024)?;
-    let tag = format!("\"{}\"", hex(&Sha256::digest(&bytes)[..16]));
-    let mut response = if has_version(headers, &tag) {
-        let mut response = Response::new(Body::empty());
-        *response.status_mut() = StatusCode::NOT_MODIFIED;
-        response
-    } else {
-        json_bytes(StatusCode::OK, bytes)
-    };
-    if let Ok(tag) = HeaderValue::try_from(tag) {
-        response.headers_mut().insert(header::ETAG, tag);
-    }
+/// An answer with one resource and its ETag. The server turns it into 304 or 412 if the conditions of the request ask for it.
+pub(in crate::http) fn resource(value: &impl Serialize) -> Result<Response, Problem> {
+    let bytes = to_json(value, RESOURCE_BYTES)?;
+    let tag = HeaderValue::try_from(entity_tag(&bytes)).map_err(Error::internal)?;
+    let mut response = json_bytes(StatusCode::OK, bytes);
+    response.headers_mut().insert(header::ETAG, tag);
     Ok(response)
-}
-
-/// Whether the caller already has the version with this entity tag (RFC 9110, section 13.1.2).
-pub(in crate::http) fn has_version(headers: &HeaderMap, tag: &str) -> bool {
-    headers
-        .get_all(header::IF_NONE_MATCH)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .any(|list| list.split(',').map(str::trim).any(|known| known == "*" || known.trim_start_matches("W/") == tag))
 }
 
 /// The query parameters of the link to the next page of a list. `more` has the other parameters of the request.

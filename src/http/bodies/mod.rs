@@ -3,6 +3,7 @@
 pub mod answers;
 pub mod attachments;
 pub mod audit;
+pub mod conditions;
 pub mod conversations;
 pub mod disposition;
 pub mod emoji;

@@ -1,7 +1,8 @@
 //! Parameters that several routes share.
 //!
 //! Invariant: a struct for a path or a query parses its parameters, and the comment of each field is the documentation of that
-//! parameter. [`IdempotencyKeyHeader`], [`IdSchema`] and [`LimitSchema`] parse nothing: they are only for the OpenAPI document.
+//! parameter. [`IdempotencyKeyHeader`], [`PreconditionHeaders`], [`IdSchema`] and [`LimitSchema`] parse nothing: they are only for the
+//! OpenAPI document.
 
 use std::time::Duration;
 
@@ -128,6 +129,17 @@ pub struct IdempotencyKeyHeader {
     /// answer again, for 7 days.
     #[param(rename = "Idempotency-Key", min_length = 1, max_length = 255, pattern = "^[ -~]+$")]
     idempotency_key: Option<String>,
+}
+
+/// The headers that [`precondition`](super::conditions::precondition) reads.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "only for the OpenAPI document")]
+pub struct PreconditionHeaders {
+    /// Entity tags of the object, separated by commas, or `*`. If its answer to GET has none of these tags now, the request changes
+    /// nothing and the answer is 412.
+    #[param(rename = "If-Match", example = "\"5f3a9c1e7b204d685f3a9c1e7b204d68\"")]
+    if_match: Option<String>,
 }
 
 /// The schema of an id or a seq.

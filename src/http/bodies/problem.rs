@@ -174,6 +174,11 @@ impl From<Error> for Problem {
                 "idempotency_key_reused",
                 "This Idempotency-Key was used with another request; use a new key",
             ),
+            Error::PreconditionFailed => Self::new(
+                StatusCode::PRECONDITION_FAILED,
+                "precondition_failed",
+                "The object has another version than If-Match or If-None-Match allows; read it again",
+            ),
             Error::Upstream { code, detail, retry_after_s, source } => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail)
                     .retry_after_s(retry_after_s)

@@ -12,12 +12,10 @@ use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
 use axum::extract::{MatchedPath, Request};
-use axum::http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode, Version, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use tower::{Service, ServiceExt};
-use tower_http::compression::CompressionLayer;
-use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
 use tracing::Instrument as _;
 
 use crate::base::error::Error;
@@ -30,6 +28,7 @@ use crate::http::access::limits::{Decision, write_headers};
 use crate::http::access::request_span::{self, method_name};
 use crate::http::bodies::parameters::MAX_WAIT;
 use crate::http::bodies::problem::{PROBLEM_JSON, Problem};
+use crate::http::server::representation;
 use crate::http::state::HttpState;
 
 /// The path of the long poll. Its requests may take longer than others.
@@ -50,8 +49,6 @@ const HEADERS_LIMIT_BYTES: usize = 32 * 1_024;
 const TARGET_LIMIT_BYTES: usize = 16 * 1_024;
 /// The longest `X-Request-Id` of a caller that is used.
 const REQUEST_ID_LIMIT_BYTES: usize = 128;
-/// The size in bytes from which an answer is compressed.
-const COMPRESS_FROM_BYTES: u64 = 1_024;
 /// The label for requests that match no route.
 const UNMATCHED_ROUTE: &str = "unmatched";
 /// An answer that takes at least this long is logged as a warning, except that of a long poll.
@@ -62,6 +59,8 @@ const SLOW: Duration = Duration::from_secs(1);
 pub struct Edge {
     state: HttpState,
     router: axum::Router,
+    /// Has the same routes, and compresses their answers.
+    compressing: axum::Router,
     /// Has the same routes, and runs none of their handlers: it only notes the matched route.
     route_names: axum::Router,
     /// Whether hosts, origins and credentials are checked. False only on the separate address for metrics.
@@ -71,18 +70,23 @@ pub struct Edge {
 impl Edge {
     /// Wraps the router of the API.
     pub fn new(state: HttpState, router: axum::Router) -> Self {
-        Self { state, route_names: names_only(&router), router, guarded: true }
+        Self::wrap(state, router, true)
     }
 
     /// Wraps a router without access control.
     pub fn unguarded(state: HttpState, router: axum::Router) -> Self {
-        Self { state, route_names: names_only(&router), router, guarded: false }
+        Self::wrap(state, router, false)
+    }
+
+    fn wrap(state: HttpState, router: axum::Router, guarded: bool) -> Self {
+        let (compressing, route_names) = (representation::compressing(router.clone()), names_only(&router));
+        Self { state, router, compressing, route_names, guarded }
     }
 
     async fn handle(self, mut request: Request, request_id: RequestId) -> Response {
         let started = Instant::now();
         let method = request.method().clone();
-        let compressed = request.headers().contains_key(header::ACCEPT_ENCODING);
+        let compressed = representation::accepts_encodings(request.headers_mut());
         let personal = request.uri().path().starts_with("/api/");
         let route = RouteSlot::default();
         request.extensions_mut().insert(route.clone());
@@ -117,7 +121,7 @@ impl Edge {
         let slot = RouteSlot::default();
         request.extensions_mut().insert(slot.clone());
         request.extensions_mut().insert(principal);
-        let answering = AssertUnwindSafe(route(self.router.clone(), request, false)).catch_unwind();
+        let answering = AssertUnwindSafe(representation::answer(self.router.clone(), request)).catch_unwind();
         let response = match tokio::time::timeout(self.state.settings.timeouts.request, answering).await {
             Ok(Ok(response)) => response,
             Ok(Err(_)) => Problem::from(Error::internal("a handler panicked")).into_response(),
@@ -137,13 +141,13 @@ impl Edge {
 
     /// Admits and routes the request. A timeout or a panic becomes an error answer.
     async fn answer(&self, mut request: Request, compressed: bool) -> Response {
-        let router = self.router.clone();
+        let router = if compressed { &self.compressing } else { &self.router }.clone();
         let allowed = self.state.settings.timeouts.request + extra_time(request.method(), request.uri().path());
         let answering = async move {
             let (decision, admitted) =
                 if self.guarded { admit(&self.state, &mut request).await } else { (Decision::UNLIMITED, Ok(())) };
             let mut response = match admitted {
-                Ok(()) => route(router, request, compressed).await,
+                Ok(()) => representation::answer(router, request).await,
                 Err(problem) => {
                     self.note_route(&request).await;
                     problem.into_response()
@@ -211,23 +215,6 @@ fn names_only(router: &axum::Router) -> axum::Router {
             Ok::<_, Infallible>(Response::new(Body::empty()))
         })
     }))
-}
-
-async fn route(router: axum::Router, request: Request, compressed: bool) -> Response {
-    if !compressed {
-        let Ok(response) = router.oneshot(request).await;
-        return response;
-    }
-    let predicate = SizeAbove::new(COMPRESS_FROM_BYTES)
-        .and(NotForContentType::new("text/event-stream"))
-        .and(NotForContentType::IMAGES)
-        // Ranges refer to the bytes of the file.
-        .and(|_: StatusCode, _: Version, headers: &HeaderMap, _: &Extensions| {
-            !headers.contains_key(header::ACCEPT_RANGES)
-        });
-    let mut service = tower::Layer::layer(&CompressionLayer::new().compress_when(predicate), router);
-    let Ok(response) = service.call(request).await;
-    response.map(Body::new)
 }
 
 /// How much longer than others a request may take until the head of its answer. `path` may be the template of a route.

@@ -8,6 +8,7 @@ pub mod connection;
 pub mod edge;
 pub mod metrics;
 pub mod openapi;
+pub mod representation;
 pub mod router;
 pub mod upgrade;
 

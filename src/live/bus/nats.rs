@@ -49,7 +49,8 @@ impl Settings {
         let urls = urls.ok_or_else(wrong)?;
         // The client ignores credentials in a URL. All servers of a cluster take the same ones.
         let login = urls.iter().find_map(credentials).unwrap_or(Some(Login::None));
-        let not_utf8 = "the user name, the password or the token in --nats-url is not UTF-8; percent-encode its UTF-8 bytes";
+        let not_utf8 =
+            "the user name, the password or the token in --nats-url is not UTF-8; percent-encode its UTF-8 bytes";
         let login = login.ok_or_else(|| Error::internal(not_utf8))?;
         let bare = |mut url: url::Url| {
             // The client logs URLs, so they must not contain the password.
@@ -71,7 +72,9 @@ fn credentials(url: &url::Url) -> Option<Option<Login>> {
     match (url.username(), url.password()) {
         ("", None) => None,
         (token, None) => Some(plain(token).map(Login::Token)),
-        (user, Some(password)) => Some(plain(user).zip(plain(password)).map(|(user, password)| Login::Password(user, password))),
+        (user, Some(password)) => {
+            Some(plain(user).zip(plain(password)).map(|(user, password)| Login::Password(user, password)))
+        }
     }
 }
 

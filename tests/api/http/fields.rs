@@ -29,7 +29,12 @@ both!(a_date_stands_for_its_beginning_in_utc, async |place| {
     hand.store(moment("2026-11-27T00:00:00Z"), Ordering::Relaxed);
     server.send("bugs", "duck", "sent after").await;
     for (date, time) in [("2026-11-27", "2026-11-27T00:00:00Z"), ("2026-11-28", "2026-11-28T00:00:00Z")] {
-        for query in ["messages/bugs?since=", "messages/bugs?until=", "search/messages?q=sent&after=", "search/messages?q=sent&before="] {
+        for query in [
+            "messages/bugs?since=",
+            "messages/bugs?until=",
+            "search/messages?q=sent&after=",
+            "search/messages?q=sent&before=",
+        ] {
             let by_date = bodies(&server.get(&format!("/api/{query}{date}")).await);
             assert_eq!(by_date, bodies(&server.get(&format!("/api/{query}{time}")).await), "{query}{date}");
         }
@@ -110,13 +115,21 @@ both!(an_error_names_the_possible_values_of_a_body, async |place| {
         (json!({"conversation_id": "5", "body": "x"}), "conversation_id", "must be a whole number, not a string"),
         (json!({"conversation_id": 1.5, "body": "x"}), "conversation_id", "must be a whole number"),
         (json!({"recipient_user_name": "duck", "body": null}), "body", "must be a string, not null"),
-        (json!({"recipient_user_name": "duck", "attachment_ids": 1}), "attachment_ids", "must be an array, not a number"),
+        (
+            json!({"recipient_user_name": "duck", "attachment_ids": 1}),
+            "attachment_ids",
+            "must be an array, not a number",
+        ),
         (
             json!({"recipient_user_name": "duck", "attachment_ids": [1, "2"]}),
             "attachment_ids.1",
             "must be a whole number, not a string",
         ),
-        (json!({"recipient_user_name": "duck", "body": "x", "link_preview": 1}), "link_preview", "must be true or false, not a number"),
+        (
+            json!({"recipient_user_name": "duck", "body": "x", "link_preview": 1}),
+            "link_preview",
+            "must be true or false, not a number",
+        ),
     ] {
         let answer = post(&server, "bugs", "/api/messages", body).await;
         assert_eq!(reason(&answer, field), wrong_type(detail));

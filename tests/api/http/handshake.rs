@@ -25,8 +25,8 @@ both!(a_request_needs_one_valid_host, async |place| {
     for valid in ["localhost", "example.org:8000", "127.0.0.1", "[::1]:80", "a_b.example", "localhost:"] {
         assert_eq!(status_of(&get(&[valid.as_bytes()]).await), "200", "{valid}");
     }
-    for hosts in [
-        &[][..],
+    let invalid: &[&[&[u8]]] = &[
+        &[],
         &[b"localhost", b"localhost"],
         &[b"localhost", b"evil.example"],
         &[b""],
@@ -42,7 +42,8 @@ both!(a_request_needs_one_valid_host, async |place| {
         &[b"localhost?x"],
         &[b"caf\xe9.example"],
         &[b"localhost, evil.example"],
-    ] {
+    ];
+    for hosts in invalid {
         let answer = get(hosts).await;
         assert_eq!(status_of(&answer), "400", "{hosts:?}: {answer}");
         assert!(answer.contains("\"invalid_host\""), "{answer}");
@@ -97,9 +98,7 @@ both!(the_host_in_the_request_target_replaces_the_header, async |place| {
 });
 
 fn handshake(more: &str) -> String {
-    format!(
-        "GET /api/ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{more}\r\n"
-    )
+    format!("GET /api/ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{more}\r\n")
 }
 
 const KEY: &str = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
@@ -112,7 +111,8 @@ both!(a_handshake_of_another_version_is_told_the_right_one, async |place| {
         assert_eq!(status_of(&answer), "426", "{answer}");
         assert!(answer.contains("unsupported_websocket_version"), "{answer}");
         let head = answer.to_lowercase();
-        for header in ["\r\nsec-websocket-version: 13\r\n", "\r\nupgrade: websocket\r\n", "\r\nconnection: upgrade\r\n"] {
+        for header in ["\r\nsec-websocket-version: 13\r\n", "\r\nupgrade: websocket\r\n", "\r\nconnection: upgrade\r\n"]
+        {
             assert!(head.contains(header), "{answer}");
         }
     }

@@ -356,9 +356,11 @@ fn parameters_of_a_postgresql_url_are_percent_decoded() {
     crate::support::run(Kind::Postgres, async |place: &Place| {
         let with = |more: &str| format!("{}&{more}", place.postgres_url());
         let url = with("application_name=a%20b%2Bc+d&options=-c%20statement_timeout%3D50s%20-c%20lock_timeout=49s");
-        let process = Process::start_wrapped(place, Wrapping { database_url: Some(url.clone()), ..Wrapping::default() });
+        let process =
+            Process::start_wrapped(place, Wrapping { database_url: Some(url.clone()), ..Wrapping::default() });
         let process = process.await;
-        let named = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'a b+c+d' AND datname = current_database()";
+        let named =
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'a b+c+d' AND datname = current_database()";
         assert!(place.numbers(named).await[0][0] > 0, "{}", process.log());
         process.terminate().await;
         let file = place.folder.path().join("copy").display().to_string();
@@ -372,9 +374,13 @@ fn parameters_of_a_postgresql_url_are_percent_decoded() {
                 .unwrap();
             (output.status.success(), text(&output))
         };
-        for arguments in
-            [&["doctor"][..], &["backup", &file], &["restore", &file], &["api-key", "create", "--name", "x"], &["api-key", "list"]]
-        {
+        for arguments in [
+            &["doctor"][..],
+            &["backup", &file],
+            &["restore", &file],
+            &["api-key", "create", "--name", "x"],
+            &["api-key", "list"],
+        ] {
             let (succeeded, output) = run(&url, arguments);
             assert!(succeeded, "{arguments:?}: {output}");
         }
@@ -438,9 +444,10 @@ fn options_come_from_the_command_line_the_environment_and_a_file() {
         assert!(output.contains("not UTF-8") && !output.contains("secret"), "{output}");
     }
     std::fs::write(&file, b"jwt_issuer = \"caf\xe9\"").unwrap();
-    let invalid = Command::new(env!("CARGO_BIN_EXE_posthaste")).args(["serve", "--config"]).arg(&file).output().unwrap();
+    let invalid =
+        Command::new(env!("CARGO_BIN_EXE_posthaste")).args(["serve", "--config"]).arg(&file).output().unwrap();
     assert!(!invalid.status.success() && text_of(&invalid).contains("UTF-8"), "{}", text_of(&invalid));
-    let bytes = std::os::unix::ffi::OsStrExt::from_bytes(b"caf\xe9");
+    let bytes = <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"caf\xe9");
     let invalid = |name: &str, arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_posthaste"));
         let folder: &std::ffi::OsStr = folder.path().as_ref();

@@ -9,13 +9,15 @@ use utoipa::ToSchema;
 use crate::base::error::{Error, FieldError, Result as DomainResult};
 use crate::domain::conversations::conversations::{self, Changes, History, NewGroup, OwnChanges, Shown};
 use crate::domain::shared::idempotency::{Once, StoredAnswer};
+use crate::domain::shared::precondition::Precondition;
 use crate::http::access::policy::{PersonReading, PersonWriting, Reader};
 use crate::http::bodies::answers::{
     given, json, list, next_page, no_content, not_null, present, resource, time_field, to_json,
 };
+use crate::http::bodies::conditions::precondition;
 use crate::http::bodies::conversations::{ConversationBody, ConversationKind, HistoryWord};
 use crate::http::bodies::extract::{JsonBody, Path, Query, idempotency_key};
-use crate::http::bodies::parameters::{ConversationPath, PageQuery};
+use crate::http::bodies::parameters::{ConversationPath, PageQuery, PreconditionHeaders};
 use crate::http::bodies::problem::Problem;
 use crate::http::state::HttpState;
 
@@ -181,12 +183,11 @@ fn render_created(shown: &Shown) -> DomainResult<StoredAnswer> {
 pub async fn get_conversation(
     State(state): State<HttpState>,
     Reader(principal): Reader,
-    headers: HeaderMap,
     Path(path): Path<ConversationPath>,
     _query: Query<()>,
 ) -> Result<Response, Problem> {
     let shown = conversations::get(&state.app, &principal, path.id).await?;
-    resource(&headers, &ConversationBody::new(&shown)?)
+    resource(&ConversationBody::new(&shown)?)
 }
 
 /// Request body for changing a conversation. An absent field is not changed.
@@ -251,10 +252,11 @@ impl OwnChangesBody {
     patch,
     path = "/api/conversations/{id}",
     tag = "conversations",
-    params(ConversationPath),
+    params(ConversationPath, PreconditionHeaders),
     request_body = ConversationChangesBody,
     responses(
-        (status = 200, description = "The changed conversation.", body = ConversationBody<'_>),
+        (status = 200, description = "The changed conversation.", body = ConversationBody<'_>, headers(("ETag" = String, description = "The entity tag of this answer."))),
+        (status = 412, description = "`precondition_failed`: the object has another entity tag than `If-Match` allows."),
         (status = 403, description = "`insufficient_role`: the role of the caller does not allow this."),
         (status = 409, description = "`not_a_group`: the conversation is direct."),
     ),
@@ -262,6 +264,7 @@ impl OwnChangesBody {
 pub async fn update_conversation(
     State(state): State<HttpState>,
     PersonWriting(principal): PersonWriting,
+    headers: HeaderMap,
     Path(path): Path<ConversationPath>,
     body: JsonBody<ConversationChangesBody>,
 ) -> Result<Response, Problem> {
@@ -274,8 +277,13 @@ pub async fn update_conversation(
         members_can_add: body.members_can_add,
         me: body.me.map(OwnChangesBody::read).transpose()?,
     };
-    let shown = conversations::update(&state.app, &principal, path.id, changes).await?;
-    json(StatusCode::OK, &ConversationBody::new(&shown)?)
+    let shown = conversations::update(&state.app, &principal, path.id, changes, unchanged(&headers)).await?;
+    resource(&ConversationBody::new(&shown)?)
+}
+
+/// The conditions of a request that changes a conversation.
+fn unchanged(headers: &HeaderMap) -> Precondition<Shown> {
+    precondition(headers, |shown| to_json(&ConversationBody::new(shown)?, CONVERSATION_BYTES))
 }
 
 /// Delete a group or hide a direct conversation
@@ -285,18 +293,20 @@ pub async fn update_conversation(
     delete,
     path = "/api/conversations/{id}",
     tag = "conversations",
-    params(ConversationPath),
+    params(ConversationPath, PreconditionHeaders),
     responses(
         (status = 204, description = "Deleted or hidden."),
+        (status = 412, description = "`precondition_failed`: the object has another entity tag than `If-Match` allows."),
         (status = 403, description = "`insufficient_role`: the role of the caller does not allow this."),
     ),
 )]
 pub async fn delete_conversation(
     State(state): State<HttpState>,
     PersonWriting(principal): PersonWriting,
+    headers: HeaderMap,
     Path(path): Path<ConversationPath>,
     _query: Query<()>,
 ) -> Result<Response, Problem> {
-    conversations::delete(&state.app, &principal, path.id).await?;
+    conversations::delete(&state.app, &principal, path.id, unchanged(&headers)).await?;
     Ok(no_content())
 }

@@ -22,7 +22,7 @@ use crate::base::ids::hex;
 use crate::domain::access::principal::Principal;
 use crate::domain::files::attachments::{self, BlobStream, Content};
 use crate::http::access::admission::{CredentialCheck, ShownCredentials};
-use crate::http::bodies::answers::has_version;
+use crate::http::bodies::conditions::has_version;
 use crate::http::bodies::disposition;
 use crate::http::bodies::problem::Problem;
 use crate::http::state::HttpState;

@@ -1,5 +1,7 @@
 //! `/api/users`: listing, registering, reading, changing and erasing users.
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::Response;
@@ -8,15 +10,20 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::base::error::{Error, Result as DomainResult};
 use crate::base::tasks;
+use crate::domain::access::principal::Principal;
 use crate::domain::identity::audit::By;
 use crate::domain::identity::users::{self, Changes, Listing, Registration, User};
 use crate::domain::people::erasure;
 use crate::domain::shared::idempotency::{Once, StoredAnswer};
+use crate::domain::shared::precondition::Precondition;
 use crate::http::access::client_address::ClientAddress;
 use crate::http::access::policy::{Public, Reader, Writer};
-use crate::http::bodies::answers::{given, json, list, next_page, no_content, not_null, present, resource, to_json};
+use crate::http::bodies::answers::{
+    RESOURCE_BYTES, given, list, next_page, no_content, not_null, present, resource, to_json,
+};
+use crate::http::bodies::conditions::precondition;
 use crate::http::bodies::extract::{JsonBody, Path, Query, idempotency_key};
-use crate::http::bodies::parameters::{PageQuery, UserPath};
+use crate::http::bodies::parameters::{PageQuery, PreconditionHeaders, UserPath};
 use crate::http::bodies::problem::Problem;
 use crate::http::bodies::users::{DirectMessagesFrom, UserBody};
 use crate::http::state::HttpState;
@@ -71,12 +78,11 @@ pub async fn list_users(
 pub async fn get_user(
     State(state): State<HttpState>,
     Reader(principal): Reader,
-    headers: HeaderMap,
     Path(path): Path<UserPath>,
     _query: Query<()>,
 ) -> Result<Response, Problem> {
     let user = users::get(&state.app, &principal, &path.user_name).await?;
-    resource(&headers, &UserBody::new(&state.app, &user, &principal))
+    resource(&UserBody::new(&state.app, &user, &principal))
 }
 
 /// Request body for creating a user.
@@ -196,16 +202,18 @@ pub struct UserChanges {
     patch,
     path = "/api/users/{user_name}",
     tag = "users",
-    params(UserPath),
+    params(UserPath, PreconditionHeaders),
     request_body = UserChanges,
     responses(
-        (status = 200, description = "The changed user.", body = UserBody<'_>),
+        (status = 200, description = "The changed user.", body = UserBody<'_>, headers(("ETag" = String, description = "The entity tag of this answer."))),
+        (status = 412, description = "`precondition_failed`: the object has another entity tag than `If-Match` allows."),
         (status = 409, description = "`email_taken`."),
     ),
 )]
 pub async fn update_user(
     State(state): State<HttpState>,
     Writer(principal): Writer,
+    headers: HeaderMap,
     Path(path): Path<UserPath>,
     body: JsonBody<UserChanges>,
 ) -> Result<Response, Problem> {
@@ -221,8 +229,15 @@ pub async fn update_user(
         email: body.value.email,
         direct_messages_from,
     };
-    let user = users::update(&state.app, &principal, &path.user_name, changes).await?;
-    json(StatusCode::OK, &UserBody::new(&state.app, &user, &principal))
+    let unchanged = unchanged(&state, &headers, &principal);
+    let user = users::update(&state.app, &principal, &path.user_name, changes, unchanged).await?;
+    resource(&UserBody::new(&state.app, &user, &principal))
+}
+
+/// The conditions of a request that changes a user.
+fn unchanged(state: &HttpState, headers: &HeaderMap, principal: &Principal) -> Precondition<User> {
+    let (app, principal) = (Arc::clone(&state.app), principal.clone());
+    precondition(headers, move |user| to_json(&UserBody::new(&app, user, &principal), RESOURCE_BYTES))
 }
 
 /// What happens to the messages of an erased user.
@@ -253,20 +268,26 @@ pub struct ErasureChoice {
     delete,
     path = "/api/users/{user_name}",
     tag = "users",
-    params(UserPath, ErasureChoice),
-    responses((status = 204, description = "Erased.")),
+    params(UserPath, ErasureChoice, PreconditionHeaders),
+    responses(
+        (status = 204, description = "Erased."),
+        (status = 412, description = "`precondition_failed`: the object has another entity tag than `If-Match` allows."),
+    ),
 )]
 pub async fn erase_user(
     State(state): State<HttpState>,
     Writer(principal): Writer,
+    headers: HeaderMap,
     Path(path): Path<UserPath>,
     Query(query): Query<ErasureChoice>,
 ) -> Result<Response, Problem> {
     let delete_messages = query.messages == ErasedMessages::Delete;
+    let unchanged = unchanged(&state, &headers, &principal);
     // A separate task, so that the erasure continues if the caller disconnects.
     let (app, user_name) = (state.app, path.user_name);
-    let erasing =
-        tasks::spawn("erasure", async move { erasure::erase(&app, &principal, &user_name, delete_messages).await });
+    let erasing = tasks::spawn("erasure", async move {
+        erasure::erase(&app, &principal, &user_name, delete_messages, unchanged).await
+    });
     erasing.await.map_err(Error::internal)??;
     Ok(no_content())
 }

@@ -7,14 +7,20 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::base::time::Timestamp;
+use crate::domain::identity::names::Names;
+use crate::domain::messages::edits;
 use crate::domain::messages::history::{self, Listing, Next};
-use crate::domain::messages::{edits, messages};
+use crate::domain::messages::messages::{self, Message};
 use crate::domain::shared::pagination::Limit;
+use crate::domain::shared::precondition::Precondition;
 use crate::http::access::policy::{PersonWriting, Reader, Writer};
 use crate::http::bodies::answers::{json, list, no_content, resource};
+use crate::http::bodies::conditions::precondition;
 use crate::http::bodies::extract::{JsonBody, Path, Query};
-use crate::http::bodies::messages::{MessageBody, join};
-use crate::http::bodies::parameters::{ConversationPath, Date, IdSchema, LimitSchema, MessagePath, limit};
+use crate::http::bodies::messages::{MessageBody, join, render};
+use crate::http::bodies::parameters::{
+    ConversationPath, Date, IdSchema, LimitSchema, MessagePath, PreconditionHeaders, limit,
+};
 use crate::http::bodies::problem::Problem;
 use crate::http::state::HttpState;
 
@@ -32,12 +38,11 @@ use crate::http::state::HttpState;
 pub async fn get_conversation_message(
     State(state): State<HttpState>,
     Reader(principal): Reader,
-    headers: HeaderMap,
     Path(path): Path<MessagePath>,
     _query: Query<()>,
 ) -> Result<Response, Problem> {
     let (message, names) = messages::get(&state.app, &principal, path.id, path.seq).await?;
-    resource(&headers, &MessageBody::named(&message, &names))
+    resource(&MessageBody::named(&message, &names))
 }
 
 /// Get a message by its id
@@ -56,12 +61,11 @@ pub async fn get_conversation_message(
 pub async fn get_message_by_id(
     State(state): State<HttpState>,
     Reader(principal): Reader,
-    headers: HeaderMap,
     Path(path): Path<MessageIdPath>,
     _query: Query<()>,
 ) -> Result<Response, Problem> {
     let (message, names) = messages::get_by_id(&state.app, &principal, path.id).await?;
-    resource(&headers, &MessageBody::named(&message, &names))
+    resource(&MessageBody::named(&message, &names))
 }
 
 /// Path parameter of a route about one message of any conversation.
@@ -149,21 +153,29 @@ pub struct MessageEdit {
     patch,
     path = "/api/conversations/{id}/messages/{seq}",
     tag = "conversations",
-    params(MessagePath),
+    params(MessagePath, PreconditionHeaders),
     request_body = MessageEdit,
     responses(
-        (status = 200, description = "The edited message.", body = MessageBody<'_>),
+        (status = 200, description = "The edited message.", body = MessageBody<'_>, headers(("ETag" = String, description = "The entity tag of this answer."))),
+        (status = 412, description = "`precondition_failed`: the object has another entity tag than `If-Match` allows."),
         (status = 409, description = "`message_deleted`, `too_many_edits`."),
     ),
 )]
 pub async fn edit_message(
     State(state): State<HttpState>,
     PersonWriting(principal): PersonWriting,
+    headers: HeaderMap,
     Path(path): Path<MessagePath>,
     body: JsonBody<MessageEdit>,
 ) -> Result<Response, Problem> {
-    let edited = edits::edit(&state.app, &principal, path.id, path.seq, body.value.body).await?;
-    json(StatusCode::OK, &MessageBody::named(&edited.0, &edited.1))
+    let unchanged = unchanged(&headers);
+    let edited = edits::edit(&state.app, &principal, path.id, path.seq, body.value.body, unchanged).await?;
+    resource(&MessageBody::named(&edited.0, &edited.1))
+}
+
+/// The conditions of a request that changes a message.
+fn unchanged(headers: &HeaderMap) -> Precondition<(Message, Names)> {
+    precondition(headers, |(message, names)| render(message, names))
 }
 
 /// Delete a message
@@ -174,16 +186,20 @@ pub async fn edit_message(
     delete,
     path = "/api/conversations/{id}/messages/{seq}",
     tag = "conversations",
-    params(MessagePath),
-    responses((status = 204, description = "Deleted.")),
+    params(MessagePath, PreconditionHeaders),
+    responses(
+        (status = 204, description = "Deleted."),
+        (status = 412, description = "`precondition_failed`: the object has another entity tag than `If-Match` allows."),
+    ),
 )]
 pub async fn delete_message(
     State(state): State<HttpState>,
     Writer(principal): Writer,
+    headers: HeaderMap,
     Path(path): Path<MessagePath>,
     _query: Query<()>,
 ) -> Result<Response, Problem> {
-    edits::delete(&state.app, &principal, path.id, path.seq).await?;
+    edits::delete(&state.app, &principal, path.id, path.seq, unchanged(&headers)).await?;
     Ok(no_content())
 }
 

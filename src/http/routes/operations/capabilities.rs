@@ -1,7 +1,7 @@
 //! `/api/capabilities`: the features and limits of this server, for clients before the log-in.
 
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -126,45 +126,41 @@ pub struct Limits {
 pub async fn get_capabilities(
     State(state): State<HttpState>,
     _caller: Public,
-    headers: HeaderMap,
     _query: Query<()>,
 ) -> Result<Response, Problem> {
     let settings = &state.app.settings;
     let files = state.app.files.as_ref().map(|files| &files.settings);
-    let mut response = resource(
-        &headers,
-        &Capabilities {
-            server: "posthaste",
-            version: env!("CARGO_PKG_VERSION"),
-            access: match settings.access {
-                Access::Secured => AccessMode::Secured,
-                Access::Open => AccessMode::Open,
-            },
-            demo: settings.demo,
-            registration: if settings.registration_open { Registration::Open } else { Registration::Closed },
-            mail: state.app.mailer.is_some(),
-            files: files.is_some(),
-            custom_emoji: if settings.members_add_emoji { EmojiEditors::Everyone } else { EmojiEditors::Admins },
-            gif_search: state.app.gifs.as_ref().map(|gifs| GifSearch {
-                provider: gifs.service().map_or("local", Service::as_str),
-                attribution: gifs.service().map(Service::attribution),
-            }),
-            link_previews: settings.link_previews.is_some(),
-            limits: Limits {
-                message_body_characters: drafts::MAX_BODY_CHARACTERS,
-                page_entries: pagination::MAX_LIMIT,
-                json_body_bytes: BODY_LIMIT_BYTES,
-                password_characters_min: MIN_PASSWORD_CHARACTERS,
-                password_characters_max: MAX_PASSWORD_CHARACTERS,
-                message_attachments: drafts::MAX_ATTACHMENTS,
-                file_bytes: files.map_or(0, |files| files.max_file_bytes),
-                user_files_bytes: files.map_or(0, |files| files.max_user_bytes),
-                avatar_bytes: avatars::MAX_AVATAR_BYTES,
-                emoji_bytes: custom_emoji::MAX_PICTURE_BYTES,
-                open_uploads: resumable_uploads::MAX_OPEN,
-            },
+    let mut response = resource(&Capabilities {
+        server: "posthaste",
+        version: env!("CARGO_PKG_VERSION"),
+        access: match settings.access {
+            Access::Secured => AccessMode::Secured,
+            Access::Open => AccessMode::Open,
         },
-    )?;
+        demo: settings.demo,
+        registration: if settings.registration_open { Registration::Open } else { Registration::Closed },
+        mail: state.app.mailer.is_some(),
+        files: files.is_some(),
+        custom_emoji: if settings.members_add_emoji { EmojiEditors::Everyone } else { EmojiEditors::Admins },
+        gif_search: state.app.gifs.as_ref().map(|gifs| GifSearch {
+            provider: gifs.service().map_or("local", Service::as_str),
+            attribution: gifs.service().map(Service::attribution),
+        }),
+        link_previews: settings.link_previews.is_some(),
+        limits: Limits {
+            message_body_characters: drafts::MAX_BODY_CHARACTERS,
+            page_entries: pagination::MAX_LIMIT,
+            json_body_bytes: BODY_LIMIT_BYTES,
+            password_characters_min: MIN_PASSWORD_CHARACTERS,
+            password_characters_max: MAX_PASSWORD_CHARACTERS,
+            message_attachments: drafts::MAX_ATTACHMENTS,
+            file_bytes: files.map_or(0, |files| files.max_file_bytes),
+            user_files_bytes: files.map_or(0, |files| files.max_user_bytes),
+            avatar_bytes: avatars::MAX_AVATAR_BYTES,
+            emoji_bytes: custom_emoji::MAX_PICTURE_BYTES,
+            open_uploads: resumable_uploads::MAX_OPEN,
+        },
+    })?;
     // The answer is the same for all callers, so a cache may store it and must revalidate it.
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     Ok(response)

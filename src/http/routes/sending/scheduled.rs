@@ -8,9 +8,10 @@ use utoipa::IntoParams;
 
 use crate::domain::sending::scheduled;
 use crate::http::access::policy::{PersonReading, PersonWriting};
-use crate::http::bodies::answers::{list, next_page, no_content, resource, to_json};
+use crate::http::bodies::answers::{RESOURCE_BYTES, list, next_page, no_content, resource, to_json};
+use crate::http::bodies::conditions::precondition;
 use crate::http::bodies::extract::{Path, Query};
-use crate::http::bodies::parameters::{IdSchema, PageQuery};
+use crate::http::bodies::parameters::{IdSchema, PageQuery, PreconditionHeaders};
 use crate::http::bodies::problem::Problem;
 use crate::http::bodies::scheduled::ScheduledBody;
 use crate::http::state::HttpState;
@@ -61,12 +62,11 @@ pub struct ScheduledPath {
 pub async fn get_scheduled(
     State(state): State<HttpState>,
     PersonReading(principal): PersonReading,
-    headers: HeaderMap,
     Path(path): Path<ScheduledPath>,
     _query: Query<()>,
 ) -> Result<Response, Problem> {
     let shown = scheduled::get(&state.app, &principal, path.id).await?;
-    resource(&headers, &ScheduledBody::new(&shown))
+    resource(&ScheduledBody::new(&shown))
 }
 
 /// Cancel a scheduled message
@@ -74,15 +74,20 @@ pub async fn get_scheduled(
     delete,
     path = "/api/scheduled/{id}",
     tag = "messages",
-    params(ScheduledPath),
-    responses((status = 204, description = "Cancelled. The message will not be sent.")),
+    params(ScheduledPath, PreconditionHeaders),
+    responses(
+        (status = 204, description = "Cancelled. The message will not be sent."),
+        (status = 412, description = "`precondition_failed`: the object has another entity tag than `If-Match` allows."),
+    ),
 )]
 pub async fn cancel_scheduled(
     State(state): State<HttpState>,
     PersonWriting(principal): PersonWriting,
+    headers: HeaderMap,
     Path(path): Path<ScheduledPath>,
     _query: Query<()>,
 ) -> Result<Response, Problem> {
-    scheduled::cancel(&state.app, &principal, path.id).await?;
+    let unchanged = precondition(&headers, |shown| to_json(&ScheduledBody::new(shown), RESOURCE_BYTES));
+    scheduled::cancel(&state.app, &principal, path.id, unchanged).await?;
     Ok(no_content())
 }
