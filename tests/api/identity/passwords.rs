@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use argon2::Argon2;
+use argon2::password_hash::PasswordHasher as _;
 use futures_util::future::join_all;
 use posthaste::base::time::{Clock, Timestamp};
 use posthaste::domain::operations::housekeeping;
@@ -248,10 +250,10 @@ both!(requesting_a_reset_does_not_reveal_whether_an_account_exists, async |place
 
 both!(of_fifty_uses_of_reset_codes_one_is_accepted, async |place| {
     let server = Arc::new(Server::secured(place, &["bugs"]).await);
-    let admin = server.api_key(&["admin"]).await;
+    let program = server.api_key(&["write"]).await;
     let mut codes = Vec::new();
     for _ in 0..2 {
-        let issued = server.post_as(&admin, "/api/admin/users/bugs/password-resets", &json!({})).await;
+        let issued = server.post_as(&program, "/api/admin/users/bugs/password-resets", &json!({})).await;
         codes.push(issued.json()["code"].as_str().unwrap().to_owned());
     }
     // Uses two codes of one user in many simultaneous requests. The first use of either code also ends the other code.
@@ -315,7 +317,7 @@ both!(a_user_gets_at_most_three_mails_an_hour, async |place| {
     // Codes from administrators do not count for the limit of mails.
     let admin = server.api_key(&["admin"]).await;
     for _ in 0..4 {
-        let issued = server.post_as(&admin, "/api/admin/users/bugs/password-resets", &json!({})).await;
+        let issued = server.post_as(&program, "/api/admin/users/bugs/password-resets", &json!({})).await;
         assert_eq!(issued.status, 201);
     }
     let asking = (0..20).map(|_| request_reset(&server, "bugs@example.org"));
@@ -453,8 +455,11 @@ both!(administrators_create_reset_codes, async |place| {
     server.post_as(&bugs, target, &json!({})).await.problem(403, "admin_required");
     let key = server.api_key(&["read", "write"]).await;
     server.post_as(&key, target, &json!({})).await.problem(403, "insufficient_scope");
-    server.post_as(&admin, "/api/admin/users/nobody/password-resets", &json!({})).await.problem(404, "user_not_found");
-    let issued = server.post_as(&admin, target, &json!({})).await;
+    server
+        .post_as(&program, "/api/admin/users/nobody/password-resets", &json!({}))
+        .await
+        .problem(404, "user_not_found");
+    let issued = server.post_as(&program, target, &json!({})).await;
     assert_eq!(issued.status, 201);
     assert_eq!(issued.header("cache-control"), Some("no-store"));
     let issued = issued.json();
@@ -476,4 +481,56 @@ both!(administrators_create_reset_codes, async |place| {
     assert_eq!(log_in(&server, "bugs", PASSWORD).await.status, 201);
     let nobody = posthaste(place, &["admin", "reset-password", "--user-name", "nobody"]);
     assert!(!nobody.status.success());
+});
+
+/// A password as the keyboard of one device encodes it (NFC), and as that of another one does (NFD, with a wide space).
+const COMPOSED: &str = "étude de Méliès";
+const DECOMPOSED: &str = "e\u{301}tude\u{3000}de\u{A0}Me\u{301}lie\u{300}s";
+
+both!(a_password_matches_however_a_device_encodes_it, async |place| {
+    let server = Server::secured(place, &["bugs"]).await;
+    let token = server.token_of("bugs").await;
+    let set = json!({"current_password": PASSWORD, "new_password": DECOMPOSED});
+    assert_eq!(server.put_as(&token, "/api/users/me/password", &set).await.status, 204);
+    for written in [COMPOSED, DECOMPOSED] {
+        assert_eq!(log_in(&server, "bugs", written).await.status, 201, "{written}");
+    }
+    log_in(&server, "bugs", "etude de Melies").await.problem(401, "invalid_credentials");
+    log_in(&server, "bugs", &COMPOSED.to_uppercase()).await.problem(401, "invalid_credentials");
+    // The same at the other places that take a password: a change, a reset and a new account.
+    let change = json!({"current_password": COMPOSED, "new_password": format!("{COMPOSED} 2")});
+    assert_eq!(server.put_as(&token, "/api/users/me/password", &change).await.status, 204);
+    assert_eq!(log_in(&server, "bugs", &format!("{DECOMPOSED} 2")).await.status, 201);
+    let issued = posthaste(place, &["admin", "reset-password", "--user-name", "bugs"]);
+    let code = String::from_utf8(issued.stdout).unwrap().trim().to_owned();
+    assert_eq!(reset(&server, &code, &json!({"new_password": COMPOSED})).await.status, 204);
+    assert_eq!(log_in(&server, "bugs", DECOMPOSED).await.status, 201);
+    let admin = server.api_key(&["admin"]).await;
+    let new = json!({"user_name": "elmer", "password": DECOMPOSED});
+    assert_eq!(server.post_as(&program, "/api/users", &new).await.status, 201);
+    assert_eq!(log_in(&server, "elmer", COMPOSED).await.status, 201);
+    // Lengths count in composed characters, and control characters are refused.
+    for (password, why) in [("e\u{301}".repeat(7), "too_short"), ("seven\tsamurai".into(), "control_character")] {
+        let new = json!({"user_name": "porky", "password": password});
+        let refused = server.post_as(&program, "/api/users", &new).await;
+        assert_eq!(refused.invalid(&["password"])["errors"][0]["code"], why);
+    }
+});
+
+both!(a_hash_of_an_older_version_still_works, async |place| {
+    let server = Server::secured(place, &["bugs"]).await;
+    // Older versions hashed a password as it was written. Control characters were allowed.
+    for (written, hashes) in [(DECOMPOSED, 2), ("plain and old", 1), ("two\nlines of text", 1)] {
+        let hash = Argon2::default().hash_password_with_salt(written.as_bytes(), &[7; 16]).unwrap().to_string();
+        place.sql(&format!("UPDATE messaging.passwords SET hash = '{hash}'")).await;
+        let before = server.hashes().await;
+        assert_eq!(log_in(&server, "bugs", written).await.status, 201);
+        assert_eq!(server.hashes().await - before, hashes);
+    }
+    // A wrong password costs as much for a user who does not exist.
+    for name in ["bugs", "nobody"] {
+        let before = server.hashes().await;
+        log_in(&server, name, DECOMPOSED).await.problem(401, "invalid_credentials");
+        assert_eq!(server.hashes().await - before, 2);
+    }
 });

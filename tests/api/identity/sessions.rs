@@ -93,14 +93,13 @@ both!(a_log_in_accepts_passwords_that_break_todays_rules, async |place| {
 
 both!(long_passwords_with_any_characters_work, async |place| {
     let server = Server::secured(place, &[]).await;
-    let password = "🥕e\u{301} \u{7f}\n".repeat(42) + "end.";
+    let password = "🥕é ß\u{200D}Å".repeat(42) + "end.";
     assert_eq!(password.chars().count(), 256);
     server.add_person("bugs", Some(&password), false).await;
     let answer = server.log_in(json!({"user_name": "bugs", "password": password})).await;
     assert_eq!(answer.status, 201);
-    let composed = password.replace("e\u{301}", "é");
     let shorter = password[..password.len() - 1].to_owned();
-    for other in [composed, shorter, format!("{password} "), password.to_uppercase()] {
+    for other in [shorter, format!("{password} "), password.to_uppercase()] {
         server.log_in(json!({"user_name": "bugs", "password": other})).await.problem(401, "invalid_credentials");
     }
 });
