@@ -11,6 +11,7 @@ use crate::domain::access::principal;
 use crate::domain::identity::audit::By;
 use crate::domain::identity::passwords;
 use crate::domain::identity::users::{self, Registration};
+use crate::domain::people::bans;
 
 /// Maximum number of bytes that are read as a password. It is larger than any valid password.
 const PASSWORD_LIMIT_BYTES: u64 = 4_096;
@@ -122,13 +123,11 @@ pub fn run(action: Action) -> Result<ExitCode, String> {
             eprintln!("Set the role of {user_name} to {}", role.as_str());
         }
         Action::Ban { user_name, data } => {
-            with_app(&data, async |app| users::set_banned(app, &user_name, true, By::operator(app.clock.now())).await)?;
+            with_app(&data, async |app| bans::set_banned(app, &user_name, true, By::operator(app.clock.now())).await)?;
             eprintln!("Banned {user_name}");
         }
         Action::Unban { user_name, data } => {
-            with_app(&data, async |app| {
-                users::set_banned(app, &user_name, false, By::operator(app.clock.now())).await
-            })?;
+            with_app(&data, async |app| bans::set_banned(app, &user_name, false, By::operator(app.clock.now())).await)?;
             eprintln!("Unbanned {user_name}");
         }
     }

@@ -312,6 +312,7 @@ const AREAS: &[(&str, &[&[&str]])] = &[
             "domain/access",
             "domain/shared",
             "domain/identity",
+            "domain/people",
             "domain/operations",
             "app",
             "live",

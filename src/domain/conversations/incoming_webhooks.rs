@@ -6,6 +6,8 @@
 //!   count for receipts, and is not counted, listed or mentioned.
 //! - A bot can send only through its webhook, and only while the webhook exists.
 //! - The token of a deleted webhook gets the same answer as a token that never existed.
+//! - A webhook belongs to its group and stays when its creator leaves. It ends when somebody else demotes, removes or bans the
+//!   creator, who still knows the address.
 
 use crate::app::App;
 use crate::base::error::{Error, Result};
@@ -189,12 +191,34 @@ pub async fn end(app: &App, principal: &Principal, conversation: i64, id: i64) -
                 require_group(&own)?;
                 require_role(&own, Role::Admin)?;
                 let bot = store::conversations::incoming_webhooks::delete(conn, *conversation, *id, by.at).await?;
-                let bot = bot.ok_or_else(not_found)?;
-                let detail = format!("incoming webhook {} of conversation {}", id.0, conversation.0);
-                audit::record(conn, by, Action::IncomingWebhookRemoved, Some(bot), Some(detail)).await
+                record_end(conn, *conversation, *id, bot.ok_or_else(not_found)?, by).await
             })
         })
         .await
+}
+
+async fn record_end(
+    conn: &mut Conn,
+    conversation: ConversationId,
+    id: IncomingWebhookId,
+    bot: UserId,
+    by: &By,
+) -> Result<()> {
+    let detail = format!("incoming webhook {} of conversation {}", id.0, conversation.0);
+    audit::record(conn, by, Action::IncomingWebhookRemoved, Some(bot), Some(detail)).await
+}
+
+/// Ends the incoming webhooks that a user made in a locked group. Called when somebody else takes the right to make them away
+/// from the user, who still knows the addresses.
+///
+/// # Errors
+/// Errors of the database.
+pub async fn end_made_by(conn: &mut Conn, conversation: ConversationId, user: UserId, by: &By) -> Result<()> {
+    for (id, bot) in store::conversations::incoming_webhooks::made_in(conn, conversation, user).await? {
+        store::conversations::incoming_webhooks::delete_of_bot(conn, bot, by.at).await?;
+        record_end(conn, conversation, id, bot, by).await?;
+    }
+    Ok(())
 }
 
 /// Finds the group and the bot of a token.

@@ -4,6 +4,8 @@
 //! - Only the hash of a code is stored.
 //! - A use is counted in the transaction that adds the member.
 //! - A code that expired, was used up or was deleted gets the same answer as a code that never existed.
+//! - An invite ends with the right of its creator to make it: when the creator is demoted, leaves, or is removed, banned or
+//!   erased. The transaction that takes the right away deletes the invite, and each use checks the right again.
 
 use super::conversations::{Conversation, get_without_membership_check};
 use super::members::join;
@@ -181,6 +183,7 @@ pub async fn look(app: &App, code: &str) -> Result<(Invite, Conversation)> {
         .read((hash(code)?, app.clock.now()), |conn, (hash, now)| {
             Box::pin(async move {
                 let invite = usable(conn, hash, *now).await?;
+                check_creator(conn, &invite).await?;
                 match get_without_membership_check(conn, invite.conversation_id).await {
                     Ok(conversation) => Ok((invite, conversation)),
                     Err(Error::NotFound { .. }) => Err(not_found()),
@@ -212,6 +215,7 @@ pub async fn accept(app: &App, principal: &Principal, code: &str) -> Result<(Con
                 if store::conversations::members::role_of(conn, conversation, *caller).await?.is_some() {
                     return Ok((conversation, false));
                 }
+                check_creator(conn, &invite).await?;
                 if !store::conversations::invites::use_once(conn, invite.id, *now).await? {
                     return Err(not_found());
                 }
@@ -231,6 +235,15 @@ async fn usable(conn: &mut Conn, hash: &SecretHash, now: Timestamp) -> Result<In
     let invite = store::conversations::invites::by_code(conn, hash).await?;
     let good = |invite: &Invite| invite.expires_at > now && invite.max_uses.is_none_or(|most| invite.uses < most);
     invite.filter(good).ok_or_else(not_found)
+}
+
+/// Checks that the creator of an invite may still make one.
+async fn check_creator(conn: &mut Conn, invite: &Invite) -> Result<()> {
+    let creator = invite.created_by.ok_or_else(not_found)?;
+    let role = store::conversations::members::role_of(conn, invite.conversation_id, creator).await?;
+    let account = store::identity::users::account_by_id(conn, creator).await?;
+    let may_invite = role.is_some_and(|role| role >= Role::Admin) && account.is_some_and(|account| account.may_call());
+    if may_invite { Ok(()) } else { Err(not_found()) }
 }
 
 fn hash(code: &str) -> Result<SecretHash> {

@@ -2,7 +2,9 @@
 //!
 //! Invariants:
 //! - The table below shows what each role may do. Nobody can raise their own role.
-//! - A group with members has at least one owner.
+//! - A group with members has at least one owner, and one who is not banned if any member is not banned.
+//! - A member who loses the role of admin also loses the invites that they made, and the incoming webhooks if somebody else took
+//!   the role away.
 //! - If a user does not accept direct messages from the caller, the caller cannot add that user either. The error is
 //!   the same if that user blocks the caller.
 //!
@@ -19,6 +21,7 @@ use std::collections::HashMap;
 
 use crate::domain::access::principal::{Principal, UserSummary};
 
+use super::incoming_webhooks;
 use crate::app::App;
 use crate::base::error::{Error, FieldError, Result};
 use crate::base::ids::{ConversationId, UserId};
@@ -26,12 +29,13 @@ use crate::base::text::fold_ascii;
 use crate::base::time::Timestamp;
 use crate::domain::access::membership::{Membership, locked_membership, membership, require_group, require_role};
 use crate::domain::access::viewer::Viewer;
+use crate::domain::identity::audit::By;
 use crate::domain::identity::users::{self, DirectMessagesFrom, User};
 use crate::domain::people::reachability;
 use crate::domain::shared::pagination::{self, Limit, Page};
 use crate::store;
 use crate::store::batches::sends::{Note, note};
-use crate::store::conversations::members::NewMember;
+use crate::store::conversations::members::{Candidate, NewMember};
 pub use crate::store::conversations::members::{Member, Role};
 use crate::store::db::Conn;
 use crate::store::events::events::{self, NewEvent};
@@ -134,23 +138,35 @@ struct Change {
     key: String,
     role: Option<Role>,
     direct_messages_from: DirectMessagesFrom,
+    by: By,
     now: Timestamp,
 }
 
 impl Change {
     fn new(app: &App, principal: &Principal, conversation: i64, user_name: &str, role: Option<Role>) -> Result<Self> {
+        let now = app.clock.now();
         Ok(Self {
             conversation: ConversationId(conversation),
             caller: principal.require_person()?.clone(),
             key: fold_ascii(principal.resolve(user_name)?),
             role,
             direct_messages_from: app.settings.direct_messages_from,
-            now: app.clock.now(),
+            by: By::principal(principal, now),
+            now,
         })
     }
 
     fn event(&self, kind: events::Kind, subject: UserId) -> NewEvent<'static> {
         NewEvent::of_conversation(kind, self.conversation, self.caller.id, self.now).about(subject)
+    }
+
+    /// Ends what a user made with the rights of an admin.
+    async fn end_grants_of(&self, conn: &mut Conn, user: UserId) -> Result<()> {
+        store::conversations::invites::delete_made_by(conn, self.conversation, user).await?;
+        if user == self.caller.id {
+            return Ok(());
+        }
+        incoming_webhooks::end_made_by(conn, self.conversation, user, &self.by).await
     }
 
     async fn note(&self, conn: &mut Conn, action: Action, subject: UserId, detail: &str) -> Result<NewEvent<'static>> {
@@ -247,22 +263,38 @@ async fn change_role(
     if other != change.caller.id || role > before {
         require_role(own, Role::Owner)?;
     }
-    if before == Role::Owner
-        && !store::conversations::members::has_other_owner(conn, change.conversation, other).await?
-    {
-        return Err(last_owner());
+    if before == Role::Owner {
+        require_other_owner(conn, change.conversation, other).await?;
     }
     store::conversations::members::set_role(conn, change.conversation, other, role).await?;
+    if role == Role::Member {
+        change.end_grants_of(conn, other).await?;
+    }
     let message = change.note(conn, Action::RoleChanged, other, role.as_str()).await?;
     Ok(vec![change.event(events::Kind::MemberUpdated, other), message])
 }
 
-fn last_owner() -> Error {
-    Error::Conflict {
-        code: "last_owner",
-        detail: "The last owner cannot leave or step down while others remain; make another member an owner first"
-            .into(),
+/// Checks that a group keeps an owner without `user`. An owner who is banned counts only if all other members are banned.
+async fn require_other_owner(conn: &mut Conn, conversation: ConversationId, user: UserId) -> Result<()> {
+    let owner = store::conversations::members::other_owner(conn, conversation, user).await?;
+    let is_managed = match owner {
+        None => false,
+        Some(Candidate { is_banned: false, .. }) => true,
+        Some(_) => {
+            let best = store::conversations::members::successor(conn, conversation, user).await?;
+            best.is_none_or(|best| best.is_banned)
+        }
+    };
+    if is_managed {
+        return Ok(());
     }
+    Err(Error::Conflict {
+        code: "last_owner",
+        detail:
+            "The last owner cannot leave or step down while others remain; make another member, who is not banned, an \
+                 owner first"
+                .into(),
+    })
 }
 
 /// Removes a user from a group. Members may remove themselves.
@@ -290,10 +322,11 @@ async fn remove_in_transaction(conn: &mut Conn, change: &Change) -> Result<()> {
     if own.member_count == 1 {
         return end_group(conn, change.conversation, change.caller.id, change.now).await;
     }
-    if role == Role::Owner && !store::conversations::members::has_other_owner(conn, change.conversation, other).await? {
-        return Err(last_owner());
+    if role == Role::Owner {
+        require_other_owner(conn, change.conversation, other).await?;
     }
     store::conversations::members::delete(conn, change.conversation, other, change.now).await?;
+    change.end_grants_of(conn, other).await?;
     let action = if leaves { Action::MemberLeft } else { Action::MemberRemoved };
     let message = change.note(conn, action, other, "").await?;
     events::append(conn, &[change.event(events::Kind::MemberRemoved, other), message]).await
@@ -306,7 +339,7 @@ async fn remove_in_transaction(conn: &mut Conn, change: &Change) -> Result<()> {
 /// Errors of the database.
 pub async fn remove_erased(conn: &mut Conn, conversation: ConversationId, user: UserId, now: Timestamp) -> Result<()> {
     store::conversations::conversations::lock_one(conn, conversation).await?;
-    store::conversations::invites::forget(conn, conversation, user).await?;
+    store::conversations::invites::delete_made_by(conn, conversation, user).await?;
     let was_owner = match store::conversations::members::role_of(conn, conversation, user).await {
         Ok(None) => return Ok(()),
         Ok(Some(role)) => role == Role::Owner,
@@ -316,20 +349,47 @@ pub async fn remove_erased(conn: &mut Conn, conversation: ConversationId, user: 
         Err(error) => return Err(error),
     };
     let successor = store::conversations::members::successor(conn, conversation, user).await?;
-    let Some(successor) = successor else {
+    if successor.is_none() {
         return end_group(conn, conversation, user, now).await;
-    };
+    }
     let event = |kind, about| NewEvent::of_conversation(kind, conversation, user, now).about(about);
     let mut log = Vec::new();
-    if was_owner && !store::conversations::members::has_other_owner(conn, conversation, user).await? {
-        store::conversations::members::set_role(conn, conversation, successor, Role::Owner).await?;
-        log.push(event(events::Kind::MemberUpdated, successor));
+    if was_owner {
+        log.extend(pass_ownership(conn, conversation, user, Some(user), now).await?);
     }
     store::conversations::members::delete(conn, conversation, user, now).await?;
     log.push(event(events::Kind::MemberRemoved, user));
     let message = Note { action: Action::MemberLeft, actor: user, subject: Some(user), detail: "", at: now };
     log.push(note(conn, conversation, &message).await?);
     events::append(conn, &log).await
+}
+
+/// Makes a member of a locked group its owner if no owner can manage it, because each of them is banned or is `leaver`. Returns
+/// the event of the change, which names `actor`.
+///
+/// # Errors
+/// Errors of the database.
+pub async fn pass_ownership(
+    conn: &mut Conn,
+    conversation: ConversationId,
+    actor: UserId,
+    leaver: Option<UserId>,
+    now: Timestamp,
+) -> Result<Option<NewEvent<'static>>> {
+    // No user has the id 0.
+    let leaver = leaver.unwrap_or(UserId(0));
+    let owner = store::conversations::members::other_owner(conn, conversation, leaver).await?;
+    if owner.is_some_and(|owner| !owner.is_banned) {
+        return Ok(None);
+    }
+    let successor = store::conversations::members::successor(conn, conversation, leaver).await?;
+    // If all members are banned, the owner stays.
+    let Some(successor) = successor.filter(|successor| owner.is_none() || !successor.is_banned) else {
+        return Ok(None);
+    };
+    store::conversations::members::set_role(conn, conversation, successor.user, Role::Owner).await?;
+    let event = NewEvent::of_conversation(events::Kind::MemberUpdated, conversation, actor, now);
+    Ok(Some(event.about(successor.user)))
 }
 
 /// Ends a locked group. From then on nobody sees it. Call this at the end of a transaction.

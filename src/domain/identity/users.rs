@@ -348,35 +348,6 @@ pub async fn set_role(app: &App, user_name: &str, role: Role, by: By) -> Result<
     app.callers.revocations.refresh(&app.db).await
 }
 
-/// Bans a user, or lifts the ban. A ban ends every session, and no credentials of the user work while it lasts.
-///
-/// # Errors
-/// 404 `user_not_found`; 409 `not_yourself`.
-pub async fn set_banned(app: &App, user_name: &str, banned: bool, by: By) -> Result<()> {
-    app.db
-        .write((fold_ascii(user_name), banned, by), |conn, (key, banned, by)| {
-            Box::pin(async move {
-                let account = store::identity::users::account_by_key(conn, key).await?.ok_or_else(not_found)?;
-                let id = account.name.id;
-                if *banned && by.actor == Some(id) {
-                    return Err(Error::Conflict { code: "not_yourself", detail: "You cannot ban yourself".into() });
-                }
-                if account.banned_at.is_some() == *banned {
-                    return Ok(());
-                }
-                store::identity::users::set_banned(conn, id, banned.then_some(by.at)).await?;
-                if *banned {
-                    store::identity::sessions::delete_of(conn, id, None).await?;
-                }
-                let action = if *banned { Action::UserBanned } else { Action::UserUnbanned };
-                audit::record(conn, by, action, Some(id), None).await?;
-                store::identity::revocations::insert(conn, Revoked::User(id), by.at).await
-            })
-        })
-        .await?;
-    app.callers.revocations.refresh(&app.db).await
-}
-
 fn check_user_name(name: &str) -> Option<FieldError> {
     let known = |character: char| character.is_ascii_alphanumeric() || "._-".contains(character);
     let length = name.chars().count();

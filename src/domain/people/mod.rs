@@ -1,5 +1,6 @@
 //! Relations between users, and the personal data of a user.
 
+pub mod bans;
 pub mod erasure;
 pub mod export;
 pub mod friends;

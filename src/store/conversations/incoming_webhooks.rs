@@ -158,6 +158,36 @@ pub async fn delete(
     Ok(Some(bot))
 }
 
+/// The incoming webhooks that a user created in a conversation, with their bots.
+pub async fn made_in(
+    conn: &mut Conn,
+    conversation: ConversationId,
+    user: UserId,
+) -> Result<Vec<(IncomingWebhookId, UserId)>> {
+    conn.rows(
+        "SELECT id, bot_id FROM messaging.incoming_webhooks WHERE conversation_id = $1 AND created_by = $2 ORDER BY id",
+        &[Value::I64(conversation.0), Value::I64(user.0)],
+        |row| Ok((IncomingWebhookId(row.i64(0)?), UserId(row.i64(1)?))),
+    )
+    .await
+}
+
+/// The conversations in which a user created incoming webhooks, in the order of their ids, after `after`.
+pub async fn conversations_of(
+    conn: &mut Conn,
+    user: UserId,
+    after: ConversationId,
+    limit: i64,
+) -> Result<Vec<ConversationId>> {
+    conn.rows(
+        "SELECT DISTINCT conversation_id FROM messaging.incoming_webhooks WHERE created_by = $1 AND conversation_id > $2
+          ORDER BY conversation_id LIMIT $3",
+        &[Value::I64(user.0), Value::I64(after.0), Value::I64(limit)],
+        |row| row.i64(0).map(ConversationId),
+    )
+    .await
+}
+
 /// Deletes the incoming webhook of a bot.
 pub async fn delete_of_bot(conn: &mut Conn, bot: UserId, at: Timestamp) -> Result<()> {
     conn.execute(

@@ -18,7 +18,7 @@ pub struct Invite {
     pub id: InviteId,
     /// The group that users join with it.
     pub conversation_id: ConversationId,
-    /// The user who created it. `None` after that user was erased.
+    /// The user who created it. `None` in rows of older versions, after that user was erased.
     pub created_by: Option<UserId>,
     /// When it was created.
     pub created_at: Timestamp,
@@ -127,10 +127,23 @@ pub async fn delete_of(conn: &mut Conn, conversation: ConversationId) -> Result<
     Ok(())
 }
 
-/// Clears the creator of the invites that a user created for a conversation.
-pub async fn forget(conn: &mut Conn, conversation: ConversationId, user: UserId) -> Result<()> {
-    let sql = "UPDATE messaging.invites SET created_by = NULL WHERE conversation_id = $1 AND created_by = $2";
+/// Deletes the invites that a user created for a conversation.
+pub async fn delete_made_by(conn: &mut Conn, conversation: ConversationId, user: UserId) -> Result<()> {
+    let sql = "DELETE FROM messaging.invites WHERE conversation_id = $1 AND created_by = $2";
     conn.execute(sql, &[Value::I64(conversation.0), Value::I64(user.0)]).await?;
+    Ok(())
+}
+
+/// Deletes the invites that a user created for conversations of which the user is a member.
+pub async fn delete_all_made_by(conn: &mut Conn, user: UserId) -> Result<()> {
+    conn.execute(
+        "DELETE FROM messaging.invites WHERE id IN (
+             SELECT i.id FROM messaging.members m
+               JOIN messaging.invites i ON i.conversation_id = m.conversation_id AND i.created_by = m.user_id
+              WHERE m.user_id = $1)",
+        &[Value::I64(user.0)],
+    )
+    .await?;
     Ok(())
 }
 

@@ -285,26 +285,82 @@ pub async fn role_of(conn: &mut Conn, conversation: ConversationId, user: UserId
     .await
 }
 
-/// Whether a group has an owner other than `user`.
-pub async fn has_other_owner(conn: &mut Conn, conversation: ConversationId, user: UserId) -> Result<bool> {
-    let found = conn
-        .first(
-            "SELECT user_id FROM messaging.members WHERE conversation_id = $1 AND role = 'owner' AND user_id <> $2 LIMIT 1",
-            &[Value::I64(conversation.0), Value::I64(user.0)],
-            |row| row.i64(0),
-        )
-        .await?;
-    Ok(found.is_some())
+/// The owner of a group, other than `user`, who joined first. An owner who is not banned comes before those who are.
+pub async fn other_owner(conn: &mut Conn, conversation: ConversationId, user: UserId) -> Result<Option<Candidate>> {
+    conn.first(
+        sql!(
+            "SELECT ",
+            Candidate::COLUMNS,
+            " FROM messaging.members m JOIN messaging.users u ON u.id = m.user_id
+              WHERE m.conversation_id = $1 AND m.role = 'owner' AND m.user_id <> $2
+              ORDER BY CASE WHEN u.banned_at IS NULL THEN 0 ELSE 1 END, m.joined_at, m.user_id LIMIT 1"
+        ),
+        &[Value::I64(conversation.0), Value::I64(user.0)],
+        read,
+    )
+    .await
+}
+
+/// A member who may become the owner of a group.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidate {
+    /// The user.
+    pub user: UserId,
+    /// Whether the user is banned, and so can manage nothing.
+    pub is_banned: bool,
+}
+
+columns! {
+    Candidate {
+        user: "m.user_id",
+        is_banned: "u.banned_at IS NOT NULL",
+    }
 }
 
 /// The member who becomes owner when `user` no longer is: the admin who joined first. If there is no admin, the member who
-/// joined first.
-pub async fn successor(conn: &mut Conn, conversation: ConversationId, user: UserId) -> Result<Option<UserId>> {
+/// joined first. A banned member only if all others are banned.
+pub async fn successor(conn: &mut Conn, conversation: ConversationId, user: UserId) -> Result<Option<Candidate>> {
     conn.first(
-        "SELECT user_id FROM messaging.members WHERE conversation_id = $1 AND user_id <> $2
-          ORDER BY CASE role WHEN 'admin' THEN 0 ELSE 1 END, joined_at, user_id LIMIT 1",
+        sql!(
+            "SELECT ",
+            Candidate::COLUMNS,
+            " FROM messaging.members m JOIN messaging.users u ON u.id = m.user_id
+              WHERE m.conversation_id = $1 AND m.user_id <> $2
+              ORDER BY CASE WHEN u.banned_at IS NULL THEN 0 ELSE 1 END,
+                       CASE m.role WHEN 'owner' THEN 0 WHEN 'admin' THEN 1 ELSE 2 END, m.joined_at, m.user_id LIMIT 1"
+        ),
         &[Value::I64(conversation.0), Value::I64(user.0)],
-        |row| row.i64(0).map(UserId),
+        read,
+    )
+    .await
+}
+
+/// Groups of which a user is an owner, in the order of their ids, after `after`.
+pub async fn owned_by(conn: &mut Conn, user: UserId, after: ConversationId, limit: i64) -> Result<Vec<ConversationId>> {
+    conn.rows(
+        "SELECT conversation_id FROM messaging.members
+          WHERE user_id = $1 AND conversation_id > $2 AND role = 'owner' ORDER BY conversation_id LIMIT $3",
+        &[Value::I64(user.0), Value::I64(after.0), Value::I64(limit)],
+        |row| row.i64(0).map(ConversationId),
+    )
+    .await
+}
+
+/// Groups of a user in which every owner is banned, in the order of their ids, after `after`.
+pub async fn without_active_owner(
+    conn: &mut Conn,
+    user: UserId,
+    after: ConversationId,
+    limit: i64,
+) -> Result<Vec<ConversationId>> {
+    conn.rows(
+        "SELECT m.conversation_id FROM messaging.members m JOIN messaging.conversations c ON c.id = m.conversation_id
+          WHERE m.user_id = $1 AND m.conversation_id > $2 AND c.kind = 'group'
+            AND NOT EXISTS (SELECT 1 FROM messaging.members o JOIN messaging.users u ON u.id = o.user_id
+                             WHERE o.conversation_id = m.conversation_id AND o.role = 'owner' AND u.banned_at IS NULL)
+          ORDER BY m.conversation_id LIMIT $3",
+        &[Value::I64(user.0), Value::I64(after.0), Value::I64(limit)],
+        |row| row.i64(0).map(ConversationId),
     )
     .await
 }

@@ -38,7 +38,7 @@ fn undo_statement(statement: &str) -> Option<String> {
             Some(format!("ALTER TABLE {table} DROP COLUMN {column};"))
         }
         // Changes of rows and of the settings of an index are not undone.
-        [] | ["INSERT" | "UPDATE", ..] | ["ALTER", "INDEX", ..] => None,
+        [] | ["INSERT" | "UPDATE" | "DELETE", ..] | ["ALTER", "INDEX", ..] => None,
         _ => panic!("add here how this is undone: {statement}"),
     }
 }

@@ -11,6 +11,7 @@ use crate::domain::access::principal;
 use crate::domain::identity::audit::By;
 use crate::domain::identity::{passwords, users};
 use crate::domain::operations::stats;
+use crate::domain::people::bans;
 use crate::http::access::policy::Administrator;
 use crate::http::bodies::answers::{json, no_content};
 use crate::http::bodies::extract::{JsonBody, Path, Query};
@@ -29,7 +30,8 @@ pub struct AccountPath {
 
 /// Ban a user
 ///
-/// All sessions of the user end within a second, and the user cannot log in any more.
+/// All sessions of the user end within a second, and the user cannot log in any more. Their invites and incoming webhooks end,
+/// and their groups get another owner if nobody else can manage them.
 #[utoipa::path(
     put,
     path = "/api/admin/users/{user_name}/ban",
@@ -47,7 +49,7 @@ pub async fn ban_user(
     _query: Query<()>,
 ) -> Result<Response, Problem> {
     let by = By::principal(&principal, state.app.clock.now());
-    users::set_banned(&state.app, principal.resolve(&path.user_name)?, true, by).await?;
+    bans::set_banned(&state.app, principal.resolve(&path.user_name)?, true, by).await?;
     Ok(no_content())
 }
 
@@ -66,7 +68,7 @@ pub async fn unban_user(
     _query: Query<()>,
 ) -> Result<Response, Problem> {
     let by = By::principal(&principal, state.app.clock.now());
-    users::set_banned(&state.app, principal.resolve(&path.user_name)?, false, by).await?;
+    bans::set_banned(&state.app, principal.resolve(&path.user_name)?, false, by).await?;
     Ok(no_content())
 }
 
