@@ -1,8 +1,9 @@
-//! The metrics of the server, in the text format of OpenMetrics, which Prometheus reads.
+//! The metrics of the server, in the text formats of OpenMetrics and of Prometheus.
 //!
 //! Invariant: labels contain fixed words, route templates, methods and statuses, and never text of a caller.
 
-use std::fmt;
+use std::collections::HashSet;
+use std::fmt::{self, Write as _};
 use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -12,6 +13,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry, Unit};
+
+use super::process_metrics::ProcessMetrics;
 
 /// The labels of answered requests.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -42,6 +45,7 @@ pub struct WorkLabels {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct OutcomeLabels {
     /// Of requests for GIFs `answered` or `failed`; of mails `sent` or `failed`; of uploads `stored`, `refused` or `failed`;
+    /// of attempts to deliver to a webhook `delivered` or `failed`;
     /// of link previews see [`Metrics::link_previews`].
     pub outcome: &'static str,
 }
@@ -51,6 +55,13 @@ pub struct OutcomeLabels {
 pub struct TaskLabels {
     /// The name of the task.
     pub task: &'static str,
+}
+
+/// The labels of the build.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct BuildLabels {
+    version: &'static str,
+    commit: &'static str,
 }
 
 /// Every metric of the process.
@@ -100,6 +111,16 @@ pub struct Metrics {
     pub files: Gauge,
     /// The bytes of all stored files and thumbnails at the last count.
     pub files_size_bytes: Gauge,
+    /// Attempts to deliver an event to a webhook.
+    pub webhook_attempts: Family<OutcomeLabels, Counter>,
+    /// Deliveries to webhooks that wait for their first or next attempt, at the last count.
+    pub webhook_deliveries_pending: Gauge,
+    /// Deliveries that were given up and are still in the list of their webhook, at the last count.
+    pub webhook_deliveries_dead: Gauge,
+    /// The time since the oldest event that waits for its delivery, at the last count.
+    pub webhook_oldest_pending_age_seconds: Gauge<f64, AtomicU64>,
+    /// Webhooks that are disabled because their receiver answered 410, at the last count.
+    pub webhooks_gone: Gauge,
     /// Restarts of tasks that panicked or ended.
     pub task_restarts: Family<TaskLabels, Counter>,
     /// Seconds by which the machine's clock is ahead of the database's.
@@ -115,9 +136,13 @@ impl Default for Metrics {
 impl Metrics {
     /// All metrics with the value 0.
     pub fn new() -> Self {
-        let mut registry = Registry::with_prefix("posthaste");
-        let all = &mut registry;
-        Self {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(ProcessMetrics));
+        let all = registry.sub_registry_with_prefix("posthaste");
+        let build: Family<BuildLabels, Gauge> = register(all, "build_info", "The build of this server; always 1");
+        let commit = env!("POSTHASTE_BUILD_COMMIT");
+        build.get_or_create_owned(&BuildLabels { version: env!("CARGO_PKG_VERSION"), commit }).set(1);
+        let metrics = Self {
             requests: register(all, "http_requests", "Answered requests"),
             request_duration_seconds: register_with_unit(
                 all,
@@ -182,6 +207,29 @@ impl Metrics {
                 Unit::Bytes,
                 Gauge::default(),
             ),
+            webhook_attempts: register(all, "webhook_attempts", "Attempts to deliver an event, delivered and failed"),
+            webhook_deliveries_pending: register(
+                all,
+                "webhook_deliveries_pending",
+                "Deliveries that wait for their first or next attempt, at the last count",
+            ),
+            webhook_deliveries_dead: register(
+                all,
+                "webhook_deliveries_dead",
+                "Deliveries that were given up and are still listed, at the last count",
+            ),
+            webhook_oldest_pending_age_seconds: register_with_unit(
+                all,
+                "webhook_oldest_pending_age",
+                "Time since the oldest event that waits for its delivery, at the last count",
+                Unit::Seconds,
+                Gauge::default(),
+            ),
+            webhooks_gone: register(
+                all,
+                "webhooks_gone",
+                "Webhooks disabled because their receiver answered 410, at the last count",
+            ),
             task_restarts: register(all, "task_restarts", "Restarts of tasks that panicked or ended"),
             clock_skew_seconds: register_with_unit(
                 all,
@@ -191,6 +239,28 @@ impl Metrics {
                 Gauge::default(),
             ),
             registry,
+        };
+        metrics.show_zeros();
+        metrics
+    }
+
+    /// Creates the counters whose labels are known. Without this, a rate would miss the first increase, and a dashboard would show no
+    /// data instead of zero.
+    fn show_zeros(&self) {
+        for outcome in ["sent", "failed"] {
+            self.mails(outcome);
+        }
+        for outcome in ["stored", "refused", "failed"] {
+            self.uploads(outcome);
+        }
+        for outcome in ["answered", "failed"] {
+            self.gif_requests(outcome);
+        }
+        for outcome in ["made", "none", "failed", "limited", "dropped"] {
+            self.link_previews(outcome);
+        }
+        for outcome in ["delivered", "failed"] {
+            self.webhook_attempts(outcome);
         }
     }
 
@@ -201,6 +271,31 @@ impl Metrics {
     pub fn render(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+
+    /// Renders all metrics in the text format of Prometheus, version 0.0.4. In it, a counter is described under the name of its
+    /// samples, which ends in `_total`, and there are no units.
+    ///
+    /// # Errors
+    /// The formatter fails.
+    pub fn render_text(&self) -> Result<String, fmt::Error> {
+        let rendered = self.render()?;
+        let counters: HashSet<&str> =
+            rendered.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter")).collect();
+        let mut text = String::with_capacity(rendered.len());
+        for line in rendered.lines() {
+            if line == "# EOF" || line.starts_with("# UNIT ") {
+                continue;
+            }
+            let described = ["# HELP ", "# TYPE "].into_iter().find_map(|head| Some((head, line.strip_prefix(head)?)));
+            match described.and_then(|(head, rest)| Some((head, rest.split_once(' ')?))) {
+                Some((head, (name, rest))) if counters.contains(name) => {
+                    writeln!(text, "{head}{name}_total {rest}")?;
+                }
+                _ => writeln!(text, "{line}")?,
+            }
+        }
         Ok(text)
     }
 
@@ -231,6 +326,11 @@ impl Metrics {
     /// if the page cannot be fetched; `limited` by the limit of the sender; `dropped` because the queue was full.
     pub fn link_previews(&self, outcome: &'static str) -> Counter {
         self.link_previews.get_or_create_owned(&OutcomeLabels { outcome })
+    }
+
+    /// The counter of attempts to deliver to a webhook with an outcome: `delivered` or `failed`.
+    pub fn webhook_attempts(&self, outcome: &'static str) -> Counter {
+        self.webhook_attempts.get_or_create_owned(&OutcomeLabels { outcome })
     }
 
     /// The counter of restarts of a task.

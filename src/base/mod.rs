@@ -5,6 +5,7 @@ pub mod error;
 pub mod ids;
 pub mod links;
 pub mod metrics;
+mod process_metrics;
 pub mod request_id;
 pub mod tasks;
 pub mod terms;

@@ -5,6 +5,7 @@ pub mod durability;
 pub mod log;
 pub mod mail;
 pub mod operations;
+pub mod metrics;
 pub mod restarts;
 pub mod restore;
 pub mod workers;
