@@ -20,7 +20,7 @@ mod presence;
 mod queue;
 mod subscription;
 mod tailer;
-mod webhooks;
+pub mod webhooks;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};

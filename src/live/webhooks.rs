@@ -29,6 +29,19 @@ const LEASE_US: i64 = 60_000_000;
 /// The age at which a lease is renewed. More than [`TIMEOUT`] then remains, so no other server starts while a request is in
 /// flight.
 const RENEW_AFTER: Duration = Duration::from_secs(20);
+/// How often the deliveries are counted for `/metrics`.
+const MEASURE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The outcome of a test.
+#[derive(Clone, Debug)]
+pub struct TestOutcome {
+    /// The status of the answer. `None` if there was none.
+    pub status: Option<u16>,
+    /// The time until the answer or the failure.
+    pub duration: Duration,
+    /// What went wrong, in a sentence. `None` after an answer with 2xx.
+    pub error: Option<String>,
+}
 
 /// The values that the tasks of all webhooks share. They are kept as long as the server runs, so that a restarted task still holds
 /// the leases.
@@ -41,6 +54,33 @@ pub(super) struct WebhookWorker {
 }
 
 impl Live {
+    /// Sends a test event to a webhook, also to one that is disabled. Changes nothing about the webhook.
+    ///
+    /// # Errors
+    /// An internal error if the machine has no CA certificates.
+    pub async fn test_webhook(&self, webhook: &Webhook) -> Result<TestOutcome> {
+        let worker = self.webhook_worker()?;
+        let message_id = format!("test_{}", hex(&self.app.rng.bytes::<16>().map_err(Error::internal)?));
+        let body = webhooks::test_event(webhook.id, self.app.clock.now())?;
+        let started = tokio::time::Instant::now();
+        let answer = worker.post(webhook, &message_id, body).await;
+        let duration = started.elapsed();
+        let (status, error) = match answer {
+            Ok(status @ 200..=299) => (Some(status), None),
+            Ok(status @ 300..=399) => {
+                (Some(status), Some(format!("The receiver answered {status}; redirects are not followed")))
+            }
+            Ok(status @ 410) => {
+                let detail =
+                    format!("The receiver answered {status}; after this answer to an event, the webhook is disabled");
+                (Some(status), Some(detail))
+            }
+            Ok(status) => (Some(status), Some(format!("The receiver answered {status}, which is not a success"))),
+            Err(reason) => (None, Some(reason)),
+        };
+        Ok(TestOutcome { status, duration, error })
+    }
+
     /// Delivers to webhooks until the server stops.
     pub async fn deliver_webhooks(self: Arc<Self>) {
         if let Err(error) = self.try_deliver_webhooks().await {
@@ -54,7 +94,14 @@ impl Live {
         let mut tasks: HashMap<WebhookId, AbortHandle> = HashMap::new();
         let mut running = JoinSet::new();
         let mut failure_is_logged = false;
+        let mut measured_at: Option<tokio::time::Instant> = None;
         loop {
+            if measured_at.is_none_or(|at| at.elapsed() >= MEASURE_INTERVAL) {
+                measured_at = Some(tokio::time::Instant::now());
+                if let Err(error) = webhooks::measure(&self.app).await {
+                    tracing::debug!(%error, "the deliveries to webhooks could not be counted");
+                }
+            }
             match webhooks::enabled(&self.app).await {
                 Ok(enabled) => {
                     tasks.retain(|id, task| {
@@ -196,7 +243,7 @@ impl WebhookWorker {
         let attempt = self.attempt(id, &delivery).await;
         panic_point(PanicPoint::WebhookCalled);
         let recorded = match attempt {
-            Ok(Some(outcome)) => webhooks::record_attempt(&self.app, id, delivery, outcome).await,
+            Ok(Some((webhook, outcome))) => webhooks::record_attempt(&self.app, webhook, delivery, outcome).await,
             Ok(None) => Ok(()),
             Err(error) => Err(error),
         };
@@ -209,38 +256,46 @@ impl WebhookWorker {
     }
 
     /// Returns `None` if the webhook was deleted or disabled.
-    async fn attempt(&self, id: WebhookId, delivery: &Delivery) -> Result<Option<Outcome>> {
+    async fn attempt(&self, id: WebhookId, delivery: &Delivery) -> Result<Option<(Webhook, Outcome)>> {
         let Some(webhook) = webhooks::enabled(&self.app).await?.into_iter().find(|webhook| webhook.id == id) else {
             return Ok(None);
         };
         let (epoch, event) = webhooks::event_at(&self.app, delivery.position).await?;
-        let Some(event) = event else { return Ok(Some(Outcome::EventGone)) };
+        let Some(event) = event else { return Ok(Some((webhook, Outcome::EventGone))) };
         let body = (self.app.renderer.event)(&event, &Cursor::write(&epoch, event.position))?;
         let message_id = format!("evt_{epoch}_{}", event.position);
-        Ok(Some(self.send(&webhook, &message_id, body).await))
+        let outcome = match self.post(&webhook, &message_id, body).await {
+            Ok(status) => Outcome::Answered(status),
+            Err(reason) => {
+                tracing::debug!(reason, webhook = webhook.id.0, "the receiver of a webhook did not answer");
+                Outcome::Failed
+            }
+        };
+        Ok(Some((webhook, outcome)))
     }
 
-    async fn send(&self, webhook: &Webhook, message_id: &str, body: Vec<u8>) -> Outcome {
+    /// Sends a signed event. Returns the status of the answer, or a sentence that says why there is none and contains no URL.
+    async fn post(&self, webhook: &Webhook, message_id: &str, body: Vec<u8>) -> std::result::Result<u16, String> {
         // The client checks only hosts that are names.
-        let Ok(url) = check_url(&webhook.url, webhooks::reach(self.app.settings.webhook_allow_private)) else {
-            return Outcome::Failed;
-        };
-        let timestamp_s = self.app.clock.now().micros().div_euclid(1_000_000);
-        let signature = webhooks::sign(&webhook.secret, message_id, timestamp_s, &body);
+        let url = check_url(&webhook.url, webhooks::reach(self.app.settings.webhook_allow_private))
+            .map_err(|reason| format!("The URL {reason}"))?;
+        let now = self.app.clock.now();
+        let timestamp_s = now.micros().div_euclid(1_000_000);
+        let signatures = webhooks::signatures(webhook, message_id, now, timestamp_s, &body);
         let request = self
             .client
             .post(url)
             .header("content-type", "application/json")
             .header("webhook-id", message_id)
             .header("webhook-timestamp", timestamp_s.to_string())
-            .header("webhook-signature", signature)
+            .header("webhook-signature", signatures)
             .body(body);
         match request.send().await {
-            Ok(response) => Outcome::Answered(response.status().as_u16()),
-            Err(error) => {
-                tracing::debug!(error = %error.without_url(), webhook = webhook.id.0, "the receiver of a webhook did not answer");
-                Outcome::Failed
+            Ok(response) => Ok(response.status().as_u16()),
+            Err(error) if error.is_timeout() => {
+                Err(format!("The receiver did not answer within {} seconds", TIMEOUT.as_secs()))
             }
+            Err(error) => Err(format!("The receiver could not be reached: {}", outbound::explain(error))),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! - The events of a conversation are delivered in order and at least once. Every attempt has the same id.
 //! - An event that cannot be delivered delays only the later events of its conversation. Its delivery becomes `dead`
 //!   when the attempt after the last delay of `RETRY_DELAYS` has failed.
+//! - A receiver that answers 410 gets nothing more: its webhook is disabled until an administrator enables it again.
 //! - Nothing is sent to an address outside the public internet, unless the operator allows it.
 
 use std::time::Duration;
@@ -25,7 +26,7 @@ use crate::outbound::addresses::{Reach, check_url};
 use crate::store;
 use crate::store::db::Conn;
 use crate::store::events::events::Kind;
-pub use crate::store::events::webhooks::{Delivery, Webhook};
+pub use crate::store::events::webhooks::{Delivery, DisabledReason, Webhook};
 
 /// Maximum number of webhooks.
 pub const LIMIT: i64 = 20;
@@ -37,8 +38,17 @@ pub const LEDGER_LIMIT: i64 = 1_000;
 pub const PENDING_LIMIT: i64 = 10_000;
 /// Maximum number of events that are queued in one transaction.
 const CHUNK: i64 = 200;
+/// The longest scheme of a URL that an error repeats.
+const MAX_SHOWN_SCHEME_CHARACTERS: usize = 32;
+/// The status of a receiver that wants nothing more.
+const GONE: u16 = 410;
+/// The type of the event that a test delivers.
+const TEST_EVENT: &str = "webhook.test";
 const LIST: &str = "webhooks";
 const LEDGER: &str = "webhook-deliveries";
+
+/// For how long the previous secret of a webhook signs beside the new one: 24 hours.
+pub const ROTATION_MICROS: i64 = 24 * 3_600 * 1_000_000;
 
 /// The delay after each failed attempt. Together they are three days. The attempt after the last delay is the last one.
 const RETRY_DELAYS: [Duration; 10] = [
@@ -70,12 +80,31 @@ pub const fn reach(allow_private: bool) -> Reach {
     if allow_private { Reach::Anywhere } else { Reach::PublicHttps }
 }
 
-fn apply(fields: Fields, webhook: &mut Webhook, allow_private: bool) -> Result<()> {
+/// Checks the URL of a webhook. The error names the option of the operator that allows the URL, if one does.
+fn check_address(url: &str, allow_private: bool) -> std::result::Result<(), String> {
+    const OPTION: &str = "the operator can allow it with --webhook-allow-private true";
+    let Err(detail) = check_url(url, reach(allow_private)) else { return Ok(()) };
+    if let Some((scheme, _)) = url.split_once(':')
+        && !matches!(scheme.to_ascii_lowercase().as_str(), "https" | "http")
+        && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
+        && (1..=MAX_SHOWN_SCHEME_CHARACTERS).contains(&scheme.len())
+    {
+        return Err(format!("{detail}, but it begins with {}:", scheme.to_ascii_lowercase()));
+    }
+    // Whether the option is what is missing.
+    if !allow_private && check_url(url, reach(true)).is_ok() {
+        Err(format!("{detail}; {OPTION}"))
+    } else {
+        Err(detail.into())
+    }
+}
+
+fn apply(fields: Fields, webhook: &mut Webhook, now: Timestamp, allow_private: bool) -> Result<()> {
     let mut errors = Vec::new();
     if let Some(url) = fields.url {
         if url.chars().count() > MAX_URL_CHARACTERS {
             errors.push(FieldError::new("url", "out_of_range", "must have at most 2000 characters"));
-        } else if let Err(detail) = check_url(&url, reach(allow_private)) {
+        } else if let Err(detail) = check_address(&url, allow_private) {
             errors.push(FieldError::new("url", "wrong_value", detail));
         }
         webhook.url = url;
@@ -92,7 +121,15 @@ fn apply(fields: Fields, webhook: &mut Webhook, allow_private: bool) -> Result<(
         Some(None) => webhook.event_types = None,
         None => {}
     }
-    webhook.enabled = fields.enabled.unwrap_or(webhook.enabled);
+    match fields.enabled {
+        Some(true) => (webhook.enabled, webhook.disabled_at, webhook.disabled_reason) = (true, None, None),
+        Some(false) if webhook.enabled => {
+            webhook.enabled = false;
+            webhook.disabled_at = Some(now);
+            webhook.disabled_reason = Some(DisabledReason::Administrator);
+        }
+        Some(false) | None => {}
+    }
     if errors.is_empty() { Ok(()) } else { Err(Error::Invalid(errors)) }
 }
 
@@ -101,13 +138,33 @@ pub fn secret_text(secret: &[u8]) -> String {
     format!("whsec_{}", STANDARD.encode(secret))
 }
 
-/// The signature of a delivery, in the Standard Webhooks scheme.
-pub fn sign(secret: &[u8], id: &str, timestamp_s: i64, body: &[u8]) -> String {
+/// The signatures of a delivery, in the Standard Webhooks scheme: one by the current secret and, during a rotation, one by the
+/// previous secret, separated by a space.
+pub fn signatures(webhook: &Webhook, id: &str, now: Timestamp, timestamp_s: i64, body: &[u8]) -> String {
+    let current = sign(&webhook.secret, id, timestamp_s, body);
+    match &webhook.previous_secret {
+        Some(previous) if previous.until > now => {
+            format!("{current} {}", sign(&previous.secret, id, timestamp_s, body))
+        }
+        _ => current,
+    }
+}
+
+fn sign(secret: &[u8], id: &str, timestamp_s: i64, body: &[u8]) -> String {
     let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
     let mut context = hmac::Context::with_key(&key);
     context.update(format!("{id}.{timestamp_s}.").as_bytes());
     context.update(body);
     format!("v1,{}", STANDARD.encode(context.sign()))
+}
+
+/// The JSON of the event that a test delivers. It is not in the event log.
+///
+/// # Errors
+/// The event cannot be written as JSON, which would be a bug.
+pub fn test_event(id: WebhookId, at: Timestamp) -> Result<Vec<u8>> {
+    let event = serde_json::json!({"cursor": null, "type": TEST_EVENT, "at": at, "data": {"webhook_id": id.0}});
+    serde_json::to_vec(&event).map_err(Error::internal)
 }
 
 fn not_found() -> Error {
@@ -125,11 +182,14 @@ pub async fn create(app: &App, fields: Fields, by: By, once: Once<Webhook>) -> R
         url: String::new(),
         event_types: None,
         secret,
+        previous_secret: None,
         enabled: true,
+        disabled_at: None,
+        disabled_reason: None,
         created_at: by.at,
         position: 0,
     };
-    apply(fields, &mut new, app.settings.webhook_allow_private)?;
+    apply(fields, &mut new, by.at, app.settings.webhook_allow_private)?;
     app.db
         .write((new, by, once), |conn, (new, by, once)| {
             Box::pin(async move {
@@ -166,6 +226,38 @@ pub async fn list(app: &App, limit: Limit, cursor: Option<&str>) -> Result<Page<
     Ok(Page::new(LIST, found, limit, |last| [last.id.0]))
 }
 
+/// One webhook.
+///
+/// # Errors
+/// 404 `webhook_not_found`.
+pub async fn get(app: &App, id: WebhookId) -> Result<Webhook> {
+    app.db.read(id, |conn, id| Box::pin(store::events::webhooks::by_id(conn, *id))).await?.ok_or_else(not_found)
+}
+
+/// Replaces the secret of a webhook. For [`ROTATION_MICROS`] the previous secret signs too. If another one was replaced within that
+/// time, that one ends.
+///
+/// # Errors
+/// 404 `webhook_not_found`.
+pub async fn rotate_secret(app: &App, id: WebhookId, by: By, once: Once<Webhook>) -> Result<KeyedAnswer> {
+    let secret = app.rng.bytes::<32>().map_err(Error::internal)?.to_vec();
+    app.db
+        .write((id, secret, by, once), |conn, (id, secret, by, once)| {
+            Box::pin(async move {
+                if let Some(given) = once.given(conn, by.at).await? {
+                    return Ok(given);
+                }
+                let until = by.at.plus_micros(ROTATION_MICROS);
+                store::events::webhooks::rotate_secret(conn, *id, secret, until).await?;
+                let rotated = store::events::webhooks::by_id(conn, *id).await?.ok_or_else(not_found)?;
+                let detail = Some(format!("webhook {}", id.0));
+                audit::record(conn, by, Action::WebhookSecretRotated, None, detail).await?;
+                once.give(conn, by.at, &rotated, by.actor).await
+            })
+        })
+        .await
+}
+
 /// Changes a webhook.
 ///
 /// # Errors
@@ -176,7 +268,7 @@ pub async fn update(app: &App, id: WebhookId, fields: Fields, by: By) -> Result<
         .write(input, |conn, (id, fields, by, allow_private)| {
             Box::pin(async move {
                 let mut found = store::events::webhooks::by_id(conn, *id).await?.ok_or_else(not_found)?;
-                apply(fields.clone(), &mut found, *allow_private)?;
+                apply(fields.clone(), &mut found, by.at, *allow_private)?;
                 store::events::webhooks::update(conn, &found).await?;
                 audit::record(conn, by, Action::WebhookChanged, None, Some(format!("webhook {}", id.0))).await?;
                 Ok(found)
@@ -377,12 +469,13 @@ pub enum Outcome {
 }
 
 /// Records the outcome of an attempt. After a failure, sets the time of the next attempt. After the last attempt, the
-/// delivery becomes `dead`.
+/// delivery becomes `dead`. After the answer 410 the webhook is disabled, unless its URL was changed in the meantime.
 ///
 /// # Errors
 /// Errors of the database.
-pub async fn record_attempt(app: &App, id: WebhookId, delivery: Delivery, outcome: Outcome) -> Result<()> {
+pub async fn record_attempt(app: &App, webhook: Webhook, delivery: Delivery, outcome: Outcome) -> Result<()> {
     let now = app.clock.now();
+    let is_gone = matches!(outcome, Outcome::Answered(GONE));
     let delay = usize::try_from(delivery.attempts).ok().and_then(|attempts| RETRY_DELAYS.get(attempts));
     let (state, last_status) = match outcome {
         Outcome::Answered(status @ 200..=299) => ("delivered", Some(status)),
@@ -401,9 +494,69 @@ pub async fn record_attempt(app: &App, id: WebhookId, delivery: Delivery, outcom
         last_status: last_status.map(i64::from),
         ..delivery
     };
-    app.db
-        .write((id, updated), |conn, (id, updated)| {
-            Box::pin(store::events::webhooks::record_attempt(conn, *id, updated))
+    let delivered = state == "delivered";
+    let id = webhook.id;
+    let disabled = app
+        .db
+        .write((webhook, updated, is_gone, now), |conn, (webhook, updated, is_gone, now)| {
+            Box::pin(async move {
+                store::events::webhooks::record_attempt(conn, webhook.id, updated).await?;
+                if !*is_gone
+                    || !store::events::webhooks::disable(conn, webhook.id, &webhook.url, DisabledReason::Gone, *now)
+                        .await?
+                {
+                    return Ok(false);
+                }
+                let by = By::operator(*now);
+                let detail = Some(format!("webhook {}: the receiver answered 410", webhook.id.0));
+                audit::record(conn, &by, Action::WebhookDisabled, None, detail).await?;
+                Ok(true)
+            })
         })
-        .await
+        .await?;
+    app.metrics.webhook_attempts(if delivered { "delivered" } else { "failed" }).inc();
+    if disabled {
+        tracing::warn!(
+            webhook = id.0,
+            "a webhook is disabled, because its receiver answered 410; enable it again with PATCH /api/webhooks/{}",
+            id.0
+        );
+    }
+    Ok(())
+}
+
+/// Counts the deliveries of all webhooks for `/metrics`.
+///
+/// # Errors
+/// Errors of the database.
+pub async fn measure(app: &App) -> Result<()> {
+    let now = app.clock.now();
+    let (pending, dead, gone, oldest) = app
+        .db
+        .read((), |conn, ()| {
+            Box::pin(async move {
+                let (mut pending, mut dead, mut gone, mut oldest) = (0, 0, 0, None);
+                let last_position = store::events::events::last_position(conn).await?;
+                for webhook in store::events::webhooks::list(conn, WebhookId(0), LIMIT).await? {
+                    dead += store::events::webhooks::count_dead(conn, webhook.id).await?;
+                    gone += i64::from(webhook.disabled_reason == Some(DisabledReason::Gone));
+                    if !webhook.enabled {
+                        continue;
+                    }
+                    pending += store::events::webhooks::count_pending(conn, webhook.id, PENDING_LIMIT).await?;
+                    let first = store::events::webhooks::oldest_waiting(conn, webhook.id, webhook.position).await?;
+                    let chunk = store::events::events::between(conn, first - 1, last_position, 1).await?;
+                    let at = chunk.events.first().map(|event| event.at);
+                    oldest = [oldest, at].into_iter().flatten().min();
+                }
+                Ok((pending, dead, gone, oldest))
+            })
+        })
+        .await?;
+    app.metrics.webhook_deliveries_pending.set(pending);
+    app.metrics.webhook_deliveries_dead.set(dead);
+    app.metrics.webhooks_gone.set(gone);
+    let age_us = oldest.map_or(0, |at: Timestamp| (now.micros() - at.micros()).max(0));
+    app.metrics.webhook_oldest_pending_age_seconds.set(age_us as f64 / 1_000_000.0);
+    Ok(())
 }

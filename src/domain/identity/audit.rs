@@ -42,6 +42,9 @@ pub enum Action {
     ApiKeyRevoked,
     WebhookCreated,
     WebhookChanged,
+    WebhookSecretRotated,
+    /// The server disabled a webhook, because its receiver answered 410.
+    WebhookDisabled,
     WebhookRemoved,
     /// An incoming webhook was created, together with its bot. The subject of the entry is the bot.
     IncomingWebhookCreated,
@@ -76,6 +79,8 @@ impl Action {
             Self::ApiKeyRevoked => "api_key.revoked",
             Self::WebhookCreated => "webhook.created",
             Self::WebhookChanged => "webhook.changed",
+            Self::WebhookSecretRotated => "webhook.secret_rotated",
+            Self::WebhookDisabled => "webhook.disabled",
             Self::WebhookRemoved => "webhook.removed",
             Self::IncomingWebhookCreated => "incoming_webhook.created",
             Self::IncomingWebhookRemoved => "incoming_webhook.removed",

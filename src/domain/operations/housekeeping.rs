@@ -68,6 +68,7 @@ async fn delete_old(app: &App) -> Result<u64> {
                     store::identity::login_attempts::delete_before(conn, attempts_before, BATCH_ROWS).await?,
                     store::conversations::invites::delete_expired(conn, *now, BATCH_ROWS).await?,
                     store::events::events::trim(conn, *kept_from, BATCH_ROWS).await?,
+                    store::events::webhooks::delete_previous_secrets(conn, *now).await?,
                 ];
                 Ok(counts.into_iter().max().unwrap_or_default())
             })

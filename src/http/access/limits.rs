@@ -31,6 +31,10 @@ pub const ADDRESS_QUOTA: Quota = quota(5, 60);
 /// Messages of one incoming webhook per second, and the burst after a pause.
 pub const INCOMING_WEBHOOK_QUOTA: Quota = quota(1, 30);
 
+/// Tests of one webhook: one in ten seconds, and the burst after a pause.
+pub const WEBHOOK_TEST_QUOTA: Quota =
+    Quota::per_minute(NonZeroU32::new(6).unwrap()).allow_burst(NonZeroU32::new(5).unwrap());
+
 /// Searches for GIFs of one user per second, and the burst after a pause.
 pub const GIF_SEARCH_QUOTA: Quota = quota(1, 30);
 /// Previews of GIFs for one user per second, and the burst after a pause. A page has up to 50.
@@ -61,6 +65,8 @@ pub enum LimitKey {
     ApiKey(i64),
     /// An incoming webhook, by its id.
     IncomingWebhook(i64),
+    /// The tests of a webhook, by its id.
+    WebhookTest(i64),
     /// The searches for GIFs of a user, by the user's id.
     GifSearch(i64),
     /// The previews of GIFs for a user, by the user's id.
@@ -75,6 +81,7 @@ enum Caller {
     Account(i64),
     ApiKey(i64),
     IncomingWebhook(i64),
+    WebhookTest(i64),
     GifSearch(i64),
     GifPreview(i64),
 }
@@ -175,6 +182,7 @@ impl<C: Clock + Clone> Limits<C> {
             LimitKey::IncomingWebhook(id) => {
                 self.check_bucket(&self.callers, Caller::IncomingWebhook(id), INCOMING_WEBHOOK_QUOTA)
             }
+            LimitKey::WebhookTest(id) => self.check_bucket(&self.callers, Caller::WebhookTest(id), WEBHOOK_TEST_QUOTA),
             LimitKey::GifSearch(id) => self.check_bucket(&self.callers, Caller::GifSearch(id), GIF_SEARCH_QUOTA),
             LimitKey::GifPreview(id) => self.check_bucket(&self.callers, Caller::GifPreview(id), GIF_PREVIEW_QUOTA),
             LimitKey::Address(address) => self.check_bucket(&self.addresses, AddressKey::of(address), ADDRESS_QUOTA),

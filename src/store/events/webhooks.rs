@@ -9,9 +9,47 @@ use super::events::LoggedEvent;
 use crate::base::error::Result;
 use crate::base::ids::WebhookId;
 use crate::base::time::Timestamp;
-use crate::store::db::Conn;
-use crate::store::db::columns::{columns, read, sql};
+use crate::store::db::columns::{columns, read, sql, word_column};
+use crate::store::db::{Conn, words};
 use crate::store::driver::values::Value;
+
+/// Why a webhook is disabled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DisabledReason {
+    /// An administrator disabled it.
+    Administrator,
+    /// The receiver answered 410 Gone.
+    Gone,
+}
+
+impl DisabledReason {
+    /// The word in the database and in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Administrator => "administrator",
+            Self::Gone => "gone",
+        }
+    }
+
+    /// The reason with this word.
+    ///
+    /// # Errors
+    /// [`Error::UnknownValue`](crate::base::error::Error::UnknownValue).
+    pub fn parse(word: &str) -> Result<Self> {
+        words::parse("webhooks.disabled_reason", &[Self::Administrator, Self::Gone], Self::as_str, word)
+    }
+}
+
+word_column!(DisabledReason);
+
+/// A secret that was replaced and still signs beside the current one.
+#[derive(Clone, Debug)]
+pub struct PreviousSecret {
+    /// The key.
+    pub secret: Vec<u8>,
+    /// When it stops signing.
+    pub until: Timestamp,
+}
 
 /// An outgoing webhook.
 #[derive(Clone, Debug)]
@@ -24,8 +62,14 @@ pub struct Webhook {
     pub event_types: Option<String>,
     /// The key with which deliveries are signed.
     pub secret: Vec<u8>,
+    /// The key that was replaced last, until some time after the replacement.
+    pub previous_secret: Option<PreviousSecret>,
     /// Whether events are delivered.
     pub enabled: bool,
+    /// When it was disabled. `None` while it is enabled, and if an older version disabled it.
+    pub disabled_at: Option<Timestamp>,
+    /// Why it was disabled. `None` while it is enabled.
+    pub disabled_reason: Option<DisabledReason>,
     /// When it was created.
     pub created_at: Timestamp,
     /// The position in the event log up to which events were queued as deliveries.
@@ -59,9 +103,28 @@ columns! {
         url: "url",
         event_types: "event_types",
         secret: "secret",
+        previous_secret: "previous_secret",
+        previous_secret_until: "previous_secret_until",
         enabled: "enabled",
+        disabled_at: "disabled_at",
+        disabled_reason: "disabled_reason",
         created_at: "created_at",
         position: "position",
+    } => {
+        let previous_secret = Option::zip(previous_secret, previous_secret_until);
+        let previous_secret = previous_secret.map(|(secret, until)| PreviousSecret { secret, until });
+        Webhook {
+            id,
+            url,
+            event_types,
+            secret,
+            previous_secret,
+            enabled,
+            disabled_at,
+            disabled_reason,
+            created_at,
+            position,
+        }
     }
 }
 
@@ -81,8 +144,9 @@ columns! {
 /// Inserts a webhook and returns its id. The `id` of `new` is ignored.
 pub async fn insert(conn: &mut Conn, new: &Webhook) -> Result<WebhookId> {
     conn.one(
-        "INSERT INTO messaging.webhooks (url, event_types, secret, enabled, created_at, position)
-         VALUES ($1, $2, $3, $4, $5, $6) RETURNING id",
+        "INSERT INTO messaging.webhooks (url, event_types, secret, enabled, created_at, position, disabled_at,
+                                         disabled_reason)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING id",
         &[
             Value::Text(&new.url),
             Value::OptionText(new.event_types.as_deref()),
@@ -90,6 +154,8 @@ pub async fn insert(conn: &mut Conn, new: &Webhook) -> Result<WebhookId> {
             Value::Bool(new.enabled),
             Value::Time(new.created_at),
             Value::I64(new.position),
+            Value::OptionTime(new.disabled_at),
+            Value::OptionText(new.disabled_reason.map(DisabledReason::as_str)),
         ],
         |row| row.i64(0).map(WebhookId),
     )
@@ -120,16 +186,51 @@ pub async fn by_id(conn: &mut Conn, id: WebhookId) -> Result<Option<Webhook>> {
 /// Updates the URL, the event types, and whether the webhook is enabled.
 pub async fn update(conn: &mut Conn, changed: &Webhook) -> Result<()> {
     conn.execute(
-        "UPDATE messaging.webhooks SET url = $2, event_types = $3, enabled = $4 WHERE id = $1",
+        "UPDATE messaging.webhooks SET url = $2, event_types = $3, enabled = $4, disabled_at = $5, disabled_reason = $6
+          WHERE id = $1",
         &[
             Value::I64(changed.id.0),
             Value::Text(&changed.url),
             Value::OptionText(changed.event_types.as_deref()),
             Value::Bool(changed.enabled),
+            Value::OptionTime(changed.disabled_at),
+            Value::OptionText(changed.disabled_reason.map(DisabledReason::as_str)),
         ],
     )
     .await?;
     Ok(())
+}
+
+/// Disables a webhook, if it is enabled and still has this URL. Returns whether it was disabled.
+pub async fn disable(conn: &mut Conn, id: WebhookId, url: &str, reason: DisabledReason, at: Timestamp) -> Result<bool> {
+    let disabled = conn
+        .execute(
+            "UPDATE messaging.webhooks SET enabled = FALSE, disabled_at = $3, disabled_reason = $4
+              WHERE id = $1 AND enabled AND url = $2",
+            &[Value::I64(id.0), Value::Text(url), Value::Time(at), Value::Text(reason.as_str())],
+        )
+        .await?;
+    Ok(disabled > 0)
+}
+
+/// Replaces the secret. The previous one signs too, until `until`.
+pub async fn rotate_secret(conn: &mut Conn, id: WebhookId, secret: &[u8], until: Timestamp) -> Result<()> {
+    conn.execute(
+        "UPDATE messaging.webhooks SET previous_secret = secret, previous_secret_until = $3, secret = $2 WHERE id = $1",
+        &[Value::I64(id.0), Value::Bytes(secret), Value::Time(until)],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Deletes previous secrets that sign no more. Returns how many.
+pub async fn delete_previous_secrets(conn: &mut Conn, now: Timestamp) -> Result<u64> {
+    conn.execute(
+        "UPDATE messaging.webhooks SET previous_secret = NULL, previous_secret_until = NULL
+          WHERE previous_secret_until <= $1",
+        &[Value::Time(now)],
+    )
+    .await
 }
 
 /// Deletes a webhook and the records of its deliveries. Returns whether it existed.
@@ -216,6 +317,19 @@ pub async fn count_pending(conn: &mut Conn, id: WebhookId, limit: i64) -> Result
         |row| row.i64(0),
     )
     .await
+}
+
+/// The number of deliveries that were given up and are still in the list.
+pub async fn count_dead(conn: &mut Conn, id: WebhookId) -> Result<i64> {
+    let sql = "SELECT count(*) FROM messaging.webhook_deliveries WHERE webhook_id = $1 AND state = 'dead'";
+    conn.one(sql, &[Value::I64(id.0)], |row| row.i64(0)).await
+}
+
+/// The position of the oldest event that waits for its delivery. `queued_to` is the position of the webhook.
+pub async fn oldest_waiting(conn: &mut Conn, id: WebhookId, queued_to: i64) -> Result<i64> {
+    let sql = "SELECT min(position) FROM messaging.webhook_deliveries WHERE webhook_id = $1 AND state = 'pending'";
+    let pending = conn.one(sql, &[Value::I64(id.0)], |row| row.option_i64(0)).await?;
+    Ok(pending.unwrap_or(queued_to + 1).min(queued_to + 1))
 }
 
 /// The first pending delivery of each conversation, if it is due: it has had no attempt yet, or the time of its next

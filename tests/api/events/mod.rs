@@ -3,4 +3,5 @@
 pub mod live;
 pub mod nodes;
 pub mod visibility;
+pub mod webhook_management;
 pub mod webhooks;

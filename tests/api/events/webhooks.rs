@@ -54,7 +54,7 @@ impl Receiver {
         Self { url, got }
     }
 
-    fn events(&self) -> Vec<Value> {
+    pub fn events(&self) -> Vec<Value> {
         self.got.lock().unwrap().iter().map(|(_, body)| serde_json::from_slice(body).unwrap()).collect()
     }
 
@@ -62,7 +62,11 @@ impl Receiver {
         self.events().iter().filter_map(|event| Some(event["data"]["body"].as_str()?.to_owned())).collect()
     }
 
-    fn header(&self, index: usize, name: &str) -> String {
+    pub fn body(&self, index: usize) -> Bytes {
+        self.got.lock().unwrap()[index].1.clone()
+    }
+
+    pub fn header(&self, index: usize, name: &str) -> String {
         self.got.lock().unwrap()[index].0[name].to_str().unwrap().to_owned()
     }
 
@@ -75,11 +79,11 @@ impl Receiver {
     }
 }
 
-async fn server(place: &Place) -> Server {
+pub async fn server(place: &Place) -> Server {
     Server::start_with(place, Options { webhook_allow_private: true, ..Options::default() }).await
 }
 
-async fn create_webhook(server: &Server, receiver: &Receiver) -> Value {
+pub async fn create_webhook(server: &Server, receiver: &Receiver) -> Value {
     let made = server.post("/api/webhooks", &json!({"url": receiver.url, "event_types": ["message.created"]})).await;
     assert_eq!(made.status, 201, "{}", String::from_utf8_lossy(&made.bytes));
     made.json()

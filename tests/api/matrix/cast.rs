@@ -109,7 +109,13 @@ impl Fixture {
         let mails = MailServer::start().await;
         let mail = MailSettings { url: mails.url(), from: "posthaste@example.org".into() };
         let gifs = Some(GifSettings { source: GifSource::Local, rating: Rating::R });
-        let options = Options { demo: false, mail: Some(mail.clone()), gifs: gifs.clone(), ..Options::default() };
+        let options = Options {
+            demo: false,
+            mail: Some(mail.clone()),
+            gifs: gifs.clone(),
+            webhook_allow_private: true,
+            ..Options::default()
+        };
         let open_server = Server::start_with(place, options).await;
         let file = place.folder.path().join("jwt-secret");
         std::fs::write(&file, SECRET).unwrap();

@@ -128,10 +128,13 @@ POST /api/api-keys                                401 adm adm 201 scp scp 201 20
 DELETE /api/api-keys/{id}                         401 adm adm 204 scp scp 204 204 scp scp adm adm scp scp 204 204
 GET /api/webhooks                                 401 adm adm 200 scp scp 200 200 scp scp adm adm scp scp 200 200
 POST /api/webhooks                                401 adm adm 201 scp scp 201 201 scp scp adm adm scp scp 201 201
+GET /api/webhooks/{id}                            401 adm adm 200 scp scp 200 200 scp scp adm adm scp scp 200 200
 PATCH /api/webhooks/{id}                          401 adm adm 200 scp scp 200 200 scp scp adm adm scp scp 200 200
 DELETE /api/webhooks/{id}                         401 adm adm 204 scp scp 204 204 scp scp adm adm scp scp 204 204
 GET /api/webhooks/{id}/deliveries                 401 adm adm 200 scp scp 200 200 scp scp adm adm scp scp 200 200
 POST /api/webhooks/{id}/replay                    401 adm adm 204 scp scp 204 204 scp scp adm adm scp scp 204 204
+POST /api/webhooks/{id}/rotate-secret             401 adm adm 200 scp scp 200 200 scp scp adm adm scp scp 200 200
+POST /api/webhooks/{id}/test                      401 adm adm 200 scp scp 200 200 scp scp adm adm scp scp 200 200
 PUT /api/admin/users/{user_name}/ban              401 adm adm 204 scp scp 204 204 scp scp adm adm scp scp 204 204
 DELETE /api/admin/users/{user_name}/ban           401 adm adm 204 scp scp 204 204 scp scp adm adm scp scp 204 204
 PUT /api/admin/users/{user_name}/role             401 adm adm 204 scp scp 204 204 scp scp adm adm scp scp 204 204

@@ -9,15 +9,17 @@ use utoipa::{IntoParams, ToSchema};
 use crate::base::error::{Error, Result as DomainResult};
 use crate::base::ids::WebhookId;
 use crate::base::time::Timestamp;
-use crate::domain::events::webhooks::{self, Delivery, Fields, Webhook};
+use crate::domain::events::webhooks::{self, Delivery, DisabledReason, Fields, Webhook};
 use crate::domain::identity::audit::By;
 use crate::domain::shared::idempotency::{Once, StoredAnswer};
+use crate::http::access::limits::LimitKey;
 use crate::http::access::policy::Administrator;
-use crate::http::bodies::answers::{given, json, list, next_page, no_content, not_null, present, to_json};
+use crate::http::bodies::answers::{given, json, list, next_page, no_content, not_null, present, resource, to_json};
 use crate::http::bodies::extract::{JsonBody, Path, Query, idempotency_key};
 use crate::http::bodies::parameters::{IdSchema, IdempotencyKeyHeader, PageQuery};
 use crate::http::bodies::problem::Problem;
 use crate::http::state::HttpState;
+use crate::live::webhooks::TestOutcome;
 
 /// An outgoing webhook.
 #[derive(Serialize, ToSchema)]
@@ -31,22 +33,54 @@ pub struct WebhookBody<'a> {
     #[schema(example = json!(["message.created"]))]
     event_types: Option<Vec<&'a str>>,
     enabled: bool,
+    /// When it was disabled. Null while it is enabled, and if an older version disabled it.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    disabled_at: Option<Timestamp>,
+    /// Why it is disabled. Null while it is enabled.
+    disabled_reason: Option<DisabledReasonWord>,
     #[schema(value_type = String, format = DateTime, example = "2026-11-22T08:30:00.123456Z")]
     created_at: Timestamp,
-    /// The secret that signs deliveries. It is shown only once, in the answer to the creation.
+    /// When the previous secret stops signing. Null if only the current one signs.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    previous_secret_expires_at: Option<Timestamp>,
+    /// The secret that signs deliveries. It is shown only once, in the answer to the creation or to the rotation.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, example = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=")]
     secret: Option<String>,
 }
 
+/// Why a webhook is disabled.
+#[derive(Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = WebhookDisabledReason)]
+pub enum DisabledReasonWord {
+    /// An administrator disabled it.
+    Administrator,
+    /// The receiver answered 410 Gone.
+    Gone,
+}
+
+impl From<DisabledReason> for DisabledReasonWord {
+    fn from(reason: DisabledReason) -> Self {
+        match reason {
+            DisabledReason::Administrator => Self::Administrator,
+            DisabledReason::Gone => Self::Gone,
+        }
+    }
+}
+
 impl<'a> WebhookBody<'a> {
-    fn new(webhook: &'a Webhook) -> Self {
+    fn new(webhook: &'a Webhook, now: Timestamp) -> Self {
+        let previous = webhook.previous_secret.as_ref().map(|previous| previous.until);
         Self {
             id: webhook.id.0,
             url: &webhook.url,
             event_types: webhook.event_types.as_deref().map(|types| types.split(' ').collect()),
             enabled: webhook.enabled,
+            disabled_at: webhook.disabled_at,
+            disabled_reason: webhook.disabled_reason.map(DisabledReasonWord::from),
             created_at: webhook.created_at,
+            previous_secret_expires_at: previous.filter(|until| *until > now),
             secret: None,
         }
     }
@@ -112,7 +146,8 @@ pub async fn list_webhooks(
     Query(PageQuery { limit, cursor }): Query<PageQuery>,
 ) -> Result<Response, Problem> {
     let page = webhooks::list(&state.app, limit, cursor.as_deref()).await?;
-    let bodies: Vec<WebhookBody<'_>> = page.entries.iter().map(WebhookBody::new).collect();
+    let now = state.app.clock.now();
+    let bodies: Vec<WebhookBody<'_>> = page.entries.iter().map(|webhook| WebhookBody::new(webhook, now)).collect();
     Ok(list(to_json(&bodies, 240 * bodies.len())?, uri.path(), next_page(page.next, limit, [])))
 }
 
@@ -121,7 +156,7 @@ pub async fn list_webhooks(
 #[serde(deny_unknown_fields)]
 #[schema(as = NewWebhook, example = json!({"url": "https://example.com/hook", "event_types": ["message.created"]}))]
 pub struct NewWebhookBody {
-    /// Must begin with `https://` and must not be a private address.
+    /// Must begin with `https://` and must not be a private address, unless the operator allows it.
     #[schema(max_length = 2000)]
     url: String,
     /// The types of events to deliver. All types if absent or null.
@@ -144,6 +179,7 @@ pub struct NewWebhookBody {
     request_body = NewWebhookBody,
     responses(
         (status = 201, description = "Created.", body = WebhookBody<'_>, headers(
+            ("Location" = String, description = "The path of the webhook."),
             ("Idempotency-Replayed" = Option<String>, description = "`true` if this is the stored answer to an earlier request with the same key."),
         )),
         (status = 409, description = "`too_many_webhooks`."),
@@ -165,9 +201,112 @@ pub async fn create_webhook(
 }
 
 fn render_created(made: &Webhook) -> DomainResult<StoredAnswer> {
-    let body = WebhookBody { secret: Some(webhooks::secret_text(&made.secret)), ..WebhookBody::new(made) };
-    let body = serde_json::to_vec(&body).map_err(Error::internal)?;
-    Ok(StoredAnswer { status: StatusCode::CREATED.as_u16(), location: None, body })
+    let location = Some(format!("/api/webhooks/{}", made.id.0));
+    Ok(StoredAnswer { status: StatusCode::CREATED.as_u16(), location, body: with_secret(made)? })
+}
+
+fn render_rotated(rotated: &Webhook) -> DomainResult<StoredAnswer> {
+    Ok(StoredAnswer { status: StatusCode::OK.as_u16(), location: None, body: with_secret(rotated)? })
+}
+
+/// The webhook directly after its secret was made, so a previous secret still signs.
+fn with_secret(webhook: &Webhook) -> DomainResult<Vec<u8>> {
+    let secret = Some(webhooks::secret_text(&webhook.secret));
+    let body = WebhookBody { secret, ..WebhookBody::new(webhook, Timestamp::MIN) };
+    serde_json::to_vec(&body).map_err(Error::internal)
+}
+
+/// Get a webhook
+#[utoipa::path(
+    get,
+    path = "/api/webhooks/{id}",
+    tag = "integrations",
+    params(WebhookPath),
+    responses(
+        (status = 200, description = "The webhook, without its secret.", body = WebhookBody<'_>, headers(("ETag" = String, description = "The entity tag of this answer."))),
+        (status = 304, description = "Not modified: the answer still has the entity tag in `If-None-Match`."),
+    ),
+)]
+pub async fn get_webhook(
+    State(state): State<HttpState>,
+    _caller: Administrator,
+    headers: HeaderMap,
+    Path(path): Path<WebhookPath>,
+    _query: Query<()>,
+) -> Result<Response, Problem> {
+    let webhook = webhooks::get(&state.app, WebhookId(path.id)).await?;
+    resource(&headers, &WebhookBody::new(&webhook, state.app.clock.now()))
+}
+
+/// Replace the secret of a webhook
+///
+/// For 24 hours deliveries have two signatures, one by the new secret and one by the previous one. A second rotation within that
+/// time ends the oldest secret at once.
+#[utoipa::path(
+    post,
+    path = "/api/webhooks/{id}/rotate-secret",
+    tag = "integrations",
+    params(WebhookPath, IdempotencyKeyHeader),
+    responses(
+        (status = 200, description = "The webhook with its new secret, which is shown only in this answer.", body = WebhookBody<'_>, headers(
+            ("Idempotency-Replayed" = Option<String>, description = "`true` if this is the stored answer to an earlier request with the same key."),
+        )),
+    ),
+)]
+pub async fn rotate_webhook_secret(
+    State(state): State<HttpState>,
+    Administrator(principal): Administrator,
+    uri: Uri,
+    headers: HeaderMap,
+    Path(path): Path<WebhookPath>,
+    _query: Query<()>,
+) -> Result<Response, Problem> {
+    let request = idempotency_key(&state.app, &headers, &principal, uri.path(), b"")?;
+    let by = By::principal(&principal, state.app.clock.now());
+    let once = Once { request, render: render_rotated, sealed: true };
+    Ok(given(webhooks::rotate_secret(&state.app, WebhookId(path.id), by, once).await?))
+}
+
+/// The outcome of a test of a webhook.
+#[derive(Serialize, ToSchema)]
+#[schema(as = WebhookTest)]
+pub struct TestBody {
+    /// Whether the receiver answered with 2xx.
+    delivered: bool,
+    /// The HTTP status of the answer. Null if the receiver did not answer.
+    #[schema(minimum = 100, maximum = 999, example = 204)]
+    status: Option<u16>,
+    /// The time until the answer or the failure, in milliseconds.
+    #[schema(example = 12)]
+    duration_ms: u64,
+    /// What went wrong, in a sentence. Null after a success.
+    error: Option<String>,
+}
+
+/// Test a webhook
+///
+/// Delivers an event of the type `webhook.test` at once and waits for the answer, up to 15 seconds. A test changes nothing about the
+/// webhook and is not in the list of its deliveries. It also works while the webhook is disabled.
+#[utoipa::path(
+    post,
+    path = "/api/webhooks/{id}/test",
+    tag = "integrations",
+    params(WebhookPath),
+    responses((status = 200, description = "The outcome, also if the receiver did not answer.", body = TestBody)),
+)]
+pub async fn test_webhook(
+    State(state): State<HttpState>,
+    _caller: Administrator,
+    Path(path): Path<WebhookPath>,
+    _query: Query<()>,
+) -> Result<Response, Problem> {
+    let webhook = webhooks::get(&state.app, WebhookId(path.id)).await?;
+    if let Some(problem) = state.limits.check(LimitKey::WebhookTest(path.id)).problem() {
+        return Err(problem);
+    }
+    let TestOutcome { status, duration, error } = state.live.test_webhook(&webhook).await?;
+    let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    json(StatusCode::OK, &TestBody { delivered: error.is_none(), status, duration_ms, error })
 }
 
 /// Request body for changing a webhook. An absent field is not changed.
@@ -198,7 +337,8 @@ pub struct WebhookPath {
 
 /// Change a webhook
 ///
-/// A disabled webhook keeps its position in the event log and continues there when it is enabled again.
+/// A disabled webhook keeps its position in the event log and continues there when it is enabled again. The server disables a
+/// webhook whose receiver answers 410.
 #[utoipa::path(
     patch,
     path = "/api/webhooks/{id}",
@@ -217,7 +357,7 @@ pub async fn update_webhook(
     let fields = Fields { url, event_types, enabled };
     let by = By::principal(&principal, state.app.clock.now());
     let webhook = webhooks::update(&state.app, WebhookId(path.id), fields, by).await?;
-    json(StatusCode::OK, &WebhookBody::new(&webhook))
+    json(StatusCode::OK, &WebhookBody::new(&webhook, state.app.clock.now()))
 }
 
 /// Delete a webhook
