@@ -241,6 +241,10 @@ pub async fn find(app: &App, token: &str) -> Result<Target> {
 /// # Errors
 /// 404 `incoming_webhook_not_found`; 422 for `text`, and `idempotency_key_reused`.
 pub async fn post(app: &App, target: Target, text: String, request: Option<KeyedRequest>) -> Result<bool> {
+    if text.is_empty() {
+        let detail = "must have at least one character, or there must be blocks or attachments that contain a text";
+        return Err(Error::invalid("text", "required", detail));
+    }
     check_text("text", &text, MAX_BODY_CHARACTERS)?;
     let draft = Draft {
         sender: Sender::Bot(target.bot),

@@ -21,4 +21,5 @@ pub mod problem;
 pub mod reports;
 pub mod scheduled;
 pub mod sessions;
+pub mod slack;
 pub mod users;

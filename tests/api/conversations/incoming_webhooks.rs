@@ -124,7 +124,7 @@ both!(messages_in_the_format_of_slack_are_accepted, async |place| {
     assert_ok(&bytes(&server, &hook, "application/json; charset=utf-8", r#"{"text": "four"}"#).await);
     let marked = form("\u{feff}{\"text\": \"five\"}");
     assert_ok(&bytes(&server, &hook, "application/x-www-form-urlencoded; charset=utf8", marked).await);
-    assert_eq!(texts_in(&server, "duck", group).await, ["one", "two & a half = 2½ + 0", "three", "four", "five"]);
+    assert_eq!(texts_in(&server, "duck", group).await, ["one\n\nmore", "two & a half = 2½ + 0", "three", "four", "five"]);
 
     server.post(&hook, &json!({})).await.invalid(&["text"]);
     server.post(&hook, &json!({"text": ""})).await.invalid(&["text"]);
@@ -132,7 +132,11 @@ both!(messages_in_the_format_of_slack_are_accepted, async |place| {
     server.post(&hook, &json!({"text": 1})).await.invalid(&["text"]);
     server.post(&hook, &json!({"text": "a\0b"})).await.invalid(&["text"]);
     server.post(&hook, &json!(["text"])).await.invalid(&["body"]);
-    send_text(&server, &hook, &"é".repeat(8_001)).await.invalid(&["text"]);
+    server
+        .post(&hook, &json!({"blocks": [{"type": "divider"}], "attachments": [{"text": "a\0b"}]}))
+        .await
+        .invalid(&["text"]);
+    server.post(&hook, &json!({"blocks": "x", "attachments": [{"color": "good"}]})).await.invalid(&["text"]);
     assert_ok(&send_text(&server, &hook, &"é".repeat(8_000)).await);
     bytes(&server, &hook, content_type, "").await.invalid(&["payload"]);
     bytes(&server, &hook, content_type, "text=hey").await.invalid(&["payload"]);
@@ -166,6 +170,73 @@ both!(messages_in_the_format_of_slack_are_accepted, async |place| {
     server.post(&format!("{hook}?wait=true"), &json!({"text": "x"})).await.invalid(&["wait"]);
     server.get(&hook).await.problem(405, "method_not_allowed");
     assert_eq!(texts_in(&server, "duck", group).await.len(), 6, "the five above and the long one");
+    // A longer text is cut, and says so.
+    assert_ok(&send_text(&server, &hook, &"é".repeat(8_001)).await);
+    let cut = texts_in(&server, "duck", group).await.pop().unwrap();
+    assert!(cut.chars().count() <= 8_000 && cut.starts_with("éé") && cut.ends_with("characters were cut off]"));
+});
+
+both!(attachments_and_blocks_become_text, async |place| {
+    let server = Server::start(place).await;
+    let group = group(&server, "bugs", &["duck"], "all").await;
+    let hook = target(&create_webhook(&server, "bugs", group, "alerts").await);
+    // As Grafana sends an alert.
+    let grafana = json!({
+        "channel": "#alerts", "username": "Grafana", "icon_url": "https://grafana.com/icon.png",
+        "attachments": [{
+            "color": "#D63232", "fallback": "[FIRING:1] DiskFull", "footer": "Grafana v11", "mrkdwn_in": ["pretext"],
+            "title": "[FIRING:1] DiskFull", "title_link": "http://grafana.example/alerting/list",
+            "text": "**Firing**\n\nValue: A=91 &gt; 90", "ts": 1_764_321_000, "image_url": "https://grafana.example/p.png"
+        }]
+    });
+    // As Alertmanager sends one.
+    let alertmanager = json!({
+        "channel": "ops", "username": "alertmanager",
+        "attachments": [{
+            "title": "[RESOLVED] HighLatency", "title_link": "http://alertmanager.example/#/alerts", "pretext": "cluster *a*",
+            "text": "<https://runbook.example/latency|Runbook>", "fallback": "[RESOLVED] HighLatency | http://…",
+            "fields": [{"title": "severity", "value": "page", "short": true}, {"title": "job", "value": "api"}, {"value": 3}],
+            "actions": [{"type": "button", "text": "Silence", "url": "http://alertmanager.example/#/silences"}]
+        }, {"fallback": "only this"}]
+    });
+    // As a build server sends a report.
+    let blocks = json!({
+        "text": "Build 17 failed",
+        "blocks": [
+            {"type": "header", "text": {"type": "plain_text", "text": "Build 17 failed"}},
+            {"type": "section", "text": {"type": "mrkdwn", "text": "in *main* by <@U024BE7LH>"},
+             "accessory": {"type": "button", "text": {"type": "plain_text", "text": "Log"}, "url": "https://ci.example/17"}},
+            {"type": "section", "fields": [{"type": "mrkdwn", "text": "*Took:* 3 min"}, {"type": "plain_text", "text": "Try 2"}]},
+            {"type": "divider"},
+            {"type": "context", "elements": [{"type": "image", "image_url": "https://ci.example/i.png", "alt_text": "icon"},
+                                             {"type": "mrkdwn", "text": "a commit"}]},
+            {"type": "actions", "elements": [{"type": "button", "text": {"type": "plain_text", "text": "Retry"}, "value": "x"}]},
+            {"type": "rich_text", "elements": [
+                {"type": "rich_text_section", "elements": [{"type": "text", "text": "See "}, {"type": "link", "url": "https://a.example", "text": "a"}]},
+                {"type": "rich_text_list", "elements": [{"type": "rich_text_section", "elements": [{"type": "text", "text": "one"}]}]}]},
+            {"type": "unknown", "surprise": true}
+        ]
+    });
+    for message in [grafana, alertmanager, blocks] {
+        assert_ok(&server.post(&hook, &message).await);
+    }
+    assert_eq!(
+        texts_in(&server, "duck", group).await,
+        [
+            "[FIRING:1] DiskFull (http://grafana.example/alerting/list)\n**Firing**\n\nValue: A=91 > 90\n\
+             https://grafana.example/p.png\nGrafana v11",
+            "cluster *a*\n[RESOLVED] HighLatency (http://alertmanager.example/#/alerts)\n\
+             Runbook (https://runbook.example/latency)\nseverity: page\njob: api\n3\n\
+             Silence (http://alertmanager.example/#/silences)\n\nonly this",
+            "Build 17 failed\nin *main* by @U024BE7LH\nLog (https://ci.example/17)\n*Took:* 3 min\nTry 2\n———\n\
+             icon (https://ci.example/i.png) a commit\nRetry\nSee a (https://a.example)\n• one",
+        ]
+    );
+    // A text that the blocks do not contain comes first.
+    let message =
+        json!({"text": "summary", "blocks": [{"type": "section", "text": {"type": "mrkdwn", "text": "details"}}]});
+    assert_ok(&server.post(&hook, &message).await);
+    assert_eq!(texts_in(&server, "duck", group).await.pop().unwrap(), "summary\n\ndetails");
 });
 
 both!(an_unknown_token_answers_like_a_path_that_does_not_exist, async |place| {

@@ -17,6 +17,7 @@ use crate::http::bodies::extract::{JsonBody, JsonOrPayload, Path, Query, idempot
 use crate::http::bodies::incoming_webhooks::IncomingWebhookBody;
 use crate::http::bodies::parameters::{GroupPath, IdSchema, IdempotencyKeyHeader, PageQuery};
 use crate::http::bodies::problem::Problem;
+use crate::http::bodies::slack::SlackMessage;
 use crate::http::state::HttpState;
 
 /// Request body for creating an incoming webhook.
@@ -144,14 +145,6 @@ pub async fn delete_incoming_webhook(
     Ok(no_content())
 }
 
-/// A message of a program, in the format of Slack. Other fields are ignored.
-#[derive(Deserialize, ToSchema)]
-#[schema(example = json!({"text": "The build is green."}))]
-pub struct IncomingMessage {
-    #[schema(min_length = 1, max_length = 8000)]
-    text: String,
-}
-
 /// A message of a program, as a form.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "only for the OpenAPI document")]
@@ -172,7 +165,7 @@ pub struct HookPath {
 
 /// Post a message through an incoming webhook
 ///
-/// Accepts the format of Slack's incoming webhooks. The token in the address is the only credential.
+/// Accepts the format of Slack's incoming webhooks: `text`, `blocks` and `attachments` become one text. The token in the address is the only credential.
 #[utoipa::path(
     post,
     path = "/api/hooks/{token}",
@@ -181,7 +174,7 @@ pub struct HookPath {
         HookPath,
         ("Idempotency-Key" = Option<String>, Header, description = "A repeated request with the same key and body posts no second message, for 7 days.", min_length = 1, max_length = 255, pattern = "^[ -~]+$"),
     ),
-    request_body(content((IncomingMessage = "application/json"), (IncomingForm = "application/x-www-form-urlencoded"))),
+    request_body(content((SlackMessage = "application/json"), (IncomingForm = "application/x-www-form-urlencoded"))),
     responses(
         (status = 200, description = "`ok`: the message was posted.", body = String, content_type = "text/plain", headers(
             ("Idempotency-Replayed" = Option<String>, description = "`true` if this is the stored answer to an earlier request with the same key."),
@@ -194,7 +187,7 @@ pub async fn post_incoming_message(
     _caller: Public,
     headers: HeaderMap,
     Path(path): Path<HookPath>,
-    body: JsonOrPayload<IncomingMessage>,
+    body: JsonOrPayload<SlackMessage>,
 ) -> Result<Response, Problem> {
     let target = incoming_webhooks::find(&state.app, &path.token).await?;
     if let Some(problem) = state.limits.check(LimitKey::IncomingWebhook(target.id.0)).problem() {
@@ -204,7 +197,7 @@ pub async fn post_incoming_message(
     let days = &state.app.key_days;
     let keyed = |key: &HeaderValue| KeyedRequest::new(days, &scope, key.as_bytes(), "POST", "/api/hooks", &body.bytes);
     let request = headers.get("idempotency-key").map(keyed).transpose()?;
-    let replayed = incoming_webhooks::post(&state.app, target, body.value.text, request).await?;
+    let replayed = incoming_webhooks::post(&state.app, target, body.value.to_body(), request).await?;
     let mut response = Response::new(Body::from("ok"));
     let content_type = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, content_type);
