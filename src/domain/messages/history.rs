@@ -59,7 +59,7 @@ struct Wanted {
 ///
 /// # Errors
 /// 422 for more than one field or a number that cannot be a `seq`; 404 `conversation_not_found`, also if the caller is
-/// not a member.
+/// not a member; 410 `cursor_expired` if `after` is a `seq` that the conversation does not have.
 pub async fn list(
     app: &App,
     principal: &Principal,
@@ -105,6 +105,14 @@ async fn read(conn: &mut Conn, wanted: &Wanted) -> Result<History> {
     let head = store::conversations::conversations::head_of(conn, wanted.conversation)
         .await?
         .ok_or_else(conversation_not_found)?;
+    // The caller has seen messages that a restore of a backup has removed. An empty page would hide the messages that get the same
+    // `seq` later.
+    if wanted.listing.after.is_some_and(|seq| seq > head.last_seq) {
+        return Err(Error::Gone {
+            code: "cursor_expired",
+            detail: "The conversation has no message with this seq; a backup was restored, so load the conversation again",
+        });
+    }
     let limit = wanted.limit;
     let (first, last) = match wanted.listing {
         Listing { before: Some(seq), .. } => {

@@ -5,7 +5,7 @@
 //!
 //! Invariants: a copy is one snapshot of its source, and other connections can write while it is taken. A restore is one
 //! transaction, keeps the data that it replaces, and renews the epoch of the event log, so that no cursor from before the
-//! restore is accepted after it. Nothing is reported as done before it is synced to disk.
+//! restore is accepted after it. It assigns no id again that was assigned after the backup was made. Nothing is reported as done before it is synced to disk.
 
 use std::path::{Path, PathBuf};
 
@@ -29,6 +29,10 @@ const ROWS_PER_STEP: i64 = 1_000;
 /// place of the table `messaging_sequence`. A copy from or to PostgreSQL also leaves out the search index; the restore
 /// builds it from the messages.
 const NOT_COPIED: &[&str] = &["schema_migrations", "messaging_sequence"];
+
+/// The least number of ids that a restore leaves out, in each table. They were perhaps assigned after the backup was made, and clients
+/// may still know them.
+const LEAST_ID_STEP: i64 = 1_000_000_000;
 
 /// The first version of the schema that has files.
 const FILES_VERSION: i64 = 17;
@@ -217,7 +221,9 @@ async fn restore_staged(
                 // The position of revocations rises by the same step, so that a running node does not trust its cached
                 // credentials.
                 let sql = "UPDATE messaging.server_state SET last_revocation = last_revocation + $1";
-                conn.execute(sql, &[Value::I64(step)]).await.map(drop)
+                conn.execute(sql, &[Value::I64(step)]).await?;
+                // The step is random, so a second restore of the same backup does not assign the ids of the first one again.
+                skip_ids(conn, LEAST_ID_STEP + step).await
             })
         })
         .await?;
@@ -251,6 +257,22 @@ async fn restore_staged(
             Ok(kept.0)
         }
     }
+}
+
+/// Leaves out the next `count` ids of messages and of every table that numbers its rows, in a SQLite file.
+async fn skip_ids(conn: &mut Conn, count: i64) -> Result<()> {
+    let count = [Value::I64(count)];
+    conn.execute("UPDATE messaging.messaging_sequence SET last_value = last_value + $1", &count).await?;
+    conn.execute("UPDATE sqlite_sequence SET seq = seq + $1", &count).await?;
+    // A table that never had a row has no entry yet.
+    conn.execute(
+        "INSERT INTO sqlite_sequence (name, seq)
+         SELECT m.name, $1 FROM sqlite_master m
+          WHERE m.type = 'table' AND m.sql LIKE '%AUTOINCREMENT%' AND m.name NOT IN (SELECT name FROM sqlite_sequence)",
+        &count,
+    )
+    .await?;
+    Ok(())
 }
 
 /// The tables of this program's schema. A backup may also hold tables of other programs, which are not copied.

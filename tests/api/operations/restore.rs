@@ -3,12 +3,13 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use reqwest::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use super::operations::{posthaste, text};
 use crate::both;
 use crate::messages::messages::assert_dense;
+use crate::support::people::post;
 use crate::support::place::Kind;
 use crate::support::{Place, Server, answer_of};
 
@@ -74,7 +75,8 @@ both!(a_backup_goes_into_the_other_database, async |place| {
     let server = Server::start(&other).await;
     assert_eq!(server.all("/api/messages/duck").await, messages);
     assert_eq!(server.all("/api/users").await, users);
-    assert_eq!(server.send("bugs", "duck", "on").await["id"], 6);
+    // The next ids are far away from those that the first database may have assigned after the backup.
+    assert!(server.send("bugs", "duck", "on").await["id"].as_i64().unwrap() > 1_000_000_000);
     server.send("bugs", "rdibari", "on").await;
     server.send("bugs", "porky", "on").await;
     assert_dense(&other).await;
@@ -162,6 +164,84 @@ both!(a_backup_is_one_file_that_only_its_owner_can_read, async |place| {
     let names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, ["backup"]);
     assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+});
+
+/// Creates one of each thing whose id clients keep. Returns the ids, with names.
+async fn create_one_of_each(server: &Server, name: &str) -> Vec<(&'static str, i64)> {
+    let id = |value: &Value| value["id"].as_i64().unwrap_or_else(|| panic!("{value}"));
+    let user = server.post("/api/users", &json!({"user_name": name})).await.json();
+    let message = server.send("bugs", name, "hey").await;
+    let group = json!({"kind": "group", "title": name});
+    let group = post(server, "bugs", "/api/conversations", group).await.json();
+    let path = format!("/api/conversations/{}", group["id"]);
+    let invite = post(server, "bugs", &format!("{path}/invites"), json!({})).await.json();
+    let hook = post(server, "bugs", &format!("{path}/incoming-webhooks"), json!({"name": "CI"})).await.json();
+    let key = server.post("/api/api-keys", &json!({"name": name, "scopes": ["read"]})).await.json();
+    let webhook = json!({"url": "https://example.com/hook", "enabled": false});
+    let webhook = server.post("/api/webhooks", &webhook).await.json();
+    vec![
+        ("user", id(&user)),
+        ("message", id(&message)),
+        ("direct conversation", message["conversation_id"].as_i64().unwrap()),
+        ("group", id(&group)),
+        ("invite", id(&invite)),
+        ("incoming webhook", id(&hook)),
+        ("API key", id(&key)),
+        ("webhook", id(&webhook)),
+    ]
+}
+
+both!(ids_of_the_lost_time_are_not_given_again, async |place| {
+    let server = Server::start(place).await;
+    let file = place.folder.path().join("backup");
+    let file = file.to_str().unwrap();
+    assert!(posthaste(place, &["backup", file]).status.success());
+    let mut known: Vec<Vec<(&str, i64)>> = Vec::new();
+    let mut server = server;
+    for round in 0..3 {
+        let name = format!("newcomer{round}");
+        let made = create_one_of_each(&server, &name).await;
+        for earlier in &known {
+            for ((what, id), (_, other)) in made.iter().zip(earlier) {
+                assert_ne!(id, other, "{what} in round {round}");
+                assert!(*id < 1 << 53, "{what}: {id}");
+            }
+        }
+        known.push(made);
+        server.stop().await;
+        let restored = posthaste(place, &["restore", file]);
+        assert!(restored.status.success(), "{}", text(&restored));
+        server = Server::start(place).await;
+    }
+    // The backup itself has not changed.
+    let other = Place::new(Kind::Sqlite).await;
+    assert!(posthaste(&other, &["restore", file]).status.success());
+    assert_eq!(
+        other.numbers("SELECT max(id) FROM messages").await,
+        place.numbers("SELECT max(id) FROM messaging.messages").await
+    );
+    other.remove().await;
+});
+
+both!(a_place_in_the_lost_time_has_a_clear_answer, async |place| {
+    let server = Server::start(place).await;
+    let first = server.send("bugs", "duck", "before the backup").await;
+    let file = place.folder.path().join("backup");
+    let file = file.to_str().unwrap();
+    assert!(posthaste(place, &["backup", file]).status.success());
+    let lost = server.send("bugs", "duck", "lost").await;
+    let cursor = server.get("/api/events").await.json()["cursor"].as_str().unwrap().to_owned();
+    let restored = posthaste(place, &["restore", file]);
+    assert!(restored.status.success(), "{}", text(&restored));
+    server.get(&format!("/api/events?after={cursor}")).await.problem(410, "cursor_expired");
+    let history = format!("/api/conversations/{}/messages", first["conversation_id"]);
+    server.get(&format!("{history}?after={}", lost["seq"])).await.problem(410, "cursor_expired");
+    assert_eq!(server.get(&format!("{history}?after={}", first["seq"])).await.json(), Value::Array(Vec::new()));
+    // The next message has the seq of the lost one, and another id.
+    let next = server.send("bugs", "duck", "after the restore").await;
+    assert_eq!(next["seq"], lost["seq"]);
+    assert_ne!(next["id"], lost["id"]);
+    server.get(&format!("/api/events?after={cursor}")).await.problem(410, "cursor_expired");
 });
 
 /// Tables whose rows are not copied, because they are built again or copied in another form.

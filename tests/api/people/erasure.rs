@@ -233,7 +233,7 @@ both!(ids_of_revoked_keys_and_of_the_audit_log_are_not_used_again_after_a_restor
         // The id of an API key must not be used again: idempotency keys belong to this id, and the audit log names the API key
         // by it.
         let made = server.post("/api/api-keys", &json!({"name": "x"})).await.json();
-        assert_eq!(made["id"], 4, "{kind:?}");
+        assert!(made["id"].as_i64().unwrap() > 3, "{kind:?}: {made}");
         other.remove().await;
     }
 });
