@@ -1,6 +1,7 @@
-//! The code that every layer uses: ids, request ids, time, text, search terms, errors, metrics and tasks. It imports no other
+//! The code that every layer uses: ids, request ids, time, text, search terms, errors and their codes, metrics and tasks. It imports no other
 //! area.
 
+pub mod codes;
 pub mod error;
 pub mod ids;
 pub mod links;

@@ -214,7 +214,7 @@ impl Inner {
             errors.push(FieldError::new("to", "invalid_address", "must be an email address"));
         }
         if mail.subject.chars().any(char::is_control) || mail.subject.chars().count() > SUBJECT_LIMIT {
-            errors.push(FieldError::new("subject", "invalid_subject", "must be one line of at most 200 characters"));
+            errors.push(FieldError::new("subject", "wrong_value", "must be one line of at most 200 characters"));
         }
         if mail.text.len() > TEXT_LIMIT_BYTES {
             errors.push(FieldError::new("text", "too_long", "must have at most 65536 bytes"));

@@ -1,6 +1,7 @@
 //! Rules of this repository that the compiler does not check: imports, names that may occur in one place only, the form of
 //! handlers, lengths of files.
 
+mod codes;
 mod documents;
 mod imports;
 
