@@ -9,6 +9,7 @@
 //! - Tests cause what no request can cause, or check what no answer shows: an answer that cannot be rendered, a failing unit of
 //!   work, the audience of an event on generated rows, the rewriting of SQL for SQLite.
 
+mod contract;
 mod conversations;
 mod documentation;
 mod events;

@@ -86,14 +86,15 @@ fn drivers_are_named_only_in_their_folders() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// A handler: its place in the code, method and path, its parameters, and the names of the structs that document its
-/// parameters.
+/// A handler: its place in the code, method and path, its parameters, the names of the structs that document its
+/// parameters, and whether its attribute names credentials.
 struct Handler {
     at: String,
     method: String,
     path: String,
     signature: String,
     documented: Vec<String>,
+    names_credentials: bool,
 }
 
 fn handlers() -> Vec<Handler> {
@@ -112,6 +113,7 @@ fn handlers() -> Vec<Handler> {
                 path: path.split('"').next().unwrap_or_default().to_owned(),
                 signature: taken.split_whitespace().collect::<Vec<_>>().join(" "),
                 documented: description.split_once("params(").map_or_else(Vec::new, |(_, rest)| words(rest)),
+                names_credentials: description.contains("security("),
             });
         }
     }
@@ -184,6 +186,20 @@ fn every_handler_has_exactly_one_policy() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn only_handlers_that_use_optional_credentials_name_them() {
+    let handlers = handlers();
+    let wrong = handlers.iter().filter(|handler| {
+        let uses_credentials = handler.signature.contains("Public(") && !handler.signature.contains("Public(_)");
+        handler.names_credentials != uses_credentials
+    });
+    let wrong: Vec<&str> = wrong.map(|handler| &*handler.at).collect();
+    assert!(
+        wrong.is_empty(),
+        "an attribute with `security` and a parameter `Public(principal)` go together: {wrong:?}"
+    );
 }
 
 #[test]

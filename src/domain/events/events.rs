@@ -20,6 +20,7 @@ use crate::domain::messages::message_reads::complete;
 use crate::domain::messages::tallies;
 use crate::store;
 use crate::store::db::Conn;
+pub use crate::store::events::event_kinds::EphemeralKind;
 pub use crate::store::events::events::{EventLog, Kind, LogChunk, LoggedEvent};
 use crate::store::messages::messages::Message;
 use crate::store::messages::reactions::Tally;

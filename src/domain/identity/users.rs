@@ -128,7 +128,12 @@ pub async fn register(
     if !for_others && !app.settings.registration_open {
         return Err(Error::Forbidden {
             code: "registration_closed",
-            detail: "Registration is closed; ask an administrator for an account".into(),
+            detail: match principal {
+                Some(_) => "Registration is closed; only an administrator, or an API key that acts as no user, creates accounts",
+                // An administrator whose program did not send the token gets this too.
+                None => "Registration is closed; send valid credentials of an administrator, or ask one for an account",
+            }
+            .into(),
         });
     }
     if !for_others && registration.password.is_none() {

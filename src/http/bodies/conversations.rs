@@ -82,6 +82,7 @@ pub enum ConversationKind {
 /// Which messages a member who joined later can see.
 #[derive(Clone, Copy, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = GroupHistory)]
 pub enum HistoryWord {
     /// All messages.
     All,
@@ -157,6 +158,7 @@ impl<'a> ConversationBody<'a> {
 /// The role of a member in a group.
 #[derive(Clone, Copy, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = GroupRole)]
 pub enum RoleWord {
     /// Reads messages, sends messages and reacts.
     Member,

@@ -23,7 +23,7 @@ pub struct InviteBody<'a> {
     uses: i64,
     /// The code. It is shown only once, in the answer to its creation.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(example = "phi_0123456789abcdefghijklmnopqrstuvwxyzABCDEFG")]
+    #[schema(nullable = false, example = "phi_0123456789abcdefghijklmnopqrstuvwxyzABCDEFG")]
     code: Option<&'a str>,
 }
 

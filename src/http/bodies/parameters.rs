@@ -47,7 +47,7 @@ pub struct StreamStart {
 #[into_params(parameter_in = Path)]
 pub struct UserPath {
     /// The name of the user, or `me` for the caller.
-    #[param(example = "rdibari")]
+    #[param(example = "me")]
     pub user_name: String,
 }
 

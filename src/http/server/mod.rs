@@ -4,12 +4,15 @@
 //! After the shutdown signal no connection is accepted, and requests that have arrived are answered. Connections that are still
 //! open after [`SHUTDOWN_TIMEOUT`] are closed.
 
+pub mod asyncapi;
 pub mod connection;
 pub mod edge;
 pub mod metrics;
 pub mod openapi;
 pub mod representation;
+mod responses;
 pub mod router;
+mod schemas;
 pub mod upgrade;
 
 use std::convert::Infallible;

@@ -11,7 +11,7 @@ use tower::util::MapRequestLayer;
 use utoipa_axum::router::OpenApiRouter;
 
 use super::edge::RouteSlot;
-use super::{metrics, openapi};
+use super::{asyncapi, metrics, openapi};
 use crate::base::error::Error;
 use crate::domain::access::principal::Access;
 use crate::http::bodies::problem::Problem;
@@ -42,7 +42,18 @@ fn documented() -> OpenApiRouter<HttpState> {
 /// The document cannot be written as JSON, which would be a bug.
 pub fn openapi_json(access: Access) -> Result<String, Error> {
     let (_, document) = documented().split_for_parts();
-    openapi::complete(document, access).to_pretty_json().map_err(Error::internal)
+    openapi::complete(&document, access).and_then(openapi::text).map_err(Error::internal)
+}
+
+/// The AsyncAPI document as JSON.
+///
+/// # Errors
+/// The document cannot be written as JSON, which would be a bug.
+pub fn asyncapi_json() -> Result<String, Error> {
+    let (_, document) = documented().split_for_parts();
+    // Events and frames are the same under secured and under open access.
+    let document = openapi::complete(&document, Access::Secured).map_err(Error::internal)?;
+    serde_json::to_string_pretty(&asyncapi::document(&document)).map_err(Error::internal)
 }
 
 /// Builds the router with all routes.
@@ -50,11 +61,13 @@ pub fn openapi_json(access: Access) -> Result<String, Error> {
 /// # Errors
 /// Those of [`openapi_json`].
 pub fn router(state: HttpState) -> Result<Router, Error> {
-    let document: Arc<str> = openapi_json(state.app.settings.access)?.into();
+    let openapi: Arc<str> = openapi_json(state.app.settings.access)?.into();
+    let asyncapi: Arc<str> = asyncapi_json()?.into();
     let (router, _) = documented().split_for_parts();
-    let swagger = Arc::new(utoipa_swagger_ui::Config::from("/openapi.json").validator_url("none"));
+    let swagger = Arc::new(docs_settings());
     let router = router
-        .route("/openapi.json", get(move || serve_document(document)))
+        .route("/openapi.json", get(move || serve_document(openapi)))
+        .route("/asyncapi.json", get(move || serve_document(asyncapi)))
         .route("/docs", get(|| async { Redirect::permanent("/docs/") }))
         .route("/redoc", get(|| async { Redirect::permanent("/docs/") }))
         .route("/docs/", get(docs_page))
@@ -71,6 +84,16 @@ pub fn router(state: HttpState) -> Result<Router, Error> {
 /// The router of the separate address for metrics.
 pub fn metrics_router(state: HttpState) -> Router {
     Router::new().route("/metrics", get(metrics::render)).with_state(state)
+}
+
+/// The settings of Swagger UI. The browser keeps the token, so that a reload of the page does not ask for it again.
+fn docs_settings() -> utoipa_swagger_ui::Config<'static> {
+    utoipa_swagger_ui::Config::from("/openapi.json")
+        .validator_url("none")
+        .persist_authorization(true)
+        .filter(true)
+        .deep_linking(true)
+        .display_request_duration(true)
 }
 
 async fn serve_document(document: Arc<str>) -> Response {
@@ -98,7 +121,14 @@ fn docs(file: &str, axum::Extension(swagger): Swagger) -> Result<Response, Probl
     let Some(file) = found else {
         return Err(Problem::of_status(StatusCode::NOT_FOUND));
     };
-    let mut response = file.bytes.into_response();
+    let is_page = file.content_type.starts_with("text/html");
+    let mut response = if is_page {
+        // The page comes from a library, which gives it the title of the library.
+        let page = String::from_utf8_lossy(&file.bytes);
+        page.replace("<title>Swagger UI</title>", "<title>Posthaste API</title>").into_response()
+    } else {
+        file.bytes.into_response()
+    };
     let headers = response.headers_mut();
     if let Ok(kind) = HeaderValue::try_from(file.content_type) {
         headers.insert(header::CONTENT_TYPE, kind);

@@ -4,12 +4,13 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{Method, header};
 use axum::response::Response;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use crate::base::error::FieldError;
 use crate::domain::people::presence;
+use crate::http::bodies::frames::ReplyFrame;
 
 /// The limit of the body of a reply, in bytes.
 const REPLY_LIMIT_BYTES: usize = 4 * 1_024 * 1_024;
@@ -29,16 +30,6 @@ pub struct ClientFrame {
     /// All other fields: those of the request.
     #[serde(flatten)]
     pub rest: Map<String, Value>,
-}
-
-#[derive(Serialize)]
-struct Reply<'a> {
-    #[serde(rename = "type")]
-    kind: &'static str,
-    #[serde(rename = "ref")]
-    reference: Option<&'a Value>,
-    status: u16,
-    body: Option<&'a RawValue>,
 }
 
 /// The presence state in a frame of the type `presence`.
@@ -108,5 +99,5 @@ pub async fn reply(reference: Option<&Value>, response: Response) -> Option<Stri
     let status = response.status().as_u16();
     let bytes = axum::body::to_bytes(response.into_body(), REPLY_LIMIT_BYTES).await.ok()?;
     let body: Option<&RawValue> = serde_json::from_slice(&bytes).ok();
-    serde_json::to_string(&Reply { kind: "reply", reference, status, body }).ok()
+    serde_json::to_string(&ReplyFrame::new(reference, status, body)).ok()
 }

@@ -15,7 +15,8 @@ use std::time::Duration;
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
 use axum::response::{IntoResponse, Response};
 use futures_util::SinkExt;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 use tokio::time::Instant;
 
 use super::frames::{ClientFrame, presence_of, reply, request_of};
@@ -24,6 +25,7 @@ use crate::domain::access::principal::Principal;
 use crate::http::access::admission::admit_frame;
 use crate::http::access::lease::{LeaseEnd, StreamLease};
 use crate::http::bodies::answers::no_content;
+use crate::http::bodies::frames::{HelloFrame, PongFrame, ResetFrame};
 use crate::http::bodies::problem::Problem;
 use crate::http::server::edge::Edge;
 use crate::http::server::upgrade::ConnectionPermit;
@@ -204,15 +206,12 @@ impl SocketSession {
 
     async fn send_hello(&mut self, cursor: &str, reset: Option<&'static str>) -> Result<(), End> {
         if let Some(reason) = reset {
-            self.send_json(&json!({"type": "reset", "reason": reason})).await?;
+            self.send_json(&ResetFrame::new(reason)).await?;
         }
-        let hello = json!({
-            "type": "hello",
-            "cursor": cursor,
-            "heartbeat_ms": self.state.settings.timeouts.heartbeat.as_millis() as u64,
-            "user_name": self.lease.principal().person().map(|person| &person.user_name),
-        });
-        self.send_json(&hello).await
+        let heartbeat_ms = self.state.settings.timeouts.heartbeat.as_millis() as u64;
+        let principal = self.lease.principal().clone();
+        let user_name = principal.person().map(|person| &*person.user_name);
+        self.send_json(&HelloFrame::new(cursor, heartbeat_ms, user_name)).await
     }
 
     /// Writes an event together with the following ones that are in memory.
@@ -259,8 +258,12 @@ impl SocketSession {
         self.write(Message::Ping(axum::body::Bytes::new())).await
     }
 
-    async fn send_json(&mut self, value: &Value) -> Result<(), End> {
-        self.write(Message::Text(value.to_string().into())).await
+    async fn send_json(&mut self, frame: &impl Serialize) -> Result<(), End> {
+        let text = serde_json::to_string(frame).map_err(|error| {
+            tracing::error!(%error, "a frame cannot be written as JSON");
+            End::Close(FAILED)
+        })?;
+        self.write(Message::Text(text.into())).await
     }
 
     async fn write(&mut self, message: Message) -> Result<(), End> {
@@ -286,7 +289,7 @@ impl SocketSession {
         };
         let client_frame: Option<ClientFrame> = serde_json::from_str(text.as_str().trim_start_matches('\u{feff}')).ok();
         if client_frame.as_ref().is_some_and(|client_frame| client_frame.kind == "ping") {
-            return self.send_json(&json!({"type": "pong"})).await;
+            return self.send_json(&PongFrame::new()).await;
         }
         self.waiting_bytes += text.as_str().len();
         self.waiting.push_back((text.as_str().len(), client_frame));

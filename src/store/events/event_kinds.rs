@@ -23,10 +23,10 @@ macro_rules! kinds {
                 }
             }
 
-            #[cfg(test)]
-            fn meaning(self) -> &'static str {
+            /// What an event of this kind means, as a sentence.
+            pub const fn meaning(self) -> &'static str {
                 match self {
-                    $(Self::$kind => $meaning.trim(),)+
+                    $(Self::$kind => $meaning.trim_ascii(),)+
                 }
             }
         }

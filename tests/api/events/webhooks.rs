@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 use crate::both;
 use crate::support::process::{Process, Wrapping};
 use crate::support::server::Options;
-use crate::support::{Place, Server, answer_of};
+use crate::support::{Place, Server, answer_of, contract};
 
 /// A receiver of webhooks. It answers the first deliveries with the given statuses and all later ones with `then`. For the
 /// status `0` it never answers.
@@ -55,7 +55,10 @@ impl Receiver {
     }
 
     pub fn events(&self) -> Vec<Value> {
-        self.got.lock().unwrap().iter().map(|(_, body)| serde_json::from_slice(body).unwrap()).collect()
+        let got = self.got.lock().unwrap();
+        let events: Vec<Value> = got.iter().map(|(_, body)| serde_json::from_slice(body).unwrap()).collect();
+        events.iter().for_each(|event| contract::check("LoggedEvent", event));
+        events
     }
 
     pub fn bodies(&self) -> Vec<String> {

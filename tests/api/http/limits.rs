@@ -71,7 +71,7 @@ both!(callers_without_credentials_are_limited_by_address, async |place| {
     let login = json!({"user_name": "bugs", "password": "x"});
     assert_refused(&server.post("/api/sessions", &login).await, ADDRESS_QUOTA);
     // Paths outside the API are not counted, and a caller with credentials has a limit of their own.
-    for target in ["/healthz", "/readyz", "/openapi.json", "/docs/"] {
+    for target in ["/healthz", "/readyz", "/openapi.json", "/asyncapi.json", "/docs/"] {
         let answer = server.get(target).await;
         assert_eq!(answer.status, 200);
         assert_unlimited(&answer);

@@ -32,7 +32,7 @@ both!(secured_access_refuses_requests_without_credentials, async |place| {
     answer_of(with_token).await.problem(401, "unauthenticated");
     let act_as = server.request(Method::GET, "/api/users").header("x-act-as", "bugs");
     answer_of(act_as).await.problem(401, "unauthenticated");
-    for target in ["/healthz", "/readyz", "/openapi.json", "/docs/", "/api/capabilities"] {
+    for target in ["/healthz", "/readyz", "/openapi.json", "/asyncapi.json", "/docs/", "/api/capabilities"] {
         assert_eq!(server.get(target).await.status, 200, "{target}");
     }
     let capabilities = server.get("/api/capabilities").await.json();

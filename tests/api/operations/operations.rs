@@ -80,7 +80,11 @@ both!(the_document_describes_every_operation, async |place| {
         for (method, operation) in item.as_object().unwrap() {
             let responses = operation["responses"].as_object().unwrap();
             for status in ["422", "431", "500", "503"] {
-                let content = &responses[status]["content"]["application/problem+json"]["schema"]["$ref"];
+                let response = match responses[status]["$ref"].as_str() {
+                    Some(target) => document.pointer(target.trim_start_matches('#')).unwrap(),
+                    None => &responses[status],
+                };
+                let content = &response["content"]["application/problem+json"]["schema"]["$ref"];
                 assert_eq!(content, "#/components/schemas/Problem", "{method} {path} {status}");
             }
             assert!(operation["operationId"].is_string() && operation["security"].is_array(), "{method} {path}");
@@ -116,6 +120,10 @@ both!(the_documentation_page_loads_nothing_from_other_hosts, async |place| {
     assert!(loaded >= 4, "{html}");
     let start = String::from_utf8(server.get("/docs/swagger-initializer.js").await.bytes).unwrap();
     assert!(start.contains("/openapi.json") && !start.contains("https://"), "{start}");
+    assert!(html.contains("<title>Posthaste API</title>"), "{html}");
+    for setting in ["persistAuthorization", "filter"] {
+        assert!(start.contains(&format!("\"{setting}\": true")), "{setting}: {start}");
+    }
 });
 
 both!(the_doctor_finds_each_kind_of_damage, async |place| {

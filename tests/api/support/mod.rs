@@ -3,6 +3,7 @@
 pub mod accounts;
 pub mod callers;
 pub mod cluster;
+pub mod contract;
 pub mod files;
 pub mod mail;
 pub mod migrations;

@@ -32,7 +32,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
-use super::Place;
+use super::{Place, contract};
 
 #[derive(Clone)]
 pub struct Options {
@@ -288,15 +288,21 @@ impl Server {
     }
 }
 
+/// Sends a request, and asserts that the OpenAPI document describes its answer.
 pub async fn answer_of(request: RequestBuilder) -> Answer {
-    let mut response = request.send().await.unwrap();
+    let (client, request) = request.build_split();
+    let request = request.unwrap();
+    let (method, target) = (request.method().to_string(), request.url().path().to_owned());
+    let mut response = client.execute(request).await.unwrap();
     let (status, headers) = (response.status(), response.headers().clone());
     if headers.get("content-type").is_some_and(|kind| kind == "text/event-stream") {
         // A stream does not end by itself, so only its first part is read.
         let bytes = response.chunk().await.unwrap().unwrap_or_default().to_vec();
         return Answer { status, headers, bytes };
     }
-    Answer { status, headers, bytes: response.bytes().await.unwrap().to_vec() }
+    let answer = Answer { status, headers, bytes: response.bytes().await.unwrap().to_vec() };
+    contract::check_answer(&method, &target, &answer);
+    answer
 }
 
 /// Sends bytes, and reads until the server closes the connection or nothing arrives for a second.

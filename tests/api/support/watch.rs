@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
-use super::{Place, Server};
+use super::{Place, Server, contract};
 
 /// The longest wait for something that must arrive.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -73,6 +73,10 @@ impl Socket {
             match message {
                 Some(Ok(Message::Text(text))) => {
                     let frame: Value = serde_json::from_str(text.as_str()).unwrap();
+                    // Tests of the bus send events of a type that the server does not have.
+                    if frame["event"]["type"] != "test.whisper" {
+                        contract::check("ServerFrame", &frame);
+                    }
                     if self.presence || frame["event"]["type"] != "presence" {
                         return Ok(frame);
                     }
@@ -122,11 +126,13 @@ impl Socket {
     pub async fn ask(&mut self, mut frame: Value) -> Value {
         let reference = json!("asked");
         frame["ref"] = reference.clone();
+        let asked = frame.clone();
         self.say(frame).await;
         loop {
             let frame = self.frame().await;
             if frame["type"] == "reply" {
                 assert_eq!(frame["ref"], reference, "{frame}");
+                contract::check_reply(&asked, &frame);
                 return frame;
             }
         }
@@ -173,6 +179,15 @@ impl Stream {
                     }
                 }
                 self.text = rest.to_owned();
+                if !sent.data.is_null() {
+                    let schema = match &*sent.name {
+                        "" => "Event",
+                        "hello" => "StreamHello",
+                        "reset" => "StreamReset",
+                        other => panic!("the document has no item {other}"),
+                    };
+                    contract::check(schema, &sent.data);
+                }
                 if !sent.data.is_null() && sent.data["type"] != "presence" {
                     return Some(sent);
                 }

@@ -8,6 +8,7 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::contract;
 use super::server::Answer;
 
 /// The longest wait for an answer. It is longer than any time limit of the server, so a later answer would never arrive.
@@ -57,9 +58,15 @@ impl Wire {
         }
     }
 
+    /// Sends a request, and asserts that the OpenAPI document describes its answer.
     pub async fn exchange(&mut self, request: &[u8]) -> Result<Answer, Lost> {
         self.write(request).await?;
-        self.answer().await
+        let answer = self.answer().await?;
+        let line = request.split(|byte| *byte == b'\r').next().and_then(|line| std::str::from_utf8(line).ok());
+        if let [Some(method), Some(target)] = [0, 1].map(|index| line.and_then(|line| line.split(' ').nth(index))) {
+            contract::check_answer(method, target, &answer);
+        }
+        Ok(answer)
     }
 }
 

@@ -51,7 +51,7 @@ pub async fn list_conversations(
 /// Request body for creating a conversation.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(as = NewConversation, example = json!({"kind": "group", "title": "Looney Tunes", "member_user_names": ["bugs", "duck"]}))]
+#[schema(as = NewConversation, example = json!({"kind": "group", "title": "Looney Tunes", "member_user_names": ["elmer"]}))]
 pub struct NewConversationBody {
     #[schema(inline)]
     kind: ConversationKind,
@@ -170,6 +170,8 @@ fn render_created(shown: &Shown) -> DomainResult<StoredAnswer> {
 }
 
 /// Get a conversation
+///
+/// Callers who are not in the conversation get the answer for a conversation that does not exist.
 #[utoipa::path(
     get,
     path = "/api/conversations/{id}",
@@ -205,7 +207,7 @@ pub struct ConversationChangesBody {
     avatar_url: Option<Option<String>>,
     /// Only admins and owners may change it.
     #[serde(default, deserialize_with = "not_null")]
-    #[schema(inline, nullable = false)]
+    #[schema(nullable = false)]
     history: Option<HistoryWord>,
     /// Only admins and owners may change it.
     #[serde(default, deserialize_with = "not_null")]

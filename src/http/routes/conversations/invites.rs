@@ -39,7 +39,7 @@ pub struct NewInviteBody {
 #[utoipa::path(
     post,
     path = "/api/conversations/{id}/invites",
-    tag = "conversations",
+    tag = "members",
     params(GroupPath, IdempotencyKeyHeader),
     request_body = NewInviteBody,
     responses(
@@ -80,7 +80,7 @@ fn render_created(made: &Made) -> DomainResult<StoredAnswer> {
 #[utoipa::path(
     get,
     path = "/api/conversations/{id}/invites",
-    tag = "conversations",
+    tag = "members",
     params(GroupPath, PageQuery),
     responses(
         (status = 200, description = "The invites. `Link` has the path of the next page, if there is one.", body = Vec<InviteBody<'_>>, headers(
@@ -115,10 +115,12 @@ pub struct InvitePath {
 }
 
 /// Delete an invite
+///
+/// Nobody can join the group with the code any more. Users who have joined with it stay members.
 #[utoipa::path(
     delete,
     path = "/api/conversations/{id}/invites/{invite_id}",
-    tag = "conversations",
+    tag = "members",
     params(InvitePath),
     responses(
         (status = 204, description = "Deleted."),
@@ -168,7 +170,7 @@ pub struct InviteCodePath {
 #[utoipa::path(
     get,
     path = "/api/invites/{code}",
-    tag = "conversations",
+    tag = "members",
     params(InviteCodePath),
     responses((status = 200, description = "The group and the time at which the invite expires.", body = InvitePreview<'_>)),
 )]
@@ -188,10 +190,12 @@ pub async fn get_invite(
 }
 
 /// Join a group with an invite
+///
+/// A caller who is already a member stays one, and the invite is not used up.
 #[utoipa::path(
     post,
     path = "/api/invites/{code}",
-    tag = "conversations",
+    tag = "members",
     params(InviteCodePath),
     responses(
         (status = 201, description = "Joined.", body = ConversationBody<'_>),

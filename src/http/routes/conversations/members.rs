@@ -45,7 +45,7 @@ impl<'a> MemberBody<'a> {
 #[utoipa::path(
     get,
     path = "/api/conversations/{id}/members",
-    tag = "conversations",
+    tag = "members",
     params(ConversationPath, PageQuery),
     responses((status = 200, description = "The members. `Link` has the path of the next page, if there is one.", body = Vec<MemberBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/conversations/…/members?…>; rel=\"next\"`"),
@@ -82,15 +82,17 @@ pub struct MemberPath {
     #[param(value_type = IdSchema, inline, example = 1)]
     id: i64,
     /// The name of the user, or `me` for the caller.
-    #[param(example = "bugs")]
+    #[param(example = "elmer")]
     user_name: String,
 }
 
 /// Add a member to a group or change a role
+///
+/// Who may add members and set roles depends on the role of the caller and on the settings of the group.
 #[utoipa::path(
     put,
     path = "/api/conversations/{id}/members/{user_name}",
-    tag = "conversations",
+    tag = "members",
     params(MemberPath),
     request_body = MemberRole,
     responses(
@@ -118,7 +120,7 @@ pub async fn put_member(
 #[utoipa::path(
     delete,
     path = "/api/conversations/{id}/members/{user_name}",
-    tag = "conversations",
+    tag = "members",
     params(MemberPath),
     responses(
         (status = 204, description = "Removed."),

@@ -28,5 +28,5 @@ pub fn routes() -> OpenApiRouter<HttpState> {
         .routes(routes!(incoming_webhooks::create_incoming_webhook, incoming_webhooks::list_incoming_webhooks))
         .routes(routes!(incoming_webhooks::delete_incoming_webhook))
         .routes(routes!(incoming_webhooks::post_incoming_message))
-        .routes(routes!(typing::report_typing))
+        .routes(routes!(typing::send_typing))
 }

@@ -25,7 +25,7 @@ use crate::live::EphemeralDelivery;
     params(ConversationPath),
     responses((status = 204, description = "Accepted. Events are sent only in conversations with at most 100 members.")),
 )]
-pub async fn report_typing(
+pub async fn send_typing(
     State(state): State<HttpState>,
     PersonWriting(principal): PersonWriting,
     Path(path): Path<ConversationPath>,

@@ -19,6 +19,7 @@ use crate::http::access::policy::Reader;
 use crate::http::bodies::answers::{json_bytes, to_json};
 use crate::http::bodies::events::EventBody;
 use crate::http::bodies::extract::Query;
+use crate::http::bodies::frames::{StreamHello, StreamReset};
 use crate::http::bodies::parameters::{MAX_WAIT, StreamStart};
 use crate::http::bodies::problem::Problem;
 use crate::http::state::HttpState;
@@ -112,13 +113,6 @@ pub async fn poll_events(
     Ok(json_bytes(axum::http::StatusCode::OK, to_json(&body, size_bytes + 80)?))
 }
 
-/// The data of the event `hello`, which begins a stream. Only a `reset` comes before it.
-#[derive(Serialize, ToSchema)]
-pub struct Hello<'a> {
-    /// The cursor at which the stream begins.
-    cursor: &'a str,
-}
-
 /// Stream events
 ///
 /// Sends events as server-sent events until the caller disconnects. `curl -N` shows them. The first event is `hello`, or
@@ -153,13 +147,14 @@ pub async fn stream_events(
     let mut head = String::from("retry: 2000\n");
     let subscription = match Subscription::open(&state.live, &principal, after.as_deref()).await {
         Err(Error::Gone { code, .. }) => {
-            head.push_str(&reset(code));
+            let reset = serde_json::to_string(&StreamReset { reason: code }).map_err(Error::internal)?;
+            head.push_str(&format!("event: reset\ndata: {reset}\n\n"));
             Subscription::open(&state.live, &principal, None).await?
         }
         opened => opened?,
     };
     let cursor = subscription.cursor();
-    let hello = serde_json::to_string(&Hello { cursor: &cursor }).map_err(Error::internal)?;
+    let hello = serde_json::to_string(&StreamHello { cursor: &cursor }).map_err(Error::internal)?;
     head.push_str(&format!("event: hello\nid: {cursor}\ndata: {hello}\n\n"));
     let quiet_since = Instant::now();
     let presence = state.live.arrive(principal.viewer());
@@ -174,10 +169,6 @@ pub async fn stream_events(
     // Without this header, nginx would hold events back until its buffer is full.
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     Ok(response)
-}
-
-fn reset(reason: &str) -> String {
-    format!("event: reset\ndata: {{\"reason\":\"{reason}\"}}\n\n")
 }
 
 /// The state of a stream of server-sent events.

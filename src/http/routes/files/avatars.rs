@@ -48,7 +48,7 @@ async fn read_avatar(state: &HttpState, principal: &Principal, request: Request)
 #[utoipa::path(
     put,
     path = "/api/users/{user_name}/avatar",
-    tag = "files",
+    tag = "pictures",
     params(OwnUserPath),
     request_body(content((AvatarChoice = "application/json"), (Vec<u8> = "application/octet-stream"))),
     responses(
@@ -77,7 +77,7 @@ pub async fn put_user_avatar(
 #[utoipa::path(
     delete,
     path = "/api/users/{user_name}/avatar",
-    tag = "files",
+    tag = "pictures",
     params(UserPath),
     responses((status = 204, description = "Removed.")),
 )]
@@ -98,7 +98,7 @@ pub async fn delete_user_avatar(
 #[utoipa::path(
     put,
     path = "/api/conversations/{id}/avatar",
-    tag = "files",
+    tag = "pictures",
     params(GroupPath),
     request_body(content((AvatarChoice = "application/json"), (Vec<u8> = "application/octet-stream"))),
     responses(
@@ -129,7 +129,7 @@ pub async fn put_group_avatar(
 #[utoipa::path(
     delete,
     path = "/api/conversations/{id}/avatar",
-    tag = "files",
+    tag = "pictures",
     params(GroupPath),
     responses(
         (status = 204, description = "Removed."),

@@ -64,7 +64,7 @@ pub struct EmojiRename {
 #[utoipa::path(
     get,
     path = "/api/emoji",
-    tag = "files",
+    tag = "emoji",
     params(EmojiSearch, PageQuery),
     responses((status = 200, description = "The emoji. `Link` has the path of the next page, if there is one.", body = Vec<EmojiBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/emoji?…>; rel=\"next\"`"),
@@ -90,7 +90,7 @@ pub async fn list_emoji(
 #[utoipa::path(
     put,
     path = "/api/emoji/{name}",
-    tag = "files",
+    tag = "emoji",
     params(EmojiPath),
     request_body(content((Vec<u8> = "application/octet-stream"))),
     responses(
@@ -131,7 +131,7 @@ pub async fn put_emoji(
 #[utoipa::path(
     patch,
     path = "/api/emoji/{name}",
-    tag = "files",
+    tag = "emoji",
     params(EmojiPath),
     request_body = EmojiRename,
     responses(
@@ -155,7 +155,7 @@ pub async fn rename_emoji(
 #[utoipa::path(
     delete,
     path = "/api/emoji/{name}",
-    tag = "files",
+    tag = "emoji",
     params(EmojiPath),
     responses((status = 204, description = "Deleted.")),
 )]
@@ -172,7 +172,7 @@ pub async fn delete_emoji(
 /// Get the picture of a custom emoji
 ///
 /// It never changes. The picture of a deleted emoji is served while reactions show it.
-#[utoipa::path(get, path = "/api/emoji/custom/{id}", tag = "files", params(PicturePath), responses(FileResponses))]
+#[utoipa::path(get, path = "/api/emoji/custom/{id}", tag = "emoji", params(PicturePath), responses(FileResponses))]
 pub async fn get_emoji_picture(
     State(state): State<HttpState>,
     Reader(principal): Reader,

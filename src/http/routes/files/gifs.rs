@@ -100,7 +100,7 @@ fn check_limit(state: &HttpState, principal: &Principal, key: fn(i64) -> LimitKe
 #[utoipa::path(
     get,
     path = "/api/gifs/search",
-    tag = "files",
+    tag = "gifs",
     params(GifQuery, PageQuery),
     responses(
         (status = 200, description = "The GIFs. `Link` has the path of the next page, if there is one.", body = Vec<GifBody<'_>>, headers(
@@ -126,7 +126,7 @@ pub async fn search_gifs(
 #[utoipa::path(
     get,
     path = "/api/gifs/trending",
-    tag = "files",
+    tag = "gifs",
     params(PageQuery),
     responses(
         (status = 200, description = "The GIFs. `Link` has the path of the next page, if there is one.", body = Vec<GifBody<'_>>, headers(
@@ -165,7 +165,7 @@ async fn listed(
 #[utoipa::path(
     get,
     path = "/api/gifs/{id}/preview",
-    tag = "files",
+    tag = "gifs",
     params(GifPath),
     responses(
         (status = 200, description = "The preview.", content((Vec<u8> = "image/gif"), (Vec<u8> = "image/webp"))),
@@ -202,7 +202,7 @@ pub async fn get_gif_preview(
 #[utoipa::path(
     post,
     path = "/api/gifs/{id}/attach",
-    tag = "files",
+    tag = "gifs",
     params(GifPath, IdempotencyKeyHeader),
     responses(
         (status = 201, description = "The attachment.", body = AttachmentBody<'_>, headers(
@@ -235,7 +235,7 @@ pub async fn attach_gif(
 #[utoipa::path(
     get,
     path = "/api/gifs",
-    tag = "files",
+    tag = "gifs",
     params(PageQuery),
     responses((status = 200, description = "The GIFs. `Link` has the path of the next page, if there is one.", body = Vec<StoredGifBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/gifs?…>; rel=\"next\"`"),
@@ -258,7 +258,7 @@ pub async fn list_gifs(
 #[utoipa::path(
     post,
     path = "/api/gifs",
-    tag = "files",
+    tag = "gifs",
     params(NewGifQuery),
     request_body(content((Vec<u8> = "application/octet-stream"))),
     responses(
@@ -307,7 +307,7 @@ pub async fn add_gif(
 #[utoipa::path(
     delete,
     path = "/api/gifs/{id}",
-    tag = "files",
+    tag = "gifs",
     params(StoredGifPath),
     responses((status = 204, description = "Deleted.")),
 )]
@@ -327,7 +327,7 @@ pub async fn delete_gif(
 #[utoipa::path(
     delete,
     path = "/api/gifs/packs/{pack}",
-    tag = "files",
+    tag = "gifs",
     params(PackPath),
     responses((status = 204, description = "Deleted.")),
 )]

@@ -110,7 +110,7 @@ pub struct UploadPath {
 #[utoipa::path(
     post,
     path = "/api/uploads",
-    tag = "files",
+    tag = "uploads",
     params(IdempotencyKeyHeader, NewUploadHeaders),
     responses(
         (status = 201, description = "Created.", body = ResumableUploadBody<'_>, headers(
@@ -159,7 +159,7 @@ fn render_created(made: &ResumableUpload) -> DomainResult<StoredAnswer> {
 #[utoipa::path(
     head,
     path = "/api/uploads/{id}",
-    tag = "files",
+    tag = "uploads",
     params(UploadPath, VersionHeader),
     responses((status = 200, description = "The upload exists.", headers(
         ("Upload-Offset" = i64, description = "The number of bytes that have arrived."),
@@ -184,7 +184,7 @@ pub async fn get_upload_offset(
 #[utoipa::path(
     patch,
     path = "/api/uploads/{id}",
-    tag = "files",
+    tag = "uploads",
     params(UploadPath, PartHeaders),
     request_body(content((Vec<u8> = "application/offset+octet-stream"))),
     responses(
@@ -254,7 +254,7 @@ async fn store_part(state: &HttpState, mut part: Part, mut pieces: Pieces) -> Re
 #[utoipa::path(
     delete,
     path = "/api/uploads/{id}",
-    tag = "files",
+    tag = "uploads",
     params(UploadPath, VersionHeader),
     responses((status = 204, description = "Deleted.")),
 )]

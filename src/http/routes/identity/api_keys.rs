@@ -52,7 +52,7 @@ pub struct ApiKeyBody<'a> {
     expires_at: Option<Timestamp>,
     /// The secret. It is shown only once, in the answer to the creation.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(example = "phk_0123456789abcdefghijklmnopqrstuvwxyzABCDEFG")]
+    #[schema(nullable = false, example = "phk_0123456789abcdefghijklmnopqrstuvwxyzABCDEFG")]
     key: Option<&'a str>,
 }
 

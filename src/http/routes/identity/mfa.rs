@@ -70,6 +70,8 @@ pub struct RecoveryCodes {
 }
 
 /// Enable the second factor
+///
+/// Takes a code of the authenticator app, to prove that it has the secret. From then on a log-in needs a code.
 #[utoipa::path(
     put,
     path = "/api/users/{user_name}/mfa",
@@ -104,6 +106,8 @@ pub struct MfaDisabling {
 }
 
 /// Disable the second factor
+///
+/// Takes the password and a code, so that a stolen session cannot do it.
 #[utoipa::path(
     post,
     path = "/api/users/{user_name}/mfa/disable",

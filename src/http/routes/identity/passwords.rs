@@ -54,7 +54,7 @@ pub async fn change_password(
 /// Request body for asking for a password reset.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(example = json!({"email": "bugs@example.org"}))]
+#[schema(example = json!({"email": "elmer@example.org"}))]
 pub struct ResetRequest {
     #[schema(max_length = 254)]
     email: String,
@@ -136,6 +136,8 @@ pub async fn reset_password(
 }
 
 /// Send a code that confirms the caller's email address
+///
+/// The code is sent by mail to the address of the account: at most 3 codes in an hour.
 #[utoipa::path(
     post,
     path = "/api/users/{user_name}/email-confirmations",

@@ -25,7 +25,7 @@ use crate::http::state::HttpState;
 /// Request body for logging in.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(example = json!({"user_name": "bugs", "password": "what's up, doc?"}))]
+#[schema(example = json!({"user_name": "elmer", "password": "what's up, doc?"}))]
 pub struct NewSession {
     /// The name of the user. Give either this or `email`.
     #[schema(min_length = 1, max_length = 254)]
@@ -148,6 +148,8 @@ pub struct SessionPath {
 }
 
 /// Log out: end one of the caller's sessions
+///
+/// `current` ends the session of the request. Its token is refused from then on.
 #[utoipa::path(
     delete,
     path = "/api/sessions/{id}",

@@ -65,6 +65,8 @@ pub async fn list_users(
 }
 
 /// Get a user
+///
+/// `email` and `direct_messages_from` are null unless the caller may see them.
 #[utoipa::path(
     get,
     path = "/api/users/{user_name}",
@@ -88,7 +90,7 @@ pub async fn get_user(
 /// Request body for creating a user.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(example = json!({"user_name": "bugs", "password": "what's up, doc?", "email": "bugs@example.org"}))]
+#[schema(example = json!({"user_name": "elmer", "password": "what's up, doc?", "email": "elmer@example.org"}))]
 pub struct NewUser {
     /// 1 to 32 characters from `A-Z a-z 0-9 . _ -`, with at least one letter or digit. A name is never used for two users.
     #[schema(min_length = 1, max_length = 32, pattern = r"^[A-Za-z0-9._-]+$")]
@@ -112,6 +114,7 @@ pub struct NewUser {
     post,
     path = "/api/users",
     tag = "users",
+    security((), ("bearer" = [])),
     params(
         ("Idempotency-Key" = Option<String>, Header, description = "A repeated request with the same key and body has no second effect and gets the first answer again, for 7 days. Ignored without credentials.", min_length = 1, max_length = 255, pattern = "^[ -~]+$"),
     ),

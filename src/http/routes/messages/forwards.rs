@@ -19,7 +19,7 @@ use crate::http::state::HttpState;
 /// Request body for forwarding a message.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(example = json!({"conversation_id": 2}))]
+#[schema(example = json!({"conversation_id": 1}))]
 pub struct Forward {
     /// The target: a conversation of the caller.
     #[schema(minimum = 1, maximum = 9_007_199_254_740_991_i64)]
@@ -32,7 +32,7 @@ pub struct Forward {
 #[utoipa::path(
     post,
     path = "/api/conversations/{id}/messages/{seq}/forward",
-    tag = "conversations",
+    tag = "messages",
     params(MessagePath, IdempotencyKeyHeader),
     request_body = Forward,
     responses(

@@ -25,10 +25,12 @@ use crate::http::bodies::problem::Problem;
 use crate::http::state::HttpState;
 
 /// Get a message
+///
+/// A deleted message is a tombstone: an empty text with `deleted_at`.
 #[utoipa::path(
     get,
     path = "/api/conversations/{id}/messages/{seq}",
-    tag = "conversations",
+    tag = "messages",
     params(MessagePath),
     responses(
         (status = 200, description = "The message.", body = MessageBody<'_>, headers(("ETag" = String, description = "The entity tag of this answer."))),
@@ -105,7 +107,7 @@ pub struct HistoryPlace {
 #[utoipa::path(
     get,
     path = "/api/conversations/{id}/messages",
-    tag = "conversations",
+    tag = "messages",
     params(ConversationPath, HistoryPlace),
     responses((status = 200, description = "The messages, ordered by `seq`. `Link` has the path of the next page, if there is one: the page with older messages, or with newer ones for `after`.", body = Vec<MessageBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/conversations/…>; rel=\"next\"`"),
@@ -152,7 +154,7 @@ pub struct MessageEdit {
 #[utoipa::path(
     patch,
     path = "/api/conversations/{id}/messages/{seq}",
-    tag = "conversations",
+    tag = "messages",
     params(MessagePath, PreconditionHeaders),
     request_body = MessageEdit,
     responses(
@@ -185,7 +187,7 @@ fn unchanged(headers: &HeaderMap) -> Precondition<(Message, Names)> {
 #[utoipa::path(
     delete,
     path = "/api/conversations/{id}/messages/{seq}",
-    tag = "conversations",
+    tag = "messages",
     params(MessagePath, PreconditionHeaders),
     responses(
         (status = 204, description = "Deleted."),
@@ -220,11 +222,11 @@ pub struct EditionBody<'a> {
 #[utoipa::path(
     get,
     path = "/api/conversations/{id}/messages/{seq}/history",
-    tag = "conversations",
+    tag = "messages",
     params(MessagePath),
     responses((status = 200, description = "The earlier texts. Empty for a message that was never edited, and for a tombstone.", body = Vec<EditionBody<'_>>)),
 )]
-pub async fn list_earlier_texts(
+pub async fn list_message_history(
     State(state): State<HttpState>,
     Reader(principal): Reader,
     Path(path): Path<MessagePath>,

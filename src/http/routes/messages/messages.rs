@@ -24,7 +24,7 @@ use crate::http::state::HttpState;
 /// Request body for sending a message. Give exactly one of `recipient_user_name` and `conversation_id`.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(example = json!({"sender_user_name": "rdibari", "recipient_user_name": "bugs", "body": "hey"}))]
+#[schema(example = json!({"recipient_user_name": "elmer", "body": "hey"}))]
 pub struct SendMessage {
     /// The sender. Needed if the caller is not a user. Otherwise it may be absent or the caller's own name.
     #[schema(min_length = 1, max_length = 32)]
@@ -105,7 +105,7 @@ pub async fn send_message(
 #[into_params(parameter_in = Path)]
 pub struct TimelinePath {
     /// The name of the user, or `me` for the caller.
-    #[param(example = "rdibari")]
+    #[param(example = "me")]
     user_name: String,
 }
 

@@ -22,7 +22,7 @@ pub fn routes() -> OpenApiRouter<HttpState> {
         .routes(routes!(history::list_conversation_messages))
         .routes(routes!(history::get_conversation_message, history::edit_message, history::delete_message))
         .routes(routes!(history::get_message_by_id))
-        .routes(routes!(history::list_earlier_texts))
+        .routes(routes!(history::list_message_history))
         .routes(routes!(receipts::report_receipts))
         .routes(routes!(receipts::list_receipts))
         .routes(routes!(reactions::put_reaction, reactions::delete_reaction))

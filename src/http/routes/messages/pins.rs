@@ -19,7 +19,7 @@ use crate::http::state::HttpState;
 #[utoipa::path(
     put,
     path = "/api/conversations/{id}/messages/{seq}/pin",
-    tag = "conversations",
+    tag = "reactions",
     params(MessagePath),
     responses(
         (status = 204, description = "Pinned."),
@@ -42,7 +42,7 @@ pub async fn pin_message(
 #[utoipa::path(
     delete,
     path = "/api/conversations/{id}/messages/{seq}/pin",
-    tag = "conversations",
+    tag = "reactions",
     params(MessagePath),
     responses((status = 204, description = "Unpinned.")),
 )]
@@ -62,7 +62,7 @@ pub async fn unpin_message(
 #[utoipa::path(
     get,
     path = "/api/conversations/{id}/pins",
-    tag = "conversations",
+    tag = "reactions",
     params(ConversationPath, PageQuery),
     responses((status = 200, description = "The messages. `Link` has the path of the next page, if there is one.", body = Vec<MessageBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/conversations/…>; rel=\"next\"`"),

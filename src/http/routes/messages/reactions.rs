@@ -57,10 +57,12 @@ pub struct ReactionPath {
 }
 
 /// Add a reaction to a message
+///
+/// Has no effect if the caller already has this reaction.
 #[utoipa::path(
     put,
     path = "/api/conversations/{id}/messages/{seq}/reactions/{emoji}",
-    tag = "conversations",
+    tag = "reactions",
     params(ReactionPath),
     responses(
         (status = 201, description = "Added.", body = Reaction<'_>),
@@ -79,10 +81,12 @@ pub async fn put_reaction(
 }
 
 /// Remove a reaction of the caller
+///
+/// Reactions of other users stay.
 #[utoipa::path(
     delete,
     path = "/api/conversations/{id}/messages/{seq}/reactions/{emoji}",
-    tag = "conversations",
+    tag = "reactions",
     params(ReactionPath),
     responses((status = 204, description = "Removed.")),
 )]
@@ -102,7 +106,7 @@ pub async fn delete_reaction(
 #[utoipa::path(
     get,
     path = "/api/conversations/{id}/messages/{seq}/reactions",
-    tag = "conversations",
+    tag = "reactions",
     params(MessagePath),
     responses((status = 200, description = "The reactions.", body = Vec<NamedReaction<'_>>)),
 )]

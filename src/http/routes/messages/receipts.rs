@@ -22,7 +22,7 @@ const RECEIPT_BYTES: usize = 140;
 /// Request body for reporting receipts. Give at least one field.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(example = json!({"read_seq": 3}))]
+#[schema(example = json!({"read_seq": 1}))]
 pub struct ReceiptReport {
     /// The `seq` up to which messages were delivered to the caller. A smaller number than before has no effect.
     #[schema(minimum = 1, maximum = 9_007_199_254_740_991_i64)]
@@ -61,7 +61,7 @@ pub struct ReceiptState {
 #[utoipa::path(
     post,
     path = "/api/conversations/{id}/receipts",
-    tag = "conversations",
+    tag = "receipts",
     params(ConversationPath),
     request_body = ReceiptReport,
     responses((status = 200, description = "The watermarks after the report.", body = ReceiptState)),
@@ -103,7 +103,7 @@ pub struct ReceiptBody<'a> {
 #[utoipa::path(
     get,
     path = "/api/conversations/{id}/messages/{seq}/receipts",
-    tag = "conversations",
+    tag = "receipts",
     params(MessagePath, PageQuery),
     responses((status = 200, description = "The members. `Link` has the path of the next page, if there is one.", body = Vec<ReceiptBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/conversations/…>; rel=\"next\"`"),

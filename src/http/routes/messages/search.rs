@@ -65,6 +65,9 @@ pub struct SearchFilter {
 }
 
 /// Search messages
+///
+/// Searches the messages that the caller can see. All words must occur in a message, in any order; case and accents do
+/// not matter.
 #[utoipa::path(
     get,
     path = "/api/search/messages",
@@ -116,6 +119,7 @@ pub async fn search_messages(
 /// Content that a search can require in a message.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = SearchedContent)]
 pub enum HasWord {
     /// An attached file.
     Attachment,

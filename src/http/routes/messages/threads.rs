@@ -19,7 +19,7 @@ use crate::http::state::HttpState;
 #[utoipa::path(
     get,
     path = "/api/conversations/{id}/messages/{seq}/replies",
-    tag = "conversations",
+    tag = "messages",
     params(MessagePath, PageQuery),
     responses((status = 200, description = "The replies without tombstones. `Link` has the path of the next page, if there is one.", body = Vec<MessageBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/conversations/…>; rel=\"next\"`"),

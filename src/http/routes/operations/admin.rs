@@ -24,7 +24,7 @@ use crate::http::state::HttpState;
 #[into_params(parameter_in = Path)]
 pub struct AccountPath {
     /// The name of the user.
-    #[param(example = "duck")]
+    #[param(example = "elmer")]
     user_name: String,
 }
 
@@ -54,6 +54,8 @@ pub async fn ban_user(
 }
 
 /// Lift the ban of a user
+///
+/// The user can log in again. Sessions that the ban has ended stay ended.
 #[utoipa::path(
     delete,
     path = "/api/admin/users/{user_name}/ban",
@@ -82,6 +84,8 @@ pub struct RoleChange {
 }
 
 /// Set the role of a user
+///
+/// The new rights count within a second, in all sessions of the user.
 #[utoipa::path(
     put,
     path = "/api/admin/users/{user_name}/role",
@@ -184,6 +188,8 @@ pub struct FileStatsBody {
 }
 
 /// Get statistics
+///
+/// Counts users, sessions, conversations, messages, events and files, and measures the database.
 #[utoipa::path(
     get,
     path = "/api/admin/stats",

@@ -25,6 +25,8 @@ pub struct Health {
 }
 
 /// Check that the process runs
+///
+/// Does not ask the database: `/readyz` does.
 #[utoipa::path(get, path = "/healthz", tag = "server", responses((status = 200, description = "The process runs.", body = Health)))]
 pub async fn healthz() -> Result<Response, Problem> {
     Ok(json_bytes(StatusCode::OK, to_json(&Health { status: "ok" }, 32)?))

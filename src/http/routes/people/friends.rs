@@ -122,7 +122,7 @@ pub async fn list_friend_requests(
 #[into_params(parameter_in = Path)]
 pub struct FriendPath {
     /// The name of the other user.
-    #[param(example = "bugs")]
+    #[param(example = "elmer")]
     user_name: String,
 }
 
@@ -152,6 +152,8 @@ pub async fn put_friend(
 }
 
 /// End a friendship, or decline or cancel a friend request
+///
+/// Either of the two users can do it, and either can send a new request.
 #[utoipa::path(
     delete,
     path = "/api/friends/{user_name}",
@@ -195,7 +197,7 @@ pub async fn list_blocks(
 #[into_params(parameter_in = Path)]
 pub struct BlockPath {
     /// The name of the other user.
-    #[param(example = "duck")]
+    #[param(example = "elmer")]
     user_name: String,
 }
 
@@ -224,6 +226,8 @@ pub async fn put_block(
 }
 
 /// Unblock a user
+///
+/// Both users see the presence of each other again, if nothing else hides it.
 #[utoipa::path(
     delete,
     path = "/api/blocks/{user_name}",

@@ -11,6 +11,7 @@ use crate::base::time::Timestamp;
 use crate::domain::people::presence::{self, ASKED_LIMIT};
 use crate::http::access::policy::Reader;
 use crate::http::bodies::answers::json;
+use crate::http::bodies::events::PresenceState;
 use crate::http::bodies::extract::{Path, Query};
 use crate::http::bodies::parameters::UserPath;
 use crate::http::bodies::problem::Problem;
@@ -20,23 +21,11 @@ use crate::http::state::HttpState;
 #[derive(Serialize, ToSchema)]
 #[schema(as = Presence)]
 pub struct PresenceBody {
-    #[schema(inline, value_type = PresenceState)]
+    #[schema(value_type = PresenceState)]
     state: &'static str,
     /// The time at which the user was last seen. Null if the user was never online, or if the caller may not see their presence.
     #[schema(value_type = Option<String>, format = DateTime, example = "2026-11-22T08:30:00.123456Z")]
     last_seen_at: Option<Timestamp>,
-}
-
-/// The state of presence.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum PresenceState {
-    /// The user has an open stream of events.
-    Online,
-    /// The user has an open stream of events, and the clients report that nobody is at the device.
-    Away,
-    /// The user has no open stream of events.
-    Offline,
 }
 
 /// Get the presence of a user

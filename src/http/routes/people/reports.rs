@@ -66,7 +66,7 @@ impl<'a> ReviewedReport<'a> {
 #[utoipa::path(
     post,
     path = "/api/conversations/{id}/messages/{seq}/report",
-    tag = "conversations",
+    tag = "messages",
     params(MessagePath, IdempotencyKeyHeader),
     request_body = NewReport,
     responses(
@@ -143,6 +143,8 @@ pub struct ReportDecision {
 }
 
 /// Decide a report
+///
+/// Closes a report as `resolved` or `dismissed`. `open` takes a decision back.
 #[utoipa::path(
     patch,
     path = "/api/admin/reports",

@@ -49,6 +49,8 @@ pub struct ScheduledPath {
 }
 
 /// Get a scheduled message
+///
+/// Only its sender sees it. Once the message is sent, it is read in its conversation.
 #[utoipa::path(
     get,
     path = "/api/scheduled/{id}",
@@ -70,6 +72,8 @@ pub async fn get_scheduled(
 }
 
 /// Cancel a scheduled message
+///
+/// The message is not sent. A message that was already sent cannot be cancelled.
 #[utoipa::path(
     delete,
     path = "/api/scheduled/{id}",
