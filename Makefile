@@ -30,12 +30,13 @@ soak: ## run the fault tests for longer: more seeds, reconnects, restarts, stall
 		--nocapture --test-threads=1 simulation live::transactions live::stalled outage takeover live::returns \
 		faults::history faults::passing::cancelled
 
-check: ## check formatting, lints, documentation, and the server against its OpenAPI document
+check: ## check formatting, lints, documentation, the server against its OpenAPI document, and generated clients
 	@scripts/setup build check
 	cargo fmt --check
 	cargo clippy --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --locked
 	scripts/schemathesis
+	scripts/generators
 
 bench: build ## measure throughput and latency on SQLite and on PostgreSQL
 	@scripts/setup bench
