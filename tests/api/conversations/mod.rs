@@ -2,4 +2,5 @@
 
 pub mod groups;
 pub mod incoming_webhooks;
+pub mod lists;
 pub mod typing;
