@@ -88,6 +88,7 @@ impl<C: WorkConn<Conn>> Database<C> {
             copy_whole_log_alone(path)?;
             StateFile::open(path).and_then(|state| state.set_all_copied()).map_err(Error::unavailable)?;
         }
+        create_private(path)?;
         let mut writer = open_writer(path)?;
         // A symbolic link to a missing file could not be resolved above. Now the file exists.
         let path = &resolved(path);
@@ -238,6 +239,17 @@ pub fn had_data(path: &Path) -> bool {
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<std::thread::JoinHandle<()>> {
     std::thread::Builder::new().name(name.into()).spawn(run).map_err(Error::unavailable)
+}
+
+/// Creates the file of a new database, so that only its owner can use it. SQLite creates its other files with the permissions of
+/// this one. An existing file keeps its permissions.
+fn create_private(path: &Path) -> Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    if path.exists() {
+        return Ok(());
+    }
+    let opened = std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
+    opened.map(drop).map_err(|error| Error::unavailable(format!("{} cannot be created: {error}", path.display())))
 }
 
 /// Refuses a network file system, where SQLite's locks and syncs are not reliable.
