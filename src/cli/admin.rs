@@ -5,8 +5,9 @@ use std::process::ExitCode;
 
 use clap::{Subcommand, ValueEnum};
 
-use super::{IfMissing, output, with_app};
-use crate::base::time::Timestamp;
+use super::{IfMissing, describe, output, with_app};
+use crate::base::error::Error;
+use crate::base::time::{Clock, Timestamp};
 use crate::config::DataOptions;
 use crate::domain::access::principal;
 use crate::domain::identity::audit::By;
@@ -111,6 +112,10 @@ pub fn run(action: Action) -> Result<ExitCode, String> {
                 password,
                 admin,
             };
+            // A refused account must not leave a new and empty database behind.
+            if let Err(Error::Invalid(errors)) = registration.clone().validate(Clock::System.now()) {
+                return Err(describe(&errors));
+            }
             with_app(&data, IfMissing::Create, async |app| users::create(app, registration).await)?;
             output::note(&format!("Created {user_name}{}", if admin { " (administrator)" } else { "" }));
             if !has_password {

@@ -194,7 +194,7 @@ fn with_app<T>(
         let outcome = work(&app).await;
         app.db.close().await;
         outcome.map_err(|error| match error {
-            Error::Invalid(errors) => errors.iter().map(FieldError::to_string).collect::<Vec<_>>().join("; "),
+            Error::Invalid(errors) => describe(&errors),
             Error::Conflict { detail, .. } | Error::Forbidden { detail, .. } | Error::NotFound { detail, .. } => {
                 detail.into_owned()
             }
@@ -203,12 +203,16 @@ fn with_app<T>(
     })?
 }
 
+/// The errors of fields in one sentence.
+fn describe(errors: &[FieldError]) -> String {
+    errors.iter().map(FieldError::to_string).collect::<Vec<_>>().join("; ")
+}
+
 /// Whether there is no database yet, or one without a schema. A schema of an earlier version is an error: only a server
 /// upgrades it, because a server of that version may still be running.
 async fn is_missing(data: &DataConfig) -> Result<bool, String> {
     if let Location::Sqlite(file) = &data.location
-        && !file.exists()
-        && !store::sqlite::had_data(file)
+        && store::sqlite::is_absent(file)
     {
         return Ok(true);
     }

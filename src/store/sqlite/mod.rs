@@ -19,6 +19,7 @@ mod wal;
 mod writer;
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -230,6 +231,12 @@ impl<C: Send + 'static> Database<C> {
         });
         flushing.await.map_err(Error::internal)?
     }
+}
+
+/// Whether there is no database at this path, and there was none: no file, or an empty one.
+pub fn is_absent(path: &Path) -> bool {
+    let is_empty = path.metadata().map_or_else(|error| error.kind() == ErrorKind::NotFound, |found| found.len() == 0);
+    is_empty && !had_data(path)
 }
 
 /// Whether a database has existed at this path. If it has, a missing file means lost data, and not a new database.

@@ -63,6 +63,18 @@ both!(commands_beside_a_server_create_no_database, async |place| {
     assert!(!posthaste(place, &["backup", "/dev/null/x"]).status.success());
     assert!(!has_database(place).await);
 
+    let refused = posthaste(place, &["admin", "create-user", "--user-name", "a b"]);
+    assert!(!refused.status.success() && !has_database(place).await, "{}", text(&refused));
+    // An empty file is no database either, and stays empty.
+    let empty = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", empty.path().join("posthaste.db").display());
+    std::fs::write(empty.path().join("posthaste.db"), "").unwrap();
+    for words in [&["api-key", "list"][..], &["doctor"]] {
+        with_variables(place, words, &[("POSTHASTE_DATABASE_URL", &url)]);
+        assert_eq!(std::fs::read_dir(empty.path()).unwrap().count(), 1, "{words:?}");
+        assert_eq!(std::fs::metadata(empty.path().join("posthaste.db")).unwrap().len(), 0, "{words:?}");
+    }
+
     let made = posthaste(place, &["admin", "create-user", "--user-name", "ada", "--admin"]);
     assert!(made.status.success() && text(&made).starts_with("New database: "), "{}", text(&made));
     let named = if place.kind == Kind::Sqlite { "posthaste.db" } else { &place.database };
@@ -208,4 +220,6 @@ fn completions_and_manual_pages_are_printed() {
     for name in ["posthaste.1", "posthaste-serve.1", "posthaste-admin-create-user.1", "posthaste-config-check.1"] {
         assert!(folder.path().join(name).exists(), "{name}");
     }
+    let serve = std::fs::read_to_string(folder.path().join("posthaste-serve.1")).unwrap();
+    assert!(serve.contains("POSTHASTE_LISTEN"), "{serve}");
 }
