@@ -71,7 +71,7 @@ impl Server {
         command.args(["--jwt-issuer", ISSUER_AND_AUDIENCE, "--jwt-audience", ISSUER_AND_AUDIENCE]);
         command.arg("--jwt-hs256-secret-file").arg(&setup.jwt_secret_file);
         if let Access::Open = setup.access {
-            command.arg("--open");
+            command.args(["--open", "--allow-open-existing"]);
         }
         if let Some(url) = &setup.database_url {
             command.arg("--database-url").arg(url);

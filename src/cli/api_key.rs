@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use super::with_app;
+use super::{IfMissing, output, with_app};
+use crate::app::App;
 use crate::base::ids::ApiKeyId;
 use crate::base::time::Timestamp;
 use crate::config::DataOptions;
@@ -55,13 +56,15 @@ pub fn run(action: Action) -> Result<ExitCode, String> {
                 ),
             };
             let new = NewApiKey { name, scopes, expires_at };
-            println!("{}", with_app(&data, async |app| api_keys::create_for_operator(app, new).await)?);
+            let key = with_app(&data, IfMissing::Fail, async |app| api_keys::create_for_operator(app, new).await)?;
+            output::print(&format!("{key}\n"))?;
         }
         Action::List { data } => {
-            for key in with_app(&data, list_all)? {
+            let mut lines = String::new();
+            for key in with_app(&data, IfMissing::Fail, list_all)? {
                 let time = |at: Option<Timestamp>, none: &str| at.map_or(none.to_owned(), |at| at.to_string());
-                println!(
-                    "{}\t{}\t{}\tcreated {}\tlast used {}\texpires {}",
+                lines += &format!(
+                    "{}\t{}\t{}\tcreated {}\tlast used {}\texpires {}\n",
                     key.id.0,
                     key.name.escape_debug(),
                     key.scopes.replace(' ', ","),
@@ -70,16 +73,19 @@ pub fn run(action: Action) -> Result<ExitCode, String> {
                     time(key.expires_at, "never"),
                 );
             }
+            output::print(&lines)?;
         }
         Action::Revoke { id, data } => {
-            with_app(&data, async |app| api_keys::revoke(app, ApiKeyId(id), By::operator(app.clock.now())).await)?;
-            eprintln!("Revoked key {id}");
+            with_app(&data, IfMissing::Fail, async |app| {
+                api_keys::revoke(app, ApiKeyId(id), By::operator(app.clock.now())).await
+            })?;
+            output::note(&format!("Revoked key {id}"));
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-async fn list_all(app: &crate::app::App) -> crate::base::error::Result<Vec<ApiKey>> {
+async fn list_all(app: &App) -> crate::base::error::Result<Vec<ApiKey>> {
     let mut keys = Vec::new();
     let mut cursor = None;
     loop {

@@ -3,14 +3,15 @@
 //! Invariant: the command changes nothing, except for a small file that it writes into the data folder and removes again.
 
 mod contents;
+pub(super) mod permissions;
 mod stored_files;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use super::block_on;
-use crate::config::{self, DataOptions};
+use super::{block_on, check, output};
+use crate::config::{self, DataOptions, ServeOptions};
 use crate::store::db::migrations;
 use crate::store::driver::environment::Location;
 use crate::store::driver::files::folder_of;
@@ -25,7 +26,8 @@ const SLOW_SYNC: Duration = Duration::from_millis(20);
 const SYNC_ROUNDS: u32 = 16;
 
 /// The result of one check.
-enum Finding {
+pub enum Finding {
+    /// Nothing is wrong.
     Sound(String),
     /// Does not change the exit status.
     Warning(String),
@@ -46,12 +48,16 @@ pub struct Options {
 }
 
 /// Runs the checks and prints the results. The exit status is 1 if a check has found a fault.
-pub fn run(options: &Options, data: &DataOptions) -> Result<ExitCode, String> {
+pub fn run(options: &Options, data: &DataOptions, serve: ServeOptions) -> Result<ExitCode, String> {
     if let Some(file) = &options.backup {
-        return Ok(print(block_on(contents::of_backup(file, options.deep))?));
+        let mut findings = block_on(contents::of_backup(file, options.deep))?;
+        findings.extend(permissions::of_file(file));
+        return print(findings);
     }
+    let of_options = check::findings(data, serve)?;
     let data = config::data(data)?;
     let mut findings = vec![Finding::Sound(format!("posthaste {}, schema {}", super::VERSION, migrations::NEWEST))];
+    findings.extend(of_options);
     findings.push(open_files());
     if let Location::Sqlite(file) = &data.location {
         let folder = folder_of(file);
@@ -65,23 +71,28 @@ pub fn run(options: &Options, data: &DataOptions) -> Result<ExitCode, String> {
         findings.push(free_space(folder));
         findings.push(sync_time(folder));
     }
+    findings.extend(permissions::of_data(&data));
     findings.extend(block_on(contents::of_database(&data, options.deep))?);
-    Ok(print(findings))
+    print(findings)
 }
 
-fn print(findings: Vec<Finding>) -> ExitCode {
+/// Prints a line for each result. The exit status is 1 if one of them is a fault.
+pub fn print(findings: Vec<Finding>) -> Result<ExitCode, String> {
     let mut healthy = true;
+    let mut lines = String::new();
     for finding in findings {
-        match finding {
-            Finding::Sound(text) => println!("ok    {text}"),
-            Finding::Warning(text) => println!("note  {text}"),
+        let (word, text) = match finding {
+            Finding::Sound(text) => ("ok   ", text),
+            Finding::Warning(text) => ("note ", text),
             Finding::Fault(text) => {
                 healthy = false;
-                println!("wrong {text}");
+                ("wrong", text)
             }
-        }
+        };
+        lines += &format!("{word} {text}\n");
     }
-    if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    output::print(&lines)?;
+    Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn open_files() -> Finding {

@@ -3,6 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
+use super::output::note;
 use crate::store::db::progress::Progress;
 
 /// Time before the first output.
@@ -54,18 +55,18 @@ impl ProgressLine {
 
     fn write(&self, text: &str) {
         if self.terminal {
-            eprint!("\r{text}   ");
             // If the write fails, only a line of progress is lost.
-            drop(std::io::stderr().flush());
+            let mut stderr = std::io::stderr().lock();
+            drop(write!(stderr, "\r{text}   ").and_then(|()| stderr.flush()));
         } else {
-            eprintln!("{text}");
+            note(text);
         }
     }
 
     /// Ends the line on a terminal.
     pub fn end(&self) {
         if self.terminal && self.shown.is_some() {
-            eprintln!();
+            note("");
         }
     }
 }

@@ -2,23 +2,28 @@
 //! over the default.
 //!
 //! Invariant: only `options` defines options. This module checks their values together and derives the settings. An
-//! unknown key in the configuration file is an error that names the key.
+//! unknown key in the configuration file is an error that names the key and its line.
 
 mod bus;
+pub mod environment;
+pub mod file;
 mod gifs;
+pub mod log;
 mod options;
+mod values;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 pub use bus::BusKind;
 use options::{
-    ALL_FILES_RANGE_MIB, DataValues, EVENT_RETENTION_RANGE_DAYS, FILES_RANGE_MIB, File, MAX_FILE_RANGE_MIB, ServeValues,
+    ALL_FILES_RANGE_MIB, DataValues, EVENT_RETENTION_RANGE_DAYS, FILES_RANGE_MIB, MAX_FILE_RANGE_MIB, ServeValues,
 };
 pub use options::{
     Correspondents, DataOptions, EmojiEditors, GifProvider, GifRating, LinkPreviewReach, LogFormat, Registration,
-    Secret, ServeOptions, Switch,
+    Secret, ServeOptions,
 };
+pub use values::{ListenAddress, Switch};
 
 use crate::app::Settings;
 use crate::blobs;
@@ -33,9 +38,9 @@ use crate::mail::MailSettings;
 use crate::outbound::addresses::Reach;
 use crate::store::driver::environment::Location;
 
-/// The configuration file in the working directory, read if `--config` is not given.
-const DEFAULT_FILE: &str = "posthaste.toml";
 const MIB: i64 = 1_024 * 1_024;
+/// The name of SQLite's file in the data folder.
+const SQLITE_FILE: &str = "posthaste.db";
 
 /// The settings of the data, derived from the options.
 #[derive(Clone, Debug)]
@@ -48,6 +53,29 @@ pub struct DataConfig {
     pub blobs: blobs::Location,
     /// Whether storage that can lose acknowledged data is accepted.
     pub allow_unsafe_storage: bool,
+    /// The configuration file that was read, if there is one.
+    pub file: Option<PathBuf>,
+}
+
+impl DataConfig {
+    /// The options with which another command uses the same database, for a shell. A URL of PostgreSQL is left out, because
+    /// it can hold a password.
+    pub fn command_options(&self) -> String {
+        match &self.location {
+            Location::Sqlite(path) if *path == self.data_dir.join(SQLITE_FILE) => {
+                format!("--data-dir {}", shell_word(&self.data_dir))
+            }
+            Location::Sqlite(path) => format!("--database-url sqlite:{}", shell_word(path)),
+            Location::Postgres(_) => "--database-url URL_OF_THIS_DATABASE".to_owned(),
+        }
+    }
+}
+
+/// An absolute path as a word of a shell.
+fn shell_word(path: &Path) -> String {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string();
+    let plain = |character: char| character.is_alphanumeric() || "/._-+:@".contains(character);
+    if path.chars().all(plain) { path } else { format!("'{}'", path.replace('\'', r"'\''")) }
 }
 
 /// All settings of a server, derived from the options.
@@ -57,6 +85,8 @@ pub struct ServeConfig {
     pub data: DataConfig,
     /// The address to listen on.
     pub listen: SocketAddr,
+    /// Whether open access to a database with accounts is allowed.
+    pub allow_open_existing: bool,
     /// The settings of the domain.
     pub settings: Settings,
     /// The hosts and origins of the server, and the other origins that may call it.
@@ -83,8 +113,9 @@ pub struct LogConfig {
 /// # Errors
 /// A sentence for the operator.
 pub fn data(options: &DataOptions) -> Result<DataConfig, String> {
-    let mut file = read_file(options.config.as_deref())?;
-    data_config(options.clone().over(&mut file))
+    environment::refuse_empty()?;
+    let mut file = file::read(options.config.as_deref())?;
+    data_config(options.clone().over(&mut file), file::path(options.config.as_deref()))
 }
 
 /// Derives the settings of a server and of its log.
@@ -92,12 +123,14 @@ pub fn data(options: &DataOptions) -> Result<DataConfig, String> {
 /// # Errors
 /// A sentence for the operator.
 pub fn serve(data_options: &DataOptions, options: ServeOptions) -> Result<(ServeConfig, LogConfig), String> {
-    let mut file = read_file(data_options.config.as_deref())?;
-    let data = data_config(data_options.clone().over(&mut file))?;
+    environment::refuse_empty()?;
+    let mut file = file::read(data_options.config.as_deref())?;
+    let data = data_config(data_options.clone().over(&mut file), file::path(data_options.config.as_deref()))?;
     let values = options.over(&mut file);
-    let open = values.demo || values.open;
-    let listen = values.listen;
-    if open && !values.allow_open_anywhere && !listen.ip().to_canonical().is_loopback() {
+    let open = values.demo.0 || values.open.0;
+    let listen = values.listen.0;
+    log::check(&values.log)?;
+    if open && !values.allow_open_anywhere.0 && !listen.ip().to_canonical().is_loopback() {
         return Err(format!(
             "Open access would let in everybody who can reach {listen}; listen on 127.0.0.1, remove --open and --demo, or add \
              --allow-open-anywhere"
@@ -124,13 +157,13 @@ pub fn serve(data_options: &DataOptions, options: ServeOptions) -> Result<(Serve
         max_user_bytes: values.user_files_mib * MIB,
         max_server_bytes: values.all_files_mib * MIB,
     };
-    let provider = values.gif_provider.unwrap_or(if values.demo { GifProvider::Local } else { GifProvider::Off });
+    let provider = values.gif_provider.unwrap_or(if values.demo.0 { GifProvider::Local } else { GifProvider::Off });
     let gifs = gifs::settings(provider, values.gif_api_key, values.gif_url.as_deref(), values.gif_rating)?;
     let bus = bus::settings(&data.location, values.bus, values.listen_url, values.nats_url)?;
     let settings = Settings {
         access: if open { Access::Open } else { Access::Secured },
-        demo: values.demo,
-        rate_limits: values.rate_limits == Switch::On,
+        demo: values.demo.0,
+        rate_limits: values.rate_limits.0,
         registration_open: values.registration == Registration::Open,
         direct_messages_from: match values.direct_messages_from {
             Correspondents::Everyone => DirectMessagesFrom::Everyone,
@@ -139,7 +172,7 @@ pub fn serve(data_options: &DataOptions, options: ServeOptions) -> Result<(Serve
         members_add_emoji: values.custom_emoji == EmojiEditors::Everyone,
         event_retention_days: values.event_retention_days,
         accept_lost_tail: values.accept_lost_tail,
-        webhook_allow_private: values.webhook_allow_private,
+        webhook_allow_private: values.webhook_allow_private.0,
         link_previews: match values.link_previews {
             LinkPreviewReach::Off => None,
             LinkPreviewReach::Public => Some(Reach::PublicWeb),
@@ -152,21 +185,30 @@ pub fn serve(data_options: &DataOptions, options: ServeOptions) -> Result<(Serve
         files: Some(files),
         gifs,
     };
-    let metrics_listen = values.metrics_listen;
-    let config = ServeConfig { data, listen, settings, origins, trusted_proxies, metrics_listen, bus };
+    let metrics_listen = values.metrics_listen.map(|address| address.0);
+    if metrics_listen == Some(listen) && listen.port() != 0 {
+        return Err(format!("--listen and --metrics-listen are both {listen}; choose another port for one of them"));
+    }
+    let allow_open_existing = values.allow_open_existing.0;
+    let config =
+        ServeConfig { data, listen, allow_open_existing, settings, origins, trusted_proxies, metrics_listen, bus };
     Ok((config, LogConfig { format: values.log_format, filter: values.log }))
 }
 
-fn data_config(values: DataValues) -> Result<DataConfig, String> {
+fn data_config(values: DataValues, file: Option<PathBuf>) -> Result<DataConfig, String> {
+    if values.data_dir.as_os_str().is_empty() {
+        return Err("--data-dir is empty; name a folder".into());
+    }
     let location = match values.database_url {
         Some(url) => Location::parse(&url)?,
-        None => Location::Sqlite(values.data_dir.join("posthaste.db")),
+        None => Location::Sqlite(values.data_dir.join(SQLITE_FILE)),
     };
     let blobs = match values.blob_url {
         Some(url) => url.parse().map_err(|error| format!("--blob-url: {error}"))?,
         None => blobs::Location::Folder(values.data_dir.join("files")),
     };
-    Ok(DataConfig { data_dir: values.data_dir, location, blobs, allow_unsafe_storage: values.allow_unsafe_storage })
+    let allow_unsafe_storage = values.allow_unsafe_storage.0;
+    Ok(DataConfig { data_dir: values.data_dir, location, blobs, allow_unsafe_storage, file })
 }
 
 fn origin_rules(public_url: Option<&str>, cors_origin: &[String]) -> Result<OriginRules, String> {
@@ -203,7 +245,7 @@ fn jwt_settings(values: &ServeValues) -> Result<Option<JwtSettings>, String> {
             let given = [
                 ("--jwt-issuer", values.jwt_issuer.is_some()),
                 ("--jwt-audience", values.jwt_audience.is_some()),
-                ("--jwt-provision", values.jwt_provision),
+                ("--jwt-provision", values.jwt_provision.0),
             ];
             return match given.into_iter().find(|(_, given)| *given) {
                 None => Ok(None),
@@ -226,7 +268,7 @@ fn jwt_settings(values: &ServeValues) -> Result<Option<JwtSettings>, String> {
             "--jwt-audience",
             "a value of the aud claim in tokens for this server",
         )?,
-        provision: values.jwt_provision,
+        provision: values.jwt_provision.0,
     }))
 }
 
@@ -241,15 +283,6 @@ fn required(value: &Option<String>, flag: &str, meaning: &str) -> Result<String,
 fn web_origin(text: &str) -> Option<String> {
     let url = url::Url::parse(text).ok()?;
     matches!(url.scheme(), "http" | "https").then(|| origin_of(&url)).flatten()
-}
-
-fn read_file(path: Option<&Path>) -> Result<File, String> {
-    let default = Path::new(DEFAULT_FILE);
-    let Some(path) = path.or_else(|| default.exists().then_some(default)) else {
-        return Ok(File::default());
-    };
-    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    toml::from_str(&text).map_err(|error| format!("{}: {}", path.display(), error.message()))
 }
 
 #[cfg(test)]
@@ -274,11 +307,13 @@ mod tests {
     #[test]
     fn jwts_are_off_without_keys() {
         assert!(decide(ServeOptions::default()).unwrap().is_none());
-        assert!(decide(ServeOptions { jwt_provision: Some(false), ..ServeOptions::default() }).unwrap().is_none());
+        assert!(
+            decide(ServeOptions { jwt_provision: Some(Switch(false)), ..ServeOptions::default() }).unwrap().is_none()
+        );
         let wrong = [
             ServeOptions { jwt_issuer: Some("a".into()), ..ServeOptions::default() },
             ServeOptions { jwt_audience: Some("a".into()), ..ServeOptions::default() },
-            ServeOptions { jwt_provision: Some(true), ..ServeOptions::default() },
+            ServeOptions { jwt_provision: Some(Switch(true)), ..ServeOptions::default() },
         ];
         for options in wrong {
             let error = decide(options).unwrap_err();
@@ -295,7 +330,7 @@ mod tests {
         let secret = ServeOptions {
             jwt_jwks: None,
             jwt_hs256_secret_file: Some("secret".into()),
-            jwt_provision: Some(true),
+            jwt_provision: Some(Switch(true)),
             ..jwks("")
         };
         let settings = decide(secret).unwrap().unwrap();
@@ -314,8 +349,8 @@ mod tests {
             ("allow_unsafe_storage = true", Some(false), false),
         ] {
             std::fs::write(&path, text).unwrap();
-            let options =
-                DataOptions { config: Some(path.clone()), allow_unsafe_storage: flag, ..DataOptions::default() };
+            let allow_unsafe_storage = flag.map(Switch);
+            let options = DataOptions { config: Some(path.clone()), allow_unsafe_storage, ..DataOptions::default() };
             assert_eq!(data(&options).unwrap().allow_unsafe_storage, allowed, "{text} {flag:?}");
             let (config, _) = serve(&options, ServeOptions::default()).unwrap();
             assert_eq!(config.settings.allow_unsafe_storage, allowed, "{text} {flag:?}");
@@ -388,7 +423,7 @@ mod tests {
             (&["posthaste"], None),
         ] {
             let line = <Line as clap::Parser>::try_parse_from(words).unwrap();
-            assert_eq!(line.options.jwt_provision, provision, "{words:?}");
+            assert_eq!(line.options.jwt_provision, provision.map(Switch), "{words:?}");
         }
     }
 }

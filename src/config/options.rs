@@ -12,6 +12,7 @@ use clap::{ArgAction, Args, ValueEnum};
 use serde::Deserialize;
 
 use super::bus::BusKind;
+use super::values::{ListenAddress, Switch};
 use crate::app::EVENT_RETENTION_DAYS;
 
 /// The allowed range of `event_retention_days`. The parser of the command line checks the flag and the variable. `config` checks
@@ -64,7 +65,7 @@ macro_rules! options {
         #[derive(Debug, Default, Deserialize)]
         #[serde(deny_unknown_fields)]
         pub(super) struct File {
-            $( $( $(#[serde($skip)])? $option: Option<$type>, )+ )+
+            $( $( $(#[serde($skip)])? pub(super) $option: Option<$type>, )+ )+
         }
     };
 }
@@ -104,33 +105,59 @@ options! {
         #[arg(
             long,
             env = "POSTHASTE_ALLOW_UNSAFE_STORAGE",
+            value_name = "true|false",
             num_args = 0..=1,
             default_missing_value = "true",
             require_equals = true
         )]
-        allow_unsafe_storage: bool = false,
+        allow_unsafe_storage: Switch = Switch(false),
     }
 
     /// Options of `serve`.
     ServeOptions => ServeValues {
-        /// Address to listen on [default: 127.0.0.1:8000]
+        /// Address and port to listen on. A port alone means 127.0.0.1 [default: 127.0.0.1:8000]
         #[arg(long, env = "POSTHASTE_LISTEN", value_name = "ADDRESS")]
-        listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8_000)),
+        listen: ListenAddress = ListenAddress(SocketAddr::from(([127, 0, 0, 1], 8_000))),
         /// Open access, and example users and messages if the database is empty
-        #[arg(long, env = "POSTHASTE_DEMO", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
-        demo: bool = false,
-        /// Open access: requests need no credentials. Allowed on loopback addresses only
-        #[arg(long, env = "POSTHASTE_OPEN", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
-        open: bool = false,
-        /// Allow open access on addresses that are not loopback
         #[arg(
             long,
-            env = "POSTHASTE_ALLOW_OPEN_ANYWHERE",
+            env = "POSTHASTE_DEMO",
+            value_name = "true|false",
             num_args = 0..=1,
             default_missing_value = "true",
             require_equals = true
         )]
-        allow_open_anywhere: bool = false,
+        demo: Switch = Switch(false),
+        /// Open access: requests need no credentials. Allowed on loopback addresses only
+        #[arg(
+            long,
+            env = "POSTHASTE_OPEN",
+            value_name = "true|false",
+            num_args = 0..=1,
+            default_missing_value = "true",
+            require_equals = true
+        )]
+        open: Switch = Switch(false),
+        /// Allow open access on addresses that are not loopback
+        #[arg(
+            long,
+            env = "POSTHASTE_ALLOW_OPEN_ANYWHERE",
+            value_name = "true|false",
+            num_args = 0..=1,
+            default_missing_value = "true",
+            require_equals = true
+        )]
+        allow_open_anywhere: Switch = Switch(false),
+        /// Allow open access to a database with accounts: everybody who reaches the server can act as each of their users
+        #[arg(
+            long,
+            env = "POSTHASTE_ALLOW_OPEN_EXISTING",
+            value_name = "true|false",
+            num_args = 0..=1,
+            default_missing_value = "true",
+            require_equals = true
+        )]
+        allow_open_existing: Switch = Switch(false),
         /// Accept JWTs that your backend signs with the secret in this file (HS256, at least 32 bytes)
         #[arg(long, env = "POSTHASTE_JWT_HS256_SECRET_FILE", value_name = "FILE")]
         jwt_hs256_secret_file: PathBuf,
@@ -151,10 +178,10 @@ options! {
             num_args = 0..=1,
             default_missing_value = "true"
         )]
-        jwt_provision: bool = false,
+        jwt_provision: Switch = Switch(false),
         /// Rate limits for requests [default: on]
         #[arg(long, env = "POSTHASTE_RATE_LIMITS", value_name = "on|off")]
-        rate_limits: Switch = Switch::On,
+        rate_limits: Switch = Switch(true),
         /// Whether people may create their own accounts [default: closed]
         #[arg(long, env = "POSTHASTE_REGISTRATION", value_name = "open|closed")]
         registration: Registration = Registration::Closed,
@@ -202,7 +229,7 @@ options! {
             num_args = 0..=1,
             default_missing_value = "true"
         )]
-        webhook_allow_private: bool = false,
+        webhook_allow_private: Switch = Switch(false),
         /// Public URL of the server
         #[arg(long, env = "POSTHASTE_PUBLIC_URL", value_name = "URL")]
         public_url: String,
@@ -215,7 +242,7 @@ options! {
         trusted_proxies: Vec<String> = Vec::new(),
         /// Separate address for /metrics, without access control
         #[arg(long, env = "POSTHASTE_METRICS_LISTEN", value_name = "ADDRESS")]
-        metrics_listen: SocketAddr,
+        metrics_listen: ListenAddress,
         /// How servers on the same data notify each other [default: postgres on PostgreSQL, else local]
         #[arg(long, env = "POSTHASTE_BUS", value_name = "local|postgres|nats")]
         bus: BusKind,
@@ -255,16 +282,6 @@ impl fmt::Debug for Secret {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("Secret")
     }
-}
-
-/// On or off.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Switch {
-    /// On.
-    On,
-    /// Off.
-    Off,
 }
 
 /// Who may create accounts.

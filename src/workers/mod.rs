@@ -12,7 +12,7 @@ use crate::app::App;
 use crate::base::error::Result;
 use crate::domain::files::sweep;
 use crate::domain::messages::search;
-use crate::domain::operations::{clock, housekeeping};
+use crate::domain::operations::{clock, housekeeping, restores};
 use crate::domain::previews::link_previews;
 use crate::domain::sending::{change_queue, scheduled, send_queue};
 use crate::live::Live;
@@ -111,6 +111,7 @@ fn tasks(app: &Arc<App>, live: &Arc<Live>, bus: &Arc<Bus>) -> Vec<Task> {
         Task::new("scheduled-sends", app, scheduled::run),
         Task::new("housekeeping", app, housekeeping::run),
         Task::new("clock", app, clock::run),
+        Task::new("restores", app, restores::run),
         Task::new(TAILER, live, Live::run),
         Task::new(PRESENCE, live, Live::run_presence),
         Task::new(WEBHOOKS, live, Live::deliver_webhooks),

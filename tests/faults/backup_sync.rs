@@ -123,7 +123,7 @@ both!(a_restore_whose_sync_fails_is_an_error, async |place| {
     for call in CALLS {
         for number in 1.. {
             assert!(number < SYNCS_LIMIT, "more syncs than expected");
-            let (output, failed) = run_failing(place, &["restore", file.to_str().unwrap()], call, number);
+            let (output, failed) = run_failing(place, &["restore", "--yes", file.to_str().unwrap()], call, number);
             let Some(failed) = failed else {
                 assert!(output.status.success(), "{}", text(&output));
                 break;
@@ -174,7 +174,7 @@ fn the_parent_of_a_new_folder_is_synced() {
         let outer = place.folder.path().join("made");
         let database = outer.join("for the data").join("posthaste.db");
         let url = format!("sqlite:{}", database.display());
-        let arguments = ["restore", file.to_str().unwrap(), "--database-url", &url];
+        let arguments = ["restore", "--yes", file.to_str().unwrap(), "--database-url", &url];
         // The first two syncs are those of the folders that contain the two new folders.
         for number in 1..=2 {
             let (output, failed) = run_failing(place, &arguments, "fsync", number);

@@ -49,7 +49,7 @@ fn flip(original: &[u8], copy: &Path, rng: &Rng) -> String {
 }
 
 fn restore(place: &Place, file: &Path) -> Output {
-    posthaste(place, &["restore", file.to_str().unwrap()])
+    posthaste(place, &["restore", "--yes", file.to_str().unwrap()])
 }
 
 fn check_backup(place: &Place, file: &Path) -> Output {

@@ -228,7 +228,7 @@ both!(every_kind_of_write_leaves_a_matching_digest, async |place| {
     assert!(looked.status.success() && text(&looked).contains("match their digests"), "{}", text(&looked));
     use crate::support::place::Kind;
     let other = Place::new(if place.kind == Kind::Sqlite { Kind::Postgres } else { Kind::Sqlite }).await;
-    let restored = posthaste(&other, &["restore", file.to_str().unwrap()]);
+    let restored = posthaste(&other, &["restore", "--yes", file.to_str().unwrap()]);
     assert!(restored.status.success(), "{}", text(&restored));
     let (well, said) = doctor_deep(&other);
     assert!(well && !said.contains("no digest"), "{said}");

@@ -170,7 +170,9 @@ fn data_of_a_restore_is_not_lost() {
         // Starts on a new and nearly empty database. A restore writes the messages of the backup into it while the server runs.
         let server = Process::start(place).await;
         assert!(
-            crate::operations::operations::posthaste(place, &["restore", backup.to_str().unwrap()]).status.success()
+            crate::operations::operations::posthaste(place, &["restore", "--yes", backup.to_str().unwrap()])
+                .status
+                .success()
         );
         server.kill();
         let mut damaged = std::fs::read(log_file(place)).unwrap();

@@ -305,6 +305,7 @@ const AREAS: &[(&str, &[&[&str]])] = &[
             "base",
             "blobs",
             "domain/files",
+            "mail",
             "store/driver",
             "store/sqlite",
             "store/db",

@@ -23,8 +23,7 @@ use crate::store::operations::health::{self, Comparison, Source};
 pub async fn of_database(data: &DataConfig, deep: bool) -> Vec<Finding> {
     let place = data.location.describe();
     if let Location::Sqlite(file) = &data.location
-        && !file.exists()
-        && !store::sqlite::had_data(file)
+        && store::sqlite::is_absent(file)
     {
         return vec![Finding::Warning(format!("{place} does not exist yet; the server creates it at its first start"))];
     }

@@ -26,7 +26,6 @@ use crate::domain::messages::watermarks;
 use crate::domain::people::reachability;
 use crate::domain::sending::drafts::MAX_BODY_CHARACTERS;
 use crate::domain::shared::idempotency::{KeyedAnswer, Once};
-use crate::domain::shared::pagination::{Limit, Page, decode_cursor};
 use crate::domain::shared::precondition::Precondition;
 use crate::store;
 use crate::store::batches::sends::{Note, note};
@@ -42,7 +41,6 @@ use crate::store::messages::messages::{Action, Range};
 pub const MAX_TITLE_CHARACTERS: usize = 100;
 /// Longest address of a picture, in characters.
 pub const MAX_AVATAR_URL_CHARACTERS: usize = 500;
-const LIST: &str = "conversations";
 
 /// A conversation as one caller sees it.
 #[derive(Clone, Debug)]
@@ -61,14 +59,14 @@ pub struct Shown {
 
 /// The values besides the conversation from which a [`Shown`] is built.
 #[derive(Clone)]
-struct Showing {
+pub(super) struct Showing {
     principal: Principal,
     tails: Tails,
     direct_messages_from: DirectMessagesFrom,
 }
 
 impl Showing {
-    fn new(app: &App, principal: &Principal) -> Self {
+    pub(super) fn new(app: &App, principal: &Principal) -> Self {
         Self {
             principal: principal.clone(),
             tails: app.tails.clone(),
@@ -76,7 +74,7 @@ impl Showing {
         }
     }
 
-    async fn show(&self, conn: &mut Conn, conversations: Vec<Conversation>) -> Result<Vec<Shown>> {
+    pub(super) async fn show(&self, conn: &mut Conn, conversations: Vec<Conversation>) -> Result<Vec<Shown>> {
         let visible = |conversation: &Conversation| {
             let first_seq = conversation.me.as_ref().map_or(1, |me| conversation.history.first_seq(me.joined_seq));
             conversation.head.last_seq >= first_seq
@@ -137,36 +135,6 @@ impl Me {
     pub fn unread_count(&self, last_seq: i64) -> i64 {
         watermarks::unread_count(last_seq, self.read_seq, self.unread_from)
     }
-}
-
-/// Lists the caller's conversations, those with the latest messages first.
-///
-/// # Errors
-/// 403 `act_as_required`; 422 if the cursor is invalid.
-pub async fn list(app: &App, principal: &Principal, limit: Limit, cursor: Option<&str>) -> Result<Page<Vec<Shown>>> {
-    let person = principal.require_person()?.id;
-    let before = match cursor {
-        Some(cursor) => {
-            let [micros, id] = decode_cursor::<2>(LIST, cursor)?;
-            (Timestamp::from_micros(micros), ConversationId(id))
-        }
-        None => (Timestamp::MAX, ConversationId(i64::MAX)),
-    };
-    let input = (Showing::new(app, principal), person, before, limit);
-    let shown = app
-        .db
-        .read(input, |conn, (showing, person, before, limit)| {
-            Box::pin(async move {
-                let found =
-                    store::conversations::conversations::latest_of(conn, *person, *before, limit.to_read()).await?;
-                showing.show(conn, found).await
-            })
-        })
-        .await?;
-    Ok(Page::new(LIST, shown, limit, |last| {
-        let head = last.conversation.head;
-        [head.last_sent_at.micros(), head.id.0]
-    }))
 }
 
 /// One conversation.

@@ -438,6 +438,25 @@ pub async fn list(app: &App, _principal: &Principal, listing: Listing) -> Result
     Ok(Page::new(LIST, users, limit, |last| [last.id.0]))
 }
 
+/// All users by id, for the operator.
+///
+/// # Errors
+/// Errors of the database.
+pub async fn list_all_for_operator(app: &App) -> Result<Vec<User>> {
+    let mut users: Vec<User> = Vec::new();
+    loop {
+        let after = users.last().map_or(UserId(0), |last| last.id);
+        let page = app
+            .db
+            .read(after, |conn, after| Box::pin(store::identity::users::list(conn, *after, Limit::MAX.to_read())));
+        let page = page.await?;
+        if page.is_empty() {
+            return Ok(users);
+        }
+        users.extend(page);
+    }
+}
+
 /// One user by name; `me` stands for the caller.
 ///
 /// # Errors

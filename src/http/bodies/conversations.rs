@@ -8,7 +8,7 @@ use super::messages::MessageBody;
 use super::users::UserBody;
 use crate::base::error::{Error, Result as DomainResult};
 use crate::base::time::Timestamp;
-use crate::domain::conversations::conversations::{Conversation, History, Me, Shown};
+use crate::domain::conversations::conversations::{Conversation, History, Kind, Me, Shown};
 use crate::domain::conversations::members::Role;
 
 /// A conversation as the caller sees it.
@@ -77,6 +77,16 @@ pub enum ConversationKind {
     Direct,
     /// A group with a title and members.
     Group,
+}
+
+impl ConversationKind {
+    /// The corresponding value of the domain.
+    pub const fn kind(self) -> Kind {
+        match self {
+            Self::Direct => Kind::Direct,
+            Self::Group => Kind::Group,
+        }
+    }
 }
 
 /// Which messages a member who joined later can see.

@@ -23,6 +23,11 @@ use crate::http::state::HttpState;
 const DOCS_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
                            connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
+/// The page at `/`. It leads to everything that the server has for a person, and loads nothing.
+const ROOT_PAGE: &str = include_str!("root.html");
+/// The Content-Security-Policy of that page: it may load nothing, and its links still work.
+const ROOT_POLICY: &str = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+
 /// Every documented route, by the areas of `http/routes/`.
 fn documented() -> OpenApiRouter<HttpState> {
     OpenApiRouter::with_openapi(openapi::base())
@@ -66,6 +71,7 @@ pub fn router(state: HttpState) -> Result<Router, Error> {
     let (router, _) = documented().split_for_parts();
     let swagger = Arc::new(docs_settings());
     let router = router
+        .route("/", get(root_page))
         .route("/openapi.json", get(move || serve_document(openapi)))
         .route("/asyncapi.json", get(move || serve_document(asyncapi)))
         .route("/docs", get(|| async { Redirect::permanent("/docs/") }))
@@ -94,6 +100,14 @@ fn docs_settings() -> utoipa_swagger_ui::Config<'static> {
         .filter(true)
         .deep_linking(true)
         .display_request_duration(true)
+}
+
+async fn root_page() -> Response {
+    let mut response = ROOT_PAGE.into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(ROOT_POLICY));
+    response
 }
 
 async fn serve_document(document: Arc<str>) -> Response {

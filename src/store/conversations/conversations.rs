@@ -430,31 +430,6 @@ pub async fn one(conn: &mut Conn, id: ConversationId, user: Option<UserId>) -> R
     .await
 }
 
-/// The conversations of a user that are not hidden, latest activity first, after the place `before`.
-pub async fn latest_of(
-    conn: &mut Conn,
-    user: UserId,
-    before: (Timestamp, ConversationId),
-    limit: i64,
-) -> Result<Vec<Conversation>> {
-    conn.rows(
-        sql!(
-            "SELECT ",
-            Conversation::COLUMNS,
-            " FROM (SELECT l.id FROM messaging.members k JOIN messaging.conversations l ON l.id = k.conversation_id
-                    WHERE k.user_id = $1 AND l.deleted_at IS NULL AND l.last_seq >= k.hidden_below_seq
-                      AND (l.last_sent_at, l.id) < ($2, $3)
-                    ORDER BY l.last_sent_at DESC, l.id DESC LIMIT $4) AS p
-             JOIN messaging.conversations c ON c.id = p.id
-             JOIN messaging.members m ON m.conversation_id = c.id AND m.user_id = $1
-             ORDER BY c.last_sent_at DESC, c.id DESC"
-        ),
-        &[Value::I64(user.0), Value::Time(before.0), Value::I64(before.1.0), Value::I64(limit)],
-        read,
-    )
-    .await
-}
-
 /// The fields of a group that can be changed.
 #[derive(Clone, Debug)]
 pub struct Group {

@@ -24,10 +24,13 @@ use crate::base::error::{Error, Result};
 use crate::base::time::Timestamp;
 
 impl Location {
-    /// The location as it is written in logs, without secrets.
+    /// The location as it is written in logs, without secrets. A path is absolute, because a log does not say in which folder the
+    /// process runs.
     pub fn describe(&self) -> String {
         match self {
-            Self::Sqlite(path) => format!("SQLite {}", path.display()),
+            Self::Sqlite(path) => {
+                format!("SQLite {}", std::path::absolute(path).as_deref().unwrap_or(path).display())
+            }
             Self::Postgres(url) => postgres::describe(url),
         }
     }

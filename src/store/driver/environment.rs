@@ -49,7 +49,9 @@ impl Location {
         if url.starts_with("postgres://") || url.starts_with("postgresql://") {
             return Ok(Self::Postgres(url.to_owned()));
         }
-        Err("The database URL must begin with sqlite: or postgres://".into())
+        Err("The database URL must begin with sqlite: or postgres://, as in sqlite:data/posthaste.db or \
+             postgres://user:password@host/name"
+            .into())
     }
 }
 

@@ -19,6 +19,7 @@ mod wal;
 mod writer;
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -88,6 +89,7 @@ impl<C: WorkConn<Conn>> Database<C> {
             copy_whole_log_alone(path)?;
             StateFile::open(path).and_then(|state| state.set_all_copied()).map_err(Error::unavailable)?;
         }
+        create_private(path)?;
         let mut writer = open_writer(path)?;
         // A symbolic link to a missing file could not be resolved above. Now the file exists.
         let path = &resolved(path);
@@ -231,6 +233,12 @@ impl<C: Send + 'static> Database<C> {
     }
 }
 
+/// Whether there is no database at this path, and there was none: no file, or an empty one.
+pub fn is_absent(path: &Path) -> bool {
+    let is_empty = path.metadata().map_or_else(|error| error.kind() == ErrorKind::NotFound, |found| found.len() == 0);
+    is_empty && !had_data(path)
+}
+
 /// Whether a database has existed at this path. If it has, a missing file means lost data, and not a new database.
 pub fn had_data(path: &Path) -> bool {
     state::path_of(&resolved(path)).exists()
@@ -238,6 +246,17 @@ pub fn had_data(path: &Path) -> bool {
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<std::thread::JoinHandle<()>> {
     std::thread::Builder::new().name(name.into()).spawn(run).map_err(Error::unavailable)
+}
+
+/// Creates the file of a new database, so that only its owner can use it. SQLite creates its other files with the permissions of
+/// this one. An existing file keeps its permissions.
+fn create_private(path: &Path) -> Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    if path.exists() {
+        return Ok(());
+    }
+    let opened = std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
+    opened.map(drop).map_err(|error| Error::unavailable(format!("{} cannot be created: {error}", path.display())))
 }
 
 /// Refuses a network file system, where SQLite's locks and syncs are not reliable.

@@ -2,5 +2,6 @@
 
 pub mod groups;
 pub mod incoming_webhooks;
+pub mod lists;
 pub mod rights;
 pub mod typing;

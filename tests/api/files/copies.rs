@@ -95,7 +95,7 @@ both!(a_backup_has_the_files_and_a_restore_puts_them_back, async |place| {
     assert_eq!(delete(&server, "bugs", &path_of(&message)).await.status, 204);
     wait_for_stored(place, 0).await;
     let later = uploaded(&server, "duck", "later", &noise(70)).await;
-    let said = succeeds(place, &["restore", name]);
+    let said = succeeds(place, &["restore", "--yes", name]);
     assert!(said.contains("Copied 3 files"), "{said}");
     assert_eq!(stored(place).len(), 4, "a restore deletes nothing: {:?}", stored(place));
     assert_eq!(get(&server, "duck", &format!("/api/attachments/{file}")).await.bytes, noise(300_000));
@@ -117,7 +117,7 @@ both!(files_go_into_the_other_database, async |place| {
     succeeds(place, &["backup", backup.to_str().unwrap()]);
     server.stop().await;
     let other = Place::new(if place.kind == Kind::Sqlite { Kind::Postgres } else { Kind::Sqlite }).await;
-    succeeds(&other, &["restore", backup.to_str().unwrap()]);
+    succeeds(&other, &["restore", "--yes", backup.to_str().unwrap()]);
     let server = Server::start(&other).await;
     assert_eq!(get(&server, "duck", &format!("/api/attachments/{file}")).await.bytes, noise(300_000));
     assert_eq!(stored(&other).len(), 3);
@@ -139,22 +139,22 @@ both!(a_backup_with_damaged_files_replaces_nothing, async |place| {
     wait_for_stored(place, 0).await;
 
     damage(&large);
-    let said = fails(place, &["restore", name]);
+    let said = fails(place, &["restore", "--yes", name]);
     assert!(said.contains("0 files of the backup are missing and 1 are damaged"), "{said}");
     assert!(said.contains("nothing was restored") && said.contains("--without-files"), "{said}");
     assert!(fails(place, &["doctor", "--deep", "--backup", name]).contains("1 are damaged"));
     std::fs::remove_file(&large).unwrap();
-    assert!(fails(place, &["restore", name]).contains("1 files of the backup are missing and 0 are damaged"));
+    assert!(fails(place, &["restore", "--yes", name]).contains("1 files of the backup are missing and 0 are damaged"));
     assert!(fails(place, &["doctor", "--backup", name]).contains("1 of 3 files are missing"));
     let moved = backup.with_extension("moved");
     std::fs::rename(&folder, &moved).unwrap();
-    assert!(fails(place, &["restore", name]).contains("backup.files is missing"));
+    assert!(fails(place, &["restore", "--yes", name]).contains("backup.files is missing"));
     assert!(succeeds(place, &["doctor", "--backup", name]).contains("3 files of this backup"));
     get(&server, "bugs", &format!("/api/attachments/{file}")).await.problem(404, "attachment_not_found");
     assert_eq!(stored(place), [""; 0]);
 
     // The database alone: the messages show the files, whose bytes are lost.
-    let said = succeeds(place, &["restore", name, "--without-files"]);
+    let said = succeeds(place, &["restore", "--yes", name, "--without-files"]);
     assert!(said.contains("3 files are not in"), "{said}");
     let timeline = get(&server, "duck", "/api/messages/duck?with=bugs").await.json();
     assert!(timeline.as_array().unwrap().iter().any(|found| found["attachments"] == message["attachments"]));
@@ -174,8 +174,8 @@ both!(a_backup_can_leave_files_out, async |place| {
     let said = succeeds(place, &["backup", name, "--without-files"]);
     assert!(said.contains("3 files (") && said.contains("are not in the backup"), "{said}");
     assert!(!copies::folder_of(&backup).exists());
-    assert!(fails(place, &["restore", name]).contains("--without-files"));
-    succeeds(place, &["restore", name, "--without-files"]);
+    assert!(fails(place, &["restore", "--yes", name]).contains("--without-files"));
+    succeeds(place, &["restore", "--yes", name, "--without-files"]);
     // The bytes are still in the folder of the server.
     assert_eq!(get(&server, "duck", &format!("/api/attachments/{file}")).await.bytes, noise(300_000));
     assert!(fails(place, &["backup", "-"]).contains("standard output"));
@@ -201,7 +201,7 @@ both!(a_backup_of_lost_files_is_an_error, async |place| {
 
     let said = succeeds(place, &["backup", name, "--skip-lost-files"]);
     assert!(said.contains("Copied 2 files") && said.contains("1 missing and 0 damaged"), "{said}");
-    succeeds(place, &["restore", name]);
+    succeeds(place, &["restore", "--yes", name]);
     get(&server, "duck", &format!("/api/attachments/{file}")).await.problem(410, "file_lost");
 });
 
@@ -219,7 +219,7 @@ both!(a_file_that_is_deleted_during_a_backup_is_not_an_error, async |place| {
     assert_eq!((copied.files, copied.deleted_meanwhile), (1, 3));
     partial.publish(&mut |_| ()).unwrap();
 
-    succeeds(place, &["restore", backup.to_str().unwrap()]);
+    succeeds(place, &["restore", "--yes", backup.to_str().unwrap()]);
     assert_eq!(get(&server, "bugs", &format!("/api/attachments/{kept}")).await.bytes, noise(500));
     for lost in [picture, file] {
         get(&server, "duck", &format!("/api/attachments/{lost}")).await.problem(410, "file_lost");

@@ -177,7 +177,7 @@ both!(a_bucket_is_backed_up_restored_and_checked, async |place| {
     let (done, said) = run(&["backup", backup.to_str().unwrap()], &bucket);
     assert!(done && said.contains("Copied 1 files"), "{said}");
     server.stop().await;
-    let (done, said) = run(&["restore", backup.to_str().unwrap()], &other);
+    let (done, said) = run(&["restore", "--yes", backup.to_str().unwrap()], &other);
     assert!(done && said.contains("Copied 1 files"), "{said}");
     let server = Server::start_with(place, options(store, &other)).await;
     assert!(get(&server, "duck", &format!("/api/attachments/{file}")).await.bytes == noise(300_000));

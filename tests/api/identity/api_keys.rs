@@ -19,7 +19,8 @@ fn create_on_command_line(place: &Place, arguments: &[&str]) -> String {
     words.extend(arguments);
     let output = posthaste(place, &words);
     assert!(output.status.success(), "{}", text(&output));
-    assert!(output.stderr.is_empty(), "{}", text(&output));
+    let note = String::from_utf8_lossy(&output.stderr);
+    assert!(note.starts_with("Database: ") && note.lines().count() == 1, "{note}");
     let key = String::from_utf8(output.stdout).unwrap();
     let key = key.strip_suffix('\n').unwrap();
     assert!(is_key(key), "{key}");
@@ -109,10 +110,11 @@ both!(invalid_requests_for_a_key_are_refused, async |place| {
         words.extend(arguments);
         let refused = posthaste(place, &words);
         assert_eq!(refused.status.code(), Some(1), "{}", text(&refused));
-        assert!(refused.stdout.is_empty() && text(&refused).starts_with("posthaste: "), "{}", text(&refused));
+        assert!(refused.stdout.is_empty() && text(&refused).contains("posthaste: "), "{}", text(&refused));
     }
     let unknown = posthaste(place, &["api-key", "revoke", "77"]);
-    assert_eq!((unknown.status.code(), text(&unknown)), (Some(1), "posthaste: API key not found\n".into()));
+    assert_eq!(unknown.status.code(), Some(1));
+    assert!(text(&unknown).ends_with("\nposthaste: API key not found\n"), "{}", text(&unknown));
     assert_eq!(server.get("/api/api-keys").await.json(), json!([]));
 });
 

@@ -72,7 +72,7 @@ DELETE /api/gifs/packs/{pack}                     401 adm adm 204 scp scp 204 20
 GET /api/scheduled                                401 200 200 200 act scp scp act 200 scp scp 200 200 scp scp 200
 GET /api/scheduled/{id}                           401 200 sch sch act scp scp act 200 scp scp 200 sch scp scp sch
 DELETE /api/scheduled/{id}                        401 204 sch sch scp act scp act scp 204 scp 204 scp sch scp sch
-GET /api/conversations                            401 200 200 200 act scp scp act 200 scp scp 200 200 scp scp 200
+GET /api/conversations                            401 200 200 200 200 scp scp 200 200 scp scp 200 200 scp scp 200
 POST /api/conversations                           401 201 201 201 scp act scp act scp 201 scp 201 scp 201 scp 201
 GET /api/conversations/{id}                       401 200 con con 200 scp scp 200 200 scp scp 200 con scp scp con
 PATCH /api/conversations/{id}                     401 200 con con scp act scp act scp 200 scp 200 scp con scp con

@@ -116,12 +116,12 @@ both!(both_databases_find_the_same, async |place| {
     let file = file.to_str().unwrap();
     assert!(posthaste(place, &["backup", file]).status.success());
     server.send("bugs", "duck", "a fox after the backup").await;
-    let restored = posthaste(place, &["restore", file]);
+    let restored = posthaste(place, &["restore", "--yes", file]);
     assert!(restored.status.success(), "{}", text(&restored));
     check(&server).await;
     for kind in [Kind::Sqlite, Kind::Postgres] {
         let other = Place::new(kind).await;
-        let restored = posthaste(&other, &["restore", file]);
+        let restored = posthaste(&other, &["restore", "--yes", file]);
         assert!(restored.status.success(), "{}", text(&restored));
         let server = Server::start_with(&other, Options { demo: false, ..Options::default() }).await;
         check(&server).await;

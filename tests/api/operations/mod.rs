@@ -1,6 +1,8 @@
 //! Tests for operators: administration, logs, mail, metrics, tasks, restores and durability.
 
 pub mod admin;
+pub mod commands;
+pub mod configuration;
 pub mod dashboard;
 pub mod durability;
 pub mod log;
@@ -10,4 +12,5 @@ pub mod operations;
 pub mod restarts;
 pub mod restore;
 pub mod scheduled_backups;
+pub mod start;
 pub mod workers;

@@ -1,6 +1,7 @@
 //! Backup and restore while a server runs, and from one kind of database to the other.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -11,7 +12,8 @@ use crate::both;
 use crate::messages::messages::assert_dense;
 use crate::support::people::post;
 use crate::support::place::Kind;
-use crate::support::{Place, Server, answer_of};
+use crate::support::process::Process;
+use crate::support::{Options, Place, Server, answer_of};
 
 both!(a_backup_is_restored_with_everything, async |place| {
     let server = Server::start(place).await;
@@ -35,7 +37,7 @@ both!(a_backup_is_restored_with_everything, async |place| {
     // The server runs during the restore. After it the server shows the contents of the backup.
     server.send("bugs", "duck", "after the backup").await;
     server.send("porky", "rdibari", "a new conversation").await;
-    let restored = posthaste(place, &["restore", file]);
+    let restored = posthaste(place, &["restore", "--yes", file]);
     assert!(restored.status.success(), "{}", text(&restored));
     assert!(text(&restored).contains("is kept as"), "{}", text(&restored));
     assert_eq!(server.all("/api/messages/duck").await, before);
@@ -49,6 +51,41 @@ both!(a_backup_is_restored_with_everything, async |place| {
     server.send("porky", "rdibari", "a new conversation again").await;
     server.add_user("newcomer", "", "").await;
     assert_dense(place).await;
+});
+
+both!(a_restore_asks_before_it_replaces_data, async |place| {
+    let process = Process::start(place).await;
+    let file = place.folder.path().join("backup");
+    assert!(posthaste(place, &["backup", file.to_str().unwrap()]).status.success());
+    let messages = "SELECT count(*) FROM messaging.messages";
+    let before = place.numbers(messages).await;
+    // Nobody is there to answer a question, so nothing is replaced.
+    let refused = posthaste(place, &["restore", file.to_str().unwrap()]);
+    assert_eq!(refused.status.code(), Some(1));
+    let said = text(&refused);
+    assert!(said.contains("4 users and 2 conversations") && said.contains("Add --yes"), "{said}");
+    assert_eq!(place.numbers(messages).await, before);
+    let epoch = database_epoch(place).await;
+
+    let restored = posthaste(place, &["restore", file.to_str().unwrap(), "--yes"]);
+    assert!(restored.status.success(), "{}", text(&restored));
+    assert_ne!(database_epoch(place).await, epoch);
+    // The server beside it says so in its log.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !process.log().contains("all data of this server was replaced by a restore") {
+        assert!(Instant::now() < deadline, "{}", process.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    process.terminate().await;
+
+    // A database without users has nothing to lose.
+    let other = Place::new(place.kind).await;
+    Server::start_with(&other, Options { demo: false, ..Options::default() }).await.stop().await;
+    let restored = posthaste(&other, &["restore", file.to_str().unwrap()]);
+    assert!(restored.status.success(), "{}", text(&restored));
+    let refused = posthaste(&other, &["restore", file.to_str().unwrap()]);
+    assert!(text(&refused).contains("Add --yes"), "{}", text(&refused));
+    other.remove().await;
 });
 
 async fn database_epoch(place: &Place) -> i64 {
@@ -70,7 +107,7 @@ both!(a_backup_goes_into_the_other_database, async |place| {
     assert!(posthaste(place, &["backup", file.to_str().unwrap()]).status.success());
 
     let other = Place::new(if place.kind == Kind::Sqlite { Kind::Postgres } else { Kind::Sqlite }).await;
-    let restored = posthaste(&other, &["restore", file.to_str().unwrap()]);
+    let restored = posthaste(&other, &["restore", "--yes", file.to_str().unwrap()]);
     assert!(restored.status.success(), "{}", text(&restored));
     let server = Server::start(&other).await;
     assert_eq!(server.all("/api/messages/duck").await, messages);
@@ -87,7 +124,7 @@ both!(files_that_are_no_backups_are_not_restored, async |place| {
     let server = Server::start(place).await;
     let before = server.all("/api/messages/bugs").await;
     let file = place.folder.path().join("not a backup");
-    let restore = || posthaste(place, &["restore", file.to_str().unwrap()]);
+    let restore = || posthaste(place, &["restore", "--yes", file.to_str().unwrap()]);
     assert!(text(&restore()).contains("does not exist"));
     std::fs::write(&file, "SQLite format 3\0 and then nothing of it").unwrap();
     let refused = restore();
@@ -124,7 +161,11 @@ both!(nothing_that_was_acknowledged_during_a_restore_is_lost, async |place| {
         let (url, folder, file) = (place.url(), place.folder.path().to_owned(), file.clone());
         let restored = tokio::task::spawn_blocking(move || {
             let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_posthaste"));
-            command.arg("restore").arg(file).env("POSTHASTE_DATABASE_URL", url).env("POSTHASTE_DATA_DIR", folder);
+            command
+                .args(["restore", "--yes"])
+                .arg(file)
+                .env("POSTHASTE_DATABASE_URL", url)
+                .env("POSTHASTE_DATA_DIR", folder);
             command.output().unwrap()
         });
         let restored = restored.await.unwrap();
@@ -311,7 +352,7 @@ both!(a_backup_holds_the_rows_of_every_table, async |place| {
     assert!(backed_up.status.success(), "{}", text(&backed_up));
     for kind in [Kind::Sqlite, Kind::Postgres] {
         let other = Place::new(kind).await;
-        let restored = posthaste(&other, &["restore", file.to_str().unwrap()]);
+        let restored = posthaste(&other, &["restore", "--yes", file.to_str().unwrap()]);
         assert!(restored.status.success(), "{}", text(&restored));
         assert_eq!(counts(&other).await, rows, "{kind:?}");
         other.remove().await;
@@ -330,7 +371,7 @@ both!(tables_of_other_programs_in_a_backup_are_left_alone, async |place| {
     assert!(backed_up.status.success(), "{}", text(&backed_up));
 
     let server = Server::start(place).await;
-    let restored = posthaste(place, &["restore", file.to_str().unwrap()]);
+    let restored = posthaste(place, &["restore", "--yes", file.to_str().unwrap()]);
     assert!(restored.status.success(), "{}", text(&restored));
     assert_eq!(server.all("/api/messages/duck").await, messages);
     source.remove().await;

@@ -199,7 +199,7 @@ both!(ids_and_names_are_never_used_again, async |place| {
         // The backup is restored into the database of another running server. This server must not give the names to new users
         // either.
         let server = Server::start_with(&other, Options { demo: false, ..Options::default() }).await;
-        let restored = posthaste(&other, &["restore", file]);
+        let restored = posthaste(&other, &["restore", "--yes", file]);
         assert!(restored.status.success(), "{}", text(&restored));
         taken(&server).await;
         let next = make(&server, "the.next").await.json();
@@ -227,7 +227,7 @@ both!(ids_of_revoked_keys_and_of_the_audit_log_are_not_used_again_after_a_restor
     assert!(posthaste(place, &["backup", file]).status.success());
     for kind in [Kind::Sqlite, Kind::Postgres] {
         let other = Place::new(kind).await;
-        let restored = posthaste(&other, &["restore", file]);
+        let restored = posthaste(&other, &["restore", "--yes", file]);
         assert!(restored.status.success(), "{}", text(&restored));
         let server = Server::start(&other).await;
         // The id of an API key must not be used again: idempotency keys belong to this id, and the audit log names the API key

@@ -73,7 +73,10 @@ impl Process {
         // Tests that measure times can set this variable to a release build.
         let binary = std::env::var("POSTHASTE_TEST_BIN");
         words.push(binary.unwrap_or_else(|_| env!("CARGO_BIN_EXE_posthaste").to_owned()));
-        words.extend(["serve", "--demo", "--rate-limits", "off", "--listen", "127.0.0.1:0"].map(str::to_owned));
+        // Some tests add users before, with a server in the process of the test.
+        let options = ["--demo", "--allow-open-existing", "--rate-limits", "off", "--listen", "127.0.0.1:0"];
+        words.push("serve".to_owned());
+        words.extend(options.map(str::to_owned));
         words.extend(["--data-dir".to_owned(), place.folder.path().display().to_string()]);
         words.extend(["--database-url".to_owned(), wrapping.database_url.unwrap_or_else(|| place.url())]);
         words.extend(wrapping.arguments);

@@ -4,13 +4,14 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::Response;
 use serde::Deserialize;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::base::error::{Error, FieldError, Result as DomainResult};
 use crate::domain::conversations::conversations::{self, Changes, History, NewGroup, OwnChanges, Shown};
+use crate::domain::conversations::lists::{self, Filter};
 use crate::domain::shared::idempotency::{Once, StoredAnswer};
 use crate::domain::shared::precondition::Precondition;
-use crate::http::access::policy::{PersonReading, PersonWriting, Reader};
+use crate::http::access::policy::{PersonWriting, Reader};
 use crate::http::bodies::answers::{
     given, json, list, next_page, no_content, not_null, present, resource, time_field, to_json,
 };
@@ -24,28 +25,62 @@ use crate::http::state::HttpState;
 /// The usual size of a conversation in JSON with its last message, in bytes.
 const CONVERSATION_BYTES: usize = 1_600;
 
-/// List the caller's conversations
+/// Query parameters that select conversations of a list.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct ConversationFilter {
+    /// Only conversations of this kind.
+    #[param(inline)]
+    kind: Option<ConversationKind>,
+    /// Only conversations with unread messages (`true`) or without (`false`). Only for the list of a user.
+    unread: Option<bool>,
+    /// Only conversations that the user has archived (`true`) or has not (`false`). Only for the list of a user.
+    archived: Option<bool>,
+}
+
+impl ConversationFilter {
+    fn read(&self) -> Filter {
+        let kind = self.kind.map(ConversationKind::kind);
+        Filter { kind, unread: self.unread, archived: self.archived }
+    }
+
+    /// The parameters as they were given, for the link to the next page.
+    fn parameters(&self) -> Vec<(&'static str, String)> {
+        let kind = self.kind.map(|kind| ("kind", kind.kind().as_str().to_owned()));
+        let unread = self.unread.map(|unread| ("unread", unread.to_string()));
+        let archived = self.archived.map(|archived| ("archived", archived.to_string()));
+        kind.into_iter().chain(unread).chain(archived).collect()
+    }
+}
+
+/// List conversations
 ///
-/// Ordered by latest activity. A hidden conversation appears again with its next message.
+/// For a user, the own conversations by latest activity. A hidden conversation appears again with its next message. For an API key
+/// that acts as nobody, all conversations by id.
 #[utoipa::path(
     get,
     path = "/api/conversations",
     tag = "conversations",
-    params(PageQuery),
+    params(ConversationFilter, PageQuery),
     responses((status = 200, description = "The conversations. `Link` has the path of the next page, if there is one.", body = Vec<ConversationBody<'_>>, headers(
         ("Link" = Option<String>, description = "`</api/conversations?…>; rel=\"next\"`"),
     ))),
 )]
 pub async fn list_conversations(
     State(state): State<HttpState>,
-    PersonReading(principal): PersonReading,
+    Reader(principal): Reader,
     uri: Uri,
-    Query(PageQuery { limit, cursor }): Query<PageQuery>,
+    query: Query<(ConversationFilter, PageQuery)>,
 ) -> Result<Response, Problem> {
-    let page = conversations::list(&state.app, &principal, limit, cursor.as_deref()).await?;
+    let (filter, PageQuery { limit, cursor }) = query.0;
+    let page = lists::list(&state.app, &principal, filter.read(), limit, cursor.as_deref()).await?;
     let bodies: Vec<ConversationBody<'_>> =
         page.entries.iter().map(ConversationBody::new).collect::<DomainResult<_>>()?;
-    Ok(list(to_json(&bodies, CONVERSATION_BYTES * bodies.len())?, uri.path(), next_page(page.next, limit, [])))
+    Ok(list(
+        to_json(&bodies, CONVERSATION_BYTES * bodies.len())?,
+        uri.path(),
+        next_page(page.next, limit, filter.parameters()),
+    ))
 }
 
 /// Request body for creating a conversation.
