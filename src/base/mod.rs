@@ -1,9 +1,10 @@
-//! The code that every layer uses: ids, request ids, time, text, search terms, errors, metrics and tasks. It imports no other
-//! area.
+//! The code that every layer uses: ids, request ids, time, text, search terms, links, mentions, errors, metrics and tasks.
+//! It imports no other area.
 
 pub mod error;
 pub mod ids;
 pub mod links;
+pub mod mentions;
 pub mod metrics;
 pub mod request_id;
 pub mod tasks;
