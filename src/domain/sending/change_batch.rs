@@ -185,6 +185,11 @@ impl<'a> BatchState<'a> {
             ChangeKind::Unreact(..) => self.unreact(change),
             ChangeKind::Report(report) => self.report(change, report).map(ChangeAnswer::Reported),
         }
+    /// The time of a change. It is not before the messages that it can be about, even if the clock was set back.
+    fn time_of(&self, change: &Change) -> Timestamp {
+        self.places.get(&change.conversation).map_or(change.now, |place| change.now.max(place.last_sent_at))
+    }
+
     }
 
     /// The conversation of a change, and the `seq` of the first message that the member may see.
@@ -211,6 +216,7 @@ impl<'a> BatchState<'a> {
         }
     }
 
+        let at = self.time_of(change);
     fn react(&mut self, change: &'a Change) -> Result<ChangeAnswer> {
         let is_usable = change.added_custom_emoji().is_none_or(|id| self.custom_emoji.contains(&id));
         let (spot, message, reaction) = self.message_of(change)?;
@@ -224,7 +230,7 @@ impl<'a> BatchState<'a> {
         let tally = if new {
             let tally = tallies::add_one(&mut message.tallies, spot.emoji)?;
             message.changed = true;
-            reaction.now = Some(change.now);
+            reaction.now = Some(at);
             tally
         } else {
             tallies::tally_of(&message.tallies, spot.emoji)
@@ -249,7 +255,7 @@ impl<'a> BatchState<'a> {
 
     fn add_event(&mut self, change: &'a Change, kind: Kind) {
         self.changed.insert(change.conversation);
-        self.events.push(change.event(kind, change.now));
+        self.events.push(change.event(kind, self.time_of(change)));
     }
 
     /// Applies a receipt. Unread mentions are counted afterwards.
@@ -264,7 +270,7 @@ impl<'a> BatchState<'a> {
             self.advanced.insert((conversation, user));
         }
         if !steps.is_empty() {
-            // A message must not appear as read before it was sent, even if the clock was set back.
+            // A message must not appear as read before it was sent.
             let at = now.max(place.last_sent_at);
             self.steps.extend(steps.into_iter().map(|(kind, seq)| Step { conversation, user, kind, seq, at }));
             if place.member_count <= RECEIPTS_MEMBER_LIMIT {

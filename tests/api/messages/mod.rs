@@ -12,3 +12,5 @@ pub mod receipts;
 pub mod search;
 pub mod threads;
 pub mod timeline;
+pub mod times;
+pub mod unread;
