@@ -16,7 +16,7 @@ use crate::domain::access::membership::{Membership, Role};
 use crate::domain::access::principal::Principal;
 use crate::domain::access::viewer::Viewer;
 use crate::domain::identity::names::Names;
-use crate::domain::sending::drafts::{MAX_BODY_CHARACTERS, check_text};
+use crate::domain::sending::drafts::{MAX_BODY_CHARACTERS, check_text, check_text_or_blank};
 use crate::store;
 use crate::store::db::Conn;
 use crate::store::events::events::{self, NewEvent};
@@ -48,9 +48,7 @@ pub async fn edit(
     body: String,
 ) -> Result<(Message, Names)> {
     principal.require_person()?;
-    if !body.is_empty() {
-        check_text("body", &body, MAX_BODY_CHARACTERS)?;
-    }
+    check_text_or_blank("body", &body, MAX_BODY_CHARACTERS)?;
     let conversation = ConversationId(conversation);
     let change = Change { conversation, seq, principal: principal.clone(), body, now: app.clock.now() };
     let edited = app.db.write(change, |conn, change| Box::pin(edit_in_transaction(conn, change))).await?;
@@ -70,7 +68,7 @@ async fn edit_in_transaction(conn: &mut Conn, change: &Change) -> Result<(Messag
         return Err(message_deleted());
     }
     let current = present.message?;
-    if change.body.is_empty() && current.attachments.list().is_empty() {
+    if current.attachments.list().is_empty() {
         check_text("body", &change.body, MAX_BODY_CHARACTERS)?;
     }
     if current.body != change.body {

@@ -1,5 +1,6 @@
 //! Tests of messages and what belongs to them.
 
+pub mod blank_texts;
 pub mod changes;
 pub mod edits;
 pub mod forwards;
