@@ -19,7 +19,7 @@ use crate::store::identity::revocations;
 use crate::store::messages::link_previews::LinkPreview;
 use crate::store::messages::mentions::{self, Mention};
 use crate::store::messages::messages::{self, Action, Decorations, Message, NewRow};
-use crate::store::messages::{receipts, search};
+use crate::store::messages::{receipts, search, unread};
 
 /// Locks conversations until the transaction ends, and takes `count` ascending message ids.
 pub async fn lock_and_number(conn: &mut Conn, conversations: &[i64], count: usize) -> Result<(Vec<Head>, Vec<i64>)> {
@@ -319,6 +319,7 @@ pub async fn note(conn: &mut Conn, conversation: ConversationId, note: &Note<'_>
         ],
     )
     .await?;
+    unread::leave_out(conn, conversation, head.last_seq).await?;
     conversations::advance(conn, &[head]).await?;
     conn.execute(
         "UPDATE messaging.members SET read_seq = $3, delivered_seq = $3

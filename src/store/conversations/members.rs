@@ -396,10 +396,12 @@ pub async fn keep(conn: &mut Conn, conversation: ConversationId, user: UserId, k
     Ok(())
 }
 
-/// Hides a conversation from a member's list until its next message.
+/// Hides a conversation from a member's list until its next message. The messages before that one no longer count as unread,
+/// and the mark of unread messages is removed. The watermarks stay, because the other members see them.
 pub async fn hide(conn: &mut Conn, conversation: ConversationId, user: UserId, below_seq: i64) -> Result<()> {
     conn.execute(
-        "UPDATE messaging.members SET hidden_below_seq = $3 WHERE conversation_id = $1 AND user_id = $2",
+        "UPDATE messaging.members SET hidden_below_seq = $3, unread_from = NULL
+          WHERE conversation_id = $1 AND user_id = $2",
         &[Value::I64(conversation.0), Value::I64(user.0), Value::I64(below_seq)],
     )
     .await?;

@@ -169,16 +169,6 @@ pub async fn of_messages(conn: &mut Conn, messages: &[(ConversationId, i64)]) ->
     .await
 }
 
-/// How many messages of a conversation after `seq` mention a user.
-pub async fn count_after(conn: &mut Conn, conversation: ConversationId, user: UserId, seq: i64) -> Result<i64> {
-    conn.one(
-        "SELECT count(*) FROM messaging.mentions WHERE user_id = $1 AND conversation_id = $2 AND seq > $3",
-        &[Value::I64(user.0), Value::I64(conversation.0), Value::I64(seq)],
-        |row| row.i64(0),
-    )
-    .await
-}
-
 /// The mentions of a user, in the order of conversation and `seq`, after the place `after`.
 pub async fn of_user(conn: &mut Conn, user: UserId, after: (ConversationId, i64), limit: i64) -> Result<Vec<Mention>> {
     conn.rows(

@@ -12,6 +12,7 @@ pub mod removals;
 pub mod scheduled;
 pub mod search;
 pub mod threads;
+pub mod unread;
 
 /// Statements that delete the earlier bodies, mentions, reactions and attachments of the messages of conversation $1 with the `seq`s $2.
 /// They run when the messages become tombstones, and when the messages of a deleted conversation are deleted.
