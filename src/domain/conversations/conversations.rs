@@ -26,7 +26,6 @@ use crate::domain::messages::watermarks::ReadState;
 use crate::domain::people::reachability;
 use crate::domain::sending::drafts::{MAX_BODY_CHARACTERS, blank};
 use crate::domain::shared::idempotency::{KeyedAnswer, Once};
-use crate::domain::shared::pagination::{Limit, Page, decode_cursor};
 use crate::store;
 use crate::store::batches::sends::{Note, note};
 pub use crate::store::conversations::conversation_kinds::{History, Kind};
@@ -42,7 +41,6 @@ use crate::store::messages::unread::Span;
 pub const MAX_TITLE_CHARACTERS: usize = 100;
 /// Longest address of a picture, in characters.
 pub const MAX_AVATAR_URL_CHARACTERS: usize = 500;
-const LIST: &str = "conversations";
 
 /// A conversation as one caller sees it.
 #[derive(Clone, Debug)]
@@ -145,36 +143,6 @@ fn unread_span(conversation: &Conversation, user: UserId) -> Option<Span> {
     let first_seq = conversation.history.first_seq(joined_seq);
     let state = ReadState { read_seq, unread_from, hidden_below_seq, first_seq };
     Some(state.span(conversation.head.id, user, conversation.head.last_seq))
-}
-
-/// Lists the caller's conversations, those with the latest messages first.
-///
-/// # Errors
-/// 403 `act_as_required`; 422 if the cursor is invalid.
-pub async fn list(app: &App, principal: &Principal, limit: Limit, cursor: Option<&str>) -> Result<Page<Vec<Shown>>> {
-    let person = principal.require_person()?.id;
-    let before = match cursor {
-        Some(cursor) => {
-            let [micros, id] = decode_cursor::<2>(LIST, cursor)?;
-            (Timestamp::from_micros(micros), ConversationId(id))
-        }
-        None => (Timestamp::MAX, ConversationId(i64::MAX)),
-    };
-    let input = (Showing::new(app, principal), person, before, limit);
-    let shown = app
-        .db
-        .read(input, |conn, (showing, person, before, limit)| {
-            Box::pin(async move {
-                let found =
-                    store::conversations::conversations::latest_of(conn, *person, *before, limit.to_read()).await?;
-                showing.show(conn, found).await
-            })
-        })
-        .await?;
-    Ok(Page::new(LIST, shown, limit, |last| {
-        let head = last.conversation.head;
-        [head.last_sent_at.micros(), head.id.0]
-    }))
 }
 
 /// One conversation.

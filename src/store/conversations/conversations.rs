@@ -444,31 +444,6 @@ pub async fn one(conn: &mut Conn, id: ConversationId, user: Option<UserId>) -> R
     .await
 }
 
-/// The conversations of a user that are not hidden, latest activity first, after the place `before`.
-pub async fn latest_of(
-    conn: &mut Conn,
-    user: UserId,
-    before: (Timestamp, ConversationId),
-    limit: i64,
-) -> Result<Vec<Conversation>> {
-    conn.rows(
-        sql!(
-            "SELECT ",
-            Conversation::COLUMNS,
-            " FROM (SELECT l.id FROM messaging.members k JOIN messaging.conversations l ON l.id = k.conversation_id
-                    WHERE k.user_id = $1 AND l.deleted_at IS NULL AND l.last_seq >= k.hidden_below_seq
-                      AND (l.last_sent_at, l.id) < ($2, $3)
-                    ORDER BY l.last_sent_at DESC, l.id DESC LIMIT $4) AS p
-             JOIN messaging.conversations c ON c.id = p.id
-             JOIN messaging.members m ON m.conversation_id = c.id AND m.user_id = $1
-             ORDER BY c.last_sent_at DESC, c.id DESC"
-        ),
-        &[Value::I64(user.0), Value::Time(before.0), Value::I64(before.1.0), Value::I64(limit)],
-        read,
-    )
-    .await
-}
-
 /// The fields of a group that can be changed.
 #[derive(Clone, Debug)]
 pub struct Group {
@@ -517,8 +492,6 @@ pub async fn update_group(conn: &mut Conn, id: ConversationId, group: &Group) ->
     Ok(())
 }
 
-    let sql = "DELETE FROM messaging.uncounted_messages WHERE conversation_id = $1";
-    conn.execute(sql, &[Value::I64(id.0)]).await?;
 /// Marks a group as deleted, so that no user sees it. Its messages are removed later, in small batches.
 pub async fn end(conn: &mut Conn, id: ConversationId, at: Timestamp) -> Result<()> {
     conn.execute(
@@ -544,6 +517,8 @@ pub async fn ended(conn: &mut Conn, limit: i64) -> Result<Vec<ConversationId>> {
 /// Removes a deleted group that has no messages left, with its receipts and the counts of its system messages.
 pub async fn delete(conn: &mut Conn, id: ConversationId) -> Result<()> {
     conn.execute("DELETE FROM messaging.receipts WHERE conversation_id = $1", &[Value::I64(id.0)]).await?;
+    let sql = "DELETE FROM messaging.uncounted_messages WHERE conversation_id = $1";
+    conn.execute(sql, &[Value::I64(id.0)]).await?;
     let sql = "DELETE FROM messaging.conversations WHERE id = $1 AND deleted_at IS NOT NULL";
     conn.execute(sql, &[Value::I64(id.0)]).await?;
     Ok(())

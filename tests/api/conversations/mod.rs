@@ -2,4 +2,5 @@
 
 pub mod groups;
 pub mod incoming_webhooks;
+pub mod listing;
 pub mod typing;

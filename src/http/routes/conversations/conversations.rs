@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 
 use crate::base::error::{Error, FieldError, Result as DomainResult};
 use crate::domain::conversations::conversations::{self, Changes, History, NewGroup, OwnChanges, Shown};
+use crate::domain::conversations::listing;
 use crate::domain::shared::idempotency::{Once, StoredAnswer};
 use crate::http::access::policy::{PersonReading, PersonWriting, Reader};
 use crate::http::bodies::answers::{
@@ -40,7 +41,7 @@ pub async fn list_conversations(
     uri: Uri,
     Query(PageQuery { limit, cursor }): Query<PageQuery>,
 ) -> Result<Response, Problem> {
-    let page = conversations::list(&state.app, &principal, limit, cursor.as_deref()).await?;
+    let page = listing::list(&state.app, &principal, limit, cursor.as_deref()).await?;
     let bodies: Vec<ConversationBody<'_>> =
         page.entries.iter().map(ConversationBody::new).collect::<DomainResult<_>>()?;
     Ok(list(to_json(&bodies, CONVERSATION_BYTES * bodies.len())?, uri.path(), next_page(page.next, limit, [])))
