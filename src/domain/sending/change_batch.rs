@@ -183,11 +183,11 @@ impl<'a> BatchState<'a> {
             ChangeKind::Unreact(..) => self.unreact(change),
             ChangeKind::Report(report) => self.report(change, report).map(ChangeAnswer::Reported),
         }
+    }
+
     /// The time of a change. It is not before the messages that it can be about, even if the clock was set back.
     fn time_of(&self, change: &Change) -> Timestamp {
         self.places.get(&change.conversation).map_or(change.now, |place| change.now.max(place.last_sent_at))
-    }
-
     }
 
     /// The conversation of a change, and the `seq` of the first message that the member may see.
@@ -214,9 +214,9 @@ impl<'a> BatchState<'a> {
         }
     }
 
-        let at = self.time_of(change);
     fn react(&mut self, change: &'a Change) -> Result<ChangeAnswer> {
         let is_usable = change.added_custom_emoji().is_none_or(|id| self.custom_emoji.contains(&id));
+        let at = self.time_of(change);
         let (spot, message, reaction) = self.message_of(change)?;
         if message.deleted {
             return Err(message_deleted());
