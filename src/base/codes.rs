@@ -7,6 +7,7 @@ pub const PROBLEM_CODES: &[(u16, &[&str])] = &[
     (
         400,
         &[
+            "invalid_host",
             "malformed_json",
             "malformed_body",
             "malformed_query",
@@ -102,7 +103,7 @@ pub const PROBLEM_CODES: &[(u16, &[&str])] = &[
         ],
     ),
     (410, &["cursor_expired", "file_lost"]),
-    (412, &["unsupported_tus_version"]),
+    (412, &["precondition_failed", "unsupported_tus_version"]),
     (413, &["body_too_large", "file_too_large", "file_quota_exceeded"]),
     (414, &["uri_too_long"]),
     (415, &["unsupported_media_type"]),
@@ -119,6 +120,7 @@ pub const PROBLEM_CODES: &[(u16, &[&str])] = &[
             "unsupported_image_type",
         ],
     ),
+    (426, &["unsupported_websocket_version"]),
     (429, &["rate_limited", "too_many_attempts", "too_many_uploads"]),
     (431, &["headers_too_large"]),
     (500, &["internal", "damaged"]),
@@ -139,6 +141,7 @@ pub const FIELD_CODES: &[&str] = &[
     "too_long",
     "too_short",
     "nul_character",
+    "control_character",
     "excluded",
     "invalid_cursor",
     "invalid_idempotency_key",

@@ -7,6 +7,8 @@ use std::ops::Range;
 use memchr::memmem;
 use url::Url;
 
+use super::mentions::ends_with_local_part;
+
 /// Maximum length of a URL that gets a preview, in characters.
 pub const MAX_URL_CHARACTERS: usize = 2_000;
 
@@ -36,6 +38,39 @@ pub fn previewed_url(text: &str) -> Option<&str> {
     }
     let url = Url::parse(found).ok()?;
     (url.has_host() && url.username().is_empty() && url.password().is_none()).then_some(found)
+}
+
+/// Where the address of a page begins in a word, which is a text without the characters of [`ends_url`]: with a scheme and
+/// `://`, with `www.`, or with a domain that is followed by a path, a query or a fragment. The address extends to the end of
+/// the word.
+pub(super) fn address_start(word: &str) -> Option<usize> {
+    let bytes = word.as_bytes();
+    let is_scheme = |byte: &&u8| byte.is_ascii_alphanumeric() || matches!(**byte, b'+' | b'-' | b'.');
+    let with_scheme = memmem::find_iter(bytes, b"://").find_map(|colon| {
+        let length = bytes[..colon].iter().rev().take_while(is_scheme).count();
+        (length > 0).then(|| colon - length)
+    });
+    let with_www = bytes.windows(4).enumerate().find_map(|(at, found)| {
+        let is_word_start = at == 0 || !bytes[at - 1].is_ascii_alphanumeric();
+        (is_word_start && found.eq_ignore_ascii_case(b"www.")).then_some(at)
+    });
+    let with_path = word.match_indices(['/', '?', '#']).find_map(|(end, _)| domain_start(&word[..end]));
+    [with_scheme, with_www, with_path].into_iter().flatten().min()
+}
+
+/// Where the domain at the end of a text begins. A port can follow it. A name directly after an `@` is a domain only in the
+/// address of a mailbox.
+fn domain_start(text: &str) -> Option<usize> {
+    let without_port = text.trim_end_matches(|character: char| character.is_ascii_digit()).strip_suffix(':');
+    let text = without_port.unwrap_or(text);
+    let before = text.trim_end_matches(|character: char| character.is_alphanumeric() || matches!(character, '.' | '-'));
+    let domain = &text[before.len()..];
+    let (_, last) = domain.rsplit_once('.')?;
+    let is_domain = domain.split('.').all(|label| !label.is_empty())
+        && last.chars().count() >= 2
+        && last.chars().all(char::is_alphabetic);
+    let is_name = before.strip_suffix('@').is_some_and(|before| !ends_with_local_part(before));
+    (is_domain && !is_name).then_some(before.len())
 }
 
 /// Where the scheme `http` or `https` before `colon` begins. It begins at `from` or later, and not in the middle of a word.
@@ -72,7 +107,7 @@ fn end_of_url(text: &str, start: usize) -> usize {
 }
 
 /// Whether a character is never part of a URL. Texts without spaces between words have punctuation directly after a URL.
-fn ends_url(character: char) -> bool {
+pub(super) fn ends_url(character: char) -> bool {
     character.is_whitespace()
         || character.is_control()
         || matches!(character, '<' | '>' | '"' | '`' | '\\' | '|' | '^')

@@ -1,10 +1,11 @@
-//! The code that every layer uses: ids, request ids, time, text, search terms, errors and their codes, metrics and tasks. It imports no other
-//! area.
+//! The code that every layer uses: ids, request ids, time, text, search terms, links, mentions, errors and their codes, metrics
+//! and tasks. It imports no other area.
 
 pub mod codes;
 pub mod error;
 pub mod ids;
 pub mod links;
+pub mod mentions;
 pub mod metrics;
 mod process_metrics;
 pub mod request_id;

@@ -1,4 +1,4 @@
-//! Folding of text, for comparison and search; the sentence that lists words.
+//! Folding of text, for comparison and search; finding texts that show nothing; the sentence that lists words.
 //!
 //! Invariant: folding happens here and never in SQL, so that both databases agree. A folded text is only a key: texts are
 //! stored and shown as they were written.
@@ -34,6 +34,24 @@ pub fn choices(words: &[&str]) -> String {
     }
 }
 
+/// Whether a text shows nothing: it is empty or has only white space, control characters and invisible characters. A text
+/// with U+0000 is not blank, because U+0000 is an error of its own.
+pub fn is_blank(text: &str) -> bool {
+    text.chars().all(|character| {
+        character.is_whitespace() || is_invisible(character) || (character.is_control() && character != '\0')
+    })
+}
+
+/// Whether Unicode gives a character the property `Default_Ignorable_Code_Point`. Also U+2800, a Braille pattern without dots,
+/// and the marks around annotations.
+const fn is_invisible(character: char) -> bool {
+    matches!(character,
+        '\u{AD}' | '\u{34F}' | '\u{61C}' | '\u{115F}'..='\u{1160}' | '\u{17B4}'..='\u{17B5}' | '\u{180B}'..='\u{180F}'
+        | '\u{200B}'..='\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{2800}' | '\u{3164}'
+        | '\u{FE00}'..='\u{FE0F}' | '\u{FEFF}' | '\u{FFA0}' | '\u{FFF0}'..='\u{FFFB}' | '\u{1BCA0}'..='\u{1BCA3}'
+        | '\u{1D173}'..='\u{1D17A}' | '\u{E0000}'..='\u{E0FFF}')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -43,6 +61,26 @@ mod tests {
         assert_eq!(choices(&["direct", "group"]), "must be direct or group");
         assert_eq!(choices(&["a", "b", "c"]), "must be a, b or c");
         assert_eq!(choices(&["a"]), "must be a");
+    }
+
+    #[test]
+    fn texts_without_a_visible_character_are_blank() {
+        let invisible = [
+            "",
+            " ",
+            "\t\r\n",
+            "\u{A0}\u{3000}\u{2003}",
+            "\u{200B}\u{FEFF}\u{2060}",
+            "\u{AD}",
+            "\u{3164}",
+            "\u{2800} ",
+        ];
+        for text in invisible {
+            assert!(is_blank(text), "{text:?}");
+        }
+        for text in ["a", " . ", "👍", "\u{200B}x", "❤\u{FE0F}", "\u{301}", "0", "\u{E000}"] {
+            assert!(!is_blank(text), "{text:?}");
+        }
     }
 
     #[test]

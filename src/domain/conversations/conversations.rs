@@ -12,7 +12,7 @@ use super::members::{self, MAX_ADDED};
 use crate::app::App;
 use crate::base::error::{Error, FieldError, Result};
 use crate::base::ids::{ConversationId, UserId};
-use crate::base::text::fold_ascii;
+use crate::base::text::{fold_ascii, is_blank};
 use crate::base::time::Timestamp;
 use crate::domain::access::membership::{
     conversation_not_found, locked_membership, membership, require_group, require_role,
@@ -22,9 +22,9 @@ use crate::domain::access::viewer::Viewer;
 use crate::domain::files::avatars::{self, NewAvatar};
 use crate::domain::identity::users::{DirectMessagesFrom, User};
 use crate::domain::messages::tails::{Rendered, Tails};
-use crate::domain::messages::watermarks;
+use crate::domain::messages::watermarks::ReadState;
 use crate::domain::people::reachability;
-use crate::domain::sending::drafts::MAX_BODY_CHARACTERS;
+use crate::domain::sending::drafts::{MAX_BODY_CHARACTERS, blank};
 use crate::domain::shared::idempotency::{KeyedAnswer, Once};
 use crate::domain::shared::precondition::Precondition;
 use crate::store;
@@ -36,6 +36,7 @@ use crate::store::conversations::members::{MemberSettings, NewMember, Role};
 use crate::store::db::Conn;
 use crate::store::events::events::{self, NewEvent};
 use crate::store::messages::messages::{Action, Range};
+use crate::store::messages::unread::Span;
 
 /// Longest title, in characters.
 pub const MAX_TITLE_CHARACTERS: usize = 100;
@@ -74,7 +75,8 @@ impl Showing {
         }
     }
 
-    pub(super) async fn show(&self, conn: &mut Conn, conversations: Vec<Conversation>) -> Result<Vec<Shown>> {
+    pub(super) async fn show(&self, conn: &mut Conn, mut conversations: Vec<Conversation>) -> Result<Vec<Shown>> {
+        count_unread(conn, self.principal.viewer(), &mut conversations).await?;
         let visible = |conversation: &Conversation| {
             let first_seq = conversation.me.as_ref().map_or(1, |me| conversation.history.first_seq(me.joined_seq));
             conversation.head.last_seq >= first_seq
@@ -130,11 +132,23 @@ impl Showing {
     }
 }
 
-impl Me {
-    /// Number of messages that the member has not read.
-    pub fn unread_count(&self, last_seq: i64) -> i64 {
-        watermarks::unread_count(last_seq, self.read_seq, self.unread_from)
+/// Counts the unread messages and mentions of the member to whom each conversation is shown.
+async fn count_unread(conn: &mut Conn, viewer: Viewer, conversations: &mut [Conversation]) -> Result<()> {
+    let Some(user) = viewer.person() else { return Ok(()) };
+    let spans: Vec<Span> = conversations.iter().filter_map(|conversation| unread_span(conversation, user)).collect();
+    let counts = store::messages::unread::counts(conn, &spans).await?;
+    for (me, counts) in conversations.iter_mut().filter_map(|conversation| conversation.me.as_mut()).zip(counts) {
+        me.unread_count = counts.unread;
+        me.mention_count = counts.mentions;
     }
+    Ok(())
+}
+
+fn unread_span(conversation: &Conversation, user: UserId) -> Option<Span> {
+    let Me { read_seq, unread_from, hidden_below_seq, joined_seq, .. } = *conversation.me.as_ref()?;
+    let first_seq = conversation.history.first_seq(joined_seq);
+    let state = ReadState { read_seq, unread_from, hidden_below_seq, first_seq };
+    Some(state.span(conversation.head.id, user, conversation.head.last_seq))
 }
 
 /// One conversation.
@@ -524,6 +538,8 @@ fn check_title(title: &str) -> Option<FieldError> {
     } else if characters == 0 || characters > MAX_TITLE_CHARACTERS {
         let detail = format!("must have 1 to {MAX_TITLE_CHARACTERS} characters");
         Some(FieldError::new("title", "out_of_range", detail))
+    } else if is_blank(title) {
+        Some(blank("title"))
     } else {
         None
     }

@@ -3,7 +3,7 @@
 pub mod conversations;
 pub mod incoming_webhooks;
 pub mod invites;
-pub mod lists;
+pub mod listing;
 pub mod members;
 pub mod system_messages;
 pub mod typing;

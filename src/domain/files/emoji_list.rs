@@ -1,7 +1,7 @@
 //! The list of emoji: the Unicode set and the custom emoji, for pickers and for the completion of `:name`.
 //!
-//! Invariant: the order is total. A cursor contains the three values by which the last emoji of a page is sorted. An emoji whose values
-//! do not change between two pages is neither repeated nor skipped.
+//! Invariant: the order is total. A cursor contains the three values by which the last emoji of a page is sorted, and the time of the
+//! first page. Reactions after that time do not count, so they move no emoji between two pages.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -10,6 +10,7 @@ use super::custom_emoji::MAX_CUSTOM_EMOJI;
 use crate::app::App;
 use crate::base::error::{Error, Result};
 use crate::base::text::fold;
+use crate::base::time::Timestamp;
 use crate::domain::access::principal::Principal;
 use crate::domain::messages::emoji_catalog::{self, UnicodeEmoji, words_of};
 use crate::domain::shared::pagination::{Limit, Page, decode_cursor};
@@ -60,15 +61,21 @@ pub async fn list(
         return Err(Error::invalid("q", "too_long", format!("must have at most {MAX_QUERY_CHARACTERS} characters")));
     }
     let query = q.map(Query::new).filter(|query| !query.shortcode.is_empty());
-    let after = cursor.map(|cursor| decode_cursor::<3>("emoji", cursor)).transpose()?;
+    let after = cursor.map(|cursor| decode_cursor::<4>("emoji", cursor)).transpose()?;
     let person = principal.person().map(|person| person.id);
+    // A reaction between two pages must not move an emoji from the later page to the earlier one. So the later pages count
+    // the reactions until the first page.
+    let first_page_at = after.map_or_else(|| app.clock.now().micros(), |[.., at]| at);
+    let until = if after.is_some() { Timestamp::from_micros(first_page_at) } else { Timestamp::MAX };
     let (custom, uses) = app
         .db
-        .read(person, |conn, person| {
+        .read((person, until), |conn, (person, until)| {
             Box::pin(async move {
                 let custom = store::files::custom_emoji::list(conn, MAX_CUSTOM_EMOJI).await?;
                 let uses = match person {
-                    Some(user) => store::messages::reactions::uses_of(conn, *user, MAX_COUNTED_REACTIONS).await?,
+                    Some(user) => {
+                        store::messages::reactions::uses_of(conn, *user, *until, MAX_COUNTED_REACTIONS).await?
+                    }
                     None => Vec::new(),
                 };
                 Ok((custom, uses))
@@ -76,12 +83,13 @@ pub async fn list(
         })
         .await?;
     let mut found = matching(query.as_ref(), custom, &places_used(&uses));
-    if let Some([uses, rank, place]) = after {
+    if let Some([uses, rank, place, _]) = after {
         found.retain(|(at, _)| *at > (Reverse(uses), rank, place));
     }
     found.sort_unstable_by_key(|(at, _)| *at);
     found.truncate(limit.get() + 1);
-    let page = Page::new("emoji", found, limit, |((Reverse(uses), rank, place), _)| [*uses, *rank, *place]);
+    let page =
+        Page::new("emoji", found, limit, |((Reverse(uses), rank, place), _)| [*uses, *rank, *place, first_page_at]);
     Ok(Page { entries: page.entries.into_iter().map(|(_, emoji)| emoji).collect(), next: page.next })
 }
 

@@ -7,6 +7,7 @@ use super::tokens::{Token, TokenKind};
 use crate::app::App;
 use crate::base::error::{Error, FieldError, Result};
 use crate::base::ids::ApiKeyId;
+use crate::base::text::is_blank;
 use crate::base::time::Timestamp;
 use crate::domain::access::principal::Scopes;
 use crate::domain::shared::idempotency::{KeyedAnswer, Once, StoredAnswer};
@@ -54,6 +55,8 @@ impl NewApiKey {
             errors.push(FieldError::new("name", "out_of_range", "must have 1 to 100 characters"));
         } else if self.name.contains('\0') {
             errors.push(FieldError::new("name", "nul_character", "must not contain U+0000"));
+        } else if is_blank(&self.name) {
+            errors.push(FieldError::new("name", "required", "must have at least one visible character"));
         }
         let scopes =
             Scopes::parse(self.scopes.iter().map(String::as_str)).filter(|scopes| *scopes != Scopes::default());

@@ -16,7 +16,7 @@ use crate::domain::access::membership::{Membership, Role};
 use crate::domain::access::principal::Principal;
 use crate::domain::access::viewer::Viewer;
 use crate::domain::identity::names::Names;
-use crate::domain::sending::drafts::{MAX_BODY_CHARACTERS, check_text};
+use crate::domain::sending::drafts::{MAX_BODY_CHARACTERS, check_text, check_text_or_blank};
 use crate::domain::shared::precondition::Precondition;
 use crate::store;
 use crate::store::db::Conn;
@@ -64,9 +64,7 @@ pub async fn edit(
     unchanged: Precondition<(Message, Names)>,
 ) -> Result<(Message, Names)> {
     principal.require_person()?;
-    if !body.is_empty() {
-        check_text("body", &body, MAX_BODY_CHARACTERS)?;
-    }
+    check_text_or_blank("body", &body, MAX_BODY_CHARACTERS)?;
     let conversation = ConversationId(conversation);
     let change = Change { conversation, seq, principal: principal.clone(), body, now: app.clock.now(), unchanged };
     let edited = app.db.write(change, |conn, change| Box::pin(edit_in_transaction(conn, change))).await?;
@@ -86,7 +84,7 @@ async fn edit_in_transaction(conn: &mut Conn, change: &Change) -> Result<(Messag
         return Err(message_deleted());
     }
     let current = present.message?;
-    if change.body.is_empty() && current.attachments.list().is_empty() {
+    if current.attachments.list().is_empty() {
         check_text("body", &change.body, MAX_BODY_CHARACTERS)?;
     }
     change.require_unchanged(conn).await?;
@@ -102,9 +100,10 @@ async fn edit_in_transaction(conn: &mut Conn, change: &Change) -> Result<(Messag
         let before = EarlierText { body: current.body.clone(), at: written_at };
         store::messages::edits::put(conn, change.conversation, change.seq, editions + 1, &before).await?;
         let keeps_preview = previewed_url(&current.body) == previewed_url(&change.body);
-        store::messages::edits::set_body(conn, current, &change.body, keeps_preview, change.now).await?;
+        let at = change.now.max(current.last_changed_at());
+        store::messages::edits::set_body(conn, current, &change.body, keeps_preview, at).await?;
         mentions::renew(conn, change.conversation, change.seq, person, &change.body).await?;
-        log(conn, change, events::Kind::MessageUpdated, person).await?;
+        log(conn, change, events::Kind::MessageUpdated, person, at).await?;
     }
     let message = store::messages::messages::one(conn, change.conversation, change.seq).await?;
     let mut message = message.ok_or_else(message_not_found)?;
@@ -144,7 +143,8 @@ async fn delete_in_transaction(conn: &mut Conn, change: &Change) -> Result<()> {
         store::shared::idempotency::blank(conn, &[key]).await?;
     }
     store::messages::removals::make_tombstones(conn, change.conversation, &[change.seq], change.now).await?;
-    log(conn, change, events::Kind::MessageDeleted, viewer.person().unwrap_or(present.sender_id)).await
+    let at = present.message.map_or(change.now, |message| change.now.max(message.last_changed_at()));
+    log(conn, change, events::Kind::MessageDeleted, viewer.person().unwrap_or(present.sender_id), at).await
 }
 
 /// Locks the conversation and reads the message, if the viewer may see it.
@@ -162,9 +162,9 @@ async fn lock_visible(
     ))
 }
 
-async fn log(conn: &mut Conn, change: &Change, kind: events::Kind, actor_id: UserId) -> Result<()> {
+async fn log(conn: &mut Conn, change: &Change, kind: events::Kind, actor_id: UserId, at: Timestamp) -> Result<()> {
     store::conversations::conversations::mark_changed(conn, change.conversation).await?;
-    let event = NewEvent::of_conversation(kind, change.conversation, actor_id, change.now).message(change.seq);
+    let event = NewEvent::of_conversation(kind, change.conversation, actor_id, at).message(change.seq);
     events::append(conn, &[event]).await
 }
 

@@ -8,6 +8,7 @@ use super::messages::send;
 use crate::app::App;
 use crate::base::error::{Error, Result};
 use crate::base::ids::ConversationId;
+use crate::base::text::is_blank;
 use crate::base::time::Timestamp;
 use crate::domain::access::principal::Principal;
 use crate::domain::access::viewer::Viewer;
@@ -61,6 +62,11 @@ pub async fn forward(
     }
     if message.kind == Kind::System {
         let detail = "System messages cannot be forwarded".into();
+        return Err(Error::Conflict { code: "not_forwardable", detail });
+    }
+    // Earlier versions accepted such a text.
+    if message.attachments.list().is_empty() && is_blank(&message.body) {
+        let detail = "This message has no visible text".into();
         return Err(Error::Conflict { code: "not_forwardable", detail });
     }
     let new = NewMessage {

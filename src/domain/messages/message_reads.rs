@@ -66,7 +66,7 @@ pub async fn complete(conn: &mut Conn, messages: &mut [Message]) -> Result<Names
         people.chain(message.mentions.iter().copied())
     });
     let names = names::load(conn, people.collect()).await?;
-    mentions::order(messages, &names);
+    mentions::drop_erased(messages, &names);
     Ok(names)
 }
 

@@ -58,6 +58,8 @@ async fn set_in_transaction(conn: &mut Conn, change: &Change) -> Result<()> {
             detail: format!("A conversation has at most {MAX_PINS} pinned messages; unpin one first").into(),
         });
     }
+    // A message is not pinned before it was sent, even if the clock was set back.
+    let now = now.max(message.timestamp_sent);
     store::messages::pins::set(conn, conversation, seq, pinned.then_some(now)).await?;
     store::conversations::conversations::mark_changed(conn, conversation).await?;
     let actor = viewer.person().unwrap_or(message.sender_id);

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::base::error::{Error, FieldError, Result};
-use crate::base::ids::ConversationId;
+use crate::base::ids::{ConversationId, UserId};
 use crate::base::time::Timestamp;
 use crate::domain::access::membership::RECEIPTS_MEMBER_LIMIT;
 use crate::store;
@@ -14,6 +14,7 @@ use crate::store::db::Conn;
 use crate::store::messages::messages::{Message, Range};
 use crate::store::messages::receipts::Progress;
 pub use crate::store::messages::receipts::{Kind, Watermarks};
+use crate::store::messages::unread::Span;
 
 /// A receipt as a member sends it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -33,13 +34,31 @@ pub struct Standing {
     pub watermarks: Watermarks,
     /// Number of unread messages.
     pub unread_count: i64,
-    /// How many of the messages after the `read` watermark mention the member.
+    /// How many of the messages that the member has not read mention the member.
     pub mention_count: i64,
 }
 
-/// Number of messages that a member has not read, or has marked as unread.
-pub fn unread_count(last_seq: i64, read_seq: i64, unread_from: Option<i64>) -> i64 {
-    (last_seq - unread_from.map_or(read_seq, |seq| read_seq.min(seq - 1))).max(0)
+/// The state of a member from which follows which messages are unread.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadState {
+    /// The watermark of read messages.
+    pub read_seq: i64,
+    /// The first message that the member has marked as unread.
+    pub unread_from: Option<i64>,
+    /// Messages below this `seq` were dismissed when the member hid the conversation. The other members do not see this.
+    pub hidden_below_seq: i64,
+    /// The first message that the member sees.
+    pub first_seq: i64,
+}
+
+impl ReadState {
+    /// The messages that count as unread, up to `last_seq`. Messages that the member does not see are never counted.
+    pub fn span(&self, conversation: ConversationId, user: UserId, last_seq: i64) -> Span {
+        let seen = self.read_seq.max(self.hidden_below_seq - 1);
+        let unread_after = self.unread_from.map_or(seen, |seq| seen.min(seq - 1));
+        let [unread_after, mentions_after] = [unread_after, seen].map(|seq| seq.max(self.first_seq - 1));
+        Span { conversation, user, unread_after, mentions_after, last_seq }
+    }
 }
 
 /// Checks that `delivered_seq` and `read_seq` are in `first..=last`, and `unread_from` in `first_seen..=last`.

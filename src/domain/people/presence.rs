@@ -102,12 +102,7 @@ async fn visible_among(conn: &mut Conn, viewer: Viewer, users: &[UserId]) -> Res
 /// The presence of users, as seen by a viewer who [may see](visible_among) it. If one of two users blocks the other, each appears
 /// to have gone offline when the block began. The time at which they were last seen before the block stays visible, because hiding it
 /// would reveal the block.
-async fn seen_by(
-    conn: &mut Conn,
-    viewer: Viewer,
-    users: &[UserId],
-    now: Timestamp,
-) -> Result<HashMap<UserId, Seen>> {
+async fn seen_by(conn: &mut Conn, viewer: Viewer, users: &[UserId], now: Timestamp) -> Result<HashMap<UserId, Seen>> {
     let ids: Vec<i64> = users.iter().map(|user| user.0).collect();
     let now = rows::clock(conn, now).await?;
     let present = rows::of_people(conn, &ids).await?;

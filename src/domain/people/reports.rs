@@ -87,8 +87,9 @@ async fn insert_report(conn: &mut Conn, new: &NewReport) -> Result<KeyedAnswer> 
             detail: format!("A user has at most {MAX_OPEN_REPORTS} open reports; wait until one is handled").into(),
         });
     }
-    let made =
-        store::people::reports::insert(conn, new.conversation, new.seq, new.reporter, &new.reason, new.now).await?;
+    // A message is not reported before it was sent, even if the clock was set back.
+    let at = new.now.max(message.timestamp_sent);
+    let made = store::people::reports::insert(conn, new.conversation, new.seq, new.reporter, &new.reason, at).await?;
     let Some(made) = made else {
         let detail = "You have already reported this message".into();
         return Err(Error::Conflict { code: "already_reported", detail });

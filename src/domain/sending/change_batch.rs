@@ -18,13 +18,14 @@ use crate::domain::access::membership::{RECEIPTS_MEMBER_LIMIT, conversation_not_
 use crate::domain::messages::emoji::unknown_emoji;
 use crate::domain::messages::message_reads::{message_deleted, message_not_found};
 use crate::domain::messages::tallies;
-use crate::domain::messages::watermarks::{self, Report, Standing};
+use crate::domain::messages::watermarks::{self, ReadState, Report, Standing, Watermarks};
 use crate::store;
 use crate::store::batches::changes::{Found, Member, Outcome, Place, Spot, Step};
 use crate::store::db::Conn;
 use crate::store::events::events::{Kind, NewEvent};
 use crate::store::files::custom_emoji;
 use crate::store::messages::reactions::Tally;
+use crate::store::messages::unread::Span;
 
 /// A reaction or a receipt that is to be written to the database.
 #[derive(Clone, Debug)]
@@ -88,7 +89,7 @@ impl Change {
 pub async fn change_all(conn: &mut Conn, changes: &[Change]) -> Result<Vec<Result<ChangeAnswer>>> {
     let mut state = BatchState::read(conn, changes).await?;
     let mut answers: Vec<Result<ChangeAnswer>> = changes.iter().map(|change| state.apply(change)).collect();
-    count_mentions(conn, changes, &mut answers).await?;
+    count_unread(conn, &state.spans, &mut answers).await?;
     let outcome = state.outcome();
     if !outcome.is_empty() {
         store::batches::changes::write(conn, &outcome).await?;
@@ -96,22 +97,17 @@ pub async fn change_all(conn: &mut Conn, changes: &[Change]) -> Result<Vec<Resul
     Ok(answers)
 }
 
-/// Sets in each answer to a receipt how many messages after the `read` watermark mention the user.
-async fn count_mentions(conn: &mut Conn, changes: &[Change], answers: &mut [Result<ChangeAnswer>]) -> Result<()> {
-    let mut standings = Vec::new();
-    let mut behind = Vec::new();
-    for (change, answer) in changes.iter().zip(answers) {
-        if let Ok(ChangeAnswer::Reported(standing)) = answer {
-            behind.push((change.conversation, change.person, standing.watermarks.read_seq));
-            standings.push(standing);
-        }
-    }
-    if behind.is_empty() {
-        return Ok(());
-    }
-    let counts = store::batches::changes::mention_counts(conn, &behind).await?;
-    for (standing, count) in standings.into_iter().zip(counts) {
-        standing.mention_count = count;
+/// Sets in each answer to a receipt how many messages are unread, and how many of them mention the user. `spans` has one
+/// entry for each receipt that was accepted.
+async fn count_unread(conn: &mut Conn, spans: &[Span], answers: &mut [Result<ChangeAnswer>]) -> Result<()> {
+    let counts = store::messages::unread::counts(conn, spans).await?;
+    let standings = answers.iter_mut().filter_map(|answer| match answer {
+        Ok(ChangeAnswer::Reported(standing)) => Some(standing),
+        _ => None,
+    });
+    for (standing, counts) in standings.zip(counts) {
+        standing.unread_count = counts.unread;
+        standing.mention_count = counts.mentions;
     }
     Ok(())
 }
@@ -144,6 +140,8 @@ struct BatchState<'a> {
     spots: HashMap<Spot<'a>, ReactionState>,
     advanced: BTreeSet<(ConversationId, UserId)>,
     steps: Vec<Step>,
+    /// What is unread after each receipt.
+    spans: Vec<Span>,
     changed: BTreeSet<ConversationId>,
     events: Vec<NewEvent<'a>>,
 }
@@ -175,8 +173,8 @@ impl<'a> BatchState<'a> {
             spots.insert(spot, ReactionState { before: there, now: there.then_some(Timestamp::from_micros(0)) });
             messages.entry((spot.conversation, spot.seq)).or_insert(MessageState { deleted, tallies, changed: false });
         }
-        let (advanced, steps, changed, events) = Default::default();
-        Ok(Self { people, custom_emoji, places, members, messages, spots, advanced, steps, changed, events })
+        let (advanced, steps, spans, changed, events) = Default::default();
+        Ok(Self { people, custom_emoji, places, members, messages, spots, advanced, steps, spans, changed, events })
     }
 
     fn apply(&mut self, change: &'a Change) -> Result<ChangeAnswer> {
@@ -185,6 +183,11 @@ impl<'a> BatchState<'a> {
             ChangeKind::Unreact(..) => self.unreact(change),
             ChangeKind::Report(report) => self.report(change, report).map(ChangeAnswer::Reported),
         }
+    }
+
+    /// The time of a change. It is not before the messages that it can be about, even if the clock was set back.
+    fn time_of(&self, change: &Change) -> Timestamp {
+        self.places.get(&change.conversation).map_or(change.now, |place| change.now.max(place.last_sent_at))
     }
 
     /// The conversation of a change, and the `seq` of the first message that the member may see.
@@ -213,6 +216,7 @@ impl<'a> BatchState<'a> {
 
     fn react(&mut self, change: &'a Change) -> Result<ChangeAnswer> {
         let is_usable = change.added_custom_emoji().is_none_or(|id| self.custom_emoji.contains(&id));
+        let at = self.time_of(change);
         let (spot, message, reaction) = self.message_of(change)?;
         if message.deleted {
             return Err(message_deleted());
@@ -224,7 +228,7 @@ impl<'a> BatchState<'a> {
         let tally = if new {
             let tally = tallies::add_one(&mut message.tallies, spot.emoji)?;
             message.changed = true;
-            reaction.now = Some(change.now);
+            reaction.now = Some(at);
             tally
         } else {
             tallies::tally_of(&message.tallies, spot.emoji)
@@ -249,22 +253,23 @@ impl<'a> BatchState<'a> {
 
     fn add_event(&mut self, change: &'a Change, kind: Kind) {
         self.changed.insert(change.conversation);
-        self.events.push(change.event(kind, change.now));
+        self.events.push(change.event(kind, self.time_of(change)));
     }
 
-    /// Applies a receipt. Unread mentions are counted afterwards.
+    /// Applies a receipt. Unread messages and mentions are counted afterwards.
     fn report(&mut self, change: &'a Change, report: &Report) -> Result<Standing> {
         let (place, first_seq) = self.conversation_of(change).ok_or_else(conversation_not_found)?;
         watermarks::assert_within(report, 1, place.last_seq, first_seq)?;
         let &Change { person: user, conversation, now, .. } = change;
         let member = self.members.get_mut(&(conversation, user)).ok_or_else(conversation_not_found)?;
+        let hidden_below_seq = member.hidden_below_seq;
         let (after, steps) = watermarks::step(member.watermarks, report, place.last_seq);
         if after != member.watermarks {
             member.watermarks = after;
             self.advanced.insert((conversation, user));
         }
         if !steps.is_empty() {
-            // A message must not appear as read before it was sent, even if the clock was set back.
+            // A message must not appear as read before it was sent.
             let at = now.max(place.last_sent_at);
             self.steps.extend(steps.into_iter().map(|(kind, seq)| Step { conversation, user, kind, seq, at }));
             if place.member_count <= RECEIPTS_MEMBER_LIMIT {
@@ -272,8 +277,10 @@ impl<'a> BatchState<'a> {
             }
             self.events.push(change.event(Kind::ReceiptUpdated, at));
         }
-        let unread_count = watermarks::unread_count(place.last_seq, after.read_seq, after.unread_from);
-        Ok(Standing { watermarks: after, unread_count, mention_count: 0 })
+        let Watermarks { read_seq, unread_from, .. } = after;
+        let state = ReadState { read_seq, unread_from, hidden_below_seq, first_seq };
+        self.spans.push(state.span(conversation, user, place.last_seq));
+        Ok(Standing { watermarks: after, unread_count: 0, mention_count: 0 })
     }
 
     /// The rows to write. A reaction that is removed and added again within the batch keeps its row.

@@ -6,7 +6,7 @@
 use crate::base::error::{Error, FieldError, Result};
 use crate::base::ids::{ConversationId, MAX_ID};
 use crate::base::request_id::RequestId;
-use crate::base::text::fold_ascii;
+use crate::base::text::{fold_ascii, is_blank};
 use crate::base::time::Timestamp;
 use crate::domain::access::principal::Principal;
 use crate::domain::shared::idempotency::{KeyedAnswer, Once};
@@ -27,7 +27,7 @@ pub struct NewMessage {
     pub recipient_user_name: Option<String>,
     /// The conversation. Give exactly one of this and `recipient_user_name`.
     pub conversation_id: Option<i64>,
-    /// At most [`MAX_BODY_CHARACTERS`] characters; at least one if there are no attachments.
+    /// At most [`MAX_BODY_CHARACTERS`] characters; at least one visible one if there are no attachments.
     pub body: String,
     /// The `seq` of the message in the same conversation that this one replies to.
     pub reply_to: Option<i64>,
@@ -192,8 +192,8 @@ fn check_form(new: &NewMessage) -> Vec<FieldError> {
     let mut errors = Vec::new();
     // Every character has at least one byte. So the characters of a body need not be counted if its bytes are within
     // the limit.
-    if new.body.is_empty() && new.attachment_ids.is_empty() {
-        errors.push(FieldError::new("body", "required", "must have at least one character"));
+    if new.attachment_ids.is_empty() && is_blank(&new.body) {
+        errors.push(blank("body"));
     } else if new.body.len() > MAX_BODY_CHARACTERS && new.body.chars().count() > MAX_BODY_CHARACTERS {
         errors.push(FieldError::new("body", "too_long", format!("must have at most {MAX_BODY_CHARACTERS} characters")));
     }
@@ -230,14 +230,27 @@ fn check_attachment_ids(ids: &[i64]) -> Option<FieldError> {
     None
 }
 
-/// Checks that a text has 1 to `most` characters and no U+0000.
+/// Checks that a text has 1 to `most` characters, one of them visible, and no U+0000.
 ///
 /// # Errors
 /// 422 for `field`.
 pub fn check_text(field: &'static str, text: &str, most: usize) -> Result<()> {
-    if text.is_empty() {
-        return Err(Error::invalid(field, "required", "must have at least one character"));
+    if is_blank(text) {
+        return Err(Error::Invalid(vec![blank(field)]));
     }
+    check_text_or_blank(field, text, most)
+}
+
+/// The error for a text that shows nothing.
+pub fn blank(field: &'static str) -> FieldError {
+    FieldError::new(field, "required", "must have at least one visible character; spaces alone are not enough")
+}
+
+/// Checks that a text has at most `most` characters and no U+0000.
+///
+/// # Errors
+/// 422 for `field`.
+pub fn check_text_or_blank(field: &'static str, text: &str, most: usize) -> Result<()> {
     if text.chars().count() > most {
         return Err(Error::invalid(field, "too_long", format!("must have at most {most} characters")));
     }

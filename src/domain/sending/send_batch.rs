@@ -484,8 +484,8 @@ fn assign_numbers<'a>(
             continue;
         };
         head.last_seq += 1;
-        // The times of messages never decrease, even if the clock was set back.
-        head.last_sent_at = head.last_sent_at.max(now);
+        // The times of messages never decrease, even if the clock was set back. No message is sent before it was accepted.
+        head.last_sent_at = head.last_sent_at.max(now).max(resolved.draft.accepted_at.unwrap_or(now));
         head.last_message_id = MessageId(id);
         sent.push((
             resolved.index,

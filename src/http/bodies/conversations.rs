@@ -58,7 +58,9 @@ pub struct MeBody<'a> {
     read_seq: i64,
     /// The `seq` up to which messages were delivered to the caller.
     delivered_seq: i64,
+    /// The number of messages that the caller has not read. System messages are not counted.
     unread_count: i64,
+    /// The number of messages that the caller has not read and that mention the caller.
     mention_count: i64,
     /// The time until which the caller wants no notifications.
     #[schema(value_type = Option<String>, format = DateTime)]
@@ -111,13 +113,13 @@ impl HistoryWord {
 }
 
 impl<'a> MeBody<'a> {
-    fn new(me: &'a Me, last_seq: i64) -> Self {
+    fn new(me: &'a Me) -> Self {
         Self {
             role: me.role.as_str(),
             joined_at: me.joined_at,
             read_seq: me.read_seq,
             delivered_seq: me.delivered_seq,
-            unread_count: me.unread_count(last_seq),
+            unread_count: me.unread_count,
             mention_count: me.mention_count,
             muted_until: me.keeps.muted_until,
             pinned: me.keeps.pinned,
@@ -141,7 +143,7 @@ impl<'a> ConversationBody<'a> {
             .map_err(Error::internal)?;
         let peer =
             peer.as_ref().map(|peer| UserBody::shown(peer, *direct_messages_from, principal.sees_private(peer.id)));
-        let me = conversation.me.as_ref().map(|me| MeBody::new(me, conversation.head.last_seq));
+        let me = conversation.me.as_ref().map(|me| MeBody::new(me));
         Ok(Self { last_message, peer, me, ..Self::bare(conversation) })
     }
 

@@ -44,6 +44,8 @@ columns! {
 pub struct Member {
     /// The number of messages when the member joined.
     pub joined_seq: i64,
+    /// Messages below this `seq` do not count as unread: those from before the member hid the conversation.
+    pub hidden_below_seq: i64,
     /// The watermarks of the member.
     pub watermarks: Watermarks,
 }
@@ -51,6 +53,7 @@ pub struct Member {
 columns! {
     Member {
         joined_seq: "m.joined_seq",
+        hidden_below_seq: "m.hidden_below_seq",
         watermarks: Watermarks::COLUMNS,
     }
 }
@@ -195,31 +198,6 @@ pub async fn spots(conn: &mut Conn, spots: &[Spot<'_>]) -> Result<Vec<Option<Fou
         }
     }
     Ok(found)
-}
-
-/// The number of mentions of a user in a conversation after a `seq`, for each entry of `behind`, in the same order.
-pub async fn mention_counts(conn: &mut Conn, behind: &[(ConversationId, UserId, i64)]) -> Result<Vec<i64>> {
-    if let Conn::Sqlite(_) = conn {
-        let mut counts = Vec::with_capacity(behind.len());
-        for (conversation, user, seq) in behind {
-            counts.push(crate::store::messages::mentions::count_after(conn, *conversation, *user, *seq).await?);
-        }
-        return Ok(counts);
-    }
-    conn.rows(
-        "SELECT (SELECT count(*) FROM messaging.mentions m
-                  WHERE m.user_id = p.user_id AND m.conversation_id = p.conversation_id AND m.seq > p.seq)
-           FROM unnest($1::bigint[], $2::bigint[], $3::bigint[])
-                WITH ORDINALITY AS p (conversation_id, user_id, seq, place)
-          ORDER BY p.place",
-        &[
-            Value::I64s(&behind.iter().map(|(conversation, ..)| conversation.0).collect::<Vec<_>>()),
-            Value::I64s(&behind.iter().map(|(_, user, _)| user.0).collect::<Vec<_>>()),
-            Value::I64s(&behind.iter().map(|(.., seq)| *seq).collect::<Vec<_>>()),
-        ],
-        |row| row.i64(0),
-    )
-    .await
 }
 
 /// Everything that a batch of small changes writes. No row is in a list twice.

@@ -19,7 +19,7 @@ use crate::store::identity::revocations;
 use crate::store::messages::link_previews::LinkPreview;
 use crate::store::messages::mentions::{self, Mention};
 use crate::store::messages::messages::{self, Action, Decorations, Message, NewRow};
-use crate::store::messages::{receipts, search};
+use crate::store::messages::{receipts, search, unread};
 
 /// Locks conversations until the transaction ends, and takes `count` ascending message ids.
 pub async fn lock_and_number(conn: &mut Conn, conversations: &[i64], count: usize) -> Result<(Vec<Head>, Vec<i64>)> {
@@ -132,8 +132,11 @@ pub async fn append(conn: &mut Conn, append: Append<'_>, unrevoked_since: Option
                       GROUP BY f.conversation_id, f.user_id) AS n
               WHERE m.conversation_id = n.conversation_id AND m.user_id = n.user_id RETURNING 1),
          mentioned AS (
-             INSERT INTO messaging.mentions (conversation_id, seq, user_id)
-             SELECT * FROM unnest($25::bigint[], $26::bigint[], $27::bigint[]) RETURNING 1),
+             INSERT INTO messaging.mentions (conversation_id, seq, user_id, place, own)
+             SELECT n.conversation_id, n.seq, n.user_id, n.place, n.own <> 0
+               FROM unnest($25::bigint[], $26::bigint[], $27::bigint[], $37::bigint[], $38::bigint[])
+                    AS n (conversation_id, seq, user_id, place, own)
+             RETURNING 1),
          heads AS (
              UPDATE messaging.conversations c
                 SET last_seq = n.last_seq, last_sent_at = n.last_sent_at, last_message_id = n.last_message_id,
@@ -214,6 +217,8 @@ pub async fn append(conn: &mut Conn, append: Append<'_>, unrevoked_since: Option
             Value::I64s(&column(rows, Message::digest)),
             Value::OptionTexts(&attachments),
             Value::OptionTexts(&previews),
+            Value::I64s(&mentions.iter().map(|mention| mention.place).collect::<Vec<_>>()),
+            Value::I64s(&mentions.iter().map(|mention| i64::from(mention.own)).collect::<Vec<_>>()),
         ],
         |_| Ok(()),
     )
@@ -314,6 +319,7 @@ pub async fn note(conn: &mut Conn, conversation: ConversationId, note: &Note<'_>
         ],
     )
     .await?;
+    unread::leave_out(conn, conversation, head.last_seq).await?;
     conversations::advance(conn, &[head]).await?;
     conn.execute(
         "UPDATE messaging.members SET read_seq = $3, delivered_seq = $3

@@ -359,7 +359,11 @@ pub struct Me {
     pub delivered_seq: i64,
     /// The `seq` of the first message that the member has marked as unread.
     pub unread_from: Option<i64>,
-    /// Messages after `read_seq` that mention the member.
+    /// Messages below this `seq` do not count as unread: those from before the member hid the conversation.
+    pub hidden_below_seq: i64,
+    /// The number of unread messages. Filled in separately (`store::messages::unread`).
+    pub unread_count: i64,
+    /// The number of unread messages that mention the member. Filled in separately.
     pub mention_count: i64,
     /// The member's own settings.
     pub keeps: MemberSettings,
@@ -373,9 +377,19 @@ columns! {
         read_seq: "m.read_seq",
         delivered_seq: "m.delivered_seq",
         unread_from: "m.unread_from",
-        mention_count: "(SELECT count(*) FROM messaging.mentions n
-                          WHERE n.user_id = m.user_id AND n.conversation_id = c.id AND n.seq > m.read_seq)",
+        hidden_below_seq: "m.hidden_below_seq",
         keeps: MemberSettings::COLUMNS,
+    } => Me {
+        role,
+        joined_at,
+        joined_seq,
+        read_seq,
+        delivered_seq,
+        unread_from,
+        hidden_below_seq,
+        unread_count: 0,
+        mention_count: 0,
+        keeps,
     }
 }
 
@@ -500,9 +514,11 @@ pub async fn ended(conn: &mut Conn, limit: i64) -> Result<Vec<ConversationId>> {
     .await
 }
 
-/// Removes a deleted group that has no messages left, and its receipts.
+/// Removes a deleted group that has no messages left, with its receipts and the counts of its system messages.
 pub async fn delete(conn: &mut Conn, id: ConversationId) -> Result<()> {
     conn.execute("DELETE FROM messaging.receipts WHERE conversation_id = $1", &[Value::I64(id.0)]).await?;
+    let sql = "DELETE FROM messaging.uncounted_messages WHERE conversation_id = $1";
+    conn.execute(sql, &[Value::I64(id.0)]).await?;
     let sql = "DELETE FROM messaging.conversations WHERE id = $1 AND deleted_at IS NOT NULL";
     conn.execute(sql, &[Value::I64(id.0)]).await?;
     Ok(())

@@ -165,7 +165,7 @@ pub struct NewMember {
 }
 
 /// Inserts members with both watermarks at `last_seq`, and returns the users who were not members before. The caller must
-/// hold the lock of the conversation.
+/// hold the lock of the conversation. Nobody joins before the conversation was created, even when the clock was set back.
 pub async fn insert(
     conn: &mut Conn,
     conversation: ConversationId,
@@ -180,7 +180,9 @@ pub async fn insert(
                 .execute(
                     "INSERT INTO messaging.members (conversation_id, user_id, role, joined_at, joined_seq, read_seq,
                                                     delivered_seq)
-                     VALUES ($1, $2, $3, $4, $5, $5, $5) ON CONFLICT DO NOTHING",
+                     SELECT $1, $2, $3, CASE WHEN c.created_at > $4 THEN c.created_at ELSE $4 END, $5, $5, $5
+                       FROM messaging.conversations c WHERE c.id = $1
+                     ON CONFLICT DO NOTHING",
                     &[
                         Value::I64(conversation.0),
                         Value::I64(member.user.0),
@@ -201,8 +203,10 @@ pub async fn insert(
             .rows(
                 "INSERT INTO messaging.members (conversation_id, user_id, role, joined_at, joined_seq, read_seq,
                                                 delivered_seq)
-                 SELECT $1::bigint, n.user_id, n.role, $2::timestamptz, $3::bigint, $3::bigint, $3::bigint
-                   FROM unnest($4::bigint[], $5::text[]) AS n (user_id, role)
+                 SELECT $1::bigint, n.user_id, n.role, greatest(c.created_at, $2::timestamptz), $3::bigint, $3::bigint,
+                        $3::bigint
+                   FROM messaging.conversations c, unnest($4::bigint[], $5::text[]) AS n (user_id, role)
+                  WHERE c.id = $1::bigint
                  ON CONFLICT DO NOTHING RETURNING user_id",
                 &[
                     Value::I64(conversation.0),
@@ -448,10 +452,12 @@ pub async fn keep(conn: &mut Conn, conversation: ConversationId, user: UserId, k
     Ok(())
 }
 
-/// Hides a conversation from a member's list until its next message.
+/// Hides a conversation from a member's list until its next message. The messages before that one no longer count as unread,
+/// and the mark of unread messages is removed. The watermarks stay, because the other members see them.
 pub async fn hide(conn: &mut Conn, conversation: ConversationId, user: UserId, below_seq: i64) -> Result<()> {
     conn.execute(
-        "UPDATE messaging.members SET hidden_below_seq = $3 WHERE conversation_id = $1 AND user_id = $2",
+        "UPDATE messaging.members SET hidden_below_seq = $3, unread_from = NULL
+          WHERE conversation_id = $1 AND user_id = $2",
         &[Value::I64(conversation.0), Value::I64(user.0), Value::I64(below_seq)],
     )
     .await?;

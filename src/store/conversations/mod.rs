@@ -4,7 +4,7 @@ pub mod conversation_kinds;
 pub mod conversations;
 pub mod incoming_webhooks;
 pub mod invites;
-pub mod lists;
+pub mod listing;
 pub mod members;
 
 /// Statements that remove the personal data of person $1 during an erasure.

@@ -6,7 +6,7 @@
 use sha2::{Digest, Sha256};
 
 use super::columns::{columns, read, sql};
-use super::{Conn, Db};
+use super::{Conn, Db, earlier_mentions};
 use crate::base::error::{Error, Result};
 use crate::base::ids::{UserId, hex};
 use crate::base::text::{fold, fold_ascii};
@@ -29,6 +29,10 @@ const MIGRATIONS: &[Migration] = include!(concat!(env!("OUT_DIR"), "/migrations.
 
 /// The version that creates the search index. If a migration applies it, the existing messages are indexed at the end.
 const SEARCH_VERSION: i64 = 6;
+
+/// The version that stores the places of mentions. If a migration applies it, those of existing messages are written at the
+/// end.
+const MENTION_PLACES_VERSION: i64 = 24;
 
 /// The newest version that this program knows.
 pub const NEWEST: i64 = MIGRATIONS[MIGRATIONS.len() - 1].version;
@@ -124,6 +128,9 @@ pub(in crate::store) async fn apply(conn: &mut Conn, context: &Context) -> Resul
         let now = format!("timestamptz '{}'", context.now);
         conn.script("SET LOCAL timezone = 'UTC'").await?;
         conn.script(&SEED_UPGRADE.replace("$now", &now)).await?;
+    }
+    if report.applied.contains(&MENTION_PLACES_VERSION) {
+        earlier_mentions::complete(conn).await?;
     }
     // The index is built by the current queries, so it is built only after the schema has its newest version.
     if seed || report.applied.contains(&SEARCH_VERSION) {

@@ -3,6 +3,7 @@
 pub mod backup_digest;
 pub(in crate::store) mod columns;
 pub mod copy;
+mod earlier_mentions;
 pub mod migrations;
 pub mod progress;
 pub(in crate::store) mod words;

@@ -17,7 +17,8 @@ pub async fn set_of_user(
     modified_at: Timestamp,
 ) -> Result<()> {
     conn.execute(
-        "UPDATE messaging.users SET avatar_id = $2, modified_at = $3 WHERE id = $1",
+        "UPDATE messaging.users SET avatar_id = $2, modified_at = CASE WHEN modified_at > $3 THEN modified_at ELSE $3 END
+          WHERE id = $1",
         &[Value::I64(user.0), Value::OptionI64(avatar.map(|avatar| avatar.0)), Value::Time(modified_at)],
     )
     .await

@@ -82,7 +82,7 @@ pub async fn list(conn: &mut Conn, after: ApiKeyId, limit: i64) -> Result<Vec<Ap
 /// Records when a key was last used.
 pub async fn touch(conn: &mut Conn, id: ApiKeyId, used_at: Timestamp) -> Result<()> {
     conn.execute(
-        "UPDATE messaging.api_keys SET last_used_at = $2 WHERE id = $1",
+        "UPDATE messaging.api_keys SET last_used_at = CASE WHEN created_at > $2 THEN created_at ELSE $2 END WHERE id = $1",
         &[Value::I64(id.0), Value::Time(used_at)],
     )
     .await?;

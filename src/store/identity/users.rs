@@ -364,14 +364,15 @@ pub async fn by_id(conn: &mut Conn, id: UserId) -> Result<Option<User>> {
     conn.first(sql, &[Value::I64(id.0)], read).await
 }
 
-/// Updates the profile of a user.
+/// Updates the profile of a user. Here and below, `modified_at` never goes back, even when the clock was set back.
 ///
 /// # Errors
 /// [`crate::base::error::Error::Duplicate`] with `users_email_key`.
 pub async fn update(conn: &mut Conn, id: UserId, profile: &Profile, now: Timestamp) -> Result<()> {
     conn.execute(
         "UPDATE messaging.users SET first_name = $2, last_name = $3, email = $4, email_key = $5, full_name_key = $6,
-                last_name_key = $7, direct_messages_from = $8, email_confirmed_at = $9, modified_at = $10
+                last_name_key = $7, direct_messages_from = $8, email_confirmed_at = $9,
+                modified_at = CASE WHEN modified_at > $10 THEN modified_at ELSE $10 END
           WHERE id = $1",
         &[
             Value::I64(id.0),
@@ -394,7 +395,9 @@ pub async fn update(conn: &mut Conn, id: UserId, profile: &Profile, now: Timesta
 pub async fn confirm_email(conn: &mut Conn, id: UserId, email_key: &str, now: Timestamp) -> Result<bool> {
     let count = conn
         .execute(
-            "UPDATE messaging.users SET email_confirmed_at = $3, modified_at = $3 WHERE id = $1 AND email_key = $2",
+            "UPDATE messaging.users
+                SET email_confirmed_at = $3, modified_at = CASE WHEN modified_at > $3 THEN modified_at ELSE $3 END
+              WHERE id = $1 AND email_key = $2",
             &[Value::I64(id.0), Value::Text(email_key), Value::Time(now)],
         )
         .await?;
@@ -404,14 +407,24 @@ pub async fn confirm_email(conn: &mut Conn, id: UserId, email_key: &str, now: Ti
 /// Records whether a user has a second factor.
 pub async fn set_mfa(conn: &mut Conn, id: UserId, mfa: bool, now: Timestamp) -> Result<()> {
     let values = [Value::I64(id.0), Value::Bool(mfa), Value::Time(now)];
-    conn.execute("UPDATE messaging.users SET mfa = $2, modified_at = $3 WHERE id = $1", &values).await?;
+    conn.execute(
+        "UPDATE messaging.users SET mfa = $2, modified_at = CASE WHEN modified_at > $3 THEN modified_at ELSE $3 END
+          WHERE id = $1",
+        &values,
+    )
+    .await?;
     Ok(())
 }
 
 /// Sets the role of a user.
 pub async fn set_role(conn: &mut Conn, id: UserId, role: Role, now: Timestamp) -> Result<()> {
     let values = [Value::I64(id.0), Value::Text(role.as_str()), Value::Time(now)];
-    conn.execute("UPDATE messaging.users SET role = $2, modified_at = $3 WHERE id = $1", &values).await?;
+    conn.execute(
+        "UPDATE messaging.users SET role = $2, modified_at = CASE WHEN modified_at > $3 THEN modified_at ELSE $3 END
+          WHERE id = $1",
+        &values,
+    )
+    .await?;
     Ok(())
 }
 

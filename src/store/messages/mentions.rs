@@ -17,10 +17,14 @@ pub struct Mention {
     pub seq: i64,
     /// The mentioned user.
     pub user: UserId,
+    /// Its place among the mentions of the message, beginning with 1.
+    pub place: i64,
+    /// Whether the user is the sender of the message. Such a mention is shown and not counted.
+    pub own: bool,
 }
 
 columns! {
-    Mention { conversation: "n.conversation_id", seq: "n.seq", user: "n.user_id" }
+    Mention { conversation: "n.conversation_id", seq: "n.seq", user: "n.user_id", place: "n.place", own: "n.own" }
 }
 
 /// A member of a conversation, with the user name.
@@ -64,12 +68,61 @@ pub async fn members_by_names(
     .await
 }
 
+/// Inserts mentions, on PostgreSQL with one statement.
+pub(in crate::store) async fn insert_all(conn: &mut Conn, mentions: &[Mention]) -> Result<()> {
+    if let Conn::Sqlite(_) = conn {
+        return insert(conn, mentions).await;
+    }
+    let column = |read: fn(&Mention) -> i64| mentions.iter().map(read).collect::<Vec<i64>>();
+    conn.execute(
+        "INSERT INTO messaging.mentions (conversation_id, seq, user_id, place, own)
+         SELECT n.conversation_id, n.seq, n.user_id, n.place, n.own <> 0
+           FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])
+                AS n (conversation_id, seq, user_id, place, own)",
+        &[
+            Value::I64s(&column(|mention| mention.conversation.0)),
+            Value::I64s(&column(|mention| mention.seq)),
+            Value::I64s(&column(|mention| mention.user.0)),
+            Value::I64s(&column(|mention| mention.place)),
+            Value::I64s(&column(|mention| i64::from(mention.own))),
+        ],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Deletes the mentions in messages of several conversations, on PostgreSQL with one statement.
+pub(in crate::store) async fn delete_of(conn: &mut Conn, messages: &[(ConversationId, i64)]) -> Result<()> {
+    if let Conn::Sqlite(_) = conn {
+        for (conversation, seq) in messages {
+            delete(conn, *conversation, &[*seq]).await?;
+        }
+        return Ok(());
+    }
+    let conversations: Vec<i64> = messages.iter().map(|(conversation, _)| conversation.0).collect();
+    let seqs: Vec<i64> = messages.iter().map(|(_, seq)| *seq).collect();
+    conn.execute(
+        "DELETE FROM messaging.mentions n
+          USING unnest($1::bigint[], $2::bigint[]) AS p (conversation_id, seq)
+          WHERE n.conversation_id = p.conversation_id AND n.seq = p.seq",
+        &[Value::I64s(&conversations), Value::I64s(&seqs)],
+    )
+    .await?;
+    Ok(())
+}
+
 /// Inserts mentions with one statement each. Used for edits on both databases, and for sends on SQLite.
 pub async fn insert(conn: &mut Conn, mentions: &[Mention]) -> Result<()> {
     for mention in mentions {
         conn.execute(
-            "INSERT INTO messaging.mentions (conversation_id, seq, user_id) VALUES ($1, $2, $3)",
-            &[Value::I64(mention.conversation.0), Value::I64(mention.seq), Value::I64(mention.user.0)],
+            "INSERT INTO messaging.mentions (conversation_id, seq, user_id, place, own) VALUES ($1, $2, $3, $4, $5)",
+            &[
+                Value::I64(mention.conversation.0),
+                Value::I64(mention.seq),
+                Value::I64(mention.user.0),
+                Value::I64(mention.place),
+                Value::Bool(mention.own),
+            ],
         )
         .await?;
     }
@@ -112,16 +165,6 @@ pub async fn of_messages(conn: &mut Conn, messages: &[(ConversationId, i64)]) ->
         ),
         &[Value::I64s(&conversations), Value::I64s(&seqs)],
         read,
-    )
-    .await
-}
-
-/// How many messages of a conversation after `seq` mention a user.
-pub async fn count_after(conn: &mut Conn, conversation: ConversationId, user: UserId, seq: i64) -> Result<i64> {
-    conn.one(
-        "SELECT count(*) FROM messaging.mentions WHERE user_id = $1 AND conversation_id = $2 AND seq > $3",
-        &[Value::I64(user.0), Value::I64(conversation.0), Value::I64(seq)],
-        |row| row.i64(0),
     )
     .await
 }

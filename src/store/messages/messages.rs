@@ -62,6 +62,12 @@ pub struct Message {
 }
 
 impl Message {
+    /// When the text was last written: by the last edit, or by the send. No later change has an earlier time, even when the
+    /// clock was set back.
+    pub fn last_changed_at(&self) -> Timestamp {
+        self.edited_at.unwrap_or(self.timestamp_sent).max(self.timestamp_sent)
+    }
+
     /// The digest of the fields that identify the message and of its content. It leaves out the fields that statements
     /// change without reading the message: the times of delivery and reading, the replies, reactions and pin, and the
     /// idempotency key of the send.

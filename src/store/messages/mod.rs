@@ -12,6 +12,7 @@ pub mod removals;
 pub mod scheduled;
 pub mod search;
 pub mod threads;
+pub mod unread;
 
 /// Statements that delete the earlier bodies, mentions, reactions and attachments of the messages of conversation $1 with the `seq`s $2.
 /// They run when the messages become tombstones, and when the messages of a deleted conversation are deleted.
@@ -27,7 +28,8 @@ const DELETED_WITH_MESSAGES: &[&str] = &[
 ];
 
 /// Statements that remove the personal data of person $1 during an erasure. Tables that can have many rows for one person
-/// have no statement here. Their rows are deleted in batches afterwards (`domain/people/erasure.rs`).
+/// have no statement here. Their rows are deleted in batches afterwards (`domain/people/erasure.rs`). Scheduled messages to the
+/// person belong to their senders. They stay, and are refused when they are due.
 pub(in crate::store) const DELETED_WITH_PERSON: &[&str] = &[
     "UPDATE messaging.attachments SET expires_at = created_at
       WHERE id IN (SELECT a.attachment_id FROM messaging.scheduled_attachments a
@@ -35,10 +37,4 @@ pub(in crate::store) const DELETED_WITH_PERSON: &[&str] = &[
     "DELETE FROM messaging.scheduled_attachments
       WHERE scheduled_id IN (SELECT id FROM messaging.scheduled_sends WHERE sender_id = $1)",
     "DELETE FROM messaging.scheduled_sends WHERE sender_id = $1",
-    "UPDATE messaging.attachments SET expires_at = created_at
-      WHERE id IN (SELECT a.attachment_id FROM messaging.scheduled_attachments a
-                     JOIN messaging.scheduled_sends s ON s.id = a.scheduled_id WHERE s.recipient_id = $1)",
-    "DELETE FROM messaging.scheduled_attachments
-      WHERE scheduled_id IN (SELECT id FROM messaging.scheduled_sends WHERE recipient_id = $1)",
-    "DELETE FROM messaging.scheduled_sends WHERE recipient_id = $1",
 ];

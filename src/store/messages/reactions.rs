@@ -192,13 +192,14 @@ pub async fn of_user(
     .await
 }
 
-/// How often a user has used each emoji, among up to `limit` of their reactions: those in the newest conversations.
-pub async fn uses_of(conn: &mut Conn, user: UserId, limit: i64) -> Result<Vec<(String, i64)>> {
+/// How often a user has used each emoji until `until`, among up to `limit` of their reactions: those in the newest
+/// conversations.
+pub async fn uses_of(conn: &mut Conn, user: UserId, until: Timestamp, limit: i64) -> Result<Vec<(String, i64)>> {
     conn.rows(
-        "SELECT r.emoji, count(*) FROM (SELECT emoji FROM messaging.reactions WHERE user_id = $1
+        "SELECT r.emoji, count(*) FROM (SELECT emoji FROM messaging.reactions WHERE user_id = $1 AND at <= $3
                                          ORDER BY conversation_id DESC, seq DESC LIMIT $2) AS r
           GROUP BY r.emoji",
-        &[Value::I64(user.0), Value::I64(limit)],
+        &[Value::I64(user.0), Value::I64(limit), Value::Time(until)],
         read,
     )
     .await

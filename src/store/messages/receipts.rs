@@ -150,13 +150,15 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// When the member's watermark reached a message: the time of the first step to it or past it.
+    /// When the member's watermark reached a message: the time of the first step to it or past it. If the clock was set back
+    /// after the delivery, the message counts as read at the time of its delivery.
     pub fn reached(&self, kind: Kind, seq: i64) -> Option<Timestamp> {
-        let steps = match kind {
-            Kind::Delivered => &self.delivered,
-            Kind::Read => &self.read,
-        };
-        steps.get(steps.partition_point(|(step, _)| *step < seq)).map(|(_, at)| *at)
+        let first =
+            |steps: &[(i64, Timestamp)]| steps.get(steps.partition_point(|(step, _)| *step < seq)).map(|(_, at)| *at);
+        match kind {
+            Kind::Delivered => first(&self.delivered),
+            Kind::Read => first(&self.read).map(|at| first(&self.delivered).map_or(at, |delivered| delivered.max(at))),
+        }
     }
 }
 
@@ -304,6 +306,10 @@ columns! {
         read_at: "(SELECT r.at FROM messaging.receipts r
                     WHERE r.conversation_id = m.conversation_id AND r.user_id = m.user_id AND r.kind = 'read'
                       AND r.seq >= $2 ORDER BY r.seq LIMIT 1)",
+    } => {
+        // As in `Progress::reached`.
+        let read_at = Option::map(read_at, |at: Timestamp| at.max(Option::unwrap_or(delivered_at, at)));
+        Receipt { user, user_name, delivered_at, read_at }
     }
 }
 

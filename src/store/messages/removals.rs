@@ -13,8 +13,8 @@ use crate::store::db::Conn;
 use crate::store::driver::values::Value;
 use crate::store::files::attachments::AttachmentList;
 
-/// Turns messages of a conversation into tombstones, and deletes their earlier bodies, mentions, reactions and attachments. The messages
-/// must not be tombstones yet.
+/// Turns messages of a conversation into tombstones, and deletes their earlier bodies, mentions, reactions and attachments.
+/// The messages must not be tombstones yet. They are deleted at `now`, and never before they were sent or edited.
 pub async fn make_tombstones(
     conn: &mut Conn,
     conversation: ConversationId,
@@ -26,19 +26,21 @@ pub async fn make_tombstones(
     delete_belongings(conn, conversation, seqs).await?;
     conn.execute(
         "UPDATE messaging.messages
-            SET body = '', deleted_at = $3, edited_at = NULL, pinned_at = NULL, reaction_counts = NULL,
-                attachments = NULL, link_preview = NULL, digest = NULL
+            SET body = '', edited_at = NULL, pinned_at = NULL, reaction_counts = NULL, attachments = NULL,
+                link_preview = NULL, digest = NULL,
+                deleted_at = CASE WHEN edited_at > $3 AND edited_at > timestamp_sent THEN edited_at
+                                  WHEN timestamp_sent > $3 THEN timestamp_sent ELSE $3 END
           WHERE conversation_id = $1 AND seq = ANY($2)",
         &[Value::I64(conversation.0), Value::I64s(seqs), Value::Time(now)],
     )
     .await?;
     // A damaged message gets no digest, because what remains of it may be wrong.
     let sound = before.into_iter().filter_map(Result::ok);
-    let tombstone = |message| Message {
+    let tombstone = |message: Message| Message {
         body: String::new(),
         attachments: AttachmentList::default(),
         link_preview: LinkPreview::default(),
-        deleted_at: Some(now),
+        deleted_at: Some(now.max(message.last_changed_at())),
         edited_at: None,
         ..message
     };

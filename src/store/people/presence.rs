@@ -295,7 +295,12 @@ pub async fn last_seen_of(conn: &mut Conn, ids: &[i64]) -> Result<Vec<(UserId, T
 }
 
 /// Those of the users `ids` who share a conversation of at most `member_limit` members with `user`.
-pub async fn sharing_conversation(conn: &mut Conn, user: UserId, ids: &[i64], member_limit: i64) -> Result<Vec<UserId>> {
+pub async fn sharing_conversation(
+    conn: &mut Conn,
+    user: UserId,
+    ids: &[i64],
+    member_limit: i64,
+) -> Result<Vec<UserId>> {
     conn.rows(
         "SELECT DISTINCT o.user_id FROM messaging.members m
            JOIN messaging.members o ON o.conversation_id = m.conversation_id AND o.user_id = ANY($2)

@@ -131,7 +131,9 @@ pub async fn set_state(
 ) -> Result<Option<Report>> {
     conn.first(
         sql!(
-            "UPDATE messaging.reports SET state = $2, handled_at = $3, handled_by = $4 WHERE id = $1 RETURNING ",
+            "UPDATE messaging.reports
+                SET state = $2, handled_at = CASE WHEN created_at > $3 THEN created_at ELSE $3 END, handled_by = $4
+              WHERE id = $1 RETURNING ",
             Report::COLUMNS
         ),
         &[

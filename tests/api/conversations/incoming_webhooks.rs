@@ -101,7 +101,7 @@ both!(a_program_posts_messages_into_a_group, async |place| {
     let found = get(&server, "duck", &format!("/api/search/messages?q=red&from={bot}")).await.json();
     assert_eq!(found.as_array().unwrap().len(), 1, "{found}");
     let shown = get(&server, "duck", &format!("/api/conversations/{group}")).await.json();
-    assert_eq!((&shown["me"]["unread_count"], &shown["me"]["mention_count"]), (&json!(2), &json!(1)), "{shown}");
+    assert_eq!((&shown["me"]["unread_count"], &shown["me"]["mention_count"]), (&json!(1), &json!(1)), "{shown}");
     assert_eq!(shown["member_count"], 2);
     let doctor = posthaste(place, &["doctor"]);
     assert!(doctor.status.success(), "{}", text_of(&doctor));
@@ -124,7 +124,10 @@ both!(messages_in_the_format_of_slack_are_accepted, async |place| {
     assert_ok(&bytes(&server, &hook, "application/json; charset=utf-8", r#"{"text": "four"}"#).await);
     let marked = form("\u{feff}{\"text\": \"five\"}");
     assert_ok(&bytes(&server, &hook, "application/x-www-form-urlencoded; charset=utf8", marked).await);
-    assert_eq!(texts_in(&server, "duck", group).await, ["one\n\nmore", "two & a half = 2½ + 0", "three", "four", "five"]);
+    assert_eq!(
+        texts_in(&server, "duck", group).await,
+        ["one\n\nmore", "two & a half = 2½ + 0", "three", "four", "five"]
+    );
 
     server.post(&hook, &json!({})).await.invalid(&["text"]);
     server.post(&hook, &json!({"text": ""})).await.invalid(&["text"]);

@@ -2,6 +2,7 @@
 
 pub mod groups;
 pub mod incoming_webhooks;
+pub mod listing;
 pub mod lists;
 pub mod rights;
 pub mod typing;

@@ -101,3 +101,88 @@ both!(a_message_mentions_at_most_fifty_users, async |place| {
     assert_eq!(mention_count(&server, "p49.", id).await, 1);
     assert_eq!(mention_count(&server, "p50.", id).await, 0);
 });
+
+both!(nobody_else_is_mentioned_after_an_erasure, async |place| {
+    let server = Server::start(place).await;
+    for name in ["sam", "samuel", "samuels"] {
+        server.add_user(name, "", "").await;
+    }
+    // A direct conversation, notes to oneself and a group. The sender's own name is a part of the longer ones.
+    let direct = server.send("sam", "samuel", "@samuel hi").await;
+    assert_eq!(direct["mentions"], json!(["samuel"]));
+    let edited = server.send("sam", "samuel", "hi").await;
+    let target =
+        |message: &Value| format!("/api/conversations/{}/messages/{}", message["conversation_id"], message["seq"]);
+    assert_eq!(edit(&server, "sam", &target(&edited), "hi @samuel").await["mentions"], json!(["samuel"]));
+    let id = group(&server, &["duck", "sam", "samuel", "samuels"]).await;
+    let to_all = say(&server, id, "duck", "@samuels @samuel. @duck @sam").await;
+    assert_eq!(to_all["mentions"], json!(["samuels", "samuel", "duck", "sam"]));
+    let cursor = server.get("/api/events").await.json()["cursor"].as_str().unwrap().to_owned();
+    let forwarded = format!("{}/forward", target(&direct));
+    let forwarded =
+        as_person(&server, "sam", Method::POST, &forwarded, Some(json!({"conversation_id": id}))).await.json();
+    assert_eq!(forwarded["mentions"], json!(["samuel"]));
+    for name in ["samuel", "samuels"] {
+        assert_eq!(as_person(&server, name, Method::DELETE, "/api/users/me", None).await.status, 204);
+    }
+    let (none, rest) = (json!([]), json!(["duck", "sam"]));
+    for (message, mentions) in [(&direct, &none), (&edited, &none), (&to_all, &rest), (&forwarded, &none)] {
+        assert_eq!(&server.get(&target(message)).await.json()["mentions"], mentions, "{message}");
+        let page = format!("/api/conversations/{}/messages", message["conversation_id"]);
+        let page = as_person(&server, "sam", Method::GET, &page, None).await.json();
+        let listed = page.as_array().unwrap().iter().find(|one| one["id"] == message["id"]).unwrap();
+        assert_eq!(&listed["mentions"], mentions);
+    }
+    let found = server.get("/api/search/messages?q=hi&from=sam").await.json();
+    assert_eq!(found.as_array().unwrap().len(), 3);
+    assert!(found.as_array().unwrap().iter().all(|hit| hit["message"]["mentions"] == none), "{found}");
+    let events = server.get(&format!("/api/events?after={cursor}")).await.json();
+    let sent = events["events"].as_array().unwrap().iter().find(|event| event["type"] == "message.created").unwrap();
+    assert_eq!(sent["data"]["mentions"], none);
+    let export = as_person(&server, "sam", Method::GET, "/api/users/me/export", None).await;
+    let export = String::from_utf8(export.bytes).unwrap();
+    let lines: Vec<Value> = export.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let messages: Vec<&Value> = lines.iter().filter(|line| line["type"] == "message").collect();
+    assert_eq!(messages.len(), 3);
+    assert!(messages.iter().all(|line| line["data"]["mentions"] == none), "{messages:?}");
+});
+
+both!(addresses_of_pages_and_of_mail_mention_nobody, async |place| {
+    let server = Server::start(place).await;
+    let body = "https://x/@bugs www.x.example/@bugs x.example/@bugs rdi.bari_@bugs a@bugs";
+    let sent = server.send("rdibari", "bugs", body).await;
+    assert_eq!(sent["mentions"], json!([]));
+    assert_eq!(mention_count(&server, "bugs", 1).await, 0);
+    let target = format!("/api/conversations/1/messages/{}", sent["seq"]);
+    let edited = edit(&server, "rdibari", &target, "(https://x/@rdibari) @bugs, see ftp://x/@rdibari").await;
+    assert_eq!(edited["mentions"], json!(["bugs"]));
+    assert_eq!(server.get(&target).await.json()["mentions"], json!(["bugs"]));
+});
+
+both!(mentions_of_an_earlier_version_keep_their_order, async |place| {
+    let server = Server::start(place).await;
+    for name in ["sam", "samuel"] {
+        server.add_user(name, "", "").await;
+    }
+    let own = server.send("sam", "samuel", "@sam. and @samuel").await;
+    let id = group(&server, &["bugs", "duck", "porky"]).await;
+    let all = say(&server, id, "bugs", "@porky @bugs @duck https://x/@nobody").await;
+    let erased = server.send("sam", "samuel", "@samuel hi").await;
+    let count = place.numbers("SELECT count(*) FROM messaging.mentions").await;
+    // An earlier version stored no order and no mentions of senders by themselves.
+    place.sql("DELETE FROM messaging.mentions WHERE own").await;
+    let its = format!("conversation_id = {} AND seq = {}", erased["conversation_id"], erased["seq"]);
+    place.sql(&format!("DELETE FROM messaging.mentions WHERE {its}")).await;
+    server.stop().await;
+    place.back_to(23).await;
+    let server = Server::start(place).await;
+    for message in [&own, &all] {
+        let target = format!("/api/conversations/{}/messages/{}", message["conversation_id"], message["seq"]);
+        assert_eq!(server.get(&target).await.json()["mentions"], message["mentions"]);
+    }
+    let target = format!("/api/conversations/{}/messages/{}", erased["conversation_id"], erased["seq"]);
+    assert_eq!(server.get(&target).await.json()["mentions"], json!([]));
+    assert_eq!(place.numbers("SELECT count(*) FROM messaging.mentions").await[0][0], count[0][0] - 1);
+    assert_eq!(mention_count(&server, "bugs", id).await, 0);
+    assert_eq!(mention_count(&server, "duck", id).await, 1);
+});

@@ -1,5 +1,6 @@
 //! Tests of messages and what belongs to them.
 
+pub mod blank_texts;
 pub mod changes;
 pub mod edits;
 pub mod forwards;
@@ -12,3 +13,5 @@ pub mod receipts;
 pub mod search;
 pub mod threads;
 pub mod timeline;
+pub mod times;
+pub mod unread;

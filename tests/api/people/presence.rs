@@ -119,7 +119,8 @@ both!(the_presence_of_several_users_is_what_each_of_them_shows, async |place| {
     let _laptop = Socket::of(&server, "duck").await;
     wait_for_state(&server, "bugs", "rdibari", "online").await;
     wait_for_state(&server, "duck", "me", "online").await;
-    let list = async |asking: &str, names: &str| get(&server, asking, &format!("/api/presence?user_names={names}")).await;
+    let list =
+        async |asking: &str, names: &str| get(&server, asking, &format!("/api/presence?user_names={names}")).await;
     let of = |listed: &Value| -> Vec<(String, String)> {
         let text = |one: &Value, field: &str| one[field].as_str().unwrap().to_owned();
         listed.as_array().unwrap().iter().map(|one| (text(one, "user_name"), text(one, "state"))).collect()

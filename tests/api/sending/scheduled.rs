@@ -134,7 +134,62 @@ both!(an_erased_user_has_no_scheduled_messages, async |place| {
     schedule(&server, "bugs", "duck", "x", "2026-01-02T00:00:00Z").await;
     schedule(&server, "duck", "bugs", "y", "2026-01-02T00:00:00Z").await;
     assert_eq!(delete(&server, "bugs", "/api/users/bugs").await.status, 204);
-    assert_eq!(place.numbers("SELECT count(*) FROM messaging.scheduled_sends").await[0][0], 0);
+    let left = place.numbers("SELECT sender_id FROM messaging.scheduled_sends").await;
+    assert_eq!(left, [[3]], "only the one that belongs to duck");
+});
+
+both!(a_message_whose_destination_is_gone_stays_with_the_reason, async |place| {
+    let (hand, options) = manual();
+    let server = Server::start_with(place, options).await;
+    let new = json!({"kind": "group", "title": "Looney Tunes", "member_user_names": ["duck"]});
+    let group = post(&server, "bugs", "/api/conversations", new).await.json()["id"].clone();
+    let direct = server.send("duck", "porky", "first").await["conversation_id"].clone();
+    let at = "2026-01-02T00:00:00Z";
+    assert_eq!(schedule(&server, "duck", "porky", "by name", at).await.status, 202);
+    for conversation in [&direct, &group] {
+        let new = json!({"conversation_id": conversation, "body": "by id", "send_at": at});
+        assert_eq!(post(&server, "duck", "/api/messages", new).await.status, 202);
+    }
+    assert_eq!(delete(&server, "porky", "/api/users/me").await.status, 204);
+    assert_eq!(delete(&server, "bugs", &format!("/api/conversations/{group}")).await.status, 204);
+    // Nothing is decided before the time.
+    let before = waiting(&server, "duck").await;
+    assert!(before.len() == 3 && before.iter().all(|message| message["failure"].is_null()), "{before:?}");
+    assert_eq!((&before[0]["recipient_user_name"], &before[0]["body"]), (&Value::Null, &json!("by name")));
+    hand.store(moment("2026-01-02T00:00:30Z"), Ordering::Relaxed);
+    assert_eq!(send_due(&server.app).await.unwrap(), 3);
+    let refused = waiting(&server, "duck").await;
+    let failures: Vec<&str> = refused.iter().map(|message| message["failure"].as_str().unwrap()).collect();
+    assert_eq!(failures, ["user_not_found", "user_not_found", "conversation_not_found"]);
+    assert!(refused.iter().all(|message| message["failed_at"] == "2026-01-02T00:00:30.000000Z"));
+    let target = format!("/api/scheduled/{}", refused[0]["id"]);
+    assert_eq!(get(&server, "duck", &target).await.json(), refused[0]);
+    assert_eq!(delete(&server, "duck", &target).await.status, 204);
+    assert_eq!(send_due(&server.app).await.unwrap(), 0);
+});
+
+both!(a_scheduled_note_to_oneself_arrives_read, async |place| {
+    let (hand, options) = manual();
+    let server = Server::start_with(place, options).await;
+    let direct = server.send("bugs", "bugs", "now").await;
+    let at = |seconds: u32| format!("2026-01-02T00:00:{seconds:02}Z");
+    // Notes in an existing conversation, by name and by id, and the first note of a user.
+    schedule(&server, "bugs", "bugs", "by name", &at(1)).await;
+    let by_id = json!({"conversation_id": direct["conversation_id"], "body": "by id", "send_at": at(2)});
+    assert_eq!(post(&server, "bugs", "/api/messages", by_id).await.status, 202);
+    schedule(&server, "duck", "duck", "first", &at(3)).await;
+    hand.store(moment(&at(30)), Ordering::Relaxed);
+    assert_eq!(send_due(&server.app).await.unwrap(), 3);
+    for (person, count) in [("bugs", 3), ("duck", 1)] {
+        let list = get(&server, person, "/api/conversations").await.json();
+        let notes = list.as_array().unwrap().iter().find(|one| one["peer"]["user_name"] == person).unwrap().clone();
+        assert_eq!((&notes["me"]["unread_count"], &notes["me"]["read_seq"]), (&json!(0), &json!(count)), "{notes}");
+        let page = get(&server, person, &format!("/api/conversations/{}/messages", notes["id"])).await.json();
+        for note in page.as_array().unwrap() {
+            assert_eq!(note["timestamp_read"], note["timestamp_sent"], "{note}");
+            assert_eq!(note["timestamp_delivered"], note["timestamp_sent"], "{note}");
+        }
+    }
 });
 
 both!(scheduled_messages_survive_a_kill, async |place| {

@@ -8,7 +8,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::base::error::{Error, FieldError, Result as DomainResult};
 use crate::domain::conversations::conversations::{self, Changes, History, NewGroup, OwnChanges, Shown};
-use crate::domain::conversations::lists::{self, Filter};
+use crate::domain::conversations::listing::{self, Filter};
 use crate::domain::shared::idempotency::{Once, StoredAnswer};
 use crate::domain::shared::precondition::Precondition;
 use crate::http::access::policy::{PersonWriting, Reader};
@@ -73,7 +73,7 @@ pub async fn list_conversations(
     query: Query<(ConversationFilter, PageQuery)>,
 ) -> Result<Response, Problem> {
     let (filter, PageQuery { limit, cursor }) = query.0;
-    let page = lists::list(&state.app, &principal, filter.read(), limit, cursor.as_deref()).await?;
+    let page = listing::list(&state.app, &principal, filter.read(), limit, cursor.as_deref()).await?;
     let bodies: Vec<ConversationBody<'_>> =
         page.entries.iter().map(ConversationBody::new).collect::<DomainResult<_>>()?;
     Ok(list(

@@ -217,6 +217,8 @@ fn with_secret(webhook: &Webhook) -> DomainResult<Vec<u8>> {
 }
 
 /// Get a webhook
+///
+/// With its state and without its secret.
 #[utoipa::path(
     get,
     path = "/api/webhooks/{id}",

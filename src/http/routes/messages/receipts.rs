@@ -46,10 +46,10 @@ pub struct ReceiptState {
     read_seq: i64,
     #[schema(minimum = 1)]
     unread_from: Option<i64>,
-    /// The number of messages that the caller has not read.
+    /// The number of messages that the caller has not read. System messages are not counted.
     #[schema(minimum = 0)]
     unread_count: i64,
-    /// The number of messages after `read_seq` that mention the caller.
+    /// The number of messages that the caller has not read and that mention the caller.
     #[schema(minimum = 0)]
     mention_count: i64,
 }

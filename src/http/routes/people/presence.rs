@@ -84,12 +84,20 @@ pub async fn list_presence(
     Query(query): Query<PresenceQuery>,
 ) -> Result<Response, Problem> {
     let names = query.user_names.unwrap_or_default();
-    let names: Vec<String> = names.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect();
+    let names: Vec<String> =
+        names.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect();
     if names.is_empty() {
-        return Err(Error::invalid("user_names", "required", "needs at least one user name; separate several by commas").into());
+        return Err(Error::invalid(
+            "user_names",
+            "required",
+            "needs at least one user name; separate several by commas",
+        )
+        .into());
     }
     if names.len() > ASKED_LIMIT {
-        return Err(Error::invalid("user_names", "too_many", format!("must have at most {ASKED_LIMIT} user names")).into());
+        return Err(
+            Error::invalid("user_names", "too_many", format!("must have at most {ASKED_LIMIT} user names")).into()
+        );
     }
     if names.iter().any(|name| name.contains('\0')) {
         return Err(Error::invalid("user_names", "nul_character", "must not contain U+0000").into());

@@ -59,6 +59,14 @@ enum Call {
         place: usize,
         seq: i64,
     },
+    /// A user hides a direct conversation.
+    Hide {
+        place: usize,
+        person: usize,
+    },
+    /// The owner of the group gives it another title, or deletes a system message.
+    Rename,
+    DeleteSystem(i64),
     /// The owner of the group adds this user. The owner never leaves.
     Join(usize),
     Leave(usize),
@@ -76,7 +84,10 @@ fn call() -> impl Strategy<Value = Call> {
     let delete = (0..3_usize, seq()).prop_map(|(place, seq)| Call::Delete { place, seq });
     let clock = prop_oneof![4 => 1..1_000_000_i64, 1 => Just(-60_000_000_i64)];
     let (join, leave) = ((1..PEOPLE).prop_map(Call::Join), (1..PEOPLE).prop_map(Call::Leave));
-    prop_oneof![12 => send, 12 => report, 4 => edit, 2 => delete, 6 => clock.prop_map(Call::MoveClock), 2 => join, 1 => leave]
+    let hide = (0..2_usize, 0..PEOPLE).prop_map(|(place, person)| Call::Hide { place, person });
+    let (rename, delete_system) = (Just(Call::Rename), seq().prop_map(Call::DeleteSystem));
+    prop_oneof![12 => send, 12 => report, 4 => edit, 2 => delete, 6 => clock.prop_map(Call::MoveClock), 2 => join, 1 => leave,
+                2 => hide, 2 => rename, 1 => delete_system]
 }
 
 #[test]
@@ -140,6 +151,8 @@ struct Member {
     delivered: i64,
     read: i64,
     marker: Option<i64>,
+    /// The last message when the user hid the conversation.
+    hidden: i64,
 }
 
 struct Message {
@@ -208,12 +221,14 @@ impl Conversation {
     }
 
     fn unread_count(&self, person: usize) -> i64 {
-        let Member { read, marker, .. } = self.members[person];
-        (1..=self.last_seq()).filter(|seq| *seq > read || marker.is_some_and(|marker| *seq >= marker)).count() as i64
+        let Member { read, marker, hidden, .. } = self.members[person];
+        let unread = |seq: i64| seq > read.max(hidden) || marker.is_some_and(|marker| seq >= marker);
+        self.messages.iter().zip(1..).filter(|(message, seq)| !message.system && unread(*seq)).count() as i64
     }
 
     fn mention_count(&self, person: usize) -> i64 {
-        let unread = self.messages.iter().skip(self.members[person].read as usize);
+        let Member { read, hidden, .. } = self.members[person];
+        let unread = self.messages.iter().skip(read.max(hidden) as usize);
         let naming = unread.filter(|message| message.sender != person && message.mentions.contains(&person));
         naming.filter(|message| !message.deleted).count() as i64
     }
@@ -351,7 +366,7 @@ async fn act(server: &Server, micros: &AtomicI64, model: &mut Model, call: &Call
             assert_eq!(answer.status, 201);
             let last = conversation.last_seq();
             conversation.members[person] =
-                Member { gone: false, joined: last, delivered: last, read: last, marker: None };
+                Member { gone: false, joined: last, delivered: last, read: last, marker: None, hidden: 0 };
             conversation.note(0, now);
         }
         Call::Leave(person) => {
@@ -368,6 +383,39 @@ async fn act(server: &Server, micros: &AtomicI64, model: &mut Model, call: &Call
             for message in &mut conversation.messages {
                 (message.delivered[person], message.read[person]) = (None, None);
             }
+        }
+        Call::Hide { place, person } => {
+            let members = CONVERSATIONS[place];
+            let person = members[person % members.len()];
+            let conversation = &mut model.places[place];
+            if conversation.id == 0 {
+                return;
+            }
+            let target = format!("/api/conversations/{}", conversation.id);
+            let answer = as_person(server, &model.names[person], Method::DELETE, &target, None).await;
+            assert_eq!(answer.status, 204);
+            let last = conversation.last_seq();
+            let member = &mut conversation.members[person];
+            (member.hidden, member.marker) = (last, None);
+        }
+        Call::Rename => {
+            let conversation = &mut model.places[2];
+            let target = format!("/api/conversations/{}", conversation.id);
+            let title = format!("Title {}", conversation.last_seq());
+            let answer =
+                as_person(server, &model.names[0], Method::PATCH, &target, Some(json!({"title": title}))).await;
+            assert_eq!(answer.status, 200);
+            conversation.note(0, now);
+        }
+        Call::DeleteSystem(seq) => {
+            let conversation = &mut model.places[2];
+            let Some(message) = conversation.messages.get_mut(seq as usize - 1).filter(|one| one.system) else {
+                return;
+            };
+            let target = format!("/api/conversations/{}/messages/{seq}", conversation.id);
+            let answer = as_person(server, &model.names[0], Method::DELETE, &target, None).await;
+            assert_eq!(answer.status, 204);
+            message.deleted = true;
         }
         Call::MoveClock(by) => {
             micros.fetch_add(by, Ordering::Relaxed);
@@ -400,24 +448,34 @@ async fn assert_agrees_with_model(server: &Server, model: &Model) {
                     .and(asked.iter().filter_map(|one| times[*one]).max())
             };
             assert_eq!(seen["timestamp_delivered"], time(latest(&message.delivered)), "{seen}");
-            assert_eq!(seen["timestamp_read"], time(latest(&message.read)), "{seen}");
+            // Nobody has read a message before it was delivered to them, even if the clock was set back.
+            let mut read = message.read;
+            for (read, delivered) in read.iter_mut().zip(message.delivered) {
+                *read = read.map(|at| at.max(delivered.unwrap_or(at)));
+            }
+            assert_eq!(seen["timestamp_read"], time(latest(&read)), "{seen}");
             let names: Vec<&str> = message.mentions.iter().map(|person| model.names[*person].as_str()).collect();
             assert_eq!(seen["mentions"], json!(names), "{seen}");
             let who = server.get(&format!("{target}/messages/{}/receipts", seen["seq"])).await.json();
             let reached = asked.iter().filter(|person| message.delivered[**person].is_some());
             let wanted: Vec<Value> = reached
                 .map(|person| {
-                    let (delivered, read) = (time(message.delivered[*person]), time(message.read[*person]));
+                    let (delivered, read) = (time(message.delivered[*person]), time(read[*person]));
                     json!({"user_name": model.names[*person], "delivered_at": delivered, "read_at": read})
                 })
                 .collect();
             assert_eq!(who, json!(wanted), "{seen}");
         }
         for person in conversation.present(members) {
+            let shown = as_person(server, &model.names[person], Method::GET, &target, None).await.json();
+            let state = conversation.expected_state(person);
+            for field in ["delivered_seq", "read_seq", "unread_count", "mention_count"] {
+                assert_eq!(shown["me"][field], state[field], "{shown}");
+            }
             let marker = json!({"unread_from": conversation.members[person].marker});
             let path = format!("{target}/receipts");
             let answer = as_person(server, &model.names[person], Method::POST, &path, Some(marker)).await;
-            assert_eq!(answer.json(), conversation.expected_state(person));
+            assert_eq!(answer.json(), state);
         }
     }
 }

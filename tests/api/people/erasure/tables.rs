@@ -20,6 +20,7 @@ const KEPT_OF_MESSAGES: &[(&str, &str)] = &[
     ("messages", "the tombstone"),
     ("receipts", "how far a member has read, which is not about one message"),
     ("reports", "administrators decide about them all the same"),
+    ("uncounted_messages", "a running count of system messages, without content"),
 ];
 
 /// The tables that have all of some columns.
