@@ -44,10 +44,9 @@ pub fn settings(
     match (kind, database_url) {
         (BusKind::Nats, _) => match nats_url {
             None => Err("--bus nats needs --nats-url, the address of the NATS server, such as nats://host:4222".into()),
-            Some(Secret(url)) if !url.split(',').all(has_utf8_credentials) => Err(
-                "the user name, the password or the token in --nats-url is not UTF-8; percent-encode its UTF-8 bytes"
-                    .into(),
-            ),
+            Some(Secret(url)) if !url.split(',').all(has_utf8_credentials) => {
+                Err("the credentials in --nats-url are not UTF-8; percent-encode their UTF-8 bytes".into())
+            }
             Some(Secret(url)) if url.split(',').all(is_nats_url) => Ok(BusSettings::Nats { url }),
             Some(_) => {
                 Err("--nats-url must be nats://host:port or tls://host:port; separate several with commas".into())
@@ -114,7 +113,7 @@ mod tests {
             (postgres, nats(None, url), "--nats-url is for --bus nats"),
             (postgres, nats(Some(BusKind::Nats), "nats://one,http://user:word@two"), "--nats-url must be nats://"),
             (postgres, nats(Some(BusKind::Nats), ""), "--nats-url must be nats://"),
-            (postgres, nats(Some(BusKind::Nats), "nats://one,nats://user:word%E9@two"), "is not UTF-8"),
+            (postgres, nats(Some(BusKind::Nats), "nats://one,nats://user:word%E9@two"), "are not UTF-8"),
             (sqlite, with(Some(BusKind::Postgres), None), "--bus postgres needs a PostgreSQL database"),
             (sqlite, with(None, Some(direct)), "--listen-url is for --bus postgres"),
             (postgres, with(Some(BusKind::Local), Some(direct)), "--listen-url is for --bus postgres"),

@@ -1,6 +1,6 @@
 //! Delivers events to webhooks. Each webhook has a task of its own, so that a receiver that hangs or fails does not delay others.
 //!
-//! Invariants: only the server that holds the lease of a webhook delivers to it. At most [`PARALLEL_REQUESTS`] requests of a
+//! Invariants: only the server that holds the lease of a webhook delivers to it. At most `PARALLEL_REQUESTS` requests of a
 //! webhook are in flight, at most one of them for each conversation. Unless private addresses are allowed, the client connects only
 //! to addresses of the public internet.
 

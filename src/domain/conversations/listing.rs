@@ -52,7 +52,7 @@ impl Filter {
         let is = |wanted: Option<bool>, value: bool| wanted.is_none_or(|wanted| wanted == value);
         self.kind.is_none_or(|wanted| wanted == *kind)
             && is(self.unread, me.as_ref().is_some_and(|me| me.unread_count > 0))
-            && is(self.archived, me.as_ref().is_some_and(|me| me.archived))
+            && is(self.archived, me.as_ref().is_some_and(|me| me.keeps.archived))
     }
 }
 

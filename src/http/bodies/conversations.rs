@@ -143,7 +143,7 @@ impl<'a> ConversationBody<'a> {
             .map_err(Error::internal)?;
         let peer =
             peer.as_ref().map(|peer| UserBody::shown(peer, *direct_messages_from, principal.sees_private(peer.id)));
-        let me = conversation.me.as_ref().map(|me| MeBody::new(me));
+        let me = conversation.me.as_ref().map(MeBody::new);
         Ok(Self { last_message, peer, me, ..Self::bare(conversation) })
     }
 

@@ -209,7 +209,7 @@ mod tests {
                 "must be true or false, not a string",
             ),
             (format!(r#"{{{kind}"me": {{"x": 1}}}}"#), "me.x", "unknown_field", "unknown field"),
-            (format!(r#"{{{kind}"me": []}}"#), "me", "wrong_type", "must be an object, not an array"),
+            (format!(r#"{{{kind}"me": []}}"#), "me", "wrong_type", "has the wrong type"),
             (format!(r#"{{{kind}"x": 1}}"#), "x", "unknown_field", "unknown field"),
             (format!(r#"{{{kind}"kind": "group"}}"#), "kind", "duplicate", "must not be given more than once"),
             ("{}".to_owned(), "kind", "required", "required"),

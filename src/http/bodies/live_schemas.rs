@@ -15,7 +15,7 @@ use crate::domain::events::events::{EphemeralKind, Kind};
 
 /// The name of the union of all events.
 pub const EVENT: &str = "Event";
-/// The name of the union of the events in the event log, which webhooks receive.
+/// The name of the union of the events that webhooks receive: those in the event log, and tests.
 pub const LOGGED_EVENT: &str = "LoggedEvent";
 /// The name of the union of the frames of the server.
 pub const SERVER_FRAME: &str = "ServerFrame";
@@ -124,9 +124,13 @@ pub const CLIENT_FRAMES: &[(&str, &str)] = &[
     ("ping", "PingFrame"),
 ];
 
-/// The kinds of events that are logged, each with the name of its schema.
-pub fn logged_events() -> Vec<(&'static str, String)> {
-    EventSchema::all().filter(|event| event.is_logged).map(|event| (event.kind, event.name())).collect()
+/// The kind of the event that a test of a webhook delivers, and the name of its schema.
+const TEST_EVENT: (&str, &str) = ("webhook.test", "WebhookTestEvent");
+
+/// The kinds of events that webhooks receive, each with the name of its schema.
+pub fn delivered_events() -> Vec<(&'static str, String)> {
+    let logged = EventSchema::all().filter(|event| event.is_logged).map(|event| (event.kind, event.name()));
+    logged.chain([(TEST_EVENT.0, TEST_EVENT.1.to_owned())]).collect()
 }
 
 /// Replaces the schemas that were generated from the types of events and frames with one schema for each kind. `sent` is the
@@ -145,7 +149,9 @@ fn add_events(schemas: &mut Map<String, Value>) {
     }
     let named = |event: &EventSchema| (event.kind.to_owned(), event.name());
     let all = union("An event. `type` says which one.", events.iter().map(named));
-    let logged = union("An event of the event log.", events.iter().filter(|event| event.is_logged).map(named));
+    schemas.insert(TEST_EVENT.1.to_owned(), test_event(&fields));
+    let delivered = delivered_events().into_iter().map(|(kind, name)| (kind.to_owned(), name));
+    let logged = union("An event that a webhook receives.", delivered);
     schemas.insert(EVENT.to_owned(), all);
     schemas.insert(LOGGED_EVENT.to_owned(), logged);
     if let Some(ended) = schemas.get_mut(&*EndedConversation::name()) {
@@ -155,6 +161,26 @@ fn add_events(schemas: &mut Map<String, Value>) {
     let forms = [reference(&ConversationBody::name()), reference(&EndedConversation::name())];
     let description = "A deleted conversation: whole, or only its `id` once it no longer exists.";
     schemas.insert(DELETED_CONVERSATION.to_owned(), json!({"description": description, "oneOf": forms}));
+}
+
+/// The schema of the event that a test of a webhook delivers, from the fields that all events have.
+fn test_event(fields: &Map<String, Value>) -> Value {
+    let mut own: Map<String, Value> = fields
+        .iter()
+        .filter(|(name, _)| matches!(name.as_str(), "cursor" | "at"))
+        .map(|(name, field)| (name.clone(), field.clone()))
+        .collect();
+    if let Some(cursor) = own.get_mut("cursor").and_then(Value::as_object_mut) {
+        cursor.insert("description".to_owned(), "Null, because the event is not stored.".into());
+        cursor.remove("example");
+    }
+    let id = Map::from_iter([(
+        "webhook_id".to_owned(),
+        json!({"type": "integer", "description": "The id of the webhook."}),
+    )]);
+    own.insert("type".to_owned(), constant(TEST_EVENT.0));
+    own.insert("data".to_owned(), object("Which webhook is tested.", id));
+    object("An administrator tests the webhook.", own)
 }
 
 fn add_server_frames(schemas: &mut Map<String, Value>) {

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::schemas::{for_each_object, reach};
 use crate::http::bodies::frames::{StreamHello, StreamReset};
-use crate::http::bodies::live_schemas::{CLIENT_FRAMES, EVENT, SERVER_FRAMES, logged_events, reference};
+use crate::http::bodies::live_schemas::{CLIENT_FRAMES, EVENT, SERVER_FRAMES, delivered_events, reference};
 
 /// The messages of a channel, each with its id in the channel, and the names of their schemas.
 struct Channel {
@@ -50,7 +50,7 @@ fn channels() -> Vec<Channel> {
             description: "The address of a webhook, to which each event is sent with POST. The headers `webhook-id`, \
                           `webhook-timestamp` and `webhook-signature` are those of Standard Webhooks. An answer with a status of \
                           2xx within 15 seconds is a success.",
-            sent: logged_events().into_iter().map(|(_, name)| message(&name)).collect(),
+            sent: delivered_events().into_iter().map(|(_, name)| message(&name)).collect(),
             received: Vec::new(),
             bindings: json!({"http": {}}),
         },

@@ -66,6 +66,13 @@ const OF_SECURED: &[SharedError] = &[
 const OF_OBJECTS: &[SharedError] =
     &[shared_error(StatusCode::NOT_FOUND, "not_found", "The object does not exist, or the caller may not see it.")];
 
+/// The errors of operations whose answer has an entity tag.
+const OF_TAGGED: &[SharedError] = &[shared_error(
+    StatusCode::PRECONDITION_FAILED,
+    "precondition_failed",
+    "The object has another version than `If-Match` or `If-None-Match` allows.",
+)];
+
 /// The errors of operations with a body.
 const OF_BODIES: &[SharedError] = &[
     shared_error(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "The body is larger than 256 KiB."),
@@ -90,7 +97,7 @@ fn reason_phrase(status: StatusCode) -> &'static str {
 
 /// The responses that many operations share.
 pub fn shared() -> Value {
-    let errors = [OF_ALL, OF_SECURED, OF_OBJECTS, OF_BODIES].into_iter().flatten();
+    let errors = [OF_ALL, OF_SECURED, OF_OBJECTS, OF_TAGGED, OF_BODIES].into_iter().flatten();
     errors
         .map(|error| {
             let content = content(error.status, error.code, error.description);
@@ -135,6 +142,7 @@ pub fn add_errors(operation: &mut Value, path: &str, method: &str, public: bool)
         }
     }
     let mut errors = vec![OF_ALL];
+    errors.extend(responses.contains_key(StatusCode::NOT_MODIFIED.as_str()).then_some(OF_TAGGED));
     errors.extend((!public).then_some(OF_SECURED));
     errors.extend((path.contains('{') || method == "post").then_some(OF_OBJECTS));
     errors.extend(matches!(method, "post" | "put" | "patch").then_some(OF_BODIES));

@@ -290,7 +290,7 @@ both!(admins_change_the_title_the_picture_and_the_rules, async |place| {
         (json!({"me": {"draft": "x".repeat(8_001)}}), "me.draft"),
         (json!({"me": {"muted_until": "soon"}}), "me.muted_until"),
         (json!({"owner": "duck"}), "owner"),
-        (json!({"me": {"role": "owner"}}), "role"),
+        (json!({"me": {"role": "owner"}}), "me.role"),
     ] {
         patch(&server, "bugs", &group, body).await.invalid(&[field]);
     }

@@ -66,6 +66,8 @@ both!(a_date_stands_for_its_beginning_in_utc, async |place| {
 });
 
 both!(a_date_is_a_time_on_the_command_line_too, async |place| {
+    // Creates the database.
+    Server::start(place).await.stop().await;
     let create = |at: &str| posthaste(place, &["api-key", "create", "--name", "x", "--expires-at", at]);
     let made = create("2099-01-31");
     assert!(made.status.success(), "{}", text(&made));

@@ -38,7 +38,8 @@ fn tag(answer: &Answer) -> String {
 
 #[track_caller]
 fn assert_varies(answer: &Answer) {
-    let vary = answer.header("vary").expect("the answer has no Vary").to_lowercase();
+    let lines: Vec<&str> = answer.headers.get_all("vary").iter().map(|line| line.to_str().unwrap()).collect();
+    let vary = lines.join(", ").to_lowercase();
     assert_eq!(vary.matches("accept-encoding").count(), 1, "{vary}");
 }
 
@@ -90,8 +91,8 @@ both!(head_has_the_headers_of_get, async |place| {
         message.as_str(),
         "/api/users/bugs",
         "/api/users",
-        "/api/messages/duck",
-        "/api/messages/duck?limit=1",
+        "/api/messages/bugs",
+        "/api/messages/bugs?limit=1&since=2020-01-01",
         "/api/capabilities",
         "/openapi.json",
         "/docs/",
@@ -132,7 +133,7 @@ both!(a_refused_encoding_does_not_refuse_the_request, async |place| {
         ("br;q=0, gzip", Some("gzip")),
     ] {
         let headers = [("accept-encoding", accepted)];
-        let answer = ask(&server, "bugs", Method::GET, "/api/messages/duck", &headers).await;
+        let answer = ask(&server, "bugs", Method::GET, "/api/messages/bugs", &headers).await;
         assert_eq!((answer.status.as_u16(), answer.header("content-encoding")), (200, encoding), "{accepted}");
         let message = json!({"recipient_user_name": "duck", "body": "hey"});
         let request = server.request(Method::POST, "/api/messages").header("x-act-as", "bugs").json(&message);

@@ -250,10 +250,10 @@ both!(requesting_a_reset_does_not_reveal_whether_an_account_exists, async |place
 
 both!(of_fifty_uses_of_reset_codes_one_is_accepted, async |place| {
     let server = Arc::new(Server::secured(place, &["bugs"]).await);
-    let program = server.api_key(&["write"]).await;
+    let admin = server.api_key(&["admin"]).await;
     let mut codes = Vec::new();
     for _ in 0..2 {
-        let issued = server.post_as(&program, "/api/admin/users/bugs/password-resets", &json!({})).await;
+        let issued = server.post_as(&admin, "/api/admin/users/bugs/password-resets", &json!({})).await;
         codes.push(issued.json()["code"].as_str().unwrap().to_owned());
     }
     // Uses two codes of one user in many simultaneous requests. The first use of either code also ends the other code.
@@ -317,7 +317,7 @@ both!(a_user_gets_at_most_three_mails_an_hour, async |place| {
     // Codes from administrators do not count for the limit of mails.
     let admin = server.api_key(&["admin"]).await;
     for _ in 0..4 {
-        let issued = server.post_as(&program, "/api/admin/users/bugs/password-resets", &json!({})).await;
+        let issued = server.post_as(&admin, "/api/admin/users/bugs/password-resets", &json!({})).await;
         assert_eq!(issued.status, 201);
     }
     let asking = (0..20).map(|_| request_reset(&server, "bugs@example.org"));
@@ -455,11 +455,8 @@ both!(administrators_create_reset_codes, async |place| {
     server.post_as(&bugs, target, &json!({})).await.problem(403, "admin_required");
     let key = server.api_key(&["read", "write"]).await;
     server.post_as(&key, target, &json!({})).await.problem(403, "insufficient_scope");
-    server
-        .post_as(&program, "/api/admin/users/nobody/password-resets", &json!({}))
-        .await
-        .problem(404, "user_not_found");
-    let issued = server.post_as(&program, target, &json!({})).await;
+    server.post_as(&admin, "/api/admin/users/nobody/password-resets", &json!({})).await.problem(404, "user_not_found");
+    let issued = server.post_as(&admin, target, &json!({})).await;
     assert_eq!(issued.status, 201);
     assert_eq!(issued.header("cache-control"), Some("no-store"));
     let issued = issued.json();
@@ -505,7 +502,7 @@ both!(a_password_matches_however_a_device_encodes_it, async |place| {
     let code = String::from_utf8(issued.stdout).unwrap().trim().to_owned();
     assert_eq!(reset(&server, &code, &json!({"new_password": COMPOSED})).await.status, 204);
     assert_eq!(log_in(&server, "bugs", DECOMPOSED).await.status, 201);
-    let admin = server.api_key(&["admin"]).await;
+    let program = server.api_key(&["write"]).await;
     let new = json!({"user_name": "elmer", "password": DECOMPOSED});
     assert_eq!(server.post_as(&program, "/api/users", &new).await.status, 201);
     assert_eq!(log_in(&server, "elmer", COMPOSED).await.status, 201);

@@ -73,7 +73,7 @@ both!(invalid_windows_name_their_parameters, async |place| {
     for days in ["0", "3651", "-1", "x", ""] {
         list(&format!("days={days}")).await.invalid(&["days"]);
     }
-    for time in ["yesterday", "2026-01-01", "2026-01-01T00:00:00", "2026-01-01T00:00:00+01:00", ""] {
+    for time in ["yesterday", "2026-01-32", "2026-01-01T00:00:00", "2026-01-01T00:00:00+01:00", ""] {
         list(&format!("since={time}")).await.invalid(&["since"]);
         list(&format!("until={time}")).await.invalid(&["until"]);
     }

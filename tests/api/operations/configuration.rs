@@ -13,8 +13,10 @@ fn check(place: &Place, arguments: &[&str], variables: &[(&str, &str)]) -> Outpu
     with_variables(place, &[&["config", "check"], arguments].concat(), variables)
 }
 
-/// Options that `serve` refuses, as arguments and variables, with a part of the sentence.
-const REFUSED: &[(&[&str], &[(&str, &str)], &str)] = &[
+/// Arguments, variables, and a part of the sentence with which `serve` refuses them.
+type Refused = (&'static [&'static str], &'static [(&'static str, &'static str)], &'static str);
+
+const REFUSED: &[Refused] = &[
     (&["--jwt-jwks", "keys.json"], &[], "--jwt-issuer"),
     (&[], &[("POSTHASTE_JWT_ISSUER", "me")], "--jwt-issuer has no effect"),
     (&["--jwt-hs256-secret-file", "absent", "--jwt-issuer", "a", "--jwt-audience", "b"], &[], "absent"),

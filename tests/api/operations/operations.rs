@@ -385,7 +385,7 @@ fn parameters_of_a_postgresql_url_are_percent_decoded() {
         for arguments in [
             &["doctor"][..],
             &["backup", &file],
-            &["restore", &file],
+            &["restore", "--yes", &file],
             &["api-key", "create", "--name", "x"],
             &["api-key", "list"],
         ] {

@@ -250,13 +250,15 @@ both!(ids_of_the_lost_time_are_not_given_again, async |place| {
         }
         known.push(made);
         server.stop().await;
-        let restored = posthaste(place, &["restore", file]);
+        // The name under which the replaced data are kept has the second of the restore.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let restored = posthaste(place, &["restore", "--yes", file]);
         assert!(restored.status.success(), "{}", text(&restored));
         server = Server::start(place).await;
     }
     // The backup itself has not changed.
     let other = Place::new(Kind::Sqlite).await;
-    assert!(posthaste(&other, &["restore", file]).status.success());
+    assert!(posthaste(&other, &["restore", "--yes", file]).status.success());
     assert_eq!(
         other.numbers("SELECT max(id) FROM messages").await,
         place.numbers("SELECT max(id) FROM messaging.messages").await
@@ -272,7 +274,7 @@ both!(a_place_in_the_lost_time_has_a_clear_answer, async |place| {
     assert!(posthaste(place, &["backup", file]).status.success());
     let lost = server.send("bugs", "duck", "lost").await;
     let cursor = server.get("/api/events").await.json()["cursor"].as_str().unwrap().to_owned();
-    let restored = posthaste(place, &["restore", file]);
+    let restored = posthaste(place, &["restore", "--yes", file]);
     assert!(restored.status.success(), "{}", text(&restored));
     server.get(&format!("/api/events?after={cursor}")).await.problem(410, "cursor_expired");
     let history = format!("/api/conversations/{}/messages", first["conversation_id"]);

@@ -232,12 +232,11 @@ fn with_secret(webhook: &Webhook) -> DomainResult<Vec<u8>> {
 pub async fn get_webhook(
     State(state): State<HttpState>,
     _caller: Administrator,
-    headers: HeaderMap,
     Path(path): Path<WebhookPath>,
     _query: Query<()>,
 ) -> Result<Response, Problem> {
     let webhook = webhooks::get(&state.app, WebhookId(path.id)).await?;
-    resource(&headers, &WebhookBody::new(&webhook, state.app.clock.now()))
+    resource(&WebhookBody::new(&webhook, state.app.clock.now()))
 }
 
 /// Replace the secret of a webhook

@@ -109,9 +109,12 @@ pub struct HistoryPlace {
     path = "/api/conversations/{id}/messages",
     tag = "messages",
     params(ConversationPath, HistoryPlace),
-    responses((status = 200, description = "The messages, ordered by `seq`. `Link` has the path of the next page, if there is one: the page with older messages, or with newer ones for `after`.", body = Vec<MessageBody<'_>>, headers(
-        ("Link" = Option<String>, description = "`</api/conversations/…>; rel=\"next\"`"),
-    ))),
+    responses(
+        (status = 200, description = "The messages, ordered by `seq`. `Link` has the path of the next page, if there is one: the page with older messages, or with newer ones for `after`.", body = Vec<MessageBody<'_>>, headers(
+            ("Link" = Option<String>, description = "`</api/conversations/…>; rel=\"next\"`"),
+        )),
+        (status = 410, description = "`cursor_expired`: the conversation has no message with the `seq` in `after`, because a backup was restored."),
+    ),
 )]
 pub async fn list_conversation_messages(
     State(state): State<HttpState>,
